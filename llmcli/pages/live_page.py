@@ -117,8 +117,9 @@ def served_page() -> bytes:
 def served_facts(source: Checkpoint | Ensemble, header: "Header") -> dict[str, Any]:
     """Collect what the page of `llm serve` shows about a model. Raises LLMError for another program's record."""
     config = source.shared.config
+    shape = {key: getattr(config, key) for key in ("num_hidden_layers", "num_attention_heads")}
     return _facts(source, header) | {
-        "config": {key: getattr(config, key) for key in ("num_hidden_layers", "num_attention_heads")},
+        "config": shape | {"parameters": source.parameters},
         "has_switches": isinstance(source, Checkpoint),
     }
 

@@ -1,7 +1,6 @@
 """The page with a model inside: the file, and what one does with it in a real browser."""
 
 import json
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 from typer.testing import Result
 
-from llmcli.analysis.explain import explain, predict_next
+from llmcli.analysis.explain import explain
 from llmcli.config import ModelConfig
 from llmcli.data.conversations.chat_template import CHATML, ChatTemplate, with_chat_template
 from llmcli.data.conversations.example_prompt import example_prompts
@@ -292,8 +291,10 @@ def test_step_run_stop_and_undo(opened: Any, words_model: Path) -> None:
     assert text_of(page) == one
     page.click("#undo")
     assert text_of(page) == "I like to"
-    page.click("#undo")
+    page.focus("#undo")
+    page.keyboard.press("Enter")
     assert text_of(page) == page.evaluate("data.start.text") and page.is_disabled("#undo")
+    assert page.evaluate("document.activeElement.id") == "text"  # a disabled button would lose the focus
     page.fill("#text", "I like to")
     page.evaluate("() => { byId('run').click(); byId('undo').click(); }")  # before the run has ended
     settle(page)
@@ -344,7 +345,7 @@ def test_a_token_opens_what_else_could_have_stood_there(opened: Any, words_model
 @pytest.mark.slow
 @needs_browser
 def test_a_head_is_switched_off(opened: Any, words_model: Path) -> None:
-    """The bars move to the probabilities of the model without the head, and back."""
+    """The bars of the next words move to their probabilities in the model without the head, and back."""
     page, tokenizer = opened(words_model), open_tokenizer(checkpoint.load(words_model))
     page.click("#tab-inside")
     page.fill("#text", "I like to drink")
@@ -354,19 +355,19 @@ def test_a_head_is_switched_off(opened: Any, words_model: Path) -> None:
     page.click("[data-part='2.1']")
     wait_until_shown(page)
     model = NumpyRuntime(switched_off(checkpoint.load(words_model), ["2.1"]))
-    logprobs = predict_next(model, tokenizer, "I like to drink", literal=False).logprobs
+    expected = next_words(model, tokenizer, "I like to drink").words
     rows = page.locator("#change-bars li").evaluate_all(
         "(all) => all.map((one) => [...one.children].map((node) => node.textContent))"
     )
-    after = {name.replace("·", " "): float(q[:-1]) for name, _, _, q, _ in rows}
-    for token in np.argsort(-logprobs)[:3].tolist():
-        assert after[tokenizer.label(token)] == pytest.approx(100 * math.exp(logprobs[token]), abs=0.2)
-    assert [(row[0], float(row[1][:-1])) for row in rows][: len(before)] == before
-    assert re.search(r"(lost|gained) \d+\.\d\d bits", str(page.text_content("#change")))
+    after = {name: float(q[:-1]) for name, _, _, q, _ in rows}
+    for word in expected[:3]:
+        assert after[word.text] == pytest.approx(100 * word.probability, abs=0.2)
+    assert dict(before).items() <= {row[0]: float(row[1][:-1]) for row in rows}.items()
     assert page.input_value("#head") == "2.1" and page.get_attribute("[data-part='2.1']", "aria-checked") == "false"
     page.click("[data-part='1']")
     wait_until_shown(page)
     assert page.locator("#parts .off").count() == 1  # the MLP of the layer
+    assert re.search(r"(lost|gained) \d+\.\d\d bits", str(page.text_content("#change")))
     page.click("[data-part='1.2']")  # switches the layer on, too
     wait_until_shown(page)
     unchecked = page.locator("#parts [aria-checked=false]").evaluate_all(
@@ -437,20 +438,24 @@ def test_inside_by_keyboard(opened: Any, words_model: Path) -> None:
 
 @pytest.mark.slow
 @needs_browser
-def test_the_parts_of_another_next_token(opened: Any, words_model: Path) -> None:
-    """The attribution is that of the token that was chosen, as numpy computes it, with the keyboard too."""
+def test_the_parts_of_another_next_word(opened: Any, words_model: Path) -> None:
+    """The attribution is that of the word's first token, as numpy computes it, with the keyboard too."""
     page, tokenizer = opened(words_model, prompt="The cat likes to"), open_tokenizer(checkpoint.load(words_model))
     wait_until_shown(page)
     choice = page.locator("#change-bars button").nth(2)
-    name = str(choice.text_content()).replace("·", " ")
+    name = str(choice.text_content())
     choice.focus()
     page.keyboard.press("Enter")
     wait_until_shown(page)
     assert page.evaluate("document.activeElement.getAttribute('aria-pressed')") == "true"
     assert page.locator("#change-bars [aria-pressed=true]").count() == 1
-    token = next(i for i in range(tokenizer.vocab_size) if tokenizer.label(i) == name)
+    words = next_words(runtime_of(words_model), tokenizer, "The cat likes to").words
+    token = next(word.token for word in words if word.text == name)
     explanation = explain(runtime_of(words_model), tokenizer, "The cat likes to", literal=False, token=token)
-    assert page.text_content("#attribution-title") == f"What adds up to “{name.strip()}”"
+    label = tokenizer.label(token).strip()
+    assert page.text_content("#attribution-title") == f"What adds up to “{label}”"
+    hint = f"“{name}” begins with the token “{label}”"
+    assert page.text_content("#tail").partition(":")[0] == (hint if label != name else "")
     assert bars(page, "attribution")[-1][1] == pytest.approx(explanation.attribution.logit, abs=0.006)
     page.fill("#text", "私は毎朝")  # it is not among the likeliest: the first one is shown
     wait_until_shown(page)
@@ -473,6 +478,14 @@ def test_two_prompts(opened: Any, words_model: Path) -> None:
             assert found[word.text] == pytest.approx(100 * word.probability, abs=0.2)
     page.fill("#other", "")
     assert page.inner_text("#compared-legend").split("  ")[-1].endswith("⟨no text⟩")
+    page.click("#tab-inside")
+    for part in ("2.2", "1", "2.1"):
+        page.click(f"[data-part='{part}']")
+    page.click("#tab-compare")
+    assert "Without layer 1 and heads 1 and 2 of layer 2" in page.inner_text("#compared-legend")
+    page.click("#language")
+    assert "第1層、第2層のヘッド1、2をオフにした場合" in page.inner_text("#compared-legend")
+    page.click("#language")
     page.click("#tab-write")
     page.click("#tab-compare")
     assert page.input_value("#other") == "The cat likes to"  # to change a word of it
@@ -488,7 +501,7 @@ def test_the_page_opens_at_a_prompt_without_some_parts(opened: Any, words_model:
     wait_until_shown(page)
     checked = page.locator("#parts [aria-checked=false]").evaluate_all("(all) => all.map((node) => node.dataset.part)")
     assert checked == ["1.2", "2", "2.1", "2.2"] and page.is_enabled("#all-on")
-    assert re.search(r"ビットの(減|増)", str(page.text_content("#change")))
+    assert re.search(r"ビットの(減|増)|のままです", str(page.text_content("#change")))
     planted = page.locator("#parts .planted").evaluate_all("(all) => all.map((node) => node.dataset.part)")
     assert planted == ["1.1", "1.2", "2.1"]
     assert re.search(r"1.1、1.2。.*1、2つ前.*誘導ヘッド：2.1。", str(page.text_content("#planted")))

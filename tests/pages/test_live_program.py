@@ -16,6 +16,7 @@ from llmcli.config import ModelConfig, RopeScaling, SamplingConfig
 from llmcli.data.conversations.messages import Message
 from llmcli.data.tokenizers.tokenizer import CONTROL_TOKENS, Tokenizer
 from llmcli.data.tokenizers.tokenizer_json import PRE_TOKENIZERS, prefix_space_steps
+from llmcli.data.tokenizers.vocabulary import state_between
 from llmcli.formats import checkpoint, loading
 from llmcli.formats.cache_weights import CacheWeights
 from llmcli.formats.training_record import TrainingRecord
@@ -23,10 +24,10 @@ from llmcli.generation.chat import open_assistant
 from llmcli.generation.generator import Piece, generate
 from llmcli.generation.next_words import next_words
 from llmcli.generation.sampler import Sampler
-from llmcli.generation.token_healing import Prompt, read_prompt
+from llmcli.generation.token_healing import Prompt, last_tokens, read_prompt
 from llmcli.models.logits import entropy, softmax
 from llmcli.models.ngram_cache import NgramCache
-from llmcli.models.ngram_runtime import with_ngram_cache
+from llmcli.models.ngram_runtime import exclude_written, with_ngram_cache
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.pages.live_text import tokenizer_data
 from llmcli.pages.live_weights import with_page_values
@@ -158,7 +159,7 @@ def test_activations_and_switches(blank: "Page", tmp_path: Path, shape: str) -> 
     model = random_checkpoint(SHAPES[shape], tokenizer_json=tokenizer.to_json())
     checkpoint.save(tmp_path / "m.safetensors", model)
     program, prompt = Program(blank, page_of(tmp_path / "m.safetensors")), "The cat likes to sleep. "
-    token = explain(NumpyRuntime(model), tokenizer, prompt, literal=False).token
+    token = next_words(NumpyRuntime(model), tokenizer, prompt).words[0].token
     for without in ([], ["1", "2.3"], []):
         changed = switched_off(model, without)
         expected = explain(NumpyRuntime(changed), tokenizer, prompt, literal=False, candidates=4, token=token)
@@ -183,10 +184,10 @@ def test_activations_and_switches(blank: "Page", tmp_path: Path, shape: str) -> 
 
 
 @pytest.mark.parametrize("is_cached", [False, True])
-def test_parts_that_are_switched_off_change_the_next_token(
+def test_parts_that_are_switched_off_change_the_next_word(
     blank: "Page", tmp_path: Path, words_model: Path, is_cached: bool
 ) -> None:
-    """Also at a prompt that ends inside a token."""
+    """Also at a prompt that ends inside a token. No word is a fragment of another, as tokens are."""
     model = checkpoint.load(words_model)
     path = save_with_cache(tmp_path / "cached.safetensors", model) if is_cached else words_model
     tokenizer, program = loading.open_tokenizer(model), Program(blank, page_of(path))
@@ -196,14 +197,16 @@ def test_parts_that_are_switched_off_change_the_next_token(
         found = program.inside(prompt, without)
         for which, parts in (("p", []), ("q", without)):
             runtime = with_ngram_cache(NumpyRuntime(switched_off(model, parts)), weights)
-            first = read_prompt(runtime, tokenizer, Prompt.of(prompt, tokenizer))
-            probabilities = softmax(first.logits.astype(np.float64))
-            ranked = [entry for entry in np.argsort(-probabilities)[:5].tolist() if probabilities[entry] > 1e-3]
             shown = {one["text"]: one[which] for one in found["pairs"]}
-            for entry in ranked:
-                text = first.token_of(entry)[1].decode() or "<end>"
-                assert shown[text] == pytest.approx(probabilities[entry], abs=2e-3), (prompt, which)
+            for word in next_words(runtime, tokenizer, prompt).words[:5]:
+                if word.probability > 2e-3:
+                    name = "…" * word.continues + word.text
+                    assert shown[name] == pytest.approx(word.probability, abs=2e-3), (prompt, which)
+        first = read_prompt(runtime, tokenizer, Prompt.of(prompt, tokenizer))
+        probabilities = softmax(first.logits.astype(np.float64))
         assert found["pairs"][0]["bits"] == pytest.approx(math.log2(found["pairs"][0]["q"] / found["pairs"][0]["p"]))
+        highest = [max(one["p"], one["q"]) for one in found["pairs"]]
+        assert highest == sorted(highest, reverse=True)  # what wins without the parts is not the last bar
         largest.append(max(abs(one["bits"]) for one in found["pairs"]))
         lens = [one["probability"] for one in found["lens"][-1]]
         assert lens == pytest.approx(np.sort(probabilities)[::-1][:4], abs=2e-3)
@@ -211,8 +214,8 @@ def test_parts_that_are_switched_off_change_the_next_token(
     assert max(largest) > 0.1
     alone = program.inside("I like to drink green tea. I like to", ["cache"])["pairs"]
     assert (max(abs(one["bits"]) for one in alone) > 0) == is_cached
-    network = read_prompt(NumpyRuntime(model), tokenizer, Prompt.of("I like to drink green tea. I like to", tokenizer))
-    assert max(one["q"] for one in alone) == pytest.approx(softmax(network.logits.astype(np.float64)).max(), abs=2e-3)
+    network = next_words(NumpyRuntime(model), tokenizer, "I like to drink green tea. I like to").words
+    assert max(one["q"] for one in alone) == pytest.approx(network[0].probability, abs=2e-3)
 
 
 def test_the_ngram_cache_grows_and_shrinks_as_in_python(blank: "Page", words_model: Path) -> None:
@@ -224,6 +227,9 @@ def test_the_ngram_cache_grows_and_shrinks_as_in_python(blank: "Page", words_mod
         if rng.random() < 0.1:
             operations.append(["rewind", length := rng.randint(0, len(cache))])
             cache.rewind(length)
+        elif rng.random() < 0.1:
+            operations.append(["countFirst", count := rng.randint(0, len(cache) + 2)])
+            cache.count_first(count)
         else:
             operations.append(["append", token := rng.randrange(4), counts := rng.random() < 0.8])
             cache.append(token, counts=counts)
@@ -236,6 +242,52 @@ def test_the_ngram_cache_grows_and_shrinks_as_in_python(blank: "Page", words_mod
     mixed = blank.evaluate(script, [CACHE["weights"], operations, logits.tolist()])
     assert np.abs(np.array(mixed) - np.stack(expected)).max() < 1e-5
     assert np.abs(np.stack(expected) - logits).max() > 1
+
+
+@pytest.mark.parametrize("written", [0, 50])
+@pytest.mark.parametrize("is_cached", [False, True])
+def test_colors_of_a_text_longer_than_the_context(
+    blank: "Page", tmp_path: Path, words_model: Path, is_cached: bool, written: int
+) -> None:
+    """Every token after the first has its probability after at least half a context, or after the whole text before
+    it; a beginning-of-text token stays at the beginning of what is read."""
+    model = checkpoint.load(words_model)
+    path = save_with_cache(tmp_path / "cached.safetensors", model) if is_cached else words_model
+    Program(blank, page_of(path))
+    tokenizer = loading.open_tokenizer(model)
+    context, bos = model.config.max_position_embeddings, [7]
+    ids = bos + tokenizer.encode(SENTENCES * 3)
+    assert len(ids) > 2 * context
+    found = blank.evaluate(
+        "([ids, written, bos]) => { tokenizer.bos_ids = bos; return atOnce.color({ ids, prefix: 1, written }); }",
+        [ids, written, bos],
+    )
+    assert found["legend"] == ["probabilityLegend"] and len(found["marks"]) == len(ids) - 1
+    start, end, expected = 0, context, list[float]()
+    while len(expected) < len(ids) - 1:
+        window = last_tokens(ids[:end], end - start, bos)
+        runtime = runtime_of(path)
+        exclude_written(runtime, len(window), max(0, end - (len(ids) - written)))
+        rows = runtime.logits(window)
+        for i in range(len(expected) + 1, end):
+            allowed = tokenizer.vocabulary.allowed(state_between(b"".join(tokenizer.token_bytes[j] for j in ids[:i])))
+            row = rows[i - start - 1][: tokenizer.vocab_size].astype(np.float64)
+            expected.append(float(softmax(row if allowed is None else np.where(allowed, row, -np.inf))[ids[i]]))
+        start, end = end - context // 2, min(len(ids), end + context - context // 2)
+    assert [mark["probability"] for mark in found["marks"]] == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_windows_in_which_tokens_are_colored(blank: "Page", words_model: Path) -> None:
+    """Each token is colored once, up to a limit; it has half a context before it, or the beginning of the text."""
+    Program(blank, page_of(words_model))
+    work = blank.evaluate("MAX_COLOR_WORK")
+    for length, most in ((1000, 1), (1000, 300), (150, 1000), (1, 9)):
+        script = "([length, parameters]) => colorWindows(length, 64, parameters)"
+        windows = blank.evaluate(script, [length, work / most])
+        colored = [i for window in windows for i in range(window["from"], window["end"])]
+        assert colored == list(range(max(1, length - max(64, most)), length))
+        assert all(window["from"] - window["start"] >= min(32, window["from"]) for window in windows)
+        assert all(window["end"] - window["start"] <= 64 for window in windows)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.4, 1.0, 1.7])

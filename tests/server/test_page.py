@@ -2,6 +2,7 @@
 answered by a server."""
 
 import json
+import math
 import re
 import urllib.request
 from collections.abc import Iterator
@@ -11,9 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from llmcli.analysis.explain import explain
 from llmcli.api import train
+from llmcli.config import SamplingConfig
+from llmcli.formats import checkpoint
+from llmcli.formats.loading import open_tokenizer
+from llmcli.generation.generator import generate
+from llmcli.generation.next_words import PLAIN, next_tokens, next_words
+from llmcli.generation.token_healing import Prompt
+from llmcli.models.ngram_runtime import network_of
 from llmcli.pages.live_page import served_page
-from tests.pages.live import BROWSER, page_of
+from tests.pages.live import BROWSER, page_of, runtime_of, save_with_cache
 from tests.platforms import in_full
 from tests.sample_models import run as run_llm
 from tests.server.processes import serving
@@ -39,7 +48,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="need
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of text, with an n-gram cache, and one of conversations."""
+    """A model of text, the same with an n-gram cache, and one of conversations."""
     folder = tmp_path_factory.mktemp("served")
     for name, content in (("words", TEXT), ("sums", QUESTIONS)):
         (folder / f"{name}.txt").write_text(content, "utf-8")
@@ -47,12 +56,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         steps = 200 if name == "words" else 30
         options = {"steps": steps, "layers": 2, "width": 32, "heads": 2, "context": 64}
         list(train(folder / f"{name}.txt", folder / f"{name}.safetensors", **options))
+    save_with_cache(folder / "cached.safetensors", checkpoint.load(folder / "words.safetensors"))
     return folder
 
 
 @pytest.fixture(scope="module")
 def address(folder: Path) -> Iterator[str]:
-    with serving(folder / "words.safetensors", folder / "sums.safetensors") as served:
+    with serving(*(folder / f"{name}.safetensors" for name in ("words", "sums", "cached"))) as served:
         yield served.url
 
 
@@ -171,12 +181,9 @@ def test_a_server_answers_as_the_model_in_the_page(
     page: "playwright.Page", browser: "playwright.Browser", folder: Path, tmp_path: Path, text: str
 ) -> None:
     """The same requests to both run programs: the worker's are compared with numpy in tests/pages."""
-    file = tmp_path / "page.html"
-    file.write_text(page_of(folder / "words.safetensors"), "utf-8")
-    exported = browser.new_page()
-    load(exported, file.as_uri())
+    exported = exported_page(browser, folder / "words.safetensors", tmp_path)
     choose(page, "words")
-    typed = {"text": text, "ids": None, "prefix": 0}
+    typed = {"text": text, "ids": None, "prefix": 0, "written": 0}
     plain, shaped = {"temperature": 1, "topP": 1, "minP": 0}, {"temperature": 0.7, "topP": 0.9, "minP": 0.02}
     keys = {"id", "done", "choices", "rest", "tokens"}
     for settings in (plain, shaped):
@@ -190,15 +197,18 @@ def test_a_server_answers_as_the_model_in_the_page(
             assert_close({**served["choices"]}, {**own["choices"]})
     ids, prefix = served["tokens"]["ids"], served["tokens"]["prefix"]
     greedy = {"settings": plain | {"temperature": 0}, "count": 12}
+    wrote = {"text": "", "ids": ids * 9, "prefix": prefix, "written": len(ids)}  # longer than the context
     requests: list[tuple[str, dict[str, Any]]] = [
-        ("generate", typed | greedy), ("generate", {"text": "", "ids": ids, "prefix": prefix} | greedy),
-        ("inside", typed | {"without": []}),
+        ("generate", typed | greedy), ("generate", {"text": "", "ids": ids, "prefix": prefix, "written": 1} | greedy),
+        ("inside", typed | {"without": []}), ("inside", typed | {"without": ["1.1"], "target": "eat"}),
+        ("inside", wrote | {"without": []}),
         ("attention", {"position": min(1, len(text)), "layer": None, "head": None}),
         ("inside", typed | {"without": ["1.2"]}), ("attention", {"position": min(1, len(text)), "layer": 1, "head": 0}),
         ("inside", typed | {"without": ["1"]}), ("attention", {"position": 0, "layer": None, "head": None}),
         ("compare", {"texts": [typed, typed | {"text": ""}], "without": ["2"]}),
-        ("alternatives", {"ids": ids, "prefix": prefix, "position": len(ids) - 1}),
-        ("color", {"ids": ids, "prefix": prefix, "kind": "probability"}),
+        ("alternatives", {"ids": ids, "prefix": prefix, "written": 0, "position": len(ids) - 1}),
+        ("color", {"ids": ids, "prefix": prefix, "written": 0, "kind": "probability"}),
+        ("alternatives", wrote | {"position": 9 * len(ids) - 1}), ("color", wrote | {"kind": "probability"}),
     ]  # fmt: skip
     for type_, body in requests:
         served, own = (one.evaluate(ASK, [type_, body]) for one in (page, exported))
@@ -208,11 +218,91 @@ def test_a_server_answers_as_the_model_in_the_page(
             for key in ("pairs", "choices"):  # the order of equally likely ones, and the least likely, may differ
                 rows = [one for one in found.get(key, []) if one.get("p", one.get("probability")) > 0.01]
                 found[key] = sorted(rows, key=lambda one: str(one.get("text")))
-                for row in found[key]:
-                    row.pop("bits", None)
+            for row in (*found["pairs"], found.get("chosen", {})):
+                for key in ("bits", "id", "place"):
+                    row.pop(key, None)
         assert "error" not in served, served
         assert_close(served, own, type_)
     exported.close()
+
+
+def test_both_pages_explain_the_word_that_is_clicked(
+    page: "playwright.Page", browser: "playwright.Browser", folder: Path, tmp_path: Path
+) -> None:
+    """After a prompt that ends inside a word: the token that `llm explain --token` explains, with the same figures."""
+    path, prompt = folder / "words.safetensors", "She likes to e"
+    tokenizer, runtime = open_tokenizer(checkpoint.load(path)), runtime_of(path)
+    words = {"…" * one.continues + one.text: one for one in next_words(runtime, tokenizer, prompt).words}
+    choose(page, "words")
+    for one in (page, exported_page(browser, path, tmp_path)):
+        one.fill("#text", prompt)
+        one.click("#tab-inside")
+        wait_until_shown(one)
+        names = one.locator("#change-bars button").all_text_contents()
+        assert "…at" in names and len(names) > 1
+        for i, name in enumerate(names):
+            one.locator("#change-bars button").nth(i).click()
+            wait_until_shown(one)
+            assert one.locator("#change-bars [aria-pressed=true]").all_text_contents() == [name]
+            token = words[name.replace("⏎", "\n")].token
+            expected = explain(network_of(runtime), tokenizer, prompt, literal=False, token=token, predictor=runtime)
+            label = tokenizer.label(token).strip() or "line end"
+            assert one.text_content("#attribution-title") == f"What adds up to “{label}”"
+            assert ("in the place of" in str(one.text_content("#tail"))) == bool(expected.tail)
+            logit = float(str(one.locator("#attribution .figure").last.text_content()).replace("−", "-"))
+            assert logit == pytest.approx(expected.attribution.logit, abs=0.01)
+
+
+def test_token_by_token_and_in_one_run_a_text_has_the_same_probabilities(
+    page: "playwright.Page", browser: "playwright.Browser", folder: Path, tmp_path: Path
+) -> None:
+    """On both pages, with an n-gram cache, which does not count what the model wrote: those of `llm generate`."""
+    path, prompt, count = folder / "cached.safetensors", "zzz qqq zzz", 12
+    tokenizer, sampling = open_tokenizer(checkpoint.load(path)), SamplingConfig(temperature=0, max_tokens=count)
+    pieces = list(generate(runtime_of(path), tokenizer, prompt, sampling))[:count]
+    drawn = [100 * math.exp(piece.logprob) for piece in pieces]
+    choose(page, "cached")
+    for one in (page, exported_page(browser, path, tmp_path)):
+        one.select_option("#coloring", "probability")
+        one.select_option("#unit", "tokens")
+        shown = {}
+        for steps in (1, count):  # in one run, and in as many as there are tokens
+            set_up(one, temperature=0)
+            one.evaluate("(text) => setText(text)", prompt)
+            for _ in range(steps):
+                one.evaluate("(count) => generate(count)", count // steps)
+                one.wait_for_selector("#step:not(:disabled)")
+                wait_until_shown(one)
+            assert one.input_value("#text") == prompt + "".join(piece.text for piece in pieces)
+            set_up(one, temperature=1)
+            bars_ = bars(one)
+            shown[steps] = (
+                one.evaluate(ASK, ["color", one.evaluate("({ ...shown, kind: 'probability' })")])["marks"],
+                bars_,
+            )
+        assert shown[1] == shown[count]
+        colors = [100 * mark["probability"] for mark in shown[1][0][1:]]
+        ids, expected = one.evaluate("shown.ids"), drawn
+        if one != page:  # the worker leaves out bytes that are no text
+            texts = [
+                Prompt(ids[:length], written=length + count - len(ids)) for length in range(len(ids) - count, len(ids))
+            ]
+            found = [next_tokens(runtime_of(path), tokenizer, text, PLAIN) for text in texts]
+            expected = [100 * choices[0].probability for choices in found]
+        assert colors[-count + 1 :] == pytest.approx(expected[1:], abs=0.1)
+        [best, *_] = next_tokens(runtime_of(path), tokenizer, Prompt(ids, written=count), PLAIN)
+        assert float(shown[1][1][0][1][:-1]) == pytest.approx(100 * best.probability, abs=0.11)
+        counted = one.evaluate(ASK, ["color", one.evaluate("({ ...shown, written: 0, kind: 'probability' })")])["marks"]
+        assert max(abs(100 * mark["probability"] - p) for mark, p in zip(counted[-11:], expected[1:], strict=True)) > 5
+
+
+def exported_page(browser: "playwright.Browser", model: Path, directory: Path) -> "playwright.Page":
+    """The page with this model inside."""
+    file = directory / "page.html"
+    file.write_text(page_of(model), "utf-8")
+    page = browser.new_page(locale="en-US", reduced_motion="reduce")
+    load(page, file.as_uri())
+    return page
 
 
 @pytest.mark.parametrize("temperature", [0, pytest.param(2, marks=in_full)])
@@ -352,8 +442,14 @@ def test_stop_keeps_what_has_arrived(page: "playwright.Page") -> None:
 @in_full
 def test_a_text_longer_than_the_context_goes_on(page: "playwright.Page") -> None:
     choose(page, "words")
+    page.select_option("#coloring", "probability")
     page.fill("#text", TEXT[:600])
     assert bars(page) and page.is_hidden("#problem")
+    page.wait_for_function("() => byId('strip').lastChild.title.endsWith('%')")
+    titles = page.locator("#strip button").evaluate_all("(all) => all.map((node) => node.title)")
+    assert len(titles) > 2 * 64 and titles.count("") <= 1  # nothing precedes the first token
+    strip = "({ scrollTop, clientHeight, scrollHeight }) => scrollHeight - clientHeight - scrollTop"
+    assert page.locator("#strip").evaluate(strip) < 2  # it shows the end
     page.click("#step")
     page.wait_for_selector("#step:not(:disabled)")
     assert bars(page) and page.is_hidden("#problem") and len(page.input_value("#text")) > 600

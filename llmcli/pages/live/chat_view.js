@@ -14,7 +14,7 @@ function showMessages() {
     message.classList.toggle("unread", i < unread);
     return i && i === unread ? [element("p", { class: "hint" }, say("contextFull")), message] : [message];
   }));
-  for (const id of ["chat-undo", "new-chat"]) setDisabled(id, !messages.length && !(id === "chat-undo" && earlier.length));
+  for (const id of ["chat-undo", "new-chat"]) setDisabled(id, !messages.length && !(id === "chat-undo" && earlier.length), "message");
   for (const id of ["again", "copy", "look-inside", "answer-tokens"]) setDisabled(id, !messages.at(-1)?.ids);
   showExamples("questions", messages.length ? [] : data.examples?.questions, "message", (text) => {
     keep(byId("message").value);
@@ -110,11 +110,11 @@ function openAnswer(view, next) {
 }
 byId("look-inside").addEventListener("click", () => {
   const { ids, prefix } = messages.at(-1);
-  openAnswer("inside", { text: "", ids: ids.slice(0, prefix), prefix });
+  openAnswer("inside", { text: "", ids: ids.slice(0, prefix), prefix, written: 0 });
 });
 byId("answer-tokens").addEventListener("click", () => {
   const { content: text, ids, prefix } = messages.at(-1);
-  openAnswer("write", { text, ids, prefix });
+  openAnswer("write", { text, ids, prefix, written: ids.length - prefix });
 });
 byId("message").addEventListener("keydown", (event) => {
   if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.keyCode === 229) return; // 229: Safari's end of a composition

@@ -32,7 +32,7 @@ async function* generate(runtime, vocabulary, prompt, settings, check, endIds = 
     let logits;
     if (isNew) { // prefill: process the prompt
       const last = lastTokens(ids, context, bos_ids);
-      logits = runtime.read(last.slice(runtime.reuse(last)));
+      logits = runtime.read(last.slice(runtime.begin(last, prompt.written)));
     } else if (runtime.length < context) { // step: process the token that was chosen last
       logits = runtime.read(ids.slice(-1), { counts: false });
     } else logits = runtime.readHalf(lastTokens(ids, Math.max(1, Math.floor(context / 2)), bos_ids));
@@ -55,16 +55,18 @@ async function nextTokens(runtime, vocabulary, prompt, settings, check) {
 
 // The words that may follow a prompt, as next_words.py of llmcli finds them: a word may be spelled in several ways, whose
 // probabilities are summed. Yields the words again and again, as it finds more, the most likely first:
-// [{text, probability, continues, added}]. `text` is that of the prompt.
-async function* nextWords(runtime, vocabulary, prompt, settings, check, text) {
+// [{text, probability, continues, added, place}]. `place` is that of the token with which the word most likely begins, as in
+// `nextTokens`.
+async function* nextWords(runtime, vocabulary, prompt, settings, check) {
+  const end = completeText([...prompt.head, ...prompt.tail].slice(-4).map((id) => vocabulary.tokens[id]).join(""));
   const limit = Math.max(MIN_EVALUATIONS, Math.min(MAX_EVALUATIONS, Math.floor(MAX_WORK / runtime.model.config.parameters)));
   const thorough = { most: Math.floor(limit / PROMPT_SHARE), negligible: MIN_PROBABILITY };
   let shown = performance.now();
   for (const [evaluations, options] of [[QUICK_EVALUATIONS, {}], [limit, thorough]]) {
     const read = await readPrompt(runtime, vocabulary, prompt, settings, check, { ...options, reserve: MAX_WORD_TOKENS });
-    const words = new WordSearch(vocabulary, text), { search } = read;
+    const words = new WordSearch(vocabulary, end), { search } = read;
     for (const { continuations } of read.choices) {
-      for (const { probability, path, added } of continuations) words.put(probability * (1 - read.unexplored), path, added);
+      for (const one of continuations) words.begin(one, 1 - read.unexplored);
     }
     while (search.evaluations < evaluations && words.open.length && 1 - words.explored >= MAX_UNEXPLORED) {
       await check();
@@ -77,7 +79,7 @@ async function* nextWords(runtime, vocabulary, prompt, settings, check, text) {
       const logits = vocabulary.maskLogits(search.logitsAfter(best.path), validStateAfter(best.spelled));
       if (logits.every((logit) => logit === -Infinity)) continue;
       samplingProbabilities(logits, settings).forEach((probability, id) => {
-        words.put(best.probability * probability, [...best.path, id], best.spelled + vocabulary.tokens[id]);
+        words.put(best.probability * probability, [...best.path, id], best.spelled + vocabulary.tokens[id], best.token);
       });
     }
     yield words.ranked();
@@ -87,27 +89,37 @@ async function* nextWords(runtime, vocabulary, prompt, settings, check, text) {
 
 // The words that were found, and the spellings to follow.
 class WordSearch {
-  constructor(vocabulary, text) {
+  // `end` is the end of the prompt.
+  constructor(vocabulary, end) {
     this.ends = vocabulary.tokenizer.eos_ids;
-    this.inWord = characterClass([...text].at(-1)) === "letters";
-    this.words = new Map();
-    this.open = []; // {probability, path, spelled}
+    this.inWord = characterClass([...end].at(-1) ?? "\n") === "letters";
+    this.words = new Map(); // each has its probability by the first token
+    this.places = new Map(); // first token -> its likeliest place: {probability, path, added}
+    this.open = []; // {probability, path, spelled, token}
     this.explored = 0; // sum of the probabilities of the words
   }
 
-  // Adds a spelling: it is counted if its first word is complete, and followed later if not.
-  put(probability, path, spelled) {
+  // Adds a first token with its place, one of those that share this part of the probability.
+  begin(place, share) {
+    const token = place.path.at(-1);
+    if (place.probability > (this.places.get(token)?.probability ?? 0)) this.places.set(token, place);
+    this.put(place.probability * share, place.path, place.added, token);
+  }
+
+  // Adds a spelling that begins with a token: it is counted if its first word is complete, and followed later if not.
+  put(probability, path, spelled, token) {
     if (probability < MIN_PROBABILITY) return;
     const found = firstWord(spelled, this.ends.includes(path.at(-1)));
     if (!found) {
-      this.open.push({ probability, path, spelled });
+      this.open.push({ probability, path, spelled, token });
       if (this.open.length > MAX_OPEN) this.open = this.open.sort((a, b) => b.probability - a.probability).slice(0, MAX_EVALUATIONS);
       return;
     }
     const { word, space } = found, continues = this.inWord && !space && characterClass([...word][0]) === "letters";
     const key = `${continues} ${word}`;
-    if (!this.words.has(key)) this.words.set(key, { text: word, probability: 0, continues, added: word === END ? "" : space + word });
-    this.words.get(key).probability += probability;
+    if (!this.words.has(key)) this.words.set(key, { text: word, continues, added: word === END ? "" : space + word, byToken: new Map() });
+    const { byToken } = this.words.get(key);
+    byToken.set(token, (byToken.get(token) ?? 0) + probability);
     this.explored += probability;
   }
 
@@ -119,7 +131,11 @@ class WordSearch {
   }
 
   ranked() {
-    return [...this.words.values()].sort((a, b) => b.probability - a.probability || (a.text < b.text ? -1 : 1));
+    const words = [...this.words.values()].map(({ byToken, ...word }) => {
+      const tokens = [...byToken.keys()], token = tokens.reduce((a, b) => (byToken.get(b) > byToken.get(a) ? b : a));
+      return { ...word, place: this.places.get(token), probability: tokens.reduce((sum, one) => sum + byToken.get(one), 0) };
+    });
+    return words.sort((a, b) => b.probability - a.probability || (a.text < b.text ? -1 : 1));
   }
 }
 

@@ -4,6 +4,7 @@ const TYPING_PAUSE = 100; // milliseconds in which a newer request may replace o
 let facts = {}; // about the model
 const knownTokens = new Map(); // id -> {text, bytes}
 let explained = null; // the last request to explain a prediction, and the attention of its tokens
+let coloring = new AbortController(); // of the last request for colors
 
 const program = {
   controller: new AbortController(),
@@ -78,7 +79,7 @@ const pause = (signal) => new Promise((resolve, reject) => {
   setTimeout(resolve, TYPING_PAUSE);
   signal.addEventListener("abort", () => reject(new DOMException("replaced", "AbortError")));
 });
-const promptOf = ({ text, ids }) => ids ?? (text || facts.beginning);
+const promptOf = ({ text, ids, written }) => ({ prompt: ids ?? (text || facts.beginning), ...(ids && written ? { generated_tokens: written } : {}) });
 const filters = ({ temperature, topP, minP }) => ({ temperature, top_p: topP, min_p: minP });
 function sampling({ temperature, topP, minP, stop, system, ...more }) { // `more` have the names of the route
   return { ...filters({ temperature, topP, minP }), ...more, ...(stop ? { stop: stop.split("\n").filter(Boolean) } : {}) };
@@ -89,7 +90,14 @@ const decodeIds = (ids, more = []) => {
   return facts.prefix_space ? text.replace(/^ /, "") : text;
 };
 const idsOf = (choice) => (choice.logprobs?.content ?? []).map(({ id }) => id);
-const likely = ({ p, q }, i) => !i || Math.max(p, q) >= VISIBLE;
+// The words of an explanation, or of two; if none was found, tokens in their place.
+function pairsOf({ next, next_tokens: tokens, second }) {
+  const found = next.length ? next : tokens.map(({ id, ...one }) => ({ ...one, token_id: id }));
+  return rankPairs(found.map(({ text, token_id: id, continues, probability, ...both }) => { // the id may be null
+    const { first: p = probability, second: q = probability } = second ? both : {};
+    return { ...pairOf((continues ? "…" : "") + text, p, q), id };
+  }));
+}
 
 // The logit lens of an explanation; the n-gram cache comes after the last layer.
 function lensOf({ lens, next_tokens: prediction }, without) {
@@ -100,7 +108,7 @@ function lensOf({ lens, next_tokens: prediction }, without) {
 const jobs = {
   async *next({ settings, unit, ...text }, signal) {
     await pause(signal);
-    const body = { prompt: promptOf(text), unit, n: SHOWN, return_token_ids: true, truncate_prompt_tokens: -1, ...filters(settings) };
+    const body = { ...promptOf(text), unit, n: SHOWN, return_token_ids: true, truncate_prompt_tokens: -1, ...filters(settings) };
     for (const [i, max_evaluations] of (unit === "words" ? [QUICK_EVALUATIONS, null] : [null]).entries()) {
       const { next, tokens, prefix_tokens } = await fetchJson("/v1/next", { ...body, max_evaluations }, signal);
       for (const token of tokens) knownTokens.set(token.id, token);
@@ -111,7 +119,7 @@ const jobs = {
   },
 
   async *generate({ settings, count, ...text }, signal) {
-    const body = { prompt: promptOf(text), logprobs: 0, truncate_prompt_tokens: -1, ...sampling(settings), max_tokens: count };
+    const body = { ...promptOf(text), logprobs: 0, truncate_prompt_tokens: -1, ...sampling(settings), max_tokens: count };
     let ids = [], prefix = 0;
     for await (const choice of streamed("/v1/completions", body, signal)) {
       if (choice.prompt_token_ids) {
@@ -127,29 +135,30 @@ const jobs = {
 
   async *inside({ without, target, ...text }, signal) {
     await pause(signal);
-    const body = { prompt: promptOf(text), without, n: PAIRS, truncate_prompt_tokens: -1 };
-    if (target) body.token_id = explained?.ids.get(target);
-    const answer = await fetchJson("/v1/explain", { ...body, include: ["added", "attention"], position: -1 }, signal), one = answer.second ?? answer;
-    const { tail, tokens, entropy_bits: entropy, attribution: { text: token, embedding, layers } } = one;
-    const pairs = answer.second ? answer.next_tokens.map(({ text: added, first, second }) => pairOf(added, first, second))
-      : answer.added.map(({ text: added, probability }) => pairOf(added, probability, probability));
-    const ids = new Map((answer.second ? answer.next_tokens : answer.added).map(({ text: added, id }) => [added, id]));
-    explained = { body, ids, rows: new Map([[tokens.length - 1, one.attention.weights]]) };
-    yield { pairs: pairs.filter(likely), chosen: pairs.find((pair) => pair.text === target) ?? pairs[0], token, tail, entropy, expert: answer.expert };
+    const body = { ...promptOf(text), without, n: PAIRS, truncate_prompt_tokens: -1 };
+    const ask = (include, more) => fetchJson("/v1/explain", { ...body, include, ...more }, signal);
+    const quick = await ask(["next", "attention"], { position: -1, max_evaluations: QUICK_EVALUATIONS });
+    const pairs = pairsOf(quick), chosen = chosenPair(pairs, target);
+    body.token_id = chosen.id;
+    const isExplained = (quick.second ?? quick).attribution.id === chosen.id, answer = isExplained ? quick : await ask(["attention"], { position: -1 });
+    const one = answer.second ?? answer, { tail, tokens, entropy_bits: entropy, attribution: { text: token, embedding, layers } } = one;
+    explained = { body, rows: new Map([[tokens.length - 1, one.attention.weights]]) };
+    yield { pairs, chosen, token, tail, entropy, expert: answer.expert };
     const attribution = { embedding, heads: layers.map(({ heads }) => heads), mlp: layers.map(({ mlp }) => mlp) };
     yield { labels: tokens.map((token) => token.text), lens: lensOf(one, without), attribution };
-    const { second, ...first } = await fetchJson("/v1/explain", { ...body, include: ["effects"] }, signal);
+    const all = pairsOf(await ask(["next"]));
+    yield { pairs: all, chosen: all.find((pair) => pair.text === chosen.text) ?? chosen, token, tail, entropy, expert: answer.expert };
+    const { second, ...first } = await ask(["effects"]);
     yield { effects: [...(second ?? first).tokens.slice(0, -1).map(({ effect_bits: bits }) => bits), null] };
   },
 
   async *compare({ texts, without }, signal) {
     await pause(signal);
-    const [prompt, compare] = texts.map(promptOf), body = { prompt, compare, without, n: PAIRS, truncate_prompt_tokens: -1 };
-    const { first, second, next_tokens: found } = await fetchJson("/v1/explain", { ...body, include: [] }, signal);
-    yield { lenses: [first, second].map((one) => ({ token: one.attribution.text, lens: lensOf(one, without) })) };
-    yield { pairs: found.map((token) => pairOf(token.text, token.first, token.second)).filter(likely) }; // until the words are found
-    const { next } = await fetchJson("/v1/explain", { ...body, include: ["next"] }, signal);
-    yield { pairs: next.map((word) => pairOf(word.text, word.first, word.second)).filter(likely) };
+    const body = { ...promptOf(texts[0]), compare: promptOf(texts[1]).prompt, without, n: PAIRS, truncate_prompt_tokens: -1 };
+    const quick = await fetchJson("/v1/explain", { ...body, include: ["next"], max_evaluations: QUICK_EVALUATIONS }, signal);
+    yield { lenses: [quick.first, quick.second].map((one) => ({ token: one.attribution.text, lens: lensOf(one, without) })) };
+    yield { pairs: pairsOf(quick) };
+    yield { pairs: pairsOf(await fetchJson("/v1/explain", { ...body, include: ["next"] }, signal)) };
   },
 
   async *chat({ messages, settings }, signal) {
@@ -184,9 +193,10 @@ const asked = {
     yield { facts };
   },
 
-  async *alternatives({ ids, prefix, position }) {
+  async *alternatives({ prefix, position, ...state }) {
+    const { ids } = state;
     if (position === 0) return yield { choices: [] };
-    const body = { prompt: ids.slice(0, position), unit: "tokens", n: SHOWN, token_id: ids[position], truncate_prompt_tokens: -1 };
+    const body = { ...promptOf({ ids: ids.slice(0, position), written: writtenBefore(position, state) }), unit: "tokens", n: SHOWN, token_id: ids[position], truncate_prompt_tokens: -1 };
     const { next, token } = await fetchJson("/v1/next", body), isListed = next.some(({ id }) => id === token.id);
     yield { rank: token.rank, choices: [...next, ...(isListed ? [] : [token])].map(({ id, text, bytes, probability }) => ({
       label: text, probability, isChosen: id === token.id, canChoose: id !== token.id && bytes.length > 0,
@@ -213,13 +223,18 @@ const asked = {
   },
 
   // What the tokens of the text are colored by: {marks: [{share, hue}], legend: a text of the page}.
-  async *color({ ids, prefix, kind }) {
-    const first = Math.max(1, prefix), marks = ids.slice(prefix).map(() => null);
+  async *color({ prefix, kind, ...state }) {
+    const { ids } = state, first = Math.max(1, prefix), marks = ids.map(() => null);
+    coloring.abort();
+    coloring = new AbortController();
     if (kind === "probability") {
-      const last = ids.slice(-facts.context);
-      const { choices: [{ logprobs }] } = await fetchJson("/v1/completions", { prompt: last, max_tokens: 0, echo: true, logprobs: 0 });
-      logprobs.token_logprobs.forEach((logprob, i) => { marks[i + ids.length - last.length - prefix] = logprob === null ? null : { probability: Math.exp(logprob) }; });
-      yield { marks, legend: ["probabilityLegend"] };
+      const { signal } = coloring, windows = colorWindows(ids.length, facts.context, facts.config.parameters);
+      for (const { start, from, end } of windows) {
+        const window = lastTokens(ids.slice(0, end), end - start, facts.bos_ids), body = promptOf({ ids: window, written: writtenBefore(end, state) });
+        const { choices: [{ logprobs }] } = await fetchJson("/v1/completions", { ...body, max_tokens: 0, echo: true, logprobs: 0 }, signal);
+        for (let i = from; i < end; i++) marks[i] = { probability: Math.exp(logprobs.token_logprobs[i - start]) };
+      }
+      yield { marks: marks.slice(prefix), legend: colorLegend(ids.length, windows) };
     } else if (kind === "memory") {
       const decoder = new TextDecoder(), texts = ids.slice(prefix).map((id) => decoder.decode(new Uint8Array(knownTokens.get(id).bytes), { stream: true }));
       const { spans, share, corpus } = await fetchJson("/v1/memory", { text: texts.join("") });
@@ -229,9 +244,9 @@ const asked = {
     } else {
       const { experts, weights } = await fetchJson("/v1/experts", { prompt: ids.slice(0, first), token_ids: ids.slice(first) });
       const top = weights.map((row) => row.indexOf(Math.max(...row)));
-      top.forEach((expert, i) => { marks[i + first - prefix] = { share: 1, hue: (expert * 137) % 360, note: experts[expert] }; });
+      top.forEach((expert, i) => { marks[i + first] = { share: 1, hue: (expert * 137) % 360, note: experts[expert] }; });
       const shares = experts.map((name, i) => `${name} ${Math.round((100 * top.filter((one) => one === i).length) / Math.max(1, top.length))}%`);
-      yield { marks, legend: ["expertsLegend", { shares: shares.join(", ") }] };
+      yield { marks: marks.slice(prefix), legend: ["expertsLegend", { shares: shares.join(", ") }] };
     }
   },
 };

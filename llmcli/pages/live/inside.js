@@ -108,21 +108,19 @@ async function* effects(model, ids, token, fits, check) {
   for (let hidden = ids.length - 2; hidden >= first; hidden--) yield [hidden, all - await bitsAfter(hidden, ids.slice(hidden + 1))];
 }
 
-// The most likely texts of two predictions, those of the first before the others, with the probability of each in both.
+// The most likely words of two predictions, with the probability and the place of each.
 function pairs(first, second) {
   const name = ({ text, continues }) => (continues ? "…" : "") + text;
-  const sums = [first, second].map((all) => {
-    const byName = new Map(); // several tokens may have one text
-    for (const one of all) byName.set(name(one), (byName.get(name(one)) ?? 0) + one.probability);
-    return byName;
-  });
-  const listed = [first, second].flatMap((all) => all.slice(0, PAIRS).filter(({ probability }, i) => !i || probability >= VISIBLE));
-  const shown = new Set(listed.map(name));
-  return [...shown].map((text) => {
-    const [p, q] = sums.map((byName) => byName.get(text) ?? 0);
-    return pairOf(text, p, q);
-  });
+  const [before, after] = [first, second].map((words) => new Map(words.map((word) => [name(word), word])));
+  const listed = new Set([first, second].flatMap((words) => words.slice(0, PAIRS).map(name)));
+  return rankPairs([...listed].map((text) => {
+    const p = before.get(text), q = after.get(text);
+    return { ...pairOf(text, p?.probability ?? 0, q?.probability ?? 0), place: (p ?? q).place };
+  }));
 }
+
+// The words that were found; if there are none yet, tokens in their place.
+const wordsOr = (words, tokens) => (words.length ? words : tokens.map((token) => ({ ...shownToken(token), place: token })));
 
 // Switches parts off, and all others on, and forgets the text if that changes anything; "cache" is the n-gram cache.
 function switchOff(runtime, names) {

@@ -4,7 +4,7 @@ const MAX_ARCS = 5, MIN_WEIGHT = 0.01; // attention below this gets no arc
 const MAX_CONTRIBUTIONS = 8, MAX_EFFECTS = 16; // bars
 const off = new Set(); // parts that are switched off
 const selected = { layer: null, head: null, token: 0 }; // counted from 0; null: the mean
-let target = ""; // the next token that is explained, if it is not the most likely one
+let target = ""; // the next word whose first token is explained, if it is not the most likely one
 let inside = { labels: [], weights: [] }; // what the page shows
 let lastAttention = 0; // number of the last request
 
@@ -29,6 +29,17 @@ const refreshInside = () => request("inside", { ...state, without: [...off], tar
 
 const partName = (layer, head) => say(head === undefined ? "layerName" : "headName", { layer: layer + 1, head: head + 1 });
 const nameOf = (part) => (part === "cache" ? say("ngramCache") : partName(...part.split(".").map((number) => number - 1)));
+// Several parts in a sentence: the heads of a layer together.
+function namesOf(parts) {
+  const numbers = (all) => all.map(Number).sort((a, b) => a - b), join = (all) => new Intl.ListFormat(language).format(all.map(String));
+  const layers = numbers([...new Set(parts.filter((part) => part !== "cache").map(layerOf))]);
+  const names = layers.map((layer) => {
+    const heads = numbers(parts.filter((part) => part.startsWith(`${layer}.`)).map((part) => part.split(".")[1]));
+    if (parts.includes(`${layer}`)) return say("layerInText", { layer });
+    return say(heads.length > 1 ? "headsInText" : "headInText", { layer, heads: join(heads) });
+  });
+  return join([...names, ...(parts.includes("cache") ? [say("cacheInText")] : [])]);
+}
 const signed = (value, figure = Math.abs(value).toFixed(2)) => (Number(figure) ? (value < 0 ? "−" : "+") : "") + figure;
 
 const canSwitch = () => data.has_switches !== false; // an ensemble's parts cannot be switched off
@@ -96,17 +107,19 @@ byId("parts").addEventListener("keydown", (event) => {
 
 function showChange({ pairs, chosen, token, tail, entropy, expert }) {
   byId("expert").textContent = expert ? say("expert", { name: expert.name, weight: percent(expert.weight) }) : "";
-  byId("tail").textContent = tail ? say("tail", { token: readable(token), tail: readable(tail) }) : "";
+  const { text, p, q, bits } = chosen, word = text.replace(/^…/, ""), isWhole = text === "<end>" || readable(token.slice(tail.length)) === readable(word);
+  const begins = isWhole ? "" : say("firstToken", { word: readable(text), token: readable(token) });
+  byId("tail").textContent = tail ? say("tail", { token: readable(token), tail: readable(tail) }) : begins;
   byId("entropy").textContent = say("entropy", { bits: entropy.toFixed(2), count: (2 ** entropy).toFixed(1) });
   inside.token = readable(token);
   byId("attribution-title").textContent = say("attributionTitle", { token: inside.token });
   byId("effects-title").textContent = say("effectsTitle", { token: inside.token });
-  const { text, p, q, bits } = chosen, amount = { token: readable(text), p: percent(p), q: percent(q), bits: Math.abs(bits).toFixed(2) };
+  const amount = { token: text === "<end>" ? say("end") : readable(text), p: percent(p), q: percent(q), bits: Math.abs(bits).toFixed(2) };
   const change = Number(amount.bits) === 0 ? "unchanged" : bits < 0 ? "lessLikely" : "moreLikely";
   byId("change").textContent = off.size || canSwitch() ? say(off.size ? change : "switchSomething", amount) : "";
   const focused = [...byId("change-bars").querySelectorAll("button")].indexOf(document.activeElement);
   showBothBars(byId("change-bars"), pairs, off.size > 0, (one) => clickable(() => { target = one; refresh(); },
-    { class: "choice", "aria-pressed": one === text }, tokenSpan(one)));
+    { class: "choice", "aria-pressed": one === text }, choiceSpan(one)));
   byId("change-bars").querySelectorAll("button")[focused]?.focus();
 }
 

@@ -10,6 +10,7 @@ class NgramCache {
     this.contexts = new Map(); // tokens, joined by commas -> {counts of the tokens that followed, their total, last position}
     this.before = []; // of each token: `last` of its contexts before it was added; null: the token does not count
     this.counted = 0; // tokens before the first that does not count
+    this.limit = Infinity; // number of tokens that may count; see `countFirst`
   }
 
   // The contexts at the end of the text, of 1, 2, ... K tokens.
@@ -19,8 +20,8 @@ class NgramCache {
   }
 
   // Adds a token. One that does not count is context only: tokens that the model writes, or it would repeat itself.
-  append(token, counts = true) {
-    const position = this.ids.length, before = [];
+  append(token, mayCount = true) {
+    const position = this.ids.length, before = [], counts = mayCount && position < this.limit;
     for (const key of counts ? this.keys() : []) {
       const context = this.contexts.get(key) ?? { counts: new Map(), total: 0, last: 0 };
       this.contexts.set(key, context);
@@ -34,9 +35,10 @@ class NgramCache {
     this.ids.push(token);
   }
 
-  // Drops all but the first `length` tokens. All that are left count from now on.
+  // Drops all but the first `length` tokens. All that are left count from now on, up to the limit of `countFirst`, which ends
+  // with the text: at length 0.
   rewind(length) {
-    const kept = this.ids.slice(this.counted, length), counting = Math.min(length, this.counted); // `kept` are counted again
+    const counting = Math.min(length, this.counted, this.limit), kept = this.ids.slice(counting, length); // counted again
     while (this.ids.length > counting) {
       const token = this.ids.pop(), before = this.before.pop() ?? [], keys = this.keys();
       for (const last of before) {
@@ -49,7 +51,14 @@ class NgramCache {
       }
     }
     this.counted = counting;
+    if (!length) this.limit = Infinity;
     for (const token of kept) this.append(token);
+  }
+
+  // Lets only the first tokens of this text count: the model wrote the others.
+  countFirst(tokens) {
+    this.limit = tokens;
+    if (this.ids.length) this.rewind(this.ids.length);
   }
 
   // The logits of the mixture, from the network's logits after the text.
@@ -110,7 +119,14 @@ class Runtime {
     return same;
   }
 
-  // Processes tokens; returns the logits after the last one, or all of them. Tokens that the model wrote do not count.
+  // As `reuse`, at the beginning of a prompt, the last `written` tokens of which the model wrote: the cache does not count them.
+  begin(ids, written = 0) {
+    const same = this.reuse(ids);
+    this.cache?.countFirst(written ? Math.max(0, ids.length - written) : Infinity);
+    return same;
+  }
+
+  // Processes tokens; returns the logits after the last one, or all of them. Tokens that the model writes do not count.
   read(ids, { counts = true, every = false } = {}) {
     const rows = ids.map((token, i) => {
       const logits = this.model.step(token, every || i === ids.length - 1);

@@ -1,14 +1,14 @@
 // The page around the model: text, next words, tabs. The model itself is run by `program`: a worker in this page (local.js), or a
 // server (http.js). It gets {id, type, ...}, and answers with any number of {id, ...}, the last of which has `done`:
 //   open {model} -> {facts}: about the model, if they are not in the page; the rest is about the open model
-//   next {text, ids, prefix, settings, unit} -> {tokens}, {choices, rest}: what may follow a text; better ones replace the first
-//   generate {text, ids, prefix, settings, count} -> {piece, ids, prefix}, {end}
-//   inside {text, ids, prefix, without, target} -> {pairs, ...}, {labels, lens, attribution}, {effects}
+//   next {text, ids, prefix, written, settings, unit} -> {tokens}, {choices, rest}: what may follow a text; better ones replace the first
+//   generate {text, ids, prefix, written, settings, count} -> {piece, ids, prefix}, {end}
+//   inside {text, ids, prefix, written, without, target} -> {pairs, ...}, {labels, lens, attribution}, {pairs, ...}, {effects}
 //   compare {texts, without} -> {lenses}, {pairs}
 //   chat {messages, settings} -> {answer, ids, prefix}, {dropped}: the number of turns that did not fit the context
-//   alternatives {ids, prefix, position} -> {choices, rank}: what else could have stood in the place of a token
+//   alternatives {ids, prefix, written, position} -> {choices, rank}: what else could have stood in the place of a token
 //   attention {position, layer, head} -> {weights, strongest}: of the last text that `inside` was asked about
-//   color {ids, prefix, kind} -> {marks, legend}
+//   color {ids, prefix, written, kind} -> {marks, legend}
 //   stop: ends the last of next, generate, inside, compare and chat, as a new one of them does
 const RUN_TOKENS = 200; // of one click on Run
 const FULL_COLOR_BITS = 8; // a token that was less likely has the full color
@@ -17,11 +17,15 @@ const clickable = (click, attributes, ...children) => {
   node.addEventListener("click", click);
   return node;
 };
-// Enables or disables a button. A browser takes the focus from one that is disabled: it gets it back when it is enabled again.
+// Enables or disables a button. A browser takes the focus from one that is disabled: the node `next` gets it, or the button gets it
+// back when it is enabled again.
 let unfocused = null;
-function setDisabled(id, isDisabled) {
+function setDisabled(id, isDisabled, next) {
   const node = byId(id);
-  if (isDisabled && document.activeElement === node) unfocused = node;
+  if (isDisabled && document.activeElement === node) {
+    if (next) byId(next).focus();
+    else unfocused = node;
+  }
   node.disabled = isDisabled;
   if (isDisabled || unfocused !== node) return;
   unfocused = null;
@@ -56,8 +60,10 @@ function showProblem(text) {
 
 // ---- the text
 
-let state = { text: "", ids: null, prefix: 0 }; // `ids` are the tokens if the model wrote the text, null if it was typed
-let shown = { ids: [], prefix: 0, labels: [] }; // the tokens of the text, as the model reads them
+// `ids` are the tokens if the model wrote the last `written` of them, null if the text was typed. What it wrote does not count in its
+// n-gram cache, however it wrote it: in one run, or token by token.
+let state = { text: "", ids: null, prefix: 0, written: 0 };
+let shown = { ids: [], prefix: 0, written: 0, labels: [] }; // the tokens of the text, as the model reads them
 const undoable = []; // earlier states
 let isTyping = false; // the last change was typed: Undo takes back all that was typed in a row
 let lastNext = 0; // number of the last request for what comes next
@@ -76,14 +82,14 @@ function setState(next) {
   examples.forEach((text, i) => byId("examples").children[i].setAttribute("aria-pressed", text === state.text));
   refresh();
 }
-const setText = (text) => setState({ text, ids: null, prefix: 0 });
+const setText = (text) => setState({ text, ids: null, prefix: 0, written: 0 });
 function keepForUndo() {
   undoable.push(state);
   byId("undo").disabled = false;
 }
 function undo() {
   const before = undoable.pop();
-  byId("undo").disabled = !undoable.length;
+  setDisabled("undo", !undoable.length, "text");
   if (before) setState(before);
 }
 
@@ -99,8 +105,9 @@ function refresh() {
 }
 function refreshNext() {
   byId("alternatives").hidden = true;
+  const { written } = state;
   return request("next", { ...state, settings: settings(), unit: byId("unit").value }, (answer) => {
-    if (answer.tokens) showTokens(answer.tokens);
+    if (answer.tokens) showTokens({ ...answer.tokens, written });
     if (answer.choices) showNext(answer);
   });
 }
@@ -128,10 +135,10 @@ function generate(count) {
   request("generate", { ...start, settings: settings(), count }, ({ piece, ids, prefix, count: tokens = 1, end, done }) => {
     if (state !== start) return; // the text was changed meanwhile
     if (ids) {
-      next = { text: next.text + piece, ids, prefix };
+      added += tokens;
+      next = { text: next.text + piece, ids, prefix, written: start.written + added };
       box.value = next.text;
       box.scrollTop = box.scrollHeight;
-      added += tokens;
     }
     ended ||= Boolean(end);
     if (!done) return;
@@ -179,6 +186,7 @@ function showTokens(tokens) {
     const attributes = { class: "token", tabindex: same + i ? -1 : 0, "aria-label": readable(label) };
     return clickable(() => showAlternatives(same + i), attributes, withFaintMarks(label));
   }));
+  byId("strip").scrollTop = byId("strip").scrollHeight; // the end, as of the text
   color();
 }
 
@@ -188,7 +196,8 @@ function color() {
   const kind = byId("coloring").value, nodes = [...byId("strip").children];
   byId("coloring-legend").textContent = "";
   if (!kind || !shown.ids.length) return nodes.forEach((node) => mark(node));
-  lastColors = request("color", { ids: shown.ids, prefix: shown.prefix, kind }, ({ id, marks, legend }) => {
+  const { ids, prefix, written } = shown;
+  lastColors = request("color", { ids, prefix, written, kind }, ({ id, marks, legend }) => {
     if (id !== lastColors || !marks) return;
     nodes.forEach((node, i) => mark(node, marks[i]));
     byId("coloring-legend").textContent = say(...legend);
@@ -203,9 +212,9 @@ function mark(node, found = null) {
 byId("coloring").addEventListener("change", color);
 
 function showAlternatives(index) {
-  const position = shown.prefix + index, label = readable(shown.labels[index]);
+  const { ids, prefix, written } = shown, position = prefix + index, label = readable(shown.labels[index]);
   [...byId("strip").children].forEach((node, i) => node.setAttribute("aria-pressed", String(i === index)));
-  request("alternatives", { ids: shown.ids, prefix: shown.prefix, position }, ({ choices, rank }) => {
+  request("alternatives", { ids, prefix, written, position }, ({ choices, rank }) => {
     if (!choices) return;
     const bits = (-Math.log2(choices.find((one) => one.isChosen)?.probability)).toFixed(2).replace("Infinity", "∞");
     byId("alternatives-title").textContent = say("alternativesTitle", { token: label });
@@ -213,7 +222,7 @@ function showAlternatives(index) {
     showBars(byId("alternatives-bars"), choices.map((one) => {
       const choose = () => {
         keepForUndo();
-        setState({ text: one.text, ids: one.ids, prefix: shown.prefix });
+        setState({ text: one.text, ids: one.ids, prefix, written: Math.max(0, one.ids.length - (ids.length - written)) });
         byId("text").focus();
       };
       const node = !one.canChoose ? element("b", {}, tokenSpan(one.label)) : clickable(choose, { class: "choice" }, tokenSpan(one.label));
@@ -351,7 +360,7 @@ function showModel() {
   });
   showTexts();
   byId("coloring").value = before.coloring ?? byId("coloring").value;
-  setState(before.state ?? { text: data.start.text, ids: null, prefix: 0 });
+  setState(before.state ?? { text: data.start.text, ids: null, prefix: 0, written: 0 });
   openTab(byId(before.tab ?? `tab-${isChat && data.start.view === "write" ? "chat" : data.start.view}`));
 }
 byId("models").addEventListener("change", () => openModel(byId("models").value));

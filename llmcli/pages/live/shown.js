@@ -3,6 +3,7 @@ const QUICK_EVALUATIONS = 20; // of the model, for a first look at the next word
 const SHOWN = 10, ALWAYS_SHOWN = 3; // bars
 const VISIBLE = 0.0005; // probability that is not shown as 0.0%
 const LENS_TOKENS = 4, PAIRS = 5; // the most likely ones, of each layer and of each of two predictions
+const MAX_COLOR_WORK = 5e8; // parameters x tokens of a text that are colored: about a second
 const MIN_COMPARED = 1e-9; // probability of a text that only one of two predictions has: the other search did not follow it
 
 // The most likely choices, and the probability of all others.
@@ -11,5 +12,36 @@ function answerOf(choices) {
   return { choices: listed, rest: Math.max(0, 1 - listed.reduce((sum, { probability }) => sum + probability, 0)) };
 }
 
+// The last `count` tokens of a text, the first of them replaced by its beginning-of-text token if it has one: a model that saw
+// this token before every text in training predicts badly without it (attention sink).
+function lastTokens(ids, count, bosIds) {
+  const last = ids.slice(Math.max(0, ids.length - count));
+  if (1 < count && count < ids.length && bosIds.includes(ids[0])) last[0] = ids[0];
+  return last;
+}
+
+// How many of the first `length` tokens of a text the model wrote, which wrote the last `written` of all.
+const writtenBefore = (length, { ids, written }) => Math.max(0, length - (ids.length - written));
+
+// The windows in which the tokens of a text are colored: of those from `start` to `end`, the ones from `from` on. Each has at
+// least half a context before it, or the beginning of the text. Of a long text, only the end is colored.
+function colorWindows(length, context, parameters) {
+  const half = Math.floor(context / 2), most = Math.max(context, Math.floor(MAX_COLOR_WORK / parameters)), windows = [];
+  for (let from = Math.max(1, length - most); from < length; from = windows.at(-1).end) {
+    const start = Math.max(0, from - half);
+    windows.push({ start, from, end: Math.min(length, start + context) });
+  }
+  return windows;
+}
+const colorLegend = (length, [first]) => (first?.from > 1 ? ["longProbabilityLegend", { count: length - first.from }] : ["probabilityLegend"]);
+
 // A text with its probabilities in two predictions, and the bits between them.
 const pairOf = (text, p, q) => ({ text, p, q, bits: Math.log2(Math.max(q, MIN_COMPARED) / Math.max(p, MIN_COMPARED)) });
+
+// The pairs that are shown: what either prediction finds likely.
+function rankPairs(pairs) {
+  const likelihood = ({ p, q }) => Math.max(p, q);
+  return pairs.sort((a, b) => likelihood(b) - likelihood(a)).filter((one, i) => !i || likelihood(one) >= VISIBLE);
+}
+// The one that is explained: the target, or what is likeliest before parts are switched off.
+const chosenPair = (pairs, target) => pairs.find(({ text }) => text === target) ?? pairs.reduce((a, b) => (b.p > a.p ? b : a));

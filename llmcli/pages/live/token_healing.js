@@ -22,24 +22,17 @@ function readText(text, tokenizer) {
 }
 
 // The end of a prompt that fits `space` tokens, as {head, tail}; `before` are all tokens before the tail, also those that do not fit.
-function splitPrompt({ head, tail }, space, bosIds) {
+// The model wrote the last `written` tokens of the head.
+function splitPrompt({ head, tail, written }, space, bosIds) {
   const ids = [...head, ...tail], room = Math.max(1, space), kept = room > 1 ? tail.slice(-(room - 1)) : [];
   const end = ids.length - kept.length;
   const before = ids.slice(0, end);
-  return { before, head: lastTokens(before, room - kept.length, bosIds), tail: kept };
-}
-
-// The last `count` tokens of a text, the first of them replaced by its beginning-of-text token if it has one: a model that saw
-// this token before every text in training predicts badly without it (attention sink).
-function lastTokens(ids, count, bosIds) {
-  const last = ids.slice(Math.max(0, ids.length - count));
-  if (1 < count && count < ids.length && bosIds.includes(ids[0])) last[0] = ids[0];
-  return last;
+  return { before, head: lastTokens(before, room - kept.length, bosIds), tail: kept, written };
 }
 
 // Best-first search for the token sequences that spell the tail of a prompt.
 class Search {
-  constructor(runtime, vocabulary, { before, head, tail }, inWord) {
+  constructor(runtime, vocabulary, { before, head, tail, written }, inWord) {
     Object.assign(this, { runtime, vocabulary, before, head, inWord });
     this.aligned = []; // sequences that end with the prompt: {logprob, path, logits}
     this.crossing = []; // sequences whose last token extends beyond the prompt: {logprob, path, inside, token}
@@ -50,12 +43,12 @@ class Search {
     this.text = tail.map((id) => vocabulary.tokens[id]).join("");
     this.state = vocabulary.stateAfterTokens(head); // of the UTF-8 decoder where the tail begins
     this.endState = tail.length ? START : this.state; // ... and ends
-    this.readOwn(tail);
+    this.readOwn(tail, written);
   }
 
   // Reads the prompt, and expands every prefix of the tail's own tokenization.
-  readOwn(tail) {
-    const rows = [this.runtime.read(this.head.slice(this.runtime.reuse(this.head)))];
+  readOwn(tail, written) {
+    const rows = [this.runtime.read(this.head.slice(this.runtime.begin(this.head, written)))];
     if (tail.length) rows.push(...this.runtime.read(tail, { every: true }));
     this.evaluations = tail.length ? 2 : 1;
     let logprob = 0, spelled = 0;

@@ -29,9 +29,9 @@ function open({ data, weights }) {
   chat = data.chat;
 }
 
-// A text as a prompt; `ids` are its tokens if the model wrote it, `prefix` of which come before the text.
-function promptOf({ text, ids, prefix }) {
-  if (ids) return { head: ids, tail: [], inWord: false, prefix };
+// A text as a prompt; `ids` are its tokens if the model wrote the last `written` of them; `prefix` of them come before the text.
+function promptOf({ text, ids, prefix, written }) {
+  if (ids) return { head: ids, tail: [], inWord: false, prefix, written };
   return readText(text, tokenizer);
 }
 
@@ -63,16 +63,16 @@ function lensOf(fits, prediction, hasCache) {
 
 const jobs = {
   // What may follow a text, in words or in tokens.
-  async *next({ text, ids, prefix, settings, unit }, check) {
-    const prompt = promptOf({ text, ids, prefix }), all = [...prompt.head, ...prompt.tail];
+  async *next({ settings, unit, ...state }, check) {
+    const prompt = promptOf(state), all = [...prompt.head, ...prompt.tail];
     yield { tokens: { ids: all, prefix: prompt.prefix, labels: all.slice(prompt.prefix).map((id) => tokenizer.label(id)) } };
     if (unit === "tokens") return yield answerOf((await nextTokens(runtime, vocabulary, prompt, settings, check)).map(shownToken));
-    for await (const words of nextWords(runtime, vocabulary, prompt, settings, check, text || "\n")) yield answerOf(words);
+    for await (const words of nextWords(runtime, vocabulary, prompt, settings, check)) yield answerOf(words);
   },
 
   // Continues a text by up to `count` tokens.
-  async *generate({ text, ids, prefix, settings, count }, check) {
-    const prompt = promptOf({ text, ids, prefix }), decoder = newDecoder();
+  async *generate({ settings, count, ...state }, check) {
+    const prompt = promptOf(state), decoder = newDecoder();
     for await (const { end, ids: all, added } of generate(runtime, vocabulary, prompt, settings, check)) {
       if (end) return yield { end };
       yield { piece: decoder.decode(byteArray(added), { stream: true }), ids: all, prefix: prompt.prefix };
@@ -80,18 +80,24 @@ const jobs = {
     }
   },
 
-  // What happens inside a prediction without some parts of the model: of the text `target`, or of the most likely one.
-  async *inside({ without, target, ...text }, check) {
-    const prompt = promptOf(text), before = await nextTokens(runtime, vocabulary, prompt, PLAIN, check);
+  // What happens inside a prediction without some parts of the model: the first token of the word `target`, or of the likeliest.
+  async *inside({ without, target, ...state }, check) {
+    const prompt = promptOf(state), runtimes = without.length ? [runtime, changed] : [changed], tokens = [], words = [];
     switchOff(changed, without);
     switchOff(recording.runtime, without);
-    const after = without.length ? await nextTokens(changed, vocabulary, prompt, PLAIN, check) : before;
-    const both = pairs(before.map(shownToken), after.map(shownToken)), chosen = both.find(({ text }) => text === target) ?? both[0];
-    const { ids, token, tail, fits } = placeOf(prompt, before.find((one) => shownToken(one).text === chosen.text) ?? before[0]);
-    yield { pairs: both, chosen, token: tokenizer.label(token), tail: toText(tail), entropy: entropy(after) };
+    for (const one of runtimes) tokens.push(await nextTokens(one, vocabulary, prompt, PLAIN, check));
+    const searches = runtimes.map((one) => nextWords(one, vocabulary, prompt, PLAIN, check)), after = tokens.at(-1);
+    for (const search of searches) words.push((await search.next()).value);
+    const found = () => pairs(...[0, runtimes.length - 1].map((i) => wordsOr(words[i], tokens[i]))), quick = found();
+    const chosen = chosenPair(quick, target), { ids, token, tail, fits } = placeOf(prompt, chosen.place);
+    const answer = { chosen, token: tokenizer.label(token), tail: toText(tail), entropy: entropy(after) };
+    yield { ...answer, pairs: quick };
     await recording.read(ids, check);
     const { first } = recording, labels = ids.slice(first).map((id) => tokenizer.label(id));
     yield { labels, lens: lensOf(fits, after, changed.cache), attribution: recording.attribution(token) };
+    for (const [i, search] of searches.entries()) for await (const more of search) words[i] = more;
+    const all = found();
+    yield { ...answer, pairs: all, chosen: all.find(({ text }) => text === chosen.text) ?? chosen };
     const bits = labels.map(() => null);
     changed.rewind(); // its network is used without the cache
     for await (const [position, lost] of effects(changed.model, ids, token, fits, check)) bits[position - first] = lost;
@@ -109,7 +115,7 @@ const jobs = {
       lenses.push({ token: tokenizer.label(token), lens: lensOf(fits, found, changed.cache) });
     }
     yield { lenses };
-    const searches = prompts.map((prompt, i) => nextWords(runtimes[i], vocabulary, prompt, PLAIN, check, texts[i].text || "\n"));
+    const searches = prompts.map((prompt, i) => nextWords(runtimes[i], vocabulary, prompt, PLAIN, check));
     for (let open = [0, 1]; open.length;) { // in turn
       for (const i of open) {
         const { value, done } = await searches[i].next();
@@ -135,10 +141,11 @@ const jobs = {
 };
 
 // What else the model could have written in the place of a token.
-function alternatives({ ids, prefix, position }) {
+function alternatives({ prefix, position, ...state }) {
+  const { ids } = state;
   if (position === 0) return { choices: [] };
   const before = lastTokens(ids.slice(0, position), alternativesRuntime.context, tokenizer.bos_ids);
-  const logits = alternativesRuntime.read(before.slice(alternativesRuntime.reuse(before)));
+  const logits = alternativesRuntime.read(before.slice(alternativesRuntime.begin(before, writtenBefore(position, state))));
   const probabilities = samplingProbabilities(vocabulary.maskLogits(logits, vocabulary.stateAfterTokens(before)), PLAIN);
   const ranked = [...probabilities.keys()].sort((a, b) => probabilities[b] - probabilities[a]);
   const start = ids.slice(prefix, position).map((id) => tokenizer.tokens[id]).join("");
@@ -158,19 +165,21 @@ const atOnce = {
   attention: ({ position, layer, head }) => ({
     weights: recording.attention(position, layer, head), strongest: recording.strongest(position),
   }),
-  // How likely each token of a text was; of a long text, as many at the end as the context holds, each after at least half a context.
-  color({ ids, prefix }) {
-    const { context } = alternativesRuntime, half = Math.ceil(context / 2), isLong = ids.length > context, marks = ids.map(() => null);
-    for (const start of isLong ? [Math.max(0, ids.length - context - half), ids.length - context] : [0]) {
+  // How likely each token of a text was.
+  color({ prefix, ...state }) {
+    const { ids } = state, { context, model } = alternativesRuntime, marks = ids.map(() => null);
+    const windows = colorWindows(ids.length, context, model.config.parameters);
+    for (const { start, from, end } of windows) {
+      const window = lastTokens(ids.slice(0, end), end - start, tokenizer.bos_ids);
       alternativesRuntime.rewind();
-      const rows = alternativesRuntime.read(lastTokens(ids.slice(0, start + context), context, tokenizer.bos_ids), { every: true });
-      for (let i = start + (start ? half : 1); i < Math.min(ids.length, start + context); i++) {
+      alternativesRuntime.begin(window, writtenBefore(end, state));
+      const rows = alternativesRuntime.read(window, { every: true });
+      for (let i = from; i < end; i++) {
         const allowed = vocabulary.maskLogits(rows[i - start - 1], vocabulary.stateAfterTokens(ids.slice(start, i)));
         marks[i] = { probability: samplingProbabilities(allowed, PLAIN)[ids[i]] };
       }
     }
-    const legend = isLong ? ["longProbabilityLegend", { count: context }] : ["probabilityLegend"];
-    return { marks: marks.map((one, i) => (i < ids.length - context ? null : one)).slice(prefix), legend };
+    return { marks: marks.slice(prefix), legend: colorLegend(ids.length, windows) };
   },
 };
 

@@ -96,6 +96,7 @@ def page_facts(call: Call) -> JsonObject:
         "experts": model.experts,
         "ngram_cache": has_cache,
         "prefix_space": model.tokenizer.adds_prefix_space,
+        "bos_ids": model.tokenizer.bos_ids,
         "beginning": Prompt.of("", model.tokenizer).ids,
     }
 
