@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, overload
@@ -296,7 +297,7 @@ class Model:
 
         if isinstance(prompt, str):
             beginning = Prompt.of(_text(prompt, "prompt"), self.tokenizer)
-            return [*score_continuations(self.runtime.fork(), self.tokenizer, beginning, texts)]
+            return [*chain.from_iterable(score_continuations(self.runtime.fork(), self.tokenizer, beginning, texts))]
         messages = _messages(prompt)
         assistant = self._take_assistant()
         try:

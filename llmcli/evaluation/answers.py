@@ -17,7 +17,7 @@ from llmcli.errors import LLMError
 from llmcli.evaluation import evaluator
 from llmcli.evaluation.evaluator import OnProgress, Score, ScoreWindows
 from llmcli.models.logits import check_finite
-from llmcli.models.runtime import Ints, Scorer
+from llmcli.models.runtime import Ints, Scorer, padded_batches
 
 
 def spread(conversations: ConversationTokens, max_tokens: float = math.inf) -> list[int]:
@@ -31,7 +31,7 @@ def evaluate_answers(
     tokens: ConversationTokens, indices: Sequence[int], byte_lengths: Ints, score: ScoreWindows, batch_tokens: int
 ) -> Iterator[tuple[Sequence[int], Score]]:
     """Like `evaluate_windows`, for the answers in some conversations."""
-    for batch in _batches(tokens.lengths, indices, batch_tokens):
+    for batch in padded_batches(tokens.lengths, indices, batch_tokens):
         spans = [tokens.span(index) for index in batch]
         ids = evaluator.padded([tokens.ids[span] for span in spans], np.int64)
         loss_mask = evaluator.padded([tokens.loss_mask[span] for span in spans], bool)
@@ -66,18 +66,3 @@ def measure_answers(
     total = evaluator.total_score(batches, len(tokens), on_progress)
     check_finite(total.nats)
     return AnswerScore(total, len(tokens), truncated, len(conversations) - len(tokens))
-
-
-def _batches(lengths: Ints, indices: Sequence[int], batch_tokens: int) -> Iterator[Sequence[int]]:
-    """Yield consecutive indices of conversations that have at most `batch_tokens` tokens when padded to the longest."""
-    batch: list[int] = []
-    width = 0
-    for index in indices:
-        width_with_it = max(width, int(lengths[index]))
-        if batch and (len(batch) + 1) * width_with_it > batch_tokens:
-            yield batch
-            batch, width_with_it = [], int(lengths[index])
-        batch.append(index)
-        width = width_with_it
-    if batch:
-        yield batch

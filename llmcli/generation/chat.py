@@ -8,7 +8,7 @@ after the longest prefix shared with the cache are processed.
 import json
 import re
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -121,16 +121,26 @@ class Assistant:
             self._length = self.runtime.length
 
     def score(
-        self, messages: Sequence[Message], answers: Sequence[str], *, only_likely: bool = False
+        self,
+        messages: Sequence[Message],
+        answers: Sequence[str],
+        *,
+        only_likely: bool = False,
+        check: Callable[[], None] = lambda: None,
     ) -> list[ScoredText]:
         """Score each of some answers to messages that end with a user message (choices.py), or `only_likely` ones.
-        Raises LLMError as `answer` does, and for an answer that does not fit the context."""
+        `check` is called before each batch of answers and may raise an exception. Raises LLMError as `answer` does, and
+        for an answer that does not fit the context."""
         ids, _ = self._fit(messages, 1 + max(len(self.tokenizer.encode(answer)) for answer in answers))
+        scores: list[ScoredText] = []
         try:
             for _ in self._read(ids):
                 pass
-            scored = score_likely_answers if only_likely else score_answers
-            return [*scored(self.runtime, self.tokenizer, ids, answers, self._stop_ids)]
+            score = score_likely_answers if only_likely else score_answers
+            for batch in score(self.runtime, self.tokenizer, ids, answers, self._stop_ids):
+                check()
+                scores += batch
+            return scores
         except BaseException:  # as in `answer`
             self.runtime.rewind()
             raise

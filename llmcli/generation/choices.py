@@ -4,7 +4,9 @@ continuation of a text.
 An answer is tokenized as in training, and closed: its probability is that of its tokens, times that of any token that
 ends an answer. A continuation may go on, so its probability is that of all texts that begin with prompt + continuation,
 given those that begin with the prompt. It is summed over tokenizations, as in token_healing.py: the text's own and the
-most likely others, including tokens that cross the prompt's end or the continuation's. V = vocabulary size.
+most likely others, including tokens that cross the prompt's end or the continuation's.
+
+The prompt is processed once; then batches of texts continue its KV cache. V = vocabulary size.
 """
 
 import math
@@ -17,9 +19,11 @@ from llmcli.data.tokenizers.tokenizer import Tokenizer, check_unicode
 from llmcli.errors import LLMError, brief, usage
 from llmcli.generation.token_healing import NEGLIGIBLE, Prompt, TokenizationSearch, default_evaluations
 from llmcli.models.logits import log_softmax, softmax
-from llmcli.models.runtime import Doubles, Runtime
+from llmcli.models.ngram_runtime import exclude_written
+from llmcli.models.runtime import PREFILL_CHUNK, Array, Doubles, Runtime, padded_batches
 
 UNLIKELY = 0.01  # relative to the most likely answer
+BATCH_TOKENS = PREFILL_CHUNK  # tokens of several texts, padded to the longest, that are processed at a time
 
 
 @dataclass(frozen=True)
@@ -59,48 +63,80 @@ def ranked(scored: Sequence[ScoredText]) -> list[tuple[ScoredText, float]]:
 
 def score_answers(
     runtime: Runtime, tokenizer: Tokenizer, ids: Sequence[int], answers: Sequence[str], end_ids: Collection[int]
-) -> Iterator[ScoredText]:
-    """Score each of some answers after the tokens `ids`, given that one of `end_ids` follows it. The runtime's cache
-    begins with all of `ids` except the last. Raises LLMError for an answer that does not fit the context."""
-    for text in answers:
-        yield _score_answer(runtime, tokenizer, ids, text, end_ids)[0]
+) -> Iterator[list[ScoredText]]:
+    """Score each of some answers after the tokens `ids`, given that one of `end_ids` follows it; yields a batch at a
+    time. The runtime's cache begins with all of `ids` except the last. Raises LLMError for an answer that does not fit
+    the context."""
+    encoded = [tokenizer.encode(text) for text in answers]
+    for text, answer in zip(answers, encoded, strict=True):
+        if len(ids) + len(answer) > runtime.context:
+            raise _too_long(text, len(answer), len(ids), runtime.context)
+    first = _after_prompt(runtime, ids)
+    for batch in padded_batches([*map(len, encoded)], range(len(encoded)), BATCH_TOKENS):
+        rows = _next_logprobs(runtime, tokenizer, first, [encoded[i] for i in batch])
+        yield [_scored(answers[i], encoded[i], row, end_ids) for i, row in zip(batch, rows, strict=True)]
 
 
 def score_likely_answers(
     runtime: Runtime, tokenizer: Tokenizer, ids: Sequence[int], answers: Sequence[str], end_ids: Collection[int]
-) -> Iterator[ScoredText]:
+) -> Iterator[list[ScoredText]]:
     """Like `score_answers`, most likely beginnings first, without answers that do not fit the context, or that are less
     than UNLIKELY times as likely as the best one: an answer is scored only while its bound, the probability of its
     beginning, leaves that open."""
     encoded = [tokenizer.encode(text) for text in answers]
-    runtime.rewind(len(ids) - 1)
-    first = log_softmax(runtime.logits(ids[-1:])[0][: len(tokenizer.token_bytes)])
-    space, best = runtime.context - len(ids), -math.inf
-    bounds = np.array([first[answer[0]] if len(answer) <= space else -math.inf for answer in encoded])
-    while bounds[chosen := int(bounds.argmax())] > best + math.log(UNLIKELY):
-        scored, logprobs = _score_answer(runtime, tokenizer, ids, answers[chosen], end_ids)
-        known = encoded[chosen]
-        totals = np.cumsum([0.0, *(row[token] for row, token in zip(logprobs, known, strict=False))])
-        for i, answer in enumerate(encoded):
-            n = next((n for n, pair in enumerate(zip(answer, known, strict=False)) if pair[0] != pair[1]), None)
-            n = min(len(answer), len(known)) if n is None else n
-            bounds[i] = min(bounds[i], totals[n] + (logprobs[n][answer[n]] if n < len(answer) else 0.0))
-        bounds[chosen], best = -math.inf, max(best, scored.logprob)
-        yield scored
+    lengths, space, best = [*map(len, encoded)], runtime.context - len(ids), -math.inf
+    first = _after_prompt(runtime, ids)
+    logprobs = log_softmax(first[: len(tokenizer.token_bytes)])
+    bounds = np.array([logprobs[answer[0]] if len(answer) <= space else -math.inf for answer in encoded])
+    while True:
+        order = [i for i in np.argsort(-bounds, kind="stable").tolist() if bounds[i] > best + math.log(UNLIKELY)]
+        batch = next(padded_batches(lengths, order, BATCH_TOKENS), None)
+        if batch is None:
+            return
+        scores, logprobs_of = [], _next_logprobs(runtime, tokenizer, first, [encoded[i] for i in batch])
+        for chosen, rows in zip(batch, logprobs_of, strict=True):
+            scores.append(_scored(answers[chosen], encoded[chosen], rows, end_ids))
+            _lower(bounds, encoded, encoded[chosen], rows)
+            best = max(best, scores[-1].logprob)
+        bounds[batch] = -math.inf
+        yield scores
 
 
-def _score_answer(
-    runtime: Runtime, tokenizer: Tokenizer, ids: Sequence[int], text: str, end_ids: Collection[int]
-) -> tuple[ScoredText, list[Doubles]]:
-    """Return the score, and the log probabilities [V] of the next token after `ids` and each token of the answer."""
-    answer, V = tokenizer.encode(text), len(tokenizer.token_bytes)
-    if len(ids) + len(answer) > runtime.context:
-        raise _too_long(text, len(answer), len(ids), runtime.context)
+def _lower(bounds: Doubles, encoded: Sequence[list[int]], known: list[int], rows: Sequence[Doubles]) -> None:
+    """Lower the bounds of answers that begin as the `known` one does, after whose tokens the next has `rows`."""
+    totals = np.cumsum([0.0, *(row[token] for row, token in zip(rows, known, strict=False))])
+    for i, answer in enumerate(encoded):
+        n = next((n for n, pair in enumerate(zip(answer, known, strict=False)) if pair[0] != pair[1]), None)
+        n = min(len(answer), len(known)) if n is None else n
+        bounds[i] = min(bounds[i], totals[n] + (rows[n][answer[n]] if n < len(answer) else 0.0))
+
+
+def _after_prompt(runtime: Runtime, ids: Sequence[int]) -> Array:
+    """Process the last token of a prompt, after the others in the cache; return the logits [V] after it."""
     runtime.rewind(len(ids) - 1)
-    logprobs = [log_softmax(row[:V]) for row in runtime.logits([ids[-1], *answer])]
+    return runtime.prefill(ids[-1:])
+
+
+def _next_logprobs(
+    runtime: Runtime, tokenizer: Tokenizer, first: Array, answers: Sequence[list[int]]
+) -> Iterator[list[Doubles]]:
+    """Yield for each answer the log probabilities [V] of the next token after the prompt, whose logits are `first`, and
+    after each token of the answer."""
+    V = len(tokenizer.token_bytes)
+    for rows in _logits_after(runtime, answers):
+        yield [log_softmax(row[:V]) for row in (first, *rows)]
+
+
+def _scored(text: str, answer: list[int], logprobs: Sequence[Doubles], end_ids: Collection[int]) -> ScoredText:
     total = math.fsum(float(row[token]) for row, token in zip(logprobs, answer, strict=False))
-    end = float(np.logaddexp.reduce(logprobs[-1][list(end_ids)]))
-    return ScoredText(text, total + end, len(answer) + 1), logprobs
+    return ScoredText(text, total + float(np.logaddexp.reduce(logprobs[-1][list(end_ids)])), len(answer) + 1)
+
+
+def _logits_after(runtime: Runtime, texts: Sequence[list[int]]) -> list[list[Array]]:
+    """Return the logits [V] after each token of texts that continue the cache, some of which may have no tokens."""
+    with_tokens = [ids for ids in texts if ids]
+    rows = iter([*runtime.continuation_logits(with_tokens)] if with_tokens else ())
+    return [[*next(rows)] if ids else [] for ids in texts]
 
 
 def score_continuations(
@@ -111,10 +147,11 @@ def score_continuations(
     *,
     reserve: int = 0,
     cached: int = 0,
-) -> Iterator[ScoredText]:
-    """Score each of some continuations of a prompt. Of a long prompt, only the end is used, so that `reserve` tokens of
-    the context stay free. The runtime's cache begins with the first `cached` tokens of the prompt's head, but not all
-    of it. Raises LLMError for a continuation that does not fit the context."""
+) -> Iterator[list[ScoredText]]:
+    """Score each of some continuations of a prompt; yields a batch at a time, and [] in between, each after little
+    more time than a chunk of a prompt takes. Of a long prompt, only the end is used, so that `reserve` tokens of the
+    context stay free. The runtime's cache begins with the first `cached` tokens of the prompt's head, but not all of
+    it. Raises LLMError for a continuation that does not fit the context."""
     lengths = [len(tokenizer.encode(text)) for text in continuations]
     longest = max(lengths)
     space = runtime.context - reserve - longest - 1  # one more, since other tokenizations may be longer
@@ -123,19 +160,38 @@ def score_continuations(
     head, tail = prompt.split(space, tokenizer.bos_ids)
     cached = cached if len(prompt.ids) <= space else 0
     beginning = b"".join(tokenizer.token_bytes[token] for token in tail)
+    spelled = [tail]
+    for text in continuations:
+        spelled.append(_spelling(tokenizer, tail, text, beginning + text.encode("utf-8")))
+    runtime.rewind(cached)
+    exclude_written(runtime, len(head), prompt.written)
+    first = runtime.prefill(head[cached:])
+    of_prompt = 0.0
+    for batch in padded_batches([*map(len, spelled)], range(len(spelled)), BATCH_TOKENS):
+        searches = [TokenizationSearch(runtime, tokenizer.vocabulary, head, spelled[i]) for i in batch]
+        for search, rows in zip(searches, _logits_after(runtime, [spelled[i] for i in batch]), strict=True):
+            search.begin([first, *rows])
+        for _ in _run_together(runtime, searches):
+            yield []
+        # the log probability, after the head, of all token sequences that begin with the bytes of `spelled`
+        totals = dict(zip(batch, (search.log_total for search in searches), strict=True))
+        of_prompt = totals.pop(0, of_prompt)
+        yield [ScoredText(continuations[i - 1], total - of_prompt, lengths[i - 1]) for i, total in totals.items()]
 
-    def log_probability(spelling: list[int]) -> float:
-        """Return the log probability, after the head, of all token sequences that begin with the spelling's bytes."""
-        nonlocal cached
-        search = TokenizationSearch(runtime, tokenizer.vocabulary, head, spelling, cached, prompt.written)
-        search.run(default_evaluations(runtime), NEGLIGIBLE)
-        cached = len(head) - 1
-        return search.log_total
 
-    of_prompt = log_probability(tail)
-    for text, length in zip(continuations, lengths, strict=True):
-        data = beginning + text.encode("utf-8")
-        yield ScoredText(text, log_probability(_spelling(tokenizer, tail, text, data)) - of_prompt, length)
+def _run_together(runtime: Runtime, searches: Sequence[TokenizationSearch]) -> Iterator[None]:
+    """Run searches with the same head, which is in the runtime's cache, as `TokenizationSearch.run` does; yields after
+    each batch."""
+    most = default_evaluations(runtime)
+    while True:
+        followed = [(search, path) for search in searches if (path := search.next_path(most, NEGLIGIBLE))]
+        if not followed:
+            return
+        for batch in padded_batches([len(path) for _, path in followed], range(len(followed)), BATCH_TOKENS):
+            paths = [followed[i][1] for i in batch]
+            for i, rows in zip(batch, runtime.continuation_logits(paths), strict=True):
+                followed[i][0].follow(rows[-1])
+            yield
 
 
 def _spelling(tokenizer: Tokenizer, tail: list[int], text: str, data: bytes) -> list[int]:

@@ -2,7 +2,8 @@
 
 The score of a known answer is the similarity of the question to the most similar training question with that answer,
 plus ANSWER_WEIGHT times the question's similarity to the answer itself, plus `network_weight` times the network's
-probability of the answer. Similarity is the cosine of the TF-IDF vectors of character n-grams inside words.
+probability of the answer among the NEAREST ones by these two. Similarity is the cosine of the TF-IDF vectors of
+character n-grams inside words.
 tests/benchmarks/faq.py measures what each part adds.
 """
 
@@ -10,7 +11,7 @@ import math
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,6 +28,7 @@ from llmcli.generation.generator import Piece
 from llmcli.models.runtime import Doubles
 
 ANSWER_WEIGHT = 0.5
+NEAREST = 20  # answers scored by the network: the time for a question does not grow with their number
 LENGTHS, UNSPACED_LENGTHS = range(2, 5), range(1, 4)  # of n-grams, in characters; without spaces between words
 _WORD = re.compile(r"\w+")
 _KANA, _UNSPACED = re.compile("[ぁ-ヿ]"), re.compile("[ぁ-ヿ一-鿿]")
@@ -109,12 +111,15 @@ class AnswerFinder:
         questions, answers = zip(*known.pairs, strict=True)
         self.answers: list[str] = list(dict.fromkeys(answers))
         self._index = TextIndex([*questions, *self.answers])
-        places = {answer: i for i, answer in enumerate(self.answers)}
-        self._answer_of = np.array([places[answer] for answer in answers])
+        self._places = {answer: i for i, answer in enumerate(self.answers)}
+        self._answer_of = np.array([self._places[answer] for answer in answers])
         self._network_weight = known.network_weight
 
-    def find(self, assistant: Assistant, messages: Sequence[Message]) -> Answer:
-        """Choose an answer to messages that end with a user message. Raises LLMError, as `Assistant.score`."""
+    def find(
+        self, assistant: Assistant, messages: Sequence[Message], check: Callable[[], None] = lambda: None
+    ) -> Answer:
+        """Choose an answer to messages that end with a user message. Raises LLMError as `Assistant.score` does, which
+        explains `check`."""
         if messages[-1].role != "user":
             raise LLMError("a conversation must end with a user message, to be answered")
         similarities, count = self._index.similarities(messages[-1].content), len(self._answer_of)
@@ -122,10 +127,11 @@ class AnswerFinder:
         of_questions = np.zeros(len(scores))
         np.maximum.at(of_questions, self._answer_of, similarities[:count])
         scores += of_questions
-        scored_answers = assistant.score(messages, self.answers, only_likely=True) if self._network_weight else []
-        if scored_answers:
-            for scored, probability in ranked(scored_answers):
-                scores[self.answers.index(scored.text)] += self._network_weight * probability
+        if self._network_weight:
+            nearest = [self.answers[i] for i in np.argsort(-scores, kind="stable")[:NEAREST].tolist()]
+            likely = assistant.score(messages, nearest, only_likely=True, check=check)
+            for scored, probability in ranked(likely) if likely else ():
+                scores[self._places[scored.text]] += self._network_weight * probability
         best = int(scores.argmax())
         confidence = min(1.0, float(scores[best]))
         return Answer(self.answers[best], confidence, confidence >= self._least)

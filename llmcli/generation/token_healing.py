@@ -136,7 +136,8 @@ def read_prompt(
     if max_evaluations is None:
         max_evaluations = default_evaluations(runtime)
     head, tail = prompt.split(runtime.context - reserve, tokenizer.bos_ids)
-    search = TokenizationSearch(runtime, tokenizer.vocabulary, head, tail, cached, prompt.written)
+    search = TokenizationSearch(runtime, tokenizer.vocabulary, head, tail)
+    search.read(cached, prompt.written)
     unexplored = search.run(max_evaluations, negligible)
     return FirstToken(search, prompt.ids[: len(prompt.ids) - len(tail)], prompt.in_word, unexplored)
 
@@ -285,11 +286,8 @@ class _Group:
 class TokenizationSearch:
     """Best-first search for token sequences that spell the bytes of a tail."""
 
-    def __init__(
-        self, runtime: Runtime, vocabulary: Vocabulary, head: list[int], tail: list[int], cached: int, written: int = 0
-    ) -> None:
-        """The runtime's cache begins with the first `cached` tokens of `head`, but not all of it. The model wrote the
-        last `written` tokens of `head`."""
+    def __init__(self, runtime: Runtime, vocabulary: Vocabulary, head: list[int], tail: list[int]) -> None:
+        """The search begins with `read` or `begin`."""
         self.vocabulary = vocabulary
         # sequences that end with the prompt: (log probability, tokens, logits [V] after them)
         self.aligned: list[tuple[float, Path, Array]] = []
@@ -300,23 +298,30 @@ class TokenizationSearch:
         self.space = runtime.context - len(head)  # for tokens after the head
         self.evaluations = 0  # number of evaluations so far
         self._open: list[tuple[float, Path, int]] = []  # heap of sequences to follow: (-logprob, tokens, bytes spelled)
+        self._followed = 0.0, Path(), 0  # the last one taken from the heap
         self._log_too_long = -math.inf  # log probability of sequences that do not fit the context
-        self._runtime, self._head_length = runtime, len(head)
+        self._runtime, self._head, self._tail = runtime, head, tail
         self._cached = Path()  # tokens after the head in the runtime's cache
         self._text = b"".join(vocabulary.token_bytes[token] for token in tail)
         # UTF-8 decoder state at the beginning of the text, and at its end
         self._state = state_between(b"".join(vocabulary.token_bytes[token] for token in head[-4:]))
         self.end_state = START if tail else self._state
-        runtime.rewind(cached)
-        exclude_written(runtime, len(head), written)
-        self._read(head[cached:], tail)
 
-    def _read(self, head: list[int], tail: list[int]) -> None:
-        """Process the rest of the head and the tail, and expand every prefix of the tail's own tokenization."""
-        rows = [self._checked(self._runtime.prefill(head))]
-        if tail:
-            rows += [self._checked(row) for row in self._runtime.logits(tail)]
-            self._cached = tuple(tail)
+    def read(self, cached: int, written: int = 0) -> None:
+        """Process head and tail; the runtime's cache begins with the first `cached` tokens of the head, but not all of
+        it. The model wrote the last `written` tokens of the head."""
+        self._runtime.rewind(cached)
+        exclude_written(self._runtime, len(self._head), written)
+        rows = [self._runtime.prefill(self._head[cached:])]
+        if self._tail:
+            rows += [*self._runtime.logits(self._tail)]
+            self._cached = tuple(self._tail)
+        self.begin(rows)
+
+    def begin(self, rows: Sequence[Array]) -> None:
+        """Expand every prefix of the tail's own tokenization, given the logits [V] after the head and each token of the
+        tail."""
+        tail, rows = self._tail, [self._checked(row) for row in rows]
         self.evaluations = 1 + bool(tail)
         logprob, spelled = 0.0, 0
         for count, row in enumerate(rows):
@@ -329,30 +334,44 @@ class TokenizationSearch:
             self.aligned, self.log_total = [(0.0, tuple(tail), rows[-1])], 0.0
 
     def run(self, max_evaluations: int, negligible: float) -> float:
-        """Follow the most likely sequences while one has more than a negligible share of the total. Returns the maximum
-        share of the probability that the others may have."""
-        while self.evaluations < max_evaluations and self._open:
-            cost, path, spelled = self._open[0]
-            if math.exp(min(0.0, -cost - self.log_total)) <= negligible:
-                break
-            heapq.heappop(self._open)
-            self._expand(-cost, path, spelled, self.logits_after(path))
+        """Follow the most likely sequences. Returns the maximum share of the probability that the others may have."""
+        while (path := self.next_path(max_evaluations, negligible)) is not None:
+            self.follow(self._evaluate(path))
         left = np.logaddexp.reduce([-cost for cost, _, _ in self._open], initial=self._log_too_long)
         return float(np.exp(left - np.logaddexp(left, self.log_total))) if left > -np.inf else 0.0
 
+    def next_path(self, max_evaluations: int, negligible: float) -> Path | None:
+        """Return the most likely sequence to evaluate and `follow`, if it has more than a negligible share of the
+        total and fewer than `max_evaluations` were evaluated."""
+        if self.evaluations >= max_evaluations or not self._open:
+            return None
+        if math.exp(min(0.0, -self._open[0][0] - self.log_total)) <= negligible:
+            return None
+        self._followed = heapq.heappop(self._open)
+        self.evaluations += 1
+        return self._followed[1]
+
+    def follow(self, logits: Array) -> None:
+        """Continue the last sequence of `next_path`, given the logits [V] after the head and its tokens."""
+        cost, path, spelled = self._followed
+        self._expand(-cost, path, spelled, self._checked(logits))
+
     def logits_after(self, path: Path) -> Array:
         """Return the logits [V] after the head and the tokens of `path`, at least one."""
-        self._runtime.rewind(self._head_length)
-        self._cached = path
         self.evaluations += 1
-        return self._checked(self._runtime.prefill(path))
+        return self._checked(self._evaluate(path))
+
+    def _evaluate(self, path: Path) -> Array:
+        self._runtime.rewind(len(self._head))
+        self._cached = path
+        return self._runtime.prefill(path)
 
     def process(self, path: Path) -> None:
         """Bring the runtime's cache to the head and the tokens of `path`."""
         if path and path != self._cached:
             self.logits_after(path)
         elif not path:
-            self._runtime.rewind(self._head_length)
+            self._runtime.rewind(len(self._head))
 
     def _checked(self, logits: Array) -> Array:
         row = logits[: len(self.vocabulary)]  # a model may have rows that no token uses

@@ -6,7 +6,7 @@ Tokens that the model generates (`step`) are not counted in the cache, because t
 B, T, V = batch, tokens, vocabulary size.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -68,12 +68,14 @@ class NgramRuntime(Runtime):
         return np.stack([runtime._after_step(token, row) for runtime, token, row in rows])
 
     def logits(self, ids: Sequence[int]) -> Array:
-        rows = []
-        logits = self.network.logits(ids)
-        for token, row, shares in zip(ids, logits, self._shares(len(ids)), strict=True):
-            self._extend((token,))
-            rows.append(self.cache.mix(row, shares))
-        return np.stack(rows)
+        return self._extend_and_mix(ids, self.network.logits(ids))
+
+    def continuation_logits(self, texts: Sequence[Sequence[int]]) -> Iterator[Array]:
+        """See `Runtime`. The tokens of a text count in the cache, as in a prompt, until the next text."""
+        length = len(self.cache)
+        for ids, logits in zip(texts, self.network.continuation_logits(texts), strict=True):
+            yield self._extend_and_mix(ids, logits)
+            self.cache.drop(length)
 
     def score(self, ids: Ints) -> Scores:
         """See `Runtime`; a token is correct if the network ranks it first."""
@@ -93,6 +95,14 @@ class NgramRuntime(Runtime):
         for token in ids[known:]:
             self.cache.append(token, counts=not known)
         self._ahead -= known
+
+    def _extend_and_mix(self, ids: Sequence[int], logits: Array) -> Array:
+        """Add tokens [T] to the cache; return the logits [T, V] of the mixture, given the network's."""
+        rows = []
+        for token, row, shares in zip(ids, logits, self._shares(len(ids)), strict=True):
+            self._extend((token,))
+            rows.append(self.cache.mix(row, shares))
+        return np.stack(rows)
 
     def _after_step(self, token: int, logits: Array) -> Array:
         self.cache.append(token, counts=False)

@@ -20,9 +20,10 @@ F = intermediate size of a SwiGLU; E = experts; H, G = query heads, key-value he
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from functools import lru_cache
+from itertools import accumulate
 from typing import Protocol
 
 import numpy as np
@@ -75,6 +76,25 @@ class NumpyRuntime(KVCacheRuntime):
 
     def logits(self, ids: Sequence[int]) -> Array:
         return linear(self._process(ids), self._head)
+
+    def continuation_logits(self, texts: Sequence[Sequence[int]]) -> Iterator[Array]:
+        """See `Runtime`. Matrix products process all texts together, attention one text at a time: each overwrites the
+        keys and values of the one before, after those in the cache."""
+        first, longest = self.length, max(map(len, texts))
+        check_input(range(longest), first, self.context)
+        self._extend_rotations(first + longest)
+        self.cache.reserve(first + longest)
+        ends = list(accumulate(map(len, texts)))
+        spans = [slice(end - len(ids), end) for end, ids in zip(ends, texts, strict=True)]
+
+        def attend(layer: int, q: Array, k: Array, v: Array) -> Array:
+            window = self._layers[layer].window
+            cached = (self.cache.extend(layer, k[span], v[span]) for span in spans)
+            return np.concatenate([_attention(q[span], *kv, window) for span, kv in zip(spans, cached, strict=True)])
+
+        positions = np.concatenate([np.arange(first, first + len(ids)) for ids in texts])
+        x = self._final_norm(self._forward(np.concatenate(texts), positions, attend))
+        yield from np.split(linear(x, self._head), ends[:-1])
 
     def logit_lens(self, x: Array) -> Array:
         """Return the logits [T, V] of a residual stream [T, C], as if no layer followed (nostalgebraist 2020)."""

@@ -4,7 +4,7 @@ B, T, V = batch, tokens, vocabulary size.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -85,6 +85,14 @@ class Runtime(ABC):
         product depends on its shape."""
         return np.stack([runtime.step(token) for runtime, token in zip(runtimes, tokens, strict=True)])
 
+    def continuation_logits(self, texts: Sequence[Sequence[int]]) -> Iterator[Array]:
+        """Yield the logits [T, V] after each token of each of some texts, none of them empty, which continue the cache
+        independently of each other. Exhausting the iterator leaves the cache as it was."""
+        length = self.length
+        for ids in texts:
+            yield self.logits(ids)
+            self.rewind(length)
+
     def expert_weights(self) -> Array:
         """Return the weights [layers, experts] of the experts in sparse layers, or of the models in an ensemble (one
         layer), for the last token. Raises LLMError if they are not known."""
@@ -94,6 +102,21 @@ class Runtime(ABC):
 def step_batch(runtimes: Sequence[Runtime], tokens: Sequence[int]) -> Array:
     """Call `Runtime.step_batch`, or `step` for a single text."""
     return runtimes[0].step_batch(runtimes, tokens) if len(runtimes) > 1 else runtimes[0].step(tokens[0])[None]
+
+
+def padded_batches(lengths: Sequence[int] | Ints, indices: Iterable[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Yield consecutive indices of texts that have at most `batch_tokens` tokens when padded to the longest."""
+    batch: list[int] = []
+    width = 0
+    for index in indices:
+        width_with_it = max(width, int(lengths[index]))
+        if batch and (len(batch) + 1) * width_with_it > batch_tokens:
+            yield batch
+            batch, width_with_it = [], int(lengths[index])
+        batch.append(index)
+        width = width_with_it
+    if batch:
+        yield batch
 
 
 def check_context(tokens: int, context: int) -> None:

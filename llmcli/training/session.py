@@ -20,12 +20,19 @@ from llmcli.evaluation.compressors import Baseline
 from llmcli.evaluation.training_text import recorded_path
 from llmcli.formats import adapters, atomic_io, loading, training_stages
 from llmcli.formats.checkpoint import Checkpoint
-from llmcli.formats.training_record import AnswerShares, Memorization, TrainingRecord
+from llmcli.formats.training_record import TrainingRecord
+from llmcli.generation.known_answers import NEAREST
+from llmcli.models.open_runtime import open_trained
 from llmcli.models.torch import devices
 from llmcli.training.data.conversations import PreparedConversations
 from llmcli.training.data.held_out_questions import answer_questions
 from llmcli.training.data.inputs import Inputs
-from llmcli.training.data.known_answers import check_known_answers, store_known_answers
+from llmcli.training.data.known_answers import (
+    check_known_answers,
+    fit_min_confidence,
+    question_limits,
+    store_known_answers,
+)
 from llmcli.training.data.plain_text import find_plain_text
 from llmcli.training.data.prepare import Prepared, prepare
 from llmcli.training.data.run_data import RunData
@@ -36,7 +43,7 @@ from llmcli.training.files.output import Output
 from llmcli.training.files.resume import StoppedRun, text_fingerprint
 from llmcli.training.files.summary import summarize
 from llmcli.training.loop import trainer
-from llmcli.training.loop.clock import LOADING_SECONDS_PER_MILLION, Clock
+from llmcli.training.loop.clock import ASSUMED_COST, LOADING_SECONDS_PER_MILLION, Clock
 from llmcli.training.loop.correction import Correction, MeasuredSpeeds
 from llmcli.training.loop.events import Done, Event, Restarted, RunEvent, State
 from llmcli.training.loop.job import Job
@@ -56,8 +63,13 @@ MEASURED_SECONDS = 1.0  # minimum for measuring memorization if the run is late
 BASELINE_TIME_SHARE, BASELINE_SECONDS = 0.03, 9.99
 # time for greedy answers to held-out questions: a share of the time budget, and the minimum in seconds
 ANSWERS_TIME_SHARE, ANSWERS_SECONDS = 0.03, 0.5
+# the same for known answers, and the seconds for a question without its tokens
+KNOWN_ANSWERS_TIME_SHARE, QUESTION_SECONDS = 0.1, 0.01
 SAMPLE_PROMPT_CHARACTERS = 24
 ONE_PROCESS = Processes()
+# what a run does before the first step, and after the last one
+GENERATING, FITTING = "generating text with the base model", "fitting the minimum confidence of known answers"
+OnProgress = Callable[[str, float], None]
 PROCESS_GAIN = 0.85  # assumed gain in speed per additional process, relative to a single process
 # all other fields of a request are part of the identity of a run
 NOT_IN_IDENTITY = {"context_reason", "machine_reason", "processes", "shard", "threads"}
@@ -322,20 +334,22 @@ def run(
     *,
     stop: Callable[[], bool] = lambda: False,
     on_stop_request: Callable[[int], None] = lambda signal: None,
-    on_progress: Callable[[float], None] = lambda share: None,
+    on_progress: OnProgress = lambda task, share: None,
 ) -> Iterator[RunEvent | Result]:
     """Train and save the model: yields events, the last of which is the result. If the first steps run at a different
     speed than planned, the run may start over once with a model of another size.
 
     When `stop()` returns True, the run ends after the current step and saves the model. `on_stop_request` receives a
-    signal that reached another process, after which `stop` is called again. For `on_progress` see `Job`.
+    signal that reached another process, after which `stop` is called again. `on_progress` receives what the run does
+    before its first step or after the last one, and the completed share of it, 0 to 1.
     """
     prepared, output, correction = plan.prepared, plan.output, plan.correction
     baselines = _baselines(prepared)
     saved = StoppedRun(plan.identity, prepared.plan, prepared.tokenizer.to_json(), State({}, {}), prepared.max_bytes)
     saver = resume.StateSaver(output.resume_path, saved, plan.on_note)
     with hardware.explain_out_of_memory(), _leading(plan, stop, on_stop_request) as (leader, stop_anywhere):
-        train = partial(_train, save_due=saver.is_due, leader=leader, stop=stop_anywhere, on_progress=on_progress)
+        generating = partial(on_progress, GENERATING)
+        train = partial(_train, save_due=saver.is_due, leader=leader, stop=stop_anywhere, on_progress=generating)
         events = train(plan)
         while True:
             event = next(events)
@@ -345,7 +359,7 @@ def run(
                 if correction:
                     correction.pause()
             elif isinstance(event, Done):
-                _complete_record(event, plan, baselines, resumable=saver.resumable, stop=stop)
+                _complete_record(event, plan, baselines, resumable=saver.resumable, stop=stop, on_progress=on_progress)
                 file = output.save(event)
                 if not event.interrupted:  # even after a problem, which a resumed run would meet again
                     output.discard_resume_file()
@@ -436,7 +450,8 @@ def _reserve_seconds(prepared: Prepared, known_answers: bool = False) -> float:
         return 0.0
     measuring = MEMORIZATION_SECONDS_PER_MILLION * millions
     if prepared.conversations:
-        measuring = (1 + known_answers) * (LOADING_SECONDS_PER_MILLION * millions + _answers_seconds(budget))
+        measuring = LOADING_SECONDS_PER_MILLION * millions + _answers_seconds(budget)
+        measuring += _known_answers_seconds(prepared) if known_answers else 0.0
     return RESERVED_SECONDS + measuring + _saving_seconds(prepared.plan)
 
 
@@ -449,6 +464,20 @@ def _saving_seconds(plan: Plan) -> float:
 def _answers_seconds(budget: float | None) -> float:
     """Return the seconds for greedy answers to held-out questions."""
     return math.inf if budget is None else max(ANSWERS_SECONDS, ANSWERS_TIME_SHARE * budget)
+
+
+def _known_answers_seconds(prepared: Prepared) -> float:
+    """Return the seconds for fitting the minimum confidence of known answers: those that all questions are expected to
+    take at the measured speed, but at most a share of the budget."""
+    plan, conversations = prepared.plan, prepared.conversations
+    budget = plan.train.seconds
+    if budget is None or plan.expected is None or conversations is None:
+        return math.inf
+    tokens = conversations.training
+    scored = len(tokens.ids) + (NEAREST - 1) * int(tokens.loss_mask.sum())  # a question, and each answer as often
+    seconds = ASSUMED_COST * scored / len(tokens) / plan.expected.tokens_per_second
+    needed = sum(question_limits(plan.model.parameters)) * (seconds + QUESTION_SECONDS)
+    return max(ANSWERS_SECONDS, min(needed, KNOWN_ANSWERS_TIME_SHARE * budget))
 
 
 def _baselines(prepared: Prepared) -> list[Baseline]:
@@ -464,60 +493,79 @@ def _baselines(prepared: Prepared) -> list[Baseline]:
 
 
 def _complete_record(
-    done: Done, plan: PlannedRun, baselines: list[Baseline], *, resumable: bool, stop: Callable[[], bool]
+    done: Done,
+    plan: PlannedRun,
+    baselines: list[Baseline],
+    *,
+    resumable: bool,
+    stop: Callable[[], bool],
+    on_progress: OnProgress,
 ) -> None:
     """Add memorization or answers, and the summary of the run, to the model's record."""
-    settings, conversations = plan.prepared.plan.train, plan.prepared.conversations
+    checkpoint, prepared, settings = done.checkpoint, plan.prepared, plan.prepared.plan.train
     seconds = math.inf if settings.seconds is None else settings.seconds - done.seconds
-    seconds = max(MEASURED_SECONDS, seconds - _saving_seconds(plan.prepared.plan))
-    loading = LOADING_SECONDS_PER_MILLION * done.checkpoint.parameters / 1e6  # before any measurement
-    measured = None
-    if not (done.interrupted or done.problem or seconds < loading):
-        try:
-            measured = _measure(done.checkpoint, plan, seconds, stop)
-        except Exception as error:  # the text was removed, or out of memory: the model must still be saved
-            what = "answers to held-out questions" if conversations else "memorization"
-            plan.on_note(f"{what} could not be measured: {error}")
-    answers = {"answers": measured} if conversations else {}
-    if conversations and plan.known_answers:
-        answers["known_answers"] = _store_known_answers(done.checkpoint, plan, conversations, stop)
-    record = done.checkpoint.record | {"memorised": None if conversations else measured, **answers}
-    done.checkpoint.record = record | {"verdict": summarize(record, baselines, resumable=resumable)}
+    seconds = max(MEASURED_SECONDS, seconds - _saving_seconds(prepared.plan))
+    loading = LOADING_SECONDS_PER_MILLION * checkpoint.parameters / 1e6  # before any measurement
+    end = -math.inf if done.interrupted or done.problem or seconds < loading else time.monotonic() + seconds
+    entries: dict[str, Any] = {"memorised": None}
+    if conversations := prepared.conversations:
+        entries |= _measure_answers(checkpoint, plan, conversations, end, stop, on_progress)
+    elif end > -math.inf:
+        with _noting_errors(plan, "memorization could not be measured"):
+            measured = memorization.measure_memorization(
+                checkpoint, prepared.tokenizer, prepared.held_out, prepared.read.texts(), settings.seed,
+                lambda: stop() or time.monotonic() > end,
+            )  # fmt: skip
+            entries["memorised"] = measured and measured._asdict()
+    record = checkpoint.record | entries
+    checkpoint.record = record | {"verdict": summarize(record, baselines, resumable=resumable)}
 
 
-def _store_known_answers(
-    checkpoint: Checkpoint, plan: PlannedRun, conversations: PreparedConversations, stop: Callable[[], bool]
-) -> dict[str, Any] | None:
-    """Store the known answers in the model; return the shares of held-out questions, as JSON."""
+def _measure_answers(
+    checkpoint: Checkpoint,
+    plan: PlannedRun,
+    conversations: PreparedConversations,
+    end: float,
+    stop: Callable[[], bool],
+    on_progress: OnProgress,
+) -> dict[str, Any]:
+    """Measure answers to held-out questions, and store the known answers if the run has some, until `end`
+    (time.monotonic). Returns entries of the record; None for what was not measured."""
     prepared, settings = plan.prepared, plan.prepared.plan.train
-    seconds = _answers_seconds(settings.seconds)
+    entries: dict[str, Any] = {"answers": None}
+    if plan.known_answers:
+        entries["known_answers"] = None
+        store_known_answers(checkpoint, conversations)
+    if end == -math.inf:
+        return entries
+    with _noting_errors(plan, "answers to held-out questions could not be measured"):
+        runtime = open_trained(checkpoint, settings.device)
+        seconds = min(end - time.monotonic(), _answers_seconds(settings.seconds))
+        answers = answer_questions(runtime, prepared.tokenizer, conversations, seconds, stop=stop)
+        entries["answers"] = answers and answers._asdict()
+        if plan.known_answers:
+            seconds = min(end - time.monotonic(), _known_answers_seconds(prepared))
+            shares = fit_min_confidence(
+                checkpoint,
+                runtime,
+                prepared.tokenizer,
+                conversations,
+                seconds,
+                stop,
+                plan.on_note,
+                partial(on_progress, FITTING),
+            )
+            entries["known_answers"] = shares._asdict()
+    return entries
+
+
+@contextmanager
+def _noting_errors(plan: PlannedRun, what: str) -> Iterator[None]:
+    """Turn an error into a note: the text was removed, or out of memory, but the model must still be saved."""
     try:
-        return store_known_answers(
-            checkpoint, prepared.tokenizer, conversations, seconds, settings.device, stop
-        )._asdict()
-    except Exception as error:  # out of memory: the model must still be saved
-        plan.on_note(f"the minimum confidence of known answers has its default, since it could not be fitted: {error}")
-        return None
-
-
-def _measure(
-    checkpoint: Checkpoint, plan: PlannedRun, seconds: float, stop: Callable[[], bool]
-) -> dict[str, Any] | None:
-    """Measure answers to held-out questions, or memorization, for about `seconds`; None if that is not enough."""
-    prepared, settings = plan.prepared, plan.prepared.plan.train
-    result: AnswerShares | Memorization | None
-    if prepared.conversations:
-        seconds = min(seconds, _answers_seconds(settings.seconds))
-        result = answer_questions(
-            checkpoint, prepared.tokenizer, prepared.conversations, seconds, device=settings.device, stop=stop
-        )
-    else:
-        end = time.monotonic() + seconds
-        result = memorization.measure_memorization(
-            checkpoint, prepared.tokenizer, prepared.held_out, prepared.read.texts(), settings.seed,
-            lambda: stop() or time.monotonic() > end,
-        )  # fmt: skip
-    return result._asdict() if result else None
+        yield
+    except Exception as error:
+        plan.on_note(f"{what}: {error}")
 
 
 def _first_words(text: str) -> str:

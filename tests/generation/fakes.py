@@ -32,6 +32,11 @@ class FakeRuntime:
         self.evaluations += 1
         return np.stack([self._process([token]) for token in ids])
 
+    def continuation_logits(self, texts):
+        for ids in texts:
+            yield self.logits(ids)
+            self.rewind(self.length - len(ids))
+
     def rewind(self, length=0):
         del self.cached[length:]
 

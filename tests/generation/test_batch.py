@@ -1,6 +1,7 @@
 """Batches, compared with one call for each prompt."""
 
 import math
+from itertools import chain
 
 import pytest
 
@@ -76,7 +77,7 @@ def test_choices_have_the_probabilities_of_single_calls(assistant: Assistant) ->
     prompt = Prompt.of("The ca", tokenizer)
     for result, scored in zip(
         results[3:5],
-        ([*score_continuations(runtime.fork(), tokenizer, prompt, choices)],
+        ([*chain.from_iterable(score_continuations(runtime.fork(), tokenizer, prompt, choices))],
          assistant.score([Message("user", "Hello")], choices)),
         strict=True,
     ):  # fmt: skip

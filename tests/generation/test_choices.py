@@ -2,9 +2,12 @@
 
 import itertools
 import math
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from llmcli.data.conversations.messages import Message
 from llmcli.errors import LLMError
@@ -13,14 +16,22 @@ from llmcli.generation import choices as module
 from llmcli.generation.chat import open_assistant
 from llmcli.generation.choices import ScoredText, check_choices, ranked, score_continuations
 from llmcli.generation.token_healing import Prompt
+from llmcli.models.ngram_runtime import NgramRuntime
+from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.open_runtime import open_runtime
+from llmcli.models.runtime import Runtime
 from tests.cli.commands.test_chat import write_chat_model
 from tests.generation.fakes import Table
 from tests.generation.test_token_healing import PROMPTS, TABLE, TOKENS, Model, all_texts
+from tests.models.test_ngram_cache import WEIGHTS
 
 CHOICES = ["a", "ba", " b", ".", "b.", "ab a"]
 MESSAGES = [Message("user", "What did the cat do?")]
 ANSWERS = ["The cat sat", "りんごを食べる。", "The", "qx🍎 z"]
+
+
+def in_batches(batches: Iterable[list[ScoredText]]) -> list[ScoredText]:
+    return [*itertools.chain.from_iterable(batches)]
 
 
 def probability_of_all(seed: int, head: list[int], data: bytes) -> float:
@@ -38,7 +49,7 @@ def test_continuations_have_the_probability_of_all_sequences_that_spell_them(
     monkeypatch.setattr(module, "NEGLIGIBLE", 0.0)
     known = Prompt.of(prompt, TABLE)  # type: ignore[arg-type]
     tail = b"".join(TOKENS[token] for token in known.tail)
-    scored = [*score_continuations(Model(seed), TABLE, known, CHOICES)]  # type: ignore[arg-type]
+    scored = in_batches(score_continuations(Model(seed), TABLE, known, CHOICES))  # type: ignore[arg-type]
     of_prompt = probability_of_all(seed, known.head, tail)
     for choice in scored:
         expected = probability_of_all(seed, known.head, tail + choice.text.encode()) / of_prompt
@@ -49,7 +60,7 @@ def test_few_evaluations_miss_little() -> None:
     """With the default number, the probability is a lower bound near the sum."""
     known = Prompt.of("b a", TABLE)  # type: ignore[arg-type]
     tail = b"".join(TOKENS[token] for token in known.tail)
-    for choice in score_continuations(Model(3), TABLE, known, CHOICES):  # type: ignore[arg-type]
+    for choice in in_batches(score_continuations(Model(3), TABLE, known, CHOICES)):  # type: ignore[arg-type]
         of_prompt = probability_of_all(3, known.head, tail)
         expected = probability_of_all(3, known.head, tail + choice.text.encode()) / of_prompt
         assert 0.8 * expected < choice.probability < 1.05 * expected
@@ -91,6 +102,39 @@ def test_scores_depend_neither_on_order_nor_on_what_was_scored_before(assistant)
     assert assistant.runtime.length == len(assistant.prompt_ids) - 1
 
 
+WORDS = ["The cat", "The cat sat", " sat on", "りんご", "を食べる。", "x", "q" * 40, "The", "t on the mat. The cat"]
+
+
+@pytest.fixture(scope="module")
+def runtimes(chat_model) -> dict[str, Runtime]:
+    network = NumpyRuntime(chat_model)
+    return {"network": network, "n-gram cache": NgramRuntime(network.fork(), WEIGHTS)}
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.sampled_from(WORDS), min_size=1, max_size=9, unique=True),
+    st.sampled_from(["The cat sat. The ca", "", "りんご", "The cat sat on the mat. " * 9]),
+    st.sampled_from([1, 12, module.BATCH_TOKENS]),
+    st.sampled_from(["network", "n-gram cache"]),
+)
+def test_choices_together_have_the_probabilities_of_each_alone(runtimes, chat_model, choices, prompt, batch, kind):
+    """Answers to a conversation and continuations of a text, in batches of any size."""
+    runtime, tokenizer = runtimes[kind], open_tokenizer(chat_model)
+    assistant, known = open_assistant(chat_model, runtime.fork(), tokenizer), Prompt.of(prompt, tokenizer)
+    messages = [Message("user", prompt or "?")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "BATCH_TOKENS", batch)
+        answered = assistant.score(messages, choices)
+        continued = in_batches(score_continuations(runtime.fork(), tokenizer, known, choices))
+    for choice, *scored in zip(choices, answered, continued, strict=True):
+        [answer] = open_assistant(chat_model, runtime.fork(), tokenizer).score(messages, [choice])
+        [continuation] = in_batches(score_continuations(runtime.fork(), tokenizer, known, [choice]))
+        for one, alone in zip(scored, (answer, continuation), strict=True):
+            assert (one.text, one.tokens) == (alone.text, alone.tokens)
+            assert one.logprob == pytest.approx(alone.logprob, abs=1e-3)
+
+
 def test_probabilities_of_choices_sum_to_1() -> None:
     rows = ranked([ScoredText("a", -1000.0, 1), ScoredText("b", -1000.0 + math.log(3), 1), ScoredText("c", -1e9, 1)])
     assert [choice.text for choice, _ in rows] == ["b", "a", "c"]
@@ -127,6 +171,6 @@ def test_a_space_that_the_tokenizer_puts_before_a_text_is_no_part_of_a_continuat
             return super().encode(f" {text}") if text else []
 
     known = Prompt([3], [4])
-    found = [*score_continuations(Model(1), Prefixing(*TOKENS[1:]), known, CHOICES)]  # type: ignore[arg-type]
-    expected = [*score_continuations(Model(1), TABLE, known, CHOICES)]  # type: ignore[arg-type]
+    found = in_batches(score_continuations(Model(1), Prefixing(*TOKENS[1:]), known, CHOICES))  # type: ignore[arg-type]
+    expected = in_batches(score_continuations(Model(1), TABLE, known, CHOICES))  # type: ignore[arg-type]
     assert [choice.logprob for choice in found] == pytest.approx([choice.logprob for choice in expected], abs=0.05)

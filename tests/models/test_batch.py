@@ -118,3 +118,22 @@ def test_a_full_context_is_an_error_and_changes_no_runtime(name):
     with pytest.raises(LLMError, match="exceed the context length of 200"):
         step_batch([full, other], [4, 5])
     assert (full.length, other.length) == (200, 2)
+
+
+@pytest.mark.parametrize("name", parameters(RUNTIMES))
+@pytest.mark.parametrize("prompt", [0, 1, 70])
+def test_texts_that_continue_one_cache_get_the_logits_of_a_runtime_alone(name, prompt):
+    """Together they exceed the context, of which each leaves a part; the cache grows, and is as it was afterwards."""
+    rng = np.random.default_rng(prompt)
+    ids = rng.integers(0, 300, prompt).tolist()
+    texts = [rng.integers(0, 300, length).tolist() for length in (1, 40, 2, 90, 3, 12, 40)]
+    runtime, reference = RUNTIMES[name](), RUNTIMES[name]()
+    if ids:
+        runtime.read(ids)
+    for text, logits in zip(texts, runtime.continuation_logits(texts), strict=True):
+        reference.rewind()
+        assert_close(name, logits, reference.logits([*ids, *text])[prompt:])
+    assert runtime.length == prompt
+    assert_close(name, runtime.prefill([5, 6]), reference.fork().prefill([*ids, 5, 6]))
+    with pytest.raises(LLMError, match="exceed the context length of 200"):
+        list(runtime.continuation_logits([[1], [2] * 199]))

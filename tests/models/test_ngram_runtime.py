@@ -84,6 +84,24 @@ def test_several_texts_together() -> None:
             np.testing.assert_allclose(row, expected(prompt, [token] * (step + 1)), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["model", "ensemble"])
+def test_texts_that_continue_one_prompt_count_in_the_cache_as_if_alone(kind: str) -> None:
+    """After each of two rewinds."""
+    runtime = cached() if kind == "model" else open_runtime(ensemble_of(WEIGHTS, OTHER))
+    alone, prompt = runtime.fork(), text(24)
+    texts = [text(length, seed=length) for length in (5, 1, 9, 5)]
+    runtime.prefill([*prompt, 3, 1])
+    runtime.step(2)
+    for length in (24, 9):
+        runtime.rewind(length)
+        for ids, logits in zip(texts, runtime.continuation_logits(texts), strict=True):
+            alone.rewind()
+            np.testing.assert_allclose(logits, alone.logits([*prompt[:length], *ids])[length:], rtol=1e-4, atol=1e-5)
+        alone.rewind()
+        after = alone.prefill([*prompt[:length], 2])
+        np.testing.assert_allclose(runtime.fork(length).prefill([2]), after, rtol=1e-4, atol=1e-5)
+
+
 def test_what_is_left_after_a_rewind_or_a_fork_counts_as_a_prompt() -> None:
     runtime, prompt, written = cached(), text(12), text(8, seed=1)
     runtime.prefill(prompt)

@@ -85,7 +85,8 @@ def chat(options: _Options) -> None:
     source = load_any(path)
     tokenizer = open_tokenizer(source)
     marks = memory_report(options.corpus, source, path) if options.memory else None
-    fast = source.parameters >= WORTH_FAST
+    generates = not (choices or options.known_answers)  # numpy scores several texts together, onnxruntime does not
+    fast = generates and source.parameters >= WORTH_FAST
     runtime = open_runtime(
         source, options.device, options.quantize, console.note, fast=fast, cache=not options.no_cache
     )

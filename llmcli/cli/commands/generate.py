@@ -4,6 +4,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -301,7 +302,7 @@ def _score_choices(run: _Run, choices: Sequence[str]) -> None:
         scored = run.assistant.score([Message("user", run.prompt)], choices)
     else:
         prompt = Prompt.of(run.prompt, run.tokenizer, literal=run.options.literal)
-        scored = [*score_continuations(run.runtime, run.tokenizer, prompt, choices)]
+        scored = [*chain.from_iterable(score_continuations(run.runtime, run.tokenizer, prompt, choices))]
     print_choices("answer" if run.assistant else "continuation", run.prompt, scored, json_=run.options.json)
 
 

@@ -23,6 +23,7 @@ from llmcli.errors import INTERRUPTED, LLMError, command_line, require_server, r
 from llmcli.training.distributed.processes import BEGAN, Processes
 
 if TYPE_CHECKING:
+    from llmcli.cli.terminal.progress import TrainingView
     from llmcli.data.conversations.record_kinds import ReadOptions
     from llmcli.training.files.output import Output
     from llmcli.training.planning.plan import PlanRequest
@@ -326,7 +327,7 @@ def _train(
     ):
         events = session.run(
             run, stop=lambda: bool(signals or output_error), on_stop_request=signals.append,
-            on_progress=_show_generation,
+            on_progress=partial(_show_progress, view),
         )  # fmt: skip
         try:
             for event in events:
@@ -366,13 +367,15 @@ def _first_step_interrupted(output: "Output", trains: Callable[[], bool]) -> Ite
         raise typer.Exit(int(end.code or 1) if isinstance(end, SystemExit) else INTERRUPTED) from None
 
 
-def _show_generation(share: float) -> None:
-    """Show the progress of the text that the base model generates before the first step."""
-    if not share:
+def _show_progress(view: "TrainingView", task: str, share: float) -> None:
+    """Show the progress of what a run does before its first step or after the last one."""
+    from llmcli.training.session import GENERATING
+
+    if task == GENERATING and not share:
         console.note(
             "the base model generates text for limiting the KL divergence from it (--kl-weight 0 turns this off)"
         )
-    console.status(f"{share:4.0%}  generating text with the base model" if share < 1 else "")
+    view.status(f"{share:4.0%}  {task}" if share < 1 else "")
 
 
 # ---- the report

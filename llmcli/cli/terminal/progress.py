@@ -81,6 +81,14 @@ class TrainingView:
     def sample(self, prompt: str, text: str) -> None:
         self._sample = one_line(prompt), one_line(text)
 
+    def status(self, text: str) -> None:
+        """Show what the run does while there are no steps: below the view, or in a status line."""
+        if self._live and self._live.is_started:
+            self._note = text
+            self._live.update(self._draw(self._live), refresh=True)
+        else:
+            console.status(text)
+
     def note_from_signal_handler(self, text: str) -> None:
         """Write a note immediately below the view, which includes it in its next update."""
         if not (self._live and self._live.is_started):

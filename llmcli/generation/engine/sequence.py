@@ -49,7 +49,7 @@ class Sequence:
         self._alternatives: deque[tuple[ScoredToken, ...]] = deque()  # for tokens whose pieces are held back
         self._prompt: list[ScoredToken] = []
         self._first_bytes = b""  # bytes of the first token beyond a prompt that ends inside a word
-        self._choices: Iterator[ScoredText] | None = None  # that are still to be scored
+        self._choices: Iterator[list[ScoredText]] | None = None  # that are still to be scored
         self._scored: list[ScoredText] = []
 
     # ---- the prompt
@@ -111,7 +111,7 @@ class Sequence:
                 self._finish("length")
 
     def _score_choice(self) -> None:
-        """Score one of the choices after the prompt; after the last one, choose."""
+        """Score a batch of the choices after the prompt; after the last one, choose."""
         request, runtime, held = self.request, self.live_runtime, len(self._held)
         ids = [*self._held, *self._pending]
         if self._choices is None:
@@ -125,7 +125,7 @@ class Sequence:
                 self._choices = score_continuations(
                     runtime, self._tokenizer, prompt, request.choices, reserve=reserve, cached=held
                 )
-        self._scored.append(next(self._choices))
+        self._scored += next(self._choices)
         if len(self._scored) == len(request.choices):
             runtime.rewind(held)
             self._choose()

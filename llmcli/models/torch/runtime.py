@@ -9,6 +9,7 @@ from copy import copy
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.models.runtime import Array, Ints, Runtime, Scores, check_context, check_input
@@ -56,6 +57,25 @@ class TorchRuntime(Runtime):
 
     def logits(self, ids: Sequence[int]) -> Array:
         return self._process(ids, slice(None))
+
+    def continuation_logits(self, texts: Sequence[Sequence[int]]) -> Iterator[Array]:
+        """See `Runtime`: one batch of texts padded at their ends, which attend to the same cache."""
+        check_input(range(max(map(len, texts))), self.length, self.context)
+        for ids, row in zip(texts, self._process_padded(texts), strict=True):
+            yield self._logits(row[: len(ids)])
+
+    @memory_errors()
+    @torch.inference_mode()
+    def _process_padded(self, texts: Sequence[Sequence[int]]) -> Tensor:
+        """Return the hidden states [B, T, C] of texts that continue the cache, which is unchanged."""
+        device = self._model.cos.device
+        batch = pad_sequence([torch.tensor(list(ids), device=device) for ids in texts], batch_first=True)
+        return self._model.hidden_states(batch, [cache.repeated(len(texts)) for cache in self._caches])
+
+    @memory_errors()
+    @torch.inference_mode()
+    def _logits(self, hidden: Tensor) -> Array:
+        return self._model.logits(hidden).cpu().numpy()
 
     @memory_errors()
     @torch.inference_mode()

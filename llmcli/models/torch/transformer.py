@@ -64,6 +64,12 @@ class LayerKVCache:
     def rewind(self, length: int = 0) -> None:
         self.tensors = tuple(tensor[:, :, :length] for tensor in self.tensors) if length else ()
 
+    def repeated(self, batch: int) -> "LayerKVCache":
+        """Return a cache of `batch` texts, each of which begins with this one's."""
+        repeated = copy(self)
+        repeated.tensors = tuple(tensor.expand(batch, -1, -1, -1) for tensor in self.tensors)
+        return repeated
+
     def fork(self, length: int = 0) -> "LayerKVCache":
         forked = copy(self)
         forked.rewind(length)

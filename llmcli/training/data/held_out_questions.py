@@ -13,10 +13,8 @@ from numpy.typing import NDArray
 from llmcli.config import SamplingConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.evaluation.answers import spread
-from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.training_record import AnswerShares
 from llmcli.generation.generator import continue_ids
-from llmcli.models.open_runtime import open_trained
 from llmcli.models.runtime import Runtime
 from llmcli.training.data.conversations import PreparedConversations
 
@@ -87,22 +85,20 @@ def longest_answer(conversations: PreparedConversations) -> int:
 
 
 def answer_questions(
-    checkpoint: Checkpoint,
+    runtime: Runtime,
     tokenizer: Tokenizer,
     conversations: PreparedConversations,
     seconds: float = math.inf,
     clock: Callable[[], float] = time.monotonic,
-    device: str = "cpu",
     stop: Callable[[], bool] = lambda: False,
 ) -> AnswerShares | None:
-    """Answer as many held-out questions as MAX_WORK and `seconds` allow, on the run's `device`, until `stop` returns
-    True. None if nothing is held out, or if there was no time for any."""
+    """Answer as many held-out questions as MAX_WORK and `seconds` allow, until `stop` returns True. None if nothing is
+    held out, or if there was no time for any."""
     if not len(conversations.held_out):
         return None
     messages = (message for conversation in conversations.split.training for message in conversation.messages)
     known = {message.content.strip() for message in messages if message.role == "assistant"}
-    end = clock() + seconds
-    runtime, most = open_trained(checkpoint, device), longest_answer(conversations)
+    end, most = clock() + seconds, longest_answer(conversations)
     work, answers = 0.0, list[tuple[str, str]]()
 
     def is_over() -> bool:
@@ -115,7 +111,7 @@ def answer_questions(
         ids = greedy_answer(runtime, tokenizer, question.ids, conversations.template.stop_ids, most, is_over)
         if is_over():
             break  # the answer may be incomplete
-        work += checkpoint.parameters * (len(ids) + 1)
+        work += runtime.parameters * (len(ids) + 1)
         answers.append((tokenizer.decode(ids).strip(), tokenizer.decode(question.answer).strip()))
     return answer_shares(answers, known) if answers else None
 

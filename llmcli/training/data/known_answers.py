@@ -6,8 +6,9 @@ unrelated questions do not reach.
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
-from itertools import pairwise
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from itertools import count, pairwise
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.training_record import KnownAnswers, KnownAnswerShares
 from llmcli.generation.chat import open_assistant
 from llmcli.generation.known_answers import AnswerFinder, language_of
-from llmcli.models.open_runtime import open_trained
+from llmcli.models.runtime import Runtime
 from llmcli.training.data.conversations import ConversationInputs, PreparedConversations
 
 MAX_BYTES = 1_000_000  # maximum size of the questions and answers in a model file
@@ -27,7 +28,8 @@ TYPICAL, SHARE = 0.5, 0.95
 # weight of the network's probability; without a base model it is multiplied by 1 - 1 / wordings, because after one
 # wording of each question, a network that has read nothing else hardly knows any other
 NETWORK_WEIGHT = 0.25
-MIN_QUESTIONS, MAX_QUESTIONS = 8, 64  # unrelated or held-out questions, depending on the time
+MAX_QUESTIONS = 64  # unrelated or held-out questions
+MIN_QUESTIONS = 4  # unrelated questions for which a minimum is fitted
 LARGE, MAX_QUESTIONS_LARGE = 20e6, 8  # a model with this many parameters takes seconds for a question
 UNRELATED = {
     "en": (
@@ -88,39 +90,77 @@ def pairs_of(conversations: Iterable[Conversation]) -> tuple[tuple[str, str], ..
     )
 
 
-def store_known_answers(
-    checkpoint: Checkpoint,
-    tokenizer: Tokenizer,
-    conversations: PreparedConversations,
-    seconds: float = math.inf,
-    device: str = "cpu",
-    stop: Callable[[], bool] = lambda: False,
-) -> KnownAnswerShares:
-    """Store the questions and answers of a run in the model, with the minimum confidence: those it was trained on, and
-    those held out from the same files. Returns how it answers held-out questions that have a training answer."""
+def store_known_answers(checkpoint: Checkpoint, conversations: PreparedConversations) -> None:
+    """Store the questions and answers of a run in the model, those it was trained on and those held out from the same
+    files, with TYPICAL as the minimum confidence."""
     training, held_out = pairs_of(conversations.split.training), pairs_of(conversations.split.held_out)
     of_same_files = isinstance(conversations.divided.inputs.held_out, float)
     pairs = tuple(dict.fromkeys((*training, *(held_out if of_same_files else ()))))
     wordings = len(training) / max(1, len({answer for _, answer in training}))
     weight = round(NETWORK_WEIGHT * (1 if checkpoint.record.base else 1 - 1 / wordings), 4)
     checkpoint.known_answers = KnownAnswers(pairs=pairs, min_confidence=TYPICAL, network_weight=weight)
-    most = MAX_QUESTIONS_LARGE if checkpoint.parameters > LARGE else MAX_QUESTIONS
-    runtime, end = open_trained(checkpoint, device), time.monotonic() + seconds
+
+
+def question_limits(parameters: int) -> tuple[int, int]:
+    """Return the largest numbers of unrelated and of held-out questions for a model of this size."""
+    most = MAX_QUESTIONS_LARGE if parameters > LARGE else MAX_QUESTIONS
+    return min(most, len(UNRELATED["en"])), most
+
+
+class _TimeOverError(Exception):
+    """There is no time left for a question."""
+
+
+def fit_min_confidence(
+    checkpoint: Checkpoint,
+    runtime: Runtime,
+    tokenizer: Tokenizer,
+    conversations: PreparedConversations,
+    seconds: float = math.inf,
+    stop: Callable[[], bool] = lambda: False,
+    on_note: Callable[[str], None] = lambda note: None,
+    on_progress: Callable[[float], None] = lambda share: None,
+) -> KnownAnswerShares:
+    """Fit the minimum confidence of the known answers stored in a model, with `seconds` for all questions. Returns how
+    it answers held-out questions that have a training answer. `on_progress` receives the completed share, 0 to 1."""
+    known = checkpoint.known_answers
+    assert known is not None
+    began, limits = time.monotonic(), question_limits(checkpoint.parameters)
     assistant = open_assistant(checkpoint, runtime, tokenizer)
-
-    def confidences(finder: AnswerFinder, questions: Iterable[str]) -> Iterator[tuple[str, float]]:
-        for number, question in enumerate(questions):
-            if number == most or (number >= MIN_QUESTIONS and time.monotonic() > end) or stop():
-                return
-            answer = finder.find(assistant, [Message("user", question)])
-            yield answer.text, answer.confidence
-
+    weight, training = known.network_weight, pairs_of(conversations.split.training)
     finder = AnswerFinder(KnownAnswers(pairs=training, network_weight=weight))
-    unrelated = [confidence for _, confidence in confidences(finder, UNRELATED[language_of(finder.answers)])]
-    least = round((TYPICAL + float(np.quantile(unrelated, SHARE))) / 2, 4) if unrelated else TYPICAL
-    checkpoint.known_answers = KnownAnswers(pairs=pairs, min_confidence=least, network_weight=weight)
-    asked = [pair for pair in held_out if pair[1] in finder.answers]
-    found = [*confidences(finder, [question for question, _ in asked])]
+    progress = count(1)
+
+    def ask(questions: Sequence[str], end: float) -> list[tuple[str, float]]:
+        """Return (answer, confidence) for as many questions as there is time for."""
+
+        def check() -> None:
+            if stop() or time.monotonic() > end:
+                raise _TimeOverError
+
+        answers = []
+        with suppress(_TimeOverError):
+            for question in questions:
+                check()
+                answer = finder.find(assistant, [Message("user", question)], check)
+                answers.append((answer.text, answer.confidence))
+                on_progress(min(0.99, next(progress) / sum(limits)))
+        return answers
+
+    on_progress(0.0)
+    unrelated = UNRELATED[language_of(finder.answers)][: limits[0]]
+    confidences = [confidence for _, confidence in ask(unrelated, began + seconds / 2)]
+    least = TYPICAL
+    if len(confidences) >= MIN_QUESTIONS:
+        least = round((TYPICAL + float(np.quantile(confidences, SHARE))) / 2, 4)
+    checkpoint.known_answers = KnownAnswers(pairs=known.pairs, min_confidence=least, network_weight=weight)
+    if len(confidences) < len(unrelated) and not stop():
+        how = "was fitted" if len(confidences) >= MIN_QUESTIONS else f"has its default, {TYPICAL}"
+        number = f"{len(confidences)} of {len(unrelated)} questions"
+        on_note(f"the minimum confidence of known answers {how}: there was time for {number}")
+    asked = [pair for pair in pairs_of(conversations.split.held_out) if pair[1] in finder.answers][: limits[1]]
+    found = ask([question for question, _ in asked], began + seconds)
+    on_progress(1.0)
     right = sum(c >= least and text == answer for (text, c), (_, answer) in zip(found, asked, strict=False))
     unanswered = sum(confidence < least for _, confidence in found)
     return KnownAnswerShares(len(found), right, len(found) - right - unanswered)

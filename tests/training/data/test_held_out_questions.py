@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -92,8 +93,7 @@ def test_without_held_out_conversations_the_questions_are_of_the_training_part()
     ready = prepared(conversations=inputs(EVERY, held_out=0.0))
     assert ready.conversations is not None
     assert len(list(questions(ready.conversations))) == len(EVERY)
-    checkpoint = run_to_end(prepared(steps=1)).checkpoint
-    assert answer_questions(checkpoint, ready.tokenizer, ready.conversations) is None
+    assert answer_questions(Scripted({}, 0), ready.tokenizer, ready.conversations) is None  # type: ignore[arg-type]
 
 
 def test_a_greedy_answer_ends_at_a_stop_token_the_limit_or_the_context() -> None:
@@ -130,17 +130,16 @@ def test_shares_of_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = {"Is 4 even?": " Yes. ", "Why?": "Is so.", "Who are you?": "No."}
     script = {one.ids: tokenizer.encode(answers[one.text]) for one in questions(conversations)}
     end = tokenizer.control_ids["<|im_end|>"]
-    monkeypatch.setattr(held_out_questions, "open_trained", lambda checkpoint, device: Scripted(script, end))
-    checkpoint = run_to_end(prepared(steps=1)).checkpoint
-    found = answer_questions(checkpoint, tokenizer, conversations)
+    ask = partial(answer_questions, Scripted(script, end), tokenizer, conversations)  # type: ignore[arg-type]
+    found = ask()
     assert found == AnswerShares(3, 0.6667, 0.6667, garbled=0.0, seen=0.3333)  # Yes., No.; Yes., Is so.
     # read before and after each answer and for each of its tokens: the time is over in the second answer
     clock = itertools.chain([0.0], itertools.repeat(0.5, 5 + len(tokenizer.encode(" Yes. "))), itertools.repeat(1.5))
-    first = answer_questions(checkpoint, tokenizer, conversations, 1.0, lambda: next(clock))
+    first = ask(1.0, lambda: next(clock))
     assert first == AnswerShares(1, 1.0, 1.0, garbled=0.0, seen=1.0)
-    assert answer_questions(checkpoint, tokenizer, conversations, stop=lambda: True) is None
+    assert ask(stop=lambda: True) is None
     monkeypatch.setattr(held_out_questions, "MAX_QUESTIONS", 2)
-    limited = answer_questions(checkpoint, tokenizer, conversations)
+    limited = ask()
     assert limited is not None and limited.questions == 2
 
 
