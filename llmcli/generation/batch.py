@@ -6,8 +6,9 @@ a matrix product rounds differently with another number of rows (`Runtime.step_b
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 from queue import SimpleQueue
 
 from llmcli.config import SamplingConfig
@@ -27,6 +28,7 @@ from llmcli.generation.engine.requests import (
     Token,
     UnavailableError,
 )
+from llmcli.generation.engine.sequence import Sequence as EngineSequence
 from llmcli.generation.token_healing import Prompt
 from llmcli.models.runtime import Runtime
 
@@ -99,15 +101,21 @@ def _request(
 
 
 def decode_batch(
-    runtime: Runtime, tokenizer: Tokenizer, requests: Iterable[GenerationRequest | BatchResult | LLMError]
+    runtime: Runtime,
+    tokenizer: Tokenizer,
+    requests: Iterable[GenerationRequest | BatchResult | LLMError],
+    ends: Callable[[int, str], bool] = lambda number, text: False,
 ) -> Iterator[BatchResult]:
     """Process requests together; yield a result for each, in order. An LLMError instead of a request, or one that a
-    request causes, becomes its result; there may also be a result that is done instead."""
+    request causes, becomes its result; there may also be a result that is done instead. `ends` receives the number of a
+    request, counted from 0, and its text so far, and returns whether the text ends there."""
     engine = Engine(lambda name: (runtime, tokenizer), Limits(concurrent=CONCURRENT, queue=WINDOW))
-    arrived: SimpleQueue[tuple[BatchResult, Event]] = SimpleQueue()
-    source, pending = iter(requests), deque[BatchResult]()
+    arrived: SimpleQueue[tuple[int, BatchResult, Event]] = SimpleQueue()
+    source, pending, numbers = iter(requests), deque[BatchResult](), count()
+    running: dict[int, EngineSequence] = {}
 
     def submit(request: GenerationRequest | BatchResult | LLMError) -> None:
+        number = next(numbers)
         result = request if isinstance(request, BatchResult) else BatchResult()
         pending.append(result)
         if isinstance(request, BatchResult):
@@ -117,7 +125,7 @@ def decode_batch(
             return
         # SentencePiece's space before the first word of an answer
         result.strips_space = tokenizer.adds_prefix_space and bool(request.stop_ids)
-        engine.submit(request, lambda event: arrived.put((result, event)))
+        running[number] = engine.submit(request, lambda event: arrived.put((number, result, event)))
 
     try:
         while True:
@@ -128,8 +136,15 @@ def decode_batch(
             if not pending:
                 return
             while not pending[0].is_done:
-                result, event = arrived.get()
+                number, result, event = arrived.get()
+                if result.is_done:
+                    continue  # an event after the text was ended
                 result.add(event)
+                if ends(number, result.text):
+                    engine.cancel(running[number])
+                    result.is_done = True
+                if result.is_done:
+                    del running[number]
             yield pending.popleft()
     finally:
         engine.close()

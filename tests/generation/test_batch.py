@@ -88,6 +88,27 @@ def test_choices_have_the_probabilities_of_single_calls(assistant: Assistant) ->
     assert "has" in str(results[2].error) and "use a shorter one" in str(results[5].error)
 
 
+def test_a_text_that_is_ended_early_leaves_the_others_alone(assistant: Assistant) -> None:
+    """Some end at their first token, others at their third; more texts than are decoded together."""
+    runtime, tokenizer = assistant.runtime, assistant.tokenizer
+    requests = [continuation_request(prompt, tokenizer, GREEDY) for prompt in PROMPTS * 3]
+    whole = [*decode_batch(runtime, tokenizer, requests)]
+    seen: dict[int, int] = {}
+
+    def ends(number: int, text: str) -> bool:
+        seen[number] = seen.get(number, 0) + bool(text)
+        return seen[number] >= number % 4 > 0 and bool(text)
+
+    for number, (result, expected) in enumerate(
+        zip(decode_batch(runtime, tokenizer, requests, ends), whole, strict=True)
+    ):
+        assert expected.text.startswith(result.text) and result.is_done
+        if number % 4 == 0 or result.finish_reason:
+            assert result == expected
+        else:
+            assert 0 < len(result.text) <= len(expected.text)
+
+
 def test_an_error_of_the_machine_ends_the_batch(assistant: Assistant, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise MemoryError

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from llmcli.data.text.corpus import Corpus
     from llmcli.evaluation.compressors import Baseline
     from llmcli.evaluation.evaluator import OnTokens
+    from llmcli.evaluation.training_text import MeasuredConversations
     from llmcli.formats.checkpoint import Checkpoint
     from llmcli.formats.ensemble_file import Ensemble
     from llmcli.formats.training_record import TrainingRecord
@@ -54,6 +55,7 @@ class _Options(ReadingOptions):
         "LIST",
         f"Measure how well models choose the answers among these: {CHOICES_HELP}; or answers, for those in the text.",
     )
+    known_answers: bool = flag("Measure how many answers are right if they are chosen as by llm chat --known-answers.")
     context: int | None = option(
         "N", f"Context length in tokens (default: the model's, at most {EVALUATION_CONTEXT} or its training's).", min=2
     )
@@ -63,7 +65,7 @@ class _Options(ReadingOptions):
 
 
 def eval_(options: _Options) -> None:
-    """Measure bits per byte and perplexity on text or answers.
+    """Measure bits per byte and perplexity on text or answers, and how many answers are exact.
 
     The compressors xz and PPM are measured on the same text as baselines. Lower is better; 8 bits per byte is a
     uniform guess over all byte values.
@@ -76,7 +78,8 @@ def eval_(options: _Options) -> None:
     from llmcli.evaluation.training_text import recorded_reading, recorded_speakers
     from llmcli.formats.loading import load_any
 
-    options.check({"per_line": "past per_token", "per_token": "past"}, {"per_line": "top"})
+    conflicts = {"per_line": "past per_token", "per_token": "past", "known_answers": "choices"}
+    options.check(conflicts, {"per_line": "top"})
     if (options.per_line or options.per_token) and len(options.models or ()) > 1:
         per = "--per-line" if options.per_line else "--per-token"
         raise usage(f"{per} shows one model, found {len(options.models or ())}; name one with -m")
@@ -99,8 +102,11 @@ def eval_(options: _Options) -> None:
         options.reject("with conversations", "past", "per_token", "per_line")
         _evaluate_answers(options, models, sources, templates)
         return
-    if options.choices is not None:
-        raise usage("--choices needs conversations, and models that can chat: a table of texts and labels, for example")
+    if options.choices is not None or options.known_answers:
+        name, example = ("--choices", "labels") if options.choices is not None else ("--known-answers", "answers")
+        raise usage(
+            f"{name} needs conversations, and models that can chat: a table of texts and {example}, for example"
+        )
     for path in templates:
         if speakers := recorded_speakers(models[path].records):
             option_ = f"--speakers {shlex.quote(','.join(speakers))}"
@@ -376,6 +382,9 @@ def _evaluate_answers(
     if options.choices is not None:
         _evaluate_choices(options, models, measured.conversations, files)
         return
+    if options.known_answers:
+        _evaluate_known_answers(options, models, measured)
+        return
     file = files[0].name if len(files) == 1 else None
     scores = [
         _answer_score(variant, measured.conversations, templates[variant.path], file)
@@ -388,15 +397,47 @@ def _answer_score(
     variant: _Variant, conversations: "list[Conversation]", template: "ChatTemplate", file: str | None
 ) -> ModelScore:
     from llmcli.evaluation.answers import measure_answers
+    from llmcli.evaluation.exact_answers import score_exact
+    from llmcli.generation.chat import Assistant
 
     with variant.opened() as (runtime, context):
         result = measure_answers(conversations, runtime, template, context, variant.show_progress)
+        assistant = Assistant(runtime, template.tokenizer, template)
+        exact = score_exact(conversations, assistant, partial(variant.show_progress, document="exact answers"))
     if result.truncated or result.left_out:
         console.note(
             f"{variant.name}: {result.truncated:,} conversations are truncated to the context of {context:,} tokens, "
             f"{result.left_out:,} have no answer within it"
         )
-    return ModelScore(variant.name, file, result.score, context, context, result.conversations)
+    return ModelScore(variant.name, file, result.score, context, context, result.conversations, exact)
+
+
+def _evaluate_known_answers(options: _Options, models: "Models", measured: "MeasuredConversations") -> None:
+    """Measure how well each model chooses the last answers of conversations among its known answers, and print it."""
+    from llmcli.cli.reports.evaluation import print_known_scores
+    from llmcli.evaluation.exact_answers import last_answers, score_known
+    from llmcli.formats.loading import open_tokenizer
+    from llmcli.formats.training_record import KnownAnswers
+    from llmcli.generation.chat import open_assistant
+    from llmcli.generation.known_answers import AnswerFinder, open_known_answers
+
+    options.reject("with --known-answers", "context")
+    held_out = {
+        (messages[-1].content, answer)
+        for messages, answer in last_answers(measured.conversations if measured.trained else ())
+        if not measured.contains_training
+    }
+    scores = []
+    for variant in _variants(options, models):
+        with variant.opened() as (runtime, _):
+            known = open_known_answers(variant.source)
+            pairs = tuple(pair for pair in known.pairs if tuple(pair) not in held_out)  # the file has these, too
+            least, weight = known.min_confidence, known.network_weight
+            finder = AnswerFinder(KnownAnswers(pairs=pairs, min_confidence=least, network_weight=weight))
+            assistant = open_assistant(variant.source, runtime, open_tokenizer(variant.source))
+            score = score_known(measured.conversations, assistant, finder, variant.show_progress)
+            scores.append((variant.name, score, least))
+    print_known_scores(scores, json_=options.json)
 
 
 def _evaluate_choices(

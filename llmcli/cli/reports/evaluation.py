@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from llmcli.data.tokenizers.tokenizer import Tokenizer
     from llmcli.evaluation.compressors import Baseline
     from llmcli.evaluation.evaluator import Score, Span
+    from llmcli.evaluation.exact_answers import ExactScore, KnownScore
+
+EXACT = "exact answers"  # heading of a column
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class ModelScore:
     context: int  # tokens per window
     stride: int  # tokens between windows
     conversations: int = 0  # number of conversations with measured answers; 0: plain text
+    exact: "ExactScore | None" = None  # None: plain text
 
     def as_json(self) -> dict[str, object]:
         figures = self.score.figures
@@ -43,6 +47,7 @@ class ModelScore:
             "context": self.context,
             "stride": self.stride,
             **({"of": "answers", "conversations": self.conversations} if self.conversations else {}),
+            **({"exact": self.exact.exact, "questions": self.exact.questions} if self.exact else {}),
         }
 
 
@@ -52,33 +57,60 @@ def print_scores(scores: "Sequence[ModelScore]", baselines: "Sequence[Baseline]"
         [
             row.model, units.bits_per_byte(row.score.network_bits_per_byte),
             "" if (bits := row.score.adapting_bits_per_byte) is None else units.bits_per_byte(bits),
-            f"{row.score.perplexity:.2f}", f"{row.score.accuracy:.3f}", str(row.score.tokens), str(row.score.bytes),
-            row.file or "all",
+            f"{row.score.perplexity:.2f}", f"{row.score.accuracy:.3f}", str(row.exact or ""), str(row.score.tokens),
+            str(row.score.bytes), row.file or "all",
         ]
         for row in scores
     ] + [
         [
-            row.name, *(("", row.shown) if row.is_adaptive else (row.shown, "")), "", "", "", str(row.bytes),
+            row.name, *(("", row.shown) if row.is_adaptive else (row.shown, "")), "", "", "", "", str(row.bytes),
             baseline_file or "all",
         ]
         for row in baselines
     ]  # fmt: skip
-    adapts = any(row[2] for row in rows)
-    table = [["model", NETWORK, ADAPTING, "perplexity", "accuracy", "tokens", "bytes", "text"], *rows]
+    names = ["model", NETWORK, ADAPTING, "perplexity", "accuracy", EXACT, "tokens", "bytes", "text"]
+    columns = [i for i in range(len(names)) if any(row[i] for row in rows)]
+    numbers = range(1, len(columns) - 1)
     if len({row.file for row in scores}) <= 1:
-        table = [row[:-1] for row in table]
-    if not adapts:
-        table = [row[:2] + row[3:] for row in table]
-    tables.table(table[0], table[1:], numbers=range(1, 6 + adapts))
+        del columns[-1]
+    shown, *cells = [[row[i] for i in columns] for row in (names, *rows)]
+    tables.table(shown, cells, numbers=numbers)
     beside = "; beside it, compressors whose statistics do not adapt" if baselines else ""
     estimate = ' ("about": estimated from a sample)' if any(row.is_estimate for row in baselines) else ""
     console.caption(f"{NETWORK}: bits per byte of the network alone, as other programs run it{beside}{estimate}.")
-    if adapts:
+    if ADAPTING in shown:
         console.caption(f"{ADAPTING}: bits per byte of models with their n-gram cache, and of adaptive compressors.")
     console.caption(
         "Bits per byte: lower is better, 8 is a uniform guess over all byte values; comparable across all models. "
         "perplexity: as uncertain as a choice among that many equally likely tokens; comparable only between models "
         "with the same tokenizer. accuracy: share of tokens that were the network's most likely one."
+    )
+    if EXACT in shown:
+        console.caption(f"{EXACT}: last answers that llm chat -t 0 writes exactly as in the text.")
+
+
+def print_known_scores(scores: "Sequence[tuple[str, KnownScore, float]]", *, json_: bool) -> None:
+    """Print, for each model, how many questions it answers rightly, wrongly and not at all, and its minimum
+    confidence."""
+    if json_:
+        console.json_result({
+            "results": [
+                {
+                    "model": name, "questions": score.questions, "right": score.right, "wrong": score.wrong,
+                    "unanswered": score.unanswered, "answerable": score.answerable, "min_confidence": least,
+                }
+                for name, score, least in scores
+            ]
+        })  # fmt: skip
+        return
+    rows = [
+        (name, *map(str, (score.right, score.wrong, score.unanswered, score.answerable)), f"{least:.2f}")
+        for name, score, least in scores
+    ]
+    names = ("model", "right", "wrong", "unanswered", "answerable", "minimum confidence")
+    tables.table(names, rows, numbers=range(1, len(names)))
+    console.caption(
+        "answerable: questions whose answer is one of the known answers; to any other question, each of them is wrong."
     )
 
 

@@ -30,6 +30,7 @@ TYPICAL, SHARE = 0.5, 0.95
 NETWORK_WEIGHT = 0.25
 MAX_QUESTIONS = 64  # unrelated or held-out questions
 MIN_QUESTIONS = 4  # unrelated questions for which a minimum is fitted
+UNRELATED_SHARE = 0.7  # share of the time for unrelated questions
 LARGE, MAX_QUESTIONS_LARGE = 20e6, 8  # a model with this many parameters takes seconds for a question
 UNRELATED = {
     "en": (
@@ -149,7 +150,7 @@ def fit_min_confidence(
 
     on_progress(0.0)
     unrelated = UNRELATED[language_of(finder.answers)][: limits[0]]
-    confidences = [confidence for _, confidence in ask(unrelated, began + seconds / 2)]
+    confidences = [confidence for _, confidence in ask(unrelated, began + UNRELATED_SHARE * seconds)]
     least = TYPICAL
     if len(confidences) >= MIN_QUESTIONS:
         least = round((TYPICAL + float(np.quantile(confidences, SHARE))) / 2, 4)

@@ -54,7 +54,7 @@ def test_a_run_stores_training_and_held_out_pairs_and_a_minimum_between_related_
 
 @pytest.mark.parametrize("asked", [0, module.MIN_QUESTIONS - 1, module.MIN_QUESTIONS, 6])
 def test_the_fit_ends_in_time_with_fewer_questions_and_says_so(asked: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each question takes a second, of which half are for unrelated ones."""
+    """Each question takes a second."""
     ready = prepared(steps=1)
     model, conversations = run_to_end(ready).checkpoint, ready.conversations
     assert conversations is not None
@@ -69,7 +69,7 @@ def test_the_fit_ends_in_time_with_fewer_questions_and_says_so(asked: int, monke
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now))
     store_known_answers(model, conversations)
     notes: list[str] = []
-    seconds = 2 * asked + 0.5
+    seconds = (asked + 0.5) / module.UNRELATED_SHARE
     fit_min_confidence(model, NumpyRuntime(model), ready.tokenizer, conversations, seconds, on_note=notes.append)
     assert now <= seconds + 1
     [note] = notes

@@ -1,0 +1,88 @@
+"""How many answers of a model are exactly those of some conversations: as it writes them at temperature 0, or as it
+chooses them among its known answers (generation/known_answers.py)."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from llmcli.config import SamplingConfig
+from llmcli.data.conversations.messages import Conversation, Message
+from llmcli.errors import LLMError
+from llmcli.evaluation.evaluator import OnProgress
+from llmcli.generation.batch import answer_request, decode_batch
+from llmcli.generation.chat import Assistant
+from llmcli.generation.engine.requests import GenerationRequest
+from llmcli.generation.known_answers import AnswerFinder
+
+
+@dataclass(frozen=True)
+class ExactScore:
+    """A model's answers to the last questions of some conversations."""
+
+    exact: int
+    questions: int  # that fit the context
+
+    def __str__(self) -> str:
+        return f"{self.exact:,} of {self.questions:,}"
+
+
+@dataclass(frozen=True)
+class KnownScore:
+    """Known answers to the last questions of some conversations, and the questions that got none."""
+
+    right: int
+    wrong: int
+    unanswered: int
+    answerable: int  # questions whose answer is among the known ones
+
+    @property
+    def questions(self) -> int:
+        return self.right + self.wrong + self.unanswered
+
+
+def last_answers(conversations: Sequence[Conversation]) -> Iterator[tuple[Sequence[Message], str]]:
+    """Yield (messages before the last learned answer, that answer) for each conversation that has one."""
+    for conversation in conversations:
+        messages = conversation.messages
+        learned = [i for i, message in enumerate(messages) if message.role == "assistant" and message.is_learned]
+        if learned and messages[learned[-1] - 1].role == "user":
+            yield messages[: learned[-1]], messages[learned[-1]].content.strip()
+
+
+def score_exact(conversations: Sequence[Conversation], assistant: Assistant, on_progress: OnProgress) -> ExactScore:
+    """Write the last answer of each conversation at temperature 0. An answer ends where it begins to differ from the
+    right one."""
+    asked = [*last_answers(conversations)]
+
+    def requests() -> Iterator[GenerationRequest | LLMError]:
+        for messages, answer in asked:
+            most = len(answer.encode("utf-8")) + 2  # a token spells at least a byte; spaces around it do not count
+            try:
+                yield answer_request(messages, assistant, SamplingConfig(temperature=0.0, max_tokens=most))
+            except LLMError as error:  # the question does not fit the context
+                yield error
+
+    def differs(number: int, text: str) -> bool:
+        return not asked[number][1].startswith(text.strip())
+
+    exact = questions = 0
+    results = decode_batch(assistant.runtime, assistant.tokenizer, requests(), differs)
+    for done, ((_, answer), result) in enumerate(zip(asked, results, strict=True), 1):
+        questions += result.error is None
+        exact += result.error is None and result.finish_reason == "stop" and result.text.strip() == answer
+        on_progress(done / len(asked))
+    return ExactScore(exact, questions)
+
+
+def score_known(
+    conversations: Sequence[Conversation], assistant: Assistant, finder: AnswerFinder, on_progress: OnProgress
+) -> KnownScore:
+    """Choose a known answer to the last question of each conversation, or none."""
+    asked, known = [*last_answers(conversations)], set(finder.answers)
+    right = wrong = answerable = 0
+    for done, (messages, answer) in enumerate(asked, 1):
+        found = finder.find(assistant, messages)
+        answerable += answer in known
+        right += found.is_known and found.text == answer
+        wrong += found.is_known and found.text != answer
+        on_progress(done / len(asked))
+    return KnownScore(right, wrong, len(asked) - right - wrong, answerable)
