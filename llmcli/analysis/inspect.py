@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from llmcli.errors import LLMError
 from llmcli.formats.metadata import parse_json
 from llmcli.formats.safetensors.header import Header, TensorInfo
+from llmcli.formats.training_record import KNOWN_ANSWERS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,6 +63,15 @@ def tokenizer_facts(header: Header) -> dict[str, Any]:
     from llmcli.data.tokenizers.tokenizer_json import describe
 
     return describe(header.metadata["tokenizer.json"])
+
+
+def known_answer_facts(header: Header) -> dict[str, Any]:
+    """Return {"questions", "min_confidence"} of the known answers in the file; {} if there are none."""
+    document = json_object(header, KNOWN_ANSWERS)
+    pairs = document.get("pairs")
+    return (
+        {"questions": len(pairs), "min_confidence": document.get("min_confidence")} if isinstance(pairs, list) else {}
+    )
 
 
 def parameter_tree(header: Header) -> ParameterGroup:

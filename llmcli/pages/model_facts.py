@@ -4,7 +4,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from llmcli import units
-from llmcli.analysis.inspect import OnNote, json_object, tokenizer_facts
+from llmcli.analysis.inspect import OnNote, json_object, known_answer_facts, tokenizer_facts
 from llmcli.errors import LLMError, prefixed
 from llmcli.evaluation.figures import NETWORK, Figures, as_json, known_text
 from llmcli.formats.cache_weights import CacheWeights
@@ -32,6 +32,7 @@ def facts(header: "Header", on_note: OnNote) -> dict[str, Any]:
         ],
         "config": json_object(header, "config.json", on_note),
         "tokenizer": tokenizer_facts(header),
+        **({"known_answers": known} if (known := known_answer_facts(header)) else {}),
         "training": _with_figures(json_object(header, "training.json", on_note)),
         "sha256": header.metadata.get("sha256"),
         **({"problem": header.problem} if header.problem else {}),

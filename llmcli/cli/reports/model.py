@@ -4,7 +4,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llmcli import units
-from llmcli.analysis.inspect import json_object, parameter_tree, parameters_by_dtype, tokenizer_facts, walk
+from llmcli.analysis.inspect import (
+    json_object,
+    known_answer_facts,
+    parameter_tree,
+    parameters_by_dtype,
+    tokenizer_facts,
+    walk,
+)
 from llmcli.cli.terminal import charts, console, tables
 from llmcli.cli.terminal.text_layout import terminal_width
 from llmcli.errors import prefixed, with_hub_names
@@ -59,10 +66,10 @@ def print_overview(header: "Header") -> None:
         if json_object(header, "tokenizer_config.json", console.note).get("chat_template"):
             facts.append(("chat template", "in the file"))
         tables.pairs(facts)
-    known = json_object(header, KNOWN_ANSWERS).get("pairs")
-    if isinstance(known, list):
+    if known := known_answer_facts(header):
         console.heading("known answers")
-        tables.pairs([("in the file", units.count(len(known), "question") + " with their answers")])
+        held = units.count(known["questions"], "question") + " with their answers"
+        tables.pairs([("in the file", held), ("minimum confidence", str(known["min_confidence"]))])
     others = {key: text for key, text in header.metadata.items() if key not in OWN_KEYS}
     for heading, values in (("origin", origin), ("metadata", others)):
         if values:

@@ -376,5 +376,8 @@ def test_known_answers(llm: Llm, chat_model: Path) -> None:
     assert llm(*sing, "--min-confidence", 0).stdout in ("From 9 to 5.\n", "Behind the house.\n")
     assert "--min-confidence has no effect without --known-answers" in llm("chat", "Hi", "--min-confidence", 0).stderr
     assert "--temperature has no effect with --known-answers" in llm(*sing, "-t", 0).stderr
-    assert "2 questions with their answers" in llm("inspect", chat_model).stdout
+    shown = llm("inspect", chat_model).stdout
+    assert re.search(r"in the file +2 questions with their answers\n +minimum confidence +0\.4\n", shown)
+    [facts] = objects(llm("inspect", chat_model, "--json"))
+    assert facts["known_answers"] == {"questions": 2, "min_confidence": 0.4}
     assert "Behind" not in llm("inspect", chat_model).stdout + llm("inspect", chat_model, "--json").stdout
