@@ -470,14 +470,15 @@ def _known_answers_seconds(prepared: Prepared) -> float:
     """Return the seconds for fitting the minimum confidence of known answers: those that all questions are expected to
     take at the measured speed, but at most a share of the budget."""
     plan, conversations = prepared.plan, prepared.conversations
-    budget = plan.train.seconds
-    if budget is None or plan.expected is None or conversations is None:
+    if plan.train.seconds is None or conversations is None:
         return math.inf
-    tokens = conversations.training
+    most, tokens = KNOWN_ANSWERS_TIME_SHARE * plan.train.seconds, conversations.training
+    if plan.expected is None:
+        return most
     scored = len(tokens.ids) + (NEAREST - 1) * int(tokens.loss_mask.sum())  # a question, and each answer as often
     seconds = ASSUMED_COST * scored / len(tokens) / plan.expected.tokens_per_second
     needed = sum(question_limits(plan.model.parameters)) * (seconds + QUESTION_SECONDS)
-    return max(ANSWERS_SECONDS, min(needed, KNOWN_ANSWERS_TIME_SHARE * budget))
+    return max(ANSWERS_SECONDS, min(needed, most))
 
 
 def _baselines(prepared: Prepared) -> list[Baseline]:

@@ -1,5 +1,6 @@
 """A run from its files to its file: what it keeps in memory, and where it resumes."""
 
+import math
 import weakref
 from dataclasses import replace
 from pathlib import Path
@@ -11,13 +12,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from llmcli.data.conversations.batches import ConversationTokens
 from llmcli.errors import LLMError
 from llmcli.training.distributed.processes import Processes
 from llmcli.training.files.resume import StateSaver, StoppedRun
 from llmcli.training.loop.events import State
 from llmcli.training.loop.trainer import Run
 from llmcli.training.planning.cost_model import BASE_BYTES, Memory
-from llmcli.training.session import _check_hardware, _free_memory, _reserve_seconds
+from llmcli.training.session import _check_hardware, _free_memory, _known_answers_seconds, _reserve_seconds
 from llmcli.training.step import hardware
 from tests.conftest import Llm
 from tests.training.plans import plan
@@ -119,3 +121,28 @@ def test_the_reserve_for_the_end_leaves_time_for_steps(
     plan = SimpleNamespace(model=SimpleNamespace(parameters=135_000_000), train=SimpleNamespace(seconds=budget))
     prepared: Any = SimpleNamespace(plan=plan, conversations=conversations or None)
     assert _reserve_seconds(prepared) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    ("budget", "speed", "parameters", "seconds"),
+    [
+        (None, 192.0, 135e6, math.inf),
+        (120.0, 192.0, 135e6, 16 * 0.41),  # 8 unrelated and 8 held-out questions, each with 20 answers: 192 tokens
+        (120.0, 19.2, 135e6, 12.0),  # a tenth of the budget at most
+        (120.0, None, 135e6, 12.0),  # a run of an earlier version, resumed
+        (120.0, 7680.0, 1e6, 96 * 0.02),  # a small model is asked 32 and 64
+        (3.0, 7680.0, 1e6, 0.5),
+    ],
+)
+def test_the_time_for_fitting_the_minimum_confidence_follows_the_measured_speed(
+    budget: float | None, speed: float | None, parameters: float, seconds: float
+) -> None:
+    tokens = ConversationTokens(np.zeros(400, np.uint32), np.arange(400) % 5 == 0, np.arange(0, 401, 40))
+    expected = speed and SimpleNamespace(tokens_per_second=speed)
+    model, train = SimpleNamespace(parameters=parameters), SimpleNamespace(seconds=budget)
+    plan = SimpleNamespace(model=model, train=train, expected=expected)
+    prepared: Any = SimpleNamespace(plan=plan, conversations=SimpleNamespace(training=tokens))
+    assert _known_answers_seconds(prepared) == pytest.approx(seconds)
+    if budget:
+        rest = _reserve_seconds(prepared)
+        assert _reserve_seconds(prepared, known_answers=True) == pytest.approx(rest + seconds)
