@@ -8,6 +8,7 @@ import pytest
 
 from llmcli.data.conversations.split import held_out_indices
 from llmcli.formats import checkpoint
+from llmcli.training.data.known_answers import TYPICAL
 from tests.conftest import TEXT, Llm
 from tests.training.chats import PAIRS
 
@@ -227,3 +228,20 @@ def test_options_for_text_are_refused_with_conversations(llm: Llm) -> None:
     assert "--per-token has no effect with conversations" in llm("eval", "chats.jsonl", "--per-token").stderr
     mixed = llm("eval", "chats.jsonl", "c.txt")
     assert mixed.exit_code == 2 and "measure one kind at a time" in mixed.stderr
+
+
+def test_known_answers_that_cannot_be_measured_are_stored_with_the_default(
+    llm: Llm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError("not enough")
+
+    monkeypatch.setattr("llmcli.training.session.open_trained", fail)
+    answer = llm(*RUN, "--known-answers")
+    assert answer.exit_code == 0
+    assert "answers to held-out questions could not be measured: not enough" in answer.stderr
+    model = checkpoint.load("model.safetensors")
+    assert model.known_answers is not None
+    assert len(model.known_answers.pairs) == len(PAIRS) and model.known_answers.min_confidence == TYPICAL
+    record = model.record.to_json()
+    assert record["answers"] is None and record["known_answers"] is None
