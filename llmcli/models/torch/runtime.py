@@ -17,6 +17,7 @@ from llmcli.models.torch.devices import memory_errors
 from llmcli.models.torch.transformer import LanguageModel, LayerKVCache
 
 LOGITS_AT_ONCE = 1 << 25  # logits of windows that are scored together
+CACHED_TOKENS = 1 << 13  # tokens in all copies of a cache that several texts continue
 CPU_BLOCK_LOGITS = 1 << 23  # logits in memory at once on a CPU: 32 MB, and up to four times that during calibration
 INVERSE_TEMPERATURES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3)  # evenly spaced
 
@@ -59,10 +60,14 @@ class TorchRuntime(Runtime):
         return self._process(ids, slice(None))
 
     def continuation_logits(self, texts: Sequence[Sequence[int]]) -> Iterator[Array]:
-        """See `Runtime`: one batch of texts padded at their ends, which attend to the same cache."""
-        check_input(range(max(map(len, texts))), self.length, self.context)
-        for ids, row in zip(texts, self._process_padded(texts), strict=True):
-            yield self._logits(row[: len(ids)])
+        """See `Runtime`: batches of texts padded at their ends, each with a copy of the cache."""
+        longest = max(map(len, texts))
+        check_input(range(longest), self.length, self.context)
+        together = max(1, CACHED_TOKENS // (self.length + longest))
+        for first in range(0, len(texts), together):
+            batch = texts[first : first + together]
+            for ids, row in zip(batch, self._process_padded(batch), strict=True):
+                yield self._logits(row[: len(ids)])
 
     @memory_errors()
     @torch.inference_mode()
