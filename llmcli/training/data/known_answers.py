@@ -31,7 +31,7 @@ NETWORK_WEIGHT = 0.25
 MAX_QUESTIONS = 64  # unrelated or held-out questions
 MIN_QUESTIONS = 4  # unrelated questions for which a minimum is fitted
 UNRELATED_SHARE = 0.7  # share of the time for unrelated questions
-LARGE, MAX_QUESTIONS_LARGE = 20e6, 8  # a model with this many parameters takes seconds for a question
+LARGE, MAX_QUESTIONS_LARGE = 20e6, 8  # a model with this many parameters takes a second for a question
 UNRELATED = {
     "en": (
         "What is the tallest building in the world?", "How do I grow tomatoes?", "Who invented the telephone?",
@@ -130,6 +130,8 @@ def fit_min_confidence(
     assistant = open_assistant(checkpoint, runtime, tokenizer)
     weight, training = known.network_weight, pairs_of(conversations.split.training)
     finder = AnswerFinder(KnownAnswers(pairs=training, network_weight=weight))
+    unrelated = UNRELATED[language_of(finder.answers)][: limits[0]]
+    held_out = [pair for pair in pairs_of(conversations.split.held_out) if pair[1] in finder.answers][: limits[1]]
     progress = count(1)
 
     def ask(questions: Sequence[str], end: float) -> list[tuple[str, float]]:
@@ -145,11 +147,10 @@ def fit_min_confidence(
                 check()
                 answer = finder.find(assistant, [Message("user", question)], check)
                 answers.append((answer.text, answer.confidence))
-                on_progress(min(0.99, next(progress) / sum(limits)))
+                on_progress(next(progress) / (len(unrelated) + len(held_out) + 1))
         return answers
 
     on_progress(0.0)
-    unrelated = UNRELATED[language_of(finder.answers)][: limits[0]]
     confidences = [confidence for _, confidence in ask(unrelated, began + UNRELATED_SHARE * seconds)]
     least = TYPICAL
     if len(confidences) >= MIN_QUESTIONS:
@@ -159,9 +160,8 @@ def fit_min_confidence(
         how = "was fitted" if len(confidences) >= MIN_QUESTIONS else f"has its default, {TYPICAL}"
         number = f"{len(confidences)} of {len(unrelated)} questions"
         on_note(f"the minimum confidence of known answers {how}: there was time for {number}")
-    asked = [pair for pair in pairs_of(conversations.split.held_out) if pair[1] in finder.answers][: limits[1]]
-    found = ask([question for question, _ in asked], began + seconds)
+    found = ask([question for question, _ in held_out], began + seconds)
     on_progress(1.0)
-    right = sum(c >= least and text == answer for (text, c), (_, answer) in zip(found, asked, strict=False))
+    right = sum(c >= least and text == answer for (text, c), (_, answer) in zip(found, held_out, strict=False))
     unanswered = sum(confidence < least for _, confidence in found)
     return KnownAnswerShares(len(found), right, len(found) - right - unanswered)
