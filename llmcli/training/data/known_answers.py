@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from itertools import count, pairwise
+from itertools import pairwise
 
 import numpy as np
 
@@ -132,22 +132,24 @@ def fit_min_confidence(
     finder = AnswerFinder(KnownAnswers(pairs=training, network_weight=weight))
     unrelated = UNRELATED[language_of(finder.answers)][: limits[0]]
     held_out = [pair for pair in pairs_of(conversations.split.held_out) if pair[1] in finder.answers][: limits[1]]
-    progress = count(1)
+    times = [0.0]  # seconds for each question so far
 
     def ask(questions: Sequence[str], end: float) -> list[tuple[str, float]]:
         """Return (answer, confidence) for as many questions as there is time for."""
 
-        def check() -> None:
-            if stop() or time.monotonic() > end:
+        def check(expected: float = 0.0) -> None:
+            if stop() or time.monotonic() + expected > end:
                 raise _TimeOverError
 
         answers = []
         with suppress(_TimeOverError):
             for question in questions:
-                check()
+                check(max(times))
+                asked = time.monotonic()
                 answer = finder.find(assistant, [Message("user", question)], check)
                 answers.append((answer.text, answer.confidence))
-                on_progress(next(progress) / (len(unrelated) + len(held_out) + 1))
+                times.append(time.monotonic() - asked)
+                on_progress(len(times) / (len(unrelated) + len(held_out) + 2))
         return answers
 
     on_progress(0.0)
