@@ -129,7 +129,7 @@ class Assistant:
         check: Callable[[], None] = lambda: None,
     ) -> list[ScoredText]:
         """Score each of some answers to messages that end with a user message (choices.py), or `only_likely` ones.
-        `check` is called before each batch of answers and may raise an exception. Raises LLMError as `answer` does, and
+        `check` is called after each batch of answers and may raise an exception. Raises LLMError as `answer` does, and
         for an answer that does not fit the context."""
         ids, _ = self._fit(messages, 1 + max(len(self.tokenizer.encode(answer)) for answer in answers))
         scores: list[ScoredText] = []

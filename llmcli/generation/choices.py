@@ -96,13 +96,13 @@ def score_likely_answers(
         scores, logprobs_of = [], _next_logprobs(runtime, tokenizer, first, [encoded[i] for i in batch])
         for chosen, rows in zip(batch, logprobs_of, strict=True):
             scores.append(_scored(answers[chosen], encoded[chosen], rows, end_ids))
-            _lower(bounds, encoded, encoded[chosen], rows)
+            _lower_bounds(bounds, encoded, encoded[chosen], rows)
             best = max(best, scores[-1].logprob)
         bounds[batch] = -math.inf
         yield scores
 
 
-def _lower(bounds: Doubles, encoded: Sequence[list[int]], known: list[int], rows: Sequence[Doubles]) -> None:
+def _lower_bounds(bounds: Doubles, encoded: Sequence[list[int]], known: list[int], rows: Sequence[Doubles]) -> None:
     """Lower the bounds of answers that begin as the `known` one does, after whose tokens the next has `rows`."""
     totals = np.cumsum([0.0, *(row[token] for row, token in zip(rows, known, strict=False))])
     for i, answer in enumerate(encoded):
