@@ -33,7 +33,8 @@ ONLY_IN = {  # library -> the modules, or the packages, that may import it
     "gguf": {"formats.gguf.reader"},
     "matplotlib": {"cli.terminal.plot"},
     "pyppmd": {"evaluation.compressors"},
-    "safetensors": set(),  # the reference of the tests; formats/safetensors/file.py says why
+    "safetensors": {"formats.safetensors.file"},
+    "ml_dtypes": {"formats.safetensors.dtypes"},
     "starlette": {"server"},
     "uvicorn": {"server.http.listening"},
     "pydantic": {"server.api.schema", "server.api.bodies"},

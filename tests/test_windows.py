@@ -23,6 +23,7 @@ from llmcli.cli.terminal.signals import termination_signals
 from llmcli.data.sources import read_corpus
 from llmcli.errors import LLMError, command_line
 from llmcli.formats import atomic_io, checkpoint, file_lock
+from llmcli.models.open_runtime import open_runtime
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.files import resume
 from tests import platforms
@@ -266,11 +267,13 @@ def test_the_signals_of_windows_end_a_run(windows: Windows) -> None:
     assert termination_signals() == [signal.SIGTERM, signal.SIGUSR1]  # the latter stands for SIGBREAK
 
 
-def test_a_header_keeps_no_file_open(windows: Windows, llm: Llm) -> None:
+def test_a_header_and_a_running_model_keep_no_file_open(windows: Windows, llm: Llm) -> None:
     Path("c.txt").write_text(TEXT, "utf-8")
     assert llm("train", "c.txt", *OPTIONS, "--steps", 1).exit_code == 0
     header = resume.read_header(Path("model.safetensors"))
     assert not is_open(header.path)
+    model = checkpoint.load(header.path)
+    assert open_runtime(model).context and model.tensors and not is_open(header.path)
 
 
 # ---- the console

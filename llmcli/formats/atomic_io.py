@@ -1,8 +1,8 @@
 """Atomic writes: whatever fails, a file has either all of its old content or all of its new content.
 
-The steps: create a temporary file beside the target with the target's owner and mode, reserve its space, write it,
-check its length, flush it to disk, close it, rename it, flush the directory. Steps that the file system or operating
-system does not support are skipped; a step that fails is an error.
+The steps: create a file in a temporary directory beside the target, reserve its space, write it, check its length, give
+it the target's owner and mode, flush it to disk, close it, rename it, flush the target's directory. Steps that the file
+system or operating system does not support are skipped; a step that fails is an error.
 """
 
 import contextlib
@@ -69,7 +69,7 @@ def check_writable(
     target = resolve_links(path)
     if not target.parent.is_dir():
         raise LLMError(f"there is no directory {target.parent}; make it first: mkdir -p {target.parent}")
-    with _temporary_file(target) as (descriptor, _):  # every step of `write` except renaming
+    with _temporary_file(target) as temporary, _opened(temporary) as descriptor:  # as `write` does, except renaming
         _reserve(descriptor, 1)
         os.write(descriptor, b"0")
         _flush(descriptor)
@@ -135,7 +135,7 @@ def write(path: str | Path, parts: Iterable[Buffer], total: int | None = None) -
     if total is None:
         parts = list(parts)
         total = sum(len(part) for part in parts)
-    with _temporary_file(resolve_links(Path(path)), keep=True) as (descriptor, _):
+    with _temporary_file(resolve_links(Path(path)), keep=True) as temporary, _opened(temporary) as descriptor:
         _reserve(descriptor, total)
         for part in parts:
             left = memoryview(part)
@@ -146,8 +146,8 @@ def write(path: str | Path, parts: Iterable[Buffer], total: int | None = None) -
 
 
 def write_with(path: str | Path, writer: Callable[[Path], None]) -> None:
-    """Write a file with a function that writes to a path. Raises LLMError as `write` does."""
-    with _temporary_file(resolve_links(Path(path)), keep=True) as (_, temporary):
+    """Write a file with a function that writes to a path, or replaces the file there. Raises LLMError like `write`."""
+    with _temporary_file(resolve_links(Path(path)), keep=True) as temporary:
         writer(temporary)
 
 
@@ -180,10 +180,8 @@ def remove_stale(path: Path) -> None:
         with contextlib.suppress(OSError):
             if suffix == "old" and stale.is_dir() and not target.exists():
                 stale.rename(target)
-            elif stale.is_dir() and suffix in ("old", "tmp"):
-                shutil.rmtree(stale)
-            elif suffix == "tmp":
-                stale.unlink()
+            elif suffix == "tmp" or (suffix == "old" and stale.is_dir()):
+                _remove(stale)
 
 
 # ---- directories
@@ -210,7 +208,7 @@ def replace_directory(path: Path) -> Iterator[Path]:
     target = resolve_links(path)
     temporary, old = (target.with_name(f".{target.name}.{os.getpid()}.{suffix}") for suffix in ("tmp", "old"))
     try:
-        shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process with the same id
+        _remove(temporary)  # left by a killed process with the same id
         temporary.mkdir()
         if target.exists():
             temporary.chmod(stat.S_IMODE(target.stat().st_mode))
@@ -229,8 +227,8 @@ def replace_directory(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise LLMError(f"cannot write {path}: {error.strerror or error}; nothing there was changed") from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
+        _remove(temporary)
+    _remove(old)
     _flush_directory(target.parent)
 
 
@@ -247,40 +245,60 @@ def resolve_links(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _temporary_file(target: Path, *, keep: bool = False) -> Iterator[tuple[int, Path]]:
-    """Yield (descriptor, path) of a new temporary file beside `target`. At the end it is flushed and replaces `target`;
-    after an error, and if it is not to be kept, it is deleted."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    descriptor, created = -1, False
+def _temporary_file(target: Path, *, keep: bool = False) -> Iterator[Path]:
+    """Yield the path of an empty file, in a directory beside `target` that others cannot enter. At the end the file is
+    flushed and replaces `target`; after an error, and if it is not to be kept, it is deleted."""
+    directory = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = directory / target.name
     try:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)  # left by a killed process with the same id
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | BINARY_FLAG, 0o666)
-        created = True
-        if target.exists():
-            status = target.stat()
-            if hasattr(os, "fchown"):
-                with contextlib.suppress(OSError):  # only the administrator may change the owner
-                    os.fchown(descriptor, status.st_uid, status.st_gid)
-            if hasattr(os, "fchmod"):
-                os.fchmod(descriptor, stat.S_IMODE(status.st_mode))
-        yield descriptor, temporary
+        _remove(directory)  # left by a killed process with the same id
+        directory.mkdir(0o700)
+        with _opened(temporary, os.O_CREAT | os.O_EXCL) as descriptor:
+            status = target.stat() if target.exists() else os.fstat(descriptor)
+        yield temporary
         if keep:
-            _flush(descriptor)
-            flushed, descriptor = descriptor, -1
             # closed before renaming: network file systems report late errors here, and Windows cannot rename open files
-            os.close(flushed)
+            with _opened(temporary) as descriptor:
+                _set_owner_and_mode(descriptor, status)
+                _flush(descriptor)
             _rename(temporary, target, os.replace)
             _flush_directory(target.parent)
     except OSError as error:
         raise LLMError(f"cannot write {target}: {error.strerror or error}; nothing there was changed") from error
     finally:
-        if descriptor >= 0:
-            with contextlib.suppress(OSError):
-                os.close(descriptor)
-        if created:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
+        _remove(directory)
+
+
+@contextlib.contextmanager
+def _opened(path: Path, flags: int = 0) -> Iterator[int]:
+    """Yield a descriptor that writes to a file."""
+    descriptor = os.open(path, os.O_WRONLY | BINARY_FLAG | flags, 0o666)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _set_owner_and_mode(descriptor: int, status: os.stat_result) -> None:
+    """Give a file the owner and the mode of another."""
+    if hasattr(os, "fchown"):
+        with contextlib.suppress(OSError):  # only the administrator may change the owner
+            os.fchown(descriptor, status.st_uid, status.st_gid)
+    mode = stat.S_IMODE(status.st_mode)
+    if hasattr(os, "fchmod") and mode != stat.S_IMODE(os.fstat(descriptor).st_mode):
+        os.fchmod(descriptor, mode)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, or a directory with all its files, as far as possible. (`shutil.rmtree` opens the directory, which
+    fails when too many files are open.)"""
+    with contextlib.suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            for inner in path.iterdir():
+                _remove(inner)
+            path.rmdir()
+        else:
+            path.unlink()
 
 
 def _rename(source: Path, target: Path, call: Callable[[Path, Path], None]) -> None:

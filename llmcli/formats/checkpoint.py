@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmcli.config import QUANTIZATIONS, ModelConfig
-from llmcli.errors import LLMError, prefixed
+from llmcli.errors import LLMError, command_line, prefixed
 from llmcli.formats import quantization
 from llmcli.formats.hf_config import dump_config, parse_config
 from llmcli.formats.metadata import JsonObject, parse_document
@@ -80,6 +80,11 @@ class Checkpoint:
     def records(self) -> list[TrainingRecord]:
         """See `Ensemble.records`."""
         return [self.record]
+
+    def close(self) -> None:
+        """Close the files of the tensors, which Windows cannot replace while they are open, until one is read again."""
+        if isinstance(self.tensors, TensorsOnDisk):
+            self.tensors.header.open_files.clear()
 
     def quantized(self, name: str, scheme: str | None) -> QuantizedMatrix | None:
         """Quantize a matrix, or return it as stored if possible; None if the scheme does not quantize it."""
@@ -166,11 +171,7 @@ class TensorsOnDisk(ComputedTensors):
         matrix = self.quantized(name)
         if matrix is not None:
             return matrix.dequantize()
-        import numpy as np
-
-        out = np.empty(self.header.tensors[name].shape, np.float32)
-        read_into(self.header, self.header.tensors[name], out)
-        return out
+        return read_tensor(self.header, self.header.tensors[name]).astype("float32", copy=False)
 
     def quantized(self, name: str) -> QuantizedMatrix | None:
         """Return a matrix that is stored quantized; None for other tensors."""
@@ -222,7 +223,7 @@ def from_header(header: Header) -> Checkpoint:
         if scheme is not None and scheme not in QUANTIZATIONS:
             raise LLMError(f"it is quantized as {scheme[:20]!r}; {' and '.join(QUANTIZATIONS)} are supported")
         _check_tensors(header, config, scheme)
-    check_hash(header)
+    check_hash(header, quantization.stored_tensors(config, scheme))
     if config.is_gemma:  # it stores the gains of norms minus 1
         norms = {name: t for name, t in header.tensors.items() if len(t.shape) == 1}
         gains = {name: replace(tensor, offset=tensor.offset + 1) for name, tensor in norms.items()}
@@ -243,13 +244,25 @@ def check_version(header: Header) -> None:
         raise LLMError(f"{header.path} {problem}; upgrade it: pip install --upgrade llmcli")
 
 
-def check_hash(header: Header) -> None:
-    """Raise LLMError if this program's file was changed after it was written. Large files are not checked."""
-    if not header.is_ours or header.file_bytes > MAX_HASHED_BYTES:
+def check_hash(header: Header, names: Iterable[str]) -> None:
+    """Raise LLMError if `is_changed`. Large files are not checked."""
+    if header.file_bytes > MAX_HASHED_BYTES or not is_changed(header, names):
         return
-    if header.metadata.get("sha256") not in (None, digest(header)):
-        problem = "is damaged, or another program changed it: its hash is not the one in its metadata"
-        raise LLMError(f"{header.path} {problem}; get it again")
+    keys = list(header.metadata)
+    as_written = keys == sorted(keys) or (keys[0], keys[-1]) == ("format", "sha256")  # by this version, or earlier ones
+    cause = "is damaged, or it was changed" if as_written else "was changed by another program"
+    command = command_line(["llm", "import", str(header.path), "-o", "changed.safetensors"])
+    problem = f"{cause} after it was written: its content does not match the sha256 in its metadata"
+    raise LLMError(f"{header.path} {problem}; get the original again, or import the changed model: {command}")
+
+
+def is_changed(header: Header, names: Iterable[str]) -> bool:
+    """Return whether a model's file has other content than this program wrote. The order of its header, which lists
+    `names` here, does not matter: other programs change it when they save the same tensors and metadata."""
+    recorded = header.metadata.get("sha256")
+    if recorded is None or not header.is_ours:
+        return False
+    return recorded != digest(header) and recorded != digest(header, names)
 
 
 def _check_tensors(header: Header, config: ModelConfig, scheme: str | None) -> None:
@@ -312,4 +325,5 @@ def write_tensors(path: str | Path, models: Mapping[str, Checkpoint], metadata: 
             return values - 1 if model.config.is_gemma and values.ndim == 1 else values
         return matrix.codes if dot + suffix == quantization.CODES else matrix.scales
 
-    write(path, ComputedTensors(stored, values), stored, {"format": "pt", **metadata})
+    entries = {"format": "pt", "sha256": "", **metadata}
+    write(path, ComputedTensors(stored, values), stored, dict(sorted(entries.items())))

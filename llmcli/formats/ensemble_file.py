@@ -153,7 +153,7 @@ def from_header(header: Header) -> Ensemble:
     for own_tensors, own_config, record in zip(tensors, configs, records, strict=True):
         metadata = shared | {"config.json": json.dumps(own_config), "training.json": json.dumps(record.to_json())}
         experts.append(checkpoint.from_header(replace(header, tensors=own_tensors, metadata=metadata)))
-    checkpoint.check_hash(header)
+    checkpoint.check_hash(header, [f"experts.{i}.{name}" for i, expert in enumerate(experts) for name in expert.stored])
     return combine(dict(zip(names, experts, strict=True)))
 
 

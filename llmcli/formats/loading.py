@@ -2,6 +2,7 @@
 independent of the format."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,9 +21,10 @@ if TYPE_CHECKING:
     from llmcli.data.tokenizers.tokenizer import Tokenizer
 
 
-def load(path: str | Path) -> Checkpoint:
-    """Open a model in any format. Tensors stay on disk until they are accessed. Raises LLMError."""
-    return single_model(load_any(path), path)
+def load(path: str | Path, *, accept_changes: bool = False) -> Checkpoint:
+    """Open a model in any format. Tensors stay on disk until they are accessed. Raises LLMError, also for a file of our
+    own that was changed unless `accept_changes` is True."""
+    return single_model(load_any(path, accept_changes=accept_changes), path)
 
 
 def single_model(model: Checkpoint | Ensemble, path: str | Path) -> Checkpoint:
@@ -32,9 +34,11 @@ def single_model(model: Checkpoint | Ensemble, path: str | Path) -> Checkpoint:
     return model
 
 
-def load_any(path: str | Path) -> Checkpoint | Ensemble:
-    """Open a model in any format, or an ensemble. Raises LLMError."""
+def load_any(path: str | Path, *, accept_changes: bool = False) -> Checkpoint | Ensemble:
+    """Open a model in any format, or an ensemble. Raises LLMError, as `load` does."""
     header = read_header(path)
+    if accept_changes:
+        header = replace(header, metadata={key: text for key, text in header.metadata.items() if key != "sha256"})
     if header.form != "safetensors file":
         return checkpoint.from_header(header)
     is_ensemble = ensemble_file.MODEL_TYPE in header.metadata.get("config.json", "")[:200]

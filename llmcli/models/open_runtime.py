@@ -36,8 +36,12 @@ def open_runtime(
         from llmcli.models.ensemble import EnsembleRuntime
 
         ensemble = EnsembleRuntime([_open_network(m, device, quantize, on_note, fast=fast) for m in model.experts])
-        return NgramEnsemble(ensemble, weights) if any(weights) else ensemble
-    return with_ngram_cache(_open_network(model, device, quantize, on_note, fast=fast), weights[0] if weights else None)
+        runtime: Runtime = NgramEnsemble(ensemble, weights) if any(weights) else ensemble
+    else:
+        network = _open_network(model, device, quantize, on_note, fast=fast)
+        runtime = with_ngram_cache(network, weights[0] if weights else None)
+    model.shared.close()  # the weights are in memory
+    return runtime
 
 
 def _open_network(checkpoint: Checkpoint, device: str, quantize: str | None, on_note: OnNote, *, fast: bool) -> Runtime:

@@ -79,7 +79,7 @@ def record_rows(record: TrainingRecord) -> Rows:
             cache_rows = [("n-gram cache", f"contexts of up to {len(cache.orders)} tokens")]
     if not record.document.keys() & {"corpus", "train", "steps"}:
         adapter = [("adapter", record.adapter)] if record.adapter else []
-        return [*adapter, *cache_rows, *experts]
+        return [*adapter, *_stage_rows(record), *cache_rows, *experts]
     rows = [*_data_rows(record), *_run_rows(record), *cache_rows]
     if shares := record.memorised:
         share = f"{shares.share:.0%} of generated 30-character strings occur verbatim in the training text"
@@ -98,8 +98,7 @@ def record_rows(record: TrainingRecord) -> Rows:
 
 def _data_rows(record: TrainingRecord) -> Rows:
     """List the training data of a model, and its answers to held-out conversations."""
-    rows = [("corpus", _corpus(record))]
-    rows += [(stage.stage, f"{stage.file}: {_corpus(stage)}") for stage in record.earlier_stages]
+    rows = [("corpus", _corpus(record)), *_stage_rows(record)]
     if not (found := record.conversations):
         return rows
     rows.append(("conversations", f"{found.training:,} for training, {found.held_out:,} held out"))
@@ -110,6 +109,10 @@ def _data_rows(record: TrainingRecord) -> Rows:
         after = f"{units.bits_per_byte(plain_text.after)} bits per byte after"
         rows.append(("plain text", f"{NETWORK} {before}{after}"))
     return rows
+
+
+def _stage_rows(record: TrainingRecord) -> Rows:
+    return [(stage.stage, f"{stage.file}: {_corpus(stage)}") for stage in record.earlier_stages]
 
 
 def _corpus(stage: Stage) -> str:

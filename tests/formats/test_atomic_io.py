@@ -266,7 +266,9 @@ def test_the_file_is_flushed_before_it_is_renamed_and_the_directory_after(monkey
 
     def recording_replace(source: Any, target: Any) -> None:
         result = os.stat(source)
-        calls.append(("move", result.st_ino, Path(source).parent == Path(target).parent, Path(target).read_bytes()))
+        calls.append(
+            ("move", result.st_ino, Path(source).parent.parent == Path(target).parent, Path(target).read_bytes())
+        )
         replace(source, target)
 
     with monkeypatch.context() as patch:

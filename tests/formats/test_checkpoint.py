@@ -7,6 +7,7 @@ import math
 import os
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -22,6 +23,7 @@ from llmcli.config import ModelConfig
 from llmcli.data.sources import read_corpus
 from llmcli.errors import LLMError
 from llmcli.formats import checkpoint as module
+from llmcli.formats import loading
 from llmcli.formats.checkpoint import Checkpoint, load, save
 from llmcli.formats.hf_config import dump_config
 from llmcli.formats.safetensors import file as safetensors_file
@@ -51,7 +53,7 @@ EMBEDDING = ("model.embed_tokens.weight", (11, 8))
 NORM, HEAD = ("model.norm.weight", (8,)), ("lm_head.weight", (11, 8))
 TOKENIZER = '{"model": "stands for a tokenizer", "é": "🍎"}'
 METADATA = [
-    "format", "llmcli", "config.json", "tokenizer.json", "tokenizer_config.json", "training.json", "sha256",
+    "config.json", "format", "llmcli", "sha256", "tokenizer.json", "tokenizer_config.json", "training.json",
 ]  # fmt: skip
 
 
@@ -164,8 +166,8 @@ def test_tensors_have_the_names_shapes_and_order_of_qwen3(config: ModelConfig, e
     header = read_header(saved(config))
     assert [(t.name, t.shape) for t in header.tensors.values()] == expected
     assert {t.dtype for t in header.tensors.values()} == {"F32"}
-    starts = [t.start for t in header.tensors.values()]
-    assert starts == sorted(starts)
+    with safetensors.safe_open(header.path, "numpy") as file:  # the library places them by type and name
+        assert file.offset_keys() == sorted(header.tensors)
     # embedding 88; layer 8+192+96+96+6+6+192+8+96+96+96 = 892; norm 8; head 88
     assert header.parameters == config.parameters == (988 if config.tie_word_embeddings else 1076)
 
@@ -261,14 +263,42 @@ def test_any_flipped_bit_is_an_error_or_changes_the_digest(place: float, bit: in
 
 
 def test_a_changed_weight_is_an_error_when_the_model_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
-    path = saved()
-    data = bytearray(path.read_bytes())
-    data[-2] ^= 1
-    path.write_bytes(data)
-    with pytest.raises(LLMError, match=r"m\.safetensors is damaged, or another program changed it"):
+    header, body = header_and_body(saved())
+    changed = body[:-2] + bytes([body[-2] ^ 1]) + body[-1:]
+    path = put(header, changed, "m.safetensors")
+    with pytest.raises(
+        LLMError, match=r"m\.safetensors is damaged, or it was changed after .*: llm import m\.safetensors"
+    ):
         load(path)
-    monkeypatch.setattr(module, "MAX_HASHED_BYTES", len(data) - 1)  # of a large file that would take too long
-    assert load(path).config == UNTIED
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "MAX_HASHED_BYTES", path.stat().st_size - 1)  # of a large file that would take too long
+        assert load(path).config == UNTIED
+    header["__metadata__"] = dict(
+        reversed(header["__metadata__"].items())
+    )  # in an order that this program never writes
+    with pytest.raises(LLMError, match=r"m\.safetensors was changed by another program after .*: llm import m\."):
+        load(put(header, changed, "m.safetensors"))
+
+
+def saved_again(change: Callable[[np.ndarray], np.ndarray], **metadata: str) -> Path:
+    """A model that the safetensors library read and wrote."""
+    path = saved()
+    tensors = {name: change(array) for name, array in safetensors.numpy.load_file(path).items()}
+    with safetensors.safe_open(path, "numpy") as file:
+        safetensors.numpy.save_file(tensors, "again.safetensors", file.metadata() | metadata)
+    return Path("again.safetensors")
+
+
+def test_a_file_that_another_program_saves_again_is_changed_only_if_its_content_is() -> None:
+    assert load(saved_again(lambda array: array)).record == model().record
+    for other in (
+        saved_again(lambda array: array.astype("float16")),
+        saved_again(lambda array: array + (array.size == 8)),
+        saved_again(lambda array: array, **{"training.json": "{}"}),
+    ):
+        with pytest.raises(LLMError, match=r"changed .*after it was written: .* llm import again\.safetensors"):
+            load(other)
+        assert loading.load(other, accept_changes=True).config == UNTIED
 
 
 def test_a_corpus_whose_name_is_not_unicode_can_be_in_the_record() -> None:
@@ -321,7 +351,7 @@ def test_a_model_in_bfloat16_is_read_as_float32(block: int) -> None:
         header[name] = tensor("BF16", list(array.shape), len(body), len(body) + array.nbytes)
         body += array.tobytes()
     loaded = load(put(header, body))
-    with mock.patch.object(safetensors_file, "BLOCK_BYTES", block):
+    with mock.patch.object(safetensors_file, "BLOCK_VALUES", block):
         assert loaded.tensors["model.norm.weight"].tolist() == [1, -2, 3.140625, math.inf, 2.0**-133, 0, 0, -math.inf]
         for name, array in stored.items():
             result = loaded.tensors[name]
@@ -343,7 +373,7 @@ def test_a_model_in_float16_is_read_as_float32(block: int) -> None:
         header[name] = tensor("F16", list(shape), len(body), len(body) + len(data))
         body += data
     loaded = load(put(header, body))
-    with mock.patch.object(safetensors_file, "BLOCK_BYTES", block):
+    with mock.patch.object(safetensors_file, "BLOCK_VALUES", block):
         assert loaded.tensors["model.norm.weight"].tolist() == [
             1, -2, 2.0**-24, 65504, math.inf, -math.inf, 0x555 / 2**12, -(2.0**-24),
         ]  # fmt: skip
@@ -355,11 +385,17 @@ def test_a_model_in_float16_is_read_as_float32(block: int) -> None:
 def test_a_file_cut_off_while_it_is_read_is_an_error() -> None:
     path = saved()
     loaded, header = load(path), read_header(path)
+    assert loaded.tensors["lm_head.weight"].shape == (11, 8)  # from now on the file is open
     os.truncate(path, path.stat().st_size - 100)
-    with pytest.raises(LLMError, match=r"m\.safetensors ends inside lm_head\.weight"):
-        loaded.tensors["lm_head.weight"]
-    with pytest.raises(LLMError, match=r"m\.safetensors ends inside lm_head\.weight"):
-        list(read_values(header, header.tensors["lm_head.weight"]))
+    with pytest.raises(LLMError, match=r"m\.safetensors ends inside model\.norm\.weight"):
+        loaded.tensors["model.norm.weight"]
+    with pytest.raises(LLMError, match=r"m\.safetensors ends inside model\.norm\.weight"):
+        list(read_values(header, header.tensors["model.norm.weight"]))
+    save(path, model(TIED))
+    loaded = load(path)
+    save(path, model(replace(TIED, vocab_size=12)))
+    with pytest.raises(LLMError, match=r"m\.safetensors was replaced while it was read"):
+        loaded.tensors["model.embed_tokens.weight"]
 
 
 # ---- headers of any file

@@ -44,7 +44,7 @@ def import_(options: _Options) -> None:
     options.check({}, {"fit_cache": "encoding"})
     text = read_sources([str(cache_text)], options.reading(), text_only=True).text if cache_text is not None else None
     source = str(local_model(options.source))
-    base = loading.load(source)
+    base = _load(source)
     part = "part of " if Path(source).is_dir() else ""
     reject_overwriting(output, "output", loading.files(source), f"{part}the model to import")
     adapter_file = adapters.find_file(options.adapter) if options.adapter is not None else None
@@ -66,6 +66,27 @@ def import_(options: _Options) -> None:
     )
     if license_ := imported.get("license"):
         console.note(f"license: {license_}")
+
+
+def _load(source: str) -> "Checkpoint":
+    """Open a model. If its file was changed, its record keeps what it was trained on, but no figures of the run."""
+    from llmcli.formats import atomic_io, checkpoint, headers, loading, training_stages
+    from llmcli.formats.safetensors.file import digest
+    from llmcli.formats.training_record import TrainingRecord
+
+    model, header = loading.load(source, accept_changes=True), headers.read_header(source)
+    if not checkpoint.is_changed(header, model.stored):
+        return model
+    console.warn(
+        f"warning: {source} was changed after it was written: its content does not match the sha256 in its metadata; "
+        "the figures of its training run are left out"
+    )
+    record, name = model.record, atomic_io.name_of(source)
+    origin = {"file": name, "form": "changed safetensors file", "sha256": digest(header)}
+    entries: dict[str, object] = {"imported": {**(record.imported or {}), **origin}}
+    entries |= {key: record.document[key] for key in ("seen_bytes", "ngram_cache") if key in record.document}
+    entries |= training_stages.joined(training_stages.as_earlier(record, training_stages.BASE, name))
+    return replace(model, record=TrainingRecord.from_json(entries))
 
 
 def _merge(base: "Checkpoint", source: str, adapter: Path) -> "Checkpoint":

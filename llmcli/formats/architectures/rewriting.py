@@ -7,6 +7,7 @@ ranges of their rows; their values are not read here.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from operator import itemgetter
 from typing import Any
 
 from llmcli.config import FINAL_NORM
@@ -71,11 +72,18 @@ def _phi3(config: Mapping[str, Any], tensors: Tensors) -> tuple[dict[str, Any], 
         if not tensor.shape or tensor.shape[0] != sum(parts[module].values()):
             wanted = sum(parts[module].values())
             raise LLMError(f"tensor {name} has shape {list(tensor.shape)}, its config has {wanted:,} rows")
-        start, row_bytes = tensor.start, (tensor.end - tensor.start) // tensor.shape[0]
+        first, row_bytes = 0, (tensor.end - tensor.start) // tensor.shape[0]
         for part, rows in parts[module].items():
-            own, end = f"{layer}.layers.{number}.{part}.weight", start + rows * row_bytes
-            split[own] = replace(tensor, name=own, shape=(rows, *tensor.shape[1:]), start=start, end=end)
-            start = end
+            own, last = f"{layer}.layers.{number}.{part}.weight", first + rows
+            split[own] = replace(
+                tensor,
+                name=own,
+                shape=(rows, *tensor.shape[1:]),
+                start=tensor.start + first * row_bytes,
+                end=tensor.start + last * row_bytes,
+                view=itemgetter(slice(first, last)),
+            )
+            first = last
     defaults = {"rms_norm_eps": 1e-5, "eos_token_id": 32000}
     return {key: value for key, value in defaults.items() if key not in config}, split
 

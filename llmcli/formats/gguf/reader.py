@@ -195,7 +195,7 @@ def _row_blocks(tensor: TensorInfo) -> Iterator[TensorInfo]:
 def _dequantize(data: bytes, tensor: TensorInfo) -> NDArray[np.float32]:
     """Decode the values of a tensor, flat or in rows."""
     if dtypes.is_readable(tensor.dtype):
-        values: NDArray[np.float32] = dtypes.decode(data, tensor.dtype).astype(np.float32, copy=False)
+        values: NDArray[np.float32] = np.frombuffer(data, dtypes.numpy_dtype(tensor.dtype)).astype(np.float32)
         return values
     gguf = import_gguf(f"reading {tensor.dtype}")
     quantization_type = gguf.GGMLQuantizationType[tensor.dtype]

@@ -18,9 +18,9 @@ BYTES_PER_ELEMENT = {
 }  # fmt: skip
 TORCH_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 WEIGHT_DTYPES = tuple(TORCH_NAMES)  # data types of a model's tensors, unless quantized
-_NUMPY_NAMES = {
-    "BOOL": "?", "U8": "u1", "I8": "i1", "U16": "<u2", "I16": "<i2", "F16": "<f2", "BF16": "<u2",
-    "U32": "<u4", "I32": "<i4", "F32": "<f4", "U64": "<u8", "I64": "<i8", "F64": "<f8",
+NUMPY_NAMES = TORCH_NAMES | {
+    "BOOL": "bool", "U8": "uint8", "I8": "int8", "U16": "uint16", "I16": "int16",
+    "U32": "uint32", "I32": "int32", "U64": "uint64", "I64": "int64", "F64": "float64",
 }  # fmt: skip
 
 
@@ -30,28 +30,22 @@ def stored_bytes(tensors: Iterable[tuple[str, tuple[int, ...]]]) -> int:
 
 
 def is_readable(dtype: str) -> bool:
-    return dtype in _NUMPY_NAMES
+    return dtype in NUMPY_NAMES
 
 
-def decode(data: bytes, dtype: str) -> NDArray[Any]:
-    """Return the elements of a tensor in a file as a flat array; bfloat16 becomes float32."""
-    import numpy as np
-
-    elements = np.frombuffer(data, _NUMPY_NAMES[dtype])
-    if dtype == "BF16":  # the upper half of a float32
-        return np.left_shift(elements, 16, dtype=np.uint32).view(np.float32)
-    return elements
-
-
-def encode(array: NDArray[Any], dtype: str) -> NDArray[np.uint8]:
-    """Return an array's bytes in a file; bfloat16 is rounded to nearest, ties to even."""
+def numpy_dtype(dtype: str) -> np.dtype[Any]:
+    """Return numpy's data type for the elements of a tensor."""
     import numpy as np
 
     if dtype == "BF16":
-        bits = np.ascontiguousarray(array, "<f4").reshape(-1).view(np.uint32)
-        rounded = (bits + ((bits >> 16 & 1) + 0x7FFF)) >> 16
-        is_nan = (bits & 0x7FFFFFFF) > 0x7F800000
-        upper = np.where(is_nan, bits >> 16 | 0x40, rounded)  # rounding could turn a NaN into infinity
-        return upper.astype("<u2").view(np.uint8)
-    with np.errstate(over="ignore"):
-        return np.ascontiguousarray(array, _NUMPY_NAMES[dtype]).reshape(-1).view(np.uint8)
+        import ml_dtypes  # noqa: F401  # adds bfloat16 to numpy; takes milliseconds to import
+
+    return np.dtype(NUMPY_NAMES[dtype])
+
+
+def encode(array: NDArray[Any], dtype: str) -> NDArray[np.uint8]:
+    """Return an array's bytes in a file; values are rounded to nearest, ties to even."""
+    import numpy as np
+
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.ascontiguousarray(array, numpy_dtype(dtype)).reshape(-1).view(np.uint8)

@@ -1,16 +1,14 @@
-"""The tensors of a safetensors file: read, compared, hashed and written. Knows nothing of models.
+"""The tensors of a safetensors file, read and written with the `safetensors` library. Knows nothing of models.
 
-A file that is written gets a hash of its whole content into its metadata. (The `safetensors` library, 0.8, writes the
-entries of the metadata in random order, so that the same run has other bytes, and needs all tensors in memory at once.
-It reads no bfloat16 into numpy, and a file that is cut off meanwhile kills the process: tests/benchmarks/LOG.md.)
+A file that is written gets a hash of its whole content into its metadata.
 """
 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,69 +16,73 @@ from llmcli.errors import LLMError
 from llmcli.formats import atomic_io
 from llmcli.formats.open_file import open_for_reading
 from llmcli.formats.safetensors import dtypes
-from llmcli.formats.safetensors.header import Header, TensorInfo
+from llmcli.formats.safetensors.header import Header, TensorInfo, read_header
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-BLOCK_BYTES = 1 << 20  # per read: what is decoded stays in the cache of the processor
+BLOCK_BYTES = 1 << 20  # hashed at once
+BLOCK_VALUES = 1 << 18  # converted at once: they stay in the cache of the processor
 # how the hash is written in our headers, and zeros in its place while it is computed
-_HASH_FIELD, _ZERO_HASH = b'"sha256":"%s"', b"0" * 64
+_HASH_FIELD, _ZERO_HASH = '"sha256":"%s"', "0" * 64
 
 
 def read_values(header: Header, tensor: TensorInfo) -> Iterator[NDArray[Any]]:
-    """The elements of any tensor, in flat arrays of bounded size, those of a `view` in one; bfloat16 becomes float32.
-    Raises LLMError for a type that is not supported, and for a file that is cut off."""
+    """Yield the elements of any tensor in flat arrays of bounded size; bfloat16 becomes float32. Raises LLMError for a
+    type that is not supported, and for a file that changes while it is read."""
     if header.decode:
         yield from header.decode(tensor)
         return
+    values = _read_stored(header, tensor)
+    values = (values if tensor.view is None else tensor.view(values)).reshape(-1)
+    for start in range(0, len(values), BLOCK_VALUES):
+        block = values[start : start + BLOCK_VALUES]
+        if tensor.dtype == "BF16" or not tensor.is_raw:
+            block = block.astype("float32")
+        yield block if tensor.is_raw else block * tensor.factor + tensor.offset
+
+
+def _read_stored(header: Header, tensor: TensorInfo) -> NDArray[Any]:
+    """Read a tensor as it is stored. Its file stays open for the next one; a tensor that is read in parts is kept."""
+    from safetensors import SafetensorError, safe_open
+
     if not dtypes.is_readable(tensor.dtype):
         raise LLMError(f"{tensor.name} is of type {tensor.dtype}, which this program does not read")
-    arrays = (dtypes.decode(data, tensor.dtype) for data in _blocks(header.path, tensor))
-    for values in arrays if tensor.view is None else [_viewed([*arrays], tensor.view)]:
-        yield values if tensor.is_raw else values.astype("float32") * tensor.factor + tensor.offset
-
-
-def _viewed(arrays: list[NDArray[Any]], view: Callable[[NDArray[Any]], NDArray[Any]]) -> NDArray[Any]:
-    import numpy as np
-
-    return np.ascontiguousarray(view(np.concatenate(arrays))).reshape(-1)
-
-
-def _blocks(path: Path, tensor: TensorInfo) -> Iterator[bytes]:
-    """Yield the bytes of a tensor in blocks. Raises LLMError for a file that is cut off."""
-    with open_for_reading(tensor.path or path) as file:
-        file.seek(tensor.start)
-        for position in range(tensor.start, tensor.end, BLOCK_BYTES):
-            size = min(BLOCK_BYTES, tensor.end - position)
-            data = file.read(size)
-            if len(data) < size:
-                raise cut_off_error(path, tensor)
-            yield data
+    path = tensor.path or header.path
+    dtypes.numpy_dtype(tensor.dtype)  # the library needs numpy's bfloat16
+    try:
+        if path not in header.open_files:
+            with open_for_reading(path):
+                # not "mmap": a mapped file that is cut off meanwhile would kill the process
+                file = safe_open(path, framework="np", backend="pread")
+            header.open_files[path] = lru_cache(maxsize=1)(file.get_tensor)
+        read = header.open_files[path]
+        values: NDArray[Any] = (read if tensor.view else read.__wrapped__)(tensor.stored_name)
+    except SafetensorError as error:
+        raise cut_off_error(path, tensor) from error
+    if tensor.view is None and values.shape != tensor.shape:
+        raise LLMError(f"{path} was replaced while it was read")
+    return values
 
 
 def read_tensor(header: Header, tensor: TensorInfo) -> NDArray[Any]:
     """Read a whole tensor, with the elements of `read_values`."""
     import numpy as np
 
-    pieces = [*read_values(header, tensor)]
-    return (np.concatenate(pieces) if pieces else np.zeros(0, np.float32)).reshape(tensor.shape)
+    if not header.decode and tensor.is_raw and tensor.view is None and tensor.dtype != "BF16":
+        return _read_stored(header, tensor)
+    out = np.empty(tensor.shape, np.float32)
+    read_into(header, tensor, out)
+    return out
 
 
 def read_into(header: Header, tensor: TensorInfo, out: NDArray[np.float32]) -> None:
-    """Fill the contiguous array `out` with a tensor, without a second copy in memory."""
-    flat = out.reshape(-1)
-    if tensor.dtype != "F32" or not tensor.is_raw or tensor.view or header.decode:
-        done = 0
-        for values in read_values(header, tensor):
-            flat[done : done + len(values)] = values
-            done += len(values)
-        return
-    with open_for_reading(tensor.path or header.path) as file:
-        file.seek(tensor.start)
-        if file.readinto(flat.data) < flat.nbytes:
-            raise cut_off_error(header.path, tensor)
+    """Fill the contiguous array `out` with a tensor."""
+    flat, done = out.reshape(-1), 0
+    for values in read_values(header, tensor):
+        flat[done : done + len(values)] = values
+        done += len(values)
 
 
 def cut_off_error(path: Path, tensor: TensorInfo) -> LLMError:
@@ -90,22 +92,26 @@ def cut_off_error(path: Path, tensor: TensorInfo) -> LLMError:
 
 def tensors_equal(first: TensorInfo, other: TensorInfo) -> bool:
     """Return whether two tensors, each with the path of its file, have the same values."""
-    assert first.path is not None and other.path is not None
+    import numpy as np
+
     if first.shape != other.shape:
         return False
-    if first.dtype != other.dtype:
-        values = (read_tensor(Header(t.path, 0, 0, {}, {}), t) for t in (first, other) if t.path)
-        return bool((next(values) == next(values)).all())
-    blocks = itertools.zip_longest(_blocks(first.path, first), _blocks(other.path, other))
-    return all(ours == theirs for ours, theirs in blocks)
+    blocks = (read_values(Header(tensor.path, 0, 0, {}, {}), tensor) for tensor in (first, other) if tensor.path)
+    return all(np.array_equal(ours, theirs, equal_nan=True) for ours, theirs in zip(*blocks, strict=True))
 
 
-def digest(header: Header) -> str:
-    """Return the sha256, in hexadecimal, of the file with zeros in place of the hash in its own metadata."""
+def digest(header: Header, names: Iterable[str] | None = None) -> str:
+    """Return the sha256, in hexadecimal, of the file with zeros in place of the hash in its own metadata. With `names`,
+    the header is hashed as `write` writes it for tensors in this order and sorted metadata."""
     file_hash = hashlib.sha256()
-    own = _HASH_FIELD % header.metadata.get("sha256", "").encode("utf-8", "replace")
     with open_for_reading(header.path) as file:
-        file_hash.update(file.read(header.data_start).replace(own, _HASH_FIELD % _ZERO_HASH, 1))
+        head = file.read(header.data_start)
+        if names is None:
+            own = _HASH_FIELD % header.metadata.get("sha256", "")
+            head = head.replace(own.encode("utf-8", "replace"), (_HASH_FIELD % _ZERO_HASH).encode(), 1)
+        else:
+            head = _head(header, names, dict(sorted((header.metadata | {"sha256": _ZERO_HASH}).items())))
+        file_hash.update(head)
         while block := file.read(BLOCK_BYTES):
             file_hash.update(block)
     return file_hash.hexdigest()
@@ -123,28 +129,56 @@ def write(
     stored: Mapping[str, tuple[str, tuple[int, ...]]],
     metadata: Mapping[str, str],
 ) -> None:
-    """Write a safetensors file of the tensors that `stored` names, in its order: name -> (dtype, shape). The metadata
-    gets a hash of the whole file (see `digest`).
+    """Write a safetensors file of the tensors that `stored` names, listed in its order: name -> (dtype, shape). The
+    metadata gets a hash of the whole file (see `digest`) as "sha256".
 
-    The bytes depend on the arguments alone. Each tensor is accessed twice, for the hash and for the file, and only one
-    is in memory at a time. Raises LLMError when the disk is full or fails.
+    The bytes depend on the arguments alone: the library writes the tensors by type and name, but the metadata in random
+    order. It first writes zeros, which takes the file's space on the disk; then one tensor at a time is computed and
+    written in their place. Raises LLMError when the disk is full or fails.
     """
-    entries: dict[str, Any] = {"__metadata__": {**metadata, "sha256": _ZERO_HASH.decode()}}
-    position = 0
-    for name, (dtype, shape) in stored.items():
-        end = position + dtypes.stored_bytes([(dtype, shape)])
-        entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [position, end]}
-        position = end
-    header = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
-    header += b" " * (-len(header) % 8)  # so that the tensors are aligned
-    start = len(header).to_bytes(8, "little")
+    import numpy as np
+    from safetensors import SafetensorError, TensorSpec, serialize_file
 
-    def body() -> Iterator[memoryview]:
-        for name, (dtype, _) in stored.items():
-            yield dtypes.encode(tensors[name], dtype).data
+    entries = {**metadata, "sha256": _ZERO_HASH}
+    texts = {key: text.encode("utf-8", "replace").decode() for key, text in entries.items()}
+    sizes = {name: dtypes.stored_bytes([entry]) for name, entry in stored.items()}
+    zeros = np.zeros(max(sizes.values(), default=0), np.uint8)
+    specs = {
+        name: TensorSpec(dtype=dtypes.NUMPY_NAMES[dtype], shape=shape, data_ptr=zeros.ctypes.data, data_len=sizes[name])
+        for name, (dtype, shape) in stored.items()
+    }
 
-    file_hash = hashlib.sha256(start + header)
-    for part in body():
-        file_hash.update(part)
-    header = header.replace(_HASH_FIELD % _ZERO_HASH, _HASH_FIELD % file_hash.hexdigest().encode(), 1)
-    atomic_io.write(path, itertools.chain((start, header), body()), 8 + len(header) + position)
+    def write_file(temporary: Path) -> None:
+        try:
+            serialize_file(specs, temporary, texts)
+        except SafetensorError as error:
+            raise LLMError(f"cannot write {path}: {error}; nothing there was changed") from error
+        header = read_header(temporary)
+        head = _head(header, stored, texts)
+        with open(temporary, "r+b") as file:
+            file.write(head)
+            for name, (dtype, _) in stored.items():
+                file.seek(header.tensors[name].start)
+                file.write(dtypes.encode(tensors[name], dtype).data)
+            file.flush()
+            file.seek(head.index((_HASH_FIELD % _ZERO_HASH).encode()) + _HASH_FIELD.index("%"))
+            file.write(digest(header).encode())
+
+    atomic_io.check_space(path, sum(sizes.values()) + sum(map(len, texts.values())))
+    atomic_io.write_with(path, write_file)
+
+
+def _head(header: Header, names: Iterable[str], metadata: Mapping[str, str]) -> bytes:
+    """Return the bytes before the tensors of a file, with the tensors and the metadata listed in this order."""
+    size = header.data_start - 8
+    tensors = (header.tensors[name] for name in names)
+    entries = {
+        tensor.name: {
+            "dtype": tensor.dtype,
+            "shape": tensor.shape,
+            "data_offsets": (tensor.start - header.data_start, tensor.end - header.data_start),
+        }
+        for tensor in tensors
+    }
+    text = json.dumps({"__metadata__": metadata, **entries}, ensure_ascii=False, separators=(",", ":"))
+    return size.to_bytes(8, "little") + text.encode("utf-8", "replace").ljust(size)

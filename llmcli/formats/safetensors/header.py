@@ -1,7 +1,8 @@
 """The header of a model file in one form for all formats, and the reader of safetensors headers.
 
 A file may be untrusted: its header is checked before anything in it is used. The time to read it does not depend on the
-size of the file. (The `safetensors` library accepts repeated names, and takes 1.5 GB of memory for a header of 93 MB.)
+size of the file. The `safetensors` library then reads the tensors. (It accepts repeated names, takes 1.5 GB of memory
+for a header of 93 MB, and imports numpy to open a file, for which `llm inspect` does not wait.)
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +52,8 @@ class TensorInfo:
     path: Path | None = None  # of the file that holds it, if the model has several
     factor: float = 1.0  # its values are multiplied by this number when they are read
     offset: float = 0.0  # then this number is added
-    view: Callable[[NDArray[Any]], NDArray[Any]] | None = None  # its elements, from all those in its range of the file
+    stored_name: str = ""  # in the file
+    view: Callable[[NDArray[Any]], NDArray[Any]] | None = None  # its elements, from those of the stored tensor
 
     @property
     def is_raw(self) -> bool:
@@ -76,6 +78,7 @@ class Header:
     form: str = "safetensors file"
     decode: Callable[[TensorInfo], Iterator[NDArray[Any]]] | None = None  # for formats with their own data types
     problem: str = ""  # why this program can show the file but not run its model, if so
+    open_files: dict[Path, Any] = field(default_factory=dict, repr=False, compare=False)  # see file.py
 
     @property
     def parameters(self) -> int:
@@ -163,4 +166,4 @@ def _tensor_info(name: str, description: Any, data_start: int) -> TensorInfo:
     if dtype in BYTES_PER_ELEMENT and math.prod(shape) * BYTES_PER_ELEMENT[dtype] != end - start:
         found = f"tensor {name[:100]!r} of shape {shape} and type {dtype}"
         raise ValueError(f"{found} does not fill its {end - start} bytes")
-    return TensorInfo(name, dtype, tuple(shape), data_start + start, data_start + end)
+    return TensorInfo(name, dtype, tuple(shape), data_start + start, data_start + end, stored_name=name)

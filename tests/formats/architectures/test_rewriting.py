@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from llmcli.config import ModelConfig
 from llmcli.errors import LLMError
 from llmcli.formats import hf_directory, loading
 from llmcli.formats.architectures.rewriting import rewrite
-from llmcli.formats.safetensors.header import TensorInfo
+from llmcli.formats.safetensors.file import read_tensor
+from llmcli.formats.safetensors.header import TensorInfo, read_header
 from llmcli.models.numpy_runtime import NumpyRuntime
 from tests.conftest import random_checkpoint
 
@@ -58,6 +60,15 @@ def test_the_stacked_matrices_of_phi3_are_ranges_of_rows() -> None:
     }  # fmt: skip
     assert changes["rms_norm_eps"] == 1e-5 and changes["eos_token_id"] == 32000  # defaults
     assert "rms_norm_eps" not in rewrite(PHI3 | {"rms_norm_eps": 1e-6}, stacked)[0]
+
+
+def test_the_rows_of_a_stacked_matrix_are_read() -> None:
+    stacked = np.arange(32 * 8, dtype=np.float32).reshape(32, 8)
+    save_file({"model.layers.0.self_attn.qkv_proj.weight": stacked}, "x.safetensors")
+    header = read_header("x.safetensors")
+    _, split = rewrite(PHI3, header.tensors)
+    parts = [read_tensor(header, split[f"model.layers.0.self_attn.{which}_proj.weight"]) for which in "qkv"]
+    assert [len(part) for part in parts] == [16, 8, 8] and np.array_equal(np.concatenate(parts), stacked)
 
 
 def test_other_architectures_are_not_changed() -> None:

@@ -1,7 +1,9 @@
 """A model written as a GGUF is read back."""
 
 import sys
+import weakref
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +16,7 @@ from llmcli.data.tokenizers import tokenizer_json
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.formats import atomic_io, loading
-from llmcli.formats.checkpoint import Checkpoint
+from llmcli.formats.checkpoint import Checkpoint, ComputedTensors
 from llmcli.formats.gguf import writer as gguf_writer
 from llmcli.formats.loading import open_tokenizer
 from llmcli.server.api.models import Models
@@ -98,9 +100,28 @@ def test_rope_scaling_that_llama_cpp_does_not_support_is_an_error(tmp_path: Path
         gguf_writer.write(tmp_path / "m.gguf", random_checkpoint(config), "f32", {})
 
 
-def test_a_disk_without_space_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tokenizer = Tokenizer.train_char(["the cat"])
-    model = model_with(tokenizer)
+@pytest.mark.parametrize("dtype", ["f32", "q8_0"])
+def test_one_tensor_at_a_time_is_in_memory(tmp_path: Path, dtype: str) -> None:
+    model = model_with(Tokenizer.train_char(["the cat"]))
+    made: list[weakref.ref[np.ndarray]] = []
+
+    def compute(name: str) -> np.ndarray:
+        assert all(earlier() is None for earlier in made)
+        array = model.tensors[name].copy()
+        made.append(weakref.ref(array))
+        return array
+
+    streamed = replace(model, tensors=ComputedTensors(model.config.tensor_shapes(), compute))
+    gguf_writer.write(tmp_path / "m.gguf", model, dtype, {})
+    gguf_writer.write(tmp_path / "streamed.gguf", streamed, dtype, {})
+    assert len(made) == len(model.tensors)
+    assert (tmp_path / "m.gguf").read_bytes() == (tmp_path / "streamed.gguf").read_bytes()
+
+
+def test_a_disk_without_space_is_named_before_anything_is_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = replace(model_with(Tokenizer.train_char(["the cat"])), tensors={})
     monkeypatch.setattr(atomic_io.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     with pytest.raises(LLMError, match=r"the disk of .* has 0\.0 MB left, .*m\.gguf needs"):
         gguf_writer.write(tmp_path / "m.gguf", model, "f32", {})

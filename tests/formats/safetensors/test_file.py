@@ -1,13 +1,20 @@
-"""The values of any safetensors file."""
+"""The values of any safetensors file, read and written."""
 
 import math
+import stat
 import struct
+import weakref
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import safetensors.numpy
 
 from llmcli.errors import LLMError
-from llmcli.formats.safetensors.file import read_tensor, read_values
+from llmcli.formats.checkpoint import ComputedTensors
+from llmcli.formats.safetensors.dtypes import NUMPY_NAMES, numpy_dtype
+from llmcli.formats.safetensors.file import read_tensor, read_values, write
 from llmcli.formats.safetensors.header import read_header
 from tests.reliability.malformed import put, tensor
 
@@ -35,3 +42,64 @@ def test_the_error_names_a_type_that_numpy_lacks() -> None:
     header = read_header(put({"a": tensor("F8_E4M3", [2], 0, 2)}, b"ab"))
     with pytest.raises(LLMError, match="a is of type F8_E4M3"):
         list(read_values(header, header.tensors["a"]))
+
+
+SHAPES = {"": (2, 3), "scalar": (), "empty": (0, 3), "one": (1,), "é 🍎": (5,)}
+
+
+@pytest.mark.parametrize("dtype", NUMPY_NAMES)
+def test_the_library_reads_what_is_written_and_what_it_writes_is_read(dtype: str) -> None:
+    stored_dtype = numpy_dtype(dtype)
+    tensors = {name: np.arange(math.prod(shape)).reshape(shape).astype(stored_dtype) for name, shape in SHAPES.items()}
+    write("ours", tensors, {name: (dtype, shape) for name, shape in SHAPES.items()}, {"k": "v é"})
+    safetensors.numpy.save_file(tensors, "theirs", {"k": "v é"})
+    assert list(read_header("ours").tensors) == list(SHAPES)
+    for path in ("ours", "theirs"):
+        header, found = read_header(path), safetensors.numpy.load_file(path)
+        assert header.metadata["k"] == "v é" and found.keys() == header.tensors.keys() == SHAPES.keys()
+        for name, array in tensors.items():
+            result = read_tensor(header, header.tensors[name])
+            assert found[name].dtype == stored_dtype and found[name].tobytes() == array.tobytes()
+            assert result.dtype == (np.float32 if dtype == "BF16" else stored_dtype) and result.shape == array.shape
+            assert np.array_equal(result, array.astype(result.dtype))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value", "bits"),
+    [
+        ("BF16", 1 + 2**-8, 0x3F80), ("BF16", 1 + 3 * 2**-8, 0x3F82),  # ties: to even
+        ("BF16", 1 + 2**-8 + 2**-20, 0x3F81), ("BF16", 3.4e38, 0x7F80),
+        ("F16", 1 + 2**-11, 0x3C00), ("F16", 1e6, 0x7C00), ("F16", -1e-9, 0x8000),
+    ],
+)  # fmt: skip
+def test_values_are_rounded_to_nearest(dtype: str, value: float, bits: int) -> None:
+    write("m", {"a": np.array([value, math.nan], np.float32)}, {"a": (dtype, (2,))}, {})
+    header = read_header("m")
+    assert struct.unpack("<H", Path("m").read_bytes()[-4:-2]) == (bits,)
+    assert math.isnan(read_tensor(header, header.tensors["a"])[1])
+
+
+def test_one_computed_tensor_at_a_time_is_in_memory() -> None:
+    made: list[weakref.ref[np.ndarray]] = []
+
+    def compute(name: str) -> np.ndarray:
+        assert all(earlier() is None for earlier in made)
+        array = np.full(1000, int(name), np.float32)
+        made.append(weakref.ref(array))
+        return array
+
+    names = [str(number) for number in range(20)]
+    for dtype in ("F32", "BF16"):
+        write("m", ComputedTensors(names, compute), dict.fromkeys(names, (dtype, (1000,))), {})
+    assert len(made) == 40 and all((safetensors.numpy.load_file("m")[name] == int(name)).all() for name in names)
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else() -> None:
+    Path("m").write_bytes(b"old")
+    Path("m").chmod(0o640)
+    stored = {"a": ("F32", (2,))}
+    with pytest.raises(ZeroDivisionError):
+        write("m", ComputedTensors(stored, lambda name: np.zeros(1 // 0)), stored, {})
+    assert [path.name for path in Path().iterdir()] == ["m"] and Path("m").read_bytes() == b"old"
+    write("m", {"a": np.zeros(2)}, stored, {})  # the library would replace the file by one with the mode 600
+    assert [path.name for path in Path().iterdir()] == ["m"] and stat.S_IMODE(Path("m").stat().st_mode) == 0o640
