@@ -379,6 +379,8 @@ def test_stale_files_of_this_output_and_no_other_are_removed() -> None:
     ours, others = [".f[1].123.tmp", ".f[1].9.tmp"], [".f1.123.tmp", "f[1].123.tmp", ".f[1].lock", ".f[1].tmp.keep"]
     for name in (*ours, *others):
         Path(name).touch()
+    Path(".f[1].77.tmp").mkdir()
+    Path(".f[1].77.tmp/.tmpT3mpFL").touch()  # of the safetensors library
     atomic_io.remove_stale(Path("f[1]"))
     assert listing() == sorted(others)
 

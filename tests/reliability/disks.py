@@ -70,7 +70,7 @@ SAVE = "from llmcli.formats.checkpoint import load, save; save('model.safetensor
 def _killed_by_strace(where: Path, old: bytes, new: bytes) -> list[str]:
     """The same by strace, if it is installed."""
     failures = []
-    for call in ("fallocate", "write", "fsync", "rename") if shutil.which("strace") else ():
+    for call in ("ftruncate", "write", "fsync", "rename") if shutil.which("strace") else ():
         for when in range(1, 50):
             (where / "model.safetensors").write_bytes(old)
             strace = ["strace", "-qq", "-o", os.devnull, "-e", f"inject={call}:signal=SIGKILL:when={when}"]
@@ -95,21 +95,21 @@ def record(name, what):
     setattr(os, name, lambda *words, **more: (calls.append(what(*words)), real(*words, **more))[1])
 record("fsync", lambda fd: "flush directory" if stat.S_ISDIR(os.fstat(fd).st_mode) else "flush file")
 record("replace", lambda *_: "rename")
-record("posix_fallocate", lambda *_: "reserve space")
 save("model.safetensors", load("new.safetensors"))
 print(*calls, sep=", ")
 """
 
 
 def order_of_a_save(where: Path, tries: int) -> list[str]:
-    """R4: space is reserved, the file flushed and renamed, the directory flushed, in this order."""
+    """R4: the file is flushed and renamed, the directory flushed, in this order."""
     small_model(where / "new.safetensors")
     calls = python(where, ORDER).communicate(timeout=TIMEOUT)[0].decode().strip()
-    return [] if calls == "reserve space, flush file, rename, flush directory" else [f"in this order: {calls}"]
+    return [] if calls == "flush file, rename, flush directory" else [f"in this order: {calls}"]
 
 
 REFUSED_SAVE = """
 import errno, os, resource, sys
+from llmcli.formats import atomic_io
 from llmcli.formats.checkpoint import load, save
 from llmcli.errors import LLMError
 from llmcli.cli.terminal import console
@@ -118,6 +118,8 @@ model = load("new.safetensors")
 if call == "limit":
     sys.dont_write_bytecode = True  # or the limit cuts off .pyc files
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+elif call == "filled meanwhile":
+    atomic_io.check_space = lambda *words: None
 elif call != "disk":
     def refuse(*words, **more):
         raise OSError(getattr(errno, code), os.strerror(getattr(errno, code)))
@@ -138,8 +140,7 @@ def refusing_disks(where: Path, tries: int) -> list[str]:
     """
     failures = []
     small_model(where / "new.safetensors")
-    ways = [("limit", "EFBIG"), ("write", "ENOSPC"), ("posix_fallocate", "ENOSPC")]
-    ways += [(call, "EIO") for call in ("write", "fsync", "replace", "open")]
+    ways = [("limit", "EFBIG"), *((call, code) for call in ("fsync", "replace", "open") for code in ("EIO", "ENOSPC"))]
     for call, code in ways:
         (where / "model.safetensors").write_bytes(b"the old one")
         failures += _refused(where, where, call, code, "")
@@ -150,7 +151,8 @@ def refusing_disks(where: Path, tries: int) -> list[str]:
     try:
         (disk / "model.safetensors").write_bytes(b"the old one")
         (disk / "filler").write_bytes(b"x" * 40_000)
-        failures += _refused(where, disk, "disk", "ENOSPC", "disk/")
+        for call in ("disk", "filled meanwhile"):
+            failures += _refused(where, disk, call, "ENOSPC", "disk/")
         run = train(where, "--layers", "2", "--width", "64", steps=1, output="disk/large.safetensors")
         stderr = end(run)  # detected before the first step
         if run.returncode != 1 or b"MB left, disk/large.safetensors needs" not in stderr or b"step" in stderr:
@@ -164,7 +166,8 @@ def _refused(where: Path, directory: Path, call: str, code: str, prefix: str) ->
     before = names(directory)
     run = python(where, REFUSED_SAVE, call, code, prefix)
     stderr = end(run).decode()
-    refused = run.returncode == 1 and stderr.startswith("error: cannot write") and stderr.count("\n") == 1
+    message = {"limit": "files are limited to", "disk": "the disk of"}.get(call, "cannot write")
+    refused = run.returncode == 1 and stderr.startswith(f"error: {message}") and stderr.count("\n") == 1
     failures = [] if refused else [f"{call} {code}: {run.returncode}, {stderr[-300:]!r}"]
     if (directory / "model.safetensors").read_bytes() != b"the old one" or names(directory) != before:
         failures.append(f"{call} {code}: the old file was changed, or files were left behind: {names(directory)}")

@@ -24,7 +24,7 @@ class Row:
 ROWS = {
     "R1 R2": Row("killed at random instants, resumed: the same bytes", kills.killed_and_resumed, 0, 50),
     "R3": Row("killed at each system call of a save: the old file or the new one", disks.killed_while_saving, 1, 2),
-    "R4": Row("reserve space, flush, rename, flush the directory: in this order", disks.order_of_a_save),
+    "R4": Row("flush, rename, flush the directory: in this order", disks.order_of_a_save),
     "R5": Row(
         "full disks, limits, I/O errors: the old file stays, nothing is left behind, one line of error",
         disks.refusing_disks,

@@ -97,8 +97,8 @@ def _verify(header: "Header", *, json: bool) -> None:
     computed = digest(header)
     if computed != recorded:
         raise LLMError(
-            f"{header.path} is damaged, or it was changed after it was written: its sha256 is {computed[:16]}..., the "
-            f"file says {recorded[:16]}...; copy or download it again"
+            f"{header.path} is damaged, or another program changed it or saved it again: its sha256 is "
+            f"{computed[:16]}..., the file says {recorded[:16]}...; copy or download it again"
         )
     if json:
         console.json_result({"file": str(header.path), "sha256": computed, "verified": True})

@@ -1,4 +1,4 @@
-"""`llm import --fit-cache`: an n-gram cache for a model that was not trained here."""
+"""`llm import`: an n-gram cache for a model that was not trained here, and models that another program changed."""
 
 import json
 import random
@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from llmcli.formats import loading
 from llmcli.formats.cache_weights import CacheWeights
@@ -77,3 +79,23 @@ def test_a_text_that_cannot_be_used_writes_no_model(directory: Path, llm, text: 
     result = llm("import", directory, "-o", "m.safetensors", "--fit-cache", file)
     assert result.exit_code != 0 and problem in result.stderr and result.stderr.count("\n") <= 2
     assert not Path("m.safetensors").exists()
+
+
+def test_a_model_whose_weights_were_changed_is_imported_without_the_figures_of_its_run(llm) -> None:
+    Path("text.txt").write_text(repetitive(1), "utf-8")
+    assert llm("train", "text.txt", "--steps", 2, "--layers", 1, "--width", 32).exit_code == 0
+    trained = loading.load("model.safetensors")
+    with safe_open("model.safetensors", "numpy") as file:
+        save_file({key: 2 * array for key, array in file.get_tensors().items()}, "edited.safetensors", file.metadata())
+    for words in (["generate", "Anna", "-m"], ["inspect", "--verify"]):
+        assert re.match("error: edited.safetensors .*changed", llm(*words, "edited.safetensors").stderr)
+    result = llm("import", "edited.safetensors", "-o", "imported.safetensors")
+    assert result.exit_code == 0 and result.stderr.startswith("warning: edited.safetensors was changed")
+    imported = loading.load("imported.safetensors")
+    assert all((imported.tensors[name] == 2 * array).all() for name, array in trained.tensors.items())
+    assert trained.record.train and not imported.record.train and imported.record.seen_bytes
+    (stage,) = imported.record.earlier_stages
+    assert [file.sha256 for file in stage.corpus] == [file.sha256 for file in trained.record.corpus]
+    shown = llm("inspect", "imported.safetensors").stdout
+    assert "imported by llmcli from a changed safetensors file" in shown and "edited.safetensors: text.txt, " in shown
+    assert llm("generate", "Anna", "-n", 1, "-m", "imported.safetensors").exit_code == 0
