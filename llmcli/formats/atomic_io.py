@@ -298,7 +298,7 @@ def _remove(path: Path) -> None:
                 _remove(inner)
             path.rmdir()
         else:
-            path.unlink()
+            os.unlink(path)
 
 
 def _rename(source: Path, target: Path, call: Callable[[Path, Path], None]) -> None:

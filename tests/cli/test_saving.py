@@ -266,7 +266,7 @@ def test_if_two_directories_fail_a_third_is_used(done: SimpleNamespace, elsewher
 def test_if_no_directory_works_the_error_says_how_to_go_on(done: SimpleNamespace, elsewhere: Path, monkeypatch) -> None:
     Path(runs.RESUME_FILE).write_bytes(b'        {"__metadata__":{"llmcli.resume":"1"}}')
     with monkeypatch.context() as patch:
-        patch.setattr(os, "write", refuse(errno.ENOSPC))
+        patch.setattr(os, "fsync", refuse(errno.ENOSPC))
         with pytest.raises(
             LLMError, match=rf"No space left.*the same command again: it resumes from {runs.RESUME_FILE}"
         ):

@@ -37,6 +37,7 @@ def write(path: Path, checkpoint: Checkpoint, dtype: str, general: Mapping[str, 
     gguf = import_gguf("writing a GGUF file")
     architecture = _architecture(checkpoint.config)
     tokenizer = gguf_tokenizer.to_fields(json.loads(checkpoint.tokenizer_json), checkpoint.config)
+    template = parse_document(checkpoint.tokenizer_config_json, "its tokenizer_config.json").get("chat_template")
     tensors = list(_tensors(checkpoint, dtype))
     types = [gguf.GGMLQuantizationType[tensor.type_name] for tensor in tensors]
     blocks = [gguf.GGML_QUANT_SIZES[quantization_type] for quantization_type in types]
@@ -47,6 +48,8 @@ def write(path: Path, checkpoint: Checkpoint, dtype: str, general: Mapping[str, 
             _add_fields(gguf, writer, checkpoint, dtype, general)
             for method, value in tokenizer:
                 getattr(writer, method)(value)
+            if isinstance(template, str) and template:
+                writer.add_chat_template(template)
             for tensor, size, quantization_type in zip(tensors, sizes, types, strict=True):
                 writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), size, quantization_type)
             writer.write_header_to_file()
@@ -60,7 +63,7 @@ def write(path: Path, checkpoint: Checkpoint, dtype: str, general: Mapping[str, 
 
 
 def _add_fields(gguf: ModuleType, writer: Any, checkpoint: Checkpoint, dtype: str, general: Mapping[str, str]) -> None:
-    """Add all fields except the tokenizer's to a file."""
+    """Add the fields of the model to a file."""
     config, scaling = checkpoint.config, checkpoint.config.rope_scaling
     for key, value in general.items():
         writer.add_string(f"general.{key}", value)
@@ -77,9 +80,6 @@ def _add_fields(gguf: ModuleType, writer: Any, checkpoint: Checkpoint, dtype: st
         writer.add_rope_scaling_factor(scaling.factor)
     elif scaling:
         writer.add_string(conventions.ROPE_SCALING_KEY, json.dumps(as_record(scaling)))
-    template = parse_document(checkpoint.tokenizer_config_json, "its tokenizer_config.json").get("chat_template")
-    if isinstance(template, str) and template:
-        writer.add_chat_template(template)
 
 
 def _architecture(config: ModelConfig) -> str:

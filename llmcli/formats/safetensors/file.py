@@ -60,7 +60,9 @@ def _read_stored(header: Header, tensor: TensorInfo) -> NDArray[Any]:
         read = header.open_files[path]
         values: NDArray[Any] = (read if tensor.view else read.__wrapped__)(tensor.stored_name)
     except SafetensorError as error:
-        raise cut_off_error(path, tensor) from error
+        if path.stat().st_size < tensor.end:
+            raise cut_off_error(path, tensor) from error
+        raise LLMError(f"cannot read {path}: {error}") from error
     if tensor.view is None and values.shape != tensor.shape:
         raise LLMError(f"{path} was replaced while it was read")
     return values

@@ -16,7 +16,7 @@ from llmcli.formats.checkpoint import ComputedTensors
 from llmcli.formats.safetensors.dtypes import NUMPY_NAMES, numpy_dtype
 from llmcli.formats.safetensors.file import read_tensor, read_values, write
 from llmcli.formats.safetensors.header import read_header
-from tests.reliability.malformed import put, tensor
+from tests.reliability.malformed import ONE, put, tensor
 
 
 @pytest.mark.parametrize(
@@ -42,6 +42,12 @@ def test_the_error_names_a_type_that_numpy_lacks() -> None:
     header = read_header(put({"a": tensor("F8_E4M3", [2], 0, 2)}, b"ab"))
     with pytest.raises(LLMError, match="a is of type F8_E4M3"):
         list(read_values(header, header.tensors["a"]))
+
+
+def test_a_file_with_a_type_that_the_library_lacks_is_one_line_of_error() -> None:
+    header = read_header(put({"a": ONE, "b": tensor("F999", [1], 4, 8)}, bytes(8)))
+    with pytest.raises(LLMError, match=r"cannot read x\.safetensors: .*F999"):
+        read_tensor(header, header.tensors["a"])
 
 
 SHAPES = {"": (2, 3), "scalar": (), "empty": (0, 3), "one": (1,), "é 🍎": (5,)}
