@@ -5,6 +5,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import llmcli
@@ -47,5 +48,6 @@ def test_results_are_short_in_a_notebook(tiny_model: Path, short_search: None) -
     for result in (explanation, comparison, model.score("The cat sat."), words, model.choose("The", [" cat", " dog"])):
         page = result._repr_html_()
         assert page.startswith("<table><tr><th>") and len(page) < 3_000
-    _, text, probability = explanation.added.most_likely(1, model.tokenizer)[0]
-    assert f"<tr><td>{html.escape(text)}</td><td>{probability:.3f}</td></tr>" in explanation._repr_html_()
+    [token] = explanation.most_likely(1)
+    cells = f"<td>{html.escape(model.tokenizer.label(token))}</td><td>{np.exp(explanation.logprobs[token]):.3f}</td>"
+    assert f"<tr>{cells}</tr>" in explanation._repr_html_()

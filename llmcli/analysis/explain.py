@@ -112,17 +112,19 @@ class Explanation:
         return [token for token in ranked if np.isfinite(self.logprobs[token])]
 
     def __repr__(self) -> str:
-        likely = ", ".join(f"{text!r} {p:.3f}" for _, text, p in self.added.most_likely(3, self.tokenizer))
+        likely = ", ".join(f"{text!r} {probability}" for text, probability in self._likely(3))
         return f"<Explanation of {len(self.ids)} tokens; next: {likely}>"
 
     def _repr_html_(self) -> str:
-        likely = [(text, f"{p:.3f}") for _, text, p in self.added.most_likely(SHOWN_TOKENS, self.tokenizer)]
         effects = [
             (self.tokenizer.label(token), "-" if np.isnan(bits) else f"{bits:.2f}")
             for token, bits in zip(self.ids, self.ablation_effects, strict=True)
         ]
         lost = f"bits that {self.tokenizer.label(self.token)!r} loses without it"
-        return table(["next token", "probability"], likely) + table(["token", lost], effects)
+        return table(["next token", "probability"], self._likely(SHOWN_TOKENS)) + table(["token", lost], effects)
+
+    def _likely(self, count: int) -> list[tuple[str, str]]:
+        return [(self.tokenizer.label(i), f"{np.exp(self.logprobs[i]):.3f}") for i in self.most_likely(count)]
 
 
 @dataclass(frozen=True)

@@ -198,7 +198,7 @@ def test_lenient_schemas_ignore_what_is_not_supported() -> None:
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "llguidance", None)
     grammar_module._tokens.cache_clear()
-    with pytest.raises(LLMError, match=r"needs llguidance, .*pip install 'llmcli\[structured\]'"):
+    with pytest.raises(LLMError, match=r'needs llguidance, .*pip install "llmcli\[structured\]"'):
         check_grammar(Grammar("regex", "never compiled before"), TOKENIZERS["char"])
 
 

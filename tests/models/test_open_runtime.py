@@ -95,7 +95,7 @@ def test_without_onnxruntime_stored_quantized_weights_run_and_requested_ones_do_
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     runtime = open_runtime(replace(MODEL, quantization="int8"), on_note=notes.append)
     assert isinstance(runtime, NumpyRuntime) and 'pip install "llmcli[fast]"' in notes[0]
-    with pytest.raises(LLMError, match=r"pip install 'llmcli\[fast\]'"):
+    with pytest.raises(LLMError, match=r'pip install "llmcli\[fast\]"'):
         open_runtime(MODEL, quantize="int8")
 
 

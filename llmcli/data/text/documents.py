@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TypeAlias
 
-from llmcli.data.regular_file import NotRegularError, open_regular
 from llmcli import units
+from llmcli.data.regular_file import NotRegularError, open_regular
 from llmcli.data.text import encodings, file_types
 from llmcli.data.text.temporary_files import ReadingEndsError, TextCopy
 from llmcli.errors import LLMError

@@ -118,7 +118,7 @@ def test_without_onnxruntime_the_error_says_what_to_install(monkeypatch: pytest.
     import sys
 
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(LLMError, match=r"pip install 'llmcli\[fast\]'"):
+    with pytest.raises(LLMError, match=r'pip install "llmcli\[fast\]"'):
         OnnxRuntime(random_checkpoint(QWEN3), "int8")
 
 
