@@ -16,7 +16,7 @@ def test_without_a_library_for_zstd_the_error_says_what_to_install() -> None:
     with mock.patch.dict("sys.modules", missing), pytest.raises(LLMError) as caught:
         decompressed("a b.zst", io.BytesIO(), "zstd")
     assert str(caught.value) == (
-        "reading a b.zst needs backports.zstd, which this installation lacks; install it: pip install \"llmcli[zstd]\"; "
+        'reading a b.zst needs backports.zstd, which this installation lacks; install it: pip install "llmcli[zstd]"; '
         "or unpack it: zstd -d 'a b.zst'"
     )
 
