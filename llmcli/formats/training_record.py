@@ -217,7 +217,7 @@ def _is_prediction(value: Any) -> bool:
 
 
 class Probe(JsonObject):
-    """The likeliest next tokens of one prompt by step: (step, pairs of a token and its probability)."""
+    """The likeliest next words of one prompt by step: (step, pairs of a word, or a token, and its probability)."""
 
     prompt: str = ""
     predictions: tuple[

@@ -393,7 +393,7 @@ def _train(plan: PlannedRun, stop: Callable[[], bool], **options: Any) -> Genera
 
 
 def _probe_prompt(prepared: Prepared) -> str | None:
-    """Return the start of a sentence; a tokenizer of characters would only predict that a space follows its words."""
+    """Return the start of a sentence; a tokenizer of characters would spend a pass on the space that follows it."""
     prompt = prepared.example_prompt()
     return f"{prompt} " if prompt and " " in prompt and prepared.tokenizer.kind == "char" else prompt
 

@@ -10,10 +10,13 @@ import torch
 from llmcli.data.conversations.batches import ConversationTokens
 from llmcli.evaluation.answers import evaluate_answers
 from llmcli.evaluation.evaluator import Score
+from llmcli.generation.next_words import next_words
+from llmcli.generation.token_healing import Prompt
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.data.run_data import RunData, reserve_conversations
 from llmcli.training.loop.events import Done, Evaluation, Sample, State
+from llmcli.training.loop.probe import EVALUATIONS
 from llmcli.training.step.training_step import accumulate_gradients
 from tests.platforms import in_full
 from tests.training.chats import PAIRS, prepared, run, run_to_end
@@ -97,7 +100,8 @@ def test_a_sample_answers_a_held_out_question() -> None:
     ids = phase.prompt(None)
     assert ready.tokenizer.decode(list(ids)).endswith("assistant\n")
     likeliest = dict(probe.predictions)[done.best_step][0][0]
-    assert likeliest == ready.tokenizer.label(int(NumpyRuntime(done.checkpoint).prefill(ids).argmax()))
+    words = next_words(NumpyRuntime(done.checkpoint), ready.tokenizer, Prompt(list(ids)), evaluations=EVALUATIONS).words
+    assert likeliest == words[0].text
 
 
 def test_a_run_turns_from_text_to_conversations(tmp_path: Path) -> None:

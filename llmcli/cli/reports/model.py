@@ -119,7 +119,7 @@ def _print_training(header: "Header", record: TrainingRecord) -> None:
         console.heading(f"samples during training, prompt {record.samples.prompt!r}")
         tables.pairs([(f"step {step:,}", " ".join(text.split())) for step, text in _spread(texts)])
     if record.probe and (points := probe_points(record)):
-        console.heading(f"likeliest next tokens during training, prompt {record.probe.prompt!r}")
+        console.heading(f"likeliest next words during training, prompt {record.probe.prompt!r}")
         tables.pairs([(f"step {point.step:,}", _likeliest(point)) for point in _spread(points)])
     if record.verdict:
         console.heading("summary")

@@ -112,7 +112,6 @@ function refreshNext() {
   });
 }
 
-const choiceSpan = (name, continues) => (name === "<end>" ? element("span", {}, say("end")) : tokenSpan((continues ? "…" : "") + name));
 function showNext({ choices, rest }) {
   const rows = choices.map(({ text: name, added, continues, probability }) => {
     const label = choiceSpan(name, continues);

@@ -24,8 +24,9 @@ function showSamples(samples, prompt) {
 
 // ---- the probe
 
-const ONCE_LIKELY = 3; // a token that was ever among so many likeliest ones has a row
-let probe = null; // its prompt and points: [step, validation loss or null, [[token, probability], ...]]
+const ONCE_LIKELY = 3; // a word that was ever among so many likeliest ones has a row
+const choiceSpan = (name, continues) => (name === "<end>" ? element("span", {}, say("end")) : tokenSpan((continues ? "…" : "") + name));
+let probe = null; // its prompt and points: [step, validation loss or null, [[word, probability], ...]]
 let probeCurve = null;
 
 // Shows the predictions; the slider stays where it is, or at the newest prediction.
@@ -40,17 +41,17 @@ function showProbe(next, curve) {
   showProbePoint();
 }
 
-// Draws the bars of one point. Each token has the same place at all points, so that its bar can be followed.
+// Draws the bars of one point. Each word has the same place at all points, so that its bar can be followed.
 function showProbePoint() {
   const [step, bits, likeliest] = probe.points[Number(byId("probe-step").value)];
-  const shares = new Map(likeliest), last = probe.points.at(-1)[2].map(([token]) => token);
-  const earlier = probe.points.flatMap(([, , tokens]) => tokens.slice(0, ONCE_LIKELY).map(([token]) => token));
-  const tokens = [...new Set([...last, ...earlier])], least = Math.min(...shares.values());
-  const rows = tokens.map((token) => {
-    const share = shares.get(token);
-    return [tokenSpan(token), share === undefined ? "< " + percent(least) : percent(share), share ?? 0, ""];
+  const shares = new Map(likeliest), last = probe.points.at(-1)[2].map(([word]) => word);
+  const earlier = probe.points.flatMap(([, , words]) => words.slice(0, ONCE_LIKELY).map(([word]) => word));
+  const words = [...new Set([...last, ...earlier])], others = Math.max(0, likeliest.reduce((rest, [, share]) => rest - share, 1));
+  const rows = words.map((word) => {
+    const share = shares.get(word);
+    return [choiceSpan(word), share === undefined ? "< " + percent(others) : percent(share), share ?? 0, ""];
   });
-  const rest = 1 - tokens.reduce((sum, token) => sum + (shares.get(token) ?? 0), 0);
+  const rest = 1 - words.reduce((sum, word) => sum + (shares.get(word) ?? 0), 0);
   if (rest >= 0.0005) rows.push([element("span", {}, say("rest")), percent(rest), Math.min(1, rest), "rest"]);
   showBars(byId("probe-bars"), rows);
   byId("probe-step").setAttribute("aria-valuetext", say("atStep", { step }));

@@ -66,11 +66,11 @@ def read_curve(record: TrainingRecord) -> Curve:
 
 @dataclass(frozen=True)
 class ProbePoint:
-    """The likeliest next tokens of the probe prompt after a step."""
+    """The likeliest next words of the probe prompt after a step; tokens in a file of an earlier version."""
 
     step: int
     bits_per_byte: float | None  # validation loss
-    likeliest: Sequence[tuple[str, float]]  # pairs of a token and its probability
+    likeliest: Sequence[tuple[str, float]]  # pairs of a word and its probability
 
 
 def probe_points(record: TrainingRecord) -> list[ProbePoint]:

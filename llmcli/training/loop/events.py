@@ -46,11 +46,11 @@ class Sample:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The likeliest next tokens after the probe prompt, predicted by the network alone."""
+    """The likeliest next words after the probe prompt, predicted by the network alone."""
 
     step: int
     prompt: str
-    next: tuple[tuple[str, float], ...]  # (token, probability), likeliest first
+    next: tuple[tuple[str, float], ...]  # (word, probability), likeliest first
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The probe: the likeliest next tokens after one prompt, predicted by the network alone after each evaluation of a run.
+"""The probe: the likeliest next words after one prompt, predicted by the network alone after each evaluation of a run.
 
 There are at most about 20 evaluations (recipe.EVALUATION_INTERVAL), so the predictions take few bytes in the record.
 """
@@ -9,18 +9,20 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import Checkpoint
+from llmcli.generation.next_words import next_words
 from llmcli.generation.token_healing import Prompt
-from llmcli.models.logits import softmax
 from llmcli.models.open_runtime import open_trained
 from llmcli.training.loop.clock import Clock
 from llmcli.training.loop.events import Prediction
 from llmcli.training.loop.job import Job
 from llmcli.training.loop.sample_generator import COPYING_SECONDS_PER_MILLION, MAX_SAMPLING_PARAMETERS
 
-LIKELIEST = 10  # tokens kept
+LIKELIEST = 10  # words kept
+EVALUATIONS = 20  # of the network, to find the words
 DIGITS = 4  # decimal places of a probability
-TIME_SHARE = 0.004  # maximum share of the time limit
+TIME_SHARE = 0.01  # maximum share of the time limit
 
 
 class Probe:
@@ -29,10 +31,8 @@ class Probe:
     def __init__(self, job: Job, clock: Clock) -> None:
         self._job, self._clock, conversations = job, clock, job.data.conversations
         self.prompt = job.probe or (conversations.question if conversations else "")
-        self._ids: list[int] = []
-        if self.prompt:
-            question = conversations and conversations.prompt(job.probe)
-            self._ids = list(question or Prompt.of(self.prompt, job.data.tokenizer).ids)
+        question = conversations.prompt(job.probe) if self.prompt and conversations else None
+        self._tokens = Prompt(list(question)) if question else Prompt.of(self.prompt, job.data.tokenizer)
         millions, seconds = job.plan.model.parameters / 1e6, job.plan.train.seconds or math.inf
         is_cheap = 1e6 * millions <= MAX_SAMPLING_PARAMETERS and (
             COPYING_SECONDS_PER_MILLION * millions <= TIME_SHARE * seconds
@@ -49,14 +49,13 @@ class Probe:
         job, began = self._job, self._clock.now()
         device = "cpu" if job.is_sharded else job.plan.train.device  # which does not hold the whole model
         runtime = open_trained(Checkpoint(job.plan.model, "", weights), device)
-        probabilities = softmax(runtime.prefill(self._ids[-runtime.context :]).astype(np.float64))
-        likeliest = np.argsort(-probabilities, kind="stable")[:LIKELIEST]
-        label = job.data.tokenizer.label
-        if job.plan.train.seconds is not None:
-            now = self._clock.now()
-            self._next = now + (now - began) / TIME_SHARE
-        if not np.isfinite(probabilities).all():
+        try:
+            words = next_words(runtime, job.data.tokenizer, self._tokens, evaluations=EVALUATIONS).words[:LIKELIEST]
+        except LLMError:  # NaN or infinite logits
             return None
-        return Prediction(
-            step, self.prompt, tuple((label(int(i)), round(float(probabilities[i]), DIGITS)) for i in likeliest)
-        )
+        finally:
+            if job.plan.train.seconds is not None:
+                now = self._clock.now()
+                self._next = now + (now - began) / TIME_SHARE
+        likeliest = (("…" * word.continues + word.text, round(word.probability, DIGITS)) for word in words)
+        return Prediction(step, self.prompt, tuple(likeliest))

@@ -49,7 +49,7 @@ class PlanRequest:
     processes: int = 1
     shard: bool | None = None  # weights, gradients and optimizer over the processes
     machine_reason: str = "detected"  # reason for the device and the data type
-    probe: str | None = None  # prompt whose likeliest next tokens the run records
+    probe: str | None = None  # prompt whose likeliest next words the run records
 
     def __post_init__(self) -> None:
         convert_fields(self)
