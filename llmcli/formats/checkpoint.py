@@ -251,7 +251,8 @@ def check_hash(header: Header, names: Iterable[str]) -> None:
     keys = list(header.metadata)
     as_written = keys == sorted(keys) or (keys[0], keys[-1]) == ("format", "sha256")  # by this version, or earlier ones
     cause = "is damaged, or it was changed" if as_written else "was changed by another program"
-    command = command_line(["llm", "import", str(header.path), "-o", "changed.safetensors"])
+    output = f"{header.path.stem}-imported.safetensors"
+    command = command_line(["llm", "import", str(header.path), "-o", output])
     problem = f"{cause} after it was written: its content does not match the sha256 in its metadata"
     raise LLMError(f"{header.path} {problem}; get the original again, or import the changed model: {command}")
 

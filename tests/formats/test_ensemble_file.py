@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from llmcli.config import ModelConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
@@ -52,10 +53,10 @@ def test_an_ensemble_round_trips(two_models, llm) -> None:
     assert llm("mix", *two_models, "-o", "m.safetensors").exit_code == 1  # without --force
     assert llm("mix", *two_models, "-o", "m.safetensors", "--force").exit_code == 0
     assert Path("m.safetensors").read_bytes() == before
-    import safetensors.numpy
-
-    names = safetensors.numpy.load_file("m.safetensors")
-    assert "experts.1.model.layers.0.self_attn.q_proj.weight" in names
+    tensors = safetensors.numpy.load_file("m.safetensors")
+    assert "experts.1.model.layers.0.self_attn.q_proj.weight" in tensors
+    safetensors.numpy.save_file(tensors, "again.safetensors", read_header("m.safetensors").metadata)
+    assert loading.load_any("again.safetensors").records == mixed.records
 
 
 @pytest.mark.slow

@@ -1,13 +1,11 @@
 """Writing GGUF files for llama.cpp, Ollama and LM Studio, with the `gguf` package."""
 
-import contextlib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,59 +25,54 @@ QUANTIZED_BLOCK = 32  # elements per block in Q8_0 and Q4_0
 
 
 def write(path: Path, checkpoint: Checkpoint, dtype: str, general: Mapping[str, str]) -> None:
-    """Write a model, one tensor in memory at a time. Matrices become `dtype`, norms and biases float32; a matrix whose
-    rows do not divide into quantized blocks becomes float16. `general` has the fields general.*: name, license, ...
+    """Write a model, with one tensor in memory at a time. Matrices become `dtype`, norms and biases float32; a matrix
+    whose rows do not divide into quantized blocks becomes float16. `general` has the fields general.*: name, ...
 
     Raises LLMError for a model or tokenizer that llama.cpp does not support, and if the disk is full or fails.
     """
     if dtype not in DTYPES:
         raise usage(f"`dtype` must be {', '.join(DTYPES)}, found {dtype}")
     gguf = import_gguf("writing a GGUF file")
-    architecture = _architecture(checkpoint.config)
-    tokenizer = gguf_tokenizer.to_fields(json.loads(checkpoint.tokenizer_json), checkpoint.config)
-    template = parse_document(checkpoint.tokenizer_config_json, "its tokenizer_config.json").get("chat_template")
-    tensors = list(_tensors(checkpoint, dtype))
-    types = [gguf.GGMLQuantizationType[tensor.type_name] for tensor in tensors]
-    blocks = [gguf.GGML_QUANT_SIZES[quantization_type] for quantization_type in types]
-    sizes = [math.prod(tensor.shape) // block * size for tensor, (block, size) in zip(tensors, blocks, strict=True)]
+    config, scaling = checkpoint.config, checkpoint.config.rope_scaling
+    architecture = _architecture(config)
+    tokenizer = gguf_tokenizer.to_fields(json.loads(checkpoint.tokenizer_json), config)
 
     def write_file(temporary: Path) -> None:
-        with contextlib.closing(gguf.GGUFWriter(temporary, architecture)) as writer:
-            _add_fields(gguf, writer, checkpoint, dtype, general)
-            for method, value in tokenizer:
-                getattr(writer, method)(value)
-            if isinstance(template, str) and template:
-                writer.add_chat_template(template)
-            for tensor, size, quantization_type in zip(tensors, sizes, types, strict=True):
-                writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), size, quantization_type)
-            writer.write_header_to_file()
-            writer.write_kv_data_to_file()
-            writer.write_ti_data_to_file()
-            for tensor, quantization_type in zip(tensors, types, strict=True):
-                writer.write_tensor_data(gguf.quants.quantize(tensor.compute(), quantization_type))
+        writer = gguf.GGUFWriter(temporary, architecture)
+        for key, value in general.items():
+            writer.add_string(f"general.{key}", value)
+        for key, value in training_stages.to_metadata(checkpoint.record, general.get("name", "")).items():
+            writer.add_string(key, value)
+        file_type = "ALL_F32" if dtype == "f32" else f"MOSTLY_{dtype.upper()}"
+        writer.add_file_type(int(gguf.LlamaFileType[file_type]))
+        if dtype.startswith("q"):
+            writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+        for method, value in _config_fields(config).items():
+            getattr(writer, method)(value)
+        if scaling and scaling.rope_type == "linear":
+            writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+            writer.add_rope_scaling_factor(scaling.factor)
+        elif scaling:
+            writer.add_string(conventions.ROPE_SCALING_KEY, json.dumps(as_record(scaling)))
+        for method, value in tokenizer:
+            getattr(writer, method)(value)
+        template = parse_document(checkpoint.tokenizer_config_json, "its tokenizer_config.json").get("chat_template")
+        if isinstance(template, str) and template:
+            writer.add_chat_template(template)
+        size, lazy = len(checkpoint.tokenizer_json), gguf.LazyNumpyTensor  # computed when it is written
+        for name, shape, type_name, compute in _tensors(checkpoint, dtype):
+            quantization_type = gguf.GGMLQuantizationType[type_name]
+            values = lazy(meta=lazy.meta_with_dtype_and_shape(np.float32, shape), func=compute)
+            data = gguf.quants.quantize(values, quantization_type)
+            writer.add_tensor(name, data, raw_dtype=quantization_type)
+            size += data.nbytes
+        atomic_io.check_space(path, size)  # gguf's error would not say that the disk is full
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
 
-    atomic_io.check_space(path, sum(sizes) + len(checkpoint.tokenizer_json))  # gguf's error does not say: disk full
     atomic_io.write_with(path, write_file)
-
-
-def _add_fields(gguf: ModuleType, writer: Any, checkpoint: Checkpoint, dtype: str, general: Mapping[str, str]) -> None:
-    """Add the fields of the model to a file."""
-    config, scaling = checkpoint.config, checkpoint.config.rope_scaling
-    for key, value in general.items():
-        writer.add_string(f"general.{key}", value)
-    for key, value in training_stages.to_metadata(checkpoint.record, general.get("name", "")).items():
-        writer.add_string(key, value)
-    file_type = "ALL_F32" if dtype == "f32" else f"MOSTLY_{dtype.upper()}"
-    writer.add_file_type(int(gguf.LlamaFileType[file_type]))
-    if dtype.startswith("q"):
-        writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    for method, value in _config_fields(config).items():
-        getattr(writer, method)(value)
-    if scaling and scaling.rope_type == "linear":
-        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
-        writer.add_rope_scaling_factor(scaling.factor)
-    elif scaling:
-        writer.add_string(conventions.ROPE_SCALING_KEY, json.dumps(as_record(scaling)))
 
 
 def _architecture(config: ModelConfig) -> str:
@@ -129,49 +122,36 @@ def _layer_pattern(config: ModelConfig) -> int:
     return next((i for i, kind in enumerate(config.layer_types, 1) if kind == "full_attention"), 0)
 
 
-class _Tensor(NamedTuple):
-    """A tensor to write; its values are computed when they are needed."""
-
-    name: str  # in a GGUF file
-    shape: tuple[int, ...]
-    type_name: str
-    compute: Callable[[], NDArray[np.float32]]
-
-
-def _tensors(checkpoint: Checkpoint, dtype: str) -> Iterator[_Tensor]:
+def _tensors(
+    checkpoint: Checkpoint, dtype: str
+) -> Iterator[tuple[str, tuple[int, ...], str, Callable[[], NDArray[np.float32]]]]:
+    """Yield (GGUF's name, shape, type, function that computes the values) of each tensor."""
     config, shapes = checkpoint.config, checkpoint.config.tensor_shapes()
+    heads = conventions.interleaved_heads(config, ARCHITECTURE_OF[config.model_type])
+
+    def joined(names: list[str], is_stack: bool) -> NDArray[np.float32]:
+        return (np.stack if is_stack else np.concatenate)([checkpoint.tensors[name] for name in names])
+
+    def single(name: str) -> NDArray[np.float32]:
+        values = np.ascontiguousarray(checkpoint.tensors[name], np.float32)
+        projection = name.split(".")[-2]
+        if projection in heads:
+            values = conventions.reorder_rows(values, heads[projection], interleave=True)
+        if config.is_gemma and projection == "q_norm":
+            values = values * np.float32(config.attention_scale * math.sqrt(conventions.query_scalar(config)))
+        return values
+
     for gguf_name, names, is_stack in conventions.joined_tensors(config):
         rows, *columns = shapes[names[0]]
-        shape = (len(names), rows, *columns) if is_stack else (sum(shapes[name][0] for name in names), *columns)
+        shape = (len(names), rows, *columns) if is_stack else (len(names) * rows, *columns)
         type_name = _tensor_type(dtype, shape, gguf_name) if len(names) > 1 else "F32"  # F32: a router
-        join = np.stack if is_stack else np.concatenate
-        yield _Tensor(gguf_name, shape, type_name, partial(_joined, checkpoint, names, join))
+        yield gguf_name, shape, type_name, partial(joined, names, is_stack)
     for name, gguf_name in conventions.tensor_names(config).items():
-        type_name = _tensor_type(dtype, shapes[name], name)
-        yield _Tensor(gguf_name, shapes[name], type_name, partial(_values, checkpoint, name))
+        yield gguf_name, shapes[name], _tensor_type(dtype, shapes[name], name), partial(single, name)
     if config.rope_scaling and config.rope_scaling.rope_type == "llama3":
         plain = [config.rope_theta ** (-2 * i / config.head_dim) for i in range(config.head_dim // 2)]
         divisors = [frequency / scaled for frequency, scaled in zip(plain, config.rope_frequencies(), strict=True)]
-        values = np.array(divisors, np.float32)
-        yield _Tensor(conventions.ROPE_FACTORS, values.shape, "F32", lambda: values)
-
-
-def _joined(
-    checkpoint: Checkpoint, names: Sequence[str], join: Callable[[list[NDArray[np.float32]]], NDArray[np.float32]]
-) -> NDArray[np.float32]:
-    return join([checkpoint.tensors[name] for name in names])
-
-
-def _values(checkpoint: Checkpoint, name: str) -> NDArray[np.float32]:
-    """Return a tensor with the rows and the factor that llama.cpp expects."""
-    config, projection = checkpoint.config, name.split(".")[-2]
-    heads = conventions.interleaved_heads(config, ARCHITECTURE_OF[config.model_type])
-    values = np.ascontiguousarray(checkpoint.tensors[name], np.float32)
-    if projection in heads:
-        values = conventions.reorder_rows(values, heads[projection], interleave=True)
-    if config.is_gemma and projection == "q_norm":
-        values = values * np.float32(config.attention_scale * math.sqrt(conventions.query_scalar(config)))
-    return values
+        yield conventions.ROPE_FACTORS, (len(divisors),), "F32", partial(np.array, divisors, np.float32)
 
 
 def _tensor_type(dtype: str, shape: tuple[int, ...], name: str) -> str:

@@ -38,9 +38,9 @@ def read_values(header: Header, tensor: TensorInfo) -> Iterator[NDArray[Any]]:
     values = (values if tensor.view is None else tensor.view(values)).reshape(-1)
     for start in range(0, len(values), BLOCK_VALUES):
         block = values[start : start + BLOCK_VALUES]
-        if tensor.dtype == "BF16" or not tensor.is_raw:
-            block = block.astype("float32")
-        yield block if tensor.is_raw else block * tensor.factor + tensor.offset
+        if not tensor.is_raw:
+            block = block.astype("float32") * tensor.factor + tensor.offset
+        yield block.astype("float32") if tensor.dtype == "BF16" else block
 
 
 def _read_stored(header: Header, tensor: TensorInfo) -> NDArray[Any]:
@@ -112,7 +112,7 @@ def digest(header: Header, names: Iterable[str] | None = None) -> str:
             own = _HASH_FIELD % header.metadata.get("sha256", "")
             head = head.replace(own.encode("utf-8", "replace"), (_HASH_FIELD % _ZERO_HASH).encode(), 1)
         else:
-            head = _head(header, names, dict(sorted((header.metadata | {"sha256": _ZERO_HASH}).items())))
+            head = _ordered(head, names, dict(sorted((header.metadata | {"sha256": _ZERO_HASH}).items())))
         file_hash.update(head)
         while block := file.read(BLOCK_BYTES):
             file_hash.update(block)
@@ -156,8 +156,9 @@ def write(
         except SafetensorError as error:
             raise LLMError(f"cannot write {path}: {error}; nothing there was changed") from error
         header = read_header(temporary)
-        head = _head(header, stored, texts)
         with open(temporary, "r+b") as file:
+            head = _ordered(file.read(header.data_start), stored, texts)
+            file.seek(0)
             file.write(head)
             for name, (dtype, _) in stored.items():
                 file.seek(header.tensors[name].start)
@@ -170,17 +171,9 @@ def write(
     atomic_io.write_with(path, write_file)
 
 
-def _head(header: Header, names: Iterable[str], metadata: Mapping[str, str]) -> bytes:
+def _ordered(head: bytes, names: Iterable[str], metadata: Mapping[str, str]) -> bytes:
     """Return the bytes before the tensors of a file, with the tensors and the metadata listed in this order."""
-    size = header.data_start - 8
-    tensors = (header.tensors[name] for name in names)
-    entries = {
-        tensor.name: {
-            "dtype": tensor.dtype,
-            "shape": tensor.shape,
-            "data_offsets": (tensor.start - header.data_start, tensor.end - header.data_start),
-        }
-        for tensor in tensors
-    }
-    text = json.dumps({"__metadata__": metadata, **entries}, ensure_ascii=False, separators=(",", ":"))
-    return size.to_bytes(8, "little") + text.encode("utf-8", "replace").ljust(size)
+    entries = json.loads(head[8:])
+    ordered = {"__metadata__": metadata, **{name: entries[name] for name in names}}
+    text = json.dumps(ordered, ensure_ascii=False, separators=(",", ":"))
+    return head[:8] + text.encode("utf-8", "replace").ljust(len(head) - 8)
