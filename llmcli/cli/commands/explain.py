@@ -226,7 +226,7 @@ def _print_notes(explanation: "Explanation", config: "ModelConfig") -> None:
         )
     if explanation.tail:
         console.note(
-            f"the most likely next token begins inside the prompt, with {visible_whitespace(explanation.tail)}; "
+            f"the token that is explained begins inside the prompt, with {visible_whitespace(explanation.tail)}; "
             "--literal keeps the prompt's own tokens"
         )
     if explanation.preceding:
