@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-WIDTH, HEIGHT = 1100, 850  # pixels
+WIDTH, HEIGHT = 1100, 820  # pixels
 PROMPT, WITHOUT = "The cat likes to", ("1.2", "2")
 SCHEMES = {"light": "live-page.png", "dark": "live-page-dark.png"}
 
