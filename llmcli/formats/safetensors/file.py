@@ -52,12 +52,12 @@ def _read_stored(header: Header, tensor: TensorInfo) -> NDArray[Any]:
     path = tensor.path or header.path
     dtypes.numpy_dtype(tensor.dtype)  # the library needs numpy's bfloat16
     try:
-        if path not in header.open_files:
+        read = header.open_files.get(path)
+        if read is None:
             with open_for_reading(path):
                 # not "mmap": a mapped file that is cut off meanwhile would kill the process
                 file = safe_open(path, framework="np", backend="pread")
-            header.open_files[path] = lru_cache(maxsize=1)(file.get_tensor)
-        read = header.open_files[path]
+            read = header.open_files[path] = lru_cache(maxsize=1)(file.get_tensor)
         values: NDArray[Any] = (read if tensor.view else read.__wrapped__)(tensor.stored_name)
     except SafetensorError as error:
         if path.stat().st_size < tensor.end:
