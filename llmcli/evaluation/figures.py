@@ -46,12 +46,12 @@ class Figures:
 
 
 def known_text(share: float) -> str:
-    """Say that a share of the held-out text also stands in the training text; "" if hardly any does.
+    """Say that a share of the held-out text also occurs in the training text; "" if hardly any does.
 
     >>> known_text(0.3), known_text(0.01)
-    ('30% of it also stands in the training text', '')
+    ('30% of it also occurs in the training text', '')
     """
-    return f"{share:.0%} of it also stands in the training text" if share >= KNOWN_SHARE else ""
+    return f"{share:.0%} of it also occurs in the training text" if share >= KNOWN_SHARE else ""
 
 
 def change(before: Figures, after: Figures) -> str:

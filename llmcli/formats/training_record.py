@@ -48,7 +48,7 @@ class HeldOut(JsonObject):
     bytes: Count = 0
     from_: str = ""  # how they were held out, in words
     of: str = ""  # "answers" if conversations were held out
-    known_share: Fraction = 0.0  # share of the held-out text that also stands in the training text
+    known_share: Fraction = 0.0  # share of the held-out text that also occurs in the training text
     files: tuple[TrainingFile, ...] = ()  # that --val named
     seen_by_base: bool = False
 

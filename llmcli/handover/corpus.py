@@ -30,7 +30,7 @@ class RecordedSplit:
     read: Sources
     has_record: bool  # False: the record of the model names no text
     left_out: int  # bytes of training text that repeat held-out text
-    known_share: float  # share of the held-out text that still stands in the training text
+    known_share: float  # share of the held-out text that still occurs in the training text
 
 
 def recorded_split(record: TrainingRecord, model: Path, corpus: Sequence[str]) -> RecordedSplit:

@@ -227,7 +227,7 @@ def test_text_that_repeats_held_out_text_is_not_handed_over(model: Path, llm) ->
     checkpoint.save(model, opened)
     Path("a.txt").write_bytes(data)
     Path("b.txt").write_text(first + "".join(random.Random(1).choices(string.ascii_lowercase, k=9000)))
-    answer = llm("export", "out", "--to", "handover", "--corpus", "a.txt", "--corpus", "b.txt", "--json")
+    answer = llm("export", model, "out", "--to", "handover", "--corpus", "a.txt", "--corpus", "b.txt", "--json")
     rows = pyarrow.parquet.read_table("out/text/train.parquet").to_pylist()
     sizes = [len(row["text"]) for row in rows]
     assert [row["name"] for row in rows] == ["a.txt", "b.txt", "b.txt"]

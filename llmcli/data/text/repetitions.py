@@ -1,10 +1,10 @@
-"""Passages of the training text that also stand in the held-out text: a chapter in the book beside it, for example.
+"""Passages of the training text that also occur in the held-out text: a chapter in the book beside it, for example.
 
 Every STRIDE characters, a string of LENGTH characters of the held-out text is searched for at all positions of the
 training text, so every common passage of LENGTH + STRIDE - 1 characters is found, and none shorter than LENGTH. Spaces,
 line ends and ASCII punctuation do not count: they differ between formats of one text.
 
-A string that stands in more than COPIES places of the training text is no copy of the held-out text. It is how such
+A string that occurs in more than COPIES places of the training text is no copy of the held-out text. It is how such
 texts are written: a license, a form letter, a log. If there is more of this than of copies, the text repeats itself,
 and nothing is left out.
 """
@@ -35,7 +35,7 @@ class Repetitions:
 
     training: Corpus  # training text without the passages of the held-out text
     left_out: int  # bytes of these passages
-    known_share: float  # share of the held-out text (0 to 1) that still stands in the training text
+    known_share: float  # share of the held-out text (0 to 1) that still occurs in the training text
 
 
 def find_repetitions(

@@ -232,7 +232,7 @@ def test_text_of_the_base_model_is_not_unseen(llm: Llm) -> None:
     documents = read_corpus(["base.txt", "own.txt"]).documents
     files = [{"name": d.name, "bytes": 160, "sha256": d.sha256, "held_out": 40} for d in documents]
     base = TrainingRecord.from_json({"corpus": files[:1], "train_bytes": 120})
-    own = {"corpus": files[1:], "train_bytes": 120}
+    own = {"corpus": files[1:], "train_bytes": 120, "bits_per_byte": 1.0, "held_out": {"known_share": 0.25}}
     bigram_model("model.safetensors", UNIFORM, own | joined(as_earlier(base, BASE, "b.safetensors")))
     answer = llm("eval", "base.txt", "--json")
     assert results_of(answer)["from_byte"] == 120
@@ -245,6 +245,9 @@ def test_text_of_the_base_model_is_not_unseen(llm: Llm) -> None:
         in answer.stderr
     )
     assert "base model" not in llm("eval", "own.txt").stderr
+    known = "25% of it also occurs in the training text"
+    assert f"this text was held out in training, but {known}" in llm("eval", "own.txt").stderr
+    assert f"network 1.000 bits per byte; {known}" in llm("inspect").stdout
 
 
 def test_the_error_for_an_unsuitable_tokenizer_names_its_model(llm: Llm, tiny_model: Path) -> None:

@@ -86,6 +86,9 @@ def test_a_copy_of_a_file_is_not_taken_for_new_conversations(llm: Llm) -> None:
     Path("more.jsonl").write_text(Path("chats.jsonl").read_text() + '{"prompt": "Who?", "completion": "I."}\n')
     assert llm(*RUN, "more.jsonl", "--force").exit_code == 0
     assert note in llm("eval", "chats.jsonl").stderr
+    assert llm("export", "model.safetensors", "out", "--to", "hf").exit_code == 0
+    unknown = "out: has no record of its training data, so these conversations may be part of it"
+    assert unknown in llm("eval", "chats.jsonl", "-m", "out").stderr
 
 
 def test_text_first_then_conversations(llm: Llm) -> None:

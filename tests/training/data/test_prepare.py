@@ -188,7 +188,7 @@ def test_validation_text_that_is_in_the_training_text_is_noted(tmp_path):
     ready = prepare(PlanRequest(steps=5), corpus_of(tmp_path, text), held_out=val, on_note=notes.append)
     assert ready.tokenizer.decode(ready.tokens.tolist()) == text
     assert ready.record.held_out.known_share == pytest.approx(0.6, abs=0.02)
-    known = f"{ready.record.held_out.known_share:.0%} of it also stands in the training text"
+    known = f"{ready.record.held_out.known_share:.0%} of it also occurs in the training text"
     assert notes == [f"held-out text: {known}, so the figures will say little about new text"]
     assert row(ready.plan, "corpus").reason.endswith(f"the 5,000 bytes of val.txt; {known}")
 

@@ -338,7 +338,7 @@ def test_memorization_is_measured_against_held_out_text(own: float, new: float |
         (
             0.9,
             0.1,
-            "Held-out text: 10% of it also stands in the training text, so its figures say little about new text.",
+            "Held-out text: 10% of it also occurs in the training text, so its figures say little about new text.",
         ),
     ],
 )
