@@ -93,8 +93,8 @@ def test_a_very_negative_gate_overflows_without_a_warning(recwarn: pytest.Warnin
 
 
 def test_each_weight_is_in_memory_once(tmp_path, monkeypatch) -> None:
-    """The peak of numpy's allocations while loading is little more than the size of the model, except for small
-    matrices, which are kept in two orders."""
+    """The peak of numpy's allocations while loading is little more than the size of the model and of its largest matrix,
+    which is read whole, except for small matrices, which are kept in two orders."""
     import tracemalloc
 
     monkeypatch.setattr("llmcli.models.matrix_product.SMALL_WEIGHTS", 0)
@@ -105,4 +105,4 @@ def test_each_weight_is_in_memory_once(tmp_path, monkeypatch) -> None:
     NumpyRuntime(checkpoint).prefill([1])
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 4 * config.parameters + 4e6
+    assert peak < 4 * config.parameters + 4 * 4000 * 256 + 1e6

@@ -65,10 +65,10 @@ class _Options(ReadingOptions):
 
 
 def eval_(options: _Options) -> None:
-    """Measure bits per byte and perplexity on text or answers, and how many answers are exact.
+    """Measure bits per byte and perplexity on text or answers.
 
-    The compressors xz and PPM are measured on the same text as baselines. Lower is better; 8 bits per byte is a
-    uniform guess over all byte values.
+    On questions and answers, the exact answers are counted too. The compressors xz and PPM are measured on the same
+    text as baselines. Lower is better; 8 bits per byte is a uniform guess over all byte values.
 
     Example: llm eval held-out.txt -m a.safetensors -m b.safetensors
     """
