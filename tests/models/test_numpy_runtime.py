@@ -93,7 +93,7 @@ def test_a_very_negative_gate_overflows_without_a_warning(recwarn: pytest.Warnin
 
 
 def test_each_weight_is_in_memory_once(tmp_path, monkeypatch) -> None:
-    """The peak of numpy's allocations while loading is little more than the size of the model and of its largest matrix,
+    """The peak of numpy's allocations while loading is little more than the size of the model and its largest matrix,
     which is read whole, except for small matrices, which are kept in two orders."""
     import tracemalloc
 

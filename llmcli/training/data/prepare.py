@@ -110,7 +110,8 @@ def prepare(
     records = [base.record] if base else []
     text = _without_text_of_base(_split(corpus, inputs.held_out), records)
     held_out = text.held_out.sample(_max_held_out_bytes(text, max_bytes))
-    text, read, known_share = _without_repetitions(text, held_out, max_bytes, on_note)
+    notes = list[str]()  # said once the plan has no error
+    text, read, known_share = _without_repetitions(text, held_out, max_bytes, notes.append)
     divided = inputs.conversations.divide(max_bytes, records) if inputs.conversations else None
     tokenizer_reason = inputs.tokenizer_reason
     if tokenizer is None:
@@ -132,6 +133,8 @@ def prepare(
         rows.insert(0, PlanRow("corpus", f"{corpus.text_bytes:,} bytes", _description(text, known_share, read_bytes)))
     plan_again = partial(_plan, task, encoded, rows)
     plan = plan_again(machine, elapsed())
+    for note in notes:
+        on_note(note)
     record = _record(corpus, text, known_share, read_bytes, len(tokens), len(held_out_tokens))
     if trained_part(text.held_out, records).contents:
         record["held_out"]["seen_by_base"] = True
