@@ -149,6 +149,13 @@ class Distillation(JsonObject):
     teacher_bits_per_byte: Number = 0.0
 
 
+class EpochSearch(JsonObject):
+    """The number of epochs that a first run found."""
+
+    found: Number = 0.0
+    confirmed: bool = False
+
+
 class EvaluatedData(JsonObject):
     """The amount of held-out data that was evaluated at the end, or of validation data."""
 
@@ -283,6 +290,7 @@ class TrainingRecord(Stage):
     plain_text: PlainTextScores | None = None
     validation: EvaluatedData | None = None
     distillation: Distillation | None = None
+    epoch_search: EpochSearch | None = None
     curve: CurvePoints = CurvePoints()
     samples: Samples = Samples()
     probe: Probe | None = None

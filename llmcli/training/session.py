@@ -45,11 +45,12 @@ from llmcli.training.files.summary import summarize
 from llmcli.training.loop import trainer
 from llmcli.training.loop.clock import ASSUMED_COST, LOADING_SECONDS_PER_MILLION, Clock
 from llmcli.training.loop.correction import Correction, MeasuredSpeeds
+from llmcli.training.loop.epoch_search import FirstRun
 from llmcli.training.loop.events import Done, Event, Restarted, RunEvent, State
 from llmcli.training.loop.job import Job
 from llmcli.training.loop.record import versions
 from llmcli.training.planning import rules
-from llmcli.training.planning.cost_model import BASE_BYTES, Machine, Memory, check_fits
+from llmcli.training.planning.cost_model import BASE_BYTES, Machine, Memory, check_fits, estimated_speed
 from llmcli.training.planning.plan import Plan, PlanRequest
 from llmcli.training.step import data_parallel, hardware, throughput
 from llmcli.training.step.data_parallel import Leader
@@ -58,7 +59,6 @@ from llmcli.training.step.thread_tuner import ThreadTuner
 # seconds reserved for measuring memorization and saving the model; for saving, at most a share of a short budget
 RESERVED_SECONDS, MEMORIZATION_SECONDS_PER_MILLION, SAVING_SECONDS_PER_MILLION = 0.6, 0.02, 0.04
 LARGEST_SAVING_SHARE = 0.15
-MEASURED_SECONDS = 1.0  # minimum for measuring memorization if the run is late
 # time for the compressors: a share of the time budget, or seconds without a budget
 BASELINE_TIME_SHARE, BASELINE_SECONDS = 0.03, 9.99
 # time for greedy answers to held-out questions: a share of the time budget, and the minimum in seconds
@@ -88,7 +88,8 @@ class PlannedRun:
     processes: Processes
     tuner: ThreadTuner | None  # None: the number of threads is fixed
     probe: str | None = None  # the requested prompt
-    correction: Correction | None = None  # if the run has a time limit and the planner chose the model's size
+    # whether to start over: with a model of another size, or with the number of epochs that this run found
+    correction: Correction | FirstRun | None = None
     known_answers: bool = False  # whether the model stores its training questions and answers
 
     def check_space(self) -> None:
@@ -145,11 +146,15 @@ def plan_run(
     prepared = replace(prepared, record=prepared.record | _inputs_record(prepared.record, inputs, output))
     if prepared.plan.sharded:
         hardware.check_can_shard()
-    correction = None
+    correction: Correction | FirstRun | None = None
     may_correct = request.has_time_budget and request.device == "cpu"  # other programs hardly share a GPU
     is_chosen = not (request.layers or request.width or inputs.base)
     if speeds and machine and may_correct and is_chosen and not processes.are_several:
         correction = Correction(prepared, speeds, machine.memory)
+    if prepared.plan.searches:
+        evaluations = stopped.state.values.get("evaluations", ()) if stopped else ()
+        machine = Machine(speeds.scaled(1.0) if speeds else estimated_speed, _free_memory(request.device, processes))
+        correction = FirstRun(prepared, machine, evaluations)
     return PlannedRun(
         inputs, output, prepared, identity, started, on_note, processes, tuner, request.probe, correction, known_answers
     )  # fmt: skip
@@ -336,8 +341,9 @@ def run(
     on_stop_request: Callable[[int], None] = lambda signal: None,
     on_progress: OnProgress = lambda task, share: None,
 ) -> Iterator[RunEvent | Result]:
-    """Train and save the model: yields events, the last of which is the result. If the first steps run at a different
-    speed than planned, the run may start over once with a model of another size.
+    """Train and save the model: yields events, the last of which is the result. The run may start over once: with a
+    model of another size, if the first steps run at a different speed than planned, or with the number of epochs that a
+    first run found.
 
     When `stop()` returns True, the run ends after the current step and saves the model. `on_stop_request` receives a
     signal that reached another process, after which `stop` is called again. `on_progress` receives what the run does
@@ -353,11 +359,10 @@ def run(
         events = train(plan)
         while True:
             event = next(events)
+            restarted = correction.restart(event) if correction else None
             if isinstance(event, State):
                 saver.save(event)
                 del event  # its copy of all weights must not stay in memory while training continues
-                if correction:
-                    correction.pause()
             elif isinstance(event, Done):
                 _complete_record(event, plan, baselines, resumable=saver.resumable, stop=stop, on_progress=on_progress)
                 file = output.save(event)
@@ -367,7 +372,7 @@ def run(
                 return
             else:
                 yield event
-                if correction and (restarted := correction.restart(event)) and not stop():
+                if restarted and not stop():
                     events.close()
                     plan, correction = _start_over(plan, restarted), None
                     saver.run = replace(saved, plan=restarted.plan)
@@ -388,7 +393,8 @@ def _train(plan: PlannedRun, stop: Callable[[], bool], **options: Any) -> Genera
         probe=plan.probe or (None if prepared.conversations else _probe_prompt(prepared)),
         regularize=prepared.regularization(), tuner=plan.tuner, **options,
     )  # fmt: skip
-    clock = Clock(prepared.plan.train, plan.started, _reserve_seconds(prepared, plan.known_answers), stop=stop)
+    reserve = _reserve_seconds(prepared, plan.known_answers)
+    clock = Clock(prepared.plan.train, plan.started, reserve, stop=stop, processor_time=time.thread_time)
     yield from trainer.train(job, clock, stopped.take_state() if stopped else None)
 
 
@@ -399,7 +405,9 @@ def _probe_prompt(prepared: Prepared) -> str | None:
 
 
 def _start_over(plan: PlannedRun, restarted: Restarted) -> PlannedRun:
-    """Return the run with a new plan; its record describes the old plan."""
+    """Return the run with a new plan; its record describes the old plan, unless only the number of epochs differs."""
+    if restarted.plan.search:
+        return replace(plan, prepared=plan.prepared.with_plan(restarted.plan))
     before = {
         "after_seconds": round(restarted.seconds, 2),
         "speed": round(restarted.speed, 3),
@@ -505,11 +513,13 @@ def _complete_record(
     """Add memorization or answers, and the summary of the run, to the model's record."""
     checkpoint, prepared, settings = done.checkpoint, plan.prepared, plan.prepared.plan.train
     seconds = math.inf if settings.seconds is None else settings.seconds - done.seconds
-    seconds = max(MEASURED_SECONDS, seconds - _saving_seconds(prepared.plan))
+    seconds -= _saving_seconds(prepared.plan)
     loading = LOADING_SECONDS_PER_MILLION * checkpoint.parameters / 1e6  # before any measurement
+    # a late run measures nothing
     end = -math.inf if done.interrupted or done.problem or seconds < loading else time.monotonic() + seconds
     entries: dict[str, Any] = {"memorised": None}
-    if conversations := prepared.conversations:
+    conversations = prepared.conversations
+    if conversations:
         entries |= _measure_answers(checkpoint, plan, conversations, end, stop, on_progress)
     elif end > -math.inf:
         with _noting_errors(plan, "memorization could not be measured"):
@@ -519,7 +529,9 @@ def _complete_record(
             )  # fmt: skip
             entries["memorised"] = measured and measured._asdict()
     record = checkpoint.record | entries
-    checkpoint.record = record | {"verdict": summarize(record, baselines, resumable=resumable)}
+    has_labels = conversations is not None and bool(conversations.labels)
+    verdict = summarize(record, baselines, resumable=resumable, has_labels=has_labels)
+    checkpoint.record = record | {"verdict": verdict}
 
 
 def _measure_answers(

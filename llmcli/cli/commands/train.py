@@ -41,7 +41,7 @@ class _Options(ReadingOptions):
         "CORPUS", "Text or conversations: files, directories or globs, also .gz; - reads text from standard input.", ...
     )
     output: Path = option("FILE", "Model file to write.", Path(DEFAULT_MODEL), names="-o --output")
-    time: str | None = option("TIME", "Time budget, such as 90s, 5m or 2h (default: 5m, at most 20 epochs).")
+    time: str | None = option("TIME", "Time budget, such as 90s, 5m or 2h (default: 5m; ends earlier after 20 epochs).")
     steps: int | None = option("N", "Number of training steps.", min=1)
     epochs: float | None = option("X", "Number of epochs (passes over the text).")
     dry_run: bool = flag("Print the plan and exit.")
@@ -112,6 +112,8 @@ def train(options: _Options) -> None:
     """
     require_torch()
     _check_options(options)
+    # before numpy is imported: BLAS's threads are slow beside other programs (models/matrix_product.py)
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if options.watch:
         require_server("llm train --watch")
     how = options.reading()
@@ -386,7 +388,8 @@ def _report(options: _Options, result: "Result", run: "PlannedRun") -> None:
     from llmcli.cli.reports.training import show_result
     from llmcli.training.files.summary import summarize, usage_hints
 
-    done, inputs, output = result.done, run.inputs, run.output
+    done, inputs, output, conversations = result.done, run.inputs, run.output, run.prepared.conversations
+    labels = conversations.labels if conversations else []
     sentences = summarize(
         done.checkpoint.record,
         result.baselines,
@@ -394,6 +397,7 @@ def _report(options: _Options, result: "Result", run: "PlannedRun") -> None:
         seconds=done.seconds,
         resumable=result.resumable,
         again="the same command without --force" if options.force else "the same command",
+        has_labels=bool(labels),
     )
     parameters = done.checkpoint.parameters
     if output.adapter_only:
@@ -401,14 +405,13 @@ def _report(options: _Options, result: "Result", run: "PlannedRun") -> None:
         merge = ["llm", "import", str(inputs.base_path), "--adapter", str(result.file), "-o", "merged.safetensors"]
         sentences.append(f"To use the adapters, merge them into the base model: {command_line(merge)}")
     else:
-        conversations = run.prepared.conversations
-        chats, labels = conversations is not None, conversations.labels if conversations else []
+        chats = conversations is not None
         first = conversations.split.training[0].messages if conversations and labels else ()
         question = next((" ".join(message.content.split()) for message in first if message.role == "user"), "")
         sentences += usage_hints(
             "" if str(result.file) == DEFAULT_MODEL else str(result.file),  # the default model need not be named
             question[:MAX_QUESTION] if chats else run.prepared.example_prompt(), chats=chats, labels=labels,
-            known=done.checkpoint.known_answers,
+            known=done.checkpoint.known_answers, kind=None if chats else run.prepared.line_kind(),
             has_chat_template='"chat_template"' in (done.checkpoint.tokenizer_config_json or ""),
         )  # fmt: skip
     show_result(

@@ -86,6 +86,11 @@ def _show_restart(event: "Restarted", view: "TrainingView", *, json_: bool) -> N
         json_event("plan", **_plan_record(plan))
         return
     view.begin_model(plan.conversations.share if plan.conversations else None)
+    if plan.search:
+        found = units.epochs(plan.search.found)
+        why = "the validation loss was lowest after as many" if plan.search.confirmed else "there is no time for more"
+        console.note(f"step {event.step:,}: training starts over, on all of the text, for {found}: {why}")
+        return
     now, then = (units.number(size) for size in sizes)
     change = f"{now} parameters instead of {then}" if now != then else "another plan"
     console.note(

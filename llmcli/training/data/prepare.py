@@ -16,6 +16,7 @@ from llmcli.config import MAX_DEFAULT_VOCAB_SIZE, MIN_DEFAULT_VOCAB_SIZE
 from llmcli.data.conversations.example_prompt import example_prompts
 from llmcli.data.text.corpus import Corpus
 from llmcli.data.text.documents import Document
+from llmcli.data.text.line_kinds import LineKind, line_kind
 from llmcli.data.text.repetitions import find_repetitions
 from llmcli.data.text.split import CorpusSplit, split
 from llmcli.data.tokenizers.tokenizer import Tokenizer
@@ -30,7 +31,7 @@ from llmcli.training.data.conversations import DividedConversations, PreparedCon
 from llmcli.training.data.inputs import Inputs
 from llmcli.training.planning import recipe, rules
 from llmcli.training.planning.cost_model import CorpusSize, Machine
-from llmcli.training.planning.plan import Plan, PlanRequest, PlanRow
+from llmcli.training.planning.plan import EpochSearch, Plan, PlanRequest, PlanRow
 from llmcli.training.planning.planner import make_plan
 from llmcli.training.planning.task import Task
 
@@ -38,6 +39,7 @@ MAX_HELD_OUT_BYTES = 64_000_000  # held-out text to read, sampled evenly: an eva
 NOTED_BYTES = 4_000_000  # training a tokenizer on more takes seconds, so there is a note
 NOTED_SEARCH_BYTES = 200_000_000  # likewise for searching a training text
 MAX_PROMPT_SEARCH_TOKENS = 4_000  # at the start of a text, searched for a prompt
+MAX_KIND_CHARACTERS = 20_000  # at the start of a text, by which its lines are judged
 MAX_TEMPORARY_BYTES = 64_000_000  # tokens of a shorter training text are not cached: tokenizing it takes a few seconds
 
 TokenIds = NDArray[np.unsignedinteger]
@@ -62,8 +64,9 @@ class Prepared:
     max_bytes: int = sys.maxsize  # training text that fits the time budget
     encoded: PreparedConversations | None = None  # conversations of any length
     conversations: PreparedConversations | None = None  # fitted to the plan's context
-    # the plan for another speed of the machine, after some seconds of the time budget
-    plan_again: Callable[[Machine, float], Plan] | None = field(default=None, compare=False, repr=False)
+    # the plan for another speed of the machine, after some seconds of the time budget, with the number of epochs that
+    # was found, if any
+    plan_again: Callable[..., Plan] | None = field(default=None, compare=False, repr=False)
 
     def example_prompt(self) -> str | None:
         """Return the start of a sentence in the held-out or else the training text, for trying the model."""
@@ -74,6 +77,11 @@ class Prepared:
             if prompts := example_prompts(text, starts_inside=starts_inside):
                 return prompts[0]
         return None
+
+    def line_kind(self) -> LineKind | None:
+        """Return what the lines of the training text are, judged by its beginning."""
+        beginning = next(next(self.read.texts(), iter(())), "")
+        return line_kind(beginning[:MAX_KIND_CHARACTERS])
 
     def with_plan(self, plan: Plan) -> "Prepared":
         """Return the same data for another plan, with conversations fitted to its context and recorded."""
@@ -156,10 +164,15 @@ def prepare(
 
 
 def _plan(
-    task: Task, encoded: PreparedConversations | None, data_rows: list[PlanRow], machine: Machine | None, spent: float
+    task: Task,
+    encoded: PreparedConversations | None,
+    data_rows: list[PlanRow],
+    machine: Machine | None,
+    spent: float,
+    search: EpochSearch | None = None,
 ) -> Plan:
     """Plan after `spent` seconds of the time budget, with `data_rows` first; the last of these is the vocabulary."""
-    plan = make_plan(replace(task, seconds_spent=spent), machine)
+    plan = make_plan(replace(task, seconds_spent=spent, search=search), machine)
     if encoded is None or plan.conversations is None:
         return replace(plan, rows=(*data_rows, *plan.rows))
     stop_ids = {*plan.model.extra_eos_ids, *encoded.template.stop_ids} - {plan.model.eos_token_id}

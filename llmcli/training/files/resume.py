@@ -22,7 +22,7 @@ from llmcli.formats.safetensors.file import digest, read_tensor, write_tensors
 from llmcli.formats.safetensors.header import read_header
 from llmcli.formats.training_record import TrainingRecord
 from llmcli.training.loop.events import State
-from llmcli.training.planning.plan import ConversationSettings, Expected, Plan, PlanRow
+from llmcli.training.planning.plan import ConversationSettings, EpochSearch, Expected, Plan, PlanRow
 
 FORMAT_KEY, FORMAT_VERSION = "llmcli.resume", "1"
 THREADS = "--threads"  # key in the identity of a run: threads of all processes on the machine of rank 0
@@ -96,7 +96,7 @@ def save(path: Path, run: StoppedRun) -> None:
     }
     if run.max_bytes:
         metadata["max_bytes"] = json.dumps(run.max_bytes)
-    for key in ("conversations", "expected"):
+    for key in ("conversations", "expected", "search"):
         if part := getattr(plan, key):
             metadata[key] = json.dumps(as_record(part))
     write_tensors(path, run.state.arrays, metadata)
@@ -127,13 +127,15 @@ def load(path: Path) -> StoppedRun:
 
 
 def _read_plan(metadata: Mapping[str, str]) -> Plan:
-    chosen, expected = (json.loads(metadata.get(key, "null")) for key in ("conversations", "expected"))
+    parts = ("conversations", "expected", "search")
+    chosen, expected, search = (json.loads(metadata.get(key, "null")) for key in parts)
     return Plan(
         parse_config(metadata["config.json"]),
         TrainConfig(**json.loads(metadata["train"])),
         tuple(PlanRow(**row) for row in json.loads(metadata["choices"])),
         conversations=None if chosen is None else ConversationSettings(**chosen),
         expected=None if expected is None else Expected(**expected),
+        search=None if search is None else EpochSearch(**search),
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from llmcli import units
 from llmcli.config import FINE_TUNING_RECIPES
 from llmcli.data.conversations.example_prompt import shell_quoted
+from llmcli.data.text.line_kinds import LineKind
 from llmcli.errors import LLMError, command_line
 from llmcli.evaluation.compressors import Baseline
 from llmcli.evaluation.figures import ADAPTING, NETWORK, Figures, known_text
@@ -23,7 +24,7 @@ NEAR_THE_LIMIT = 0.9  # share of the limit of epochs beyond which twice the time
 FORGETTING = 0.02  # relative rise of the bits per byte of plain text by training on conversations
 MEMORIZED_SHARE = 0.1  # share of generated strings in the training text, beyond the share of held-out strings, ...
 ASSUMED_SHARE = 0.4  # ... which is assumed if nothing is held out
-CORRECT_SHARE = 0.9  # share of held-out questions answered exactly or nearly: few are left
+EXACT_SHARE = 0.99  # share of held-out questions answered exactly: hardly any are left
 KNOWN_SHARE = 0.5  # share of the held-out strings in the training text: the text repeats itself
 REPEATED_SHARE = 0.9  # the same share in a repetitive text, whose unpredictable part is mostly chance
 NEAR_FLOOR = 0.05  # bits per byte gained in the second half of a run: on a repetitive text, nearly all that is left
@@ -108,24 +109,34 @@ def summarize(
     seconds: float | None = None,
     resumable: bool = True,
     again: str = "the same command",
+    has_labels: bool = False,
 ) -> list[str]:
     """Summarize a finished run in a few sentences: its quality, and advice. `command` is the run's command without its
-    budget, twice the `seconds` of the run; `again` says how to resume it if it is `resumable`."""
+    budget, twice the `seconds` of the run; `again` says how to resume it if it is `resumable`. `has_labels`: the
+    answers are few labels."""
     run = _FinishedRun(record, baselines)
     taken = (record.clock.seconds if record.clock else 0.0) if seconds is None else seconds
     minutes = max(MIN_SUGGESTED_MINUTES, math.ceil(2 * taken / 60))
     longer = f": {command} --time {minutes}m" if command else "."
-    memorization = _memorization(record)
-    early_end, overfitting = _early_end(record, resumable, again), _overfitting(run)
-    remark = early_end or _undertrained(run, longer, overfits=bool(overfitting)) or _answers(run) or overfitting
-    memorizes = memorization and not run.curve.validation  # which is why its training loss falls
-    if not (remark or memorizes) and _still_improving(run):
+    memorization, overfitting = _memorization(record), _overfitting(run)
+    # without validation, a model that memorizes lowers its training loss
+    improving = _still_improving(run) and bool(run.curve.validation or not memorization)
+    remark = (
+        _early_end(record, resumable, again)
+        or _undertrained(run, longer, overfits=bool(overfitting))
+        or _answers(run, has_labels=has_labels)
+        or overfitting
+        or _limit_of_epochs(run, command, improving=improving)
+    )
+    if not remark and improving:
         remark = f"Still improving at the end; more time would help{longer}"
     if memorization and not remark:
         memorization += " More text or a smaller model would help."
     elif not remark:
         loss = run.curve.label if run.curve.validation else "training"
         remark = f"The {loss} loss has plateaued: longer training at this size would help little."
+        if run.has_inexact_answers:
+            remark += " More conversations would help."
     sentences = [_quality(run), _known_text(run), *_conversations(record), remark, memorization]
     return [sentence for sentence in sentences if sentence]
 
@@ -138,15 +149,23 @@ def usage_hints(
     chats: bool = False,
     labels: Sequence[str] = (),
     known: KnownAnswers | None = None,
+    kind: LineKind | None = None,
 ) -> list[str]:
     """Return the commands to try next with the file `model` ("": the default one) and a `prompt`. `chats`: it was
-    trained on conversations, whose answers are few `labels`; `known`: the answers that the file stores."""
+    trained on conversations, whose answers are few `labels`; `known`: the answers that the file stores; `kind`: what
+    the lines of its training text are."""
     file = f" {command_line([model])}" if model else ""
     option = f" -m{file}" if model else ""
     note = "" if has_chat_template else "The model continues text; it does not answer questions. "
-    command = "llm chat" if chats else f"llm generate {shell_quoted(prompt or '...')}"
+    command = f"llm generate {shell_quoted(prompt or '...')}{option}"
+    if chats:
+        command = f"llm chat{option}{' --known-answers' if known else ''}"
+    elif kind == "list":
+        command = f"llm generate{option} --lines 10 --new"
+    elif kind == "log":
+        command = f"llm eval OTHER_LOG{option} --per-line"
     details = f"{note}Details of the file: llm inspect{file}"
-    hints = [f"Try it: {command}{option}{' --known-answers' if known else ''}"]
+    hints = [f"Try it: {command}"]
     if known:
         count = units.count(len(known.pairs), "question")
         hints.append(f"Anyone who has the file can read the {count} and answers in it.")
@@ -163,7 +182,7 @@ def _label_hints(labels: Sequence[str], option: str, question: str) -> list[str]
     return [
         f"There are only {len(labels)} different answers. Their probabilities: "
         f"llm chat{option} {shell_quoted(question)} --choices {choices}; how well the model chooses among them: "
-        f"llm eval TABLE{option} --choices answers"
+        f"llm eval TABLE{option} --choices answers. The training table must be like the texts that you will label."
     ]
 
 
@@ -179,6 +198,10 @@ class _FinishedRun:
         self.steps = _steps_of_model(record)
         self.known_share = (record.memorised and record.memorised.held_out_share) or 0.0
         settings = record.train or Settings()  # a time limit makes `steps` the limit of epochs
+        self.fine_tuned = bool(record.base or settings.recipe in FINE_TUNING_RECIPES)
+        # whether more epochs did not lower the validation loss of a first run
+        self.found_epochs = record.epoch_search is not None and record.epoch_search.confirmed
+        self.has_inexact_answers = record.answers is not None and record.answers.exact < EXACT_SHARE
         self.limit_share = 0.0 if settings.seconds is None else self.all_steps / settings.steps
         epochs = record.conversations.epochs if record.conversations and self.of_answers else record.epochs
         self.epochs = epochs * (len(self.steps) - (self.steps.start == 0)) / max(1, self.all_steps)
@@ -248,7 +271,7 @@ def _known_text(run: _FinishedRun) -> str:
 
 def _conversations(record: TrainingRecord) -> list[str]:
     """After training on conversations, report answers to held-out questions, and plain text before and after."""
-    sentences = []
+    sentences, uses_lora = [], record.train is not None and record.train.recipe == "lora"
     if counts := answer_counts(record):
         sentences.append(f"Greedy answers to {counts}.")
     if (known := record.known_answers) and known.questions:
@@ -263,7 +286,8 @@ def _conversations(record: TrainingRecord) -> list[str]:
         figures = f"{Figures(after if before is None else before)}"
         if before is not None:
             figures += f" before, {units.bits_per_byte(after)} after ({units.change(change)})"
-        keep = " Adding plain text to the training data, --lora, or a lower --lr-scale would help to keep it."
+        ways = f"Adding plain text to the training data{'' if uses_lora else ', --lora,'} or a lower --lr-scale"
+        keep = f" {ways} would help to keep it."
         sentences.append(f"Plain text ({plain_text.from_}): {figures}.{keep if change > FORGETTING else ''}")
     return sentences
 
@@ -294,8 +318,7 @@ def _undertrained(run: _FinishedRun, longer: str, *, overfits: bool) -> str:
     if run.limit_share >= 1:
         return ""
     reasons, record = [], run.record
-    fine_tuned = record.base or (record.train and record.train.recipe in FINE_TUNING_RECIPES)
-    if run.all_steps < (MIN_STEPS_FINE_TUNING if fine_tuned else MIN_STEPS) and run.epochs < MANY_EPOCHS:
+    if run.all_steps < (MIN_STEPS_FINE_TUNING if run.fine_tuned else MIN_STEPS) and run.epochs < MANY_EPOCHS:
         reasons.append(units.count(run.all_steps, "step"))
     if run.epochs < 1 and (not record.read_bytes or record.read_bytes >= (record.train_bytes or 0)):
         share = f"{min(run.epochs, 0.99):.0%}" if run.epochs >= 0.01 else "less than 1%"
@@ -305,24 +328,30 @@ def _undertrained(run: _FinishedRun, longer: str, *, overfits: bool) -> str:
     return f"Undertrained: {', '.join(reasons)}. Train longer{longer}" if reasons else ""
 
 
-def _answers(run: _FinishedRun) -> str:
+def _answers(run: _FinishedRun, *, has_labels: bool) -> str:
     """Give advice for a model that has learned its training answers; "" if there is none."""
     answers, new = run.record.answers, run.curve.validation[-1:]
-    if answers and answers.exact + answers.near >= CORRECT_SHARE:
-        return "Nearly all of these answers are exact or near: longer training would help little."
+    if answers and not run.has_inexact_answers:
+        share = "All" if answers.exact == 1 else "Nearly all"
+        return f"{share} of these answers are exact: longer training would help little."
     if not run.record.conversations or run.training_loss >= KNOWN or (new and new[0] < KNOWN):
         return ""
+    if new and _still_improving(run):
+        return ""
+    knows = "The model knows its training answers, so longer training would help little."
+    if has_labels:
+        return f"{knows} More rows would help with new ones."
+    published = "" if run.fine_tuned else ", or fine-tuning a published model (--from),"
     unseen = " Most held-out answers are not among the training answers: to train on all, hold none out (--val 0)."
     return (
-        "The model knows its training answers, so longer training would help little. Several wordings of each question "
-        "in the training data, or fine-tuning a published model (--from), would help with new questions."
+        f"{knows} Several wordings of each question in the training data{published} would help with new questions."
         f"{'' if run.record.known_answers else KNOWN_ANSWERS_ADVICE}"
         f"{unseen if answers and answers.seen < 1 - KNOWN_SHARE else ''}"
     )
 
 
 def _overfitting(run: _FinishedRun) -> str:
-    """Report a validation loss that rose or is far above the training loss, or a limit of epochs that is near."""
+    """Report a validation loss that rose, or that no longer falls and is far above the training loss."""
     losses, name, more = run.curve.validation or [0.0], run.curve.label, f"More {run.data} would help."
     best, last = min(losses), losses[-1]
     lowest, at_end = units.bits_per_byte(best), units.bits_per_byte(last)
@@ -338,16 +367,37 @@ def _overfitting(run: _FinishedRun) -> str:
             f"Overfitting after step {run.best_step:,}: the {name} loss rose from {lowest} to {at_end} bits per byte, "
             f"so the weights of that step are kept. {more}{alone}"
         )
-    epochs = units.epochs(run.epochs)
-    if run.epochs >= OVERFITTING_EPOCHS and last >= max(OVERFITTING_RATIO * run.training_loss, KNOWN):
+    has_gap = run.epochs >= OVERFITTING_EPOCHS and last >= max(OVERFITTING_RATIO * run.training_loss, KNOWN)
+    if has_gap and not _still_improving(run):
         training = f"{units.bits_per_byte(run.training_loss)} bits per byte"
-        return f"Overfitting: after {epochs} the training loss is {training}, the {name} loss {at_end}. {more}"
-    if run.limit_share >= NEAR_THE_LIMIT:
-        if run.known_share >= REPEATED_SHARE:
-            return f"Training stopped after {epochs}. The text is repetitive: more time or text would help little."
-        only = f"further epochs would only make the model memorize the {run.data}"
-        return f"Training stopped after {epochs}: {only}. {more}"
+        after = f"after {units.epochs(run.epochs)} the training loss is {training}"
+        return f"Overfitting: {after}, the {name} loss {at_end}, and it no longer falls. {more}"
     return ""
+
+
+def _limit_of_epochs(run: _FinishedRun, command: str | None, *, improving: bool) -> str:
+    """Give advice for a run that nearly reached its limit of epochs; "" if there is none. Only a validation loss tells
+    whether further epochs would help."""
+    if run.limit_share < NEAR_THE_LIMIT:
+        return ""
+    epochs = units.epochs(run.epochs)
+    if improving and not run.found_epochs:
+        more = f": {command} --epochs {math.ceil(2 * run.epochs)}" if command else "."
+        return f"Still improving after {epochs}, the limit for this much data; more epochs would help{more}"
+    if run.known_share >= REPEATED_SHARE:
+        return (
+            f"Training stopped after {epochs}. The text is repetitive ({run.known_share:.0%} of the 30-character "
+            "strings of its held-out part occur in the training part): more time or text would help little."
+        )
+    if not (run.found_epochs or run.curve.validation):
+        return ""
+    falls = "more did not lower the validation loss of the first run"
+    if not run.found_epochs:
+        falls = f"the {run.curve.label} loss no longer falls"
+    return (
+        f"Training stopped after {epochs}: {falls}, so further epochs would only make the model memorize the "
+        f"{run.data}. More {run.data} would help."
+    )
 
 
 def _still_improving(run: _FinishedRun) -> bool:
@@ -355,7 +405,7 @@ def _still_improving(run: _FinishedRun) -> bool:
     curve, steps, losses, last = run.curve, run.curve.steps, run.curve.training, run.training_loss
     if len(curve.validation) > 1:
         steps, losses, last = curve.validation_steps, curve.validation, curve.validation[-1]
-    if run.best_step < run.steps[-1] or last < KNOWN:
+    if run.best_step < run.steps[-1] or (last < KNOWN and not run.has_inexact_answers):
         return False
     half = (run.steps[0] + run.steps[-1]) / 2
     first_half = [loss for step, loss in zip(steps, losses, strict=True) if step <= half]

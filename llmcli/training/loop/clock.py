@@ -27,10 +27,10 @@ GRACE = 1.5  # seconds in which a late run still evaluates its weights
 # to half a second
 RECENT_STEPS, RECENT_SECONDS = 12, 2.0
 STEADY_SHARE = 0.1  # share of the run: time constant of the mean speed from which the whole run is estimated
-# maximum share of the time after planning for final evaluations; if they need more, they use fewer tokens
+# maximum share of the time after planning for final evaluations, which use fewer tokens if they need more, and likewise
+# for the caller's work after them
 LARGEST_RESERVE = 0.4
 ASSUMED_COST = 0.4  # evaluating a token / training on it, before the first evaluation (FLOPs: a third)
-LARGEST_SLOWDOWN = 2.0  # expected for the work after training, much of which uses one thread
 
 
 class TimeBudget:
@@ -39,25 +39,25 @@ class TimeBudget:
     def __init__(
         self, seconds: float, reserve: float = 0.0, training_began: float = 0.0, earlier_step_seconds: float = 0.0
     ) -> None:
-        """The caller needs `reserve` of the `seconds` after training; a resumed run has already spent some in steps."""
+        """The caller needs `reserve` seconds of processor time after training; a resumed run has already spent some of
+        the `seconds` in steps."""
         self.seconds, self._reserve, self.training_began = seconds, reserve, training_began
-        self._steps: deque[tuple[float, int]] = deque()  # recent ones: (seconds, tokens)
-        self._best_pace = math.inf
+        # recent ones: (seconds, tokens, seconds of processor time)
+        self._steps: deque[tuple[float, int, float]] = deque()
         self._steady_pace = 0.0
         self._trained_seconds = 0.0  # time in steps since this object was made
         self.step_seconds = earlier_step_seconds  # time in steps, including those before this object was made
         self._evaluation_costs: list[float] = []  # per token, as multiples of the pace at that time
 
-    def add_step(self, seconds: float, tokens: int) -> None:
-        self._steps.append((seconds, tokens))
+    def add_step(self, seconds: float, tokens: int, processor_seconds: float = 0.0) -> None:
+        """Add a step, which took this processor time of the thread that calls torch (0: unknown)."""
+        self._steps.append((seconds, tokens, processor_seconds))
         while len(self._steps) > RECENT_STEPS and self._recent_seconds - self._steps[0][0] >= RECENT_SECONDS:
             self._steps.popleft()
         self._trained_seconds += seconds
         self.step_seconds += seconds
         weight = 1 - math.exp(-seconds / (STEADY_SHARE * min(self.seconds, 10 * self._trained_seconds)))
         self._steady_pace += weight * (seconds / tokens - self._steady_pace) if self._steady_pace else seconds / tokens
-        if len(self._steps) >= RECENT_STEPS:
-            self._best_pace = min(self._best_pace, self.pace)
 
     def exclude(self, seconds: float) -> None:
         """Exclude time that says nothing about the speed, such as compiling: the run counts as begun later."""
@@ -70,18 +70,24 @@ class TimeBudget:
     @property
     def pace(self) -> float:
         """Current seconds of training per token; 0 before the first step."""
-        tokens = sum(tokens for _, tokens in self._steps)
+        tokens = sum(tokens for _, tokens, _ in self._steps)
         return self._recent_seconds / tokens if tokens else 0.0
 
     @property
     def _recent_seconds(self) -> float:
-        return sum(seconds for seconds, _ in self._steps)
+        return sum(seconds for seconds, _, _ in self._steps)
+
+    @property
+    def slowdown(self) -> float:
+        """Seconds per second of processor time in the last steps."""
+        processor_seconds = sum(processor_seconds for _, _, processor_seconds in self._steps)
+        return max(1.0, self._recent_seconds / processor_seconds) if processor_seconds else 1.0
 
     @property
     def deadline(self) -> float:
         """Deadline of the final evaluations, so that the caller's remaining work ends in time."""
-        slowdown = max(1.0, self.pace / self._best_pace)
-        return self.seconds - self._reserve * min(slowdown, LARGEST_SLOWDOWN)
+        longest = LARGEST_RESERVE * (self.seconds - self.training_began)
+        return self.seconds - min(self._reserve * self.slowdown, max(self._reserve, longest))
 
     def seconds_left(self, elapsed: float, final_tokens: float) -> float:
         """Return the seconds left for training if the final evaluations cover `final_tokens` tokens."""
@@ -113,10 +119,13 @@ class Clock:
         reserve: float = 0.0,
         now: Callable[[], float] = time.monotonic,
         stop: Callable[[], bool] = lambda: False,
+        processor_time: Callable[[], float] = lambda: 0.0,
     ) -> None:
-        """The run began at `began` (in the time of `now`) or begins now; the caller needs the last `reserve` seconds of
-        a time limit. `stop` returns whether the user asked the run to stop."""
+        """The run began at `began` (in the time of `now`) or begins now; after it, the caller needs `reserve` seconds
+        of the time limit, or more if the processor is busy. `stop` returns whether the user asked the run to stop;
+        `processor_time` returns that of this thread, which says how busy the processor is (0: unknown)."""
         self._settings, self.reserve, self.now, self.stop = settings, reserve, now, stop
+        self.processor_time = processor_time if settings.device == "cpu" else lambda: 0.0  # it waits for a GPU
         self.began = now() if began is None else began
         self.budget: TimeBudget | None = None  # set by `start` if there is a time limit
         self._grace_end: float | None = None  # seconds since the run began; None: the run is not late
@@ -163,8 +172,23 @@ class Clock:
         longest = max(FIRST_STEP_SECONDS, FIRST_STEP_SHARE * self.budget.seconds)
         return max(self.budget.deadline, self.elapsed + longest)
 
+    @property
+    def slowdown(self) -> float:
+        """Seconds per second of processor time in the last steps or, before the first step, since the run began: more
+        than 1 if other programs use the processor too."""
+        if self.budget and self.budget.pace:
+            return self.budget.slowdown
+        processor_seconds = self.processor_time()
+        return max(1.0, self.elapsed / processor_seconds) if processor_seconds else 1.0
+
+    @property
+    def deadline(self) -> float:
+        """Time at which the last evaluations should end, in seconds since the run began."""
+        return self.budget.deadline if self.budget else math.inf
+
     def final_deadline(self) -> float:
-        """Return the deadline of the last evaluations in seconds since the run began; a late run gets GRACE once."""
+        """Return the time at which the last evaluations are interrupted, in seconds since the run began: the deadline,
+        or GRACE later for a late run."""
         if not self.budget:
             return math.inf
         if self._grace_end is None and self.elapsed + GRACE > self.budget.deadline:

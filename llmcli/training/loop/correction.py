@@ -88,14 +88,10 @@ class Correction:
         self._seconds, self._tokens, self._steps = 0.0, 0, 0  # totals of the incomplete window
         self._last: Step | None = None  # the previous step, if nothing else has taken time since
 
-    def pause(self) -> None:
-        """Ignore the time until the next step, because something else takes time: an evaluation, saving."""
-        self._last = None
-
     def restart(self, event: Event) -> Restarted | None:
         """Return the plan to restart with after this event; None if there is no better one."""
-        if not isinstance(event, Step):
-            self.pause()
+        if not isinstance(event, Step):  # an evaluation or saving takes time until the next step
+            self._last = None
             return None
         factor = self._factor(event)
         plan = factor and self._better_plan(factor, event)

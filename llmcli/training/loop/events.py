@@ -63,7 +63,8 @@ class TeacherTrained:
 
 @dataclass(frozen=True)
 class Restarted:
-    """The run starts over with another model, because its first steps ran at a different speed than planned."""
+    """The run starts over: with another model, because its first steps ran at a different speed than planned, or with
+    the number of epochs that it found (`plan.search`)."""
 
     step: int  # steps taken with the previous plan
     seconds: float  # since the run began

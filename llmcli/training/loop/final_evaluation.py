@@ -44,17 +44,17 @@ class FinalEvaluator:
 
     def evaluate(self, best: Weights, trained: int, *, hurried: bool) -> FinalEvaluation:
         """Evaluate after training on `trained` tokens. Without enough memory or time, there are no scores."""
-        end = self._clock.final_deadline()
-        if LOADING_SECONDS_PER_MILLION * self._parameters / 1e6 > end - self._clock.elapsed:
+        interrupted_at = self._clock.final_deadline()
+        if LOADING_SECONDS_PER_MILLION * self._parameters / 1e6 > interrupted_at - self._clock.elapsed:
             return FinalEvaluation()
         cache = None
         if self._cache_text:
             with contextlib.suppress(OutOfMemoryError, CutShortError), explain_out_of_memory():
                 model = self._model.scoring_model(best)
-                with self._clock.interruptible(model, FINAL_PATIENCE, end):
+                with self._clock.interruptible(model, FINAL_PATIENCE, interrupted_at):
                     cache = self._cache_text.fit_cache(model)
         with contextlib.suppress(OutOfMemoryError), explain_out_of_memory():
-            return self._score(best, trained, cache, end, hurried=hurried)
+            return self._score(best, trained, cache, self._clock.deadline, hurried=hurried)
         return FinalEvaluation(cache=cache, problem=NO_MEMORY)
 
     def _score(

@@ -12,9 +12,10 @@ from llmcli.training.step.data_parallel import Leader
 from llmcli.training.step.thread_tuner import ThreadTuner
 
 
-def is_evaluation_due(trained: int, evaluated: int, progress: float) -> bool:
-    """Return whether to evaluate `evaluated` tokens, `trained` tokens and `progress` after the last evaluation."""
-    return trained >= recipe.TRAINING_PER_EVALUATED * evaluated and progress >= recipe.EVALUATION_INTERVAL
+def is_evaluation_due(trained: int, evaluated: int, progress: float, interval: float) -> bool:
+    """Return whether to evaluate `evaluated` tokens, `trained` tokens and `progress` after the last evaluation;
+    `interval` is the minimum progress."""
+    return trained >= recipe.TRAINING_PER_EVALUATED * evaluated and progress >= interval
 
 
 @dataclass(frozen=True)

@@ -94,6 +94,7 @@ def training_record(
         "versions": versions(),
         "plan": [as_record(row) for row in plan.rows],
         "train": as_record(plan.train),
+        **_given("epoch_search", plan.search and as_record(plan.search)),
         "steps": position.step,
         "best_step": position.best_step,
         "tokens": tokens,

@@ -19,7 +19,7 @@ SAMPLE_TOKENS = 48
 # maximum share of the time limit for a sample, and of the time since the previous sample
 TIME_SHARE, MIN_SECONDS = 0.02, 0.3
 # larger models generate no samples during training, and neither do runs in which copying the weights takes more than
-# that share
+# that share at the present speed
 MAX_SAMPLING_PARAMETERS = 200_000_000
 COPYING_SECONDS_PER_MILLION = 0.01  # on a slow machine
 
@@ -33,13 +33,14 @@ class SampleGenerator:
         self._longest = math.inf if seconds is None else max(MIN_SECONDS, TIME_SHARE * seconds)
         self._next = -math.inf  # earliest time of the next sample on the clock
         self.prompt = self._conversations.question if self._conversations else job.sample_prompt
-        copying = COPYING_SECONDS_PER_MILLION * parameters / 1e6
-        self._are_wanted = self.prompt and parameters <= MAX_SAMPLING_PARAMETERS and copying <= self._longest
+        self._copying_seconds = COPYING_SECONDS_PER_MILLION * parameters / 1e6
+        self._are_wanted = self.prompt and parameters <= MAX_SAMPLING_PARAMETERS
 
     @property
     def is_wanted(self) -> bool:
         """Return whether to generate a sample now."""
-        return bool(self._are_wanted) and self._clock.now() >= self._next
+        is_quick = self._copying_seconds * self._clock.slowdown <= self._longest
+        return bool(self._are_wanted) and is_quick and self._clock.now() >= self._next
 
     def generate(self, step: int, weights: Mapping[str, NDArray[np.float32]]) -> Sample:
         """Generate a sample with the weights after a step."""

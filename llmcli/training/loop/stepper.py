@@ -38,6 +38,7 @@ class Stepper:
         self._job, self._clock, self._plan, self._settings = job, clock, job.plan, job.plan.train
         self._tuner = (job.tuner if self._settings.seconds is not None else None) or ThreadTuner(1)
         torch.set_num_threads(self._settings.threads)
+        self._tuner.new_shape()  # sets the number of threads: too many beside another program are many times slower
         return_freed_memory()  # used by planning
         keep_freed_memory()
         self.model = self._new_model(job.data.tokenizer.vocab_size)
@@ -69,7 +70,6 @@ class Stepper:
         conversations, job = self._plan.conversations, self._job
         if job.data.conversations is None or conversations is None or not conversations.base_divergence:
             return
-        self._tuner.new_shape()  # sets the number of threads: too many beside another program are many times slower
         with self._clock.interruptible(self.model, 0.0, self._clock.elapsed + seconds):
             text = base_divergence.generate(self.model, job.data.tokenizer, self._settings.seed, job.on_progress)
         self.base_tokens = text.ids[:, 1:].numel() if text else 0
@@ -95,13 +95,13 @@ class Stepper:
             interruptible=self._clock.interruptible(self.model, STEP_PATIENCE, deadline),
         )  # fmt: skip
 
-    def count_seconds(self, seconds: float) -> None:
-        """Report the duration of the last step to the clock and the thread tuner."""
+    def count_seconds(self, seconds: float, processor_seconds: float) -> None:
+        """Report the duration of the last step and its processor time to the clock and the thread tuner."""
         budget, tokens = self._clock.budget, self._settings.tokens_per_step
         if budget and self._compiles:
             budget.exclude(seconds)
         elif budget:
-            budget.add_step(seconds, tokens)
+            budget.add_step(seconds, tokens, processor_seconds)
             self._tuner.add_step(seconds, tokens)
 
     @contextmanager

@@ -135,7 +135,7 @@ class Run:
     def step(self) -> Step | None:
         """Take a step; None if it was not finished: `problem` has the reason, or the time is up."""
         position, clock = self.position, self._clock
-        began = clock.now()
+        began, processor_began = clock.now(), clock.processor_time()
         loss = self._stepper.step(position)
         if loss is None:
             self._give_up_step(began)
@@ -144,7 +144,7 @@ class Run:
             self.problem = _divergence(position.step + 1, self._settings)
             return None
         position.step += 1
-        self._stepper.count_seconds(clock.now() - began)
+        self._stepper.count_seconds(clock.now() - began, clock.processor_time() - processor_began)
         position.progress = self._progress()
         self._adapt_regularization()
         self._history.losses.append(loss)
@@ -236,10 +236,11 @@ class Run:
         """Return whether an evaluation is due; without a validation slice, it only generates a sample."""
         position, evaluated = self.position, self._candidates.validator.tokens or self._settings.eval_tokens
         trained = (position.step - position.evaluated_step) * self._settings.tokens_per_step
+        interval = recipe.SEARCH_INTERVAL if self._plan.searches else recipe.EVALUATION_INTERVAL
         return trained > 0 and (
             self.is_over
             or self.is_student_due
-            or is_evaluation_due(trained, evaluated, position.progress - position.evaluated_progress)
+            or is_evaluation_due(trained, evaluated, position.progress - position.evaluated_progress, interval)
         )
 
     def evaluate(self, hurried: bool = False) -> Iterator[Event]:

@@ -134,6 +134,15 @@ class ConversationSettings:
 
 
 @dataclass(frozen=True)
+class EpochSearch:
+    """The number of epochs for a short text, which a first run finds. The names of these fields are stored in resume
+    files and model files."""
+
+    found: float = 0.0  # the number of epochs of this run; 0: this is the first run
+    confirmed: bool = False  # more epochs did not lower the validation loss; otherwise there was no time for more
+
+
+@dataclass(frozen=True)
 class Expected:
     """A plan's assumptions about a run with a time limit."""
 
@@ -151,4 +160,10 @@ class Plan:
     warning: str = ""  # reason why the run will hardly train the model
     conversations: ConversationSettings | None = None  # None: plain text only
     expected: Expected | None = None  # if the run has a time limit
+    search: EpochSearch | None = None  # if a first run finds the number of epochs
     sharded: bool = False  # each process has a part of the weights, gradients and optimizer
+
+    @property
+    def searches(self) -> bool:
+        """Whether this is the first run, which finds the number of epochs."""
+        return self.search is not None and not self.search.found

@@ -25,7 +25,7 @@ from llmcli.training.planning.cost_model import (
     shortage,
 )
 from llmcli.training.planning.model_shapes import candidates
-from llmcli.training.planning.plan import ConversationSettings, Decision, Expected, Plan
+from llmcli.training.planning.plan import ConversationSettings, Decision, EpochSearch, Expected, Plan
 from llmcli.training.planning.task import Task
 
 MAX_BATCH_DIVISOR = 64  # largest reduction of the batch; an error if no model fits even then
@@ -52,11 +52,21 @@ class _Planner:
     machine: Machine
 
     def plan(self) -> Plan:
-        task, request = self.task, self.task.request
+        task = self.task
         models = candidates(task, task.data, task.context.value)
         fitting, batch_divisor = self._fit(models)
         estimate = self._choose(fitting, batch_divisor)
-        model = estimate.model
+        in_time = self._tokens_in_time(estimate)
+        if rules.searches_epochs(task, in_time):
+            task = replace(task, search=EpochSearch())
+            estimate = replace(estimate, tokens=min(in_time, task.max_epochs * task.data.tokens))
+        return replace(self, task=task)._complete(models, fitting, batch_divisor, estimate)
+
+    def _complete(
+        self, models: list[ModelConfig], fitting: list[ModelConfig], batch_divisor: int, estimate: Estimate
+    ) -> Plan:
+        """Make the plan for the model chosen from `models` and those `fitting` into memory."""
+        task, request, model = self.task, self.task.request, estimate.model
         train, conversations, reasons = self._decide(model, self._tokens_in_time(estimate), batch_divisor)
         sharded = rules.sharding(request, model, train, self.machine.memory)
         if sharded.value and conversations:  # a sharded base model cannot generate text
@@ -79,6 +89,7 @@ class _Planner:
             expected=Expected(estimate.tokens_per_second, tokens.value / task.data.tokens)
             if estimate.tokens_per_second
             else None,
+            search=task.search,
             sharded=sharded.value,
         )
 
@@ -102,7 +113,7 @@ class _Planner:
         kind = rules.optimizer(task)
         validation = rules.validation(task, tokens)
         decided: dict[str, Decision[Any]] = {
-            "seconds": rules.time_budget(request, most_epochs),
+            "seconds": rules.time_budget(task, most_epochs),
             "context": task.context,
             "induction": Decision(task.induction and supports_induction(model), "they emerge too slowly in short runs"),
             "batch_size": batch_size,
@@ -172,19 +183,26 @@ class _Planner:
     # ---- time
 
     @property
-    def _step_cost(self) -> float:
-        """Return the time of a step relative to its batch: the divergence from a base model also takes time."""
+    def _has_divergence(self) -> bool:
+        """Return whether steps also limit the divergence from a base model, on text that it generates first."""
         base, request = self.task.base, self.task.request
         if base is None or not self.task.conversations_alone or request.kl_weight == 0:
-            return 1.0
-        sharded = rules.sharding(request, base, self._settings(base, 0.0, 1), self.machine.memory)
-        return 1.0 if sharded.value else 1 + recipe.DIVERGENCE_COST
+            return False
+        return not rules.sharding(request, base, self._settings(base, 0.0, 1), self.machine.memory).value
+
+    @property
+    def _step_cost(self) -> float:
+        """Return the time of a step relative to its batch."""
+        return 1 + recipe.DIVERGENCE_COST if self._has_divergence else 1.0
 
     @property
     def _batch_seconds(self) -> float | None:
         """Return the part of the time budget for the batches alone."""
         seconds = self.task.request.budget
-        return seconds and rules.training_seconds(seconds, self.task.seconds_spent) / self._step_cost
+        if seconds is None:
+            return None
+        share = 1 - recipe.DIVERGENCE_TIME if self._has_divergence else 1.0
+        return share * rules.training_seconds(seconds, self.task.seconds_spent) / self._step_cost
 
     def _choose(self, models: list[ModelConfig], batch_divisor: int) -> Estimate:
         """Choose the model for the time of the run or, if that is enough for two models, for the time of each."""
@@ -221,13 +239,13 @@ class _Planner:
         return estimate.tokens if seconds is None else seconds * estimate.tokens_per_second
 
     def _too_few_steps(self, steps: float) -> str:
-        """Return a warning if a time budget leaves fewer than MIN_STEPS steps, otherwise ""."""
-        seconds = self.task.request.budget
-        if seconds is None or steps >= recipe.MIN_STEPS:
+        """Return a warning if a time budget leaves too few steps, otherwise ""."""
+        seconds, enough_steps = self.task.request.budget, rules.min_steps(self.task)
+        if seconds is None or steps >= enough_steps:
             return ""
         fitting = "less than one step fits" if steps < 1 else f"only about {steps:.0f} steps fit"
         training = rules.training_seconds(seconds, self.task.seconds_spent)
-        missing = training * (recipe.MIN_STEPS / max(steps, 0.01) - 1)
+        missing = training * (enough_steps / max(steps, 0.01) - 1)
         enough = units.duration(math.ceil(seconds + missing / recipe.SHARE_OF_REST)).replace(" ", "")
         smaller = "`context`" if self.task.base else "`context`, `width` or `layers`"
         return f"{fitting} in {units.duration(seconds)}; give `seconds` {enough} or more, or a smaller {smaller}"

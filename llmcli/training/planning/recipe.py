@@ -11,6 +11,20 @@ import math
 MAX_EPOCHS = 20.0  # limit for new models; with 30, they memorize ["Toy corpora"]
 FINE_TUNING_EPOCHS = 2.0  # four are worse ["Fine-tuning"]
 MIN_STEPS = 10  # runs with a time budget use smaller batches to reach it; with fewer there is a warning [chosen]
+FINE_TUNING_MIN_STEPS = 30  # likewise for fine-tuning, even at LOW_SPEED [chosen]
+
+# ---- Search for the number of epochs of a short text: a first run ends when the loss on a validation slice no longer
+# falls, and a second run trains on all of the text for as many epochs
+SEARCH_MAX_BYTES = 32_000  # longest such text ["Short texts"]
+SEARCH_MIN_EPOCHS = 60.0  # no search if the time budget suffices for fewer ["Short texts"]
+SEARCH_EPOCHS = 400.0  # plan of the first run, which ends before its learning rate falls [chosen]
+SEARCH_PATIENCE = 1.5  # times the epochs with the lowest validation loss: later, the first run ends ["Short texts"]
+# evaluations with a smaller relative difference than this / sqrt(tokens in the slice) are equal, and the last one
+# counts: the second run has more data, and its learning rate falls
+SEARCH_TIE_MARGIN = 0.2  # ["Short texts"]
+SEARCH_VALIDATION_SHARE = 1 / 12  # share of the training tokens in the slice ["Short texts"] ...
+SEARCH_VALIDATION_TOKENS = 66  # ... but at least this many, in a text of at least four times as many [chosen]
+SEARCH_INTERVAL = 0.005  # minimum share of the first run between two evaluations [chosen]
 
 # ---- Batch size, in tokens
 CPU_BATCH_FACTOR = 1.6  # times sqrt(training tokens) ["At a fixed number", "Batches of 4,096 tokens"]
@@ -108,7 +122,8 @@ MAX_MEASUREMENTS = 3  # shapes whose speed is measured [chosen]
 # each is measured in two rounds, and the faster one counts: a slow moment of the machine is shorter than both
 MEASUREMENT_SHARE = 0.005  # share of the run for a measurement in a round [chosen] ...
 MAX_MEASUREMENT_SECONDS = 1.5  # ... up to this maximum [chosen]
-LOW_SPEED = 0.7  # share of the measured speed at which a run must still have time for its conversations [chosen]
+# share of the measured speed at which a run must still have time for its conversations, and for FINE_TUNING_MIN_STEPS
+LOW_SPEED = 0.7  # [chosen]
 
 # ---- Correction of the model's size, once, if the first steps of a run are faster or slower than measured
 CORRECTION_SHARE = 0.025  # share of the time budget for each of two windows that must agree [chosen] ...
@@ -122,7 +137,7 @@ RESTART_SECONDS = 1.0  # until the first step of the other model [chosen]
 VALIDATION_SHARE = 1 / 64  # share of the training tokens in the slice ["The held-out text chooses nothing"] ...
 MIN_VALIDATION_TOKENS = 512  # ... or none, if that would be fewer ["The held-out text chooses nothing"]
 MIN_VALIDATION_WINDOWS = 8  # windows are shorter than the training context if necessary [chosen] ...
-SHORTEST_VALIDATION_WINDOW = 64  # ... but not shorter than this, in tokens [chosen]
+SHORTEST_VALIDATION_WINDOW = 32  # ... but not shorter than this, in tokens [chosen]
 TIE_MARGIN = 0.002  # evaluations with a smaller relative difference count as equal [chosen]
 CALIBRATION_EPOCHS = 6.0  # fewer do not make a model overconfident ["A 15-minute run"]
 MIN_CALIBRATION_TOKENS = 1024  # fewer give a factor that is mostly noise ["The held-out text chooses nothing"]
@@ -155,6 +170,7 @@ CONVERSATION_MIN_VALIDATION = 32  # ... or none, if that would be fewer ["The he
 DIVERGENCE_WEIGHT = 5.0  # weight of the KL divergence on the base model's text ["Catastrophic forgetting"]
 DIVERGENCE_TOKENS = 0.25  # tokens of that text in a step, relative to the batch ["Catastrophic forgetting"]
 DIVERGENCE_COST = 0.4  # their time, relative to that of the batch ["Catastrophic forgetting"]
+DIVERGENCE_TIME = 0.1  # maximum share of the time budget for generating that text [chosen]
 
 # ---- Corpus and vocabulary
 HELD_OUT = 0.1  # share of the corpus that is held out [chosen]

@@ -23,10 +23,13 @@ def check_kl_weight(task: Task) -> None:
         raise usage("`kl_weight` is for fine-tuning on conversations alone, without plain text; leave it out")
 
 
-def time_budget(request: PlanRequest, most_epochs: float) -> Decision[float | None]:
+def time_budget(task: Task, most_epochs: float) -> Decision[float | None]:
     """Decide the time budget in seconds; None if a number of steps or epochs ends the run."""
+    request = task.request
     if request.seconds or not request.has_time_budget:
         return Decision(request.budget, REQUESTED)
+    if task.search:
+        return Decision(DEFAULT_SECONDS, "default; stops when the validation loss no longer falls")
     return Decision(DEFAULT_SECONDS, f"default; stops after {units.epochs(most_epochs)} if that comes first")
 
 
@@ -38,6 +41,21 @@ def training_seconds(budget: float, spent: float) -> float:
     """
     rest = recipe.SHARE_OF_REST * (budget - spent) - recipe.AROUND_TRAINING_SECONDS
     return max(recipe.LEAST_TRAINING_SHARE * budget, min(recipe.TRAINING_SHARE * budget, rest))
+
+
+def searches_epochs(task: Task, tokens: float) -> bool:
+    """Return whether a first run finds the number of epochs: the text is short, and there is time for `tokens` tokens,
+    enough for two runs."""
+    request, text = task.request, task.text
+    may_restart = request.has_time_budget and request.processes == 1 and task.search is None
+    is_short = not (task.base or task.conversations) and text.bytes <= recipe.SEARCH_MAX_BYTES
+    enough = text.tokens >= max(4 * recipe.SEARCH_VALIDATION_TOKENS, _search_slice(task) + task.context.value)
+    return may_restart and is_short and enough and tokens >= recipe.SEARCH_MIN_EPOCHS * text.tokens
+
+
+def _search_slice(task: Task) -> int:
+    """Return the size of the validation slice of a first run in tokens."""
+    return max(int(task.text.tokens * recipe.SEARCH_VALIDATION_SHARE), recipe.SEARCH_VALIDATION_TOKENS)
 
 
 def model_reasons(
@@ -87,6 +105,8 @@ def batch_size(task: Task, tokens: float, batch_divisor: int) -> Decision[int]:
     """Decide the batch size in windows. `tokens` is the length of the run (0: not known yet); `batch_divisor` reduces
     the batch to save memory. Small sets of conversations are split into several batches."""
     request, most = task.request, task.data.tokens
+    if task.search:  # the batches of both runs must be equal, since the number of epochs depends on them
+        tokens = min(tokens, recipe.MAX_EPOCHS * most)
     if request.batch_tokens:
         per_batch, reason = request.batch_tokens, REQUESTED
     elif request.device == "cuda":
@@ -95,13 +115,18 @@ def batch_size(task: Task, tokens: float, batch_divisor: int) -> Decision[int]:
     else:
         per_batch = nearest_power_of_two(recipe.CPU_BATCH_FACTOR * math.sqrt(tokens), *recipe.CPU_BATCH_TOKENS)
         if tokens and request.has_time_budget:
-            per_batch = min(per_batch, int(tokens / recipe.MIN_STEPS))
+            per_batch = min(per_batch, int((recipe.LOW_SPEED if task.base else 1.0) * tokens / min_steps(task)))
         reason = "small batches converge fastest in wall-clock time"
     if task.conversations_alone and not request.batch_tokens:
         most //= recipe.CONVERSATION_BATCHES_PER_EPOCH
     if batch_divisor > 1:
         reason = "largest that fits in memory"
     return Decision(max(1, min(per_batch, most) // task.context.value // batch_divisor), reason)
+
+
+def min_steps(task: Task) -> int:
+    """Return the number of steps below which a run with a time budget hardly trains the model."""
+    return recipe.FINE_TUNING_MIN_STEPS if task.base else recipe.MIN_STEPS
 
 
 def steps(task: Task, tokens_per_step: int, most_epochs: float) -> Decision[int]:
@@ -113,6 +138,12 @@ def steps(task: Task, tokens_per_step: int, most_epochs: float) -> Decision[int]
     epochs = units.epochs(count / steps_per_epoch)
     if request.epochs:
         return Decision(count, epochs)
+    if search := task.search:
+        reason = "at most; as many as lower the validation loss, and as many again on all of the text"
+        if search.found:
+            tried = "more did not lower" if search.confirmed else "there was no time to find whether more would lower"
+            reason = f"on all of the text: {tried} the validation loss of the first run"
+        return Decision(count, f"{epochs} {reason}")
     data = ["the text"] * (task.text.tokens > 0) + ["the conversations"] * (task.conversations is not None)
     return Decision(count, f"{epochs}; more would only make the model memorize {' and '.join(data)}")
 
@@ -123,6 +154,8 @@ def training_tokens(task: Task, most_epochs: float, estimate: Estimate, train: T
         return Decision(float(train.steps * train.tokens_per_step), "steps x batch size")
     epochs = estimate.tokens / task.data.tokens
     early = "; ends before the time is up" if epochs >= most_epochs else ""
+    if task.search and not task.search.found:
+        early = "; ends earlier if the validation loss no longer falls"
     reason = f"about {units.epochs(epochs)} at {estimate.tokens_per_second:,.0f} tokens/s{early}"
     return Decision(estimate.tokens, reason)
 
@@ -194,6 +227,9 @@ def validation(task: Task, tokens: float) -> Decision[int]:
     if task.conversations:
         return Decision(0, "of the conversations")
     text = task.text.tokens
+    if task.search:
+        why = "in the first run, not trained on: the number of epochs is the one with the lowest loss on it"
+        return Decision(0, "trained on in this run") if task.search.found else Decision(_search_slice(task), why)
     count = min(int(text * recipe.VALIDATION_SHARE), eval_tokens(tokens))
     if count < recipe.MIN_VALIDATION_TOKENS or text - count < task.context.value:
         return Decision(0, "the text is too short; the final weights are kept")
@@ -226,7 +262,7 @@ def calibration(task: Task, validation_tokens: int, epochs: float) -> Decision[b
         return Decision(False, "not used with LoRA")
     if epochs <= recipe.CALIBRATION_EPOCHS:
         return Decision(False, f"not needed for about {units.epochs(epochs)}")
-    if validation_tokens < recipe.MIN_CALIBRATION_TOKENS:
+    if task.search or validation_tokens < recipe.MIN_CALIBRATION_TOKENS:
         return Decision(False, "the text is too short")
     return Decision(True, "the temperature is fitted on the validation slice")
 

@@ -13,7 +13,7 @@ from llmcli.data.conversations.batches import pack
 from llmcli.errors import LLMError, usage
 from llmcli.training.planning import recipe
 from llmcli.training.planning.cost_model import CorpusSize
-from llmcli.training.planning.plan import REQUESTED, Decision, PlanRequest
+from llmcli.training.planning.plan import REQUESTED, Decision, EpochSearch, PlanRequest
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class Task:
     conversations: ConversationSize | None = None
     seconds_spent: float = 0.0  # part of the time budget spent before the first step
     induction: bool = False  # whether initial weights get induction heads, if they fit the model
+    search: EpochSearch | None = None  # if a first run finds the number of epochs
 
     @property
     def conversations_alone(self) -> bool:
@@ -132,6 +133,8 @@ class Task:
 
     @property
     def _text_epochs(self) -> float:
+        if self.search:
+            return self.search.found or recipe.SEARCH_EPOCHS
         fine_tunes = self.base and self.request.optimizer != "muon"
         return recipe.FINE_TUNING_EPOCHS if fine_tunes else recipe.MAX_EPOCHS
 

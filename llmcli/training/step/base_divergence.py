@@ -21,13 +21,12 @@ TEXTS = (4, 64)  # minimum and maximum number of generated texts
 WORK = 5.6e11  # parameters x tokens generated: about ten seconds on two cores
 TEXTS_AT_ONCE = 4  # per forward pass, to limit memory
 SEED = 1_000_003  # added to the run's seed: this text must differ from the text that measures forgetting
-# maximum for generating the text: of the time budget, and of the time left after reading and planning
-TIME_SHARE, SHARE_OF_REST = 0.1, 0.25
+SHARE_OF_REST = 0.25  # maximum share of the time left after reading and planning for generating the text
 
 
 def seconds_to_generate(budget: float, left: float) -> float:
     """Return the time limit for generating the text in a run of `budget` seconds, `left` of which are left."""
-    return max(0.0, min(TIME_SHARE * budget, SHARE_OF_REST * left))
+    return max(0.0, min(recipe.DIVERGENCE_TIME * budget, SHARE_OF_REST * left))
 
 
 @dataclass(frozen=True)

@@ -45,8 +45,9 @@ def measure_throughput(
     tuner = tuner or ThreadTuner(1)
     longest = min(MAX_SECONDS, max(0.5, 10 * seconds))
     part = _affordable_part(config, settings, longest)
+    torch.set_num_threads(settings.threads)
+    tuner.new_shape()  # before any work: too many threads beside another program are many times slower
     trial = _Trial(part, settings, conversations)
-    tuner.new_shape()
     paces: list[tuple[int, int, float]] = []  # (window length, threads, seconds per token)
     began, spent = perf_counter(), 0.0
     while len(paces) < 2 or spent < (longest if len(paces) < 4 or tuner.trial is not None else seconds):
@@ -92,7 +93,6 @@ class _Trial:
 
     def __init__(self, config: ModelConfig, settings: TrainConfig, conversations: bool) -> None:
         self._settings, self._masked = settings, conversations
-        torch.set_num_threads(settings.threads)
         keep_freed_memory()
         self._model = new_model(config, settings)
         _fill(self._model, settings.device)

@@ -17,7 +17,7 @@ from llmcli.training.files import resume
 from llmcli.training.loop.best_weights import CandidateEvaluator, CandidateWeights
 from llmcli.training.loop.events import Done, Evaluation, Event, State
 from llmcli.training.planning.cost_model import Memory, check_fits
-from llmcli.training.planning.plan import Expected, PlanRequest
+from llmcli.training.planning.plan import EpochSearch, Expected, PlanRequest
 from tests import platforms
 from tests.conftest import Llm
 from tests.golden.models import read_safetensors
@@ -165,7 +165,8 @@ def test_the_keys_of_the_file_stay(ready: Prepared, whole: list[Event]) -> None:
 
 
 def test_what_the_plan_expected_is_kept(ready: Prepared, whole: list[Event]) -> None:
-    timed = replace(ready, plan=replace(ready.plan, expected=Expected(12_345.678, 2.5)))
+    search = EpochSearch(24.5, confirmed=True)
+    timed = replace(ready, plan=replace(ready.plan, expected=Expected(12_345.678, 2.5), search=search))
     state = states(whole)[0]
     through_a_file(timed, state)  # which compares the plans
 

@@ -69,15 +69,32 @@ def test_the_reserve_for_final_evaluations_is_bounded() -> None:
     assert made.seconds_left(50.0, 1_000_000) == pytest.approx(50 - LARGEST_RESERVE * 60)
 
 
-def test_the_reserve_of_the_caller_grows_on_a_slower_machine() -> None:
-    made = budget(reserve=2.0)
+@pytest.mark.parametrize(
+    ("processor_seconds", "slowdown"), [(0.2, 1.0), (0.05, 4.0), (0.4, 1.0), (0.0, 1.0), (0.002, 100.0)]
+)
+def test_the_reserve_of_the_caller_grows_while_the_processor_is_busy(processor_seconds: float, slowdown: float) -> None:
+    """Two seconds of its work take eight if a step of 0.2 s got 0.05 s of processor time; two threads may use more than
+    the time that passes, and 0 is unknown. At most two fifths of the time after planning are reserved."""
+    made = TimeBudget(100.0, reserve=2.0, training_began=40.0)
     assert made.deadline == 98.0
     for _ in range(RECENT_STEPS):
-        made.add_step(0.2, 100)
-    assert made.deadline == pytest.approx(96.0)
+        made.add_step(0.2, 100, processor_seconds)
+    assert made.slowdown == pytest.approx(slowdown)
+    assert made.deadline == pytest.approx(100 - min(2 * slowdown, 0.4 * 60))
     for _ in range(RECENT_STEPS):
-        made.add_step(100.0, 100)
-    assert made.deadline == pytest.approx(100 - 2 * 2)  # bounded
+        made.add_step(0.2, 100, 0.1)  # only recent steps count
+    assert made.deadline == pytest.approx(96.0)
+
+
+def test_before_the_first_step_the_whole_run_says_how_busy_the_processor_is() -> None:
+    """4 s since the run began, 1 s of processor time; on a GPU, the thread waits."""
+    for device, slowdown in (("cpu", 4.0), ("cuda", 1.0)):
+        settings = replace(SETTINGS, seconds=60.0, device=device)
+        clock = Clock(settings, 100.0, now=lambda: 104.0, processor_time=lambda: 1.0)
+        clock.start()
+        assert clock.slowdown == slowdown and clock.budget
+        clock.budget.add_step(1.0, 100, 0.5)
+        assert clock.slowdown == 2.0
 
 
 def test_expected_tokens_take_time_for_evaluations_into_account() -> None:

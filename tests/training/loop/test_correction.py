@@ -243,6 +243,7 @@ def overestimated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipe, "RESTART_SECONDS", 0.1)
     monkeypatch.setattr(recipe, "CORRECTION_SECONDS", 0.2)
     monkeypatch.setattr(recipe, "CORRECTION_UNTIL", 0.6)
+    monkeypatch.setattr(recipe, "SEARCH_MAX_BYTES", 0)
     Path("c.txt").write_text(LINES * 12, "utf-8")
 
 

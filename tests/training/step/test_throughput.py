@@ -12,6 +12,7 @@ from llmcli.config import ModelConfig, TrainConfig
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.planning.cost_model import estimated_speed
 from llmcli.training.step import throughput
+from llmcli.training.step.thread_tuner import ThreadTuner
 from llmcli.training.step.throughput import measure_throughput
 from llmcli.training.step.training_step import accumulate_gradients
 
@@ -110,3 +111,18 @@ def test_the_weights_of_a_trial_are_drawn_on_their_device(monkeypatch: pytest.Mo
         settings = TrainConfig(steps=1, context=32, device=device)
         throughput._Trial(ModelConfig(300, 16, 32, 2, 2, 2, 8, 32), settings, False)
     assert drawn_on == ["cuda", "mps", "cpu"]
+
+
+def test_the_number_of_threads_is_chosen_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads beside other programs took 40 s to fill the weights of a model, one thread took 2 s."""
+    order: list[str] = []
+
+    def new_model(config: ModelConfig, settings: TrainConfig) -> LanguageModel:
+        order.append("model")
+        return LanguageModel(config)
+
+    monkeypatch.setattr(throughput, "new_model", new_model)
+    tuner = ThreadTuner(2, lambda threads: order.append(f"{threads}"), min)
+    order.clear()
+    measure_throughput(ModelConfig(300, 16, 32, 2, 2, 2, 8, 32), TrainConfig(steps=1, context=32), 0.0, tuner)
+    assert order[:2] == ["1", "model"]

@@ -1,0 +1,145 @@
+"""A first run finds the number of epochs for a short text, and a second run trains on all of it."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import numpy as np
+import pytest
+
+from llmcli.cli.reports.training import show_event
+from llmcli.cli.terminal.progress import TrainingView
+from llmcli.config import ModelConfig, TrainConfig
+from llmcli.training.data.prepare import Prepared
+from llmcli.training.loop.epoch_search import FirstRun
+from llmcli.training.loop.events import Evaluation, Restarted, Step
+from llmcli.training.planning.cost_model import CorpusSize, Machine, estimated_speed
+from llmcli.training.planning.plan import EpochSearch, PlanRequest
+from llmcli.training.planning.planner import make_plan
+from llmcli.training.planning.task import Task
+from llmcli.training.step import throughput
+from llmcli.training.step.throughput import Throughput
+from tests.conftest import Llm
+from tests.training.plans import row
+from tests.training.small_runs import use_ticking_clock
+
+TOKENS = 3600
+TEXT = CorpusSize(TOKENS, 8100)
+STEPS_PER_EPOCH = 4
+
+
+def first_run(evaluations: Iterable[tuple[int, float]] = ()) -> FirstRun:
+    task = Task(PlanRequest(seconds=600.0), TEXT, 512, 0)
+    plan = make_plan(task, Machine(estimated_speed))
+    assert plan.searches and plan.train.calibration_tokens == 300
+    prepared = SimpleNamespace(plan=plan, plan_again=lambda machine, spent, search: search)
+    return FirstRun(cast(Prepared, prepared), Machine(estimated_speed), evaluations)
+
+
+def found(bits: Iterable[float], run: FirstRun, *, progress: float = 0.01) -> tuple[int, EpochSearch] | None:
+    """(the step, what was found) in a run with these validation losses, one after every two epochs."""
+    for index, loss in enumerate(bits, 1):
+        step = 2 * STEPS_PER_EPOCH * index
+        taken = Step(step, progress * index, 1.0, 0, step / STEPS_PER_EPOCH, 1.0, 5.0, 100.0)
+        for event in (taken, Evaluation(step, loss, best=False)):
+            if isinstance(result := run.restart(event), Restarted):
+                return result.step, cast(EpochSearch, result.plan)
+    return None
+
+
+def test_the_number_of_epochs_is_the_one_with_the_lowest_validation_loss() -> None:
+    """That of epoch 8; it is certain at epoch 12, half as many later."""
+    lowest = EpochSearch(8.0, confirmed=True)
+    assert found([4.0, 3.0, 2.5, 2.4, 2.6, 2.8, 3.0, 3.2], first_run()) == (48, lowest)
+
+
+@pytest.mark.parametrize(("later", "epochs"), [(2.02, 8.0), (2.03, 6.0)])
+def test_of_losses_that_hardly_differ_the_last_one_counts(later: float, epochs: float) -> None:
+    """On a slice of 300 tokens, a difference of 1.15% may be chance."""
+    result = found([4.0, 3.0, 2.0, later, 2.6, 2.8, 3.0, 3.2], first_run())
+    assert result and result[1] == EpochSearch(epochs, confirmed=True)
+
+
+def test_when_the_time_of_the_first_run_is_up_the_second_gets_half_as_many_epochs_again() -> None:
+    """Its learning rate would fall from two fifths of its plan on, here after the fourth evaluation."""
+    falling = [4.0 - i / 10 for i in range(20)]
+    assert found(falling, first_run(), progress=0.1) == (32, EpochSearch(1.5 * 6.0, confirmed=False))
+
+
+def test_a_resumed_first_run_knows_its_earlier_evaluations() -> None:
+    earlier = [(8, 4.0), (16, 2.0), (24, 2.5)]
+    assert found([4.0, 3.0, 2.5], first_run(earlier)) == (24, EpochSearch(4.0, confirmed=True))
+
+
+def plan_of(text: CorpusSize, search: EpochSearch | None = None, **request: object):  # type: ignore[no-untyped-def]
+    machine = Machine(lambda *_: 20_000.0)
+    return make_plan(Task(PlanRequest(**request), text, 512, 0, search=search), machine)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "request_", "searches"),
+    [
+        (TEXT, {}, True),
+        (TEXT, {"seconds": 14.0}, True),  # 61 epochs
+        (TEXT, {"seconds": 12.0}, False),  # 50 epochs: not enough for two runs
+        (TEXT, {"epochs": 60.0}, False),
+        (TEXT, {"processes": 2}, False),
+        (CorpusSize(14_000, 32_000), {}, True),
+        (CorpusSize(14_000, 32_001), {}, False),
+        (CorpusSize(264, 3000), {}, True),
+        (CorpusSize(263, 3000), {}, False),  # cannot spare a validation slice
+    ],
+)
+def test_a_short_text_is_searched_for_the_number_of_epochs(
+    text: CorpusSize, request_: dict[str, object], searches: bool
+) -> None:
+    plan = plan_of(text, **request_)
+    assert plan.searches is searches
+    assert bool(plan.train.calibration_tokens) is searches
+
+
+def test_the_second_run_has_the_same_batches_and_all_of_the_text() -> None:
+    first = plan_of(TEXT)
+    second = plan_of(TEXT, EpochSearch(50.0, confirmed=True))
+    assert first.train.tokens_per_step == second.train.tokens_per_step == 1024
+    assert (first.train.calibration_tokens > 0, second.train.calibration_tokens) == (True, 0)
+    assert second.train.steps == 176  # 50 epochs
+    assert "50.1 epochs on all of the text: more did not lower" in row(second, "steps").reason
+    assert "no time to find" in row(plan_of(TEXT, EpochSearch(50.0)), "steps").reason
+
+
+def measured(model: ModelConfig, settings: TrainConfig, seconds: float, **options: object) -> Throughput:
+    return Throughput(50_000.0, 50_000.0)
+
+
+@pytest.mark.slow
+def test_a_run_on_a_short_text_starts_over_on_all_of_it(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_ticking_clock(monkeypatch, 0.01)
+    monkeypatch.setattr(throughput, "measure_throughput", measured)
+    letters = np.random.default_rng(0).choice(list("aeiostrnl"), (250, 6))  # nothing to learn but their frequencies
+    Path("c.txt").write_text("\n".join(map("".join, letters)) + "\n", "utf-8")
+    answer = llm("train", "c.txt", "--threads", 1, "--json", "--time", "600s")
+    assert answer.exit_code == 0, answer.stderr
+    events = [json.loads(line) for line in answer.stdout.splitlines()]
+    kinds = [event["event"] for event in events]
+    at = kinds.index("restart")
+    assert kinds.count("restart") == 1 and kinds[at + 1] == "plan"
+    first, second = events[0]["train"], events[at + 1]["train"]
+    assert first["calibration_tokens"] > 0 == second["calibration_tokens"]
+    assert "eval" in kinds[:at] and "eval" not in kinds[at:]  # nothing is left to validate on
+    record = json.loads(llm("inspect", "--json").stdout)["training"]
+    assert record["epoch_search"]["confirmed"] and record["steps"] == second["steps"]
+    assert record["epochs"] == pytest.approx(record["epoch_search"]["found"], abs=1.0)
+    assert any("more did not lower the validation loss" in sentence for sentence in record["verdict"])
+
+
+@pytest.mark.parametrize(
+    ("confirmed", "why"),
+    [(True, "the validation loss was lowest after as many"), (False, "there is no time for more")],
+)
+def test_the_second_run_is_announced(confirmed: bool, why: str, capsys: pytest.CaptureFixture[str]) -> None:
+    second = plan_of(TEXT, EpochSearch(24.0, confirmed))
+    show_event(Restarted(45, 3.0, 1.0, plan_of(TEXT), second), TrainingView(4.0), json_=False)
+    assert capsys.readouterr().err == f"step 45: training starts over, on all of the text, for 24 epochs: {why}\n"
