@@ -6,6 +6,10 @@ generated, batched through the linear layers of its model (continuous batching).
 other texts by one chunk per token, and a cancelled request is removed before the next token. Functions that analyze a
 model run in a separate thread, one at a time, on a fork.
 
+Requests may form a group, such as the texts of one HTTP request. Groups take turns: each has one chunk of its prompts
+processed, and if there are more texts than `Limits.concurrent`, each group has as many in progress as any other, or all
+of its own. A group of many texts therefore delays the first token of another by one chunk per chunk of that prompt.
+
 A text does not depend on other requests: each request has its own KV cache and random numbers. Only the last bits of
 logits can vary, with the number of texts in a step and the part of the prompt that was cached.
 
@@ -14,7 +18,8 @@ Caches grow by doubling, so up to twice as much may be allocated.
 """
 
 import threading
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -80,14 +85,15 @@ class Engine:
         if thread is not None:
             thread.join(PASS_SECONDS)
 
-    def submit(self, request: GenerationRequest, on_event: OnEvent) -> Sequence:
-        """Add a request to the queue. Raises QueueFullError if too many are waiting, StoppingError after `close`, and
-        UnavailableError if the engine cannot run."""
+    def submit(self, request: GenerationRequest, on_event: OnEvent, group: object = None) -> Sequence:
+        """Add a request to the queue. Requests of one `group` take turns with other groups as a single request does.
+        Raises QueueFullError if too many are waiting, StoppingError after `close`, and UnavailableError if the engine
+        cannot run."""
         with self._changed:
             self._ensure_running()
             if len(self.waiting) >= self._limits.queue:
                 raise QueueFullError(f"{self._limits.queue} requests are waiting already; try again later")
-            sequence = Sequence(request, on_event, self.counts, self._model(request.model))
+            sequence = Sequence(request, on_event, self.counts, self._model(request.model), group)
             self.waiting.append(sequence)
             self.counts["requests"] += 1
         self._wake()
@@ -167,12 +173,13 @@ class Engine:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._is_changed or self._placed)
-                self._is_changed = False
+                is_changed, self._is_changed = self._is_changed, False
                 if self._is_closed:
                     return
             self._drop_cancelled()
-            self._set_aside()
-            self._admit()
+            if is_changed:
+                self._admit()
+                self._assign_places()
             self._prefill()
             self._step()
             self._remove_ended()
@@ -190,27 +197,21 @@ class Engine:
             sequence.cancel()
         self._remove_ended()
 
-    def _set_aside(self) -> None:
-        """Set paused requests aside, and take resumed ones back while there are places."""
-        for sequence in self.active:
-            sequence.is_aside |= sequence.is_paused
-        places = self._limits.concurrent - len(self._placed)
-        resumed = [sequence for sequence in self.active if sequence.is_aside and not sequence.is_paused]
-        for sequence in resumed[: max(0, places)]:
-            sequence.is_aside = False
-
     def _admit(self) -> None:
-        """Start queued requests in order, as many as there is space for. Requests for a model that is being loaded are
-        skipped."""
-        for sequence in list(self.waiting):
+        """Start the queued requests that are next in turn, as many as there are places and memory for. Requests for a
+        model that is being loaded are skipped."""
+        with self._changed:
+            waiting = [sequence for sequence in self.waiting if sequence.opened.done()]
+        unpaused = [sequence for sequence in self.active if not sequence.is_paused]
+        for sequence in _in_turn([*unpaused, *waiting])[: self._limits.concurrent]:
+            if sequence not in waiting:
+                continue
             try:
-                if not sequence.opened.done():
-                    continue
                 if not sequence.is_open:
                     runtime, tokenizer = sequence.opened.result()
                     context = min(runtime.context, self._limits.context or runtime.context)
                     sequence.open(tokenizer, context, runtime.cache_bytes_per_token)
-                if not self._has_space(sequence):
+                if not self._has_memory(sequence):
                     return
                 self.active.append(sequence)
             except Exception as error:
@@ -218,20 +219,28 @@ class Engine:
             with self._changed:
                 self.waiting.remove(sequence)
 
-    def _has_space(self, sequence: Sequence) -> bool:
-        """Return whether a request can begin. Requests that were set aside fail if it needs their memory."""
-        placed = self._placed
-        free = self._limits.live_bytes - sum(other.max_bytes for other in placed)
-        if placed and (len(placed) >= self._limits.concurrent or sequence.max_bytes > free):
+    def _has_memory(self, sequence: Sequence) -> bool:
+        """Return whether a request can begin. Paused requests fail if it needs their memory."""
+        unpaused = [other for other in self.active if not other.is_paused]
+        free = self._limits.live_bytes - sum(other.max_bytes for other in unpaused)
+        if unpaused and sequence.max_bytes > free:
             return False
-        aside = [other for other in self.active if other.is_aside]
-        while aside and sum(other.max_bytes for other in aside) + sequence.max_bytes > free:
-            aside.pop(0).fail(UnavailableError("the answer was not read, and other requests needed its memory"))
+        paused = [other for other in self.active if other not in unpaused]
+        while paused and sum(other.max_bytes for other in paused) + sequence.max_bytes > free:
+            paused.pop(0).fail(UnavailableError("the answer was not read, and other requests needed its memory"))
         self._remove_ended()
         return True
 
+    def _assign_places(self) -> None:
+        """Set aside the requests that are paused, and those beyond the number of places. They keep their caches."""
+        unpaused = [sequence for sequence in self.active if not sequence.is_paused]
+        placed = _in_turn(unpaused)[: self._limits.concurrent]
+        for sequence in self.active:
+            sequence.is_aside = sequence not in placed
+
     def _prefill(self) -> None:
-        """Process a chunk of the first request that is not ready for a step."""
+        """Process a chunk of the first request that is not ready for a step; its group is the last to have another
+        turn."""
         sequence = next((sequence for sequence in self._placed if not sequence.waits_for_step), None)
         if sequence is not None:
             try:
@@ -241,6 +250,7 @@ class Engine:
                 sequence.advance()
             except Exception as error:
                 sequence.fail(error)
+            self.active.sort(key=lambda other: other.group is sequence.group)
 
     def _step(self) -> None:
         """Process one token of each text that is being generated; texts of the same model are batched."""
@@ -297,6 +307,15 @@ class Engine:
                 with self._changed:
                     del self._models[name]  # the next request tries again
                 future.set_exception(error)
+
+
+def _in_turn(sequences: Iterable[Sequence]) -> list[Sequence]:
+    """Order sequences by turns: the first one of each group, then the second one of each, and so on."""
+    turns, numbered = Counter[object](), []
+    for sequence in sequences:
+        numbered.append((turns[sequence.group], sequence))
+        turns[sequence.group] += 1
+    return [sequence for _, sequence in sorted(numbered, key=lambda pair: pair[0])]
 
 
 def _start_thread(function: Callable[..., None], *arguments: Any, name: str) -> threading.Thread:

@@ -37,9 +37,15 @@ class Sequence:
     """The tokens of a request, and the runtime that processes them."""
 
     def __init__(
-        self, request: GenerationRequest, on_event: OnEvent, counts: Counts, opened: "Future[tuple[Runtime, Tokenizer]]"
+        self,
+        request: GenerationRequest,
+        on_event: OnEvent,
+        counts: Counts,
+        opened: "Future[tuple[Runtime, Tokenizer]]",
+        group: object = None,
     ) -> None:
-        self.request, self.opened = request, opened
+        """Without a `group`, the request is one by itself."""
+        self.request, self.opened, self.group = request, opened, self if group is None else group
         self.is_cancelled = self.is_paused = False  # set from any thread
         self.is_open = self.is_aside = self.is_done = self.has_failed = False
         self.runtime: Runtime | None = None

@@ -37,7 +37,7 @@ class RunningRequests:
         try:
             for number, request in enumerate(self._requests):
                 with self._lock:
-                    self._submitted.append(self._engine.submit(request, partial(self._receive, number)))
+                    self._submitted.append(self._engine.submit(request, partial(self._receive, number), self))
         except LLMError:
             await self.__aexit__()
             raise

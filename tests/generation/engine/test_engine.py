@@ -2,6 +2,8 @@
 
 import threading
 import time
+from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from llmcli.config import ModelConfig, SamplingConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import Checkpoint
+from llmcli.generation.engine import sequence as sequence_module
 from llmcli.generation.engine.engine import Engine
 from llmcli.generation.engine.requests import (
     Failed,
@@ -101,9 +104,9 @@ def start():
         engine.close()
 
 
-def ask(engine, prompt, sampling=GREEDY, model="dense", **more):
+def ask(engine, prompt, sampling=GREEDY, model="dense", group=None, **more):
     client = Client()
-    client.sequence = engine.submit(GenerationRequest(model, prompt, sampling, **more), client)
+    client.sequence = engine.submit(GenerationRequest(model, prompt, sampling, **more), client, group)
     return client
 
 
@@ -242,6 +245,63 @@ def test_equal_prompts_that_run_together_are_processed_once(start):
     for client, sampling in zip(clients, samplings, strict=True):
         assert_as_alone(client, "dense", list(ids), sampling)
     assert [client.events[0].cached_tokens for client in clients] == [0] + [len(ids) - 1] * 3
+
+
+CHOICES = {"choices": ("The cat", "The dog", "りんご")}
+
+
+@pytest.mark.parametrize("more", [{}, CHOICES], ids=["prompts", "choices"])
+@pytest.mark.parametrize("groups", [1, 3])
+def test_groups_of_many_texts_delay_another_by_one_chunk_each(start, monkeypatch, more, groups):
+    """So they do for each chunk of its prompt."""
+    turns, advance = [], sequence_module.Sequence.advance
+    monkeypatch.setattr(sequence_module, "PREFILL_CHUNK", 8)
+    monkeypatch.setattr(sequence_module.Sequence, "advance", lambda one: (turns.append(one.group), advance(one)))
+    engine = start(Limits(prefix_bytes=0))
+    blocking = blocked(engine)
+    many = [ask(engine, (5, text, *range(30)), group=group, **more) for group in range(groups) for text in range(8)]
+    few_tokens = SamplingConfig(temperature=0.0, max_tokens=5)
+    one = ask(engine, tuple(range(100, 140)), few_tokens, group="one")
+    turns.clear()
+    blocking.go_on.set()
+    assert_as_alone(one, "dense", list(range(100, 140)), few_tokens)
+    chunks = [number for number, group in enumerate(turns) if group == "one"]
+    assert len(chunks) == 5 and np.diff([-1, *chunks]).max() <= groups + 1
+    for client in many:
+        client.wait()
+
+
+def test_groups_have_equal_numbers_of_places(start):
+    """A text that gives up its place goes on later as if nothing had happened."""
+    engine = start(Limits(concurrent=4))
+    ended, long = [], SamplingConfig(temperature=0.8, max_tokens=60)
+    most = Counter()
+
+    class Member(Client):
+        def __init__(self, group):
+            super().__init__()
+            self.group = group
+
+        def __call__(self, event):
+            placed = Counter(sequence.group for sequence in engine.active if not sequence.is_aside)
+            most.update({group: max(0, count - most[group]) for group, count in placed.items()})
+            ended.extend([self.group] * isinstance(event, Finished))
+            super().__call__(event)
+
+    many = [Member("many") for _ in range(8)]
+    for client in many:
+        engine.submit(GenerationRequest("dense", (5, 6), long), client, "many")
+    while not all(client.events for client in many[:4]):
+        time.sleep(0.001)
+    few = [Member("few") for _ in range(3)]
+    for client in few:
+        engine.submit(GenerationRequest("dense", (7, 8), replace(long, max_tokens=20)), client, "few")
+    for client in few:
+        assert_as_alone(client, "dense", [7, 8], replace(long, max_tokens=20))
+    for client in many:
+        assert_as_alone(client, "dense", [5, 6], long)
+    assert most == {"many": 4, "few": 2}
+    assert ended[:3] == ["few"] * 3
 
 
 def test_a_cancelled_request_frees_its_place(start):
@@ -476,6 +536,7 @@ def test_closing_waits_for_no_function_and_no_model_that_is_being_loaded():
             st.integers(0, 40),  # tokens
             st.sampled_from([0.0, 0.8]),
             st.booleans(),  # cancelled
+            st.sampled_from([None, "a", "b"]),  # group
             st.sampled_from([0.0, 0.0, 0.002]),  # seconds before the next
         ),
         min_size=1,
@@ -489,9 +550,9 @@ def test_any_schedule_of_arrivals_and_cancellations_gives_the_same_texts(arrival
     engine.start()
     try:
         clients = []
-        for prompt, tokens, temperature, cancels, wait in arrivals:
+        for prompt, tokens, temperature, cancels, group, wait in arrivals:
             sampling = SamplingConfig(max_tokens=tokens, temperature=temperature, seed=tokens)
-            client = ask(engine, as_prompt(PROMPTS[prompt]), sampling)
+            client = ask(engine, as_prompt(PROMPTS[prompt]), sampling, group=group)
             clients.append((client, PROMPTS[prompt], sampling, cancels))
             time.sleep(wait)
             if cancels:
