@@ -1,7 +1,7 @@
 """The page of `llm train --watch`: what it shows of a run, and when it opens and closes.
 
 About once a second, the run makes the state of the page, as JSON; the server only sends that text, in its own thread.
-Therefore neither pages nor their absence change the run.
+Therefore neither pages nor their absence change the run, and an error of a page does not end it.
 """
 
 import json
@@ -9,7 +9,7 @@ import math
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,7 @@ class Watch:
         self._losses, self._stated = TrainingLosses(*loss_units), -math.inf
         self._server = WatchServer(watch_page(output.name))
         self._state: dict[str, Any] = {"phase": "preparing", "file": output.name, "step": None, "verdict": []}
+        self._has_failed = False
         self._begin_model(plan)
         self.url = self._server.start()
 
@@ -46,6 +47,19 @@ class Watch:
 
     def add(self, event: object) -> None:
         """Take the next event of the run."""
+        self._update(lambda: self._add(event))
+
+    def _update(self, update: Callable[[], None]) -> None:
+        """Call a function that changes the page, unless an earlier one failed: the page then stays as it is."""
+        if self._has_failed:
+            return
+        try:
+            update()
+        except Exception as error:  # whatever it is, the run is worth more
+            self._has_failed = True
+            console.warn(f"the page is not updated any more ({type(error).__name__}: {error}); the run goes on")
+
+    def _add(self, event: object) -> None:
         from llmcli.training.loop import events
 
         match event:
@@ -99,6 +113,9 @@ class Watch:
 
     def finish(self, result: "Result", *, has_model: bool) -> None:
         """Show the end of the run, and offer the page of the model, unless only adapters were saved."""
+        self._update(lambda: self._finish(result, has_model))
+
+    def _finish(self, result: "Result", has_model: bool) -> None:
         file, verdict = result.file, list(result.done.checkpoint.record.verdict)
         self._state |= {"phase": "saved", "file": str(file), "verdict": verdict, "model": has_model}
         if has_model:
@@ -106,7 +123,9 @@ class Watch:
         self._publish()
 
     def stay_open(self) -> None:
-        """Keep the page open until Enter or Ctrl-C."""
+        """Keep the page open until Enter or Ctrl-C, unless it has failed."""
+        if self._has_failed:
+            return
         if self._state["model"]:
             console.warn(f"the page of the model: {self.url}/model")
         console.warn("the page stays open until Enter or Ctrl-C")

@@ -76,6 +76,25 @@ def test_a_watched_run_writes_the_same_file(llm: Llm, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("method", ["_add_step", "_finish"])
+def test_an_error_of_the_page_does_not_end_the_run(llm: Llm, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    from llmcli.cli.reports.watch import Watch
+
+    calls: list[object] = []
+
+    def fail(watch: Watch, *arguments: object) -> None:
+        calls.append(arguments)
+        raise TypeError("no JSON")
+
+    monkeypatch.setattr(Watch, method, fail)
+    Path("c.txt").write_text(TEXT, "utf-8")
+    result = llm("train", "c.txt", "--steps", 3, *SMALL, "--watch")
+    assert result.exit_code == 0 and len(calls) == 1 and "Try it: llm generate" in result.stdout + result.stderr
+    assert result.stderr.count("the page is not updated any more (TypeError: no JSON); the run goes on") == 1
+    assert json.loads(llm("inspect", "--json").stdout)["training"]["steps"] == 3
+
+
+@pytest.mark.slow
 def test_ctrl_c_ends_the_run_and_its_page_and_saves(own_directory: Path) -> None:
     Path("c.txt").write_text(TEXT, "utf-8")
     command = [sys.executable, "-m", "llmcli", "train", "c.txt", "--steps", "1000000", *SMALL, "--watch"]
