@@ -41,6 +41,8 @@ _UNSUPPORTED: tuple[tuple[tuple[Any, ...], str], ...] = (
     ((-1, 0), "top_n_sigma"),
 )
 UNSUPPORTED = {name: neutral for neutral, names in _UNSUPPORTED for name in names.split()}
+TOOLS = ("tools", "functions", "tool_choice", "function_call")  # today's names and earlier ones
+SIMILAR = 0.8  # difflib's ratio of two names from which one is taken for a misspelling of the other
 
 
 def parse_object(data: bytes) -> JsonObject:
@@ -125,16 +127,30 @@ class Body(Fields):
 
 
 def _check_undeclared(values: Mapping[str, Any], declared: Collection[str], place: str) -> None:
+    if "none" not in (values.get("tool_choice"), values.get("function_call")):
+        _check_tools(values, place)
     for name, value in values.items():
-        if value is None or name in declared or name in HARMLESS:
+        if value is None or name in declared or name in HARMLESS or name in TOOLS:
             continue
         if name not in UNSUPPORTED:
-            similar = difflib.get_close_matches(name[:100], declared, 1)
+            similar = difflib.get_close_matches(name[:100], declared, 1, SIMILAR)
             hint = f"; did you mean {similar[0]}?" if similar else "; leave it out"
             raise invalid(place + name[:100], f"is not supported here{hint}", "unsupported_parameter")
         if value not in UNSUPPORTED[name]:
             raise invalid(
                 place + name, f"is not supported, found {brief(value)}; leave it out", "unsupported_parameter"
+            )
+
+
+def _check_tools(values: Mapping[str, Any], place: str) -> None:
+    """Raise ApiError if tools are to be called, whichever of their fields comes first."""
+    for name in TOOLS:
+        if values.get(name) is not None and values[name] not in UNSUPPORTED[name]:
+            raise ApiError(
+                "tools are not supported; leave out their fields, or set tool_choice to none; for an answer as JSON, "
+                "give a JSON schema in response_format",
+                param=place + name,
+                code="unsupported_parameter",
             )
 
 

@@ -7,6 +7,8 @@ from llmcli.server.api.schema import parse_object
 from llmcli.server.errors import ApiError
 from tests.server.wrong_requests import WRONG, wrong_fields
 
+CHAT = {"model": "chat", "messages": [{"role": "user", "content": "What did the cat do?"}], "max_tokens": 8}
+
 
 @pytest.mark.parametrize("path", WRONG)
 def test_a_wrong_field_is_named(client, path):
@@ -41,6 +43,52 @@ def test_a_field_of_another_name_is_refused_with_the_one_that_is_meant(client):
     error = client.post("/v1/completions", json={"prompt": "The cat", "temprature": 0}).json()["error"]
     assert error["message"] == "temprature is not supported here; did you mean temperature?"
     assert (error["param"], error["code"]) == ("temprature", "unsupported_parameter")
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("max_token", "did you mean max_tokens?"), ("max_new_tokens", "did you mean max_tokens?"),
+        ("freq_penalty", "did you mean frequency_penalty?"), ("guided_jason", "did you mean guided_json?"),
+        ("web_search_options", "leave it out"), ("response_schema", "leave it out"), ("system", "leave it out"),
+    ],
+)  # fmt: skip
+def test_only_a_similar_name_is_suggested(name, hint):
+    with pytest.raises(ApiError) as error:
+        ChatBody.read({name: {}})
+    assert error.value.message == f"{name} is not supported here; {hint}"
+
+
+TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tools": [TOOL]}, {"tools": [TOOL], "tool_choice": "auto"}, {"tool_choice": "required", "tools": [TOOL]},
+        {"tool_choice": {"type": "function", "function": {"name": "weather"}}}, {"functions": [TOOL["function"]]},
+        {"function_call": {"name": "weather"}, "functions": [TOOL["function"]]},
+    ],
+)  # fmt: skip
+def test_tools_are_refused_with_what_to_use_instead(client, fields):
+    response = client.post("/v1/chat/completions", json=fields | CHAT)
+    error = response.json()["error"]
+    assert response.status_code == 400 and error["message"].startswith("tools are not supported; leave out their ")
+    assert error["message"].endswith("give a JSON schema in response_format")
+    assert error["param"] == next(name for name in ("tools", "functions", *fields) if name in fields)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tools": [TOOL], "tool_choice": "none", "parallel_tool_calls": True},
+        {"function_call": "none", "functions": [TOOL["function"]]},
+        {"tools": [], "tool_choice": "auto"}, {"tools": None, "tool_choice": None},
+    ],
+)  # fmt: skip
+def test_tools_that_are_not_to_be_called_change_nothing(completion, fields):
+    plain = completion("/v1/chat/completions", **CHAT)["choices"]
+    assert completion("/v1/chat/completions", **CHAT, **fields)["choices"] == plain
 
 
 @pytest.mark.parametrize(
