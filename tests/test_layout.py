@@ -43,7 +43,7 @@ ONLY_IN = {  # library -> the modules, or the packages, that may import it
     "pyarrow": {"data.text.parquet_records"},
     "resiliparse": {"data.documents"},
     "fastwarc": {"data.documents"},
-    "llguidance": {"generation.grammar"},
+    "llguidance": {"generation.grammar", "generation.grammar_compiler"},
     "pypdfium2": {"data.documents"},
     "backports": {"data.documents.compressed"},
     "compression": {"data.documents.compressed"},

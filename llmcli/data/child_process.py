@@ -1,16 +1,19 @@
-"""Child processes that handle untrusted files and templates: starting, limiting and stopping them.
+"""Child processes that handle untrusted files, templates and grammars: starting, limiting and stopping them.
 
-The parent uses `ChildProcess`; the child calls `become_child` and `end_after`. Requests are lines on its stdin.
+The parent uses `ChildProcess`, or `Worker` for requests in JSON; the child calls `become_child` and `end_after`.
+Requests are lines on its stdin.
 """
 
 import atexit
 import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
-from typing import IO
+from collections.abc import Mapping
+from typing import IO, Any
 
 START_SECONDS = 60.0  # time to start on a busy machine
 # the child finds the same modules as this process
@@ -79,6 +82,46 @@ class ChildProcess:
             with contextlib.suppress(OSError):
                 pipe.close()
         return status
+
+
+class NotStartedError(Exception):
+    """A child process could not be started."""
+
+
+class Worker:
+    """A process that answers requests in JSON, one at a time. It is started for the first request, and again after one
+    that it did not answer."""
+
+    def __init__(self, module: str) -> None:
+        """The `main` of a module runs in the process."""
+        self._module, self._lock = module, threading.Lock()
+        self.running: ChildProcess | None = None
+
+    def ask(self, request: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+        """Return the answer. Raises NotStartedError, TimeoutError, or EOFError if the process ended."""
+        with self._lock:
+            process = self._started()
+            try:
+                answer: dict[str, Any] = json.loads(process.ask(json.dumps(request).encode("ascii") + b"\n", seconds))
+                return answer
+            except BaseException:  # including Ctrl-C: a late answer would be mistaken for the next one
+                self.stop()
+                raise
+
+    def _started(self) -> ChildProcess:
+        if self.running is None or not self.running.is_running:
+            self.stop()
+            try:
+                self.running = ChildProcess(self._module)
+            except (OSError, EOFError) as error:  # TimeoutError is an OSError
+                raise NotStartedError from error
+        return self.running
+
+    def stop(self) -> None:
+        """End the process, if it is running."""
+        process, self.running = self.running, None
+        if process is not None:
+            process.stop()
 
 
 # ---- in the child

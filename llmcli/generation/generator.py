@@ -16,7 +16,7 @@ from llmcli.config import SamplingConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer, stream_decoder
 from llmcli.data.tokenizers.vocabulary import START, state_after, state_between
 from llmcli.errors import usage
-from llmcli.generation.grammar import GrammarState
+from llmcli.generation.grammar import CompiledGrammar, GrammarState, compile_grammar
 from llmcli.generation.sampler import Sampler, logit_bias, min_logit, usable_temperature
 from llmcli.generation.token_healing import FirstToken, Prompt, last_tokens, read_prompt
 from llmcli.models.ngram_runtime import recompute
@@ -103,9 +103,15 @@ class GeneratedText:
     model: `decode` passes it the logits of one runtime, a server the logits of a batch of texts."""
 
     def __init__(
-        self, tokenizer: Tokenizer, ids: Sequence[int], how: SamplingConfig | Sampler, stop_ids: Collection[int] = ()
+        self,
+        tokenizer: Tokenizer,
+        ids: Sequence[int],
+        how: SamplingConfig | Sampler,
+        stop_ids: Collection[int] = (),
+        grammar: CompiledGrammar | None = None,
     ) -> None:
-        """`ids` are the prompt's tokens; for `stop_ids` see `continue_ids`."""
+        """`ids` are the prompt's tokens; for `stop_ids` see `continue_ids`. A `grammar` is the one of the settings, if
+        it is compiled already."""
         self.ids, self.bos_ids = list(ids), tokenizer.bos_ids  # prompt and text, without the token that ends it
         self.tokens = 0  # number of new tokens
         self.finish_reason: str | None = None
@@ -124,7 +130,8 @@ class GeneratedText:
         self._stops = _StopStrings(sampling.stop) if sampling.stop else None
         self._grammar = None
         if sampling.grammar:
-            self._grammar = GrammarState(sampling.grammar, tokenizer, self._end_ids, is_answer=bool(stop_ids))
+            grammar = grammar or compile_grammar(sampling.grammar, tokenizer, is_answer=bool(stop_ids))
+            self._grammar = GrammarState(grammar, tokenizer, self._end_ids)
 
     def _initial_bias(self) -> Array | None:
         """Return the bias [V] of the logits, which penalties change; None without any. Raises LLMError."""

@@ -5,11 +5,11 @@ probability of 0. It knows the tokens as bytes, so any tokenizer will do. Where 
 still chooses among its tokenizations. V = size of the vocabulary.
 """
 
-import json
 import re
 from collections.abc import Collection
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,28 +21,37 @@ from llmcli.errors import LLMError, missing_extra, usage
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
+    from llmcli.data.child_process import Worker
+
 NAMES = {"schema": "JSON schema", "regex": "regular expression", "grammar": "grammar"}
-# JSON is written on one line, with spaces as json.dumps puts them or without: between values, a model that has seen no
-# JSON would go on with white space forever. A schema may have other settings in its own "x-guidance".
-ONE_LINE = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
-MAX_LEXER_STATES = 50_000  # of 1 to 2 kB
+MAX_CHARACTERS = 200_000
+MAX_REASON = 300  # characters of an error of llguidance
+NO_TEXT = "NoExtension"  # llguidance's reason if a rule never ends
 _EXCERPT = re.compile(r"\s+\d+ \| .*|\s*\^+\s*")  # of the grammar, in an error
 _PLACE = re.compile(r"at \d+\(\d+\): (failed to compile JSON schema: )?")
 
 
-def check_grammar(grammar: Grammar, tokenizer: Tokenizer) -> None:
-    """Raise LLMError for a grammar that cannot be used, or if llguidance is not installed."""
-    _compiled(grammar, tokenizer.of_any_bytes, False)
+@dataclass(frozen=True)
+class CompiledGrammar:
+    """A grammar at the beginning of a text, for texts with the tokens of one vocabulary."""
+
+    name: str  # for errors
+    matcher: "LLMatcher"
+
+
+def compile_grammar(grammar: Grammar, tokenizer: Tokenizer, *, is_answer: bool) -> CompiledGrammar:
+    """Compile a grammar, which may take seconds. The answer in a conversation may begin with SentencePiece's space.
+    Raises LLMError for a grammar that cannot be used, or if llguidance is not installed."""
+    return _compiled(grammar, tokenizer.of_any_bytes, is_answer and tokenizer.adds_prefix_space)
 
 
 class GrammarState:
     """A text during generation: which tokens its grammar allows next."""
 
-    def __init__(self, grammar: Grammar, tokenizer: Tokenizer, end_ids: Collection[int], *, is_answer: bool) -> None:
-        """`end_ids` end the text. The answer in a conversation may begin with SentencePiece's space."""
-        begins_with_space = is_answer and tokenizer.adds_prefix_space
-        self._matcher = _compiled(grammar, tokenizer.of_any_bytes, begins_with_space).deep_copy()
-        self._vocabulary, self._end_ids, self._name = tokenizer.vocabulary, list(end_ids), NAMES[grammar.kind]
+    def __init__(self, grammar: CompiledGrammar, tokenizer: Tokenizer, end_ids: Collection[int]) -> None:
+        """`end_ids` end the text."""
+        self._matcher, self._name = grammar.matcher.deep_copy(), grammar.name
+        self._vocabulary, self._end_ids = tokenizer.vocabulary, list(end_ids)
         self._allowed: NDArray[np.bool_] | None = None
 
     @property
@@ -54,7 +63,7 @@ class GrammarState:
             allowed[self._end_ids] = self._matcher.is_accepting()
             self._check()
             if not allowed.any():
-                raise LLMError(f"no token of the vocabulary fits the {self._name} here")
+                raise usage(f"no token of the vocabulary fits the {self._name} here")
             self._allowed = allowed
         return self._allowed
 
@@ -80,43 +89,56 @@ class GrammarState:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            reason = _one_line(self._matcher.get_error())
-            raise LLMError(f"the {self._name} cannot be fulfilled, or is too complex ({reason}); use a simpler one")
+            raise usage(
+                f"the {self._name} cannot be fulfilled, or is too complex ({_reason(self._matcher)}); use a simpler one"
+            )
 
 
-@lru_cache(maxsize=64)
-def _compiled(grammar: Grammar, tokenizer: Tokenizer, begins_with_space: bool) -> "LLMatcher":
-    """Return the matcher at the beginning of a text. Raises LLMError."""
+@lru_cache(maxsize=16)  # of up to some 100 MB
+def _compiled(grammar: Grammar, tokenizer: Tokenizer, begins_with_space: bool) -> CompiledGrammar:
+    name = NAMES[grammar.kind]
+    if len(grammar.text) > MAX_CHARACTERS:
+        raise usage(f"the {name} has {len(grammar.text):,} characters; use one of at most {MAX_CHARACTERS:,}")
     tokens = _tokens(tokenizer)
-    from llguidance import LLMatcher, LLParserLimits
+    from llmcli.generation.grammar_compiler import STACK, compile_lark
 
-    try:
-        lark = _as_lark(grammar, begins_with_space)
-    except Exception as problem:  # of the converter of GBNF
-        raise usage(f"the {NAMES[grammar.kind]} cannot be read: {problem}") from problem
-    # the model, not a tokenizer, chooses the tokens of a prescribed text
-    lark += '\n%llguidance {"no_forcing": true}'
-    limits = LLParserLimits(max_lexer_states=MAX_LEXER_STATES, verbose_errors=False)
-    matcher = LLMatcher(tokens, lark, log_level=0, limits=limits)
+    # twice the stack with which the child process compiled it
+    matcher = compile_lark(tokens, _as_lark(grammar, tokenizer, begins_with_space), 2 * STACK)
     if matcher.is_error():
-        error = _one_line(matcher.get_error())
-        error = error if grammar.kind == "grammar" else _PLACE.sub("", error)  # not a line of the user's
-        raise usage(f"the {NAMES[grammar.kind]} cannot be used: {error}")
-    return matcher
+        reason = _reason(matcher)
+        reason = reason if grammar.kind == "grammar" else _PLACE.sub("", reason)  # not a line of the user's
+        raise usage(f"the {name} cannot be used: {reason}")
+    return CompiledGrammar(name, matcher)
 
 
-def _as_lark(grammar: Grammar, begins_with_space: bool) -> str:
-    from llguidance import regex_to_lark
-    from llguidance.gbnf_to_lark import any_to_lark
+def _as_lark(grammar: Grammar, tokenizer: Tokenizer, begins_with_space: bool) -> str:
+    """Convert a grammar to Lark's notation, in a child process that also tries to compile it. Raises LLMError."""
+    from llmcli.data.child_process import NotStartedError
+    from llmcli.generation.grammar_compiler import SECONDS
 
-    space = '" "? ' if begins_with_space else ""
-    if grammar.kind == "schema":
-        schema = json.loads(grammar.text)
-        options = ONE_LINE | {"lenient": grammar.lenient} | schema.pop("x-guidance", {})
-        return f"start: {space}%json {json.dumps(schema | {'x-guidance': options}, ensure_ascii=False)}"
-    if grammar.kind == "regex":
-        return f"start: {space}/{regex_to_lark(grammar.text, 'd')}/"  # \d is 0 to 9; \w also letters outside ASCII
-    return any_to_lark(grammar.text)
+    name, special = NAMES[grammar.kind], {i: tokenizer.label(i) for i in _special_ids(tokenizer)}
+    request = {
+        "kind": grammar.kind, "text": grammar.text, "lenient": grammar.lenient, "begins_with_space": begins_with_space,
+        "vocabulary": [tokenizer.vocab_size, tokenizer.eos_id, special],
+    }  # fmt: skip
+    try:
+        answer = _worker().ask(request, SECONDS)
+    except NotStartedError as error:
+        raise LLMError("the process that compiles grammars did not start; try again") from error
+    except (TimeoutError, EOFError) as error:
+        took_long = isinstance(error, TimeoutError)
+        reason = f"it takes over {SECONDS:g} seconds" if took_long else "it needs too much memory or too deep recursion"
+        raise usage(f"the {name} is too complex to compile ({reason}); use a simpler one") from None
+    if "error" in answer:
+        raise usage(f"the {name} cannot be read: {_shortened(answer['error'])}")
+    return str(answer["lark"])
+
+
+@cache
+def _worker() -> "Worker":
+    from llmcli.data.child_process import Worker
+
+    return Worker("llmcli.generation.grammar_compiler")
 
 
 @lru_cache(maxsize=4)
@@ -125,25 +147,26 @@ def _tokens(tokenizer: Tokenizer) -> "LLTokenizer":
         from llguidance import LLTokenizer
     except ImportError as error:
         raise missing_extra("structured output", "llguidance", "structured") from error
-    return LLTokenizer(_Tokens(tokenizer))  # type: ignore[arg-type]  # it reads the attributes
+    from llmcli.generation.grammar_compiler import Tokens
+
+    # a grammar may name control tokens: <|im_end|>
+    tokens = [text or tokenizer.label(i).encode("utf-8") for i, text in enumerate(tokenizer.token_bytes)]
+    spell = tokenizer.vocabulary.spell
+    return LLTokenizer(Tokens(tokens, tokenizer.eos_id, _special_ids(tokenizer), spell))  # type: ignore[arg-type]
 
 
-class _Tokens:
-    """A vocabulary as llguidance reads it."""
-
-    is_tokenizer_wrapper, bos_token_id = True, None
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        data = tokenizer.token_bytes
-        self._vocabulary, self.eos_token_id = tokenizer.vocabulary, tokenizer.eos_id
-        self.special_token_ids = [i for i, text in enumerate(data) if not text]
-        # a grammar may name control tokens: <|im_end|>
-        self.tokens = [text or tokenizer.label(i).encode("utf-8") for i, text in enumerate(data)]
-
-    def __call__(self, text: Any) -> list[int]:
-        return self._vocabulary.spell(text.encode("utf-8") if isinstance(text, str) else text)
+def _special_ids(tokenizer: Tokenizer) -> list[int]:
+    return [i for i, text in enumerate(tokenizer.token_bytes) if not text]
 
 
-def _one_line(message: str) -> str:
+def _reason(matcher: "LLMatcher") -> str:
+    """Return the error of a matcher in one line."""
+    message = matcher.get_error().partition("<backtrace>")[0].removesuffix("<non-verbose/>")
     lines = [line.strip() for line in message.splitlines() if not _EXCERPT.fullmatch(line)]
-    return " ".join(filter(None, lines)).removesuffix(" <non-verbose/>")[:300]
+    return "no text fits it" if message.startswith(NO_TEXT) else _shortened(" ".join(filter(None, lines)))
+
+
+def _shortened(message: str) -> str:
+    """Shorten a message, whose end says what is wrong with the part of the grammar before it."""
+    half = MAX_REASON // 2
+    return message if len(message) <= MAX_REASON else f"{message[:half]} … {message[-half:]}"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from llmcli.errors import LLMError
+from llmcli.errors import WRONG_USAGE, LLMError
 from llmcli.generation.engine.requests import QueueFullError, StoppingError, UnavailableError
 
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
@@ -47,7 +47,8 @@ def invalid(param: str, message: str, code: str | None = None) -> ApiError:
 
 
 def as_api_error(error: BaseException, status: int = 500) -> ApiError:
-    """Convert an exception to the error of a request; `status` is for an LLMError without a status of its own."""
+    """Convert an exception to the error of a request; `status` is for an LLMError without a status of its own that is
+    not about the request's arguments."""
     match error:
         case ApiError():
             return error
@@ -60,7 +61,7 @@ def as_api_error(error: BaseException, status: int = 500) -> ApiError:
         case StoppingError() | UnavailableError():
             return ApiError(str(error), 503, code="stopping" if isinstance(error, StoppingError) else "unavailable")
         case LLMError():
-            return ApiError(str(error), status)
+            return ApiError(str(error), 400 if error.exit_code == WRONG_USAGE else status)
     if isinstance(error, MemoryError) or "can't start new thread" in str(error):
         message = "the server is out of memory or threads for this request; try again later"
         return ApiError(message, 503, code="unavailable")

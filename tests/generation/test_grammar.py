@@ -1,10 +1,12 @@
 """Structured output. The truth is a list of all texts of a language, or another validator of JSON schemas."""
 
+import contextlib
 import importlib.util
 import json
 import random
 import re
 import sys
+import threading
 from functools import cache
 from pathlib import Path
 
@@ -20,8 +22,9 @@ from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.formats.loading import load_any, open_tokenizer
 from llmcli.generation import grammar as grammar_module
+from llmcli.generation import grammar_compiler
 from llmcli.generation.generator import GeneratedText, choose_together, continue_ids, generate
-from llmcli.generation.grammar import GrammarState, check_grammar
+from llmcli.generation.grammar import GrammarState, compile_grammar
 from tests.conftest import TEXT
 from tests.data.tokens.test_corpus_tokens import spm
 from tests.generation.fakes import FakeRuntime
@@ -58,12 +61,16 @@ def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
     return found
 
 
+def state_of(grammar: Grammar, tokenizer: Tokenizer, *, is_answer: bool = False) -> GrammarState:
+    return GrammarState(compile_grammar(grammar, tokenizer, is_answer=is_answer), tokenizer, tokenizer.eos_ids)
+
+
 @pytest.mark.parametrize(("grammar", "language"), LANGUAGES, ids=[grammar.text[:20] for grammar, _ in LANGUAGES])
 def test_exactly_the_tokens_of_the_language_are_allowed(tokenizer, grammar, language) -> None:
     """Along random texts, every token of the vocabulary is compared with the list of all texts."""
     texts, rng = [text.encode() for text in language], random.Random(1)
     for _ in range(3):
-        state, before = GrammarState(grammar, tokenizer, tokenizer.eos_ids, is_answer=False), b""
+        state, before = state_of(grammar, tokenizer), b""
         while not state.is_complete:
             starts = {text[:end] for text in texts for end in range(len(text) + 1)}
             expected = [i for i, data in enumerate(tokenizer.token_bytes) if data and before + data in starts]
@@ -143,9 +150,7 @@ def test_texts_decoded_together_are_those_decoded_alone(tokenizer) -> None:
 
 def test_the_answer_of_a_sentencepiece_model_may_begin_with_its_space() -> None:
     tokenizer = TOKENIZERS["spm"]
-    states = [
-        GrammarState(Grammar("regex", "a+"), tokenizer, {2}, is_answer=is_answer).allowed for is_answer in (False, True)
-    ]
+    states = [state_of(Grammar("regex", "a+"), tokenizer, is_answer=is_answer).allowed for is_answer in (False, True)]
     begins = [sorted({tokenizer.token_bytes[i][:1] for i in np.flatnonzero(state).tolist()}) for state in states]
     assert begins == [[b"a"], [b" ", b"a"]]
 
@@ -187,19 +192,75 @@ def test_the_settings_of_a_schema_are_kept() -> None:
 )
 def test_a_grammar_that_cannot_be_used_is_one_line(grammar, message) -> None:
     with pytest.raises(LLMError, match=message) as error:
-        check_grammar(grammar, TOKENIZERS["char"])
+        state_of(grammar, TOKENIZERS["char"])
     assert "\n" not in str(error.value)
 
 
+HOSTILE = {
+    "a schema that is itself": (Grammar.of_schema({"$ref": "#"}), "the JSON schema cannot be used: no text fits it"),
+    "a rule that is itself": (Grammar("grammar", "start: a\na: a"), "the grammar cannot be used: no text fits it"),
+    "an endless rule": (Grammar("grammar", 'start: start "a"'), "the grammar cannot be used: no text fits it"),
+    "many alternatives": (Grammar("grammar", "start: " + "|".join(f'"{i}"' for i in range(9000))), "has 9001 items"),
+    "many symbols": (Grammar("grammar", "start: " + '"a"' * 55_000), r"grammar size \(number of symbols\) too big"),
+    "much text": (Grammar("regex", "a|" * 100_001), "the regular expression has 200,002 characters; use one of at mos"),
+    "nested groups": (Grammar("regex", "(" * 5000 + ")" * 5000), "… [)]+ error: exceed the maximum number of nested"),
+    "nested rules": (Grammar("grammar", "root ::= " + "(" * 5000), "the grammar cannot be read: maximum recursion"),
+    "a chain of rules": (
+        Grammar("grammar", "start: r0\n" + "".join(f"r{i}: r{i + 1}\n" for i in range(9000)) + 'r9000: "a"'),
+        r"the grammar is too complex to compile \(it needs too much memory or too deep recursion\); use a simpler one",
+    ),
+    "25 patterns": (
+        Grammar.of_schema({"type": "string", "allOf": [{"pattern": f"a{i}"} for i in range(25)]}),
+        r"the JSON schema is too complex to compile \(it takes over 1 seconds\); use a simpler one",
+    ),
+    "multiples": (Grammar.of_schema({"type": "integer", "multipleOf": 99_999_999}), r"\(it takes over 1 seconds\)"),
+    "a long text of one form": (
+        Grammar.of_schema({"type": "string", "pattern": "^(a+)+$", "minLength": 100_000}),
+        r"cannot be fulfilled, or is too complex \(lexer error: too many expressions constructed\); use a simpler one",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_grammar_that_is_too_complex_is_one_line_within_the_limits(name, monkeypatch, no_hang) -> None:
+    """It is an error of its author's, also if it shows only in the text. Whatever happens, the next one is compiled."""
+    grammar, message = HOSTILE[name]
+    monkeypatch.setattr(grammar_compiler, "SECONDS", 1.0 if "over 1 seconds" in message else 60.0)
+    with pytest.raises(LLMError, match=message) as error:
+        list(continue_ids(RandomModel(TOKENIZERS["bpe"]), TOKENIZERS["bpe"], [5], SamplingConfig(9, grammar=grammar)))
+    assert error.value.exit_code == 2 and "\n" not in str(error.value) and len(str(error.value)) < 500
+    assert "panic" not in str(error.value) and "backtrace" not in str(error.value)
+    monkeypatch.setattr(grammar_compiler, "SECONDS", 60.0)
+    state_of(Grammar("regex", f"after {len(name)}"), TOKENIZERS["bpe"])
+
+
+@pytest.mark.slow
+def test_what_the_child_process_compiles_this_process_compiles_too(no_hang) -> None:
+    """The chains of rules that the stack of the child process just allows, on the stacks of several threads."""
+    for rules in (400, 800, 1200, 1600, 2000):
+        text = "start: r0\n" + "".join(f'r{i}: "({rules}" r{i + 1}? ")"\n' for i in range(rules)) + f'r{rules}: "a"'
+        threads = [threading.Thread(target=try_to_compile, args=(Grammar("grammar", text),)) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+
+def try_to_compile(grammar: Grammar) -> None:
+    with contextlib.suppress(LLMError):
+        compile_grammar(grammar, TOKENIZERS["bpe"], is_answer=False)
+
+
 def test_lenient_schemas_ignore_what_is_not_supported() -> None:
-    check_grammar(Grammar.of_schema({"not": {}, "type": "integer"}, lenient=True), TOKENIZERS["char"])
+    state_of(Grammar.of_schema({"not": {}, "type": "integer"}, lenient=True), TOKENIZERS["char"])
 
 
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "llguidance", None)
     grammar_module._tokens.cache_clear()
     with pytest.raises(LLMError, match=r'needs llguidance, .*pip install "llmcli\[structured\]"'):
-        check_grammar(Grammar("regex", "never compiled before"), TOKENIZERS["char"])
+        state_of(Grammar("regex", "never compiled before"), TOKENIZERS["char"])
 
 
 def test_a_stop_string_and_a_grammar_exclude_each_other() -> None:

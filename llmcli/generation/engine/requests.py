@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from llmcli.config import SamplingConfig
 from llmcli.errors import LLMError
+from llmcli.generation.grammar import CompiledGrammar
 from llmcli.generation.token_healing import Prompt
 
 
@@ -20,6 +21,7 @@ class GenerationRequest:
     prompt_logprobs: bool = False  # also report log probabilities of the prompt, which must be ids
     written: int = 0  # tokens at the end of a prompt of ids that the model wrote: no n-gram cache counts them
     choices: tuple[str, ...] = ()  # one of these is the text: an answer if there are stop_ids, or else a continuation
+    grammar: CompiledGrammar | None = None  # of `sampling`; compiled before, since the engine must not wait for that
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ class Sequence:
         self._token_bytes = tokenizer.vocabulary.token_bytes
         known = prompt if isinstance(prompt, Prompt) else Prompt(list(prompt), written=self.request.written)
         ids, self._prompt_length = known.ids, len(known.ids)
-        self.text = GeneratedText(tokenizer, ids, sampling, stop_ids=self.request.stop_ids)
+        self.text = GeneratedText(tokenizer, ids, sampling, self.request.stop_ids, self.request.grammar)
         # tokens to process before the next one can be chosen
         self._pending: Ids[int] = known.split(context, tokenizer.bos_ids)[0]
         self._held: list[int] = []  # the tokens in the cache

@@ -13,7 +13,7 @@ from llmcli.generation.engine.requests import Event, Finished, GenerationRequest
 from llmcli.generation.token_healing import Prompt
 from llmcli.server.api.bodies import ChatBody, CompletionBody, GenerationBody
 from llmcli.server.api.models import ServedModel
-from llmcli.server.api.prompts import chat_template, check_choices_fit, check_form, encode_messages, encode_prompt
+from llmcli.server.api.prompts import chat_template, check_choices_fit, compile_form, encode_messages, encode_prompt
 from llmcli.server.api.schema import JsonObject
 from llmcli.server.errors import invalid
 
@@ -126,7 +126,7 @@ class Completion(GenerationAnswer):
     def of(cls, body: CompletionBody, model: ServedModel) -> "Completion":
         """Prepare requests. Raises ApiError for a prompt that the model cannot read, LLMError for text without
         tokens."""
-        check_form(body, model)
+        grammar = compile_form(body, model, is_answer=False)
         max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
         samplings, scores_prompt = body.samplings(max_tokens), body.echo and body.logprobs is not None
         cuts = body.truncate_prompt_tokens is not None
@@ -142,6 +142,7 @@ class Completion(GenerationAnswer):
                 prompt_logprobs=scores_prompt,
                 written=body.generated_tokens,
                 choices=body.choices,
+                grammar=grammar,
             )
             for prompt in prompts
             for sampling in samplings
@@ -196,7 +197,7 @@ class ChatCompletion(GenerationAnswer):
         asked = (body.max_completion_tokens, body.max_tokens, ANSWER_TOKENS)
         max_tokens = next(number for number in asked if number is not None)
         template = chat_template(model, body.chat_template_kwargs, others)
-        check_form(body, model)
+        grammar = compile_form(body, model, is_answer=True)
         if body.choices and body.messages[-1].role == "assistant":
             raise invalid("messages", "must end with a message of the user, of which one of the choices is the answer")
         prompt, dropped_turns = encode_messages(body.messages, template, model.context, max_tokens)
@@ -209,6 +210,7 @@ class ChatCompletion(GenerationAnswer):
                 stop_ids=template.stop_ids | model.tokenizer.eos_ids,
                 top_logprobs=body.top_logprobs,
                 choices=body.choices,
+                grammar=grammar,
             )
             for sampling in body.samplings(min(max_tokens, model.context - len(prompt.ids)))
         ]

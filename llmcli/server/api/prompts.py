@@ -8,7 +8,7 @@ from llmcli.data.conversations.chat_template import ChatTemplate
 from llmcli.data.conversations.messages import Message
 from llmcli.errors import LLMError, brief
 from llmcli.generation.chat import fit, split_system
-from llmcli.generation.grammar import check_grammar
+from llmcli.generation.grammar import CompiledGrammar, compile_grammar
 from llmcli.generation.token_healing import Prompt
 from llmcli.server.api.bodies import GenerationBody
 from llmcli.server.api.models import MAX_LISTED, ServedModel
@@ -48,15 +48,17 @@ def check_length(tokens: int, model: ServedModel) -> None:
         )
 
 
-def check_form(body: GenerationBody, model: ServedModel) -> None:
-    """Raise ApiError for a grammar that a text cannot have, and for biases of tokens outside the vocabulary."""
+def compile_form(body: GenerationBody, model: ServedModel, *, is_answer: bool) -> CompiledGrammar | None:
+    """Compile the grammar of the text, if there is one. Raises ApiError for one that a text cannot have, and for biases
+    of tokens outside the vocabulary."""
     check_ids("logit_bias", list(body.logit_bias), model)
     name, form = body.form
-    if isinstance(form, Grammar):
-        try:
-            check_grammar(form, model.tokenizer)
-        except LLMError as error:
-            raise ApiError(f"{name}: {error}", param=name) from error
+    if not isinstance(form, Grammar):
+        return None
+    try:
+        return compile_grammar(form, model.tokenizer, is_answer=is_answer)
+    except LLMError as error:
+        raise ApiError(f"{name}: {error}", param=name) from error
 
 
 def check_choices_fit(choices: Sequence[str], prompt: Prompt | Sequence[int], model: ServedModel) -> None:

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
+from functools import partial
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -10,9 +12,10 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from llmcli.config import Grammar
 from llmcli.generation.engine.requests import StoppingError
 from llmcli.server.api.answers import ChatCompletion, Completion, GenerationAnswer
-from llmcli.server.api.bodies import ChatBody, CompletionBody
+from llmcli.server.api.bodies import ChatBody, CompletionBody, GenerationBody
 from llmcli.server.api.running import RunningRequests
 from llmcli.server.errors import ApiError, as_api_error
 from llmcli.server.http.service import Call, while_connected
@@ -21,17 +24,20 @@ from llmcli.server.http.service import Call, while_connected
 async def completions(call: Call, body: CompletionBody) -> Response:
     """Continue prompts."""
     call.entry.prompt = body.prompt if isinstance(body.prompt, str) else str(body.prompt)
-    return await _generate(call, await run_in_threadpool(Completion.of, body, call.model))
+    return await _generate(call, body, partial(Completion.of, body, call.model))
 
 
 async def chat_completions(call: Call, body: ChatBody) -> Response:
     """Answer a conversation."""
     call.entry.prompt = body.messages[-1].content
-    return await _generate(call, await run_in_threadpool(ChatCompletion.of, body, call.model, call.service.models))
+    return await _generate(call, body, partial(ChatCompletion.of, body, call.model, call.service.models))
 
 
-async def _generate(call: Call, answer: GenerationAnswer) -> Response:
-    if answer.body.stream:
+async def _generate(call: Call, body: GenerationBody, prepare: Callable[[], GenerationAnswer]) -> Response:
+    has_grammar = isinstance(body.form[1], Grammar)
+    async with call.service.compiling if has_grammar else nullcontext():  # leaves threads to requests without grammars
+        answer = await run_in_threadpool(prepare)
+    if body.stream:
         return EventStream(call, answer)
     return await while_connected(call.request.receive, _whole(call, answer))
 

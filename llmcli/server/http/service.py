@@ -20,7 +20,7 @@ from llmcli.server.api.schema import Operation, parse_object
 from llmcli.server.errors import ApiError
 from llmcli.server.http.access import check_body
 from llmcli.server.http.guard import SCOPE_KEY, LogEntry
-from llmcli.server.limits import MAX_ANALYSES, RECEIVE_SECONDS, REQUEST_SECONDS
+from llmcli.server.limits import MAX_ANALYSES, MAX_COMPILING, RECEIVE_SECONDS, REQUEST_SECONDS
 
 T = TypeVar("T")
 Check = Callable[[], None]  # raises once the result is no longer awaited
@@ -41,6 +41,7 @@ class Service:
     seconds_to_first: float = 0.0  # total over these texts
     loading: bool = False  # the first model is being loaded
     analyses: int = 0  # analyses in progress
+    compiling: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_COMPILING))  # grammars
 
 
 @dataclass(frozen=True)

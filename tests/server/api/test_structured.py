@@ -9,6 +9,7 @@ pytest.importorskip("llguidance", reason='needs pip install "llmcli[structured]"
 
 import jsonschema
 
+from llmcli.generation import generator
 from tests.server.streams import events
 
 SCHEMA = {
@@ -20,6 +21,8 @@ SCHEMA = {
 CHAT = {"model": "chat", "messages": [{"role": "user", "content": "What did the cat do?"}], "max_tokens": 90}
 TEXT = {"prompt": "The ca", "max_tokens": 40}
 FORMAT = {"type": "json_schema", "json_schema": {"name": "fruit", "schema": SCHEMA, "strict": True}}
+TOO_LONG = {"type": "string", "pattern": "^(a+)+$", "minLength": 100_000}
+ALTERNATIVES = "|".join(f'"{i}"' for i in range(9000))
 LENIENT = {"schema": {"enum": [1], "not": {}}, "strict": False}
 JSON_FIELDS = [
     {"response_format": FORMAT},
@@ -123,9 +126,30 @@ def test_a_bias_and_a_minimum_length(client, completion) -> None:
         ({"structured_outputs": {"structural_tag": "x"}}, "structured_outputs.structural_tag is not supported"),
         ({"response_format": {"type": "xml"}}, 'response_format must be {"type": "json_object"}'),
         ({"logit_bias": {"99999": 1}}, "logit_bias must have token ids from 0 to"),
+        ({"guided_json": {"$ref": "#"}}, "guided_json: the JSON schema cannot be used: no text fits it"),
+        ({"grammar": "start: a\na: a"}, "grammar: the grammar cannot be used: no text fits it"),
+        ({"guided_grammar": f"start: {ALTERNATIVES}"}, "the grammar cannot be fulfilled, or is too complex ("),
+        (
+            {"guided_json": TOO_LONG},
+            "the JSON schema cannot be fulfilled, or is too complex (lexer error: too many expr",
+        ),
     ],
 )
-def test_wrong_forms_are_one_clear_error(client, fields, message) -> None:
-    response = client.post("/v1/chat/completions", json=CHAT | fields)
-    assert response.status_code == 400, response.text
-    assert message in response.json()["error"]["message"] and "\\n" not in json.dumps(response.json())
+@pytest.mark.parametrize("stream", [False, True])
+def test_wrong_forms_are_one_clear_error(client, fields, message, stream) -> None:
+    response = client.post("/v1/chat/completions", json=CHAT | fields | {"stream": stream})
+    assert response.status_code == 400 or (stream and response.status_code == 200), response.text
+    last = response.text if response.status_code == 400 else response.text.split("data: ")[-1]
+    error = json.loads(last)["error"]
+    assert message in error["message"] and "\n" not in error["message"] and error["type"] == "invalid_request_error"
+
+
+def test_the_engine_compiles_nothing(client, monkeypatch) -> None:
+    """A grammar that takes seconds to compile would delay all other texts."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("compiled in the engine's thread")
+
+    monkeypatch.setattr(generator, "compile_grammar", fail)
+    for path, body in (("/v1/completions", TEXT), ("/v1/chat/completions", CHAT)):
+        assert client.post(path, json=body | {"guided_regex": "[ab]{3}", "n": 2}).status_code == 200

@@ -1,0 +1,111 @@
+"""Compiling grammars with llguidance, and the program of a child process that does it first.
+
+A few hundred characters can be hours of work for llguidance, such as 25 patterns that a text must all have, or fill the
+memory or the stack, and nothing can interrupt it. Therefore a child process with limits compiles each grammar before
+this process does. Its requests are lines of JSON on stdin, its answers lines on stdout:
+
+    {"kind": ..., "text": ..., "lenient": ..., "begins_with_space": ..., "vocabulary": [size, id of the end-of-text
+    token, {id: control token}]} -> {"lark": the grammar in Lark's notation} or {"error": message}
+"""
+
+import json
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import Any
+
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer, regex_to_lark
+from llguidance.gbnf_to_lark import any_to_lark
+
+from llmcli.config import Grammar
+from llmcli.data.child_process import become_child, end_after
+
+SECONDS = 5.0  # per grammar
+MEMORY = 1 << 29  # bytes of the child process, if the system can limit them
+STACK = 8 << 20  # bytes for compiling in the child process; a rule that names another takes up to 10 kB
+# JSON is written on one line, with spaces as json.dumps puts them or without: between values, a model that has seen no
+# JSON would go on with white space forever. A schema may have other settings in its own "x-guidance".
+ONE_LINE = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
+MAX_LEXER_STATES = 50_000  # of 1 to 2 kB
+MAX_SYMBOLS = 50_000  # in all rules; llguidance has numbers for 65,525
+
+_stack_size_lock = threading.Lock()
+
+
+class Tokens:
+    """A vocabulary as llguidance reads it."""
+
+    is_tokenizer_wrapper, bos_token_id = True, None
+
+    def __init__(
+        self, tokens: list[bytes], eos_id: int | None, special_ids: Sequence[int], spell: Callable[[bytes], list[int]]
+    ) -> None:
+        self.tokens, self.eos_token_id, self.special_token_ids, self._spell = tokens, eos_id, special_ids, spell
+
+    def __call__(self, text: Any) -> list[int]:
+        return self._spell(text.encode("utf-8") if isinstance(text, str) else text)
+
+
+def compile_lark(tokens: LLTokenizer, lark: str, stack: int) -> LLMatcher:
+    """Compile a grammar in Lark's notation, in a thread whose stack has so many bytes. Returns the matcher at the
+    beginning of a text, or with an error: also if no text fits, which only the first mask shows."""
+    limits = LLParserLimits(max_lexer_states=MAX_LEXER_STATES, max_grammar_size=MAX_SYMBOLS, verbose_errors=False)
+    with ThreadPoolExecutor(1) as pool:
+        with _stack_size_lock:  # of threads that are started from now on
+            others = threading.stack_size(stack)
+            compiling = pool.submit(LLMatcher, tokens, lark, log_level=0, limits=limits)
+            threading.stack_size(others)
+        matcher = compiling.result()
+    if not matcher.is_error():
+        matcher.compute_bitmask()
+    return matcher
+
+
+def _as_lark(grammar: Grammar, begins_with_space: bool) -> str:
+    """Raises an exception of any kind for a text that cannot be read."""
+    space = '" "? ' if begins_with_space else ""
+    if grammar.kind == "schema":
+        schema = json.loads(grammar.text)
+        options = ONE_LINE | {"lenient": grammar.lenient} | schema.pop("x-guidance", {})
+        lark = f"start: {space}%json {json.dumps(schema | {'x-guidance': options}, ensure_ascii=False)}"
+    elif grammar.kind == "regex":
+        lark = f"start: {space}/{regex_to_lark(grammar.text, 'd')}/"  # \d is 0 to 9; \w also letters outside ASCII
+    else:
+        lark = any_to_lark(grammar.text)
+    # the model, not a tokenizer, chooses the tokens of a prescribed text
+    return lark + '\n%llguidance {"no_forcing": true}'
+
+
+# ---- the child process
+
+
+def main() -> None:
+    with become_child(MEMORY) as answers:
+        for line in sys.stdin.buffer:
+            end_after(2 * SECONDS)
+            answer = _answer(json.loads(line))
+            end_after(0)
+            answers.write(json.dumps(answer).encode("ascii") + b"\n")
+            answers.flush()
+
+
+def _answer(request: Mapping[str, Any]) -> dict[str, str]:
+    size, eos_id, special = request["vocabulary"]
+    grammar = Grammar(request["kind"], request["text"], request["lenient"])
+    try:
+        lark = _as_lark(grammar, request["begins_with_space"])
+    except Exception as problem:  # of any kind, such as those of the converter of GBNF
+        return {"error": " ".join(str(problem).split())}
+    compile_lark(_any_tokens(size, eos_id, tuple(special.items())), lark, STACK)  # its errors depend on the vocabulary
+    return {"lark": lark}
+
+
+@lru_cache(maxsize=4)
+def _any_tokens(size: int, eos_id: int | None, special: Sequence[tuple[str, str]]) -> LLTokenizer:
+    """Return a vocabulary of bytes, with the size and the control tokens of another."""
+    tokens = [bytes([i % 256]) for i in range(size)]
+    for i, name in special:
+        tokens[int(i)] = name.encode("utf-8")
+    return LLTokenizer(Tokens(tokens, eos_id, [int(i) for i, _ in special], list))  # type: ignore[arg-type]
