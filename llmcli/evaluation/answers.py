@@ -16,7 +16,6 @@ from llmcli.data.conversations.messages import Conversation
 from llmcli.errors import LLMError
 from llmcli.evaluation import evaluator
 from llmcli.evaluation.evaluator import OnProgress, Score, ScoreWindows
-from llmcli.models.logits import check_finite
 from llmcli.models.runtime import Ints, Scorer, padded_batches
 
 
@@ -64,5 +63,4 @@ def measure_answers(
     lengths = template.tokenizer.byte_lengths
     batches = evaluate_answers(tokens, range(len(tokens)), lengths, model.score, evaluator.BATCH_TOKENS)
     total = evaluator.total_score(batches, len(tokens), on_progress)
-    check_finite(total.nats)
     return AnswerScore(total, len(tokens), truncated, len(conversations) - len(tokens))

@@ -103,9 +103,10 @@ def _bits_per_byte(nats: float, size: int) -> float:
 
 
 def total_score(batches: Iterable[tuple[Sequence[Any], Score]], count: int, on_progress: OnProgress) -> Score:
-    """Add up the scores of batches with `count` units in total."""
+    """Add up the scores of batches with `count` units in total. Raises LLMError at the first NaN or infinite loss."""
     total, done = Score(0.0, 0, 0), 0
     for batch, score in batches:
+        check_finite(score.nats)
         total, done = total + score, done + len(batch)
         on_progress(done / count)
     return total
@@ -265,9 +266,7 @@ def measure(
     batches = evaluate_windows(
         ids_with_bos, lengths, windows, score_network, cached=cached, on_tokens=on_tokens, bos_ids=tokenizer.bos_ids
     )
-    score = total_score(batches, len(windows), on_progress)
-    check_finite(score.nats)
-    return replace(score, bytes=text_bytes)
+    return replace(total_score(batches, len(windows), on_progress), bytes=text_bytes)
 
 
 # ---- surprising passages, and the divergence of two versions of a model
