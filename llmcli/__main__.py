@@ -18,14 +18,15 @@ def main() -> None:
     try:
         run()
     except SystemExit as end:
-        if isinstance(end.code, int) and threading.active_count() == 1:
+        if isinstance(end.code, int):
             _exit_at_once(end.code)
         raise
 
 
 def _exit_at_once(code: int) -> None:
-    """Run the registered exit functions and end the process. Returns if output cannot be written: Python's own exit
-    reports that."""
+    """Wait for other threads, run the registered exit functions and end the process. Returns if output cannot be
+    written: Python's own exit reports that."""
+    threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     try:
         for stream in (sys.stdout, sys.stderr):

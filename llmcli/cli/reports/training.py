@@ -88,7 +88,7 @@ def _show_restart(event: "Restarted", view: "TrainingView", *, json_: bool) -> N
     view.begin_model(plan.conversations.share if plan.conversations else None)
     if plan.search:
         found = units.epochs(plan.search.found)
-        why = "the validation loss was lowest after as many" if plan.search.confirmed else "there is no time for more"
+        why = "more did not lower the validation loss" if plan.search.confirmed else "there is no time to try more"
         console.note(f"step {event.step:,}: training starts over, on all of the text, for {found}: {why}")
         return
     now, then = (units.number(size) for size in sizes)

@@ -55,14 +55,17 @@ OFFSETS = range(0, -9, -1)  # added to all gates (logits) without penalty: with 
 STEPS, LEARNING_RATE, BETAS = 40, 0.05, (0.9, 0.98)  # Adam's settings; the rate falls linearly to 0
 
 
-def reserve_tokens(tokens: Tokens, count: int, context: int) -> tuple[Tokens, NDArray[np.int64]]:
+def reserve_tokens(
+    tokens: Tokens, count: int, context: int, *, at_end: bool = False
+) -> tuple[Tokens, NDArray[np.int64]]:
     """Return (training tokens, windows [B, T + 1] with about `count` tokens in total, T at most `context`). They are
-    spread over the whole text: its end may differ, for instance by the names in a last chapter."""
+    spread over the whole text: its end may differ, for instance by the names in a last chapter. `at_end`: they are the
+    end, for a question about new text."""
     length = slice_window(count, context)
     windows = count // (length + 1)
     if not windows:
         return tokens, np.empty((0, length + 1), np.int64)
-    starts = window_starts(len(tokens), windows, length)
+    starts = window_starts(len(tokens), windows, length, at_end=at_end)
     reserved = tokens[starts[:, None] + np.arange(length + 1)].astype(np.int64)
     return TokensWithoutSpans(tokens, starts, length + 1), reserved
 
@@ -79,18 +82,26 @@ def slice_window(count: int, context: int) -> int:
     return length
 
 
-def window_starts(tokens: int, windows: int, length: int) -> NDArray[np.int64]:
-    """Return the start positions of the windows that `reserve_tokens` takes from a text of `tokens` tokens."""
+def window_starts(tokens: int, windows: int, length: int, *, at_end: bool = False) -> NDArray[np.int64]:
+    """Return the start positions of the windows that `reserve_tokens` takes from a text of `tokens` tokens.
+
+    >>> window_starts(100, 3, 9).tolist(), window_starts(100, 3, 9, at_end=True).tolist()
+    ([15, 45, 75], [70, 80, 90])
+    """
+    if at_end:
+        return tokens - np.arange(windows, 0, -1, dtype=np.int64) * (length + 1)
     return ((np.arange(windows) + 0.5) / windows * (tokens - length - 1)).astype(np.int64)
 
 
 @dataclass(frozen=True)
 class ValidationText:
-    """The windows [B, T + 1] that `reserve_tokens` took from `tokens`; `separator` is the token between documents."""
+    """The windows [B, T + 1] that `reserve_tokens` took from `tokens`, if `at_end` from their end; `separator` is the
+    token between documents."""
 
     tokens: Tokens
     windows: NDArray[np.int64]
     separator: int
+    at_end: bool = False
 
     @property
     def is_sufficient(self) -> bool:
@@ -102,7 +113,7 @@ class ValidationText:
         model.eval()
         network, _ = score(model, self.windows)
         T, parts = self.windows.shape[1] - 1, []
-        starts = window_starts(len(self.tokens), len(self.windows), T).tolist()
+        starts = window_starts(len(self.tokens), len(self.windows), T, at_end=self.at_end).tolist()
         for history, start in itertools.product(HISTORIES, starts):
             first = max(0, start - history)
             text = self.tokens[np.arange(first, start + T + 1)]

@@ -38,8 +38,7 @@ from llmcli.training.planning.task import Task
 MAX_HELD_OUT_BYTES = 64_000_000  # held-out text to read, sampled evenly: an evaluation never covers more
 NOTED_BYTES = 4_000_000  # training a tokenizer on more takes seconds, so there is a note
 NOTED_SEARCH_BYTES = 200_000_000  # likewise for searching a training text
-MAX_PROMPT_SEARCH_TOKENS = 4_000  # at the start of a text, searched for a prompt
-MAX_KIND_CHARACTERS = 20_000  # at the start of a text, by which its lines are judged
+MAX_PROMPT_SEARCH_TOKENS = 4_000  # at the start of a text, searched for a prompt, and by which its lines are judged
 MAX_TEMPORARY_BYTES = 64_000_000  # tokens of a shorter training text are not cached: tokenizing it takes a few seconds
 
 TokenIds = NDArray[np.unsignedinteger]
@@ -68,20 +67,22 @@ class Prepared:
     # was found, if any
     plan_again: Callable[..., Plan] | None = field(default=None, compare=False, repr=False)
 
+    def _beginning(self, ids: TokenIds | TokenShards) -> str:
+        """Return the first documents of a text, joined by line ends."""
+        tokenizer = self.tokenizer
+        documents = itertools.groupby(ids[:MAX_PROMPT_SEARCH_TOKENS].tolist(), tokenizer.eos_id.__ne__)
+        return "\n".join(tokenizer.decode(list(document)) for is_text, document in documents if is_text)
+
     def example_prompt(self) -> str | None:
         """Return the start of a sentence in the held-out or else the training text, for trying the model."""
-        tokenizer = self.tokenizer
         for ids, starts_inside in ((self.held_out, True), (self.tokens, False)):
-            documents = itertools.groupby(ids[:MAX_PROMPT_SEARCH_TOKENS].tolist(), tokenizer.eos_id.__ne__)
-            text = "\n".join(tokenizer.decode(list(document)) for is_text, document in documents if is_text)
-            if prompts := example_prompts(text, starts_inside=starts_inside):
+            if prompts := example_prompts(self._beginning(ids), starts_inside=starts_inside):
                 return prompts[0]
         return None
 
     def line_kind(self) -> LineKind | None:
         """Return what the lines of the training text are, judged by its beginning."""
-        beginning = next(next(self.read.texts(), iter(())), "")
-        return line_kind(beginning[:MAX_KIND_CHARACTERS])
+        return line_kind(self._beginning(self.tokens))
 
     def with_plan(self, plan: Plan) -> "Prepared":
         """Return the same data for another plan, with conversations fitted to its context and recorded."""

@@ -45,8 +45,9 @@ class RunData:
         """`tokens` [N] and `held_out` [H] are texts; `plain_text` is scored after training on conversations."""
         settings = plan.train
         self.tokenizer, self.plain_text = tokenizer, plain_text
-        text, windows = reserve_tokens(tokens, settings.calibration_tokens, settings.context)
-        self.validation_text = ValidationText(tokens, windows, tokenizer.eos_id)
+        count, at_end = settings.calibration_tokens, plan.searches
+        text, windows = reserve_tokens(tokens, count, settings.context, at_end=at_end)
+        self.validation_text = ValidationText(tokens, windows, tokenizer.eos_id, at_end)
         self._batches = BatchSchedule(text, settings, tokenizer)
         self.tokens_per_epoch = len(text)
         self.conversations: ConversationPhase | None = None

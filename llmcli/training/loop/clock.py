@@ -27,9 +27,9 @@ GRACE = 1.5  # seconds in which a late run still evaluates its weights
 # to half a second
 RECENT_STEPS, RECENT_SECONDS = 12, 2.0
 STEADY_SHARE = 0.1  # share of the run: time constant of the mean speed from which the whole run is estimated
-# maximum share of the time after planning for final evaluations, which use fewer tokens if they need more, and likewise
-# for the caller's work after them
+# maximum share of the time after planning for final evaluations; if they need more, they use fewer tokens
 LARGEST_RESERVE = 0.4
+LARGEST_EXTENSION = 0.25  # the same for the caller's work after them, if it needs less on an idle machine
 ASSUMED_COST = 0.4  # evaluating a token / training on it, before the first evaluation (FLOPs: a third)
 
 
@@ -86,8 +86,8 @@ class TimeBudget:
     @property
     def deadline(self) -> float:
         """Deadline of the final evaluations, so that the caller's remaining work ends in time."""
-        longest = LARGEST_RESERVE * (self.seconds - self.training_began)
-        return self.seconds - min(self._reserve * self.slowdown, max(self._reserve, longest))
+        longest = max(self._reserve, LARGEST_EXTENSION * (self.seconds - self.training_began))
+        return self.seconds - min(self._reserve * self.slowdown, longest)
 
     def seconds_left(self, elapsed: float, final_tokens: float) -> float:
         """Return the seconds left for training if the final evaluations cover `final_tokens` tokens."""

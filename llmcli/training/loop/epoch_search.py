@@ -44,7 +44,7 @@ class FirstRun:
         if not (last and self._best_step and (is_confirmed or last.progress >= 1 - recipe.DECAY)):
             return None
         assert plan_again
-        epochs = self._best_step * last.epoch / last.step * (1 if is_confirmed else recipe.SEARCH_PATIENCE)
-        search = EpochSearch(round(epochs, 2), is_confirmed)
+        factor = recipe.SEARCH_EPOCHS_FACTOR if is_confirmed else recipe.SEARCH_PATIENCE
+        search = EpochSearch(round(factor * self._best_step * last.epoch / last.step, 2), is_confirmed)
         plan = plan_again(self._machine, last.seconds + recipe.RESTART_SECONDS, search)
         return Restarted(last.step, last.seconds, 1.0, self._prepared.plan, plan)

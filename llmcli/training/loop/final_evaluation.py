@@ -45,7 +45,8 @@ class FinalEvaluator:
     def evaluate(self, best: Weights, trained: int, *, hurried: bool) -> FinalEvaluation:
         """Evaluate after training on `trained` tokens. Without enough memory or time, there are no scores."""
         interrupted_at = self._clock.final_deadline()
-        if LOADING_SECONDS_PER_MILLION * self._parameters / 1e6 > interrupted_at - self._clock.elapsed:
+        loading = LOADING_SECONDS_PER_MILLION * self._parameters / 1e6 * self._clock.slowdown
+        if loading > interrupted_at - self._clock.elapsed:
             return FinalEvaluation()
         cache = None
         if self._cache_text:

@@ -18,9 +18,10 @@ FINE_TUNING_MIN_STEPS = 30  # likewise for fine-tuning, even at LOW_SPEED [chose
 SEARCH_MAX_BYTES = 32_000  # longest such text ["Short texts"]
 SEARCH_MIN_EPOCHS = 60.0  # no search if the time budget suffices for fewer ["Short texts"]
 SEARCH_EPOCHS = 400.0  # plan of the first run, which ends before its learning rate falls [chosen]
+# epochs of the second run / those with the lowest validation loss in the first, which has less data and a constant rate
+SEARCH_EPOCHS_FACTOR = 1.1  # ["Short texts"]
 SEARCH_PATIENCE = 1.5  # times the epochs with the lowest validation loss: later, the first run ends ["Short texts"]
-# evaluations with a smaller relative difference than this / sqrt(tokens in the slice) are equal, and the last one
-# counts: the second run has more data, and its learning rate falls
+# evaluations with a smaller relative difference than this / sqrt(tokens in the slice) are equal: the last one counts
 SEARCH_TIE_MARGIN = 0.2  # ["Short texts"]
 SEARCH_VALIDATION_SHARE = 1 / 12  # share of the training tokens in the slice ["Short texts"] ...
 SEARCH_VALIDATION_TOKENS = 66  # ... but at least this many, in a text of at least four times as many [chosen]

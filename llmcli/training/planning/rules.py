@@ -139,13 +139,13 @@ def steps(task: Task, tokens_per_step: int, most_epochs: float) -> Decision[int]
     if request.epochs:
         return Decision(count, epochs)
     if search := task.search:
-        reason = "at most; as many as lower the validation loss, and as many again on all of the text"
+        reason = "at most; ends when the validation loss no longer falls, then starts over on all of the text"
         if search.found:
             tried = "more did not lower" if search.confirmed else "there was no time to find whether more would lower"
             reason = f"on all of the text: {tried} the validation loss of the first run"
         return Decision(count, f"{epochs} {reason}")
     data = ["the text"] * (task.text.tokens > 0) + ["the conversations"] * (task.conversations is not None)
-    return Decision(count, f"{epochs}; more would only make the model memorize {' and '.join(data)}")
+    return Decision(count, f"{epochs}, the default limit for {' and '.join(data)}")
 
 
 def training_tokens(task: Task, most_epochs: float, estimate: Estimate, train: TrainConfig) -> Decision[float]:
@@ -228,7 +228,7 @@ def validation(task: Task, tokens: float) -> Decision[int]:
         return Decision(0, "of the conversations")
     text = task.text.tokens
     if task.search:
-        why = "in the first run, not trained on: the number of epochs is the one with the lowest loss on it"
+        why = "the end of the training text, not trained on in the first run: its loss decides on the number of epochs"
         return Decision(0, "trained on in this run") if task.search.found else Decision(_search_slice(task), why)
     count = min(int(text * recipe.VALIDATION_SHARE), eval_tokens(tokens))
     if count < recipe.MIN_VALIDATION_TOKENS or text - count < task.context.value:

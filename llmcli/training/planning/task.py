@@ -158,7 +158,7 @@ class Task:
         if natural > recipe.CONVERSATION_SHARE:
             share = min(natural, recipe.CONVERSATION_LARGEST_SHARE)
             reason = "text first; in proportion to the amount of data"
-        if tokens:  # after this many epochs, text and conversations would only be memorized
+        if tokens:  # text and conversations have a limit of epochs
             least = 1 - self._text_epochs * self.text.tokens / tokens
             most = self._conversation_epochs * self.packed.tokens / tokens
             if most < share:
@@ -166,5 +166,5 @@ class Task:
                 reason = f"text first; at most {units.epochs(self._conversation_epochs)} of few conversations"
             elif share < least:
                 share, epochs = min(least, most), units.epochs(self._text_epochs)
-                reason = f"after {epochs} of the text; more would only make the model memorize it"
+                reason = f"after {epochs} of the text, the default limit"
         return Decision(round(share, 3), reason)

@@ -74,13 +74,13 @@ def test_the_reserve_for_final_evaluations_is_bounded() -> None:
 )
 def test_the_reserve_of_the_caller_grows_while_the_processor_is_busy(processor_seconds: float, slowdown: float) -> None:
     """Two seconds of its work take eight if a step of 0.2 s got 0.05 s of processor time; two threads may use more than
-    the time that passes, and 0 is unknown. At most two fifths of the time after planning are reserved."""
+    the time that passes, and 0 is unknown. At most a quarter of the time after planning is reserved."""
     made = TimeBudget(100.0, reserve=2.0, training_began=40.0)
     assert made.deadline == 98.0
     for _ in range(RECENT_STEPS):
         made.add_step(0.2, 100, processor_seconds)
     assert made.slowdown == pytest.approx(slowdown)
-    assert made.deadline == pytest.approx(100 - min(2 * slowdown, 0.4 * 60))
+    assert made.deadline == pytest.approx(100 - min(2 * slowdown, 0.25 * 60))
     for _ in range(RECENT_STEPS):
         made.add_step(0.2, 100, 0.1)  # only recent steps count
     assert made.deadline == pytest.approx(96.0)

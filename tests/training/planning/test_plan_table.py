@@ -44,7 +44,7 @@ def test_every_row_of_a_plan() -> None:
 
 def test_rows_of_fine_tuning_with_adapters() -> None:
     made = plan(PlanRequest(lora=8, lr=2.0, seconds=60.0), base=BASE)
-    assert row(made, "steps").reason == "2 epochs; more would only make the model memorize the text"
+    assert row(made, "steps").reason == "2 epochs, the default limit for the text"
     assert (row(made, "LoRA rank").value, row(made, "optimizer").value) == ("8", "AdamW")
     assert row(made, "learning rate").value == "AdamW 0.0187"
     assert (

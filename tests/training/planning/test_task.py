@@ -67,7 +67,7 @@ def test_few_conversations_are_several_batches_and_many_epochs() -> None:
     result = plan(size(30))
     assert result.train.batch_size == 2  # of 8 rows: four batches
     assert result.train.steps == recipe.CONVERSATION_STEPS
-    assert row(result, "steps").reason == "250 epochs; more would only make the model memorize the conversations"
+    assert row(result, "steps").reason == "250 epochs, the default limit for the conversations"
     many = plan(size(30_000))
     assert many.train.steps * many.train.batch_size * 128 == pytest.approx(
         recipe.CONVERSATION_EPOCHS * size(30_000).packed(128).tokens, rel=0.01
