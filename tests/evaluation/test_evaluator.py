@@ -162,6 +162,10 @@ def test_a_tokenizer_that_changes_the_text_is_an_error():
         measure("1.txt", ["cafe\u0301"], Model(1.0), tokenizer)
 
 
-def test_nan_losses_are_an_error():
+def test_nan_losses_are_an_error_in_the_first_batch():
+    model, blocks = Model(math.nan), []
+    score = model.score
+    model.score = lambda block: blocks.append(block.size) or score(block)
     with pytest.raises(LLMError, match="NaN or infinite logits"):
-        measure("text", ["abc"], Model(math.nan), Tokenizer.train_bpe(["abc"], 261))
+        measure("text", ["abc" * 10_000], model, Tokenizer.train_bpe(["abc"], 261))
+    assert len(blocks) == 1

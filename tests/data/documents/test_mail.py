@@ -78,3 +78,16 @@ def test_damaged_messages_are_counted() -> None:
 def test_a_file_without_messages_is_an_error() -> None:
     with pytest.raises(ExtractionError, match="no messages"):
         list(mail.extract(io.BytesIO(b""), "a.mbox"))
+
+
+def test_many_parts_are_read_and_what_takes_too_long_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = "".join(f"--B\nContent-Type: text/plain\n\nline {number}\n" for number in range(3000))
+    data = f"Subject: A\nContent-Type: multipart/mixed; boundary=B\n\n{parts}--B--\n".encode()
+    text, skipped = samples.split_extracted(mail.extract(io.BytesIO(data), "a.eml"))
+    assert text == "Subject: A\n\n" + "\n\n".join(f"line {number}" for number in range(3000)) + "\n" and not skipped
+    clock = iter(range(1000))  # each look at it takes a second
+    monkeypatch.setattr(mail.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(mail, "_MAX_SECONDS", 3.0)
+    beginning, skipped = samples.split_extracted(mail.extract(io.BytesIO(data), "a.eml"))
+    assert 1000 < len(beginning) < len(text) and text.startswith(beginning.rpartition("\n\n")[0])
+    assert skipped == {"rest of a message that takes long to parse": 1}

@@ -117,3 +117,11 @@ def test_a_single_page_keeps_its_lines() -> None:
 def test_rows_of_numbers_are_no_page_numbers() -> None:
     pages = [page(*(f"{row} {row * number}" for row in range(40))) for number in range(1, 4)]
     assert [len(lines) for lines in without_margins(pages)] == [39, 39, 39]  # the lowest one may be a page number
+
+
+def test_a_long_paragraph_is_divided() -> None:
+    line = "The quick brown fox jumps over the lazy dog, and the dog sleeps on until evening"
+    pages = [page(*[line] * 50) for _ in range(60)]
+    texts = [text for text, _ in paragraphs(pages) if text]
+    assert len(texts) == 3 and {" ".join(texts)} == {" ".join([line] * 3000)}
+    assert all(100_000 <= len(text) < 100_000 + 2 * len(line) for text in texts[:2])

@@ -69,3 +69,15 @@ def test_a_file_with_a_broken_table_of_objects_is_read() -> None:
     data = samples.pdf(lines_at(*PARAGRAPH)).read()
     broken = data.replace(b"startxref\n", b"startxref\n9")
     assert samples.split_extracted(pdf.extract(io.BytesIO(broken), "a.pdf"))[0] == TEXT + "\n"
+
+
+def test_the_beginning_of_a_page_that_takes_too_long_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [f"Line {number} of many." for number in range(40)]
+    file = samples.pdf(lines_at(*lines), lines_at("The next page."))
+    monkeypatch.setattr(pdf, "_CHECKED", 100)
+    clock = iter(range(1000))  # each look at it takes a second
+    monkeypatch.setattr(pdf.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(pdf, "MAX_SECONDS", 4.0)
+    text, skipped = samples.split_extracted(pdf.extract(file, "a.pdf"))
+    assert text.startswith("Line 0 of many.\nLine 1 of many.\n") and text.endswith("The next page.\n")
+    assert "Line 19" in text and "Line 39" not in text and skipped == {"rest of a page that takes long to read": 1}

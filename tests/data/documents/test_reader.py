@@ -5,6 +5,7 @@ import gzip
 import json
 import lzma
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -286,6 +287,76 @@ def test_a_zip_bomb_ends_at_the_ratio() -> None:
     assert any("over 200 times its size" in line or "what follows is not read" in line for line in sources.text.skipped)
 
 
+def zstd(data: bytes) -> bytes:
+    packed: bytes = pytest.importorskip("backports.zstd", exc_type=ImportError).compress(data)
+    return packed
+
+
+COMPRESSED = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress, "zst": zstd}
+
+
+@pytest.mark.parametrize("suffix", COMPRESSED)
+def test_compressed_text_ends_at_the_ratio_alone_and_in_archives(suffix: str) -> None:
+    compress = COMPRESSED[suffix]
+    bomb = compress(b"a" * 50_000_000)
+    assert problem_of(put(f"a.{suffix}", bomb)) == (
+        f"a.{suffix} unpacks to over 33.55 MB, over 200 times its size, and is not read"
+    )
+    members = {f"a.{suffix}": compress(b"text"), f"b.{suffix}": bomb}
+    for name, data in (("c.zip", zipped(members)), (f"d.tar.{suffix}", compress(samples.tarred(members)))):
+        sources = read_sources([put(name, data)])
+        assert texts(sources) == {f"{name}/a.{suffix}": "text"}
+        assert sources.text.not_read == (
+            f"{name}/b.{suffix} unpacks to over 33.55 MB, over 200 times its size, and is not read",
+            f"{name} unpacks to over 33.55 MB, over 200 times its size; what follows is not read",
+        )
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.zip"])
+def test_a_table_ends_at_the_ratio(name: str) -> None:
+    pyarrow = pytest.importorskip("pyarrow", exc_type=ImportError)
+    parquet = pytest.importorskip("pyarrow.parquet", exc_type=ImportError)
+    values = pyarrow.array(["word " * 10_000]).dictionary_encode()
+    column = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 5000, pyarrow.int32()), values.dictionary)
+    parquet.write_table(pyarrow.table({"text": column}), "a.parquet")
+    data = Path("a.parquet").read_bytes()
+    assert len(data) < 10_000
+    put("a.zip", zipped({"a.parquet": data}))
+    assert "unpacks to over 33.55 MB, over 200 times its size, and is not read" in problem_of(name)
+
+
+@platforms.linux
+def test_a_bomb_takes_no_more_memory_than_a_good_file() -> None:
+    import resource
+
+    def peaks() -> tuple[int, int]:
+        """Peak memory of this process and of the idle child, in kB."""
+        child = reader._idle.get()
+        assert child is not None
+        reader._idle.put(child)
+        [line] = re.findall(r"VmHWM:\s*(\d+) kB", Path(f"/proc/{child.pid}/status").read_text())
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, int(line)
+
+    with fresh_children():
+        read_sources([put("a.zip", zipped({f"a.{suffix}": COMPRESSED[suffix](b"text") for suffix in ("gz", "bz2")}))])
+        before = peaks()
+        for suffix in ("gz", "bz2"):
+            bomb = COMPRESSED[suffix](b"a" * 100_000_000)
+            before = (max(before[0], peaks()[0]), before[1])  # making it took memory
+            problem_of(put("a.txt." + suffix, bomb))
+            problem_of(put("b.zip", zipped({"a.txt." + suffix: bomb})))
+        assert all(after - first < 32_000 for first, after in zip(before, peaks(), strict=True))
+
+
+def test_a_file_much_larger_than_the_limit_may_be_as_large_as_is_usual(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compressed text has several times its size."""
+    text = "".join(f"{n:x} " for n in range(50_000)).encode()
+    limit(monkeypatch, bytes=10_000)
+    assert len(texts(read_sources([put("a.txt.gz", gzip.compress(text))]))["a.txt.gz"]) == len(text)
+    limit(monkeypatch, bytes=10_000, usual_ratio=1)
+    assert problem_of("a.txt.gz").startswith("a.txt.gz unpacks to over ")
+
+
 def test_a_large_mailbox_ends_at_the_size(monkeypatch: pytest.MonkeyPatch) -> None:
     limit(monkeypatch, bytes=100_000, usual_ratio=0)
     put("a.mbox", samples.mbox(*(samples.message(f"{n}", f"{n} " * 1000) for n in range(40))).read())
@@ -335,6 +406,16 @@ def endless(name: str) -> str:
     with open(put(name, hidden.tobuf(tarfile.GNU_FORMAT)), "r+b") as file:
         file.truncate(1 << 40)
     return name
+
+
+@platforms.posix
+def test_the_beginning_of_a_document_is_kept_if_the_rest_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    limit(monkeypatch, stalled_seconds=2.0)
+    text = "word " * 20_000
+    put("a.docx", samples.docx(f"<w:p><w:r><w:t>{text}</w:t></w:r></w:p>" + "<w:x/>" * 10_000_000).read())
+    sources = read_sources(["a.docx"])
+    assert texts(sources) == {"a.docx": text.strip() + "\n"}
+    assert sources.text.skipped == ("a.docx gave no text for 2 seconds; what follows is not read",)
 
 
 @platforms.posix

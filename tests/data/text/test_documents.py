@@ -282,6 +282,20 @@ def test_standard_input_can_be_read_again(kind: str) -> None:
     assert corpus.documents[0].sha256 == hashlib.sha256(UTF8).hexdigest()
 
 
+@platforms.posix
+@pytest.mark.parametrize("kind", ["UTF-8", "gzip"])
+def test_the_output_of_a_command_is_read_like_standard_input(kind: str) -> None:
+    """What a shell passes for `<(...)`: here, too, the pipe is read once."""
+    reading, writing = os.pipe()
+    os.write(writing, ENCODINGS[kind][1])
+    os.close(writing)
+    try:
+        corpus = read_corpus([f"/dev/fd/{reading}"])
+    finally:
+        os.close(reading)
+    assert joined(corpus) == joined(corpus) == SAMPLE
+
+
 def test_errors_in_standard_input_name_it() -> None:
     with pytest.raises(LLMError, match=r"^standard input is not UTF-8 text: byte 0xff at position 2"):
         read_corpus(["-"], io.BytesIO(b"ab\xff"))

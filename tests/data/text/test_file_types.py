@@ -161,6 +161,26 @@ def test_a_prompt_that_is_not_text_is_recognized_too(llm: Llm) -> None:
         assert answer.exit_code == 1 and "standard input is damaged (Failed to load document" in answer.stderr
 
 
+@pytest.mark.parametrize(
+    ("start", "expected"),
+    [
+        ("<html>", True),
+        (" \n<!DOCTYPE html>", True),
+        ('<?xml version="1.0"?>\n<!-- a -->\n<!-- <p> -->\n<HTML lang="en">', True),
+        ("<!-- a -->\n" * 40 + "<body>", True),
+        ("<!-- a -->\n" * 40 + "x", False),
+        ("<!-- a", False),
+        ("<!---->" * 2000 + "<!--", False),
+        ("<?xml", False),
+        ("<htmlx>", False),
+        ("x <html>", False),
+        ("", False),
+    ],
+)
+def test_a_page_begins_with_a_tag_after_comments(start: str, expected: bool) -> None:
+    assert file_types.is_page(start) == expected
+
+
 def test_an_address_is_an_error_with_a_download_command(llm: Llm) -> None:
     answer = llm("train", "https://example.org/book.txt", "--dry-run")
     assert answer.exit_code == 1 and "download it first: curl -LO https://example.org/book.txt" in answer.stderr

@@ -27,6 +27,7 @@ from llmcli.data.tokens.corpus_tokens import (
 from llmcli.data.tokens.token_store import TokenCache, cache_directory
 from llmcli.data.tokens.tokens import count_bytes, tokenize, used_tokens
 from llmcli.errors import LLMError
+from tests import platforms
 from tests.conftest import TEXT
 from tests.data.corpora import FullDisk, put
 
@@ -153,6 +154,22 @@ def test_a_damaged_shard_is_made_again(damage: bytes) -> None:
         tokens = tokenize_in_shards(corpus().contents, BPE)
         assert tokens[0 : len(tokens)].tolist() == whole
         assert path.read_bytes() == before
+
+
+@platforms.named_pipes
+@pytest.mark.usefixtures("no_hang")
+def test_a_pipe_or_a_directory_in_place_of_a_shard_is_not_waited_for() -> None:
+    """Also if it takes the place of a shard that was read before."""
+    whole = tokenize_in_shards(corpus().contents, BPE)
+    expected, path = whole[0 : len(whole)].tolist(), cached()[3]
+    for replace in (os.mkfifo, os.mkdir):
+        path.unlink()
+        replace(path)
+        assert whole[0 : len(whole)].tolist() == expected
+        again = tokenize_in_shards(corpus().contents, BPE)
+        assert again[0 : len(again)].tolist() == expected
+        assert path.is_file() == (replace is os.mkfifo)
+        whole = again
 
 
 def unwritable(monkeypatch: pytest.MonkeyPatch) -> None:
