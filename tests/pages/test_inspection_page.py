@@ -49,7 +49,7 @@ def test_the_summary_of_a_curve() -> None:
 
 RECORD = {
     "samples": {"prompt": "The cat", "texts": [[1, "<b>"], [3, "sat\n"]]},
-    "corpus": [{"name": "<b>りんご</b>.txt", "bytes": 300, "sha256": "0"}], "train_bytes": 200, "train_tokens": 100,
+    "corpus": [{"name": "<b>りんご.txt", "bytes": 300, "sha256": "0"}], "train_bytes": 200, "train_tokens": 100,
     "steps": 3, "verdict": ["<i>Good</i>"],
     "curve": {"step": [1, 2, 3], "loss": [5.0, 4.0, 3.0], "eval_step": [2, 3], "eval_bits_per_byte": [2.4, 2.2]},
 }  # fmt: skip
@@ -83,7 +83,7 @@ def test_the_page_of_a_trained_model(llm: Llm, trained: Path) -> None:
     assert result["total"] == pytest.approx(100) and result["rows"] == result["boxes"] > 10 and result["circles"] == 2
     assert result["samples"] == ["step 1 The cat <b>", "step 3 The cat sat⏎"]
     best = "the lowest held-out (interim) loss was 2.200"
-    assert best in shown and "&lt;b&gt;りんご&lt;/b&gt;.txt" in shown and "&lt;i&gt;Good&lt;/i&gt;" in shown
+    assert best in shown and "&lt;b&gt;りんご.txt" in shown and "&lt;i&gt;Good&lt;/i&gt;" in shown
     run_page(Path("page.html"))
 
 

@@ -41,6 +41,7 @@ const RECORD_VALUES = [
 const RECORD_WORDS = [
   [/ of answers at the end, on ([\d,]+) bytes, in float32/, "（学習の終わりに、答えの$1バイトで、float32 で測定）"],
   [/ at the end, on ([\d,]+) bytes, in float32/, "（学習の終わりに$1バイトで、float32 で測定）"], [/ of answers/, "（答え）"],
+  [/; (\S+) of it also occurs in the training text/, "。その$1は、学習用の文章にもあります"],
   [/; (.*) before fine-tuning/, "。ファインチューニング前は$1"], [/([\d.]+) before, ([\d.]+) bits per byte after/, "前 $1、後 $2ビット/バイト"],
   [/([\d.]+) bits per byte after/, "後 $1ビット/バイト"], [/ bits per byte/g, "ビット/バイト"], [/\bnetwork /g, "ネットワーク "], [/\badapting /g, "適応込み "],
   [/ \(([\d.]+) epochs?\)/, "（$1エポック）"], [/interrupted/, "中断"], [/([\d,]+) tokens\/s/, "毎秒$1トークン"],
