@@ -35,6 +35,15 @@ def name_in_cache(path: Path) -> str | None:
     return place.removeprefix("models--").replace("--", "/", 1) if is_hub else None
 
 
+def is_model_file(path: Path) -> bool:
+    """Return whether a file begins as a GGUF or safetensors file does, whatever its name."""
+    if not path.is_file():
+        return False
+    with open_regular(path) as file:
+        start = file.read(9)
+    return start.startswith(GGUF_MAGIC) or start[4:] == b"\0\0\0\0{"  # the length of a header below 4 GB, its JSON
+
+
 @contextlib.contextmanager
 def open_for_reading(path: Path) -> Iterator[io.BufferedReader]:
     """Open a file for reading. Raises LLMError if it is missing, not a regular file, or unreadable."""

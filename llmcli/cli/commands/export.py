@@ -162,6 +162,7 @@ def _check_options(options: _Options) -> None:
 def _check_output(options: _Options, output: Path, model: Path) -> None:
     """Raise LLMError if the output cannot be written, would replace the model, or has the name of another format."""
     from llmcli.formats import atomic_io, file_lock, hf_directory, loading
+    from llmcli.formats.open_file import is_model_file
 
     part = "part of " if model.is_dir() else ""
     reject_overwriting(output, "export", loading.files(model), f"{part}the model to export", by="")
@@ -169,6 +170,8 @@ def _check_output(options: _Options, output: Path, model: Path) -> None:
         if output.suffix.lower() != SUFFIXES[options.to]:
             right = output.with_suffix(SUFFIXES[options.to])
             raise usage(f"{output}: {_format(options)} writes a {right.suffix} file; name it {right}")
+        if options.to != "gguf" and not options.quantize and is_model_file(output):
+            raise LLMError(f"{output} contains a model, which {_format(options)} would replace; name another file")
         example = f"model{SUFFIXES[options.to]}"
         atomic_io.check_writable(output, force=options.force, by="", example=example)
         return

@@ -20,6 +20,7 @@ _ESCAPED = re.compile(rb">+From ")
 _MAX_MESSAGE = 1 << 25  # bytes that are parsed; attachments make a message long, and come last
 _FED_BYTES, _MAX_SECONDS = 1 << 14, 20.0  # parsed at once, and the time for all
 _MAX_LINE = 1 << 16
+_MAX_HEADERS, _MAX_HEADER = 1 << 18, 1 << 14  # bytes of all headers of a message, and of each line, if there are more
 _QUOTED = re.compile(r"[ \t]*>[> \t]*")
 _ANNOUNCEMENT = re.compile(r"(?=.*(?:\d|@|wrote|schrieb|écrit|escribió|scritto|書)).*[:：]\s*")
 _BEGUN_ANNOUNCEMENT = re.compile(r"(?=.*\d).*[^.!?。！？\s]\s*")  # with a date, and no end of a sentence
@@ -81,6 +82,11 @@ def _messages(file: IO[bytes]) -> Iterator[bytes]:
 
 def _parsed(data: bytes, skipped: Counter[str]) -> Message:
     """Parse a message, or as much of it as can be parsed in some time: deeply nested parts take long."""
+    head, blank, body = data.partition(b"\n\n")
+    if len(head) > _MAX_HEADERS:  # the standard library takes quadratic time for long ones
+        skipped["header that is too long"] += 1
+        head = b"\n".join(line[:_MAX_HEADER] for line in head.split(b"\n"))[:_MAX_HEADERS]
+        data = head + blank + body
     parser, started = BytesFeedParser(), time.monotonic()  # its policy is much faster than the default one
     for start in range(0, len(data), _FED_BYTES):
         if time.monotonic() - started > _MAX_SECONDS:

@@ -4,6 +4,7 @@ Their rows are the text. Descriptions and licenses are not, and the rows of othe
 (https://huggingface.co/docs/datasets/repository_structure).
 """
 
+import fnmatch
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,7 +17,9 @@ _DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json",
 _CARD_KEYS = re.compile(r"(?:dataset_info|configs|task_categories|size_categories|pretty_name):")
 _CARD_LINES = 200  # of a README that are searched for keys
 # the words by which the library `datasets` tells splits apart
-_VALIDATION, _TEST = "validation|valid|dev|val", "test|testing|eval|evaluation"
+_TRAIN, _VALIDATION, _TEST = "train|training", "validation|valid|dev|val", "test|testing|eval|evaluation"
+_SPLIT = re.compile(r"\s*(?:- )?split:\s*[\"']?(\w+)")  # in a card
+_PATH = re.compile(r"\s*(?:- )?(?:path:\s*)?[\"']?([\w./*-]+)[\"']?\s*")
 
 
 @dataclass(frozen=True)
@@ -31,17 +34,25 @@ class DatasetDirectory:
 
 def find_dataset(directory: Path) -> DatasetDirectory | None:
     """Return the files of the data set in a directory; None if it holds other text."""
-    if not (_is_saved(directory) or _has_card(directory)):
-        return None
     files = [path for path in sorted(directory.rglob("*")) if path.is_file()]
     files = [path for path in files if not is_hidden(path.relative_to(directory).parts)]
     rows = [path for path in files if _suffix(path) in _ROWS and path.name not in _DESCRIPTIONS]
-    validation, test = ([path for path in rows if _is_split(path, directory, words)] for words in (_VALIDATION, _TEST))
-    training = [path for path in rows if path not in validation and path not in test]
-    if not training:
+    if not rows:
         return None
-    others = tuple(path for path in files if path not in rows)
-    return DatasetDirectory(tuple(training), tuple(validation or test), tuple(test if validation else ()), others)
+    card = _card(directory)
+    named = {split: _named_in(card, split, rows, directory) for split in (_TRAIN, _VALIDATION, _TEST)}
+    if not any(named.values()):
+        named = {split: [path for path in rows if _is_split(path, directory, split)] for split in named}
+    validation, test = named[_VALIDATION], named[_TEST]
+    if not (card or _is_saved(directory) or (named[_TRAIN] and (validation or test))):
+        return None
+    training = [path for path in rows if path not in validation and path not in test]
+    if not training:  # there is no other split
+        training, validation, test = rows, [], []
+    held_out, unused = (validation or test, test if validation else [])
+    others = [path for path in files if path not in rows]
+    held_out = [path for path in held_out if path.stat().st_size]
+    return DatasetDirectory(tuple(training), tuple(held_out), tuple(unused), tuple(others))
 
 
 def held_out_splits(names: Iterable[str]) -> list[str]:
@@ -56,16 +67,29 @@ def _is_saved(directory: Path) -> bool:
     )
 
 
-def _has_card(directory: Path) -> bool:
-    """Return whether the directory has the README of a data set: its first lines are YAML with a key of data sets."""
+def _card(directory: Path) -> list[str]:
+    """Return the lines of YAML at the beginning of a data set's README; [] if they have no key of data sets."""
     try:
         with (directory / "README.md").open(encoding="utf-8", errors="replace") as card:
             if card.readline().strip() != "---":
-                return False
+                return []
             lines = [card.readline() for _ in range(_CARD_LINES)]
     except OSError:
-        return False
-    return any(_CARD_KEYS.match(line) for line in lines)
+        return []
+    end = next((number for number, line in enumerate(lines) if line.strip() == "---"), len(lines))
+    return lines[:end] if any(_CARD_KEYS.match(line) for line in lines[:end]) else []
+
+
+def _named_in(card: Iterable[str], words: str, rows: Iterable[Path], directory: Path) -> list[Path]:
+    """Return the files that a card names, by their path or a pattern, for a split."""
+    patterns, is_wanted = list[str](), False
+    for line in card:
+        if split := _SPLIT.match(line):
+            is_wanted = split[1] in words.split("|")
+        elif is_wanted and (path := _PATH.fullmatch(line)):
+            patterns.append(path[1])
+    names = {path: path.relative_to(directory).as_posix() for path in rows}
+    return [path for path, name in names.items() if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
 
 
 def _suffix(path: Path) -> str:

@@ -315,13 +315,13 @@ def open_regular_file(name: str, path: Path) -> Iterator[io.BufferedReader]:
 def peek(path: Path) -> bytes:
     """Return the first bytes of a file; b"" if it cannot be read: reading it will raise the error again."""
     with contextlib.suppress(OSError), open_regular(path) as file:
-        return file.read(file_types.START_BYTES)
+        return file.read(file_types.START_BYTES) or b""  # None: a file of the system that has nothing yet
     return b""
 
 
 def _read(file: IO[bytes], size: int, name: str) -> bytes:
     try:
-        return file.read(size)
+        return file.read(size) or b""
     except OSError as error:
         raise LLMError(f"cannot read {name}: {error}") from error
 

@@ -10,7 +10,7 @@ and nothing is left out.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,6 +59,16 @@ def find_repetitions(
             rest = training
     known = common if rest is not training else copied + common
     return Repetitions(rest, training.text_bytes - rest.text_bytes, known / max(1, int(strings.occurrences.sum())))
+
+
+def share_in_texts(held_out: Corpus, texts: Iterable[str]) -> float:
+    """Return the share of the held-out text (0 to 1) that occurs in `texts`, such as the messages of conversations."""
+    strings = _Strings(held_out, max(STRIDE, held_out.text_bytes // MAX_STRINGS))
+    is_known = np.zeros(len(strings.hashes), bool)
+    for text in texts:
+        counted = text.encode("utf-8").translate(None, LEFT_OUT).decode("utf-8").encode("utf-32-le")
+        is_known[strings.find(string_hashes(np.frombuffer(counted, "<u4"), LENGTH))[1]] = True
+    return float(strings.occurrences[is_known].sum() / max(1, strings.occurrences.sum()))
 
 
 class _Strings:

@@ -17,7 +17,7 @@ from llmcli.data.conversations.example_prompt import example_prompts
 from llmcli.data.text.corpus import Corpus
 from llmcli.data.text.documents import Document
 from llmcli.data.text.line_kinds import LineKind, line_kind
-from llmcli.data.text.repetitions import find_repetitions
+from llmcli.data.text.repetitions import find_repetitions, share_in_texts
 from llmcli.data.text.split import CorpusSplit, split
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokenizers.training import TRAINING_BYTES, nearest_power_of_two, train_tokenizer
@@ -122,6 +122,11 @@ def prepare(
     notes = list[str]()  # said once the plan has no error
     text, read, known_share = _without_repetitions(text, held_out, max_bytes, notes.append)
     divided = inputs.conversations.divide(max_bytes, records) if inputs.conversations else None
+    if divided and held_out.contents:
+        in_conversations = share_in_texts(held_out, divided.texts())
+        known_share = max(known_share, in_conversations)
+        if known := known_text(in_conversations):
+            notes.append(f"held-out text: {known.replace('training text', 'training conversations')}")
     tokenizer_reason = inputs.tokenizer_reason
     if tokenizer is None:
         characters = inputs.tokenizer == "char"

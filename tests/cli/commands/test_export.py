@@ -231,3 +231,11 @@ def test_a_file_of_another_format_is_never_replaced(tiny_model: Path, llm, words
     answer = llm("export", "model.safetensors", name, *words, "--force")
     assert answer.exit_code == 2 and f"writes a {ending} file; name it {Path(name).stem}{ending}" in answer.stderr
     assert Path(name).read_bytes() == tiny_model.read_bytes()
+
+
+def test_a_model_under_the_name_of_another_format_is_not_replaced(tiny_model: Path, llm) -> None:
+    for content in (tiny_model.read_bytes(), b"GGUF and more"):
+        Path("other.html").write_bytes(content)
+        answer = llm("export", "model.safetensors", "other.html", "--to", "html", "--force")
+        assert answer.exit_code == 1 and "other.html contains a model" in answer.stderr
+        assert Path("other.html").read_bytes() == content

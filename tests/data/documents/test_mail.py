@@ -91,3 +91,11 @@ def test_many_parts_are_read_and_what_takes_too_long_is_left_out(monkeypatch: py
     beginning, skipped = samples.split_extracted(mail.extract(io.BytesIO(data), "a.eml"))
     assert 1000 < len(beginning) < len(text) and text.startswith(beginning.rpartition("\n\n")[0])
     assert skipped == {"rest of a message that takes long to parse": 1}
+
+
+def test_long_headers_are_cut() -> None:
+    """A parameter takes the standard library time that grows with the square of their number."""
+    for header in (b"Content-Type: text/plain" + b"; a*0*=x" * 200_000, b"Subject: " + b"=?utf-8?q?a?= " * 200_000):
+        data = b"From: a@b.c\nSubject: x\n" + header + b"\n\nhello world\n"
+        text, skipped = samples.split_extracted(mail.extract(io.BytesIO(data), "a.eml"))
+        assert text.endswith("hello world\n") and skipped == {"header that is too long": 1}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from llmcli.data.sources import read_corpus, read_sources
 from llmcli.data.text import documents
 from llmcli.data.text.corpus import Corpus
-from llmcli.data.text.repetitions import COPIES, LENGTH, STRIDE, Repetitions, find_repetitions
+from llmcli.data.text.repetitions import COPIES, LENGTH, STRIDE, Repetitions, find_repetitions, share_in_texts
 from llmcli.data.text.split import split
 from tests.data.text.test_split import joined, letters, write_texts
 from tests.test_examples import EXAMPLES
@@ -168,3 +168,12 @@ def test_the_search_is_deterministic() -> None:
     corpora = [read_corpus(["c"]) for _ in range(2)]
     first, second = (find_repetitions(one.training, one.held_out) for one in (split(c, 0.1) for c in corpora))
     assert first == second and first.left_out
+
+
+def test_the_share_of_held_out_text_in_other_texts(tmp_path: Path) -> None:
+    pieces = [letters(1000, seed) for seed in range(4)]
+    (tmp_path / "a.txt").write_text("\n".join(pieces))
+    held_out = read_corpus([str(tmp_path / "a.txt")])
+    assert share_in_texts(held_out, [letters(4000, 9), "short"]) == 0
+    assert share_in_texts(held_out, [f"assistant: {pieces[2]}"]) == pytest.approx(0.25, abs=0.04)
+    assert share_in_texts(held_out, pieces) > 0.85
