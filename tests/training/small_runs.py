@@ -68,6 +68,7 @@ def train(
     clock: Callable[[], float] = time.monotonic,
     started_at: float | None = None,
     reserve_seconds: float = 0.0,
+    processor_time: Callable[[], float] = lambda: 0.0,
     resume_from: State | None = None,
     compute: Compute = REAL,
     schedule: Schedule = USUAL,
@@ -82,7 +83,8 @@ def train(
         patch.setattr(recipe, "TRAINING_PER_EVALUATED", schedule.training_per_evaluated)
         patch.setattr(recipe, "EVALUATION_INTERVAL", schedule.min_progress)
         patch.setattr(trainer, "LONG_EVALUATION", schedule.long_evaluation)
-        yield from trainer.train(job, Clock(ready.plan.train, started_at, reserve_seconds, clock, stop), resume_from)
+        timer = Clock(ready.plan.train, started_at, reserve_seconds, clock, stop, processor_time)
+        yield from trainer.train(job, timer, resume_from)
 
 
 def run(ready: Prepared, start: Checkpoint | None = None, **options: object) -> list[Event]:

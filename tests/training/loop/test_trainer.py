@@ -306,15 +306,15 @@ def test_a_timed_run_ends_on_time_with_the_regularization_for_its_epochs(
     events = run(
         replace(ready, plan=replace(ready.plan, train=settings)),
         started_at=0.0,
-        reserve_seconds=2.0,
+        reserve_seconds=5.0,
         clock=lambda: machine.time,
+        processor_time=lambda: machine.time / 2,  # beside another program
         compute=machine.compute,
         regularize=regularize,
     )
     done = events[-1]
     assert isinstance(done, Done) and done.score
-    after = 2 * min(2.0, max(map(speed, range(200))) / speed(done.seconds))
-    assert 0.97 * 200 <= done.seconds + after <= 1.03 * 200
+    assert 0.97 * 200 <= done.seconds + 2 * 5.0 <= 1.03 * 200
     steps = [event for event in events if isinstance(event, Step)]
     assert max(step.rate for step in steps) == 1.0 and steps[-1].rate < 0.02  # the schedule came to its end
     epochs = steps[-1].epoch
