@@ -69,7 +69,7 @@ def read_text(path: Path) -> str:
         text = data.decode("utf-8")  # takes a quarter of the time of `Path.read_text`
         return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
     except (OSError, UnicodeDecodeError) as error:
-        raise LLMError(f"{path} cannot be read as text: {error}") from error
+        raise LLMError(f"{path} cannot be read as text: {getattr(error, 'strerror', None) or error}") from error
 
 
 def model_files(directory: Path) -> list[Path]:

@@ -25,7 +25,7 @@ _READ_KEYS = {"role", "content", "from", "value", "weight", "train", "tool_calls
 _MESSAGE_EXAMPLE = '{"role": "user", "content": "text"}'
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # there may be millions
 class Message:
     """One turn of a conversation."""
 
@@ -34,7 +34,7 @@ class Message:
     is_learned: bool = field(default=True, repr=False)  # False for an answer that is only context
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Conversation:
     """Messages in order. `source` is the file and line, for error messages."""
 

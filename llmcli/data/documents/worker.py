@@ -55,7 +55,8 @@ class Limits:
     processor_seconds: float = 300.0  # per document ...
     bytes_per_second: int = 5_000_000  # ... and more for a large one, at this speed
     depth: int = 3  # archives in archives
-    members: int = 100_000  # files in an archive, including archives in it
+    members: int = 100_000  # files in an archive, including archives in it, or documents in a collection ...
+    bytes_per_member: int = 1000  # ... or more in a file with this many bytes for each
     bytes: int = 1 << 34  # text and unpacked content ...
     usual_ratio: int = 20  # ... or this times the size of the file, if that is more
     ratio: int = 200  # text and unpacked content / size of the file ...
@@ -117,7 +118,7 @@ class _Answer:
 
     def __init__(self, file: IO[bytes], limits: Limits, skip: int) -> None:
         self._file, self.limits, self._skip = file, limits, skip
-        self._taken = self._allowed = self._members = 0
+        self._taken = self._allowed = self._members = self._allowed_members = 0
         self._is_by_ratio = False
         self._texts: list[str] = []
         self._size = 0
@@ -130,6 +131,7 @@ class _Answer:
         most = max(limits.bytes, limits.usual_ratio * file_bytes)
         by_ratio = max(limits.ratio * file_bytes, limits.unpacked_bytes)
         self._allowed, self._is_by_ratio = min(most, by_ratio), by_ratio < most
+        self._allowed_members = max(limits.members, file_bytes // limits.bytes_per_member)
 
     def take(self, size: int) -> None:
         """Count bytes of text or unpacked content. Raises _LimitError."""
@@ -142,8 +144,8 @@ class _Answer:
     def count_member(self) -> None:
         end_after(self.limits.stalled_seconds)
         self._members += 1
-        if self._members > self.limits.members:
-            raise _LimitError(f"has over {self.limits.members:,} members", "those that follow are not read")
+        if self._members > self._allowed_members:
+            raise _LimitError(f"has over {self._allowed_members:,} members", "those that follow are not read")
 
     def begin(self, member: str, kind: str, size: int, program: str = "", content: int = 0) -> bool:
         """Begin a document or another file. Returns whether to read it: the first `skip` are not read again."""
@@ -287,6 +289,8 @@ class _FileReader:
         blocks = _extracted(file, name, known.module)
         part: Part | None = Part("", size)
         while part:
+            if part.name:
+                self._answer.count_member()
             is_read = self._answer.begin(f"{member}/{part.name}".strip("/"), known.kind, part.bytes)
             if not (is_read or known.is_collection):
                 return

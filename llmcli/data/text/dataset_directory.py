@@ -10,12 +10,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from llmcli.data.regular_file import open_regular
 from llmcli.data.text.file_types import is_hidden, unpacked_name
 
 _ROWS = (".parquet", ".arrow", ".jsonl", ".ndjson", ".json", ".csv", ".tsv")
 _DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 _CARD_KEYS = re.compile(r"(?:dataset_info|configs|task_categories|size_categories|pretty_name):")
-_CARD_LINES = 200  # of a README that are searched for keys
+_CARD_BYTES = 1 << 16  # of a README that are searched for keys
 # the words by which the library `datasets` tells splits apart
 _TRAIN, _VALIDATION, _TEST = "train|training", "validation|valid|dev|val", "test|testing|eval|evaluation"
 _SPLIT = re.compile(r"\s*(?:- )?split:\s*[\"']?(\w+)")  # in a card
@@ -70,14 +71,13 @@ def _is_saved(directory: Path) -> bool:
 def _card(directory: Path) -> list[str]:
     """Return the lines of YAML at the beginning of a data set's README; [] if they have no key of data sets."""
     try:
-        with (directory / "README.md").open(encoding="utf-8", errors="replace") as card:
-            if card.readline().strip() != "---":
-                return []
-            lines = [card.readline() for _ in range(_CARD_LINES)]
+        with open_regular(directory / "README.md") as card:
+            first, *lines = card.read(_CARD_BYTES).decode("utf-8", "replace").splitlines() or [""]
     except OSError:
         return []
     end = next((number for number, line in enumerate(lines) if line.strip() == "---"), len(lines))
-    return lines[:end] if any(_CARD_KEYS.match(line) for line in lines[:end]) else []
+    is_card = first.strip() == "---" and any(map(_CARD_KEYS.match, lines[:end]))
+    return lines[:end] if is_card else []
 
 
 def _named_in(card: Iterable[str], words: str, rows: Iterable[Path], directory: Path) -> list[Path]:

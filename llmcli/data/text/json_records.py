@@ -12,6 +12,8 @@ from typing import Any, TypeGuard
 from llmcli.errors import LLMError, brief
 
 _SPACE = re.compile(r"[ \t\n\r]*")  # what JSON allows between values; Python's str.strip removes more
+# a value takes a hundred bytes of memory, also if it has two in the file: a line of over 1 MB ...
+_CHECKED_LINE, _MAX_VALUES = 1 << 20, 1_000_000  # ... may have at most this many
 
 
 class _JSONError(Exception):
@@ -26,6 +28,7 @@ def records_of_lines(name: str, lines: Iterable[str]) -> Iterator[tuple[int, obj
         if not line.strip():
             continue
         try:
+            _check_values(line)
             value, end = _value(line, _space_end(line, 0))
             _check_end(line, end, "value")
         except _JSONError as error:
@@ -101,6 +104,11 @@ def _array(text: str) -> Iterator[tuple[int, object]]:
         if separator not in ",]":
             raise _JSONError(end, f"wanted , or ] before {brief(text[end : end + 20], 20)}")
     _check_end(text, _space_end(text, end + 1), "array")
+
+
+def _check_values(line: str) -> None:
+    if len(line) > _CHECKED_LINE and sum(map(line.count, "[{,")) > _MAX_VALUES:
+        raise _JSONError(0, f"over {_MAX_VALUES:,} values in one line")
 
 
 def _check_end(text: str, end: int, what: str) -> None:

@@ -58,8 +58,10 @@ function recordName(name) {
   return RECORD_NAMES[name] ?? RECORD_NAME_RULES.reduce((text, [english, japanese]) => text.replace(english, japanese), name);
 }
 
+const MAX_TRANSLATED = 2000; // characters of a value: the expressions take quadratic time, and longer values are names
+
 function recordValue(name, value) {
-  if (language === "en" || AS_IT_IS.includes(name)) return value;
+  if (language === "en" || AS_IT_IS.includes(name) || value.length > MAX_TRANSLATED) return value;
   const whole = RECORD_VALUES.find(([english]) => english.test(value));
   return (whole ? [whole] : RECORD_WORDS).reduce((text, [english, japanese]) => text.replace(english, japanese), value);
 }

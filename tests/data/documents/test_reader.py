@@ -365,6 +365,16 @@ def test_a_large_mailbox_ends_at_the_size(monkeypatch: pytest.MonkeyPatch) -> No
     assert sources.text.skipped[-1] == "a.mbox unpacks to over 100.00 kB; what follows is not read"
 
 
+def test_many_documents_in_a_collection_end_at_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    put("a.mbox", samples.mbox(*(samples.message(f"{n}", "") for n in range(20))).read())
+    limit(monkeypatch, members=10)
+    sources = read_sources(["a.mbox"])
+    assert list(texts(sources)) == [f"a.mbox/{n}" for n in range(1, 11)]
+    assert sources.text.skipped == ("a.mbox has over 10 members; those that follow are not read",)
+    limit(monkeypatch, members=10, bytes_per_member=Path("a.mbox").stat().st_size // 20)
+    assert len(texts(read_sources(["a.mbox"]))) == 20
+
+
 def test_many_members_end_at_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
     limit(monkeypatch, members=10)
     sources = read_sources([put("a.zip", zipped({f"{n}.txt": f"{n}" for n in range(20)}))])

@@ -88,3 +88,12 @@ def test_an_array_gives_the_records_before_the_damage_and_its_line(kind: str) ->
 def test_numbers_of_any_length_are_read() -> None:
     [(_, record)] = records_of_lines("a", [f'{{"a": 1{"0" * 5000}, "b": 1e999, "c": -7}}'])
     assert record == {"a": float("inf"), "b": float("inf"), "c": -7}
+
+
+def test_a_line_of_too_many_values_is_not_parsed_and_long_text_is() -> None:
+    """A value takes fifty times as much memory as "[],"."""
+    prose = "One, two, three, four [five]. " * 100_000
+    assert list(records_of_lines("a", [json.dumps({"text": prose})])) == [(1, {"text": prose})]
+    line = '{"text": "a", "x": [' + "[]," * 1_000_000 + "[]]}"
+    with pytest.raises(LLMError, match=r"^a line 2: invalid JSON at character 1 \(over 1,000,000 values in one line\)"):
+        list(records_of_lines("a", ["{}", line]))
