@@ -119,8 +119,11 @@ def run(
 ) -> None:
     """Answer all prompts of --batch; `answer_key` is the key of the text in a record. `request_of` may raise errors."""
     from llmcli.generation.batch import decode_batch
+    from llmcli.generation.grammar import compile_grammar
 
     sampling = options.sampling()
+    if sampling.grammar:  # otherwise its error would be the result of every prompt
+        compile_grammar(sampling.grammar, tokenizer, is_answer=answer_key == "content")
     rows = read_prompts(str(options.batch), options.column, options.encoding or "")
     with _open_output(options, model, rows, sampling.seed) as output:
         seeded = [(row, replace(sampling, seed=output.seed + number)) for number, row in enumerate(rows)]

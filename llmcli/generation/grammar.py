@@ -8,7 +8,7 @@ still chooses among its tokenizations. V = size of the vocabulary.
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,8 +20,6 @@ from llmcli.errors import LLMError, missing_extra, usage
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
-
-    from llmcli.data.child_process import Worker
 
 NAMES = {"schema": "JSON schema", "regex": "regular expression", "grammar": "grammar"}
 MAX_CHARACTERS = 200_000
@@ -94,7 +92,7 @@ class GrammarState:
             )
 
 
-@lru_cache(maxsize=16)  # of up to some 100 MB
+@lru_cache(maxsize=8)  # of up to 150 MB
 def _compiled(grammar: Grammar, tokenizer: Tokenizer, begins_with_space: bool) -> CompiledGrammar:
     name = NAMES[grammar.kind]
     if len(grammar.text) > MAX_CHARACTERS:
@@ -114,7 +112,7 @@ def _compiled(grammar: Grammar, tokenizer: Tokenizer, begins_with_space: bool) -
 def _as_lark(grammar: Grammar, tokenizer: Tokenizer, begins_with_space: bool) -> str:
     """Convert a grammar to Lark's notation, in a child process that also tries to compile it. Raises LLMError."""
     from llmcli.data.child_process import NotStartedError
-    from llmcli.generation.grammar_compiler import SECONDS
+    from llmcli.generation.grammar_compiler import SECONDS, worker
 
     name, special = NAMES[grammar.kind], {i: tokenizer.label(i) for i in _special_ids(tokenizer)}
     request = {
@@ -122,7 +120,7 @@ def _as_lark(grammar: Grammar, tokenizer: Tokenizer, begins_with_space: bool) ->
         "vocabulary": [tokenizer.vocab_size, tokenizer.eos_id, special],
     }  # fmt: skip
     try:
-        answer = _worker().ask(request, SECONDS)
+        answer = worker.ask(request, SECONDS)
     except NotStartedError as error:
         raise LLMError("the process that compiles grammars did not start; try again") from error
     except (TimeoutError, EOFError) as error:
@@ -132,13 +130,6 @@ def _as_lark(grammar: Grammar, tokenizer: Tokenizer, begins_with_space: bool) ->
     if "error" in answer:
         raise usage(f"the {name} cannot be read: {_shortened(answer['error'])}")
     return str(answer["lark"])
-
-
-@cache
-def _worker() -> "Worker":
-    from llmcli.data.child_process import Worker
-
-    return Worker("llmcli.generation.grammar_compiler")
 
 
 @lru_cache(maxsize=4)
@@ -161,7 +152,9 @@ def _special_ids(tokenizer: Tokenizer) -> list[int]:
 
 def _reason(matcher: "LLMatcher") -> str:
     """Return the error of a matcher in one line."""
-    message = matcher.get_error().partition("<backtrace>")[0].removesuffix("<non-verbose/>")
+    message = matcher.get_error().removesuffix("<non-verbose/>")
+    for addition in ("<backtrace>", "; either increase limits."):
+        message = message.partition(addition)[0]
     lines = [line.strip() for line in message.splitlines() if not _EXCERPT.fullmatch(line)]
     return "no text fits it" if message.startswith(NO_TEXT) else _shortened(" ".join(filter(None, lines)))
 

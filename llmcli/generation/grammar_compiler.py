@@ -20,17 +20,19 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer, regex_to_lark
 from llguidance.gbnf_to_lark import any_to_lark
 
 from llmcli.config import Grammar
-from llmcli.data.child_process import become_child, end_after
+from llmcli.data.child_process import Worker, become_child, end_after
 
 SECONDS = 5.0  # per grammar
-MEMORY = 1 << 29  # bytes of the child process, if the system can limit them
+MEMORY = 1 << 28  # bytes of the child process, if the system can limit them; 5,000 properties need half of that
 STACK = 8 << 20  # bytes for compiling in the child process; a rule that names another takes up to 10 kB
 # JSON is written on one line, with spaces as json.dumps puts them or without: between values, a model that has seen no
 # JSON would go on with white space forever. A schema may have other settings in its own "x-guidance".
 ONE_LINE = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
 MAX_LEXER_STATES = 50_000  # of 1 to 2 kB
+MAX_ITEMS = 10_000  # of the parser per token, which take .1 s; other texts wait meanwhile
 MAX_SYMBOLS = 50_000  # in all rules; llguidance has numbers for 65,525
 
+worker = Worker("llmcli.generation.grammar_compiler")  # the child process
 _stack_size_lock = threading.Lock()
 
 
@@ -51,7 +53,9 @@ class Tokens:
 def compile_lark(tokens: LLTokenizer, lark: str, stack: int) -> LLMatcher:
     """Compile a grammar in Lark's notation, in a thread whose stack has so many bytes. Returns the matcher at the
     beginning of a text, or with an error: also if no text fits, which only the first mask shows."""
-    limits = LLParserLimits(max_lexer_states=MAX_LEXER_STATES, max_grammar_size=MAX_SYMBOLS, verbose_errors=False)
+    limits = LLParserLimits(
+        max_lexer_states=MAX_LEXER_STATES, max_grammar_size=MAX_SYMBOLS, step_max_items=MAX_ITEMS, verbose_errors=False
+    )
     with ThreadPoolExecutor(1) as pool:
         with _stack_size_lock:  # of threads that are started from now on
             others = threading.stack_size(stack)

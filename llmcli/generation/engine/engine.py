@@ -91,7 +91,7 @@ class Engine:
         cannot run."""
         with self._changed:
             self._ensure_running()
-            if len(self.waiting) >= self._limits.queue:
+            if sum(not waiting.is_cancelled for waiting in self.waiting) >= self._limits.queue:
                 raise QueueFullError(f"{self._limits.queue} requests are waiting already; try again later")
             sequence = Sequence(request, on_event, self.counts, self._model(request.model), group)
             self.waiting.append(sequence)

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 
@@ -13,14 +14,14 @@ import pytest
 from starlette.testclient import TestClient
 
 from llmcli.config import SamplingConfig
-from llmcli.errors import LLMError
+from llmcli.errors import LLMError, usage
 from llmcli.formats.checkpoint import save
 from llmcli.formats.loading import load
 from llmcli.formats.training_record import TrainingRecord
 from llmcli.generation.engine import engine
 from llmcli.generation.engine.requests import GenerationRequest, Limits
 from llmcli.generation.next_words import next_words
-from llmcli.server.api import running
+from llmcli.server.api import prompts, running
 from llmcli.server.api.models import Models, ServedModel
 from llmcli.server.errors import ApiError, ModelLoadError, as_api_error
 from llmcli.server.http import analysis_routes, service
@@ -359,6 +360,33 @@ def test_too_many_analyses_are_refused_and_the_engine_goes_on(served, monkeypatc
         assert [one.result().status_code for one in asked if one not in refused] == [200] * MAX_ANALYSES
         assert client.post("/v1/completions", json={"prompt": "The"}).status_code == 200
         assert client.post("/v1/next", json={"prompt": "The cat"}).status_code == 200
+
+
+def test_grammars_that_are_being_compiled_delay_no_other_request(served, monkeypatch):
+    """Not even more of them than there are threads."""
+    compile_grammar, go_on, begun = prompts.compile_grammar, threading.Event(), []
+
+    def wait(*arguments, **options):
+        begun.append(arguments)
+        assert go_on.wait(60)
+        return compile_grammar(*arguments, **options)
+
+    monkeypatch.setattr(prompts, "compile_grammar", wait)
+    body = {"prompt": "The", "max_tokens": 2}
+    with TestClient(create_app(Models(served)), base_url=URL) as client, ThreadPoolExecutor(50) as pool:
+        slow = [pool.submit(client.post, "/v1/completions", json=body | {"guided_regex": "[ab]+"}) for _ in range(45)]
+        while not begun:
+            time.sleep(0.01)
+        try:
+            assert pool.submit(client.post, "/v1/completions", json=body).result(30).status_code == 200
+        finally:
+            go_on.set()
+        assert {response.result().status_code for response in slow} == {200}
+
+
+def test_an_error_of_the_arguments_is_the_client_s_wherever_it_is_found():
+    assert as_api_error(usage("the grammar is too complex")).status == 400
+    assert as_api_error(LLMError("the model produced NaN")).status == 500
 
 
 @pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), MemoryError()])
