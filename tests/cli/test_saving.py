@@ -19,6 +19,7 @@ from llmcli.cli.terminal.signals import interruptions, stop_requests, terminatio
 from llmcli.config import ModelConfig, TrainConfig, as_record
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
+from llmcli.evaluation import memorization
 from llmcli.formats import adapters, checkpoint, ensemble_file
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.training_record import TrainingRecord
@@ -156,7 +157,8 @@ def test_with_the_default_name_a_run_resumes_beside_a_model_of_another_one(llm: 
 def test_a_model_changed_during_the_resumed_run_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     interrupted()
     before = MODEL.read_bytes()
-    monkeypatch.setattr(session, "_measure", lambda *_: flip_a_bit(MODEL) and None)
+    measure = memorization.measure_memorization
+    monkeypatch.setattr(memorization, "measure_memorization", lambda *some: flip_a_bit(MODEL) and measure(*some))
     answer = runs.train_here(HERE, steps=12)
     assert answer.exit_code == 0 and "is kept; saving the model as model-2.safetensors" in answer.stderr
     assert len(MODEL.read_bytes()) == len(before) and MODEL.read_bytes()[-9] == before[-9] ^ 1

@@ -74,7 +74,8 @@ def test_every_key_becomes_an_attribute_and_unknown_ones_stay() -> None:
     record = TrainingRecord.from_json(FULL)
     assert differences(record, FULL) == [] and json.dumps(record.to_json()) == json.dumps(FULL)
     assert get_type_hints(TrainingRecord).keys() - FULL.keys() == {
-        "average_of", "bits_per_byte_before_without_cache", "document", "experts", "file", "known_answers", "stage"
+        "average_of", "bits_per_byte_before_without_cache", "document", "epoch_search", "experts", "file",
+        "known_answers", "stage",
     }  # fmt: skip
     assert record.held_out.from_ == "the last tenth" and [file.name for file in record.texts] == ["a.txt"]
     assert record.train and record.train.document["seed"] == 1 and record.corpus[1].held_out is None

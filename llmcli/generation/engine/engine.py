@@ -91,7 +91,7 @@ class Engine:
         cannot run."""
         with self._changed:
             self._ensure_running()
-            if sum(not waiting.is_cancelled for waiting in self.waiting) >= self._limits.queue:
+            if sum(not sequence.is_cancelled for sequence in (*self.waiting, *self.aside)) >= self._limits.queue:
                 raise QueueFullError(f"{self._limits.queue} requests are waiting already; try again later")
             sequence = Sequence(request, on_event, self.counts, self._model(request.model), group)
             self.waiting.append(sequence)
@@ -183,6 +183,11 @@ class Engine:
             self._prefill()
             self._step()
             self._remove_ended()
+
+    @property
+    def aside(self) -> list[Sequence]:
+        """Return the requests in progress whose places others have, in turn; they wait like those in the queue."""
+        return [sequence for sequence in self.active if sequence.is_aside]
 
     @property
     def _placed(self) -> list[Sequence]:

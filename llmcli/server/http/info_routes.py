@@ -38,8 +38,8 @@ async def metrics(call: Call) -> Response:
     families: dict[str, dict[str, float]] = {
         "http_requests_total": requests,
         "time_to_first_token_seconds": {"_sum": service.seconds_to_first, "_count": service.first_tokens},
-        "requests_active": {"": len(engine.active)},
-        "requests_waiting": {"": len(engine.waiting)},
+        "requests_active": {"": len(engine.active) - len(engine.aside)},
+        "requests_waiting": {"": len(engine.waiting) + len(engine.aside)},
         "requests_total": {"": engine.counts["requests"]},
         "requests_ended_total": {f'{{end="{end}"}}': engine.counts[end] for end in ("finished", "failed", "cancelled")},
         "tokens_total": {"": engine.counts["tokens"]},

@@ -119,14 +119,10 @@ def prepare(
     records = [base.record] if base else []
     text = _without_text_of_base(_split(corpus, inputs.held_out), records)
     held_out = text.held_out.sample(_max_held_out_bytes(text, max_bytes))
-    notes = list[str]()  # said once the plan has no error
-    text, read, known_share = _without_repetitions(text, held_out, max_bytes, notes.append)
+    text, read, known_share = _without_repetitions(text, held_out, max_bytes, on_note)
     divided = inputs.conversations.divide(max_bytes, records) if inputs.conversations else None
     if divided and held_out.contents:
-        in_conversations = share_in_texts(held_out, divided.texts())
-        known_share = max(known_share, in_conversations)
-        if known := known_text(in_conversations):
-            notes.append(f"held-out text: {known.replace('training text', 'training conversations')}")
+        known_share = max(known_share, share_in_texts(held_out, divided.texts()))
     tokenizer_reason = inputs.tokenizer_reason
     if tokenizer is None:
         characters = inputs.tokenizer == "char"
@@ -147,8 +143,6 @@ def prepare(
         rows.insert(0, PlanRow("corpus", f"{corpus.text_bytes:,} bytes", _description(text, known_share, read_bytes)))
     plan_again = partial(_plan, task, encoded, rows)
     plan = plan_again(machine, elapsed())
-    for note in notes:
-        on_note(note)
     record = _record(corpus, text, known_share, read_bytes, len(tokens), len(held_out_tokens))
     if trained_part(text.held_out, records).contents:
         record["held_out"]["seen_by_base"] = True
@@ -240,8 +234,6 @@ def _without_repetitions(
     if held_out.contents and read.text_bytes >= NOTED_SEARCH_BYTES:
         on_note(f"searching {units.size(read.text_bytes)} of training text for held-out passages")
     found = find_repetitions(read, held_out, versions=text.versions, keeps_training=not text.is_from_corpus)
-    if known := known_text(found.known_share):
-        on_note(f"held-out text: {known}, so the figures will say little about new text")
     if found.left_out:
         text = replace(text, rule=f"{text.rule}; {found.left_out:,} bytes elsewhere, which repeat it, are left out")
     if read is text.training:

@@ -126,7 +126,9 @@ def test_the_summary_gives_advice_and_is_kept_in_the_record(llm: Llm, with_slice
     words = ["train", "c.txt", "--steps", 4, "--no-tie", *SMALL, "-o", "my model.safetensors"]
     answer = llm(*words)
     assert answer.exit_code == 0 and answer.stdout == ""
-    summary = answer.stderr.splitlines()[-4:]
+    figure, known, *advice = answer.stderr.splitlines()[-5:]
+    summary = [figure, *advice]
+    assert known.startswith("Held-out text: 100% of it also occurs in the training text")
     assert (
         summary[0].startswith("Held-out text (the last tenth of the text): ")
         and "bits per byte at the end" in summary[0]
@@ -142,7 +144,7 @@ def test_the_summary_gives_advice_and_is_kept_in_the_record(llm: Llm, with_slice
     ]
     assert llm(*shlex.split(summary[2].split(": llm ")[1]), "-n", 3).exit_code == 0
     *events, done = map(json.loads, llm(*words, "--force", "--json").stdout.splitlines())
-    assert done["verdict"] == summary
+    assert done["verdict"] == [figure, known, *advice]
     assert [found["name"] for found in done["baselines"]] == ["xz", "PPM, adaptive", "PPM, static"]
     for found in done["baselines"]:
         if found["name"] == "PPM, adaptive":  # is shown beside an adapting figure only

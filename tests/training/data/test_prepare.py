@@ -182,14 +182,13 @@ def test_training_text_that_repeats_held_out_text_is_not_read(tmp_path, monkeypa
 
 def test_validation_text_that_is_in_the_training_text_is_noted(tmp_path):
     """Nothing is left out: the user chose the file."""
-    text, notes = letters(9000, 0), list[str]()
+    text = letters(9000, 0)
     (tmp_path / "val.txt").write_text(letters(2000, 1) + text[:3000], "utf-8")
     val = read_corpus([str(tmp_path / "val.txt")])
-    ready = prepare(PlanRequest(steps=5), corpus_of(tmp_path, text), held_out=val, on_note=notes.append)
+    ready = prepare(PlanRequest(steps=5), corpus_of(tmp_path, text), held_out=val)
     assert ready.tokenizer.decode(ready.tokens.tolist()) == text
     assert ready.record.held_out.known_share == pytest.approx(0.6, abs=0.02)
     known = f"{ready.record.held_out.known_share:.0%} of it also occurs in the training text"
-    assert notes == [f"held-out text: {known}, so the figures will say little about new text"]
     assert row(ready.plan, "corpus").reason.endswith(f"the 5,000 bytes of val.txt; {known}")
 
 
