@@ -191,8 +191,8 @@ class Engine:
 
     @property
     def _placed(self) -> list[Sequence]:
-        """Return the requests in progress that are not set aside."""
-        return [sequence for sequence in self.active if not sequence.is_aside]
+        """Return the requests in progress that are neither set aside nor, since the last turn, paused."""
+        return [sequence for sequence in self.active if not (sequence.is_aside or sequence.is_paused)]
 
     def _drop_cancelled(self) -> None:
         with self._changed:

@@ -295,9 +295,9 @@ def test_groups_have_equal_numbers_of_places(start):
         time.sleep(0.001)
     few = [Member("few") for _ in range(3)]
     for client in few:
-        engine.submit(GenerationRequest("dense", (7, 8), replace(long, max_tokens=20)), client, "few")
+        engine.submit(GenerationRequest("dense", (7, 8), replace(long, max_tokens=6)), client, "few")
     for client in few:
-        assert_as_alone(client, "dense", [7, 8], replace(long, max_tokens=20))
+        assert_as_alone(client, "dense", [7, 8], replace(long, max_tokens=6))
     for client in many:
         assert_as_alone(client, "dense", [5, 6], long)
     assert most == {"many": 4, "few": 2}
