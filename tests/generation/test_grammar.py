@@ -211,9 +211,9 @@ HOSTILE = {
     ),
     "25 patterns": (
         Grammar.of_schema({"type": "string", "allOf": [{"pattern": f"a{i}"} for i in range(25)]}),
-        r"the JSON schema is too complex to compile \(it takes over 1 seconds\); use a simpler one",
+        r"the JSON schema is too complex to compile \(it (?:takes over 1 seconds|needs too much memory).*; use a simpler",
     ),
-    "multiples": (Grammar.of_schema({"type": "integer", "multipleOf": 99_999_999}), r"\(it takes over 1 seconds\)"),
+    "multiples": (Grammar.of_schema({"type": "integer", "multipleOf": 99_999_999}), r"complex to compile \(it "),
     "a long text of one form": (
         Grammar.of_schema({"type": "string", "pattern": "^(a+)+$", "minLength": 100_000}),
         r"cannot be fulfilled, or is too complex \(lexer error: too many expressions constructed\); use a simpler one",
