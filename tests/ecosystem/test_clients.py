@@ -115,7 +115,7 @@ def test_openai_errors(sdk, url):
     with pytest.raises(openai.BadRequestError, match="temperature must be") as error:
         sdk.completions.create(model="tiny", prompt="x", temperature=-1)
     assert error.value.param == "temperature"
-    with pytest.raises(openai.BadRequestError, match="tools is not supported"):
+    with pytest.raises(openai.BadRequestError, match="tools are not supported"):
         sdk.chat.completions.create(
             model="tiny", messages=[QUESTION], tools=[{"type": "function", "function": {"name": "f"}}]
         )
