@@ -283,7 +283,8 @@ def _write_modelfile(model: "Checkpoint", gguf: Path, force: bool) -> None:
         console.note(f"kept {path}, which is there already; --force replaces it")
     else:
         template = loading.open_chat_template(model, loading.open_tokenizer(model))
-        atomic_io.write(path, [modelfile(gguf.name, model.config.max_position_embeddings, template).encode("utf-8")])
+        text = modelfile(gguf.name, model.config.max_position_embeddings, template)
+        atomic_io.write(path, [text.encode("utf-8", "surrogateescape")])  # the name may be other bytes
     console.note(f"for Ollama: {command_line(['ollama', 'create', gguf.stem, '-f', str(path)])}")
 
 
