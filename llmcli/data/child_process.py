@@ -1,7 +1,7 @@
 """Child processes that handle untrusted files, templates and grammars: starting, limiting and stopping them.
 
-The parent uses `ChildProcess`, or `Worker` for requests in JSON; the child calls `become_child` and `end_after`.
-Requests are lines on its stdin.
+The parent uses `ChildProcess`, whose child calls `become_child` and `end_after`, or `Worker`, whose child calls
+`answer_requests`. Requests are lines on its stdin.
 """
 
 import atexit
@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import IO, Any
 
 START_SECONDS = 60.0  # time to start on a busy machine
@@ -141,6 +141,17 @@ def become_child(memory: int) -> IO[bytes]:
     answers.write(b"ready\n")
     answers.flush()
     return answers
+
+
+def answer_requests(answer: Callable[[Any], Mapping[str, Any]], memory: int, seconds: float) -> None:
+    """Answer the requests of a `Worker` with at most `memory` bytes; one that takes more `seconds` ends the process."""
+    with become_child(memory) as answers:
+        for line in sys.stdin.buffer:
+            end_after(seconds)
+            data = json.dumps(answer(json.loads(line)))
+            end_after(0)
+            answers.write(data.encode("ascii") + b"\n")
+            answers.flush()
 
 
 def end_after(seconds: float) -> None:

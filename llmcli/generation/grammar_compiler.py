@@ -9,7 +9,6 @@ this process does. Its requests are lines of JSON on stdin, its answers lines on
 """
 
 import json
-import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer, regex_to_lark
 from llguidance.gbnf_to_lark import any_to_lark
 
 from llmcli.config import Grammar
-from llmcli.data.child_process import Worker, become_child, end_after
+from llmcli.data.child_process import Worker, answer_requests
 
 SECONDS = 5.0  # per grammar
 MEMORY = 1 << 28  # bytes of the child process, if the system can limit them; 5,000 properties need half of that
@@ -86,13 +85,7 @@ def _as_lark(grammar: Grammar, begins_with_space: bool) -> str:
 
 
 def main() -> None:
-    with become_child(MEMORY) as answers:
-        for line in sys.stdin.buffer:
-            end_after(2 * SECONDS)
-            answer = _answer(json.loads(line))
-            end_after(0)
-            answers.write(json.dumps(answer).encode("ascii") + b"\n")
-            answers.flush()
+    answer_requests(_answer, MEMORY, 2 * SECONDS)
 
 
 def _answer(request: Mapping[str, Any]) -> dict[str, str]:

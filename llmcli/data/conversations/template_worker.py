@@ -9,7 +9,6 @@ sandbox, as transformers does, and this process has limits. template_renderer.py
 
 import functools
 import json
-import sys
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
@@ -22,7 +21,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
-from llmcli.data.child_process import become_child, end_after
+from llmcli.data.child_process import answer_requests
 
 SECONDS = 5.0  # per request
 MEMORY = 1 << 29  # bytes, if the system can limit them
@@ -31,13 +30,7 @@ MAX_MESSAGE = 300  # characters in an error
 
 
 def main() -> None:
-    with become_child(MEMORY) as answers:
-        for line in sys.stdin.buffer:
-            end_after(2 * SECONDS)
-            answer = _answer(json.loads(line))
-            end_after(0)
-            answers.write(json.dumps(answer).encode("ascii") + b"\n")
-            answers.flush()
+    answer_requests(_answer, MEMORY, 2 * SECONDS)
 
 
 def _answer(request: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,9 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from llmcli import units
-from llmcli.data.text.dataset_directory import find_dataset
+from llmcli.data.text.dataset_directory import find_dataset, visible_files
 from llmcli.data.text.documents import STANDARD_INPUT, Document, display_name
-from llmcli.data.text.file_types import is_hidden
 from llmcli.errors import LLMError
 
 MAX_NAMES = 3  # files listed in a line
@@ -176,7 +175,8 @@ def _files_of(name: str, path: Path, root: Path, skipped: list[str]) -> Iterator
 def _text_files(directory: Path, skipped: list[str]) -> Iterable[Path]:
     """Return the files of a directory to read: the training rows of a data set, the pages of a web site, or all that
     are neither hidden nor generated. `skipped` gets a line for each kind of others."""
-    if dataset := find_dataset(directory):
+    files = visible_files(directory)
+    if dataset := find_dataset(directory, files):
         kinds = {
             "held out": dataset.held_out, "of another split, not used": dataset.unused,
             "without rows of the data set": dataset.others,
@@ -186,8 +186,6 @@ def _text_files(directory: Path, skipped: list[str]) -> Iterable[Path]:
                 names = units.some([path.name for path in paths], MAX_NAMES)
                 skipped.append(f"{display_name(str(directory))}: {units.count(len(paths), 'file')} {what}: {names}")
         return dataset.training
-    files = [path for path in sorted(directory.rglob("*")) if path.is_file()]
-    files = [path for path in files if not is_hidden(path.relative_to(directory).parts)]
     assets = [path for path in files if path.suffix.lower() in WEB_ASSETS or path.name in SITE_INDEXES]
     pages = sum(path.suffix.lower() in (".html", ".htm", ".xhtml") for path in files)
     if assets and (pages > len(assets) or (pages and any(path.name in SITE_INDEXES for path in assets))):

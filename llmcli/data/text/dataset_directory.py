@@ -6,7 +6,7 @@ Their rows are the text. Descriptions and licenses are not, and the rows of othe
 
 import fnmatch
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,10 +33,14 @@ class DatasetDirectory:
     others: tuple[Path, ...]  # which have no rows
 
 
-def find_dataset(directory: Path) -> DatasetDirectory | None:
-    """Return the files of the data set in a directory; None if it holds other text."""
+def visible_files(directory: Path) -> list[Path]:
+    """Return the files of a directory that are neither hidden nor generated, in order."""
     files = [path for path in sorted(directory.rglob("*")) if path.is_file()]
-    files = [path for path in files if not is_hidden(path.relative_to(directory).parts)]
+    return [path for path in files if not is_hidden(path.relative_to(directory).parts)]
+
+
+def find_dataset(directory: Path, files: Sequence[Path]) -> DatasetDirectory | None:
+    """Return the files of the data set in a directory with these `visible_files`; None if it holds other text."""
     rows = [path for path in files if _suffix(path) in _ROWS and path.name not in _DESCRIPTIONS]
     if not rows:
         return None
@@ -45,7 +49,7 @@ def find_dataset(directory: Path) -> DatasetDirectory | None:
     if not any(named.values()):
         named = {split: [path for path in rows if _is_split(path, directory, split)] for split in named}
     validation, test = named[_VALIDATION], named[_TEST]
-    if not (card or _is_saved(directory) or (named[_TRAIN] and (validation or test))):
+    if not (card or _is_saved(directory, rows) or (named[_TRAIN] and (validation or test))):
         return None
     training = [path for path in rows if path not in validation and path not in test]
     if not training:  # there is no other split
@@ -58,14 +62,15 @@ def find_dataset(directory: Path) -> DatasetDirectory | None:
 
 def held_out_splits(names: Iterable[str]) -> list[str]:
     """Return the files that the data sets among these names hold out."""
-    datasets = [find_dataset(Path(name)) for name in names if Path(name).is_dir()]
+    directories = [Path(name) for name in names if Path(name).is_dir()]
+    datasets = [find_dataset(directory, visible_files(directory)) for directory in directories]
     return [str(path) for dataset in datasets if dataset for path in dataset.held_out]
 
 
-def _is_saved(directory: Path) -> bool:
-    return any((directory / name).is_file() for name in ("state.json", "dataset_dict.json")) and any(
-        directory.rglob("*.arrow")
-    )
+def _is_saved(directory: Path, rows: Iterable[Path]) -> bool:
+    """Return whether `datasets.save_to_disk` wrote the directory."""
+    is_described = any((directory / name).is_file() for name in ("state.json", "dataset_dict.json"))
+    return is_described and any(path.suffix == ".arrow" for path in rows)
 
 
 def _card(directory: Path) -> list[str]:

@@ -43,8 +43,7 @@ def find_repetitions(
 ) -> Repetitions:
     """Search the training text for passages of the held-out text, and leave them out unless it `keeps_training`. The
     corpus has up to so many `versions` of a text."""
-    stride = max(STRIDE, held_out.text_bytes // MAX_STRINGS)
-    strings = _Strings(held_out, stride)
+    strings = _Strings(held_out)
     counts = np.zeros(len(strings.hashes), np.int64)
     for part in training.contents:
         for hashes, _ in _blocks(part):
@@ -53,7 +52,7 @@ def find_repetitions(
     copied, common = (int(strings.occurrences[kind].sum()) for kind in (is_copied, is_common))
     rest = training
     if copied > common and not keeps_training:
-        pieces = (_without(part, strings, is_copied, MIN_PIECE * stride) for part in training.contents)
+        pieces = (_without(part, strings, is_copied, MIN_PIECE * strings.stride) for part in training.contents)
         rest = Corpus(tuple(itertools.chain.from_iterable(pieces)))
         if rest.text_bytes < (1 - MAX_LEFT_OUT) * training.text_bytes:
             rest = training
@@ -63,18 +62,18 @@ def find_repetitions(
 
 def share_in_texts(held_out: Corpus, texts: Iterable[str]) -> float:
     """Return the share of the held-out text (0 to 1) that occurs in `texts`, such as the messages of conversations."""
-    strings = _Strings(held_out, max(STRIDE, held_out.text_bytes // MAX_STRINGS))
+    strings = _Strings(held_out)
     is_known = np.zeros(len(strings.hashes), bool)
     for text in texts:
-        counted = text.encode("utf-8").translate(None, LEFT_OUT).decode("utf-8").encode("utf-32-le")
-        is_known[strings.find(string_hashes(np.frombuffer(counted, "<u4"), LENGTH))[1]] = True
+        is_known[strings.find(string_hashes(_counted(text.encode("utf-8")), LENGTH))[1]] = True
     return float(strings.occurrences[is_known].sum() / max(1, strings.occurrences.sum()))
 
 
 class _Strings:
     """The strings of a text, one every `stride` characters."""
 
-    def __init__(self, text: Corpus, stride: int) -> None:
+    def __init__(self, text: Corpus) -> None:
+        self.stride = stride = max(STRIDE, text.text_bytes // MAX_STRINGS)
         hashes = [np.empty(0, np.uint64)]
         for part in text.contents:
             first = 0
@@ -110,14 +109,18 @@ def _without(part: Part, strings: _Strings, is_copied: NDArray[np.bool_], min_pi
         yield Part(part.document, start, part.end)
 
 
+def _counted(data: bytes) -> NDArray[np.uint32]:
+    """Return the characters [N] of a text in UTF-8 that count, as numbers."""
+    return np.frombuffer(data.translate(None, LEFT_OUT).decode("utf-8").encode("utf-32-le"), "<u4")
+
+
 def _blocks(part: Part) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.int64]]]:
     """Yield (hashes [N] of the strings of LENGTH characters from each character on, positions [N + LENGTH - 1] of these
     characters in the document) of successive blocks."""
     characters, positions, start = np.empty(0, np.uint32), np.empty(0, np.int64), part.start
     for piece in part.text():
         data = piece.encode("utf-8")
-        counted = data.translate(None, LEFT_OUT).decode("utf-8").encode("utf-32-le")
-        characters = np.concatenate([characters, np.frombuffer(counted, "<u4")])
+        characters = np.concatenate([characters, _counted(data)])
         at = np.flatnonzero(np.frombuffer(data.translate(_IS_COUNTED), bool))
         positions = np.concatenate([positions, start + at])
         start += len(data)
