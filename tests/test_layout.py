@@ -56,7 +56,7 @@ STANDARD_LIBRARY_ONLY = {
     "data.documents.worker", "data.files", "data.regular_file", "data.text.boilerplate",
     "data.text.dataset_directory", "data.text.documents", "data.text.encodings", "data.text.file_types",
     "data.text.json_records", "data.text.templates", "data.text.temporary_files", "data.text.words",
-    "data.tokenizers.tokenizer_json", "data.tokens.token_store", "errors", "evaluation.compressors",
+    "data.tokenizers.tokenizer_json", "errors", "evaluation.compressors",
     "evaluation.figures", "formats.atomic_io", "formats.gguf.tokenizer", "formats.metadata",
     "formats.training_record", "notebook", "training.files.summary", "training.planning.recipe", "units",
 }  # fmt: skip

@@ -86,7 +86,7 @@ def index(lengths: Sequence[int], starts: Sequence[int], dtype: str) -> bytes:
 
 
 def _pieces(corpus: Corpus, tokenizer: Tokenizer) -> Iterator[tuple[Part, bool]]:
-    """Yield (part of at most SHARD_BYTES, whether it continues the document of the previous one)."""
+    """Yield (part of at most PIECE_BYTES, whether it continues the document of the previous one)."""
     for part in corpus.contents:
-        for shard in divide([part], tokenizer):
-            yield shard.parts[0], not shard.begins_text
+        for piece in divide([part], tokenizer):
+            yield piece.parts[0], not piece.begins_text

@@ -1,8 +1,8 @@
-"""Tokens of a long text: megabytes per second of `tokenize_in_shards` with an empty cache, and of the library alone.
+"""Tokens of a long text: megabytes per second of `tokenize_corpus` with an empty cache, and of the library alone.
 
     python -m tests.benchmarks.tokenize_speed TEXT [--megabytes 256] [--rounds 3]
 
-TEXT is a file or a directory; the tokenizer is trained on it as `llm train` does. "tokenize_in_shards" is all that a
+TEXT is a file or a directory; the tokenizer is trained on it as `llm train` does. "tokenize_corpus" is all that a
 run does: it reads, hashes and decodes the text, tokenizes it, and writes shards with their hashes. The library alone
 has the decoded text in memory, and what its `encode_batch_fast` returns is thrown away. It gets pieces of several
 lengths, half a million characters or more per call. Each measurement is a process of its own: what one way leaves in
@@ -26,20 +26,20 @@ import tokenizers
 from llmcli.data.sources import read_corpus
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokenizers.training import train_tokenizer
-from llmcli.data.tokens.corpus_tokens import tokenize_in_shards
+from llmcli.data.tokens.corpus_tokens import tokenize_corpus
 
-OURS = "tokenize_in_shards"
+OURS = "tokenize_corpus"
 LIBRARY = {f"library, {size:,} characters x {calls}": (size, calls) for size, calls in (
     (2048, 256), (8192, 64), (65536, 8), (65536, 244), (1_000_000, 16))}  # fmt: skip
 
 
-def in_shards(text: Path, tokenizer: Path) -> float:
+def of_corpus(text: Path, tokenizer: Path) -> float:
     """Seconds with an empty cache."""
     opened = Tokenizer.from_json(tokenizer.read_text("utf-8"))
     with tempfile.TemporaryDirectory() as directory:
         os.environ["XDG_CACHE_HOME"] = directory
         start = time.perf_counter()
-        tokenize_in_shards(read_corpus([str(text)]).contents, opened)
+        tokenize_corpus(read_corpus([str(text)]).contents, opened)
         return time.perf_counter() - start
 
 
@@ -59,7 +59,7 @@ def in_library(text: Path, tokenizer: Path, size: int, per_call: int) -> float:
 
 def one(way: str, text: Path, tokenizer: Path) -> None:
     """Print the seconds of one measurement and its CPU time."""
-    seconds = in_shards(text, tokenizer) if way == OURS else in_library(text, tokenizer, *LIBRARY[way])
+    seconds = of_corpus(text, tokenizer) if way == OURS else in_library(text, tokenizer, *LIBRARY[way])
     used = resource.getrusage(resource.RUSAGE_SELF)
     print(seconds, used.ru_utime + used.ru_stime)
 

@@ -86,7 +86,7 @@ def test_the_tokens_are_those_of_llm_tokenize(model: Path, llm) -> None:
 
 def test_long_documents_are_cut_into_sequences_of_the_same_tokens(model: Path, llm, monkeypatch) -> None:
     assert llm("export", "model.safetensors", "whole", "--to", "handover").exit_code == 0
-    monkeypatch.setattr(corpus_tokens, "SHARD_BYTES", 500)
+    monkeypatch.setattr(corpus_tokens, "PIECE_BYTES", 500)
     assert llm("export", "model.safetensors", "cut", "--to", "handover").exit_code == 0
     assert documents("cut/tokens/train") == documents("whole/tokens/train")
     sequences = [

@@ -5,7 +5,7 @@ import datetime
 from llmcli import units
 from llmcli.cli.options import ResultOptions, flag
 from llmcli.cli.terminal import tables
-from llmcli.data.tokens.token_store import TokenCache, cache_directory
+from llmcli.data.tokens.token_store import CachedFile, TokenCache, cache_directory, read_header
 from llmcli.errors import LLMError
 
 
@@ -43,19 +43,26 @@ def _clear(opened: TokenCache, options: _Options) -> None:
 
 
 def _list(opened: TokenCache, options: _Options) -> None:
-    from llmcli.data.tokens.shards import stored_texts
-
-    texts, limit = stored_texts(opened), opened.limit()
-    size = sum(text.size for text in texts)
-    rows = [(text.text, text.tokenizer, text.shards, text.tokens, text.size, _date(text.used)) for text in texts]
+    files, limit = opened.files()[::-1], opened.limit()  # most recently used first
+    size = sum(file.size for file in files)
+    rows = [(*_text(file), file.size, _date(file.used)) for file in files]
     if rows and not options.json:
-        shown = [(*row[:2], f"{row[2]:,}", f"{row[3]:,}", units.size(row[4]), row[5]) for row in rows]
-        tables.table(("text", "tokenizer", "files", "tokens", "size", "used"), shown, numbers=(2, 3, 4))
-    entries = [dict(zip(("text", "tokenizer", "files", "tokens", "bytes", "used"), row, strict=True)) for row in rows]
+        shown = [(*row[:2], f"{row[2]:,}", units.size(row[3]), row[4]) for row in rows]
+        tables.table(("text", "tokenizer", "tokens", "size", "used"), shown, numbers=(2, 3))
+    entries = [dict(zip(("text", "tokenizer", "tokens", "bytes", "used"), row, strict=True)) for row in rows]
     options.report(
         {"directory": str(opened.directory), "bytes": size, "limit": round(limit), "texts": entries},
         f"{opened.directory}: {units.size(size)} of at most {units.size(limit)}",
     )
+
+
+def _text(file: CachedFile) -> tuple[str, str, int]:
+    """Return (names of the text as the user wrote them, start of the tokenizer's hash, number of tokens)."""
+    try:
+        header = read_header(file.path)
+        return str(header["text"]), str(header["tokenizer"]), int(header["tokens"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return "damaged", "", 0
 
 
 def _date(seconds: float) -> str:

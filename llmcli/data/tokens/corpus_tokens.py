@@ -1,35 +1,30 @@
-"""Tokenization of a corpus that may be larger than memory, into shards in the cache.
+"""Tokenization of a corpus that may be larger than memory, on all cores, into a file that is mapped into memory.
 
-Cached shards are read, the others are tokenized on all cores. If the cache has no space or cannot be written, shards go
-to a temporary file, which the system deletes with the process. The tokens are the same either way.
+The tokens of a long text are also stored in the cache, for the next run on the same text with the same tokenizer.
 """
 
-import contextlib
 import hashlib
+import itertools
 import json
 import os
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from typing import IO
+from dataclasses import dataclass
 
-import numpy as np
 import tokenizers
 
 from llmcli import units
 from llmcli.data.text.corpus import Part
 from llmcli.data.text.documents import Document, continuation_bytes
-from llmcli.data.text.temporary_files import temporary_file_errors
 from llmcli.data.text.words import SEARCHED_CHARACTERS
 from llmcli.data.tokenizers.tokenizer import Tokenizer
-from llmcli.data.tokens.shards import Shard, TokenShards, open_shard, shard_header
 from llmcli.data.tokens.token_store import LIMIT_VARIABLE, TokenCache, cache_directory
-from llmcli.data.tokens.tokens import count_bytes, encode_texts, token_type, used_tokens
+from llmcli.data.tokens.tokens import TokenIds, encode_texts, store_tokens
 
-SHARD_BYTES = 16_000_000  # text per shard; the last one has less
+PIECE_BYTES = 16_000_000  # text that a thread tokenizes at a time
+CACHED_BYTES = 64_000_000  # tokens of a text up to this size are not cached: tokenizing it takes a few seconds
 CORES_PER_THREAD = 4  # the library has threads of its own; ours read text and store tokens
 MIN_THREADS = 2
 NOTED_BYTES = 16_000_000  # progress is reported for more text than this; less takes a few seconds
@@ -39,49 +34,38 @@ OnNote = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class ShardText:
-    """The text of a shard. An end-of-text token precedes each text except the very first."""
+class Piece:
+    """Consecutive parts of a corpus that are tokenized together. An end-of-text token precedes each text except the
+    very first."""
 
     parts: tuple[Part, ...]
-    begins_text: bool  # False: the first part continues a text from the previous shard
-    is_first: bool  # first shard of all
+    begins_text: bool  # False: the first part continues a text from the previous piece
+    is_first: bool  # first piece of all
 
-    def key(self, tokenizer_hash: str) -> str:
-        """Hash of the text and the tokenizer, on which the tokens depend."""
-        parts = [[part.document.sha256, part.start, part.end] for part in self.parts]
-        content = [1, tokenizer_hash, parts, self.begins_text, self.is_first]
-        return hashlib.sha256(json.dumps(content).encode("ascii")).hexdigest()[:40]
+    @property
+    def text_bytes(self) -> int:
+        return sum(part.text_bytes for part in self.parts)
 
 
-def label(texts: Iterable[ShardText]) -> str:
-    names = dict.fromkeys(part.document.name for text in texts for part in text.parts)
-    return next(iter(names)) + (f" and {len(names) - 1:,} more" if len(names) > 1 else "")
-
-
-def tokenizer_hash(tokenizer: Tokenizer) -> str:
-    """Hash everything in a tokenizer that the tokens of a text depend on."""
-    return hashlib.sha256(f"{tokenizers.__version__}\n{tokenizer.to_json()}".encode()).hexdigest()
-
-
-def divide(parts: Iterable[Part], tokenizer: Tokenizer) -> Iterator[ShardText]:
-    """Cut `parts`, each a text, into the texts of shards of about SHARD_BYTES."""
-    shard: list[Part] = []
+def divide(parts: Iterable[Part], tokenizer: Tokenizer) -> Iterator[Piece]:
+    """Cut `parts`, each a text, into pieces of about PIECE_BYTES."""
+    piece: list[Part] = []
     size, begins_text, is_first = 0, True, True
     for part in parts:
         start = part.start
-        while part.end - start > SHARD_BYTES - size:
-            cut = _cut(part.document, start + SHARD_BYTES - size, part.end, tokenizer)
+        while part.end - start > PIECE_BYTES - size:
+            cut = _cut(part.document, start + PIECE_BYTES - size, part.end, tokenizer)
             if cut >= part.end:
                 break
-            yield ShardText((*shard, Part(part.document, start, cut)), begins_text, is_first)
-            shard, size, begins_text, is_first, start = [], 0, False, False, cut
-        shard.append(Part(part.document, start, part.end))
+            yield Piece((*piece, Part(part.document, start, cut)), begins_text, is_first)
+            piece, size, begins_text, is_first, start = [], 0, False, False, cut
+        piece.append(Part(part.document, start, part.end))
         size += part.end - start
-        if size >= SHARD_BYTES:
-            yield ShardText(tuple(shard), begins_text, is_first)
-            shard, size, begins_text, is_first = [], 0, True, False
-    if shard:
-        yield ShardText(tuple(shard), begins_text, is_first)
+        if size >= PIECE_BYTES:
+            yield Piece(tuple(piece), begins_text, is_first)
+            piece, size, begins_text, is_first = [], 0, True, False
+    if piece:
+        yield Piece(tuple(piece), begins_text, is_first)
 
 
 def _cut(document: Document, position: int, end: int, tokenizer: Tokenizer) -> int:
@@ -93,121 +77,85 @@ def _cut(document: Document, position: int, end: int, tokenizer: Tokenizer) -> i
     return position + start + (len(text[:cut].encode("utf-8")) if cut else 0)
 
 
-class StoppedError(Exception):
-    """Another shard failed, or Ctrl-C was pressed."""
-
-
-def tokenize_in_shards(parts: Iterable[Part], tokenizer: Tokenizer, on_note: OnNote = lambda note: None) -> TokenShards:
-    """Tokenize parts of a corpus with an end-of-text id between two. Raises LLMError if there is no disk space."""
+def tokenize_corpus(parts: Sequence[Part], tokenizer: Tokenizer, on_note: OnNote = lambda note: None) -> TokenIds:
+    """Tokenize parts of a corpus, with an end-of-text id between two, or read their tokens from the cache. Raises
+    LLMError if there is no disk space."""
+    size = sum(part.text_bytes for part in parts)
     directory = cache_directory()
-    cache = TokenCache(directory) if directory else None
-    if cache and not cache.limit():  # turned off
-        cache = None
-    maker = _ShardMaker(list(divide(parts, tokenizer)), tokenizer, cache, on_note)
-    return TokenShards(maker.all_shards(), maker.shard)
-
-
-class _ShardMaker:
-    """Finds shards in the cache, or makes them."""
-
-    def __init__(self, texts: list[ShardText], tokenizer: Tokenizer, cache: TokenCache | None, on_note: OnNote) -> None:
-        self._texts, self._tokenizer, self._cache, self._on_note = texts, tokenizer, cache, on_note
-        hash_ = tokenizer_hash(tokenizer)
-        self._labels = {"text": label(texts), "tokenizer": hash_[:12]}
-        self._keys = [text.key(hash_) for text in texts]
-        self._kept = set(self._keys)  # not removed from the cache to make space
-        self._temporary: IO[bytes] | None = None
-        self._lock = threading.Lock()  # guards the temporary file
-        self._noted = False
-        self._stopped = threading.Event()
-
-    def all_shards(self) -> list[Shard]:
-        """Return all shards in order. After Ctrl-C, the completed shards are kept for the next run."""
-        sizes = [sum(part.text_bytes for part in text.parts) for text in self._texts]
-        is_cached = [self._cache is not None and self._cache.find(key) is not None for key in self._keys]
-        missing = [0 if cached else size for size, cached in zip(sizes, is_cached, strict=True)]
-        progress = TokenizingProgress(sum(missing), sum(sizes) - sum(missing), self._on_note)
-        shards: list[Shard] = []
-        executor = ThreadPoolExecutor(max(MIN_THREADS, (os.cpu_count() or 1) // CORES_PER_THREAD), "tokenize")
+    cache = TokenCache(directory) if directory and size > CACHED_BYTES else None
+    if cache is None or not cache.limit():  # turned off
+        return _tokenize(parts, tokenizer, size, on_note)
+    tokenizer_hash = _tokenizer_hash(tokenizer)
+    key = cache_key(parts, tokenizer_hash)
+    tokens = cache.read(key)
+    if tokens is not None:
+        return tokens
+    tokens = _tokenize(parts, tokenizer, size, on_note)
+    if all(part.document.is_unchanged() for part in parts):
         try:
-            for shard, size in zip(executor.map(self.shard, range(len(sizes))), missing, strict=True):
-                progress.add(size)
-                shards.append(shard)
-            return shards
-        finally:
-            self._stopped.set()
-            executor.shutdown(cancel_futures=True)
-            self._stopped.clear()  # a shard may be made again later
+            is_stored = cache.write(key, tokens, text=_label(parts), tokenizer=tokenizer_hash[:12])
+            problem = "" if is_stored else f"may have {units.size(cache.limit())} ({LIMIT_VARIABLE})"
+        except OSError as error:
+            problem = f"cannot be written: {error.strerror or error}"
+        if problem:
+            on_note(f"the tokens are not kept for the next run: {cache.directory} {problem}")
+    return tokens
 
-    def shard(self, index: int) -> Shard:
-        return self._find(self._keys[index]) or self._make(index)
 
-    def _find(self, key: str) -> Shard | None:
-        path = self._cache.find(key) if self._cache else None
-        if not self._cache or not path:
-            return None
-        try:
-            return open_shard(path)
-        except (OSError, ValueError):
-            with contextlib.suppress(OSError):
-                path.unlink()
-            return None
+def cache_key(parts: Iterable[Part], tokenizer_hash: str) -> str:
+    """Hash the text and the tokenizer, on which the tokens depend."""
+    content = [2, tokenizer_hash, PIECE_BYTES, [[part.document.sha256, part.start, part.end] for part in parts]]
+    return hashlib.sha256(json.dumps(content).encode("ascii")).hexdigest()[:40]
 
-    def _make(self, index: int) -> Shard:
-        text, tokenizer, data = self._texts[index], self._tokenizer, bytearray()
-        texts = (part.text() for part in text.parts)
-        for block in encode_texts(texts, tokenizer, continued=not text.begins_text, is_first=text.is_first):
-            if self._stopped.is_set():
-                raise StoppedError
-            data += block
-        dtype = token_type(tokenizer)
-        ids = np.frombuffer(data, dtype)
-        used = b"".join(tokenizer.token_bytes[i] for i in used_tokens(ids, tokenizer.vocab_size))
-        size = count_bytes(ids, tokenizer.byte_lengths)
-        shard = Shard(None, 0, dtype, len(ids), size, bytes(sorted(set(used))))
-        is_unchanged = all(part.document.is_unchanged() for part in text.parts)
-        tokens = bytes(data)
-        return (is_unchanged and self._cached(index, shard, tokens)) or self._stored(shard, tokens)
 
-    def _cached(self, index: int, shard: Shard, tokens: bytes) -> Shard | None:
-        if not self._cache:
-            return None
-        header = shard_header(shard, tokens, self._labels)
-        try:
-            if path := self._cache.write(self._keys[index], (header, tokens), len(header) + len(tokens), self._kept):
-                return open_shard(path)
-            reason = f"{self._cache.directory} may have {units.size(self._cache.limit())} ({LIMIT_VARIABLE})"
-        except (OSError, ValueError) as error:
-            reason = f"cannot write to {self._cache.directory}: {getattr(error, 'strerror', None) or error}"
-        with self._lock:
-            if not self._noted:
-                self._on_note(f"some tokens are in a temporary file and are not kept for the next run: {reason}")
-            self._noted = True
-        return None
+def _tokenizer_hash(tokenizer: Tokenizer) -> str:
+    """Hash everything in a tokenizer that the tokens of a text depend on."""
+    return hashlib.sha256(f"{tokenizers.__version__}\n{tokenizer.to_json()}".encode()).hexdigest()
 
-    def _stored(self, shard: Shard, tokens: bytes) -> Shard:
-        with self._lock, temporary_file_errors("the tokens"):
-            if self._temporary is None:
-                self._temporary = tempfile.TemporaryFile(prefix="llmcli-")  # noqa: SIM115 (as long as this object)
-            offset = self._temporary.seek(0, os.SEEK_END)
-            self._temporary.write(tokens)
-            self._temporary.flush()
-            return replace(shard, file=self._temporary, offset=offset)
+
+def _label(parts: Iterable[Part]) -> str:
+    names = dict.fromkeys(part.document.name for part in parts)
+    return next(iter(names)) + (f" and {len(names) - 1:,} more" if len(names) > 1 else "")
+
+
+def _tokenize(parts: Iterable[Part], tokenizer: Tokenizer, size: int, on_note: OnNote) -> TokenIds:
+    """Tokenize pieces in several threads and store their tokens in order in a temporary file."""
+    progress = TokenizingProgress(size, on_note)
+    is_stopped = threading.Event()  # another piece failed, or Ctrl-C was pressed
+
+    def encode(piece: Piece) -> bytes:
+        texts = (part.text() for part in piece.parts)
+        blocks = encode_texts(texts, tokenizer, continued=not piece.begins_text, is_first=piece.is_first)
+        return b"".join(itertools.takewhile(lambda _: not is_stopped.is_set(), blocks))
+
+    executor = ThreadPoolExecutor(max(MIN_THREADS, (os.cpu_count() or 1) // CORES_PER_THREAD), "tokenize")
+    try:
+        pieces = list(divide(parts, tokenizer))
+        encoded = zip(pieces, executor.map(encode, pieces), strict=True)
+        return store_tokens(_counted(encoded, progress), tokenizer)
+    finally:
+        is_stopped.set()
+        executor.shutdown(cancel_futures=True)
+
+
+def _counted(encoded: Iterable[tuple[Piece, bytes]], progress: "TokenizingProgress") -> Iterator[bytes]:
+    for piece, tokens in encoded:
+        progress.add(piece.text_bytes)
+        yield tokens
 
 
 class TokenizingProgress:
     """Reports the progress of tokenization."""
 
-    def __init__(self, total: int, cached: int, on_note: OnNote, clock: Callable[[], float] = time.monotonic) -> None:
-        """`total` bytes must be tokenized; the tokens of `cached` other bytes are cached."""
+    def __init__(self, total: int, on_note: OnNote, clock: Callable[[], float] = time.monotonic) -> None:
         self._total, self._done = total, 0
         self._on_note, self._clock = on_note, clock
         self._started = self._noted = clock()
         if total >= NOTED_BYTES:
-            others = f"; {units.size(cached)} are cached" if cached else ""
-            on_note(f"tokenizing {units.size(total)} of text{others}")
+            on_note(f"tokenizing {units.size(total)} of text")
 
     def add(self, size: int) -> None:
+        """Count bytes of text as tokenized."""
         self._done += size
         now = self._clock()
         passed = now - self._started
@@ -218,12 +166,3 @@ class TokenizingProgress:
         left = passed * (self._total - self._done) / self._done
         left = 60 * round(left / 60) if left >= 60 else left
         self._on_note(f"tokenized {100 * self._done // self._total} %, about {units.duration(left)} left")
-
-    def counted(self, texts: Iterator[Iterator[str]]) -> Iterator[Iterator[str]]:
-        """Yield the same texts, and count each piece as tokenized when the next one is read."""
-
-        def count(piece: str) -> str:
-            self.add(len(piece.encode()))
-            return piece
-
-        return (map(count, text) for text in texts)

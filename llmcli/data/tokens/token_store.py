@@ -1,26 +1,36 @@
 """The token cache: a directory of token files, which a later run on the same text reads instead of tokenizing.
 
-This module handles the names, sizes and ages of the files, shards.py their contents. The least recently used files are
+A file has a header of HEADER_BYTES (a line of JSON), then the little-endian tokens. The least recently used files are
 removed first.
 """
 
 import contextlib
+import hashlib
+import json
 import math
 import os
 import shutil
 import threading
 import time
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from llmcli.data.regular_file import open_regular
 from llmcli.errors import LLMError
+
+if TYPE_CHECKING:
+    from llmcli.data.tokens.tokens import TokenIds
 
 SUFFIX = ".tokens"
 TEMPORARY_SUFFIX = ".tmp"  # while a file is written
 LIMIT_VARIABLE = "LLMCLI_CACHE_GB"
 MAX_BYTES = 20e9  # total size of all files ...
 DISK_SHARE = 0.1  # ... and its share of the disk space that is free without them
+HEADER_BYTES = 4096
+FORMAT = 3
+MAX_LABEL = 200  # characters of a text's name
 STALE_SECONDS = 86_400.0  # an older temporary file belongs to a killed process
 
 
@@ -78,26 +88,39 @@ class TokenCache:
             return MAX_BYTES
         return min(MAX_BYTES, DISK_SHARE * (free + sum(file.size for file in self._files(SUFFIX))))
 
-    def find(self, key: str) -> Path | None:
-        """Return the file with this key, and mark it as used; None if there is none."""
+    def read(self, key: str) -> "TokenIds | None":
+        """Map the tokens with this key into memory, and mark their file as used; None if it is missing or damaged."""
+        import numpy as np
+
         path = self._path(key)
         try:
-            os.utime(path)
-        except OSError:
-            return path if path.is_file() else None  # even in a read-only directory
-        return path
+            header = read_header(path)
+            with open_regular(path) as file:
+                tokens = np.memmap(file, header["dtype"], mode="r", offset=HEADER_BYTES)
+            if header["digest"] == _digest(tokens):
+                with contextlib.suppress(OSError):  # in a read-only directory
+                    os.utime(path)
+                return tokens
+        except (OSError, ValueError, LookupError, TypeError):
+            pass
+        return None
 
-    def write(self, key: str, parts: Iterable[bytes], size: int, keep: Container[str]) -> Path | None:
-        """Store a file of `parts` with `size` bytes in total; None if it does not fit beside the files in `keep`.
-        Another process may write the same file at the same time. Raises OSError."""
-        if not self._make_room(key, size, keep):
-            return None
+    def write(self, key: str, tokens: "TokenIds", **labels: str) -> bool:
+        """Store tokens; False if they do not fit. `labels` describe them for users. Another process may write the same
+        file at the same time. Raises OSError."""
+        from llmcli.data.tokens.tokens import blocks
+
+        if not self._make_room(key, HEADER_BYTES + tokens.nbytes):
+            return False
+        header = {"format": FORMAT, "dtype": tokens.dtype.str, "tokens": len(tokens), "digest": _digest(tokens)}
+        header |= {name: label[:MAX_LABEL] for name, label in labels.items()}
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self._path(key)
         temporary = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}{TEMPORARY_SUFFIX}")
         try:
             with open(temporary, "wb") as file:
-                file.writelines(parts)
+                file.write(json.dumps(header).encode("ascii").ljust(HEADER_BYTES - 1) + b"\n")
+                file.writelines(block.tobytes() for block in blocks(tokens))
             try:
                 os.replace(temporary, path)
             except PermissionError:  # on Windows: another process has the same file open
@@ -106,7 +129,7 @@ class TokenCache:
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink()
-        return path
+        return True
 
     def clear(self) -> list[CachedFile]:
         """Remove and return all files. Raises OSError if one cannot be removed."""
@@ -118,21 +141,22 @@ class TokenCache:
     def _path(self, key: str) -> Path:
         return self.directory / f"{key}{SUFFIX}"
 
-    def _make_room(self, key: str, size: int, keep: Container[str]) -> bool:
-        """Remove files whose keys are not in `keep` until a file of `size` bytes fits. Returns whether it fits."""
+    def _make_room(self, key: str, size: int) -> bool:
+        """Remove files until a file of `size` bytes fits. Returns whether it fits."""
         for file in self._files(TEMPORARY_SUFFIX):
             if time.time() - file.used > STALE_SECONDS:
                 with contextlib.suppress(OSError):
                     file.path.unlink()
         limit, files = self.limit(), [file for file in self.files() if file.key != key]  # it would be replaced
+        if size > limit:
+            return False
         excess = sum(file.size for file in files) + size - limit
         for file in files:
             if excess <= 0:
                 break
-            if file.key not in keep:
-                with contextlib.suppress(OSError):
-                    file.path.unlink()
-                    excess -= file.size
+            with contextlib.suppress(OSError):
+                file.path.unlink()
+                excess -= file.size
         return excess <= 0
 
     def _files(self, suffix: str) -> Iterator[CachedFile]:
@@ -144,3 +168,21 @@ class TokenCache:
             with contextlib.suppress(OSError):
                 status = path.stat()
                 yield CachedFile(path, status.st_size, status.st_mtime)
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """Read the header of a file. Raises OSError, or ValueError for another kind of file."""
+    with open_regular(path) as file:
+        header = json.loads(file.read(HEADER_BYTES))
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise ValueError(f"{path} is not a token file of this version")
+    return header
+
+
+def _digest(tokens: "TokenIds") -> str:
+    from llmcli.data.tokens.tokens import blocks
+
+    digest = hashlib.blake2b(tokens.dtype.str.encode(), digest_size=16)
+    for block in blocks(tokens):
+        digest.update(block.tobytes())
+    return digest.hexdigest()

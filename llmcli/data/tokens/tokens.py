@@ -11,6 +11,8 @@ from llmcli.data.tokenizers.tokenizer import Tokenizer
 
 BLOCK_TOKENS = 1 << 20  # tokens per block
 
+TokenIds = NDArray[np.unsignedinteger]
+
 
 def token_type(tokenizer: Tokenizer) -> str:
     """Return the dtype of stored token ids: little-endian uint16 for a vocabulary of up to 65,536, otherwise uint32."""
@@ -34,12 +36,17 @@ def encode_texts(
         continued = False
 
 
-def tokenize(texts: Iterator[Iterator[str]], tokenizer: Tokenizer) -> NDArray[np.unsignedinteger]:
-    """Store the ids of texts [T] in a memory-mapped temporary file. Raises LLMError if the disk is full."""
+def tokenize(texts: Iterator[Iterator[str]], tokenizer: Tokenizer) -> TokenIds:
+    """Tokenize texts [T] into a memory-mapped temporary file. Raises LLMError if the disk is full."""
+    return store_tokens(encode_texts(texts, tokenizer), tokenizer)
+
+
+def store_tokens(blocks: Iterable[bytes], tokenizer: Tokenizer) -> TokenIds:
+    """Store blocks of ids in a memory-mapped temporary file. Raises LLMError if the disk is full."""
     dtype = np.dtype(token_type(tokenizer))
     with temporary_file_errors("the tokens"):
         file = tempfile.TemporaryFile(prefix="llmcli-")  # noqa: SIM115 (the mapping needs it open)
-        size = sum(map(file.write, encode_texts(texts, tokenizer)))
+        size = sum(map(file.write, blocks))
         file.flush()
         return np.memmap(file, dtype, mode="r", shape=(size // dtype.itemsize,)) if size else np.zeros(0, dtype)
 

@@ -8,9 +8,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from llmcli import units
 from llmcli.config import MAX_DEFAULT_VOCAB_SIZE, MIN_DEFAULT_VOCAB_SIZE
 from llmcli.data.conversations.example_prompt import example_prompts
@@ -21,9 +18,8 @@ from llmcli.data.text.repetitions import find_repetitions, share_in_texts
 from llmcli.data.text.split import CorpusSplit, split
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokenizers.training import TRAINING_BYTES, nearest_power_of_two, train_tokenizer
-from llmcli.data.tokens.corpus_tokens import TokenizingProgress, tokenize_in_shards
-from llmcli.data.tokens.shards import TokenShards
-from llmcli.data.tokens.tokens import count_bytes, tokenize, used_tokens
+from llmcli.data.tokens.corpus_tokens import tokenize_corpus
+from llmcli.data.tokens.tokens import TokenIds, count_bytes, tokenize, used_tokens
 from llmcli.evaluation.figures import known_text
 from llmcli.evaluation.training_text import trained_part, untrained_part
 from llmcli.formats.training_record import TrainingRecord
@@ -39,9 +35,7 @@ MAX_HELD_OUT_BYTES = 64_000_000  # held-out text to read, sampled evenly: an eva
 NOTED_BYTES = 4_000_000  # training a tokenizer on more takes seconds, so there is a note
 NOTED_SEARCH_BYTES = 200_000_000  # likewise for searching a training text
 MAX_PROMPT_SEARCH_TOKENS = 4_000  # at the start of a text, searched for a prompt, and by which its lines are judged
-MAX_TEMPORARY_BYTES = 64_000_000  # tokens of a shorter training text are not cached: tokenizing it takes a few seconds
 
-TokenIds = NDArray[np.unsignedinteger]
 SEEN_NOTE = (
     "the base model was trained on the held-out {0}, so the figures will not measure new {0}; hold out other {0}: "
     "`val` FILE"
@@ -57,7 +51,7 @@ class Prepared:
     tokenizer: Tokenizer
     split: CorpusSplit
     read: Corpus  # the part of the training text that the run reads
-    tokens: TokenIds | TokenShards  # of this text; may be empty if there are conversations
+    tokens: TokenIds  # of this text; may be empty if there are conversations
     held_out: TokenIds  # validation text; may be empty
     record: TrainingRecord  # the part about the corpus
     max_bytes: int = sys.maxsize  # training text that fits the time budget
@@ -67,7 +61,7 @@ class Prepared:
     # was found, if any
     plan_again: Callable[..., Plan] | None = field(default=None, compare=False, repr=False)
 
-    def _beginning(self, ids: TokenIds | TokenShards) -> str:
+    def _beginning(self, ids: TokenIds) -> str:
         """Return the first documents of a text, joined by line ends."""
         tokenizer = self.tokenizer
         documents = itertools.groupby(ids[:MAX_PROMPT_SEARCH_TOKENS].tolist(), tokenizer.eos_id.__ne__)
@@ -127,13 +121,12 @@ def prepare(
     if tokenizer is None:
         characters = inputs.tokenizer == "char"
         tokenizer, tokenizer_reason = _trained_tokenizer(request, text, divided, max_bytes, characters, on_note)
-    tokens = _training_tokens(read, tokenizer, on_note)
+    tokens = tokenize_corpus(read.contents, tokenizer, on_note)
     held_out_tokens = tokenize(held_out.texts(), tokenizer)
     encoded = divided.encode(tokenizer) if divided else None
     read_bytes = text.training.text_bytes
     if read_bytes > max_bytes:  # only a part was read
-        lengths = tokenizer.byte_lengths
-        read_bytes = tokens.text_bytes if isinstance(tokens, TokenShards) else count_bytes(tokens, lengths)
+        read_bytes = count_bytes(tokens, tokenizer.byte_lengths)
     task = Task(
         request, CorpusSize(len(tokens), read_bytes or 3 * len(tokens)), tokenizer.vocab_size, tokenizer.eos_id,
         base.config if base else None, encoded.size if encoded else None,
@@ -265,17 +258,8 @@ def _max_held_out_bytes(text: CorpusSplit, max_bytes: int) -> int:
     return min(max_bytes, MAX_HELD_OUT_BYTES)
 
 
-def _training_tokens(read: Corpus, tokenizer: Tokenizer, on_note: Callable[[str], None]) -> TokenIds | TokenShards:
-    """Tokenize the training text that the run reads; the tokens of a long text are cached."""
-    if read.text_bytes <= MAX_TEMPORARY_BYTES:
-        return tokenize(TokenizingProgress(read.text_bytes, 0, on_note).counted(read.texts()), tokenizer)
-    return tokenize_in_shards(read.contents, tokenizer, on_note)
-
-
-def _byte_values(tokens: TokenIds | TokenShards, tokenizer: Tokenizer) -> frozenset[int]:
+def _byte_values(tokens: TokenIds, tokenizer: Tokenizer) -> frozenset[int]:
     """Return the byte values in the text of tokens."""
-    if isinstance(tokens, TokenShards):
-        return tokens.seen_bytes
     return frozenset(b"".join(tokenizer.token_bytes[i] for i in used_tokens(tokens, tokenizer.vocab_size)))
 
 
@@ -306,7 +290,7 @@ def _record(
 
 
 def _seen_bytes(
-    tokens: TokenIds | TokenShards, conversations: PreparedConversations | None, tokenizer: Tokenizer, fine_tunes: bool
+    tokens: TokenIds, conversations: PreparedConversations | None, tokenizer: Tokenizer, fine_tunes: bool
 ) -> bytes | None:
     """Return the byte values that the model has seen, including those of its base model; None if these are unknown."""
     before = tokenizer.seen_bytes if fine_tunes else b""

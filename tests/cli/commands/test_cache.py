@@ -8,16 +8,15 @@ import pytest
 
 from llmcli.data.tokens import corpus_tokens
 from llmcli.formats.checkpoint import load
-from llmcli.training.data import prepare
 from tests.conftest import TEXT, Llm
 
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of the test's own for shards of 1000 bytes, which also short texts use."""
+    """A cache of the test's own, which also short texts use."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(corpus_tokens, "SHARD_BYTES", 1000)
-    monkeypatch.setattr(prepare, "MAX_TEMPORARY_BYTES", 0)
+    monkeypatch.setattr(corpus_tokens, "PIECE_BYTES", 1000)
+    monkeypatch.setattr(corpus_tokens, "CACHED_BYTES", 0)
     return tmp_path / "cache" / "llmcli"
 
 
@@ -32,21 +31,21 @@ def train(llm: Llm, *words: object) -> None:
 def test_a_run_leaves_files_that_are_listed_and_removed(llm: Llm, own_cache: Path) -> None:
     assert llm("cache").stdout == ""
     train(llm)
-    files = list(own_cache.iterdir())
-    size = sum(file.stat().st_size for file in files)
+    (file,) = own_cache.iterdir()
+    size = file.stat().st_size
     listed = json.loads(llm("cache", "--json").stdout)
     assert set(listed) == {"directory", "bytes", "limit", "texts"}
     assert (listed["directory"], listed["bytes"]) == (str(own_cache), size)
     (text,) = listed["texts"]
-    assert (text["text"], text["files"], text["bytes"]) == ("c.txt and 1 more", len(files), size)
+    assert (text["text"], text["bytes"]) == ("c.txt and 1 more", size)
     assert text["tokens"] == load("model.safetensors").record.train_tokens
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[+-]\d\d:\d\d", text["used"])
     names, row = llm("cache").stdout.splitlines()
-    assert names.split("\t") == ["text", "tokenizer", "files", "tokens", "size", "used"]
-    assert row.split("\t")[:3] == ["c.txt and 1 more", text["tokenizer"], str(len(files))]
+    assert names.split("\t") == ["text", "tokenizer", "tokens", "size", "used"]
+    assert row.split("\t")[:2] == ["c.txt and 1 more", text["tokenizer"]]
     assert f"{own_cache}: " in llm("cache").stderr and " of at most " in llm("cache").stderr
     removed = json.loads(llm("cache", "--clear", "--json").stdout)
-    assert removed == {"directory": str(own_cache), "removed": len(files), "bytes": size}
+    assert removed == {"directory": str(own_cache), "removed": 1, "bytes": size}
     assert list(own_cache.iterdir()) == []
     assert "removed 0 files" in llm("cache", "--clear").stderr
 
@@ -65,7 +64,7 @@ def test_each_tokenizer_has_a_row_and_a_damaged_file_is_listed(llm: Llm, own_cac
 def test_the_model_is_the_same_with_the_cache_and_without(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
     train(llm, "-o", "made.safetensors", "--threads", 1)
     train(llm, "-o", "read.safetensors", "--threads", 1)
-    monkeypatch.setattr(prepare, "MAX_TEMPORARY_BYTES", 10**9)
+    monkeypatch.setattr(corpus_tokens, "CACHED_BYTES", 10**9)
     train(llm, "-o", "plain.safetensors", "--threads", 1)
     made, read, plain = (Path(f"{name}.safetensors").read_bytes() for name in ("made", "read", "plain"))
     assert made == read == plain

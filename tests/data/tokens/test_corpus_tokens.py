@@ -1,4 +1,4 @@
-"""Tokens of a long text in shards: those of the whole, whatever the cache holds or cannot hold."""
+"""Tokens of a long text in pieces: those of the whole, whatever the cache holds or cannot hold."""
 
 import gzip
 import json
@@ -12,20 +12,13 @@ from pathlib import Path
 import pytest
 
 from llmcli.data.sources import read_corpus
-from llmcli.data.text.corpus import Corpus
+from llmcli.data.text.corpus import Corpus, Part
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokens import corpus_tokens
 from llmcli.data.tokens import token_store as token_cache
-from llmcli.data.tokens.corpus_tokens import (
-    ShardText,
-    TokenizingProgress,
-    divide,
-    label,
-    tokenize_in_shards,
-    tokenizer_hash,
-)
+from llmcli.data.tokens.corpus_tokens import Piece, TokenizingProgress, cache_key, divide, tokenize_corpus
 from llmcli.data.tokens.token_store import TokenCache, cache_directory
-from llmcli.data.tokens.tokens import count_bytes, tokenize, used_tokens
+from llmcli.data.tokens.tokens import tokenize
 from llmcli.errors import LLMError
 from tests import platforms
 from tests.conftest import TEXT
@@ -65,9 +58,10 @@ def spm() -> Tokenizer:
 
 
 @pytest.fixture(autouse=True)
-def small_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shards of about 500 bytes, in a cache of the test's own."""
-    monkeypatch.setattr(corpus_tokens, "SHARD_BYTES", 500)
+def small_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pieces of about 500 bytes, and a cache of the test's own, which also short texts use."""
+    monkeypatch.setattr(corpus_tokens, "PIECE_BYTES", 500)
+    monkeypatch.setattr(corpus_tokens, "CACHED_BYTES", 0)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
@@ -101,75 +95,53 @@ class CountingTokenizer(Tokenizer):
 
 
 @pytest.mark.parametrize("tokenizer", [BPE, CHAR, spm()], ids=["bpe", "char", "spm"])
-def test_shards_have_the_tokens_of_the_whole(tokenizer: Tokenizer) -> None:
+def test_pieces_have_the_tokens_of_the_whole(tokenizer: Tokenizer) -> None:
     whole = tokenize(corpus().texts(), tokenizer)
+    assert len(list(divide(corpus().contents, tokenizer))) > 10
     for _ in range(2):  # made, and read
-        tokens = tokenize_in_shards(corpus().contents, tokenizer)
-        assert len(cached()) > 10
-        assert tokens[0 : len(tokens)].tolist() == whole.tolist() and tokens.dtype == whole.dtype
-        assert tokens.text_bytes == count_bytes(whole, tokenizer.byte_lengths)
-        used = used_tokens(whole, tokenizer.vocab_size)
-        assert tokens.seen_bytes == {*b"".join(tokenizer.token_bytes[i] for i in used)}
+        tokens = tokenize_corpus(corpus().contents, tokenizer)
+        assert tokens.tolist() == whole.tolist() and tokens.dtype == whole.dtype
+        assert len(cached()) == 1
 
 
-def test_samples_of_a_text_are_separated_as_without_shards() -> None:
-    read = corpus()
-    whole = tokenize(read.sample(3000).texts(), BPE)
-    tokens = tokenize_in_shards(read.sample(3000).contents, BPE)
-    assert tokens[0 : len(tokens)].tolist() == whole.tolist()
+def test_samples_of_a_text_are_separated_as_in_the_whole() -> None:
+    sample = corpus().sample(3000)
+    assert tokenize_corpus(sample.contents, BPE).tolist() == tokenize(sample.texts(), BPE).tolist()
 
 
-def test_the_next_run_on_the_same_text_tokenizes_nothing() -> None:
-    tokenize_in_shards(corpus().contents, BPE)
+def test_the_next_run_on_the_same_text_tokenizes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenize_corpus(corpus().contents, BPE)
     counting = CountingTokenizer.like(BPE)
-    tokenize_in_shards(corpus().contents, counting)
+    tokenize_corpus(corpus().contents, counting)
     assert counting.count == 0
-    before = len(cached())
-    tokenize_in_shards(corpus().contents, CHAR)
-    assert len(cached()) == 2 * before
+    tokenize_corpus(corpus().contents, CHAR)
+    assert len(cached()) == 2
+    monkeypatch.setattr(corpus_tokens, "CACHED_BYTES", 10**6)  # a short text
+    tokenize_corpus(corpus().contents, counting)
+    assert counting.count > 0 and len(cached()) == 2
 
 
-def test_an_interrupted_run_leaves_its_shards_for_the_next() -> None:
-    total = CountingTokenizer.like(BPE)
-    whole = tokenize_in_shards(corpus().contents, total)
-    for path in cached():
-        path.unlink()
+def test_an_interrupted_run_leaves_nothing() -> None:
     with pytest.raises(KeyboardInterrupt):
-        tokenize_in_shards(corpus().contents, CountingTokenizer.like(BPE, fails_at=8))
-    assert 0 < len(cached()) < len(whole._shards)
-    rest = CountingTokenizer.like(BPE)
-    tokens = tokenize_in_shards(corpus().contents, rest)
-    assert 0 < rest.count < total.count
-    assert tokens[0 : len(tokens)].tolist() == whole[0 : len(whole)].tolist()
-
-
-@pytest.mark.parametrize("damage", [b"", b"{}", b"[1]" + bytes(5000)], ids=["empty", "cut", "other"])
-def test_a_damaged_shard_is_made_again(damage: bytes) -> None:
-    whole = tokenize_in_shards(corpus().contents, BPE)
-    whole = whole[0 : len(whole)].tolist()
-    path = cached()[3]
-    before = path.read_bytes()
-    for data in (damage, before[:-1], before[:-1] + bytes([before[-1] ^ 1])):
-        path.write_bytes(data)
-        tokens = tokenize_in_shards(corpus().contents, BPE)
-        assert tokens[0 : len(tokens)].tolist() == whole
-        assert path.read_bytes() == before
+        tokenize_corpus(corpus().contents, CountingTokenizer.like(BPE, fails_at=8))
+    assert cached() == []
 
 
 @platforms.named_pipes
 @pytest.mark.usefixtures("no_hang")
-def test_a_pipe_or_a_directory_in_place_of_a_shard_is_not_waited_for() -> None:
-    """Also if it takes the place of a shard that was read before."""
-    whole = tokenize_in_shards(corpus().contents, BPE)
-    expected, path = whole[0 : len(whole)].tolist(), cached()[3]
+def test_what_is_no_token_file_is_made_again() -> None:
+    expected = tokenize_corpus(corpus().contents, BPE).tolist()
+    (path,) = cached()
+    content = path.read_bytes()
+    for data in (b"", b"{}", b"[1]" + bytes(5000), content[:-2], content[:-1] + bytes([content[-1] ^ 1])):
+        path.write_bytes(data)
+        assert tokenize_corpus(corpus().contents, BPE).tolist() == expected
+        assert path.read_bytes() == content
     for replace in (os.mkfifo, os.mkdir):
         path.unlink()
         replace(path)
-        assert whole[0 : len(whole)].tolist() == expected
-        again = tokenize_in_shards(corpus().contents, BPE)
-        assert again[0 : len(again)].tolist() == expected
+        assert tokenize_corpus(corpus().contents, BPE).tolist() == expected
         assert path.is_file() == (replace is os.mkfifo)
-        whole = again
 
 
 def unwritable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,24 +157,24 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def little_space(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LLMCLI_CACHE_GB", "3e-5")  # some shards
+    monkeypatch.setenv("LLMCLI_CACHE_GB", "5e-6")
 
 
 @pytest.mark.parametrize(
     ("problem", "note"),
     [
-        (unwritable, "cannot write to .*file"),
-        (full_disk, "cannot write to .*: No space left"),
-        (little_space, "may have 30.00 kB"),
+        (unwritable, "cannot be written: "),
+        (full_disk, "cannot be written: No space left"),
+        (little_space, "may have 5.00 kB"),
     ],
 )
 def test_without_a_cache_the_tokens_are_the_same_and_one_note_says_why(monkeypatch, problem: object, note: str) -> None:
     whole = tokenize(corpus().texts(), BPE).tolist()
     problem(monkeypatch)  # type: ignore[operator]
     notes: list[str] = []
-    tokens = tokenize_in_shards(corpus().contents, BPE, notes.append)
-    assert tokens[0 : len(tokens)].tolist() == whole
-    assert len(notes) == 1 and re.match(f"some tokens are in a temporary file.* for the next run: .*{note}", notes[0])
+    tokens = tokenize_corpus(corpus().contents, BPE, notes.append)
+    assert tokens.tolist() == whole
+    assert len(notes) == 1 and re.match(f"the tokens are not kept for the next run: .*llmcli {note}", notes[0])
 
 
 @pytest.mark.parametrize("directory", [None, "unused"])
@@ -213,8 +185,8 @@ def test_with_the_cache_turned_off_or_without_a_home_directory_nothing_is_kept(
     found = tmp_path / directory if directory else None
     monkeypatch.setattr("llmcli.data.tokens.corpus_tokens.cache_directory", lambda: found)
     notes: list[str] = []
-    tokens = tokenize_in_shards(corpus().contents, BPE, notes.append)
-    assert tokens[0 : len(tokens)].tolist() == tokenize(corpus().texts(), BPE).tolist()
+    tokens = tokenize_corpus(corpus().contents, BPE, notes.append)
+    assert tokens.tolist() == tokenize(corpus().texts(), BPE).tolist()
     assert notes == [] and not (tmp_path / "unused").exists()
 
 
@@ -223,43 +195,26 @@ def test_if_no_disk_has_space_the_error_says_what_to_do(monkeypatch: pytest.Monk
     unwritable(monkeypatch)
     monkeypatch.setattr("tempfile.TemporaryFile", lambda **_: FullDisk())
     with pytest.raises(LLMError, match=r"cannot store the tokens in .*No space left.*TMPDIR"):
-        tokenize_in_shards(read.contents, BPE)
+        tokenize_corpus(read.contents, BPE)
 
 
 def test_the_tokens_of_a_file_that_changes_meanwhile_are_not_kept() -> None:
     read = corpus()
     os.utime("0.txt", (1, 1))
-    tokenize_in_shards(read.contents, BPE)
-    complete = tokenize_in_shards(corpus().contents, BPE)
-    assert len(cached()) == len(complete._shards)
-    for path in cached():
-        path.unlink()
-    os.utime("0.txt", (2, 2))
-    read = corpus()
-    os.utime("0.txt", (3, 3))
-    tokens = tokenize_in_shards(read.contents, BPE)
-    assert 0 < len(cached()) < len(complete._shards)
-    assert tokens[0 : len(tokens)].tolist() == complete[0 : len(complete)].tolist()
-
-
-def test_texts_of_other_runs_make_room() -> None:
-    tokenize_in_shards(corpus().contents, BPE)
-    size = sum(path.stat().st_size for path in cached())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LLMCLI_CACHE_GB", str(1.2 * size / 1e9))
-        notes: list[str] = []
-        tokens = tokenize_in_shards(corpus().contents, CHAR, notes.append)
-    assert notes == [] and len(tokens._shards) <= len(cached()) < 2 * len(tokens._shards)
+    tokens = tokenize_corpus(read.contents, BPE)
+    assert cached() == []
+    assert tokens.tolist() == tokenize_corpus(corpus().contents, BPE).tolist()
+    assert len(cached()) == 1
 
 
 # ---- notes
 
 
-def notes_of(total: int, cached: int, part: int, seconds: float) -> list[str]:
+def notes_of(total: int, part: int, seconds: float) -> list[str]:
     """The notes of a text of which `part` bytes are tokenized every so many seconds."""
     notes: list[str] = []
     now = 0.0
-    progress = TokenizingProgress(total, cached, notes.append, lambda: now)
+    progress = TokenizingProgress(total, notes.append, lambda: now)
     for start in range(0, total, part):
         now += seconds
         progress.add(min(part, total - start))
@@ -267,99 +222,70 @@ def notes_of(total: int, cached: int, part: int, seconds: float) -> list[str]:
 
 
 def test_a_long_text_has_a_note_soon_and_others_less_and_less_often() -> None:
-    notes = notes_of(9_000_000_000, 0, 16_000_000, 2.5)  # 6.4 MB/s: 1,407.5 s
+    notes = notes_of(9_000_000_000, 16_000_000, 2.5)  # 6.4 MB/s: 1,407.5 s
     assert notes[0] == "tokenizing 9.00 GB of text"
     assert notes[1] == "tokenized 1 %, about 23m left"  # 8 parts, 1.4 %, after 20 s
     assert 10 <= len(notes) <= 16 and notes[-1].startswith("tokenized ")
 
 
 def test_notes_are_seconds_apart() -> None:
-    assert notes_of(9_000_000_000, 0, 16_000_000, 0.05) == [  # 28 s in all
+    assert notes_of(9_000_000_000, 16_000_000, 0.05) == [  # 28 s in all
         "tokenizing 9.00 GB of text",
         "tokenized 71 %, about 8s left",
     ]
 
 
-def test_what_is_cached_is_named() -> None:
-    assert notes_of(1_000_000_000, 8_000_000_000, 16_000_000, 0.05) == [
-        "tokenizing 1.00 GB of text; 8.00 GB are cached"
-    ]
-
-
 def test_a_text_that_takes_seconds_has_no_notes() -> None:
-    assert notes_of(15_000_000, 0, 1_000_000, 3.0) == []
-    assert notes_of(0, 9_000_000_000, 16_000_000, 3.0) == []
+    assert notes_of(15_000_000, 1_000_000, 3.0) == []
 
 
-def test_pieces_of_texts_count_as_bytes() -> None:
-    notes: list[str] = []
-    now = iter(range(0, 900, 30))
-    progress = TokenizingProgress(32_000_000, 0, notes.append, lambda: next(now))
-    texts = [["é" * 4_000_000] * 2, ["a" * 8_000_000] * 2]
-    assert [list(text) for text in progress.counted(iter(map(iter, texts)))] == texts
-    assert notes == ["tokenizing 32.00 MB of text", "tokenized 25 %, about 2m left", "tokenized 50 %, about 1m left",
-                     "tokenized 75 %, about 30s left"]  # fmt: skip
+# ---- pieces
 
 
-# ---- the texts of shards
-
-
-def texts_of(*texts: str, shard_bytes: int) -> list[ShardText]:
+def pieces_of(*texts: str, piece_bytes: int) -> list[Piece]:
     corpus = read_corpus([put(f"{i}.txt", text.encode()) for i, text in enumerate(texts)])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(corpus_tokens, "SHARD_BYTES", shard_bytes)
+        patch.setattr(corpus_tokens, "PIECE_BYTES", piece_bytes)
         return list(divide(corpus.contents, BPE))
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_shards_are_the_whole_text_in_order_and_of_about_one_size(seed: int) -> None:
+def test_pieces_are_the_whole_text_in_order_and_of_about_one_size(seed: int) -> None:
     texts = [random_text(seed * 10 + i, 30 + 200 * (i % 3)) for i in range(6)]
-    shards = texts_of(*texts, shard_bytes=300)
+    pieces = pieces_of(*texts, piece_bytes=300)
     read: dict[str, str] = {}
-    for shard in shards:
-        for part in shard.parts:
+    for piece in pieces:
+        for part in piece.parts:
             read[part.document.name] = read.get(part.document.name, "") + "".join(part.text())
-        assert sum(part.end - part.start for part in shard.parts) <= 300 + 150
+        assert sum(part.end - part.start for part in piece.parts) <= 300 + 150
     assert list(read.values()) == texts
-    assert [shard.is_first for shard in shards] == [True] + [False] * (len(shards) - 1)
+    assert [piece.is_first for piece in pieces] == [True] + [False] * (len(pieces) - 1)
 
 
-def test_a_shard_that_continues_a_text_begins_before_a_space_or_line_end() -> None:
-    shards = texts_of(random_text(3, 3000), shard_bytes=500)
-    assert len(shards) > 5
-    for shard in shards[1:]:
-        assert not shard.begins_text
-        assert next(shard.parts[0].text())[0] in " \n"
+def test_a_piece_that_continues_a_text_begins_before_a_space_or_line_end() -> None:
+    pieces = pieces_of(random_text(3, 3000), piece_bytes=500)
+    assert len(pieces) > 5
+    for piece in pieces[1:]:
+        assert not piece.begins_text
+        assert next(piece.parts[0].text())[0] in " \n"
 
 
 def test_a_text_without_spaces_is_cut_at_the_end_of_a_character() -> None:
-    shards = texts_of("りんご" * 100, shard_bytes=100)
-    assert all("".join(shard.parts[0].text()).encode() for shard in shards)
-    assert "".join("".join(shard.parts[0].text()) for shard in shards) == "りんご" * 100
+    pieces = pieces_of("りんご" * 100, piece_bytes=100)
+    assert all("".join(piece.parts[0].text()).encode() for piece in pieces)
+    assert "".join("".join(piece.parts[0].text()) for piece in pieces) == "りんご" * 100
 
 
-def test_short_texts_share_a_shard() -> None:
-    shards = texts_of(*["some words\n"] * 10, shard_bytes=55)
-    assert [len(shard.parts) for shard in shards] == [5, 5] and all(shard.begins_text for shard in shards)
-    assert (label(shards), label(shards[1:]), label(texts_of("one", shard_bytes=9))) == (
-        "0.txt and 9 more",
-        "5.txt and 4 more",
-        "0.txt",
-    )
+def test_short_texts_share_a_piece() -> None:
+    pieces = pieces_of(*["some words\n"] * 10, piece_bytes=55)
+    assert [len(piece.parts) for piece in pieces] == [5, 5] and all(piece.begins_text for piece in pieces)
 
 
-def test_the_key_names_text_and_tokenizer() -> None:
-    one, other = texts_of("a few words " * 20, shard_bytes=120)
-    hash_ = tokenizer_hash(BPE)
-    assert one.key(hash_) == texts_of("a few words " * 20, shard_bytes=120)[0].key(hash_)
-    others = [other.key(hash_), one.key(tokenizer_hash(Tokenizer.train_bpe([TEXT], 281)))]
-    others.append(texts_of("a few Words " * 20, shard_bytes=120)[0].key(hash_))
-    others.append(texts_of("a few words " * 20, shard_bytes=130)[0].key(hash_))
-    assert len({one.key(hash_), *others}) == 5
+def test_the_key_names_text_and_tokenizer_but_no_file(tmp_path: Path) -> None:
+    def parts(name: str, text: bytes) -> tuple[Part, ...]:
+        return read_corpus([put(name, text)]).contents
 
-
-def test_the_key_does_not_depend_on_the_name_of_the_file(tmp_path: Path) -> None:
-    (one,) = texts_of("same words", shard_bytes=120)
-    put("renamed.txt", b"same words")
-    (other,) = divide(read_corpus(["renamed.txt"]).contents, BPE)
-    assert one.key("") == other.key("")
+    key = cache_key(parts("a.txt", b"a few words"), "hash")
+    assert key == cache_key(parts("b.txt", b"a few words"), "hash")
+    others = [cache_key(parts("a.txt", b"a few Words"), "hash"), cache_key(parts("b.txt", b"a few words"), "other")]
+    assert len({key, *others}) == 3

@@ -324,16 +324,16 @@ def test_a_run_is_prepared_the_same_whether_its_tokens_are_cached(tmp_path, monk
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(recipe, "MIN_BYTES", 20_000)
     monkeypatch.setattr(recipe, "CPU_BYTES_FACTOR", 1)
-    monkeypatch.setattr(corpus_tokens, "SHARD_BYTES", 3000)
+    monkeypatch.setattr(corpus_tokens, "PIECE_BYTES", 3000)
     corpus = corpus_of(tmp_path, words(9000), words(20, 1), words(5000, 2, "りんごé🍎"))
     plain = prepare(PlanRequest(**budget), corpus)
-    monkeypatch.setattr(prepare_module, "MAX_TEMPORARY_BYTES", 1000)
+    monkeypatch.setattr(corpus_tokens, "CACHED_BYTES", 1000)
     made, read = (prepare(PlanRequest(**budget), corpus) for _ in range(2))
-    assert len(list((tmp_path / "cache" / "llmcli").iterdir())) > 5
-    for shards in (made, read):
-        assert shards.record == plain.record and shards.plan == plain.plan
-        assert shards.tokens[0 : len(plain.tokens)].tolist() == plain.tokens.tolist()
-        assert shards.tokenizer.seen_bytes == plain.tokenizer.seen_bytes
+    assert len(list((tmp_path / "cache" / "llmcli").iterdir())) == 1
+    for cached in (made, read):
+        assert cached.record == plain.record and cached.plan == plain.plan
+        assert cached.tokens.tolist() == plain.tokens.tolist()
+        assert cached.tokenizer.seen_bytes == plain.tokenizer.seen_bytes
 
 
 def test_no_more_of_the_held_out_text_is_read_than_an_evaluation_covers(tmp_path, monkeypatch):
