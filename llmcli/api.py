@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from llmcli.generation.choices import ScoredText
     from llmcli.generation.engine.requests import GenerationRequest
     from llmcli.generation.generator import Piece
-    from llmcli.generation.known_answers import Answer, AnswerFinder
+    from llmcli.generation.known_answers import AnswerFinder, KnownAnswer
     from llmcli.models.runtime import Runtime
     from llmcli.training.data.inputs import Inputs
     from llmcli.training.files.output import Output
@@ -305,7 +305,7 @@ class Model:
         finally:
             self._assistants = [assistant]
 
-    def known_answer(self, prompt: str | Sequence[Mapping[str, str]]) -> Answer:
+    def known_answer(self, prompt: str | Sequence[Mapping[str, str]]) -> KnownAnswer:
         """Answer a question, or a conversation as for `chat`, with one of the answers that the file stores (trained
         with `known_answers`): `.text`, `.confidence` (0 to 1), `.is_known`, which is False if the confidence is below
         the minimum that was fitted at the end of training. Raises LLMError for a model without known answers.

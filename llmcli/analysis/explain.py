@@ -128,7 +128,7 @@ class Explanation:
 
 
 @dataclass(frozen=True)
-class NextToken:
+class ExplainedToken:
     """A model's prediction of the next token."""
 
     place: Place
@@ -138,7 +138,7 @@ class NextToken:
 
 def predict_next(
     runtime: Runtime, tokenizer: Tokenizer, prompt: str | Prompt, *, literal: bool, token: int | None = None
-) -> NextToken:
+) -> ExplainedToken:
     """Predict the next token as `generate` does, summed over the tokenizations of the prompt's end. The place is that
     of the most likely text, or the likeliest one of `token`. Afterwards the KV cache holds the tokens before it, as far
     as they fit. Raises LLMError for an empty prompt and for NaN logits."""
@@ -162,7 +162,7 @@ def predict_next(
         allowed[[*vocabulary.prefixes_of(tail), *vocabulary.extensions_of(tail).tolist()]] = True
     ids = first.process(found[0])
     context = last_tokens(ids, runtime.length, tokenizer.bos_ids)
-    return NextToken(Place(token, context, len(ids) - len(context), tail, allowed), logprobs, added)
+    return ExplainedToken(Place(token, context, len(ids) - len(context), tail, allowed), logprobs, added)
 
 
 def explain(

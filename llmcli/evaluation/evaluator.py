@@ -307,7 +307,7 @@ def most_surprising(
 
 
 @dataclass(frozen=True)
-class Line:
+class LineSurprisal:
     """A line of a text. A token belongs to the line in which it begins."""
 
     number: int  # counted from 1
@@ -318,7 +318,7 @@ class Line:
     most: int  # the token with the highest surprisal
 
 
-def surprisal_of_lines(tokens: Sequence[bytes], bits: Sequence[float]) -> list[Line]:
+def surprisal_of_lines(tokens: Sequence[bytes], bits: Sequence[float]) -> list[LineSurprisal]:
     """Return the lines of a text, given as tokens, in which a token begins.
 
     >>> lines = surprisal_of_lines([b"a", b"b\\n", b"\\nc", b"d"], [1, 2, 3, 1])
@@ -333,7 +333,7 @@ def surprisal_of_lines(tokens: Sequence[bytes], bits: Sequence[float]) -> list[L
             continue
         inside = range(first, i + 1)
         size, most = sum(len(tokens[j]) for j in inside), max(inside, key=bits.__getitem__)
-        lines.append(Line(number, texts[number - 1], inside, sum(bits[first : i + 1]), size, most))
+        lines.append(LineSurprisal(number, texts[number - 1], inside, sum(bits[first : i + 1]), size, most))
         number, first = number + breaks, i + 1
     return lines
 

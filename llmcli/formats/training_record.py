@@ -126,7 +126,7 @@ class Settings(JsonObject):
     induction: bool = False
 
 
-class Clock(JsonObject):
+class SpeedRecord(JsonObject):
     """The duration and speed of a run with a time limit."""
 
     seconds: Amount = 0.0
@@ -149,7 +149,7 @@ class Distillation(JsonObject):
     teacher_bits_per_byte: Number = 0.0
 
 
-class EpochSearch(JsonObject):
+class EpochSearchRecord(JsonObject):
     """The number of epochs that a first run found."""
 
     found: Number = 0.0
@@ -223,7 +223,7 @@ def _is_prediction(value: Any) -> bool:
     )
 
 
-class Probe(JsonObject):
+class ProbeRecord(JsonObject):
     """The likeliest next words of one prompt by step: (step, pairs of a word, or a token, and its probability)."""
 
     prompt: str = ""
@@ -290,11 +290,11 @@ class TrainingRecord(Stage):
     plain_text: PlainTextScores | None = None
     validation: EvaluatedData | None = None
     distillation: Distillation | None = None
-    epoch_search: EpochSearch | None = None
+    epoch_search: EpochSearchRecord | None = None
     curve: CurvePoints = CurvePoints()
     samples: Samples = Samples()
-    probe: Probe | None = None
-    clock: Clock | None = None
+    probe: ProbeRecord | None = None
+    clock: SpeedRecord | None = None
     memorised: Memorization | None = None  # a key of stored files: it keeps its British spelling
     answers: AnswerShares | None = None
     known_answers: KnownAnswerShares | None = None

@@ -18,11 +18,11 @@ from llmcli.errors import LLMError
 from llmcli.generation.chat import Assistant
 from llmcli.generation.engine.engine import Engine
 from llmcli.generation.engine.requests import (
+    EngineLimits,
     Event,
     Failed,
     Finished,
     GenerationRequest,
-    Limits,
     Started,
     StoppingError,
     Token,
@@ -109,7 +109,7 @@ def decode_batch(
     """Process requests together; yield a result for each, in order. An LLMError instead of a request, or one that a
     request causes, becomes its result; there may also be a result that is done instead. `ends` receives the number of a
     request, counted from 0, and its text so far, and returns whether the text ends there."""
-    engine = Engine(lambda name: (runtime, tokenizer), Limits(concurrent=CONCURRENT, queue=WINDOW))
+    engine = Engine(lambda name: (runtime, tokenizer), EngineLimits(concurrent=CONCURRENT, queue=WINDOW))
     arrived: SimpleQueue[tuple[int, BatchResult, Event]] = SimpleQueue()
     source, pending, numbers = iter(requests), deque[BatchResult](), count()
     running: dict[int, EngineSequence] = {}

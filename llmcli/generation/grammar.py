@@ -138,12 +138,12 @@ def _tokens(tokenizer: Tokenizer) -> "LLTokenizer":
         from llguidance import LLTokenizer
     except ImportError as error:
         raise missing_extra("structured output", "llguidance", "structured") from error
-    from llmcli.generation.grammar_compiler import Tokens
+    from llmcli.generation.grammar_compiler import GrammarTokens
 
     # a grammar may name control tokens: <|im_end|>
     tokens = [text or tokenizer.label(i).encode("utf-8") for i, text in enumerate(tokenizer.token_bytes)]
     spell = tokenizer.vocabulary.spell
-    return LLTokenizer(Tokens(tokens, tokenizer.eos_id, _special_ids(tokenizer), spell))  # type: ignore[arg-type]
+    return LLTokenizer(GrammarTokens(tokens, tokenizer.eos_id, _special_ids(tokenizer), spell))  # type: ignore[arg-type]
 
 
 def _special_ids(tokenizer: Tokenizer) -> list[int]:

@@ -35,7 +35,7 @@ worker = Worker("llmcli.generation.grammar_compiler")  # the child process
 _stack_size_lock = threading.Lock()
 
 
-class Tokens:
+class GrammarTokens:
     """A vocabulary as llguidance reads it."""
 
     is_tokenizer_wrapper, bos_token_id = True, None
@@ -105,4 +105,4 @@ def _any_tokens(size: int, eos_id: int | None, special: Sequence[tuple[str, str]
     tokens = [bytes([i % 256]) for i in range(size)]
     for i, name in special:
         tokens[int(i)] = name.encode("utf-8")
-    return LLTokenizer(Tokens(tokens, eos_id, [int(i) for i, _ in special], list))  # type: ignore[arg-type]
+    return LLTokenizer(GrammarTokens(tokens, eos_id, [int(i) for i, _ in special], list))  # type: ignore[arg-type]

@@ -94,7 +94,7 @@ def open_known_answers(model: Checkpoint | Ensemble) -> KnownAnswers:
 
 
 @dataclass(frozen=True)
-class Answer:
+class KnownAnswer:
     """The known answer with the highest score."""
 
     text: str
@@ -117,7 +117,7 @@ class AnswerFinder:
 
     def find(
         self, assistant: Assistant, messages: Sequence[Message], check: Callable[[], None] = lambda: None
-    ) -> Answer:
+    ) -> KnownAnswer:
         """Choose an answer to messages that end with a user message. Raises LLMError as `Assistant.score` does, which
         explains `check`."""
         if messages[-1].role != "user":
@@ -134,7 +134,7 @@ class AnswerFinder:
                 scores[self._places[scored.text]] += self._network_weight * probability
         best = int(scores.argmax())
         confidence = min(1.0, float(scores[best]))
-        return Answer(self.answers[best], confidence, confidence >= self._least)
+        return KnownAnswer(self.answers[best], confidence, confidence >= self._least)
 
 
 class KnownAnswersChat(Chat):
@@ -154,9 +154,9 @@ class KnownAnswersChat(Chat):
         super().__init__(assistant, sampling, messages)
         self._finder = AnswerFinder(known, min_confidence)
         self.unknown = _UNKNOWN[language_of(self._finder.answers)] if unknown is None else unknown
-        self.last: Answer | None = None
+        self.last: KnownAnswer | None = None
 
-    def find(self, messages: Sequence[Message]) -> Answer:
+    def find(self, messages: Sequence[Message]) -> KnownAnswer:
         """Answer messages that need not belong to this conversation; the text is `unknown` if there is no answer."""
         answer = self._finder.find(self.assistant, messages)
         return answer if answer.is_known else replace(answer, text=self.unknown)

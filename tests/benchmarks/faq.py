@@ -25,7 +25,7 @@ from pathlib import Path
 import llmcli
 from llmcli.data.conversations.messages import Message
 from llmcli.formats.training_record import KnownAnswers
-from llmcli.generation.known_answers import Answer, AnswerFinder, open_known_answers
+from llmcli.generation.known_answers import AnswerFinder, KnownAnswer, open_known_answers
 from tests.benchmarks.llm_command import llm
 
 QUESTIONS = Path(__file__).parent / "questions"
@@ -56,7 +56,7 @@ def nearest_by_words(pairs: Sequence[tuple[str, str]]) -> Answerer:
 def answerers(model: llmcli.Model, pairs: Sequence[tuple[str, str]]) -> Iterator[tuple[str, Answerer]]:
     known, assistant = open_known_answers(model._source), model._take_assistant()
 
-    def finding(weight: float) -> Callable[[str], Answer]:
+    def finding(weight: float) -> Callable[[str], KnownAnswer]:
         finder = AnswerFinder(KnownAnswers(pairs=known.pairs, network_weight=weight))
         return lru_cache(lambda question: finder.find(assistant, [Message("user", question)]))
 

@@ -31,7 +31,7 @@ from llmcli.formats import hf_directory, loading
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.gguf import writer as gguf_writer
 from llmcli.generation.engine.engine import Engine
-from llmcli.generation.engine.requests import Event, Failed, Finished, GenerationRequest, Limits
+from llmcli.generation.engine.requests import EngineLimits, Event, Failed, Finished, GenerationRequest
 from llmcli.models.open_runtime import open_runtime
 from tests.benchmarks.engines import SHAPES, random_model
 
@@ -55,7 +55,7 @@ def open_ours(directory: Path, dtype: str) -> Callable[[int, int, int], float]:
     model = loading.load(directory / "hf")
     runtime = open_runtime(model, quantize=None if dtype == "float32" else dtype, fast=True)
     tokenizer = unending(Tokenizer.from_json(model.tokenizer_json))
-    engine = Engine(lambda name: (runtime, tokenizer), Limits(prefix_bytes=0))
+    engine = Engine(lambda name: (runtime, tokenizer), EngineLimits(prefix_bytes=0))
     engine.start()
 
     def measure(streams: int, tokens: int, seed: int) -> float:

@@ -37,7 +37,7 @@ def assistant(tmp_path_factory: pytest.TempPathFactory) -> Assistant:
     return open_assistant(model, open_runtime(model, "cpu", None), open_tokenizer(model))
 
 
-def find(assistant: Assistant, text: str, least: float | None = None) -> module.Answer:
+def find(assistant: Assistant, text: str, least: float | None = None) -> module.KnownAnswer:
     return AnswerFinder(KNOWN, least).find(assistant, [Message("user", text)])
 
 

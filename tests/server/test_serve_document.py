@@ -114,10 +114,16 @@ def test_lm_eval_scores_a_text_and_a_table(running, tmp_path, monkeypatch):
 
 
 def test_the_numbers_are_those_of_the_code():
-    from llmcli.generation.engine.requests import Limits
+    from llmcli.generation.engine.requests import EngineLimits
     from llmcli.server import limits
 
     numbers = [getattr(limits, name) for name in dir(limits) if name.isupper() and name != "KEEP_ALIVE_SECONDS"]
-    table = PAGE.partition("## Limits")[2]
-    for number in (*numbers, Limits.concurrent, Limits.queue, Limits.live_bytes >> 30, Limits.prefix_bytes >> 30):
+    table = PAGE.partition("## EngineLimits")[2]
+    for number in (
+        *numbers,
+        EngineLimits.concurrent,
+        EngineLimits.queue,
+        EngineLimits.live_bytes >> 30,
+        EngineLimits.prefix_bytes >> 30,
+    ):
         assert re.search(rf"(?<![\d,]){number:,}(?![\d,])", table), number

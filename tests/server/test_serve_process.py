@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("starlette", reason='needs pip install "llmcli[serve]"')
 
-from llmcli.generation.engine.requests import Limits
+from llmcli.generation.engine.requests import EngineLimits
 from llmcli.server.api.models import Models
 from llmcli.server.http import listening, service
 from llmcli.server.http.app import create_app
@@ -136,7 +136,7 @@ def test_more_unread_answers_than_places_and_connections_shut_nobody_out(served,
     monkeypatch.setattr(listening, "UNREAD_SECONDS", 600)
     monkeypatch.setattr(listening, "MAX_CONNECTIONS", 6)
     body = json.dumps(LONG | {"logprobs": 5, "n": 1}).encode()
-    with served_here(create_app(Models(served), limits=Limits(concurrent=2))) as address, ExitStack() as stack:
+    with served_here(create_app(Models(served), limits=EngineLimits(concurrent=2))) as address, ExitStack() as stack:
         for _ in range(10):
             unread = stack.enter_context(socket.socket())
             unread.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from llmcli.generation.batch import BatchResult
     from llmcli.generation.chat import Assistant, Chat
     from llmcli.generation.engine.requests import GenerationRequest
-    from llmcli.generation.known_answers import Answer
+    from llmcli.generation.known_answers import KnownAnswer
 
 CONFLICTS = {
     "choices": f"{SAMPLING_OPTIONS} separate memory known_answers",
@@ -219,7 +219,7 @@ def _known_json(conversation: "Chat") -> dict[str, Any]:
     return _confidence_json(last) if last else {}
 
 
-def _confidence_json(answer: "Answer") -> dict[str, Any]:
+def _confidence_json(answer: "KnownAnswer") -> dict[str, Any]:
     return {"known": answer.is_known, "confidence": round(answer.confidence, 6)}
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from llmcli.server.http.access import Access
 
 API_KEY_VARIABLE = "LLMCLI_API_KEY"
-NETWORK, LIMITS = "Network", "Limits"  # panels of the help
+NETWORK, LIMITS = "Network", "EngineLimits"  # panels of the help
 
 
 class _Options(Options):
@@ -129,7 +129,7 @@ def _access(listener: "socket.socket", host: str, key: str | None, origins: list
 
 def _run(models: "Models", listener: "socket.socket", access: "Access", options: _Options) -> None:
     """Serve until a signal. Raises LLMError if a single model cannot be loaded."""
-    from llmcli.generation.engine.requests import Limits
+    from llmcli.generation.engine.requests import EngineLimits
     from llmcli.server.http.app import Hooks, create_app
     from llmcli.server.http.listening import Server, urls
 
@@ -146,7 +146,7 @@ def _run(models: "Models", listener: "socket.socket", access: "Access", options:
         on_ready=lambda: console.warn(f"serving {names} at {address} (Ctrl-C ends it)"),
         on_load_error=on_load_error,
     )
-    limits = Limits(concurrent=options.max_concurrent, context=options.context)
+    limits = EngineLimits(concurrent=options.max_concurrent, context=options.context)
     server = Server(create_app(models, limits=limits, access=access, hooks=hooks, log_contents=options.log_prompts))
     with exits_at_once(server.stop):
         server.run([listener])

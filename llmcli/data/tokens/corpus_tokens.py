@@ -34,7 +34,7 @@ OnNote = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Piece:
+class TextPiece:
     """Consecutive parts of a corpus that are tokenized together. An end-of-text token precedes each text except the
     very first."""
 
@@ -47,7 +47,7 @@ class Piece:
         return sum(part.text_bytes for part in self.parts)
 
 
-def divide(parts: Iterable[Part], tokenizer: Tokenizer) -> Iterator[Piece]:
+def divide(parts: Iterable[Part], tokenizer: Tokenizer) -> Iterator[TextPiece]:
     """Cut `parts`, each a text, into pieces of about PIECE_BYTES."""
     piece: list[Part] = []
     size, begins_text, is_first = 0, True, True
@@ -57,15 +57,15 @@ def divide(parts: Iterable[Part], tokenizer: Tokenizer) -> Iterator[Piece]:
             cut = _cut(part.document, start + PIECE_BYTES - size, part.end, tokenizer)
             if cut >= part.end:
                 break
-            yield Piece((*piece, Part(part.document, start, cut)), begins_text, is_first)
+            yield TextPiece((*piece, Part(part.document, start, cut)), begins_text, is_first)
             piece, size, begins_text, is_first, start = [], 0, False, False, cut
         piece.append(Part(part.document, start, part.end))
         size += part.end - start
         if size >= PIECE_BYTES:
-            yield Piece(tuple(piece), begins_text, is_first)
+            yield TextPiece(tuple(piece), begins_text, is_first)
             piece, size, begins_text, is_first = [], 0, True, False
     if piece:
-        yield Piece(tuple(piece), begins_text, is_first)
+        yield TextPiece(tuple(piece), begins_text, is_first)
 
 
 def _cut(document: Document, position: int, end: int, tokenizer: Tokenizer) -> int:
@@ -123,7 +123,7 @@ def _tokenize(parts: Iterable[Part], tokenizer: Tokenizer, size: int, on_note: O
     progress = TokenizingProgress(size, on_note)
     is_stopped = threading.Event()  # another piece failed, or Ctrl-C was pressed
 
-    def encode(piece: Piece) -> bytes:
+    def encode(piece: TextPiece) -> bytes:
         texts = (part.text() for part in piece.parts)
         blocks = encode_texts(texts, tokenizer, continued=not piece.begins_text, is_first=piece.is_first)
         return b"".join(itertools.takewhile(lambda _: not is_stopped.is_set(), blocks))
@@ -138,7 +138,7 @@ def _tokenize(parts: Iterable[Part], tokenizer: Tokenizer, size: int, on_note: O
         executor.shutdown(cancel_futures=True)
 
 
-def _counted(encoded: Iterable[tuple[Piece, bytes]], progress: "TokenizingProgress") -> Iterator[bytes]:
+def _counted(encoded: Iterable[tuple[TextPiece, bytes]], progress: "TokenizingProgress") -> Iterator[bytes]:
     for piece, tokens in encoded:
         progress.add(piece.text_bytes)
         yield tokens

@@ -7,14 +7,15 @@ other texts by one chunk per token, and a cancelled request is removed before th
 model run in a separate thread, one at a time, on a fork.
 
 Requests may form a group, such as the texts of one HTTP request. Groups take turns: each has one chunk of its prompts
-processed, and if there are more texts than `Limits.concurrent`, each group has as many in progress as any other, or all
-of its own. A group of many texts therefore delays the first token of another by one chunk per chunk of that prompt.
+processed, and if there are more texts than `EngineLimits.concurrent`, each group has as many in progress as any other,
+or all of its own. A group of many texts therefore delays the first token of another by one chunk per chunk of that
+prompt.
 
 A text does not depend on other requests: each request has its own KV cache and random numbers. Only the last bits of
 logits can vary, with the number of texts in a step and the part of the prompt that was cached.
 
-Requests are admitted while all keys and values that they may need fit `Limits.live_bytes` (one is always admitted).
-Caches grow by doubling, so up to twice as much may be allocated.
+Requests are admitted while all keys and values that they may need fit `EngineLimits.live_bytes` (one is always
+admitted). Caches grow by doubling, so up to twice as much may be allocated.
 """
 
 import threading
@@ -28,8 +29,8 @@ from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.generation.engine.prefix_cache import PrefixCache
 from llmcli.generation.engine.requests import (
+    EngineLimits,
     GenerationRequest,
-    Limits,
     OnEvent,
     QueueFullError,
     StoppingError,
@@ -51,10 +52,10 @@ class Engine:
     If the thread ends with an error, such as out of memory, all requests fail, and the next request restarts it.
     """
 
-    def __init__(self, open_model: Callable[[str], Opened], limits: Limits | None = None) -> None:
+    def __init__(self, open_model: Callable[[str], Opened], limits: EngineLimits | None = None) -> None:
         """`open_model` is called with the served name, in a separate thread, when a model is first used; it may raise
         LLMError."""
-        self._open_model, self._limits = open_model, limits or Limits()
+        self._open_model, self._limits = open_model, limits or EngineLimits()
         self._changed = threading.Condition()  # guards _thread, failure, _is_changed, waiting, _is_closed, _models
         self._thread: threading.Thread | None = None  # None: not running
         self.failure: str | None = None  # the reason why it is not running

@@ -88,7 +88,7 @@ OnEvent = Callable[[Event], None]  # called in the engine's thread; must return 
 
 
 @dataclass(frozen=True)
-class Limits:
+class EngineLimits:
     """The limits of the engine; docs/serve.md lists the numbers."""
 
     concurrent: int = 16  # sequences decoded together

@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from llmcli.errors import LLMError
 from llmcli.generation.engine.engine import Engine
-from llmcli.generation.engine.requests import Limits, UnavailableError
+from llmcli.generation.engine.requests import EngineLimits, UnavailableError
 from llmcli.server.api import bodies
 from llmcli.server.api.models import Models
 from llmcli.server.api.schema import JsonObject, Operation, openapi
@@ -75,7 +75,7 @@ class Hooks:
 def create_app(
     models: Models,
     *,
-    limits: Limits | None = None,
+    limits: EngineLimits | None = None,
     access: Access | None = None,
     hooks: Hooks | None = None,
     log_contents: bool = False,

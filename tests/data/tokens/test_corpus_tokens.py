@@ -16,7 +16,7 @@ from llmcli.data.text.corpus import Corpus, Part
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokens import corpus_tokens
 from llmcli.data.tokens import token_store as token_cache
-from llmcli.data.tokens.corpus_tokens import Piece, TokenizingProgress, cache_key, divide, tokenize_corpus
+from llmcli.data.tokens.corpus_tokens import TextPiece, TokenizingProgress, cache_key, divide, tokenize_corpus
 from llmcli.data.tokens.token_store import TokenCache, cache_directory
 from llmcli.data.tokens.tokens import tokenize
 from llmcli.errors import LLMError
@@ -242,7 +242,7 @@ def test_a_text_that_takes_seconds_has_no_notes() -> None:
 # ---- pieces
 
 
-def pieces_of(*texts: str, piece_bytes: int) -> list[Piece]:
+def pieces_of(*texts: str, piece_bytes: int) -> list[TextPiece]:
     corpus = read_corpus([put(f"{i}.txt", text.encode()) for i, text in enumerate(texts)])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(corpus_tokens, "PIECE_BYTES", piece_bytes)

@@ -17,10 +17,10 @@ from llmcli.formats.checkpoint import Checkpoint
 from llmcli.generation.engine import sequence as sequence_module
 from llmcli.generation.engine.engine import Engine
 from llmcli.generation.engine.requests import (
+    EngineLimits,
     Failed,
     Finished,
     GenerationRequest,
-    Limits,
     QueueFullError,
     Started,
     Token,
@@ -136,7 +136,7 @@ PROMPTS = [
 @pytest.mark.parametrize("model", ["dense", "moe", "ensemble", pytest.param("int8", marks=needs_onnxruntime)])
 @pytest.mark.slow
 def test_texts_generated_together_are_those_generated_alone(start, model):
-    engine = start(Limits(concurrent=5, prefix_bytes=0))
+    engine = start(EngineLimits(concurrent=5, prefix_bytes=0))
     samplings = [
         GREEDY,
         SamplingConfig(temperature=0.0, max_tokens=80, stop=("at", "e.")),
@@ -257,7 +257,7 @@ def test_groups_of_many_texts_delay_another_by_one_chunk_each(start, monkeypatch
     turns, advance = [], sequence_module.Sequence.advance
     monkeypatch.setattr(sequence_module, "PREFILL_CHUNK", 8)
     monkeypatch.setattr(sequence_module.Sequence, "advance", lambda one: (turns.append(one.group), advance(one)))
-    engine = start(Limits(prefix_bytes=0))
+    engine = start(EngineLimits(prefix_bytes=0))
     blocking = blocked(engine)
     many = [ask(engine, (5, text, *range(30)), group=group, **more) for group in range(groups) for text in range(8)]
     few_tokens = SamplingConfig(temperature=0.0, max_tokens=5)
@@ -273,7 +273,7 @@ def test_groups_of_many_texts_delay_another_by_one_chunk_each(start, monkeypatch
 
 def test_groups_have_equal_numbers_of_places(start):
     """A text that gives up its place goes on later as if nothing had happened."""
-    engine = start(Limits(concurrent=4))
+    engine = start(EngineLimits(concurrent=4))
     ended, long = [], SamplingConfig(temperature=0.8, max_tokens=60)
     most = Counter()
 
@@ -305,7 +305,7 @@ def test_groups_have_equal_numbers_of_places(start):
 
 
 def test_a_cancelled_request_frees_its_place(start):
-    engine = start(Limits(concurrent=1))
+    engine = start(EngineLimits(concurrent=1))
     endless = SamplingConfig(temperature=0.0, max_tokens=10**9, repetition_penalty=1.0)
     unending = Client()
     sequence = engine.submit(GenerationRequest("dense", (5, 6), endless), unending)
@@ -447,7 +447,7 @@ def test_texts_are_generated_while_a_function_runs(start, model):
 
 
 def test_more_requests_than_may_wait_are_refused(start):
-    engine = start(Limits(concurrent=1, queue=2))
+    engine = start(EngineLimits(concurrent=1, queue=2))
     blocking = blocked(engine)
     clients = [ask(engine, (5, 6)), ask(engine, (7,))]
     with pytest.raises(QueueFullError, match="2 requests are waiting"):
@@ -459,7 +459,7 @@ def test_more_requests_than_may_wait_are_refused(start):
 
 def test_sequences_wait_for_memory(start):
     per_token = runtime_of("dense").cache_bytes_per_token
-    engine = start(Limits(live_bytes=70 * per_token))  # for one of 64 tokens, or for two of 35
+    engine = start(EngineLimits(live_bytes=70 * per_token))  # for one of 64 tokens, or for two of 35
     most = []
 
     class Watching(Client):
@@ -478,7 +478,7 @@ def test_sequences_wait_for_memory(start):
 @pytest.mark.parametrize("bos_token", [None, "<|im_start|>"])
 def test_the_context_can_be_limited(start, bos_token):
     tokenizer = Tokenizer(TOKENIZER._inner, bos_token)
-    engine = start(Limits(context=16), lambda name: (runtime_of(name), tokenizer))
+    engine = start(EngineLimits(context=16), lambda name: (runtime_of(name), tokenizer))
     runtime = runtime_of("dense").fork()
     runtime.context = 16
     for prompt in ("The cat sat on the mat. The dog ate the hat. The cat", "The"):
@@ -488,7 +488,7 @@ def test_the_context_can_be_limited(start, bos_token):
 
 
 def test_closing_fails_all_requests(start):
-    engine = start(Limits(concurrent=1))
+    engine = start(EngineLimits(concurrent=1))
     running = ask(engine, (7,), SamplingConfig(temperature=0.9, max_tokens=10**9))
     deadline = time.monotonic() + SECONDS
     while not running.events and time.monotonic() < deadline:
@@ -546,7 +546,7 @@ def test_closing_waits_for_no_function_and_no_model_that_is_being_loaded():
 )
 @pytest.mark.slow
 def test_any_schedule_of_arrivals_and_cancellations_gives_the_same_texts(arrivals, concurrent):
-    engine = Engine(lambda name: (runtime_of("dense"), TOKENIZER), Limits(concurrent=concurrent))
+    engine = Engine(lambda name: (runtime_of("dense"), TOKENIZER), EngineLimits(concurrent=concurrent))
     engine.start()
     try:
         clients = []
@@ -567,5 +567,5 @@ def test_any_schedule_of_arrivals_and_cancellations_gives_the_same_texts(arrival
         engine.close()
     counts = engine.counts
     assert counts["requests"] == len(arrivals) == counts["finished"] + counts["cancelled"] + counts["failed"]
-    assert engine.prefixes.bytes <= Limits().prefix_bytes
+    assert engine.prefixes.bytes <= EngineLimits().prefix_bytes
     assert counts["tokens"] >= sum(len(client.tokens) for client, *_ in clients)

@@ -19,7 +19,7 @@ from llmcli.formats.checkpoint import save
 from llmcli.formats.loading import load
 from llmcli.formats.training_record import TrainingRecord
 from llmcli.generation.engine import engine
-from llmcli.generation.engine.requests import GenerationRequest, Limits
+from llmcli.generation.engine.requests import EngineLimits, GenerationRequest
 from llmcli.generation.next_words import next_words
 from llmcli.server.api import prompts, running
 from llmcli.server.api.models import Models, ServedModel
@@ -82,7 +82,7 @@ def test_a_client_that_leaves_frees_its_place(served, stream, messages):
 
 
 def test_a_full_queue_is_a_429(served):
-    with TestClient(create_app(Models(served), limits=Limits(concurrent=1, queue=2)), base_url=URL) as client:
+    with TestClient(create_app(Models(served), limits=EngineLimits(concurrent=1, queue=2)), base_url=URL) as client:
         response = client.post("/v1/completions", json={"prompt": "The", "n": 32, "max_tokens": 2000})
         assert response.status_code == 429 and response.headers["retry-after"] == "1"
         assert response.json()["error"]["code"] == "queue_full"
@@ -295,7 +295,7 @@ def test_what_is_not_read_waits_and_others_have_its_place(served, monkeypatch):
     monkeypatch.setattr(running, "UNREAD_TOKENS", 8)
 
     async def story():
-        app = create_app(Models(served), limits=Limits(concurrent=2))
+        app = create_app(Models(served), limits=EngineLimits(concurrent=2))
         async with app.router.lifespan_context(app):
             process = app.state.service.engine
             asked = [
@@ -318,7 +318,7 @@ def test_what_is_not_read_gives_up_its_memory_for_others(served, monkeypatch):
     monkeypatch.setattr(running, "UNREAD_TOKENS", 2)
 
     async def story():
-        app = create_app(Models(served), limits=Limits(live_bytes=1))  # one at a time
+        app = create_app(Models(served), limits=EngineLimits(live_bytes=1))  # one at a time
         async with app.router.lifespan_context(app):
             process = app.state.service.engine
             long, short = (
