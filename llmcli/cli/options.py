@@ -203,10 +203,7 @@ def read_choices(value: str, *, strips: bool) -> list[str]:
     """Read the value of --choices: a list with commas, or the name of a file. `strips` removes spaces around each."""
     from llmcli.generation.choices import check_choices
 
-    try:
-        is_file = Path(value).is_file()
-    except (OSError, ValueError):  # too long for a name
-        is_file = False
+    is_file = os.path.exists(value)  # noqa: PTH110 (Path.exists raises for a list that is too long for a name)
     value = utf8_argument(value, "list of choices") if not is_file else _read(value, "choices")
     choices = [line for line in value.splitlines() if line.strip()] if is_file else value.split(",")
     if len(choices) == 1 and not is_file:
@@ -216,15 +213,11 @@ def read_choices(value: str, *, strips: bool) -> list[str]:
     return choices
 
 
-def _read_form(name: str, what: str) -> str:
-    """Read the file that --json-schema or --grammar names. Raises LLMError."""
-    if not Path(name).is_file():
-        raise LLMError(f"there is no file {name}; give the name of a file with the {what}")
-    return _read(name, what)
-
-
 def _read(name: str, what: str) -> str:
-    return decoded(Path(name).read_bytes(), what).removeprefix("\ufeff")
+    """Read the file that --json-schema, --grammar or --choices names. Raises LLMError."""
+    from llmcli.formats.open_file import read_text
+
+    return read_text(Path(name), f"a file with the {what}").removeprefix("\ufeff")
 
 
 class GenerationOptions(ResultOptions):
@@ -306,13 +299,13 @@ class GenerationOptions(ResultOptions):
         if self.regex is not None:
             return Grammar("regex", utf8_argument(self.regex, "regular expression"))
         if self.grammar is not None:
-            return Grammar("grammar", _read_form(self.grammar, "grammar"))
+            return Grammar("grammar", _read(self.grammar, "grammar"))
         if self.json_schema is None:
             return None
         import json
 
         try:
-            return Grammar.of_schema(json.loads(_read_form(self.json_schema, "JSON schema")))
+            return Grammar.of_schema(json.loads(_read(self.json_schema, "JSON schema")))
         except (ValueError, RecursionError) as error:
             raise LLMError(f"{self.json_schema} is not JSON: {error}") from error
 

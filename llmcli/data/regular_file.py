@@ -6,6 +6,9 @@ import os
 import stat
 from pathlib import Path
 
+from llmcli.errors import LLMError
+
+MAX_BYTES = 100_000_000  # of a file that is read as a whole: three times the largest published tokenizer.json
 _NON_BLOCKING = getattr(os, "O_NONBLOCK", 0)  # without effect on regular files; Windows has neither
 
 
@@ -19,6 +22,30 @@ def open_regular(path: Path) -> io.BufferedReader:
 
 
 def _descriptor(path: str, flags: int) -> int:
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise NotRegularError(errno.EINVAL, "not a regular file", path)
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode):
+        raise NotRegularError(errno.EINVAL, "a directory" if stat.S_ISDIR(mode) else "not a regular file", path)
     return os.open(path, flags | _NON_BLOCKING)  # a pipe may have taken its place
+
+
+def read_file(path: Path, wanted: str = "") -> bytes:
+    """Read a whole file of at most MAX_BYTES. Errors (LLMError) ask for what is `wanted`."""
+    try:
+        with open_regular(path) as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise reading_error(error, path, wanted) from error
+    if len(data) > MAX_BYTES:
+        raise LLMError(f"{path} has over {MAX_BYTES:,} bytes, too many for a file of this kind")
+    return data
+
+
+def reading_error(error: OSError, name: object, wanted: str = "") -> LLMError:
+    """Return the error for a file called `name` that cannot be opened or read. If there is none, or something else in
+    its place, the message asks for what is `wanted`."""
+    advice = f"; name {wanted}" if wanted else ""
+    if isinstance(error, NotRegularError):
+        return LLMError(f"{name} is {error.strerror}{advice}")
+    if isinstance(error, FileNotFoundError):
+        return LLMError(f"there is no file {name}{advice}")
+    return LLMError(f"cannot read {name}: {error.strerror or error}")

@@ -7,11 +7,10 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from llmcli.data.regular_file import NotRegularError, open_regular
+from llmcli.data.regular_file import open_regular, read_file, reading_error
 from llmcli.errors import LLMError
 
 GGUF_MAGIC = b"GGUF"
-MAX_TEXT_BYTES = 100_000_000  # per file beside the weights
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")  # owner/name
 _OTHER_NAME = re.compile(rf"({HUB_NAME.pattern})(?::[\w.-]+|(@[\w./-]+))?")  # owner/name:tag, owner/name@revision
 # hf://owner/name, hf:owner/name, hf.co/owner/name, https://huggingface.co/owner/name/..., https://anywhere/else
@@ -35,15 +34,6 @@ def name_in_cache(path: Path) -> str | None:
     return place.removeprefix("models--").replace("--", "/", 1) if is_hub else None
 
 
-def is_model_file(path: Path) -> bool:
-    """Return whether a file begins as a GGUF or safetensors file does, whatever its name."""
-    if not path.is_file():
-        return False
-    with open_regular(path) as file:
-        start = file.read(9)
-    return start.startswith(GGUF_MAGIC) or start[4:] == b"\0\0\0\0{"  # the length of a header below 4 GB, its JSON
-
-
 @contextlib.contextmanager
 def open_for_reading(path: Path) -> Iterator[io.BufferedReader]:
     """Open a file for reading. Raises LLMError if it is missing, not a regular file, or unreadable."""
@@ -52,24 +42,18 @@ def open_for_reading(path: Path) -> Iterator[io.BufferedReader]:
             yield file
     except FileNotFoundError as error:
         raise LLMError(_missing_file_message(path)) from error
-    except NotRegularError as error:
-        what = "a directory" if path.is_dir() else "not a regular file"
-        raise LLMError(f"{path} is {what}; name {expected_format(path)}") from error
     except OSError as error:
-        raise LLMError(f"cannot read {path}: {error.strerror or error}") from error
+        raise reading_error(error, path, expected_format(path)) from error
 
 
-def read_text(path: Path) -> str:
-    """Read a text file beside the weights. Raises LLMError."""
+def read_text(path: Path, wanted: str = "") -> str:
+    """Read a text file beside the weights, or another one that is small. Errors (LLMError) ask for what is `wanted`."""
     try:
-        with open_regular(path) as file:
-            data = file.read(MAX_TEXT_BYTES + 1)
-        if len(data) > MAX_TEXT_BYTES:
-            raise LLMError(f"{path} has over {MAX_TEXT_BYTES:,} bytes, too many for a file of this kind")
-        text = data.decode("utf-8")  # takes a quarter of the time of `Path.read_text`
-        return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
-    except (OSError, UnicodeDecodeError) as error:
-        raise LLMError(f"{path} cannot be read as text: {getattr(error, 'strerror', None) or error}") from error
+        text = read_file(path, wanted).decode("utf-8")  # takes a quarter of the time of `Path.read_text`
+    except UnicodeDecodeError as error:
+        byte = error.object[error.start]
+        raise LLMError(f"{path} is not UTF-8 text: byte 0x{byte:02x} at position {error.start:,}") from error
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
 def model_files(directory: Path) -> list[Path]:

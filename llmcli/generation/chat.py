@@ -346,7 +346,7 @@ def load_conversation(path: Path, number: int = 1) -> tuple[Conversation, int]:
     """Return (a conversation from a file for `llm train`, counted from 1; number of conversations). Raises LLMError."""
     from llmcli.data.sources import read_conversations
 
-    if not path.is_file():
+    if not path.exists():
         raise LLMError(f"there is no file {path}; give the name of a file written by /save")
     read = read_conversations(str(path), path)
     if read is None or not read.conversations:

@@ -366,6 +366,28 @@ def test_notes_to_a_closed_stderr_go_into_no_other_file() -> None:
     assert Path("other.txt").read_bytes() == b""
 
 
+READING = (
+    "train", "train c.txt --val", "train c.txt --tokenizer", "train c.txt --from", "train c.txt --like", "eval",
+    "eval c.txt --past", "eval c.txt -m", "text", "tokenize --file", "tokenize a --tokenizer",
+    "tokenize --train", "generate a --grammar", "generate a --json-schema", "generate a --choices", "generate --batch",
+    "generate a --memory --corpus", "generate a -m", "explain a --memory --corpus", "explain a -m", "inspect",
+    "inspect --diff", "import -o x.safetensors", "import model.safetensors -o x.safetensors --adapter",
+    "import model.safetensors -o x.safetensors --fit-cache", "mix model.safetensors", "export --to html",
+)  # fmt: skip
+
+
+@platforms.named_pipes
+@pytest.mark.parametrize("words", READING)
+@pytest.mark.usefixtures("no_hang")
+def test_what_is_no_file_is_named_once_and_not_waited_for(llm: Llm, tiny_model: Path, words: str) -> None:
+    Path("c.txt").write_text(TEXT, "utf-8")
+    os.mkfifo("pipe")
+    for name in ("pipe", "/dev/zero"):
+        answer = llm(*words.split(), name)
+        assert answer.exit_code == 1 and answer.stderr.count("\n") == 1, answer.stderr
+        assert f"{name} is not a regular file" in answer.stderr and answer.stderr.count(name) == 1
+
+
 @platforms.named_pipes
 @pytest.mark.parametrize("name", ["f.gguf", "q.safetensors", "pipe"])
 @pytest.mark.usefixtures("no_hang")

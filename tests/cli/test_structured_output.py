@@ -73,7 +73,7 @@ def test_penalties(llm: Llm, chat_model: Path) -> None:
         (("--regex", "a", "--choices", "a,b"), "--regex has no effect with --choices"),
         (("--regex", "a", "--next", 3), "--regex has no effect with --next"),
         (("--regex", "a", "--stop", "x"), "--stop could end a text before it has the form"),
-        (("--json-schema", "none.json"), "there is no file none.json; give the name of a file with the JSON schema"),
+        (("--json-schema", "none.json"), "there is no file none.json; name a file with the JSON schema"),
         (("--json-schema", "form.lark"), "form.lark is not JSON: "),
         (("--json-schema", "list.json"), "a JSON schema must be an object, found []"),
         (("--grammar", "form.json"), "the grammar cannot be read: "),

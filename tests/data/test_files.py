@@ -370,10 +370,10 @@ def test_of_the_texts_of_the_project_only_the_examples_of_conversations_are_conv
 
 
 def test_a_file_that_is_missing_or_a_directory_is_an_error() -> None:
-    with pytest.raises(LLMError, match=r"^cannot read a\.jsonl: No such file"):
+    with pytest.raises(LLMError, match=r"^there is no file a\.jsonl; name a text file"):
         read_conversations("a.jsonl", Path("a.jsonl"))
     Path("d").mkdir()
-    with pytest.raises(LLMError, match=r"^d is not a regular file"):
+    with pytest.raises(LLMError, match=r"^d is a directory; name a text file"):
         read_conversations("d", Path("d"))
 
 

@@ -75,6 +75,8 @@ def test_a_number_above_one_of_a_single_conversation_is_an_error() -> None:
 def test_a_file_without_conversations_is_named() -> None:
     with pytest.raises(LLMError, match=r"there is no file chat\.jsonl"):
         load_conversation(PATH)
+    with pytest.raises(LLMError, match=r"^\. is a directory; name a text file"):
+        load_conversation(Path())
     PATH.write_text("Once upon a time.\n" * 20)
     with pytest.raises(LLMError, match=r"chat\.jsonl line 1: invalid JSON"):
         load_conversation(PATH)

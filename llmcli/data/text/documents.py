@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, TypeAlias
 
 from llmcli import units
-from llmcli.data.regular_file import NotRegularError, open_regular
+from llmcli.data.regular_file import open_regular, reading_error
 from llmcli.data.text import encodings, file_types
 from llmcli.data.text.temporary_files import ReadingEndsError, TextCopy
 from llmcli.errors import LLMError
@@ -304,10 +304,8 @@ def open_regular_file(name: str, path: Path) -> Iterator[io.BufferedReader]:
     """Open a file. Raises LLMError if that fails, or if it is not a regular file."""
     try:
         file = open_regular(path)  # closed below; errors in the block must not count as errors of opening
-    except NotRegularError as error:
-        raise LLMError(f"{name} is not a regular file; name a text file, or - for standard input") from error
     except OSError as error:
-        raise LLMError(f"cannot read {name}: {error.strerror or error}") from error
+        raise reading_error(error, name, "a text file, or - for standard input") from error
     with file:
         yield file
 
@@ -323,7 +321,7 @@ def _read(file: IO[bytes], size: int, name: str) -> bytes:
     try:
         return file.read(size) or b""
     except OSError as error:
-        raise LLMError(f"cannot read {name}: {error}") from error
+        raise reading_error(error, name) from error
 
 
 def _decode(name: str, blocks: Iterable[bytes], encoding: str, first: int = 0, program: str = "") -> Iterator[str]:

@@ -23,8 +23,8 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 
 from llmcli.config import MIN_VOCAB_SIZE
+from llmcli.data.regular_file import read_file
 from llmcli.data.text import words
-from llmcli.data.text.documents import open_regular_file
 from llmcli.data.tokenizers import tokenizer_json
 from llmcli.data.tokenizers.tokenizer_json import SPACE, name_to_bytes
 from llmcli.errors import LLMError, brief, usage
@@ -50,7 +50,6 @@ BATCH_CHARACTERS = 1 << 19  # per call of the library; its Encoding takes about 
 PIECE_CHARACTERS = 2048
 # bytes that hardly occur in text: control characters, and first bytes of unassigned code points
 RARE_BYTES = {*range(9), 11, 12, *range(14, 32), 127, 0xC0, 0xC1, *range(0xF1, 0x100)}
-MAX_FILE_BYTES = 100_000_000  # size of a tokenizer.json: three times the largest published file
 _LAST_WORD = re.compile(r"\s*\S*\Z")
 
 
@@ -440,11 +439,8 @@ def read_tokenizer(path: str, expected: str = "a tokenizer.json") -> tuple[str, 
         raise usage(f"`tokenizer` is empty; give {expected}")
     if not Path(path).exists():
         raise LLMError(f"`tokenizer` {path}: there is no such file; give {expected}")
+    data = read_file(Path(path), expected)
     try:
-        with open_regular_file(path, Path(path)) as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-        if len(data) > MAX_FILE_BYTES:
-            raise LLMError(f"over {MAX_FILE_BYTES:,} bytes, too many for a tokenizer; give {expected}")
         text = data.decode("utf-8")
         return text, Tokenizer.from_json(text)
     except (LLMError, UnicodeDecodeError) as error:

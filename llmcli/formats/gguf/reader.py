@@ -53,7 +53,7 @@ def read_header(path: Path) -> Header:
     with open_for_reading(path) as file:
         try:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except (OSError, ValueError) as error:
+        except ValueError as error:
             raise LLMError(f"cannot read {path}: {error}") from error
         with mapped:
             try:

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from llmcli import units
-from llmcli.data.regular_file import open_regular
+from llmcli.data.regular_file import MAX_BYTES, open_regular
 from llmcli.errors import LLMError, prefixed, usage
 from llmcli.formats.hub.cache import INDEX, NAME, WEIGHTS, cache_directory, cached
 from llmcli.formats.hub.library import kinds, one_line, reason, show_progress
-from llmcli.formats.open_file import MAX_TEXT_BYTES, read_text
+from llmcli.formats.open_file import read_text
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
@@ -132,7 +132,7 @@ class _Download:
                 )
         small = [name for name in _SMALL_FILES if name in sizes]
         for name in small:
-            if sizes[name] > MAX_TEXT_BYTES:
+            if sizes[name] > MAX_BYTES:
                 raise LLMError(f"{self._name}: {name} has {units.size(sizes[name])}, too much for a file of this kind")
         return small
 
