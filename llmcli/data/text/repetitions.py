@@ -2,7 +2,7 @@
 
 Every STRIDE characters, a string of LENGTH characters of the held-out text is searched for at all positions of the
 training text, so every common passage of LENGTH + STRIDE - 1 characters is found, and none shorter than LENGTH. Spaces,
-line ends and ASCII punctuation do not count: they differ between formats of one text.
+line ends, punctuation and capital letters do not count: they differ between formats of one text.
 
 A string that occurs in more than COPIES places of the training text is no copy of the held-out text. It is how such
 texts are written: a license, a form letter, a log. If there is more of this than of copies, the text repeats itself,
@@ -10,8 +10,11 @@ and nothing is left out.
 """
 
 import itertools
+import sys
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +29,8 @@ COPIES = 8  # in each version of a text
 MAX_LEFT_OUT = 0.5  # share of the training text; if more of it repeats held-out text, none is left out
 MIN_PIECE = 8  # shortest training text beside a passage, in bytes per character of the stride
 _TABLE_BITS = 5  # slots per string, as a power of 2: few hash collisions
-_IS_COUNTED = bytes(byte not in LEFT_OUT and byte & 0xC0 != 0x80 for byte in range(256))  # by first byte of a character
+_NOT_COUNTED = ("Cc", "Cf", "Pc", "Pd", "Pe", "Pf", "Pi", "Po", "Ps", "Zl", "Zp", "Zs")  # controls, punctuation, spaces
+_IS_FIRST = bytes(byte & 0xC0 != 0x80 for byte in range(256))  # whether a byte begins a character
 
 
 @dataclass(frozen=True)
@@ -60,13 +64,23 @@ def find_repetitions(
     return Repetitions(rest, training.text_bytes - rest.text_bytes, known / max(1, int(strings.occurrences.sum())))
 
 
-def share_in_texts(held_out: Corpus, texts: Iterable[str]) -> float:
-    """Return the share of the held-out text (0 to 1) that occurs in `texts`, such as the messages of conversations."""
-    strings = _Strings(held_out)
-    is_known = np.zeros(len(strings.hashes), bool)
-    for text in texts:
-        is_known[strings.find(string_hashes(_counted(text.encode("utf-8")), LENGTH))[1]] = True
-    return float(strings.occurrences[is_known].sum() / max(1, strings.occurrences.sum()))
+def find_in_texts(
+    held_out: Corpus, texts: Iterable[str], *, versions: int = 1, keeps_training: bool = False
+) -> tuple[set[int], float]:
+    """Search texts to train on, such as conversations, for passages of the held-out text, as `find_repetitions` does.
+    Returns (indices of the texts to leave out, share of the held-out text that occurs in the others)."""
+    strings, nothing = _Strings(held_out), np.empty(0, np.intp)
+    found = [
+        np.unique(strings.find(string_hashes(_compared(text), LENGTH))[1]) if len(text) >= LENGTH else nothing
+        for text in texts
+    ]
+    counts = np.bincount(np.concatenate([nothing, *found]), minlength=len(strings.hashes))
+    left_out = {index for index, inside in enumerate(found) if (counts[inside] <= COPIES * versions).any()}
+    if keeps_training or len(left_out) > MAX_LEFT_OUT * len(found):
+        left_out = set()
+    others = [nothing, *(inside for index, inside in enumerate(found) if index not in left_out)]
+    known = int(strings.occurrences[np.unique(np.concatenate(others))].sum())
+    return left_out, known / max(1, int(strings.occurrences.sum()))
 
 
 class _Strings:
@@ -109,9 +123,23 @@ def _without(part: Part, strings: _Strings, is_copied: NDArray[np.bool_], min_pi
         yield Part(part.document, start, part.end)
 
 
-def _counted(data: bytes) -> NDArray[np.uint32]:
-    """Return the characters [N] of a text in UTF-8 that count, as numbers."""
-    return np.frombuffer(data.translate(None, LEFT_OUT).decode("utf-8").encode("utf-32-le"), "<u4")
+@cache
+def _table() -> NDArray[np.uint32]:
+    """Return what each character is compared as, by code point: itself without case, or 0 if it does not count."""
+    table = np.arange(sys.maxunicode + 1, dtype=np.uint32)
+    for code in range(1 << 16):  # few letters with case or punctuation are above
+        character = chr(code)
+        forms = character.casefold(), character.lower(), character
+        is_counted = unicodedata.category(character) not in _NOT_COUNTED
+        table[code] = ord(next(form for form in forms if len(form) == 1)) if is_counted else 0
+    table[list(LEFT_OUT)] = 0
+    return table
+
+
+def _compared(text: str) -> NDArray[np.uint32]:
+    """Return the characters [N] of a text that count, as numbers."""
+    characters = _table()[np.frombuffer(text.encode("utf-32-le"), "<u4")]
+    return characters[characters != 0]
 
 
 def _blocks(part: Part) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.int64]]]:
@@ -120,8 +148,10 @@ def _blocks(part: Part) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.int64]]
     characters, positions, start = np.empty(0, np.uint32), np.empty(0, np.int64), part.start
     for piece in part.text():
         data = piece.encode("utf-8")
-        characters = np.concatenate([characters, _counted(data)])
-        at = np.flatnonzero(np.frombuffer(data.translate(_IS_COUNTED), bool))
+        read = _table()[np.frombuffer(piece.encode("utf-32-le"), "<u4")]
+        is_counted = read != 0
+        at = np.flatnonzero(np.frombuffer(data.translate(_IS_FIRST), bool))[is_counted]
+        characters = np.concatenate([characters, read[is_counted]])
         positions = np.concatenate([positions, start + at])
         start += len(data)
         hashes = string_hashes(characters, LENGTH)

@@ -20,7 +20,10 @@ from llmcli.data.conversations.chat_template import CHATML, ChatTemplate
 from llmcli.data.conversations.messages import Conversation
 from llmcli.data.conversations.split import ConversationSplit, answers, divide, is_known, split
 from llmcli.data.files import ConversationFile
+from llmcli.data.text.corpus import Corpus
 from llmcli.data.text.documents import Document
+from llmcli.data.text.repetitions import find_in_texts
+from llmcli.data.text.split import CorpusSplit
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.evaluation.training_text import trained_indices
@@ -90,6 +93,22 @@ class DividedConversations:
     available: int  # number of training conversations, of which `split` has a sample if there is no time for all
     source: str  # description of the held-out conversations
     seen_by_base: bool = False  # whether the base model was trained on all held-out conversations
+    left_out: Sequence[Conversation] = ()  # training conversations in which held-out text occurs
+
+    def without(self, held_out: Corpus, text: CorpusSplit) -> tuple["DividedConversations", float]:
+        """Leave out training conversations in which passages of `held_out`, a sample of that of `text`, occur. Returns
+        also the share of it that occurs in the others."""
+        training = self.split.training
+        texts = ("\n".join(message.content for message in conversation.messages) for conversation in training)
+        left_out, known_share = find_in_texts(
+            held_out, texts, versions=text.versions, keeps_training=not text.is_from_corpus
+        )
+        kept = [conversation for index, conversation in enumerate(training) if index not in left_out]
+        divided = replace(
+            self, split=replace(self.split, training=kept), available=self.available - len(left_out),
+            left_out=[training[index] for index in sorted(left_out)],
+        )  # fmt: skip
+        return divided, known_share
 
     def texts(self) -> Iterator[str]:
         """Yield the tokenizer's training text: the contents of the training messages, each after its role."""
@@ -190,6 +209,7 @@ class PreparedConversations:
         for count, what in (
             (self.truncated, "truncated to the context"),
             (self.too_long, "left out: no answer begins within the context"),
+            (len(self.divided.left_out), "left out: passages of the held-out text occur in them"),
             (len(self.split.repeated), "not held out: training conversations have the same questions and answers"),
             (self.unanswered + sum(file.dropped for file in files), "left out: no answer"),
         ):
@@ -198,13 +218,13 @@ class PreparedConversations:
 
     def record(self, tokenizer: Tokenizer) -> dict[str, Any]:
         """Describe the conversations for the training record."""
-        inputs = self.divided.inputs
+        inputs, left_out = self.divided.inputs, len(self.divided.left_out)
         return {
             "training": len(self.training),
             "held_out": len(self.held_out),
             "held_out_share": inputs.held_out if isinstance(inputs.held_out, float) else None,
             "repeated": self.split.repeated,
-            "dropped": self.unanswered + self.too_long + sum(file.dropped for file in inputs.files),
+            "dropped": self.unanswered + self.too_long + left_out + sum(file.dropped for file in inputs.files),
             "truncated": self.truncated,
             "train_tokens": self.training.targets,
             "train_bytes": self.training.answer_bytes(tokenizer.byte_lengths),

@@ -92,11 +92,11 @@ def pairs_of(conversations: Iterable[Conversation]) -> tuple[tuple[str, str], ..
 
 
 def store_known_answers(checkpoint: Checkpoint, conversations: PreparedConversations) -> None:
-    """Store the questions and answers of a run in the model, those it was trained on and those held out from the same
-    files, with TYPICAL as the minimum confidence."""
-    training, held_out = pairs_of(conversations.split.training), pairs_of(conversations.split.held_out)
-    of_same_files = isinstance(conversations.divided.inputs.held_out, float)
-    pairs = tuple(dict.fromkeys((*training, *(held_out if of_same_files else ()))))
+    """Store the questions and answers of a run in the model: those it was trained on, and those of the same files that
+    are held out or left out, with TYPICAL as the minimum confidence."""
+    divided, training = conversations.divided, pairs_of(conversations.split.training)
+    held_out = conversations.split.held_out if isinstance(divided.inputs.held_out, float) else []
+    pairs = tuple(dict.fromkeys((*training, *pairs_of([*held_out, *divided.left_out]))))
     wordings = len(training) / max(1, len({answer for _, answer in training}))
     weight = round(NETWORK_WEIGHT * (1 if checkpoint.record.base else 1 - 1 / wordings), 4)
     checkpoint.known_answers = KnownAnswers(pairs=pairs, min_confidence=TYPICAL, network_weight=weight)

@@ -14,7 +14,7 @@ from llmcli.data.conversations.example_prompt import example_prompts
 from llmcli.data.text.corpus import Corpus
 from llmcli.data.text.documents import Document
 from llmcli.data.text.line_kinds import LineKind, line_kind
-from llmcli.data.text.repetitions import find_repetitions, share_in_texts
+from llmcli.data.text.repetitions import find_repetitions
 from llmcli.data.text.split import CorpusSplit, split
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokenizers.training import TRAINING_BYTES, nearest_power_of_two, train_tokenizer
@@ -116,7 +116,8 @@ def prepare(
     text, read, known_share = _without_repetitions(text, held_out, max_bytes, on_note)
     divided = inputs.conversations.divide(max_bytes, records) if inputs.conversations else None
     if divided and held_out.contents:
-        known_share = max(known_share, share_in_texts(held_out, divided.texts()))
+        divided, share = divided.without(held_out, text)
+        known_share = max(known_share, share)
     tokenizer_reason = inputs.tokenizer_reason
     if tokenizer is None:
         characters = inputs.tokenizer == "char"

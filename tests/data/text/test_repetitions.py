@@ -1,6 +1,8 @@
 """Training text that repeats held-out text, compared with a search for every string."""
 
 import random
+import re
+import string
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from llmcli.data.sources import read_corpus, read_sources
 from llmcli.data.text import documents
 from llmcli.data.text.corpus import Corpus
-from llmcli.data.text.repetitions import COPIES, LENGTH, STRIDE, Repetitions, find_repetitions, share_in_texts
+from llmcli.data.text.repetitions import COPIES, LENGTH, STRIDE, Repetitions, find_in_texts, find_repetitions
 from llmcli.data.text.split import split
 from tests.data.text.test_split import joined, letters, write_texts
 from tests.test_examples import EXAMPLES
@@ -103,7 +105,8 @@ def test_all_long_passages_are_left_out_and_no_short_ones(
     held_out = letters(1500, seed)
     training, kept = letters(400, seed + 10_000), 0
     for number, (start, size, others) in enumerate(passages):
-        training += held_out[start : start + size] + letters(others, seed + 20_000 + number)
+        passage = f"0{held_out[start : start + size]}1"  # the characters beside it are no letters
+        training += passage + letters(others, seed + 20_000 + number)
         kept += others + (size if size < LENGTH else 0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(documents, "BLOCK_BYTES", block)
@@ -117,10 +120,28 @@ def test_all_long_passages_are_left_out_and_no_short_ones(
     assert training.startswith(texts[0]) and texts[0].startswith(training[:400])
 
 
-def test_line_ends_and_punctuation_do_not_matter() -> None:
-    text = english(3000, 0)
-    found = search(english(5000, 1) + text.replace(" ", "\n  ").replace(".", " *"), text)
-    assert joined(found.training)[0].startswith(english(4900, 1)) and found.training.text_bytes < 5300
+FORMS = {
+    "white space": lambda text: text.replace(" ", "\n  "),
+    "no-break and ideographic spaces": lambda text: text.replace(" ", "\u00a0").replace(".", ".\u3000"),
+    "hyphenation": lambda text: re.sub("([a-z]{3})([a-z]{3})", "\\1-\n\\2", text),
+    "soft hyphens": lambda text: re.sub("([a-z]{3})([a-z]{3})", "\\1\u00ad\\2", text),
+    "other punctuation": lambda text: text.replace(".", " \u2014 \u201c*\u2026\u201d"),
+    "capitals": str.upper,
+    "Greek": lambda text: text.translate(GREEK),
+    "Greek capitals": lambda text: text.translate(GREEK).upper(),
+}  # fmt: skip
+GREEK = str.maketrans(string.ascii_lowercase[:24], "αβγδεζηθικλμνξοπρςτυφχψω")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_case_spaces_and_punctuation_do_not_matter(form: str) -> None:
+    """The passage is cut out exactly: the positions are those of the text as it is written."""
+    text, others = english(3000, 0), letters(5000, 1)
+    held_out = text.translate(GREEK) if "Greek" in form else text
+    found = search(f"{others}{FORMS[form](text)}{others[::-1]}", held_out)
+    first, last = joined(found.training)
+    assert others in first and others[::-1] in last and len(first + last) < 10_000 + 4 * STRIDE
+    assert found.known_share == 0
 
 
 def test_what_stands_in_many_places_is_no_copy() -> None:
@@ -170,10 +191,16 @@ def test_the_search_is_deterministic() -> None:
     assert first == second and first.left_out
 
 
-def test_the_share_of_held_out_text_in_other_texts(tmp_path: Path) -> None:
+def test_texts_with_held_out_passages_are_left_out(tmp_path: Path) -> None:
     pieces = [letters(1000, seed) for seed in range(4)]
     (tmp_path / "a.txt").write_text("\n".join(pieces))
     held_out = read_corpus([str(tmp_path / "a.txt")])
-    assert share_in_texts(held_out, [letters(4000, 9), "short"]) == 0
-    assert share_in_texts(held_out, [f"assistant: {pieces[2]}"]) == pytest.approx(0.25, abs=0.04)
-    assert share_in_texts(held_out, pieces) > 0.85
+    others = [letters(4000, 9), "short", pieces[0][:110], ""]
+    quoted = f"They say: {pieces[2].upper()}!"
+    assert find_in_texts(held_out, []) == find_in_texts(held_out, others) == (set(), 0)
+    assert find_in_texts(held_out, [*others, quoted]) == ({4}, 0)
+    assert find_in_texts(held_out, [*others, quoted], keeps_training=True) == (set(), pytest.approx(0.25, abs=0.04))
+    most, share = find_in_texts(held_out, [*pieces, "short"])  # more than half of the texts
+    assert most == set() and share > 0.85
+    licenses = [pieces[1] + letters(300, 10 + i) for i in range(COPIES + 1)]
+    assert find_in_texts(held_out, [quoted, *licenses]) == ({0}, pytest.approx(0.25, abs=0.04))

@@ -8,12 +8,16 @@ import pytest
 
 from llmcli.data.conversations.messages import Conversation, Message
 from llmcli.data.conversations.split import held_out_indices
+from llmcli.data.sources import read_corpus
 from llmcli.data.text.corpus import Corpus
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.training.data.conversations import ConversationInputs
+from llmcli.training.data.known_answers import store_known_answers
 from llmcli.training.planning import recipe
 from llmcli.training.planning.plan import PlanRequest
+from tests.conftest import random_checkpoint
+from tests.data.text.test_split import letters
 from tests.training.chats import PAIRS, conversation, conversation_file, inputs, prepared, run_to_end, text_of
 from tests.training.plans import prepare, row
 
@@ -67,6 +71,31 @@ def test_if_the_base_model_knows_all_held_out_conversations_that_is_recorded() -
     assert len(ready.conversations.held_out) == len(held_out_indices(35, 0.1))
     assert ready.record.held_out.seen_by_base is True
     assert notes and notes[0].startswith("the base model was trained on the held-out conversations, so")
+
+
+@pytest.mark.parametrize("is_file", [False, True])
+def test_conversations_with_held_out_text_are_left_out(tmp_path: Path, is_file: bool) -> None:
+    """With --val FILE all conversations are trained on; the known answers have all in any case."""
+    text = letters(9000, 0)
+    (tmp_path / "c.txt").write_text(text)
+    (tmp_path / "val.txt").write_text(text[-900:])
+    corpus, val = (read_corpus([str(tmp_path / name)]) for name in ("c.txt", "val.txt"))
+    quoting = conversation("What does the end say?", f"It says: {text[-500:-200]}.")
+    every = [*(conversation(*pair) for pair in PAIRS), quoting]
+    ready = prepare(
+        PlanRequest(steps=30, context=512), corpus, conversations=inputs(every, held_out=0.0),
+        held_out=val if is_file else 0.1,
+    )  # fmt: skip
+    assert ready.conversations is not None
+    assert (quoting in ready.conversations.split.training) == is_file
+    record = ready.record.document["conversations"]
+    assert (record["training"], record["dropped"]) == ((36, 0) if is_file else (35, 1))
+    assert ("of it also occurs in the training text" in row(ready.plan, "corpus").reason) == is_file
+    left_out = "1 left out: passages of the held-out text occur in them"
+    assert (left_out in row(ready.plan, "conversations").reason) != is_file
+    checkpoint = random_checkpoint(ready.plan.model)
+    store_known_answers(checkpoint, ready.conversations)
+    assert checkpoint.known_answers is not None and len(checkpoint.known_answers.pairs) == 36
 
 
 def test_the_tokenizer_knows_the_roles() -> None:
