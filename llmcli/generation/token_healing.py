@@ -388,9 +388,9 @@ class TokenizationSearch:
             self.log_total = float(np.logaddexp(self.log_total, logprob))
             return logprobs
         last = self.vocabulary.extensions_of(rest)
-        allowed = self.vocabulary.allowed(max(START, state_after(self._text[:spelled], self._state)))
-        if allowed is not None:
-            last = last[allowed[last]]
+        if len(last):  # near the end of the text only, which may be long
+            allowed = self.vocabulary.allowed(max(START, state_after(self._text[:spelled], self._state)))
+            last = last if allowed is None else last[allowed[last]]
         if len(last):
             crossing = (logprob + logprobs)[last]
             self.crossing.append((crossing, path, len(rest), last))

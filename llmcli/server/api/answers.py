@@ -131,8 +131,7 @@ class Completion(GenerationAnswer):
         samplings, scores_prompt = body.samplings(max_tokens), body.echo and body.logprobs is not None
         cuts = body.truncate_prompt_tokens is not None
         prompts = [encode_prompt(prompt, model, literal=body.echo, cuts=cuts) for prompt in body.prompts]
-        for prompt in prompts:
-            check_choices_fit(body.choices, prompt, model)
+        check_choices_fit(body.choices, prompts, model)
         requests = [
             GenerationRequest(
                 model.name,
@@ -201,7 +200,7 @@ class ChatCompletion(GenerationAnswer):
         if body.choices and body.messages[-1].role == "assistant":
             raise invalid("messages", "must end with a message of the user, of which one of the choices is the answer")
         prompt, dropped_turns = encode_messages(body.messages, template, model.context, max_tokens)
-        check_choices_fit(body.choices, prompt, model)
+        check_choices_fit(body.choices, [prompt], model)
         requests = [
             GenerationRequest(
                 model.name,

@@ -61,10 +61,10 @@ def compile_form(body: GenerationBody, model: ServedModel, *, is_answer: bool) -
         raise ApiError(f"{name}: {error}", param=name) from error
 
 
-def check_choices_fit(choices: Sequence[str], prompt: Prompt | Sequence[int], model: ServedModel) -> None:
-    """Raise ApiError for a choice that does not fit the context after the prompt; for other tokenizations of it, one
-    token is kept free."""
-    taken = len(prompt.ids if isinstance(prompt, Prompt) else prompt)
+def check_choices_fit(choices: Sequence[str], prompts: Sequence[Prompt | Sequence[int]], model: ServedModel) -> None:
+    """Raise ApiError for a choice that does not fit the context after the longest prompt; for other tokenizations of
+    it, one token is kept free."""
+    taken = max(len(prompt.ids if isinstance(prompt, Prompt) else prompt) for prompt in prompts)
     for choice in choices:
         if taken + (tokens := len(model.tokenizer.encode(choice))) >= model.context:
             raise invalid(

@@ -118,7 +118,8 @@ def tokenize(call: Call, body: TokenizeBody) -> JsonObject:
     tokens: list[Any] = ids
     if body.with_pieces:
         data = tokenizer.token_bytes
-        tokens = [{"id": token, "piece": token_text(tokenizer, token, data[token])} for token in ids]
+        pieces = {token: {"id": token, "piece": token_text(tokenizer, token, data[token])} for token in set(ids)}
+        tokens = [pieces[token] for token in ids]
     return {"tokens": tokens, "count": len(ids), "max_model_len": call.model.context}
 
 
