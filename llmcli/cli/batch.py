@@ -6,6 +6,7 @@ complete file replaces it.
 
 import hashlib
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,7 @@ from llmcli.cli.terminal import console
 from llmcli.cli.terminal.safe_text import json_line
 from llmcli.config import SamplingConfig
 from llmcli.data.prompts import PromptRow, read_prompts
+from llmcli.data.regular_file import read_file
 from llmcli.errors import LLMError
 from llmcli.formats import atomic_io
 from llmcli.formats.file_lock import locked
@@ -44,6 +46,7 @@ class _Output:
         if path is None:
             return
         self.partial = path.with_name(path.name + ".partial")
+        atomic_io.check_writable(self.partial, force=True, example="results.jsonl")
         self._file = self.partial.open("a+b", buffering=0)
         self._file.seek(0)
         data = self._file.read()
@@ -104,8 +107,8 @@ def _hash(options: GenerationOptions, model: Path, rows: Sequence[PromptRow]) ->
     versions = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     given = [(param.name, vars(options).get(param.name or "")) for param in options.params]
     compared = [pair for pair in given if pair[0] not in _NOT_COMPARED]
-    named = [Path(str(value)) for name, value in given if name in _FILES and value is not None]
-    contents = [file.read_bytes() for file in named if file.is_file()]  # --choices may also be a list
+    named = [str(value) for name, value in given if name in _FILES and value is not None]
+    contents = [read_file(Path(name)) for name in named if os.path.exists(name)]  # noqa: PTH110 (--choices may be a list)
     return hashlib.sha256(repr((versions, compared, contents, rows)).encode("utf-8", "surrogatepass")).hexdigest()
 
 

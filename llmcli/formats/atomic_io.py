@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from llmcli.data.regular_file import open_regular, reading_error
 from llmcli.errors import LLMError, usage
 from llmcli.formats.open_file import name_in_cache
 
@@ -26,6 +27,12 @@ RENAME_PAUSES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # seconds between a
 _WRITE_BYTES = 1 << 30  # per system call
 _NO_SPACE = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTTY, *(getattr(errno, n) for n in ("ENOTSUP", "EOPNOTSUPP"))}
+_STANDARD_OUTPUT = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
+_START_BYTES = 1000
+_STARTS = {  # of the files that this program writes, in small letters; the length of a safetensors header is below 4 GB
+    ".safetensors": (b"\0\0\0\0{",), ".gguf": (b"gguf",), ".html": (b"<!doctype html", b"<html"), ".json": (b"{",),
+    ".jsonl": (b"{",), ".svg": (b"<?xml", b"<svg"), ".png": (b"\x89png",), ".pdf": (b"%pdf",),
+}  # fmt: skip
 _WINDOWS_DEVICES = {"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"}
 _WINDOWS_DEVICES |= {f"{port}{number}" for port in ("COM", "LPT") for number in "123456789¹²³"}
 
@@ -43,25 +50,13 @@ def name_of(path: str | Path) -> str:
 def check_writable(
     path: str | Path, *, force: bool, by: str = " with `output`", example: str = "model.safetensors"
 ) -> None:
-    """Raise LLMError unless `write` can write this file. The message asks for another name, such as `example`; `by`
-    says how to give it."""
+    """Raise LLMError unless `write` can write this file, and may: an existing file is replaced only with `force`, and
+    only if it has the format of `example`. The messages are those of `check_name`."""
     path = Path(path)
-    option = by.removeprefix(" with")
-    if WINDOWS and (problem := windows_name_problem(path.name)):
-        raise LLMError(f"cannot write {path}: {problem}; give another name{by}")
-    if str(path) == "-":
-        raise LLMError(f"expected a file, found -, which is standard output; give a file name:{option} {example}")
-    try:
-        os.stat(path)
-    except OSError as error:  # the system does not allow this name
-        if error.errno not in (errno.ENOENT, errno.ENOTDIR):
-            name = str(path)[:80]
-            raise LLMError(f"cannot write {name}: {error.strerror or error}; give another name{by}") from error
-    if path.is_dir():
-        raise LLMError(f"{path} is a directory; give a file name:{option} {path / example}")
+    check_name(path, by=by, example=example)
     if path.exists():
-        if not path.is_file():
-            raise LLMError(f"{path} is not a regular file; give another name{by}")
+        if not _has_format(path, ending := Path(example).suffix):
+            raise LLMError(f"{path} exists and is not a {ending} file, so it is not replaced; give another name{by}")
         if not force:
             raise LLMError(f"{path} already exists; add `overwrite=True` to replace it, or give another name{by}")
         if WINDOWS and not path.stat().st_mode & stat.S_IWRITE:
@@ -74,6 +69,36 @@ def check_writable(
         os.write(descriptor, b"0")
         _flush(descriptor)
     _flush_directory(target.parent)
+
+
+def check_name(path: Path, *, by: str, example: str) -> None:
+    """Raise LLMError if this is no name for a file, or if something else has it: a directory, a device. The message
+    asks for another name, such as `example`; `by` says how to give it."""
+    option = by.removeprefix(" with")
+    if WINDOWS and (problem := windows_name_problem(path.name)):
+        raise LLMError(f"cannot write {path}: {problem}; give another name{by}")
+    if str(path) in _STANDARD_OUTPUT:
+        raise LLMError(f"expected a file, found {path}, which is standard output; give a file name:{option} {example}")
+    try:
+        os.stat(path)
+    except OSError as error:  # the system does not allow this name
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+            name = str(path)[:80]
+            raise LLMError(f"cannot write {name}: {error.strerror or error}; give another name{by}") from error
+    if path.is_dir():
+        raise LLMError(f"{path} is a directory; give a file name:{option} {path / example}")
+    if path.exists() and not path.is_file():
+        raise LLMError(f"{path} is not a regular file; give a file name:{option} {example}")
+
+
+def _has_format(path: Path, ending: str) -> bool:
+    """Return whether a file is empty, or begins as files with this ending do. Raises LLMError if it cannot be read."""
+    try:
+        with open_regular(path) as file:
+            start = file.read(_START_BYTES)
+    except OSError as error:
+        raise reading_error(error, path) from error
+    return not start or (start[4:] if ending == ".safetensors" else start.lstrip().lower()).startswith(_STARTS[ending])
 
 
 def windows_name_problem(name: str) -> str:
@@ -189,6 +214,8 @@ def remove_stale(path: Path) -> None:
 
 def check_directory_name(directory: Path) -> None:
     """Raise LLMError unless a directory may have this name: it is one already, or can be made there."""
+    if str(directory) == "-":
+        raise LLMError("expected a directory, found -, which is standard output; give another name")
     if directory.is_symlink() or (directory.exists() and not directory.is_dir()):
         raise LLMError(f"{directory} is not a directory; give another name")
     if not directory.resolve().parent.is_dir():

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llmcli.config import EMBEDDING, HEAD, ModelConfig
+from llmcli.data.regular_file import MAX_BYTES
 from llmcli.errors import LLMError
 from llmcli.formats import atomic_io, checkpoint, training_stages
 from llmcli.formats.architectures import gpt
@@ -19,7 +20,7 @@ from llmcli.formats.architectures.rewriting import rewrite
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.hf_config import architecture_problem, parse_config
 from llmcli.formats.metadata import parse_document
-from llmcli.formats.open_file import MAX_TEXT_BYTES, model_files, name_in_cache, read_text
+from llmcli.formats.open_file import model_files, name_in_cache, read_text
 from llmcli.formats.safetensors import header as safetensors_header
 from llmcli.formats.safetensors.file import tensors_equal
 from llmcli.formats.safetensors.header import Header, TensorInfo
@@ -140,7 +141,7 @@ def _provenance(directory: Path) -> dict[str, Any]:
     """Return the origin of the model for its record, with the license from the first lines of the model card."""
     origin: dict[str, Any] = {"file": atomic_io.name_of(directory.resolve()), "form": "Hugging Face directory"}
     card = directory / "README.md"
-    if card.is_file() and card.stat().st_size < MAX_TEXT_BYTES:
+    if card.is_file() and card.stat().st_size < MAX_BYTES:
         front_matter = re.match(r"---\n(.*?)\n---", card.read_text("utf-8", "replace")[:20_000], re.DOTALL)
         license_ = front_matter and re.search(r"(?m)^license:[ \t]*[\"']?([\w.+-]+)[\"']?[ \t]*$", front_matter[1])
         if license_:
@@ -246,7 +247,6 @@ def write(directory: Path, model: Checkpoint, metadata: Mapping[str, str], card:
     template = parse_document(model.tokenizer_config_json, "its tokenizer_config.json").get("chat_template")
     if isinstance(template, str):  # newer programs look for it in a file, older ones in tokenizer_config.json
         texts["chat_template.jinja"] = template
-    atomic_io.check_space(directory, model.stored_bytes)
     with atomic_io.replace_directory(directory) as temporary:
         for name, text in texts.items():
             atomic_io.write(temporary / name, [text.encode("utf-8")])

@@ -31,8 +31,7 @@ def choose_dtype(
     """
     if dtype not in (None, *BYTES_PER_WEIGHT):
         raise usage(f"`dtype` must be {', '.join(BYTES_PER_WEIGHT)} in a page, found {dtype}")
-    size = int(BASE64 * BYTES_PER_WEIGHT[dtype or "int8"] * model.config.parameters)
-    check_size(model.config, dtype or "int8", size, if_too_large)
+    check_size(model.config, dtype or "int8", page_bytes(model.config, dtype), if_too_large)
     if dtype in ("f16", "f32"):
         return dtype, {"f16": "float16", "f32": "float32"}[dtype]
     cost = relative_divergence(NumpyRuntime(model), NumpyRuntime(with_page_values(model, "int8")), tokenizer)
@@ -40,6 +39,11 @@ def choose_dtype(
         return "f16", f"float16, as int8 weights would raise the bits per byte by {cost:.1%}"
     amount = f"about {cost:.2%}" if cost >= 1e-4 else "less than 0.01%"
     return "int8", f"int8, one scale per row: the bits per byte are {amount} higher than those of the original weights"
+
+
+def page_bytes(config: ModelConfig, dtype: str | None = None) -> int:
+    """Return the least size of a page with weights of this type."""
+    return int(BASE64 * BYTES_PER_WEIGHT[dtype or "int8"] * config.parameters)
 
 
 def check_size(config: ModelConfig, dtype: str, size: int, advice: str | None = None) -> None:

@@ -2,11 +2,13 @@
 
 import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from llmcli.cli import batch
+from tests import platforms
 from tests.cli.commands.test_chat import write_chat_model
 from tests.conftest import Llm
 
@@ -101,13 +103,29 @@ def test_a_batch_does_not_go_on_with_another_form_of_the_same_name(
     assert refused.exit_code == 1 and "other options or other prompts" in refused.stderr
 
 
-@pytest.mark.parametrize("data", ["notes", "notes\nmore\n", '{"batch": 3\nx\n'])
+@pytest.mark.parametrize("data", ['{"notes": 1}', '{"batch": 3\nx\n'])
 def test_another_file_with_the_name_of_the_partial_one_is_kept(llm: Llm, prompts: Path, data: str) -> None:
     partial = Path("out.jsonl.partial")
     partial.write_text(data, "utf-8")
     refused = llm(*GENERATE)
     assert refused.exit_code == 1 and "--force to replace it" in refused.stderr and partial.read_text("utf-8") == data
     assert llm(*GENERATE, "--force").exit_code == 0 and len(read(Path("out.jsonl"))) == len(PROMPTS)
+
+
+@platforms.named_pipes
+@pytest.mark.usefixtures("no_hang")
+def test_what_is_no_file_of_results_is_never_replaced(llm: Llm, prompts: Path) -> None:
+    partial = Path("out.jsonl.partial")
+    os.mkfifo(partial)
+    answer = llm(*GENERATE, "--force")
+    assert answer.exit_code == 1 and answer.stderr.startswith("error: out.jsonl.partial is not a regular file; give a ")
+    partial.unlink()
+    for path in (partial, Path("out.jsonl")):
+        path.write_text("notes\nmore\n")
+        answer = llm(*GENERATE, "--force")
+        assert answer.exit_code == 1 and f"{path} exists and is not a .jsonl file" in answer.stderr
+        assert answer.stderr.count("\n") == 1 and path.read_text() == "notes\nmore\n"
+        path.unlink()
 
 
 def test_options_without_effect_are_refused(llm: Llm, prompts: Path) -> None:

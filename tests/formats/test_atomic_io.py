@@ -209,7 +209,7 @@ def test_a_file_system_that_cannot_reserve_space_or_flush_is_written_anyway(
             patch.setattr(os, call, refuse(getattr(errno, number), after, getattr(os, call)))
             atomic_io.write("f", [number.encode()])
             if not after:
-                atomic_io.check_writable("f", force=True)
+                atomic_io.check_writable("another", force=True)
         assert Path("f").read_bytes() == number.encode()
 
 
@@ -286,12 +286,38 @@ def test_checking_a_file_changes_nothing_and_an_existing_one_needs_force() -> No
     for force in (False, True):
         atomic_io.check_writable("f", force=force)
     assert listing() == []
-    Path("f").write_bytes(OLD)
-    with pytest.raises(LLMError, match="f already exists; add `overwrite=True`"):
-        atomic_io.check_writable("f", force=False)
-    atomic_io.check_writable("f", force=True)
-    assert listing() == ["f"]
-    assert Path("f").read_bytes() == OLD
+    for old in (b"", b"\1\2\0\0\0\0\0\0{}"):
+        Path("f").write_bytes(old)
+        with pytest.raises(LLMError, match="f already exists; add `overwrite=True`"):
+            atomic_io.check_writable("f", force=False)
+        atomic_io.check_writable("f", force=True)
+        assert listing() == ["f"]
+        assert Path("f").read_bytes() == old
+
+
+FORMATS = {
+    "m.safetensors": b"\1\2\0\0\0\0\0\0{}", "m.gguf": b"GGUF...", "p.html": b"\n<!DOCTYPE html>",
+    "t.json": b' {"a": 1}', "r.jsonl": b'{"row": 1}\n', "c.svg": b'<?xml version="1.0"?>', "c.png": b"\x89PNG\r\n",
+    "c.pdf": b"%PDF-1.4", "notes.txt": b"Buy milk.\n",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("example", [name for name in FORMATS if name != "notes.txt"])
+def test_a_file_is_replaced_only_by_one_of_its_own_format(example: str) -> None:
+    """Whatever their names are: an existing file is recognized by its beginning."""
+    for name, content in FORMATS.items():
+        Path("f").write_bytes(content)
+        if name == example or {name, example} == {"t.json", "r.jsonl"}:
+            atomic_io.check_writable("f", force=True, example=example)
+            continue
+        with pytest.raises(LLMError, match=rf"^f exists and is not a \{Path(example).suffix} file, so it is not "):
+            atomic_io.check_writable("f", force=True, example=example)
+
+
+def test_what_this_program_writes_has_its_format(tiny_model: Path, llm) -> None:
+    for output in ("page.html", "t.json", "m-int8.safetensors"):
+        words = {".html": "--to html", ".json": "--to tokenizer"}.get(Path(output).suffix, "--quantize int8").split()
+        assert [llm("export", tiny_model, output, *words, "--force").exit_code for _ in range(2)] == [0, 0]
 
 
 @pytest.mark.parametrize("force", [False, True])
@@ -305,8 +331,11 @@ def test_a_directory_in_place_of_a_file_is_an_error(force: bool) -> None:
 
 
 def test_standard_output_in_place_of_a_file_is_an_error() -> None:
-    with pytest.raises(LLMError, match=r"found -, which is standard output; .* `output` model\.safetensors"):
-        atomic_io.check_writable("-", force=True)
+    for name in ("-", *(["/dev/stdout"] if os.name != "nt" else [])):
+        with pytest.raises(LLMError, match=rf"found {name}, which is standard output; .* `output` model\.safetensors"):
+            atomic_io.check_writable(name, force=True)
+    with pytest.raises(LLMError, match="expected a directory, found -"):
+        atomic_io.check_directory_name(Path("-"))
     assert listing() == []
 
 
@@ -314,8 +343,8 @@ def test_standard_output_in_place_of_a_file_is_an_error() -> None:
 @pytest.mark.parametrize("force", [False, True])
 def test_a_fifo_is_not_replaced(force: bool) -> None:
     os.mkfifo("pipe")
-    with pytest.raises(LLMError, match="pipe is not a regular file"):
-        atomic_io.check_writable("pipe", force=force)
+    with pytest.raises(LLMError, match=r"^pipe is not a regular file; give a file name: --html page\.html$"):
+        atomic_io.check_writable("pipe", force=force, by=" with --html", example="page.html")
     assert listing() == ["pipe"]
 
 

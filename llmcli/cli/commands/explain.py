@@ -122,6 +122,7 @@ def _write_page(options: _Options, output: Path, path: Path, text: str) -> None:
     from llmcli.formats.headers import read_header
     from llmcli.formats.loading import load_any, single_model
     from llmcli.pages.live_page import live_page
+    from llmcli.pages.live_weights import page_bytes
 
     source = single_model(load_any(path), path)
     if not text:
@@ -132,6 +133,7 @@ def _write_page(options: _Options, output: Path, path: Path, text: str) -> None:
     if options.no_cache:
         without = [*without, "cache"]
     other = None if options.compare is None else utf8_argument(options.compare, "prompt")
+    atomic_io.check_space(output, page_bytes(source.config))
     page = live_page(
         source, read_header(path), None, console.note, prompt=text, compare=other, without=without,
         if_too_large="leave out --html, or write --json in its place",

@@ -162,17 +162,15 @@ def _check_options(options: _Options) -> None:
 def _check_output(options: _Options, output: Path, model: Path) -> None:
     """Raise LLMError if the output cannot be written, would replace the model, or has the name of another format."""
     from llmcli.formats import atomic_io, file_lock, hf_directory, loading
-    from llmcli.formats.open_file import is_model_file
 
     part = "part of " if model.is_dir() else ""
     reject_overwriting(output, "export", loading.files(model), f"{part}the model to export", by="")
     if options.to not in ("hf", "handover"):
+        example = f"model{SUFFIXES[options.to]}"
+        atomic_io.check_name(output, by="", example=example)
         if output.suffix.lower() != SUFFIXES[options.to]:
             right = output.with_suffix(SUFFIXES[options.to])
             raise usage(f"{output}: {_format(options)} writes a {right.suffix} file; name it {right}")
-        if options.to != "gguf" and not options.quantize and is_model_file(output):
-            raise LLMError(f"{output} contains a model, which {_format(options)} would replace; name another file")
-        example = f"model{SUFFIXES[options.to]}"
         atomic_io.check_writable(output, force=options.force, by="", example=example)
         return
     if options.to == "hf":
@@ -258,7 +256,9 @@ def _export_html(model: "Checkpoint", output: Path, path: Path, dtype: str | Non
     from llmcli.formats import atomic_io
     from llmcli.formats.headers import read_header
     from llmcli.pages.live_page import live_page
+    from llmcli.pages.live_weights import page_bytes
 
+    atomic_io.check_space(output, page_bytes(model.config, dtype))
     atomic_io.write(output, [live_page(model, read_header(path), dtype, console.note)])
 
 
@@ -291,14 +291,13 @@ def _write_modelfile(model: "Checkpoint", gguf: Path, force: bool) -> None:
 def _export_quantized(model: "Checkpoint", output: Path, kind: str, options: _Options) -> None:
     """Write the model with quantized weights, and report how much its predictions change."""
     from llmcli.evaluation.evaluator import kl_divergence
-    from llmcli.formats import atomic_io, checkpoint, loading
+    from llmcli.formats import checkpoint, loading
     from llmcli.models.numpy_runtime import NumpyRuntime
     from llmcli.models.open_runtime import open_runtime
 
     if model.quantization == kind:
         raise LLMError(f"the model is already quantized as {kind}")
     quantized = replace(model, quantization=kind, dtypes={})
-    atomic_io.check_space(output, quantized.stored_bytes + len(model.tokenizer_json))
     checkpoint.save(output, quantized)
     quantized = loading.load(output)
     runtime, tokenizer = open_runtime(quantized, on_note=console.note, cache=False), loading.open_tokenizer(quantized)

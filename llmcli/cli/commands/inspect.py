@@ -80,7 +80,7 @@ def _save_plot(header: "Header", output: Path, options: _Options) -> None:
     from llmcli.training.files.summary import read_curve
 
     format_ = plot.format_of(output)
-    options.check_report_path(output, header.path, "--plot", "loss.svg")
+    options.check_report_path(output, header.path, "--plot", f"loss.{format_}")
     record = training_record(header)
     with prefixed(header.path):
         curve = read_curve(record)

@@ -44,7 +44,6 @@ def mix(options: _Options) -> None:
         parameters = _save_average(output, loaded)
     else:
         parameters = ensemble.parameters
-        atomic_io.check_space(output, 4 * parameters)
         stems = [Path(atomic_io.name_of(Path(name).resolve())).stem for name in models]
         ensemble_file.save(output, ensemble_file.with_short_names(ensemble, stems))
     kind = "the average" if average else "an ensemble"
@@ -92,7 +91,7 @@ def _load(models: list[str], output: Path) -> "dict[str, Checkpoint]":
 
 def _save_average(output: Path, models: "Mapping[str, Checkpoint]") -> int:
     """Save the model with averaged weights; return its number of parameters. Warns if the average may be useless."""
-    from llmcli.formats import atomic_io, checkpoint, ensemble_file
+    from llmcli.formats import checkpoint, ensemble_file
     from llmcli.formats.training_record import Base
 
     averaged = ensemble_file.average(models)
@@ -102,6 +101,5 @@ def _save_average(output: Path, models: "Mapping[str, Checkpoint]") -> int:
             "warning: the training records do not show that the models were fine-tuned from the same base model; the "
             "average of unrelated models is useless"
         )
-    atomic_io.check_space(output, 4 * averaged.parameters)
     checkpoint.save(output, averaged)
     return averaged.parameters

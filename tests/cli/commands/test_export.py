@@ -4,11 +4,13 @@ import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from llmcli.formats import checkpoint, loading
+from llmcli.formats import atomic_io, checkpoint, loading
+from tests import platforms
 from tests.conftest import TEXT
 from tests.data.documents.samples import warc
 
@@ -233,9 +235,53 @@ def test_a_file_of_another_format_is_never_replaced(tiny_model: Path, llm, words
     assert Path(name).read_bytes() == tiny_model.read_bytes()
 
 
-def test_a_model_under_the_name_of_another_format_is_not_replaced(tiny_model: Path, llm) -> None:
-    for content in (tiny_model.read_bytes(), b"GGUF and more"):
-        Path("other.html").write_bytes(content)
-        answer = llm("export", "model.safetensors", "other.html", "--to", "html", "--force")
-        assert answer.exit_code == 1 and "other.html contains a model" in answer.stderr
-        assert Path("other.html").read_bytes() == content
+@platforms.posix
+@pytest.mark.parametrize(
+    ("words", "ending"),
+    [("--to gguf", ".gguf"), ("--to html", ".html"), ("--to tokenizer", ".json"), ("--quantize int8", ".safetensors")],
+)
+def test_an_output_that_is_no_such_file_is_refused_with_a_name_to_type(
+    tiny_model: Path, llm, words: str, ending: str
+) -> None:
+    Path("d").mkdir()
+    model, notes = f"model{ending}", f"notes{ending}"
+    Path(notes).write_text("mine")
+    for output, message in (
+        ("/dev/null", f"/dev/null is not a regular file; give a file name: {model}"),
+        ("/dev/stdout", f"expected a file, found /dev/stdout, which is standard output; give a file name: {model}"),
+        ("d/", f"d is a directory; give a file name: {Path('d', model)}"),
+        (notes, f"{notes} exists and is not a {ending} file, so it is not replaced; give another name"),
+    ):
+        answer = llm("export", "model.safetensors", output, *words.split(), "--force")
+        assert answer.exit_code == 1 and answer.stderr == f"error: {message}\n"
+    assert Path(notes).read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "export model.safetensors m.gguf --to gguf --dtype q8_0",
+        "export model.safetensors m.html --to html",
+        "export model.safetensors d --to hf",
+        "export model.safetensors m.safetensors --quantize int8",
+        "explain a --html m.html",
+        "import model.safetensors -o m.safetensors",
+        "mix model.safetensors other.safetensors -o m.safetensors",
+        "mix model.safetensors other.safetensors -o m.safetensors --average",
+    ],
+)
+def test_the_space_on_the_disk_is_checked_before_a_weight_is_read(
+    tiny_model: Path, llm, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    if "gguf" in words:
+        pytest.importorskip("gguf", reason="needs the extra gguf")
+    Path("other.safetensors").write_bytes(tiny_model.read_bytes())
+
+    def load(tensors: checkpoint.TensorsOnDisk, name: str) -> None:
+        raise AssertionError(f"{name} is read")
+
+    monkeypatch.setattr(checkpoint.TensorsOnDisk, "_load", load)
+    monkeypatch.setattr(atomic_io.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    answer = llm(*words.split())
+    assert answer.exit_code == 1 and " has 0.0 MB left, " in answer.stderr, answer.stderr
+    assert sorted(path.name for path in Path().iterdir()) == ["model.safetensors", "other.safetensors"]
