@@ -217,10 +217,13 @@ def test_texts_in_memory_give_the_model_of_files_with_these_names(own_directory:
 
 def test_a_file_is_replaced_only_with_overwrite(own_directory: Path) -> None:
     Path("c.txt").write_text(TEXT, "utf-8")
-    Path("m.safetensors").write_text("mine", "utf-8")
-    with pytest.raises(llmcli.LLMError, match="exists"):
-        list(llmcli.train("c.txt", "m.safetensors", **RUN))
-    assert Path("m.safetensors").read_text("utf-8") == "mine"
+    Path("notes.safetensors").write_text("mine", "utf-8")
+    Path("m.safetensors").write_bytes(b"\1\0\0\0\0\0\0\0{")
+    for name in ("m.safetensors", "notes.safetensors"):
+        before = Path(name).read_bytes()
+        with pytest.raises(llmcli.LLMError, match="exists"):
+            list(llmcli.train("c.txt", name, **RUN))
+        assert Path(name).read_bytes() == before
     assert list(llmcli.train("c.txt", "m.safetensors", overwrite=True, **RUN))[-1].file == Path("m.safetensors")
 
 
@@ -312,7 +315,8 @@ def test_options_of_training_are_refused_before_anything_is_written() -> None:
 
 def test_errors_name_arguments(tiny_model: Path) -> None:
     Path("c.txt").write_text(TEXT, "utf-8")
-    Path("mine.safetensors").write_text("mine", "utf-8")
+    mine = tiny_model.read_bytes()
+    Path("mine.safetensors").write_bytes(mine)
     model = llmcli.load(tiny_model)
     calls: list[tuple[Callable[[], object], str]] = [
         (lambda: model.generate("The", max_tokens=-1), "^`max_tokens` must be"),
@@ -340,7 +344,7 @@ def test_errors_name_arguments(tiny_model: Path) -> None:
     for call, message in calls:
         with pytest.raises((llmcli.LLMError, TypeError), match=message):
             call()
-    assert Path("mine.safetensors").read_text("utf-8") == "mine"
+    assert Path("mine.safetensors").read_bytes() == mine
 
 
 @pytest.mark.usefixtures("short_search")
