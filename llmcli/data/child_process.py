@@ -154,7 +154,9 @@ def answer_requests(answer: Callable[[Any], Mapping[str, Any]], memory: int, sec
             answers.flush()
 
 
-def end_after(seconds: float) -> None:
-    """End this process after some seconds, if the system can do that (0: never): its parent may have died."""
+def end_after(seconds: float) -> float:
+    """End this process after some seconds, if the system can do that (0: never): its parent may have died. Returns the
+    seconds that were left."""
     if hasattr(signal, "setitimer") and hasattr(signal, "ITIMER_REAL"):
-        signal.setitimer(signal.ITIMER_REAL, seconds)
+        return signal.setitimer(signal.ITIMER_REAL, seconds)[0]
+    return 0.0

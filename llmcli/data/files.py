@@ -33,7 +33,13 @@ from llmcli.data.conversations.tables import TABLE_SUFFIXES, read_table
 from llmcli.data.conversations.turns import read_turns
 from llmcli.data.text import documents, file_types
 from llmcli.data.text.documents import Document, OnRead, Stored, ignore
-from llmcli.data.text.json_records import records_of_lines, records_of_text, wrapped_records
+from llmcli.data.text.json_records import (
+    MAX_RECORD,
+    InvalidJSONError,
+    records_of_lines,
+    records_of_text,
+    wrapped_records,
+)
 from llmcli.data.text.parquet_records import open_table
 from llmcli.data.text.temporary_files import TextCopy
 from llmcli.errors import LLMError, brief
@@ -251,15 +257,16 @@ def _from_json(document: Document, start: str, suffix: str, reading: ReadOptions
     name = document.name
     begins_array = start.lstrip().startswith("[")
     must_be_lines = suffix in _JSON_LINES_SUFFIXES and not begins_array
-    first = _first(records_of_lines(name, document.lines()), strict=must_be_lines) or [None]  # the text is empty
+    lines = records_of_lines(name, document.lines(ignore, MAX_RECORD))
+    first = _first(lines, None if must_be_lines else LLMError) or [None]  # the text is empty
     records: Iterable[tuple[int, object]]
     if must_be_lines or isinstance(first[0], Mapping) or is_list_of_messages(first[0]):
-        records = records_of_lines(name, document.lines(on_read))
+        records = records_of_lines(name, document.lines(on_read, MAX_RECORD))
     elif len(first) == 1 and isinstance(array := first[0], list):  # the whole text, in one line
         first, records = array[:_PEEKED_RECORDS], [(1, value) for value in array]
     else:
-        text = "".join(document.text())
-        first, records = _first(records_of_text(name, text), strict=False), records_of_text(name, text)
+        first = _first(records_of_text(name, document.text()), InvalidJSONError)
+        records = records_of_text(name, document.pieces(on_read))
     if not must_be_lines and len(first) == 1 and (inner := wrapped_records(first[0])):
         first, records = inner[:_PEEKED_RECORDS], enumerate(inner, 1)
     must_be_known = suffix in _JSON_LINES_SUFFIXES or len(first) > 1
@@ -272,13 +279,13 @@ def _from_json(document: Document, start: str, suffix: str, reading: ReadOptions
     )  # fmt: skip
 
 
-def _first(records: Iterable[tuple[int, object]], *, strict: bool) -> list[object]:
-    """Return the first records, up to one that is not JSON: an error if `strict`, otherwise None in the list."""
+def _first(records: Iterable[tuple[int, object]], ignored: type[LLMError] | None) -> list[object]:
+    """Return the first records, up to an error; one that is `ignored` becomes None in the list."""
     first: list[object] = []
     try:
         first.extend(record for _, record in islice(records, _PEEKED_RECORDS))
-    except LLMError:
-        if strict:
+    except LLMError as error:
+        if ignored is None or not isinstance(error, ignored):
             raise
         first.append(None)
     return first

@@ -1,8 +1,9 @@
 """Archives: the files in ZIP and tar archives, one after the other, without unpacking them to paths.
 
-A tar archive may be compressed, and may be a stream. The caller limits how much is unpacked.
+A tar archive may be a stream. The caller limits how much is unpacked.
 """
 
+import io
 import lzma
 import re
 import stat
@@ -10,7 +11,8 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import IO, cast
 
 from llmcli import units
@@ -21,26 +23,35 @@ _READS_AFTER_END = 100
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
-def members(file: IO[bytes], name: str) -> Iterator[tuple[str, IO[bytes] | ExtractionError] | Skipped]:
-    """Yield (name, content) of each regular file; a content is closed when the next follows. A ZIP file is seekable."""
+@dataclass(frozen=True)
+class Member:
+    """A regular file in an archive."""
+
+    name: str
+    content: IO[bytes] | ExtractionError  # closed when the next member follows
+    stored_bytes: int  # its size in the archive, in a ZIP file compressed
+
+
+def members(file: IO[bytes], name: str, on_read: Callable[[int], None]) -> Iterator[Member | Skipped]:
+    """Yield the regular files in an archive. A ZIP file is seekable; `on_read` receives the
+    size of each block of a tar archive, including those of files that are skipped."""
     is_zip = file.read(2) == b"PK"
     file.seek(0)
     number = 0
     try:
-        for member in _zip_members(file) if is_zip else _tar_members(file):
-            if isinstance(member, Skipped):
+        for member in _zip_members(file) if is_zip else _tar_members(file, on_read):
+            if isinstance(member, Skipped) or isinstance(member.content, ExtractionError):
                 yield member
-            elif isinstance(member[1], ExtractionError):
-                yield display_path(member[0]), member[1]
-            else:
-                with member[1] as content:
-                    yield display_path(member[0]), content
-                number += 1
+                continue
+            with member.content:
+                yield member
+            number += 1
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError) as error:
         raise ExtractionError(f"is damaged after {units.count(number, 'file')} ({error})") from error
 
 
-def _zip_members(file: IO[bytes]) -> Iterator[tuple[str, IO[bytes] | ExtractionError] | Skipped]:
+def _zip_members(file: IO[bytes]) -> Iterator[Member | Skipped]:
+    size = file.seek(0, io.SEEK_END)
     with zipfile.ZipFile(file) as archive:
         for info in archive.infolist():
             mode = info.external_attr >> 16
@@ -57,7 +68,7 @@ def _zip_members(file: IO[bytes]) -> Iterator[tuple[str, IO[bytes] | ExtractionE
                 continue
             except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, ValueError, struct.error) as error:
                 content = ExtractionError(f"is damaged ({error})")  # its own header is; others follow
-            yield _zip_name(info), content
+            yield Member(display_path(_zip_name(info)), content, min(info.compress_size, size))
 
 
 def _zip_name(info: zipfile.ZipInfo) -> str:
@@ -73,25 +84,28 @@ def _zip_name(info: zipfile.ZipInfo) -> str:
     return info.filename
 
 
-def _tar_members(file: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
-    with tarfile.open(fileobj=cast("IO[bytes]", _Finite(file)), mode="r|*") as archive:
+def _tar_members(file: IO[bytes], on_read: Callable[[int], None]) -> Iterator[Member | Skipped]:
+    with tarfile.open(fileobj=cast("IO[bytes]", _Finite(file, on_read)), mode="r|") as archive:
         for info in archive:
             archive.members.clear()  # type: ignore[attr-defined]  # or it would keep them all
-            if info.isreg() and (content := archive.extractfile(info)):
-                yield info.name, content
+            if info.issparse():  # terabytes of zeros
+                yield Skipped("sparse file")
+            elif info.isreg() and (content := archive.extractfile(info)):
+                yield Member(display_path(info.name), content, info.size)
 
 
 class _Finite:
     """Raises EOFError when read on after its end: tarfile would skip a damaged header's 2^50 bytes block by block."""
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file, self._left = file, _READS_AFTER_END
+    def __init__(self, file: IO[bytes], on_read: Callable[[int], None]) -> None:
+        self._file, self._on_read, self._left = file, on_read, _READS_AFTER_END
 
     def read(self, size: int) -> bytes:
         if not (data := self._file.read(size)):
             self._left -= 1
             if not self._left:
                 raise EOFError("unexpected end of data")
+        self._on_read(len(data))
         return data
 
 

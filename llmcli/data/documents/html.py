@@ -4,11 +4,12 @@ resiliparse parses as browsers do, and finds the main text by rules.
 """
 
 import re
+from collections.abc import Iterator
 from typing import IO
 
 from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.encoding import bytes_to_str, detect_encoding, map_encoding_to_html5
-from resiliparse.parse.html import ElementNode, HTMLTree
+from resiliparse.parse.html import HTMLTree
 
 from llmcli.data.documents.extracted import Extracted, ExtractionError
 
@@ -17,10 +18,10 @@ _MAX_LINKED = 0.5  # share of linked text beyond which a list is navigation
 _META_BYTES = 4096  # start of a page in which it declares its encoding
 _DECLARED = re.compile(rb"""(?:charset|<\?xml[^>]{0,100}encoding)\s*=[\s"']*([\w.:-]{2,40})""", re.I)
 # tags of serialized HTML; the last one may be cut off: without a ">", each "<" would search the rest for it
-_LINK, _TAG = re.compile(r"<a\b[^>]*>?"), re.compile(r"<[^>]*>?")
+_TAG = re.compile(r"<(/?)([\w:-]*)[^>]*>?")
 _SKIPPED_ELEMENTS = ("rt", "rp", "template")  # pronunciation above characters, which would stand between them
 _ITEM = "§§§"  # at the beginning of an item of an unordered list
-_LIST_TAG = re.compile(r"<(?:li|(/?)[uo]l)(?=[ >])[^>]*>?")
+_MAX_DEPTH = 50  # of lists in lists, which are indented
 _LIST_INDENT = re.compile(r"\n  ( *(?:•|[0-9]+\.) )")
 # such as の or — between two links, and what makes resiliparse not take it for an icon
 _LONE_CHARACTER = re.compile(r"(>\s*(?:[\u0800-\ud7ff\uf900-\uffff]|&#?\w{2,8};))(?=\s*<)")
@@ -39,10 +40,9 @@ def main_text(html: str) -> str:
     tree = HTMLTree.parse(_LONE_CHARACTER.sub(rf"\1{_KEEP}", html))
     if tree.body is None:
         return ""
-    # resiliparse takes few <ul> for main text: those that are no navigation become ordered lists with marked items
-    lists = tree.body.get_elements_by_tag_name("ul")[:]  # fast, unlike its iterator
-    for element in reversed([one for one in lists if not _is_navigation(one)]):
-        element.outer_html = f"<ol>{_with_marked_items(element.inner_html)}</ol>"
+    body = tree.body.inner_html
+    if "<ul" in body:
+        tree.body.inner_html = _with_marked_lists(body)
     main = _text(tree, main_content=True)
     least = len(main) / _MIN_MAIN_SHARE
     if least >= len(html) or least >= len(tree.body.text or ""):  # both are longer than the text, and fast
@@ -70,26 +70,51 @@ def _text(tree: HTMLTree, *, main_content: bool = False) -> str:
     return text.strip("\n") + "\n" if text.strip() else ""
 
 
-def _is_navigation(element: ElementNode) -> bool:
-    # faster than the texts of its nodes
-    links = (_LINK.split(part, 1) for part in element.html.split("</a>")[:-1])
-    linked = sum(len(_TAG.sub("", text)) for _, *texts in links for text in texts)
-    return linked > _MAX_LINKED * len(element.text or "")
+def _with_marked_lists(html: str) -> str:
+    """Turn unordered lists that are no navigation into ordered ones with marked items: resiliparse takes few <ul> for
+    main text. Lists that are nested too deeply become part of the list around them."""
+    navigation = _are_navigation(html)
+    opened: list[bool] = []  # whether each list around a tag was turned
+
+    def replace(tag: re.Match[str]) -> str:
+        end, name = tag.groups()
+        if name == "li":
+            is_item = not end and opened and opened[-1] and not tag.string.startswith("</li>", tag.end())
+            return tag[0] + _ITEM if is_item else tag[0]
+        if name not in ("ul", "ol") or (end and not opened):
+            return tag[0]
+        if end:
+            is_turned = opened.pop()
+        else:
+            is_turned = name == "ul" and not next(navigation)
+            opened.append(is_turned)
+        if len(opened) + bool(end) > _MAX_DEPTH:
+            return ""
+        return f"<{end}ol>" if is_turned else tag[0]
+
+    return _TAG.sub(replace, html)
 
 
-def _with_marked_items(items: str) -> str:
-    """Mark the items of an unordered list, but not those of lists in it."""
-    depth = 0
-
-    def mark(tag: re.Match[str]) -> str:
-        nonlocal depth
-        if tag[1] is None:
-            is_empty = tag.string.startswith("</li>", tag.end())
-            return tag[0] + _ITEM * (depth == 0 and not is_empty)
-        depth += -1 if tag[1] else 1
-        return tag[0]
-
-    return _LIST_TAG.sub(mark, items)
+def _are_navigation(html: str) -> Iterator[bool]:
+    """Return, for each unordered list in order, whether most of its text is linked."""
+    navigation: list[bool] = []
+    opened: list[tuple[int, int, int]] = []  # (number of a list, text before it, linked text before it)
+    text = linked = position = 0
+    is_link = False
+    for tag in _TAG.finditer(html):
+        size, position = tag.start() - position, tag.end()
+        text += size
+        linked += size if is_link else 0
+        end, name = tag.groups()
+        if name == "a":
+            is_link = not end
+        elif name == "ul" and not end:
+            opened.append((len(navigation), text, linked))
+            navigation.append(False)
+        elif name == "ul" and opened:
+            number, text_before, linked_before = opened.pop()
+            navigation[number] = linked - linked_before > _MAX_LINKED * (text - text_before)
+    return iter(navigation)
 
 
 def decode(data: bytes, declared: str | None = None) -> str:

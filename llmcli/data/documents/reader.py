@@ -167,6 +167,8 @@ class _Worker(Generic[T]):
                 self._stop()
                 if self.is_closed:
                     return
+                if answer.member is None:
+                    error.is_kept = bool(job.found)
                 job.problems.append((answer.name, f"{answer.name} {error}"))
                 if not answer.member:
                     return

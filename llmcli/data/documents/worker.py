@@ -20,15 +20,16 @@ another file, where KIND is "", its content, decompressed by PROGRAM to SIZE byt
 import contextlib
 import importlib
 import io
+import itertools
 import json
 import math
 import sys
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from llmcli import units
 from llmcli.data.child_process import become_child, end_after
@@ -39,6 +40,9 @@ from llmcli.data.text import file_types
 from llmcli.data.text.file_types import START_BYTES, FileType, compression
 from llmcli.data.text.temporary_files import spooled
 from llmcli.errors import LLMError
+
+if TYPE_CHECKING:
+    from llmcli.data.documents.archives import Member
 
 _FRAME_BYTES = 1 << 16  # text per frame
 _MAX_PROBLEM = 300  # characters
@@ -59,16 +63,28 @@ class Limits:
     bytes_per_member: int = 1000  # ... or more in a file with this many bytes for each
     bytes: int = 1 << 34  # text and unpacked content ...
     usual_ratio: int = 20  # ... or this times the size of the file, if that is more
-    ratio: int = 200  # text and unpacked content / size of the file ...
-    unpacked_bytes: int = 1 << 25  # ... above this size
+    ratio: int = 200  # text and unpacked content / size of the file, or of a file in an archive as it is stored ...
+    unpacked_bytes: int = 1 << 25  # ... above this size ...
+    archive_bytes: int = 1 << 28  # ... and of an archive above this one, so that several files in it may exceed theirs
+
+
+@dataclass(frozen=True)
+class _Bound:
+    """How much may be taken for a file, counted from the beginning of the answer."""
+
+    name: str
+    bytes: float = math.inf
+    problem: str = ""  # if it is more
 
 
 class _LimitError(Exception):
-    """Stops the reading of a file; the documents read before are kept."""
+    """Stops the reading of a file, or of a file in an archive; the documents read before are kept."""
 
-    def __init__(self, problem: str, rest: str) -> None:
-        super().__init__(f"{problem}; {rest}")
-        self.problem = problem
+    def __init__(self, name: str, problem: str, rest: str = "what follows is not read") -> None:
+        self.name = name  # of the file that exceeds its limit
+        self.problem = f"{name} {problem}"
+        self.rest = rest
+        self.is_reported = False
 
 
 def main() -> None:
@@ -76,7 +92,7 @@ def main() -> None:
         for line in sys.stdin.buffer:
             request = json.loads(line)
             end_after(request["limits"]["stalled_seconds"])
-            answer = _Answer(answers, Limits(**request["limits"]), request["skip"])
+            answer = _Answer(answers, Limits(**request["limits"]), request["name"], request["skip"])
             answer.done(_problem_of(request, answer))
             end_after(0)
 
@@ -88,17 +104,9 @@ def _problem_of(request: dict[str, Any], answer: "_Answer") -> str:
         file = open_regular(Path(request["path"]))  # closed below; errors of reading have another message
     except OSError as error:
         return f"{name} cannot be read: {error.strerror or error}"
-    try:
-        with file:
-            answer.allow(file.seek(0, io.SEEK_END))
-            _FileReader(answer, request["reading"]).read(file, name, "", 0)
-    except BrokenPipeError:
-        raise
-    except _LimitError as error:
-        return "" if answer.is_whole_file else f"{name} {error}"
-    except Exception as error:
-        return _problem(name, error, answer.limits)
-    return ""
+    with file:
+        answer.start(file.seek(0, io.SEEK_END))
+        return answer.problem_of(name, lambda: _FileReader(answer, request["reading"]).read(file, name, "", 0))
 
 
 def _problem(name: str, error: Exception, limits: Limits) -> str:
@@ -116,44 +124,77 @@ def _problem(name: str, error: Exception, limits: Limits) -> str:
 class _Answer:
     """Writes the frames of an answer, but not those of documents that were read before, and enforces the limits."""
 
-    def __init__(self, file: IO[bytes], limits: Limits, skip: int) -> None:
-        self._file, self.limits, self._skip = file, limits, skip
-        self._taken = self._allowed = self._members = self._allowed_members = 0
-        self._is_by_ratio = False
+    def __init__(self, file: IO[bytes], limits: Limits, name: str, skip: int) -> None:
+        self._file, self.limits, self._name, self._skip = file, limits, name, skip
+        self._taken = self._begun = self._members = self._allowed_members = 0
+        self._bound = _Bound(name)
         self._texts: list[str] = []
         self._size = 0
         self._is_skipping = False
-        self.is_whole_file = False  # whether the document that was begun last is not one of several
 
-    def allow(self, file_bytes: int) -> None:
-        """Set the limit for a file of this size."""
-        limits = self.limits
+    def start(self, file_bytes: int) -> None:
+        """Begin a file of this size."""
+        self._allowed_members = max(self.limits.members, file_bytes // self.limits.bytes_per_member)
+        self._limit_processor_time(file_bytes)
+
+    @contextlib.contextmanager
+    def limited(self, name: str, file_bytes: int, *, is_archive: bool = False) -> Iterator[None]:
+        """In the block, limit what a file of this size may unpack to; what it is in may have less left."""
+        limits, outer = self.limits, self._bound
         most = max(limits.bytes, limits.usual_ratio * file_bytes)
-        by_ratio = max(limits.ratio * file_bytes, limits.unpacked_bytes)
-        self._allowed, self._is_by_ratio = min(most, by_ratio), by_ratio < most
-        self._allowed_members = max(limits.members, file_bytes // limits.bytes_per_member)
+        by_ratio = max(limits.ratio * file_bytes, limits.archive_bytes if is_archive else limits.unpacked_bytes)
+        allowed = min(most, by_ratio)
+        if self._taken + allowed < outer.bytes:
+            times = f", over {limits.ratio} times its size" if by_ratio < most else ""
+            self._bound = _Bound(name, self._taken + allowed, f"unpacks to over {units.size(allowed)}{times}")
+        try:
+            yield
+        finally:
+            self._bound = outer
+
+    def problem_of(self, name: str, read: Callable[[], None]) -> str:
+        """Read a file. Returns the problem that prevented reading all of it, or "". Raises _LimitError for a limit of
+        what it is in."""
+        begun = self._begun
+        try:
+            read()
+        except BrokenPipeError:
+            raise
+        except _LimitError as error:
+            if error.name != name:
+                raise
+            if error.is_reported:
+                return ""
+            return f"{error.problem}; {error.rest}" if self._begun > begun else f"{error.problem}, and is not read"
+        except Exception as error:
+            return _problem(name, error, self.limits)
+        return ""
 
     def take(self, size: int) -> None:
         """Count bytes of text or unpacked content. Raises _LimitError."""
         end_after(self.limits.stalled_seconds)
+        self.count(size)
+
+    def count(self, size: int) -> None:
+        """Count bytes that are read and not used, which are no reason to wait longer. Raises _LimitError."""
         self._taken += size
-        if self._taken > self._allowed:
-            times = f", over {self.limits.ratio} times its size" if self._is_by_ratio else ""
-            raise _LimitError(f"unpacks to over {units.size(self._allowed)}{times}", "what follows is not read")
+        if self._taken > self._bound.bytes:
+            raise _LimitError(self._bound.name, self._bound.problem)
 
     def count_member(self) -> None:
         end_after(self.limits.stalled_seconds)
         self._members += 1
         if self._members > self._allowed_members:
-            raise _LimitError(f"has over {self._allowed_members:,} members", "those that follow are not read")
+            rest = "those that follow are not read"
+            raise _LimitError(self._name, f"has over {self._allowed_members:,} members", rest)
 
     def begin(self, member: str, kind: str, size: int, program: str = "", content: int = 0) -> bool:
         """Begin a document or another file. Returns whether to read it: the first `skip` are not read again."""
-        self._skip -= 1
-        self._is_skipping, self.is_whole_file = self._skip >= 0, not member
+        self._begun += 1
+        self._is_skipping = self._begun <= self._skip
         if self._is_skipping:
             return False
-        _limit_processor_time(self.limits.processor_seconds + size / self.limits.bytes_per_second)
+        self._limit_processor_time(size)
         self._send({"begin": member, "kind": kind, "bytes": size, "program": program, "content": content})
         return True
 
@@ -186,20 +227,20 @@ class _Answer:
         self._texts, self._size = [], 0
 
     def _send(self, header: dict[str, Any], data: bytes = b"") -> None:
-        end_after(0)  # the other process may be slow or suspended
+        seconds_left = end_after(0)  # the other process may be slow or suspended
         self._file.write(json.dumps(header).encode("ascii") + b"\n" + data)
         self._file.flush()
-        end_after(self.limits.stalled_seconds)
+        end_after(seconds_left)
 
+    def _limit_processor_time(self, file_bytes: int) -> None:
+        """End this process after the processor time that a file of this size may take, if the system can do that."""
+        with contextlib.suppress(ImportError, OSError, ValueError):
+            import resource
 
-def _limit_processor_time(seconds: float) -> None:
-    """End this process after this much more processor time, if the system can do that."""
-    with contextlib.suppress(ImportError, OSError, ValueError):
-        import resource
-
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        limit = math.ceil(used.ru_utime + used.ru_stime + seconds)
-        resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+            used = resource.getrusage(resource.RUSAGE_SELF)
+            seconds = self.limits.processor_seconds + file_bytes / self.limits.bytes_per_second
+            limit = math.ceil(used.ru_utime + used.ru_stime + seconds)
+            resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.getrlimit(resource.RLIMIT_CPU)[1]))
 
 
 class _FileReader:
@@ -224,6 +265,8 @@ class _FileReader:
                 start = content.read(START_BYTES)
                 content.seek(0)
             known = file_types.recognize(name, start)
+            is_archive = bool(known and known.module == "archives")
+            stack.enter_context(self._answer.limited(name, size, is_archive=is_archive))
             if known is None or (self._plain and known.is_text):
                 problem = file_types.describe_binary(name, start, program)
                 if problem:
@@ -235,6 +278,7 @@ class _FileReader:
                 content = stack.enter_context(self._spooled(content))
             if known is file_types.ZIP:
                 known = _zip_type(content)
+                stack.enter_context(self._answer.limited(name, size, is_archive=known is file_types.ZIP))
             if known.module == "archives":
                 self._read_members(content, name, member, depth)
             elif known is file_types.TABLE:
@@ -249,37 +293,38 @@ class _FileReader:
             raise ExtractionError(f"is an archive in {depth} others, and not read; unpack it first")
         skipped: Counter[str] = Counter()
         is_empty = True
-        for member in archives.members(file, name):
+        for member in archives.members(file, name, self._answer.count):
             self._answer.count_member()
             if isinstance(member, Skipped):
                 skipped[member.reason] += member.count
-            elif not file_types.is_hidden(member[0].split("/")):
+            elif not file_types.is_hidden(member.name.split("/")):
                 is_empty = False
-                self._read_member(member[1], f"{name}/{member[0]}", f"{path}/{member[0]}".lstrip("/"), depth + 1)
+                self._read_member(member, f"{name}/{member.name}", f"{path}/{member.name}".lstrip("/"), depth + 1)
         if skipped:
             counts = ", ".join(f"{reason} ({number:,})" for reason, number in skipped.items())
             self._send_problem(path, f"{name} has what cannot be read: {counts}")
         elif is_empty:
             raise ExtractionError("holds no files to read")
 
-    def _read_member(self, content: IO[bytes] | ExtractionError, name: str, member: str, depth: int) -> None:
+    def _read_member(self, file: "Member", name: str, path: str, depth: int) -> None:
         """Send a file in an archive. A problem with it does not affect those that follow."""
-        try:
-            if isinstance(content, ExtractionError):
-                raise content
-            start = content.read(START_BYTES)
-            known = file_types.recognize(name, start)
-            if compression(start) or (known and not (self._plain and known.is_text)):
-                with self._spooled(content, start) as file:
-                    self.read(file, name, member, depth)
-            elif problem := file_types.describe_binary(name, start):
-                self._refuse(name, member, problem)
-            elif self._answer.begin(member, "", 0):
-                self._send_file(content, name, start)
-        except (BrokenPipeError, _LimitError):
-            raise
-        except Exception as error:
-            self._send_problem(member, _problem(name, error, self._answer.limits))
+        with self._answer.limited(name, file.stored_bytes):
+            problem = self._answer.problem_of(name, lambda: self._send_member(file.content, name, path, depth))
+        if problem:
+            self._send_problem(path, problem)
+
+    def _send_member(self, content: IO[bytes] | ExtractionError, name: str, member: str, depth: int) -> None:
+        if isinstance(content, ExtractionError):
+            raise content
+        start = content.read(START_BYTES)
+        known = file_types.recognize(name, start)
+        if compression(start) or (known and not (self._plain and known.is_text)):
+            with self._spooled(content, start) as file:
+                self.read(file, name, member, depth)
+        elif problem := file_types.describe_binary(name, start):
+            self._refuse(name, member, problem)
+        elif self._answer.begin(member, "", 0):
+            self._send_file(content, name, start)
 
     def _send_document(self, file: IO[bytes], name: str, member: str, known: FileType, size: int) -> None:
         """Send a document, or each document in a collection."""
@@ -319,8 +364,7 @@ class _FileReader:
     def _send_file(self, file: IO[bytes], name: str, start: bytes = b"") -> None:
         """Send the content of a file that may be text; `start` was read from it before."""
         with self._ending(name):
-            self._answer.data(start)
-            for block in _blocks(file):
+            for block in itertools.chain([start] if start else [], _blocks(file)):
                 self._answer.data(block)
 
     @contextlib.contextmanager
@@ -332,7 +376,9 @@ class _FileReader:
         except BrokenPipeError:
             raise
         except _LimitError as error:
-            self._answer.end(f"{name} {error.problem}, and is not read")
+            error.is_reported = error.name == name
+            reason = f"{error.problem}, and is not read"
+            self._answer.end(reason if error.is_reported else f"{name} is not read: {error.problem}")
             raise
         except ModuleNotFoundError as error:
             self._answer.end(missing=(error.name or "").partition(".")[0])

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import io
 import itertools
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -120,18 +121,28 @@ class Document:
     def start(self) -> str:
         return "".join(self.text(0, _START_BYTES))
 
-    def lines(self, on_read: OnRead = ignore) -> Iterator[str]:
-        """Yield the lines without their ends. Only "\\n" ends a line: U+2028, a form feed and "\\r" belong to it.
-        `on_read` is also called with size 0 now and then, so that it can stop the reading."""
-        unfinished: list[str] = []
+    def pieces(self, on_read: OnRead) -> Iterator[str]:
+        """Yield the text; `on_read` is called with size 0 before each piece, so that it can stop the reading."""
         for piece in self.text():
             on_read(self.name, 0)
+            yield piece
+
+    def lines(self, on_read: OnRead = ignore, max_characters: float = math.inf) -> Iterator[str]:
+        """Yield the lines without their ends. Only "\\n" ends a line: U+2028, a form feed and "\\r" belong to it.
+        A line of over `max_characters` is the last one, and is cut off some time after that. `on_read` is called as
+        by `pieces`."""
+        unfinished: list[str] = []
+        size = 0
+        for piece in self.pieces(on_read):
             *complete, rest = piece.split("\n")
             if complete:
                 yield "".join([*unfinished, complete[0]])
                 yield from complete[1:]
-                unfinished = []
+                unfinished, size = [], 0
             unfinished.append(rest)
+            size += len(rest)
+            if size > max_characters:
+                break
         if last := "".join(unfinished):
             yield last
 

@@ -7,19 +7,28 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any, TypeGuard
 
 from llmcli.errors import LLMError, brief
 
 _SPACE = re.compile(r"[ \t\n\r]*")  # what JSON allows between values; Python's str.strip removes more
-# a value takes a hundred bytes of memory, also if it has two in the file: a line of over 1 MB ...
-_CHECKED_LINE, _MAX_VALUES = 1 << 20, 1_000_000  # ... may have at most this many
+MAX_RECORD = 64_000_000  # characters, which are in memory at once
+# a value takes a hundred bytes of memory, also if it has two in the file: a record of over a million characters ...
+_CHECKED_RECORD, _MAX_VALUES = 1_000_000, 1_000_000  # ... may have at most this many
+_PIECES = 4  # of text that are read at once, 1 MiB each
+_LONGEST_WORD = 16  # characters that a number, a word or an escape may have before it is an error where it begins
+
+
+class InvalidJSONError(LLMError):
+    """A text that is not JSON."""
 
 
 class _JSONError(Exception):
-    def __init__(self, position: int, reason: str) -> None:
+    def __init__(self, position: int, reason: str, *, is_cut_off: bool = False) -> None:
         super().__init__(reason)
         self.position = position
+        self.is_cut_off = is_cut_off  # whether more text may make it valid
 
 
 def records_of_lines(name: str, lines: Iterable[str]) -> Iterator[tuple[int, object]]:
@@ -27,29 +36,26 @@ def records_of_lines(name: str, lines: Iterable[str]) -> Iterator[tuple[int, obj
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
+        _check_size(f"{name} line {number:,}", line)
         try:
-            _check_values(line)
             value, end = _value(line, _space_end(line, 0))
-            _check_end(line, end, "value")
+            _check_end(line, _space_end(line, end), "value")
         except _JSONError as error:
-            raise LLMError(
+            raise InvalidJSONError(
                 f"{name} line {number:,}: invalid JSON at character {error.position + 1:,} ({error}); wanted one "
                 f"record per line: {{...}}"
             ) from error
         yield number, value
 
 
-def records_of_text(name: str, text: str) -> Iterator[tuple[int, object]]:
-    """Yield (line number, value) of each element of an array, or of each value. Raises LLMError unless it is JSON."""
-    line, before = 1, 0
+def records_of_text(name: str, pieces: Iterable[str]) -> Iterator[tuple[int, object]]:
+    """Yield (line number, value) of each element of an array, or of each value, in a text that comes in pieces. Raises
+    LLMError unless it is JSON."""
+    text = _Values(name, pieces)
     try:
-        for position, value in _array(text) if text.startswith("[", _space_end(text, 0)) else _values(text):
-            line += text.count("\n", before, position)
-            before = position
-            yield line, value
+        yield from _array(text) if text.character() == "[" else _values(text)
     except _JSONError as error:
-        line += text.count("\n", before, error.position)
-        raise LLMError(f"{name} line {line:,}: invalid JSON ({error})") from error
+        raise InvalidJSONError(f"{name} line {text.line(error.position):,}: invalid JSON ({error})") from error
 
 
 def wrapped_records(value: object) -> list[object]:
@@ -82,33 +88,95 @@ def _is_object(value: object) -> TypeGuard[dict[str, Any]]:
     return isinstance(value, dict)
 
 
-def _values(text: str) -> Iterator[tuple[int, object]]:
-    """Yield (position, value)."""
-    position = _space_end(text, 0)
-    while position < len(text):
-        value, end = _value(text, position)
-        yield position, value
-        position = end
+class _Values:
+    """Reads one value after the other, and keeps no text before the next one."""
+
+    def __init__(self, name: str, pieces: Iterable[str]) -> None:
+        self._name = name
+        self._pieces = iter(pieces)
+        self._text = ""
+        self._position = 0  # in this text
+        self._line = 1
+        self._counted = 0  # position in this text to which lines are counted
+
+    def line(self, position: int) -> int:
+        """Return the number of the line at a position."""
+        self._line += self._text.count("\n", self._counted, position)
+        self._counted = position
+        return self._line
+
+    def character(self) -> str:
+        """Return the next character after spaces; "" at the end."""
+        while True:
+            self._position = _space_end(self._text, self._position)
+            if self._position < len(self._text) or not self._read_on():
+                return self._text[self._position : self._position + 1]
+
+    def take(self, wanted: str, problem: str) -> str:
+        """Go on after the next character, which is one of those wanted."""
+        character = self.character()
+        if not character:
+            raise _JSONError(self._position, problem)
+        if character not in wanted:
+            rest = self._text[self._position : self._position + 20]
+            raise _JSONError(self._position, f"wanted {' or '.join(wanted)} before {brief(rest, 20)}")
+        self._position += 1
+        return character
+
+    def value(self) -> tuple[int, object]:
+        """Return (line number, value)."""
+        self.character()
+        while True:
+            try:
+                value, end = _value(self._text, self._position)
+            except _JSONError as error:
+                if not (error.is_cut_off and self._read_on()):
+                    raise
+                continue
+            if end < len(self._text) or not self._read_on():  # or a number may go on
+                line, self._position = self.line(self._position), end
+                return line, value
+
+    def end(self, what: str) -> None:
+        if self.character():
+            _check_end(self._text, self._position, what)
+
+    def _read_on(self) -> bool:
+        """Read more text. Returns False at the end."""
+        line = self.line(self._position)
+        rest = self._text[self._position :]
+        _check_size(f"{self._name} line {line:,}", rest)
+        more = "".join(islice(self._pieces, _PIECES))
+        if more:
+            self._text = rest + more
+            self._position = self._counted = 0
+        return bool(more)
 
 
-def _array(text: str) -> Iterator[tuple[int, object]]:
-    position = _space_end(text, _space_end(text, 0) + 1)
-    separator = "," if text[position : position + 1] != "]" else "]"
-    end = position
-    while separator == ",":
-        value, end = _value(text, position)
-        yield position, value
-        separator, position = text[end : end + 1], _space_end(text, end + 1)
-        if not separator:
-            raise _JSONError(end, "the array does not end")
-        if separator not in ",]":
-            raise _JSONError(end, f"wanted , or ] before {brief(text[end : end + 20], 20)}")
-    _check_end(text, _space_end(text, end + 1), "array")
+def _values(text: _Values) -> Iterator[tuple[int, object]]:
+    while text.character():
+        yield text.value()
 
 
-def _check_values(line: str) -> None:
-    if len(line) > _CHECKED_LINE and sum(map(line.count, "[{,")) > _MAX_VALUES:
-        raise _JSONError(0, f"over {_MAX_VALUES:,} values in one line")
+def _array(text: _Values) -> Iterator[tuple[int, object]]:
+    separator = text.take("[", "")
+    if text.character() == "]":
+        separator = text.take("]", "")
+    while separator != "]":
+        yield text.value()
+        separator = text.take(",]", "the array does not end")
+    text.end("array")
+
+
+def _check_size(source: str, record: str) -> None:
+    """Raise LLMError if a record, or what is read of it, takes too much memory."""
+    if len(record) > MAX_RECORD:
+        problem = f"{MAX_RECORD:,} characters"
+    elif len(record) > _CHECKED_RECORD and sum(map(record.count, "[{,")) > _MAX_VALUES:
+        problem = f"{_MAX_VALUES:,} values"
+    else:
+        return
+    raise LLMError(f"{source}: a record of over {problem}; wanted smaller records, or `plain` to read it as plain text")
 
 
 def _check_end(text: str, end: int, what: str) -> None:
@@ -123,14 +191,14 @@ def _space_end(text: str, position: int) -> int:
 def _value(text: str, position: int) -> tuple[object, int]:
     """Return (value at a position, position after it). Raises _JSONError."""
     try:
-        value, end = _DECODER.raw_decode(text, position)
+        return _DECODER.raw_decode(text, position)
     except json.JSONDecodeError as error:
-        raise _JSONError(error.pos, error.msg) from error
+        is_cut_off = error.msg.startswith("Unterminated") or error.pos > len(text) - _LONGEST_WORD
+        raise _JSONError(error.pos, error.msg, is_cut_off=is_cut_off) from error
     except RecursionError as error:
         raise _JSONError(position, "nested too deeply") from error
     except ValueError as error:  # raised by `unique_keys`
         raise _JSONError(position, str(error)) from error
-    return value, _space_end(text, end)
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -78,6 +78,14 @@ def test_an_empty_page_is_an_error() -> None:
         list(html.extract(io.BytesIO(b"<html><body></body></html>"), "a.html"))
 
 
+@pytest.mark.usefixtures("no_hang")
+def test_lists_that_are_nested_deeply_are_read_in_linear_time() -> None:
+    for depth in (3, 100, 50_000):
+        items = "".join(f"<ul><li>Item {number}\n" for number in range(depth))
+        lines = html.main_text(f"<body><p>{'Text. ' * 30}</p>{items}").split("\n")
+        assert [line.strip() for line in lines if "Item" in line] == [f"• Item {number}" for number in range(depth)]
+
+
 def test_every_list_is_main_text_and_lists_in_it_keep_their_form() -> None:
     lists = "<ul><li>One<ol><li>first<li>second</ol><li><p>Two, of 3.<ul><li>inner</ul><li></ul>"
     page = f"<body><nav><ul><li><a>Home</a></ul></nav><main><h1>T</h1>{lists}<p>{'Text. ' * 30}</p>{lists * 2}</main>"

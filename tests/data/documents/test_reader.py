@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import io
 import json
 import lzma
 import os
@@ -18,9 +19,10 @@ from pathlib import Path
 
 import pytest
 
+from llmcli.data.child_process import end_after
 from llmcli.data.conversations.record_kinds import ReadOptions
 from llmcli.data.documents import reader
-from llmcli.data.documents.worker import Limits
+from llmcli.data.documents.worker import Limits, _Answer
 from llmcli.data.sources import Sources, read_corpus, read_sources
 from llmcli.errors import LLMError
 from tests import platforms
@@ -279,12 +281,56 @@ def limit(monkeypatch: pytest.MonkeyPatch, **limits: float) -> None:
     monkeypatch.setattr(reader, "LIMITS", replace(Limits(), **limits))  # type: ignore[arg-type]
 
 
-def test_a_zip_bomb_ends_at_the_ratio() -> None:
-    put("d/bomb.zip", zipped({"a.html": PAGE, "zeros.txt": bytes(300 << 20), "b.html": PAGE}))
-    put("d/c.html", page("Dogs."))
-    sources = read_sources(["d"])
-    assert list(texts(sources)) == ["d/bomb.zip/a.html", "d/c.html"]
-    assert any("over 200 times its size" in line or "what follows is not read" in line for line in sources.text.skipped)
+BOMB = "over 200 times its size"
+
+
+def test_a_bomb_in_an_archive_costs_that_file() -> None:
+    bomb = bytes(100 << 20)
+    put("a.zip", zipped({"a.txt": "a", "zeros.txt": bomb, "b.txt": "b"}))
+    put("b.tar", samples.tarred({"in.zip": zipped({"c.txt": "c", "zeros.txt": bomb, "d.txt": "d"}), "e.txt": b"e"}))
+    sources = read_sources(["a.zip", "b.tar"])
+    assert list(texts(sources)) == ["a.zip/a.txt", "a.zip/b.txt", "b.tar/in.zip/c.txt", "b.tar/e.txt"]
+    assert sources.text.not_read == (
+        f"a.zip/zeros.txt unpacks to over 33.55 MB, {BOMB}, and is not read",
+        f"b.tar/in.zip/zeros.txt is not read: b.tar/in.zip unpacks to over 33.55 MB, {BOMB}",
+        f"b.tar/in.zip unpacks to over 33.55 MB, {BOMB}; what follows is not read",
+    )
+
+
+def test_many_bombs_in_an_archive_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    limit(monkeypatch, unpacked_bytes=10_000, archive_bytes=35_000, ratio=1)
+    name = put("a.zip", zipped({"a.txt": "a", **{f"{n}.txt": bytes(20_000) for n in range(3)}, "b.txt": "b"}))
+    sources = read_sources([name])
+    assert list(texts(sources)) == ["a.zip/a.txt"]
+    assert sources.text.not_read == (
+        "a.zip/0.txt unpacks to over 10.00 kB, over 1 times its size, and is not read",
+        "a.zip/1.txt unpacks to over 10.00 kB, over 1 times its size, and is not read",
+        "a.zip/2.txt is not read: a.zip unpacks to over 35.00 kB, over 1 times its size",
+        "a.zip unpacks to over 35.00 kB, over 1 times its size; what follows is not read",
+    )
+
+
+def test_a_file_that_is_skipped_in_a_compressed_archive_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    limit(monkeypatch, archive_bytes=1_000_000)
+    members = {"a.txt": b"a", ".hidden": bytes(2_000_000), "b.txt": b"b"}
+    sources = read_sources([put("a.tar.gz", gzip.compress(samples.tarred(members)))])
+    assert list(texts(sources)) == ["a.tar.gz/a.txt"]
+    assert sources.text.skipped == (f"a.tar.gz unpacks to over 1.00 MB, {BOMB}; what follows is not read",)
+
+
+@platforms.posix
+def test_time_without_text_goes_on_when_a_document_begins() -> None:
+    """Thus a file that is read twice, to recognize and to send it, has no more time than another."""
+    answer = _Answer(io.BytesIO(), Limits(stalled_seconds=1000), "a", 0)
+    try:
+        end_after(900)
+        answer.begin("", "", 0)
+        answer.end()
+        assert 0 < signal.getitimer(signal.ITIMER_REAL)[0] <= 900
+        answer.data(b"text")
+        assert 900 < signal.getitimer(signal.ITIMER_REAL)[0] <= 1000
+    finally:
+        end_after(0)
 
 
 def zstd(data: bytes) -> bytes:
@@ -299,17 +345,12 @@ COMPRESSED = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress, "zs
 def test_compressed_text_ends_at_the_ratio_alone_and_in_archives(suffix: str) -> None:
     compress = COMPRESSED[suffix]
     bomb = compress(b"a" * 50_000_000)
-    assert problem_of(put(f"a.{suffix}", bomb)) == (
-        f"a.{suffix} unpacks to over 33.55 MB, over 200 times its size, and is not read"
-    )
-    members = {f"a.{suffix}": compress(b"text"), f"b.{suffix}": bomb}
+    assert problem_of(put(f"a.{suffix}", bomb)) == (f"a.{suffix} unpacks to over 33.55 MB, {BOMB}, and is not read")
+    members = {f"a.{suffix}": compress(b"text"), f"b.{suffix}": bomb, f"c.{suffix}": compress(b"more")}
     for name, data in (("c.zip", zipped(members)), (f"d.tar.{suffix}", compress(samples.tarred(members)))):
         sources = read_sources([put(name, data)])
-        assert texts(sources) == {f"{name}/a.{suffix}": "text"}
-        assert sources.text.not_read == (
-            f"{name}/b.{suffix} unpacks to over 33.55 MB, over 200 times its size, and is not read",
-            f"{name} unpacks to over 33.55 MB, over 200 times its size; what follows is not read",
-        )
+        assert texts(sources) == {f"{name}/a.{suffix}": "text", f"{name}/c.{suffix}": "more"}
+        assert sources.text.not_read == (f"{name}/b.{suffix} unpacks to over 33.55 MB, {BOMB}, and is not read",)
 
 
 @pytest.mark.parametrize("name", ["a.parquet", "a.zip"])
@@ -409,11 +450,11 @@ def test_entities_are_refused() -> None:
     assert problem_of("a.docx").startswith("a.docx ")
 
 
-def endless(name: str) -> str:
+def endless(name: str, start: bytes = b"") -> str:
     """A tar archive with a hidden file of a terabyte, which is skipped for many minutes."""
     hidden = tarfile.TarInfo(".hidden")
     hidden.size = 1 << 40
-    with open(put(name, hidden.tobuf(tarfile.GNU_FORMAT)), "r+b") as file:
+    with open(put(name, start + hidden.tobuf(tarfile.GNU_FORMAT)), "r+b") as file:
         file.truncate(1 << 40)
     return name
 
@@ -435,6 +476,9 @@ def test_a_document_that_gives_nothing_costs_that_document(monkeypatch: pytest.M
     sources = read_sources([endless("a.tar"), "b.html"])
     assert texts(sources) == {"b.html": CATS}
     assert sources.text.skipped == ("a.tar gave no text for 1 seconds, and is not read",)
+    sources = read_sources([endless("c.tar", samples.tarred({"a.txt": b"a" * 512})[:1024])])
+    assert list(texts(sources)) == ["c.tar/a.txt"]
+    assert sources.text.skipped == ("c.tar gave no text for 1 seconds; what follows is not read",)
 
 
 def test_a_process_that_dies_costs_one_document(monkeypatch: pytest.MonkeyPatch) -> None:

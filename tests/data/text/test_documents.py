@@ -117,6 +117,13 @@ def test_lines_do_not_depend_on_the_blocks(text: str, block: int) -> None:
         assert list(document.lines()) == text.split("\n")[: -1 if text[-1:] in ("\n", "") else None]
 
 
+def test_after_a_line_of_too_many_characters_nothing_is_read() -> None:
+    document = read_document(b"one\n" + b"a" * 99 + b"\nthree\n")
+    with mock.patch.object(documents, "BLOCK_BYTES", 10):
+        first, second = document.lines(max_characters=20)
+    assert first == "one" and 20 < len(second) <= 30
+
+
 def test_zstd_is_read_over_several_frames() -> None:
     zstd = pytest.importorskip("backports.zstd", exc_type=ImportError)
     data = zstd.compress(UTF8[:9]) + zstd.compress(UTF8[9:])

@@ -1,6 +1,8 @@
 """Records of JSON files with their lines, compared with Python's parser."""
 
+import itertools
 import json
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -24,12 +26,14 @@ def test_every_form_gives_the_values_and_their_lines(values: list[Any], indent: 
     written = [json.dumps(value, ensure_ascii=ascii_only, indent=indent) for value in values]
     numbered = list(zip(range(1, len(values) + 1), values, strict=True))
     assert list(records_of_lines("a", [f" {line}\t\r" for line in compact])) == numbered
-    assert list(records_of_text("a", "[" + ",\n".join(compact) + "]")) == numbered
+    assert list(records_of_text("a", ["[" + ",\n".join(compact) + "]"])) == numbered
     starts = [1 + sum(text.count("\n") + 2 for text in written[:i]) for i in range(len(values))]
     with_lines = list(zip(starts, values, strict=True))
-    assert list(records_of_text("a", "[" + " \r\n\n,".join(written) + "]\n")) == with_lines
+    text = "[" + " \r\n\n,".join(written) + "]\n"
+    assert list(records_of_text("a", text)) == list(records_of_text("a", [text])) == with_lines  # in any pieces
     if not written or not written[0].startswith("["):
-        assert list(records_of_text("a", "\n\n".join(written))) == with_lines
+        text = "\n\n".join(written)
+        assert list(records_of_text("a", text)) == list(records_of_text("a", [text])) == with_lines
 
 
 def test_blank_lines_count_but_are_no_records() -> None:
@@ -77,7 +81,7 @@ ARRAYS = {
 @pytest.mark.parametrize("kind", ARRAYS)
 def test_an_array_gives_the_records_before_the_damage_and_its_line(kind: str) -> None:
     text, before, problem = ARRAYS[kind]
-    records = records_of_text("a.json", text)
+    records = records_of_text("a.json", [text[start : start + 1000] for start in range(0, len(text), 1000)])
     for _ in range(before):
         next(records)
     with pytest.raises(LLMError) as caught:
@@ -95,5 +99,18 @@ def test_a_line_of_too_many_values_is_not_parsed_and_long_text_is() -> None:
     prose = "One, two, three, four [five]. " * 100_000
     assert list(records_of_lines("a", [json.dumps({"text": prose})])) == [(1, {"text": prose})]
     line = '{"text": "a", "x": [' + "[]," * 1_000_000 + "[]]}"
-    with pytest.raises(LLMError, match=r"^a line 2: invalid JSON at character 1 \(over 1,000,000 values in one line\)"):
+    problem = r"^a line 2: a record of over 1,000,000 values; wanted smaller records"
+    with pytest.raises(LLMError, match=problem):
         list(records_of_lines("a", ["{}", line]))
+    pieces = itertools.chain(["[{},\n", line[:2_000_000]], itertools.repeat("[]," * 1_000_000))
+    with pytest.raises(LLMError, match=problem):
+        list(records_of_text("a", pieces))
+
+
+def test_of_a_text_without_end_little_is_read_at_once() -> None:
+    values = islice(records_of_text("a", itertools.repeat("3 [1, 2]\n")), 4)
+    assert list(values) == [(1, 3), (1, [1, 2]), (2, 3), (2, [1, 2])]
+    with pytest.raises(LLMError, match=r"^a line 1: a record of over 64,000,000 characters; wanted smaller records"):
+        list(records_of_text("a", itertools.chain(['["'], itertools.repeat("a" * 1_000_000))))
+    with pytest.raises(LLMError, match=r"^a line 1: a record of over 64,000,000 characters"):
+        list(records_of_lines("a", ['"' + "a" * 64_000_000]))
