@@ -20,7 +20,7 @@ from llmcli.data.documents.extracted import ExtractionError, Skipped
 
 _ENCRYPTED, _NAME_IN_UTF8 = 0x1, 0x800  # flags of a member of a ZIP archive
 _READS_AFTER_END = 100
-_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")  # or reverses text
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,12 @@ from typing import IO
 
 from llmcli.data.documents import packages
 from llmcli.data.documents.extracted import Extracted, ExtractionError, Skipped
-from llmcli.data.documents.html import decode, plain_text
+from llmcli.data.documents.html import VOID_ELEMENTS, decode, plain_text
 
 _CONTAINER, _ENCRYPTION = "META-INF/container.xml", "META-INF/encryption.xml"
 _FONT_OBFUSCATION = ("http://www.idpf.org/2008/embedding", "http://ns.adobe.com/pdf/enc#RC")
 _TEXT_TYPES = ("application/xhtml+xml", "text/html", "application/x-dtbook+xml")
-_VOID = "area|base|br|col|embed|hr|img|input|link|meta|param|source|track|wbr"
-_EMPTY_ELEMENT = re.compile(rf"<(?!(?:{_VOID})\b)([a-zA-Z][\w:-]*)((?:\s[^<>]*)?)/>")
+_EMPTY_ELEMENT = re.compile(rf"<(?!(?:{VOID_ELEMENTS})\b)([a-zA-Z][\w:-]*)((?:\s[^<>]*)?)/>")
 
 
 def extract(file: IO[bytes], name: str) -> Extracted:

@@ -21,7 +21,10 @@ _DECLARED = re.compile(rb"""(?:charset|<\?xml[^>]{0,100}encoding)\s*=[\s"']*([\w
 _TAG = re.compile(r"<(/?)([\w:-]*)[^>]*>?")
 _SKIPPED_ELEMENTS = ("rt", "rp", "template")  # pronunciation above characters, which would stand between them
 _ITEM = "§§§"  # at the beginning of an item of an unordered list
-_MAX_DEPTH = 50  # of lists in lists, which are indented
+_MAX_LISTS = 50  # in each other, which are indented
+_MAX_DEPTH = 512  # of elements in each other, beyond which finding the main text takes quadratic time
+VOID_ELEMENTS = "area|base|br|col|embed|hr|img|input|link|meta|param|source|track|wbr"
+_VOID = frozenset(VOID_ELEMENTS.split("|"))
 _LIST_INDENT = re.compile(r"\n  ( *(?:•|[0-9]+\.) )")
 # such as の or — between two links, and what makes resiliparse not take it for an icon
 _LONE_CHARACTER = re.compile(r"(>\s*(?:[\u0800-\ud7ff\uf900-\uffff]|&#?\w{2,8};))(?=\s*<)")
@@ -41,8 +44,11 @@ def main_text(html: str) -> str:
     if tree.body is None:
         return ""
     body = tree.body.inner_html
-    if "<ul" in body:
+    if "<ul" in body or "<ol" in body:
         tree.body.inner_html = _with_marked_lists(body)
+        body = tree.body.inner_html
+    if _depth(body) > _MAX_DEPTH:
+        return _text(tree)
     main = _text(tree, main_content=True)
     least = len(main) / _MIN_MAIN_SHARE
     if least >= len(html) or least >= len(tree.body.text or ""):  # both are longer than the text, and fast
@@ -70,6 +76,18 @@ def _text(tree: HTMLTree, *, main_content: bool = False) -> str:
     return text.strip("\n") + "\n" if text.strip() else ""
 
 
+def _depth(html: str) -> int:
+    """Return the number of elements around the innermost one."""
+    depth = most = 0
+    for end, name in _TAG.findall(html):
+        if end:
+            depth -= 1
+        elif name and name not in _VOID:
+            depth += 1
+            most = max(most, depth)
+    return most
+
+
 def _with_marked_lists(html: str) -> str:
     """Turn unordered lists that are no navigation into ordered ones with marked items: resiliparse takes few <ul> for
     main text. Lists that are nested too deeply become part of the list around them."""
@@ -88,7 +106,7 @@ def _with_marked_lists(html: str) -> str:
         else:
             is_turned = name == "ul" and not next(navigation)
             opened.append(is_turned)
-        if len(opened) + bool(end) > _MAX_DEPTH:
+        if len(opened) + bool(end) > _MAX_LISTS:
             return ""
         return f"<{end}ol>" if is_turned else tag[0]
 

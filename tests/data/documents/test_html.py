@@ -79,11 +79,14 @@ def test_an_empty_page_is_an_error() -> None:
 
 
 @pytest.mark.usefixtures("no_hang")
-def test_lists_that_are_nested_deeply_are_read_in_linear_time() -> None:
+def test_elements_that_are_nested_deeply_are_read_in_linear_time() -> None:
     for depth in (3, 100, 50_000):
         items = "".join(f"<ul><li>Item {number}\n" for number in range(depth))
         lines = html.main_text(f"<body><p>{'Text. ' * 30}</p>{items}").split("\n")
         assert [line.strip() for line in lines if "Item" in line] == [f"• Item {number}" for number in range(depth)]
+    for tag in ("<div>", "<ol><li>", "<article><div>", "<b><br>"):
+        words = html.main_text(f"<body><p>{'Text. ' * 30}</p>{tag * 50_000}end").split()
+        assert words[:30] == ["Text."] * 30 and words[-1] == "end"
 
 
 def test_every_list_is_main_text_and_lists_in_it_keep_their_form() -> None:
