@@ -85,13 +85,24 @@ def _zip_name(info: zipfile.ZipInfo) -> str:
 
 
 def _tar_members(file: IO[bytes], on_read: Callable[[int], None]) -> Iterator[Member | Skipped]:
-    with tarfile.open(fileobj=cast("IO[bytes]", _Finite(file, on_read)), mode="r|") as archive:
+    with tarfile.open(fileobj=cast("IO[bytes]", _Finite(file, on_read)), mode="r|", tarinfo=_TarInfo) as archive:
         for info in archive:
             archive.members.clear()  # type: ignore[attr-defined]  # or it would keep them all
             if info.issparse():  # terabytes of zeros
                 yield Skipped("sparse file")
             elif info.isreg() and (content := archive.extractfile(info)):
                 yield Member(display_path(info.name), content, info.size)
+
+
+class _TarInfo(tarfile.TarInfo):
+    """Raises another error for a damaged header, which tarfile would take for the end of the archive."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str | None, errors: str) -> "_TarInfo":
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:
+            raise tarfile.ReadError(str(error)) from error
 
 
 class _Finite:

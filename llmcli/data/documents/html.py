@@ -4,7 +4,6 @@ resiliparse parses as browsers do, and finds the main text by rules.
 """
 
 import re
-from collections.abc import Iterator
 from typing import IO
 
 from resiliparse.extract.html2text import extract_plain_text
@@ -19,10 +18,12 @@ _META_BYTES = 4096  # start of a page in which it declares its encoding
 _DECLARED = re.compile(rb"""(?:charset|<\?xml[^>]{0,100}encoding)\s*=[\s"']*([\w.:-]{2,40})""", re.I)
 # tags of serialized HTML; the last one may be cut off: without a ">", each "<" would search the rest for it
 _TAG = re.compile(r"<(/?)([\w:-]*)[^>]*>?")
+_LIST_TAG = re.compile(r"<(/?)(li|[uo]l)(?=[ >])[^>]*>?")
 _SKIPPED_ELEMENTS = ("rt", "rp", "template")  # pronunciation above characters, which would stand between them
 _ITEM = "§§§"  # at the beginning of an item of an unordered list
 _MAX_LISTS = 50  # in each other, which are indented
-_MAX_DEPTH = 512  # of elements in each other, beyond which finding the main text takes quadratic time
+# finding the main text takes quadratic time for many elements in each other: seconds for more than this, if their
+_MANY, _MAX_DEPTH = 5000, 512  # depth is above that
 VOID_ELEMENTS = "area|base|br|col|embed|hr|img|input|link|meta|param|source|track|wbr"
 _VOID = frozenset(VOID_ELEMENTS.split("|"))
 _LIST_INDENT = re.compile(r"\n  ( *(?:•|[0-9]+\.) )")
@@ -47,7 +48,7 @@ def main_text(html: str) -> str:
     if "<ul" in body or "<ol" in body:
         tree.body.inner_html = _with_marked_lists(body)
         body = tree.body.inner_html
-    if _depth(body) > _MAX_DEPTH:
+    if body.count("</") > _MANY and _depth(body) > _MAX_DEPTH:
         return _text(tree)
     main = _text(tree, main_content=True)
     least = len(main) / _MIN_MAIN_SHARE
@@ -91,7 +92,7 @@ def _depth(html: str) -> int:
 def _with_marked_lists(html: str) -> str:
     """Turn unordered lists that are no navigation into ordered ones with marked items: resiliparse takes few <ul> for
     main text. Lists that are nested too deeply become part of the list around them."""
-    navigation = _are_navigation(html)
+    navigation = _navigation(html)
     opened: list[bool] = []  # whether each list around a tag was turned
 
     def replace(tag: re.Match[str]) -> str:
@@ -99,24 +100,22 @@ def _with_marked_lists(html: str) -> str:
         if name == "li":
             is_item = not end and opened and opened[-1] and not tag.string.startswith("</li>", tag.end())
             return tag[0] + _ITEM if is_item else tag[0]
-        if name not in ("ul", "ol") or (end and not opened):
-            return tag[0]
         if end:
-            is_turned = opened.pop()
+            is_turned = bool(opened) and opened.pop()
         else:
-            is_turned = name == "ul" and not next(navigation)
+            is_turned = name == "ul" and tag.start() not in navigation
             opened.append(is_turned)
         if len(opened) + bool(end) > _MAX_LISTS:
             return ""
         return f"<{end}ol>" if is_turned else tag[0]
 
-    return _TAG.sub(replace, html)
+    return _LIST_TAG.sub(replace, html)
 
 
-def _are_navigation(html: str) -> Iterator[bool]:
-    """Return, for each unordered list in order, whether most of its text is linked."""
-    navigation: list[bool] = []
-    opened: list[tuple[int, int, int]] = []  # (number of a list, text before it, linked text before it)
+def _navigation(html: str) -> set[int]:
+    """Return the positions of the unordered lists most of whose text is linked."""
+    navigation: set[int] = set()
+    opened: list[tuple[int, int, int]] = []  # (position of a list, text before it, linked text before it)
     text = linked = position = 0
     is_link = False
     for tag in _TAG.finditer(html):
@@ -127,12 +126,12 @@ def _are_navigation(html: str) -> Iterator[bool]:
         if name == "a":
             is_link = not end
         elif name == "ul" and not end:
-            opened.append((len(navigation), text, linked))
-            navigation.append(False)
+            opened.append((tag.start(), text, linked))
         elif name == "ul" and opened:
-            number, text_before, linked_before = opened.pop()
-            navigation[number] = linked - linked_before > _MAX_LINKED * (text - text_before)
-    return iter(navigation)
+            start, text_before, linked_before = opened.pop()
+            if linked - linked_before > _MAX_LINKED * (text - text_before):
+                navigation.add(start)
+    return navigation
 
 
 def decode(data: bytes, declared: str | None = None) -> str:

@@ -127,6 +127,16 @@ def test_a_damaged_local_header_loses_only_its_file() -> None:
         assert [problem[:12] for problem in problems] == ["is damaged ("]
 
 
+def test_a_damaged_header_in_a_tar_archive_is_an_error() -> None:
+    data = samples.tarred({"a": b"first", "b": b"second", "c": b"third"})
+    for damaged, problem in (
+        (data[:1024] + b"x" * 512 + data[1536:], "invalid header"),
+        (data[:1024] + bytes(99), "truncated header"),
+    ):
+        with pytest.raises(ExtractionError, match=rf"is damaged after 1 file \({problem}"):
+            read_all(io.BytesIO(damaged))
+
+
 def test_a_member_of_a_petabyte_that_is_not_there_ends_the_archive_at_once() -> None:
     member = tarfile.TarInfo("a.txt")
     member.size = 1 << 50
