@@ -21,7 +21,7 @@ from llmcli.units import count
 
 TABLE_SUFFIXES = (".csv", ".tsv")
 _PEEKED_LINES, _PEEKED_ROWS = 50, 10
-MAX_CELL = 2**31 - 1  # characters; Python's own limit of 131,072 is smaller than answers can be
+MAX_CELL = 64_000_000  # characters, also of a line; Python's own limit of 131,072 is smaller than answers can be
 _MAX_HEADER = 40  # characters of column names that a note suggests
 _HEADERS = ({"text"}, {"messages"}, {"conversations"}, {"chosen", "rejected"}, *map(set, PAIRS))
 _NAMES = {  # if all cells of the first row are among these, it is a header
@@ -37,6 +37,7 @@ _REASONS = {  # error of Python's csv module -> our wording
     "unexpected end of data": "a quotation mark without its partner",
     "new-line": "a carriage return inside a row",
     "expected after": "text after the quotation mark that ends a cell",
+    "field limit": f"a cell of over {MAX_CELL:,} characters",
 }
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}
 
@@ -172,10 +173,17 @@ def _rows_of_file(
 
 
 def _lines(document: Document, on_read: OnRead = ignore) -> Iterator[str]:
-    """Yield the lines of a table; in a text of one line (old Mac programs), carriage returns end them."""
-    lines = document.lines(on_read)
+    """Yield the lines of a table; in a text of one line (old Mac programs), carriage returns end them. Raises LLMError
+    for a line that takes too much memory."""
+    lines = (_checked(document.name, line) for line in document.lines(on_read, MAX_CELL))
     start = list(islice(lines, 2))
     return chain(start if len(start) > 1 else "".join(start).removesuffix("\r").split("\r"), lines)
+
+
+def _checked(name: str, line: str) -> str:
+    if len(line) > MAX_CELL:
+        raise LLMError(f"{name}: a line of over {MAX_CELL:,} characters; add `plain` to read the file as plain text")
+    return line
 
 
 def quoting_problem(error: csv.Error) -> str:

@@ -98,10 +98,12 @@ class _TarInfo(tarfile.TarInfo):
     """Raises another error for a damaged header, which tarfile would take for the end of the archive."""
 
     @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str | None, errors: str) -> "_TarInfo":
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_TarInfo":
         try:
             return super().frombuf(buf, encoding, errors)
-        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:
+        except tarfile.HeaderError as error:
+            if not any(buf):  # the end
+                raise
             raise tarfile.ReadError(str(error)) from error
 
 

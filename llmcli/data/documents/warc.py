@@ -25,7 +25,7 @@ def extract(file: IO[bytes], name: str) -> Extracted:
                 continue
             pages += 1
             uri = "".join(filter(str.isprintable, record.headers.get("WARC-Target-URI") or ""))
-            yield Part(f"{pages} {uri[:_MAX_NAME]}".strip(), record.content_length)
+            yield Part(f"{pages} {uri[:_MAX_NAME]}".strip(), min(record.content_length, _MAX_PAGE))
             yield text
             yield from (Skipped(reason, count) for reason, count in skipped.items())
             skipped.clear()
@@ -46,5 +46,10 @@ def _text(record: WarcRecord) -> str | Skipped:
         return Skipped("page with an error status")
     data = record.reader.read(_MAX_PAGE + 1)
     if len(data) > _MAX_PAGE:
+        while record.reader.read(_MAX_PAGE):  # FastWARC does not find the end of a record that it decompresses
+            pass
         return Skipped(f"page over {_MAX_PAGE >> 20} MB")
-    return main_text(decode(data, record.http_charset)) or Skipped("page without text")
+    try:
+        return main_text(decode(data, record.http_charset)) or Skipped("page without text")
+    except (MemoryError, RuntimeError, ValueError):  # resiliparse has too little memory for the page
+        return Skipped("page that cannot be parsed")

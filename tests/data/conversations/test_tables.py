@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmcli.data.conversations import tables
 from llmcli.data.conversations.record_kinds import ReadOptions
 from llmcli.data.files import ConversationFile, read_records
 from llmcli.data.text.documents import Document
@@ -213,6 +214,16 @@ def test_the_error_gives_the_line_in_which_a_row_begins(text: str, problem: str)
     with pytest.raises(LLMError) as caught:
         read("a.csv", text)
     assert str(caught.value).startswith(f"a.csv {problem}") and "\n" not in str(caught.value)
+
+
+def test_a_line_or_a_cell_that_takes_much_memory_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "MAX_CELL", 1000)
+    for name, text, problem in (
+        ("a.csv", f"question,answer\nHi,{'Ho ' * 400}", "a.csv: a line of over 1,000 characters; add `plain`"),
+        ("b.csv", 'question,answer\nHi,Ho\nHi,"' + "Ho\n" * 400, "b.csv line 3: a cell of over 64,000,000 characters"),
+    ):
+        with pytest.raises(LLMError, match=problem):
+            read(name, text)
 
 
 def test_a_first_row_with_other_columns_is_an_error_of_its_line() -> None:

@@ -6,7 +6,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, cast
 
 import pytest
 
@@ -15,7 +15,7 @@ from llmcli.data.documents.extracted import ExtractionError, Skipped
 from tests.data.documents import samples
 
 
-def read_all(file: IO[bytes]) -> tuple[dict[str, bytes], list[Skipped]]:
+def read_all(file: IO[bytes] | gzip.GzipFile) -> tuple[dict[str, bytes], list[Skipped]]:
     contents, skipped = {}, []
     for member in members(file):
         if isinstance(member, Skipped):
@@ -26,8 +26,8 @@ def read_all(file: IO[bytes]) -> tuple[dict[str, bytes], list[Skipped]]:
     return contents, skipped
 
 
-def members(file: IO[bytes]) -> Iterator[archives.Member | Skipped]:
-    return archives.members(file, "archive", lambda size: None)
+def members(file: IO[bytes] | gzip.GzipFile) -> Iterator[archives.Member | Skipped]:
+    return archives.members(cast("IO[bytes]", file), "archive", lambda size: None)
 
 
 def tar(members: dict[str, bytes]) -> bytes:
@@ -131,7 +131,7 @@ def test_a_damaged_header_in_a_tar_archive_is_an_error() -> None:
     data = samples.tarred({"a": b"first", "b": b"second", "c": b"third"})
     for damaged, problem in (
         (data[:1024] + b"x" * 512 + data[1536:], "invalid header"),
-        (data[:1024] + bytes(99), "truncated header"),
+        (data[:1024] + b"x" * 99, "truncated header"),
     ):
         with pytest.raises(ExtractionError, match=rf"is damaged after 1 file \({problem}"):
             read_all(io.BytesIO(damaged))

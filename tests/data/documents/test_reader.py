@@ -21,8 +21,8 @@ import pytest
 
 from llmcli.data.child_process import end_after
 from llmcli.data.conversations.record_kinds import ReadOptions
-from llmcli.data.documents import reader
-from llmcli.data.documents.worker import Limits, _Answer
+from llmcli.data.documents import reader, worker
+from llmcli.data.documents.worker import Limits
 from llmcli.data.sources import Sources, read_corpus, read_sources
 from llmcli.errors import LLMError
 from tests import platforms
@@ -321,7 +321,7 @@ def test_a_file_that_is_skipped_in_a_compressed_archive_counts(monkeypatch: pyte
 @platforms.posix
 def test_time_without_text_goes_on_when_a_document_begins() -> None:
     """Thus a file that is read twice, to recognize and to send it, has no more time than another."""
-    answer = _Answer(io.BytesIO(), Limits(stalled_seconds=1000), "a", 0)
+    answer = worker._Answer(io.BytesIO(), worker.Limits(stalled_seconds=1000), "a", 0)
     try:
         end_after(900)
         answer.begin("", "", 0)

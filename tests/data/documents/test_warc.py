@@ -35,6 +35,22 @@ def test_pages_are_read_and_others_counted(compressed: bool) -> None:
     assert skipped == {"record that is not HTML": 1, "page with an error status": 1}
 
 
+def test_a_page_that_is_too_large_or_cannot_be_parsed_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    main_text = warc.main_text
+
+    def parse(html: str) -> str:
+        if "<font>" in html:
+            raise ValueError("Failed to parse HTML document.")
+        return main_text(html)
+
+    monkeypatch.setattr(warc, "main_text", parse)
+    monkeypatch.setattr(warc, "_MAX_PAGE", 1 << 20)
+    bomb = "Content-Type: text/html\r\nContent-Encoding: gzip", gzip.compress(b"<p>word " * 1_000_000)
+    hostile, good = (("Content-Type: text/html", text) for text in (b"<font>" * 9, b"<p>A good page.</p>"))
+    text, skipped = samples.split_extracted(warc.extract(samples.warc(bomb, hostile, good), "a.warc"))
+    assert text == "A good page.\n" and skipped == {"page over 1 MB": 1, "page that cannot be parsed": 1}
+
+
 def test_an_archive_without_pages_is_an_error() -> None:
     with pytest.raises(ExtractionError, match="has no pages"):
         list(warc.extract(io.BytesIO(b"WARC/1.0\r\nWARC-Type: warcinfo\r\nContent-Length: 0\r\n\r\n\r\n\r\n"), "a"))
