@@ -401,7 +401,7 @@ def test_reading_is_noted_and_ends_after_half_of_the_time() -> None:
     put("few/b.txt", b"small")
     put("few/c.txt", b"small")
     read_sources(["few"], on_read=later)  # small files count, too
-    assert notes[-1] == "reading few/b.txt, file 2"
+    assert notes[-1] == "reading few/c.txt, file 3"
     now[0] = 0.0
     progress = ReadingProgress(20, notes.append, clock=lambda: now[0])
     with pytest.raises(LLMError) as caught:
