@@ -101,7 +101,6 @@ COMMANDS: list[tuple[object, ...]] = [
     ("tokenize", "The cat", "--tokenizer", TEXT),
     ("tokenize", "--file", TEXT, "-m", MODEL, "--ids"),
     ("tokenize", "--file", MISSING, "-m", MODEL),
-    ("tokenize", "--train", TEXT, "-o", named("2.json"), "--vocab-size", 264),
     ("mix", MODEL, OTHER, "-o", named("5.safetensors")),
     ("mix", MODEL, OTHER, "-o", named("6.safetensors"), "--json"),
     ("mix", MODEL, OTHER, "-o", named("7.safetensors"), "--average"),

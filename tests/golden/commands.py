@@ -77,9 +77,6 @@ def tokenize() -> Iterator[Command]:
     yield Command("tokenize --tokenizer tokenizer.json --file other.txt --json")
     yield Command("tokenize - --tokenizer tokenizer.json --decode", Compare.TEXT, stdin="[46, 263, 300, 7, 12, 99]")
     yield Command("tokenize - -m experts.safetensors --decode", Compare.TEXT, stdin="46 100 200")
-    files = ("trained.json",)
-    yield Command("tokenize --train text.txt --train other.txt --vocab-size 300 -o trained.json", files=files)
-    yield Command("tokenize --train text.txt --char -o characters.json", files=("characters.json",))
     # errors
     yield Command("tokenize - -m dense.safetensors --decode", stdin="not ids")
     yield Command("tokenize text --tokenizer text.txt --json")

@@ -1,4 +1,4 @@
-"""`llm tokenize`: show the tokens of a text, or train a tokenizer."""
+"""`llm tokenize`: show the tokens of a text."""
 
 import itertools
 from pathlib import Path
@@ -8,7 +8,6 @@ from llmcli.cli.options import ResultOptions, argument, flag, model_path, option
 from llmcli.cli.reports import tokens as token_output
 from llmcli.cli.terminal import console
 from llmcli.cli.terminal.safe_text import visible_whitespace
-from llmcli.config import MAX_VOCAB_SIZE, MIN_VOCAB_SIZE
 from llmcli.errors import LLMError, usage
 from llmcli.units import count
 
@@ -16,15 +15,12 @@ if TYPE_CHECKING:
     from llmcli.data.conversations.chat_template import ChatTemplate, EncodedConversation
     from llmcli.data.tokenizers.tokenizer import Tokenizer
 
-DEFAULT_OUTPUT = "tokenizer.json"
 CONFLICTS = {
-    "train": "text model file chat speakers pairs column tokenizer ids decode json",
     "chat": "text file ids decode",
     "file": "text",
     "tokenizer": "model",
     "decode": "ids json",
 }
-REQUIREMENTS = {"train": "vocab_size char output force", "chat": "speakers pairs column"}
 
 
 class _Options(ResultOptions):
@@ -32,29 +28,18 @@ class _Options(ResultOptions):
     model: str | None
     file: Path | None = option("FILE", "Tokenize the text in a file instead.")
     chat: Path | None = option("FILE", "Show the conversations in a file; tokens that count in the loss are marked.")
-    speakers: str | None
-    pairs: bool
-    column: str | None
     encoding: str | None
     tokenizer: Path | None = option("FILE", "Use a tokenizer.json instead of a model.")
     ids: bool = flag("Print only the token ids.")
     decode: bool = flag("Turn token ids, given as TEXT, back into text.")
-    train: list[str] | None = option("CORPUS", "Train a tokenizer on this text; can be repeated.")
-    vocab_size: int | None = option("N", "With --train: vocabulary size.", min=MIN_VOCAB_SIZE, max=MAX_VOCAB_SIZE)
-    char: bool = flag("With --train: one token per character instead of BPE.")
-    output: Path = option("FILE", "With --train: tokenizer file to write.", Path(DEFAULT_OUTPUT), names="-o --output")
-    force: bool = flag("With --train: overwrite an existing file.")
 
 
 def tokenize(options: _Options) -> None:
-    """Show the tokens of a text, or train a tokenizer.
+    """Show the tokens of a text.
 
     Example: llm tokenize "I like to eat"
     """
-    options.check(CONFLICTS, REQUIREMENTS)
-    if options.train:
-        _train(options)
-        return
+    options.check(CONFLICTS)
     file, text = options.file, options.text
     if file is None and options.chat is None:
         options.reject("without a file", "encoding")
@@ -177,23 +162,3 @@ def _marked_text(tokenizer: "Tokenizer", encoded: "EncodedConversation") -> tupl
         if learned:
             spans.append((start, len(text)))
     return text, spans
-
-
-# ---- --train
-
-
-def _train(options: _Options) -> None:
-    from llmcli.data.sources import read_sources
-    from llmcli.data.tokenizers.training import train_tokenizer
-    from llmcli.formats import atomic_io
-    from llmcli.formats.atomic_io import reject_overwriting
-
-    output = options.output
-    if output.suffix.lower() in (".safetensors", ".gguf"):
-        raise usage(f"-o {output} is the name of a model; a tokenizer is a .json file: -o {DEFAULT_OUTPUT}")
-    atomic_io.check_writable(output, force=options.force, example=DEFAULT_OUTPUT)
-    text = read_sources(options.train or [], options.reading(), text_only=True).text
-    reject_overwriting(output, "tokenizer", [document.path for document in text.documents], "the training text")
-    trained, _ = train_tokenizer(text, options.vocab_size, characters=options.char)
-    atomic_io.write(output, [trained.to_json().encode("utf-8")])
-    console.note(f"saved {output}: {trained.vocab_size:,} tokens, trained on {text.text_bytes:,} bytes")

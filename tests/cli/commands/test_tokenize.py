@@ -1,4 +1,4 @@
-"""`llm tokenize`: tokens, ids and text agree; training a tokenizer."""
+"""`llm tokenize`: tokens, ids and text agree."""
 
 import json
 from pathlib import Path
@@ -26,10 +26,10 @@ def test_json_ids_and_decode_agree(llm: Llm, tiny_model: Path) -> None:
 
 def test_a_trained_tokenizer_is_accepted_by_train(llm: Llm) -> None:
     Path("c.txt").write_text(TEXT, "utf-8")
-    assert llm("tokenize", "--train", "c.txt", "--vocab-size", 280, "-o", "tok.json").exit_code == 0
-    assert llm("tokenize", "--train", "c.txt", "-o", "tok.json").exit_code == 1  # exists
+    assert llm("train", "c.txt", "--vocab-size", 280, "--steps", 1, "-q").exit_code == 0
+    assert llm("export", "model.safetensors", "tok.json", "--to", "tokenizer").exit_code == 0
     ids = llm("tokenize", "The cat", "--tokenizer", "tok.json", "--ids").stdout
-    assert llm("train", "c.txt", "--tokenizer", "tok.json", "--steps", 1, "-q").exit_code == 0
+    assert llm("train", "c.txt", "--tokenizer", "tok.json", "--steps", 1, "-q", "--force").exit_code == 0
     assert llm("tokenize", "The cat", "--ids").stdout == ids
     assert json.loads(llm("inspect", "--json").stdout)["config"]["vocab_size"] == 280
 
@@ -96,14 +96,6 @@ def test_a_tokenizer_without_chat_tokens_gets_them(llm: Llm, pairs: str) -> None
     assert json.loads(line)["ids"][0] == Tokenizer.from_json(path.read_text("utf-8")).vocab_size
 
 
-def test_speakers_of_a_text_are_named(llm: Llm, chat_model: Path) -> None:
-    Path("talk.txt").write_text("Teacher: Who?\nPupil: I.\n" * 3)
-    assert llm("tokenize", "--chat", "talk.txt").exit_code == 1
-    answer = llm("tokenize", "--chat", "talk.txt", "--speakers", "Teacher,Pupil")
-    assert "<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n⟦I.<|im_end|>⟧" in answer.stdout
-    assert llm("tokenize", "text", "--speakers", "Teacher,Pupil").exit_code == 2
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -132,9 +124,7 @@ def test_a_conversation_that_the_template_refuses_is_named(llm: Llm, tiny_model:
     assert answer.stderr == "error: pairs.jsonl line 2: the model's chat template refuses these messages: no fruit\n"
 
 
-@pytest.mark.parametrize("option", ["--ids", "--decode", "--file x.txt", "--train x.txt"])
+@pytest.mark.parametrize("option", ["--ids", "--decode", "--file x.txt"])
 def test_options_without_effect_beside_chat_are_wrong(llm: Llm, chat_model: Path, pairs: str, option: str) -> None:
     answer = llm("tokenize", "--chat", pairs, *option.split())
-    assert answer.exit_code == 2 and (
-        "no effect with --chat" in answer.stderr or "no effect with --train" in answer.stderr
-    )
+    assert answer.exit_code == 2 and "no effect with --chat" in answer.stderr

@@ -28,6 +28,7 @@ from tests import platforms
 from tests.cli.commands.test_chat import write_chat_model
 from tests.cli.terminals import STYLES, in_a_terminal
 from tests.conftest import TEXT, Llm, random_checkpoint
+from tests.golden.models import BPE
 from tests.reliability.runs import OPTIONS, interrupted_here
 from tests.training.small_runs import use_ticking_clock
 
@@ -367,11 +368,10 @@ def test_a_named_pipe_at_the_resume_path_is_refused(llm: Llm) -> None:
 
 
 def test_the_plan_says_where_the_tokenizer_is_from(llm: Llm, tiny_model: Path) -> None:
-    assert llm("tokenize", "--train", "c.txt", "-o", "t.json").exit_code == 0
     for words, message in (
         (("--from", tiny_model), "from the base model"),
         (("--like", tiny_model), "same as the --like model"),
-        (("--tokenizer", "t.json"), "from the tokenizer given"),
+        (("--tokenizer", BPE), "from the tokenizer given"),
     ):
         assert message in llm("train", "c.txt", "--steps", 1, "--dry-run", *words).stdout
 

@@ -83,7 +83,7 @@ def test_the_error_says_what_a_file_is_and_how_to_get_its_text(llm: Llm, name: s
     Path("d").mkdir()
     for place, advice in ((name, message), (f"d/{name}", "")):
         Path(place).write_bytes(data)
-        for words in (["train", place, "--dry-run"], ["eval", place, "-m", "none"], ["tokenize", "--train", place]):
+        for words in (["train", place, "--dry-run"], ["eval", place, "-m", "none"]):
             if words[0] == "eval" and not advice:
                 continue
             answer = llm(*words)
