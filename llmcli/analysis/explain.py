@@ -343,14 +343,13 @@ def choose_explained_model(
     literal: bool,
     on_note: Callable[[str], None],
     runtime: Runtime | None = None,
-    cache: bool = True,
 ) -> ExplainedModel:
     """Choose the model to explain: in an ensemble, the one with the largest weight after the prompt. `runtime` is the
-    source's, if it is already open; otherwise `cache` turns an ensemble's n-gram cache on."""
+    source's, if it is already open."""
     if not isinstance(source, Ensemble):
         return ExplainedModel(source, runtime if isinstance(runtime, NgramRuntime) else None)
     if runtime is None or not isinstance(network_of(runtime), EnsembleRuntime):
-        runtime = open_runtime(source, on_note=on_note, cache=cache)
+        runtime = open_runtime(source, on_note=on_note)
     predict_next(runtime, tokenizer, prompt, literal=literal)
     ensemble = network_of(runtime)
     assert isinstance(ensemble, EnsembleRuntime)

@@ -15,10 +15,7 @@ if TYPE_CHECKING:
     from llmcli.models.numpy_runtime import NumpyRuntime
     from llmcli.models.runtime import Runtime
 
-CONFLICTS = {
-    "html": "layer head memory next token literal",
-    "prompt_pair": "next token literal html force without compare memory",
-}
+CONFLICTS = {"html": "layer head memory next token literal"}
 
 
 class _Options(ResultOptions):
@@ -27,20 +24,19 @@ class _Options(ResultOptions):
     layer: int | None = option("N", "Layer whose attention to show, counted from 1 (default: mean of all).", min=1)
     head: int | None = option("N", "With --layer: head whose attention to show, counted from 1 (default: mean).", min=1)
     without: list[str] | None = option(
-        "PART", "Switch off a layer (2) or a head (2.3: head 3 of layer 2), counted from 1; may be repeated."
+        "PART",
+        "Switch off a layer (2), a head (2.3: head 3 of layer 2) or the n-gram cache (cache); can be repeated.",
     )
     compare: str | None = option("PROMPT", "Show the prediction after another prompt beside this one.")
     next: int = option("N", "Number of next tokens and words to show.", 5, min=1)
     token: str | None = option("TEXT", "Explain this next token instead of the most likely one.")
     literal: bool = flag("Tokenize the prompt in one way only.", names="--literal/--no-literal")
-    prompt_pair: bool = flag("Answer the prompt, and show which of its words each word of the answer attends to.")
     html: Path | None = option("FILE", "Write an HTML page with the model inside instead; it opens at the prompt.")
     force: bool = flag("With --html: overwrite an existing file.")
     memory: bool = flag(
         "Mark passages of the prompt and its most likely next token that occur verbatim in the training text."
     )
     corpus: list[str] | None = option("FILE", "With --memory: the training text, if it cannot be found.")
-    no_cache: bool
 
 
 def explain(options: _Options) -> None:
@@ -59,9 +55,7 @@ def explain(options: _Options) -> None:
         raise usage(f"--head {options.head} needs a layer; add --layer N")
     path = model_path(options.model)
     text = text_argument(options.prompt, "prompt")
-    if options.prompt_pair:
-        _explain_answer(options, path, text)
-    elif options.html is not None:
+    if options.html is not None:
         _write_page(options, options.html, path, text)
     else:
         _explain_prompt(options, path, text)
@@ -82,13 +76,11 @@ def _explain_prompt(options: _Options, path: Path, text: str) -> None:
     source = load_any(path)
     memory = memory_report(options.corpus, source, path) if options.memory else None
     tokenizer = open_tokenizer(source)
-    subject = choose_explained_model(
-        source, tokenizer, text, literal=options.literal, on_note=console.note, cache=not options.no_cache
-    )
+    subject = choose_explained_model(source, tokenizer, text, literal=options.literal, on_note=console.note)
     config = subject.checkpoint.config
     _check_attention(options, config, path)
     runtime = NumpyRuntime(subject.checkpoint)
-    cache = None if options.no_cache else CacheWeights.of_record(subject.checkpoint.record, path)
+    cache = CacheWeights.of_record(subject.checkpoint.record, path)
     predictor = subject.predictor or with_ngram_cache(runtime, cache)
     if subject.checkpoint.quantization:
         console.note("the analysis uses the dequantized weights; llm generate also quantizes the activations")
@@ -130,8 +122,6 @@ def _write_page(options: _Options, output: Path, path: Path, text: str) -> None:
     options.check_report_path(output, path, "--html", "page.html")
     without = options.without or []
     parse_parts(without, source.config)
-    if options.no_cache:
-        without = [*without, "cache"]
     other = None if options.compare is None else utf8_argument(options.compare, "prompt")
     atomic_io.check_space(output, page_bytes(source.config))
     page = live_page(
@@ -180,43 +170,6 @@ def _check_attention(options: _Options, config: "ModelConfig", model: Path) -> N
     for name, value, largest in (("--layer", options.layer, layers), ("--head", options.head, heads)):
         if value is not None and value > largest:
             raise usage(f"{name} must be at most {largest} for {model}, found {value}")
-
-
-def _explain_answer(options: _Options, path: Path, text: str) -> None:
-    """Show the model's most likely answer to a prompt, and the word alignment between them."""
-    from llmcli.analysis.alignment import align
-    from llmcli.analysis.explain import choose_explained_model, mean_attention
-    from llmcli.cli.reports.explanation import show_alignment
-    from llmcli.config import SamplingConfig
-    from llmcli.data.conversations.messages import Message
-    from llmcli.formats.loading import load_any, open_tokenizer
-    from llmcli.generation.chat import open_assistant
-    from llmcli.generation.generator import Piece
-    from llmcli.generation.token_healing import Prompt
-    from llmcli.models.numpy_runtime import NumpyRuntime
-    from llmcli.models.open_runtime import open_runtime
-
-    source = load_any(path)
-    tokenizer = open_tokenizer(source)
-    assistant = open_assistant(source, open_runtime(source, on_note=console.note), tokenizer)
-    events = assistant.answer([Message("user", text)], SamplingConfig(temperature=0))
-    answer = "".join(event.text for event in events if isinstance(event, Piece))
-    prompt_ids, answer_ids = assistant.prompt_ids, assistant.answer_ids
-    subject = choose_explained_model(source, tokenizer, Prompt(prompt_ids), literal=True, on_note=console.note)
-    _check_attention(options, subject.checkpoint.config, path)
-    alignment = align(NumpyRuntime(subject.checkpoint), tokenizer, text, prompt_ids, answer_ids)
-    if not options.json:
-        show_alignment(alignment, answer, options.layer, options.head)
-        return
-    console.json_result({
-        "prompt": text,
-        "answer": answer,
-        "layer": options.layer,
-        "head": options.head,
-        "prompt_words": [word.text for word in alignment.prompt],
-        "answer_words": [word.text for word in alignment.answer],
-        "weights": mean_attention(alignment.weights, options.layer, options.head).astype(float).round(6).tolist(),
-    })  # fmt: skip
 
 
 def _print_notes(explanation: "Explanation", config: "ModelConfig") -> None:

@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -35,18 +35,16 @@ if TYPE_CHECKING:
     from llmcli.data.tokenizers.tokenizer import Tokenizer
     from llmcli.formats.checkpoint import Checkpoint
     from llmcli.formats.ensemble_file import Ensemble
-    from llmcli.generation.chat import Assistant
     from llmcli.generation.engine.requests import GenerationRequest
     from llmcli.generation.generator import Piece
     from llmcli.models.runtime import Runtime
 
 CONFLICTS = {
     "batch": "prompt samples lines next steps memory color experts separator",
-    "lines": "samples literal prompt_pair color next steps memory experts choices min_tokens",
-    "next": f"{SAMPLING_OPTIONS} stop samples literal prompt_pair color steps memory experts choices",
+    "lines": "samples literal color next steps memory experts choices min_tokens",
+    "next": f"{SAMPLING_OPTIONS} stop samples literal color steps memory experts choices",
     "choices": f"{SAMPLING_OPTIONS} stop samples color steps memory experts",
-    "steps": "max_tokens stop samples prompt_pair color memory experts",
-    "prompt_pair": "literal",
+    "steps": "max_tokens stop samples color memory experts",
     "experts": "color device memory",
     "memory": "color separator",
 }
@@ -78,7 +76,6 @@ class _Options(GenerationOptions):
         "LIST", f"Show the probability of each of these continuations: {CHOICES_HELP}.", panel=ANALYSIS
     )
     steps: int | None = option("N", "Show how each of N tokens is chosen from its candidates.", min=1, panel=ANALYSIS)
-    prompt_pair: bool = flag("Answer the prompt, as llm chat does, instead of continuing it.")
     color: bool = flag("Color each token by its probability.", panel=ANALYSIS)
     experts: bool = flag("Count the tokens for which each expert had the largest weight.", panel=ANALYSIS)
 
@@ -95,11 +92,9 @@ def generate(options: _Options) -> None:
         options.reject("without --samples or --lines", "separator")
     sampling = options.sampling()
     path = model_path(options.model)
-    choices = [] if options.choices is None else read_choices(options.choices, strips=options.prompt_pair)
+    choices = [] if options.choices is None else read_choices(options.choices, strips=False)
     needs_prompt = not (options.batch or (options.lines and options.prompt is None))
     text = text_argument(options.prompt, "prompt") if needs_prompt else ""
-    if options.prompt_pair and not options.batch and not text.strip():
-        raise LLMError("the prompt is empty; give a text to answer")
     if not (text or options.batch or options.lines) and options.prompt != "":
         raise LLMError('the prompt is empty; write "" to begin a text')
     from llmcli.formats.loading import load_any, open_tokenizer
@@ -117,13 +112,8 @@ def generate(options: _Options) -> None:
     known = _known_lines(options, source, path) if options.new else None
     runtime = open_runtime(source, options.device, options.quantize, console.note, cache=not options.no_cache)
     tokenizer = open_tokenizer(source)
-    assistant = None
-    if options.prompt_pair:
-        from llmcli.generation.chat import open_assistant
-
-        assistant = open_assistant(source, runtime, tokenizer)
-    run = _Run(options, sampling, runtime, tokenizer, text, usage, assistant)
-    if not options.batch and assistant is None and (tokens := len(tokenizer.encode(text))) > runtime.context:
+    run = _Run(options, sampling, runtime, tokenizer, text, usage)
+    if not options.batch and (tokens := len(tokenizer.encode(text))) > runtime.context:
         length = runtime.context
         console.note(f"the prompt has {tokens:,} tokens, the context length is {length:,}: only its end is used")
     if options.batch:
@@ -145,7 +135,7 @@ def generate(options: _Options) -> None:
 
 @dataclass(frozen=True)
 class _Run:
-    """A prompt, and a model that continues or answers it any number of times."""
+    """A prompt, and a model that continues it any number of times."""
 
     options: _Options
     sampling: SamplingConfig
@@ -153,14 +143,15 @@ class _Run:
     tokenizer: "Tokenizer"
     prompt: str
     usage: "_ExpertUsage | None"
-    assistant: "Assistant | None"  # with --prompt-pair
 
     def generate(
         self, sampling: SamplingConfig, on_piece: "Callable[[Piece], None]" = lambda piece: None
     ) -> tuple[Answer, dict[str, Any]]:
         """Return (one generated text, its JSON). `on_piece` receives each piece as it is generated."""
+        from llmcli.generation.generator import generate
+
         answer, experts = Answer(sampling.max_tokens), []
-        for piece in self._pieces(sampling):
+        for piece in generate(self.runtime, self.tokenizer, self.prompt, sampling, literal=self.options.literal):
             answer.add(piece)
             if self.usage and piece.id is not None:
                 experts.append({"experts": self.usage.add_token(self.runtime)})
@@ -174,16 +165,6 @@ class _Run:
             "seed": sampling.seed,
             **answer.speed_json(),
         }
-
-    def _pieces(self, sampling: SamplingConfig) -> "Iterator[Piece]":
-        from llmcli.generation.generator import Piece, generate
-
-        if self.assistant is None:
-            return generate(self.runtime, self.tokenizer, self.prompt, sampling, literal=self.options.literal)
-        from llmcli.data.conversations.messages import Message
-
-        events = self.assistant.answer([Message("user", self.prompt)], sampling)
-        return (event for event in events if isinstance(event, Piece))
 
 
 def _print_texts(run: _Run, memory: "MemoryReport | None") -> None:
@@ -208,7 +189,7 @@ def _print_texts(run: _Run, memory: "MemoryReport | None") -> None:
             continue
         if len(settings) > 1 and options.separator is None:
             console.note(f"--- {index + 1}")
-        if run.assistant is None and sys.stdout.isatty() and sys.stderr.isatty():
+        if sys.stdout.isatty() and sys.stderr.isatty():
             console.prompt(run.prompt)
         if memory:
             answer = finished[index][0]
@@ -275,13 +256,11 @@ def _print_lines(run: _Run, count: int, known: KnownLines | None) -> None:
 
 def _answer_batch(run: _Run, path: Path, choices: list[str]) -> None:
     from llmcli.cli import batch
-    from llmcli.generation.batch import answer_request, continuation_request
+    from llmcli.generation.batch import continuation_request
 
     options, tokenizer = run.options, run.tokenizer
 
     def request(row: "PromptRow", sampling: SamplingConfig) -> "GenerationRequest":
-        if run.assistant is not None:
-            return answer_request(row.conversation(), run.assistant, sampling, choices)
         if row.messages:
             raise LLMError("these are messages, which generate does not answer; use llm chat --batch")
         return continuation_request(row.prompt, tokenizer, sampling, choices, literal=options.literal)
@@ -294,16 +273,12 @@ def _answer_batch(run: _Run, path: Path, choices: list[str]) -> None:
 
 def _score_choices(run: _Run, choices: Sequence[str]) -> None:
     from llmcli.cli.reports.choices import print_choices
-    from llmcli.data.conversations.messages import Message
     from llmcli.generation.choices import score_continuations
     from llmcli.generation.token_healing import Prompt
 
-    if run.assistant is not None:
-        scored = run.assistant.score([Message("user", run.prompt)], choices)
-    else:
-        prompt = Prompt.of(run.prompt, run.tokenizer, literal=run.options.literal)
-        scored = [*chain.from_iterable(score_continuations(run.runtime, run.tokenizer, prompt, choices))]
-    print_choices("answer" if run.assistant else "continuation", run.prompt, scored, json_=run.options.json)
+    prompt = Prompt.of(run.prompt, run.tokenizer, literal=run.options.literal)
+    scored = [*chain.from_iterable(score_continuations(run.runtime, run.tokenizer, prompt, choices))]
+    print_choices("continuation", run.prompt, scored, json_=run.options.json)
 
 
 def _list_next_words(run: _Run, count: int) -> None:

@@ -1,6 +1,7 @@
 """The output of `llm eval`: scores of models and compressors, or the surprisal of each token."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from llmcli import units
@@ -172,12 +173,10 @@ class TokenSurprisals:
 
     def show(self, spans: "Sequence[Span]") -> None:
         """Print the texts with their tokens colored by surprisal, then a table of the most surprising passages."""
-        from llmcli.analysis.alignment import characters_of_tokens
-
         for file, _, tokens, bits in self._documents():
             if len(self.files) > 1:
                 console.heading(file)
-            texts = characters_of_tokens(tokens)  # tokens that share a character are joined
+            texts = _characters_of_tokens(tokens)  # tokens that share a character are joined
             token_output.surprisals([(text, sum(bits[i:j])) for text, i, j in texts])
         console.heading(f"{self.score.figures}; the most surprising passages:")
         rows = [
@@ -229,3 +228,19 @@ class TokenSurprisals:
             f"The {min(top, len(rows)):,} of {len(rows):,} lines with the most bits. A token is counted in the line in "
             "which it begins. Each line is predicted from the lines before it."
         )
+
+
+def _characters_of_tokens(tokens: "Sequence[bytes]") -> "Iterator[tuple[str, int, int]]":
+    """Yield (characters that begin in a token, index of the token, index of the next token in which a character
+    begins).
+
+    >>> list(_characters_of_tokens(["a赤".encode()[:2], "赤".encode()[1:], b"b"]))
+    [('a赤', 0, 2), ('b', 2, 3)]
+    """
+    begins, offset = [], 0  # (token, where its first character begins)
+    for i, token in enumerate(tokens):
+        begins += [(i, offset + k) for k, byte in enumerate(token) if byte & 0xC0 != 0x80][:1]
+        offset += len(token)
+    data = b"".join(tokens)
+    for (first, begin), (next_, end) in pairwise([*begins, (len(tokens), len(data))]):
+        yield data[begin:end].decode("utf-8", "replace"), first, next_

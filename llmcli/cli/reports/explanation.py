@@ -13,7 +13,6 @@ from llmcli.cli.terminal.text_layout import terminal_width, truncate
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from llmcli.analysis.alignment import Alignment
     from llmcli.analysis.explain import Copy, Explanation
     from llmcli.data.tokenizers.tokenizer import Tokenizer
     from llmcli.generation.next_words import NextWords
@@ -27,7 +26,6 @@ MIN_FULL_BAR = 1.0  # bits: smaller effects never fill the whole width
 SUMMARY_ROWS = 10  # tokens with effects in a summary
 MAX_CONTRIBUTIONS = 10  # contributions to the logit that are shown; the others are summed
 MAX_POSITIONS = 5  # listed for a copied token
-ALIGNMENT_BAR = 12  # columns
 
 
 def attention_title(layers: int, heads: int, layer: int | None, head: int | None) -> str:
@@ -193,7 +191,8 @@ class ExplanationReport:
         tables.table(("next token", "network", "with cache", "matched", "at token"), rows, numbers=(1, 2, 3))
         console.caption(
             "matched: number of last tokens that also preceded this token earlier in the prompt; at token: its "
-            "position there. The longer and more recent the match, the more the cache counts. --no-cache turns it off."
+            "position there. The longer and more recent the match, the more the cache counts. --without cache switches "
+            "it off."
         )
 
     def _show_predictions(self) -> None:
@@ -212,26 +211,3 @@ class ExplanationReport:
             "A word may consist of several tokens; its probability is summed over its tokenizations. llm generate "
             "samples from these probabilities."
         )
-
-
-def show_alignment(alignment: "Alignment", answer: str, layer: int | None, head: int | None) -> None:
-    """Print an answer, and which words of the prompt its words attend to (`layer`, `head`: see ExplanationReport)."""
-    from llmcli.analysis.explain import mean_attention
-
-    weights = mean_attention(alignment.weights, layer, head)
-    console.result(f"answer: {answer}")
-    L, H, _, _ = alignment.weights.shape
-    title = attention_title(L, H, layer, head)
-    console.heading(f"attention from the answer to the prompt, {title}")
-    rows = []
-    for i, word in enumerate(alignment.answer):
-        source = int(weights[i].argmax())
-        in_layer, by_head, largest = alignment.strongest_head(i, source)
-        texts = (visible_whitespace(text) for text in (word.text, alignment.prompt[source].text))
-        weight = float(weights[i, source])
-        strongest = f"{units.probability(largest)} in layer {in_layer}, head {by_head}"
-        rows.append((*texts, units.probability(weight), charts.bar(weight, ALIGNMENT_BAR), strongest))
-    tables.table(("answer", "attends to", "weight", "", "largest weight"), rows, numbers=(2,))
-    console.caption(
-        "For each word of the answer, the word of the prompt to which the model attends most while it predicts it."
-    )

@@ -74,32 +74,6 @@ def test_a_seed_reproduces_an_answer_and_a_system_message_changes_it(llm: Llm, c
     assert llm("chat", "The cat", *GREEDY, "--system", "りんご").stdout != llm("chat", "The cat", *GREEDY).stdout
 
 
-def test_a_prompt_pair_of_generate_is_the_same_answer(llm: Llm, chat_model: Path) -> None:
-    [expected] = objects(llm("chat", "The cat", *GREEDY, "--json"))
-    [found] = objects(llm("generate", "The cat", "--prompt-pair", *GREEDY, "--json"))
-    assert found["prompt"] == "The cat" and found["text"] == expected["content"]
-    assert found["tokens"] == expected["tokens"] and found["finish_reason"] == expected["finish_reason"]
-    assert llm("generate", "The cat", "--prompt-pair", *GREEDY).stdout == expected["content"] + "\n"
-    texts = objects(llm("generate", "The cat", "--prompt-pair", "-n", 8, "--seed", 3, "--samples", 2, "--json"))
-    assert texts[0]["text"] != texts[1]["text"]
-    assert texts[0]["text"] + "\n" == llm("chat", "The cat", "-n", 8, "--seed", 3).stdout
-
-
-def test_explain_shows_what_the_same_answer_attends_to(llm: Llm, chat_model: Path) -> None:
-    [expected] = objects(llm("chat", "The cat", *GREEDY, "--json"))
-    [found] = objects(llm("explain", "The cat", "--prompt-pair", "--json"))
-    assert found["prompt"] == "The cat" and found["answer"].startswith(expected["content"])
-    assert found["prompt_words"] == ["The", "cat"] and (found["layer"], found["head"]) == (None, None)
-    weights = np.array(found["weights"])
-    assert weights.shape == (len(found["answer_words"]), 2) and (weights >= 0).all() and (weights.sum(1) <= 1).all()
-    [one] = objects(llm("explain", "The cat", "--prompt-pair", "--layer", 2, "--head", 1, "--json"))
-    assert (one["layer"], one["head"]) == (2, 1) and one["weights"] != found["weights"]
-    lines = llm("explain", "The cat", "--prompt-pair").stdout.splitlines()
-    assert lines[0].startswith("answer: ") and lines[2].startswith("attention from the answer to the prompt, mean of")
-    assert lines[3].split("\t")[:3] == ["answer", "attends to", "weight"] and len(lines) == 4 + len(weights)
-    assert [line.split("\t")[1] for line in lines[4:]] == [["The", "cat"][i] for i in weights.argmax(1)]
-
-
 def test_each_line_is_a_message_of_one_conversation(llm: Llm, chat_model: Path) -> None:
     first, second = objects(llm("chat", "--json", *GREEDY, stdin="The cat\n\nりんご\n".encode()))
     assert first["content"] == objects(llm("chat", "The cat", *GREEDY, "--json"))[0]["content"]
@@ -152,14 +126,6 @@ def test_separate_lines_know_nothing_of_each_other(llm: Llm, chat_model: Path) -
         (2, ["chat", "hi", "--json", "--separate"], "", "--separate has no effect without --json or with a MESSAGE"),
         (2, ["chat", "hi", "--max-tokens", "-1"], "", "--max-tokens"),
         (2, ["chat", "hi", "-t", "-1"], "", "--temperature"),
-        (1, ["generate", " ", "--prompt-pair"], "", "the prompt is empty; give a text to answer"),
-        (1, ["explain", "", "--prompt-pair"], "", "the prompt is empty; give a text to answer"),
-        (2, ["generate", "hi", "--prompt-pair", "--literal"], "", "--literal has no effect with --prompt-pair"),
-        (2, ["generate", "hi", "--prompt-pair", "--next", "3"], "", "--prompt-pair has no effect with --next"),
-        (2, ["generate", "hi", "--prompt-pair", "--steps", "3"], "", "--prompt-pair has no effect with --steps"),
-        (2, ["explain", "hi", "--prompt-pair", "--next", "3"], "", "--next has no effect with --prompt-pair"),
-        (2, ["explain", "hi", "--prompt-pair", "--html", "p.html"], "", "--html has no effect with --prompt-pair"),
-        (2, ["explain", "hi", "--prompt-pair", "--layer", "9"], "", "--layer must be at most 2"),
     ],
 )
 def test_every_mistake_is_reported_in_one_line(
@@ -172,7 +138,7 @@ def test_every_mistake_is_reported_in_one_line(
 
 @pytest.mark.parametrize(
     "words",
-    [["chat", "hi"], ["chat", "--json"], ["generate", "hi", "--prompt-pair"], ["explain", "hi", "--prompt-pair"]],
+    [["chat", "hi"], ["chat", "--json"]],
 )
 def test_a_model_of_plain_text_says_what_to_do(llm: Llm, tiny_model: Path, words: list[str]) -> None:
     answer = llm(*words, "-m", "model.safetensors", stdin=b"hi\n")

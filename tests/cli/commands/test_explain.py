@@ -106,7 +106,7 @@ def test_two_prompts_side_by_side(llm: Llm, tiny_model: Path) -> None:
 
 def test_the_page_opens_at_the_prompt_without_some_parts(llm: Llm, tiny_model: Path) -> None:
     options = ("explain", "The cat", "--html", "page.html", "--force", "--json")
-    without, compare = ("--without", "2.3", "--no-cache"), ("--compare", "りんご")
+    without, compare = ("--without", "2.3", "--without", "cache"), ("--compare", "りんご")
     for more, view, other, parts in (
         ((), "inside", "", []),
         (without, "inside", "", ["2.3", "cache"]),
@@ -146,7 +146,6 @@ def test_heads_initialized_for_copying_are_named(llm: Llm, tiny_model: Path) -> 
         (("--without", "2.5"), "the model has layers 1 to 2, with 4 heads each, found '2.5'"),
         (("--without", "1", "--layer", 1), "--layer has no effect with --without or --compare"),
         (("--compare", ""), "the prompt is empty"),
-        (("--compare", "a", "--prompt-pair"), "--compare has no effect with --prompt-pair"),
     ],
 )  # fmt: skip
 def test_errors_of_comparisons_are_one_line(llm: Llm, tiny_model: Path, options: tuple, message: str) -> None:
@@ -237,6 +236,6 @@ def test_memory_marks_what_the_prompt_and_the_next_token_repeat(llm: Llm) -> Non
 
 @pytest.mark.usefixtures("tiny_model")
 def test_options_without_effect_beside_memory(llm: Llm) -> None:
-    for options in (("--corpus", "a.txt"), ("--memory", "--html", "a.html"), ("--memory", "--prompt-pair")):
+    for options in (("--corpus", "a.txt"), ("--memory", "--html", "a.html")):
         run = llm("explain", "a", *options)
         assert run.exit_code == 2 and "--memory" in run.stderr
