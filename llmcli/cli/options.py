@@ -193,8 +193,7 @@ class ReadingOptions(ResultOptions):
 
 CONSTRAINTS = "json_schema regex grammar"
 SAMPLING_OPTIONS = (  # for `Options.check`
-    "max_tokens temperature top_k top_p min_p repetition_penalty presence_penalty frequency_penalty min_tokens seed "
-    f"{CONSTRAINTS}"
+    f"max_tokens temperature top_k top_p min_p min_tokens seed {CONSTRAINTS}"
 )
 CHOICES_HELP = "a list with commas, or a file with one on each line"
 
@@ -239,20 +238,6 @@ class GenerationOptions(ResultOptions):
         "X", "Sample only from tokens that are at least X times as likely as the most likely one; 0 is off.",
         SamplingConfig.min_p, panel=SAMPLING,
     )  # fmt: skip
-    repetition_penalty: float = option(
-        "X", "Penalty on tokens that have already occurred; above 1 reduces repetition, 1 is off.",
-        SamplingConfig.repetition_penalty, names="--repetition-penalty --repeat-penalty", panel=SAMPLING,
-    )  # fmt: skip
-    presence_penalty: float = option(
-        "X", "Subtract X from the logits of tokens that were generated; from -2 to 2, 0 is off.",
-        SamplingConfig.presence_penalty, panel=SAMPLING,
-    )  # fmt: skip
-    frequency_penalty: float = option(
-        "X",
-        "Like --presence-penalty, multiplied by the number of occurrences.",
-        SamplingConfig.frequency_penalty,
-        panel=SAMPLING,
-    )
     min_tokens: int = option("N", "Minimum number of tokens to generate.", SamplingConfig.min_tokens, panel=SAMPLING)
     seed: int | None = option("N", "Random seed (default: random).", names="-s --seed", panel=SAMPLING)
     json_schema: str | None = option("FILE", "Generate JSON that fits the JSON schema in FILE.", panel=STRUCTURED)

@@ -192,7 +192,6 @@ WRONG = [
     *[(2, f"generate hi -t {value}", "--temperature") for value in (-1, *NOT_FINITE)],
     *[(2, f"generate hi -p {value}", "--top-p") for value in (0, 1.5, "nan")],
     *[(2, f"generate hi --min-p {value}", "--min-p") for value in (-0.1, 2, "nan")],
-    *[(2, f"generate hi --repetition-penalty {value}", "--repetition-penalty") for value in (0, *NOT_FINITE)],
     (2, "generate hi -k -1", "--top-k"),
     (2, "generate hi -n -1", "--max-tokens"),
     (2, "generate hi --seed -1", "--seed"),

@@ -58,13 +58,6 @@ def test_steps_show_only_what_the_form_allows(llm: Llm, chat_model: Path) -> Non
         assert {candidate["text"] for candidate in step["candidates"]} == {"x", "y"}
 
 
-def test_penalties(llm: Llm, chat_model: Path) -> None:
-    plain = ("generate", "The cat", "-m", chat_model, "-t", 0, "-n", 20)
-    texts = [llm(*plain, *more).stdout for more in ((), ("--presence-penalty", 2), ("--frequency-penalty", 2))]
-    assert len(set(texts)) > 1
-    assert llm(*plain, "--presence-penalty", 3).exit_code == 2
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [

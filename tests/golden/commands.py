@@ -92,7 +92,7 @@ def generate() -> Iterator[Command]:
         "'The c' -t 0 -s 1 -n 40 --memory --corpus copied.txt",
         "'The c' -t 0 -s 1 -n 40 --memory --samples 2",  # the text of its training record, found beside it
         "'The cat' -n 8 --samples 2 --seed 7",
-        "'The cat' -n 8 --seed 4 -t 1.5 -k 20 -p 0.9 --min-p 0 --repetition-penalty 1.3",
+        "'The cat' -n 8 --seed 4 -t 1.5 -k 20 -p 0.9 --min-p 0",
         "'The cat' -t 0 -s 1 -n 6 --quantize int4",
         "'The c' -t 0 -s 1 -n 30 --stop nm --stop app",
         "'The cat sa' -t 0 -s 1 -n 6 --literal",

@@ -17,7 +17,7 @@ from tests.reliability.runs import TIMEOUT, invoke, small_model
 NUMBERS = ("0", "-1", "1e-320", "1e308", "nan", "inf", "-inf", "1e400", "x", "")
 WHOLE = ("0", "-1", "1000000000", "99999999999999999999", "1.5", "nan", "x", "")
 OPTIONS = {
-    "--temperature": NUMBERS, "--top-p": NUMBERS, "--min-p": NUMBERS, "--repetition-penalty": NUMBERS, "--top-k": WHOLE,
+    "--temperature": NUMBERS, "--top-p": NUMBERS, "--min-p": NUMBERS, "--top-k": WHOLE,
     "--seed": WHOLE, "--samples": ("0", "-1", "2", "x"), "--next": ("0", "-1", "1000000000", "x"),
     "--stop": ("", "\n", "りんご"),
 }  # fmt: skip

@@ -9,7 +9,7 @@ from llmcli.cli.terminal.text_layout import truncate
 from llmcli.config import SamplingConfig
 from llmcli.errors import LLMError, usage
 
-SETTINGS = ("temperature", "top-p", "top-k", "min-p", "repetition-penalty", "max-tokens", "seed")  # names for /set
+SETTINGS = ("temperature", "top-p", "top-k", "min-p", "max-tokens", "seed")  # names for /set
 
 COMMANDS = {  # usage -> help
     "/help": "List the commands.",

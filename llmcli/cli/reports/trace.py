@@ -38,8 +38,6 @@ def print_step(step: "TraceStep", number: int, text: str, tokenizer: "Tokenizer"
 def _settings(step: "TraceStep", sampling: "SamplingConfig") -> list[str]:
     """Describe the entropy, and the sampling settings with their effect."""
     phrases = [f"entropy {units.bits(step.entropy)} bits"]
-    if sampling.repetition_penalty != 1:
-        phrases.append(f"repetition penalty {sampling.repetition_penalty:g}")
     if sampling.temperature == 0:
         return [*phrases, "temperature 0: the most likely token"]
     phrases.append(f"temperature {sampling.temperature:g}")

@@ -65,7 +65,6 @@ def test_an_unknown_command_is_not_sent_to_the_model(line: str, message: str) ->
         ("seed 3", "seed", 3),
         ("min-p  0.1", "min_p", 0.1),
         ("top-k 40", "top_k", 40),
-        ("repetition-penalty 1.1", "repetition_penalty", 1.1),
     ],
 )
 def test_set_changes_one_value(text: str, field: str, value: float) -> None:
