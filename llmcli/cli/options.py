@@ -53,7 +53,7 @@ def option(
     panel: str | None = None,
     callback: Callable[..., Any] | None = None,
 ) -> Any:
-    """Declare an option. `names` lists all its names; the default is the attribute's name: --kv-heads for kv_heads."""
+    """Declare an option. `names` lists all its names; the default is the attribute's name: --dry-run for dry_run."""
     return typer.Option(
         default, *names.split(), metavar=metavar, help=help, min=min, max=max, rich_help_panel=panel, callback=callback
     )

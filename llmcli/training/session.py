@@ -72,7 +72,7 @@ GENERATING, FITTING = "generating text with the base model", "fitting the minimu
 OnProgress = Callable[[str, float], None]
 PROCESS_GAIN = 0.85  # assumed gain in speed per additional process, relative to a single process
 # all other fields of a request are part of the identity of a run
-NOT_IN_IDENTITY = {"context_reason", "machine_reason", "processes", "shard", "threads"}
+NOT_IN_IDENTITY = {"context_reason", "machine_reason", "processes", "threads"}
 
 
 @dataclass(frozen=True)

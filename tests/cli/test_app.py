@@ -152,7 +152,6 @@ WRONG = [
     (1, "train c.txt -o binaries", "is a directory"),
     (1, "train c.txt -o model.safetensors", "already exists; add --force"),
     (2, "train c.txt --width 100 --heads 3", "does not divide"),
-    (2, "train c.txt --width 64 --heads 4 --kv-heads 3", "do not divide"),
     (2, "train c.txt --width 6 --heads 2", "must be even"),
     (2, "train c.txt --time 5", "write it as 90s"),
     (2, "train c.txt --time 5m --steps 3", "give one of them"),

@@ -17,9 +17,9 @@ from tests.golden.results import described, environment, invoke
 FILES = Path(__file__).parent / "files"
 RECORD = "record.json"
 CORPUS, RESUME = "corpus.txt", "stopped.resume.safetensors"
-STOPPED_OPTIONS = (  # of the run that left the resume file
-    "-o stopped.safetensors --steps 4000 --layers 1 --width 4 --heads 2 --kv-heads 1 --batch-tokens 512 --threads 1 "
-    "--seed 1 --tie --context 32 --vocab-size 280 -q"
+STOPPED_RUN = (  # the program that left the resume file
+    f"import llmcli; [*llmcli.train({CORPUS!r}, 'stopped.safetensors', steps=4000, layers=1, width=4, heads=2, "
+    "kv_heads=1, batch_tokens=512, threads=1, seed=1, tie=True, context=32, vocab_size=280)]"
 )
 TOLERANCE = 1e-5  # of log probabilities and bits per byte, which are printed with 6 decimals
 PROMPTS = ("Anna", "Ben likes milk.\n")

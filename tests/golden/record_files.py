@@ -12,7 +12,6 @@ import json
 import os
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import tarfile
@@ -29,19 +28,19 @@ from tests.golden.earlier_files import (
     PROMPTS,
     RECORD,
     RESUME,
-    STOPPED_OPTIONS,
+    STOPPED_RUN,
     export_name,
     exported_values,
 )
 from tests.reliability.runs import TEXT
 
-SHAPE = "--layers 1 --heads 2 --kv-heads 1 --batch-tokens 512 --threads 1 --seed 1 --tie -q"
+SHAPE = "--layers 1 --heads 2 --batch-tokens 512 --threads 1 --seed 1 -q"
 NEW = f"{SHAPE} --context 32 --vocab-size 280"
 COMMANDS = {  # that make the files; the later ones use the earlier ones
     "char": f"train {CORPUS} -o char.safetensors --width 8 --steps 200 --lr-scale 2 --tokenizer char {SHAPE} "
     "--context 32",
     "bpe": f"train {CORPUS} -o bpe.safetensors --width 8 --steps 200 --lr-scale 2 {NEW}",
-    "experts": f"train {CORPUS} -o experts.safetensors --width 8 --steps 200 --lr-scale 2 {NEW} --experts 2 --active 1",
+    "experts": f"train {CORPUS} -o experts.safetensors --width 8 --steps 200 --lr-scale 2 {NEW} --experts 2",
     "second": f"train {CORPUS} -o second.safetensors --width 4 --steps 20 {SHAPE} --like bpe.safetensors",
     "mixture": "mix bpe.safetensors second.safetensors -o mixture.safetensors",
 }
@@ -60,15 +59,15 @@ class Version:
         self.directory = directory
         self.commands = self.run("--help").stdout + self.run("generate --help").stdout
 
-    def start(self, line: str) -> "subprocess.Popen[str]":
+    def start(self, *words: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(
-            [sys.executable, "-m", "llmcli", *shlex.split(line)],
+            [sys.executable, *words],
             cwd=self.directory, env=os.environ | {"PYTHONPATH": str(self.directory)},
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8",
         )  # fmt: skip
 
     def run(self, line: str) -> "subprocess.CompletedProcess[str]":
-        process = self.start(line)
+        process = self.start("-m", "llmcli", *shlex.split(line))
         stdout, stderr = process.communicate()
         return subprocess.CompletedProcess(line, process.returncode, stdout, stderr)
 
@@ -97,11 +96,11 @@ def train(version: Version) -> list[str]:
 
 
 def stop(version: Version) -> bool:
-    """Begin a run and end it by Ctrl-C once it has saved its state. Whether it left a resume file."""
-    resume, process = version.directory / RESUME, version.start(f"train {CORPUS} {STOPPED_OPTIONS}")
+    """Begin a run and kill it once it has saved its state. Whether it left a resume file."""
+    resume, process = version.directory / RESUME, version.start("-c", STOPPED_RUN)
     while process.poll() is None and not resume.exists():
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.kill()
     process.communicate()
     return resume.exists()
 

@@ -1,17 +1,16 @@
 """Files of earlier versions: models answer and are exported as they were, stopped runs are resumed."""
 
-import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from tests.golden.earlier_files import CORPUS, FILES, RESUME, STOPPED_OPTIONS, VERSIONS, differences, record_of
+from tests.golden.earlier_files import CORPUS, FILES, RESUME, STOPPED_RUN, VERSIONS, differences, record_of
 from tests.reliability.runs import TEXT, TIMEOUT, invoke
 
 MODELS = [(version, kind) for version in VERSIONS for kind in record_of(version)["models"]]
 STOPPED = [version for version in VERSIONS if (FILES / version / RESUME).exists()]
-REFUSAL = "give the same to resume it, --force to start over, or another -o"
+REFUSAL = "give the same to resume it, `overwrite=True` to start over, or another `output`"
 
 
 def earlier_files(where: Path, tries: int) -> list[str]:
@@ -24,11 +23,12 @@ def earlier_files(where: Path, tries: int) -> list[str]:
 
 
 def _resumed(where: Path, version: str) -> list[str]:
-    """Resume a stopped run. With other versions of torch or numpy than it had, it is refused in one line."""
+    """Resume a stopped run. With other versions of torch or numpy than it had, it is refused."""
     shutil.copy(FILES / version / RESUME, where)
     (where / CORPUS).write_bytes(TEXT.encode())
-    command = [sys.executable, "-m", "llmcli", "train", CORPUS, *shlex.split(STOPPED_OPTIONS)]
-    run = subprocess.run(command, cwd=where, capture_output=True, text=True, timeout=TIMEOUT)
+    run = subprocess.run(
+        [sys.executable, "-c", STOPPED_RUN], cwd=where, capture_output=True, text=True, timeout=TIMEOUT
+    )
     if run.returncode == 1 and "the version of" in run.stderr and run.stderr.strip().endswith(REFUSAL):
         return []
     model = where / RESUME.replace(".resume", "")

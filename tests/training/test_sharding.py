@@ -1,5 +1,6 @@
 """Training with sharded weights, compared with whole ones: the same steps, but for the order of sums."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -10,7 +11,6 @@ import pytest
 import torch
 
 from llmcli.config import ModelConfig, TrainConfig
-from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import load
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.distributed.processes import Processes
@@ -40,13 +40,6 @@ def test_weights_are_sharded_where_a_process_has_no_memory_for_them() -> None:
         assert chosen.sharded == sharded
     alone = plan(PlanRequest(**requested | {"processes": 1}), machine=Machine(estimated_speed, Memory(1e12, 1e12)))
     assert "weights" not in {r.name for r in alone.rows}
-
-
-def test_a_request_decides() -> None:
-    machine = Machine(estimated_speed, Memory(1e12, 1e12))
-    assert plan(PlanRequest(steps=10, processes=2, shard=True), machine=machine).sharded
-    with pytest.raises(LLMError, match="`shard` is for several processes"):
-        PlanRequest(steps=10, shard=True)
 
 
 def test_memory_by_hand() -> None:
@@ -84,21 +77,31 @@ def test_all_processes_have_equally_many_micro_batches_which_add_up_to_the_batch
     assert total == pytest.approx(model.loss(ids, mask).item(), rel=1e-5)
 
 
+@pytest.fixture
+def sharded(tmp_path, monkeypatch) -> None:
+    """Processes that a test starts shard the weights, as if memory were short."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "from llmcli.training.planning import plan, rules\n"
+        "rules.sharding = lambda *_: plan.Decision(True, 'memory is short')\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+
+
 def tensors(path) -> dict[str, np.ndarray]:
     return load(path).tensors
 
 
 @needs_fsdp
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [(), pytest.param(("--experts", "3", "--active", "2"), marks=in_full)])
-def test_losses_and_weights_are_those_of_one_process(corpus, options) -> None:
+@pytest.mark.parametrize("options", [(), pytest.param(("--experts", "3"), marks=in_full)])
+def test_losses_and_weights_are_those_of_one_process(corpus, sharded, options) -> None:
     """Three processes: no dimension of the model is a multiple of that. The load-balancing loss of experts is that of
     each share, not of the whole batch."""
     words = ("--steps", "10", "--json", "--force", *options)
     one = losses(run_here(command(corpus, "whole.safetensors", *words)))
-    sharded = losses(run(command(corpus, "sharded.safetensors", *words, "--processes", "3", "--shard")))
+    several = losses(run(command(corpus, "sharded.safetensors", *words, "--processes", "3")))
     tolerance = 5e-3 if options else 1e-4
-    np.testing.assert_allclose(sharded, one, rtol=tolerance)
+    np.testing.assert_allclose(several, one, rtol=tolerance)
     expected, found = (tensors(corpus.parent / f"{name}.safetensors") for name in ("whole", "sharded"))
     assert found.keys() == expected.keys()
     for name, array in expected.items():
@@ -109,9 +112,9 @@ def test_losses_and_weights_are_those_of_one_process(corpus, options) -> None:
 @needs_fsdp
 @linux
 @pytest.mark.slow
-def test_a_stopped_run_resumes_with_whole_weights(corpus) -> None:
+def test_a_stopped_run_resumes_with_whole_weights(corpus, sharded) -> None:
     words = command(corpus, "resharded.safetensors", "--steps", "60")
-    process = subprocess.Popen([sys.executable, "-m", "llmcli", *words, "--processes", "2", "--shard", "-q"])
+    process = subprocess.Popen([sys.executable, "-m", "llmcli", *words, "--processes", "2", "-q"])
     wait_for(corpus.parent / "resharded.resume.safetensors")
     process.terminate()
     assert process.wait(SECONDS) == 128 + signal.SIGTERM

@@ -67,11 +67,14 @@ class _Options(ReadingOptions):
     layers: int | None = option("N", "Number of transformer layers.", min=1, max=1024, panel=MODEL)
     width: int | None = option("N", "Hidden size (embedding width).", min=2, max=1_000_000, panel=MODEL)
     heads: int | None = option("N", "Number of attention heads; must divide --width.", min=1, panel=MODEL)
-    kv_heads: int | None = option("N", "Number of key-value heads; must divide --heads.", min=1, panel=MODEL)
-    experts: int | None = option("N", "Number of experts per layer (mixture of experts).", min=2, max=1024, panel=MODEL)
-    active: int | None = option("N", "With --experts: active experts per token (default: 2).", min=1, panel=MODEL)
+    experts: int | None = option(
+        "N",
+        "Experts per layer, of which each token uses 2 (mixture of experts).",
+        min=2,
+        max=1024,
+        panel=MODEL,
+    )
     context: int | None = option("N", "Context length, in tokens.", min=1, panel=MODEL)
-    tie: bool | None = option(None, "Tie input and output embeddings.", names="--tie/--no-tie", panel=MODEL)
     batch_tokens: int | None = option("N", "Batch size, in tokens.", min=1, panel=TRAINING)
     lr_scale: float = option("X", "Factor that multiplies the recipe's learning rates.", TrainConfig.lr, panel=TRAINING)
     optimizer: str | None = option("muon|adamw", "Optimizer; muon uses AdamW for embeddings and norms.", panel=TRAINING)
@@ -95,9 +98,6 @@ class _Options(ReadingOptions):
     )
     processes: int | None = option(
         "N", "Processes on this machine (default: 1); on several, use torchrun.", min=1, max=1024, panel=TRAINING
-    )
-    shard: bool | None = option(
-        None, "Shard the training state (default: if memory is short).", names="--shard/--no-shard", panel=TRAINING
     )
 
 
@@ -247,7 +247,7 @@ def _request(options: _Options, processes: Processes) -> "PlanRequest":
 def _check_options(options: _Options) -> None:
     """Raise LLMError for options that contradict each other."""
     if options.from_:
-        fixed = ["like", "vocab_size", "layers", "width", "heads", "kv_heads", "tie", "experts"]
+        fixed = ["like", "vocab_size", "layers", "width", "heads", "experts"]
         fixed += ["tokenizer"] if options.tokenizer != "bpe" else []
         options.reject("with --from, which keeps the tokenizer and the size of the base model", *fixed)
     else:
@@ -428,7 +428,7 @@ def _command_without_budget(options: _Options) -> str:
             continue
         value = getattr(options, name)
         if isinstance(value, bool):
-            words.append((param.opts if value else param.secondary_opts)[0])
+            words.append(param.opts[0])
         else:
             words += [param.opts[0], str(value)]
     return command_line([*words, "--force"])

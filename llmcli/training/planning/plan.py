@@ -47,7 +47,6 @@ class PlanRequest:
     dtype: str = TrainConfig.dtype
     threads: int = TrainConfig.threads  # per process
     processes: int = 1
-    shard: bool | None = None  # weights, gradients and optimizer over the processes
     machine_reason: str = "detected"  # reason for the device and the data type
     probe: str | None = None  # prompt whose likeliest next words the run records
 
@@ -72,8 +71,6 @@ class PlanRequest:
             raise usage("`active` is the number of experts per token; give `experts` too")
         active = self.active or 1
         require(1 <= active <= (self.experts or 1), "`active`", f"between 1 and `experts` ({self.experts})", active)
-        if self.shard and self.processes == 1:
-            raise usage("`shard` is for several processes; give `processes`, or start them with torchrun")
         if self.lora and self.optimizer == "muon":
             raise usage("`lora` trains with AdamW; leave out `optimizer` muon")
         if self.width is not None and self.heads is not None and self.width % self.heads:

@@ -90,8 +90,6 @@ def induction_helps(task: Task) -> bool:
 
 def sharding(request: PlanRequest, model: ModelConfig, train: TrainConfig, memory: Memory) -> Decision[bool]:
     """Decide whether to shard the training state: communication costs less than very small batches."""
-    if request.shard is not None:
-        return Decision(request.shard, REQUESTED)
     windows = min(train.batch_size, 2 * request.processes)
     least = memory_needed(model, replace(train, batch_size=windows), request.processes)
     # without the free memory: the reason is part of the file, whose bytes must not depend on other programs

@@ -52,7 +52,7 @@ def with_slice(monkeypatch: pytest.MonkeyPatch) -> None:
     ("options", "expected"),
     [
         ((), {}),
-        (("--no-tie", "--dropout", 0.1), {"--tie": False, "--dropout": 0.1}),
+        (("--dropout", 0.1), {"--dropout": 0.1}),
         (("--tokenizer", "char", "--val", 0.2), {"--tokenizer": "char", "--val": 0.2}),
         (("--lr-scale", 0.5, "--seed", 3, "-q"), {"--lr-scale": 0.5, "--seed": 3}),
         (("--optimizer", "adamw", "--dtype", "float32"), {"--optimizer": "adamw", "--dtype": "float32"}),
@@ -124,7 +124,7 @@ def test_a_run_of_two_models_says_so_in_events_and_record(llm: Llm, with_slice: 
 @pytest.mark.baselines
 def test_the_summary_gives_advice_and_is_kept_in_the_record(llm: Llm, with_slice: None) -> None:
     Path("c.txt").write_text(LONG_TEXT, "utf-8")
-    words = ["train", "c.txt", "--steps", 4, "--no-tie", *SMALL, "-o", "my model.safetensors"]
+    words = ["train", "c.txt", "--steps", 4, *SMALL, "-o", "my model.safetensors"]
     answer = llm(*words)
     assert answer.exit_code == 0 and answer.stdout == ""
     figure, known, *advice = answer.stderr.splitlines()[-5:]
@@ -136,7 +136,7 @@ def test_the_summary_gives_advice_and_is_kept_in_the_record(llm: Llm, with_slice
     )
     assert summary[1].startswith("Undertrained: 4 steps") and summary[1].endswith(
         " Train longer: llm train c.txt -o 'my model.safetensors' --layers 1 --width 32 "
-        "--context 16 --no-tie --batch-tokens 512 --threads 1 --force --time 5m"
+        "--context 16 --batch-tokens 512 --threads 1 --force --time 5m"
     )
     assert summary[2:] == [
         "Try it: llm generate \"The dog ate the\" -m 'my model.safetensors'",
@@ -255,7 +255,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(llm: Llm) -> None:
 @pytest.mark.slow
 def test_lr_scale_multiplies_the_learning_rates(llm: Llm) -> None:
     def plan(*words: object) -> dict[str, str]:
-        answer = llm("train", "c.txt", "--steps", 2, "--tie", "--dry-run", *words)
+        answer = llm("train", "c.txt", "--steps", 2, "--dry-run", *words)
         assert answer.exit_code == 0
         return {row[0]: row[1] for row in (line.split("\t") for line in answer.stdout.splitlines())}
 
@@ -284,14 +284,12 @@ def test_in_a_terminal_the_plan_is_five_lines(llm: Llm) -> None:
 
 
 def test_every_size_option_takes_effect(llm: Llm) -> None:
-    words = (
-        "--layers 1 --width 48 --heads 6 --kv-heads 2 --context 16 --tie --vocab-size 270 --tokenizer char --steps 1"
-    )
+    words = "--layers 1 --width 48 --heads 6 --context 16 --vocab-size 270 --tokenizer char --steps 1"
     assert llm("train", "c.txt", *words.split()).exit_code == 0
     config = json.loads(llm("inspect", "--json").stdout)["config"]
     expected_config = {
-        "num_hidden_layers": 1, "hidden_size": 48, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 8,
-        "max_position_embeddings": 16, "tie_word_embeddings": True, "vocab_size": 261 + len("りんごを食べる。🍎"),
+        "num_hidden_layers": 1, "hidden_size": 48, "num_attention_heads": 6, "head_dim": 8,
+        "max_position_embeddings": 16, "vocab_size": 261 + len("りんごを食べる。🍎"),
     }  # fmt: skip
     assert {key: config[key] for key in expected_config} == expected_config
 

@@ -51,7 +51,7 @@ def test_a_combining_mark_does_not_hide_the_width_of_what_it_is_combined_with() 
 
 
 def test_a_command_to_type_is_not_broken() -> None:
-    command = "llm train c.txt -o 'my model.safetensors' --context 16 --no-tie --threads 1 --force --steps 8"
+    command = "llm train c.txt -o 'my model.safetensors' --context 16 --threads 1 --force --steps 8"
     lines = wrap(f"It was still improving; more time would help: {command}", 40)
     assert lines[-1] == command and all(len(line) <= 40 for line in lines[:-1])
     asked = 'Ask it: llm generate "..." -m x.safetensors; look into it: llm inspect x.safetensors'

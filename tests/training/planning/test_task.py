@@ -8,7 +8,7 @@ from llmcli.config import ModelConfig
 from llmcli.errors import LLMError
 from llmcli.training.planning import recipe, rules
 from llmcli.training.planning.cost_model import CorpusSize, Machine
-from llmcli.training.planning.plan import Plan, PlanRequest
+from llmcli.training.planning.plan import Decision, Plan, PlanRequest
 from llmcli.training.planning.task import ConversationSize, Task
 from tests.training import plans
 from tests.training.plans import BASE, row
@@ -199,9 +199,10 @@ def test_the_divergence_takes_its_part_of_the_time() -> None:
     assert row(without, "training tokens").value == "about 54,000"
 
 
-def test_with_sharded_weights_there_is_no_divergence() -> None:
+def test_with_sharded_weights_there_is_no_divergence(monkeypatch: pytest.MonkeyPatch) -> None:
     """The base model would have to generate text. The plan does not show it either."""
-    sharded = plan(size(), PlanRequest(steps=9, processes=2, shard=True), base=LONG_BASE)
+    monkeypatch.setattr(rules, "sharding", lambda *_: Decision(True, "memory is short"))
+    sharded = plan(size(), PlanRequest(steps=9, processes=2), base=LONG_BASE)
     assert sharded.sharded and sharded.conversations is not None and sharded.conversations.base_divergence == 0.0
     assert "KL divergence" not in {one.name for one in sharded.rows}
 
