@@ -107,7 +107,7 @@ def test_no_document_writes_a_file_that_another_wrote() -> None:
     for page in (*READ, "README.ja.md", *TOURS, *DOCS):
         for words in itertools.chain.from_iterable(map(parts, commands_of(page))):
             if words[0] == "llm" and "--force" not in words:
-                written += [words[i + 1] for i, word in enumerate(words) if word in ("-o", "--html", "--plot")]
+                written += [words[i + 1] for i, word in enumerate(words) if word in ("-o", "--html")]
                 written += words[3:4] if words[1] == "export" else []
     assert len(written) > 20 and not [name for name in set(written) if written.count(name) > 1]
     assert "model.safetensors" not in written

@@ -77,7 +77,7 @@ def model_card(llm: Any) -> str:
 
 
 def page(llm: Any) -> str:
-    assert llm("inspect", "--html", "page.html").exit_code == 0
+    exported(llm, "page.html", "--to", "html")
     return Path("page.html").read_text("utf-8")
 
 
@@ -87,7 +87,7 @@ BOTH: dict[str, Callable[[Any, Any], str]] = {  # places that show both figures
     "done event": lambda llm, capsys: the_result(json_=True, capsys=capsys),
     "llm inspect": lambda llm, capsys: llm("inspect").stdout,
     "llm inspect --json": lambda llm, capsys: llm("inspect", "--json").stdout,
-    "page of llm inspect": lambda llm, capsys: page(llm),
+    "page with the model inside": lambda llm, capsys: page(llm),
     "note of llm export": lambda llm, capsys: exported(llm, "out", "--to", "hf"),
 }
 NETWORK_ALONE: dict[str, Callable[[Any], str]] = {  # what leaves the program leaves the cache behind

@@ -31,7 +31,6 @@ ONLY_IN = {  # library -> the modules, or the packages, that may import it
     "onnx": {"models.onnx"},
     "onnxruntime": {"models.onnx.runtime"},
     "gguf": {"formats.gguf.reader"},
-    "matplotlib": {"cli.terminal.plot"},
     "pyppmd": {"evaluation.compressors"},
     "safetensors": {"formats.safetensors.file"},
     "ml_dtypes": {"formats.safetensors.dtypes"},

@@ -256,7 +256,6 @@ def test_other_commands_write_their_files(windows: Windows, llm: Llm, tiny_model
         ["import", "hf", "-o", "again.safetensors"],
         ["mix", "model.safetensors", "again.safetensors", "-o", "mix.safetensors"],
         ["explain", "The cat", "--html", "page.html"],
-        ["inspect", "--html", "inspect.html"],
     ):
         answer = llm(*words)
         assert answer.exit_code == 0, answer.stderr

@@ -164,13 +164,6 @@ class ResultOptions(Options):
     json: bool
     quiet: bool
 
-    def check_report_path(self, output: Path, model: Path, option: str, example: str) -> None:
-        """Raise LLMError if the page or plot that `option` names cannot be written, or would replace the model."""
-        from llmcli.formats import atomic_io
-
-        atomic_io.reject_overwriting(output, "output", [model], "the model itself", by=f": {option} {example}")
-        atomic_io.check_writable(output, force=vars(self)["force"], by=f" with {option}", example=example)
-
     def report(self, record: dict[str, Any], sentence: str) -> None:
         """Report the result: with --json as a record, otherwise as a note."""
         if self.json:

@@ -7,7 +7,7 @@
 """
 
 import base64
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from string import Template
@@ -23,13 +23,10 @@ from llmcli.formats.cache_weights import CacheWeights
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.ensemble_file import Ensemble
 from llmcli.formats.loading import open_chat_template, open_tokenizer
-from llmcli.formats.training_record import TrainingRecord
-from llmcli.pages.inspection_page import inspection_data
 from llmcli.pages.live_text import chat_data, tokenizer_data
 from llmcli.pages.live_weights import check_size, choose_dtype, pack
-from llmcli.pages.model_facts import training_record
+from llmcli.pages.record_data import record_data
 from llmcli.pages.template import fill, joined, json_for_script
-from llmcli.training.files.summary import probe_points
 
 if TYPE_CHECKING:
     from llmcli.formats.safetensors.header import Header
@@ -125,7 +122,7 @@ def served_facts(source: Checkpoint | Ensemble, header: "Header") -> dict[str, A
 
 
 def _facts(source: Checkpoint | Ensemble, header: "Header") -> dict[str, Any]:
-    record = _record_data(header)
+    record = record_data(header)
     prompt, samples = record["prompt"], record["samples"]
     prompts = example_prompts(prompt)  # without the last word, which is left to predict
     more = example_prompts(prompt + samples[-1][1]) if samples else []
@@ -144,30 +141,3 @@ def _facts(source: Checkpoint | Ensemble, header: "Header") -> dict[str, Any]:
 def _config_data(config: ModelConfig) -> dict[str, Any]:
     frequencies = [] if config.learned_positions else config.rope_frequencies()
     return {key: getattr(config, key) for key in _CONFIG_KEYS} | {"rope_frequencies": frequencies}
-
-
-def _record_data(header: "Header") -> dict[str, Any]:
-    shown, record = inspection_data(header, lambda note: None), training_record(header)
-    return {
-        "rows": [row for row in shown["record"] if row[0] != "summary"],
-        "verdict": [value for name, value in shown["record"] if name == "summary"],
-        "plan": _plan_rows(record.document),
-        "probe": _probe_data(record),
-        **{key: shown[key] for key in ("curve", "samples", "prompt")},
-    }
-
-
-def _probe_data(record: TrainingRecord) -> dict[str, Any] | None:
-    if not (record.probe and (points := probe_points(record))):
-        return None
-    return {
-        "prompt": record.probe.prompt,
-        "points": [[point.step, point.bits_per_byte, point.likeliest] for point in points],
-    }
-
-
-def _plan_rows(document: Mapping[str, Any]) -> list[list[str]]:
-    """List the choices of the plan, (name, value, reason); a record from elsewhere may hold anything there."""
-    plan = document.get("plan")
-    rows = [row for row in plan if isinstance(row, dict)] if isinstance(plan, list) else []
-    return [[str(row.get(key, "")) for key in ("name", "value", "reason")] for row in rows]

@@ -63,9 +63,7 @@ def test_an_ensemble_round_trips(two_models, llm) -> None:
 def test_commands_take_an_ensemble(two_models, llm) -> None:
     assert llm("mix", *two_models).exit_code == 0
     path = "mixture.safetensors"
-    assert llm("inspect", path, "--html", "file.html").exit_code == 0
-    page = Path("file.html").read_text("utf-8")
-    assert "expert a" in page and "trained on 1.txt" in page and "0 bytes" not in page
+    assert "1.txt" in llm("inspect", path).stdout
     assert (
         llm("tokenize", "The cat", "-m", path, "--ids").stdout
         == llm("tokenize", "The cat", "-m", two_models[0], "--ids").stdout

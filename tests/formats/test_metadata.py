@@ -158,14 +158,10 @@ FILES = {  # form -> (its file, its documents)
 
 CASES = [(form, name) for form, (_, names) in FILES.items() for name in names]
 
-INSPECT = [("inspect", "FILE"), ("inspect", "FILE", "--json"), ("inspect", "FILE", "--html", "p.html", "--force")]
+INSPECT = [("inspect", "FILE"), ("inspect", "FILE", "--json")]
 
 READERS: dict[str, list[tuple[object, ...]]] = {
-    "any": [
-        *INSPECT,
-        ("inspect", "FILE", "--plot", "p.svg", "--force"),
-        ("inspect", "FILE", "--diff", "other.safetensors"),
-    ],
+    "any": [*INSPECT, ("inspect", "FILE", "--weights")],
     "model": [
         ("generate", "The cat", "-m", "FILE", "-n", 2),
         ("generate", "The cat", "-m", "FILE", "-n", 2, "--memory"),

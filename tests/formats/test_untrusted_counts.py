@@ -114,7 +114,7 @@ def work(form: str) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (12 << 30, 12 << 30))
     signal.signal(signal.SIGALRM, raise_timeout)
     groups = READERS_OF.get(form, ("any", "model", "single"))
-    commands = [command for group in groups for command in READERS[group] if "--plot" not in command]
+    commands = [command for group in groups for command in READERS[group]]
     quick = [
         command for command in commands if command[0] in ("import", "tokenize") or command[2:] in ((), ("--json",))
     ]

@@ -55,12 +55,8 @@ def inspect() -> Iterator[Command]:
     yield Command("inspect plain.safetensors --tensor bias --json")
     yield Command("inspect dense.safetensors --weights --json")
     yield Command("inspect int8.safetensors --weights --json")
-    yield Command("inspect dense.safetensors --diff second.safetensors --json")
-    yield Command("inspect dense.safetensors --diff second.safetensors", Compare.FIGURES)
-    yield Command("inspect dense.safetensors --diff llama --json")
     yield Command("inspect dense.safetensors --verify --json")
     yield Command("inspect dense.safetensors --verify", Compare.FIGURES)
-    yield Command("inspect dense.safetensors --html page.html --json")
     # errors
     yield Command("inspect plain.safetensors --verify --json")  # has no hash
     yield Command("inspect absent.safetensors --json")

@@ -722,7 +722,7 @@ def test_the_rows_of_plans_and_records_have_japanese_names() -> None:
     sources = ["training/data/prepare.py", "training/data/conversations.py", "training/planning/plan_table.py"]
     text = "".join((package / name).read_text("utf-8") for name in sources).partition("def overview")[0]
     names = set(re.findall(r'PlanRow\(\s*"([^"]+)"', text))
-    text = "".join((package / "pages" / name).read_text("utf-8") for name in ("model_facts.py", "inspection_page.py"))
+    text = "".join((package / "pages" / name).read_text("utf-8") for name in ("model_facts.py", "record_data.py"))
     names |= set(re.findall(r'\("([\w -]+)", (?!str)', text)) | {BASE, AVERAGE, CACHE, EXPORTED}
     script = (package / "pages/live/record_texts.js").read_text("utf-8").partition("};")[0]
     known = {bare or quoted for quoted, bare in re.findall(r'(?:"([^"]+)"|(\w+)): "', script)}

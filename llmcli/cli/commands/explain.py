@@ -119,7 +119,8 @@ def _write_page(options: _Options, output: Path, path: Path, text: str) -> None:
     source = single_model(load_any(path), path)
     if not text:
         raise LLMError("the prompt is empty; give a text to continue")
-    options.check_report_path(output, path, "--html", "page.html")
+    atomic_io.reject_overwriting(output, "output", [path], "the model itself", by=": --html page.html")
+    atomic_io.check_writable(output, force=options.force, by=" with --html", example="page.html")
     without = options.without or []
     parse_parts(without, source.config)
     other = None if options.compare is None else utf8_argument(options.compare, "prompt")

@@ -1,12 +1,11 @@
 """`llm inspect`: show what is in a model file."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcli.cli.options import ResultOptions, argument, flag, model_path, option
 from llmcli.cli.terminal import console
 from llmcli.config import DEFAULT_MODEL
-from llmcli.errors import LLMError, prefixed
+from llmcli.errors import LLMError
 
 if TYPE_CHECKING:
     from llmcli.formats.safetensors.header import Header
@@ -19,37 +18,24 @@ class _Options(ResultOptions):
     tensors: bool = flag("List all tensors.")
     tensor: str | None = option("NAME", "Show statistics and a histogram of one tensor.")
     weights: bool = flag("Show a histogram of each group of weights; reads the whole file.")
-    diff: str | None = option("OTHER", "Compare config, tokenizer and tensors with another file.")
-    plot: Path | None = option("FILE", "Save the training loss curve as .svg, .png or .pdf.")
-    html: Path | None = option("FILE", "Save an interactive HTML page.")
-    force: bool = flag("With --plot or --html: overwrite an existing file.")
     verify: bool = flag("Check the file against the hash that it contains.")
 
 
 def inspect(options: _Options) -> None:
     """Show what is in a model file: tensors, config, training record.
 
-    Only the header is read, so a large file takes no longer. --tensor, --weights, --diff and --verify also read
-    tensors.
+    Only the header is read, so a large file takes no longer. --tensor, --weights and --verify also read tensors.
 
     Example: llm inspect model.safetensors
     """
     from llmcli.cli.reports import model, weights
     from llmcli.formats.headers import read_header
 
-    views = ("plot", "html", "verify", "tensor", "tensors", "weights", "diff")
+    views = ("verify", "tensor", "tensors", "weights")
     options.check({view: " ".join(other for other in views if other != view) for view in views})
-    if options.plot is None and options.html is None:
-        options.reject("without --plot or --html", "force")
     header = read_header(model_path(options.file))
-    if options.plot is not None:
-        _save_plot(header, options.plot, options)
-    elif options.html is not None:
-        _save_page(header, options.html, options)
-    elif options.verify:
+    if options.verify:
         _verify(header, json=options.json)
-    elif options.diff is not None:
-        weights.print_difference(header, read_header(model_path(options.diff)), json_=options.json)
     elif options.tensor is not None:
         weights.print_tensor(header, options.tensor, json_=options.json)
     elif options.weights:
@@ -62,30 +48,6 @@ def inspect(options: _Options) -> None:
         weights.print_tensors(header)
     else:
         model.print_overview(header)
-
-
-def _save_page(header: "Header", output: Path, options: _Options) -> None:
-    from llmcli.formats import atomic_io
-    from llmcli.pages.inspection_page import inspection_page
-
-    options.check_report_path(output, header.path, "--html", "page.html")
-    atomic_io.write(output, [inspection_page(header, console.note)])
-    options.report({"file": str(header.path), "page": str(output)}, f"saved {output}; open it in a browser")
-
-
-def _save_plot(header: "Header", output: Path, options: _Options) -> None:
-    from llmcli.cli.terminal import plot
-    from llmcli.formats import atomic_io
-    from llmcli.pages.model_facts import training_record
-    from llmcli.training.files.summary import read_curve
-
-    format_ = plot.format_of(output)
-    options.check_report_path(output, header.path, "--plot", f"loss.{format_}")
-    record = training_record(header)
-    with prefixed(header.path):
-        curve = read_curve(record)
-    atomic_io.write(output, [plot.draw(curve, f"Training of {atomic_io.name_of(header.path)}", format_)])
-    options.report({"file": str(header.path), "plot": str(output)}, f"saved {output}")
 
 
 def _verify(header: "Header", *, json: bool) -> None:

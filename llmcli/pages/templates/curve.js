@@ -1,4 +1,4 @@
-// The chart of a training curve, on the page of a model file and on the server's page.
+// The chart of a training curve.
 //
 // A logarithmic scale shows the steep beginning of a run and small differences at its end. It spans at most LOG_RANGE;
 // lower values are drawn at its bottom.

@@ -32,13 +32,12 @@ function withFaintMarks(text) {
   return fragment;
 }
 
-// A table; `rows` are arrays of cells, or elements. `numbers` are the indices of columns to align right.
-function table(caption, headings, rows, numbers = []) {
-  const attributes = (i) => (numbers.includes(i) ? { class: "number" } : {});
+// A table; `rows` are arrays of cells, or elements.
+function table(caption, headings, rows) {
+  const cells = (row) => row.map((cell, i) => element(i ? "td" : "th", i ? {} : { scope: "row" }, cell));
   return element("table", {}, element("caption", {}, caption),
-    element("thead", {}, element("tr", {}, ...headings.map((heading, i) => element("th", { scope: "col", ...attributes(i) }, heading)))),
-    element("tbody", {}, ...rows.map((row) => row instanceof Node ? row : element("tr", {}, ...row.map((cell, i) =>
-      element(i ? "td" : "th", { ...(i ? {} : { scope: "row" }), ...attributes(i) }, cell))))));
+    element("thead", {}, element("tr", {}, ...headings.map((heading) => element("th", { scope: "col" }, heading)))),
+    element("tbody", {}, ...rows.map((row) => row instanceof Node ? row : element("tr", {}, ...cells(row)))));
 }
 
 // A list of bars; rows are [name, figure, share of the full width, class of the bar].

@@ -7,8 +7,8 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.headers import read_header
 from llmcli.generation.token_healing import Prompt
-from llmcli.pages.inspection_page import inspection_data
 from llmcli.pages.live_page import served_facts, served_page
+from llmcli.pages.model_facts import facts
 from llmcli.server.api.answers import token_text
 from llmcli.server.api.bodies import DetokenizeBody, TokenizeBody
 from llmcli.server.api.prompts import chat_template, check_ids
@@ -78,10 +78,10 @@ def model(call: Call) -> JsonObject:
 
 
 def card(call: Call) -> JsonObject:
-    """A model as `llm inspect` shows it."""
+    """A model as `llm inspect --json` shows it."""
     model = call.model
     model.check_unchanged()
-    return model.as_json() | inspection_data(read_header(model.path), lambda note: None) | {"file": model.path.name}
+    return model.as_json() | facts(read_header(model.path), lambda note: None) | {"file": model.path.name}
 
 
 def page_facts(call: Call) -> JsonObject:

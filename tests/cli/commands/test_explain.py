@@ -122,6 +122,24 @@ def test_the_page_opens_at_the_prompt_without_some_parts(llm: Llm, tiny_model: P
     assert "the prompt is empty" in llm("explain", "", *options[2:]).stderr
 
 
+def test_a_page_replaces_a_file_only_with_force(llm: Llm, tiny_model: Path) -> None:
+    command = ("explain", "The cat")
+    answer = llm(*command, "--html", "page.html")
+    assert answer.exit_code == 0 and answer.stdout == "" and "page.html" in answer.stderr
+    first = Path("page.html").read_bytes()
+    assert first.startswith(b"<!DOCTYPE html>") and first.endswith(b"</html>\n")
+    answer = llm(*command, "--html", "page.html")
+    assert answer.exit_code == 1 and "already exists; add --force to replace it" in answer.stderr
+    assert "--html" in answer.stderr and "-o" not in answer.stderr and answer.stderr.count("\n") == 1
+    answer = llm(*command, "--html", "page.html", "--force", "--json")
+    assert json.loads(answer.stdout)["page"] == "page.html" and Path("page.html").read_bytes() == first
+    before = tiny_model.read_bytes()
+    answer = llm(*command, "--html", tiny_model.name, "--force")
+    assert answer.exit_code == 1 and "is the model itself" in answer.stderr and tiny_model.read_bytes() == before
+    answer = llm(*command, "--html", "nowhere/page.html")
+    assert answer.exit_code == 1 and "there is no directory" in answer.stderr
+
+
 def test_a_model_that_is_too_large_for_a_page(llm: Llm, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live_weights, "MAX_BYTES", 10_000)
     answer = llm("explain", "The cat", "--html", "page.html")

@@ -67,7 +67,6 @@ def test_every_command_ends_at_any_width(monkeypatch: pytest.MonkeyPatch, tiny_m
         ["inspect", "--tensors"],
         ["inspect", "--tensor", "model.norm.weight"],
         ["inspect", "--weights"],
-        ["inspect", "--diff", "model.safetensors"],
         ["eval", "c.txt", "--per-token"],
         ["eval", "c.txt"],
         ["tokenize", "The cat りんご"],

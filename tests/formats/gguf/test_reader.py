@@ -156,9 +156,6 @@ def test_inspect_shows_a_file_of_any_architecture_and_tensor_type(tmp_path: Path
     expected = gguf.quants.dequantize(rows, gguf.GGMLQuantizationType.IQ4_NL)
     numbers = json.loads(llm("inspect", path, "--tensor", "blk.0.attn_q.weight", "--json").stdout)
     assert numbers["max"] == pytest.approx(float(expected.max())) and numbers["mean"] == pytest.approx(expected.mean())
-    assert (
-        llm("inspect", path, "--html", "page.html").exit_code == 0 and "not run here" in Path("page.html").read_text()
-    )
     for words in (["generate", "x", "-m", path], ["import", path, "-o", "x.safetensors"], ["explain", "x", "-m", path]):
         refused = llm(*words)
         assert refused.exit_code == 1 and "architecture 'falcon'" in refused.stderr and refused.stderr.count("\n") == 1
