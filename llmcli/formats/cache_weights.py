@@ -1,6 +1,6 @@
 """The weights of an n-gram cache (models/ngram_cache.py), as stored in a training record."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,16 +34,6 @@ class CacheWeights:
             expected = f"expected weights, 1 to {MAX_ORDERS} rows of {FEATURES} numbers; run it without: `cache=False`"
             raise LLMError(f"{path or 'the model'}: the n-gram cache in its training.json is damaged: {expected}")
         return cls(tuple(tuple(float(weight) for weight in row) for row in rows))
-
-    @classmethod
-    def mean(cls, models: Sequence["CacheWeights | None"]) -> "CacheWeights | None":
-        """Return the mean weights of several models; None if one has no cache, or if their orders differ."""
-        weights = [model.orders for model in models if model]
-        if len(weights) < len(models) or len({len(orders) for orders in weights}) != 1:
-            return None
-        import numpy as np
-
-        return cls(tuple(map(tuple, np.mean(weights, axis=0).tolist())))
 
     def as_record(self) -> dict[str, Any]:
         return {"weights": [[round(weight, 4) for weight in row] for row in self.orders]}

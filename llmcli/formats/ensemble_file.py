@@ -13,16 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmcli.errors import LLMError
-from llmcli.formats import atomic_io, checkpoint, training_stages
-from llmcli.formats.cache_weights import CacheWeights
+from llmcli.formats import checkpoint
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.metadata import JsonObject, parse_document
 from llmcli.formats.safetensors.header import Header, TensorInfo
 from llmcli.formats.training_record import TrainingRecord
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    pass
 
 MODEL_TYPE = "llmcli_mixture"  # `model_type` in config.json
 MAX_EXPERTS = 256
@@ -89,42 +87,6 @@ def with_short_names(ensemble: Ensemble, names: Sequence[str]) -> Ensemble:
         numbered = (f"{name[: MAX_NAME_CHARACTERS - 4]}-{n}" for n in range(2, MAX_EXPERTS + 2))
         unique.append(name if name not in unique else next(other for other in numbered if other not in unique))
     return replace(ensemble, names=tuple(unique))
-
-
-def average(models: Mapping[str, Checkpoint]) -> Checkpoint:
-    """Average the weights of models of one architecture (a model soup, arXiv:2203.05482); the record lists all their
-    training texts. Raises LLMError if their configs differ in more than the end-of-text token."""
-    (first_name, first), *others = models.items()
-    for name, model in others:
-        config, wanted = vars(model.config), vars(first.config)
-        if different := [key for key in config if key != "eos_token_id" and config[key] != wanted[key]]:
-            values = ", ".join(f"{key} is {config[key]}, not {wanted[key]}" for key in different)
-            hint = "average models fine-tuned from the same base model, all on text or all on conversations"
-            raise LLMError(f"{name} differs from {first_name}: {values}; {hint}: llm train TEXT --from {first_name}")
-
-    def mean(tensor: str) -> NDArray[np.float32]:
-        import numpy as np
-
-        total = np.zeros(first.config.tensor_shapes()[tensor], np.float64)
-        for model in models.values():
-            total += model.tensors[tensor]
-        return (total / len(models)).astype(np.float32)
-
-    names = {name: atomic_io.name_of(name) for name in models}
-    corpora = [document for model in models.values() for document in model.record.document.get("corpus", [])]
-    record: dict[str, Any] = {"average_of": list(names.values()), "corpus": corpora}
-    stages = (
-        training_stages.as_earlier(models[name].record, training_stages.AVERAGE, short) for name, short in names.items()
-    )
-    record |= training_stages.joined(*stages)
-    if cache := CacheWeights.mean([CacheWeights.of_record(model.record, name) for name, model in models.items()]):
-        record["ngram_cache"] = cache.as_record()
-    if seen := checkpoint.seen_bytes(model.record for model in models.values()):
-        record["seen_bytes"] = seen.hex()
-    for model in models.values():
-        record |= {} if model.record.imported is None else {"imported": model.record.imported}
-    tensors = checkpoint.ComputedTensors(first.config.tensor_shapes(), mean)
-    return replace(first, tensors=tensors, record=TrainingRecord.from_json(record), known_answers=None)
 
 
 def from_header(header: Header) -> Ensemble:

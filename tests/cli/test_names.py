@@ -96,7 +96,6 @@ COMMANDS: list[tuple[object, ...]] = [
     ("tokenize", "--file", MISSING, "-m", MODEL),
     ("mix", MODEL, OTHER, "-o", named("5.safetensors")),
     ("mix", MODEL, OTHER, "-o", named("6.safetensors"), "--json"),
-    ("mix", MODEL, OTHER, "-o", named("7.safetensors"), "--average"),
     ("mix", MODEL, MIXED, "-o", named("8.safetensors")),
     ("mix", MODEL, MODEL, "-o", named("8.safetensors")),
     ("mix", MODEL, OTHER, "-o", MODEL),

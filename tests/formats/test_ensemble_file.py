@@ -143,20 +143,6 @@ def test_commands_that_need_one_model_name_those_of_the_ensemble(two_models, llm
     assert not Path("x").exists() and not Path("y").exists()
 
 
-def test_averaged_weights_are_the_mean_of_the_models(llm) -> None:
-    models = model(1), model(2)
-    save("a.safetensors", models[0])
-    save("b.safetensors", models[1])
-    assert llm("mix", "a.safetensors", "b.safetensors", "--average", "-o", "m.safetensors").exit_code == 0
-    result = checkpoint.load("m.safetensors")
-    for name in CONFIG.tensor_shapes():
-        np.testing.assert_allclose(
-            result.tensors[name], (models[0].tensors[name] + models[1].tensors[name]) / 2, rtol=1e-6
-        )
-    assert result.record.document["average_of"] == ["a.safetensors", "b.safetensors"]
-    assert [document["name"] for document in result.record.document["corpus"]] == ["1.txt", "2.txt"]
-
-
 def with_other_tokenizer() -> Checkpoint:
     return replace(model(2), tokenizer_source=Tokenizer.train_bpe([TEXT.upper()], 300).to_json())
 
@@ -191,10 +177,6 @@ def test_models_that_cannot_be_mixed_are_an_error(llm, second, message: str) -> 
         ("a.safetensors ./a.safetensors -o y.safetensors", "a.safetensors is named twice"),
         ("a.safetensors mixture.safetensors -o y.safetensors", "mixture.safetensors is already an ensemble"),
         ("a.safetensors b.safetensors -o b.safetensors --force", "b.safetensors is one of the models to mix"),
-        (
-            "a.safetensors b.safetensors --average -o y.safetensors",
-            "b.safetensors differs from a.safetensors: hidden_size is 48, not ",
-        ),
     ],
 )
 def test_wrong_usage_of_mix_is_an_error_of_one_line(two_models, llm, words: str, message: str) -> None:

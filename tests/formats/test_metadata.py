@@ -178,7 +178,6 @@ READERS: dict[str, list[tuple[object, ...]]] = {
         ("export", "FILE", "out.safetensors", "--quantize", "int8", "--force"),
         ("import", "FILE", "-o", "i.safetensors", "--force"),
         ("mix", "FILE", "other.safetensors", "-o", "x.safetensors", "--force"),
-        ("mix", "FILE", "other.safetensors", "-o", "x.safetensors", "--force", "--average"),
         ("train", "c.txt", "--from", "FILE", "--dry-run", "--steps", 1),
     ],
     "adapter": [("import", "m.safetensors", "--adapter", "FILE", "-o", "i.safetensors", "--force")],

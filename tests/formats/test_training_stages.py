@@ -71,13 +71,11 @@ def test_mix_carries_the_text_of_each_model_along(llm) -> None:
         model = random_checkpoint(CONFIG, seed=1, tokenizer_json=TOKENIZER.to_json())
         model.record = record
         checkpoint.save(Path(f"{name}.safetensors"), model)
-    for options in (["--average"], []):
-        assert llm("mix", "a.safetensors", "b.safetensors", "--force", *options).exit_code == 0
-        assert [one.corpus[0].name for one in all_stages(loading.load_any("mixture.safetensors").records)] == [
-            "a.txt", "a.txt"
-        ]  # fmt: skip
-        answer = llm("eval", "a.txt", "-m", "mixture.safetensors")
-        assert "mixture.safetensors: trained on all of this text" in answer.stderr
+    assert llm("mix", "a.safetensors", "b.safetensors").exit_code == 0
+    stages = all_stages(loading.load_any("mixture.safetensors").records)
+    assert [one.corpus[0].name for one in stages] == ["a.txt", "a.txt"]
+    answer = llm("eval", "a.txt", "-m", "mixture.safetensors")
+    assert "mixture.safetensors: trained on all of this text" in answer.stderr
 
 
 def test_an_exported_model_carries_the_names_of_the_files_but_nothing_that_leads_to_them() -> None:

@@ -144,7 +144,6 @@ def explain() -> Iterator[Command]:
 def mix() -> Iterator[Command]:
     models = "dense.safetensors second.safetensors"
     yield Command(f"mix {models} -o mixed.safetensors --json", files=("mixed.safetensors",))
-    yield Command(f"mix {models} --average -o average.safetensors --json", files=("average.safetensors",))
     # errors
     yield Command("mix dense.safetensors experts.safetensors -o none.safetensors --json")  # their tokenizers differ
     yield Command("mix dense.safetensors -o none.safetensors --json")

@@ -7,7 +7,6 @@ import pytest
 
 from llmcli.config import ModelConfig
 from llmcli.data.tokens.batches import PrefixedTokens
-from llmcli.formats import ensemble_file
 from llmcli.formats.cache_weights import CacheWeights
 from llmcli.formats.ensemble_file import Ensemble
 from llmcli.formats.training_record import TrainingRecord
@@ -232,14 +231,9 @@ def test_where_one_model_predicts_alone_the_mixture_is_that_of_the_model() -> No
     assert cache.added((0, 0, 1)) == {}
 
 
-def test_an_ensemble_without_a_cache_and_an_average() -> None:
+def test_an_ensemble_without_a_cache() -> None:
     assert isinstance(open_runtime(ensemble_of(WEIGHTS, OTHER), cache=False), EnsembleRuntime)
     assert isinstance(open_runtime(ensemble_of(None, None)), EnsembleRuntime)
-    twice = CacheWeights(tuple(tuple(2 * value for value in row) for row in WEIGHTS.orders))
-    models = ensemble_of(WEIGHTS, twice).experts
-    average = CacheWeights.of_record(ensemble_file.average(dict(zip("ab", models, strict=True))).record)
-    assert average is not None
-    np.testing.assert_allclose(average.orders, 1.5 * np.array(WEIGHTS.orders))
 
 
 def test_experts_are_those_of_the_network() -> None:

@@ -1,7 +1,6 @@
-"""`llm mix`: combine several models into an ensemble, or average their weights."""
+"""`llm mix`: combine several models into an ensemble."""
 
 import itertools
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +19,6 @@ DEFAULT_OUTPUT = "mixture.safetensors"
 class _Options(ResultOptions):
     models: list[str] = argument("MODELS", "Two or more models, each trained on its own domain.", ...)
     output: Path = option("FILE", "Model file to write.", Path(DEFAULT_OUTPUT), names="-o --output")
-    average: bool = flag("Average the weights instead; for models fine-tuned from the same base model.")
     force: bool = flag("Overwrite an existing file.")
 
 
@@ -34,25 +32,19 @@ def mix(options: _Options) -> None:
     """
     from llmcli.formats import atomic_io, ensemble_file
 
-    models, output, average = options.models, options.output, options.average
+    models, output = options.models, options.output
     _check_arguments(models, output)
     atomic_io.check_writable(output, force=options.force)
     models = [str(local_model(name)) if name.startswith("hf:") else name for name in models]
-    loaded = _load(models, output)
-    ensemble = ensemble_file.combine(loaded)
-    if average:
-        parameters = _save_average(output, loaded)
-    else:
-        parameters = ensemble.parameters
-        stems = [Path(atomic_io.name_of(Path(name).resolve())).stem for name in models]
-        ensemble_file.save(output, ensemble_file.with_short_names(ensemble, stems))
-    kind = "the average" if average else "an ensemble"
+    ensemble = ensemble_file.combine(_load(models, output))
+    parameters = ensemble.parameters
+    stems = [Path(atomic_io.name_of(Path(name).resolve())).stem for name in models]
+    ensemble_file.save(output, ensemble_file.with_short_names(ensemble, stems))
     options.report(
-        {"file": str(output), "models": models, "average": average, "parameters": parameters},
-        f"saved {output}: {kind} of {len(models)} models, {units.number(parameters)} parameters",
+        {"file": str(output), "models": models, "parameters": parameters},
+        f"saved {output}: an ensemble of {len(models)} models, {units.number(parameters)} parameters",
     )
-    if not average:
-        console.note(f"to see the weight of each model: llm generate TEXT -m {output} --experts")
+    console.note(f"to see the weight of each model: llm generate TEXT -m {output} --experts")
 
 
 def _check_arguments(models: list[str], output: Path) -> None:
@@ -87,19 +79,3 @@ def _load(models: list[str], output: Path) -> "dict[str, Checkpoint]":
             raise LLMError(f"{name} is already an ensemble; mix its models instead: {', '.join(model.names)}")
         loaded[name] = model
     return loaded
-
-
-def _save_average(output: Path, models: "Mapping[str, Checkpoint]") -> int:
-    """Save the model with averaged weights; return its number of parameters. Warns if the average may be useless."""
-    from llmcli.formats import checkpoint, ensemble_file
-    from llmcli.formats.training_record import Base
-
-    averaged = ensemble_file.average(models)
-    bases = {(model.record.base or Base()).sha256 for model in models.values()}
-    if "" in bases or len(bases) > 1:
-        console.warn(
-            "warning: the training records do not show that the models were fine-tuned from the same base model; the "
-            "average of unrelated models is useless"
-        )
-    checkpoint.save(output, averaged)
-    return averaged.parameters
