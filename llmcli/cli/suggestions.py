@@ -28,7 +28,7 @@ COMMANDS = {
     "to answer over HTTP, with a page for the browser: llm serve -m MODEL": "server api web ui",
     "to see what is in a model file: llm inspect FILE": "show info view describe",
     "to list the models: llm models; they are plain files; to see what is in one: llm inspect FILE": "ls list cp",
-    "to remove a model: rm FILE; from the hub's cache: llm models --remove hf:OWNER/NAME": "rm remove delete",
+    "to remove a model: rm FILE; from the hub's cache: hf cache rm model/OWNER/NAME": "rm remove delete",
     "to upload a model to the Hugging Face hub: llm export MODEL DIRECTORY --to hf --push OWNER/NAME": "push upload "
     "publish share",
     "to download a model from the Hugging Face hub, name it: llm chat -m hf:OWNER/NAME, or llm import hf:OWNER/NAME -o "

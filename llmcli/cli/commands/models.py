@@ -1,4 +1,4 @@
-"""`llm models`: list the models on this machine, or remove one from the hub's cache."""
+"""`llm models`: list the models on this machine."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmcli import units
-from llmcli.cli.options import ResultOptions, option
+from llmcli.cli.options import ResultOptions
 from llmcli.cli.terminal import tables
 from llmcli.errors import LLMError
 from llmcli.formats.open_file import model_files
@@ -17,27 +17,17 @@ if TYPE_CHECKING:
 MAX_NAMES = 2  # maximum number of training files that are named
 
 
-class _Options(ResultOptions):
-    remove: str | None = option(
-        "hf:OWNER/NAME[/FILE]", "Remove this model from the hub's cache, in all revisions, or one GGUF file of it."
-    )
-
-
-def models(options: _Options) -> None:
+def models(options: ResultOptions) -> None:
     """List the models on this machine.
 
     These are the ones in this directory and in the cache of the Hugging Face hub. Their names can be given to -m and
-    --from. A model that you have trained is a file: remove it like any other file.
+    --from. A model that you have trained is a file: remove it like any other file. To remove one from the cache:
+    hf cache rm model/OWNER/NAME
 
-    Example: llm models --remove hf:HuggingFaceTB/SmolLM2-135M
+    Example: llm models
     """
     from llmcli.formats.hub import cache
 
-    if options.remove is not None:
-        size = cache.remove_from_cache(options.remove)
-        record = {"removed": options.remove, "bytes": size}
-        options.report(record, f"removed {options.remove} from the hub's cache ({units.size(size)})")
-        return
     cached = cache.models_in_cache()
     supported = [(name, path) for name, path in cached if not _is_unsupported(path)]
     found = [_describe(name, path) for name, path in (*_models_here(), *supported)]

@@ -2,15 +2,8 @@
 
 import contextlib
 import json
-import re
-import shutil
 from pathlib import Path
 
-from llmcli.errors import LLMError
-
-NAME = re.compile(
-    r"hf:(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)(?:/(?P<file>[\w./-]+\.gguf))?(?:@(?P<revision>[\w][\w./-]*))?"
-)
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -55,31 +48,6 @@ def models_in_cache() -> list[tuple[str, Path]]:
                 if path := cached(repository, revision, file):
                     found.append((name, path))
     return found
-
-
-def remove_from_cache(name: str) -> int:
-    """Remove a model with all its revisions from the cache, or one GGUF file of it; returns the bytes. Raises
-    LLMError."""
-    parts = NAME.fullmatch(name)
-    place = _place(parts["repository"]) if parts else Path()
-    files = [path for path in place.rglob("*") if path.is_file()] if parts else []
-    links = [path for path in files if not (parts and parts["file"]) or path.match(f"snapshots/*/{parts['file']}")]
-    if not links:
-        raise LLMError(f"{name} is not a model in the hub's cache; llm models lists them, as hf:OWNER/NAME (a file: rm "
-                       "FILE)")  # fmt: skip
-    if parts and parts["revision"]:
-        raise LLMError(f"{name}: all revisions are removed together; leave out @{parts['revision']}")
-    blobs = {path.resolve() for path in links}
-    size = sum(blob.stat().st_size for blob in blobs)
-    try:
-        if any(path not in links and path.relative_to(place).parts[0] == "snapshots" for path in files):
-            for path in {*links, *blobs}:
-                path.unlink()
-        else:
-            shutil.rmtree(place)
-    except OSError as error:
-        raise LLMError(f"cannot remove {error.filename}: {error.strerror or error}") from error
-    return size
 
 
 def forget_branch(repository: str) -> None:

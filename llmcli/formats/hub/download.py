@@ -17,13 +17,16 @@ from urllib.parse import urlsplit
 from llmcli import units
 from llmcli.data.regular_file import MAX_BYTES, open_regular
 from llmcli.errors import LLMError, prefixed, usage
-from llmcli.formats.hub.cache import INDEX, NAME, WEIGHTS, cache_directory, cached
+from llmcli.formats.hub.cache import INDEX, WEIGHTS, cache_directory, cached
 from llmcli.formats.hub.library import kinds, one_line, reason, show_progress
 from llmcli.formats.open_file import read_text
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
 
+_NAME = re.compile(
+    r"hf:(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)(?:/(?P<file>[\w./-]+\.gguf))?(?:@(?P<revision>[\w][\w./-]*))?"
+)
 _SMALL_FILES = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
     "README.md", INDEX,
@@ -39,7 +42,7 @@ def local_path(name: str | Path, on_note: Callable[[str], None] = lambda note: N
     path, text = Path(name), Path(name).as_posix()
     if not text.startswith("hf:") or text.startswith("hf:/") or path.exists():
         return path
-    if not (parts := NAME.fullmatch(text)):
+    if not (parts := _NAME.fullmatch(text)):
         raise usage(f"{text} is not the name of a model on the Hugging Face hub; wanted hf:OWNER/NAME, "
                     "hf:OWNER/NAME@REVISION or hf:OWNER/NAME/FILE.gguf")  # fmt: skip
     where = parts["repository"], parts["revision"] or "main", parts["file"] or ""
