@@ -29,10 +29,14 @@ HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: appli
 QUICK = {"DRAIN_SECONDS": 0.5}  # instead of three
 
 
-def post(served, body, path="/v1/completions"):
+def request(served, body, path="/v1/completions"):
     client = http.client.HTTPConnection("127.0.0.1", served.port, timeout=60)
     client.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
-    return client.getresponse()
+    return client
+
+
+def post(served, body, path="/v1/completions"):
+    return request(served, body, path).getresponse()
 
 
 def raw(served, data):
@@ -158,7 +162,9 @@ def test_answers_that_nobody_reads_are_dropped(served, monkeypatch):
         unread.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         unread.connect(address)
         unread.sendall(HEAD + b"%d\r\n\r\n" % len(body) + body)
-        wait_until(lambda: app.state.service.engine.counts["cancelled"] == 8)
+        engine = app.state.service.engine
+        wait_until(lambda: len(engine.active) == 8)
+        wait_until(lambda: not engine.active)
         sent = sum(map(len, iter(lambda: unread.recv(65536), b"")))
     assert sent < 500_000  # so much was taken by the system's buffers
 
@@ -192,12 +198,11 @@ def test_an_interrupt_that_the_parent_ignores_stays_ignored(served):
 
 @posix
 def test_a_long_answer_that_is_not_streamed_is_a_503_after_the_signal(served):
-    with serving(served[0], limits=QUICK) as process, ThreadPoolExecutor(1) as threads:
-        answer = threads.submit(post, process, LONG | {"stream": False})
-        metrics = f"{process.url}/metrics"
-        wait_until(lambda: b"llmcli_requests_active 8\n" in urllib.request.urlopen(metrics).read())
+    with serving(served[0], limits=QUICK) as process:
+        client = request(process, LONG | {"stream": False})
+        assert post(process, {"prompt": "The", "max_tokens": 1}).status == 200  # it is generated beside the long ones
         process.process.send_signal(signal.SIGTERM)
-        response = answer.result()
+        response = client.getresponse()
         assert response.status == 503
         assert json.loads(response.read())["error"]["code"] == "stopping"
         assert process.process.wait(30) == 143

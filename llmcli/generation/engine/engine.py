@@ -36,7 +36,7 @@ from llmcli.generation.engine.requests import (
     StoppingError,
     UnavailableError,
 )
-from llmcli.generation.engine.sequence import Counts, Sequence
+from llmcli.generation.engine.sequence import Sequence
 from llmcli.generation.generator import Choice, choose_together
 from llmcli.models.ngram_runtime import undo_step
 from llmcli.models.runtime import Array, Runtime, step_batch
@@ -67,7 +67,6 @@ class Engine:
         self._analyzing = threading.Lock()  # one function at a time
         self.active: list[Sequence] = []  # in progress; only the engine's thread changes this and the following
         self.prefixes = PrefixCache(self._limits.prefix_bytes)
-        self.counts = Counts()
 
     # ---- from any thread
 
@@ -94,9 +93,8 @@ class Engine:
             self._ensure_running()
             if sum(not sequence.is_cancelled for sequence in (*self.waiting, *self.aside)) >= self._limits.queue:
                 raise QueueFullError(f"{self._limits.queue} requests are waiting already; try again later")
-            sequence = Sequence(request, on_event, self.counts, self._model(request.model), group)
+            sequence = Sequence(request, on_event, self._model(request.model), group)
             self.waiting.append(sequence)
-            self.counts["requests"] += 1
         self._wake()
         return sequence
 

@@ -1,6 +1,6 @@
 """A request being processed: its prompt in chunks, then token by token. V = vocabulary size."""
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Sequence as Ids
 from concurrent.futures import Future
@@ -30,7 +30,6 @@ from llmcli.models.runtime import PREFILL_CHUNK, Array, Runtime
 
 # since the engine started: requests; finished, failed, cancelled; prompt_tokens, including cached_tokens, whose keys
 # and values were reused; generated tokens
-Counts = Counter[str]
 
 
 class Sequence:
@@ -40,7 +39,6 @@ class Sequence:
         self,
         request: GenerationRequest,
         on_event: OnEvent,
-        counts: Counts,
         opened: "Future[tuple[Runtime, Tokenizer]]",
         group: object = None,
     ) -> None:
@@ -51,7 +49,7 @@ class Sequence:
         self.runtime: Runtime | None = None
         self.max_bytes = 0  # maximum memory of the KV cache
         self.waits_for_step = False  # the prompt is processed, and the next step processes one token
-        self._on_event, self._counts = on_event, counts
+        self._on_event = on_event
         self._alternatives: deque[tuple[ScoredToken, ...]] = deque()  # for tokens whose pieces are held back
         self._prompt: list[ScoredToken] = []
         self._first_bytes = b""  # bytes of the first token beyond a prompt that ends inside a word
@@ -144,7 +142,6 @@ class Sequence:
         others = self._most_likely(logprobs, lambda i: (None, data[i]))
         self._start()
         self.text.tokens = self._scored[chosen].tokens - bool(self.request.stop_ids)  # without the one that ends it
-        self._counts["tokens"] += self.text.tokens
         self._tell(Token(None, data[chosen], float(logprobs[chosen]), others, self._scored[chosen].text))
         self._finish("stop")
 
@@ -228,24 +225,22 @@ class Sequence:
 
     def fail(self, error: Exception) -> None:
         self.has_failed = True
-        self._end("failed")
+        self._end()
         self._tell(Failed(error))
 
     def cancel(self) -> None:
-        self._end("cancelled")
+        self._end()
 
     def _finish(self, reason: str) -> None:
-        self._end("finished")
+        self._end()
         self._tell(Finished(reason, self.text.tokens))
 
-    def _end(self, how: str) -> None:
-        self._counts[how] += 1
+    def _end(self) -> None:
         self.is_done, self.waits_for_step = True, False
 
     def _start(self, ids: Ids[int] | None = None) -> None:
         if not self._is_started:
             self._is_started = True
-            self._counts.update(prompt_tokens=self._prompt_length, cached_tokens=self._cached)
             before = tuple(self.text.ids if ids is None else ids)
             self._tell(Started(self._prompt_length, self._cached, tuple(self._prompt), before))
 
@@ -254,7 +249,6 @@ class Sequence:
             if piece.id is not None:
                 data, self._first_bytes = self._first_bytes or self._token_bytes[piece.id], b""
                 self._tell(Token(piece.id, data, piece.logprob, self._alternatives.popleft(), piece.text))
-        self._counts["tokens"] += 1
         if self.text.finish_reason is None:
             self._prepare()
             return

@@ -1,6 +1,5 @@
 """The request bodies of the routes: fields, bounds and defaults."""
 
-import json
 import secrets
 from collections.abc import Callable
 from dataclasses import replace
@@ -131,17 +130,13 @@ StreamOptionsField = Annotated[
     Field(description="an object"),
 ]
 Choices = Annotated[
-    list[Annotated[str, Field(max_length=limits.MAX_GUIDED_CHARACTERS)]],
+    list[Annotated[str, Field(max_length=limits.MAX_GIVEN_CHARACTERS)]],
     Field(
-        min_length=2, max_length=limits.MAX_GUIDED_CHOICES,
-        description=f"a list of 2 to {limits.MAX_GUIDED_CHOICES} texts, each of at most "
-        f"{limits.MAX_GUIDED_CHARACTERS:,} characters",
+        min_length=2, max_length=limits.MAX_GIVEN_CHOICES,
+        description=f"a list of 2 to {limits.MAX_GIVEN_CHOICES} texts, each of at most "
+        f"{limits.MAX_GIVEN_CHARACTERS:,} characters",
     ),
 ]  # fmt: skip
-
-
-def _json_schema(value: Any) -> Grammar:
-    return Grammar.of_schema(json.loads(value) if isinstance(value, str) else value)
 
 
 def _response_format(value: Any) -> Grammar | None:
@@ -150,16 +145,13 @@ def _response_format(value: Any) -> Grammar | None:
             return None
         case {"type": "json_schema", "json_schema": {"schema": dict(schema), **rest}}:
             return Grammar.of_schema(schema, lenient=rest.get("strict") is False)
-        case {"type": "json_object" | "json_schema", "schema": dict(schema)}:  # llama.cpp's
-            return Grammar.of_schema(schema)
-        case {"type": "json_object"}:
+        case {"type": "json_object", **rest} if not rest:
             return ANY_OBJECT
     raise ValueError
 
 
 def _logit_bias(value: Any) -> dict[int, float]:
-    pairs = value.items() if isinstance(value, dict) else value  # llama.cpp takes a list of pairs
-    biases = {int(token): float(bias) for token, bias in pairs}
+    biases = {int(token): float(bias) for token, bias in value.items()}
     if len(biases) > limits.MAX_BIASES or not all(-100 <= bias <= 100 for bias in biases.values()):
         raise ValueError
     return biases
@@ -171,7 +163,7 @@ def _checked(check: Callable[[Any], Any]) -> PlainValidator:
     def read(value: Any) -> Any:
         try:
             return check(value)
-        except (LLMError, TypeError, OverflowError, RecursionError) as error:
+        except (LLMError, AttributeError, TypeError, OverflowError, RecursionError) as error:
             raise ValueError from error
 
     return PlainValidator(read)
@@ -180,11 +172,6 @@ def _checked(check: Callable[[Any], Any]) -> PlainValidator:
 ANY_OBJECT = Grammar.of_schema({"type": "object"})
 FORMATS = '{"type": "json_object"}, or {"type": "json_schema", "json_schema": {"schema": ...}}'
 ResponseFormat = Annotated[Any, _checked(_response_format), WithJsonSchema({"type": "object", "description": FORMATS})]
-Schema = Annotated[
-    Any,
-    _checked(_json_schema),
-    WithJsonSchema({"anyOf": [{"type": "object"}, TEXT], "description": "a JSON schema: an object, or its text"}),
-]
 BIASES = f"an object of at most {limits.MAX_BIASES:,} token ids, with numbers from -100 to 100"
 LogitBias = Annotated[
     dict[int, float],
@@ -194,13 +181,11 @@ LogitBias = Annotated[
 
 
 class StructuredOutputs(Fields):
-    """The form of the text: one of these."""
+    """The form of the text: one of these, in vLLM's names. OpenAI's `response_format` has JSON schemas."""
 
     choice: Choices | None = None
-    schema_: Schema = Field(None, alias="json")
     regex: str | None = None
     grammar: str | None = None
-    json_object: bool = False
 
 
 StructuredOutputsField = Annotated[
@@ -209,10 +194,6 @@ StructuredOutputsField = Annotated[
     WithJsonSchema(StructuredOutputs.schema_of_fields()),
     Field(description="an object"),
 ]
-
-
-def _grammar(kind: str, text: str | None) -> Grammar | None:
-    return Grammar(kind, text) if text else None
 
 
 class GenerationBody(Body):
@@ -238,15 +219,8 @@ class GenerationBody(Body):
     return_token_ids: bool = False  # adds the prompt's; with log probabilities completions get `content`, as in chats
     stream: bool = False
     stream_options: StreamOptionsField | None = None
-    # the form of the text: names of OpenAI, of vLLM before and after 0.11, and of llama.cpp
     response_format: ResponseFormat = None
-    guided_choice: Choices | None = None  # the text is one of these
-    guided_json: Schema = None
-    guided_regex: str | None = None
-    guided_grammar: str | None = None
     structured_outputs: StructuredOutputsField | None = None
-    grammar: str | None = None
-    json_schema: Schema = None
 
     def model_post_init(self, context: Any, /) -> None:
         if self.stream_options is not None and not self.stream:
@@ -269,17 +243,9 @@ class GenerationBody(Body):
         nested = self.structured_outputs or StructuredOutputs.read({})
         asked = [
             ("response_format", self.response_format),
-            ("guided_choice", self.guided_choice and tuple(self.guided_choice)),
-            ("guided_json", self.guided_json),
-            ("guided_regex", _grammar("regex", self.guided_regex)),
-            ("guided_grammar", _grammar("grammar", self.guided_grammar)),
             ("structured_outputs.choice", nested.choice and tuple(nested.choice)),
-            ("structured_outputs.json", nested.schema_),
-            ("structured_outputs.regex", _grammar("regex", nested.regex)),
-            ("structured_outputs.grammar", _grammar("grammar", nested.grammar)),
-            ("structured_outputs.json_object", ANY_OBJECT if nested.json_object else None),
-            ("grammar", _grammar("grammar", self.grammar)),
-            ("json_schema", self.json_schema),
+            ("structured_outputs.regex", nested.regex and Grammar("regex", nested.regex)),
+            ("structured_outputs.grammar", nested.grammar and Grammar("grammar", nested.grammar)),
         ]
         given = [(name, form) for name, form in asked if form]
         if len(given) > 1:
@@ -377,14 +343,10 @@ class PromptBody(Body):
     messages: Messages | None = None
     chat_template_kwargs: Variables | None = None
 
-    @property
-    def text(self) -> Any:
-        return self.prompt
-
     def model_post_init(self, context: Any, /) -> None:
-        if self.text is None and self.messages is None:
+        if self.prompt is None and self.messages is None:
             raise invalid("prompt", "is missing; give a text")
-        if self.text is not None and self.messages is not None:
+        if self.prompt is not None and self.messages is not None:
             raise invalid("prompt", "has no effect with messages; leave it out")
 
 
@@ -424,23 +386,14 @@ class ExpertsBody(PromptBody):
 
 
 class TokenizeBody(PromptBody):
-    """The fields of /tokenize: those of vLLM and llama.cpp."""
+    """The fields of /tokenize: vLLM's."""
 
     prompt: str | None = None
-    content: str | None = None
-    add_special_tokens: bool | None = None
-    add_special: bool = False
+    add_special_tokens: bool = False
     add_generation_prompt: bool = True
-    with_pieces: bool = False
-
-    @property
-    def text(self) -> str | None:
-        return self.prompt if self.content is None else self.content
 
     def model_post_init(self, context: Any, /) -> None:
         super().model_post_init(context)
-        if self.prompt and self.content:
-            raise invalid("prompt", "has no effect with content; leave it out")
         if self.messages is not None and self.add_special_tokens:
             raise invalid("add_special_tokens", "has no effect with messages; leave it out", "unsupported_parameter")
 

@@ -68,7 +68,7 @@ def check_choices_fit(choices: Sequence[str], prompts: Sequence[Prompt | Sequenc
     for choice in choices:
         if taken + (tokens := len(model.tokenizer.encode(choice))) >= model.context:
             raise invalid(
-                "guided_choice",
+                "structured_outputs.choice",
                 f"has {brief(choice)} with {tokens:,} tokens after {taken:,} of the prompt, and the context length of "
                 f"{model.name} is {model.context:,}; use a shorter one",
                 "context_length_exceeded",

@@ -77,7 +77,7 @@ class Fields(BaseModel):
     def read(cls: type[F], values: Mapping[str, Any], place: str = "") -> F:
         """Raises ApiError that names the field, after the `place` of the object, for a value of another kind and for a
         field that is not declared."""
-        _check_undeclared(values, [field.alias or name for name, field in cls.model_fields.items()], place)
+        _check_undeclared(values, cls.model_fields, place)
         try:
             return cls.model_validate({name: value for name, value in values.items() if value is not None})
         except ValidationError as error:
@@ -94,11 +94,10 @@ class Fields(BaseModel):
     def schema_of_fields(cls) -> JsonObject:
         """Return the object's JSON schema; every field with a default may be null."""
         properties, required = cls.model_json_schema()["properties"], []
-        fields = {field.alias or name: field for name, field in cls.model_fields.items()}
         for name, schema in properties.items():
             for unneeded in ("title", "default"):
                 schema.pop(unneeded, None)
-            if fields[name].is_required():
+            if cls.model_fields[name].is_required():
                 required.append(name)
             elif {"type": "null"} not in schema.get("anyOf", ()):
                 properties[name] = {"anyOf": [schema, {"type": "null"}]}
@@ -208,7 +207,7 @@ ANSWERS: dict[str, dict[str, str]] = {  # {type: the properties that each answer
     "Experts": {"string": "model", "array": "experts weights"},
     "Memory": {"string": "model", "array": "corpus spans", "integer": "searched_bytes", "number": "share"},
     "Tokens": {"array": "tokens", "integer": "count max_model_len"},
-    "Text": {"string": "prompt content"},
+    "Text": {"string": "prompt"},
 }  # fmt: skip
 _ERROR = {name: {"type": ["string", "null"]} for name in ("message", "type", "param", "code")}
 

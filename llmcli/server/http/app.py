@@ -35,7 +35,6 @@ OPERATIONS = [
     Operation("/", info_routes.page),
     Operation("/health", info_routes.health),
     Operation("/v1/health", info_routes.health),
-    Operation("/metrics", info_routes.metrics),
     Operation("/openapi.json", description),
     *(
         Operation(prefix + path, handler, body, answer)
@@ -92,7 +91,7 @@ def create_app(
         routes=[
             Route(operation.path, partial(respond, operation), methods=[operation.method]) for operation in OPERATIONS
         ],
-        middleware=[Middleware(Guard, access=access or Access(), counts=service.http_requests, log=log)],
+        middleware=[Middleware(Guard, access=access or Access(), log=log)],
         exception_handlers=dict.fromkeys((ApiError, LLMError, HTTPException, ClientDisconnect), _handle),
         lifespan=lambda _: _lifespan(service, hooks),
     )

@@ -53,14 +53,11 @@ async def _whole(call: Call, answer: GenerationAnswer) -> Response:
 
 
 def _note(running: RunningRequests, call: Call) -> None:
-    """Note the figures of requests in the log and the metrics."""
+    """Note the figures of requests in the log."""
     entry, texts = call.entry, running.texts
     entry.prompt_tokens = sum(text.started.prompt_tokens for text in texts if text.started)
     entry.new_tokens = sum(len(text.tokens) if text.finished is None else text.finished.tokens for text in texts)
     entry.seconds_to_first, entry.answer = running.seconds_to_first, "\n".join(text.text for text in texts)
-    if running.seconds_to_first is not None:
-        call.service.first_tokens += 1
-        call.service.seconds_to_first += running.seconds_to_first
 
 
 class EventStream(Response):

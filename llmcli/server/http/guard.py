@@ -3,7 +3,6 @@
 import asyncio
 import json
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,10 +57,8 @@ def error_response(error: ApiError) -> Response:
 class Guard:
     """Passes on the requests that are allowed."""
 
-    def __init__(
-        self, app: ASGIApp, access: Access, counts: Counter[tuple[str, int]], log: Callable[[LogEntry], None]
-    ) -> None:
-        self._app, self._access, self._counts, self._log = app, access, counts, log
+    def __init__(self, app: ASGIApp, access: Access, log: Callable[[LogEntry], None]) -> None:
+        self._app, self._access, self._log = app, access, log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -80,7 +77,6 @@ class Guard:
         try:
             await self._answer(entry, headers, scope, receive, send_with_headers)
         finally:
-            self._counts[getattr(scope.get("route"), "path", "other"), entry.status] += 1
             self._log(entry)
 
     async def _answer(self, entry: LogEntry, headers: Headers, scope: Scope, receive: Receive, send: Send) -> None:

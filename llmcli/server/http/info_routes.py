@@ -1,21 +1,16 @@
-"""Routes that describe the server and its models: health, metrics, the page, models and their tokenizers."""
+"""Routes that describe the server and its models: health, the page, models and their tokenizers."""
 
-from typing import Any
-
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.headers import read_header
 from llmcli.generation.token_healing import Prompt
 from llmcli.pages.live_page import served_facts, served_page
 from llmcli.pages.model_facts import facts
-from llmcli.server.api.answers import token_text
 from llmcli.server.api.bodies import DetokenizeBody, TokenizeBody
 from llmcli.server.api.prompts import chat_template, check_ids
 from llmcli.server.api.schema import JsonObject
 from llmcli.server.http.service import Call
-
-PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"  # prometheus.io/docs/instrumenting/exposition_formats
 
 
 async def health(call: Call) -> Response:
@@ -27,34 +22,6 @@ async def health(call: Call) -> Response:
     if call.service.loading:
         return JSONResponse({"status": "loading"}, 503, {"Retry-After": "1"})
     return JSONResponse({"status": "ok"})
-
-
-async def metrics(call: Call) -> Response:
-    """Counts, for Prometheus."""
-    service, engine = call.service, call.service.engine
-    requests: dict[str, float] = {
-        f'{{route="{route}",status="{status}"}}': n for (route, status), n in service.http_requests.items()
-    }
-    families: dict[str, dict[str, float]] = {
-        "http_requests_total": requests,
-        "time_to_first_token_seconds": {"_sum": service.seconds_to_first, "_count": service.first_tokens},
-        "requests_active": {"": len(engine.active) - len(engine.aside)},
-        "requests_waiting": {"": len(engine.waiting) + len(engine.aside)},
-        "requests_total": {"": engine.counts["requests"]},
-        "requests_ended_total": {f'{{end="{end}"}}': engine.counts[end] for end in ("finished", "failed", "cancelled")},
-        "tokens_total": {"": engine.counts["tokens"]},
-        "prompt_tokens_total": {"": engine.counts["prompt_tokens"]},
-        "prompt_tokens_cached_total": {"": engine.counts["cached_tokens"]},
-        "cached_prefixes": {"": len(engine.prefixes)},
-        "cached_prefix_bytes": {"": engine.prefixes.bytes},
-        "models_loaded": {"": len(engine.loaded)},
-    }
-    lines = []
-    for name, samples in families.items():
-        kind = {"total": "counter", "seconds": "summary"}.get(name.rpartition("_")[2], "gauge")
-        lines.append(f"# TYPE llmcli_{name} {kind}")
-        lines += [f"llmcli_{name}{labels} {value:.10g}" for labels, value in samples.items()]
-    return PlainTextResponse("\n".join(lines) + "\n", media_type=PROMETHEUS)
 
 
 async def page(call: Call) -> Response:
@@ -101,26 +68,20 @@ def page_facts(call: Call) -> JsonObject:
     }
 
 
-# ---- tokens, with the fields of vLLM and llama.cpp: lm_eval reads them to evaluate a model over HTTP
+# ---- tokens, with the fields of vLLM: lm_eval reads them to evaluate a model over HTTP
 
 
 def tokenize(call: Call, body: TokenizeBody) -> JsonObject:
     """The tokens of a text or a conversation."""
-    tokenizer, text = call.model.tokenizer, body.text or ""
+    tokenizer, text = call.model.tokenizer, body.prompt or ""
     if body.messages is not None:
         template = chat_template(call.model, body.chat_template_kwargs)
         ids = template.encode(body.messages, add_generation_prompt=body.add_generation_prompt)
     else:
         # lm_eval requests the id of the end-of-text token by name; a name within a longer text is ordinary text
         ids = [tokenizer.control_ids[text]] if text in tokenizer.control_ids else tokenizer.encode(text)
-        has_bos = body.add_special if body.add_special_tokens is None else body.add_special_tokens
-        ids = (tokenizer.bos_ids if has_bos else []) + ids
-    tokens: list[Any] = ids
-    if body.with_pieces:
-        data = tokenizer.token_bytes
-        pieces = {token: {"id": token, "piece": token_text(tokenizer, token, data[token])} for token in set(ids)}
-        tokens = [pieces[token] for token in ids]
-    return {"tokens": tokens, "count": len(ids), "max_model_len": call.model.context}
+        ids = (tokenizer.bos_ids if body.add_special_tokens else []) + ids
+    return {"tokens": ids, "count": len(ids), "max_model_len": call.model.context}
 
 
 def detokenize(call: Call, body: DetokenizeBody) -> JsonObject:
@@ -129,7 +90,7 @@ def detokenize(call: Call, body: DetokenizeBody) -> JsonObject:
     check_ids("tokens", ids, call.model)
     is_control = len(ids) == 1 and not tokenizer.token_bytes[ids[0]]
     text = tokenizer.label(ids[0]) if is_control else tokenizer.decode(ids)
-    return {"prompt": text, "content": text}
+    return {"prompt": text}
 
 
 def tokenizer_info(call: Call) -> JsonObject:

@@ -1,8 +1,7 @@
-"""Shared by the routes: models, engine and counters; receiving requests and sending answers."""
+"""Shared by the routes: models and engine; receiving requests and sending answers."""
 
 import asyncio
 import threading
-from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from inspect import iscoroutinefunction
@@ -36,9 +35,6 @@ class Service:
 
     models: Models
     engine: Engine
-    http_requests: Counter[tuple[str, int]] = field(default_factory=Counter)  # keys: route and status
-    first_tokens: int = 0  # texts with a first token
-    seconds_to_first: float = 0.0  # total over these texts
     loading: bool = False  # the first model is being loaded
     analyses: int = 0  # analyses in progress
     compiling: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_COMPILING))  # grammars

@@ -207,10 +207,6 @@ def test_a_conversation_processes_only_its_new_tokens(start):
     assert_as_alone(second, "dense", longer)
     again = ask(engine, tuple(ids)).wait()  # the beginning is copied from the longer one
     assert again.events[0].cached_tokens == len(ids) - 1
-    counts = engine.counts
-    assert counts["cached_tokens"] == sum(client.events[0].cached_tokens for client in (second, again))
-    assert counts["prompt_tokens"] == 2 * len(ids) + len(longer)
-    assert counts["tokens"] == sum(len(client.tokens) for client in (first, second, again))
 
 
 class Blocking(Client):
@@ -320,7 +316,6 @@ def test_a_cancelled_request_frees_its_place(start):
     while engine.active and time.monotonic() < deadline:
         time.sleep(0.01)
     assert (engine.active, engine.waiting) == ([], [])
-    assert engine.counts["cancelled"] + engine.counts["finished"] == 3
 
 
 class Failing:
@@ -565,7 +560,4 @@ def test_any_schedule_of_arrivals_and_cancellations_gives_the_same_texts(arrival
                 assert_as_alone(client, "dense", prompt, sampling)
     finally:
         engine.close()
-    counts = engine.counts
-    assert counts["requests"] == len(arrivals) == counts["finished"] + counts["cancelled"] + counts["failed"]
     assert engine.prefixes.bytes <= EngineLimits().prefix_bytes
-    assert counts["tokens"] >= sum(len(client.tokens) for client, *_ in clients)

@@ -1,4 +1,4 @@
-"""guided_choice and structured_outputs.choice: the text is one of the choices, by the probabilities of `llm`."""
+"""structured_outputs.choice: the text is one of the choices, by the probabilities of `llm`."""
 
 import json
 import math
@@ -11,6 +11,7 @@ from tests.server.streams import events
 
 QUESTION = {"role": "user", "content": "What did the cat do?"}
 CHOICES = ["It sat", "It ate", "🍎"]
+FORM = {"choice": CHOICES}
 CHAT = {"model": "chat", "messages": [QUESTION]}
 
 
@@ -23,10 +24,9 @@ def expected(served, client) -> dict[str, list[tuple[str, float]]]:
     return {"chat": chat.choose([QUESTION], CHOICES), "text": text.choose("The ca", CHOICES)}
 
 
-@pytest.mark.parametrize("field", [{"guided_choice": CHOICES}, {"structured_outputs": {"choice": CHOICES}}])
-def test_the_answer_is_the_best_choice(completion, served, expected, field) -> None:
+def test_the_answer_is_the_best_choice(completion, served, expected) -> None:
     tokens = open_tokenizer(load_any(served[1])).encode(expected["chat"][0][0])
-    answer = completion("/v1/chat/completions", **CHAT, **field, logprobs=True, top_logprobs=3)
+    answer = completion("/v1/chat/completions", **CHAT, structured_outputs=FORM, logprobs=True, top_logprobs=3)
     [choice] = answer["choices"]
     assert choice["message"]["content"] == expected["chat"][0][0] and choice["finish_reason"] == "stop"
     [token] = choice["logprobs"]["content"]
@@ -37,7 +37,7 @@ def test_the_answer_is_the_best_choice(completion, served, expected, field) -> N
 
 
 def test_a_prompt_that_ends_inside_a_word_is_continued(completion, expected) -> None:
-    answer = completion(prompt="The ca", guided_choice=CHOICES, logprobs=5)
+    answer = completion(prompt="The ca", structured_outputs=FORM, logprobs=5)
     [choice] = answer["choices"]
     assert choice["text"] == expected["text"][0][0]
     [top] = choice["logprobs"]["top_logprobs"]
@@ -49,14 +49,14 @@ def test_answers_are_sampled_by_their_probabilities(completion, expected) -> Non
     counts: Counter[str] = Counter()
     for seed in range(0, 240, 30):
         sampled = {"temperature": 1, "min_p": 0, "n": 30, "seed": seed}
-        answer = completion("/v1/chat/completions", **CHAT, guided_choice=CHOICES, **sampled)
+        answer = completion("/v1/chat/completions", **CHAT, structured_outputs=FORM, **sampled)
         counts.update(choice["message"]["content"] for choice in answer["choices"])
     for text, probability in expected["chat"]:
         assert abs(counts[text] - 240 * probability) <= 4 * math.sqrt(240 * probability * (1 - probability)) + 1
 
 
 def test_a_stream_has_the_same_answer(client, expected) -> None:
-    body = {**CHAT, "guided_choice": CHOICES, "temperature": 0, "stream": True}
+    body = {**CHAT, "structured_outputs": FORM, "temperature": 0, "stream": True}
     with client.stream("POST", "/v1/chat/completions", json=body) as response:
         chunks = events(response.read().decode())
     texts = [chunk["choices"][0]["delta"].get("content", "") for chunk in chunks]
@@ -66,26 +66,29 @@ def test_a_stream_has_the_same_answer(client, expected) -> None:
 
 def test_an_answer_after_choices_continues_from_the_same_cache(completion) -> None:
     before = completion("/v1/chat/completions", **CHAT, max_tokens=6)
-    completion("/v1/chat/completions", **CHAT, guided_choice=CHOICES)
+    completion("/v1/chat/completions", **CHAT, structured_outputs=FORM)
     after = completion("/v1/chat/completions", **CHAT, max_tokens=6)
     assert after["choices"] == before["choices"]
     assert after["usage"]["prompt_tokens_details"]["cached_tokens"] > 0
 
 
 @pytest.mark.parametrize(
-    ("fields", "message"),
+    ("form", "message"),
     [
-        ({"guided_choice": ["a"]}, "guided_choice must be a list of 2 to 256 texts"),
-        ({"guided_choice": ["a", "a"]}, "guided_choice has 'a' twice"),
-        ({"guided_choice": ["a", ""]}, "guided_choice has an empty text"),
-        ({"structured_outputs": {"choice": ["a"]}}, "choice must be a list of 2 to 256 texts"),
-        ({"structured_outputs": {"structural_tag": "a+"}}, "structural_tag"),
-        ({"structured_outputs": {"choice": ["a", "b"]}, "guided_choice": ["a", "b"]}, "give one of the two"),
-        ({"guided_choice": ["a", "b"], "stop": "a"}, "stop has no effect with guided_choice"),
-        ({"guided_choice": ["a", "x" * 400]}, "the context length of chat is 128"),
+        ({"choice": ["a"]}, "structured_outputs.choice must be a list of 2 to 256 texts"),
+        ({"choice": ["a", "a"]}, "structured_outputs.choice has 'a' twice"),
+        ({"choice": ["a", ""]}, "structured_outputs.choice has an empty text"),
+        ({"structural_tag": "a+"}, "structural_tag"),
+        ({"choice": ["a", "b"], "regex": "a"}, "give one of the two"),
+        ({"choice": ["a", "x" * 400]}, "the context length of chat is 128"),
     ],
 )
-def test_wrong_choices_are_one_clear_error(client, fields, message) -> None:
-    response = client.post("/v1/chat/completions", json=CHAT | fields)
+def test_wrong_choices_are_one_clear_error(client, form, message) -> None:
+    response = client.post("/v1/chat/completions", json=CHAT | {"structured_outputs": form})
     assert response.status_code == 400, response.text
     assert message in response.json()["error"]["message"] and "\n" not in json.dumps(response.json())
+
+
+def test_stop_has_no_effect_beside_choices(client) -> None:
+    response = client.post("/v1/chat/completions", json=CHAT | {"structured_outputs": FORM, "stop": "a"})
+    assert "stop has no effect with structured_outputs.choice" in response.json()["error"]["message"]

@@ -49,7 +49,7 @@ def test_a_field_of_another_name_is_refused_with_the_one_that_is_meant(client):
     ("name", "hint"),
     [
         ("max_token", "did you mean max_tokens?"), ("max_new_tokens", "did you mean max_tokens?"),
-        ("freq_penalty", "did you mean frequency_penalty?"), ("guided_jason", "did you mean guided_json?"),
+        ("freq_penalty", "did you mean frequency_penalty?"), ("respons_format", "did you mean response_format?"),
         ("web_search_options", "leave it out"), ("response_schema", "leave it out"), ("system", "leave it out"),
     ],
 )  # fmt: skip

@@ -111,8 +111,8 @@ def test_an_unexpected_error_says_nothing_to_the_client(served, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("a secret of /home/me")
 
-    monkeypatch.setattr(info_routes, "PlainTextResponse", fail)
+    monkeypatch.setattr(info_routes, "HTMLResponse", fail)
     with TestClient(app, base_url=URL) as client:
-        response = client.get("/metrics")
+        response = client.get("/")
     assert response.status_code == 500 and "secret" not in response.text and "RuntimeError" not in response.text
     assert any("RuntimeError: a secret" in line for line in lines)
