@@ -384,9 +384,9 @@ def _show_progress(view: "TrainingView", task: str, share: float) -> None:
 
 
 def _report(options: _Options, result: "Result", run: "PlannedRun") -> None:
-    """Report the saved file, the quality of the model, and commands to try next."""
+    """Report the saved file, the quality of the model, and the command to try next."""
     from llmcli.cli.reports.training import show_result
-    from llmcli.training.files.summary import summarize, usage_hints
+    from llmcli.training.files.summary import summarize, usage_hint
 
     done, inputs, output, conversations = result.done, run.inputs, run.output, run.prepared.conversations
     labels = conversations.labels if conversations else []
@@ -408,12 +408,14 @@ def _report(options: _Options, result: "Result", run: "PlannedRun") -> None:
         chats = conversations is not None
         first = conversations.split.training[0].messages if conversations and labels else ()
         question = next((" ".join(message.content.split()) for message in first if message.role == "user"), "")
-        sentences += usage_hints(
+        hint = usage_hint(
             "" if str(result.file) == DEFAULT_MODEL else str(result.file),  # the default model need not be named
             question[:MAX_QUESTION] if chats else run.prepared.example_prompt(), chats=chats, labels=labels,
-            known=done.checkpoint.known_answers, kind=None if chats else run.prepared.line_kind(),
+            knows_answers=done.checkpoint.known_answers is not None,
+            kind=None if chats else run.prepared.line_kind(),
             has_chat_template='"chat_template"' in (done.checkpoint.tokenizer_config_json or ""),
         )  # fmt: skip
+        sentences.append(hint)
     show_result(
         done, result.file, parameters=parameters, baselines=result.baselines, sentences=sentences, json_=options.json
     )

@@ -11,7 +11,7 @@ from llmcli.data.text.line_kinds import LineKind
 from llmcli.errors import LLMError, command_line
 from llmcli.evaluation.compressors import Baseline
 from llmcli.evaluation.figures import ADAPTING, NETWORK, Figures, known_text
-from llmcli.formats.training_record import EvaluatedData, KnownAnswers, Settings, TrainingRecord
+from llmcli.formats.training_record import EvaluatedData, Settings, TrainingRecord
 
 MIN_STEPS, MIN_STEPS_FINE_TUNING = 100, 10  # fewer steps leave a model undertrained ...
 MANY_EPOCHS = 10.0  # ... except after this many epochs: the run lacks text, not steps
@@ -25,11 +25,9 @@ FORGETTING = 0.02  # relative rise of the bits per byte of plain text by trainin
 MEMORIZED_SHARE = 0.1  # share of generated strings in the training text, beyond the share of held-out strings, ...
 ASSUMED_SHARE = 0.4  # ... which is assumed if nothing is held out
 EXACT_SHARE = 0.99  # share of held-out questions answered exactly: hardly any are left
-KNOWN_SHARE = 0.5  # share of the held-out strings in the training text: the text repeats itself
 REPEATED_SHARE = 0.9  # the same share in a repetitive text, whose unpredictable part is mostly chance
 NEAR_FLOOR = 0.05  # bits per byte gained in the second half of a run: on a repetitive text, nearly all that is left
 MAX_LISTED_CHARACTERS = 200  # maximum length of the answers in a command
-KNOWN_ANSWERS_ADVICE = " --known-answers makes the model answer with whole training answers only, or with none."
 MIN_COMPARED_BYTES = 2000  # minimum held-out text for a meaningful comparison with compressors
 
 
@@ -111,9 +109,9 @@ def summarize(
     again: str = "the same command",
     has_labels: bool = False,
 ) -> list[str]:
-    """Summarize a finished run in a few sentences: its quality, and advice. `command` is the run's command without its
-    budget, twice the `seconds` of the run; `again` says how to resume it if it is `resumable`. `has_labels`: the
-    answers are few labels."""
+    """Summarize a finished run: its figures, a warning if the held-out text was known, and one sentence of advice.
+    `command` is the run's command without its budget, twice the `seconds` of the run; `again` says how to resume it if
+    it is `resumable`. `has_labels`: the answers are few labels."""
     run = _FinishedRun(record, baselines)
     taken = (record.clock.seconds if record.clock else 0.0) if seconds is None else seconds
     minutes = max(MIN_SUGGESTED_MINUTES, math.ceil(2 * taken / 60))
@@ -127,63 +125,46 @@ def summarize(
         or _answers(run, has_labels=has_labels)
         or overfitting
         or _limit_of_epochs(run, command, improving=improving)
+        or (f"Still improving at the end; more time would help{longer}" if improving else "")
+        or memorization
+        or _plateau(run)
     )
-    if not remark and improving:
-        remark = f"Still improving at the end; more time would help{longer}"
-    if memorization and not remark:
-        memorization += " More text or a smaller model would help."
-    elif not remark:
-        loss = run.curve.label if run.curve.validation else "training"
-        remark = f"The {loss} loss has plateaued: longer training at this size would help little."
-        if run.has_inexact_answers:
-            remark += " More conversations would help."
-    sentences = [_quality(run), _known_text(run), *_conversations(record), remark, memorization]
-    return [sentence for sentence in sentences if sentence]
+    return [sentence for sentence in (_quality(run), *_conversations(record), _known_text(run), remark) if sentence]
 
 
-def usage_hints(
+def usage_hint(
     model: str,
     prompt: str | None = None,
     *,
     has_chat_template: bool = False,
     chats: bool = False,
     labels: Sequence[str] = (),
-    known: KnownAnswers | None = None,
+    knows_answers: bool = False,
     kind: LineKind | None = None,
-) -> list[str]:
-    """Return the commands to try next with the file `model` ("": the default one) and a `prompt`. `chats`: it was
-    trained on conversations, whose answers are few `labels`; `known`: the answers that the file stores; `kind`: what
-    the lines of its training text are."""
-    file = f" {command_line([model])}" if model else ""
-    option = f" -m{file}" if model else ""
+) -> str:
+    """Return the command to try next with the file `model` ("": the default one) and a `prompt`. `chats`: it was
+    trained on conversations, whose answers are few `labels`; `knows_answers`: the file stores them; `kind`: what the
+    lines of its training text are."""
+    option = f" -m {command_line([model])}" if model else ""
     note = "" if has_chat_template else "The model continues text; it does not answer questions. "
-    command = f"llm generate {shell_quoted(prompt or '...')}{option}"
+    text = shell_quoted(prompt or "...")
+    command = f"llm generate {text}{option}"
     if chats:
-        command = f"llm chat{option}{' --known-answers' if known else ''}"
+        command = f"llm chat{option}{' --known-answers' if knows_answers else ''}"
+    if labels:
+        command = f"llm chat {text}{option} --choices {_choices(labels)}"
     elif kind == "list":
         command = f"llm generate{option} --lines 10 --new"
     elif kind == "log":
         command = f"llm eval OTHER_LOG{option} --per-line"
-    details = f"{note}Details of the file: llm inspect{file}"
-    hints = [f"Try it: {command}"]
-    if known:
-        count = units.count(len(known.pairs), "question")
-        hints.append(f"Anyone who has the file can read the {count} and answers in it.")
-    return [*hints, *_label_hints(labels, option, prompt or "..."), details]
+    return f"{note}Try it: {command}"
 
 
-def _label_hints(labels: Sequence[str], option: str, question: str) -> list[str]:
-    """Return how to ask for the probabilities of answers, if these are few."""
-    if not labels:
-        return []
+def _choices(labels: Sequence[str]) -> str:
+    """Return the labels as the value of --choices."""
     is_list = all("," not in label and label == " ".join(label.split()) for label in labels)
     is_list &= sum(map(len, labels)) <= MAX_LISTED_CHARACTERS
-    choices = command_line([",".join(labels)]) if is_list else "FILE (with one on each line)"
-    return [
-        f"There are only {len(labels)} different answers. Their probabilities: "
-        f"llm chat{option} {shell_quoted(question)} --choices {choices}; how well the model chooses among them: "
-        f"llm eval TABLE{option} --choices answers. The training table must be like the texts that you will label."
-    ]
+    return command_line([",".join(labels)]) if is_list else "FILE (with one on each line)"
 
 
 class _FinishedRun:
@@ -262,11 +243,7 @@ def _known_text(run: _FinishedRun) -> str:
         )
     if known := known_text(held_out.known_share):
         return f"Held-out text: {known}, so its figures say little about new text."
-    known = (
-        f"{run.known_share:.0%} of the 30-character strings of the held-out text occur verbatim in the training text"
-    )
-    is_known = run.known_share >= KNOWN_SHARE
-    return f"{known}: text that repeats it less takes more bits per byte." if is_known else ""
+    return ""
 
 
 def _conversations(record: TrainingRecord) -> list[str]:
@@ -338,16 +315,8 @@ def _answers(run: _FinishedRun, *, has_labels: bool) -> str:
         return ""
     if new and _still_improving(run):
         return ""
-    knows = "The model knows its training answers, so longer training would help little."
-    if has_labels:
-        return f"{knows} More rows would help with new ones."
-    published = "" if run.fine_tuned else ", or fine-tuning a published model (--from),"
-    unseen = " Most held-out answers are not among the training answers: to train on all, hold none out (--val 0)."
-    return (
-        f"{knows} Several wordings of each question in the training data{published} would help with new questions."
-        f"{'' if run.record.known_answers else KNOWN_ANSWERS_ADVICE}"
-        f"{unseen if answers and answers.seen < 1 - KNOWN_SHARE else ''}"
-    )
+    more = "More rows" if has_labels else "Several wordings of each question in the training data"
+    return f"The model knows its training answers: longer training would help little. {more} would help with new ones."
 
 
 def _overfitting(run: _FinishedRun) -> str:
@@ -361,11 +330,9 @@ def _overfitting(run: _FinishedRun) -> str:
                 f"Fine-tuning did not improve on the base model ({name} loss: {lowest} bits per byte before, {at_end} "
                 f"at the end), so its weights are kept. A lower learning rate or more {run.data} would help."
             )
-        # some users want a chat model that repeats the answers in its training file
-        alone = " For a model that repeats the answers in the file, hold none out: --val 0." if run.of_answers else ""
         return (
             f"Overfitting after step {run.best_step:,}: the {name} loss rose from {lowest} to {at_end} bits per byte, "
-            f"so the weights of that step are kept. {more}{alone}"
+            f"so the weights of that step are kept. {more}"
         )
     has_gap = run.epochs >= OVERFITTING_EPOCHS and last >= max(OVERFITTING_RATIO * run.training_loss, KNOWN)
     if has_gap and not _still_improving(run):
@@ -385,10 +352,7 @@ def _limit_of_epochs(run: _FinishedRun, command: str | None, *, improving: bool)
         more = f": {command} --epochs {math.ceil(2 * run.epochs)}" if command else "."
         return f"Still improving after {epochs}, the limit for this much data; more epochs would help{more}"
     if run.known_share >= REPEATED_SHARE:
-        return (
-            f"Training stopped after {epochs}. The text is repetitive ({run.known_share:.0%} of the 30-character "
-            "strings of its held-out part occur in the training part): more time or text would help little."
-        )
+        return _plateau(run)
     if not (run.found_epochs or run.curve.validation):
         return ""
     falls = "more did not lower the validation loss of the first run"
@@ -398,6 +362,12 @@ def _limit_of_epochs(run: _FinishedRun, command: str | None, *, improving: bool)
         f"Training stopped after {epochs}: {falls}, so further epochs would only make the model memorize the "
         f"{run.data}. More {run.data} would help."
     )
+
+
+def _plateau(run: _FinishedRun) -> str:
+    loss = run.curve.label if run.curve.validation else "training"
+    more = " More conversations would help." if run.has_inexact_answers else ""
+    return f"The {loss} loss has plateaued: longer training at this size would help little.{more}"
 
 
 def _still_improving(run: _FinishedRun) -> bool:
@@ -422,4 +392,7 @@ def _memorization(record: TrainingRecord) -> str:
     if share < MEMORIZED_SHARE + (ASSUMED_SHARE if held_out_share is None else held_out_share):
         return ""
     beside = "" if held_out_share is None else f" (held-out text itself: {held_out_share:.0%})"
-    return f"Memorization: {share:.0%} of generated 30-character strings occur verbatim in the training text{beside}."
+    return (
+        f"Memorization: {share:.0%} of generated 30-character strings occur verbatim in the training text{beside}. "
+        "More text or a smaller model would help."
+    )

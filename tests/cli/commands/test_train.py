@@ -127,37 +127,32 @@ def test_the_summary_gives_advice_and_is_kept_in_the_record(llm: Llm, with_slice
     words = ["train", "c.txt", "--steps", 4, *SMALL, "-o", "my model.safetensors"]
     answer = llm(*words)
     assert answer.exit_code == 0 and answer.stdout == ""
-    figure, known, *advice = answer.stderr.splitlines()[-5:]
-    summary = [figure, *advice]
+    figure, known, undertrained, hint = answer.stderr.splitlines()[-4:]
+    assert figure.startswith("Held-out text (the last tenth of the text): ") and "bits per byte at the end" in figure
     assert known.startswith("Held-out text: 100% of it also occurs in the training text")
-    assert (
-        summary[0].startswith("Held-out text (the last tenth of the text): ")
-        and "bits per byte at the end" in summary[0]
-    )
-    assert summary[1].startswith("Undertrained: 4 steps") and summary[1].endswith(
+    assert undertrained.startswith("Undertrained: 4 steps") and undertrained.endswith(
         " Train longer: llm train c.txt -o 'my model.safetensors' --layers 1 --width 32 "
         "--context 16 --batch-tokens 512 --threads 1 --force --time 5m"
     )
-    assert summary[2:] == [
-        "Try it: llm generate \"The dog ate the\" -m 'my model.safetensors'",
-        "The model continues text; it does not answer questions. Details of the file: "
-        "llm inspect 'my model.safetensors'",
-    ]
-    assert llm(*shlex.split(summary[2].split(": llm ")[1]), "-n", 3).exit_code == 0
+    assert hint == (
+        'The model continues text; it does not answer questions. Try it: llm generate "The dog ate the" -m \'my '
+        "model.safetensors'"
+    )
+    assert llm(*shlex.split(hint.split(": llm ")[1]), "-n", 3).exit_code == 0
     *events, done = map(json.loads, llm(*words, "--force", "--json").stdout.splitlines())
-    assert done["verdict"] == [figure, known, *advice]
+    assert done["verdict"] == [figure, known, undertrained, hint]
     assert [found["name"] for found in done["baselines"]] == ["xz", "PPM, adaptive", "PPM, static"]
     for found in done["baselines"]:
         if found["name"] == "PPM, adaptive":  # is shown beside an adapting figure only
             continue
         shown = f"about {found['bits_per_byte']:.2f}" if found["estimate"] else f"{found['bits_per_byte']:.3f}"
-        assert f"{found['name']} {shown}" in summary[0]
+        assert f"{found['name']} {shown}" in figure
     assert set(done["memorised"]) == {"share", "strings", "held_out_share", "searched_bytes"}
     record = json.loads(llm("inspect", "my model.safetensors", "--json").stdout)["training"]
     assert record["memorised"] == done["memorised"]
     interim = [event["bits_per_byte"] for event in events if event["event"] == "eval"]
     assert interim and record["curve"]["eval_bits_per_byte"] == interim  # the same numbers, not rounded once more
-    assert record["verdict"] == [figure, known, advice[0].split(": llm")[0] + "."]
+    assert record["verdict"] == [figure, known, undertrained.split(": llm")[0] + "."]
     shown = llm("inspect", "my model.safetensors").stdout
     assert "summary" in shown and "memorization" in shown and "⠒⠒ training  o validation" in shown
     assert re.search(

@@ -38,8 +38,7 @@ def test_a_file_of_conversations_makes_a_model_that_answers(llm: Llm) -> None:
     summary = next(line for line in lines if line.startswith("Held-out answers (10% of the conversations, "))
     assert "bits per byte at the end (lower is better)" in summary
     assert any(line.startswith("Greedy answers to 4 held-out questions: ") for line in lines)
-    assert [lines[-3], lines[-1]] == ["Try it: llm chat", "Details of the file: llm inspect"]
-    assert 'There are only 5 different answers. Their probabilities: llm chat "What does Anna like?"' in lines[-2]
+    assert lines[-1].startswith('Try it: llm chat "What does Anna like?" --choices ')
     record = record_of("model.safetensors")
     assert record["memorised"] is None and record["answers"]["questions"] == 4
     assert record["verdict"] == [line.split(": llm train")[0] for line in record["verdict"]]
