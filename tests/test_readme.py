@@ -40,7 +40,7 @@ def test_there_are_commands() -> None:
 @pytest.mark.parametrize(("page", "command"), COMMANDS)
 def test_every_option_that_is_shown_exists(llm: Llm, page: str, command: str) -> None:
     words = shlex.split(command.split("#")[0])
-    known = llm(words[1], "--help").stdout
+    known = llm(words[1], "--help-all").stdout
     for word in words[2:]:
         if word.startswith("-") and len(word) > 1:
             assert re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", known), word
@@ -64,7 +64,7 @@ OF_OTHER_PROGRAMS = (
 
 def test_every_option_that_is_mentioned_exists(llm: Llm) -> None:
     known = {f"--{word}" for word in OF_OTHER_PROGRAMS.split()}
-    known |= set(re.findall(r"--[\w-]+", "".join(llm(name, "--help").stdout for name in SUBCOMMANDS)))
+    known |= set(re.findall(r"--[\w-]+", "".join(llm(name, "--help-all").stdout for name in SUBCOMMANDS)))
     for page in PAGES:
         named = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", (ROOT / page).read_text("utf-8")))
         assert named <= known, page

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import warnings
+from copy import copy
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
@@ -35,6 +36,7 @@ SUBCOMMANDS = (
     "models", "cache",
 )  # fmt: skip
 OUTPUT = "the output"  # file name in errors of standard output
+HELP_ALL = "--help-all"
 
 
 class ErrorHandlingGroup(TyperGroup):
@@ -92,14 +94,20 @@ class Subcommand(TyperCommand):
 
     def parse_args(self, ctx: "Context", args: list[str]) -> list[str]:
         convert_directly(self.get_params(ctx))
-        return super().parse_args(ctx, args)
+        ctx.meta[HELP_ALL] = HELP_ALL in args
+        return super().parse_args(ctx, ["--help"] if ctx.meta[HELP_ALL] else args)
 
     def collect_usage_pieces(self, ctx: "Context") -> list[str]:
         return ["[OPTIONS]", *(_usage_name(param) for param in self.params if isinstance(param, TyperArgument))]
 
     def format_options(self, ctx: "Context", formatter: "HelpFormatter") -> None:
         panels: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
+        rare = 0
         for param in self.get_params(ctx):
+            if getattr(param, "hidden", False):
+                rare += 1
+                param = copy(param)
+                param.hidden = not ctx.meta[HELP_ALL]  # type: ignore[attr-defined]
             record = param.get_help_record(ctx)
             if record is None:
                 continue
@@ -108,6 +116,8 @@ class Subcommand(TyperCommand):
             else:
                 panel = getattr(param, "rich_help_panel", None) or "Options"
                 panels.setdefault(panel, []).append(record)
+        if rare:
+            panels["Options"].append((HELP_ALL, f"Show all options, also {rare} rare ones, and exit."))
         for name, records in panels.items():
             if records:
                 with formatter.section(name):

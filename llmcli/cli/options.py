@@ -89,6 +89,8 @@ class Options:
     subclass, follow them. The attributes here are shared: a subclass only needs to annotate them.
     """
 
+    RARE = ""  # names of the options that only --help-all shows
+
     model: str | None = option(
         "FILE",
         f"Model: a file, a directory or hf:OWNER/NAME (default: $LLMCLI_MODEL or {DEFAULT_MODEL}).",
@@ -301,8 +303,9 @@ def as_function(command: Callable[[Any], None]) -> Callable[..., None]:
     annotations = {name: annotation for group in groups for name, annotation in group.__annotations__.items()}
     for name, annotation in annotations.items():
         info = copy(getattr(kind, name))
-        if isinstance(info, OptionInfo) and not info.param_decls:
-            info.param_decls = (f"--{name.rstrip('_').replace('_', '-')}",)
+        if isinstance(info, OptionInfo):
+            info.param_decls = info.param_decls or (f"--{name.rstrip('_').replace('_', '-')}",)
+            info.hidden = name in kind.RARE.split()
         parameters.append(Parameter(name, Parameter.KEYWORD_ONLY, default=info, annotation=annotation))
     run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
     run.__doc__ = command.__doc__

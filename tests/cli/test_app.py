@@ -8,11 +8,12 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from llmcli.cli.app import SUBCOMMANDS
+from llmcli.cli.app import SUBCOMMANDS, subcommand
 from llmcli.formats import checkpoint
 from tests import platforms
 from tests.conftest import TEXT, Llm
@@ -97,6 +98,12 @@ def test_infinite_weights_are_one_line(words: tuple[str, ...], tiny_model: Path)
 
 # ---- help and standard streams
 
+HELPS = ("--help", "--help-all")
+
+
+def options_of(name: str) -> list[Any]:
+    return [param for param in subcommand(name).params if param.opts[0].startswith("-")]
+
 
 def test_version_and_help(llm: Llm) -> None:
     assert llm("--version").stdout.startswith("llmcli ")
@@ -121,6 +128,17 @@ def test_help_names_arguments_without_python_types_and_fits_80_columns(llm: Llm,
     assert max(map(len, text.splitlines())) <= 80
     options = re.findall(r"^  (--?[a-z].*?)(?:  |\n {20,})(\S.*)", text, flags=re.MULTILINE)
     assert options and all(help[0].isupper() or help[0].isdigit() for _, help in options), options
+
+
+@pytest.mark.parametrize("name", SUBCOMMANDS)
+def test_help_shows_at_most_30_options_and_help_all_the_rest(llm: Llm, name: str) -> None:
+    shown = {which: set(re.findall(r"^  (?:-\w, )?(--[a-z-]+)", llm(name, which).stdout, re.M)) for which in HELPS}
+    assert len(shown["--help"]) <= 30
+    everything = {next(one for one in param.opts if one.startswith("--")) for param in options_of(name)}
+    assert shown["--help-all"] - {"--help", "--help-all"} == everything
+    assert shown["--help"] <= shown["--help-all"] and (
+        ("--help-all" in shown["--help"]) == (shown["--help"] != shown["--help-all"])
+    )
 
 
 @pytest.mark.slow

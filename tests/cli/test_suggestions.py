@@ -117,7 +117,7 @@ def test_a_prompt_without_a_subcommand_gets_the_command(llm: Llm) -> None:
 
 def test_help_and_version_are_subcommands_too(llm: Llm) -> None:
     assert llm("help").stdout == llm("--help").stdout and llm("help").exit_code == 0
-    assert llm("help", "train").stdout == llm("train", "--help").stdout and "--lr-scale" in llm("help", "train").stdout
+    assert llm("help", "train").stdout == llm("train", "--help").stdout and "--layers" in llm("help", "train").stdout
     assert llm("version").stdout == llm("--version").stdout and llm("version").exit_code == 0
     assert "version" not in llm("--help").stdout.split("Commands:")[1]
 

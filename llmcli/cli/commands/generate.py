@@ -52,6 +52,7 @@ KnownLines = Callable[[set[str]], set[str]]
 
 
 class _Options(GenerationOptions):
+    RARE = "literal min_tokens column encoding quantize no_cache"
     prompt: str | None = argument("PROMPT", 'Text to continue; "" begins a text, - reads standard input.')
     model: str | None
     max_tokens: int

@@ -37,6 +37,10 @@ OMITTED = {"time", "steps", "epochs", "force", "json", "quiet", "corpus", "watch
 
 
 class _Options(ReadingOptions):
+    RARE = (
+        "kl_weight adapter_only heads batch_tokens lr_scale optimizer probe dtype threads processes template "
+        "strip_boilerplate"
+    )
     corpus: list[str] = argument(
         "CORPUS", "Text or conversations: files, directories or globs, also .gz; - reads text from standard input.", ...
     )
