@@ -149,8 +149,7 @@ def test_each_way_to_measure_a_text_gives_the_same_two_figures(model: Path, llm:
 
 def test_a_compressor_stands_beside_the_figure_of_its_kind(model: Path, llm: Any) -> None:
     Path("t.txt").write_text(TEXT, "utf-8")
-    Path("past.txt").write_text(TEXT[:500], "utf-8")
-    words = ("eval", "t.txt", "--past", "past.txt", "-q")
+    words = ("eval", "t.txt", "-q")
     found = json.loads(llm(*words, "--json").stdout)
     head, *rows = (line.split("\t") for line in llm(*words).stdout.splitlines())
     assert head[:3] == ["model", "network", "adapting"]

@@ -115,9 +115,8 @@ def evaluate() -> Iterator[Command]:
     yield Command("eval text.txt -m dense.safetensors", Compare.ROWS)
     yield Command("eval other.txt -m dense.safetensors -m second.safetensors -m mixture.safetensors --json")
     yield Command("eval other.txt --whole -m second.safetensors --context 8 --json")
-    yield Command("eval other.txt tokenizer.json --past text.txt -m llama --json")
+    yield Command("eval other.txt tokenizer.json -m llama --json")
     yield Command("eval other.txt -m int8.safetensors --json")
-    yield Command("eval other.txt -m llama --quantize int8 --json", tolerance=0.02, needs="onnxruntime")
     yield Command("eval other.txt --per-token -m second.safetensors --json")
     yield Command("eval other.txt --per-token -m second.safetensors", Compare.FIGURES)
     # errors

@@ -2,16 +2,15 @@
 
 import itertools
 import math
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcli import units
-from llmcli.cli.options import CHOICES_HELP, ReadingOptions, argument, flag, model_path, option, read_choices
+from llmcli.cli.options import CHOICES_HELP, ResultOptions, argument, flag, model_path, option, read_choices
 from llmcli.cli.reports.evaluation import ModelScore, TokenSurprisals, baseline_json, print_scores
 from llmcli.cli.terminal import console
 from llmcli.config import DEFAULT_MODEL, EVALUATION_CONTEXT
@@ -37,20 +36,21 @@ if TYPE_CHECKING:
     Models = Mapping[Path, Checkpoint | Ensemble]
 
 MAX_COMPRESSED_BYTES = 1 << 26  # compressors hold the text in memory
+TOP_LINES = 20
 MAX_NAMES = 3  # documents listed in a note
 NO_TOKENS = "the text has no tokens to measure; add --whole to measure what was trained on too"
 
 
-class _Options(ReadingOptions):
+class _Options(ResultOptions):
     texts: list[str] = argument("TEXT", "Text: files, directories or globs, also .gz; - reads standard input.", ...)
     models: list[str] | None = option(
         "FILE", f"Model to measure; can be repeated (default: $LLMCLI_MODEL or {DEFAULT_MODEL}).", names="-m --model"
     )
-    past: list[str] | None = option("FILE", "Text that compressors read first (default: the models' training text).")
     whole: bool = flag("Measure the whole text, not only the part that was held out in training.")
     per_token: bool = flag("Show the surprisal of each token and the most surprising passages.")
-    per_line: bool = flag("Rank the lines by surprisal, each with its most surprising token.")
-    top: int = option("N", "With --per-line: number of lines; --json prints all.", 20, min=1)
+    per_line: bool = flag(
+        f"Rank the {TOP_LINES} most surprising lines, each with its most surprising token; --json prints all."
+    )
     choices: str | None = option(
         "LIST",
         f"Measure how well models choose the answers among these: {CHOICES_HELP}; or answers, for those in the text.",
@@ -59,7 +59,6 @@ class _Options(ReadingOptions):
     context: int | None = option(
         "N", f"Context length in tokens (default: the model's, at most {EVALUATION_CONTEXT} or its training's).", min=2
     )
-    quantize: str | None
     no_cache: bool
     device: str
 
@@ -67,6 +66,7 @@ class _Options(ReadingOptions):
 def eval_(options: _Options) -> None:
     """Measure bits per byte and perplexity on text or answers.
 
+    Files are read as in the model's training; for another way to read them: llm text FILE --column NAME | llm eval -.
     On questions and answers, the exact answers are counted too. The compressors xz and PPM are measured on the same
     text as baselines. Lower is better; 8 bits per byte is a uniform guess over all byte values.
 
@@ -74,32 +74,24 @@ def eval_(options: _Options) -> None:
     """
     from llmcli.cli.reports.files import note_skipped_files
     from llmcli.data.reading_progress import ReadingProgress
-    from llmcli.data.sources import check_reading, read_sources
-    from llmcli.evaluation.training_text import recorded_reading, recorded_speakers
+    from llmcli.data.sources import read_sources
+    from llmcli.evaluation.training_text import recorded_reading
     from llmcli.formats.loading import load_any
 
-    conflicts = {"per_line": "past per_token", "per_token": "past", "known_answers": "choices"}
-    options.check(conflicts, {"per_line": "top"})
+    options.check({"per_line": "per_token", "known_answers": "choices"})
     if (options.per_line or options.per_token) and len(options.models or ()) > 1:
         per = "--per-line" if options.per_line else "--per-token"
         raise usage(f"{per} shows one model, found {len(options.models or ())}; name one with -m")
     models = {path: load_any(path) for path in (model_path(name) for name in options.models or (None,))}
-    how = typed = options.reading()
-    if not typed.is_requested:  # read the text as in training
-        how = recorded_reading(_records(models))
-        how = replace(
-            how, speakers=typed.speakers, encoding=typed.encoding or how.encoding,
-            strip_boilerplate=typed.strip_boilerplate or how.strip_boilerplate,
-        )  # fmt: skip
     templates = _chat_templates(models)
     progress = ReadingProgress(None, console.note)
-    sources = read_sources(options.texts, how, text_only=not templates, on_read=progress)
-    check_reading(typed, [sources])
+    reading = recorded_reading(_records(models))
+    sources = read_sources(options.texts, reading, text_only=not templates, on_read=progress)
     if sources.cuts or any(group.detail for group in sources.groups()):  # more than plain text
         for note in (sources.describe(), *sources.notes):
             console.note(note)
     if templates and sources.conversation_files:
-        options.reject("with conversations", "past", "per_token", "per_line")
+        options.reject("with conversations", "per_token", "per_line")
         _evaluate_answers(options, models, sources, templates)
         return
     if options.choices is not None or options.known_answers:
@@ -107,28 +99,21 @@ def eval_(options: _Options) -> None:
         raise usage(
             f"{name} needs conversations, and models that can chat: a table of texts and {example}, for example"
         )
-    for path in templates:
-        if speakers := recorded_speakers(models[path].records):
-            option_ = f"--speakers {shlex.quote(','.join(speakers))}"
-            console.note(f"{path}: trained on text with turns; to measure the answers in such text: {option_}")
     note_skipped_files(sources.text)
-    past = read_sources(options.past, how, text_only=True).text if options.past else None
-    _evaluate_text(options, models, sources.text, past)
+    _evaluate_text(options, models, sources.text)
 
 
 @dataclass(frozen=True)
-class _Variant:
-    """A model with its stored weights, or quantized."""
+class _Measured:
+    """A model that is measured."""
 
     options: _Options
     path: Path
     source: "Checkpoint | Ensemble"
-    quantize: str | None = None
 
     @property
     def name(self) -> str:
-        name = with_hub_names(str(self.path))
-        return f"{name}, {self.quantize}" if self.quantize else name
+        return with_hub_names(str(self.path))
 
     @contextmanager
     def opened(self) -> "Iterator[tuple[Runtime, int]]":
@@ -137,7 +122,7 @@ class _Variant:
         from llmcli.models.open_runtime import open_runtime
 
         cache = not self.options.no_cache
-        runtime = open_runtime(self.source, self.options.device, self.quantize, console.note, cache=cache)
+        runtime = open_runtime(self.source, self.options.device, None, console.note, cache=cache)
         with _named(self.path):
             trained = trained_context(self.source.records)
             yield runtime, evaluation_context(runtime.context, self.options.context, trained)
@@ -161,15 +146,14 @@ def _records(models: "Models") -> "list[TrainingRecord]":
     return [record for source in models.values() for record in source.records]
 
 
-def _variants(options: _Options, models: "Models") -> list[_Variant]:
-    kinds = dict.fromkeys([None, options.quantize])
-    return [_Variant(options, path, source, kind) for path, source in models.items() for kind in kinds]
+def _measured(options: _Options, models: "Models") -> list[_Measured]:
+    return [_Measured(options, path, source) for path, source in models.items()]
 
 
 # ---- text
 
 
-def _evaluate_text(options: _Options, models: "Models", text: "Corpus", past: "Corpus | None") -> None:
+def _evaluate_text(options: _Options, models: "Models", text: "Corpus") -> None:
     """Measure and print the part that no model was trained on, or the whole text (--whole, or if there is none)."""
     import numpy as np
 
@@ -188,9 +172,9 @@ def _evaluate_text(options: _Options, models: "Models", text: "Corpus", past: "C
     _note_training_text(measured, trained, models)
     if options.per_token or options.per_line:
         [(path, source)] = models.items()
-        surprisals = _surprisals(_Variant(options, path, source, options.quantize), measured)
+        surprisals = _surprisals(_Measured(options, path, source), measured)
         if options.per_line:
-            surprisals.show_lines([part.first_line for part in measured.contents], options.top, json_=options.json)
+            surprisals.show_lines([part.first_line for part in measured.contents], TOP_LINES, json_=options.json)
             return
         spans = most_surprising(np.array(surprisals.bits), breaks=surprisals.first_tokens)
         if options.json:
@@ -198,10 +182,10 @@ def _evaluate_text(options: _Options, models: "Models", text: "Corpus", past: "C
         else:
             surprisals.show(spans)
         return
-    scores = [score for variant in _variants(options, models) for score in _text_scores(variant, measured)]
+    scores = [score for model in _measured(options, models) for score in _text_scores(model, measured)]
     if not scores:
         raise LLMError(NO_TOKENS)
-    _print(options, scores, _baselines(measured, past, trained), _first_byte(text, measured))
+    _print(options, scores, _baselines(measured, trained), _first_byte(text, measured))
 
 
 def _print(options: _Options, scores: list[ModelScore], baselines: "Sequence[Baseline]", from_byte: int) -> None:
@@ -219,15 +203,15 @@ def _print(options: _Options, scores: list[ModelScore], baselines: "Sequence[Bas
 
 
 def _text_scores(
-    variant: _Variant, text: "Corpus", on_tokens: "OnTokens" = lambda ids, nats: None
+    model: _Measured, text: "Corpus", on_tokens: "OnTokens" = lambda ids, nats: None
 ) -> Iterator[ModelScore]:
     """Score a model on each document, and on all together if there are several."""
     from llmcli.evaluation.evaluator import Score, measure, stride
     from llmcli.formats.loading import open_tokenizer
 
-    name, total = variant.name, Score(0.0, 0, 0)
-    tokenizer = open_tokenizer(variant.source)
-    with variant.opened() as (runtime, context):
+    name, total = model.name, Score(0.0, 0, 0)
+    tokenizer = open_tokenizer(model.source)
+    with model.opened() as (runtime, context):
         step = stride(context)
         longer = f" (of {runtime.context:,}; --context changes it)" if context < runtime.context else ""
         console.note(
@@ -236,7 +220,7 @@ def _text_scores(
         )
         for part in text.contents:
             document = part.document.name
-            progress = partial(variant.show_progress, document=document)
+            progress = partial(model.show_progress, document=document)
             score = measure(document, part.text(), runtime, tokenizer, progress, on_tokens, context=context)
             total += score
             if score.tokens:
@@ -245,7 +229,7 @@ def _text_scores(
         yield ModelScore(name, None, total, context, step)
 
 
-def _surprisals(variant: _Variant, text: "Corpus") -> TokenSurprisals:
+def _surprisals(model: _Measured, text: "Corpus") -> TokenSurprisals:
     """Measure the surprisal of each token under a model."""
     import numpy as np
 
@@ -260,16 +244,14 @@ def _surprisals(variant: _Variant, text: "Corpus") -> TokenSurprisals:
         bits.extend((np.asarray(nats, np.float64) / math.log(2)).tolist())
 
     first_tokens, files, total = [0], [], Score(0.0, 0, 0)
-    for scored in _text_scores(variant, text, add_tokens):
+    for scored in _text_scores(model, text, add_tokens):
         if scored.file is not None:
             first_tokens.append(len(ids))
             files.append(scored.file)
             total += scored.score
     if not ids:
         raise LLMError(NO_TOKENS)
-    return TokenSurprisals(
-        str(variant.path), open_tokenizer(variant.source), ids, bits, files, first_tokens[:-1], total
-    )
+    return TokenSurprisals(str(model.path), open_tokenizer(model.source), ids, bits, files, first_tokens[:-1], total)
 
 
 def _note_training_text(measured: "Corpus", trained: "Corpus", models: "Models") -> None:
@@ -317,21 +299,19 @@ def _first_byte(text: "Corpus", measured: "Corpus") -> int:
     return sum(part.text_bytes for part in before) + first.start
 
 
-def _baselines(text: "Corpus", past_text: "Corpus | None", trained: "Corpus") -> "list[Baseline]":
-    """Measure compressors, best first. They read `past_text` first, or else the models' training text."""
+def _baselines(text: "Corpus", trained: "Corpus") -> "list[Baseline]":
+    """Measure compressors, best first. They read the models' training text first."""
     from llmcli.evaluation import compressors
 
     end = min(text.text_bytes, MAX_COMPRESSED_BYTES)
     if end < text.text_bytes:
         console.note(f"xz and PPM compress only the first {end:,} bytes of the text")
-    past = past_text or trained
-    past_start = max(0, past.text_bytes - compressors.max_past_bytes())
-    baselines = compressors.baselines(text.cut(0, end).utf8(), past.cut(past_start).utf8())
-    if past.text_bytes:
-        source = "the --past text" if past_text else "the training text"
-        shorter = [f"{b.past_bytes:,} ({b.name})" for b in baselines if b.past_bytes < past.text_bytes]
+    past_start = max(0, trained.text_bytes - compressors.max_past_bytes())
+    baselines = compressors.baselines(text.cut(0, end).utf8(), trained.cut(past_start).utf8())
+    if trained.text_bytes:
+        shorter = [f"{b.past_bytes:,} ({b.name})" for b in baselines if b.past_bytes < trained.text_bytes]
         limits = f"; only the last {', '.join(shorter)}" if shorter else ""
-        console.note(f"compressors first read the {past.text_bytes:,} bytes of {source}{limits}")
+        console.note(f"compressors first read the {trained.text_bytes:,} bytes of the training text{limits}")
     return sorted(baselines, key=lambda baseline: baseline.bits_per_byte)
 
 
@@ -387,29 +367,29 @@ def _evaluate_answers(
         return
     file = files[0].name if len(files) == 1 else None
     scores = [
-        _answer_score(variant, measured.conversations, templates[variant.path], file)
-        for variant in _variants(options, models)
+        _answer_score(model, measured.conversations, templates[model.path], file)
+        for model in _measured(options, models)
     ]
     _print(options, scores, [], 0)
 
 
 def _answer_score(
-    variant: _Variant, conversations: "list[Conversation]", template: "ChatTemplate", file: str | None
+    model: _Measured, conversations: "list[Conversation]", template: "ChatTemplate", file: str | None
 ) -> ModelScore:
     from llmcli.evaluation.answers import measure_answers
     from llmcli.evaluation.exact_answers import score_exact
     from llmcli.generation.chat import Assistant
 
-    with variant.opened() as (runtime, context):
-        result = measure_answers(conversations, runtime, template, context, variant.show_progress)
+    with model.opened() as (runtime, context):
+        result = measure_answers(conversations, runtime, template, context, model.show_progress)
         assistant = Assistant(runtime, template.tokenizer, template)
-        exact = score_exact(conversations, assistant, partial(variant.show_progress, document="exact answers"))
+        exact = score_exact(conversations, assistant, partial(model.show_progress, document="exact answers"))
     if result.truncated or result.left_out:
         console.note(
-            f"{variant.name}: {result.truncated:,} conversations are truncated to the context of {context:,} tokens, "
+            f"{model.name}: {result.truncated:,} conversations are truncated to the context of {context:,} tokens, "
             f"{result.left_out:,} have no answer within it"
         )
-    return ModelScore(variant.name, file, result.score, context, context, result.conversations, exact)
+    return ModelScore(model.name, file, result.score, context, context, result.conversations, exact)
 
 
 def _evaluate_known_answers(options: _Options, models: "Models", measured: "MeasuredConversations") -> None:
@@ -428,15 +408,15 @@ def _evaluate_known_answers(options: _Options, models: "Models", measured: "Meas
         if not measured.contains_training
     }
     scores = []
-    for variant in _variants(options, models):
-        with variant.opened() as (runtime, _):
-            known = open_known_answers(variant.source)
+    for model in _measured(options, models):
+        with model.opened() as (runtime, _):
+            known = open_known_answers(model.source)
             pairs = tuple(pair for pair in known.pairs if tuple(pair) not in held_out)  # the file has these, too
             least, weight = known.min_confidence, known.network_weight
             finder = AnswerFinder(KnownAnswers(pairs=pairs, min_confidence=least, network_weight=weight))
-            assistant = open_assistant(variant.source, runtime, open_tokenizer(variant.source))
-            score = score_known(measured.conversations, assistant, finder, variant.show_progress)
-            scores.append((variant.name, score, least))
+            assistant = open_assistant(model.source, runtime, open_tokenizer(model.source))
+            score = score_known(measured.conversations, assistant, finder, model.show_progress)
+            scores.append((model.name, score, least))
     print_known_scores(scores, json_=options.json)
 
 
@@ -457,8 +437,8 @@ def _evaluate_choices(
     else:
         choices = read_choices(str(options.choices), strips=True)
     scores = []
-    for variant in _variants(options, models):
-        with variant.opened() as (runtime, _):
-            assistant = open_assistant(variant.source, runtime, open_tokenizer(variant.source))
-            scores.append((variant.name, score_labels(conversations, assistant, choices, variant.show_progress)))
+    for model in _measured(options, models):
+        with model.opened() as (runtime, _):
+            assistant = open_assistant(model.source, runtime, open_tokenizer(model.source))
+            scores.append((model.name, score_labels(conversations, assistant, choices, model.show_progress)))
     print_label_scores(scores, json_=options.json)

@@ -161,15 +161,6 @@ def test_a_quantized_file_is_smaller_and_its_divergence_is_reported(tiny_model: 
     assert "U8" in llm("inspect", "small.safetensors").stdout
 
 
-def test_eval_compares_a_model_with_its_quantized_form(tiny_model: Path, llm) -> None:
-    Path("t.txt").write_text("The cat sat on the mat. " * 30)
-    answer = llm("eval", "t.txt", "--quantize", "int8", "--json")
-    assert answer.exit_code == 0 and "multiples of 16" in answer.stderr  # the tiny model's heads are of 8
-    rows = json.loads(answer.stdout)["results"]
-    assert rows[0]["bits_per_byte"] == pytest.approx(rows[1]["bits_per_byte"], rel=0.01)
-    assert rows[0]["bits_per_byte"] != rows[1]["bits_per_byte"]
-
-
 def test_import_of_a_file_of_this_program_is_a_copy(tiny_model: Path, llm) -> None:
     assert llm("import", tiny_model, "-o", "again.safetensors").exit_code == 0
     one, two = checkpoint.load(tiny_model), checkpoint.load("again.safetensors")
