@@ -165,23 +165,22 @@ def _without(network: NumpyRuntime, predictor: Runtime, names: Sequence[str]) ->
 
 
 def parse_parts(names: Sequence[str], config: ModelConfig) -> list[Part]:
-    """Parse names of layers ("2") and heads ("2.3": head 3 of layer 2), without CACHE, which is no part of the network.
-    Raises LLMError for ones that do not exist."""
+    """Parse names of parts, without CACHE, which is no part of the network. Raises LLMError."""
+    return [parse_part(name, config) for name in names if name != CACHE]
+
+
+def parse_part(name: str, config: ModelConfig, setting: str = "without") -> Part:
+    """Parse the name of a layer ("2") or a head ("2.3": head 3 of layer 2). Raises LLMError if it does not exist."""
     layers, heads = config.num_hidden_layers, config.num_attention_heads
-    parts: list[Part] = []
-    for name in names:
-        if name == CACHE:
-            continue
-        match = re.fullmatch(r"0*([0-9]{1,6})(?:\.0*([0-9]{1,6}))?", name) if isinstance(name, str) else None
-        layer, head = (int(match[1]), int(match[2] or 1)) if match else (0, 0)
-        if not match or not (1 <= layer <= layers and 1 <= head <= heads):
-            numbers = f"layers 1 to {layers}" if layers > 1 else "one layer"
-            raise usage(
-                f"`without` names a layer, as in 1, or a head of a layer, as in 1.{heads}; the model has {numbers}, "
-                f"with {units.count(heads, 'head')}{' each' * (layers > 1)}, found {brief(name)}"
-            )
-        parts.append((layer - 1, head - 1 if match[2] else None))
-    return parts
+    match = re.fullmatch(r"0*([0-9]{1,6})(?:\.0*([0-9]{1,6}))?", name) if isinstance(name, str) else None
+    layer, head = (int(match[1]), int(match[2] or 1)) if match else (0, 0)
+    if not match or not (1 <= layer <= layers and 1 <= head <= heads):
+        numbers = f"layers 1 to {layers}" if layers > 1 else "one layer"
+        raise usage(
+            f"`{setting}` names a layer, as in 1, or a head of a layer, as in 1.{heads}; the model has {numbers}, with "
+            f"{units.count(heads, 'head')}{' each' * (layers > 1)}, found {brief(name)}"
+        )
+    return layer - 1, head - 1 if match[2] else None
 
 
 def initialized_heads(model: Checkpoint) -> dict[str, str]:

@@ -65,8 +65,7 @@ class ErrorHandlingGroup(TyperGroup):
             from llmcli.cli import suggestions
 
             options = {
-                name: [option for param in subcommand(name).params for option in (*param.opts, *param.secondary_opts)]
-                for name in SUBCOMMANDS
+                name: [option for param in subcommand(name).params for option in param.opts] for name in SUBCOMMANDS
             }
             console.fail(suggestions.usage_message(error, words, options))
             code = WRONG_USAGE

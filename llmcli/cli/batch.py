@@ -34,13 +34,13 @@ if TYPE_CHECKING:
 
 NOTE_SECONDS = 10  # between two notes on the progress, without a terminal
 _FILES = {"json_schema", "grammar", "choices"}  # options whose files change the results
-_NOT_COMPARED = {"output", "force", "json", "quiet"}  # options that do not change the results
+_NOT_COMPARED = {"output", "json", "quiet"}  # options that do not change the results
 
 
 class _Output:
     """Where the lines go: standard output, or a file that is complete at the end."""
 
-    def __init__(self, path: Path | None, key: str, seed: int, *, force: bool) -> None:
+    def __init__(self, path: Path | None, key: str, seed: int) -> None:
         """Continue an unfinished file. Raises LLMError if its `key` is another one."""
         self.path, self.seed, self.done = path, seed, 0  # `done` rows are finished already
         if path is None:
@@ -51,15 +51,15 @@ class _Output:
         self._file.seek(0)
         data = self._file.read()
         lines = data.split(b"\n")[:-1]  # the last one may be incomplete
-        if data and not data.startswith(b'{"batch"') and not force:
-            raise LLMError(f"{self.partial} is no unfinished batch; rename it, or add `overwrite=True` to replace it")
+        if data and not data.startswith(b'{"batch"'):
+            raise LLMError(f"{self.partial} is no unfinished batch; rename or remove it")
         if (header := _header(lines)).get("batch") == key:
             self.seed, self.done = header["seed"], len(lines) - 1
             self._file.truncate(sum(len(line) + 1 for line in lines))
-        elif len(lines) > 1 and not force:
+        elif len(lines) > 1:
             raise LLMError(
                 f"{self.partial} has {units.count(len(lines) - 1, 'result')} of a batch with another model, other "
-                "options or other prompts; give its command again to finish it, or add `overwrite=True` to replace it"
+                "options or other prompts; give its command again to finish it, or remove it"
             )
         else:
             self._file.truncate(0)
@@ -93,13 +93,13 @@ def _header(lines: Sequence[bytes]) -> dict[str, Any]:
 @contextmanager
 def _open_output(options: GenerationOptions, model: Path, rows: Sequence[PromptRow], seed: int) -> Iterator[_Output]:
     if options.output in (None, "-"):
-        yield _Output(None, "", seed, force=False)
+        yield _Output(None, "", seed)
         return
     path = Path(str(options.output))
     atomic_io.reject_overwriting(path, "output", [Path(str(options.batch)), model], "an input of this command")
-    atomic_io.check_writable(path, force=options.force, example="results.jsonl")
+    atomic_io.check_writable(path, force=None, example="results.jsonl")
     with locked(path):
-        yield _Output(path, _hash(options, model, rows), seed, force=options.force)
+        yield _Output(path, _hash(options, model, rows), seed)
 
 
 def _hash(options: GenerationOptions, model: Path, rows: Sequence[PromptRow]) -> str:
@@ -127,7 +127,7 @@ def run(
     sampling = options.sampling()
     if sampling.grammar:  # otherwise its error would be the result of every prompt
         compile_grammar(sampling.grammar, tokenizer, is_answer=answer_key == "content")
-    rows = read_prompts(str(options.batch), options.column, options.encoding or "")
+    rows = read_prompts(str(options.batch), options.column)
     with _open_output(options, model, rows, sampling.seed) as output:
         seeded = [(row, replace(sampling, seed=output.seed + number)) for number, row in enumerate(rows)]
         left, progress = seeded[output.done :], _Progress(output.done, len(rows))

@@ -30,7 +30,6 @@ DATA, SAMPLING, STRUCTURED, ANALYSIS = "Data", "Sampling", "Structured output", 
 BATCH = "Many prompts"
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 _NUMBER = re.compile(r"[+-]?[0-9]{1,18}(\.[0-9]{1,18})?")
-_ESCAPES = {"\\": "\\", "n": "\n", "r": "\r", "t": "\t", "0": "\0"}
 _UNKNOWN = object()
 
 
@@ -104,20 +103,6 @@ class Options:
     json: bool = flag("Print the result as JSON.")
     quiet: bool = flag("Print only results and errors.", names="-q --quiet", callback=console.set_quiet)
 
-    speakers: str | None = option(
-        "USER,ASSISTANT", "Names that mark the turns in a text (default: User,Assistant and Q,A).", panel=DATA
-    )
-    pairs: bool = flag("Read tables of two columns as prompts and answers.", panel=DATA)
-    column: str | None = option("NAME", "Column with the text, or two: PROMPT,ANSWER.", panel=DATA)
-    template: str | None = option("TEXT", "Text with column names in braces, to join several columns.", panel=DATA)
-    plain: bool = flag("Read files as plain text, whatever they contain.", panel=DATA)
-    encoding: str | None = option(
-        "NAME", "Encoding of text that is not UTF-8, such as Shift_JIS (default: detected, if certain).", panel=DATA
-    )
-    strip_boilerplate: bool = flag(
-        "Remove lines that many documents repeat, and Project Gutenberg's headers and licenses.", panel=DATA
-    )
-
     def __init__(self, invocation: typer.Context, /, **values: Any) -> None:
         self.invocation, self.params = invocation, invocation.command.params
         vars(self).update(values)
@@ -144,21 +129,6 @@ class Options:
             if name not in given:
                 self.reject(f"without {option_of(name)}", *others.split())
 
-    def reading(self) -> "ReadOptions":
-        """Return those options of the panel DATA that the subcommand has. Raises LLMError."""
-        from llmcli.data.conversations.record_kinds import ReadOptions
-
-        given, speakers = vars(self).get, None
-        if (names := given("speakers")) is not None:
-            user, _, assistant = (name.strip() for name in names.partition(","))
-            if not user or not assistant or user == assistant or "," in assistant:
-                raise usage(f"--speakers must be two names, as in --speakers User,Assistant; found {names}")
-            speakers = user, assistant
-        return ReadOptions.of_options(
-            speakers, given("pairs", False), given("column"), given("plain", False), template=given("template"),
-            encoding=given("encoding"), strip_boilerplate=given("strip_boilerplate", False),
-        )  # fmt: skip
-
 
 class ResultOptions(Options):
     """Options of all subcommands that print a result and end."""
@@ -177,13 +147,33 @@ class ResultOptions(Options):
 class ReadingOptions(ResultOptions):
     """Options of subcommands that read text or conversations."""
 
-    speakers: str | None
-    pairs: bool
-    column: str | None
-    template: str | None
-    plain: bool
-    encoding: str | None
-    strip_boilerplate: bool
+    speakers: str | None = option(
+        "USER,ASSISTANT", "Names that mark the turns in a text (default: User,Assistant and Q,A).", panel=DATA
+    )
+    column: str | None = option("NAME", "Column with the text, or two: PROMPT,ANSWER.", panel=DATA)
+    template: str | None = option("TEXT", "Text with column names in braces, to join several columns.", panel=DATA)
+    plain: bool = flag("Read files as plain text, whatever they contain.", panel=DATA)
+    encoding: str | None = option(
+        "NAME", "Encoding of text that is not UTF-8, such as Shift_JIS (default: detected, if certain).", panel=DATA
+    )
+    strip_boilerplate: bool = flag(
+        "Remove lines that many documents repeat, and Project Gutenberg's headers and licenses.", panel=DATA
+    )
+
+    def reading(self) -> "ReadOptions":
+        """Return how to read the files. Raises LLMError."""
+        from llmcli.data.conversations.record_kinds import ReadOptions
+
+        speakers = None
+        if self.speakers is not None:
+            user, _, assistant = (name.strip() for name in self.speakers.partition(","))
+            if not user or not assistant or user == assistant or "," in assistant:
+                raise usage(f"--speakers must be two names, as in --speakers User,Assistant; found {self.speakers}")
+            speakers = user, assistant
+        return ReadOptions.of_options(
+            speakers, False, self.column, self.plain, template=self.template, encoding=self.encoding,
+            strip_boilerplate=self.strip_boilerplate,
+        )  # fmt: skip
 
 
 CONSTRAINTS = "json_schema regex grammar"
@@ -240,10 +230,6 @@ class GenerationOptions(ResultOptions):
     grammar: str | None = option(
         "FILE", "Generate text that fits a grammar, in Lark's notation or GBNF.", panel=STRUCTURED
     )
-    memory: bool = flag("Mark passages that occur verbatim in the training text.", panel=ANALYSIS)
-    corpus: list[str] | None = option(
-        "FILE", "With --memory: the training text, if it cannot be found.", panel=ANALYSIS
-    )
     batch: str | None = option(
         "FILE",
         'File of prompts: lines, JSON Lines with "prompt" or "messages", or a table; prints a line of JSON for each.',
@@ -253,17 +239,13 @@ class GenerationOptions(ResultOptions):
         "FILE", "With --batch: file for the results; the same command resumes it.", names="-o --output", panel=BATCH
     )
     column: str | None = option("NAME", "With --batch: column of a table with the prompts.", panel=BATCH)
-    encoding: str | None = option("NAME", "With --batch: encoding of prompts that are not UTF-8.", panel=BATCH)
-    force: bool = flag("With --batch: overwrite an existing output.", panel=BATCH)
     quantize: str | None
     no_cache: bool
     device: str
 
     def sampling(self) -> SamplingConfig:
         """Return the sampling options, with a random seed by default. Checks the options of this group."""
-        if not (self.memory or vars(self).get("new")):
-            self.reject("without --memory" + " or --new" * ("new" in vars(self)), "corpus")
-        self.check({"quantize": "device"}, {"batch": "output column encoding force"})
+        self.check({"quantize": "device"}, {"batch": "output column"})
         if self.batch == "":
             raise usage("the name of the file with prompts is empty; give one: --batch prompts.txt")
         values = {field.name: vars(self).get(field.name) for field in fields(SamplingConfig)}
@@ -415,15 +397,6 @@ def decoded(data: bytes, what: str) -> str:
             f"the {what} is not UTF-8 text: byte 0x{data[error.start]:02x} at position {error.start:,}; "
             "convert it first: iconv -f ENCODING -t UTF-8"
         ) from error
-
-
-def unescaped(text: str) -> str:
-    """Replace the escape sequences of a command line.
-
-    >>> unescaped(r"a\\tb\\n\\\\n\\0")
-    'a\\tb\\n\\\\n\\x00'
-    """
-    return re.sub(r"\\([\\nrt0])", lambda match: _ESCAPES[match[1]], text)
 
 
 def parse_duration(text: str) -> float:

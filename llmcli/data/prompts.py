@@ -36,10 +36,10 @@ class PromptRow:
         return [Message(one["role"], one["content"]) for one in self.messages] or [Message("user", self.prompt)]
 
 
-def read_prompts(name: str, column: str | None = None, encoding: str = "") -> list[PromptRow]:
+def read_prompts(name: str, column: str | None = None) -> list[PromptRow]:
     """Read a table (.csv, .tsv or a named column), JSON Lines (the first line is an object), or a text with a prompt on
     each line; empty lines are left out. Raises LLMError for a file that cannot be read or has no prompts."""
-    document = read_text(name, encoding)
+    document = read_text(name)
     suffix = PurePath(file_types.unpacked_name(name)).suffix.lower()
     if suffix in TABLE_SUFFIXES or column is not None:
         rows = _table_rows(document.name, document.lines(), suffix, column)

@@ -254,10 +254,10 @@ def read_corpus(names: Iterable[str], stdin: IO[bytes] | None = None, encoding: 
     return corpus_of_files(((one, name) for one, name in contents if isinstance(one, Document)), *skipped)
 
 
-def read_text(name: str, encoding: str = "") -> Document:
+def read_text(name: str) -> Document:
     """Read one text file, which may be compressed, or standard input ("-"). Raises LLMError for any other file."""
     files = [FoundFile(name, Path(name), name, was_named=True)]
-    contents, _ = _read_files(files, _text_reader(encoding), None, ignore)
+    contents, _ = _read_files(files, _text_reader(""), None, ignore)
     if len(contents) != 1 or not isinstance(document := contents[0][0], Document) or document.kind or document.member:
         output = shlex.quote(f"{name}.txt")
         raise LLMError(f"{name} is not a text file; extract its text first: llm text {shlex.quote(name)} > {output}")
@@ -281,9 +281,9 @@ def read_conversations(name: str, path: Path, reading: ReadOptions = _AUTOMATIC)
     return next((file for file, _ in contents if isinstance(file, ConversationFile)), None)
 
 
-def require_conversations(name: str, path: Path, reading: ReadOptions = _AUTOMATIC) -> ConversationFile:
+def require_conversations(name: str, path: Path) -> ConversationFile:
     """Like `read_conversations`, but other text also raises LLMError."""
-    if file := read_conversations(name, path, reading):
+    if file := read_conversations(name, path):
         return file
     raise LLMError(
         f'{name} has no conversations; expected records with "messages", "prompt" and "completion", "instruction" and '

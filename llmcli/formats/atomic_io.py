@@ -48,17 +48,19 @@ def name_of(path: str | Path) -> str:
 
 
 def check_writable(
-    path: str | Path, *, force: bool, by: str = " with `output`", example: str = "model.safetensors"
+    path: str | Path, *, force: bool | None, by: str = " with `output`", example: str = "model.safetensors"
 ) -> None:
-    """Raise LLMError unless `write` can write this file, and may: an existing file is replaced only with `force`, and
-    only if it has the format of `example`. The messages are those of `check_name`."""
+    """Raise LLMError unless `write` can write this file, and may: an existing file is replaced only with `force` (None:
+    the command has no such option), and only if it has the format of `example`. The messages are those of
+    `check_name`."""
     path = Path(path)
     check_name(path, by=by, example=example)
     if path.exists():
         if not _has_format(path, ending := Path(example).suffix):
             raise LLMError(f"{path} exists and is not a {ending} file, so it is not replaced; give another name{by}")
         if not force:
-            raise LLMError(f"{path} already exists; add `overwrite=True` to replace it, or give another name{by}")
+            advice = "remove it" if force is None else "add `overwrite=True` to replace it"
+            raise LLMError(f"{path} already exists; {advice}, or give another name{by}")
         if WINDOWS and not path.stat().st_mode & stat.S_IWRITE:
             raise LLMError(f"{path} is read-only; allow writing: attrib -R {path}, or give another name{by}")
     target = resolve_links(path)

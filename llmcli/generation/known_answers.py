@@ -138,7 +138,7 @@ class AnswerFinder:
 
 
 class KnownAnswersChat(Chat):
-    """A conversation with known answers, or `unknown` if the confidence is below the minimum."""
+    """A conversation with known answers, or "I don't know." if the confidence is below the minimum."""
 
     def __init__(
         self,
@@ -148,12 +148,11 @@ class KnownAnswersChat(Chat):
         messages: Iterable[Message] = (),
         *,
         min_confidence: float | None = None,
-        unknown: str | None = None,
     ) -> None:
-        """By default, the minimum is the one in the file, and `unknown` is in the language of the answers."""
+        """By default, the minimum is the one in the file."""
         super().__init__(assistant, sampling, messages)
         self._finder = AnswerFinder(known, min_confidence)
-        self.unknown = _UNKNOWN[language_of(self._finder.answers)] if unknown is None else unknown
+        self.unknown = _UNKNOWN[language_of(self._finder.answers)]
         self.last: KnownAnswer | None = None
 
     def find(self, messages: Sequence[Message]) -> KnownAnswer:

@@ -45,7 +45,7 @@ def test_a_text_that_is_cut_off_says_so(llm: Llm, chat_model: Path, verb: str, j
 
 def test_each_line_and_each_row_has_the_form(llm: Llm, chat_model: Path) -> None:
     Path("prompts.txt").write_text("The cat\nThe ca\nりん\n", "utf-8")
-    lines = llm("chat", "-m", chat_model, "--json", "--separate", "--regex", "[xy]{3}", stdin="one\ntwo\n").stdout
+    lines = llm("chat", "-m", chat_model, "--batch", "-", "--regex", "[xy]{3}", stdin="one\ntwo\n").stdout
     rows = llm("generate", "-m", chat_model, "--batch", "prompts.txt", "--regex", "[xy]{3}").stdout
     texts = [json.loads(line)["content"] for line in lines.splitlines()]
     texts += [json.loads(row)["text"] for row in rows.splitlines()]

@@ -65,8 +65,3 @@ def test_a_row_with_wrong_quotation_marks_has_an_error_and_the_next_ones_are_rea
     assert "a quotation mark without its partner" in rows[2].error
     name = write(tmp_path, "p.tsv", 'prompt\tc\n"a" b\t1\n"c"\t2\n"e\t3\n')
     assert [row.prompt for row in read_prompts(name)] == ['"a" b', '"c"', '"e']
-
-
-def test_the_encoding_can_be_named(tmp_path: Path) -> None:
-    (tmp_path / "p.csv").write_bytes('prompt,c\r\n"朝,昼",1\r\n'.encode("shift_jis"))
-    assert [row.prompt for row in read_prompts("p.csv", encoding="shift_jis")] == ["朝,昼"]

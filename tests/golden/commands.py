@@ -68,14 +68,11 @@ def tokenize() -> Iterator[Command]:
         yield Command(f"tokenize - -m {model} --json", stdin=TEXT)
     yield Command("tokenize - -m dense.safetensors", Compare.TEXT, stdin=TEXT)
     yield Command("tokenize - -m experts.safetensors", Compare.TEXT, stdin=TEXT)
-    yield Command("tokenize - -m dense.safetensors --ids", Compare.TEXT, stdin=TEXT)
-    yield Command("tokenize --tokenizer tokenizer.json --file other.txt --ids", Compare.TEXT)
-    yield Command("tokenize --tokenizer tokenizer.json --file other.txt --json")
-    yield Command("tokenize - --tokenizer tokenizer.json --decode", Compare.TEXT, stdin="[46, 263, 300, 7, 12, 99]")
+    yield Command("tokenize - -m tokenizer.json --decode", Compare.TEXT, stdin="[46, 263, 300, 7, 12, 99]")
     yield Command("tokenize - -m experts.safetensors --decode", Compare.TEXT, stdin="46 100 200")
     # errors
     yield Command("tokenize - -m dense.safetensors --decode", stdin="not ids")
-    yield Command("tokenize text --tokenizer text.txt --json")
+    yield Command("tokenize text -m text.txt --json")
 
 
 def generate() -> Iterator[Command]:
@@ -127,7 +124,7 @@ def evaluate() -> Iterator[Command]:
 def explain() -> Iterator[Command]:
     for model in ("dense.safetensors", "llama", "mixture.safetensors"):
         yield Command(f"explain 'The cat ate' -m {model} --json")
-    yield Command("explain 'The cat ate' --layer 2 --head 3 --next 2 -m int8.safetensors --json")
+    yield Command("explain 'The cat ate' --layer 2.3 --next 2 -m int8.safetensors --json")
     yield Command("explain 'The cat a' --layer 1 --literal -m experts.safetensors --json")
     yield Command("explain - --next 2 --layer 1 -m dense.safetensors --json", stdin=TEXT * 3)  # longer than the context
     yield Command("explain 'The cat' --html explained.html -m dense.safetensors --json")

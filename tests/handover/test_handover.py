@@ -80,8 +80,8 @@ def test_the_tokens_are_those_of_llm_tokenize(model: Path, llm) -> None:
     eos = checkpoint.load(model).config.eos_token_id
     for split, expected in parts().items():
         for (_, text), ids in zip(expected, documents(f"out/tokens/{split}"), strict=True):
-            Path("part.txt").write_text(text, "utf-8", newline="")
-            assert ids == [eos, *map(int, llm("tokenize", "--file", "part.txt", "--ids").stdout.split())]
+            shown = llm("tokenize", "-", "--json", stdin=text.encode())
+            assert ids == [eos, *json.loads(shown.stdout)["ids"]]
 
 
 def test_long_documents_are_cut_into_sequences_of_the_same_tokens(model: Path, llm, monkeypatch) -> None:

@@ -283,10 +283,10 @@ def tokenizer_bombs(where: Path, tries: int) -> list[str]:
     failures = []
     for name, bomb in bombs.items():
         (where / "tokenizer.json").write_text(json.dumps(made | bomb), "utf-8")
-        run = python(where, LIMITED, "tokenize", "--tokenizer", "tokenizer.json", "--ids", "a" * 40 + "!")
+        run = python(where, LIMITED, "tokenize", "-m", "tokenizer.json", "--json", "a" * 40 + "!")
         out, stderr = run.communicate(timeout=TIMEOUT)
         refused = run.returncode == 1 and stderr.startswith(b"error: ") and stderr.count(b"\n") == 1
-        if not refused and not (run.returncode == 0 and len(out.split()) <= 41):
+        if not refused and not (run.returncode == 0 and len(json.loads(out)["ids"]) <= 41):
             failures.append(f"{name}: {run.returncode}, {stderr[-200:]!r}")
     return failures
 

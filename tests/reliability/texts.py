@@ -98,7 +98,7 @@ def corpora(where: Path, tries: int) -> list[str]:
         if answer.exit_code != expected or not line:
             failures.append(f"{name}: {answer.exit_code}, {answer.stderr!r}, {answer.exception!r}")
         elif name in GOOD and name not in CONVERTED:
-            ids = invoke("tokenize", "--file", str(path), "-m", str(model), "--ids").stdout
+            ids = str(json.loads(invoke("tokenize", "-", "-m", str(model), "--json", stdin=data).stdout)["ids"])
             back = invoke("tokenize", "-m", model, "--decode", "-", stdin=ids.encode())
             if back.stdout_bytes.removesuffix(b"\n") != data.removesuffix(b"\n"):
                 failures.append(f"{name}: was decoded as {back.stdout_bytes[:80]!r}, {back.stderr[-200:]!r}")

@@ -17,7 +17,6 @@ from llmcli.errors import LLMError, usage
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from llmcli.cli.reports.memory import MemoryReport
     from llmcli.formats.checkpoint import Checkpoint
     from llmcli.formats.ensemble_file import Ensemble
     from llmcli.generation.chat import Chat, Event
@@ -26,15 +25,9 @@ if TYPE_CHECKING:
 class Session:
     """Reads input, answers, and runs commands."""
 
-    def __init__(
-        self,
-        chat: "Chat",
-        read: Callable[[str], str],
-        source: "Checkpoint | Ensemble",
-        memory: "MemoryReport | None" = None,
-    ) -> None:
+    def __init__(self, chat: "Chat", read: Callable[[str], str], source: "Checkpoint | Ensemble") -> None:
         """`read` comes from `line_editor.open_reader`."""
-        self._chat, self._read, self._source, self._memory = chat, read, source, memory
+        self._chat, self._read, self._source = chat, read, source
         self._draft = ""  # start of the next input
         self._last: answers.Answer | None = None  # last answer in this conversation
         self._saved: dict[Path, bytes] = {}  # files saved in this session, which /save may replace, with their content
@@ -76,12 +69,8 @@ class Session:
         """Show an answer as it arrives; Ctrl-C stops it."""
         max_tokens = self._chat.sampling.max_tokens
         with without_echo(), interruptions() as requests:
-            answer = answers.receive(
-                events, max_tokens, shows_text=self._memory is None, is_stopped=lambda: bool(requests)
-            )
+            answer = answers.receive(events, max_tokens, is_stopped=lambda: bool(requests))
         self._last = answer
-        if self._memory:
-            self._memory.show(answer.text)
         if answer.finish_reason == answers.INTERRUPTED:
             unanswered = " before the answer began; the message is left out, and the up arrow brings it back"
             console.note(f"(stopped{'' if answer.text else unanswered})")

@@ -1,48 +1,27 @@
-"""`llm cache`: list or remove the cached tokens of long texts."""
+"""`llm cache`: list the cached tokens of long texts."""
 
 import datetime
 
 from llmcli import units
-from llmcli.cli.options import ResultOptions, flag
+from llmcli.cli.options import ResultOptions
 from llmcli.cli.terminal import tables
 from llmcli.data.tokens.token_store import CachedFile, TokenCache, cache_directory, read_header
 from llmcli.errors import LLMError
 
 
-class _Options(ResultOptions):
-    clear: bool = flag("Remove all cached tokens.")
-
-
-def cache(options: _Options) -> None:
-    """List or remove the tokens of long texts kept for later runs.
+def cache(options: ResultOptions) -> None:
+    """List the tokens of long texts kept for later runs.
 
     llm train keeps the tokens of texts of more than 64 MB, so that the next run on the same text with the same
     tokenizer starts sooner. The cache takes at most 20 GB or a tenth of the free disk space, or $LLMCLI_CACHE_GB; the
-    least recently used files are removed first.
+    least recently used files are removed first. To remove all, remove the directory that is shown.
 
-    Example: llm cache --clear
+    Example: llm cache
     """
     directory = cache_directory()
     if directory is None:
         raise LLMError("there is no home directory, so nothing is kept; set XDG_CACHE_HOME to a directory")
-    (_clear if options.clear else _list)(TokenCache(directory), options)
-
-
-def _clear(opened: TokenCache, options: _Options) -> None:
-    try:
-        removed = opened.clear()
-    except OSError as error:
-        raise LLMError(
-            f"cannot remove {error.filename}: {error.strerror or error}; end the runs that use it"
-        ) from error
-    size = sum(file.size for file in removed)
-    options.report(
-        {"directory": str(opened.directory), "removed": len(removed), "bytes": size},
-        f"removed {units.count(len(removed), 'file')} ({units.size(size)}) from {opened.directory}",
-    )
-
-
-def _list(opened: TokenCache, options: _Options) -> None:
+    opened = TokenCache(directory)
     files, limit = opened.files()[::-1], opened.limit()  # most recently used first
     size = sum(file.size for file in files)
     rows = [(*_text(file), file.size, _date(file.used)) for file in files]

@@ -21,7 +21,6 @@ from llmcli.cli.options import (
     text_argument,
     utf8_argument,
 )
-from llmcli.cli.reports.memory import MemoryReport, memory_report
 from llmcli.cli.terminal import console
 from llmcli.config import ANSWER_TOKENS, SamplingConfig
 from llmcli.errors import usage
@@ -37,9 +36,9 @@ if TYPE_CHECKING:
     from llmcli.generation.known_answers import KnownAnswer
 
 CONFLICTS = {
-    "choices": f"{SAMPLING_OPTIONS} separate memory known_answers",
+    "choices": f"{SAMPLING_OPTIONS} known_answers",
     "known_answers": SAMPLING_OPTIONS,
-    "batch": "message separate memory",
+    "batch": "message",
 }
 
 
@@ -52,10 +51,6 @@ class _Options(GenerationOptions):
     min_confidence: float | None = option(
         "X", "With --known-answers: lowest confidence for an answer (default: fitted in training).", min=0.0, max=1.0
     )
-    unknown_answer: str | None = option(
-        "TEXT", "With --known-answers: the reply if no answer fits (default: I don't know, in the data's language)."
-    )
-    separate: bool = flag("With --json: answer each line of standard input in a separate conversation.")
     max_tokens: int = max_tokens_option(ANSWER_TOKENS)
 
 
@@ -64,13 +59,11 @@ def chat(options: _Options) -> None:
 
     Without MESSAGE, a conversation begins; in a terminal it has editing and commands (/help lists them). With --json,
     the lines of standard input are the user's messages, and each answer is a line of JSON. The model sees earlier
-    messages until its context is full; with --separate, each line is a conversation of its own.
+    messages until its context is full; with --batch, each line of a file is a conversation of its own.
 
     Example: llm chat -m model.safetensors
     """
-    options.check(CONFLICTS, {"known_answers": "min_confidence unknown_answer"})
-    if not (options.json and options.message is None):
-        options.reject("without --json or with a MESSAGE", "separate")
+    options.check(CONFLICTS, {"known_answers": "min_confidence"})
     message = options.message
     sampling = options.sampling()
     path = model_path(options.model, _other_models)
@@ -84,7 +77,6 @@ def chat(options: _Options) -> None:
 
     source = load_any(path)
     tokenizer = open_tokenizer(source)
-    marks = memory_report(options.corpus, source, path) if options.memory else None
     generates = not (choices or options.known_answers)  # numpy scores several texts together, onnxruntime does not
     fast = generates and source.parameters >= WORTH_FAST
     runtime = open_runtime(
@@ -103,9 +95,9 @@ def chat(options: _Options) -> None:
         scored = assistant.score([*system, Message("user", text)], choices)
         print_choices("answer", text, scored, json_=options.json)
     elif not is_conversation:
-        _answer_once(conversation, text, marks, json_=options.json)
+        _answer_once(conversation, text, json_=options.json)
     elif options.json:
-        _answer_lines(conversation, marks, separate=options.separate)
+        _answer_lines(conversation)
     else:
         from llmcli.cli.chat import commands as chat_commands
         from llmcli.cli.chat.session import Session
@@ -116,7 +108,7 @@ def chat(options: _Options) -> None:
             "/help lists the commands, Ctrl-D leaves"
         )
         read = line_editor.open_reader(chat_commands.completions, chat_commands.FILE_COMMANDS)
-        Session(conversation, read, source, marks).run()
+        Session(conversation, read, source).run()
 
 
 def _open_chat(
@@ -132,20 +124,17 @@ def _open_chat(
     if not options.known_answers:
         return Chat(assistant, sampling, system)
     return KnownAnswersChat(
-        assistant, open_known_answers(source), sampling, system, min_confidence=options.min_confidence,
-        unknown=options.unknown_answer and utf8_argument(options.unknown_answer, "unknown answer"),
-    )  # fmt: skip
+        assistant, open_known_answers(source), sampling, system, min_confidence=options.min_confidence
+    )
 
 
-def _answer_once(conversation: "Chat", text: str, marks: MemoryReport | None, *, json_: bool) -> None:
+def _answer_once(conversation: "Chat", text: str, *, json_: bool) -> None:
     sampling = conversation.sampling
-    answer = answers.receive(conversation.answer(text), sampling.max_tokens, shows_text=not (marks or json_))
+    answer = answers.receive(conversation.answer(text), sampling.max_tokens, shows_text=not json_)
     if json_:
         answers.note_incomplete(answer, sampling)
-        _print_json(answer, marks, _known_json(conversation))
+        console.json_result(answer.as_json() | _known_json(conversation))
         return
-    if marks:
-        marks.show(answer.text)
     answers.note_end(answer, "for a longer answer: -n 2000")
     if sys.stdout.isatty():
         if known := _known_json(conversation):
@@ -177,22 +166,20 @@ def _run_batch(
 # ---- --json
 
 
-def _answer_lines(conversation: "Chat", marks: MemoryReport | None, *, separate: bool) -> None:
-    """Answer each line of standard input with a line of JSON: as one conversation, or as one conversation per line."""
-    dropped_note: str | None = " (see dropped_turns); --separate answers each line in a separate conversation"
+def _answer_lines(conversation: "Chat") -> None:
+    """Answer each line of standard input, as one conversation, with a line of JSON."""
+    dropped_note: str | None = " (see dropped_turns); --batch answers each line in a separate conversation"
     for number, line in enumerate(sys.stdin.buffer, 1):
         role, text = _parse_turn(decoded(line, "message").strip(), number)
         if role == "system":
             conversation.set_system(text)
         elif text:
-            if separate:
-                conversation.reset()
             events = conversation.answer(text)
             max_tokens = conversation.sampling.max_tokens
             answer = answers.receive(events, max_tokens, shows_text=False, dropped_note=dropped_note)
             dropped_note = None if answer.dropped_turns else dropped_note
             answers.note_incomplete(answer, conversation.sampling)
-            _print_json(answer, marks, _known_json(conversation))
+            console.json_result(answer.as_json() | _known_json(conversation))
 
 
 def _parse_turn(line: str, number: int) -> tuple[str, str]:
@@ -221,11 +208,6 @@ def _known_json(conversation: "Chat") -> dict[str, Any]:
 
 def _confidence_json(answer: "KnownAnswer") -> dict[str, Any]:
     return {"known": answer.is_known, "confidence": round(answer.confidence, 6)}
-
-
-def _print_json(answer: answers.Answer, marks: MemoryReport | None, known: dict[str, Any]) -> None:
-    memory = {"memory": marks.as_json(answer.text)} if marks else {}
-    console.json_result(answer.as_json() | memory | known)
 
 
 def _other_models(directory: Path) -> str:

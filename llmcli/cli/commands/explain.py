@@ -15,14 +15,15 @@ if TYPE_CHECKING:
     from llmcli.models.numpy_runtime import NumpyRuntime
     from llmcli.models.runtime import Runtime
 
-CONFLICTS = {"html": "layer head memory next token literal"}
+CONFLICTS = {"html": "layer next token literal"}
 
 
 class _Options(ResultOptions):
     prompt: str | None = argument("PROMPT", "Prompt to analyze; - reads standard input.")
     model: str | None
-    layer: int | None = option("N", "Layer whose attention to show, counted from 1 (default: mean of all).", min=1)
-    head: int | None = option("N", "With --layer: head whose attention to show, counted from 1 (default: mean).", min=1)
+    layer: str | None = option(
+        "PART", "Layer (2) or head (2.3: head 3 of layer 2) whose attention to show (default: mean of all)."
+    )
     without: list[str] | None = option(
         "PART",
         "Switch off a layer (2), a head (2.3: head 3 of layer 2) or the n-gram cache (cache); can be repeated.",
@@ -30,13 +31,8 @@ class _Options(ResultOptions):
     compare: str | None = option("PROMPT", "Show the prediction after another prompt beside this one.")
     next: int = option("N", "Number of next tokens and words to show.", 5, min=1)
     token: str | None = option("TEXT", "Explain this next token instead of the most likely one.")
-    literal: bool = flag("Tokenize the prompt in one way only.", names="--literal/--no-literal")
+    literal: bool = flag("Tokenize the prompt in one way only.")
     html: Path | None = option("FILE", "Write an HTML page with the model inside instead; it opens at the prompt.")
-    force: bool = flag("With --html: overwrite an existing file.")
-    memory: bool = flag(
-        "Mark passages of the prompt and its most likely next token that occur verbatim in the training text."
-    )
-    corpus: list[str] | None = option("FILE", "With --memory: the training text, if it cannot be found.")
 
 
 def explain(options: _Options) -> None:
@@ -48,11 +44,9 @@ def explain(options: _Options) -> None:
 
     Example: llm explain "I like to eat" --without 2.3 --without 1
     """
-    options.check(CONFLICTS, {"html": "force", "memory": "corpus"})
+    options.check(CONFLICTS)
     if options.without or options.compare is not None:
-        options.reject("with --without or --compare", "layer", "head", "token", "memory")
-    if options.head is not None and options.layer is None:
-        raise usage(f"--head {options.head} needs a layer; add --layer N")
+        options.reject("with --without or --compare", "layer", "token")
     path = model_path(options.model)
     text = text_argument(options.prompt, "prompt")
     if options.html is not None:
@@ -62,10 +56,9 @@ def explain(options: _Options) -> None:
 
 
 def _explain_prompt(options: _Options, path: Path, text: str) -> None:
-    from llmcli.analysis.comparison import initialized_heads
+    from llmcli.analysis.comparison import initialized_heads, parse_part
     from llmcli.analysis.explain import choose_explained_model, explain
     from llmcli.cli.reports.explanation import ExplanationReport
-    from llmcli.cli.reports.memory import memory_report
     from llmcli.formats.cache_weights import CacheWeights
     from llmcli.formats.loading import load_any, open_tokenizer
     from llmcli.generation.next_words import next_words
@@ -74,11 +67,10 @@ def _explain_prompt(options: _Options, path: Path, text: str) -> None:
     from llmcli.pages.explanation_json import explanation_json
 
     source = load_any(path)
-    memory = memory_report(options.corpus, source, path) if options.memory else None
     tokenizer = open_tokenizer(source)
     subject = choose_explained_model(source, tokenizer, text, literal=options.literal, on_note=console.note)
     config = subject.checkpoint.config
-    _check_attention(options, config, path)
+    layer, head = (None, None) if options.layer is None else parse_part(options.layer, config, "layer")
     runtime = NumpyRuntime(subject.checkpoint)
     cache = CacheWeights.of_record(subject.checkpoint.record, path)
     predictor = subject.predictor or with_ngram_cache(runtime, cache)
@@ -94,17 +86,12 @@ def _explain_prompt(options: _Options, path: Path, text: str) -> None:
         runtime, tokenizer, text, literal=options.literal, candidates=options.next, token=token, predictor=predictor
     )
     words = next_words(predictor, tokenizer, text)
-    with_prediction = text.removesuffix(explanation.tail) + tokenizer.decode([explanation.token])
     _print_notes(explanation, config)
-    shown = options.next, options.layer, options.head
+    shown = options.next, *(None if index is None else index + 1 for index in (layer, head))
     if options.json:
-        record = explanation_json(explanation, words, tokenizer, text, *shown)
-        record |= {"memory": memory.as_json(with_prediction)} if memory else {}
-        console.json_result(record | extra)
+        console.json_result(explanation_json(explanation, words, tokenizer, text, *shown) | extra)
     else:
         ExplanationReport(explanation, words, tokenizer, *shown, initialized_heads(subject.checkpoint)).show()
-        if memory:
-            memory.show(with_prediction, advice="; use a longer prompt")
 
 
 def _write_page(options: _Options, output: Path, path: Path, text: str) -> None:
@@ -120,7 +107,7 @@ def _write_page(options: _Options, output: Path, path: Path, text: str) -> None:
     if not text:
         raise LLMError("the prompt is empty; give a text to continue")
     atomic_io.reject_overwriting(output, "output", [path], "the model itself", by=": --html page.html")
-    atomic_io.check_writable(output, force=options.force, by=" with --html", example="page.html")
+    atomic_io.check_writable(output, force=None, by=" with --html", example="page.html")
     without = options.without or []
     parse_parts(without, source.config)
     other = None if options.compare is None else utf8_argument(options.compare, "prompt")
@@ -163,14 +150,6 @@ def _token_of(text: str, tokenizer: "Tokenizer") -> int:
             return token
     tokens = ", ".join(repr(tokenizer.label(one)) for one in tokenizer.encode(text))
     raise usage(f"--token must be one token of the model, found {text!r}, which is {tokens}")
-
-
-def _check_attention(options: _Options, config: "ModelConfig", model: Path) -> None:
-    """Raise LLMError if the model has no such layer or head."""
-    layers, heads = config.num_hidden_layers, config.num_attention_heads
-    for name, value, largest in (("--layer", options.layer, layers), ("--head", options.head, heads)):
-        if value is not None and value > largest:
-            raise usage(f"{name} must be at most {largest} for {model}, found {value}")
 
 
 def _print_notes(explanation: "Explanation", config: "ModelConfig") -> None:

@@ -44,7 +44,6 @@ class _Options(ResultOptions):
     )
     name: str | None = option("TEXT", "Name of the model in its metadata.")
     license: str | None = option("TEXT", "License in its metadata, such as mit or apache-2.0.")
-    language: str | None = option("CODES", "Language of its text in the model card of --to hf, such as en or en,ja.")
     push: str | None = option("OWNER/NAME", "With --to hf: upload the directory to the Hugging Face hub.")
     private: bool = flag("With --push: make a new repository private.")
     size: str | None = choice(
@@ -149,7 +148,7 @@ def _check_options(options: _Options) -> None:
             options.reject("without --to gguf, --to hf, --to html or --to handover", "dtype")
         options.reject(f"with --to {to}" if to else "with --quantize", "name", "license")
     if to != "hf":
-        options.reject("without --to hf", "language", "push")
+        options.reject("without --to hf", "push")
     if options.push is None:
         options.reject("without --push", "private")
     if to in ("hf", "handover") and dtype is not None and dtype not in HF_DTYPES:
@@ -205,7 +204,7 @@ def _export_hf(
         if "license" not in values:
             console.note("the model card states no license; add one with --license, such as --license mit")
         name = f"hf:{target.repository}" if target else atomic_io.name_of(output.resolve())
-        card = model_card.model_card(model, values, name, options.language)
+        card = model_card.model_card(model, values, name)
     hf_directory.write(output, model, values, card)
 
 
@@ -239,7 +238,7 @@ def _export_handover(model: "Checkpoint", output: Path, path: Path, options: _Op
         values["description"] = f"Random weights, with the tokenizer of {handover.origin}."
     if options.dtype:
         model = _converted(model, HF_DTYPES[options.dtype])
-    card = model_card.model_card(model, values, "model", None)
+    card = model_card.model_card(model, values, "model")
     manifest = handover.write(output, model, values, card)
     if skipped := engines.skipped(model.config):
         console.note(f"without {', '.join(skipped)}, which need a dense model of type {engines.MODEL_TYPE}")

@@ -22,8 +22,6 @@ from llmcli.cli.options import (
     option,
     read_choices,
     text_argument,
-    unescaped,
-    utf8_argument,
 )
 from llmcli.cli.terminal import console, styles
 from llmcli.config import SamplingConfig
@@ -40,19 +38,19 @@ if TYPE_CHECKING:
     from llmcli.models.runtime import Runtime
 
 CONFLICTS = {
-    "batch": "prompt samples lines next steps memory color experts separator",
+    "batch": "prompt samples lines next steps memory color experts",
     "lines": "samples literal color next steps memory experts choices min_tokens",
     "next": f"{SAMPLING_OPTIONS} stop samples literal color steps memory experts choices",
     "choices": f"{SAMPLING_OPTIONS} stop samples color steps memory experts",
     "steps": "max_tokens stop samples color memory experts",
     "experts": "color device memory",
-    "memory": "color separator",
+    "memory": "color",
 }
 KnownLines = Callable[[set[str]], set[str]]
 
 
 class _Options(GenerationOptions):
-    RARE = "literal min_tokens column encoding quantize no_cache"
+    RARE = "literal min_tokens no_cache"
     prompt: str | None = argument("PROMPT", 'Text to continue; "" begins a text, - reads standard input.')
     model: str | None
     max_tokens: int
@@ -63,13 +61,9 @@ class _Options(GenerationOptions):
     lines: int | None = option(
         "N", "Generate N different lines like those of the training text; PROMPT may be their beginning.", min=1
     )
-    new: bool = flag("With --lines: leave out lines of the training text (--corpus, if it cannot be found).")
-    separator: str | None = option(
-        "TEXT", r"Text between samples or lines, such as '\n---\n' or '\0' (default: a line break)."
-    )
+    new: bool = flag("With --lines: leave out lines of the training text.")
     literal: bool = flag(
         "Tokenize the prompt in one way only, as other programs do: an incomplete last word is not completed.",
-        names="--literal/--no-literal",
         panel=SAMPLING,
     )
     next: int | None = option("N", "List the N most likely next words instead of generating.", min=1, panel=ANALYSIS)
@@ -77,6 +71,10 @@ class _Options(GenerationOptions):
         "LIST", f"Show the probability of each of these continuations: {CHOICES_HELP}.", panel=ANALYSIS
     )
     steps: int | None = option("N", "Show how each of N tokens is chosen from its candidates.", min=1, panel=ANALYSIS)
+    memory: bool = flag("Mark passages that occur verbatim in the training text.", panel=ANALYSIS)
+    corpus: list[str] | None = option(
+        "FILE", "With --memory or --new: the training text, if it cannot be found.", panel=ANALYSIS
+    )
     color: bool = flag("Color each token by its probability.", panel=ANALYSIS)
     experts: bool = flag("Count the tokens for which each expert had the largest weight.", panel=ANALYSIS)
 
@@ -87,10 +85,8 @@ def generate(options: _Options) -> None:
     Example: llm generate "I like to eat" --next 5
     """
     options.check(CONFLICTS, {"lines": "new"})
-    if options.json:
-        options.reject("with --json", "separator")
-    if options.lines is None and options.samples == 1:
-        options.reject("without --samples or --lines", "separator")
+    if not (options.memory or options.new):
+        options.reject("without --memory or --new", "corpus")
     sampling = options.sampling()
     path = model_path(options.model)
     choices = [] if options.choices is None else read_choices(options.choices, strips=False)
@@ -188,7 +184,7 @@ def _print_texts(run: _Run, memory: "MemoryReport | None") -> None:
             note_incomplete(answer, sampling)
             console.json_result(record | ({"memory": memory.as_json(answer.text, matches[index])} if memory else {}))
             continue
-        if len(settings) > 1 and options.separator is None:
+        if len(settings) > 1:
             console.note(f"--- {index + 1}")
         if sys.stdout.isatty() and sys.stderr.isatty():
             console.prompt(run.prompt)
@@ -197,7 +193,7 @@ def _print_texts(run: _Run, memory: "MemoryReport | None") -> None:
             memory.show(answer.text, matches[index], "; use a larger -n")
         else:
             answer = run.generate(sampling, print_piece)[0]
-            console.verbatim(_separator(options, is_last=index + 1 == len(settings)), raw=True)
+            console.verbatim("\n")
         note_incomplete(answer, sampling)
         if sys.stdout.isatty():
             answer.note_speed(sampling.seed)
@@ -207,12 +203,6 @@ def _print_texts(run: _Run, memory: "MemoryReport | None") -> None:
         probability_legend()
     if run.usage and not options.json:
         run.usage.show()
-
-
-def _separator(options: _Options, *, is_last: bool) -> str:
-    """Return what follows a text; after the last one, only a line break, if the separator ends with one."""
-    separator = "\n" if options.separator is None else unescaped(utf8_argument(options.separator, "separator"))
-    return separator if not is_last else "\n" * separator.endswith("\n")
 
 
 # ---- --lines
@@ -236,14 +226,12 @@ def _print_lines(run: _Run, count: int, known: KnownLines | None) -> None:
     for line in lines:
         found.append(line)
         if not options.json:
-            console.verbatim(("" if len(found) == 1 else _separator(options, is_last=False)) + line)
+            console.verbatim(line + "\n")
     if options.json:
         console.json_result({
             "lines": found, "generated": lines.generated, "duplicates": lines.duplicates, "known": lines.dropped,
             "incomplete": lines.incomplete, "seed": run.sampling.seed,
         })  # fmt: skip
-    elif found:
-        console.verbatim(_separator(options, is_last=True))
     figures = f"{units.count(lines.generated, 'line')} generated: {units.count(lines.duplicates, 'duplicate')}"
     figures += f", {lines.dropped:,} in the training text" * bool(known)
     figures += f", {lines.incomplete:,} empty, longer than -n or several lines" * bool(lines.incomplete)

@@ -21,7 +21,6 @@ class _Options(ResultOptions):
     output: Path = option("FILE", "Model file to write.", Path(DEFAULT_MODEL), names="-o --output")
     adapter: Path | None = option("FILE", "Adapters (LoRA) to merge into the model: a file or a PEFT directory.")
     fit_cache: Path | None = option("TEXT", "Fit an n-gram cache on a text like those that the model will read.")
-    encoding: str | None
     force: bool = flag("Overwrite an existing file.")
 
 
@@ -41,8 +40,7 @@ def import_(options: _Options) -> None:
         raise LLMError(f"-o needs the name of a file: -o {DEFAULT_MODEL}")
     reject_gguf_name(output)
     atomic_io.check_writable(output, force=options.force)
-    options.check({}, {"fit_cache": "encoding"})
-    text = read_sources([str(cache_text)], options.reading(), text_only=True).text if cache_text is not None else None
+    text = read_sources([str(cache_text)], text_only=True).text if cache_text is not None else None
     source = str(local_model(options.source))
     base = _load(source)
     part = "part of " if Path(source).is_dir() else ""

@@ -8,6 +8,7 @@ from llmcli.cli.options import ResultOptions, argument, flag, model_path, option
 from llmcli.cli.reports import tokens as token_output
 from llmcli.cli.terminal import console
 from llmcli.cli.terminal.safe_text import visible_whitespace
+from llmcli.config import DEFAULT_MODEL
 from llmcli.errors import LLMError, usage
 from llmcli.units import count
 
@@ -15,68 +16,48 @@ if TYPE_CHECKING:
     from llmcli.data.conversations.chat_template import ChatTemplate, EncodedConversation
     from llmcli.data.tokenizers.tokenizer import Tokenizer
 
-CONFLICTS = {
-    "chat": "text file ids decode",
-    "file": "text",
-    "tokenizer": "model",
-    "decode": "ids json",
-}
+CONFLICTS = {"chat": "text decode", "decode": "json"}
 
 
 class _Options(ResultOptions):
     text: str | None = argument("TEXT", "Text to tokenize; - reads standard input.")
-    model: str | None
-    file: Path | None = option("FILE", "Tokenize the text in a file instead.")
+    model: str | None = option(
+        "FILE",
+        f"Model, or a tokenizer.json (default: $LLMCLI_MODEL or {DEFAULT_MODEL}).",
+        names="-m --model",
+    )
     chat: Path | None = option("FILE", "Show the conversations in a file; tokens that count in the loss are marked.")
-    encoding: str | None
-    tokenizer: Path | None = option("FILE", "Use a tokenizer.json instead of a model.")
-    ids: bool = flag("Print only the token ids.")
     decode: bool = flag("Turn token ids, given as TEXT, back into text.")
 
 
 def tokenize(options: _Options) -> None:
     """Show the tokens of a text.
 
+    For the text of a document: llm text book.pdf | llm tokenize -
+
     Example: llm tokenize "I like to eat"
     """
     options.check(CONFLICTS)
-    file, text = options.file, options.text
-    if file is None and options.chat is None:
-        options.reject("without a file", "encoding")
+    path = model_path(options.model)
     if options.chat is not None:
-        _print_conversations(options, options.chat, _open_chat_template(options))
+        _print_conversations(options, options.chat, _open_chat_template(path))
         return
-    opened = _open_tokenizer(options)
+    opened = _open_tokenizer(path)
     if options.decode:
-        _decode(opened, text_argument(text, "list of ids") if file is None else _read(file, options))
-    elif file is not None and options.ids and not options.json:
-        from llmcli.data.sources import read_corpus
-
-        for document in read_corpus([str(file)], encoding=options.encoding or "").texts():
-            for ids in opened.encode_stream(document):  # the file may be larger than memory
-                console.result(" ".join(map(str, ids)))
+        _decode(opened, text_argument(options.text, "list of ids"))
     else:
-        content = _read(file, options) if file is not None else text_argument(text, "text")
-        _print_tokens(opened, content, options)
+        _print_tokens(opened, text_argument(options.text, "text"), options)
 
 
-def _open_tokenizer(options: _Options) -> "Tokenizer":
-    """Open the tokenizer in a file, or a model's tokenizer."""
-    if options.tokenizer is not None:
+def _open_tokenizer(path: Path) -> "Tokenizer":
+    """Open the tokenizer of a model, or the one in a tokenizer.json."""
+    if path.suffix.lower() == ".json":
         from llmcli.data.tokenizers.tokenizer import read_tokenizer
 
-        return read_tokenizer(str(options.tokenizer))[1]
+        return read_tokenizer(str(path))[1]
     from llmcli.formats.loading import load_any, open_tokenizer
 
-    return open_tokenizer(load_any(model_path(options.model)).shared)
-
-
-def _read(file: Path, options: _Options) -> str:
-    from llmcli.data.sources import read_corpus
-
-    return "".join(
-        piece for text in read_corpus([str(file)], encoding=options.encoding or "").texts() for piece in text
-    )
+    return open_tokenizer(load_any(path).shared)
 
 
 # ---- showing tokens
@@ -86,9 +67,6 @@ def _print_tokens(tokenizer: "Tokenizer", text: str, options: _Options) -> None:
     ids, size = tokenizer.encode(text), len(text.encode("utf-8"))
     if options.json:
         console.json_result({"ids": ids, "tokens": [tokenizer.decode([token]) for token in ids], "bytes": size})
-        return
-    if options.ids:
-        console.result(" ".join(map(str, ids)))
         return
     token_output.tokens([visible_whitespace(tokenizer.label(token)) for token in ids], ids)
     ratio = f", {size / len(ids):.2f} bytes per token" if ids else ""
@@ -107,20 +85,19 @@ def _decode(tokenizer: "Tokenizer", text: str) -> None:
 # ---- --chat
 
 
-def _open_chat_template(options: _Options) -> "ChatTemplate":
+def _open_chat_template(path: Path) -> "ChatTemplate":
     """Return the chat template of a model, or ChatML if it has none."""
     from llmcli.data.conversations.chat_template import CHATML, ChatTemplate
     from llmcli.formats.loading import load_any, open_chat_template, open_tokenizer
 
-    if options.tokenizer is not None:
-        tokenizer, source = _open_tokenizer(options), options.tokenizer
+    if path.suffix.lower() == ".json":
+        tokenizer = _open_tokenizer(path)
     else:
-        source = model_path(options.model)
-        checkpoint = load_any(source).shared
+        checkpoint = load_any(path).shared
         tokenizer = open_tokenizer(checkpoint)
         if template := open_chat_template(checkpoint, tokenizer):
             return template
-    console.note(f"{source} has no chat template; shown in ChatML, which llm train would use for it")
+    console.note(f"{path} has no chat template; shown in ChatML, which llm train would use for it")
     return ChatTemplate(CHATML, tokenizer.with_chat_tokens())
 
 
@@ -128,7 +105,7 @@ def _print_conversations(options: _Options, file: Path, template: "ChatTemplate"
     """Print each conversation in a file as text with the learned tokens marked, or as a line of JSON."""
     from llmcli.data.sources import require_conversations
 
-    read = require_conversations(str(file), file, options.reading())
+    read = require_conversations(str(file), file)
     tokenizer, total, learned_total = template.tokenizer, 0, 0
     for conversation in read.conversations:
         try:

@@ -44,14 +44,14 @@ def metadata(model: "Checkpoint", path: Path, name: str | None, license_: str | 
     return {key: text.encode("utf-8", "replace").decode("utf-8") for key, text in texts.items()}
 
 
-def model_card(model: "Checkpoint", values: dict[str, str], name: str, languages: str | None) -> str:
-    """Return the README.md of a Hugging Face directory. `name` is hf:OWNER/NAME on the hub, or that of a directory;
-    `languages` are codes with commas."""
+def model_card(model: "Checkpoint", values: dict[str, str], name: str) -> str:
+    """Return the README.md of a Hugging Face directory. `name` is hf:OWNER/NAME on the hub, or that of a
+    directory."""
     chats = "chat_template" in json.loads(model.tokenizer_config_json)
     body = [f"# {_plain(values['name'])}", _plain(values["description"]), _table(model)]
     if model.record.ngram_cache is not None:
         body.append(_CACHE_NOTE)
-    text = "\n\n".join([_front_matter(model, values, languages), *body, _usage(name, chats=chats)])
+    text = "\n\n".join([_front_matter(model, values), *body, _usage(name, chats=chats)])
     return f"{text}\n\n{_mark(text)}\n"
 
 
@@ -94,13 +94,11 @@ def _held_out(record: "TrainingRecord") -> str:
     return "answers" if record.held_out.of == "answers" else "text"
 
 
-def _front_matter(model: "Checkpoint", values: dict[str, str], languages: str | None) -> str:
+def _front_matter(model: "Checkpoint", values: dict[str, str]) -> str:
     """Return the metadata of the card, as YAML: JSON is YAML."""
     entries: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["llmcli"]}
     if "license" in values:
         entries["license"] = values["license"]
-    if languages:
-        entries["language"] = [code.strip() for code in languages.split(",") if code.strip()]
     origin = model.record.imported or {}
     base = str(origin.get("name"))
     if HUB_NAME.fullmatch(base) and base.endswith(f"/{origin.get('file')}"):  # opened by its name on the hub

@@ -221,7 +221,7 @@ def _explain_unknown(
     if len(texts) > 1:
         ways.append(f"{column_option(*list(sizes)[:2])} for prompts and their answers")
     elif cells_are_text and len(columns) == 2:
-        ways.append("`pairs` for prompts and their answers")
+        ways.append(f"{column_option(*columns)} for prompts and their answers")
     if can_be_plain:
         ways.append("`plain` for the file as it is")
     advice = f"; add {', or '.join(filter(None, (', '.join(ways[:-1]), ways[-1])))}" if ways else "; wanted text"

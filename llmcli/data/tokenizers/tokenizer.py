@@ -434,14 +434,14 @@ def _decoder(kind: str) -> Any:
 
 
 def read_tokenizer(path: str, expected: str = "a tokenizer.json") -> tuple[str, Tokenizer]:
-    """Return (text, tokenizer) of the file that --tokenizer names. Errors (LLMError) ask for what is `expected`."""
+    """Return (text, tokenizer) in a file. Errors (LLMError) ask for what is `expected`."""
     if not path:
         raise usage(f"`tokenizer` is empty; give {expected}")
     if not Path(path).exists():
-        raise LLMError(f"`tokenizer` {path}: there is no such file; give {expected}")
+        raise LLMError(f"{path}: there is no such file; give {expected}")
     data = read_file(Path(path), expected)
     try:
         text = data.decode("utf-8")
         return text, Tokenizer.from_json(text)
     except (LLMError, UnicodeDecodeError) as error:
-        raise LLMError(f"`tokenizer` {path}: {error}") from error
+        raise LLMError(f"{path}: {error}") from error

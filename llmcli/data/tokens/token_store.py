@@ -131,13 +131,6 @@ class TokenCache:
                 temporary.unlink()
         return True
 
-    def clear(self) -> list[CachedFile]:
-        """Remove and return all files. Raises OSError if one cannot be removed."""
-        files = [*self.files(), *self._files(TEMPORARY_SUFFIX)]
-        for file in files:
-            file.path.unlink(missing_ok=True)
-        return [file for file in files if file.path.suffix == SUFFIX]
-
     def _path(self, key: str) -> Path:
         return self.directory / f"{key}{SUFFIX}"
 

@@ -8,9 +8,7 @@ from typing import Any
 import pytest
 
 from llmcli.cli.chat.session import Session
-from llmcli.cli.reports.memory import MemoryReport
 from llmcli.config import SamplingConfig
-from llmcli.data.conversations.messages import Message
 from llmcli.generation.chat import Assistant, Chat
 from tests.generation.conversations import CountingModel, Letters, Turns, answering
 
@@ -190,21 +188,3 @@ def test_ctrl_c_before_an_answer_leaves_the_message_out_and_says_so(capsys, monk
     chat, _ = converse("x")
     assert contents(chat) == []
     assert "stopped before the answer began; the message is left out" in capsys.readouterr().err
-
-
-def test_memory_marks_the_answer(capsys: pytest.CaptureFixture[str]) -> None:
-    from llmcli.data.sources import read_corpus
-    from llmcli.evaluation.training_text import TrainingText
-
-    passage = "abcdefghijklmnopqrstuvwxyz" * 2
-    Path("c.txt").write_text(f"zz {passage} and so on " * 3)
-    corpus = read_corpus(["c.txt"])
-    chat = Chat(
-        Assistant(CountingModel(answering(f"x{passage}x")), LETTERS, Turns(LETTERS)),
-        SamplingConfig(temperature=0, max_tokens=100),
-    )
-    memory = MemoryReport([TrainingText(corpus)])
-    Session(chat, Lines("q").read, source=None, memory=memory).run()  # type: ignore[arg-type]
-    captured = capsys.readouterr()
-    assert captured.out == f"x⟦{passage}⟧x\n" and "96% of the 54 characters occur verbatim in c.txt" in captured.err
-    assert chat.messages[-1] == Message("assistant", f"x{passage}x")

@@ -28,7 +28,7 @@ def train(llm: Llm, *words: object) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_leaves_files_that_are_listed_and_removed(llm: Llm, own_cache: Path) -> None:
+def test_a_run_leaves_files_that_are_listed(llm: Llm, own_cache: Path) -> None:
     assert llm("cache").stdout == ""
     train(llm)
     (file,) = own_cache.iterdir()
@@ -44,10 +44,6 @@ def test_a_run_leaves_files_that_are_listed_and_removed(llm: Llm, own_cache: Pat
     assert names.split("\t") == ["text", "tokenizer", "tokens", "size", "used"]
     assert row.split("\t")[:2] == ["c.txt and 1 more", text["tokenizer"]]
     assert f"{own_cache}: " in llm("cache").stderr and " of at most " in llm("cache").stderr
-    removed = json.loads(llm("cache", "--clear", "--json").stdout)
-    assert removed == {"directory": str(own_cache), "removed": 1, "bytes": size}
-    assert list(own_cache.iterdir()) == []
-    assert "removed 0 files" in llm("cache", "--clear").stderr
 
 
 @pytest.mark.slow

@@ -99,16 +99,8 @@ def test_a_full_context_is_reported(llm: Llm, tmp_path: Path) -> None:
     assert sum(one["dropped_turns"] for one in objects(answer)) > 0
     assert all(one["prompt_tokens"] + len(one["tokens"]) <= 96 for one in objects(answer))
     assert answer.stderr.startswith("the context of 96 tokens is full: from now on the model does not see the ")
-    assert "--separate answers each line" in answer.stderr
+    assert "--batch answers each line" in answer.stderr
     assert answer.stderr.count("\n") == 1  # once
-
-
-def test_separate_lines_know_nothing_of_each_other(llm: Llm, chat_model: Path) -> None:
-    texts = ["The cat", "りんご", "The cat"]
-    found = objects(llm("chat", "--json", "--separate", "--system", "s", *GREEDY, stdin="\n".join(texts).encode()))
-    alone = [objects(llm("chat", text, "--json", "--system", "s", *GREEDY))[0] for text in texts]
-    for key in ("content", "prompt_tokens"):
-        assert [one[key] for one in found] == [one[key] for one in alone]
 
 
 @pytest.mark.parametrize(
@@ -121,9 +113,6 @@ def test_separate_lines_know_nothing_of_each_other(llm: Llm, chat_model: Path) -
         (2, ["chat", "--json"], '{"role": "assistant", "content": "x"}', "line 1 must be a text, or"),
         (1, ["chat", "The cat " * 200], "", "tokens with its template, and the context length is 256"),
         (2, ["chat", "hi", "there"], "", "a text of several words needs quotes"),
-        (2, ["chat", "hi", "--corpus", "c.txt"], "", "--corpus has no effect without --memory"),
-        (1, ["chat", "hi", "--memory"], "", "does not record its training text; name it: --corpus FILE"),
-        (2, ["chat", "hi", "--json", "--separate"], "", "--separate has no effect without --json or with a MESSAGE"),
         (2, ["chat", "hi", "--max-tokens", "-1"], "", "--max-tokens"),
         (2, ["chat", "hi", "-t", "-1"], "", "--temperature"),
     ],
@@ -175,21 +164,10 @@ def test_an_ensemble_and_other_runtimes_answer(llm: Llm, chat_model: Path) -> No
     assert llm("chat", "The cat", *GREEDY, "--device", "auto").stdout == expected
 
 
-def test_memory_marks_an_answer(llm: Llm, chat_model: Path) -> None:
-    text = llm("chat", "The cat", "-n", 60, "--seed", 1).stdout.removesuffix("\n")
-    Path("c.txt").write_text(f"before {text} after\n" * 3, "utf-8")
-    marked = llm("chat", "The cat", "-n", 60, "--seed", 1, "--memory", "--corpus", "c.txt")
-    assert marked.stdout == f"⟦{text}⟧\n" and "100% of the" in marked.stderr
-    [found] = objects(llm("chat", "The cat", "-n", 60, "--seed", 1, "--memory", "--corpus", "c.txt", "--json"))
-    assert found["memory"]["share"] == 1 and found["memory"]["spans"][0]["text"] == found["content"] == text
-
-
 def test_memory_searches_the_messages_of_the_training_conversations(llm: Llm, chat_model: Path) -> None:
-    [answer] = objects(llm("chat", "The cat", "-n", 60, "--seed", 1, "--json"))
-    messages = [
-        {"role": "user", "content": "Hi"},
-        {"role": "assistant", "content": answer["content"].replace("\0", "")},
-    ]
+    words = ("generate", "The cat", "-n", 60, "--seed", 1, "--json")
+    [plain] = objects(llm(*words))
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": plain["text"].replace("\0", "")}]
     content = json.dumps({"messages": messages}) + "\n"
     Path("c.jsonl").write_text(content)
     model = load(chat_model)
@@ -198,7 +176,7 @@ def test_memory_searches_the_messages_of_the_training_conversations(llm: Llm, ch
     model.record |= {"corpus": [file]}
     save(chat_model, model)
     for more in ([], ["--corpus", "c.jsonl"]):
-        result = llm("chat", "The cat", "-n", 60, "--seed", 1, "--memory", *more, "--json")
+        result = llm(*words, "--memory", *more)
         [found] = objects(result)
         assert found["memory"]["corpus"] == ["c.jsonl"] and found["memory"]["spans"] and result.stderr == ""
         assert all(span["text"] in messages[1]["content"] for span in found["memory"]["spans"])
@@ -212,7 +190,7 @@ def test_memory_reads_a_named_text_with_the_speakers_of_the_training(llm: Llm, c
     file = {"name": "c.txt", "sha256": digest, "shape": "Ann:/Bob: turns", "conversations": 1}
     model.record |= {"corpus": [file]}
     save(chat_model, model)
-    result = llm("chat", "The cat", "-n", 60, "--seed", 1, "--memory", "--corpus", "c.txt", "--json")
+    result = llm("generate", "The cat", "-n", 60, "--seed", 1, "--memory", "--corpus", "c.txt", "--json")
     [found] = objects(result)
     assert found["memory"]["searched_bytes"] == len("HiHo") and result.stderr == ""
 
@@ -338,7 +316,6 @@ def test_known_answers(llm: Llm, chat_model: Path) -> None:
         (line["content"], line["known"], line["confidence"]) for line in lines
     ]
     sing = ("chat", "Sing!", "--known-answers")
-    assert llm(*sing, "--unknown-answer", "Ask us.").stdout == "Ask us.\n"
     assert llm(*sing, "--min-confidence", 0).stdout in ("From 9 to 5.\n", "Behind the house.\n")
     assert "--min-confidence has no effect without --known-answers" in llm("chat", "Hi", "--min-confidence", 0).stderr
     assert "--temperature has no effect with --known-answers" in llm(*sing, "-t", 0).stderr

@@ -42,7 +42,7 @@ def test_json_equals_the_explanation(llm: Llm, tiny_model: Path) -> None:
     np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-4)
     assert [row["layer"] for row in found["lens"]] == [0, 1, 2]
     assert [t["id"] for t in found["lens"][-1]["next_tokens"]] == [t["id"] for t in found["next_tokens"]]
-    one = json.loads(llm("explain", "The cat", "--literal", "--layer", 2, "--head", 3, "--json").stdout)["attention"]
+    one = json.loads(llm("explain", "The cat", "--literal", "--layer", "2.3", "--json").stdout)["attention"]
     assert (one["layers"], one["heads"]) == ([2], [3])
     np.testing.assert_allclose(one["weights"], truth.attention[1:2, 2:3], atol=1e-6)
 
@@ -105,39 +105,39 @@ def test_two_prompts_side_by_side(llm: Llm, tiny_model: Path) -> None:
 
 
 def test_the_page_opens_at_the_prompt_without_some_parts(llm: Llm, tiny_model: Path) -> None:
-    options = ("explain", "The cat", "--html", "page.html", "--force", "--json")
+    options = ("explain", "The cat", "--html", "page.html", "--json")
     without, compare = ("--without", "2.3", "--without", "cache"), ("--compare", "りんご")
     for more, view, other, parts in (
         ((), "inside", "", []),
         (without, "inside", "", ["2.3", "cache"]),
         ((*without, *compare), "compare", "りんご", ["2.3", "cache"]),
     ):
+        Path("page.html").unlink(missing_ok=True)
         answer = llm(*options, *more)
         assert json.loads(answer.stdout) == {"prompt": "The cat", "page": "page.html"}, answer.stderr
         start = json.loads(element(Path("page.html").read_text("utf-8"), "data"))["start"]
         assert start == {"view": view, "text": "The cat", "compare": other, "without": parts}
+    Path("page.html").unlink()
     wrong = llm(*options, "--without", "3")
     assert wrong.exit_code == 2 and "the model has layers 1 to 2" in wrong.stderr
     assert "--next has no effect with --html" in llm(*options, "--next", 3).stderr
     assert "the prompt is empty" in llm("explain", "", *options[2:]).stderr
 
 
-def test_a_page_replaces_a_file_only_with_force(llm: Llm, tiny_model: Path) -> None:
-    command = ("explain", "The cat")
-    answer = llm(*command, "--html", "page.html")
+def test_a_page_replaces_no_file(llm: Llm, tiny_model: Path) -> None:
+    command = ("explain", "The cat", "--html")
+    answer = llm(*command, "page.html")
     assert answer.exit_code == 0 and answer.stdout == "" and "page.html" in answer.stderr
-    first = Path("page.html").read_bytes()
+    first, before = Path("page.html").read_bytes(), tiny_model.read_bytes()
     assert first.startswith(b"<!DOCTYPE html>") and first.endswith(b"</html>\n")
-    answer = llm(*command, "--html", "page.html")
-    assert answer.exit_code == 1 and "already exists; add --force to replace it" in answer.stderr
-    assert "--html" in answer.stderr and "-o" not in answer.stderr and answer.stderr.count("\n") == 1
-    answer = llm(*command, "--html", "page.html", "--force", "--json")
-    assert json.loads(answer.stdout)["page"] == "page.html" and Path("page.html").read_bytes() == first
-    before = tiny_model.read_bytes()
-    answer = llm(*command, "--html", tiny_model.name, "--force")
-    assert answer.exit_code == 1 and "is the model itself" in answer.stderr and tiny_model.read_bytes() == before
-    answer = llm(*command, "--html", "nowhere/page.html")
-    assert answer.exit_code == 1 and "there is no directory" in answer.stderr
+    for name, message in (
+        ("page.html", "page.html already exists; remove it, or give another name with --html"),
+        (tiny_model.name, "is the model itself"),
+        ("nowhere/page.html", "there is no directory"),
+    ):
+        answer = llm(*command, name)
+        assert answer.exit_code == 1 and message in answer.stderr and answer.stderr.count("\n") == 1
+    assert Path("page.html").read_bytes() == first and tiny_model.read_bytes() == before
 
 
 def test_a_model_that_is_too_large_for_a_page(llm: Llm, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,25 +235,3 @@ def test_a_pipe_gets_no_colors_and_stderr_is_empty(llm: Llm, tiny_model: Path) -
 def test_an_empty_prompt_is_refused(llm: Llm, tiny_model: Path) -> None:
     answer = llm("explain", "")
     assert answer.exit_code == 1 and "the prompt is empty" in answer.stderr
-
-
-@pytest.mark.usefixtures("tiny_model")
-def test_memory_marks_what_the_prompt_and_the_next_token_repeat(llm: Llm) -> None:
-    prompt = "The cat sat on the mat beside the dog"
-    token = json.loads(llm("explain", prompt, "--literal", "--json").stdout)["next_tokens"][0]["text"]
-    Path("book.md").write_text(f"# A book\n\n{prompt}{token}, and so on.\n", encoding="utf-8")
-    options = ("explain", prompt, "--literal", "--memory", "--corpus", "book.md")
-    found = json.loads(llm(*options, "--json").stdout)["memory"]
-    assert (found["corpus"], found["share"]) == (["book.md"], 1)
-    assert found["spans"] == [{"start": 0, "end": len(prompt + token), "text": prompt + token}]
-    run = llm(*options)
-    assert (
-        prompt in run.stdout and f"100% of the {len(prompt + token)} characters occur verbatim in book.md" in run.stderr
-    )
-
-
-@pytest.mark.usefixtures("tiny_model")
-def test_options_without_effect_beside_memory(llm: Llm) -> None:
-    for options in (("--corpus", "a.txt"), ("--memory", "--html", "a.html")):
-        run = llm("explain", "a", *options)
-        assert run.exit_code == 2 and "--memory" in run.stderr

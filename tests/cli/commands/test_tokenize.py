@@ -16,21 +16,17 @@ def test_json_ids_and_decode_agree(llm: Llm, tiny_model: Path) -> None:
     text = "The cat りんご 🍎 <|endoftext|>\r\n"
     found = json.loads(llm("tokenize", text, "--json").stdout)
     assert set(found) == {"ids", "tokens", "bytes"} and found["bytes"] == len(text.encode())
-    ids = llm("tokenize", text, "--ids").stdout
-    assert [int(i) for i in ids.split()] == found["ids"]
-    assert llm("tokenize", "--decode", ids).stdout_bytes == text.encode()
-    Path("t.txt").write_bytes(text.encode())
-    assert llm("tokenize", "--file", "t.txt", "--ids").stdout == ids
-    assert llm("tokenize", "-", "--ids", stdin=text.encode()).stdout == ids
+    assert llm("tokenize", "--decode", str(found["ids"])).stdout_bytes == text.encode()
+    assert json.loads(llm("tokenize", "-", "--json", stdin=text.encode()).stdout) == found
 
 
 def test_a_trained_tokenizer_is_accepted_by_train(llm: Llm) -> None:
     Path("c.txt").write_text(TEXT, "utf-8")
     assert llm("train", "c.txt", "--vocab-size", 280, "--steps", 1, "-q").exit_code == 0
     assert llm("export", "model.safetensors", "tok.json", "--to", "tokenizer").exit_code == 0
-    ids = llm("tokenize", "The cat", "--tokenizer", "tok.json", "--ids").stdout
+    tokens = llm("tokenize", "The cat", "-m", "tok.json", "--json").stdout
     assert llm("train", "c.txt", "--tokenizer", "tok.json", "--steps", 1, "-q", "--force").exit_code == 0
-    assert llm("tokenize", "The cat", "--ids").stdout == ids
+    assert llm("tokenize", "The cat", "--json").stdout == tokens
     assert json.loads(llm("inspect", "--json").stdout)["config"]["vocab_size"] == 280
 
 
@@ -86,13 +82,13 @@ def test_a_model_without_a_template_is_shown_in_chatml(llm: Llm, tiny_model: Pat
     answer = llm("tokenize", "--chat", pairs, "--json")
     assert "model.safetensors has no chat template; shown in ChatML" in answer.stderr
     Path("tok.json").write_text(load(tiny_model).tokenizer_json, "utf-8")
-    same = llm("tokenize", "--chat", pairs, "--tokenizer", "tok.json", "--json")
+    same = llm("tokenize", "--chat", pairs, "-m", "tok.json", "--json")
     assert same.stdout == answer.stdout and "tok.json has no chat template" in same.stderr
 
 
 def test_a_tokenizer_without_chat_tokens_gets_them(llm: Llm, pairs: str) -> None:
     path = BPE_WITHOUT_CHAT_TOKENS
-    line = llm("tokenize", "--chat", pairs, "--tokenizer", path, "--json").stdout.splitlines()[0]
+    line = llm("tokenize", "--chat", pairs, "-m", path, "--json").stdout.splitlines()[0]
     assert json.loads(line)["ids"][0] == Tokenizer.from_json(path.read_text("utf-8")).vocab_size
 
 
@@ -124,7 +120,6 @@ def test_a_conversation_that_the_template_refuses_is_named(llm: Llm, tiny_model:
     assert answer.stderr == "error: pairs.jsonl line 2: the model's chat template refuses these messages: no fruit\n"
 
 
-@pytest.mark.parametrize("option", ["--ids", "--decode", "--file x.txt"])
-def test_options_without_effect_beside_chat_are_wrong(llm: Llm, chat_model: Path, pairs: str, option: str) -> None:
-    answer = llm("tokenize", "--chat", pairs, *option.split())
+def test_options_without_effect_beside_chat_are_wrong(llm: Llm, chat_model: Path, pairs: str) -> None:
+    answer = llm("tokenize", "--chat", pairs, "--decode")
     assert answer.exit_code == 2 and "no effect with --chat" in answer.stderr

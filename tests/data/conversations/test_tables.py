@@ -121,7 +121,7 @@ def test_the_options_say_otherwise(name: str, reading: ReadOptions, text: str, e
 
 REFUSED = [
     ("1,2\n3,4\n5,6\n", "unclear which columns to train on: '1', '2' (none has words); add "
-     "`pairs` for prompts and their answers, or `plain` for the file as it is"),
+     "`column` 1,2 for prompts and their answers, or `plain` for the file as it is"),
     ("date,temp\n2024-01,3.5\n2024-02,4.1\n", "unclear which columns to train on: 'date', 'temp'"),
     ("a,b,c\nx1,longer,z\n", "unclear which columns to train on: '1', '2', '3'; add `column` 2 for its "
      "text, `column` 1,2 for prompts and their answers, or `plain` for the file as it is"),

@@ -111,15 +111,6 @@ def test_a_limit_that_is_no_number_is_refused(cache: TokenCache, monkeypatch, re
         cache.limit()
 
 
-def test_clearing_removes_the_files_of_the_cache_alone(cache: TokenCache) -> None:
-    put(cache, "a", 5, 1)
-    (cache.directory / "b.1-2.tmp").write_bytes(b"half")
-    (cache.directory / "notes.txt").write_text("mine", "utf-8")
-    assert [file.key for file in cache.clear()] == ["a"]
-    assert [path.name for path in cache.directory.iterdir()] == ["notes.txt"]
-    assert TokenCache(cache.directory / "none").clear() == []
-
-
 def test_temporary_files_of_killed_processes_are_removed(cache: TokenCache) -> None:
     put(cache, "a", 5, 1)
     old, new = cache.directory / "b.1-2.tmp", cache.directory / "c.1-2.tmp"

@@ -53,11 +53,11 @@ def test_a_pushed_model_opens_by_its_name(trained: SimpleNamespace, llm: Llm) ->
 def test_the_card_states_the_facts_of_the_record(trained: SimpleNamespace, llm: Llm, tmp_path: Path) -> None:
     from huggingface_hub import ModelCard
 
-    answer = llm(*PUSH, "--license", "mit", "--language", "en,ja", "--name", "Cat *1*")
+    answer = llm(*PUSH, "--license", "mit", "--name", "Cat *1*")
     assert answer.exit_code == 0, answer.stderr
     text = trained.hub.repositories["owner/cat"].files["README.md"].decode()
     data = ModelCard(text).data
-    assert (data.license, data.language, data.library_name) == ("mit", ["en", "ja"], "transformers")
+    assert (data.license, data.library_name) == ("mit", "transformers")
     assert "\n# Cat \\*1\\*\n" in text and "c\\|t.txt (1.20 MB), d.txt (900 bytes) |" in text
     assert "| training | 1,200 steps, 3.1 epochs, 2m 21s |" in text
     assert "| held-out text | network 1.850 bits per byte |" in text and "1.700" not in text
