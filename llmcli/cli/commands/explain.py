@@ -87,7 +87,7 @@ def _explain_prompt(options: _Options, path: Path, text: str) -> None:
     )
     words = next_words(predictor, tokenizer, text)
     _print_notes(explanation, config)
-    shown = options.next, *(None if index is None else index + 1 for index in (layer, head))
+    shown = options.next, None if layer is None else layer + 1, None if head is None else head + 1
     if options.json:
         console.json_result(explanation_json(explanation, words, tokenizer, text, *shown) | extra)
     else:

@@ -4,7 +4,6 @@ It knows nothing about training: the run gives it texts, and never waits for it.
 """
 
 import threading
-from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from urllib.parse import quote
@@ -38,7 +37,7 @@ class WatchServer:
         """Start serving on a free port; return the address. Raises LLMError."""
         listener = self._listener.enter_context(bind("127.0.0.1", 0))
         routes = [Route("/", self._show), Route("/state", self._show_state), Route("/model", self._show_model)]
-        guard = Middleware(Guard, access=Access(), counts=Counter(), log=lambda entry: None)
+        guard = Middleware(Guard, access=Access(), log=lambda entry: None)
         self._server = Server(Starlette(routes=routes, middleware=[guard]))
         self._thread = threading.Thread(target=self._server.run, args=([listener],), daemon=True)
         self._thread.start()
