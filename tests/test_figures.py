@@ -1,5 +1,6 @@
 """The two figures of a model, network and adapting, have the same names and the same values in every place."""
 
+import hashlib
 import json
 import random
 import re
@@ -148,7 +149,17 @@ def test_each_way_to_measure_a_text_gives_the_same_two_figures(model: Path, llm:
 
 
 def test_a_compressor_stands_beside_the_figure_of_its_kind(model: Path, llm: Any) -> None:
-    Path("t.txt").write_text(TEXT, "utf-8")
+    text = (TEXT[:500] + TEXT).encode()  # the first bytes were trained on, and compressors read them first
+    Path("t.txt").write_bytes(text)
+    file = {
+        "name": "t.txt",
+        "bytes": len(text),
+        "sha256": hashlib.sha256(text).hexdigest(),
+        "held_out": len(text) - 500,
+    }
+    source = loading.load(model)
+    source.record |= {"corpus": [file], "train_bytes": 500}
+    checkpoint.save(model, source)
     words = ("eval", "t.txt", "-q")
     found = json.loads(llm(*words, "--json").stdout)
     head, *rows = (line.split("\t") for line in llm(*words).stdout.splitlines())
