@@ -254,8 +254,8 @@ def test_lr_scale_multiplies_the_learning_rates(llm: Llm) -> None:
         assert answer.exit_code == 0
         return {row[0]: row[1] for row in (line.split("\t") for line in answer.stdout.splitlines())}
 
-    assert plan()["learning rate"] == "Muon 0.03, AdamW 0.003"
-    assert plan("--lr-scale", 0.5)["learning rate"] == "Muon 0.015, AdamW 0.0015"
+    assert plan()["learning rate"] == "Muon 0.03, AdamW 0.003 (embedding 0.05)"
+    assert plan("--lr-scale", 0.5)["learning rate"] == "Muon 0.015, AdamW 0.0015 (embedding 0.025)"
     small = llm("train", "c.txt", "--steps", 2, "--lr-scale", "3e-4", "--threads", 1)  # explicit, so it is applied
     assert small.exit_code == 0 and "the model will hardly learn anything" in small.stderr
     assert json.loads(llm("inspect", "--json").stdout)["training"]["train"]["lr"] == 0.0003
