@@ -114,9 +114,9 @@ class Sources:
             for group, same in files.items()
         ]
 
-    def describe(self) -> str:
-        """Describe the kinds of the files, and the options to read them differently, in one line."""
-        groups = self.groups()
+    def describe(self, *, options: bool = True) -> str:
+        """Describe the kinds of the files, and the `options` to read them differently, in one line."""
+        groups = [group if options else replace(group, otherwise="") for group in self.groups()]
         if (more := len(groups) - _MAX_KINDS) <= 0:
             return f"data: {'; '.join(map(str, groups))}"
         largest = sorted(groups, key=lambda group: -group.share)[:_MAX_KINDS]

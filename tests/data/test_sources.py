@@ -345,7 +345,10 @@ def test_train_says_it_before_the_run_and_every_command_reads_the_same(llm: Llm)
     assert again.stderr.splitlines()[0] == line
     # eval and --memory read the column that was trained on, without being told, and know what was held out
     scores = llm("eval", "a.jsonl", "--json")
-    assert line in scores.stderr and "bytes of this text were trained on" in scores.stderr
+    assert (
+        "data: text in a.jsonl (column body)\n" in scores.stderr
+        and "bytes of this text were trained on" in scores.stderr
+    )
     memory = llm("generate", "The cat number 5 sat on the mat.", "-n", 40, "--memory", "-t", 0)
     assert memory.exit_code == 0 and "occur verbatim in a.jsonl" in memory.stderr
 

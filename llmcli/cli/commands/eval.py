@@ -88,7 +88,7 @@ def eval_(options: _Options) -> None:
     reading = recorded_reading(_records(models))
     sources = read_sources(options.texts, reading, text_only=not templates, on_read=progress)
     if sources.cuts or any(group.detail for group in sources.groups()):  # more than plain text
-        for note in (sources.describe(), *sources.notes):
+        for note in (sources.describe(options=False), *sources.notes):
             console.note(note)
     if templates and sources.conversation_files:
         options.reject("with conversations", "per_token", "per_line")
