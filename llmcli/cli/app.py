@@ -106,7 +106,7 @@ class Subcommand(TyperCommand):
             if getattr(param, "hidden", False):
                 rare += 1
                 param = copy(param)
-                param.hidden = not ctx.meta[HELP_ALL]  # type: ignore[attr-defined]
+                param.hidden = not ctx.meta.get(HELP_ALL)  # type: ignore[attr-defined]
             record = param.get_help_record(ctx)
             if record is None:
                 continue
