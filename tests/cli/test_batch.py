@@ -111,12 +111,12 @@ def test_another_file_with_the_name_of_the_partial_one_is_kept(llm: Llm, prompts
 def test_what_is_no_file_of_results_is_never_replaced(llm: Llm, prompts: Path) -> None:
     partial = Path("out.jsonl.partial")
     os.mkfifo(partial)
-    answer = llm(*GENERATE, "--force")
+    answer = llm(*GENERATE)
     assert answer.exit_code == 1 and answer.stderr.startswith("error: out.jsonl.partial is not a regular file; give a ")
     partial.unlink()
     for path in (partial, Path("out.jsonl")):
         path.write_text("notes\nmore\n")
-        answer = llm(*GENERATE, "--force")
+        answer = llm(*GENERATE)
         assert answer.exit_code == 1 and f"{path} exists and is not a .jsonl file" in answer.stderr
         assert answer.stderr.count("\n") == 1 and path.read_text() == "notes\nmore\n"
         path.unlink()

@@ -258,7 +258,6 @@ def test_an_output_that_is_no_such_file_is_refused_with_a_name_to_type(
         "explain a --html m.html",
         "import model.safetensors -o m.safetensors",
         "mix model.safetensors other.safetensors -o m.safetensors",
-        "mix model.safetensors other.safetensors -o m.safetensors --average",
     ],
 )
 def test_the_space_on_the_disk_is_checked_before_a_weight_is_read(

@@ -176,7 +176,7 @@ def test_a_malformed_record_names_its_line(llm: Llm) -> None:
 def test_the_conversations_are_never_overwritten(llm: Llm) -> None:
     before = Path("chats.jsonl").read_bytes()
     answer = llm(*RUN, "-o", "chats.jsonl", "--force")
-    assert answer.exit_code == 1 and "is a file of conversations" in answer.stderr
+    assert answer.exit_code == 1 and "is not replaced" in answer.stderr
     assert Path("chats.jsonl").read_bytes() == before
 
 
