@@ -128,11 +128,11 @@ def summary(figures: Figures) -> str:
     if facts is None:
         return NOT_YET
     sentences = (
-        "After 142 s of training on two cores, with no option but `--time`, the network has **{network}** bits per "
-        "byte on held-out text of tiny Shakespeare (*network*; nanoGPT's recipe has **{nanogpt}** in the same time, the "
-        "compressor xz {xz}), and **{adapting}** with its n-gram cache (*adapting*; `zpaq -m5` {zpaq}). The medians "
-        "over {count} texts that the program was not developed on are **{network_2}** (nanoGPT's recipe **{nanogpt_2}**, xz "
-        "{xz_2}) and **{adapting_2}** (`zpaq -m5` {zpaq_2}; commit {commit})."
+        "After 142 s of training on two cores, with no option but `--time`, the network has **{network}** bits per"
+        " byte on held-out text of tiny Shakespeare (*network*; nanoGPT's recipe has **{nanogpt}** in the same "
+        "time, the compressor xz {xz}), and **{adapting}** with its n-gram cache (*adapting*; `zpaq -m5` {zpaq}). "
+        "The medians over {count} texts that the program was not developed on are **{network_2}** (nanoGPT's "
+        "recipe **{nanogpt_2}**, xz {xz_2}) and **{adapting_2}** (`zpaq -m5` {zpaq_2}; commit {commit})."
     )
     return textwrap.fill(sentences.format(**facts), 120)
 
@@ -146,7 +146,8 @@ def summary_ja(figures: Figures) -> str:
         "1バイトあたりのビット数は、ニューラルネットワークだけで **{network}**（*network*。同じ時間の nanoGPT の設定は "
         "**{nanogpt}**、圧縮プログラムの xz は {xz}）、n-gram キャッシュを加えると **{adapting}**（*adapting*。"
         "`zpaq -m5` は {zpaq}）です。開発に使わなかった{count}つのテキストでの中央値は、**{network_2}**"
-        "（nanoGPT の設定は **{nanogpt_2}**、xz は {xz_2}）と **{adapting_2}**（`zpaq -m5` は {zpaq_2}）です（コミット {commit}）。"
+        "（nanoGPT の設定は **{nanogpt_2}**、xz は {xz_2}）と **{adapting_2}**"
+        "（`zpaq -m5` は {zpaq_2}）です（コミット {commit}）。"
     ).format(**facts)
 
 
