@@ -38,6 +38,7 @@ NOT_RUN = {  # the beginning of a command -> why it is not run here
     "pipx install": "installs",
     "uv tool install": "installs",
     "python -m pytest": "these tests",
+    "llm serve": "runs until it is stopped; tests/server/test_serve_document.py runs it",
     "llm train book.epub": "reads documents that nobody has",
     "python3 examples/nanogpt_to_hf.py": "reads a checkpoint of nanoGPT; tests/ecosystem/test_nanogpt.py runs it",
     "llm generate Once upon a time -m nanogpt-hf": "reads what that script writes",
@@ -46,12 +47,15 @@ SMALLER = {"llmcli/": "llmcli/generation/"}  # a directory of a page -> the part
 STEPS = 2  # in place of the time or steps that a run is given, or of the default of five minutes
 
 
+CODE = re.compile(r"^```\w*\n((?:(?!```).*\n)*)```|(?:^(?: {4}.*)?\n)+", re.M)
+
+
 def blocks(page: str) -> Iterator[list[str]]:
-    """The lines of each block of code, without its indentation."""
-    text = (ROOT / page).read_text("utf-8")
-    for found in re.finditer(r"(?:^(?: {4}.*)?\n)+", text, re.M):
-        if lines := [line[4:] for line in found[0].splitlines() if line]:
-            yield lines
+    """The lines of each block of code, without its fence or indentation."""
+    for found in CODE.finditer((ROOT / page).read_text("utf-8")):
+        lines = (found[1] or found[0].replace("\n    ", "\n").removeprefix("    ")).splitlines()
+        if any(lines):
+            yield [line for line in lines if line]
 
 
 def commands_of(page: str) -> Iterator[str]:

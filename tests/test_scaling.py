@@ -46,9 +46,9 @@ def test_the_tables_of_the_page_are_those_of_the_calculator(capsys: pytest.Captu
     tables = [block for block in capsys.readouterr().out.strip().split("\n\n") if block.startswith("|")]
     page = PAGE.read_text("utf-8")
     assert len(tables) == 8
-    for expected in tables:
+    for expected in tables[: scaling.TABLES_OF_PAGE]:
         assert expected in page, f"run python -m tests.benchmarks.scaling --write {PAGE}"
-    assert scaling.with_tables(page, tables) == page
+    assert scaling.with_tables(page, tables[: scaling.TABLES_OF_PAGE]) == page
 
 
 @pytest.mark.slow

@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.scaling [--gpu h100] [--mfu 0.3] [--price 2.5] [--network-gbits 100]
 
-Prints the tables of docs/scaling.md; --write FILE writes them into it, in place of those that are there. Every
-assumption is a field of CLUSTERS or a constant below, and an option.
+Prints the tables of docs/scaling.md, and more about memory, networks and steps; --write FILE writes those of the page
+into it, in place of those that are there. Every assumption is a field of CLUSTERS or a constant below, and an option.
 """
 
 import argparse
@@ -34,6 +34,7 @@ from tests.benchmarks.step_model import Step, bytes_sent, same_link, step
 GPUS = (1, 2, 4, 8, 16, 32, 64)
 CONTEXT, VOCAB_SIZE, TOKENS_PER_PARAMETER = 2048, 32_768, 20.0  # the last is about that of arXiv:2203.15556, table 3
 BYTES_PER_TOKEN = 4.5  # of English text with such a vocabulary
+TABLES_OF_PAGE = 4  # the first ones that are printed: models, two of costs, networks
 NETWORKS = (10, 100, 400, 3200)  # Gbit/s per machine, in the table of networks
 
 
@@ -254,7 +255,7 @@ def network_table(target: Target, cluster: Cluster, gpus: int) -> str:
 
 
 def report(models: Sequence[Target], clusters: Mapping[str, Cluster]) -> Iterator[tuple[str, str]]:
-    """Headings and tables."""
+    """Headings and tables; the first TABLES_OF_PAGE are those of docs/scaling.md."""
     yield "Models", models_table(models)
     for name, cluster in clusters.items():
         yield f"{name}: time and price, by the number of GPUs; (s): sharded", cost_table(models, cluster)
@@ -292,7 +293,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     clusters = {name: replace(CLUSTERS[name], **changes) for name in options.gpu}
     found = list(report(targets(options.context, options.vocab_size, options.tokens_per_parameter), clusters))
     if options.write:
-        page = with_tables(options.write.read_text("utf-8"), [new for _, new in found])
+        page = with_tables(options.write.read_text("utf-8"), [new for _, new in found][:TABLES_OF_PAGE])
         options.write.write_text(page, "utf-8")
     else:
         print("\n\n".join(f"{heading}\n\n{rows}" for heading, rows in found))

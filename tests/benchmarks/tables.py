@@ -10,6 +10,7 @@ dash. A test holds that the documents agree with the results.
 import argparse
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -121,39 +122,49 @@ def compressors(figures: Figures) -> str:
     )
 
 
-def compressors_ja(figures: Figures) -> str:
-    xz, static, adaptive, zpaq = map(cell, _compressors(figures, SHAKESPEARE))
-    return (
-        f"同じ評価用データでの比較対象は、network に対しては xz（{xz}）、static PPM（{static}）、142秒学習した "
-        f"nanoGPT の設定（{cell(figures.nanogpt(SHAKESPEARE))}）、adapting に対しては adaptive PPM（{adaptive}）、"
-        f"`zpaq -m5`（{zpaq}）です。圧縮プログラムには、先に学習データを読み込ませました。"
-    )
-
-
-def unseen(figures: Figures) -> str:
-    """The medians over the texts that no setting was chosen on."""
-    found, count = _medians(figures, TEST)
-    if not count:
+def summary(figures: Figures) -> str:
+    """Two sentences for README: tiny Shakespeare, and the medians over the texts that no setting was chosen on."""
+    facts = _summary_facts(figures)
+    if facts is None:
         return NOT_YET
-    network, xz, static, nanogpt, adapting, adaptive, zpaq = (cell(found[column]) for column in COMPARED)
-    return (
-        f"The program was developed on tiny Shakespeare. Median over {count} texts that it was not developed on, in "
-        f"142 s: network **{network}** (compare xz {xz}, static PPM {static}, nanoGPT's recipe {nanogpt}), adapting "
-        f"**{adapting}** (compare adaptive PPM {adaptive}, `zpaq -m5` {zpaq})."
+    sentences = (
+        "After 142 s of training on two cores, with no option but `--time`, the network has **{network}** bits per"
+        " byte on held-out text of tiny Shakespeare (*network*; nanoGPT's recipe has **{nanogpt}** in the same "
+        "time, the compressor xz {xz}), and **{adapting}** with its n-gram cache (*adapting*; `zpaq -m5` {zpaq}). "
+        "The medians over {count} texts that the program was not developed on are **{network_2}** (nanoGPT's "
+        "recipe **{nanogpt_2}**, xz {xz_2}) and **{adapting_2}** (`zpaq -m5` {zpaq_2}; commit {commit})."
     )
+    return textwrap.fill(sentences.format(**facts), 120)
 
 
-def unseen_ja(figures: Figures) -> str:
-    found, count = _medians(figures, TEST)
-    if not count:
+def summary_ja(figures: Figures) -> str:
+    facts = _summary_facts(figures)
+    if facts is None:
         return NOT_YET
-    network, xz, static, nanogpt, adapting, adaptive, zpaq = (cell(found[column]) for column in COMPARED)
     return (
-        "tiny Shakespeare は、このプログラムの開発に使ったテキストです。"
-        f"開発に使わなかった{count}つのテキストでの中央値（142秒）は、network が **{network}**"
-        f"（xz は {xz}、static PPM は {static}、nanoGPT の設定は {nanogpt}）、adapting が **{adapting}**"
-        f"（adaptive PPM は {adaptive}、`zpaq -m5` は {zpaq}）です。"
-    )
+        "2コアの CPU で142秒、`--time` のほかはオプションなしで学習すると、tiny Shakespeare（英語）の評価用データでの"
+        "1バイトあたりのビット数は、ニューラルネットワークだけで **{network}**（*network*。同じ時間の nanoGPT の設定は "
+        "**{nanogpt}**、圧縮プログラムの xz は {xz}）、n-gram キャッシュを加えると **{adapting}**（*adapting*。"
+        "`zpaq -m5` は {zpaq}）です。開発に使わなかった{count}つのテキストでの中央値は、**{network_2}**"
+        "（nanoGPT の設定は **{nanogpt_2}**、xz は {xz_2}）と **{adapting_2}**"
+        "（`zpaq -m5` は {zpaq_2}）です（コミット {commit}）。"
+    ).format(**facts)
+
+
+def _summary_facts(figures: Figures) -> dict[str, str] | None:
+    """The figures in `summary`; those of the medians end in _2. None if no model was trained on such texts."""
+    medians, count = _medians(figures, TEST)
+    if not count:
+        return None
+    names = ("network", "xz", "static", "nanogpt", "adapting", "adaptive", "zpaq")
+    shown = {"": _columns(figures, SHAKESPEARE), "_2": medians}
+    facts = {
+        name + end: cell(values[column])
+        for end, values in shown.items()
+        for name, column in zip(names, COMPARED, strict=True)
+    }
+    commits = {stored["commit"] for stored in figures.trained()}
+    return facts | {"count": str(count), "commit": ", ".join(sorted(commits))}
 
 
 def _compressors(figures: Figures, text: str) -> tuple[float | None, ...]:
@@ -303,22 +314,6 @@ def _both_of_mixture(model: Mapping[str, Any], name: str) -> str:
     return f"{cell(network)} / {cell(as_it_runs)}"
 
 
-def short(figures: Figures, head: Sequence[str], seeds: Callable[[int], str]) -> str:
-    """The small table of a README: the budgets that are measured."""
-    rows = [
-        [
-            budget, *(cell(figures.median(SHAKESPEARE, budget, figure)) for figure in FIGURES),
-            seeds(len(figures.runs(SHAKESPEARE, budget))),
-        ]
-        for budget in _measured(figures)
-    ]  # fmt: skip
-    return table(head, rows) if rows else NOT_YET
-
-
-def commit(figures: Figures) -> str:
-    return ", ".join(sorted({stored["commit"] for stored in figures.trained()})) or DASH
-
-
 SECTIONS: dict[str, Callable[[Figures], str]] = {
     "environment": environment,
     "budgets": budgets,
@@ -330,15 +325,9 @@ SECTIONS: dict[str, Callable[[Figures], str]] = {
     "fixed-shape": fixed,
     "generation": engines,
     "mixtures": mixtures,
-    "summary": lambda figures: "\n\n".join([
-        short(figures, ["`--time`", *FIGURES, "seeds"], str), compressors(figures),
-        f"{unseen(figures)} Commit {commit(figures)}.",
-    ]),
-    "summary-ja": lambda figures: "\n\n".join([
-        short(figures, ["`--time`", *FIGURES, "シードの数"], str), compressors_ja(figures),
-        f"{unseen_ja(figures)}コミット：{commit(figures)}。",
-    ]),
-}  # fmt: skip
+    "summary": summary,
+    "summary-ja": summary_ja,
+}
 
 
 # ---- documents
