@@ -369,7 +369,8 @@ def test_notes_to_a_closed_stderr_go_into_no_other_file() -> None:
 
 READING = (
     "train", "train c.txt --val", "train c.txt --tokenizer", "train c.txt --from", "train c.txt --like", "eval",
-    "eval c.txt -m", "text", "tokenize a -m", "generate a --grammar", "generate a --json-schema", "generate a --choices", "generate --batch",
+    "eval c.txt -m", "text", "tokenize a -m", "generate a --grammar", "generate a --json-schema",
+    "generate a --choices", "generate --batch",
     "generate a --memory --corpus", "generate a -m", "explain a -m", "inspect",
     "import -o x.safetensors", "import model.safetensors -o x.safetensors --adapter",
     "import model.safetensors -o x.safetensors --fit-cache", "mix model.safetensors", "export --to html",

@@ -15,7 +15,7 @@ import typer
 
 from llmcli import units
 from llmcli.cli import app, process_start
-from llmcli.cli.options import DATA, ReadingOptions, argument, choice, flag, option, parse_duration
+from llmcli.cli.options import DATA, ReadingOptions, argument, choice, flag, option, parse_duration, utf8_argument
 from llmcli.cli.terminal import console
 from llmcli.cli.terminal.signals import on_stop_requests, stop_requests
 from llmcli.config import DEFAULT_MODEL, DEVICES, DTYPES, MAX_VOCAB_SIZE, MIN_VOCAB_SIZE, TrainConfig, cpu_cores
@@ -39,7 +39,7 @@ OMITTED = {"time", "steps", "epochs", "force", "json", "quiet", "corpus", "watch
 class _Options(ReadingOptions):
     RARE = (
         "kl_weight adapter_only heads batch_tokens lr_scale optimizer dtype threads processes template "
-        "strip_boilerplate"
+        "strip_boilerplate probe"
     )
     corpus: list[str] = argument(
         "CORPUS", "Text or conversations: files, directories or globs, also .gz; - reads text from standard input.", ...
@@ -83,6 +83,11 @@ class _Options(ReadingOptions):
     lr_scale: float = option("X", "Factor that multiplies the recipe's learning rates.", TrainConfig.lr, panel=TRAINING)
     optimizer: str | None = option("muon|adamw", "Optimizer; muon uses AdamW for embeddings and norms.", panel=TRAINING)
     dropout: float | None = option("X", "Dropout rate, from 0 to below 1.", panel=TRAINING)
+    probe: str | None = option(
+        "TEXT",
+        "Prompt whose likeliest next words are recorded (default: one from the held-out text).",
+        panel=TRAINING,
+    )
     seed: int = option(
         "N",
         "Random seed; with --steps on a CPU, it fixes the file.",
@@ -238,6 +243,7 @@ def _request(options: _Options, processes: Processes) -> "PlanRequest":
     typed = {name: value for name, value in vars(options).items() if name in names and value is not None}
     typed |= {
         "lr": _learning_rate_scale(options), "processes": processes.count,
+        "probe": options.probe and utf8_argument(options.probe, "text of --probe"),
         "threads": processes.threads(options.threads or cpu_cores()),
     }  # fmt: skip
     return PlanRequest(seconds=parse_duration(options.time) if options.time else None, **typed)
