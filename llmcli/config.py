@@ -441,6 +441,36 @@ class Grammar:
             raise usage(f"a text has one form, found {' and '.join(names)}; give one of them")
 
 
+class Bounds(NamedTuple):
+    """The smallest and the largest value of a setting, and the value that switches it off, if any."""
+
+    low: float
+    high: float
+    off: float | None = None
+
+    @property
+    def wanted(self) -> str:
+        note = "" if self.off is None else f" ({self.off:g}: off)"
+        return (
+            f"at least {self.low:g}{note}" if self.high == math.inf else f"between {self.low:g} and {self.high:g}{note}"
+        )
+
+
+# the fields of SamplingConfig that are numbers; `llm serve` limits temperature and numbers of tokens further
+SAMPLING_BOUNDS = {
+    "max_tokens": Bounds(0, math.inf),
+    "temperature": Bounds(0, math.inf),
+    "top_k": Bounds(0, math.inf, off=0),
+    "top_p": Bounds(0, 1, off=1),  # 0 is refused, except by `llm serve`
+    "min_p": Bounds(0, 1, off=0),
+    "repetition_penalty": Bounds(1e-6, 1e6, off=1),
+    "presence_penalty": Bounds(-2, 2, off=0),
+    "frequency_penalty": Bounds(-2, 2, off=0),
+    "seed": Bounds(0, math.inf),
+    "min_tokens": Bounds(0, math.inf),
+}
+
+
 @dataclass(frozen=True)
 class SamplingConfig:
     """Settings for choosing the next token from the model's logits."""
@@ -463,17 +493,11 @@ class SamplingConfig:
         convert_fields(self)
         strings = isinstance(self.stop, tuple) and all(isinstance(text, str) for text in self.stop)
         require(strings, "stop", "a tuple of strings", self.stop)
-        require(self.max_tokens >= 0, "`max_tokens`", "at least 0", self.max_tokens)
-        require(0 <= self.temperature < math.inf, "`temperature`", "a number of at least 0", self.temperature)
-        require(self.top_k >= 0, "`top_k`", "at least 0 (0: no limit)", self.top_k)
-        require(0 < self.top_p <= 1, "`top_p`", "above 0 and at most 1", self.top_p)
-        require(0 <= self.min_p <= 1, "`min_p`", "between 0 and 1", self.min_p)
-        penalty = self.repetition_penalty
-        require(1e-6 <= penalty <= 1e6, "`repetition_penalty`", "between 1e-6 and 1e6 (1: none)", penalty)
-        for name in ("presence_penalty", "frequency_penalty"):
-            require(-2 <= getattr(self, name) <= 2, f"`{name}`", "between -2 and 2 (0: none)", getattr(self, name))
-        require(self.seed >= 0, "`seed`", "at least 0", self.seed)
-        require(self.min_tokens >= 0, "`min_tokens`", "at least 0", self.min_tokens)
+        for name, bounds in SAMPLING_BOUNDS.items():
+            value = getattr(self, name)
+            require(bounds.low <= value <= bounds.high, f"`{name}`", bounds.wanted, value)
+        require(self.temperature < math.inf, "`temperature`", "finite", self.temperature)
+        require(self.top_p > 0, "`top_p`", "above 0 and at most 1 (1: off)", self.top_p)
         for token, bias in self.logit_bias:
             require(-100 <= bias <= 100, f"`logit_bias` of token {token}", "between -100 and 100", bias)
         if "" in self.stop:

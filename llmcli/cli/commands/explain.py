@@ -31,7 +31,7 @@ class _Options(ResultOptions):
     compare: str | None = option("PROMPT", "Show the prediction after another prompt beside this one.")
     next: int = option("N", "Number of next tokens and words to show.", 5, min=1)
     token: str | None = option("TEXT", "Explain this next token instead of the most likely one.")
-    literal: bool = flag("Tokenize the prompt in one way only.")
+    literal: bool = flag("Disable token healing: keep the tokens of the prompt as they are.")
     html: Path | None = option("FILE", "Write an HTML page with the model inside instead; it opens at the prompt.")
 
 

@@ -54,7 +54,7 @@ class _Options(ReadingOptions):
     from_: Path | None = option(
         "FILE", "Base model to fine-tune: .safetensors, .gguf, Hugging Face directory or hf:OWNER/NAME."
     )
-    like: Path | None = option("FILE", "Use this model's tokenizer and context length, as llm mix needs.")
+    like: Path | None = option("FILE", "Use this model's tokenizer and context length; required for llm mix.")
     lora: int | None = option("RANK", "With --from: train LoRA adapters of this rank and merge them.", min=1, max=1024)
     kl_weight: float | None = option(
         "X", "With --from: weight of the KL divergence that limits forgetting (default: 5).", min=0.0, panel=TRAINING

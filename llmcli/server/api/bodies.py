@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, WithJsonSchema
 
-from llmcli.config import Grammar, SamplingConfig
+from llmcli.config import SAMPLING_BOUNDS, Grammar, SamplingConfig
 from llmcli.data.conversations.messages import Message
 from llmcli.errors import LLMError, brief
 from llmcli.generation.choices import check_choices
@@ -86,6 +86,7 @@ GeneratedTokens = Annotated[int, Field(ge=0, le=2**31 - 1)]  # at the end of the
 Truncation = Literal[-1] | None  # -1: only the end of a prompt that exceeds the context is used (vLLM's name)
 
 
+Temperature = Annotated[float, Field(ge=0, le=100)]
 TopP = Annotated[float, AfterValidator(lambda p: max(SMALLEST_TOP_P, p))]
 
 
@@ -196,17 +197,23 @@ StructuredOutputsField = Annotated[
 ]
 
 
+def _sampling(name: str, default: float | None = None) -> Any:
+    """Return the field for a number of SamplingConfig; by default with its default value."""
+    bounds = SAMPLING_BOUNDS[name]
+    return Field(getattr(SamplingConfig, name) if default is None else default, ge=bounds.low, le=bounds.high)
+
+
 class GenerationBody(Body):
     """The fields for generating and sending texts, shared by completions and chats."""
 
     max_tokens: MaxTokens | None = None
-    temperature: float = Field(SamplingConfig.temperature, ge=0, le=100)
+    temperature: Temperature = SamplingConfig.temperature
     top_k: Annotated[int, AfterValidator(lambda k: max(0, k))] = Field(SamplingConfig.top_k, ge=-1, le=1 << 31)
-    top_p: TopP = Field(SamplingConfig.top_p, ge=0, le=1)
-    min_p: float = Field(SamplingConfig.min_p, ge=0, le=1)
-    repetition_penalty: float = Field(SamplingConfig.repetition_penalty, ge=1e-6, le=1e6)
-    presence_penalty: float = Field(SamplingConfig.presence_penalty, ge=-2, le=2)
-    frequency_penalty: float = Field(SamplingConfig.frequency_penalty, ge=-2, le=2)
+    top_p: TopP = _sampling("top_p")
+    min_p: float = _sampling("min_p")
+    repetition_penalty: float = _sampling("repetition_penalty")
+    presence_penalty: float = _sampling("presence_penalty")
+    frequency_penalty: float = _sampling("frequency_penalty")
     logit_bias: LogitBias = Field({}, validate_default=False)
     min_tokens: MaxTokens = SamplingConfig.min_tokens
     seed: Annotated[int, Field(ge=0, le=(1 << 63) - 1)] | None = None
@@ -261,10 +268,6 @@ class GenerationBody(Body):
     def samplings(self, max_tokens: int) -> list[SamplingConfig]:
         """Return the settings for each of the n texts, which differ in their seeds."""
         seed = secrets.randbelow(1 << 32) if self.seed is None else self.seed
-        names = (
-            "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty",
-            "min_tokens",
-        )  # fmt: skip
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
         _, form = self.form
         settings = SamplingConfig(
@@ -272,7 +275,7 @@ class GenerationBody(Body):
             stop=stop,
             logit_bias=tuple(self.logit_bias.items()),
             grammar=form if isinstance(form, Grammar) else None,
-            **{name: getattr(self, name) for name in names},
+            **{name: getattr(self, name) for name in SAMPLING_BOUNDS if name not in ("max_tokens", "seed")},
         )
         return [replace(settings, seed=seed + number) for number in range(self.n)]
 
@@ -404,9 +407,9 @@ class NextBody(Body):
     prompt: Prompted
     n: Words = DEFAULT_WORDS
     unit: Literal["words", "tokens"] = Field("words", description="words or tokens")
-    temperature: float = Field(1, ge=0, le=100)
-    top_p: TopP = Field(1, ge=0, le=1)
-    min_p: float = Field(0, ge=0, le=1)
+    temperature: Temperature = 1
+    top_p: TopP = _sampling("top_p", 1)
+    min_p: float = _sampling("min_p", 0)
     max_evaluations: Evaluations | None = None
     token_id: TokenId | None = None  # this token's probability and rank, too
     generated_tokens: GeneratedTokens = 0

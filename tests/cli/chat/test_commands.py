@@ -83,8 +83,8 @@ def test_set_changes_one_value(text: str, field: str, value: float) -> None:
         ("temperature", "/set temperature needs a number, found nothing; for example: /set temperature 0.8"),
         ("temperature hot", "/set temperature needs a number, found hot"),
         ("max-tokens 1.5", "/set max-tokens needs a whole number, found 1.5; for example: /set max-tokens 200"),
-        ("temperature -1", "^temperature must be a number of at least 0"),
-        ("top-p 2", "^top-p must be above 0"),
+        ("temperature -1", "^temperature must be at least 0"),
+        ("top-p 2", "^top-p must be between 0 and 1"),
     ],
 )
 def test_a_wrong_setting_is_named(text: str, message: str) -> None:
