@@ -5,7 +5,7 @@ import errno
 import glob
 import itertools
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -175,22 +175,23 @@ def _files_of(name: str, path: Path, root: Path, skipped: list[str]) -> Iterator
 def _text_files(directory: Path, skipped: list[str]) -> Iterable[Path]:
     """Return the files of a directory to read: the training rows of a data set, the pages of a web site, or all that
     are neither hidden nor generated. `skipped` gets a line for each kind of others."""
-    files = visible_files(directory)
+
+    def skip(paths: Sequence[Path], noun: str, reason: str) -> None:
+        if paths:
+            names = units.some([display_name(path.name) for path in paths], MAX_NAMES)
+            skipped.append(f"{display_name(str(directory))}: {units.count(len(paths), noun)} {reason}: {names}")
+
+    files, links, closed = visible_files(directory)
+    skip(links, "link", "to a directory or to nothing, not followed")
+    skip(closed, "name", "that cannot be opened as a file or a directory")
     if dataset := find_dataset(directory, files):
-        kinds = {
-            "held out": dataset.held_out, "of another split, not used": dataset.unused,
-            "without rows of the data set": dataset.others,
-        }  # fmt: skip
-        for what, paths in kinds.items():
-            if paths:
-                names = units.some([path.name for path in paths], MAX_NAMES)
-                skipped.append(f"{display_name(str(directory))}: {units.count(len(paths), 'file')} {what}: {names}")
+        skip(dataset.held_out, "file", "held out")
+        skip(dataset.unused, "file", "of another split, not used")
+        skip(dataset.others, "file", "without rows of the data set")
         return dataset.training
     assets = [path for path in files if path.suffix.lower() in WEB_ASSETS or path.name in SITE_INDEXES]
     pages = sum(path.suffix.lower() in (".html", ".htm", ".xhtml") for path in files)
     if assets and (pages > len(assets) or (pages and any(path.name in SITE_INDEXES for path in assets))):
-        names = units.some([path.name for path in assets], MAX_NAMES)
-        number = units.count(len(assets), "file")
-        skipped.append(f"{display_name(str(directory))}: {number} of a web site that are no pages: {names}")
+        skip(assets, "file", "of a web site that are no pages")
         return [path for path in files if path not in assets]
     return files

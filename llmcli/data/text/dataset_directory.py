@@ -5,6 +5,7 @@ Their rows are the text. Descriptions and licenses are not, and the rows of othe
 """
 
 import fnmatch
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -33,10 +34,19 @@ class DatasetDirectory:
     others: tuple[Path, ...]  # which have no rows
 
 
-def visible_files(directory: Path) -> list[Path]:
-    """Return the files of a directory that are neither hidden nor generated, in order."""
-    files = [path for path in sorted(directory.rglob("*")) if path.is_file()]
-    return [path for path in files if not is_hidden(path.relative_to(directory).parts)]
+def visible_files(directory: Path) -> tuple[list[Path], list[Path], list[Path]]:
+    """Return what is neither hidden nor generated in a directory, in order: the files, the links that are not followed
+    (to directories, which may contain them, or to nothing), and what cannot be opened."""
+    visible = [path for path in sorted(directory.rglob("*")) if not is_hidden(path.relative_to(directory).parts)]
+    files, links, closed = [], [], []
+    for path in visible:
+        if os.path.isfile(path):  # Path.is_file raises some errors
+            files.append(path)
+        elif os.path.islink(path):
+            links.append(path)
+        elif not (os.path.isdir(path) and os.access(path, os.R_OK | os.X_OK)):
+            closed.append(path)
+    return files, links, closed
 
 
 def find_dataset(directory: Path, files: Sequence[Path]) -> DatasetDirectory | None:
@@ -63,7 +73,7 @@ def find_dataset(directory: Path, files: Sequence[Path]) -> DatasetDirectory | N
 def held_out_splits(names: Iterable[str]) -> list[str]:
     """Return the files that the data sets among these names hold out."""
     directories = [Path(name) for name in names if Path(name).is_dir()]
-    datasets = [find_dataset(directory, visible_files(directory)) for directory in directories]
+    datasets = [find_dataset(directory, visible_files(directory)[0]) for directory in directories]
     return [str(path) for dataset in datasets if dataset for path in dataset.held_out]
 
 

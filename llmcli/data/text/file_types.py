@@ -15,7 +15,8 @@ START_BYTES = 4096  # read from the beginning of a file
 COMPRESSION = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd"}  # suffix -> program
 _COMPRESSED = {  # first bytes -> program
     re.compile(rb"\x1f\x8b"): "gzip", re.compile(rb"BZh[1-9](?:1AY&SY|\x17\x72\x45\x38\x50\x90)"): "bzip2",
-    re.compile(rb"\xfd7zXZ\0"): "xz", re.compile(rb"\x28\xb5\x2f\xfd"): "zstd",
+    re.compile(rb"\xfd7zXZ\0"): "xz",
+    re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18"): "zstd",  # a frame, or one to skip: pzstd begins with it
 }  # fmt: skip
 
 _GENERATED_DIRECTORIES = ("__pycache__", "node_modules", "__MACOSX")

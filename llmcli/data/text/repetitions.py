@@ -2,7 +2,8 @@
 
 Every STRIDE characters, a string of LENGTH characters of the held-out text is searched for at all positions of the
 training text, so every common passage of LENGTH + STRIDE - 1 characters is found, and none shorter than LENGTH. Spaces,
-line ends, punctuation and capital letters do not count: they differ between formats of one text.
+line ends, punctuation, capital letters and accents do not count: they differ between formats of one text. (An accented
+letter may be one character or two.)
 
 A string that occurs in more than COPIES places of the training text is no copy of the held-out text. It is how such
 texts are written: a license, a form letter, a log. If there is more of this than of copies, the text repeats itself,
@@ -29,7 +30,10 @@ COPIES = 8  # in each version of a text
 MAX_LEFT_OUT = 0.5  # share of the training text; if more of it repeats held-out text, none is left out
 MIN_PIECE = 8  # shortest training text beside a passage, in bytes per character of the stride
 _TABLE_BITS = 5  # slots per string, as a power of 2: few hash collisions
-_NOT_COUNTED = ("Cc", "Cf", "Pc", "Pd", "Pe", "Pf", "Pi", "Po", "Ps", "Zl", "Zp", "Zs")  # controls, punctuation, spaces
+_NOT_COUNTED = (  # categories of characters: controls, accents, punctuation, spaces
+    "Cc", "Cf", "Me", "Mn", "Pc", "Pd", "Pe", "Pf", "Pi", "Po", "Ps", "Zl", "Zp", "Zs",
+)  # fmt: skip
+_LATER_JAMO = range(0x1160, 0x1200)  # vowels and final consonants of a decomposed Korean syllable
 _IS_FIRST = bytes(byte & 0xC0 != 0x80 for byte in range(256))  # whether a byte begins a character
 
 
@@ -125,14 +129,15 @@ def _without(part: Part, strings: _Strings, is_copied: NDArray[np.bool_], min_pi
 
 @cache
 def _table() -> NDArray[np.uint32]:
-    """Return what each character is compared as, by code point: itself without case, or 0 if it does not count."""
+    """Return what each character is compared as, by code point: the first character of its decomposition without case,
+    or 0 if it does not count."""
     table = np.arange(sys.maxunicode + 1, dtype=np.uint32)
     for code in range(1 << 16):  # few letters with case or punctuation are above
-        character = chr(code)
+        character = unicodedata.normalize("NFKD", chr(code))[0]
         forms = character.casefold(), character.lower(), character
         is_counted = unicodedata.category(character) not in _NOT_COUNTED
         table[code] = ord(next(form for form in forms if len(form) == 1)) if is_counted else 0
-    table[list(LEFT_OUT)] = 0
+    table[[*LEFT_OUT, *_LATER_JAMO]] = 0
     return table
 
 

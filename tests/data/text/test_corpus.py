@@ -58,9 +58,21 @@ def test_files_in_a_directory_that_are_not_text_are_skipped_with_a_reason(no_han
     os.mkfifo("d/pipe")
     corpus = read_corpus(["d"])
     assert names(corpus) == ["d/a.txt"]
-    assert [line.split(" ")[0] for line in corpus.skipped] == ["d/b.bin", "d/c.latin1"]
-    assert "zero byte at position 4" in corpus.skipped[0]
-    assert "0xe9 at position 3" in corpus.skipped[1]
+    assert corpus.skipped[0] == "d: 1 name that cannot be opened as a file or a directory: pipe"
+    assert [line.split(" ")[0] for line in corpus.skipped[1:]] == ["d/b.bin", "d/c.latin1"]
+    assert "zero byte at position 4" in corpus.skipped[1]
+    assert "0xe9 at position 3" in corpus.skipped[2]
+
+
+@platforms.symbolic_links
+def test_links_to_directories_are_not_followed_and_counted() -> None:
+    put("d/a.txt", b"a")
+    put("other/b.txt", b"b")
+    for name, target in {"circle": ".", "other": "../other", "file.txt": "../other/b.txt", "broken": "c"}.items():
+        Path("d", name).symlink_to(target)
+    corpus = read_corpus(["d"])
+    assert names(corpus) == ["d/a.txt", "d/file.txt"]
+    assert corpus.skipped == ("d: 3 links to a directory or to nothing, not followed: broken, circle, other",)
 
 
 def test_files_with_the_same_suffix_that_are_not_text_share_a_line() -> None:

@@ -3,6 +3,7 @@
 import random
 import re
 import string
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
@@ -127,14 +128,19 @@ FORMS = {
     "soft hyphens": lambda text: re.sub("([a-z]{3})([a-z]{3})", "\\1\u00ad\\2", text),
     "other punctuation": lambda text: text.replace(".", " \u2014 \u201c*\u2026\u201d"),
     "capitals": str.upper,
+    "accents": lambda text: text.translate(ACCENTED),
+    "accents as characters of their own": lambda text: unicodedata.normalize("NFD", text.translate(ACCENTED)),
+    "full-width letters": lambda text: text.translate(FULL_WIDTH),
     "Greek": lambda text: text.translate(GREEK),
     "Greek capitals": lambda text: text.translate(GREEK).upper(),
 }  # fmt: skip
+ACCENTED = str.maketrans("aeiou", "àéîõü")
+FULL_WIDTH = {code: code + 0xFEE0 for code in range(0x21, 0x7F)}
 GREEK = str.maketrans(string.ascii_lowercase[:24], "αβγδεζηθικλμνξοπρςτυφχψω")
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_case_spaces_and_punctuation_do_not_matter(form: str) -> None:
+def test_case_accents_spaces_and_punctuation_do_not_matter(form: str) -> None:
     """The passage is cut out exactly: the positions are those of the text as it is written."""
     text, others = english(3000, 0), letters(5000, 1)
     held_out = text.translate(GREEK) if "Greek" in form else text
@@ -142,6 +148,14 @@ def test_case_spaces_and_punctuation_do_not_matter(form: str) -> None:
     first, last = joined(found.training)
     assert others in first and others[::-1] in last and len(first + last) < 10_000 + 4 * STRIDE
     assert found.known_share == 0
+
+
+@pytest.mark.parametrize("letters_of", ["각급한글문장들", "がぎぐけこパビ"], ids=["Korean", "Japanese"])
+def test_text_in_another_normal_form_is_found(letters_of: str) -> None:
+    text = "".join(random.Random(0).choices(letters_of, k=3000))
+    for form in ("NFC", "NFD", "NFKC"):
+        found = search(unicodedata.normalize(form, text) + letters(60_000, 1), unicodedata.normalize("NFD", text))
+        assert found.known_share == 0 and len("".join(joined(found.training))) < 60_000 + 4 * STRIDE
 
 
 def test_what_stands_in_many_places_is_no_copy() -> None:
