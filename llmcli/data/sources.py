@@ -348,7 +348,7 @@ def _read_files(
     copy, progress = TextCopy(), on_read if isinstance(on_read, ReadingProgress) else None
     plain = bool(reading and reading["plain"])
     if progress:
-        progress.expect(file.path.stat().st_size if file.path.is_file() else 0 for file in files)
+        progress.expect(_size(file.path) for file in files)
     with DocumentReader(read) as reader, contextlib.ExitStack() as stack:
         jobs = {
             file: reader.submit(file.name, file.path, reading)
@@ -369,7 +369,7 @@ def _read_files(
                     if job.problems and not job.found and file.was_named and (job.is_text or len(files) == 1):
                         raise LLMError(job.problems[0][1])
                     unreadable += job.problems
-                    size = job.path.stat().st_size
+                    size = _size(job.path)
                     contents += (_named(file, size, content, member) for content, member in job.found)
             except LLMError as error:
                 if file.was_named or isinstance(error, ReadingEndsError):
@@ -378,6 +378,13 @@ def _read_files(
             if progress:
                 progress.finish_file()
     return contents, unreadable
+
+
+def _size(path: Path) -> int:
+    """Return the size of a file; 0 for one that was removed, also after it was read."""
+    with contextlib.suppress(OSError):
+        return path.stat().st_size
+    return 0
 
 
 def _named(file: FoundFile, file_bytes: int, content: Content, member: str) -> tuple[Content, str]:

@@ -324,6 +324,18 @@ def test_the_progress_of_many_files_says_how_long_it_takes() -> None:
     now[0] = 12.0
     progress("b.txt", 1_000)
     assert notes == ["reading a.txt", "reading b.txt, file 2; 2 files, about 12s left"]
+    progress.finish_file()
+    progress.finish_file()
+    now[0] = 18.0
+    progress("c.txt", 2_000)  # its boilerplate is searched
+    assert notes[2:] == ["reading c.txt, file 3"]
+
+
+def test_a_file_that_is_removed_while_it_is_read_is_read() -> None:
+    put("d/a.gz", gzip.compress(b"the first text"))
+    put("d/b.txt", b"the second text")
+    sources = read_sources(["d"], on_read=lambda name, size: Path("d/a.gz").unlink(missing_ok=True))
+    assert ["".join(text) for text in sources.text.texts()] == ["the first text", "the second text"]
 
 
 # ---- the commands
