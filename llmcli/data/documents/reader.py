@@ -156,23 +156,26 @@ class _Worker(Generic[T]):
             _idle.put(self._child)
 
     def _read(self, job: Job[T]) -> None:
-        skip = 0
+        skip, without = 0, list[str]()  # what to leave out: documents, and members of an archive
         for _ in range(1 + _MAX_RESTARTS):
             answer = _Answer(job, self._copy, self._started(), self._on_read, self._read_file)
             try:
-                if not answer.read(skip):
+                if not answer.read(skip, without):
                     self._stop()
                 return
             except _EndedError as error:
                 self._stop()
                 if self.is_closed:
                     return
-                if answer.member is None:
-                    error.is_kept = bool(job.found)
+                if answer.member is not None:
+                    skip += answer.begun
+                else:  # it ended between two documents
+                    error.is_kept = skip + answer.begun > answer.begun_before if answer.entered else bool(job.found)
+                    answer.member, skip = answer.entered, answer.begun_before
+                    without.append(answer.entered)
                 job.problems.append((answer.name, f"{answer.name} {error}"))
                 if not answer.member:
                     return
-                skip += answer.begun
         job.problems.append((job.name, f"{job.name} ended {1 + _MAX_RESTARTS} processes; what follows is not read"))
 
     def _on_read(self, name: str, size: int) -> None:
@@ -199,19 +202,24 @@ class _Answer(Generic[T]):
         self, job: Job[T], copy: TextCopy, child: ChildProcess, on_read: OnRead, read_file: "ReadFile[T]"
     ) -> None:
         self._job, self._copy, self._child, self._on_read, self._read_file = job, copy, child, on_read, read_file
-        self.member: str | None = None  # current one
-        self.begun = 0
+        self.member: str | None = None  # of the current document; "" in no archive
+        self.begun = 0  # documents
+        self.entered, self.begun_before = "", 0  # current member of an archive, and documents begun before it
 
-    def read(self, skip: int) -> bool:
-        """Read the file, without its first `skip` documents. Returns whether the process can be used again. Raises
-        _EndedError if the process ends."""
+    def read(self, skip: int, without: list[str]) -> bool:
+        """Read the file, without its first `skip` documents and these members. Returns whether the process can be used
+        again. Raises _EndedError if the process ends."""
         job = self._job
         request = {"path": str(job.path.absolute()), "name": job.name, "reading": job.reading, "skip": skip}
+        request["without"] = without
         try:
             self._child.send(json.dumps(request | {"limits": dataclasses.asdict(LIMITS)}).encode("ascii") + b"\n")
         except OSError as error:
             raise _EndedError(self._child) from error
         while "done" not in (header := self.frame()[0]):
+            if "enter" in header:
+                self.entered, self.begun_before = header["enter"], header["begun"]
+                continue
             self.member, self.begun = header["begin"], self.begun + 1
             if header["kind"] == file_types.TABLE.kind:
                 if not self._read_table():

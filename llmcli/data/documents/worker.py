@@ -4,9 +4,9 @@ standard input and streams the contents back.
 The file is untrusted: it may try to fill the memory or the disk, or never end. This process therefore has limits and
 may end at any time; reader.py then starts another.
 
-A request is a line of JSON: {"path": PATH, "name": NAME, "reading": OPTIONS, "skip": N, "limits": {}}, where OPTIONS
-are `ReadOptions`, or null to read whole texts. The answer has these frames for each document, or other file, except
-the first N:
+A request is a line of JSON: {"path": PATH, "name": NAME, "reading": OPTIONS, "skip": N, "without": [MEMBER, ...],
+"limits": {}}, where OPTIONS are `ReadOptions`, or null to read whole texts. The answer has these frames for each
+document, or other file, except the first N and those in the members "without":
 
     {"begin": MEMBER, "kind": KIND, "bytes": SIZE, "program": PROGRAM, "content": SIZE}
     {"data": SIZE} and the bytes, several times
@@ -14,7 +14,9 @@ the first N:
 
 MEMBER is the path in the archive. The data are text in UTF-8; for a Parquet table, the lines of `table_lines`; for
 another file, where KIND is "", its content, decompressed by PROGRAM to SIZE bytes (0 if unknown). The last frame is
-{"done": PROBLEM}, where PROBLEM prevented reading the rest of the file. A PROBLEM is a line for users.
+{"done": PROBLEM}, where PROBLEM prevented reading the rest of the file. A PROBLEM is a line for users. Before and after
+each file in an archive there is a frame {"enter": MEMBER, "begun": N}, where MEMBER is "" after it, and N the number of
+documents so far.
 """
 
 import contextlib
@@ -26,7 +28,7 @@ import math
 import sys
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -106,7 +108,8 @@ def _problem_of(request: dict[str, Any], answer: "_Answer") -> str:
         return f"{name} cannot be read: {error.strerror or error}"
     with file:
         answer.start(file.seek(0, io.SEEK_END))
-        return answer.problem_of(name, lambda: _FileReader(answer, request["reading"]).read(file, name, "", 0))
+        reader = _FileReader(answer, request["reading"], request["without"])
+        return answer.problem_of(name, lambda: reader.read(file, name, "", 0))
 
 
 def _problem(name: str, error: Exception, limits: Limits) -> str:
@@ -188,6 +191,9 @@ class _Answer:
             rest = "those that follow are not read"
             raise _LimitError(self._name, f"has over {self._allowed_members:,} members", rest)
 
+    def enter(self, member: str) -> None:
+        self._send({"enter": member, "begun": self._begun})
+
     def begin(self, member: str, kind: str, size: int, program: str = "", content: int = 0) -> bool:
         """Begin a document or another file. Returns whether to read it: the first `skip` are not read again."""
         self._begun += 1
@@ -247,8 +253,8 @@ class _FileReader:
     """Sends the contents of a file. With `plain` in `reading`, text with markup is sent as it is; without `reading`,
     tables are not read."""
 
-    def __init__(self, answer: _Answer, reading: dict[str, Any] | None) -> None:
-        self._answer, self._reading = answer, reading
+    def __init__(self, answer: _Answer, reading: dict[str, Any] | None, without: Sequence[str]) -> None:
+        self._answer, self._reading, self._without = answer, reading, without
         self._plain = bool(reading and reading["plain"])
 
     def read(self, file: IO[bytes], name: str, member: str, depth: int) -> None:
@@ -299,7 +305,11 @@ class _FileReader:
                 skipped[member.reason] += member.count
             elif not file_types.is_hidden(member.name.split("/")):
                 is_empty = False
-                self._read_member(member, f"{name}/{member.name}", f"{path}/{member.name}".lstrip("/"), depth + 1)
+                inner = f"{path}/{member.name}".lstrip("/")
+                if inner not in self._without:
+                    self._answer.enter(inner)
+                    self._read_member(member, f"{name}/{member.name}", inner, depth + 1)
+                    self._answer.enter("")
         if skipped:
             counts = ", ".join(f"{reason} ({number:,})" for reason, number in skipped.items())
             self._send_problem(path, f"{name} has what cannot be read: {counts}")

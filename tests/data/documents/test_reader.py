@@ -500,6 +500,33 @@ def test_a_process_that_dies_costs_one_document(monkeypatch: pytest.MonkeyPatch)
     assert [line.split(" cannot")[0] for line in sources.text.skipped] == ["a.zip/b.html"]
 
 
+@pytest.mark.parametrize("dies_twice", [False, True])
+def test_a_process_that_dies_between_documents_costs_one_file_in_an_archive(
+    monkeypatch: pytest.MonkeyPatch, dies_twice: bool
+) -> None:
+    """It dies before the first document of the file; or in the second letter, and then before the third one."""
+    frame, deaths = reader._Answer.frame, list[str | None]()
+
+    def die(self: reader._Answer) -> tuple[dict[str, object], bytes]:
+        read = frame(self)
+        is_between = self.entered == "b.mbox" and self.member is None and "begin" in read[0]
+        is_in_letter = self.member == "b.mbox/2"
+        if len(deaths) < 1 + dies_twice and (is_in_letter if dies_twice and not deaths else is_between):
+            deaths.append(self.member)
+            raise reader._EndedError(self._child)
+        return read
+
+    monkeypatch.setattr(reader._Answer, "frame", die)
+    letter = "From a@b Mon Jan  1 00:00:00 2024\nSubject: cat\n\nLetter {}\n\n"
+    mailbox = "".join(map(letter.format, range(3)))
+    members: dict[str, str | bytes] = {"a.txt": "a", "b.mbox": mailbox, "c.html": PAGE, "d.txt": "d", "e.txt": "e"}
+    sources = read_sources([put("a.zip", zipped(members))])
+    letters, skipped = (["b.mbox/1"], ["b.mbox/2", "b.mbox"]) if dies_twice else ([], ["b.mbox"])
+    found = {name.removeprefix("a.zip/") for name in texts(sources)}
+    assert found == {"a.txt", *letters, "c.html", "d.txt", "e.txt"}
+    assert [line.split(" cannot")[0] for line in sources.text.skipped] == [f"a.zip/{name}" for name in skipped]
+
+
 def test_much_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     limit(monkeypatch, ratio=10**6)
     put("a.ipynb.gz", gzip.compress(b'{"cells": ["' + bytes([32]) * (700 << 20) + b'"]}', 1))
