@@ -7,7 +7,6 @@ complete file replaces it.
 import hashlib
 import json
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
     from llmcli.generation.engine.requests import GenerationRequest
     from llmcli.models.runtime import Runtime
 
-NOTE_SECONDS = 10  # between two notes on the progress, without a terminal
 _FILES = {"json_schema", "grammar", "choices"}  # options whose files change the results
 _NOT_COMPARED = {"output", "json", "quiet"}  # options that do not change the results
 
@@ -184,7 +182,7 @@ class _Progress:
     def __init__(self, done: int, total: int) -> None:
         self._first = self._done = done
         self._total, self._errors = total, 0
-        self._started = self._noted = time.monotonic()
+        self._started = time.monotonic()
         if done:
             console.note(f"{done:,} of {total:,} prompts were done before")
 
@@ -193,11 +191,7 @@ class _Progress:
         self._errors += is_error
         now = time.monotonic()
         left = (now - self._started) / (self._done - self._first) * (self._total - self._done)
-        line = f"{self._done:,} of {self._total:,} prompts, {units.duration(left)} left"
-        console.status(line)
-        if not sys.stderr.isatty() and now - self._noted > NOTE_SECONDS:
-            console.note(line)
-            self._noted = now
+        console.status(f"{self._done:,} of {self._total:,} prompts, {units.duration(left)} left")
 
     def end(self) -> None:
         console.status("")

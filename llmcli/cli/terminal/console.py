@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import SimpleNamespace
@@ -16,11 +17,13 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+NOTE_SECONDS = 10.0  # between two notes on the progress, without a terminal
 MAX_ERROR_LENGTH = 2_000  # characters: a damaged file may cause far longer messages
 
 
-# quiet: no notes, captions and progress; errors and results remain. options: the command's
-settings = SimpleNamespace(quiet=False, options=frozenset())
+# quiet: no notes, captions and progress; errors and results remain. options: the command's. noted: when the status was
+# shown without a terminal, or would have been shown first; None without one
+settings = SimpleNamespace(quiet=False, options=frozenset(), noted=None)
 
 
 def set_quiet(quiet: bool) -> bool:
@@ -119,9 +122,19 @@ def shows_progress() -> bool:
 
 
 def status(text: str) -> None:
-    """Show a status line in a terminal, replaced by the next one; "" removes it."""
+    """Show a status line in a terminal, replaced by the next one; "" removes it. Without a terminal, it is a note every
+    few seconds."""
     if shows_progress():
         print(f"\r\x1b[K{visible_line(text)}", file=sys.stderr, end="", flush=True)
+        return
+    now = time.monotonic()
+    if not text:
+        settings.noted = None
+    elif settings.noted is None:
+        settings.noted = now
+    elif now - settings.noted > NOTE_SECONDS:
+        settings.noted = now
+        note(text)
 
 
 def prompt(text: str) -> None:

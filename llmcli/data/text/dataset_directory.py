@@ -38,13 +38,16 @@ def visible_files(directory: Path) -> tuple[list[Path], list[Path], list[Path]]:
     """Return what is neither hidden nor generated in a directory, in order: the files, the links that are not followed
     (to directories, which may contain them, or to nothing), and what cannot be opened."""
     visible = [path for path in sorted(directory.rglob("*")) if not is_hidden(path.relative_to(directory).parts)]
-    files, links, closed = [], [], []
+    files, links, closed = list[Path](), list[Path](), list[Path]()
     for path in visible:
-        if os.path.isfile(path):  # Path.is_file raises some errors
-            files.append(path)
-        elif os.path.islink(path):
-            links.append(path)
-        elif not (os.path.isdir(path) and os.access(path, os.R_OK | os.X_OK)):
+        try:
+            if path.is_file():
+                files.append(path)
+            elif path.is_symlink():
+                links.append(path)
+            elif not (path.is_dir() and os.access(path, os.R_OK | os.X_OK)):
+                closed.append(path)
+        except PermissionError:  # its directory cannot be entered
             closed.append(path)
     return files, links, closed
 

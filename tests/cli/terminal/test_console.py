@@ -116,6 +116,16 @@ def test_quiet_drops_notes_and_keeps_errors(capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().err == "error: broken in two lines\n"
 
 
+def test_without_a_terminal_the_status_is_a_note_now_and_then(monkeypatch, capsys) -> None:
+    for second in range(25):
+        monkeypatch.setattr(console.time, "monotonic", lambda second=second: 100.0 + second)
+        console.status(f"{second} %")
+    console.status("")
+    console.status("another task")
+    assert capsys.readouterr() == ("", "11 %\n22 %\n")
+    console.status("")
+
+
 def test_a_signal_during_a_note_is_caught_and_acknowledged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Python runs a handler between two steps of a stream's writing, where the stream cannot be written to again."""
     from llmcli.cli.terminal.signals import stop_requests
