@@ -4,6 +4,7 @@ import bisect
 import errno
 import glob
 import itertools
+import os
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ import numpy as np
 from llmcli import units
 from llmcli.data.text.dataset_directory import find_dataset, visible_files
 from llmcli.data.text.documents import STANDARD_INPUT, Document, display_name
+from llmcli.data.text.file_types import is_hidden
 from llmcli.errors import LLMError
 
 MAX_NAMES = 3  # files listed in a line
@@ -126,10 +128,10 @@ class FoundFile:
 
 def find_files(names: Iterable[str]) -> tuple[list[FoundFile], list[str]]:
     """Return (files in order, a line for each repeated name). A name is a file, directory, glob, or "-" (stdin)."""
-    files: dict[Path, FoundFile] = {}
+    files: dict[str, FoundFile] = {}
     skipped: list[str] = []
     for file in _find_files(names, skipped):
-        if (resolved := file.path.resolve()) in files:
+        if (resolved := os.path.realpath(file.path)) in files:  # Path.resolve raises an error for a link to itself
             skipped.append(f"{file.name} was named twice; it is read once")
         else:
             files[resolved] = file
@@ -153,15 +155,26 @@ def _find_files(names: Iterable[str], skipped: list[str]) -> Iterator[FoundFile]
         elif path.exists():
             yield from _files_of(name, path, path if path.is_dir() else path.parent, skipped)
         elif glob.has_magic(name):
-            matches = sorted(glob.glob(name, recursive=True))
+            root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
+            matches = _matches(name, path, root)
             if not matches:
                 raise LLMError(f"nothing matches {name}; name a text file, a directory or a pattern")
-            root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
             for match in matches:
                 yield from _files_of(match, Path(match), root, skipped)
         else:
             download = f"; llm does not download files; download it first: curl -LO {name}" if "://" in name else ""
-            raise LLMError(f"there is no file or directory {name}{download}")
+            raise LLMError(f"there is no file or directory {display_name(name)}{download}")
+
+
+def _matches(pattern: str, path: Path, root: Path) -> list[str]:
+    """Return the sorted names that match a pattern; `root` is its beginning without wildcards. With "**", the module
+    glob would follow links, which may lead in a circle."""
+    parts = path.parts[len(root.parts) :]
+    if "**" not in parts:
+        return sorted(glob.glob(pattern))
+    names = (part if part == "**" else part.replace("**", "*") for part in parts)
+    matches = (match.relative_to(root) for match in root.glob(str(Path(*names))))
+    return sorted(str(root / match) for match in matches if not is_hidden(match.parts))
 
 
 def _files_of(name: str, path: Path, root: Path, skipped: list[str]) -> Iterator[FoundFile]:

@@ -121,6 +121,20 @@ def test_the_matches_of_a_glob_pattern_are_sorted() -> None:
     assert names(read_corpus(["d*"])) == ["d/e.txt", "d/f/g.txt"]
 
 
+@platforms.symbolic_links
+def test_a_pattern_does_not_follow_links_in_a_circle(no_hang: None) -> None:
+    for name in ("d/a.txt", "d/e/b.txt", "d/.git/c.txt", "d/e/f/d.md"):
+        put(name, name.encode())
+    for name, target in {"d/self": ".", "d/e/up": "..", "d/e/top": "../.."}.items():
+        Path(name).symlink_to(target)
+    for pattern in ("**/*.txt", "d/**/*.txt", "d/**/[ab]**.txt"):
+        assert names(read_corpus([pattern])) == ["d/a.txt", "d/e/b.txt"]
+    assert names(read_corpus(["d/**"])) == ["d/a.txt", "d/e/b.txt", "d/e/f/d.md"]
+    Path("d/loop.txt").symlink_to("loop.txt")
+    with pytest.raises(LLMError, match=r"^(there is no file|cannot read) d/loop\.txt"):
+        read_corpus(["d/*.txt"])
+
+
 def test_a_glob_pattern_that_matches_nothing_is_an_error() -> None:
     with pytest.raises(LLMError, match=r"nothing matches \*\.txt"):
         read_corpus(["*.txt"])
