@@ -161,14 +161,27 @@ def _evaluate_text(options: _Options, models: "Models", text: "Corpus") -> None:
     from llmcli.data.text.near_duplicates import largest_group
     from llmcli.data.text.repetitions import find_repetitions
     from llmcli.evaluation.evaluator import most_surprising
+    from llmcli.evaluation.figures import known_text
     from llmcli.evaluation.training_text import trained_part, untrained_part
 
     records = _records(models)
     measured = text if options.whole else untrained_part(text, records)
     measured = measured if measured.contents else text
     trained = trained_part(text, records) if measured.text_bytes < text.text_bytes else Corpus(())
-    if trained.contents:  # what repeats held-out text was left out in training, too
-        trained = find_repetitions(trained, measured, versions=largest_group(text.documents)).training
+    if trained.contents:
+        recorded = {file.sha256 for record in records for stage in record.stages for file in stage.texts}
+        held_out, others = (
+            Corpus(tuple(part for part in measured.contents if (part.document.sha256 in recorded) is is_recorded))
+            for is_recorded in (True, False)
+        )
+        # what repeats held-out text was left out in training, too, but not what repeats other files
+        trained = find_repetitions(trained, held_out, versions=largest_group(text.documents)).training
+        known_share = find_repetitions(trained, others, keeps_training=True).known_share
+        if known := known_text(known_share):
+            console.note(
+                f"{others.text_bytes:,} bytes of the measured text are in other files, but {known}, so their scores do "
+                "not measure generalization"
+            )
     _note_training_text(measured, trained, models)
     if options.per_token or options.per_line:
         [(path, source)] = models.items()
