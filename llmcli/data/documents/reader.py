@@ -210,8 +210,9 @@ class _Answer(Generic[T]):
         """Read the file, without its first `skip` documents and these members. Returns whether the process can be used
         again. Raises _EndedError if the process ends."""
         job = self._job
-        request = {"path": str(job.path.absolute()), "name": job.name, "reading": job.reading, "skip": skip}
-        request["without"] = without
+        request = {
+            "path": str(job.path.absolute()), "name": job.name, "reading": job.reading, "skip": skip, "without": without,
+        }  # fmt: skip
         try:
             self._child.send(json.dumps(request | {"limits": dataclasses.asdict(LIMITS)}).encode("ascii") + b"\n")
         except OSError as error:

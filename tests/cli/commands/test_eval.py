@@ -157,6 +157,18 @@ def test_the_held_out_end_is_measured_with_the_rest_as_past(llm: Llm) -> None:
 
 
 @pytest.mark.slow
+def test_other_files_that_repeat_the_training_text_are_noted(llm: Llm) -> None:
+    book = "".join(random.Random(0).choices("abcdefghijklmnopqrstuvwxyz ", k=6000))
+    Path("book.txt").write_text(book)
+    Path("chapter.txt").write_text(book[:2000].upper())
+    assert llm("train", "book.txt", "--steps", 3, "--context", 16, "-q").exit_code == 0
+    trained_bytes = load("model.safetensors").record.to_json()["train_bytes"]
+    notes = llm("eval", "book.txt", "chapter.txt").stderr
+    assert f"{trained_bytes:,} bytes of this text were trained on" in notes
+    assert "2,000 bytes of the measured text are in other files, but 100% of it also occurs in the training" in notes
+    assert "in other files" not in llm("eval", "book.txt").stderr
+
+
 def test_documents_that_were_held_out_are_found_again(llm: Llm) -> None:
     Path("c/more").mkdir(parents=True)
     for i in range(40):
