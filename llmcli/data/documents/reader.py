@@ -211,7 +211,8 @@ class _Answer(Generic[T]):
         again. Raises _EndedError if the process ends."""
         job = self._job
         request = {
-            "path": str(job.path.absolute()), "name": job.name, "reading": job.reading, "skip": skip, "without": without,
+            "path": str(job.path.absolute()), "name": job.name, "reading": job.reading, "skip": skip,
+            "without": without,
         }  # fmt: skip
         try:
             self._child.send(json.dumps(request | {"limits": dataclasses.asdict(LIMITS)}).encode("ascii") + b"\n")
