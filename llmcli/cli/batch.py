@@ -97,6 +97,7 @@ def _open_output(options: GenerationOptions, model: Path, rows: Sequence[PromptR
     atomic_io.reject_overwriting(path, "output", [Path(str(options.batch)), model], "an input of this command")
     atomic_io.check_writable(path, force=None, example="results.jsonl")
     with locked(path):
+        atomic_io.remove_stale(path)
         yield _Output(path, _hash(options, model, rows), seed)
 
 

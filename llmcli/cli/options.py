@@ -136,6 +136,15 @@ class ResultOptions(Options):
     json: bool
     quiet: bool
 
+    def claim(self, output: Path) -> None:
+        """Lock an output until the command ends, and remove what killed runs left beside it. Raises LLMError."""
+        from llmcli.formats import atomic_io, file_lock
+
+        if problem := self.invocation.with_resource(file_lock.locked(output)):
+            console.note(f"{output} cannot be locked here ({problem}); make sure that nothing else writes to it")
+        else:
+            atomic_io.remove_stale(output)
+
     def report(self, record: dict[str, Any], sentence: str) -> None:
         """Report the result: with --json as a record, otherwise as a note."""
         if self.json:

@@ -1,6 +1,7 @@
 """Limits on the size and duration of an HTTP request; docs/serve.md lists these numbers."""
 
 MAX_BODY_BYTES = 1_000_000
+LARGE_BODY_BYTES = 50_000  # takes up to 0.2 s to tokenize
 MAX_PROMPTS = 32  # per request
 MAX_CHOICES = 32  # prompts x n
 MAX_MESSAGES = 1_000
@@ -13,7 +14,7 @@ MAX_NEXT_WORDS = 100
 MAX_EXPLAIN_CHARACTERS = 4_000
 MAX_SWITCHED_OFF = 1_024  # layers and heads
 MAX_MEMORY_CHARACTERS = 20_000
-MAX_COMPILING = 2  # concurrent requests whose grammars are compiled, which may take seconds; others wait
+MAX_PREPARING = 2  # concurrent requests with a grammar or a large body, whose preparation takes seconds; others wait
 MAX_ANALYSES = 8  # concurrent requests to /v1/explain, next, memory and experts; more are refused
 MAX_CONNECTIONS = 256
 

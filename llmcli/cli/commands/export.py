@@ -160,7 +160,7 @@ def _check_options(options: _Options) -> None:
 
 def _check_output(options: _Options, output: Path, model: Path) -> None:
     """Raise LLMError if the output cannot be written, would replace the model, or has the name of another format."""
-    from llmcli.formats import atomic_io, file_lock, hf_directory, loading
+    from llmcli.formats import atomic_io, hf_directory, loading
 
     part = "part of " if model.is_dir() else ""
     reject_overwriting(output, "export", loading.files(model), f"{part}the model to export", by="")
@@ -171,17 +171,13 @@ def _check_output(options: _Options, output: Path, model: Path) -> None:
             right = output.with_suffix(SUFFIXES[options.to])
             raise usage(f"{output}: {_format(options)} writes a {right.suffix} file; name it {right}")
         atomic_io.check_writable(output, force=options.force, by="", example=example)
-        return
-    if options.to == "hf":
+    elif options.to == "hf":
         hf_directory.check_writable(output, force=options.force)
     else:
         from llmcli.handover import directory
 
         directory.check_writable(output, force=options.force)
-    if problem := options.invocation.with_resource(file_lock.locked(output)):  # until the command ends
-        console.note(f"{output} cannot be locked here ({problem}); make sure that nothing else writes to it")
-    else:
-        atomic_io.remove_stale(output)  # left by killed exports
+    options.claim(output)
 
 
 # ---- one function per format
@@ -283,6 +279,7 @@ def _write_modelfile(model: "Checkpoint", gguf: Path, force: bool) -> None:
     else:
         template = loading.open_chat_template(model, loading.open_tokenizer(model))
         text = modelfile(gguf.name, model.config.max_position_embeddings, template)
+        atomic_io.remove_stale(path)
         atomic_io.write(path, [text.encode("utf-8", "surrogateescape")])  # the name may be other bytes
     console.note(f"for Ollama: {command_line(['ollama', 'create', gguf.stem, '-f', str(path)])}")
 

@@ -40,6 +40,7 @@ def import_(options: _Options) -> None:
         raise LLMError(f"-o needs the name of a file: -o {DEFAULT_MODEL}")
     reject_gguf_name(output)
     atomic_io.check_writable(output, force=options.force)
+    options.claim(output)
     text = read_sources([str(cache_text)], text_only=True).text if cache_text is not None else None
     source = str(local_model(options.source))
     base = _load(source)

@@ -35,6 +35,7 @@ def mix(options: _Options) -> None:
     models, output = options.models, options.output
     _check_arguments(models, output)
     atomic_io.check_writable(output, force=options.force)
+    options.claim(output)
     models = [str(local_model(name)) if name.startswith("hf:") else name for name in models]
     ensemble = ensemble_file.combine(_load(models, output))
     parameters = ensemble.parameters

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -35,8 +35,7 @@ async def chat_completions(call: Call, body: ChatBody) -> Response:
 
 async def _generate(call: Call, body: GenerationBody, prepare: Callable[[], GenerationAnswer]) -> Response:
     has_grammar = isinstance(body.form[1], Grammar)
-    async with call.service.compiling if has_grammar else nullcontext():  # leaves threads to requests without grammars
-        answer = await run_in_threadpool(prepare)
+    answer = await call.prepare(prepare, has_grammar=has_grammar)
     if body.stream:
         return EventStream(call, answer)
     return await while_connected(call.request.receive, _whole(call, answer))

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from inspect import iscoroutinefunction
 from typing import Any, TypeVar
@@ -19,7 +20,7 @@ from llmcli.server.api.schema import Operation, parse_object
 from llmcli.server.errors import ApiError
 from llmcli.server.http.access import check_body
 from llmcli.server.http.guard import SCOPE_KEY, LogEntry
-from llmcli.server.limits import MAX_ANALYSES, MAX_COMPILING, RECEIVE_SECONDS, REQUEST_SECONDS
+from llmcli.server.limits import LARGE_BODY_BYTES, MAX_ANALYSES, MAX_PREPARING, RECEIVE_SECONDS, REQUEST_SECONDS
 
 T = TypeVar("T")
 Check = Callable[[], None]  # raises once the result is no longer awaited
@@ -37,7 +38,7 @@ class Service:
     engine: Engine
     loading: bool = False  # the first model is being loaded
     analyses: int = 0  # analyses in progress
-    compiling: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_COMPILING))  # grammars
+    preparing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_PREPARING))
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,17 @@ class Call:
     service: Service
     model: ServedModel  # the requested model, or the first one
     entry: LogEntry
+    is_large: bool = False  # whether reading the body takes long
+
+    async def prepare(self, function: Callable[[], T], *, has_grammar: bool = False) -> T:
+        """Run a function in a thread. Raises ClientDisconnect if the client leaves before it begins."""
+        return await while_connected(self.request.receive, self._in_thread(function, takes_long=has_grammar))
+
+    async def _in_thread(self, function: Callable[[], T], *, takes_long: bool = False) -> T:
+        """Run a function in a thread. If it takes seconds, it waits until few others do, so that other requests get
+        threads and processor time."""
+        async with self.service.preparing if takes_long or self.is_large else nullcontext():
+            return await run_in_threadpool(function)
 
     async def analyze(self, function: Callable[[Runtime, Check], T]) -> T:
         """Run a function on a fork of the model's runtime, in a thread of the engine. The function must regularly call
@@ -60,7 +72,7 @@ class Call:
 
     async def search(self, function: Callable[[Check], T]) -> T:
         """Like `analyze`, for a function that takes seconds and needs no runtime; it runs in a separate thread."""
-        return await self._bounded(lambda check: run_in_threadpool(function, check))
+        return await self._bounded(lambda check: self._in_thread(lambda: function(check)))
 
     async def _bounded(self, start: Callable[[Check], Awaitable[T]]) -> T:
         is_over = threading.Event()
@@ -85,18 +97,18 @@ async def respond(operation: Operation, request: Request) -> Response:
     """Answer a request. The route's handler gets a Call and the body, and returns a Response or a value that is sent as
     JSON; it runs in a thread unless it is a coroutine."""
     service, entry = request.app.state.service, request.scope[SCOPE_KEY]
-    body, name = None, request.path_params.get("id") or request.query_params.get("model")
+    body, data, name = None, b"", request.path_params.get("id") or request.query_params.get("model")
     if operation.body is not None:
         data, read = await _receive(request), operation.body.read
         body = await run_in_threadpool(lambda: read(parse_object(data)))
         name = body.model
-    call = Call(request, service, service.models.find(name or None), entry)
+    call = Call(request, service, service.models.find(name or None), entry, len(data) > LARGE_BODY_BYTES)
     if body is not None:
         entry.model = call.model.name
     arguments = (call,) if body is None else (call, body)
-    is_async = iscoroutinefunction(operation.handler)
-    answer = await (operation.handler(*arguments) if is_async else run_in_threadpool(operation.handler, *arguments))
-    return answer if isinstance(answer, Response) else await run_in_threadpool(JSONResponse, answer)
+    handler = operation.handler
+    answer = await (handler(*arguments) if iscoroutinefunction(handler) else call.prepare(lambda: handler(*arguments)))
+    return answer if isinstance(answer, Response) else await call.prepare(lambda: JSONResponse(answer))
 
 
 async def _receive(request: Request) -> bytes:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from llmcli.formats import atomic_io, checkpoint, loading
+from llmcli.formats import atomic_io, checkpoint, file_lock, loading
 from tests import platforms
 from tests.conftest import TEXT
 from tests.data.documents.samples import warc
@@ -46,6 +46,37 @@ def test_the_model_itself_is_never_overwritten(tiny_model: Path, llm) -> None:
     answer = llm("import", tiny_model, "-o", tiny_model, "--force")
     assert answer.exit_code == 1 and "is the model to import" in answer.stderr
     assert tiny_model.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("output", "command"),
+    [
+        ("k.json", "export model.safetensors k.json --to tokenizer"),
+        ("k.safetensors", "export model.safetensors k.safetensors --quantize int8"),
+        ("k.html", "export model.safetensors k.html --to html"),
+        ("k", "export model.safetensors k --to hf"),
+        ("k.safetensors", "import hf -o k.safetensors"),
+        ("k.safetensors", "mix model.safetensors other.safetensors -o k.safetensors"),
+        ("k.json", "tokenize --train text.txt -o k.json"),
+        ("k.html", "inspect model.safetensors --html k.html"),
+        ("k.html", "explain The -m model.safetensors --html k.html"),
+        ("k.jsonl", "generate --batch prompts.txt -m model.safetensors -n 2 -o k.jsonl"),
+    ],
+)
+def test_what_a_killed_run_left_beside_its_output_is_removed(tiny_model: Path, llm, output: str, command: str) -> None:
+    Path("prompts.txt").write_text("The cat\n")
+    Path("text.txt").write_text(TEXT)
+    Path("other.safetensors").write_bytes(tiny_model.read_bytes())
+    if command.startswith("import"):
+        assert llm("export", tiny_model, "hf", "--to", "hf").exit_code == 0
+    left = Path(f".{output}.123456.tmp")
+    left.mkdir()
+    (left / output).write_bytes(b"part of it")
+    with file_lock.locked(Path(output)):
+        assert "another run is writing to" in llm(*command.split()).stderr
+    assert left.exists() and not Path(output).exists()
+    assert llm(*command.split()).exit_code == 0
+    assert Path(output).exists() and not list(Path().glob(".*"))
 
 
 def test_weights_too_large_for_float16_are_refused(tiny_model: Path, llm) -> None:

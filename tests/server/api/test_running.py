@@ -14,6 +14,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from llmcli.config import SamplingConfig
+from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError, usage
 from llmcli.formats.checkpoint import save
 from llmcli.formats.loading import load
@@ -26,7 +27,7 @@ from llmcli.server.api.models import Models, ServedModel
 from llmcli.server.errors import ApiError, ModelLoadError, as_api_error
 from llmcli.server.http import analysis_routes, service
 from llmcli.server.http.app import Hooks, create_app
-from llmcli.server.limits import MAX_ANALYSES
+from llmcli.server.limits import LARGE_BODY_BYTES, MAX_ANALYSES, MAX_PREPARING
 from tests.models.test_ngram_cache import WEIGHTS
 from tests.sample_models import run
 from tests.server.conftest import URL
@@ -382,6 +383,33 @@ def test_grammars_that_are_being_compiled_delay_no_other_request(served, monkeyp
             time.sleep(0.01)
         try:
             assert pool.submit(client.post, "/v1/completions", json=body).result(30).status_code == 200
+        finally:
+            go_on.set()
+        assert {response.result().status_code for response in slow} == {200}
+
+
+@pytest.mark.parametrize("path", ["/tokenize", "/v1/completions", "/v1/next"])
+def test_large_bodies_delay_no_small_ones(served, monkeypatch, path: str):
+    """Only MAX_PREPARING of them are tokenized at a time."""
+    encode, go_on, begun = Tokenizer.encode, threading.Event(), []
+
+    def wait(tokenizer: Tokenizer, text: str) -> list[int]:
+        if len(text) > LARGE_BODY_BYTES:
+            begun.append(text)
+            assert go_on.wait(60)
+        return encode(tokenizer, text)
+
+    monkeypatch.setattr(Tokenizer, "encode", wait)
+    large, small = ({"prompt": text, "truncate_prompt_tokens": -1} for text in ("a " * LARGE_BODY_BYTES, "The"))
+    if path == "/tokenize":
+        large, small = {"prompt": large["prompt"]}, {"prompt": "The"}
+    with TestClient(create_app(Models(served)), base_url=URL) as client, ThreadPoolExecutor(50) as pool:
+        slow = [pool.submit(client.post, path, json=large) for _ in range(MAX_ANALYSES - 1)]
+        while len(begun) < MAX_PREPARING:
+            time.sleep(0.01)
+        try:
+            assert pool.submit(client.post, path, json=small).result(30).status_code == 200
+            assert len(begun) == MAX_PREPARING
         finally:
             go_on.set()
         assert {response.result().status_code for response in slow} == {200}
