@@ -44,6 +44,7 @@ class _Output:
         if path is None:
             return
         self.partial = path.with_name(path.name + ".partial")
+        atomic_io.remove_stale(self.partial)
         atomic_io.check_writable(self.partial, force=True, example="results.jsonl")
         self._file = self.partial.open("a+b", buffering=0)
         self._file.seek(0)

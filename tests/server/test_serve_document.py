@@ -118,7 +118,7 @@ def test_the_numbers_are_those_of_the_code():
     from llmcli.server import limits
 
     numbers = [getattr(limits, name) for name in dir(limits) if name.isupper() and name != "KEEP_ALIVE_SECONDS"]
-    table = PAGE.partition("## EngineLimits")[2]
+    table = PAGE.partition("## Limits")[2]
     for number in (
         *numbers,
         EngineLimits.concurrent,

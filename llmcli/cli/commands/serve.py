@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from llmcli.server.http.access import Access
 
 API_KEY_VARIABLE = "LLMCLI_API_KEY"
-NETWORK, LIMITS = "Network", "EngineLimits"  # panels of the help
+NETWORK, LIMITS = "Network", "Limits"  # panels of the help
 
 
 class _Options(Options):
