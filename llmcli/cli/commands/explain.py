@@ -108,6 +108,7 @@ def _write_page(options: _Options, output: Path, path: Path, text: str) -> None:
         raise LLMError("the prompt is empty; give a text to continue")
     atomic_io.reject_overwriting(output, "output", [path], "the model itself", by=": --html page.html")
     atomic_io.check_writable(output, force=None, by=" with --html", example="page.html")
+    options.claim(output)
     without = options.without or []
     parse_parts(without, source.config)
     other = None if options.compare is None else utf8_argument(options.compare, "prompt")

@@ -18,7 +18,7 @@ from llmcli import units
 from llmcli.data.regular_file import MAX_BYTES, open_regular
 from llmcli.errors import LLMError, prefixed, usage
 from llmcli.formats.hub.cache import INDEX, WEIGHTS, cache_directory, cached
-from llmcli.formats.hub.library import kinds, one_line, reason, show_progress
+from llmcli.formats.hub.library import check_endpoint, kinds, one_line, reason, show_progress
 from llmcli.formats.open_file import read_text
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ class _Download:
     """The download of a model into the cache."""
 
     def __init__(self, name: str, repository: str, revision: str, file: str) -> None:
+        check_endpoint()
         from huggingface_hub import constants
 
         self._name, self._repository, self._revision, self._file = name, repository, revision, file

@@ -9,6 +9,14 @@ from typing import Any
 from llmcli.errors import LLMError, brief
 
 
+def check_endpoint() -> None:
+    """Raise LLMError if HF_ENDPOINT is not an address: huggingface_hub then cannot be imported."""
+    try:
+        import huggingface_hub.constants  # noqa: F401
+    except ValueError as error:
+        raise LLMError(f"HF_ENDPOINT is not an address ({error}); unset it, or set it to one: https://HOST") from error
+
+
 @contextmanager
 def one_line(explain: Callable[[BaseException], str]) -> Iterator[None]:
     """Turn an error of huggingface_hub into an LLMError."""

@@ -11,7 +11,7 @@ from llmcli import units
 from llmcli.errors import LLMError, usage
 from llmcli.formats import hf_directory
 from llmcli.formats.hub import cache
-from llmcli.formats.hub.library import kinds, one_line, reason, show_progress, status
+from llmcli.formats.hub.library import check_endpoint, kinds, one_line, reason, show_progress, status
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
@@ -41,6 +41,7 @@ class Target(NamedTuple):
 def find_target(name: str, *, private: bool, force: bool) -> Target:
     """Return the repository to write. Raises LLMError if it is not the user's, is public in spite of `private` or,
     unless `force`, has a model."""
+    check_endpoint()
     from huggingface_hub import HfApi, constants, get_token
 
     if not (parts := _REPOSITORY.fullmatch(name)):

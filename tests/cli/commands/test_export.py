@@ -57,8 +57,6 @@ def test_the_model_itself_is_never_overwritten(tiny_model: Path, llm) -> None:
         ("k", "export model.safetensors k --to hf"),
         ("k.safetensors", "import hf -o k.safetensors"),
         ("k.safetensors", "mix model.safetensors other.safetensors -o k.safetensors"),
-        ("k.json", "tokenize --train text.txt -o k.json"),
-        ("k.html", "inspect model.safetensors --html k.html"),
         ("k.html", "explain The -m model.safetensors --html k.html"),
         ("k.jsonl", "generate --batch prompts.txt -m model.safetensors -n 2 -o k.jsonl"),
     ],

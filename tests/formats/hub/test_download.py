@@ -2,8 +2,11 @@
 
 import contextlib
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -190,3 +193,13 @@ def test_a_local_file_of_that_name_is_itself(tmp_path: Path, monkeypatch: pytest
     Path("hf:owner").mkdir()
     Path("hf:owner/tiny").write_bytes(b"")
     assert local_path("hf:owner/tiny") == Path("hf:owner/tiny")
+
+
+def test_an_endpoint_that_is_no_address_is_one_line() -> None:
+    pytest.importorskip("huggingface_hub")
+    code = "from llmcli.formats.hub.download import local_path; local_path('hf:a/b', print, progress=False)"
+    result = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"HF_ENDPOINT": "http://[::1"}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert "LLMError: HF_ENDPOINT is not an address (Invalid IPv6 URL)" in result.stderr
