@@ -9,7 +9,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from typer.testing import Result
 
@@ -95,6 +95,7 @@ def test_bytes_at_random_are_never_taken_for_text(data: bytes) -> None:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
         text = "\0"
+    assume(b"\x1b$" not in data)  # ISO-2022-JP begins characters so, perhaps none
     put("a.bin", data)
     if "\0" in text or file_types.recognize("a.bin", data):  # such as the four bytes PK\5\6, of a ZIP archive
         with pytest.raises(LLMError):
