@@ -28,7 +28,12 @@ PICTURES = {  # file -> (command, how the last row of its output that is shown b
     ),
 }
 COLUMNS, ROWS = 80, 40
-CELL, LINE, FONT, MARGIN = 8.4, 20, 14, 18  # pixels: width of a column, height of a row, font size, outer margin
+CELL, LINE, FONT, MARGIN = (
+    8.4,
+    20,
+    14,
+    18,
+)  # pixels: width of a column, height of a row, font size, outer margin
 FAMILY = "ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', 'Liberation Mono', monospace"
 
 
@@ -164,7 +169,9 @@ class _Screen:
 
 
 def _without_trailing_blanks(row: Row) -> Row:
-    visible = [i for i, cell in enumerate(row) if cell.text.strip(" \u2800") or cell.style.background is not None]
+    visible = [
+        i for i, cell in enumerate(row) if cell.text.strip(" \u2800") or cell.style.background is not None
+    ]
     return row[: visible[-1] + 1] if visible else []
 
 
@@ -221,7 +228,9 @@ def svg(rows: Sequence[Row], theme: Theme, title: str) -> str:
         f'<rect x="0.5" y="0.5" width="{_n(width - 1)}" height="{_n(height - 1)}" rx="8" fill="{theme.background}" '
         f'stroke="{theme.border}"/>\n'
         f'<g font-family="{FAMILY}" font-size="{FONT}" fill="{theme.foreground}">\n'
-        + "".join(f"{part}\n" for y, row in enumerate(rows) for part in _row_elements(row, MARGIN + y * LINE, theme))
+        + "".join(
+            f"{part}\n" for y, row in enumerate(rows) for part in _row_elements(row, MARGIN + y * LINE, theme)
+        )
         + "</g>\n</svg>\n"
     )
 
@@ -245,7 +254,9 @@ def _row_elements(row: Row, top: float, theme: Theme) -> Iterable[str]:
             for i in range(len(cells)):
                 yield _rectangle(left + (i + 0.5) * CELL - 0.5, top, 1, LINE, colour)
         elif shape == "dots":
-            points = "".join(_dots(ord(cell.text) - 0x2800, left + i * CELL, top) for i, cell in enumerate(cells))
+            points = "".join(
+                _dots(ord(cell.text) - 0x2800, left + i * CELL, top) for i, cell in enumerate(cells)
+            )
             if points:
                 yield f'<path d="{points}" stroke="{colour}" stroke-width="2.2" stroke-linecap="round"/>'
         else:
@@ -384,7 +395,9 @@ def cropped(rows: list[Row], last: str | None) -> list[Row]:
     >>> ["".join(cell.text for cell in row) for row in cropped(screen("one\\r\\ntwo\\r\\nthree"), "tw")]
     ['one', 'two']
     """
-    ends = [i + 1 for i, row in enumerate(rows) if last and "".join(cell.text for cell in row).startswith(last)]
+    ends = [
+        i + 1 for i, row in enumerate(rows) if last and "".join(cell.text for cell in row).startswith(last)
+    ]
     return rows[: ends[-1]] if ends else rows
 
 

@@ -12,7 +12,16 @@ HERE = Path(__file__).parent
 
 # In every 48 sentences "I like to eat ...", 18 end in apple and 7 in banana: 0.375 and 0.146.
 ENGLISH = {
-    "I like to eat": {"apple": 18, "banana": 7, "bread": 5, "rice": 5, "soup": 4, "cheese": 4, "fish": 3, "cake": 2},
+    "I like to eat": {
+        "apple": 18,
+        "banana": 7,
+        "bread": 5,
+        "rice": 5,
+        "soup": 4,
+        "cheese": 4,
+        "fish": 3,
+        "cake": 2,
+    },
     "I like to drink": {"tea": 12, "water": 9, "milk": 6, "juice": 5, "coffee": 4},
     "I like to read": {"books": 10, "letters": 4, "maps": 2},
     "We like to play": {"football": 8, "chess": 6, "cards": 4, "music": 2},
@@ -55,7 +64,9 @@ def shuffled(counted: dict[str, int], seed: int) -> list[str]:
 
 
 def english() -> str:
-    return "\n".join(shuffled({f"{a} {b}.": n for a, words in ENGLISH.items() for b, n in words.items()}, seed=1))
+    return "\n".join(
+        shuffled({f"{a} {b}.": n for a, words in ENGLISH.items() for b, n in words.items()}, seed=1)
+    )
 
 
 def japanese() -> str:

@@ -77,7 +77,9 @@ def spelled(number: int) -> str:
     ('twelve thousand three hundred forty-five', 'nine hundred thousand seventy')
     """
     if number >= 1000:
-        return " ".join([spelled(number // 1000), "thousand", *[spelled(number % 1000)] * bool(number % 1000)])
+        return " ".join(
+            [spelled(number // 1000), "thousand", *[spelled(number % 1000)] * bool(number % 1000)]
+        )
     if number >= 100:
         return " ".join([UNITS[number // 100], "hundred", *[spelled(number % 100)] * bool(number % 100)])
     if number >= 20:

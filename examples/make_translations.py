@@ -19,7 +19,12 @@ HEADER = ("source", "target")
 
 # ---- words: English, Japanese
 
-STATEMENT_SUBJECTS = {"I": "私", "we": "私たち", "my father": "父", "my mother": "母"}  # nobody asks: do I drink tea?
+STATEMENT_SUBJECTS = {
+    "I": "私",
+    "we": "私たち",
+    "my father": "父",
+    "my mother": "母",
+}  # nobody asks: do I drink tea?
 QUESTION_SUBJECTS = {"you": "あなた"}
 SUBJECTS = {"he": "彼", "she": "彼女", "they": "彼ら", "Ken": "ケン", "Anna": "アンナ", "the teacher": "先生"}
 PLURAL_SUBJECTS = ("I", "you", "we", "they")  # without -s: I drink
@@ -116,7 +121,9 @@ EVENTS = (  # (verb, its objects, its places, its tenses)
 
 # ---- sentences
 
-Words = list[tuple[str, str]]  # (text, part of the sentence that it is or belongs to), in the order of the language
+Words = list[
+    tuple[str, str]
+]  # (text, part of the sentence that it is or belongs to), in the order of the language
 MOODS = ("statement", "negation", "question")
 
 
@@ -203,7 +210,9 @@ def noun_phrase(noun: str, adjective: str, number: str) -> tuple[Words, Words]:
 def descriptions() -> Iterator[Sentence]:
     """That umbrella was not new."""
     for noun, form, mood in product(NOUNS, ("is", "was"), MOODS):
-        owners = {} if noun == "owl" else OWNERS | (QUESTION_OWNERS if mood == "question" else STATEMENT_OWNERS)
+        owners = (
+            {} if noun == "owl" else OWNERS | (QUESTION_OWNERS if mood == "question" else STATEMENT_OWNERS)
+        )
         for adjective, (owner, whose) in product(NOUNS[noun].adjectives, (POINTERS | owners).items()):
             thing: Words = [(owner, "owner"), (noun, "subject")]
             verb = (form + " not" * (mood == "negation"), "adjective")
@@ -228,7 +237,9 @@ def sentences() -> list[Sentence]:
     """Those of the files, in random order."""
     rng = random.Random(1)
     kinds = {"activities": activities, "events": events, "descriptions": descriptions}
-    chosen = [sentence for kind, count in COUNTS.items() for sentence in rng.sample(list(kinds[kind]()), count)]
+    chosen = [
+        sentence for kind, count in COUNTS.items() for sentence in rng.sample(list(kinds[kind]()), count)
+    ]
     rng.shuffle(chosen)
     return chosen
 

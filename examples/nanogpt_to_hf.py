@@ -9,11 +9,15 @@ import torch
 import transformers
 
 source, directory, tokenizer = (*sys.argv[1:], "gpt2")[:3]
-checkpoint = torch.load(source, map_location="cpu", weights_only=True)  # of a pickle, only tensors and plain values
+checkpoint = torch.load(
+    source, map_location="cpu", weights_only=True
+)  # of a pickle, only tensors and plain values
 shape = checkpoint["model_args"]
 vocabulary = transformers.AutoTokenizer.from_pretrained(tokenizer)
 if len(vocabulary) > shape["vocab_size"]:
-    sys.exit(f"the model has {shape['vocab_size']} tokens, the tokenizer {len(vocabulary)}: it was not trained with it")
+    sys.exit(
+        f"the model has {shape['vocab_size']} tokens, the tokenizer {len(vocabulary)}: it was not trained with it"
+    )
 config = transformers.GPT2Config(
     vocab_size=shape["vocab_size"], n_positions=shape["block_size"], n_embd=shape["n_embd"], n_layer=shape["n_layer"],
     n_head=shape["n_head"], activation_function="gelu", bos_token_id=vocabulary.eos_token_id,

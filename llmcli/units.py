@@ -74,10 +74,13 @@ def size(count: float) -> str:
 
 
 def _scaled(value: float, units: Sequence[str], digits: Sequence[int]) -> str:
-    """Format a value in the first unit in which it rounds to less than 1000; each unit is 1000 times the one before."""
+    """Format a value in the first unit in which it rounds to less than 1000; each unit is 1000 times the one
+    before."""
     if value >= 10**18:
         return f"over 1,000,000{units[-1]}"
-    power = next((p for p, places in enumerate(digits) if round(value / 1000**p, places) < 1000), len(units) - 1)
+    power = next(
+        (p for p, places in enumerate(digits) if round(value / 1000**p, places) < 1000), len(units) - 1
+    )
     return f"{value / 1000**power:,.{digits[power]}f}{units[power]}"
 
 

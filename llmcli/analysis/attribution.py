@@ -1,9 +1,9 @@
 """Direct logit attribution: what each part of a model adds to the logit of a token.
 
-The last residual stream is the sum of the last token's embedding and the outputs of all heads and feed-forward
-networks. With a fixed scale of the final norm, the logit is linear in it, and so is a sum too ("A Mathematical
-Framework for Transformer Circuits", Elhage et al. 2021). Effects through later layers are not included; to measure all
-effects of a part, switch it off (comparison.py).
+The last residual stream is the sum of the last token's embedding and the outputs of all heads and
+feed-forward networks. With a fixed scale of the final norm, the logit is linear in it, and so is a sum too
+("A Mathematical Framework for Transformer Circuits", Elhage et al. 2021). Effects through later layers are
+not included; to measure all effects of a part, switch it off (comparison.py).
 
 L, H, C, D = layers, heads, hidden size, head size.
 """
@@ -31,7 +31,8 @@ class Attribution:
 
 
 def attribute_logit(runtime: NumpyRuntime, residuals: Array, head_outputs: Array, token: int) -> Attribution:
-    """Attribute the logit of a token, given the last token's residual stream [L + 1, C] and head outputs [L, H * D]."""
+    """Attribute the logit of a token, given the last token's residual stream [L + 1, C] and head outputs [L,
+    H * D]."""
     direction = runtime.logit_direction(residuals[-1], token).astype(np.float64)
     streams = residuals @ direction  # [L + 1]
     heads = np.stack([runtime.head_outputs(layer, y) @ direction for layer, y in enumerate(head_outputs)])

@@ -36,17 +36,21 @@ class TextChange:
     text: str
     first: float
     second: float
-    token: int | None = None  # of a word, the token with which it most likely begins; None: no single token spells it
+    token: int | None = (
+        None  # of a word, the token with which it most likely begins; None: no single token spells it
+    )
 
     @property
     def bits(self) -> float | None:
-        """Change of the log probability, in bits; None where the search found the text in one prediction only."""
+        """Change of the log probability, in bits; None where the search found the text in one prediction
+        only."""
         return math.log2(self.second / self.first) if self.first > 0 and self.second > 0 else None
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two predictions: of the model and without the parts `without`, or after two prompts, both without these parts."""
+    """Two predictions: of the model and without the parts `without`, or after two prompts, both without these
+    parts."""
 
     first: Explanation
     second: Explanation
@@ -63,17 +67,20 @@ class Comparison:
         return max(0.0, float((p[p > 0] * np.log2(p[p > 0] / q[p > 0])).sum()))
 
     def next_tokens(self, count: int) -> list[TextChange]:
-        """Return the `count` most likely next tokens of the first prediction, then the others of the second."""
+        """Return the `count` most likely next tokens of the first prediction, then the others of the
+        second."""
         p, q = self._probabilities
         V = len(self.tokenizer.token_bytes)
         ranked = [np.argsort(-row, kind="stable")[:count].tolist() for row in (p, q)]
         return [
             TextChange(
                 self.tokenizer.label(i) if i < V else self._others[i - V].decode("utf-8", "replace"),
-                float(p[i]), float(q[i]), i if i < V else None,
+                float(p[i]),
+                float(q[i]),
+                i if i < V else None,
             )
             for i in dict.fromkeys(ranked[0] + ranked[1])
-        ]  # fmt: skip
+        ]
 
     def next_words(self, count: int) -> list[TextChange]:
         """Like `next_tokens`, for words; "…" marks a word that continues the prompt's last one."""
@@ -83,7 +90,9 @@ class Comparison:
         )
         none, known = NextWord("", 0.0), second | first
         return [
-            TextChange(text, first.get(text, none).probability, second.get(text, none).probability, known[text].token)
+            TextChange(
+                text, first.get(text, none).probability, second.get(text, none).probability, known[text].token
+            )
             for text in dict.fromkeys([*first][:count] + [*second][:count])
         ]
 
@@ -91,7 +100,9 @@ class Comparison:
         return f"<Comparison of {self.first!r} and {self.second!r}>"
 
     def _repr_html_(self) -> str:
-        changes = [(one.text, f"{one.first:.3f}", f"{one.second:.3f}") for one in self.next_tokens(SHOWN_TOKENS)]
+        changes = [
+            (one.text, f"{one.first:.3f}", f"{one.second:.3f}") for one in self.next_tokens(SHOWN_TOKENS)
+        ]
         return table(["next token", "first", "second"], changes)
 
     @cached_property
@@ -125,9 +136,10 @@ def compare(
     evaluations: int | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> Comparison:
-    """Compare a model with and without some parts, or `prompt` and the `other` prompt, both without these parts.
-    Figures without parts are about `token`, by default the one that the whole model predicts. `predictor` and `ablates`
-    are as for `explain`; next words are searched unless `finds_words` is false, with at most so many `evaluations`."""
+    """Compare a model with and without some parts, or `prompt` and the `other` prompt, both without these
+    parts. Figures without parts are about `token`, by default the one that the whole model predicts.
+    `predictor` and `ablates` are as for `explain`; next words are searched unless `finds_words` is false,
+    with at most so many `evaluations`."""
     without = tuple(dict.fromkeys(without))  # each once
     whole = network, predictor or network
     reduced = _without(*whole, without) if without else whole
@@ -137,11 +149,18 @@ def compare(
         is_second = len(explanations) > 0
         explanations.append(
             explain(
-                runtime, tokenizer, text, literal=literal, candidates=candidates, token=None if is_second else token,
-                place=explanations[0].place if is_second and other is None else None, predictor=predicting,
-                ablates=ablates, check=check,
+                runtime,
+                tokenizer,
+                text,
+                literal=literal,
+                candidates=candidates,
+                token=None if is_second else token,
+                place=explanations[0].place if is_second and other is None else None,
+                predictor=predicting,
+                ablates=ablates,
+                check=check,
             )
-        )  # fmt: skip
+        )
         words.append(NextWords((), 1.0, 0))
         if finds_words:
             words[-1] = next_words(predicting, tokenizer, text, evaluations=evaluations, check=check)
@@ -154,7 +173,9 @@ def _without(network: NumpyRuntime, predictor: Runtime, names: Sequence[str]) ->
     reduced = network.without(parse_parts(names, network.config))
     if predictor is network:
         if CACHE in names:
-            raise usage(f"the model has no n-gram cache that could be switched off; leave out `without` {CACHE}")
+            raise usage(
+                f"the model has no n-gram cache that could be switched off; leave out `without` {CACHE}"
+            )
         return reduced, reduced
     if predictor.parameters != network.parameters:
         raise usage("`without` needs a single model, found an ensemble; name the file of one of its models")
@@ -170,7 +191,8 @@ def parse_parts(names: Sequence[str], config: ModelConfig) -> list[Part]:
 
 
 def parse_part(name: str, config: ModelConfig, setting: str = "without") -> Part:
-    """Parse the name of a layer ("2") or a head ("2.3": head 3 of layer 2). Raises LLMError if it does not exist."""
+    """Parse the name of a layer ("2") or a head ("2.3": head 3 of layer 2). Raises LLMError if it does not
+    exist."""
     layers, heads = config.num_hidden_layers, config.num_attention_heads
     match = re.fullmatch(r"0*([0-9]{1,6})(?:\.0*([0-9]{1,6}))?", name) if isinstance(name, str) else None
     layer, head = (int(match[1]), int(match[2] or 1)) if match else (0, 0)
@@ -184,6 +206,7 @@ def parse_part(name: str, config: ModelConfig, setting: str = "without") -> Part
 
 
 def initialized_heads(model: Checkpoint) -> dict[str, str]:
-    """Return the initialization of heads by name ("2.1") if it was not random; training may have changed them."""
+    """Return the initialization of heads by name ("2.1") if it was not random; training may have changed
+    them."""
     train = model.record.train
     return induction.initialized_heads(model.config) if train is not None and train.induction else {}

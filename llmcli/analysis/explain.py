@@ -2,8 +2,8 @@
 
 The prompt is processed as in `generate`, then once more with a recorder. numpy only, never torch.
 
-L, H, C, V = layers, heads, hidden size, vocabulary; T = tokens in the context, N = analyzed tokens (the last ones);
-K = candidates per layer.
+L, H, C, V = layers, heads, hidden size, vocabulary; T = tokens in the context, N = analyzed tokens (the last
+ones); K = candidates per layer.
 """
 
 import math
@@ -30,7 +30,10 @@ from llmcli.notebook import table
 SHOWN_TOKENS = 10  # next tokens in a notebook
 MAX_TOKENS = 256  # analyzed tokens: the memory for attention weights grows quadratically
 MAX_ABLATION_WORK = 3e10  # parameters x tokens processed, over all ablations: a few seconds
-MAX_COPIES, MIN_ADDED = 5, 0.001  # number of copies listed, and the least probability that the cache adds to one
+MAX_COPIES, MIN_ADDED = (
+    5,
+    0.001,
+)  # number of copies listed, and the least probability that the cache adds to one
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,8 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Copy:
-    """A token that the n-gram cache makes more likely, because it followed the same context earlier in the text."""
+    """A token that the n-gram cache makes more likely, because it followed the same context earlier in the
+    text."""
 
     token: int
     network_probability: float  # its probability under the network alone
@@ -80,8 +84,12 @@ class Explanation:
     preceding: int  # T - N, tokens in the context before the analyzed ones
     attention: Array  # [L, H, N, N]; each row (query) sums to 1 minus its weight on preceding tokens
     logit_lens: Candidates  # predictions of the next token after each layer
-    ablation_effects: NDArray[np.float64]  # [N], bits that `token` loses without each context token; NaN: skipped
-    logprobs: NDArray[np.float64]  # [V], natural log probabilities of the next token, as in `generate`; -inf for
+    ablation_effects: NDArray[
+        np.float64
+    ]  # [N], bits that `token` loses without each context token; NaN: skipped
+    logprobs: NDArray[
+        np.float64
+    ]  # [V], natural log probabilities of the next token, as in `generate`; -inf for
     # tokens that are never generated: incomplete UTF-8, and bytes that are not in the training text
     attribution: Attribution  # contributions to the network's logit for `token`
     added: AddedText  # the same prediction by text; it differs from `logprobs` where tokens start inside the prompt
@@ -121,7 +129,9 @@ class Explanation:
             for token, bits in zip(self.ids, self.ablation_effects, strict=True)
         ]
         lost = f"bits that {self.tokenizer.label(self.token)!r} loses without it"
-        return table(["next token", "probability"], self._likely(SHOWN_TOKENS)) + table(["token", lost], effects)
+        return table(["next token", "probability"], self._likely(SHOWN_TOKENS)) + table(
+            ["token", lost], effects
+        )
 
     def _likely(self, count: int) -> list[tuple[str, str]]:
         return [(self.tokenizer.label(i), f"{np.exp(self.logprobs[i]):.3f}") for i in self.most_likely(count)]
@@ -139,14 +149,16 @@ class ExplainedToken:
 def predict_next(
     runtime: Runtime, tokenizer: Tokenizer, prompt: str | Prompt, *, literal: bool, token: int | None = None
 ) -> ExplainedToken:
-    """Predict the next token as `generate` does, summed over the tokenizations of the prompt's end. The place is that
-    of the most likely text, or the likeliest one of `token`. Afterwards the KV cache holds the tokens before it, as far
-    as they fit. Raises LLMError for an empty prompt and for NaN logits."""
+    """Predict the next token as `generate` does, summed over the tokenizations of the prompt's end. The place
+    is that of the most likely text, or the likeliest one of `token`. Afterwards the KV cache holds the tokens
+    before it, as far as they fit. Raises LLMError for an empty prompt and for NaN logits."""
     if prompt == "":
         raise LLMError("the prompt is empty; give a text to continue")
     vocabulary = tokenizer.vocabulary
     first = read_prompt(runtime, tokenizer, Prompt.of(prompt, tokenizer, literal=literal))
-    found = first.continuations_of(int(first.logits.argmax())) if token is None else first.continuations_to(token)
+    found = (
+        first.continuations_of(int(first.logits.argmax())) if token is None else first.continuations_to(token)
+    )
     token = found[0].tokens[-1]
     token_bytes = vocabulary.token_bytes[token]
     tail = token_bytes[: len(token_bytes) - len(found[0].new_bytes)]
@@ -186,10 +198,11 @@ def explain(
     - Ablation: log2 p(token | all tokens) - log2 p(token | all but one) for `token`, by default the most likely next
       token. The tokens after the removed one move forward by one position.
 
-    Only the last tokens are analyzed, within MAX_TOKENS and MAX_ABLATION_WORK; no token is removed unless `ablates`.
-    `place` is given to explain the same token after the same context as in another explanation of the prompt.
-    `predictor` makes the prediction if `runtime` is only a component: a model of an ensemble, or a network with an
-    n-gram cache. `check` may raise to stop the analysis. Raises LLMError as `predict_next` does.
+    Only the last tokens are analyzed, within MAX_TOKENS and MAX_ABLATION_WORK; no token is removed unless
+    `ablates`. `place` is given to explain the same token after the same context as in another explanation of
+    the prompt. `predictor` makes the prediction if `runtime` is only a component: a model of an ensemble, or
+    a network with an n-gram cache. `check` may raise to stop the analysis. Raises LLMError as `predict_next`
+    does.
     """
     predictor = predictor or runtime
     prediction = predict_next(predictor, tokenizer, prompt, literal=literal, token=token)
@@ -224,11 +237,16 @@ def explain(
 
 
 def find_copies(
-    context: Sequence[int], counted: int, orders: int, network: NDArray[np.floating], mixed: NDArray[np.floating]
+    context: Sequence[int],
+    counted: int,
+    orders: int,
+    network: NDArray[np.floating],
+    mixed: NDArray[np.floating],
 ) -> tuple[Copy, ...]:
-    """Find the tokens that an n-gram cache of `orders`, which counts the first `counted` tokens of a `context`, makes
-    more likely after it, largest increase first. `network` and `mixed` [V] are the log probabilities of the next token
-    without and with the cache, both summed over the tokenizations of the prompt's end."""
+    """Find the tokens that an n-gram cache of `orders`, which counts the first `counted` tokens of a
+    `context`, makes more likely after it, largest increase first. `network` and `mixed` [V] are the log
+    probabilities of the next token without and with the cache, both summed over the tokenizations of the
+    prompt's end."""
     matches: dict[int, tuple[int, list[int]]] = {}  # token -> (length of the context, positions)
     for matched in range(1, min(orders, len(context) - 1) + 1):
         end = tuple(context[-matched:])
@@ -243,18 +261,23 @@ def find_copies(
         for token, (matched, positions) in matches.items()
     ]
     ranked = sorted(copies, key=lambda copy: copy.network_probability - copy.probability)
-    return tuple(copy for copy in ranked[:MAX_COPIES] if copy.probability - copy.network_probability >= MIN_ADDED)
+    return tuple(
+        copy for copy in ranked[:MAX_COPIES] if copy.probability - copy.network_probability >= MIN_ADDED
+    )
 
 
 def mean_attention(weights: Array, layer: int | None = None, head: int | None = None) -> Array:
-    """Average attention [L, H, ...] over all layers and heads, or select a layer or one of its heads, from 1."""
+    """Average attention [L, H, ...] over all layers and heads, or select a layer or one of its heads, from
+    1."""
     layers = slice(None) if layer is None else slice(layer - 1, layer)
     heads = slice(None) if head is None else slice(head - 1, head)
     mean: Array = weights[layers, heads].mean((0, 1))
     return mean
 
 
-def record_activations(runtime: NumpyRuntime, context: Sequence[int], kept: int) -> "tuple[Array, ActivationRecorder]":
+def record_activations(
+    runtime: NumpyRuntime, context: Sequence[int], kept: int
+) -> "tuple[Array, ActivationRecorder]":
     """Process a context; return the logits [V] after it and the activations of its last `kept` tokens."""
     recorder = ActivationRecorder(runtime, len(context), kept)
     runtime.rewind()
@@ -268,7 +291,9 @@ class ActivationRecorder:
         config = runtime.config
         L, H = config.num_hidden_layers, config.num_attention_heads
         self.first = tokens - kept  # position of the first recorded token
-        self.residuals = np.zeros((L + 1, kept, config.hidden_size), np.float32)  # after layers 0 (the embedding) to L
+        self.residuals = np.zeros(
+            (L + 1, kept, config.hidden_size), np.float32
+        )  # after layers 0 (the embedding) to L
         self.weights = np.zeros((L, H, kept, kept), np.float32)
         self.head_outputs = np.zeros((L, H * config.head_dim), np.float32)  # at the last token
         self._depth = 0  # layers completed for the current chunk
@@ -283,15 +308,21 @@ class ActivationRecorder:
             self._depth, self._processed = 0, self._processed + len(x)
 
     def attention(self, weights: Array, y: Array) -> None:
-        """Receive the attention weights [H, t, S] and the outputs of heads [t, H * D] of a chunk in the next layer."""
+        """Receive the attention weights [H, t, S] and the outputs of heads [t, H * D] of a chunk in the next
+        layer."""
         self.head_outputs[self._depth - 1] = y[-1]
-        start, end = self._processed - self.first, weights.shape[-1] - self.first  # relative to the recorded tokens
+        start, end = (
+            self._processed - self.first,
+            weights.shape[-1] - self.first,
+        )  # relative to the recorded tokens
         if end > 0:
             rows = weights[:, max(0, -start) :, self.first :]
             self.weights[self._depth - 1, :, max(0, start) : end, :end] = rows
 
 
-def _logit_lens(runtime: NumpyRuntime, residuals: Array, allowed: NDArray[np.bool_], candidates: int) -> Candidates:
+def _logit_lens(
+    runtime: NumpyRuntime, residuals: Array, allowed: NDArray[np.bool_], candidates: int
+) -> Candidates:
     """Return the most likely `allowed` tokens given the residual stream [L + 1, C] after each layer."""
     logits = runtime.logit_lens(residuals)[:, : len(allowed)]
     logits[:, ~allowed] = -np.inf
@@ -303,8 +334,9 @@ def _logit_lens(runtime: NumpyRuntime, residuals: Array, allowed: NDArray[np.boo
 def _ablation_effects(
     runtime: NumpyRuntime, context: Sequence[int], logits: Array, place: Place, check: Callable[[], None]
 ) -> NDArray[np.float64]:
-    """Return the bits that the predicted token loses without each token of the context [T]; NaN where skipped. `logits`
-    [V] follow the whole context. Tokens are removed from last to first, so that the cached prefix stays valid."""
+    """Return the bits that the predicted token loses without each token of the context [T]; NaN where
+    skipped. `logits` [V] follow the whole context. Tokens are removed from last to first, so that the cached
+    prefix stays valid."""
     T = len(context)
     effects = np.full(T, np.nan)
     if T == 1:
@@ -313,7 +345,9 @@ def _ablation_effects(
     count = min(T, MAX_TOKENS, math.isqrt(int(2 * MAX_ABLATION_WORK / runtime.config.parameters)))
     for removed in range(T - 1, T - 1 - count, -1):
         check()
-        kept = removed if removed < T - 1 else removed - 1  # at least one token must be processed for a prediction
+        kept = (
+            removed if removed < T - 1 else removed - 1
+        )  # at least one token must be processed for a prediction
         runtime.rewind(kept)
         logits = runtime.prefill(context[removed + 1 :] if removed < T - 1 else context[kept:removed])
         effects[removed] = (original - _masked_logprob(logits, place)) / math.log(2)
@@ -344,8 +378,8 @@ def choose_explained_model(
     on_note: Callable[[str], None],
     runtime: Runtime | None = None,
 ) -> ExplainedModel:
-    """Choose the model to explain: in an ensemble, the one with the largest weight after the prompt. `runtime` is the
-    source's, if it is already open."""
+    """Choose the model to explain: in an ensemble, the one with the largest weight after the prompt.
+    `runtime` is the source's, if it is already open."""
     if not isinstance(source, Ensemble):
         return ExplainedModel(source, runtime if isinstance(runtime, NgramRuntime) else None)
     if runtime is None or not isinstance(network_of(runtime), EnsembleRuntime):
@@ -359,4 +393,6 @@ def choose_explained_model(
         f"ensemble of {len(weights)} models: showing the activations of {source.names[top]}, which has the largest "
         f"weight after this prompt ({weights[top]:.3f}); the final probabilities are the ensemble's"
     )
-    return ExplainedModel(source.experts[top], runtime, {"name": source.names[top], "weight": round(weights[top], 6)})
+    return ExplainedModel(
+        source.experts[top], runtime, {"name": source.names[top], "weight": round(weights[top], 6)}
+    )

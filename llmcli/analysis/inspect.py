@@ -27,7 +27,9 @@ class ParameterGroup:
 
     name: str
     parameters: int = 0
-    copies: int = 0  # number of tensors in a leaf; number of merged blocks (layers, experts) in another node, or 0
+    copies: int = (
+        0  # number of tensors in a leaf; number of merged blocks (layers, experts) in another node, or 0
+    )
     shapes: Counter[tuple[int, ...]] = field(default_factory=Counter)  # shapes of the tensors in a leaf
     children: dict[str, "ParameterGroup"] = field(default_factory=dict)
     tensors: list[TensorInfo] = field(default_factory=list)  # empty except in a leaf
@@ -70,12 +72,15 @@ def known_answer_facts(header: Header) -> dict[str, Any]:
     document = json_object(header, KNOWN_ANSWERS)
     pairs = document.get("pairs")
     return (
-        {"questions": len(pairs), "min_confidence": document.get("min_confidence")} if isinstance(pairs, list) else {}
+        {"questions": len(pairs), "min_confidence": document.get("min_confidence")}
+        if isinstance(pairs, list)
+        else {}
     )
 
 
 def parameter_tree(header: Header) -> ParameterGroup:
-    """Group the tensors by the dots in their names; numbered blocks (layers.0, layers.1, ...) are merged into one."""
+    """Group the tensors by the dots in their names; numbered blocks (layers.0, layers.1, ...) are merged into
+    one."""
     root = ParameterGroup("", header.parameters)
     block_numbers: dict[int, set[str]] = {}  # id of the merged node -> numbers of its blocks
     for tensor in header.tensors.values():
@@ -102,8 +107,8 @@ def walk(group: ParameterGroup, depth: int = 0, path: str = "") -> Iterator[tupl
 
 
 def _simplify(node: ParameterGroup, block_numbers: dict[int, set[str]]) -> None:
-    """Merge numbered blocks into a parent without other children: layers.# becomes "layers" with 80 copies. Then join
-    each node with its only child: "q_proj" and its "weight" become "q_proj.weight"."""
+    """Merge numbered blocks into a parent without other children: layers.# becomes "layers" with 80 copies.
+    Then join each node with its only child: "q_proj" and its "weight" become "q_proj.weight"."""
     blocks = node.children.get("#")
     if blocks is not None and blocks.children:
         blocks.copies = len(block_numbers[id(blocks)])
@@ -131,13 +136,18 @@ def find_tensor(header: Header, name: str) -> TensorInfo:
         return header.tensors[name]
     import difflib
 
-    similar = difflib.get_close_matches(name, header.tensors, n=1) or [n for n in header.tensors if name in n][:1]
-    hint = f"did you mean {similar[0]}?" if similar else f"list them with: llm inspect {header.path} --tensors"
+    similar = (
+        difflib.get_close_matches(name, header.tensors, n=1) or [n for n in header.tensors if name in n][:1]
+    )
+    hint = (
+        f"did you mean {similar[0]}?" if similar else f"list them with: llm inspect {header.path} --tensors"
+    )
     raise LLMError(f"{header.path} has no tensor {name}; {hint}")
 
 
 def tensor_statistics(header: Header, *tensors: TensorInfo) -> TensorStatistics:
-    """Compute statistics of the values in all tensors, in three passes. Raises LLMError for an unreadable dtype."""
+    """Compute statistics of the values in all tensors, in three passes. Raises LLMError for an unreadable
+    dtype."""
     import numpy as np
 
     count, zeros, not_finite, low, high = 0, 0, 0, np.inf, -np.inf
@@ -161,7 +171,9 @@ def tensor_statistics(header: Header, *tensors: TensorInfo) -> TensorStatistics:
     return TensorStatistics(mean * scale, deviation, low, high, zeros, not_finite, histogram.tolist())
 
 
-def _finite_values(header: Header, tensors: tuple[TensorInfo, ...]) -> "Iterator[tuple[NDArray[np.float64], int]]":
+def _finite_values(
+    header: Header, tensors: tuple[TensorInfo, ...]
+) -> "Iterator[tuple[NDArray[np.float64], int]]":
     """Yield (finite values, number of other values) for each chunk of the tensors."""
     import numpy as np
 

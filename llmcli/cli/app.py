@@ -1,4 +1,5 @@
-"""Command-line entry point: the app and its subcommands; an exception becomes one line on stderr and an exit code."""
+"""Command-line entry point: the app and its subcommands; an exception becomes one line on stderr and an exit
+code."""
 
 import errno
 import importlib
@@ -23,8 +24,8 @@ from llmcli.errors import FAILURE, INTERRUPTED, WRONG_USAGE, LLMError, missing_p
 from llmcli.formats import atomic_io
 from llmcli.version import __version__
 
-# Typer ships its own copy of Click and exports only one usage error, BadParameter; their base class is next in its
-# method resolution order. The private modules are imported for type checking only.
+# Typer ships its own copy of Click and exports only one usage error, BadParameter; their base class is next
+# in its method resolution order. The private modules are imported for type checking only.
 if TYPE_CHECKING:
     from typer._click import Command, Context, HelpFormatter
     from typer._click.exceptions import UsageError
@@ -32,9 +33,21 @@ else:
     UsageError = typer.BadParameter.__mro__[1]
 
 SUBCOMMANDS = (
-    "train", "generate", "chat", "serve", "eval", "explain", "inspect", "text", "tokenize", "mix", "import", "export",
-    "models", "cache",
-)  # fmt: skip
+    "train",
+    "generate",
+    "chat",
+    "serve",
+    "eval",
+    "explain",
+    "inspect",
+    "text",
+    "tokenize",
+    "mix",
+    "import",
+    "export",
+    "models",
+    "cache",
+)
 OUTPUT = "the output"  # file name in errors of standard output
 HELP_ALL = "--help-all"
 
@@ -45,7 +58,9 @@ class ErrorHandlingGroup(TyperGroup):
     def parse_args(self, ctx: "Context", args: list[str]) -> list[str]:
         convert_directly(self.get_params(ctx))
         if args[:1] in (["--show-completion"], ["--install-completion"]) and len(args) > 1:  # flags in Typer
-            raise usage(f"{args[0]} is for the shell that runs the command; in {args[1]}, type: llm {args[0]}")
+            raise usage(
+                f"{args[0]} is for the shell that runs the command; in {args[1]}, type: llm {args[0]}"
+            )
         if args[:1] == ["help"]:
             args = [*args[1:2], "--help"]
         return super().parse_args(ctx, ["--version"] if args[:1] == ["version"] else args)
@@ -65,7 +80,8 @@ class ErrorHandlingGroup(TyperGroup):
             from llmcli.cli import suggestions
 
             options = {
-                name: [option for param in subcommand(name).params for option in param.opts] for name in SUBCOMMANDS
+                name: [option for param in subcommand(name).params for option in param.opts]
+                for name in SUBCOMMANDS
             }
             console.fail(suggestions.usage_message(error, words, options))
             code = WRONG_USAGE
@@ -73,7 +89,9 @@ class ErrorHandlingGroup(TyperGroup):
             code = report(error)
         sys.exit(code if isinstance(code, int) else 0)
 
-    def resolve_command(self, ctx: "Context", args: list[str]) -> "tuple[str | None, Command | None, list[str]]":
+    def resolve_command(
+        self, ctx: "Context", args: list[str]
+    ) -> "tuple[str | None, Command | None, list[str]]":
         """Like Typer, but with a suggestion for an unknown subcommand."""
         if args[0] not in SUBCOMMANDS and not args[0].startswith("-"):
             from llmcli.cli import suggestions
@@ -89,7 +107,8 @@ class ErrorHandlingGroup(TyperGroup):
 
 
 class Subcommand(TyperCommand):
-    """A subcommand with plain-text help, options grouped by panel, and argument names without Python types."""
+    """A subcommand with plain-text help, options grouped by panel, and argument names without Python
+    types."""
 
     def parse_args(self, ctx: "Context", args: list[str]) -> list[str]:
         convert_directly(self.get_params(ctx))
@@ -97,7 +116,10 @@ class Subcommand(TyperCommand):
         return super().parse_args(ctx, ["--help"] if ctx.meta[HELP_ALL] else args)
 
     def collect_usage_pieces(self, ctx: "Context") -> list[str]:
-        return ["[OPTIONS]", *(_usage_name(param) for param in self.params if isinstance(param, TyperArgument))]
+        return [
+            "[OPTIONS]",
+            *(_usage_name(param) for param in self.params if isinstance(param, TyperArgument)),
+        ]
 
     def format_options(self, ctx: "Context", formatter: "HelpFormatter") -> None:
         panels: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
@@ -124,7 +146,8 @@ class Subcommand(TyperCommand):
 
 
 def _usage_name(argument: TyperArgument) -> str:
-    """Format an argument for the usage line: "CORPUS...", "[PROMPT]"; a metavar of several words is kept unchanged."""
+    """Format an argument for the usage line: "CORPUS...", "[PROMPT]"; a metavar of several words is kept
+    unchanged."""
     name = str(argument.metavar)
     if not argument.required:
         return f"[{name}]"
@@ -147,7 +170,8 @@ app = typer.Typer(
 
 @cache
 def subcommand(name: str) -> "Command":
-    """Load a subcommand from its module in `cli/commands/`, whose name ends in "_" if it is a Python keyword."""
+    """Load a subcommand from its module in `cli/commands/`, whose name ends in "_" if it is a Python
+    keyword."""
     module = importlib.import_module(f"llmcli.cli.commands.{name}{'_' if keyword.iskeyword(name) else ''}")
     function = vars(module).get(name) or vars(module)[f"{name}_"]
     app_of_one = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -157,7 +181,8 @@ def subcommand(name: str) -> "Command":
 
 @app.callback()
 def _top(
-    context: typer.Context, version_: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+    context: typer.Context,
+    version_: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     """Options before the subcommand; without a subcommand the help is printed."""
     if version_:
@@ -171,7 +196,9 @@ def main() -> None:
     """Entry point of the installed command."""
     is_closed = sys.stdout is None
     _prepare_streams()
-    if is_closed:  # the results would be lost after the work, or written into a file that takes its descriptor
+    if (
+        is_closed
+    ):  # the results would be lost after the work, or written into a file that takes its descriptor
         console.fail("standard output is closed; to keep the results: > FILE, to discard them: > /dev/null")
         sys.exit(FAILURE)
     # numpy's warnings about damaged weights: the logits are checked, and the error says what is wrong
@@ -202,7 +229,8 @@ def _prepare_streams() -> None:
 
 
 def _utf8(stream: TextIO, kind: type[io.FileIO]) -> TextIO:
-    """Return a standard stream that writes UTF-8 and keeps line ends; `kind` is the class of the underlying file."""
+    """Return a standard stream that writes UTF-8 and keeps line ends; `kind` is the class of the underlying
+    file."""
     if atomic_io.WINDOWS and stream.isatty():  # a Windows console takes text, not bytes
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -220,7 +248,9 @@ def _enable_escape_codes() -> None:
     for stream in (-11, -12):  # STD_OUTPUT_HANDLE, STD_ERROR_HANDLE
         handle, mode = ctypes.c_void_p(kernel.GetStdHandle(stream)), ctypes.c_uint32()
         is_console = kernel.GetConsoleMode(handle, ctypes.byref(mode))
-        if is_console and not kernel.SetConsoleMode(handle, mode.value | 4):  # ENABLE_VIRTUAL_TERMINAL_PROCESSING
+        if is_console and not kernel.SetConsoleMode(
+            handle, mode.value | 4
+        ):  # ENABLE_VIRTUAL_TERMINAL_PROCESSING
             os.environ["NO_COLOR"] = "1"
 
 
@@ -231,12 +261,15 @@ class _StandardOutput(io.FileIO):
         try:
             return super().write(data)
         except OSError as error:
-            closed = atomic_io.WINDOWS and error.errno == errno.EINVAL  # Windows' error for a pipe without a reader
+            closed = (
+                atomic_io.WINDOWS and error.errno == errno.EINVAL
+            )  # Windows' error for a pipe without a reader
             raise OSError(errno.EPIPE if closed else error.errno, error.strerror, OUTPUT) from error
 
 
 class _BestEffortStream(io.FileIO):
-    """Standard error: notes that cannot be written (disk full, pipe closed) are dropped instead of ending a run."""
+    """Standard error: notes that cannot be written (disk full, pipe closed) are dropped instead of ending a
+    run."""
 
     def write(self, data: Any, /) -> int:
         try:

@@ -1,7 +1,7 @@
 """--batch: a line of JSON for each prompt in a file, in its order. A batch that was stopped is continued.
 
-Results are appended to FILE.partial, whose first line has a hash of the model, the options and the prompts; the
-complete file replaces it.
+Results are appended to FILE.partial, whose first line has a hash of the model, the options and the prompts;
+the complete file replaces it.
 """
 
 import hashlib
@@ -40,7 +40,9 @@ class _Output:
 
     def __init__(self, path: Path | None, key: str, seed: int) -> None:
         """Continue an unfinished file. Raises LLMError if its `key` is another one."""
-        self.path, self.seed, self.done = path, seed, 0  # `done` rows are finished already
+        self.path = path
+        self.seed = seed
+        self.done = 0  # `done` rows are finished already
         if path is None:
             return
         self.partial = path.with_name(path.name + ".partial")
@@ -53,7 +55,8 @@ class _Output:
         if data and not data.startswith(b'{"batch"'):
             raise LLMError(f"{self.partial} is no unfinished batch; rename or remove it")
         if (header := _header(lines)).get("batch") == key:
-            self.seed, self.done = header["seed"], len(lines) - 1
+            self.seed = header["seed"]
+            self.done = len(lines) - 1
             self._file.truncate(sum(len(line) + 1 for line in lines))
         elif len(lines) > 1:
             raise LLMError(
@@ -90,12 +93,16 @@ def _header(lines: Sequence[bytes]) -> dict[str, Any]:
 
 
 @contextmanager
-def _open_output(options: GenerationOptions, model: Path, rows: Sequence[PromptRow], seed: int) -> Iterator[_Output]:
+def _open_output(
+    options: GenerationOptions, model: Path, rows: Sequence[PromptRow], seed: int
+) -> Iterator[_Output]:
     if options.output in (None, "-"):
         yield _Output(None, "", seed)
         return
     path = Path(str(options.output))
-    atomic_io.reject_overwriting(path, "output", [Path(str(options.batch)), model], "an input of this command")
+    atomic_io.reject_overwriting(
+        path, "output", [Path(str(options.batch)), model], "an input of this command"
+    )
     atomic_io.check_writable(path, force=None, example="results.jsonl")
     with locked(path):
         atomic_io.remove_stale(path)
@@ -109,7 +116,9 @@ def _hash(options: GenerationOptions, model: Path, rows: Sequence[PromptRow]) ->
     compared = [pair for pair in given if pair[0] not in _NOT_COMPARED]
     named = [str(value) for name, value in given if name in _FILES and value is not None]
     contents = [read_file(Path(name)) for name in named if os.path.exists(name)]  # noqa: PTH110 (--choices may be a list)
-    return hashlib.sha256(repr((versions, compared, contents, rows)).encode("utf-8", "surrogatepass")).hexdigest()
+    return hashlib.sha256(
+        repr((versions, compared, contents, rows)).encode("utf-8", "surrogatepass")
+    ).hexdigest()
 
 
 def run(
@@ -120,7 +129,8 @@ def run(
     request_of: "Callable[[PromptRow, SamplingConfig], GenerationRequest | BatchResult]",
     answer_key: str,
 ) -> None:
-    """Answer all prompts of --batch; `answer_key` is the key of the text in a record. `request_of` may raise errors."""
+    """Answer all prompts of --batch; `answer_key` is the key of the text in a record. `request_of` may raise
+    errors."""
     from llmcli.generation.batch import decode_batch
     from llmcli.generation.grammar import compile_grammar
 
@@ -140,7 +150,9 @@ def run(
                     yield error
 
         try:
-            for (row, settings), result in zip(left, decode_batch(runtime, tokenizer, requests()), strict=True):
+            for (row, settings), result in zip(
+                left, decode_batch(runtime, tokenizer, requests()), strict=True
+            ):
                 output.add(_record(row, result, settings.seed, answer_key))
                 progress.show(is_error=result.error is not None)
         except (KeyboardInterrupt, SystemExit):
@@ -152,7 +164,9 @@ def run(
             if output.path is None:
                 raise
             problem = f"cannot write {output.partial}: {error.strerror or error}"
-            raise LLMError(f"{problem}; mend that, and the same command goes on where this one stopped") from error
+            raise LLMError(
+                f"{problem}; mend that, and the same command goes on where this one stopped"
+            ) from error
         output.finish()
     progress.end()
 
@@ -170,12 +184,17 @@ def _record(row: PromptRow, result: "BatchResult", seed: int, answer_key: str) -
     if result.known:
         return record | {answer_key: result.text} | result.known
     if result.choices:
-        listed = [{"text": text, "probability": round(probability, 6)} for text, probability in result.choices]
+        listed = [
+            {"text": text, "probability": round(probability, 6)} for text, probability in result.choices
+        ]
         return record | {"choice": result.choices[0][0], "choices": listed}
     return record | {
-        answer_key: result.text, "finish_reason": result.finish_reason, "prompt_tokens": result.prompt_tokens,
-        "completion_tokens": result.tokens, "seed": seed,
-    }  # fmt: skip
+        answer_key: result.text,
+        "finish_reason": result.finish_reason,
+        "prompt_tokens": result.prompt_tokens,
+        "completion_tokens": result.tokens,
+        "seed": seed,
+    }
 
 
 class _Progress:
@@ -183,7 +202,8 @@ class _Progress:
 
     def __init__(self, done: int, total: int) -> None:
         self._first = self._done = done
-        self._total, self._errors = total, 0
+        self._total = total
+        self._errors = 0
         self._started = time.monotonic()
         if done:
             console.note(f"{done:,} of {total:,} prompts were done before")

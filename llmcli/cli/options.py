@@ -26,7 +26,12 @@ if TYPE_CHECKING:
     from llmcli.data.conversations.record_kinds import ReadOptions
 
 MAX_NAMED_MODELS = 3  # offered in the error about a missing model
-DATA, SAMPLING, STRUCTURED, ANALYSIS = "Data", "Sampling", "Structured output", "Analysis"  # panels of the help
+DATA, SAMPLING, STRUCTURED, ANALYSIS = (
+    "Data",
+    "Sampling",
+    "Structured output",
+    "Analysis",
+)  # panels of the help
 BATCH = "Many prompts"
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 _NUMBER = re.compile(r"[+-]?[0-9]{1,18}(\.[0-9]{1,18})?")
@@ -52,13 +57,23 @@ def option(
     panel: str | None = None,
     callback: Callable[..., Any] | None = None,
 ) -> Any:
-    """Declare an option. `names` lists all its names; the default is the attribute's name: --dry-run for dry_run."""
+    """Declare an option. `names` lists all its names; the default is the attribute's name: --dry-run for
+    dry_run."""
     return typer.Option(
-        default, *names.split(), metavar=metavar, help=help, min=min, max=max, rich_help_panel=panel, callback=callback
+        default,
+        *names.split(),
+        metavar=metavar,
+        help=help,
+        min=min,
+        max=max,
+        rich_help_panel=panel,
+        callback=callback,
     )
 
 
-def flag(help: str, *, names: str = "", panel: str | None = None, callback: Callable[..., Any] | None = None) -> Any:
+def flag(
+    help: str, *, names: str = "", panel: str | None = None, callback: Callable[..., Any] | None = None
+) -> Any:
     """Declare an option without a value, off by default."""
     return option(None, help, False, names=names, panel=panel, callback=callback)
 
@@ -84,8 +99,8 @@ def max_tokens_option(default: int) -> Any:
 class Options:
     """The options and arguments of a subcommand; an instance has their values.
 
-    A subclass annotates the options of its subcommand, in the order of the help; the options of a group, also a
-    subclass, follow them. The attributes here are shared: a subclass only needs to annotate them.
+    A subclass annotates the options of its subcommand, in the order of the help; the options of a group, also
+    a subclass, follow them. The attributes here are shared: a subclass only needs to annotate them.
     """
 
     RARE = ""  # names of the options that only --help-all shows
@@ -96,32 +111,44 @@ class Options:
         names="-m --model",
     )
     device: str = choice(
-        *DEVICES, "auto", metavar="DEVICE", default="cpu", help="Device: cpu uses numpy; cuda, mps and auto use torch."
+        *DEVICES,
+        "auto",
+        metavar="DEVICE",
+        default="cpu",
+        help="Device: cpu uses numpy; cuda, mps and auto use torch.",
     )
-    quantize: str | None = choice(*QUANTIZATIONS, help="Quantize the weights: faster, slightly less accurate.")
+    quantize: str | None = choice(
+        *QUANTIZATIONS, help="Quantize the weights: faster, slightly less accurate."
+    )
     no_cache: bool = flag("Predict with the network alone, without the n-gram cache of the text so far.")
     json: bool = flag("Print the result as JSON.")
     quiet: bool = flag("Print only results and errors.", names="-q --quiet", callback=console.set_quiet)
 
     def __init__(self, invocation: typer.Context, /, **values: Any) -> None:
-        self.invocation, self.params = invocation, invocation.command.params
+        self.invocation = invocation
+        self.params = invocation.command.params
         vars(self).update(values)
 
     def typed(self, *names: str) -> list[str]:
-        """Return the typed options among these by their long names (--max-tokens for -n), arguments in capitals."""
+        """Return the typed options among these by their long names (--max-tokens for -n), arguments in
+        capitals."""
         source = self.invocation.get_parameter_source
-        typed = [p for p in self.params if p.name in names and getattr(source(p.name), "name", "") == "COMMANDLINE"]
+        typed = [
+            p for p in self.params if p.name in names and getattr(source(p.name), "name", "") == "COMMANDLINE"
+        ]
         return [next((name for name in p.opts if name.startswith("--")), p.opts[0].upper()) for p in typed]
 
     def reject(self, condition: str, *names: str) -> None:
-        """Raise LLMError if any of these options was typed; the message says that they have no effect `condition`."""
+        """Raise LLMError if any of these options was typed; the message says that they have no effect
+        `condition`."""
         if typed := self.typed(*names):
             have, them = ("has", "it") if len(typed) == 1 else ("have", "them")
             raise usage(f"{' and '.join(typed)} {have} no effect {condition}; leave {them} out")
 
     def check(self, conflicts: Mapping[str, str], requirements: Mapping[str, str] | None = None) -> None:
-        """Raise LLMError if an option was typed that has no effect. `conflicts` maps the name of an option to those
-        that have no effect with it, `requirements` to those that have none without it, separated by spaces."""
+        """Raise LLMError if an option was typed that has no effect. `conflicts` maps the name of an option to
+        those that have no effect with it, `requirements` to those that have none without it, separated by
+        spaces."""
         given = {name for name, value in vars(self).items() if value or value == ""}
         for name in filter(given.__contains__, conflicts):
             self.reject(f"with {option_of(name)}", *conflicts[name].split())
@@ -137,11 +164,14 @@ class ResultOptions(Options):
     quiet: bool
 
     def claim(self, output: Path) -> None:
-        """Lock an output until the command ends, and remove what killed runs left beside it. Raises LLMError."""
+        """Lock an output until the command ends, and remove what killed runs left beside it. Raises
+        LLMError."""
         from llmcli.formats import atomic_io, file_lock
 
         if problem := self.invocation.with_resource(file_lock.locked(output)):
-            console.note(f"{output} cannot be locked here ({problem}); make sure that nothing else writes to it")
+            console.note(
+                f"{output} cannot be locked here ({problem}); make sure that nothing else writes to it"
+            )
         else:
             atomic_io.remove_stale(output)
 
@@ -160,10 +190,14 @@ class ReadingOptions(ResultOptions):
         "USER,ASSISTANT", "Names that mark the turns in a text (default: User,Assistant and Q,A).", panel=DATA
     )
     column: str | None = option("NAME", "Column with the text, or two: PROMPT,ANSWER.", panel=DATA)
-    template: str | None = option("TEXT", "Text with column names in braces, to join several columns.", panel=DATA)
+    template: str | None = option(
+        "TEXT", "Text with column names in braces, to join several columns.", panel=DATA
+    )
     plain: bool = flag("Read files as plain text, whatever they contain.", panel=DATA)
     encoding: str | None = option(
-        "NAME", "Encoding of text that is not UTF-8, such as Shift_JIS (default: detected, if certain).", panel=DATA
+        "NAME",
+        "Encoding of text that is not UTF-8, such as Shift_JIS (default: detected, if certain).",
+        panel=DATA,
     )
     strip_boilerplate: bool = flag(
         "Remove lines that many documents repeat, and Project Gutenberg's headers and licenses.", panel=DATA
@@ -177,12 +211,19 @@ class ReadingOptions(ResultOptions):
         if self.speakers is not None:
             user, _, assistant = (name.strip() for name in self.speakers.partition(","))
             if not user or not assistant or user == assistant or "," in assistant:
-                raise usage(f"--speakers must be two names, as in --speakers User,Assistant; found {self.speakers}")
+                raise usage(
+                    f"--speakers must be two names, as in --speakers User,Assistant; found {self.speakers}"
+                )
             speakers = user, assistant
         return ReadOptions.of_options(
-            speakers, False, self.column, self.plain, template=self.template, encoding=self.encoding,
+            speakers,
+            False,
+            self.column,
+            self.plain,
+            template=self.template,
+            encoding=self.encoding,
             strip_boilerplate=self.strip_boilerplate,
-        )  # fmt: skip
+        )
 
 
 CONSTRAINTS = "json_schema regex grammar"
@@ -193,7 +234,8 @@ CHOICES_HELP = "a list with commas, or a file with one on each line"
 
 
 def read_choices(value: str, *, strips: bool) -> list[str]:
-    """Read the value of --choices: a list with commas, or the name of a file. `strips` removes spaces around each."""
+    """Read the value of --choices: a list with commas, or the name of a file. `strips` removes spaces around
+    each."""
     from llmcli.generation.choices import check_choices
 
     is_file = os.path.exists(value)  # noqa: PTH110 (Path.exists raises for a list that is too long for a name)
@@ -218,24 +260,42 @@ class GenerationOptions(ResultOptions):
 
     max_tokens: int = max_tokens_option(SamplingConfig.max_tokens)
     temperature: float = option(
-        "X", "Sampling temperature; 0 always chooses the most likely token.", SamplingConfig.temperature,
-        names="-t --temperature --temp", panel=SAMPLING,
-    )  # fmt: skip
+        "X",
+        "Sampling temperature; 0 always chooses the most likely token.",
+        SamplingConfig.temperature,
+        names="-t --temperature --temp",
+        panel=SAMPLING,
+    )
     top_k: int = option(
-        "N", "Sample from the N most likely tokens; 0 is off.", SamplingConfig.top_k, names="-k --top-k", panel=SAMPLING
+        "N",
+        "Sample from the N most likely tokens; 0 is off.",
+        SamplingConfig.top_k,
+        names="-k --top-k",
+        panel=SAMPLING,
     )
     top_p: float = option(
-        "X", "Sample only from the most likely tokens that together reach a probability of X; 1 is off.",
-        SamplingConfig.top_p, names="-p --top-p", panel=SAMPLING,
-    )  # fmt: skip
+        "X",
+        "Sample only from the most likely tokens that together reach a probability of X; 1 is off.",
+        SamplingConfig.top_p,
+        names="-p --top-p",
+        panel=SAMPLING,
+    )
     min_p: float = option(
-        "X", "Sample only from tokens that are at least X times as likely as the most likely one; 0 is off.",
-        SamplingConfig.min_p, panel=SAMPLING,
-    )  # fmt: skip
-    min_tokens: int = option("N", "Minimum number of tokens to generate.", SamplingConfig.min_tokens, panel=SAMPLING)
+        "X",
+        "Sample only from tokens that are at least X times as likely as the most likely one; 0 is off.",
+        SamplingConfig.min_p,
+        panel=SAMPLING,
+    )
+    min_tokens: int = option(
+        "N", "Minimum number of tokens to generate.", SamplingConfig.min_tokens, panel=SAMPLING
+    )
     seed: int | None = option("N", "Random seed (default: random).", names="-s --seed", panel=SAMPLING)
-    json_schema: str | None = option("FILE", "Generate JSON that fits the JSON schema in FILE.", panel=STRUCTURED)
-    regex: str | None = option("PATTERN", "Generate text that matches a regular expression.", panel=STRUCTURED)
+    json_schema: str | None = option(
+        "FILE", "Generate JSON that fits the JSON schema in FILE.", panel=STRUCTURED
+    )
+    regex: str | None = option(
+        "PATTERN", "Generate text that matches a regular expression.", panel=STRUCTURED
+    )
     grammar: str | None = option(
         "FILE", "Generate text that fits a grammar, in Lark's notation or GBNF.", panel=STRUCTURED
     )
@@ -245,7 +305,10 @@ class GenerationOptions(ResultOptions):
         panel=BATCH,
     )
     output: str | None = option(
-        "FILE", "With --batch: file for the results; the same command resumes it.", names="-o --output", panel=BATCH
+        "FILE",
+        "With --batch: file for the results; the same command resumes it.",
+        names="-o --output",
+        panel=BATCH,
     )
     column: str | None = option("NAME", "With --batch: column of a table with the prompts.", panel=BATCH)
     quantize: str | None
@@ -307,8 +370,8 @@ def as_function(command: Callable[[Any], None]) -> Callable[..., None]:
 
 
 def convert_directly(params: "Iterable[TyperParameter]") -> None:
-    """Convert plainly valid values without pydantic, which Typer uses since 0.27 and whose import takes a third of the
-    time of a short command. Other values are left to Typer, which words the error."""
+    """Convert plainly valid values without pydantic, which Typer uses since 0.27 and whose import takes a
+    third of the time of a short command. Other values are left to Typer, which words the error."""
     for param in params:
         # a Typer without type descriptors does not use pydantic; a method in the instance is ours
         if hasattr(param, "type_descriptor") and "process_value" not in vars(param):
@@ -343,7 +406,9 @@ def _converted(param: Any, value: Any) -> Any:
     if type(value) is str and pattern.fullmatch(value):
         value = annotation(value)
     in_range = type(value) is annotation and not info.clamp
-    in_range = in_range and (info.min is None or value >= info.min) and (info.max is None or value <= info.max)
+    in_range = (
+        in_range and (info.min is None or value >= info.min) and (info.max is None or value <= info.max)
+    )
     return value if in_range else _UNKNOWN
 
 
@@ -351,7 +416,8 @@ def _converted(param: Any, value: Any) -> Any:
 
 
 def model_path(typed: str | None, others: Callable[[Path], str] | None = None) -> Path:
-    """Return the model named by -m, $LLMCLI_MODEL or the default; `others` suggests models if there is none."""
+    """Return the model named by -m, $LLMCLI_MODEL or the default; `others` suggests models if there is
+    none."""
     if typed == "":
         raise usage("the name of the model is empty; name a .safetensors file")
     if name := typed or os.environ.get("LLMCLI_MODEL"):
@@ -377,7 +443,8 @@ def _other_models(directory: Path) -> str:
 
 
 def text_argument(text: str | None, what: str) -> str:
-    """Return the text argument, or standard input for "-" or if stdin is not a terminal; errors call it `what`."""
+    """Return the text argument, or standard input for "-" or if stdin is not a terminal; errors call it
+    `what`."""
     if text is None and sys.stdin.isatty():
         raise usage(f"no {what} was given; write it in quotes, or - to read standard input")
     if text is None or text == "-":
@@ -390,7 +457,9 @@ def utf8_argument(text: str, what: str) -> str:
     try:
         return os.fsencode(text).decode("utf-8")  # the bytes that were typed, however the locale decoded them
     except (UnicodeEncodeError, UnicodeDecodeError) as error:
-        raise LLMError(f"the {what} is not UTF-8 text: byte at position {error.start}; write it in UTF-8") from error
+        raise LLMError(
+            f"the {what} is not UTF-8 text: byte at position {error.start}; write it in UTF-8"
+        ) from error
 
 
 def decoded(data: bytes, what: str) -> str:
@@ -415,7 +484,9 @@ def parse_duration(text: str) -> float:
     [90.0, 140.0, 5400.0, 90.0]
     """
     number = r"(\d+(?:\.\d*)?|\.\d+)"
-    match = re.fullmatch(rf"(?:{number}d)?(?:{number}h)?(?:{number}m)?(?:{number}s)?", text.replace(" ", ""), re.ASCII)
+    match = re.fullmatch(
+        rf"(?:{number}d)?(?:{number}h)?(?:{number}m)?(?:{number}s)?", text.replace(" ", ""), re.ASCII
+    )
     amounts = [float(part or 0) for part in match.groups()] if match else [0.0]
     total = math.fsum(map(operator.mul, amounts, (86400, 3600, 60, 1)))
     if total <= 0:

@@ -17,7 +17,8 @@ def remember() -> None:
 
 
 def began() -> float:
-    """Return the start time on the clock time.monotonic, the same for all processes; without `remember`, now."""
+    """Return the start time on the clock time.monotonic, the same for all processes; without `remember`,
+    now."""
     return time.monotonic() if _began is None else _began
 
 

@@ -1,7 +1,7 @@
 """Messages for wrong usage: suggestions for unknown subcommands, options and values.
 
-Two tables map the most common names in other programs (Ollama, llama.cpp, transformers, nanoGPT, simonw's llm) to those
-here. difflib finds typos.
+Two tables map the most common names in other programs (Ollama, llama.cpp, transformers, nanoGPT, simonw's
+llm) to those here. difflib finds typos.
 """
 
 import difflib
@@ -42,42 +42,84 @@ COMMANDS = {
     "that is a command of another program named llm (llm.datasette.io); this one is llmcli and is also installed under "
     "that name": "keys templates plugins logs install uninstall aliases embed openai",
 }
-# (subcommands, suggestion, options in other programs). "*" is any subcommand with the suggested option. A suggestion
-# that begins with "-" follows "did you mean".
+# (subcommands, suggestion, options in other programs). "*" is any subcommand with the suggested option. A
+# suggestion that begins with "-" follows "did you mean".
 OPTIONS = (
-    ("train", "--width N, the hidden size", "--hidden-size --hidden-dim --n-embd --d-model --dim --embedding-size"),
+    (
+        "train",
+        "--width N, the hidden size",
+        "--hidden-size --hidden-dim --n-embd --d-model --dim --embedding-size",
+    ),
     ("train", "--layers N", "--n-layer --n-layers --num-layers --num-hidden-layers --depth"),
     ("train", "--heads N", "--n-head --n-heads --num-heads --num-attention-heads"),
-    ("train", "--context N, in tokens", "--block-size --seq-len --seq-length --max-seq-length --ctx-size --n-ctx"),
-    ("train", "--batch-tokens N, the batch size in tokens (sequences x context)",
-     "--batch-size --per-device-train-batch-size --gradient-accumulation-steps"),
-    ("train", "--lr-scale X, which multiplies the recipe's learning rates", "--lr --learning-rate --max-lr --peak-lr"),
+    (
+        "train",
+        "--context N, in tokens",
+        "--block-size --seq-len --seq-length --max-seq-length --ctx-size --n-ctx",
+    ),
+    (
+        "train",
+        "--batch-tokens N, the batch size in tokens (sequences x context)",
+        "--batch-size --per-device-train-batch-size --gradient-accumulation-steps",
+    ),
+    (
+        "train",
+        "--lr-scale X, which multiplies the recipe's learning rates",
+        "--lr --learning-rate --max-lr --peak-lr",
+    ),
     ("train", "--steps N", "--max-iters --iters --iterations --num-iterations --max-steps"),
     ("train", "--epochs X", "--epoch --num-epochs --num-train-epochs"),
-    ("train", "--from FILE, to fine-tune that model",
-     "--model -m --base-model --model-name-or-path --init-from --pretrained --checkpoint"),
-    ("train", "a stopped run resumes automatically: type the same command again", "--resume --resume-from --continue"),
-    ("train", "the text is an argument, not an option: llm train TEXT", "--data --dataset --corpus --file --text"),
+    (
+        "train",
+        "--from FILE, to fine-tune that model",
+        "--model -m --base-model --model-name-or-path --init-from --pretrained --checkpoint",
+    ),
+    (
+        "train",
+        "a stopped run resumes automatically: type the same command again",
+        "--resume --resume-from --continue",
+    ),
+    (
+        "train",
+        "the text is an argument, not an option: llm train TEXT",
+        "--data --dataset --corpus --file --text",
+    ),
     ("train", "--dtype bfloat16 or --dtype float32", "--precision --torch-dtype --bf16 --fp16"),
-    ("train", "the training recipe sets that; to see the plan: llm train TEXT --dry-run",
-     "--weight-decay --warmup --warmup-steps --grad-clip --min-lr --lr-scheduler-type --eval-interval --lora-alpha"),
+    (
+        "train",
+        "the training recipe sets that; to see the plan: llm train TEXT --dry-run",
+        "--weight-decay --warmup --warmup-steps --grad-clip --min-lr --lr-scheduler-type --eval-interval --lora-alpha",
+    ),
     ("generate chat", "--max-tokens N", "--max-length --length --num-predict --n-tokens --tokens"),
-    ("generate", 'the prompt is an argument, not an option: llm generate "Once upon a time"', "--prompt --text"),
-    ("generate chat", "to read the text from standard input: llm generate - < FILE", "--file --prompt-file -f"),
+    (
+        "generate",
+        'the prompt is an argument, not an option: llm generate "Once upon a time"',
+        "--prompt --text",
+    ),
+    (
+        "generate chat",
+        "to read the text from standard input: llm generate - < FILE",
+        "--file --prompt-file -f",
+    ),
     ("generate", "to talk with a model: llm chat -m FILE", "--interactive -i --chat --conversation --system"),
     ("chat", "--system TEXT", "--system-prompt --sys"),
     ("inspect", "the model is an argument, not an option: llm inspect FILE", "--model -m --file"),
     ("export", "--dtype f32, f16, bf16, q8_0 or q4_0", "--outtype --type"),
-    ("export", "the output is the last argument: llm export MODEL OUTPUT --to gguf", "--output -o --outfile --out"),
+    (
+        "export",
+        "the output is the last argument: llm export MODEL OUTPUT --to gguf",
+        "--output -o --outfile --out",
+    ),
     ("*", "--device cuda", "--gpu --cuda --n-gpu-layers"),
     ("*", "--force", "--overwrite -f -y --yes"),
     ("*", "--output FILE", "--out --out-dir --output-dir --outfile --save"),
-)  # fmt: skip
+)
 Known = Mapping[str, Iterable[str]]  # the options of every subcommand
 
 
 def usage_message(error: "UsageError", words: Sequence[str], options: Known) -> str:
-    """Describe a usage error that Typer found in a command line `words` in one line: the problem, and what to type."""
+    """Describe a usage error that Typer found in a command line `words` in one line: the problem, and what to
+    type."""
     # only Typer's error for an unknown option has `possibilities`
     unknown: str | None = getattr(error, "option_name", None) if hasattr(error, "possibilities") else None
     if error.ctx and unknown:
@@ -120,7 +162,9 @@ def command_hint(name: str, known: Sequence[str]) -> str:
     if close := difflib.get_close_matches(key, known, n=1, cutoff=0.75):
         return f"there is no command {shown}; did you mean: llm {close[0]}? see: llm --help"
     if any(character.isspace() for character in name):
-        return f"there is no command {shlex.quote(shown)}; to continue a text: llm generate {shlex.quote(shown)}"
+        return (
+            f"there is no command {shlex.quote(shown)}; to continue a text: llm generate {shlex.quote(shown)}"
+        )
     if Path(name).exists():
         file = shlex.quote(shown)
         if name.lower().endswith((".safetensors", ".gguf")):
@@ -167,6 +211,8 @@ def option_hint(command: str, name: str, options: Known) -> str:
 def _known(command: str, key: str, own: Iterable[str]) -> str | None:
     """Return the replacement for another program's option."""
     for commands, hint, names in OPTIONS:
-        if key in names.split() and (command in commands.split() or (commands == "*" and hint.split()[0] in own)):
+        if key in names.split() and (
+            command in commands.split() or (commands == "*" and hint.split()[0] in own)
+        ):
             return hint
     return None

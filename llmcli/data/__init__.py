@@ -1,1 +1,2 @@
-"""Bytes on disk to text, to tokens, to batches. Start at sources.py, then files.py, then text/ or conversations/."""
+"""Bytes on disk to text, to tokens, to batches. Start at sources.py, then files.py, then text/ or
+conversations/."""

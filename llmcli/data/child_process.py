@@ -1,7 +1,7 @@
 """Child processes that handle untrusted files, templates and grammars: starting, limiting and stopping them.
 
-The parent uses `ChildProcess`, whose child calls `become_child` and `end_after`, or `Worker`, whose child calls
-`answer_requests`. Requests are lines on its stdin.
+The parent uses `ChildProcess`, whose child calls `become_child` and `end_after`, or `Worker`, whose child
+calls `answer_requests`. Requests are lines on its stdin.
 """
 
 import atexit
@@ -27,11 +27,14 @@ class ChildProcess:
         """Run the `main` of a module. Raises OSError, TimeoutError or EOFError if it does not start."""
         self._process = subprocess.Popen(
             [sys.executable, "-c", _COMMAND, module, *sys.path],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
             start_new_session=True,  # signals of the terminal are for this process alone
-        )  # fmt: skip
+        )
         assert self._process.stdin is not None and self._process.stdout is not None
-        self._stdin, self.stdout = self._process.stdin, self._process.stdout
+        self._stdin = self._process.stdin
+        self.stdout = self._process.stdout
         self.pid = self._process.pid
         atexit.register(self.stop)
         try:
@@ -50,7 +53,8 @@ class ChildProcess:
         self._stdin.flush()
 
     def ask(self, line: bytes, seconds: float) -> bytes:
-        """Send a line and return the answer. Raises EOFError without one, or TimeoutError after killing the process."""
+        """Send a line and return the answer. Raises EOFError without one, or TimeoutError after killing the
+        process."""
         received: list[bytes] = []
 
         def exchange() -> None:
@@ -89,12 +93,13 @@ class NotStartedError(Exception):
 
 
 class Worker:
-    """A process that answers requests in JSON, one at a time. It is started for the first request, and again after one
-    that it did not answer."""
+    """A process that answers requests in JSON, one at a time. It is started for the first request, and again
+    after one that it did not answer."""
 
     def __init__(self, module: str) -> None:
         """The `main` of a module runs in the process."""
-        self._module, self._lock = module, threading.Lock()
+        self._module = module
+        self._lock = threading.Lock()
         self.running: ChildProcess | None = None
 
     def ask(self, request: Mapping[str, Any], seconds: float) -> dict[str, Any]:
@@ -102,7 +107,9 @@ class Worker:
         with self._lock:
             process = self._started()
             try:
-                answer: dict[str, Any] = json.loads(process.ask(json.dumps(request).encode("ascii") + b"\n", seconds))
+                answer: dict[str, Any] = json.loads(
+                    process.ask(json.dumps(request).encode("ascii") + b"\n", seconds)
+                )
                 return answer
             except BaseException:  # including Ctrl-C: a late answer would be mistaken for the next one
                 self.stop()
@@ -128,8 +135,8 @@ class Worker:
 
 
 def become_child(memory: int) -> IO[bytes]:
-    """Limit the memory of this process to that many bytes, if the system can do that, and return the file for answers.
-    The output of libraries is discarded, and Ctrl-C in the terminal is left to the parent."""
+    """Limit the memory of this process to that many bytes, if the system can do that, and return the file for
+    answers. The output of libraries is discarded, and Ctrl-C in the terminal is left to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
@@ -144,7 +151,8 @@ def become_child(memory: int) -> IO[bytes]:
 
 
 def answer_requests(answer: Callable[[Any], Mapping[str, Any]], memory: int, seconds: float) -> None:
-    """Answer the requests of a `Worker` with at most `memory` bytes; one that takes more `seconds` ends the process."""
+    """Answer the requests of a `Worker` with at most `memory` bytes; one that takes more `seconds` ends the
+    process."""
     with become_child(memory) as answers:
         for line in sys.stdin.buffer:
             end_after(seconds)
@@ -155,8 +163,8 @@ def answer_requests(answer: Callable[[Any], Mapping[str, Any]], memory: int, sec
 
 
 def end_after(seconds: float) -> float:
-    """End this process after some seconds, if the system can do that (0: never): its parent may have died. Returns the
-    seconds that were left."""
+    """End this process after some seconds, if the system can do that (0: never): its parent may have died.
+    Returns the seconds that were left."""
     if hasattr(signal, "setitimer") and hasattr(signal, "ITIMER_REAL"):
         return signal.setitimer(signal.ITIMER_REAL, seconds)[0]
     return 0.0

@@ -5,8 +5,8 @@
   keys are the columns.
 - Plain text with turns: conversations/turns.py. Other text: text/documents.py.
 
-The first ten records decide the shape of all (conversations/record_kinds.py); a later record of another shape is an
-error. Records without an answer are left out and counted. Conversations are held in memory.
+The first ten records decide the shape of all (conversations/record_kinds.py); a later record of another shape
+is an error. Records without an answer are left out and counted. Conversations are held in memory.
 """
 
 import hashlib
@@ -59,10 +59,14 @@ class ConversationFile:
     name: str  # as the user wrote it
     path: Path
     shape: str  # "messages", "prompt/completion", "ShareGPT", "two columns", "User:/Assistant: turns", ...
-    columns: tuple[str, ...] = field(kw_only=True, default=())  # the prompt and answer columns, or the messages column
+    columns: tuple[str, ...] = field(
+        kw_only=True, default=()
+    )  # the prompt and answer columns, or the messages column
     all_columns: tuple[str, ...] = field(kw_only=True, default=())  # including unread ones
     member: str = field(kw_only=True, default="")  # path in an archive
-    first_row: str = field(kw_only=True, default="")  # how the first row of a table with unknown names was read
+    first_row: str = field(
+        kw_only=True, default=""
+    )  # how the first row of a table with unknown names was read
     encoding: str = field(kw_only=True, default="")  # as in `Document`
     file_bytes: int = field(kw_only=True, default=0)
     conversations: tuple[Conversation, ...] = field(repr=False)
@@ -89,7 +93,8 @@ class _Records:
     file_bytes: int = 0
 
     def text(self, copy: TextCopy) -> Document:
-        """Append the text in one or several columns to `copy` and return it. Raises LLMError if there is none."""
+        """Append the text in one or several columns to `copy` and return it. Raises LLMError if there is
+        none."""
         blank = 0
 
         def texts() -> Iterator[str]:
@@ -107,10 +112,16 @@ class _Records:
         if blank:
             self.notes.append(f"{self.name}: left out {blank:,} records without text")
         return replace(
-            document, columns=self.shape.keys, all_columns=tuple(map(str, self.columns)), notes=tuple(self.notes),
-            template=self.shape.template, detail=self._detail(), encoding=self.encoding, file_bytes=self.file_bytes,
+            document,
+            columns=self.shape.keys,
+            all_columns=tuple(map(str, self.columns)),
+            notes=tuple(self.notes),
+            template=self.shape.template,
+            detail=self._detail(),
+            encoding=self.encoding,
+            file_bytes=self.file_bytes,
             skipped=(("record without text", blank),) if blank else (),
-        )  # fmt: skip
+        )
 
     def _detail(self) -> str:
         if self.shape.template:
@@ -126,11 +137,24 @@ class _Records:
                 if conversations or self.place != "line" or _suffix(self.name) in _JSON_LINES_SUFFIXES:
                     raise
                 raise LLMError(f"{error}; or add `plain` to read the file as plain text") from error
-        return _with_conversations(conversations, ConversationFile(
-            self.name, self.path, self.shape.name, (), 0, tuple(self.notes), 0, self.sha256,
-            columns=self.shape.keys, all_columns=tuple(map(str, self.columns)), first_row=self.first_row,
-            encoding=self.encoding, file_bytes=self.file_bytes,
-        ))  # fmt: skip
+        return _with_conversations(
+            conversations,
+            ConversationFile(
+                self.name,
+                self.path,
+                self.shape.name,
+                (),
+                0,
+                tuple(self.notes),
+                0,
+                self.sha256,
+                columns=self.shape.keys,
+                all_columns=tuple(map(str, self.columns)),
+                first_row=self.first_row,
+                encoding=self.encoding,
+                file_bytes=self.file_bytes,
+            ),
+        )
 
     def _with_sources(self) -> Iterator[tuple[object, str]]:
         inner: dict[str, None] = {}  # keys in messages that are not read
@@ -144,7 +168,7 @@ class _Records:
         read = " and ".join(self.shape.keys) if by_column else self.shape.name
         for what, unused in ((f"read: {read}; not used", others), ("not used in messages", list(inner))):
             if unused:
-                names = ", ".join(unused[:_MAX_KEYS]) + ", ..." * (len(unused) > _MAX_KEYS)
+                names = ", ".join(unused[:_MAX_KEYS]) + (", ..." if len(unused) > _MAX_KEYS else "")
                 self.notes.append(f"{self.name}: {what}: {names}")
 
 
@@ -158,10 +182,10 @@ def read_records(
     on_read: OnRead = ignore,
     content: Stored | Iterator[bytes] | None = None,
 ) -> ConversationFile | Document:
-    """Read a file as conversations, the text in a column, or plain text; with `text_only`, conversations are plain
-    text.  Standard input ("-") is always plain text. `content` is what another process has read from the file: the
-    lines of a table (`table_lines`), or content stored in `copy`, to which decoded text is appended. Raises LLMError,
-    for instance for a malformed record or unknown columns."""
+    """Read a file as conversations, the text in a column, or plain text; with `text_only`, conversations are
+    plain text.  Standard input ("-") is always plain text. `content` is what another process has read from
+    the file: the lines of a table (`table_lines`), or content stored in `copy`, to which decoded text is
+    appended. Raises LLMError, for instance for a malformed record or unknown columns."""
     if isinstance(content, Iterator):
         return _read_table(name, path, content, copy, text_only)
     document = documents.read_document(name, path, copy, on_read, content, encoding=reading.encoding)
@@ -176,9 +200,17 @@ def read_records(
         return document
     shape, conversations, notes = turns
     file = ConversationFile(
-        document.name, path, shape, (), 0, tuple(notes), 0, document.sha256, encoding=document.encoding,
+        document.name,
+        path,
+        shape,
+        (),
+        0,
+        tuple(notes),
+        0,
+        document.sha256,
+        encoding=document.encoding,
         file_bytes=document.file_bytes,
-    )  # fmt: skip
+    )
     return _with_conversations(conversations, file)
 
 
@@ -187,8 +219,9 @@ def _suffix(name: str) -> str:
 
 
 def table_lines(name: str, file: IO[bytes], reading: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the rows of a Parquet file as lines of JSON, each a list of the values in the columns that are read; the
-    first line describes the table. It runs in the process with limits; `reading` are `ReadOptions`. Raises LLMError."""
+    """Yield the rows of a Parquet file as lines of JSON, each a list of the values in the columns that are
+    read; the first line describes the table. It runs in the process with limits; `reading` are `ReadOptions`.
+    Raises LLMError."""
     file_facts = {"sha256": _sha256(file), "bytes": file.seek(0, io.SEEK_END)}
     with open_table(name, file) as (columns, rows):
         if not (first := list(islice(rows(columns), _PEEKED_RECORDS))):
@@ -217,9 +250,15 @@ def _read_table(
         raise _no_text(name)
     rows = (dict(zip(table["used"], json.loads(line), strict=True)) for line in lines)
     records = _Records(
-        name, path, table["sha256"], shape, enumerate(rows, 1), dict.fromkeys(table["columns"]), "row",
+        name,
+        path,
+        table["sha256"],
+        shape,
+        enumerate(rows, 1),
+        dict.fromkeys(table["columns"]),
+        "row",
         file_bytes=table["bytes"],
-    )  # fmt: skip
+    )
     return records.text(copy) if shape.is_text else records.conversations()
 
 
@@ -234,7 +273,9 @@ def _sha256(file: IO[bytes]) -> str:
     return digest.hexdigest()
 
 
-def _from_text(document: Document, start: str, suffix: str, reading: ReadOptions, on_read: OnRead) -> _Records | None:
+def _from_text(
+    document: Document, start: str, suffix: str, reading: ReadOptions, on_read: OnRead
+) -> _Records | None:
     if suffix not in TABLE_SUFFIXES:
         if suffix in (*_JSON_LINES_SUFFIXES, ".json") or _JSON_START.match(start):
             return _from_json(document, start, suffix, reading, on_read)
@@ -248,12 +289,22 @@ def _from_text(document: Document, start: str, suffix: str, reading: ReadOptions
         raise LLMError(_nothing_to_learn(document.name))
     first_row = table.first_row_as(shape.keys) if shape.name == "two columns" else ""
     return _Records(
-        document.name, document.path, document.sha256, shape, table.records, dict.fromkeys(table.columns),
-        first_row=first_row, notes=table.notes, encoding=document.encoding, file_bytes=document.file_bytes,
-    )  # fmt: skip
+        document.name,
+        document.path,
+        document.sha256,
+        shape,
+        table.records,
+        dict.fromkeys(table.columns),
+        first_row=first_row,
+        notes=table.notes,
+        encoding=document.encoding,
+        file_bytes=document.file_bytes,
+    )
 
 
-def _from_json(document: Document, start: str, suffix: str, reading: ReadOptions, on_read: OnRead) -> _Records | None:
+def _from_json(
+    document: Document, start: str, suffix: str, reading: ReadOptions, on_read: OnRead
+) -> _Records | None:
     name = document.name
     begins_array = start.lstrip().startswith("[")
     must_be_lines = suffix in _JSON_LINES_SUFFIXES and not begins_array
@@ -274,9 +325,14 @@ def _from_json(document: Document, start: str, suffix: str, reading: ReadOptions
     if shape is None:
         return None
     return _Records(
-        name, document.path, document.sha256, shape, records, encoding=document.encoding,
+        name,
+        document.path,
+        document.sha256,
+        shape,
+        records,
+        encoding=document.encoding,
         file_bytes=document.file_bytes,
-    )  # fmt: skip
+    )
 
 
 def _first(records: Iterable[tuple[int, object]], ignored: type[LLMError] | None) -> list[object]:
@@ -325,12 +381,18 @@ def _with_conversations(conversations: Iterable[Conversation], file: Conversatio
     ]
     text_bytes = sum(conversation.text_bytes for conversation in kept)
     return replace(
-        file, conversations=tuple(kept), dropped=len(unanswered), notes=(*file.notes, *notes), text_bytes=text_bytes
+        file,
+        conversations=tuple(kept),
+        dropped=len(unanswered),
+        notes=(*file.notes, *notes),
+        text_bytes=text_bytes,
     )
 
 
 def _nothing_to_learn(name: str, total: int = 0, first: str = "") -> str:
     if not total:
         return f"{name} has a header but no conversations; wanted rows with a prompt and an answer"
-    problem = f"{first}: no answer" if total == 1 else f"{name}: none of the {total:,} conversations has an answer"
+    problem = (
+        f"{first}: no answer" if total == 1 else f"{name}: none of the {total:,} conversations has an answer"
+    )
     return f"{problem}; wanted answers to train on"

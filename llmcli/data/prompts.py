@@ -33,12 +33,15 @@ class PromptRow:
 
     def conversation(self) -> list[Message]:
         """Return the messages; a prompt is that of a user."""
-        return [Message(one["role"], one["content"]) for one in self.messages] or [Message("user", self.prompt)]
+        return [Message(one["role"], one["content"]) for one in self.messages] or [
+            Message("user", self.prompt)
+        ]
 
 
 def read_prompts(name: str, column: str | None = None) -> list[PromptRow]:
-    """Read a table (.csv, .tsv or a named column), JSON Lines (the first line is an object), or a text with a prompt on
-    each line; empty lines are left out. Raises LLMError for a file that cannot be read or has no prompts."""
+    """Read a table (.csv, .tsv or a named column), JSON Lines (the first line is an object), or a text with a
+    prompt on each line; empty lines are left out. Raises LLMError for a file that cannot be read or has no
+    prompts."""
     document = read_text(name)
     suffix = PurePath(file_types.unpacked_name(name)).suffix.lower()
     if suffix in TABLE_SUFFIXES or column is not None:
@@ -72,7 +75,9 @@ def _json_row(number: int, line: str) -> PromptRow:
         return PromptRow(number, error=f"found {brief(record)}; {_WANTED}")
     prompt, messages, name = record.get("prompt"), record.get("messages"), record.get("id")
     if isinstance(prompt, str) and messages is None:
-        return PromptRow(number, prompt, id=name) if prompt else PromptRow(number, id=name, error="empty prompt")
+        return (
+            PromptRow(number, prompt, id=name) if prompt else PromptRow(number, id=name, error="empty prompt")
+        )
     if prompt is None and isinstance(messages, list) and messages and all(map(_is_message, messages)):
         return PromptRow(number, messages=tuple(messages), id=name)
     return PromptRow(number, id=name, error=f"found {brief(record)}; {_WANTED}")
@@ -83,7 +88,8 @@ def _is_message(value: object) -> bool:
 
 
 def _table_rows(name: str, lines: Iterable[str], suffix: str, column: str | None) -> Iterator[PromptRow]:
-    """Yield the cells of a column, named by the header or by a number from 1. Raises LLMError if there is none."""
+    """Yield the cells of a column, named by the header or by a number from 1. Raises LLMError if there is
+    none."""
     csv.field_size_limit(MAX_CELL)
     ended: Iterator[str] = (line + "\n" for line in lines)
     if (first_line := next(ended, None)) is None:
@@ -105,7 +111,9 @@ def _table_rows(name: str, lines: Iterable[str], suffix: str, column: str | None
         raise usage(f"{name} {problem}; name one: `column` NAME, or a number; the first row is {columns}")
     texts = list(ended)
     rows = list(_cells(texts, delimiter))
-    if suffix == ".tsv" and any(isinstance(row, str) for row in rows):  # quotation marks are text, as in training
+    if suffix == ".tsv" and any(
+        isinstance(row, str) for row in rows
+    ):  # quotation marks are text, as in training
         rows = list(_cells(texts, delimiter, csv.QUOTE_NONE))
     for number, row in enumerate(filter(None, rows), 1):
         if isinstance(row, str):
@@ -117,8 +125,11 @@ def _table_rows(name: str, lines: Iterable[str], suffix: str, column: str | None
             yield PromptRow(number, prompt, error="" if prompt else "empty prompt")
 
 
-def _cells(lines: list[str], delimiter: str, quoting: Literal[0, 3] = csv.QUOTE_MINIMAL) -> Iterator[list[str] | str]:
-    """Yield the cells of each row, or what is wrong with its quotation marks; then the next row is the next line."""
+def _cells(
+    lines: list[str], delimiter: str, quoting: Literal[0, 3] = csv.QUOTE_MINIMAL
+) -> Iterator[list[str] | str]:
+    """Yield the cells of each row, or what is wrong with its quotation marks; then the next row is the next
+    line."""
     start = 0
     while start < len(lines):
         reader = csv.reader(islice(lines, start, None), delimiter=delimiter, quoting=quoting, strict=True)

@@ -16,17 +16,33 @@ _READING_SHARE = 0.5  # maximum share of the time budget
 _PART_BYTES, _PART_LINES = 100_000_000, 100_000  # size of the part that a message suggests
 _RECORD_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")  # one record per line
 _INDIVISIBLE = (  # suffixes of files whose first bytes are no file of the same kind
-    ".json", ".parquet", ".pdf", ".epub", ".docx", ".odt", ".pptx", ".ipynb", ".warc", ".zip", ".tar", ".tgz",
-)  # fmt: skip
+    ".json",
+    ".parquet",
+    ".pdf",
+    ".epub",
+    ".docx",
+    ".odt",
+    ".pptx",
+    ".ipynb",
+    ".warc",
+    ".zip",
+    ".tar",
+    ".tgz",
+)
 
 
 class ReadingProgress:
     """Reports the progress of reading, and stops it after a share of the time budget."""
 
     def __init__(
-        self, seconds: float | None, on_note: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+        self,
+        seconds: float | None,
+        on_note: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._seconds, self._on_note, self._clock = seconds, on_note, clock
+        self._seconds = seconds
+        self._on_note = on_note
+        self._clock = clock
         self._started = self._noted = clock()
         self._sizes: dict[str, int] = {}  # file -> size; several may be read at once
         self._left: list[int] = []  # sizes of files that are not finished
@@ -60,7 +76,9 @@ class ReadingProgress:
 
     def _time_left(self, now: float) -> str:
         done = self._expected - sum(self._left)
-        if done < _LEAST_DONE * self._expected or not self._left or not done:  # all are read: boilerplate is searched
+        if (
+            done < _LEAST_DONE * self._expected or not self._left or not done
+        ):  # all are read: boilerplate is searched
             return ""
         seconds = (now - self._started) * (self._expected - done) / done
         return f"; {units.count(len(self._left), 'file')}, about {units.duration(seconds)} left"

@@ -24,7 +24,9 @@ def open_regular(path: Path) -> io.BufferedReader:
 def _descriptor(path: str, flags: int) -> int:
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode):
-        raise NotRegularError(errno.EINVAL, "a directory" if stat.S_ISDIR(mode) else "not a regular file", path)
+        raise NotRegularError(
+            errno.EINVAL, "a directory" if stat.S_ISDIR(mode) else "not a regular file", path
+        )
     return os.open(path, flags | _NON_BLOCKING)  # a pipe may have taken its place
 
 
@@ -41,8 +43,8 @@ def read_file(path: Path, wanted: str = "") -> bytes:
 
 
 def reading_error(error: OSError, name: object, wanted: str = "") -> LLMError:
-    """Return the error for a file called `name` that cannot be opened or read. If there is none, or something else in
-    its place, the message asks for what is `wanted`."""
+    """Return the error for a file called `name` that cannot be opened or read. If there is none, or something
+    else in its place, the message asks for what is `wanted`."""
     advice = f"; name {wanted}" if wanted else ""
     if isinstance(error, NotRegularError):
         return LLMError(f"{name} is {error.strerror}{advice}")

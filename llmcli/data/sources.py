@@ -1,5 +1,5 @@
-"""The files that a command names, recognized by content: plain text, text in a column, or conversations; and the texts
-and conversations that a Python program has in memory."""
+"""The files that a command names, recognized by content: plain text, text in a column, or conversations; and
+the texts and conversations that a Python program has in memory."""
 
 import contextlib
 import json
@@ -42,12 +42,17 @@ _MAX_KINDS = 3  # ... of these kinds
 _MARKUP = "read with"  # in the description of text whose markup the model would learn
 _MAX_SEARCHED = 256  # plain texts checked for tags and braces
 _TABLE_LINES = 10
-_NUMBER = re.compile(r"0x[0-9a-f]+|\d+")  # a position or size, which differs between files with the same problem
+_NUMBER = re.compile(
+    r"0x[0-9a-f]+|\d+"
+)  # a position or size, which differs between files with the same problem
 _JSON = re.compile(r"\s*(?:\{\s*[\"}]|\[\s*[\[{\"])")
 _STREAMS = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")
 _OTHER_COLUMN = "`column` NAME or `plain`"
 _AUTOMATIC = ReadOptions()
-_IN_MEMORY, _CONVERSATIONS = "in memory", "conversations in memory"  # the kind of a text; the name of conversations
+_IN_MEMORY, _CONVERSATIONS = (
+    "in memory",
+    "conversations in memory",
+)  # the kind of a text; the name of conversations
 
 Content: TypeAlias = Document | ConversationFile
 
@@ -65,18 +70,25 @@ class FileGroup:
 
     def __str__(self) -> str:
         share = f"{self.share:.0%} of the text" if _MARKUP in self.detail and self.share < 1 else ""
-        details = "; ".join(filter(None, (self.detail, share, self.otherwise and f"otherwise: {self.otherwise}")))
+        details = "; ".join(
+            filter(None, (self.detail, share, self.otherwise and f"otherwise: {self.otherwise}"))
+        )
         names = ", ".join(self.names[:_MAX_NAMES])
         if len(self.names) > _MAX_NAMES:
-            noun = {_IN_MEMORY: "text"}.get(self.detail, "document" if self.detail in COLLECTION_KINDS else "file")
+            noun = {_IN_MEMORY: "text"}.get(
+                self.detail, "document" if self.detail in COLLECTION_KINDS else "file"
+            )
             names = f"{units.count(len(self.names), noun)} ({names}, ...)"
         return f"{self.kind} in {names}" + (f" ({details})" if details else "")
 
     def as_record(self) -> dict[str, Any]:
         return {
-            "kind": self.kind, "detail": self.detail, "columns": list(self.columns), "files": len(self.names),
+            "kind": self.kind,
+            "detail": self.detail,
+            "columns": list(self.columns),
+            "files": len(self.names),
             "names": list(self.names[:_MAX_NAMES]),
-        }  # fmt: skip
+        }
 
 
 @dataclass(frozen=True)
@@ -99,7 +111,8 @@ class Sources:
         return [note for file in files for note in file.notes] + [self.cuts] * bool(self.cuts)
 
     def records(self) -> list[dict[str, Any]]:
-        """Describe each file for JSON: its kind, its size, the characters that were read, and the skipped parts."""
+        """Describe each file for JSON: its kind, its size, the characters that were read, and the skipped
+        parts."""
         return [*map(_text_record, self.text.documents), *map(_conversations_record, self.conversation_files)]
 
     def groups(self) -> list[FileGroup]:
@@ -110,7 +123,11 @@ class Sources:
             files.setdefault(_kind_of_conversations(file), []).append(file)
         total = max(1, sum(file.text_bytes for same in files.values() for file in same))
         return [
-            replace(group, names=tuple(file.name for file in same), share=sum(file.text_bytes for file in same) / total)
+            replace(
+                group,
+                names=tuple(file.name for file in same),
+                share=sum(file.text_bytes for file in same) / total,
+            )
             for group, same in files.items()
         ]
 
@@ -141,18 +158,24 @@ def _record(
     reasons = [{"reason": reason, "count": count} for reason, count in skipped if count]
     optional = {"encoding": file.encoding, "columns": list(file.columns), "skipped": reasons}
     return {
-        "name": file.name, "kind": kind, "bytes": file.file_bytes, "characters": characters, "sha256": file.sha256,
+        "name": file.name,
+        "kind": kind,
+        "bytes": file.file_bytes,
+        "characters": characters,
+        "sha256": file.sha256,
         **{key: value for key, value in optional.items() if value},
-    }  # fmt: skip
+    }
 
 
 def _kind_of_text(document: Document, *, search: bool) -> FileGroup:
     """With `search`, the text is checked for markup, which the model would learn too."""
     if document.kind:
-        return FileGroup("text", document.kind, otherwise="`plain`" * (document.kind in TEXT_KINDS))
+        return FileGroup("text", document.kind, otherwise="`plain`" if document.kind in TEXT_KINDS else "")
     encoding = document.encoding and f"decoded from {document.encoding}"
     if document.columns:
-        return FileGroup("text", "; ".join(filter(None, (document.detail, encoding))), document.columns, _OTHER_COLUMN)
+        return FileGroup(
+            "text", "; ".join(filter(None, (document.detail, encoding))), document.columns, _OTHER_COLUMN
+        )
     start = document.start if search else ""
     lines = [line for line in start.split("\n")[:_TABLE_LINES] if line.strip()]
     tabs = {line.count("\t") for line in lines}
@@ -179,10 +202,17 @@ def _kind_of_conversations(file: ConversationFile) -> FileGroup:
 
 
 def read_sources(
-    names: Iterable[str], reading: ReadOptions = _AUTOMATIC, *, text_only: bool = False, on_read: OnRead = ignore
+    names: Iterable[str],
+    reading: ReadOptions = _AUTOMATIC,
+    *,
+    text_only: bool = False,
+    on_read: OnRead = ignore,
 ) -> Sources:
-    """Read files, directories and patterns. Raises LLMError, for instance for a malformed record of a conversation."""
-    contents, skipped, not_read = _read_all(names, _record_reader(reading, text_only), asdict(reading), on_read)
+    """Read files, directories and patterns. Raises LLMError, for instance for a malformed record of a
+    conversation."""
+    contents, skipped, not_read = _read_all(
+        names, _record_reader(reading, text_only), asdict(reading), on_read
+    )
     return _sources_of(contents, skipped, not_read, reading, on_read)
 
 
@@ -202,7 +232,9 @@ def sources_in_memory(
         copy.append("".join(lines).encode("ascii"))
         file = read_records(_CONVERSATIONS, Path(), reading, copy, content=stored)
         if isinstance(file, Document):
-            raise LLMError(f"conversations must be lists of messages, or records with answers, found {brief(lines[0])}")
+            raise LLMError(
+                f"conversations must be lists of messages, or records with answers, found {brief(lines[0])}"
+            )
         contents.append((file, _CONVERSATIONS))
     return _sources_of(contents, [], [], reading, ignore)
 
@@ -213,9 +245,14 @@ def was_in_memory(name: str, kind: str) -> bool:
 
 
 def _sources_of(
-    contents: list[tuple[Content, str]], skipped: list[str], not_read: list[str], reading: ReadOptions, on_read: OnRead
+    contents: list[tuple[Content, str]],
+    skipped: list[str],
+    not_read: list[str],
+    reading: ReadOptions,
+    on_read: OnRead,
 ) -> Sources:
-    """Combine contents, each with its relative name, in a corpus and conversations; the same text counts once."""
+    """Combine contents, each with its relative name, in a corpus and conversations; the same text counts
+    once."""
     contents, boilerplate, cuts = _stripped(contents, reading, on_read)
     files = tuple(file for file, _ in contents if isinstance(file, ConversationFile))
     documents = [(file, relative) for file, relative in contents if isinstance(file, Document)]
@@ -231,20 +268,32 @@ def _sources_of(
 def _stripped(
     contents: list[tuple[Content, str]], reading: ReadOptions, on_read: OnRead
 ) -> tuple[list[tuple[Content, str]], tuple[str, ...] | None, str]:
-    """Cut the boilerplate of documents, if that is requested. Returns (contents, hashes of lines, what was cut)."""
+    """Cut the boilerplate of documents, if that is requested. Returns (contents, hashes of lines, what was
+    cut)."""
     if not reading.strip_boilerplate:
         return contents, None, ""
     documents = [file for file, _ in contents if isinstance(file, Document)]
     stripped, boilerplate, cut = strip(documents, reading.boilerplate, TextCopy(), on_read)
     new = iter(stripped)
-    return [(next(new) if isinstance(one, Document) else one, name) for one, name in contents], boilerplate, str(cut)
+    return (
+        [(next(new) if isinstance(one, Document) else one, name) for one, name in contents],
+        boilerplate,
+        str(cut),
+    )
 
 
-def _without_duplicates(documents: list[tuple[Document, str]]) -> tuple[list[tuple[Document, str]], list[str]]:
-    """Keep the first document with a text. Returns (documents with names, "NAME (as NAME)" for each other one)."""
+def _without_duplicates(
+    documents: list[tuple[Document, str]],
+) -> tuple[list[tuple[Document, str]], list[str]]:
+    """Keep the first document with a text. Returns (documents with names, "NAME (as NAME)" for each other
+    one)."""
     first: dict[str, Document] = {}
-    kept = [one for one in documents if first.setdefault(one[0].sha256, one[0]) is one[0] or not one[0].text_bytes]
-    others = [(one, same) for one, _ in documents if (same := first[one.sha256]) is not one and one.text_bytes]
+    kept = [
+        one for one in documents if first.setdefault(one[0].sha256, one[0]) is one[0] or not one[0].text_bytes
+    ]
+    others = [
+        (one, same) for one, _ in documents if (same := first[one.sha256]) is not one and one.text_bytes
+    ]
     return kept, [f"{one.name} (as {same.name})" for one, same in others]
 
 
@@ -255,12 +304,20 @@ def read_corpus(names: Iterable[str], stdin: IO[bytes] | None = None, encoding: 
 
 
 def read_text(name: str) -> Document:
-    """Read one text file, which may be compressed, or standard input ("-"). Raises LLMError for any other file."""
+    """Read one text file, which may be compressed, or standard input ("-"). Raises LLMError for any other
+    file."""
     files = [FoundFile(name, Path(name), name, was_named=True)]
     contents, _ = _read_files(files, _text_reader(""), None, ignore)
-    if len(contents) != 1 or not isinstance(document := contents[0][0], Document) or document.kind or document.member:
+    if (
+        len(contents) != 1
+        or not isinstance(document := contents[0][0], Document)
+        or document.kind
+        or document.member
+    ):
         output = shlex.quote(f"{name}.txt")
-        raise LLMError(f"{name} is not a text file; extract its text first: llm text {shlex.quote(name)} > {output}")
+        raise LLMError(
+            f"{name} is not a text file; extract its text first: llm text {shlex.quote(name)} > {output}"
+        )
     return document
 
 
@@ -314,7 +371,8 @@ def _read_all(
     on_read: OnRead,
     stdin: IO[bytes] | None = None,
 ) -> tuple[list[tuple[Content, str]], list[str], list[str]]:
-    """Read files. Returns ([(content, relative name), ...], what was skipped in few lines, and one line per file)."""
+    """Read files. Returns ([(content, relative name), ...], what was skipped in few lines, and one line per
+    file)."""
     names = list(names)
     files, skipped = find_files(names)
     contents, unreadable = _read_files(files, read, reading, on_read, stdin)
@@ -340,9 +398,9 @@ def _read_files(
     on_read: OnRead,
     stdin: IO[bytes] | None = None,
 ) -> tuple[list[tuple[Content, str]], list[tuple[str, str]]]:
-    """Read files in order, while child processes read those that are not plain text. `reading` are the `ReadOptions`.
-    Returns ([(content, relative name), ...], [(name, why it is skipped), ...]). Skips unreadable files in directories
-    and archives, and documents among several."""
+    """Read files in order, while child processes read those that are not plain text. `reading` are the
+    `ReadOptions`. Returns ([(content, relative name), ...], [(name, why it is skipped), ...]). Skips
+    unreadable files in directories and archives, and documents among several."""
     contents: list[tuple[Content, str]] = []
     unreadable: list[tuple[str, str]] = []
     copy, progress = TextCopy(), on_read if isinstance(on_read, ReadingProgress) else None
@@ -361,7 +419,9 @@ def _read_files(
                 if _is_stream(file):
                     stored = _stored(file, stdin, copy, on_read)
                     if needs_child(file.name, copy.read(stored.offset, file_types.START_BYTES), plain=True):
-                        job = reader.submit(file.name, stack.enter_context(_moved(copy, stored)), {"plain": True})
+                        job = reader.submit(
+                            file.name, stack.enter_context(_moved(copy, stored)), {"plain": True}
+                        )
                 if not job:
                     contents.append((read(file.name, file.path, stored, copy, on_read), file.relative_name))
                 else:
@@ -403,7 +463,11 @@ def _stored(file: FoundFile, stdin: IO[bytes] | None, copy: TextCopy, on_read: O
     """Append the content of a stream to a copy."""
     stored, name = Stored(copy.size), display_name(file.name)
     try:
-        with contextlib.nullcontext(stdin or sys.stdin.buffer) if file.name == "-" else open(file.path, "rb") as stream:
+        with (
+            contextlib.nullcontext(stdin or sys.stdin.buffer)
+            if file.name == "-"
+            else open(file.path, "rb") as stream
+        ):
             while block := stream.read(BLOCK_BYTES):
                 on_read(name, len(block))
                 copy.append(block)
@@ -437,9 +501,14 @@ def check_reading(reading: ReadOptions, sources: Iterable[Sources]) -> None:
             f'"{user}:" and "{assistant}:", including the first line; check the names, or leave `speakers` out'
         )
     requested = {normalized(column) for column in reading.columns}
-    read: list[ConversationFile | Document] = [*files, *(text for source in sources for text in source.text.documents)]
+    read: list[ConversationFile | Document] = [
+        *files,
+        *(text for source in sources for text in source.text.documents),
+    ]
     if requested and not any(set(map(normalized, file.columns)) == requested for file in read):
-        columns = [f"{file.name} has {', '.join(file.all_columns) or 'no columns'}" for file in read[:_MAX_NAMES]]
+        columns = [
+            f"{file.name} has {', '.join(file.all_columns) or 'no columns'}" for file in read[:_MAX_NAMES]
+        ]
         problem = f"no file has {'this column' if len(requested) == 1 else 'these columns'}"
         option = f"`column` {','.join(reading.columns)}"
         if reading.template:

@@ -1,7 +1,7 @@
 """Bits per byte of the answers in conversations.
 
-Each conversation is scored separately, as in a chat. Questions are only context; the tokens that end an answer count,
-although they have no text.
+Each conversation is scored separately, as in a chat. Questions are only context; the tokens that end an
+answer count, although they have no text.
 """
 
 import math
@@ -20,14 +20,19 @@ from llmcli.models.runtime import Ints, Scorer, padded_batches
 
 
 def spread(conversations: ConversationTokens, max_tokens: float = math.inf) -> list[int]:
-    """Choose conversations with about `max_tokens` tokens in total, at least one; every prefix is evenly spread."""
+    """Choose conversations with about `max_tokens` tokens in total, at least one; every prefix is evenly
+    spread."""
     order = evaluator.spread_indices(len(conversations))
     ends = np.cumsum(conversations.lengths[order])
     return [int(i) for i in order[: max(1, int(np.searchsorted(ends, max_tokens, side="right")))]]
 
 
 def evaluate_answers(
-    tokens: ConversationTokens, indices: Sequence[int], byte_lengths: Ints, score: ScoreWindows, batch_tokens: int
+    tokens: ConversationTokens,
+    indices: Sequence[int],
+    byte_lengths: Ints,
+    score: ScoreWindows,
+    batch_tokens: int,
 ) -> Iterator[tuple[Sequence[int], Score]]:
     """Like `evaluate_windows`, for the answers in some conversations."""
     for batch in padded_batches(tokens.lengths, indices, batch_tokens):
@@ -52,9 +57,14 @@ class AnswerScore:
 
 
 def measure_answers(
-    conversations: Sequence[Conversation], model: Scorer, template: ChatTemplate, context: int, on_progress: OnProgress
+    conversations: Sequence[Conversation],
+    model: Scorer,
+    template: ChatTemplate,
+    context: int,
+    on_progress: OnProgress,
 ) -> AnswerScore:
-    """Score the answers, each conversation in its own context. Raises LLMError without answers or with NaN logits."""
+    """Score the answers, each conversation in its own context. Raises LLMError without answers or with NaN
+    logits."""
     encoded = (template.encode_conversation(conversation.messages) for conversation in conversations)
     whole = ConversationTokens.of(tokens for tokens in encoded if any(tokens.loss_mask[1:]))
     tokens, kept, truncated = whole.truncated(context + 1)

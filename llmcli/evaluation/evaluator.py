@@ -1,8 +1,9 @@
 """A model's bits per byte on a text: a measure that is comparable between models with different tokenizers.
 
-Windows as long as the model's context slide over the text with a stride of half a context. Each token is counted in one
-window, in which at least half a context precedes it (or the whole beginning of the text). Losses are computed by any
-runtime or by torch. A model's n-gram cache (models/ngram_cache.py) sees all of the preceding text.
+Windows as long as the model's context slide over the text with a stride of half a context. Each token is
+counted in one window, in which at least half a context precedes it (or the whole beginning of the text).
+Losses are computed by any runtime or by torch. A model's n-gram cache (models/ngram_cache.py) sees all of the
+preceding text.
 """
 
 import math
@@ -28,12 +29,14 @@ from llmcli.notebook import table
 if TYPE_CHECKING:
     from llmcli.data.tokenizers.tokenizer import Tokenizer
 
-# windows ids [B, T + 1] -> for each of ids[:, 1:]: (loss in nats, whether it was the most likely token), both [B, T];
-# an ensemble also returns the weights of its models [B, T, n]
+# windows ids [B, T + 1] -> for each of ids[:, 1:]: (loss in nats, whether it was the most likely token), both
+# [B, T]; an ensemble also returns the weights of its models [B, T, n]
 ScoreWindows = Callable[[Ints], Scores | WeightedScores]
 Window = tuple[int, int, int]  # start, first position counted, end
 OnProgress = Callable[[float], None]  # receives the completed share
-OnTokens = Callable[[NDArray[np.integer], NDArray[np.floating]], None]  # receives tokens and their losses in nats
+OnTokens = Callable[
+    [NDArray[np.integer], NDArray[np.floating]], None
+]  # receives tokens and their losses in nats
 BATCH_TOKENS = 4096
 KL_TOKENS = 256  # sampled to estimate a divergence
 
@@ -50,9 +53,12 @@ class Score:
 
     def __add__(self, other: "Score") -> "Score":
         return Score(
-            self.nats + other.nats, self.tokens + other.tokens, self.bytes + other.bytes, self.correct + other.correct,
+            self.nats + other.nats,
+            self.tokens + other.tokens,
+            self.bytes + other.bytes,
+            self.correct + other.correct,
             None if self.network_nats is other.network_nats is None else self._network + other._network,
-        )  # fmt: skip
+        )
 
     @property
     def _network(self) -> float:
@@ -103,7 +109,8 @@ def _bits_per_byte(nats: float, size: int) -> float:
 
 
 def total_score(batches: Iterable[tuple[Sequence[Any], Score]], count: int, on_progress: OnProgress) -> Score:
-    """Add up the scores of batches with `count` units in total. Raises LLMError at the first NaN or infinite loss."""
+    """Add up the scores of batches with `count` units in total. Raises LLMError at the first NaN or infinite
+    loss."""
     total, done = Score(0.0, 0, 0), 0
     for batch, score in batches:
         check_finite(score.nats)
@@ -131,12 +138,14 @@ def evaluate_windows(
     on_tokens: OnTokens = lambda ids, nats: None,
     bos_ids: Sequence[int] = (),
 ) -> Iterator[tuple[Sequence[Window], Score]]:
-    """Score windows in batches of at most `batch_tokens` tokens, or of one window; a caller can stop after any batch.
+    """Score windows in batches of at most `batch_tokens` tokens, or of one window; a caller can stop after
+    any batch.
 
     Each token of a text `ids` is scored given those before it; ids[0] precedes the text (end of text).
-    `byte_lengths[i]` is the length of token i in bytes. `cached` holds the same ids with an n-gram cache, whose
-    predictions are mixed with the network's. `on_tokens` is called in the order of the windows. Every window begins
-    with `bos_ids`, in place of its first token; see `last_tokens` in generation/token_healing.py."""
+    `byte_lengths[i]` is the length of token i in bytes. `cached` holds the same ids with an n-gram cache,
+    whose predictions are mixed with the network's. `on_tokens` is called in the order of the windows. Every
+    window begins with `bos_ids`, in place of its first token; see `last_tokens` in
+    generation/token_healing.py."""
     longest = max((end - start for start, _, end in windows), default=1) - 1
     rows = max(1, batch_tokens // max(1, longest))
     for first in range(0, len(windows), rows):
@@ -173,9 +182,9 @@ def spread_indices(count: int) -> NDArray[np.intp]:
 
 
 def evaluation_context(model_context: int, requested: int | None = None, trained: int = 0) -> int:
-    """Return the context length for an evaluation: the requested one, or else at most EVALUATION_CONTEXT (the time for
-    attention grows quadratically) or the training context if that is longer. Raises LLMError for a request beyond the
-    model's context.
+    """Return the context length for an evaluation: the requested one, or else at most EVALUATION_CONTEXT (the
+    time for attention grows quadratically) or the training context if that is longer. Raises LLMError for a
+    request beyond the model's context.
 
     >>> evaluation_context(1024), evaluation_context(131_072), evaluation_context(131_072, 4096)
     (1024, 2048, 4096)
@@ -203,15 +212,16 @@ def stride(context: int) -> int:
 
 
 class Windows(Sequence[Window]):
-    """The windows of a text of `count` tokens as (start, first position counted, end), computed on access. Every
-    position from 1 on is counted exactly once.
+    """The windows of a text of `count` tokens as (start, first position counted, end), computed on access.
+    Every position from 1 on is counted exactly once.
 
     >>> list(Windows(8, 4))
     [(0, 1, 5), (2, 5, 7), (3, 7, 8)]
     """
 
     def __init__(self, count: int, context: int) -> None:
-        self._count, self._context = count, context
+        self._count = count
+        self._context = context
 
     def __len__(self) -> int:
         after_first = max(0, self._count - 1 - self._context)
@@ -238,8 +248,9 @@ def measure(
     *,
     context: int | None = None,
 ) -> Score:
-    """Score every token of a text, given in pieces, with at most `context` tokens seen at once. Raises LLMError when
-    the tokenizer changes the text, since bits per byte would be wrong, and for NaN or infinite logits."""
+    """Score every token of a text, given in pieces, with at most `context` tokens seen at once. Raises
+    LLMError when the tokenizer changes the text, since bits per byte would be wrong, and for NaN or infinite
+    logits."""
     text_bytes = 0
 
     def counted() -> Iterator[str]:
@@ -250,7 +261,9 @@ def measure(
 
     ids = tokenize(iter([counted()]), tokenizer)
     token_bytes = count_bytes(ids, tokenizer.byte_lengths)
-    added = 1 if tokenizer.adds_prefix_space and text_bytes else 0  # a space that the tokenizer prepends to the text
+    added = (
+        1 if tokenizer.adds_prefix_space and text_bytes else 0
+    )  # a space that the tokenizer prepends to the text
     if token_bytes != text_bytes + added:
         raise LLMError(
             f"the tokenizer changes {name}: {text_bytes:,} bytes of text become {token_bytes:,} bytes of "
@@ -264,7 +277,13 @@ def measure(
     lengths, context = tokenizer.byte_lengths, context or evaluation_context(model.context)
     windows = Windows(len(ids_with_bos), context)
     batches = evaluate_windows(
-        ids_with_bos, lengths, windows, score_network, cached=cached, on_tokens=on_tokens, bos_ids=tokenizer.bos_ids
+        ids_with_bos,
+        lengths,
+        windows,
+        score_network,
+        cached=cached,
+        on_tokens=on_tokens,
+        bos_ids=tokenizer.bos_ids,
     )
     return replace(total_score(batches, len(windows), on_progress), bytes=text_bytes)
 
@@ -284,10 +303,11 @@ class Span:
 def most_surprising(
     bits: NDArray[np.floating], length: int = 16, max_passages: int = 5, breaks: Iterable[int] = ()
 ) -> list[Span]:
-    """Find the passages of `length` tokens (or shorter documents) with the highest total surprisal, highest first.
+    """Find the passages of `length` tokens (or shorter documents) with the highest total surprisal, highest
+    first.
 
-    `bits` [N] is the surprisal of each token. Passages neither overlap nor cross a break (the first token of another
-    document).
+    `bits` [N] is the surprisal of each token. Passages neither overlap nor cross a break (the first token of
+    another document).
 
     >>> most_surprising(np.array([1, 5, 5, 0, 0, 4, 4]), length=2, max_passages=2)
     [Span(start=1, end=3, bits=10.0), Span(start=5, end=7, bits=8.0)]
@@ -348,8 +368,9 @@ def kl_divergence(reference: Runtime, other: Scorer, tokenizer: "Tokenizer") -> 
 
 
 def relative_divergence(reference: Runtime, other: Runtime, tokenizer: "Tokenizer") -> float:
-    """Estimate KL(reference || other) / entropy of `reference`: the share of bits that `other` needs in addition on
-    text that `reference` samples. Both are exact after each token of one such text. Raises LLMError for NaN logits."""
+    """Estimate KL(reference || other) / entropy of `reference`: the share of bits that `other` needs in
+    addition on text that `reference` samples. Both are exact after each token of one such text. Raises
+    LLMError for NaN logits."""
     ids, V = _sampled_text(reference, tokenizer), len(tokenizer.token_bytes)
     reference.rewind()
     other.rewind()

@@ -1,5 +1,5 @@
-"""How many answers of a model are exactly those of some conversations: as it writes them at temperature 0, or as it
-chooses them among its known answers (generation/known_answers.py)."""
+"""How many answers of a model are exactly those of some conversations: as it writes them at temperature 0, or
+as it chooses them among its known answers (generation/known_answers.py)."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -43,19 +43,25 @@ def last_answers(conversations: Sequence[Conversation]) -> Iterator[tuple[Sequen
     """Yield (messages before the last learned answer, that answer) for each conversation that has one."""
     for conversation in conversations:
         messages = conversation.messages
-        learned = [i for i, message in enumerate(messages) if message.role == "assistant" and message.is_learned]
+        learned = [
+            i for i, message in enumerate(messages) if message.role == "assistant" and message.is_learned
+        ]
         if learned and messages[learned[-1] - 1].role == "user":
             yield messages[: learned[-1]], messages[learned[-1]].content.strip()
 
 
-def score_exact(conversations: Sequence[Conversation], assistant: Assistant, on_progress: OnProgress) -> ExactScore:
-    """Write the last answer of each conversation at temperature 0. An answer ends where it begins to differ from the
-    right one."""
+def score_exact(
+    conversations: Sequence[Conversation], assistant: Assistant, on_progress: OnProgress
+) -> ExactScore:
+    """Write the last answer of each conversation at temperature 0. An answer ends where it begins to differ
+    from the right one."""
     asked = [*last_answers(conversations)]
 
     def requests() -> Iterator[GenerationRequest | LLMError]:
         for messages, answer in asked:
-            most = len(answer.encode("utf-8")) + 2  # a token spells at least a byte; spaces around it do not count
+            most = (
+                len(answer.encode("utf-8")) + 2
+            )  # a token spells at least a byte; spaces around it do not count
             try:
                 yield answer_request(messages, assistant, SamplingConfig(temperature=0.0, max_tokens=most))
             except LLMError as error:  # the question does not fit the context

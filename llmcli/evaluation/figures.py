@@ -1,7 +1,7 @@
 """The two figures for a model on a text, in bits per byte, with the same names everywhere.
 
-network: the network alone, which knows the training text, like static compressors.
-adapting: the network with its n-gram cache, which also learns from the text so far, like adaptive compressors.
+network: the network alone, which knows the training text, like static compressors. adapting: the network with
+its n-gram cache, which also learns from the text so far, like adaptive compressors.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,8 @@ class Figures:
 
     @classmethod
     def of_record(cls, record: TrainingRecord, *, before: bool = False) -> "Figures | None":
-        """Read the figures on the held-out text, after the run or `before` it; None if they were not measured."""
+        """Read the figures on the held-out text, after the run or `before` it; None if they were not
+        measured."""
         as_it_runs = record.bits_per_byte_before if before else record.bits_per_byte
         network = record.bits_per_byte_before_without_cache if before else record.bits_per_byte_without_cache
         if as_it_runs is None:
@@ -42,7 +43,11 @@ class Figures:
     @property
     def numbers(self) -> str:
         network = f"{NETWORK} {units.bits_per_byte(self.network)}"
-        return network if self.adapting is None else f"{network}, {ADAPTING} {units.bits_per_byte(self.adapting)}"
+        return (
+            network
+            if self.adapting is None
+            else f"{network}, {ADAPTING} {units.bits_per_byte(self.adapting)}"
+        )
 
 
 def known_text(share: float) -> str:
@@ -60,7 +65,10 @@ def change(before: Figures, after: Figures) -> str:
     'network 1.300 before, 1.250 after; adapting 1.100 after'
     """
     shown = []
-    for name, pair in ((NETWORK, (before.network, after.network)), (ADAPTING, (before.adapting, after.adapting))):
+    for name, pair in (
+        (NETWORK, (before.network, after.network)),
+        (ADAPTING, (before.adapting, after.adapting)),
+    ):
         known = zip(pair, ("before", "after"), strict=True)
         if values := [f"{units.bits_per_byte(bits)} {when}" for bits, when in known if bits is not None]:
             shown.append(f"{name} {', '.join(values)}")

@@ -42,8 +42,9 @@ class LabelScore:
 
 
 def expected_calibration_error(confidences: Sequence[float], correct: Sequence[bool]) -> float:
-    """Return the mean difference between confidence and accuracy, over ten bins of equal width weighted by their size
-    (Guo et al. 2017, arXiv:1706.04599, equation 3). A confidence on a boundary belongs to the lower bin.
+    """Return the mean difference between confidence and accuracy, over ten bins of equal width weighted by
+    their size (Guo et al. 2017, arXiv:1706.04599, equation 3). A confidence on a boundary belongs to the
+    lower bin.
 
     >>> round(expected_calibration_error([0.95, 0.95, 0.55, 0.55], [True, True, True, False]), 6)
     0.05
@@ -60,11 +61,14 @@ def score_labels(
     choices: Sequence[str],
     on_progress: Callable[[float], None] = lambda share: None,
 ) -> LabelScore:
-    """Choose the last answer of each conversation. Raises LLMError if one of them is not among the choices."""
+    """Choose the last answer of each conversation. Raises LLMError if one of them is not among the
+    choices."""
 
     for conversation in conversations:
         if (answer := conversation.messages[-1].content) not in choices:
-            raise LLMError(f"{conversation.source}: the answer {brief(answer)} is none of the choices; add it")
+            raise LLMError(
+                f"{conversation.source}: the answer {brief(answer)} is none of the choices; add it"
+            )
     chosen, confidences = [], []
     for number, conversation in enumerate(conversations, 1):
         best, probability = ranked(assistant.score(conversation.messages[:-1], choices))[0]

@@ -1,7 +1,8 @@
 """Memorization: the 30-character strings of a text that occur verbatim in the training text.
 
-`measure_memorization` measures their share in text that a model generates without a prompt. People repeat themselves
-too, so the same share of held-out text is the baseline. `find_verbatim` marks the strings in given texts.
+`measure_memorization` measures their share in text that a model generates without a prompt. People repeat
+themselves too, so the same share of held-out text is the baseline. `find_verbatim` marks the strings in given
+texts.
 """
 
 import itertools
@@ -36,9 +37,9 @@ def measure_memorization(
     seed: int = 0,
     is_over: Callable[[], bool] = lambda: False,
 ) -> Memorization | None:
-    """Search the training documents for the strings of text that the model generates without a prompt at temperature 1,
-    and for those of the `held_out` ids [N]. None if the generated texts are too short, for instance because
-    `is_over()`."""
+    """Search the training documents for the strings of text that the model generates without a prompt at
+    temperature 1, and for those of the `held_out` ids [N]. None if the generated texts are too short, for
+    instance because `is_over()`."""
     generated_strings = list(strings(_generate_texts(checkpoint, tokenizer, seed, is_over)))
     held_out_strings = list(strings(_excerpts(tokenizer, held_out)))
     if not generated_strings:
@@ -83,8 +84,9 @@ class VerbatimSpans:
 def find_verbatim(
     texts: Sequence[str], training_texts: Sequence[TrainingText], *, check: Callable[[], None] = lambda: None
 ) -> list[VerbatimSpans]:
-    """Find the spans of each text that occur in the training texts, which are read only once; overlapping strings form
-    one span. `check` is called before each piece of the training texts and may raise an exception to end the search."""
+    """Find the spans of each text that occur in the training texts, which are read only once; overlapping
+    strings form one span. `check` is called before each piece of the training texts and may raise an
+    exception to end the search."""
 
     def checked(pieces: Iterable[str]) -> Iterator[str]:
         for piece in pieces:
@@ -133,8 +135,8 @@ def share(candidates: Sequence[str], occurring: set[str]) -> float:
 
 
 def occurring_strings(candidates: set[str], documents: Iterable[Iterable[str]]) -> set[str]:
-    """Return the candidates (strings of LENGTH characters) that occur in a document. One pass, about 0.05 s per MB:
-    numpy hashes all strings, and the few that share a slot with a candidate are compared exactly."""
+    """Return the candidates (strings of LENGTH characters) that occur in a document. One pass, about 0.05 s
+    per MB: numpy hashes all strings, and the few that share a slot with a candidate are compared exactly."""
     missing = set(candidates)
     slots = _filter(missing)
     for pieces in documents:
@@ -171,7 +173,8 @@ def _slots(text: str) -> NDArray[np.uint64]:
 def _generate_texts(
     checkpoint: Checkpoint, tokenizer: Tokenizer, seed: int, is_over: Callable[[], bool]
 ) -> Iterator[str]:
-    """Generate up to SAMPLES texts with SAMPLED_CHARACTERS in total; fewer with a large model, to limit the time."""
+    """Generate up to SAMPLES texts with SAMPLED_CHARACTERS in total; fewer with a large model, to limit the
+    time."""
     runtime = NumpyRuntime(checkpoint)
     tokens = int(min(SAMPLED_CHARACTERS, max(200, MAX_WORK / checkpoint.config.parameters))) // SAMPLES
     for index in range(SAMPLES):
@@ -188,9 +191,12 @@ def _generate_texts(
 
 
 def _excerpts(tokenizer: Tokenizer, ids: NDArray[np.unsignedinteger]) -> Iterator[str]:
-    """Return up to SAMPLES evenly spaced excerpts of the text of ids [N], each as long as the generated texts."""
+    """Return up to SAMPLES evenly spaced excerpts of the text of ids [N], each as long as the generated
+    texts."""
     length = SAMPLED_CHARACTERS // SAMPLES
-    for start in np.linspace(0, max(0, len(ids) - length), SAMPLES if len(ids) > SAMPLES * length else 1).astype(int):
+    for start in np.linspace(
+        0, max(0, len(ids) - length), SAMPLES if len(ids) > SAMPLES * length else 1
+    ).astype(int):
         tokens = ids[start : start + length].tolist()
         tokens = itertools.takewhile(lambda token: token not in tokenizer.eos_ids, tokens)
         yield tokenizer.decode_bytes(tokens).decode("utf-8", "ignore")[:length]

@@ -30,8 +30,8 @@ SEPARATOR = "\ud800"  # between messages: half of a surrogate pair, which occurs
 
 
 def trained_lengths(stages: Iterable[Stage]) -> dict[str, int]:
-    """Return the number of bytes at the beginning of each text that were trained on in any stage, by the text's sha256;
-    0 for a held-out text. Stages that contradict themselves are left out."""
+    """Return the number of bytes at the beginning of each text that were trained on in any stage, by the
+    text's sha256; 0 for a held-out text. Stages that contradict themselves are left out."""
     longest: dict[str, int] = {}
     for stage in stages:
         for text, length in zip(stage.texts, _trained_bytes(stage), strict=False):
@@ -52,8 +52,9 @@ def _trained_bytes(stage: Stage) -> list[int]:
 
 
 def _divide(corpus: Corpus, stages: Iterable[Stage]) -> Iterator[tuple[Part, Part]]:
-    """Yield (part that any stage was trained on, rest) of each text. The rest includes ends of near-duplicates left out
-    of the split, the only untrained text of a file named alone; they may repeat a held-out end."""
+    """Yield (part that any stage was trained on, rest) of each text. The rest includes ends of
+    near-duplicates left out of the split, the only untrained text of a file named alone; they may repeat a
+    held-out end."""
     known = trained_lengths(stages)
     for part in corpus.contents:
         middle = min(max(part.start, known.get(part.document.sha256, 0)), part.end)
@@ -71,8 +72,8 @@ def untrained_part(corpus: Corpus, records: Iterable[TrainingRecord]) -> Corpus:
 
 
 def trained_in(corpus: Corpus, record: TrainingRecord) -> list[str]:
-    """Describe the stages in which a model was trained on any of this text, by the hashes of files; "" is its own
-    run."""
+    """Describe the stages in which a model was trained on any of this text, by the hashes of files; "" is its
+    own run."""
     hashes = {document.sha256 for document in corpus.documents}
     return [
         describe(stage)
@@ -83,7 +84,8 @@ def trained_in(corpus: Corpus, record: TrainingRecord) -> list[str]:
 
 
 def is_held_out(corpus: Corpus, record: TrainingRecord) -> bool:
-    """Return whether a text was held out when a model was trained, as part of its corpus or as a separate file."""
+    """Return whether a text was held out when a model was trained, as part of its corpus or as a separate
+    file."""
     files, trained = held_out_files(record), trained_lengths(record.stages)
     return bool(corpus.contents) and all(
         part.document.sha256 in files or part.start >= trained.get(part.document.sha256, sys.maxsize)
@@ -92,7 +94,8 @@ def is_held_out(corpus: Corpus, record: TrainingRecord) -> bool:
 
 
 def names_training_data(record: TrainingRecord) -> bool:
-    """Return whether a record has the hash of any file that a model was trained on; an exported model has none."""
+    """Return whether a record has the hash of any file that a model was trained on; an exported model has
+    none."""
     return any(file.sha256 for stage in record.stages for file in stage.corpus)
 
 
@@ -126,21 +129,28 @@ def measured_conversations(
 
 
 def trained_indices(files: Sequence[ConversationFile], stage: Stage) -> set[int]:
-    """Return the indices, counted over all files, of the conversations that one stage was trained on, or that repeat
-    such conversations."""
+    """Return the indices, counted over all files, of the conversations that one stage was trained on, or that
+    repeat such conversations."""
     held_out_share = (stage.conversations and stage.conversations.held_out_share) or 0.0
     repeated = set((stage.conversations and stage.conversations.repeated) or ())
     count = sum(entry.conversations for entry in stage.conversation_files)
-    recorded: dict[str, list[tuple[int, int]]] = {}  # sha256 -> (index of the first conversation, number) of each copy
+    recorded: dict[
+        str, list[tuple[int, int]]
+    ] = {}  # sha256 -> (index of the first conversation, number) of each copy
     start = 0
-    for entry in (*stage.conversation_files, *(file for file in stage.held_out.files if file.shape is not None)):
+    for entry in (
+        *stage.conversation_files,
+        *(file for file in stage.held_out.files if file.shape is not None),
+    ):
         recorded.setdefault(entry.sha256, []).append((start, entry.conversations))
         start += entry.conversations
     trained: set[int] = set()
     first = 0
     for file in files:
         number = len(file.conversations)
-        for start, recorded_number in recorded.get(file.sha256, ()) if count else ():  # a damaged record may lack it
+        for start, recorded_number in (
+            recorded.get(file.sha256, ()) if count else ()
+        ):  # a damaged record may lack it
             # read with other options than in training: all may be trained on
             share = held_out_share if number == recorded_number else 0.0
             is_out = (start + i >= count or split.is_held_out(start + i, count, share) for i in range(number))
@@ -165,8 +175,11 @@ class TrainingText:
     conversations: Sequence[Conversation] = field(default=(), repr=False)  # conversations in these files
 
     @classmethod
-    def of(cls, sources: Sources, records: Iterable[TrainingRecord], *, whole: bool = False) -> "TrainingText":
-        """Select the parts that the records say were trained on; other files stay whole, and all with `whole`."""
+    def of(
+        cls, sources: Sources, records: Iterable[TrainingRecord], *, whole: bool = False
+    ) -> "TrainingText":
+        """Select the parts that the records say were trained on; other files stay whole, and all with
+        `whole`."""
         if whole:
             return cls(sources.text, sources.conversation_files, sources.conversations)
         records = list(records)
@@ -188,7 +201,8 @@ class TrainingText:
         return self.corpus.text_bytes + sum(conversation.text_bytes for conversation in self.conversations)
 
     def documents(self) -> Iterator[Iterable[str]]:
-        """Yield texts and conversations in pieces, with separators between messages that no match can cross."""
+        """Yield texts and conversations in pieces, with separators between messages that no match can
+        cross."""
         yield from self.corpus.texts()
         yield map(self._messages, range(0, len(self.conversations), _JOINED))
 
@@ -198,7 +212,8 @@ class TrainingText:
 
 
 def names_sources(record: TrainingRecord, sources: Sources) -> bool:
-    """Return whether a record names any of these texts (trained on or held out) or conversations (trained on)."""
+    """Return whether a record names any of these texts (trained on or held out) or conversations (trained
+    on)."""
     hashes = {document.sha256 for document in sources.text.documents}
     trained = trained_lengths(record.stages).keys()
     return bool(hashes & trained or _trained_in_any(sources.conversation_files, [record]))
@@ -216,9 +231,15 @@ def recorded_reading(records: Iterable[TrainingRecord]) -> ReadOptions:
     reading = next((record.reading for record in records if record.reading), Reading())
     columns, cut = reading.columns if reading.template else reading.columns[:2], reading.strip_boilerplate
     return ReadOptions(
-        recorded_speakers(records), reading.pairs, columns, reading.plain, reading.template, reading.encoding,
-        strip_boilerplate=cut is not None, boilerplate=cut,
-    )  # fmt: skip
+        recorded_speakers(records),
+        reading.pairs,
+        columns,
+        reading.plain,
+        reading.template,
+        reading.encoding,
+        strip_boilerplate=cut is not None,
+        boilerplate=cut,
+    )
 
 
 # ---- finding the files again
@@ -227,8 +248,8 @@ def recorded_reading(records: Iterable[TrainingRecord]) -> ReadOptions:
 def find_training_texts(
     records: Iterable[TrainingRecord], model: Path, *, whole: bool = False
 ) -> tuple[list[TrainingText], list[str]]:
-    """Return (texts and conversations of all stages, missing files of earlier stages). Raises LLMError when a record
-    names no text, or when a file of the last stage is missing or has changed."""
+    """Return (texts and conversations of all stages, missing files of earlier stages). Raises LLMError when a
+    record names no text, or when a file of the last stage is missing or has changed."""
     texts: list[TrainingText] = []
     missing: list[str] = []
     searched = set[str]()
@@ -248,9 +269,11 @@ def find_training_texts(
 
 
 def find_sources(stage: Stage, model: Path) -> Sources:
-    """Find the texts and conversations of a stage by their sha256, here and beside the model. Raises LLMError when the
-    record names none, or when a file is missing or has changed."""
-    files = [one for one in _find(stage, stage.conversation_files, model) if isinstance(one, ConversationFile)]
+    """Find the texts and conversations of a stage by their sha256, here and beside the model. Raises LLMError
+    when the record names none, or when a file is missing or has changed."""
+    files = [
+        one for one in _find(stage, stage.conversation_files, model) if isinstance(one, ConversationFile)
+    ]
     corpus = find_corpus(stage, model) if stage.texts or not files else Corpus(())
     return Sources(corpus, tuple(files))
 
@@ -304,7 +327,7 @@ def _recorded_way(entry: TrainingFile, stage: Stage) -> tuple[ReadOptions, bool]
     columns = entry.columns if entry.template else entry.columns[:2]
     reading = ReadOptions(
         speakers_in(entry.shape or ""), columns=columns, template=entry.template, encoding=entry.encoding
-    )  # fmt: skip
+    )
     if entry.shape is not None:
         return reading, False
     cut = (stage.reading or Reading()).strip_boilerplate
@@ -328,8 +351,9 @@ def _is_file(path: Path) -> bool:
 
 
 def recorded_path(file: Path, model: Path) -> str | None:
-    """Return a training file's path relative to the model, so that both can be moved together. None outside the current
-    directory and for standard input: a record must not reveal directories that the user did not name."""
+    """Return a training file's path relative to the model, so that both can be moved together. None outside
+    the current directory and for standard input: a record must not reveal directories that the user did not
+    name."""
     here, file, model = Path.cwd(), Path(os.path.abspath(file)), Path(os.path.abspath(model))
     if not (file.is_file() and file.is_relative_to(here) and model.is_relative_to(here)):
         return None

@@ -1,4 +1,5 @@
-"""Low-rank adapters (LoRA: arXiv:2106.09685, section 4.1) in PEFT's format: writing, reading, merging into a model."""
+"""Low-rank adapters (LoRA: arXiv:2106.09685, section 4.1) in PEFT's format: writing, reading, merging into a
+model."""
 
 import json
 from collections.abc import Mapping
@@ -20,10 +21,22 @@ from llmcli.formats.training_record import Base, TrainingRecord
 PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # names in a PEFT directory
 # keys in PEFT's config that change an adapter's computation
 _UNSUPPORTED = (
-    "use_dora", "use_rslora", "use_qalora", "rank_pattern", "alpha_pattern", "layer_replication",
-    "alora_invocation_tokens", "trainable_token_indices", "modules_to_save",
-)  # fmt: skip
-_CHANGES_BASE = ("pissa", "olora", "corda", "loftq")  # initializations that subtract the adapter from the base weights
+    "use_dora",
+    "use_rslora",
+    "use_qalora",
+    "rank_pattern",
+    "alpha_pattern",
+    "layer_replication",
+    "alora_invocation_tokens",
+    "trainable_token_indices",
+    "modules_to_save",
+)
+_CHANGES_BASE = (
+    "pissa",
+    "olora",
+    "corda",
+    "loftq",
+)  # initializations that subtract the adapter from the base weights
 _ADVICE = (
     "only plain LoRA of matrices is supported; PEFT merges most other kinds: save what merge_and_unload() returns, and "
     "import that directory"
@@ -36,18 +49,26 @@ class _Config(JsonObject):  # PEFT's config of LoRA
 
 
 def save(path: Path, adapters: Mapping[str, NDArray[np.float32]], base: Checkpoint) -> None:
-    """Write adapters: `x.adapter.lora_A` [rank, inputs] and `x.adapter.lora_B` [outputs, rank] for each matrix x.
+    """Write adapters: `x.adapter.lora_A` [rank, inputs] and `x.adapter.lora_B` [outputs, rank] for each
+    matrix x.
 
-    The metadata holds PEFT's adapter_config.json and the training record of `base`. Beside a file with PEFT's own name,
-    the config is also written as a file, so that PEFT can open the directory.
+    The metadata holds PEFT's adapter_config.json and the training record of `base`. Beside a file with PEFT's
+    own name, the config is also written as a file, so that PEFT can open the directory.
     """
-    tensors = {ADAPTER_PREFIX + name.replace(".adapter.", ".") + ".weight": array for name, array in adapters.items()}
+    tensors = {
+        ADAPTER_PREFIX + name.replace(".adapter.", ".") + ".weight": array for name, array in adapters.items()
+    }
     rank = min(array.shape[0] for name, array in adapters.items() if name.endswith("lora_A"))
     config = {
         "base_model_name_or_path": base.record.base and base.record.base.file,
-        "bias": "none", "lora_alpha": rank * LORA_SCALE, "lora_dropout": 0.0, "peft_type": "LORA", "r": rank,
-        "target_modules": sorted({name.split(".")[-3] for name in adapters}), "task_type": "CAUSAL_LM",
-    }  # fmt: skip
+        "bias": "none",
+        "lora_alpha": rank * LORA_SCALE,
+        "lora_dropout": 0.0,
+        "peft_type": "LORA",
+        "r": rank,
+        "target_modules": sorted({name.split(".")[-3] for name in adapters}),
+        "task_type": "CAUSAL_LM",
+    }
     metadata = {
         "format": "pt",
         PEFT_CONFIG: json.dumps(config, indent=2),
@@ -63,7 +84,10 @@ def parameter_count(config: ModelConfig, rank: int) -> int:
     return sum(
         rank * sum(shape)
         for name, shape in config.tensor_shapes().items()
-        if ".layers." in name and len(shape) == 2 and ".experts." not in name and not name.endswith(".mlp.gate.weight")
+        if ".layers." in name
+        and len(shape) == 2
+        and ".experts." not in name
+        and not name.endswith(".mlp.gate.weight")
     )
 
 
@@ -71,19 +95,23 @@ def find_file(path: Path) -> Path:
     """Return the adapter file at a path, which may be a PEFT directory. Raises LLMError if there is none."""
     file = path / PEFT_FILE if path.is_dir() else path
     if not file.exists():
-        raise LLMError(f"there is no file {file}; adapters are a .safetensors file, or a directory with {PEFT_FILE}")
+        raise LLMError(
+            f"there is no file {file}; adapters are a .safetensors file, or a directory with {PEFT_FILE}"
+        )
     return file
 
 
 def base_of(path: Path) -> tuple[str, list[str]]:
-    """Return (name, hashes) of the adapters' base model: its own hash, and that of the model it was imported from."""
+    """Return (name, hashes) of the adapters' base model: its own hash, and that of the model it was imported
+    from."""
     base = _record_of(path).base or Base()
     return base.file, [sha256 for sha256 in (base.sha256, base.source_sha256) if sha256]
 
 
 def merged_record(base: Checkpoint, name: str, path: Path) -> TrainingRecord:
-    """Return the record of model `name` with merged adapters: the record of the run that trained them, with earlier
-    stages. Adapters from other programs, whose text is unknown, leave the model's own record without "seen_bytes"."""
+    """Return the record of model `name` with merged adapters: the record of the run that trained them, with
+    earlier stages. Adapters from other programs, whose text is unknown, leave the model's own record without
+    "seen_bytes"."""
     adapters_record = _record_of(path)
     if adapters_record.train is None:
         return base.record.without("seen_bytes")
@@ -137,19 +165,22 @@ def merged_tensors(base: Checkpoint, path: Path) -> Mapping[str, NDArray[np.floa
 
 
 def _factors(base: Checkpoint, path: Path) -> dict[str, float]:
-    """Return the factors by which a model's tensors are scaled when they are read, for adapters that another program
-    trained on the unscaled ones. Raises LLMError if the model was converted earlier."""
+    """Return the factors by which a model's tensors are scaled when they are read, for adapters that another
+    program trained on the unscaled ones. Raises LLMError if the model was converted earlier."""
     architecture = (base.record.imported or {}).get("architecture")
     if architecture is None or _record_of(path).train is not None:
         return {}
     if not isinstance(base.tensors, TensorsOnDisk) or base.tensors.header.is_ours:
         problem = f"its adapters are of a {brief(architecture)} model, which was converted to {base.config.model_type}"
-        raise LLMError(f"{path}: {problem}; name its directory instead: llm import DIRECTORY --adapter {path}")
+        raise LLMError(
+            f"{path}: {problem}; name its directory instead: llm import DIRECTORY --adapter {path}"
+        )
     return {name: tensor.factor for name, tensor in base.tensors.header.tensors.items()}
 
 
 def _read_config(header: Header) -> _Config:
-    """Read PEFT's config from the metadata or the file beside it. Raises LLMError for anything except plain LoRA."""
+    """Read PEFT's config from the metadata or the file beside it. Raises LLMError for anything except plain
+    LoRA."""
     text, beside = header.metadata.get(PEFT_CONFIG), header.path.with_name(PEFT_CONFIG)
     if text is None and not beside.exists():
         raise LLMError(f"{header.path} has no {PEFT_CONFIG} in its metadata or beside it")

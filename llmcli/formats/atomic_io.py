@@ -1,8 +1,9 @@
 """Atomic writes: whatever fails, a file has either all of its old content or all of its new content.
 
-The steps: create a file in a temporary directory beside the target, reserve its space, write it, check its length, give
-it the target's owner and mode, flush it to disk, close it, rename it, flush the target's directory. Steps that the file
-system or operating system does not support are skipped; a step that fails is an error.
+The steps: create a file in a temporary directory beside the target, reserve its space, write it, check its
+length, give it the target's owner and mode, flush it to disk, close it, rename it, flush the target's
+directory. Steps that the file system or operating system does not support are skipped; a step that fails is
+an error.
 """
 
 import contextlib
@@ -23,22 +24,43 @@ from llmcli.formats.open_file import name_in_cache
 Buffer = bytes | memoryview
 WINDOWS = os.name == "nt"
 BINARY_FLAG = getattr(os, "O_BINARY", 0)  # otherwise Windows writes two bytes for each line feed
-RENAME_PAUSES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # seconds between attempts to rename a file on Windows
+RENAME_PAUSES = (
+    0.01,
+    0.02,
+    0.05,
+    0.1,
+    0.2,
+    0.5,
+    1.0,
+    2.0,
+)  # seconds between attempts to rename a file on Windows
 _WRITE_BYTES = 1 << 30  # per system call
 _NO_SPACE = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
-_UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTTY, *(getattr(errno, n) for n in ("ENOTSUP", "EOPNOTSUPP"))}
+_UNSUPPORTED = {
+    errno.EINVAL,
+    errno.ENOSYS,
+    errno.ENOTTY,
+    *(getattr(errno, n) for n in ("ENOTSUP", "EOPNOTSUPP")),
+}
 _STANDARD_OUTPUT = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 _START_BYTES = 1000
 _STARTS = {  # of the files that this program writes, in small letters; the length of a safetensors header is below 4 GB
-    ".safetensors": (b"\0\0\0\0{",), ".gguf": (b"gguf",), ".html": (b"<!doctype html", b"<html"), ".json": (b"{",),
-    ".jsonl": (b"{",), ".svg": (b"<?xml", b"<svg"), ".png": (b"\x89png",), ".pdf": (b"%pdf",),
-}  # fmt: skip
+    ".safetensors": (b"\0\0\0\0{",),
+    ".gguf": (b"gguf",),
+    ".html": (b"<!doctype html", b"<html"),
+    ".json": (b"{",),
+    ".jsonl": (b"{",),
+    ".svg": (b"<?xml", b"<svg"),
+    ".png": (b"\x89png",),
+    ".pdf": (b"%pdf",),
+}
 _WINDOWS_DEVICES = {"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"}
 _WINDOWS_DEVICES |= {f"{port}{number}" for port in ("COM", "LPT") for number in "123456789¹²³"}
 
 
 def name_of(path: str | Path) -> str:
-    """Return the last part of a path as text, even if the name is not UTF-8; NAME for OWNER/NAME in the hub's cache."""
+    """Return the last part of a path as text, even if the name is not UTF-8; NAME for OWNER/NAME in the hub's
+    cache."""
     if name := name_in_cache(Path(path)):
         return name.partition("/")[2]
     return os.fsencode(Path(path).name).decode("utf-8", "replace")
@@ -50,14 +72,16 @@ def name_of(path: str | Path) -> str:
 def check_writable(
     path: str | Path, *, force: bool | None, by: str = " with `output`", example: str = "model.safetensors"
 ) -> None:
-    """Raise LLMError unless `write` can write this file, and may: an existing file is replaced only with `force` (None:
-    the command has no such option), and only if it has the format of `example`. The messages are those of
-    `check_name`."""
+    """Raise LLMError unless `write` can write this file, and may: an existing file is replaced only with
+    `force` (None: the command has no such option), and only if it has the format of `example`. The messages
+    are those of `check_name`."""
     path = Path(path)
     check_name(path, by=by, example=example)
     if path.exists():
         if not _has_format(path, ending := Path(example).suffix):
-            raise LLMError(f"{path} exists and is not a {ending} file, so it is not replaced; give another name{by}")
+            raise LLMError(
+                f"{path} exists and is not a {ending} file, so it is not replaced; give another name{by}"
+            )
         if not force:
             advice = "remove it" if force is None else "add `overwrite=True` to replace it"
             raise LLMError(f"{path} already exists; {advice}, or give another name{by}")
@@ -66,7 +90,10 @@ def check_writable(
     target = resolve_links(path)
     if not target.parent.is_dir():
         raise LLMError(f"there is no directory {target.parent}; make it first: mkdir -p {target.parent}")
-    with _temporary_file(target) as temporary, _opened(temporary) as descriptor:  # as `write` does, except renaming
+    with (
+        _temporary_file(target) as temporary,
+        _opened(temporary) as descriptor,
+    ):  # as `write` does, except renaming
         _reserve(descriptor, 1)
         os.write(descriptor, b"0")
         _flush(descriptor)
@@ -74,19 +101,23 @@ def check_writable(
 
 
 def check_name(path: Path, *, by: str, example: str) -> None:
-    """Raise LLMError if this is no name for a file, or if something else has it: a directory, a device. The message
-    asks for another name, such as `example`; `by` says how to give it."""
+    """Raise LLMError if this is no name for a file, or if something else has it: a directory, a device. The
+    message asks for another name, such as `example`; `by` says how to give it."""
     option = by.removeprefix(" with")
     if WINDOWS and (problem := windows_name_problem(path.name)):
         raise LLMError(f"cannot write {path}: {problem}; give another name{by}")
     if str(path) in _STANDARD_OUTPUT:
-        raise LLMError(f"expected a file, found {path}, which is standard output; give a file name:{option} {example}")
+        raise LLMError(
+            f"expected a file, found {path}, which is standard output; give a file name:{option} {example}"
+        )
     try:
         os.stat(path)
     except OSError as error:  # the system does not allow this name
         if error.errno not in (errno.ENOENT, errno.ENOTDIR):
             name = str(path)[:80]
-            raise LLMError(f"cannot write {name}: {error.strerror or error}; give another name{by}") from error
+            raise LLMError(
+                f"cannot write {name}: {error.strerror or error}; give another name{by}"
+            ) from error
     if path.is_dir():
         raise LLMError(f"{path} is a directory; give a file name:{option} {path / example}")
     if path.exists() and not path.is_file():
@@ -94,13 +125,16 @@ def check_name(path: Path, *, by: str, example: str) -> None:
 
 
 def _has_format(path: Path, ending: str) -> bool:
-    """Return whether a file is empty, or begins as files with this ending do. Raises LLMError if it cannot be read."""
+    """Return whether a file is empty, or begins as files with this ending do. Raises LLMError if it cannot be
+    read."""
     try:
         with open_regular(path) as file:
             start = file.read(_START_BYTES)
     except OSError as error:
         raise reading_error(error, path) from error
-    return not start or (start[4:] if ending == ".safetensors" else start.lstrip().lower()).startswith(_STARTS[ending])
+    return not start or (start[4:] if ending == ".safetensors" else start.lstrip().lower()).startswith(
+        _STARTS[ending]
+    )
 
 
 def windows_name_problem(name: str) -> str:
@@ -120,9 +154,11 @@ def reject_gguf_name(output: Path) -> None:
         raise usage(f"{output}: this command writes a .safetensors file; to write a .gguf: {command}")
 
 
-def reject_overwriting(output: Path, kind: str, inputs: Iterable[Path], role: str, by: str = " with `output`") -> None:
-    """Raise LLMError if an output would replace an input of the command, or a directory that contains one. `kind`
-    describes the output, `role` the inputs, `by` the option that names the output."""
+def reject_overwriting(
+    output: Path, kind: str, inputs: Iterable[Path], role: str, by: str = " with `output`"
+) -> None:
+    """Raise LLMError if an output would replace an input of the command, or a directory that contains one.
+    `kind` describes the output, `role` the inputs, `by` the option that names the output."""
     target = output.resolve()
     for path in inputs:
         resolved = path.resolve()
@@ -141,7 +177,9 @@ def check_space(path: str | Path, size: int) -> None:
         limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
         if limit != resource.RLIM_INFINITY and limit < size:
             problem = f"files are limited to {limit / 1e6:,.1f} MB here (ulimit -f)"
-            raise LLMError(f"{problem}, {path} needs {size / 1e6:,.1f} MB; raise the limit: ulimit -f unlimited")
+            raise LLMError(
+                f"{problem}, {path} needs {size / 1e6:,.1f} MB; raise the limit: ulimit -f unlimited"
+            )
     try:
         free = shutil.disk_usage(directory).free
     except OSError:
@@ -155,9 +193,11 @@ def check_space(path: str | Path, size: int) -> None:
 
 
 def write(path: str | Path, parts: Iterable[Buffer], total: int | None = None) -> None:
-    """Write the concatenated `parts` to a file. `total` is its size in bytes, required if the parts are generated.
+    """Write the concatenated `parts` to a file. `total` is its size in bytes, required if the parts are
+    generated.
 
-    Owner, mode and symbolic link of an existing file are kept. Raises LLMError and keeps the file if writing fails.
+    Owner, mode and symbolic link of an existing file are kept. Raises LLMError and keeps the file if writing
+    fails.
     """
     if total is None:
         parts = list(parts)
@@ -173,14 +213,16 @@ def write(path: str | Path, parts: Iterable[Buffer], total: int | None = None) -
 
 
 def write_with(path: str | Path, writer: Callable[[Path], None]) -> None:
-    """Write a file with a function that writes to a path, or replaces the file there. Raises LLMError like `write`."""
+    """Write a file with a function that writes to a path, or replaces the file there. Raises LLMError like
+    `write`."""
     with _temporary_file(resolve_links(Path(path)), keep=True) as temporary:
         writer(temporary)
 
 
 def move_aside(path: Path) -> Path:
-    """Rename a file to the first free name of `model-1.safetensors`, `model-2.safetensors`, ..., and return that name.
-    Where hard links exist, it also keeps its old name until `write` replaces it. Raises LLMError if renaming fails."""
+    """Rename a file to the first free name of `model-1.safetensors`, `model-2.safetensors`, ..., and return
+    that name. Where hard links exist, it also keeps its old name until `write` replaces it. Raises LLMError
+    if renaming fails."""
     numbered = (path.with_stem(f"{path.stem}-{number}") for number in itertools.count(1))
     new_path = next(other for other in numbered if not os.path.lexists(other))
     try:
@@ -197,8 +239,8 @@ def move_aside(path: Path) -> Path:
 
 
 def remove_stale(path: Path) -> None:
-    """Remove temporary files that killed runs left beside an output, and restore a directory that was being replaced.
-    The caller must hold the output's lock."""
+    """Remove temporary files that killed runs left beside an output, and restore a directory that was being
+    replaced. The caller must hold the output's lock."""
     target = resolve_links(path)
     for stale in target.parent.glob(f".{glob.escape(target.name)}.*.*"):
         process, _, suffix = stale.name.removeprefix(f".{target.name}.").partition(".")
@@ -221,7 +263,9 @@ def check_directory_name(directory: Path) -> None:
     if directory.is_symlink() or (directory.exists() and not directory.is_dir()):
         raise LLMError(f"{directory} is not a directory; give another name")
     if not directory.resolve().parent.is_dir():
-        raise LLMError(f"there is no directory {directory.parent}; make it first: mkdir -p {directory.parent}")
+        raise LLMError(
+            f"there is no directory {directory.parent}; make it first: mkdir -p {directory.parent}"
+        )
 
 
 def is_in_use(directory: Path) -> bool:
@@ -232,8 +276,9 @@ def is_in_use(directory: Path) -> bool:
 
 @contextlib.contextmanager
 def replace_directory(path: Path) -> Iterator[Path]:
-    """Yield a temporary directory to fill, which then replaces the one at `path` as a whole. If that fails, raises
-    LLMError and keeps the existing directory; `remove_stale` restores it after a kill between the two renames."""
+    """Yield a temporary directory to fill, which then replaces the one at `path` as a whole. If that fails,
+    raises LLMError and keeps the existing directory; `remove_stale` restores it after a kill between the two
+    renames."""
     target = resolve_links(path)
     temporary, old = (target.with_name(f".{target.name}.{os.getpid()}.{suffix}") for suffix in ("tmp", "old"))
     try:
@@ -254,7 +299,9 @@ def replace_directory(path: Path) -> Iterator[Path]:
     except LLMError as error:
         raise LLMError(str(error).replace(str(temporary), str(path)), error.exit_code) from error
     except OSError as error:
-        raise LLMError(f"cannot write {path}: {error.strerror or error}; nothing there was changed") from error
+        raise LLMError(
+            f"cannot write {path}: {error.strerror or error}; nothing there was changed"
+        ) from error
     finally:
         _remove(temporary)
     _remove(old)
@@ -275,8 +322,8 @@ def resolve_links(path: Path) -> Path:
 
 @contextlib.contextmanager
 def _temporary_file(target: Path, *, keep: bool = False) -> Iterator[Path]:
-    """Yield the path of an empty file, in a directory beside `target` that others cannot enter. At the end the file is
-    flushed and replaces `target`; after an error, and if it is not to be kept, it is deleted."""
+    """Yield the path of an empty file, in a directory beside `target` that others cannot enter. At the end
+    the file is flushed and replaces `target`; after an error, and if it is not to be kept, it is deleted."""
     directory = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     temporary = directory / target.name
     try:
@@ -286,14 +333,17 @@ def _temporary_file(target: Path, *, keep: bool = False) -> Iterator[Path]:
             status = target.stat() if target.exists() else os.fstat(descriptor)
         yield temporary
         if keep:
-            # closed before renaming: network file systems report late errors here, and Windows cannot rename open files
+            # closed before renaming: network file systems report late errors here, and Windows cannot rename
+            # open files
             with _opened(temporary) as descriptor:
                 _set_owner_and_mode(descriptor, status)
                 _flush(descriptor)
             _rename(temporary, target, os.replace)
             _flush_directory(target.parent)
     except OSError as error:
-        raise LLMError(f"cannot write {target}: {error.strerror or error}; nothing there was changed") from error
+        raise LLMError(
+            f"cannot write {target}: {error.strerror or error}; nothing there was changed"
+        ) from error
     finally:
         _remove(directory)
 
@@ -319,8 +369,8 @@ def _set_owner_and_mode(descriptor: int, status: os.stat_result) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Remove a file, or a directory with all its files, as far as possible. (`shutil.rmtree` opens the directory, which
-    fails when too many files are open.)"""
+    """Remove a file, or a directory with all its files, as far as possible. (`shutil.rmtree` opens the
+    directory, which fails when too many files are open.)"""
     with contextlib.suppress(OSError):
         if path.is_dir() and not path.is_symlink():
             for inner in path.iterdir():
@@ -331,8 +381,8 @@ def _remove(path: Path) -> None:
 
 
 def _rename(source: Path, target: Path, call: Callable[[Path, Path], None]) -> None:
-    """Rename with `call`. On Windows, retry for a few seconds: renaming fails while another program has one of the
-    files open, and search indexers and virus scanners briefly open every new file."""
+    """Rename with `call`. On Windows, retry for a few seconds: renaming fails while another program has one
+    of the files open, and search indexers and virus scanners briefly open every new file."""
     for pause in RENAME_PAUSES if WINDOWS else ():
         try:
             return call(source, target)
@@ -352,7 +402,8 @@ def _reserve(descriptor: int, size: int) -> None:
 
 
 def _flush(descriptor: int) -> None:
-    """Flush a file to the disk. On macOS this takes F_FULLFSYNC, which network file systems do not support."""
+    """Flush a file to the disk. On macOS this takes F_FULLFSYNC, which network file systems do not
+    support."""
     try:
         from fcntl import F_FULLFSYNC, fcntl  # type: ignore[attr-defined,unused-ignore]
 

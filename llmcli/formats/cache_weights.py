@@ -29,10 +29,14 @@ class CacheWeights:
             not isinstance(rows, list)
             or not 1 <= len(rows) <= MAX_ORDERS
             or not all(isinstance(row, list) and len(row) == FEATURES for row in rows)
-            or not all(type(weight) in (int, float) and abs(weight) <= MAX_WEIGHT for row in rows for weight in row)
+            or not all(
+                type(weight) in (int, float) and abs(weight) <= MAX_WEIGHT for row in rows for weight in row
+            )
         ):
             expected = f"expected weights, 1 to {MAX_ORDERS} rows of {FEATURES} numbers; run it without: `cache=False`"
-            raise LLMError(f"{path or 'the model'}: the n-gram cache in its training.json is damaged: {expected}")
+            raise LLMError(
+                f"{path or 'the model'}: the n-gram cache in its training.json is damaged: {expected}"
+            )
         return cls(tuple(tuple(float(weight) for weight in row) for row in rows))
 
     def as_record(self) -> dict[str, Any]:

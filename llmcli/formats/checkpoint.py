@@ -45,7 +45,9 @@ class Checkpoint:
     tensors: Mapping[str, NDArray[np.float32]]
     record: TrainingRecord = field(default_factory=TrainingRecord)
     tokenizer_config_json: str = "{}"
-    dtypes: Mapping[str, str] = field(default_factory=dict)  # for tensors stored as F16 or BF16; all others are F32
+    dtypes: Mapping[str, str] = field(
+        default_factory=dict
+    )  # for tensors stored as F16 or BF16; all others are F32
     quantization: str | None = None  # "int8" or "int4" if the file has quantized matrices
     path: Path | None = None  # file that it was read from
     known_answers: KnownAnswers | None = None
@@ -82,7 +84,8 @@ class Checkpoint:
         return [self.record]
 
     def close(self) -> None:
-        """Close the files of the tensors, which Windows cannot replace while they are open, until one is read again."""
+        """Close the files of the tensors, which Windows cannot replace while they are open, until one is read
+        again."""
         if isinstance(self.tensors, TensorsOnDisk):
             self.tensors.header.open_files.clear()
 
@@ -136,7 +139,8 @@ class Checkpoint:
 
 
 def seen_bytes(records: Iterable[TrainingRecord]) -> bytes | None:
-    """Return the byte values in the training text of any of several models; None if unknown for one of them."""
+    """Return the byte values in the training text of any of several models; None if unknown for one of
+    them."""
     known = [record.seen_bytes for record in records]
     return bytes(sorted(set(bytes.fromhex("".join(known))))) if all(known) else None
 
@@ -148,7 +152,8 @@ class ComputedTensors(Mapping[str, "NDArray[Any]"]):
     """Tensors by name, computed on access."""
 
     def __init__(self, names: Collection[str], compute: Callable[[str], NDArray[Any]]) -> None:
-        self._names, self._compute = names, compute
+        self._names = names
+        self._compute = compute
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         return self._compute(name)
@@ -165,7 +170,8 @@ class TensorsOnDisk(ComputedTensors):
 
     def __init__(self, header: Header, shapes: Mapping[str, tuple[int, ...]]) -> None:
         super().__init__(shapes, self._load)
-        self.header, self._shapes = header, shapes
+        self.header = header
+        self._shapes = shapes
 
     def _load(self, name: str) -> NDArray[np.float32]:
         matrix = self.quantized(name)
@@ -188,13 +194,15 @@ class TensorsOnDisk(ComputedTensors):
 
 
 def load(path: str | Path) -> Checkpoint:
-    """Open a model that this program wrote; tensors stay on disk until they are accessed. Raises LLMError if it is
-    damaged, or was written by another program or a later version. The hash of a large file is not checked."""
+    """Open a model that this program wrote; tensors stay on disk until they are accessed. Raises LLMError if
+    it is damaged, or was written by another program or a later version. The hash of a large file is not
+    checked."""
     return from_own_header(read_header(path))
 
 
 def from_own_header(header: Header) -> Checkpoint:
-    """Open the model that the header of a safetensors file describes. Raises LLMError unless this program wrote it."""
+    """Open the model that the header of a safetensors file describes. Raises LLMError unless this program
+    wrote it."""
     path = header.path
     if any(name.startswith(ADAPTER_PREFIX) for name in header.tensors):
         command = f"llm import MODEL --adapter {path} -o merged.safetensors"
@@ -233,7 +241,7 @@ def from_header(header: Header) -> Checkpoint:
     dtypes = {name: tensor.dtype for name, tensor in halves if scheme is None}
     return Checkpoint(
         config, metadata["tokenizer.json"], tensors, record, tokenizer_config, dtypes, scheme, path, known
-    )  # fmt: skip
+    )
 
 
 def check_version(header: Header) -> None:
@@ -249,7 +257,10 @@ def check_hash(header: Header, names: Iterable[str]) -> None:
     if header.file_bytes > MAX_HASHED_BYTES or not is_changed(header, names):
         return
     keys = list(header.metadata)
-    as_written = keys == sorted(keys) or (keys[0], keys[-1]) == ("format", "sha256")  # by this version, or earlier ones
+    as_written = keys == sorted(keys) or (keys[0], keys[-1]) == (
+        "format",
+        "sha256",
+    )  # by this version, or earlier ones
     cause = "is damaged, or it was changed" if as_written else "was changed by another program"
     output = f"{header.path.stem}-imported.safetensors"
     command = command_line(["llm", "import", str(header.path), "-o", output])
@@ -258,8 +269,9 @@ def check_hash(header: Header, names: Iterable[str]) -> None:
 
 
 def is_changed(header: Header, names: Iterable[str]) -> bool:
-    """Return whether a model's file has other content than this program wrote. The order of its header, which lists
-    `names` here, does not matter: other programs change it when they save the same tensors and metadata."""
+    """Return whether a model's file has other content than this program wrote. The order of its header, which
+    lists `names` here, does not matter: other programs change it when they save the same tensors and
+    metadata."""
     recorded = header.metadata.get("sha256")
     if recorded is None or not header.is_ours:
         return False
@@ -268,9 +280,13 @@ def is_changed(header: Header, names: Iterable[str]) -> bool:
 
 def _check_tensors(header: Header, config: ModelConfig, scheme: str | None) -> None:
     """Raise LLMError unless the file has exactly the tensors of its config."""
-    if config.mlps > len(header.tensors):  # checked first: a damaged config may claim a billion layers or experts
+    if config.mlps > len(
+        header.tensors
+    ):  # checked first: a damaged config may claim a billion layers or experts
         experts = f" of {config.num_experts:,} experts" if config.num_experts else ""
-        raise LLMError(f"its config has {config.num_hidden_layers:,} layers{experts}, the file has fewer tensors")
+        raise LLMError(
+            f"its config has {config.num_hidden_layers:,} layers{experts}, the file has fewer tensors"
+        )
     expected = quantization.stored_tensors(config, scheme)
     for name, (dtype, shape) in expected.items():
         if name not in header.tensors:
@@ -305,7 +321,8 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
 
 
 def write_tensors(path: str | Path, models: Mapping[str, Checkpoint], metadata: Mapping[str, str]) -> None:
-    """Write the tensors of models to one file; the key of each model is the prefix of its tensors. Raises LLMError."""
+    """Write the tensors of models to one file; the key of each model is the prefix of its tensors. Raises
+    LLMError."""
     stored: dict[str, tuple[str, tuple[int, ...]]] = {}
     sources: dict[str, tuple[Checkpoint, str]] = {}
     for prefix, model in models.items():

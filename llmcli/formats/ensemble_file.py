@@ -1,7 +1,7 @@
 """Ensemble files: several models with one tokenizer, whose predictions are mixed (models/ensemble.py).
 
-The tensors of each model are under `experts.0.`, `experts.1.`, ...; config.json lists their configs, training.json
-their records.
+The tensors of each model are under `experts.0.`, `experts.1.`, ...; config.json lists their configs,
+training.json their records.
 """
 
 from __future__ import annotations
@@ -81,19 +81,25 @@ def combine(models: Mapping[str, Checkpoint]) -> Ensemble:
 
 
 def with_short_names(ensemble: Ensemble, names: Sequence[str]) -> Ensemble:
-    """Return the ensemble with renamed models: names are cut to MAX_NAME_CHARACTERS, and equal names are numbered."""
+    """Return the ensemble with renamed models: names are cut to MAX_NAME_CHARACTERS, and equal names are
+    numbered."""
     unique: list[str] = []
     for name in (name[:MAX_NAME_CHARACTERS] for name in names):
         numbered = (f"{name[: MAX_NAME_CHARACTERS - 4]}-{n}" for n in range(2, MAX_EXPERTS + 2))
-        unique.append(name if name not in unique else next(other for other in numbered if other not in unique))
+        unique.append(
+            name if name not in unique else next(other for other in numbered if other not in unique)
+        )
     return replace(ensemble, names=tuple(unique))
 
 
 def from_header(header: Header) -> Ensemble:
-    """Open the ensemble that a header describes; tensors stay on disk. Raises LLMError if the file is damaged."""
+    """Open the ensemble that a header describes; tensors stay on disk. Raises LLMError if the file is
+    damaged."""
     checkpoint.check_version(header)
     try:
-        config: EnsembleConfig = parse_document(header.metadata["config.json"], "its config.json", EnsembleConfig)
+        config: EnsembleConfig = parse_document(
+            header.metadata["config.json"], "its config.json", EnsembleConfig
+        )
         records = TrainingRecord.parse(header.metadata["training.json"]).experts
         configs, names = config.experts, config.names
         if not 2 <= len(configs) == len(names) == len(records) <= MAX_EXPERTS:
@@ -103,24 +109,38 @@ def from_header(header: Header) -> Ensemble:
     except (KeyError, ValueError, LLMError) as error:
         problem = f"is an ensemble whose config.json or training.json is damaged: {error}"
         raise LLMError(f"{header.path} {problem}") from error
-    tensors: list[dict[str, TensorInfo]] = [{} for _ in configs]  # per expert, without the prefix of the names
+    tensors: list[dict[str, TensorInfo]] = [
+        {} for _ in configs
+    ]  # per expert, without the prefix of the names
     for name, tensor in header.tensors.items():
         prefix, _, rest = name.partition(".")
         number, _, inner = rest.partition(".")
         if prefix != "experts" or not number.isdecimal() or len(number) > 3 or int(number) >= len(configs):
-            raise LLMError(f"{header.path}: tensor {name[:100]!r} belongs to none of its {len(configs)} experts")
+            raise LLMError(
+                f"{header.path}: tensor {name[:100]!r} belongs to none of its {len(configs)} experts"
+            )
         tensors[int(number)][inner] = replace(tensor, name=inner)
-    shared = {key: text for key, text in header.metadata.items() if key in ("tokenizer.json", "tokenizer_config.json")}
+    shared = {
+        key: text
+        for key, text in header.metadata.items()
+        if key in ("tokenizer.json", "tokenizer_config.json")
+    }
     experts = []
     for own_tensors, own_config, record in zip(tensors, configs, records, strict=True):
-        metadata = shared | {"config.json": json.dumps(own_config), "training.json": json.dumps(record.to_json())}
+        metadata = shared | {
+            "config.json": json.dumps(own_config),
+            "training.json": json.dumps(record.to_json()),
+        }
         experts.append(checkpoint.from_header(replace(header, tensors=own_tensors, metadata=metadata)))
-    checkpoint.check_hash(header, [f"experts.{i}.{name}" for i, expert in enumerate(experts) for name in expert.stored])
+    checkpoint.check_hash(
+        header, [f"experts.{i}.{name}" for i, expert in enumerate(experts) for name in expert.stored]
+    )
     return combine(dict(zip(names, experts, strict=True)))
 
 
 def save(path: Path, ensemble: Ensemble) -> None:
-    """Write an ensemble; the bytes depend only on the ensemble. Raises LLMError if the disk is full or fails."""
+    """Write an ensemble; the bytes depend only on the ensemble. Raises LLMError if the disk is full or
+    fails."""
     first = ensemble.shared
     configs = [json.loads(expert.config_json) for expert in ensemble.experts]
     config = {"model_type": MODEL_TYPE, "names": list(ensemble.names), "experts": configs}
@@ -129,6 +149,10 @@ def save(path: Path, ensemble: Ensemble) -> None:
         "config.json": json.dumps(config, indent=2),
         "tokenizer.json": first.tokenizer_json,
         "tokenizer_config.json": first.tokenizer_config_json,
-        "training.json": json.dumps({"experts": [one.to_json() for one in ensemble.records]}, ensure_ascii=False),
+        "training.json": json.dumps(
+            {"experts": [one.to_json() for one in ensemble.records]}, ensure_ascii=False
+        ),
     }
-    checkpoint.write_tensors(path, {f"experts.{i}.": expert for i, expert in enumerate(ensemble.experts)}, metadata)
+    checkpoint.write_tensors(
+        path, {f"experts.{i}.": expert for i, expert in enumerate(ensemble.experts)}, metadata
+    )

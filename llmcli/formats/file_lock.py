@@ -1,5 +1,6 @@
-"""A lock on an output file, which keeps two runs from writing the same file. (`filelock.FileLock`, 4.3, leaves its lock
-file behind, and is an error on a file system without locks, where runs go on here, with a note.)"""
+"""A lock on an output file, which keeps two runs from writing the same file. (`filelock.FileLock`, 4.3,
+leaves its lock file behind, and is an error on a file system without locks, where runs go on here, with a
+note.)"""
 
 import contextlib
 import errno
@@ -10,13 +11,18 @@ from pathlib import Path
 from llmcli.errors import LLMError
 from llmcli.formats import atomic_io
 
-_HELD = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK}  # errors for a locked file on various systems
+_HELD = {
+    errno.EAGAIN,
+    errno.EWOULDBLOCK,
+    errno.EACCES,
+    errno.EDEADLK,
+}  # errors for a locked file on various systems
 
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[str]:
-    """Hold the lock of an output file, which the system releases when the process ends, even if it is killed. Yields ""
-    or the reason why locking is not possible. Raises LLMError if another process holds the lock."""
+    """Hold the lock of an output file, which the system releases when the process ends, even if it is killed.
+    Yields "" or the reason why locking is not possible. Raises LLMError if another process holds the lock."""
     target = atomic_io.resolve_links(path)
     lock_file = target.with_name(f".{target.name}.lock")
     while True:
@@ -32,7 +38,9 @@ def locked(path: Path) -> Iterator[str]:
             pass
         except BlockingIOError:
             os.close(descriptor)
-            raise LLMError(f"another run is writing to {path}; wait for it, end it, or give another name") from None
+            raise LLMError(
+                f"another run is writing to {path}; wait for it, end it, or give another name"
+            ) from None
         os.close(descriptor)  # the previous holder deleted the file after we opened it: try again
     try:
         yield problem
@@ -46,8 +54,8 @@ def locked(path: Path) -> Iterator[str]:
 
 
 def _lock(descriptor: int) -> str:
-    """Lock an open file for this process. Returns "" or the reason why locking is not possible. Raises BlockingIOError
-    if another process has locked it."""
+    """Lock an open file for this process. Returns "" or the reason why locking is not possible. Raises
+    BlockingIOError if another process has locked it."""
     try:
         try:
             import fcntl

@@ -22,27 +22,38 @@ from llmcli.errors import LLMError, brief, prefixed
 from llmcli.formats.architectures.rewriting import REWRITTEN
 from llmcli.formats.metadata import parse_document
 
-# Defaults in transformers for keys missing in config.json, where they differ between architectures. Sizes of tensors
-# may come from here, since the tensors are checked against them.
+# Defaults in transformers for keys missing in config.json, where they differ between architectures. Sizes of
+# tensors may come from here, since the tensors are checked against them.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "llama": {"eos_token_id": 2, "bos_token_id": 1},
     "mistral": {"eos_token_id": 2, "bos_token_id": 1, "num_key_value_heads": 8, "sliding_window": 4096},
     "mixtral": {
-        "eos_token_id": 2, "bos_token_id": 1, "num_key_value_heads": 8, "rms_norm_eps": 1e-5, "rope_theta": 1e6,
+        "eos_token_id": 2,
+        "bos_token_id": 1,
+        "num_key_value_heads": 8,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 1e6,
     },
     "qwen2": {"num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28},
     "qwen3": {"num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28, "head_dim": 128},
     "qwen3_moe": {"num_key_value_heads": 4, "sliding_window": 4096},
     "gemma3_text": {
-        "eos_token_id": 1, "bos_token_id": 2, "num_key_value_heads": 4, "head_dim": 256, "rope_theta": 1e6,
-        "hidden_activation": "gelu_pytorch_tanh", "query_pre_attn_scalar": 256, "sliding_window": 4096,
-        "sliding_window_pattern": 6, "tie_word_embeddings": True,
+        "eos_token_id": 1,
+        "bos_token_id": 2,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "rope_theta": 1e6,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "query_pre_attn_scalar": 256,
+        "sliding_window": 4096,
+        "sliding_window_pattern": 6,
+        "tie_word_embeddings": True,
     },
     "olmo2": {"eos_token_id": 50279, "rms_norm_eps": 1e-5},
     "gpt2": {},
     "gpt_neox": {},
     "smollm3": {"eos_token_id": 128001, "bos_token_id": 128000, "num_key_value_heads": 4, "rope_theta": 2e6},
-}  # fmt: skip
+}
 # keys that change the computation if set, and the architectures that have them
 UNSUPPORTED: dict[str, Collection[str]] = {
     "attention_bias": ("gemma3_text", "llama", "olmo2", "qwen3", "qwen3_moe", "smollm3"),
@@ -57,34 +68,50 @@ _ROPE_KEYS = {  # rope type -> required keys
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
 }
 _NOT_GEMMA: dict[str, Any] = {
-    "layer_types": (), "sliding_window": 0, "query_pre_attn_scalar": None, "rope_local_base_freq": 10000.0,
-}  # fmt: skip
+    "layer_types": (),
+    "sliding_window": 0,
+    "query_pre_attn_scalar": None,
+    "rope_local_base_freq": 10000.0,
+}
 _ACTIVATIONS = {  # some have several names
-    **{name: name for name in ACTIVATIONS}, "swish": "silu", "gelu_new": "gelu_pytorch_tanh",
-}  # fmt: skip
+    **{name: name for name in ACTIVATIONS},
+    "swish": "silu",
+    "gelu_new": "gelu_pytorch_tanh",
+}
 _LAYER_TYPES = (*LAYER_TYPES, "attention")  # an older name of "full_attention"
 
 
 def dump_config(config: ModelConfig, dtype: str = "float32") -> str:
-    """Return the text of config.json for a Hugging Face directory; `dtype` is torch's name for the dtype of weights."""
+    """Return the text of config.json for a Hugging Face directory; `dtype` is torch's name for the dtype of
+    weights."""
     experts: dict[str, Any] = {}
     if config.model_type == "qwen3_moe":
         experts = {
-            "decoder_sparse_step": 1, "mlp_only_layers": [], "moe_intermediate_size": config.intermediate_size,
-            "norm_topk_prob": config.norm_topk_prob, "num_experts": config.num_experts,
+            "decoder_sparse_step": 1,
+            "mlp_only_layers": [],
+            "moe_intermediate_size": config.intermediate_size,
+            "norm_topk_prob": config.norm_topk_prob,
+            "num_experts": config.num_experts,
             "num_experts_per_tok": config.num_experts_per_tok,
-        }  # fmt: skip
+        }
     elif config.model_type == "mixtral":
         experts = {"num_experts_per_tok": config.num_experts_per_tok, "num_local_experts": config.num_experts}
     values = as_record(config) | {  # the fields have Hugging Face's names
         "architectures": [ARCHITECTURES[config.model_type]],
-        "attention_bias": False, "attention_dropout": 0.0, "initializer_range": 0.02, "torch_dtype": dtype,
-        "sliding_window": config.sliding_window or None, "use_cache": True, "use_sliding_window": False,
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "initializer_range": 0.02,
+        "torch_dtype": dtype,
+        "sliding_window": config.sliding_window or None,
+        "use_cache": True,
+        "use_sliding_window": False,
         "bos_token_id": config.eos_token_id if config.bos_token_id is None else config.bos_token_id,
-        "eos_token_id": [config.eos_token_id, *config.extra_eos_ids] if config.extra_eos_ids else config.eos_token_id,
+        "eos_token_id": [config.eos_token_id, *config.extra_eos_ids]
+        if config.extra_eos_ids
+        else config.eos_token_id,
         "max_window_layers": config.num_hidden_layers,
         "rope_scaling": config.rope_scaling and as_record(config.rope_scaling),
-    }  # fmt: skip
+    }
     left_out = ["extra_eos_ids", "num_experts", "num_experts_per_tok", "norm_topk_prob"]
     if config.is_gemma:
         values["hidden_activation"] = values["hidden_act"]
@@ -105,7 +132,8 @@ def dump_config(config: ModelConfig, dtype: str = "float32") -> str:
 def parse_config(text: str) -> ModelConfig:
     """Read a config.json. Raises LLMError if it is invalid or describes an unsupported model.
 
-    With a sliding window, the context length is limited to the window, within which full attention is the same.
+    With a sliding window, the context length is limited to the window, within which full attention is the
+    same.
     """
     document = parse_document(text, "its config.json")
     if problem := architecture_problem(document):
@@ -175,7 +203,8 @@ def _missing(key: str) -> LLMError:
 
 
 def _parse_experts(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Read the experts of Qwen3-MoE and Mixtral; other architectures have none, even if their config names some."""
+    """Read the experts of Qwen3-MoE and Mixtral; other architectures have none, even if their config names
+    some."""
     model_type = values["model_type"]
     if model_type not in EXPERT_NAMES:
         return {"num_experts": 0, "num_experts_per_tok": 0, "norm_topk_prob": True}
@@ -202,7 +231,9 @@ def _parse_rope(values: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(parameters, Mapping):
         raise _unsupported("rope_scaling", parameters, "an object")
     if any(isinstance(value, Mapping) for value in parameters.values()):
-        raise LLMError("its config.json has rope_parameters for each type of layer; supported: one for all layers")
+        raise LLMError(
+            "its config.json has rope_parameters for each type of layer; supported: one for all layers"
+        )
     rotary_share = parameters.get("partial_rotary_factor", values.get("partial_rotary_factor"))
     theta = {"rope_theta": parameters["rope_theta"]} if "rope_theta" in parameters else {}
     theta["partial_rotary_factor"] = 1.0 if rotary_share is None else rotary_share
@@ -226,8 +257,9 @@ def _parse_rope(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _parse_gemma(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Read the kind of each layer of Gemma, and the rotary positions of each kind, which transformers 5 stores in two
-    objects in rope_parameters. Only those of full_attention may be scaled, and rope_scaling is for them."""
+    """Read the kind of each layer of Gemma, and the rotary positions of each kind, which transformers 5
+    stores in two objects in rope_parameters. Only those of full_attention may be scaled, and rope_scaling is
+    for them."""
     types, count = values.get("layer_types"), values.get("num_hidden_layers")
     if types is None:
         pattern = values.get("sliding_window_pattern")
@@ -251,7 +283,8 @@ def _parse_gemma(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _parse_rope_layers(values: Mapping[str, Any]) -> tuple[int, ...]:
-    """Return 0 for each layer of SmolLM3 without rotary positions, otherwise 1: by a list, or at a regular interval."""
+    """Return 0 for each layer of SmolLM3 without rotary positions, otherwise 1: by a list, or at a regular
+    interval."""
     count = values.get("num_hidden_layers")
     if values["model_type"] != "smollm3" or type(count) is not int:
         return ()
@@ -264,14 +297,22 @@ def _parse_rope_layers(values: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 def _sliding_window(document: Mapping[str, Any], layers: int) -> int | None:
-    """Return the number of tokens that a layer attends to, including the current one; None without a limit. As in
-    transformers, null differs from a missing key."""
-    model_type, window, types = document["model_type"], document.get("sliding_window"), document.get("layer_types")
+    """Return the number of tokens that a layer attends to, including the current one; None without a limit.
+    As in transformers, null differs from a missing key."""
+    model_type, window, types = (
+        document["model_type"],
+        document.get("sliding_window"),
+        document.get("layer_types"),
+    )
     if model_type.startswith("qwen") and not document.get("use_sliding_window"):
         window = None
     if model_type == "smollm3" and types is None and not document.get("use_sliding_window"):
         return None
-    if model_type in ("qwen2", "qwen3", "smollm3"):  # which list the layer types, or name the first windowed layer
+    if model_type in (
+        "qwen2",
+        "qwen3",
+        "smollm3",
+    ):  # which list the layer types, or name the first windowed layer
         if types is None and model_type == "smollm3":
             pass
         elif types is None:
@@ -280,7 +321,11 @@ def _sliding_window(document: Mapping[str, Any], layers: int) -> int | None:
                 raise _unsupported("max_window_layers", first, "a number of layers")
             if first >= layers:
                 return None
-        elif not isinstance(types, list) or len(types) != layers or any(kind not in _LAYER_TYPES for kind in types):
+        elif (
+            not isinstance(types, list)
+            or len(types) != layers
+            or any(kind not in _LAYER_TYPES for kind in types)
+        ):
             raise _unsupported("layer_types", types, f"{layers} of {', '.join(_LAYER_TYPES)}")
         elif "sliding_attention" not in types:
             return None

@@ -1,7 +1,7 @@
 """Hugging Face directories: reading a header, writing a directory.
 
-A directory has a config.json, a tokenizer.json, and the weights in one .safetensors file or in several with an index.
-transformers and all programs that build on it can read the output.
+A directory has a config.json, a tokenizer.json, and the weights in one .safetensors file or in several with
+an index. transformers and all programs that build on it can read the output.
 """
 
 import json
@@ -27,8 +27,14 @@ from llmcli.formats.safetensors.header import Header, TensorInfo
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 # other files that are read ...
-TEXTS = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
-         "README.md")  # fmt: skip
+TEXTS = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "README.md",
+)
 # ... and files that transformers writes in addition
 _OTHER_FILES = ("special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model")
 _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
@@ -37,8 +43,8 @@ _NOT_WEIGHTS = re.compile(r"\.rotary_emb\.inv_freq$")  # precomputed tables in o
 
 
 def read_header(directory: Path) -> Header:
-    """Read the header of the model in a directory. Its config.json is completed with the end-of-text tokens from other
-    files, and with tie_word_embeddings. Raises LLMError if something is missing or damaged."""
+    """Read the header of the model in a directory. Its config.json is completed with the end-of-text tokens
+    from other files, and with tie_word_embeddings. Raises LLMError if something is missing or damaged."""
     if not (directory / "config.json").exists():
         others = [str(model) for model in model_files(directory)[:3]]
         hint = f"name one of its files: {', '.join(others)}" if others else "a Hugging Face directory has one"
@@ -79,14 +85,17 @@ def read_header(directory: Path) -> Header:
         if head:
             tensors.setdefault(EMBEDDING, head)
     elif not problem and HEAD not in tensors:
-        problem = f"it has no output head ({HEAD}) and its embeddings are not tied, so it cannot generate text"
+        problem = (
+            f"it has no output head ({HEAD}) and its embeddings are not tied, so it cannot generate text"
+        )
         problem += "; get the model for causal language modeling"
     size = sum(header.file_bytes for header in headers)
     return Header(directory, size, 0, tensors, metadata, "Hugging Face directory", problem=problem)
 
 
 def published_config(path: Path) -> ModelConfig:
-    """Read the config.json of a model whose weights are not there yet. Raises LLMError if it is not supported."""
+    """Read the config.json of a model whose weights are not there yet. Raises LLMError if it is not
+    supported."""
     config = _read_json(path)
     changes = gpt.config_changes(config) if config.get("model_type") in gpt.FAMILIES else {}
     changes |= rewrite(config | changes, {})[0]
@@ -104,14 +113,16 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _read_tokenizer_config(directory: Path) -> dict[str, Any]:
-    """Read tokenizer_config.json with a single chat template: from chat_template.jinja if that exists, otherwise the
-    default of several named ones."""
+    """Read tokenizer_config.json with a single chat template: from chat_template.jinja if that exists,
+    otherwise the default of several named ones."""
     config = _read_json(directory / "tokenizer_config.json")
     template = directory / "chat_template.jinja"
     if template.exists():
         config["chat_template"] = read_text(template)
     elif isinstance(config.get("chat_template"), list):
-        named = [one for one in config["chat_template"] if isinstance(one, dict) and one.get("name") == "default"]
+        named = [
+            one for one in config["chat_template"] if isinstance(one, dict) and one.get("name") == "default"
+        ]
         config["chat_template"] = named[-1].get("template") if named else None
     return config
 
@@ -119,13 +130,15 @@ def _read_tokenizer_config(directory: Path) -> dict[str, Any]:
 def _eos_tokens(
     directory: Path, config: Mapping[str, Any], tokenizer_config: Mapping[str, Any], tokenizer: str
 ) -> dict[str, Any]:
-    """Return the eos_token_id that config.json lacks: the tokens in generation_config.json or, if neither file has any,
-    the token named in tokenizer_config.json. {} if config.json is complete."""
+    """Return the eos_token_id that config.json lacks: the tokens in generation_config.json or, if neither
+    file has any, the token named in tokenizer_config.json. {} if config.json is complete."""
     own = config.get("eos_token_id")
     others = _read_json(directory / "generation_config.json").get("eos_token_id")
     if others is not None:
         tokens = [token for ids in (own, others) for token in (ids if isinstance(ids, list) else [ids])]
-        return {"eos_token_id": [one for i, one in enumerate(tokens) if one is not None and one not in tokens[:i]]}
+        return {
+            "eos_token_id": [one for i, one in enumerate(tokens) if one is not None and one not in tokens[:i]]
+        }
     if own is not None:
         return {}
     eos_token = tokenizer_config.get("eos_token")
@@ -134,16 +147,24 @@ def _eos_tokens(
         added = [(entry["content"], entry["id"]) for entry in json.loads(tokenizer)["added_tokens"]]
     except (ValueError, RecursionError, KeyError, TypeError):
         return {}  # opening the tokenizer will report the problem
-    return next(({"eos_token_id": token} for text, token in added if text == content and type(token) is int), {})
+    return next(
+        ({"eos_token_id": token} for text, token in added if text == content and type(token) is int), {}
+    )
 
 
 def _provenance(directory: Path) -> dict[str, Any]:
-    """Return the origin of the model for its record, with the license from the first lines of the model card."""
-    origin: dict[str, Any] = {"file": atomic_io.name_of(directory.resolve()), "form": "Hugging Face directory"}
+    """Return the origin of the model for its record, with the license from the first lines of the model
+    card."""
+    origin: dict[str, Any] = {
+        "file": atomic_io.name_of(directory.resolve()),
+        "form": "Hugging Face directory",
+    }
     card = directory / "README.md"
     if card.is_file() and card.stat().st_size < MAX_BYTES:
         front_matter = re.match(r"---\n(.*?)\n---", card.read_text("utf-8", "replace")[:20_000], re.DOTALL)
-        license_ = front_matter and re.search(r"(?m)^license:[ \t]*[\"']?([\w.+-]+)[\"']?[ \t]*$", front_matter[1])
+        license_ = front_matter and re.search(
+            r"(?m)^license:[ \t]*[\"']?([\w.+-]+)[\"']?[ \t]*$", front_matter[1]
+        )
         if license_:
             origin["license"] = license_[1]
     name = name_in_cache(directory.resolve()) or _read_json(directory / "config.json").get("_name_or_path")
@@ -178,8 +199,8 @@ def _weight_files(directory: Path) -> list[Path]:
 
 
 def _merge_tensors(directory: Path, headers: list[Header]) -> dict[str, TensorInfo]:
-    """Collect the tensors of all files. Those of a base model (transformers' AutoModel) get the prefix "model.", which
-    they lack. Raises LLMError for a name that occurs twice."""
+    """Collect the tensors of all files. Those of a base model (transformers' AutoModel) get the prefix
+    "model.", which they lack. Raises LLMError for a name that occurs twice."""
     tensors: dict[str, TensorInfo] = {}
     for header in headers:
         for name, tensor in header.tensors.items():
@@ -195,8 +216,8 @@ def _merge_tensors(directory: Path, headers: list[Header]) -> dict[str, TensorIn
 
 
 def _is_tied(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> bool:
-    """Return whether input and output embeddings are tied. If the config says so but the files have two different
-    matrices, both are used, as in transformers."""
+    """Return whether input and output embeddings are tied. If the config says so but the files have two
+    different matrices, both are used, as in transformers."""
     if "tie_word_embeddings" not in config:
         return HEAD not in tensors
     if not config["tie_word_embeddings"] or not {HEAD, EMBEDDING} <= tensors.keys():
@@ -229,12 +250,14 @@ def check_writable(directory: Path, *, force: bool) -> None:
 
 
 def write(directory: Path, model: Checkpoint, metadata: Mapping[str, str], card: str) -> None:
-    """Write a model as a directory, which replaces an older one as a whole. `metadata` goes into the weights file,
-    which is not quantized; `card` becomes README.md. Raises LLMError if the disk is full or fails."""
+    """Write a model as a directory, which replaces an older one as a whole. `metadata` goes into the weights
+    file, which is not quantized; `card` becomes README.md. Raises LLMError if the disk is full or fails."""
     config = json.loads(model.config_json)
     generation_config = {
-        "bos_token_id": config["bos_token_id"], "eos_token_id": config["eos_token_id"], "do_sample": True,
-    }  # fmt: skip
+        "bos_token_id": config["bos_token_id"],
+        "eos_token_id": config["eos_token_id"],
+        "do_sample": True,
+    }
     model = replace(model, quantization=None)
     is_renamed = model.config.model_type in gpt.FAMILIES
     texts = {

@@ -1,5 +1,5 @@
-"""Opening a model in any format (our own, a Hugging Face directory, GGUF) as a Checkpoint, so that other code is
-independent of the format."""
+"""Opening a model in any format (our own, a Hugging Face directory, GGUF) as a Checkpoint, so that other code
+is independent of the format."""
 
 import hashlib
 from dataclasses import replace
@@ -22,15 +22,17 @@ if TYPE_CHECKING:
 
 
 def load(path: str | Path, *, accept_changes: bool = False) -> Checkpoint:
-    """Open a model in any format. Tensors stay on disk until they are accessed. Raises LLMError, also for a file of our
-    own that was changed unless `accept_changes` is True."""
+    """Open a model in any format. Tensors stay on disk until they are accessed. Raises LLMError, also for a
+    file of our own that was changed unless `accept_changes` is True."""
     return single_model(load_any(path, accept_changes=accept_changes), path)
 
 
 def single_model(model: Checkpoint | Ensemble, path: str | Path) -> Checkpoint:
     """Return a single model. Raises LLMError for an ensemble."""
     if isinstance(model, Ensemble):
-        raise LLMError(f"{path} is an ensemble of models; name the file of one of them: {', '.join(model.names)}")
+        raise LLMError(
+            f"{path} is an ensemble of models; name the file of one of them: {', '.join(model.names)}"
+        )
     return model
 
 
@@ -38,7 +40,9 @@ def load_any(path: str | Path, *, accept_changes: bool = False) -> Checkpoint | 
     """Open a model in any format, or an ensemble. Raises LLMError, as `load` does."""
     header = read_header(path)
     if accept_changes:
-        header = replace(header, metadata={key: text for key, text in header.metadata.items() if key != "sha256"})
+        header = replace(
+            header, metadata={key: text for key, text in header.metadata.items() if key != "sha256"}
+        )
     if header.form != "safetensors file":
         return checkpoint.from_header(header)
     is_ensemble = ensemble_file.MODEL_TYPE in header.metadata.get("config.json", "")[:200]
@@ -50,14 +54,17 @@ def check_packages(model: Checkpoint | Ensemble) -> None:
     if not isinstance(model, Checkpoint) or not isinstance(model.tensors, checkpoint.TensorsOnDisk):
         return
     header = model.tensors.header
-    if header.decode and (encoded := {t.dtype for t in header.tensors.values() if not dtypes.is_readable(t.dtype)}):
+    if header.decode and (
+        encoded := {t.dtype for t in header.tensors.values() if not dtypes.is_readable(t.dtype)}
+    ):
         from llmcli.formats.gguf.reader import import_gguf
 
         import_gguf(f"reading {min(encoded)}")
 
 
 def open_tokenizer(model: Checkpoint | Ensemble) -> "Tokenizer":
-    """Open a model's tokenizer. Raises LLMError if it is damaged or does not match the model's vocabulary size."""
+    """Open a model's tokenizer. Raises LLMError if it is damaged or does not match the model's vocabulary
+    size."""
     from llmcli.data.tokenizers.tokenizer import Tokenizer  # slow to import, and not needed to inspect a file
 
     shared, config = model.shared, model.shared.config
@@ -70,7 +77,8 @@ def open_tokenizer(model: Checkpoint | Ensemble) -> "Tokenizer":
 
 
 def open_chat_template(model: Checkpoint | Ensemble, tokenizer: "Tokenizer") -> "ChatTemplate | None":
-    """Return a model's chat template with its tokenizer, from `open_tokenizer`; None if the model has no template."""
+    """Return a model's chat template with its tokenizer, from `open_tokenizer`; None if the model has no
+    template."""
     from llmcli.data.conversations.chat_template import ChatTemplate
 
     config = parse_document(model.shared.tokenizer_config_json, "its tokenizer_config.json")
@@ -105,8 +113,8 @@ def fingerprint(model: str | Path | Checkpoint) -> str:
 
 
 def source_fingerprint(model: Checkpoint) -> str | None:
-    """Return the fingerprint of the model that this one was imported from; None if the weights changed since, or if it
-    was not imported."""
+    """Return the fingerprint of the model that this one was imported from; None if the weights changed since,
+    or if it was not imported."""
     record, sha256 = model.record, (model.record.imported or {}).get("sha256")
     is_changed = record.train or record.adapter or record.average_of or model.quantization
     return sha256 if isinstance(sha256, str) and not is_changed else None

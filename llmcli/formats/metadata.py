@@ -1,7 +1,7 @@
 """The JSON documents stored with a model, read as the types of this program.
 
-Documents may come from untrusted files. They are checked once, when a model is opened, so that later code can rely on
-the types. config.json is checked by `config.ModelConfig`. Standard library only.
+Documents may come from untrusted files. They are checked once, when a model is opened, so that later code can
+rely on the types. config.json is checked by `config.ModelConfig`. Standard library only.
 """
 
 import json
@@ -17,8 +17,13 @@ MAX_INTEGER = (1 << 53) - 1  # the largest integer that is exact and unambiguous
 MAX_DEPTH = 100  # nesting of lists and objects
 _hints = lru_cache(get_type_hints)
 _WANTED = {
-    str: "a string", bool: "true or false", list: "a list", dict: "an object", NoneType: "null", object: "any value",
-}  # fmt: skip
+    str: "a string",
+    bool: "true or false",
+    list: "a list",
+    dict: "an object",
+    NoneType: "null",
+    object: "any value",
+}
 
 
 class Check(NamedTuple):
@@ -29,8 +34,9 @@ class Check(NamedTuple):
 
 
 class JsonObject:
-    """An object in a JSON document: an attribute for each key that is read, with the value of a missing key, if it may
-    be missing. Not a dataclass, because every command that opens a model would wait for these to be made."""
+    """An object in a JSON document: an attribute for each key that is read, with the value of a missing key,
+    if it may be missing. Not a dataclass, because every command that opens a model would wait for these to be
+    made."""
 
     document: dict[str, Any]  # all of it
 
@@ -49,7 +55,9 @@ def _is_count(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and (abs(value) <= 1e30 or (type(value) is float and not math.isfinite(value)))
+    return type(value) in (int, float) and (
+        abs(value) <= 1e30 or (type(value) is float and not math.isfinite(value))
+    )
 
 
 def _is_hexadecimal(value: Any) -> bool:
@@ -57,18 +65,30 @@ def _is_hexadecimal(value: Any) -> bool:
 
 
 Count = Annotated[int, Check("a whole number of at least 0", _is_count)]
-PositiveCount = Annotated[int, Check("a whole number of at least 1", lambda value: _is_count(value) and value > 0)]
-Number = Annotated[float, Check("a number", _is_number)]  # NaN and infinity included, which a diverged run records
-Amount = Annotated[float, Check("a number of at least 0", lambda value: _is_number(value) and 0 <= value <= 1e30)]
-PositiveNumber = Annotated[float, Check("a number above 0", lambda value: _is_number(value) and 1e-30 <= value <= 1e30)]
-Fraction = Annotated[float, Check("a number from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1)]
+PositiveCount = Annotated[
+    int, Check("a whole number of at least 1", lambda value: _is_count(value) and value > 0)
+]
+Number = Annotated[
+    float, Check("a number", _is_number)
+]  # NaN and infinity included, which a diverged run records
+Amount = Annotated[
+    float, Check("a number of at least 0", lambda value: _is_number(value) and 0 <= value <= 1e30)
+]
+PositiveNumber = Annotated[
+    float, Check("a number above 0", lambda value: _is_number(value) and 1e-30 <= value <= 1e30)
+]
+Fraction = Annotated[
+    float, Check("a number from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1)
+]
 Hexadecimal = Annotated[str, Check("bytes in hexadecimal", _is_hexadecimal)]
 
 
 def parse_document(text: str, label: str, kind: Any = dict) -> Any:
-    """Parse a document as an object: a dict, or a class as `read_as` takes it. `label` is its name in messages.
+    """Parse a document as an object: a dict, or a class as `read_as` takes it. `label` is its name in
+    messages.
 
-    Raises LLMError if it is not JSON, does not fit, or has a lone surrogate, which cannot be written to a file.
+    Raises LLMError if it is not JSON, does not fit, or has a lone surrogate, which cannot be written to a
+    file.
     """
     try:
         document = parse_json(text)
@@ -96,15 +116,17 @@ def parse_json(text: str) -> Any:
 
 
 def read_as(kind: Any, value: Any, place: str = "it") -> Any:
-    """Read a JSON value as a type: a JsonObject or NamedTuple with a field for each key that is read, a tuple of equal
-    types, a key of _WANTED, `Annotated` with a Check, or a union of these. Raises LLMError, which names the place in
-    the document."""
+    """Read a JSON value as a type: a JsonObject or NamedTuple with a field for each key that is read, a tuple
+    of equal types, a key of _WANTED, `Annotated` with a Check, or a union of these. Raises LLMError, which
+    names the place in the document."""
     kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
     for one in kinds:
         if _check(one).is_valid(value):
             if get_origin(one) is tuple:
                 entry = get_args(one)[0]
-                if get_origin(entry) is Annotated and all(map(_check(entry).is_valid, value)):  # such as a long curve
+                if get_origin(entry) is Annotated and all(
+                    map(_check(entry).is_valid, value)
+                ):  # such as a long curve
                     return tuple(value)
                 return tuple(read_as(entry, inner, f"{place}[{i}]") for i, inner in enumerate(value))
             return value if one in _WANTED or get_origin(one) else _read_object(one, value, place)
@@ -120,7 +142,8 @@ def _check(kind: Any) -> Check:
 
 
 def _read_object(kind: Any, value: dict[str, Any], place: str) -> Any:
-    """Read an object as a class: its field `from_` is the key "from", a field `document` the object itself."""
+    """Read an object as a class: its field `from_` is the key "from", a field `document` the object
+    itself."""
     found: dict[str, Any] = {}
     for name, hint in _hints(kind, include_extras=True).items():
         key = name.removesuffix("_")

@@ -12,8 +12,11 @@ from llmcli.errors import LLMError
 
 GGUF_MAGIC = b"GGUF"
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")  # owner/name
-_OTHER_NAME = re.compile(rf"({HUB_NAME.pattern})(?::[\w.-]+|(@[\w./-]+))?")  # owner/name:tag, owner/name@revision
-# hf://owner/name, hf:owner/name, hf.co/owner/name, https://huggingface.co/owner/name/..., https://anywhere/else
+_OTHER_NAME = re.compile(
+    rf"({HUB_NAME.pattern})(?::[\w.-]+|(@[\w./-]+))?"
+)  # owner/name:tag, owner/name@revision
+# hf://owner/name, hf:owner/name, hf.co/owner/name, https://huggingface.co/owner/name/...,
+# https://anywhere/else
 _URL = re.compile(
     r"(?:(?P<hub>(?i:hf:/*|(?:https?:/+)?(?:www\.)?(?:hf\.co|huggingface\.co)/))(?:models/)?(?!datasets/|spaces/)"
     r"(?P<owner>[\w-][\w.-]*)/(?P<name>[\w-][\w.-]*)(?:/(?:resolve|blob)/[^/]+/(?P<file>.+)|"
@@ -47,7 +50,8 @@ def open_for_reading(path: Path) -> Iterator[io.BufferedReader]:
 
 
 def read_text(path: Path, wanted: str = "") -> str:
-    """Read a text file beside the weights, or another one that is small. Errors (LLMError) ask for what is `wanted`."""
+    """Read a text file beside the weights, or another one that is small. Errors (LLMError) ask for what is
+    `wanted`."""
     try:
         text = read_file(path, wanted).decode("utf-8")  # takes a quarter of the time of `Path.read_text`
     except UnicodeDecodeError as error:

@@ -1,8 +1,9 @@
-"""Quantized matrices: each block of 32 weights in a row has a scale, and a weight is a small integer times the scale.
+"""Quantized matrices: each block of 32 weights in a row has a scale, and a weight is a small integer times
+the scale.
 
-int8 has 8 bits per weight. int4 has 4 bits in the layers, and 8 bits in the input and output embeddings, where 4 bits
-would cost the most quality (measured: tests/benchmarks/LOG.md). The layout is the one that onnxruntime's
-MatMulNBits reads without conversion.
+int8 has 8 bits per weight. int4 has 4 bits in the layers, and 8 bits in the input and output embeddings,
+where 4 bits would cost the most quality (measured: tests/benchmarks/LOG.md). The layout is the one that
+onnxruntime's MatMulNBits reads without conversion.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ _ZERO_CODE = {8: 128, 4: 8}  # bits -> code for 0
 class QuantizedMatrix:
     """A matrix [rows, columns] in blocks; the last block of a row is padded."""
 
-    codes: NDArray[np.uint8]  # [rows, blocks, 32], or [rows, blocks, 16]: two 4-bit codes per byte, low nibble first
+    codes: NDArray[
+        np.uint8
+    ]  # [rows, blocks, 32], or [rows, blocks, 16]: two 4-bit codes per byte, low nibble first
     scales: NDArray[np.float16]  # [rows, blocks]
     columns: int
 
@@ -55,8 +58,8 @@ class QuantizedMatrix:
 
 
 def quantize(matrix: NDArray[np.float32], bits: int) -> QuantizedMatrix:
-    """Round each weight of a matrix [rows, columns] to the nearest code of 8 or 4 `bits`. The scale of a block maps its
-    largest weight in magnitude to an extreme value: 127 or -127 in 8 bits, -8 in 4 bits."""
+    """Round each weight of a matrix [rows, columns] to the nearest code of 8 or 4 `bits`. The scale of a
+    block maps its largest weight in magnitude to an extreme value: 127 or -127 in 8 bits, -8 in 4 bits."""
     import numpy as np
 
     rows, columns = matrix.shape
@@ -80,7 +83,8 @@ def quantize(matrix: NDArray[np.float32], bits: int) -> QuantizedMatrix:
 
 
 def quantize_rows(matrix: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Round each weight of a matrix [rows, columns] to 8 bits, with one scale per row: (codes, scales [rows])."""
+    """Round each weight of a matrix [rows, columns] to 8 bits, with one scale per row: (codes, scales
+    [rows])."""
     import numpy as np
 
     scales = (np.abs(matrix).max(axis=-1) / 127).astype(np.float32)
@@ -90,7 +94,8 @@ def quantize_rows(matrix: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArra
 
 
 def bits_of(name: str, shape: tuple[int, ...], scheme: str | None) -> int:
-    """Return the bits per weight of a tensor under a scheme ("int8" or "int4"); 0 if the tensor is not quantized."""
+    """Return the bits per weight of a tensor under a scheme ("int8" or "int4"); 0 if the tensor is not
+    quantized."""
     if scheme is None or len(shape) != 2:
         return 0
     return 8 if scheme == "int8" or name in (EMBEDDING, HEAD, POSITIONS) else 4

@@ -1,7 +1,8 @@
-"""The training record: what the file of a model says about its training, as JSON (training.json) and as a class.
+"""The training record: what the file of a model says about its training, as JSON (training.json) and as a
+class.
 
-The fields have the names of the JSON keys, which files of every version share; a key that is missing has a default.
-Keys that nothing reads have no field, and are kept in `document`. Standard library only.
+The fields have the names of the JSON keys, which files of every version share; a key that is missing has a
+default. Keys that nothing reads have no field, and are kept in `document`. Standard library only.
 """
 
 import json
@@ -59,8 +60,8 @@ class Conversations(JsonObject):
     training: Count = 0
     held_out: Count = 0
     held_out_share: Fraction | None = None
-    # indices of conversations that were not held out because training ones repeat them; first come those of the
-    # corpus, then those of --val
+    # indices of conversations that were not held out because training ones repeat them; first come those of
+    # the corpus, then those of --val
     repeated: tuple[Count, ...] = ()
     train_tokens: Count = 0
     train_bytes: Count = 0
@@ -80,7 +81,8 @@ class Reading(JsonObject):
 
 
 class Stage(JsonObject):
-    """What a model was trained on in one stage of its training, and what was held out (training_stages.py)."""
+    """What a model was trained on in one stage of its training, and what was held out
+    (training_stages.py)."""
 
     corpus: tuple[TrainingFile, ...] = ()
     held_out: HeldOut = HeldOut()
@@ -92,7 +94,8 @@ class Stage(JsonObject):
 
     @property
     def sizes(self) -> dict[str, int]:
-        """The bytes of files by name, without directories and web addresses: what an exported model says of them."""
+        """The bytes of files by name, without directories and web addresses: what an exported model says of
+        them."""
         sizes: dict[str, int] = {}
         for file in self.corpus:
             name = units.file_name(file.name, file.member)
@@ -166,7 +169,8 @@ class EvaluatedData(JsonObject):
 
 
 class Memorization(NamedTuple):
-    """The share of a model's generated text, and of held-out text, that occurs verbatim in the training text."""
+    """The share of a model's generated text, and of held-out text, that occurs verbatim in the training
+    text."""
 
     share: Fraction = 0.0  # share of the generated strings
     strings: Count = 0  # generated strings that were searched for
@@ -181,7 +185,8 @@ class AnswerShares(NamedTuple):
     verbatim: Fraction = 0.0  # share of them, 0 to 1, answered with an answer of the training data
     exact: Fraction = 0.0  # share of them answered with the reference answer
     near: Fraction = 0.0  # share answered almost with it: not exactly, but with a similarity of NEAR
-    # share answered with none of these: not exact, not near, and no training answer; None in files of earlier versions
+    # share answered with none of these: not exact, not near, and no training answer; None in files of earlier
+    # versions
     garbled: Fraction | None = None
     seen: Fraction = 0.0  # share whose reference answer is one of the training answers
 
@@ -224,7 +229,8 @@ def _is_prediction(value: Any) -> bool:
 
 
 class ProbeRecord(JsonObject):
-    """The likeliest next words of one prompt by step: (step, pairs of a word, or a token, and its probability)."""
+    """The likeliest next words of one prompt by step: (step, pairs of a word, or a token, and its
+    probability)."""
 
     prompt: str = ""
     predictions: tuple[
@@ -241,12 +247,14 @@ def _is_pair(value: Any) -> bool:
 
 
 class KnownAnswers(JsonObject):
-    """The questions and answers that a model was trained on, which are stored in its file only if the user asks for it
-    (known_answers.json)."""
+    """The questions and answers that a model was trained on, which are stored in its file only if the user
+    asks for it (known_answers.json)."""
 
     pairs: tuple[Annotated[tuple[str, str], Check("a list of a question and its answer", _is_pair)], ...] = ()
     min_confidence: Fraction = 0.0  # below it, a question is not answered (training/data/known_answers.py)
-    network_weight: Fraction = 0.0  # weight of the network's probability in the score (generation/known_answers.py)
+    network_weight: Fraction = (
+        0.0  # weight of the network's probability in the score (generation/known_answers.py)
+    )
 
     @classmethod
     def parse(cls, text: str) -> "KnownAnswers":
@@ -280,11 +288,15 @@ class TrainingRecord(Stage):
     interrupted: bool = False
     problem: str = ""  # why training ended early
     not_evaluated: str = ""  # why the held-out data was not evaluated, if not for lack of time
-    bits_per_byte: Number | None = None  # held-out loss of the model as it runs; see `evaluation.figures.Figures`
+    bits_per_byte: Number | None = (
+        None  # held-out loss of the model as it runs; see `evaluation.figures.Figures`
+    )
     bits_per_byte_without_cache: Number | None = None
     bits_per_byte_before: Number | None = None
     bits_per_byte_before_without_cache: Number | None = None
-    ngram_cache: object = None  # see `CacheWeights.of_record`, which checks it: a model runs without its cache, too
+    ngram_cache: object = (
+        None  # see `CacheWeights.of_record`, which checks it: a model runs without its cache, too
+    )
     expert_shares: tuple[tuple[Number, ...], ...] = ()  # shares of the tokens, by layer and expert
     held_out_measured: EvaluatedData | None = None
     plain_text: PlainTextScores | None = None

@@ -1,8 +1,8 @@
 """All training stages of a model: its own run, the models that it was made from, and its n-gram cache.
 
-A training record lists the stages before its own run in `earlier_stages`. Each has the keys of a record that describe
-the training data, so that a stage can be read like a record. An exported model has no record, but has the stages in its
-metadata.
+A training record lists the stages before its own run in `earlier_stages`. Each has the keys of a record that
+describe the training data, so that a stage can be read like a record. An exported model has no record, but
+has the stages in its metadata.
 """
 
 import itertools
@@ -39,7 +39,8 @@ def describe(stage: Stage) -> str:
 
 
 def as_earlier(record: TrainingRecord, stage: str, file: str) -> list[Entry]:
-    """Return a model's stages as the earlier stages of a model made from it; `stage` is its role, `file` its name."""
+    """Return a model's stages as the earlier stages of a model made from it; `stage` is its role, `file` its
+    name."""
     earlier: list[Entry] = []
     for one in record.stages:
         entry = one.document
@@ -58,12 +59,16 @@ def as_earlier(record: TrainingRecord, stage: str, file: str) -> list[Entry]:
 
 def cache_stage(name: str, size: int, sha256: str) -> Entry:
     """Return the stage of fitting an n-gram cache on a text."""
-    return {"stage": CACHE, "file": name, "corpus": [{"name": name, "bytes": size, "sha256": sha256, "held_out": 0}]}
+    return {
+        "stage": CACHE,
+        "file": name,
+        "corpus": [{"name": name, "bytes": size, "sha256": sha256, "held_out": 0}],
+    }
 
 
 def to_metadata(record: TrainingRecord, file: str) -> dict[str, str]:
-    """Return the metadata entry for an exported model named `file`: the names and sizes of the files, but no hashes,
-    directories or web addresses. {} if nothing is known."""
+    """Return the metadata entry for an exported model named `file`: the names and sizes of the files, but no
+    hashes, directories or web addresses. {} if nothing is known."""
     stages = [
         {
             "stage": stage.stage or EXPORTED,

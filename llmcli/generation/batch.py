@@ -1,7 +1,7 @@
 """Batches: many prompts, decoded together by the engine, with results in the order of the prompts.
 
-Temperature 0 gives the texts of single runs, unless two tokens are equally likely up to the last bits of their logits:
-a matrix product rounds differently with another number of rows (`Runtime.step_batch`).
+Temperature 0 gives the texts of single runs, unless two tokens are equally likely up to the last bits of
+their logits: a matrix product rounds differently with another number of rows (`Runtime.step_batch`).
 """
 
 import math
@@ -44,7 +44,9 @@ class BatchResult:
     finish_reason: str = ""  # "stop" or "length"
     prompt_tokens: int = 0
     tokens: int = 0  # new ones
-    choices: list[tuple[str, float]] = field(default_factory=list)  # with their probabilities, most likely first
+    choices: list[tuple[str, float]] = field(
+        default_factory=list
+    )  # with their probabilities, most likely first
     known: dict[str, float] = field(default_factory=dict)  # about a known answer: "known" and "confidence"
     error: LLMError | None = None
     is_done: bool = False
@@ -62,15 +64,25 @@ class BatchResult:
                     for choice in event.alternatives
                 ]
         elif isinstance(event, Finished):
-            self.finish_reason, self.tokens, self.is_done = event.reason, event.tokens, True
+            self.finish_reason = event.reason
+            self.tokens = event.tokens
+            self.is_done = True
         elif isinstance(event, Failed):
-            if not isinstance(event.error, LLMError) or isinstance(event.error, (UnavailableError, StoppingError)):
+            if not isinstance(event.error, LLMError) or isinstance(
+                event.error, (UnavailableError, StoppingError)
+            ):
                 raise event.error.__cause__ or event.error
-            self.error, self.is_done = event.error, True
+            self.error = event.error
+            self.is_done = True
 
 
 def continuation_request(
-    prompt: str, tokenizer: Tokenizer, sampling: SamplingConfig, choices: Sequence[str] = (), *, literal: bool = False
+    prompt: str,
+    tokenizer: Tokenizer,
+    sampling: SamplingConfig,
+    choices: Sequence[str] = (),
+    *,
+    literal: bool = False,
 ) -> GenerationRequest:
     """Make the request to continue a text as `generate` does, or to score its continuations."""
     known = Prompt.of(prompt, tokenizer, literal=literal)
@@ -80,8 +92,8 @@ def continuation_request(
 def answer_request(
     messages: Sequence[Message], assistant: Assistant, sampling: SamplingConfig, choices: Sequence[str] = ()
 ) -> GenerationRequest:
-    """Make the request to answer a conversation as `Assistant.answer` does, or to score its answers. Raises LLMError as
-    that does."""
+    """Make the request to answer a conversation as `Assistant.answer` does, or to score its answers. Raises
+    LLMError as that does."""
     encode, context = assistant.tokenizer.encode, assistant.runtime.context
     longest = 1 + max(len(encode(choice)) for choice in choices) if choices else sampling.max_tokens
     ids, stop_ids = assistant.encode(messages, longest)
@@ -97,7 +109,9 @@ def _request(
 ) -> GenerationRequest:
     if choices:
         sampling = SamplingConfig(temperature=0.0)
-    return GenerationRequest("", prompt, sampling, stop_ids, top_logprobs=len(choices), choices=tuple(choices))
+    return GenerationRequest(
+        "", prompt, sampling, stop_ids, top_logprobs=len(choices), choices=tuple(choices)
+    )
 
 
 def decode_batch(
@@ -106,9 +120,10 @@ def decode_batch(
     requests: Iterable[GenerationRequest | BatchResult | LLMError],
     ends: Callable[[int, str], bool] = lambda number, text: False,
 ) -> Iterator[BatchResult]:
-    """Process requests together; yield a result for each, in order. An LLMError instead of a request, or one that a
-    request causes, becomes its result; there may also be a result that is done instead. `ends` receives the number of a
-    request, counted from 0, and its text so far, and returns whether the text ends there."""
+    """Process requests together; yield a result for each, in order. An LLMError instead of a request, or one
+    that a request causes, becomes its result; there may also be a result that is done instead. `ends`
+    receives the number of a request, counted from 0, and its text so far, and returns whether the text ends
+    there."""
     engine = Engine(lambda name: (runtime, tokenizer), EngineLimits(concurrent=CONCURRENT, queue=WINDOW))
     arrived: SimpleQueue[tuple[int, BatchResult, Event]] = SimpleQueue()
     source, pending, numbers = iter(requests), deque[BatchResult](), count()

@@ -1,8 +1,8 @@
 """Conversations with a model: messages in, pieces of the answer out.
 
-`Assistant` answers any list of messages, `Chat` keeps the messages of one conversation. The KV cache is kept between
-answers: the whole conversation is encoded each time, for the same tokens as in other programs, and only the tokens
-after the longest prefix shared with the cache are processed.
+`Assistant` answers any list of messages, `Chat` keeps the messages of one conversation. The KV cache is kept
+between answers: the whole conversation is encoded each time, for the same tokens as in other programs, and
+only the tokens after the longest prefix shared with the cache are processed.
 """
 
 import json
@@ -64,9 +64,8 @@ def open_assistant(model: Checkpoint | Ensemble, runtime: Runtime, tokenizer: To
     if template is None:
         path = model.shared.path
         name = str(path or "MODEL")
-        train = (
-            f"to train it on conversations: {command_line(['llm', 'train', 'FILE', '--from', name])} {TRAINING_FILE}"
-        )
+        command = command_line(["llm", "train", "FILE", "--from", name])
+        train = f"to train it on conversations: {command} {TRAINING_FILE}"
         others = models_that_can_chat(path.parent) if path else ""
         raise LLMError(
             f"{name} has no chat template: it continues text and was not trained on conversations; "
@@ -81,12 +80,16 @@ def models_that_can_chat(directory: Path) -> str:
 
     def can_chat(path: Path) -> bool:
         try:
-            config = parse_document(read_header(path).metadata["tokenizer_config.json"], "its tokenizer_config.json")
+            config = parse_document(
+                read_header(path).metadata["tokenizer_config.json"], "its tokenizer_config.json"
+            )
         except (LLMError, OSError, KeyError):  # damaged, or not a model
             return False
         return bool(config.get("chat_template"))
 
-    names = [str(path) for path in islice(filter(can_chat, model_files(directory)[:MAX_SEARCHED]), MAX_LISTED)]
+    names = [
+        str(path) for path in islice(filter(can_chat, model_files(directory)[:MAX_SEARCHED]), MAX_LISTED)
+    ]
     return f"{', '.join(names)} can chat: {command_line(['llm', 'chat', '-m', names[0]])}" if names else ""
 
 
@@ -94,18 +97,22 @@ class Assistant:
     """A model that answers conversations, with the KV cache of the last one."""
 
     def __init__(self, runtime: Runtime, tokenizer: Tokenizer, template: ChatTemplate) -> None:
-        self.runtime, self.tokenizer = runtime, tokenizer
+        self.runtime = runtime
+        self.tokenizer = tokenizer
         self.prompt_ids: list[int] = []  # the conversation before the last answer
         self.answer_ids: list[int] = []
         self._template = template
         self._stop_ids = template.stop_ids | tokenizer.eos_ids
         self._dropped: list[Message] = []  # oldest messages of the last conversation, which did not fit
-        self._length = 0  # of the runtime's cache after the last answer; differs if the runtime was used since
+        self._length = (
+            0  # of the runtime's cache after the last answer; differs if the runtime was used since
+        )
 
     def answer(self, messages: Sequence[Message], sampling: SamplingConfig) -> Iterator[Event]:
-        """Answer messages that end with a user message; closing the iterator stops the answer. If the messages do not
-        fit the context, the oldest turns are left out, but not the system message. Raises LLMError for messages that
-        the template does not accept, and for a last message that does not fit the context."""
+        """Answer messages that end with a user message; closing the iterator stops the answer. If the
+        messages do not fit the context, the oldest turns are left out, but not the system message. Raises
+        LLMError for messages that the template does not accept, and for a last message that does not fit the
+        context."""
         ids, dropped = self._fit(messages, sampling.max_tokens)
         if dropped:
             yield TurnsDropped(dropped, self.runtime.context)
@@ -114,7 +121,9 @@ class Assistant:
             yield from self._generate(sampling)
         except GeneratorExit:
             raise
-        except BaseException:  # including a KeyboardInterrupt inside a layer, which leaves the cache undefined
+        except (
+            BaseException
+        ):  # including a KeyboardInterrupt inside a layer, which leaves the cache undefined
             self.runtime.rewind()
             raise
         finally:
@@ -128,9 +137,9 @@ class Assistant:
         only_likely: bool = False,
         check: Callable[[], None] = lambda: None,
     ) -> list[ScoredText]:
-        """Score each of some answers to messages that end with a user message (choices.py), or `only_likely` ones.
-        `check` is called after each batch of answers and may raise an exception. Raises LLMError as `answer` does, and
-        for an answer that does not fit the context."""
+        """Score each of some answers to messages that end with a user message (choices.py), or `only_likely`
+        ones. `check` is called after each batch of answers and may raise an exception. Raises LLMError as
+        `answer` does, and for an answer that does not fit the context."""
         ids, _ = self._fit(messages, 1 + max(len(self.tokenizer.encode(answer)) for answer in answers))
         scores: list[ScoredText] = []
         try:
@@ -149,8 +158,8 @@ class Assistant:
             self._length = self.runtime.length
 
     def encode(self, messages: Sequence[Message], max_tokens: int) -> tuple[list[int], frozenset[int]]:
-        """Return (tokens of a conversation that does not continue the last one, tokens that end its answer of at most
-        `max_tokens`). Raises LLMError as `answer` does."""
+        """Return (tokens of a conversation that does not continue the last one, tokens that end its answer of
+        at most `max_tokens`). Raises LLMError as `answer` does."""
         self._dropped = []
         return self._fit(messages, max_tokens)[0], frozenset(self._stop_ids)
 
@@ -178,7 +187,8 @@ class Assistant:
         differing = (i for i, (a, b) in enumerate(zip(known, ids, strict=False)) if a != b)
         cached = min(next(differing, len(known)), len(ids) - 1)
         self.runtime.rewind(cached)
-        self.prompt_ids, self.answer_ids = ids, []
+        self.prompt_ids = ids
+        self.answer_ids = []
         yield PrefillProgress(len(ids), cached, cached)
         for start in range(cached, len(ids) - 1, READ_CHUNK):
             self.runtime.read(ids[start : min(start + READ_CHUNK, len(ids) - 1)])
@@ -188,10 +198,14 @@ class Assistant:
         space = self.runtime.context - len(self.prompt_ids)
         sampling = replace(sampling, max_tokens=min(sampling.max_tokens, space))
         is_begun = False
-        for piece in continue_ids(self.runtime, self.tokenizer, self.prompt_ids, sampling, stop_ids=self._stop_ids):
+        for piece in continue_ids(
+            self.runtime, self.tokenizer, self.prompt_ids, sampling, stop_ids=self._stop_ids
+        ):
             if piece.id is not None:
                 self.answer_ids.append(piece.id)
-            if self.tokenizer.adds_prefix_space and not is_begun:  # SentencePiece's space before the first word
+            if (
+                self.tokenizer.adds_prefix_space and not is_begun
+            ):  # SentencePiece's space before the first word
                 is_begun, piece = bool(piece.text), replace(piece, text=piece.text.removeprefix(" "))
             yield piece
 
@@ -199,7 +213,9 @@ class Assistant:
 class Chat:
     """The messages of one conversation, to which an assistant's answers are added."""
 
-    def __init__(self, assistant: Assistant, sampling: SamplingConfig, messages: Iterable[Message] = ()) -> None:
+    def __init__(
+        self, assistant: Assistant, sampling: SamplingConfig, messages: Iterable[Message] = ()
+    ) -> None:
         self.assistant = assistant
         self.messages = list(messages)
         self.set_sampling(sampling)
@@ -214,7 +230,8 @@ class Chat:
         return replace(self._sampling, seed=self._sampling.seed + self._answers)
 
     def set_sampling(self, sampling: SamplingConfig) -> None:
-        self._sampling, self._answers = sampling, 0
+        self._sampling = sampling
+        self._answers = 0
 
     @property
     def turns(self) -> int:
@@ -229,9 +246,9 @@ class Chat:
         self.messages = self.messages[: bool(self.system)]
 
     def answer(self, text: str) -> Iterator[Event]:
-        """Ask a question and yield the answer. Both are added to the conversation when the answer ends or is stopped,
-        but not after an error, or if it is stopped before its first token. Raises LLMError, for instance for an empty
-        text."""
+        """Ask a question and yield the answer. Both are added to the conversation when the answer ends or is
+        stopped, but not after an error, or if it is stopped before its first token. Raises LLMError, for
+        instance for an empty text."""
         if not text.strip():
             raise usage("the message is empty; give a text to answer")
         return self._answer([*self.messages, Message("user", text)])
@@ -241,7 +258,8 @@ class Chat:
         return self._answer(self.messages[: self._last_question() + 1])
 
     def take_back(self) -> str:
-        """Remove the last question with its answer, and return the question. Raises LLMError if there is none."""
+        """Remove the last question with its answer, and return the question. Raises LLMError if there is
+        none."""
         last = self._last_question()
         question = self.messages[last].content
         self.messages = self.messages[:last]
@@ -277,12 +295,17 @@ def split_system(messages: Sequence[Message]) -> tuple[list[Message], list[Messa
 
 
 def fit(
-    system: list[Message], turns: list[Message], template: ChatTemplate, context: int, max_tokens: int, before: int = 0
+    system: list[Message],
+    turns: list[Message],
+    template: ChatTemplate,
+    context: int,
+    max_tokens: int,
+    before: int = 0,
 ) -> tuple[list[int], int]:
-    """Return (ids of a conversation up to its next answer, number of messages of `turns` left out, at least `before`).
-    If less than a quarter of the context is free for the answer, turns are left out until half of it is, because the
-    rest must be processed again. The last turn may still be too long. Raises LLMError for a template that renders to
-    nothing."""
+    """Return (ids of a conversation up to its next answer, number of messages of `turns` left out, at least
+    `before`). If less than a quarter of the context is free for the answer, turns are left out until half of
+    it is, because the rest must be processed again. The last turn may still be too long. Raises LLMError for
+    a template that renders to nothing."""
 
     def encode(first: int) -> list[int]:
         ids = template.encode(system + turns[first:], add_generation_prompt=True)
@@ -305,12 +328,17 @@ def fit(
 
 
 def messages_from(records: Iterable[Mapping[str, Any]]) -> list[Message]:
-    """Convert records {"role": ..., "content": ...} to messages. Raises LLMError for a wrong role or a missing text."""
+    """Convert records {"role": ..., "content": ...} to messages. Raises LLMError for a wrong role or a
+    missing text."""
     if isinstance(records, str | bytes | Mapping) or not isinstance(records, Iterable):
-        raise usage(f'messages must be a list such as [{{"role": "user", "content": "Hello"}}], found {brief(records)}')
+        raise usage(
+            f'messages must be a list such as [{{"role": "user", "content": "Hello"}}], found {brief(records)}'
+        )
     messages = []
     for number, record in enumerate(records, 1):
-        role, content = (record.get("role"), record.get("content")) if isinstance(record, Mapping) else (None, None)
+        role, content = (
+            (record.get("role"), record.get("content")) if isinstance(record, Mapping) else (None, None)
+        )
         if role not in ROLES or not isinstance(content, str):
             raise usage(
                 f'message {number} must be {{"role": {" or ".join(ROLES)}, "content": a text}}, found {brief(record)}'
@@ -323,8 +351,8 @@ def messages_from(records: Iterable[Mapping[str, Any]]) -> list[Message]:
 
 
 def save_messages(path: Path, messages: Sequence[Message], saved: bytes = b"") -> bytes:
-    """Write a conversation to a new file, or replace `saved`, its earlier state. Returns the bytes written. Raises
-    LLMError for any other existing file, and if the file cannot be written."""
+    """Write a conversation to a new file, or replace `saved`, its earlier state. Returns the bytes written.
+    Raises LLMError for any other existing file, and if the file cannot be written."""
     if not any(message.role == "assistant" for message in messages):
         raise usage("there is nothing to save yet: the conversation has no answer")
     if path.exists() and not (saved and path.is_file() and path.read_bytes() == saved):
@@ -343,14 +371,17 @@ def as_line(messages: Sequence[Message]) -> bytes:
 
 
 def load_conversation(path: Path, number: int = 1) -> tuple[Conversation, int]:
-    """Return (a conversation from a file for `llm train`, counted from 1; number of conversations). Raises LLMError."""
+    """Return (a conversation from a file for `llm train`, counted from 1; number of conversations). Raises
+    LLMError."""
     from llmcli.data.sources import read_conversations
 
     if not path.exists():
         raise LLMError(f"there is no file {path}; give the name of a file written by /save")
     read = read_conversations(str(path), path)
     if read is None or not read.conversations:
-        raise LLMError(f'{path} has no conversations; expected JSON Lines with "messages", as written by /save')
+        raise LLMError(
+            f'{path} has no conversations; expected JSON Lines with "messages", as written by /save'
+        )
     count = len(read.conversations)
     if not 1 <= number <= count:
         raise usage(

@@ -1,10 +1,11 @@
-"""Probabilities of given texts, of any number of tokens each: as the whole answer in a conversation, or as the
-continuation of a text.
+"""Probabilities of given texts, of any number of tokens each: as the whole answer in a conversation, or as
+the continuation of a text.
 
-An answer is tokenized as in training, and closed: its probability is that of its tokens, times that of any token that
-ends an answer. A continuation may go on, so its probability is that of all texts that begin with prompt + continuation,
-given those that begin with the prompt. It is summed over tokenizations, as in token_healing.py: the text's own and the
-most likely others, including tokens that cross the prompt's end or the continuation's.
+An answer is tokenized as in training, and closed: its probability is that of its tokens, times that of any
+token that ends an answer. A continuation may go on, so its probability is that of all texts that begin with
+prompt + continuation, given those that begin with the prompt. It is summed over tokenizations, as in
+token_healing.py: the text's own and the most likely others, including tokens that cross the prompt's end or
+the continuation's.
 
 The prompt is processed once; then batches of texts continue its KV cache. V = vocabulary size.
 """
@@ -56,17 +57,22 @@ def check_choices(choices: Sequence[str], name: str = "choices") -> None:
 
 
 def ranked(scored: Sequence[ScoredText]) -> list[tuple[ScoredText, float]]:
-    """Return the choices with their probabilities, which sum to 1, most likely first; ties keep their order."""
+    """Return the choices with their probabilities, which sum to 1, most likely first; ties keep their
+    order."""
     probabilities = softmax(np.array([choice.logprob for choice in scored])).tolist()
     return sorted(zip(scored, probabilities, strict=True), key=lambda pair: -pair[1])
 
 
 def score_answers(
-    runtime: Runtime, tokenizer: Tokenizer, ids: Sequence[int], answers: Sequence[str], end_ids: Collection[int]
+    runtime: Runtime,
+    tokenizer: Tokenizer,
+    ids: Sequence[int],
+    answers: Sequence[str],
+    end_ids: Collection[int],
 ) -> Iterator[list[ScoredText]]:
-    """Score each of some answers after the tokens `ids`, given that one of `end_ids` follows it; yields a batch at a
-    time. The runtime's cache begins with all of `ids` except the last. Raises LLMError for an answer that does not fit
-    the context."""
+    """Score each of some answers after the tokens `ids`, given that one of `end_ids` follows it; yields a
+    batch at a time. The runtime's cache begins with all of `ids` except the last. Raises LLMError for an
+    answer that does not fit the context."""
     encoded = [tokenizer.encode(text) for text in answers]
     for text, answer in zip(answers, encoded, strict=True):
         if len(ids) + len(answer) > runtime.context:
@@ -78,18 +84,24 @@ def score_answers(
 
 
 def score_likely_answers(
-    runtime: Runtime, tokenizer: Tokenizer, ids: Sequence[int], answers: Sequence[str], end_ids: Collection[int]
+    runtime: Runtime,
+    tokenizer: Tokenizer,
+    ids: Sequence[int],
+    answers: Sequence[str],
+    end_ids: Collection[int],
 ) -> Iterator[list[ScoredText]]:
-    """Like `score_answers`, most likely beginnings first, without answers that do not fit the context, or that are less
-    than UNLIKELY times as likely as the best one: an answer is scored only while its bound, the probability of its
-    beginning, leaves that open."""
+    """Like `score_answers`, most likely beginnings first, without answers that do not fit the context, or
+    that are less than UNLIKELY times as likely as the best one: an answer is scored only while its bound, the
+    probability of its beginning, leaves that open."""
     encoded = [tokenizer.encode(text) for text in answers]
     lengths, space, best = [*map(len, encoded)], runtime.context - len(ids), -math.inf
     first = _after_prompt(runtime, ids)
     logprobs = log_softmax(first[: len(tokenizer.token_bytes)])
     bounds = np.array([logprobs[answer[0]] if len(answer) <= space else -math.inf for answer in encoded])
     while True:
-        order = [i for i in np.argsort(-bounds, kind="stable").tolist() if bounds[i] > best + math.log(UNLIKELY)]
+        order = [
+            i for i in np.argsort(-bounds, kind="stable").tolist() if bounds[i] > best + math.log(UNLIKELY)
+        ]
         batch = next(padded_batches(lengths, order, BATCH_TOKENS), None)
         if batch is None:
             return
@@ -102,8 +114,11 @@ def score_likely_answers(
         yield scores
 
 
-def _lower_bounds(bounds: Doubles, encoded: Sequence[list[int]], known: list[int], rows: Sequence[Doubles]) -> None:
-    """Lower the bounds of answers that begin as the `known` one does, after whose tokens the next has `rows`."""
+def _lower_bounds(
+    bounds: Doubles, encoded: Sequence[list[int]], known: list[int], rows: Sequence[Doubles]
+) -> None:
+    """Lower the bounds of answers that begin as the `known` one does, after whose tokens the next has
+    `rows`."""
     totals = np.cumsum([0.0, *(row[token] for row, token in zip(rows, known, strict=False))])
     for i, answer in enumerate(encoded):
         n = next((n for n, pair in enumerate(zip(answer, known, strict=False)) if pair[0] != pair[1]), None)
@@ -120,20 +135,23 @@ def _after_prompt(runtime: Runtime, ids: Sequence[int]) -> Array:
 def _next_logprobs(
     runtime: Runtime, tokenizer: Tokenizer, first: Array, answers: Sequence[list[int]]
 ) -> Iterator[list[Doubles]]:
-    """Yield for each answer the log probabilities [V] of the next token after the prompt, whose logits are `first`, and
-    after each token of the answer."""
+    """Yield for each answer the log probabilities [V] of the next token after the prompt, whose logits are
+    `first`, and after each token of the answer."""
     V = len(tokenizer.token_bytes)
     for rows in _logits_after(runtime, answers):
         yield [log_softmax(row[:V]) for row in (first, *rows)]
 
 
-def _scored(text: str, answer: list[int], logprobs: Sequence[Doubles], end_ids: Collection[int]) -> ScoredText:
+def _scored(
+    text: str, answer: list[int], logprobs: Sequence[Doubles], end_ids: Collection[int]
+) -> ScoredText:
     total = math.fsum(float(row[token]) for row, token in zip(logprobs, answer, strict=False))
     return ScoredText(text, total + float(np.logaddexp.reduce(logprobs[-1][list(end_ids)])), len(answer) + 1)
 
 
 def _logits_after(runtime: Runtime, texts: Sequence[list[int]]) -> list[list[Array]]:
-    """Return the logits [V] after each token of texts that continue the cache, some of which may have no tokens."""
+    """Return the logits [V] after each token of texts that continue the cache, some of which may have no
+    tokens."""
     with_tokens = [ids for ids in texts if ids]
     rows = iter([*runtime.continuation_logits(with_tokens)] if with_tokens else ())
     return [[*next(rows)] if ids else [] for ids in texts]
@@ -148,10 +166,10 @@ def score_continuations(
     reserve: int = 0,
     cached: int = 0,
 ) -> Iterator[list[ScoredText]]:
-    """Score each of some continuations of a prompt; yields a batch at a time, and [] in between, each after little
-    more time than a chunk of a prompt takes. Of a long prompt, only the end is used, so that `reserve` tokens of the
-    context stay free. The runtime's cache begins with the first `cached` tokens of the prompt's head, but not all of
-    it. Raises LLMError for a continuation that does not fit the context."""
+    """Score each of some continuations of a prompt; yields a batch at a time, and [] in between, each after
+    little more time than a chunk of a prompt takes. Of a long prompt, only the end is used, so that `reserve`
+    tokens of the context stay free. The runtime's cache begins with the first `cached` tokens of the prompt's
+    head, but not all of it. Raises LLMError for a continuation that does not fit the context."""
     lengths = [len(tokenizer.encode(text)) for text in continuations]
     longest = max(lengths)
     space = runtime.context - reserve - longest - 1  # one more, since other tokenizations may be longer
@@ -176,12 +194,14 @@ def score_continuations(
         # the log probability, after the head, of all token sequences that begin with the bytes of `spelled`
         totals = dict(zip(batch, (search.log_total for search in searches), strict=True))
         of_prompt = totals.pop(0, of_prompt)
-        yield [ScoredText(continuations[i - 1], total - of_prompt, lengths[i - 1]) for i, total in totals.items()]
+        yield [
+            ScoredText(continuations[i - 1], total - of_prompt, lengths[i - 1]) for i, total in totals.items()
+        ]
 
 
 def _run_together(runtime: Runtime, searches: Sequence[TokenizationSearch]) -> Iterator[None]:
-    """Run searches with the same head, which is in the runtime's cache, as `TokenizationSearch.run` does; yields after
-    each batch."""
+    """Run searches with the same head, which is in the runtime's cache, as `TokenizationSearch.run` does;
+    yields after each batch."""
     most = default_evaluations(runtime)
     while True:
         followed = [(search, path) for search in searches if (path := search.next_path(most, NEGLIGIBLE))]
@@ -195,8 +215,9 @@ def _run_together(runtime: Runtime, searches: Sequence[TokenizationSearch]) -> I
 
 
 def _spelling(tokenizer: Tokenizer, tail: list[int], text: str, data: bytes) -> list[int]:
-    """Return tokens that spell `data`, the bytes of a prompt's tail and a text: in the tokenizer's own way if possible
-    (SentencePiece may put a space before, which is no part of the text), or else the longest tokens from the left."""
+    """Return tokens that spell `data`, the bytes of a prompt's tail and a text: in the tokenizer's own way if
+    possible (SentencePiece may put a space before, which is no part of the text), or else the longest tokens
+    from the left."""
     whole = data.decode("utf-8", "replace")  # the tail may begin inside a character
     for ids in (tokenizer.encode(whole), [*tail, *tokenizer.encode(text)]):
         if b"".join(tokenizer.token_bytes[token] for token in ids) == data:

@@ -1,8 +1,8 @@
 """Generation of text from a prompt. `decode` is the loop for a single text; the loops in engine/engine.py and
 training/data/plain_text.py generate many texts together.
 
-A text begins as token ids. If the prompt may end inside a word, token_healing.py finds the first token. B, V = texts,
-vocabulary size.
+A text begins as token ids. If the prompt may end inside a word, token_healing.py finds the first token. B, V
+= texts, vocabulary size.
 """
 
 from collections import deque
@@ -31,7 +31,9 @@ class Piece:
 
     id: int | None
     text: str  # "" while a character is incomplete; the whole text is the concatenation of all pieces
-    logprob: float  # under the model, without filters; for the first token given all tokenizations of the prompt
+    logprob: (
+        float  # under the model, without filters; for the first token given all tokenizations of the prompt
+    )
     finish_reason: str | None = None  # "stop" (stop string or end-of-text token) or "length"
 
 
@@ -53,13 +55,18 @@ def decode(runtime: Runtime, text: "GeneratedText") -> Iterator[Piece]:
 
 
 def generate(
-    runtime: Runtime, tokenizer: Tokenizer, prompt: str, sampling: SamplingConfig | Sampler, *, literal: bool = False
+    runtime: Runtime,
+    tokenizer: Tokenizer,
+    prompt: str,
+    sampling: SamplingConfig | Sampler,
+    *,
+    literal: bool = False,
 ) -> Iterator[Piece]:
     """Continue a prompt, piece by piece. A piece never contains part of a character or of a stop string.
 
-    Unless `literal`, the prompt's end may be tokenized differently and its last word may continue (token_healing.py).
-    If the prompt is longer than the context, its end is used. When the context is full, generation continues with its
-    newer half.
+    Unless `literal`, the prompt's end may be tokenized differently and its last word may continue
+    (token_healing.py). If the prompt is longer than the context, its end is used. When the context is full,
+    generation continues with its newer half.
     """
     known = Prompt.of(prompt, tokenizer, literal=literal)
     text = GeneratedText(tokenizer, known.ids, sampling)
@@ -74,19 +81,26 @@ def generate(
 
 
 def continue_ids(
-    runtime: Runtime, tokenizer: Tokenizer, ids: Sequence[int], sampling: SamplingConfig, stop_ids: Collection[int] = ()
+    runtime: Runtime,
+    tokenizer: Tokenizer,
+    ids: Sequence[int],
+    sampling: SamplingConfig,
+    stop_ids: Collection[int] = (),
 ) -> Iterator[Piece]:
-    """Continue token ids as `generate` does; the runtime has processed none of them, or all except the last. `stop_ids`
-    also end the text; the repetition penalty does not apply to them, since every turn of a conversation has them."""
+    """Continue token ids as `generate` does; the runtime has processed none of them, or all except the last.
+    `stop_ids` also end the text; the repetition penalty does not apply to them, since every turn of a
+    conversation has them."""
     text = GeneratedText(tokenizer, ids, sampling, stop_ids)
     return decode(runtime, text) if sampling.max_tokens else iter([text.end("length")])
 
 
-def next_input(ids: Sequence[int], length: int, context: int, bos_ids: Sequence[int]) -> tuple[int, Sequence[int]]:
+def next_input(
+    ids: Sequence[int], length: int, context: int, bos_ids: Sequence[int]
+) -> tuple[int, Sequence[int]]:
     """Return (number of cached tokens to keep, tokens to process) to get the logits after `ids`.
 
-    The cache holds `length` tokens: none of `ids`, or all except the last. If `ids` do not fit the context, their end
-    is used (`last_tokens`). When the context is full, its newer half is kept.
+    The cache holds `length` tokens: none of `ids`, or all except the last. If `ids` do not fit the context,
+    their end is used (`last_tokens`). When the context is full, its newer half is kept.
 
     >>> next_input([1, 2, 3, 4, 5], 0, 4, []), next_input([1, 2, 3], 2, 4, []), next_input([1, 2, 3, 4, 5], 4, 4, [])
     ((0, [2, 3, 4, 5]), (2, [3]), (0, [4, 5]))
@@ -99,8 +113,9 @@ def next_input(ids: Sequence[int], length: int, context: int, bos_ids: Sequence[
 
 
 class GeneratedText:
-    """A text during generation: it chooses each token from logits, and detects the end of the text. It does not run the
-    model: `decode` passes it the logits of one runtime, a server the logits of a batch of texts."""
+    """A text during generation: it chooses each token from logits, and detects the end of the text. It does
+    not run the model: `decode` passes it the logits of one runtime, a server the logits of a batch of
+    texts."""
 
     def __init__(
         self,
@@ -110,18 +125,22 @@ class GeneratedText:
         stop_ids: Collection[int] = (),
         grammar: CompiledGrammar | None = None,
     ) -> None:
-        """`ids` are the prompt's tokens; for `stop_ids` see `continue_ids`. A `grammar` is the one of the settings, if
-        it is compiled already."""
-        self.ids, self.bos_ids = list(ids), tokenizer.bos_ids  # prompt and text, without the token that ends it
+        """`ids` are the prompt's tokens; for `stop_ids` see `continue_ids`. A `grammar` is the one of the
+        settings, if it is compiled already."""
+        self.ids = list(ids)
+        self.bos_ids = tokenizer.bos_ids  # prompt and text, without the token that ends it
         self.tokens = 0  # number of new tokens
         self.finish_reason: str | None = None
         self.last_token: Choice | None = None  # the token that ended the text, and its log probability
         self.first_bytes = b""  # bytes of the first token beyond the prompt; set by `add_first`
-        self._sampler, self._decoder = how if isinstance(how, Sampler) else Sampler(how), stream_decoder()
+        self._sampler = how if isinstance(how, Sampler) else Sampler(how)
+        self._decoder = stream_decoder()
         self.sampling = sampling = self._sampler.config
         self._end_ids = {*tokenizer.eos_ids, *stop_ids}
         self._vocabulary = tokenizer.vocabulary
-        before = b"".join(self._vocabulary.token_bytes[token] for token in ids[-4:])  # a character may begin here
+        before = b"".join(
+            self._vocabulary.token_bytes[token] for token in ids[-4:]
+        )  # a character may begin here
         self._state, _ = state_between(before), self._decoder.decode(before)
         self._penalizes = sampling.repetition_penalty != 1
         self._seen = {i for i in ids if i not in stop_ids} if self._penalizes else set()
@@ -163,27 +182,32 @@ class GeneratedText:
         return self._sampler(masked, self._seen, model_logits=model_logits)
 
     def append(self, choice: Choice) -> list[Piece]:
-        """Add a chosen token; return the pieces that it completes, the text's last one with the finish reason."""
+        """Add a chosen token; return the pieces that it completes, the text's last one with the finish
+        reason."""
         token, _ = choice
         state = self._vocabulary.state_after(token, self._state)
         return self._append(choice, self._vocabulary.token_bytes[token], state)
 
     def add_first(self, first: FirstToken) -> list[Piece]:
-        """Like `append`, for the first token after a prompt: choose it, replace the tokens of the prompt's end if
-        necessary, and bring the runtime to the state before it."""
+        """Like `append`, for the first token after a prompt: choose it, replace the tokens of the prompt's
+        end if necessary, and bring the runtime to the state before it."""
         if (allowed := self._allowed) is not None and (self._grammar or self.sampling.min_tokens):
             first.restrict(allowed, self._grammar.allows if self._grammar else lambda text: True)
         logits = logit_bias(first.logits, self._bias, first.tokens)
         model_logits = first.logits if first.model_logits is None else first.model_logits
         entry, logprob = self._sampler(logits, self._seen, model_logits=model_logits, tokens=first.tokens)
         continuations = first.continuations_of(entry)
-        chosen = continuations[self._sampler.choose([continuation.probability for continuation in continuations])]
-        self.ids, self.first_bytes = first.process(chosen), chosen.new_bytes
+        chosen = continuations[
+            self._sampler.choose([continuation.probability for continuation in continuations])
+        ]
+        self.ids = first.process(chosen)
+        self.first_bytes = chosen.new_bytes
         state = max(START, state_after(chosen.new_bytes, self._state))
         return self._append((chosen.tokens[-1], logprob), chosen.new_bytes, state)
 
     def _penalize(self, token: int) -> None:
-        """Apply the presence penalty to a token that was generated for the first time, the frequency penalty always."""
+        """Apply the presence penalty to a token that was generated for the first time, the frequency penalty
+        always."""
         if self._bias is not None:
             self._bias[token] -= self.sampling.frequency_penalty
             if token not in self._counted:
@@ -226,9 +250,9 @@ class GeneratedText:
 
 
 def choose_together(texts: Sequence[GeneratedText], logits: Array) -> list[Choice | None]:
-    """Choose tokens for several texts of one model from logits [B, V]: bit for bit as `choose` does, in fewer numpy
-    calls. None for a text that must choose by itself: with filters other than temperature and min-p, or with a damaged
-    model."""
+    """Choose tokens for several texts of one model from logits [B, V]: bit for bit as `choose` does, in fewer
+    numpy calls. None for a text that must choose by itself: with filters other than temperature and min-p, or
+    with a damaged model."""
 
     def is_simple(text: GeneratedText) -> bool:
         filters = text.sampling.top_k > 0 or text.sampling.top_p < 1
@@ -250,7 +274,9 @@ def choose_together(texts: Sequence[GeneratedText], logits: Array) -> list[Choic
     if any(mask is not allowed for mask in masks):
         every = np.ones(rows.shape[1], bool)
         allowed = np.stack([every if mask is None else mask for mask in masks])
-    tokens = _choose_from_rows(texts, rows if allowed is None else np.where(allowed, rows, np.float32(-np.inf)))
+    tokens = _choose_from_rows(
+        texts, rows if allowed is None else np.where(allowed, rows, np.float32(-np.inf))
+    )
     shifted = rows - highest
     chosen = shifted[np.arange(len(rows)), tokens].astype(np.float64)
     logprobs = chosen - np.log(np.exp(shifted).sum(axis=1).astype(np.float64))  # as token_logprob
@@ -284,8 +310,8 @@ class _StopStrings:
         self._held: deque[Piece] = deque()
 
     def feed(self, piece: Piece) -> list[Piece]:
-        """Add a piece; return the pieces that can no longer be part of a stop string. At a stop string, return the
-        pieces before it and the last one, after which nothing may be fed."""
+        """Add a piece; return the pieces that can no longer be part of a stop string. At a stop string,
+        return the pieces before it and the last one, after which nothing may be fed."""
         self._held.append(piece)
         text = "".join(p.text for p in self._held)
         stop = min((at for stop in self._stops if (at := text.find(stop)) >= 0), default=-1)

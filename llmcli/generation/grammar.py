@@ -1,8 +1,9 @@
-"""Structured output (constrained decoding): JSON that fits a schema, a regular expression, or a context-free grammar.
+"""Structured output (constrained decoding): JSON that fits a schema, a regular expression, or a context-free
+grammar.
 
-llguidance follows the text with an Earley parser, and names the tokens that it can continue with; all others get a
-probability of 0. It knows the tokens as bytes, so any tokenizer will do. Where the form prescribes a text, the model
-still chooses among its tokenizations. V = size of the vocabulary.
+llguidance follows the text with an Earley parser, and names the tokens that it can continue with; all others
+get a probability of 0. It knows the tokens as bytes, so any tokenizer will do. Where the form prescribes a
+text, the model still chooses among its tokenizations. V = size of the vocabulary.
 """
 
 import re
@@ -38,8 +39,8 @@ class CompiledGrammar:
 
 
 def compile_grammar(grammar: Grammar, tokenizer: Tokenizer, *, is_answer: bool) -> CompiledGrammar:
-    """Compile a grammar, which may take seconds. The answer in a conversation may begin with SentencePiece's space.
-    Raises LLMError for a grammar that cannot be used, or if llguidance is not installed."""
+    """Compile a grammar, which may take seconds. The answer in a conversation may begin with SentencePiece's
+    space. Raises LLMError for a grammar that cannot be used, or if llguidance is not installed."""
     return _compiled(grammar, tokenizer.of_any_bytes, is_answer and tokenizer.adds_prefix_space)
 
 
@@ -48,8 +49,10 @@ class GrammarState:
 
     def __init__(self, grammar: CompiledGrammar, tokenizer: Tokenizer, end_ids: Collection[int]) -> None:
         """`end_ids` end the text."""
-        self._matcher, self._name = grammar.matcher.deep_copy(), grammar.name
-        self._vocabulary, self._end_ids = tokenizer.vocabulary, list(end_ids)
+        self._matcher = grammar.matcher.deep_copy()
+        self._name = grammar.name
+        self._vocabulary = tokenizer.vocabulary
+        self._end_ids = list(end_ids)
         self._allowed: NDArray[np.bool_] | None = None
 
     @property
@@ -110,22 +113,30 @@ def _compiled(grammar: Grammar, tokenizer: Tokenizer, begins_with_space: bool) -
 
 
 def _as_lark(grammar: Grammar, tokenizer: Tokenizer, begins_with_space: bool) -> str:
-    """Convert a grammar to Lark's notation, in a child process that also tries to compile it. Raises LLMError."""
+    """Convert a grammar to Lark's notation, in a child process that also tries to compile it. Raises
+    LLMError."""
     from llmcli.data.child_process import NotStartedError
     from llmcli.generation.grammar_compiler import SECONDS, worker
 
     name, special = NAMES[grammar.kind], {i: tokenizer.label(i) for i in _special_ids(tokenizer)}
     request = {
-        "kind": grammar.kind, "text": grammar.text, "lenient": grammar.lenient, "begins_with_space": begins_with_space,
+        "kind": grammar.kind,
+        "text": grammar.text,
+        "lenient": grammar.lenient,
+        "begins_with_space": begins_with_space,
         "vocabulary": [tokenizer.vocab_size, tokenizer.eos_id, special],
-    }  # fmt: skip
+    }
     try:
         answer = worker.ask(request, SECONDS)
     except NotStartedError as error:
         raise LLMError("the process that compiles grammars did not start; try again") from error
     except (TimeoutError, EOFError) as error:
         took_long = isinstance(error, TimeoutError)
-        reason = f"it takes over {SECONDS:g} seconds" if took_long else "it needs too much memory or too deep recursion"
+        reason = (
+            f"it takes over {SECONDS:g} seconds"
+            if took_long
+            else "it needs too much memory or too deep recursion"
+        )
         raise usage(f"the {name} is too complex to compile ({reason}); use a simpler one") from None
     if "error" in answer:
         raise usage(f"the {name} cannot be read: {_shortened(answer['error'])}")

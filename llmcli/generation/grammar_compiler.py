@@ -1,8 +1,8 @@
 """Compiling grammars with llguidance, and the program of a child process that does it first.
 
-A few hundred characters can be hours of work for llguidance, such as 25 patterns that a text must all have, or fill the
-memory or the stack, and nothing can interrupt it. Therefore a child process with limits compiles each grammar before
-this process does. Its requests are lines of JSON on stdin, its answers lines on stdout:
+A few hundred characters can be hours of work for llguidance, such as 25 patterns that a text must all have,
+or fill the memory or the stack, and nothing can interrupt it. Therefore a child process with limits compiles
+each grammar before this process does. Its requests are lines of JSON on stdin, its answers lines on stdout:
 
     {"kind": ..., "text": ..., "lenient": ..., "begins_with_space": ..., "vocabulary": [size, id of the end-of-text
     token, {id: control token}]} -> {"lark": the grammar in Lark's notation} or {"error": message}
@@ -22,10 +22,13 @@ from llmcli.config import Grammar
 from llmcli.data.child_process import Worker, answer_requests
 
 SECONDS = 5.0  # per grammar
-MEMORY = 1 << 28  # bytes of the child process, if the system can limit them; 5,000 properties need half of that
+MEMORY = (
+    1 << 28
+)  # bytes of the child process, if the system can limit them; 5,000 properties need half of that
 STACK = 8 << 20  # bytes for compiling in the child process; a rule that names another takes up to 10 kB
-# JSON is written on one line, with spaces as json.dumps puts them or without: between values, a model that has seen no
-# JSON would go on with white space forever. A schema may have other settings in its own "x-guidance".
+# JSON is written on one line, with spaces as json.dumps puts them or without: between values, a model that
+# has seen no JSON would go on with white space forever. A schema may have other settings in its own
+# "x-guidance".
 ONE_LINE = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
 MAX_LEXER_STATES = 50_000  # of 1 to 2 kB
 MAX_ITEMS = 10_000  # of the parser per token, which take .1 s; other texts wait meanwhile
@@ -41,19 +44,29 @@ class GrammarTokens:
     is_tokenizer_wrapper, bos_token_id = True, None
 
     def __init__(
-        self, tokens: list[bytes], eos_id: int | None, special_ids: Sequence[int], spell: Callable[[bytes], list[int]]
+        self,
+        tokens: list[bytes],
+        eos_id: int | None,
+        special_ids: Sequence[int],
+        spell: Callable[[bytes], list[int]],
     ) -> None:
-        self.tokens, self.eos_token_id, self.special_token_ids, self._spell = tokens, eos_id, special_ids, spell
+        self.tokens = tokens
+        self.eos_token_id = eos_id
+        self.special_token_ids = special_ids
+        self._spell = spell
 
     def __call__(self, text: Any) -> list[int]:
         return self._spell(text.encode("utf-8") if isinstance(text, str) else text)
 
 
 def compile_lark(tokens: LLTokenizer, lark: str, stack: int) -> LLMatcher:
-    """Compile a grammar in Lark's notation, in a thread whose stack has so many bytes. Returns the matcher at the
-    beginning of a text, or with an error: also if no text fits, which only the first mask shows."""
+    """Compile a grammar in Lark's notation, in a thread whose stack has so many bytes. Returns the matcher at
+    the beginning of a text, or with an error: also if no text fits, which only the first mask shows."""
     limits = LLParserLimits(
-        max_lexer_states=MAX_LEXER_STATES, max_grammar_size=MAX_SYMBOLS, step_max_items=MAX_ITEMS, verbose_errors=False
+        max_lexer_states=MAX_LEXER_STATES,
+        max_grammar_size=MAX_SYMBOLS,
+        step_max_items=MAX_ITEMS,
+        verbose_errors=False,
     )
     with ThreadPoolExecutor(1) as pool:
         with _stack_size_lock:  # of threads that are started from now on
@@ -95,7 +108,9 @@ def _answer(request: Mapping[str, Any]) -> dict[str, str]:
         lark = _as_lark(grammar, request["begins_with_space"])
     except Exception as problem:  # of any kind, such as those of the converter of GBNF
         return {"error": " ".join(str(problem).split())}
-    compile_lark(_any_tokens(size, eos_id, tuple(special.items())), lark, STACK)  # its errors depend on the vocabulary
+    compile_lark(
+        _any_tokens(size, eos_id, tuple(special.items())), lark, STACK
+    )  # its errors depend on the vocabulary
     return {"lark": lark}
 
 

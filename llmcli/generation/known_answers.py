@@ -1,10 +1,9 @@
 """Answers chosen among those that a model was trained on (formats/training_record.py, KnownAnswers), or none.
 
-The score of a known answer is the similarity of the question to the most similar training question with that answer,
-plus ANSWER_WEIGHT times the question's similarity to the answer itself, plus `network_weight` times the network's
-probability of the answer among the NEAREST ones by these two. Similarity is the cosine of the TF-IDF vectors of
-character n-grams inside words.
-tests/benchmarks/faq.py measures what each part adds.
+The score of a known answer is the similarity of the question to the most similar training question with that
+answer, plus ANSWER_WEIGHT times the question's similarity to the answer itself, plus `network_weight` times
+the network's probability of the answer among the NEAREST ones by these two. Similarity is the cosine of the
+TF-IDF vectors of character n-grams inside words. tests/benchmarks/faq.py measures what each part adds.
 """
 
 import math
@@ -29,7 +28,10 @@ from llmcli.models.runtime import Doubles
 
 ANSWER_WEIGHT = 0.5
 NEAREST = 20  # answers scored by the network: the time for a question does not grow with their number
-LENGTHS, UNSPACED_LENGTHS = range(2, 5), range(1, 4)  # of n-grams, in characters; without spaces between words
+LENGTHS, UNSPACED_LENGTHS = (
+    range(2, 5),
+    range(1, 4),
+)  # of n-grams, in characters; without spaces between words
 _WORD = re.compile(r"\w+")
 _KANA, _UNSPACED = re.compile("[ぁ-ヿ]"), re.compile("[ぁ-ヿ一-鿿]")
 _UNKNOWN = {"ja": "わかりません。", "en": "I don't know."}
@@ -53,7 +55,8 @@ class TextIndex:
 
     def __init__(self, texts: Sequence[str]) -> None:
         counts = [Counter(ngrams(text)) for text in texts]
-        self._size, self._frequencies = len(texts), Counter(ngram for count in counts for ngram in count)
+        self._size = len(texts)
+        self._frequencies = Counter(ngram for count in counts for ngram in count)
         postings: dict[str, list[tuple[int, float]]] = defaultdict(list)
         for i, count in enumerate(counts):
             for ngram, weight in self._vector(count).items():
@@ -64,7 +67,8 @@ class TextIndex:
         }
 
     def _vector(self, count: Counter[str]) -> dict[str, float]:
-        """Weight n-grams by (1 + ln frequency) and the logarithm of the inverse share of texts that have them."""
+        """Weight n-grams by (1 + ln frequency) and the logarithm of the inverse share of texts that have
+        them."""
         weights = {
             ngram: (1 + math.log(n)) * math.log((self._size + 1) / (self._frequencies[ngram] + 0.5))
             for ngram, n in count.items()
@@ -118,8 +122,8 @@ class AnswerFinder:
     def find(
         self, assistant: Assistant, messages: Sequence[Message], check: Callable[[], None] = lambda: None
     ) -> KnownAnswer:
-        """Choose an answer to messages that end with a user message. Raises LLMError as `Assistant.score` does, which
-        explains `check`."""
+        """Choose an answer to messages that end with a user message. Raises LLMError as `Assistant.score`
+        does, which explains `check`."""
         if messages[-1].role != "user":
             raise LLMError("a conversation must end with a user message, to be answered")
         similarities, count = self._index.similarities(messages[-1].content), len(self._answer_of)
@@ -156,7 +160,8 @@ class KnownAnswersChat(Chat):
         self.last: KnownAnswer | None = None
 
     def find(self, messages: Sequence[Message]) -> KnownAnswer:
-        """Answer messages that need not belong to this conversation; the text is `unknown` if there is no answer."""
+        """Answer messages that need not belong to this conversation; the text is `unknown` if there is no
+        answer."""
         answer = self._finder.find(self.assistant, messages)
         return answer if answer.is_known else replace(answer, text=self.unknown)
 

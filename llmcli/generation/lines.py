@@ -33,7 +33,9 @@ class LineGenerator:
         seen: set[str] = set()
         limit = max(MIN_ATTEMPTS, ATTEMPTS * self.count)
         while self.found < self.count and self.generated < limit:
-            new = list(self._round(seen, min(limit - self.generated, max(CONCURRENT, 2 * (self.count - self.found)))))
+            new = list(
+                self._round(seen, min(limit - self.generated, max(CONCURRENT, 2 * (self.count - self.found))))
+            )
             known = self.known(set(new))
             self.dropped += len(known)
             for line in new:

@@ -1,11 +1,12 @@
 """The most likely next words after a prompt, with their probabilities, for any tokenizer.
 
-A model predicts tokens, and a word has many spellings: " apple", or " app" followed by "le". Best-first search follows
-the most likely spellings until each has completed its word, and adds up the spellings of a word. The rest is
-unexplored, so each probability is a lower bound; together with the rest they sum to 1.
+A model predicts tokens, and a word has many spellings: " apple", or " app" followed by "le". Best-first
+search follows the most likely spellings until each has completed its word, and adds up the spellings of a
+word. The rest is unexplored, so each probability is a lower bound; together with the rest they sum to 1.
 
-A word is a run of letters, digits and combining marks. Chinese characters, hiragana and katakana form separate runs,
-since no spaces separate words in those scripts. Every other character, including a line break, is a word.
+A word is a run of letters, digits and combining marks. Chinese characters, hiragana and katakana form
+separate runs, since no spaces separate words in those scripts. Every other character, including a line break,
+is a word.
 """
 
 import heapq
@@ -44,7 +45,9 @@ class NextWord:
     text: str
     probability: float
     continues: bool = False  # it continues the last word of the prompt: "s" after "apple"
-    added: str = field(default="", compare=False)  # what it adds to the prompt: with the white space before it
+    added: str = field(
+        default="", compare=False
+    )  # what it adds to the prompt: with the white space before it
     token: int = field(default=-1, compare=False)  # the next token with which it most likely begins
 
 
@@ -67,7 +70,8 @@ class NextWords:
 
     @property
     def entropy(self) -> float:
-        """Entropy of the next word in bits. The unexplored rest counts as one word, so this is a lower bound."""
+        """Entropy of the next word in bits. The unexplored rest counts as one word, so this is a lower
+        bound."""
         return entropy(np.array([*(word.probability for word in self.words), self.unexplored]))
 
     def as_json(self, prompt: str, count: int) -> dict[str, object]:
@@ -85,7 +89,8 @@ class NextWords:
 
 
 def max_evaluations(parameters: int) -> int:
-    """Return the maximum number of evaluations for a model of this size, so that the search takes a few seconds."""
+    """Return the maximum number of evaluations for a model of this size, so that the search takes a few
+    seconds."""
     return max(MIN_EVALUATIONS, min(MAX_EVALUATIONS, int(MAX_WORK / max(1, parameters))))
 
 
@@ -98,9 +103,9 @@ def next_words(
     evaluations: int | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> NextWords:
-    """Find the words that may follow a text, with the probabilities that temperature, top-k, top-p and min-p give them.
-    The search ends after at most so many `evaluations` of the model. `check` is called before each and may raise an
-    exception to end it."""
+    """Find the words that may follow a text, with the probabilities that temperature, top-k, top-p and min-p
+    give them. The search ends after at most so many `evaluations` of the model. `check` is called before each
+    and may raise an exception to end it."""
     limit = min(max_evaluations(runtime.parameters), evaluations or MAX_EVALUATIONS)
     prompt, most = Prompt.of(text, tokenizer), max(2, limit // PROMPT_SHARE)
     sampler = Sampler(sampling)
@@ -134,7 +139,8 @@ class _WordSearch:
     """The state of the search: words found and spellings to follow."""
 
     def __init__(self, tokenizer: Tokenizer, in_word: bool) -> None:
-        self._end_ids, self._in_word = tokenizer.eos_ids, in_word
+        self._end_ids = tokenizer.eos_ids
+        self._in_word = in_word
         # (word, continues) -> probability by the next token
         self._words: dict[tuple[str, bool], dict[int, float]] = defaultdict(lambda: defaultdict(float))
         self._added: dict[tuple[str, bool], str] = {}  # with the white space of the likeliest spelling
@@ -143,13 +149,17 @@ class _WordSearch:
         self.open: list[tuple[float, Path, bytes, int]] = []
 
     def add(self, probability: float, path: Path, spelled: bytes, token: int) -> None:
-        """Add a spelling that begins with the next token `token`: it is counted if its first word is complete,
-        otherwise followed later."""
+        """Add a spelling that begins with the next token `token`: it is counted if its first word is
+        complete, otherwise followed later."""
         word = _first_word(spelled, ended=path[-1] in self._end_ids)
         if word is None:
             heapq.heappush(self.open, (-probability, path, spelled, token))
         else:
-            continues = self._in_word and character_class(word[0]) == "letters" and spelled.startswith(word[0].encode())
+            continues = (
+                self._in_word
+                and character_class(word[0]) == "letters"
+                and spelled.startswith(word[0].encode())
+            )
             self._words[word, continues][token] += probability
             if word != END:
                 text = stream_decoder().decode(spelled)
@@ -163,9 +173,11 @@ class _WordSearch:
             yield NextWord(word, sum(tokens.values()), continues, added, token)
 
 
-def next_tokens(runtime: Runtime, tokenizer: Tokenizer, prompt: Prompt, sampling: SamplingConfig) -> list[NextToken]:
-    """Return all tokens that may follow a prompt, most likely first, with the probabilities that the sampling settings
-    give them. Texts that only the end of a longer token spells are among them."""
+def next_tokens(
+    runtime: Runtime, tokenizer: Tokenizer, prompt: Prompt, sampling: SamplingConfig
+) -> list[NextToken]:
+    """Return all tokens that may follow a prompt, most likely first, with the probabilities that the sampling
+    settings give them. Texts that only the end of a longer token spells are among them."""
     first = read_prompt(runtime, tokenizer, prompt)
     probabilities = Sampler(sampling).probabilities(first.logits, first.tokens)
     ranked = np.argsort(-probabilities, kind="stable").tolist()
@@ -178,8 +190,8 @@ def _ends_in_word(tokenizer: Tokenizer, ids: list[int]) -> bool:
 
 
 def _first_word(spelled: bytes, *, ended: bool) -> str | None:
-    """Return the first word without leading white space; None if it is not complete yet. With `ended`, the document
-    ends here.
+    """Return the first word without leading white space; None if it is not complete yet. With `ended`, the
+    document ends here.
 
     >>> [_first_word(text.encode(), ended=False) for text in (" app", " apple.", "\\n", " 3", "リンゴを", "!")]
     [None, 'apple', '\\n', None, 'リンゴ', '!']
@@ -198,4 +210,6 @@ def _continues(text: str, i: int, kind: str) -> bool:
     c = text[i]
     if character_class(c) == kind or unicodedata.category(c)[0] == "M" or (kind == "katakana" and c == "ー"):
         return True
-    return kind == "letters" and c in "'’" and (i + 1 == len(text) or character_class(text[i + 1]) == "letters")
+    return (
+        kind == "letters" and c in "'’" and (i + 1 == len(text) or character_class(text[i + 1]) == "letters")
+    )

@@ -1,7 +1,8 @@
-"""Sampling: a token id from logits. A Sampler is built once from a SamplingConfig, then called for every token.
+"""Sampling: a token id from logits. A Sampler is built once from a SamplingConfig, then called for every
+token.
 
-Filters are pure functions from logits to logits, applied in this order: repetition penalty, temperature, top-k, top-p,
-min-p. Removed tokens have logits of -inf. V = vocabulary size.
+Filters are pure functions from logits to logits, applied in this order: repetition penalty, temperature,
+top-k, top-p, min-p. Removed tokens have logits of -inf. V = vocabulary size.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -25,9 +26,10 @@ class Sampler:
     def __call__(
         self, logits: Array, seen: Ids = (), *, model_logits: Array | None = None, tokens: Ints | None = None
     ) -> tuple[int, float]:
-        """Choose an entry of `logits`, where -inf marks entries that are not allowed. The repetition penalty applies to
-        the tokens `seen`. The log probability comes from `model_logits`, if different. `tokens` are the token ids of
-        the entries, if these are not the indices. Raises LLMError for NaN or infinite logits."""
+        """Choose an entry of `logits`, where -inf marks entries that are not allowed. The repetition penalty
+        applies to the tokens `seen`. The log probability comes from `model_logits`, if different. `tokens`
+        are the token ids of the entries, if these are not the indices. Raises LLMError for NaN or infinite
+        logits."""
         model_logits = logits if model_logits is None else model_logits
         check_finite(model_logits.max())
         *_, (_, filtered) = self.stages(logits, seen, tokens)
@@ -39,13 +41,17 @@ class Sampler:
         return chosen, token_logprob(model_logits, chosen)
 
     def choose(self, weights: Sequence[float]) -> int:
-        """Draw the index of a choice by weight; at temperature 0, return the choice with the largest weight."""
+        """Draw the index of a choice by weight; at temperature 0, return the choice with the largest
+        weight."""
         if self.config.temperature == 0 or len(weights) == 1:
             return int(np.argmax(weights))
         return self.draw(np.log(np.array(weights, np.float64)).astype(np.float32))
 
-    def stages(self, logits: Array, seen: Ids = (), tokens: Ints | None = None) -> Iterator[tuple[str, Array]]:
-        """Yield (name of the filter, logits after it) for each filter in order; arguments as in `__call__`."""
+    def stages(
+        self, logits: Array, seen: Ids = (), tokens: Ints | None = None
+    ) -> Iterator[tuple[str, Array]]:
+        """Yield (name of the filter, logits after it) for each filter in order; arguments as in
+        `__call__`."""
         config = self.config
         if tokens is not None and config.repetition_penalty != 1:
             seen = np.flatnonzero(np.isin(tokens, np.fromiter(seen, np.int64, len(seen))))
@@ -76,7 +82,8 @@ class Sampler:
 
 
 def repetition_penalty(logits: Array, seen: Ids, penalty: float) -> Array:
-    """Make seen tokens less likely: divide positive logits, multiply negative ones (arXiv:1909.05858, section 4.1)."""
+    """Make seen tokens less likely: divide positive logits, multiply negative ones (arXiv:1909.05858, section
+    4.1)."""
     if penalty == 1 or not len(seen):
         return logits
     logits, ids = logits.copy(), np.fromiter(seen, np.int64, len(seen))

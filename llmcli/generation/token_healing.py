@@ -1,15 +1,16 @@
 """Token healing: the first token after a prompt that ends inside a token or a word.
 
-A prompt may end inside a token: a model knows " eat", but has never seen " ea" followed by "t", as after "I like to
-ea". This is the prompt boundary problem; usually, token healing drops the last token and constrains the next one to
-begin with its text. Here the probability of a continuation given the prompt's bytes is a sum over all token sequences
-that spell the prompt. Each is weighted by its own probability, and its last token ends with the prompt or extends
-beyond it:
+A prompt may end inside a token: a model knows " eat", but has never seen " ea" followed by "t", as after "I
+like to ea". This is the prompt boundary problem; usually, token healing drops the last token and constrains
+the next one to begin with its text. Here the probability of a continuation given the prompt's bytes is a sum
+over all token sequences that spell the prompt. Each is weighted by its own probability, and its last token
+ends with the prompt or extends beyond it:
 
     p(next | prompt) = sum of p(sequence) over sequences that spell prompt + next / sum of p(sequence) over all
 
-Only the prompt's tail is tokenized again, and the most likely sequences are followed first. The probability of the
-other sequences is known and reported as unexplored. `generate`, its --next and --steps, and `explain` all start here.
+Only the prompt's tail is tokenized again, and the most likely sequences are followed first. The probability
+of the other sequences is known and reported as unexplored. `generate`, its --next and --steps, and `explain`
+all start here.
 
 V = vocabulary size; N = entries in the distribution; n = tokens in a group; T = tokens.
 """
@@ -31,14 +32,17 @@ from llmcli.models.logits import DAMAGED, check_finite, log_softmax, softmax
 from llmcli.models.ngram_runtime import exclude_written
 from llmcli.models.runtime import Array, Doubles, Ints, Runtime
 
-MAX_TAIL_TOKENS = 3  # tokens at the prompt's end that may change; four are no better (tests/benchmarks/LOG.md)
-# Evaluations of the model for other tokenizations during generation: fewer for a large model, so that they take no
-# longer than the prompt itself.
+MAX_TAIL_TOKENS = (
+    3  # tokens at the prompt's end that may change; four are no better (tests/benchmarks/LOG.md)
+)
+# Evaluations of the model for other tokenizations during generation: fewer for a large model, so that they
+# take no longer than the prompt itself.
 MAX_EVALUATIONS = 8
 MAX_WORK = 150_000_000  # evaluations x parameters
 NEGLIGIBLE = 1e-3  # sequences less likely than this share of the total so far are not followed
-# People end prompts at the end of a word more often than random cuts of a text do. The probability that the last word
-# continues is therefore multiplied by this factor, measured on prompts of both kinds (tests/benchmarks/LOG.md).
+# People end prompts at the end of a word more often than random cuts of a text do. The probability that the
+# last word continues is therefore multiplied by this factor, measured on prompts of both kinds
+# (tests/benchmarks/LOG.md).
 CONTINUE_WORD_FACTOR = 0.4
 
 Path = tuple[int, ...]  # tokens after a prompt's head
@@ -51,13 +55,17 @@ class Prompt:
     head: list[int]
     tail: list[int] = field(default_factory=list)
     in_word: bool = False  # it ends with a letter, so its last word may continue
-    prefix: int = field(default=0, compare=False)  # tokens at its beginning that stand for the beginning of a text
-    written: int = 0  # tokens at the end of a prompt without a tail that the model wrote: no n-gram cache counts them
+    prefix: int = field(
+        default=0, compare=False
+    )  # tokens at its beginning that stand for the beginning of a text
+    written: int = (
+        0  # tokens at the end of a prompt without a tail that the model wrote: no n-gram cache counts them
+    )
 
     @classmethod
     def of(cls, text: "str | Prompt", tokenizer: Tokenizer, *, literal: bool = False) -> "Prompt":
-        """Tokenize a text; with `literal`, it has no tail. An empty one is what begins a text. A Prompt, such as a
-        conversation, is returned unchanged."""
+        """Tokenize a text; with `literal`, it has no tail. An empty one is what begins a text. A Prompt, such
+        as a conversation, is returned unchanged."""
         if isinstance(text, Prompt):
             return text
         if not text:
@@ -83,17 +91,18 @@ class Prompt:
         return self.head + self.tail
 
     def split(self, space: int, bos_ids: Sequence[int]) -> tuple[list[int], list[int]]:
-        """Return (head, tail): the last tokens that fit `space` tokens, at least one of them before the tail, as in
-        `last_tokens`."""
+        """Return (head, tail): the last tokens that fit `space` tokens, at least one of them before the tail,
+        as in `last_tokens`."""
         space = max(1, space)
         tail = self.tail[max(0, len(self.tail) - (space - 1)) :] if space > 1 else []
         return last_tokens(self.ids[: len(self.ids) - len(tail)], space - len(tail), bos_ids), tail
 
 
 def last_tokens(ids: Sequence[int], count: int, bos_ids: Sequence[int]) -> list[int]:
-    """Return the last `count` tokens of a text, the first of them replaced by its beginning-of-text token if it has one
-    (`bos_ids` of its tokenizer). Models that saw this token before every text in training direct much of their
-    attention to it and predict badly without it (attention sink: Xiao et al. 2023, arXiv:2309.17453).
+    """Return the last `count` tokens of a text, the first of them replaced by its beginning-of-text token if
+    it has one (`bos_ids` of its tokenizer). Models that saw this token before every text in training direct
+    much of their attention to it and predict badly without it (attention sink: Xiao et al. 2023,
+    arXiv:2309.17453).
 
     >>> last_tokens([7, 8, 9], 2, []), last_tokens([1, 7, 8, 9], 2, [1]), last_tokens([1, 7, 8], 5, [1])
     ([8, 9], [1, 9], [1, 7, 8])
@@ -105,7 +114,8 @@ def last_tokens(ids: Sequence[int], count: int, bos_ids: Sequence[int]) -> list[
 
 
 def beginning_of_line(tokenizer: Tokenizer) -> list[int]:
-    """Return the tokens before a line: a line break, or if the training text has none, what begins a document."""
+    """Return the tokens before a line: a line break, or if the training text has none, what begins a
+    document."""
     if tokenizer.seen_bytes is not None and b"\n" not in tokenizer.seen_bytes:
         return [tokenizer.bos_id]
     return tokenizer.bos_ids + tokenizer.encode("\n")
@@ -128,10 +138,11 @@ def read_prompt(
 ) -> "FirstToken":
     """Process a prompt; return the distribution of the next token.
 
-    Only the end of a long prompt is used, so that `reserve` tokens of the context stay free. The model is evaluated at
-    most `max_evaluations` times (at least 2; the default depends on MAX_EVALUATIONS and MAX_WORK). Sequences less
-    likely than `negligible` times the total so far are not followed. The runtime's cache begins with the first `cached`
-    tokens of the used part of the prompt's head, but not all of it. Raises LLMError for damaged weights.
+    Only the end of a long prompt is used, so that `reserve` tokens of the context stay free. The model is
+    evaluated at most `max_evaluations` times (at least 2; the default depends on MAX_EVALUATIONS and
+    MAX_WORK). Sequences less likely than `negligible` times the total so far are not followed. The runtime's
+    cache begins with the first `cached` tokens of the used part of the prompt's head, but not all of it.
+    Raises LLMError for damaged weights.
     """
     if max_evaluations is None:
         max_evaluations = default_evaluations(runtime)
@@ -154,17 +165,23 @@ class Continuation:
 class FirstToken:
     """A distribution over N entries, from which a Sampler chooses.
 
-    The first V entries are the tokens of the vocabulary, by the text that they add; the others are texts that only the
-    end of a longer token spells. The probabilities of all continuations that add the same text are summed.
+    The first V entries are the tokens of the vocabulary, by the text that they add; the others are texts that
+    only the end of a longer token spells. The probabilities of all continuations that add the same text are
+    summed.
     """
 
     logits: Array  # [N], -inf where an entry is not allowed
     model_logits: Array | None = None  # [N], if they differ from `logits`
     tokens: Ints | None = None  # [N], the most likely last token of each entry; None: the entry itself
 
-    def __init__(self, search: "TokenizationSearch", head: list[int], in_word: bool, unexplored: float) -> None:
-        """`head` are the tokens before the prompt's tail; with `in_word`, the prompt's last word may continue."""
-        self.search, self._head, self._vocabulary = search, head, search.vocabulary
+    def __init__(
+        self, search: "TokenizationSearch", head: list[int], in_word: bool, unexplored: float
+    ) -> None:
+        """`head` are the tokens before the prompt's tail; with `in_word`, the prompt's last word may
+        continue."""
+        self.search = search
+        self._head = head
+        self._vocabulary = search.vocabulary
         self.unexplored = unexplored  # maximum probability of the sequences that were not followed
         self._extra_entries: dict[bytes, int] = {}  # text -> entry from V on
         groups = list(self._find_groups(in_word))
@@ -186,12 +203,14 @@ class FirstToken:
         self.logits = np.where(entries, self.logits, np.float32(-np.inf))
         if np.isneginf(self.logits).all():  # too unlikely for the sum: use the logits after one tokenization
             (_, path, row), every = self.search.aligned[0], np.arange(len(allowed))
-            self.logits, self.model_logits, self.tokens = np.where(allowed, row, np.float32(-np.inf)), row, None
+            self.logits = np.where(allowed, row, np.float32(-np.inf))
+            self.model_logits = row
+            self.tokens = None
             self._groups = [_Group(path, 0, every, every, softmax(self.logits.astype(np.float64)))]
 
     def continuations(self, min_probability: float, sampler: Sampler | None = None) -> Iterator[Continuation]:
-        """Yield all continuations with at least this probability, which a sampler's filters change. Each adds at least
-        one token after the prompt's text."""
+        """Yield all continuations with at least this probability, which a sampler's filters change. Each adds
+        at least one token after the prompt's text."""
         for group in self._groups:
             probabilities = group.probabilities
             if sampler is not None:
@@ -207,8 +226,8 @@ class FirstToken:
         return self._ranked(lambda group: (group.entries == entry) & (group.probabilities > 0))
 
     def continuations_to(self, token: int) -> list[Continuation]:
-        """Return the continuations whose last token is `token`, most likely first. There is at least one: any token may
-        follow the prompt's own tokens."""
+        """Return the continuations whose last token is `token`, most likely first. There is at least one: any
+        token may follow the prompt's own tokens."""
         return self._ranked(lambda group: group.tokens == token)
 
     def token_of(self, entry: int) -> tuple[int | None, bytes]:
@@ -219,20 +238,26 @@ class FirstToken:
         return None, texts[entry - len(self._vocabulary)]
 
     def process(self, continuation: Continuation) -> list[int]:
-        """Bring the runtime to the state before a continuation's last token. Returns all tokens before it, of which the
-        runtime holds as many at the end as fit the context."""
+        """Bring the runtime to the state before a continuation's last token. Returns all tokens before it, of
+        which the runtime holds as many at the end as fit the context."""
         self.search.process(continuation.tokens[:-1])
         return [*self._head, *continuation.tokens[:-1]]
 
     def _ranked(self, selects: "Callable[[_Group], NDArray[np.bool_]]") -> list[Continuation]:
         selected = [
-            self._continuation(group, i) for group in self._groups for i in np.flatnonzero(selects(group)).tolist()
+            self._continuation(group, i)
+            for group in self._groups
+            for i in np.flatnonzero(selects(group)).tolist()
         ]
         return sorted(selected, key=lambda continuation: -continuation.probability)
 
     def _find_groups(self, in_word: bool) -> Iterator["_Group"]:
         vocabulary, every = self._vocabulary, np.arange(len(self._vocabulary))
-        factors = np.where(vocabulary.begins_with_letter, CONTINUE_WORD_FACTOR, 1.0) if in_word else np.ones(len(every))
+        factors = (
+            np.where(vocabulary.begins_with_letter, CONTINUE_WORD_FACTOR, 1.0)
+            if in_word
+            else np.ones(len(every))
+        )
         allowed = vocabulary.allowed(self.search.end_state)
         if allowed is not None:
             factors[~allowed] = 0
@@ -291,16 +316,20 @@ class TokenizationSearch:
         self.vocabulary = vocabulary
         # sequences that end with the prompt: (log probability, tokens, logits [V] after them)
         self.aligned: list[tuple[float, Path, Array]] = []
-        # sequences whose last token extends beyond the prompt: (log probabilities [n], tokens before the last, bytes of
-        # the last token that belong to the prompt, last tokens [n])
+        # sequences whose last token extends beyond the prompt: (log probabilities [n], tokens before the
+        # last, bytes of the last token that belong to the prompt, last tokens [n])
         self.crossing: list[tuple[Doubles, Path, int, Ints]] = []
         self.log_total = -math.inf  # logarithm of the total probability of both
         self.space = runtime.context - len(head)  # for tokens after the head
         self.evaluations = 0  # number of evaluations so far
-        self._open: list[tuple[float, Path, int]] = []  # heap of sequences to follow: (-logprob, tokens, bytes spelled)
+        self._open: list[
+            tuple[float, Path, int]
+        ] = []  # heap of sequences to follow: (-logprob, tokens, bytes spelled)
         self._followed = 0.0, Path(), 0  # the last one taken from the heap
         self._log_too_long = -math.inf  # log probability of sequences that do not fit the context
-        self._runtime, self._head, self._tail = runtime, head, tail
+        self._runtime = runtime
+        self._head = head
+        self._tail = tail
         self._cached = Path()  # tokens after the head in the runtime's cache
         self._text = b"".join(vocabulary.token_bytes[token] for token in tail)
         # UTF-8 decoder state at the beginning of the text, and at its end
@@ -308,8 +337,8 @@ class TokenizationSearch:
         self.end_state = START if tail else self._state
 
     def read(self, cached: int, written: int = 0) -> None:
-        """Process head and tail; the runtime's cache begins with the first `cached` tokens of the head, but not all of
-        it. The model wrote the last `written` tokens of the head."""
+        """Process head and tail; the runtime's cache begins with the first `cached` tokens of the head, but
+        not all of it. The model wrote the last `written` tokens of the head."""
         self._runtime.rewind(cached)
         exclude_written(self._runtime, len(self._head), written)
         rows = [self._runtime.prefill(self._head[cached:])]
@@ -319,8 +348,8 @@ class TokenizationSearch:
         self.begin(rows)
 
     def begin(self, rows: Sequence[Array]) -> None:
-        """Expand every prefix of the tail's own tokenization, given the logits [V] after the head and each token of the
-        tail."""
+        """Expand every prefix of the tail's own tokenization, given the logits [V] after the head and each
+        token of the tail."""
         tail, rows = self._tail, [self._checked(row) for row in rows]
         self.evaluations = 1 + bool(tail)
         logprob, spelled = 0.0, 0
@@ -331,18 +360,20 @@ class TokenizationSearch:
                 logprob += float(logprobs[following])
                 spelled += len(self.vocabulary.token_bytes[following])
         if self.log_total == -math.inf:  # the prompt is impossible under the model: use its own tokenization
-            self.aligned, self.log_total = [(0.0, tuple(tail), rows[-1])], 0.0
+            self.aligned = [(0.0, tuple(tail), rows[-1])]
+            self.log_total = 0.0
 
     def run(self, max_evaluations: int, negligible: float) -> float:
-        """Follow the most likely sequences. Returns the maximum share of the probability that the others may have."""
+        """Follow the most likely sequences. Returns the maximum share of the probability that the others may
+        have."""
         while (path := self.next_path(max_evaluations, negligible)) is not None:
             self.follow(self._evaluate(path))
         left = np.logaddexp.reduce([-cost for cost, _, _ in self._open], initial=self._log_too_long)
         return float(np.exp(left - np.logaddexp(left, self.log_total))) if left > -np.inf else 0.0
 
     def next_path(self, max_evaluations: int, negligible: float) -> Path | None:
-        """Return the most likely sequence to evaluate and `follow`, if it has more than a negligible share of the
-        total and fewer than `max_evaluations` were evaluated."""
+        """Return the most likely sequence to evaluate and `follow`, if it has more than a negligible share of
+        the total and fewer than `max_evaluations` were evaluated."""
         if self.evaluations >= max_evaluations or not self._open:
             return None
         if math.exp(min(0.0, -self._open[0][0] - self.log_total)) <= negligible:
@@ -378,9 +409,11 @@ class TokenizationSearch:
         check_finite(row.max())
         return row
 
-    def _expand(self, logprob: float, path: Path, spelled: int, row: Array, skipped: int | None = None) -> Doubles:
-        """Continue a sequence with every token that fits the text, except `skipped`; return the log probabilities [V]
-        of the next token."""
+    def _expand(
+        self, logprob: float, path: Path, spelled: int, row: Array, skipped: int | None = None
+    ) -> Doubles:
+        """Continue a sequence with every token that fits the text, except `skipped`; return the log
+        probabilities [V] of the next token."""
         logprobs = log_softmax(row)
         rest = self._text[spelled:]
         if not rest:

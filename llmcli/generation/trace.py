@@ -1,4 +1,5 @@
-"""Step-by-step traces of generation: the candidates for each token, the filters' removals, and the chosen token.
+"""Step-by-step traces of generation: the candidates for each token, the filters' removals, and the chosen
+token.
 
 The loop is in generator.py; a subclass of Sampler records the choices.
 """
@@ -46,7 +47,9 @@ class TraceStep:
     remaining: int  # number of tokens left after all filters
     removals: tuple[Removal, ...]
     entropy: float  # of the model's distribution, in bits
-    retokenized: bool  # several tokenizations of the prompt's end were summed; tokens may begin inside the prompt
+    retokenized: (
+        bool  # several tokenizations of the prompt's end were summed; tokens may begin inside the prompt
+    )
     text: str = ""  # added by the token; "" while a character is incomplete
     finish_reason: str | None = None  # "stop" if the end of the document was chosen
 
@@ -62,7 +65,9 @@ def trace(
             # a piece's id is a token, whereas the sampler may have chosen an entry for it
             chosen = step.chosen if piece.id is None else replace(step.chosen, id=piece.id)
             shown = tuple(chosen if candidate == step.chosen else candidate for candidate in step.candidates)
-            yield replace(step, chosen=chosen, candidates=shown, text=piece.text, finish_reason=piece.finish_reason)
+            yield replace(
+                step, chosen=chosen, candidates=shown, text=piece.text, finish_reason=piece.finish_reason
+            )
 
 
 class _RecordingSampler(Sampler):
@@ -92,8 +97,14 @@ class _RecordingSampler(Sampler):
 
         def candidate(i: int) -> CandidateToken:
             token = i if tokens is None else int(tokens[i])
-            return CandidateToken(token, float(probabilities[i]), float(sampling_probabilities[i]), removed_by.get(i))
+            return CandidateToken(
+                token, float(probabilities[i]), float(sampling_probabilities[i]), removed_by.get(i)
+            )
 
-        shown, bits, retokenized = tuple(map(candidate, ranked[:SHOWN])), entropy(probabilities), tokens is not None
+        shown, bits, retokenized = (
+            tuple(map(candidate, ranked[:SHOWN])),
+            entropy(probabilities),
+            tokens is not None,
+        )
         self.steps.append(TraceStep(shown, candidate(chosen), remaining, tuple(removals), bits, retokenized))
         return chosen, logprob

@@ -34,23 +34,29 @@ class RecordedSplit:
 
 
 def recorded_split(record: TrainingRecord, model: Path, corpus: Sequence[str]) -> RecordedSplit:
-    """Split the training text as the record of a model says. The text is found by the names in the record, or among
-    the files in `corpus`, which may include others: these are split anew. Training text that repeats held-out text is
-    left out.
+    """Split the training text as the record of a model says. The text is found by the names in the record, or
+    among the files in `corpus`, which may include others: these are split anew. Training text that repeats
+    held-out text is left out.
 
     Raises LLMError if a file is missing or has changed, or if there is none.
     """
     stage = next((stage for stage in record.stages if stage.texts), record)
     held_out_files = [file for file in stage.held_out.files if file.shape is None]
     if not (corpus or stage.texts) and record.conversation_files:
-        raise LLMError(f"{model} was trained on conversations, which are not handed over; name a text: `corpus` FILE")
+        raise LLMError(
+            f"{model} was trained on conversations, which are not handed over; name a text: `corpus` FILE"
+        )
     if not corpus:
-        read = Sources(Corpus.of(find_corpus(stage, model).documents + find_held_out_text(stage, model).documents), ())
+        read = Sources(
+            Corpus.of(find_corpus(stage, model).documents + find_held_out_text(stage, model).documents), ()
+        )
     else:
         read = read_sources(corpus, recorded_reading([record]))
     documents = read.text.documents
     for document in documents if corpus else ():
-        if earlier := next((place for place in document.path.absolute().parents if (place / MANIFEST).is_file()), None):
+        if earlier := next(
+            (place for place in document.path.absolute().parents if (place / MANIFEST).is_file()), None
+        ):
             raise LLMError(
                 f"{document.name} is part of an earlier handover, which contains held-out text; name files outside "
                 f"{earlier}"
@@ -65,7 +71,9 @@ def recorded_split(record: TrainingRecord, model: Path, corpus: Sequence[str]) -
     names = {entry.sha256: entry.name for entry in (*stage.texts, *held_out_files)}
     parts = _recorded_parts(stage, by_hash)
     parts[1].extend(
-        Part(by_hash[file.sha256], 0, by_hash[file.sha256].text_bytes) for file in held_out_files if file.bytes
+        Part(by_hash[file.sha256], 0, by_hash[file.sha256].text_bytes)
+        for file in held_out_files
+        if file.bytes
     )
     new = Corpus.of(document for document in documents if document.sha256 not in names)
     if new.contents:
@@ -78,9 +86,16 @@ def recorded_split(record: TrainingRecord, model: Path, corpus: Sequence[str]) -
     conversations = [file.name for file in record.conversation_files]
     conversations += [file.name for file in read.conversation_files]
     return RecordedSplit(
-        found.training, held_out, names, tuple(document.name for document in new.documents),
-        tuple(dict.fromkeys(conversations)), read, bool(stage.texts), found.left_out, found.known_share,
-    )  # fmt: skip
+        found.training,
+        held_out,
+        names,
+        tuple(document.name for document in new.documents),
+        tuple(dict.fromkeys(conversations)),
+        read,
+        bool(stage.texts),
+        found.left_out,
+        found.known_share,
+    )
 
 
 def _recorded_parts(stage: Stage, by_hash: dict[str, Document]) -> tuple[list[Part], list[Part]]:

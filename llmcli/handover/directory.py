@@ -42,13 +42,17 @@ def larger_model(model: Checkpoint, size: str) -> Checkpoint:
 
     old, (layers, width) = model.config, SIZES[size]
     context = max(CONTEXT, old.max_position_embeddings)
-    config = model_config(PlanRequest(), layers, width, context, old.vocab_size, old.eos_token_id, induction=False)
+    config = model_config(
+        PlanRequest(), layers, width, context, old.vocab_size, old.eos_token_id, induction=False
+    )
     config = replace(config, bos_token_id=old.bos_token_id, extra_eos_ids=old.extra_eos_ids)
     tokenizer_config = json.loads(model.tokenizer_config_json) | {"model_max_length": context}
     return Checkpoint(
-        config, model.tokenizer_json, fresh_weights(config, SEED),
+        config,
+        model.tokenizer_json,
+        fresh_weights(config, SEED),
         tokenizer_config_json=json.dumps(tokenizer_config, indent=2, ensure_ascii=False),
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,9 @@ class Handover:
             "the order of the batches; dropout and BPE-dropout",
         ]
 
-    def write(self, directory: Path, model: Checkpoint, metadata: Mapping[str, str], card: str) -> dict[str, Any]:
+    def write(
+        self, directory: Path, model: Checkpoint, metadata: Mapping[str, str], card: str
+    ) -> dict[str, Any]:
         """Write a directory, which replaces an older one as a whole. `model`, `metadata` and `card` are as in
         `hf_directory.write`. Returns the content of MANIFEST.
 
@@ -100,7 +106,9 @@ class Handover:
         training, held_out, names = self.split.training, self.split.held_out, self.split.names
         if not (training.contents and held_out.contents):
             missing = "held out" if training.contents else "trained on"
-            raise LLMError(f"no text was {missing}, which engines need; add a file to `corpus`: new text is split")
+            raise LLMError(
+                f"no text was {missing}, which engines need; add a file to `corpus`: new text is split"
+            )
         tokenizer = loading.open_tokenizer(model)
         atomic_io.check_space(directory, model.stored_bytes + 4 * (training.text_bytes + held_out.text_bytes))
         with atomic_io.replace_directory(directory) as temporary:
@@ -114,20 +122,23 @@ class Handover:
             manifest = {
                 "llmcli": __version__,
                 "model": {
-                    "from": self.origin, "weights": f"random (seed {SEED})" if self.size else "as trained",
+                    "from": self.origin,
+                    "weights": f"random (seed {SEED})" if self.size else "as trained",
                     "parameters": model.parameters,
                 },
                 "tokenizer_sha256": hashlib.sha256(model.tokenizer_json.encode("utf-8")).hexdigest(),
                 "tokens": {name: sum(one.tokens for one in documents) for name, documents in written.items()},
                 "dtype": token_type(tokenizer),
                 "documents": _documents(written),
-            }  # fmt: skip
+            }
             texts = engines.files(model.config, manifest, self.travels, self.stays)
             texts[MANIFEST] = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
             for name, content in texts.items():
                 atomic_io.write(temporary / name, [content.encode("utf-8")])
             hf_directory.write(temporary / "model", model, metadata, card)
-            check_writable(directory, force=True)  # again: another program may have put something there meanwhile
+            check_writable(
+                directory, force=True
+            )  # again: another program may have put something there meanwhile
         return manifest
 
 
@@ -137,7 +148,9 @@ def _documents(written: Mapping[str, list[WrittenDocument]]) -> list[dict[str, A
     documents: dict[str, dict[str, Any]] = {}
     for split, parts in written.items():
         for one in parts:
-            entry = documents.setdefault(one.document_sha256, {"name": one.name, "sha256": one.document_sha256})
+            entry = documents.setdefault(
+                one.document_sha256, {"name": one.name, "sha256": one.document_sha256}
+            )
             entry[split] = one.as_json()
             if split == "train":
                 entry["share"] = round(one.tokens / total, 6)

@@ -21,7 +21,11 @@ COMMANDS = {  # file -> how to use it
 }
 OTHERS = {"litgpt.yaml": ("litgpt_data.py",)}  # files that a file needs
 MODEL_TYPE = "qwen3"
-FOR_MODEL_TYPE = ("litgpt.yaml", "torchtitan_config.py", "skypilot.yaml")  # these describe the shape of the model
+FOR_MODEL_TYPE = (
+    "litgpt.yaml",
+    "torchtitan_config.py",
+    "skypilot.yaml",
+)  # these describe the shape of the model
 LEARNING_RATE, FINAL_LEARNING_RATE = "3.0e-4", "3.0e-5"  # AdamW's rates [chosen]
 WARMUP = 0.05  # share of the steps; the optimizer state is new [chosen]
 MIN_STEPS = 10
@@ -47,35 +51,57 @@ def files(
     names += [other for name in names for other in OTHERS.get(name, ())]
     folder = package_files("llmcli.handover") / "templates"
     names = ["README.md", *names]
-    return {name: Template((folder / f"{name}.template").read_text("utf-8")).substitute(values) for name in names}
+    return {
+        name: Template((folder / f"{name}.template").read_text("utf-8")).substitute(values) for name in names
+    }
 
 
 def _values(config: ModelConfig, manifest: Mapping[str, Any]) -> dict[str, object]:
     """Return the values of the templates. Batches grow with the text, as in training on a GPU here."""
     tokens, context, model = manifest["tokens"], config.max_position_embeddings, manifest["model"]
     least, most = recipe.GPU_BATCH_TOKENS
-    batch = max(GPUS, _power_of_two(min(max(tokens["train"] // recipe.GPU_BATCH_DIVISOR, least), most) // context))
+    batch = max(
+        GPUS, _power_of_two(min(max(tokens["train"] // recipe.GPU_BATCH_DIVISOR, least), most) // context)
+    )
     values = config.num_hidden_layers * config.hidden_size * context  # activations of a window
     micro_batch = min(batch // GPUS, _power_of_two(MICRO_BATCH_VALUES["cuda"] // values))
     steps = max(MIN_STEPS, tokens["train"] // (batch * context))
     times = round(steps * batch * context / tokens["train"])
     is_wide = manifest["dtype"] != "<u2"
     return {
-        "origin": model["from"], "weights": model["weights"], "parameters": f"{model['parameters']:,}",
-        "version": __version__, "vocab_size": config.vocab_size, "width": config.hidden_size,
-        "layers": config.num_hidden_layers, "heads": config.num_attention_heads,
-        "kv_heads": config.num_key_value_heads, "head_dim": config.head_dim,
-        "intermediate_size": config.intermediate_size, "norm_eps": _number(config.rms_norm_eps),
-        "rope_theta": round(config.rope_theta), "context": context, "window": f"{context:,}",
+        "origin": model["from"],
+        "weights": model["weights"],
+        "parameters": f"{model['parameters']:,}",
+        "version": __version__,
+        "vocab_size": config.vocab_size,
+        "width": config.hidden_size,
+        "layers": config.num_hidden_layers,
+        "heads": config.num_attention_heads,
+        "kv_heads": config.num_key_value_heads,
+        "head_dim": config.head_dim,
+        "intermediate_size": config.intermediate_size,
+        "norm_eps": _number(config.rms_norm_eps),
+        "rope_theta": round(config.rope_theta),
+        "context": context,
+        "window": f"{context:,}",
         "tied": str(config.tie_word_embeddings).lower(),
-        "tied_python": config.tie_word_embeddings, "eos_id": config.eos_token_id, "dtype": manifest["dtype"],
-        "train_count": f"{tokens['train']:,}", "val_count": f"{tokens['val']:,}",
-        "val_windows": max(1, (tokens["val"] - 1) // context), "batch": batch, "micro_batch": micro_batch,
-        "accumulation": batch // micro_batch, "steps": steps, "max_tokens": steps * batch * context,
+        "tied_python": config.tie_word_embeddings,
+        "eos_id": config.eos_token_id,
+        "dtype": manifest["dtype"],
+        "train_count": f"{tokens['train']:,}",
+        "val_count": f"{tokens['val']:,}",
+        "val_windows": max(1, (tokens["val"] - 1) // context),
+        "batch": batch,
+        "micro_batch": micro_batch,
+        "accumulation": batch // micro_batch,
+        "steps": steps,
+        "max_tokens": steps * batch * context,
         "times": "about once" if times <= 1 else f"about {times:,} times",
         "nanogpt_dtype": ". Replace np.uint16 by np.uint32 in its train.py" if is_wide else "",
-        "warmup": max(1, round(WARMUP * steps)), "lr": LEARNING_RATE, "min_lr": FINAL_LEARNING_RATE,
-    }  # fmt: skip
+        "warmup": max(1, round(WARMUP * steps)),
+        "lr": LEARNING_RATE,
+        "min_lr": FINAL_LEARNING_RATE,
+    }
 
 
 def _number(value: float) -> str:

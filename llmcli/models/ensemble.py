@@ -1,9 +1,9 @@
 """An ensemble of models, whose next-token distributions are averaged at every step.
 
-A model's weight is the posterior of its domain given the text so far: a uniform prior times the model's likelihood of
-the text, in which older tokens count less (DEMix, arXiv:2108.05036, section 4.1; Branch-Train-Merge, arXiv:2208.03306,
-section 3). A model with a negligible weight is not run. Every REFRESH tokens all models catch up on the text, and their
-weights are computed again.
+A model's weight is the posterior of its domain given the text so far: a uniform prior times the model's
+likelihood of the text, in which older tokens count less (DEMix, arXiv:2108.05036, section 4.1;
+Branch-Train-Merge, arXiv:2208.03306, section 3). A model with a negligible weight is not run. Every REFRESH
+tokens all models catch up on the text, and their weights are computed again.
 
 n = models; T = tokens; V = vocabulary size.
 """
@@ -16,7 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmcli.models.logits import softmax
-from llmcli.models.runtime import PREFILL_CHUNK, Array, Runtime, Scores, WeightedScores, check_context, check_input
+from llmcli.models.runtime import (
+    PREFILL_CHUNK,
+    Array,
+    Runtime,
+    Scores,
+    WeightedScores,
+    check_context,
+    check_input,
+)
 
 DECAY = 0.9  # weight of a token's log-likelihood per later token: measured, tests/benchmarks/LOG.md
 REFRESH = 8  # tokens after which all models catch up
@@ -39,7 +47,8 @@ class _Member:
         return forked
 
     def process(self, ids: list[int], start: int) -> Array:
-        """Process the new tokens of the text `ids`; return the probabilities [T, V] after each of ids[start:]."""
+        """Process the new tokens of the text `ids`; return the probabilities [T, V] after each of
+        ids[start:]."""
         done = self.runtime.length
         known = self._last[1] if self._last and self._last[0] == done else None
         if done and known is None:  # unknown after a rewind: process the last cached token again
@@ -48,7 +57,9 @@ class _Member:
         rows = softmax(self.runtime.logits(ids[done:]))
         for position in range(len(self.evidence) - 1, len(ids)):
             predicted = known if position == done and known is not None else rows[position - done - 1]
-            likelihood = predicted[ids[position]] if position else 1.0  # the first token of a text is not predicted
+            likelihood = (
+                predicted[ids[position]] if position else 1.0
+            )  # the first token of a text is not predicted
             self.evidence.append(DECAY * self.evidence[-1] + math.log(max(likelihood, MIN_PROBABILITY)))
         self._last = len(ids), rows[-1].copy()
         return rows[start - len(ids) :]
@@ -63,7 +74,9 @@ class EnsembleRuntime(Runtime):
 
     def __init__(self, runtimes: Sequence[Runtime]) -> None:
         parameters = sum(runtime.parameters for runtime in runtimes)
-        super().__init__(runtimes[0].context, parameters, sum(runtime.cache_bytes_per_token for runtime in runtimes))
+        super().__init__(
+            runtimes[0].context, parameters, sum(runtime.cache_bytes_per_token for runtime in runtimes)
+        )
         self._members = [_Member(runtime) for runtime in runtimes]
         self._ids: list[int] = []
 
@@ -144,5 +157,7 @@ class EnsembleRuntime(Runtime):
         """Return the weights [T, n] after `first` to `last` tokens; 0 for a model that does not run."""
         lengths = range(first, last + 1)
         at_refresh = np.array([[m.evidence[n // REFRESH * REFRESH] for m in self._members] for n in lengths])
-        now = np.array([[m.evidence[n] if n < len(m.evidence) else -np.inf for m in self._members] for n in lengths])
+        now = np.array(
+            [[m.evidence[n] if n < len(m.evidence) else -np.inf for m in self._members] for n in lengths]
+        )
         return softmax(np.where(softmax(at_refresh) >= MIN_WEIGHT, now, -np.inf)).astype(np.float32)

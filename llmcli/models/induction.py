@@ -1,12 +1,12 @@
 """Initialization with induction heads, with which a fresh model can copy from its context.
 
-A token that followed the last few tokens earlier in the text is likely to follow them again: names, terms, rows of a
-table. Induction heads (arXiv:2209.11895) find that position. They emerge over billions of training tokens, but not in
-minutes on a CPU (tests/benchmarks/LOG.md), so they are written into the initial weights. The architecture does not
-change, and these weights are trained like all others.
+A token that followed the last few tokens earlier in the text is likely to follow them again: names, terms,
+rows of a table. Induction heads (arXiv:2209.11895) find that position. They emerge over billions of training
+tokens, but not in minutes on a CPU (tests/benchmarks/LOG.md), so they are written into the initial weights.
+The architecture does not change, and these weights are trained like all others.
 
-The residual stream is divided into one constant dimension, the token, codes of the K tokens before it, and the copied
-token.
+The residual stream is divided into one constant dimension, the token, codes of the K tokens before it, and
+the copied token.
 
     layer 0, heads 0 to K - 1   head k attends to the token k + 1 positions back, by position alone, and writes its code
     layer 1, head 0             attends to the position that follows an earlier occurrence of the last K tokens, and
@@ -26,7 +26,10 @@ from llmcli.models.runtime import Array, Ints
 
 MATCHED_TOKENS = 3  # K (at most the number of key-value heads)
 MIN_HIDDEN_SIZE, MIN_HEAD_SIZE = 48, 16  # smaller sizes have no space for the codes
-CODE_SHARE, COPY_SHARE = 1 / 4, 1 / 6  # maximum shares of the hidden size: for the codes, for the copied token
+CODE_SHARE, COPY_SHARE = (
+    1 / 4,
+    1 / 6,
+)  # maximum shares of the hidden size: for the codes, for the copied token
 CONSTANT = 4.0  # value of the constant dimension; other entries of embeddings have variance 1
 POSITION_FREQUENCY = 0.1  # radians per token: rotary pairs at least this fast distinguish positions ...
 CONTENT_SHARE = 0.6  # ... and this share of the pairs, the slowest ones, compare tokens
@@ -95,7 +98,8 @@ class _Subspaces:
 def _write_previous_token_heads(
     weights: dict[str, Array], config: ModelConfig, space: _Subspaces, encode: Array
 ) -> None:
-    """Write layer 0: query head k of key-value group k attends k + 1 positions back and writes that token's code."""
+    """Write layer 0: query head k of key-value group k attends k + 1 positions back and writes that token's
+    code."""
     D, half = config.head_dim, config.head_dim // 2
     group = config.num_attention_heads // config.num_key_value_heads  # query heads that share keys and values
     frequencies = np.array(config.rope_frequencies())
@@ -125,7 +129,10 @@ def _write_induction_head(
         gain[space.content] = NORM_GAIN
     q[:D], k[:D], v[:D] = 0, 0, 0
     identity = np.eye(size, dtype=np.float32)
-    recent = [(space.token, encode), *((code, identity) for code in space.codes)]  # this token and the previous ones
+    recent = [
+        (space.token, encode),
+        *((code, identity) for code in space.codes),
+    ]  # this token and the previous ones
     for n, ((part, read), code) in enumerate(zip(recent, space.codes, strict=False)):
         rows = space.content[n * size : (n + 1) * size]
         q[rows, part] = NORMALIZED_SCALE * read
@@ -134,7 +141,9 @@ def _write_induction_head(
     o[space.copied, : len(copy)] = np.eye(len(copy))
 
 
-def _attention(weights: Mapping[str, Array], layer: int) -> tuple[Array, Array, Array, Array, tuple[Array, Array]]:
+def _attention(
+    weights: Mapping[str, Array], layer: int
+) -> tuple[Array, Array, Array, Array, tuple[Array, Array]]:
     """Return a layer's projections of queries, keys, values and output, and the gains of queries and keys."""
     prefix = f"model.layers.{layer}.self_attn."
     q, k, v, o = (weights[f"{prefix}{name}_proj.weight"] for name in "qkvo")

@@ -1,9 +1,9 @@
 """The KV cache: the keys and values of the tokens that a model has processed.
 
-With a KV cache, a new token costs one pass through the network instead of one per token before it. A `KVCache` belongs
-to one text. An operator that attends for several texts at once needs their keys and values side by side: `KVSlots`
-moves the caches of texts that are processed together into one large cache. In torch, where layers are compiled one by
-one, each layer has its own cache (LayerKVCache in torch/transformer.py).
+With a KV cache, a new token costs one pass through the network instead of one per token before it. A
+`KVCache` belongs to one text. An operator that attends for several texts at once needs their keys and values
+side by side: `KVSlots` moves the caches of texts that are processed together into one large cache. In torch,
+where layers are compiled one by one, each layer has its own cache (LayerKVCache in torch/transformer.py).
 
 B, T = texts, tokens; G = key-value heads; S = capacity in tokens; D = head size.
 """
@@ -24,8 +24,8 @@ MIN_SLOT_BYTES = 4 << 20  # pages are allocated lazily, whereas growing copies t
 
 
 class KVCache:
-    """Keys and values by layer, [B, G, S, D] each; the first `length` tokens are in use. Reallocation replaces `keys`
-    and `values` by new lists."""
+    """Keys and values by layer, [B, G, S, D] each; the first `length` tokens are in use. Reallocation
+    replaces `keys` and `values` by new lists."""
 
     def __init__(self, config: ModelConfig, *, batch: int = 1, capacity: int = 0) -> None:
         self.length = 0
@@ -41,8 +41,9 @@ class KVCache:
         return self.keys[0].shape[2]
 
     def extend(self, layer: int, k: Array, v: Array) -> tuple[Array, Array]:
-        """Add the keys and values [T, G, D] of new tokens in a single text; return the keys and values of all tokens so
-        far, [G, length + T, D]. The caller reserves space, and increases `length` after the last layer."""
+        """Add the keys and values [T, G, D] of new tokens in a single text; return the keys and values of all
+        tokens so far, [G, length + T, D]. The caller reserves space, and increases `length` after the last
+        layer."""
         end = self.length + len(k)
         keys, values = self.keys[layer][0], self.values[layer][0]  # [G, S, D]
         keys[:, self.length : end], values[:, self.length : end] = k.swapaxes(0, 1), v.swapaxes(0, 1)
@@ -68,12 +69,14 @@ class KVCache:
     def move(self, keys: list[Array], values: list[Array], slot: int) -> None:
         for old, new in zip((*self.keys, *self.values), (*keys, *values), strict=True):
             new[:, :, : self.length] = old[:, :, : self.length]
-        self.keys, self.values, self.slot = keys, values, slot
+        self.keys = keys
+        self.values = values
+        self.slot = slot
 
 
 class KVSlots:
-    """Slots in one large cache for the caches of a runtime's forks. A cache moves into a slot when it is first
-    processed together with others, and out again when others take its place."""
+    """Slots in one large cache for the caches of a runtime's forks. A cache moves into a slot when it is
+    first processed together with others, and out again when others take its place."""
 
     def __init__(self, config: ModelConfig) -> None:
         self._config = config
@@ -82,8 +85,8 @@ class KVSlots:
         self._parts: dict[int, KVCache] = {}  # the first B slots, by B
 
     def arrange(self, caches: Sequence[KVCache]) -> tuple[KVCache, list[int]]:
-        """Move B caches into the first B slots, in any order, with space for another token. Returns (these slots as a
-        cache of B texts, slot of each cache)."""
+        """Move B caches into the first B slots, in any order, with space for another token. Returns (these
+        slots as a cache of B texts, slot of each cache)."""
         B = len(caches)
         self._make_space(B, max(cache.length for cache in caches) + 1)
         occupants = self._occupants()
@@ -107,7 +110,9 @@ class KVSlots:
         return {slot: cache for slot, cache in caches if cache is not None and cache.slot == slot}
 
     def _move(self, cache: KVCache, slot: int) -> None:
-        keys, values = ([array[slot : slot + 1] for array in part] for part in (self._cache.keys, self._cache.values))
+        keys, values = (
+            [array[slot : slot + 1] for array in part] for part in (self._cache.keys, self._cache.values)
+        )
         cache.move(keys, values, slot)
         self._caches[slot] = weakref.ref(cache)
 
@@ -122,7 +127,8 @@ class KVSlots:
         slots = slots if count <= slots else max(count, min(2 * slots, 16))
         occupants = self._occupants()
         self._cache = KVCache(self._config, batch=slots, capacity=capacity)
-        self._caches, self._parts = [None] * slots, {}
+        self._caches = [None] * slots
+        self._parts = {}
         for slot, occupant in occupants.items():
             self._move(occupant, slot)
 
@@ -135,7 +141,8 @@ class KVCacheRuntime(Runtime):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config.max_position_embeddings, config.parameters, config.cache_bytes_per_token)
-        self.config, self.cache = config, KVCache(config)
+        self.config = config
+        self.cache = KVCache(config)
         self._slots = KVSlots(config)  # shared by all forks
 
     @property

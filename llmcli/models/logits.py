@@ -20,7 +20,8 @@ def softmax(logits: NDArray[Floats]) -> NDArray[Floats]:
 
 
 def log_softmax(logits: Array) -> Doubles:
-    """Compute log probabilities [V] from one row of logits. Raises LLMError if the highest logit is NaN or infinite."""
+    """Compute log probabilities [V] from one row of logits. Raises LLMError if the highest logit is NaN or
+    infinite."""
     highest = logits.max()
     check_finite(highest)
     shifted = logits - highest
@@ -40,8 +41,8 @@ def check_finite(value: float | np.floating) -> None:
 
 
 def token_losses(logits: Array, targets: Ints) -> tuple[Doubles, NDArray[np.bool_]]:
-    """Return (cross-entropy in nats [N], whether the target was the most likely token [N]) for token ids `targets` [N];
-    `logits` [N, V] is overwritten."""
+    """Return (cross-entropy in nats [N], whether the target was the most likely token [N]) for token ids
+    `targets` [N]; `logits` [N, V] is overwritten."""
     logits -= logits.max(axis=-1, keepdims=True)
     correct = logits.argmax(axis=-1) == targets
     target_logits = np.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]

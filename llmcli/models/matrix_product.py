@@ -1,12 +1,13 @@
 """Matrix products of a linear layer in numpy, for one token, a few, or many.
 
-One token is limited by memory bandwidth: every weight is read for one multiplication. A few tokens, as when several
-texts are generated together, should cost hardly more. BLAS copies the weights into another layout first, except for
-small matrices, and that pays off only for many tokens. A small matrix is also stored by columns, an order in which BLAS
-multiplies a few tokens up to twice as fast. Figures: tests/benchmarks/LOG.md.
+One token is limited by memory bandwidth: every weight is read for one multiplication. A few tokens, as when
+several texts are generated together, should cost hardly more. BLAS copies the weights into another layout
+first, except for small matrices, and that pays off only for many tokens. A small matrix is also stored by
+columns, an order in which BLAS multiplies a few tokens up to twice as fast. Figures: tests/benchmarks/LOG.md.
 
-BLAS's own threads wait for each other by spinning, and beside other programs a product can take thirty times as long. A
-program for which that matters sets BLAS_THREADS to 1 before it imports numpy; the threads here are Python's.
+BLAS's own threads wait for each other by spinning, and beside other programs a product can take thirty times
+as long. A program for which that matters sets BLAS_THREADS to 1 before it imports numpy; the threads here are
+Python's.
 """
 
 import os
@@ -34,8 +35,11 @@ class Matrix:
     """The constant weights [outputs, inputs] of a linear layer, with a bias [outputs] or without one."""
 
     def __init__(self, rows: Array, bias: Array | None = None) -> None:
-        self.rows, self.bias = rows, bias
-        self.columns = np.ascontiguousarray(rows.T) if rows.size <= SMALL_WEIGHTS else None  # [inputs, outputs]
+        self.rows = rows
+        self.bias = bias
+        self.columns = (
+            np.ascontiguousarray(rows.T) if rows.size <= SMALL_WEIGHTS else None
+        )  # [inputs, outputs]
 
 
 def linear(x: Array, matrix: Matrix) -> Array:

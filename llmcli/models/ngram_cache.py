@@ -1,23 +1,25 @@
 """The n-gram cache: tokens that followed the last few tokens earlier in the text become more likely.
 
-This is a cache language model (Kuhn and De Mori 1990; with a fitted gate: Grave, Joulin and Usunier, arXiv:1612.04426).
-The network's prediction is interpolated with the relative frequencies of tokens that followed the last 1, 2, ... K
-tokens earlier in the text; longer contexts are applied last, so they count most:
+This is a cache language model (Kuhn and De Mori 1990; with a fitted gate: Grave, Joulin and Usunier,
+arXiv:1612.04426). The network's prediction is interpolated with the relative frequencies of tokens that
+followed the last 1, 2, ... K tokens earlier in the text; longer contexts are applied last, so they count
+most:
 
     p_0(v) = the network's probability
     p_k(v) = (1 - g_k) p_(k-1)(v) + g_k c_k(v) / T_k     where the last k tokens occurred before, otherwise p_(k-1)(v)
     g_k    = sigmoid(w_k . (1, log T_k, log(D_k / T_k), log G_k))
 
-T_k is the number of earlier occurrences of these k tokens, D_k the number of different tokens that followed them,
-c_k(v) the number of times that v followed, and G_k the number of tokens since the last occurrence. The weights w_k,
-four for each k, are fitted to text that the network was not trained on (training/data/cache_fit.py), and belong to the
-model.
+T_k is the number of earlier occurrences of these k tokens, D_k the number of different tokens that followed
+them, c_k(v) the number of times that v followed, and G_k the number of tokens since the last occurrence. The
+weights w_k, four for each k, are fitted to text that the network was not trained on
+(training/data/cache_fit.py), and belong to the model.
 
-In an ensemble each model has its own weights w_k, and one cache holds the text. The ensemble's prediction is mixed with
-the cache once per set of weights, and the results are averaged with the models' weights in the ensemble.
+In an ensemble each model has its own weights w_k, and one cache holds the text. The ensemble's prediction is
+mixed with the cache once per set of weights, and the results are averaged with the models' weights in the
+ensemble.
 
-`NgramCache` holds a text that grows token by token; `NgramText` computes the same probabilities for a whole text at
-once. K, N, V = orders, tokens of a text, vocabulary size.
+`NgramCache` holds a text that grows token by token; `NgramText` computes the same probabilities for a whole
+text at once. K, N, V = orders, tokens of a text, vocabulary size.
 """
 
 import bisect
@@ -41,7 +43,9 @@ if TYPE_CHECKING:
 
 ORDERS = 5  # K in models trained here; longer contexts add nothing
 ALONE = (1.0,)  # weight of a single model
-Weights = CacheWeights | Sequence[CacheWeights | None]  # a model's, or those of an ensemble's models; None: no cache
+Weights = (
+    CacheWeights | Sequence[CacheWeights | None]
+)  # a model's, or those of an ensemble's models; None: no cache
 MAX_GATE = 0.999  # the network always counts
 MAX_LOGIT = 50.0  # limit of a gate's negated logit, whose exponential stays finite
 BLOCK_TOKENS = 1 << 17  # scoring a whole text empties the cache after this many tokens
@@ -84,8 +88,8 @@ class NgramCache:
         return len(self._ids)
 
     def append(self, token: int, *, counts: bool = True) -> None:
-        """Add a token. With `counts=False` it is only context, and not counted as a continuation until `rewind`; beyond
-        the limit of `count_first` it always is."""
+        """Add a token. With `counts=False` it is only context, and not counted as a continuation until
+        `rewind`; beyond the limit of `count_first` it always is."""
         recent, position = tuple(self._ids[-self.orders :]), len(self._ids)
         self._ids.append(token)
         if not counts or position >= self._limit:
@@ -105,8 +109,8 @@ class NgramCache:
             self._counted += 1
 
     def rewind(self, length: int = 0) -> None:
-        """Keep only the first `length` tokens. All of them count from now on, up to the limit of `count_first`, which
-        ends with the text: at length 0."""
+        """Keep only the first `length` tokens. All of them count from now on, up to the limit of
+        `count_first`, which ends with the text: at length 0."""
         first = min(length, self._counted, self._limit)
         kept = self._ids[first:length]
         self.drop(first)
@@ -116,7 +120,8 @@ class NgramCache:
             self.append(token)
 
     def count_first(self, tokens: int | None) -> None:
-        """Let only the first `tokens` tokens of this text count: the model wrote the others. None: all count."""
+        """Let only the first `tokens` tokens of this text count: the model wrote the others. None: all
+        count."""
         self._limit = sys.maxsize if tokens is None else tokens
         if self._ids:
             self.rewind(len(self))
@@ -142,8 +147,8 @@ class NgramCache:
         return NgramCache(self._models, self._ids[start:end])
 
     def matches(self, model: int = 0) -> Iterator[tuple[int, float, int, Mapping[int, int]]]:
-        """Yield (k, g_k, T_k, counts of the followers) for each k = 1, 2, ... whose last k tokens occurred before, with
-        the weights of one model."""
+        """Yield (k, g_k, T_k, counts of the followers) for each k = 1, 2, ... whose last k tokens occurred
+        before, with the weights of one model."""
         weights = self._models[model]
         rows = weights.orders if weights else ()
         recent = tuple(self._ids[-self.orders :])
@@ -152,12 +157,17 @@ class NgramCache:
             if context is None:
                 return
             total, distinct, gap = context.total, len(context.counts), len(self._ids) - context.last
-            z = bias + of_total * math.log(total) + of_distinct * math.log(distinct / total) + of_gap * math.log(gap)
+            z = (
+                bias
+                + of_total * math.log(total)
+                + of_distinct * math.log(distinct / total)
+                + of_gap * math.log(gap)
+            )
             yield order, min(MAX_GATE, 1 / (1 + math.exp(-max(z, -MAX_LOGIT)))), total, context.counts
 
     def added(self, shares: Sequence[float] | NDArray[np.floating] = ALONE) -> dict[int, float]:
-        """Return, for each follower of a context at the text's end, the probability that the cache adds to the
-        network's before renormalization. `shares` are the weights of the models in an ensemble."""
+        """Return, for each follower of a context at the text's end, the probability that the cache adds to
+        the network's before renormalization. `shares` are the weights of the models in an ensemble."""
         if len(self._models) == 1:
             return self._added_by(0)[0]
         added: dict[int, float] = {}
@@ -182,7 +192,8 @@ class NgramCache:
         return added, left
 
     def mix(self, logits: Array, shares: Sequence[float] | NDArray[np.floating] = ALONE) -> Array:
-        """Return the logits [V] of the mixture, given the network's logits after the text; for `shares` see `added`."""
+        """Return the logits [V] of the mixture, given the network's logits after the text; for `shares` see
+        `added`."""
         if not (added := self.added(shares)):
             return logits
         highest = logits.max()
@@ -197,8 +208,8 @@ class NgramCache:
 # ---- a whole text at once
 
 
-# For each token of a text, the earlier occurrences of the 1, 2, ... K tokens before it: T, D, G, and c of the token
-# itself, [4, N, K]; 0 where there are none.
+# For each token of a text, the earlier occurrences of the 1, 2, ... K tokens before it: T, D, G, and c of the
+# token itself, [4, N, K]; 0 where there are none.
 Matches = Ints
 
 
@@ -223,8 +234,8 @@ def gates_of(matches: Matches, weights: CacheWeights) -> Doubles:
 
 
 def find_matches(ids: NDArray[np.integer], orders: int, separator: int | None = None) -> Matches:
-    """Find the matches for every token of a text `ids` [N]. `separator` is a token that ends a document; nothing
-    matches beyond it."""
+    """Find the matches for every token of a text `ids` [N]. `separator` is a token that ends a document;
+    nothing matches beyond it."""
     N = len(ids)
     starts = np.zeros(N, np.int64)  # start of the document of each token
     if separator is not None:
@@ -267,8 +278,8 @@ def _ranks(ordered: Ints) -> tuple[Ints, NDArray[np.bool_]]:
 
 
 def shares_of_mixture(gates: Doubles, shares: Doubles) -> tuple[Doubles, Doubles]:
-    """Return (a, b) [N] such that a token's probability in the mixture is a times the network's, plus b; `gates` and
-    `shares` [N, K] are g and c / T."""
+    """Return (a, b) [N] such that a token's probability in the mixture is a times the network's, plus b;
+    `gates` and `shares` [N, K] are g and c / T."""
     a, b = np.ones(len(gates)), np.zeros(len(gates))
     for gate, share in zip(gates.T, shares.T, strict=True):
         a, b = (1 - gate) * a, (1 - gate) * b + gate * share
@@ -276,8 +287,9 @@ def shares_of_mixture(gates: Doubles, shares: Doubles) -> tuple[Doubles, Doubles
 
 
 def document_blocks(first_tokens: Sequence[int]) -> list[int]:
-    """Return the starts of blocks of at most BLOCK_TOKENS in consecutive documents; short documents share a block.
-    `first_tokens` are the positions of the tokens before the documents, and the end of the last one."""
+    """Return the starts of blocks of at most BLOCK_TOKENS in consecutive documents; short documents share a
+    block. `first_tokens` are the positions of the tokens before the documents, and the end of the last
+    one."""
     starts: list[int] = []
     for first, end in itertools.pairwise(first_tokens):
         if not starts or end - starts[-1] > BLOCK_TOKENS:
@@ -291,16 +303,19 @@ class NgramText:
     def __init__(
         self, ids: "TokenIds", weights: Weights, separator: int | None = None, starts: Sequence[int] = ()
     ) -> None:
-        """`separator` is explained at `find_matches`. `starts` are the positions where blocks begin, starting with 0;
-        by default a block has BLOCK_TOKENS."""
-        self._ids, self._separator = ids, separator
+        """`separator` is explained at `find_matches`. `starts` are the positions where blocks begin, starting
+        with 0; by default a block has BLOCK_TOKENS."""
+        self._ids = ids
+        self._separator = separator
         self._models, self._orders = _models_and_orders(weights)
         self._starts = starts or range(0, max(1, len(ids)), BLOCK_TOKENS)
         self._blocks: dict[int, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
 
-    def nats(self, first: int, network: NDArray[np.floating], shares: NDArray[np.floating] | None = None) -> Doubles:
-        """Return the losses of the tokens from position `first` on, given the network's losses [N]. `shares` [N, n] are
-        the weights of the models in an ensemble."""
+    def nats(
+        self, first: int, network: NDArray[np.floating], shares: NDArray[np.floating] | None = None
+    ) -> Doubles:
+        """Return the losses of the tokens from position `first` on, given the network's losses [N]. `shares`
+        [N, n] are the weights of the models in an ensemble."""
         mixed = np.empty(len(network))
         done = 0
         while done < len(network):

@@ -1,7 +1,8 @@
 """A runtime that mixes its predictions with an n-gram cache of the text so far (ngram_cache.py).
 
-Tokens that the model generates (`step`) are not counted in the cache, because the model would repeat itself (LOG.md,
-"An n-gram cache"). After a rewind, all remaining tokens count, except those that `exclude_written` names.
+Tokens that the model generates (`step`) are not counted in the cache, because the model would repeat itself
+(LOG.md, "An n-gram cache"). After a rewind, all remaining tokens count, except those that `exclude_written`
+names.
 
 B, T, V = batch, tokens, vocabulary size.
 """
@@ -24,7 +25,8 @@ class NgramRuntime(Runtime):
 
     def __init__(self, network: Runtime, weights: Weights, cache: NgramCache | None = None) -> None:
         super().__init__(network.context, network.parameters, network.cache_bytes_per_token + BYTES_PER_TOKEN)
-        self.network, self.weights = network, weights
+        self.network = network
+        self.weights = weights
         self.cache = cache or NgramCache(weights)
         self._start = 0  # position in the n-gram cache of the first token in the KV cache
         self._ahead = 0  # tokens at the end of the n-gram cache that the network must process again
@@ -39,7 +41,9 @@ class NgramRuntime(Runtime):
         return self.network.cache_bytes + BYTES_PER_TOKEN * len(self.cache)
 
     def fork(self, length: int = 0) -> "NgramRuntime":
-        return type(self)(self.network.fork(length), self.weights, self.cache.part(self._start, self._start + length))
+        return type(self)(
+            self.network.fork(length), self.weights, self.cache.part(self._start, self._start + length)
+        )
 
     def rewind(self, length: int = 0) -> None:
         start, self._start, self._ahead = self._start, 0, 0
@@ -81,7 +85,9 @@ class NgramRuntime(Runtime):
         """See `Runtime`; a token is correct if the network ranks it first."""
         losses, correct, *shares = self.score_network(ids)
         texts = [NgramText(row, self.weights) for row in ids]
-        return np.stack([text.nats(1, *row) for text, *row in zip(texts, losses, *shares, strict=True)]), correct
+        return np.stack(
+            [text.nats(1, *row) for text, *row in zip(texts, losses, *shares, strict=True)]
+        ), correct
 
     def score_network(self, ids: Ints) -> Scores | WeightedScores:
         """Call `score` of the network alone; an ensemble also returns the weights [B, T, n] of its models."""
@@ -109,12 +115,14 @@ class NgramRuntime(Runtime):
         return self.cache.mix(logits, self._shares(1)[0])
 
     def _shares(self, tokens: int) -> "Sequence[Sequence[float]] | Array":
-        """Return the weights [tokens, n] of an ensemble's models in the predictions after each of the last tokens."""
+        """Return the weights [tokens, n] of an ensemble's models in the predictions after each of the last
+        tokens."""
         return [ALONE] * tokens
 
 
 class NgramEnsemble(NgramRuntime):
-    """An ensemble with its n-gram cache, in which each model has its own gates and its weight in the ensemble."""
+    """An ensemble with its n-gram cache, in which each model has its own gates and its weight in the
+    ensemble."""
 
     network: "EnsembleRuntime"
 
@@ -126,23 +134,23 @@ class NgramEnsemble(NgramRuntime):
 
 
 def recompute(runtime: Runtime, tokens: int) -> None:
-    """Empty the KV cache before the last `tokens` tokens of a text are processed again. An n-gram cache keeps the whole
-    text."""
+    """Empty the KV cache before the last `tokens` tokens of a text are processed again. An n-gram cache keeps
+    the whole text."""
     network_of(runtime).rewind()
     if isinstance(runtime, NgramRuntime):
         runtime._ahead, runtime._start = tokens, len(runtime.cache) - tokens
 
 
 def exclude_written(runtime: Runtime, tokens: int, written: int) -> None:
-    """Prepare for a prompt of `tokens` tokens, the last `written` of which the model wrote: an n-gram cache does not
-    count them. The KV cache holds the beginning of the prompt."""
+    """Prepare for a prompt of `tokens` tokens, the last `written` of which the model wrote: an n-gram cache
+    does not count them. The KV cache holds the beginning of the prompt."""
     if isinstance(runtime, NgramRuntime):
         runtime.cache.count_first(max(0, tokens - written) if written else None)
 
 
 def undo_step(runtime: Runtime, length: int) -> None:
-    """Keep only the first `length` tokens after a failed step. Unlike `rewind`, this does not change which tokens count
-    in an n-gram cache."""
+    """Keep only the first `length` tokens after a failed step. Unlike `rewind`, this does not change which
+    tokens count in an n-gram cache."""
     network_of(runtime).rewind(length)
     if isinstance(runtime, NgramRuntime):
         runtime.cache.drop(runtime._start + length)

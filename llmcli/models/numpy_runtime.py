@@ -8,12 +8,13 @@ Token ids go in, logits come out; text does not appear here. `NumpyRuntime._forw
         x = x + SwiGLU(RMSNorm(x))            transforms each token independently of the others
     logits = output embedding of RMSNorm(x)   [T, V]
 
-This is the decoder of Qwen3 (arXiv:2505.09388, section 2) and its relatives Qwen2, Llama, Mistral, SmolLM3, OLMo 2 and
-Gemma 3; their differences are in ModelConfig. OLMo 2 normalizes the outputs of attention and SwiGLU instead of their
-inputs; Gemma 3 (arXiv:2503.19786, section 2) both, and most of its layers attend to a window of tokens. GPT-2 (Radford
-et al. 2019) has LayerNorm, an MLP without gates, and an embedding of each position instead of rotary ones; GPT-NeoX
-(arXiv:2204.06745) rotates a part of each head, and adds attention and MLP to the stream at once.
-torch/transformer.py is the same network for training. This module never imports torch.
+This is the decoder of Qwen3 (arXiv:2505.09388, section 2) and its relatives Qwen2, Llama, Mistral, SmolLM3,
+OLMo 2 and Gemma 3; their differences are in ModelConfig. OLMo 2 normalizes the outputs of attention and
+SwiGLU instead of their inputs; Gemma 3 (arXiv:2503.19786, section 2) both, and most of its layers attend to a
+window of tokens. GPT-2 (Radford et al. 2019) has LayerNorm, an MLP without gates, and an embedding of each
+position instead of rotary ones; GPT-NeoX (arXiv:2204.06745) rotates a part of each head, and adds attention
+and MLP to the stream at once. torch/transformer.py is the same network for training. This module never
+imports torch.
 
 T = tokens; S = tokens in the cache; B = windows scored together; V = vocabulary size; C = hidden size;
 F = intermediate size of a SwiGLU; E = experts; H, G = query heads, key-value heads; D = head size.
@@ -34,7 +35,15 @@ from llmcli.formats.checkpoint import Checkpoint
 from llmcli.models.kv_cache import KVCache, KVCacheRuntime
 from llmcli.models.logits import softmax, token_losses
 from llmcli.models.matrix_product import Matrix, linear
-from llmcli.models.runtime import LOGITS_AT_ONCE, PREFILL_CHUNK, Array, Ints, Scores, check_context, check_input
+from llmcli.models.runtime import (
+    LOGITS_AT_ONCE,
+    PREFILL_CHUNK,
+    Array,
+    Ints,
+    Scores,
+    check_context,
+    check_input,
+)
 
 Part = tuple[int, int | None]  # (layer, head), or (layer, None) for a whole layer; both counted from 0
 # (index of a layer, queries [T, H, D], keys [T, G, D], values [T, G, D]) -> attention outputs [T, H * D]
@@ -42,14 +51,15 @@ Attend = Callable[[int, Array, Array, Array], Array]
 
 
 class Recorder(Protocol):
-    """Receives the activations of a forward pass, in chunks of t tokens. It must copy the arrays that it keeps."""
+    """Receives the activations of a forward pass, in chunks of t tokens. It must copy the arrays that it
+    keeps."""
 
     def residual(self, x: Array) -> None:
         """Receive the residual stream [t, C]: once before the first layer, then after each layer."""
 
     def attention(self, weights: Array, y: Array) -> None:
-        """Receive the attention weights [H, t, S] of each layer in turn, whose rows sum to 1, and the outputs of its
-        heads [t, H * D]."""
+        """Receive the attention weights [H, t, S] of each layer in turn, whose rows sum to 1, and the outputs
+        of its heads [t, H * D]."""
 
 
 class NumpyRuntime(KVCacheRuntime):
@@ -59,7 +69,9 @@ class NumpyRuntime(KVCacheRuntime):
         super().__init__(checkpoint.config)
         config = self.config
         self._embedding = checkpoint.stacked([EMBEDDING])
-        self._positions = checkpoint.stacked([POSITIONS]) if config.learned_positions else None  # [context, C]
+        self._positions = (
+            checkpoint.stacked([POSITIONS]) if config.learned_positions else None
+        )  # [context, C]
         with np.errstate(over="ignore", invalid="ignore"):  # damaged weights are detected in the logits
             self._layers = [_Layer(checkpoint, index) for index in range(config.num_hidden_layers)]
         self._norm = checkpoint.stacked([FINAL_NORM])
@@ -78,8 +90,8 @@ class NumpyRuntime(KVCacheRuntime):
         return linear(self._process(ids), self._head)
 
     def continuation_logits(self, texts: Sequence[Sequence[int]]) -> Iterator[Array]:
-        """See `Runtime`. Matrix products process all texts together, attention one text at a time: each overwrites the
-        keys and values of the one before, after those in the cache."""
+        """See `Runtime`. Matrix products process all texts together, attention one text at a time: each
+        overwrites the keys and values of the one before, after those in the cache."""
         first, longest = self.length, max(map(len, texts))
         check_input(range(longest), first, self.context)
         self._extend_rotations(first + longest)
@@ -90,14 +102,17 @@ class NumpyRuntime(KVCacheRuntime):
         def attend(layer: int, q: Array, k: Array, v: Array) -> Array:
             window = self._layers[layer].window
             cached = (self.cache.extend(layer, k[span], v[span]) for span in spans)
-            return np.concatenate([_attention(q[span], *kv, window) for span, kv in zip(spans, cached, strict=True)])
+            return np.concatenate(
+                [_attention(q[span], *kv, window) for span, kv in zip(spans, cached, strict=True)]
+            )
 
         positions = np.concatenate([np.arange(first, first + len(ids)) for ids in texts])
         x = self._final_norm(self._forward(np.concatenate(texts), positions, attend))
         yield from np.split(linear(x, self._head), ends[:-1])
 
     def logit_lens(self, x: Array) -> Array:
-        """Return the logits [T, V] of a residual stream [T, C], as if no layer followed (nostalgebraist 2020)."""
+        """Return the logits [T, V] of a residual stream [T, C], as if no layer followed (nostalgebraist
+        2020)."""
         return linear(self._final_norm(x), self._head)
 
     def logit_direction(self, x: Array, token: int) -> Array:
@@ -109,7 +124,8 @@ class NumpyRuntime(KVCacheRuntime):
         return 0.0 if self._norm_bias is None else float(self._head.rows[token] @ self._norm_bias)
 
     def head_outputs(self, layer: int, y: Array) -> Array:
-        """Return what each head adds to the residual stream [H, C]; y [H * D] are the outputs of the heads."""
+        """Return what each head adds to the residual stream [H, C]; y [H * D] are the outputs of the
+        heads."""
         o, gain = self._layers[layer].o.rows, self._layers[layer].after_attention
         added = (o * y).reshape(len(o), self.config.num_attention_heads, -1).sum(-1).T
         return added if gain is None else added * gain / np.sqrt(np.mean(added.sum(0) ** 2) + self._eps)
@@ -123,7 +139,8 @@ class NumpyRuntime(KVCacheRuntime):
         return forked
 
     def expert_weights(self) -> Array:
-        """Return the weights [layers, E] of the experts for the last token; empty for a model without experts."""
+        """Return the weights [layers, E] of the experts for the last token; empty for a model without
+        experts."""
         return np.stack(self._expert_weights) if self._expert_weights else np.zeros((0, 0), np.float32)
 
     def score(self, ids: Ints) -> Scores:
@@ -140,7 +157,8 @@ class NumpyRuntime(KVCacheRuntime):
         return losses.reshape(B, T), correct.reshape(B, T)
 
     def _process(self, ids: Sequence[int], recorder: Recorder | None = None) -> Array:
-        """Add tokens to the cache; return their final hidden states [T, C], the input of the output embedding."""
+        """Add tokens to the cache; return their final hidden states [T, C], the input of the output
+        embedding."""
         check_input(ids, self.length, self.context)
         self._extend_rotations(self.length + len(ids))
         self.cache.reserve(self.length + len(ids))
@@ -157,8 +175,8 @@ class NumpyRuntime(KVCacheRuntime):
         return self._final_norm(chunks[0] if len(chunks) == 1 else np.concatenate(chunks))
 
     def _forward_windows(self, ids: Ints) -> Array:
-        """Run windows [B, T] through all layers without the cache; return the residual stream [B * T, C]. Matrix
-        products process all windows together, attention one window at a time."""
+        """Run windows [B, T] through all layers without the cache; return the residual stream [B * T, C].
+        Matrix products process all windows together, attention one window at a time."""
         B, T = ids.shape
         self._extend_rotations(T)
 
@@ -175,7 +193,11 @@ class NumpyRuntime(KVCacheRuntime):
         return self._forward(ids.ravel(), np.tile(np.arange(T), B), attend)
 
     def _step_slots(self, ids: Ints, past: Ints, cache: KVCache) -> Array:
-        rows, positions, last = np.arange(len(ids)), np.arange(past.max() + 1), past[:, None]  # [B], [S], [B, 1]
+        rows, positions, last = (
+            np.arange(len(ids)),
+            np.arange(past.max() + 1),
+            past[:, None],
+        )  # [B], [S], [B, 1]
         windows = {layer.window for layer in self._layers}
         masked = {window: (positions > last) | (positions <= last - window) for window in windows}  # [B, S]
 
@@ -188,14 +210,18 @@ class NumpyRuntime(KVCacheRuntime):
         self._extend_rotations(len(positions))
         return linear(self._final_norm(self._forward(ids, past, attend)), self._head)
 
-    def _forward(self, ids: Ints, positions: slice | Ints, attend: Attend, recorder: Recorder | None = None) -> Array:
-        """Run tokens [T] at their positions [T] through all layers; return the residual stream [T, C]. `attend` is
-        attention to the cache, or within windows."""
+    def _forward(
+        self, ids: Ints, positions: slice | Ints, attend: Attend, recorder: Recorder | None = None
+    ) -> Array:
+        """Run tokens [T] at their positions [T] through all layers; return the residual stream [T, C].
+        `attend` is attention to the cache, or within windows."""
         x, rotations = self._embed(ids, positions), [table[positions] for table in self._rotations]
         if recorder:
             recorder.residual(x)
         expert_weights: list[Array] = []
-        with np.errstate(over="ignore"):  # exp(-gate) in a SwiGLU may be infinite; silu(gate) is then correctly 0
+        with np.errstate(
+            over="ignore"
+        ):  # exp(-gate) in a SwiGLU may be infinite; silu(gate) is then correctly 0
             for index, layer in enumerate(self._layers):
                 q, k, v = layer.project(x, rotations[layer.is_sliding])
                 attended = x + layer.attention_output(attend(index, q, k, v))
@@ -219,29 +245,38 @@ class NumpyRuntime(KVCacheRuntime):
         """Extend the tables of rotary embeddings (arXiv:2104.09864) to `length` positions or more."""
         if length > len(self._rotations[0]):
             positions = np.arange(max(length, 2 * len(self._rotations[0]), 64))[:, None, None]
-            angles = [positions * np.array(self.config.rope_frequencies(kind)) for kind in self.config.layer_kinds]
-            self._rotations = [np.exp(1j * angle).astype(np.complex64) for angle in angles]  # [positions, 1, D/2] each
+            angles = [
+                positions * np.array(self.config.rope_frequencies(kind)) for kind in self.config.layer_kinds
+            ]
+            self._rotations = [
+                np.exp(1j * angle).astype(np.complex64) for angle in angles
+            ]  # [positions, 1, D/2] each
 
 
 class _Layer:
     """The weights of one layer.
 
-    Matrices with the same input are stacked, so that a layer takes four matrix-vector products per token. The gains and
-    biases of norms and the scale of attention scores are folded into the matrices once. Rotary embeddings rotate the
-    pairs (i, i + D/2) of a head; here the elements of a pair are adjacent, so that a pair is one complex number and a
-    rotation one complex product. Queries and keys are permuted in the same way, so attention scores do not change.
+    Matrices with the same input are stacked, so that a layer takes four matrix-vector products per token. The
+    gains and biases of norms and the scale of attention scores are folded into the matrices once. Rotary
+    embeddings rotate the pairs (i, i + D/2) of a head; here the elements of a pair are adjacent, so that a
+    pair is one complex number and a rotation one complex product. Queries and keys are permuted in the same
+    way, so attention scores do not change.
 
-    LayerNorm (arXiv:1607.06450) is RMSNorm of x minus its mean. The embeddings and the outputs of the matrices that add
-    to the residual stream have their mean subtracted instead: the stream then has none, and LayerNorm is RMSNorm.
+    LayerNorm (arXiv:1607.06450) is RMSNorm of x minus its mean. The embeddings and the outputs of the
+    matrices that add to the residual stream have their mean subtracted instead: the stream then has none, and
+    LayerNorm is RMSNorm.
     """
 
     def __init__(self, checkpoint: Checkpoint, index: int) -> None:
         config = checkpoint.config
         H, G, D = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-        self.H, self.G, self.D = H, G, D
+        self.H = H
+        self.G = G
+        self.D = D
         self.eps = np.float32(config.rms_norm_eps)
         self.is_rotary = config.is_rotary(index)
-        self.is_sliding, self.window = config.is_sliding(index), config.window(index)
+        self.is_sliding = config.is_sliding(index)
+        self.window = config.window(index)
         self.is_parallel = config.use_parallel_residual  # attention and the MLP have the same input
         name = f"model.layers.{index}."
         attention = name + "self_attn."
@@ -252,7 +287,9 @@ class _Layer:
         self.after_attention = None if after_attention is None else after_attention.gain
         self.after_mlp = None if after_mlp is None else after_mlp.gain
 
-        qkv, bias = _stacked(checkpoint, [f"{attention}{which}_proj.weight" for which in "qkv"], before_attention)
+        qkv, bias = _stacked(
+            checkpoint, [f"{attention}{which}_proj.weight" for which in "qkv"], before_attention
+        )
         self.qk_norm: Array | None = None
         self.joint_qk_norm = config.joint_qk_norm
         if config.qk_norm:
@@ -264,7 +301,8 @@ class _Layer:
             _interleave_halves(array[: (H + G) * D].reshape(H + G, D, -1))
             if not config.qk_norm:
                 array[: H * D] *= scale
-        self.qkv, self.o = Matrix(qkv, bias), _output_matrix(checkpoint, attention + "o_proj.weight")
+        self.qkv = Matrix(qkv, bias)
+        self.o = _output_matrix(checkpoint, attention + "o_proj.weight")
         mlps = [_MLP(checkpoint, names, before_mlp) for names in config.mlp_names(index)]
         self.mlp: Callable[[Array], Array | tuple[Array, Array]] = mlps[0]
         if config.num_experts:
@@ -302,7 +340,8 @@ class _Layer:
         return self._normalized_output(linear(y, self.o), self.after_attention)
 
     def mlp_output(self, x: Array, expert_weights: list[Array]) -> Array:
-        """Residual stream x [T, C] -> what the MLP adds to it. Appends the last token's weights of experts, if any."""
+        """Residual stream x [T, C] -> what the MLP adds to it. Appends the last token's weights of experts,
+        if any."""
         y = self.mlp(self._normalized(x))
         if isinstance(y, tuple):
             y, weights = y
@@ -317,13 +356,14 @@ class _Layer:
 
 
 class _MLP:
-    """down(silu(gate(x)) * up(x)), a SwiGLU (arXiv:2002.05202), or down(silu(up(x))) for a model without gates; or with
-    another activation."""
+    """down(silu(gate(x)) * up(x)), a SwiGLU (arXiv:2002.05202), or down(silu(up(x))) for a model without
+    gates; or with another activation."""
 
     def __init__(self, checkpoint: Checkpoint, names: tuple[str, ...], norm: "_Norm | None") -> None:
         """`names` of the tensors: gate [F, C], if any, up [F, C], down [C, F]."""
         *inputs, down = names
-        self.gate_up, self.down = Matrix(*_stacked(checkpoint, inputs, norm)), _output_matrix(checkpoint, down)
+        self.gate_up = Matrix(*_stacked(checkpoint, inputs, norm))
+        self.down = _output_matrix(checkpoint, down)
         self.is_gated = len(inputs) > 1
         self.activation = ACTIVATIONS[checkpoint.config.hidden_act]
 
@@ -342,9 +382,11 @@ class _Norm:
         self.bias = checkpoint.stacked([bias_of(name)]) if checkpoint.config.layer_norm else None
 
 
-def _stacked(checkpoint: Checkpoint, names: Sequence[str], norm: _Norm | None = None) -> tuple[Array, Array | None]:
-    """Stack matrices [., C] with the same input, and their biases if they have any. The gain g and the bias b of the
-    norm of their input are folded in: W (g x + b) + c = (W g) x + (W b + c)."""
+def _stacked(
+    checkpoint: Checkpoint, names: Sequence[str], norm: _Norm | None = None
+) -> tuple[Array, Array | None]:
+    """Stack matrices [., C] with the same input, and their biases if they have any. The gain g and the bias b
+    of the norm of their input are folded in: W (g x + b) + c = (W g) x + (W b + c)."""
     rows, biases = checkpoint.stacked(names), [bias_of(name) for name in names]
     bias = checkpoint.stacked(biases) if biases[0] in checkpoint.config.tensor_shapes() else None
     if norm is not None:
@@ -364,12 +406,15 @@ def _output_matrix(checkpoint: Checkpoint, name: str) -> Matrix:
 
 
 class _Experts:
-    """A sparse mixture of SwiGLUs: a router chooses `active` experts for each token (arXiv:2401.04088, section 2.1).
-    The other experts are not computed."""
+    """A sparse mixture of SwiGLUs: a router chooses `active` experts for each token (arXiv:2401.04088,
+    section 2.1). The other experts are not computed."""
 
     def __init__(self, experts: list[_MLP], router: Array, active: int, normalize: bool) -> None:
         """`router` is [E, C]."""
-        self.experts, self.router, self.active, self.normalize = experts, Matrix(router), active, normalize
+        self.experts = experts
+        self.router = Matrix(router)
+        self.active = active
+        self.normalize = normalize
 
     def __call__(self, x: Array) -> tuple[Array, Array]:
         """[T, C] -> ([T, C], the weights of the experts [T, E])"""
@@ -392,8 +437,9 @@ class _Experts:
 
 
 def _attention(q: Array, keys: Array, values: Array, window: int, recorder: Recorder | None = None) -> Array:
-    """Causal attention (arXiv:1706.03762, section 3.2.1) of the last T of S positions to the `window` positions up to
-    each: q [T, H, D], keys and values [G, S, D] -> [T, H * D]. H / G query heads share each key-value head."""
+    """Causal attention (arXiv:1706.03762, section 3.2.1) of the last T of S positions to the `window`
+    positions up to each: q [T, H, D], keys and values [G, S, D] -> [T, H * D]. H / G query heads share each
+    key-value head."""
     T, H, D = q.shape
     before = max(0, keys.shape[1] - T - window + 1)  # positions before all windows
     if before:
@@ -412,13 +458,16 @@ def _attention(q: Array, keys: Array, values: Array, window: int, recorder: Reco
 def _attention_together(
     q: Array, keys: Array, values: Array, lengths: Ints, masked: NDArray[np.bool_], window: int
 ) -> Array:
-    """Attention of the last token of B texts: q [B, H, D], keys and values [B, G, capacity, D] -> [B, H * D]. The first
-    `lengths` [B] positions of each text are in use; the others, and those before its window, are `masked` [B, S]."""
+    """Attention of the last token of B texts: q [B, H, D], keys and values [B, G, capacity, D] -> [B, H * D].
+    The first `lengths` [B] positions of each text are in use; the others, and those before its window, are
+    `masked` [B, S]."""
     B, H, D = q.shape
     G, S = keys.shape[1], masked.shape[1]
     if 2 * lengths.sum() < B * S:  # one long text among short ones: most scores would be masked
         texts = enumerate(lengths.tolist())
-        return np.concatenate([_attention(q[b : b + 1], keys[b, :, :n], values[b, :, :n], window) for b, n in texts])
+        return np.concatenate(
+            [_attention(q[b : b + 1], keys[b, :, :n], values[b, :, :n], window) for b, n in texts]
+        )
     weights = q.reshape(B, G, H // G, D) @ keys[:, :, :S].swapaxes(2, 3)  # [B, G, H/G, S]
     np.copyto(weights, -np.inf, where=masked[:, None, None])
     _softmax_in_place(weights)
@@ -433,8 +482,8 @@ def _softmax_in_place(x: Array) -> None:
 
 @lru_cache(maxsize=32)
 def _masked(T: int, S: int, window: int) -> NDArray[np.bool_]:
-    """The causal mask [T, S]: True where a position comes after the query or before its window, for the last T of S
-    positions."""
+    """The causal mask [T, S]: True where a position comes after the query or before its window, for the last
+    T of S positions."""
     distance = np.arange(S - T, S)[:, None] - np.arange(S)
     return (distance < 0) | (distance >= window)
 
@@ -444,20 +493,26 @@ def _silu(x: Array) -> Array:
 
 
 def _gelu_tanh(x: Array) -> Array:
-    """x * (1 + tanh(z)) / 2 for z = sqrt(2 / pi) * (x + 0.044715 * x^3): an approximation of GELU (arXiv:1606.08415,
-    section 2)."""
+    """x * (1 + tanh(z)) / 2 for z = sqrt(2 / pi) * (x + 0.044715 * x^3): an approximation of GELU
+    (arXiv:1606.08415, section 2)."""
     return x / (1 + np.exp(x * (1 + 0.044715 * x * x) * np.float32(-2 * math.sqrt(2 / math.pi))))
 
 
 def _gelu(x: Array) -> Array:
     """x * (1 + erf(x / sqrt(2))) / 2 (arXiv:1606.08415); erf by formula 7.1.26 of Abramowitz and Stegun."""
     factors = np.array([1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592, 0], np.float32)
-    tail = np.polyval(factors, 1 / (1 + np.float32(0.3275911 / math.sqrt(2)) * np.abs(x))) * np.exp(-x * x / 2)
+    tail = np.polyval(factors, 1 / (1 + np.float32(0.3275911 / math.sqrt(2)) * np.abs(x))) * np.exp(
+        -x * x / 2
+    )
     y: Array = x * np.where(x < 0, tail, 2 - tail) * np.float32(0.5)
     return y
 
 
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"silu": _silu, "gelu_pytorch_tanh": _gelu_tanh, "gelu": _gelu}
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "silu": _silu,
+    "gelu_pytorch_tanh": _gelu_tanh,
+    "gelu": _gelu,
+}
 
 
 def _rms_norm(x: Array, eps: np.float32) -> Array:

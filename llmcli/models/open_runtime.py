@@ -1,4 +1,5 @@
-"""The choice of a runtime for a model: numpy on the CPU, onnxruntime for quantized weights or speed, torch elsewhere.
+"""The choice of a runtime for a model: numpy on the CPU, onnxruntime for quantized weights or speed, torch
+elsewhere.
 
 A backend is imported only when it is chosen, so the CPU never waits for torch.
 """
@@ -27,15 +28,17 @@ def open_runtime(
     fast: bool = False,
     cache: bool = True,
 ) -> Runtime:
-    """Make a model ready to run, with its n-gram cache if it has one and `cache` is True. `device` is "cpu", "cuda",
-    "mps" or "auto"; `quantize` is "int8", "int4", or None for the stored weights. With `fast`, float32 weights on the
-    CPU run in onnxruntime, if installed: up to twice as fast, in twice the memory. Raises LLMError if the device or
-    backend is missing."""
+    """Make a model ready to run, with its n-gram cache if it has one and `cache` is True. `device` is "cpu",
+    "cuda", "mps" or "auto"; `quantize` is "int8", "int4", or None for the stored weights. With `fast`,
+    float32 weights on the CPU run in onnxruntime, if installed: up to twice as fast, in twice the memory.
+    Raises LLMError if the device or backend is missing."""
     weights = [CacheWeights.of_record(record, model.shared.path) for record in model.records] if cache else []
     if isinstance(model, Ensemble):
         from llmcli.models.ensemble import EnsembleRuntime
 
-        ensemble = EnsembleRuntime([_open_network(m, device, quantize, on_note, fast=fast) for m in model.experts])
+        ensemble = EnsembleRuntime(
+            [_open_network(m, device, quantize, on_note, fast=fast) for m in model.experts]
+        )
         runtime: Runtime = NgramEnsemble(ensemble, weights) if any(weights) else ensemble
     else:
         network = _open_network(model, device, quantize, on_note, fast=fast)
@@ -44,7 +47,9 @@ def open_runtime(
     return runtime
 
 
-def _open_network(checkpoint: Checkpoint, device: str, quantize: str | None, on_note: OnNote, *, fast: bool) -> Runtime:
+def _open_network(
+    checkpoint: Checkpoint, device: str, quantize: str | None, on_note: OnNote, *, fast: bool
+) -> Runtime:
     if device != "cpu":
         from llmcli.models.torch.devices import check_dtype, pick_device
         from llmcli.models.torch.runtime import TorchRuntime
@@ -60,23 +65,36 @@ def _open_network(checkpoint: Checkpoint, device: str, quantize: str | None, on_
     from llmcli.models.onnx import runtime as onnx_runtime
 
     unsupported = onnx_runtime.unsupported(checkpoint.config)
-    if not unsupported and (quantize or onnx_runtime.is_installed()):  # stored quantized weights also run without it
+    if not unsupported and (
+        quantize or onnx_runtime.is_installed()
+    ):  # stored quantized weights also run without it
         try:
             return onnx_runtime.OnnxRuntime(checkpoint, scheme)
         except LLMError as error:  # it does not load, for instance a build for another system
             if quantize:
                 raise
-            on_note(f"onnxruntime does not work here ({error.__cause__ or error}); running more slowly without it")
+            on_note(
+                f"onnxruntime does not work here ({error.__cause__ or error}); running more slowly without it"
+            )
     if not scheme:
         return NumpyRuntime(checkpoint)
-    reason = f"onnxruntime does not support {unsupported}" if unsupported else 'pip install "llmcli[fast]" adds one'
+    reason = (
+        f"onnxruntime does not support {unsupported}"
+        if unsupported
+        else 'pip install "llmcli[fast]" adds one'
+    )
     on_note(f"no accelerated {scheme} backend here: {reason}; running at the speed of float32")
     return NumpyRuntime(checkpoint.with_quantized_values(scheme))
 
 
 def expert_names(model: Checkpoint | Ensemble) -> list[str]:
-    """Return the names of an ensemble's models, or the numbers of a sparse model's experts; [] for other models."""
-    return list(model.names) if isinstance(model, Ensemble) else [str(i) for i in range(model.config.num_experts)]
+    """Return the names of an ensemble's models, or the numbers of a sparse model's experts; [] for other
+    models."""
+    return (
+        list(model.names)
+        if isinstance(model, Ensemble)
+        else [str(i) for i in range(model.config.num_experts)]
+    )
 
 
 def open_trained(checkpoint: Checkpoint, device: str) -> Runtime:

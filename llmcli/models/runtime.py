@@ -15,8 +15,12 @@ from llmcli.errors import LLMError
 Array = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Ints = NDArray[np.int64]
-Scores = tuple[NDArray[np.floating], NDArray[np.bool_]]  # (losses in nats [B, T], whether top-1 was correct [B, T])
-WeightedScores = tuple[NDArray[np.floating], NDArray[np.bool_], Array]  # Scores and the weights [B, T, n] of n models
+Scores = tuple[
+    NDArray[np.floating], NDArray[np.bool_]
+]  # (losses in nats [B, T], whether top-1 was correct [B, T])
+WeightedScores = tuple[
+    NDArray[np.floating], NDArray[np.bool_], Array
+]  # Scores and the weights [B, T, n] of n models
 PREFILL_CHUNK = 128  # tokens processed at a time during prefill
 LOGITS_AT_ONCE = 1 << 22  # logits held in memory while scoring: 16 MB
 
@@ -27,16 +31,19 @@ class Scorer(Protocol):
     context: int  # the maximum number of tokens in a sequence
 
     def score(self, ids: Ints, /) -> Scores:
-        """Score each of ids[:, 1:] in independent windows ids [B, T + 1]. Returns (losses in nats [B, T], whether the
-        target was the most likely token [B, T]). The cache is unchanged. Raises LLMError if T exceeds the context."""
+        """Score each of ids[:, 1:] in independent windows ids [B, T + 1]. Returns (losses in nats [B, T],
+        whether the target was the most likely token [B, T]). The cache is unchanged. Raises LLMError if T
+        exceeds the context."""
 
 
 class Runtime(ABC):
-    """A model ready to run, with a key-value (KV) cache of the tokens processed so far; also a Scorer. Methods that
-    process tokens raise LLMError if these do not fit the context, and ValueError for no tokens."""
+    """A model ready to run, with a key-value (KV) cache of the tokens processed so far; also a Scorer.
+    Methods that process tokens raise LLMError if these do not fit the context, and ValueError for no
+    tokens."""
 
     def __init__(self, context: int, parameters: int, cache_bytes_per_token: int) -> None:
-        self.context, self.parameters = context, parameters
+        self.context = context
+        self.parameters = parameters
         self.cache_bytes_per_token = cache_bytes_per_token  # memory per token in the cache
 
     @property
@@ -51,8 +58,8 @@ class Runtime(ABC):
 
     @abstractmethod
     def fork(self, length: int = 0) -> "Runtime":
-        """Return a runtime with the same weights and its own cache, which begins with the first `length` tokens of this
-        one."""
+        """Return a runtime with the same weights and its own cache, which begins with the first `length`
+        tokens of this one."""
 
     @abstractmethod
     def prefill(self, ids: Sequence[int]) -> Array:
@@ -80,32 +87,39 @@ class Runtime(ABC):
 
     @staticmethod
     def step_batch(runtimes: Sequence[Any], tokens: Sequence[int]) -> Array:
-        """Call `step` for each of B forks of one runtime; return the logits [B, V]. Together they read each weight
-        once, so several texts take hardly longer than one. The last bits may differ: the order of additions in a matrix
-        product depends on its shape."""
+        """Call `step` for each of B forks of one runtime; return the logits [B, V]. Together they read each
+        weight once, so several texts take hardly longer than one. The last bits may differ: the order of
+        additions in a matrix product depends on its shape."""
         return np.stack([runtime.step(token) for runtime, token in zip(runtimes, tokens, strict=True)])
 
     def continuation_logits(self, texts: Sequence[Sequence[int]]) -> Iterator[Array]:
-        """Yield the logits [T, V] after each token of each of some texts, none of them empty, which continue the cache
-        independently of each other. Exhausting the iterator leaves the cache as it was."""
+        """Yield the logits [T, V] after each token of each of some texts, none of them empty, which continue
+        the cache independently of each other. Exhausting the iterator leaves the cache as it was."""
         length = self.length
         for ids in texts:
             yield self.logits(ids)
             self.rewind(length)
 
     def expert_weights(self) -> Array:
-        """Return the weights [layers, experts] of the experts in sparse layers, or of the models in an ensemble (one
-        layer), for the last token. Raises LLMError if they are not known."""
-        raise LLMError("expert weights are only available on the CPU; run the model without `quantize` and `device`")
+        """Return the weights [layers, experts] of the experts in sparse layers, or of the models in an
+        ensemble (one layer), for the last token. Raises LLMError if they are not known."""
+        raise LLMError(
+            "expert weights are only available on the CPU; run the model without `quantize` and `device`"
+        )
 
 
 def step_batch(runtimes: Sequence[Runtime], tokens: Sequence[int]) -> Array:
     """Call `Runtime.step_batch`, or `step` for a single text."""
-    return runtimes[0].step_batch(runtimes, tokens) if len(runtimes) > 1 else runtimes[0].step(tokens[0])[None]
+    return (
+        runtimes[0].step_batch(runtimes, tokens) if len(runtimes) > 1 else runtimes[0].step(tokens[0])[None]
+    )
 
 
-def padded_batches(lengths: Sequence[int] | Ints, indices: Iterable[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Yield consecutive indices of texts that have at most `batch_tokens` tokens when padded to the longest."""
+def padded_batches(
+    lengths: Sequence[int] | Ints, indices: Iterable[int], batch_tokens: int
+) -> Iterator[list[int]]:
+    """Yield consecutive indices of texts that have at most `batch_tokens` tokens when padded to the
+    longest."""
     batch: list[int] = []
     width = 0
     for index in indices:
@@ -126,8 +140,8 @@ def check_context(tokens: int, context: int) -> None:
 
 
 def check_input(ids: Sequence[int], length: int, context: int) -> None:
-    """Raise ValueError if there is no token to process, LLMError if `ids` do not fit the context after `length`
-    tokens."""
+    """Raise ValueError if there is no token to process, LLMError if `ids` do not fit the context after
+    `length` tokens."""
     if not len(ids):
         raise ValueError("at least one token is needed")
     check_context(length + len(ids), context)

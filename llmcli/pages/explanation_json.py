@@ -19,9 +19,9 @@ def explanation_json(
     head: int | None = None,
     position: int | None = None,
 ) -> dict[str, object]:
-    """Convert an explanation to JSON, with `count` next tokens and words and the attention of a layer and head,
-    numbered from 1 (None: all), of all tokens, or of the one at `position`. Positions of copies are indices in
-    "tokens"; without an n-gram cache there is no key "copies"."""
+    """Convert an explanation to JSON, with `count` next tokens and words and the attention of a layer and
+    head, numbered from 1 (None: all), of all tokens, or of the one at `position`. Positions of copies are
+    indices in "tokens"; without an n-gram cache there is no key "copies"."""
 
     def token_json(token: int, **values: object) -> dict[str, object]:
         return {"id": token, "text": tokenizer.label(token), **values}
@@ -34,19 +34,26 @@ def explanation_json(
     effects = [None if math.isnan(bits) else round(bits, 6) for bits in explanation.ablation_effects.tolist()]
     result: dict[str, object] = {
         "prompt": prompt,
-        "tokens": [token_json(token, effect_bits=bits) for token, bits in zip(explanation.ids, effects, strict=True)],
+        "tokens": [
+            token_json(token, effect_bits=bits) for token, bits in zip(explanation.ids, effects, strict=True)
+        ],
         "tail": explanation.tail,
         "cut": explanation.truncated,
         "earlier": explanation.preceding,
         "attention": {
             "layers": [layer + 1 for layer in layers],
             "heads": [head + 1 for head in heads],
-            "weights": (attention if position is None else attention[:, :, position]).astype(float).round(6).tolist(),
+            "weights": (attention if position is None else attention[:, :, position])
+            .astype(float)
+            .round(6)
+            .tolist(),
         },
         "lens": [
             {
                 "layer": depth,
-                "next_tokens": [token_json(id_, probability=round(p, 6)) for id_, p in zip(*row, strict=True)],
+                "next_tokens": [
+                    token_json(id_, probability=round(p, 6)) for id_, p in zip(*row, strict=True)
+                ],
             }
             for depth, row in enumerate(zip(lens.ids.tolist(), lens.probabilities.tolist(), strict=True))
         ],
@@ -66,11 +73,14 @@ def explanation_json(
     if explanation.copies is not None:
         result["copies"] = [
             token_json(
-                copy.token, network=round(copy.network_probability, 6), probability=round(copy.probability, 6),
-                matched=copy.matched, positions=[position - explanation.preceding for position in copy.positions],
+                copy.token,
+                network=round(copy.network_probability, 6),
+                probability=round(copy.probability, 6),
+                matched=copy.matched,
+                positions=[position - explanation.preceding for position in copy.positions],
             )
             for copy in explanation.copies
-        ]  # fmt: skip
+        ]
     return result
 
 
@@ -104,18 +114,23 @@ def comparison_json(
         "kl_divergence_bits": round(comparison.kl_divergence, 6),
         "next_tokens": [
             {
-                "id": change.token, "text": change.text, "first": round(change.first, 6),
-                "second": round(change.second, 6), "bits": None if change.bits is None else round(change.bits, 6),
+                "id": change.token,
+                "text": change.text,
+                "first": round(change.first, 6),
+                "second": round(change.second, 6),
+                "bits": None if change.bits is None else round(change.bits, 6),
             }
             for change in comparison.next_tokens(count)
         ],
         "next": [
             {
-                "text": change.text, "first": round(change.first, 6), "second": round(change.second, 6),
+                "text": change.text,
+                "first": round(change.first, 6),
+                "second": round(change.second, 6),
                 "token_id": change.token,
             }
             for change in comparison.next_words(count)
         ],
         "first": first,
         "second": second,
-    }  # fmt: skip
+    }

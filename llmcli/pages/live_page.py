@@ -32,22 +32,48 @@ if TYPE_CHECKING:
     from llmcli.formats.safetensors.header import Header
 
 MODEL_SCRIPTS = (
-    "shown", "tokenizer", "vocabulary", "model", "ngram_cache", "sampler", "token_healing", "generator", "inside",
+    "shown",
+    "tokenizer",
+    "vocabulary",
+    "model",
+    "ngram_cache",
+    "sampler",
+    "token_healing",
+    "generator",
+    "inside",
     "worker",
-)  # fmt: skip
+)
 VIEW_SCRIPTS = (
-    "templates/curve.js", "templates/arcs.js", "live/texts.js", "live/record_texts.js", "live/settings_view.js",
-    "live/inside_view.js", "live/compare_view.js", "live/chat_view.js", "live/record.js", "live/page.js",
-)  # fmt: skip
+    "templates/curve.js",
+    "templates/arcs.js",
+    "live/texts.js",
+    "live/record_texts.js",
+    "live/settings_view.js",
+    "live/inside_view.js",
+    "live/compare_view.js",
+    "live/chat_view.js",
+    "live/record.js",
+    "live/page.js",
+)
 PAGE_SCRIPTS = ("templates/shared.js", "live/local.js", *VIEW_SCRIPTS)
 SERVED_SCRIPTS = ("templates/shared.js", "live/shown.js", "live/http.js", *VIEW_SCRIPTS)
 MAX_EXAMPLES = 4
 STYLES = ("templates/page.css", "live/page.css")
 _CONFIG_KEYS = (
-    "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "max_position_embeddings",
-    "rms_norm_eps", "num_experts", "num_experts_per_tok", "norm_topk_prob", "hidden_act", "no_rope_layers",
-    "use_parallel_residual", "parameters",
-)  # fmt: skip
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "max_position_embeddings",
+    "rms_norm_eps",
+    "num_experts",
+    "num_experts_per_tok",
+    "norm_topk_prob",
+    "hidden_act",
+    "no_rope_layers",
+    "use_parallel_residual",
+    "parameters",
+)
 
 
 def live_page(
@@ -63,12 +89,15 @@ def live_page(
 ) -> bytes:
     """Write the page of a model. The data type of its weights is chosen unless `dtype` is given.
 
-    With a `prompt`, the page opens at its prediction, with the parts `without` switched off ("2": layer 2, "2.3": head
-    3 of layer 2); with `compare` as well, at both prompts side by side. Raises LLMError for a model that pages do not
-    support, or that is too large: its advice is `if_too_large`, or another dtype or format of `llm export`.
+    With a `prompt`, the page opens at its prediction, with the parts `without` switched off ("2": layer 2,
+    "2.3": head 3 of layer 2); with `compare` as well, at both prompts side by side. Raises LLMError for a
+    model that pages do not support, or that is too large: its advice is `if_too_large`, or another dtype or
+    format of `llm export`.
     """
     if model.config.joint_qk_norm or model.config.is_gemma:
-        raise LLMError(f"pages do not support models of type {model.config.model_type}; export it to hf or gguf")
+        raise LLMError(
+            f"pages do not support models of type {model.config.model_type}; export it to hf or gguf"
+        )
     tokenizer = open_tokenizer(model)
     dtype, note = choose_dtype(model, tokenizer, dtype, if_too_large)
     template = open_chat_template(model, tokenizer)
@@ -92,12 +121,18 @@ def live_page(
         data["start"] |= {"view": "inside" if compare is None else "compare", "text": prompt}
     name = name_of(header.path.resolve())
     page = fill(
-        "live/page.html", STYLES, PAGE_SCRIPTS, name if header.path.is_dir() else Path(name).stem, "worker-src blob:; ",
-        icon="", data=json_for_script(data), program=Template(joined(["live/program.html"])).substitute(
+        "live/page.html",
+        STYLES,
+        PAGE_SCRIPTS,
+        name if header.path.is_dir() else Path(name).stem,
+        "worker-src blob:; ",
+        icon="",
+        data=json_for_script(data),
+        program=Template(joined(["live/program.html"])).substitute(
             weights=base64.b64encode(weights).decode(),
             worker='"use strict";\n' + joined([f"live/{script}.js" for script in MODEL_SCRIPTS]),
         ),
-    )  # fmt: skip
+    )
     check_size(model.config, dtype, len(page), if_too_large)
     on_note(f"weights: {note}")
     return page
@@ -108,11 +143,14 @@ def served_page() -> bytes:
     """Write the page of `llm serve`, which is the same for all models."""
     icon = '<link rel="icon" href="data:,">'  # otherwise the browser asks the server for one
     sources = "connect-src 'self'; img-src data:; "
-    return fill("live/page.html", STYLES, SERVED_SCRIPTS, "llm serve", sources, icon=icon, data="{}", program="")
+    return fill(
+        "live/page.html", STYLES, SERVED_SCRIPTS, "llm serve", sources, icon=icon, data="{}", program=""
+    )
 
 
 def served_facts(source: Checkpoint | Ensemble, header: "Header") -> dict[str, Any]:
-    """Collect what the page of `llm serve` shows about a model. Raises LLMError for another program's record."""
+    """Collect what the page of `llm serve` shows about a model. Raises LLMError for another program's
+    record."""
     config = source.shared.config
     shape = {key: getattr(config, key) for key in ("num_hidden_layers", "num_attention_heads")}
     return _facts(source, header) | {

@@ -14,11 +14,13 @@ from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.generation.token_healing import Prompt
 
-# the patterns of a pre-tokenizer of tokenizer_json.PRE_TOKENIZERS; each splits the parts that the one before it leaves
+# the patterns of a pre-tokenizer of tokenizer_json.PRE_TOKENIZERS; each splits the parts that the one before
+# it leaves
 _SPLITS = {name: [pattern] for name, pattern in tokenizer_json.PATTERNS.items()} | {
     "GPT-2, single digits": [r"\p{N}|\P{N}+", tokenizer_json.PATTERNS["GPT-2"]]
 }
-# in JavaScript \s is another set of characters, and older browsers do not know (?i:...); "ſ" is a lowercase "S"
+# in JavaScript \s is another set of characters, and older browsers do not know (?i:...); "ſ" is a lowercase
+# "S"
 _IN_JAVASCRIPT = {
     "(?i:'s|'t|'re|'ve|'m|'ll|'d)": "'(?:[sSſ]|[tT]|[rR][eE]|[vV][eE]|[mM]|[lL][lL]|[dD])",
     r"\s": r"\p{White_Space}",
@@ -27,8 +29,9 @@ _IN_JAVASCRIPT = {
 
 
 def tokenizer_data(tokenizer: Tokenizer, stored: str) -> dict[str, Any]:
-    """Return the data that live/tokenizer.js needs; `stored` is the tokenizer.json in the model file. Bytes are
-    strings of the characters U+0000 to U+00FF. Raises LLMError for a pre-tokenizer that pages do not support."""
+    """Return the data that live/tokenizer.js needs; `stored` is the tokenizer.json in the model file. Bytes
+    are strings of the characters U+0000 to U+00FF. Raises LLMError for a pre-tokenizer that pages do not
+    support."""
     document, kind = json.loads(tokenizer.to_json()), tokenizer.kind
     model, added = document["model"], [token for token in document["added_tokens"] if not token["special"]]
     merges = [tokenizer_json.merge_pair(merge) for merge in model["merges"]]
@@ -37,7 +40,9 @@ def tokenizer_data(tokenizer: Tokenizer, stored: str) -> dict[str, Any]:
         "kind": kind,
         "tokens": [data.decode("latin-1") for data in tokenizer.token_bytes],
         "byte_ids": _byte_ids(tokenizer, {} if kind == "bpe" else vocab, {token["id"] for token in added}),
-        "merges": list(chain.from_iterable((vocab[left], vocab[right], vocab[left + right]) for left, right in merges)),
+        "merges": list(
+            chain.from_iterable((vocab[left], vocab[right], vocab[left + right]) for left, right in merges)
+        ),
         "splits": _splits(document["pre_tokenizer"]) if kind == "bpe" else [],
         "ignore_merges": bool(model.get("ignore_merges")),
         "is_nfc": kind != "spm" and document.get("normalizer") is not None,
@@ -62,7 +67,9 @@ def _splits(pre_tokenizer: Any) -> list[str]:
     name = tokenizer_json.pre_tokenizer_name(pre_tokenizer)
     if name not in _SPLITS:
         known = ", ".join(_SPLITS)
-        raise LLMError(f"the tokenizer splits words otherwise than {known}, and pages support only these; use --to hf")
+        raise LLMError(
+            f"the tokenizer splits words otherwise than {known}, and pages support only these; use --to hf"
+        )
     patterns = []
     for pattern in _SPLITS[name]:
         for ours, theirs in _IN_JAVASCRIPT.items():
@@ -72,9 +79,9 @@ def _splits(pre_tokenizer: Any) -> list[str]:
 
 
 def chat_data(template: ChatTemplate, tokenizer: Tokenizer) -> dict[str, Any] | None:
-    """A chat template as four parts, each a list of texts and control tokens: what precedes the first message, an
-    answer, the next message, and the answer that is to be written. None for a template that renders conversations in
-    any other way, or not at all."""
+    """A chat template as four parts, each a list of texts and control tokens: what precedes the first
+    message, an answer, the next message, and the answer that is to be written. None for a template that
+    renders conversations in any other way, or not at all."""
     probes = unused_characters(5, [template.source])
     messages = [Message(("user", "assistant")[i % 2], f" {probe} ") for i, probe in enumerate(probes)]
     try:

@@ -26,8 +26,8 @@ def choose_dtype(
 ) -> tuple[str, str]:
     """(data type of the matrices, a sentence about it that says which weights the record's figures are of).
 
-    Unless one is asked for, int8 if that costs less than MAX_COST, else float16. Raises LLMError if the weights are too
-    large for a page.
+    Unless one is asked for, int8 if that costs less than MAX_COST, else float16. Raises LLMError if the
+    weights are too large for a page.
     """
     if dtype not in (None, *BYTES_PER_WEIGHT):
         raise usage(f"`dtype` must be {', '.join(BYTES_PER_WEIGHT)} in a page, found {dtype}")
@@ -38,7 +38,10 @@ def choose_dtype(
     if dtype is None and cost > MAX_COST:
         return "f16", f"float16, as int8 weights would raise the bits per byte by {cost:.1%}"
     amount = f"about {cost:.2%}" if cost >= 1e-4 else "less than 0.01%"
-    return "int8", f"int8, one scale per row: the bits per byte are {amount} higher than those of the original weights"
+    return (
+        "int8",
+        f"int8, one scale per row: the bits per byte are {amount} higher than those of the original weights",
+    )
 
 
 def page_bytes(config: ModelConfig, dtype: str | None = None) -> int:
@@ -52,7 +55,9 @@ def check_size(config: ModelConfig, dtype: str, size: int, advice: str | None = 
         return
     smaller = [one for one, width in BYTES_PER_WEIGHT.items() if width < BYTES_PER_WEIGHT[dtype]]
     fitting = [one for one in smaller if 1.1 * BASE64 * BYTES_PER_WEIGHT[one] * config.parameters < MAX_BYTES]
-    advice = advice or (f"add --dtype {fitting[-1]}" if fitting else "for a model of this size: --to gguf or --to hf")
+    advice = advice or (
+        f"add --dtype {fitting[-1]}" if fitting else "for a model of this size: --to gguf or --to hf"
+    )
     most = units.number(MAX_BYTES / BASE64 / BYTES_PER_WEIGHT[dtype])
     raise LLMError(
         f"the page would take {units.size(size)} with {dtype} weights; at most {units.size(MAX_BYTES)} are written, "
@@ -77,8 +82,8 @@ def with_page_values(model: Checkpoint, dtype: str) -> Checkpoint:
 
 
 def pack(model: Checkpoint, dtype: str) -> tuple[list[dict[str, Any]], bytes]:
-    """Return the position of each tensor in a block of bytes, and the block: see `readTensors` in live/model.js. Raises
-    LLMError if a weight is too large for float16."""
+    """Return the position of each tensor in a block of bytes, and the block: see `readTensors` in
+    live/model.js. Raises LLMError if a weight is too large for float16."""
     entries: list[dict[str, Any]] = []
     parts: list[bytes] = []
     offset = 0
@@ -109,7 +114,8 @@ def pack(model: Checkpoint, dtype: str) -> tuple[list[dict[str, Any]], bytes]:
 
 
 def _page_names(config: ModelConfig) -> dict[str, str]:
-    """Map names of routers and experts in a file to those in a page, which are Qwen3-MoE's for any architecture."""
+    """Map names of routers and experts in a file to those in a page, which are Qwen3-MoE's for any
+    architecture."""
     names = {}
     for layer in range(config.num_hidden_layers if config.num_experts else 0):
         start = f"model.layers.{layer}.mlp."

@@ -52,7 +52,8 @@ def _with_figures(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def training_record(header: "Header") -> TrainingRecord:
-    """Return the training record, an empty one if there is none. Raises LLMError for another program's record."""
+    """Return the training record, an empty one if there is none. Raises LLMError for another program's
+    record."""
     with prefixed(header.path):
         return TrainingRecord.parse(header.metadata.get("training.json", "{}"))
 
@@ -68,7 +69,8 @@ def value_text(value: object) -> str:
 
 
 def record_rows(record: TrainingRecord) -> Rows:
-    """List the facts about a training run; an imported model has few, since nothing is known about its run."""
+    """List the facts about a training run; an imported model has few, since nothing is known about its
+    run."""
     experts = [
         (f"tokens per expert, layer {layer}", " ".join(f"{share:.1%}" for share in shares))
         for layer, shares in enumerate(record.expert_shares, 1)
@@ -90,7 +92,9 @@ def record_rows(record: TrainingRecord) -> Rows:
     if clock := record.clock:
         rows.append(("time", f"{units.duration(clock.seconds)}, {clock.tokens_per_second:,} tokens/s"))
     if settings := record.train and record.train.document:
-        rows.append(("settings", ", ".join(f"{key} {settings[key]}" for key in SHOWN_SETTINGS if key in settings)))
+        rows.append(
+            ("settings", ", ".join(f"{key} {settings[key]}" for key in SHOWN_SETTINGS if key in settings))
+        )
     if record.versions:
         rows.append(("versions", ", ".join(f"{name} {version}" for name, version in record.versions.items())))
     return rows

@@ -52,7 +52,8 @@ def _rows(header: "Header", record: TrainingRecord) -> Rows:
 
 
 def _plan_rows(document: Mapping[str, Any]) -> list[list[str]]:
-    """List the choices of the plan, (name, value, reason); a record from elsewhere may hold anything there."""
+    """List the choices of the plan, (name, value, reason); a record from elsewhere may hold anything
+    there."""
     plan = document.get("plan")
     rows = [row for row in plan if isinstance(row, dict)] if isinstance(plan, list) else []
     return [[str(row.get(key, "")) for key in ("name", "value", "reason")] for row in rows]

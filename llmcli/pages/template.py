@@ -16,11 +16,15 @@ from string import Template
 def fill(
     template: str, styles: Sequence[str], scripts: Sequence[str], title: str, sources: str = "", **values: str
 ) -> bytes:
-    """Fill a page. `styles` and `scripts` are names of files, `sources` is added to the Content-Security-Policy, and
-    `values` are markup, or JSON of `json_for_script`."""
+    """Fill a page. `styles` and `scripts` are names of files, `sources` is added to the
+    Content-Security-Policy, and `values` are markup, or JSON of `json_for_script`."""
     style, script, title = joined(styles), joined(scripts), html.escape(printable(title))
     head = Template(joined(["templates/head.html"])).substitute(
-        style_hash=source_hash(style), script_hash=source_hash(script), sources=sources, title=title, style=style
+        style_hash=source_hash(style),
+        script_hash=source_hash(script),
+        sources=sources,
+        title=title,
+        style=style,
     )
     page = Template(joined([template])).substitute(head=head, title=title, script=script, **values)
     return page.encode("utf-8", "backslashreplace")

@@ -1,12 +1,17 @@
-"""The page of a run in progress (`llm train --watch`), which asks its server for the state of the run every second."""
+"""The page of a run in progress (`llm train --watch`), which asks its server for the state of the run every
+second."""
 
 from llmcli.pages.template import fill
 
 STYLES = ("templates/page.css", "live/page.css", "live/watch.css")
 SCRIPTS = (
-    "templates/shared.js", "templates/curve.js", "live/texts.js", "live/record_texts.js", "live/record.js",
+    "templates/shared.js",
+    "templates/curve.js",
+    "live/texts.js",
+    "live/record_texts.js",
+    "live/record.js",
     "live/watch.js",
-)  # fmt: skip
+)
 
 
 def watch_page(title: str) -> bytes:

@@ -23,7 +23,10 @@ class ApiError(Exception):
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
-        self.message, self.status, self.param, self.code = message, status, param, code
+        self.message = message
+        self.status = status
+        self.param = param
+        self.code = code
         self.headers = headers or HEADERS.get(status, {})
 
     @property
@@ -42,13 +45,14 @@ class ModelFileError(ModelLoadError):
 
 
 def invalid(param: str, message: str, code: str | None = None) -> ApiError:
-    """Make an error for a field of the request; its message begins with the name: "n must be at least 1, found 0"."""
+    """Make an error for a field of the request; its message begins with the name: "n must be at least 1,
+    found 0"."""
     return ApiError(f"{param} {message}", param=param, code=code)
 
 
 def as_api_error(error: BaseException, status: int = 500) -> ApiError:
-    """Convert an exception to the error of a request; `status` is for an LLMError without a status of its own that is
-    not about the request's arguments."""
+    """Convert an exception to the error of a request; `status` is for an LLMError without a status of its own
+    that is not about the request's arguments."""
     match error:
         case ApiError():
             return error
@@ -59,7 +63,9 @@ def as_api_error(error: BaseException, status: int = 500) -> ApiError:
         case QueueFullError():
             return ApiError(str(error), 429, code="queue_full")
         case StoppingError() | UnavailableError():
-            return ApiError(str(error), 503, code="stopping" if isinstance(error, StoppingError) else "unavailable")
+            return ApiError(
+                str(error), 503, code="stopping" if isinstance(error, StoppingError) else "unavailable"
+            )
         case LLMError():
             return ApiError(str(error), 400 if error.exit_code == WRONG_USAGE else status)
     if isinstance(error, MemoryError) or "can't start new thread" in str(error):

@@ -1,6 +1,7 @@
 """Aborting a training step or an evaluation that takes too long after Ctrl-C or a time limit.
 
-cli/terminal/signals.py handles Ctrl-C; loop/clock.py decides when to abort; loop/trainer.py then ends the run.
+cli/terminal/signals.py handles Ctrl-C; loop/clock.py decides when to abort; loop/trainer.py then ends the
+run.
 """
 
 import contextlib
@@ -15,7 +16,8 @@ class CutShortError(Exception):
 
 @contextlib.contextmanager
 def stop_between_layers(model: LanguageModel, should_stop: Callable[[], bool]) -> Iterator[None]:
-    """In this context, passes of `model` and its teacher raise CutShortError before a layer if `should_stop()`."""
+    """In this context, passes of `model` and its teacher raise CutShortError before a layer if
+    `should_stop()`."""
 
     def check() -> None:
         if should_stop():

@@ -1,4 +1,5 @@
-"""A training run from inputs to model file: read, plan, train, save. Called by the command line and the Python API."""
+"""A training run from inputs to model file: read, plan, train, save. Called by the command line and the
+Python API."""
 
 import hashlib
 import math
@@ -56,7 +57,8 @@ from llmcli.training.step import data_parallel, hardware, throughput
 from llmcli.training.step.data_parallel import Leader
 from llmcli.training.step.thread_tuner import ThreadTuner
 
-# seconds reserved for measuring memorization and saving the model; for saving, at most a share of a short budget
+# seconds reserved for measuring memorization and saving the model; for saving, at most a share of a short
+# budget
 RESERVED_SECONDS, MEMORIZATION_SECONDS_PER_MILLION, SAVING_SECONDS_PER_MILLION = 0.6, 0.02, 0.04
 LARGEST_SAVING_SHARE = 0.15
 # time for the compressors: a share of the time budget, or seconds without a budget
@@ -113,8 +115,9 @@ def plan_run(
     time_given: str | None = None,
     known_answers: bool = False,
 ) -> PlannedRun:
-    """Choose device and data type if they are "auto", prepare the tokens, and plan; a stopped run keeps its plan.
-    `started` is the start of the time budget (time.monotonic); `time_given` is the budget as typed. Raises LLMError."""
+    """Choose device and data type if they are "auto", prepare the tokens, and plan; a stopped run keeps its
+    plan. `started` is the start of the time budget (time.monotonic); `time_given` is the budget as typed.
+    Raises LLMError."""
     if known_answers:
         check_known_answers(inputs.conversations, adapter_only=output.adapter_only)
     identity = _run_identity(request, inputs, output, processes, time_given)
@@ -137,10 +140,14 @@ def plan_run(
         machine = Machine(speeds, _free_memory(request.device, processes))
     with hardware.explain_out_of_memory():
         prepared = prepare(
-            request, inputs, machine, tokenizer=_open_tokenizer(inputs, stopped),
-            max_bytes=stopped.max_bytes if stopped else None, on_note=on_note,
+            request,
+            inputs,
+            machine,
+            tokenizer=_open_tokenizer(inputs, stopped),
+            max_bytes=stopped.max_bytes if stopped else None,
+            on_note=on_note,
             elapsed=lambda: time.monotonic() - started,
-        )  # fmt: skip
+        )
     if stopped:
         prepared = prepared.with_plan(_resumed_plan(stopped.plan, request, processes))
     prepared = replace(prepared, record=prepared.record | _inputs_record(prepared.record, inputs, output))
@@ -153,15 +160,28 @@ def plan_run(
         correction = Correction(prepared, speeds, machine.memory)
     if prepared.plan.searches:
         evaluations = stopped.state.values.get("evaluations", ()) if stopped else ()
-        machine = Machine(speeds.scaled(1.0) if speeds else estimated_speed, _free_memory(request.device, processes))
+        machine = Machine(
+            speeds.scaled(1.0) if speeds else estimated_speed, _free_memory(request.device, processes)
+        )
         correction = FirstRun(prepared, machine, evaluations)
     return PlannedRun(
-        inputs, output, prepared, identity, started, on_note, processes, tuner, request.probe, correction, known_answers
-    )  # fmt: skip
+        inputs,
+        output,
+        prepared,
+        identity,
+        started,
+        on_note,
+        processes,
+        tuner,
+        request.probe,
+        correction,
+        known_answers,
+    )
 
 
 def _resumed_plan(plan: Plan, request: PlanRequest, processes: Processes) -> Plan:
-    """Adapt the plan of a stopped run to the processes of this run. Raises LLMError if memory is insufficient."""
+    """Adapt the plan of a stopped run to the processes of this run. Raises LLMError if memory is
+    insufficient."""
     memory = _free_memory(plan.train.device, processes)
     train = replace(plan.train, threads=request.threads)
     if plan.train.teacher_share and processes.are_several:
@@ -187,7 +207,8 @@ def _check_adapters(inputs: Inputs, output: Output) -> None:
 
 
 def pick_device(name: str, processes: Processes) -> str:
-    """Return the device of this process; each process has its own GPU. Raises LLMError if there are too few."""
+    """Return the device of this process; each process has its own GPU. Raises LLMError if there are too
+    few."""
     device = devices.pick_device(name)
     if not processes.are_several or device == "cpu":
         return device
@@ -204,7 +225,8 @@ def pick_device(name: str, processes: Processes) -> str:
 def _choose_hardware(
     request: PlanRequest, tuner: ThreadTuner | None, processes: Processes, *, conversations: bool
 ) -> tuple[PlanRequest, MeasuredSpeeds]:
-    """Return (request with device and data type, speeds there); `conversations` means that there is no plain text."""
+    """Return (request with device and data type, speeds there); `conversations` means that there is no plain
+    text."""
     device = pick_device(request.device, processes)
     dtype, reason = hardware.pick_dtype(request.dtype, device, request.threads)
     devices.check_dtype(dtype, device)
@@ -248,8 +270,8 @@ def _open_tokenizer(inputs: Inputs, stopped: StoppedRun | None) -> Tokenizer | N
 def _run_identity(
     request: PlanRequest, inputs: Inputs, output: Output, processes: Processes, time_given: str | None
 ) -> dict[str, Any]:
-    """Return the identity of a run as JSON, all of which must be equal for a stopped run to resume. Resume files
-    contain it: with a renamed or added key, older files belong to another run."""
+    """Return the identity of a run as JSON, all of which must be equal for a stopped run to resume. Resume
+    files contain it: with a renamed or added key, older files belong to another run."""
     tokenizer, base = inputs.tokenizer, None
     values = as_record(request) | {"lora": request.lora or None, "seconds": time_given or request.seconds}
     if inputs.tokenizer_json is not None:
@@ -261,7 +283,8 @@ def _run_identity(
         "--val": _held_out_fingerprint(inputs),
         "--from": base,
         "--tokenizer": tokenizer,
-        "--threads": request.threads * processes.local_count,  # it may resume with a different number of processes
+        "--threads": request.threads
+        * processes.local_count,  # it may resume with a different number of processes
         "--adapter-only": output.adapter_only,
         **({"--speakers": ",".join(inputs.reading.speakers)} if inputs.reading.speakers else {}),
         **{
@@ -276,10 +299,12 @@ def _run_identity(
 
 def _data_fingerprint(documents: Sequence[Document], files: Sequence[ConversationFile]) -> str:
     """Hash texts and conversations and the names of their files."""
-    return text_fingerprint([
-        *((document.relative_name, document.text_bytes, document.sha256) for document in documents),
-        *((Path(file.name).name, file.text_bytes, file.sha256) for file in files),
-    ])  # fmt: skip
+    return text_fingerprint(
+        [
+            *((document.relative_name, document.text_bytes, document.sha256) for document in documents),
+            *((Path(file.name).name, file.text_bytes, file.sha256) for file in files),
+        ]
+    )
 
 
 def _held_out_fingerprint(inputs: Inputs) -> str | float:
@@ -292,7 +317,8 @@ def _held_out_fingerprint(inputs: Inputs) -> str | float:
 
 
 def _inputs_record(record: TrainingRecord, inputs: Inputs, output: Output) -> dict[str, Any]:
-    """Return the record's entries about the inputs: files and how they were read, the base model and its origin."""
+    """Return the record's entries about the inputs: files and how they were read, the base model and its
+    origin."""
     files = [*(document.path for document in inputs.corpus.documents), *(file.path for file in inputs.files)]
     listed = zip(record.document["corpus"], (recorded_path(file, output.path) for file in files), strict=True)
     entries: dict[str, Any] = {"corpus": [file | ({"path": path} if path else {}) for file, path in listed]}
@@ -320,7 +346,8 @@ class Result:
 
     @property
     def bits_per_byte(self) -> float | None:
-        """Score on the held-out text (with the n-gram cache if the model has one); None if nothing was held out."""
+        """Score on the held-out text (with the n-gram cache if the model has one); None if nothing was held
+        out."""
         return self.done.score.bits_per_byte if self.done.score else None
 
     @property
@@ -341,21 +368,25 @@ def run(
     on_stop_request: Callable[[int], None] = lambda signal: None,
     on_progress: OnProgress = lambda task, share: None,
 ) -> Iterator[RunEvent | Result]:
-    """Train and save the model: yields events, the last of which is the result. The run may start over once: with a
-    model of another size, if the first steps run at a different speed than planned, or with the number of epochs that a
-    first run found.
+    """Train and save the model: yields events, the last of which is the result. The run may start over once:
+    with a model of another size, if the first steps run at a different speed than planned, or with the number
+    of epochs that a first run found.
 
-    When `stop()` returns True, the run ends after the current step and saves the model. `on_stop_request` receives a
-    signal that reached another process, after which `stop` is called again. `on_progress` receives what the run does
-    before its first step or after the last one, and the completed share of it, 0 to 1.
+    When `stop()` returns True, the run ends after the current step and saves the model. `on_stop_request`
+    receives a signal that reached another process, after which `stop` is called again. `on_progress` receives
+    what the run does before its first step or after the last one, and the completed share of it, 0 to 1.
     """
     prepared, output, correction = plan.prepared, plan.output, plan.correction
     baselines = _baselines(prepared)
-    saved = StoppedRun(plan.identity, prepared.plan, prepared.tokenizer.to_json(), State({}, {}), prepared.max_bytes)
+    saved = StoppedRun(
+        plan.identity, prepared.plan, prepared.tokenizer.to_json(), State({}, {}), prepared.max_bytes
+    )
     saver = resume.StateSaver(output.resume_path, saved, plan.on_note)
     with hardware.explain_out_of_memory(), _leading(plan, stop, on_stop_request) as (leader, stop_anywhere):
         generating = partial(on_progress, GENERATING)
-        train = partial(_train, save_due=saver.is_due, leader=leader, stop=stop_anywhere, on_progress=generating)
+        train = partial(
+            _train, save_due=saver.is_due, leader=leader, stop=stop_anywhere, on_progress=generating
+        )
         events = train(plan)
         while True:
             event = next(events)
@@ -364,7 +395,9 @@ def run(
                 saver.save(event)
                 del event  # its copy of all weights must not stay in memory while training continues
             elif isinstance(event, Done):
-                _complete_record(event, plan, baselines, resumable=saver.resumable, stop=stop, on_progress=on_progress)
+                _complete_record(
+                    event, plan, baselines, resumable=saver.resumable, stop=stop, on_progress=on_progress
+                )
                 file = output.save(event)
                 if not event.interrupted:  # even after a problem, which a resumed run would meet again
                     output.discard_resume_file()
@@ -384,28 +417,39 @@ def _train(plan: PlannedRun, stop: Callable[[], bool], **options: Any) -> Genera
     """Yield the trainer's events."""
     prepared, inputs, stopped = plan.prepared, plan.inputs, plan.output.stopped
     data = RunData(
-        prepared.plan, prepared.tokenizer, prepared.tokens, prepared.held_out, prepared.conversations,
+        prepared.plan,
+        prepared.tokenizer,
+        prepared.tokens,
+        prepared.held_out,
+        prepared.conversations,
         find_plain_text(inputs, prepared),
-    )  # fmt: skip
+    )
     job = Job(
-        prepared.plan, data, prepared.record, inputs.base,
+        prepared.plan,
+        data,
+        prepared.record,
+        inputs.base,
         sample_prompt=_first_words(next(next(inputs.corpus.texts()))) if inputs.corpus.documents else None,
         probe=plan.probe or (None if prepared.conversations else _probe_prompt(prepared)),
-        regularize=prepared.regularization(), tuner=plan.tuner, **options,
-    )  # fmt: skip
+        regularize=prepared.regularization(),
+        tuner=plan.tuner,
+        **options,
+    )
     reserve = _reserve_seconds(prepared, plan.known_answers)
     clock = Clock(prepared.plan.train, plan.started, reserve, stop=stop, processor_time=time.thread_time)
     yield from trainer.train(job, clock, stopped.take_state() if stopped else None)
 
 
 def _probe_prompt(prepared: Prepared) -> str | None:
-    """Return the start of a sentence; a tokenizer of characters would spend a pass on the space that follows it."""
+    """Return the start of a sentence; a tokenizer of characters would spend a pass on the space that follows
+    it."""
     prompt = prepared.example_prompt()
     return f"{prompt} " if prompt and " " in prompt and prepared.tokenizer.kind == "char" else prompt
 
 
 def _start_over(plan: PlannedRun, restarted: Restarted) -> PlannedRun:
-    """Return the run with a new plan; its record describes the old plan, unless only the number of epochs differs."""
+    """Return the run with a new plan; its record describes the old plan, unless only the number of epochs
+    differs."""
     if restarted.plan.search:
         return replace(plan, prepared=plan.prepared.with_plan(restarted.plan))
     before = {
@@ -421,8 +465,8 @@ def _start_over(plan: PlannedRun, restarted: Restarted) -> PlannedRun:
 def _leading(
     plan: PlannedRun, stop: Callable[[], bool], on_stop_request: Callable[[int], None]
 ) -> Iterator[tuple[Leader | None, Callable[[], bool]]]:
-    """Yield (rank 0 of several processes, connected to the other ranks, which it shuts down on exit; `stop`, which also
-    reports stop requests received by other processes)."""
+    """Yield (rank 0 of several processes, connected to the other ranks, which it shuts down on exit; `stop`,
+    which also reports stop requests received by other processes)."""
     if not plan.processes.are_several:
         yield None, stop
         return
@@ -436,14 +480,18 @@ def _leading(
 
     try:
         yield leader, stop_anywhere
-    except LLMError:  # after any other error the ranks may be waiting inside a pass: they notice that this process ends
+    except (
+        LLMError
+    ):  # after any other error the ranks may be waiting inside a pass: they notice that this process ends
         leader.end()
         raise
     leader.end()
     group.close()
 
 
-def follow(processes: Processes, device: str, on_connected: Callable[[Callable[[int, object], None]], None]) -> None:
+def follow(
+    processes: Processes, device: str, on_connected: Callable[[Callable[[int, object], None]], None]
+) -> None:
     """Worker loop of ranks above 0. `on_connected` receives a function that asks rank 0 to stop the run."""
     group = ProcessGroup(processes, pick_device(device, processes))
     on_connected(group.request_stop)
@@ -452,7 +500,8 @@ def follow(processes: Processes, device: str, on_connected: Callable[[Callable[[
 
 
 def _reserve_seconds(prepared: Prepared, known_answers: bool = False) -> float:
-    """Return the seconds of the time budget reserved for the end of the run, after training and evaluations."""
+    """Return the seconds of the time budget reserved for the end of the run, after training and
+    evaluations."""
     budget, millions = prepared.plan.train.seconds, prepared.plan.model.parameters / 1e6
     if budget is None:
         return 0.0
@@ -475,28 +524,33 @@ def _answers_seconds(budget: float | None) -> float:
 
 
 def _known_answers_seconds(prepared: Prepared) -> float:
-    """Return the seconds for fitting the minimum confidence of known answers: those that all questions are expected to
-    take at the measured speed, but at most a share of the budget."""
+    """Return the seconds for fitting the minimum confidence of known answers: those that all questions are
+    expected to take at the measured speed, but at most a share of the budget."""
     plan, conversations = prepared.plan, prepared.conversations
     if plan.train.seconds is None or conversations is None:
         return math.inf
     most, tokens = KNOWN_ANSWERS_TIME_SHARE * plan.train.seconds, conversations.training
     if plan.expected is None:
         return most
-    scored = len(tokens.ids) + (NEAREST - 1) * int(tokens.loss_mask.sum())  # a question, and each answer as often
+    scored = len(tokens.ids) + (NEAREST - 1) * int(
+        tokens.loss_mask.sum()
+    )  # a question, and each answer as often
     seconds = ASSUMED_COST * scored / len(tokens) / plan.expected.tokens_per_second
     needed = sum(question_limits(plan.model.parameters)) * (seconds + QUESTION_SECONDS)
     return max(ANSWERS_SECONDS, min(needed, most))
 
 
 def _baselines(prepared: Prepared) -> list[Baseline]:
-    """Measure compressors on the held-out text; [] if there is no time, and for answers without their questions."""
+    """Measure compressors on the held-out text; [] if there is no time, and for answers without their
+    questions."""
     if prepared.conversations:
         return []
     budget = prepared.plan.train.seconds
     seconds = BASELINE_SECONDS if budget is None else BASELINE_TIME_SHARE * budget
     training, held_out = prepared.split.training, prepared.split.held_out
-    if not held_out.text_bytes or not compressors.affordable(held_out.text_bytes, training.text_bytes, seconds):
+    if not held_out.text_bytes or not compressors.affordable(
+        held_out.text_bytes, training.text_bytes, seconds
+    ):
         return []
     return compressors.baselines(held_out.utf8(), training.utf8(), seconds=seconds)
 
@@ -524,9 +578,13 @@ def _complete_record(
     elif end > -math.inf:
         with _noting_errors(plan, "memorization could not be measured"):
             measured = memorization.measure_memorization(
-                checkpoint, prepared.tokenizer, prepared.held_out, prepared.read.texts(), settings.seed,
+                checkpoint,
+                prepared.tokenizer,
+                prepared.held_out,
+                prepared.read.texts(),
+                settings.seed,
                 lambda: stop() or time.monotonic() > end,
-            )  # fmt: skip
+            )
             entries["memorised"] = measured and measured._asdict()
     record = checkpoint.record | entries
     has_labels = conversations is not None and bool(conversations.labels)
@@ -574,7 +632,8 @@ def _measure_answers(
 
 @contextmanager
 def _noting_errors(plan: PlannedRun, what: str) -> Iterator[None]:
-    """Turn an error into a note: the text was removed, or out of memory, but the model must still be saved."""
+    """Turn an error into a note: the text was removed, or out of memory, but the model must still be
+    saved."""
     try:
         yield
     except Exception as error:

@@ -67,7 +67,9 @@ class Answer:
         }
 
     def tokens_json(self) -> list[dict[str, Any]]:
-        return [{"id": piece.id, "text": piece.text, "logprob": round(piece.logprob, 6)} for piece in self.pieces]
+        return [
+            {"id": piece.id, "text": piece.text, "logprob": round(piece.logprob, 6)} for piece in self.pieces
+        ]
 
     def speed_json(self) -> dict[str, float]:
         return {
@@ -88,8 +90,9 @@ def receive(
     dropped_note: str | None = "",
     is_stopped: Callable[[], bool] = lambda: False,
 ) -> Answer:
-    """Show an answer as it arrives, wrapped in a terminal, until `is_stopped()`, and return it. When the context is
-    full, a note says so and ends with `dropped_note` (None: no note). Exceptions of the events are raised."""
+    """Show an answer as it arrives, wrapped in a terminal, until `is_stopped()`, and return it. When the
+    context is full, a note says so and ends with `dropped_note` (None: no note). Exceptions of the events are
+    raised."""
     from llmcli.generation.chat import READ_CHUNK, PrefillProgress, TurnsDropped
 
     answer, is_answered = Answer(max_tokens), False
@@ -133,7 +136,11 @@ def note_end(answer: Answer, advice: str) -> None:
     """Explain why an answer was cut off; `advice` is how to raise the maximum number of tokens."""
     if answer.finish_reason == "length":
         is_full = len(answer.pieces) < answer.max_tokens
-        reason = ": the context is full" if is_full else f" after {units.count(len(answer.pieces), 'token')}; {advice}"
+        reason = (
+            ": the context is full"
+            if is_full
+            else f" after {units.count(len(answer.pieces), 'token')}; {advice}"
+        )
         console.note(f"(cut off{reason})")
 
 

@@ -1,4 +1,5 @@
-"""The commands of `llm chat`, such as /save FILE: their names, help and completion, and how they are parsed."""
+"""The commands of `llm chat`, such as /save FILE: their names, help and completion, and how they are
+parsed."""
 
 import difflib
 import re
@@ -27,9 +28,15 @@ COMMANDS = {  # usage -> help
 FILE_COMMANDS = ("/save ", "/load ")
 USAGE = {usage.split()[0][1:]: usage for usage in COMMANDS}
 _ALIASES = {
-    "?": "help", "clear": "reset", "regenerate": "retry", "redo": "retry", "again": "retry",
-    "quit": "exit", "q": "exit", "bye": "exit",
-}  # fmt: skip
+    "?": "help",
+    "clear": "reset",
+    "regenerate": "retry",
+    "redo": "retry",
+    "again": "retry",
+    "quit": "exit",
+    "q": "exit",
+    "bye": "exit",
+}
 
 # words that are probably an attempt to leave, or a shell command
 _NO_MESSAGE = re.compile(
@@ -44,7 +51,8 @@ INPUT_HELP = (
 
 
 def parse(line: str) -> tuple[str, str] | None:
-    """Parse a line as (name of a command, its argument); None for a message. Raises LLMError if it is unknown."""
+    """Parse a line as (name of a command, its argument); None for a message. Raises LLMError if it is
+    unknown."""
     if not line.startswith("/"):
         return None
     word, *rest = line[1:].split(maxsplit=1) or [""]
@@ -52,7 +60,9 @@ def parse(line: str) -> tuple[str, str] | None:
     if name not in USAGE:
         close = difflib.get_close_matches(name, [*USAGE, *_ALIASES], n=1)
         advice = f"did you mean /{close[0]}?" if close else "/help lists the commands;"
-        raise usage(f"there is no command /{word}; {advice} a message that begins with / needs a space before it")
+        raise usage(
+            f"there is no command /{word}; {advice} a message that begins with / needs a space before it"
+        )
     return name, rest[0].strip() if rest else ""
 
 

@@ -21,7 +21,8 @@ CANDIDATES = 5  # next tokens shown
 
 
 def show(source: "Checkpoint | Ensemble", assistant: "Assistant", answer: Answer, which: str) -> None:
-    """Explain a token of the last answer: its number from 1, a word, or "" for the first. Empties the KV cache."""
+    """Explain a token of the last answer: its number from 1, a word, or "" for the first. Empties the KV
+    cache."""
     from llmcli.cli.reports.explanation import ExplanationReport
 
     position = find_token(answer, which)
@@ -30,10 +31,15 @@ def show(source: "Checkpoint | Ensemble", assistant: "Assistant", answer: Answer
     if styles.has_colors(sys.stdout):
         console.heading("the answer, each token colored by its probability")
         for token in answer.pieces:
-            console.verbatim(styles.by_value(token.text, math.exp(token.logprob), styles.PROBABILITIES), raw=True)
+            console.verbatim(
+                styles.by_value(token.text, math.exp(token.logprob), styles.PROBABILITIES), raw=True
+            )
         console.result(f"\n{styles.legend(styles.PROBABILITIES)}", raw=True)
     explanation = _explain(source, assistant, position)
-    number, label = f"token {position + 1} of {len(answer.pieces)}", visible_whitespace(tokenizer.label(piece.id))
+    number, label = (
+        f"token {position + 1} of {len(answer.pieces)}",
+        visible_whitespace(tokenizer.label(piece.id)),
+    )
     console.heading(f"{number}: {label}, probability {units.probability(math.exp(piece.logprob))}")
     ExplanationReport(explanation, None, tokenizer, CANDIDATES).show(is_summary=True)
     if len(answer.pieces) > 1:
@@ -41,7 +47,8 @@ def show(source: "Checkpoint | Ensemble", assistant: "Assistant", answer: Answer
 
 
 def find_token(answer: Answer, which: str) -> int:
-    """Return the index of the token that `which` names: its number from 1, or a text of the answer. Raises LLMError."""
+    """Return the index of the token that `which` names: its number from 1, or a text of the answer. Raises
+    LLMError."""
     count = len(answer.pieces)
     if not count:
         raise usage("the last answer has no token to explain")
@@ -52,7 +59,9 @@ def find_token(answer: Answer, which: str) -> int:
         return number - 1
     place = answer.text.find(which)
     if place < 0:
-        raise usage(f"the last answer has no {visible_whitespace(which)}; give a word of it, or the number of a token")
+        raise usage(
+            f"the last answer has no {visible_whitespace(which)}; give a word of it, or the number of a token"
+        )
     ends = accumulate(len(piece.text) for piece in answer.pieces)
     return next((index for index, end in enumerate(ends) if end > place), count - 1)
 
@@ -66,12 +75,19 @@ def _explain(source: "Checkpoint | Ensemble", assistant: "Assistant", position: 
     runtime, tokenizer = assistant.runtime, assistant.tokenizer
     prompt = Prompt(assistant.prompt_ids + assistant.answer_ids[:position], written=position)
     try:
-        subject = choose_explained_model(source, tokenizer, prompt, literal=True, on_note=console.note, runtime=runtime)
+        subject = choose_explained_model(
+            source, tokenizer, prompt, literal=True, on_note=console.note, runtime=runtime
+        )
         network = network_of(runtime)
         analyzed = network if isinstance(network, NumpyRuntime) else NumpyRuntime(subject.checkpoint)
         return explain(
-            analyzed, tokenizer, prompt, literal=True, candidates=CANDIDATES, token=assistant.answer_ids[position],
+            analyzed,
+            tokenizer,
+            prompt,
+            literal=True,
+            candidates=CANDIDATES,
+            token=assistant.answer_ids[position],
             predictor=subject.predictor,
-        )  # fmt: skip
+        )
     finally:
         assistant.runtime.rewind()

@@ -27,10 +27,14 @@ class Session:
 
     def __init__(self, chat: "Chat", read: Callable[[str], str], source: "Checkpoint | Ensemble") -> None:
         """`read` comes from `line_editor.open_reader`."""
-        self._chat, self._read, self._source = chat, read, source
+        self._chat = chat
+        self._read = read
+        self._source = source
         self._draft = ""  # start of the next input
         self._last: answers.Answer | None = None  # last answer in this conversation
-        self._saved: dict[Path, bytes] = {}  # files saved in this session, which /save may replace, with their content
+        self._saved: dict[
+            Path, bytes
+        ] = {}  # files saved in this session, which /save may replace, with their content
 
     def run(self) -> None:
         """Answer until the end of the input or /exit. Errors are shown, and the conversation continues."""
@@ -92,7 +96,9 @@ class Session:
         if rest:
             self._chat.set_system("" if rest == "-" else rest)
         system = self._chat.system
-        console.warn(f"system message: {system}" if system else "there is no system message; set one: /system TEXT")
+        console.warn(
+            f"system message: {system}" if system else "there is no system message; set one: /system TEXT"
+        )
 
     def _save(self, rest: str) -> None:
         from llmcli.generation.chat import save_messages
@@ -136,8 +142,12 @@ class Session:
             rows.append(("prompt", f"{prompt:,} tokens, {last.reading.cached:,} of them from the cache"))
             if pieces:
                 rows.append(("first token", f"after {last.seconds_to_first_token:.2f} s"))
-                rows.append(("answer", f"{units.count(pieces, 'token')}, {last.tokens_per_second:,.1f} tokens/s"))
-            rows.append(("context", f"{prompt + pieces:,} of {self._chat.assistant.runtime.context:,} tokens"))
+                rows.append(
+                    ("answer", f"{units.count(pieces, 'token')}, {last.tokens_per_second:,.1f} tokens/s")
+                )
+            rows.append(
+                ("context", f"{prompt + pieces:,} of {self._chat.assistant.runtime.context:,} tokens")
+            )
         settings = ", ".join(f"{name} {value}" for name, value in chat_commands.settings(self._chat.sampling))
         tables.pairs([*rows, ("sampling", settings)], to_stderr=True)
 

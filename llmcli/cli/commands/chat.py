@@ -43,13 +43,18 @@ CONFLICTS = {
 
 
 class _Options(GenerationOptions):
-    message: str | None = argument("MESSAGE", "Message to answer, instead of a conversation; - reads standard input.")
+    message: str | None = argument(
+        "MESSAGE", "Message to answer, instead of a conversation; - reads standard input."
+    )
     model: str | None
     system: str | None = option("TEXT", "System message, which says how the model should answer.")
     choices: str | None = option("LIST", f"Show the probability of each of these answers: {CHOICES_HELP}.")
     known_answers: bool = flag("Answer only with answers that the file stores (llm train --known-answers).")
     min_confidence: float | None = option(
-        "X", "With --known-answers: lowest confidence for an answer (default: fitted in training).", min=0.0, max=1.0
+        "X",
+        "With --known-answers: lowest confidence for an answer (default: fitted in training).",
+        min=0.0,
+        max=1.0,
     )
     max_tokens: int = max_tokens_option(ANSWER_TOKENS)
 
@@ -57,9 +62,10 @@ class _Options(GenerationOptions):
 def chat(options: _Options) -> None:
     """Talk with a model that was trained on conversations.
 
-    Without MESSAGE, a conversation begins; in a terminal it has editing and commands (/help lists them). With --json,
-    the lines of standard input are the user's messages, and each answer is a line of JSON. The model sees earlier
-    messages until its context is full; with --batch, each line of a file is a conversation of its own.
+    Without MESSAGE, a conversation begins; in a terminal it has editing and commands (/help lists them). With
+    --json, the lines of standard input are the user's messages, and each answer is a line of JSON. The model
+    sees earlier messages until its context is full; with --batch, each line of a file is a conversation of
+    its own.
 
     Example: llm chat -m model.safetensors
     """
@@ -77,7 +83,9 @@ def chat(options: _Options) -> None:
 
     source = load_any(path)
     tokenizer = open_tokenizer(source)
-    generates = not (choices or options.known_answers)  # numpy scores several texts together, onnxruntime does not
+    generates = not (
+        choices or options.known_answers
+    )  # numpy scores several texts together, onnxruntime does not
     fast = generates and source.parameters >= WORTH_FAST
     runtime = open_runtime(
         source, options.device, options.quantize, console.note, fast=fast, cache=not options.no_cache
@@ -183,7 +191,8 @@ def _answer_lines(conversation: "Chat") -> None:
 
 
 def _parse_turn(line: str, number: int) -> tuple[str, str]:
-    """Return (role, text) of a line: a user's text, or a message as JSON. Raises LLMError for another role."""
+    """Return (role, text) of a line: a user's text, or a message as JSON. Raises LLMError for another
+    role."""
     try:
         record = json.loads(line) if line.startswith("{") else None
     except (ValueError, RecursionError):

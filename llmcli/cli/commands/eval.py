@@ -42,9 +42,13 @@ NO_TOKENS = "the text has no tokens to measure; add --whole to measure what was 
 
 
 class _Options(ResultOptions):
-    texts: list[str] = argument("TEXT", "Text: files, directories or globs, also .gz; - reads standard input.", ...)
+    texts: list[str] = argument(
+        "TEXT", "Text: files, directories or globs, also .gz; - reads standard input.", ...
+    )
     models: list[str] | None = option(
-        "FILE", f"Model to measure; can be repeated (default: $LLMCLI_MODEL or {DEFAULT_MODEL}).", names="-m --model"
+        "FILE",
+        f"Model to measure; can be repeated (default: $LLMCLI_MODEL or {DEFAULT_MODEL}).",
+        names="-m --model",
     )
     whole: bool = flag("Measure the whole text, not only the part that was held out in training.")
     per_token: bool = flag("Show the surprisal of each token and the most surprising passages.")
@@ -55,9 +59,13 @@ class _Options(ResultOptions):
         "LIST",
         f"Measure how well models choose the answers among these: {CHOICES_HELP}; or answers, for those in the text.",
     )
-    known_answers: bool = flag("Measure how many answers are right if they are chosen as by llm chat --known-answers.")
+    known_answers: bool = flag(
+        "Measure how many answers are right if they are chosen as by llm chat --known-answers."
+    )
     context: int | None = option(
-        "N", f"Context length in tokens (default: the model's, at most {EVALUATION_CONTEXT} or its training's).", min=2
+        "N",
+        f"Context length in tokens (default: the model's, at most {EVALUATION_CONTEXT} or its training's).",
+        min=2,
     )
     no_cache: bool
     device: str
@@ -66,9 +74,10 @@ class _Options(ResultOptions):
 def eval_(options: _Options) -> None:
     """Measure bits per byte and perplexity on text or answers.
 
-    Files are read as in the model's training; for another way to read them: llm text FILE --column NAME | llm eval -.
-    On questions and answers, the exact answers are counted too. The compressors xz and PPM are measured on the same
-    text as baselines. Lower is better; 8 bits per byte is a uniform guess over all byte values.
+    Files are read as in the model's training; for another way to read them: llm text FILE --column NAME | llm
+    eval -. On questions and answers, the exact answers are counted too. The compressors xz and PPM are
+    measured on the same text as baselines. Lower is better; 8 bits per byte is a uniform guess over all byte
+    values.
 
     Example: llm eval held-out.txt -m a.safetensors -m b.safetensors
     """
@@ -95,7 +104,9 @@ def eval_(options: _Options) -> None:
         _evaluate_answers(options, models, sources, templates)
         return
     if options.choices is not None or options.known_answers:
-        name, example = ("--choices", "labels") if options.choices is not None else ("--known-answers", "answers")
+        name, example = (
+            ("--choices", "labels") if options.choices is not None else ("--known-answers", "answers")
+        )
         raise usage(
             f"{name} needs conversations, and models that can chat: a table of texts and {example}, for example"
         )
@@ -117,7 +128,8 @@ class _Measured:
 
     @contextmanager
     def opened(self) -> "Iterator[tuple[Runtime, int]]":
-        """Yield (runtime, context length of the evaluation). LLMErrors raised inside get the name of the model."""
+        """Yield (runtime, context length of the evaluation). LLMErrors raised inside get the name of the
+        model."""
         from llmcli.evaluation.evaluator import evaluation_context, trained_context
         from llmcli.models.open_runtime import open_runtime
 
@@ -154,7 +166,8 @@ def _measured(options: _Options, models: "Models") -> list[_Measured]:
 
 
 def _evaluate_text(options: _Options, models: "Models", text: "Corpus") -> None:
-    """Measure and print the part that no model was trained on, or the whole text (--whole, or if there is none)."""
+    """Measure and print the part that no model was trained on, or the whole text (--whole, or if there is
+    none)."""
     import numpy as np
 
     from llmcli.data.text.corpus import Corpus
@@ -171,7 +184,9 @@ def _evaluate_text(options: _Options, models: "Models", text: "Corpus") -> None:
     if trained.contents:
         recorded = {file.sha256 for record in records for stage in record.stages for file in stage.texts}
         held_out, others = (
-            Corpus(tuple(part for part in measured.contents if (part.document.sha256 in recorded) is is_recorded))
+            Corpus(
+                tuple(part for part in measured.contents if (part.document.sha256 in recorded) is is_recorded)
+            )
             for is_recorded in (True, False)
         )
         # what repeats held-out text was left out in training, too, but not what repeats other files
@@ -187,7 +202,9 @@ def _evaluate_text(options: _Options, models: "Models", text: "Corpus") -> None:
         [(path, source)] = models.items()
         surprisals = _surprisals(_Measured(options, path, source), measured)
         if options.per_line:
-            surprisals.show_lines([part.first_line for part in measured.contents], TOP_LINES, json_=options.json)
+            surprisals.show_lines(
+                [part.first_line for part in measured.contents], TOP_LINES, json_=options.json
+            )
             return
         spans = most_surprising(np.array(surprisals.bits), breaks=surprisals.first_tokens)
         if options.json:
@@ -201,16 +218,22 @@ def _evaluate_text(options: _Options, models: "Models", text: "Corpus") -> None:
     _print(options, scores, _baselines(measured, trained), _first_byte(text, measured))
 
 
-def _print(options: _Options, scores: list[ModelScore], baselines: "Sequence[Baseline]", from_byte: int) -> None:
+def _print(
+    options: _Options, scores: list[ModelScore], baselines: "Sequence[Baseline]", from_byte: int
+) -> None:
     """Print the scores on each document, best first, and the compressors' results on all documents."""
     files = list(dict.fromkeys(score.file for score in scores))
     scores.sort(key=lambda score: (files.index(score.file), round(score.score.bits_per_byte, 6)))
     if options.json:
-        console.json_result({
-            "results": [score.as_json() for score in scores],
-            "baselines": [{"name": row.name, "file": files[-1]} | baseline_json(row) for row in baselines],
-            "from_byte": from_byte,
-        })  # fmt: skip
+        console.json_result(
+            {
+                "results": [score.as_json() for score in scores],
+                "baselines": [
+                    {"name": row.name, "file": files[-1]} | baseline_json(row) for row in baselines
+                ],
+                "from_byte": from_byte,
+            }
+        )
     else:
         print_scores(scores, baselines, files[-1])
 
@@ -264,7 +287,9 @@ def _surprisals(model: _Measured, text: "Corpus") -> TokenSurprisals:
             total += scored.score
     if not ids:
         raise LLMError(NO_TOKENS)
-    return TokenSurprisals(str(model.path), open_tokenizer(model.source), ids, bits, files, first_tokens[:-1], total)
+    return TokenSurprisals(
+        str(model.path), open_tokenizer(model.source), ids, bits, files, first_tokens[:-1], total
+    )
 
 
 def _note_training_text(measured: "Corpus", trained: "Corpus", models: "Models") -> None:
@@ -289,7 +314,9 @@ def _note_training_text(measured: "Corpus", trained: "Corpus", models: "Models")
             when = f" ({earlier})" if earlier else ""
             is_all = trained_part(measured, source.records).text_bytes == measured.text_bytes
             share = "all" if is_all else "some"
-            console.note(f"{path}: trained on {share} of this text{when}, so its scores do not measure generalization")
+            console.note(
+                f"{path}: trained on {share} of this text{when}, so its scores do not measure generalization"
+            )
         elif held_out := [record for record in source.records if is_held_out(measured, record)]:
             known = known_text(max(record.held_out.known_share for record in held_out))
             console.note(f"{path}: this text was held out in training{known and f', but {known}'}")
@@ -337,7 +364,9 @@ def _chat_templates(models: "Models") -> "dict[Path, ChatTemplate]":
 
     templates = {}
     for path, source in models.items():
-        if '"chat_template"' in source.shared.tokenizer_config_json:  # otherwise the tokenizer need not be opened yet
+        if (
+            '"chat_template"' in source.shared.tokenizer_config_json
+        ):  # otherwise the tokenizer need not be opened yet
             with _named(path):
                 if template := open_chat_template(source, open_tokenizer(source)):
                     templates[path] = template
@@ -371,7 +400,9 @@ def _evaluate_answers(
         if any({file.sha256 for file in files} <= held_out_files(record) for record in source.records):
             console.note(f"{path}: these conversations were held out in training")
         elif not any(map(names_training_data, source.records)):
-            console.note(f"{path}: has no record of its training data, so these conversations may be part of it")
+            console.note(
+                f"{path}: has no record of its training data, so these conversations may be part of it"
+            )
     if options.choices is not None:
         _evaluate_choices(options, models, measured.conversations, files)
         return
@@ -406,7 +437,8 @@ def _answer_score(
 
 
 def _evaluate_known_answers(options: _Options, models: "Models", measured: "MeasuredConversations") -> None:
-    """Measure how well each model chooses the last answers of conversations among its known answers, and print it."""
+    """Measure how well each model chooses the last answers of conversations among its known answers, and
+    print it."""
     from llmcli.cli.reports.evaluation import print_known_scores
     from llmcli.evaluation.exact_answers import last_answers, score_known
     from llmcli.formats.loading import open_tokenizer
@@ -424,7 +456,9 @@ def _evaluate_known_answers(options: _Options, models: "Models", measured: "Meas
     for model in _measured(options, models):
         with model.opened() as (runtime, _):
             known = open_known_answers(model.source)
-            pairs = tuple(pair for pair in known.pairs if tuple(pair) not in held_out)  # the file has these, too
+            pairs = tuple(
+                pair for pair in known.pairs if tuple(pair) not in held_out
+            )  # the file has these, too
             least, weight = known.min_confidence, known.network_weight
             finder = AnswerFinder(KnownAnswers(pairs=pairs, min_confidence=least, network_weight=weight))
             assistant = open_assistant(model.source, runtime, open_tokenizer(model.source))
@@ -434,7 +468,10 @@ def _evaluate_known_answers(options: _Options, models: "Models", measured: "Meas
 
 
 def _evaluate_choices(
-    options: _Options, models: "Models", conversations: "list[Conversation]", files: "Sequence[ConversationFile]"
+    options: _Options,
+    models: "Models",
+    conversations: "list[Conversation]",
+    files: "Sequence[ConversationFile]",
 ) -> None:
     """Measure how well each model chooses the last answers of conversations, and print it."""
     from llmcli.cli.reports.choices import print_label_scores
@@ -445,7 +482,9 @@ def _evaluate_choices(
 
     options.reject("with --choices", "context")
     if options.choices == "answers":
-        choices = list(dict.fromkeys(one.messages[-1].content for file in files for one in file.conversations))
+        choices = list(
+            dict.fromkeys(one.messages[-1].content for file in files for one in file.conversations)
+        )
         check_choices(choices, "--choices answers")
     else:
         choices = read_choices(str(options.choices), strips=True)

@@ -32,15 +32,17 @@ class _Options(ResultOptions):
     next: int = option("N", "Number of next tokens and words to show.", 5, min=1)
     token: str | None = option("TEXT", "Explain this next token instead of the most likely one.")
     literal: bool = flag("Disable token healing: keep the tokens of the prompt as they are.")
-    html: Path | None = option("FILE", "Write an HTML page with the model inside instead; it opens at the prompt.")
+    html: Path | None = option(
+        "FILE", "Write an HTML page with the model inside instead; it opens at the prompt."
+    )
 
 
 def explain(options: _Options) -> None:
     """Show how a model arrives at its prediction for a prompt.
 
-    Prints the tokens, the attention between them, the prediction after each layer (logit lens), the effect of leaving
-    out each token (ablation), the contribution of each head (logit attribution), and the next tokens and words.
-    --without shows how the prediction changes if layers or heads are switched off.
+    Prints the tokens, the attention between them, the prediction after each layer (logit lens), the effect of
+    leaving out each token (ablation), the contribution of each head (logit attribution), and the next tokens
+    and words. --without shows how the prediction changes if layers or heads are switched off.
 
     Example: llm explain "I like to eat" --without 2.3 --without 1
     """
@@ -83,7 +85,13 @@ def _explain_prompt(options: _Options, path: Path, text: str) -> None:
         return
     token = None if options.token is None else _token_of(options.token, tokenizer)
     explanation = explain(
-        runtime, tokenizer, text, literal=options.literal, candidates=options.next, token=token, predictor=predictor
+        runtime,
+        tokenizer,
+        text,
+        literal=options.literal,
+        candidates=options.next,
+        token=token,
+        predictor=predictor,
     )
     words = next_words(predictor, tokenizer, text)
     _print_notes(explanation, config)
@@ -95,7 +103,8 @@ def _explain_prompt(options: _Options, path: Path, text: str) -> None:
 
 
 def _write_page(options: _Options, output: Path, path: Path, text: str) -> None:
-    """Write the page with the model inside, which opens at the prompt, without some parts or beside another prompt."""
+    """Write the page with the model inside, which opens at the prompt, without some parts or beside another
+    prompt."""
     from llmcli.analysis.comparison import parse_parts
     from llmcli.formats import atomic_io
     from llmcli.formats.headers import read_header
@@ -114,17 +123,27 @@ def _write_page(options: _Options, output: Path, path: Path, text: str) -> None:
     other = None if options.compare is None else utf8_argument(options.compare, "prompt")
     atomic_io.check_space(output, page_bytes(source.config))
     page = live_page(
-        source, read_header(path), None, console.note, prompt=text, compare=other, without=without,
+        source,
+        read_header(path),
+        None,
+        console.note,
+        prompt=text,
+        compare=other,
+        without=without,
         if_too_large="leave out --html, or write --json in its place",
-    )  # fmt: skip
+    )
     atomic_io.write(output, [page])
     options.report({"prompt": text, "page": str(output)}, f"saved {output}; open it in a browser")
 
 
 def _compare(
-    options: _Options, runtime: "NumpyRuntime", tokenizer: "Tokenizer", text: str, predictor: "Runtime",
+    options: _Options,
+    runtime: "NumpyRuntime",
+    tokenizer: "Tokenizer",
+    text: str,
+    predictor: "Runtime",
     extra: dict[str, Any],
-) -> None:  # fmt: skip
+) -> None:
     """Show the prediction beside that without some parts, or beside that after another prompt."""
     from llmcli.analysis.comparison import compare
     from llmcli.cli.reports import comparison as report
@@ -132,9 +151,15 @@ def _compare(
 
     other = None if options.compare is None else utf8_argument(options.compare, "prompt")
     comparison = compare(
-        runtime, tokenizer, text, other=other, without=options.without or (), literal=options.literal,
-        candidates=options.next, predictor=predictor,
-    )  # fmt: skip
+        runtime,
+        tokenizer,
+        text,
+        other=other,
+        without=options.without or (),
+        literal=options.literal,
+        candidates=options.next,
+        predictor=predictor,
+    )
     for explanation in (comparison.first, comparison.second)[: 1 if other is None else 2]:
         _print_notes(explanation, runtime.config)
     prompts = text, text if other is None else other

@@ -37,7 +37,9 @@ class _Options(ResultOptions):
         help="Output format: Hugging Face directory, GGUF file, HTML page, the tokenizer alone, or a directory for "
         "training engines.",
     )
-    quantize: str | None = choice(*QUANTIZATIONS, help="Write a .safetensors file with quantized weights instead.")
+    quantize: str | None = choice(
+        *QUANTIZATIONS, help="Write a .safetensors file with quantized weights instead."
+    )
     dtype: str | None = option(
         "f32|f16|bf16|q8_0|q4_0|int8",
         "Data type of the weights (default: the model's); q8_0 and q4_0 for GGUF, int8 for HTML only.",
@@ -58,9 +60,10 @@ class _Options(ResultOptions):
 def export(options: _Options) -> None:
     """Convert a model to GGUF, Hugging Face or HTML, or quantize it.
 
-    --to html writes one file with the model inside, which runs in any browser, offline. --to hf is for transformers,
-    --to gguf for llama.cpp, Ollama and LM Studio. Those tokenize a prompt in one way only; to compare with them, use:
-    llm generate --literal --no-cache. --to handover is for torchtitan, NeMo, Megatron-LM, litgpt, TRL and nanoGPT.
+    --to html writes one file with the model inside, which runs in any browser, offline. --to hf is for
+    transformers, --to gguf for llama.cpp, Ollama and LM Studio. Those tokenize a prompt in one way only; to
+    compare with them, use: llm generate --literal --no-cache. --to handover is for torchtitan, NeMo,
+    Megatron-LM, litgpt, TRL and nanoGPT.
 
     Example: llm export model.safetensors model.gguf --to gguf --dtype q8_0
     """
@@ -112,8 +115,8 @@ def export(options: _Options) -> None:
 
 
 def _model_and_output(options: _Options) -> tuple[Path, Path]:
-    """Return the paths of the model and of the output, which is named like the model unless the command names it.
-    Raises LLMError if there is no such model."""
+    """Return the paths of the model and of the output, which is named like the model unless the command names
+    it. Raises LLMError if there is no such model."""
     model, output = [*options.names, "", ""][:2]
     if model and not output and not model.startswith("hf:") and not Path(model).exists():
         names = command_line([os.environ.get("LLMCLI_MODEL", DEFAULT_MODEL), model])
@@ -138,9 +141,13 @@ def _check_options(options: _Options) -> None:
     if to is None and options.quantize is None:
         raise usage(f"choose a format: --to {', --to '.join(FORMATS)} or --quantize int8")
     if to is not None and options.quantize is not None:
-        raise usage("--quantize writes a .safetensors file; for a quantized GGUF: --to gguf --dtype q8_0 (or q4_0)")
+        raise usage(
+            "--quantize writes a .safetensors file; for a quantized GGUF: --to gguf --dtype q8_0 (or q4_0)"
+        )
     if len(options.names) > 2:
-        raise usage(f"give one model and one output, found {len(options.names)} names: {command_line(options.names)}")
+        raise usage(
+            f"give one model and one output, found {len(options.names)} names: {command_line(options.names)}"
+        )
     if to != "handover":
         options.reject("without --to handover", "size", "corpus")
     if to not in ("gguf", "hf", "handover"):
@@ -159,7 +166,8 @@ def _check_options(options: _Options) -> None:
 
 
 def _check_output(options: _Options, output: Path, model: Path) -> None:
-    """Raise LLMError if the output cannot be written, would replace the model, or has the name of another format."""
+    """Raise LLMError if the output cannot be written, would replace the model, or has the name of another
+    format."""
     from llmcli.formats import atomic_io, hf_directory, loading
 
     part = "part of " if model.is_dir() else ""
@@ -226,7 +234,9 @@ def _export_handover(model: "Checkpoint", output: Path, path: Path, options: _Op
     split = recorded_split(model.record, path, options.corpus or ())
     note_skipped_files(split.read.text)
     if split.new:
-        console.note(f"not in the training record, split anew: {units.some(split.new, model_card.MAX_CORPUS_NAMES)}")
+        console.note(
+            f"not in the training record, split anew: {units.some(split.new, model_card.MAX_CORPUS_NAMES)}"
+        )
     handover = directory.Handover(atomic_io.name_of(path.resolve()), model, split, options.size)
     values = model_card.metadata(model, path, options.name, options.license)
     if options.size:
@@ -296,7 +306,10 @@ def _export_quantized(model: "Checkpoint", output: Path, kind: str, options: _Op
     quantized = replace(model, quantization=kind, dtypes={})
     checkpoint.save(output, quantized)
     quantized = loading.load(output)
-    runtime, tokenizer = open_runtime(quantized, on_note=console.note, cache=False), loading.open_tokenizer(quantized)
+    runtime, tokenizer = (
+        open_runtime(quantized, on_note=console.note, cache=False),
+        loading.open_tokenizer(quantized),
+    )
     divergence = kl_divergence(NumpyRuntime(model), runtime, tokenizer)
     size = output.stat().st_size
     amount = f"{divergence:.4f}" if divergence >= MIN_DIVERGENCE else f"less than {MIN_DIVERGENCE}"
@@ -310,7 +323,8 @@ def _export_quantized(model: "Checkpoint", output: Path, kind: str, options: _Op
 
 
 def _converted(model: "Checkpoint", dtype: str) -> "Checkpoint":
-    """Return the model with weights of one type for saving. Raises LLMError if a weight is too large for float16."""
+    """Return the model with weights of one type for saving. Raises LLMError if a weight is too large for
+    float16."""
     import numpy as np
 
     from llmcli.formats.quantization import MAX_FLOAT16

@@ -59,18 +59,24 @@ class _Options(GenerationOptions):
         "N", "Number of texts; --json prints a line for each.", 1, names="--samples --num-samples", min=1
     )
     lines: int | None = option(
-        "N", "Generate N different lines like those of the training text; PROMPT may be their beginning.", min=1
+        "N",
+        "Generate N different lines like those of the training text; PROMPT may be their beginning.",
+        min=1,
     )
     new: bool = flag("With --lines: leave out lines of the training text.")
     literal: bool = flag(
         "Tokenize the prompt in one way only, as other programs do: an incomplete last word is not completed.",
         panel=SAMPLING,
     )
-    next: int | None = option("N", "List the N most likely next words instead of generating.", min=1, panel=ANALYSIS)
+    next: int | None = option(
+        "N", "List the N most likely next words instead of generating.", min=1, panel=ANALYSIS
+    )
     choices: str | None = option(
         "LIST", f"Show the probability of each of these continuations: {CHOICES_HELP}.", panel=ANALYSIS
     )
-    steps: int | None = option("N", "Show how each of N tokens is chosen from its candidates.", min=1, panel=ANALYSIS)
+    steps: int | None = option(
+        "N", "Show how each of N tokens is chosen from its candidates.", min=1, panel=ANALYSIS
+    )
     memory: bool = flag("Mark passages that occur verbatim in the training text.", panel=ANALYSIS)
     corpus: list[str] | None = option(
         "FILE", "With --memory or --new: the training text, if it cannot be found.", panel=ANALYSIS
@@ -100,7 +106,9 @@ def generate(options: _Options) -> None:
     source = load_any(path)
     usage = _ExpertUsage(expert_names(source)) if options.experts else None
     if usage and not usage.names:
-        raise LLMError(f"{path} has no experts; use an ensemble (llm mix), or a model trained with llm train --experts")
+        raise LLMError(
+            f"{path} has no experts; use an ensemble (llm mix), or a model trained with llm train --experts"
+        )
     memory = None
     if options.memory:
         from llmcli.cli.reports.memory import memory_report
@@ -112,7 +120,9 @@ def generate(options: _Options) -> None:
     run = _Run(options, sampling, runtime, tokenizer, text, usage)
     if not options.batch and (tokens := len(tokenizer.encode(text))) > runtime.context:
         length = runtime.context
-        console.note(f"the prompt has {tokens:,} tokens, the context length is {length:,}: only its end is used")
+        console.note(
+            f"the prompt has {tokens:,} tokens, the context length is {length:,}: only its end is used"
+        )
     if options.batch:
         _answer_batch(run, path, choices)
     elif options.lines is not None:
@@ -148,7 +158,9 @@ class _Run:
         from llmcli.generation.generator import generate
 
         answer, experts = Answer(sampling.max_tokens), []
-        for piece in generate(self.runtime, self.tokenizer, self.prompt, sampling, literal=self.options.literal):
+        for piece in generate(
+            self.runtime, self.tokenizer, self.prompt, sampling, literal=self.options.literal
+        ):
             answer.add(piece)
             if self.usage and piece.id is not None:
                 experts.append({"experts": self.usage.add_token(self.runtime)})
@@ -157,7 +169,9 @@ class _Run:
         return answer, {
             "prompt": self.prompt,
             "text": answer.text,
-            "tokens": [token | more for token, more in zip(tokens, experts, strict=True)] if self.usage else tokens,
+            "tokens": [token | more for token, more in zip(tokens, experts, strict=True)]
+            if self.usage
+            else tokens,
             "finish_reason": answer.finish_reason,
             "seed": sampling.seed,
             **answer.speed_json(),
@@ -165,14 +179,16 @@ class _Run:
 
 
 def _print_texts(run: _Run, memory: "MemoryReport | None") -> None:
-    """Print the pieces of each text as they are generated. With `memory`, all texts are generated first: the training
-    text is searched once."""
+    """Print the pieces of each text as they are generated. With `memory`, all texts are generated first: the
+    training text is searched once."""
     options = run.options
     settings = [replace(run.sampling, seed=run.sampling.seed + number) for number in range(options.samples)]
 
     def print_piece(piece: "Piece") -> None:
         if options.color and piece.id is not None:
-            console.verbatim(styles.by_value(piece.text, math.exp(piece.logprob), styles.PROBABILITIES), raw=True)
+            console.verbatim(
+                styles.by_value(piece.text, math.exp(piece.logprob), styles.PROBABILITIES), raw=True
+            )
         else:
             console.verbatim(piece.text)
 
@@ -182,7 +198,9 @@ def _print_texts(run: _Run, memory: "MemoryReport | None") -> None:
         if options.json:
             answer, record = finished[index] if memory else run.generate(sampling)
             note_incomplete(answer, sampling)
-            console.json_result(record | ({"memory": memory.as_json(answer.text, matches[index])} if memory else {}))
+            console.json_result(
+                record | ({"memory": memory.as_json(answer.text, matches[index])} if memory else {})
+            )
             continue
         if len(settings) > 1:
             console.note(f"--- {index + 1}")
@@ -221,22 +239,36 @@ def _print_lines(run: _Run, count: int, known: KnownLines | None) -> None:
     from llmcli.generation.lines import LineGenerator
 
     options = run.options
-    lines = LineGenerator(run.runtime, run.tokenizer, run.prompt, run.sampling, count, known or (lambda lines: set()))
+    lines = LineGenerator(
+        run.runtime, run.tokenizer, run.prompt, run.sampling, count, known or (lambda lines: set())
+    )
     found = []
     for line in lines:
         found.append(line)
         if not options.json:
             console.verbatim(line + "\n")
     if options.json:
-        console.json_result({
-            "lines": found, "generated": lines.generated, "duplicates": lines.duplicates, "known": lines.dropped,
-            "incomplete": lines.incomplete, "seed": run.sampling.seed,
-        })  # fmt: skip
-    figures = f"{units.count(lines.generated, 'line')} generated: {units.count(lines.duplicates, 'duplicate')}"
-    figures += f", {lines.dropped:,} in the training text" * bool(known)
-    figures += f", {lines.incomplete:,} empty, longer than -n or several lines" * bool(lines.incomplete)
+        console.json_result(
+            {
+                "lines": found,
+                "generated": lines.generated,
+                "duplicates": lines.duplicates,
+                "known": lines.dropped,
+                "incomplete": lines.incomplete,
+                "seed": run.sampling.seed,
+            }
+        )
+    figures = (
+        f"{units.count(lines.generated, 'line')} generated: {units.count(lines.duplicates, 'duplicate')}"
+    )
+    if known:
+        figures += f", {lines.dropped:,} in the training text"
+    if lines.incomplete:
+        figures += f", {lines.incomplete:,} empty, longer than -n or several lines"
     if len(found) < count:
-        raise LLMError(f"found {len(found):,} of {count:,} lines; {figures}; a higher `temperature` varies them more")
+        raise LLMError(
+            f"found {len(found):,} of {count:,} lines; {figures}; a higher `temperature` varies them more"
+        )
     console.note(figures)
 
 
@@ -315,7 +347,9 @@ class _ExpertUsage:
         weights = [float(weight) for weight in runtime.expert_weights()[-1]]
         self._counts[weights.index(max(weights))] += 1
         self._weights = [total + weight for total, weight in zip(self._weights, weights, strict=True)]
-        return {name: round(weight, 4) for name, weight in zip(self.names, weights, strict=True) if weight > 0}
+        return {
+            name: round(weight, 4) for name, weight in zip(self.names, weights, strict=True) if weight > 0
+        }
 
     def show(self) -> None:
         from llmcli.cli.terminal import tables

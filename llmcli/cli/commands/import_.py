@@ -17,18 +17,25 @@ if TYPE_CHECKING:
 
 
 class _Options(ResultOptions):
-    source: str = argument("SOURCE", "Model to import: hf:OWNER/NAME, a Hugging Face directory or a .gguf file.", ...)
+    source: str = argument(
+        "SOURCE", "Model to import: hf:OWNER/NAME, a Hugging Face directory or a .gguf file.", ...
+    )
     output: Path = option("FILE", "Model file to write.", Path(DEFAULT_MODEL), names="-o --output")
-    adapter: Path | None = option("FILE", "Adapters (LoRA) to merge into the model: a file or a PEFT directory.")
-    fit_cache: Path | None = option("TEXT", "Fit an n-gram cache on a text like those that the model will read.")
+    adapter: Path | None = option(
+        "FILE", "Adapters (LoRA) to merge into the model: a file or a PEFT directory."
+    )
+    fit_cache: Path | None = option(
+        "TEXT", "Fit an n-gram cache on a text like those that the model will read."
+    )
     force: bool = flag("Overwrite an existing file.")
 
 
 def import_(options: _Options) -> None:
     """Convert a published model to one file.
 
-    The file contains the weights, the config, the tokenizer, and their origin. Weights in float16 and bfloat16 keep
-    their type; quantized GGUF weights become float32. The other commands also read the directory or .gguf directly.
+    The file contains the weights, the config, the tokenizer, and their origin. Weights in float16 and
+    bfloat16 keep their type; quantized GGUF weights become float32. The other commands also read the
+    directory or .gguf directly.
 
     Example: llm import SmolLM2-135M/ -o smol.safetensors
     """
@@ -68,7 +75,8 @@ def import_(options: _Options) -> None:
 
 
 def _load(source: str) -> "Checkpoint":
-    """Open a model. If its file was changed, its record keeps what it was trained on, but no figures of the run."""
+    """Open a model. If its file was changed, its record keeps what it was trained on, but no figures of the
+    run."""
     from llmcli.formats import atomic_io, checkpoint, headers, loading, training_stages
     from llmcli.formats.safetensors.file import digest
     from llmcli.formats.training_record import TrainingRecord
@@ -107,7 +115,8 @@ def _merge(base: "Checkpoint", source: str, adapter: Path) -> "Checkpoint":
 
 
 def _with_cache(model: "Checkpoint", text: "Corpus", name: str) -> "Checkpoint":
-    """Return the model with an n-gram cache fitted on a text, or without one if it does not help on that text."""
+    """Return the model with an n-gram cache fitted on a text, or without one if it does not help on that
+    text."""
     from llmcli.formats import loading, training_stages
     from llmcli.training.data.cache_fit import fit_cache
 

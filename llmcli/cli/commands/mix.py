@@ -25,8 +25,8 @@ class _Options(ResultOptions):
 def mix(options: _Options) -> None:
     """Combine several models into an ensemble.
 
-    The better a model predicts the text so far, the larger its weight in the next prediction. All models need the same
-    tokenizer and context length: train the second and later ones with --like the first.
+    The better a model predicts the text so far, the larger its weight in the next prediction. All models need
+    the same tokenizer and context length: train the second and later ones with --like the first.
 
     Example: llm mix cooking.safetensors law.safetensors -o expert.safetensors
     """
@@ -63,7 +63,9 @@ def _check_arguments(models: list[str], output: Path) -> None:
         raise usage("the name of a model is empty; name the files to mix")
     paths = [Path(name) for name in models]
     for first, other in itertools.combinations(paths, 2):
-        if first.resolve() == other.resolve() or (first.exists() and other.exists() and first.samefile(other)):
+        if first.resolve() == other.resolve() or (
+            first.exists() and other.exists() and first.samefile(other)
+        ):
             raise LLMError(f"{other} is named twice; name each model once")
 
 

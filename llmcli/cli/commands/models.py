@@ -20,9 +20,9 @@ MAX_NAMES = 2  # maximum number of training files that are named
 def models(options: ResultOptions) -> None:
     """List the models on this machine.
 
-    These are the ones in this directory and in the cache of the Hugging Face hub. Their names can be given to -m and
-    --from. A model that you have trained is a file: remove it like any other file. To remove one from the cache:
-    hf cache rm model/OWNER/NAME
+    These are the ones in this directory and in the cache of the Hugging Face hub. Their names can be given to
+    -m and --from. A model that you have trained is a file: remove it like any other file. To remove one from
+    the cache: hf cache rm model/OWNER/NAME
 
     Example: llm models
     """
@@ -33,12 +33,18 @@ def models(options: ResultOptions) -> None:
     found = [_describe(name, path) for name, path in (*_models_here(), *supported)]
     if found and not options.json:
         rows = [
-            (one["name"], "", one["problem"], "", "", "") if "problem" in one else (
-                one["name"], one["architecture"], one["origin"], units.size(one["bytes"]), one["license"],
+            (one["name"], "", one["problem"], "", "", "")
+            if "problem" in one
+            else (
+                one["name"],
+                one["architecture"],
+                one["origin"],
+                units.size(one["bytes"]),
+                one["license"],
                 "chat" if one["chat"] else "text",
             )
             for one in found
-        ]  # fmt: skip
+        ]
         tables.table(("model", "architecture", "origin", "size", "license", "kind"), rows, numbers=(3,))
     others = len(cached) - len(supported)
     hidden = f"; {others:,} in the cache are of kinds that llm does not run" if others else ""
@@ -47,7 +53,8 @@ def models(options: ResultOptions) -> None:
 
 
 def _is_unsupported(path: Path) -> bool:
-    """Return whether a model in the cache, which all programs share, is of another kind: for images, for example."""
+    """Return whether a model in the cache, which all programs share, is of another kind: for images, for
+    example."""
     from llmcli.formats.hf_config import published_problem
     from llmcli.formats.metadata import parse_document
     from llmcli.formats.open_file import read_text
@@ -81,10 +88,13 @@ def _describe(name: str, path: Path) -> dict[str, Any]:
         return {"name": name, "problem": str(error)}
     origin = record.imported or {}
     return {
-        "name": name, "architecture": str(origin.get("architecture") or config.get("model_type", "not a model")),
-        "origin": _origin(record, name), "bytes": header.file_bytes, "license": str(origin.get("license", "")),
+        "name": name,
+        "architecture": str(origin.get("architecture") or config.get("model_type", "not a model")),
+        "origin": _origin(record, name),
+        "bytes": header.file_bytes,
+        "license": str(origin.get("license", "")),
         "chat": bool(tokenizer.get("chat_template")),
-    }  # fmt: skip
+    }
 
 
 def _origin(record: "TrainingRecord", name: str) -> str:

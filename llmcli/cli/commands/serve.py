@@ -28,15 +28,26 @@ NETWORK, LIMITS = "Network", "Limits"  # panels of the help
 
 class _Options(Options):
     models: list[str] | None = option(
-        "FILE", f"Model to serve; can be repeated (default: $LLMCLI_MODEL or {DEFAULT_MODEL}).", names="-m --model"
+        "FILE",
+        f"Model to serve; can be repeated (default: $LLMCLI_MODEL or {DEFAULT_MODEL}).",
+        names="-m --model",
     )
     host: str = option(
-        "HOST", "Address to listen on; one that other computers can reach needs a key.", "127.0.0.1", panel=NETWORK
+        "HOST",
+        "Address to listen on; one that other computers can reach needs a key.",
+        "127.0.0.1",
+        panel=NETWORK,
     )
     port: int = option("N", "Port to listen on; 0: a free one.", 8000, min=0, max=65535, panel=NETWORK)
-    api_key: str | None = option("KEY", f"Key that clients must send (default: ${API_KEY_VARIABLE}).", panel=NETWORK)
-    cors_origin: list[str] | None = option("ORIGIN", "Origin whose pages may send requests, or *.", panel=NETWORK)
-    max_concurrent: int = option("N", "Maximum number of texts generated at once.", 16, min=1, max=256, panel=LIMITS)
+    api_key: str | None = option(
+        "KEY", f"Key that clients must send (default: ${API_KEY_VARIABLE}).", panel=NETWORK
+    )
+    cors_origin: list[str] | None = option(
+        "ORIGIN", "Origin whose pages may send requests, or *.", panel=NETWORK
+    )
+    max_concurrent: int = option(
+        "N", "Maximum number of texts generated at once.", 16, min=1, max=256, panel=LIMITS
+    )
     context: int | None = option("N", "Context length in tokens (default: the model's).", min=2, panel=LIMITS)
     log_prompts: bool = flag("Also log the prompts and the generated texts.")
     quantize: str | None
@@ -64,19 +75,26 @@ def serve(options: _Options) -> None:
     with bind(options.host, options.port) as listener:
         access = _access(listener, options.host, key, origins)
         models = Models(
-            paths, device=options.device, quantize=options.quantize, context=options.context,
-            cache=not options.no_cache, on_note=console.note,
-        )  # fmt: skip
+            paths,
+            device=options.device,
+            quantize=options.quantize,
+            context=options.context,
+            cache=not options.no_cache,
+            on_note=console.note,
+        )
         for served in models:
             if options.context is not None and served.context < options.context:
-                console.note(f"{served.name} has a context length of {served.context:,} tokens, less than --context")
+                console.note(
+                    f"{served.name} has a context length of {served.context:,} tokens, less than --context"
+                )
         _run(models, listener, access, options)
 
 
 @contextmanager
 def exits_at_once(stop: Callable[[], None]) -> Iterator[None]:
-    """End the process here if a signal ended the server while a model is being loaded or analyzed: native code in a
-    thread would abort Python's finalization. `stop` ends a server that receives a signal before it listens."""
+    """End the process here if a signal ended the server while a model is being loaded or analyzed: native
+    code in a thread would abort Python's finalization. `stop` ends a server that receives a signal before it
+    listens."""
     received: list[int] = []
 
     def receive(number: int, _: FrameType | None) -> None:
@@ -101,7 +119,9 @@ def exits_at_once(stop: Callable[[], None]) -> Iterator[None]:
 def _api_key(typed: str | None) -> str | None:
     key = os.environ.get(API_KEY_VARIABLE) if typed is None else typed
     if key is not None and not (key.strip() and key.isascii() and key.isprintable()):
-        raise usage("the API key must be printable ASCII characters, and not empty; give another: --api-key KEY")
+        raise usage(
+            "the API key must be printable ASCII characters, and not empty; give another: --api-key KEY"
+        )
     return key and key.strip()  # HTTP drops spaces around it
 
 
@@ -109,7 +129,9 @@ def _origin(value: str) -> str:
     """Normalize an origin as browsers do."""
     origin = value.rstrip("/").lower()
     if origin not in ("*", "null") and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s?#]+", origin):
-        raise usage(f"--cors-origin {value} is not an origin; give scheme and host: --cors-origin https://example.com")
+        raise usage(
+            f"--cors-origin {value} is not an origin; give scheme and host: --cors-origin https://example.com"
+        )
     return origin
 
 
@@ -147,7 +169,9 @@ def _run(models: "Models", listener: "socket.socket", access: "Access", options:
         on_load_error=on_load_error,
     )
     limits = EngineLimits(concurrent=options.max_concurrent, context=options.context)
-    server = Server(create_app(models, limits=limits, access=access, hooks=hooks, log_contents=options.log_prompts))
+    server = Server(
+        create_app(models, limits=limits, access=access, hooks=hooks, log_contents=options.log_prompts)
+    )
     with exits_at_once(server.stop):
         server.run([listener])
     if load_errors:

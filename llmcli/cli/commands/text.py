@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 
 class _Options(ReadingOptions):
-    files: list[str] = argument("FILE", "Files, directories or globs, as for llm train; - reads standard input.", ...)
+    files: list[str] = argument(
+        "FILE", "Files, directories or globs, as for llm train; - reads standard input.", ...
+    )
 
 
 def text(options: _Options) -> None:
@@ -55,5 +57,7 @@ def _texts(sources: "Sources") -> Iterator[tuple[str, Iterator[str]]]:
     for part in sources.text.contents:
         yield part.document.name, part.text()
     for file in sources.conversation_files:
-        messages = ([f"{message.role}: {message.content}\n" for message in one.messages] for one in file.conversations)
+        messages = (
+            [f"{message.role}: {message.content}\n" for message in one.messages] for one in file.conversations
+        )
         yield file.name, itertools.chain.from_iterable((*one, "\n") for one in messages)

@@ -26,7 +26,9 @@ class _Options(ResultOptions):
         f"Model, or a tokenizer.json (default: $LLMCLI_MODEL or {DEFAULT_MODEL}).",
         names="-m --model",
     )
-    chat: Path | None = option("FILE", "Show the conversations in a file; tokens that count in the loss are marked.")
+    chat: Path | None = option(
+        "FILE", "Show the conversations in a file; tokens that count in the loss are marked."
+    )
     decode: bool = flag("Turn token ids, given as TEXT, back into text.")
 
 
@@ -66,7 +68,9 @@ def _open_tokenizer(path: Path) -> "Tokenizer":
 def _print_tokens(tokenizer: "Tokenizer", text: str, options: _Options) -> None:
     ids, size = tokenizer.encode(text), len(text.encode("utf-8"))
     if options.json:
-        console.json_result({"ids": ids, "tokens": [tokenizer.decode([token]) for token in ids], "bytes": size})
+        console.json_result(
+            {"ids": ids, "tokens": [tokenizer.decode([token]) for token in ids], "bytes": size}
+        )
         return
     token_output.tokens([visible_whitespace(tokenizer.label(token)) for token in ids], ids)
     ratio = f", {size / len(ids):.2f} bytes per token" if ids else ""
@@ -78,7 +82,9 @@ def _decode(tokenizer: "Tokenizer", text: str) -> None:
     try:
         ids = [int(part) for part in text.replace(",", " ").replace("[", " ").replace("]", " ").split()]
     except ValueError as error:
-        raise usage(f"--decode needs token ids such as 12 7 300, found {str(error).rsplit(': ', 1)[-1]}") from None
+        raise usage(
+            f"--decode needs token ids such as 12 7 300, found {str(error).rsplit(': ', 1)[-1]}"
+        ) from None
     console.result_bytes(tokenizer.decode_bytes(ids))
 
 
@@ -113,7 +119,9 @@ def _print_conversations(options: _Options, file: Path, template: "ChatTemplate"
         except LLMError as error:
             raise LLMError(f"{conversation.source}: {error}") from error
         if options.json:
-            names = [tokenizer.decode([i]) if tokenizer.token_bytes[i] else tokenizer.label(i) for i in encoded.ids]
+            names = [
+                tokenizer.decode([i]) if tokenizer.token_bytes[i] else tokenizer.label(i) for i in encoded.ids
+            ]
             mask = [int(learned) for learned in encoded.loss_mask]
             console.json_result({"ids": encoded.ids, "tokens": names, "mask": mask})
         else:
@@ -133,7 +141,9 @@ def _print_conversations(options: _Options, file: Path, template: "ChatTemplate"
 def _marked_text(tokenizer: "Tokenizer", encoded: "EncodedConversation") -> tuple[str, list[tuple[int, int]]]:
     """Return (text of a conversation with the names of control tokens, spans of its learned tokens)."""
     text, spans = "", []
-    for learned, run in itertools.groupby(zip(encoded.loss_mask, encoded.ids, strict=True), key=lambda pair: pair[0]):
+    for learned, run in itertools.groupby(
+        zip(encoded.loss_mask, encoded.ids, strict=True), key=lambda pair: pair[0]
+    ):
         data = b"".join(tokenizer.token_bytes[i] or tokenizer.label(i).encode() for _, i in run)
         start, text = len(text), text + data.decode("utf-8", "replace")
         if learned:

@@ -15,10 +15,27 @@ import typer
 
 from llmcli import units
 from llmcli.cli import app, process_start
-from llmcli.cli.options import DATA, ReadingOptions, argument, choice, flag, option, parse_duration, utf8_argument
+from llmcli.cli.options import (
+    DATA,
+    ReadingOptions,
+    argument,
+    choice,
+    flag,
+    option,
+    parse_duration,
+    utf8_argument,
+)
 from llmcli.cli.terminal import console
 from llmcli.cli.terminal.signals import on_stop_requests, stop_requests
-from llmcli.config import DEFAULT_MODEL, DEVICES, DTYPES, MAX_VOCAB_SIZE, MIN_VOCAB_SIZE, TrainConfig, cpu_cores
+from llmcli.config import (
+    DEFAULT_MODEL,
+    DEVICES,
+    DTYPES,
+    MAX_VOCAB_SIZE,
+    MIN_VOCAB_SIZE,
+    TrainConfig,
+    cpu_cores,
+)
 from llmcli.errors import INTERRUPTED, LLMError, command_line, require_server, require_torch, usage
 from llmcli.training.distributed.processes import BEGAN, Processes
 
@@ -42,10 +59,14 @@ class _Options(ReadingOptions):
         "strip_boilerplate probe"
     )
     corpus: list[str] = argument(
-        "CORPUS", "Text or conversations: files, directories or globs, also .gz; - reads text from standard input.", ...
+        "CORPUS",
+        "Text or conversations: files, directories or globs, also .gz; - reads text from standard input.",
+        ...,
     )
     output: Path = option("FILE", "Model file to write.", Path(DEFAULT_MODEL), names="-o --output")
-    time: str | None = option("TIME", "Time budget, such as 90s, 5m or 2h (default: 5m; ends earlier after 20 epochs).")
+    time: str | None = option(
+        "TIME", "Time budget, such as 90s, 5m or 2h (default: 5m; ends earlier after 20 epochs)."
+    )
     steps: int | None = option("N", "Number of training steps.", min=1)
     epochs: float | None = option("X", "Number of epochs (passes over the text).")
     dry_run: bool = flag("Print the plan and exit.")
@@ -55,18 +76,30 @@ class _Options(ReadingOptions):
         "FILE", "Base model to fine-tune: .safetensors, .gguf, Hugging Face directory or hf:OWNER/NAME."
     )
     like: Path | None = option("FILE", "Use this model's tokenizer and context length; required for llm mix.")
-    lora: int | None = option("RANK", "With --from: train LoRA adapters of this rank and merge them.", min=1, max=1024)
+    lora: int | None = option(
+        "RANK", "With --from: train LoRA adapters of this rank and merge them.", min=1, max=1024
+    )
     kl_weight: float | None = option(
-        "X", "With --from: weight of the KL divergence that limits forgetting (default: 5).", min=0.0, panel=TRAINING
+        "X",
+        "With --from: weight of the KL divergence that limits forgetting (default: 5).",
+        min=0.0,
+        panel=TRAINING,
     )
     adapter_only: bool = flag("With --lora: save only the adapters; -o DIRECTORY writes them in PEFT format.")
-    tokenizer: str = option("bpe|char|FILE", "Tokenizer to train, or a tokenizer.json to use.", "bpe", panel=DATA)
-    vocab_size: int | None = option("N", "Vocabulary size.", min=MIN_VOCAB_SIZE, max=MAX_VOCAB_SIZE, panel=DATA)
+    tokenizer: str = option(
+        "bpe|char|FILE", "Tokenizer to train, or a tokenizer.json to use.", "bpe", panel=DATA
+    )
+    vocab_size: int | None = option(
+        "N", "Vocabulary size.", min=MIN_VOCAB_SIZE, max=MAX_VOCAB_SIZE, panel=DATA
+    )
     known_answers: bool = flag(
-        "Store the questions and answers in the model file, as readable text, for llm chat --known-answers.", panel=DATA
+        "Store the questions and answers in the model file, as readable text, for llm chat --known-answers.",
+        panel=DATA,
     )
     val: str | None = option(
-        "FILE|FRACTION", "Held-out text: a file, or the fraction of the corpus to hold out (default: 0.1).", panel=DATA
+        "FILE|FRACTION",
+        "Held-out text: a file, or the fraction of the corpus to hold out (default: 0.1).",
+        panel=DATA,
     )
     layers: int | None = option("N", "Number of transformer layers.", min=1, max=1024, panel=MODEL)
     width: int | None = option("N", "Hidden size (embedding width).", min=2, max=1_000_000, panel=MODEL)
@@ -80,8 +113,12 @@ class _Options(ReadingOptions):
     )
     context: int | None = option("N", "Context length, in tokens.", min=1, panel=MODEL)
     batch_tokens: int | None = option("N", "Batch size, in tokens.", min=1, panel=TRAINING)
-    lr_scale: float = option("X", "Factor that multiplies the recipe's learning rates.", TrainConfig.lr, panel=TRAINING)
-    optimizer: str | None = option("muon|adamw", "Optimizer; muon uses AdamW for embeddings and norms.", panel=TRAINING)
+    lr_scale: float = option(
+        "X", "Factor that multiplies the recipe's learning rates.", TrainConfig.lr, panel=TRAINING
+    )
+    optimizer: str | None = option(
+        "muon|adamw", "Optimizer; muon uses AdamW for embeddings and norms.", panel=TRAINING
+    )
     dropout: float | None = option("X", "Dropout rate, from 0 to below 1.", panel=TRAINING)
     probe: str | None = option(
         "TEXT",
@@ -96,22 +133,34 @@ class _Options(ReadingOptions):
         max=2**31 - 1,
         panel=TRAINING,
     )
-    device: str = choice("auto", *DEVICES, default="auto", help="Device; auto: a GPU if available.", panel=TRAINING)
-    dtype: str = choice("auto", *DTYPES, default="auto", help="Precision; auto: the faster one.", panel=TRAINING)
+    device: str = choice(
+        "auto", *DEVICES, default="auto", help="Device; auto: a GPU if available.", panel=TRAINING
+    )
+    dtype: str = choice(
+        "auto", *DTYPES, default="auto", help="Precision; auto: the faster one.", panel=TRAINING
+    )
     threads: int | None = option(
-        "N", "Number of CPU threads (default: one per core that is not in use).", min=1, max=1024, panel=TRAINING
+        "N",
+        "Number of CPU threads (default: one per core that is not in use).",
+        min=1,
+        max=1024,
+        panel=TRAINING,
     )
     processes: int | None = option(
-        "N", "Processes on this machine (default: 1); on several, use torchrun.", min=1, max=1024, panel=TRAINING
+        "N",
+        "Processes on this machine (default: 1); on several, use torchrun.",
+        min=1,
+        max=1024,
+        panel=TRAINING,
     )
 
 
 def train(options: _Options) -> None:
     """Train a model on text or conversations and save it as one file.
 
-    Settings without an option are chosen for the data, the time budget and this machine; --dry-run shows them. From
-    conversations (JSON Lines with messages, tables of prompts and answers, ...) the model learns to answer; see llm
-    chat. If there is also text, the run ends with the conversations.
+    Settings without an option are chosen for the data, the time budget and this machine; --dry-run shows
+    them. From conversations (JSON Lines with messages, tables of prompts and answers, ...) the model learns
+    to answer; see llm chat. If there is also text, the run ends with the conversations.
 
     Example: llm train corpus.txt --time 5m
     """
@@ -132,7 +181,9 @@ def train(options: _Options) -> None:
             raise typer.Exit(_launch(options.processes, device))
     if processes.rank:
         if not options.dry_run:
-            on_stop_requests(signal.SIG_DFL)  # until this process is connected to rank 0, which may never happen
+            on_stop_requests(
+                signal.SIG_DFL
+            )  # until this process is connected to rank 0, which may never happen
             from llmcli.training.session import follow
 
             _end_after(options, partial(follow, processes, options.device, on_stop_requests))
@@ -143,7 +194,9 @@ def train(options: _Options) -> None:
             f"{options.processes}"
         )
     if processes.are_on_several_machines:
-        console.note(f"rank 0 runs on the machine {platform.node()}: it reads the text and saves the model there")
+        console.note(
+            f"rank 0 runs on the machine {platform.node()}: it reads the text and saves the model there"
+        )
     train_and_save = partial(_plan_and_run, options, how, processes)
     if processes.are_several and not options.dry_run:
         _end_after(options, train_and_save)
@@ -160,20 +213,35 @@ def _plan_and_run(options: _Options, how: "ReadOptions", processes: Processes) -
     request = _request(options, processes)
     target = _claim_output(options, processes)
     inputs = load_inputs(
-        options.corpus, options.val, options.from_, options.like, options.tokenizer, target.path,
-        reading=how, seconds=request.budget, on_note=console.note,
-    )  # fmt: skip
+        options.corpus,
+        options.val,
+        options.from_,
+        options.like,
+        options.tokenizer,
+        target.path,
+        reading=how,
+        seconds=request.budget,
+        on_note=console.note,
+    )
     note_skipped_files(inputs.corpus)
     if options.threads and options.threads > cpu_cores():
         cores = units.count(cpu_cores(), "core")
-        console.note(f"--threads {options.threads} is more than the {cores} here; extra threads slow training down")
+        console.note(
+            f"--threads {options.threads} is more than the {cores} here; extra threads slow training down"
+        )
     from llmcli.training import session  # imports torch: report errors in the text first
 
     run = session.plan_run(
-        request, inputs, target,
-        fixed_threads=options.threads is not None, started=started, on_note=console.note, processes=processes,
-        time_given=options.time, known_answers=options.known_answers,
-    )  # fmt: skip
+        request,
+        inputs,
+        target,
+        fixed_threads=options.threads is not None,
+        started=started,
+        on_note=console.note,
+        processes=processes,
+        time_given=options.time,
+        known_answers=options.known_answers,
+    )
     _note_stopped_run(target, options.dry_run, processes.count)
     for note in inputs.notes:
         console.note(note)
@@ -195,15 +263,21 @@ def _claim_output(options: _Options, processes: Processes) -> "Output":
         return training_output.dry_run_output(options.output, adapter_only=options.adapter_only)
     return options.invocation.with_resource(
         training_output.claim_output(
-            options.output, adapter_only=options.adapter_only, force=options.force, restarted=processes.restarts > 0,
-            rename_existing=not options.typed("output"), model=options.from_ or options.like,
-            on_note=console.note, on_warning=console.warn,
+            options.output,
+            adapter_only=options.adapter_only,
+            force=options.force,
+            restarted=processes.restarts > 0,
+            rename_existing=not options.typed("output"),
+            model=options.from_ or options.like,
+            on_note=console.note,
+            on_warning=console.warn,
         )
-    )  # fmt: skip
+    )
 
 
 def _end_after(options: _Options, work: Callable[[], None]) -> NoReturn:
-    """Do the work of a rank, then exit without finalizing Python: torch's threads may abort that, as a kill would."""
+    """Do the work of a rank, then exit without finalizing Python: torch's threads may abort that, as a kill
+    would."""
     code = 0
     try:
         work()
@@ -242,10 +316,11 @@ def _request(options: _Options, processes: Processes) -> "PlanRequest":
     names = {field.name for field in fields(PlanRequest)}
     typed = {name: value for name, value in vars(options).items() if name in names and value is not None}
     typed |= {
-        "lr": _learning_rate_scale(options), "processes": processes.count,
+        "lr": _learning_rate_scale(options),
+        "processes": processes.count,
         "probe": options.probe and utf8_argument(options.probe, "text of --probe"),
         "threads": processes.threads(options.threads or cpu_cores()),
-    }  # fmt: skip
+    }
     return PlanRequest(seconds=parse_duration(options.time) if options.time else None, **typed)
 
 
@@ -333,9 +408,11 @@ def _train(
         view,
     ):
         events = session.run(
-            run, stop=lambda: bool(signals or output_error), on_stop_request=signals.append,
+            run,
+            stop=lambda: bool(signals or output_error),
+            on_stop_request=signals.append,
             on_progress=partial(_show_progress, view),
-        )  # fmt: skip
+        )
         try:
             for event in events:
                 if isinstance(event, session.Result):
@@ -356,7 +433,9 @@ def _train(
         console.note(f"stopped because events could no longer be written; saved {result.file}")
         raise output_error
     if problem := result.done.problem:
-        raise LLMError(f"{problem}; saved the best weights so far (step {result.done.best_step:,}) in {result.file}")
+        raise LLMError(
+            f"{problem}; saved the best weights so far (step {result.done.best_step:,}) in {result.file}"
+        )
     return result, signals
 
 
@@ -407,22 +486,41 @@ def _report(options: _Options, result: "Result", run: "PlannedRun") -> None:
     parameters = done.checkpoint.parameters
     if output.adapter_only:
         parameters = sum(array.size for array in (done.adapters or {}).values())
-        merge = ["llm", "import", str(inputs.base_path), "--adapter", str(result.file), "-o", "merged.safetensors"]
+        merge = [
+            "llm",
+            "import",
+            str(inputs.base_path),
+            "--adapter",
+            str(result.file),
+            "-o",
+            "merged.safetensors",
+        ]
         sentences.append(f"To use the adapters, merge them into the base model: {command_line(merge)}")
     else:
         chats = conversations is not None
         first = conversations.split.training[0].messages if conversations and labels else ()
-        question = next((" ".join(message.content.split()) for message in first if message.role == "user"), "")
+        question = next(
+            (" ".join(message.content.split()) for message in first if message.role == "user"), ""
+        )
         hint = usage_hint(
-            "" if str(result.file) == DEFAULT_MODEL else str(result.file),  # the default model need not be named
-            question[:MAX_QUESTION] if chats else run.prepared.example_prompt(), chats=chats, labels=labels,
+            ""
+            if str(result.file) == DEFAULT_MODEL
+            else str(result.file),  # the default model need not be named
+            question[:MAX_QUESTION] if chats else run.prepared.example_prompt(),
+            chats=chats,
+            labels=labels,
             knows_answers=done.checkpoint.known_answers is not None,
             kind=None if chats else run.prepared.line_kind(),
             has_chat_template='"chat_template"' in (done.checkpoint.tokenizer_config_json or ""),
-        )  # fmt: skip
+        )
         sentences.append(hint)
     show_result(
-        done, result.file, parameters=parameters, baselines=result.baselines, sentences=sentences, json_=options.json
+        done,
+        result.file,
+        parameters=parameters,
+        baselines=result.baselines,
+        sentences=sentences,
+        json_=options.json,
     )
 
 

@@ -21,16 +21,20 @@ def print_choices(what: str, prompt: str, scored: "Sequence[ScoredText]", *, jso
 
     rows = ranked(scored)
     if json_:
-        console.json_result({
-            "prompt": prompt,
-            "choices": [
-                {
-                    "text": choice.text, "probability": round(probability, 6), "logprob": round(choice.logprob, 6),
-                    "tokens": choice.tokens,
-                }
-                for choice, probability in rows
-            ],
-        })  # fmt: skip
+        console.json_result(
+            {
+                "prompt": prompt,
+                "choices": [
+                    {
+                        "text": choice.text,
+                        "probability": round(probability, 6),
+                        "logprob": round(choice.logprob, 6),
+                        "tokens": choice.tokens,
+                    }
+                    for choice, probability in rows
+                ],
+            }
+        )
         return
     if sys.stdout.isatty() and what == "continuation":
         console.heading(f"{token_output.prompt_end(prompt)}…")
@@ -46,16 +50,21 @@ def print_label_scores(scores: "Sequence[tuple[str, LabelScore]]", *, json_: boo
     """Print the score of each model, best first, and the confusion table of each."""
     scores = sorted(scores, key=lambda score: (-score[1].accuracy, score[1].calibration_error))
     if json_:
-        console.json_result({
-            "results": [
-                {
-                    "model": name, "questions": len(score.labels), "accuracy": round(score.accuracy, 6),
-                    "expected_calibration_error": round(score.calibration_error, 6), "choices": score.choices,
-                    "confusion": score.confusion,
-                }
-                for name, score in scores
-            ]
-        })  # fmt: skip
+        console.json_result(
+            {
+                "results": [
+                    {
+                        "model": name,
+                        "questions": len(score.labels),
+                        "accuracy": round(score.accuracy, 6),
+                        "expected_calibration_error": round(score.calibration_error, 6),
+                        "choices": score.choices,
+                        "confusion": score.confusion,
+                    }
+                    for name, score in scores
+                ]
+            }
+        )
         return
     rows = [
         (name, f"{score.accuracy:.3f}", f"{score.calibration_error:.3f}", f"{len(score.labels)}")

@@ -94,7 +94,10 @@ def _show_changes(column: str, names: tuple[str, str], changes: "Sequence[TextCh
 def _show_lenses(comparison: "Comparison", names: tuple[str, str]) -> None:
     console.heading("most likely after each layer (logit lens)")
     lenses = [_most_likely(one, comparison) for one in (comparison.first, comparison.second)]
-    rows = [("none" if depth == 0 else str(depth), *cells) for depth, cells in enumerate(zip(*lenses, strict=True))]
+    rows = [
+        ("none" if depth == 0 else str(depth), *cells)
+        for depth, cells in enumerate(zip(*lenses, strict=True))
+    ]
     tables.table(("layer", *names), rows, numbers=(0,))
 
 
@@ -103,4 +106,7 @@ def _most_likely(explanation: "Explanation", comparison: "Comparison") -> list[s
     most, lens = min(MAX_LENS_LABEL, max(4, terminal_width() // 2 - 14)), explanation.logit_lens
     labels = (visible_whitespace(comparison.tokenizer.label(token)) for token in lens.ids[:, 0].tolist())
     probabilities = lens.probabilities[:, 0].tolist()
-    return [f"{truncate(label, most)} {units.probability(p)}" for label, p in zip(labels, probabilities, strict=True)]
+    return [
+        f"{truncate(label, most)} {units.probability(p)}"
+        for label, p in zip(labels, probabilities, strict=True)
+    ]

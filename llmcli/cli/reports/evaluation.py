@@ -41,7 +41,9 @@ class ModelScore:
             "bytes": self.score.bytes,
             "tokens": self.score.tokens,
             "bits_per_byte": round(self.score.bits_per_byte, 6),
-            **({} if figures.adapting is None else {"bits_per_byte_without_cache": round(figures.network, 6)}),
+            **(
+                {} if figures.adapting is None else {"bits_per_byte_without_cache": round(figures.network, 6)}
+            ),
             **as_json(figures),
             "perplexity": round(self.score.perplexity, 6),
             "accuracy": round(self.score.accuracy, 6),
@@ -52,23 +54,36 @@ class ModelScore:
         }
 
 
-def print_scores(scores: "Sequence[ModelScore]", baselines: "Sequence[Baseline]", baseline_file: str | None) -> None:
+def print_scores(
+    scores: "Sequence[ModelScore]", baselines: "Sequence[Baseline]", baseline_file: str | None
+) -> None:
     """Print a table of models and compressors, each compressor in the column of the comparable figure."""
     rows = [
         [
-            row.model, units.bits_per_byte(row.score.network_bits_per_byte),
+            row.model,
+            units.bits_per_byte(row.score.network_bits_per_byte),
             "" if (bits := row.score.adapting_bits_per_byte) is None else units.bits_per_byte(bits),
-            f"{row.score.perplexity:.2f}", f"{row.score.accuracy:.3f}", str(row.exact or ""), str(row.score.tokens),
-            str(row.score.bytes), row.file or "all",
+            f"{row.score.perplexity:.2f}",
+            f"{row.score.accuracy:.3f}",
+            str(row.exact or ""),
+            str(row.score.tokens),
+            str(row.score.bytes),
+            row.file or "all",
         ]
         for row in scores
     ] + [
         [
-            row.name, *(("", row.shown) if row.is_adaptive else (row.shown, "")), "", "", "", "", str(row.bytes),
+            row.name,
+            *(("", row.shown) if row.is_adaptive else (row.shown, "")),
+            "",
+            "",
+            "",
+            "",
+            str(row.bytes),
             baseline_file or "all",
         ]
         for row in baselines
-    ]  # fmt: skip
+    ]
     names = ["model", NETWORK, ADAPTING, "perplexity", "accuracy", EXACT, "tokens", "bytes", "text"]
     columns = [i for i in range(len(names)) if any(row[i] for row in rows)]
     numbers = range(1, len(columns) - 1)
@@ -78,9 +93,13 @@ def print_scores(scores: "Sequence[ModelScore]", baselines: "Sequence[Baseline]"
     tables.table(shown, cells, numbers=numbers)
     beside = "; beside it, compressors whose statistics do not adapt" if baselines else ""
     estimate = ' ("about": estimated from a sample)' if any(row.is_estimate for row in baselines) else ""
-    console.caption(f"{NETWORK}: bits per byte of the network alone, as other programs run it{beside}{estimate}.")
+    console.caption(
+        f"{NETWORK}: bits per byte of the network alone, as other programs run it{beside}{estimate}."
+    )
     if ADAPTING in shown:
-        console.caption(f"{ADAPTING}: bits per byte of models with their n-gram cache, and of adaptive compressors.")
+        console.caption(
+            f"{ADAPTING}: bits per byte of models with their n-gram cache, and of adaptive compressors."
+        )
     console.caption(
         "Bits per byte: lower is better, 8 is a uniform guess over all byte values; comparable across all models. "
         "perplexity: as uncertain as a choice among that many equally likely tokens; comparable only between models "
@@ -94,15 +113,22 @@ def print_known_scores(scores: "Sequence[tuple[str, KnownScore, float]]", *, jso
     """Print, for each model, how many questions it answers rightly, wrongly and not at all, and its minimum
     confidence."""
     if json_:
-        console.json_result({
-            "results": [
-                {
-                    "model": name, "questions": score.questions, "right": score.right, "wrong": score.wrong,
-                    "unanswered": score.unanswered, "answerable": score.answerable, "min_confidence": least,
-                }
-                for name, score, least in scores
-            ]
-        })  # fmt: skip
+        console.json_result(
+            {
+                "results": [
+                    {
+                        "model": name,
+                        "questions": score.questions,
+                        "right": score.right,
+                        "wrong": score.wrong,
+                        "unanswered": score.unanswered,
+                        "answerable": score.answerable,
+                        "min_confidence": least,
+                    }
+                    for name, score, least in scores
+                ]
+            }
+        )
         return
     rows = [
         (name, *map(str, (score.right, score.wrong, score.unanswered, score.answerable)), f"{least:.2f}")
@@ -151,7 +177,8 @@ class TokenSurprisals:
         return {
             "model": self.model,
             "files": [
-                {"file": file, "first_token": first} for file, first in zip(self.files, self.first_tokens, strict=True)
+                {"file": file, "first_token": first}
+                for file, first in zip(self.files, self.first_tokens, strict=True)
             ],
             "from_byte": from_byte,
             "bits_per_byte": round(self.score.bits_per_byte, 6),
@@ -172,7 +199,8 @@ class TokenSurprisals:
         }
 
     def show(self, spans: "Sequence[Span]") -> None:
-        """Print the texts with their tokens colored by surprisal, then a table of the most surprising passages."""
+        """Print the texts with their tokens colored by surprisal, then a table of the most surprising
+        passages."""
         for file, _, tokens, bits in self._documents():
             if len(self.files) > 1:
                 console.heading(file)
@@ -181,16 +209,23 @@ class TokenSurprisals:
         console.heading(f"{self.score.figures}; the most surprising passages:")
         rows = [
             (
-                f"{span.bits:.1f}", f"{span.bits / (span.end - span.start):.2f}", f"{span.start + 1:,}",
-                one_line(self.tokenizer.decode_bytes(self.ids[span.start : span.end]).decode("utf-8", "ignore")),
+                f"{span.bits:.1f}",
+                f"{span.bits / (span.end - span.start):.2f}",
+                f"{span.start + 1:,}",
+                one_line(
+                    self.tokenizer.decode_bytes(self.ids[span.start : span.end]).decode("utf-8", "ignore")
+                ),
             )
             for span in spans
-        ]  # fmt: skip
+        ]
         tables.table(("bits", "per token", "at token", "passage"), rows, numbers=(0, 1, 2))
-        console.caption("The surprisal of a token with probability 1/2 is 1 bit, with 1/4 2 bits, with 1/1024 10 bits.")
+        console.caption(
+            "The surprisal of a token with probability 1/2 is 1 bit, with 1/4 2 bits, with 1/1024 10 bits."
+        )
 
     def show_lines(self, first_lines: "Sequence[int]", top: int, *, json_: bool) -> None:
-        """Print the lines with the highest surprisal; `first_lines` are the numbers of the first line of each file."""
+        """Print the lines with the highest surprisal; `first_lines` are the numbers of the first line of each
+        file."""
         from llmcli.evaluation.evaluator import surprisal_of_lines
 
         rows: list[dict[str, Any]] = []
@@ -203,11 +238,12 @@ class TokenSurprisals:
                     "bits": round(line.bits, 4),
                     "bits_per_byte": round(line.bits / line.bytes, 6),
                     "most_surprising": {
-                        "text": self.tokenizer.label(ids[line.most]), "bits": round(bits[line.most], 4)
+                        "text": self.tokenizer.label(ids[line.most]),
+                        "bits": round(bits[line.most], 4),
                     },
                 }
                 for line in surprisal_of_lines(tokens, bits)
-            ]  # fmt: skip
+            ]
         rows.sort(key=lambda row: -row["bits"])
         if json_:
             console.json_result({"model": self.model, **as_json(self.score.figures), "lines": rows})
@@ -215,11 +251,15 @@ class TokenSurprisals:
         names = ["bits", "per byte", "line", "file", "most surprising token", "text"]
         shown = [
             [
-                f"{row['bits']:.1f}", f"{row['bits_per_byte']:.2f}", f"{row['line']:,}", row["file"],
-                visible_whitespace(row["most_surprising"]["text"]), one_line(row["text"]),
+                f"{row['bits']:.1f}",
+                f"{row['bits_per_byte']:.2f}",
+                f"{row['line']:,}",
+                row["file"],
+                visible_whitespace(row["most_surprising"]["text"]),
+                one_line(row["text"]),
             ]
             for row in rows[:top]
-        ]  # fmt: skip
+        ]
         if len(self.files) == 1:
             for cells in (names, *shown):
                 del cells[3]
@@ -231,8 +271,8 @@ class TokenSurprisals:
 
 
 def _characters_of_tokens(tokens: "Sequence[bytes]") -> "Iterator[tuple[str, int, int]]":
-    """Yield (characters that begin in a token, index of the token, index of the next token in which a character
-    begins).
+    """Yield (characters that begin in a token, index of the token, index of the next token in which a
+    character begins).
 
     >>> list(_characters_of_tokens(["a赤".encode()[:2], "赤".encode()[1:], b"b"]))
     [('a赤', 0, 2), ('b', 2, 3)]

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 LABEL_WIDTH = 14  # columns of a token's label beside a chart
 MAX_HEAT_MAP_ROWS = 60
 MAX_HEADS = 5  # rows in the table of heads with the highest attention weights
-MAX_LENS_LABEL, LENS_CELL = 12, 20  # columns of a token in the logit lens, and of a token with its probability
+MAX_LENS_LABEL, LENS_CELL = (
+    12,
+    20,
+)  # columns of a token in the logit lens, and of a token with its probability
 MAX_BAR = 60  # columns
 MIN_FULL_BAR = 1.0  # bits: smaller effects never fill the whole width
 SUMMARY_ROWS = 10  # tokens with effects in a summary
@@ -49,7 +52,8 @@ class ExplanationReport:
     initialized_heads: "Mapping[str, str]" = field(default_factory=dict)  # see `comparison.initialized_heads`
 
     def show(self, *, is_summary: bool = False) -> None:
-        """Print the explanation; a summary fits on a screen and has only the tokens with the largest effects."""
+        """Print the explanation; a summary fits on a screen and has only the tokens with the largest
+        effects."""
         ids = self.explanation.ids
         labels = [self._label(token) for token in ids]
         if not is_summary:
@@ -112,7 +116,9 @@ class ExplanationReport:
         for depth, (ids, probabilities) in enumerate(zip(lens.ids, lens.probabilities, strict=True)):
             cells = [
                 f"{truncate(self._label(token), MAX_LENS_LABEL)} {units.probability(probability)}"
-                for token, probability in zip(ids[:shown].tolist(), probabilities[:shown].tolist(), strict=True)
+                for token, probability in zip(
+                    ids[:shown].tolist(), probabilities[:shown].tolist(), strict=True
+                )
             ]
             rows.append(("none" if depth == 0 else str(depth), *cells))
         ranks = ["most likely", "second", "third", *(f"{rank}th" for rank in range(4, shown + 1))]
@@ -123,7 +129,9 @@ class ExplanationReport:
         """Print the largest contributions to the logit, in the order of the network."""
         attribution = self.explanation.attribution
         rows = [("embedding", attribution.embedding)]
-        for layer, (heads, mlp) in enumerate(zip(attribution.heads.tolist(), attribution.mlp.tolist(), strict=True), 1):
+        for layer, (heads, mlp) in enumerate(
+            zip(attribution.heads.tolist(), attribution.mlp.tolist(), strict=True), 1
+        ):
             rows += [(f"layer {layer}, head {head}", value) for head, value in enumerate(heads, 1)]
             rows.append((f"layer {layer}, MLP", mlp))
         if len(rows) > MAX_CONTRIBUTIONS + 1:
@@ -137,7 +145,9 @@ class ExplanationReport:
         rows.append(("sum: logit", attribution.logit))
         token = self._label(attribution.token)
         console.heading(f"contributions to the logit of {token} (direct logit attribution)")
-        figures = [f"{units.bits(value, signed=True):>7} {bar}" for (_, value), bar in zip(rows, bars, strict=True)]
+        figures = [
+            f"{units.bits(value, signed=True):>7} {bar}" for (_, value), bar in zip(rows, bars, strict=True)
+        ]
         tables.labeled(zip((name for name, _ in rows), figures, strict=True), margin)
         for name, kind in self.initialized_heads.items():
             console.paragraph(f"head {name} was initialized as: {kind}")
@@ -185,7 +195,9 @@ class ExplanationReport:
             return
         rows, first = [], self.explanation.preceding  # tokens are numbered from 1
         for copy in copies:
-            numbers = [f"{at - first + 1:,}" if at >= first else "earlier" for at in copy.positions[-MAX_POSITIONS:]]
+            numbers = [
+                f"{at - first + 1:,}" if at >= first else "earlier" for at in copy.positions[-MAX_POSITIONS:]
+            ]
             probabilities = units.probability(copy.network_probability), units.probability(copy.probability)
             rows.append((self._label(copy.token), *probabilities, str(copy.matched), ", ".join(numbers)))
         tables.table(("next token", "network", "with cache", "matched", "at token"), rows, numbers=(1, 2, 3))
@@ -206,7 +218,9 @@ class ExplanationReport:
             return
         console.heading("next word")
         words = self.words.words[: self.count]
-        token_output.probabilities("next word", [(token_output.word_label(word), word.probability) for word in words])
+        token_output.probabilities(
+            "next word", [(token_output.word_label(word), word.probability) for word in words]
+        )
         console.caption(
             "A word may consist of several tokens; its probability is summed over its tokenizations. llm generate "
             "samples from these probabilities."

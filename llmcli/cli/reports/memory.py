@@ -22,7 +22,12 @@ def training_texts(
 ) -> "list[TrainingText]":
     """Find a model's training text, with its held-out part if `whole`, or read the named files instead."""
     from llmcli.data.sources import read_sources
-    from llmcli.evaluation.training_text import TrainingText, find_training_texts, names_sources, recorded_reading
+    from llmcli.evaluation.training_text import (
+        TrainingText,
+        find_training_texts,
+        names_sources,
+        recorded_reading,
+    )
 
     if not names:
         texts, missing = find_training_texts(source.records, path, whole=whole)
@@ -33,7 +38,9 @@ def training_texts(
     sources = read_sources(names, recorded_reading(source.records))
     note_skipped_files(sources.text)
     if not any(names_sources(record, sources) for record in source.records):
-        console.note(f"{', '.join(names)} is not the training text in the record of {path}; all of it is searched")
+        console.note(
+            f"{', '.join(names)} is not the training text in the record of {path}; all of it is searched"
+        )
     return [TrainingText.of(sources, source.records, whole=whole)]
 
 
@@ -62,7 +69,9 @@ class MemoryReport:
         with_highlights(text, matches.spans)
         console.result()
         if len(text) < LENGTH:
-            console.note(f"{len(text)} characters are too few: only passages of at least {LENGTH} count{advice}")
+            console.note(
+                f"{len(text)} characters are too few: only passages of at least {LENGTH} count{advice}"
+            )
             return
         longest = max((end - start for start, end in matches.spans), default=0)
         console.note(

@@ -26,14 +26,36 @@ MIN_CURVE_WIDTH, MAX_CURVE_WIDTH, CURVE_HEIGHT = 30, 120, 12  # columns, columns
 MAX_ROWS = 20  # rows of metadata
 MAX_LIKELIEST = 4  # likeliest tokens shown per step
 MAX_KEY, MAX_VALUE = 60, 200  # characters shown of metadata
-OWN_KEYS = ("format", "llmcli", "config.json", "tokenizer.json", "tokenizer_config.json", "training.json", "sha256",
-            KNOWN_ANSWERS)  # fmt: skip
+OWN_KEYS = (
+    "format",
+    "llmcli",
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "training.json",
+    "sha256",
+    KNOWN_ANSWERS,
+)
 CONFIG_KEYS = (
-    "architectures", "model_type", "num_experts", "num_local_experts", "num_experts_per_tok", "num_hidden_layers",
-    "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim",
-    "max_position_embeddings", "sliding_window", "vocab_size", "tie_word_embeddings", "rope_theta", "rope_scaling",
+    "architectures",
+    "model_type",
+    "num_experts",
+    "num_local_experts",
+    "num_experts_per_tok",
+    "num_hidden_layers",
+    "hidden_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "max_position_embeddings",
+    "sliding_window",
+    "vocab_size",
+    "tie_word_embeddings",
+    "rope_theta",
+    "rope_scaling",
     "rope_parameters",
-)  # fmt: skip
+)
 TOKENIZER_KINDS = {
     "bpe": "byte-level byte-pair encoding (BPE)",
     "spm": "SentencePiece byte-pair encoding (BPE)",
@@ -62,7 +84,10 @@ def print_overview(header: "Header") -> None:
         tables.pairs([(key, value_text(config[key])) for key in CONFIG_KEYS if config.get(key) is not None])
     if tokenizer := tokenizer_facts(header):
         console.heading("tokenizer")
-        facts = [("kind", TOKENIZER_KINDS[tokenizer["kind"]]), ("vocabulary", f"{tokenizer['vocab_size']:,} tokens")]
+        facts = [
+            ("kind", TOKENIZER_KINDS[tokenizer["kind"]]),
+            ("vocabulary", f"{tokenizer['vocab_size']:,} tokens"),
+        ]
         if json_object(header, "tokenizer_config.json", console.note).get("chat_template"):
             facts.append(("chat template", "in the file"))
         tables.pairs(facts)
@@ -74,7 +99,9 @@ def print_overview(header: "Header") -> None:
     for heading, values in (("origin", origin), ("metadata", others)):
         if values:
             console.heading(heading)
-            tables.pairs([(str(key)[:MAX_KEY], str(values[key])[:MAX_VALUE]) for key in list(values)[:MAX_ROWS]])
+            tables.pairs(
+                [(str(key)[:MAX_KEY], str(values[key])[:MAX_VALUE]) for key in list(values)[:MAX_ROWS]]
+            )
     record = training_record(header)
     if record.experts:
         console.heading("experts")
@@ -102,7 +129,10 @@ def _print_size(
     )
     if header.problem:
         console.paragraph(f"llm can show it but not run it: {header.problem}")
-    experts, active = config.get("num_experts", config.get("num_local_experts")), config.get("num_experts_per_tok")
+    experts, active = (
+        config.get("num_experts", config.get("num_local_experts")),
+        config.get("num_experts_per_tok"),
+    )
     if isinstance(experts, int) and isinstance(active, int) and 0 < active <= experts:
         in_experts = sum(tensor.size for name, tensor in header.tensors.items() if ".experts." in name)
         used = units.number(header.parameters - in_experts // experts * (experts - active))

@@ -1,4 +1,5 @@
-"""What an exported model says about itself: the metadata of its file, and the model card of a Hugging Face directory.
+"""What an exported model says about itself: the metadata of its file, and the model card of a Hugging Face
+directory.
 
 Other programs run the network without its n-gram cache, so all figures are those of the network alone.
 """
@@ -26,7 +27,7 @@ _MAX_FILES = 20  # files listed in a model card
 _CACHE_NOTE = (
     "It was trained together with an n-gram cache of the text so far, which llmcli keeps in its own format. This "
     "format does not contain the cache; the figures here are those of the network alone."
-)  # fmt: skip
+)
 
 
 def metadata(model: "Checkpoint", path: Path, name: str | None, license_: str | None) -> dict[str, str]:
@@ -86,7 +87,9 @@ def _description(record: "TrainingRecord", origin: dict[str, Any]) -> str:
         sentences.append(f"Its base model, {stage.file}, was trained on {names}.")
     if figures := Figures.of_record(record):
         known = known_text(record.held_out.known_share)
-        sentences.append(f"Held-out {_held_out(record)}: {Figures(figures.network)}{known and f' ({known})'}.")
+        sentences.append(
+            f"Held-out {_held_out(record)}: {Figures(figures.network)}{known and f' ({known})'}."
+        )
     return " ".join(sentences) or f"Written by llmcli {__version__}."
 
 
@@ -96,7 +99,11 @@ def _held_out(record: "TrainingRecord") -> str:
 
 def _front_matter(model: "Checkpoint", values: dict[str, str]) -> str:
     """Return the metadata of the card, as YAML: JSON is YAML."""
-    entries: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["llmcli"]}
+    entries: dict[str, Any] = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["llmcli"],
+    }
     if "license" in values:
         entries["license"] = values["license"]
     origin = model.record.imported or {}
@@ -130,7 +137,9 @@ def _table(model: "Checkpoint") -> str:
         rows.append(("conversations", f"{found.training:,} for training, {found.held_out:,} held out"))
     if record.steps:
         seconds = f", {units.duration(record.clock.seconds)}" if record.clock else ""
-        rows.append(("training", f"{units.count(record.steps, 'step')}, {units.epochs(record.epochs)}{seconds}"))
+        rows.append(
+            ("training", f"{units.count(record.steps, 'step')}, {units.epochs(record.epochs)}{seconds}")
+        )
     if figures := Figures.of_record(record):
         before = Figures.of_record(record, before=True)
         base = f"; {units.bits_per_byte(before.network)} before fine-tuning" if before else ""
@@ -140,7 +149,9 @@ def _table(model: "Checkpoint") -> str:
     if shares := record.memorised:
         strings = f"{shares.share:.0%} of generated 30-character strings occur verbatim in the training data"
         rows.append(("memorization", strings))
-    return "\n".join(["| | |", "|---|---|", *(f"| {_plain(name)} | {_plain(value)} |" for name, value in rows)])
+    return "\n".join(
+        ["| | |", "|---|---|", *(f"| {_plain(name)} | {_plain(value)} |" for name, value in rows)]
+    )
 
 
 def _files(stage: "Stage") -> str:

@@ -41,7 +41,8 @@ def _side_by_side(cells: Iterable[tuple[str, str, str]]) -> None:
 
 
 def probabilities(column: str, rows: Sequence[tuple[str, float]]) -> None:
-    """Print (name, probability) pairs as a table, with bars in a terminal; `column` is the heading of the names."""
+    """Print (name, probability) pairs as a table, with bars in a terminal; `column` is the heading of the
+    names."""
     if sys.stdout.isatty():
         rows = [(truncate(name, max(12, terminal_width() // 3)), probability) for name, probability in rows]
     widest = max(map(text_width, [column, *(name for name, _ in rows)]))
@@ -59,7 +60,8 @@ def bar(share: float, columns: int) -> str:
 
 
 def surprisals(rows: Sequence[tuple[str, float]]) -> None:
-    """Print (token, surprisal in bits) pairs, the tokens on a background; without colors one line each: bits, token."""
+    """Print (token, surprisal in bits) pairs, the tokens on a background; without colors one line each: bits,
+    token."""
     if not styles.has_colors(sys.stdout):
         for text, bits in rows:
             tables.tab_separated((f"{bits:.2f}", visible_whitespace(text)))
@@ -67,7 +69,8 @@ def surprisals(rows: Sequence[tuple[str, float]]) -> None:
     if len(rows) <= MAX_WITH_FIGURES:
         labeled = [(visible_whitespace(text), bits) for text, bits in rows]
         _side_by_side(
-            (label, styles.by_value(label, bits, styles.SURPRISALS), units.bits(bits)) for label, bits in labeled
+            (label, styles.by_value(label, bits, styles.SURPRISALS), units.bits(bits))
+            for label, bits in labeled
         )
     else:
         colored = "".join(styles.by_value(text, bits, styles.SURPRISALS) for text, bits in rows)

@@ -1,4 +1,5 @@
-"""The output of `llm generate --steps`: for each token the candidates, the removed ones, and the sampled one."""
+"""The output of `llm generate --steps`: for each token the candidates, the removed ones, and the sampled
+one."""
 
 from typing import TYPE_CHECKING
 
@@ -17,11 +18,15 @@ MAX_TOKEN_WIDTH = 16  # columns
 MAX_BAR, MIN_BAR, OTHER_COLUMNS = 40, 8, 50  # columns of the bars, and of everything else
 
 
-def print_step(step: "TraceStep", number: int, text: str, tokenizer: "Tokenizer", sampling: "SamplingConfig") -> None:
+def print_step(
+    step: "TraceStep", number: int, text: str, tokenizer: "Tokenizer", sampling: "SamplingConfig"
+) -> None:
     """Print a table of a step's candidates, and the sampling settings. `text` is the text so far."""
     console.heading(f"{number}  {token_output.prompt_end(text)}…")
     if step.retokenized:
-        console.paragraph("probabilities of the first token are summed over the tokenizations of the prompt's end")
+        console.paragraph(
+            "probabilities of the first token are summed over the tokenizations of the prompt's end"
+        )
     rows, bar_width = [], min(MAX_BAR, max(MIN_BAR, terminal_width() - OTHER_COLUMNS))
     for candidate in [*step.candidates, *([step.chosen] if step.chosen not in step.candidates else [])]:
         label = truncate(visible_whitespace(tokenizer.label(candidate.id)), MAX_TOKEN_WIDTH)
@@ -45,7 +50,9 @@ def _settings(step: "TraceStep", sampling: "SamplingConfig") -> list[str]:
     for removal in step.removals:
         tokens = units.count(removal.tokens, "token")
         total = units.probability(removal.probability)
-        phrases.append(f"{removal.filter} {values[removal.filter]:g} removes {tokens} (total probability {total})")
+        phrases.append(
+            f"{removal.filter} {values[removal.filter]:g} removes {tokens} (total probability {total})"
+        )
     return [*phrases, f"sampled from {step.remaining:,}" if step.remaining > 1 else "one token remains"]
 
 
@@ -70,7 +77,11 @@ def trace_json(steps: "list[TraceStep]", prompt: str, tokenizer: "Tokenizer", se
                 "candidates": [_candidate_json(candidate, tokenizer) for candidate in step.candidates],
                 "left": step.remaining,
                 "cuts": [
-                    {"by": removal.filter, "tokens": removal.tokens, "probability": round(removal.probability, 6)}
+                    {
+                        "by": removal.filter,
+                        "tokens": removal.tokens,
+                        "probability": round(removal.probability, 6),
+                    }
                     for removal in step.removals
                 ],
                 "entropy_bits": round(step.entropy, 6),

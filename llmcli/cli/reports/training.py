@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 
 def show_plan(plan: "Plan", inputs: "Inputs", *, dry_run: bool, json_: bool) -> None:
-    """Print the plan: a result after the table of files with --dry-run, else on stderr, in a terminal shortened."""
+    """Print the plan: a result after the table of files with --dry-run, else on stderr, in a terminal
+    shortened."""
     if json_:
         files = {"documents": inputs.files_read, "not_read": not_read(inputs.corpus)} if dry_run else {}
         json_event("plan", **_plan_record(plan), data=[group.as_record() for group in inputs.groups], **files)
@@ -49,16 +50,20 @@ def _plan_record(plan: "Plan") -> dict[str, Any]:
 
 
 def show_event(event: "RunEvent", view: "TrainingView", *, json_: bool, of_answers: bool = False) -> None:
-    """Show an event of the trainer. `of_answers`: validation measures answers. Raises OSError if stdout is closed."""
+    """Show an event of the trainer. `of_answers`: validation measures answers. Raises OSError if stdout is
+    closed."""
     from llmcli.training.loop import events
 
     if isinstance(event, events.Restarted):
         _show_restart(event, view, json_=json_)
     elif json_:
         kinds = {
-            events.Step: "step", events.Evaluation: "eval", events.Prediction: "probe", events.Sample: "sample",
+            events.Step: "step",
+            events.Evaluation: "eval",
+            events.Prediction: "probe",
+            events.Sample: "sample",
             events.TeacherTrained: "teacher",
-        }  # fmt: skip
+        }
         kind = kinds[type(event)]
         json_event(kind, **as_record(event), **({"of": "answers"} if of_answers and kind == "eval" else {}))
     elif isinstance(event, events.Step):
@@ -80,15 +85,23 @@ def _show_restart(event: "Restarted", view: "TrainingView", *, json_: bool) -> N
     sizes = [planned.model.parameters for planned in (plan, before)]
     if json_:
         json_event(
-            "restart", step=event.step, seconds=event.seconds, speed=event.speed, parameters=sizes[0],
+            "restart",
+            step=event.step,
+            seconds=event.seconds,
+            speed=event.speed,
+            parameters=sizes[0],
             parameters_before=sizes[1],
-        )  # fmt: skip
+        )
         json_event("plan", **_plan_record(plan))
         return
     view.begin_model(plan.conversations.share if plan.conversations else None)
     if plan.search:
         found = units.epochs(plan.search.found)
-        why = "more did not lower the validation loss" if plan.search.confirmed else "there is no time to try more"
+        why = (
+            "more did not lower the validation loss"
+            if plan.search.confirmed
+            else "there is no time to try more"
+        )
         console.note(f"step {event.step:,}: training starts over, on all of the text, for {found}: {why}")
         return
     now, then = (units.number(size) for size in sizes)
@@ -100,7 +113,13 @@ def _show_restart(event: "Restarted", view: "TrainingView", *, json_: bool) -> N
 
 
 def show_result(
-    done: "Done", file: "Path", *, parameters: int, baselines: "Sequence[Baseline]", sentences: list[str], json_: bool
+    done: "Done",
+    file: "Path",
+    *,
+    parameters: int,
+    baselines: "Sequence[Baseline]",
+    sentences: list[str],
+    json_: bool,
 ) -> None:
     """Show the saved file and its losses; `sentences` are the summary of the run."""
     record = done.checkpoint.record.to_json()
@@ -119,12 +138,21 @@ def show_result(
             bits_per_byte_before=done.base_score.bits_per_byte if done.base_score else None,
             **as_json(done.base_score.figures if done.base_score else None, "_before"),
             baselines=[
-                {"name": b.name, "bits_per_byte": b.bits_per_byte, "adaptive": b.is_adaptive, "estimate": b.is_estimate}
+                {
+                    "name": b.name,
+                    "bits_per_byte": b.bits_per_byte,
+                    "adaptive": b.is_adaptive,
+                    "estimate": b.is_estimate,
+                }
                 for b in baselines
             ],
             memorised=record["memorised"],
             verdict=sentences,
-            **({"of": "answers"} | {key: record.get(key) for key in ("answers", "plain_text")} if of_answers else {}),
+            **(
+                {"of": "answers"} | {key: record.get(key) for key in ("answers", "plain_text")}
+                if of_answers
+                else {}
+            ),
         )
         return
     saved = "interrupted; saved" if done.interrupted else "saved"

@@ -1,7 +1,7 @@
 """The page of `llm train --watch`: what it shows of a run, and when it opens and closes.
 
-About once a second, the run makes the state of the page, as JSON; the server only sends that text, in its own thread.
-Therefore neither pages nor their absence change the run, and an error of a page does not end it.
+About once a second, the run makes the state of the page, as JSON; the server only sends that text, in its own
+thread. Therefore neither pages nor their absence change the run, and an error of a page does not end it.
 """
 
 import json
@@ -29,11 +29,14 @@ DIGITS = 4
 class Watch:
     """The page of a run."""
 
-    def __init__(self, output: Path, plan: "Plan", loss_units: tuple[float, tuple[float, float] | None]) -> None:
+    def __init__(
+        self, output: Path, plan: "Plan", loss_units: tuple[float, tuple[float, float] | None]
+    ) -> None:
         from llmcli.pages.watch_page import watch_page
         from llmcli.server.http.watch import WatchServer
 
-        self._losses, self._stated = TrainingLosses(*loss_units), -math.inf
+        self._losses = TrainingLosses(*loss_units)
+        self._stated = -math.inf
         self._server = WatchServer(watch_page(output.name))
         self._state: dict[str, Any] = {"phase": "preparing", "file": output.name, "step": None, "verdict": []}
         self._has_failed = False
@@ -50,14 +53,17 @@ class Watch:
         self._update(lambda: self._add(event))
 
     def _update(self, update: Callable[[], None]) -> None:
-        """Call a function that changes the page, unless an earlier one failed: the page then stays as it is."""
+        """Call a function that changes the page, unless an earlier one failed: the page then stays as it
+        is."""
         if self._has_failed:
             return
         try:
             update()
         except Exception as error:  # whatever it is, the run is worth more
             self._has_failed = True
-            console.warn(f"the page is not updated any more ({type(error).__name__}: {error}); the run goes on")
+            console.warn(
+                f"the page is not updated any more ({type(error).__name__}: {error}); the run goes on"
+            )
 
     def _add(self, event: object) -> None:
         from llmcli.training.loop import events
@@ -147,13 +153,17 @@ def _model_page(file: Path) -> bytes:
 
 
 @contextmanager
-def watching(output: Path, plan: "Plan", loss_units: tuple[float, tuple[float, float] | None]) -> Iterator[Watch]:
+def watching(
+    output: Path, plan: "Plan", loss_units: tuple[float, tuple[float, float] | None]
+) -> Iterator[Watch]:
     """Open the page of a run, which is closed on exit. `loss_units` are the arguments of TrainingLosses."""
     watch = Watch(output, plan, loss_units)
     try:
         console.warn(f"watch the run at {watch.url}")
         if sys.stderr.isatty() and _has_display():
-            threading.Thread(target=_open_browser, args=(watch.url,), daemon=True).start()  # it may wait for seconds
+            threading.Thread(
+                target=_open_browser, args=(watch.url,), daemon=True
+            ).start()  # it may wait for seconds
         yield watch
     finally:
         watch.close()

@@ -19,7 +19,8 @@ def print_tensors(header: "Header") -> None:
 
 
 def print_tensor(header: "Header", name: str, *, json_: bool) -> None:
-    """Print the statistics of one tensor. Raises LLMError if it does not exist or its dtype cannot be read."""
+    """Print the statistics of one tensor. Raises LLMError if it does not exist or its dtype cannot be
+    read."""
     tensor = find_tensor(header, name)
     statistics = tensor_statistics(header, tensor)
     if json_:

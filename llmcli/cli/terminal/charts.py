@@ -5,7 +5,10 @@ from collections.abc import Sequence
 
 LOG_RANGE = 10_000  # highest to lowest value of a logarithmic scale
 MARK = "o"  # one column wide in every terminal and font
-_DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))  # braille: bit of (column, row) in a cell of 2 x 4 dots
+_DOTS = (
+    (0x01, 0x02, 0x04, 0x40),
+    (0x08, 0x10, 0x20, 0x80),
+)  # braille: bit of (column, row) in a cell of 2 x 4 dots
 _BLANK = 0x2800  # the braille character without dots
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 
@@ -19,9 +22,12 @@ def curve(
     marks: tuple[Sequence[float], Sequence[float]] = ((), ()),
     legend: str = "",
 ) -> list[str]:
-    """Draw a line of braille dots: height + 1 lines with a logarithmic y scale; [] without finite points. `marks` are
-    (x values, y values) of points shown as MARK over the line; `legend` is centered below the chart if it fits."""
-    line, marked = ([(x, y) for x, y in zip(*xy, strict=True) if math.isfinite(y)] for xy in ((xs, ys), marks))
+    """Draw a line of braille dots: height + 1 lines with a logarithmic y scale; [] without finite points.
+    `marks` are (x values, y values) of points shown as MARK over the line; `legend` is centered below the
+    chart if it fits."""
+    line, marked = (
+        [(x, y) for x, y in zip(*xy, strict=True) if math.isfinite(y)] for xy in ((xs, ys), marks)
+    )
     if not line + marked:
         return []
     x_low, x_high = min(x for x, _ in line + marked), max(x for x, _ in line + marked)
@@ -47,7 +53,8 @@ def curve(
     for dot_column, row in mark_dots:
         grid[row // 4][dot_column // 2] = MARK
     lines = [
-        f"{label:>{margin - 1}} │{''.join(row).rstrip(chr(_BLANK))}" for label, row in zip(labels, grid, strict=True)
+        f"{label:>{margin - 1}} │{''.join(row).rstrip(chr(_BLANK))}"
+        for label, row in zip(labels, grid, strict=True)
     ]
     first, last = f"{x_low:,.0f}", f"{x_high:,.0f}"
     space = columns - len(first) - len(last)
@@ -55,7 +62,8 @@ def curve(
 
 
 def log_range(values: Sequence[float]) -> tuple[float, float]:
-    """Return the range of a logarithmic scale: never empty, both ends positive, at most a factor of LOG_RANGE apart."""
+    """Return the range of a logarithmic scale: never empty, both ends positive, at most a factor of LOG_RANGE
+    apart."""
     high = max(values)
     low = max(min(values), high / LOG_RANGE)
     return (low, high) if high > low else ((low / 1.5, high * 1.5) if high > 0 else (0.5, 1.5))
@@ -78,7 +86,10 @@ def round_values(low: float, high: float) -> list[float]:
     if high < 3 * low:
         step = 10.0 ** math.floor(math.log10((high - low) / 2 or 1))
         step *= next(factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) < 6)
-        return [round(n * step, 9) for n in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+        return [
+            round(n * step, 9)
+            for n in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
+        ]
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     values = [float(f"{factor}e{power}") for power in powers for factor in (1, 2, 5)]
     return [value for value in values if low <= value <= high]
@@ -108,11 +119,14 @@ def signed_bar(value: float, largest: float, width: int) -> str:
 
 
 def heat_map(shares: Sequence[Sequence[float]], first: int = 1) -> list[str]:
-    """Draw a lower triangle of shares (0 to 1), two characters per cell; the first two lines number the columns."""
+    """Draw a lower triangle of shares (0 to 1), two characters per cell; the first two lines number the
+    columns."""
     numbers = range(first, first + len(shares))
     tens = "".join(f"{n // 10 % 10 if n % 10 == 0 or (n == first and n > 9) else '':>2}" for n in numbers)
     rows = [
-        "".join(2 * next((shade for limit, shade in _SHADES if share >= limit), "·") for share in row[: i + 1])
+        "".join(
+            2 * next((shade for limit, shade in _SHADES if share >= limit), "·") for share in row[: i + 1]
+        )
         for i, row in enumerate(shares)
     ]
     return [tens, "".join(f"{n % 10:>2}" for n in numbers), *rows]

@@ -21,8 +21,8 @@ NOTE_SECONDS = 10.0  # between two notes on the progress, without a terminal
 MAX_ERROR_LENGTH = 2_000  # characters: a damaged file may cause far longer messages
 
 
-# quiet: no notes, captions and progress; errors and results remain. options: the command's. noted: when the status was
-# shown without a terminal, or would have been shown first; None without one
+# quiet: no notes, captions and progress; errors and results remain. options: the command's. noted: when the
+# status was shown without a terminal, or would have been shown first; None without one
 settings = SimpleNamespace(quiet=False, options=frozenset(), noted=None)
 
 
@@ -33,7 +33,8 @@ def set_quiet(quiet: bool) -> bool:
 
 
 def result(line: str = "", *, raw: bool = False) -> None:
-    """Print a line of a result on stdout, made safe for a terminal unless it is `raw` (has our escape sequences)."""
+    """Print a line of a result on stdout, made safe for a terminal unless it is `raw` (has our escape
+    sequences)."""
     _write((line if raw else visible_line(line)) + "\n")
 
 
@@ -122,8 +123,8 @@ def shows_progress() -> bool:
 
 
 def status(text: str) -> None:
-    """Show a status line in a terminal, replaced by the next one; "" removes it. Without a terminal, it is a note every
-    few seconds."""
+    """Show a status line in a terminal, replaced by the next one; "" removes it. Without a terminal, it is a
+    note every few seconds."""
     if shows_progress():
         print(f"\r\x1b[K{visible_line(text)}", file=sys.stderr, end="", flush=True)
         return

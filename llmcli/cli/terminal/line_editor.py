@@ -22,8 +22,8 @@ Complete = Callable[[str], Iterable[tuple[str, int, str]]]
 
 
 def open_reader(complete: Complete, before_a_path: Sequence[str]) -> Callable[[str], str]:
-    """Return a function that reads one input, given a draft to edit. It raises KeyboardInterrupt for Ctrl-C without
-    text and EOFError at the end. A path is completed after each of `before_a_path`."""
+    """Return a function that reads one input, given a draft to edit. It raises KeyboardInterrupt for Ctrl-C
+    without text and EOFError at the end. A path is completed after each of `before_a_path`."""
     drawing = next((stream for stream in (sys.stderr, sys.stdout) if stream.isatty()), None)
     if drawing is None:
         return lambda draft: input()
@@ -47,7 +47,8 @@ class _Commands(Completer):
     """Completes commands and their paths."""
 
     def __init__(self, complete: Complete, before_a_path: Sequence[str]) -> None:
-        self._complete, self._before_a_path = complete, before_a_path
+        self._complete = complete
+        self._before_a_path = before_a_path
 
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterator[Completion]:
         text = document.text_before_cursor

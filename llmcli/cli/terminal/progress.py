@@ -26,8 +26,8 @@ MIN_CHART_HEIGHT, MIN_CHART_WIDTH = 3, 30
 
 
 class TrainingView:
-    """Shows a run: in a terminal a bar, figures and a growing chart, elsewhere periodic lines. For `bytes_per_token`
-    and `answers` see TrainingLosses. `hidden` draws nothing in a terminal."""
+    """Shows a run: in a terminal a bar, figures and a growing chart, elsewhere periodic lines. For
+    `bytes_per_token` and `answers` see TrainingLosses. `hidden` draws nothing in a terminal."""
 
     def __init__(
         self, bytes_per_token: float, answers: tuple[float, float] | None = None, *, hidden: bool = False
@@ -39,7 +39,11 @@ class TrainingView:
         self._shown_seconds = -math.inf
         self.begin_model()
         self._live: Live | None = None
-        if sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and not (hidden or console.settings.quiet):
+        if (
+            sys.stderr.isatty()
+            and os.environ.get("TERM") != "dumb"
+            and not (hidden or console.settings.quiet)
+        ):
             import rich.live
 
             # no refresh thread, which would take time from training; stdout is not redirected
@@ -94,9 +98,12 @@ class TrainingView:
         if not (self._live and self._live.is_started):
             console.note_from_signal_handler(text)
             return
-        self._note, self._note_is_below = text, True
+        self._note = text
+        self._note_is_below = True
         line = visible_line(text)[: self._live.console.width - 1]
-        console.write_from_signal_handler(f"\r\n{line}\r\x1b[A")  # the cursor stays in the last line of the view
+        console.write_from_signal_handler(
+            f"\r\n{line}\r\x1b[A"
+        )  # the cursor stays in the last line of the view
 
     def _erase_note(self, live: "Live") -> None:
         if self._note_is_below:
@@ -111,8 +118,11 @@ class TrainingView:
                 self._erase_note(self._live)
                 self._live.start()  # not earlier, because of notes and status lines before the first step
                 self._live.update(self._draw(self._live), refresh=True)
-        elif event.progress >= 1 or (since >= LINE_SECONDS and event.progress - self._shown_progress >= LINE_PROGRESS):
-            self._shown_seconds, self._shown_progress = event.seconds, event.progress
+        elif event.progress >= 1 or (
+            since >= LINE_SECONDS and event.progress - self._shown_progress >= LINE_PROGRESS
+        ):
+            self._shown_seconds = event.seconds
+            self._shown_progress = event.progress
             losses = f"training {units.bits_per_byte(self.losses.mean)}"
             if self.losses.evaluations:
                 losses += f"  {self._validation_name} {units.bits_per_byte(self.losses.evaluations[-1][1])}"
@@ -168,7 +178,8 @@ class TrainingView:
             legend += f": ⠒⠒ training  {charts.MARK} {self._validation_name}"
         *lines, axis = charts.curve(steps, losses, columns, height, marks=marks, legend=legend)
         drawn = [
-            Text.assemble(label, "│", (rest, "cyan")) for label, _, rest in (line.partition("│") for line in lines)
+            Text.assemble(label, "│", (rest, "cyan"))
+            for label, _, rest in (line.partition("│") for line in lines)
         ]
         for text in drawn:
             text.highlight_regex(charts.MARK, "bold yellow")
@@ -176,7 +187,8 @@ class TrainingView:
 
 
 def time_left(event: "Step") -> str:
-    """Estimate the time left from the speed of training, which excludes planning; "-:--" in the first steps."""
+    """Estimate the time left from the speed of training, which excludes planning; "-:--" in the first
+    steps."""
     if event.progress <= 0 or event.step < MIN_STEPS_FOR_ESTIMATE:
         return "-:--"
     seconds = round(event.tokens / event.tokens_per_second * (1 - event.progress) / event.progress)

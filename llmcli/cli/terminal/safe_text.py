@@ -1,7 +1,7 @@
 """Making untrusted text safe to print.
 
-Control characters and bidirectional overrides would move the cursor, change colors or reorder a line, so they are
-replaced by visible marks. In JSON they are escaped, which keeps the value.
+Control characters and bidirectional overrides would move the cursor, change colors or reorder a line, so they
+are replaced by visible marks. In JSON they are escaped, which keeps the value.
 """
 
 import json

@@ -32,7 +32,8 @@ def _not_ignored(*numbers: signal.Signals) -> list[signal.Signals]:
 
 
 def end_process(number: int, frame: FrameType | None) -> None:
-    """Handle a signal: raise KeyboardInterrupt or SystemExit; if that would be lost here, try again shortly after."""
+    """Handle a signal: raise KeyboardInterrupt or SystemExit; if that would be lost here, try again shortly
+    after."""
     if _loses_exceptions(frame):
         timer = threading.Timer(RETRY_SECONDS, _send, [number])
         timer.daemon = True
@@ -44,7 +45,8 @@ def end_process(number: int, frame: FrameType | None) -> None:
 
 
 def _loses_exceptions(frame: FrameType | None) -> bool:
-    """Return whether Python would drop or wrap an exception raised here: a destructor, importlib, `__set_name__`."""
+    """Return whether Python would drop or wrap an exception raised here: a destructor, importlib,
+    `__set_name__`."""
     while frame is not None:
         name, file = frame.f_code.co_name, frame.f_code.co_filename
         if name in ("__del__", "__set_name__") or (name == "cb" and file.startswith("<frozen importlib")):
@@ -62,15 +64,17 @@ def _send(number: int) -> None:
         _thread.interrupt_main(signal.Signals(number))
 
 
-def stop_requests(can_save: Callable[[], bool], show_note: Callable[[str], None]) -> AbstractContextManager[list[int]]:
+def stop_requests(
+    can_save: Callable[[], bool], show_note: Callable[[str], None]
+) -> AbstractContextManager[list[int]]:
     """Collect the first stop signal in a list, so that a run can end and save; see `_collected`."""
     note = partial(show_note, "ending the run and saving; press Ctrl-C again to quit without saving")
     return _collected(stop_signals(), note, can_save)
 
 
 def on_stop_requests(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
-    """Handle stop signals with `handler` from now on. With signal.SIG_DFL they end the process immediately, even while
-    it waits outside of Python; signal.SIG_IGN ignores them in a process that is ending."""
+    """Handle stop signals with `handler` from now on. With signal.SIG_DFL they end the process immediately,
+    even while it waits outside of Python; signal.SIG_IGN ignores them in a process that is ending."""
     for number in stop_signals():
         signal.signal(number, handler)
 
@@ -86,8 +90,9 @@ def _collected(
     on_first: Callable[[], None] = lambda: None,
     active: Callable[[], bool] = lambda: True,
 ) -> Iterator[list[int]]:
-    """Collect the first of these signals; a second request raises KeyboardInterrupt. Unless `active`, the earlier
-    handlers are called. One request may arrive as two signals: from `timeout` or a shell, and from the kernel."""
+    """Collect the first of these signals; a second request raises KeyboardInterrupt. Unless `active`, the
+    earlier handlers are called. One request may arrive as two signals: from `timeout` or a shell, and from
+    the kernel."""
     received: list[int] = []
     first_at = 0.0
 

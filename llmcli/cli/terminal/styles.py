@@ -8,19 +8,28 @@ from llmcli.cli.terminal.safe_text import visible
 
 # backgrounds: (lowest value, one of the 256 colors or None, label), lowest first
 PROBABILITIES = (
-    (0.0, 88, "<2%"), (0.02, 130, "2-10%"), (0.1, 136, "10-30%"), (0.3, 100, "30-60%"), (0.6, 64, "60-90%"),
+    (0.0, 88, "<2%"),
+    (0.02, 130, "2-10%"),
+    (0.1, 136, "10-30%"),
+    (0.3, 100, "30-60%"),
+    (0.6, 64, "60-90%"),
     (0.9, 28, "≥90%"),
-)  # fmt: skip
+)
 SURPRISALS = (  # in bits
-    (0, None, "below 1"), (1, 58, "1 to 3"), (3, 136, "3 to 6"), (6, 130, "6 to 10"), (10, 88, "10 or more"),
-)  # fmt: skip
+    (0, None, "below 1"),
+    (1, 58, "1 to 3"),
+    (3, 136, "3 to 6"),
+    (6, 130, "6 to 10"),
+    (10, 88, "10 or more"),
+)
 Scale = tuple[tuple[float, int | None, str], ...]
 ALTERNATING_COLORS = (24, 22, 54, 58, 88, 30, 94, 60)
 BOLD, DIM, RED = "1", "2", "31"
 
 
 def has_colors(stream: TextIO) -> bool:
-    """Return whether output on a stream gets colors: in a terminal that is not dumb, unless $NO_COLOR is set."""
+    """Return whether output on a stream gets colors: in a terminal that is not dumb, unless $NO_COLOR is
+    set."""
     if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return False
     return bool(os.environ.get("FORCE_COLOR")) or stream.isatty()

@@ -16,10 +16,14 @@ MAX_TREE_NAME = 80  # characters
 
 
 def table(
-    columns: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Sequence[int] = (), to_stderr: bool = False
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    numbers: Sequence[int] = (),
+    to_stderr: bool = False,
 ) -> None:
-    """Print a table: drawn in a terminal, tab-separated for a program. The columns `numbers` are aligned right and
-    never folded. In a narrow terminal text is folded, or each row becomes a list of its cells."""
+    """Print a table: drawn in a terminal, tab-separated for a program. The columns `numbers` are aligned
+    right and never folded. In a narrow terminal text is folded, or each row becomes a list of its cells."""
     stream = sys.stderr if to_stderr else sys.stdout
     if to_stderr and console.settings.quiet:
         return
@@ -32,7 +36,10 @@ def table(
     from rich.table import Table
     from rich.text import Text
 
-    names, cells = [visible_line(name) for name in columns], [[visible_line(cell) for cell in row] for row in rows]
+    names, cells = (
+        [visible_line(name) for name in columns],
+        [[visible_line(cell) for cell in row] for row in rows],
+    )
     widths = [max(text_width(row[i]) for row in [names, *cells]) for i in range(len(names))]
     folded = [width if i in numbers else min(width, MIN_TEXT_COLUMN) for i, width in enumerate(widths)]
     if numbers and sum(folded) + MIN_GAP * len(names) > terminal_width(stream):
@@ -43,7 +50,9 @@ def table(
     is_tight = sum(widths) + GAP * len(names) > terminal_width(stream)
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0) if is_tight else (0, 1))
     for i, name in enumerate(names):
-        drawn.add_column(name, justify="right" if i in numbers else "left", overflow="fold", no_wrap=i in numbers)
+        drawn.add_column(
+            name, justify="right" if i in numbers else "left", overflow="fold", no_wrap=i in numbers
+        )
     for row in cells:
         drawn.add_row(*map(Text, row))
     console.draw(drawn, stream)
@@ -74,9 +83,11 @@ def labeled(rows: Iterable[tuple[str, str]], max_label: int) -> None:
 
 
 def tree(rows: Sequence[tuple[int, str, str, str]]) -> None:
-    """Print rows of (depth, name, detail, figures) as a tree; a narrow terminal gets short names and no details."""
+    """Print rows of (depth, name, detail, figures) as a tree; a narrow terminal gets short names and no
+    details."""
     names = [
-        branches + visible_line(row[1])[:MAX_TREE_NAME] for branches, row in zip(_branches(rows), rows, strict=True)
+        branches + visible_line(row[1])[:MAX_TREE_NAME]
+        for branches, row in zip(_branches(rows), rows, strict=True)
     ]
     details, figures = [visible_line(row[2]) for row in rows], [f"{visible_line(row[3]):>18}" for row in rows]
     left, middle, right = (max(map(text_width, column), default=0) for column in (names, details, figures))

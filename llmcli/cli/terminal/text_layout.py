@@ -19,7 +19,8 @@ def terminal_width(stream: TextIO | None = None) -> int:
 
 
 def text_width(text: str) -> int:
-    """Count the columns of a text. rich is imported only for non-ASCII text, so that short commands stay fast."""
+    """Count the columns of a text. rich is imported only for non-ASCII text, so that short commands stay
+    fast."""
     if text.isascii() and text.isprintable():
         return len(text)
     from rich.cells import cell_len
@@ -53,8 +54,8 @@ def fit(text: str, stream: TextIO, indent: int = 0, hanging: int = 0) -> list[st
 def wrap(text: str, columns: int, indent: int = 0, hanging: int = 0) -> list[str]:
     """Break a paragraph into lines; the first is indented by `indent`, the others by `hanging`.
 
-    Lines break between words, and between characters where a script has no spaces. A word, path or command that is
-    longer than a line stays unbroken on a separate line, so that it can be copied.
+    Lines break between words, and between characters where a script has no spaces. A word, path or command
+    that is longer than a line stays unbroken on a separate line, so that it can be copied.
 
     >>> wrap("It was still improving; more time would help: llm train a.txt --time 10m", 30)
     ['It was still improving; more', 'time would help:', 'llm train a.txt --time 10m']
@@ -87,7 +88,9 @@ def _split_word(word: str) -> list[str]:
     for before, character in itertools.pairwise(word):
         base = base if combining(before) else before
         is_wide = any(east_asian_width(c) in "WF" for c in (base, character))
-        is_joined = combining(character) or "\u200d" in (before, character) or "\ufe00" <= character <= "\ufe0f"
+        is_joined = (
+            combining(character) or "\u200d" in (before, character) or "\ufe00" <= character <= "\ufe0f"
+        )
         if is_wide and not is_joined and character not in _CLOSING and base not in _OPENING:
             units.append(character)
         else:

@@ -20,7 +20,9 @@ class ConversationTokens:
     """The tokens of n conversations, concatenated."""
 
     ids: NDArray[np.unsignedinteger]  # [N]
-    loss_mask: NDArray[np.bool_]  # [N]; False for the first token of each conversation, which is never a target
+    loss_mask: NDArray[
+        np.bool_
+    ]  # [N]; False for the first token of each conversation, which is never a target
     starts: NDArray[np.int64]  # [n + 1]: start of each conversation, and the end of the last
 
     @classmethod
@@ -49,17 +51,21 @@ class ConversationTokens:
         return slice(int(self.starts[index]), int(self.starts[index + 1]))
 
     def answer_bytes(self, byte_lengths: NDArray[np.integer]) -> int:
-        """Count the bytes of text in the learned tokens; `byte_lengths[i]` is the length of token i in bytes."""
+        """Count the bytes of text in the learned tokens; `byte_lengths[i]` is the length of token i in
+        bytes."""
         return int(byte_lengths[self.ids[self.loss_mask]].sum())
 
     def select(self, indices: Sequence[int]) -> "ConversationTokens":
         return self._slices([self.span(i) for i in indices])
 
     def truncated(self, most: int) -> tuple["ConversationTokens", list[int], int]:
-        """Truncate to `most` tokens, after the last answer that fits or else within the first; without a learned token
-        a conversation is left out. Returns (conversations, their previous indices, number truncated)."""
+        """Truncate to `most` tokens, after the last answer that fits or else within the first; without a
+        learned token a conversation is left out. Returns (conversations, their previous indices, number
+        truncated)."""
         spans = [self.span(i) for i in range(len(self))]
-        fitting = [self._truncated_span(span, most) if span.stop - span.start > most else span for span in spans]
+        fitting = [
+            self._truncated_span(span, most) if span.stop - span.start > most else span for span in spans
+        ]
         kept = [i for i, span in enumerate(fitting) if span.stop > span.start]
         return self._slices([fitting[i] for i in kept]), kept, sum(fitting[i] != spans[i] for i in kept)
 
@@ -90,8 +96,9 @@ class MaskedBatch:
 class ConversationBatches:
     """Training batches of conversations as a pure function of (seed, step).
 
-    An epoch visits every conversation once. Conversations are packed, in an order drawn from (seed, epoch), into rows
-    of `context` + 1 tokens, which are then visited in another random order. The rest of a row is `padding`.
+    An epoch visits every conversation once. Conversations are packed, in an order drawn from (seed, epoch),
+    into rows of `context` + 1 tokens, which are then visited in another random order. The rest of a row is
+    `padding`.
     """
 
     def __init__(
@@ -100,8 +107,11 @@ class ConversationBatches:
         """Conversations have at most `context` + 1 tokens; a batch has `batch_size` rows."""
         if not len(conversations) or conversations.lengths.max() > context + 1:
             raise ValueError(f"no conversations, or one with more than {context + 1} tokens")
-        self._conversations, self._context, self._batch_size = conversations, context, batch_size
-        self._seed, self._padding = seed, padding
+        self._conversations = conversations
+        self._context = context
+        self._batch_size = batch_size
+        self._seed = seed
+        self._padding = padding
         self._first_rows = [0]  # number of rows before each epoch that was visited
         self._recent: tuple[int, list[list[int]]] = -1, []  # the last packed epoch, and its rows
 
@@ -140,14 +150,16 @@ class ConversationBatches:
 
 
 def pack(lengths: Sequence[int], capacity: int, order: Iterable[int]) -> list[list[int]]:
-    """Pack conversations into rows of at most `capacity` tokens by best fit: in the given order, each goes into the
-    fullest row that has space for it. `lengths` are the numbers of tokens, at most `capacity`.
+    """Pack conversations into rows of at most `capacity` tokens by best fit: in the given order, each goes
+    into the fullest row that has space for it. `lengths` are the numbers of tokens, at most `capacity`.
 
     >>> pack([5, 4, 3, 6], 8, [0, 1, 2, 3])
     [[0, 2], [1], [3]]
     """
     rows: list[list[int]] = []
-    spaces: list[tuple[int, int]] = []  # (tokens left, row), ascending; only rows with space for another conversation
+    spaces: list[
+        tuple[int, int]
+    ] = []  # (tokens left, row), ascending; only rows with space for another conversation
     shortest = min(lengths, default=0)
     for index in order:
         at = bisect.bisect_left(spaces, (lengths[index], -1))

@@ -1,8 +1,8 @@
 """Chat templates: conversations as the text and tokens on which a model is trained and prompted.
 
-Models trained here use ChatML, which this module renders itself. Any other template is untrusted jinja2, rendered in a
-separate process (template_renderer.py). The tokens equal those of transformers' `apply_chat_template`, except that the
-text of a message never becomes a control token (control_tokens.py).
+Models trained here use ChatML, which this module renders itself. Any other template is untrusted jinja2,
+rendered in a separate process (template_renderer.py). The tokens equal those of transformers'
+`apply_chat_template`, except that the text of a message never becomes a control token (control_tokens.py).
 """
 
 import json
@@ -44,8 +44,10 @@ class ChatTemplate:
     """A chat template and the tokenizer of its model."""
 
     def __init__(self, source: str, tokenizer: Tokenizer, variables: Mapping[str, Any] | None = None) -> None:
-        """`source` is the jinja2 template; `variables` are bos_token, eos_token and others that it may use."""
-        self.source, self.tokenizer = source, tokenizer
+        """`source` is the jinja2 template; `variables` are bos_token, eos_token and others that it may
+        use."""
+        self.source = source
+        self.tokenizer = tokenizer
         self._variables = dict(variables or {})
         self._control_tokens = ControlTokens(tokenizer)
 
@@ -71,8 +73,8 @@ class ChatTemplate:
         return ChatTemplate(self.source, self.tokenizer, self._variables | dict(variables))
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> str:
-        """Return a conversation as text; `add_generation_prompt` adds the header of the assistant's next turn. Raises
-        LLMError if the template is invalid, refuses the messages or exceeds a limit."""
+        """Return a conversation as text; `add_generation_prompt` adds the header of the assistant's next
+        turn. Raises LLMError if the template is invalid, refuses the messages or exceeds a limit."""
         return self._render([(messages, add_generation_prompt)])[0].text
 
     def _render(self, jobs: Sequence[Job]) -> list[Rendering]:
@@ -81,24 +83,31 @@ class ChatTemplate:
         return template_renderer.render(self.source, self._variables, jobs)
 
     def encode(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> list[int]:
-        """Return the ids of a conversation; the text of a message never becomes a control token. Raises as `render`."""
+        """Return the ids of a conversation; the text of a message never becomes a control token. Raises as
+        `render`."""
         hidden, names = self._hide(messages)
         return self._control_tokens.encode(self._render([(hidden, add_generation_prompt)])[0].text, names)[0]
 
     def encode_conversation(self, messages: Sequence[Message]) -> EncodedConversation:
-        """Return the ids and the loss mask of a conversation: the learned answers with the token that ends each. Raises
-        LLMError as `render`, and if the template writes a turn differently once others follow."""
+        """Return the ids and the loss mask of a conversation: the learned answers with the token that ends
+        each. Raises LLMError as `render`, and if the template writes a turn differently once others
+        follow."""
         hidden, names = self._hide(messages)
         rendering = self._render([(hidden, False)])[0]
         if not _MARKER.search(self.source):
             ends = [i for i, message in enumerate(hidden, 1) if message.role == "assistant"]
-            rendering = Rendering(rendering.text, [self._answer(rendering.text, hidden[:end]) for end in ends])
-        ids, loss_mask = self._control_tokens.encode(rendering.text, names, _learned_spans(rendering.answers, messages))
+            rendering = Rendering(
+                rendering.text, [self._answer(rendering.text, hidden[:end]) for end in ends]
+            )
+        ids, loss_mask = self._control_tokens.encode(
+            rendering.text, names, _learned_spans(rendering.answers, messages)
+        )
         return EncodedConversation(ids, loss_mask)
 
     @cached_property
     def stop_ids(self) -> frozenset[int]:
-        """Tokens that end an answer: the tokenizer's, and the first control token of the template after an answer."""
+        """Tokens that end an answer: the tokenizer's, and the first control token of the template after an
+        answer."""
         probe = unused_characters(1, [self.source])[0]
         try:
             text = self.render([Message("user", "Hello"), Message("assistant", probe)])
@@ -108,7 +117,9 @@ class ChatTemplate:
         return self.tokenizer.eos_ids | {token for _, _, token in controls[:1]}
 
     def _hide(self, messages: Sequence[Message]) -> tuple[list[Message], dict[str, str]]:
-        values = (value if isinstance(value, str) else json.dumps(value) for value in self._variables.values())
+        values = (
+            value if isinstance(value, str) else json.dumps(value) for value in self._variables.values()
+        )
         return self._control_tokens.hide(messages, self.source + "".join(values))
 
     def _answer(self, whole: str, messages: Sequence[Message]) -> Span:
@@ -116,7 +127,9 @@ class ChatTemplate:
         [until] = self._render([(messages, False)])
         header = self._header(messages)
         controls = self._control_tokens.find(until.text[len(header) :])
-        end = len(header) + controls[-1][1] if controls else len(until.text)  # exclude the line end after the token
+        end = (
+            len(header) + controls[-1][1] if controls else len(until.text)
+        )  # exclude the line end after the token
         if not until.text.startswith(header) or not whole.startswith(until.text[:end]):
             raise LLMError(
                 "the model's chat template writes an answer differently once other messages follow, so it is unclear "
@@ -138,7 +151,8 @@ class ChatTemplate:
 
 
 def _learned_spans(answers: list[Span], messages: Sequence[Message]) -> list[Span]:
-    """Select the spans of learned answers. Raises LLMError if it is unclear which spans belong to which answers."""
+    """Select the spans of learned answers. Raises LLMError if it is unclear which spans belong to which
+    answers."""
     learned = [message.is_learned for message in messages if message.role == "assistant"]
     if all(learned):
         return answers

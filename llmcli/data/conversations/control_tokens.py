@@ -1,8 +1,8 @@
 """Encoding of text in which a chat template wrote the names of control tokens.
 
-User text must not become a control token. Before the template is rendered, each name of a control token in a message is
-therefore replaced by a stand-in: a private-use character that occurs nowhere else. All names in the rendered text then
-come from the template, and the stand-ins become text again.
+User text must not become a control token. Before the template is rendered, each name of a control token in a
+message is therefore replaced by a stand-in: a private-use character that occurs nowhere else. All names in
+the rendered text then come from the template, and the stand-ins become text again.
 """
 
 import re
@@ -15,19 +15,26 @@ from llmcli.data.conversations.messages import Message
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 
-PRIVATE_USE = (range(0xF0000, 0xFFFFE), range(0x100000, 0x10FFFE), range(0xE000, 0xF900))  # Unicode's private use areas
+PRIVATE_USE = (
+    range(0xF0000, 0xFFFFE),
+    range(0x100000, 0x10FFFE),
+    range(0xE000, 0xF900),
+)  # Unicode's private use areas
 _SPACE_AFTER = re.compile(r"\s*")
 
 Span = tuple[int, int]  # first character, one past the last
 
 
 def unused_characters(count: int, texts: Iterable[str]) -> list[str]:
-    """Find private-use characters that occur in none of the texts. Raises LLMError if there are fewer than `count`."""
+    """Find private-use characters that occur in none of the texts. Raises LLMError if there are fewer than
+    `count`."""
     used = set().union(*texts)
     unused = (chr(code) for codes in PRIVATE_USE for code in codes if chr(code) not in used)
     characters = [character for character, _ in zip(unused, range(count), strict=False)]
     if len(characters) < count:
-        raise LLMError("the messages use nearly all private-use characters of Unicode; remove these characters")
+        raise LLMError(
+            "the messages use nearly all private-use characters of Unicode; remove these characters"
+        )
     return characters
 
 
@@ -44,7 +51,8 @@ class ControlTokens:
         return [(m.start(), m.end(), self._tokenizer.control_ids[m[0]]) for m in self._pattern.finditer(text)]
 
     def hide(self, messages: Sequence[Message], template: str) -> tuple[list[Message], dict[str, str]]:
-        """Return (messages with stand-ins for names of control tokens, stand-in -> name); stand-ins are unique."""
+        """Return (messages with stand-ins for names of control tokens, stand-in -> name); stand-ins are
+        unique."""
         texts = [text for message in messages for text in (message.role, message.content)]
         names = sorted({name for text in texts for name in self._pattern.findall(text)})
         if not names:
@@ -57,9 +65,11 @@ class ControlTokens:
         changed = [replace(m, role=hidden(m.role), content=hidden(m.content)) for m in messages]
         return changed, {stand_in: name for name, stand_in in stand_ins.items()}
 
-    def encode(self, text: str, names: Mapping[str, str], marked: Sequence[Span] = ()) -> tuple[list[int], list[bool]]:
-        """Return (ids of a rendered text, whether each token overlaps one of the ascending `marked` spans). `names` are
-        those behind the stand-ins, from `hide`."""
+    def encode(
+        self, text: str, names: Mapping[str, str], marked: Sequence[Span] = ()
+    ) -> tuple[list[int], list[bool]]:
+        """Return (ids of a rendered text, whether each token overlaps one of the ascending `marked` spans).
+        `names` are those behind the stand-ins, from `hide`."""
         places = [i for i, character in enumerate(text) if character in names] if names else []
         growth = [0, *accumulate(len(names[text[i]]) - 1 for i in places)]
 

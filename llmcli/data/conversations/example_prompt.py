@@ -14,12 +14,14 @@ MAX_PROMPT_WITHOUT_SPACES = 12  # characters, in other scripts
 MIN_PROMPT = 4  # characters; a shorter prompt is used only if there is no other
 MAX_SENTENCES = 400  # sentences tried
 _SENTENCE_END = re.compile(r"(?<=[.!?…])\s+|(?<=[。！？])")
-_SHELL_SPECIAL = frozenset("\"$`\\!'")  # characters that are special inside double quotes, and the single quote
+_SHELL_SPECIAL = frozenset(
+    "\"$`\\!'"
+)  # characters that are special inside double quotes, and the single quote
 
 
 def example_prompts(text: str, *, starts_inside: bool = False) -> list[str]:
-    """Return the first few words of all sentences and lines that have a letter or digit, without repeats; long ones
-    that need no shell escaping come first.
+    """Return the first few words of all sentences and lines that have a letter or digit, without repeats;
+    long ones that need no shell escaping come first.
 
     With `starts_inside` the text may begin in the middle of a sentence, which is then used last.
 
@@ -41,7 +43,8 @@ def example_prompts(text: str, *, starts_inside: bool = False) -> list[str]:
 
 
 def shell_quoted(text: str) -> str:
-    """Quote a text for a shell: in double quotes, which every shell knows, unless it contains something special there.
+    """Quote a text for a shell: in double quotes, which every shell knows, unless it contains something
+    special there.
 
     >>> shell_quoted("I like to eat"), shell_quoted("for $5")
     ('"I like to eat"', "'for $5'")
@@ -50,7 +53,8 @@ def shell_quoted(text: str) -> str:
 
 
 def _sentences(text: str) -> Iterator[str]:
-    """Yield sentences and lines that can be typed, each from its first letter or digit on, with single spaces."""
+    """Yield sentences and lines that can be typed, each from its first letter or digit on, with single
+    spaces."""
     for line in text.splitlines():
         for piece in _SENTENCE_END.split(line):
             start = next((i for i, c in enumerate(piece) if c.isalnum()), len(piece))
@@ -78,11 +82,13 @@ def _beginning(sentence: str) -> str:
 
 
 def _is_cased(text: str) -> bool:
-    """Return whether the character's script has capital letters; all such scripts put spaces between words."""
+    """Return whether the character's script has capital letters; all such scripts put spaces between
+    words."""
     return any(c.lower() != c.upper() for c in text)
 
 
 def _joins(text: str, i: int) -> bool:
-    """Return whether character i belongs to the previous one: a combining mark, a modifier, a joined emoji."""
+    """Return whether character i belongs to the previous one: a combining mark, a modifier, a joined
+    emoji."""
     category = unicodedata.category(text[i])
     return category[0] == "M" or category in ("Lm", "Sk", "Cf") or text[i - 1] == "\u200d"

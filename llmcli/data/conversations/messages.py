@@ -1,6 +1,7 @@
 """Conversations: messages of a user and an assistant; a prompt and its answer are the shortest form.
 
-`from_record` reads a conversation from a JSON object in the formats of OpenAI, TRL, mlx-lm, Alpaca and ShareGPT.
+`from_record` reads a conversation from a JSON object in the formats of OpenAI, TRL, mlx-lm, Alpaca and
+ShareGPT.
 """
 
 import itertools
@@ -21,7 +22,16 @@ _ROLE_NAMES = (
     | {"developer": "system", "human": "user"}
     | dict.fromkeys(("gpt", "model", "bot", "ai", "chatgpt", "bard"), "assistant")
 )
-_READ_KEYS = {"role", "content", "from", "value", "weight", "train", "tool_calls", "function_call"}  # keys of a message
+_READ_KEYS = {
+    "role",
+    "content",
+    "from",
+    "value",
+    "weight",
+    "train",
+    "tool_calls",
+    "function_call",
+}  # keys of a message
 _MESSAGE_EXAMPLE = '{"role": "user", "content": "text"}'
 
 
@@ -72,26 +82,41 @@ PAIRS = {  # keys of the prompt and the answer -> key of optional text appended 
     ("instruction", "output"): "input",
     ("instruction", "response"): "context",
     **dict.fromkeys(
-        [("question", "answer"), ("source", "target"), ("input", "output"), ("user", "assistant"),
-         ("human", "assistant"), ("human", "gpt"), ("front", "back"), ("q", "a"), ("質問", "回答"), ("問", "答")], ""
+        [
+            ("question", "answer"),
+            ("source", "target"),
+            ("input", "output"),
+            ("user", "assistant"),
+            ("human", "assistant"),
+            ("human", "gpt"),
+            ("front", "back"),
+            ("q", "a"),
+            ("質問", "回答"),
+            ("問", "答"),
+        ],
+        "",
     ),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
 class RecordShape:
-    """The keys of a record that hold a conversation (a list of messages, or a prompt and an answer) or plain text."""
+    """The keys of a record that hold a conversation (a list of messages, or a prompt and an answer) or plain
+    text."""
 
     name: str  # name for users
     keys: tuple[str, ...]  # the list; or the prompt and the answer; or plain text
     context_key: str = ""  # optional text appended to the prompt after a blank line
     is_text: bool = False  # the keys hold plain text, not a conversation
-    is_only_prose: bool = field(default=False, repr=False)  # the column was chosen because no other holds prose
+    is_only_prose: bool = field(
+        default=False, repr=False
+    )  # the column was chosen because no other holds prose
     template: str = field(default="", repr=False)  # joins several keys to plain text
 
     @property
     def used_keys(self) -> frozenset[str]:
-        """Keys whose values are read. Every shape may have a "system" key with the text of a system message."""
+        """Keys whose values are read. Every shape may have a "system" key with the text of a system
+        message."""
         return frozenset((*self.keys, self.context_key, "system"))
 
 
@@ -101,8 +126,8 @@ def normalized(key: object) -> str:
 
 
 def record_shape(record: object) -> RecordShape | None:
-    """Return the shape of a record by its keys; None if it holds no conversation. A list of messages counts as a
-    record.
+    """Return the shape of a record by its keys; None if it holds no conversation. A list of messages counts
+    as a record.
 
     >>> record_shape({"Question": "Who?", "answer": "Me.", "id": 1})
     RecordShape(name='question/answer', keys=('Question', 'answer'), context_key='', is_text=False)
@@ -121,7 +146,9 @@ def record_shape(record: object) -> RecordShape | None:
         return RecordShape(_RENDERED, (spelled["text"],))
     for pair, context in PAIRS.items():
         if present >= {*pair}:
-            return RecordShape("/".join(pair), tuple(map(spelled.__getitem__, pair)), spelled.get(context, context))
+            return RecordShape(
+                "/".join(pair), tuple(map(spelled.__getitem__, pair)), spelled.get(context, context)
+            )
     return None
 
 
@@ -137,8 +164,8 @@ def is_list_of_messages(value: object) -> bool:
 
 
 def from_record(record: object, source: str, shape: RecordShape) -> Conversation:
-    """Read the conversation in a record. Raises LLMError that begins with its source, for instance unless a system
-    message comes first and a user message comes between two answers."""
+    """Read the conversation in a record. Raises LLMError that begins with its source, for instance unless a
+    system message comes first and a user message comes between two answers."""
     try:
         messages = tuple(_read(_fields(_with_key(record)), shape))
         _check_order(messages)
@@ -158,8 +185,8 @@ class _CallError(LLMError):
 
 
 def filter_command(name: str, condition: str) -> str:
-    """Return the command that copies the records of a JSON Lines file that satisfy a jq condition to another file; ""
-    for other files.
+    """Return the command that copies the records of a JSON Lines file that satisfy a jq condition to another
+    file; "" for other files.
 
     >>> filter_command("my chats.jsonl", ".label")
     "jq -c 'select(.label)' 'my chats.jsonl' > 'my chats-kept.jsonl'"
@@ -268,16 +295,21 @@ def _read_message(item: object, name: str) -> Message:
             f"all(.{name.split(chr(34))[1]}[]; .{call} | not)",
         )
     if content_key not in item:
-        raise LLMError(f'{name} has no "{content_key}"; wanted {{"{role_key}": "{role}", "{content_key}": "text"}}')
+        raise LLMError(
+            f'{name} has no "{content_key}"; wanted {{"{role_key}": "{role}", "{content_key}": "text"}}'
+        )
     content = _content(item[content_key], f'"{content_key}" of {name}')
     return Message(_ROLE_NAMES[role], content, _is_learned(item, name))
 
 
 def _is_learned(item: Record, name: str) -> bool:
-    """Return whether a message counts in the loss: not with "weight": 0 (OpenAI's format) or "train": false."""
+    """Return whether a message counts in the loss: not with "weight": 0 (OpenAI's format) or "train":
+    false."""
     weight, train = item.get("weight"), item.get("train")
     if weight is not None and (type(weight) not in (int, float) or weight not in (0, 1)):
-        raise LLMError(f'"weight" of {name} is {_kind(weight)}; wanted 1, or 0 for an answer that is not trained on')
+        raise LLMError(
+            f'"weight" of {name} is {_kind(weight)}; wanted 1, or 0 for an answer that is not trained on'
+        )
     if train is not None and not isinstance(train, bool):
         raise LLMError(
             f'"train" of {name} is {_kind(train)}; wanted true, or false for an answer that is not trained on'
@@ -288,17 +320,23 @@ def _is_learned(item: Record, name: str) -> bool:
 def _content(value: object, name: str) -> str:
     """Return text, or the joined text of OpenAI's content parts."""
     if isinstance(value, list):
-        return "".join(_text_of_part(part, f"part {number} of {name}") for number, part in enumerate(value, 1))
+        return "".join(
+            _text_of_part(part, f"part {number} of {name}") for number, part in enumerate(value, 1)
+        )
     if not isinstance(value, str):
         raise LLMError(f"{name} is {_kind(value)}; wanted text in quotes")
     if "\0" in value:  # an escape in JSON
-        raise LLMError(f"{name} has a zero character (\\u0000) at position {value.index(chr(0)):,}; remove it")
+        raise LLMError(
+            f"{name} has a zero character (\\u0000) at position {value.index(chr(0)):,}; remove it"
+        )
     try:
         if not value.isascii():
             value.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise LLMError(f"{name} has a lone surrogate (\\u{ord(value[error.start]):04x}) at position "
-                       f"{error.start:,}; wanted both halves of the pair, or remove it") from error  # fmt: skip
+        raise LLMError(
+            f"{name} has a lone surrogate (\\u{ord(value[error.start]):04x}) at position "
+            f"{error.start:,}; wanted both halves of the pair, or remove it"
+        ) from error
     return value
 
 

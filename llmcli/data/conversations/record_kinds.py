@@ -1,7 +1,7 @@
 """The shape of records: conversations, prompt-answer pairs, or plain text in one column.
 
-JSON, tables and Parquet are treated alike: the column names in the first records decide. Records with bad answers, and
-records of an unknown shape, raise an error that names the option to use.
+JSON, tables and Parquet are treated alike: the column names in the first records decide. Records with bad
+answers, and records of an unknown shape, raise an error that names the option to use.
 """
 
 import csv
@@ -40,11 +40,14 @@ class ReadOptions:
     template: str = ""  # plain text made of `columns`: "{title}\n{body}"
     encoding: str = ""  # encoding of text that is not UTF-8
     strip_boilerplate: bool = False  # leave out what text/boilerplate.py finds
-    boilerplate: tuple[str, ...] | None = None  # hashes of lines to leave out, which training found; None: find them
+    boilerplate: tuple[str, ...] | None = (
+        None  # hashes of lines to leave out, which training found; None: find them
+    )
 
     @property
     def is_requested(self) -> bool:
-        """Whether the user chose how to use columns. `speakers` does not count: text with turns has no columns."""
+        """Whether the user chose how to use columns. `speakers` does not count: text with turns has no
+        columns."""
         return bool(self.pairs or self.columns or self.plain)
 
     @property
@@ -54,9 +57,12 @@ class ReadOptions:
 
     def as_record(self) -> dict[str, Any]:
         fields = {
-            "pairs": self.pairs, "columns": list(self.columns), "plain": self.plain, "template": self.template,
+            "pairs": self.pairs,
+            "columns": list(self.columns),
+            "plain": self.plain,
+            "template": self.template,
             "encoding": self.encoding,
-        }  # fmt: skip
+        }
         boilerplate = {"strip_boilerplate": list(self.boilerplate or ())} if self.strip_boilerplate else {}
         return {key: value for key, value in fields.items() if value} | boilerplate
 
@@ -97,17 +103,22 @@ def choose_shape(
 ) -> RecordShape | None:
     """Choose the shape for the first records of a file, each an object or None.
 
-    None if most records are not objects, or if the shape is unknown and need not be known (`must_be_known`). With
-    `cells_are_text`, as in CSV, two columns with words are pairs; with `is_text`, the error also suggests `plain`.
+    None if most records are not objects, or if the shape is unknown and need not be known (`must_be_known`).
+    With `cells_are_text`, as in CSV, two columns with words are pairs; with `is_text`, the error also
+    suggests `plain`.
     """
     objects = [record for record in records if isinstance(record, Mapping)]
     columns = dict.fromkeys(str(key) for record in objects for key in record)
     known = {normalized(column): column for column in columns}
     if shape := _requested(name, objects, known, reading):
         return shape
-    if 2 * sum({"chosen", "rejected"} <= set(map(normalized, record)) for record in objects) >= max(1, len(records)):
+    if 2 * sum({"chosen", "rejected"} <= set(map(normalized, record)) for record in objects) >= max(
+        1, len(records)
+    ):
         values = (record.get(known["chosen"]) for record in objects)
-        chosen_includes_prompt = "prompt" not in known or any(isinstance(v, list) and len(v) > 1 for v in values)
+        chosen_includes_prompt = "prompt" not in known or any(
+            isinstance(v, list) and len(v) > 1 for v in values
+        )
         answer = [known["chosen"]] if chosen_includes_prompt else [known["prompt"], known["chosen"]]
         raise LLMError(
             f"{name}: preference data: the model would also learn the rejected answers; to train on the chosen ones: "
@@ -120,8 +131,10 @@ def choose_shape(
         label_values = {str(record[label]).lower() for record in objects if label in record}
         if not shape.is_text and "false" in label_values and label_values <= {"true", "false"}:
             command = filter_command(name, f".{label}")
-            raise LLMError(f'{name}: "label" marks good answers, and the model would also learn the others; '
-                           f"keep only the good ones{command and f' (JSON Lines: {command})'}")  # fmt: skip
+            raise LLMError(
+                f'{name}: "label" marks good answers, and the model would also learn the others; '
+                f"keep only the good ones{command and f' (JSON Lines: {command})'}"
+            )
         return shape
     if not objects or 2 * len(objects) < len(records):
         return None
@@ -133,7 +146,9 @@ def choose_shape(
             return RecordShape("two columns", tuple(columns))
     if prose:
         return RecordShape("text", (prose,), is_text=True, is_only_prose=True)
-    if must_be_known and (missing := [column for column in reading.columns if normalized(column) not in known]):
+    if must_be_known and (
+        missing := [column for column in reading.columns if normalized(column) not in known]
+    ):
         raise LLMError(f"{name} has no column {_listed(missing)}; its columns: {_listed(columns)}")
     if must_be_known:
         raise LLMError(_explain_unknown(name, list(columns), objects, cells_are_text, is_text))
@@ -142,11 +157,16 @@ def choose_shape(
 
 def _prose_column(columns: Iterable[str], records: Sequence[Record]) -> str:
     """Return the only column with prose, several times as long as any other; "" if there is none."""
-    sizes = {column: sum(_text_bytes(record.get(column)) for record in records) / len(records) for column in columns}
+    sizes = {
+        column: sum(_text_bytes(record.get(column)) for record in records) / len(records)
+        for column in columns
+    }
     longest = max(sizes, key=sizes.__getitem__, default="")
     others = [size for column, size in sizes.items() if column != longest]
     wanted = max(_PROSE_BYTES, _PROSE_RATIO * max(others, default=0))
-    words = [value for record in records if isinstance(value := record.get(longest), str) and _is_prose(value)]
+    words = [
+        value for record in records if isinstance(value := record.get(longest), str) and _is_prose(value)
+    ]
     return longest if longest and sizes[longest] >= wanted and 2 * len(words) > len(records) else ""
 
 
@@ -161,8 +181,11 @@ def _is_prose(text: str) -> bool:
     return any(map(str.isalpha, text)) and (len(text.split()) >= _MIN_WORDS or not text.isascii())
 
 
-def _requested(name: str, records: Sequence[Record], known: dict[str, str], reading: ReadOptions) -> RecordShape | None:
-    """Return the requested shape; None if the records lack its columns. `known` maps normalized names to columns."""
+def _requested(
+    name: str, records: Sequence[Record], known: dict[str, str], reading: ReadOptions
+) -> RecordShape | None:
+    """Return the requested shape; None if the records lack its columns. `known` maps normalized names to
+    columns."""
     if reading.pairs and len(known) == 2:
         return RecordShape("two columns", tuple(known.values()))
     if reading.pairs and len(known) > 2 and not any(map(record_shape, records)):
@@ -181,7 +204,9 @@ def _requested(name: str, records: Sequence[Record], known: dict[str, str], read
     if any(map(is_list_of_messages, values)):
         return RecordShape("messages", chosen)
     if not any(isinstance(value, str) for value in values):
-        raise LLMError(f"{name}: the column {brief(chosen[0])} has no text; its columns: {_listed(known.values())}")
+        raise LLMError(
+            f"{name}: the column {brief(chosen[0])} has no text; its columns: {_listed(known.values())}"
+        )
     return RecordShape("text", chosen, is_text=True)
 
 
@@ -189,7 +214,9 @@ def _shape(record: object) -> RecordShape | None:
     if shape := record_shape(record):
         return shape
     fields = record.items() if isinstance(record, Mapping) else ()
-    key = next((str(key) for key, value in fields if normalized(key) == "text" and isinstance(value, str)), None)
+    key = next(
+        (str(key) for key, value in fields if normalized(key) == "text" and isinstance(value, str)), None
+    )
     return RecordShape("text", (key,), is_text=True) if key else None
 
 
@@ -199,13 +226,17 @@ def column_option(*columns: str) -> str:
     >>> column_option("my question", "answer")
     "`column` 'my question,answer'"
     """
-    quoted = ('"' + name.replace('"', '""') + '"' if "," in name or name[:1] == '"' else name for name in columns)
+    quoted = (
+        '"' + name.replace('"', '""') + '"' if "," in name or name[:1] == '"' else name for name in columns
+    )
     return f"`column` {shlex.quote(','.join(quoted))}"
 
 
 def _listed(columns: Iterable[str]) -> str:
     names = list(columns)
-    return ", ".join(brief(name, 30) for name in names[:_MAX_COLUMNS]) + (", ..." if len(names) > _MAX_COLUMNS else "")
+    return ", ".join(brief(name, 30) for name in names[:_MAX_COLUMNS]) + (
+        ", ..." if len(names) > _MAX_COLUMNS else ""
+    )
 
 
 def _explain_unknown(
@@ -214,7 +245,10 @@ def _explain_unknown(
     sizes = {
         column: sum(len(value) for record in records if isinstance(value := record.get(column), str))
         for column in columns
-        if any(isinstance(value := record.get(column), str) and any(map(str.isalpha, value)) for record in records)
+        if any(
+            isinstance(value := record.get(column), str) and any(map(str.isalpha, value))
+            for record in records
+        )
     }
     texts = sorted(sizes, key=lambda column: (normalized(column) in _TEXT_NAMES, sizes[column]), reverse=True)
     ways = [f"{column_option(texts[0])} for its text"] if texts else []
@@ -224,6 +258,8 @@ def _explain_unknown(
         ways.append(f"{column_option(*columns)} for prompts and their answers")
     if can_be_plain:
         ways.append("`plain` for the file as it is")
-    advice = f"; add {', or '.join(filter(None, (', '.join(ways[:-1]), ways[-1])))}" if ways else "; wanted text"
+    advice = (
+        f"; add {', or '.join(filter(None, (', '.join(ways[:-1]), ways[-1])))}" if ways else "; wanted text"
+    )
     without = "" if texts else " (none has words)"
     return f"{name}: unclear which columns to train on: {_listed(columns)}{without}{advice}"

@@ -1,4 +1,5 @@
-"""The split of conversations into training and validation: deterministic, so that `llm eval` can repeat it."""
+"""The split of conversations into training and validation: deterministic, so that `llm eval` can repeat
+it."""
 
 import hashlib
 import math
@@ -16,7 +17,9 @@ class ConversationSplit:
 
     training: list[Conversation]
     held_out: list[Conversation]
-    repeated: list[int]  # indices of conversations that are not held out because training ones have their answers
+    repeated: list[
+        int
+    ]  # indices of conversations that are not held out because training ones have their answers
 
 
 def split(conversations: Sequence[Conversation], share: float) -> ConversationSplit:
@@ -25,7 +28,8 @@ def split(conversations: Sequence[Conversation], share: float) -> ConversationSp
 
 
 def divide(conversations: Sequence[Conversation], chosen: Sequence[int]) -> ConversationSplit:
-    """Hold out the `chosen` conversations (ascending indices), but none that training conversations repeat."""
+    """Hold out the `chosen` conversations (ascending indices), but none that training conversations
+    repeat."""
     indices = set(chosen)
     training = [conversation for i, conversation in enumerate(conversations) if i not in indices]
     known = answers(training)
@@ -40,26 +44,32 @@ def answers(conversations: Iterable[Conversation]) -> set[bytes]:
 
 
 def is_known(conversation: Conversation, known: Container[bytes]) -> bool:
-    """Return whether at least half of the text of the learned answers is in `known`, a result of `answers`."""
+    """Return whether at least half of the text of the learned answers is in `known`, a result of
+    `answers`."""
     sizes = [(size, digest in known) for digest, size in _answers(conversation)]
     return 2 * sum(size for size, is_in in sizes if is_in) >= sum(size for size, _ in sizes) > 0
 
 
 def _answers(conversation: Conversation) -> Iterator[tuple[bytes, int]]:
-    """Yield (hash of an answer and the message before it, length of the answer); the spaces in them do not matter."""
+    """Yield (hash of an answer and the message before it, length of the answer); the spaces in them do not
+    matter."""
     before = ""
     for message in conversation.messages:
         content = " ".join(message.content.split())
         if message.role == "assistant" and message.is_learned:
-            yield hashlib.sha256(f"{before}\n{content}".encode("utf-8", "surrogatepass")).digest(), len(content)
+            yield (
+                hashlib.sha256(f"{before}\n{content}".encode("utf-8", "surrogatepass")).digest(),
+                len(content),
+            )
         before = content
 
 
 def held_out_indices(count: int, share: float) -> list[int]:
-    """Return indices of about `share` of `count` conversations, ascending: one from each of equally long stretches.
+    """Return indices of about `share` of `count` conversations, ascending: one from each of equally long
+    stretches.
 
-    The position in the stretch varies in steps of the golden ratio, because files often repeat a pattern, such as
-    alternating directions of translation.
+    The position in the stretch varies in steps of the golden ratio, because files often repeat a pattern,
+    such as alternating directions of translation.
 
     >>> held_out_indices(30, 0.1), held_out_indices(4, 0.1)
     ([6, 12, 28], [])
@@ -72,5 +82,7 @@ def is_held_out(index: int, count: int, share: float) -> bool:
         return not is_held_out(index, count, 1 - share)
     stretches = round(count * share)
     first = index * stretches // count  # its stretch or, by rounding, the previous one
-    chosen = (int((i + (i + 1) * GOLDEN % 1.0) * count / stretches) for i in (first, first + 1) if i < stretches)
+    chosen = (
+        int((i + (i + 1) * GOLDEN % 1.0) * count / stretches) for i in (first, first + 1) if i < stretches
+    )
     return index in chosen

@@ -1,8 +1,9 @@
 """Tables in CSV and TSV files: the delimiter, the header, and the rows as records.
 
-A file is a table if at least four in five of its first rows have the same number of columns, two or more; any other row
-is then an error. Prose with commas is not a table. The first row is a header if it names known columns, such as
-question and answer, if all its cells are common column names, or if a column has letters only in that row.
+A file is a table if at least four in five of its first rows have the same number of columns, two or more; any
+other row is then an error. Prose with commas is not a table. The first row is a header if it names known
+columns, such as question and answer, if all its cells are common column names, or if a column has letters
+only in that row.
 """
 
 import contextlib
@@ -21,18 +22,84 @@ from llmcli.units import count
 
 TABLE_SUFFIXES = (".csv", ".tsv")
 _PEEKED_LINES, _PEEKED_ROWS = 50, 10
-MAX_CELL = 64_000_000  # characters, also of a line; Python's own limit of 131,072 is smaller than answers can be
+MAX_CELL = (
+    64_000_000  # characters, also of a line; Python's own limit of 131,072 is smaller than answers can be
+)
 _MAX_HEADER = 40  # characters of column names that a note suggests
 _HEADERS = ({"text"}, {"messages"}, {"conversations"}, {"chosen", "rejected"}, *map(set, PAIRS))
 _NAMES = {  # if all cells of the first row are among these, it is a header
-    "answer", "article", "back", "body", "category", "chinese", "class", "content", "de", "definition",
-    "description", "en", "english", "es", "example", "expression", "fr", "french", "front", "german", "headline",
-    "id", "it", "italian", "ja", "japanese", "key", "korean", "label", "language", "latin", "meaning", "name",
-    "notes", "number", "phone", "phrase", "portuguese", "prompt", "pt", "question", "reading", "response",
-    "russian", "sentence", "source", "spanish", "summary", "tags", "target", "term", "text", "title", "translation",
-    "url", "value", "vocabulary", "word", "zh", "単語", "意味", "英語", "日本語", "表", "裏", "名前", "答え", "質問",
-    "回答", "原文", "訳",
-}  # fmt: skip
+    "answer",
+    "article",
+    "back",
+    "body",
+    "category",
+    "chinese",
+    "class",
+    "content",
+    "de",
+    "definition",
+    "description",
+    "en",
+    "english",
+    "es",
+    "example",
+    "expression",
+    "fr",
+    "french",
+    "front",
+    "german",
+    "headline",
+    "id",
+    "it",
+    "italian",
+    "ja",
+    "japanese",
+    "key",
+    "korean",
+    "label",
+    "language",
+    "latin",
+    "meaning",
+    "name",
+    "notes",
+    "number",
+    "phone",
+    "phrase",
+    "portuguese",
+    "prompt",
+    "pt",
+    "question",
+    "reading",
+    "response",
+    "russian",
+    "sentence",
+    "source",
+    "spanish",
+    "summary",
+    "tags",
+    "target",
+    "term",
+    "text",
+    "title",
+    "translation",
+    "url",
+    "value",
+    "vocabulary",
+    "word",
+    "zh",
+    "単語",
+    "意味",
+    "英語",
+    "日本語",
+    "表",
+    "裏",
+    "名前",
+    "答え",
+    "質問",
+    "回答",
+    "原文",
+    "訳",
+}
 _REASONS = {  # error of Python's csv module -> our wording
     "unexpected end of data": "a quotation mark without its partner",
     "new-line": "a carriage return inside a row",
@@ -66,14 +133,19 @@ class Table:
         if self.has_header:
             numbers = (str(self.columns.index(column) + 1) for column in used)
             return f"{row} is the header; if it is data: {column_option(*numbers)}"
-        names = [self.first_row[int(column) - 1].strip() for column in used if int(column) <= len(self.first_row)]
+        names = [
+            self.first_row[int(column) - 1].strip() for column in used if int(column) <= len(self.first_row)
+        ]
         may_be_header = len("".join(names)) < _MAX_HEADER and not any(map(str.isdigit, "".join(names)))
         return f"{row} is data" + (f"; if it is the header: {column_option(*names)}" if may_be_header else "")
 
 
-def read_table(document: Document, suffix: str, reading: ReadOptions, on_read: OnRead = ignore) -> Table | None:
-    """Read a table; None if the file is none. Only tabs separate columns unless the suffix is one of TABLE_SUFFIXES.
-    Empty rows are left out. Raises LLMError, also while records are read, for a row with another number of columns."""
+def read_table(
+    document: Document, suffix: str, reading: ReadOptions, on_read: OnRead = ignore
+) -> Table | None:
+    """Read a table; None if the file is none. Only tabs separate columns unless the suffix is one of
+    TABLE_SUFFIXES. Empty rows are left out. Raises LLMError, also while records are read, for a row with
+    another number of columns."""
     dialects: list[_Dialect] = [("\t", True), ("\t", False)]
     if suffix == ".csv":
         dialects = [(delimiter, True) for delimiter in DELIMITERS]
@@ -87,7 +159,9 @@ def read_table(document: Document, suffix: str, reading: ReadOptions, on_read: O
     first = [dict(zip(columns, row, strict=True)) for row in rows[has_header:] if len(row) == width]
     notes: list[str] = []
     all_rows = islice(_rows_of_file(document, dialect, notes, on_read), int(has_header), None)
-    return Table(columns, tuple(rows[0]), has_header, first, _records(document.name, all_rows, columns), notes)
+    return Table(
+        columns, tuple(rows[0]), has_header, first, _records(document.name, all_rows, columns), notes
+    )
 
 
 def _first_rows(document: Document, dialect: _Dialect) -> list[list[str]]:
@@ -100,7 +174,8 @@ def _first_rows(document: Document, dialect: _Dialect) -> list[list[str]]:
 
 
 def _width(rows: list[list[str]], share: float) -> int:
-    """Return the number of columns of this share of the rows, or 0; a single column must have the header "text"."""
+    """Return the number of columns of this share of the rows, or 0; a single column must have the header
+    "text"."""
     if _is_known_header(rows[0]):
         return len(rows[0])
     [(width, most)] = Counter(map(len, rows)).most_common(1)
@@ -133,7 +208,8 @@ def _has_letter(cell: str) -> bool:
 
 
 def _column_names(header: list[str]) -> tuple[str, ...]:
-    """Return the column names in a header; an unnamed column gets its number, a repeated name gets its number too."""
+    """Return the column names in a header; an unnamed column gets its number, a repeated name gets its number
+    too."""
     names: dict[str, str] = {}  # normalized name -> name
     for number, cell in enumerate(map(str.strip, header), 1):
         name = cell or str(number)
@@ -159,8 +235,8 @@ def _records(
 def _rows_of_file(
     document: Document, dialect: _Dialect, notes: list[str], on_read: OnRead
 ) -> Iterator[tuple[int, list[str]]]:
-    """Yield the rows of a file. TSV has no rule for quotation marks: they follow RFC 4180 if the whole file (held in
-    memory for this) can be read that way; otherwise they are part of the text."""
+    """Yield the rows of a file. TSV has no rule for quotation marks: they follow RFC 4180 if the whole file
+    (held in memory for this) can be read that way; otherwise they are part of the text."""
     if dialect == ("\t", True):
         try:
             yield from list(_rows(document.name, _lines(document, on_read), dialect))
@@ -173,8 +249,8 @@ def _rows_of_file(
 
 
 def _lines(document: Document, on_read: OnRead = ignore) -> Iterator[str]:
-    """Yield the lines of a table; in a text of one line (old Mac programs), carriage returns end them. Raises LLMError
-    for a line that takes too much memory."""
+    """Yield the lines of a table; in a text of one line (old Mac programs), carriage returns end them. Raises
+    LLMError for a line that takes too much memory."""
     lines = (_checked(document.name, line) for line in document.lines(on_read, MAX_CELL))
     start = list(islice(lines, 2))
     return chain(start if len(start) > 1 else "".join(start).removesuffix("\r").split("\r"), lines)
@@ -182,7 +258,9 @@ def _lines(document: Document, on_read: OnRead = ignore) -> Iterator[str]:
 
 def _checked(name: str, line: str) -> str:
     if len(line) > MAX_CELL:
-        raise LLMError(f"{name}: a line of over {MAX_CELL:,} characters; add `plain` to read the file as plain text")
+        raise LLMError(
+            f"{name}: a line of over {MAX_CELL:,} characters; add `plain` to read the file as plain text"
+        )
     return line
 
 

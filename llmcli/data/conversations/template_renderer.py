@@ -30,7 +30,8 @@ class Rendering:
 
 
 def render(source: str, variables: Mapping[str, Any], jobs: Sequence[Job]) -> list[Rendering]:
-    """Render a template for each job. Raises LLMError if it fails, TemplateRefusalError if it refuses the messages."""
+    """Render a template for each job. Raises LLMError if it fails, TemplateRefusalError if it refuses the
+    messages."""
     sent = [([{"role": m.role, "content": m.content} for m in messages], prompt) for messages, prompt in jobs]
     try:
         answer = _worker.ask({"template": source, "variables": dict(variables), "jobs": sent}, SECONDS)
@@ -39,7 +40,9 @@ def render(source: str, variables: Mapping[str, Any], jobs: Sequence[Job]) -> li
             "the process that renders chat templates did not start; it needs jinja2: pip install jinja2"
         ) from error
     except TimeoutError:
-        raise LLMError(f"the model's chat template ran for over {SECONDS:g} seconds and was stopped") from None
+        raise LLMError(
+            f"the model's chat template ran for over {SECONDS:g} seconds and was stopped"
+        ) from None
     except EOFError:
         raise LLMError(
             "the process that rendered the model's chat template ended: it may have needed too much memory"

@@ -1,7 +1,9 @@
-"""Renders chat templates in a separate process, from requests on stdin to answers on stdout, each a line of JSON.
+"""Renders chat templates in a separate process, from requests on stdin to answers on stdout, each a line of
+JSON.
 
-A template from an untrusted file is a program: it may never end, or fill the memory. jinja2 therefore runs it in a
-sandbox, as transformers does, and this process has limits. template_renderer.py kills it when it takes too long.
+A template from an untrusted file is a program: it may never end, or fill the memory. jinja2 therefore runs it
+in a sandbox, as transformers does, and this process has limits. template_renderer.py kills it when it takes
+too long.
 
     {"template": TEXT, "variables": {}, "jobs": [[messages, add_generation_prompt], ...]}
     -> {"results": [[text, [[start, end], ...]], ...]} or {"refused": message} or {"error": message}
@@ -56,14 +58,22 @@ def _one_line(error: Exception) -> str:
 
 
 def _render(
-    template: jinja2.Template, variables: Mapping[str, str], messages: list[dict[str, str]], add_generation_prompt: bool
+    template: jinja2.Template,
+    variables: Mapping[str, str],
+    messages: list[dict[str, str]],
+    add_generation_prompt: bool,
 ) -> tuple[str, list[tuple[int, int]]]:
     """Return (text, spans of its {% generation %} blocks)."""
     limit = EXTRA_CHARACTERS + 2 * sum(len(message["content"]) for message in messages)
     tracker = template.environment.extensions[_Generation.identifier]
     assert isinstance(tracker, _Generation)
     tracker.position, tracker.spans = 0, []
-    arguments = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": add_generation_prompt}
+    arguments = {
+        "messages": messages,
+        "tools": None,
+        "documents": None,
+        "add_generation_prompt": add_generation_prompt,
+    }
     parts = []
     for part in template.generate(**arguments, **variables):
         parts.append(part)

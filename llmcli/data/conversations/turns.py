@@ -1,15 +1,16 @@
 """Conversations in plain text, in which each turn begins with a name and a colon: User:/Assistant: or Q:/A:.
 
-A text holds conversations if its first nonblank line begins with the name of a speaker, both speakers speak, and there
-are at least two answers or the text is short. There must be no third speaker: no other name and colon begins lines in
-the turns of both, as in a play, and A: is not a choice next to B:, as in a quiz.
+A text holds conversations if its first nonblank line begins with the name of a speaker, both speakers speak,
+and there are at least two answers or the text is short. There must be no third speaker: no other name and
+colon begins lines in the turns of both, as in a play, and A: is not a choice next to B:, as in a quiz.
 
-A turn continues until the next speaker. Names stand at the very beginning of a line: words in any case, or capital Q
-and A, optionally with a number (Q1:). The colon may be full-width and may follow a space.
+A turn continues until the next speaker. Names stand at the very beginning of a line: words in any case, or
+capital Q and A, optionally with a number (Q1:). The colon may be full-width and may follow a space.
 
-In Q:/A: text, each question begins a conversation. In User:/Assistant: text, a conversation begins at a blank line
-before the speaker who began the text; if blank lines separate all turns, at two blank lines or a line such as ---.
-Consecutive turns of one speaker are one message. "System:" at the beginning of a conversation is its system message.
+In Q:/A: text, each question begins a conversation. In User:/Assistant: text, a conversation begins at a blank
+line before the speaker who began the text; if blank lines separate all turns, at two blank lines or a line
+such as ---. Consecutive turns of one speaker are one message. "System:" at the beginning of a conversation is
+its system message.
 """
 
 import re
@@ -61,7 +62,9 @@ def _label(user: str, assistant: str, system: str) -> re.Pattern[str]:
 _KNOWN = (
     Speakers(
         "User:/Assistant: turns",
-        _label("(?i:user|human)|ユーザー?|人間", "(?i:assistant|ai|bot)|アシスタント", "(?i:system)|システム"),
+        _label(
+            "(?i:user|human)|ユーザー?|人間", "(?i:assistant|ai|bot)|アシスタント", "(?i:system)|システム"
+        ),
     ),
     Speakers(
         "Q:/A: turns",
@@ -75,7 +78,9 @@ def named_speakers(user: str, assistant: str) -> Speakers:
     """Make speakers with these names. Raises LLMError unless these are two different names."""
     user, assistant = user.strip().rstrip(":："), assistant.strip().rstrip(":：")
     if not user or not assistant or user == assistant:
-        raise usage(f"the speakers are {user!r} and {assistant!r}; wanted two names: who asks, and who answers")
+        raise usage(
+            f"the speakers are {user!r} and {assistant!r}; wanted two names: who asks, and who answers"
+        )
     return Speakers(f"{user}:/{assistant}: turns", _label(re.escape(user), re.escape(assistant), "System"))
 
 
@@ -92,9 +97,9 @@ def speakers_in(shape: str) -> tuple[str, str] | None:
 def read_turns(
     document: Document, names: tuple[str, str] | None = None, start: str = ""
 ) -> tuple[str, list[Conversation], list[str]] | None:
-    """Return (shape, conversations, notes for the user); None for other text, which mostly its `start` shows. `names`
-    replace the built-in names. Raises LLMError for two answers to one question, and for text before the first named
-    speaker."""
+    """Return (shape, conversations, notes for the user); None for other text, which mostly its `start` shows.
+    `names` replace the built-in names. Raises LLMError for two answers to one question, and for text before
+    the first named speaker."""
     first_line = next(filter(str.strip, (start or document.start).split("\n")), "")
     known = (named_speakers(*names),) if names else _KNOWN
     speakers = next((candidate for candidate in known if candidate.label.match(first_line)), None)
@@ -103,7 +108,9 @@ def read_turns(
         spoken = {_role(match) for line in lines if (match := known[0].label.match(line))}
         if spoken >= {"user", "assistant"}:
             shape = known[0].shape.removesuffix(" turns").replace("/", " or ")
-            raise LLMError(f"{document.name} line 1: text before the first speaker; begin the file with {shape}")
+            raise LLMError(
+                f"{document.name} line 1: text before the first speaker; begin the file with {shape}"
+            )
         return None
     turns, others = _read(document.lines(), speakers.label)
     answers = sum(turn.role == "assistant" for turn in turns)
@@ -120,10 +127,13 @@ def read_turns(
     groups = list(_split(turns, speakers.questions))
     notes = []
     if not speakers.questions and any(is_spaced for _, is_spaced in groups):
-        notes.append(f"{document.name}: blank lines separate turns; two of them, or ---, begin a new conversation")
+        notes.append(
+            f"{document.name}: blank lines separate turns; two of them, or ---, begin a new conversation"
+        )
     conversations = [
         Conversation(
-            tuple(_messages(document.name, group, speakers.questions)), f"{document.name} line {group[0].line:,}"
+            tuple(_messages(document.name, group, speakers.questions)),
+            f"{document.name} line {group[0].line:,}",
         )
         for group, _ in groups
     ]

@@ -46,7 +46,15 @@ def members(file: IO[bytes], name: str, on_read: Callable[[int], None]) -> Itera
             with member.content:
                 yield member
             number += 1
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError) as error:
+    except (
+        zipfile.BadZipFile,
+        tarfile.TarError,
+        zlib.error,
+        lzma.LZMAError,
+        EOFError,
+        OSError,
+        ValueError,
+    ) as error:
         raise ExtractionError(f"is damaged after {units.count(number, 'file')} ({error})") from error
 
 
@@ -72,7 +80,8 @@ def _zip_members(file: IO[bytes]) -> Iterator[Member | Skipped]:
 
 
 def _zip_name(info: zipfile.ZipInfo) -> str:
-    """Decode a name that is not marked as UTF-8: UTF-8 and Shift_JIS are more common than the standard's cp437."""
+    """Decode a name that is not marked as UTF-8: UTF-8 and Shift_JIS are more common than the standard's
+    cp437."""
     if info.flag_bits & _NAME_IN_UTF8:
         return info.filename
     name = info.filename.encode("cp437", "replace")
@@ -85,7 +94,9 @@ def _zip_name(info: zipfile.ZipInfo) -> str:
 
 
 def _tar_members(file: IO[bytes], on_read: Callable[[int], None]) -> Iterator[Member | Skipped]:
-    with tarfile.open(fileobj=cast("IO[bytes]", _Finite(file, on_read)), mode="r|", tarinfo=_TarInfo) as archive:
+    with tarfile.open(
+        fileobj=cast("IO[bytes]", _Finite(file, on_read)), mode="r|", tarinfo=_TarInfo
+    ) as archive:
         for info in archive:
             archive.members.clear()  # type: ignore[attr-defined]  # or it would keep them all
             if info.issparse():  # terabytes of zeros
@@ -108,10 +119,13 @@ class _TarInfo(tarfile.TarInfo):
 
 
 class _Finite:
-    """Raises EOFError when read on after its end: tarfile would skip a damaged header's 2^50 bytes block by block."""
+    """Raises EOFError when read on after its end: tarfile would skip a damaged header's 2^50 bytes block by
+    block."""
 
     def __init__(self, file: IO[bytes], on_read: Callable[[int], None]) -> None:
-        self._file, self._on_read, self._left = file, on_read, _READS_AFTER_END
+        self._file = file
+        self._on_read = on_read
+        self._left = _READS_AFTER_END
 
     def read(self, size: int) -> bytes:
         if not (data := self._file.read(size)):
@@ -123,7 +137,8 @@ class _Finite:
 
 
 def display_path(name: str) -> str:
-    """Return an archive member's name in a form that is safe to show, without parts that lead out of a directory.
+    """Return an archive member's name in a form that is safe to show, without parts that lead out of a
+    directory.
 
     >>> display_path("../../etc/a\\x1b[31m"), display_path("C:\\\\b"), display_path("a//./b")
     ('etc/a\ufffd[31m', 'C:/b', 'a/b')

@@ -19,7 +19,8 @@ def decompressed(name: str, file: IO[bytes], program: str) -> IO[bytes]:
 
 
 def content_size(name: str, file: IO[bytes], program: str) -> int:
-    """Return the size of the content as stored in the file (modulo 4 GiB in gzip); 0 if missing or implausible."""
+    """Return the size of the content as stored in the file (modulo 4 GiB in gzip); 0 if missing or
+    implausible."""
     size = 0
     with contextlib.suppress(Exception):  # OSError, ZstdError: reading the file will raise them again
         if program == "zstd":

@@ -36,7 +36,9 @@ def _refuse_protection(package: zipfile.ZipFile) -> None:
 
 def _reading_order(package: zipfile.ZipFile) -> tuple[list[str], list[Skipped]]:
     """Return (the parts with the chapters, what is left out)."""
-    root = next((found.get("full-path") for _, found in packages.elements(package, _CONTAINER, "rootfile")), None)
+    root = next(
+        (found.get("full-path") for _, found in packages.elements(package, _CONTAINER, "rootfile")), None
+    )
     if not root:
         raise ExtractionError("is damaged: it names no book")
     items: dict[str, dict[str, str]] = {}

@@ -6,7 +6,8 @@ from typing import TypeAlias
 
 
 class ExtractionError(Exception):
-    """A document that cannot be read: one line for users that says what is wrong with it, without its name."""
+    """A document that cannot be read: one line for users that says what is wrong with it, without its
+    name."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
-"""Web pages: the main text of HTML, with headings, lists and tables as lines, without navigation, scripts and styles.
+"""Web pages: the main text of HTML, with headings, lists and tables as lines, without navigation, scripts and
+styles.
 
 resiliparse parses as browsers do, and finds the main text by rules.
 """
@@ -22,7 +23,8 @@ _LIST_TAG = re.compile(r"<(/?)(li|[uo]l)(?=[ >])[^>]*>?")
 _SKIPPED_ELEMENTS = ("rt", "rp", "template")  # pronunciation above characters, which would stand between them
 _ITEM = "§§§"  # at the beginning of an item of an unordered list
 _MAX_LISTS = 50  # in each other, which are indented
-# finding the main text takes quadratic time for many elements in each other: seconds for more than this, if their
+# finding the main text takes quadratic time for many elements in each other: seconds for more than this, if
+# their
 _MANY, _MAX_DEPTH = 5000, 512  # depth is above that
 VOID_ELEMENTS = "area|base|br|col|embed|hr|img|input|link|meta|param|source|track|wbr"
 _VOID = frozenset(VOID_ELEMENTS.split("|"))
@@ -65,7 +67,11 @@ def plain_text(html: str) -> str:
 
 def _text(tree: HTMLTree, *, main_content: bool = False) -> str:
     text = extract_plain_text(
-        tree, preserve_formatting=True, main_content=main_content, alt_texts=False, skip_elements=_SKIPPED_ELEMENTS
+        tree,
+        preserve_formatting=True,
+        main_content=main_content,
+        alt_texts=False,
+        skip_elements=_SKIPPED_ELEMENTS,
     )
     items = text.split(_ITEM)
     items[1:] = [item.lstrip() for item in items[1:]]
@@ -90,8 +96,8 @@ def _depth(html: str) -> int:
 
 
 def _with_marked_lists(html: str) -> str:
-    """Turn unordered lists that are no navigation into ordered ones with marked items: resiliparse takes few <ul> for
-    main text. Lists that are nested too deeply become part of the list around them."""
+    """Turn unordered lists that are no navigation into ordered ones with marked items: resiliparse takes few
+    <ul> for main text. Lists that are nested too deeply become part of the list around them."""
     navigation = _navigation(html)
     opened: list[bool] = []  # whether each list around a tag was turned
 
@@ -135,8 +141,9 @@ def _navigation(html: str) -> set[int]:
 
 
 def decode(data: bytes, declared: str | None = None) -> str:
-    """Decode a page by its byte-order mark, as UTF-8, as `declared` or as it declares itself, or by guessing from its
-    bytes. Most pages that declare a wrong encoding are UTF-8; text in another encoding is hardly ever valid UTF-8."""
+    """Decode a page by its byte-order mark, as UTF-8, as `declared` or as it declares itself, or by guessing
+    from its bytes. Most pages that declare a wrong encoding are UTF-8; text in another encoding is hardly
+    ever valid UTF-8."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return data.decode("utf-16", "replace")
     if b"\x1b$" not in data[:_META_BYTES]:  # ISO-2022-JP is all ASCII

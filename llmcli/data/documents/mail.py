@@ -1,7 +1,7 @@
 """Mail: the subject and the text of each message of an mbox file, or of a single message (.eml).
 
-Quoted lines that occur in an earlier message are left out with the line that announces them, and so are signatures and
-attachments.
+Quoted lines that occur in an earlier message are left out with the line that announces them, and so are
+signatures and attachments.
 """
 
 import re
@@ -20,7 +20,10 @@ _ESCAPED = re.compile(rb">+From ")
 _MAX_MESSAGE = 1 << 25  # bytes that are parsed; attachments make a message long, and come last
 _FED_BYTES, _MAX_SECONDS = 1 << 14, 20.0  # parsed at once, and the time for all
 _MAX_LINE = 1 << 16
-_MAX_HEADERS, _MAX_HEADER = 1 << 18, 1 << 14  # bytes of all headers of a message, and of each line, if there are more
+_MAX_HEADERS, _MAX_HEADER = (
+    1 << 18,
+    1 << 14,
+)  # bytes of all headers of a message, and of each line, if there are more
 _QUOTED = re.compile(r"[ \t]*>[> \t]*")
 _ANNOUNCEMENT = re.compile(r"(?=.*(?:\d|@|wrote|schrieb|écrit|escribió|scritto|書)).*[:：]\s*")
 _BEGUN_ANNOUNCEMENT = re.compile(r"(?=.*\d).*[^.!?。！？\s]\s*")  # with a date, and no end of a sentence
@@ -28,9 +31,15 @@ _SIGNATURE = "-- "  # the line before a signature (RFC 3676, section 4.3)
 _REMEMBERED = 500_000  # lines, at least, that are compared with quoted ones
 # What mail declares, and the superset of it that mail programs write
 _ENCODINGS = {
-    "us-ascii": "utf-8", "iso-8859-1": "cp1252", "shift_jis": "cp932", "iso-2022-jp": "iso2022_jp_ext",
-    "gb2312": "gb18030", "gbk": "gb18030", "euc-kr": "cp949", "ks_c_5601-1987": "cp949",
-}  # fmt: skip
+    "us-ascii": "utf-8",
+    "iso-8859-1": "cp1252",
+    "shift_jis": "cp932",
+    "iso-2022-jp": "iso2022_jp_ext",
+    "gb2312": "gb18030",
+    "gbk": "gb18030",
+    "euc-kr": "cp949",
+    "ks_c_5601-1987": "cp949",
+}
 
 
 def extract(file: IO[bytes], name: str) -> Extracted:
@@ -102,13 +111,16 @@ def _subject(message: Message) -> str:
 
 
 def _text_parts(part: Message, skipped: Counter[str]) -> list[Message]:
-    """Return the parts that are shown as text; among alternatives, the plain one, or else the first that has text."""
+    """Return the parts that are shown as text; among alternatives, the plain one, or else the first that has
+    text."""
     kind = part.get_content_type()
     if part.is_multipart():
         found = [_text_parts(one, skipped) for one in cast("list[Message]", part.get_payload())]
         if kind != "multipart/alternative":
             return [one for parts in found for one in parts]
-        return min(filter(None, found), key=lambda parts: parts[0].get_content_type() != "text/plain", default=[])
+        return min(
+            filter(None, found), key=lambda parts: parts[0].get_content_type() != "text/plain", default=[]
+        )
     if kind in ("text/plain", "text/html") and part.get_content_disposition() != "attachment":
         return [part]
     skipped["attachment"] += 1
@@ -141,7 +153,8 @@ def _without_signature(text: str, skipped: Counter[str]) -> str:
 
 
 def _drop_announcement(lines: list[str]) -> None:
-    """Remove the last lines of a text if they announce a quotation: "On Monday, Ana wrote:", also over two lines."""
+    """Remove the last lines of a text if they announce a quotation: "On Monday, Ana wrote:", also over two
+    lines."""
     start = len(lines) - 1
     while start >= 0 and not lines[start].strip():
         start -= 1
@@ -166,7 +179,9 @@ class _EarlierLines:
             content = _hash(line[quote.end() if quote else 0 :])
             if quote:
                 began = not was_left_out
-                was_left_out = content in self._lines or content in self._older or (was_left_out and content == _EMPTY)
+                was_left_out = (
+                    content in self._lines or content in self._older or (was_left_out and content == _EMPTY)
+                )
                 if was_left_out:
                     if began:
                         _drop_announcement(kept)

@@ -1,7 +1,7 @@
 """Documents and presentations of office programs: DOCX and PPTX (Office Open XML) and ODT (OpenDocument).
 
-Paragraphs, headings, list items ("• "), tables (rows as lines, cells separated by tabs), footnotes after their
-paragraph, and the notes of slides. Left out: layout, headers and footers, comments, deleted text.
+Paragraphs, headings, list items ("• "), tables (rows as lines, cells separated by tabs), footnotes after
+their paragraph, and the notes of slides. Left out: layout, headers and footers, comments, deleted text.
 """
 
 import re
@@ -36,15 +36,26 @@ class _Markup:
 
 
 _OFFICE_OPEN = _Markup(
-    paragraphs=("p",), text="t", row="tr", cell="tc", item="numId", notes=("footnoteReference", "endnoteReference"),
+    paragraphs=("p",),
+    text="t",
+    row="tr",
+    cell="tc",
+    item="numId",
+    notes=("footnoteReference", "endnoteReference"),
     skipped=frozenset({"del", "moveFrom", "Fallback", "rt", "tabs", "tabLst"}),
     replaced={"tab": "\t", "br": "\n", "cr": "\n", "noBreakHyphen": "-"},
-)  # fmt: skip
+)
 _OPEN_DOCUMENT = _Markup(
-    paragraphs=("p", "h"), row="table-row", cell="table-cell", item="list-item", notes=("note",),
-    skipped=frozenset({"tracked-changes", "annotation", "ruby-text", "title", "desc", "binary-data", "note-citation"}),
+    paragraphs=("p", "h"),
+    row="table-row",
+    cell="table-cell",
+    item="list-item",
+    notes=("note",),
+    skipped=frozenset(
+        {"tracked-changes", "annotation", "ruby-text", "title", "desc", "binary-data", "note-citation"}
+    ),
     replaced={"tab": "\t", "line-break": "\n", "s": " "},
-)  # fmt: skip
+)
 
 
 def extract(file: IO[bytes], name: str) -> Extracted:
@@ -58,7 +69,9 @@ def extract(file: IO[bytes], name: str) -> Extracted:
         if main.startswith("ppt/"):
             yield from spaced(_slides(package, main))
         else:
-            yield from spaced(_blocks(packages.events(package, main), _Reader(_OFFICE_OPEN, _notes(package, main))))
+            yield from spaced(
+                _blocks(packages.events(package, main), _Reader(_OFFICE_OPEN, _notes(package, main)))
+            )
 
 
 def _open_document(package: zipfile.ZipFile) -> Iterator[tuple[str, bool]]:
@@ -127,7 +140,8 @@ class _Reader:
 
     def __init__(self, markup: _Markup, notes: Mapping[tuple[str, str], str] | None = None) -> None:
         self.blocks: list[tuple[str, bool]] = []
-        self._markup, self._texts_of_notes = markup, notes or {}
+        self._markup = markup
+        self._texts_of_notes = notes or {}
         self._open: list[_Paragraph] = []  # text boxes and notes stand inside paragraphs
         self._skipped = 0  # elements that are open inside one that is skipped, and that one
         self._in_text = not markup.text
@@ -197,7 +211,9 @@ class _Reader:
         elif element == markup.row:
             self._rows -= 1
             if not self._rows:
-                self._end_block("\t".join(" ".join(cell).replace("\n", " ") for cell in self._cells), is_line=True)
+                self._end_block(
+                    "\t".join(" ".join(cell).replace("\n", " ") for cell in self._cells), is_line=True
+                )
                 self._cells = []
         elif element == "note":
             self._open_notes -= 1

@@ -1,7 +1,7 @@
 """Documents that are ZIP archives of XML: EPUB, Office Open XML and OpenDocument.
 
-expat parses their XML as a stream of events. Document types and entities, which none of these formats needs, are
-refused: an entity may expand to gigabytes.
+expat parses their XML as a stream of events. Document types and entities, which none of these formats needs,
+are refused: an entity may expand to gigabytes.
 """
 
 import contextlib
@@ -95,7 +95,11 @@ def _attribute(name: str) -> str:
 
 def elements(package: zipfile.ZipFile, part: str, *names: str) -> list[tuple[str, dict[str, str]]]:
     """(name, attributes) of the elements with one of these names, in order."""
-    return [(name, attributes) for kind, name, attributes in events(package, part) if kind == START and name in names]
+    return [
+        (name, attributes)
+        for kind, name, attributes in events(package, part)
+        if kind == START and name in names
+    ]
 
 
 def relative_part(part: str, target: str) -> str:

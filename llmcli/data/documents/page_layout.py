@@ -1,4 +1,5 @@
-"""Joins the lines of pages to paragraphs: by their distances, their indentation, and the space left at their ends.
+"""Joins the lines of pages to paragraphs: by their distances, their indentation, and the space left at their
+ends.
 
 Coordinates are those of horizontal text, to the right and upwards; vertical text is turned.
 """
@@ -17,17 +18,23 @@ _MARGIN_LINES = 3  # lines at the top and at the bottom of a page that may be he
 _SAME_PLACE = 2.0  # points between lines that repeat
 _REPEATS = 2  # on neighbors; a document of two pages has one
 _SAME_SIZE = 0.15  # relative difference
-_MAX_LEADING = 2.2  # distance between lines of a paragraph / font size; the next ones are relative to it as well
+_MAX_LEADING = (
+    2.2  # distance between lines of a paragraph / font size; the next ones are relative to it as well
+)
 _INDENT = 0.8
 _MIN_WIDTH = 8.0  # minimum width of lines that are joined
 _ROOM = 0.5  # space that a full line may leave beyond the width of the next word
-_CJK_ROOM = 2.5  # the same where a line may break between any two characters but must not begin with punctuation
+_CJK_ROOM = (
+    2.5  # the same where a line may break between any two characters but must not begin with punctuation
+)
 _EVEN_LINES = 3  # this many lines that end at one place show where a column ends
 _EVEN = 1.5  # distance within which lines end at the same place
 _COLUMN = 4.0  # distance within which lines begin in the same column
 _SMALL = 0.65  # largest size of pronunciation, relative to the characters below it
 _NEAR = 4  # lines, in the order of the file, between a line and its pronunciation
-_NEIGHBORING = 500  # lines, likewise, around a block that show where its column ends: more than a page of a book has
+_NEIGHBORING = (
+    500  # lines, likewise, around a block that show where its column ends: more than a page of a book has
+)
 _MAX_PARAGRAPH = 100_000  # characters; what follows is another one
 _WIDER = 1.25  # minimum distance between paragraphs, relative to that between lines
 _MARKER = re.compile(r"[•◦▪‣●○■□◆◇※①-⑳]|[・*–—-]\s|[(（]?(?:\d{1,3}|[a-z])[)）]|\d{1,3}\.\s")
@@ -53,7 +60,8 @@ class Line:
 
 
 def without_margins(pages: Iterable[list[Line]]) -> Iterator[list[Line]]:
-    """Yield the lines of each page without headers, footers and page numbers, which repeat on pages nearby."""
+    """Yield the lines of each page without headers, footers and page numbers, which repeat on pages
+    nearby."""
     outside: list[None] = [None] * _NEIGHBORS
     window: deque[tuple[list[Line], dict[str, float]] | None] = deque(outside, maxlen=2 * _NEIGHBORS + 1)
     for page in chain(((lines, _margins(lines)) for lines in pages), outside):
@@ -64,19 +72,22 @@ def without_margins(pages: Iterable[list[Line]]) -> Iterator[list[Line]]:
         needed = min(_REPEATS, len(others)) or 1
         lines, margins = current
         repeated = {
-            (text, place) for text, place in margins.items()
+            (text, place)
+            for text, place in margins.items()
             if sum(abs(other.get(text, -1e9) - place) <= _SAME_PLACE for other in others) >= needed
-        }  # fmt: skip
+        }
         yield [line for line in lines if (_same(line), line.baseline) not in repeated]
 
 
 def _margins(lines: Sequence[Line]) -> dict[str, float]:
-    """Return {text: baseline} for the lines that may be headers or footers; a line of numbers must be the outermost."""
+    """Return {text: baseline} for the lines that may be headers or footers; a line of numbers must be the
+    outermost."""
     ordered = sorted((line for line in lines if not line.is_vertical), key=lambda line: line.baseline)
     return {
-        text: line.baseline for line in (*ordered[:_MARGIN_LINES], *ordered[-_MARGIN_LINES:])
+        text: line.baseline
+        for line in (*ordered[:_MARGIN_LINES], *ordered[-_MARGIN_LINES:])
         if re.search(r"[^\W\d_]", text := _same(line)) or line in (ordered[0], ordered[-1])
-    }  # fmt: skip
+    }
 
 
 def _same(line: Line) -> str:
@@ -97,11 +108,15 @@ class _Paragraph:
     """A paragraph, to which lines are added."""
 
     def __init__(self, line: Line, block: _Block) -> None:
-        self.text, self.last, self.block, self.lines = line.text, line, block, 1
+        self.text = line.text
+        self.last = line
+        self.block = block
+        self.lines = 1
 
     def add(self, line: Line, block: _Block) -> None:
         self.text = joined(self.text, line.text, hyphenated=self.last.hyphenated)
-        self.last, self.block = line, block
+        self.last = line
+        self.block = block
         self.lines += 1
 
     def continues_in(self, block: _Block) -> bool:
@@ -121,7 +136,8 @@ class _Paragraph:
 
 
 def paragraphs(pages: Iterable[Sequence[Line]]) -> Iterator[tuple[str, bool]]:
-    """Yield (paragraph, whether it is one of several lines, as in a list); an empty one stands between blocks."""
+    """Yield (paragraph, whether it is one of several lines, as in a list); an empty one stands between
+    blocks."""
     current: _Paragraph | None = None
     for page, lines in enumerate(pages):
         for block in _blocks(_without_pronunciation(lines), page):
@@ -187,14 +203,16 @@ def _same_kind(line: Line, other: Line) -> bool:
 
 
 def _right(block: Sequence[Line], neighbors: Sequence[Line]) -> float:
-    """Return the right margin of a block: where three of its lines end, or else the neighbors that begin there."""
+    """Return the right margin of a block: where three of its lines end, or else the neighbors that begin
+    there."""
     right, size = max(line.right for line in block), block[0].size
     if sum(line.right > right - _EVEN * size for line in block[:-1]) >= _EVEN_LINES:
         return right
     return max(
-        line.right for line in neighbors
+        line.right
+        for line in neighbors
         if _same_kind(line, block[0]) and abs(line.left - block[0].left) <= _COLUMN * size
-    )  # fmt: skip
+    )
 
 
 def _continuations(block: _Block) -> list[bool]:
@@ -217,7 +235,8 @@ def _continuations(block: _Block) -> list[bool]:
 
 
 def _is_full(line: Line, following: Line, right: float) -> bool:
-    """Return whether the next line's first word would not fit in this line; False in tables (also of contents)."""
+    """Return whether the next line's first word would not fit in this line; False in tables (also of
+    contents)."""
     if "\t" in line.text or "\t" in following.text or _LEADERS.search(line.text[-_MAX_LEADERS:]):
         return False
     if is_cjk(following.text[0]):

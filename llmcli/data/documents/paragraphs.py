@@ -12,8 +12,9 @@ _HYPHENS = ("-", "\u2010", "\u00ad")
 
 
 def spaced(blocks: Iterable[tuple[str, bool] | Skipped]) -> Iterator[str | Skipped]:
-    """Blocks as text, each ending in "\\n", with a blank line between two of them unless both are lines of one list,
-    table or listing, as the second value of a block says; an empty block that is none of these separates, too.
+    """Blocks as text, each ending in "\\n", with a blank line between two of them unless both are lines of
+    one list, table or listing, as the second value of a block says; an empty block that is none of these
+    separates, too.
 
     >>> list(spaced([("Title", False), ("• a", True), ("• b", True), ("Text", False)]))
     ['Title\\n', '\\n• a\\n', '• b\\n', '\\nText\\n']
@@ -33,7 +34,8 @@ def spaced(blocks: Iterable[tuple[str, bool] | Skipped]) -> Iterator[str | Skipp
 
 
 def joined(text: str, line: str, *, hyphenated: bool = False) -> str:
-    """A paragraph and its next line: with a space, unless both are Chinese or Japanese there, or a word is divided.
+    """A paragraph and its next line: with a space, unless both are Chinese or Japanese there, or a word is
+    divided.
 
     `hyphenated` says that the text ends inside a word, and not with a hyphen of its own.
 
@@ -46,7 +48,8 @@ def joined(text: str, line: str, *, hyphenated: bool = False) -> str:
     if text.endswith(_HYPHENS):
         divided = hyphenated or text[-1] == "\u00ad"
         return (text[:-1] if divided and line[0].islower() else text) + line
-    return text + " " * (not (is_cjk(text[-1]) and is_cjk(line[0]))) + line
+    separator = "" if is_cjk(text[-1]) and is_cjk(line[0]) else " "
+    return text + separator + line
 
 
 def is_cjk(character: str) -> bool:

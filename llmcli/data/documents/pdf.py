@@ -1,7 +1,7 @@
 """PDF: the text of the pages as paragraphs, in the order in which the file draws it.
 
-pdfium finds the characters and the ends of lines; page_layout.py makes paragraphs of lines. A page whose fonts do not
-map to characters is skipped.
+pdfium finds the characters and the ends of lines; page_layout.py makes paragraphs of lines. A page whose
+fonts do not map to characters is skipped.
 """
 
 import ctypes
@@ -32,9 +32,14 @@ _CJK_SPACE = 0.8  # likewise; Chinese and Japanese characters may be set apart b
 _SPACE_AFTER_END = 0.15  # likewise, where pdfium takes a line to end that goes on
 _SAME_HEIGHT = 0.3  # difference of baselines on one line, likewise
 _VERTICAL = 2.0  # least height of a line of vertical text, to its width
-# Control characters, private use, the replacement character and noncharacters; what other programs write for a glyph
-_UNREADABLE = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ue000-\uf8ff\ufffd-\uffff\U000f0000-\U0010ffff]|\\(cid:")
-_PRESENTATION_FORMS = re.compile("[\u2e80-\u2fdf\ufb00-\ufb06]")  # radicals instead of characters, and ligatures
+# Control characters, private use, the replacement character and noncharacters; what other programs write for
+# a glyph
+_UNREADABLE = re.compile(
+    "[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ue000-\uf8ff\ufffd-\uffff\U000f0000-\U0010ffff]|\\(cid:"
+)
+_PRESENTATION_FORMS = re.compile(
+    "[\u2e80-\u2fdf\ufb00-\ufb06]"
+)  # radicals instead of characters, and ligatures
 
 
 def extract(file: IO[bytes], name: str) -> Extracted:
@@ -44,7 +49,9 @@ def extract(file: IO[bytes], name: str) -> Extracted:
             pages = (_lines(document, number, skipped) for number in range(len(document)))
             yield from spaced(paragraphs(without_margins(pages)))
             if skipped[_NO_TEXT] == len(document):
-                raise ExtractionError("has no text: its pages are images; recognize it first: ocrmypdf IN.pdf OUT.pdf")
+                raise ExtractionError(
+                    "has no text: its pages are images; recognize it first: ocrmypdf IN.pdf OUT.pdf"
+                )
     except pypdfium2.PdfiumError as error:
         if error.err_code == raw.FPDF_ERR_PASSWORD:
             advice = "decrypt it first: qpdf --decrypt --password=PASSWORD IN.pdf OUT.pdf"
@@ -74,7 +81,8 @@ def _lines(document: pypdfium2.PdfDocument, number: int, skipped: Counter[str]) 
 
 
 class _PageReader:
-    """Collects the characters of a page in lines. pdfium takes some pages for vertical text: its lines are checked."""
+    """Collects the characters of a page in lines. pdfium takes some pages for vertical text: its lines are
+    checked."""
 
     def __init__(self, page: Any) -> None:
         self.lines: list[Line] = []
@@ -162,4 +170,7 @@ class _PageReader:
             else:
                 line = Line(text, left, right, self._baseline, self._size, hyphenated)
             self.lines.append(line)
-        self._pieces, self._box, self._space, self._line_ended = [], [], False, False
+        self._pieces = []
+        self._box = []
+        self._space = False
+        self._line_ended = False

@@ -1,7 +1,8 @@
-"""Reads documents, archives, compressed files and tables in child processes, several at once; they run worker.py.
+"""Reads documents, archives, compressed files and tables in child processes, several at once; they run
+worker.py.
 
-Each process has a thread that appends what it sends to a temporary file: memory does not grow with the text, and
-files may be read before their turn. If a process dies or hangs, another one continues after its document.
+Each process has a thread that appends what it sends to a temporary file: memory does not grow with the text,
+and files may be read before their turn. If a process dies or hangs, another one continues after its document.
 """
 
 import contextlib
@@ -34,8 +35,8 @@ _SPARE_SECONDS = 30.0  # after its time limit, in which a process should end its
 _MAX_RESTARTS = 10  # processes that one archive may crash
 
 T = TypeVar("T")
-# (name, path, content: None for that of the file itself, copy for its text, on_read) -> contents of a file; what is
-# not stored are the lines of a table (`table_lines`)
+# (name, path, content: None for that of the file itself, copy for its text, on_read) -> contents of a file;
+# what is not stored are the lines of a table (`table_lines`)
 ReadFile = Callable[[str, Path, "Stored | Iterator[bytes] | None", TextCopy, OnRead], T]
 
 
@@ -46,8 +47,12 @@ class Job(Generic[T]):
     name: str  # as the user wrote it
     path: Path
     reading: dict[str, Any] | None  # `ReadOptions`; None to read whole texts
-    found: list[tuple["Document | T", str]] = field(default_factory=list)  # (content, path in the archive or "")
-    problems: list[tuple[str, str]] = field(default_factory=list)  # (name of a file, line that says why it is not read)
+    found: list[tuple["Document | T", str]] = field(
+        default_factory=list
+    )  # (content, path in the archive or "")
+    problems: list[tuple[str, str]] = field(
+        default_factory=list
+    )  # (name of a file, line that says why it is not read)
     error: Exception | None = None  # stops the reading of all files
     is_text: bool = False  # not a document or an archive: a problem with a file that was named is an error
     is_done: bool = False
@@ -92,8 +97,8 @@ class DocumentReader(Generic[T]):
 
 
 def needs_child(name: str, start: bytes, *, plain: bool) -> bool:
-    """Return whether a file that begins with these bytes is read by a child process: all but plain text; with `plain`,
-    text with markup is plain, too."""
+    """Return whether a file that begins with these bytes is read by a child process: all but plain text; with
+    `plain`, text with markup is plain, too."""
     known = file_types.recognize(name, start)
     return bool(file_types.compression(start)) or (known is not None and not (plain and known.is_text))
 
@@ -102,8 +107,10 @@ class _EndedError(Exception):
     """A child process ended before its answer did."""
 
     def __init__(self, child: ChildProcess) -> None:
-        limits = {"SIGALRM": f"gave no text for {LIMITS.stalled_seconds:g} seconds",
-                  "SIGXCPU": "takes too much processor time"}  # fmt: skip
+        limits = {
+            "SIGALRM": f"gave no text for {LIMITS.stalled_seconds:g} seconds",
+            "SIGXCPU": "takes too much processor time",
+        }
         status = child.stop()
         self.late = next((limits[name] for name in limits if status == -getattr(signal, name, math.inf)), "")
         self.is_kept = False  # whether the beginning of the document is kept
@@ -118,10 +125,14 @@ class _Worker(Generic[T]):
     """A thread with a child process."""
 
     def __init__(
-        self, jobs: "queue.SimpleQueue[Job[T] | None]", events: "queue.SimpleQueue[tuple[str, int]]",
+        self,
+        jobs: "queue.SimpleQueue[Job[T] | None]",
+        events: "queue.SimpleQueue[tuple[str, int]]",
         read_file: "ReadFile[T]",
-    ) -> None:  # fmt: skip
-        self._jobs, self._events, self._read_file = jobs, events, read_file
+    ) -> None:
+        self._jobs = jobs
+        self._events = events
+        self._read_file = read_file
         self._copy = TextCopy()
         self._child: ChildProcess | None = None
         self._heard = 0.0  # when the process sent something; 0 while it has nothing to do
@@ -170,13 +181,17 @@ class _Worker(Generic[T]):
                 if answer.member is not None:
                     skip += answer.begun
                 else:  # it ended between two documents
-                    error.is_kept = skip + answer.begun > answer.begun_before if answer.entered else bool(job.found)
+                    error.is_kept = (
+                        skip + answer.begun > answer.begun_before if answer.entered else bool(job.found)
+                    )
                     answer.member, skip = answer.entered, answer.begun_before
                     without.append(answer.entered)
                 job.problems.append((answer.name, f"{answer.name} {error}"))
                 if not answer.member:
                     return
-        job.problems.append((job.name, f"{job.name} ended {1 + _MAX_RESTARTS} processes; what follows is not read"))
+        job.problems.append(
+            (job.name, f"{job.name} ended {1 + _MAX_RESTARTS} processes; what follows is not read")
+        )
 
     def _on_read(self, name: str, size: int) -> None:
         self._heard = time.monotonic()
@@ -201,26 +216,37 @@ class _Answer(Generic[T]):
     def __init__(
         self, job: Job[T], copy: TextCopy, child: ChildProcess, on_read: OnRead, read_file: "ReadFile[T]"
     ) -> None:
-        self._job, self._copy, self._child, self._on_read, self._read_file = job, copy, child, on_read, read_file
+        self._job = job
+        self._copy = copy
+        self._child = child
+        self._on_read = on_read
+        self._read_file = read_file
         self.member: str | None = None  # of the current document; "" in no archive
         self.begun = 0  # documents
-        self.entered, self.begun_before = "", 0  # current member of an archive, and documents begun before it
+        self.entered = ""
+        self.begun_before = 0  # current member of an archive, and documents begun before it
 
     def read(self, skip: int, without: list[str]) -> bool:
-        """Read the file, without its first `skip` documents and these members. Returns whether the process can be used
-        again. Raises _EndedError if the process ends."""
+        """Read the file, without its first `skip` documents and these members. Returns whether the process
+        can be used again. Raises _EndedError if the process ends."""
         job = self._job
         request = {
-            "path": str(job.path.absolute()), "name": job.name, "reading": job.reading, "skip": skip,
+            "path": str(job.path.absolute()),
+            "name": job.name,
+            "reading": job.reading,
+            "skip": skip,
             "without": without,
-        }  # fmt: skip
+        }
         try:
-            self._child.send(json.dumps(request | {"limits": dataclasses.asdict(LIMITS)}).encode("ascii") + b"\n")
+            self._child.send(
+                json.dumps(request | {"limits": dataclasses.asdict(LIMITS)}).encode("ascii") + b"\n"
+            )
         except OSError as error:
             raise _EndedError(self._child) from error
         while "done" not in (header := self.frame()[0]):
             if "enter" in header:
-                self.entered, self.begun_before = header["enter"], header["begun"]
+                self.entered = header["enter"]
+                self.begun_before = header["begun"]
                 continue
             self.member, self.begun = header["begin"], self.begun + 1
             if header["kind"] == file_types.TABLE.kind:
@@ -260,14 +286,24 @@ class _Answer(Generic[T]):
         offset, text = self._copy.size, TextDigest(self._copy)
 
         def add_document(skipped: tuple[tuple[str, int], ...] = ()) -> None:
-            self._job.found.append((
-                Document(
-                    self.name, self._job.path, text.size, text.sha256.hexdigest(), offset, self._copy,
-                    characters=text.characters, member=self.member or "", kind=kind, file_bytes=file_bytes,
-                    skipped=skipped,
-                ),
-                self.member or "",
-            ))  # fmt: skip
+            self._job.found.append(
+                (
+                    Document(
+                        self.name,
+                        self._job.path,
+                        text.size,
+                        text.sha256.hexdigest(),
+                        offset,
+                        self._copy,
+                        characters=text.characters,
+                        member=self.member or "",
+                        kind=kind,
+                        file_bytes=file_bytes,
+                        skipped=skipped,
+                    ),
+                    self.member or "",
+                )
+            )
 
         try:
             while "end" not in (frame := self.frame())[0]:
@@ -286,7 +322,9 @@ class _Answer(Generic[T]):
         elif not text.size and not skipped and kind in file_types.COLLECTION_KINDS:
             pass  # its documents follow
         elif not text.size:
-            details = f" ({', '.join(f'{reason}: {count:,}' for reason, count in skipped)})" if skipped else ""
+            details = (
+                f" ({', '.join(f'{reason}: {count:,}' for reason, count in skipped)})" if skipped else ""
+            )
             self._add(f"{self.name} has no text{details}")
         else:
             add_document(skipped)
@@ -308,7 +346,8 @@ class _Answer(Generic[T]):
                 self._copy.truncate(offset)
 
     def _read_table(self) -> bool:
-        """Read a table. Returns whether the process can be used again: the rest of a bad table is not read."""
+        """Read a table. Returns whether the process can be used again: the rest of a bad table is not
+        read."""
         offset, lines, is_read = self._copy.size, self._lines(), False
         self._job.is_text = not self.member
         try:
@@ -379,4 +418,6 @@ def _start() -> ChildProcess:
     try:
         return ChildProcess(_MODULE)
     except (OSError, EOFError) as error:  # TimeoutError is an OSError
-        raise ReadingEndsError("the process that reads documents does not start; is there enough memory?") from error
+        raise ReadingEndsError(
+            "the process that reads documents does not start; is there enough memory?"
+        ) from error

@@ -1,22 +1,22 @@
-"""Reads documents, archives, compressed files and Parquet tables in a separate process: `main` reads requests from
-standard input and streams the contents back.
+"""Reads documents, archives, compressed files and Parquet tables in a separate process: `main` reads requests
+from standard input and streams the contents back.
 
-The file is untrusted: it may try to fill the memory or the disk, or never end. This process therefore has limits and
-may end at any time; reader.py then starts another.
+The file is untrusted: it may try to fill the memory or the disk, or never end. This process therefore has
+limits and may end at any time; reader.py then starts another.
 
-A request is a line of JSON: {"path": PATH, "name": NAME, "reading": OPTIONS, "skip": N, "without": [MEMBER, ...],
-"limits": {}}, where OPTIONS are `ReadOptions`, or null to read whole texts. The answer has these frames for each
-document, or other file, except the first N and those in the members "without":
+A request is a line of JSON: {"path": PATH, "name": NAME, "reading": OPTIONS, "skip": N, "without": [MEMBER,
+...], "limits": {}}, where OPTIONS are `ReadOptions`, or null to read whole texts. The answer has these frames
+for each document, or other file, except the first N and those in the members "without":
 
     {"begin": MEMBER, "kind": KIND, "bytes": SIZE, "program": PROGRAM, "content": SIZE}
     {"data": SIZE} and the bytes, several times
     {"end": PROBLEM, "missing": PACKAGE, "skipped": {REASON: COUNT}}
 
-MEMBER is the path in the archive. The data are text in UTF-8; for a Parquet table, the lines of `table_lines`; for
-another file, where KIND is "", its content, decompressed by PROGRAM to SIZE bytes (0 if unknown). The last frame is
-{"done": PROBLEM}, where PROBLEM prevented reading the rest of the file. A PROBLEM is a line for users. Before and after
-each file in an archive there is a frame {"enter": MEMBER, "begun": N}, where MEMBER is "" after it, and N the number of
-documents so far.
+MEMBER is the path in the archive. The data are text in UTF-8; for a Parquet table, the lines of
+`table_lines`; for another file, where KIND is "", its content, decompressed by PROGRAM to SIZE bytes (0 if
+unknown). The last frame is {"done": PROBLEM}, where PROBLEM prevented reading the rest of the file. A PROBLEM
+is a line for users. Before and after each file in an archive there is a frame {"enter": MEMBER, "begun": N},
+where MEMBER is "" after it, and N the number of documents so far.
 """
 
 import contextlib
@@ -65,9 +65,13 @@ class Limits:
     bytes_per_member: int = 1000  # ... or more in a file with this many bytes for each
     bytes: int = 1 << 34  # text and unpacked content ...
     usual_ratio: int = 20  # ... or this times the size of the file, if that is more
-    ratio: int = 200  # text and unpacked content / size of the file, or of a file in an archive as it is stored ...
+    ratio: int = (
+        200  # text and unpacked content / size of the file, or of a file in an archive as it is stored ...
+    )
     unpacked_bytes: int = 1 << 25  # ... above this size ...
-    archive_bytes: int = 1 << 28  # ... and of an archive above this one, so that several files in it may exceed theirs
+    archive_bytes: int = (
+        1 << 28
+    )  # ... and of an archive above this one, so that several files in it may exceed theirs
 
 
 @dataclass(frozen=True)
@@ -125,10 +129,14 @@ def _problem(name: str, error: Exception, limits: Limits) -> str:
 
 
 class _Answer:
-    """Writes the frames of an answer, but not those of documents that were read before, and enforces the limits."""
+    """Writes the frames of an answer, but not those of documents that were read before, and enforces the
+    limits."""
 
     def __init__(self, file: IO[bytes], limits: Limits, name: str, skip: int) -> None:
-        self._file, self.limits, self._name, self._skip = file, limits, name, skip
+        self._file = file
+        self.limits = limits
+        self._name = name
+        self._skip = skip
         self._taken = self._begun = self._members = self._allowed_members = 0
         self._bound = _Bound(name)
         self._texts: list[str] = []
@@ -145,7 +153,9 @@ class _Answer:
         """In the block, limit what a file of this size may unpack to; what it is in may have less left."""
         limits, outer = self.limits, self._bound
         most = max(limits.bytes, limits.usual_ratio * file_bytes)
-        by_ratio = max(limits.ratio * file_bytes, limits.archive_bytes if is_archive else limits.unpacked_bytes)
+        by_ratio = max(
+            limits.ratio * file_bytes, limits.archive_bytes if is_archive else limits.unpacked_bytes
+        )
         allowed = min(most, by_ratio)
         if self._taken + allowed < outer.bytes:
             times = f", over {limits.ratio} times its size" if by_ratio < most else ""
@@ -156,8 +166,8 @@ class _Answer:
             self._bound = outer
 
     def problem_of(self, name: str, read: Callable[[], None]) -> str:
-        """Read a file. Returns the problem that prevented reading all of it, or "". Raises _LimitError for a limit of
-        what it is in."""
+        """Read a file. Returns the problem that prevented reading all of it, or "". Raises _LimitError for a
+        limit of what it is in."""
         begun = self._begun
         try:
             read()
@@ -168,7 +178,11 @@ class _Answer:
                 raise
             if error.is_reported:
                 return ""
-            return f"{error.problem}; {error.rest}" if self._begun > begun else f"{error.problem}, and is not read"
+            return (
+                f"{error.problem}; {error.rest}"
+                if self._begun > begun
+                else f"{error.problem}, and is not read"
+            )
         except Exception as error:
             return _problem(name, error, self.limits)
         return ""
@@ -195,7 +209,8 @@ class _Answer:
         self._send({"enter": member, "begun": self._begun})
 
     def begin(self, member: str, kind: str, size: int, program: str = "", content: int = 0) -> bool:
-        """Begin a document or another file. Returns whether to read it: the first `skip` are not read again."""
+        """Begin a document or another file. Returns whether to read it: the first `skip` are not read
+        again."""
         self._begun += 1
         self._is_skipping = self._begun <= self._skip
         if self._is_skipping:
@@ -230,7 +245,8 @@ class _Answer:
         if text := "".join(self._texts).replace("\0", ""):
             data = text.encode("utf-8", "replace")  # JSON may hold half a character
             self._send({"data": len(data)}, data)
-        self._texts, self._size = [], 0
+        self._texts = []
+        self._size = 0
 
     def _send(self, header: dict[str, Any], data: bytes = b"") -> None:
         seconds_left = end_after(0)  # the other process may be slow or suspended
@@ -239,7 +255,8 @@ class _Answer:
         end_after(seconds_left)
 
     def _limit_processor_time(self, file_bytes: int) -> None:
-        """End this process after the processor time that a file of this size may take, if the system can do that."""
+        """End this process after the processor time that a file of this size may take, if the system can do
+        that."""
         with contextlib.suppress(ImportError, OSError, ValueError):
             import resource
 
@@ -250,15 +267,18 @@ class _Answer:
 
 
 class _FileReader:
-    """Sends the contents of a file. With `plain` in `reading`, text with markup is sent as it is; without `reading`,
-    tables are not read."""
+    """Sends the contents of a file. With `plain` in `reading`, text with markup is sent as it is; without
+    `reading`, tables are not read."""
 
     def __init__(self, answer: _Answer, reading: dict[str, Any] | None, without: Sequence[str]) -> None:
-        self._answer, self._reading, self._without = answer, reading, without
+        self._answer = answer
+        self._reading = reading
+        self._without = without
         self._plain = bool(reading and reading["plain"])
 
     def read(self, file: IO[bytes], name: str, member: str, depth: int) -> None:
-        """Send the document or the contents of the archive in a seekable file; `member` is its path in the archive."""
+        """Send the document or the contents of the archive in a seekable file; `member` is its path in the
+        archive."""
         size = file.seek(0, io.SEEK_END)
         file.seek(0)
         start = file.read(START_BYTES)
@@ -319,7 +339,9 @@ class _FileReader:
     def _read_member(self, file: "Member", name: str, path: str, depth: int) -> None:
         """Send a file in an archive. A problem with it does not affect those that follow."""
         with self._answer.limited(name, file.stored_bytes):
-            problem = self._answer.problem_of(name, lambda: self._send_member(file.content, name, path, depth))
+            problem = self._answer.problem_of(
+                name, lambda: self._send_member(file.content, name, path, depth)
+            )
         if problem:
             self._send_problem(path, problem)
 
@@ -379,7 +401,8 @@ class _FileReader:
 
     @contextlib.contextmanager
     def _ending(self, name: str) -> Iterator[Counter[str]]:
-        """Send the last frame of a document: what was skipped, or the problem. A limit of the file is raised again."""
+        """Send the last frame of a document: what was skipped, or the problem. A limit of the file is raised
+        again."""
         skipped: Counter[str] = Counter()
         try:
             yield skipped

@@ -1,8 +1,10 @@
-"""Boilerplate: header and license of Project Gutenberg, and lines that many documents have, such as navigation.
+"""Boilerplate: header and license of Project Gutenberg, and lines that many documents have, such as
+navigation.
 
-A line is repeated if more than one in ONE_IN documents, and at least MIN_DOCUMENTS, have it. Runs of repeated lines and
-the blank lines between them are cut, unless they are as short as a common word or a brace. Documents are counted in
-tables of a fixed size (count-min sketch, Cormode and Muthukrishnan 2005), which count too much only when they are full.
+A line is repeated if more than one in ONE_IN documents, and at least MIN_DOCUMENTS, have it. Runs of repeated
+lines and the blank lines between them are cut, unless they are as short as a common word or a brace.
+Documents are counted in tables of a fixed size (count-min sketch, Cormode and Muthukrishnan 2005), which
+count too much only when they are full.
 """
 
 import hashlib
@@ -22,7 +24,10 @@ MAX_LINES = 10_000  # different ones that are cut
 SUGGESTED_SHARE = 0.02  # minimum share of the text: source code also has some repeated lines
 _MIN_RUN = 24  # bytes of a run of repeated lines that is cut
 _SLOTS = 1 << 21  # per table
-_SAMPLED_DOCUMENTS, _SAMPLED_BYTES = 32, 1 << 15  # an estimate reads this much at both ends of so many documents
+_SAMPLED_DOCUMENTS, _SAMPLED_BYTES = (
+    32,
+    1 << 15,
+)  # an estimate reads this much at both ends of so many documents
 _BLOCK = 1 << 16  # characters of lines written at once
 _QUOTED = 40  # characters of a line in a note
 _GUTENBERG_START = re.compile(
@@ -45,7 +50,9 @@ class Cuts:
     def __str__(self) -> str:
         if not self.documents:
             return "boilerplate: none found, nothing is cut"
-        gutenberg = f", with header and license of Project Gutenberg in {self.gutenberg:,}" if self.gutenberg else ""
+        gutenberg = (
+            f", with header and license of Project Gutenberg in {self.gutenberg:,}" if self.gutenberg else ""
+        )
         first = ", ".join(repr(line) for line, _ in self.lines.most_common(3))
         often = f", most often {first}" if first else ""
         return (
@@ -95,17 +102,22 @@ def _hash(line: str) -> str:
 def strip(
     documents: Sequence[Document], repeated: Sequence[str] | None, copy: TextCopy, on_read: OnRead = ignore
 ) -> tuple[list[Document], tuple[str, ...], Cuts]:
-    """Cut boilerplate from documents, which are appended to `copy`. Returns (the documents, the hashes of the repeated
-    lines, what was cut). `repeated` are hashes that an earlier call returned, to cut the same lines."""
+    """Cut boilerplate from documents, which are appended to `copy`. Returns (the documents, the hashes of the
+    repeated lines, what was cut). `repeated` are hashes that an earlier call returned, to cut the same
+    lines."""
     if repeated is None:
         repeated = repeated_lines([_Body(document, on_read) for document in documents])
     hashes, cuts = {*repeated}, Cuts(of_bytes=sum(document.text_bytes for document in documents))
     return [_strip(document, hashes, copy, cuts, on_read) for document in documents], tuple(repeated), cuts
 
 
-def _strip(document: Document, repeated: Container[str], copy: TextCopy, cuts: Cuts, on_read: OnRead) -> Document:
+def _strip(
+    document: Document, repeated: Container[str], copy: TextCopy, cuts: Cuts, on_read: OnRead
+) -> Document:
     body, cut, offset = _Body(document, on_read), Counter[str](), copy.size
-    found = document_of_texts(document.name, document.path, _blocks(_without_runs(body, repeated, cut)), copy, "\n")
+    found = document_of_texts(
+        document.name, document.path, _blocks(_without_runs(body, repeated, cut)), copy, "\n"
+    )
     if not cut and not body.has_gutenberg:
         copy.truncate(offset)
         return document
@@ -113,18 +125,27 @@ def _strip(document: Document, repeated: Container[str], copy: TextCopy, cuts: C
     cuts.text_bytes += document.text_bytes - found.text_bytes
     cuts.gutenberg += body.has_gutenberg
     cuts.lines.update(cut)
-    reasons = (("repeated line", cut.total()), ("header and license of Project Gutenberg", int(body.has_gutenberg)))
+    reasons = (
+        ("repeated line", cut.total()),
+        ("header and license of Project Gutenberg", int(body.has_gutenberg)),
+    )
     return replace(
-        document, text_bytes=found.text_bytes, sha256=found.sha256, offset=found.offset, copy=copy,
-        characters=found.characters, skipped=(*document.skipped, *(reason for reason in reasons if reason[1])),
-    )  # fmt: skip
+        document,
+        text_bytes=found.text_bytes,
+        sha256=found.sha256,
+        offset=found.offset,
+        copy=copy,
+        characters=found.characters,
+        skipped=(*document.skipped, *(reason for reason in reasons if reason[1])),
+    )
 
 
 class _Body:
     """The lines of a document without the header and the license of Project Gutenberg."""
 
     def __init__(self, document: Document, on_read: OnRead) -> None:
-        self._document, self._on_read = document, on_read
+        self._document = document
+        self._on_read = on_read
         self._skipped = header_lines(document.start)
         self.has_gutenberg = self._skipped > 0
 
@@ -134,13 +155,15 @@ class _Body:
 
 
 def header_lines(start: str) -> int:
-    """Return the number of lines in the header of Project Gutenberg at the start of a text; 0 if there is none."""
+    """Return the number of lines in the header of Project Gutenberg at the start of a text; 0 if there is
+    none."""
     found = _GUTENBERG_START.search(start)
     return start.count("\n", 0, found.end()) if found else 0
 
 
 def _without_runs(lines: Iterable[str], repeated: Container[str], cut: Counter[str]) -> Iterator[str]:
-    """Yield the lines without runs of repeated ones, which `cut` counts; a run with blank lines leaves one of them."""
+    """Yield the lines without runs of repeated ones, which `cut` counts; a run with blank lines leaves one of
+    them."""
     run: list[str] = []
     for line in chain(lines, [None]):
         if line is not None and (_hash(line) in repeated if line.strip() else run):
@@ -183,10 +206,13 @@ def estimate(documents: Sequence[Document]) -> float:
 
 
 def _ends(document: Document) -> tuple[list[str], int]:
-    """Return (lines at both ends of a document, size of Project Gutenberg's header and license around them)."""
+    """Return (lines at both ends of a document, size of Project Gutenberg's header and license around
+    them)."""
     size = document.text_bytes
     middle = min(size, _SAMPLED_BYTES)
-    start, end = ("".join(document.text(*part)) for part in ((0, middle), (max(middle, size - _SAMPLED_BYTES), size)))
+    start, end = (
+        "".join(document.text(*part)) for part in ((0, middle), (max(middle, size - _SAMPLED_BYTES), size))
+    )
     lines = [*start.splitlines(), *end.splitlines()]
     skipped = header_lines(start)
     body = list(takewhile(lambda line: not (skipped and _GUTENBERG_END.match(line)), lines[skipped:]))

@@ -1,4 +1,5 @@
-"""The corpus: documents, or parts of them, in order. Text is yielded in pieces, so it may be larger than memory."""
+"""The corpus: documents, or parts of them, in order. Text is yielded in pieces, so it may be larger than
+memory."""
 
 import bisect
 import errno
@@ -49,14 +50,19 @@ class Part:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Documents or parts of documents in order. A position in a corpus is a byte position in its UTF-8 text."""
+    """Documents or parts of documents in order. A position in a corpus is a byte position in its UTF-8
+    text."""
 
     contents: tuple[Part, ...]
-    skipped: tuple[str, ...] = ()  # reasons for files skipped in directories, one line for files with the same reason
+    skipped: tuple[
+        str, ...
+    ] = ()  # reasons for files skipped in directories, one line for files with the same reason
     not_read: tuple[str, ...] = ()  # the same with one line for each file
 
     @classmethod
-    def of(cls, documents: Iterable[Document], skipped: Iterable[str] = (), not_read: Iterable[str] = ()) -> "Corpus":
+    def of(
+        cls, documents: Iterable[Document], skipped: Iterable[str] = (), not_read: Iterable[str] = ()
+    ) -> "Corpus":
         """Make a corpus of whole documents; empty ones are left out."""
         parts = tuple(Part(d, 0, d.text_bytes) for d in documents if d.text_bytes)
         return cls(parts, tuple(skipped), tuple(not_read))
@@ -85,7 +91,8 @@ class Corpus:
         return Corpus(tuple(self._parts(start, self.text_bytes if end is None else end)))
 
     def sample(self, max_bytes: int) -> "Corpus":
-        """Return the text or, if it exceeds `max_bytes`, SAMPLE_SPANS evenly spaced spans of about that total size."""
+        """Return the text or, if it exceeds `max_bytes`, SAMPLE_SPANS evenly spaced spans of about that total
+        size."""
         if self.text_bytes <= max_bytes:
             return self
         span = max(1, max_bytes // SAMPLE_SPANS)
@@ -127,11 +134,14 @@ class FoundFile:
 
 
 def find_files(names: Iterable[str]) -> tuple[list[FoundFile], list[str]]:
-    """Return (files in order, a line for each repeated name). A name is a file, directory, glob, or "-" (stdin)."""
+    """Return (files in order, a line for each repeated name). A name is a file, directory, glob, or "-"
+    (stdin)."""
     files: dict[str, FoundFile] = {}
     skipped: list[str] = []
     for file in _find_files(names, skipped):
-        if (resolved := os.path.realpath(file.path)) in files:  # Path.resolve raises an error for a link to itself
+        if (
+            resolved := os.path.realpath(file.path)
+        ) in files:  # Path.resolve raises an error for a link to itself
             skipped.append(f"{file.name} was named twice; it is read once")
         else:
             files[resolved] = file
@@ -162,13 +172,15 @@ def _find_files(names: Iterable[str], skipped: list[str]) -> Iterator[FoundFile]
             for match in matches:
                 yield from _files_of(match, Path(match), root, skipped)
         else:
-            download = f"; llm does not download files; download it first: curl -LO {name}" if "://" in name else ""
+            download = (
+                f"; llm does not download files; download it first: curl -LO {name}" if "://" in name else ""
+            )
             raise LLMError(f"there is no file or directory {display_name(name)}{download}")
 
 
 def _matches(pattern: str, path: Path, root: Path) -> list[str]:
-    """Return the sorted names that match a pattern; `root` is its beginning without wildcards. With "**", the module
-    glob would follow links, which may lead in a circle."""
+    """Return the sorted names that match a pattern; `root` is its beginning without wildcards. With "**", the
+    module glob would follow links, which may lead in a circle."""
     parts = path.parts[len(root.parts) :]
     if "**" not in parts:
         return sorted(glob.glob(pattern))
@@ -186,13 +198,15 @@ def _files_of(name: str, path: Path, root: Path, skipped: list[str]) -> Iterator
 
 
 def _text_files(directory: Path, skipped: list[str]) -> Iterable[Path]:
-    """Return the files of a directory to read: the training rows of a data set, the pages of a web site, or all that
-    are neither hidden nor generated. `skipped` gets a line for each kind of others."""
+    """Return the files of a directory to read: the training rows of a data set, the pages of a web site, or
+    all that are neither hidden nor generated. `skipped` gets a line for each kind of others."""
 
     def skip(paths: Sequence[Path], noun: str, reason: str) -> None:
         if paths:
             names = units.some([display_name(path.name) for path in paths], MAX_NAMES)
-            skipped.append(f"{display_name(str(directory))}: {units.count(len(paths), noun)} {reason}: {names}")
+            skipped.append(
+                f"{display_name(str(directory))}: {units.count(len(paths), noun)} {reason}: {names}"
+            )
 
     files, links, closed = visible_files(directory)
     skip(links, "link", "to a directory or to nothing, not followed")

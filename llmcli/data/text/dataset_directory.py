@@ -1,7 +1,7 @@
 """Directories that hold a data set: cloned from the Hugging Face hub, or saved by `datasets.save_to_disk`.
 
-Their rows are the text. Descriptions and licenses are not, and the rows of other splits than `train` are held out
-(https://huggingface.co/docs/datasets/repository_structure).
+Their rows are the text. Descriptions and licenses are not, and the rows of other splits than `train` are held
+out (https://huggingface.co/docs/datasets/repository_structure).
 """
 
 import fnmatch
@@ -35,9 +35,11 @@ class DatasetDirectory:
 
 
 def visible_files(directory: Path) -> tuple[list[Path], list[Path], list[Path]]:
-    """Return what is neither hidden nor generated in a directory, in order: the files, the links that are not followed
-    (to directories, which may contain them, or to nothing), and what cannot be opened."""
-    visible = [path for path in sorted(directory.rglob("*")) if not is_hidden(path.relative_to(directory).parts)]
+    """Return what is neither hidden nor generated in a directory, in order: the files, the links that are not
+    followed (to directories, which may contain them, or to nothing), and what cannot be opened."""
+    visible = [
+        path for path in sorted(directory.rglob("*")) if not is_hidden(path.relative_to(directory).parts)
+    ]
     files, links, closed = list[Path](), list[Path](), list[Path]()
     for path in visible:
         try:
@@ -53,7 +55,8 @@ def visible_files(directory: Path) -> tuple[list[Path], list[Path], list[Path]]:
 
 
 def find_dataset(directory: Path, files: Sequence[Path]) -> DatasetDirectory | None:
-    """Return the files of the data set in a directory with these `visible_files`; None if it holds other text."""
+    """Return the files of the data set in a directory with these `visible_files`; None if it holds other
+    text."""
     rows = [path for path in files if _suffix(path) in _ROWS and path.name not in _DESCRIPTIONS]
     if not rows:
         return None
@@ -87,7 +90,8 @@ def _is_saved(directory: Path, rows: Iterable[Path]) -> bool:
 
 
 def _card(directory: Path) -> list[str]:
-    """Return the lines of YAML at the beginning of a data set's README; [] if they have no key of data sets."""
+    """Return the lines of YAML at the beginning of a data set's README; [] if they have no key of data
+    sets."""
     try:
         with open_regular(directory / "README.md") as card:
             first, *lines = card.read(_CARD_BYTES).decode("utf-8", "replace").splitlines() or [""]
@@ -107,7 +111,11 @@ def _named_in(card: Iterable[str], words: str, rows: Iterable[Path], directory: 
         elif is_wanted and (path := _PATH.fullmatch(line)):
             patterns.append(path[1])
     names = {path: path.relative_to(directory).as_posix() for path in rows}
-    return [path for path, name in names.items() if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
+    return [
+        path
+        for path, name in names.items()
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+    ]
 
 
 def _suffix(path: Path) -> str:

@@ -1,7 +1,7 @@
 """A document: a file or standard input, decoded and checked to be text.
 
-The text is UTF-8, UTF-16 or in another encoding (encodings.py). Text that cannot be read from an arbitrary position
-(all but UTF-8 in a file) is decoded once, into a temporary file.
+The text is UTF-8, UTF-16 or in another encoding (encodings.py). Text that cannot be read from an arbitrary
+position (all but UTF-8 in a file) is decoded once, into a temporary file.
 """
 
 import codecs
@@ -22,7 +22,9 @@ from llmcli.data.text import encodings, file_types
 from llmcli.data.text.temporary_files import ReadingEndsError, TextCopy
 from llmcli.errors import LLMError
 
-OnRead: TypeAlias = Callable[[str, int], None]  # receives the name of the file and the size of each block read
+OnRead: TypeAlias = Callable[
+    [str, int], None
+]  # receives the name of the file and the size of each block read
 
 BLOCK_BYTES = 1 << 20  # bytes per read
 CHECKED_BYTES = 1 << 16  # checked at a time: they stay in the processor's cache
@@ -33,9 +35,11 @@ _SAMPLE_BYTES = 1 << 14  # lines that are not ASCII, from which an encoding is r
 _CONTINUATION_BYTES = bytes(range(0x80, 0xC0))  # all but the first of a character
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF32_LE, "utf-32-le"), (codecs.BOM_UTF32_BE, "utf-32-be"),  # begins as UTF-16LE does
-    (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"),
-)  # fmt: skip
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),  # begins as UTF-16LE does
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
 
 
 def ignore(name: str, size: int) -> None:
@@ -47,7 +51,8 @@ class NotTextError(LLMError):
 
     def __init__(self, problem: str, advice: str) -> None:
         super().__init__(f"{problem}; {advice}")
-        self.problem, self.advice = problem, advice
+        self.problem = problem
+        self.advice = advice
 
 
 @dataclass(frozen=True)
@@ -68,8 +73,12 @@ class Document:
     text_bytes: int  # size of the text in UTF-8, without a byte-order mark
     sha256: str  # hash of the text
     offset: int = 0  # start of the UTF-8 text in the file, or in the copy
-    copy: TextCopy | None = field(default=None, repr=False, compare=False)  # only for a file that is not plain UTF-8
-    changed_at: int = field(default=0, repr=False, compare=False)  # st_mtime_ns of the file before it was read
+    copy: TextCopy | None = field(
+        default=None, repr=False, compare=False
+    )  # only for a file that is not plain UTF-8
+    changed_at: int = field(
+        default=0, repr=False, compare=False
+    )  # st_mtime_ns of the file before it was read
     relative_name: str = ""  # path relative to the named directory, with "/"; for a named file, its name
     columns: tuple[str, ...] = ()  # columns of the text; empty for the text of the whole file
     template: str = ""  # joins several columns
@@ -96,19 +105,23 @@ class Document:
             return False
 
     def utf8(self, start: int, size: int) -> bytes:
-        """Return up to `size` bytes of the UTF-8 text from a position on; characters may be cut at both ends."""
+        """Return up to `size` bytes of the UTF-8 text from a position on; characters may be cut at both
+        ends."""
         with self._reader() as read:
             return read(self.offset + start, min(size, self.text_bytes - start))
 
     def text(self, start: int = 0, end: int | None = None) -> Iterator[str]:
-        """Yield the text between two byte positions, in pieces; a position inside a character moves to its end."""
+        """Yield the text between two byte positions, in pieces; a position inside a character moves to its
+        end."""
         end = self.text_bytes if end is None else min(end, self.text_bytes)
         with self._reader() as read:
 
             def character_end(position: int) -> int:
                 if position in (0, self.text_bytes):
                     return position
-                return position + continuation_bytes(read(self.offset + position, min(3, self.text_bytes - position)))
+                return position + continuation_bytes(
+                    read(self.offset + position, min(3, self.text_bytes - position))
+                )
 
             first, last = character_end(min(start, end)), character_end(end)
             blocks = (
@@ -122,15 +135,16 @@ class Document:
         return "".join(self.text(0, _START_BYTES))
 
     def pieces(self, on_read: OnRead) -> Iterator[str]:
-        """Yield the text; `on_read` is called with size 0 before each piece, so that it can stop the reading."""
+        """Yield the text; `on_read` is called with size 0 before each piece, so that it can stop the
+        reading."""
         for piece in self.text():
             on_read(self.name, 0)
             yield piece
 
     def lines(self, on_read: OnRead = ignore, max_characters: float = math.inf) -> Iterator[str]:
-        """Yield the lines without their ends. Only "\\n" ends a line: U+2028, a form feed and "\\r" belong to it.
-        A line of over `max_characters` is the last one, and is cut off some time after that. `on_read` is called as
-        by `pieces`."""
+        """Yield the lines without their ends. Only "\\n" ends a line: U+2028, a form feed and "\\r" belong to
+        it. A line of over `max_characters` is the last one, and is cut off some time after that. `on_read` is
+        called as by `pieces`."""
         unfinished: list[str] = []
         size = 0
         for piece in self.pieces(on_read):
@@ -172,9 +186,10 @@ def read_document(
     stored: Stored | None = None,
     encoding: str = "",
 ) -> Document:
-    """Read a file or stored content to its end, and check that it is text.  `encoding` is that of text other than
-    UTF-8; the default recognizes it if that is certain. Text other than UTF-8 in a file is appended to `copy`, unless
-    it is stored there. Raises LLMError with the type of a file or the position of a byte that is not text."""
+    """Read a file or stored content to its end, and check that it is text.  `encoding` is that of text other
+    than UTF-8; the default recognizes it if that is certain. Text other than UTF-8 in a file is appended to
+    `copy`, unless it is stored there. Raises LLMError with the type of a file or the position of a byte that
+    is not text."""
     given = encodings.codec_of(encoding) if encoding else ""
     first = given if encodings.is_seven_bit(given) else ""
     try:
@@ -191,7 +206,8 @@ def read_document(
 def _recognize(
     name: str, path: Path, copy: TextCopy, stored: Stored | None, error: NotTextError, on_read: OnRead
 ) -> str:
-    """Return the codec of a file that is not UTF-8. Raises LLMError if it is uncertain; `error` is that of UTF-8."""
+    """Return the codec of a file that is not UTF-8. Raises LLMError if it is uncertain; `error` is that of
+    UTF-8."""
     sample = bytearray()  # whole lines: no encoding but UTF-16 has bytes of line ends inside characters
     with _blocks(display_name(name), path, copy, stored) as (blocks, _):
         for block in blocks:
@@ -257,7 +273,9 @@ def _read_as(
 
         try:
             if encoding == "utf-8":
-                starts = ((block, start) for block in content() for start in range(0, len(block), CHECKED_BYTES))
+                starts = (
+                    (block, start) for block in content() for start in range(0, len(block), CHECKED_BYTES)
+                )
                 parts = (text.add(block[start : start + CHECKED_BYTES]) for block, start in starts)
                 for _ in _decode(name, parts, encoding, len(mark), program):
                     pass
@@ -271,19 +289,29 @@ def _read_as(
                 raise
             if isinstance(error, NotTextError) and stored and stored.is_in_archive:
                 advice = error.advice.partition(" first: ")[0]
-                raise NotTextError(error.problem, f"{advice} with iconv after unpacking the archive") from error
+                raise NotTextError(
+                    error.problem, f"{advice} with iconv after unpacking the archive"
+                ) from error
             if description := file_types.describe_binary(name, start[: file_types.START_BYTES], program):
                 raise LLMError(f"{name} {description}") from error
             raise
     return Document(
-        name, path, text.size, text.sha256.hexdigest(), offset, None if is_file and not copied else copy,
+        name,
+        path,
+        text.size,
+        text.sha256.hexdigest(),
+        offset,
+        None if is_file and not copied else copy,
         status.st_mtime_ns if is_file and status else 0,
         encoding=encodings.name_of(encoding) if encoding != "utf-8" and not mark else "",
-        file_bytes=status.st_size if is_file and status else text.size, characters=text.characters,
-    )  # fmt: skip
+        file_bytes=status.st_size if is_file and status else text.size,
+        characters=text.characters,
+    )
 
 
-def document_of_texts(name: str, path: Path, texts: Iterable[str], copy: TextCopy, separator: str = "\n\n") -> Document:
+def document_of_texts(
+    name: str, path: Path, texts: Iterable[str], copy: TextCopy, separator: str = "\n\n"
+) -> Document:
     """Make one document of the texts in a file, by default joined by blank lines, and appended to `copy`."""
     offset, text = copy.size, TextDigest(copy)
     try:
@@ -299,7 +327,10 @@ class TextDigest:
     """Size, characters and hash of UTF-8 text, which is appended to a copy if there is one."""
 
     def __init__(self, copy: TextCopy | None) -> None:
-        self._copy, self.sha256, self.size, self.characters = copy, hashlib.sha256(), 0, 0
+        self._copy = copy
+        self.sha256 = hashlib.sha256()
+        self.size = 0
+        self.characters = 0
 
     def add(self, data: bytes) -> bytes:
         self.sha256.update(data)
@@ -335,11 +366,16 @@ def _read(file: IO[bytes], size: int, name: str) -> bytes:
         raise reading_error(error, name) from error
 
 
-def _decode(name: str, blocks: Iterable[bytes], encoding: str, first: int = 0, program: str = "") -> Iterator[str]:
-    """Decode blocks, the first of which is at position `first` of the file. Raises NotTextError with the position."""
+def _decode(
+    name: str, blocks: Iterable[bytes], encoding: str, first: int = 0, program: str = ""
+) -> Iterator[str]:
+    """Decode blocks, the first of which is at position `first` of the file. Raises NotTextError with the
+    position."""
     decoder, read = codecs.getincrementaldecoder(encoding)(), first
     for block in itertools.chain(blocks, [b""]):
-        start = read - len(decoder.getstate()[0])  # position of the bytes to decode: a character may be unfinished
+        start = read - len(
+            decoder.getstate()[0]
+        )  # position of the bytes to decode: a character may be unfinished
         read += len(block)
         try:
             text = decoder.decode(block, final=not block)

@@ -1,12 +1,14 @@
 """The encoding of text that is not UTF-8: codecs by their names, and which of them fits some bytes.
 
-A wrong encoding turns a text into other characters without an error, so `recognize` names one only if the text then
-fits a language, and no other encoding gives a text that does: nearly all characters are letters of its alphabet or
-common punctuation, in scripts other than Latin many are its most frequent ones, and no capital stands inside a word.
+A wrong encoding turns a text into other characters without an error, so `recognize` names one only if the
+text then fits a language, and no other encoding gives a text that does: nearly all characters are letters of
+its alphabet or common punctuation, in scripts other than Latin many are its most frequent ones, and no
+capital stands inside a word.
 
-Of 200 texts each in 24 known languages and encodings, none was taken for another one, and of 4,000 in 20 others 2 were;
-most of the refused ones have too few such characters (tests/benchmarks/legacy_encodings.py). charset-normalizer took
-most Spanish, Dutch and Catalan texts for another encoding, as confidently as those that it got right.
+Of 200 texts each in 24 known languages and encodings, none was taken for another one, and of 4,000 in 20
+others 2 were; most of the refused ones have too few such characters (tests/benchmarks/legacy_encodings.py).
+charset-normalizer took most Spanish, Dutch and Catalan texts for another encoding, as confidently as those
+that it got right.
 """
 
 import codecs
@@ -17,14 +19,28 @@ from dataclasses import dataclass
 from llmcli.errors import usage
 
 _NAMES = {  # Python's codec -> name for users; each is the superset that web browsers use for that name, too
-    "cp932": "Shift_JIS", "euc_jp": "EUC-JP", "iso2022_jp_ext": "ISO-2022-JP", "gb18030": "GBK", "big5hkscs": "Big5",
-    "cp949": "EUC-KR", "cp1252": "Windows-1252", "cp1251": "Windows-1251", "koi8-r": "KOI8-R", "utf-16-le": "UTF-16LE",
+    "cp932": "Shift_JIS",
+    "euc_jp": "EUC-JP",
+    "iso2022_jp_ext": "ISO-2022-JP",
+    "gb18030": "GBK",
+    "big5hkscs": "Big5",
+    "cp949": "EUC-KR",
+    "cp1252": "Windows-1252",
+    "cp1251": "Windows-1251",
+    "koi8-r": "KOI8-R",
+    "utf-16-le": "UTF-16LE",
     "utf-16-be": "UTF-16BE",
-}  # fmt: skip
+}
 _SUPERSETS = {
-    "shift_jis": "cp932", "iso2022_jp": "iso2022_jp_ext", "gbk": "gb18030", "gb2312": "gb18030", "euc_kr": "cp949",
-    "big5": "big5hkscs", "cp950": "big5hkscs", "iso8859-1": "cp1252",
-}  # fmt: skip
+    "shift_jis": "cp932",
+    "iso2022_jp": "iso2022_jp_ext",
+    "gbk": "gb18030",
+    "gb2312": "gb18030",
+    "euc_kr": "cp949",
+    "big5": "big5hkscs",
+    "cp950": "big5hkscs",
+    "iso8859-1": "cp1252",
+}
 _SEVEN_BIT = ("iso2022", "hz", "utf-7")  # text in them is valid UTF-8 as well
 _ESCAPES = (b"\x1b$B", b"\x1b$@")  # ISO-2022-JP's switches to JIS X 0208
 _UTF16_UNITS = 32  # at least, to recognize UTF-16
@@ -45,8 +61,12 @@ class _Language:
 _HAN = "\u2010-\u266f\u3000-\u3020\u4e00-\u9fff\ufe30-\ufe4f\uff01-\uff5e"  # with symbols and punctuation
 _LANGUAGES = (
     _Language(("cp932", "euc_jp"), _HAN + "\u3041-\u30ff", "\u3041-\u3096", 0.1),
-    _Language(("gb18030",), _HAN, "的一是不了在人有我他这个们中来上大为和国地到以说时要就出会可用行数字", 0.08),
-    _Language(("big5hkscs",), _HAN, "的一是不了在人有我他這個們中來上大為和國地到以說時要就出會可用行數字", 0.08),
+    _Language(
+        ("gb18030",), _HAN, "的一是不了在人有我他这个们中来上大为和国地到以说时要就出会可用行数字", 0.08
+    ),
+    _Language(
+        ("big5hkscs",), _HAN, "的一是不了在人有我他這個們中來上大為和國地到以說時要就出會可用行數字", 0.08
+    ),
     _Language(("cp949",), _HAN + "\uac00-\ud7a3", "이다는의에을를가고하지은로한도사", 0.15),
     _Language(("cp1251", "koi8-r", "cp866"), "а-яё", "оеаинтсрвл", 0.45),  # Russian, Bulgarian
     _Language(("cp1251",), "а-яіїєґ", "оанивіртес", 0.45),  # Ukrainian
@@ -101,7 +121,8 @@ def is_iso2022_jp(start: bytes) -> bool:
 
 
 def utf16_codec(start: bytes) -> str:
-    """Return the codec of UTF-16 text without a byte-order mark that begins like this; "" for anything else."""
+    """Return the codec of UTF-16 text without a byte-order mark that begins like this; "" for anything
+    else."""
     units = len(start) // 2
     fitting = [codec for codec in ("utf-16-le", "utf-16-be") if _is_utf16(start[: 2 * units], codec)]
     return fitting[0] if len(fitting) == 1 and units >= _UTF16_UNITS else ""
@@ -149,9 +170,14 @@ def _fits(text: str, language: _Language) -> bool:
         misfits.append(f"(?<=[a-z{letters}])[{capitals}]")
     if "а" in language.frequent:  # Cyrillic
         misfits.append(f"(?<=[a-z])[{letters}]|[{letters}](?=[a-z])")
-    count = {name: len(re.findall(pattern, text)) for name, pattern in (
-        ("others", r"[^\x00-\x7f]"), ("punctuation", f"[{_PUNCTUATION}]"), ("misfits", "|".join(misfits)),
-        ("frequent", f"[{language.frequent}]"),
-    )}  # fmt: skip
+    count = {
+        name: len(re.findall(pattern, text))
+        for name, pattern in (
+            ("others", r"[^\x00-\x7f]"),
+            ("punctuation", f"[{_PUNCTUATION}]"),
+            ("misfits", "|".join(misfits)),
+            ("frequent", f"[{language.frequent}]"),
+        )
+    }
     is_usual = count["frequent"] >= language.share * (count["others"] - count["punctuation"])
     return is_usual and count["misfits"] <= _MISFITS * count["others"]

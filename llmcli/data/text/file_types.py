@@ -1,7 +1,7 @@
 """Types of files: formats that data/documents extracts text from, and others, with advice on how to do that.
 
-A file is recognized by the first bytes of its content and a ZIP container by the names of its members, not by the file
-name, except for text with markup.
+A file is recognized by the first bytes of its content and a ZIP container by the names of its members, not by
+the file name, except for text with markup.
 """
 
 import codecs
@@ -14,10 +14,13 @@ from pathlib import PurePath
 START_BYTES = 4096  # read from the beginning of a file
 COMPRESSION = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd"}  # suffix -> program
 _COMPRESSED = {  # first bytes -> program
-    re.compile(rb"\x1f\x8b"): "gzip", re.compile(rb"BZh[1-9](?:1AY&SY|\x17\x72\x45\x38\x50\x90)"): "bzip2",
+    re.compile(rb"\x1f\x8b"): "gzip",
+    re.compile(rb"BZh[1-9](?:1AY&SY|\x17\x72\x45\x38\x50\x90)"): "bzip2",
     re.compile(rb"\xfd7zXZ\0"): "xz",
-    re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18"): "zstd",  # a frame, or one to skip: pzstd begins with it
-}  # fmt: skip
+    re.compile(
+        rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18"
+    ): "zstd",  # a frame, or one to skip: pzstd begins with it
+}
 
 _GENERATED_DIRECTORIES = ("__pycache__", "node_modules", "__MACOSX")
 
@@ -53,27 +56,59 @@ _READABLE = (
     (TABLE, ((0, b"PAR1"), (0, b"ARROW1"), (0, b"\xff\xff\xff\xff"))),  # the last is a stream of Arrow
     (FileType("an RTF document", advice=_CONVERT, is_text=True), ((0, b"{\\rtf"),)),
 )
-_OTHERS: tuple[tuple[str, str, tuple[tuple[int, bytes], ...]], ...] = (  # (description, advice, (position, bytes), ...)
+_OTHERS: tuple[
+    tuple[str, str, tuple[tuple[int, bytes], ...]], ...
+] = (  # (description, advice, (position, bytes), ...)
     ("a DjVu document", "extract its text first: djvutxt {file} {text}", ((0, b"AT&TFORM"),)),
     ("a 7z archive", _UNPACK + "7z x -o{stem} {file}", ((0, b"7z\xbc\xaf\x27\x1c"),)),
     ("a RAR archive", _UNPACK + "unrar x {file} {stem}/", ((0, b"Rar!\x1a\x07"),)),
     ("compressed twice", "unpack it again: gzip -d {file}", ((0, b"\x1f\x8b"),)),
     ("compressed (lz4)", "unpack it first: lz4 -d {file}", ((0, b"\x04\x22\x4d\x18"),)),
-    ("an old Office document (.doc, .xls, .ppt)", _CONVERT,
-     ((0, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"),)),
+    ("an old Office document (.doc, .xls, .ppt)", _CONVERT, ((0, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"),)),
     ("an SQLite database", _DATA + ": sqlite3 {file} 'SELECT ...' > {text}", ((0, b"SQLite format 3\0"),)),
-    ("a model", "to fine-tune a model on a text: llm train TEXT --from {file}; to inspect it: llm inspect {file}",
-     ((0, b"GGUF"), (4, b"\0\0\0\0{"))),  # safetensors: eight bytes with the length of the header, then JSON
-    ("binary data (NumPy, HDF5 or Python pickle)", _DATA,
-     ((0, b"\x93NUMPY"), (0, b"\x89HDF"), *((0, b"\x80" + bytes([i])) for i in range(2, 6)))),
-    ("an image", "extract its text first, by OCR: tesseract {file} {stem}",
-     ((0, b"\x89PNG"), (0, b"\xff\xd8\xff"), (0, b"GIF8"), (0, b"II*\0"), (0, b"MM\0*"), (8, b"WEBP"), (0, b"BM"))),
-    ("a recording or video", "transcribe it first",
-     ((0, b"ID3"), (0, b"\xff\xfb"), (0, b"OggS"), (0, b"fLaC"), (8, b"WAVE"), (8, b"AVI "), (4, b"ftyp"),
-      (0, b"\x1aE\xdf\xa3"))),
-    ("an executable", "name a text file, or a directory of text files",
-     ((0, b"\x7fELF"), (0, b"\xcf\xfa\xed\xfe"), (0, b"\xca\xfe\xba\xbe"), (0, b"\0asm"), (0, b"MZ"))),
-)  # fmt: skip
+    (
+        "a model",
+        "to fine-tune a model on a text: llm train TEXT --from {file}; to inspect it: llm inspect {file}",
+        ((0, b"GGUF"), (4, b"\0\0\0\0{")),
+    ),  # safetensors: eight bytes with the length of the header, then JSON
+    (
+        "binary data (NumPy, HDF5 or Python pickle)",
+        _DATA,
+        ((0, b"\x93NUMPY"), (0, b"\x89HDF"), *((0, b"\x80" + bytes([i])) for i in range(2, 6))),
+    ),
+    (
+        "an image",
+        "extract its text first, by OCR: tesseract {file} {stem}",
+        (
+            (0, b"\x89PNG"),
+            (0, b"\xff\xd8\xff"),
+            (0, b"GIF8"),
+            (0, b"II*\0"),
+            (0, b"MM\0*"),
+            (8, b"WEBP"),
+            (0, b"BM"),
+        ),
+    ),
+    (
+        "a recording or video",
+        "transcribe it first",
+        (
+            (0, b"ID3"),
+            (0, b"\xff\xfb"),
+            (0, b"OggS"),
+            (0, b"fLaC"),
+            (8, b"WAVE"),
+            (8, b"AVI "),
+            (4, b"ftyp"),
+            (0, b"\x1aE\xdf\xa3"),
+        ),
+    ),
+    (
+        "an executable",
+        "name a text file, or a directory of text files",
+        ((0, b"\x7fELF"), (0, b"\xcf\xfa\xed\xfe"), (0, b"\xca\xfe\xba\xbe"), (0, b"\0asm"), (0, b"MZ")),
+    ),
+)
 ZIP = FileType("a ZIP archive", "archives")
 _ZIP_TYPES = (  # (type, name of a member, or media type)
     (FileType("an EPUB book", "epub"), "META-INF/container.xml"),
@@ -81,19 +116,25 @@ _ZIP_TYPES = (  # (type, name of a member, or media type)
     (FileType("an OpenDocument text", "office"), "application/vnd.oasis.opendocument.text"),
     (FileType("a presentation", "office"), "ppt/presentation.xml"),
     (
-        FileType("a presentation", advice="save it as PPTX first: soffice --headless --convert-to pptx {file}"),
+        FileType(
+            "a presentation", advice="save it as PPTX first: soffice --headless --convert-to pptx {file}"
+        ),
         "application/vnd.oasis.opendocument.presentation",
     ),
     (FileType("a spreadsheet", advice=_CSV), "xl/workbook.xml"),
     (FileType("a spreadsheet", advice=_CSV), "application/vnd.oasis.opendocument.spreadsheet"),
 )
-_PYTORCH = FileType("a PyTorch model", advice="convert it to safetensors first, with the program that wrote it")
+_PYTORCH = FileType(
+    "a PyTorch model", advice="convert it to safetensors first, with the program that wrote it"
+)
 _PAGE = FileType("an HTML page", "html", is_text=True)
 _NOTEBOOK = FileType("a notebook", "notebook", is_text=True)
 _MAILBOX = FileType("a mailbox", "mail", is_text=True, is_collection=True)
 _MESSAGE = FileType("an e-mail", "mail", is_text=True)
 _SAVED_PAGE = FileType("a saved web page", "mail", is_text=True)
-COLLECTION_KINDS = {known.kind for known in (_MAILBOX, *(known for known, _ in _READABLE)) if known.is_collection}
+COLLECTION_KINDS = {
+    known.kind for known in (_MAILBOX, *(known for known, _ in _READABLE)) if known.is_collection
+}
 TEXT_KINDS = {known.kind for known in (_PAGE, _NOTEBOOK, _MAILBOX, _MESSAGE, _SAVED_PAGE)}
 _XML_DECLARATION, _COMMENT = re.compile(r"\s*(?:<\?xml[^>]*>\s*)?", re.I), re.compile(r"<!--.*?-->\s*", re.S)
 _FIRST_TAG = re.compile(r"<(?:!doctype html|html|head|body)\b", re.I)
@@ -117,7 +158,8 @@ def recognize(name: str, start: bytes) -> FileType | None:
 
 
 def recognize_zip(members: Sequence[str], media_type: str) -> FileType:
-    """Return the type of a ZIP archive by the names of its members and the content of the member `mimetype`."""
+    """Return the type of a ZIP archive by the names of its members and the content of the member
+    `mimetype`."""
     names = {*members, media_type.removesuffix("-template")}
     if any(name.endswith("/data.pkl") for name in members):
         return _PYTORCH
@@ -149,8 +191,8 @@ def _readable_text(name: str, start: bytes) -> FileType | None:
 
 
 def describe_binary(name: str, start: bytes, program: str = "") -> str | None:
-    """Describe the type of a file that is not text, and how to extract its text, in one line that follows its name;
-    None if unknown.
+    """Describe the type of a file that is not text, and how to extract its text, in one line that follows its
+    name; None if unknown.
 
     `start` are its first bytes, decompressed by `program` ("gzip", "zstd", ... or "").
 
@@ -180,7 +222,8 @@ def describe(name: str, known: FileType, program: str = "") -> str:
 
 
 def is_hidden(parts: Iterable[str]) -> bool:
-    """Return whether a path in a directory or archive is hidden or generated, and so left out unless it is named."""
+    """Return whether a path in a directory or archive is hidden or generated, and so left out unless it is
+    named."""
     return any(part.startswith(".") or part in _GENERATED_DIRECTORIES for part in parts)
 
 
@@ -189,7 +232,8 @@ def unpacked_name(file: str) -> str:
 
 
 def through(command: str, name: str, output: str, program: str | None = None) -> str:
-    """Return the shell line that pipes a file through a command, decompressed by `program` (default: by the suffix).
+    """Return the shell line that pipes a file through a command, decompressed by `program` (default: by the
+    suffix).
 
     >>> through("head -n 9", "my book.zst", "part.txt")
     "zstd -dc 'my book.zst' | head -n 9 > part.txt"

@@ -1,6 +1,8 @@
-"""Records in a JSON file with their line numbers: one per line (JSON Lines), in an array, or one after the other.
+"""Records in a JSON file with their line numbers: one per line (JSON Lines), in an array, or one after the
+other.
 
-Stricter than Python's parser: a repeated key in an object is an error. Numbers of any length are read as floats.
+Stricter than Python's parser: a repeated key in an object is an error. Numbers of any length are read as
+floats.
 """
 
 import json
@@ -14,10 +16,13 @@ from llmcli.errors import LLMError, brief
 
 _SPACE = re.compile(r"[ \t\n\r]*")  # what JSON allows between values; Python's str.strip removes more
 MAX_RECORD = 64_000_000  # characters, which are in memory at once
-# a value takes a hundred bytes of memory, also if it has two in the file: a record of over a million characters ...
+# a value takes a hundred bytes of memory, also if it has two in the file: a record of over a million
+# characters ...
 _CHECKED_RECORD, _MAX_VALUES = 1_000_000, 1_000_000  # ... may have at most this many
 _PIECES = 4  # of text that are read at once, 1 MiB each
-_LONGEST_WORD = 16  # characters that a number, a word or an escape may have before it is an error where it begins
+_LONGEST_WORD = (
+    16  # characters that a number, a word or an escape may have before it is an error where it begins
+)
 
 
 class InvalidJSONError(LLMError):
@@ -32,7 +37,8 @@ class _JSONError(Exception):
 
 
 def records_of_lines(name: str, lines: Iterable[str]) -> Iterator[tuple[int, object]]:
-    """Yield (line number from 1, value) for each nonblank line. Raises LLMError for a line that is not JSON."""
+    """Yield (line number from 1, value) for each nonblank line. Raises LLMError for a line that is not
+    JSON."""
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -49,18 +55,20 @@ def records_of_lines(name: str, lines: Iterable[str]) -> Iterator[tuple[int, obj
 
 
 def records_of_text(name: str, pieces: Iterable[str]) -> Iterator[tuple[int, object]]:
-    """Yield (line number, value) of each element of an array, or of each value, in a text that comes in pieces. Raises
-    LLMError unless it is JSON."""
+    """Yield (line number, value) of each element of an array, or of each value, in a text that comes in
+    pieces. Raises LLMError unless it is JSON."""
     text = _Values(name, pieces)
     try:
         yield from _array(text) if text.character() == "[" else _values(text)
     except _JSONError as error:
-        raise InvalidJSONError(f"{name} line {text.line(error.position):,}: invalid JSON ({error})") from error
+        raise InvalidJSONError(
+            f"{name} line {text.line(error.position):,}: invalid JSON ({error})"
+        ) from error
 
 
 def wrapped_records(value: object) -> list[object]:
-    """Return the records of a document that wraps them: {"data": [...]}, or the questions of SQuAD, where each has a
-    context and possible answers (Rajpurkar et al. 2016); [] for any other value.
+    """Return the records of a document that wraps them: {"data": [...]}, or the questions of SQuAD, where
+    each has a context and possible answers (Rajpurkar et al. 2016); [] for any other value.
 
     >>> wrapped_records({"version": 1, "data": [{"text": "a"}]})
     [{'text': 'a'}]
@@ -81,7 +89,11 @@ def _squad_questions(article: dict[str, object]) -> Iterator[dict[str, object]]:
             answers = question.get("answers")
             first = answers[0] if isinstance(answers, list) and answers else None
             answer = first.get("text") if _is_object(first) else ""  # no answer is in the context
-            yield {"instruction": question.get("question"), "context": paragraph.get("context"), "response": answer}
+            yield {
+                "instruction": question.get("question"),
+                "context": paragraph.get("context"),
+                "response": answer,
+            }
 
 
 def _is_object(value: object) -> TypeGuard[dict[str, Any]]:
@@ -176,7 +188,9 @@ def _check_size(source: str, record: str) -> None:
         problem = f"{_MAX_VALUES:,} values"
     else:
         return
-    raise LLMError(f"{source}: a record of over {problem}; wanted smaller records, or `plain` to read it as plain text")
+    raise LLMError(
+        f"{source}: a record of over {problem}; wanted smaller records, or `plain` to read it as plain text"
+    )
 
 
 def _check_end(text: str, end: int, what: str) -> None:

@@ -8,7 +8,8 @@ LineKind = Literal["list", "log"]
 MIN_LINES = 20  # that are not empty
 MOST = 0.9  # share of the lines that must be alike
 MAX_ITEM = 40  # characters in an item of a list
-# "2026-01-31", "31.1.2026", "12:00:06", "Jan 31 12:00", possibly in brackets, or a web server's "::1 - - [31/Jan/2026"
+# "2026-01-31", "31.1.2026", "12:00:06", "Jan 31 12:00", possibly in brackets, or a web server's "::1 - -
+# [31/Jan/2026"
 _TIME = re.compile(
     r"\W?(\d{4}[-/.]\d\d?[-/.]\d\d?|\d\d?[-/.]\d\d?[-/.]\d{4}|\d\d?:\d\d:\d\d|[A-Z][a-z]{2} [ \d]\d \d\d:\d\d)"
     r"|\S+ \S+ \S+ \[\d\d/[A-Z][a-z]{2}/\d{4}"
@@ -17,8 +18,8 @@ _SENTENCE_END = (".", "!", "?", ",", ";", ":", "。", "！", "？", "、")
 
 
 def line_kind(text: str) -> LineKind | None:
-    """Return what most lines of a text are, if it has enough: entries with a time, or short items that differ and that
-    are no sentences.
+    """Return what most lines of a text are, if it has enough: entries with a time, or short items that differ
+    and that are no sentences.
 
     >>> line_kind("".join(f"12:00:{second} GET /\\n" for second in range(10, 60)))
     'log'

@@ -1,10 +1,11 @@
 """Near-duplicate documents: versions of a file, copies with small changes, a log and its beginning.
 
-The beginning of each document is reduced to a sketch: the smallest hashes of all its strings of SHINGLE_BYTES bytes
-(bottom-k, Broder 1997, "On the resemblance and containment of documents"). Two documents are near-duplicates if one
-contains most of the other's strings, which sketches detect for lengths that differ by a factor of up to about 8. The
-ends of long documents are compared in the same way, since a list of changes grows at its beginning. Spaces, line ends
-and ASCII punctuation are left out, because they differ between formats of one document.
+The beginning of each document is reduced to a sketch: the smallest hashes of all its strings of SHINGLE_BYTES
+bytes (bottom-k, Broder 1997, "On the resemblance and containment of documents"). Two documents are
+near-duplicates if one contains most of the other's strings, which sketches detect for lengths that differ by
+a factor of up to about 8. The ends of long documents are compared in the same way, since a list of changes
+grows at its beginning. Spaces, line ends and ASCII punctuation are left out, because they differ between
+formats of one document.
 """
 
 import string
@@ -52,13 +53,16 @@ def near_duplicates(documents: Sequence[Document]) -> list[list[int]]:
 
 
 def largest_group(documents: Sequence[Document]) -> int:
-    """Return the largest number of documents that are near-duplicates, such as versions of one text; 1 if none are."""
+    """Return the largest number of documents that are near-duplicates, such as versions of one text; 1 if
+    none are."""
     return max(map(len, near_duplicates(documents)), default=1)
 
 
 def sketch(data: bytes) -> Sketch:
     values = _hashes(data.translate(None, LEFT_OUT).ljust(SHINGLE_BYTES, b"\0"))
-    smallest = np.partition(values, 4 * SKETCH_SIZE)[: 4 * SKETCH_SIZE] if len(values) > 4 * SKETCH_SIZE else values
+    smallest = (
+        np.partition(values, 4 * SKETCH_SIZE)[: 4 * SKETCH_SIZE] if len(values) > 4 * SKETCH_SIZE else values
+    )
     hashes = np.unique(smallest)
     if len(hashes) < SKETCH_SIZE:  # much of the text is repeated
         hashes = np.unique(values)
@@ -74,7 +78,8 @@ def _hashes(data: bytes) -> NDArray[np.uint64]:
 
 
 def _similar(sketches: Sequence[Sketch]) -> Iterator[tuple[int, int]]:
-    """Find pairs of near-duplicates in linear time: documents with the same hash are compared with NEIGHBORS others."""
+    """Find pairs of near-duplicates in linear time: documents with the same hash are compared with NEIGHBORS
+    others."""
     hashes = np.concatenate([*sketches, np.empty(0, np.uint64)])
     owners = np.repeat(np.arange(len(sketches)), [len(sketch) for sketch in sketches])
     order = np.lexsort((owners, hashes))

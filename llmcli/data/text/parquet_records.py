@@ -1,5 +1,5 @@
-"""Records in Parquet and Arrow files, read and written row by row. Only this module imports pyarrow, an optional
-dependency.
+"""Records in Parquet and Arrow files, read and written row by row. Only this module imports pyarrow, an
+optional dependency.
 
 A file is read in the process with limits (data/documents/worker.py).
 """
@@ -12,18 +12,22 @@ from typing import IO, Any, TypeAlias
 from llmcli.errors import LLMError, missing_extra
 
 _BATCH_ROWS = 128  # held in memory at once
-_BUFFER_BYTES = 1 << 20  # of a column that are read at once; otherwise pyarrow reads that of a whole row group
+_BUFFER_BYTES = (
+    1 << 20
+)  # of a column that are read at once; otherwise pyarrow reads that of a whole row group
 _GROUP_ROWS, _GROUP_CHARACTERS = 1024, 16_000_000  # in a row group that is written
 
 PARQUET, ARROW_FILE = b"PAR1", b"ARRO"  # the first bytes of a table; a stream of Arrow begins otherwise
 _Batches: TypeAlias = Callable[[list[str]], Iterable[Any]]  # columns -> pyarrow's record batches of them
-Rows: TypeAlias = Callable[[Container[str]], Iterator[dict[str, Any]]]  # names of columns -> records with these columns
+Rows: TypeAlias = Callable[
+    [Container[str]], Iterator[dict[str, Any]]
+]  # names of columns -> records with these columns
 
 
 @contextlib.contextmanager
 def open_table(name: str, table: IO[bytes]) -> Iterator[tuple[list[str], Rows]]:
-    """Yield (columns of a table, function that reads rows), in one thread and with little memory beside a page of each
-    column. Raises LLMError, also later, if the file is damaged."""
+    """Yield (columns of a table, function that reads rows), in one thread and with little memory beside a
+    page of each column. Raises LLMError, also later, if the file is damaged."""
     try:
         import pyarrow
         import pyarrow.ipc

@@ -1,13 +1,14 @@
-"""Passages of the training text that also occur in the held-out text: a chapter in the book beside it, for example.
+"""Passages of the training text that also occur in the held-out text: a chapter in the book beside it, for
+example.
 
-Every STRIDE characters, a string of LENGTH characters of the held-out text is searched for at all positions of the
-training text, so every common passage of LENGTH + STRIDE - 1 characters is found, and none shorter than LENGTH. Spaces,
-line ends, punctuation, capital letters and accents do not count: they differ between formats of one text. (An accented
-letter may be one character or two.)
+Every STRIDE characters, a string of LENGTH characters of the held-out text is searched for at all positions
+of the training text, so every common passage of LENGTH + STRIDE - 1 characters is found, and none shorter
+than LENGTH. Spaces, line ends, punctuation, capital letters and accents do not count: they differ between
+formats of one text. (An accented letter may be one character or two.)
 
-A string that occurs in more than COPIES places of the training text is no copy of the held-out text. It is how such
-texts are written: a license, a form letter, a log. If there is more of this than of copies, the text repeats itself,
-and nothing is left out.
+A string that occurs in more than COPIES places of the training text is no copy of the held-out text. It is
+how such texts are written: a license, a form letter, a log. If there is more of this than of copies, the text
+repeats itself, and nothing is left out.
 """
 
 import itertools
@@ -31,8 +32,21 @@ MAX_LEFT_OUT = 0.5  # share of the training text; if more of it repeats held-out
 MIN_PIECE = 8  # shortest training text beside a passage, in bytes per character of the stride
 _TABLE_BITS = 5  # slots per string, as a power of 2: few hash collisions
 _NOT_COUNTED = (  # categories of characters: controls, accents, punctuation, spaces
-    "Cc", "Cf", "Me", "Mn", "Pc", "Pd", "Pe", "Pf", "Pi", "Po", "Ps", "Zl", "Zp", "Zs",
-)  # fmt: skip
+    "Cc",
+    "Cf",
+    "Me",
+    "Mn",
+    "Pc",
+    "Pd",
+    "Pe",
+    "Pf",
+    "Pi",
+    "Po",
+    "Ps",
+    "Zl",
+    "Zp",
+    "Zs",
+)
 _LATER_JAMO = range(0x1160, 0x1200)  # vowels and final consonants of a decomposed Korean syllable
 _IS_FIRST = bytes(byte & 0xC0 != 0x80 for byte in range(256))  # whether a byte begins a character
 
@@ -49,8 +63,8 @@ class Repetitions:
 def find_repetitions(
     training: Corpus, held_out: Corpus, *, versions: int = 1, keeps_training: bool = False
 ) -> Repetitions:
-    """Search the training text for passages of the held-out text, and leave them out unless it `keeps_training`. The
-    corpus has up to so many `versions` of a text."""
+    """Search the training text for passages of the held-out text, and leave them out unless it
+    `keeps_training`. The corpus has up to so many `versions` of a text."""
     strings = _Strings(held_out)
     counts = np.zeros(len(strings.hashes), np.int64)
     for part in training.contents:
@@ -60,19 +74,24 @@ def find_repetitions(
     copied, common = (int(strings.occurrences[kind].sum()) for kind in (is_copied, is_common))
     rest = training
     if copied > common and not keeps_training:
-        pieces = (_without(part, strings, is_copied, MIN_PIECE * strings.stride) for part in training.contents)
+        pieces = (
+            _without(part, strings, is_copied, MIN_PIECE * strings.stride) for part in training.contents
+        )
         rest = Corpus(tuple(itertools.chain.from_iterable(pieces)))
         if rest.text_bytes < (1 - MAX_LEFT_OUT) * training.text_bytes:
             rest = training
     known = common if rest is not training else copied + common
-    return Repetitions(rest, training.text_bytes - rest.text_bytes, known / max(1, int(strings.occurrences.sum())))
+    return Repetitions(
+        rest, training.text_bytes - rest.text_bytes, known / max(1, int(strings.occurrences.sum()))
+    )
 
 
 def find_in_texts(
     held_out: Corpus, texts: Iterable[str], *, versions: int = 1, keeps_training: bool = False
 ) -> tuple[set[int], float]:
-    """Search texts to train on, such as conversations, for passages of the held-out text, as `find_repetitions` does.
-    Returns (indices of the texts to leave out, share of the held-out text that occurs in the others)."""
+    """Search texts to train on, such as conversations, for passages of the held-out text, as
+    `find_repetitions` does. Returns (indices of the texts to leave out, share of the held-out text that
+    occurs in the others)."""
     strings, nothing = _Strings(held_out), np.empty(0, np.intp)
     found = [
         np.unique(strings.find(string_hashes(_compared(text), LENGTH))[1]) if len(text) >= LENGTH else nothing
@@ -114,12 +133,15 @@ class _Strings:
 
 
 def _without(part: Part, strings: _Strings, is_copied: NDArray[np.bool_], min_piece: int) -> Iterator[Part]:
-    """Yield the pieces of a part between the strings that are copied, but none shorter than `min_piece` bytes."""
+    """Yield the pieces of a part between the strings that are copied, but none shorter than `min_piece`
+    bytes."""
     start, is_whole = part.start, True
     for hashes, positions in _blocks(part):
         places, indices = strings.find(hashes)
         places = places[is_copied[indices]]
-        for first, end in zip(positions[places].tolist(), (positions[places + LENGTH - 1] + 1).tolist(), strict=True):
+        for first, end in zip(
+            positions[places].tolist(), (positions[places + LENGTH - 1] + 1).tolist(), strict=True
+        ):
             if first - start >= min_piece:
                 yield Part(part.document, start, first)
             start, is_whole = end, False
@@ -129,8 +151,8 @@ def _without(part: Part, strings: _Strings, is_copied: NDArray[np.bool_], min_pi
 
 @cache
 def _table() -> NDArray[np.uint32]:
-    """Return what each character is compared as, by code point: the first character of its decomposition without case,
-    or 0 if it does not count."""
+    """Return what each character is compared as, by code point: the first character of its decomposition
+    without case, or 0 if it does not count."""
     table = np.arange(sys.maxunicode + 1, dtype=np.uint32)
     for code in range(1 << 16):  # few letters with case or punctuation are above
         character = unicodedata.normalize("NFKD", chr(code))[0]
@@ -148,8 +170,8 @@ def _compared(text: str) -> NDArray[np.uint32]:
 
 
 def _blocks(part: Part) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.int64]]]:
-    """Yield (hashes [N] of the strings of LENGTH characters from each character on, positions [N + LENGTH - 1] of these
-    characters in the document) of successive blocks."""
+    """Yield (hashes [N] of the strings of LENGTH characters from each character on, positions [N + LENGTH -
+    1] of these characters in the document) of successive blocks."""
     characters, positions, start = np.empty(0, np.uint32), np.empty(0, np.int64), part.start
     for piece in part.text():
         data = piece.encode("utf-8")

@@ -1,10 +1,11 @@
 """The split of a corpus into training text and held-out text.
 
-The end of each long document is held out. Short documents are held out as a whole, chosen by a hash of their names,
-with near-duplicates on the same side. The split therefore does not depend on the location or order of the files.
+The end of each long document is held out. Short documents are held out as a whole, chosen by a hash of their
+names, with near-duplicates on the same side. The split therefore does not depend on the location or order of
+the files.
 
-Near-duplicates that are too large to be held out are all trained on. If they make up most of the corpus, the end of the
-longest one is held out.
+Near-duplicates that are too large to be held out are all trained on. If they make up most of the corpus, the
+end of the longest one is held out.
 
 What the training text has in common with the held-out text is found afterwards (repetitions.py).
 """
@@ -48,7 +49,8 @@ def split(corpus: Corpus, share: float) -> CorpusSplit:
 
 
 def _groups(corpus: Corpus) -> list[list[int]]:
-    """Return groups of near-duplicates (indices) in a pseudorandom order that does not depend on the order of names."""
+    """Return groups of near-duplicates (indices) in a pseudorandom order that does not depend on the order of
+    names."""
     keys = [
         (hashlib.sha256(document.relative_name.encode("utf-8")).digest(), document.sha256)
         for document in corpus.documents
@@ -58,9 +60,14 @@ def _groups(corpus: Corpus) -> list[list[int]]:
 
 
 def _cut(
-    corpus: Corpus, share: float, whole: Collection[int], long: Collection[int], families: Sequence[Sequence[int]]
+    corpus: Corpus,
+    share: float,
+    whole: Collection[int],
+    long: Collection[int],
+    families: Sequence[Sequence[int]],
 ) -> CorpusSplit:
-    """Hold out the documents `whole` and the ends of `long` ones; `families` are large groups of near-duplicates."""
+    """Hold out the documents `whole` and the ends of `long` ones; `families` are large groups of
+    near-duplicates."""
     sizes = [part.text_bytes for part in corpus.contents]
     ends = {index: round(share * size) for index, size in enumerate(sizes)}
     held_out_bytes = {index: sizes[index] for index in whole} | {index: ends[index] for index in long}
@@ -73,7 +80,9 @@ def _cut(
         middle = part.end - held_out_bytes.get(index, 0)
         training.append(Part(part.document, part.start, middle))
         held_out.append(Part(part.document, middle, part.end))
-    kept, validation = (Corpus(tuple(part for part in parts if part.text_bytes)) for parts in (training, held_out))
+    kept, validation = (
+        Corpus(tuple(part for part in parts if part.text_bytes)) for parts in (training, held_out)
+    )
     if not validation.contents:
         return CorpusSplit(kept, validation, "")
     rule = _rule(corpus, share, whole, held_out_bytes.keys() - {*whole})

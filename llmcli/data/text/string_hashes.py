@@ -10,10 +10,11 @@ _CHUNK = 1 << 16  # values at a time: they stay in the processor's cache
 
 
 def string_hashes(values: NDArray[np.unsignedinteger], length: int) -> NDArray[np.uint64]:
-    """Return the hash of the string of `length` values (bytes or code points) at each position, [N - length + 1].
+    """Return the hash of the string of `length` values (bytes or code points) at each position, [N - length +
+    1].
 
-    It is a polynomial modulo 2**64, as the difference of two prefix sums, so its upper bits are better mixed than its
-    lower ones. `length` is at most some thousands.
+    It is a polynomial modulo 2**64, as the difference of two prefix sums, so its upper bits are better mixed
+    than its lower ones. `length` is at most some thousands.
     """
     count = max(0, len(values) - length + 1)
     hashes, step = np.empty(count, np.uint64), _CHUNK - length + 1

@@ -22,7 +22,8 @@ def unescaped(template: str) -> str:
 
 
 def columns_of(template: str) -> tuple[str, ...]:
-    """Return the columns that a template names, in order. Raises LLMError if there are none, or for a single brace.
+    """Return the columns that a template names, in order. Raises LLMError if there are none, or for a single
+    brace.
 
     >>> columns_of("{title}: {{{body}}} {title}")
     ('title', 'body')

@@ -43,7 +43,8 @@ def _temporary_directory() -> str:
 
 
 def check_temporary_space(name: str, program: str, size: int) -> None:
-    """Raise TemporaryFileError if there is no space for `size` bytes, the content of a file compressed by `program`."""
+    """Raise TemporaryFileError if there is no space for `size` bytes, the content of a file compressed by
+    `program`."""
     directory = _temporary_directory()
     try:
         free = shutil.disk_usage(directory).free
@@ -58,7 +59,8 @@ def check_temporary_space(name: str, program: str, size: int) -> None:
 
 
 def spooled(blocks: Iterable[bytes]) -> IO[bytes]:
-    """Store blocks in memory or, if they are large, in a temporary file. Returns the file, at its beginning."""
+    """Store blocks in memory or, if they are large, in a temporary file. Returns the file, at its
+    beginning."""
     file: IO[bytes] = io.BytesIO()
     for block in blocks:
         if isinstance(file, io.BytesIO) and file.tell() + len(block) > _SPOOLED_BYTES:
@@ -71,8 +73,8 @@ def spooled(blocks: Iterable[bytes]) -> IO[bytes]:
 
 
 class TextCopy:
-    """The UTF-8 text of several documents in one temporary file, which the system deletes with this object or the
-    process, even if the process is killed. The first `append` creates it."""
+    """The UTF-8 text of several documents in one temporary file, which the system deletes with this object or
+    the process, even if the process is killed. The first `append` creates it."""
 
     def __init__(self) -> None:
         self._file: IO[bytes] | None = None

@@ -1,4 +1,5 @@
-"""Word boundaries: the characters that form words, and where a long text may be cut without changing its token ids."""
+"""Word boundaries: the characters that form words, and where a long text may be cut without changing its
+token ids."""
 
 import re
 import unicodedata
@@ -10,19 +11,23 @@ WORD_END = re.compile(r"(?<=\S)[ \n]")
 WORD_OR_LINE_END = re.compile(r"(?<=\S) |(?<=\n)(?=\S)")
 _BLOCKS = {  # class -> ranges of Unicode code points; the first class with a matching range wins
     "han": [
-        ("\u3005", "\u3007"), ("\u3400", "\u4dbf"), ("\u4e00", "\u9fff"), ("\uf900", "\ufaff"),
+        ("\u3005", "\u3007"),
+        ("\u3400", "\u4dbf"),
+        ("\u4e00", "\u9fff"),
+        ("\uf900", "\ufaff"),
         ("\U00020000", "\U0003ffff"),
     ],
     "hiragana": [("\u3041", "\u309f")],
     "katakana": [("\u30a1", "\u30fa"), ("\u30fc", "\u30ff"), ("\u31f0", "\u31ff"), ("\uff66", "\uff9f")],
-}  # fmt: skip
+}
 
 
 def pieces(
     texts: Iterable[str], boundary: re.Pattern[str] = WORD_END, size: int = SEARCHED_CHARACTERS
 ) -> Iterator[str]:
-    """Cut text into pieces of about `size` characters at matches of `boundary`, where a word ends in any case: the
-    pieces are encoded as the whole text is. In 2 * SEARCHED_CHARACTERS without a match the cut is arbitrary."""
+    """Cut text into pieces of about `size` characters at matches of `boundary`, where a word ends in any
+    case: the pieces are encoded as the whole text is. In 2 * SEARCHED_CHARACTERS without a match the cut is
+    arbitrary."""
     longest = 2 * SEARCHED_CHARACTERS
     rest = ""
     for text in texts:
@@ -43,8 +48,8 @@ def pieces(
 
 
 def character_class(c: str) -> str:
-    """Return the class of a character: a word is a run of characters of one class; each character of class "single" is
-    a word.
+    """Return the class of a character: a word is a run of characters of one class; each character of class
+    "single" is a word.
 
     >>> [character_class(c) for c in "a7_漢ひカ!"]
     ['letters', 'letters', 'letters', 'han', 'hiragana', 'katakana', 'single']
@@ -56,10 +61,11 @@ def character_class(c: str) -> str:
 
 
 def begins_with_letter(data: bytes) -> bool:
-    """Return whether UTF-8 begins with a letter, digit or combining mark of a script that separates words by spaces.
+    """Return whether UTF-8 begins with a letter, digit or combining mark of a script that separates words by
+    spaces.
 
-    An incomplete character is classified by its first byte: nearly all two-byte characters are letters (accented Latin,
-    Greek, Cyrillic, Hebrew, Arabic); longer characters do not count as letters.
+    An incomplete character is classified by its first byte: nearly all two-byte characters are letters
+    (accented Latin, Greek, Cyrillic, Hebrew, Arabic); longer characters do not count as letters.
 
     >>> [begins_with_letter(data) for data in (b"s", b" s", "é".encode(), b"\\xd0", "漢".encode(), b"\\xe6", b"")]
     [True, False, True, True, False, False, False]

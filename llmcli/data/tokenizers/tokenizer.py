@@ -1,8 +1,8 @@
 """The tokenizer: trained on the corpus, stored in the model file, and lossless for any text.
 
-It wraps the `tokenizers` library and stores its tokenizer.json. In addition, user text never becomes a control token,
-the bytes of every token are known (decoding is exact and can be streamed), and long text is encoded in pieces of
-bounded memory.
+It wraps the `tokenizers` library and stores its tokenizer.json. In addition, user text never becomes a
+control token, the bytes of every token are known (decoding is exact and can be streamed), and long text is
+encoded in pieces of bounded memory.
 """
 
 from __future__ import annotations
@@ -38,15 +38,21 @@ if TYPE_CHECKING:
 END_OF_TEXT = "<|endoftext|>"  # GPT-2's name for the end of a document
 IM_START, IM_END = "<|im_start|>", "<|im_end|>"  # ChatML's names for the beginning and the end of a turn
 # control tokens of tokenizers trained here, from id 0 on; the last two are spare, with names from Llama 3
-CONTROL_TOKENS = (END_OF_TEXT, IM_START, IM_END, "<|reserved_special_token_0|>", "<|reserved_special_token_1|>")
+CONTROL_TOKENS = (
+    END_OF_TEXT,
+    IM_START,
+    IM_END,
+    "<|reserved_special_token_0|>",
+    "<|reserved_special_token_1|>",
+)
 # names of the end-of-text token, in order of preference
 _EOS_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>")
 MAX_TAIL = 200  # characters searched for the last word of a prompt
 MAX_TOKEN_BYTES = 63  # longer tokens are boilerplate, and would leave a short text with too few tokens
 MAX_TRAINING_WORD = 256  # characters of a pre-token in training
 BATCH_CHARACTERS = 1 << 19  # per call of the library; its Encoding takes about 200 bytes per token
-# Characters that the library encodes at a time: its allocations stay in the processor's cache. With 65,536 it takes a
-# third longer (LOG.md, "10 GB of text").
+# Characters that the library encodes at a time: its allocations stay in the processor's cache. With 65,536 it
+# takes a third longer (LOG.md, "10 GB of text").
 PIECE_CHARACTERS = 2048
 # bytes that hardly occur in text: control characters, and first bytes of unassigned code points
 RARE_BYTES = {*range(9), 11, 12, *range(14, 32), 127, 0xC0, 0xC1, *range(0xF1, 0x100)}
@@ -57,10 +63,16 @@ class Tokenizer:
     """A vocabulary with its merges and pre-tokenizer; `to_json()` is the text of a tokenizer.json."""
 
     def __init__(
-        self, inner: tokenizers.Tokenizer, bos_token: str | None = None, prefix_space: str = "",
-        eos_ids: Iterable[int] = (), seen_bytes: bytes | None = None,
-    ) -> None:  # fmt: skip
-        self._bos_token, self._prefix_space, self._end_ids = bos_token, prefix_space, frozenset(eos_ids)
+        self,
+        inner: tokenizers.Tokenizer,
+        bos_token: str | None = None,
+        prefix_space: str = "",
+        eos_ids: Iterable[int] = (),
+        seen_bytes: bytes | None = None,
+    ) -> None:
+        self._bos_token = bos_token
+        self._prefix_space = prefix_space
+        self._end_ids = frozenset(eos_ids)
         self.imported = False  # whether another program trained its model
         self.seen_bytes = seen_bytes  # byte values in the training text; None if unknown
         inner.no_padding()
@@ -70,25 +82,29 @@ class Tokenizer:
 
     @classmethod
     def train_bpe(cls, texts: Iterable[str], vocab_size: int) -> Tokenizer:
-        """Train byte-level BPE (Sennrich et al. 2016; GPT-2 section 2.2): CONTROL_TOKENS, the 256 bytes, and merges of
-        at most MAX_TOKEN_BYTES in the order of training, until `vocab_size` is reached or no pairs are left."""
+        """Train byte-level BPE (Sennrich et al. 2016; GPT-2 section 2.2): CONTROL_TOKENS, the 256 bytes, and
+        merges of at most MAX_TOKEN_BYTES in the order of training, until `vocab_size` is reached or no pairs
+        are left."""
         _check_vocab_size(vocab_size, f"(256 bytes and {len(CONTROL_TOKENS)} control tokens)")
         inner = tokenizers.Tokenizer(models.BPE())
         inner.pre_tokenizer = _training_pre_tokenizer()
         inner.decoder = _decoder("bpe")
         trainer = trainers.BpeTrainer(
-            vocab_size=vocab_size, min_frequency=2, special_tokens=list(CONTROL_TOKENS), show_progress=False,
+            vocab_size=vocab_size,
+            min_frequency=2,
+            special_tokens=list(CONTROL_TOKENS),
+            show_progress=False,
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             max_token_length=MAX_TOKEN_BYTES + 1,  # the library's limit is exclusive
-        )  # fmt: skip
+        )
         inner.train_from_iterator(words.pieces(texts), trainer)
         inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         return cls(inner)
 
     @classmethod
     def train_char(cls, texts: Iterable[str], vocab_size: int | None = None) -> Tokenizer:
-        """Train one token per character: all ASCII characters of the texts and the most frequent others; the rest is
-        encoded as bytes. The tokenizer.json is a BPE without merges and with `byte_fallback`."""
+        """Train one token per character: all ASCII characters of the texts and the most frequent others; the
+        rest is encoded as bytes. The tokenizer.json is a BPE without merges and with `byte_fallback`."""
         counts: Counter[str] = Counter()
         if vocab_size is not None:
             _check_vocab_size(vocab_size, "for `tokenizer` char")
@@ -108,12 +124,16 @@ class Tokenizer:
 
     @classmethod
     def from_json(
-        cls, text: str | dict[str, Any], max_vocab_size: int | None = None, eos_ids: Iterable[int] = (),
+        cls,
+        text: str | dict[str, Any],
+        max_vocab_size: int | None = None,
+        eos_ids: Iterable[int] = (),
         seen_bytes: bytes | None = None,
-    ) -> Tokenizer:  # fmt: skip
-        """Read a tokenizer.json, as text or parsed: a BPE, byte-level or with byte fallback; LLMError for any other
-        kind. With `max_vocab_size`, that of a model, control tokens beyond it are left out, and bytes may be without a
-        token (LLMError in `encode`). `eos_ids` end a text; `seen_bytes` occur in the training text."""
+    ) -> Tokenizer:
+        """Read a tokenizer.json, as text or parsed: a BPE, byte-level or with byte fallback; LLMError for any
+        other kind. With `max_vocab_size`, that of a model, control tokens beyond it are left out, and bytes
+        may be without a token (LLMError in `encode`). `eos_ids` end a text; `seen_bytes` occur in the
+        training text."""
         safe = tokenizer_json.sanitize(tokenizer_json.parse(text), max_vocab_size)
         try:
             inner = tokenizers.Tokenizer.from_str(safe.text)
@@ -124,7 +144,11 @@ class Tokenizer:
             if isinstance(error, (KeyboardInterrupt, SystemExit)):
                 raise
             is_merge = isinstance(error, TypeError) and "PyMerges" in str(error)
-            problem = "an entry of its merges is not a pair of tokens" if is_merge else str(error).partition("\n")[0]
+            problem = (
+                "an entry of its merges is not a pair of tokens"
+                if is_merge
+                else str(error).partition("\n")[0]
+            )
             raise LLMError(f"the tokenizer could not be read: {problem}") from error
         for token in safe.added:
             if (expected := inner.token_to_id(token["content"])) != token["id"]:
@@ -135,10 +159,14 @@ class Tokenizer:
         tokenizer.kind, tokenizer._boundary = safe.kind, _boundary(safe.pre_tokenizer)  # not parsed again
         tokenizer.token_bytes = tokenizer._bytes_of(safe.vocabulary)
         if max_vocab_size is not None and tokenizer.vocab_size > max_vocab_size:
-            raise LLMError(f"the tokenizer has {tokenizer.vocab_size} tokens, its model only {max_vocab_size}")
+            raise LLMError(
+                f"the tokenizer has {tokenizer.vocab_size} tokens, its model only {max_vocab_size}"
+            )
         missing = set(tokenizer._missing_bytes) - RARE_BYTES
         if missing and max_vocab_size is None:
-            raise LLMError(f"the tokenizer has no token for {len(missing)} of the 256 bytes, so it would lose text")
+            raise LLMError(
+                f"the tokenizer has no token for {len(missing)} of the 256 bytes, so it would lose text"
+            )
         return tokenizer
 
     def to_json(self) -> str:
@@ -154,13 +182,18 @@ class Tokenizer:
         return json.dumps(document, ensure_ascii=False)
 
     def to_config_json(self, context: int) -> str:
-        """Return the text of tokenizer_config.json for transformers; `context` is the context length in tokens."""
+        """Return the text of tokenizer_config.json for transformers; `context` is the context length in
+        tokens."""
         eos_token = self._inner.id_to_token(self.eos_id)
         config = {
-            "add_bos_token": False, "add_prefix_space": False, "bos_token": eos_token,
-            "clean_up_tokenization_spaces": False, "eos_token": eos_token, "model_max_length": context,
+            "add_bos_token": False,
+            "add_prefix_space": False,
+            "bos_token": eos_token,
+            "clean_up_tokenization_spaces": False,
+            "eos_token": eos_token,
+            "model_max_length": context,
             "tokenizer_class": "PreTrainedTokenizerFast",
-        }  # fmt: skip
+        }
         return json.dumps(config, indent=2)
 
     @cached_property
@@ -225,13 +258,17 @@ class Tokenizer:
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        """An index of the bytes of all tokens. Models trained here generate no control tokens except `eos_ids`."""
-        from llmcli.data.tokenizers.vocabulary import Vocabulary  # imports numpy, which encoding does not need
+        """An index of the bytes of all tokens. Models trained here generate no control tokens except
+        `eos_ids`."""
+        from llmcli.data.tokenizers.vocabulary import (
+            Vocabulary,
+        )  # imports numpy, which encoding does not need
 
         return Vocabulary(self.token_bytes, self.seen_bytes, self.eos_ids, unrestricted=self.imported)
 
     def for_model(self, seen_bytes: bytes | None, eos_ids: Iterable[int] = ()) -> Tokenizer:
-        """Return a copy with the model's seen byte values (None: unknown) and other tokens that also end a text."""
+        """Return a copy with the model's seen byte values (None: unknown) and other tokens that also end a
+        text."""
         other = copy.copy(self)
         other.seen_bytes, other.eos_id, other._end_ids = seen_bytes, self.eos_id, self.eos_ids | set(eos_ids)
         for name in ("vocabulary", "eos_ids", "of_any_bytes"):
@@ -244,18 +281,22 @@ class Tokenizer:
         return self if self.seen_bytes is None else self.for_model(None)
 
     def with_chat_tokens(self) -> Tokenizer:
-        """Return this tokenizer if it has the control tokens of ChatML, otherwise a copy with the missing ones
-        appended. `eos_id` stays. Raises LLMError if ordinary text would become a control token."""
+        """Return this tokenizer if it has the control tokens of ChatML, otherwise a copy with the missing
+        ones appended. `eos_id` stays. Raises LLMError if ordinary text would become a control token."""
         missing = [name for name in (IM_START, IM_END) if name not in self.control_ids]
         if not missing:
             return self
         inner = tokenizers.Tokenizer.from_str(self._inner.to_str())
-        inner.add_special_tokens([tokenizers.AddedToken(name, normalized=False, special=True) for name in missing])
+        inner.add_special_tokens(
+            [tokenizers.AddedToken(name, normalized=False, special=True) for name in missing]
+        )
         other = Tokenizer(inner, self._bos_token, self._prefix_space, self.eos_ids, self.seen_bytes)
         other.eos_id, other.imported = self.eos_id, self.imported
         for name in missing:
             if other.control_ids[name] in other.encode(name):
-                raise LLMError(f"the tokenizer makes {name} from ordinary text, so it cannot be a control token")
+                raise LLMError(
+                    f"the tokenizer makes {name} from ordinary text, so it cannot be a control token"
+                )
         return other
 
     def strips(self, control_id: int) -> tuple[bool, bool]:
@@ -264,7 +305,8 @@ class Tokenizer:
         return token.lstrip, token.rstrip
 
     def label(self, token: int) -> str:
-        """Format a token for display: bytes of an incomplete character as \\xe3, a control token by its name."""
+        """Format a token for display: bytes of an incomplete character as \\xe3, a control token by its
+        name."""
         data = self.token_bytes[token]
         return data.decode("utf-8", "backslashreplace") if data else self._inner.id_to_token(token) or ""
 
@@ -281,7 +323,9 @@ class Tokenizer:
 
     @cached_property
     def _boundary(self) -> re.Pattern[str]:
-        return _boundary(tokenizer_json.pre_tokenizer_name(json.loads(self._inner.to_str()).get("pre_tokenizer")))
+        return _boundary(
+            tokenizer_json.pre_tokenizer_name(json.loads(self._inner.to_str()).get("pre_tokenizer"))
+        )
 
     @cached_property
     def _missing_bytes(self) -> bytes:
@@ -290,13 +334,14 @@ class Tokenizer:
         return bytes(b for b in range(256) if bytes([b]) not in table)
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of a text; names of control tokens are plain text. Raises LLMError for a lone surrogate."""
+        """Return the ids of a text; names of control tokens are plain text. Raises LLMError for a lone
+        surrogate."""
         check_unicode(text)
         return [i for ids in self.encode_stream([text]) for i in ids]
 
     def encode_part(self, text: str, *, after_control_token: bool) -> tuple[list[int], list[tuple[int, int]]]:
-        """Return (ids, spans) of text between control tokens, with a space before it where other programs prepend one.
-        A span is (first character, one past the last), the same for tokens of one character."""
+        """Return (ids, spans) of text between control tokens, with a space before it where other programs
+        prepend one. A span is (first character, one past the last), the same for tokens of one character."""
         check_unicode(text)
         scheme, has_space = self._prefix_space, text.startswith((" ", SPACE))
         adds_space = scheme == "prepend" or (
@@ -315,8 +360,9 @@ class Tokenizer:
         return ids, spans
 
     def split_last_word(self, text: str) -> tuple[str, str]:
-        """Split a text into (head, last word), where words are the pre-tokens of this tokenizer: no token crosses the
-        split. The last word is "" for character tokenizers; a very long word is cut to its last MAX_TAIL characters."""
+        """Split a text into (head, last word), where words are the pre-tokens of this tokenizer: no token
+        crosses the split. The last word is "" for character tokenizers; a very long word is cut to its last
+        MAX_TAIL characters."""
         if self.kind == "char" or not text:
             return text, ""
         end = text[-MAX_TAIL:]
@@ -327,8 +373,9 @@ class Tokenizer:
         return text[: len(text) - len(word)], word
 
     def encode_stream(self, texts: Iterable[str], *, continued: bool = False) -> Iterator[array[int]]:
-        """Yield the ids of a long text as bounded arrays. They do not depend on the parts, except in runs of over
-        65,536 characters without a space. `continued`: it is the rest of a text that was cut at `first_cut`."""
+        """Yield the ids of a long text as bounded arrays. They do not depend on the parts, except in runs of
+        over 65,536 characters without a space. `continued`: it is the rest of a text that was cut at
+        `first_cut`."""
         batch: list[str] = []
         characters = 0
         if self.adds_prefix_space and not continued:
@@ -346,7 +393,8 @@ class Tokenizer:
             yield self._encode_batch(batch)
 
     def first_cut(self, text: str) -> int | None:
-        """Return the first position at which a text may be cut into two that are encoded separately, or None."""
+        """Return the first position at which a text may be cut into two that are encoded separately, or
+        None."""
         match = self._boundary.search(text, 1)
         return match.start() if match else None
 
@@ -367,7 +415,8 @@ class Tokenizer:
                 )
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Return the text of ids, with U+FFFD for invalid UTF-8. Raises LLMError for an id outside the vocabulary."""
+        """Return the text of ids, with U+FFFD for invalid UTF-8. Raises LLMError for an id outside the
+        vocabulary."""
         return self.decode_bytes(ids).decode("utf-8", "replace")
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
@@ -382,8 +431,8 @@ class Tokenizer:
 
 
 def stream_decoder() -> codecs.IncrementalDecoder:
-    """Decode bytes to text without splitting characters; invalid UTF-8 becomes U+FFFD as soon as it is known to be
-    invalid.
+    """Decode bytes to text without splitting characters; invalid UTF-8 becomes U+FFFD as soon as it is known
+    to be invalid.
 
     >>> d = stream_decoder(); [d.decode(b"\\xe3\\x81"), d.decode(b"\\x82!"), d.decode(b"", final=True)]
     ['', 'あ!', '']
@@ -418,10 +467,14 @@ def _added_token(token: dict[str, Any]) -> AddedToken:
 
 
 def _training_pre_tokenizer() -> pre_tokenizers.PreTokenizer:
-    """Return GPT-2's pre-tokenizer with a limit of MAX_TRAINING_WORD characters, because training takes time quadratic
-    in the length of a pre-token. Ordinary text has no pre-tokens that long."""
-    pattern = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}{1,N}| ?\p{N}{1,N}| ?[^\s\p{L}\p{N}]{1,N}|\s{1,N}(?!\S)|\s{1,N}"
-    split = pre_tokenizers.Split(tokenizers.Regex(pattern.replace("{1,N}", f"{{1,{MAX_TRAINING_WORD}}}")), "isolated")
+    """Return GPT-2's pre-tokenizer with a limit of MAX_TRAINING_WORD characters, because training takes time
+    quadratic in the length of a pre-token. Ordinary text has no pre-tokens that long."""
+    pattern = (
+        r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}{1,N}| ?\p{N}{1,N}| ?[^\s\p{L}\p{N}]{1,N}|\s{1,N}(?!\S)|\s{1,N}"
+    )
+    split = pre_tokenizers.Split(
+        tokenizers.Regex(pattern.replace("{1,N}", f"{{1,{MAX_TRAINING_WORD}}}")), "isolated"
+    )
     return pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
 
 

@@ -1,9 +1,10 @@
-"""Reading of tokenizer.json files from untrusted sources: classified, checked and reduced to their safe parts.
+"""Reading of tokenizer.json files from untrusted sources: classified, checked and reduced to their safe
+parts.
 
-The parser of the `tokenizers` library aborts the process on some files (padding to a billion tokens, a regular
-expression that never ends). The file is therefore parsed as JSON first, and only parts that are known to be safe, and
-that cannot lose or change text, are passed to the library. A file of 150,000 tokens takes most of the time in which a
-model is opened, so each part is read once, either here or by the library.
+The parser of the `tokenizers` library aborts the process on some files (padding to a billion tokens, a
+regular expression that never ends). The file is therefore parsed as JSON first, and only parts that are known
+to be safe, and that cannot lose or change text, are passed to the library. A file of 150,000 tokens takes
+most of the time in which a model is opened, so each part is read once, either here or by the library.
 """
 
 import codecs
@@ -70,11 +71,14 @@ class SafeTokenizer:
 
 
 class MergePairs(list[Any]):
-    """The entries of `merges`. Iteration yields pairs, which need no memory together: there may be 300,000."""
+    """The entries of `merges`. Iteration yields pairs, which need no memory together: there may be
+    300,000."""
 
     def __iter__(self) -> Iterator[tuple[str, ...]]:
         entries = super().__iter__()
-        return map(tuple, map(str.split, entries, repeat(" ")) if self and isinstance(self[0], str) else entries)
+        return map(
+            tuple, map(str.split, entries, repeat(" ")) if self and isinstance(self[0], str) else entries
+        )
 
 
 @contextmanager
@@ -91,7 +95,8 @@ def without_collector() -> Iterator[None]:
 
 @without_collector()
 def parse(text: str | dict[str, Any]) -> Any:
-    """Parse a tokenizer.json, unless it is parsed already. Raises LLMError for other text, or one that is too long."""
+    """Parse a tokenizer.json, unless it is parsed already. Raises LLMError for other text, or one that is too
+    long."""
     if isinstance(text, dict):
         return text
     if len(text) > MAX_CHARACTERS:
@@ -106,13 +111,18 @@ def parse(text: str | dict[str, Any]) -> Any:
 
 @without_collector()
 def sanitize(document: Any, max_vocab_size: int | None = None) -> SafeTokenizer:
-    """Reduce a parsed tokenizer.json to its safe parts, without control tokens from id `max_vocab_size` on, which the
-    model does not have (Gemma's text models lack the image token). Raises LLMError unless it is a BPE, byte-level or
-    with byte fallback, and all its parts are supported."""
+    """Reduce a parsed tokenizer.json to its safe parts, without control tokens from id `max_vocab_size` on,
+    which the model does not have (Gemma's text models lack the image token). Raises LLMError unless it is a
+    BPE, byte-level or with byte fallback, and all its parts are supported."""
     kind, problem = classify(document)
     if problem:
-        raise LLMError(f"the tokenizer {problem}; expected a BPE tokenizer.json with ByteLevel or byte_fallback")
-    model, added = document["model"], sorted(document.get("added_tokens") or [], key=lambda token: token["id"])
+        raise LLMError(
+            f"the tokenizer {problem}; expected a BPE tokenizer.json with ByteLevel or byte_fallback"
+        )
+    model, added = (
+        document["model"],
+        sorted(document.get("added_tokens") or [], key=lambda token: token["id"]),
+    )
     if max_vocab_size is not None:
         added = [token for token in added if token["id"] < max_vocab_size or not token.get("special")]
     own = {*model["vocab"].values()}
@@ -135,24 +145,35 @@ def sanitize(document: Any, max_vocab_size: int | None = None) -> SafeTokenizer:
     if bos_token not in {token["content"] for token in added if token.get("special")}:
         bos_token = None
     return SafeTokenizer(
-        kind, model["vocab"], MergePairs(model.get("merges") or []), flags, added, json.dumps(safe), bos_token,
-        prefix_space(document) if kind == "spm" else "", pre_tokenizer_name(pre_tokenizer),
-    )  # fmt: skip
+        kind,
+        model["vocab"],
+        MergePairs(model.get("merges") or []),
+        flags,
+        added,
+        json.dumps(safe),
+        bos_token,
+        prefix_space(document) if kind == "spm" else "",
+        pre_tokenizer_name(pre_tokenizer),
+    )
 
 
 def describe(text: str | dict[str, Any]) -> dict[str, Any]:
-    """Return {"kind", "vocab_size"} of a tokenizer.json without building the tokenizer; {} for another document."""
+    """Return {"kind", "vocab_size"} of a tokenizer.json without building the tokenizer; {} for another
+    document."""
     try:
         document = parse(text)
-        ids = {*document["model"]["vocab"].values(), *(token["id"] for token in document.get("added_tokens", ()))}
+        ids = {
+            *document["model"]["vocab"].values(),
+            *(token["id"] for token in document.get("added_tokens", ())),
+        }
     except (LLMError, TypeError, KeyError, AttributeError):
         return {}
     return {"kind": classify(document)[0], "vocab_size": len(ids)}
 
 
 def classify(document: Any) -> tuple[str, str]:
-    """Classify a parsed tokenizer.json as (kind, problem): ("bpe" | "spm" | "char", ""), or ("?", reason). Anything
-    that could lose or change text is unsupported."""
+    """Classify a parsed tokenizer.json as (kind, problem): ("bpe" | "spm" | "char", ""), or ("?", reason).
+    Anything that could lose or change text is unsupported."""
     if not isinstance(document, dict) or not isinstance(document.get("model"), dict):
         return "?", "has no model"
     model = document["model"]
@@ -211,24 +232,30 @@ def _pre_tokenizer_problems(steps: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _is_sentencepiece(document: Mapping[str, Any]) -> bool:
-    """Return whether the tokenizer changes a text only by turning spaces into SPACE, and perhaps prepending one."""
+    """Return whether the tokenizer changes a text only by turning spaces into SPACE, and perhaps prepending
+    one."""
     steps = list(_steps(document.get("normalizer") or None))
     known = (_PREPEND_SPACE.items(), _REPLACE_SPACES.items())
     if not all(any(items <= step.items() for items in known) for step in steps):
         return False
     metaspace = document.get("pre_tokenizer")
-    if all(_SPLIT_AT_SPACES.items() <= step.items() for step in _steps(metaspace)):  # no space is left to split at
+    if all(
+        _SPLIT_AT_SPACES.items() <= step.items() for step in _steps(metaspace)
+    ):  # no space is left to split at
         return any(step.get("type") == "Replace" for step in steps)
-    return isinstance(metaspace, dict) and (metaspace.get("type"), metaspace.get("replacement")) == ("Metaspace", SPACE)
+    return isinstance(metaspace, dict) and (metaspace.get("type"), metaspace.get("replacement")) == (
+        "Metaspace",
+        SPACE,
+    )
 
 
 # ---- parts of a tokenizer.json
 
 
 def prefix_space(document: Mapping[str, Any]) -> str:
-    """Return how a SentencePiece BPE prepends a space. "prepend": to a text and to each part after a control token (the
-    normalizer Prepend). The other values belong to the pre-tokenizer Metaspace, which adds no space if there is one
-    already. "always": also to each part. "first": only to a text. "": never."""
+    """Return how a SentencePiece BPE prepends a space. "prepend": to a text and to each part after a control
+    token (the normalizer Prepend). The other values belong to the pre-tokenizer Metaspace, which adds no
+    space if there is one already. "always": also to each part. "first": only to a text. "": never."""
     if "Prepend" in _step_types(document.get("normalizer")):
         return "prepend"
     metaspace = document.get("pre_tokenizer") or {}
@@ -296,8 +323,9 @@ def pre_tokenizer_name(pre_tokenizer: Any) -> str | None:
 
 
 def _steps(part: Any) -> Iterator[dict[str, Any]]:
-    """Return the steps of a pre-tokenizer, normalizer or post-processor (or None) with every Sequence flattened. A step
-    that is not an object is replaced by one of type "nonstandard", and so are all steps after MAX_STEPS."""
+    """Return the steps of a pre-tokenizer, normalizer or post-processor (or None) with every Sequence
+    flattened. A step that is not an object is replaced by one of type "nonstandard", and so are all steps
+    after MAX_STEPS."""
     pending = [] if part is None else [part]
     for _ in range(MAX_STEPS):
         if not pending:
@@ -349,7 +377,8 @@ def byte_level_alphabet() -> dict[str, int]:
 
 _BYTE_NAME = re.compile(r"<0x([0-9A-F]{2})>")  # name of a single-byte token beside character tokens
 _BYTE_OF_CHARACTER = byte_level_alphabet()
-# a table that the codec searches in a third of the time of a dictionary; it cannot map another character to byte 0
+# a table that the codec searches in a third of the time of a dictionary; it cannot map another character to
+# byte 0
 _BYTES_BUT_ZERO = codecs.charmap_build(
     "\0" + "".join(sorted(_BYTE_OF_CHARACTER, key=_BYTE_OF_CHARACTER.__getitem__)[1:])
 )

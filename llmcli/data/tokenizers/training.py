@@ -22,17 +22,20 @@ def train_tokenizer(
     contents: Iterable[str] = (),
     content_bytes: int = 0,
 ) -> tuple[Tokenizer, str]:
-    """Return (tokenizer trained on at most `max_bytes` of a corpus and on `contents`, reason for its vocabulary size).
+    """Return (tokenizer trained on at most `max_bytes` of a corpus and on `contents`, reason for its
+    vocabulary size).
 
-    Without `vocab_size`, that grows with the text, up to `max_vocab_size`. `characters` makes each character a token;
-    `content_bytes` is the size of `contents`. Raises LLMError if `vocab_size` is too small.
+    Without `vocab_size`, that grows with the text, up to `max_vocab_size`. `characters` makes each character
+    a token; `content_bytes` is the size of `contents`. Raises LLMError if `vocab_size` is too small.
     """
     sample = corpus.sample(min(max_bytes, TRAINING_BYTES))
     text = itertools.chain((piece for part in sample.texts() for piece in part), contents)
     train_bytes = corpus.text_bytes + content_bytes
     if characters:
         return Tokenizer.train_char(text, vocab_size), "one token per character, as requested"
-    by_text = nearest_power_of_two(train_bytes / BYTES_PER_TOKEN_TYPE, MIN_DEFAULT_VOCAB_SIZE, MAX_DEFAULT_VOCAB_SIZE)
+    by_text = nearest_power_of_two(
+        train_bytes / BYTES_PER_TOKEN_TYPE, MIN_DEFAULT_VOCAB_SIZE, MAX_DEFAULT_VOCAB_SIZE
+    )
     target = vocab_size or min(by_text, max_vocab_size)
     tokenizer = Tokenizer.train_bpe(text, target)
     if tokenizer.vocab_size < target:

@@ -1,9 +1,9 @@
 """An index of the bytes of all tokens: tokens that begin with given bytes, and tokens that keep a text valid.
 
-Three rules restrict the tokens that a model may generate. The text stays valid UTF-8: a token that breaks a character
-has probability only because training did not reduce it to zero. Byte values that do not occur in the training text, if
-these are known, are not generated. Control tokens are generated only to end a text. Models trained by other programs
-are not restricted.
+Three rules restrict the tokens that a model may generate. The text stays valid UTF-8: a token that breaks a
+character has probability only because training did not reduce it to zero. Byte values that do not occur in
+the training text, if these are known, are not generated. Control tokens are generated only to end a text.
+Models trained by other programs are not restricted.
 
 V = size of the vocabulary.
 """
@@ -17,15 +17,29 @@ from numpy.typing import NDArray
 
 from llmcli.data.text.words import begins_with_letter
 
-# States of a UTF-8 decoder (Unicode, table 3-7). START is between two characters, the others are inside a character.
+# States of a UTF-8 decoder (Unicode, table 3-7). START is between two characters, the others are inside a
+# character.
 START = 0
 INVALID = -1
 _INSIDE = {  # state -> (lowest and highest byte that may follow, next state)
-    1: (0x80, 0xBF, START), 2: (0x80, 0xBF, 1), 3: (0x80, 0xBF, 2), 4: (0xA0, 0xBF, 1), 5: (0x80, 0x9F, 1),
-    6: (0x90, 0xBF, 2), 7: (0x80, 0x8F, 2),
-}  # fmt: skip
-_FIRST = [(0x00, 0x7F, START), (0xC2, 0xDF, 1), (0xE0, 0xE0, 4), (0xED, 0xED, 5), (0xE1, 0xEF, 2), (0xF0, 0xF0, 6),
-          (0xF1, 0xF3, 3), (0xF4, 0xF4, 7)]  # fmt: skip
+    1: (0x80, 0xBF, START),
+    2: (0x80, 0xBF, 1),
+    3: (0x80, 0xBF, 2),
+    4: (0xA0, 0xBF, 1),
+    5: (0x80, 0x9F, 1),
+    6: (0x90, 0xBF, 2),
+    7: (0x80, 0x8F, 2),
+}
+_FIRST = [
+    (0x00, 0x7F, START),
+    (0xC2, 0xDF, 1),
+    (0xE0, 0xE0, 4),
+    (0xED, 0xED, 5),
+    (0xE1, 0xEF, 2),
+    (0xF0, 0xF0, 6),
+    (0xF1, 0xF3, 3),
+    (0xF4, 0xF4, 7),
+]
 _ASCII_LETTERS = np.array([byte < 0x80 and begins_with_letter(bytes([byte])) for byte in range(256)])  # [256]
 
 
@@ -64,9 +78,11 @@ class Vocabulary:
         *,
         unrestricted: bool = False,
     ) -> None:
-        """`seen_bytes` occur in the training text (None: unknown), `end_ids` end a text; `unrestricted`: all may be
-        generated."""
-        self.token_bytes, self._unrestricted, self._end_ids = token_bytes, unrestricted, end_ids
+        """`seen_bytes` occur in the training text (None: unknown), `end_ids` end a text; `unrestricted`: all
+        may be generated."""
+        self.token_bytes = token_bytes
+        self._unrestricted = unrestricted
+        self._end_ids = end_ids
         self._allowed: dict[int, NDArray[np.bool_] | None] = {}  # state -> mask
         self._unseen = b"" if seen_bytes is None else bytes(set(range(256)) - set(seen_bytes))
 
@@ -90,12 +106,15 @@ class Vocabulary:
 
     def extensions_of(self, data: bytes) -> NDArray[np.int64]:
         order, sorted_bytes = self._sorted
-        stem = data.rstrip(b"\xff")  # whatever begins with `data` sorts before `stem` with its last byte plus one
+        stem = data.rstrip(
+            b"\xff"
+        )  # whatever begins with `data` sorts before `stem` with its last byte plus one
         end = bisect_left(sorted_bytes, stem[:-1] + bytes([stem[-1] + 1])) if stem else len(order)
         return order[bisect_right(sorted_bytes, data) : end]
 
     def letter_at(self, tokens: NDArray[np.int64], offset: int) -> NDArray[np.bool_]:
-        """Return whether the bytes of `tokens` [n] from `offset` on begin with a letter; all tokens are longer."""
+        """Return whether the bytes of `tokens` [n] from `offset` on begin with a letter; all tokens are
+        longer."""
         if not len(tokens):
             return np.zeros(0, bool)
         joined, starts = self._joined
@@ -114,7 +133,8 @@ class Vocabulary:
         return mask
 
     def allowed(self, state: int) -> NDArray[np.bool_] | None:
-        """Return the mask [V] of tokens that may be generated in a state; None if all are allowed, or none would be."""
+        """Return the mask [V] of tokens that may be generated in a state; None if all are allowed, or none
+        would be."""
         if self._unrestricted:
             return None
         if state not in self._allowed:
@@ -133,7 +153,9 @@ class Vocabulary:
             mask[:] = True
             mask[[i for i, next_state in self._incomplete.items() if next_state == INVALID]] = False
             if self._end_ids is not None:
-                mask[[i for i, data in enumerate(self.token_bytes) if not data and i not in self._end_ids]] = False
+                mask[
+                    [i for i, data in enumerate(self.token_bytes) if not data and i not in self._end_ids]
+                ] = False
         else:
             inside = (i for i, data in enumerate(self.token_bytes) if b"\x80" <= data[:1] <= b"\xbf")
             mask[[i for i in inside if state_after(self.token_bytes[i], state) != INVALID]] = True
@@ -162,7 +184,9 @@ class Vocabulary:
     @cached_property
     def _sorted(self) -> tuple[NDArray[np.int64], list[bytes]]:
         """Tokens sorted by their bytes, and these bytes."""
-        order = sorted((i for i, data in enumerate(self.token_bytes) if data), key=self.token_bytes.__getitem__)
+        order = sorted(
+            (i for i, data in enumerate(self.token_bytes) if data), key=self.token_bytes.__getitem__
+        )
         return np.array(order, np.int64), [self.token_bytes[i] for i in order]
 
     @cached_property

@@ -1,4 +1,5 @@
-"""Training batches of tokens. A batch is a pure function of (tokens, seed, step): no state is kept between steps.
+"""Training batches of tokens. A batch is a pure function of (tokens, seed, step): no state is kept between
+steps.
 
 B, T, W, V = batch size, context, window, vocabulary size.
 """
@@ -11,7 +12,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-MAX_SHUFFLED_BLOCKS = 1 << 22  # blocks per epoch whose order is kept in memory; for more it is computed on demand
+MAX_SHUFFLED_BLOCKS = (
+    1 << 22
+)  # blocks per epoch whose order is kept in memory; for more it is computed on demand
 FEISTEL_ROUNDS = 6
 _MULTIPLIERS = np.array([0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53], np.uint64)  # MurmurHash3's finalizer
 
@@ -28,8 +31,11 @@ class TokensWithoutSpans:
 
     def __init__(self, tokens: Tokens, starts: NDArray[np.integer], width: int) -> None:
         """`starts` are the ascending starts of the spans in `tokens`; spans do not overlap."""
-        self._tokens, self._width = tokens, width
-        self._gaps = starts - width * np.arange(len(starts))  # positions of the spans among the remaining tokens
+        self._tokens = tokens
+        self._width = width
+        self._gaps = starts - width * np.arange(
+            len(starts)
+        )  # positions of the spans among the remaining tokens
 
     def __len__(self) -> int:
         return len(self._tokens) - self._width * len(self._gaps)
@@ -42,7 +48,8 @@ class PrefixedTokens:
     """Tokens preceded by one more token. Supports slices, which are copied."""
 
     def __init__(self, first: int, tokens: NDArray[np.integer]) -> None:
-        self._first, self._tokens = np.array([first], tokens.dtype), tokens
+        self._first = np.array([first], tokens.dtype)
+        self._tokens = tokens
 
     def __len__(self) -> int:
         return 1 + len(self._tokens)
@@ -57,24 +64,26 @@ class PrefixedTokens:
 class Batches:
     """Training batches of a token array as a pure function of (seed, step).
 
-    An epoch visits every block of `context` tokens once, in an order and from an offset drawn from (seed, epoch); the
-    tokens are circular. A step takes `batch_size` blocks, which may be cut into shorter windows.
+    An epoch visits every block of `context` tokens once, in an order and from an offset drawn from (seed,
+    epoch); the tokens are circular. A step takes `batch_size` blocks, which may be cut into shorter windows.
     """
 
     tokens: Tokens
     context: int  # T
     batch_size: int  # B
     seed: int
-    merge_pairs: NDArray[np.int64] | None = None  # [V, 2]: the two tokens that a token was merged from; -1 for none
+    merge_pairs: NDArray[np.int64] | None = (
+        None  # [V, 2]: the two tokens that a token was merged from; -1 for none
+    )
 
     @property
     def blocks(self) -> int:
         return len(self.tokens) // self.context
 
     def batch(self, step: int, window: int | None = None, bpe_dropout: float = 0.0) -> NDArray[np.int64]:
-        """Return the ids [B * T / W, W + 1] of a step in windows of W tokens (default: T), which must divide T: inputs,
-        and targets one column later. `bpe_dropout` is the share of merged tokens that are split again, drawn for each
-        step (after arXiv:1910.13267); longer windows are truncated."""
+        """Return the ids [B * T / W, W + 1] of a step in windows of W tokens (default: T), which must divide
+        T: inputs, and targets one column later. `bpe_dropout` is the share of merged tokens that are split
+        again, drawn for each step (after arXiv:1910.13267); longer windows are truncated."""
         window = window or self.context
         if self.context % window:
             raise ValueError(f"windows of {window} tokens do not fill blocks of {self.context}")
@@ -83,16 +92,21 @@ class Batches:
         starts = (blocks[:, None] + np.arange(0, self.context, window)).ravel()
         ids = self.tokens[(starts[:, None] + np.arange(window + 1)) % len(self.tokens)].astype(np.int64)
         if bpe_dropout and self.merge_pairs is not None:
-            ids = _split_merges(ids, self.merge_pairs, bpe_dropout, np.random.default_rng([self.seed, step, window]))
+            ids = _split_merges(
+                ids, self.merge_pairs, bpe_dropout, np.random.default_rng([self.seed, step, window])
+            )
         return ids
 
     def _visited_blocks(self, visits: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the start positions of the blocks of ascending visits, numbered from the beginning of the run."""
+        """Return the start positions of the blocks of ascending visits, numbered from the beginning of the
+        run."""
         starts = []
         for epoch in range(visits[0] // self.blocks, visits[-1] // self.blocks + 1):
             indices = visits[visits // self.blocks == epoch] % self.blocks
             if self.blocks <= MAX_SHUFFLED_BLOCKS:
-                starts.append(_block_starts(len(self.tokens), self.context, self.blocks, self.seed, epoch)[indices])
+                starts.append(
+                    _block_starts(len(self.tokens), self.context, self.blocks, self.seed, epoch)[indices]
+                )
             else:
                 offset = np.random.default_rng([self.seed, epoch]).integers(len(self.tokens))
                 order = permuted(indices, self.blocks, [self.seed, epoch, 1])
@@ -128,9 +142,10 @@ def _block_starts(tokens: int, context: int, blocks: int, seed: int, epoch: int)
 
 
 def permuted(positions: NDArray[np.integer], size: int, seed: Sequence[int]) -> NDArray[np.int64]:
-    """Return the numbers at `positions` of a pseudorandom permutation of 0 to `size` - 1, in memory independent of
-    `size`. A Feistel network permutes all numbers of an even number of bits; a result that is too large is permuted
-    again until it is small enough (cycle walking: Black and Rogaway 2002, "Ciphers with arbitrary finite domains")."""
+    """Return the numbers at `positions` of a pseudorandom permutation of 0 to `size` - 1, in memory
+    independent of `size`. A Feistel network permutes all numbers of an even number of bits; a result that is
+    too large is permuted again until it is small enough (cycle walking: Black and Rogaway 2002, "Ciphers with
+    arbitrary finite domains")."""
     half_bits = max(1, -(-(size - 1).bit_length() // 2))
     shift, mask, mix = np.uint64(half_bits), np.uint64((1 << half_bits) - 1), np.uint64(33)
     keys = np.random.default_rng(seed).integers(1 << 63, size=FEISTEL_ROUNDS, dtype=np.uint64)

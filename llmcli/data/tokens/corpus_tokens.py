@@ -1,6 +1,8 @@
-"""Tokenization of a corpus that may be larger than memory, on all cores, into a file that is mapped into memory.
+"""Tokenization of a corpus that may be larger than memory, on all cores, into a file that is mapped into
+memory.
 
-The tokens of a long text are also stored in the cache, for the next run on the same text with the same tokenizer.
+The tokens of a long text are also stored in the cache, for the next run on the same text with the same
+tokenizer.
 """
 
 import hashlib
@@ -24,7 +26,9 @@ from llmcli.data.tokens.token_store import LIMIT_VARIABLE, TokenCache, cache_dir
 from llmcli.data.tokens.tokens import TokenIds, encode_texts, store_tokens
 
 PIECE_BYTES = 16_000_000  # text that a thread tokenizes at a time
-CACHED_BYTES = 64_000_000  # tokens of a text up to this size are not cached: tokenizing it takes a few seconds
+CACHED_BYTES = (
+    64_000_000  # tokens of a text up to this size are not cached: tokenizing it takes a few seconds
+)
 CORES_PER_THREAD = 4  # the library has threads of its own; ours read text and store tokens
 MIN_THREADS = 2
 NOTED_BYTES = 16_000_000  # progress is reported for more text than this; less takes a few seconds
@@ -35,8 +39,8 @@ OnNote = Callable[[str], None]
 
 @dataclass(frozen=True)
 class TextPiece:
-    """Consecutive parts of a corpus that are tokenized together. An end-of-text token precedes each text except the
-    very first."""
+    """Consecutive parts of a corpus that are tokenized together. An end-of-text token precedes each text
+    except the very first."""
 
     parts: tuple[Part, ...]
     begins_text: bool  # False: the first part continues a text from the previous piece
@@ -69,7 +73,8 @@ def divide(parts: Iterable[Part], tokenizer: Tokenizer) -> Iterator[TextPiece]:
 
 
 def _cut(document: Document, position: int, end: int, tokenizer: Tokenizer) -> int:
-    """Find the next byte position at which a text may be cut, or the end of a character if there is none nearby."""
+    """Find the next byte position at which a text may be cut, or the end of a character if there is none
+    nearby."""
     data = document.utf8(position, min(2 * SEARCHED_CHARACTERS, end - position))
     start = continuation_bytes(data[:4])
     text = data[start:].decode("utf-8", "ignore")
@@ -77,9 +82,11 @@ def _cut(document: Document, position: int, end: int, tokenizer: Tokenizer) -> i
     return position + start + (len(text[:cut].encode("utf-8")) if cut else 0)
 
 
-def tokenize_corpus(parts: Sequence[Part], tokenizer: Tokenizer, on_note: OnNote = lambda note: None) -> TokenIds:
-    """Tokenize parts of a corpus, with an end-of-text id between two, or read their tokens from the cache. Raises
-    LLMError if there is no disk space."""
+def tokenize_corpus(
+    parts: Sequence[Part], tokenizer: Tokenizer, on_note: OnNote = lambda note: None
+) -> TokenIds:
+    """Tokenize parts of a corpus, with an end-of-text id between two, or read their tokens from the cache.
+    Raises LLMError if there is no disk space."""
     size = sum(part.text_bytes for part in parts)
     directory = cache_directory()
     cache = TokenCache(directory) if directory and size > CACHED_BYTES else None
@@ -104,7 +111,12 @@ def tokenize_corpus(parts: Sequence[Part], tokenizer: Tokenizer, on_note: OnNote
 
 def cache_key(parts: Iterable[Part], tokenizer_hash: str) -> str:
     """Hash the text and the tokenizer, on which the tokens depend."""
-    content = [2, tokenizer_hash, PIECE_BYTES, [[part.document.sha256, part.start, part.end] for part in parts]]
+    content = [
+        2,
+        tokenizer_hash,
+        PIECE_BYTES,
+        [[part.document.sha256, part.start, part.end] for part in parts],
+    ]
     return hashlib.sha256(json.dumps(content).encode("ascii")).hexdigest()[:40]
 
 
@@ -148,8 +160,10 @@ class TokenizingProgress:
     """Reports the progress of tokenization."""
 
     def __init__(self, total: int, on_note: OnNote, clock: Callable[[], float] = time.monotonic) -> None:
-        self._total, self._done = total, 0
-        self._on_note, self._clock = on_note, clock
+        self._total = total
+        self._done = 0
+        self._on_note = on_note
+        self._clock = clock
         self._started = self._noted = clock()
         if total >= NOTED_BYTES:
             on_note(f"tokenizing {units.size(total)} of text")

@@ -1,7 +1,8 @@
-"""The token cache: a directory of token files, which a later run on the same text reads instead of tokenizing.
+"""The token cache: a directory of token files, which a later run on the same text reads instead of
+tokenizing.
 
-A file has a header of HEADER_BYTES (a line of JSON), then the little-endian tokens. The least recently used files are
-removed first.
+A file has a header of HEADER_BYTES (a line of JSON), then the little-endian tokens. The least recently used
+files are removed first.
 """
 
 import contextlib
@@ -48,8 +49,8 @@ class CachedFile:
 
 
 def cache_directory() -> Path | None:
-    """Return $XDG_CACHE_HOME/llmcli or ~/.cache/llmcli; on Windows %LOCALAPPDATA%\\llmcli\\cache. None without a home
-    directory. A relative path is ignored, as the XDG Base Directory Specification requires."""
+    """Return $XDG_CACHE_HOME/llmcli or ~/.cache/llmcli; on Windows %LOCALAPPDATA%\\llmcli\\cache. None
+    without a home directory. A relative path is ignored, as the XDG Base Directory Specification requires."""
     local = Path(os.environ.get("LOCALAPPDATA", "")) if os.name == "nt" else Path()
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
     if base.is_absolute():
@@ -73,7 +74,8 @@ class TokenCache:
         return sorted(self._files(SUFFIX), key=lambda file: (file.used, file.path))
 
     def limit(self) -> float:
-        """Return the maximum total size in bytes; 0 if the cache is off. Raises LLMError for an invalid setting."""
+        """Return the maximum total size in bytes; 0 if the cache is off. Raises LLMError for an invalid
+        setting."""
         if requested := os.environ.get(LIMIT_VARIABLE):
             with contextlib.suppress(ValueError):
                 if 0 <= (gigabytes := float(requested)) < math.inf:
@@ -89,7 +91,8 @@ class TokenCache:
         return min(MAX_BYTES, DISK_SHARE * (free + sum(file.size for file in self._files(SUFFIX))))
 
     def read(self, key: str) -> "TokenIds | None":
-        """Map the tokens with this key into memory, and mark their file as used; None if it is missing or damaged."""
+        """Map the tokens with this key into memory, and mark their file as used; None if it is missing or
+        damaged."""
         import numpy as np
 
         path = self._path(key)
@@ -106,13 +109,18 @@ class TokenCache:
         return None
 
     def write(self, key: str, tokens: "TokenIds", **labels: str) -> bool:
-        """Store tokens; False if they do not fit. `labels` describe them for users. Another process may write the same
-        file at the same time. Raises OSError."""
+        """Store tokens; False if they do not fit. `labels` describe them for users. Another process may write
+        the same file at the same time. Raises OSError."""
         from llmcli.data.tokens.tokens import blocks
 
         if not self._make_room(key, HEADER_BYTES + tokens.nbytes):
             return False
-        header = {"format": FORMAT, "dtype": tokens.dtype.str, "tokens": len(tokens), "digest": _digest(tokens)}
+        header = {
+            "format": FORMAT,
+            "dtype": tokens.dtype.str,
+            "tokens": len(tokens),
+            "digest": _digest(tokens),
+        }
         header |= {name: label[:MAX_LABEL] for name, label in labels.items()}
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self._path(key)
@@ -140,7 +148,10 @@ class TokenCache:
             if time.time() - file.used > STALE_SECONDS:
                 with contextlib.suppress(OSError):
                     file.path.unlink()
-        limit, files = self.limit(), [file for file in self.files() if file.key != key]  # it would be replaced
+        limit, files = (
+            self.limit(),
+            [file for file in self.files() if file.key != key],
+        )  # it would be replaced
         if size > limit:
             return False
         excess = sum(file.size for file in files) + size - limit

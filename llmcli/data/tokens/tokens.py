@@ -15,15 +15,16 @@ TokenIds = NDArray[np.unsignedinteger]
 
 
 def token_type(tokenizer: Tokenizer) -> str:
-    """Return the dtype of stored token ids: little-endian uint16 for a vocabulary of up to 65,536, otherwise uint32."""
+    """Return the dtype of stored token ids: little-endian uint16 for a vocabulary of up to 65,536, otherwise
+    uint32."""
     return "<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4"
 
 
 def encode_texts(
     texts: Iterable[Iterator[str]], tokenizer: Tokenizer, *, continued: bool = False, is_first: bool = True
 ) -> Iterator[bytes]:
-    """Yield the ids of texts as bytes in `token_type`, with an end-of-text id between two. `continued`: the first is
-    the rest of a text that was cut at `first_cut`; `is_first`: no text precedes it."""
+    """Yield the ids of texts as bytes in `token_type`, with an end-of-text id between two. `continued`: the
+    first is the rest of a text that was cut at `first_cut`; `is_first`: no text precedes it."""
     dtype = token_type(tokenizer)
     for text in texts:
         needs_end = not (is_first or continued)
@@ -48,7 +49,9 @@ def store_tokens(blocks: Iterable[bytes], tokenizer: Tokenizer) -> TokenIds:
         file = tempfile.TemporaryFile(prefix="llmcli-")  # noqa: SIM115 (the mapping needs it open)
         size = sum(map(file.write, blocks))
         file.flush()
-        return np.memmap(file, dtype, mode="r", shape=(size // dtype.itemsize,)) if size else np.zeros(0, dtype)
+        return (
+            np.memmap(file, dtype, mode="r", shape=(size // dtype.itemsize,)) if size else np.zeros(0, dtype)
+        )
 
 
 def count_bytes(ids: NDArray[np.integer], byte_lengths: NDArray[np.int64]) -> int:

@@ -1,8 +1,9 @@
 """GPT-2 and GPT-NeoX as transformers stores them, with other names and other matrices than here.
 
-Queries, keys and values are one matrix there. GPT-2's matrices are transposed; GPT-NeoX has the queries, keys and
-values of one head after another, and rotates the pairs (i, i + r/2) of the first r elements of a head. Here the pairs
-are (i, i + D/2), and those that are not rotated come last. `from_transformers` and `write_tensors` are inverse.
+Queries, keys and values are one matrix there. GPT-2's matrices are transposed; GPT-NeoX has the queries, keys
+and values of one head after another, and rotates the pairs (i, i + r/2) of the first r elements of a head.
+Here the pairs are (i, i + D/2), and those that are not rotated come last. `from_transformers` and
+`write_tensors` are inverse.
 """
 
 from __future__ import annotations
@@ -30,50 +31,88 @@ if TYPE_CHECKING:
 _QKV = "self_attn.q_proj self_attn.k_proj self_attn.v_proj"
 _MODULES: dict[str, dict[str, str]] = {  # name in transformers -> here; "#" is the number of a layer
     "gpt2": {
-        "transformer.wte": "model.embed_tokens", "transformer.wpe": "model.embed_positions",
-        "transformer.ln_f": "model.norm", "lm_head": "lm_head",
-        "transformer.h.#.ln_1": "input_layernorm", "transformer.h.#.ln_2": "post_attention_layernorm",
-        "transformer.h.#.attn.c_attn": _QKV, "transformer.h.#.attn.c_proj": "self_attn.o_proj",
-        "transformer.h.#.mlp.c_fc": "mlp.up_proj", "transformer.h.#.mlp.c_proj": "mlp.down_proj",
+        "transformer.wte": "model.embed_tokens",
+        "transformer.wpe": "model.embed_positions",
+        "transformer.ln_f": "model.norm",
+        "lm_head": "lm_head",
+        "transformer.h.#.ln_1": "input_layernorm",
+        "transformer.h.#.ln_2": "post_attention_layernorm",
+        "transformer.h.#.attn.c_attn": _QKV,
+        "transformer.h.#.attn.c_proj": "self_attn.o_proj",
+        "transformer.h.#.mlp.c_fc": "mlp.up_proj",
+        "transformer.h.#.mlp.c_proj": "mlp.down_proj",
     },
     "gpt_neox": {
-        "gpt_neox.embed_in": "model.embed_tokens", "gpt_neox.final_layer_norm": "model.norm", "embed_out": "lm_head",
+        "gpt_neox.embed_in": "model.embed_tokens",
+        "gpt_neox.final_layer_norm": "model.norm",
+        "embed_out": "lm_head",
         "gpt_neox.layers.#.input_layernorm": "input_layernorm",
         "gpt_neox.layers.#.post_attention_layernorm": "post_attention_layernorm",
-        "gpt_neox.layers.#.attention.query_key_value": _QKV, "gpt_neox.layers.#.attention.dense": "self_attn.o_proj",
-        "gpt_neox.layers.#.mlp.dense_h_to_4h": "mlp.up_proj", "gpt_neox.layers.#.mlp.dense_4h_to_h": "mlp.down_proj",
+        "gpt_neox.layers.#.attention.query_key_value": _QKV,
+        "gpt_neox.layers.#.attention.dense": "self_attn.o_proj",
+        "gpt_neox.layers.#.mlp.dense_h_to_4h": "mlp.up_proj",
+        "gpt_neox.layers.#.mlp.dense_4h_to_h": "mlp.down_proj",
     },
-}  # fmt: skip
+}
 _TRANSPOSED = re.compile(r"\.(c_attn|c_proj|c_fc)\.weight$")
 _BY_HEAD = ".query_key_value."
 _NOT_WEIGHTS = re.compile(r"\.(attn|attention)\.(bias|masked_bias)$")  # causal masks in older files
 _KEYS: dict[str, dict[str, tuple[str, Any]]] = {  # key in transformers -> (key here, transformers' default)
     "gpt2": {
-        "n_embd": ("hidden_size", 768), "n_layer": ("num_hidden_layers", 12), "n_head": ("num_attention_heads", 12),
-        "n_positions": ("max_position_embeddings", 1024), "n_inner": ("intermediate_size", None),
-        "activation_function": ("hidden_act", "gelu_new"), "layer_norm_epsilon": ("rms_norm_eps", 1e-5),
-        "eos_token_id": ("eos_token_id", 50256), "bos_token_id": ("bos_token_id", 50256),
+        "n_embd": ("hidden_size", 768),
+        "n_layer": ("num_hidden_layers", 12),
+        "n_head": ("num_attention_heads", 12),
+        "n_positions": ("max_position_embeddings", 1024),
+        "n_inner": ("intermediate_size", None),
+        "activation_function": ("hidden_act", "gelu_new"),
+        "layer_norm_epsilon": ("rms_norm_eps", 1e-5),
+        "eos_token_id": ("eos_token_id", 50256),
+        "bos_token_id": ("bos_token_id", 50256),
     },
     "gpt_neox": {
-        "hidden_act": ("hidden_act", "gelu"), "layer_norm_eps": ("rms_norm_eps", 1e-5),
-        "rotary_pct": ("partial_rotary_factor", 0.25), "rotary_emb_base": ("rope_theta", 10000.0),
+        "hidden_act": ("hidden_act", "gelu"),
+        "layer_norm_eps": ("rms_norm_eps", 1e-5),
+        "rotary_pct": ("partial_rotary_factor", 0.25),
+        "rotary_emb_base": ("rope_theta", 10000.0),
         "use_parallel_residual": ("use_parallel_residual", True),
-        "eos_token_id": ("eos_token_id", 2), "bos_token_id": ("bos_token_id", 0),
+        "eos_token_id": ("eos_token_id", 2),
+        "bos_token_id": ("bos_token_id", 0),
     },
-}  # fmt: skip
-_ALIASES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")  # of GPT-2's keys
+}
+_ALIASES = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "max_position_embeddings",
+)  # of GPT-2's keys
 _SUPPORTED = {  # keys of which one value is supported
-    "gpt2": {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False},
+    "gpt2": {
+        "scale_attn_weights": True,
+        "scale_attn_by_inverse_layer_idx": False,
+        "add_cross_attention": False,
+    },
     "gpt_neox": {"attention_bias": True},
 }
-_COMMON = ("architectures", "model_type", "initializer_range", "tie_word_embeddings", "torch_dtype", "vocab_size")
+_COMMON = (
+    "architectures",
+    "model_type",
+    "initializer_range",
+    "tie_word_embeddings",
+    "torch_dtype",
+    "vocab_size",
+)
 _SAME_KEYS = {
     "gpt2": _COMMON,
     "gpt_neox": (
-        *_COMMON, "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-        "max_position_embeddings", "rope_scaling",
+        *_COMMON,
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "max_position_embeddings",
+        "rope_scaling",
     ),
-}  # fmt: skip
+}
 FAMILIES = tuple(_MODULES)
 
 
@@ -97,8 +136,8 @@ def config_changes(config: Mapping[str, Any]) -> dict[str, Any]:
 def from_transformers(
     config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]
 ) -> tuple[dict[str, Any], dict[str, TensorInfo]]:
-    """Return the changes of a config.json, and the tensors under the names used here. Raises LLMError for a model that
-    is not supported."""
+    """Return the changes of a config.json, and the tensors under the names used here. Raises LLMError for a
+    model that is not supported."""
     family, changes = config["model_type"], config_changes(config)
     parsed = parse_config(json.dumps({**config, **changes}))
     if parsed.num_hidden_layers > len(tensors):  # before this number costs time or memory
@@ -137,14 +176,20 @@ def dump_config(model: Checkpoint) -> str:
 
 
 def write_tensors(path: Path, model: Checkpoint, metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file with the tensors that transformers has. Raises LLMError if the disk is full or fails."""
+    """Write a safetensors file with the tensors that transformers has. Raises LLMError if the disk is full or
+    fails."""
     config, shapes = model.config, model.config.tensor_shapes()
     parts = {theirs: ours for theirs, ours in _tensors(config) if ours[0] in shapes}
     stored = {}
     for theirs, ours in parts.items():
         dtypes = {model.stored[name][0] for name in ours}
-        stored[theirs] = dtypes.pop() if len(dtypes) == 1 else "F32", _shape(theirs, shapes[ours[0]], len(ours))
-    tensors = ComputedTensors(parts, lambda name: _joined(config, name, [model.tensors[part] for part in parts[name]]))
+        stored[theirs] = (
+            dtypes.pop() if len(dtypes) == 1 else "F32",
+            _shape(theirs, shapes[ours[0]], len(ours)),
+        )
+    tensors = ComputedTensors(
+        parts, lambda name: _joined(config, name, [model.tensors[part] for part in parts[name]])
+    )
     write(path, tensors, stored, {"format": "pt", **metadata})
 
 
@@ -167,15 +212,20 @@ def _shape(name: str, shape: tuple[int, ...], parts: int) -> tuple[int, ...]:
     return stacked[::-1] if _TRANSPOSED.search(name) else stacked
 
 
-def _part(config: ModelConfig, name: str, shape: tuple[int, ...], rows: slice, values: NDArray[Any]) -> NDArray[Any]:
-    """Return some rows, as they are here, of what transformers calls `name`. `values` are its elements, flat."""
+def _part(
+    config: ModelConfig, name: str, shape: tuple[int, ...], rows: slice, values: NDArray[Any]
+) -> NDArray[Any]:
+    """Return some rows, as they are here, of what transformers calls `name`. `values` are its elements,
+    flat."""
     stacked = values.reshape(shape)
     if _TRANSPOSED.search(name):
         return stacked.T[rows]
     if _BY_HEAD not in name:
         return stacked[rows]
     size = rows.stop - rows.start
-    part = stacked.reshape(config.num_attention_heads, 3, config.head_dim, -1)[:, rows.start // size]  # q, k or v
+    part = stacked.reshape(config.num_attention_heads, 3, config.head_dim, -1)[
+        :, rows.start // size
+    ]  # q, k or v
     rotated = part if rows.start == 2 * size else part[:, _halves_as_pairs(config)]
     return rotated.reshape(size, *shape[1:])
 
@@ -195,7 +245,8 @@ def _joined(config: ModelConfig, name: str, parts: list[NDArray[Any]]) -> NDArra
 
 
 def _halves_as_pairs(config: ModelConfig) -> NDArray[np.int64]:
-    """The order of a head's elements that moves the pairs (i, i + r/2) of its first r to (i, i + D/2), [D]."""
+    """The order of a head's elements that moves the pairs (i, i + r/2) of its first r to (i, i + D/2),
+    [D]."""
     import numpy as np
 
     D, r = config.head_dim, config.rotary_dim

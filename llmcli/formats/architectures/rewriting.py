@@ -1,7 +1,7 @@
 """Architectures that are Llama up to a rewriting of their weights and config, done when a directory is read.
 
-Code that runs, trains or exports a model does not know them. Tensors are scaled (`TensorInfo.factor`) or split into
-ranges of their rows; their values are not read here.
+Code that runs, trains or exports a model does not know them. Tensors are scaled (`TensorInfo.factor`) or
+split into ranges of their rows; their values are not read here.
 """
 
 import math
@@ -18,8 +18,8 @@ Tensors = dict[str, TensorInfo]
 
 
 def rewrite(config: Mapping[str, Any], tensors: Tensors) -> tuple[dict[str, Any], Tensors]:
-    """Return the changes of a config.json and the tensors of the model as a Llama; no changes for another architecture.
-    Raises LLMError if that is not possible."""
+    """Return the changes of a config.json and the tensors of the model as a Llama; no changes for another
+    architecture. Raises LLMError if that is not possible."""
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or model_type not in REWRITTEN:
         return {}, tensors
@@ -30,17 +30,19 @@ def rewrite(config: Mapping[str, Any], tensors: Tensors) -> tuple[dict[str, Any]
 def _granite(config: Mapping[str, Any], tensors: Tensors) -> tuple[dict[str, Any], Tensors]:
     """Fold the four multipliers of Granite 3, which it has from muP (arXiv:2203.03466), into the weights.
 
-    Every sublayer reads the residual stream through an RMSNorm, so dividing the whole stream by embedding_multiplier
-    changes nothing if epsilon is divided by its square. The embeddings stay as they are, tied or not, and so does the
-    dtype of most weights.
+    Every sublayer reads the residual stream through an RMSNorm, so dividing the whole stream by
+    embedding_multiplier changes nothing if epsilon is divided by its square. The embeddings stay as they are,
+    tied or not, and so does the dtype of most weights.
     """
     keys = ("embedding_multiplier", "attention_multiplier", "residual_multiplier", "logits_scaling")
     embedding, attention, residual, scaling = (_multiplier(config, key) for key in keys)
     head_dim = config.get("head_dim") or count(config, "hidden_size") // count(config, "num_attention_heads")
     factors = {
-        "self_attn.q_proj.weight": attention * math.sqrt(head_dim), "self_attn.o_proj.weight": residual / embedding,
-        "mlp.down_proj.weight": residual / embedding, FINAL_NORM: 1 / scaling,
-    }  # fmt: skip
+        "self_attn.q_proj.weight": attention * math.sqrt(head_dim),
+        "self_attn.o_proj.weight": residual / embedding,
+        "mlp.down_proj.weight": residual / embedding,
+        FINAL_NORM: 1 / scaling,
+    }
     scaled = {
         name: replace(tensor, factor=factors.get(name, factors.get(name.split(".", 3)[-1], 1.0)))
         for name, tensor in tensors.items()

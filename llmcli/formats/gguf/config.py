@@ -30,7 +30,11 @@ def check_architecture(fields: Mapping[str, Any]) -> None:
     """Raise LLMError if the architecture is not supported, or if the file has no complete model."""
     content, parts = fields.get("general.type", "model"), fields.get("split.count", 1)
     if content != "model":
-        hint = "; merge an adapter from its PEFT files: llm import MODEL --adapter DIR" if content == "adapter" else ""
+        hint = (
+            "; merge an adapter from its PEFT files: llm import MODEL --adapter DIR"
+            if content == "adapter"
+            else ""
+        )
         raise LLMError(f"it has no model: its general.type is {str(content)[:60]!r}{hint}")
     if parts not in (0, 1):
         command = "llama-gguf-split --merge FIRST.gguf JOINED.gguf"
@@ -46,11 +50,16 @@ def check_architecture(fields: Mapping[str, Any]) -> None:
 def parse_config(
     fields: Mapping[str, Any], tensors: Mapping[str, TensorInfo], rope_factors: list[float] | None
 ) -> ModelConfig:
-    """Return the config of a model whose tensors have GGUF names. Raises LLMError if the model is not supported."""
+    """Return the config of a model whose tensors have GGUF names. Raises LLMError if the model is not
+    supported."""
     if _EMBEDDING not in tensors or len(tensors[_EMBEDDING].shape) != 2:
         raise LLMError(f"it has no {_EMBEDDING}")
     name, number = fields["general.architecture"], partial(_number, fields)
-    heads, width, experts = number("attention.head_count"), number("embedding_length"), number("expert_count", 0)
+    heads, width, experts = (
+        number("attention.head_count"),
+        number("embedding_length"),
+        number("expert_count", 0),
+    )
     head_dim = number("attention.key_length", width // max(1, heads))
     _check_neutral_fields(fields, head_dim)
     window, context = number("attention.sliding_window", 0), number("context_length")
@@ -70,8 +79,12 @@ def parse_config(
         rope_theta=_shortest_float(number("rope.freq_base", DEFAULT_ROPE_THETA)),
         rope_scaling=_rope_scaling(fields, rope_factors, head_dim),
         num_hidden_layers=number("block_count"),
-        intermediate_size=number("expert_feed_forward_length" if name == "qwen3moe" else "feed_forward_length"),
-        rms_norm_eps=_shortest_float(number(f"attention.layer_norm{'' if name == 'gpt2' else '_rms'}_epsilon")),
+        intermediate_size=number(
+            "expert_feed_forward_length" if name == "qwen3moe" else "feed_forward_length"
+        ),
+        rms_norm_eps=_shortest_float(
+            number(f"attention.layer_norm{'' if name == 'gpt2' else '_rms'}_epsilon")
+        ),
         hidden_act="gelu_pytorch_tanh" if name == "gpt2" else "silu",
         num_experts=experts,
         num_experts_per_tok=number("expert_used_count") if experts else 0,
@@ -104,13 +117,16 @@ def before_rewriting(fields: Mapping[str, Any], config: ModelConfig) -> dict[str
         known["attention_multiplier"] = config.head_dim**-0.5
         scales = {hf_key: fields.get(f"{name}.{key}") for key, hf_key in conventions.GRANITE_KEYS.items()}
         known |= {
-            key: scale if type(scale) is not float else _shortest_float(scale) for key, scale in scales.items() if scale
+            key: scale if type(scale) is not float else _shortest_float(scale)
+            for key, scale in scales.items()
+            if scale
         }
     return known
 
 
 def _number(fields: Mapping[str, Any], key: str, default: Any = None) -> Any:
-    """Return a field of the architecture. Raises LLMError if it is missing without a default, or is not a number."""
+    """Return a field of the architecture. Raises LLMError if it is missing without a default, or is not a
+    number."""
     name = f"{fields['general.architecture']}.{key}"
     value = fields.get(name, default)
     if value is None:
@@ -128,8 +144,12 @@ def _shortest_float(number: float) -> float:
 def _check_counts(config: ModelConfig, tensors: Mapping[str, TensorInfo]) -> None:
     """Raise LLMError for more layers or experts than tensors, before these numbers cost time or memory."""
     if config.num_hidden_layers > len(tensors):
-        raise LLMError(f"its config has {config.num_hidden_layers:,} layers, the file has {len(tensors):,} tensors")
-    stacks = (tensors[stack] for pattern in conventions.EXPERT_STACKS if (stack := pattern.format(0)) in tensors)
+        raise LLMError(
+            f"its config has {config.num_hidden_layers:,} layers, the file has {len(tensors):,} tensors"
+        )
+    stacks = (
+        tensors[stack] for pattern in conventions.EXPERT_STACKS if (stack := pattern.format(0)) in tensors
+    )
     most = max([len(tensors), *(stack.shape[0] for stack in stacks if stack.shape)])
     if config.num_experts > most or config.mlps > MAX_COUNT:
         claim = f"{config.num_hidden_layers:,} layers of {config.num_experts:,} experts"
@@ -139,27 +159,62 @@ def _check_counts(config: ModelConfig, tensors: Mapping[str, TensorInfo]) -> Non
 # Fields that change the computation, with their neutral values. llama.cpp reads some of them only for other
 # architectures.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
-    **dict.fromkeys((
-        "activation_sparsity_scale", "attention.clamp_kqv", "attention.indexer.top_k", "attention.key_length_mla",
-        "attention.max_alibi_bias", "attention.shared_kv_layers", "attention.temperature_length",
-        "attention.value_length_mla", "attn_logit_softcapping", "final_logit_softcapping", "leading_dense_block_count",
-        "n_deepstack_layers", "nextn_predict_layers", "rope.dimension_sections", "router_logit_softcapping",
-        "swiglu_clamp_exp", "swiglu_clamp_shexp",
-    ), (0,)),
-    **dict.fromkeys((
-        "attention.output_scale", "attention.temperature_scale", "embedding_scale", "full_attention_interval",
-        "logit_scale", "residual_scale", "rope.scaling.alpha",
-    ), (0, 1)),
-    "attention.causal": (True,), "rope.scaling.attn_factor": (1,), "use_parallel_residual": (False,),
-}  # fmt: skip
+    **dict.fromkeys(
+        (
+            "activation_sparsity_scale",
+            "attention.clamp_kqv",
+            "attention.indexer.top_k",
+            "attention.key_length_mla",
+            "attention.max_alibi_bias",
+            "attention.shared_kv_layers",
+            "attention.temperature_length",
+            "attention.value_length_mla",
+            "attn_logit_softcapping",
+            "final_logit_softcapping",
+            "leading_dense_block_count",
+            "n_deepstack_layers",
+            "nextn_predict_layers",
+            "rope.dimension_sections",
+            "router_logit_softcapping",
+            "swiglu_clamp_exp",
+            "swiglu_clamp_shexp",
+        ),
+        (0,),
+    ),
+    **dict.fromkeys(
+        (
+            "attention.output_scale",
+            "attention.temperature_scale",
+            "embedding_scale",
+            "full_attention_interval",
+            "logit_scale",
+            "residual_scale",
+            "rope.scaling.alpha",
+        ),
+        (0, 1),
+    ),
+    "attention.causal": (True,),
+    "rope.scaling.attn_factor": (1,),
+    "use_parallel_residual": (False,),
+}
 _NEUTRAL_WITH_EXPERTS: dict[str, tuple[Any, ...]] = {
-    **dict.fromkeys((
-        "expert_gating_func",  # 0: not specified, 1: softmax
-        "expert_group_count", "expert_group_scale", "expert_group_used_count", "expert_weights_scale",
-        "experts_per_group", "interleave_moe_layer_step", "moe_every_n_layers",
-    ), (0, 1)),
-    "expert_shared_count": (0,), "moe_latent_size": (0,), "expert_weights_norm": (True,),
-}  # fmt: skip
+    **dict.fromkeys(
+        (
+            "expert_gating_func",  # 0: not specified, 1: softmax
+            "expert_group_count",
+            "expert_group_scale",
+            "expert_group_used_count",
+            "expert_weights_scale",
+            "experts_per_group",
+            "interleave_moe_layer_step",
+            "moe_every_n_layers",
+        ),
+        (0, 1),
+    ),
+    "expert_shared_count": (0,),
+    "moe_latent_size": (0,),
+    "expert_weights_norm": (True,),
+}
 
 
 def _check_neutral_fields(fields: Mapping[str, Any], head_dim: float) -> None:
@@ -176,12 +231,16 @@ def _check_neutral_fields(fields: Mapping[str, Any], head_dim: float) -> None:
             raise LLMError(f"it sets {name}.{key} to {str(value)[:60]}; supported: {allowed[-1]}")
     scale = fields.get(f"{name}.attention.scale")
     if scale and name != "granite" and not math.isclose(scale, head_dim**-0.5, rel_tol=1e-6):
-        raise LLMError(f"it sets {name}.attention.scale to {str(scale)[:60]}; supported: 1 / sqrt({head_dim})")
+        raise LLMError(
+            f"it sets {name}.attention.scale to {str(scale)[:60]}; supported: 1 / sqrt({head_dim})"
+        )
 
 
-def _rope_scaling(fields: Mapping[str, Any], factors: list[float] | None, head_dim: int) -> RopeScaling | None:
-    """Return the scaling of rotary positions, by a factor or a tensor of `factors`. As in llama.cpp, the factor may
-    have an older key, and the default type is linear. Raises LLMError for other types."""
+def _rope_scaling(
+    fields: Mapping[str, Any], factors: list[float] | None, head_dim: int
+) -> RopeScaling | None:
+    """Return the scaling of rotary positions, by a factor or a tensor of `factors`. As in llama.cpp, the
+    factor may have an older key, and the default type is linear. Raises LLMError for other types."""
     name = fields["general.architecture"]
     rope_type = fields.get(f"{name}.rope.scaling.type", "linear")
     if rope_type not in ("none", "linear"):
@@ -191,7 +250,9 @@ def _rope_scaling(fields: Mapping[str, Any], factors: list[float] | None, head_d
         raise LLMError(f"its RoPE scaling factor is {str(factor)[:60]}; expected a number")
     has_factor = rope_type == "linear" and factor != 1
     if has_factor and factors:
-        raise LLMError(f"it has two RoPE scalings, a factor of {factor} and {ROPE_FACTORS}; supported: one of them")
+        raise LLMError(
+            f"it has two RoPE scalings, a factor of {factor} and {ROPE_FACTORS}; supported: one of them"
+        )
     if factors:
         if len(factors) != head_dim // 2:
             raise LLMError(f"its {ROPE_FACTORS} has {len(factors):,} numbers; expected {head_dim // 2:,}")
@@ -201,8 +262,9 @@ def _rope_scaling(fields: Mapping[str, Any], factors: list[float] | None, head_d
 
 
 def _llama3_scaling(factors: list[float], theta: float, stored: Any) -> RopeScaling:
-    """Return the Llama 3.1 scaling that divides the frequencies by these factors: the one that our own files store as
-    JSON (`stored`), or the first usual one that results in the factors. Raises LLMError if none does."""
+    """Return the Llama 3.1 scaling that divides the frequencies by these factors: the one that our own files
+    store as JSON (`stored`), or the first usual one that results in the factors. Raises LLMError if none
+    does."""
     candidates = []
     with suppress(ValueError, TypeError, RecursionError, LLMError):
         candidates.append(RopeScaling(**json.loads(stored)))

@@ -1,5 +1,5 @@
-"""Differences between GGUF and Hugging Face files: names of architectures, config keys and tensors; the row order of
-query and key projections."""
+"""Differences between GGUF and Hugging Face files: names of architectures, config keys and tensors; the row
+order of query and key projections."""
 
 import re
 from collections.abc import Iterator
@@ -9,37 +9,69 @@ from numpy.typing import NDArray
 
 from llmcli.config import LAYER_TYPES, ModelConfig
 
-# GGUF's architecture -> transformers' model_type, after its rewriting (architectures/rewriting.py) for the last two
+# GGUF's architecture -> transformers' model_type, after its rewriting (architectures/rewriting.py) for the
+# last two
 ARCHITECTURES = {
-    "llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "qwen3moe": "qwen3_moe", "smollm3": "smollm3",
-    "olmo2": "olmo2", "gemma3": "gemma3_text", "gpt2": "gpt2", "granite": "llama", "phi3": "llama",
-}  # fmt: skip
+    "llama": "llama",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+    "qwen3moe": "qwen3_moe",
+    "smollm3": "smollm3",
+    "olmo2": "olmo2",
+    "gemma3": "gemma3_text",
+    "gpt2": "gpt2",
+    "granite": "llama",
+    "phi3": "llama",
+}
 MODEL_TYPES_WITH_EXPERTS = {"llama": "mixtral", "qwen3moe": "qwen3_moe"}
 ARCHITECTURE_OF = {  # transformers' model_type -> GGUF's architecture
-    "llama": "llama", "mistral": "llama", "mixtral": "llama", "qwen2": "qwen2", "qwen3": "qwen3",
-    "qwen3_moe": "qwen3moe", "smollm3": "smollm3", "olmo2": "olmo2", "gemma3_text": "gemma3", "gpt2": "gpt2",
-}  # fmt: skip
+    "llama": "llama",
+    "mistral": "llama",
+    "mixtral": "llama",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+    "qwen3_moe": "qwen3moe",
+    "smollm3": "smollm3",
+    "olmo2": "olmo2",
+    "gemma3_text": "gemma3",
+    "gpt2": "gpt2",
+}
 GRANITE_KEYS = {  # GGUF's key -> Hugging Face's
-    "embedding_scale": "embedding_multiplier", "attention.scale": "attention_multiplier",
-    "residual_scale": "residual_multiplier", "logit_scale": "logits_scaling",
-}  # fmt: skip
+    "embedding_scale": "embedding_multiplier",
+    "attention.scale": "attention_multiplier",
+    "residual_scale": "residual_multiplier",
+    "logit_scale": "logits_scaling",
+}
 CONFIG_KEYS = {  # GGUF's key without the prefix of the architecture -> Hugging Face's
-    "block_count": "num_hidden_layers", "embedding_length": "hidden_size", "feed_forward_length": "intermediate_size",
-    "attention.head_count": "num_attention_heads", "attention.head_count_kv": "num_key_value_heads",
-    "attention.key_length": "head_dim", "context_length": "max_position_embeddings", "expert_count": "num_experts",
-    "expert_used_count": "num_experts_per_tok", "rope.freq_base": "rope_theta",
-}  # fmt: skip
+    "block_count": "num_hidden_layers",
+    "embedding_length": "hidden_size",
+    "feed_forward_length": "intermediate_size",
+    "attention.head_count": "num_attention_heads",
+    "attention.head_count_kv": "num_key_value_heads",
+    "attention.key_length": "head_dim",
+    "context_length": "max_position_embeddings",
+    "expert_count": "num_experts",
+    "expert_used_count": "num_experts_per_tok",
+    "rope.freq_base": "rope_theta",
+}
 ROPE_LAYER_INTERVAL = 4  # llama.cpp: each fourth layer of a SmolLM3 has no rotary positions
 ROPE_FACTORS = "rope_freqs.weight"  # tensor with a divisor for each rotary frequency
 ROPE_SCALING_KEY = "llmcli.rope_scaling"  # our own key: with its own keys, llama.cpp would scale twice
 _MODULES = {  # Hugging Face's name -> GGUF's; names in a layer have no prefix here
-    "model.embed_tokens": "token_embd", "model.embed_positions": "position_embd",
-    "model.norm": "output_norm", "lm_head": "output",
-    "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v", "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
-    "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
-}  # fmt: skip
+    "model.embed_tokens": "token_embd",
+    "model.embed_positions": "position_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
 _QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 _NORMS = ("attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm")  # in the order of NormNames
 _ROUTER = "blk.{}.ffn_gate_inp.weight"
@@ -78,11 +110,15 @@ def phi3_names(config: ModelConfig) -> dict[str, str]:
 
 
 def joined_tensors(config: ModelConfig) -> Iterator[tuple[str, list[str], bool]]:
-    """Yield (GGUF's name, our names, whether they are stacked in a new dimension) of each router, stack of experts, and
-    GPT-2's queries, keys and values."""
+    """Yield (GGUF's name, our names, whether they are stacked in a new dimension) of each router, stack of
+    experts, and GPT-2's queries, keys and values."""
     for layer in range(config.num_hidden_layers if config.model_type == "gpt2" else 0):
         for kind in ("weight", "bias"):
-            yield f"blk.{layer}.attn_qkv.{kind}", [f"model.layers.{layer}.{name}.{kind}" for name in _QKV], False
+            yield (
+                f"blk.{layer}.attn_qkv.{kind}",
+                [f"model.layers.{layer}.{name}.{kind}" for name in _QKV],
+                False,
+            )
     for layer in range(config.num_hidden_layers if config.num_experts else 0):
         yield _ROUTER.format(layer), [config.router_name(layer)], False
         for stack, names in zip(EXPERT_STACKS, zip(*config.mlp_names(layer), strict=True), strict=True):
@@ -90,7 +126,8 @@ def joined_tensors(config: ModelConfig) -> Iterator[tuple[str, list[str], bool]]
 
 
 def interleaved_heads(config: ModelConfig, architecture: str) -> dict[str, int]:
-    """Return projection -> number of heads where GGUF orders rows differently from Hugging Face; see `reorder_rows`."""
+    """Return projection -> number of heads where GGUF orders rows differently from Hugging Face; see
+    `reorder_rows`."""
     if architecture not in ("llama", "smollm3", "granite"):
         return {}
     return {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
@@ -98,16 +135,22 @@ def interleaved_heads(config: ModelConfig, architecture: str) -> dict[str, int]:
 
 def rope_layers(model_type: str, count: int) -> tuple[int, ...]:
     """Return `no_rope_layers` of a model with this number of layers; llama.cpp does not store it."""
-    return tuple(int((i + 1) % ROPE_LAYER_INTERVAL != 0) for i in range(count)) if model_type == "smollm3" else ()
+    return (
+        tuple(int((i + 1) % ROPE_LAYER_INTERVAL != 0) for i in range(count))
+        if model_type == "smollm3"
+        else ()
+    )
 
 
 def layer_types(pattern: int, count: int) -> tuple[str, ...]:
-    """Return the `layer_types` of a Gemma: each `pattern`-th of `count` layers attends to all tokens; 0: none does."""
+    """Return the `layer_types` of a Gemma: each `pattern`-th of `count` layers attends to all tokens; 0: none
+    does."""
     return tuple(LAYER_TYPES[pattern == 0 or (layer + 1) % pattern != 0] for layer in range(count))
 
 
 def query_scalar(config: ModelConfig) -> float:
-    """Return the `query_pre_attn_scalar` of a Gemma; llama.cpp knows it by the number of layers, 62 of Gemma 3 27B."""
+    """Return the `query_pre_attn_scalar` of a Gemma; llama.cpp knows it by the number of layers, 62 of Gemma
+    3 27B."""
     is_27b = config.num_hidden_layers == 62
     return config.hidden_size // config.num_attention_heads if is_27b else config.head_dim
 
@@ -115,9 +158,9 @@ def query_scalar(config: ModelConfig) -> float:
 def reorder_rows(rows: NDArray[np.float32], heads: int, *, interleave: bool) -> NDArray[np.float32]:
     """Permute the rows of query and key weights [heads * D, inputs] or biases [heads * D].
 
-    Rotary embeddings rotate pairs of a head's D dimensions. Hugging Face pairs the two halves, (i, i + D/2); Meta's
-    Llama and llama.cpp's architecture "llama" pair neighbors, (2i, 2i + 1). `interleave` converts halves to neighbors,
-    otherwise neighbors to halves.
+    Rotary embeddings rotate pairs of a head's D dimensions. Hugging Face pairs the two halves, (i, i + D/2);
+    Meta's Llama and llama.cpp's architecture "llama" pair neighbors, (2i, 2i + 1). `interleave` converts
+    halves to neighbors, otherwise neighbors to halves.
     """
     half = rows.shape[0] // heads // 2
     pairs = rows.reshape(heads, *((2, half) if interleave else (half, 2)), *rows.shape[1:])

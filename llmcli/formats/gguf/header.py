@@ -1,4 +1,5 @@
-"""The header of a GGUF file (version 2 or 3, ggml's docs/gguf.md). Files may be untrusted: everything is bounded."""
+"""The header of a GGUF file (version 2 or 3, ggml's docs/gguf.md). Files may be untrusted: everything is
+bounded."""
 
 import math
 import mmap
@@ -19,19 +20,57 @@ MAX_DIMENSIONS = 4  # per tensor
 MAX_ALIGNMENT = 1 << 20  # bytes
 # GGML's type number -> (name, elements per block, bytes per block)
 TYPES = {
-    0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22),
-    7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110), 12: ("Q4_K", 256, 144),
-    13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210), 30: ("BF16", 1, 2),
-}  # fmt: skip
+    0: ("F32", 1, 4),
+    1: ("F16", 1, 2),
+    2: ("Q4_0", 32, 18),
+    3: ("Q4_1", 32, 20),
+    6: ("Q5_0", 32, 22),
+    7: ("Q5_1", 32, 24),
+    8: ("Q8_0", 32, 34),
+    10: ("Q2_K", 256, 84),
+    11: ("Q3_K", 256, 110),
+    12: ("Q4_K", 256, 144),
+    13: ("Q5_K", 256, 176),
+    14: ("Q6_K", 256, 210),
+    30: ("BF16", 1, 2),
+}
 # other types: a file can be inspected, but its model cannot run
 TYPES_WITHOUT_VALUES = {
-    9: ("Q8_1", 32, 40), 15: ("Q8_K", 256, 292), 16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74),
-    18: ("IQ3_XXS", 256, 98), 19: ("IQ1_S", 256, 50), 20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110),
-    22: ("IQ2_S", 256, 82), 23: ("IQ4_XS", 256, 136), 24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4),
-    27: ("I64", 1, 8), 28: ("F64", 1, 8), 29: ("IQ1_M", 256, 56), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66),
-    39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18),
-}  # fmt: skip
-_SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+    9: ("Q8_1", 32, 40),
+    15: ("Q8_K", 256, 292),
+    16: ("IQ2_XXS", 256, 66),
+    17: ("IQ2_XS", 256, 74),
+    18: ("IQ3_XXS", 256, 98),
+    19: ("IQ1_S", 256, 50),
+    20: ("IQ4_NL", 32, 18),
+    21: ("IQ3_S", 256, 110),
+    22: ("IQ2_S", 256, 82),
+    23: ("IQ4_XS", 256, 136),
+    24: ("I8", 1, 1),
+    25: ("I16", 1, 2),
+    26: ("I32", 1, 4),
+    27: ("I64", 1, 8),
+    28: ("F64", 1, 8),
+    29: ("IQ1_M", 256, 56),
+    34: ("TQ1_0", 256, 54),
+    35: ("TQ2_0", 256, 66),
+    39: ("MXFP4", 32, 17),
+    40: ("NVFP4", 64, 36),
+    41: ("Q1_0", 128, 18),
+}
+_SCALARS = {
+    0: "<B",
+    1: "<b",
+    2: "<H",
+    3: "<h",
+    4: "<I",
+    5: "<i",
+    6: "<f",
+    7: "<?",
+    10: "<Q",
+    11: "<q",
+    12: "<d",
+}
 _STRING, _ARRAY = 8, 9  # types of a field's value besides _SCALARS
 
 
@@ -39,7 +78,8 @@ class GGUFHeader:
     """The fields and tensors in a header, under GGUF's own names."""
 
     def __init__(self, data: mmap.mmap) -> None:
-        """Parse a header. Raises LLMError for an unknown tensor type, ValueError or struct.error for a damaged file."""
+        """Parse a header. Raises LLMError for an unknown tensor type, ValueError or struct.error for a
+        damaged file."""
         parser = _Parser(data)
         version = parser.number("<I")
         if version not in (2, 3):
@@ -66,7 +106,9 @@ class GGUFHeader:
                 raise ValueError(f"tensor {tensor.name[:100]!r} overlaps another")
             position = tensor.end
         if position > len(data):
-            raise ValueError(f"it is cut off: the tensors end at byte {position:,}, the file at {len(data):,}")
+            raise ValueError(
+                f"it is cut off: the tensors end at byte {position:,}, the file at {len(data):,}"
+            )
 
     def _tensor_info(self, name: str, shape: tuple[int, ...], type_number: int, offset: int) -> TensorInfo:
         if type_number not in TYPES:
@@ -84,10 +126,12 @@ class GGUFHeader:
 
 
 class _Parser:
-    """Reads the binary header. Lengths are checked against the file before they are used. Raises ValueError."""
+    """Reads the binary header. Lengths are checked against the file before they are used. Raises
+    ValueError."""
 
     def __init__(self, data: mmap.mmap) -> None:
-        self._data, self.position = data, len(GGUF_MAGIC)
+        self._data = data
+        self.position = len(GGUF_MAGIC)
         self._end = min(len(data), MAX_HEADER_BYTES)
         self._array_entries = 0
 
@@ -102,7 +146,9 @@ class _Parser:
         """Read the number of tensors or fields."""
         count = self.number("<Q")
         if count > MAX_COUNT:
-            raise ValueError(f"its header has {count:,} entries of one kind; at most {MAX_COUNT:,} are supported")
+            raise ValueError(
+                f"its header has {count:,} entries of one kind; at most {MAX_COUNT:,} are supported"
+            )
         return int(count)
 
     def text(self) -> str:
@@ -131,7 +177,9 @@ class _Parser:
         if value_type != _ARRAY:
             raise ValueError(f"a value in its header is of type {value_type}")
         entry_type, count = self.number("<I"), self.number("<Q")
-        if entry_type != _STRING and entry_type not in _SCALARS:  # nested arrays: as in ggml, and slow to read
+        if (
+            entry_type != _STRING and entry_type not in _SCALARS
+        ):  # nested arrays: as in ggml, and slow to read
             raise ValueError(f"an array in its header has entries of type {entry_type}")
         size = struct.calcsize(_SCALARS.get(entry_type, "<Q"))  # a string begins with its length
         self._require(count * size)

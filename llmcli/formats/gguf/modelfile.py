@@ -1,4 +1,5 @@
-"""The Modelfile with which Ollama imports a GGUF file: template, texts that end an answer, context, temperature.
+"""The Modelfile with which Ollama imports a GGUF file: template, texts that end an answer, context,
+temperature.
 
 https://docs.ollama.com/modelfile describes the format; a template is one of Go's text/template.
 """
@@ -7,19 +8,23 @@ from llmcli.config import SamplingConfig
 from llmcli.data.conversations.chat_template import CHATML, ChatTemplate
 
 # the same text as CHATML
-_CHATML = "{{ range .Messages }}<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n{{ end }}<|im_start|>assistant\n"
+_CHATML = (
+    "{{ range .Messages }}<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n{{ end }}<|im_start|>assistant\n"
+)
 _TEXT = "{{ .Prompt }}"  # a prompt is continued, without the turns of a conversation
 
 
 def modelfile(gguf_name: str, context: int, template: ChatTemplate | None) -> str:
-    """Return the content of a Modelfile beside the GGUF file. It leaves out a template in jinja2 other than CHATML: the
-    GGUF file contains it, and Ollama recognizes the common ones there."""
+    """Return the content of a Modelfile beside the GGUF file. It leaves out a template in jinja2 other than
+    CHATML: the GGUF file contains it, and Ollama recognizes the common ones there."""
     lines = [f'FROM "./{gguf_name}"' if " " in gguf_name else f"FROM ./{gguf_name}"]
     if template is None:
         lines.append(f'TEMPLATE """{_TEXT}"""')
     elif template.source == CHATML:
         lines.append(f'TEMPLATE """{_CHATML}"""')
     if template is not None:
-        lines += [f'PARAMETER stop "{template.tokenizer.label(token)}"' for token in sorted(template.stop_ids)]
+        lines += [
+            f'PARAMETER stop "{template.tokenizer.label(token)}"' for token in sorted(template.stop_ids)
+        ]
     lines += [f"PARAMETER num_ctx {context}", f"PARAMETER temperature {SamplingConfig.temperature}"]
     return "".join(f"{line}\n" for line in lines)

@@ -1,4 +1,5 @@
-"""Reading GGUF files, the format of llama.cpp, Ollama and LM Studio, with Hugging Face's names of tensors and keys."""
+"""Reading GGUF files, the format of llama.cpp, Ollama and LM Studio, with Hugging Face's names of tensors and
+keys."""
 
 import json
 import math
@@ -32,9 +33,18 @@ MAX_ROPE_FACTORS = 1 << 16
 BLOCK_VALUES = 1 << 22  # decoded at once
 ROW_VALUES = 1 << 13  # per row for `gguf`, which decodes 16 rows at a time: short rows are slow
 _PROVENANCE_KEYS = (  # without "general."
-    "name", "author", "organization", "license", "license.link", "description", "url", "source.url", "basename",
-    "finetune", "size_label",
-)  # fmt: skip
+    "name",
+    "author",
+    "organization",
+    "license",
+    "license.link",
+    "description",
+    "url",
+    "source.url",
+    "basename",
+    "finetune",
+    "size_label",
+)
 
 
 def import_gguf(what: str) -> ModuleType:
@@ -48,8 +58,8 @@ def import_gguf(what: str) -> ModuleType:
 
 
 def read_header(path: Path) -> Header:
-    """Read the header of a GGUF file. For an unsupported model it has GGUF's own names, and the reason as `problem`.
-    Raises LLMError if the file is damaged."""
+    """Read the header of a GGUF file. For an unsupported model it has GGUF's own names, and the reason as
+    `problem`. Raises LLMError if the file is damaged."""
     with open_for_reading(path) as file:
         try:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -61,7 +71,9 @@ def read_header(path: Path) -> Header:
                     header = GGUFHeader(mapped)
             except (ValueError, struct.error) as error:
                 raise LLMError(f"{path} is not a complete GGUF file: {error}") from error
-            problem = header.problem if header.fields.get("general.architecture") in list(ARCHITECTURES) else ""
+            problem = (
+                header.problem if header.fields.get("general.architecture") in list(ARCHITECTURES) else ""
+            )
             try:
                 if not problem:
                     return _translated_header(path, header, mapped)
@@ -113,7 +125,9 @@ def _translated_tensors(tensors: Mapping[str, TensorInfo], config: ModelConfig) 
         if is_stack and (len(columns) != 2 or rows != len(names)):
             raise LLMError(f"its {gguf_name} has shape {list(tensor.shape)}; expected {len(names)} experts")
         if rows % len(names):
-            raise LLMError(f"its {gguf_name} has shape {list(tensor.shape)}; expected a multiple of {len(names)}")
+            raise LLMError(
+                f"its {gguf_name} has shape {list(tensor.shape)}; expected a multiple of {len(names)}"
+            )
         shape = tuple(columns) if is_stack else (rows // len(names), *columns)
         size = (tensor.end - tensor.start) // len(names)
         for i, name in enumerate(names):
@@ -121,7 +135,9 @@ def _translated_tensors(tensors: Mapping[str, TensorInfo], config: ModelConfig) 
             translated[name] = replace(tensor, shape=shape, start=start, end=start + size)
     named = {name: replace(tensor, name=name) for name, tensor in translated.items()}
     if config.is_gemma:  # Hugging Face's files store the gains of norms minus 1
-        named |= {name: replace(tensor, offset=-1.0) for name, tensor in named.items() if len(tensor.shape) == 1}
+        named |= {
+            name: replace(tensor, offset=-1.0) for name, tensor in named.items() if len(tensor.shape) == 1
+        }
     return named
 
 
@@ -130,7 +146,9 @@ def _untranslated_header(path: Path, header: GGUFHeader, file_bytes: int, proble
     fields = header.fields
     architecture = str(fields.get("general.architecture", "not named"))
     known = {f"{architecture}.{gguf_key}": hf_key for gguf_key, hf_key in CONFIG_KEYS.items()}
-    config = {"model_type": architecture} | {hf_key: fields[key] for key, hf_key in known.items() if key in fields}
+    config = {"model_type": architecture} | {
+        hf_key: fields[key] for key, hf_key in known.items() if key in fields
+    }
     tokens = fields.get("tokenizer.ggml.tokens")
     if isinstance(tokens, list):
         config["vocab_size"] = len(tokens)
@@ -142,12 +160,16 @@ def _untranslated_header(path: Path, header: GGUFHeader, file_bytes: int, proble
     }
     metadata = others | {"config.json": json.dumps(config), "training.json": _training_json(path, fields)}
     form = "GGUF file"
-    return Header(path, file_bytes, header.data_start, header.tensors, metadata, form, _decoder(path, {}), problem)
+    return Header(
+        path, file_bytes, header.data_start, header.tensors, metadata, form, _decoder(path, {}), problem
+    )
 
 
 def _training_json(path: Path, fields: Mapping[str, Any]) -> str:
     """Make a training record with the origin of the model."""
-    origin = {key: value for key in _PROVENANCE_KEYS if isinstance(value := fields.get(f"general.{key}"), str)}
+    origin = {
+        key: value for key in _PROVENANCE_KEYS if isinstance(value := fields.get(f"general.{key}"), str)
+    }
     if fields.get("general.architecture") in list(REWRITTEN):
         origin["architecture"] = fields["general.architecture"]
     imported = {"file": atomic_io.name_of(path), "form": "GGUF", **origin}
@@ -156,8 +178,8 @@ def _training_json(path: Path, fields: Mapping[str, Any]) -> str:
 
 
 def _decoder(path: Path, heads: Mapping[str, int]) -> Callable[[TensorInfo], Iterator[NDArray[np.float32]]]:
-    """Return a function that reads the flat float32 values of a tensor, in blocks of rows. `heads` maps interleaved
-    projections, which are read whole, to their number of heads."""
+    """Return a function that reads the flat float32 values of a tensor, in blocks of rows. `heads` maps
+    interleaved projections, which are read whole, to their number of heads."""
 
     def decode(tensor: TensorInfo) -> Iterator[NDArray[np.float32]]:
         projection = tensor.name.rpartition(".")[0].rpartition(".")[2]
@@ -181,7 +203,8 @@ def _decoder(path: Path, heads: Mapping[str, int]) -> Callable[[TensorInfo], Ite
 
 
 def _row_blocks(tensor: TensorInfo) -> Iterator[TensorInfo]:
-    """Yield blocks of rows of a tensor; a large one, such as the embeddings of Gemma, is never in memory twice."""
+    """Yield blocks of rows of a tensor; a large one, such as the embeddings of Gemma, is never in memory
+    twice."""
     if len(tensor.shape) < 2 or tensor.size <= BLOCK_VALUES:
         yield tensor
         return
@@ -206,5 +229,7 @@ def _dequantize(data: bytes, tensor: TensorInfo) -> NDArray[np.float32]:
         with np.errstate(all="ignore"):  # a damaged scale causes infinities and NaN
             values = gguf.quants.dequantize(rows, quantization_type)
     except NotImplementedError as error:
-        raise LLMError(f"{tensor.name[:100]} is of type {tensor.dtype}, whose values are not supported") from error
+        raise LLMError(
+            f"{tensor.name[:100]} is of type {tensor.dtype}, whose values are not supported"
+        ) from error
     return values

@@ -1,7 +1,7 @@
 """Conversion between the tokenizer fields of a GGUF file and a tokenizer.json.
 
-llama.cpp names a pre-tokenizer where tokenizer.json describes it, and has SentencePiece scores where tokenizer.json has
-merges. Anything that the other format cannot express is an error. Standard library only.
+llama.cpp names a pre-tokenizer where tokenizer.json describes it, and has SentencePiece scores where
+tokenizer.json has merges. Anything that the other format cannot express is an error. Standard library only.
 """
 
 from collections.abc import Mapping
@@ -12,23 +12,42 @@ from llmcli.data.tokenizers import tokenizer_json
 from llmcli.data.tokenizers.tokenizer_json import SPACE
 from llmcli.errors import LLMError
 
-# llama.cpp's name of a pre-tokenizer -> name in tokenizer_json.PRE_TOKENIZERS; for writing, the first one is used
+# llama.cpp's name of a pre-tokenizer -> name in tokenizer_json.PRE_TOKENIZERS; for writing, the first one is
+# used
 _PRE_TOKENIZERS = {
-    "gpt-2": "GPT-2", "smollm": "GPT-2, single digits", "llama-bpe": "Llama 3", "qwen2": "Qwen 2",
-    "phi-2": "GPT-2", "olmo": "GPT-2", "jais": "GPT-2", "roberta-bpe": "GPT-2",
-    "starcoder": "GPT-2, single digits", "refact": "GPT-2, single digits", "command-r": "GPT-2, single digits",
+    "gpt-2": "GPT-2",
+    "smollm": "GPT-2, single digits",
+    "llama-bpe": "Llama 3",
+    "qwen2": "Qwen 2",
+    "phi-2": "GPT-2",
+    "olmo": "GPT-2",
+    "jais": "GPT-2",
+    "roberta-bpe": "GPT-2",
+    "starcoder": "GPT-2, single digits",
+    "refact": "GPT-2, single digits",
+    "command-r": "GPT-2, single digits",
     "codeshell": "GPT-2, single digits",
-    "llama3": "Llama 3", "llama-v3": "Llama 3", "dbrx": "Llama 3", "smaug-bpe": "Llama 3",
+    "llama3": "Llama 3",
+    "llama-v3": "Llama 3",
+    "dbrx": "Llama 3",
+    "smaug-bpe": "Llama 3",
     "deepseek-r1-qwen": "Qwen 2",
-}  # fmt: skip
-_LLAMA_3 = ("llama-bpe", "llama3", "llama-v3")  # they also prepend a token to a text and ignore merges for whole words
+}
+_LLAMA_3 = (
+    "llama-bpe",
+    "llama3",
+    "llama-v3",
+)  # they also prepend a token to a text and ignore merges for whole words
 _NORMAL, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 3, 4, 5, 6  # token types
 _UNMERGED_SCORE = -1e6  # score of tokens that are not merges
-MAX_SPLIT_CHARACTERS = 1 << 28  # in all ways to split the tokens of a SentencePiece: 25 times as many as Gemma 3 has
+MAX_SPLIT_CHARACTERS = (
+    1 << 28
+)  # in all ways to split the tokens of a SentencePiece: 25 times as many as Gemma 3 has
 
 
 def to_document(fields: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
-    """Return (a parsed tokenizer.json, control token that begins a text). Raises LLMError if it is not supported."""
+    """Return (a parsed tokenizer.json, control token that begins a text). Raises LLMError if it is not
+    supported."""
     kind, tokens = fields.get("tokenizer.ggml.model"), [*_list_field(fields, "tokens", str)]
     types = [_NORMAL] * len(tokens)
     if "tokenizer.ggml.token_type" in fields:
@@ -45,11 +64,18 @@ def to_document(fields: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
                 tokens[i] = f"<unused {i}>"
             vocabulary[tokens[i]] = i
     added = [
-        {"id": i, "content": token, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
-         "special": token_type == _CONTROL}
+        {
+            "id": i,
+            "content": token,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": token_type == _CONTROL,
+        }
         for i, (token, token_type) in enumerate(zip(tokens, types, strict=True))
         if token_type in (_CONTROL, _USER_DEFINED)
-    ]  # fmt: skip
+    ]
     document: dict[str, Any] = {"added_tokens": added}
     if kind == "gpt2":
         document |= _byte_level(fields, vocabulary)
@@ -87,7 +113,9 @@ def to_config(fields: Mapping[str, Any], config: ModelConfig, bos_token: str | N
     return tokenizer_config | ({"chat_template": template} if isinstance(template, str) else {})
 
 
-def _list_field(fields: Mapping[str, Any], name: str, entry_type: type, count: int | None = None) -> list[Any]:
+def _list_field(
+    fields: Mapping[str, Any], name: str, entry_type: type, count: int | None = None
+) -> list[Any]:
     """Return an array of the tokenizer. Raises LLMError if it is missing, has another type, or lacks `count`
     entries."""
     value = fields.get(f"tokenizer.ggml.{name}")
@@ -110,7 +138,9 @@ def _byte_level(fields: Mapping[str, Any], vocabulary: dict[str, int]) -> dict[s
     """Return the parts of a tokenizer.json for a byte-level BPE."""
     name = fields.get("tokenizer.ggml.pre")
     if name is None:
-        raise LLMError("it has no tokenizer.ggml.pre, the name of its pre-tokenizer; get a newer file of this model")
+        raise LLMError(
+            "it has no tokenizer.ggml.pre, the name of its pre-tokenizer; get a newer file of this model"
+        )
     if name not in _PRE_TOKENIZERS:
         raise LLMError(f"its pre-tokenizer is {name!r}; {', '.join(_PRE_TOKENIZERS)} are supported")
     merges = _list_field(fields, "merges", str)
@@ -123,7 +153,8 @@ def _byte_level(fields: Mapping[str, Any], vocabulary: dict[str, int]) -> dict[s
 
 
 def _sentencepiece(fields: Mapping[str, Any], vocabulary: dict[str, int], types: list[int]) -> dict[str, Any]:
-    """Return the parts of a tokenizer.json for a SentencePiece BPE, or for a tokenizer with one token per character."""
+    """Return the parts of a tokenizer.json for a SentencePiece BPE, or for a tokenizer with one token per
+    character."""
     merges = _merges(vocabulary, _list_field(fields, "scores", float, len(types)), types)
     model = {"type": "BPE", "vocab": vocabulary, "merges": merges, "byte_fallback": True}
     if not merges:  # one token per character; a space is a space
@@ -131,13 +162,17 @@ def _sentencepiece(fields: Mapping[str, Any], vocabulary: dict[str, int], types:
         return {"model": model | {"vocab": names}, "decoder": tokenizer_json.decoder("char")}
     adds_prefix_space = bool(fields.get("tokenizer.ggml.add_space_prefix", True))
     steps = tokenizer_json.prefix_space_steps("prepend" if adds_prefix_space else "")
-    return {"model": model, **steps, "decoder": tokenizer_json.decoder("spm", adds_prefix_space=adds_prefix_space)}
+    return {
+        "model": model,
+        **steps,
+        "decoder": tokenizer_json.decoder("spm", adds_prefix_space=adds_prefix_space),
+    }
 
 
 @tokenizer_json.without_collector()
 def _merges(vocabulary: dict[str, int], scores: list[float], types: list[int]) -> list[tuple[str, str]]:
-    """Derive merges, each of two tokens into a third, from SentencePiece scores, by descending score. Raises LLMError
-    for tokens so long that to try all ways to split them would take seconds."""
+    """Derive merges, each of two tokens into a third, from SentencePiece scores, by descending score. Raises
+    LLMError for tokens so long that to try all ways to split them would take seconds."""
     size = sum(len(token) ** 2 for token in vocabulary)
     if size > MAX_SPLIT_CHARACTERS:
         problem = f"its tokens are too long: all ways to split them have {size:,} characters"
@@ -153,7 +188,8 @@ def _merges(vocabulary: dict[str, int], scores: list[float], types: list[int]) -
 
 
 def to_fields(document: dict[str, Any], config: ModelConfig) -> list[tuple[str, Any]]:
-    """Yield (method of gguf's writer, value) of each field. Raises LLMError if llama.cpp cannot run the tokenizer."""
+    """Yield (method of gguf's writer, value) of each field. Raises LLMError if llama.cpp cannot run the
+    tokenizer."""
     kind, problem = tokenizer_json.classify(document)
     if problem:
         raise LLMError(f"the tokenizer {problem}, which llama.cpp does not support")
@@ -163,7 +199,9 @@ def to_fields(document: dict[str, Any], config: ModelConfig) -> list[tuple[str, 
         is_byte = kind != "bpe" and len(token) == 6 and token.startswith("<0x")
         tokens[i], types[i] = token, _BYTE if is_byte else _NORMAL
     for added in document.get("added_tokens") or []:
-        is_merged = kind == "spm" and SPACE in added["content"] and not added.get("special")  # llama.cpp would print it
+        is_merged = (
+            kind == "spm" and SPACE in added["content"] and not added.get("special")
+        )  # llama.cpp would print it
         if added["id"] < config.vocab_size and not is_merged:
             tokens[added["id"]] = added["content"]
             types[added["id"]] = _CONTROL if added.get("special") else _USER_DEFINED
@@ -171,28 +209,39 @@ def to_fields(document: dict[str, Any], config: ModelConfig) -> list[tuple[str, 
         name = tokenizer_json.pre_tokenizer_name(document.get("pre_tokenizer"))
         pre_tokenizer = next((theirs for theirs, ours in _PRE_TOKENIZERS.items() if ours == name), None)
         if pre_tokenizer is None:
-            raise LLMError("the tokenizer has a pre-tokenizer that llama.cpp does not know; use `to` hf instead")
+            raise LLMError(
+                "the tokenizer has a pre-tokenizer that llama.cpp does not know; use `to` hf instead"
+            )
         merges = document["model"].get("merges") or []
         merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in merges]
         fields: list[tuple[str, Any]] = [
-            ("add_tokenizer_model", "gpt2"), ("add_tokenizer_pre", pre_tokenizer), ("add_token_merges", merges),
-        ]  # fmt: skip
+            ("add_tokenizer_model", "gpt2"),
+            ("add_tokenizer_pre", pre_tokenizer),
+            ("add_token_merges", merges),
+        ]
     else:
         scores, tokens = _scores(document["model"], kind, tokens)
         adds_prefix_space = kind == "spm" and bool(tokenizer_json.prefix_space(document))
         fields = [
-            ("add_tokenizer_model", "llama"), ("add_tokenizer_pre", "default"), ("add_token_scores", scores),
+            ("add_tokenizer_model", "llama"),
+            ("add_tokenizer_pre", "default"),
+            ("add_token_scores", scores),
             ("add_add_space_prefix", adds_prefix_space),
-        ]  # fmt: skip
+        ]
     bos_token = tokenizer_json.bos_token_of(document.get("post_processor"))
     bos = config.eos_token_id if config.bos_token_id is None else config.bos_token_id
     bos = tokens.index(bos_token) if bos_token in tokens else bos
     ends = [("add_eot_token_id", token) for token in config.extra_eos_ids[:1]]  # end of an answer
     return [
-        *fields, ("add_token_list", tokens), ("add_token_types", types), ("add_bos_token_id", bos),
-        ("add_eos_token_id", config.eos_token_id), *ends, ("add_add_bos_token", bos_token in tokens),
+        *fields,
+        ("add_token_list", tokens),
+        ("add_token_types", types),
+        ("add_bos_token_id", bos),
+        ("add_eos_token_id", config.eos_token_id),
+        *ends,
+        ("add_add_bos_token", bos_token in tokens),
         ("add_add_eos_token", False),
-    ]  # fmt: skip
+    ]
 
 
 def _scores(model: dict[str, Any], kind: str, tokens: list[str]) -> tuple[list[float], list[str]]:

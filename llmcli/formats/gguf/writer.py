@@ -25,10 +25,12 @@ QUANTIZED_BLOCK = 32  # elements per block in Q8_0 and Q4_0
 
 
 def write(path: Path, checkpoint: Checkpoint, dtype: str, general: Mapping[str, str]) -> None:
-    """Write a model, with one tensor in memory at a time. Matrices become `dtype`, norms and biases float32; a matrix
-    whose rows do not divide into quantized blocks becomes float16. `general` has the fields general.*: name, ...
+    """Write a model, with one tensor in memory at a time. Matrices become `dtype`, norms and biases float32;
+    a matrix whose rows do not divide into quantized blocks becomes float16. `general` has the fields
+    general.*: name, ...
 
-    Raises LLMError for a model or tokenizer that llama.cpp does not support, and if the disk is full or fails.
+    Raises LLMError for a model or tokenizer that llama.cpp does not support, and if the disk is full or
+    fails.
     """
     if dtype not in DTYPES:
         raise usage(f"`dtype` must be {', '.join(DTYPES)}, found {dtype}")
@@ -56,7 +58,9 @@ def write(path: Path, checkpoint: Checkpoint, dtype: str, general: Mapping[str, 
             writer.add_string(conventions.ROPE_SCALING_KEY, json.dumps(as_record(scaling)))
         for method, value in tokenizer:
             getattr(writer, method)(value)
-        template = parse_document(checkpoint.tokenizer_config_json, "its tokenizer_config.json").get("chat_template")
+        template = parse_document(checkpoint.tokenizer_config_json, "its tokenizer_config.json").get(
+            "chat_template"
+        )
         if isinstance(template, str) and template:
             writer.add_chat_template(template)
         size, lazy = len(checkpoint.tokenizer_json), gguf.LazyNumpyTensor  # computed when it is written
@@ -76,18 +80,32 @@ def write(path: Path, checkpoint: Checkpoint, dtype: str, general: Mapping[str, 
 
 
 def _architecture(config: ModelConfig) -> str:
-    """Return GGUF's name of a model's architecture. Raises LLMError if llama.cpp would not run the model as it is."""
+    """Return GGUF's name of a model's architecture. Raises LLMError if llama.cpp would not run the model as
+    it is."""
     architecture = ARCHITECTURE_OF.get(config.model_type)
     if architecture is None:
         raise LLMError(f"models of type {config.model_type} are not written as GGUF; use `to` hf instead")
     if not config.norm_topk_prob:
-        raise LLMError("the weights of this model's active experts do not sum to 1, which llama.cpp does not support")
-    if config.hidden_act != ("gelu_pytorch_tanh" if config.is_gemma or config.model_type == "gpt2" else "silu"):
-        raise LLMError(f"llama.cpp does not support models of type {config.model_type} with {config.hidden_act}")
-    if config.layer_types not in ((), conventions.layer_types(_layer_pattern(config), config.num_hidden_layers)):
-        raise LLMError("llama.cpp supports layers of types full_attention and sliding_attention only in turns")
+        raise LLMError(
+            "the weights of this model's active experts do not sum to 1, which llama.cpp does not support"
+        )
+    if config.hidden_act != (
+        "gelu_pytorch_tanh" if config.is_gemma or config.model_type == "gpt2" else "silu"
+    ):
+        raise LLMError(
+            f"llama.cpp does not support models of type {config.model_type} with {config.hidden_act}"
+        )
+    if config.layer_types not in (
+        (),
+        conventions.layer_types(_layer_pattern(config), config.num_hidden_layers),
+    ):
+        raise LLMError(
+            "llama.cpp supports layers of types full_attention and sliding_attention only in turns"
+        )
     if config.rope_scaling and config.rope_scaling.rope_type == "llama3" and architecture != "llama":
-        problem = f"llama.cpp supports Llama 3's RoPE scaling only in models of type llama, not {config.model_type}"
+        problem = (
+            f"llama.cpp supports Llama 3's RoPE scaling only in models of type llama, not {config.model_type}"
+        )
         raise LLMError(f"{problem}; use `to` hf instead")
     if config.no_rope_layers != conventions.rope_layers(config.model_type, config.num_hidden_layers):
         problem = f"llama.cpp supports smollm3 only with each {conventions.ROPE_LAYER_INTERVAL}th layer without RoPE"
@@ -98,23 +116,31 @@ def _architecture(config: ModelConfig) -> str:
 def _config_fields(config: ModelConfig) -> dict[str, Any]:
     """Return each field's value by the method of gguf's writer."""
     experts = {
-        "add_expert_count": config.num_experts, "add_expert_used_count": config.num_experts_per_tok,
+        "add_expert_count": config.num_experts,
+        "add_expert_used_count": config.num_experts_per_tok,
         "add_expert_feed_forward_length": config.intermediate_size,
-    }  # fmt: skip
+    }
     gemma = {
-        "add_sliding_window": config.sliding_window, "add_sliding_window_pattern": _layer_pattern(config),
+        "add_sliding_window": config.sliding_window,
+        "add_sliding_window_pattern": _layer_pattern(config),
         "add_rope_freq_base_swa": float(config.rope_local_base_freq),
-    }  # fmt: skip
+    }
     return {
-        "add_vocab_size": config.vocab_size, "add_context_length": config.max_position_embeddings,
-        "add_embedding_length": config.hidden_size, "add_block_count": config.num_hidden_layers,
-        "add_feed_forward_length": config.intermediate_size, **(experts if config.num_experts else {}),
-        "add_head_count": config.num_attention_heads, "add_head_count_kv": config.num_key_value_heads,
-        "add_key_length": config.head_dim, "add_value_length": config.head_dim,
-        "add_rope_dimension_count": config.head_dim, "add_rope_freq_base": float(config.rope_theta),
+        "add_vocab_size": config.vocab_size,
+        "add_context_length": config.max_position_embeddings,
+        "add_embedding_length": config.hidden_size,
+        "add_block_count": config.num_hidden_layers,
+        "add_feed_forward_length": config.intermediate_size,
+        **(experts if config.num_experts else {}),
+        "add_head_count": config.num_attention_heads,
+        "add_head_count_kv": config.num_key_value_heads,
+        "add_key_length": config.head_dim,
+        "add_value_length": config.head_dim,
+        "add_rope_dimension_count": config.head_dim,
+        "add_rope_freq_base": float(config.rope_theta),
         "add_layer_norm_eps" if config.layer_norm else "add_layer_norm_rms_eps": config.rms_norm_eps,
         **(gemma if config.layer_types else {}),
-    }  # fmt: skip
+    }
 
 
 def _layer_pattern(config: ModelConfig) -> int:
@@ -150,7 +176,9 @@ def _tensors(
         yield gguf_name, shapes[name], _tensor_type(dtype, shapes[name], name), partial(single, name)
     if config.rope_scaling and config.rope_scaling.rope_type == "llama3":
         plain = [config.rope_theta ** (-2 * i / config.head_dim) for i in range(config.head_dim // 2)]
-        divisors = [frequency / scaled for frequency, scaled in zip(plain, config.rope_frequencies(), strict=True)]
+        divisors = [
+            frequency / scaled for frequency, scaled in zip(plain, config.rope_frequencies(), strict=True)
+        ]
         yield conventions.ROPE_FACTORS, (len(divisors),), "F32", partial(np.array, divisors, np.float32)
 
 

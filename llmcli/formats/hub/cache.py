@@ -14,7 +14,8 @@ def cache_directory() -> Path:
 
 
 def cached(repository: str, revision: str, file: str = "") -> Path | None:
-    """Return the directory of a model, or its GGUF file, in the cache; None if it is missing or not complete."""
+    """Return the directory of a model, or its GGUF file, in the cache; None if it is missing or not
+    complete."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
         place = _place(repository)
         reference = place / "refs" / revision
@@ -37,11 +38,16 @@ def models_in_cache() -> list[tuple[str, Path]]:
         repository = place.name.removeprefix("models--").replace("--", "/", 1)
         references = [path for path in sorted((place / "refs").rglob("*")) if path.is_file()]
         revisions = {
-            path.read_text("utf-8").strip(): path.relative_to(place / "refs").as_posix() for path in references
+            path.read_text("utf-8").strip(): path.relative_to(place / "refs").as_posix()
+            for path in references
         }
         for directory in sorted((place / "snapshots").glob("*")):
             revision = revisions.get(directory.name, directory.name)
-            files = [""] if (directory / "config.json").exists() else [path.name for path in directory.glob("*.gguf")]
+            files = (
+                [""]
+                if (directory / "config.json").exists()
+                else [path.name for path in directory.glob("*.gguf")]
+            )
             for file in sorted(files):
                 at = "" if revision == "main" else f"@{revision}"
                 name = "/".join(filter(None, (f"hf:{repository}", file))) + at

@@ -1,8 +1,8 @@
 """Models on the Hugging Face hub, named hf:OWNER/NAME, hf:OWNER/NAME@REVISION or hf:OWNER/NAME/FILE.gguf.
 
-A model in the hub's cache is used without asking the hub. Otherwise huggingface_hub downloads it there: safetensors or
-GGUF, and the small files beside them. It resumes a download that was interrupted, and reads HF_HOME, HF_ENDPOINT,
-HF_TOKEN and HF_HUB_OFFLINE.
+A model in the hub's cache is used without asking the hub. Otherwise huggingface_hub downloads it there:
+safetensors or GGUF, and the small files beside them. It resumes a download that was interrupted, and reads
+HF_HOME, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE.
 """
 
 import hashlib
@@ -28,23 +28,32 @@ _NAME = re.compile(
     r"hf:(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)(?:/(?P<file>[\w./-]+\.gguf))?(?:@(?P<revision>[\w][\w./-]*))?"
 )
 _SMALL_FILES = (
-    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
-    "README.md", INDEX,
-)  # fmt: skip
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "README.md",
+    INDEX,
+)
 _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 _MAX_NAMES = 5  # files listed
 _BLOCK_BYTES = 1 << 20
 
 
-def local_path(name: str | Path, on_note: Callable[[str], None] = lambda note: None, *, progress: bool = True) -> Path:
-    """Return the path of a model. One on the Hugging Face hub, hf:OWNER/NAME, is downloaded if it is not in the cache;
-    `on_note` receives its size and license. Raises LLMError."""
+def local_path(
+    name: str | Path, on_note: Callable[[str], None] = lambda note: None, *, progress: bool = True
+) -> Path:
+    """Return the path of a model. One on the Hugging Face hub, hf:OWNER/NAME, is downloaded if it is not in
+    the cache; `on_note` receives its size and license. Raises LLMError."""
     path, text = Path(name), Path(name).as_posix()
     if not text.startswith("hf:") or text.startswith("hf:/") or path.exists():
         return path
     if not (parts := _NAME.fullmatch(text)):
-        raise usage(f"{text} is not the name of a model on the Hugging Face hub; wanted hf:OWNER/NAME, "
-                    "hf:OWNER/NAME@REVISION or hf:OWNER/NAME/FILE.gguf")  # fmt: skip
+        raise usage(
+            f"{text} is not the name of a model on the Hugging Face hub; wanted hf:OWNER/NAME, "
+            "hf:OWNER/NAME@REVISION or hf:OWNER/NAME/FILE.gguf"
+        )
     where = parts["repository"], parts["revision"] or "main", parts["file"] or ""
     return cached(*where) or _Download(text, *where).run(on_note, progress=progress)
 
@@ -56,8 +65,12 @@ class _Download:
         check_endpoint()
         from huggingface_hub import constants
 
-        self._name, self._repository, self._revision, self._file = name, repository, revision, file
-        self._endpoint, self._cache = constants.ENDPOINT, cache_directory()
+        self._name = name
+        self._repository = repository
+        self._revision = revision
+        self._file = file
+        self._endpoint = constants.ENDPOINT
+        self._cache = cache_directory()
 
     def run(self, on_note: Callable[[str], None], *, progress: bool) -> Path:
         from huggingface_hub import HfApi, constants
@@ -66,8 +79,10 @@ class _Download:
         from llmcli.formats import hf_directory
 
         if constants.HF_HUB_OFFLINE:
-            raise LLMError(f"{self._name} is not in {self._cache}, and HF_HUB_OFFLINE forbids to download it; unset it "
-                           "once")  # fmt: skip
+            raise LLMError(
+                f"{self._name} is not in {self._cache}, and HF_HUB_OFFLINE forbids to download it; unset it "
+                "once"
+            )
         show_progress(False)  # small files have no bars
         with one_line(self._explained):
             info = HfApi(endpoint=self._endpoint).model_info(
@@ -90,19 +105,28 @@ class _Download:
         return paths[-1].parent if small else paths[-1]
 
     def _get(self, name: str, sha256: str | None) -> Path:
-        """Download a file into the cache. Raises LLMError, and removes the file, if it is not what the hub lists."""
+        """Download a file into the cache. Raises LLMError, and removes the file, if it is not what the hub
+        lists."""
         from huggingface_hub import hf_hub_download
 
         with one_line(self._explained):
             self._check_redirect(name)
-            path = Path(hf_hub_download(
-                self._repository, name, revision=self._revision, cache_dir=self._cache, endpoint=self._endpoint,
-            ))  # fmt: skip
+            path = Path(
+                hf_hub_download(
+                    self._repository,
+                    name,
+                    revision=self._revision,
+                    cache_dir=self._cache,
+                    endpoint=self._endpoint,
+                )
+            )
         if sha256 and _sha256(path) != sha256:
             os.unlink(path.resolve())
             path.unlink(missing_ok=True)
-            raise LLMError(f"{self._name}: {name} arrived damaged (its sha256 is not the one that the hub lists) and "
-                           "was removed; type the command again")  # fmt: skip
+            raise LLMError(
+                f"{self._name}: {name} arrived damaged (its sha256 is not the one that the hub lists) and "
+                "was removed; type the command again"
+            )
         return path
 
     def _weights(self, sizes: Mapping[str, int]) -> list[str]:
@@ -124,7 +148,11 @@ class _Download:
         if ggufs:
             raise LLMError(f"{self._name} has {len(ggufs)} GGUF files; name one: {listed}")
         pickles = [name for name in sizes if name.endswith((".bin", ".pth", ".pt"))]
-        what = f"only {pickles[0]}, a Python pickle, which can run code and is not read" if pickles else "no weights"
+        what = (
+            f"only {pickles[0]}, a Python pickle, which can run code and is not read"
+            if pickles
+            else "no weights"
+        )
         raise LLMError(f"{self._name} has {what}; wanted {WEIGHTS} or a .gguf file")
 
     def _small_files(self, sizes: Mapping[str, int]) -> list[str]:
@@ -137,21 +165,25 @@ class _Download:
         small = [name for name in _SMALL_FILES if name in sizes]
         for name in small:
             if sizes[name] > MAX_BYTES:
-                raise LLMError(f"{self._name}: {name} has {units.size(sizes[name])}, too much for a file of this kind")
+                raise LLMError(
+                    f"{self._name}: {name} has {units.size(sizes[name])}, too much for a file of this kind"
+                )
         return small
 
     def _announce(self, info: "ModelInfo", size: int, on_note: Callable[[str], None]) -> None:
         """Say what will be downloaded. Raises LLMError if the disk has no space for it."""
         place = next(place for place in (self._cache, *self._cache.absolute().parents) if place.exists())
         if size > (free := shutil.disk_usage(place).free):
-            raise LLMError(f"{self._name} has {units.size(size)}, and {self._cache} has space for {units.size(free)}; "
-                           "set HF_HOME to a directory on a disk with more")  # fmt: skip
+            raise LLMError(
+                f"{self._name} has {units.size(size)}, and {self._cache} has space for {units.size(free)}; "
+                "set HF_HOME to a directory on a disk with more"
+            )
         license_ = getattr(info.card_data, "license", None) or "not stated"
         on_note(f"downloading {self._name}: {units.size(size)} to {self._cache} (license: {license_})")
 
     def _check_redirect(self, name: str) -> None:
-        """Raise LLMError if a hub with https sends us to a place without it. huggingface_hub follows a hub or a mirror
-        to any storage, but does not send the token there."""
+        """Raise LLMError if a hub with https sends us to a place without it. huggingface_hub follows a hub or
+        a mirror to any storage, but does not send the token there."""
         from huggingface_hub import get_hf_file_metadata, get_token, hf_hub_url
 
         own = urlsplit(self._endpoint)
@@ -166,7 +198,9 @@ class _Download:
     def _explained(self, error: BaseException) -> str:
         name, place = self._name, f"{self._endpoint}/{self._repository}"
         if "GatedRepoError" in kinds(error):
-            return f"{name} is gated: accept its terms at {place}, and set HF_TOKEN to a token of your account"
+            return (
+                f"{name} is gated: accept its terms at {place}, and set HF_TOKEN to a token of your account"
+            )
         if "RepositoryNotFoundError" in kinds(error):
             return f"there is no model {place}; check the name, or set HF_TOKEN if the model is private"
         if "RevisionNotFoundError" in kinds(error):

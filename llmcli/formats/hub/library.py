@@ -14,7 +14,9 @@ def check_endpoint() -> None:
     try:
         import huggingface_hub.constants  # noqa: F401
     except ValueError as error:
-        raise LLMError(f"HF_ENDPOINT is not an address ({error}); unset it, or set it to one: https://HOST") from error
+        raise LLMError(
+            f"HF_ENDPOINT is not an address ({error}); unset it, or set it to one: https://HOST"
+        ) from error
 
 
 @contextmanager
@@ -42,7 +44,9 @@ def reason(error: Any) -> str:
 def status(error: Any) -> int:
     """Return the HTTP status of an error, or of the error that caused it; 0 if there is none."""
     while error is not None:
-        if (response := getattr(error, "response", None)) is not None:  # that of requests is false for an error
+        if (
+            response := getattr(error, "response", None)
+        ) is not None:  # that of requests is false for an error
             return int(response.status_code)
         error = error.__cause__
     return 0

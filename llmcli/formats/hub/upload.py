@@ -1,5 +1,5 @@
-"""Uploading a model to the Hugging Face hub, in one commit: the model there is replaced as a whole or not at all, and
-not if another program wrote there meanwhile."""
+"""Uploading a model to the Hugging Face hub, in one commit: the model there is replaced as a whole or not at
+all, and not if another program wrote there meanwhile."""
 
 import re
 import warnings
@@ -39,19 +39,23 @@ class Target(NamedTuple):
 
 
 def find_target(name: str, *, private: bool, force: bool) -> Target:
-    """Return the repository to write. Raises LLMError if it is not the user's, is public in spite of `private` or,
-    unless `force`, has a model."""
+    """Return the repository to write. Raises LLMError if it is not the user's, is public in spite of
+    `private` or, unless `force`, has a model."""
     check_endpoint()
     from huggingface_hub import HfApi, constants, get_token
 
     if not (parts := _REPOSITORY.fullmatch(name)):
-        raise usage(f"{name} is not the name of a repository on the Hugging Face hub; wanted `push` OWNER/NAME")
+        raise usage(
+            f"{name} is not the name of a repository on the Hugging Face hub; wanted `push` OWNER/NAME"
+        )
     repository, endpoint = parts[1], constants.ENDPOINT
     if constants.HF_HUB_OFFLINE:
         raise LLMError(f"HF_HUB_OFFLINE forbids to upload to {endpoint}; unset it once")
     if not get_token():
-        raise LLMError(f"uploading to {endpoint} needs a token; set HF_TOKEN to one with write access, from "
-                       f"{endpoint}/settings/tokens")  # fmt: skip
+        raise LLMError(
+            f"uploading to {endpoint} needs a token; set HF_TOKEN to one with write access, from "
+            f"{endpoint}/settings/tokens"
+        )
     show_progress(False)
     target = Target(repository, endpoint)
     api = HfApi(endpoint=endpoint)
@@ -70,16 +74,23 @@ def find_target(name: str, *, private: bool, force: bool) -> Target:
             raise
     target = target.at(info)
     if private and not info.private:
-        raise LLMError(f"{endpoint}/{repository} exists and is public; make it private in its settings there, or leave "
-                       "out `private`")  # fmt: skip
+        raise LLMError(
+            f"{endpoint}/{repository} exists and is public; make it private in its settings there, or leave "
+            "out `private`"
+        )
     if target.replaced and not force:
-        raise LLMError(f"hf:{repository} exists; add `overwrite=True` to replace {_some(target.replaced)} in it (its "
-                       "history keeps them), or give another name")  # fmt: skip
+        raise LLMError(
+            f"hf:{repository} exists; add `overwrite=True` to replace {_some(target.replaced)} in it (its "
+            "history keeps them), or give another name"
+        )
     return target
 
 
-def push(target: Target, directory: Path, on_note: Callable[[str], None], *, private: bool, progress: bool) -> str:
-    """Upload a directory; files of an older model that it lacks are deleted. Returns the commit. Raises LLMError."""
+def push(
+    target: Target, directory: Path, on_note: Callable[[str], None], *, private: bool, progress: bool
+) -> str:
+    """Upload a directory; files of an older model that it lacks are deleted. Returns the commit. Raises
+    LLMError."""
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
     files = sorted(directory.iterdir())
@@ -87,18 +98,24 @@ def push(target: Target, directory: Path, on_note: Callable[[str], None], *, pri
     stale = [name for name in target.replaced if name not in names]
     size = units.size(sum(file.stat().st_size for file in files))
     visible = "" if target.files is not None else " (new, private)" if private else " (new, public)"
-    on_note(f"uploading {directory} to {target.endpoint}/{target.repository}{visible}: "
-            f"{units.count(len(files), 'file')}, {size}")  # fmt: skip
+    on_note(
+        f"uploading {directory} to {target.endpoint}/{target.repository}{visible}: "
+        f"{units.count(len(files), 'file')}, {size}"
+    )
     kept = sorted((target.files or frozenset()) - names - {*stale, ".gitattributes"})
     changes = {"replaces": sorted(names & (target.files or set())), "deletes": stale, "keeps": kept}
     if listed := [f"{verb} {_some(those)}" for verb, those in changes.items() if those]:
         on_note("; ".join(listed))
     operations: list[CommitOperationAdd | CommitOperationDelete] = [
-        *(CommitOperationAdd(file.name, str(file)) for file in files), *map(CommitOperationDelete, stale)
-    ]  # fmt: skip
+        *(CommitOperationAdd(file.name, str(file)) for file in files),
+        *map(CommitOperationDelete, stale),
+    ]
     show_progress(progress)
     again = f" with `overwrite=True`, since {directory} is written"
-    with one_line(lambda error: _explained(target, error, again)), warnings.catch_warnings(record=True) as warned:
+    with (
+        one_line(lambda error: _explained(target, error, again)),
+        warnings.catch_warnings(record=True) as warned,
+    ):
         api = HfApi(endpoint=target.endpoint)
         if target.files is None:
             api.create_repo(target.repository, private=private)
@@ -106,7 +123,10 @@ def push(target: Target, directory: Path, on_note: Callable[[str], None], *, pri
             if target.replaced:
                 raise LLMError(_changed(target, again))
         commit = api.create_commit(
-            target.repository, operations, commit_message="Upload model with llmcli", parent_commit=target.commit
+            target.repository,
+            operations,
+            commit_message="Upload model with llmcli",
+            parent_commit=target.commit,
         )
     cache.forget_branch(target.repository)
     for warning in warned:  # the hub's warnings about the model card
@@ -130,8 +150,10 @@ def _explained(target: Target, error: BaseException, again: str = "") -> str:
     place = f"{target.endpoint}/{target.repository}"
     match status(error):
         case 401:
-            return (f"{target.endpoint} does not accept the token; set HF_TOKEN to one with write access, from "
-                    f"{target.endpoint}/settings/tokens")  # fmt: skip
+            return (
+                f"{target.endpoint} does not accept the token; set HF_TOKEN to one with write access, from "
+                f"{target.endpoint}/settings/tokens"
+            )
         case 403:
             return f"the token may not write {place} ({reason(error)}); set HF_TOKEN to one with write access"
         case 400:

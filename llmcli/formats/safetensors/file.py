@@ -1,4 +1,5 @@
-"""The tensors of a safetensors file, read and written with the `safetensors` library. Knows nothing of models.
+"""The tensors of a safetensors file, read and written with the `safetensors` library. Knows nothing of
+models.
 
 A file that is written gets a hash of its whole content into its metadata.
 """
@@ -29,8 +30,8 @@ _HASH_FIELD, _ZERO_HASH = '"sha256":"%s"', "0" * 64
 
 
 def read_values(header: Header, tensor: TensorInfo) -> Iterator[NDArray[Any]]:
-    """Yield the elements of any tensor in flat arrays of bounded size; bfloat16 becomes float32. Raises LLMError for a
-    type that is not supported, and for a file that changes while it is read."""
+    """Yield the elements of any tensor in flat arrays of bounded size; bfloat16 becomes float32. Raises
+    LLMError for a type that is not supported, and for a file that changes while it is read."""
     if header.decode:
         yield from header.decode(tensor)
         return
@@ -44,7 +45,8 @@ def read_values(header: Header, tensor: TensorInfo) -> Iterator[NDArray[Any]]:
 
 
 def _read_stored(header: Header, tensor: TensorInfo) -> NDArray[Any]:
-    """Read a tensor as it is stored. Its file stays open for the next one; a tensor that is read in parts is kept."""
+    """Read a tensor as it is stored. Its file stays open for the next one; a tensor that is read in parts is
+    kept."""
     from safetensors import SafetensorError, safe_open
 
     if not dtypes.is_readable(tensor.dtype):
@@ -88,7 +90,8 @@ def read_into(header: Header, tensor: TensorInfo, out: NDArray[np.float32]) -> N
 
 
 def cut_off_error(path: Path, tensor: TensorInfo) -> LLMError:
-    """Return the error for a file that ends inside a tensor, although its header was complete when it was read."""
+    """Return the error for a file that ends inside a tensor, although its header was complete when it was
+    read."""
     return LLMError(f"{path} ends inside {tensor.name}; it was cut off while being read")
 
 
@@ -98,13 +101,15 @@ def tensors_equal(first: TensorInfo, other: TensorInfo) -> bool:
 
     if first.shape != other.shape:
         return False
-    blocks = (read_values(Header(tensor.path, 0, 0, {}, {}), tensor) for tensor in (first, other) if tensor.path)
+    blocks = (
+        read_values(Header(tensor.path, 0, 0, {}, {}), tensor) for tensor in (first, other) if tensor.path
+    )
     return all(np.array_equal(ours, theirs, equal_nan=True) for ours, theirs in zip(*blocks, strict=True))
 
 
 def digest(header: Header, names: Iterable[str] | None = None) -> str:
-    """Return the sha256, in hexadecimal, of the file with zeros in place of the hash in its own metadata. With `names`,
-    the header is hashed as `write` writes it for tensors in this order and sorted metadata."""
+    """Return the sha256, in hexadecimal, of the file with zeros in place of the hash in its own metadata.
+    With `names`, the header is hashed as `write` writes it for tensors in this order and sorted metadata."""
     file_hash = hashlib.sha256()
     with open_for_reading(header.path) as file:
         head = file.read(header.data_start)
@@ -131,12 +136,12 @@ def write(
     stored: Mapping[str, tuple[str, tuple[int, ...]]],
     metadata: Mapping[str, str],
 ) -> None:
-    """Write a safetensors file of the tensors that `stored` names, listed in its order: name -> (dtype, shape). The
-    metadata gets a hash of the whole file (see `digest`) as "sha256".
+    """Write a safetensors file of the tensors that `stored` names, listed in its order: name -> (dtype,
+    shape). The metadata gets a hash of the whole file (see `digest`) as "sha256".
 
-    The bytes depend on the arguments alone: the library writes the tensors by type and name, but the metadata in random
-    order. It first writes zeros, which takes the file's space on the disk; then one tensor at a time is computed and
-    written in their place. Raises LLMError when the disk is full or fails.
+    The bytes depend on the arguments alone: the library writes the tensors by type and name, but the metadata
+    in random order. It first writes zeros, which takes the file's space on the disk; then one tensor at a
+    time is computed and written in their place. Raises LLMError when the disk is full or fails.
     """
     import numpy as np
     from safetensors import SafetensorError, TensorSpec, serialize_file
@@ -146,7 +151,9 @@ def write(
     sizes = {name: dtypes.stored_bytes([entry]) for name, entry in stored.items()}
     zeros = np.zeros(max(sizes.values(), default=0), np.uint8)
     specs = {
-        name: TensorSpec(dtype=dtypes.NUMPY_NAMES[dtype], shape=shape, data_ptr=zeros.ctypes.data, data_len=sizes[name])
+        name: TensorSpec(
+            dtype=dtypes.NUMPY_NAMES[dtype], shape=shape, data_ptr=zeros.ctypes.data, data_len=sizes[name]
+        )
         for name, (dtype, shape) in stored.items()
     }
 
@@ -172,7 +179,8 @@ def write(
 
 
 def _ordered(head: bytes, names: Iterable[str], metadata: Mapping[str, str]) -> bytes:
-    """Return the bytes before the tensors of a file, with the tensors and the metadata listed in this order."""
+    """Return the bytes before the tensors of a file, with the tensors and the metadata listed in this
+    order."""
     entries = json.loads(head[8:])
     ordered = {"__metadata__": metadata, **{name: entries[name] for name in names}}
     text = json.dumps(ordered, ensure_ascii=False, separators=(",", ":"))

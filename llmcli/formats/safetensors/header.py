@@ -1,8 +1,9 @@
 """The header of a model file in one form for all formats, and the reader of safetensors headers.
 
-A file may be untrusted: its header is checked before anything in it is used. The time to read it does not depend on the
-size of the file. The `safetensors` library then reads the tensors. (It accepts repeated names, takes 1.5 GB of memory
-for a header of 93 MB, and imports numpy to open a file, for which `llm inspect` does not wait.)
+A file may be untrusted: its header is checked before anything in it is used. The time to read it does not
+depend on the size of the file. The `safetensors` library then reads the tensors. (It accepts repeated names,
+takes 1.5 GB of memory for a header of 93 MB, and imports numpy to open a file, for which `llm inspect` does
+not wait.)
 """
 
 from __future__ import annotations
@@ -26,7 +27,11 @@ if TYPE_CHECKING:
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the format
 MAX_TENSORS, MAX_METADATA_ENTRIES = 1 << 17, 1 << 12  # several times the most that is published
-_LIMITS = (("{", "objects", MAX_TENSORS + 2), ("[", "lists", 2 * MAX_TENSORS), (",", "values", 8 * MAX_TENSORS))
+_LIMITS = (
+    ("{", "objects", MAX_TENSORS + 2),
+    ("[", "lists", 2 * MAX_TENSORS),
+    (",", "values", 8 * MAX_TENSORS),
+)
 _OTHER_FORMATS = (  # (first bytes, description)
     (b"PK\x03\x04", "is a PyTorch pickle or another zip archive"),
     (b"\x80", "is a Python pickle"),
@@ -36,7 +41,8 @@ _OTHER_FORMATS = (  # (first bytes, description)
 )
 _PICKLES = (b"PK\x03\x04", b"\x80")
 _CONVERT_PICKLES = (
-    "; pickles can run code and are not read: save the weights as safetensors (nanoGPT: examples/nanogpt_to_hf.py)"
+    "; pickles can run code and are not read: save the weights as safetensors "
+    "(nanoGPT: examples/nanogpt_to_hf.py)"
 )
 
 
@@ -53,7 +59,9 @@ class TensorInfo:
     factor: float = 1.0  # its values are multiplied by this number when they are read
     offset: float = 0.0  # then this number is added
     stored_name: str = ""  # in the file
-    view: Callable[[NDArray[Any]], NDArray[Any]] | None = None  # its elements, from those of the stored tensor
+    view: Callable[[NDArray[Any]], NDArray[Any]] | None = (
+        None  # its elements, from those of the stored tensor
+    )
 
     @property
     def is_raw(self) -> bool:
@@ -76,7 +84,9 @@ class Header:
     tensors: dict[str, TensorInfo]  # in the order of the file
     metadata: dict[str, Any]  # texts; of a GGUF file, tokenizer.json is parsed
     form: str = "safetensors file"
-    decode: Callable[[TensorInfo], Iterator[NDArray[Any]]] | None = None  # for formats with their own data types
+    decode: Callable[[TensorInfo], Iterator[NDArray[Any]]] | None = (
+        None  # for formats with their own data types
+    )
     problem: str = ""  # why this program can show the file but not run its model, if so
     open_files: dict[Path, Any] = field(default_factory=dict, repr=False, compare=False)  # see file.py
 
@@ -98,7 +108,9 @@ def read_header(path: str | Path) -> Header:
         start = file.read(8)  # the length of the header, in a safetensors file
         length = int.from_bytes(start, "little")
         if len(start) < 8 or length > min(MAX_HEADER_BYTES, file_bytes - 8):
-            raise LLMError(f"{path} {_describe_other_format(start, file_bytes, length, expected_format(path))}")
+            raise LLMError(
+                f"{path} {_describe_other_format(start, file_bytes, length, expected_format(path))}"
+            )
         text = file.read(length)
     if len(text) != length or not text.startswith(b"{"):
         raise LLMError(f"{path} is not {expected_format(path)}: its header does not start with {{")
@@ -112,7 +124,9 @@ def read_header(path: str | Path) -> Header:
             position = tensor.end
         if position != file_bytes:
             problem = "cut off" if file_bytes < position else "followed by something else"
-            raise ValueError(f"it is {problem}: the tensors end at byte {position:,}, the file at {file_bytes:,}")
+            raise ValueError(
+                f"it is {problem}: the tensors end at byte {position:,}, the file at {file_bytes:,}"
+            )
     except (ValueError, RecursionError) as error:
         raise LLMError(f"{path} is not a complete safetensors file: {error}") from error
     return Header(path, file_bytes, 8 + length, tensors, metadata)
@@ -123,7 +137,9 @@ def _describe_other_format(start: bytes, file_bytes: int, length: int, expected:
     if file_bytes == 0:
         return f"is empty; expected {expected}"
     for signature, description in _OTHER_FORMATS:
-        if start.startswith(signature) and (length > MAX_HEADER_BYTES or (file_bytes < 8 and signature.isascii())):
+        if start.startswith(signature) and (
+            length > MAX_HEADER_BYTES or (file_bytes < 8 and signature.isascii())
+        ):
             return f"{description}, not {expected}" + ("" if signature not in _PICKLES else _CONVERT_PICKLES)
     if file_bytes < 8 or (length <= MAX_HEADER_BYTES and "GGUF" not in expected):
         return f"is cut off: its header needs {length + 8:,} bytes, the file has {file_bytes:,}"
@@ -131,8 +147,8 @@ def _describe_other_format(start: bytes, file_bytes: int, length: int, expected:
 
 
 def _parse(text: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """(description of each tensor by name, metadata). Raises ValueError if it is not the JSON of a header, or would
-    take much more memory than its size."""
+    """(description of each tensor by name, metadata). Raises ValueError if it is not the JSON of a header, or
+    would take much more memory than its size."""
     if _excess(text):  # of what may be inside strings, as in a tokenizer.json
         outside_strings = re.sub('"[^"]*"', "", text.replace("\\\\", "").replace('\\"', ""))
         if problem := _excess(outside_strings):

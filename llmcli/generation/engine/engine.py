@@ -1,21 +1,21 @@
-"""The engine of `llm serve` and batches: a thread that owns all models and their KV caches, and processes many requests
-together.
+"""The engine of `llm serve` and batches: a thread that owns all models and their KV caches, and processes
+many requests together.
 
 The thread works in passes: a chunk of one prompt (chunked prefill), then one token of each text that is being
-generated, batched through the linear layers of its model (continuous batching). A long prompt therefore delays the
-other texts by one chunk per token, and a cancelled request is removed before the next token. Functions that analyze a
-model run in a separate thread, one at a time, on a fork.
+generated, batched through the linear layers of its model (continuous batching). A long prompt therefore
+delays the other texts by one chunk per token, and a cancelled request is removed before the next token.
+Functions that analyze a model run in a separate thread, one at a time, on a fork.
 
-Requests may form a group, such as the texts of one HTTP request. Groups take turns: each has one chunk of its prompts
-processed, and if there are more texts than `EngineLimits.concurrent`, each group has as many in progress as any other,
-or all of its own. A group of many texts therefore delays the first token of another by one chunk per chunk of that
-prompt.
+Requests may form a group, such as the texts of one HTTP request. Groups take turns: each has one chunk of its
+prompts processed, and if there are more texts than `EngineLimits.concurrent`, each group has as many in
+progress as any other, or all of its own. A group of many texts therefore delays the first token of another by
+one chunk per chunk of that prompt.
 
-A text does not depend on other requests: each request has its own KV cache and random numbers. Only the last bits of
-logits can vary, with the number of texts in a step and the part of the prompt that was cached.
+A text does not depend on other requests: each request has its own KV cache and random numbers. Only the last
+bits of logits can vary, with the number of texts in a step and the part of the prompt that was cached.
 
-Requests are admitted while all keys and values that they may need fit `EngineLimits.live_bytes` (one is always
-admitted). Caches grow by doubling, so up to twice as much may be allocated.
+Requests are admitted while all keys and values that they may need fit `EngineLimits.live_bytes` (one is
+always admitted). Caches grow by doubling, so up to twice as much may be allocated.
 """
 
 import threading
@@ -49,14 +49,18 @@ Opened = tuple[Runtime, Tokenizer]  # the runtime's cache stays empty: it is onl
 class Engine:
     """Processes requests for any of several models. Its methods may be called from any thread.
 
-    If the thread ends with an error, such as out of memory, all requests fail, and the next request restarts it.
+    If the thread ends with an error, such as out of memory, all requests fail, and the next request restarts
+    it.
     """
 
     def __init__(self, open_model: Callable[[str], Opened], limits: EngineLimits | None = None) -> None:
-        """`open_model` is called with the served name, in a separate thread, when a model is first used; it may raise
-        LLMError."""
-        self._open_model, self._limits = open_model, limits or EngineLimits()
-        self._changed = threading.Condition()  # guards _thread, failure, _is_changed, waiting, _is_closed, _models
+        """`open_model` is called with the served name, in a separate thread, when a model is first used; it
+        may raise LLMError."""
+        self._open_model = open_model
+        self._limits = limits or EngineLimits()
+        self._changed = (
+            threading.Condition()
+        )  # guards _thread, failure, _is_changed, waiting, _is_closed, _models
         self._thread: threading.Thread | None = None  # None: not running
         self.failure: str | None = None  # the reason why it is not running
         self._is_changed = False  # there may be something to do
@@ -65,7 +69,9 @@ class Engine:
         self._models: dict[str, Future[Opened]] = {}
         self._loading = threading.Lock()  # one model at a time
         self._analyzing = threading.Lock()  # one function at a time
-        self.active: list[Sequence] = []  # in progress; only the engine's thread changes this and the following
+        self.active: list[
+            Sequence
+        ] = []  # in progress; only the engine's thread changes this and the following
         self.prefixes = PrefixCache(self._limits.prefix_bytes)
 
     # ---- from any thread
@@ -76,8 +82,8 @@ class Engine:
             self._ensure_running()
 
     def close(self) -> None:
-        """Refuse new requests, fail the others, and end the thread. Running functions and models that are being loaded
-        are not waited for: their threads end with the process."""
+        """Refuse new requests, fail the others, and end the thread. Running functions and models that are
+        being loaded are not waited for: their threads end with the process."""
         with self._changed:
             self._is_closed = True
             thread = self._thread
@@ -86,12 +92,15 @@ class Engine:
             thread.join(PASS_SECONDS)
 
     def submit(self, request: GenerationRequest, on_event: OnEvent, group: object = None) -> Sequence:
-        """Add a request to the queue. Requests of one `group` take turns with other groups as a single request does.
-        Raises QueueFullError if too many are waiting, StoppingError after `close`, and UnavailableError if the engine
-        cannot run."""
+        """Add a request to the queue. Requests of one `group` take turns with other groups as a single
+        request does. Raises QueueFullError if too many are waiting, StoppingError after `close`, and
+        UnavailableError if the engine cannot run."""
         with self._changed:
             self._ensure_running()
-            if sum(not sequence.is_cancelled for sequence in (*self.waiting, *self.aside)) >= self._limits.queue:
+            if (
+                sum(not sequence.is_cancelled for sequence in (*self.waiting, *self.aside))
+                >= self._limits.queue
+            ):
                 raise QueueFullError(f"{self._limits.queue} requests are waiting already; try again later")
             sequence = Sequence(request, on_event, self._model(request.model), group)
             self.waiting.append(sequence)
@@ -109,8 +118,8 @@ class Engine:
         self._wake()
 
     def run(self, model: str, function: Callable[[Runtime], T]) -> "Future[T]":
-        """Call a function in a separate thread, one at a time, with a runtime of the model whose cache is empty. Raises
-        StoppingError after `close`, and UnavailableError if the engine cannot run."""
+        """Call a function in a separate thread, one at a time, with a runtime of the model whose cache is
+        empty. Raises StoppingError after `close`, and UnavailableError if the engine cannot run."""
         future: Future[T] = Future()
 
         def work() -> None:
@@ -134,7 +143,8 @@ class Engine:
         return [name for name, model in list(self._models.items()) if model.done()]
 
     def _ensure_running(self) -> None:
-        """Start the thread if it is not running. The caller holds `_changed`. Raises StoppingError after `close`."""
+        """Start the thread if it is not running. The caller holds `_changed`. Raises StoppingError after
+        `close`."""
         if self._is_closed:
             raise StoppingError()
         if self._thread is None:
@@ -157,11 +167,18 @@ class Engine:
             self._work()
             failure: LLMError = StoppingError()
         except BaseException as error:  # requests must not wait for a thread that has ended
-            reason = "not enough memory" if isinstance(error, MemoryError) else "an internal error, which is in its log"
-            failure = UnavailableError(f"the server's engine ended: {reason}; the next request starts it again")
+            reason = (
+                "not enough memory"
+                if isinstance(error, MemoryError)
+                else "an internal error, which is in its log"
+            )
+            failure = UnavailableError(
+                f"the server's engine ended: {reason}; the next request starts it again"
+            )
             failure.__cause__ = error
         with self._changed:
-            self._thread, self.failure = None, str(failure)
+            self._thread = None
+            self.failure = str(failure)
             sequences, self.waiting, self.active = [*self.waiting, *self.active], [], []
             self.prefixes = PrefixCache(self._limits.prefix_bytes)  # the caches in use may be incomplete
         for sequence in sequences:
@@ -185,7 +202,8 @@ class Engine:
 
     @property
     def aside(self) -> list[Sequence]:
-        """Return the requests in progress whose places others have, in turn; they wait like those in the queue."""
+        """Return the requests in progress whose places others have, in turn; they wait like those in the
+        queue."""
         return [sequence for sequence in self.active if sequence.is_aside]
 
     @property
@@ -202,8 +220,8 @@ class Engine:
         self._remove_ended()
 
     def _admit(self) -> None:
-        """Start the queued requests that are next in turn, as many as there are places and memory for. Requests for a
-        model that is being loaded are skipped."""
+        """Start the queued requests that are next in turn, as many as there are places and memory for.
+        Requests for a model that is being loaded are skipped."""
         with self._changed:
             waiting = [sequence for sequence in self.waiting if sequence.opened.done()]
         unpaused = [sequence for sequence in self.active if not sequence.is_paused]
@@ -231,20 +249,23 @@ class Engine:
             return False
         paused = [other for other in self.active if other not in unpaused]
         while paused and sum(other.max_bytes for other in paused) + sequence.max_bytes > free:
-            paused.pop(0).fail(UnavailableError("the answer was not read, and other requests needed its memory"))
+            paused.pop(0).fail(
+                UnavailableError("the answer was not read, and other requests needed its memory")
+            )
         self._remove_ended()
         return True
 
     def _assign_places(self) -> None:
-        """Set aside the requests that are paused, and those beyond the number of places. They keep their caches."""
+        """Set aside the requests that are paused, and those beyond the number of places. They keep their
+        caches."""
         unpaused = [sequence for sequence in self.active if not sequence.is_paused]
         placed = _in_turn(unpaused)[: self._limits.concurrent]
         for sequence in self.active:
             sequence.is_aside = sequence not in placed
 
     def _prefill(self) -> None:
-        """Process a chunk of the first request that is not ready for a step; its group is the last to have another
-        turn."""
+        """Process a chunk of the first request that is not ready for a step; its group is the last to have
+        another turn."""
         sequence = next((sequence for sequence in self._placed if not sequence.waits_for_step), None)
         if sequence is not None:
             try:
@@ -275,7 +296,9 @@ class Engine:
                 undo_step(runtime, length)
         for sequence, row, choice in zip(sequences, rows, choices, strict=True):
             try:
-                sequence.step_done(sequence.live_runtime.step(sequence.next_token) if row is None else row, choice)
+                sequence.step_done(
+                    sequence.live_runtime.step(sequence.next_token) if row is None else row, choice
+                )
             except Exception as error:
                 sequence.fail(error)
 

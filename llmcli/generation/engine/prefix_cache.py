@@ -1,5 +1,5 @@
-"""Prefix caching: new prompts reuse the beginning of earlier requests' KV caches, such as a system prompt. The least
-recently used caches are dropped when they exceed a size in bytes, or MAX_KEPT."""
+"""Prefix caching: new prompts reuse the beginning of earlier requests' KV caches, such as a system prompt.
+The least recently used caches are dropped when they exceed a size in bytes, or MAX_KEPT."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -48,9 +48,9 @@ class PrefixCache:
             del self._kept[0]
 
     def take(self, model: str, ids: Sequence[int], live: Iterable[Prefix] = ()) -> tuple[Runtime, int] | None:
-        """Return (runtime for a prompt, number of `ids` in its cache), from the kept or `live` cache with the longest
-        shared prefix; None if that is too short. A kept cache without other tokens is handed over; others are
-        copied."""
+        """Return (runtime for a prompt, number of `ids` in its cache), from the kept or `live` cache with the
+        longest shared prefix; None if that is too short. A kept cache without other tokens is handed over;
+        others are copied."""
         asked = np.array(ids, np.int64)
         known = [prefix for prefix in (*live, *self._kept) if prefix.model == model]
         lengths = [_shared(prefix, asked) for prefix in known]

@@ -20,15 +20,21 @@ class GenerationRequest:
     top_logprobs: int = 0  # number of alternatives to report per token
     prompt_logprobs: bool = False  # also report log probabilities of the prompt, which must be ids
     written: int = 0  # tokens at the end of a prompt of ids that the model wrote: no n-gram cache counts them
-    choices: tuple[str, ...] = ()  # one of these is the text: an answer if there are stop_ids, or else a continuation
-    grammar: CompiledGrammar | None = None  # of `sampling`; compiled before, since the engine must not wait for that
+    choices: tuple[
+        str, ...
+    ] = ()  # one of these is the text: an answer if there are stop_ids, or else a continuation
+    grammar: CompiledGrammar | None = (
+        None  # of `sampling`; compiled before, since the engine must not wait for that
+    )
 
 
 @dataclass(frozen=True)
 class ScoredToken:
     """A token with its natural log probability under the model, before any filter."""
 
-    id: int | None  # None: text that no single token spells, after a prompt with several tokenizations; a choice
+    id: (
+        int | None
+    )  # None: text that no single token spells, after a prompt with several tokenizations; a choice
     text_bytes: bytes
     logprob: float | None  # None: the first token of a prompt
     alternatives: "tuple[ScoredToken, ...]" = ()  # most likely first, without alternatives of their own
@@ -46,8 +52,8 @@ class Started:
 
 @dataclass(frozen=True)
 class Token(ScoredToken):
-    """A new token and the text that it completes. If the prompt ends inside a word, the first token's `text_bytes`
-    are only the bytes beyond the prompt."""
+    """A new token and the text that it completes. If the prompt ends inside a word, the first token's
+    `text_bytes` are only the bytes beyond the prompt."""
 
     text: str = ""  # "" while a character or a possible stop string is incomplete
     ends_text: bool = False  # an end-of-text token, which is not part of the text
@@ -83,7 +89,9 @@ class QueueFullError(LLMError):
     """Too many requests are waiting; the client may try again later."""
 
 
-Event = Started | Token | Finished | Failed  # Started, any number of Token, then Finished; or Failed at any point
+Event = (
+    Started | Token | Finished | Failed
+)  # Started, any number of Token, then Finished; or Failed at any point
 OnEvent = Callable[[Event], None]  # called in the engine's thread; must return quickly
 
 

@@ -28,8 +28,8 @@ from llmcli.models.logits import log_softmax
 from llmcli.models.ngram_runtime import exclude_written, recompute
 from llmcli.models.runtime import PREFILL_CHUNK, Array, Runtime
 
-# since the engine started: requests; finished, failed, cancelled; prompt_tokens, including cached_tokens, whose keys
-# and values were reused; generated tokens
+# since the engine started: requests; finished, failed, cancelled; prompt_tokens, including cached_tokens,
+# whose keys and values were reused; generated tokens
 
 
 class Sequence:
@@ -43,7 +43,9 @@ class Sequence:
         group: object = None,
     ) -> None:
         """Without a `group`, the request is one by itself."""
-        self.request, self.opened, self.group = request, opened, self if group is None else group
+        self.request = request
+        self.opened = opened
+        self.group = self if group is None else group
         self.is_cancelled = self.is_paused = False  # set from any thread
         self.is_open = self.is_aside = self.is_done = self.has_failed = False
         self.runtime: Runtime | None = None
@@ -62,7 +64,8 @@ class Sequence:
         """Prepare for a model. The prompt has at least one token, and fits `context` if it is scored."""
         prompt, sampling = self.request.prompt, self.request.sampling
         tokenizer = tokenizer.of_any_bytes if sampling.grammar else tokenizer
-        self._tokenizer, self._context = tokenizer, context
+        self._tokenizer = tokenizer
+        self._context = context
         self._token_bytes = tokenizer.vocabulary.token_bytes
         known = prompt if isinstance(prompt, Prompt) else Prompt(list(prompt), written=self.request.written)
         ids, self._prompt_length = known.ids, len(known.ids)
@@ -122,9 +125,15 @@ class Sequence:
             if request.stop_ids:
                 if len(ids) > held + 1:
                     runtime.read(ids[held:-1])
-                self._choices = score_answers(runtime, self._tokenizer, ids, request.choices, request.stop_ids)
+                self._choices = score_answers(
+                    runtime, self._tokenizer, ids, request.choices, request.stop_ids
+                )
             else:
-                prompt = request.prompt if isinstance(request.prompt, Prompt) else Prompt(ids, written=request.written)
+                prompt = (
+                    request.prompt
+                    if isinstance(request.prompt, Prompt)
+                    else Prompt(ids, written=request.written)
+                )
                 reserve = runtime.context - self._context
                 self._choices = score_continuations(
                     runtime, self._tokenizer, prompt, request.choices, reserve=reserve, cached=held
@@ -141,7 +150,9 @@ class Sequence:
         data = [choice.text.encode("utf-8") for choice in self._scored]
         others = self._most_likely(logprobs, lambda i: (None, data[i]))
         self._start()
-        self.text.tokens = self._scored[chosen].tokens - bool(self.request.stop_ids)  # without the one that ends it
+        self.text.tokens = self._scored[chosen].tokens - bool(
+            self.request.stop_ids
+        )  # without the one that ends it
         self._tell(Token(None, data[chosen], float(logprobs[chosen]), others, self._scored[chosen].text))
         self._finish("stop")
 
@@ -193,20 +204,25 @@ class Sequence:
         return Prefix(self.request.model, self.runtime, ids, self.runtime.cache_bytes)
 
     def step_done(self, logits: Array, choice: Choice | None = None) -> None:
-        """Receive the logits [V] after the token of the last step, and the choice from them if it was made."""
+        """Receive the logits [V] after the token of the last step, and the choice from them if it was
+        made."""
         self._held.append(self.next_token)
         self._add(logits, choice)
 
     def _add(self, logits: Array, choice: Choice | None = None) -> None:
-        """Choose the next token from the logits [V] after all processed tokens, unless it is chosen already."""
+        """Choose the next token from the logits [V] after all processed tokens, unless it is chosen
+        already."""
         is_asked = self.request.top_logprobs > 0
-        self._alternatives.append(self._most_likely(log_softmax(logits[: len(self._token_bytes)])) if is_asked else ())
+        self._alternatives.append(
+            self._most_likely(log_softmax(logits[: len(self._token_bytes)])) if is_asked else ()
+        )
         self._emit(self.text.append(choice or self.text.choose(logits)))
 
     def _most_likely(
         self, logprobs: NDArray[np.float64], token_of: Callable[[int], tuple[int | None, bytes]] | None = None
     ) -> tuple[ScoredToken, ...]:
-        """Return the requested number of tokens, most likely first, from a Sampler's log probabilities [V]."""
+        """Return the requested number of tokens, most likely first, from a Sampler's log probabilities
+        [V]."""
         return tuple(
             ScoredToken(*(token_of(i) if token_of else (i, self._token_bytes[i])), float(logprobs[i]))
             for i in _highest(logprobs, self.request.top_logprobs)
@@ -215,11 +231,14 @@ class Sequence:
 
     def _prepare(self) -> None:
         """Prepare the next step, or the newer half of a full context."""
-        keep, new = next_input(self.text.ids, self.live_runtime.length, self._context, self._tokenizer.bos_ids)
+        keep, new = next_input(
+            self.text.ids, self.live_runtime.length, self._context, self._tokenizer.bos_ids
+        )
         self.waits_for_step = keep > 0
         if not keep:
             recompute(self.live_runtime, len(new) - 1)
-            self._held, self._pending = [], new
+            self._held = []
+            self._pending = new
 
     # ---- events
 
@@ -236,7 +255,8 @@ class Sequence:
         self._tell(Finished(reason, self.text.tokens))
 
     def _end(self) -> None:
-        self.is_done, self.waits_for_step = True, False
+        self.is_done = True
+        self.waits_for_step = False
 
     def _start(self, ids: Ids[int] | None = None) -> None:
         if not self._is_started:

@@ -1,12 +1,13 @@
 """The decoder as ONNX graphs of onnxruntime's fused operators, with quantized or float32 weights.
 
-Two graphs: `decoder_graph` from token embeddings to final hidden states, with the key-value cache as inputs and
-outputs that share memory; `head_graph` from hidden states to logits. A layer is nine operators: using onnxruntime only
-for matrix products, with the rest in numpy, took 1.7 times as long (tests/benchmarks/LOG.md). Float32 matrices are not
-copied into the graph: onnxruntime reads the arrays of this process.
+Two graphs: `decoder_graph` from token embeddings to final hidden states, with the key-value cache as inputs
+and outputs that share memory; `head_graph` from hidden states to logits. A layer is nine operators: using
+onnxruntime only for matrix products, with the rest in numpy, took 1.7 times as long
+(tests/benchmarks/LOG.md). Float32 matrices are not copied into the graph: onnxruntime reads the arrays of
+this process.
 
-B = texts; T = tokens; V = vocabulary size; C = hidden size; I = intermediate size of the SwiGLU; H, G = query heads,
-key-value heads; D = head size.
+B = texts; T = tokens; V = vocabulary size; C = hidden size; I = intermediate size of the SwiGLU; H, G = query
+heads, key-value heads; D = head size.
 """
 
 from collections.abc import Sequence
@@ -61,11 +62,12 @@ def rotary_inputs(config: ModelConfig) -> list[str]:
 
 
 def decoder_graph(checkpoint: Checkpoint, scheme: str | None) -> Graph:
-    """Embeddings x [B, T, C] -> normalized final hidden states [B, T, C]; keys and values are cached in place.
+    """Embeddings x [B, T, C] -> normalized final hidden states [B, T, C]; keys and values are cached in
+    place.
 
-    `scheme` is "int8", "int4" or None. Other inputs: past [B], the positions of the last tokens; total [1], the largest
-    number of tokens including the last; the `rotary_inputs` [positions, D/2]; the cache keys.i and values.i [B, G,
-    capacity, D] of layer i.
+    `scheme` is "int8", "int4" or None. Other inputs: past [B], the positions of the last tokens; total [1],
+    the largest number of tokens including the last; the `rotary_inputs` [positions, D/2]; the cache keys.i
+    and values.i [B, G, capacity, D] of layer i.
     """
     config = checkpoint.config
     graph = _GraphBuilder()
@@ -99,12 +101,16 @@ def decoder_graph(checkpoint: Checkpoint, scheme: str | None) -> Graph:
     return graph.finish()
 
 
-def _add_attention(graph: "_GraphBuilder", checkpoint: Checkpoint, scheme: str | None, layer: int, x: str) -> str:
+def _add_attention(
+    graph: "_GraphBuilder", checkpoint: Checkpoint, scheme: str | None, layer: int, x: str
+) -> str:
     """Normalized x -> the attention output of a layer, [B, T, C]."""
     config, tensors = checkpoint.config, checkpoint.tensors
     H, G, D = config.num_attention_heads, config.num_key_value_heads, config.head_dim
     name = f"model.layers.{layer}.self_attn."
-    qkv = graph.linear(x, *_linear(checkpoint, scheme, *(f"{name}{which}_proj.weight" for which in "qkv")), name)
+    qkv = graph.linear(
+        x, *_linear(checkpoint, scheme, *(f"{name}{which}_proj.weight" for which in "qkv")), name
+    )
     projections = [qkv, "", ""]  # the operator takes all three as one input
     if config.qk_norm:
         projections = [f"{name}{which}" for which in "qkv"]
@@ -123,11 +129,16 @@ def _add_attention(graph: "_GraphBuilder", checkpoint: Checkpoint, scheme: str |
         graph.output(f"{cache}.now", ["B", G, "capacity", D])
     tables = rotary_inputs(config)[2 * config.is_sliding(layer) :][:2] if config.is_rotary(layer) else ()
     y = graph.add(
-        "GroupQueryAttention", [*projections, *caches, "past", "total", *tables],
-        [f"{name}y", *(f"{cache}.now" for cache in caches)], _ORT, num_heads=H, kv_num_heads=G,
-        do_rotary=int(config.is_rotary(layer)), scale=config.attention_scale,
+        "GroupQueryAttention",
+        [*projections, *caches, "past", "total", *tables],
+        [f"{name}y", *(f"{cache}.now" for cache in caches)],
+        _ORT,
+        num_heads=H,
+        kv_num_heads=G,
+        do_rotary=int(config.is_rotary(layer)),
+        scale=config.attention_scale,
         local_window_size=config.sliding_window if config.is_sliding(layer) else -1,
-    )  # fmt: skip
+    )
     return graph.linear(y, *_linear(checkpoint, scheme, name + "o_proj.weight"), name + "o")
 
 
@@ -137,7 +148,9 @@ def _add_mlp(graph: "_GraphBuilder", checkpoint: Checkpoint, scheme: str | None,
     *inputs, down = checkpoint.config.mlp_names(layer)[0]
     projections = [name + "gate", name + "up"][: len(inputs)]
     joined = graph.linear(x, *_linear(checkpoint, scheme, *inputs), name + "gate_up")
-    graph.add("Split", [joined, graph.constant(np.array([size] * len(inputs), np.int64))], projections, axis=-1)
+    graph.add(
+        "Split", [joined, graph.constant(np.array([size] * len(inputs), np.int64))], projections, axis=-1
+    )
     op_type, attributes = _ACTIVATIONS[checkpoint.config.hidden_act]
     inner = graph.add(op_type, projections[:1], [name + "activated"], _ORT, **attributes)
     if len(inputs) > 1:
@@ -164,7 +177,9 @@ class _GraphBuilder:
     def __init__(self) -> None:
         from onnx import TensorProto, helper, numpy_helper
 
-        self._helper, self._tensor, self._proto = helper, numpy_helper.from_array, TensorProto
+        self._helper = helper
+        self._tensor = numpy_helper.from_array
+        self._proto = TensorProto
         self._nodes, self._constants, self._inputs, self._outputs = (list[Any]() for _ in range(4))
         self._arrays: dict[str, Array] = {}
 
@@ -175,22 +190,33 @@ class _GraphBuilder:
         self._outputs.append(self._value_info(name, shape, np.float32))
 
     def _value_info(self, name: str, shape: Sequence[int | str], dtype: type[np.generic]) -> Any:
-        return self._helper.make_tensor_value_info(name, self._helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape)
+        return self._helper.make_tensor_value_info(
+            name, self._helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape
+        )
 
     def constant(self, array: NDArray[Any]) -> str:
         name = f"constant.{len(self._constants)}"
         self._constants.append(self._tensor(np.ascontiguousarray(array), name))
         return name
 
-    def add(self, op_type: str, inputs: Sequence[str], outputs: Sequence[str], domain: str = "", **attrs: Any) -> str:
+    def add(
+        self, op_type: str, inputs: Sequence[str], outputs: Sequence[str], domain: str = "", **attrs: Any
+    ) -> str:
         name = f"{op_type}.{len(self._nodes)}"
-        self._nodes.append(self._helper.make_node(op_type, inputs, outputs, name=name, domain=domain, **attrs))
+        self._nodes.append(
+            self._helper.make_node(op_type, inputs, outputs, name=name, domain=domain, **attrs)
+        )
         return outputs[0]
 
     def linear(self, x: str, weight: Weight, bias: Array | None, out: str) -> str:
-        """x [B, T, inputs] -> [B, T, outputs]; for a quantized weight x is quantized to int8, block by block."""
+        """x [B, T, inputs] -> [B, T, outputs]; for a quantized weight x is quantized to int8, block by
+        block."""
         if not isinstance(weight, QuantizedMatrix):
-            product, name, kind = out if bias is None else f"{out}.product", f"array.{len(self._arrays)}", self._proto
+            product, name, kind = (
+                out if bias is None else f"{out}.product",
+                f"array.{len(self._arrays)}",
+                self._proto,
+            )
             self._arrays[name] = np.ascontiguousarray(weight)
             tensor = kind(name=name, data_type=kind.FLOAT, dims=weight.shape, data_location=kind.EXTERNAL)
             tensor.external_data.add(key="location", value="memory")  # required but unused
@@ -201,9 +227,16 @@ class _GraphBuilder:
         if bias is not None:
             inputs += ["", "", self.constant(bias)]
         return self.add(
-            "MatMulNBits", inputs, [out], _ORT, K=weight.columns, N=len(weight.codes), bits=weight.bits,
-            block_size=BLOCK, accuracy_level=4,  # multiply in int8
-        )  # fmt: skip
+            "MatMulNBits",
+            inputs,
+            [out],
+            _ORT,
+            K=weight.columns,
+            N=len(weight.codes),
+            bits=weight.bits,
+            block_size=BLOCK,
+            accuracy_level=4,  # multiply in int8
+        )
 
     def norm(self, x: str, weights: list[Array], eps: float, out: str) -> str:
         """RMSNorm; LayerNorm if the weights are a gain and a bias."""
@@ -225,5 +258,7 @@ class _GraphBuilder:
         try:
             return model.SerializeToString(), self._arrays
         except ValueError as error:
-            problem = "quantized weights of over 2 GB do not run in onnxruntime; run the model without `quantize`"
+            problem = (
+                "quantized weights of over 2 GB do not run in onnxruntime; run the model without `quantize`"
+            )
             raise LLMError(problem) from error

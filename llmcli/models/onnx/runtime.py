@@ -1,9 +1,9 @@
-"""Runs models on a CPU with onnxruntime, faster than numpy: quantized to 8 or 4 bits, which need less memory bandwidth,
-or in float32, with fused operations on all cores.
+"""Runs models on a CPU with onnxruntime, faster than numpy: quantized to 8 or 4 bits, which need less memory
+bandwidth, or in float32, with fused operations on all cores.
 
-Results of quantized models differ slightly from numpy_runtime.py, since matrix products quantize their inputs to int8,
-block by block. Float32 weights are in memory twice: onnxruntime copies each matrix into its own order. Needs
-onnxruntime and onnx, which are optional. Never imports torch.
+Results of quantized models differ slightly from numpy_runtime.py, since matrix products quantize their inputs
+to int8, block by block. Float32 weights are in memory twice: onnxruntime copies each matrix into its own
+order. Needs onnxruntime and onnx, which are optional. Never imports torch.
 
 T = tokens; B = texts processed together; V = vocabulary size; C = hidden size; D = head size.
 """
@@ -46,8 +46,8 @@ class OnnxRuntime(KVCacheRuntime):
     """A checkpoint ready to run in onnxruntime."""
 
     def __init__(self, checkpoint: Checkpoint, scheme: str | None) -> None:
-        """`scheme` is "int8", "int4", or None for float32; `checkpoint` must not be `unsupported`. Raises LLMError if
-        onnxruntime is not installed."""
+        """`scheme` is "int8", "int4", or None for float32; `checkpoint` must not be `unsupported`. Raises
+        LLMError if onnxruntime is not installed."""
         super().__init__(checkpoint.config)
         self._is_quantized = scheme is not None
         self._network = _Network(checkpoint, scheme)
@@ -66,8 +66,9 @@ class OnnxRuntime(KVCacheRuntime):
         return binding.last_logits()
 
     def prefill(self, ids: Sequence[int]) -> Array:
-        """Process one token or more; return the logits [V] of the next one. A quantized model processes the last token
-        alone, because rounding depends on the batch: the logits then do not depend on what was cached before."""
+        """Process one token or more; return the logits [V] of the next one. A quantized model processes the
+        last token alone, because rounding depends on the batch: the logits then do not depend on what was
+        cached before."""
         if self._is_quantized and len(ids) > 1:
             check_input(ids, self.length, self.context)
             self.cache.reserve(self.length + len(ids))
@@ -124,7 +125,9 @@ class _Network:
         self.config = checkpoint.config
         _share_threads()
         self._embedding = read_weight(checkpoint, scheme, "model.embed_tokens.weight")  # [V, C]
-        self._positions = read_weight(checkpoint, scheme, POSITIONS) if self.config.learned_positions else None
+        self._positions = (
+            read_weight(checkpoint, scheme, POSITIONS) if self.config.learned_positions else None
+        )
         tied = self.config.tie_word_embeddings
         head = self._embedding if tied else read_weight(checkpoint, scheme, "lm_head.weight")
         self._weights: list[Any] = []  # float32 only
@@ -165,25 +168,38 @@ class _Network:
             positions = np.arange(min(self.config.max_position_embeddings, max(length, 2 * known, 128)))
             frequencies = [np.array(self.config.rope_frequencies(kind)) for kind in self.config.layer_kinds]
             angles = [positions[:, None] * one for one in frequencies]
-            tables = [self.value(table(one).astype(np.float32)) for one in angles for table in (np.cos, np.sin)]
+            tables = [
+                self.value(table(one).astype(np.float32)) for one in angles for table in (np.cos, np.sin)
+            ]
             self._rotary = tables
         return tables
 
 
 class _Binding:
-    """Arrays for `count` tokens in each of `batch` texts, bound to the two graphs so that nothing is copied."""
+    """Arrays for `count` tokens in each of `batch` texts, bound to the two graphs so that nothing is
+    copied."""
 
     def __init__(self, network: _Network, count: int, batch: int = 1) -> None:
         self._network, config = network, network.config
         self._x = np.zeros((batch, count, config.hidden_size), np.float32)
         self._hidden = np.zeros_like(self._x)
-        self._past, self._total = np.zeros(batch, np.int32), np.zeros(1, np.int32)
+        self._past = np.zeros(batch, np.int32)
+        self._total = np.zeros(1, np.int32)
         self._logits = np.zeros((batch, 1, config.vocab_size), np.float32)  # for the last token
-        self._decoder, self._head = network.decoder.io_binding(), network.head.io_binding()
+        self._decoder = network.decoder.io_binding()
+        self._head = network.head.io_binding()
         # a value must live as long as it is bound
-        bound = {"x": self._x, "past": self._past, "total": self._total, "hidden": self._hidden, "logits": self._logits}
+        bound = {
+            "x": self._x,
+            "past": self._past,
+            "total": self._total,
+            "hidden": self._hidden,
+            "logits": self._logits,
+        }
         self._values = {name: network.value(array) for name, array in bound.items()}
-        self._values["last"] = self._values["hidden"] if count == 1 else network.value(self._hidden[:, -1:].copy())
+        self._values["last"] = (
+            self._values["hidden"] if count == 1 else network.value(self._hidden[:, -1:].copy())
+        )
         for name in ("x", "past", "total"):
             self._decoder.bind_ortvalue_input(name, self._values[name])
         self._decoder.bind_ortvalue_output("hidden", self._values["hidden"])
@@ -231,7 +247,8 @@ def _rows(matrix: QuantizedMatrix | Array, rows: Ints) -> Array:
 
 @lru_cache(maxsize=1)
 def _share_threads() -> None:
-    """Use one thread pool for all sessions: idle threads of a second pool would compete with the first by spinning."""
+    """Use one thread pool for all sessions: idle threads of a second pool would compete with the first by
+    spinning."""
     import onnxruntime
 
     onnxruntime.set_global_thread_pool_sizes(cpu_cores(), 1)

@@ -11,7 +11,8 @@ OUT_OF_MEMORY = "(not enough|out of|allocate) memory|std::bad_alloc|STATUS_ALLOC
 
 
 def pick_device(name: str) -> str:
-    """Resolve "auto" to a GPU if torch sees one, otherwise to the CPU. Raises LLMError if a named device is missing."""
+    """Resolve "auto" to a GPU if torch sees one, otherwise to the CPU. Raises LLMError if a named device is
+    missing."""
     if name == "auto":
         return next(device for device in ("cuda", "mps", "cpu") if not _missing(device))
     if missing := _missing(name):
@@ -51,7 +52,11 @@ def _missing(device: str) -> str:
     """Return an error message if torch does not see the device; "" if it does."""
     import torch  # slow to import, and not needed on the CPU
 
-    seen = torch.cuda.is_available() if device == "cuda" else device == "cpu" or torch.backends.mps.is_available()
+    seen = (
+        torch.cuda.is_available()
+        if device == "cuda"
+        else device == "cpu" or torch.backends.mps.is_available()
+    )
     return "" if seen else f"torch {torch.__version__} finds no {device} device here"
 
 

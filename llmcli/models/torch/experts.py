@@ -1,6 +1,7 @@
 """A sparse mixture of experts in torch: a router and its SwiGLUs.
 
-B, T, C = batch, tokens, hidden size; N = B * T; E, K = experts, active experts per token; I = intermediate size.
+B, T, C = batch, tokens, hidden size; N = B * T; E, K = experts, active experts per token; I = intermediate
+size.
 """
 
 from itertools import accumulate
@@ -19,13 +20,15 @@ class Router(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(config.num_experts, config.hidden_size))
-        self.active, self.normalize = config.num_experts_per_tok, config.norm_topk_prob
+        self.active = config.num_experts_per_tok
+        self.normalize = config.norm_topk_prob
         self.balance_loss: Tensor | None = None  # for the last training batch; see `forward`
         self.expert_counts = [0] * config.num_experts  # tokens routed to each expert in eval mode
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, list[int]]:
-        """x [N, C] -> (weights [N, K], experts [N, K], number of tokens for each expert [E]). In training it sets
-        `balance_loss` (Switch Transformers, arXiv:2101.03961, section 2.2): 1 for an even load, more otherwise."""
+        """x [N, C] -> (weights [N, K], experts [N, K], number of tokens for each expert [E]). In training it
+        sets `balance_loss` (Switch Transformers, arXiv:2101.03961, section 2.2): 1 for an even load, more
+        otherwise."""
         probabilities = torch.softmax(F.linear(x.float(), self.weight), -1)  # [N, E]
         weights, chosen = probabilities.topk(self.active, -1)
         if self.normalize:
@@ -35,7 +38,9 @@ class Router(nn.Module):
             self.balance_loss = len(self.weight) * (probabilities.mean(0) * (counts / chosen.numel())).sum()
         listed = counts.tolist()
         if not self.training:
-            self.expert_counts = [total + count for total, count in zip(self.expert_counts, listed, strict=True)]
+            self.expert_counts = [
+                total + count for total, count in zip(self.expert_counts, listed, strict=True)
+            ]
         return weights, chosen, listed
 
 
@@ -54,14 +59,15 @@ class Experts(nn.Module):
         self.gate_up: Tensor | None = None  # see `fold`
 
     def fold(self, gain: Tensor | None) -> None:
-        """Stack the gate and up matrices once, for inference only. Their gain is applied to the activations."""
+        """Stack the gate and up matrices once, for inference only. Their gain is applied to the
+        activations."""
         self.gate_up = torch.cat([self.gate_proj.detach(), self.up_proj.detach()], 1)
         self.register_parameter("gate_proj", None)
         self.register_parameter("up_proj", None)
 
     def forward(self, x: Tensor, gain: Tensor | None) -> Tensor:
-        """Normalized x [B, T, C] before its gain -> [B, T, C]. Tokens are sorted by expert, so that each expert
-        processes all of its tokens in one product."""
+        """Normalized x [B, T, C] before its gain -> [B, T, C]. Tokens are sorted by expert, so that each
+        expert processes all of its tokens in one product."""
         shape = x.shape
         assert gain is not None
         x = (x * gain.to(x.dtype)).flatten(0, 1)  # [N, C]

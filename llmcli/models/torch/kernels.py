@@ -1,8 +1,8 @@
 """Operations of the decoder with hand-written gradients that make few passes over memory.
 
-At these model sizes a training step on a CPU is limited by memory bandwidth and by the number of operations. Storing
-and reading the intermediate results of a norm, a rotation or a loss, as autograd does, takes as long as the matrix
-products. Each class is one formula, forward and backward; the tests compare both with autograd.
+At these model sizes a training step on a CPU is limited by memory bandwidth and by the number of operations.
+Storing and reading the intermediate results of a norm, a rotation or a loss, as autograd does, takes as long
+as the matrix products. Each class is one formula, forward and backward; the tests compare both with autograd.
 
 B, T, C = batch, tokens, hidden size; N, D = heads, head size; V = vocabulary size; R = rows, mostly B * T.
 """
@@ -27,8 +27,8 @@ MIN_PROBABILITY = 1e-37  # lower bound of probabilities before the logarithm
 
 
 def contiguous_on_mps(x: Tensor) -> Tensor:
-    """Return x, copied if it is a view on MPS, where several torch versions silently compute wrong results for
-    attention and SiLU's gradient on views (issues 163597, 175188 and 181133 in pytorch/pytorch)."""
+    """Return x, copied if it is a view on MPS, where several torch versions silently compute wrong results
+    for attention and SiLU's gradient on views (issues 163597, 175188 and 181133 in pytorch/pytorch)."""
     return x.contiguous() if _is_on_mps(x) else x
 
 
@@ -81,14 +81,16 @@ def _sum_dtype(x: Tensor) -> torch.dtype:
 
 
 def _empty_heads_first(like: Tensor) -> Tensor:
-    """Allocate [B, T, N, D] in memory order [N, B, T, D], so that attention needs no copy. torch.compile refuses it."""
+    """Allocate [B, T, N, D] in memory order [N, B, T, D], so that attention needs no copy. torch.compile
+    refuses it."""
     B, T, N, D = like.shape
     return like.new_empty(N, B, T, D).permute(1, 2, 0, 3)
 
 
 class _NormalizeRotate(_Function):
-    """RMSNorm of each head, times its gain, then the rotary embedding of its position (arXiv:2104.09864): x [B, T, N,
-    D], gain [N, D]; cos and sin [T, 1, D] of position * frequency, whose two halves of D are equal."""
+    """RMSNorm of each head, times its gain, then the rotary embedding of its position (arXiv:2104.09864): x
+    [B, T, N, D], gain [N, D]; cos and sin [T, 1, D] of position * frequency, whose two halves of D are
+    equal."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain: Tensor, cos: Tensor, sin: Tensor, eps: float) -> Tensor:
@@ -99,7 +101,9 @@ class _NormalizeRotate(_Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         y, scale, gain, cos, sin = ctx.saved_tensors
-        grad = _rotated(grads[0], cos, -sin)  # the gradient of a rotation is the rotation by the opposite angle
+        grad = _rotated(
+            grads[0], cos, -sin
+        )  # the gradient of a rotation is the rotation by the opposite angle
         product = grad * y  # [B, T, N, D]
         grad_gain = product.sum((0, 1), dtype=_sum_dtype(product)).to(gain.dtype)
         projection = product.mul_(gain).mean(-1, keepdim=True)
@@ -118,7 +122,8 @@ def _rotated(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor | None = None) -> 
 
 
 class _Rotate(_Function):
-    """The rotary embedding of each head's position (arXiv:2104.09864); x [B, T, N, D], cos and sin [T, 1, D]."""
+    """The rotary embedding of each head's position (arXiv:2104.09864); x [B, T, N, D], cos and sin [T, 1,
+    D]."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -135,11 +140,11 @@ rotate = _Rotate.apply
 
 
 class _Attention(_Function):
-    """Causal softmax(q k^T) v (arXiv:1706.03762, section 3.2.1) of each position and the `window` - 1 before it; [B, T,
-    N, D] all. Queries must be scaled already.
+    """Causal softmax(q k^T) v (arXiv:1706.03762, section 3.2.1) of each position and the `window` - 1 before
+    it; [B, T, N, D] all. Queries must be scaled already.
 
-    The attention weights [B, N, T, T], without most of their masked half, are kept for the backward pass, which is
-    faster than recomputing them for T up to about a thousand.
+    The attention weights [B, N, T, T], without most of their masked half, are kept for the backward pass,
+    which is faster than recomputing them for T up to about a thousand.
     """
 
     @staticmethod
@@ -183,8 +188,8 @@ attention = _Attention.apply
 
 
 def has_faster_attention(x: Tensor) -> bool:
-    """Return whether torch's own attention trains faster than `attention` on x [B, T, C]: on GPUs, in long windows, and
-    also in shorter windows in bfloat16 on processors with AMX, Intel's matrix unit (measured:
+    """Return whether torch's own attention trains faster than `attention` on x [B, T, C]: on GPUs, in long
+    windows, and also in shorter windows in bfloat16 on processors with AMX, Intel's matrix unit (measured:
     tests/benchmarks/LOG.md)."""
     if not _is_on_cpu(x):
         return True
@@ -206,13 +211,14 @@ def _future(T: int, device: torch.device) -> Tensor:
 
 @lru_cache(maxsize=8)
 def _before_windows(T: int, S: int, window: int, device: torch.device) -> Tensor:
-    """The mask [T, S]: True where a position comes before the window of the query, for the last T of S positions."""
+    """The mask [T, S]: True where a position comes before the window of the query, for the last T of S
+    positions."""
     return torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T - window)
 
 
 class _StackedLinear(_Function):
-    """See `stacked_linear`. `tensors` are a gain if `gains` is 1, a bias if `biases` is 1, and the weights. Numbers
-    come first and no tensor is None, because torch.compile would confuse them."""
+    """See `stacked_linear`. `tensors` are a gain if `gains` is 1, a bias if `biases` is 1, and the weights.
+    Numbers come first and no tensor is None, because torch.compile would confuse them."""
 
     @staticmethod
     def forward(ctx: Any, recompute: bool, gains: int, biases: int, x: Tensor, *tensors: Tensor) -> Tensor:
@@ -253,14 +259,16 @@ def _unpacked(
 def stacked_linear(
     x: Tensor, gain: Tensor | None, bias: Tensor | None, weights: Sequence[Tensor], *, recompute: bool
 ) -> Tensor:
-    """(x * gain) W^T + bias for several stacked matrices in one product: [..., inputs] -> [..., sum of outputs], in the
-    dtype of x. The folded matrix is kept for the backward pass, or recomputed there (`recompute`): in a large model the
-    copies would take more memory than the weights."""
+    """(x * gain) W^T + bias for several stacked matrices in one product: [..., inputs] -> [..., sum of
+    outputs], in the dtype of x. The folded matrix is kept for the backward pass, or recomputed there
+    (`recompute`): in a large model the copies would take more memory than the weights."""
     others = [tensor for tensor in (gain, bias) if tensor is not None]
     return _StackedLinear.apply(recompute, int(gain is not None), int(bias is not None), x, *others, *weights)
 
 
-def _joined_and_folded(weights: Sequence[Tensor], gain: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def _joined_and_folded(
+    weights: Sequence[Tensor], gain: Tensor | None, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
     """Return (stacked weights, stacked weights times the gain in `dtype`)."""
     joined = torch.cat(list(weights)) if len(weights) > 1 else weights[0]
     return joined, (joined if gain is None else joined * gain).to(dtype)
@@ -268,7 +276,11 @@ def _joined_and_folded(weights: Sequence[Tensor], gain: Tensor | None, dtype: to
 
 def activate(x: Tensor, activation: str) -> Tensor:
     """`activation` is one of ACTIVATIONS in config.py."""
-    return functional.silu(x) if activation == "silu" else functional.gelu(x, approximate=_APPROXIMATIONS[activation])
+    return (
+        functional.silu(x)
+        if activation == "silu"
+        else functional.gelu(x, approximate=_APPROXIMATIONS[activation])
+    )
 
 
 def _activation_gradient(activation: str, grad: Tensor, x: Tensor, **out: Tensor) -> Tensor:
@@ -278,8 +290,8 @@ def _activation_gradient(activation: str, grad: Tensor, x: Tensor, **out: Tensor
 
 
 class _SwiGLU(_Function):
-    """silu(gate) * up, or with another activation (arXiv:2002.05202); gate and up are the two halves of the last
-    dimension."""
+    """silu(gate) * up, or with another activation (arXiv:2002.05202); gate and up are the two halves of the
+    last dimension."""
 
     @staticmethod
     def forward(ctx: Any, gate_up: Tensor, activation: str) -> Tensor:
@@ -308,8 +320,8 @@ swiglu = _SwiGLU.apply
 
 
 class _Regroup(_Function):
-    """Reorder rows of x [R, C], each repeated `times` times, [R * times, C]: row i is x[order[i] // times]. `inverse`
-    is the inverse permutation of `order`. The gradient is deterministic."""
+    """Reorder rows of x [R, C], each repeated `times` times, [R * times, C]: row i is x[order[i] // times].
+    `inverse` is the inverse permutation of `order`. The gradient is deterministic."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, order: Tensor, inverse: Tensor, times: int) -> Tensor:
@@ -328,8 +340,8 @@ regroup = _Regroup.apply
 
 
 class _GroupedLinear(_Function):
-    """x [R, inputs] times one matrix per group of rows, weights [groups, outputs, inputs]: [R, outputs]. Group i ends
-    before row ends[i]."""
+    """x [R, inputs] times one matrix per group of rows, weights [groups, outputs, inputs]: [R, outputs].
+    Group i ends before row ends[i]."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weights: Tensor, ends: list[int]) -> Tensor:
@@ -355,8 +367,9 @@ grouped_linear = _GroupedLinear.apply
 
 
 class Dropout:
-    """Adds the output of a sublayer to the residual stream, with dropout. numpy draws the masks, one byte per value:
-    twenty times as fast as torch, which uses one core, but the rate is rounded to a multiple of 1/256."""
+    """Adds the output of a sublayer to the residual stream, with dropout. numpy draws the masks, one byte per
+    value: twenty times as fast as torch, which uses one core, but the rate is rounded to a multiple of
+    1/256."""
 
     def __init__(self, rate: float) -> None:
         self.set_rate(rate)
@@ -365,7 +378,8 @@ class Dropout:
         self._rows: tuple[range, int] | None = None  # (rows of this process, number of all rows); None: all
 
     def set_rows(self, rows: range | None, count: int = 0) -> None:
-        """Draw masks for these rows of a batch of `count` rows, the same as in the whole batch. None: all rows."""
+        """Draw masks for these rows of a batch of `count` rows, the same as in the whole batch. None: all
+        rows."""
         self._rows = None if rows is None else (rows, count)
 
     def set_rate(self, rate: float) -> None:
@@ -409,9 +423,9 @@ RowLoss = Callable[[slice], tuple[Tensor, Tensor]]  # block of rows -> (summed l
 class _HeadLoss(_Function):
     """The mean over rows of a loss on the logits x head^T; x [R, C], head [V, C].
 
-    The forward pass already computes the gradients, one block of rows at a time (about `most_logits` logits on a GPU),
-    so that the logits [R, V] are never held in memory. Call it only in training; backward scales these gradients in
-    place, so call it at most once.
+    The forward pass already computes the gradients, one block of rows at a time (about `most_logits` logits
+    on a GPU), so that the logits [R, V] are never held in memory. Call it only in training; backward scales
+    these gradients in place, so call it at most once.
     """
 
     @staticmethod
@@ -441,7 +455,8 @@ class _HeadLoss(_Function):
 
 @dataclass(frozen=True)
 class SoftTargets:
-    """A teacher's predictions softmax(x head^T), part of the targets in distillation (arXiv:1503.02531, section 2)."""
+    """A teacher's predictions softmax(x head^T), part of the targets in distillation (arXiv:1503.02531,
+    section 2)."""
 
     x: Tensor  # [R, C]
     head: Tensor  # [V, C]
@@ -449,8 +464,8 @@ class SoftTargets:
 
 
 def cross_entropy(x: Tensor, head: Tensor, targets: Tensor, soft: SoftTargets | None = None) -> Tensor:
-    """Mean cross-entropy in nats of targets [R] under softmax(x head^T), as a `_HeadLoss`. With `soft`, the gradients
-    are a weighted sum for both kinds of targets; the value still counts only `targets`."""
+    """Mean cross-entropy in nats of targets [R] under softmax(x head^T), as a `_HeadLoss`. With `soft`, the
+    gradients are a weighted sum for both kinds of targets; the value still counts only `targets`."""
 
     def row_loss(block: slice) -> tuple[Tensor, Tensor]:
         targets_block = targets[block, None]
@@ -467,8 +482,8 @@ def cross_entropy(x: Tensor, head: Tensor, targets: Tensor, soft: SoftTargets | 
 
 
 def divergence(x: Tensor, head: Tensor, base_x: Tensor, base_head: Tensor) -> Tensor:
-    """Mean Kullback-Leibler divergence in nats of softmax(x head^T) from softmax(base_x base_head^T), which is not
-    trained, as a `_HeadLoss`; base_x [R, C], base_head [V, C]."""
+    """Mean Kullback-Leibler divergence in nats of softmax(x head^T) from softmax(base_x base_head^T), which
+    is not trained, as a `_HeadLoss`; base_x [R, C], base_head [V, C]."""
 
     def row_loss(block: slice) -> tuple[Tensor, Tensor]:
         logs = torch.log_softmax(_logits(x, head, block), -1)

@@ -1,7 +1,8 @@
 """Linear layers with optional low-rank adapters, and trainable rows of embeddings.
 
-Weights stay float32 and are cast to the dtype of the activations for each product. `reset_parameters` does nothing:
-LanguageModel initializes or loads all weights, and a billion random numbers that are overwritten would take seconds.
+Weights stay float32 and are cast to the dtype of the activations for each product. `reset_parameters` does
+nothing: LanguageModel initializes or loads all weights, and a billion random numbers that are overwritten
+would take seconds.
 """
 
 import torch
@@ -51,13 +52,14 @@ class Linear(nn.Linear):
 
 
 class TokenRows(nn.Module):
-    """Trainable embeddings of consecutive tokens, which replace their rows in the frozen matrices: with LoRA alone, a
-    model cannot learn the tokens that were appended for a chat template. B, T, C, V = batch, tokens, hidden size,
-    vocabulary size."""
+    """Trainable embeddings of consecutive tokens, which replace their rows in the frozen matrices: with LoRA
+    alone, a model cannot learn the tokens that were appended for a chat template. B, T, C, V = batch, tokens,
+    hidden size, vocabulary size."""
 
     def __init__(self, first: int, count: int, hidden_size: int, tied: bool) -> None:
         super().__init__()
-        self._first, self._end = first, first + count
+        self._first = first
+        self._end = first + count
         self.embedding = nn.Parameter(torch.zeros(count, hidden_size))
         self.head = None if tied else nn.Parameter(torch.zeros(count, hidden_size))
 
@@ -85,7 +87,8 @@ class TokenRows(nn.Module):
 
 
 def stacked_linear(x: Tensor, gain: Tensor | None, *matrices: Linear) -> Tensor:
-    """(x * gain) W^T, or x W^T, for several stacked matrices in one product: [..., inputs] -> [..., sum of outputs]."""
+    """(x * gain) W^T, or x W^T, for several stacked matrices in one product: [..., inputs] -> [..., sum of
+    outputs]."""
     if matrices[0].folded is not None:
         return F.linear(x, *matrices[0].folded)
     biases: list[Tensor] = [matrix.bias for matrix in matrices if matrix.bias is not None]
@@ -101,7 +104,8 @@ def stacked_linear(x: Tensor, gain: Tensor | None, *matrices: Linear) -> Tensor:
 
 @torch.no_grad()
 def fold(gain: Tensor | None, *matrices: Linear) -> None:
-    """Stack and fold matrices once instead of in every pass, for inference only: the originals are dropped."""
+    """Stack and fold matrices once instead of in every pass, for inference only: the originals are
+    dropped."""
     assert all(matrix.adapter is None for matrix in matrices), "adapters are merged"
     biases: list[Tensor] = [matrix.bias for matrix in matrices if matrix.bias is not None]
     weight = torch.cat([matrix.weight for matrix in matrices])

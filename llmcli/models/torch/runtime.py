@@ -18,7 +18,9 @@ from llmcli.models.torch.transformer import LanguageModel, LayerKVCache
 
 LOGITS_AT_ONCE = 1 << 25  # logits of windows that are scored together
 CACHED_TOKENS = 1 << 13  # tokens in all copies of a cache that several texts continue
-CPU_BLOCK_LOGITS = 1 << 23  # logits in memory at once on a CPU: 32 MB, and up to four times that during calibration
+CPU_BLOCK_LOGITS = (
+    1 << 23
+)  # logits in memory at once on a CPU: 32 MB, and up to four times that during calibration
 INVERSE_TEMPERATURES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3)  # evenly spaced
 
 
@@ -85,7 +87,8 @@ class TorchRuntime(Runtime):
     @memory_errors()
     @torch.inference_mode()
     def _process(self, ids: Sequence[int], span: slice) -> Array:
-        """Process one token or more; return the logits [., V] after those in `span`: all would take gigabytes."""
+        """Process one token or more; return the logits [., V] after those in `span`: all would take
+        gigabytes."""
         check_input(ids, self.length, self.context)
         batch = torch.tensor([list(ids)], device=self._model.cos.device)
         hidden = self._model.hidden_states(batch, self._caches)[0, span]
@@ -111,8 +114,8 @@ def score(model: LanguageModel, ids: Ints) -> Scores:
 @torch.inference_mode()
 def fit_inverse_temperature(model: LanguageModel, ids: Ints) -> float:
     """Find the factor on all logits that minimizes the loss of windows ids [B, T + 1]: temperature scaling
-    (arXiv:1706.04599, section 4.2). The loss is convex in it; the result is the minimum of a parabola through the best
-    factor tried and its neighbors."""
+    (arXiv:1706.04599, section 4.2). The loss is convex in it; the result is the minimum of a parabola through
+    the best factor tried and its neighbors."""
     losses = torch.zeros(len(INVERSE_TEMPERATURES), dtype=torch.float64)
     for logits, targets in _logits_and_targets(model, ids):
         losses += torch.stack(
@@ -120,9 +123,13 @@ def fit_inverse_temperature(model: LanguageModel, ids: Ints) -> float:
         ).cpu()
     best = min(max(int(losses.argmin()), 1), len(INVERSE_TEMPERATURES) - 2)
     below, at, above = losses[best - 1 : best + 2].tolist()
-    offset = 0.5 * (below - above) / max(below - 2 * at + above, 1e-9)  # distance of the minimum from `best`, in steps
+    offset = (
+        0.5 * (below - above) / max(below - 2 * at + above, 1e-9)
+    )  # distance of the minimum from `best`, in steps
     step = INVERSE_TEMPERATURES[1] - INVERSE_TEMPERATURES[0]
-    return min(max(INVERSE_TEMPERATURES[best] + step * offset, INVERSE_TEMPERATURES[0]), INVERSE_TEMPERATURES[-1])
+    return min(
+        max(INVERSE_TEMPERATURES[best] + step * offset, INVERSE_TEMPERATURES[0]), INVERSE_TEMPERATURES[-1]
+    )
 
 
 def _logits_and_targets(model: LanguageModel, ids: Ints) -> Iterator[tuple[Tensor, Tensor]]:
@@ -133,5 +140,7 @@ def _logits_and_targets(model: LanguageModel, ids: Ints) -> Iterator[tuple[Tenso
     for batch in torch.split(windows, max(1, rows // (ids.shape[1] - 1))):
         hidden, targets = model.hidden_states(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten()
         head = model.head()
-        for hidden_block, targets_block in zip(torch.split(hidden, block), torch.split(targets, block), strict=True):
+        for hidden_block, targets_block in zip(
+            torch.split(hidden, block), torch.split(targets, block), strict=True
+        ):
             yield F.linear(hidden_block, head).float(), targets_block

@@ -1,13 +1,15 @@
 """The decoder in torch, for training and for GPUs: Qwen3 (arXiv:2505.09388, section 2) and its relatives.
 
-Pre-norm blocks with RMSNorm, rotary embeddings (arXiv:2104.09864), grouped-query attention (arXiv:2305.13245), SwiGLU
-(arXiv:2002.05202) or a sparse mixture of them, optional tied embeddings. Qwen3 normalizes queries and keys, Qwen2 adds
-biases to queries, keys and values, Llama and Mistral do neither; SmolLM3 has layers without rotary embeddings, OLMo 2
-norms after attention and SwiGLU instead of before; GPT-2 and GPT-NeoX have LayerNorm, biases, and MLPs without gates.
-Modules are named so that the state dict has Hugging Face's tensor names (for the last two, those of Llama), except that
-experts are stacked. numpy_runtime.py is the same network in numpy, and easier to read.
+Pre-norm blocks with RMSNorm, rotary embeddings (arXiv:2104.09864), grouped-query attention
+(arXiv:2305.13245), SwiGLU (arXiv:2002.05202) or a sparse mixture of them, optional tied embeddings. Qwen3
+normalizes queries and keys, Qwen2 adds biases to queries, keys and values, Llama and Mistral do neither;
+SmolLM3 has layers without rotary embeddings, OLMo 2 norms after attention and SwiGLU instead of before; GPT-2
+and GPT-NeoX have LayerNorm, biases, and MLPs without gates. Modules are named so that the state dict has
+Hugging Face's tensor names (for the last two, those of Llama), except that experts are stacked.
+numpy_runtime.py is the same network in numpy, and easier to read.
 
-B, T = batch, tokens; C = hidden size; H, G = query heads, key-value heads; D = head size; V = vocabulary size.
+B, T = batch, tokens; C = hidden size; H, G = query heads, key-value heads; D = head size; V = vocabulary
+size.
 """
 
 import math
@@ -44,8 +46,8 @@ BALANCE_WEIGHT = 0.01  # weight of the experts' load-balancing loss: measured, t
 
 
 class LayerKVCache:
-    """The KV cache of a layer, like KVCache in kv_cache.py. Forks share its tensors, which are replaced but never
-    modified."""
+    """The KV cache of a layer, like KVCache in kv_cache.py. Forks share its tensors, which are replaced but
+    never modified."""
 
     def __init__(self) -> None:
         self.tensors: tuple[Tensor, ...] = ()  # keys and values [B, G, length, D]
@@ -81,7 +83,9 @@ class Attention(nn.Module):
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.H, self.G, self.D = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        self.H = config.num_attention_heads
+        self.G = config.num_key_value_heads
+        self.D = config.head_dim
         self.q_proj = Linear(config.hidden_size, self.H * self.D, config.qkv_bias)
         self.k_proj = Linear(config.hidden_size, self.G * self.D, config.qkv_bias)
         self.v_proj = Linear(config.hidden_size, self.G * self.D, config.qkv_bias)
@@ -92,7 +96,8 @@ class Attention(nn.Module):
             self.k_norm = nn.RMSNorm(self.G * self.D if config.joint_qk_norm else self.D)
         self.joint_qk_norm = config.joint_qk_norm
         self.eps = config.rms_norm_eps
-        self.is_rotary, self.kind = config.is_rotary(layer), int(config.is_sliding(layer))
+        self.is_rotary = config.is_rotary(layer)
+        self.kind = int(config.is_sliding(layer))
         self.window = config.window(layer)
         self.scale = config.attention_scale
 
@@ -113,7 +118,9 @@ class Attention(nn.Module):
     def fold(self, gain: Tensor | None) -> None:
         fold(gain, self.q_proj, self.k_proj, self.v_proj)
 
-    def _project(self, x: Tensor, gain: Tensor | None, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _project(
+        self, x: Tensor, gain: Tensor | None, cos: Tensor, sin: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return rotated queries [B, T, H, D], scaled for attention, rotated keys and values [B, T, G, D]."""
         B, T, _ = x.shape
         H, G, D = self.H, self.G, self.D
@@ -126,7 +133,9 @@ class Attention(nn.Module):
             qk = rotate(torch.cat(normed, -1).view(B, T, H + G, D), cos, sin)
             q = qk[:, :, :H]
         elif self.qk_norm:
-            gains = torch.cat([self.q_norm.weight.expand(H, D) * scale, self.k_norm.weight.expand(G, D)]).to(x.dtype)
+            gains = torch.cat([self.q_norm.weight.expand(H, D) * scale, self.k_norm.weight.expand(G, D)]).to(
+                x.dtype
+            )
             qk = normalize_rotate(qk, gains, cos, sin, self.eps)
             q = qk[:, :, :H]
         else:
@@ -135,15 +144,22 @@ class Attention(nn.Module):
         return q, qk[:, :, H:], qkv[:, :, H + G :]
 
     def _attention_with_cache(self, q: Tensor, k: Tensor, v: Tensor, cache: LayerKVCache | None) -> Tensor:
-        """Attention with torch's own kernel, including tokens in the cache: [B, T, H or G, D] -> [B, T, H, D]."""
+        """Attention with torch's own kernel, including tokens in the cache: [B, T, H or G, D] -> [B, T, H,
+        D]."""
         q, k, v = (contiguous_on_mps(t.transpose(1, 2)) for t in (q, k, v))  # [B, H or G, T, D]
         T, past = q.shape[2], cache.length if cache else 0
         mask: Tensor | None = None
         if cache:
             k, v = cache.extend(k, v)
         is_windowed = past + T > self.window
-        if is_windowed or (past and T > 1):  # [T, past + T]: True where one of T new tokens may attend to a position
-            mask = torch.ones(T, past + T, dtype=torch.bool, device=q.device).tril(past).triu(past - self.window + 1)
+        if is_windowed or (
+            past and T > 1
+        ):  # [T, past + T]: True where one of T new tokens may attend to a position
+            mask = (
+                torch.ones(T, past + T, dtype=torch.bool, device=q.device)
+                .tril(past)
+                .triu(past - self.window + 1)
+            )
         grouped = self.G != self.H
         if grouped and not _has_grouped_kernel(q, mask):
             k, v = (t.repeat_interleave(self.H // self.G, 1) for t in (k, v))
@@ -154,8 +170,8 @@ class Attention(nn.Module):
 
 
 def _has_grouped_kernel(q: Tensor, mask: Tensor | None) -> bool:
-    """Return whether torch computes grouped-query attention without holding all scores in memory. On CUDA only
-    FlashAttention does, which needs half precision and no mask."""
+    """Return whether torch computes grouped-query attention without holding all scores in memory. On CUDA
+    only FlashAttention does, which needs half precision and no mask."""
     return q.device.type != "cuda" or (q.dtype is torch.bfloat16 and mask is None)
 
 
@@ -228,7 +244,9 @@ def new_norm(config: ModelConfig) -> Norm:
 def normalized(x: Tensor, norm: Norm | None) -> Tensor:
     """RMSNorm (arXiv:1910.07467) without its gain, or LayerNorm (arXiv:1607.06450), in the dtype of x."""
     if isinstance(norm, nn.LayerNorm):
-        return F.layer_norm(x, norm.normalized_shape, norm.weight.to(x.dtype), norm.bias.to(x.dtype), norm.eps)
+        return F.layer_norm(
+            x, norm.normalized_shape, norm.weight.to(x.dtype), norm.bias.to(x.dtype), norm.eps
+        )
     return x if norm is None else normalize(x, norm.eps)
 
 
@@ -248,17 +266,21 @@ class Decoder(nn.Module):
         if config.learned_positions:
             shape = config.max_position_embeddings, config.hidden_size
             self.embed_positions = nn.Embedding(*shape, _weight=torch.empty(shape))
-        self.layers = nn.ModuleList(Layer(config, index, dropout) for index in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(
+            Layer(config, index, dropout) for index in range(config.num_hidden_layers)
+        )
         self.norm = new_norm(config)
 
 
 class LanguageModel(nn.Module):
-    """Token ids [B, T] -> logits [B, T, V]. `dtype` applies to activations and matrix products; weights are float32. A
-    new model has no weights: call `initialize` or `load_arrays`."""
+    """Token ids [B, T] -> logits [B, T, V]. `dtype` applies to activations and matrix products; weights are
+    float32. A new model has no weights: call `initialize` or `load_arrays`."""
 
     cos: Tensor
     sin: Tensor
-    between_layers: Callable[[], None] | None = None  # called before each layer; it may raise to abort the pass
+    between_layers: Callable[[], None] | None = (
+        None  # called before each layer; it may raise to abort the pass
+    )
     teacher: "Teacher | None" = None  # for distillation: its predictions are part of the training targets
 
     def __init__(self, config: ModelConfig, dropout: float = 0.0, dtype: torch.dtype = torch.float32) -> None:
@@ -280,8 +302,9 @@ class LanguageModel(nn.Module):
         return F.linear(self.hidden_states(ids, caches), self.head())
 
     def loss(self, ids: Tensor, loss_mask: Tensor | None = None) -> Tensor:
-        """Return the mean cross-entropy in nats of ids[:, 1:] in windows ids [B, T + 1], for training; for a `teacher`
-        see `cross_entropy`. `loss_mask` [B, T + 1], on the CPU, selects the counted tokens, at least one."""
+        """Return the mean cross-entropy in nats of ids[:, 1:] in windows ids [B, T + 1], for training; for a
+        `teacher` see `cross_entropy`. `loss_mask` [B, T + 1], on the CPU, selects the counted tokens, at
+        least one."""
         hidden, targets = self.hidden_states(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten()
         soft = self.teacher.targets(ids[:, :-1]) if self.teacher else None
         if loss_mask is not None:
@@ -296,8 +319,8 @@ class LanguageModel(nn.Module):
         return loss
 
     def hidden_states(self, ids: Tensor, caches: Sequence[LayerKVCache] | None = None) -> Tensor:
-        """Return the final hidden states [B, T, C], the input of `head`: normalized, without the gain of the last norm
-        if that is an RMSNorm."""
+        """Return the final hidden states [B, T, C], the input of `head`: normalized, without the gain of the
+        last norm if that is an RMSNorm."""
         start = caches[0].length if caches else 0
         end = start + ids.shape[1]
         self._extend_rotary_tables(end)
@@ -320,7 +343,8 @@ class LanguageModel(nn.Module):
             self.between_layers()
 
     def head(self) -> Tensor:
-        """Return the output embedding [V, C] times the gain of the last norm that `hidden_states` leaves out."""
+        """Return the output embedding [V, C] times the gain of the last norm that `hidden_states` leaves
+        out."""
         head = self._head_weight()
         if self.token_rows is not None:
             head = self.token_rows.merged(HEAD, head)
@@ -336,13 +360,13 @@ class LanguageModel(nn.Module):
         return gain if self.logit_factor == 1 else gain * self.logit_factor
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Final hidden states [T, C] of a few tokens -> logits [T, V] in float32; the gain is applied to the hidden
-        states."""
+        """Final hidden states [T, C] of a few tokens -> logits [T, V] in float32; the gain is applied to the
+        hidden states."""
         return F.linear(hidden * self._final_gain(), self._head_weight())
 
     def fold_gains(self) -> None:
-        """Fold the gains of the norms in the layers into the following matrices, for inference in float32 only:
-        otherwise every pass would read and write these matrices three times."""
+        """Fold the gains of the norms in the layers into the following matrices, for inference in float32
+        only: otherwise every pass would read and write these matrices three times."""
         for layer in self.modules():
             if isinstance(layer, Layer):
                 layer.fold()
@@ -356,28 +380,31 @@ class LanguageModel(nn.Module):
         return [module for module in self.modules() if isinstance(module, Router)]
 
     def _extend_rotary_tables(self, length: int) -> None:
-        """Extend the rotary tables to at least `length` positions: a config may claim a far longer context than is ever
-        used."""
+        """Extend the rotary tables to at least `length` positions: a config may claim a far longer context
+        than is ever used."""
         known = self.cos.shape[1]
         if length <= known:
             return
         positions = max(length, 2 * known, 64)
         with torch.inference_mode(False):  # tables made during scoring are also used in training
             self.cos, self.sin = (
-                table[:, :, None].to(self.cos.device, self.dtype) for table in rotary_tables(self.config, positions)
+                table[:, :, None].to(self.cos.device, self.dtype)
+                for table in rotary_tables(self.config, positions)
             )
 
     # ---- weights
 
     def initialize(self, generator: torch.Generator) -> None:
-        """Initialize all weights: embeddings normal with standard deviation 1, or 0.02 if tied; matrices uniform with
-        variance 1 / (3 * inputs); zero for biases, the output embedding, and matrices that write into the residual
-        stream. The gains of norms keep their 1."""
+        """Initialize all weights: embeddings normal with standard deviation 1, or 0.02 if tied; matrices
+        uniform with variance 1 / (3 * inputs); zero for biases, the output embedding, and matrices that write
+        into the residual stream. The gains of norms keep their 1."""
         for name, weight in self.named_parameters():
             with torch.no_grad():
                 if name.endswith("embed_tokens.weight"):
                     weight.normal_(0.0, 0.02 if self.config.tie_word_embeddings else 1.0, generator=generator)
-                elif name.endswith(("o_proj.weight", "down_proj.weight", "down_proj", "lm_head.weight", "bias")):
+                elif name.endswith(
+                    ("o_proj.weight", "down_proj.weight", "down_proj", "lm_head.weight", "bias")
+                ):
                     weight.zero_()
                 elif weight.ndim >= 2:
                     bound = 1 / math.sqrt(weight.shape[-1])
@@ -409,7 +436,8 @@ class LanguageModel(nn.Module):
                     self.token_rows.load(name, torch.from_numpy(arrays[name]))
 
     def scoring_model(self, arrays: Mapping[str, Array]) -> "LanguageModel":
-        """Return a model of the same config on the same device with other weights, in float32, as users will run it."""
+        """Return a model of the same config on the same device with other weights, in float32, as users will
+        run it."""
         model = LanguageModel(self.config).to(self.cos.device)
         model.load_arrays(arrays)
         return model
@@ -463,16 +491,19 @@ class Teacher:
 
 
 def rotary_tables(config: ModelConfig, length: int) -> tuple[Tensor, Tensor]:
-    """Compute cos and sin of position * frequency, [kinds of layers, T, D] each; both halves of D have the same
-    frequencies."""
-    frequencies = torch.tensor([config.rope_frequencies(kind) for kind in config.layer_kinds], dtype=torch.float64)
+    """Compute cos and sin of position * frequency, [kinds of layers, T, D] each; both halves of D have the
+    same frequencies."""
+    frequencies = torch.tensor(
+        [config.rope_frequencies(kind) for kind in config.layer_kinds], dtype=torch.float64
+    )
     angles = torch.arange(length, dtype=torch.float64)[:, None] * frequencies[:, None]  # [kinds, T, D/2]
     angles = torch.cat([angles, angles], dim=-1)
     return angles.cos().float(), angles.sin().float()
 
 
 def _stacked_names(config: ModelConfig) -> dict[str, tuple[str, int | None]]:
-    """Map tensor names of routers and experts to (parameter name, index into its stack; None for a router)."""
+    """Map tensor names of routers and experts to (parameter name, index into its stack; None for a
+    router)."""
     stacked: dict[str, tuple[str, int | None]] = {}
     for i in range(config.num_hidden_layers if config.num_experts else 0):
         prefix = f"model.layers.{i}.mlp."

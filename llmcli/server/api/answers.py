@@ -1,4 +1,5 @@
-"""Answers of completions and chats, whole or in chunks, with log probabilities in both shapes of OpenAI's API."""
+"""Answers of completions and chats, whole or in chunks, with log probabilities in both shapes of OpenAI's
+API."""
 
 import secrets
 import time
@@ -13,7 +14,13 @@ from llmcli.generation.engine.requests import Event, Finished, GenerationRequest
 from llmcli.generation.token_healing import Prompt
 from llmcli.server.api.bodies import ChatBody, CompletionBody, GenerationBody
 from llmcli.server.api.models import ServedModel
-from llmcli.server.api.prompts import chat_template, check_choices_fit, compile_form, encode_messages, encode_prompt
+from llmcli.server.api.prompts import (
+    chat_template,
+    check_choices_fit,
+    compile_form,
+    encode_messages,
+    encode_prompt,
+)
 from llmcli.server.api.schema import JsonObject
 from llmcli.server.errors import invalid
 
@@ -124,8 +131,8 @@ class Completion(GenerationAnswer):
 
     @classmethod
     def of(cls, body: CompletionBody, model: ServedModel) -> "Completion":
-        """Prepare requests. Raises ApiError for a prompt that the model cannot read, LLMError for text without
-        tokens."""
+        """Prepare requests. Raises ApiError for a prompt that the model cannot read, LLMError for text
+        without tokens."""
         grammar = compile_form(body, model, is_answer=False)
         max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
         samplings, scores_prompt = body.samplings(max_tokens), body.echo and body.logprobs is not None
@@ -157,7 +164,9 @@ class Completion(GenerationAnswer):
     def choice_chunk(self, index: int, event: Event, text: Generated) -> JsonObject | None:
         match event:
             case Started() if self.body.echo or self.body.return_token_ids:
-                return self._choice(index, self._echo(index), event.prompt, text) | self._prompt_ids(index, text)
+                return self._choice(index, self._echo(index), event.prompt, text) | self._prompt_ids(
+                    index, text
+                )
             case Token() if event.text:
                 return self._choice(index, event.text, text.take_unsent(), text)
             case Finished():
@@ -191,14 +200,16 @@ class ChatCompletion(GenerationAnswer):
 
     @classmethod
     def of(cls, body: ChatBody, model: ServedModel, others: Iterable[ServedModel]) -> "ChatCompletion":
-        """Prepare requests. Raises ApiError for messages that do not fit or a missing chat template, LLMError if the
-        template refuses them."""
+        """Prepare requests. Raises ApiError for messages that do not fit or a missing chat template, LLMError
+        if the template refuses them."""
         asked = (body.max_completion_tokens, body.max_tokens, ANSWER_TOKENS)
         max_tokens = next(number for number in asked if number is not None)
         template = chat_template(model, body.chat_template_kwargs, others)
         grammar = compile_form(body, model, is_answer=True)
         if body.choices and body.messages[-1].role == "assistant":
-            raise invalid("messages", "must end with a message of the user, of which one of the choices is the answer")
+            raise invalid(
+                "messages", "must end with a message of the user, of which one of the choices is the answer"
+            )
         prompt, dropped_turns = encode_messages(body.messages, template, model.context, max_tokens)
         check_choices_fit(body.choices, [prompt], model)
         requests = [
@@ -219,7 +230,12 @@ class ChatCompletion(GenerationAnswer):
         assert text.finished
         message = {"role": "assistant", "content": self._without_prefix_space(text.text), "refusal": None}
         logprobs = self._logprobs(text.tokens)
-        choice = {"index": index, "message": message, "logprobs": logprobs, "finish_reason": text.finished.reason}
+        choice = {
+            "index": index,
+            "message": message,
+            "logprobs": logprobs,
+            "finish_reason": text.finished.reason,
+        }
         return choice | self._prompt_ids(index, text)
 
     def choice_chunk(self, index: int, event: Event, text: Generated) -> JsonObject | None:
@@ -261,9 +277,11 @@ def token_text(tokenizer: Tokenizer, token: int | None, text_bytes: bytes) -> st
         return "bytes:" + "".join(f"\\x{byte:02x}" for byte in text_bytes)
 
 
-def completion_logprobs(tokenizer: Tokenizer, tokens: Sequence[ScoredToken], first_offset: int, end: int) -> JsonObject:
-    """Return the four lists of a completion. `text_offset` counts characters in the choice's text, from `first_offset`
-    to `end`, where a stop string may have truncated it."""
+def completion_logprobs(
+    tokenizer: Tokenizer, tokens: Sequence[ScoredToken], first_offset: int, end: int
+) -> JsonObject:
+    """Return the four lists of a completion. `text_offset` counts characters in the choice's text, from
+    `first_offset` to `end`, where a stop string may have truncated it."""
     offsets = []
     decoder, offset = stream_decoder(), first_offset
     for token in tokens:
@@ -278,7 +296,8 @@ def completion_logprobs(tokenizer: Tokenizer, tokens: Sequence[ScoredToken], fir
 
 
 def _top_logprobs(tokenizer: Tokenizer, token: ScoredToken) -> dict[str, float] | None:
-    """Return the log probabilities of a token and its alternatives by text; None for the first token of a prompt."""
+    """Return the log probabilities of a token and its alternatives by text; None for the first token of a
+    prompt."""
     top: dict[str, float] = {}
     for candidate in (*token.alternatives, token):
         if candidate.logprob is not None:
@@ -296,6 +315,8 @@ def chat_logprobs(tokenizer: Tokenizer, tokens: Sequence[ScoredToken]) -> JsonOb
         return {"id": token.id, "token": text, "logprob": token.logprob, "bytes": list(data)}
 
     return {
-        "content": [scored(token) | {"top_logprobs": list(map(scored, token.alternatives))} for token in tokens],
+        "content": [
+            scored(token) | {"top_logprobs": list(map(scored, token.alternatives))} for token in tokens
+        ],
         "refusal": None,
     }

@@ -25,16 +25,26 @@ TEMPLATE_ARGUMENTS = {"messages", "tools", "documents", "add_generation_prompt"}
 # ---- kinds of fields
 
 TEXT: JsonObject = {"type": "string"}
-PART: JsonObject = {"type": "object", "properties": {"type": {"const": "text"}, "text": TEXT}, "required": ["text"]}
+PART: JsonObject = {
+    "type": "object",
+    "properties": {"type": {"const": "text"}, "text": TEXT},
+    "required": ["text"],
+}
 MESSAGE: JsonObject = {
     "type": "object",
-    "properties": {"role": {"enum": list(ROLES)}, "content": {"anyOf": [TEXT, {"type": "array", "items": PART}]}},
+    "properties": {
+        "role": {"enum": list(ROLES)},
+        "content": {"anyOf": [TEXT, {"type": "array", "items": PART}]},
+    },
     "required": ["role", "content"],
 }
 MESSAGES: JsonObject = {
-    "type": "array", "items": MESSAGE, "minItems": 1, "maxItems": limits.MAX_MESSAGES,
+    "type": "array",
+    "items": MESSAGE,
+    "minItems": 1,
+    "maxItems": limits.MAX_MESSAGES,
     "description": f"a list of 1 to {limits.MAX_MESSAGES:,} messages",
-}  # fmt: skip
+}
 
 
 def is_ids(value: Any) -> bool:
@@ -44,7 +54,9 @@ def is_ids(value: Any) -> bool:
 def _read_message(value: Any, name: str) -> Message:
     role = value.get("role") if isinstance(value, dict) else None
     if not isinstance(role, str) or role not in ROLES:
-        raise invalid(name, f'must be {{"role": {" or ".join(ROLES)}, "content": a text}}, found {brief(value)}')
+        raise invalid(
+            name, f'must be {{"role": {" or ".join(ROLES)}, "content": a text}}, found {brief(value)}'
+        )
     if called := next((key for key in ("tool_calls", "function_call") if value.get(key)), None):
         raise invalid(f"{name}.{called}", "is not supported", "unsupported_parameter")
     content = value.get("content")
@@ -53,7 +65,9 @@ def _read_message(value: Any, name: str) -> Message:
         texts = [part for part in parts if isinstance(part, str)]
         content = "".join(texts) if len(texts) == len(content) else None
     if not isinstance(content, str):
-        raise invalid(f"{name}.content", f"must be a text or a list of text parts, found {brief(value.get('content'))}")
+        raise invalid(
+            f"{name}.content", f"must be a text or a list of text parts, found {brief(value.get('content'))}"
+        )
     return Message(ROLES[role], content)
 
 
@@ -106,7 +120,9 @@ TEXT_OR_IDS = Field(description="a text or a list of token ids")
 Prompted = Annotated[str | list[TokenId], TEXT_OR_IDS]
 ExplainedPrompt = Annotated[
     Annotated[str, Field(max_length=limits.MAX_EXPLAIN_CHARACTERS)] | list[TokenId],
-    Field(description=f"a text of at most {limits.MAX_EXPLAIN_CHARACTERS:,} characters, or a list of token ids"),
+    Field(
+        description=f"a text of at most {limits.MAX_EXPLAIN_CHARACTERS:,} characters, or a list of token ids"
+    ),
 ]
 
 
@@ -133,11 +149,12 @@ StreamOptionsField = Annotated[
 Choices = Annotated[
     list[Annotated[str, Field(max_length=limits.MAX_GIVEN_CHARACTERS)]],
     Field(
-        min_length=2, max_length=limits.MAX_GIVEN_CHOICES,
+        min_length=2,
+        max_length=limits.MAX_GIVEN_CHOICES,
         description=f"a list of 2 to {limits.MAX_GIVEN_CHOICES} texts, each of at most "
         f"{limits.MAX_GIVEN_CHARACTERS:,} characters",
     ),
-]  # fmt: skip
+]
 
 
 def _response_format(value: Any) -> Grammar | None:
@@ -172,7 +189,9 @@ def _checked(check: Callable[[Any], Any]) -> PlainValidator:
 
 ANY_OBJECT = Grammar.of_schema({"type": "object"})
 FORMATS = '{"type": "json_object"}, or {"type": "json_schema", "json_schema": {"schema": ...}}'
-ResponseFormat = Annotated[Any, _checked(_response_format), WithJsonSchema({"type": "object", "description": FORMATS})]
+ResponseFormat = Annotated[
+    Any, _checked(_response_format), WithJsonSchema({"type": "object", "description": FORMATS})
+]
 BIASES = f"an object of at most {limits.MAX_BIASES:,} token ids, with numbers from -100 to 100"
 LogitBias = Annotated[
     dict[int, float],
@@ -208,7 +227,9 @@ class GenerationBody(Body):
 
     max_tokens: MaxTokens | None = None
     temperature: Temperature = SamplingConfig.temperature
-    top_k: Annotated[int, AfterValidator(lambda k: max(0, k))] = Field(SamplingConfig.top_k, ge=-1, le=1 << 31)
+    top_k: Annotated[int, AfterValidator(lambda k: max(0, k))] = Field(
+        SamplingConfig.top_k, ge=-1, le=1 << 31
+    )
     top_p: TopP = _sampling("top_p")
     min_p: float = _sampling("min_p")
     repetition_penalty: float = _sampling("repetition_penalty")
@@ -223,7 +244,9 @@ class GenerationBody(Body):
         f"{limits.MAX_STOP_CHARACTERS:,} characters",
     )
     n: int = Field(1, ge=1, le=limits.MAX_CHOICES)  # texts for each prompt
-    return_token_ids: bool = False  # adds the prompt's; with log probabilities completions get `content`, as in chats
+    return_token_ids: bool = (
+        False  # adds the prompt's; with log probabilities completions get `content`, as in chats
+    )
     stream: bool = False
     stream_options: StreamOptionsField | None = None
     response_format: ResponseFormat = None
@@ -231,7 +254,9 @@ class GenerationBody(Body):
 
     def model_post_init(self, context: Any, /) -> None:
         if self.stream_options is not None and not self.stream:
-            raise invalid("stream_options", "has no effect without stream; leave it out, or set stream to true")
+            raise invalid(
+                "stream_options", "has no effect without stream; leave it out, or set stream to true"
+            )
         name, _ = self.form
         if self.choices:
             try:
@@ -245,8 +270,8 @@ class GenerationBody(Body):
 
     @cached_property
     def form(self) -> tuple[str, Grammar | tuple[str, ...] | None]:
-        """The field that constrains the text, and the constraint: a grammar, or choices. ("", None) if none does.
-        Raises ApiError if several do."""
+        """The field that constrains the text, and the constraint: a grammar, or choices. ("", None) if none
+        does. Raises ApiError if several do."""
         nested = self.structured_outputs or StructuredOutputs.read({})
         asked = [
             ("response_format", self.response_format),
@@ -303,7 +328,9 @@ class CompletionBody(GenerationBody):
     @property
     def prompts(self) -> list[str | list[int]]:
         """The prompts: at least one, with at least one character or token each. Raises ApiError."""
-        prompts: list[Any] = [self.prompt] if isinstance(self.prompt, str) or is_ids(self.prompt) else [*self.prompt]
+        prompts: list[Any] = (
+            [self.prompt] if isinstance(self.prompt, str) or is_ids(self.prompt) else [*self.prompt]
+        )
         if len(prompts) > limits.MAX_PROMPTS:
             raise invalid("prompt", f"must have at most {limits.MAX_PROMPTS} prompts, found {len(prompts)}")
         if not all(prompts):
@@ -332,15 +359,19 @@ class ChatBody(GenerationBody):
         # an answer of the assistant is continued, and after any other message the header of an answer follows
         continues = self.messages[-1].role == "assistant"
         if self.continue_final_message not in (None, continues):
-            wanted = "must be true: the last answer goes on" if continues else "needs a last message of the assistant"
+            wanted = (
+                "must be true: the last answer goes on"
+                if continues
+                else "needs a last message of the assistant"
+            )
             raise invalid("continue_final_message", wanted, "unsupported_parameter")
         if not self.add_generation_prompt and not continues:
             raise invalid("add_generation_prompt", "must be true before an answer", "unsupported_parameter")
 
 
 class PromptBody(Body):
-    """A text, or a conversation, whose last answer may be incomplete. `chat_template_kwargs` are variables of the chat
-    template, such as {"enable_thinking": false}."""
+    """A text, or a conversation, whose last answer may be incomplete. `chat_template_kwargs` are variables of
+    the chat template, such as {"enable_thinking": false}."""
 
     prompt: Any = None
     messages: Messages | None = None
@@ -360,17 +391,23 @@ class ExplainBody(PromptBody):
     n: Words = DEFAULT_WORDS
     literal: bool = False
     truncate_prompt_tokens: Truncation = None
-    # what is computed: next words, the effect of each token, the attention (of one token, if `position` is given)
+    # what is computed: next words, the effect of each token, the attention (of one token, if `position` is
+    # given)
     include: list[Literal["next", "effects", "attention"]] = Field(
         ["next", "effects", "attention"], description="a list of next, effects, attention"
     )
     max_evaluations: Evaluations | None = None  # of the model, to find next words
     position: Position | None = None  # index in `tokens`; negative: from the end
-    token_id: TokenId | None = None  # explain this next token, in its likeliest place, instead of the most likely one
+    token_id: TokenId | None = (
+        None  # explain this next token, in its likeliest place, instead of the most likely one
+    )
     generated_tokens: GeneratedTokens = 0
     # layers, "2", heads, "2.3", and the n-gram cache, "cache", that are switched off in a second prediction
-    without: Annotated[list[Annotated[str, Field(max_length=20)]], Field(max_length=limits.MAX_SWITCHED_OFF)] = Field(
-        [], description=f'a list of at most {limits.MAX_SWITCHED_OFF:,} layers, as in "2", or heads, as in "2.3"'
+    without: Annotated[
+        list[Annotated[str, Field(max_length=20)]], Field(max_length=limits.MAX_SWITCHED_OFF)
+    ] = Field(
+        [],
+        description=f'a list of at most {limits.MAX_SWITCHED_OFF:,} layers, as in "2", or heads, as in "2.3"',
     )
     compare: ExplainedPrompt | None = None  # another prompt
 
@@ -398,7 +435,9 @@ class TokenizeBody(PromptBody):
     def model_post_init(self, context: Any, /) -> None:
         super().model_post_init(context)
         if self.messages is not None and self.add_special_tokens:
-            raise invalid("add_special_tokens", "has no effect with messages; leave it out", "unsupported_parameter")
+            raise invalid(
+                "add_special_tokens", "has no effect with messages; leave it out", "unsupported_parameter"
+            )
 
 
 class NextBody(Body):

@@ -27,7 +27,8 @@ class ServedModel:
 
     def __init__(self, path: Path, context: int | None = None) -> None:
         """`context` limits the context length. Raises LLMError."""
-        self.path, self.name = path, path.stem if path.is_file() else name_of(path.resolve())
+        self.path = path
+        self.name = path.stem if path.is_file() else name_of(path.resolve())
         if self.name != self.name.encode("utf-8", "replace").decode("utf-8"):  # JSON cannot hold it
             raise LLMError(f"the name {path} is not UTF-8 text; rename the file")
         self.source = load_any(path)
@@ -56,16 +57,16 @@ class ServedModel:
                 _ = self.template.stop_ids
 
     def readable_runtime(self, checkpoint: Checkpoint) -> NumpyRuntime:
-        """Open a runtime whose activations can be recorded, for this model or one of its ensemble. The last one is
-        kept. Raises ModelFileError if the file has changed since it was opened."""
+        """Open a runtime whose activations can be recorded, for this model or one of its ensemble. The last
+        one is kept. Raises ModelFileError if the file has changed since it was opened."""
         if self._readable is None or self._readable[0] is not checkpoint:
             self.check_unchanged()  # tensors are read again
             self._readable = checkpoint, NumpyRuntime(checkpoint)
         return self._readable[1].fork()
 
     def check_unchanged(self) -> None:
-        """Raise ModelFileError if the file was replaced since it was opened: its tensors would be read with the wrong
-        header."""
+        """Raise ModelFileError if the file was replaced since it was opened: its tensors would be read with
+        the wrong header."""
         try:
             if _version(self.path) == self._version:
                 return
@@ -93,7 +94,9 @@ def _version(path: Path) -> list[tuple[str, int, int, int]]:
     """Return a value that changes when a model file, or a file in a model's directory, is replaced."""
     files = [path]
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix in (".safetensors", ".json") and file.is_file())
+        files = sorted(
+            file for file in path.iterdir() if file.suffix in (".safetensors", ".json") and file.is_file()
+        )
     states = [(file.name, file.stat()) for file in files]
     return [(name, state.st_ino, state.st_size, state.st_mtime_ns) for name, state in states]
 
@@ -111,9 +114,13 @@ class Models:
         cache: bool = True,
         on_note: Callable[[str], None] = lambda note: None,
     ) -> None:
-        """Open model files. Raises LLMError for a file that is not a model, and for two files with the same name."""
-        self._open = partial(open_runtime, device=device, quantize=quantize, on_note=on_note, fast=True, cache=cache)
-        self._on_note, self.uses_cache = on_note, cache
+        """Open model files. Raises LLMError for a file that is not a model, and for two files with the same
+        name."""
+        self._open = partial(
+            open_runtime, device=device, quantize=quantize, on_note=on_note, fast=True, cache=cache
+        )
+        self._on_note = on_note
+        self.uses_cache = cache
         self._models: dict[str, ServedModel] = {}
         for path in paths:
             model = ServedModel(path, context)

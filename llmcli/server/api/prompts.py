@@ -18,8 +18,8 @@ from llmcli.server.errors import ApiError, invalid
 def encode_prompt(
     prompt: str | list[int], model: ServedModel, *, literal: bool, cuts: bool = False
 ) -> Prompt | tuple[int, ...]:
-    """Tokenize a prompt. Unless `literal`, the last word of a text may continue, as in `llm generate`. With `cuts`, a
-    long prompt may exceed the context, and only its end is used."""
+    """Tokenize a prompt. Unless `literal`, the last word of a text may continue, as in `llm generate`. With
+    `cuts`, a long prompt may exceed the context, and only its end is used."""
     if not isinstance(prompt, str):
         check_ids("prompt", prompt, model)
         if not cuts:
@@ -49,8 +49,8 @@ def check_length(tokens: int, model: ServedModel) -> None:
 
 
 def compile_form(body: GenerationBody, model: ServedModel, *, is_answer: bool) -> CompiledGrammar | None:
-    """Compile the grammar of the text, if there is one. Raises ApiError for one that a text cannot have, and for biases
-    of tokens outside the vocabulary."""
+    """Compile the grammar of the text, if there is one. Raises ApiError for one that a text cannot have, and
+    for biases of tokens outside the vocabulary."""
     check_ids("logit_bias", list(body.logit_bias), model)
     name, form = body.form
     if not isinstance(form, Grammar):
@@ -61,9 +61,11 @@ def compile_form(body: GenerationBody, model: ServedModel, *, is_answer: bool) -
         raise ApiError(f"{name}: {error}", param=name) from error
 
 
-def check_choices_fit(choices: Sequence[str], prompts: Sequence[Prompt | Sequence[int]], model: ServedModel) -> None:
-    """Raise ApiError for a choice that does not fit the context after the longest prompt; for other tokenizations of
-    it, one token is kept free."""
+def check_choices_fit(
+    choices: Sequence[str], prompts: Sequence[Prompt | Sequence[int]], model: ServedModel
+) -> None:
+    """Raise ApiError for a choice that does not fit the context after the longest prompt; for other
+    tokenizations of it, one token is kept free."""
     taken = max(len(prompt.ids if isinstance(prompt, Prompt) else prompt) for prompt in prompts)
     for choice in choices:
         if taken + (tokens := len(model.tokenizer.encode(choice))) >= model.context:
@@ -78,8 +80,8 @@ def check_choices_fit(choices: Sequence[str], prompts: Sequence[Prompt | Sequenc
 def chat_template(
     model: ServedModel, variables: Mapping[str, Any] | None, others: Iterable[ServedModel] = ()
 ) -> ChatTemplate:
-    """Return a model's chat template with these variables. If it has none, raises ApiError that names the models in
-    `others` that have one."""
+    """Return a model's chat template with these variables. If it has none, raises ApiError that names the
+    models in `others` that have one."""
     if model.template is None:
         able = [other.name for other in others if other.template is not None][:MAX_LISTED]
         hint = f", or a model that can chat: {', '.join(able)}" if able else ""
@@ -95,9 +97,9 @@ def chat_template(
 def encode_messages(
     messages: Sequence[Message], template: ChatTemplate, context: int, max_tokens: int
 ) -> tuple[Prompt, int]:
-    """Return (tokens of a conversation with the header of the answer, number of old turns left out, as in `llm chat`).
-    An assistant message at the end is the beginning of the answer. Raises ApiError if the last turn alone does not
-    fit."""
+    """Return (tokens of a conversation with the header of the answer, number of old turns left out, as in
+    `llm chat`). An assistant message at the end is the beginning of the answer. Raises ApiError if the last
+    turn alone does not fit."""
     prefill = messages[-1].content if messages[-1].role == "assistant" else ""
     asked = messages[:-1] if messages[-1].role == "assistant" else messages
     beginning = Prompt.of(prefill, template.tokenizer) if prefill else Prompt([])

@@ -20,11 +20,14 @@ class RunningRequests:
     """A context manager for requests in the engine. Unfinished requests are cancelled on exit."""
 
     def __init__(self, engine: Engine, requests: Sequence[GenerationRequest]) -> None:
-        self._engine, self._requests = engine, requests
+        self._engine = engine
+        self._requests = requests
         self._loop = asyncio.get_running_loop()
         self._arrived: deque[tuple[int, Event]] = deque()  # at most UNREAD_TOKENS, plus one per text
         self._paused: set[int] = set()  # numbers of the requests that wait for the reader
-        self._lock = threading.RLock()  # guards these two, and holds events back until their request is in `_submitted`
+        self._lock = (
+            threading.RLock()
+        )  # guards these two, and holds events back until their request is in `_submitted`
         self._is_woken = False  # the event loop has been notified
         self._has_arrived = asyncio.Event()
         self._submitted: list[Submitted] = []
@@ -64,8 +67,8 @@ class RunningRequests:
         self._has_arrived.set()
 
     async def _wait(self, seconds: float) -> None:
-        """Wait for an event or for some seconds. (Before Python 3.12, `asyncio.wait_for` loses a cancellation that
-        arrives together with a result.)"""
+        """Wait for an event or for some seconds. (Before Python 3.12, `asyncio.wait_for` loses a cancellation
+        that arrives together with a result.)"""
         self._has_arrived.clear()
         timer = self._loop.call_later(seconds, self._has_arrived.set)
         try:
@@ -74,8 +77,8 @@ class RunningRequests:
             timer.cancel()
 
     async def events(self) -> AsyncIterator[tuple[int, Event] | None]:
-        """Yield (number of the request, event) until all have finished; None after KEEP_ALIVE_SECONDS without events.
-        Raises ApiError if a request fails, or after REQUEST_SECONDS."""
+        """Yield (number of the request, event) until all have finished; None after KEEP_ALIVE_SECONDS without
+        events. Raises ApiError if a request fails, or after REQUEST_SECONDS."""
         left = len(self._requests)
         while left:
             seconds = min(KEEP_ALIVE_SECONDS, self._submitted_at + REQUEST_SECONDS - time.monotonic())

@@ -1,6 +1,6 @@
-"""The JSON of requests: pydantic models declare each field once, with its type and bounds. Requests are checked by
-them, and the OpenAPI description is made from them. A field that is not declared is refused: it could change the
-answer.
+"""The JSON of requests: pydantic models declare each field once, with its type and bounds. Requests are
+checked by them, and the OpenAPI description is made from them. A field that is not declared is refused: it
+could change the answer.
 """
 
 import difflib
@@ -20,14 +20,42 @@ JsonObject = dict[str, Any]
 F = TypeVar("F", bound="Fields")
 SHOWN_VALUES = 60  # the length of longer texts and lists is shown in their place
 
-# fields of OpenAI, vLLM, llama.cpp, Ollama and others that never change a text, or only together with one below
+# fields of OpenAI, vLLM, llama.cpp, Ollama and others that never change a text, or only together with one
+# below
 HARMLESS = {
-    "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
-    "parallel_tool_calls", "request_id", "priority", "cache_salt", "include_reasoning", "spaces_between_special_tokens",
-    "cache_prompt", "id_slot", "n_keep", "timings_per_token", "return_progress", "reasoning_format", "keep_alive",
-    "ttl", "mirostat_tau", "mirostat_eta", "dry_base", "dry_allowed_length", "dry_penalty_last_n", "repeat_last_n",
-    "dry_sequence_breakers", "xtc_threshold", "dynatemp_exponent", "include_obfuscation", "continuous_usage_stats",
-}  # fmt: skip
+    "user",
+    "metadata",
+    "store",
+    "service_tier",
+    "safety_identifier",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+    "parallel_tool_calls",
+    "request_id",
+    "priority",
+    "cache_salt",
+    "include_reasoning",
+    "spaces_between_special_tokens",
+    "cache_prompt",
+    "id_slot",
+    "n_keep",
+    "timings_per_token",
+    "return_progress",
+    "reasoning_format",
+    "keep_alive",
+    "ttl",
+    "mirostat_tau",
+    "mirostat_eta",
+    "dry_base",
+    "dry_allowed_length",
+    "dry_penalty_last_n",
+    "repeat_last_n",
+    "dry_sequence_breakers",
+    "xtc_threshold",
+    "dynatemp_exponent",
+    "include_obfuscation",
+    "continuous_usage_stats",
+}
 # fields that change the text and are not supported: the values without effect (besides null), and the fields
 _UNSUPPORTED: tuple[tuple[tuple[Any, ...], str], ...] = (
     (
@@ -46,8 +74,8 @@ SIMILAR = 0.8  # difflib's ratio of two names from which one is taken for a miss
 
 
 def parse_object(data: bytes) -> JsonObject:
-    """The object of a request's body. Raises ApiError for anything else, also for NaN, infinity and text that is not
-    Unicode."""
+    """The object of a request's body. Raises ApiError for anything else, also for NaN, infinity and text that
+    is not Unicode."""
     try:
         value = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
         if b"\\u" in data:
@@ -69,14 +97,15 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 class Fields(BaseModel):
-    """An object in a request. A default stands for null, too. A field with a `description` has it in errors."""
+    """An object in a request. A default stands for null, too. A field with a `description` has it in
+    errors."""
 
     model_config = ConfigDict(strict=True, frozen=True)
 
     @classmethod
     def read(cls: type[F], values: Mapping[str, Any], place: str = "") -> F:
-        """Raises ApiError that names the field, after the `place` of the object, for a value of another kind and for a
-        field that is not declared."""
+        """Raises ApiError that names the field, after the `place` of the object, for a value of another kind
+        and for a field that is not declared."""
         _check_undeclared(values, cls.model_fields, place)
         try:
             return cls.model_validate({name: value for name, value in values.items() if value is not None})
@@ -173,12 +202,15 @@ class Operation:
         described: JsonObject = {
             "summary": (self.handler.__doc__ or "").partition("\n")[0],
             "responses": {
-                "200": {"description": "the answer"} | (_json_content(_reference(self.answer)) if self.answer else {}),
+                "200": {"description": "the answer"}
+                | (_json_content(_reference(self.answer)) if self.answer else {}),
                 "default": {"description": "an error"} | _json_content(_reference("Error")),
             },
         }
         if "{id}" in self.path:
-            described["parameters"] = [{"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}]
+            described["parameters"] = [
+                {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
+            ]
         if self.body is not None:
             described["requestBody"] = {"required": True} | _json_content(self.body.schema_of_fields())
         return described
@@ -196,19 +228,24 @@ ANSWERS: dict[str, dict[str, str]] = {  # {type: the properties that each answer
     "Completion": {"string": "id object model", "integer": "created", "array": "choices", "object": "usage"},
     "Models": {"string": "object", "array": "data"},
     "Model": {
-        "string": "id object owned_by", "integer": "created context_length max_model_len parameters",
-        "boolean": "chat", "array": "experts",
+        "string": "id object owned_by",
+        "integer": "created context_length max_model_len parameters",
+        "boolean": "chat",
+        "array": "experts",
     },
     "NextWords": {"string": "model prompt", "array": "next", "number": "unexplored entropy_bits"},
     "Explanation": {
-        "string": "model prompt tail", "integer": "cut earlier", "array": "tokens lens next_tokens next",
-        "object": "attention", "number": "entropy_bits unexplored",
+        "string": "model prompt tail",
+        "integer": "cut earlier",
+        "array": "tokens lens next_tokens next",
+        "object": "attention",
+        "number": "entropy_bits unexplored",
     },
     "Experts": {"string": "model", "array": "experts weights"},
     "Memory": {"string": "model", "array": "corpus spans", "integer": "searched_bytes", "number": "share"},
     "Tokens": {"array": "tokens", "integer": "count max_model_len"},
     "Text": {"string": "prompt"},
-}  # fmt: skip
+}
 _ERROR = {name: {"type": ["string", "null"]} for name in ("message", "type", "param", "code")}
 
 
@@ -226,7 +263,9 @@ def openapi(operations: Iterable[Operation]) -> JsonObject:
         "components": {
             "schemas": {"Error": _object({"error": _object(_ERROR)})}
             | {
-                answer: _object({name: {"type": kind} for kind, names in by_type.items() for name in names.split()})
+                answer: _object(
+                    {name: {"type": kind} for kind, names in by_type.items() for name in names.split()}
+                )
                 for answer, by_type in ANSWERS.items()
             },
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},

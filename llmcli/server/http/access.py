@@ -1,7 +1,7 @@
 """Access checks: the Host and Origin headers and the API key of a request.
 
-A page on any website can send requests to a server on the browser's computer. The Origin header then names the website;
-if the website's name resolves to 127.0.0.1 (DNS rebinding), the Host header does.
+A page on any website can send requests to a server on the browser's computer. The Origin header then names
+the website; if the website's name resolves to 127.0.0.1 (DNS rebinding), the Host header does.
 """
 
 import hmac
@@ -24,7 +24,9 @@ Headers = Mapping[str, str]
 class Access:
     """The access rules for all requests."""
 
-    hosts: frozenset[str] | None = LOOPBACK_NAMES  # allowed in the Host header; None: any, which is safe with a key
+    hosts: frozenset[str] | None = (
+        LOOPBACK_NAMES  # allowed in the Host header; None: any, which is safe with a key
+    )
     origins: frozenset[str] = frozenset()  # allowed besides the server's own; "*": any
     api_key: str | None = None
 
@@ -48,7 +50,9 @@ class Access:
             )
         if self.api_key is not None and path not in OPEN_PATHS and not is_preflight(method, headers):
             scheme, _, key = headers.get("authorization", "").partition(" ")
-            if scheme.lower() != "bearer" or not hmac.compare_digest(key.strip().encode(), self.api_key.encode()):
+            if scheme.lower() != "bearer" or not hmac.compare_digest(
+                key.strip().encode(), self.api_key.encode()
+            ):
                 problem = "wrong" if scheme else "missing"
                 message = f"the API key is {problem}; send it as the header Authorization: Bearer KEY"
                 raise ApiError(message, 401, code="invalid_api_key")
@@ -92,7 +96,8 @@ def check_body(headers: Headers) -> None:
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise ApiError(
-            f"the body must be JSON; send it with the header Content-Type: application/json, found {kind[:100]!r}", 415
+            f"the body must be JSON; send it with the header Content-Type: application/json, found {kind[:100]!r}",
+            415,
         )
     length = headers.get("content-length", "0")
     if not length.isdecimal() or int(length[:20]) > MAX_BODY_BYTES:

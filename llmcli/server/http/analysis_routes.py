@@ -30,9 +30,11 @@ MAX_EXAMPLE_CHARACTERS = 80  # per question
 MAX_EXAMPLE_BYTES = 4_000_000  # training files searched for questions
 
 
-def _encode(body: PromptBody | NextBody, model: ServedModel, new_tokens: int = 0, name: str = "prompt") -> Prompt:
-    """Tokenize a text or messages; a prompt may be token ids. Raises ApiError if they do not fit the context, or if the
-    text is empty."""
+def _encode(
+    body: PromptBody | NextBody, model: ServedModel, new_tokens: int = 0, name: str = "prompt"
+) -> Prompt:
+    """Tokenize a text or messages; a prompt may be token ids. Raises ApiError if they do not fit the context,
+    or if the text is empty."""
     if isinstance(body, PromptBody) and body.messages is not None:
         template = chat_template(model, body.chat_template_kwargs)
         return encode_messages(body.messages, template, model.context, new_tokens)[0]
@@ -40,7 +42,11 @@ def _encode(body: PromptBody | NextBody, model: ServedModel, new_tokens: int = 0
         raise invalid(name, "is empty; give a text to continue")
     cuts = getattr(body, "truncate_prompt_tokens", None) is not None
     prompt = encode_prompt(body.prompt, model, literal=False, cuts=cuts)
-    return prompt if isinstance(prompt, Prompt) else Prompt([*prompt], written=getattr(body, "generated_tokens", 0))
+    return (
+        prompt
+        if isinstance(prompt, Prompt)
+        else Prompt([*prompt], written=getattr(body, "generated_tokens", 0))
+    )
 
 
 def _text(prompt: Any, model: ServedModel) -> str:
@@ -64,7 +70,12 @@ async def next_word_list(call: Call, body: NextBody) -> JsonObject:
     else:
         words = await call.analyze(
             lambda runtime, check: next_words(
-                runtime, tokenizer, prompt, sampling=body.sampling, evaluations=body.max_evaluations, check=check
+                runtime,
+                tokenizer,
+                prompt,
+                sampling=body.sampling,
+                evaluations=body.max_evaluations,
+                check=check,
             )
         )
         answer |= words.as_json(title, body.n)
@@ -81,14 +92,24 @@ def _token_json(tokenizer: Tokenizer, token: int) -> JsonObject:
 
 
 def _tokens_json(tokens: list[NextToken], tokenizer: Tokenizer, body: NextBody, prompt: str) -> JsonObject:
-    """Convert next tokens to JSON, like `NextWords.as_json`; a control token, which adds no text, has its name."""
+    """Convert next tokens to JSON, like `NextWords.as_json`; a control token, which adds no text, has its
+    name."""
 
     def shown(token: NextToken) -> JsonObject:
         text = stream_decoder().decode(token.added) or ("" if token.id is None else tokenizer.label(token.id))
-        return {"id": token.id, "text": text, "bytes": list(token.added), "probability": round(token.probability, 6)}
+        return {
+            "id": token.id,
+            "text": text,
+            "bytes": list(token.added),
+            "probability": round(token.probability, 6),
+        }
 
     rest = max(0.0, 1 - sum(token.probability for token in tokens[: body.n]))
-    answer = {"prompt": prompt, "next": [shown(token) for token in tokens[: body.n]], "unexplored": round(rest, 6)}
+    answer = {
+        "prompt": prompt,
+        "next": [shown(token) for token in tokens[: body.n]],
+        "unexplored": round(rest, 6),
+    }
     if body.token_id is not None:
         found = next((i for i, token in enumerate(tokens) if token.id == body.token_id), None)
         probability = 0.0 if found is None else tokens[found].probability
@@ -101,8 +122,8 @@ def _tokens_json(tokens: list[NextToken], tokenizer: Tokenizer, body: NextBody, 
 
 
 async def explain_prompt(call: Call, body: ExplainBody) -> JsonObject:
-    """How the model arrives at its prediction after a prompt, or in an answer; with `without` or `compare`, two
-    predictions."""
+    """How the model arrives at its prediction after a prompt, or in an answer; with `without` or `compare`,
+    two predictions."""
     if body.token_id is not None:
         check_ids("token_id", [body.token_id], call.model)
     call.entry.prompt = body.messages[-1].content if body.messages else str(body.prompt)
@@ -115,7 +136,9 @@ async def explain_prompt(call: Call, body: ExplainBody) -> JsonObject:
         prompt = body.prompt
     if isinstance(body.compare, str):
         other = body.compare
-    return await call.analyze(lambda runtime, check: _explain(runtime, call.model, body, (prompt, other), check))
+    return await call.analyze(
+        lambda runtime, check: _explain(runtime, call.model, body, (prompt, other), check)
+    )
 
 
 def _explain(
@@ -143,10 +166,20 @@ def _explain(
     if body.without or body.compare is not None:
         try:
             comparison = compare(
-                reader, tokenizer, prompt, other=other, without=body.without, literal=body.literal,
-                candidates=body.n, token=body.token_id, predictor=subject.predictor, ablates=ablates,
-                finds_words=finds_words, evaluations=body.max_evaluations, check=check,
-            )  # fmt: skip
+                reader,
+                tokenizer,
+                prompt,
+                other=other,
+                without=body.without,
+                literal=body.literal,
+                candidates=body.n,
+                token=body.token_id,
+                predictor=subject.predictor,
+                ablates=ablates,
+                finds_words=finds_words,
+                evaluations=body.max_evaluations,
+                check=check,
+            )
         except LLMError as error:
             if error.exit_code != WRONG_USAGE:
                 raise
@@ -158,9 +191,16 @@ def _explain(
             _leave_out(answer[one], body)
         return {"model": model.name} | answer | extra
     explanation = explain(
-        reader, tokenizer, prompt, literal=body.literal, candidates=body.n,
-        predictor=subject.predictor, token=body.token_id, ablates=ablates, check=check,
-    )  # fmt: skip
+        reader,
+        tokenizer,
+        prompt,
+        literal=body.literal,
+        candidates=body.n,
+        predictor=subject.predictor,
+        token=body.token_id,
+        ablates=ablates,
+        check=check,
+    )
     words = NextWords((), 1.0, 0)
     if finds_words:
         runtime.rewind()
@@ -196,15 +236,17 @@ async def expert_weights(call: Call, body: ExpertsBody) -> JsonObject:
     check_ids("token_ids", ids, model)
     prompt = await call.search(lambda _: _encode(body, model, len(ids)))
     bos_ids, context = model.tokenizer.bos_ids, model.context
-    weights = await call.analyze(lambda run, check: _expert_weights(run, prompt.ids, ids, context, bos_ids, check))
+    weights = await call.analyze(
+        lambda run, check: _expert_weights(run, prompt.ids, ids, context, bos_ids, check)
+    )
     return {"model": model.name, "experts": model.experts, "weights": weights}
 
 
 def _expert_weights(
     runtime: Runtime, prompt: list[int], ids: list[int], context: int, bos_ids: list[int], check: Check
 ) -> list[list[float]]:
-    """Return the weights [T][n] of the experts that predicted each of `ids`; runs in a thread of the engine. A full
-    context continues as during generation."""
+    """Return the weights [T][n] of the experts that predicted each of `ids`; runs in a thread of the engine.
+    A full context continues as during generation."""
     read, rows = list(prompt), []
     for token in ids:
         check()
@@ -225,7 +267,10 @@ async def memory(call: Call, body: MemoryBody) -> JsonObject:
     call.entry.prompt = body.text
 
     def search(check: Check) -> JsonObject:
-        texts = [replace(text, corpus=text.corpus.cut(0, MAX_SEARCHED_BYTES)) for text in training_texts(call.model)]
+        texts = [
+            replace(text, corpus=text.corpus.cut(0, MAX_SEARCHED_BYTES))
+            for text in training_texts(call.model)
+        ]
         names = [name for text in texts for name in text.names]
         return find_verbatim([body.text], texts, check=check)[0].as_json(body.text, names)
 
@@ -233,13 +278,16 @@ async def memory(call: Call, body: MemoryBody) -> JsonObject:
 
 
 def training_texts(model: ServedModel) -> list[TrainingText]:
-    """Find the training text of a model, or of each model in an ensemble. Raises ApiError if it is not available."""
+    """Find the training text of a model, or of each model in an ensemble. Raises ApiError if it is not
+    available."""
     try:
         return find_training_texts(model.source.records, model.path)[0]
     except LLMError as error:
         files = [file for record in model.source.records for file in record.corpus]
         names = ", ".join(dict.fromkeys(file.name for file in files))
-        message = f"the training text of {model.name}, {names}, is missing or has changed; put it beside the model"
+        message = (
+            f"the training text of {model.name}, {names}, is missing or has changed; put it beside the model"
+        )
         if any(was_in_memory(file.name, file.kind) for file in files):
             message = f"the training text of {model.name} was in memory and has no file"
         message = message if names else f"{model.name} does not record its training text"
@@ -250,7 +298,8 @@ def training_texts(model: ServedModel) -> list[TrainingText]:
 
 
 def examples(call: Call) -> JsonObject:
-    """Prompts to try: questions that the model was trained on, and beginnings of sentences that it wrote then."""
+    """Prompts to try: questions that the model was trained on, and beginnings of sentences that it wrote
+    then."""
     model = call.model
     samples = [record.samples for record in model.source.records if record.samples.texts]
     texts = [f"{one.prompt} {one.texts[-1][1]}" for one in samples]
@@ -266,7 +315,9 @@ def _questions(model: ServedModel) -> list[str]:
     if sum(file.bytes for record in model.source.records for file in record.corpus) > MAX_EXAMPLE_BYTES:
         return []
     try:
-        conversations = [conversation for text in training_texts(model) for conversation in text.conversations]
+        conversations = [
+            conversation for text in training_texts(model) for conversation in text.conversations
+        ]
     except (ApiError, OSError):
         return []
     asked = [first.content for first in (c.messages[0] for c in conversations) if first.role == "user"]

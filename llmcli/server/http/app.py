@@ -58,8 +58,14 @@ OPERATIONS = [
     Operation("/tokenizer_info", info_routes.tokenizer_info),
 ]
 SUGGESTED_ROUTES = (
-    "/v1/chat/completions", "/v1/completions", "/v1/models", "/v1/next", "/v1/explain", "/tokenize", "/detokenize",
-)  # fmt: skip
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/models",
+    "/v1/next",
+    "/v1/explain",
+    "/tokenize",
+    "/detokenize",
+)
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,8 @@ def create_app(
     hooks: Hooks | None = None,
     log_contents: bool = False,
 ) -> Starlette:
-    """Make the application that serves these models. A single model is loaded at startup, several on first use."""
+    """Make the application that serves these models. A single model is loaded at startup, several on first
+    use."""
     hooks = hooks or Hooks()
     service = Service(models, Engine(models.open_runtime, limits))
 
@@ -89,7 +96,8 @@ def create_app(
 
     app = Starlette(
         routes=[
-            Route(operation.path, partial(respond, operation), methods=[operation.method]) for operation in OPERATIONS
+            Route(operation.path, partial(respond, operation), methods=[operation.method])
+            for operation in OPERATIONS
         ],
         middleware=[Middleware(Guard, access=access or Access(), log=log)],
         exception_handlers=dict.fromkeys((ApiError, LLMError, HTTPException, ClientDisconnect), _handle),
@@ -152,6 +160,8 @@ def _not_offered(request: Request, error: HTTPException) -> str:
         return f"{request.method[:20]} is not offered at {path[:100]}; use {error.headers['Allow']}"
     routes = (*SUGGESTED_ROUTES, *(operation.path for operation in OPERATIONS))
     requested = path.rstrip("/")
-    similar = next((route for route in routes if route != "/" and requested.endswith(route.removeprefix("/v1"))), None)
+    similar = next(
+        (route for route in routes if route != "/" and requested.endswith(route.removeprefix("/v1"))), None
+    )
     hint = f"use {similar}; " if similar else ""
     return f"{path[:100]} is not offered here; {hint}there are {', '.join(SUGGESTED_ROUTES)}; /openapi.json lists all"

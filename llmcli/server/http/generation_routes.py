@@ -55,24 +55,29 @@ def _note(running: RunningRequests, call: Call) -> None:
     """Note the figures of requests in the log."""
     entry, texts = call.entry, running.texts
     entry.prompt_tokens = sum(text.started.prompt_tokens for text in texts if text.started)
-    entry.new_tokens = sum(len(text.tokens) if text.finished is None else text.finished.tokens for text in texts)
+    entry.new_tokens = sum(
+        len(text.tokens) if text.finished is None else text.finished.tokens for text in texts
+    )
     entry.seconds_to_first, entry.answer = running.seconds_to_first, "\n".join(text.text for text in texts)
 
 
 class EventStream(Response):
-    """An answer in server-sent events. It begins with the engine's first event, so that an earlier error has its own
-    HTTP status; a later error is sent as an event."""
+    """An answer in server-sent events. It begins with the engine's first event, so that an earlier error has
+    its own HTTP status; a later error is sent as an event."""
 
     def __init__(self, call: Call, answer: GenerationAnswer) -> None:
         super().__init__(media_type="text/event-stream; charset=utf-8", headers={"Cache-Control": "no-store"})
         del self.headers["content-length"]
-        self._call, self._answer = call, answer
+        self._call = call
+        self._answer = answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             with suppress(ClientDisconnect):
                 await while_connected(receive, self._send(send))
-        except asyncio.CancelledError:  # the server is shutting down, and the time for answers in progress is over
+        except (
+            asyncio.CancelledError
+        ):  # the server is shutting down, and the time for answers in progress is over
             if not self._call.entry.status:
                 raise
             await send(_part(_event(as_api_error(StoppingError()).body), more=False))

@@ -43,10 +43,14 @@ class LogEntry:
         first = None if self.seconds_to_first is None else f"{self.seconds_to_first:.3f}s"
         figures = {"model": self.model, "prompt": self.prompt_tokens, "new": self.new_tokens, "first": first}
         parts += [f"{name}={value}" for name, value in figures.items() if value is not None]
-        parts.append(f"{time.monotonic() - self.began:.2f}s" + (f" error: {self.error}" if self.error else ""))
+        parts.append(
+            f"{time.monotonic() - self.began:.2f}s" + (f" error: {self.error}" if self.error else "")
+        )
         texts = {"prompt": self.prompt, "answer": self.answer} if with_contents else {}
         shown = {name: text[:MAX_LOGGED_TEXT] for name, text in texts.items() if text is not None}
-        return [" ".join(parts)] + [f"  {name}: {json.dumps(text, ensure_ascii=False)}" for name, text in shown.items()]
+        return [" ".join(parts)] + [
+            f"  {name}: {json.dumps(text, ensure_ascii=False)}" for name, text in shown.items()
+        ]
 
 
 def error_response(error: ApiError) -> Response:
@@ -58,7 +62,9 @@ class Guard:
     """Passes on the requests that are allowed."""
 
     def __init__(self, app: ASGIApp, access: Access, log: Callable[[LogEntry], None]) -> None:
-        self._app, self._access, self._log = app, access, log
+        self._app = app
+        self._access = access
+        self._log = log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -79,7 +85,9 @@ class Guard:
         finally:
             self._log(entry)
 
-    async def _answer(self, entry: LogEntry, headers: Headers, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer(
+        self, entry: LogEntry, headers: Headers, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         response: Response | None = None
         try:
             self._access.check(entry.method, entry.path, headers)
@@ -89,7 +97,9 @@ class Guard:
                 await self._app(scope, _bounded(receive), send)
         except ApiError as error:
             response = error_response(error)
-        except asyncio.CancelledError:  # the server is shutting down, and the time for answers in progress is over
+        except (
+            asyncio.CancelledError
+        ):  # the server is shutting down, and the time for answers in progress is over
             response = error_response(as_api_error(StoppingError()))
         except Exception as error:  # a bug: logged with type and place, and hidden from the client
             place = extract_tb(error.__traceback__)[-1]

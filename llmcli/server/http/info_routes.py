@@ -27,7 +27,11 @@ async def health(call: Call) -> Response:
 async def page(call: Call) -> Response:
     """The page."""
     policy = "frame-ancestors 'none'"  # the page itself has the rest
-    headers = {"Cache-Control": "no-cache", "Referrer-Policy": "no-referrer", "Content-Security-Policy": policy}
+    headers = {
+        "Cache-Control": "no-cache",
+        "Referrer-Policy": "no-referrer",
+        "Content-Security-Policy": policy,
+    }
     return HTMLResponse(served_page(), headers=headers)
 
 
@@ -55,7 +59,9 @@ def page_facts(call: Call) -> JsonObject:
     """What the page shows about a model, and needs to run it."""
     model, source = call.model, call.model.source
     model.check_unchanged()
-    has_cache = call.service.models.uses_cache and isinstance(source, Checkpoint) and bool(source.record.ngram_cache)
+    has_cache = (
+        call.service.models.uses_cache and isinstance(source, Checkpoint) and bool(source.record.ngram_cache)
+    )
     return served_facts(source, read_header(model.path)) | {
         "model": model.name,
         "chat": model.template is not None,
@@ -78,7 +84,8 @@ def tokenize(call: Call, body: TokenizeBody) -> JsonObject:
         template = chat_template(call.model, body.chat_template_kwargs)
         ids = template.encode(body.messages, add_generation_prompt=body.add_generation_prompt)
     else:
-        # lm_eval requests the id of the end-of-text token by name; a name within a longer text is ordinary text
+        # lm_eval requests the id of the end-of-text token by name; a name within a longer text is ordinary
+        # text
         ids = [tokenizer.control_ids[text]] if text in tokenizer.control_ids else tokenizer.encode(text)
         ids = (tokenizer.bos_ids if body.add_special_tokens else []) + ids
     return {"tokens": ids, "count": len(ids), "max_model_len": call.model.context}

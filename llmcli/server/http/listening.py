@@ -25,18 +25,26 @@ SEND_BUFFER_BYTES = 65_536  # with the default of several MB, a client counts as
 def bind(host: str, port: int) -> socket.socket:
     """Open a listening socket. Raises LLMError for an unknown host and for a port that cannot be used."""
     try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        family, *_, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
     except (OSError, UnicodeError) as error:
-        raise usage(f"--host {host} is not known; give a name or address of this computer: --host 127.0.0.1") from error
+        raise usage(
+            f"--host {host} is not known; give a name or address of this computer: --host 127.0.0.1"
+        ) from error
     takes_ipv4 = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
     try:
         return socket.create_server(address, family=family, dualstack_ipv6=takes_ipv4)
     except OSError as error:
         if error.errno == errno.EADDRNOTAVAIL:
-            raise usage(f"--host {host} is not an address of this computer; give one: --host 127.0.0.1") from error
+            raise usage(
+                f"--host {host} is not an address of this computer; give one: --host 127.0.0.1"
+            ) from error
         is_used = error.errno == errno.EADDRINUSE
         reason = "is in use by another program" if is_used else f"cannot be used: {error.strerror}"
-        raise LLMError(f"port {port} {reason}; choose another: --port {max(1024, port % 65535 + 1)}") from error
+        raise LLMError(
+            f"port {port} {reason}; choose another: --port {max(1024, port % 65535 + 1)}"
+        ) from error
 
 
 def is_loopback(listener: socket.socket) -> bool:
@@ -45,13 +53,16 @@ def is_loopback(listener: socket.socket) -> bool:
 
 
 def urls(listener: socket.socket) -> list[str]:
-    """Return the address for a browser on this computer; if all addresses are listened on, also the one for other
-    computers, unless there is no network."""
+    """Return the address for a browser on this computer; if all addresses are listened on, also the one for
+    other computers, unless there is no network."""
     host, port = listener.getsockname()[:2]
     hosts = [host]
     if ipaddress.ip_address(host.partition("%")[0]).is_unspecified:
         is_ipv4 = ":" not in host or socket.has_dualstack_ipv6()
-        hosts = ["127.0.0.1" if is_ipv4 else "::1", *_network_address(socket.AF_INET if is_ipv4 else socket.AF_INET6)]
+        hosts = [
+            "127.0.0.1" if is_ipv4 else "::1",
+            *_network_address(socket.AF_INET if is_ipv4 else socket.AF_INET6),
+        ]
     return [f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}" for host in hosts]
 
 
@@ -67,15 +78,17 @@ def _network_address(family: socket.AddressFamily) -> list[str]:
 
 
 class _Connection(H11Protocol):
-    """A connection that is closed if its request does not arrive or its answer is not read. If there are too many
-    connections, one without an answer in progress is closed for the next."""
+    """A connection that is closed if its request does not arrive or its answer is not read. If there are too
+    many connections, one without an answer in progress is closed for the next."""
 
     def connection_made(self, transport: Any) -> None:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._since = self.loop.time()  # start of its last request
         super().connection_made(transport)
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-        connections = [c for c in self.connections if isinstance(c, _Connection) and not c.transport.is_closing()]
+        connections = [
+            c for c in self.connections if isinstance(c, _Connection) and not c.transport.is_closing()
+        ]
         if len(connections) > MAX_CONNECTIONS:
             idle = [c for c in connections if c is not self and c._rank() < 3]
             min(idle, key=lambda c: (c._rank(), c._since), default=self).transport.abort()
@@ -83,14 +96,15 @@ class _Connection(H11Protocol):
             self._start_head_timer()
 
     def _rank(self) -> int:
-        """Return 0 if it awaits a request, 1 if the body has not arrived, 2 if the answer is not read, 3 if it is being
-        answered."""
+        """Return 0 if it awaits a request, 1 if the body has not arrived, 2 if the answer is not read, 3 if
+        it is being answered."""
         if self._awaits_request():
             return 0
         return 1 if self.cycle.more_body else 2 if "unread" in self._timers else 3
 
     def _awaits_request(self) -> bool:
-        """Return whether no request is being answered: the next one has not arrived, or only part of its head."""
+        """Return whether no request is being answered: the next one has not arrived, or only part of its
+        head."""
         return self.cycle is None or self.cycle.response_complete
 
     def data_received(self, data: bytes) -> None:
@@ -129,7 +143,8 @@ class _Connection(H11Protocol):
 
 
 class Server(uvicorn.Server):
-    """Serves an application on a socket, in the foreground: `run([socket])` ends at SIGINT, SIGTERM or `stop`."""
+    """Serves an application on a socket, in the foreground: `run([socket])` ends at SIGINT, SIGTERM or
+    `stop`."""
 
     def __init__(self, app: Starlette) -> None:
         super().__init__(

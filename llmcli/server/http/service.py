@@ -20,7 +20,13 @@ from llmcli.server.api.schema import Operation, parse_object
 from llmcli.server.errors import ApiError
 from llmcli.server.http.access import check_body
 from llmcli.server.http.guard import SCOPE_KEY, LogEntry
-from llmcli.server.limits import LARGE_BODY_BYTES, MAX_ANALYSES, MAX_PREPARING, RECEIVE_SECONDS, REQUEST_SECONDS
+from llmcli.server.limits import (
+    LARGE_BODY_BYTES,
+    MAX_ANALYSES,
+    MAX_PREPARING,
+    RECEIVE_SECONDS,
+    REQUEST_SECONDS,
+)
 
 T = TypeVar("T")
 Check = Callable[[], None]  # raises once the result is no longer awaited
@@ -56,22 +62,23 @@ class Call:
         return await while_connected(self.request.receive, self._in_thread(function, takes_long=has_grammar))
 
     async def _in_thread(self, function: Callable[[], T], *, takes_long: bool = False) -> T:
-        """Run a function in a thread. If it takes seconds, it waits until few others do, so that other requests get
-        threads and processor time."""
+        """Run a function in a thread. If it takes seconds, it waits until few others do, so that other
+        requests get threads and processor time."""
         async with self.service.preparing if takes_long or self.is_large else nullcontext():
             return await run_in_threadpool(function)
 
     async def analyze(self, function: Callable[[Runtime, Check], T]) -> T:
-        """Run a function on a fork of the model's runtime, in a thread of the engine. The function must regularly call
-        its second argument, `check`, which raises once the client has left or the time is up. Raises ApiError and
-        ClientDisconnect."""
+        """Run a function on a fork of the model's runtime, in a thread of the engine. The function must
+        regularly call its second argument, `check`, which raises once the client has left or the time is up.
+        Raises ApiError and ClientDisconnect."""
         engine, name = self.service.engine, self.model.name
         return await self._bounded(
             lambda check: asyncio.wrap_future(engine.run(name, lambda runtime: function(runtime, check)))
         )
 
     async def search(self, function: Callable[[Check], T]) -> T:
-        """Like `analyze`, for a function that takes seconds and needs no runtime; it runs in a separate thread."""
+        """Like `analyze`, for a function that takes seconds and needs no runtime; it runs in a separate
+        thread."""
         return await self._bounded(lambda check: self._in_thread(lambda: function(check)))
 
     async def _bounded(self, start: Callable[[Check], Awaitable[T]]) -> T:
@@ -82,20 +89,26 @@ class Call:
                 raise _AbandonedError
 
         if self.service.analyses >= MAX_ANALYSES:
-            raise ApiError(f"{MAX_ANALYSES} analyses are in progress; try again later", 429, code="queue_full")
+            raise ApiError(
+                f"{MAX_ANALYSES} analyses are in progress; try again later", 429, code="queue_full"
+            )
         self.service.analyses += 1
         try:
-            return await while_connected(self.request.receive, asyncio.wait_for(start(check), REQUEST_SECONDS))
+            return await while_connected(
+                self.request.receive, asyncio.wait_for(start(check), REQUEST_SECONDS)
+            )
         except asyncio.TimeoutError as error:
-            raise ApiError(f"the answer took longer than {REQUEST_SECONDS} seconds", 503, code="timeout") from error
+            raise ApiError(
+                f"the answer took longer than {REQUEST_SECONDS} seconds", 503, code="timeout"
+            ) from error
         finally:
             self.service.analyses -= 1
             is_over.set()
 
 
 async def respond(operation: Operation, request: Request) -> Response:
-    """Answer a request. The route's handler gets a Call and the body, and returns a Response or a value that is sent as
-    JSON; it runs in a thread unless it is a coroutine."""
+    """Answer a request. The route's handler gets a Call and the body, and returns a Response or a value that
+    is sent as JSON; it runs in a thread unless it is a coroutine."""
     service, entry = request.app.state.service, request.scope[SCOPE_KEY]
     body, data, name = None, b"", request.path_params.get("id") or request.query_params.get("model")
     if operation.body is not None:
@@ -107,7 +120,9 @@ async def respond(operation: Operation, request: Request) -> Response:
         entry.model = call.model.name
     arguments = (call,) if body is None else (call, body)
     handler = operation.handler
-    answer = await (handler(*arguments) if iscoroutinefunction(handler) else call.prepare(lambda: handler(*arguments)))
+    answer = await (
+        handler(*arguments) if iscoroutinefunction(handler) else call.prepare(lambda: handler(*arguments))
+    )
     return answer if isinstance(answer, Response) else await call.prepare(lambda: JSONResponse(answer))
 
 
@@ -121,7 +136,8 @@ async def _receive(request: Request) -> bytes:
 
 
 async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """Await `work`. If the client leaves, cancels it and raises ClientDisconnect. The body must have been read."""
+    """Await `work`. If the client leaves, cancels it and raises ClientDisconnect. The body must have been
+    read."""
 
     async def disconnect() -> None:
         while (await receive())["type"] != "http.disconnect":

@@ -1,4 +1,5 @@
-"""The server of `llm train --watch`: a page on 127.0.0.1 that shows a run, in a thread with an event loop of its own.
+"""The server of `llm train --watch`: a page on 127.0.0.1 that shows a run, in a thread with an event loop of
+its own.
 
 It knows nothing about training: the run gives it texts, and never waits for it.
 """
@@ -27,7 +28,8 @@ class WatchServer:
     """Serves the page of a run, its `state` as JSON, and once it is saved the page of the model."""
 
     def __init__(self, page: bytes) -> None:
-        self._page, self.state = page, b"{}"
+        self._page = page
+        self.state = b"{}"
         self._model: tuple[str, Callable[[], bytes]] | None = None
         self._made: bytes | None = None
         self._making = threading.Lock()
@@ -36,7 +38,11 @@ class WatchServer:
     def start(self) -> str:
         """Start serving on a free port; return the address. Raises LLMError."""
         listener = self._listener.enter_context(bind("127.0.0.1", 0))
-        routes = [Route("/", self._show), Route("/state", self._show_state), Route("/model", self._show_model)]
+        routes = [
+            Route("/", self._show),
+            Route("/state", self._show_state),
+            Route("/model", self._show_model),
+        ]
         guard = Middleware(Guard, access=Access(), log=lambda entry: None)
         self._server = Server(Starlette(routes=routes, middleware=[guard]))
         self._thread = threading.Thread(target=self._server.run, args=([listener],), daemon=True)
@@ -72,4 +78,6 @@ class WatchServer:
             except LLMError as error:
                 return PlainTextResponse(str(error), 400, HEADERS)
         saved = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(name, safe='')}"}
-        return HTMLResponse(self._made, headers=HEADERS | (saved if "download" in request.query_params else {}))
+        return HTMLResponse(
+            self._made, headers=HEADERS | (saved if "download" in request.query_params else {})
+        )

@@ -1,12 +1,13 @@
-"""The validation slice of a text, and the weights of the n-gram cache (models/ngram_cache.py), which are fitted on the
-slice at the end of a run, or on a text that the user names.
+"""The validation slice of a text, and the weights of the n-gram cache (models/ngram_cache.py), which are
+fitted on the slice at the end of a run, or on a text that the user names.
 
-The slice is an evenly spread part of the training text that is not trained on. It selects the weights to keep, so that
-the held-out text selects nothing.
+The slice is an evenly spread part of the training text that is not trained on. It selects the weights to
+keep, so that the held-out text selects nothing.
 
-The cache's weights minimize the loss of the mixture on the slice. Each window counts twice: once with the preceding
-text in the cache, once with an empty cache, as at the start of a prompt. A few thousand tokens are enough for twenty
-weights, thanks to a prior: the weights for other texts, all scaled down if that fits better.
+The cache's weights minimize the loss of the mixture on the slice. Each window counts twice: once with the
+preceding text in the cache, once with an empty cache, as at the start of a prompt. A few thousand tokens are
+enough for twenty weights, thanks to a prior: the weights for other texts, all scaled down if that fits
+better.
 
 N, K = tokens, orders.
 """
@@ -41,8 +42,8 @@ MAX_BYTES = 20_000_000  # maximum read from that text
 MIN_GAIN = 0.002  # minimum relative gain in loss from the cache ...
 MARGIN = 3.0  # ... and the gain in standard errors: a smaller gain may be chance
 HISTORIES = (8192, 0)  # tokens before a window
-# The mean weights for four texts that are not in any published table: tests/benchmarks/cache_prior.py (LOG.md, "The
-# prior of the n-gram cache")
+# The mean weights for four texts that are not in any published table: tests/benchmarks/cache_prior.py
+# (LOG.md, "The prior of the n-gram cache")
 PRIOR = (
     (-1.25, -0.25, -0.6, -0.1),
     (-0.1, -0.7, -1.55, -0.15),
@@ -51,16 +52,18 @@ PRIOR = (
     (-0.6, -0.8, -1.65, 0.0),
 )
 PRIOR_STRENGTH = 10.0  # nats per squared distance from the prior
-OFFSETS = range(0, -9, -1)  # added to all gates (logits) without penalty: with a strong network the cache is nearly off
+OFFSETS = range(
+    0, -9, -1
+)  # added to all gates (logits) without penalty: with a strong network the cache is nearly off
 STEPS, LEARNING_RATE, BETAS = 40, 0.05, (0.9, 0.98)  # Adam's settings; the rate falls linearly to 0
 
 
 def reserve_tokens(
     tokens: Tokens, count: int, context: int, *, at_end: bool = False
 ) -> tuple[Tokens, NDArray[np.int64]]:
-    """Return (training tokens, windows [B, T + 1] with about `count` tokens in total, T at most `context`). They are
-    spread over the whole text: its end may differ, for instance by the names in a last chapter. `at_end`: they are the
-    end, for a question about new text."""
+    """Return (training tokens, windows [B, T + 1] with about `count` tokens in total, T at most `context`).
+    They are spread over the whole text: its end may differ, for instance by the names in a last chapter.
+    `at_end`: they are the end, for a question about new text."""
     length = slice_window(count, context)
     windows = count // (length + 1)
     if not windows:
@@ -77,7 +80,10 @@ def slice_window(count: int, context: int) -> int:
     (512, 1024, 32)
     """
     length = context
-    while length // 2 >= recipe.SHORTEST_VALIDATION_WINDOW and count // (length + 1) < recipe.MIN_VALIDATION_WINDOWS:
+    while (
+        length // 2 >= recipe.SHORTEST_VALIDATION_WINDOW
+        and count // (length + 1) < recipe.MIN_VALIDATION_WINDOWS
+    ):
         length //= 2
     return length
 
@@ -95,8 +101,8 @@ def window_starts(tokens: int, windows: int, length: int, *, at_end: bool = Fals
 
 @dataclass(frozen=True)
 class ValidationText:
-    """The windows [B, T + 1] that `reserve_tokens` took from `tokens`, if `at_end` from their end; `separator` is the
-    token between documents."""
+    """The windows [B, T + 1] that `reserve_tokens` took from `tokens`, if `at_end` from their end;
+    `separator` is the token between documents."""
 
     tokens: Tokens
     windows: NDArray[np.int64]
@@ -117,12 +123,15 @@ class ValidationText:
         for history, start in itertools.product(HISTORIES, starts):
             first = max(0, start - history)
             text = self.tokens[np.arange(first, start + T + 1)]
-            parts.append(find_matches(text, ORDERS, self.separator)[:, start + 1 - first :])  # the predicted tokens
+            parts.append(
+                find_matches(text, ORDERS, self.separator)[:, start + 1 - first :]
+            )  # the predicted tokens
         return fit_weights(np.tile(network.reshape(-1), len(HISTORIES)), np.concatenate(parts, axis=1))
 
 
 def fit_cache(model: Checkpoint, tokenizer: Tokenizer, text: Corpus) -> CacheWeights | None:
-    """Fit weights for an existing model on a text; None if a cache does not help. Raises LLMError for a short text."""
+    """Fit weights for an existing model on a text; None if a cache does not help. Raises LLMError for a short
+    text."""
     tokens = tokenize(text.sample(MAX_BYTES).texts(), tokenizer)
     count = min(FIT_TOKENS, int(FIT_SHARE * len(tokens)))
     if count < MIN_TOKENS:
@@ -142,24 +151,31 @@ def fit_weights(
     strength: float = PRIOR_STRENGTH,
     steps: int = STEPS,
 ) -> CacheWeights | None:
-    """Minimize the loss of the mixture, given the network's losses in nats [N]; None if the gain may be chance."""
+    """Minimize the loss of the mixture, given the network's losses in nats [N]; None if the gain may be
+    chance."""
     features = torch.from_numpy(gate_features(matches))
     known = torch.from_numpy(matches[0] > 0)
     shares = torch.from_numpy(token_shares(matches))
     probabilities = torch.exp(-torch.from_numpy(network.astype(np.float64)))
     first = torch.tensor([1.0] + [0.0] * (FEATURES - 1), dtype=torch.float64)
     priors = [torch.tensor(prior_weights, dtype=torch.float64) + offset * first for offset in OFFSETS]
-    prior = min(priors, key=lambda weights: float(_losses(weights, probabilities, features, known, shares).sum()))
+    prior = min(
+        priors, key=lambda weights: float(_losses(weights, probabilities, features, known, shares).sum())
+    )
     weights = prior.clone()
     moments = torch.zeros(2, *prior.shape, dtype=torch.float64)
-    for step in range(steps):  # Adam (arXiv:1412.6980); torch.optim would take a second to import its compiler
+    for step in range(
+        steps
+    ):  # Adam (arXiv:1412.6980); torch.optim would take a second to import its compiler
         weights.requires_grad_()
         total = _losses(weights, probabilities, features, known, shares).sum()
         total = total + strength * ((weights - prior) ** 2).sum()
         (gradient,) = torch.autograd.grad(total, weights)
         moments[0].lerp_(gradient, 1 - BETAS[0])
         moments[1].lerp_(gradient**2, 1 - BETAS[1])
-        mean, square = (moment / (1 - beta ** (step + 1)) for moment, beta in zip(moments, BETAS, strict=True))
+        mean, square = (
+            moment / (1 - beta ** (step + 1)) for moment, beta in zip(moments, BETAS, strict=True)
+        )
         weights = (weights - LEARNING_RATE * (1 - step / steps) * mean / (square.sqrt() + 1e-8)).detach()
     gains = network - _losses(weights, probabilities, features, known, shares).numpy()
     error = float(gains.std()) * math.sqrt(len(gains))
@@ -169,8 +185,8 @@ def fit_weights(
 
 
 def _losses(weights: Tensor, network: Tensor, features: Tensor, known: Tensor, shares: Tensor) -> Tensor:
-    """Compute the losses of the mixture in nats [N], given the network's probabilities [N], the features [N, K,
-    FEATURES], whether contexts are known, and the relative frequencies of the tokens [N, K]."""
+    """Compute the losses of the mixture in nats [N], given the network's probabilities [N], the features [N,
+    K, FEATURES], whether contexts are known, and the relative frequencies of the tokens [N, K]."""
     gates = (torch.sigmoid((features * weights).sum(-1)) * known).clamp(max=MAX_GATE)
     mixed = network
     for gate, share in zip(gates.T, shares.T, strict=True):

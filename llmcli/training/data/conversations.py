@@ -1,7 +1,7 @@
 """Training and held-out conversations as tokens, with their rows in the plan and their entries in the record.
 
-The steps of a run, in order: `divide`, before a tokenizer is trained on the contents; `encode` with the tokenizer;
-`fit` once the context length is planned.
+The steps of a run, in order: `divide`, before a tokenizer is trained on the contents; `encode` with the
+tokenizer; `fit` once the context length is planned.
 """
 
 from collections import Counter
@@ -48,8 +48,8 @@ class ConversationInputs:
     new_tokens: int = 0  # appended to the base model's vocabulary for ChatML
 
     def divide(self, max_bytes: int, base_records: Sequence[TrainingRecord] = ()) -> "DividedConversations":
-        """Split into training and held-out conversations, which are new to the base model if any are; a part with more
-        than `max_bytes` is sampled evenly."""
+        """Split into training and held-out conversations, which are new to the base model if any are; a part
+        with more than `max_bytes` is sampled evenly."""
         files = self.files if isinstance(self.held_out, float) else (*self.files, *self.held_out)
         every = [conversation for file in files for conversation in file.conversations]
         if isinstance(self.held_out, float):
@@ -90,14 +90,16 @@ class DividedConversations:
 
     inputs: ConversationInputs
     split: ConversationSplit
-    available: int  # number of training conversations, of which `split` has a sample if there is no time for all
+    available: (
+        int  # number of training conversations, of which `split` has a sample if there is no time for all
+    )
     source: str  # description of the held-out conversations
     seen_by_base: bool = False  # whether the base model was trained on all held-out conversations
     left_out: Sequence[Conversation] = ()  # training conversations in which held-out text occurs
 
     def without(self, held_out: Corpus, text: CorpusSplit) -> tuple["DividedConversations", float]:
-        """Leave out training conversations in which passages of `held_out`, a sample of that of `text`, occur. Returns
-        also the share of it that occurs in the others."""
+        """Leave out training conversations in which passages of `held_out`, a sample of that of `text`,
+        occur. Returns also the share of it that occurs in the others."""
         training = self.split.training
         texts = ("\n".join(message.content for message in conversation.messages) for conversation in training)
         left_out, known_share = find_in_texts(
@@ -105,9 +107,11 @@ class DividedConversations:
         )
         kept = [conversation for index, conversation in enumerate(training) if index not in left_out]
         divided = replace(
-            self, split=replace(self.split, training=kept), available=self.available - len(left_out),
+            self,
+            split=replace(self.split, training=kept),
+            available=self.available - len(left_out),
             left_out=[training[index] for index in sorted(left_out)],
-        )  # fmt: skip
+        )
         return divided, known_share
 
     def texts(self) -> Iterator[str]:
@@ -137,9 +141,13 @@ def _encode(
     conversations: Sequence[Conversation], template: ChatTemplate
 ) -> tuple[ConversationTokens, list[Conversation]]:
     """Tokenize. Returns (tokens of the conversations with an answer to learn, these conversations)."""
-    encoded = [(template.encode_conversation(conversation.messages), conversation) for conversation in conversations]
+    encoded = [
+        (template.encode_conversation(conversation.messages), conversation) for conversation in conversations
+    ]
     answered = [(tokens, conversation) for tokens, conversation in encoded if any(tokens.loss_mask[1:])]
-    return ConversationTokens.of(tokens for tokens, _ in answered), [conversation for _, conversation in answered]
+    return ConversationTokens.of(tokens for tokens, _ in answered), [
+        conversation for _, conversation in answered
+    ]
 
 
 @dataclass(frozen=True)
@@ -161,7 +169,8 @@ class PreparedConversations:
 
     @property
     def labels(self) -> list[str]:
-        """The different training answers, most frequent first, if all conversations are pairs and few answers recur."""
+        """The different training answers, most frequent first, if all conversations are pairs and few answers
+        recur."""
         pairs = [conversation.messages for conversation in self.split.training]
         if any(len([message for message in pair if message.role == "assistant"]) > 1 for pair in pairs):
             return []
@@ -170,7 +179,8 @@ class PreparedConversations:
         return [label for label, _ in counts.most_common()] if is_labels else []
 
     def fit(self, context: int) -> "PreparedConversations":
-        """Truncate conversations longer than a row of `context` inputs. Raises LLMError if nothing is left to learn."""
+        """Truncate conversations longer than a row of `context` inputs. Raises LLMError if nothing is left to
+        learn."""
         training, kept, truncated = self.training.truncated(context + 1)
         if not len(training):
             raise LLMError(
@@ -186,7 +196,7 @@ class PreparedConversations:
         too_long = len(self.training) - len(kept)
         return replace(
             self, training=training, held_out=held_out, split=chosen, truncated=truncated, too_long=too_long
-        )  # fmt: skip
+        )
 
     def rows(self, name: str) -> list[PlanRow]:
         """Return the rows of the plan about the conversations; the first has this name."""
@@ -210,7 +220,10 @@ class PreparedConversations:
             (self.truncated, "truncated to the context"),
             (self.too_long, "left out: no answer begins within the context"),
             (len(self.divided.left_out), "left out: passages of the held-out text occur in them"),
-            (len(self.split.repeated), "not held out: training conversations have the same questions and answers"),
+            (
+                len(self.split.repeated),
+                "not held out: training conversations have the same questions and answers",
+            ),
             (self.unanswered + sum(file.dropped for file in files), "left out: no answer"),
         ):
             if count:
@@ -224,14 +237,18 @@ class PreparedConversations:
             "held_out": len(self.held_out),
             "held_out_share": inputs.held_out if isinstance(inputs.held_out, float) else None,
             "repeated": self.split.repeated,
-            "dropped": self.unanswered + self.too_long + left_out + sum(file.dropped for file in inputs.files),
+            "dropped": self.unanswered
+            + self.too_long
+            + left_out
+            + sum(file.dropped for file in inputs.files),
             "truncated": self.truncated,
             "train_tokens": self.training.targets,
             "train_bytes": self.training.answer_bytes(tokenizer.byte_lengths),
         }
 
     def held_out_record(self, tokenizer: Tokenizer, texts: list[dict[str, Any]]) -> dict[str, Any]:
-        """Describe the held-out answers and the files of --val (`texts` and conversations) for the training record."""
+        """Describe the held-out answers and the files of --val (`texts` and conversations) for the training
+        record."""
         held_out = self.divided.inputs.held_out
         files = texts if isinstance(held_out, float) else [*texts, *corpus_record(held_out)]
         return {
@@ -246,7 +263,9 @@ class PreparedConversations:
 
 def corpus_record(files: Sequence[ConversationFile]) -> list[dict[str, Any]]:
     """Return the entries for conversation files in the training record's list of texts."""
-    return [file_entry(Path(f.name).name, f, shape=f.shape, conversations=len(f.conversations)) for f in files]
+    return [
+        file_entry(Path(f.name).name, f, shape=f.shape, conversations=len(f.conversations)) for f in files
+    ]
 
 
 def file_entry(name: str, file: Document | ConversationFile, **others: object) -> dict[str, Any]:
@@ -262,8 +281,8 @@ def file_entry(name: str, file: Document | ConversationFile, **others: object) -
 
 
 def with_chat_format(base: Checkpoint) -> tuple[Checkpoint, ChatTemplate | None, int]:
-    """Add the tokens of its chat template (or ChatML) to a base model, in unused rows of the embeddings if there are
-    any. Returns (model, its own template or None, number of tokens appended to the vocabulary)."""
+    """Add the tokens of its chat template (or ChatML) to a base model, in unused rows of the embeddings if
+    there are any. Returns (model, its own template or None, number of tokens appended to the vocabulary)."""
     tokenizer = loading.open_tokenizer(base)
     template = loading.open_chat_template(base, tokenizer)
     first = tokenizer.vocab_size
@@ -273,7 +292,8 @@ def with_chat_format(base: Checkpoint) -> tuple[Checkpoint, ChatTemplate | None,
     count = extended.vocab_size - first
 
     def compute(name: str) -> NDArray[np.float32]:
-        """Append rows with the mean of the others, so that a new token is at first as likely as an average one."""
+        """Append rows with the mean of the others, so that a new token is at first as likely as an average
+        one."""
         tensor = base.tensors[name]
         if name not in (EMBEDDING, HEAD):
             return tensor

@@ -1,4 +1,5 @@
-"""Greedy answers to held-out questions: how many are exact, nearly right, another training answer, or garbled."""
+"""Greedy answers to held-out questions: how many are exact, nearly right, another training answer, or
+garbled."""
 
 import difflib
 import math
@@ -23,8 +24,8 @@ MAX_WORK = 2e10  # parameters x tokens generated: a few seconds on one core; but
 MIN_QUESTIONS = 4
 LONGEST_ANSWER = 2.0  # times the length of the longest training answer, in tokens; plus SLACK
 SLACK = 8
-# minimum similarity (Ratcliff and Obershelp: twice the number of matching characters, divided by the total length) of
-# nearly equal answers
+# minimum similarity (Ratcliff and Obershelp: twice the number of matching characters, divided by the total
+# length) of nearly equal answers
 NEAR = 0.8
 
 
@@ -38,7 +39,8 @@ class Question:
 
 
 def questions(conversations: PreparedConversations) -> Iterator[Question]:
-    """Yield the last question of each held-out or else training conversation; every prefix is evenly spread."""
+    """Yield the last question of each held-out or else training conversation; every prefix is evenly
+    spread."""
     tokens, texts = conversations.held_out, conversations.split.held_out
     if not len(tokens):
         tokens, texts = conversations.training, conversations.split.training
@@ -47,7 +49,9 @@ def questions(conversations: PreparedConversations) -> Iterator[Question]:
         ids = tokens.ids[span]
         starts, ends = _answers(tokens.loss_mask[span])
         messages = texts[index].messages
-        learned = [i for i, message in enumerate(messages) if message.role == "assistant" and message.is_learned]
+        learned = [
+            i for i, message in enumerate(messages) if message.role == "assistant" and message.is_learned
+        ]
         answer = learned[min(len(starts), len(learned)) - 1]  # the last one that is not truncated
         yield Question(
             messages[answer - 1].content if answer else "",
@@ -70,8 +74,8 @@ def greedy_answer(
     most: int,
     is_over: Callable[[], bool] = lambda: False,
 ) -> list[int]:
-    """Answer `ids` as `llm chat` does at temperature 0, without the token that ends the answer: at most `most` tokens,
-    as far as the context has space. Once `is_over` returns True, the rest is missing."""
+    """Answer `ids` as `llm chat` does at temperature 0, without the token that ends the answer: at most
+    `most` tokens, as far as the context has space. Once `is_over` returns True, the rest is missing."""
     runtime.rewind()
     sampling = SamplingConfig(max_tokens=min(most, runtime.context - len(ids) + 1), temperature=0.0)
     pieces = continue_ids(runtime, tokenizer, ids, sampling, stop_ids=stop_ids)
@@ -92,8 +96,8 @@ def answer_questions(
     clock: Callable[[], float] = time.monotonic,
     stop: Callable[[], bool] = lambda: False,
 ) -> AnswerShares | None:
-    """Answer as many held-out questions as MAX_WORK and `seconds` allow, until `stop` returns True. None if nothing is
-    held out, or if there was no time for any."""
+    """Answer as many held-out questions as MAX_WORK and `seconds` allow, until `stop` returns True. None if
+    nothing is held out, or if there was no time for any."""
     if not len(conversations.held_out):
         return None
     messages = (message for conversation in conversations.split.training for message in conversation.messages)

@@ -66,12 +66,14 @@ def load_inputs(
     seconds: float | None = None,
     on_note: Callable[[str], None] = lambda note: None,
 ) -> Inputs:
-    """Open the models and read the texts and conversations. Raises LLMError, for instance if the output would overwrite
-    an input, or if reading takes too many of the `seconds` of the time budget."""
+    """Open the models and read the texts and conversations. Raises LLMError, for instance if the output would
+    overwrite an input, or if reading takes too many of the `seconds` of the time budget."""
     base, like = (path and local_path(path, on_note, progress=sys.stderr.isatty()) for path in (base, like))
     base_model = loading.load(base) if base else None
     if base_model:
-        CacheWeights.of_record(base_model.record, base)  # report damaged weights before the run, not at its end
+        CacheWeights.of_record(
+            base_model.record, base
+        )  # report damaged weights before the run, not at its end
     like_model = loading.load_any(like).shared if like else None
     reading = reading or ReadOptions()
     progress = ReadingProgress(seconds, on_note)
@@ -84,7 +86,9 @@ def load_inputs(
         if val_sources.text.documents and not sources.text.documents:
             raise LLMError(f"`val` {val} has no conversations; name a file of conversations, or a fraction")
         if val_sources.conversation_files and not sources.conversation_files:
-            raise LLMError(f"`val` {val} has conversations, but the training data are plain text; name a text")
+            raise LLMError(
+                f"`val` {val} has conversations, but the training data are plain text; name a text"
+            )
     elif val is not None:
         held_out = _fraction(val)
     elif not isinstance(corpus, Sources) and (names := held_out_splits(corpus)):
@@ -99,7 +103,9 @@ def load_inputs(
         template, new_tokens = None, 0
         if base_model:
             base_model, template, new_tokens = with_chat_format(base_model)
-        conversations = ConversationInputs(sources.conversation_files, held_out_conversations, template, new_tokens)
+        conversations = ConversationInputs(
+            sources.conversation_files, held_out_conversations, template, new_tokens
+        )
     tokenizer_json, reason = _existing_tokenizer(tokenizer, base_model, like_model, output)
     notes = [sources.describe(), *sources.notes, *left_out, *(val_sources.notes if val_sources else ())]
     if not reading.strip_boilerplate and (share := estimate(sources.text.documents)) >= SUGGESTED_SHARE:
@@ -107,10 +113,21 @@ def load_inputs(
             f"about {share:.0%} of the text is boilerplate that documents repeat; to cut it: `strip_boilerplate`"
         )
     return Inputs(
-        sources.text, held_out_text, conversations, base_model, base, base_sha256, like_model, tokenizer,
-        tokenizer_json, reason, replace(reading, boilerplate=sources.boilerplate), sources.groups(), notes,
+        sources.text,
+        held_out_text,
+        conversations,
+        base_model,
+        base,
+        base_sha256,
+        like_model,
+        tokenizer,
+        tokenizer_json,
+        reason,
+        replace(reading, boilerplate=sources.boilerplate),
+        sources.groups(),
+        notes,
         sources.records(),
-    )  # fmt: skip
+    )
 
 
 def _fraction(val: str | float) -> float:
@@ -146,12 +163,18 @@ def _check_amount(sources: Sources, *, fine_tunes: bool) -> None:
         return
     advice = f"add more; examples: {EXAMPLES}"
     if answers:
-        raise LLMError(f"{units.count(answers, 'answer')} to learn; wanted at least {answers_wanted}, and several "
-                       f"hundred for a model that answers new questions; {advice}")  # fmt: skip
+        raise LLMError(
+            f"{units.count(answers, 'answer')} to learn; wanted at least {answers_wanted}, and several "
+            f"hundred for a model that answers new questions; {advice}"
+        )
     name = ", ".join(document.name for document in sources.text.documents[:3])
-    minimum = f"at least {bytes_wanted:,}" + ("" if fine_tunes else ", and 100,000 for a model that writes words")
+    minimum = f"at least {bytes_wanted:,}" + (
+        "" if fine_tunes else ", and 100,000 for a model that writes words"
+    )
     if text_bytes:
-        raise LLMError(f"{name} is too short: {units.count(text_bytes, 'byte')} of text; wanted {minimum}; {advice}")
+        raise LLMError(
+            f"{name} is too short: {units.count(text_bytes, 'byte')} of text; wanted {minimum}; {advice}"
+        )
 
 
 def _without_short_text(sources: Sources, *, fine_tunes: bool) -> tuple[Sources, list[str]]:
@@ -160,9 +183,8 @@ def _without_short_text(sources: Sources, *, fine_tunes: bool) -> tuple[Sources,
     if not sources.conversation_files or not 0 < size < wanted:
         return sources, []
     names = units.some([document.name for document in sources.text.documents], 3)
-    note = (
-        f"left out {names}: {units.count(size, 'byte')} of plain text beside conversations; wanted {wanted:,} or more"
-    )
+    found = units.count(size, "byte")
+    note = f"left out {names}: {found} of plain text beside conversations; wanted {wanted:,} or more"
     return replace(sources, text=Corpus((), sources.text.skipped, sources.text.not_read)), [note]
 
 

@@ -12,7 +12,8 @@ ADDED_LATER = ("conversations_from", "stage_start", "stage_end", "student_from")
 
 @dataclass
 class Position:
-    """Counters, the best evaluation so far, and the current regularization. Resume files contain these names."""
+    """Counters, the best evaluation so far, and the current regularization. Resume files contain these
+    names."""
 
     step: int = 0
     progress: float = 0.0  # share of the run, 0 to 1
@@ -24,7 +25,9 @@ class Position:
     dropout: float = 0.0
     token_split: float = 0.0  # BPE-dropout
     regularized_progress: float = 0.0  # progress when these two were last chosen
-    regularizations: list[list[float]] = field(default_factory=list)  # changes: [step, epochs, dropout, BPE-dropout]
+    regularizations: list[list[float]] = field(
+        default_factory=list
+    )  # changes: [step, epochs, dropout, BPE-dropout]
     conversations_from: int | None = None  # number of steps before the conversations; None: not begun
     stage_start: float = 0.0  # progress of the run at the start of the current stage (loop/stepper.py) ...
     stage_end: float = 1.0  # ... and at its end
@@ -32,8 +35,9 @@ class Position:
 
     @property
     def stage_progress(self) -> float:
-        """Progress of the current stage, 0 to 1: the whole run, or the training of one of two models. (The progress of
-        the run may decrease: on a machine that becomes faster, the final evaluations need less time.)"""
+        """Progress of the current stage, 0 to 1: the whole run, or the training of one of two models. (The
+        progress of the run may decrease: on a machine that becomes faster, the final evaluations need less
+        time.)"""
         return max(0.0, self.progress - self.stage_start) / (self.stage_end - self.stage_start)
 
     @property
@@ -41,7 +45,8 @@ class Position:
         return self.step - (self.student_from or 0)
 
     def restore(self, values: Mapping[str, Any], settings: TrainConfig) -> None:
-        """Restore the values of a stopped run. Raises KeyError, TypeError or ValueError if they are not valid."""
+        """Restore the values of a stopped run. Raises KeyError, TypeError or ValueError if they are not
+        valid."""
         for name in (item.name for item in fields(self)):
             if name in values or name not in ADDED_LATER:
                 setattr(self, name, values[name])

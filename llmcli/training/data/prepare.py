@@ -1,4 +1,5 @@
-"""Preparation of a run: the split, the tokenizer, the tokens, the plan, and the data's part of the training record."""
+"""Preparation of a run: the split, the tokenizer, the tokens, the plan, and the data's part of the training
+record."""
 
 import itertools
 import math
@@ -23,7 +24,12 @@ from llmcli.data.tokens.tokens import TokenIds, count_bytes, tokenize, used_toke
 from llmcli.evaluation.figures import known_text
 from llmcli.evaluation.training_text import trained_part, untrained_part
 from llmcli.formats.training_record import TrainingRecord
-from llmcli.training.data.conversations import DividedConversations, PreparedConversations, corpus_record, file_entry
+from llmcli.training.data.conversations import (
+    DividedConversations,
+    PreparedConversations,
+    corpus_record,
+    file_entry,
+)
 from llmcli.training.data.inputs import Inputs
 from llmcli.training.planning import recipe, rules
 from llmcli.training.planning.cost_model import CorpusSize, Machine
@@ -34,7 +40,9 @@ from llmcli.training.planning.task import Task
 MAX_HELD_OUT_BYTES = 64_000_000  # held-out text to read, sampled evenly: an evaluation never covers more
 NOTED_BYTES = 4_000_000  # training a tokenizer on more takes seconds, so there is a note
 NOTED_SEARCH_BYTES = 200_000_000  # likewise for searching a training text
-MAX_PROMPT_SEARCH_TOKENS = 4_000  # at the start of a text, searched for a prompt, and by which its lines are judged
+MAX_PROMPT_SEARCH_TOKENS = (
+    4_000  # at the start of a text, searched for a prompt, and by which its lines are judged
+)
 
 SEEN_NOTE = (
     "the base model was trained on the held-out {0}, so the figures will not measure new {0}; hold out other {0}: "
@@ -57,8 +65,8 @@ class Prepared:
     max_bytes: int = sys.maxsize  # training text that fits the time budget
     encoded: PreparedConversations | None = None  # conversations of any length
     conversations: PreparedConversations | None = None  # fitted to the plan's context
-    # the plan for another speed of the machine, after some seconds of the time budget, with the number of epochs that
-    # was found, if any
+    # the plan for another speed of the machine, after some seconds of the time budget, with the number of
+    # epochs that was found, if any
     plan_again: Callable[..., Plan] | None = field(default=None, compare=False, repr=False)
 
     def _beginning(self, ids: TokenIds) -> str:
@@ -106,8 +114,8 @@ def prepare(
     on_note: Callable[[str], None] = lambda note: None,
     elapsed: Callable[[], float] = lambda: 0.0,
 ) -> Prepared:
-    """Split the corpus, train a tokenizer unless there is one, tokenize, and plan. At most `max_bytes` of training text
-    are read (default: by the time budget, of which `elapsed` seconds are spent)."""
+    """Split the corpus, train a tokenizer unless there is one, tokenize, and plan. At most `max_bytes` of
+    training text are read (default: by the time budget, of which `elapsed` seconds are spent)."""
     corpus, base = inputs.corpus, inputs.base
     max_bytes = max_bytes or _max_bytes(request)
     records = [base.record] if base else []
@@ -121,7 +129,9 @@ def prepare(
     tokenizer_reason = inputs.tokenizer_reason
     if tokenizer is None:
         characters = inputs.tokenizer == "char"
-        tokenizer, tokenizer_reason = _trained_tokenizer(request, text, divided, max_bytes, characters, on_note)
+        tokenizer, tokenizer_reason = _trained_tokenizer(
+            request, text, divided, max_bytes, characters, on_note
+        )
     tokens = tokenize_corpus(read.contents, tokenizer, on_note)
     held_out_tokens = tokenize(held_out.texts(), tokenizer)
     encoded = divided.encode(tokenizer) if divided else None
@@ -129,12 +139,18 @@ def prepare(
     if read_bytes > max_bytes:  # only a part was read
         read_bytes = count_bytes(tokens, tokenizer.byte_lengths)
     task = Task(
-        request, CorpusSize(len(tokens), read_bytes or 3 * len(tokens)), tokenizer.vocab_size, tokenizer.eos_id,
-        base.config if base else None, encoded.size if encoded else None,
-    )  # fmt: skip
+        request,
+        CorpusSize(len(tokens), read_bytes or 3 * len(tokens)),
+        tokenizer.vocab_size,
+        tokenizer.eos_id,
+        base.config if base else None,
+        encoded.size if encoded else None,
+    )
     rows = [PlanRow("vocabulary", f"{tokenizer.vocab_size} tokens", tokenizer_reason)]
     if corpus.documents or not encoded:
-        rows.insert(0, PlanRow("corpus", f"{corpus.text_bytes:,} bytes", _description(text, known_share, read_bytes)))
+        rows.insert(
+            0, PlanRow("corpus", f"{corpus.text_bytes:,} bytes", _description(text, known_share, read_bytes))
+        )
     plan_again = partial(_plan, task, encoded, rows)
     plan = plan_again(machine, elapsed())
     record = _record(corpus, text, known_share, read_bytes, len(tokens), len(held_out_tokens))
@@ -152,7 +168,17 @@ def prepare(
         record["corpus"] += corpus_record(encoded.divided.inputs.files)
     start = TrainingRecord.from_json(record)
     prepared = Prepared(
-        plan, task, tokenizer, text, read, tokens, held_out_tokens, start, max_bytes, encoded, plan_again=plan_again
+        plan,
+        task,
+        tokenizer,
+        text,
+        read,
+        tokens,
+        held_out_tokens,
+        start,
+        max_bytes,
+        encoded,
+        plan_again=plan_again,
     )
     return prepared.with_plan(plan)
 
@@ -165,7 +191,8 @@ def _plan(
     spent: float,
     search: EpochSearch | None = None,
 ) -> Plan:
-    """Plan after `spent` seconds of the time budget, with `data_rows` first; the last of these is the vocabulary."""
+    """Plan after `spent` seconds of the time budget, with `data_rows` first; the last of these is the
+    vocabulary."""
     plan = make_plan(replace(task, seconds_spent=spent, search=search), machine)
     if encoded is None or plan.conversations is None:
         return replace(plan, rows=(*data_rows, *plan.rows))
@@ -192,14 +219,22 @@ def _trained_tokenizer(
     if size >= NOTED_BYTES:
         on_note(f"training a tokenizer on {units.size(size)} of text")
     largest = MAX_DEFAULT_VOCAB_SIZE
-    if request.device != "cuda" and request.has_time_budget:  # a large output layer takes time from the other layers
+    if (
+        request.device != "cuda" and request.has_time_budget
+    ):  # a large output layer takes time from the other layers
         best = recipe.VOCABULARY_FACTOR * math.sqrt(request.core_seconds)
         largest = nearest_power_of_two(best, MIN_DEFAULT_VOCAB_SIZE, MAX_DEFAULT_VOCAB_SIZE)
     return train_tokenizer(
-        text.training, request.vocab_size, max_vocab_size=largest, max_bytes=max_bytes, characters=characters,
+        text.training,
+        request.vocab_size,
+        max_vocab_size=largest,
+        max_bytes=max_bytes,
+        characters=characters,
         contents=divided.texts() if divided else (),
-        content_bytes=sum(conversation.text_bytes for conversation in divided.split.training) if divided else 0,
-    )  # fmt: skip
+        content_bytes=sum(conversation.text_bytes for conversation in divided.split.training)
+        if divided
+        else 0,
+    )
 
 
 def _split(corpus: Corpus, held_out: Corpus | float) -> CorpusSplit:
@@ -222,14 +257,16 @@ def _without_text_of_base(text: CorpusSplit, records: list[TrainingRecord]) -> C
 def _without_repetitions(
     text: CorpusSplit, held_out: Corpus, max_bytes: int, on_note: Callable[[str], None]
 ) -> tuple[CorpusSplit, Corpus, float]:
-    """Leave out the training text that repeats `held_out`, unless this is the text of --val. Returns (split, part of
-    the training text to read, share of the held-out text that stands in it)."""
+    """Leave out the training text that repeats `held_out`, unless this is the text of --val. Returns (split,
+    part of the training text to read, share of the held-out text that stands in it)."""
     read = text.training.sample(max_bytes)
     if held_out.contents and read.text_bytes >= NOTED_SEARCH_BYTES:
         on_note(f"searching {units.size(read.text_bytes)} of training text for held-out passages")
     found = find_repetitions(read, held_out, versions=text.versions, keeps_training=not text.is_from_corpus)
     if found.left_out:
-        text = replace(text, rule=f"{text.rule}; {found.left_out:,} bytes elsewhere, which repeat it, are left out")
+        text = replace(
+            text, rule=f"{text.rule}; {found.left_out:,} bytes elsewhere, which repeat it, are left out"
+        )
     if read is text.training:
         text = replace(text, training=found.training)
     return text, found.training, found.known_share
@@ -268,7 +305,11 @@ def _record(
     corpus: Corpus, text: CorpusSplit, known_share: float, read_bytes: int, tokens: int, held_out_tokens: int
 ) -> dict[str, Any]:
     """Describe the corpus for the training record."""
-    held_out: dict[str, Any] = {"bytes": text.held_out.text_bytes, "tokens": held_out_tokens, "from": text.rule}
+    held_out: dict[str, Any] = {
+        "bytes": text.held_out.text_bytes,
+        "tokens": held_out_tokens,
+        "from": text.rule,
+    }
     if known_share:
         held_out["known_share"] = round(known_share, 4)
     ends: dict[Document, dict[str, int]] = {}
@@ -293,7 +334,8 @@ def _record(
 def _seen_bytes(
     tokens: TokenIds, conversations: PreparedConversations | None, tokenizer: Tokenizer, fine_tunes: bool
 ) -> bytes | None:
-    """Return the byte values that the model has seen, including those of its base model; None if these are unknown."""
+    """Return the byte values that the model has seen, including those of its base model; None if these are
+    unknown."""
     before = tokenizer.seen_bytes if fine_tunes else b""
     if before is None:
         return None

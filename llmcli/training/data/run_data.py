@@ -2,8 +2,9 @@
 
 Training data are a text, conversations, or a text followed by conversations, which alone are evaluated then.
 
-On text, a new model starts with short windows, many per batch, and ends with the full context length (sequence-length
-warm-up): it learns more from the same number of tokens, and short windows are faster per token.
+On text, a new model starts with short windows, many per batch, and ends with the full context length
+(sequence-length warm-up): it learns more from the same number of tokens, and short windows are faster per
+token.
 """
 
 from collections.abc import Callable, Sequence
@@ -42,9 +43,11 @@ class RunData:
         conversations: PreparedConversations | None = None,
         plain_text: PlainText | None = None,
     ) -> None:
-        """`tokens` [N] and `held_out` [H] are texts; `plain_text` is scored after training on conversations."""
+        """`tokens` [N] and `held_out` [H] are texts; `plain_text` is scored after training on
+        conversations."""
         settings = plan.train
-        self.tokenizer, self.plain_text = tokenizer, plain_text
+        self.tokenizer = tokenizer
+        self.plain_text = plain_text
         count, at_end = settings.calibration_tokens, plan.searches
         text, windows = reserve_tokens(tokens, count, settings.context, at_end=at_end)
         self.validation_text = ValidationText(tokens, windows, tokenizer.eos_id, at_end)
@@ -56,7 +59,8 @@ class RunData:
         self.held_out: NDArray[np.unsignedinteger] | ConversationTokens = held_out
         if conversations and plan.conversations:
             self.conversations = ConversationPhase(conversations, plan.conversations, settings, tokenizer)
-            self.validation, self.held_out = self.conversations.validation, conversations.held_out
+            self.validation = self.conversations.validation
+            self.held_out = conversations.held_out
             self.tokens_per_epoch += self.conversations.tokens_per_epoch
 
     def validation_size(self) -> dict[str, int]:
@@ -69,13 +73,15 @@ class RunData:
         return {"tokens": data.size}
 
     def next_batch(self, position: Position) -> tuple[NDArray[np.int64], torch.Tensor | None]:
-        """Return (token ids [B, T + 1] of the next step, loss mask or None); switches from text to conversations."""
+        """Return (token ids [B, T + 1] of the next step, loss mask or None); switches from text to
+        conversations."""
         if self.conversations and (batch := self.conversations.next_batch(position)):
             return batch.ids, torch.from_numpy(batch.loss_mask)
         return self._batches.batch(position.step, position.stage_progress, position.token_split), None
 
     def has_planned_dropout(self, position: Position) -> bool:
-        """Return whether the run has switched from text to conversations, whose dropout is planned in advance."""
+        """Return whether the run has switched from text to conversations, whose dropout is planned in
+        advance."""
         phase = self.conversations
         return phase is not None and phase.follows_text and position.conversations_from is not None
 
@@ -102,7 +108,8 @@ class BatchSchedule:
     """Batches of a constant number of tokens. Each is a function of (seed, step, progress, BPE-dropout)."""
 
     def __init__(self, tokens: Tokens, settings: TrainConfig, tokenizer: Tokenizer) -> None:
-        self._settings, self._tokenizer = settings, tokenizer
+        self._settings = settings
+        self._tokenizer = tokenizer
         self._batches = Batches(tokens, settings.context, settings.batch_size, settings.seed)
 
     def batch(self, step: int, progress: float, bpe_dropout: float | None = None) -> NDArray[np.int64]:
@@ -115,7 +122,8 @@ class BatchSchedule:
 
 
 class ConversationPhase:
-    """The part of a run that trains on conversations (all of it, or its end); the Position has the progress."""
+    """The part of a run that trains on conversations (all of it, or its end); the Position has the
+    progress."""
 
     def __init__(
         self,
@@ -124,13 +132,17 @@ class ConversationPhase:
         train: TrainConfig,
         tokenizer: Tokenizer,
     ) -> None:
-        self._conversations, self._chosen, self._settings = conversations, chosen, train
+        self._conversations = conversations
+        self._chosen = chosen
+        self._settings = train
         self._tokenizer = tokenizer
         # chat template to store with the model; None if the base model has one
         self.template = None if conversations.divided.inputs.template else conversations.template.source
         self.follows_text = chosen.share < 1
         training, self.validation = reserve_conversations(conversations.training, chosen.validation)
-        self._batches = ConversationBatches(training, train.context, train.batch_size, train.seed, tokenizer.eos_id)
+        self._batches = ConversationBatches(
+            training, train.context, train.batch_size, train.seed, tokenizer.eos_id
+        )
         self.tokens_per_epoch = self._batches.rows * train.context  # including padding
         self._question = next(questions(conversations))
         self.question = self._question.text  # a held-out question, which the samples answer
@@ -156,7 +168,8 @@ class ConversationPhase:
         return self._conversations.template.encode(messages, add_generation_prompt=True)
 
     def answer(self, runtime: Runtime, most: int, is_over: Callable[[], bool] = lambda: False) -> str:
-        """Return a model's greedy answer to the question, with at most `most` tokens, until `is_over` returns True."""
+        """Return a model's greedy answer to the question, with at most `most` tokens, until `is_over` returns
+        True."""
         most = min(most, longest_answer(self._conversations))
         stop_ids = self._conversations.template.stop_ids
         ids = greedy_answer(runtime, self._tokenizer, self._question.ids, stop_ids, most, is_over)
@@ -172,7 +185,8 @@ class ConversationPhase:
 def reserve_conversations(
     conversations: ConversationTokens, count: int
 ) -> tuple[ConversationTokens, ConversationTokens]:
-    """Return (training conversations, about `count` others). A duplicate of a training conversation is in neither."""
+    """Return (training conversations, about `count` others). A duplicate of a training conversation is in
+    neither."""
     chosen = held_out_indices(len(conversations), count / len(conversations))
     reserved = set(chosen)
     kept = [i for i in range(len(conversations)) if i not in reserved]

@@ -18,8 +18,8 @@ SAVING_SECONDS = 60  # time for the processes to end after a signal
 
 
 def launch(count: int, arguments: Sequence[str], on_note: Callable[[str], None]) -> int:
-    """Run `llm` with these arguments in `count` processes; return the exit code of rank 0, or of a failed process. If a
-    process is killed, all are restarted, and the run resumes from its last saved state."""
+    """Run `llm` with these arguments in `count` processes; return the exit code of rank 0, or of a failed
+    process. If a process is killed, all are restarted, and the run resumes from its last saved state."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # each sets its own number of threads
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # no stack frames when a process is lost
     logging.disable(logging.ERROR)  # torch also logs the exit code, with loggers that have their own levels

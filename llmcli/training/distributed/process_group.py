@@ -1,5 +1,5 @@
-"""The process group of a run, on one machine or several: connecting the processes, exchanging tensors and JSON (without
-pickle), and errors when connecting fails or a connection is lost."""
+"""The process group of a run, on one machine or several: connecting the processes, exchanging tensors and
+JSON (without pickle), and errors when connecting fails or a connection is lost."""
 
 import datetime
 import json
@@ -22,10 +22,18 @@ from torch.distributed.rendezvous import rendezvous
 from llmcli.errors import LLMError
 from llmcli.training.distributed.processes import MAX_RESTARTS, OWN_RESTARTS, Processes
 
-PATIENCE = datetime.timedelta(days=7)  # the others wait while rank 0 plans or evaluates; ended processes are detected
-JOINING = datetime.timedelta(minutes=10)  # how long rank 0 waits for the others, which have nothing else to do
-CONNECTING = datetime.timedelta(minutes=1)  # needed because a process does not notice that others cannot reach it
-LOST_PROCESS = 75  # exit code when another process ended: the run can be restarted (EX_TEMPFAIL in sysexits.h)
+PATIENCE = datetime.timedelta(
+    days=7
+)  # the others wait while rank 0 plans or evaluates; ended processes are detected
+JOINING = datetime.timedelta(
+    minutes=10
+)  # how long rank 0 waits for the others, which have nothing else to do
+CONNECTING = datetime.timedelta(
+    minutes=1
+)  # needed because a process does not notice that others cannot reach it
+LOST_PROCESS = (
+    75  # exit code when another process ended: the run can be restarted (EX_TEMPFAIL in sysexits.h)
+)
 LOOPBACK = ("lo", "lo0")  # names of the loopback interface
 STOP = "llmcli/stop"  # key in the store: a signal received by a rank above 0
 LOOK_SECONDS = 0.5  # between two checks of that key
@@ -33,7 +41,8 @@ MESSAGE_LENGTH = 7  # numbers: a Command and its arguments
 
 
 class Command(IntEnum):
-    """Commands from rank 0 to the other ranks; data_parallel.py and sharded_model.py define their arguments."""
+    """Commands from rank 0 to the other ranks; data_parallel.py and sharded_model.py define their
+    arguments."""
 
     END = 0
     STEP = 1  # compute the gradients of a share of a batch, and update the weights
@@ -47,11 +56,14 @@ class Command(IntEnum):
 
 
 class ProcessGroup:
-    """The processes of a run, which call all methods in the same order. If one has ended, methods raise LLMError."""
+    """The processes of a run, which call all methods in the same order. If one has ended, methods raise
+    LLMError."""
 
     def __init__(self, processes: Processes, device: str) -> None:
         """Wait until all processes have connected. `device` is the model's: "cpu", "cuda" or "mps"."""
-        self.processes, self.rank, self.count = processes, processes.rank, processes.count
+        self.processes = processes
+        self.rank = processes.rank
+        self.count = processes.count
         self.is_sharded = False  # whether each process holds a part of every weight
         if device == "cuda":
             torch.cuda.set_device(processes.local_rank)
@@ -94,7 +106,11 @@ class ProcessGroup:
         """Return rank 0's value."""
         data = json.dumps(value).encode() if self.rank == 0 else b""
         size = int(self.broadcast(torch.tensor([len(data)])))
-        content = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(size, dtype=torch.uint8)
+        content = (
+            torch.frombuffer(bytearray(data), dtype=torch.uint8)
+            if data
+            else torch.empty(size, dtype=torch.uint8)
+        )
         return json.loads(self.broadcast(content).numpy().tobytes())
 
     def sum(self, tensor: Tensor) -> Tensor:
@@ -164,7 +180,9 @@ class explain_lost_process:  # noqa: N801 (used as a function, many times per st
 def _connect(processes: Processes, backend: str) -> Any:
     """Wait for all processes and connect them; return a torch.distributed.Store for this group."""
     try:
-        store, _, _ = next(rendezvous("env://", timeout=CONNECTING))  # torchrun starts it before its processes
+        store, _, _ = next(
+            rendezvous("env://", timeout=CONNECTING)
+        )  # torchrun starts it before its processes
         store.set_timeout(PATIENCE)
         prefix = meet(store, processes)
     except RuntimeError as error:

@@ -1,4 +1,5 @@
-"""The processes of a training run, read from the environment variables that torchrun sets. Imports nothing heavy."""
+"""The processes of a training run, read from the environment variables that torchrun sets. Imports nothing
+heavy."""
 
 import os
 from collections.abc import Mapping
@@ -26,7 +27,8 @@ class Processes:
 
     @classmethod
     def of(cls, values: Mapping[str, str] = os.environ) -> "Processes":
-        """Read torchrun's variables; without any, there is one process. Raises LLMError if some are missing."""
+        """Read torchrun's variables; without any, there is one process. Raises LLMError if some are
+        missing."""
         present = [name for name in VARIABLES if name in values]
         if not present or values.get("WORLD_SIZE") == "1":
             return cls()

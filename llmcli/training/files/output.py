@@ -1,5 +1,6 @@
-"""The output file of a training run, claimed before the run and saved after it. A file that this run did not write is
-never overwritten without --force; if the path can no longer be written to, the model is saved elsewhere."""
+"""The output file of a training run, claimed before the run and saved after it. A file that this run did not
+write is never overwritten without --force; if the path can no longer be written to, the model is saved
+elsewhere."""
 
 import itertools
 import os
@@ -36,13 +37,16 @@ class Output:
     on_warning: Callable[[str], None] = lambda warning: None
 
     def may_replace(self) -> bool:
-        """Return whether `path` is free, or --force was given, or the existing file was saved by the stopped run."""
+        """Return whether `path` is free, or --force was given, or the existing file was saved by the stopped
+        run."""
         exists = os.path.exists(self.path)  # noqa: PTH110 (Path.exists raises where the directory may not be read)
         return self.force or not exists or (self.stopped is not None and is_saved_in(self.stopped, self.path))
 
     def note_existing(self) -> None:
         if self.rename_existing:
-            self.on_note(f"{self.path} exists; it will be renamed, not overwritten (name the new model with -o)")
+            self.on_note(
+                f"{self.path} exists; it will be renamed, not overwritten (name the new model with -o)"
+            )
 
     def save(self, done: "Done") -> Path:
         """Write the model to `path` or, if that fails, to another directory; return its path."""
@@ -64,7 +68,9 @@ class Output:
                 return directory / self.path.name
         advice = ""
         if is_resume_file(self.resume_path):
-            advice = f"; free some disk space and type the same command again: it resumes from {self.resume_path}"
+            advice = (
+                f"; free some disk space and type the same command again: it resumes from {self.resume_path}"
+            )
         raise LLMError(f"{problem}; the model could not be saved elsewhere either{advice}") from problem
 
     def discard_resume_file(self) -> None:
@@ -73,7 +79,8 @@ class Output:
                 self.resume_path.unlink()
 
     def _free_path(self) -> Path:
-        """Return `path` after renaming an existing model there or, if that is not allowed, a new path beside it."""
+        """Return `path` after renaming an existing model there or, if that is not allowed, a new path beside
+        it."""
         if self.may_replace():
             return self.path
         problem = f"{self.path} was created by another process during the run and is kept"
@@ -118,9 +125,9 @@ def claim_output(
     on_note: Callable[[str], None] = lambda note: None,
     on_warning: Callable[[str], None] = lambda warning: None,
 ) -> Iterator[Output]:
-    """Check and lock the output path until the context ends, and load the state of a stopped run (with `force` only in
-    a run `restarted` after a crash). An existing model is renamed (`rename_existing`) or, with `force`, replaced.
-    `model` is read."""
+    """Check and lock the output path until the context ends, and load the state of a stopped run (with
+    `force` only in a run `restarted` after a crash). An existing model is renamed (`rename_existing`) or,
+    with `force`, replaced. `model` is read."""
     planned = dry_run_output(path, adapter_only=adapter_only)
     output = replace(planned, force=force, on_note=on_note, on_warning=on_warning)
     directory, path = path, output.path
@@ -136,7 +143,9 @@ def claim_output(
         else:  # left by killed runs
             atomic_io.remove_stale(path)
             atomic_io.remove_stale(output.resume_path)
-        output = replace(output, stopped=_load_stopped(output.resume_path, start_over=force and not restarted))
+        output = replace(
+            output, stopped=_load_stopped(output.resume_path, start_over=force and not restarted)
+        )
         replaceable = output.may_replace()
         output = replace(output, rename_existing=not replaceable and rename_existing and _is_own_model(path))
         if output.stopped and not (replaceable or output.rename_existing):
@@ -165,7 +174,8 @@ def _is_own_model(path: Path) -> bool:
 
 
 def _adapter_file(path: Path) -> Path:
-    """Return the file for adapters: `path` if it ends in .safetensors, otherwise PEFT's file in a directory `path`."""
+    """Return the file for adapters: `path` if it ends in .safetensors, otherwise PEFT's file in a directory
+    `path`."""
     if path.suffix.lower() == ".safetensors" and not path.is_dir():
         return path
     if path.exists() and not path.is_dir():

@@ -1,7 +1,7 @@
 """The resume file: a second safetensors file beside the model, from which a stopped run continues.
 
-It holds the plan, the tokenizer, the identity of the run (its settings and data), and its state after a step. Data
-order and dropout are functions of (seed, step), so no random generator's state is saved.
+It holds the plan, the tokenizer, the identity of the run (its settings and data), and its state after a step.
+Data order and dropout are functions of (seed, step), so no random generator's state is saved.
 """
 
 import hashlib
@@ -153,13 +153,17 @@ class StateSaver:
 
     def __init__(self, path: Path, run: StoppedRun, warn: Callable[[str], None]) -> None:
         """`run` is saved with each state; `warn` receives the first failure."""
-        self._path, self.run, self._warn = path, run, warn
-        self._pause, self._next = FIRST_PAUSE, time.monotonic() + FIRST_PAUSE
+        self._path = path
+        self.run = run
+        self._warn = warn
+        self._pause = FIRST_PAUSE
+        self._next = time.monotonic() + FIRST_PAUSE
         self._has_saved = self._has_failed = False
 
     @property
     def resumable(self) -> bool:
-        """Return whether a run that is stopped now can resume, from a saved state or one that can be saved."""
+        """Return whether a run that is stopped now can resume, from a saved state or one that can be
+        saved."""
         return self._has_saved or not self._has_failed
 
     def is_due(self) -> bool:
@@ -187,7 +191,9 @@ def text_fingerprint(documents: Iterable[tuple[str, int, str]]) -> str:
     documents = list(documents)
     names = json.dumps([[name, sha256] for name, _, sha256 in documents])
     digest_ = hashlib.sha256(names.encode("utf-8")).hexdigest()[:16]
-    return f"{units.count(len(documents), 'file')} of {sum(d[1] for d in documents):,} bytes (sha256 {digest_})"
+    return (
+        f"{units.count(len(documents), 'file')} of {sum(d[1] for d in documents):,} bytes (sha256 {digest_})"
+    )
 
 
 def check_same_run(stopped: StoppedRun, identity: Mapping[str, Any], path: Path, processes: int = 1) -> None:
@@ -218,8 +224,8 @@ def _quoted(value: object) -> str:
 
 
 def is_saved_in(stopped: StoppedRun, model: Path) -> bool:
-    """Return whether `model` (a model or adapters) was saved by this run when it was stopped, or just before it was
-    killed, and is unchanged. Reads the whole file."""
+    """Return whether `model` (a model or adapters) was saved by this run when it was stopped, or just before
+    it was killed, and is unchanged. Reads the whole file."""
     try:
         header = read_header(model)
         return _is_of(stopped, header.metadata) and digest(header) == header.metadata["sha256"]
@@ -234,7 +240,8 @@ def _is_of(stopped: StoppedRun, metadata: Mapping[str, str]) -> bool:
     return bool(
         record.train  # a resumed run may have another number of threads
         and record.train.document | {"threads": None} == as_record(stopped.plan.train) | {"threads": None}
-        and metadata.get("tokenizer.json", stopped.tokenizer_json) == stopped.tokenizer_json  # adapters have none
+        and metadata.get("tokenizer.json", stopped.tokenizer_json)
+        == stopped.tokenizer_json  # adapters have none
         and text_fingerprint(documents) == identity.get("the text")
         and (base is None) == (not base_option)
         and (base is None or f"(sha256 {base.sha256[:16]})" in base_option)

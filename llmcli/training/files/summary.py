@@ -1,4 +1,5 @@
-"""The loss curve in a training record, and a summary of the run by rules of thumb that need only the record."""
+"""The loss curve in a training record, and a summary of the run by rules of thumb that need only the
+record."""
 
 import math
 from collections.abc import Sequence
@@ -19,14 +20,21 @@ MIN_SUGGESTED_MINUTES = 5  # minimum that --time is suggested with
 IMPROVEMENT = 0.03  # relative gain in the second half of a run: doubling the run would bring it again
 KNOWN = 0.02  # bits per byte: below this loss, answers are known, and more time or data would not help
 DETERIORATION = 0.02  # overfitting: relative rise of the validation loss after the best weights, ...
-OVERFITTING_RATIO, OVERFITTING_EPOCHS = 1.15, 2.0  # ... or ratio of validation to training loss, after this many epochs
+OVERFITTING_RATIO, OVERFITTING_EPOCHS = (
+    1.15,
+    2.0,
+)  # ... or ratio of validation to training loss, after this many epochs
 NEAR_THE_LIMIT = 0.9  # share of the limit of epochs beyond which twice the time would add few epochs
 FORGETTING = 0.02  # relative rise of the bits per byte of plain text by training on conversations
-MEMORIZED_SHARE = 0.1  # share of generated strings in the training text, beyond the share of held-out strings, ...
+MEMORIZED_SHARE = (
+    0.1  # share of generated strings in the training text, beyond the share of held-out strings, ...
+)
 ASSUMED_SHARE = 0.4  # ... which is assumed if nothing is held out
 EXACT_SHARE = 0.99  # share of held-out questions answered exactly: hardly any are left
 REPEATED_SHARE = 0.9  # the same share in a repetitive text, whose unpredictable part is mostly chance
-NEAR_FLOOR = 0.05  # bits per byte gained in the second half of a run: on a repetitive text, nearly all that is left
+NEAR_FLOOR = (
+    0.05  # bits per byte gained in the second half of a run: on a repetitive text, nearly all that is left
+)
 MAX_LISTED_CHARACTERS = 200  # maximum length of the answers in a command
 MIN_COMPARED_BYTES = 2000  # minimum held-out text for a meaningful comparison with compressors
 
@@ -43,7 +51,8 @@ class Curve:
 
 
 def read_curve(record: TrainingRecord) -> Curve:
-    """Read the curve in a record; with two models, that of the kept one. Raises LLMError if it cannot be read."""
+    """Read the curve in a record; with two models, that of the kept one. Raises LLMError if it cannot be
+    read."""
     try:
         training = {
             step: loss * (_tokens_per_byte(record, step) / math.log(2))  # a loss is in nats per token
@@ -76,7 +85,11 @@ def probe_points(record: TrainingRecord) -> list[ProbePoint]:
     """List the probe's predictions by the kept model, in the order of the run."""
     losses = dict(zip(record.curve.eval_step, record.curve.eval_bits_per_byte, strict=False))
     kept, points = _steps_of_model(record), record.probe.predictions if record.probe else ()
-    return [ProbePoint(step, losses.get(step), likeliest) for step, likeliest in points if step in kept and likeliest]
+    return [
+        ProbePoint(step, losses.get(step), likeliest)
+        for step, likeliest in points
+        if step in kept and likeliest
+    ]
 
 
 def student_was_kept(record: TrainingRecord) -> bool:
@@ -85,7 +98,8 @@ def student_was_kept(record: TrainingRecord) -> bool:
 
 
 def _steps_of_model(record: TrainingRecord) -> range:
-    """Return the evaluated steps of the kept model: all, or with two models the teacher's or the student's."""
+    """Return the evaluated steps of the kept model: all, or with two models the teacher's or the
+    student's."""
     if record.distillation is None:
         return range(record.steps + 1)
     first = record.distillation.from_step
@@ -109,9 +123,9 @@ def summarize(
     again: str = "the same command",
     has_labels: bool = False,
 ) -> list[str]:
-    """Summarize a finished run: its figures, a warning if the held-out text was known, and one sentence of advice.
-    `command` is the run's command without its budget, twice the `seconds` of the run; `again` says how to resume it if
-    it is `resumable`. `has_labels`: the answers are few labels."""
+    """Summarize a finished run: its figures, a warning if the held-out text was known, and one sentence of
+    advice. `command` is the run's command without its budget, twice the `seconds` of the run; `again` says
+    how to resume it if it is `resumable`. `has_labels`: the answers are few labels."""
     run = _FinishedRun(record, baselines)
     taken = (record.clock.seconds if record.clock else 0.0) if seconds is None else seconds
     minutes = max(MIN_SUGGESTED_MINUTES, math.ceil(2 * taken / 60))
@@ -129,7 +143,11 @@ def summarize(
         or memorization
         or _plateau(run)
     )
-    return [sentence for sentence in (_quality(run), *_conversations(record), _known_text(run), remark) if sentence]
+    return [
+        sentence
+        for sentence in (_quality(run), *_conversations(record), _known_text(run), remark)
+        if sentence
+    ]
 
 
 def usage_hint(
@@ -142,9 +160,9 @@ def usage_hint(
     knows_answers: bool = False,
     kind: LineKind | None = None,
 ) -> str:
-    """Return the command to try next with the file `model` ("": the default one) and a `prompt`. `chats`: it was
-    trained on conversations, whose answers are few `labels`; `knows_answers`: the file stores them; `kind`: what the
-    lines of its training text are."""
+    """Return the command to try next with the file `model` ("": the default one) and a `prompt`. `chats`: it
+    was trained on conversations, whose answers are few `labels`; `knows_answers`: the file stores them;
+    `kind`: what the lines of its training text are."""
     option = f" -m {command_line([model])}" if model else ""
     note = "" if has_chat_template else "The model continues text; it does not answer questions. "
     text = shell_quoted(prompt or "...")
@@ -171,11 +189,14 @@ class _FinishedRun:
     """A finished run. With two models, losses and steps belong to the kept one."""
 
     def __init__(self, record: TrainingRecord, baselines: Sequence[Baseline]) -> None:
-        self.record, self.curve, self.baselines = record, read_curve(record), baselines
+        self.record = record
+        self.curve = read_curve(record)
+        self.baselines = baselines
         self.figures = Figures.of_record(record)
         self.of_answers = record.held_out.of == "answers"
         self.data = "conversations" if self.of_answers else "text"
-        self.all_steps, self.best_step = record.steps, record.best_step
+        self.all_steps = record.steps
+        self.best_step = record.best_step
         self.steps = _steps_of_model(record)
         self.known_share = (record.memorised and record.memorised.held_out_share) or 0.0
         settings = record.train or Settings()  # a time limit makes `steps` the limit of epochs
@@ -191,7 +212,8 @@ class _FinishedRun:
 
     @property
     def verdicts(self) -> list[tuple[Baseline, bool]]:
-        """Compare the model with each compressor of its kind, if both read the same bytes, and enough of them."""
+        """Compare the model with each compressor of its kind, if both read the same bytes, and enough of
+        them."""
         figures, measured, held_out = self.figures, self.record.held_out_measured, self.record.held_out
         if not (figures and measured and measured.bytes == held_out.bytes >= MIN_COMPARED_BYTES):
             return []
@@ -200,13 +222,16 @@ class _FinishedRun:
 
 
 def _quality(run: _FinishedRun) -> str:
-    """Report the bits per byte on held-out text at the end, network and adapting, each with its compressors."""
+    """Report the bits per byte on held-out text at the end, network and adapting, each with its
+    compressors."""
     record, figures, held_out = run.record, run.figures, run.record.held_out.bytes
     what, was = ("answers", "were") if run.of_answers else ("text", "was")
     if figures is None:
         why = record.not_evaluated or "it would have taken too long"
         none = f"No {run.data} {was} held out, so the loss on unseen {run.data} is unknown."
-        return f"The held-out {what} {was} not evaluated at the end ({why}): run llm eval." if held_out else none
+        return (
+            f"The held-out {what} {was} not evaluated at the end ({why}): run llm eval." if held_out else none
+        )
     measured = record.held_out_measured or EvaluatedData()
     rule = f" ({record.held_out.from_})" if record.held_out.from_ else ""
     part = f"all {held_out:,} bytes"
@@ -226,7 +251,9 @@ def _quality(run: _FinishedRun) -> str:
 
 def _beside(run: _FinishedRun, figure: str, *, adaptive: bool) -> str:
     """List the compressors comparable with a figure, and say whether it is better; "" if there are none."""
-    shown = [f"{baseline.name} {baseline.shown}" for baseline in run.baselines if baseline.is_adaptive == adaptive]
+    shown = [
+        f"{baseline.name} {baseline.shown}" for baseline in run.baselines if baseline.is_adaptive == adaptive
+    ]
     better = {baseline.name: better for baseline, better in run.verdicts if baseline.is_adaptive == adaptive}
     ahead = " and ".join(name for name in better if not better[name])
     verdict = f" ({figure} is {f'not better than {ahead}' if ahead else 'better'})" if better else ""
@@ -247,7 +274,8 @@ def _known_text(run: _FinishedRun) -> str:
 
 
 def _conversations(record: TrainingRecord) -> list[str]:
-    """After training on conversations, report answers to held-out questions, and plain text before and after."""
+    """After training on conversations, report answers to held-out questions, and plain text before and
+    after."""
     sentences, uses_lora = [], record.train is not None and record.train.recipe == "lora"
     if counts := answer_counts(record):
         sentences.append(f"Greedy answers to {counts}.")
@@ -263,7 +291,9 @@ def _conversations(record: TrainingRecord) -> list[str]:
         figures = f"{Figures(after if before is None else before)}"
         if before is not None:
             figures += f" before, {units.bits_per_byte(after)} after ({units.change(change)})"
-        ways = f"Adding plain text to the training data{'' if uses_lora else ', --lora,'} or a lower --lr-scale"
+        ways = (
+            f"Adding plain text to the training data{'' if uses_lora else ', --lora,'} or a lower --lr-scale"
+        )
         keep = f" {ways} would help to keep it."
         sentences.append(f"Plain text ({plain_text.from_}): {figures}.{keep if change > FORGETTING else ''}")
     return sentences
@@ -275,7 +305,9 @@ def answer_counts(record: TrainingRecord) -> str:
     if measured is None or measured.garbled is None:  # files of earlier versions count less
         return ""
     count = measured.questions
-    exact, near, garbled = (round(share * count) for share in (measured.exact, measured.near, measured.garbled))
+    exact, near, garbled = (
+        round(share * count) for share in (measured.exact, measured.near, measured.garbled)
+    )
     return (
         f"{units.count(count, 'held-out question')}: {exact:,} exact, {near:,} near (at least 80% alike), "
         f"{count - exact - near - garbled:,} another training answer, {garbled:,} garbled"
@@ -291,7 +323,8 @@ def _early_end(record: TrainingRecord, resumable: bool, again: str) -> str:
 
 
 def _undertrained(run: _FinishedRun, longer: str, *, overfits: bool) -> str:
-    """Report few steps, less than an epoch of a text that was read whole, or no better than any compressor."""
+    """Report few steps, less than an epoch of a text that was read whole, or no better than any
+    compressor."""
     if run.limit_share >= 1:
         return ""
     reasons, record = [], run.record
@@ -343,8 +376,8 @@ def _overfitting(run: _FinishedRun) -> str:
 
 
 def _limit_of_epochs(run: _FinishedRun, command: str | None, *, improving: bool) -> str:
-    """Give advice for a run that nearly reached its limit of epochs; "" if there is none. Only a validation loss tells
-    whether further epochs would help."""
+    """Give advice for a run that nearly reached its limit of epochs; "" if there is none. Only a validation
+    loss tells whether further epochs would help."""
     if run.limit_share < NEAR_THE_LIMIT:
         return ""
     epochs = units.epochs(run.epochs)
@@ -371,7 +404,8 @@ def _plateau(run: _FinishedRun) -> str:
 
 
 def _still_improving(run: _FinishedRun) -> bool:
-    """Return whether the best weights are the last, and the second half of the run lowered the loss by IMPROVEMENT."""
+    """Return whether the best weights are the last, and the second half of the run lowered the loss by
+    IMPROVEMENT."""
     curve, steps, losses, last = run.curve, run.curve.steps, run.curve.training, run.training_loss
     if len(curve.validation) > 1:
         steps, losses, last = curve.validation_steps, curve.validation, curve.validation[-1]

@@ -1,8 +1,8 @@
 """The choice of a run's final weights: the best on the validation slice, or the last if there is no slice.
 
-The weights are calibrated (arXiv:1706.04599, section 4.2): after several epochs a model is overconfident about new
-text. One factor for all logits, an inverse temperature, is fitted on the validation slice and multiplied into the gain
-of the final norm, so that every program that opens the file benefits.
+The weights are calibrated (arXiv:1706.04599, section 4.2): after several epochs a model is overconfident
+about new text. One factor for all logits, an inverse temperature, is fitted on the validation slice and
+multiplied into the gain of the final norm, so that every program that opens the file benefits.
 """
 
 import contextlib
@@ -38,7 +38,9 @@ class CandidateEvaluator:
 
     def __init__(self, model: LanguageModel, job: Job, clock: Clock, *, is_compiled: bool) -> None:
         """`is_compiled` says whether torch compiles the layers of the model on first use."""
-        self._model, self._clock, self._is_compiled = model, clock, is_compiled
+        self._model = model
+        self._clock = clock
+        self._is_compiled = is_compiled
         data, settings = job.data, job.plan.train
         self._windows = data.validation_text.windows[: None if settings.calibrates else 0]  # [B, T + 1]
         self.validator = Validator(model, data.tokenizer, data.validation)
@@ -49,8 +51,9 @@ class CandidateEvaluator:
         return self.validator.tokens + CALIBRATION_COST * self._windows.size
 
     def evaluate(self, *, is_first: bool, hurried: bool) -> CandidateWeights | None:
-        """Calibrate and evaluate the current weights; None if that was interrupted (`hurried`: after a stop request) or
-        took too long. The evaluation before the first step has a time limit; later ones do not cover more tokens."""
+        """Calibrate and evaluate the current weights; None if that was interrupted (`hurried`: after a stop
+        request) or took too long. The evaluation before the first step has a time limit; later ones do not
+        cover more tokens."""
         clock, validator = self._clock, self.validator
         compiles, limit = self._is_compiled and not validator.evaluated_tokens, math.inf
         deadline = clock.final_deadline()
@@ -76,10 +79,14 @@ class CandidateEvaluator:
         return CandidateWeights(weights, factor, round(score.bits_per_byte, 6))
 
     def calibrate(self) -> CandidateWeights:
-        """Return the current weights without an evaluation, calibrated if there is a slice and no stop request."""
+        """Return the current weights without an evaluation, calibrated if there is a slice and no stop
+        request."""
         deadline = self._clock.final_deadline()
         try:
-            with self._clock.interruptible(self._model, FINAL_PATIENCE, deadline), self._calibrated() as factor:
+            with (
+                self._clock.interruptible(self._model, FINAL_PATIENCE, deadline),
+                self._calibrated() as factor,
+            ):
                 return CandidateWeights(self._model.to_arrays(), factor)
         except CutShortError:
             return CandidateWeights(self._model.to_arrays(), factor=1.0)
@@ -100,10 +107,13 @@ class CandidateEvaluator:
 
 
 class BestWeights:
-    """The best weights so far; none before the first evaluation. Their step, factor and loss are in the Position."""
+    """The best weights so far; none before the first evaluation. Their step, factor and loss are in the
+    Position."""
 
     def __init__(self, model: LanguageModel, position: Position, *, has_adapters: bool) -> None:
-        self._model, self._position, self._has_adapters = model, position, has_adapters
+        self._model = model
+        self._position = position
+        self._has_adapters = has_adapters
         self.weights: Weights = {}
         self.adapters: Weights | None = None  # trained LoRA matrices by name
 

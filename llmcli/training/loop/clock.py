@@ -1,7 +1,8 @@
 """The clock of a run: its start, its time limit, and the deadlines of passes through the model.
 
-Other programs may change the speed of the machine threefold during a run. The cost of an evaluation is therefore stored
-relative to training on as many tokens at that time, and the rest of the run is estimated from the last steps.
+Other programs may change the speed of the machine threefold during a run. The cost of an evaluation is
+therefore stored relative to training on as many tokens at that time, and the rest of the run is estimated
+from the last steps.
 """
 
 import contextlib
@@ -19,12 +20,14 @@ from llmcli.training.step.initialization import eager_without_compiler
 
 FIRST_STEP_SECONDS = 10.0  # the first step may take this long ...
 FIRST_STEP_SHARE = 0.25  # ... or this share of the run, if that is more
-STEP_PATIENCE = 1.0  # on Ctrl-C, a step or an evaluation that has taken more seconds than this is cut short ...
+STEP_PATIENCE = (
+    1.0  # on Ctrl-C, a step or an evaluation that has taken more seconds than this is cut short ...
+)
 FINAL_PATIENCE = 3.0  # ... and likewise an evaluation after the last step
 LOADING_SECONDS_PER_MILLION = 0.015  # per million parameters, for loading another model before an evaluation
 GRACE = 1.5  # seconds in which a late run still evaluates its weights
-# the current speed is the mean over at least this many steps and seconds: processes that share a core take turns of up
-# to half a second
+# the current speed is the mean over at least this many steps and seconds: processes that share a core take
+# turns of up to half a second
 RECENT_STEPS, RECENT_SECONDS = 12, 2.0
 STEADY_SHARE = 0.1  # share of the run: time constant of the mean speed from which the whole run is estimated
 # maximum share of the time after planning for final evaluations; if they need more, they use fewer tokens
@@ -37,11 +40,17 @@ class TimeBudget:
     """Estimates based on the steps and evaluations so far. All times are in seconds since the run began."""
 
     def __init__(
-        self, seconds: float, reserve: float = 0.0, training_began: float = 0.0, earlier_step_seconds: float = 0.0
+        self,
+        seconds: float,
+        reserve: float = 0.0,
+        training_began: float = 0.0,
+        earlier_step_seconds: float = 0.0,
     ) -> None:
-        """The caller needs `reserve` seconds of processor time after training; a resumed run has already spent some of
-        the `seconds` in steps."""
-        self.seconds, self._reserve, self.training_began = seconds, reserve, training_began
+        """The caller needs `reserve` seconds of processor time after training; a resumed run has already
+        spent some of the `seconds` in steps."""
+        self.seconds = seconds
+        self._reserve = reserve
+        self.training_began = training_began
         # recent ones: (seconds, tokens, seconds of processor time)
         self._steps: deque[tuple[float, int, float]] = deque()
         self._steady_pace = 0.0
@@ -57,10 +66,13 @@ class TimeBudget:
         self._trained_seconds += seconds
         self.step_seconds += seconds
         weight = 1 - math.exp(-seconds / (STEADY_SHARE * min(self.seconds, 10 * self._trained_seconds)))
-        self._steady_pace += weight * (seconds / tokens - self._steady_pace) if self._steady_pace else seconds / tokens
+        self._steady_pace += (
+            weight * (seconds / tokens - self._steady_pace) if self._steady_pace else seconds / tokens
+        )
 
     def exclude(self, seconds: float) -> None:
-        """Exclude time that says nothing about the speed, such as compiling: the run counts as begun later."""
+        """Exclude time that says nothing about the speed, such as compiling: the run counts as begun
+        later."""
         self.training_began += seconds
 
     def add_evaluation(self, seconds: float, tokens: int) -> None:
@@ -97,12 +109,14 @@ class TimeBudget:
         return max(0.0, self.deadline - reserve - elapsed)
 
     def progress(self, elapsed: float, final_tokens: float) -> float:
-        """Return the progress of the run, 0 to 1, linear in time; 1 if half of another step would take too long."""
+        """Return the progress of the run, 0 to 1, linear in time; 1 if half of another step would take too
+        long."""
         left, last_step = self.seconds_left(elapsed, final_tokens), self._steps[-1][0] if self._steps else 0.0
         return 1.0 if left <= last_step / 2 else 1 - left / (left + elapsed - self.training_began)
 
     def expected_tokens(self, elapsed: float, seen: int, final_tokens: float) -> float:
-        """Estimate the tokens seen by the end of the run, at its recent speed and share of time in evaluations."""
+        """Estimate the tokens seen by the end of the run, at its recent speed and share of time in
+        evaluations."""
         if not self._trained_seconds:
             return float(seen)
         overhead = max(1.0, (elapsed - self.training_began) / self.step_seconds)
@@ -121,11 +135,17 @@ class Clock:
         stop: Callable[[], bool] = lambda: False,
         processor_time: Callable[[], float] = lambda: 0.0,
     ) -> None:
-        """The run began at `began` (in the time of `now`) or begins now; after it, the caller needs `reserve` seconds
-        of the time limit, or more if the processor is busy. `stop` returns whether the user asked the run to stop;
-        `processor_time` returns that of this thread, which says how busy the processor is (0: unknown)."""
-        self._settings, self.reserve, self.now, self.stop = settings, reserve, now, stop
-        self.processor_time = processor_time if settings.device == "cpu" else lambda: 0.0  # it waits for a GPU
+        """The run began at `began` (in the time of `now`) or begins now; after it, the caller needs `reserve`
+        seconds of the time limit, or more if the processor is busy. `stop` returns whether the user asked the
+        run to stop; `processor_time` returns that of this thread, which says how busy the processor is (0:
+        unknown)."""
+        self._settings = settings
+        self.reserve = reserve
+        self.now = now
+        self.stop = stop
+        self.processor_time = (
+            processor_time if settings.device == "cpu" else lambda: 0.0
+        )  # it waits for a GPU
         self.began = now() if began is None else began
         self.budget: TimeBudget | None = None  # set by `start` if there is a time limit
         self._grace_end: float | None = None  # seconds since the run began; None: the run is not late
@@ -164,7 +184,8 @@ class Clock:
         return self.now() - self.began
 
     def step_deadline(self, *, first: bool) -> float:
-        """Return the deadline of a step in seconds since the run began; a late first step is better than no model."""
+        """Return the deadline of a step in seconds since the run began; a late first step is better than no
+        model."""
         if not self.budget:
             return math.inf
         if not first:
@@ -174,8 +195,8 @@ class Clock:
 
     @property
     def slowdown(self) -> float:
-        """Seconds per second of processor time in the last steps or, before the first step, since the run began: more
-        than 1 if other programs use the processor too."""
+        """Seconds per second of processor time in the last steps or, before the first step, since the run
+        began: more than 1 if other programs use the processor too."""
         if self.budget and self.budget.pace:
             return self.budget.slowdown
         processor_seconds = self.processor_time()
@@ -187,8 +208,8 @@ class Clock:
         return self.budget.deadline if self.budget else math.inf
 
     def final_deadline(self) -> float:
-        """Return the time at which the last evaluations are interrupted, in seconds since the run began: the deadline,
-        or GRACE later for a late run."""
+        """Return the time at which the last evaluations are interrupted, in seconds since the run began: the
+        deadline, or GRACE later for a late run."""
         if not self.budget:
             return math.inf
         if self._grace_end is None and self.elapsed + GRACE > self.budget.deadline:
@@ -196,9 +217,11 @@ class Clock:
         return max(self.budget.deadline, self._grace_end or 0.0)
 
     @contextlib.contextmanager
-    def interruptible(self, model: LanguageModel, patience: float, deadline: float = math.inf) -> Iterator[None]:
-        """In this context, forward passes of `model` raise CutShortError once `stop` returns True and `patience`
-        seconds have passed, or at `deadline` (seconds since the run began)."""
+    def interruptible(
+        self, model: LanguageModel, patience: float, deadline: float = math.inf
+    ) -> Iterator[None]:
+        """In this context, forward passes of `model` raise CutShortError once `stop` returns True and
+        `patience` seconds have passed, or at `deadline` (seconds since the run began)."""
         entered = self.now()
 
         def should_stop() -> bool:

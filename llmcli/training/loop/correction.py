@@ -1,5 +1,5 @@
-"""Correction of a plan: a run starts over with a model of another size if its first steps run at a different speed than
-measured, because other programs were busy during the measurement or have started since."""
+"""Correction of a plan: a run starts over with a model of another size if its first steps run at a different
+speed than measured, because other programs were busy during the measurement or have started since."""
 
 import math
 import statistics
@@ -34,8 +34,11 @@ class MeasuredSpeeds:
 
     def __init__(self, measure: Measure, gain: float = 1.0) -> None:
         """`gain` is the speedup from using several processes."""
-        self._measure, self._gain = measure, gain
-        self._measured: dict[tuple[int, int, int], tuple[Throughput, float]] = {}  # speed, ratio to the estimate
+        self._measure = measure
+        self._gain = gain
+        self._measured: dict[
+            tuple[int, int, int], tuple[Throughput, float]
+        ] = {}  # speed, ratio to the estimate
 
     def __call__(self, model: ModelConfig, settings: TrainConfig, seconds: float) -> float:
         key, measured = _shape(model, settings), self._measure(model, settings, seconds)
@@ -79,13 +82,17 @@ class Correction:
     """Compares the speed of a run with a time limit with its plan, until CORRECTION_UNTIL."""
 
     def __init__(self, prepared: Prepared, speeds: MeasuredSpeeds, memory: Memory) -> None:
-        self._prepared, self._speeds, self._memory = prepared, speeds, memory
+        self._prepared = prepared
+        self._speeds = speeds
+        self._memory = memory
         plan = prepared.plan
         self._planned = speeds.at_start(plan.model, plan.train)
         self._budget = plan.train.seconds or 0.0
         self._window_seconds = max(recipe.CORRECTION_SECONDS, recipe.CORRECTION_SHARE * self._budget)
         self._windows: deque[float] = deque(maxlen=2)  # tokens per second in each
-        self._seconds, self._tokens, self._steps = 0.0, 0, 0  # totals of the incomplete window
+        self._seconds = 0.0
+        self._tokens = 0
+        self._steps = 0  # totals of the incomplete window
         self._last: Step | None = None  # the previous step, if nothing else has taken time since
 
     def restart(self, event: Event) -> Restarted | None:
@@ -95,12 +102,21 @@ class Correction:
             return None
         factor = self._factor(event)
         plan = factor and self._better_plan(factor, event)
-        return Restarted(event.step, event.seconds, factor, self._prepared.plan, plan) if factor and plan else None
+        return (
+            Restarted(event.step, event.seconds, factor, self._prepared.plan, plan)
+            if factor and plan
+            else None
+        )
 
     def _factor(self, step: Step) -> float | None:
         """Return the speed of the run relative to its plan, once it is known and off by CORRECTION_FACTOR."""
         last, self._last = self._last, step
-        if not self._planned or step.progress > recipe.CORRECTION_UNTIL or last is None or last.step < WARM_UP_STEPS:
+        if (
+            not self._planned
+            or step.progress > recipe.CORRECTION_UNTIL
+            or last is None
+            or last.step < WARM_UP_STEPS
+        ):
             return None
         self._seconds += step.seconds - last.seconds
         self._tokens += step.tokens - last.tokens
@@ -108,11 +124,14 @@ class Correction:
         if self._seconds < self._window_seconds or self._steps < WINDOW_STEPS:
             return None
         self._windows.append(self._tokens / self._seconds)
-        self._seconds, self._tokens, self._steps = 0.0, 0, 0
+        self._seconds = 0.0
+        self._tokens = 0
+        self._steps = 0
         return agreed_factor([speed / self._planned for speed in self._windows])
 
     def _better_plan(self, factor: float, step: Step) -> Plan | None:
-        """Return the plan for `factor` times the measured speed, if its model differs and starting over is worth it."""
+        """Return the plan for `factor` times the measured speed, if its model differs and starting over is
+        worth it."""
         current, plan_again = self._prepared.plan, self._prepared.plan_again
         assert plan_again and current.expected
         machine = Machine(self._speeds.scaled(factor), self._memory)
@@ -145,7 +164,8 @@ class Correction:
 
 
 def agreed_factor(factors: list[float]) -> float | None:
-    """Return the speed of a run relative to its plan: the smaller deviation of two windows with the same direction.
+    """Return the speed of a run relative to its plan: the smaller deviation of two windows with the same
+    direction.
 
     >>> agreed_factor([0.4, 0.5]), agreed_factor([1.9, 1.5]), agreed_factor([0.4, 1.5]), agreed_factor([0.9, 0.2])
     (0.5, 1.5, None, None)

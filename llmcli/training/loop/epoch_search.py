@@ -1,8 +1,8 @@
-"""The number of epochs for a short text, found by a first run with a validation slice and used by a second run on all
-of the text (Goodfellow, Bengio and Courville, "Deep Learning", algorithm 7.2).
+"""The number of epochs for a short text, found by a first run with a validation slice and used by a second
+run on all of the text (Goodfellow, Bengio and Courville, "Deep Learning", algorithm 7.2).
 
-The slice decides, because the best number differs between texts: 20 for prose, 80 for sentences from templates. The
-second run has no slice: without a twelfth of so short a text, the loss is up to 3% higher.
+The slice decides, because the best number differs between texts: 20 for prose, 80 for sentences from
+templates. The second run has no slice: without a twelfth of so short a text, the loss is up to 3% higher.
 """
 
 import math
@@ -18,11 +18,15 @@ from llmcli.training.planning.plan import EpochSearch
 class FirstRun:
     """Finds the number of epochs with the lowest validation loss, before the learning rate falls."""
 
-    def __init__(self, prepared: Prepared, machine: Machine, evaluations: Iterable[tuple[int, float]] = ()) -> None:
+    def __init__(
+        self, prepared: Prepared, machine: Machine, evaluations: Iterable[tuple[int, float]] = ()
+    ) -> None:
         """`evaluations` of a stopped run are pairs of a step and bits per byte."""
-        self._prepared, self._machine = prepared, machine
+        self._prepared = prepared
+        self._machine = machine
         self._tie_margin = recipe.SEARCH_TIE_MARGIN / math.sqrt(prepared.plan.train.calibration_tokens)
-        self._lowest, self._best_step = math.inf, 0
+        self._lowest = math.inf
+        self._best_step = 0
         for step, bits in evaluations:
             self._add(step, bits)
         self._last: Step | None = None
@@ -33,7 +37,8 @@ class FirstRun:
         self._lowest = min(self._lowest, bits)
 
     def restart(self, event: Event) -> Restarted | None:
-        """Return the plan of the second run, once the number of epochs is found or the time of the first run is up."""
+        """Return the plan of the second run, once the number of epochs is found or the time of the first run
+        is up."""
         is_confirmed = False
         if isinstance(event, Step):
             self._last = event

@@ -63,8 +63,8 @@ class TeacherTrained:
 
 @dataclass(frozen=True)
 class Restarted:
-    """The run starts over: with another model, because its first steps ran at a different speed than planned, or with
-    the number of epochs that it found (`plan.search`)."""
+    """The run starts over: with another model, because its first steps ran at a different speed than planned,
+    or with the number of epochs that it found (`plan.search`)."""
 
     step: int  # steps taken with the previous plan
     seconds: float  # since the run began
@@ -97,7 +97,9 @@ class Done:
     interrupted: bool
     problem: str = ""  # the reason if the run could not continue
     base_score: Score | None = None  # the initial model's score on the same text
-    adapters: Mapping[str, NDArray[np.float32]] | None = None  # best LoRA matrices by name, if they were trained
+    adapters: Mapping[str, NDArray[np.float32]] | None = (
+        None  # best LoRA matrices by name, if they were trained
+    )
 
 
 RunEvent = Step | Evaluation | Prediction | Sample | TeacherTrained | Restarted  # shown to users

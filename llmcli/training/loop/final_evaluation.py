@@ -1,4 +1,5 @@
-"""The evaluations after the last step: the n-gram cache's weights, and the scores of the final and the initial model.
+"""The evaluations after the last step: the n-gram cache's weights, and the scores of the final and the
+initial model.
 
 They need another model in memory, and may be interrupted or run out of time: the weights are saved anyway.
 """
@@ -24,20 +25,28 @@ class FinalEvaluator:
     """Evaluates the final weights of a run of `model` as users of the file will run them."""
 
     def __init__(self, model: LanguageModel, job: Job, clock: Clock) -> None:
-        self._model, self._start, self._clock, self._parameters = model, job.start, clock, job.plan.model.parameters
+        self._model = model
+        self._start = job.start
+        self._clock = clock
+        self._parameters = job.plan.model.parameters
         data, settings = job.data, job.plan.train
         self._held_out = HeldOutEvaluation(
             model, data.tokenizer, data.held_out, settings, clock, models=2 if job.start else 1
         )
         self._plain_text: PlainTextComparison | None = None
-        if data.conversations and (data.plain_text or not job.is_sharded):  # sharded weights cannot generate text
-            self._plain_text = PlainTextComparison(job.plan.model, data.tokenizer, data.plain_text, job.start, settings)
+        if data.conversations and (
+            data.plain_text or not job.is_sharded
+        ):  # sharded weights cannot generate text
+            self._plain_text = PlainTextComparison(
+                job.plan.model, data.tokenizer, data.plain_text, job.start, settings
+            )
         # the n-gram cache needs enough text, and is not for conversations
         has_cache = not data.conversations and not job.is_sharded and data.validation_text.is_sufficient
         self._cache_text = data.validation_text if has_cache else None
 
     def cost(self, trained: int) -> float:
-        """Return the cost after training on `trained` tokens, as a number of tokens of the validation slice."""
+        """Return the cost after training on `trained` tokens, as a number of tokens of the validation
+        slice."""
         cache = CACHE_FIT_COST * self._cache_text.windows.size if self._cache_text else 0.0
         plain_text = self._plain_text.cost if self._plain_text else 0.0
         return self._held_out.cost(trained) + cache + plain_text
@@ -61,7 +70,8 @@ class FinalEvaluator:
     def _score(
         self, best: Weights, trained: int, cache: CacheWeights | None, end: float, *, hurried: bool
     ) -> FinalEvaluation:
-        """Score the final and the base model on the same part of the held-out data, then on plain text, until `end`."""
+        """Score the final and the base model on the same part of the held-out data, then on plain text, until
+        `end`."""
         held_out, compared = self._held_out, None if hurried else self._plain_text
         score = base_score = None
         if held_out.tokens:
@@ -77,11 +87,18 @@ class FinalEvaluator:
         plain_text = None
         if compared and self._clock.elapsed < end:
             plain_text = compared.scores(
-                best, self._model,
+                best,
+                self._model,
                 lambda model, share: self._clock.interruptible(model, FINAL_PATIENCE, self._part(end, share)),
-            )  # fmt: skip
+            )
         return FinalEvaluation(
-            score, base_score, held_out.context, held_out.cached_tokens, held_out.expert_shares, cache, plain_text
+            score,
+            base_score,
+            held_out.context,
+            held_out.cached_tokens,
+            held_out.expert_shares,
+            cache,
+            plain_text,
         )
 
     def _part(self, end: float, share: float) -> float:

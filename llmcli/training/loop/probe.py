@@ -1,6 +1,8 @@
-"""The probe: the likeliest next words after one prompt, predicted by the network alone after each evaluation of a run.
+"""The probe: the likeliest next words after one prompt, predicted by the network alone after each evaluation
+of a run.
 
-There are at most about 20 evaluations (recipe.EVALUATION_INTERVAL), so the predictions take few bytes in the record.
+There are at most about 20 evaluations (recipe.EVALUATION_INTERVAL), so the predictions take few bytes in the
+record.
 """
 
 import math
@@ -26,7 +28,8 @@ TIME_SHARE = 0.01  # maximum share of the time limit
 
 
 class Probe:
-    """Predicts what follows the job's probe prompt, or the answer to a question after training on conversations."""
+    """Predicts what follows the job's probe prompt, or the answer to a question after training on
+    conversations."""
 
     def __init__(self, job: Job, clock: Clock) -> None:
         self._job, self._clock, conversations = job, clock, job.data.conversations
@@ -37,7 +40,9 @@ class Probe:
         is_cheap = 1e6 * millions <= MAX_SAMPLING_PARAMETERS and (
             COPYING_SECONDS_PER_MILLION * millions <= TIME_SHARE * seconds
         )
-        self._next = -math.inf if self.prompt and is_cheap else math.inf  # earliest time of the next prediction
+        self._next = (
+            -math.inf if self.prompt and is_cheap else math.inf
+        )  # earliest time of the next prediction
 
     @property
     def is_wanted(self) -> bool:
@@ -50,7 +55,9 @@ class Probe:
         device = "cpu" if job.is_sharded else job.plan.train.device  # which does not hold the whole model
         runtime = open_trained(Checkpoint(job.plan.model, "", weights), device)
         try:
-            words = next_words(runtime, job.data.tokenizer, self._tokens, evaluations=EVALUATIONS).words[:LIKELIEST]
+            words = next_words(runtime, job.data.tokenizer, self._tokens, evaluations=EVALUATIONS).words[
+                :LIKELIEST
+            ]
         except LLMError:  # NaN or infinite logits
             return None
         finally:

@@ -38,16 +38,22 @@ class History:
     """A run's losses, evaluations, samples and predictions of the probe."""
 
     def __init__(
-        self, losses: Iterable[float] = (), evaluations: Pairs = (), samples: Pairs = (), predictions: Pairs = ()
+        self,
+        losses: Iterable[float] = (),
+        evaluations: Pairs = (),
+        samples: Pairs = (),
+        predictions: Pairs = (),
     ) -> None:
-        """Make a history, empty or a stopped run's. Raises TypeError or ValueError for values of another structure."""
+        """Make a history, empty or a stopped run's. Raises TypeError or ValueError for values of another
+        structure."""
         self.losses = array("d", losses)  # nats per token of each step
         self.evaluations = [(step, bits) for step, bits in evaluations]  # (step, bits per byte)
         self.samples = [(step, text) for step, text in samples]
         self.predictions = [(step, likeliest) for step, likeliest in predictions]
 
     def curve(self) -> dict[str, list[Any]]:
-        """Return at most CURVE_POINTS mean losses, each placed at the last of its steps, and all evaluations."""
+        """Return at most CURVE_POINTS mean losses, each placed at the last of its steps, and all
+        evaluations."""
         width = math.ceil(len(self.losses) / CURVE_POINTS)
         ends = range(width, len(self.losses) + width, width) if width else ()
         return {
@@ -66,7 +72,9 @@ class FinalEvaluation:
     base_score: Score | None = None  # the initial model's score on the same tokens
     context: int = 0  # length of the windows, in tokens
     cached_tokens: int = 0  # capacity of the n-gram cache, if smaller than when a model runs
-    expert_shares: list[list[float]] | None = None  # shares of the tokens by layer and expert, if there are experts
+    expert_shares: list[list[float]] | None = (
+        None  # shares of the tokens by layer and expert, if there are experts
+    )
     cache: CacheWeights | None = None  # weights of the n-gram cache, if there is one
     plain_text: PlainTextScores | None = None  # only after training on conversations
     problem: str = ""  # the reason for a missing score, other than lack of time
@@ -83,7 +91,8 @@ def training_record(
     interrupted: bool,
     problem: str,
 ) -> TrainingRecord:
-    """Make the record of a run without its clock. The order of keys is fixed, so that equal runs write equal files."""
+    """Make the record of a run without its clock. The order of keys is fixed, so that equal runs write equal
+    files."""
     plan, data, chats = job.plan, job.data, job.data.conversations
     tokens = position.step * plan.train.tokens_per_step
     score, base = final.score, final.base_score

@@ -18,8 +18,8 @@ from llmcli.training.loop.job import Job
 SAMPLE_TOKENS = 48
 # maximum share of the time limit for a sample, and of the time since the previous sample
 TIME_SHARE, MIN_SECONDS = 0.02, 0.3
-# larger models generate no samples during training, and neither do runs in which copying the weights takes more than
-# that share at the present speed
+# larger models generate no samples during training, and neither do runs in which copying the weights takes
+# more than that share at the present speed
 MAX_SAMPLING_PARAMETERS = 200_000_000
 COPYING_SECONDS_PER_MILLION = 0.01  # on a slow machine
 
@@ -28,7 +28,9 @@ class SampleGenerator:
     """Continues a prompt, or answers a held-out question greedily, within the time limit if there is one."""
 
     def __init__(self, job: Job, clock: Clock) -> None:
-        self._job, self._clock, self._conversations = job, clock, job.data.conversations
+        self._job = job
+        self._clock = clock
+        self._conversations = job.data.conversations
         seconds, parameters = job.plan.train.seconds, job.plan.model.parameters
         self._longest = math.inf if seconds is None else max(MIN_SECONDS, TIME_SHARE * seconds)
         self._next = -math.inf  # earliest time of the next sample on the clock
@@ -55,7 +57,9 @@ class SampleGenerator:
         if self._conversations:
             text = self._conversations.answer(runtime, SAMPLE_TOKENS, is_over)
         else:
-            tokens = generate(runtime, self._job.data.tokenizer, self.prompt, SamplingConfig(max_tokens=SAMPLE_TOKENS))
+            tokens = generate(
+                runtime, self._job.data.tokenizer, self.prompt, SamplingConfig(max_tokens=SAMPLE_TOKENS)
+            )
             text = "".join(token.text for token in takewhile(lambda _: not is_over(), tokens))
         if plan.train.seconds is not None:
             self._next = now() + (now() - began) / TIME_SHARE

@@ -1,8 +1,8 @@
 """The model of a run and its optimizer, in one process or several.
 
-In distillation a run trains two models of the same shape, one after the other (born-again networks, arXiv:1805.04770):
-a teacher, then a student from fresh weights, whose targets include the teacher's predictions (arXiv:1503.02531, section
-2). Each is a stage of the run, with its own learning-rate schedule.
+In distillation a run trains two models of the same shape, one after the other (born-again networks,
+arXiv:1805.04770): a teacher, then a student from fresh weights, whose targets include the teacher's
+predictions (arXiv:1503.02531, section 2). Each is a stage of the run, with its own learning-rate schedule.
 """
 
 from collections.abc import Iterator, Mapping
@@ -35,7 +35,10 @@ class Stepper:
     """Makes `model` and trains it on the batches of a run."""
 
     def __init__(self, job: Job, clock: Clock) -> None:
-        self._job, self._clock, self._plan, self._settings = job, clock, job.plan, job.plan.train
+        self._job = job
+        self._clock = clock
+        self._plan = job.plan
+        self._settings = job.plan.train
         self._tuner = (job.tuner if self._settings.seconds is not None else None) or ThreadTuner(1)
         torch.set_num_threads(self._settings.threads)
         self._tuner.new_shape()  # sets the number of threads: too many beside another program are many times slower
@@ -45,7 +48,9 @@ class Stepper:
         self._optimizer = self._new_optimizer()
         self.is_compiled = compile_layers(self.model, self._settings)
         self._base_divergence: BaseDivergence | None = None
-        self.base_tokens: int | None = None  # size of the base model's text for the divergence; None: not planned
+        self.base_tokens: int | None = (
+            None  # size of the base model's text for the divergence; None: not planned
+        )
         self._window = 0  # window length in the last step
         self._compiles = False  # whether torch compiled layers for that window length in the last step
 
@@ -58,7 +63,9 @@ class Stepper:
             model = leader.new_model(plan.model, settings, new_tokens, sharded=plan.sharded)
         else:
             model = new_model(plan.model, settings, new_tokens)
-        model.load_arrays(start.tensors if start else fresh_weights(plan.model, settings.seed, settings.induction))
+        model.load_arrays(
+            start.tensors if start else fresh_weights(plan.model, settings.seed, settings.induction)
+        )
         return model
 
     def _new_optimizer(self) -> Optimizer:
@@ -71,16 +78,21 @@ class Stepper:
         if job.data.conversations is None or conversations is None or not conversations.base_divergence:
             return
         with self._clock.interruptible(self.model, 0.0, self._clock.elapsed + seconds):
-            text = base_divergence.generate(self.model, job.data.tokenizer, self._settings.seed, job.on_progress)
+            text = base_divergence.generate(
+                self.model, job.data.tokenizer, self._settings.seed, job.on_progress
+            )
         self.base_tokens = text.ids[:, 1:].numel() if text else 0
         if text:
-            self._base_divergence = BaseDivergence(self.model, text, self._settings, conversations.base_divergence)
+            self._base_divergence = BaseDivergence(
+                self.model, text, self._settings, conversations.base_divergence
+            )
 
     def step(self, position: Position) -> float | None:
         """Take the next step; return its loss in nats per token, or None if it was cut short."""
         ids, loss_mask = self._job.data.next_batch(position)
         has_new_shape = ids.shape[1] != self._window
-        self._window, self._compiles = ids.shape[1], has_new_shape and self.is_compiled
+        self._window = ids.shape[1]
+        self._compiles = has_new_shape and self.is_compiled
         if has_new_shape:
             self._tuner.new_shape()
         on_device = torch.from_numpy(ids).to(self._settings.device)
@@ -90,10 +102,14 @@ class Stepper:
             leader.send_batch(batch)
         deadline = self._clock.step_deadline(first=not position.step)
         return training_step(
-            self.model, self._optimizer, batch, self._settings, group=leader.group if leader else None,
+            self.model,
+            self._optimizer,
+            batch,
+            self._settings,
+            group=leader.group if leader else None,
             base_divergence=self._base_divergence,
             interruptible=self._clock.interruptible(self.model, STEP_PATIENCE, deadline),
-        )  # fmt: skip
+        )
 
     def count_seconds(self, seconds: float, processor_seconds: float) -> None:
         """Report the duration of the last step and its processor time to the clock and the thread tuner."""
@@ -117,7 +133,8 @@ class Stepper:
                 torch.set_num_threads(threads)
 
     def begin_student(self, teacher: Weights) -> None:
-        """Start again from fresh weights, with the predictions of a model with weights `teacher` as targets."""
+        """Start again from fresh weights, with the predictions of a model with weights `teacher` as
+        targets."""
         self._set_teacher(teacher)
         seed, induction = self._settings.seed + STUDENT_SEED, self._settings.induction
         self.model.load_arrays(fresh_weights(self._plan.model, seed, induction))

@@ -1,7 +1,7 @@
 """The loop of a training run, as a generator of events. It never prints and never writes a file.
 
-All randomness (the order of the data, dropout, fresh weights) is a function of (seed, step). New, fine-tuning and
-resumed runs take the same path.
+All randomness (the order of the data, dropout, fresh weights) is a function of (seed, step). New, fine-tuning
+and resumed runs take the same path.
 """
 
 import math
@@ -38,11 +38,13 @@ SAVING_SECONDS_PER_MILLION = 0.12  # per million parameters with the optimizer's
 def train(job: Job, clock: Clock, resume_from: State | None = None) -> Iterator[Event]:
     """Train from the weights of the job's `start`, or from fresh weights. The last event is Done.
 
-    When the clock's `stop` returns True, the run ends early with the best weights so far. When the job's `save_due`
-    returns True, and before long evaluations, a State is yielded, from which `resume_from` leads to the same weights.
+    When the clock's `stop` returns True, the run ends early with the best weights so far. When the job's
+    `save_due` returns True, and before long evaluations, a State is yielded, from which `resume_from` leads
+    to the same weights.
 
-    Raises LLMError if the loss becomes NaN or infinite before the first evaluation (later, the run ends with the best
-    weights so far), if it is stopped before its first step, or if `resume_from` belongs to another run.
+    Raises LLMError if the loss becomes NaN or infinite before the first evaluation (later, the run ends with
+    the best weights so far), if it is stopped before its first step, or if `resume_from` belongs to another
+    run.
     """
     stop = clock.stop
     run = Run(job, clock)
@@ -83,16 +85,23 @@ class Run:
     """A training run and the operations in its loop."""
 
     def __init__(self, job: Job, clock: Clock) -> None:
-        self._job, self._clock, self._plan, self._data, self._settings = job, clock, job.plan, job.data, job.plan.train
+        self._job = job
+        self._clock = clock
+        self._plan = job.plan
+        self._data = job.data
+        self._settings = job.plan.train
         settings, self._stepper = self._settings, Stepper(job, clock)
         model = self._stepper.model
         self.position = Position(
-            dropout=settings.dropout, token_split=settings.token_split, stage_end=settings.teacher_share or 1.0
+            dropout=settings.dropout,
+            token_split=settings.token_split,
+            stage_end=settings.teacher_share or 1.0,
         )
         self._history = History()
         self._best = BestWeights(model, self.position, has_adapters=settings.lora_rank > 0)
         self._candidates = CandidateEvaluator(model, job, clock, is_compiled=self._stepper.is_compiled)
-        self._samples, self._probe = SampleGenerator(job, clock), Probe(job, clock)
+        self._samples = SampleGenerator(job, clock)
+        self._probe = Probe(job, clock)
         self._final = FinalEvaluator(model, job, clock)
         self.problem = ""  # the reason why the run cannot continue
 
@@ -112,7 +121,9 @@ class Run:
         if (budget := self._settings.seconds) is None:
             return math.inf
         earlier = resume_from.values.get("seconds") if resume_from else None
-        spent = self._clock.elapsed + (earlier if isinstance(earlier, float) else 0.0)  # other values will be refused
+        spent = self._clock.elapsed + (
+            earlier if isinstance(earlier, float) else 0.0
+        )  # other values will be refused
         return base_divergence.seconds_to_generate(budget, budget - self._clock.reserve - spent)
 
     @property
@@ -168,7 +179,8 @@ class Run:
         return progress
 
     def _final_cost(self) -> float:
-        """Return the cost of the evaluations after the last step, as a number of tokens evaluated during the run."""
+        """Return the cost of the evaluations after the last step, as a number of tokens evaluated during the
+        run."""
         return self._candidates.cost + self._final.cost(self._seen_tokens)
 
     def _adapt_regularization(self) -> None:
@@ -189,10 +201,13 @@ class Run:
         if current in (regularize(epochs / margin), regularize(epochs * margin)):
             return
         position.dropout, position.token_split = regularize(epochs)
-        position.regularizations.append([position.step, round(epochs, 2), position.dropout, position.token_split])
+        position.regularizations.append(
+            [position.step, round(epochs, 2), position.dropout, position.token_split]
+        )
 
     def _expected_stage_tokens(self, budget: TimeBudget) -> float:
-        """Estimate the tokens that the current stage will have trained on at its end, at the current speed."""
+        """Estimate the tokens that the current stage will have trained on at its end, at the current
+        speed."""
         position, seen = self.position, self._seen_tokens
         expected = budget.expected_tokens(self._clock.elapsed, seen, self._final_cost())
         left = max(0.0, min(expected, self._settings.steps * self._settings.tokens_per_step) - seen)
@@ -224,7 +239,11 @@ class Run:
         position.progress = max(position.progress, self._progress())
         if self.is_evaluated and not self.is_over:
             self._stepper.begin_student(self._best.weights)
-            position.student_from, position.stage_start, position.stage_end = position.step, position.progress, 1.0
+            position.student_from, position.stage_start, position.stage_end = (
+                position.step,
+                position.progress,
+                1.0,
+            )
             yield TeacherTrained(position.step, position.best_bits or math.nan)
 
     @property
@@ -240,11 +259,14 @@ class Run:
         return trained > 0 and (
             self.is_over
             or self.is_student_due
-            or is_evaluation_due(trained, evaluated, position.progress - position.evaluated_progress, interval)
+            or is_evaluation_due(
+                trained, evaluated, position.progress - position.evaluated_progress, interval
+            )
         )
 
     def evaluate(self, hurried: bool = False) -> Iterator[Event]:
-        """Evaluate the weights, keep the best, make a prediction and a sample. Yields nothing if interrupted."""
+        """Evaluate the weights, keep the best, make a prediction and a sample. Yields nothing if
+        interrupted."""
         position, candidate = self.position, None
         if self._candidates.validator.tokens:
             with self._stepper.all_threads():
@@ -269,7 +291,8 @@ class Run:
             yield sample
 
     def has_long_final_evaluation(self) -> bool:
-        """Return whether the final evaluations take so long that the state should be saved first, if there is time."""
+        """Return whether the final evaluations take so long that the state should be saved first, if there is
+        time."""
         left = self._clock.final_deadline() - self._clock.elapsed
         if SAVING_SECONDS_PER_MILLION * self._plan.model.parameters / 1e6 > left / 2:
             return False
@@ -321,13 +344,21 @@ class Run:
             final = self._final.evaluate(self._best.weights, self._seen_tokens, hurried=hurried)
         seconds = clock.elapsed
         record = training_record(
-            self._job, position, self._history, final,
-            sample_prompt=self._samples.prompt, probe=self._probe.prompt, interrupted=interrupted, problem=self.problem,
-        )  # fmt: skip
+            self._job,
+            position,
+            self._history,
+            final,
+            sample_prompt=self._samples.prompt,
+            probe=self._probe.prompt,
+            interrupted=interrupted,
+            problem=self.problem,
+        )
         if (tokens := self._stepper.base_tokens) is not None:
             record |= {"conversations": record.document["conversations"] | {"base_tokens": tokens}}
         if clock.budget:
-            record |= {"clock": clock_record(self._plan.expected, seconds, self._seen_tokens / trained_seconds)}
+            record |= {
+                "clock": clock_record(self._plan.expected, seconds, self._seen_tokens / trained_seconds)
+            }
         return Done(
             checkpoint=self._checkpoint(record),
             step=position.step,
@@ -341,7 +372,8 @@ class Run:
         )
 
     def _keep_last_weights(self) -> None:
-        """If no weights were evaluated, keep the last ones, calibrated if possible. Raises LLMError if they are NaN."""
+        """If no weights were evaluated, keep the last ones, calibrated if possible. Raises LLMError if they
+        are NaN."""
         if self.problem:
             raise LLMError(self.problem)
         self._best.keep(self._candidates.calibrate())

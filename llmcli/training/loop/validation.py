@@ -1,7 +1,7 @@
 """Evaluation in a run: on the validation slice during training, and once on the held-out data at the end.
 
-The validation slice selects the weights to keep; the held-out data select nothing. Both are texts, with all tokens
-counted, or conversations, with only the answers counted.
+The validation slice selects the weights to keep; the held-out data select nothing. Both are texts, with all
+tokens counted, or conversations, with only the answers counted.
 """
 
 import bisect
@@ -41,20 +41,22 @@ from llmcli.training.loop.clock import FINAL_PATIENCE, GRACE, Clock
 from llmcli.training.planning import recipe
 
 EXTRA_FINAL_TOKENS = 3  # maximum factor on the tokens at the end, if there is time left
-# assumed seconds of an evaluation in float32 per second in bfloat16 (measured: 1.3 to 2.2, by processor and model). If
-# it takes more, fewer tokens are evaluated in the remaining time
+# assumed seconds of an evaluation in float32 per second in bfloat16 (measured: 1.3 to 2.2, by processor and
+# model). If it takes more, fewer tokens are evaluated in the remaining time
 FLOAT32_COST = 1.4
 SEARCHED_TOKENS = 1 << 16  # searched at a time
 BATCH_TOKENS = 4096  # maximum evaluated between two readings of the clock ...
 BATCH_OPERATIONS = 1e11  # ... and maximum parameters x tokens
-# a sample of a held-out text with more tokens than the first is scored with only the second in the n-gram cache
+# a sample of a held-out text with more tokens than the first is scored with only the second in the n-gram
+# cache
 MAX_CACHED_TOKENS, SAMPLE_CACHE_TOKENS = 1 << 20, 1 << 13
 
 Weights = Mapping[str, NDArray[np.float32]]
 
 
 def final_evaluation_tokens(trained: int, least: int, held_out: int) -> int:
-    """Return the number of `held_out` tokens to evaluate after training on `trained` tokens; at least `least`."""
+    """Return the number of `held_out` tokens to evaluate after training on `trained` tokens; at least
+    `least`."""
     short = min(trained // recipe.SHORT_FINAL_DIVISOR, recipe.FINAL_TOKENS)
     long = min(trained // recipe.FINAL_DIVISOR, recipe.MAX_FINAL_TOKENS)
     return min(max(short, long, least), held_out)
@@ -96,7 +98,8 @@ class _Documents(PrefixedTokens):
 
     def __init__(self, tokens: NDArray[np.integer], bos: int, eos: int) -> None:
         super().__init__(bos, tokens)
-        self._bos, self._eos = bos, eos
+        self._bos = bos
+        self._eos = eos
 
     def __getitem__(self, span: slice) -> NDArray[np.integer]:
         ids = super().__getitem__(span)
@@ -116,7 +119,9 @@ class _Answers:
     def evaluate(
         self, units: Sequence[int], score: ScoreWindows, batch_tokens: int
     ) -> Iterator[tuple[Sequence[int], Score]]:
-        return evaluate_answers(self.conversations, units, self.byte_lengths, score, batch_tokens=batch_tokens)
+        return evaluate_answers(
+            self.conversations, units, self.byte_lengths, score, batch_tokens=batch_tokens
+        )
 
 
 _Data = _Text | _Answers
@@ -132,16 +137,19 @@ class Validator:
         self._data: _Data
         self._units: Sequence[Any]
         if isinstance(data, ConversationTokens):
-            self._data, self._units = _Answers(data, byte_lengths), spread(data) if len(data) else ()
+            self._data = _Answers(data, byte_lengths)
+            self._units = spread(data) if len(data) else ()
         else:
             width = data.shape[1]
             windows = [(start, start + 1, start + width) for start in range(0, data.size, width)]
-            self._data, self._units = _Text(data.ravel(), byte_lengths), spread_order(windows)
+            self._data = _Text(data.ravel(), byte_lengths)
+            self._units = spread_order(windows)
         self.evaluated_tokens = 0  # processed by the last evaluation
         self.keep_units(len(self._units))
 
     def evaluate(self, limit: float = math.inf, now: Callable[[], float] = time.monotonic) -> Score:
-        """Evaluate the current weights. If `limit` ends this early, later evaluations cover no more either."""
+        """Evaluate the current weights. If `limit` ends this early, later evaluations cover no more
+        either."""
         score, units = _evaluate(self._model, self._data, self._units, limit, now)
         self.evaluated_tokens = self._data.tokens(units)
         self.keep_units(len(units))
@@ -167,18 +175,24 @@ class HeldOutEvaluation:
         *,
         models: int = 1,
     ) -> None:
-        """`model` is the run's. `models` is the number of evaluated models: 2 if the run starts from another model."""
-        self._model, self._models, self._settings = model, models, settings
-        self._clock, self._is_timed = clock or Clock(settings), settings.seconds is not None
+        """`model` is the run's. `models` is the number of evaluated models: 2 if the run starts from another
+        model."""
+        self._model = model
+        self._models = models
+        self._settings = settings
+        self._clock = clock or Clock(settings)
+        self._is_timed = settings.seconds is not None
         self._separator, byte_lengths = tokenizer.bos_id, tokenizer.byte_lengths
         self.context = longest = model.config.max_position_embeddings  # conversations are scored whole
         self._data: _Data
         if isinstance(data, ConversationTokens):
-            self._data, self.tokens = _Answers(data, byte_lengths), len(data.ids)
+            self._data = _Answers(data, byte_lengths)
+            self.tokens = len(data.ids)
         else:
             documents = _Documents(data, tokenizer.bos_id, tokenizer.eos_id)
             added = int(tokenizer.adds_prefix_space)
-            self._data, self.tokens = _Text(documents, byte_lengths, added, tokenizer.bos_ids), len(data)
+            self._data = _Text(documents, byte_lengths, added, tokenizer.bos_ids)
+            self.tokens = len(data)
             self.context = evaluation_context(longest, trained=settings.context)
             ends: list[int] = []
             for start in range(0, len(data), SEARCHED_TOKENS):  # it may be a memory-mapped file
@@ -199,9 +213,9 @@ class HeldOutEvaluation:
         hurried: bool = False,
         cache: CacheWeights | None = None,
     ) -> Score | None:
-        """Evaluate the weights as users of the file will run them: in float32, with the model's own context (`hurried`:
-        that of training) and n-gram `cache`, until `limit` (seconds since the run began). None if the first batch was
-        interrupted."""
+        """Evaluate the weights as users of the file will run them: in float32, with the model's own context
+        (`hurried`: that of training) and n-gram `cache`, until `limit` (seconds since the run began). None if
+        the first batch was interrupted."""
         tokens = final_evaluation_tokens(trained, self._settings.eval_tokens, self.tokens)
         if hurried:
             tokens = min(self._settings.eval_tokens, self.tokens)
@@ -215,8 +229,11 @@ class HeldOutEvaluation:
         self.expert_shares = model.expert_shares()
         return score if self._units else None
 
-    def evaluate_base(self, weights: Weights, deadline: float, cache: CacheWeights | None = None) -> Score | None:
-        """Evaluate other weights on the units of `evaluate`; None if that was interrupted or took until `deadline`."""
+    def evaluate_base(
+        self, weights: Weights, deadline: float, cache: CacheWeights | None = None
+    ) -> Score | None:
+        """Evaluate other weights on the units of `evaluate`; None if that was interrupted or took until
+        `deadline`."""
         _, score, units = self._evaluate(weights, cache, math.inf, deadline)
         return score if len(units) == len(self._units) else None
 
@@ -226,26 +243,38 @@ class HeldOutEvaluation:
         model, data, clock = self._model.scoring_model(weights), self._data, self._clock
         if isinstance(data, _Text):
             end = self._first_tokens[-1]
-            starts = range(0, end, self.cached_tokens) if self.cached_tokens else document_blocks(self._first_tokens)
-            data = replace(data, cached=NgramText(data.ids, cache, self._separator, starts) if cache else None)
+            starts = (
+                range(0, end, self.cached_tokens)
+                if self.cached_tokens
+                else document_blocks(self._first_tokens)
+            )
+            data = replace(
+                data, cached=NgramText(data.ids, cache, self._separator, starts) if cache else None
+            )
         with clock.interruptible(model, FINAL_PATIENCE, deadline):
             evaluated = _evaluate(model, data, self._units, clock.began + limit, clock.now, partial_ok=True)
         return model, *evaluated
 
     def cost(self, trained: int) -> float:
-        """Return the cost after training on `trained` tokens, as a number of tokens of the validation slice."""
+        """Return the cost after training on `trained` tokens, as a number of tokens of the validation
+        slice."""
         slower = 1.0 if self._model.dtype is torch.float32 else FLOAT32_COST
         if isinstance(self._data, _Text) and self.tokens > self.context:  # windows overlap
             slower *= self.context / stride(self.context)
-        return self._models * slower * final_evaluation_tokens(trained, self._settings.eval_tokens, self.tokens)
+        return (
+            self._models * slower * final_evaluation_tokens(trained, self._settings.eval_tokens, self.tokens)
+        )
 
     def _select(self, most: int) -> Sequence[Any]:
-        """Choose units with about `most` tokens in total; every prefix is evenly spread, since time may run out."""
+        """Choose units with about `most` tokens in total; every prefix is evenly spread, since time may run
+        out."""
         if isinstance(self._data, _Answers):
             return spread(self._data.conversations, most)
         firsts = self._first_tokens
         documents = [Windows(end - first, self.context) for first, end in itertools.pairwise(firsts)]
-        ends = list(itertools.accumulate(map(len, documents)))  # number of windows up to the end of each document
+        ends = list(
+            itertools.accumulate(map(len, documents))
+        )  # number of windows up to the end of each document
         chosen: Sequence[int] = range(ends[-1])
         if chosen and most < self.tokens:
             keep = max(1, round(most / self.tokens * len(chosen)))
@@ -253,7 +282,10 @@ class HeldOutEvaluation:
         windows = []
         for i in chosen:  # no window spans two documents, as in `llm eval`
             document = bisect.bisect_right(ends, i)
-            first, window = firsts[document], documents[document][i - ends[document] + len(documents[document])]
+            first, window = (
+                firsts[document],
+                documents[document][i - ends[document] + len(documents[document])],
+            )
             windows.append((first + window[0], first + window[1], first + window[2]))
         return spread_order(windows) if self._is_timed else windows
 
@@ -267,8 +299,8 @@ def _evaluate(
     *,
     partial_ok: bool = False,
 ) -> tuple[Score, Sequence[Any]]:
-    """Return (score, evaluated units): all, or those until `limit` (in the time of `now`), but at least a batch. An
-    interruption raises CutShortError unless a part is enough (`partial_ok`)."""
+    """Return (score, evaluated units): all, or those until `limit` (in the time of `now`), but at least a
+    batch. An interruption raises CutShortError unless a part is enough (`partial_ok`)."""
     model.eval()
     total, done = Score(0.0, 0, 0), 0
     batch_tokens = int(min(BATCH_TOKENS, BATCH_OPERATIONS / model.config.parameters))

@@ -1,23 +1,32 @@
 """The cost model of training: a model's FLOPs, memory, speed and expected loss before it is trained.
 
-Everything is computed by formula, except that `choose_model` measures the speed of a few shapes (`Machine.speed`).
+Everything is computed by formula, except that `choose_model` measures the speed of a few shapes
+(`Machine.speed`).
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from llmcli.config import LOSS_LOGITS, LOSS_ROWS, MAX_CONTEXT_KEEPING_SCORES, QUERY_BLOCK, ModelConfig, TrainConfig
+from llmcli.config import (
+    LOSS_LOGITS,
+    LOSS_ROWS,
+    MAX_CONTEXT_KEEPING_SCORES,
+    QUERY_BLOCK,
+    ModelConfig,
+    TrainConfig,
+)
 from llmcli.errors import LLMError
 from llmcli.formats.adapters import parameter_count
 from llmcli.training.planning import recipe
 from llmcli.training.planning.plan import Plan
 
-# maximum layers x width x tokens of a micro-batch; larger ones need memory (10 GB on a GPU) and are hardly faster
+# maximum layers x width x tokens of a micro-batch; larger ones need memory (10 GB on a GPU) and are hardly
+# faster
 MICRO_BATCH_VALUES = {"cpu": 1 << 22, "cuda": 1 << 27, "mps": 1 << 25}
 
-# assumed before any measurement: the peak (per CPU thread; for MPS, of the smallest GPU), and the hidden size that
-# reaches half of it
+# assumed before any measurement: the peak (per CPU thread; for MPS, of the smallest GPU), and the hidden size
+# that reaches half of it
 PEAK_FLOPS = {"cpu": 5e10, "cuda": 2e14, "mps": 2e12}
 HALF_PEAK_WIDTH = {"cpu": 100, "cuda": 600, "mps": 300}
 
@@ -27,13 +36,16 @@ SLOW_STEP = 2.5  # times the limit of a measurement, which takes at least four s
 BASE_BYTES = 3e8  # memory of the process before it trains
 MEMORY_SHARE = 0.8  # share of the free memory that a plan may use
 
-Speed = Callable[[ModelConfig, TrainConfig, float], float]  # (model, settings, seconds to measure) -> tokens/s
+Speed = Callable[
+    [ModelConfig, TrainConfig, float], float
+]  # (model, settings, seconds to measure) -> tokens/s
 Settings = Callable[[ModelConfig, float], TrainConfig]  # (model, training tokens) -> how to train it
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Memory in bytes. Without dedicated device memory (CPU, MPS), all of it counts as `device`, and `host` is 0."""
+    """Memory in bytes. Without dedicated device memory (CPU, MPS), all of it counts as `device`, and `host`
+    is 0."""
 
     device: float
     host: float
@@ -65,16 +77,19 @@ class Estimate:
 
 
 def estimated_speed(model: ModelConfig, train: TrainConfig, seconds: float = 0.0) -> float:
-    """Estimate tokens per second: narrow matrices reach less of the peak. `seconds` is ignored (see `Speed`)."""
+    """Estimate tokens per second: narrow matrices reach less of the peak. `seconds` is ignored (see
+    `Speed`)."""
     peak = PEAK_FLOPS[train.device] * (train.threads if train.device == "cpu" else 1)
     reached = model.hidden_size / (model.hidden_size + HALF_PEAK_WIDTH[train.device])
     return peak * reached / flops_per_token(model, train.context)
 
 
 def flops_per_token(model: ModelConfig, context: int) -> float:
-    """Count the FLOPs per token of a forward and backward pass: 6 per weight in a matrix product (arXiv:2001.08361,
-    section 2.1), and as many per query-key pair, half of which the causal mask hides."""
-    embedding = 0 if model.tie_word_embeddings else model.vocab_size * model.hidden_size  # looked up, not multiplied
+    """Count the FLOPs per token of a forward and backward pass: 6 per weight in a matrix product
+    (arXiv:2001.08361, section 2.1), and as many per query-key pair, half of which the causal mask hides."""
+    embedding = (
+        0 if model.tie_word_embeddings else model.vocab_size * model.hidden_size
+    )  # looked up, not multiplied
     inactive = model.parameters - model.active_parameters
     matrices = sum(math.prod(shape) for shape in model.tensor_shapes().values() if len(shape) == 2)
     attention = context * model.num_attention_heads * model.head_dim * model.num_hidden_layers
@@ -82,19 +97,26 @@ def flops_per_token(model: ModelConfig, context: int) -> float:
 
 
 def micro_batches(model: ModelConfig, train: TrainConfig, processes: int = 1) -> int:
-    """Return the number of micro-batches into which each process splits its part of a batch, the same for all."""
+    """Return the number of micro-batches into which each process splits its part of a batch, the same for
+    all."""
     windows = -(-train.batch_size // processes)
     values = model.num_hidden_layers * model.hidden_size * train.context  # per window
     return -(-windows // max(1, MICRO_BATCH_VALUES[train.device] // values))
 
 
-def memory_needed(model: ModelConfig, train: TrainConfig, processes: int = 1, *, sharded: bool = False) -> Memory:
-    """Estimate the peak memory of rank 0 for training, evaluating and saving, on the device and on the host."""
+def memory_needed(
+    model: ModelConfig, train: TrainConfig, processes: int = 1, *, sharded: bool = False
+) -> Memory:
+    """Estimate the peak memory of rank 0 for training, evaluating and saving, on the device and on the
+    host."""
     weights = best = FLOAT32 * model.parameters  # the best weights so far are on the host
     count = parameter_count(model, train.lora_rank) if train.lora_rank else model.parameters
     embeddings = model.vocab_size * model.hidden_size * (1 if model.tie_word_embeddings else 2)
     by_adamw = embeddings if train.recipe == "muon" else count
-    trained, optimizer = FLOAT32 * count, FLOAT32 * (2 * by_adamw + count - by_adamw)  # two numbers, or Muon's one
+    trained, optimizer = (
+        FLOAT32 * count,
+        FLOAT32 * (2 * by_adamw + count - by_adamw),
+    )  # two numbers, or Muon's one
     teacher = weights if train.teacher_share else 0.0
     momenta = optimizer - 2 * FLOAT32 * by_adamw  # Muon's, always divided among the processes
     held = weights + teacher + optimizer - momenta * (1 - 1 / processes)
@@ -128,33 +150,40 @@ def shortage(needed: Memory, free: Memory, share: float = MEMORY_SHARE) -> str:
         ("main memory", needed.host, free.host),
     ):
         if required > share * available:
-            return f"needs about {required / 1e9:,.1f} GB of {kind}, but only {available / 1e9:,.1f} GB is free"
+            return (
+                f"needs about {required / 1e9:,.1f} GB of {kind}, but only {available / 1e9:,.1f} GB is free"
+            )
     return ""
 
 
 def _step_bytes(
     model: ModelConfig, train: TrainConfig, gradients: float, embeddings: int, processes: int, sharded: bool
 ) -> float:
-    """Estimate the peak of a step: in the backward pass, or when all gradients exist and Muon updates the matrices."""
+    """Estimate the peak of a step: in the backward pass, or when all gradients exist and Muon updates the
+    matrices."""
     product = FLOAT32 / 2 if train.dtype == "bfloat16" else FLOAT32
     backward = _activation_bytes(model, train, processes)
     if micro_batches(model, train, processes) > 1:
         backward += gradients
     if sharded:  # gathered at a time: the embeddings and two layers, with their gradients
-        backward += 2 * FLOAT32 * (embeddings + 2 * ((model.parameters - embeddings) / model.num_hidden_layers))
-    elif train.device == "cpu":  # where it keeps the matrices as they are multiplied and, if trained, before that
+        backward += (
+            2 * FLOAT32 * (embeddings + 2 * ((model.parameters - embeddings) / model.num_hidden_layers))
+        )
+    elif (
+        train.device == "cpu"
+    ):  # where it keeps the matrices as they are multiplied and, if trained, before that
         backward += model.parameters * (product + (0.0 if train.lora_rank else FLOAT32))
     update = 0.0
     if train.recipe == "muon":
-        # the gradients of the matrices of one shape, at most about half of all weights, once more in float32, and a
-        # few times as they are multiplied
+        # the gradients of the matrices of one shape, at most about half of all weights, once more in float32,
+        # and a few times as they are multiplied
         update = model.parameters / 2 * (FLOAT32 + 3 * product)
     return max(backward, gradients + update / processes)
 
 
 def _activation_bytes(model: ModelConfig, train: TrainConfig, processes: int) -> float:
-    """Estimate the activations of a micro-batch: the values that layers save for the backward pass, as much as one
-    layer saves for intermediate values, and a block of logits; for a teacher also the last two."""
+    """Estimate the activations of a micro-batch: the values that layers save for the backward pass, as much
+    as one layer saves for intermediate values, and a block of logits; for a teacher also the last two."""
     models = 2 if train.teacher_share else 1
     windows = -(-train.batch_size // processes)
     tokens = train.context * -(-windows // micro_batches(model, train, processes))
@@ -172,14 +201,18 @@ def saved_values(model: ModelConfig, train: TrainConfig) -> float:
     """Estimate the numbers per token that a layer saves for the backward pass, within about a tenth."""
     width, heads, active = model.hidden_size, model.num_attention_heads, model.num_experts_per_tok
     residual = 4 * width  # normalized values and a dropout mask, twice each
-    attention = 4 * model.head_dim * (heads + model.num_key_value_heads)  # e.g. q, k: normalized, rotated; v; outputs
+    attention = (
+        4 * model.head_dim * (heads + model.num_key_value_heads)
+    )  # e.g. q, k: normalized, rotated; v; outputs
     swiglu = 4 * model.intermediate_size  # gate and up, activated, their product
     if model.num_experts:
         swiglu = active * (swiglu + 2 * width) + width  # a copy per expert, before and after
     scores: float = 0  # kept attention scores per query; elsewhere they are computed again
     if train.device == "mps":
         scores = train.context
-    elif train.device == "cpu" and train.context <= MAX_CONTEXT_KEEPING_SCORES:  # without most of the masked ones
+    elif (
+        train.device == "cpu" and train.context <= MAX_CONTEXT_KEEPING_SCORES
+    ):  # without most of the masked ones
         scores = min(train.context, (train.context + QUERY_BLOCK) / 2)
     return residual + attention + swiglu + heads * scores
 
@@ -190,8 +223,9 @@ def layer_parameters(model: ModelConfig) -> int:
 
 
 def expected_loss(parameters: float, seen: float, text: CorpusSize) -> float:
-    """Estimate the loss up to a constant, for ranking shapes: a term for the model size plus one for the amount of
-    data. Repeated tokens count less, as in arXiv:2305.16264, equation 5, but decay faster (REPETITION_DECAY)."""
+    """Estimate the loss up to a constant, for ranking shapes: a term for the model size plus one for the
+    amount of data. Repeated tokens count less, as in arXiv:2305.16264, equation 5, but decay faster
+    (REPETITION_DECAY)."""
     epochs = seen / text.tokens
     if epochs <= 1:
         effective = seen
@@ -214,11 +248,11 @@ def choose_model(
     measured: dict[int, float],
     min_tokens: float = 0.0,
 ) -> Estimate:
-    """Choose from `models`, sorted by size, the one with the lowest expected loss after `seconds` of steps, among those
-    that see `min_tokens` even at LOW_SPEED.  Repeatedly measures the shape that ranks best, at most MAX_MEASUREMENTS
-    shapes; then measures all of these again and keeps the faster results. The ratio of the last measured speed to its
-    estimate corrects the other estimates. `measured` has tokens per second by the index of a model; new measurements
-    are added."""
+    """Choose from `models`, sorted by size, the one with the lowest expected loss after `seconds` of steps,
+    among those that see `min_tokens` even at LOW_SPEED.  Repeatedly measures the shape that ranks best, at
+    most MAX_MEASUREMENTS shapes; then measures all of these again and keeps the faster results. The ratio of
+    the last measured speed to its estimate corrects the other estimates. `measured` has tokens per second by
+    the index of a model; new measurements are added."""
     max_tokens = max_epochs * data.tokens
     estimated = [estimated_speed(model, settings(model, 0.0)) for model in models]
     new: list[int] = []
@@ -262,5 +296,6 @@ def choose_model(
 
 
 def loss_size(model: ModelConfig) -> float:
-    """Return the effective parameters for `expected_loss`; with experts, between active and total parameters."""
+    """Return the effective parameters for `expected_loss`; with experts, between active and total
+    parameters."""
     return math.sqrt(model.parameters * model.active_parameters)

@@ -9,7 +9,13 @@ from llmcli.training.planning.cost_model import CorpusSize
 from llmcli.training.planning.plan import PlanRequest
 from llmcli.training.planning.task import Task
 
-SIZES = {"100m": (10, 640), "350m": (22, 1024), "1b": (18, 2048), "3b": (24, 3072), "7b": (32, 4096)}  # layers, width
+SIZES = {
+    "100m": (10, 640),
+    "350m": (22, 1024),
+    "1b": (18, 2048),
+    "3b": (24, 3072),
+    "7b": (32, 4096),
+}  # layers, width
 
 
 def candidates(task: Task, data: CorpusSize, context: int) -> list[ModelConfig]:
@@ -18,7 +24,8 @@ def candidates(task: Task, data: CorpusSize, context: int) -> list[ModelConfig]:
         return [task.base]
     request = task.request
     largest = recipe.MAX_SIZE_FACTOR * data.tokens**recipe.MAX_SIZE_EXPONENT
-    # 12 * width**2: about the parameters in a layer, a third of them in the attention and the rest in the SwiGLU
+    # 12 * width**2: about the parameters in a layer, a third of them in the attention and the rest in the
+    # SwiGLU
     shapes = [(layers, width) for layers, width in recipe.SHAPES if 12 * layers * width**2 <= largest]
     shapes = shapes or [recipe.SHAPES[0]]
     distinct = dict.fromkeys((request.layers or layers, request.width or width) for layers, width in shapes)
@@ -29,7 +36,14 @@ def candidates(task: Task, data: CorpusSize, context: int) -> list[ModelConfig]:
 
 
 def model_config(
-    request: PlanRequest, layers: int, width: int, context: int, vocab_size: int, eos_id: int, *, induction: bool
+    request: PlanRequest,
+    layers: int,
+    width: int,
+    context: int,
+    vocab_size: int,
+    eos_id: int,
+    *,
+    induction: bool,
 ) -> ModelConfig:
     """Make the config of a shape. Raises LLMError if the user's numbers do not fit together."""
     heads = request.heads or _heads(width)
@@ -37,16 +51,20 @@ def model_config(
     if width % heads:
         raise usage(f"{heads} heads do not divide width {width}; set `heads` to a divisor of {width}")
     if heads % kv_heads:
-        raise usage(f"{kv_heads} key-value heads do not divide {heads} heads; set `kv_heads` to a divisor of `heads`")
+        raise usage(
+            f"{kv_heads} key-value heads do not divide {heads} heads; set `kv_heads` to a divisor of `heads`"
+        )
     if width // heads % 2:
-        raise usage(f"the head size must be even for rotary embeddings: `width` / `heads`, found {width} / {heads}")
+        raise usage(
+            f"the head size must be even for rotary embeddings: `width` / `heads`, found {width} / {heads}"
+        )
     active = min(request.active or recipe.ACTIVE_EXPERTS, request.experts or 1)
     embedding_outweighs_layers = vocab_size * width > 12 * layers * width**2
     return ModelConfig(
         vocab_size=vocab_size,
         hidden_size=width,
-        # 8/3: the three matrices of a SwiGLU then have as many parameters as the two of an MLP that is 4 times as wide;
-        # the active experts share them
+        # 8/3: the three matrices of a SwiGLU then have as many parameters as the two of an MLP that is 4
+        # times as wide; the active experts share them
         intermediate_size=max(32, round(width * 8 / 3 / active / 32) * 32),
         num_hidden_layers=layers,
         num_attention_heads=heads,

@@ -9,9 +9,21 @@ from llmcli.errors import usage
 
 DEFAULT_SECONDS = 300.0  # time budget if the user gives none
 COUNTS = (
-    "vocab_size", "layers", "width", "heads", "kv_heads", "context", "batch_tokens", "experts", "threads",
-)  # fmt: skip
-MAX_COUNTS = {"vocab_size": MAX_VOCAB_SIZE, "layers": 1_000, "experts": 1_000}  # layers per model, experts per layer
+    "vocab_size",
+    "layers",
+    "width",
+    "heads",
+    "kv_heads",
+    "context",
+    "batch_tokens",
+    "experts",
+    "threads",
+)
+MAX_COUNTS = {
+    "vocab_size": MAX_VOCAB_SIZE,
+    "layers": 1_000,
+    "experts": 1_000,
+}  # layers per model, experts per layer
 MAX_PROBE = 500  # characters
 REQUESTED = "as requested"  # reason for a value that the user fixed
 FROM_BASE = "from the base model"
@@ -70,14 +82,24 @@ class PlanRequest:
         if self.active is not None and not self.experts:
             raise usage("`active` is the number of experts per token; give `experts` too")
         active = self.active or 1
-        require(1 <= active <= (self.experts or 1), "`active`", f"between 1 and `experts` ({self.experts})", active)
+        require(
+            1 <= active <= (self.experts or 1),
+            "`active`",
+            f"between 1 and `experts` ({self.experts})",
+            active,
+        )
         if self.lora and self.optimizer == "muon":
             raise usage("`lora` trains with AdamW; leave out `optimizer` muon")
         if self.width is not None and self.heads is not None and self.width % self.heads:
             raise usage(f"`heads` {self.heads} does not divide `width` {self.width}; give a divisor of it")
         if self.probe is not None:
             given = f"{len(self.probe)} characters"
-            require(0 < len(self.probe) <= MAX_PROBE, "`probe`", f"a text of at most {MAX_PROBE} characters", given)
+            require(
+                0 < len(self.probe) <= MAX_PROBE,
+                "`probe`",
+                f"a text of at most {MAX_PROBE} characters",
+                given,
+            )
         weight = self.kl_weight or 0
         require(0 <= weight < math.inf, "`kl_weight`", "at least 0", weight)
 
@@ -132,11 +154,13 @@ class ConversationSettings:
 
 @dataclass(frozen=True)
 class EpochSearch:
-    """The number of epochs for a short text, which a first run finds. The names of these fields are stored in resume
-    files and model files."""
+    """The number of epochs for a short text, which a first run finds. The names of these fields are stored in
+    resume files and model files."""
 
     found: float = 0.0  # the number of epochs of this run; 0: this is the first run
-    confirmed: bool = False  # more epochs did not lower the validation loss; otherwise there was no time for more
+    confirmed: bool = (
+        False  # more epochs did not lower the validation loss; otherwise there was no time for more
+    )
 
 
 @dataclass(frozen=True)

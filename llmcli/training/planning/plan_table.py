@@ -7,7 +7,12 @@ from llmcli.training.planning.plan import FROM_BASE, REQUESTED, ConversationSett
 from llmcli.training.planning.recipe import learning_rates
 from llmcli.training.planning.task import Task
 
-OPTIMIZERS = {"muon": "Muon + AdamW", "adamw": "AdamW", "fine-tune": "AdamW", "lora": "AdamW"}  # recipe -> optimizer
+OPTIMIZERS = {
+    "muon": "Muon + AdamW",
+    "adamw": "AdamW",
+    "fine-tune": "AdamW",
+    "lora": "AdamW",
+}  # recipe -> optimizer
 
 
 def rows(
@@ -27,7 +32,9 @@ def rows(
     validation = units.count(train.calibration_tokens, "token") if train.calibration_tokens else "none"
     validation_reason = reasons["calibration_tokens"]
     if conversations:
-        validation = units.count(conversations.validation, "conversation") if conversations.validation else "none"
+        validation = (
+            units.count(conversations.validation, "conversation") if conversations.validation else "none"
+        )
         validation_reason = reasons["conversations.validation"]
     machine = f"{request.device}, {units.count(request.threads, 'thread')}, {request.dtype}"
     weights = ""
@@ -61,13 +68,21 @@ def rows(
 def _model_rows(
     task: Task, model: ModelConfig, train: TrainConfig, has_conversations: bool, reasons: dict[str, str]
 ) -> list[PlanRow]:
-    heads, kv_heads, longest = model.num_attention_heads, model.num_key_value_heads, model.max_position_embeddings
+    heads, kv_heads, longest = (
+        model.num_attention_heads,
+        model.num_key_value_heads,
+        model.max_position_embeddings,
+    )
     grouped = "" if kv_heads == heads else f" ({kv_heads} for keys and values)"
     layers = units.count(model.num_hidden_layers, "layer")
-    experts = f"{model.num_experts_per_tok} of {model.num_experts} active per token" if model.num_experts else ""
+    experts = (
+        f"{model.num_experts_per_tok} of {model.num_experts} active per token" if model.num_experts else ""
+    )
     context_reason, evaluated = reasons["context"], evaluation_context(longest, trained=train.context)
     if evaluated < longest and not has_conversations:  # answers are evaluated with the training context
-        context_reason += f"; the final evaluation uses {evaluated:,} of the {longest:,} that the model supports"
+        context_reason += (
+            f"; the final evaluation uses {evaluated:,} of the {longest:,} that the model supports"
+        )
     return [
         PlanRow("model size", f"{model.parameters:,} parameters", reasons["size"]),
         PlanRow(
@@ -87,9 +102,12 @@ def _model_rows(
 
 
 def _conversation_row(chosen: ConversationSettings, reasons: dict[str, str]) -> PlanRow:
-    """Return the row on the weight that limits forgetting, or on the phase in which conversations follow text."""
+    """Return the row on the weight that limits forgetting, or on the phase in which conversations follow
+    text."""
     if chosen.base_divergence:
-        return PlanRow("KL divergence", f"weight {chosen.base_divergence:g}", reasons["conversations.base_divergence"])
+        return PlanRow(
+            "KL divergence", f"weight {chosen.base_divergence:g}", reasons["conversations.base_divergence"]
+        )
     dropout = f"dropout {chosen.dropout:g}: {reasons['conversations.dropout']}"
     phase = f"last {chosen.share:.0%} of the run" if chosen.share < 1 else ""
     return PlanRow("conversation phase", phase, f"{reasons['conversations.share']}; {dropout}")
@@ -106,7 +124,8 @@ def learning_rate(recipe: str, multiplier: float, model: ModelConfig) -> str:
 
 
 def overview(plan: Plan) -> list[PlanRow]:
-    """Summarize the plan: corpus, vocabulary, model, training, regularization, and a learning rate of the user's."""
+    """Summarize the plan: corpus, vocabulary, model, training, regularization, and a learning rate of the
+    user's."""
     by_name = {row.name: row for row in plan.rows}
     if "corpus" not in by_name:  # resumed from a file of an earlier version, with other names
         return list(plan.rows)

@@ -1,7 +1,7 @@
 """The planner: makes a plan for a task and a machine, by the rules in rules.py.
 
-The caller measures the training speed. If a number of steps or epochs ends the run, nothing is measured, and the same
-command results in the same plan.
+The caller measures the training speed. If a number of steps or epochs ends the run, nothing is measured, and
+the same command results in the same plan.
 """
 
 import math
@@ -33,8 +33,8 @@ MAX_SPEEDUP = 4.0  # over the estimate; a faster machine gets larger batches, wh
 
 
 def make_plan(task: Task, machine: Machine | None = None) -> Plan:
-    """Plan a run. The speed of `machine` is measured only if the run has a time budget. Raises LLMError if the corpus
-    is too short, no model fits into memory, or settings contradict each other."""
+    """Plan a run. The speed of `machine` is measured only if the run has a time budget. Raises LLMError if
+    the corpus is too short, no model fits into memory, or settings contradict each other."""
     rules.check_kl_weight(task)
     machine = machine or Machine(estimated_speed)
     if rules.induction_helps(task):
@@ -98,8 +98,9 @@ class _Planner:
     def _decide(
         self, model: ModelConfig, tokens: float, batch_divisor: int
     ) -> tuple[TrainConfig, ConversationSettings | None, dict[str, str]]:
-        """Decide how to train a model on `tokens` (0: not known yet), with the batch size divided by `batch_divisor`.
-        Returns the settings, and the reasons by name of the field, prefixed by "conversations." for conversations."""
+        """Decide how to train a model on `tokens` (0: not known yet), with the batch size divided by
+        `batch_divisor`. Returns the settings, and the reasons by name of the field, prefixed by
+        "conversations." for conversations."""
         task, request, data = self.task, self.task.request, self.task.data.tokens
         distillation = rules.distillation(task, tokens)
         most_epochs = self._most_epochs(distillation.value)
@@ -115,30 +116,40 @@ class _Planner:
         decided: dict[str, Decision[Any]] = {
             "seconds": rules.time_budget(task, most_epochs),
             "context": task.context,
-            "induction": Decision(task.induction and supports_induction(model), "they emerge too slowly in short runs"),
+            "induction": Decision(
+                task.induction and supports_induction(model), "they emerge too slowly in short runs"
+            ),
             "batch_size": batch_size,
             "steps": rules.steps(task, tokens_per_step, most_epochs),
             "dropout": rules.dropout(task, model, data, epochs),
             "token_split": rules.bpe_dropout(task, model, data, epochs),
             "calibration_tokens": validation,
             "calibrates": rules.calibration(task, validation.value, epochs),
-            "weight_decay": Decision(TrainConfig.weight_decay, "higher values did not help at any epoch count"),
+            "weight_decay": Decision(
+                TrainConfig.weight_decay, "higher values did not help at any epoch count"
+            ),
             "recipe": kind,
             "lr": rules.learning_rate(request, kind.value),
             "teacher_share": distillation,
         }
         train = TrainConfig(
             **{name: decision.value for name, decision in decided.items()},
-            lora_rank=request.lora, eval_tokens=rules.eval_tokens(tokens), seed=request.seed, device=request.device,
-            dtype=request.dtype, threads=request.threads,
-        )  # fmt: skip
+            lora_rank=request.lora,
+            eval_tokens=rules.eval_tokens(tokens),
+            seed=request.seed,
+            device=request.device,
+            dtype=request.dtype,
+            threads=request.threads,
+        )
         reasons = {name: decision.reason for name, decision in decided.items()}
         if task.packed is None or task.conversations is None:
             return train, None, reasons
         share = task.conversation_share(tokens)
         chosen: dict[str, Decision[Any]] = {
             "share": share,
-            "dropout": rules.dropout(task, model, task.packed.tokens, share.value * tokens / task.packed.tokens),
+            "dropout": rules.dropout(
+                task, model, task.packed.tokens, share.value * tokens / task.packed.tokens
+            ),
             "base_divergence": rules.base_divergence(task),
             "validation": rules.conversation_validation(task.conversations.lengths, tokens),
         }
@@ -158,11 +169,19 @@ class _Planner:
     def _fit(self, models: list[ModelConfig]) -> tuple[list[ModelConfig], int]:
         """Return (models that fit into memory, the smallest possible divisor of their batch)."""
         free, task, divisor = self.machine.memory, self.task, 1
-        while not (fitting := [model for model in models if not shortage(self._memory_needed(model, divisor), free)]):
+        while not (
+            fitting := [model for model in models if not shortage(self._memory_needed(model, divisor), free)]
+        ):
             if task.request.batch_tokens or divisor >= MAX_BATCH_DIVISOR:
                 problem = shortage(self._memory_needed(models[0], divisor), free)
-                options = "`batch_tokens` or `context`" if task.base else "`width`, `batch_tokens` or fewer `layers`"
-                raise LLMError(f"training {models[0].parameters:,} parameters {problem}; give a smaller {options}")
+                options = (
+                    "`batch_tokens` or `context`"
+                    if task.base
+                    else "`width`, `batch_tokens` or fewer `layers`"
+                )
+                raise LLMError(
+                    f"training {models[0].parameters:,} parameters {problem}; give a smaller {options}"
+                )
             divisor *= 2
         return fitting, divisor
 
@@ -184,7 +203,8 @@ class _Planner:
 
     @property
     def _has_divergence(self) -> bool:
-        """Return whether steps also limit the divergence from a base model, on text that it generates first."""
+        """Return whether steps also limit the divergence from a base model, on text that it generates
+        first."""
         base, request = self.task.base, self.task.request
         if base is None or not self.task.conversations_alone or request.kl_weight == 0:
             return False
@@ -205,7 +225,8 @@ class _Planner:
         return share * rules.training_seconds(seconds, self.task.seconds_spent) / self._step_cost
 
     def _choose(self, models: list[ModelConfig], batch_divisor: int) -> Estimate:
-        """Choose the model for the time of the run or, if that is enough for two models, for the time of each."""
+        """Choose the model for the time of the run or, if that is enough for two models, for the time of
+        each."""
         task, measured = self.task, dict[int, float]()
 
         def settings(model: ModelConfig, tokens: float) -> TrainConfig:
@@ -215,15 +236,25 @@ class _Planner:
         if seconds is None:
             first = settings(models[0], 0.0)
             tokens = float(first.steps * first.tokens_per_step)
-            trainable = [model for model in models if layer_parameters(model) <= tokens / recipe.TOKENS_PER_PARAMETER]
+            trainable = [
+                model for model in models if layer_parameters(model) <= tokens / recipe.TOKENS_PER_PARAMETER
+            ]
             return Estimate((trainable or models[:1])[-1], tokens)
         min_tokens = 0.0  # enough to read the conversations often enough
         if task.packed:
-            min_tokens = recipe.CONVERSATION_MIN_EPOCHS * task.packed.tokens / task.conversation_share(0.0).value
+            min_tokens = (
+                recipe.CONVERSATION_MIN_EPOCHS * task.packed.tokens / task.conversation_share(0.0).value
+            )
         choose = partial(
-            choose_model, models, data=task.data, settings=settings, machine=self.machine,
-            max_epochs=task.max_epochs, measured=measured, min_tokens=min_tokens,
-        )  # fmt: skip
+            choose_model,
+            models,
+            data=task.data,
+            settings=settings,
+            machine=self.machine,
+            max_epochs=task.max_epochs,
+            measured=measured,
+            min_tokens=min_tokens,
+        )
         estimate = choose(seconds)
         teacher_share = rules.distillation(task, seconds * estimate.tokens_per_second).value
         if not teacher_share:
@@ -234,7 +265,8 @@ class _Planner:
         return of_two if still_enough else estimate
 
     def _tokens_in_time(self, estimate: Estimate) -> float:
-        """Return the tokens of the time budget, without the limit of epochs, or of the fixed number of steps."""
+        """Return the tokens of the time budget, without the limit of epochs, or of the fixed number of
+        steps."""
         seconds = self._batch_seconds
         return estimate.tokens if seconds is None else seconds * estimate.tokens_per_second
 
@@ -248,4 +280,6 @@ class _Planner:
         missing = training * (enough_steps / max(steps, 0.01) - 1)
         enough = units.duration(math.ceil(seconds + missing / recipe.SHARE_OF_REST)).replace(" ", "")
         smaller = "`context`" if self.task.base else "`context`, `width` or `layers`"
-        return f"{fitting} in {units.duration(seconds)}; give `seconds` {enough} or more, or a smaller {smaller}"
+        return (
+            f"{fitting} in {units.duration(seconds)}; give `seconds` {enough} or more, or a smaller {smaller}"
+        )

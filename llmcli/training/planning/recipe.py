@@ -1,8 +1,9 @@
 """The training recipe: the hyperparameters of the plan and of training, measured or published, in one table.
 
-Each constant has its meaning and, in brackets, its source: the first words of a heading in tests/benchmarks/LOG.md in
-quotes, a publication, or "chosen" if no comparison is recorded. Constants of a single algorithm are in its module (Muon
-in muon.py, the fit of the n-gram cache in cache_fit.py), and so are limits on time and memory.
+Each constant has its meaning and, in brackets, its source: the first words of a heading in
+tests/benchmarks/LOG.md in quotes, a publication, or "chosen" if no comparison is recorded. Constants of a
+single algorithm are in its module (Muon in muon.py, the fit of the n-gram cache in cache_fit.py), and so are
+limits on time and memory.
 """
 
 import math
@@ -10,7 +11,9 @@ import math
 # ---- Length of the run
 MAX_EPOCHS = 20.0  # limit for new models; with 30, they memorize ["Toy corpora"]
 FINE_TUNING_EPOCHS = 2.0  # four are worse ["Fine-tuning"]
-MIN_STEPS = 10  # runs with a time budget use smaller batches to reach it; with fewer there is a warning [chosen]
+MIN_STEPS = (
+    10  # runs with a time budget use smaller batches to reach it; with fewer there is a warning [chosen]
+)
 FINE_TUNING_MIN_STEPS = 30  # likewise for fine-tuning, even at LOW_SPEED [chosen]
 
 # ---- Search for the number of epochs of a short text: a first run ends when the loss on a validation slice no longer
@@ -18,10 +21,14 @@ FINE_TUNING_MIN_STEPS = 30  # likewise for fine-tuning, even at LOW_SPEED [chose
 SEARCH_MAX_BYTES = 32_000  # longest such text ["Short texts"]
 SEARCH_MIN_EPOCHS = 60.0  # no search if the time budget suffices for fewer ["Short texts"]
 SEARCH_EPOCHS = 400.0  # plan of the first run, which ends before its learning rate falls [chosen]
-# epochs of the second run / those with the lowest validation loss in the first, which has less data and a constant rate
+# epochs of the second run / those with the lowest validation loss in the first, which has less data and a
+# constant rate
 SEARCH_EPOCHS_FACTOR = 1.1  # ["Short texts"]
-SEARCH_PATIENCE = 1.5  # times the epochs with the lowest validation loss: later, the first run ends ["Short texts"]
-# evaluations with a smaller relative difference than this / sqrt(tokens in the slice) are equal: the last one counts
+SEARCH_PATIENCE = (
+    1.5  # times the epochs with the lowest validation loss: later, the first run ends ["Short texts"]
+)
+# evaluations with a smaller relative difference than this / sqrt(tokens in the slice) are equal: the last one
+# counts
 SEARCH_TIE_MARGIN = 0.2  # ["Short texts"]
 SEARCH_VALIDATION_SHARE = 1 / 12  # share of the training tokens in the slice ["Short texts"] ...
 SEARCH_VALIDATION_TOKENS = 66  # ... but at least this many, in a text of at least four times as many [chosen]
@@ -73,7 +80,12 @@ ADAMW_EPSILON = 1e-10  # [chosen]
 
 # ---- Regularization
 # (up to this number of epochs, rate)
-DROPOUT = ((4, 0.0), (8, 0.05), (12, 0.1), (math.inf, 0.2))  # ["At a fixed time", "Many epochs", "A 15-minute run"]
+DROPOUT = (
+    (4, 0.0),
+    (8, 0.05),
+    (12, 0.1),
+    (math.inf, 0.2),
+)  # ["At a fixed time", "Many epochs", "A 15-minute run"]
 BPE_DROPOUT = ((4.5, 0.0), (math.inf, 0.15))  # ["At a fixed time", "Many epochs"]
 BPE_DROPOUT_UNTIL = 0.8  # progress; after that, tokens are what generation will see ["A 15-minute run"]
 # a model can memorize its text if its layers have more parameters than both limits, after this many epochs
@@ -86,11 +98,14 @@ REGULARIZE_EVERY = 0.02  # share of the run between two updates of the rates, by
 EPOCHS_MARGIN = 0.05  # relative distance beyond a threshold at which the rates change [chosen]
 
 # ---- Distillation, in runs from scratch with a time budget
-# minimum length of the training text: shorter ones are read 20 times within minutes, and have a small validation slice
+# minimum length of the training text: shorter ones are read 20 times within minutes, and have a small
+# validation slice
 DISTILLATION_MIN_TOKENS = 100_000  # [chosen]
 DISTILLATION_EPOCHS = 8.0  # minimum; with fewer, one model is as good or better ["Training two models"]
 TEACHER_SHARE = 0.45  # share of the run; the student gets about as many, slower steps ["Training two models"]
-TEACHER_WEIGHT = 0.5  # weight of its predictions in the targets; .8 is no better ["Distillation from a first run"]
+TEACHER_WEIGHT = (
+    0.5  # weight of its predictions in the targets; .8 is no better ["Distillation from a first run"]
+)
 TEACHER_COST = 0.2  # time of these predictions relative to a step without a teacher ["Training two models"]
 
 # ---- Model shape
@@ -99,7 +114,9 @@ SHAPES = (
     (2, 64), (2, 96), (2, 128), (3, 128), (3, 192), (4, 192), (4, 256), (6, 256), (6, 320),
     (8, 384), (8, 512), (12, 640), (12, 768),
 )  # ["At a fixed time"] # fmt: skip
-MAX_SIZE_FACTOR = 0.006  # maximum parameters in the layers: factor * tokens of text ** exponent ["The planner allows"]
+MAX_SIZE_FACTOR = (
+    0.006  # maximum parameters in the layers: factor * tokens of text ** exponent ["The planner allows"]
+)
 MAX_SIZE_EXPONENT = 1.6  # ["The planner allows"]
 HEAD_DIM = 64  # preferred ["At a fixed number"]
 SMALL_HEAD_DIM = 32  # below MIN_HIDDEN_SIZE_OF_LARGE_HEADS [chosen]
@@ -107,15 +124,19 @@ MIN_HIDDEN_SIZE_OF_LARGE_HEADS = 96  # [chosen]
 ACTIVE_EXPERTS = 2  # per token [arXiv:2401.04088, section 2.1]
 
 # ---- Choice of the model: expected loss and measured speed
-TOKENS_PER_PARAMETER = 1.2  # minimum per parameter in the layers, for a fixed number of steps or epochs [chosen]
-# expected loss: factor / parameters ** exponent + 1 / tokens ** exponent; the constants give the optimum of nanochat's
-# fits, in which compute-optimal parameters grow as compute ** 0.52
+TOKENS_PER_PARAMETER = (
+    1.2  # minimum per parameter in the layers, for a fixed number of steps or epochs [chosen]
+)
+# expected loss: factor / parameters ** exponent + 1 / tokens ** exponent; the constants give the optimum of
+# nanochat's fits, in which compute-optimal parameters grow as compute ** 0.52
 PARAMETER_FACTOR = 0.237  # [nanochat, dev/LOG.md, 2026-01-27]
 PARAMETER_EXPONENT = 0.34  # [nanochat, dev/LOG.md, 2026-01-27]
 TOKEN_EXPONENT = 0.374  # [nanochat, dev/LOG.md, 2026-01-27]
 REFERENCE_BYTES_PER_TOKEN = 3.3  # longer tokens count for more [chosen]
 REPETITION_DECAY = 3.0  # epochs; R* of arXiv:2305.16264, where it is 15.4; fitted: 2.5 ["At a fixed time"]
-TRAINING_SHARE = 0.9  # maximum share of the time budget; the rest is for reading, planning, evaluating, saving [chosen]
+TRAINING_SHARE = (
+    0.9  # maximum share of the time budget; the rest is for reading, planning, evaluating, saving [chosen]
+)
 SHARE_OF_REST = 0.95  # maximum share of the time after reading, which is shorter in short runs [chosen] ...
 AROUND_TRAINING_SECONDS = 1.0  # ... minus these seconds for measuring speeds and ending the run [chosen]
 LEAST_TRAINING_SHARE = 0.1  # planned for even if reading used up the time budget [chosen]
@@ -123,7 +144,8 @@ MAX_MEASUREMENTS = 3  # shapes whose speed is measured [chosen]
 # each is measured in two rounds, and the faster one counts: a slow moment of the machine is shorter than both
 MEASUREMENT_SHARE = 0.005  # share of the run for a measurement in a round [chosen] ...
 MAX_MEASUREMENT_SECONDS = 1.5  # ... up to this maximum [chosen]
-# share of the measured speed at which a run must still have time for its conversations, and for FINE_TUNING_MIN_STEPS
+# share of the measured speed at which a run must still have time for its conversations, and for
+# FINE_TUNING_MIN_STEPS
 LOW_SPEED = 0.7  # [chosen]
 
 # ---- Correction of the model's size, once, if the first steps of a run are faster or slower than measured
@@ -135,18 +157,24 @@ CORRECTION_GAIN = 0.01  # minimum relative gain in expected loss, without the ir
 RESTART_SECONDS = 1.0  # until the first step of the other model [chosen]
 
 # ---- Validation slice and temperature calibration
-VALIDATION_SHARE = 1 / 64  # share of the training tokens in the slice ["The held-out text chooses nothing"] ...
+VALIDATION_SHARE = (
+    1 / 64
+)  # share of the training tokens in the slice ["The held-out text chooses nothing"] ...
 MIN_VALIDATION_TOKENS = 512  # ... or none, if that would be fewer ["The held-out text chooses nothing"]
 MIN_VALIDATION_WINDOWS = 8  # windows are shorter than the training context if necessary [chosen] ...
 SHORTEST_VALIDATION_WINDOW = 32  # ... but not shorter than this, in tokens [chosen]
 TIE_MARGIN = 0.002  # evaluations with a smaller relative difference count as equal [chosen]
 CALIBRATION_EPOCHS = 6.0  # fewer do not make a model overconfident ["A 15-minute run"]
-MIN_CALIBRATION_TOKENS = 1024  # fewer give a factor that is mostly noise ["The held-out text chooses nothing"]
+MIN_CALIBRATION_TOKENS = (
+    1024  # fewer give a factor that is mostly noise ["The held-out text chooses nothing"]
+)
 
 # ---- Evaluation during the run and at its end
 EVAL_DIVISOR = 400  # training tokens for each token of an evaluation [chosen] ...
 EVAL_TOKENS = (4096, 65_536)  # ... but at least and at most this many tokens [chosen]
-TRAINING_PER_EVALUATED = 24.0  # minimum tokens of training between two evaluations, per token evaluated [chosen]
+TRAINING_PER_EVALUATED = (
+    24.0  # minimum tokens of training between two evaluations, per token evaluated [chosen]
+)
 EVALUATION_INTERVAL = 0.05  # minimum share of the run between two evaluations [chosen]
 FINAL_TOKENS = 65_536  # held-out tokens evaluated at the end [chosen] ...
 SHORT_FINAL_DIVISOR = 6  # ... or one for this many tokens trained on, if that is fewer [chosen] ...
@@ -156,7 +184,9 @@ MAX_FINAL_TOKENS = 1 << 22  # ... up to this number: more would not change the d
 # ---- Conversations
 CONVERSATION_SHORTEST_CONTEXT = 128  # tokens, for new models ["Rows"]
 CONVERSATION_LONGEST_CONTEXT = 1024  # [chosen]
-CONVERSATION_SHORTEST_FINE_TUNING_CONTEXT = 64  # rows of a batch; the model keeps its own context length [chosen]
+CONVERSATION_SHORTEST_FINE_TUNING_CONTEXT = (
+    64  # rows of a batch; the model keeps its own context length [chosen]
+)
 CONVERSATION_EPOCHS = 60.0  # limit for new models ["Text first"], exceeded ...
 CONVERSATION_STEPS = 1000  # ... if that would be fewer steps than this [chosen]
 CONVERSATION_FINE_TUNING_EPOCHS = 3.0  # the same two limits for fine-tuning [chosen]
@@ -166,7 +196,9 @@ CONVERSATION_BATCHES_PER_EPOCH = 4  # minimum, if a batch then has at least one 
 CONVERSATION_SHARE = 0.3  # last share of a run in which they follow text [chosen]
 CONVERSATION_LARGEST_SHARE = 0.8  # if there are more of them than of text [chosen]
 CONVERSATION_SMALLEST_SHARE = 0.05  # if there are few [chosen]
-CONVERSATION_VALIDATION_SHARE = 1 / 32  # share in the validation slice ["The held-out text chooses nothing"] ...
+CONVERSATION_VALIDATION_SHARE = (
+    1 / 32
+)  # share in the validation slice ["The held-out text chooses nothing"] ...
 CONVERSATION_MIN_VALIDATION = 32  # ... or none, if that would be fewer ["The held-out text chooses nothing"]
 DIVERGENCE_WEIGHT = 5.0  # weight of the KL divergence on the base model's text ["Catastrophic forgetting"]
 DIVERGENCE_TOKENS = 0.25  # tokens of that text in a step, relative to the batch ["Catastrophic forgetting"]
@@ -175,8 +207,8 @@ DIVERGENCE_TIME = 0.1  # maximum share of the time budget for generating that te
 
 # ---- Corpus and vocabulary
 HELD_OUT = 0.1  # share of the corpus that is held out [chosen]
-# maximum bytes of text that a run reads: factor * (time budget x threads) ** exponent, a third more than any plan can
-# read once
+# maximum bytes of text that a run reads: factor * (time budget x threads) ** exponent, a third more than any
+# plan can read once
 CPU_BYTES_FACTOR = 4e5  # ["100 MB of text"]
 GPU_BYTES_FACTOR = 1.2e7  # [chosen]
 BYTES_EXPONENT = 0.6  # ["100 MB of text"]
@@ -186,9 +218,9 @@ VOCABULARY_FACTOR = 170  # ["At a fixed time"]
 
 
 def learning_rates(name: str, width: int, tied: bool) -> dict[str, float]:
-    """Return the peak learning rates of a recipe in config.RECIPES: for "all" parameters (AdamW), or for "matrices"
-    (Muon), "embedding", "head" and "gains" (AdamW). `width` is the hidden size; `tied` says whether the embeddings are
-    tied.
+    """Return the peak learning rates of a recipe in config.RECIPES: for "all" parameters (AdamW), or for
+    "matrices" (Muon), "embedding", "head" and "gains" (AdamW). `width` is the hidden size; `tied` says
+    whether the embeddings are tied.
 
     >>> learning_rates("fine-tune", 1000, tied=True)
     {'all': 0.0001}
@@ -196,4 +228,9 @@ def learning_rates(name: str, width: int, tied: bool) -> dict[str, float]:
     single = {"adamw": ADAMW_LR, "fine-tune": FINE_TUNING_LR / width, "lora": LORA_LR / width}.get(name)
     if single is not None:
         return {"all": single}
-    return {"matrices": MUON_LR, "embedding": HEAD_LR if tied else EMBEDDING_LR, "head": HEAD_LR, "gains": GAIN_LR}
+    return {
+        "matrices": MUON_LR,
+        "embedding": HEAD_LR if tied else EMBEDDING_LR,
+        "head": HEAD_LR,
+        "gains": GAIN_LR,
+    }

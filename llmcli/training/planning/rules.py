@@ -1,4 +1,5 @@
-"""The rules of the planner, one per hyperparameter, in the order of the plan. Each returns a value and its reason.
+"""The rules of the planner, one per hyperparameter, in the order of the plan. Each returns a value and its
+reason.
 
 The numbers and their sources are in recipe.py; the context length and the number of epochs are in task.py.
 """
@@ -12,7 +13,14 @@ from llmcli.config import ModelConfig, TrainConfig
 from llmcli.data.tokenizers.training import nearest_power_of_two
 from llmcli.errors import usage
 from llmcli.training.planning import recipe
-from llmcli.training.planning.cost_model import BASE_BYTES, Estimate, Memory, layer_parameters, memory_needed, shortage
+from llmcli.training.planning.cost_model import (
+    BASE_BYTES,
+    Estimate,
+    Memory,
+    layer_parameters,
+    memory_needed,
+    shortage,
+)
 from llmcli.training.planning.plan import DEFAULT_SECONDS, FROM_BASE, REQUESTED, Decision, PlanRequest
 from llmcli.training.planning.task import Task
 
@@ -44,8 +52,8 @@ def training_seconds(budget: float, spent: float) -> float:
 
 
 def searches_epochs(task: Task, tokens: float) -> bool:
-    """Return whether a first run finds the number of epochs: the text is short, and there is time for `tokens` tokens,
-    enough for two runs."""
+    """Return whether a first run finds the number of epochs: the text is short, and there is time for
+    `tokens` tokens, enough for two runs."""
     request, text = task.request, task.text
     may_restart = request.has_time_budget and request.processes == 1 and task.search is None
     is_short = not (task.base or task.conversations) and text.bytes <= recipe.SEARCH_MAX_BYTES
@@ -61,14 +69,17 @@ def _search_slice(task: Task) -> int:
 def model_reasons(
     task: Task, model: ModelConfig, models: Sequence[ModelConfig], fitting: Sequence[ModelConfig]
 ) -> dict[str, str]:
-    """Explain the size, shape and embeddings of `model`, chosen from `models` and those `fitting` into memory."""
+    """Explain the size, shape and embeddings of `model`, chosen from `models` and those `fitting` into
+    memory."""
     request = task.request
     if task.base:
         return dict.fromkeys(("size", "shape", "tied"), FROM_BASE)
     if request.layers or request.width:
         size = REQUESTED
     elif model is not fitting[-1]:
-        size = f"best size for the {'time budget' if request.has_time_budget else 'number of training tokens'}"
+        size = (
+            f"best size for the {'time budget' if request.has_time_budget else 'number of training tokens'}"
+        )
     elif len(fitting) == len(models):
         size = "largest size this much data supports"
     else:
@@ -83,7 +94,8 @@ def model_reasons(
 
 
 def induction_helps(task: Task) -> bool:
-    """Return whether the text and the run of a new model are long enough for induction heads in the initial weights."""
+    """Return whether the text and the run of a new model are long enough for induction heads in the initial
+    weights."""
     short = task.request.device == "cpu" and task.request.core_seconds < recipe.INDUCTION_MIN_CORE_SECONDS
     return not task.base and not short and task.text.tokens >= recipe.INDUCTION_MIN_TOKENS
 
@@ -100,8 +112,8 @@ def sharding(request: PlanRequest, model: ModelConfig, train: TrainConfig, memor
 
 
 def batch_size(task: Task, tokens: float, batch_divisor: int) -> Decision[int]:
-    """Decide the batch size in windows. `tokens` is the length of the run (0: not known yet); `batch_divisor` reduces
-    the batch to save memory. Small sets of conversations are split into several batches."""
+    """Decide the batch size in windows. `tokens` is the length of the run (0: not known yet); `batch_divisor`
+    reduces the batch to save memory. Small sets of conversations are split into several batches."""
     request, most = task.request, task.data.tokens
     if task.search:  # the batches of both runs must be equal, since the number of epochs depends on them
         tokens = min(tokens, recipe.MAX_EPOCHS * most)
@@ -111,9 +123,13 @@ def batch_size(task: Task, tokens: float, batch_divisor: int) -> Decision[int]:
         per_batch = nearest_power_of_two(tokens / recipe.GPU_BATCH_DIVISOR, *recipe.GPU_BATCH_TOKENS)
         reason = "grows with the length of the run"
     else:
-        per_batch = nearest_power_of_two(recipe.CPU_BATCH_FACTOR * math.sqrt(tokens), *recipe.CPU_BATCH_TOKENS)
+        per_batch = nearest_power_of_two(
+            recipe.CPU_BATCH_FACTOR * math.sqrt(tokens), *recipe.CPU_BATCH_TOKENS
+        )
         if tokens and request.has_time_budget:
-            per_batch = min(per_batch, int((recipe.LOW_SPEED if task.base else 1.0) * tokens / min_steps(task)))
+            per_batch = min(
+                per_batch, int((recipe.LOW_SPEED if task.base else 1.0) * tokens / min_steps(task))
+            )
         reason = "small batches converge fastest in wall-clock time"
     if task.conversations_alone and not request.batch_tokens:
         most //= recipe.CONVERSATION_BATCHES_PER_EPOCH
@@ -139,14 +155,20 @@ def steps(task: Task, tokens_per_step: int, most_epochs: float) -> Decision[int]
     if search := task.search:
         reason = "at most; ends when the validation loss no longer falls, then starts over on all of the text"
         if search.found:
-            tried = "more did not lower" if search.confirmed else "there was no time to find whether more would lower"
+            tried = (
+                "more did not lower"
+                if search.confirmed
+                else "there was no time to find whether more would lower"
+            )
             reason = f"on all of the text: {tried} the validation loss of the first run"
         return Decision(count, f"{epochs} {reason}")
     data = ["the text"] * (task.text.tokens > 0) + ["the conversations"] * (task.conversations is not None)
     return Decision(count, f"{epochs}, the default limit for {' and '.join(data)}")
 
 
-def training_tokens(task: Task, most_epochs: float, estimate: Estimate, train: TrainConfig) -> Decision[float]:
+def training_tokens(
+    task: Task, most_epochs: float, estimate: Estimate, train: TrainConfig
+) -> Decision[float]:
     """Decide the number of training tokens; with a time budget it is estimated from the measured speed."""
     if not task.request.has_time_budget:
         return Decision(float(train.steps * train.tokens_per_step), "steps x batch size")
@@ -159,7 +181,8 @@ def training_tokens(task: Task, most_epochs: float, estimate: Estimate, train: T
 
 
 def distillation(task: Task, tokens: float) -> Decision[float]:
-    """Decide the share of the run that trains a teacher; 0 for a run with one model, which would see `tokens`."""
+    """Decide the share of the run that trains a teacher; 0 for a run with one model, which would see
+    `tokens`."""
     epochs = min(tokens / task.data.tokens, task.max_epochs)
     if task.base or task.conversations:
         return Decision(0.0, "not used in fine-tuning" if task.base else "not used with conversations")
@@ -176,8 +199,8 @@ def distillation(task: Task, tokens: float) -> Decision[float]:
 
 
 def token_shares(teacher_share: float) -> tuple[float, float]:
-    """Return the training tokens of teacher and student relative to a single model in the same time, if the teacher has
-    `teacher_share` of the run.
+    """Return the training tokens of teacher and student relative to a single model in the same time, if the
+    teacher has `teacher_share` of the run.
 
     >>> [round(share, 3) for share in token_shares(0.4)]
     [0.4, 0.5]
@@ -192,21 +215,26 @@ def dropout(task: Task, model: ModelConfig, tokens: int, epochs: float) -> Decis
     if task.base and task.conversations_alone:
         return Decision(0.0, "the base model was trained without dropout")
     rate = recipe.LARGE_DROPOUT if _memorizes(model, tokens, epochs) else _rate(recipe.DROPOUT, epochs)
-    return Decision(rate, f"{'reduces overfitting over' if rate else 'not needed for'} about {units.epochs(epochs)}")
+    return Decision(
+        rate, f"{'reduces overfitting over' if rate else 'not needed for'} about {units.epochs(epochs)}"
+    )
 
 
 def bpe_dropout(task: Task, model: ModelConfig, tokens: int, epochs: float) -> Decision[float]:
     """Decide the share of merged tokens that are split again (arXiv:1910.13267), by the number of epochs."""
     if task.conversations_alone:  # it would move the loss mask
         return Decision(0.0, "not used with conversations")
-    rate = recipe.LARGE_BPE_DROPOUT if _memorizes(model, tokens, epochs) else _rate(recipe.BPE_DROPOUT, epochs)
+    rate = (
+        recipe.LARGE_BPE_DROPOUT if _memorizes(model, tokens, epochs) else _rate(recipe.BPE_DROPOUT, epochs)
+    )
     if rate:
         return Decision(rate, "tokenizes the text differently in each epoch")
     return Decision(rate, f"not needed for about {units.epochs(epochs)}")
 
 
 def regularization(task: Task, model: ModelConfig, tokens: int, epochs: float) -> tuple[float, float]:
-    """Return (dropout, BPE-dropout), which the trainer updates when its estimate of the number of epochs changes."""
+    """Return (dropout, BPE-dropout), which the trainer updates when its estimate of the number of epochs
+    changes."""
     return dropout(task, model, tokens, epochs).value, bpe_dropout(task, model, tokens, epochs).value
 
 
@@ -221,17 +249,22 @@ def _rate(table: Sequence[tuple[float, float]], epochs: float) -> float:
 
 
 def validation(task: Task, tokens: float) -> Decision[int]:
-    """Decide the size of the validation slice in tokens, for a run of `tokens`; a window is left to train on."""
+    """Decide the size of the validation slice in tokens, for a run of `tokens`; a window is left to train
+    on."""
     if task.conversations:
         return Decision(0, "of the conversations")
     text = task.text.tokens
     if task.search:
         why = "the end of the training text, not trained on in the first run: its loss decides on the number of epochs"
-        return Decision(0, "trained on in this run") if task.search.found else Decision(_search_slice(task), why)
+        return (
+            Decision(0, "trained on in this run") if task.search.found else Decision(_search_slice(task), why)
+        )
     count = min(int(text * recipe.VALIDATION_SHARE), eval_tokens(tokens))
     if count < recipe.MIN_VALIDATION_TOKENS or text - count < task.context.value:
         return Decision(0, "the text is too short; the final weights are kept")
-    return Decision(count, "spread over the training text, not trained on; the weights with the lowest loss are kept")
+    return Decision(
+        count, "spread over the training text, not trained on; the weights with the lowest loss are kept"
+    )
 
 
 def conversation_validation(lengths: Sequence[int], tokens: float) -> Decision[int]:
@@ -240,7 +273,9 @@ def conversation_validation(lengths: Sequence[int], tokens: float) -> Decision[i
     count = min(int(len(lengths) * recipe.CONVERSATION_VALIDATION_SHARE), most)
     if count < recipe.CONVERSATION_MIN_VALIDATION:
         return Decision(0, "there are too few conversations; the final weights are kept")
-    return Decision(count, "spread evenly, not trained on; the weights with the lowest loss of their answers are kept")
+    return Decision(
+        count, "spread evenly, not trained on; the weights with the lowest loss of their answers are kept"
+    )
 
 
 def base_divergence(task: Task) -> Decision[float]:
@@ -266,7 +301,8 @@ def calibration(task: Task, validation_tokens: int, epochs: float) -> Decision[b
 
 
 def eval_tokens(tokens: float) -> int:
-    """Return the tokens of an evaluation, by the number of training tokens: a small part of the time of the run."""
+    """Return the tokens of an evaluation, by the number of training tokens: a small part of the time of the
+    run."""
     least, most = recipe.EVAL_TOKENS
     return min(max(int(tokens / recipe.EVAL_DIVISOR), least), most)
 

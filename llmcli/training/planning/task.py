@@ -51,7 +51,11 @@ class Task:
     @cached_property
     def context(self) -> Decision[int]:
         """Decide the context length in tokens. Raises LLMError if the text is too short for it."""
-        requested, base, longest = self.request.context, self.base, self.text.tokens - 1  # a window has one more target
+        requested, base, longest = (
+            self.request.context,
+            self.base,
+            self.text.tokens - 1,
+        )  # a window has one more target
         if not self.conversations_alone and longest < recipe.MIN_CONTEXT:
             smaller = "" if base else ", or give `vocab_size` 257 or `tokenizer` char if it is repetitive"
             raise LLMError(
@@ -61,9 +65,13 @@ class Task:
         if requested is None:
             return self._default_context()
         if base and requested > base.max_position_embeddings:
-            raise usage(f"`context` {requested} is longer than the base model's {base.max_position_embeddings}")
+            raise usage(
+                f"`context` {requested} is longer than the base model's {base.max_position_embeddings}"
+            )
         if not self.conversations_alone and requested > longest:
-            shorter = f" or give `context` {longest} or less" if self.request.context_reason == REQUESTED else ""
+            shorter = (
+                f" or give `context` {longest} or less" if self.request.context_reason == REQUESTED else ""
+            )
             raise LLMError(
                 f"the corpus is shorter than the context length: {longest + 1} training tokens, `context` {requested} "
                 f"needs {requested + 1}; add more text{shorter}"
@@ -89,26 +97,38 @@ class Task:
     def _text_context(self) -> Decision[int]:
         most = self.base.max_position_embeddings if self.base else math.inf
         if self.base and most >= 2 * recipe.FINE_TUNING_CONTEXT:
-            return Decision(recipe.FINE_TUNING_CONTEXT, "long enough for fine-tuning; longer windows are slower")
+            return Decision(
+                recipe.FINE_TUNING_CONTEXT, "long enough for fine-tuning; longer windows are slower"
+            )
         if self.induction:
-            decision = Decision(recipe.INDUCTION_CONTEXT, "long enough for induction heads to find earlier occurrences")
+            decision = Decision(
+                recipe.INDUCTION_CONTEXT, "long enough for induction heads to find earlier occurrences"
+            )
         else:
             tokens = recipe.CONTEXT if self.text.tokens >= recipe.CONTEXT_TOKENS else recipe.SHORT_CONTEXT
             decision = Decision(tokens, "long enough for a corpus of this size")
-        return decision if decision.value <= most else Decision(int(most), "the longest that the base model supports")
+        return (
+            decision
+            if decision.value <= most
+            else Decision(int(most), "the longest that the base model supports")
+        )
 
     def _conversation_context(self) -> Decision[int]:
         assert self.conversations
         shortest, most = recipe.CONVERSATION_SHORTEST_CONTEXT, recipe.CONVERSATION_LONGEST_CONTEXT
         if self.base:
-            shortest = min(recipe.CONVERSATION_SHORTEST_FINE_TUNING_CONTEXT, self.base.max_position_embeddings)
+            shortest = min(
+                recipe.CONVERSATION_SHORTEST_FINE_TUNING_CONTEXT, self.base.max_position_embeddings
+            )
             most = min(most, self.base.max_position_embeddings)
         inputs = max(self.conversations.lengths) - 1
         whole = max(shortest, 1 << max(0, inputs - 1).bit_length())  # a power of two
         if whole > most:
             return Decision(most, "the longest that is affordable; longer conversations are truncated")
         several = whole == shortest
-        return Decision(whole, f"long enough for {'several turns' if several else 'the longest conversation'}")
+        return Decision(
+            whole, f"long enough for {'several turns' if several else 'the longest conversation'}"
+        )
 
     @cached_property
     def packed(self) -> CorpusSize | None:
@@ -140,7 +160,8 @@ class Task:
 
     @property
     def _conversation_epochs(self) -> float:
-        """Limit of epochs for conversations: few conversations need many epochs, since each is only one example."""
+        """Limit of epochs for conversations: few conversations need many epochs, since each is only one
+        example."""
         assert self.packed
         epochs, steps = recipe.CONVERSATION_EPOCHS, recipe.CONVERSATION_STEPS
         if self.base:

@@ -1,6 +1,7 @@
-"""The divergence from the base model, which limits catastrophic forgetting: before a run on conversations the base
-model generates text, and each step adds the Kullback-Leibler divergence from the base model on a part of that text to
-the loss (self-distillation; LOG.md, "Catastrophic forgetting when fine-tuning on few conversations").
+"""The divergence from the base model, which limits catastrophic forgetting: before a run on conversations the
+base model generates text, and each step adds the Kullback-Leibler divergence from the base model on a part of
+that text to the loss (self-distillation; LOG.md, "Catastrophic forgetting when fine-tuning on few
+conversations").
 """
 
 from collections.abc import Callable
@@ -25,7 +26,8 @@ SHARE_OF_REST = 0.25  # maximum share of the time left after reading and plannin
 
 
 def seconds_to_generate(budget: float, left: float) -> float:
-    """Return the time limit for generating the text in a run of `budget` seconds, `left` of which are left."""
+    """Return the time limit for generating the text in a run of `budget` seconds, `left` of which are
+    left."""
     return max(0.0, min(recipe.DIVERGENCE_TIME * budget, SHARE_OF_REST * left))
 
 
@@ -41,8 +43,13 @@ class GeneratedBatch:
 class BaseDivergence:
     """Adds the gradients of the divergence to the gradients of a step."""
 
-    def __init__(self, model: LanguageModel, text: GeneratedBatch, settings: TrainConfig, weight: float) -> None:
-        self._model, self._text, self._seed, self._weight = model, text, settings.seed, weight
+    def __init__(
+        self, model: LanguageModel, text: GeneratedBatch, settings: TrainConfig, weight: float
+    ) -> None:
+        self._model = model
+        self._text = text
+        self._seed = settings.seed
+        self._weight = weight
         texts = round(recipe.DIVERGENCE_TOKENS * settings.tokens_per_step / text.hidden.shape[1])
         self._texts_per_step = min(max(1, texts), len(text.ids))
 
@@ -58,10 +65,14 @@ class BaseDivergence:
 
 
 def generate(
-    model: LanguageModel, tokenizer: Tokenizer, seed: int, on_progress: Callable[[float], None] = lambda share: None
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    seed: int,
+    on_progress: Callable[[float], None] = lambda share: None,
 ) -> GeneratedBatch | None:
     """Generate text with the base model: `model`, before its adapters, if any, change it. A pass that raises
-    CutShortError ends the text early; None if it is too short. `on_progress` receives the completed share, 0 to 1."""
+    CutShortError ends the text early; None if it is too short. `on_progress` receives the completed share, 0
+    to 1."""
     length, hidden = generated_length(model.config), list[Tensor]()
 
     def keep(state: Tensor) -> None:
@@ -73,4 +84,6 @@ def generate(
     on_progress(0.0)
     ids = generate_ids(model, tokenizer, texts, SEED + seed, keep)
     on_progress(1.0)
-    return None if ids is None else GeneratedBatch(ids, torch.cat(hidden, dim=1), model.head().detach().clone())
+    return (
+        None if ids is None else GeneratedBatch(ids, torch.cat(hidden, dim=1), model.head().detach().clone())
+    )

@@ -1,8 +1,9 @@
-"""Data parallel training: each process computes the gradients of a slice of the batch and updates some matrices.
+"""Data parallel training: each process computes the gradients of a slice of the batch and updates some
+matrices.
 
-Rank 0, the leader, does everything else: it reads, plans, keeps the clock, evaluates and saves. The others hold the
-same weights, or another part of each sharded weight, and follow its commands. Except for the order of sums, the run is
-therefore the same function of (seed, step) for any number of processes.
+Rank 0, the leader, does everything else: it reads, plans, keeps the clock, evaluates and saves. The others
+hold the same weights, or another part of each sharded weight, and follow its commands. Except for the order
+of sums, the run is therefore the same function of (seed, step) for any number of processes.
 """
 
 from collections.abc import Mapping
@@ -39,7 +40,8 @@ class Leader:
         return _new_model(config, settings, new_tokens, self.group)
 
     def send_state(self, model: LanguageModel, optimizer: Mapping[str, NDArray[np.float32]] | None) -> None:
-        """Send the others the weights, unless they are sharded, and the optimizer's state in a resumed run."""
+        """Send the others the weights, unless they are sharded, and the optimizer's state in a resumed
+        run."""
         if not self.group.is_sharded:
             self.group.tell(Command.RECEIVE_WEIGHTS)
             for parameter in model.parameters():
@@ -68,7 +70,9 @@ class Leader:
             self.group.tell(Command.END)
 
 
-def _new_model(config: ModelConfig, settings: TrainConfig, new_tokens: range, group: ProcessGroup) -> LanguageModel:
+def _new_model(
+    config: ModelConfig, settings: TrainConfig, new_tokens: range, group: ProcessGroup
+) -> LanguageModel:
     if group.is_sharded:
         from llmcli.training.step.sharded_model import new_sharded_model  # slow to import
 
@@ -93,7 +97,9 @@ def follow(group: ProcessGroup) -> None:
             shape = int(rows), int(columns)
             ids = group.broadcast(torch.zeros(shape, dtype=torch.int64, device=settings.device))
             mask = group.broadcast(torch.zeros(shape, dtype=torch.bool)) if is_masked else None
-            training_step(model, optimizer, Batch(int(step), progress, dropout, ids, mask), settings, group=group)
+            training_step(
+                model, optimizer, Batch(int(step), progress, dropout, ids, mask), settings, group=group
+            )
         elif command == Command.SAVE_OPTIMIZER:
             for _ in optimizer.state():
                 pass

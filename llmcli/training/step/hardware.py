@@ -16,14 +16,21 @@ from llmcli.errors import LLMError
 from llmcli.models.torch.devices import is_out_of_memory
 from llmcli.training.step.thread_tuner import ThreadTuner
 
-BFLOAT16_GAIN = 0.8  # bfloat16 is chosen if matrix products take less than this fraction of the time in float32
+BFLOAT16_GAIN = (
+    0.8  # bfloat16 is chosen if matrix products take less than this fraction of the time in float32
+)
 PRODUCTS_TIMED = 16  # per data type
 THREADS_GAIN = 0.9  # fewer threads are chosen if they take less than this fraction of the time with more
-SHARE_SECONDS = 0.1  # duration of measuring the share of a core: shorter times depend on the system's time slices
-# share of a core; a thread with less waits for other processes. On two cores: .97 beside one busy process, .48 to
-# .87 beside two
+SHARE_SECONDS = (
+    0.1  # duration of measuring the share of a core: shorter times depend on the system's time slices
+)
+# share of a core; a thread with less waits for other processes. On two cores: .97 beside one busy process,
+# .48 to .87 beside two
 FREE_SHARE = 0.92
-LIMITS = ("memory.max", "memory.high")  # the latter is not a hard limit, but the kernel slows down a group above it
+LIMITS = (
+    "memory.max",
+    "memory.high",
+)  # the latter is not a hard limit, but the kernel slows down a group above it
 PAGE_CACHE = ("inactive_file", "active_file")  # keys in memory.stat; the kernel frees it when necessary
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # parameters of mallopt, from glibc's malloc.h
 
@@ -33,8 +40,12 @@ def pick_dtype(requested: str, device: str, threads: int) -> tuple[str, str]:
     if requested != "auto":
         return requested, "as requested"
     if device == "cuda":
-        supported = torch.cuda.is_bf16_supported(including_emulation=False)  # emulation is slower than float32
-        return ("bfloat16", "the fastest on this GPU") if supported else ("float32", "this GPU has no bfloat16")
+        supported = torch.cuda.is_bf16_supported(
+            including_emulation=False
+        )  # emulation is slower than float32
+        return (
+            ("bfloat16", "the fastest on this GPU") if supported else ("float32", "this GPU has no bfloat16")
+        )
     if device != "cpu":
         return "float32", f"the default on {device}"
     torch.set_num_threads(threads)
@@ -46,7 +57,9 @@ def pick_dtype(requested: str, device: str, threads: int) -> tuple[str, str]:
 
 def _product_seconds(dtype: torch.dtype) -> float:
     """Measure the processor seconds of a typical matrix product on one core: the minimum of several."""
-    clock = time.perf_counter if sys.platform == "win32" else time.thread_time  # thread_time is too coarse there
+    clock = (
+        time.perf_counter if sys.platform == "win32" else time.thread_time
+    )  # thread_time is too coarse there
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     x, y = (torch.ones(512, 256, dtype=dtype) for _ in range(2))
@@ -62,10 +75,13 @@ def _product_seconds(dtype: torch.dtype) -> float:
 def fastest_threads(counts: Sequence[int]) -> int:
     """Choose the number of threads, from descending `counts`, that currently makes small operations fastest.
 
-    Beside another busy process, fewer threads than cores are much faster, since threads wait for each other. If even a
-    single thread waits for a core, the smallest number is chosen: more would only take time from other processes.
+    Beside another busy process, fewer threads than cores are much faster, since threads wait for each other.
+    If even a single thread waits for a core, the smallest number is chosen: more would only take time from
+    other processes.
     """
-    if len(counts) == 1 or (_core_share() < FREE_SHARE and _core_share() < FREE_SHARE):  # twice: not just for a moment
+    if len(counts) == 1 or (
+        _core_share() < FREE_SHARE and _core_share() < FREE_SHARE
+    ):  # twice: not just for a moment
         return counts[-1]
     best, fastest = math.inf, counts[0]
     for count in counts:
@@ -109,7 +125,8 @@ def check_can_shard() -> None:
 
 
 def keep_freed_memory() -> None:
-    """Make glibc keep freed memory for the next step: mapping it again takes a twentieth of the time of a step."""
+    """Make glibc keep freed memory for the next step: mapping it again takes a twentieth of the time of a
+    step."""
     if libc := _glibc():  # which accepts a threshold of at most 32 MB
         libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)
         libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
@@ -127,7 +144,8 @@ def _glibc() -> ctypes.CDLL | None:
 
 
 def free_memory(device: str) -> float:
-    """Return the bytes that a run may use on a device. MPS shares the CPU's memory but may not use all of it."""
+    """Return the bytes that a run may use on a device. MPS shares the CPU's memory but may not use all of
+    it."""
     if device == "cuda":
         return float(torch.cuda.mem_get_info()[0])
     host = min(_system_memory(), available_memory(), _process_memory())
@@ -146,15 +164,19 @@ def _system_memory() -> float:
 
 
 def _windows_memory() -> float:
-    """Return ullAvailPhys in MEMORYSTATUSEX (two 32-bit numbers, then seven of 64 bits), from GlobalMemoryStatusEx."""
-    status = (ctypes.c_uint64 * 8)(ctypes.sizeof(ctypes.c_uint64) * 8)  # dwLength first; all are little-endian
+    """Return ullAvailPhys in MEMORYSTATUSEX (two 32-bit numbers, then seven of 64 bits), from
+    GlobalMemoryStatusEx."""
+    status = (ctypes.c_uint64 * 8)(
+        ctypes.sizeof(ctypes.c_uint64) * 8
+    )  # dwLength first; all are little-endian
     if not ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status)):  # type: ignore[attr-defined,unused-ignore]
         raise OSError("GlobalMemoryStatusEx failed")
     return float(status[2])
 
 
 def _process_memory() -> float:
-    """Return the bytes left of the limit on this process's address space (ulimit -v); infinite without a limit."""
+    """Return the bytes left of the limit on this process's address space (ulimit -v); infinite without a
+    limit."""
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
 
@@ -166,9 +188,9 @@ def _process_memory() -> float:
 
 
 def available_memory(cgroup: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> float:
-    """Return the bytes left within the limits of this process's control groups (version 2), such as a container's,
-    named in `cgroup`; infinite without limits. A container may see its host's names: the limits of `root` then
-    count."""
+    """Return the bytes left within the limits of this process's control groups (version 2), such as a
+    container's, named in `cgroup`; infinite without limits. A container may see its host's names: the limits
+    of `root` then count."""
     groups = [root / line.removeprefix("0::/") for line in _lines(cgroup) if line.startswith("0::/")]
     return min((_available(each) for group in groups for each in (group, *group.parents)), default=math.inf)
 

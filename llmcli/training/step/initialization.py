@@ -25,7 +25,10 @@ def fresh_weights(config: ModelConfig, seed: int, induction: bool = False) -> di
 
 
 def new_model(
-    config: ModelConfig, settings: TrainConfig, new_tokens: range = range(0), kind: type[LanguageModel] = LanguageModel
+    config: ModelConfig,
+    settings: TrainConfig,
+    new_tokens: range = range(0),
+    kind: type[LanguageModel] = LanguageModel,
 ) -> LanguageModel:
     """Make a model without weights. With LoRA adapters, the embeddings of `new_tokens` are also trained."""
     model = kind(config, settings.dropout, getattr(torch, settings.dtype)).to(settings.device)
@@ -37,7 +40,8 @@ def new_model(
 
 
 def compile_layers(model: LanguageModel, settings: TrainConfig) -> bool:
-    """Compile each layer when it first gets windows of a new length, if that pays off; return whether it does."""
+    """Compile each layer when it first gets windows of a new length, if that pays off; return whether it
+    does."""
     if not _is_worth_compiling(settings):
         return False
     model.dropout.exclude_from_compilation()
@@ -59,5 +63,6 @@ def eager_without_compiler(settings: TrainConfig) -> Iterator[None]:
 
 
 def _is_worth_compiling(settings: TrainConfig) -> bool:
-    """Return True on a GPU, except in short runs. Measured on a CPU: 0 to 5% faster after 26 s of compiling."""
+    """Return True on a GPU, except in short runs. Measured on a CPU: 0 to 5% faster after 26 s of
+    compiling."""
     return settings.device == "cuda" and (settings.seconds is None or settings.seconds >= COMPILE_FROM)

@@ -1,5 +1,5 @@
-"""Muon (Jordan et al. 2024, "Muon: An optimizer for hidden layers"): the momentum of a weight matrix is replaced by the
-nearest orthogonal matrix, so that all its singular directions are updated equally.
+"""Muon (Jordan et al. 2024, "Muon: An optimizer for hidden layers"): the momentum of a weight matrix is
+replaced by the nearest orthogonal matrix, so that all its singular directions are updated equally.
 
 L matrices of the same shape [m, n] are updated together, or L stacks of E experts' matrices, [E, m, n].
 """
@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from llmcli.training.distributed.process_group import ProcessGroup
 
 # Coefficients of five iterations of x <- a x + (b A + c A A) x with A = x x', from "The Polar Express"
-# (arXiv:2505.16932), section 4: they bring singular values in [0.001, 1] close to 1. In all iterations except the last,
-# x is divided by SAFETY first: otherwise bfloat16 rounding occasionally lifts a value above the interval, where it
-# diverges (measured: a largest singular value of 2,094 instead of 1.15).
+# (arXiv:2505.16932), section 4: they bring singular values in [0.001, 1] close to 1. In all iterations except
+# the last, x is divided by SAFETY first: otherwise bfloat16 rounding occasionally lifts a value above the
+# interval, where it diverges (measured: a largest singular value of 2,094 instead of 1.15).
 SAFETY = 1.02
 POLAR_EXPRESS = (
     (8.28721201814563, -23.595886519098837, 17.300387312530933),
@@ -28,7 +28,8 @@ POLAR_EXPRESS = (
 
 
 def orthogonalize(x: Tensor) -> Tensor:
-    """Approximate the nearest orthogonal matrix of each x [..., m, n]: large singular values become 0.8 to 1.2."""
+    """Approximate the nearest orthogonal matrix of each x [..., m, n]: large singular values become 0.8 to
+    1.2."""
     tall = x.shape[-2] > x.shape[-1]
     if tall:
         x = x.mT
@@ -51,7 +52,8 @@ def _same_shapes(matrices: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
 
 
 def _nesterov(gradient: Tensor, buffer: Tensor, momentum: float) -> Tensor:
-    """Compute the Nesterov momentum of a gradient, which is overwritten; `buffer`, the momentum, is updated."""
+    """Compute the Nesterov momentum of a gradient, which is overwritten; `buffer`, the momentum, is
+    updated."""
     buffer.lerp_(gradient, 1 - momentum)
     return gradient.lerp_(buffer, momentum)
 
@@ -64,12 +66,16 @@ def _update(own: Tensor, direction: Tensor, shape: Sequence[int], lr: float, wei
 
 
 class WholeMuon:
-    """Updates whole weight matrices with their gradients, which it drops. With several processes, each sums and
-    orthogonalizes its part of the matrices of a shape, and all get the result."""
+    """Updates whole weight matrices with their gradients, which it drops. With several processes, each sums
+    and orthogonalizes its part of the matrices of a shape, and all get the result."""
 
-    def __init__(self, matrices: Iterable[nn.Parameter], dtype: torch.dtype, group: ProcessGroup | None = None) -> None:
+    def __init__(
+        self, matrices: Iterable[nn.Parameter], dtype: torch.dtype, group: ProcessGroup | None = None
+    ) -> None:
         """`dtype` is for the matrix products."""
-        self.matrices, self._dtype, self._group = _same_shapes(matrices), dtype, group
+        self.matrices = _same_shapes(matrices)
+        self._dtype = dtype
+        self._group = group
         length = group.part_length if group else int
         self._momenta = [  # momenta of this process's matrices
             torch.zeros(length(len(same)), *same[0].shape, device=same[0].device) for same in self.matrices
@@ -101,13 +107,15 @@ class WholeMuon:
 class ShardedMuon:
     """Like WholeMuon, but each process holds only some rows of the weights and their momenta.
 
-    For orthogonalization, each process receives the parts of some matrices from all others, and returns the results.
-    Stacks of experts' matrices are sharded by expert, so each matrix is whole.
+    For orthogonalization, each process receives the parts of some matrices from all others, and returns the
+    results. Stacks of experts' matrices are sharded by expert, so each matrix is whole.
     """
 
     def __init__(self, matrices: Iterable[nn.Parameter], dtype: torch.dtype, group: ProcessGroup) -> None:
         """`dtype` is for the matrix products and for sending matrices."""
-        self.matrices, self._dtype, self._group = _same_shapes(matrices), dtype, group
+        self.matrices = _same_shapes(matrices)
+        self._dtype = dtype
+        self._group = group
         self._momenta = [[torch.zeros_like(own_part(matrix)) for matrix in same] for same in self.matrices]
 
     @torch.no_grad()
@@ -128,9 +136,12 @@ class ShardedMuon:
             first = (first + len(same_shape)) % self._group.count
 
     def _orthogonalize_dealt(self, parts: Sequence[Tensor], rows: int, first: int) -> list[Tensor]:
-        """Convert this process's rows of some matrices [m, n] to the same rows of the orthogonalized matrices."""
+        """Convert this process's rows of some matrices [m, n] to the same rows of the orthogonalized
+        matrices."""
         group = self._group
-        dealt = [[i for i in range(len(parts)) if (first + i) % group.count == rank] for rank in range(group.count)]
+        dealt = [
+            [i for i in range(len(parts)) if (first + i) % group.count == rank] for rank in range(group.count)
+        ]
         heights = [len(group.rows_of(rank, rows)) for rank in range(group.count)]
         own, height, columns = dealt[group.rank], heights[group.rank], parts[0].shape[1]
         sent = [torch.cat([parts[0][:0], *(parts[i] for i in indices)]) for indices in dealt]

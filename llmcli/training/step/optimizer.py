@@ -1,7 +1,8 @@
 """The optimizer: parameter groups, update rules, schedules of learning rate and momentum.
 
-With the recipe "muon", weight matrices inside the layers are updated by Muon; embeddings, the output head and the gains
-of the norms by AdamW. The other recipes use AdamW for all trained parameters. The numbers are in recipe.py.
+With the recipe "muon", weight matrices inside the layers are updated by Muon; embeddings, the output head and
+the gains of the norms by AdamW. The other recipes use AdamW for all trained parameters. The numbers are in
+recipe.py.
 """
 
 from collections import defaultdict
@@ -60,12 +61,15 @@ class Optimizer:
         self._muon_lr = rates.get("matrices", 0.0)
         dtype = getattr(torch, config.dtype)
         self._muon: WholeMuon | ShardedMuon = (
-            ShardedMuon(matrices, dtype, group) if group and group.is_sharded else WholeMuon(matrices, dtype, group)
+            ShardedMuon(matrices, dtype, group)
+            if group and group.is_sharded
+            else WholeMuon(matrices, dtype, group)
         )
         self._adamw = AdamW(groups, group)
 
     def step(self, progress: float) -> None:
-        """Update every parameter with its gradient, then drop the gradients. `progress` is 0 to 1 of the run."""
+        """Update every parameter with its gradient, then drop the gradients. `progress` is 0 to 1 of the
+        run."""
         lr_scale = self._config.lr * lr_schedule(progress)
         self._adamw.step(lr_scale)
         self._muon.step(self._muon_lr * lr_scale, momentum(progress), self._config.weight_decay)
@@ -82,7 +86,8 @@ class Optimizer:
         return {name: copied(value) for name, value in self.state()}
 
     def load_arrays(self, arrays: Mapping[str, NDArray[np.float32]]) -> None:
-        """Restore the state that `to_arrays` returned. Raises KeyError if the momentum of matrices is missing."""
+        """Restore the state that `to_arrays` returned. Raises KeyError if the momentum of matrices is
+        missing."""
         for i in range(len(self._muon.matrices)):
             arrays[f"{MUON}{i}"]
         for name, array in arrays.items():
@@ -106,17 +111,21 @@ def _kind(name: str, parameter: nn.Parameter) -> str:
 
 
 class AdamW:
-    """AdamW (arXiv:1711.05101), as torch.optim.AdamW, which would take a second to import torch's compiler."""
+    """AdamW (arXiv:1711.05101), as torch.optim.AdamW, which would take a second to import torch's
+    compiler."""
 
     def __init__(self, groups: Mapping[float, list[nn.Parameter]], group: ProcessGroup | None = None) -> None:
         """`groups` are the parameters by their peak learning rate."""
-        self._groups, self._group, self._sharded = groups, group, group is not None and group.is_sharded
+        self._groups = groups
+        self._group = group
+        self._sharded = group is not None and group.is_sharded
         self._parameters = [parameter for same_rate in groups.values() for parameter in same_rate]
         self._state: dict[nn.Parameter, dict[str, Tensor]] = {}  # only parameters that have had a gradient
 
     @torch.no_grad()
     def step(self, lr_scale: float) -> None:
-        """Update the parameters that have a gradient, at their peak rate times `lr_scale`; drop the gradient."""
+        """Update the parameters that have a gradient, at their peak rate times `lr_scale`; drop the
+        gradient."""
         if self._group and not self._sharded:
             _sum_gradients(self._parameters, self._group)
         beta1, beta2 = recipe.ADAMW_BETAS
@@ -130,11 +139,21 @@ class AdamW:
                     self._state[parameter] = {"step": step, **moments}
             states = [self._state[parameter] for parameter in updated]
             adamw(
-                [own_part(p) for p in updated], [own_part(p.grad) for p in updated if p.grad is not None],
-                [s["exp_avg"] for s in states], [s["exp_avg_sq"] for s in states], [], [s["step"] for s in states],
-                fused=True, amsgrad=False, beta1=beta1, beta2=beta2, lr=peak * lr_scale, weight_decay=0.0,
-                eps=recipe.ADAMW_EPSILON, maximize=False,
-            )  # fmt: skip
+                [own_part(p) for p in updated],
+                [own_part(p.grad) for p in updated if p.grad is not None],
+                [s["exp_avg"] for s in states],
+                [s["exp_avg_sq"] for s in states],
+                [],
+                [s["step"] for s in states],
+                fused=True,
+                amsgrad=False,
+                beta1=beta1,
+                beta2=beta2,
+                lr=peak * lr_scale,
+                weight_decay=0.0,
+                eps=recipe.ADAMW_EPSILON,
+                maximize=False,
+            )
             for parameter in updated:
                 parameter.grad = None
 
@@ -161,5 +180,7 @@ def _sum_gradients(parameters: Sequence[nn.Parameter], group: ProcessGroup) -> N
         return
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
     summed = group.sum(torch.cat([gradient.flatten() for gradient in gradients]))
-    for parameter, values in zip(parameters, torch.split(summed, [p.numel() for p in parameters]), strict=True):
+    for parameter, values in zip(
+        parameters, torch.split(summed, [p.numel() for p in parameters]), strict=True
+    ):
         parameter.grad = values.view_as(parameter)

@@ -1,7 +1,9 @@
-"""A model sharded over N processes, each of which holds 1/N of every weight: torch's FSDP2 (arXiv:2304.11277).
+"""A model sharded over N processes, each of which holds 1/N of every weight: torch's FSDP2
+(arXiv:2304.11277).
 
-Before a layer computes, the processes gather its weights; afterwards they drop them. The backward pass does the same,
-and leaves each process its part of the summed gradients. All participate when rank 0 reads weights or evaluates.
+Before a layer computes, the processes gather its weights; afterwards they drop them. The backward pass does
+the same, and leaves each process its part of the summed gradients. All participate when rank 0 reads weights
+or evaluates.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,11 +36,13 @@ def new_sharded_model(
 
 
 class ShardedModel(LanguageModel):
-    """A sharded model without a KV cache. Rank 0 calls its methods, the others `take_part`; all call `loss`."""
+    """A sharded model without a KV cache. Rank 0 calls its methods, the others `take_part`; all call
+    `loss`."""
 
     def shard(self, device: str, group: ProcessGroup, plain: Callable[[], LanguageModel]) -> None:
         """Keep a part of each weight on a device. `plain` makes a model with whole weights on the CPU."""
-        self._group, self._plain = group, plain
+        self._group = group
+        self._plain = plain
         mesh = init_device_mesh(device, (group.count,))
         for module in self.modules():
             if isinstance(module, Linear):
@@ -79,7 +83,8 @@ class ShardedModel(LanguageModel):
         return super().hidden_states(ids)
 
     def _check_interruption(self) -> None:
-        """Check before a pass, not between layers: the other processes would wait for the rest of the pass."""
+        """Check before a pass, not between layers: the other processes would wait for the rest of the
+        pass."""
 
     def _use_float32(self) -> None:
         """Switch to float32, as users of the file will."""
@@ -88,7 +93,8 @@ class ShardedModel(LanguageModel):
             self.cos, self.sin = (table[:, :0].float() for table in (self.cos, self.sin))
 
     def scoring_model(self, arrays: Mapping[str, Array]) -> LanguageModel:
-        """Return this model with replaced weights: there is no memory for another one, and training has ended."""
+        """Return this model with replaced weights: there is no memory for another one, and training has
+        ended."""
         self.load_arrays(arrays)
         self._use_float32()
         return self

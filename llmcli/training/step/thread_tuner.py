@@ -1,26 +1,33 @@
 """Tuning the number of threads for training steps, by measurement during the run.
 
-A thread whose core is taken by another process delays all others: on two cores beside one busy process, two threads
-train at 0.28 of their usual speed, one thread at 0.70 (tests/benchmarks/LOG.md). Now and then, a few steps are
-therefore tried with another number of threads. A step with too many threads may take thirty times as long, so more are
-tried only if small operations are faster with them.
+A thread whose core is taken by another process delays all others: on two cores beside one busy process, two
+threads train at 0.28 of their usual speed, one thread at 0.70 (tests/benchmarks/LOG.md). Now and then, a few
+steps are therefore tried with another number of threads. A step with too many threads may take thirty times
+as long, so more are tried only if small operations are faster with them.
 """
 
 import statistics
 from collections import deque
 from collections.abc import Callable, Sequence
 
-# steps whose mean, without the slowest, is the current pace: a median would miss the few steps that take most of the
-# time beside other processes, and the first step is always slow
+# steps whose mean, without the slowest, is the current pace: a median would miss the few steps that take most
+# of the time beside other processes, and the first step is always slow
 RECENT_STEPS = 6
 FIRST_TRIAL = 4  # steps before the first trial, needed to know the current pace
 TRIAL_STEPS = 2  # measured in a trial, after one step to warm up
 GAIN = 0.95  # a trial succeeds below this fraction of the current pace
 ABORT = 1.8  # times the current pace: a slower trial ends after its first step
-SLOWER = 1.25  # times the best pace with this number of threads: another process is busy, try fewer immediately
-SHORTEST_PAUSE, LONGEST_PAUSE = 4.0, 32.0  # seconds between rounds of trials; doubled after each unsuccessful round
+SLOWER = (
+    1.25  # times the best pace with this number of threads: another process is busy, try fewer immediately
+)
+SHORTEST_PAUSE, LONGEST_PAUSE = (
+    4.0,
+    32.0,
+)  # seconds between rounds of trials; doubled after each unsuccessful round
 PAUSE_PER_ROUND = 25  # a pause lasts at least this many times as long as the previous round
-ALL_THREADS_PAUSE = 4.0  # times as long while all threads are in use: a slower pace starts a round immediately
+ALL_THREADS_PAUSE = (
+    4.0  # times as long while all threads are in use: a slower pace starts a round immediately
+)
 
 
 class ThreadTuner:
@@ -32,9 +39,11 @@ class ThreadTuner:
         set_threads: Callable[[int], None] = lambda threads: None,
         fastest: Callable[[Sequence[int]], int] = max,
     ) -> None:
-        """`set_threads` receives every choice. `fastest` returns the number with which small operations are fastest."""
+        """`set_threads` receives every choice. `fastest` returns the number with which small operations are
+        fastest."""
         self._counts = thread_counts(max_threads)
-        self._set_threads, self._fastest = set_threads, fastest
+        self._set_threads = set_threads
+        self._fastest = fastest
         self._chosen = self._counts.index(fastest(self._counts))  # an index
         self.trial: int | None = None  # index in _counts of the number being tried
         self._trial_paces: list[float] = []
@@ -63,11 +72,14 @@ class ThreadTuner:
         self._set_threads(self.threads)
 
     def _reset(self) -> None:
-        """Forget all paces. A round of trials follows once the pace with the chosen number of threads is known."""
+        """Forget all paces. A round of trials follows once the pace with the chosen number of threads is
+        known."""
         self._recent: deque[float] = deque(maxlen=RECENT_STEPS)
         self._best = float("inf")  # pace with the chosen number of threads
-        self._to_try, self._round_seconds = self._fewer(), 0.0
-        self._since_trial, self._pause = 0.0, SHORTEST_PAUSE / 2  # seconds, and seconds until the next round
+        self._to_try = self._fewer()
+        self._round_seconds = 0.0
+        self._since_trial = 0.0
+        self._pause = SHORTEST_PAUSE / 2  # seconds, and seconds until the next round
 
     def _fewer(self) -> list[int]:
         """Return the indices of smaller numbers of threads, nearest first."""
@@ -85,7 +97,8 @@ class ThreadTuner:
         self._best = min(self._best, current)
         if current > SLOWER * self._best and not self._to_try:
             self._to_try = self._fewer()
-            self._best, self._pause = current, SHORTEST_PAUSE / 2
+            self._best = current
+            self._pause = SHORTEST_PAUSE / 2
         elif self._since_trial >= self._pause * (1.0 if self._chosen else ALL_THREADS_PAUSE):
             if not self._to_try:  # numbers that may be faster, nearest first
                 fastest = self._counts.index(self._fastest(self._counts[: self._chosen + 1]))
@@ -94,7 +107,9 @@ class ThreadTuner:
             if not self._to_try:
                 self._end_round()
         if self._to_try:
-            self.trial, self._trial_paces, self._since_trial = self._to_try.pop(0), [], 0.0
+            self.trial = self._to_try.pop(0)
+            self._trial_paces = []
+            self._since_trial = 0.0
 
     def _add_trial_step(self, pace: float) -> None:
         current = self._current_pace()
@@ -112,7 +127,8 @@ class ThreadTuner:
     def _end_round(self) -> None:
         """End an unsuccessful round; the next one follows after a longer pause."""
         self._pause = max(min(2 * self._pause, LONGEST_PAUSE), PAUSE_PER_ROUND * self._round_seconds)
-        self._since_trial, self._round_seconds = 0.0, 0.0
+        self._since_trial = 0.0
+        self._round_seconds = 0.0
 
 
 def thread_counts(max_threads: int) -> list[int]:

@@ -40,8 +40,9 @@ def measure_throughput(
     *,
     conversations: bool = False,
 ) -> Throughput:
-    """Measure training tokens per second for about `seconds`, or up to ten times that (0.5 s to MAX_SECONDS) until four
-    steps are done and the `tuner` has tried its numbers of threads. `conversations`: full rows, with a loss mask."""
+    """Measure training tokens per second for about `seconds`, or up to ten times that (0.5 s to MAX_SECONDS)
+    until four steps are done and the `tuner` has tried its numbers of threads. `conversations`: full rows,
+    with a loss mask."""
     tuner = tuner or ThreadTuner(1)
     longest = min(MAX_SECONDS, max(0.5, 10 * seconds))
     part = _affordable_part(config, settings, longest)
@@ -60,14 +61,21 @@ def measure_throughput(
             break
         spent = perf_counter() - began
     chosen = [step for step in paces if step[1] == tuner.threads] or paces
-    after_warm_up = chosen[2:] if len(chosen) >= 4 else chosen[-2:]  # the first steps are slower than the rest
-    median_pace = {n: median(pace for length, _, pace in after_warm_up if length == n) for n, _, _ in after_warm_up}
+    after_warm_up = (
+        chosen[2:] if len(chosen) >= 4 else chosen[-2:]
+    )  # the first steps are slower than the rest
+    median_pace = {
+        n: median(pace for length, _, pace in after_warm_up if length == n) for n, _, _ in after_warm_up
+    }
     factor = estimated_speed(config, settings) / estimated_speed(part, settings)
-    return Throughput(factor * len(median_pace) / sum(median_pace.values()), factor / median_pace[min(median_pace)])
+    return Throughput(
+        factor * len(median_pace) / sum(median_pace.values()), factor / median_pace[min(median_pace)]
+    )
 
 
 def _affordable_part(config: ModelConfig, settings: TrainConfig, seconds: float) -> ModelConfig:
-    """Reduce a model to as many layers as keep a step within about `seconds`: all layers take the same time."""
+    """Reduce a model to as many layers as keep a step within about `seconds`: all layers take the same
+    time."""
     least = max(1, int(MIN_LAYER_SHARE * config.num_hidden_layers))
     for layers in range(config.num_hidden_layers, least, -1):
         part = replace(config, num_hidden_layers=layers)
@@ -92,7 +100,8 @@ class _Trial:
     """A model with random weights, trained on random tokens."""
 
     def __init__(self, config: ModelConfig, settings: TrainConfig, conversations: bool) -> None:
-        self._settings, self._masked = settings, conversations
+        self._settings = settings
+        self._masked = conversations
         keep_freed_memory()
         self._model = new_model(config, settings)
         _fill(self._model, settings.device)
@@ -107,9 +116,12 @@ class _Trial:
         return max(1, self._settings.tokens_per_step // length)
 
     def pace(self, length: int, spent: float) -> float:
-        """Return the seconds per token of a step, which is cut short at MAX_SECONDS; `spent` seconds have passed."""
+        """Return the seconds per token of a step, which is cut short at MAX_SECONDS; `spent` seconds have
+        passed."""
         rows, device = self.rows(length), self._settings.device
-        ids = torch.from_numpy(self._rng.integers(self._model.config.vocab_size, size=(rows, length + 1))).to(device)
+        ids = torch.from_numpy(self._rng.integers(self._model.config.vocab_size, size=(rows, length + 1))).to(
+            device
+        )
         loss_mask = torch.arange(length + 1) < COUNTED_SHARE * (length + 1)
         _synchronize(device)
         began, done = perf_counter(), 0

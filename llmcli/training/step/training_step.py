@@ -18,7 +18,9 @@ from llmcli.training.step.base_divergence import BaseDivergence
 from llmcli.training.step.optimizer import Optimizer
 
 Split = Callable[[Tensor, int], Sequence[Tensor]]  # torch.chunk or torch.tensor_split
-MicroBatch = tuple[Tensor, Tensor | None, float]  # (ids [b, T + 1], loss mask, weight in the loss of the batch)
+MicroBatch = tuple[
+    Tensor, Tensor | None, float
+]  # (ids [b, T + 1], loss mask, weight in the loss of the batch)
 
 
 @dataclass(frozen=True)
@@ -29,12 +31,16 @@ class Batch:
     progress: float  # position in the schedules, 0 to 1
     dropout: float
     ids: Tensor  # [B, T + 1]
-    loss_mask: Tensor | None = None  # [B, T + 1], on the CPU, where reading it does not wait; None: all tokens
+    loss_mask: Tensor | None = (
+        None  # [B, T + 1], on the CPU, where reading it does not wait; None: all tokens
+    )
 
 
-def accumulate_gradients(model: LanguageModel, ids: Tensor, count: int, loss_mask: Tensor | None = None) -> Tensor:
-    """Return the mean loss in nats per token of a batch ids [B, T + 1], where `loss_mask` [B, T + 1] is True. Gradients
-    are accumulated in the parameters, in at most `count` micro-batches, to limit memory."""
+def accumulate_gradients(
+    model: LanguageModel, ids: Tensor, count: int, loss_mask: Tensor | None = None
+) -> Tensor:
+    """Return the mean loss in nats per token of a batch ids [B, T + 1], where `loss_mask` [B, T + 1] is True.
+    Gradients are accumulated in the parameters, in at most `count` micro-batches, to limit memory."""
     parts = _split(ids, loss_mask, torch.chunk, count)
     counted = sum(tokens for _, _, tokens in parts)
     return _accumulate(model, [(part, mask, tokens / counted) for part, mask, tokens in parts if tokens])
@@ -50,11 +56,17 @@ def _accumulate(model: LanguageModel, batches: Iterable[MicroBatch], scale: floa
     return total
 
 
-def _split(ids: Tensor, loss_mask: Tensor | None, split: Split, count: int) -> list[tuple[Tensor, Tensor | None, int]]:
+def _split(
+    ids: Tensor, loss_mask: Tensor | None, split: Split, count: int
+) -> list[tuple[Tensor, Tensor | None, int]]:
     """Return (ids, loss mask, counted tokens) of each micro-batch."""
-    masks = split(torch.ones_like(ids, dtype=torch.bool, device="cpu") if loss_mask is None else loss_mask, count)
+    masks = split(
+        torch.ones_like(ids, dtype=torch.bool, device="cpu") if loss_mask is None else loss_mask, count
+    )
     counted = [int(mask[:, 1:].sum()) for mask in masks]
-    return list(zip(split(ids, count), [None] * len(masks) if loss_mask is None else masks, counted, strict=True))
+    return list(
+        zip(split(ids, count), [None] * len(masks) if loss_mask is None else masks, counted, strict=True)
+    )
 
 
 def training_step(
@@ -67,8 +79,8 @@ def training_step(
     base_divergence: BaseDivergence | None = None,
     interruptible: AbstractContextManager[None] | None = None,
 ) -> float | None:
-    """Take a step on a batch. Returns its mean loss in nats per token, or None if it was cut short, which changes
-    nothing. All processes in a `group` call this with the same batch, and each computes its rows."""
+    """Take a step on a batch. Returns its mean loss in nats per token, or None if it was cut short, which
+    changes nothing. All processes in a `group` call this with the same batch, and each computes its rows."""
     model.dropout.set_rate(batch.dropout)
     model.dropout.seed(settings.seed, batch.step)
     model.train()
@@ -92,7 +104,8 @@ def training_step(
     if loss is None:
         model.zero_grad(set_to_none=True)
         return None
-    # the optimizer sums the gradients of all processes and follows the schedules of learning rate and momentum
+    # the optimizer sums the gradients of all processes and follows the schedules of learning rate and
+    # momentum
     optimizer.step(batch.progress)
     return float(loss.item())
 
