@@ -39,9 +39,8 @@ def _exit_at_once(code: int) -> None:
 
 def run() -> None:
     """Run the command line; never returns."""
-    if (
-        signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    ):  # a process started with nohup ignores it
+    # a process started with nohup ignores it
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signals.end_process)
     try:
         from llmcli.cli import process_start

@@ -139,9 +139,8 @@ class RopeScaling:
         """Return a frequency (radians per position) after scaling."""
         if self.rope_type == "linear":
             return frequency / self.factor
-        rotations = (
-            self.original_max_position_embeddings * frequency / (2 * math.pi)
-        )  # in the original context
+        # in the original context
+        rotations = self.original_max_position_embeddings * frequency / (2 * math.pi)
         smooth = (rotations - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
         smooth = min(max(smooth, 0.0), 1.0)  # 0: divided by `factor`, 1: unchanged
         return frequency * (smooth + (1 - smooth) / self.factor)
@@ -177,13 +176,11 @@ class ModelConfig:
         int, ...
     ] = ()  # SmolLM3: 0 for a layer without rotary positions, otherwise 1; (): all 1
     layer_types: tuple[str, ...] = ()  # Gemma: one of LAYER_TYPES for each layer; (): full_attention
-    sliding_window: int = (
-        0  # tokens that a layer of type sliding_attention attends to, including the current one
-    )
+    # tokens that a layer of type sliding_attention attends to, including the current one
+    sliding_window: int = 0
     rope_local_base_freq: float = 10000.0  # rope_theta of those layers, without rope_scaling
-    query_pre_attn_scalar: float | None = (
-        None  # attention scores are divided by its square root; None: by head_dim's
-    )
+    # attention scores are divided by its square root; None: by head_dim's
+    query_pre_attn_scalar: float | None = None
     partial_rotary_factor: float = 1.0  # GPT-NeoX: share of a head that is rotated
     use_parallel_residual: bool = False  # GPT-NeoX: attention and MLP of a layer have the same input
 
@@ -431,9 +428,8 @@ class TrainConfig:
     induction: bool = False  # initial weights contain induction heads (models/induction.py)
     recipe: str = "muon"  # one of RECIPES
     lora_rank: int = 0  # above 0 for the recipe "lora" only
-    teacher_share: float = (
-        0.0  # fraction of the run that trains the teacher (training/loop/stepper.py); 0: none
-    )
+    # fraction of the run that trains the teacher (training/loop/stepper.py); 0: none
+    teacher_share: float = 0.0
     eval_tokens: int = 4096  # minimum of held-out tokens to evaluate, even after a short or interrupted run
     seed: int = 0
     device: str = "cpu"
@@ -534,9 +530,8 @@ class SamplingConfig:
     top_p: float = 1.0  # keep the most likely tokens that together reach this probability
     min_p: float = 0.05  # keep tokens at least this fraction as likely as the most likely one
     repetition_penalty: float = 1.0  # penalize tokens that occurred (CTRL, arXiv:1909.05858, section 4.1)
-    presence_penalty: float = (
-        0.0  # subtracted from the logits of tokens that were generated; OpenAI's definition
-    )
+    # subtracted from the logits of tokens that were generated; OpenAI's definition
+    presence_penalty: float = 0.0
     frequency_penalty: float = 0.0  # likewise, times the number of occurrences
     seed: int = 0
     stop: tuple[str, ...] = ()  # end before any of these strings

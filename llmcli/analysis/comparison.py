@@ -36,9 +36,8 @@ class TextChange:
     text: str
     first: float
     second: float
-    token: int | None = (
-        None  # of a word, the token with which it most likely begins; None: no single token spells it
-    )
+    # of a word, the token with which it most likely begins; None: no single token spells it
+    token: int | None = None
 
     @property
     def bits(self) -> float | None:

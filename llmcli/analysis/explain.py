@@ -30,10 +30,11 @@ from llmcli.notebook import table
 SHOWN_TOKENS = 10  # next tokens in a notebook
 MAX_TOKENS = 256  # analyzed tokens: the memory for attention weights grows quadratically
 MAX_ABLATION_WORK = 3e10  # parameters x tokens processed, over all ablations: a few seconds
+# number of copies listed, and the least probability that the cache adds to one
 MAX_COPIES, MIN_ADDED = (
     5,
     0.001,
-)  # number of copies listed, and the least probability that the cache adds to one
+)
 
 
 @dataclass(frozen=True)
@@ -84,12 +85,10 @@ class Explanation:
     preceding: int  # T - N, tokens in the context before the analyzed ones
     attention: Array  # [L, H, N, N]; each row (query) sums to 1 minus its weight on preceding tokens
     logit_lens: Candidates  # predictions of the next token after each layer
-    ablation_effects: NDArray[
-        np.float64
-    ]  # [N], bits that `token` loses without each context token; NaN: skipped
-    logprobs: NDArray[
-        np.float64
-    ]  # [V], natural log probabilities of the next token, as in `generate`; -inf for
+    # [N], bits that `token` loses without each context token; NaN: skipped
+    ablation_effects: NDArray[np.float64]
+    # [V], natural log probabilities of the next token, as in `generate`; -inf for
+    logprobs: NDArray[np.float64]
     # tokens that are never generated: incomplete UTF-8, and bytes that are not in the training text
     attribution: Attribution  # contributions to the network's logit for `token`
     added: AddedText  # the same prediction by text; it differs from `logprobs` where tokens start inside the prompt
@@ -291,9 +290,8 @@ class ActivationRecorder:
         config = runtime.config
         L, H = config.num_hidden_layers, config.num_attention_heads
         self.first = tokens - kept  # position of the first recorded token
-        self.residuals = np.zeros(
-            (L + 1, kept, config.hidden_size), np.float32
-        )  # after layers 0 (the embedding) to L
+        # after layers 0 (the embedding) to L
+        self.residuals = np.zeros((L + 1, kept, config.hidden_size), np.float32)
         self.weights = np.zeros((L, H, kept, kept), np.float32)
         self.head_outputs = np.zeros((L, H * config.head_dim), np.float32)  # at the last token
         self._depth = 0  # layers completed for the current chunk
@@ -311,10 +309,11 @@ class ActivationRecorder:
         """Receive the attention weights [H, t, S] and the outputs of heads [t, H * D] of a chunk in the next
         layer."""
         self.head_outputs[self._depth - 1] = y[-1]
+        # relative to the recorded tokens
         start, end = (
             self._processed - self.first,
             weights.shape[-1] - self.first,
-        )  # relative to the recorded tokens
+        )
         if end > 0:
             rows = weights[:, max(0, -start) :, self.first :]
             self.weights[self._depth - 1, :, max(0, start) : end, :end] = rows
@@ -345,9 +344,8 @@ def _ablation_effects(
     count = min(T, MAX_TOKENS, math.isqrt(int(2 * MAX_ABLATION_WORK / runtime.config.parameters)))
     for removed in range(T - 1, T - 1 - count, -1):
         check()
-        kept = (
-            removed if removed < T - 1 else removed - 1
-        )  # at least one token must be processed for a prediction
+        # at least one token must be processed for a prediction
+        kept = removed if removed < T - 1 else removed - 1
         runtime.rewind(kept)
         logits = runtime.prefill(context[removed + 1 :] if removed < T - 1 else context[kept:removed])
         effects[removed] = (original - _masked_logprob(logits, place)) / math.log(2)

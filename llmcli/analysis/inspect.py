@@ -27,9 +27,8 @@ class ParameterGroup:
 
     name: str
     parameters: int = 0
-    copies: int = (
-        0  # number of tensors in a leaf; number of merged blocks (layers, experts) in another node, or 0
-    )
+    # number of tensors in a leaf; number of merged blocks (layers, experts) in another node, or 0
+    copies: int = 0
     shapes: Counter[tuple[int, ...]] = field(default_factory=Counter)  # shapes of the tensors in a leaf
     children: dict[str, "ParameterGroup"] = field(default_factory=dict)
     tensors: list[TensorInfo] = field(default_factory=list)  # empty except in a leaf

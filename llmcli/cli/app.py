@@ -196,9 +196,8 @@ def main() -> None:
     """Entry point of the installed command."""
     is_closed = sys.stdout is None
     _prepare_streams()
-    if (
-        is_closed
-    ):  # the results would be lost after the work, or written into a file that takes its descriptor
+    # the results would be lost after the work, or written into a file that takes its descriptor
+    if is_closed:
         console.fail("standard output is closed; to keep the results: > FILE, to discard them: > /dev/null")
         sys.exit(FAILURE)
     # numpy's warnings about damaged weights: the logits are checked, and the error says what is wrong
@@ -248,9 +247,8 @@ def _enable_escape_codes() -> None:
     for stream in (-11, -12):  # STD_OUTPUT_HANDLE, STD_ERROR_HANDLE
         handle, mode = ctypes.c_void_p(kernel.GetStdHandle(stream)), ctypes.c_uint32()
         is_console = kernel.GetConsoleMode(handle, ctypes.byref(mode))
-        if is_console and not kernel.SetConsoleMode(
-            handle, mode.value | 4
-        ):  # ENABLE_VIRTUAL_TERMINAL_PROCESSING
+        # ENABLE_VIRTUAL_TERMINAL_PROCESSING
+        if is_console and not kernel.SetConsoleMode(handle, mode.value | 4):
             os.environ["NO_COLOR"] = "1"
 
 
@@ -261,9 +259,8 @@ class _StandardOutput(io.FileIO):
         try:
             return super().write(data)
         except OSError as error:
-            closed = (
-                atomic_io.WINDOWS and error.errno == errno.EINVAL
-            )  # Windows' error for a pipe without a reader
+            # Windows' error for a pipe without a reader
+            closed = atomic_io.WINDOWS and error.errno == errno.EINVAL
             raise OSError(errno.EPIPE if closed else error.errno, error.strerror, OUTPUT) from error
 
 

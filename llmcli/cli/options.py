@@ -26,12 +26,13 @@ if TYPE_CHECKING:
     from llmcli.data.conversations.record_kinds import ReadOptions
 
 MAX_NAMED_MODELS = 3  # offered in the error about a missing model
+# panels of the help
 DATA, SAMPLING, STRUCTURED, ANALYSIS = (
     "Data",
     "Sampling",
     "Structured output",
     "Analysis",
-)  # panels of the help
+)
 BATCH = "Many prompts"
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 _NUMBER = re.compile(r"[+-]?[0-9]{1,18}(\.[0-9]{1,18})?")

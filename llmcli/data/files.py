@@ -59,14 +59,12 @@ class ConversationFile:
     name: str  # as the user wrote it
     path: Path
     shape: str  # "messages", "prompt/completion", "ShareGPT", "two columns", "User:/Assistant: turns", ...
-    columns: tuple[str, ...] = field(
-        kw_only=True, default=()
-    )  # the prompt and answer columns, or the messages column
+    # the prompt and answer columns, or the messages column
+    columns: tuple[str, ...] = field(kw_only=True, default=())
     all_columns: tuple[str, ...] = field(kw_only=True, default=())  # including unread ones
     member: str = field(kw_only=True, default="")  # path in an archive
-    first_row: str = field(
-        kw_only=True, default=""
-    )  # how the first row of a table with unknown names was read
+    # how the first row of a table with unknown names was read
+    first_row: str = field(kw_only=True, default="")
     encoding: str = field(kw_only=True, default="")  # as in `Document`
     file_bytes: int = field(kw_only=True, default=0)
     conversations: tuple[Conversation, ...] = field(repr=False)

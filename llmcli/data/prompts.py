@@ -111,9 +111,8 @@ def _table_rows(name: str, lines: Iterable[str], suffix: str, column: str | None
         raise usage(f"{name} {problem}; name one: `column` NAME, or a number; the first row is {columns}")
     texts = list(ended)
     rows = list(_cells(texts, delimiter))
-    if suffix == ".tsv" and any(
-        isinstance(row, str) for row in rows
-    ):  # quotation marks are text, as in training
+    # quotation marks are text, as in training
+    if suffix == ".tsv" and any(isinstance(row, str) for row in rows):
         rows = list(_cells(texts, delimiter, csv.QUOTE_NONE))
     for number, row in enumerate(filter(None, rows), 1):
         if isinstance(row, str):

@@ -76,9 +76,8 @@ class ReadingProgress:
 
     def _time_left(self, now: float) -> str:
         done = self._expected - sum(self._left)
-        if (
-            done < _LEAST_DONE * self._expected or not self._left or not done
-        ):  # all are read: boilerplate is searched
+        # all are read: boilerplate is searched
+        if done < _LEAST_DONE * self._expected or not self._left or not done:
             return ""
         seconds = (now - self._started) * (self._expected - done) / done
         return f"; {units.count(len(self._left), 'file')}, about {units.duration(seconds)} left"

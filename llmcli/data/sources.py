@@ -42,17 +42,17 @@ _MAX_KINDS = 3  # ... of these kinds
 _MARKUP = "read with"  # in the description of text whose markup the model would learn
 _MAX_SEARCHED = 256  # plain texts checked for tags and braces
 _TABLE_LINES = 10
-_NUMBER = re.compile(
-    r"0x[0-9a-f]+|\d+"
-)  # a position or size, which differs between files with the same problem
+# a position or size, which differs between files with the same problem
+_NUMBER = re.compile(r"0x[0-9a-f]+|\d+")
 _JSON = re.compile(r"\s*(?:\{\s*[\"}]|\[\s*[\[{\"])")
 _STREAMS = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")
 _OTHER_COLUMN = "`column` NAME or `plain`"
 _AUTOMATIC = ReadOptions()
+# the kind of a text; the name of conversations
 _IN_MEMORY, _CONVERSATIONS = (
     "in memory",
     "conversations in memory",
-)  # the kind of a text; the name of conversations
+)
 
 Content: TypeAlias = Document | ConversationFile
 

@@ -109,9 +109,8 @@ def static_ppm(text: bytes, past: bytes, *, seconds: float = STATIC_SHARE * DEFA
     adapting_sizes = [len(encoder.encode(piece)) for piece in pieces]
     past_size = ppm_size(past)
     difference = sum(ppm_size(past + pieces[i]) - past_size - adapting_sizes[i] for i in sample)
-    size = sum(adapting_sizes) / len(text) + difference / sum(
-        len(pieces[i]) for i in sample
-    )  # bytes per byte
+    # bytes per byte
+    size = sum(adapting_sizes) / len(text) + difference / sum(len(pieces[i]) for i in sample)
     return Baseline(STATIC_PPM, size * 8, len(text), len(past), count)
 
 

@@ -34,9 +34,8 @@ if TYPE_CHECKING:
 ScoreWindows = Callable[[Ints], Scores | WeightedScores]
 Window = tuple[int, int, int]  # start, first position counted, end
 OnProgress = Callable[[float], None]  # receives the completed share
-OnTokens = Callable[
-    [NDArray[np.integer], NDArray[np.floating]], None
-]  # receives tokens and their losses in nats
+# receives tokens and their losses in nats
+OnTokens = Callable[[NDArray[np.integer], NDArray[np.floating]], None]
 BATCH_TOKENS = 4096
 KL_TOKENS = 256  # sampled to estimate a divergence
 
@@ -261,9 +260,8 @@ def measure(
 
     ids = tokenize(iter([counted()]), tokenizer)
     token_bytes = count_bytes(ids, tokenizer.byte_lengths)
-    added = (
-        1 if tokenizer.adds_prefix_space and text_bytes else 0
-    )  # a space that the tokenizer prepends to the text
+    # a space that the tokenizer prepends to the text
+    added = 1 if tokenizer.adds_prefix_space and text_bytes else 0
     if token_bytes != text_bytes + added:
         raise LLMError(
             f"the tokenizer changes {name}: {text_bytes:,} bytes of text become {token_bytes:,} bytes of "

@@ -59,9 +59,8 @@ def score_exact(
 
     def requests() -> Iterator[GenerationRequest | LLMError]:
         for messages, answer in asked:
-            most = (
-                len(answer.encode("utf-8")) + 2
-            )  # a token spells at least a byte; spaces around it do not count
+            # a token spells at least a byte; spaces around it do not count
+            most = len(answer.encode("utf-8")) + 2
             try:
                 yield answer_request(messages, assistant, SamplingConfig(temperature=0.0, max_tokens=most))
             except LLMError as error:  # the question does not fit the context

@@ -148,9 +148,8 @@ def trained_indices(files: Sequence[ConversationFile], stage: Stage) -> set[int]
     first = 0
     for file in files:
         number = len(file.conversations)
-        for start, recorded_number in (
-            recorded.get(file.sha256, ()) if count else ()
-        ):  # a damaged record may lack it
+        # a damaged record may lack it
+        for start, recorded_number in recorded.get(file.sha256, ()) if count else ():
             # read with other options than in training: all may be trained on
             share = held_out_share if number == recorded_number else 0.0
             is_out = (start + i >= count or split.is_held_out(start + i, count, share) for i in range(number))

@@ -31,12 +31,13 @@ _UNSUPPORTED = (
     "trainable_token_indices",
     "modules_to_save",
 )
+# initializations that subtract the adapter from the base weights
 _CHANGES_BASE = (
     "pissa",
     "olora",
     "corda",
     "loftq",
-)  # initializations that subtract the adapter from the base weights
+)
 _ADVICE = (
     "only plain LoRA of matrices is supported; PEFT merges most other kinds: save what merge_and_unload() returns, and "
     "import that directory"

@@ -24,6 +24,7 @@ from llmcli.formats.open_file import name_in_cache
 Buffer = bytes | memoryview
 WINDOWS = os.name == "nt"
 BINARY_FLAG = getattr(os, "O_BINARY", 0)  # otherwise Windows writes two bytes for each line feed
+# seconds between attempts to rename a file on Windows
 RENAME_PAUSES = (
     0.01,
     0.02,
@@ -33,7 +34,7 @@ RENAME_PAUSES = (
     0.5,
     1.0,
     2.0,
-)  # seconds between attempts to rename a file on Windows
+)
 _WRITE_BYTES = 1 << 30  # per system call
 _NO_SPACE = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _UNSUPPORTED = {
@@ -90,10 +91,11 @@ def check_writable(
     target = resolve_links(path)
     if not target.parent.is_dir():
         raise LLMError(f"there is no directory {target.parent}; make it first: mkdir -p {target.parent}")
+    # as `write` does, except renaming
     with (
         _temporary_file(target) as temporary,
         _opened(temporary) as descriptor,
-    ):  # as `write` does, except renaming
+    ):
         _reserve(descriptor, 1)
         os.write(descriptor, b"0")
         _flush(descriptor)

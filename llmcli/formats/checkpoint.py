@@ -45,9 +45,8 @@ class Checkpoint:
     tensors: Mapping[str, NDArray[np.float32]]
     record: TrainingRecord = field(default_factory=TrainingRecord)
     tokenizer_config_json: str = "{}"
-    dtypes: Mapping[str, str] = field(
-        default_factory=dict
-    )  # for tensors stored as F16 or BF16; all others are F32
+    # for tensors stored as F16 or BF16; all others are F32
+    dtypes: Mapping[str, str] = field(default_factory=dict)
     quantization: str | None = None  # "int8" or "int4" if the file has quantized matrices
     path: Path | None = None  # file that it was read from
     known_answers: KnownAnswers | None = None
@@ -257,10 +256,11 @@ def check_hash(header: Header, names: Iterable[str]) -> None:
     if header.file_bytes > MAX_HASHED_BYTES or not is_changed(header, names):
         return
     keys = list(header.metadata)
+    # by this version, or earlier ones
     as_written = keys == sorted(keys) or (keys[0], keys[-1]) == (
         "format",
         "sha256",
-    )  # by this version, or earlier ones
+    )
     cause = "is damaged, or it was changed" if as_written else "was changed by another program"
     output = f"{header.path.stem}-imported.safetensors"
     command = command_line(["llm", "import", str(header.path), "-o", output])
@@ -280,9 +280,8 @@ def is_changed(header: Header, names: Iterable[str]) -> bool:
 
 def _check_tensors(header: Header, config: ModelConfig, scheme: str | None) -> None:
     """Raise LLMError unless the file has exactly the tensors of its config."""
-    if config.mlps > len(
-        header.tensors
-    ):  # checked first: a damaged config may claim a billion layers or experts
+    # checked first: a damaged config may claim a billion layers or experts
+    if config.mlps > len(header.tensors):
         experts = f" of {config.num_experts:,} experts" if config.num_experts else ""
         raise LLMError(
             f"its config has {config.num_hidden_layers:,} layers{experts}, the file has fewer tensors"

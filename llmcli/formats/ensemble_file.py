@@ -109,9 +109,8 @@ def from_header(header: Header) -> Ensemble:
     except (KeyError, ValueError, LLMError) as error:
         problem = f"is an ensemble whose config.json or training.json is damaged: {error}"
         raise LLMError(f"{header.path} {problem}") from error
-    tensors: list[dict[str, TensorInfo]] = [
-        {} for _ in configs
-    ]  # per expert, without the prefix of the names
+    # per expert, without the prefix of the names
+    tensors: list[dict[str, TensorInfo]] = [{} for _ in configs]
     for name, tensor in header.tensors.items():
         prefix, _, rest = name.partition(".")
         number, _, inner = rest.partition(".")

@@ -11,12 +11,13 @@ from pathlib import Path
 from llmcli.errors import LLMError
 from llmcli.formats import atomic_io
 
+# errors for a locked file on various systems
 _HELD = {
     errno.EAGAIN,
     errno.EWOULDBLOCK,
     errno.EACCES,
     errno.EDEADLK,
-}  # errors for a locked file on various systems
+}
 
 
 @contextlib.contextmanager

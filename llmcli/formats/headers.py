@@ -11,9 +11,10 @@ def read_header(path: str | Path) -> Header:
     """Read the header of a model or any safetensors file; no tensor is read. Raises LLMError."""
     path = Path(path)
     if path.is_dir():
+        # imported only for its format: short commands wait for imports
         from llmcli.formats import (
             hf_directory,
-        )  # imported only for its format: short commands wait for imports
+        )
 
         return hf_directory.read_header(path)
     if is_gguf(path):

@@ -308,11 +308,12 @@ def _sliding_window(document: Mapping[str, Any], layers: int) -> int | None:
         window = None
     if model_type == "smollm3" and types is None and not document.get("use_sliding_window"):
         return None
+    # which list the layer types, or name the first windowed layer
     if model_type in (
         "qwen2",
         "qwen3",
         "smollm3",
-    ):  # which list the layer types, or name the first windowed layer
+    ):
         if types is None and model_type == "smollm3":
             pass
         elif types is None:

@@ -68,9 +68,8 @@ Count = Annotated[int, Check("a whole number of at least 0", _is_count)]
 PositiveCount = Annotated[
     int, Check("a whole number of at least 1", lambda value: _is_count(value) and value > 0)
 ]
-Number = Annotated[
-    float, Check("a number", _is_number)
-]  # NaN and infinity included, which a diverged run records
+# NaN and infinity included, which a diverged run records
+Number = Annotated[float, Check("a number", _is_number)]
 Amount = Annotated[
     float, Check("a number of at least 0", lambda value: _is_number(value) and 0 <= value <= 1e30)
 ]
@@ -124,9 +123,8 @@ def read_as(kind: Any, value: Any, place: str = "it") -> Any:
         if _check(one).is_valid(value):
             if get_origin(one) is tuple:
                 entry = get_args(one)[0]
-                if get_origin(entry) is Annotated and all(
-                    map(_check(entry).is_valid, value)
-                ):  # such as a long curve
+                # such as a long curve
+                if get_origin(entry) is Annotated and all(map(_check(entry).is_valid, value)):
                     return tuple(value)
                 return tuple(read_as(entry, inner, f"{place}[{i}]") for i, inner in enumerate(value))
             return value if one in _WANTED or get_origin(one) else _read_object(one, value, place)

@@ -12,9 +12,8 @@ from llmcli.errors import LLMError
 
 GGUF_MAGIC = b"GGUF"
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")  # owner/name
-_OTHER_NAME = re.compile(
-    rf"({HUB_NAME.pattern})(?::[\w.-]+|(@[\w./-]+))?"
-)  # owner/name:tag, owner/name@revision
+# owner/name:tag, owner/name@revision
+_OTHER_NAME = re.compile(rf"({HUB_NAME.pattern})(?::[\w.-]+|(@[\w./-]+))?")
 # hf://owner/name, hf:owner/name, hf.co/owner/name, https://huggingface.co/owner/name/...,
 # https://anywhere/else
 _URL = re.compile(

@@ -27,9 +27,8 @@ _ZERO_CODE = {8: 128, 4: 8}  # bits -> code for 0
 class QuantizedMatrix:
     """A matrix [rows, columns] in blocks; the last block of a row is padded."""
 
-    codes: NDArray[
-        np.uint8
-    ]  # [rows, blocks, 32], or [rows, blocks, 16]: two 4-bit codes per byte, low nibble first
+    # [rows, blocks, 32], or [rows, blocks, 16]: two 4-bit codes per byte, low nibble first
+    codes: NDArray[np.uint8]
     scales: NDArray[np.float16]  # [rows, blocks]
     columns: int
 

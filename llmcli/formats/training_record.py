@@ -252,9 +252,8 @@ class KnownAnswers(JsonObject):
 
     pairs: tuple[Annotated[tuple[str, str], Check("a list of a question and its answer", _is_pair)], ...] = ()
     min_confidence: Fraction = 0.0  # below it, a question is not answered (training/data/known_answers.py)
-    network_weight: Fraction = (
-        0.0  # weight of the network's probability in the score (generation/known_answers.py)
-    )
+    # weight of the network's probability in the score (generation/known_answers.py)
+    network_weight: Fraction = 0.0
 
     @classmethod
     def parse(cls, text: str) -> "KnownAnswers":
@@ -288,15 +287,13 @@ class TrainingRecord(Stage):
     interrupted: bool = False
     problem: str = ""  # why training ended early
     not_evaluated: str = ""  # why the held-out data was not evaluated, if not for lack of time
-    bits_per_byte: Number | None = (
-        None  # held-out loss of the model as it runs; see `evaluation.figures.Figures`
-    )
+    # held-out loss of the model as it runs; see `evaluation.figures.Figures`
+    bits_per_byte: Number | None = None
     bits_per_byte_without_cache: Number | None = None
     bits_per_byte_before: Number | None = None
     bits_per_byte_before_without_cache: Number | None = None
-    ngram_cache: object = (
-        None  # see `CacheWeights.of_record`, which checks it: a model runs without its cache, too
-    )
+    # see `CacheWeights.of_record`, which checks it: a model runs without its cache, too
+    ngram_cache: object = None
     expert_shares: tuple[tuple[Number, ...], ...] = ()  # shares of the tokens, by layer and expert
     held_out_measured: EvaluatedData | None = None
     plain_text: PlainTextScores | None = None

@@ -44,9 +44,8 @@ class BatchResult:
     finish_reason: str = ""  # "stop" or "length"
     prompt_tokens: int = 0
     tokens: int = 0  # new ones
-    choices: list[tuple[str, float]] = field(
-        default_factory=list
-    )  # with their probabilities, most likely first
+    # with their probabilities, most likely first
+    choices: list[tuple[str, float]] = field(default_factory=list)
     known: dict[str, float] = field(default_factory=dict)  # about a known answer: "known" and "confidence"
     error: LLMError | None = None
     is_done: bool = False

@@ -104,9 +104,8 @@ class Assistant:
         self._template = template
         self._stop_ids = template.stop_ids | tokenizer.eos_ids
         self._dropped: list[Message] = []  # oldest messages of the last conversation, which did not fit
-        self._length = (
-            0  # of the runtime's cache after the last answer; differs if the runtime was used since
-        )
+        # of the runtime's cache after the last answer; differs if the runtime was used since
+        self._length = 0
 
     def answer(self, messages: Sequence[Message], sampling: SamplingConfig) -> Iterator[Event]:
         """Answer messages that end with a user message; closing the iterator stops the answer. If the
@@ -203,9 +202,8 @@ class Assistant:
         ):
             if piece.id is not None:
                 self.answer_ids.append(piece.id)
-            if (
-                self.tokenizer.adds_prefix_space and not is_begun
-            ):  # SentencePiece's space before the first word
+            # SentencePiece's space before the first word
+            if self.tokenizer.adds_prefix_space and not is_begun:
                 is_begun, piece = bool(piece.text), replace(piece, text=piece.text.removeprefix(" "))
             yield piece
 

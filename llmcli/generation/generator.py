@@ -138,9 +138,8 @@ class GeneratedText:
         self.sampling = sampling = self._sampler.config
         self._end_ids = {*tokenizer.eos_ids, *stop_ids}
         self._vocabulary = tokenizer.vocabulary
-        before = b"".join(
-            self._vocabulary.token_bytes[token] for token in ids[-4:]
-        )  # a character may begin here
+        # a character may begin here
+        before = b"".join(self._vocabulary.token_bytes[token] for token in ids[-4:])
         self._state, _ = state_between(before), self._decoder.decode(before)
         self._penalizes = sampling.repetition_penalty != 1
         self._seen = {i for i in ids if i not in stop_ids} if self._penalizes else set()

@@ -22,9 +22,8 @@ from llmcli.config import Grammar
 from llmcli.data.child_process import Worker, answer_requests
 
 SECONDS = 5.0  # per grammar
-MEMORY = (
-    1 << 28
-)  # bytes of the child process, if the system can limit them; 5,000 properties need half of that
+# bytes of the child process, if the system can limit them; 5,000 properties need half of that
+MEMORY = 1 << 28
 STACK = 8 << 20  # bytes for compiling in the child process; a rule that names another takes up to 10 kB
 # JSON is written on one line, with spaces as json.dumps puts them or without: between values, a model that
 # has seen no JSON would go on with white space forever. A schema may have other settings in its own
@@ -108,9 +107,8 @@ def _answer(request: Mapping[str, Any]) -> dict[str, str]:
         lark = _as_lark(grammar, request["begins_with_space"])
     except Exception as problem:  # of any kind, such as those of the converter of GBNF
         return {"error": " ".join(str(problem).split())}
-    compile_lark(
-        _any_tokens(size, eos_id, tuple(special.items())), lark, STACK
-    )  # its errors depend on the vocabulary
+    # its errors depend on the vocabulary
+    compile_lark(_any_tokens(size, eos_id, tuple(special.items())), lark, STACK)
     return {"lark": lark}
 
 

@@ -28,10 +28,11 @@ from llmcli.models.runtime import Doubles
 
 ANSWER_WEIGHT = 0.5
 NEAREST = 20  # answers scored by the network: the time for a question does not grow with their number
+# of n-grams, in characters; without spaces between words
 LENGTHS, UNSPACED_LENGTHS = (
     range(2, 5),
     range(1, 4),
-)  # of n-grams, in characters; without spaces between words
+)
 _WORD = re.compile(r"\w+")
 _KANA, _UNSPACED = re.compile("[ぁ-ヿ]"), re.compile("[ぁ-ヿ一-鿿]")
 _UNKNOWN = {"ja": "わかりません。", "en": "I don't know."}

@@ -45,9 +45,8 @@ class NextWord:
     text: str
     probability: float
     continues: bool = False  # it continues the last word of the prompt: "s" after "apple"
-    added: str = field(
-        default="", compare=False
-    )  # what it adds to the prompt: with the white space before it
+    # what it adds to the prompt: with the white space before it
+    added: str = field(default="", compare=False)
     token: int = field(default=-1, compare=False)  # the next token with which it most likely begins
 
 

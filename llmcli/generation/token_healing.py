@@ -32,9 +32,8 @@ from llmcli.models.logits import DAMAGED, check_finite, log_softmax, softmax
 from llmcli.models.ngram_runtime import exclude_written
 from llmcli.models.runtime import Array, Doubles, Ints, Runtime
 
-MAX_TAIL_TOKENS = (
-    3  # tokens at the prompt's end that may change; four are no better (tests/benchmarks/LOG.md)
-)
+# tokens at the prompt's end that may change; four are no better (tests/benchmarks/LOG.md)
+MAX_TAIL_TOKENS = 3
 # Evaluations of the model for other tokenizations during generation: fewer for a large model, so that they
 # take no longer than the prompt itself.
 MAX_EVALUATIONS = 8
@@ -55,12 +54,10 @@ class Prompt:
     head: list[int]
     tail: list[int] = field(default_factory=list)
     in_word: bool = False  # it ends with a letter, so its last word may continue
-    prefix: int = field(
-        default=0, compare=False
-    )  # tokens at its beginning that stand for the beginning of a text
-    written: int = (
-        0  # tokens at the end of a prompt without a tail that the model wrote: no n-gram cache counts them
-    )
+    # tokens at its beginning that stand for the beginning of a text
+    prefix: int = field(default=0, compare=False)
+    # tokens at the end of a prompt without a tail that the model wrote: no n-gram cache counts them
+    written: int = 0
 
     @classmethod
     def of(cls, text: "str | Prompt", tokenizer: Tokenizer, *, literal: bool = False) -> "Prompt":

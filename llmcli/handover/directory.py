@@ -136,9 +136,8 @@ class Handover:
             for name, content in texts.items():
                 atomic_io.write(temporary / name, [content.encode("utf-8")])
             hf_directory.write(temporary / "model", model, metadata, card)
-            check_writable(
-                directory, force=True
-            )  # again: another program may have put something there meanwhile
+            # again: another program may have put something there meanwhile
+            check_writable(directory, force=True)
         return manifest
 
 

@@ -21,11 +21,12 @@ COMMANDS = {  # file -> how to use it
 }
 OTHERS = {"litgpt.yaml": ("litgpt_data.py",)}  # files that a file needs
 MODEL_TYPE = "qwen3"
+# these describe the shape of the model
 FOR_MODEL_TYPE = (
     "litgpt.yaml",
     "torchtitan_config.py",
     "skypilot.yaml",
-)  # these describe the shape of the model
+)
 LEARNING_RATE, FINAL_LEARNING_RATE = "3.0e-4", "3.0e-5"  # AdamW's rates [chosen]
 WARMUP = 0.05  # share of the steps; the optimizer state is new [chosen]
 MIN_STEPS = 10

@@ -57,9 +57,8 @@ def write_split(
             if not continued:
                 starts.append(len(lengths))
                 ids.insert(0, np.array([tokenizer.eos_id if written else tokenizer.bos_id], dtype).tobytes())
-                if (
-                    not written or written[-1].document_sha256 != sha256
-                ):  # a document may be in several pieces
+                # a document may be in several pieces
+                if not written or written[-1].document_sha256 != sha256:
                     written.append(WrittenDocument(names[sha256], sha256))
             file.writelines(ids)
             lengths.append(sum(map(len, ids)) // np.dtype(dtype).itemsize)

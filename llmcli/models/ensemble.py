@@ -57,9 +57,8 @@ class _Member:
         rows = softmax(self.runtime.logits(ids[done:]))
         for position in range(len(self.evidence) - 1, len(ids)):
             predicted = known if position == done and known is not None else rows[position - done - 1]
-            likelihood = (
-                predicted[ids[position]] if position else 1.0
-            )  # the first token of a text is not predicted
+            # the first token of a text is not predicted
+            likelihood = predicted[ids[position]] if position else 1.0
             self.evidence.append(DECAY * self.evidence[-1] + math.log(max(likelihood, MIN_PROBABILITY)))
         self._last = len(ids), rows[-1].copy()
         return rows[start - len(ids) :]

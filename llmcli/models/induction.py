@@ -26,10 +26,11 @@ from llmcli.models.runtime import Array, Ints
 
 MATCHED_TOKENS = 3  # K (at most the number of key-value heads)
 MIN_HIDDEN_SIZE, MIN_HEAD_SIZE = 48, 16  # smaller sizes have no space for the codes
+# maximum shares of the hidden size: for the codes, for the copied token
 CODE_SHARE, COPY_SHARE = (
     1 / 4,
     1 / 6,
-)  # maximum shares of the hidden size: for the codes, for the copied token
+)
 CONSTANT = 4.0  # value of the constant dimension; other entries of embeddings have variance 1
 POSITION_FREQUENCY = 0.1  # radians per token: rotary pairs at least this fast distinguish positions ...
 CONTENT_SHARE = 0.6  # ... and this share of the pairs, the slowest ones, compare tokens
@@ -58,10 +59,11 @@ def write_induction_heads(config: ModelConfig, weights: dict[str, Array], seed: 
     rng = np.random.default_rng([seed, 1])
     space = _Subspaces.of(config, rng)
     token_size = space.token.stop - space.token.start
+    # random projections of the token: [code size, token size], [copy size, token size]
     encode, copy = (
         (rng.standard_normal((size, token_size)) / np.sqrt(token_size)).astype(np.float32)
         for size in (space.code_size, space.copied.stop - space.copied.start)
-    )  # random projections of the token: [code size, token size], [copy size, token size]
+    )
     embedding = weights["model.embed_tokens.weight"]
     embedding[:, 0] = CONSTANT
     embedding[:, space.token.stop :] = 0
@@ -129,10 +131,11 @@ def _write_induction_head(
         gain[space.content] = NORM_GAIN
     q[:D], k[:D], v[:D] = 0, 0, 0
     identity = np.eye(size, dtype=np.float32)
+    # this token and the previous ones
     recent = [
         (space.token, encode),
         *((code, identity) for code in space.codes),
-    ]  # this token and the previous ones
+    ]
     for n, ((part, read), code) in enumerate(zip(recent, space.codes, strict=False)):
         rows = space.content[n * size : (n + 1) * size]
         q[rows, part] = NORMALIZED_SCALE * read

@@ -37,9 +37,8 @@ class Matrix:
     def __init__(self, rows: Array, bias: Array | None = None) -> None:
         self.rows = rows
         self.bias = bias
-        self.columns = (
-            np.ascontiguousarray(rows.T) if rows.size <= SMALL_WEIGHTS else None
-        )  # [inputs, outputs]
+        # [inputs, outputs]
+        self.columns = np.ascontiguousarray(rows.T) if rows.size <= SMALL_WEIGHTS else None
 
 
 def linear(x: Array, matrix: Matrix) -> Array:

@@ -43,9 +43,8 @@ if TYPE_CHECKING:
 
 ORDERS = 5  # K in models trained here; longer contexts add nothing
 ALONE = (1.0,)  # weight of a single model
-Weights = (
-    CacheWeights | Sequence[CacheWeights | None]
-)  # a model's, or those of an ensemble's models; None: no cache
+# a model's, or those of an ensemble's models; None: no cache
+Weights = CacheWeights | Sequence[CacheWeights | None]
 MAX_GATE = 0.999  # the network always counts
 MAX_LOGIT = 50.0  # limit of a gate's negated logit, whose exponential stays finite
 BLOCK_TOKENS = 1 << 17  # scoring a whole text empties the cache after this many tokens

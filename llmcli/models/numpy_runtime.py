@@ -69,9 +69,8 @@ class NumpyRuntime(KVCacheRuntime):
         super().__init__(checkpoint.config)
         config = self.config
         self._embedding = checkpoint.stacked([EMBEDDING])
-        self._positions = (
-            checkpoint.stacked([POSITIONS]) if config.learned_positions else None
-        )  # [context, C]
+        # [context, C]
+        self._positions = checkpoint.stacked([POSITIONS]) if config.learned_positions else None
         with np.errstate(over="ignore", invalid="ignore"):  # damaged weights are detected in the logits
             self._layers = [_Layer(checkpoint, index) for index in range(config.num_hidden_layers)]
         self._norm = checkpoint.stacked([FINAL_NORM])
@@ -193,11 +192,12 @@ class NumpyRuntime(KVCacheRuntime):
         return self._forward(ids.ravel(), np.tile(np.arange(T), B), attend)
 
     def _step_slots(self, ids: Ints, past: Ints, cache: KVCache) -> Array:
+        # [B], [S], [B, 1]
         rows, positions, last = (
             np.arange(len(ids)),
             np.arange(past.max() + 1),
             past[:, None],
-        )  # [B], [S], [B, 1]
+        )
         windows = {layer.window for layer in self._layers}
         masked = {window: (positions > last) | (positions <= last - window) for window in windows}  # [B, S]
 
@@ -219,9 +219,8 @@ class NumpyRuntime(KVCacheRuntime):
         if recorder:
             recorder.residual(x)
         expert_weights: list[Array] = []
-        with np.errstate(
-            over="ignore"
-        ):  # exp(-gate) in a SwiGLU may be infinite; silu(gate) is then correctly 0
+        # exp(-gate) in a SwiGLU may be infinite; silu(gate) is then correctly 0
+        with np.errstate(over="ignore"):
             for index, layer in enumerate(self._layers):
                 q, k, v = layer.project(x, rotations[layer.is_sliding])
                 attended = x + layer.attention_output(attend(index, q, k, v))
@@ -248,9 +247,8 @@ class NumpyRuntime(KVCacheRuntime):
             angles = [
                 positions * np.array(self.config.rope_frequencies(kind)) for kind in self.config.layer_kinds
             ]
-            self._rotations = [
-                np.exp(1j * angle).astype(np.complex64) for angle in angles
-            ]  # [positions, 1, D/2] each
+            # [positions, 1, D/2] each
+            self._rotations = [np.exp(1j * angle).astype(np.complex64) for angle in angles]
 
 
 class _Layer:

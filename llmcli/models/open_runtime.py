@@ -65,9 +65,8 @@ def _open_network(
     from llmcli.models.onnx import runtime as onnx_runtime
 
     unsupported = onnx_runtime.unsupported(checkpoint.config)
-    if not unsupported and (
-        quantize or onnx_runtime.is_installed()
-    ):  # stored quantized weights also run without it
+    # stored quantized weights also run without it
+    if not unsupported and (quantize or onnx_runtime.is_installed()):
         try:
             return onnx_runtime.OnnxRuntime(checkpoint, scheme)
         except LLMError as error:  # it does not load, for instance a build for another system

@@ -15,12 +15,10 @@ from llmcli.errors import LLMError
 Array = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Ints = NDArray[np.int64]
-Scores = tuple[
-    NDArray[np.floating], NDArray[np.bool_]
-]  # (losses in nats [B, T], whether top-1 was correct [B, T])
-WeightedScores = tuple[
-    NDArray[np.floating], NDArray[np.bool_], Array
-]  # Scores and the weights [B, T, n] of n models
+# (losses in nats [B, T], whether top-1 was correct [B, T])
+Scores = tuple[NDArray[np.floating], NDArray[np.bool_]]
+# Scores and the weights [B, T, n] of n models
+WeightedScores = tuple[NDArray[np.floating], NDArray[np.bool_], Array]
 PREFILL_CHUNK = 128  # tokens processed at a time during prefill
 LOGITS_AT_ONCE = 1 << 22  # logits held in memory while scoring: 16 MB
 

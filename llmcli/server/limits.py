@@ -14,9 +14,8 @@ MAX_NEXT_WORDS = 100
 MAX_EXPLAIN_CHARACTERS = 4_000
 MAX_SWITCHED_OFF = 1_024  # layers and heads
 MAX_MEMORY_CHARACTERS = 20_000
-MAX_PREPARING = (
-    2  # concurrent requests with a grammar or a large body, whose preparation takes seconds; others wait
-)
+# concurrent requests with a grammar or a large body, whose preparation takes seconds; others wait
+MAX_PREPARING = 2
 MAX_ANALYSES = 8  # concurrent requests to /v1/explain, next, memory and experts; more are refused
 MAX_CONNECTIONS = 256
 

@@ -532,9 +532,8 @@ def _known_answers_seconds(prepared: Prepared) -> float:
     most, tokens = KNOWN_ANSWERS_TIME_SHARE * plan.train.seconds, conversations.training
     if plan.expected is None:
         return most
-    scored = len(tokens.ids) + (NEAREST - 1) * int(
-        tokens.loss_mask.sum()
-    )  # a question, and each answer as often
+    # a question, and each answer as often
+    scored = len(tokens.ids) + (NEAREST - 1) * int(tokens.loss_mask.sum())
     seconds = ASSUMED_COST * scored / len(tokens) / plan.expected.tokens_per_second
     needed = sum(question_limits(plan.model.parameters)) * (seconds + QUESTION_SECONDS)
     return max(ANSWERS_SECONDS, min(needed, most))

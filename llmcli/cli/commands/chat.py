@@ -83,9 +83,8 @@ def chat(options: _Options) -> None:
 
     source = load_any(path)
     tokenizer = open_tokenizer(source)
-    generates = not (
-        choices or options.known_answers
-    )  # numpy scores several texts together, onnxruntime does not
+    # numpy scores several texts together, onnxruntime does not
+    generates = not (choices or options.known_answers)
     fast = generates and source.parameters >= WORTH_FAST
     runtime = open_runtime(
         source, options.device, options.quantize, console.note, fast=fast, cache=not options.no_cache

@@ -364,9 +364,8 @@ def _chat_templates(models: "Models") -> "dict[Path, ChatTemplate]":
 
     templates = {}
     for path, source in models.items():
-        if (
-            '"chat_template"' in source.shared.tokenizer_config_json
-        ):  # otherwise the tokenizer need not be opened yet
+        # otherwise the tokenizer need not be opened yet
+        if '"chat_template"' in source.shared.tokenizer_config_json:
             with _named(path):
                 if template := open_chat_template(source, open_tokenizer(source)):
                     templates[path] = template
@@ -456,9 +455,8 @@ def _evaluate_known_answers(options: _Options, models: "Models", measured: "Meas
     for model in _measured(options, models):
         with model.opened() as (runtime, _):
             known = open_known_answers(model.source)
-            pairs = tuple(
-                pair for pair in known.pairs if tuple(pair) not in held_out
-            )  # the file has these, too
+            # the file has these, too
+            pairs = tuple(pair for pair in known.pairs if tuple(pair) not in held_out)
             least, weight = known.min_confidence, known.network_weight
             finder = AnswerFinder(KnownAnswers(pairs=pairs, min_confidence=least, network_weight=weight))
             assistant = open_assistant(model.source, runtime, open_tokenizer(model.source))

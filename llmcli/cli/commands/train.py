@@ -181,9 +181,8 @@ def train(options: _Options) -> None:
             raise typer.Exit(_launch(options.processes, device))
     if processes.rank:
         if not options.dry_run:
-            on_stop_requests(
-                signal.SIG_DFL
-            )  # until this process is connected to rank 0, which may never happen
+            # until this process is connected to rank 0, which may never happen
+            on_stop_requests(signal.SIG_DFL)
             from llmcli.training.session import follow
 
             _end_after(options, partial(follow, processes, options.device, on_stop_requests))

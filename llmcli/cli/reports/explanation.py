@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 LABEL_WIDTH = 14  # columns of a token's label beside a chart
 MAX_HEAT_MAP_ROWS = 60
 MAX_HEADS = 5  # rows in the table of heads with the highest attention weights
+# columns of a token in the logit lens, and of a token with its probability
 MAX_LENS_LABEL, LENS_CELL = (
     12,
     20,
-)  # columns of a token in the logit lens, and of a token with its probability
+)
 MAX_BAR = 60  # columns
 MIN_FULL_BAR = 1.0  # bits: smaller effects never fill the whole width
 SUMMARY_ROWS = 10  # tokens with effects in a summary

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 
 LOG_RANGE = 10_000  # highest to lowest value of a logarithmic scale
 MARK = "o"  # one column wide in every terminal and font
+# braille: bit of (column, row) in a cell of 2 x 4 dots
 _DOTS = (
     (0x01, 0x02, 0x04, 0x40),
     (0x08, 0x10, 0x20, 0x80),
-)  # braille: bit of (column, row) in a cell of 2 x 4 dots
+)
 _BLANK = 0x2800  # the braille character without dots
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 

@@ -34,9 +34,8 @@ class TrainingLosses:
         from_progress, of_answers = self.answers or (1.0, 0.0)
         bytes_per_token = of_answers if event.progress > from_progress else self._bytes_per_token
         loss = event.loss / (math.log(2) * bytes_per_token)
-        weight = max(
-            LOSS_SMOOTHING, 2 / (event.step + 1)
-        )  # early averages are over few steps: the loss falls steeply
+        # early averages are over few steps: the loss falls steeply
+        weight = max(LOSS_SMOOTHING, 2 / (event.step + 1))
         self.mean = loss if math.isnan(self.mean) else (1 - weight) * self.mean + weight * loss
         self._last_step = event.step
         self._losses.append(loss)

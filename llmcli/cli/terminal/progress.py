@@ -101,9 +101,8 @@ class TrainingView:
         self._note = text
         self._note_is_below = True
         line = visible_line(text)[: self._live.console.width - 1]
-        console.write_from_signal_handler(
-            f"\r\n{line}\r\x1b[A"
-        )  # the cursor stays in the last line of the view
+        # the cursor stays in the last line of the view
+        console.write_from_signal_handler(f"\r\n{line}\r\x1b[A")
 
     def _erase_note(self, live: "Live") -> None:
         if self._note_is_below:

@@ -20,9 +20,8 @@ class ConversationTokens:
     """The tokens of n conversations, concatenated."""
 
     ids: NDArray[np.unsignedinteger]  # [N]
-    loss_mask: NDArray[
-        np.bool_
-    ]  # [N]; False for the first token of each conversation, which is never a target
+    # [N]; False for the first token of each conversation, which is never a target
+    loss_mask: NDArray[np.bool_]
     starts: NDArray[np.int64]  # [n + 1]: start of each conversation, and the end of the last
 
     @classmethod

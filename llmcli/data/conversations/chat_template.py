@@ -127,9 +127,8 @@ class ChatTemplate:
         [until] = self._render([(messages, False)])
         header = self._header(messages)
         controls = self._control_tokens.find(until.text[len(header) :])
-        end = (
-            len(header) + controls[-1][1] if controls else len(until.text)
-        )  # exclude the line end after the token
+        # exclude the line end after the token
+        end = len(header) + controls[-1][1] if controls else len(until.text)
         if not until.text.startswith(header) or not whole.startswith(until.text[:end]):
             raise LLMError(
                 "the model's chat template writes an answer differently once other messages follow, so it is unclear "

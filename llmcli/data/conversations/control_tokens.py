@@ -15,11 +15,12 @@ from llmcli.data.conversations.messages import Message
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 
+# Unicode's private use areas
 PRIVATE_USE = (
     range(0xF0000, 0xFFFFE),
     range(0x100000, 0x10FFFE),
     range(0xE000, 0xF900),
-)  # Unicode's private use areas
+)
 _SPACE_AFTER = re.compile(r"\s*")
 
 Span = tuple[int, int]  # first character, one past the last

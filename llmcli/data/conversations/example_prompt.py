@@ -14,9 +14,8 @@ MAX_PROMPT_WITHOUT_SPACES = 12  # characters, in other scripts
 MIN_PROMPT = 4  # characters; a shorter prompt is used only if there is no other
 MAX_SENTENCES = 400  # sentences tried
 _SENTENCE_END = re.compile(r"(?<=[.!?…])\s+|(?<=[。！？])")
-_SHELL_SPECIAL = frozenset(
-    "\"$`\\!'"
-)  # characters that are special inside double quotes, and the single quote
+# characters that are special inside double quotes, and the single quote
+_SHELL_SPECIAL = frozenset("\"$`\\!'")
 
 
 def example_prompts(text: str, *, starts_inside: bool = False) -> list[str]:

@@ -22,6 +22,7 @@ _ROLE_NAMES = (
     | {"developer": "system", "human": "user"}
     | dict.fromkeys(("gpt", "model", "bot", "ai", "chatgpt", "bard"), "assistant")
 )
+# keys of a message
 _READ_KEYS = {
     "role",
     "content",
@@ -31,7 +32,7 @@ _READ_KEYS = {
     "train",
     "tool_calls",
     "function_call",
-}  # keys of a message
+}
 _MESSAGE_EXAMPLE = '{"role": "user", "content": "text"}'
 
 
@@ -108,9 +109,8 @@ class RecordShape:
     keys: tuple[str, ...]  # the list; or the prompt and the answer; or plain text
     context_key: str = ""  # optional text appended to the prompt after a blank line
     is_text: bool = False  # the keys hold plain text, not a conversation
-    is_only_prose: bool = field(
-        default=False, repr=False
-    )  # the column was chosen because no other holds prose
+    # the column was chosen because no other holds prose
+    is_only_prose: bool = field(default=False, repr=False)
     template: str = field(default="", repr=False)  # joins several keys to plain text
 
     @property

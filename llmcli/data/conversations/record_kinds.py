@@ -40,9 +40,8 @@ class ReadOptions:
     template: str = ""  # plain text made of `columns`: "{title}\n{body}"
     encoding: str = ""  # encoding of text that is not UTF-8
     strip_boilerplate: bool = False  # leave out what text/boilerplate.py finds
-    boilerplate: tuple[str, ...] | None = (
-        None  # hashes of lines to leave out, which training found; None: find them
-    )
+    # hashes of lines to leave out, which training found; None: find them
+    boilerplate: tuple[str, ...] | None = None
 
     @property
     def is_requested(self) -> bool:

@@ -17,9 +17,8 @@ class ConversationSplit:
 
     training: list[Conversation]
     held_out: list[Conversation]
-    repeated: list[
-        int
-    ]  # indices of conversations that are not held out because training ones have their answers
+    # indices of conversations that are not held out because training ones have their answers
+    repeated: list[int]
 
 
 def split(conversations: Sequence[Conversation], share: float) -> ConversationSplit:

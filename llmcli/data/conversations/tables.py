@@ -22,9 +22,8 @@ from llmcli.units import count
 
 TABLE_SUFFIXES = (".csv", ".tsv")
 _PEEKED_LINES, _PEEKED_ROWS = 50, 10
-MAX_CELL = (
-    64_000_000  # characters, also of a line; Python's own limit of 131,072 is smaller than answers can be
-)
+# characters, also of a line; Python's own limit of 131,072 is smaller than answers can be
+MAX_CELL = 64_000_000
 _MAX_HEADER = 40  # characters of column names that a note suggests
 _HEADERS = ({"text"}, {"messages"}, {"conversations"}, {"chosen", "rejected"}, *map(set, PAIRS))
 _NAMES = {  # if all cells of the first row are among these, it is a header

@@ -20,10 +20,11 @@ _ESCAPED = re.compile(rb">+From ")
 _MAX_MESSAGE = 1 << 25  # bytes that are parsed; attachments make a message long, and come last
 _FED_BYTES, _MAX_SECONDS = 1 << 14, 20.0  # parsed at once, and the time for all
 _MAX_LINE = 1 << 16
+# bytes of all headers of a message, and of each line, if there are more
 _MAX_HEADERS, _MAX_HEADER = (
     1 << 18,
     1 << 14,
-)  # bytes of all headers of a message, and of each line, if there are more
+)
 _QUOTED = re.compile(r"[ \t]*>[> \t]*")
 _ANNOUNCEMENT = re.compile(r"(?=.*(?:\d|@|wrote|schrieb|écrit|escribió|scritto|書)).*[:：]\s*")
 _BEGUN_ANNOUNCEMENT = re.compile(r"(?=.*\d).*[^.!?。！？\s]\s*")  # with a date, and no end of a sentence

@@ -18,23 +18,20 @@ _MARGIN_LINES = 3  # lines at the top and at the bottom of a page that may be he
 _SAME_PLACE = 2.0  # points between lines that repeat
 _REPEATS = 2  # on neighbors; a document of two pages has one
 _SAME_SIZE = 0.15  # relative difference
-_MAX_LEADING = (
-    2.2  # distance between lines of a paragraph / font size; the next ones are relative to it as well
-)
+# distance between lines of a paragraph / font size; the next ones are relative to it as well
+_MAX_LEADING = 2.2
 _INDENT = 0.8
 _MIN_WIDTH = 8.0  # minimum width of lines that are joined
 _ROOM = 0.5  # space that a full line may leave beyond the width of the next word
-_CJK_ROOM = (
-    2.5  # the same where a line may break between any two characters but must not begin with punctuation
-)
+# the same where a line may break between any two characters but must not begin with punctuation
+_CJK_ROOM = 2.5
 _EVEN_LINES = 3  # this many lines that end at one place show where a column ends
 _EVEN = 1.5  # distance within which lines end at the same place
 _COLUMN = 4.0  # distance within which lines begin in the same column
 _SMALL = 0.65  # largest size of pronunciation, relative to the characters below it
 _NEAR = 4  # lines, in the order of the file, between a line and its pronunciation
-_NEIGHBORING = (
-    500  # lines, likewise, around a block that show where its column ends: more than a page of a book has
-)
+# lines, likewise, around a block that show where its column ends: more than a page of a book has
+_NEIGHBORING = 500
 _MAX_PARAGRAPH = 100_000  # characters; what follows is another one
 _WIDER = 1.25  # minimum distance between paragraphs, relative to that between lines
 _MARKER = re.compile(r"[•◦▪‣●○■□◆◇※①-⑳]|[・*–—-]\s|[(（]?(?:\d{1,3}|[a-z])[)）]|\d{1,3}\.\s")

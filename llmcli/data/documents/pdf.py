@@ -37,9 +37,8 @@ _VERTICAL = 2.0  # least height of a line of vertical text, to its width
 _UNREADABLE = re.compile(
     "[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ue000-\uf8ff\ufffd-\uffff\U000f0000-\U0010ffff]|\\(cid:"
 )
-_PRESENTATION_FORMS = re.compile(
-    "[\u2e80-\u2fdf\ufb00-\ufb06]"
-)  # radicals instead of characters, and ligatures
+# radicals instead of characters, and ligatures
+_PRESENTATION_FORMS = re.compile("[\u2e80-\u2fdf\ufb00-\ufb06]")
 
 
 def extract(file: IO[bytes], name: str) -> Extracted:

@@ -47,12 +47,10 @@ class Job(Generic[T]):
     name: str  # as the user wrote it
     path: Path
     reading: dict[str, Any] | None  # `ReadOptions`; None to read whole texts
-    found: list[tuple["Document | T", str]] = field(
-        default_factory=list
-    )  # (content, path in the archive or "")
-    problems: list[tuple[str, str]] = field(
-        default_factory=list
-    )  # (name of a file, line that says why it is not read)
+    # (content, path in the archive or "")
+    found: list[tuple["Document | T", str]] = field(default_factory=list)
+    # (name of a file, line that says why it is not read)
+    problems: list[tuple[str, str]] = field(default_factory=list)
     error: Exception | None = None  # stops the reading of all files
     is_text: bool = False  # not a document or an archive: a problem with a file that was named is an error
     is_done: bool = False

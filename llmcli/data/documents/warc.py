@@ -46,9 +46,8 @@ def _text(record: WarcRecord) -> str | Skipped:
         return Skipped("page with an error status")
     data = record.reader.read(_MAX_PAGE + 1)
     if len(data) > _MAX_PAGE:
-        while record.reader.read(
-            _MAX_PAGE
-        ):  # FastWARC does not find the end of a record that it decompresses
+        # FastWARC does not find the end of a record that it decompresses
+        while record.reader.read(_MAX_PAGE):
             pass
         return Skipped(f"page over {_MAX_PAGE >> 20} MB")
     try:

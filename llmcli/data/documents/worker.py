@@ -65,13 +65,11 @@ class Limits:
     bytes_per_member: int = 1000  # ... or more in a file with this many bytes for each
     bytes: int = 1 << 34  # text and unpacked content ...
     usual_ratio: int = 20  # ... or this times the size of the file, if that is more
-    ratio: int = (
-        200  # text and unpacked content / size of the file, or of a file in an archive as it is stored ...
-    )
+    # text and unpacked content / size of the file, or of a file in an archive as it is stored ...
+    ratio: int = 200
     unpacked_bytes: int = 1 << 25  # ... above this size ...
-    archive_bytes: int = (
-        1 << 28
-    )  # ... and of an archive above this one, so that several files in it may exceed theirs
+    # ... and of an archive above this one, so that several files in it may exceed theirs
+    archive_bytes: int = 1 << 28
 
 
 @dataclass(frozen=True)

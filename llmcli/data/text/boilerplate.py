@@ -24,10 +24,11 @@ MAX_LINES = 10_000  # different ones that are cut
 SUGGESTED_SHARE = 0.02  # minimum share of the text: source code also has some repeated lines
 _MIN_RUN = 24  # bytes of a run of repeated lines that is cut
 _SLOTS = 1 << 21  # per table
+# an estimate reads this much at both ends of so many documents
 _SAMPLED_DOCUMENTS, _SAMPLED_BYTES = (
     32,
     1 << 15,
-)  # an estimate reads this much at both ends of so many documents
+)
 _BLOCK = 1 << 16  # characters of lines written at once
 _QUOTED = 40  # characters of a line in a note
 _GUTENBERG_START = re.compile(

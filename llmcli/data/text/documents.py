@@ -22,9 +22,8 @@ from llmcli.data.text import encodings, file_types
 from llmcli.data.text.temporary_files import ReadingEndsError, TextCopy
 from llmcli.errors import LLMError
 
-OnRead: TypeAlias = Callable[
-    [str, int], None
-]  # receives the name of the file and the size of each block read
+# receives the name of the file and the size of each block read
+OnRead: TypeAlias = Callable[[str, int], None]
 
 BLOCK_BYTES = 1 << 20  # bytes per read
 CHECKED_BYTES = 1 << 16  # checked at a time: they stay in the processor's cache
@@ -73,12 +72,10 @@ class Document:
     text_bytes: int  # size of the text in UTF-8, without a byte-order mark
     sha256: str  # hash of the text
     offset: int = 0  # start of the UTF-8 text in the file, or in the copy
-    copy: TextCopy | None = field(
-        default=None, repr=False, compare=False
-    )  # only for a file that is not plain UTF-8
-    changed_at: int = field(
-        default=0, repr=False, compare=False
-    )  # st_mtime_ns of the file before it was read
+    # only for a file that is not plain UTF-8
+    copy: TextCopy | None = field(default=None, repr=False, compare=False)
+    # st_mtime_ns of the file before it was read
+    changed_at: int = field(default=0, repr=False, compare=False)
     relative_name: str = ""  # path relative to the named directory, with "/"; for a named file, its name
     columns: tuple[str, ...] = ()  # columns of the text; empty for the text of the whole file
     template: str = ""  # joins several columns
@@ -373,9 +370,8 @@ def _decode(
     position."""
     decoder, read = codecs.getincrementaldecoder(encoding)(), first
     for block in itertools.chain(blocks, [b""]):
-        start = read - len(
-            decoder.getstate()[0]
-        )  # position of the bytes to decode: a character may be unfinished
+        # position of the bytes to decode: a character may be unfinished
+        start = read - len(decoder.getstate()[0])
         read += len(block)
         try:
             text = decoder.decode(block, final=not block)

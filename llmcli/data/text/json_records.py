@@ -20,9 +20,8 @@ MAX_RECORD = 64_000_000  # characters, which are in memory at once
 # characters ...
 _CHECKED_RECORD, _MAX_VALUES = 1_000_000, 1_000_000  # ... may have at most this many
 _PIECES = 4  # of text that are read at once, 1 MiB each
-_LONGEST_WORD = (
-    16  # characters that a number, a word or an escape may have before it is an error where it begins
-)
+# characters that a number, a word or an escape may have before it is an error where it begins
+_LONGEST_WORD = 16
 
 
 class InvalidJSONError(LLMError):

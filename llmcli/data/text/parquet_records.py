@@ -12,16 +12,14 @@ from typing import IO, Any, TypeAlias
 from llmcli.errors import LLMError, missing_extra
 
 _BATCH_ROWS = 128  # held in memory at once
-_BUFFER_BYTES = (
-    1 << 20
-)  # of a column that are read at once; otherwise pyarrow reads that of a whole row group
+# of a column that are read at once; otherwise pyarrow reads that of a whole row group
+_BUFFER_BYTES = 1 << 20
 _GROUP_ROWS, _GROUP_CHARACTERS = 1024, 16_000_000  # in a row group that is written
 
 PARQUET, ARROW_FILE = b"PAR1", b"ARRO"  # the first bytes of a table; a stream of Arrow begins otherwise
 _Batches: TypeAlias = Callable[[list[str]], Iterable[Any]]  # columns -> pyarrow's record batches of them
-Rows: TypeAlias = Callable[
-    [Container[str]], Iterator[dict[str, Any]]
-]  # names of columns -> records with these columns
+# names of columns -> records with these columns
+Rows: TypeAlias = Callable[[Container[str]], Iterator[dict[str, Any]]]
 
 
 @contextlib.contextmanager

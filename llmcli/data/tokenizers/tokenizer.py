@@ -260,9 +260,10 @@ class Tokenizer:
     def vocabulary(self) -> Vocabulary:
         """An index of the bytes of all tokens. Models trained here generate no control tokens except
         `eos_ids`."""
+        # imports numpy, which encoding does not need
         from llmcli.data.tokenizers.vocabulary import (
             Vocabulary,
-        )  # imports numpy, which encoding does not need
+        )
 
         return Vocabulary(self.token_bytes, self.seen_bytes, self.eos_ids, unrestricted=self.imported)
 

@@ -239,9 +239,8 @@ def _is_sentencepiece(document: Mapping[str, Any]) -> bool:
     if not all(any(items <= step.items() for items in known) for step in steps):
         return False
     metaspace = document.get("pre_tokenizer")
-    if all(
-        _SPLIT_AT_SPACES.items() <= step.items() for step in _steps(metaspace)
-    ):  # no space is left to split at
+    # no space is left to split at
+    if all(_SPLIT_AT_SPACES.items() <= step.items() for step in _steps(metaspace)):
         return any(step.get("type") == "Replace" for step in steps)
     return isinstance(metaspace, dict) and (metaspace.get("type"), metaspace.get("replacement")) == (
         "Metaspace",

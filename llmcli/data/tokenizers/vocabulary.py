@@ -106,9 +106,8 @@ class Vocabulary:
 
     def extensions_of(self, data: bytes) -> NDArray[np.int64]:
         order, sorted_bytes = self._sorted
-        stem = data.rstrip(
-            b"\xff"
-        )  # whatever begins with `data` sorts before `stem` with its last byte plus one
+        # whatever begins with `data` sorts before `stem` with its last byte plus one
+        stem = data.rstrip(b"\xff")
         end = bisect_left(sorted_bytes, stem[:-1] + bytes([stem[-1] + 1])) if stem else len(order)
         return order[bisect_right(sorted_bytes, data) : end]
 

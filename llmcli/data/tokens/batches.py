@@ -12,9 +12,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-MAX_SHUFFLED_BLOCKS = (
-    1 << 22
-)  # blocks per epoch whose order is kept in memory; for more it is computed on demand
+# blocks per epoch whose order is kept in memory; for more it is computed on demand
+MAX_SHUFFLED_BLOCKS = 1 << 22
 FEISTEL_ROUNDS = 6
 _MULTIPLIERS = np.array([0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53], np.uint64)  # MurmurHash3's finalizer
 
@@ -33,9 +32,8 @@ class TokensWithoutSpans:
         """`starts` are the ascending starts of the spans in `tokens`; spans do not overlap."""
         self._tokens = tokens
         self._width = width
-        self._gaps = starts - width * np.arange(
-            len(starts)
-        )  # positions of the spans among the remaining tokens
+        # positions of the spans among the remaining tokens
+        self._gaps = starts - width * np.arange(len(starts))
 
     def __len__(self) -> int:
         return len(self._tokens) - self._width * len(self._gaps)
@@ -72,9 +70,8 @@ class Batches:
     context: int  # T
     batch_size: int  # B
     seed: int
-    merge_pairs: NDArray[np.int64] | None = (
-        None  # [V, 2]: the two tokens that a token was merged from; -1 for none
-    )
+    # [V, 2]: the two tokens that a token was merged from; -1 for none
+    merge_pairs: NDArray[np.int64] | None = None
 
     @property
     def blocks(self) -> int:

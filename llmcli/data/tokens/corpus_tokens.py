@@ -26,9 +26,8 @@ from llmcli.data.tokens.token_store import LIMIT_VARIABLE, TokenCache, cache_dir
 from llmcli.data.tokens.tokens import TokenIds, encode_texts, store_tokens
 
 PIECE_BYTES = 16_000_000  # text that a thread tokenizes at a time
-CACHED_BYTES = (
-    64_000_000  # tokens of a text up to this size are not cached: tokenizing it takes a few seconds
-)
+# tokens of a text up to this size are not cached: tokenizing it takes a few seconds
+CACHED_BYTES = 64_000_000
 CORES_PER_THREAD = 4  # the library has threads of its own; ours read text and store tokens
 MIN_THREADS = 2
 NOTED_BYTES = 16_000_000  # progress is reported for more text than this; less takes a few seconds

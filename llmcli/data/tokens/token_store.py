@@ -148,10 +148,11 @@ class TokenCache:
             if time.time() - file.used > STALE_SECONDS:
                 with contextlib.suppress(OSError):
                     file.path.unlink()
+        # it would be replaced
         limit, files = (
             self.limit(),
             [file for file in self.files() if file.key != key],
-        )  # it would be replaced
+        )
         if size > limit:
             return False
         excess = sum(file.size for file in files) + size - limit

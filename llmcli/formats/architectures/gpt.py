@@ -79,12 +79,13 @@ _KEYS: dict[str, dict[str, tuple[str, Any]]] = {  # key in transformers -> (key 
         "bos_token_id": ("bos_token_id", 0),
     },
 }
+# of GPT-2's keys
 _ALIASES = (
     "hidden_size",
     "num_hidden_layers",
     "num_attention_heads",
     "max_position_embeddings",
-)  # of GPT-2's keys
+)
 _SUPPORTED = {  # keys of which one value is supported
     "gpt2": {
         "scale_attn_weights": True,
@@ -223,9 +224,8 @@ def _part(
     if _BY_HEAD not in name:
         return stacked[rows]
     size = rows.stop - rows.start
-    part = stacked.reshape(config.num_attention_heads, 3, config.head_dim, -1)[
-        :, rows.start // size
-    ]  # q, k or v
+    # q, k or v
+    part = stacked.reshape(config.num_attention_heads, 3, config.head_dim, -1)[:, rows.start // size]
     rotated = part if rows.start == 2 * size else part[:, _halves_as_pairs(config)]
     return rotated.reshape(size, *shape[1:])
 

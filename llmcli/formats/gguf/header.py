@@ -177,9 +177,8 @@ class _Parser:
         if value_type != _ARRAY:
             raise ValueError(f"a value in its header is of type {value_type}")
         entry_type, count = self.number("<I"), self.number("<Q")
-        if (
-            entry_type != _STRING and entry_type not in _SCALARS
-        ):  # nested arrays: as in ggml, and slow to read
+        # nested arrays: as in ggml, and slow to read
+        if entry_type != _STRING and entry_type not in _SCALARS:
             raise ValueError(f"an array in its header has entries of type {entry_type}")
         size = struct.calcsize(_SCALARS.get(entry_type, "<Q"))  # a string begins with its length
         self._require(count * size)

@@ -33,16 +33,16 @@ _PRE_TOKENIZERS = {
     "smaug-bpe": "Llama 3",
     "deepseek-r1-qwen": "Qwen 2",
 }
+# they also prepend a token to a text and ignore merges for whole words
 _LLAMA_3 = (
     "llama-bpe",
     "llama3",
     "llama-v3",
-)  # they also prepend a token to a text and ignore merges for whole words
+)
 _NORMAL, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 3, 4, 5, 6  # token types
 _UNMERGED_SCORE = -1e6  # score of tokens that are not merges
-MAX_SPLIT_CHARACTERS = (
-    1 << 28
-)  # in all ways to split the tokens of a SentencePiece: 25 times as many as Gemma 3 has
+# in all ways to split the tokens of a SentencePiece: 25 times as many as Gemma 3 has
+MAX_SPLIT_CHARACTERS = 1 << 28
 
 
 def to_document(fields: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
@@ -199,9 +199,8 @@ def to_fields(document: dict[str, Any], config: ModelConfig) -> list[tuple[str, 
         is_byte = kind != "bpe" and len(token) == 6 and token.startswith("<0x")
         tokens[i], types[i] = token, _BYTE if is_byte else _NORMAL
     for added in document.get("added_tokens") or []:
-        is_merged = (
-            kind == "spm" and SPACE in added["content"] and not added.get("special")
-        )  # llama.cpp would print it
+        # llama.cpp would print it
+        is_merged = kind == "spm" and SPACE in added["content"] and not added.get("special")
         if added["id"] < config.vocab_size and not is_merged:
             tokens[added["id"]] = added["content"]
             types[added["id"]] = _CONTROL if added.get("special") else _USER_DEFINED

@@ -59,9 +59,8 @@ class TensorInfo:
     factor: float = 1.0  # its values are multiplied by this number when they are read
     offset: float = 0.0  # then this number is added
     stored_name: str = ""  # in the file
-    view: Callable[[NDArray[Any]], NDArray[Any]] | None = (
-        None  # its elements, from those of the stored tensor
-    )
+    # its elements, from those of the stored tensor
+    view: Callable[[NDArray[Any]], NDArray[Any]] | None = None
 
     @property
     def is_raw(self) -> bool:
@@ -84,9 +83,8 @@ class Header:
     tensors: dict[str, TensorInfo]  # in the order of the file
     metadata: dict[str, Any]  # texts; of a GGUF file, tokenizer.json is parsed
     form: str = "safetensors file"
-    decode: Callable[[TensorInfo], Iterator[NDArray[Any]]] | None = (
-        None  # for formats with their own data types
-    )
+    # for formats with their own data types
+    decode: Callable[[TensorInfo], Iterator[NDArray[Any]]] | None = None
     problem: str = ""  # why this program can show the file but not run its model, if so
     open_files: dict[Path, Any] = field(default_factory=dict, repr=False, compare=False)  # see file.py
 

@@ -58,9 +58,8 @@ class Engine:
         may raise LLMError."""
         self._open_model = open_model
         self._limits = limits or EngineLimits()
-        self._changed = (
-            threading.Condition()
-        )  # guards _thread, failure, _is_changed, waiting, _is_closed, _models
+        # guards _thread, failure, _is_changed, waiting, _is_closed, _models
+        self._changed = threading.Condition()
         self._thread: threading.Thread | None = None  # None: not running
         self.failure: str | None = None  # the reason why it is not running
         self._is_changed = False  # there may be something to do

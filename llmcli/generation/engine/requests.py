@@ -23,18 +23,16 @@ class GenerationRequest:
     choices: tuple[
         str, ...
     ] = ()  # one of these is the text: an answer if there are stop_ids, or else a continuation
-    grammar: CompiledGrammar | None = (
-        None  # of `sampling`; compiled before, since the engine must not wait for that
-    )
+    # of `sampling`; compiled before, since the engine must not wait for that
+    grammar: CompiledGrammar | None = None
 
 
 @dataclass(frozen=True)
 class ScoredToken:
     """A token with its natural log probability under the model, before any filter."""
 
-    id: (
-        int | None
-    )  # None: text that no single token spells, after a prompt with several tokenizations; a choice
+    # None: text that no single token spells, after a prompt with several tokenizations; a choice
+    id: int | None
     text_bytes: bytes
     logprob: float | None  # None: the first token of a prompt
     alternatives: "tuple[ScoredToken, ...]" = ()  # most likely first, without alternatives of their own
@@ -89,9 +87,8 @@ class QueueFullError(LLMError):
     """Too many requests are waiting; the client may try again later."""
 
 
-Event = (
-    Started | Token | Finished | Failed
-)  # Started, any number of Token, then Finished; or Failed at any point
+# Started, any number of Token, then Finished; or Failed at any point
+Event = Started | Token | Finished | Failed
 OnEvent = Callable[[Event], None]  # called in the engine's thread; must return quickly
 
 

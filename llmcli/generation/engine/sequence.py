@@ -150,9 +150,8 @@ class Sequence:
         data = [choice.text.encode("utf-8") for choice in self._scored]
         others = self._most_likely(logprobs, lambda i: (None, data[i]))
         self._start()
-        self.text.tokens = self._scored[chosen].tokens - bool(
-            self.request.stop_ids
-        )  # without the one that ends it
+        # without the one that ends it
+        self.text.tokens = self._scored[chosen].tokens - bool(self.request.stop_ids)
         self._tell(Token(None, data[chosen], float(logprobs[chosen]), others, self._scored[chosen].text))
         self._finish("stop")
 

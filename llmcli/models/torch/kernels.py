@@ -101,9 +101,8 @@ class _NormalizeRotate(_Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         y, scale, gain, cos, sin = ctx.saved_tensors
-        grad = _rotated(
-            grads[0], cos, -sin
-        )  # the gradient of a rotation is the rotation by the opposite angle
+        # the gradient of a rotation is the rotation by the opposite angle
+        grad = _rotated(grads[0], cos, -sin)
         product = grad * y  # [B, T, N, D]
         grad_gain = product.sum((0, 1), dtype=_sum_dtype(product)).to(gain.dtype)
         projection = product.mul_(gain).mean(-1, keepdim=True)

@@ -18,9 +18,8 @@ from llmcli.models.torch.transformer import LanguageModel, LayerKVCache
 
 LOGITS_AT_ONCE = 1 << 25  # logits of windows that are scored together
 CACHED_TOKENS = 1 << 13  # tokens in all copies of a cache that several texts continue
-CPU_BLOCK_LOGITS = (
-    1 << 23
-)  # logits in memory at once on a CPU: 32 MB, and up to four times that during calibration
+# logits in memory at once on a CPU: 32 MB, and up to four times that during calibration
+CPU_BLOCK_LOGITS = 1 << 23
 INVERSE_TEMPERATURES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3)  # evenly spaced
 
 
@@ -123,9 +122,8 @@ def fit_inverse_temperature(model: LanguageModel, ids: Ints) -> float:
         ).cpu()
     best = min(max(int(losses.argmin()), 1), len(INVERSE_TEMPERATURES) - 2)
     below, at, above = losses[best - 1 : best + 2].tolist()
-    offset = (
-        0.5 * (below - above) / max(below - 2 * at + above, 1e-9)
-    )  # distance of the minimum from `best`, in steps
+    # distance of the minimum from `best`, in steps
+    offset = 0.5 * (below - above) / max(below - 2 * at + above, 1e-9)
     step = INVERSE_TEMPERATURES[1] - INVERSE_TEMPERATURES[0]
     return min(
         max(INVERSE_TEMPERATURES[best] + step * offset, INVERSE_TEMPERATURES[0]), INVERSE_TEMPERATURES[-1]

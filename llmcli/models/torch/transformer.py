@@ -152,9 +152,8 @@ class Attention(nn.Module):
         if cache:
             k, v = cache.extend(k, v)
         is_windowed = past + T > self.window
-        if is_windowed or (
-            past and T > 1
-        ):  # [T, past + T]: True where one of T new tokens may attend to a position
+        # [T, past + T]: True where one of T new tokens may attend to a position
+        if is_windowed or (past and T > 1):
             mask = (
                 torch.ones(T, past + T, dtype=torch.bool, device=q.device)
                 .tril(past)
@@ -278,9 +277,8 @@ class LanguageModel(nn.Module):
 
     cos: Tensor
     sin: Tensor
-    between_layers: Callable[[], None] | None = (
-        None  # called before each layer; it may raise to abort the pass
-    )
+    # called before each layer; it may raise to abort the pass
+    between_layers: Callable[[], None] | None = None
     teacher: "Teacher | None" = None  # for distillation: its predictions are part of the training targets
 
     def __init__(self, config: ModelConfig, dropout: float = 0.0, dtype: torch.dtype = torch.float32) -> None:

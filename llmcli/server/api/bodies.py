@@ -244,9 +244,8 @@ class GenerationBody(Body):
         f"{limits.MAX_STOP_CHARACTERS:,} characters",
     )
     n: int = Field(1, ge=1, le=limits.MAX_CHOICES)  # texts for each prompt
-    return_token_ids: bool = (
-        False  # adds the prompt's; with log probabilities completions get `content`, as in chats
-    )
+    # adds the prompt's; with log probabilities completions get `content`, as in chats
+    return_token_ids: bool = False
     stream: bool = False
     stream_options: StreamOptionsField | None = None
     response_format: ResponseFormat = None
@@ -398,9 +397,8 @@ class ExplainBody(PromptBody):
     )
     max_evaluations: Evaluations | None = None  # of the model, to find next words
     position: Position | None = None  # index in `tokens`; negative: from the end
-    token_id: TokenId | None = (
-        None  # explain this next token, in its likeliest place, instead of the most likely one
-    )
+    # explain this next token, in its likeliest place, instead of the most likely one
+    token_id: TokenId | None = None
     generated_tokens: GeneratedTokens = 0
     # layers, "2", heads, "2.3", and the n-gram cache, "cache", that are switched off in a second prediction
     without: Annotated[

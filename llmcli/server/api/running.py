@@ -25,9 +25,8 @@ class RunningRequests:
         self._loop = asyncio.get_running_loop()
         self._arrived: deque[tuple[int, Event]] = deque()  # at most UNREAD_TOKENS, plus one per text
         self._paused: set[int] = set()  # numbers of the requests that wait for the reader
-        self._lock = (
-            threading.RLock()
-        )  # guards these two, and holds events back until their request is in `_submitted`
+        # guards these two, and holds events back until their request is in `_submitted`
+        self._lock = threading.RLock()
         self._is_woken = False  # the event loop has been notified
         self._has_arrived = asyncio.Event()
         self._submitted: list[Submitted] = []

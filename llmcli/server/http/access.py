@@ -24,9 +24,8 @@ Headers = Mapping[str, str]
 class Access:
     """The access rules for all requests."""
 
-    hosts: frozenset[str] | None = (
-        LOOPBACK_NAMES  # allowed in the Host header; None: any, which is safe with a key
-    )
+    # allowed in the Host header; None: any, which is safe with a key
+    hosts: frozenset[str] | None = LOOPBACK_NAMES
     origins: frozenset[str] = frozenset()  # allowed besides the server's own; "*": any
     api_key: str | None = None
 

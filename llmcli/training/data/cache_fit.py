@@ -52,9 +52,8 @@ PRIOR = (
     (-0.6, -0.8, -1.65, 0.0),
 )
 PRIOR_STRENGTH = 10.0  # nats per squared distance from the prior
-OFFSETS = range(
-    0, -9, -1
-)  # added to all gates (logits) without penalty: with a strong network the cache is nearly off
+# added to all gates (logits) without penalty: with a strong network the cache is nearly off
+OFFSETS = range(0, -9, -1)
 STEPS, LEARNING_RATE, BETAS = 40, 0.05, (0.9, 0.98)  # Adam's settings; the rate falls linearly to 0
 
 
@@ -123,9 +122,8 @@ class ValidationText:
         for history, start in itertools.product(HISTORIES, starts):
             first = max(0, start - history)
             text = self.tokens[np.arange(first, start + T + 1)]
-            parts.append(
-                find_matches(text, ORDERS, self.separator)[:, start + 1 - first :]
-            )  # the predicted tokens
+            # the predicted tokens
+            parts.append(find_matches(text, ORDERS, self.separator)[:, start + 1 - first :])
         return fit_weights(np.tile(network.reshape(-1), len(HISTORIES)), np.concatenate(parts, axis=1))
 
 
@@ -164,9 +162,8 @@ def fit_weights(
     )
     weights = prior.clone()
     moments = torch.zeros(2, *prior.shape, dtype=torch.float64)
-    for step in range(
-        steps
-    ):  # Adam (arXiv:1412.6980); torch.optim would take a second to import its compiler
+    # Adam (arXiv:1412.6980); torch.optim would take a second to import its compiler
+    for step in range(steps):
         weights.requires_grad_()
         total = _losses(weights, probabilities, features, known, shares).sum()
         total = total + strength * ((weights - prior) ** 2).sum()

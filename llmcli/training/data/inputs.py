@@ -71,9 +71,8 @@ def load_inputs(
     base, like = (path and local_path(path, on_note, progress=sys.stderr.isatty()) for path in (base, like))
     base_model = loading.load(base) if base else None
     if base_model:
-        CacheWeights.of_record(
-            base_model.record, base
-        )  # report damaged weights before the run, not at its end
+        # report damaged weights before the run, not at its end
+        CacheWeights.of_record(base_model.record, base)
     like_model = loading.load_any(like).shared if like else None
     reading = reading or ReadOptions()
     progress = ReadingProgress(seconds, on_note)

@@ -25,9 +25,8 @@ class Position:
     dropout: float = 0.0
     token_split: float = 0.0  # BPE-dropout
     regularized_progress: float = 0.0  # progress when these two were last chosen
-    regularizations: list[list[float]] = field(
-        default_factory=list
-    )  # changes: [step, epochs, dropout, BPE-dropout]
+    # changes: [step, epochs, dropout, BPE-dropout]
+    regularizations: list[list[float]] = field(default_factory=list)
     conversations_from: int | None = None  # number of steps before the conversations; None: not begun
     stage_start: float = 0.0  # progress of the run at the start of the current stage (loop/stepper.py) ...
     stage_end: float = 1.0  # ... and at its end

@@ -40,9 +40,8 @@ from llmcli.training.planning.task import Task
 MAX_HELD_OUT_BYTES = 64_000_000  # held-out text to read, sampled evenly: an evaluation never covers more
 NOTED_BYTES = 4_000_000  # training a tokenizer on more takes seconds, so there is a note
 NOTED_SEARCH_BYTES = 200_000_000  # likewise for searching a training text
-MAX_PROMPT_SEARCH_TOKENS = (
-    4_000  # at the start of a text, searched for a prompt, and by which its lines are judged
-)
+# at the start of a text, searched for a prompt, and by which its lines are judged
+MAX_PROMPT_SEARCH_TOKENS = 4_000
 
 SEEN_NOTE = (
     "the base model was trained on the held-out {0}, so the figures will not measure new {0}; hold out other {0}: "
@@ -219,9 +218,8 @@ def _trained_tokenizer(
     if size >= NOTED_BYTES:
         on_note(f"training a tokenizer on {units.size(size)} of text")
     largest = MAX_DEFAULT_VOCAB_SIZE
-    if (
-        request.device != "cuda" and request.has_time_budget
-    ):  # a large output layer takes time from the other layers
+    # a large output layer takes time from the other layers
+    if request.device != "cuda" and request.has_time_budget:
         best = recipe.VOCABULARY_FACTOR * math.sqrt(request.core_seconds)
         largest = nearest_power_of_two(best, MIN_DEFAULT_VOCAB_SIZE, MAX_DEFAULT_VOCAB_SIZE)
     return train_tokenizer(

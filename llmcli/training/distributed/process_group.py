@@ -22,18 +22,14 @@ from torch.distributed.rendezvous import rendezvous
 from llmcli.errors import LLMError
 from llmcli.training.distributed.processes import MAX_RESTARTS, OWN_RESTARTS, Processes
 
-PATIENCE = datetime.timedelta(
-    days=7
-)  # the others wait while rank 0 plans or evaluates; ended processes are detected
-JOINING = datetime.timedelta(
-    minutes=10
-)  # how long rank 0 waits for the others, which have nothing else to do
-CONNECTING = datetime.timedelta(
-    minutes=1
-)  # needed because a process does not notice that others cannot reach it
-LOST_PROCESS = (
-    75  # exit code when another process ended: the run can be restarted (EX_TEMPFAIL in sysexits.h)
-)
+# the others wait while rank 0 plans or evaluates; ended processes are detected
+PATIENCE = datetime.timedelta(days=7)
+# how long rank 0 waits for the others, which have nothing else to do
+JOINING = datetime.timedelta(minutes=10)
+# needed because a process does not notice that others cannot reach it
+CONNECTING = datetime.timedelta(minutes=1)
+# exit code when another process ended: the run can be restarted (EX_TEMPFAIL in sysexits.h)
+LOST_PROCESS = 75
 LOOPBACK = ("lo", "lo0")  # names of the loopback interface
 STOP = "llmcli/stop"  # key in the store: a signal received by a rank above 0
 LOOK_SECONDS = 0.5  # between two checks of that key
@@ -180,9 +176,8 @@ class explain_lost_process:  # noqa: N801 (used as a function, many times per st
 def _connect(processes: Processes, backend: str) -> Any:
     """Wait for all processes and connect them; return a torch.distributed.Store for this group."""
     try:
-        store, _, _ = next(
-            rendezvous("env://", timeout=CONNECTING)
-        )  # torchrun starts it before its processes
+        # torchrun starts it before its processes
+        store, _, _ = next(rendezvous("env://", timeout=CONNECTING))
         store.set_timeout(PATIENCE)
         prefix = meet(store, processes)
     except RuntimeError as error:

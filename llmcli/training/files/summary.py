@@ -20,21 +20,20 @@ MIN_SUGGESTED_MINUTES = 5  # minimum that --time is suggested with
 IMPROVEMENT = 0.03  # relative gain in the second half of a run: doubling the run would bring it again
 KNOWN = 0.02  # bits per byte: below this loss, answers are known, and more time or data would not help
 DETERIORATION = 0.02  # overfitting: relative rise of the validation loss after the best weights, ...
+# ... or ratio of validation to training loss, after this many epochs
 OVERFITTING_RATIO, OVERFITTING_EPOCHS = (
     1.15,
     2.0,
-)  # ... or ratio of validation to training loss, after this many epochs
+)
 NEAR_THE_LIMIT = 0.9  # share of the limit of epochs beyond which twice the time would add few epochs
 FORGETTING = 0.02  # relative rise of the bits per byte of plain text by training on conversations
-MEMORIZED_SHARE = (
-    0.1  # share of generated strings in the training text, beyond the share of held-out strings, ...
-)
+# share of generated strings in the training text, beyond the share of held-out strings, ...
+MEMORIZED_SHARE = 0.1
 ASSUMED_SHARE = 0.4  # ... which is assumed if nothing is held out
 EXACT_SHARE = 0.99  # share of held-out questions answered exactly: hardly any are left
 REPEATED_SHARE = 0.9  # the same share in a repetitive text, whose unpredictable part is mostly chance
-NEAR_FLOOR = (
-    0.05  # bits per byte gained in the second half of a run: on a repetitive text, nearly all that is left
-)
+# bits per byte gained in the second half of a run: on a repetitive text, nearly all that is left
+NEAR_FLOOR = 0.05
 MAX_LISTED_CHARACTERS = 200  # maximum length of the answers in a command
 MIN_COMPARED_BYTES = 2000  # minimum held-out text for a meaningful comparison with compressors
 

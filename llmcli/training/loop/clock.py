@@ -20,9 +20,8 @@ from llmcli.training.step.initialization import eager_without_compiler
 
 FIRST_STEP_SECONDS = 10.0  # the first step may take this long ...
 FIRST_STEP_SHARE = 0.25  # ... or this share of the run, if that is more
-STEP_PATIENCE = (
-    1.0  # on Ctrl-C, a step or an evaluation that has taken more seconds than this is cut short ...
-)
+# on Ctrl-C, a step or an evaluation that has taken more seconds than this is cut short ...
+STEP_PATIENCE = 1.0
 FINAL_PATIENCE = 3.0  # ... and likewise an evaluation after the last step
 LOADING_SECONDS_PER_MILLION = 0.015  # per million parameters, for loading another model before an evaluation
 GRACE = 1.5  # seconds in which a late run still evaluates its weights
@@ -143,9 +142,8 @@ class Clock:
         self.reserve = reserve
         self.now = now
         self.stop = stop
-        self.processor_time = (
-            processor_time if settings.device == "cpu" else lambda: 0.0
-        )  # it waits for a GPU
+        # it waits for a GPU
+        self.processor_time = processor_time if settings.device == "cpu" else lambda: 0.0
         self.began = now() if began is None else began
         self.budget: TimeBudget | None = None  # set by `start` if there is a time limit
         self._grace_end: float | None = None  # seconds since the run began; None: the run is not late

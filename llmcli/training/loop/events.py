@@ -97,9 +97,8 @@ class Done:
     interrupted: bool
     problem: str = ""  # the reason if the run could not continue
     base_score: Score | None = None  # the initial model's score on the same text
-    adapters: Mapping[str, NDArray[np.float32]] | None = (
-        None  # best LoRA matrices by name, if they were trained
-    )
+    # best LoRA matrices by name, if they were trained
+    adapters: Mapping[str, NDArray[np.float32]] | None = None
 
 
 RunEvent = Step | Evaluation | Prediction | Sample | TeacherTrained | Restarted  # shown to users

@@ -34,9 +34,8 @@ class FinalEvaluator:
             model, data.tokenizer, data.held_out, settings, clock, models=2 if job.start else 1
         )
         self._plain_text: PlainTextComparison | None = None
-        if data.conversations and (
-            data.plain_text or not job.is_sharded
-        ):  # sharded weights cannot generate text
+        # sharded weights cannot generate text
+        if data.conversations and (data.plain_text or not job.is_sharded):
             self._plain_text = PlainTextComparison(
                 job.plan.model, data.tokenizer, data.plain_text, job.start, settings
             )

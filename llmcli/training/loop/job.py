@@ -27,19 +27,16 @@ class Job:
     record: TrainingRecord  # the part about the corpus; loop/record.py adds the rest
     start: Checkpoint | None = None  # initial model; None: fresh weights
     sample_prompt: str | None = None
-    probe: str | None = (
-        None  # prompt, or question; None: a held-out question, or no predictions without conversations
-    )
+    # prompt, or question; None: a held-out question, or no predictions without conversations
+    probe: str | None = None
     # (dropout, BPE-dropout) by the number of epochs, in a run with a time limit
     regularize: Callable[[float], tuple[float, float]] | None = None
-    tuner: ThreadTuner | None = (
-        None  # chooses the number of threads from step to step, in a run with a time limit
-    )
+    # chooses the number of threads from step to step, in a run with a time limit
+    tuner: ThreadTuner | None = None
     leader: Leader | None = None  # rank 0 of several processes, which compute each step together
     save_due: Callable[[], bool] = lambda: False  # whether to yield a State for resuming
-    on_progress: Callable[[float], None] = lambda share: (
-        None
-    )  # progress of the text that a base model generates first
+    # progress of the text that a base model generates first
+    on_progress: Callable[[float], None] = lambda share: None
 
     @property
     def is_sharded(self) -> bool:

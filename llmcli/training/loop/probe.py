@@ -40,9 +40,8 @@ class Probe:
         is_cheap = 1e6 * millions <= MAX_SAMPLING_PARAMETERS and (
             COPYING_SECONDS_PER_MILLION * millions <= TIME_SHARE * seconds
         )
-        self._next = (
-            -math.inf if self.prompt and is_cheap else math.inf
-        )  # earliest time of the next prediction
+        # earliest time of the next prediction
+        self._next = -math.inf if self.prompt and is_cheap else math.inf
 
     @property
     def is_wanted(self) -> bool:

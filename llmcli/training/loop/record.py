@@ -72,9 +72,8 @@ class FinalEvaluation:
     base_score: Score | None = None  # the initial model's score on the same tokens
     context: int = 0  # length of the windows, in tokens
     cached_tokens: int = 0  # capacity of the n-gram cache, if smaller than when a model runs
-    expert_shares: list[list[float]] | None = (
-        None  # shares of the tokens by layer and expert, if there are experts
-    )
+    # shares of the tokens by layer and expert, if there are experts
+    expert_shares: list[list[float]] | None = None
     cache: CacheWeights | None = None  # weights of the n-gram cache, if there is one
     plain_text: PlainTextScores | None = None  # only after training on conversations
     problem: str = ""  # the reason for a missing score, other than lack of time

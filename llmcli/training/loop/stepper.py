@@ -48,9 +48,8 @@ class Stepper:
         self._optimizer = self._new_optimizer()
         self.is_compiled = compile_layers(self.model, self._settings)
         self._base_divergence: BaseDivergence | None = None
-        self.base_tokens: int | None = (
-            None  # size of the base model's text for the divergence; None: not planned
-        )
+        # size of the base model's text for the divergence; None: not planned
+        self.base_tokens: int | None = None
         self._window = 0  # window length in the last step
         self._compiles = False  # whether torch compiled layers for that window length in the last step
 

@@ -121,9 +121,8 @@ class Run:
         if (budget := self._settings.seconds) is None:
             return math.inf
         earlier = resume_from.values.get("seconds") if resume_from else None
-        spent = self._clock.elapsed + (
-            earlier if isinstance(earlier, float) else 0.0
-        )  # other values will be refused
+        # other values will be refused
+        spent = self._clock.elapsed + (earlier if isinstance(earlier, float) else 0.0)
         return base_divergence.seconds_to_generate(budget, budget - self._clock.reserve - spent)
 
     @property

@@ -272,9 +272,8 @@ class HeldOutEvaluation:
             return spread(self._data.conversations, most)
         firsts = self._first_tokens
         documents = [Windows(end - first, self.context) for first, end in itertools.pairwise(firsts)]
-        ends = list(
-            itertools.accumulate(map(len, documents))
-        )  # number of windows up to the end of each document
+        # number of windows up to the end of each document
+        ends = list(itertools.accumulate(map(len, documents)))
         chosen: Sequence[int] = range(ends[-1])
         if chosen and most < self.tokens:
             keep = max(1, round(most / self.tokens * len(chosen)))

@@ -36,9 +36,8 @@ SLOW_STEP = 2.5  # times the limit of a measurement, which takes at least four s
 BASE_BYTES = 3e8  # memory of the process before it trains
 MEMORY_SHARE = 0.8  # share of the free memory that a plan may use
 
-Speed = Callable[
-    [ModelConfig, TrainConfig, float], float
-]  # (model, settings, seconds to measure) -> tokens/s
+# (model, settings, seconds to measure) -> tokens/s
+Speed = Callable[[ModelConfig, TrainConfig, float], float]
 Settings = Callable[[ModelConfig, float], TrainConfig]  # (model, training tokens) -> how to train it
 
 
@@ -87,9 +86,8 @@ def estimated_speed(model: ModelConfig, train: TrainConfig, seconds: float = 0.0
 def flops_per_token(model: ModelConfig, context: int) -> float:
     """Count the FLOPs per token of a forward and backward pass: 6 per weight in a matrix product
     (arXiv:2001.08361, section 2.1), and as many per query-key pair, half of which the causal mask hides."""
-    embedding = (
-        0 if model.tie_word_embeddings else model.vocab_size * model.hidden_size
-    )  # looked up, not multiplied
+    # looked up, not multiplied
+    embedding = 0 if model.tie_word_embeddings else model.vocab_size * model.hidden_size
     inactive = model.parameters - model.active_parameters
     matrices = sum(math.prod(shape) for shape in model.tensor_shapes().values() if len(shape) == 2)
     attention = context * model.num_attention_heads * model.head_dim * model.num_hidden_layers
@@ -113,10 +111,11 @@ def memory_needed(
     count = parameter_count(model, train.lora_rank) if train.lora_rank else model.parameters
     embeddings = model.vocab_size * model.hidden_size * (1 if model.tie_word_embeddings else 2)
     by_adamw = embeddings if train.recipe == "muon" else count
+    # two numbers, or Muon's one
     trained, optimizer = (
         FLOAT32 * count,
         FLOAT32 * (2 * by_adamw + count - by_adamw),
-    )  # two numbers, or Muon's one
+    )
     teacher = weights if train.teacher_share else 0.0
     momenta = optimizer - 2 * FLOAT32 * by_adamw  # Muon's, always divided among the processes
     held = weights + teacher + optimizer - momenta * (1 - 1 / processes)
@@ -201,9 +200,8 @@ def saved_values(model: ModelConfig, train: TrainConfig) -> float:
     """Estimate the numbers per token that a layer saves for the backward pass, within about a tenth."""
     width, heads, active = model.hidden_size, model.num_attention_heads, model.num_experts_per_tok
     residual = 4 * width  # normalized values and a dropout mask, twice each
-    attention = (
-        4 * model.head_dim * (heads + model.num_key_value_heads)
-    )  # e.g. q, k: normalized, rotated; v; outputs
+    # e.g. q, k: normalized, rotated; v; outputs
+    attention = 4 * model.head_dim * (heads + model.num_key_value_heads)
     swiglu = 4 * model.intermediate_size  # gate and up, activated, their product
     if model.num_experts:
         swiglu = active * (swiglu + 2 * width) + width  # a copy per expert, before and after

@@ -9,13 +9,14 @@ from llmcli.training.planning.cost_model import CorpusSize
 from llmcli.training.planning.plan import PlanRequest
 from llmcli.training.planning.task import Task
 
+# layers, width
 SIZES = {
     "100m": (10, 640),
     "350m": (22, 1024),
     "1b": (18, 2048),
     "3b": (24, 3072),
     "7b": (32, 4096),
-}  # layers, width
+}
 
 
 def candidates(task: Task, data: CorpusSize, context: int) -> list[ModelConfig]:

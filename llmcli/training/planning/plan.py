@@ -19,11 +19,12 @@ COUNTS = (
     "experts",
     "threads",
 )
+# layers per model, experts per layer
 MAX_COUNTS = {
     "vocab_size": MAX_VOCAB_SIZE,
     "layers": 1_000,
     "experts": 1_000,
-}  # layers per model, experts per layer
+}
 MAX_PROBE = 500  # characters
 REQUESTED = "as requested"  # reason for a value that the user fixed
 FROM_BASE = "from the base model"
@@ -158,9 +159,8 @@ class EpochSearch:
     resume files and model files."""
 
     found: float = 0.0  # the number of epochs of this run; 0: this is the first run
-    confirmed: bool = (
-        False  # more epochs did not lower the validation loss; otherwise there was no time for more
-    )
+    # more epochs did not lower the validation loss; otherwise there was no time for more
+    confirmed: bool = False
 
 
 @dataclass(frozen=True)

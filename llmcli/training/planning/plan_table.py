@@ -7,12 +7,13 @@ from llmcli.training.planning.plan import FROM_BASE, REQUESTED, ConversationSett
 from llmcli.training.planning.recipe import learning_rates
 from llmcli.training.planning.task import Task
 
+# recipe -> optimizer
 OPTIMIZERS = {
     "muon": "Muon + AdamW",
     "adamw": "AdamW",
     "fine-tune": "AdamW",
     "lora": "AdamW",
-}  # recipe -> optimizer
+}
 
 
 def rows(

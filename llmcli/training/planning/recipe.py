@@ -11,9 +11,8 @@ import math
 # ---- Length of the run
 MAX_EPOCHS = 20.0  # limit for new models; with 30, they memorize ["Toy corpora"]
 FINE_TUNING_EPOCHS = 2.0  # four are worse ["Fine-tuning"]
-MIN_STEPS = (
-    10  # runs with a time budget use smaller batches to reach it; with fewer there is a warning [chosen]
-)
+# runs with a time budget use smaller batches to reach it; with fewer there is a warning [chosen]
+MIN_STEPS = 10
 FINE_TUNING_MIN_STEPS = 30  # likewise for fine-tuning, even at LOW_SPEED [chosen]
 
 # ---- Search for the number of epochs of a short text: a first run ends when the loss on a validation slice no longer
@@ -24,9 +23,8 @@ SEARCH_EPOCHS = 400.0  # plan of the first run, which ends before its learning r
 # epochs of the second run / those with the lowest validation loss in the first, which has less data and a
 # constant rate
 SEARCH_EPOCHS_FACTOR = 1.1  # ["Short texts"]
-SEARCH_PATIENCE = (
-    1.5  # times the epochs with the lowest validation loss: later, the first run ends ["Short texts"]
-)
+# times the epochs with the lowest validation loss: later, the first run ends ["Short texts"]
+SEARCH_PATIENCE = 1.5
 # evaluations with a smaller relative difference than this / sqrt(tokens in the slice) are equal: the last one
 # counts
 SEARCH_TIE_MARGIN = 0.2  # ["Short texts"]
@@ -80,12 +78,13 @@ ADAMW_EPSILON = 1e-10  # [chosen]
 
 # ---- Regularization
 # (up to this number of epochs, rate)
+# ["At a fixed time", "Many epochs", "A 15-minute run"]
 DROPOUT = (
     (4, 0.0),
     (8, 0.05),
     (12, 0.1),
     (math.inf, 0.2),
-)  # ["At a fixed time", "Many epochs", "A 15-minute run"]
+)
 BPE_DROPOUT = ((4.5, 0.0), (math.inf, 0.15))  # ["At a fixed time", "Many epochs"]
 BPE_DROPOUT_UNTIL = 0.8  # progress; after that, tokens are what generation will see ["A 15-minute run"]
 # a model can memorize its text if its layers have more parameters than both limits, after this many epochs
@@ -103,20 +102,30 @@ EPOCHS_MARGIN = 0.05  # relative distance beyond a threshold at which the rates 
 DISTILLATION_MIN_TOKENS = 100_000  # [chosen]
 DISTILLATION_EPOCHS = 8.0  # minimum; with fewer, one model is as good or better ["Training two models"]
 TEACHER_SHARE = 0.45  # share of the run; the student gets about as many, slower steps ["Training two models"]
-TEACHER_WEIGHT = (
-    0.5  # weight of its predictions in the targets; .8 is no better ["Distillation from a first run"]
-)
+# weight of its predictions in the targets; .8 is no better ["Distillation from a first run"]
+TEACHER_WEIGHT = 0.5
 TEACHER_COST = 0.2  # time of these predictions relative to a step without a teacher ["Training two models"]
 
 # ---- Model shape
 # layers x hidden size, each at most twice the previous size; two layers beat four in runs of up to a minute
+# ["At a fixed time"]
 SHAPES = (
-    (2, 64), (2, 96), (2, 128), (3, 128), (3, 192), (4, 192), (4, 256), (6, 256), (6, 320),
-    (8, 384), (8, 512), (12, 640), (12, 768),
-)  # ["At a fixed time"] # fmt: skip
-MAX_SIZE_FACTOR = (
-    0.006  # maximum parameters in the layers: factor * tokens of text ** exponent ["The planner allows"]
+    (2, 64),
+    (2, 96),
+    (2, 128),
+    (3, 128),
+    (3, 192),
+    (4, 192),
+    (4, 256),
+    (6, 256),
+    (6, 320),
+    (8, 384),
+    (8, 512),
+    (12, 640),
+    (12, 768),
 )
+# maximum parameters in the layers: factor * tokens of text ** exponent ["The planner allows"]
+MAX_SIZE_FACTOR = 0.006
 MAX_SIZE_EXPONENT = 1.6  # ["The planner allows"]
 HEAD_DIM = 64  # preferred ["At a fixed number"]
 SMALL_HEAD_DIM = 32  # below MIN_HIDDEN_SIZE_OF_LARGE_HEADS [chosen]
@@ -124,9 +133,8 @@ MIN_HIDDEN_SIZE_OF_LARGE_HEADS = 96  # [chosen]
 ACTIVE_EXPERTS = 2  # per token [arXiv:2401.04088, section 2.1]
 
 # ---- Choice of the model: expected loss and measured speed
-TOKENS_PER_PARAMETER = (
-    1.2  # minimum per parameter in the layers, for a fixed number of steps or epochs [chosen]
-)
+# minimum per parameter in the layers, for a fixed number of steps or epochs [chosen]
+TOKENS_PER_PARAMETER = 1.2
 # expected loss: factor / parameters ** exponent + 1 / tokens ** exponent; the constants give the optimum of
 # nanochat's fits, in which compute-optimal parameters grow as compute ** 0.52
 PARAMETER_FACTOR = 0.237  # [nanochat, dev/LOG.md, 2026-01-27]
@@ -134,9 +142,8 @@ PARAMETER_EXPONENT = 0.34  # [nanochat, dev/LOG.md, 2026-01-27]
 TOKEN_EXPONENT = 0.374  # [nanochat, dev/LOG.md, 2026-01-27]
 REFERENCE_BYTES_PER_TOKEN = 3.3  # longer tokens count for more [chosen]
 REPETITION_DECAY = 3.0  # epochs; R* of arXiv:2305.16264, where it is 15.4; fitted: 2.5 ["At a fixed time"]
-TRAINING_SHARE = (
-    0.9  # maximum share of the time budget; the rest is for reading, planning, evaluating, saving [chosen]
-)
+# maximum share of the time budget; the rest is for reading, planning, evaluating, saving [chosen]
+TRAINING_SHARE = 0.9
 SHARE_OF_REST = 0.95  # maximum share of the time after reading, which is shorter in short runs [chosen] ...
 AROUND_TRAINING_SECONDS = 1.0  # ... minus these seconds for measuring speeds and ending the run [chosen]
 LEAST_TRAINING_SHARE = 0.1  # planned for even if reading used up the time budget [chosen]
@@ -157,24 +164,21 @@ CORRECTION_GAIN = 0.01  # minimum relative gain in expected loss, without the ir
 RESTART_SECONDS = 1.0  # until the first step of the other model [chosen]
 
 # ---- Validation slice and temperature calibration
-VALIDATION_SHARE = (
-    1 / 64
-)  # share of the training tokens in the slice ["The held-out text chooses nothing"] ...
+# share of the training tokens in the slice ["The held-out text chooses nothing"] ...
+VALIDATION_SHARE = 1 / 64
 MIN_VALIDATION_TOKENS = 512  # ... or none, if that would be fewer ["The held-out text chooses nothing"]
 MIN_VALIDATION_WINDOWS = 8  # windows are shorter than the training context if necessary [chosen] ...
 SHORTEST_VALIDATION_WINDOW = 32  # ... but not shorter than this, in tokens [chosen]
 TIE_MARGIN = 0.002  # evaluations with a smaller relative difference count as equal [chosen]
 CALIBRATION_EPOCHS = 6.0  # fewer do not make a model overconfident ["A 15-minute run"]
-MIN_CALIBRATION_TOKENS = (
-    1024  # fewer give a factor that is mostly noise ["The held-out text chooses nothing"]
-)
+# fewer give a factor that is mostly noise ["The held-out text chooses nothing"]
+MIN_CALIBRATION_TOKENS = 1024
 
 # ---- Evaluation during the run and at its end
 EVAL_DIVISOR = 400  # training tokens for each token of an evaluation [chosen] ...
 EVAL_TOKENS = (4096, 65_536)  # ... but at least and at most this many tokens [chosen]
-TRAINING_PER_EVALUATED = (
-    24.0  # minimum tokens of training between two evaluations, per token evaluated [chosen]
-)
+# minimum tokens of training between two evaluations, per token evaluated [chosen]
+TRAINING_PER_EVALUATED = 24.0
 EVALUATION_INTERVAL = 0.05  # minimum share of the run between two evaluations [chosen]
 FINAL_TOKENS = 65_536  # held-out tokens evaluated at the end [chosen] ...
 SHORT_FINAL_DIVISOR = 6  # ... or one for this many tokens trained on, if that is fewer [chosen] ...
@@ -184,9 +188,8 @@ MAX_FINAL_TOKENS = 1 << 22  # ... up to this number: more would not change the d
 # ---- Conversations
 CONVERSATION_SHORTEST_CONTEXT = 128  # tokens, for new models ["Rows"]
 CONVERSATION_LONGEST_CONTEXT = 1024  # [chosen]
-CONVERSATION_SHORTEST_FINE_TUNING_CONTEXT = (
-    64  # rows of a batch; the model keeps its own context length [chosen]
-)
+# rows of a batch; the model keeps its own context length [chosen]
+CONVERSATION_SHORTEST_FINE_TUNING_CONTEXT = 64
 CONVERSATION_EPOCHS = 60.0  # limit for new models ["Text first"], exceeded ...
 CONVERSATION_STEPS = 1000  # ... if that would be fewer steps than this [chosen]
 CONVERSATION_FINE_TUNING_EPOCHS = 3.0  # the same two limits for fine-tuning [chosen]
@@ -196,9 +199,8 @@ CONVERSATION_BATCHES_PER_EPOCH = 4  # minimum, if a batch then has at least one 
 CONVERSATION_SHARE = 0.3  # last share of a run in which they follow text [chosen]
 CONVERSATION_LARGEST_SHARE = 0.8  # if there are more of them than of text [chosen]
 CONVERSATION_SMALLEST_SHARE = 0.05  # if there are few [chosen]
-CONVERSATION_VALIDATION_SHARE = (
-    1 / 32
-)  # share in the validation slice ["The held-out text chooses nothing"] ...
+# share in the validation slice ["The held-out text chooses nothing"] ...
+CONVERSATION_VALIDATION_SHARE = 1 / 32
 CONVERSATION_MIN_VALIDATION = 32  # ... or none, if that would be fewer ["The held-out text chooses nothing"]
 DIVERGENCE_WEIGHT = 5.0  # weight of the KL divergence on the base model's text ["Catastrophic forgetting"]
 DIVERGENCE_TOKENS = 0.25  # tokens of that text in a step, relative to the batch ["Catastrophic forgetting"]

@@ -51,11 +51,12 @@ class Task:
     @cached_property
     def context(self) -> Decision[int]:
         """Decide the context length in tokens. Raises LLMError if the text is too short for it."""
+        # a window has one more target
         requested, base, longest = (
             self.request.context,
             self.base,
             self.text.tokens - 1,
-        )  # a window has one more target
+        )
         if not self.conversations_alone and longest < recipe.MIN_CONTEXT:
             smaller = "" if base else ", or give `vocab_size` 257 or `tokenizer` char if it is repetitive"
             raise LLMError(

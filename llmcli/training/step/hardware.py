@@ -16,21 +16,20 @@ from llmcli.errors import LLMError
 from llmcli.models.torch.devices import is_out_of_memory
 from llmcli.training.step.thread_tuner import ThreadTuner
 
-BFLOAT16_GAIN = (
-    0.8  # bfloat16 is chosen if matrix products take less than this fraction of the time in float32
-)
+# bfloat16 is chosen if matrix products take less than this fraction of the time in float32
+BFLOAT16_GAIN = 0.8
 PRODUCTS_TIMED = 16  # per data type
 THREADS_GAIN = 0.9  # fewer threads are chosen if they take less than this fraction of the time with more
-SHARE_SECONDS = (
-    0.1  # duration of measuring the share of a core: shorter times depend on the system's time slices
-)
+# duration of measuring the share of a core: shorter times depend on the system's time slices
+SHARE_SECONDS = 0.1
 # share of a core; a thread with less waits for other processes. On two cores: .97 beside one busy process,
 # .48 to .87 beside two
 FREE_SHARE = 0.92
+# the latter is not a hard limit, but the kernel slows down a group above it
 LIMITS = (
     "memory.max",
     "memory.high",
-)  # the latter is not a hard limit, but the kernel slows down a group above it
+)
 PAGE_CACHE = ("inactive_file", "active_file")  # keys in memory.stat; the kernel frees it when necessary
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # parameters of mallopt, from glibc's malloc.h
 
@@ -40,9 +39,8 @@ def pick_dtype(requested: str, device: str, threads: int) -> tuple[str, str]:
     if requested != "auto":
         return requested, "as requested"
     if device == "cuda":
-        supported = torch.cuda.is_bf16_supported(
-            including_emulation=False
-        )  # emulation is slower than float32
+        # emulation is slower than float32
+        supported = torch.cuda.is_bf16_supported(including_emulation=False)
         return (
             ("bfloat16", "the fastest on this GPU") if supported else ("float32", "this GPU has no bfloat16")
         )
@@ -57,9 +55,8 @@ def pick_dtype(requested: str, device: str, threads: int) -> tuple[str, str]:
 
 def _product_seconds(dtype: torch.dtype) -> float:
     """Measure the processor seconds of a typical matrix product on one core: the minimum of several."""
-    clock = (
-        time.perf_counter if sys.platform == "win32" else time.thread_time
-    )  # thread_time is too coarse there
+    # thread_time is too coarse there
+    clock = time.perf_counter if sys.platform == "win32" else time.thread_time
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     x, y = (torch.ones(512, 256, dtype=dtype) for _ in range(2))
@@ -79,9 +76,8 @@ def fastest_threads(counts: Sequence[int]) -> int:
     If even a single thread waits for a core, the smallest number is chosen: more would only take time from
     other processes.
     """
-    if len(counts) == 1 or (
-        _core_share() < FREE_SHARE and _core_share() < FREE_SHARE
-    ):  # twice: not just for a moment
+    # twice: not just for a moment
+    if len(counts) == 1 or (_core_share() < FREE_SHARE and _core_share() < FREE_SHARE):
         return counts[-1]
     best, fastest = math.inf, counts[0]
     for count in counts:
@@ -166,9 +162,8 @@ def _system_memory() -> float:
 def _windows_memory() -> float:
     """Return ullAvailPhys in MEMORYSTATUSEX (two 32-bit numbers, then seven of 64 bits), from
     GlobalMemoryStatusEx."""
-    status = (ctypes.c_uint64 * 8)(
-        ctypes.sizeof(ctypes.c_uint64) * 8
-    )  # dwLength first; all are little-endian
+    # dwLength first; all are little-endian
+    status = (ctypes.c_uint64 * 8)(ctypes.sizeof(ctypes.c_uint64) * 8)
     if not ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status)):  # type: ignore[attr-defined,unused-ignore]
         raise OSError("GlobalMemoryStatusEx failed")
     return float(status[2])

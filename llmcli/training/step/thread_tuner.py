@@ -17,17 +17,16 @@ FIRST_TRIAL = 4  # steps before the first trial, needed to know the current pace
 TRIAL_STEPS = 2  # measured in a trial, after one step to warm up
 GAIN = 0.95  # a trial succeeds below this fraction of the current pace
 ABORT = 1.8  # times the current pace: a slower trial ends after its first step
-SLOWER = (
-    1.25  # times the best pace with this number of threads: another process is busy, try fewer immediately
-)
+# times the best pace with this number of threads: another process is busy, try fewer immediately
+SLOWER = 1.25
+# seconds between rounds of trials; doubled after each unsuccessful round
 SHORTEST_PAUSE, LONGEST_PAUSE = (
     4.0,
     32.0,
-)  # seconds between rounds of trials; doubled after each unsuccessful round
-PAUSE_PER_ROUND = 25  # a pause lasts at least this many times as long as the previous round
-ALL_THREADS_PAUSE = (
-    4.0  # times as long while all threads are in use: a slower pace starts a round immediately
 )
+PAUSE_PER_ROUND = 25  # a pause lasts at least this many times as long as the previous round
+# times as long while all threads are in use: a slower pace starts a round immediately
+ALL_THREADS_PAUSE = 4.0
 
 
 class ThreadTuner:

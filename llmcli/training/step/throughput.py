@@ -61,9 +61,8 @@ def measure_throughput(
             break
         spent = perf_counter() - began
     chosen = [step for step in paces if step[1] == tuner.threads] or paces
-    after_warm_up = (
-        chosen[2:] if len(chosen) >= 4 else chosen[-2:]
-    )  # the first steps are slower than the rest
+    # the first steps are slower than the rest
+    after_warm_up = chosen[2:] if len(chosen) >= 4 else chosen[-2:]
     median_pace = {
         n: median(pace for length, _, pace in after_warm_up if length == n) for n, _, _ in after_warm_up
     }

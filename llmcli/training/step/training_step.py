@@ -18,9 +18,8 @@ from llmcli.training.step.base_divergence import BaseDivergence
 from llmcli.training.step.optimizer import Optimizer
 
 Split = Callable[[Tensor, int], Sequence[Tensor]]  # torch.chunk or torch.tensor_split
-MicroBatch = tuple[
-    Tensor, Tensor | None, float
-]  # (ids [b, T + 1], loss mask, weight in the loss of the batch)
+# (ids [b, T + 1], loss mask, weight in the loss of the batch)
+MicroBatch = tuple[Tensor, Tensor | None, float]
 
 
 @dataclass(frozen=True)
@@ -31,9 +30,8 @@ class Batch:
     progress: float  # position in the schedules, 0 to 1
     dropout: float
     ids: Tensor  # [B, T + 1]
-    loss_mask: Tensor | None = (
-        None  # [B, T + 1], on the CPU, where reading it does not wait; None: all tokens
-    )
+    # [B, T + 1], on the CPU, where reading it does not wait; None: all tokens
+    loss_mask: Tensor | None = None
 
 
 def accumulate_gradients(

@@ -1,6 +1,7 @@
 """The table of hyperparameters: each constant has a source that exists, and is used."""
 
 import ast
+import itertools
 import re
 from pathlib import Path
 
@@ -11,9 +12,17 @@ from llmcli.training.planning import recipe
 ROOT = Path(__file__).parents[3]
 SOURCE = Path(recipe.__file__).read_text("utf-8")
 LINES = SOURCE.splitlines()
-# constant -> what is in brackets in the comment at its end
+
+
+def comment(node: ast.Assign) -> str:
+    """The comment lines above an assignment, and the comment at its end."""
+    above = itertools.takewhile(lambda line: line.startswith("# "), reversed(LINES[: node.lineno - 1]))
+    return "\n".join([*above, LINES[(node.end_lineno or 1) - 1].partition("#")[2]])
+
+
+# constant -> what is in brackets in its comments
 SOURCES = {
-    node.targets[0].id: " ".join(re.findall(r"\[(.+?)\]", LINES[node.end_lineno - 1].partition("#")[2]))
+    node.targets[0].id: " ".join(re.findall(r"\[(.+?)\]", comment(node)))
     for node in ast.parse(SOURCE).body
     if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.end_lineno
 }
