@@ -6,7 +6,6 @@ and files may be read before their turn. If a process dies or hangs, another one
 """
 
 import contextlib
-import dataclasses
 import json
 import math
 import queue
@@ -15,7 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -104,9 +103,9 @@ def needs_child(name: str, start: bytes, *, plain: bool) -> bool:
 class _EndedError(Exception):
     """A child process ended before its answer did."""
 
-    def __init__(self, child: ChildProcess) -> None:
+    def __init__(self, child: ChildProcess, stalled_seconds: float) -> None:
         limits = {
-            "SIGALRM": f"gave no text for {LIMITS.stalled_seconds:g} seconds",
+            "SIGALRM": f"gave no text for {stalled_seconds:g} seconds",
             "SIGXCPU": "takes too much processor time",
         }
         status = child.stop()
@@ -166,8 +165,10 @@ class _Worker(Generic[T]):
 
     def _read(self, job: Job[T]) -> None:
         skip, without = 0, list[str]()  # what to leave out: documents, and members of an archive
-        for _ in range(1 + _MAX_RESTARTS):
-            answer = _Answer(job, self._copy, self._started(), self._on_read, self._read_file)
+        for restarts in range(1 + _MAX_RESTARTS):
+            # all files of an archive together may take twice the time of one
+            limits = replace(LIMITS, stalled_seconds=LIMITS.stalled_seconds / 2**restarts)
+            answer = _Answer(job, self._copy, self._started(), self._on_read, self._read_file, limits)
             try:
                 if not answer.read(skip, without):
                     self._stop()
@@ -212,13 +213,20 @@ class _Answer(Generic[T]):
     """The answer of a child process to a request for one file."""
 
     def __init__(
-        self, job: Job[T], copy: TextCopy, child: ChildProcess, on_read: OnRead, read_file: "ReadFile[T]"
+        self,
+        job: Job[T],
+        copy: TextCopy,
+        child: ChildProcess,
+        on_read: OnRead,
+        read_file: "ReadFile[T]",
+        limits: Limits,
     ) -> None:
         self._job = job
         self._copy = copy
         self._child = child
         self._on_read = on_read
         self._read_file = read_file
+        self._limits = limits
         self.member: str | None = None  # of the current document; "" in no archive
         self.begun = 0  # documents
         self.entered = ""
@@ -236,11 +244,9 @@ class _Answer(Generic[T]):
             "without": without,
         }
         try:
-            self._child.send(
-                json.dumps(request | {"limits": dataclasses.asdict(LIMITS)}).encode("ascii") + b"\n"
-            )
+            self._child.send(json.dumps(request | {"limits": asdict(self._limits)}).encode("ascii") + b"\n")
         except OSError as error:
-            raise _EndedError(self._child) from error
+            raise _EndedError(self._child, self._limits.stalled_seconds) from error
         while "done" not in (header := self.frame()[0]):
             if "enter" in header:
                 self.entered = header["enter"]
@@ -264,15 +270,15 @@ class _Answer(Generic[T]):
         """Return the header and the data of the next frame. Raises _EndedError."""
         line = self._child.stdout.readline()
         if not line.endswith(b"\n"):
-            raise _EndedError(self._child)
+            raise _EndedError(self._child, self._limits.stalled_seconds)
         try:
             header: dict[str, Any] = json.loads(line)
         except ValueError as error:  # a hostile document may have taken over the process
-            raise _EndedError(self._child) from error
+            raise _EndedError(self._child, self._limits.stalled_seconds) from error
         size = header.get("data", 0)
         data = self._child.stdout.read(size) if size else b""
         if len(data) < size:
-            raise _EndedError(self._child)
+            raise _EndedError(self._child, self._limits.stalled_seconds)
         self._on_read(self.name, size)
         return header, data
 

@@ -481,6 +481,21 @@ def test_a_document_that_gives_nothing_costs_that_document(monkeypatch: pytest.M
     assert sources.text.skipped == ("c.tar gave no text for 1 seconds; what follows is not read",)
 
 
+@platforms.posix
+def test_files_of_an_archive_that_give_nothing_take_twice_the_time_of_one_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limit(monkeypatch, stalled_seconds=1.0)
+    silent = samples.docx("<w:x/>" * 10_000_000).read()
+    members: dict[str, str | bytes] = {"a.docx": silent, "b.docx": silent, "c.docx": silent, "d.txt": "d"}
+    sources = read_sources([put("a.zip", zipped(members))])
+    assert texts(sources) == {"a.zip/d.txt": "d"}
+    assert sources.text.skipped == (
+        "a.zip/a.docx gave no text for 1 seconds, and is not read",
+        "2 .docx files; the first: a.zip/b.docx gave no text for 0.5 seconds, and is not read",
+    )
+
+
 def test_a_process_that_dies_costs_one_document(monkeypatch: pytest.MonkeyPatch) -> None:
     """The other files of its archive are read by another process."""
     begin = reader._Answer._read_document
@@ -513,7 +528,7 @@ def test_a_process_that_dies_between_documents_costs_one_file_in_an_archive(
         is_in_letter = self.member == "b.mbox/2"
         if len(deaths) < 1 + dies_twice and (is_in_letter if dies_twice and not deaths else is_between):
             deaths.append(self.member)
-            raise reader._EndedError(self._child)
+            raise reader._EndedError(self._child, 60.0)
         return read
 
     monkeypatch.setattr(reader._Answer, "frame", die)
