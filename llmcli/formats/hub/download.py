@@ -38,6 +38,7 @@ _SMALL_FILES = (
 )
 _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 _MAX_NAMES = 5  # files listed
+_ANSWER_SECONDS = 30.0  # in which the hub must answer; without a limit, huggingface_hub waits for ever
 _BLOCK_BYTES = 1 << 20
 
 
@@ -86,7 +87,7 @@ class _Download:
         show_progress(False)  # small files have no bars
         with one_line(self._explained):
             info = HfApi(endpoint=self._endpoint).model_info(
-                self._repository, revision=self._revision, files_metadata=True
+                self._repository, revision=self._revision, files_metadata=True, timeout=_ANSWER_SECONDS
             )
         sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
         weights = self._weights(sizes)

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 import llmcli
 from llmcli.errors import LLMError
+from llmcli.formats.hub import download
 from llmcli.formats.hub.download import local_path
 from tests.conftest import Llm
 from tests.local_hub import COMMIT, TOKEN, local_hub
@@ -203,3 +205,14 @@ def test_an_endpoint_that_is_no_address_is_one_line() -> None:
         check=False,
     )  # fmt: skip
     assert "LLMError: HF_ENDPOINT is not an address (Invalid IPv6 URL)" in result.stderr
+
+
+@pytest.mark.usefixtures("no_hang")
+def test_a_hub_that_never_answers_is_not_waited_for(hub: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(download, "_ANSWER_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises(LLMError, match=r"cannot download hf:a/b from http://127\.0\.0\.1:.*run the command again"):
+            local_path("hf:a/b", progress=False)
