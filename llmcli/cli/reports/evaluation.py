@@ -1,5 +1,6 @@
 """The output of `llm eval`: scores of models and compressors, or the surprisal of each token."""
 
+import sys
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -87,10 +88,18 @@ def print_scores(
     names = ["model", NETWORK, ADAPTING, "perplexity", "accuracy", EXACT, "tokens", "bytes", "text"]
     columns = [i for i in range(len(names)) if any(row[i] for row in rows)]
     numbers = range(1, len(columns) - 1)
-    if len({row.file for row in scores}) <= 1:
+    texts = dict.fromkeys(row[-1] for row in rows)
+    is_divided = (
+        len(texts) > 1 and sys.stdout.isatty()
+    )  # a table for each text: one for all would be too wide
+    if is_divided or len({row.file for row in scores}) <= 1:
         del columns[-1]
-    shown, *cells = [[row[i] for i in columns] for row in (names, *rows)]
-    tables.table(shown, cells, numbers=numbers)
+    shown = [names[i] for i in columns]
+    for text in texts if is_divided else (None,):
+        if is_divided:
+            console.result(f"text: {text}")
+        cells = [[row[i] for i in columns] for row in rows if text in (None, row[-1])]
+        tables.table(shown, cells, numbers=numbers)
     beside = "; beside it, compressors whose statistics do not adapt" if baselines else ""
     estimate = ' ("about": estimated from a sample)' if any(row.is_estimate for row in baselines) else ""
     console.caption(
