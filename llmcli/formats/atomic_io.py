@@ -48,6 +48,7 @@ _START_BYTES = 1000
 _STARTS = {  # of the files that this program writes, in small letters; the length of a safetensors header is below 4 GB
     ".safetensors": (b"\0\0\0\0{",),
     ".gguf": (b"gguf",),
+    ".Modelfile": (b"from ", b"#"),  # people edit it, and may begin with a comment
     ".html": (b"<!doctype html", b"<html"),
     ".json": (b"{",),
     ".jsonl": (b"{",),

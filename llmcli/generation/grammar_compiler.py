@@ -86,6 +86,8 @@ def _as_lark(grammar: Grammar, begins_with_space: bool) -> str:
         options = ONE_LINE | {"lenient": grammar.lenient} | schema.pop("x-guidance", {})
         lark = f"start: {space}%json {json.dumps(schema | {'x-guidance': options}, ensure_ascii=False)}"
     elif grammar.kind == "regex":
+        if (len(grammar.text) - len(grammar.text.rstrip("\\"))) % 2:  # which regex_to_lark leaves out
+            raise ValueError("it ends with a single backslash")
         lark = f"start: {space}/{regex_to_lark(grammar.text, 'd')}/"  # \d is 0 to 9; \w also letters outside ASCII
     else:
         lark = any_to_lark(grammar.text)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("hf", "gguf", "html", "tokenizer", "handover")
 SUFFIXES = {"gguf": ".gguf", "html": ".html", "tokenizer": ".json", None: ".safetensors"}  # None: --quantize
+MODELFILE = ".Modelfile"  # beside a GGUF file
 HF_DTYPES = {"f32": "F32", "f16": "F16", "bf16": "BF16"}  # -> name in a safetensors file
 HTML_DTYPES = ("int8", "f16", "f32")
 SIZES = ("100m", "350m", "1b", "3b", "7b")  # shapes in training/planning/model_shapes.py, which loads slowly
@@ -179,6 +180,9 @@ def _check_output(options: _Options, output: Path, model: Path) -> None:
             right = output.with_suffix(SUFFIXES[options.to])
             raise usage(f"{output}: {_format(options)} writes a {right.suffix} file; name it {right}")
         atomic_io.check_writable(output, force=options.force, by="", example=example)
+        modelfile = output.with_suffix(MODELFILE)
+        if options.to == "gguf" and (options.force or not modelfile.exists()):
+            atomic_io.check_writable(modelfile, force=True, by="", example=f"model{MODELFILE}")
     elif options.to == "hf":
         hf_directory.check_writable(output, force=options.force)
     else:
@@ -283,7 +287,7 @@ def _write_modelfile(model: "Checkpoint", gguf: Path, force: bool) -> None:
     from llmcli.formats import atomic_io, loading
     from llmcli.formats.gguf.modelfile import modelfile
 
-    path = gguf.with_suffix(".Modelfile")
+    path = gguf.with_suffix(MODELFILE)
     if path.exists() and not force:
         console.note(f"kept {path}, which is there already; --force replaces it")
     else:

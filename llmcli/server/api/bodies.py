@@ -216,6 +216,10 @@ StructuredOutputsField = Annotated[
 ]
 
 
+def _grammar(kind: str, text: str | None) -> Grammar | None:
+    return None if text is None else Grammar(kind, text)  # an empty text is one: it has an error, or one form
+
+
 def _sampling(name: str, default: float | None = None) -> Any:
     """Return the field for a number of SamplingConfig; by default with its default value."""
     bounds = SAMPLING_BOUNDS[name]
@@ -275,8 +279,8 @@ class GenerationBody(Body):
         asked = [
             ("response_format", self.response_format),
             ("structured_outputs.choice", nested.choice and tuple(nested.choice)),
-            ("structured_outputs.regex", nested.regex and Grammar("regex", nested.regex)),
-            ("structured_outputs.grammar", nested.grammar and Grammar("grammar", nested.grammar)),
+            ("structured_outputs.regex", _grammar("regex", nested.regex)),
+            ("structured_outputs.grammar", _grammar("grammar", nested.grammar)),
         ]
         given = [(name, form) for name, form in asked if form]
         if len(given) > 1:

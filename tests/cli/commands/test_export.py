@@ -96,12 +96,18 @@ def test_a_modelfile_for_ollama_is_written_beside_a_gguf(tiny_model: Path, llm) 
     assert Path("m.Modelfile").read_text() == expected
     metadata = loading.load("m.gguf").record.document["imported"]
     assert (metadata["name"], metadata["license"]) == ("Cat", "mit")
-    Path("m.Modelfile").write_text("mine")
+    Path("m.Modelfile").write_text("# mine\nFROM ./m.gguf\n")
     Path("m.gguf").unlink()
     assert "kept m.Modelfile" in llm("export", "model.safetensors", "m.gguf", "--to", "gguf").stderr
-    assert Path("m.Modelfile").read_text() == "mine"
+    assert Path("m.Modelfile").read_text().startswith("# mine")
     again = llm("export", "model.safetensors", "m.gguf", "--to", "gguf", "--force", "--json")
     assert json.loads(again.stdout)["to"] == "gguf" and Path("m.Modelfile").read_text() == expected
+    Path("m.Modelfile").unlink()
+    Path("m.Modelfile").symlink_to("model.safetensors")
+    weights = tiny_model.read_bytes()
+    refused = llm("export", "model.safetensors", "m.gguf", "--to", "gguf", "--force")
+    assert refused.exit_code == 1 and "m.Modelfile exists and is not a .Modelfile file" in refused.stderr
+    assert tiny_model.read_bytes() == weights
 
 
 EXPORTS = {"hf": "out", "gguf": "out.gguf", "html": "out.html", "handover": "out/model"}  # format -> weights

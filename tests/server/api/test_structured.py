@@ -117,6 +117,8 @@ def test_a_bias_and_a_minimum_length(client, completion) -> None:
     [
         (json_schema({"not": {}}), 'response_format: the JSON schema cannot be used: Unimplemented keys: ["not"]'),
         (form(regex="("), "structured_outputs.regex: the regular expression cannot be used"),
+        (form(regex="a\\"), "structured_outputs.regex: the regular expression cannot be read: it ends with a single"),
+        (form(grammar=""), "structured_outputs.grammar: the grammar cannot be read"),
         (form(grammar="root ::= x"), "structured_outputs.grammar: the grammar cannot be read: Rule 'x' not found"),
         (form(regex="a") | {"response_format": FORMAT}, "response_format and structured_outputs.regex both constrain"),
         (form(regex="a") | {"stop": "b"}, "stop could end the text before it has the form of structured_outputs.regex"),
