@@ -22,6 +22,10 @@ from llmcli.version import __version__
 
 CONTEXT = 2048  # least context length of a larger model
 SEED = 0  # seed of its weights
+FOLDERS = {
+    "tokens": {"train.bin", "train.idx", "val.bin", "val.idx"},
+    "text": {"train.parquet", "validation.parquet"},
+}
 
 
 def check_writable(directory: Path, *, force: bool) -> None:
@@ -31,8 +35,31 @@ def check_writable(directory: Path, *, force: bool) -> None:
         return
     if not (directory / MANIFEST).is_file() or atomic_io.is_in_use(directory):
         raise LLMError(f"{directory} is not empty and cannot be replaced; give another name")
+    others = [
+        path for path in directory.rglob("*") if not _is_part(path.relative_to(directory), path.is_dir())
+    ]
+    if others:
+        problem = (
+            f"has {min(others).relative_to(directory)} in it, which was not handed over and would be lost"
+        )
+        raise LLMError(f"{directory} {problem}; move it away, or name another directory")
     if not force:
         raise LLMError(f"{directory} is not empty; add `overwrite=True` to replace it, or give another name")
+
+
+def _is_part(path: Path, is_directory: bool) -> bool:
+    """Return whether `Handover.write` writes a file, or a folder, of this name in its directory. What engines
+    add there, such as their checkpoints, is no part."""
+    match path.parts:
+        case [name] if is_directory:
+            return name in ("model", *FOLDERS)
+        case [name]:
+            return name == MANIFEST or name in engines.NAMES
+        case ["model", name]:
+            return not is_directory and hf_directory.is_part(name)
+        case [folder, name]:
+            return name in FOLDERS.get(folder, ())
+    return False
 
 
 def larger_model(model: Checkpoint, size: str) -> Checkpoint:

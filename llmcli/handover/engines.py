@@ -20,6 +20,7 @@ COMMANDS = {  # file -> how to use it
     "skypilot.yaml": "`sky launch -c handover skypilot.yaml` rents two machines with eight GPUs each, for torchtitan",
 }
 OTHERS = {"litgpt.yaml": ("litgpt_data.py",)}  # files that a file needs
+NAMES = {"README.md", *COMMANDS, *(name for names in OTHERS.values() for name in names)}
 MODEL_TYPE = "qwen3"
 # these describe the shape of the model
 FOR_MODEL_TYPE = (

@@ -277,6 +277,14 @@ def test_a_directory_is_only_replaced_with_force(model: Path, llm) -> None:
     again = llm("export", "model.safetensors", "out", "--to", "handover")
     assert again.exit_code == 1 and "out is not empty; add --force to replace it" in again.stderr
     assert llm("export", "model.safetensors", "out", "--to", "handover", "--force").exit_code == 0
+    for added in ("model/lit_model.pth", "outputs/step-10"):  # what an engine trained there
+        Path("out", added).parent.mkdir(exist_ok=True)
+        Path("out", added).write_text("weights")
+        refused = llm("export", "model.safetensors", "out", "--to", "handover", "--force")
+        missing = "outputs" if added.startswith("outputs") else added
+        assert refused.exit_code == 1 and f"out has {missing} in it" in refused.stderr
+        assert Path("out", added).read_text() == "weights"
+        Path("out", added).unlink()
 
 
 def test_models_without_a_record_need_a_corpus(tiny_model: Path, llm) -> None:
