@@ -427,7 +427,8 @@ def _read_files(
                 else:
                     reader.wait(job, on_read)
                     if job.problems and not job.found and file.was_named and (job.is_text or len(files) == 1):
-                        raise LLMError(job.problems[0][1])
+                        # one with the whole of an archive says more than the first file's
+                        raise LLMError(min(job.problems, key=lambda problem: problem[0] != job.name)[1])
                     unreadable += job.problems
                     size = _size(job.path)
                     contents += (_named(file, size, content, member) for content, member in job.found)

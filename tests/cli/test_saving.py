@@ -469,7 +469,7 @@ def test_the_command_that_resumes_a_run_is_named(options: tuple[str, ...], again
     assert f"Interrupted at step 5; the same command{again} resumes from there." in verdict
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="needs /dev/full")
 @pytest.mark.parametrize(
     "words", [["--help"], [], ["--version"], ["train", "--help"], ["inspect"], ["generate", "The cat", "-n", "4"]]
 )

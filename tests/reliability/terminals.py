@@ -77,6 +77,8 @@ def pipes(where: Path, tries: int) -> list[str]:
     small_model(where / "model.safetensors")
     failures = []
     for name, (line, codes, words) in PIPES.items():
+        if "/dev/full" in line and not Path("/dev/full").is_char_device():  # the shell would create a file
+            continue
         run = subprocess.run(
             ["bash", "-c", line],
             cwd=where, env=os.environ | {"LLM": f"{sys.executable} -m llmcli"}, capture_output=True, timeout=TIMEOUT,

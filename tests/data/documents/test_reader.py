@@ -310,6 +310,14 @@ def test_many_bombs_in_an_archive_end_it(monkeypatch: pytest.MonkeyPatch) -> Non
     )
 
 
+def test_an_archive_without_text_that_was_not_read_to_its_end_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    limit(monkeypatch, archive_bytes=35_000, ratio=1)
+    pages = {f"{n}.html": "<p>" + " " * 20_000 + "</p>" for n in range(3)}
+    put("a.zip", zipped({**pages, "b.txt": "b"}))
+    with pytest.raises(LLMError, match=r"^a\.zip unpacks to over 35\.00 kB, .*; what follows is not read$"):
+        read_sources(["a.zip"])
+
+
 def test_a_file_that_is_skipped_in_a_compressed_archive_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     limit(monkeypatch, archive_bytes=1_000_000)
     members = {"a.txt": b"a", ".hidden": bytes(2_000_000), "b.txt": b"b"}
