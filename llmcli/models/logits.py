@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from llmcli.errors import LLMError
 from llmcli.models.runtime import Array, Doubles, Ints
 
-DAMAGED = "its weights are damaged; check: llm inspect --verify"
+DAMAGED = "its weights are damaged; llm inspect --verify says whether they were saved like this"
 Floats = TypeVar("Floats", bound=np.floating)
 
 

@@ -94,6 +94,8 @@ def test_infinite_weights_are_one_line(words: tuple[str, ...], tiny_model: Path)
     found = python(f"import sys; sys.argv = ['llm', *{words!r}]; from llmcli.cli.app import main; main()")
     assert found.returncode == 1 and found.stderr.count("\n") == 1, found.stderr
     assert "NaN or infinite logits: its weights are damaged" in found.stderr
+    verified = python("import sys; sys.argv = ['llm', 'inspect', '--verify']; from llmcli.cli.app import main; main()")
+    assert "llm inspect --verify says whether" in found.stderr and "intact" in verified.stdout
 
 
 # ---- help and standard streams
