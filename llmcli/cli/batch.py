@@ -169,6 +169,8 @@ def run(
             ) from error
         output.finish()
     progress.end()
+    if progress.has_only_errors:
+        raise LLMError("no prompt was answered; each row of the results says why")
 
 
 def _record(row: PromptRow, result: "BatchResult", seed: int, answer_key: str) -> dict[str, Any]:
@@ -214,6 +216,10 @@ class _Progress:
         now = time.monotonic()
         left = (now - self._started) / (self._done - self._first) * (self._total - self._done)
         console.status(f"{self._done:,} of {self._total:,} prompts, {units.duration(left)} left")
+
+    @property
+    def has_only_errors(self) -> bool:
+        return 0 < self._errors == self._done - self._first
 
     def end(self) -> None:
         console.status("")

@@ -75,6 +75,10 @@ def test_chat_answers_rows_separately_and_names_bad_ones(llm: Llm, tmp_path: Pat
     assert first["content"] == second["content"] == single["content"]
     assert (first["id"], first["prompt_tokens"]) == ("a", single["prompt_tokens"])
     assert bad == {"row": 2, "error": "empty prompt"} and "1 row with an error" in answer.stderr
+    assert answer.exit_code == 0
+    answer = llm("chat", "--batch", "-", "--system", "S", stdin=json.dumps(rows[1]))
+    assert json.loads(answer.stdout)["error"] == "empty prompt"
+    assert answer.exit_code == 1 and "error: no prompt was answered" in answer.stderr
     chosen = llm("chat", "--batch", "-", "--choices", "The cat,x", "--system", "S", stdin=lines).stdout.splitlines()
     single = json.loads(llm("chat", "The cat", "--choices", "The cat,x", "--system", "S", "--json").stdout)
     for choice, expected in zip(json.loads(chosen[0])["choices"], single["choices"], strict=True):
