@@ -285,9 +285,9 @@ def _read_as(
             if isinstance(error, ReadingEndsError):
                 raise
             if isinstance(error, NotTextError) and stored and stored.is_in_archive:
-                advice = error.advice.partition(" first: ")[0]
+                _, _, rest = error.advice.partition("; ")
                 raise NotTextError(
-                    error.problem, f"{advice} with iconv after unpacking the archive"
+                    error.problem, f"convert it with iconv after unpacking the archive; {rest}"
                 ) from error
             if description := file_types.describe_binary(name, start[: file_types.START_BYTES], program):
                 raise LLMError(f"{name} {description}") from error
@@ -380,15 +380,16 @@ def _decode(
             what = encodings.name_of(encoding)
             raise NotTextError(
                 f"{name} is not {what} text: byte 0x{byte:02x} at position {start + error.start:,}",
-                f"name its encoding: `encoding` NAME (ISO-8859-1, SHIFT_JIS, ...); or convert it first: "
-                f"{_iconv(name, 'ENCODING', program)}",
+                f"convert it first: {_iconv(name, 'ENCODING', program)}; llm train and llm text also read it with "
+                "`encoding` NAME (ISO-8859-1, SHIFT_JIS, ...)",
             ) from error
         if "\0" in text:
             position = start + len(text[: text.index("\0")].encode(encoding))
             raise NotTextError(
                 f"{name} is not text: a zero byte at position {position:,} (a binary file, or UTF-16 without a "
                 "byte-order mark)",
-                f"if it is UTF-16: `encoding` UTF-16LE; or convert it first: {_iconv(name, 'UTF-16LE', program)}",
+                f"if it is UTF-16, convert it first: {_iconv(name, 'UTF-16LE', program)}; llm train and llm text also "
+                "read it with `encoding` UTF-16LE",
             )
         if text:
             yield text

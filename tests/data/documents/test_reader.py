@@ -205,7 +205,7 @@ def test_advice_for_a_file_in_an_archive_names_no_path() -> None:
     put("a.zip", zipped({"a.txt": "ein Text", "b.txt": b"caf\xe9 \x81\xff" * 9}))
     (line,) = read_sources(["a.zip"]).text.skipped
     assert line.startswith("a.zip/b.txt is not UTF-8 text: byte 0xe9 at position 3; its encoding is uncertain; ")
-    assert line.endswith("; or convert it with iconv after unpacking the archive")
+    assert "; convert it with iconv after unpacking the archive; " in line and "iconv -f" not in line
 
 
 def problem_of(*names: str) -> str:
