@@ -174,13 +174,18 @@ def _leaving_clients(port: int, pid: int, is_timed: bool) -> list[str]:
     body = json.dumps({"prompt": "Anna likes", "temperature": 0, "n": 32} | LONG).encode()
     request = HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body
     clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(2)]
-    for client in clients:
+    begun = [threading.Event() for _ in clients]
+    for client, event in zip(clients, begun, strict=True):
         client.sendall(request)
-        threading.Thread(target=_read_all, args=[client], daemon=True).start()  # an unread stream gives up its place
+        # an unread stream gives up its place
+        threading.Thread(target=_read_all, args=[client, event], daemon=True).start()
+    for event in begun:
+        event.wait(PATIENCE)
     # 16 texts are in progress, and 48 wait
     failures = _until(lambda: complete(port, n=32, max_tokens=5).status == 429, "the queue is not full")
     for number, client in enumerate(clients, start=1):
-        client.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):
+            client.shutdown(socket.SHUT_RDWR)
         limit = 1 if is_timed else PATIENCE
         failures += _until(lambda: complete(port, n=32, max_tokens=5).status == 200, f"{number} left", limit)
     if is_timed:
@@ -191,10 +196,10 @@ def _leaving_clients(port: int, pid: int, is_timed: bool) -> list[str]:
     return failures
 
 
-def _read_all(client: socket.socket) -> None:
+def _read_all(client: socket.socket, begun: threading.Event) -> None:
     with contextlib.suppress(OSError), client:
         while client.recv(1 << 16):
-            pass
+            begun.set()
 
 
 def _cpu_ticks(pid: int) -> int:
