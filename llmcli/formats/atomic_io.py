@@ -50,7 +50,7 @@ _STARTS = {  # of the files that this program writes, in small letters; the leng
     ".gguf": (b"gguf",),
     ".Modelfile": (b"from ", b"#"),  # people edit it, and may begin with a comment
     ".html": (b"<!doctype html", b"<html"),
-    ".json": (b"{",),
+    ".json": (b'{"version"',),  # a tokenizer; other programs put spaces between
     ".jsonl": (b"{",),
     ".svg": (b"<?xml", b"<svg"),
     ".png": (b"\x89png",),
@@ -135,9 +135,10 @@ def _has_format(path: Path, ending: str) -> bool:
             start = file.read(_START_BYTES)
     except OSError as error:
         raise reading_error(error, path) from error
-    return not start or (start[4:] if ending == ".safetensors" else start.lstrip().lower()).startswith(
-        _STARTS[ending]
-    )
+    text = start[4:] if ending == ".safetensors" else start.lstrip().lower()
+    if ending == ".json":
+        text = b"".join(text.split())
+    return not start or text.startswith(_STARTS[ending])
 
 
 def windows_name_problem(name: str) -> str:

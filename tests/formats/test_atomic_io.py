@@ -297,7 +297,8 @@ def test_checking_a_file_changes_nothing_and_an_existing_one_needs_force() -> No
 
 FORMATS = {
     "m.safetensors": b"\1\2\0\0\0\0\0\0{}", "m.gguf": b"GGUF...", "p.html": b"\n<!DOCTYPE html>",
-    "t.json": b' {"a": 1}', "r.jsonl": b'{"row": 1}\n', "c.svg": b'<?xml version="1.0"?>', "c.png": b"\x89PNG\r\n",
+    "t.json": b' {\n  "version": "1.0"}', "r.jsonl": b'{"row": 1}\n',
+    "c.svg": b'<?xml version="1.0"?>', "c.png": b"\x89PNG\r\n",
     "c.pdf": b"%PDF-1.4", "notes.txt": b"Buy milk.\n",
 }  # fmt: skip
 
@@ -307,7 +308,7 @@ def test_a_file_is_replaced_only_by_one_of_its_own_format(example: str) -> None:
     """Whatever their names are: an existing file is recognized by its beginning."""
     for name, content in FORMATS.items():
         Path("f").write_bytes(content)
-        if name == example or {name, example} == {"t.json", "r.jsonl"}:
+        if name == example or (name, example) == ("t.json", "r.jsonl"):
             atomic_io.check_writable("f", force=True, example=example)
             continue
         with pytest.raises(LLMError, match=rf"^f exists and is not a \{Path(example).suffix} file, so it is not "):
