@@ -66,6 +66,8 @@ def find_repetitions(
     """Search the training text for passages of the held-out text, and leave them out unless it
     `keeps_training`. The corpus has up to so many `versions` of a text."""
     strings = _Strings(held_out)
+    if not len(strings.hashes):  # nothing to search for
+        return Repetitions(training, 0, 0.0)
     counts = np.zeros(len(strings.hashes), np.int64)
     for part in training.contents:
         for hashes, _ in _blocks(part):
