@@ -52,9 +52,6 @@ _STARTS = {  # of the files that this program writes, in small letters; the leng
     ".html": (b"<!doctype html", b"<html"),
     ".json": (b'{"version"',),  # a tokenizer; other programs put spaces between
     ".jsonl": (b"{",),
-    ".svg": (b"<?xml", b"<svg"),
-    ".png": (b"\x89png",),
-    ".pdf": (b"%pdf",),
 }
 _WINDOWS_DEVICES = {"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"}
 _WINDOWS_DEVICES |= {f"{port}{number}" for port in ("COM", "LPT") for number in "123456789¹²³"}
