@@ -37,7 +37,7 @@ TEXTS = (
 )
 # ... and files that transformers writes in addition
 _OTHER_FILES = ("special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model")
-_SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
+SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 MAX_WEIGHT_FILES = 1 << 12
 _NOT_WEIGHTS = re.compile(r"\.rotary_emb\.inv_freq$")  # precomputed tables in older files
 
@@ -227,7 +227,7 @@ def _is_tied(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> bo
 
 def is_part(name: str) -> bool:
     """Return whether a file of this name is part of a model in a directory."""
-    return name in (*TEXTS, *_OTHER_FILES, WEIGHTS, INDEX) or bool(_SHARD.fullmatch(name))
+    return name in (*TEXTS, *_OTHER_FILES, WEIGHTS, INDEX) or bool(SHARD.fullmatch(name))
 
 
 def check_writable(directory: Path, *, force: bool) -> None:

@@ -27,16 +27,6 @@ if TYPE_CHECKING:
 _NAME = re.compile(
     r"hf:(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)(?:/(?P<file>[\w./-]+\.gguf))?(?:@(?P<revision>[\w][\w./-]*))?"
 )
-_SMALL_FILES = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-    "README.md",
-    INDEX,
-)
-_SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 _MAX_NAMES = 5  # files listed
 _ANSWER_SECONDS = 30.0  # in which the hub must answer; without a limit, huggingface_hub waits for ever
 _BLOCK_BYTES = 1 << 20
@@ -132,10 +122,12 @@ class _Download:
 
     def _weights(self, sizes: Mapping[str, int]) -> list[str]:
         """Choose the files with the weights. Raises LLMError."""
+        from llmcli.formats.hf_directory import SHARD
+
         if self._file:
             if self._file in sizes:
                 return [self._file]
-        elif INDEX in sizes and (shards := [name for name in sizes if _SHARD.fullmatch(name)]):
+        elif INDEX in sizes and (shards := [name for name in sizes if SHARD.fullmatch(name)]):
             return shards
         elif WEIGHTS in sizes:
             return [WEIGHTS]
@@ -158,12 +150,14 @@ class _Download:
 
     def _small_files(self, sizes: Mapping[str, int]) -> list[str]:
         """Choose the files beside the weights. Raises LLMError if one is missing or too large."""
+        from llmcli.formats.hf_directory import TEXTS
+
         for name in ("config.json", "tokenizer.json"):
             if name not in sizes:
                 raise LLMError(
                     f"{self._name} has no {name}, which a model needs; look for a conversion or a GGUF of it"
                 )
-        small = [name for name in _SMALL_FILES if name in sizes]
+        small = [name for name in (*TEXTS, INDEX) if name in sizes]
         for name in small:
             if sizes[name] > MAX_BYTES:
                 raise LLMError(

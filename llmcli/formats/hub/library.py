@@ -44,9 +44,8 @@ def reason(error: Any) -> str:
 def status(error: Any) -> int:
     """Return the HTTP status of an error, or of the error that caused it; 0 if there is none."""
     while error is not None:
-        if (
-            response := getattr(error, "response", None)
-        ) is not None:  # that of requests is false for an error
+        response = getattr(error, "response", None)
+        if response is not None:  # that of requests is false for an error
             return int(response.status_code)
         error = error.__cause__
     return 0
