@@ -23,9 +23,8 @@ _LIST_TAG = re.compile(r"<(/?)(li|[uo]l)(?=[ >])[^>]*>?")
 _SKIPPED_ELEMENTS = ("rt", "rp", "template")  # pronunciation above characters, which would stand between them
 _ITEM = "§§§"  # at the beginning of an item of an unordered list
 _MAX_LISTS = 50  # in each other, which are indented
-# finding the main text takes quadratic time for many elements in each other: seconds for more than this, if
-# their
-_MANY, _MAX_DEPTH = 5000, 512  # depth is above that
+# finding the main text takes quadratic time for many nested elements: seconds above both numbers
+_MANY, _MAX_DEPTH = 5000, 512
 VOID_ELEMENTS = "area|base|br|col|embed|hr|img|input|link|meta|param|source|track|wbr"
 _VOID = frozenset(VOID_ELEMENTS.split("|"))
 _LIST_INDENT = re.compile(r"\n  ( *(?:•|[0-9]+\.) )")

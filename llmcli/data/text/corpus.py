@@ -139,9 +139,8 @@ def find_files(names: Iterable[str]) -> tuple[list[FoundFile], list[str]]:
     files: dict[str, FoundFile] = {}
     skipped: list[str] = []
     for file in _find_files(names, skipped):
-        if (
-            resolved := os.path.realpath(file.path)
-        ) in files:  # Path.resolve raises an error for a link to itself
+        resolved = os.path.realpath(file.path)  # Path.resolve raises an error for a link to itself
+        if resolved in files:
             skipped.append(f"{file.name} was named twice; it is read once")
         else:
             files[resolved] = file
