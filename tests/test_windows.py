@@ -134,7 +134,7 @@ def names() -> list[str]:
 
 def test_a_file_is_written_and_replaced(windows: Windows) -> None:
     for data in (b"{one\r\n\n", b"{two" * 1000):
-        atomic_io.check_writable("f", force=True, example="f.json")
+        atomic_io.check_writable("f", force=True, example="f.jsonl")
         atomic_io.write("f", [data])
         assert Path("f").read_bytes() == data
     atomic_io.write_with("f", lambda place: place.write_bytes(b"three") and None)
@@ -168,7 +168,7 @@ def test_a_read_only_file_is_refused_in_advance(windows: Windows) -> None:
     Path("f").write_bytes(b"{old")
     Path("f").chmod(0o444)
     with pytest.raises(LLMError, match="f is read-only; allow writing: attrib -R f"):
-        atomic_io.check_writable("f", force=True, example="f.json")
+        atomic_io.check_writable("f", force=True, example="f.jsonl")
 
 
 @pytest.mark.parametrize(
