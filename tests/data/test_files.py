@@ -89,24 +89,30 @@ CONTAINERS: dict[str, tuple[str, Callable[[list[Any]], bytes]]] = {
 }
 
 
-@pytest.mark.parametrize("container", CONTAINERS)
-@pytest.mark.parametrize(
-    ("shape", "record"), [*SHAPES.items(), *LISTS.items()], ids=[*SHAPES, *(f"{name} of messages" for name in LISTS)]
-)
-def test_every_shape_in_every_container_gives_the_same_messages(
-    shape: str, record: Callable[[str, str], Any], container: str
-) -> None:
-    name, write = CONTAINERS[container]
-    if container == "records over several lines" and isinstance(record("", ""), list):
-        pytest.skip("lists one after the other begin as one array does")
-    data = write([record(*pair) for pair in PAIRS])
-    file = read(name, data)
-    assert file and messages_of(file) == MESSAGES
-    assert (file.name, file.path, file.shape, file.dropped, file.text_bytes) == (name, Path(name), shape, 0, TEXT_BYTES)
-    assert file.notes == ()
-    if "zst" not in name and "UTF-16" not in container:
-        plain = gzip.decompress(data) if name.endswith(".gz") else data
-        assert file.sha256 == hashlib.sha256(plain.removeprefix(codecs.BOM_UTF8)).hexdigest()
+def test_every_shape_in_every_container_gives_the_same_messages() -> None:
+    for shape, record in [*SHAPES.items(), *LISTS.items()]:
+        for container in CONTAINERS:
+            name, write = CONTAINERS[container]
+            if container == "records over several lines" and isinstance(record("", ""), list):
+                pytest.skip("lists one after the other begin as one array does")
+            data = write([record(*pair) for pair in PAIRS])
+            file = read(name, data)
+            assert file and messages_of(file) == MESSAGES, (container, shape, record)
+            assert (file.name, file.path, file.shape, file.dropped, file.text_bytes) == (
+                name,
+                Path(name),
+                shape,
+                0,
+                TEXT_BYTES,
+            ), (container, shape, record)
+            assert file.notes == (), (container, shape, record)
+            if "zst" not in name and "UTF-16" not in container:
+                plain = gzip.decompress(data) if name.endswith(".gz") else data
+                assert file.sha256 == hashlib.sha256(plain.removeprefix(codecs.BOM_UTF8)).hexdigest(), (
+                    container,
+                    shape,
+                    record,
+                )
 
 
 def table(delimiter: str, header: str = "", end: str = "\r\n") -> str:
@@ -132,14 +138,14 @@ OTHER_FILES: dict[str, tuple[str, bytes, str]] = {
 }
 
 
-@pytest.mark.parametrize("kind", OTHER_FILES)
-def test_tables_and_texts_give_the_same_messages(kind: str) -> None:
-    name, data, shape = OTHER_FILES[kind]
-    file = read(name, data)
-    assert file and messages_of(file) == MESSAGES
-    assert file.shape == (shape or "User:/Assistant: turns")
-    assert (file.dropped, file.text_bytes, file.notes) == (0, TEXT_BYTES, ())
-    assert file.first_row.startswith("the first row ('What is a cat?', ") == (shape == "two columns")
+def test_tables_and_texts_give_the_same_messages() -> None:
+    for kind in OTHER_FILES:
+        name, data, shape = OTHER_FILES[kind]
+        file = read(name, data)
+        assert file and messages_of(file) == MESSAGES, kind
+        assert file.shape == (shape or "User:/Assistant: turns"), kind
+        assert (file.dropped, file.text_bytes, file.notes) == (0, TEXT_BYTES, ()), kind
+        assert file.first_row.startswith("the first row ('What is a cat?', ") == (shape == "two columns"), kind
 
 
 def test_named_speakers_give_the_same_messages() -> None:
@@ -239,9 +245,8 @@ def test_one_blank_answer_of_many_is_left_out_alone() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "problem"),
-    [
+def test_a_file_without_any_answer_is_an_error() -> None:
+    for name, text, problem in [
         (
             "a.jsonl",
             json_lines([conversation("1"), conversation("2")]),
@@ -250,12 +255,10 @@ def test_one_blank_answer_of_many_is_left_out_alone() -> None:
         ("a.csv", "question,answer\n\nHi,\n", "a.csv line 3: no answer; wanted answers to train on"),
         ("a.csv", "question,answer\n\n", "a.csv has a header but no conversations; wanted rows with a prompt and"),
         ("a.txt", "User: 1\nAI:\n", "a.txt line 1: no answer; wanted answers to train on"),
-    ],
-)
-def test_a_file_without_any_answer_is_an_error(name: str, text: str, problem: str) -> None:
-    with pytest.raises(LLMError) as caught:
-        read(name, text)
-    assert str(caught.value).startswith(problem)
+    ]:
+        with pytest.raises(LLMError) as caught:
+            read(name, text)
+        assert str(caught.value).startswith(problem), (name, text, problem)
 
 
 # ---- malformed files
@@ -285,32 +288,38 @@ MALFORMED_LINES: dict[str, tuple[str, str]] = {
 }
 
 
-@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
-@pytest.mark.parametrize("first", [1, 3, 40])
-@pytest.mark.parametrize("kind", MALFORMED_LINES)
-def test_a_malformed_line_is_an_error_with_its_number(kind: str, first: int, packed: bool) -> None:
-    line, problem = MALFORMED_LINES[kind]
-    if first == 1 and line.startswith(("\ufeff", "[")):
-        pytest.skip("the mark of the file itself, or an array of records")
-    lines = [GOOD] * 42
-    lines[first - 1] = line
-    data = "\n".join(lines).encode()
-    with pytest.raises(LLMError) as caught:
-        read("a.jsonl", gzip.compress(data, 1) if packed else data)
-    message = str(caught.value)
-    assert message.startswith(f"a.jsonl line {first}: {problem}") and "\n" not in message and len(message) < 250
+def test_a_malformed_line_is_an_error_with_its_number() -> None:
+    for kind in MALFORMED_LINES:
+        for first in [1, 3, 40]:
+            for packed in [False, True]:
+                line, problem = MALFORMED_LINES[kind]
+                if first == 1 and line.startswith(("\ufeff", "[")):
+                    pytest.skip("the mark of the file itself, or an array of records")
+                lines = [GOOD] * 42
+                lines[first - 1] = line
+                data = "\n".join(lines).encode()
+                with pytest.raises(LLMError) as caught:
+                    read("a.jsonl", gzip.compress(data, 1) if packed else data)
+                message = str(caught.value)
+                assert (
+                    message.startswith(f"a.jsonl line {first}: {problem}")
+                    and "\n" not in message
+                    and len(message) < 250
+                ), (packed, first, kind)
 
 
-@pytest.mark.parametrize("kind", MALFORMED_LINES)
-def test_a_malformed_record_in_an_array_is_an_error_with_its_line(kind: str) -> None:
-    line, problem = MALFORMED_LINES[kind]
-    with pytest.raises(LLMError) as caught:
-        read("a.json", f"[\n{GOOD},\n\n{line}\n]")
-    message = str(caught.value)
-    expected = "invalid JSON (" if problem.startswith("invalid JSON") else problem.partition(";")[0]
-    assert message.startswith("a.json line ") and expected in message and "\n" not in message and len(message) < 250
-    if not problem.startswith("invalid JSON"):
-        assert message.startswith("a.json line 4: ")
+def test_a_malformed_record_in_an_array_is_an_error_with_its_line() -> None:
+    for kind in MALFORMED_LINES:
+        line, problem = MALFORMED_LINES[kind]
+        with pytest.raises(LLMError) as caught:
+            read("a.json", f"[\n{GOOD},\n\n{line}\n]")
+        message = str(caught.value)
+        expected = "invalid JSON (" if problem.startswith("invalid JSON") else problem.partition(";")[0]
+        assert (
+            message.startswith("a.json line ") and expected in message and "\n" not in message and len(message) < 250
+        ), kind
+        if not problem.startswith("invalid JSON"):
+            assert message.startswith("a.json line 4: "), kind
 
 
 OTHER_MALFORMED = {
@@ -330,12 +339,12 @@ OTHER_MALFORMED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", OTHER_MALFORMED)
-def test_other_malformed_files_are_errors_with_the_line(kind: str) -> None:
-    name, data, problem = OTHER_MALFORMED[kind]
-    with pytest.raises(LLMError) as caught:
-        read(name, data)
-    assert str(caught.value).startswith(f"{name} {problem}") and "\n" not in str(caught.value)
+def test_other_malformed_files_are_errors_with_the_line() -> None:
+    for kind in OTHER_MALFORMED:
+        name, data, problem = OTHER_MALFORMED[kind]
+        with pytest.raises(LLMError) as caught:
+            read(name, data)
+        assert str(caught.value).startswith(f"{name} {problem}") and "\n" not in str(caught.value), kind
 
 
 # ---- files that hold no conversation
@@ -357,9 +366,9 @@ OTHER = {
 }
 
 
-@pytest.mark.parametrize("kind", OTHER)
-def test_other_files_hold_no_conversation(kind: str) -> None:
-    assert read(*OTHER[kind]) is None
+def test_other_files_hold_no_conversation() -> None:
+    for kind in OTHER:
+        assert read(*OTHER[kind]) is None, kind
 
 
 def test_of_the_texts_of_the_project_only_the_examples_of_conversations_are_conversations() -> None:

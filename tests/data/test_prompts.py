@@ -24,19 +24,19 @@ def test_each_line_of_a_text_is_a_prompt_with_its_number(tmp_path: Path) -> None
         read_prompts(write(tmp_path, "p.txt", " \n\n"))
 
 
-@pytest.mark.parametrize("name", ["p.jsonl", "p.txt"])
-def test_json_lines_have_prompts_or_messages_and_bad_rows_have_errors(tmp_path: Path, name: str) -> None:
-    lines = [
-        '{"id": [1], "prompt": "a\\nb"}',
-        '{"messages": [{"role": "system", "content": "S"}, {"role": "user", "content": "Q"}]}',
-        '{"prompt": 5}', '{"prompt": ""}', "[1]", "{", '{"messages": [{"role": "x", "content": "Q"}]}',
-        '{"messages": []}', '{"prompt": "a", "messages": []}', '{"prompt": "\\ud800"}', "[" * 100_000,
-    ]  # fmt: skip
-    rows = read_prompts(write(tmp_path, name, "\n".join(lines)))
-    assert [row.number for row in rows] == list(range(1, 12))
-    assert rows[0] == PromptRow(1, "a\nb", id=[1])
-    assert rows[1].conversation() == [Message("system", "S"), Message("user", "Q")]
-    assert all(row.error and not row.prompt and not row.messages for row in rows[2:])
+def test_json_lines_have_prompts_or_messages_and_bad_rows_have_errors(tmp_path: Path) -> None:
+    for name in ["p.jsonl", "p.txt"]:
+        lines = [
+            '{"id": [1], "prompt": "a\\nb"}',
+            '{"messages": [{"role": "system", "content": "S"}, {"role": "user", "content": "Q"}]}',
+            '{"prompt": 5}', '{"prompt": ""}', "[1]", "{", '{"messages": [{"role": "x", "content": "Q"}]}',
+            '{"messages": []}', '{"prompt": "a", "messages": []}', '{"prompt": "\\ud800"}', "[" * 100_000,
+        ]  # fmt: skip
+        rows = read_prompts(write(tmp_path, name, "\n".join(lines)))
+        assert [row.number for row in rows] == list(range(1, 12)), name
+        assert rows[0] == PromptRow(1, "a\nb", id=[1]), name
+        assert rows[1].conversation() == [Message("system", "S"), Message("user", "Q")], name
+        assert all(row.error and not row.prompt and not row.messages for row in rows[2:]), name
 
 
 def test_a_column_of_a_table(tmp_path: Path) -> None:

@@ -35,12 +35,12 @@ def text_of(sources: Sources) -> str:
     return sources.text.utf8().decode()
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "a.txt", "a.ndjson"])
-def test_records_with_text_are_plain_text_without_braces(name: str) -> None:
-    sources = read(name, lines(*STORIES))
-    assert text_of(sources) == JOINED
-    assert sources.describe() == f"data: text in {name} (column text; otherwise: `column` NAME or `plain`)"
-    assert sources.notes == [f"{name}: read: text; not used: id"]
+def test_records_with_text_are_plain_text_without_braces() -> None:
+    for name in ["a.jsonl", "a.txt", "a.ndjson"]:
+        sources = read(name, lines(*STORIES))
+        assert text_of(sources) == JOINED, name
+        assert sources.describe() == f"data: text in {name} (column text; otherwise: `column` NAME or `plain`)", name
+        assert sources.notes == [f"{name}: read: text; not used: id"], name
 
 
 def test_an_array_of_records_with_text_and_a_parquet_file_are_the_same_text() -> None:
@@ -84,33 +84,27 @@ def articles(**columns: object) -> bytes:
     return lines(*({"id": i, **columns, "body": f"{i}. {ARTICLE}"} for i in range(3)))
 
 
-@pytest.mark.parametrize(
-    "columns",
-    [
+def test_the_only_column_with_prose_is_found_and_named() -> None:
+    for columns in [
         {"title": "The river", "date": "2020-01-01"},
         {"year": 2020, "tags": ["a", "b"], "vector": [0.125] * 400},
         {"url": "https://example.com/rivers", "note": None},
-    ],
-)
-def test_the_only_column_with_prose_is_found_and_named(columns: dict[str, object]) -> None:
-    sources = read("a.jsonl", articles(**columns))
-    assert text_of(sources) == "\n\n".join(f"{i}. {ARTICLE}" for i in range(3))
-    assert sources.describe() == (
-        "data: text in a.jsonl (column body, the only one with prose; otherwise: `column` NAME or `plain`)"
-    )
+    ]:
+        sources = read("a.jsonl", articles(**columns))
+        assert text_of(sources) == "\n\n".join(f"{i}. {ARTICLE}" for i in range(3)), columns
+        assert sources.describe() == (
+            "data: text in a.jsonl (column body, the only one with prose; otherwise: `column` NAME or `plain`)"
+        ), columns
 
 
-@pytest.mark.parametrize(
-    "columns",
-    [
+def test_where_several_columns_may_hold_the_text_none_is_chosen() -> None:
+    for columns in [
         {"summary": ARTICLE},  # two with prose
         {"question": "Where does the river rise, and how does it flow to the sea?"},  # too long for a title
         {"speakers": [{"role_name": "a", "said": ARTICLE}]},
-    ],
-)
-def test_where_several_columns_may_hold_the_text_none_is_chosen(columns: dict[str, object]) -> None:
-    with pytest.raises(LLMError, match=r"unclear which columns to train on: .* add `column` body"):
-        read("a.jsonl", articles(**columns))
+    ]:
+        with pytest.raises(LLMError, match=r"unclear which columns to train on: .* add `column` body"):
+            read("a.jsonl", articles(**columns))
 
 
 def test_numbers_short_texts_and_codes_are_no_prose() -> None:
@@ -133,30 +127,31 @@ def test_japanese_prose_has_no_spaces() -> None:
     assert sources.text.documents[0].columns == ("本文",)
 
 
-@pytest.mark.parametrize(
-    ("template", "expected"),
-    [
-        ("{title}: {body}", "T0: B0\n\nT1: B1"),
-        (r"# {title}\n{body}\t{{{n}}}", "# T0\nB0\t{0}\n\n# T1\nB1\t{1}"),
-        ("{ TITLE }{Title}", "T0T0\n\nT1T1"),
-        ("{body} ({x})", "B0 (0.5)\n\nB1 (0.5)"),
-    ],
-)
-@pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "parquet"])
-def test_a_template_joins_columns(template: str, expected: str, kind: str) -> None:
-    rows = [{"title": f"T{i}", "body": f"B{i}", "n": i, "x": 0.5} for i in range(2)]
-    if kind == "parquet":
-        pyarrow = pytest.importorskip("pyarrow", exc_type=ImportError)
-        parquet = pytest.importorskip("pyarrow.parquet", exc_type=ImportError)
-        parquet.write_table(pyarrow.Table.from_pylist(rows), "a.parquet")
-    table = "".join(",".join(map(str, row)) + "\n" for row in ([*rows[0]], *(row.values() for row in rows)))
-    data = {"jsonl": lines(*rows), "json": json.dumps(rows).encode(), "csv": table.encode()}
-    reading = ReadOptions.of_options(None, False, None, False, template=template)
-    name = put(f"a.{kind}", data[kind]) if kind in data else "a.parquet"
-    sources = read_sources([name], reading)
-    check_reading(reading, [sources])
-    assert text_of(sources) == expected
-    assert recorded_reading([TrainingRecord.from_json({"reading": reading.as_record()})]) == reading
+def test_a_template_joins_columns() -> None:
+    for kind in ["jsonl", "json", "csv", "parquet"]:
+        for template, expected in [
+            ("{title}: {body}", "T0: B0\n\nT1: B1"),
+            (r"# {title}\n{body}\t{{{n}}}", "# T0\nB0\t{0}\n\n# T1\nB1\t{1}"),
+            ("{ TITLE }{Title}", "T0T0\n\nT1T1"),
+            ("{body} ({x})", "B0 (0.5)\n\nB1 (0.5)"),
+        ]:
+            rows = [{"title": f"T{i}", "body": f"B{i}", "n": i, "x": 0.5} for i in range(2)]
+            if kind == "parquet":
+                pyarrow = pytest.importorskip("pyarrow", exc_type=ImportError)
+                parquet = pytest.importorskip("pyarrow.parquet", exc_type=ImportError)
+                parquet.write_table(pyarrow.Table.from_pylist(rows), "a.parquet")
+            table = "".join(",".join(map(str, row)) + "\n" for row in ([*rows[0]], *(row.values() for row in rows)))
+            data = {"jsonl": lines(*rows), "json": json.dumps(rows).encode(), "csv": table.encode()}
+            reading = ReadOptions.of_options(None, False, None, False, template=template)
+            name = put(f"a.{kind}", data[kind]) if kind in data else "a.parquet"
+            sources = read_sources([name], reading)
+            check_reading(reading, [sources])
+            assert text_of(sources) == expected, (template, expected, kind)
+            assert recorded_reading([TrainingRecord.from_json({"reading": reading.as_record()})]) == reading, (
+                template,
+                expected,
+                kind,
+            )
 
 
 def test_records_without_any_of_the_columns_are_left_out() -> None:
@@ -168,9 +163,8 @@ def test_records_without_any_of_the_columns_are_left_out() -> None:
         read("a.jsonl", lines({"a": "A", "b": "B"}, {"a": "A", "b": {}}), reading)
 
 
-@pytest.mark.parametrize(
-    ("template", "message"),
-    [
+def test_a_template_that_cannot_be_filled_is_an_error() -> None:
+    for template, message in [
         (
             "{title",
             r"^`template`: the brace at character 1 of '{title' has no partner; wanted columns in braces, as in ",
@@ -178,12 +172,10 @@ def test_records_without_any_of_the_columns_are_left_out() -> None:
         ("a } b {c}", "^`template`: the brace at character 3 of "),
         ("title", r"^`template` must name columns in braces, as in '{title}\\n{body}'; found 'title'$"),
         ("{}", "^`template` must name columns in braces"),
-    ],
-)
-def test_a_template_that_cannot_be_filled_is_an_error(template: str, message: str) -> None:
-    with pytest.raises(LLMError, match=message) as caught:
-        ReadOptions.of_options(None, False, None, False, template=template)
-    assert caught.value.exit_code == 2
+    ]:
+        with pytest.raises(LLMError, match=message) as caught:
+            ReadOptions.of_options(None, False, None, False, template=template)
+        assert caught.value.exit_code == 2, (template, message)
 
 
 def test_a_template_with_an_unknown_column_is_an_error() -> None:
@@ -242,9 +234,8 @@ def test_a_line_that_is_no_json_is_an_error_where_the_name_says_so() -> None:
     assert text_of(read("a.txt", b"{ x }\n{ y }\n")) == "{ x }\n{ y }\n"
 
 
-@pytest.mark.parametrize(
-    ("name", "data", "detail"),
-    [
+def test_the_line_says_what_plain_text_has_beside_words() -> None:
+    for name, data, detail in [
         ("a.json", b'{"name": "x", "size": 3}', " (JSON, read with its keys and braces)"),
         ("a.xml", b'<?xml version="1.0"?><a>Text</a>', " (XML, read with its tags)"),
         (
@@ -254,10 +245,8 @@ def test_a_line_that_is_no_json_is_an_error_where_the_name_says_so() -> None:
         ),
         ("a.txt", b"Once upon a time <b>there</b> was\n", ""),
         ("a.txt", b"[Scene 1]\nEnter\n", ""),
-    ],
-)
-def test_the_line_says_what_plain_text_has_beside_words(name: str, data: bytes, detail: str) -> None:
-    assert read(name, data).describe() == f"data: plain text in {name}{detail}"
+    ]:
+        assert read(name, data).describe() == f"data: plain text in {name}{detail}", (name, data, detail)
 
 
 def test_many_files_are_grouped_by_kind() -> None:
@@ -439,16 +428,17 @@ def test_reading_is_noted_and_ends_after_half_of_the_time() -> None:
         read_sources(["b.jsonl"], on_read=later)
 
 
-@pytest.mark.parametrize(("suffix", "program"), [("gz", "gzip"), ("zst", "zstd")])
-def test_a_compressed_text_without_space_for_it_is_refused_at_once(
-    monkeypatch: pytest.MonkeyPatch, suffix: str, program: str
-) -> None:
-    library = gzip if suffix == "gz" else pytest.importorskip("backports.zstd", exc_type=ImportError)
-    name = put(f"a.txt.{suffix}", library.compress(b"x" * 5_000_000))
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 4_999_999))  # type: ignore[attr-defined]
-    with pytest.raises(LLMError) as caught:
-        read_sources([name])
-    assert str(caught.value).startswith(f"{name} holds 5.00 MB of text, and ")
-    assert str(caught.value).endswith(f"take a part: {program} -dc {name} | head -c 100000000 | llm train -")
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 0, 5_000_000))  # type: ignore[attr-defined]
-    assert read_sources([name]).text.text_bytes == 5_000_000
+def test_a_compressed_text_without_space_for_it_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for suffix, program in [("gz", "gzip"), ("zst", "zstd")]:
+        library = gzip if suffix == "gz" else pytest.importorskip("backports.zstd", exc_type=ImportError)
+        name = put(f"a.txt.{suffix}", library.compress(b"x" * 5_000_000))
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 4_999_999))  # type: ignore[attr-defined]
+        with pytest.raises(LLMError) as caught:
+            read_sources([name])
+        assert str(caught.value).startswith(f"{name} holds 5.00 MB of text, and "), (suffix, program)
+        assert str(caught.value).endswith(f"take a part: {program} -dc {name} | head -c 100000000 | llm train -"), (
+            suffix,
+            program,
+        )
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 0, 5_000_000))  # type: ignore[attr-defined]
+        assert read_sources([name]).text.text_bytes == 5_000_000, (suffix, program)

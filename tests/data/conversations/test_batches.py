@@ -103,9 +103,8 @@ def marked(text: str) -> Pair:
     return Pair([ord(letter) for letter in text], [letter in "ae" for letter in text])
 
 
-@pytest.mark.parametrize(
-    ("text", "most", "expected"),
-    [
+def test_conversations_are_truncated_after_an_answer() -> None:
+    for text, most, expected in [
         ("qqaaeqaae", 9, "qqaaeqaae"),
         ("qqaaeqaae", 8, "qqaae"),  # the second answer does not fit
         ("qqaaeqaae", 5, "qqaae"),
@@ -113,14 +112,12 @@ def marked(text: str) -> Pair:
         ("qqaaeqaae", 2, ""),  # nothing to learn from
         ("qqqqae", 6, "qqqqae"),
         ("qaeq", 3, "qae"),
-    ],
-)
-def test_conversations_are_truncated_after_an_answer(text: str, most: int, expected: str) -> None:
-    tokens, kept, truncated = ConversationTokens.of([marked(text), marked("qa")]).truncated(most)
-    found = ["".join(map(chr, tokens.ids[tokens.span(i)])) for i in range(len(tokens))]
-    assert found == [one for one in (expected, "qa") if one]
-    assert kept == ([0, 1] if expected else [1])
-    assert truncated == (0 < len(expected) < len(text))
+    ]:
+        tokens, kept, truncated = ConversationTokens.of([marked(text), marked("qa")]).truncated(most)
+        found = ["".join(map(chr, tokens.ids[tokens.span(i)])) for i in range(len(tokens))]
+        assert found == [one for one in (expected, "qa") if one], (text, most, expected)
+        assert kept == ([0, 1] if expected else [1]), (text, most, expected)
+        assert truncated == (0 < len(expected) < len(text)), (text, most, expected)
 
 
 def test_a_conversation_that_does_not_fit_is_refused() -> None:

@@ -71,15 +71,15 @@ def test_ids_are_control_tokens_and_text(tokenizer: Tokenizer) -> None:
 
 
 @BOTH
-@pytest.mark.parametrize("name", CONVERSATIONS)
-def test_text_of_messages_is_no_control_token(tokenizer: Tokenizer, name: str) -> None:
-    messages = CONVERSATIONS[name]
-    template = ChatTemplate(CHATML, tokenizer)
-    ids = template.encode(messages)
-    controls = [i for i in ids if not tokenizer.token_bytes[i]]
-    assert controls == [tokenizer.control_ids[IM_START], tokenizer.control_ids[IM_END]] * len(messages)
-    names = b"".join(tokenizer.token_bytes[i] or tokenizer.label(i).encode() for i in ids)
-    assert names.decode() == template.render(messages)
+def test_text_of_messages_is_no_control_token(tokenizer: Tokenizer) -> None:
+    for name in CONVERSATIONS:
+        messages = CONVERSATIONS[name]
+        template = ChatTemplate(CHATML, tokenizer)
+        ids = template.encode(messages)
+        controls = [i for i in ids if not tokenizer.token_bytes[i]]
+        assert controls == [tokenizer.control_ids[IM_START], tokenizer.control_ids[IM_END]] * len(messages), name
+        names = b"".join(tokenizer.token_bytes[i] or tokenizer.label(i).encode() for i in ids)
+        assert names.decode() == template.render(messages), name
 
 
 @BOTH
@@ -90,19 +90,19 @@ def test_answers_and_the_tokens_that_end_them_are_learned(tokenizer: Tokenizer) 
     assert learned_text(template, CONVERSATIONS["a question"]) == []
 
 
-@pytest.mark.parametrize("source", [CHATML, CHATML + " ", PLAIN], ids=["ChatML", "rendered by jinja", "without marks"])
-def test_an_answer_that_is_not_learned_is_context(source: str) -> None:
-    template = ChatTemplate(source, BPE)
-    first, last = Message("assistant", "The cat."), Message("assistant", "The mat.")
-    messages = [USER, first, USER, ANSWER, USER, last]
-    whole = template.encode_conversation(messages)
-    assert learned_text(template, messages) == [f"The {what}.{IM_END}" for what in ("cat", "dog", "mat")]
-    for i, expected in ((1, ("dog", "mat")), (3, ("cat", "mat")), (5, ("cat", "dog"))):
-        weighted = [replace(one, is_learned=place != i) for place, one in enumerate(messages)]
-        assert template.encode_conversation(weighted).ids == whole.ids
-        assert learned_text(template, weighted) == [f"The {what}.{IM_END}" for what in expected]
-    nothing = template.encode_conversation([USER, replace(ANSWER, is_learned=False)])
-    assert not any(nothing.loss_mask) and nothing.ids
+def test_an_answer_that_is_not_learned_is_context() -> None:
+    for source in [CHATML, CHATML + " ", PLAIN]:
+        template = ChatTemplate(source, BPE)
+        first, last = Message("assistant", "The cat."), Message("assistant", "The mat.")
+        messages = [USER, first, USER, ANSWER, USER, last]
+        whole = template.encode_conversation(messages)
+        assert learned_text(template, messages) == [f"The {what}.{IM_END}" for what in ("cat", "dog", "mat")], source
+        for i, expected in ((1, ("dog", "mat")), (3, ("cat", "mat")), (5, ("cat", "dog"))):
+            weighted = [replace(one, is_learned=place != i) for place, one in enumerate(messages)]
+            assert template.encode_conversation(weighted).ids == whole.ids, source
+            assert learned_text(template, weighted) == [f"The {what}.{IM_END}" for what in expected], source
+        nothing = template.encode_conversation([USER, replace(ANSWER, is_learned=False)])
+        assert not any(nothing.loss_mask) and nothing.ids, source
 
 
 def test_answers_that_a_template_marks_otherwise_cannot_have_a_weight() -> None:
@@ -132,19 +132,21 @@ def test_the_tokens_that_end_an_answer_are_known() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("prompt", [False, True])
-@pytest.mark.parametrize("name", CONVERSATIONS)
-def test_chatml_is_what_jinja_makes_of_it(name: str, prompt: bool) -> None:
-    messages = CONVERSATIONS[name]
-    template = ChatTemplate(CHATML, BPE)
-    assert template._render([(messages, prompt)]) == render(CHATML, {}, [(messages, prompt)])
+def test_chatml_is_what_jinja_makes_of_it() -> None:
+    for name in CONVERSATIONS:
+        for prompt in [False, True]:
+            messages = CONVERSATIONS[name]
+            template = ChatTemplate(CHATML, BPE)
+            assert template._render([(messages, prompt)]) == render(CHATML, {}, [(messages, prompt)]), (prompt, name)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CONVERSATIONS)
-def test_a_template_without_marks_gives_the_same_tokens_and_mask(name: str) -> None:
-    plain, chatml = (ChatTemplate(source, BPE).encode_conversation(CONVERSATIONS[name]) for source in (PLAIN, CHATML))
-    assert plain == chatml
+def test_a_template_without_marks_gives_the_same_tokens_and_mask() -> None:
+    for name in CONVERSATIONS:
+        plain, chatml = (
+            ChatTemplate(source, BPE).encode_conversation(CONVERSATIONS[name]) for source in (PLAIN, CHATML)
+        )
+        assert plain == chatml, name
 
 
 TEMPLATES = {
@@ -172,12 +174,12 @@ TEMPLATES = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", TEMPLATES)
-def test_answers_are_found_in_templates_of_others(name: str) -> None:
-    source, expected = TEMPLATES[name]
-    template = ChatTemplate(source, CHAR, {"eos_token": "<|endoftext|>"})  # no token is of a header and an answer
-    messages = [USER, ANSWER, Message("user", "Why?"), Message("assistant", "Hunger.")]
-    assert learned_text(template, messages) == expected
+def test_answers_are_found_in_templates_of_others() -> None:
+    for name in TEMPLATES:
+        source, expected = TEMPLATES[name]
+        template = ChatTemplate(source, CHAR, {"eos_token": "<|endoftext|>"})  # no token is of a header and an answer
+        messages = [USER, ANSWER, Message("user", "Why?"), Message("assistant", "Hunger.")]
+        assert learned_text(template, messages) == expected, name
 
 
 @pytest.mark.slow
@@ -193,20 +195,19 @@ def test_a_template_that_rewrites_earlier_turns_is_an_error() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("source", "expected"),
-    [
+def test_the_end_of_a_turn_is_found_by_rendering_one() -> None:
+    for source, expected in [
         (PLAIN, {"<|endoftext|>", "<|im_end|>"}),
         ("{% for m in messages %}{{ m.content }}\n{% endfor %}", {"<|endoftext|>"}),
         ("{% for m in messages %}{{ m.content + eos_token }}<|im_start|>{% endfor %}", {"<|endoftext|>"}),
         ("{{ raise_exception('no') }}", {"<|endoftext|>"}),
-        ("{% for m in messages %}{{ m.content | trim }}<|reserved_special_token_0|>{% endfor %}",
-         {"<|endoftext|>", "<|reserved_special_token_0|>"}),
-    ],
-)  # fmt: skip
-def test_the_end_of_a_turn_is_found_by_rendering_one(source: str, expected: set[str]) -> None:
-    template = ChatTemplate(source, BPE, {"eos_token": "<|endoftext|>"})
-    assert {BPE.label(token) for token in template.stop_ids} == expected
+        (
+            "{% for m in messages %}{{ m.content | trim }}<|reserved_special_token_0|>{% endfor %}",
+            {"<|endoftext|>", "<|reserved_special_token_0|>"},
+        ),
+    ]:
+        template = ChatTemplate(source, BPE, {"eos_token": "<|endoftext|>"})
+        assert {BPE.label(token) for token in template.stop_ids} == expected, (source, expected)
 
 
 def test_a_template_is_stored_beside_what_was_there() -> None:
@@ -216,20 +217,17 @@ def test_a_template_is_stored_beside_what_was_there() -> None:
     assert json.loads(with_chat_template("", "é")) == {"chat_template": "é"}
 
 
-@pytest.mark.parametrize(
-    ("config", "source"),
-    [
+def test_the_template_of_a_config_is_its_default() -> None:
+    for config, source in [
         ({}, None),
         ({"chat_template": None}, None),
         ({"chat_template": " "}, None),
         ({"chat_template": "a"}, "a"),
         ({"chat_template": [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}]}, "d"),
         ({"chat_template": [{"name": "tool_use", "template": "t"}]}, None),
-    ],
-)
-def test_the_template_of_a_config_is_its_default(config: dict[str, object], source: str | None) -> None:
-    template = ChatTemplate.from_config(config, BPE)
-    assert (template.source if template else None) == source
+    ]:
+        template = ChatTemplate.from_config(config, BPE)
+        assert (template.source if template else None) == source, (config, source)
 
 
 def test_a_template_gets_the_names_of_the_special_tokens() -> None:

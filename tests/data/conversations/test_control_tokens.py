@@ -85,12 +85,12 @@ def with_stripping_token() -> Tokenizer:
     return Tokenizer.from_json(json.dumps(rules))
 
 
-@pytest.mark.parametrize("text", [f"a  {IM_END} \nb", f"{IM_END} {IM_END}", f" {IM_START} x {IM_END}"])
-def test_a_control_token_that_takes_white_space_does_so_as_in_the_library(text: str) -> None:
-    tokenizer = with_stripping_token()
-    library = tokenizers.Tokenizer.from_str(tokenizer.to_json())
-    assert ControlTokens(tokenizer).encode(text, {})[0] == library.encode(text, add_special_tokens=False).ids
-    assert tokenizer.encode(text) == BPE.encode(text)  # where it is text, it takes nothing
+def test_a_control_token_that_takes_white_space_does_so_as_in_the_library() -> None:
+    for text in [f"a  {IM_END} \nb", f"{IM_END} {IM_END}", f" {IM_START} x {IM_END}"]:
+        tokenizer = with_stripping_token()
+        library = tokenizers.Tokenizer.from_str(tokenizer.to_json())
+        assert ControlTokens(tokenizer).encode(text, {})[0] == library.encode(text, add_special_tokens=False).ids, text
+        assert tokenizer.encode(text) == BPE.encode(text), text  # where it is text, it takes nothing
 
 
 @given(st.lists(PARTS, max_size=8).map("".join))

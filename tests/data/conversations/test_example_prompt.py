@@ -15,9 +15,8 @@ from llmcli.data.conversations.example_prompt import (
 )
 
 
-@pytest.mark.parametrize(
-    ("text", "first"),
-    [
+def test_a_prompt_is_the_beginning_of_a_sentence_or_line() -> None:
+    for text, first in [
         ("I like to eat apple.\nThe cat likes to sleep.", "I like to eat"),
         ("First Citizen:\nBefore we proceed any further, hear me speak.", "Before we proceed any further"),
         ("Привет, мир! Как дела сегодня у вас?", "Как дела сегодня у"),
@@ -33,10 +32,8 @@ from llmcli.data.conversations.example_prompt import (
         ("abc" * 100, "abcabcabcabc"),
         ("a\u202eb c d\nplain words stand here", "plain words stand"),
         ("broken \ufffd words here\nwhole words are here", "whole words are"),
-    ],
-)
-def test_a_prompt_is_the_beginning_of_a_sentence_or_line(text: str, first: str) -> None:
-    assert example_prompts(text)[0] == first
+    ]:
+        assert example_prompts(text)[0] == first, (text, first)
 
 
 def test_a_text_without_words_has_no_prompt() -> None:

@@ -59,11 +59,11 @@ RECORDS: list[tuple[str, Any, tuple[Message, ...]]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "record", "messages"), RECORDS)
-def test_each_shape_of_record_is_recognized_and_read(name: str, record: Any, messages: tuple[Message, ...]) -> None:
-    shape = record_shape(record)
-    assert shape and shape.name == name
-    assert read(record, "a.jsonl line 7") == Conversation(messages, "a.jsonl line 7")
+def test_each_shape_of_record_is_recognized_and_read() -> None:
+    for name, record, messages in RECORDS:
+        shape = record_shape(record)
+        assert shape and shape.name == name, (name, record, messages)
+        assert read(record, "a.jsonl line 7") == Conversation(messages, "a.jsonl line 7"), (name, record, messages)
 
 
 OTHER_RECORDS: list[Any] = [
@@ -73,9 +73,9 @@ OTHER_RECORDS: list[Any] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("record", OTHER_RECORDS, ids=repr)
-def test_other_records_are_of_no_known_shape(record: Any) -> None:
-    assert record_shape(record) is None
+def test_other_records_are_of_no_known_shape() -> None:
+    for record in OTHER_RECORDS:
+        assert record_shape(record) is None, record
 
 
 def of(content: object) -> dict[str, Any]:
@@ -145,70 +145,75 @@ MALFORMED: list[tuple[Any, str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("record", "problem"), MALFORMED)
-def test_a_malformed_record_gives_one_line_with_its_place(record: Any, problem: str) -> None:
-    shape = record_shape({"prompt": "", "completion": ""}) if "completion" in str(record) else None
-    with pytest.raises(LLMError) as caught:
-        read(record, "a.jsonl line 7", shape)
-    assert str(caught.value) == f"a.jsonl line 7: {problem}"
+def test_a_malformed_record_gives_one_line_with_its_place() -> None:
+    for record, problem in MALFORMED:
+        shape = record_shape({"prompt": "", "completion": ""}) if "completion" in str(record) else None
+        with pytest.raises(LLMError) as caught:
+            read(record, "a.jsonl line 7", shape)
+        assert str(caught.value) == f"a.jsonl line 7: {problem}", (record, problem)
 
 
-@pytest.mark.parametrize(
-    ("record", "problem"),
-    [
+def test_a_record_must_have_the_shape_of_its_file() -> None:
+    for record, problem in [
         ({"completion": "Ho"}, 'the record has no "prompt"; wanted "prompt" and "completion", as in other records'),
         ({"prompt": "Hi", "completion": 4.0}, '"completion" is the number 4; wanted text in quotes'),
         ({"prompt": None, "completion": "Ho"}, '"prompt" is null; wanted text in quotes'),
         ({"messages": openai(USER)}, 'the record has no "prompt"; wanted "prompt" and "completion"'),
-    ],
-)
-def test_a_record_must_have_the_shape_of_its_file(record: Any, problem: str) -> None:
-    shape = record_shape({"prompt": "Hi", "completion": "Ho"})
-    with pytest.raises(LLMError) as caught:
-        read(record, "a", shape)
-    assert str(caught.value).startswith(f"a: {problem}")
+    ]:
+        shape = record_shape({"prompt": "Hi", "completion": "Ho"})
+        with pytest.raises(LLMError) as caught:
+            read(record, "a", shape)
+        assert str(caught.value).startswith(f"a: {problem}"), (record, problem)
 
 
-@pytest.mark.parametrize(("weight", "learned"), [(0, False), (1, True), (0.0, False), (1.0, True), (None, True)])
-def test_an_answer_of_weight_0_is_not_learned(weight: float | None, learned: bool) -> None:
-    for keys, roles in ((("role", "content"), ("user", "assistant")), (("from", "value"), ("human", "gpt"))):
-        asked, answered_ = (dict(zip(keys, pair, strict=True)) for pair in zip(roles, ("Hi", "Ho"), strict=True))
-        record = {"messages": [asked, answered_ | {"weight": weight}]}
-        assert read(record, "a.jsonl line 1").messages == (USER, Message("assistant", "Ho", is_learned=learned))
+def test_an_answer_of_weight_0_is_not_learned() -> None:
+    for weight, learned in [(0, False), (1, True), (0.0, False), (1.0, True), (None, True)]:
+        for keys, roles in ((("role", "content"), ("user", "assistant")), (("from", "value"), ("human", "gpt"))):
+            asked, answered_ = (dict(zip(keys, pair, strict=True)) for pair in zip(roles, ("Hi", "Ho"), strict=True))
+            record = {"messages": [asked, answered_ | {"weight": weight}]}
+            assert read(record, "a.jsonl line 1").messages == (USER, Message("assistant", "Ho", is_learned=learned)), (
+                weight,
+                learned,
+            )
 
 
-@pytest.mark.parametrize(("train", "learned"), [(False, False), (True, True), (None, True)])
-def test_an_answer_with_train_false_is_not_learned(train: bool | None, learned: bool) -> None:
-    record = {"messages": [*openai(USER), {"role": "assistant", "content": "Ho", "train": train}]}
-    assert read(record, "a.jsonl line 1").messages == (USER, Message("assistant", "Ho", is_learned=learned))
+def test_an_answer_with_train_false_is_not_learned() -> None:
+    for train, learned in [(False, False), (True, True), (None, True)]:
+        record = {"messages": [*openai(USER), {"role": "assistant", "content": "Ho", "train": train}]}
+        assert read(record, "a.jsonl line 1").messages == (USER, Message("assistant", "Ho", is_learned=learned)), (
+            train,
+            learned,
+        )
 
 
-@pytest.mark.parametrize("sender", ["gpt", "model", "bot", "ai", "chatgpt", "bard", "assistant"])
-def test_the_senders_of_sharegpt_are_known(sender: str) -> None:
-    record = {"conversations": [{"from": "human", "value": "Hi"}, {"from": sender, "value": "Ho"}]}
-    assert read(record, "a").messages == (USER, ASSISTANT)
+def test_the_senders_of_sharegpt_are_known() -> None:
+    for sender in ["gpt", "model", "bot", "ai", "chatgpt", "bard", "assistant"]:
+        record = {"conversations": [{"from": "human", "value": "Hi"}, {"from": sender, "value": "Ho"}]}
+        assert read(record, "a").messages == (USER, ASSISTANT), sender
 
 
-@pytest.mark.parametrize("key", ["tool_calls", "function_call"])
-def test_calls_of_tools_are_refused(key: str) -> None:
-    answer = {"role": "assistant", "content": None, key: [{"name": "f"}]}
-    with pytest.raises(LLMError) as caught:
-        read({"messages": [*openai(USER), answer]}, "a.jsonl line 7")
-    assert str(caught.value) == (
-        f'a.jsonl line 7: message 2 of "messages" has "{key}", which is not read: the model would learn to answer '
-        f"without calling; leave such conversations out: jq -c 'select(all(.messages[]; .{key} | not))' a.jsonl > "
-        "a-kept.jsonl"
-    )
-    with pytest.raises(LLMError, match=r"leave such conversations out$"):  # jq reads no Parquet
-        read({"messages": [*openai(USER), answer]}, "a.parquet row 7")
-    assert read({"messages": [*openai(USER), answer | {"content": "Ho", key: []}]}, "a").messages[1] == ASSISTANT
+def test_calls_of_tools_are_refused() -> None:
+    for key in ["tool_calls", "function_call"]:
+        answer = {"role": "assistant", "content": None, key: [{"name": "f"}]}
+        with pytest.raises(LLMError) as caught:
+            read({"messages": [*openai(USER), answer]}, "a.jsonl line 7")
+        assert str(caught.value) == (
+            f'a.jsonl line 7: message 2 of "messages" has "{key}", which is not read: the model would learn to answer '
+            f"without calling; leave such conversations out: jq -c 'select(all(.messages[]; .{key} | not))' a.jsonl > "
+            "a-kept.jsonl"
+        ), key
+        with pytest.raises(LLMError, match=r"leave such conversations out$"):  # jq reads no Parquet
+            read({"messages": [*openai(USER), answer]}, "a.parquet row 7")
+        assert read({"messages": [*openai(USER), answer | {"content": "Ho", key: []}]}, "a").messages[1] == ASSISTANT, (
+            key
+        )
 
 
-@pytest.mark.parametrize("weight", [2, -1, 0.5, 1.5, "1", True, False, [], {}])
-def test_another_weight_is_an_error(weight: object) -> None:
-    record = {"messages": [*openai(USER), {"role": "assistant", "content": "Ho", "weight": weight}]}
-    with pytest.raises(
-        LLMError,
-        match=r'^a\.jsonl line 7: "weight" of message 2 of "messages" is .*; wanted 1, or 0 for an answer that is not',
-    ):
-        read(record, "a.jsonl line 7")
+def test_another_weight_is_an_error() -> None:
+    for weight in [2, -1, 0.5, 1.5, "1", True, False, [], {}]:
+        record = {"messages": [*openai(USER), {"role": "assistant", "content": "Ho", "weight": weight}]}
+        with pytest.raises(
+            LLMError,
+            match=r'^a\.jsonl line 7: "weight" of message 2 of "messages" is .*; wanted 1, or 0 for an answer that is not',
+        ):
+            read(record, "a.jsonl line 7")

@@ -72,12 +72,12 @@ PAIRS: list[tuple[str, str, list[tuple[str, str]], str, str]] = [  # (name, text
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "text", "pairs", "lines", "first_row"), PAIRS)
-def test_two_columns_are_pairs(name: str, text: str, pairs: list[tuple[str, str]], lines: str, first_row: str) -> None:
-    file = read(name, text)
-    assert pairs_of(file) == pairs and isinstance(file, ConversationFile)
-    assert [c.source for c in file.conversations] == [f"{name} line {line}" for line in lines]
-    assert file.first_row.startswith(f"the first row {first_row}" if first_row else "")
+def test_two_columns_are_pairs() -> None:
+    for name, text, pairs, lines, first_row in PAIRS:
+        file = read(name, text)
+        assert pairs_of(file) == pairs and isinstance(file, ConversationFile), (name, text, pairs)
+        assert [c.source for c in file.conversations] == [f"{name} line {line}" for line in lines], (name, text, pairs)
+        assert file.first_row.startswith(f"the first row {first_row}" if first_row else ""), (name, text, pairs)
 
 
 TEXT_COLUMNS = [
@@ -88,11 +88,11 @@ TEXT_COLUMNS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "text", "column"), TEXT_COLUMNS)
-def test_a_column_called_text_is_plain_text(name: str, text: str, column: str) -> None:
-    document = read(name, text)
-    assert isinstance(document, Document) and document.columns == (column,)
-    assert "".join(document.text()) == "One.\n\nTwo."
+def test_a_column_called_text_is_plain_text() -> None:
+    for name, text, column in TEXT_COLUMNS:
+        document = read(name, text)
+        assert isinstance(document, Document) and document.columns == (column,), (name, text, column)
+        assert "".join(document.text()) == "One.\n\nTwo.", (name, text, column)
 
 
 REQUESTED: list[tuple[str, ReadOptions, str, object]] = [  # (file, how it is read, text, pairs or text)
@@ -110,13 +110,13 @@ REQUESTED: list[tuple[str, ReadOptions, str, object]] = [  # (file, how it is re
 ]
 
 
-@pytest.mark.parametrize(("name", "reading", "text", "expected"), REQUESTED)
-def test_the_options_say_otherwise(name: str, reading: ReadOptions, text: str, expected: object) -> None:
-    file = read(name, text, reading)
-    if isinstance(file, Document):
-        assert "".join(file.text()) == expected
-    else:
-        assert (pairs_of(file) if file else None) == expected
+def test_the_options_say_otherwise() -> None:
+    for name, reading, text, expected in REQUESTED:
+        file = read(name, text, reading)
+        if isinstance(file, Document):
+            assert "".join(file.text()) == expected, (name, reading, text)
+        else:
+            assert (pairs_of(file) if file else None) == expected, (name, reading, text)
 
 
 REFUSED = [
@@ -142,25 +142,30 @@ def test_answers_that_are_all_marked_as_good_are_read() -> None:  # as the comma
     assert pairs_of(read("a.csv", "prompt,completion,label\nHi,Ho,True\nHe,Hu,True\n")) == [("Hi", "Ho"), ("He", "Hu")]
 
 
-@pytest.mark.parametrize(("text", "problem"), REFUSED)
-def test_what_cannot_be_told_and_what_is_better_not_learned_is_refused(text: str, problem: str) -> None:
-    with pytest.raises(LLMError) as caught:
-        read("a.csv", text)
-    assert str(caught.value).startswith(f"a.csv: {problem}")
-    assert read("a.csv", text, ReadOptions(plain=True)) is None
-    if "; add `column`" in problem or "`column` prompt,chosen" in problem:  # the command that the message names helps
-        words = shlex.split(str(caught.value).split("`column` ", 1)[1])
-        advised = words[words.index("`column`") + 1] if "`column`" in words else words[0]
-        assert pairs_of(read("a.csv", text, ReadOptions.of_options(None, False, advised, False)))
+def test_what_cannot_be_told_and_what_is_better_not_learned_is_refused() -> None:
+    for text, problem in REFUSED:
+        with pytest.raises(LLMError) as caught:
+            read("a.csv", text)
+        assert str(caught.value).startswith(f"a.csv: {problem}"), (text, problem)
+        assert read("a.csv", text, ReadOptions(plain=True)) is None, (text, problem)
+        if (
+            "; add `column`" in problem or "`column` prompt,chosen" in problem
+        ):  # the command that the message names helps
+            words = shlex.split(str(caught.value).split("`column` ", 1)[1])
+            advised = words[words.index("`column`") + 1] if "`column`" in words else words[0]
+            assert pairs_of(read("a.csv", text, ReadOptions.of_options(None, False, advised, False))), (text, problem)
 
 
-@pytest.mark.parametrize(
-    "rows", ['"Why?" he asked.\tQ\nHi\tHo', 'Hi\tHo\n"Why?" he asked.\tQ', 'Hi\tHo\n"Why?\tQ', "a\tb\n" * 60 + '"x\ty']
-)
-def test_quotation_marks_of_a_tsv_are_text_where_they_follow_no_rule(rows: str) -> None:
-    file = read("a.tsv", rows)
-    assert pairs_of(file) == [tuple(row.split("\t")) for row in rows.split("\n") if row]
-    assert file and "a.tsv: its quotation marks are part of the text" in file.notes
+def test_quotation_marks_of_a_tsv_are_text_where_they_follow_no_rule() -> None:
+    for rows in [
+        '"Why?" he asked.\tQ\nHi\tHo',
+        'Hi\tHo\n"Why?" he asked.\tQ',
+        'Hi\tHo\n"Why?\tQ',
+        "a\tb\n" * 60 + '"x\ty',
+    ]:
+        file = read("a.tsv", rows)
+        assert pairs_of(file) == [tuple(row.split("\t")) for row in rows.split("\n") if row], rows
+        assert file and "a.tsv: its quotation marks are part of the text" in file.notes, rows
 
 
 CELLS = st.text(st.sampled_from('ab ,;\t"\n\u2028りé'), min_size=1, max_size=8).filter(str.strip)
@@ -175,9 +180,8 @@ def test_what_pythons_writer_writes_is_read_exactly(rows: list[tuple[str, str]],
         assert pairs_of(read(name, file.getvalue())) == rows
 
 
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
+def test_other_files_are_no_tables() -> None:
+    for name, text in [
         ("a.csv", "One line of prose, with a comma.\nAnd one, with two, of them.\n"),
         ("a.csv", "Prose\nwithout any\n"),
         ("a.csv", "Prose, at times,\n" + "with one, comma\n" * 3),
@@ -186,18 +190,15 @@ def test_what_pythons_writer_writes_is_read_exactly(rows: list[tuple[str, str]],
         ("a.csv", "\n\n"),
         ("a.tsv", "question,answer\nHi,Ho\n"),
         ("a.txt", "Go.\tVe.\nHi.\tHola.\n"),
-    ],
-)
-def test_other_files_are_no_tables(name: str, text: str) -> None:
-    assert read(name, text) is None
+    ]:
+        assert read(name, text) is None, (name, text)
 
 
 QA = "question,answer\nHi,Ho\n"
 
 
-@pytest.mark.parametrize(
-    ("text", "problem"),
-    [
+def test_the_error_gives_the_line_in_which_a_row_begins() -> None:
+    for text, problem in [
         (QA + "a,b,c\n", "line 3: 3 columns; wanted 2 ("),
         (QA + "a\n", "line 3: 1 column; wanted 2 ("),
         ("a,b\n" * 40 + '\n"x\ny",c,d\n', "line 42: 3 columns; wanted 2 ("),
@@ -208,12 +209,10 @@ QA = "question,answer\nHi,Ho\n"
         ("Hi,Ho\n" * 3 + "Hi\n" + "Hi,Ho\n", "line 4: 1 column; wanted 2 ("),
         ("Hi;Ho\n" * 3 + "Hi;Ho;Hu\n" + "Hi;Ho\n" * 9, "line 4: 3 columns; wanted 2 ("),
         ("a,b\n" * 99 + 'c,"d\n', "line 100: a quotation mark without its partner"),
-    ],
-)
-def test_the_error_gives_the_line_in_which_a_row_begins(text: str, problem: str) -> None:
-    with pytest.raises(LLMError) as caught:
-        read("a.csv", text)
-    assert str(caught.value).startswith(f"a.csv {problem}") and "\n" not in str(caught.value)
+    ]:
+        with pytest.raises(LLMError) as caught:
+            read("a.csv", text)
+        assert str(caught.value).startswith(f"a.csv {problem}") and "\n" not in str(caught.value), (text, problem)
 
 
 def test_a_line_or_a_cell_that_takes_much_memory_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

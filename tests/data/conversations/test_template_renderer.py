@@ -21,9 +21,8 @@ def text(source: str, messages: list[Message] = MESSAGES, **variables: str) -> s
     return rendering.text
 
 
-@pytest.mark.parametrize(
-    ("source", "expected"),
-    [
+def test_a_template_is_rendered_as_by_transformers() -> None:
+    for source, expected in [
         ("{% for m in messages %}[{{ m.role }}:{{ m['content'] }}]{% endfor %}", "[user:Hi][assistant:Hello 🍎]"),
         ("{{ bos_token }}{{ messages[-1].content[:5].upper() }}", "<s>HELLO"),
         ("  {% if add_generation_prompt %}\nyes\n  {% endif %}\n", "yes\n"),  # trim_blocks and lstrip_blocks
@@ -34,10 +33,8 @@ def text(source: str, messages: list[Message] = MESSAGES, **variables: str) -> s
         ("{{ tools is none }}{{ undefined_name }}{{ strftime_now('%Y') | length }}", "True4"),
         ("{{ 'a\\r\\nb' }}", "a\r\nb"),
         ("", ""),
-    ],
-)
-def test_a_template_is_rendered_as_by_transformers(source: str, expected: str) -> None:
-    assert text(source, bos_token="<s>") == expected
+    ]:
+        assert text(source, bos_token="<s>") == expected, (source, expected)
 
 
 def test_generation_blocks_are_reported() -> None:
@@ -81,15 +78,15 @@ HOSTILE = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_template_is_one_line_within_the_limits(name: str, monkeypatch, no_hang: None) -> None:
-    source, message = HOSTILE[name]
-    monkeypatch.setattr(template_renderer, "SECONDS", 1.0 if "over 1 seconds" in message else 60.0)
-    with pytest.raises(LLMError, match=message) as caught:
-        text(source)
-    assert caught.value.exit_code == 1 and "\n" not in str(caught.value) and len(str(caught.value)) < 500
-    monkeypatch.setattr(template_renderer, "SECONDS", 60.0)
-    assert text("{{ messages[0].content }}") == "Hi"  # the next one is rendered
+def test_a_hostile_template_is_one_line_within_the_limits(monkeypatch, no_hang: None) -> None:
+    for name in HOSTILE:
+        source, message = HOSTILE[name]
+        monkeypatch.setattr(template_renderer, "SECONDS", 1.0 if "over 1 seconds" in message else 60.0)
+        with pytest.raises(LLMError, match=message) as caught:
+            text(source)
+        assert caught.value.exit_code == 1 and "\n" not in str(caught.value) and len(str(caught.value)) < 500, name
+        monkeypatch.setattr(template_renderer, "SECONDS", 60.0)
+        assert text("{{ messages[0].content }}") == "Hi", name  # the next one is rendered
 
 
 def test_a_process_that_was_killed_is_replaced() -> None:

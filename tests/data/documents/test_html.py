@@ -24,21 +24,23 @@ JAPANESE = {
 }
 
 
-@pytest.mark.parametrize("words", [ENGLISH, JAPANESE])
-def test_the_main_text_without_navigation(words: dict[str, str]) -> None:
-    text, skipped = split_extracted(html.extract(io.BytesIO(PAGE.format(charset="utf-8", **words).encode()), "a.html"))
-    item = words["item"]
-    assert [line.strip() for line in text.split("\n") if line.strip()] == [
-        words["title"], words["text"].strip(), f"• {item} 1", f"• {item} 2", f"{item}\tB", "1\t2",
-    ]  # fmt: skip
-    assert not skipped
+def test_the_main_text_without_navigation() -> None:
+    for words in [ENGLISH, JAPANESE]:
+        text, skipped = split_extracted(
+            html.extract(io.BytesIO(PAGE.format(charset="utf-8", **words).encode()), "a.html")
+        )
+        item = words["item"]
+        assert [line.strip() for line in text.split("\n") if line.strip()] == [
+            words["title"], words["text"].strip(), f"• {item} 1", f"• {item} 2", f"{item}\tB", "1\t2",
+        ], words  # fmt: skip
+        assert not skipped, words
 
 
-@pytest.mark.parametrize("encoding", ["shift_jis", "euc_jp", "iso2022_jp", "utf-8", "utf-16"])
-@pytest.mark.parametrize("declares", [True, False])
-def test_encodings(encoding: str, declares: bool) -> None:
-    page = PAGE.format(charset=encoding.replace("_", "-") if declares else "", **JAPANESE)
-    assert JAPANESE["text"] in html.main_text(html.decode(page.encode(encoding)))
+def test_encodings() -> None:
+    for declares in [True, False]:
+        for encoding in ["shift_jis", "euc_jp", "iso2022_jp", "utf-8", "utf-16"]:
+            page = PAGE.format(charset=encoding.replace("_", "-") if declares else "", **JAPANESE)
+            assert JAPANESE["text"] in html.main_text(html.decode(page.encode(encoding))), (encoding, declares)
 
 
 def test_utf8_that_declares_another_encoding_is_utf8() -> None:
@@ -54,13 +56,13 @@ def test_a_page_without_main_text_is_read_as_a_whole() -> None:
     assert "Entry number 19" in html.main_text(f"<body><nav><ul>{links}</ul></nav></body>")
 
 
-@pytest.mark.parametrize("between", [" や ", "の", "—", " &mdash; ", "&#12354;", "<b>が</b>"])
-def test_a_lone_character_between_elements_is_main_text(between: str) -> None:
-    words = f'<p>{"Long text. " * 30}</p><p>See <a href="a">A</a>{between}<a href="b">B</a> first</p>'
-    page = f"<body><nav><a href='/'>Home</a></nav><main><h1>T</h1>{words}</main></body>"
-    text = html.main_text(page)
-    assert "Home" not in text
-    assert text.endswith(html.plain_text(f"<p>See A{between}B first</p>"))
+def test_a_lone_character_between_elements_is_main_text() -> None:
+    for between in [" や ", "の", "—", " &mdash; ", "&#12354;", "<b>が</b>"]:
+        words = f'<p>{"Long text. " * 30}</p><p>See <a href="a">A</a>{between}<a href="b">B</a> first</p>'
+        page = f"<body><nav><a href='/'>Home</a></nav><main><h1>T</h1>{words}</main></body>"
+        text = html.main_text(page)
+        assert "Home" not in text, between
+        assert text.endswith(html.plain_text(f"<p>See A{between}B first</p>")), between
 
 
 def test_long_scripts_are_no_reason_to_read_the_navigation() -> None:

@@ -19,22 +19,19 @@ def test_a_quoted_reply_is_read_once() -> None:
     assert skipped == {"quoted line": 2, "signature": 1}
 
 
-@pytest.mark.parametrize(
-    ("announcement", "is_dropped"),
-    [
+def test_the_line_that_announces_a_quotation_goes_with_it() -> None:
+    for announcement, is_dropped in [
         ("On Mon, 3 Feb 2025 at 10:00, Ada Lovelace <ada@example.org>\nwrote:\n", True),
         ("Am 03.02.25 um 10:00 schrieb Ada:\n", True),
         ("2025年2月3日(月) 10:00 Ada <ada@example.org>:\n\n", True),
         ("That is the question:\n", False),
         ("I wrote this at 10:00\n", False),
-    ],
-)
-def test_the_line_that_announces_a_quotation_goes_with_it(announcement: str, is_dropped: bool) -> None:
-    first = samples.message("cat", "Where is the cat?")
-    reply = samples.message("Re: cat", f"Hello.\n\n{announcement}> Where is the cat?\nHere.\n")
-    text, _ = samples.split_extracted(mail.extract(samples.mbox(first, reply), "a.mbox"))
-    kept = "" if is_dropped else announcement
-    assert text.endswith(f"Subject: Re: cat\n\nHello.\n\n{kept}Here.\n")
+    ]:
+        first = samples.message("cat", "Where is the cat?")
+        reply = samples.message("Re: cat", f"Hello.\n\n{announcement}> Where is the cat?\nHere.\n")
+        text, _ = samples.split_extracted(mail.extract(samples.mbox(first, reply), "a.mbox"))
+        kept = "" if is_dropped else announcement
+        assert text.endswith(f"Subject: Re: cat\n\nHello.\n\n{kept}Here.\n"), (announcement, is_dropped)
 
 
 def test_a_line_that_begins_with_from_is_no_separator() -> None:
@@ -60,10 +57,10 @@ def test_html_is_read_where_there_is_no_plain_text() -> None:
     assert text == "Subject: HTML\n\nGrüße,\nAda\n"
 
 
-@pytest.mark.parametrize("declared", ["utf-8", "us-ascii", "x-unknown", "shift_jis"])
-def test_utf8_is_read_whatever_is_declared(declared: str) -> None:
-    data = f"Subject: A\nContent-Type: text/plain; charset={declared}\n\n猫\n".encode()
-    assert samples.split_extracted(mail.extract(io.BytesIO(data), "a.eml"))[0] == "Subject: A\n\n猫\n"
+def test_utf8_is_read_whatever_is_declared() -> None:
+    for declared in ["utf-8", "us-ascii", "x-unknown", "shift_jis"]:
+        data = f"Subject: A\nContent-Type: text/plain; charset={declared}\n\n猫\n".encode()
+        assert samples.split_extracted(mail.extract(io.BytesIO(data), "a.eml"))[0] == "Subject: A\n\n猫\n", declared
 
 
 def test_damaged_messages_are_counted() -> None:

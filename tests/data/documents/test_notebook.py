@@ -25,18 +25,14 @@ def test_version_3() -> None:
     assert samples.split_extracted(notebook.extract(file, "a.ipynb")) == ("```python\nx\n```\n", {})
 
 
-@pytest.mark.parametrize(
-    "data", [b"", b"[]", b"{}", b"3", b'{"cells": 3}', b'{"worksheets": [1]}', b"\xff", b"[" * 99999]
-)
-def test_other_json_is_an_error(data: bytes) -> None:
-    with pytest.raises(ExtractionError, match=r"^is not a Jupyter notebook: it (is not JSON|has no list of cells)"):
-        list(notebook.extract(io.BytesIO(data), "a.ipynb"))
+def test_other_json_is_an_error() -> None:
+    for data in [b"", b"[]", b"{}", b"3", b'{"cells": 3}', b'{"worksheets": [1]}', b"\xff", b"[" * 99999]:
+        with pytest.raises(ExtractionError, match=r"^is not a Jupyter notebook: it (is not JSON|has no list of cells)"):
+            list(notebook.extract(io.BytesIO(data), "a.ipynb"))
 
 
-@pytest.mark.parametrize(
-    "cell", ["1", '"x"', "null", "{}", *(f'{{"cell_type": "code", {rest}}}' for rest in BAD_FIELDS)]
-)
-def test_a_damaged_cell_is_skipped(cell: str) -> None:
-    data = f'{{"cells": [{cell}, {{"cell_type": "markdown", "source": "x"}}], "metadata": 3}}'
-    text, skipped = samples.split_extracted(notebook.extract(io.BytesIO(data.encode()), "a.ipynb"))
-    assert (text, skipped) == ("x\n", {"damaged cell": 1})
+def test_a_damaged_cell_is_skipped() -> None:
+    for cell in ["1", '"x"', "null", "{}", *(f'{{"cell_type": "code", {rest}}}' for rest in BAD_FIELDS)]:
+        data = f'{{"cells": [{cell}, {{"cell_type": "markdown", "source": "x"}}], "metadata": 3}}'
+        text, skipped = samples.split_extracted(notebook.extract(io.BytesIO(data.encode()), "a.ipynb"))
+        assert (text, skipped) == ("x\n", {"damaged cell": 1}), cell

@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-import pytest
-
 from llmcli.data.documents.page_layout import Line, paragraphs, without_margins
 from llmcli.data.documents.paragraphs import spaced
 
@@ -25,9 +23,8 @@ def text_of(*pages: Sequence[Line]) -> str:
     return "".join(str(block) for block in spaced(paragraphs(pages)))
 
 
-@pytest.mark.parametrize(
-    ("lines", "expected"),
-    [
+def test_lines_are_joined_where_the_next_word_had_no_room() -> None:
+    for lines, expected in [
         (  # a word has no room: the line goes on
             "The quick brown fox jumps over the lazy|dog, and the dog sleeps on until evening|comes.",
             "The quick brown fox jumps over the lazy dog, and the dog sleeps on until evening comes.\n",
@@ -64,11 +61,9 @@ def text_of(*pages: Sequence[Line]) -> str:
             "　吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。何でも薄暗い所で泣いていた。\n\n"
             "　次の段落。\n",
         ),
-    ],
-)
-def test_lines_are_joined_where_the_next_word_had_no_room(lines: str, expected: str) -> None:
-    wide = page("A line as wide as the column, and apart." + "..", top=100)
-    assert text_of([*page(*lines.split("|")), *wide]) == f"{expected}\n{wide[0].text}\n"
+    ]:
+        wide = page("A line as wide as the column, and apart." + "..", top=100)
+        assert text_of([*page(*lines.split("|")), *wide]) == f"{expected}\n{wide[0].text}\n", (lines, expected)
 
 
 def test_the_lines_of_a_table_of_contents_are_not_joined_and_lose_their_dots() -> None:

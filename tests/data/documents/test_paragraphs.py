@@ -1,14 +1,11 @@
 """Joining lines of a paragraph and separating paragraphs."""
 
-import pytest
-
 from llmcli.data.documents.extracted import Skipped
 from llmcli.data.documents.paragraphs import is_cjk, joined, spaced
 
 
-@pytest.mark.parametrize(
-    ("text", "line", "expected"),
-    [
+def test_lines_of_a_paragraph_are_joined() -> None:
+    for text, line, expected in [
         ("one", "two", "one two"),
         ("日本", "語の文", "日本語の文"),
         ("これは", "Python", "これは Python"),
@@ -17,10 +14,8 @@ from llmcli.data.documents.paragraphs import is_cjk, joined, spaced
         ("soft\u00ad", "ware", "software"),
         ("well-", "known", "well-known"),
         ("", "text", "text"),
-    ],
-)
-def test_lines_of_a_paragraph_are_joined(text: str, line: str, expected: str) -> None:
-    assert joined(text, line) == expected
+    ]:
+        assert joined(text, line) == expected, (text, line, expected)
 
 
 def test_a_divided_word_loses_its_hyphen_unless_a_name_follows() -> None:

@@ -81,14 +81,14 @@ NAMES = {  # of the only document in a collection
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", DOCUMENTS)
-def test_a_document_is_its_text(name: str) -> None:
-    made, kind = DOCUMENTS[name]
-    [part] = read_sources([put(name, made("A page about cats."))]).text.contents
-    document = part.document
-    assert "".join(part.text()) == CATS and (document.name, document.kind) == (NAMES.get(name, name), kind)
-    assert document.text_bytes == len(CATS) and not document.skipped
-    assert read_corpus([name]).documents[0].sha256 == document.sha256
+def test_a_document_is_its_text() -> None:
+    for name in DOCUMENTS:
+        made, kind = DOCUMENTS[name]
+        [part] = read_sources([put(name, made("A page about cats."))]).text.contents
+        document = part.document
+        assert "".join(part.text()) == CATS and (document.name, document.kind) == (NAMES.get(name, name), kind), name
+        assert document.text_bytes == len(CATS) and not document.skipped, name
+        assert read_corpus([name]).documents[0].sha256 == document.sha256, name
 
 
 def test_the_order_is_that_of_the_files_and_their_names_stay(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,19 +116,19 @@ MEMBERS = {
 }
 
 
-@pytest.mark.parametrize("form", ["zip", "tar", "tar.gz", "tar.bz2", "tar.xz"])
-def test_an_archive_is_read_like_a_directory(form: str) -> None:
-    compress = {"tar.gz": gzip.compress, "tar.bz2": bz2.compress, "tar.xz": lzma.compress}.get(form, bytes)
-    name = put(f"a.{form}", zipped(MEMBERS) if form == "zip" else compress(samples.tarred(MEMBERS)))
-    sources = read_sources([name])
-    assert texts(sources) == {
-        f"{name}/a.html": CATS, f"{name}/b/c.txt": "猫\n", f"{name}/b/e.jsonl": "One.\n\nTwo."
-    }  # fmt: skip
-    assert [file.name for file in sources.conversation_files] == [f"{name}/b/d.jsonl", f"{name}/b/f.jsonl.gz"]
-    assert [one.messages[0].content for one in sources.conversations] == ["Hi", "How?", "Hey", "How?"]
-    assert [document.member for document in sources.text.documents] == ["a.html", "b/c.txt", "b/e.jsonl"]
-    [skipped] = sources.text.skipped
-    assert skipped.startswith(f"{name}/g.png is an image, not text")
+def test_an_archive_is_read_like_a_directory() -> None:
+    for form in ["zip", "tar", "tar.gz", "tar.bz2", "tar.xz"]:
+        compress = {"tar.gz": gzip.compress, "tar.bz2": bz2.compress, "tar.xz": lzma.compress}.get(form, bytes)
+        name = put(f"a.{form}", zipped(MEMBERS) if form == "zip" else compress(samples.tarred(MEMBERS)))
+        sources = read_sources([name])
+        assert texts(sources) == {
+            f"{name}/a.html": CATS, f"{name}/b/c.txt": "猫\n", f"{name}/b/e.jsonl": "One.\n\nTwo."
+        }, form  # fmt: skip
+        assert [file.name for file in sources.conversation_files] == [f"{name}/b/d.jsonl", f"{name}/b/f.jsonl.gz"], form
+        assert [one.messages[0].content for one in sources.conversations] == ["Hi", "How?", "Hey", "How?"], form
+        assert [document.member for document in sources.text.documents] == ["a.html", "b/c.txt", "b/e.jsonl"], form
+        [skipped] = sources.text.skipped
+        assert skipped.startswith(f"{name}/g.png is an image, not text"), form
 
 
 def test_a_table_in_an_archive_is_a_table() -> None:
@@ -185,17 +185,19 @@ def test_the_line_names_the_kinds_with_most_files() -> None:
     assert line.startswith("data: text in d/a.eml, d/b.eml, d/c.eml (e-mail") and line.endswith("; and 1 more kind")
 
 
-@pytest.mark.parametrize("name", ["a.mbox", "a.zip"])
-def test_each_message_of_a_mailbox_is_a_document(name: str) -> None:
-    messages = [samples.message(*one) for one in (("A", "Yes."), ("", ""), ("B", "> Yes.\nNo."), ("A", "Yes."))]
-    data = samples.mbox(*messages).read()
-    text = read_sources([put(name, data if name == "a.mbox" else zipped({"m/a.mbox": data}))]).text
-    inner = name if name == "a.mbox" else f"{name}/m/a.mbox"
-    assert [(one.name, one.relative_name, one.kind, one.skipped) for one in text.documents] == [
-        (f"{inner}/1", f"{inner}/1", "mailbox", ()), (f"{inner}/3", f"{inner}/3", "mailbox", (("quoted line", 1),)),
-    ]  # fmt: skip
-    assert ["".join(part.text()) for part in text.contents] == ["Subject: A\n\nYes.\n", "Subject: B\n\nNo.\n"]
-    assert text.skipped == (f"1 document with the text of another, which is read once: {inner}/4 (as {inner}/1)",)
+def test_each_message_of_a_mailbox_is_a_document() -> None:
+    for name in ["a.mbox", "a.zip"]:
+        messages = [samples.message(*one) for one in (("A", "Yes."), ("", ""), ("B", "> Yes.\nNo."), ("A", "Yes."))]
+        data = samples.mbox(*messages).read()
+        text = read_sources([put(name, data if name == "a.mbox" else zipped({"m/a.mbox": data}))]).text
+        inner = name if name == "a.mbox" else f"{name}/m/a.mbox"
+        assert [(one.name, one.relative_name, one.kind, one.skipped) for one in text.documents] == [
+            (f"{inner}/1", f"{inner}/1", "mailbox", ()), (f"{inner}/3", f"{inner}/3", "mailbox", (("quoted line", 1),)),
+        ], name  # fmt: skip
+        assert ["".join(part.text()) for part in text.contents] == ["Subject: A\n\nYes.\n", "Subject: B\n\nNo.\n"], name
+        assert text.skipped == (
+            f"1 document with the text of another, which is read once: {inner}/4 (as {inner}/1)",
+        ), name
 
 
 # ---- what cannot be read
@@ -349,29 +351,33 @@ def zstd(data: bytes) -> bytes:
 COMPRESSED = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress, "zst": zstd}
 
 
-@pytest.mark.parametrize("suffix", COMPRESSED)
-def test_compressed_text_ends_at_the_ratio_alone_and_in_archives(suffix: str) -> None:
-    compress = COMPRESSED[suffix]
-    bomb = compress(b"a" * 50_000_000)
-    assert problem_of(put(f"a.{suffix}", bomb)) == (f"a.{suffix} unpacks to over 33.55 MB, {BOMB}, and is not read")
-    members = {f"a.{suffix}": compress(b"text"), f"b.{suffix}": bomb, f"c.{suffix}": compress(b"more")}
-    for name, data in (("c.zip", zipped(members)), (f"d.tar.{suffix}", compress(samples.tarred(members)))):
-        sources = read_sources([put(name, data)])
-        assert texts(sources) == {f"{name}/a.{suffix}": "text", f"{name}/c.{suffix}": "more"}
-        assert sources.text.not_read == (f"{name}/b.{suffix} unpacks to over 33.55 MB, {BOMB}, and is not read",)
+def test_compressed_text_ends_at_the_ratio_alone_and_in_archives() -> None:
+    for suffix in COMPRESSED:
+        compress = COMPRESSED[suffix]
+        bomb = compress(b"a" * 50_000_000)
+        assert problem_of(put(f"a.{suffix}", bomb)) == (
+            f"a.{suffix} unpacks to over 33.55 MB, {BOMB}, and is not read"
+        ), suffix
+        members = {f"a.{suffix}": compress(b"text"), f"b.{suffix}": bomb, f"c.{suffix}": compress(b"more")}
+        for name, data in (("c.zip", zipped(members)), (f"d.tar.{suffix}", compress(samples.tarred(members)))):
+            sources = read_sources([put(name, data)])
+            assert texts(sources) == {f"{name}/a.{suffix}": "text", f"{name}/c.{suffix}": "more"}, suffix
+            assert sources.text.not_read == (f"{name}/b.{suffix} unpacks to over 33.55 MB, {BOMB}, and is not read",), (
+                suffix
+            )
 
 
-@pytest.mark.parametrize("name", ["a.parquet", "a.zip"])
-def test_a_table_ends_at_the_ratio(name: str) -> None:
-    pyarrow = pytest.importorskip("pyarrow", exc_type=ImportError)
-    parquet = pytest.importorskip("pyarrow.parquet", exc_type=ImportError)
-    values = pyarrow.array(["word " * 10_000]).dictionary_encode()
-    column = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 5000, pyarrow.int32()), values.dictionary)
-    parquet.write_table(pyarrow.table({"text": column}), "a.parquet")
-    data = Path("a.parquet").read_bytes()
-    assert len(data) < 10_000
-    put("a.zip", zipped({"a.parquet": data}))
-    assert "unpacks to over 33.55 MB, over 200 times its size, and is not read" in problem_of(name)
+def test_a_table_ends_at_the_ratio() -> None:
+    for name in ["a.parquet", "a.zip"]:
+        pyarrow = pytest.importorskip("pyarrow", exc_type=ImportError)
+        parquet = pytest.importorskip("pyarrow.parquet", exc_type=ImportError)
+        values = pyarrow.array(["word " * 10_000]).dictionary_encode()
+        column = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 5000, pyarrow.int32()), values.dictionary)
+        parquet.write_table(pyarrow.table({"text": column}), "a.parquet")
+        data = Path("a.parquet").read_bytes()
+        assert len(data) < 10_000, name
+        put("a.zip", zipped({"a.parquet": data}))
+        assert "unpacks to over 33.55 MB, over 200 times its size, and is not read" in problem_of(name), name
 
 
 @platforms.linux

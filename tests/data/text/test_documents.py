@@ -59,16 +59,16 @@ ENCODINGS = {
 }
 
 
-@pytest.mark.parametrize("kind", ENCODINGS)
-def test_text_in_every_encoding_is_read_exactly_with_its_line_ends(kind: str) -> None:
-    name, data = ENCODINGS[kind]
-    corpus = read_corpus([put(name, data)])
-    assert joined(corpus) == SAMPLE
-    assert corpus.text_bytes == len(UTF8)
-    assert [(d.name, d.text_bytes, d.sha256) for d in corpus.documents] == [
-        (name, len(UTF8), hashlib.sha256(UTF8).hexdigest())
-    ]
-    assert corpus.skipped == ()
+def test_text_in_every_encoding_is_read_exactly_with_its_line_ends() -> None:
+    for kind in ENCODINGS:
+        name, data = ENCODINGS[kind]
+        corpus = read_corpus([put(name, data)])
+        assert joined(corpus) == SAMPLE, kind
+        assert corpus.text_bytes == len(UTF8), kind
+        assert [(d.name, d.text_bytes, d.sha256) for d in corpus.documents] == [
+            (name, len(UTF8), hashlib.sha256(UTF8).hexdigest())
+        ], kind
+        assert corpus.skipped == (), kind
 
 
 def test_only_the_first_byte_order_mark_is_removed() -> None:
@@ -84,26 +84,30 @@ def test_text_longer_than_a_block_is_read_completely() -> None:
     assert {d.sha256 for d in corpus.documents} == {hashlib.sha256(text.encode()).hexdigest()}
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 @settings(max_examples=40, deadline=None)
 @given(text=VARIED.map("x".__add__), block=st.integers(4, 9))
-def test_where_blocks_end_does_not_matter(encoding: str, text: str, block: int) -> None:
-    put("a.txt", text.encode(encoding))
-    with mock.patch.object(documents, "BLOCK_BYTES", block):
-        assert joined(read_corpus(["a.txt"])) == text
+def test_where_blocks_end_does_not_matter(text: str, block: int) -> None:
+    for encoding in ["utf-8", "utf-8-sig", "utf-16"]:
+        put("a.txt", text.encode(encoding))
+        with mock.patch.object(documents, "BLOCK_BYTES", block):
+            assert joined(read_corpus(["a.txt"])) == text, encoding
 
 
 LINES = "héllo\r\n\n one\u2028two\x0cthree\rfour\x85\nりんご🍎\n\nend"
 
 
-@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-@pytest.mark.parametrize("end", ["", "\n", "\r\n"], ids=repr)
-def test_lines_end_at_a_newline_alone_in_every_encoding(encoding: str, packed: bool, end: str) -> None:
-    data = (LINES + end).encode(encoding)
-    [document] = read_corpus([put("a.txt", gzip.compress(data) if packed else data)]).documents
-    assert list(document.lines()) == [*LINES.split("\n")[:-1], "end" + end.removesuffix("\n")]
-    assert document.start == LINES + end
+def test_lines_end_at_a_newline_alone_in_every_encoding() -> None:
+    for end in ["", "\n", "\r\n"]:
+        for encoding in ["utf-8", "utf-8-sig", "utf-16"]:
+            for packed in [False, True]:
+                data = (LINES + end).encode(encoding)
+                [document] = read_corpus([put("a.txt", gzip.compress(data) if packed else data)]).documents
+                assert list(document.lines()) == [*LINES.split("\n")[:-1], "end" + end.removesuffix("\n")], (
+                    packed,
+                    encoding,
+                    end,
+                )
+                assert document.start == LINES + end, (packed, encoding, end)
 
 
 def read_document(data: bytes) -> Document:
@@ -158,10 +162,10 @@ def test_an_empty_file_is_an_error() -> None:
     assert caught.value.exit_code == 1
 
 
-@pytest.mark.parametrize("data", [codecs.BOM_UTF8, codecs.BOM_UTF16_LE, gzip.compress(b"", mtime=0)], ids=repr)
-def test_a_file_without_a_character_is_empty(data: bytes) -> None:
-    with pytest.raises(LLMError, match="is empty"):
-        read_corpus([put("a.txt", data)])
+def test_a_file_without_a_character_is_empty() -> None:
+    for data in [codecs.BOM_UTF8, codecs.BOM_UTF16_LE, gzip.compress(b"", mtime=0)]:
+        with pytest.raises(LLMError, match="is empty"):
+            read_corpus([put("a.txt", data)])
 
 
 def test_an_empty_file_among_others_is_skipped() -> None:
@@ -190,13 +194,13 @@ INVALID = {
 }
 
 
-@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
-@pytest.mark.parametrize("kind", INVALID)
-def test_the_error_gives_the_position_of_the_first_invalid_byte(kind: str, packed: bool) -> None:
-    data, value, position = INVALID[kind]
-    put("a.txt", gzip.compress(data, 1) if packed else data)
-    with pytest.raises(LLMError, match=rf"a\.txt is not UTF-.*byte {value} at position {position:,};.*iconv"):
-        read_corpus(["a.txt"])
+def test_the_error_gives_the_position_of_the_first_invalid_byte() -> None:
+    for kind in INVALID:
+        for packed in [False, True]:
+            data, value, position = INVALID[kind]
+            put("a.txt", gzip.compress(data, 1) if packed else data)
+            with pytest.raises(LLMError, match=rf"a\.txt is not UTF-.*byte {value} at position {position:,};.*iconv"):
+                read_corpus(["a.txt"])
 
 
 @pytest.mark.slow
@@ -235,11 +239,11 @@ ZEROS = {
 }
 
 
-@pytest.mark.parametrize("kind", ZEROS)
-def test_the_error_gives_the_position_of_a_zero_byte(kind: str) -> None:
-    data, position = ZEROS[kind]
-    with pytest.raises(LLMError, match=rf"a\.bin is not text: a zero byte at position {position:,} .*iconv"):
-        read_corpus([put("a.bin", data)])
+def test_the_error_gives_the_position_of_a_zero_byte() -> None:
+    for kind in ZEROS:
+        data, position = ZEROS[kind]
+        with pytest.raises(LLMError, match=rf"a\.bin is not text: a zero byte at position {position:,} .*iconv"):
+            read_corpus([put("a.bin", data)])
 
 
 @platforms.named_pipes
@@ -264,45 +268,45 @@ DAMAGED = {
 }
 
 
-@pytest.mark.parametrize("kind", DAMAGED)
-def test_a_damaged_gzip_is_an_error(kind: str) -> None:
-    with pytest.raises(LLMError, match=r"a\.gz"):
-        read_corpus([put("a.gz", DAMAGED[kind])])
+def test_a_damaged_gzip_is_an_error() -> None:
+    for kind in DAMAGED:
+        with pytest.raises(LLMError, match=r"a\.gz"):
+            read_corpus([put("a.gz", DAMAGED[kind])])
 
 
-@pytest.mark.parametrize("kind", DAMAGED)
-def test_a_damaged_gzip_in_a_directory_is_skipped_with_a_reason(kind: str) -> None:
-    put("d/a.txt", b"text")
-    put("d/b.gz", DAMAGED[kind])
-    corpus = read_corpus(["d"])
-    assert names(corpus) == ["d/a.txt"]
-    assert len(corpus.skipped) == 1
-    assert "d/b.gz" in corpus.skipped[0]
+def test_a_damaged_gzip_in_a_directory_is_skipped_with_a_reason() -> None:
+    for kind in DAMAGED:
+        put("d/a.txt", b"text")
+        put("d/b.gz", DAMAGED[kind])
+        corpus = read_corpus(["d"])
+        assert names(corpus) == ["d/a.txt"], kind
+        assert len(corpus.skipped) == 1, kind
+        assert "d/b.gz" in corpus.skipped[0], kind
 
 
 # ---- standard input
 
 
-@pytest.mark.parametrize("kind", ENCODINGS)
-def test_standard_input_can_be_read_again(kind: str) -> None:
-    corpus = read_corpus(["-"], io.BytesIO(ENCODINGS[kind][1]))
-    assert names(corpus) == ["standard input"]
-    assert joined(corpus) == joined(corpus) == SAMPLE
-    assert corpus.documents[0].sha256 == hashlib.sha256(UTF8).hexdigest()
+def test_standard_input_can_be_read_again() -> None:
+    for kind in ENCODINGS:
+        corpus = read_corpus(["-"], io.BytesIO(ENCODINGS[kind][1]))
+        assert names(corpus) == ["standard input"], kind
+        assert joined(corpus) == joined(corpus) == SAMPLE, kind
+        assert corpus.documents[0].sha256 == hashlib.sha256(UTF8).hexdigest(), kind
 
 
 @platforms.posix
-@pytest.mark.parametrize("kind", ["UTF-8", "gzip"])
-def test_the_output_of_a_command_is_read_like_standard_input(kind: str) -> None:
+def test_the_output_of_a_command_is_read_like_standard_input() -> None:
     """What a shell passes for `<(...)`: here, too, the pipe is read once."""
-    reading, writing = os.pipe()
-    os.write(writing, ENCODINGS[kind][1])
-    os.close(writing)
-    try:
-        corpus = read_corpus([f"/dev/fd/{reading}"])
-    finally:
-        os.close(reading)
-    assert joined(corpus) == joined(corpus) == SAMPLE
+    for kind in ["UTF-8", "gzip"]:
+        reading, writing = os.pipe()
+        os.write(writing, ENCODINGS[kind][1])
+        os.close(writing)
+        try:
+            corpus = read_corpus([f"/dev/fd/{reading}"])
+        finally:
+            os.close(reading)
+        assert joined(corpus) == joined(corpus) == SAMPLE, kind
 
 
 def test_errors_in_standard_input_name_it() -> None:
@@ -346,15 +350,17 @@ def test_plain_utf8_is_not_copied() -> None:
     assert [document.copy for document in corpus.documents] == [None, None]
 
 
-@pytest.mark.parametrize("names", [["a.gz"], ["d"], ["-"]], ids=str)
-def test_a_full_disk_for_the_copy_is_an_error_with_advice(names: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_for_the_copy_is_an_error_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also for a file in a directory, which would be skipped if it were not text."""
-    put("a.gz", COMPRESSED)
-    put("d/a.gz", COMPRESSED)
-    put("d/b.txt", b"text")
-    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: FullDisk())
-    with pytest.raises(LLMError, match=f"decoded text in {re.escape(tempfile.gettempdir())}: No space left.*TMPDIR"):
-        read_corpus(names, io.BytesIO(b"text"))
+    for sources in [["a.gz"], ["d"], ["-"]]:
+        put("a.gz", COMPRESSED)
+        put("d/a.gz", COMPRESSED)
+        put("d/b.txt", b"text")
+        monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: FullDisk())
+        with pytest.raises(
+            LLMError, match=f"decoded text in {re.escape(tempfile.gettempdir())}: No space left.*TMPDIR"
+        ):
+            read_corpus(sources, io.BytesIO(b"text"))
 
 
 def test_a_missing_temporary_directory_is_an_error_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -397,27 +403,27 @@ def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
-@pytest.mark.parametrize("kind", ["gzip", "UTF-16", "gzip of UTF-16"])
-def test_text_that_must_be_decoded_is_decoded_once(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_text_that_must_be_decoded_is_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading parts of it later does not decode it again, and gives the same text as a plain file. (Another process
     reads a compressed file.)"""
-    text = "".join(f"{n}りんご🍎é\n" for n in range(20_000))
-    data = {"gzip": text.encode(), "UTF-16": text.encode("utf-16"), "gzip of UTF-16": text.encode("utf-16")}[kind]
-    sizes = count_reads(monkeypatch)
-    corpus = read_corpus([put("a", gzip.compress(data) if "gzip" in kind else data)])
+    for kind in ["gzip", "UTF-16", "gzip of UTF-16"]:
+        text = "".join(f"{n}りんご🍎é\n" for n in range(20_000))
+        data = {"gzip": text.encode(), "UTF-16": text.encode("utf-16"), "gzip of UTF-16": text.encode("utf-16")}[kind]
+        sizes = count_reads(monkeypatch)
+        corpus = read_corpus([put("a", gzip.compress(data) if "gzip" in kind else data)])
 
-    def samples(corpus: Corpus) -> list[list[str]]:
-        cut = corpus.cut(1000, 300_000)
-        return [list(map("".join, cut.sample(most).texts())) for most in (5000, 20_000, 299_000)]
+        def samples(corpus: Corpus) -> list[list[str]]:
+            cut = corpus.cut(1000, 300_000)
+            return [list(map("".join, cut.sample(most).texts())) for most in (5000, 20_000, 299_000)]
 
-    parts = samples(corpus)
-    corpus.cut(0, 200_000).utf8()
-    assert sum(sizes) == (len(data) if kind == "UTF-16" else 0)
-    plain = read_corpus([put("plain", text.encode())])
-    assert parts == [
-        list(map("".join, plain.cut(1000, 300_000).sample(most).texts())) for most in (5000, 20_000, 299_000)
-    ]
-    assert joined(corpus) == text and corpus.documents[0].sha256 == plain.documents[0].sha256
+        parts = samples(corpus)
+        corpus.cut(0, 200_000).utf8()
+        assert sum(sizes) == (len(data) if kind == "UTF-16" else 0), kind
+        plain = read_corpus([put("plain", text.encode())])
+        assert parts == [
+            list(map("".join, plain.cut(1000, 300_000).sample(most).texts())) for most in (5000, 20_000, 299_000)
+        ], kind
+        assert joined(corpus) == text and corpus.documents[0].sha256 == plain.documents[0].sha256, kind
 
 
 def test_reading_a_sample_reads_little_more_than_the_sample(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -467,17 +473,17 @@ def test_no_split_loses_or_repeats_text(texts: list[str], fractions: list[float]
         assert "".join(joined(corpus, low, high) for low, high in itertools.pairwise(edges)).encode() == whole
 
 
-@pytest.mark.parametrize("kind", ["plain", "with a mark", "packed", "UTF-16"])
-def test_a_part_of_the_text_is_the_same_in_every_encoding(kind: str) -> None:
-    text = "".join(f"{n}りんご🍎é\n" for n in range(300))
-    data = {
-        "plain": text.encode("utf-8"),
-        "with a mark": codecs.BOM_UTF8 + text.encode("utf-8"),
-        "packed": gzip.compress(text.encode("utf-8")),
-        "UTF-16": codecs.BOM_UTF16_LE + text.encode("utf-16-le"),
-    }[kind]
-    corpus, whole = read_corpus([put("a.txt", data)]), text.encode("utf-8")
-    assert corpus.text_bytes == len(whole)
-    for start in [*range(40), 1000, 1001, 1002, 1003, len(whole) - 2]:
-        expected = whole[character_end(whole, start) : character_end(whole, start + 50)].decode("utf-8")
-        assert joined(corpus, start, start + 50) == expected
+def test_a_part_of_the_text_is_the_same_in_every_encoding() -> None:
+    for kind in ["plain", "with a mark", "packed", "UTF-16"]:
+        text = "".join(f"{n}りんご🍎é\n" for n in range(300))
+        data = {
+            "plain": text.encode("utf-8"),
+            "with a mark": codecs.BOM_UTF8 + text.encode("utf-8"),
+            "packed": gzip.compress(text.encode("utf-8")),
+            "UTF-16": codecs.BOM_UTF16_LE + text.encode("utf-16-le"),
+        }[kind]
+        corpus, whole = read_corpus([put("a.txt", data)]), text.encode("utf-8")
+        assert corpus.text_bytes == len(whole), kind
+        for start in [*range(40), 1000, 1001, 1002, 1003, len(whole) - 2]:
+            expected = whole[character_end(whole, start) : character_end(whole, start + 50)].decode("utf-8")
+            assert joined(corpus, start, start + 50) == expected, kind

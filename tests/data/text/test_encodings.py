@@ -47,16 +47,16 @@ def encoded(name: str) -> bytes:
     return TEXTS[name].encode(encodings.codec_of(name))
 
 
-@pytest.mark.parametrize("name", TEXTS)
-@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
-def test_common_encodings_are_recognized_and_named(name: str, packed: bool) -> None:
-    data = encoded(name)
-    sources = read_sources([put("old.txt", gzip.compress(data) if packed else data)])
-    assert sources.text.utf8().decode() == TEXTS[name]
-    assert sources.describe() == f"data: plain text in old.txt (decoded from {name})"
-    [record] = sources.records()
-    assert (record["encoding"], record["characters"]) == (name, len(TEXTS[name]))
-    assert record["bytes"] == Path("old.txt").stat().st_size
+def test_common_encodings_are_recognized_and_named() -> None:
+    for packed in [False, True]:
+        for name in TEXTS:
+            data = encoded(name)
+            sources = read_sources([put("old.txt", gzip.compress(data) if packed else data)])
+            assert sources.text.utf8().decode() == TEXTS[name], (name, packed)
+            assert sources.describe() == f"data: plain text in old.txt (decoded from {name})", (name, packed)
+            [record] = sources.records()
+            assert (record["encoding"], record["characters"]) == (name, len(TEXTS[name])), (name, packed)
+            assert record["bytes"] == Path("old.txt").stat().st_size, (name, packed)
 
 
 def test_letters_far_into_an_ascii_text_are_enough() -> None:
@@ -75,12 +75,12 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("kind", REFUSED)
-def test_what_is_uncertain_is_refused(kind: str) -> None:
-    with pytest.raises(
-        LLMError, match=r"^a\.txt is not UTF-8 text: byte .*; its encoding is uncertain; convert it first"
-    ):
-        read_corpus([put("a.txt", REFUSED[kind])])
+def test_what_is_uncertain_is_refused() -> None:
+    for kind in REFUSED:
+        with pytest.raises(
+            LLMError, match=r"^a\.txt is not UTF-8 text: byte .*; its encoding is uncertain; convert it first"
+        ):
+            read_corpus([put("a.txt", REFUSED[kind])])
 
 
 def test_text_that_ends_inside_a_character_is_an_error_of_utf8() -> None:
@@ -109,20 +109,20 @@ def test_bytes_at_random_are_never_taken_for_text(data: bytes) -> None:
 # ---- --encoding
 
 
-@pytest.mark.parametrize("name", ["Shift_JIS", "SJIS", "euc-jp", "iso-2022-jp", "gbk", "latin-1", "cp437", "utf-16-be"])
-def test_the_user_decides(name: str) -> None:
-    codec = encodings.codec_of(name)
-    text = FRENCH.replace("’", "'") if name in ("latin-1", "cp437") else CHINESE if name == "gbk" else JAPANESE
-    data = text.encode(codec)
-    for corpus in (
-        read_corpus([put("a.txt", data)], encoding=name),
-        read_corpus(["-"], io.BytesIO(data), encoding=name),
-    ):
-        assert joined(corpus) == text and corpus.documents[0].encoding == encodings.name_of(codec)
-    # it is not about UTF-8, which has no such text by chance, nor about a text with a byte-order mark
-    for data in (text.encode(), codecs.BOM_UTF8 + text.encode(), text.encode("utf-16")):
-        corpus = read_corpus([put("b.txt", data)], encoding=name)
-        assert joined(corpus) == text and corpus.documents[0].encoding == ""
+def test_the_user_decides() -> None:
+    for name in ["Shift_JIS", "SJIS", "euc-jp", "iso-2022-jp", "gbk", "latin-1", "cp437", "utf-16-be"]:
+        codec = encodings.codec_of(name)
+        text = FRENCH.replace("’", "'") if name in ("latin-1", "cp437") else CHINESE if name == "gbk" else JAPANESE
+        data = text.encode(codec)
+        for corpus in (
+            read_corpus([put("a.txt", data)], encoding=name),
+            read_corpus(["-"], io.BytesIO(data), encoding=name),
+        ):
+            assert joined(corpus) == text and corpus.documents[0].encoding == encodings.name_of(codec), name
+        # it is not about UTF-8, which has no such text by chance, nor about a text with a byte-order mark
+        for data in (text.encode(), codecs.BOM_UTF8 + text.encode(), text.encode("utf-16")):
+            corpus = read_corpus([put("b.txt", data)], encoding=name)
+            assert joined(corpus) == text and corpus.documents[0].encoding == "", name
 
 
 def test_a_text_that_is_in_another_encoding_is_an_error_with_the_position() -> None:

@@ -27,19 +27,23 @@ def read(name: str) -> ConversationFile | None:
     return read_conversations(name, Path(name))
 
 
-@pytest.mark.parametrize("name", ["a.parquet", "a.dat"])
-@pytest.mark.parametrize(
-    ("shape", "record"),
-    [*SHAPES.items(), ("prompt/completion", LISTS["prompt/completion"])],
-    ids=lambda value: value if isinstance(value, str) else "record",
-)
-def test_every_shape_gives_the_same_messages(shape: str, record: Any, name: str) -> None:
-    write(name, [record(*pair) for pair in PAIRS], row_group_size=2)
-    file = read(name)
-    assert file and messages_of(file) == MESSAGES
-    assert (file.shape, file.dropped, file.text_bytes, file.notes) == (shape, 0, TEXT_BYTES, ())
-    assert [c.source for c in file.conversations] == [f"{name} row {i}" for i in (1, 2, 3)]
-    assert file.sha256 == hashlib.sha256(Path(name).read_bytes()).hexdigest()
+def test_every_shape_gives_the_same_messages() -> None:
+    for shape, record in [*SHAPES.items(), ("prompt/completion", LISTS["prompt/completion"])]:
+        for name in ["a.parquet", "a.dat"]:
+            write(name, [record(*pair) for pair in PAIRS], row_group_size=2)
+            file = read(name)
+            assert file and messages_of(file) == MESSAGES, (name, shape, record)
+            assert (file.shape, file.dropped, file.text_bytes, file.notes) == (shape, 0, TEXT_BYTES, ()), (
+                name,
+                shape,
+                record,
+            )
+            assert [c.source for c in file.conversations] == [f"{name} row {i}" for i in (1, 2, 3)], (
+                name,
+                shape,
+                record,
+            )
+            assert file.sha256 == hashlib.sha256(Path(name).read_bytes()).hexdigest(), (name, shape, record)
 
 
 def test_columns_that_are_not_used_are_named() -> None:

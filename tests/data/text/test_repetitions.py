@@ -68,20 +68,17 @@ def known_pieces(training: Corpus, held_out: Corpus) -> tuple[int, int]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("write", [english, japanese])
-@pytest.mark.parametrize(
-    "case", [lambda write: book(write, 8), lambda write: book(write, 20), pages, tail],
-    ids=["book of long chapters", "book of short chapters", "mdBook", "tail"],
-)  # fmt: skip
-def test_no_piece_of_the_held_out_text_is_trained_on(case: Callable[[Write], dict[str, str]], write: Write) -> None:
+def test_no_piece_of_the_held_out_text_is_trained_on() -> None:
     """A book beside its chapters, a page of all pages, and a text that ends with its middle."""
-    divided = split(write_texts(case(write)), 0.1)
-    known, pieces = known_pieces(divided.training, divided.held_out)
-    assert known > 0.2 * pieces  # as the cut left it
-    found = find_repetitions(divided.training, divided.held_out)
-    assert known_pieces(found.training, divided.held_out)[0] == 0 and found.known_share == 0
-    assert 0 < found.left_out == divided.training.text_bytes - found.training.text_bytes
-    assert found.left_out < 1.3 * divided.held_out.text_bytes
+    for case in [lambda write: book(write, 8), lambda write: book(write, 20), pages, tail]:
+        for write in [english, japanese]:
+            divided = split(write_texts(case(write)), 0.1)
+            known, pieces = known_pieces(divided.training, divided.held_out)
+            assert known > 0.2 * pieces, (write, case)  # as the cut left it
+            found = find_repetitions(divided.training, divided.held_out)
+            assert known_pieces(found.training, divided.held_out)[0] == 0 and found.known_share == 0, (write, case)
+            assert 0 < found.left_out == divided.training.text_bytes - found.training.text_bytes, (write, case)
+            assert found.left_out < 1.3 * divided.held_out.text_bytes, (write, case)
 
 
 def search(training: str, held_out: str, **options: bool) -> Repetitions:
@@ -139,23 +136,23 @@ FULL_WIDTH = {code: code + 0xFEE0 for code in range(0x21, 0x7F)}
 GREEK = str.maketrans(string.ascii_lowercase[:24], "αβγδεζηθικλμνξοπρςτυφχψω")
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_case_accents_spaces_and_punctuation_do_not_matter(form: str) -> None:
+def test_case_accents_spaces_and_punctuation_do_not_matter() -> None:
     """The passage is cut out exactly: the positions are those of the text as it is written."""
-    text, others = english(3000, 0), letters(5000, 1)
-    held_out = text.translate(GREEK) if "Greek" in form else text
-    found = search(f"{others}{FORMS[form](text)}{others[::-1]}", held_out)
-    first, last = joined(found.training)
-    assert others in first and others[::-1] in last and len(first + last) < 10_000 + 4 * STRIDE
-    assert found.known_share == 0
+    for form in FORMS:
+        text, others = english(3000, 0), letters(5000, 1)
+        held_out = text.translate(GREEK) if "Greek" in form else text
+        found = search(f"{others}{FORMS[form](text)}{others[::-1]}", held_out)
+        first, last = joined(found.training)
+        assert others in first and others[::-1] in last and len(first + last) < 10_000 + 4 * STRIDE, form
+        assert found.known_share == 0, form
 
 
-@pytest.mark.parametrize("letters_of", ["각급한글문장들", "がぎぐけこパビ"], ids=["Korean", "Japanese"])
-def test_text_in_another_normal_form_is_found(letters_of: str) -> None:
-    text = "".join(random.Random(0).choices(letters_of, k=3000))
-    for form in ("NFC", "NFD", "NFKC"):
-        found = search(unicodedata.normalize(form, text) + letters(60_000, 1), unicodedata.normalize("NFD", text))
-        assert found.known_share == 0 and len("".join(joined(found.training))) < 60_000 + 4 * STRIDE
+def test_text_in_another_normal_form_is_found() -> None:
+    for letters_of in ["각급한글문장들", "がぎぐけこパビ"]:
+        text = "".join(random.Random(0).choices(letters_of, k=3000))
+        for form in ("NFC", "NFD", "NFKC"):
+            found = search(unicodedata.normalize(form, text) + letters(60_000, 1), unicodedata.normalize("NFD", text))
+            assert found.known_share == 0 and len("".join(joined(found.training))) < 60_000 + 4 * STRIDE, letters_of
 
 
 def test_what_stands_in_many_places_is_no_copy() -> None:
@@ -183,19 +180,19 @@ def test_with_a_validation_file_all_is_trained_on() -> None:
     assert find_repetitions(Corpus(()), Corpus(())) == Repetitions(Corpus(()), 0, 0)
 
 
-@pytest.mark.parametrize("data", ["", " " * 3000, "a", "a" * LENGTH, "ab " * 2000, "。" * 1000, "\U0001f600" * 500])
-def test_texts_with_hardly_any_characters(data: str) -> None:
-    found = search(f"{data}x", f"{data}y")
-    assert found.left_out == 0 and 0 <= found.known_share <= 1
+def test_texts_with_hardly_any_characters() -> None:
+    for data in ["", " " * 3000, "a", "a" * LENGTH, "ab " * 2000, "。" * 1000, "\U0001f600" * 500]:
+        found = search(f"{data}x", f"{data}y")
+        assert found.left_out == 0 and 0 <= found.known_share <= 1, data
 
 
-@pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.txt")), ids=lambda file: file.name)
-def test_the_examples_are_all_trained_on(file: Path) -> None:
+def test_the_examples_are_all_trained_on() -> None:
     """Their sentences repeat, but no passage does."""
-    corpus = read_sources([str(file)]).text
-    divided = split(corpus, 0.1)
-    found = find_repetitions(divided.training, divided.held_out)
-    assert found.training == divided.training and found.known_share == 0
+    for file in sorted(EXAMPLES.glob("*.txt")):
+        corpus = read_sources([str(file)]).text
+        divided = split(corpus, 0.1)
+        found = find_repetitions(divided.training, divided.held_out)
+        assert found.training == divided.training and found.known_share == 0, file
 
 
 def test_the_search_is_deterministic() -> None:

@@ -77,18 +77,19 @@ def test_of_many_documents_whole_ones_are_held_out() -> None:
     assert names(divided.held_out) <= names(split(corpus, 0.2).held_out)
 
 
-@pytest.mark.parametrize(
-    ("sizes", "held_out", "rule"),
-    [
+def test_of_few_or_long_documents_the_ends_are_held_out() -> None:
+    for sizes, held_out, rule in [
         ([1000], [100], "the last tenth of the text"),
         ([1000, 2000, 300], [100, 200, 30], "the last tenth of each of 3 documents"),
         ([1000] * 10, [100] * 10, "the last tenth of each of 10 documents"),
         ([5000, 10], [500], "the last tenth of 0.txt"),
-    ],
-)
-def test_of_few_or_long_documents_the_ends_are_held_out(sizes: list[int], held_out: list[int], rule: str) -> None:
-    divided = split(read_corpus([str(write("c", sizes))]), 0.1)
-    assert [part.text_bytes for part in divided.held_out.contents] == held_out and divided.rule == rule
+    ]:
+        divided = split(read_corpus([str(write("c", sizes))]), 0.1)
+        assert [part.text_bytes for part in divided.held_out.contents] == held_out and divided.rule == rule, (
+            sizes,
+            held_out,
+            rule,
+        )
 
 
 def test_of_a_long_document_among_short_ones_the_end_is_held_out_and_of_the_others_whole_ones() -> None:

@@ -18,17 +18,17 @@ from llmcli.data.tokenizers.tokenizer_json import PRE_TOKENIZERS
 from tests.data.tokenizers.test_tokenizer import BPE, ids_in_parts, library_ids, long_text
 
 
-@pytest.mark.parametrize("train", [Tokenizer.train_bpe, Tokenizer.train_char])
 @pytest.mark.slow
-def test_long_text_in_any_parts_has_the_ids_of_the_library(train) -> None:
-    text = long_text()
-    tokenizer = train([text[:30_000]], 500)
-    assert len(text) > 4 * words.SEARCHED_CHARACTERS
-    expected = library_ids(tokenizer, text)
-    assert tokenizer.encode(text) == expected
-    for size in (1, 1000, 65_536, 100_003):
-        parts = [text[i : i + size] for i in range(0, len(text), size)] if size > 1 else [*text[:50], text[50:]]
-        assert ids_in_parts(tokenizer, parts) == expected, size
+def test_long_text_in_any_parts_has_the_ids_of_the_library() -> None:
+    for train in [Tokenizer.train_bpe, Tokenizer.train_char]:
+        text = long_text()
+        tokenizer = train([text[:30_000]], 500)
+        assert len(text) > 4 * words.SEARCHED_CHARACTERS, train
+        expected = library_ids(tokenizer, text)
+        assert tokenizer.encode(text) == expected, train
+        for size in (1, 1000, 65_536, 100_003):
+            parts = [text[i : i + size] for i in range(0, len(text), size)] if size > 1 else [*text[:50], text[50:]]
+            assert ids_in_parts(tokenizer, parts) == expected, size
 
 
 @pytest.mark.slow
@@ -87,23 +87,21 @@ def test_cutting_text_at_word_ends_keeps_the_ids(pairs: list[tuple[str, str]], c
 PLAIN = st.sampled_from([" ", "\n", "  ", "\n\n", " \t"])  # after which every way to cut words ends one
 
 
-@pytest.mark.parametrize("name", list(PRE_TOKENIZERS))
 @settings(max_examples=100, deadline=None)
 @given(
     pairs=st.lists(st.tuples(WORD.filter(lambda word: not word[0].isspace()), PLAIN), min_size=8, max_size=40),
     cuts=st.lists(st.integers(0, 250), max_size=5),
 )
 @pytest.mark.slow
-def test_cutting_text_keeps_the_ids_of_every_pre_tokenizer(
-    name: str, pairs: list[tuple[str, str]], cuts: list[int]
-) -> None:
-    result = json.loads(SPACED.to_json()) | {"pre_tokenizer": PRE_TOKENIZERS[name]}
-    for left, right in (("!", "Ċ"), ("Ċ", "!")):  # the first is one word for Llama 3 and Qwen 2, the second never
-        result["model"]["vocab"][left + right] = len(result["model"]["vocab"])
-        result["model"]["merges"].append([left, right])
-    tokenizer = Tokenizer.from_json(json.dumps(result))
-    text = "".join(word + space for word, space in pairs)
-    edges = [0, *sorted(cuts), len(text)]
-    parts = [text[low:high] for low, high in itertools.pairwise(edges)]
-    with short_pieces():
-        assert ids_in_parts(tokenizer, parts) == library_ids(tokenizer, text)
+def test_cutting_text_keeps_the_ids_of_every_pre_tokenizer(pairs: list[tuple[str, str]], cuts: list[int]) -> None:
+    for name in list(PRE_TOKENIZERS):
+        result = json.loads(SPACED.to_json()) | {"pre_tokenizer": PRE_TOKENIZERS[name]}
+        for left, right in (("!", "Ċ"), ("Ċ", "!")):  # the first is one word for Llama 3 and Qwen 2, the second never
+            result["model"]["vocab"][left + right] = len(result["model"]["vocab"])
+            result["model"]["merges"].append([left, right])
+        tokenizer = Tokenizer.from_json(json.dumps(result))
+        text = "".join(word + space for word, space in pairs)
+        edges = [0, *sorted(cuts), len(text)]
+        parts = [text[low:high] for low, high in itertools.pairwise(edges)]
+        with short_pieces():
+            assert ids_in_parts(tokenizer, parts) == library_ids(tokenizer, text), name

@@ -3,8 +3,6 @@
 import random
 import string
 
-import pytest
-
 from llmcli.data.sources import read_corpus
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokenizers.training import train_tokenizer
@@ -24,9 +22,8 @@ def corpus_of(path, *texts):
     return read_corpus(map(str, names))
 
 
-@pytest.mark.parametrize(
-    ("train_bytes", "expected"),
-    [
+def test_the_target_size_grows_with_the_text(tmp_path, monkeypatch):
+    for train_bytes, expected in [
         (1, 512),  # 512 at least
         (700_000, 512),
         (800_000, 1024),
@@ -34,14 +31,13 @@ def corpus_of(path, *texts):
         (2_500_000, 2048),
         (8_000_000, 8192),
         (10**12, 8192),  # 8192 at most
-    ],
-)
-def test_the_target_size_grows_with_the_text(tmp_path, monkeypatch, train_bytes, expected):
-    targets = []
-    small = Tokenizer.train_char([""])
-    monkeypatch.setattr(Tokenizer, "train_bpe", lambda texts, size: targets.append(size) or small)
-    train_tokenizer(corpus_of(tmp_path, "t"), content_bytes=train_bytes - 1)
-    assert targets == [expected]
+    ]:
+        targets = []
+        monkeypatch.setattr(
+            Tokenizer, "train_bpe", lambda texts, size, to=targets: to.append(size) or Tokenizer.train_char([""])
+        )
+        train_tokenizer(corpus_of(tmp_path, "t"), content_bytes=train_bytes - 1)
+        assert targets == [expected], (train_bytes, expected)
 
 
 def test_a_varied_text_gets_the_target_size(tmp_path):

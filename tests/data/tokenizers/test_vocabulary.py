@@ -3,7 +3,6 @@
 import codecs
 
 import numpy as np
-import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -84,11 +83,23 @@ def test_tokens_are_found_by_their_first_bytes(tokens: list[bytes], data: bytes)
     assert tokens[result] == data if result is not None else data not in tokens
 
 
-@pytest.mark.parametrize(
-    ("text", "letter"),
-    [("a", True), ("7", True), ("_x", True), ("é", True), ("ж", True), ("\u0301", True), ("한", True), (" a", False),
-     ("'s", False), ("漢", False), ("ひ", False), ("カ", False), ("!", False), ("", False), ("😀", False)],
-)  # fmt: skip
-def test_which_bytes_begin_with_a_letter(text: str, letter: bool) -> None:
-    assert begins_with_letter(text.encode()) is letter
-    assert Vocabulary([text.encode()]).begins_with_letter.tolist() == [letter]
+def test_which_bytes_begin_with_a_letter() -> None:
+    for text, letter in [
+        ("a", True),
+        ("7", True),
+        ("_x", True),
+        ("é", True),
+        ("ж", True),
+        ("\u0301", True),
+        ("한", True),
+        (" a", False),
+        ("'s", False),
+        ("漢", False),
+        ("ひ", False),
+        ("カ", False),
+        ("!", False),
+        ("", False),
+        ("😀", False),
+    ]:
+        assert begins_with_letter(text.encode()) is letter, (text, letter)
+        assert Vocabulary([text.encode()]).begins_with_letter.tolist() == [letter], (text, letter)

@@ -108,21 +108,23 @@ def test_epochs_and_seeds_have_different_orders_and_offsets() -> None:
     assert epochs[0] != sorted(epochs[0])
 
 
-@pytest.mark.parametrize("shuffled", [0, 1000])
-def test_the_batch_size_does_not_change_the_order_of_blocks(monkeypatch: pytest.MonkeyPatch, shuffled: int) -> None:
-    monkeypatch.setattr(batches_module, "MAX_SHUFFLED_BLOCKS", shuffled)
-    one, four = Batches(ascending_tokens(87), 8, 1, seed=3), Batches(ascending_tokens(87), 8, 4, seed=3)
-    assert one.blocks == 10  # so the third batch of four extends into the next epoch
-    assert [int(start) for step in range(5) for start in four.batch(step)[:, 0]] == window_starts(one, 0, 20)
+def test_the_batch_size_does_not_change_the_order_of_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    for shuffled in [0, 1000]:
+        monkeypatch.setattr(batches_module, "MAX_SHUFFLED_BLOCKS", shuffled)
+        one, four = Batches(ascending_tokens(87), 8, 1, seed=3), Batches(ascending_tokens(87), 8, 4, seed=3)
+        assert one.blocks == 10, shuffled  # so the third batch of four extends into the next epoch
+        assert [int(start) for step in range(5) for start in four.batch(step)[:, 0]] == window_starts(one, 0, 20), (
+            shuffled
+        )
 
 
-@pytest.mark.parametrize("context", [1, 2, 8])
-def test_the_shortest_text_is_one_token_longer_than_the_context(context: int) -> None:
-    batches = Batches(ascending_tokens(context + 1), context, 3, seed=0)
-    text = [*range(context + 1)]
-    turned = [text[n:] + text[:n] for n in range(context + 1)]
-    for step in range(4):
-        assert all(row in turned for row in batches.batch(step).tolist())
+def test_the_shortest_text_is_one_token_longer_than_the_context() -> None:
+    for context in [1, 2, 8]:
+        batches = Batches(ascending_tokens(context + 1), context, 3, seed=0)
+        text = [*range(context + 1)]
+        turned = [text[n:] + text[:n] for n in range(context + 1)]
+        for step in range(4):
+            assert all(row in turned for row in batches.batch(step).tolist()), context
 
 
 @settings(max_examples=100, deadline=None)
@@ -199,10 +201,10 @@ def test_batches_split_the_same_tokens_for_the_same_seed_and_step() -> None:
     assert not np.array_equal(result, Batches(tokens, 16, 2, 8, MERGE_PAIRS).batch(3, 8, 0.5))
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 15, 16, 17, 63, 64, 65, 1000, 4097, 100_000])
-def test_each_number_occurs_once(size: int) -> None:
-    for seed in range(3):
-        assert np.array_equal(np.sort(permuted(np.arange(size), size, [seed, 7])), np.arange(size))
+def test_each_number_occurs_once() -> None:
+    for size in [1, 2, 3, 4, 5, 15, 16, 17, 63, 64, 65, 1000, 4097, 100_000]:
+        for seed in range(3):
+            assert np.array_equal(np.sort(permuted(np.arange(size), size, [seed, 7])), np.arange(size)), size
 
 
 def test_a_number_does_not_depend_on_those_computed_with_it() -> None:

@@ -177,17 +177,15 @@ def test_without_a_cache_the_tokens_are_the_same_and_one_note_says_why(monkeypat
     assert len(notes) == 1 and re.match(f"the tokens are not kept for the next run: .*llmcli {note}", notes[0])
 
 
-@pytest.mark.parametrize("directory", [None, "unused"])
-def test_with_the_cache_turned_off_or_without_a_home_directory_nothing_is_kept(
-    monkeypatch, tmp_path: Path, directory: str | None
-) -> None:
-    monkeypatch.setenv("LLMCLI_CACHE_GB", "0")
-    found = tmp_path / directory if directory else None
-    monkeypatch.setattr("llmcli.data.tokens.corpus_tokens.cache_directory", lambda: found)
-    notes: list[str] = []
-    tokens = tokenize_corpus(corpus().contents, BPE, notes.append)
-    assert tokens.tolist() == tokenize(corpus().texts(), BPE).tolist()
-    assert notes == [] and not (tmp_path / "unused").exists()
+def test_with_the_cache_turned_off_or_without_a_home_directory_nothing_is_kept(monkeypatch, tmp_path: Path) -> None:
+    for directory in [None, "unused"]:
+        monkeypatch.setenv("LLMCLI_CACHE_GB", "0")
+        found = tmp_path / directory if directory else None
+        monkeypatch.setattr("llmcli.data.tokens.corpus_tokens.cache_directory", lambda found=found: found)
+        notes: list[str] = []
+        tokens = tokenize_corpus(corpus().contents, BPE, notes.append)
+        assert tokens.tolist() == tokenize(corpus().texts(), BPE).tolist(), directory
+        assert notes == [] and not (tmp_path / "unused").exists(), directory
 
 
 def test_if_no_disk_has_space_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,17 +247,17 @@ def pieces_of(*texts: str, piece_bytes: int) -> list[TextPiece]:
         return list(divide(corpus.contents, BPE))
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_pieces_are_the_whole_text_in_order_and_of_about_one_size(seed: int) -> None:
-    texts = [random_text(seed * 10 + i, 30 + 200 * (i % 3)) for i in range(6)]
-    pieces = pieces_of(*texts, piece_bytes=300)
-    read: dict[str, str] = {}
-    for piece in pieces:
-        for part in piece.parts:
-            read[part.document.name] = read.get(part.document.name, "") + "".join(part.text())
-        assert sum(part.end - part.start for part in piece.parts) <= 300 + 150
-    assert list(read.values()) == texts
-    assert [piece.is_first for piece in pieces] == [True] + [False] * (len(pieces) - 1)
+def test_pieces_are_the_whole_text_in_order_and_of_about_one_size() -> None:
+    for seed in range(8):
+        texts = [random_text(seed * 10 + i, 30 + 200 * (i % 3)) for i in range(6)]
+        pieces = pieces_of(*texts, piece_bytes=300)
+        read: dict[str, str] = {}
+        for piece in pieces:
+            for part in piece.parts:
+                read[part.document.name] = read.get(part.document.name, "") + "".join(part.text())
+            assert sum(part.end - part.start for part in piece.parts) <= 300 + 150, seed
+        assert list(read.values()) == texts, seed
+        assert [piece.is_first for piece in pieces] == [True] + [False] * (len(pieces) - 1), seed
 
 
 def test_a_piece_that_continues_a_text_begins_before_a_space_or_line_end() -> None:

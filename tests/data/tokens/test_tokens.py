@@ -21,15 +21,15 @@ BPE = Tokenizer.train_bpe([TEXT], 280)
 CHAR = Tokenizer.train_char([TEXT])
 
 
-@pytest.mark.parametrize("tokenizer", [BPE, CHAR], ids=["bpe", "char"])
-def test_tokens_of_documents_have_one_end_of_text_between_two(tokenizer: Tokenizer) -> None:
-    texts = ["The cat sat.\n", "りんご🍎<|endoftext|>", " ", TEXT]
-    corpus = read_corpus([put(f"{i}", text.encode()) for i, text in enumerate(texts)])
-    tokens = tokenize(corpus.texts(), tokenizer)
-    expected = [tokenizer.encode(text) for text in texts]
-    assert tokens.tolist() == [*expected[0], 0, *expected[1], 0, *expected[2], 0, *expected[3]]
-    assert tokens.dtype == np.uint16
-    assert (tokens == tokenizer.eos_id).sum() == len(texts) - 1
+def test_tokens_of_documents_have_one_end_of_text_between_two() -> None:
+    for tokenizer in [BPE, CHAR]:
+        texts = ["The cat sat.\n", "りんご🍎<|endoftext|>", " ", TEXT]
+        corpus = read_corpus([put(f"{i}", text.encode()) for i, text in enumerate(texts)])
+        tokens = tokenize(corpus.texts(), tokenizer)
+        expected = [tokenizer.encode(text) for text in texts]
+        assert tokens.tolist() == [*expected[0], 0, *expected[1], 0, *expected[2], 0, *expected[3]], tokenizer
+        assert tokens.dtype == np.uint16, tokenizer
+        assert (tokens == tokenizer.eos_id).sum() == len(texts) - 1, tokenizer
 
 
 def test_tokens_do_not_depend_on_where_blocks_end() -> None:
@@ -56,12 +56,12 @@ class CodePointEncoder:
             yield array("I", map(ord, text))
 
 
-@pytest.mark.parametrize(("size", "dtype"), [(65_536, np.uint16), (65_537, np.uint32)])
-def test_tokens_are_uint16_up_to_a_vocabulary_of_65536(size: int, dtype: type) -> None:
-    last = chr(size - 1)
-    tokens = tokenize(iter([iter(["a", last]), iter(["b"])]), CodePointEncoder(size))
-    assert tokens.dtype == dtype
-    assert tokens.tolist() == [97, size - 1, 0, 98]
+def test_tokens_are_uint16_up_to_a_vocabulary_of_65536() -> None:
+    for size, dtype in [(65_536, np.uint16), (65_537, np.uint32)]:
+        last = chr(size - 1)
+        tokens = tokenize(iter([iter(["a", last]), iter(["b"])]), CodePointEncoder(size))
+        assert tokens.dtype == dtype, (size, dtype)
+        assert tokens.tolist() == [97, size - 1, 0, 98], (size, dtype)
 
 
 def test_a_full_disk_is_an_error_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
