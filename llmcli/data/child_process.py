@@ -1,7 +1,8 @@
 """Child processes that handle untrusted files, templates and grammars: starting, limiting and stopping them.
 
-The parent uses `ChildProcess`, whose child calls `become_child` and `end_after`, or `Worker`, whose child
-calls `answer_requests`. Requests are lines on its stdin.
+The parent uses `ChildProcess`, or `Worker` for requests with one answer; the child calls `become_child` and
+`end_after`, or `answer_requests`. A request is a line of JSON on its stdin. The answer on its stdout consists
+of frames: a line of JSON, whose key "data" is the number of bytes that follow it.
 """
 
 import atexit
@@ -12,7 +13,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from typing import IO, Any
 
 START_SECONDS = 60.0  # time to start on a busy machine
@@ -20,58 +22,71 @@ START_SECONDS = 60.0  # time to start on a busy machine
 _COMMAND = "import importlib, sys; name, sys.path[:] = sys.argv[1], sys.argv[2:]; importlib.import_module(name).main()"
 
 
+class NotStartedError(Exception):
+    """A child process could not be started."""
+
+
 class ChildProcess:
     """A running process; it ends with this one."""
 
     def __init__(self, module: str) -> None:
-        """Run the `main` of a module. Raises OSError, TimeoutError or EOFError if it does not start."""
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _COMMAND, module, *sys.path],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,  # signals of the terminal are for this process alone
-        )
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._stdin = self._process.stdin
-        self.stdout = self._process.stdout
+        """Run the `main` of a module. Raises NotStartedError."""
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _COMMAND, module, *sys.path],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,  # signals of the terminal are for this process alone
+            )
+        except OSError as error:
+            raise NotStartedError from error
         self.pid = self._process.pid
         atexit.register(self.stop)
         try:
-            self.ask(b"", START_SECONDS)  # the line of `become_child`
-        except BaseException:
+            self.ask(None, START_SECONDS)  # the frame of `become_child`
+        except BaseException as error:
             self.stop()
+            if isinstance(error, EOFError | TimeoutError):
+                raise NotStartedError from error
             raise
 
     @property
     def is_running(self) -> bool:
         return self._process.poll() is None
 
-    def send(self, line: bytes) -> None:
-        """Raises OSError if the process has ended."""
-        self._stdin.write(line)
-        self._stdin.flush()
+    def frames(self, request: Mapping[str, Any] | None) -> Iterator[tuple[dict[str, Any], bytes]]:
+        """Send a request, if there is one, and yield the frames of the answer: (header, data). Raises EOFError
+        if the process ends."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        try:
+            if request is not None:
+                self._process.stdin.write(json.dumps(request).encode("ascii") + b"\n")
+                self._process.stdin.flush()
+            while True:
+                # a hostile document that has taken over the process may send anything
+                header: dict[str, Any] = json.loads(self._process.stdout.readline())
+                size = header.get("data", 0)
+                data = self._process.stdout.read(size) if size else b""
+                if len(data) < size:
+                    raise EOFError
+                yield header, data
+        except (OSError, ValueError) as error:
+            raise EOFError from error
 
-    def ask(self, line: bytes, seconds: float) -> bytes:
-        """Send a line and return the answer. Raises EOFError without one, or TimeoutError after killing the
-        process."""
-        received: list[bytes] = []
-
-        def exchange() -> None:
-            with contextlib.suppress(OSError, ValueError):  # the process ended, or was killed
-                self.send(line)
-                received.append(self.stdout.readline())
-
-        thread = threading.Thread(target=exchange, daemon=True)
-        thread.start()
-        thread.join(seconds)
-        if thread.is_alive():
-            self.kill()
-            thread.join()
-            raise TimeoutError
-        if not received or not received[0].endswith(b"\n"):
-            raise EOFError
-        return received[0]
+    def ask(self, request: Mapping[str, Any] | None, seconds: float) -> dict[str, Any]:
+        """Send a request and return the header of the answer. Raises EOFError without one, or TimeoutError
+        after killing the process."""
+        started, timer = time.monotonic(), threading.Timer(seconds, self.kill)
+        timer.start()
+        try:
+            return next(self.frames(request))[0]
+        except EOFError as error:
+            if time.monotonic() - started >= seconds:
+                raise TimeoutError from error
+            raise
+        finally:
+            timer.cancel()
 
     def kill(self) -> None:
         """Kill the process, from any thread; call `stop` afterwards."""
@@ -82,19 +97,15 @@ class ChildProcess:
         atexit.unregister(self.stop)
         self._process.kill()
         status = self._process.wait()
-        for pipe in (self._stdin, self.stdout):
+        for pipe in filter(None, (self._process.stdin, self._process.stdout)):
             with contextlib.suppress(OSError):
                 pipe.close()
         return status
 
 
-class NotStartedError(Exception):
-    """A child process could not be started."""
-
-
 class Worker:
-    """A process that answers requests in JSON, one at a time. It is started for the first request, and again
-    after one that it did not answer."""
+    """A process that answers requests, one at a time. It is started for the first request, and again after
+    one that it did not answer."""
 
     def __init__(self, module: str) -> None:
         """The `main` of a module runs in the process."""
@@ -105,24 +116,14 @@ class Worker:
     def ask(self, request: Mapping[str, Any], seconds: float) -> dict[str, Any]:
         """Return the answer. Raises NotStartedError, TimeoutError, or EOFError if the process ended."""
         with self._lock:
-            process = self._started()
+            if self.running is None or not self.running.is_running:
+                self.stop()
+                self.running = ChildProcess(self._module)
             try:
-                answer: dict[str, Any] = json.loads(
-                    process.ask(json.dumps(request).encode("ascii") + b"\n", seconds)
-                )
-                return answer
+                return self.running.ask(request, seconds)
             except BaseException:  # including Ctrl-C: a late answer would be mistaken for the next one
                 self.stop()
                 raise
-
-    def _started(self) -> ChildProcess:
-        if self.running is None or not self.running.is_running:
-            self.stop()
-            try:
-                self.running = ChildProcess(self._module)
-            except (OSError, EOFError) as error:  # TimeoutError is an OSError
-                raise NotStartedError from error
-        return self.running
 
     def stop(self) -> None:
         """End the process, if it is running."""
@@ -145,9 +146,13 @@ def become_child(memory: int) -> IO[bytes]:
     answers = os.fdopen(os.dup(1), "wb")
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 1)
-    answers.write(b"ready\n")
-    answers.flush()
+    write_frame(answers, {})
     return answers
+
+
+def write_frame(answers: IO[bytes], header: Mapping[str, Any], data: bytes = b"") -> None:
+    answers.write(json.dumps(header).encode("ascii") + b"\n" + data)
+    answers.flush()
 
 
 def answer_requests(answer: Callable[[Any], Mapping[str, Any]], memory: int, seconds: float) -> None:
@@ -156,10 +161,9 @@ def answer_requests(answer: Callable[[Any], Mapping[str, Any]], memory: int, sec
     with become_child(memory) as answers:
         for line in sys.stdin.buffer:
             end_after(seconds)
-            data = json.dumps(answer(json.loads(line)))
+            result = answer(json.loads(line))
             end_after(0)
-            answers.write(data.encode("ascii") + b"\n")
-            answers.flush()
+            write_frame(answers, result)
 
 
 def end_after(seconds: float) -> float:

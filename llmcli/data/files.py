@@ -178,13 +178,13 @@ def read_records(
     *,
     text_only: bool = False,
     on_read: OnRead = ignore,
-    content: Stored | Iterator[bytes] | None = None,
+    content: Stored | None = None,
 ) -> ConversationFile | Document:
     """Read a file as conversations, the text in a column, or plain text; with `text_only`, conversations are
     plain text.  Standard input ("-") is always plain text. `content` is what another process has read from
-    the file: the lines of a table (`table_lines`), or content stored in `copy`, to which decoded text is
-    appended. Raises LLMError, for instance for a malformed record or unknown columns."""
-    if isinstance(content, Iterator):
+    the file and stored in `copy`, to which decoded text is appended. Raises LLMError, for instance for a
+    malformed record or unknown columns."""
+    if content and content.is_table:
         return _read_table(name, path, content, copy, text_only)
     document = documents.read_document(name, path, copy, on_read, content, encoding=reading.encoding)
     if name == "-" or reading.plain:
@@ -239,9 +239,10 @@ def _json_line(value: object) -> str:
 
 
 def _read_table(
-    name: str, path: Path, lines: Iterator[bytes], copy: TextCopy, text_only: bool
+    name: str, path: Path, content: Stored, copy: TextCopy, text_only: bool
 ) -> ConversationFile | Document:
     """Read the lines that `table_lines` makes."""
+    lines = Document(name, path, copy.size - content.offset, "", content.offset, copy).lines()
     table = json.loads(next(lines))
     shape = RecordShape(**table["shape"] | {"keys": tuple(table["shape"]["keys"])})
     if text_only and not shape.is_text:

@@ -322,10 +322,7 @@ def read_text(name: str) -> Document:
 
 
 def _text_reader(encoding: str) -> "ReadFile[Content]":
-    def read(
-        name: str, path: Path, content: Stored | Iterator[bytes] | None, copy: TextCopy, on_read: OnRead
-    ) -> Content:
-        assert not isinstance(content, Iterator)  # without `ReadOptions`, tables are refused
+    def read(name: str, path: Path, content: Stored | None, copy: TextCopy, on_read: OnRead) -> Content:
         return read_document(name, path, copy, on_read, content, encoding)
 
     return read
@@ -356,9 +353,7 @@ def read_if_possible(paths: Iterable[Path], reading: ReadOptions, *, text_only: 
 
 
 def _record_reader(reading: ReadOptions, text_only: bool) -> "ReadFile[Content]":
-    def read(
-        name: str, path: Path, content: Stored | Iterator[bytes] | None, copy: TextCopy, on_read: OnRead
-    ) -> Content:
+    def read(name: str, path: Path, content: Stored | None, copy: TextCopy, on_read: OnRead) -> Content:
         return read_records(name, path, reading, copy, text_only=text_only, on_read=on_read, content=content)
 
     return read

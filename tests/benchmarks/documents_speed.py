@@ -30,8 +30,8 @@ def measure(directory: str, cores: int) -> None:
     start = time.perf_counter()
     text = read_sources([directory]).text
     seconds = time.perf_counter() - start
-    if child := reader._idle.get():
-        child.stop()
+    while reader._idle:
+        reader._idle.pop().stop()
     memory = [resource.getrusage(who).ru_maxrss >> 10 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     print(seconds, text.text_bytes, len(text.skipped), *memory)
 

@@ -10,15 +10,15 @@ pytestmark = pytest.mark.slow  # starts processes
 
 
 def test_a_module_that_does_not_start_or_answer_is_an_error(no_hang: None) -> None:
-    with pytest.raises(EOFError):
+    with pytest.raises(NotStartedError):
         ChildProcess("llmcli.nothing")
     child = ChildProcess("llmcli.data.conversations.template_worker")
     start = time.monotonic()
     with pytest.raises(TimeoutError):
-        child.ask(b"", 0.2)  # nothing was asked
+        child.ask(None, 0.2)  # nothing was asked
     assert time.monotonic() - start < 5 and child.stop() < 0
     with pytest.raises(EOFError):
-        child.ask(b"{}\n", 5.0)
+        child.ask({}, 5.0)
 
 
 def test_a_worker_is_started_again_after_it_ended(no_hang: None) -> None:

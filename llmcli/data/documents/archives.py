@@ -28,7 +28,7 @@ class Member:
     """A regular file in an archive."""
 
     name: str
-    content: IO[bytes] | ExtractionError  # closed when the next member follows
+    content: IO[bytes]  # closed when the next member follows
     stored_bytes: int  # its size in the archive, in a ZIP file compressed
 
 
@@ -40,7 +40,7 @@ def members(file: IO[bytes], name: str, on_read: Callable[[int], None]) -> Itera
     number = 0
     try:
         for member in _zip_members(file) if is_zip else _tar_members(file, on_read):
-            if isinstance(member, Skipped) or isinstance(member.content, ExtractionError):
+            if isinstance(member, Skipped):
                 yield member
                 continue
             with member.content:
@@ -68,14 +68,14 @@ def _zip_members(file: IO[bytes]) -> Iterator[Member | Skipped]:
             if info.flag_bits & _ENCRYPTED:
                 yield Skipped("encrypted file")
                 continue
-            content: IO[bytes] | ExtractionError
             try:
                 content = archive.open(info)
             except NotImplementedError:
                 yield Skipped("file with an unknown compression")
                 continue
-            except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, ValueError, struct.error) as error:
-                content = ExtractionError(f"is damaged ({error})")  # its own header is; others follow
+            except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, ValueError, struct.error):
+                yield Skipped("damaged file")  # its own header is; others follow
+                continue
             yield Member(display_path(_zip_name(info)), content, min(info.compress_size, size))
 
 

@@ -6,37 +6,38 @@ and files may be read before their turn. If a process dies or hangs, another one
 """
 
 import contextlib
-import json
 import math
 import queue
 import signal
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from llmcli.config import cpu_cores
-from llmcli.data.child_process import ChildProcess
+from llmcli.data.child_process import ChildProcess, NotStartedError
 from llmcli.data.documents.worker import Limits
 from llmcli.data.text import file_types
 from llmcli.data.text.documents import Document, OnRead, Stored, TextDigest, display_name, peek
 from llmcli.data.text.temporary_files import ReadingEndsError, TextCopy, check_temporary_space
-from llmcli.errors import LLMError, missing_extra
+from llmcli.errors import LLMError
 
 LIMITS = Limits()
 _MODULE = "llmcli.data.documents.worker"
 _WAKE_SECONDS = 0.25  # between checks for Ctrl-C and for silent processes
-_JOIN_SECONDS = 0.05
 _SPARE_SECONDS = 30.0  # after its time limit, in which a process should end itself
 _MAX_RESTARTS = 10  # processes that one archive may crash
 
 T = TypeVar("T")
-# (name, path, content: None for that of the file itself, copy for its text, on_read) -> contents of a file;
-# what is not stored are the lines of a table (`table_lines`)
-ReadFile = Callable[[str, Path, "Stored | Iterator[bytes] | None", TextCopy, OnRead], T]
+# (name, path, content: None for that of the file itself, copy for its text, on_read) -> contents of a file
+ReadFile: TypeAlias = Callable[[str, Path, "Stored | None", TextCopy, OnRead], T]
+
+Frames: TypeAlias = Iterator[tuple[dict[str, Any], bytes]]
+
+_idle: list[ChildProcess] = []  # at most one: starting it takes longer than reading a small document
 
 
 @dataclass
@@ -50,47 +51,59 @@ class Job(Generic[T]):
     found: list[tuple["Document | T", str]] = field(default_factory=list)
     # (name of a file, line that says why it is not read)
     problems: list[tuple[str, str]] = field(default_factory=list)
-    error: Exception | None = None  # stops the reading of all files
     is_text: bool = False  # not a document or an archive: a problem with a file that was named is an error
-    is_done: bool = False
+    future: "Future[None]" = field(default_factory=Future)
 
 
 class DocumentReader(Generic[T]):
-    """Reads files in child processes; `read_file` reads the texts and records in archives."""
+    """Reads files in child processes; `read_file` reads the texts and records in them."""
 
     def __init__(self, read_file: "ReadFile[T]") -> None:
         self._read_file = read_file
-        self._jobs: queue.SimpleQueue[Job[T] | None] = queue.SimpleQueue()
+        self._executor = ThreadPoolExecutor(cpu_cores())
         self._events: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()  # arguments of OnRead
-        self._workers: list[_Worker[T]] = []
+        self._readers: list[_ProcessReader[T]] = []
+        self._free: deque[_ProcessReader[T]] = deque()  # those without a job
 
     def submit(self, name: str, path: Path, reading: dict[str, Any] | None = None) -> Job[T]:
         """Start reading a file, with `ReadOptions` if there may be records in it."""
         job: Job[T] = Job(display_name(name), path, reading)
-        self._jobs.put(job)
-        if len(self._workers) < cpu_cores():
-            self._workers.append(_Worker(self._jobs, self._events, self._read_file))
+        job.future = self._executor.submit(self._read, job)
+        done = job.name, 0  # the callback keeps no job, whose texts are in an open file
+        job.future.add_done_callback(lambda _: self._events.put(done))
         return job
+
+    def _read(self, job: Job[T]) -> None:
+        try:
+            reader = self._free.pop()
+        except IndexError:
+            reader = _ProcessReader(self._read_file, self._events)
+            self._readers.append(reader)
+        reader.read(job)
+        self._free.append(reader)
 
     def wait(self, job: Job[T], on_read: OnRead) -> None:
         """Wait for a file. `on_read` receives the progress of all files, and may raise ReadingEndsError."""
-        while not (job.is_done and self._events.empty()):
+        while not (job.future.done() and self._events.empty()):
             with contextlib.suppress(queue.Empty):
                 on_read(*self._events.get(timeout=_WAKE_SECONDS))
-            for worker in self._workers:
-                worker.end_if_silent()
-        if job.error:
-            raise job.error
+            for reader in self._readers:
+                reader.end_if_silent()
+        job.future.result()
 
     def __enter__(self) -> "DocumentReader[T]":
         return self
 
     def __exit__(self, *_: object) -> None:
-        for worker in self._workers:
-            worker.is_closed = True
-            self._jobs.put(None)
-        for worker in self._workers:
-            worker.close()
+        self._executor.shutdown(wait=False, cancel_futures=True)
+        for reader in self._readers:
+            reader.close()
+        self._executor.shutdown()
+        for child in filter(None, (reader.child for reader in self._readers)):
+            if _idle:
+                child.stop()
+            else:
+                _idle.append(child)
 
 
 def needs_child(name: str, start: bytes, *, plain: bool) -> bool:
@@ -100,328 +113,210 @@ def needs_child(name: str, start: bytes, *, plain: bool) -> bool:
     return bool(file_types.compression(start)) or (known is not None and not (plain and known.is_text))
 
 
-class _EndedError(Exception):
-    """A child process ended before its answer did."""
+class _ProcessReader(Generic[T]):
+    """A child process, and the copy of the texts that it has sent."""
 
-    def __init__(self, child: ChildProcess, stalled_seconds: float) -> None:
-        limits = {
-            "SIGALRM": f"gave no text for {stalled_seconds:g} seconds",
-            "SIGXCPU": "takes too much processor time",
-        }
-        status = child.stop()
-        self.late = next((limits[name] for name in limits if status == -getattr(signal, name, math.inf)), "")
-        self.is_kept = False  # whether the beginning of the document is kept
-
-    def __str__(self) -> str:
-        if self.late:
-            return self.late + ("; what follows is not read" if self.is_kept else ", and is not read")
-        return f"cannot be read: it is damaged, or needs over {LIMITS.memory >> 20:,} MB of memory"
-
-
-class _Worker(Generic[T]):
-    """A thread with a child process."""
-
-    def __init__(
-        self,
-        jobs: "queue.SimpleQueue[Job[T] | None]",
-        events: "queue.SimpleQueue[tuple[str, int]]",
-        read_file: "ReadFile[T]",
-    ) -> None:
-        self._jobs = jobs
-        self._events = events
+    def __init__(self, read_file: "ReadFile[T]", events: "queue.SimpleQueue[tuple[str, int]]") -> None:
         self._read_file = read_file
+        self._events = events
         self._copy = TextCopy()
-        self._child: ChildProcess | None = None
+        self.child: ChildProcess | None = None
         self._heard = 0.0  # when the process sent something; 0 while it has nothing to do
-        self.is_closed = False
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        while (job := self._jobs.get()) is not None and not self.is_closed:
-            self._heard = time.monotonic()
-            try:
-                self._read(job)
-            except Exception as error:
-                job.error = error
-                self._stop()
-            self._heard = 0.0
-            job.is_done = True
-            self._events.put((job.name, 0))
+        self._is_closed = False
 
     def end_if_silent(self) -> None:
-        heard, child = self._heard, self._child
+        heard, child = self._heard, self.child
         if heard and child and time.monotonic() - heard > LIMITS.stalled_seconds + _SPARE_SECONDS:
             child.kill()
 
     def close(self) -> None:
-        """Wait for the thread, whose process is killed unless it is idle."""
-        while self._thread.is_alive():
-            if self._heard and (child := self._child):
-                child.kill()
-            self._thread.join(_JOIN_SECONDS)
-        if self._child:
-            _idle.put(self._child)
+        """End the reading: kill the process, unless it has nothing to do."""
+        self._is_closed = True
+        if self._heard and (child := self.child):
+            child.kill()
 
-    def _read(self, job: Job[T]) -> None:
-        skip, without = 0, list[str]()  # what to leave out: documents, and members of an archive
+    def read(self, job: Job[T]) -> None:
+        self._heard = time.monotonic()
+        try:
+            self._read_all(job)
+        except BaseException:
+            self._stop()
+            raise
+        finally:
+            self._heard = 0.0
+
+    def _read_all(self, job: Job[T]) -> None:
+        """Read a file; if the process ends, go on after the document, or the file in an archive, at which it
+        ended."""
+        after: list[int] | None = None
         for restarts in range(1 + _MAX_RESTARTS):
             # all files of an archive together may take twice the time of one
             limits = replace(LIMITS, stalled_seconds=LIMITS.stalled_seconds / 2**restarts)
-            answer = _Answer(job, self._copy, self._started(), self._on_read, self._read_file, limits)
+            answer = _Answer(job, self._copy, self._read_file, self._on_read)
+            request = {"path": str(job.path.absolute()), "name": job.name, "reading": job.reading}
             try:
-                if not answer.read(skip, without):
-                    self._stop()
+                answer.receive(self._started().frames(request | {"after": after, "limits": asdict(limits)}))
                 return
-            except _EndedError as error:
-                self._stop()
-                if self.is_closed:
-                    return
-                if answer.member is not None:
-                    skip += answer.begun
-                else:  # it ended between two documents
-                    error.is_kept = (
-                        skip + answer.begun > answer.begun_before if answer.entered else bool(job.found)
-                    )
-                    answer.member, skip = answer.entered, answer.begun_before
-                    without.append(answer.entered)
-                job.problems.append((answer.name, f"{answer.name} {error}"))
-                if not answer.member:
-                    return
+            except EOFError:
+                problem = _reason(self._stop(), limits, answer.is_kept)
+            if self._is_closed:
+                return
+            job.problems.append((answer.name, f"{answer.name} {problem}"))
+            after = answer.position
+            if not after:
+                return
         job.problems.append(
             (job.name, f"{job.name} ended {1 + _MAX_RESTARTS} processes; what follows is not read")
         )
 
     def _on_read(self, name: str, size: int) -> None:
         self._heard = time.monotonic()
-        if self.is_closed:
-            raise ReadingEndsError("the reading was ended")
+        self._check_open()
         self._events.put((name, size))
 
-    def _started(self) -> ChildProcess:
-        if self._child is None:
-            self._child = _idle.get() or _start()
-        return self._child
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise ReadingEndsError("the reading was ended")
 
-    def _stop(self) -> None:
-        child, self._child = self._child, None
-        if child:
-            child.stop()
+    def _started(self) -> ChildProcess:
+        if self.child is None:
+            with contextlib.suppress(IndexError):
+                self.child = _idle.pop()
+        if self.child is None or not self.child.is_running:
+            self._stop()
+            try:
+                self.child = ChildProcess(_MODULE)
+            except NotStartedError as error:
+                raise ReadingEndsError(
+                    "the process that reads documents does not start; is there enough memory?"
+                ) from error
+        self._check_open()  # `close` did not see this process
+        return self.child
+
+    def _stop(self) -> int:
+        """End the process. Returns its exit status."""
+        child, self.child = self.child, None
+        return child.stop() if child else 0
+
+
+def _reason(status: int, limits: Limits, is_kept: bool) -> str:
+    """Say why a process ended with this exit status; `is_kept`: the beginning of the document is read."""
+    reason = f"is damaged, or needs over {limits.memory >> 20:,} MB of memory"
+    if status == -getattr(signal, "SIGALRM", math.inf):
+        reason = f"gave no text for {limits.stalled_seconds:g} seconds"
+    elif status == -getattr(signal, "SIGXCPU", math.inf):
+        reason = "takes too much processor time"
+    return reason + ("; what follows is not read" if is_kept else ", and is not read")
 
 
 class _Answer(Generic[T]):
-    """The answer of a child process to a request for one file."""
+    """Adds the contents of a file to a job, from the frames of a child process."""
 
-    def __init__(
-        self,
-        job: Job[T],
-        copy: TextCopy,
-        child: ChildProcess,
-        on_read: OnRead,
-        read_file: "ReadFile[T]",
-        limits: Limits,
-    ) -> None:
+    def __init__(self, job: Job[T], copy: TextCopy, read_file: "ReadFile[T]", on_read: OnRead) -> None:
         self._job = job
         self._copy = copy
-        self._child = child
-        self._on_read = on_read
         self._read_file = read_file
-        self._limits = limits
-        self.member: str | None = None  # of the current document; "" in no archive
-        self.begun = 0  # documents
-        self.entered = ""
-        self.begun_before = 0  # current member of an archive, and documents begun before it
+        self._on_read = on_read
+        # of the current document, or else of the archive or collection around it
+        self.position: list[int] = []
+        self._members = [""]  # paths in the archive of what is at this position, after those around it
 
-    def read(self, skip: int, without: list[str]) -> bool:
-        """Read the file, without its first `skip` documents and these members. Returns whether the process
-        can be used again. Raises _EndedError if the process ends."""
-        job = self._job
-        request = {
-            "path": str(job.path.absolute()),
-            "name": job.name,
-            "reading": job.reading,
-            "skip": skip,
-            "without": without,
-        }
-        try:
-            self._child.send(json.dumps(request | {"limits": asdict(self._limits)}).encode("ascii") + b"\n")
-        except OSError as error:
-            raise _EndedError(self._child, self._limits.stalled_seconds) from error
-        while "done" not in (header := self.frame()[0]):
-            if "enter" in header:
-                self.entered = header["enter"]
-                self.begun_before = header["begun"]
-                continue
-            self.member, self.begun = header["begin"], self.begun + 1
-            if header["kind"] == file_types.TABLE.kind:
-                if not self._read_table():
-                    return False
-            elif header["kind"]:
-                self._read_document(header["kind"], header["bytes"])
-            else:
-                self._read_other(header["program"], header["content"])
-            self.member = None
-        if header["done"]:
-            job.problems.append((job.name, header["done"]))
-            job.is_text = not self.begun and bool(file_types.compression(peek(job.path)))
-        return True
-
-    def frame(self) -> tuple[dict[str, Any], bytes]:
-        """Return the header and the data of the next frame. Raises _EndedError."""
-        line = self._child.stdout.readline()
-        if not line.endswith(b"\n"):
-            raise _EndedError(self._child, self._limits.stalled_seconds)
-        try:
-            header: dict[str, Any] = json.loads(line)
-        except ValueError as error:  # a hostile document may have taken over the process
-            raise _EndedError(self._child, self._limits.stalled_seconds) from error
-        size = header.get("data", 0)
-        data = self._child.stdout.read(size) if size else b""
-        if len(data) < size:
-            raise _EndedError(self._child, self._limits.stalled_seconds)
-        self._on_read(self.name, size)
-        return header, data
+    @property
+    def _member(self) -> str:
+        return self._members[len(self.position)]
 
     @property
     def name(self) -> str:
-        return f"{self._job.name}/{self.member}" if self.member else self._job.name
+        return f"{self._job.name}/{self._member}".rstrip("/")
 
-    def _read_document(self, kind: str, file_bytes: int) -> None:
-        offset, text = self._copy.size, TextDigest(self._copy)
+    @property
+    def is_kept(self) -> bool:
+        """Whether something of what is at this position is read."""
+        return any(member.startswith(self._member) for _, member in self._job.found)
 
-        def add_document(skipped: tuple[tuple[str, int], ...] = ()) -> None:
-            self._job.found.append(
-                (
-                    Document(
-                        self.name,
-                        self._job.path,
-                        text.size,
-                        text.sha256.hexdigest(),
-                        offset,
-                        self._copy,
-                        characters=text.characters,
-                        member=self.member or "",
-                        kind=kind,
-                        file_bytes=file_bytes,
-                        skipped=skipped,
-                    ),
-                    self.member or "",
-                )
-            )
+    def receive(self, frames: Frames) -> None:
+        """Receive all contents. Raises EOFError if the process ends."""
+        is_begun = False
+        for header, _ in frames:
+            if "done" in header:
+                break
+            self.position = header["at"]
+            self._members[len(self.position) :] = [header["member"]]
+            self._on_read(self.name, 0)
+            if "kind" in header:
+                is_begun = True
+                self._receive_content(header, frames)
+                self.position = self.position[:-1]
+        if header["done"]:
+            self._job.problems.append((self._job.name, header["done"]))
+            self._job.is_text = not is_begun and bool(file_types.compression(peek(self._job.path)))
 
+    def _receive_content(self, begin: dict[str, Any], frames: Frames) -> None:
+        """Receive a document, a table or another file."""
+        kind, offset, text = begin["kind"], self._copy.size, TextDigest(self._copy)
+        is_document = kind not in ("", file_types.TABLE.kind)
+        if not is_document:
+            check_temporary_space(self.name, begin["program"], begin["content"])
+            self._job.is_text = not self._member
+        add = text.add if is_document else self._copy.append
         try:
-            while "end" not in (frame := self.frame())[0]:
-                text.add(frame[1])
-        except _EndedError as error:
-            error.is_kept = bool(error.late and text.size)
-            if error.is_kept:
-                add_document()
+            for end, data in frames:
+                self._on_read(self.name, len(data))
+                if "end" in end:
+                    break
+                add(data)
+        except EOFError:
+            if is_document and text.size:
+                self._add_document(begin, offset, text, {})
             else:
                 self._copy.truncate(offset)
             raise
-        header, skipped = frame[0], tuple(frame[0]["skipped"].items())
-        if problem := self._problem(header, is_text=kind in file_types.TEXT_KINDS):
+        problem, skipped = end["end"], end["skipped"]
+        # the documents of a collection follow it
+        if is_document and not text.size and (skipped or kind not in file_types.COLLECTION_KINDS):
+            reasons = ", ".join(f"{reason}: {count:,}" for reason, count in skipped.items())
+            problem = problem or f"{self.name} has no text" + (f" ({reasons})" if reasons else "")
+        if problem:
             self._copy.truncate(offset)
-            self._add(problem)
-        elif not text.size and not skipped and kind in file_types.COLLECTION_KINDS:
-            pass  # its documents follow
-        elif not text.size:
-            details = (
-                f" ({', '.join(f'{reason}: {count:,}' for reason, count in skipped)})" if skipped else ""
+            self._add_problem(problem)
+        elif not is_document:
+            self._read_content(Stored(offset, begin["program"], bool(self._member), is_table=bool(kind)))
+        elif text.size:
+            self._add_document(begin, offset, text, skipped)
+
+    def _add_document(
+        self, begin: dict[str, Any], offset: int, text: TextDigest, skipped: Mapping[str, int]
+    ) -> None:
+        self._job.found.append(
+            (
+                Document(
+                    self.name,
+                    self._job.path,
+                    text.size,
+                    text.sha256.hexdigest(),
+                    offset,
+                    self._copy,
+                    characters=text.characters,
+                    member=self._member,
+                    kind=begin["kind"],
+                    file_bytes=begin["bytes"],
+                    skipped=tuple(skipped.items()),
+                ),
+                self._member,
             )
-            self._add(f"{self.name} has no text{details}")
-        else:
-            add_document(skipped)
+        )
 
-    def _read_other(self, program: str, content_bytes: int) -> None:
-        """Read a file that is not a document, as the process has decompressed it."""
-        check_temporary_space(self.name, program, content_bytes)
-        self._job.is_text = not self.member
-        offset, is_read = self._copy.size, False
-        try:
-            while "end" not in (frame := self.frame())[0]:
-                self._copy.append(frame[1])
-            if problem := self._problem(frame[0]):
-                self._add(problem)
-            else:
-                is_read = self._read_content(Stored(offset, program, bool(self.member)))
-        finally:
-            if not is_read:
-                self._copy.truncate(offset)
-
-    def _read_table(self) -> bool:
-        """Read a table. Returns whether the process can be used again: the rest of a bad table is not
-        read."""
-        offset, lines, is_read = self._copy.size, self._lines(), False
-        self._job.is_text = not self.member
-        try:
-            is_read = self._read_content(lines)
-        finally:
-            if not is_read:
-                self._copy.truncate(offset)
-        if self.member and not is_read:
-            with contextlib.suppress(LLMError):
-                deque(lines, maxlen=0)  # other files follow
-        return is_read or bool(self.member)
-
-    def _lines(self) -> Iterator[bytes]:
-        """Yield the lines of a table. Raises LLMError for a problem with it."""
-        while "end" not in (frame := self.frame())[0]:
-            yield from frame[1].splitlines()
-        if problem := self._problem(frame[0]):
-            raise LLMError(problem)
-
-    def _read_content(self, content: Stored | Iterator[bytes]) -> bool:
+    def _read_content(self, content: Stored) -> None:
+        """Read a table or a file that may be text."""
         try:
             found = self._read_file(self.name, self._job.path, content, self._copy, self._on_read)
         except ReadingEndsError:
             raise
         except LLMError as error:
-            self._add(str(error))
-            return False
-        self._job.found.append((found, self.member or ""))
-        return True
+            self._copy.truncate(content.offset)
+            self._add_problem(str(error))
+        else:
+            self._job.found.append((found, self._member))
 
-    def _problem(self, header: dict[str, Any], *, is_text: bool = False) -> str:
-        """Return the problem that the last frame of a document reports, or ""."""
-        if not (package := header["missing"]):
-            return str(header["end"])
-        error = missing_extra(f"reading {self.name}", package, "documents")
-        return f"{error}; or add `plain` to read it as it is" if is_text else str(error)
-
-    def _add(self, problem: str) -> None:
+    def _add_problem(self, problem: str) -> None:
         self._job.problems.append((self.name, problem))
-
-
-class _Idle:
-    """Keeps one idle process: starting one takes longer than reading a small document."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._child: ChildProcess | None = None
-
-    def get(self) -> ChildProcess | None:
-        with self._lock:
-            child, self._child = self._child, None
-        if child and not child.is_running:
-            child.stop()
-            return None
-        return child
-
-    def put(self, child: ChildProcess) -> None:
-        with self._lock:
-            self._child, child_before = child, self._child
-        if child_before:
-            child_before.stop()
-
-
-_idle = _Idle()
-
-
-def _start() -> ChildProcess:
-    try:
-        return ChildProcess(_MODULE)
-    except (OSError, EOFError) as error:  # TimeoutError is an OSError
-        raise ReadingEndsError(
-            "the process that reads documents does not start; is there enough memory?"
-        ) from error

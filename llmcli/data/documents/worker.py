@@ -1,22 +1,23 @@
 """Reads documents, archives, compressed files and Parquet tables in a separate process: `main` reads requests
-from standard input and streams the contents back.
+from standard input and streams the contents back, in the frames of data/child_process.py.
 
 The file is untrusted: it may try to fill the memory or the disk, or never end. This process therefore has
 limits and may end at any time; reader.py then starts another.
 
-A request is a line of JSON: {"path": PATH, "name": NAME, "reading": OPTIONS, "skip": N, "without": [MEMBER,
-...], "limits": {}}, where OPTIONS are `ReadOptions`, or null to read whole texts. The answer has these frames
-for each document, or other file, except the first N and those in the members "without":
+A request is {"path": PATH, "name": NAME, "reading": OPTIONS, "after": POSITION, "limits": {}}, where OPTIONS
+are `ReadOptions`, or null to read whole texts. The answer has these frames for each document, or other file,
+after POSITION (null: for all):
 
-    {"begin": MEMBER, "kind": KIND, "bytes": SIZE, "program": PROGRAM, "content": SIZE}
+    {"at": POSITION, "member": MEMBER, "kind": KIND, "bytes": SIZE, "program": PROGRAM, "content": SIZE}
     {"data": SIZE} and the bytes, several times
-    {"end": PROBLEM, "missing": PACKAGE, "skipped": {REASON: COUNT}}
+    {"end": PROBLEM, "skipped": {REASON: COUNT}}
 
-MEMBER is the path in the archive. The data are text in UTF-8; for a Parquet table, the lines of
-`table_lines`; for another file, where KIND is "", its content, decompressed by PROGRAM to SIZE bytes (0 if
-unknown). The last frame is {"done": PROBLEM}, where PROBLEM prevented reading the rest of the file. A PROBLEM
-is a line for users. Before and after each file in an archive there is a frame {"enter": MEMBER, "begun": N},
-where MEMBER is "" after it, and N the number of documents so far.
+MEMBER is the path in the archive. A POSITION is a list of numbers: those of the member of an archive, of the
+member of the archive in it, and so on, and of the document in a collection. The data are text in UTF-8; for a
+Parquet table, the lines of `table_lines`; for another file, where KIND is "", its content, decompressed by
+PROGRAM to SIZE bytes (0 if unknown). Before each file in an archive there is a frame {"at": POSITION,
+"member": MEMBER}. The last frame is {"done": PROBLEM}, where PROBLEM prevented reading the rest of the file.
+A PROBLEM is a line for users.
 """
 
 import contextlib
@@ -28,23 +29,20 @@ import math
 import sys
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 from llmcli import units
-from llmcli.data.child_process import become_child, end_after
+from llmcli.data.child_process import become_child, end_after, write_frame
 from llmcli.data.documents.compressed import content_size, decompressed
 from llmcli.data.documents.extracted import Extracted, ExtractionError, Part, Skipped
 from llmcli.data.regular_file import open_regular
 from llmcli.data.text import file_types
 from llmcli.data.text.file_types import START_BYTES, FileType, compression
 from llmcli.data.text.temporary_files import spooled
-from llmcli.errors import LLMError
-
-if TYPE_CHECKING:
-    from llmcli.data.documents.archives import Member
+from llmcli.errors import LLMError, missing_extra
 
 _FRAME_BYTES = 1 << 16  # text per frame
 _MAX_PROBLEM = 300  # characters
@@ -84,10 +82,9 @@ class _Bound:
 class _LimitError(Exception):
     """Stops the reading of a file, or of a file in an archive; the documents read before are kept."""
 
-    def __init__(self, name: str, problem: str, rest: str = "what follows is not read") -> None:
+    def __init__(self, name: str, problem: str) -> None:
         self.name = name  # of the file that exceeds its limit
         self.problem = f"{name} {problem}"
-        self.rest = rest
         self.is_reported = False
 
 
@@ -96,22 +93,11 @@ def main() -> None:
         for line in sys.stdin.buffer:
             request = json.loads(line)
             end_after(request["limits"]["stalled_seconds"])
-            answer = _Answer(answers, Limits(**request["limits"]), request["name"], request["skip"])
-            answer.done(_problem_of(request, answer))
+            answer = _Answer(answers, request)
+            reader = _FileReader(answer, request["reading"])
+            problem = answer.problem_of("", reader.read_path, Path(request["path"]))
             end_after(0)
-
-
-def _problem_of(request: dict[str, Any], answer: "_Answer") -> str:
-    """Read a file. Returns the problem that prevented reading all of it, or ""."""
-    name = request["name"]
-    try:
-        file = open_regular(Path(request["path"]))  # closed below; errors of reading have another message
-    except OSError as error:
-        return f"{name} cannot be read: {error.strerror or error}"
-    with file:
-        answer.start(file.seek(0, io.SEEK_END))
-        reader = _FileReader(answer, request["reading"], request["without"])
-        return answer.problem_of(name, lambda: reader.read(file, name, "", 0))
+            write_frame(answers, {"done": problem})
 
 
 def _problem(name: str, error: Exception, limits: Limits) -> str:
@@ -130,13 +116,13 @@ class _Answer:
     """Writes the frames of an answer, but not those of documents that were read before, and enforces the
     limits."""
 
-    def __init__(self, file: IO[bytes], limits: Limits, name: str, skip: int) -> None:
+    def __init__(self, file: IO[bytes], request: dict[str, Any]) -> None:
         self._file = file
-        self.limits = limits
-        self._name = name
-        self._skip = skip
+        self.limits = Limits(**request["limits"])
+        self._name = request["name"]
+        self._after: list[int] | None = request["after"]
         self._taken = self._begun = self._members = self._allowed_members = 0
-        self._bound = _Bound(name)
+        self._bound = _Bound(self._name)
         self._texts: list[str] = []
         self._size = 0
         self._is_skipping = False
@@ -145,6 +131,9 @@ class _Answer:
         """Begin a file of this size."""
         self._allowed_members = max(self.limits.members, file_bytes // self.limits.bytes_per_member)
         self._limit_processor_time(file_bytes)
+
+    def name_of(self, member: str) -> str:
+        return f"{self._name}/{member}".rstrip("/")
 
     @contextlib.contextmanager
     def limited(self, name: str, file_bytes: int, *, is_archive: bool = False) -> Iterator[None]:
@@ -163,24 +152,20 @@ class _Answer:
         finally:
             self._bound = outer
 
-    def problem_of(self, name: str, read: Callable[[], None]) -> str:
-        """Read a file. Returns the problem that prevented reading all of it, or "". Raises _LimitError for a
-        limit of what it is in."""
-        begun = self._begun
+    def problem_of(self, member: str, read: Callable[..., None], *arguments: Any) -> str:
+        """Call `read`, which reads a file. Returns the problem that prevented reading all of it, or "". Raises
+        _LimitError for a limit of what it is in."""
+        begun, name = self._begun, self.name_of(member)
         try:
-            read()
+            read(*arguments)
         except BrokenPipeError:
             raise
         except _LimitError as error:
             if error.name != name:
                 raise
-            if error.is_reported:
-                return ""
-            return (
-                f"{error.problem}; {error.rest}"
-                if self._begun > begun
-                else f"{error.problem}, and is not read"
-            )
+            if not error.is_reported:
+                is_kept = self._begun > begun
+                return error.problem + ("; what follows is not read" if is_kept else ", and is not read")
         except Exception as error:
             return _problem(name, error, self.limits)
         return ""
@@ -197,25 +182,36 @@ class _Answer:
             raise _LimitError(self._bound.name, self._bound.problem)
 
     def count_member(self) -> None:
+        """Count a file in an archive, or a document in a collection. Raises _LimitError."""
         end_after(self.limits.stalled_seconds)
         self._members += 1
         if self._members > self._allowed_members:
-            rest = "those that follow are not read"
-            raise _LimitError(self._name, f"has over {self._allowed_members:,} members", rest)
+            raise _LimitError(self._name, f"has over {self._allowed_members:,} members")
 
-    def enter(self, member: str) -> None:
-        self._send({"enter": member, "begun": self._begun})
-
-    def begin(self, member: str, kind: str, size: int, program: str = "", content: int = 0) -> bool:
-        """Begin a document or another file. Returns whether to read it: the first `skip` are not read
-        again."""
-        self._begun += 1
-        self._is_skipping = self._begun <= self._skip
-        if self._is_skipping:
+    def enter(self, at: list[int], member: str) -> bool:
+        """Begin a file in an archive. Returns whether to read it: not again."""
+        if self._is_before(at):
             return False
-        self._limit_processor_time(size)
-        self._send({"begin": member, "kind": kind, "bytes": size, "program": program, "content": content})
+        self._send({"at": at, "member": member})
         return True
+
+    def begin(
+        self, at: list[int], member: str, kind: str, size: int, program: str = "", content: int = 0
+    ) -> bool:
+        """Begin a document or another file. Returns whether to read it: not again."""
+        self._begun += 1
+        self._is_skipping = self._is_before(at)
+        if not self._is_skipping:
+            self._limit_processor_time(size)
+            facts = {"kind": kind, "bytes": size, "program": program, "content": content}
+            self._send({"at": at, "member": member} | facts)
+        return not self._is_skipping
+
+    def _is_before(self, at: list[int]) -> bool:
+        """Return whether a position was handled before: it is not after the one in the request, or around
+        it."""
+        after = self._after
+        return after is not None and at <= after and (at == after or after[: len(at)] != at)
 
     def text(self, text: str) -> None:
         self.take(len(text))
@@ -230,14 +226,10 @@ class _Answer:
         self.take(len(data))
         self._send({"data": len(data)}, data)
 
-    def end(self, problem: str = "", missing: str = "", skipped: Counter[str] | None = None) -> None:
-        if self._is_skipping:
-            return
-        self._flush()
-        self._send({"end": problem, "missing": missing, "skipped": skipped or {}})
-
-    def done(self, problem: str) -> None:
-        self._send({"done": problem})
+    def end(self, problem: str = "", skipped: Counter[str] | None = None) -> None:
+        if not self._is_skipping:
+            self._flush()
+            self._send({"end": problem, "skipped": skipped or {}})
 
     def _flush(self) -> None:
         if text := "".join(self._texts).replace("\0", ""):
@@ -248,8 +240,7 @@ class _Answer:
 
     def _send(self, header: dict[str, Any], data: bytes = b"") -> None:
         seconds_left = end_after(0)  # the other process may be slow or suspended
-        self._file.write(json.dumps(header).encode("ascii") + b"\n" + data)
-        self._file.flush()
+        write_frame(self._file, header, data)
         end_after(seconds_left)
 
     def _limit_processor_time(self, file_bytes: int) -> None:
@@ -268,109 +259,110 @@ class _FileReader:
     """Sends the contents of a file. With `plain` in `reading`, text with markup is sent as it is; without
     `reading`, tables are not read."""
 
-    def __init__(self, answer: _Answer, reading: dict[str, Any] | None, without: Sequence[str]) -> None:
+    def __init__(self, answer: _Answer, reading: dict[str, Any] | None) -> None:
         self._answer = answer
         self._reading = reading
-        self._without = without
         self._plain = bool(reading and reading["plain"])
 
-    def read(self, file: IO[bytes], name: str, member: str, depth: int) -> None:
-        """Send the document or the contents of the archive in a seekable file; `member` is its path in the
-        archive."""
-        size = file.seek(0, io.SEEK_END)
-        file.seek(0)
+    def read_path(self, path: Path) -> None:
+        try:
+            file = open_regular(path)  # closed below; errors of reading have another message
+        except OSError as error:
+            raise ExtractionError(f"cannot be read: {error.strerror or error}") from error
+        with file:
+            size = file.seek(0, io.SEEK_END)
+            file.seek(0)
+            self._answer.start(size)
+            self._read(file, "", [], size)
+
+    def _read(self, file: IO[bytes], member: str, at: list[int], size: int) -> None:
+        """Send the text or document in a file, or the contents of the archive; `member` is its path in the
+        archive around it, in which only the next byte can be read."""
+        name, content, unpacked = self._answer.name_of(member), file, 0
         start = file.read(START_BYTES)
-        file.seek(0)
         with contextlib.ExitStack() as stack:
-            content, unpacked = file, 0
             if program := compression(start):
-                unpacked = content_size(name, file, program)
-                content = stack.enter_context(decompressed(name, file, program))
+                packed = stack.enter_context(self._spooled(file, start)) if member else file
+                packed.seek(0)
+                unpacked = content_size(name, packed, program)
+                content = stack.enter_context(decompressed(name, packed, program))
                 start = content.read(START_BYTES)
-                content.seek(0)
             known = file_types.recognize(name, start)
-            is_archive = bool(known and known.module == "archives")
+            if known and known.is_text and self._plain:
+                known = None
+            is_archive = known is not None and known.module == "archives"
             stack.enter_context(self._answer.limited(name, size, is_archive=is_archive))
-            if known is None or (self._plain and known.is_text):
-                problem = file_types.describe_binary(name, start, program)
-                if problem:
-                    self._refuse(name, member, problem)
-                elif self._answer.begin(member, "", size, program, unpacked):
-                    self._send_file(content, name)
+            if known is None:
+                if problem := file_types.describe_binary(name, start, program):
+                    self._refuse(member, at, problem)
+                elif self._answer.begin(at, member, "", size, program, unpacked):
+                    with self._ending(name):
+                        for block in itertools.chain([start], _blocks(content)):
+                            self._answer.data(block)
                 return
-            if program and (known is file_types.ZIP or known.module not in _READ_IN_ORDER):
-                content = stack.enter_context(self._spooled(content))
+            is_read_in_order = known is not file_types.ZIP and known.module in _READ_IN_ORDER
+            if (program and not is_read_in_order) or (member and not program):
+                content = stack.enter_context(self._spooled(content, start))
+            content.seek(0)
             if known is file_types.ZIP:
                 known = _zip_type(content)
-                stack.enter_context(self._answer.limited(name, size, is_archive=known is file_types.ZIP))
-            if known.module == "archives":
-                self._read_members(content, name, member, depth)
-            elif known is file_types.TABLE:
-                self._send_table(content, name, member, size)
+                is_archive = known is file_types.ZIP
+                stack.enter_context(self._answer.limited(name, size, is_archive=is_archive))
+            if is_archive:
+                self._read_members(content, member, at)
             else:
-                self._send_document(content, name, member, known, size)
+                self._read_document(content, member, at, known, size)
 
-    def _read_members(self, file: IO[bytes], name: str, path: str, depth: int) -> None:
+    def _read_members(self, file: IO[bytes], path: str, at: list[int]) -> None:
         from llmcli.data.documents import archives
 
-        if depth == self._answer.limits.depth:
-            raise ExtractionError(f"is an archive in {depth} others, and not read; unpack it first")
+        if len(at) == self._answer.limits.depth:
+            raise ExtractionError(f"is an archive in {len(at)} others, and not read; unpack it first")
+        name = self._answer.name_of(path)
         skipped: Counter[str] = Counter()
         is_empty = True
-        for member in archives.members(file, name, self._answer.count):
+        for number, member in enumerate(archives.members(file, name, self._answer.count)):
             self._answer.count_member()
             if isinstance(member, Skipped):
                 skipped[member.reason] += member.count
             elif not file_types.is_hidden(member.name.split("/")):
                 is_empty = False
-                inner = f"{path}/{member.name}".lstrip("/")
-                if inner not in self._without:
-                    self._answer.enter(inner)
-                    self._read_member(member, f"{name}/{member.name}", inner, depth + 1)
-                    self._answer.enter("")
+                inner, place = f"{path}/{member.name}".lstrip("/"), [*at, number]
+                if self._answer.enter(place, inner):  # a problem with it does not affect those that follow
+                    arguments = member.content, inner, place, member.stored_bytes
+                    if problem := self._answer.problem_of(inner, self._read, *arguments):
+                        self._send_problem(inner, place, problem)
         if skipped:
             counts = ", ".join(f"{reason} ({number:,})" for reason, number in skipped.items())
-            self._send_problem(path, f"{name} has what cannot be read: {counts}")
+            self._send_problem(path, at, f"{name} has what cannot be read: {counts}")
         elif is_empty:
             raise ExtractionError("holds no files to read")
 
-    def _read_member(self, file: "Member", name: str, path: str, depth: int) -> None:
-        """Send a file in an archive. A problem with it does not affect those that follow."""
-        with self._answer.limited(name, file.stored_bytes):
-            problem = self._answer.problem_of(
-                name, lambda: self._send_member(file.content, name, path, depth)
-            )
-        if problem:
-            self._send_problem(path, problem)
+    def _read_document(self, file: IO[bytes], member: str, at: list[int], known: FileType, size: int) -> None:
+        """Send a document, a table, or each document in a collection."""
+        name = self._answer.name_of(member)
+        if known is file_types.TABLE and self._reading and not self._plain:
+            from llmcli.data.files import table_lines
 
-    def _send_member(self, content: IO[bytes] | ExtractionError, name: str, member: str, depth: int) -> None:
-        if isinstance(content, ExtractionError):
-            raise content
-        start = content.read(START_BYTES)
-        known = file_types.recognize(name, start)
-        if compression(start) or (known and not (self._plain and known.is_text)):
-            with self._spooled(content, start) as file:
-                self.read(file, name, member, depth)
-        elif problem := file_types.describe_binary(name, start):
-            self._refuse(name, member, problem)
-        elif self._answer.begin(member, "", 0):
-            self._send_file(content, name, start)
-
-    def _send_document(self, file: IO[bytes], name: str, member: str, known: FileType, size: int) -> None:
-        """Send a document, or each document in a collection."""
-        if not known.module:
-            self._refuse(name, member, file_types.describe(name, known))
+            blocks: Extracted = table_lines(name, file, self._reading)
+        elif known is file_types.TABLE or not known.module:
+            self._refuse(member, at, file_types.describe(name, known))
             return
-        blocks = _extracted(file, name, known.module)
+        else:
+            blocks = _extracted(file, name, known.module)
         part: Part | None = Part("", size)
-        while part:
-            if part.name:
+        for number in itertools.count():
+            if part is None:
+                return
+            if number:
                 self._answer.count_member()
-            is_read = self._answer.begin(f"{member}/{part.name}".strip("/"), known.kind, part.bytes)
+            place = [*at, number] if known.is_collection else at
+            path = f"{member}/{part.name}".strip("/")
+            is_read = self._answer.begin(place, path, known.kind, part.bytes)
             if not (is_read or known.is_collection):
                 return
-            name_of_part, part = f"{name}/{part.name}".rstrip("/"), None
-            with self._ending(name_of_part) as skipped:
+            part = None
+            with self._ending(self._answer.name_of(path), known) as skipped:
                 for block in blocks:
                     if isinstance(block, Part):
                         part = block
@@ -381,24 +373,8 @@ class _FileReader:
                     else:
                         self._answer.text(block)
 
-    def _send_table(self, file: IO[bytes], name: str, member: str, size: int) -> None:
-        from llmcli.data.files import table_lines
-
-        if self._reading is None or self._plain:
-            self._refuse(name, member, file_types.describe(name, file_types.TABLE))
-        elif self._answer.begin(member, file_types.TABLE.kind, size):
-            with self._ending(name):
-                for line in table_lines(name, file, self._reading):
-                    self._answer.text(line)
-
-    def _send_file(self, file: IO[bytes], name: str, start: bytes = b"") -> None:
-        """Send the content of a file that may be text; `start` was read from it before."""
-        with self._ending(name):
-            for block in itertools.chain([start] if start else [], _blocks(file)):
-                self._answer.data(block)
-
     @contextlib.contextmanager
-    def _ending(self, name: str) -> Iterator[Counter[str]]:
+    def _ending(self, name: str, known: FileType | None = None) -> Iterator[Counter[str]]:
         """Send the last frame of a document: what was skipped, or the problem. A limit of the file is raised
         again."""
         skipped: Counter[str] = Counter()
@@ -412,21 +388,25 @@ class _FileReader:
             self._answer.end(reason if error.is_reported else f"{name} is not read: {error.problem}")
             raise
         except ModuleNotFoundError as error:
-            self._answer.end(missing=(error.name or "").partition(".")[0])
+            package = (error.name or "").partition(".")[0]
+            problem = str(missing_extra(f"reading {name}", package, "documents"))
+            as_text = "; or add `plain` to read it as it is" if known and known.is_text else ""
+            self._answer.end(problem + as_text)
         except Exception as error:
-            self._answer.end(_problem(name, error, self._answer.limits), skipped=skipped)
+            self._answer.end(_problem(name, error, self._answer.limits), skipped)
         else:
-            self._answer.end(skipped=skipped)
+            self._answer.end("", skipped)
 
-    def _refuse(self, name: str, member: str, description: str) -> None:
+    def _refuse(self, member: str, at: list[int], description: str) -> None:
         """Say what a file is that is not read; without advice if it is in an archive."""
-        self._send_problem(member, f"{name} {description.partition('; ')[0] if member else description}")
+        description = description.partition("; ")[0] if member else description
+        self._send_problem(member, at, f"{self._answer.name_of(member)} {description}")
 
-    def _send_problem(self, member: str, problem: str) -> None:
-        if self._answer.begin(member, "", 0):
+    def _send_problem(self, member: str, at: list[int], problem: str) -> None:
+        if self._answer.begin(at, member, "", 0):
             self._answer.end(problem)
 
-    def _spooled(self, content: IO[bytes], start: bytes = b"") -> IO[bytes]:
+    def _spooled(self, content: IO[bytes], start: bytes) -> IO[bytes]:
         """Return a seekable file with `start` and the rest of a stream."""
 
         def blocks() -> Iterator[bytes]:

@@ -56,11 +56,12 @@ class NotTextError(LLMError):
 
 @dataclass(frozen=True)
 class Stored:
-    """Content at the end of a `TextCopy`: that of a compressed file, or of a file in an archive."""
+    """Content at the end of a `TextCopy`: that of a compressed file, of a file in an archive, or of a table."""
 
     offset: int
     program: str = ""  # that decompresses the file
     is_in_archive: bool = False
+    is_table: bool = False  # the lines of `table_lines`
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Documents of all kinds in child processes: what is read, in which order, and which limits end the reading."""
 
 import bz2
+import contextlib
 import gzip
 import io
 import json
@@ -13,7 +14,7 @@ import sys
 import tarfile
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -262,18 +263,19 @@ def test_a_missing_package_is_a_line_with_what_to_type(monkeypatch: pytest.Monke
         )
 
 
-class fresh_children:  # noqa: N801 (a context manager)
+@contextlib.contextmanager
+def fresh_children() -> Iterator[None]:
     """No child process from before the block is used in it, nor one from the block after it."""
+    stop_idle()
+    try:
+        yield
+    finally:
+        stop_idle()
 
-    def __enter__(self) -> None:
-        self._stop()
 
-    def __exit__(self, *_: object) -> None:
-        self._stop()
-
-    def _stop(self) -> None:
-        if child := reader._idle.get():
-            child.stop()
+def stop_idle() -> None:
+    while reader._idle:
+        reader._idle.pop().stop()
 
 
 # ---- limits
@@ -291,11 +293,16 @@ def test_a_bomb_in_an_archive_costs_that_file() -> None:
     put("a.zip", zipped({"a.txt": "a", "zeros.txt": bomb, "b.txt": "b"}))
     put("b.tar", samples.tarred({"in.zip": zipped({"c.txt": "c", "zeros.txt": bomb, "d.txt": "d"}), "e.txt": b"e"}))
     sources = read_sources(["a.zip", "b.tar"])
-    assert list(texts(sources)) == ["a.zip/a.txt", "a.zip/b.txt", "b.tar/in.zip/c.txt", "b.tar/e.txt"]
+    assert list(texts(sources)) == [
+        "a.zip/a.txt",
+        "a.zip/b.txt",
+        "b.tar/in.zip/c.txt",
+        "b.tar/in.zip/d.txt",
+        "b.tar/e.txt",
+    ]
     assert sources.text.not_read == (
         f"a.zip/zeros.txt unpacks to over 33.55 MB, {BOMB}, and is not read",
-        f"b.tar/in.zip/zeros.txt is not read: b.tar/in.zip unpacks to over 33.55 MB, {BOMB}",
-        f"b.tar/in.zip unpacks to over 33.55 MB, {BOMB}; what follows is not read",
+        f"b.tar/in.zip/zeros.txt unpacks to over 33.55 MB, {BOMB}, and is not read",
     )
 
 
@@ -331,10 +338,10 @@ def test_a_file_that_is_skipped_in_a_compressed_archive_counts(monkeypatch: pyte
 @platforms.posix
 def test_time_without_text_goes_on_when_a_document_begins() -> None:
     """Thus a file that is read twice, to recognize and to send it, has no more time than another."""
-    answer = worker._Answer(io.BytesIO(), worker.Limits(stalled_seconds=1000), "a", 0)
+    answer = worker._Answer(io.BytesIO(), {"name": "a", "after": None, "limits": {"stalled_seconds": 1000}})
     try:
         end_after(900)
-        answer.begin("", "", 0)
+        answer.begin([], "", "", 0)
         answer.end()
         assert 0 < signal.getitimer(signal.ITIMER_REAL)[0] <= 900
         answer.data(b"text")
@@ -386,9 +393,7 @@ def test_a_bomb_takes_no_more_memory_than_a_good_file() -> None:
 
     def peaks() -> tuple[int, int]:
         """Peak memory of this process and of the idle child, in kB."""
-        child = reader._idle.get()
-        assert child is not None
-        reader._idle.put(child)
+        [child] = reader._idle
         [line] = re.findall(r"VmHWM:\s*(\d+) kB", Path(f"/proc/{child.pid}/status").read_text())
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, int(line)
 
@@ -425,7 +430,7 @@ def test_many_documents_in_a_collection_end_at_their_number(monkeypatch: pytest.
     limit(monkeypatch, members=10)
     sources = read_sources(["a.mbox"])
     assert list(texts(sources)) == [f"a.mbox/{n}" for n in range(1, 11)]
-    assert sources.text.skipped == ("a.mbox has over 10 members; those that follow are not read",)
+    assert sources.text.skipped == ("a.mbox has over 10 members; what follows is not read",)
     limit(monkeypatch, members=10, bytes_per_member=Path("a.mbox").stat().st_size // 20)
     assert len(texts(read_sources(["a.mbox"]))) == 20
 
@@ -434,7 +439,7 @@ def test_many_members_end_at_their_number(monkeypatch: pytest.MonkeyPatch) -> No
     limit(monkeypatch, members=10)
     sources = read_sources([put("a.zip", zipped({f"{n}.txt": f"{n}" for n in range(20)}))])
     assert len(texts(sources)) == 10
-    assert sources.text.skipped == ("a.zip has over 10 members; those that follow are not read",)
+    assert sources.text.skipped == ("a.zip has over 10 members; what follows is not read",)
 
 
 def test_a_broken_cross_reference_table_is_repaired_or_one_line() -> None:
@@ -510,50 +515,36 @@ def test_files_of_an_archive_that_give_nothing_take_twice_the_time_of_one_togeth
     )
 
 
-def test_a_process_that_dies_costs_one_document(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The other files of its archive are read by another process."""
-    begin = reader._Answer._read_document
+def test_a_process_that_dies_costs_one_document_or_one_file_in_an_archive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are read by another process. It dies in a document, before the first document of a file, or in the
+    second letter of a mailbox and then before the third one."""
+    frames, deaths = reader.ChildProcess.frames, list[tuple[str, bool]]()
 
-    def die(self: reader._Answer, kind: str, size: int) -> None:
-        if self.name.endswith("b.html"):
-            os.kill(self._child.pid, signal.SIGKILL)
-            self._child._process.wait()
-            while self.frame():  # what it had sent
-                pass
-        begin(self, kind, size)
+    def dying(self: reader.ChildProcess, request: dict[str, object]) -> Iterator[tuple[dict[str, object], bytes]]:
+        for header, data in frames(self, request):
+            yield header, data
+            if deaths and (header.get("member"), "kind" in header) == deaths[0]:
+                del deaths[0]
+                self.kill()
+                raise EOFError
 
-    monkeypatch.setattr(reader._Answer, "_read_document", die)
-    members: dict[str, str | bytes] = {f"{name}.html": PAGE.replace("cats", f"cat {name}") for name in "abc"}
-    sources = read_sources([put("a.zip", zipped({**members, "d.txt": "d"}))])
-    assert list(texts(sources).values()) == ["A page about cat a.\n", "A page about cat c.\n", "d"]
-    assert [line.split(" cannot")[0] for line in sources.text.skipped] == ["a.zip/b.html"]
-
-
-@pytest.mark.parametrize("dies_twice", [False, True])
-def test_a_process_that_dies_between_documents_costs_one_file_in_an_archive(
-    monkeypatch: pytest.MonkeyPatch, dies_twice: bool
-) -> None:
-    """It dies before the first document of the file; or in the second letter, and then before the third one."""
-    frame, deaths = reader._Answer.frame, list[str | None]()
-
-    def die(self: reader._Answer) -> tuple[dict[str, object], bytes]:
-        read = frame(self)
-        is_between = self.entered == "b.mbox" and self.member is None and "begin" in read[0]
-        is_in_letter = self.member == "b.mbox/2"
-        if len(deaths) < 1 + dies_twice and (is_in_letter if dies_twice and not deaths else is_between):
-            deaths.append(self.member)
-            raise reader._EndedError(self._child, 60.0)
-        return read
-
-    monkeypatch.setattr(reader._Answer, "frame", die)
+    monkeypatch.setattr(reader.ChildProcess, "frames", dying)
     letter = "From a@b Mon Jan  1 00:00:00 2024\nSubject: cat\n\nLetter {}\n\n"
     mailbox = "".join(map(letter.format, range(3)))
     members: dict[str, str | bytes] = {"a.txt": "a", "b.mbox": mailbox, "c.html": PAGE, "d.txt": "d", "e.txt": "e"}
-    sources = read_sources([put("a.zip", zipped(members))])
-    letters, skipped = (["b.mbox/1"], ["b.mbox/2", "b.mbox"]) if dies_twice else ([], ["b.mbox"])
-    found = {name.removeprefix("a.zip/") for name in texts(sources)}
-    assert found == {"a.txt", *letters, "c.html", "d.txt", "e.txt"}
-    assert [line.split(" cannot")[0] for line in sources.text.skipped] == [f"a.zip/{name}" for name in skipped]
+    letters = ["b.mbox/1", "b.mbox/2", "b.mbox/3"]
+    others = ["c.html", "d.txt", "e.txt"]
+    for places, found, skipped in [
+        ([("c.html", True)], ["a.txt", *letters, "d.txt", "e.txt"], ["c.html"]),
+        ([("d.txt", True)], ["a.txt", *letters, "c.html", "e.txt"], ["d.txt"]),
+        ([("b.mbox/2", True)], ["a.txt", "b.mbox/1", "b.mbox/3", *others], ["b.mbox/2"]),
+        ([("b.mbox", False)], ["a.txt", *others], ["b.mbox"]),
+        ([("b.mbox/2", True), ("b.mbox", False)], ["a.txt", "b.mbox/1", *others], ["b.mbox/2", "b.mbox"]),
+    ]:
+        deaths[:] = places
+        sources = read_sources([put("a.zip", zipped(members))])
+        assert list(texts(sources)) == [f"a.zip/{name}" for name in found], places
+        assert [line.split(" is damaged")[0] for line in sources.text.skipped] == [f"a.zip/{name}" for name in skipped]
 
 
 def test_much_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -570,8 +561,8 @@ def test_ctrl_c_ends_within_a_second_and_leaves_no_process() -> None:
         "from llmcli.data.documents import reader\n"
         "with reader.DocumentReader(None) as documents:\n"
         "    job = documents.submit('a.tar', Path('a.tar'))\n"
-        "    while not documents._workers[0]._child: pass\n"
-        "    print(documents._workers[0]._child.pid, flush=True)\n"
+        "    while not documents._readers or not documents._readers[0].child: pass\n"
+        "    print(documents._readers[0].child.pid, flush=True)\n"
         "    documents.wait(job, print)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
