@@ -42,8 +42,8 @@ MAX_BYTES = 20_000_000  # maximum read from that text
 MIN_GAIN = 0.002  # minimum relative gain in loss from the cache ...
 MARGIN = 3.0  # ... and the gain in standard errors: a smaller gain may be chance
 HISTORIES = (8192, 0)  # tokens before a window
-# The mean weights for four texts that are not in any published table: tests/benchmarks/cache_prior.py
-# (LOG.md, "The prior of the n-gram cache")
+# The mean weights for four texts that are not in any published table: tests/benchmarks/LOG.md, "The prior of the
+# n-gram cache"
 PRIOR = (
     (-1.25, -0.25, -0.6, -0.1),
     (-0.1, -0.7, -1.55, -0.15),
