@@ -270,16 +270,16 @@ def assert_one_sentence(call: Callable[[], object]) -> None:
         assert caught.traceback[-1].path == Path(api.__file__), caught.value
 
 
-@pytest.mark.parametrize("name", CALLS)
-def test_what_is_no_text_or_file_is_refused(name: str, tiny_model: Path) -> None:
+def test_what_is_no_text_or_file_is_refused(tiny_model: Path) -> None:
     Path("c.txt").write_text(TEXT, "utf-8")
     model = llmcli.load(tiny_model)
-    takes_empty = name in ("tokenize", "detokenize", "generate", "stream", "next_words")
-    for value in [*NOT_TEXTS, None if takes_empty else "", "x\0" if name == "load" else None]:
-        is_fine = (name == "load" and value == Path("x")) or (name == "output" and value == Path("x"))
-        is_fine = is_fine or (name == "detokenize" and value == b"ab")  # a sequence of integers
-        if not is_fine and not (name == "train" and isinstance(value, Path)):
-            assert_one_sentence(lambda value=value: CALLS[name](model, value))  # type: ignore[misc]
+    for name in CALLS:
+        takes_empty = name in ("tokenize", "detokenize", "generate", "stream", "next_words")
+        for value in [*NOT_TEXTS, None if takes_empty else "", "x\0" if name == "load" else None]:
+            is_fine = (name == "load" and value == Path("x")) or (name == "output" and value == Path("x"))
+            is_fine = is_fine or (name == "detokenize" and value == b"ab")  # a sequence of integers
+            if not is_fine and not (name == "train" and isinstance(value, Path)):
+                assert_one_sentence(lambda value=value, name=name: CALLS[name](model, value))  # type: ignore[misc]
 
 
 def test_options_of_other_types_and_out_of_range_are_refused(tiny_model: Path) -> None:
@@ -418,12 +418,12 @@ def test_texts_have_the_form_that_is_asked_for(tmp_path: Path) -> None:
         model.generate("The cat", logit_bias=[1])  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("messages", [None, "Hi", {"role": "user", "content": "Hi"}, 3])
-def test_the_error_for_messages_says_what_a_message_is(tiny_model: Path, messages) -> None:
-    with pytest.raises(
-        llmcli.LLMError, match=r'messages must be a list such as \[{"role": "user", "content": "Hello"}\], found'
-    ):
-        llmcli.load(tiny_model).chat(messages)
+def test_the_error_for_messages_says_what_a_message_is(tiny_model: Path) -> None:
+    for messages in [None, "Hi", {"role": "user", "content": "Hi"}, 3]:
+        with pytest.raises(
+            llmcli.LLMError, match=r'messages must be a list such as \[{"role": "user", "content": "Hello"}\], found'
+        ):
+            llmcli.load(tiny_model).chat(messages)
 
 
 def test_an_empty_text_in_memory_is_no_file() -> None:

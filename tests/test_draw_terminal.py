@@ -45,9 +45,8 @@ def test_plain_text_is_shown_unchanged(lines: list[str]) -> None:
     assert "\n".join(shown("\r\n".join(lines))).strip("\n") == "\n".join(rows).strip("\n")
 
 
-@pytest.mark.parametrize(
-    ("received", "rows"),
-    [
+def test_the_screen_after_escape_sequences() -> None:
+    for received, rows in [
         ("50%\r100%\r\ndone", ["100%", "done"]),
         ("a long line\r\x1b[Kshort", ["short"]),
         ("one\r\ntwo\r\nthree\x1b[2A\r\x1b[2KONE\x1b[1B\r\x1b[2KTWO\r\n\r\n", ["ONE", "TWO", "three"]),  # rich's Live
@@ -59,10 +58,8 @@ def test_plain_text_is_shown_unchanged(lines: list[str]) -> None:
         ("a" * 19 + "語", ["a" * 19, "語"]),
         ("e\u0301a", ["e\u0301a"]),
         ("\r\n \r\nx \r\n\r\n", ["x"]),
-    ],
-)
-def test_the_screen_after_escape_sequences(received: str, rows: list[str]) -> None:
-    assert shown(received) == rows
+    ]:
+        assert shown(received) == rows
 
 
 def test_styles_after_escape_sequences() -> None:
@@ -87,18 +84,18 @@ RECEIVED = (
 )
 
 
-@pytest.mark.parametrize("theme", ["LIGHT", "DARK"])
-def test_a_picture_has_all_the_text_and_is_reproducible(theme: str) -> None:
-    rows = draw.screen(RECEIVED)
-    picture = draw.svg(rows, getattr(draw, theme), "a <title>")
-    assert picture == draw.svg(draw.screen(RECEIVED), getattr(draw, theme), "a <title>")
-    root = ElementTree.fromstring(picture)
-    assert root.find(f"{SVG}title").text == "a <title>"  # type: ignore[union-attr]
-    assert root.find(f"{SVG}desc").text == "\n".join(shown(RECEIVED, 80))  # type: ignore[union-attr]
-    texts = [text.text for text in root.iter(f"{SVG}text")]
-    assert texts == ["plan", "because", "budget", '5m <b>&"', "66%", "0.2", "リンゴ", "0.4", "ok"]
-    assert not re.search("url|href|@import|@font-face|script", picture)
-    assert set(re.findall(r"https?://[^\s\"]+", picture)) == {"http://www.w3.org/2000/svg"}
+def test_a_picture_has_all_the_text_and_is_reproducible() -> None:
+    for theme in ["LIGHT", "DARK"]:
+        rows = draw.screen(RECEIVED)
+        picture = draw.svg(rows, getattr(draw, theme), "a <title>")
+        assert picture == draw.svg(draw.screen(RECEIVED), getattr(draw, theme), "a <title>")
+        root = ElementTree.fromstring(picture)
+        assert root.find(f"{SVG}title").text == "a <title>"  # type: ignore[union-attr]
+        assert root.find(f"{SVG}desc").text == "\n".join(shown(RECEIVED, 80))  # type: ignore[union-attr]
+        texts = [text.text for text in root.iter(f"{SVG}text")]
+        assert texts == ["plan", "because", "budget", '5m <b>&"', "66%", "0.2", "リンゴ", "0.4", "ok"]
+        assert not re.search("url|href|@import|@font-face|script", picture)
+        assert set(re.findall(r"https?://[^\s\"]+", picture)) == {"http://www.w3.org/2000/svg"}
 
 
 def test_the_themes_differ_only_in_colors() -> None:
@@ -129,28 +126,25 @@ def test_bars_lines_and_dots_are_drawn_to_scale() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("page", "picture", "prediction"),
-    [
+def test_the_picture_of_a_readme_shows_its_commands_and_figures() -> None:
+    for page, picture, prediction in [
         ("README.md", "first-picture", r"The model\s+predicts ([\d.]+) and ([\d.]+)\."),
         ("README.ja.md", "first-picture-ja", "モデルが予測した確率は ([\\d.]+)、([\\d.]+)、([\\d.]+) です。"),
-    ],
-)
-def test_the_picture_of_a_readme_shows_its_commands_and_figures(page: str, picture: str, prediction: str) -> None:
-    readme = (ROOT / page).read_text("utf-8")
-    names = re.search(
-        r'<picture><source media="\(prefers-color-scheme: dark\)" srcset="([^"]+)">!\[[^]]+\]\(([^)]+)\)</picture>',
-        readme,
-    )
-    assert names and [*names.groups()] == [f"examples/{picture}-dark.svg", f"examples/{picture}.svg"]
-    texts = [ElementTree.parse(ROOT / name).find(f"{SVG}desc").text or "" for name in names.groups()]  # type: ignore[union-attr]
-    assert texts[0] == texts[1]
-    for command, _ in draw.PICTURES[picture]:
-        assert f"$ {command}\n" in texts[0] and command in readme
-    assert "\nsaved model.safetensors" in texts[0]
-    told = re.search(prediction, readme)
-    shown = re.findall(r"^ \S+ +(0\.\d+) +█", texts[0], re.M)
-    assert told and [*told.groups()] == [f"{float(one):.2f}" for one in shown[: len(told.groups())]]
+    ]:
+        readme = (ROOT / page).read_text("utf-8")
+        names = re.search(
+            r'<picture><source media="\(prefers-color-scheme: dark\)" srcset="([^"]+)">!\[[^]]+\]\(([^)]+)\)</picture>',
+            readme,
+        )
+        assert names and [*names.groups()] == [f"examples/{picture}-dark.svg", f"examples/{picture}.svg"]
+        texts = [ElementTree.parse(ROOT / name).find(f"{SVG}desc").text or "" for name in names.groups()]  # type: ignore[union-attr]
+        assert texts[0] == texts[1]
+        for command, _ in draw.PICTURES[picture]:
+            assert f"$ {command}\n" in texts[0] and command in readme
+        assert "\nsaved model.safetensors" in texts[0]
+        told = re.search(prediction, readme)
+        shown = re.findall(r"^ \S+ +(0\.\d+) +█", texts[0], re.M)
+        assert told and [*told.groups()] == [f"{float(one):.2f}" for one in shown[: len(told.groups())]]
 
 
 @pseudo_terminals

@@ -3,8 +3,6 @@
 from collections import defaultdict
 from pathlib import Path
 
-import pytest
-
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
@@ -17,19 +15,19 @@ def questions(name: str) -> list[tuple[str, str]]:
     return [(question[2:].strip(), answer[2:].strip()) for question, answer in pairs]
 
 
-@pytest.mark.parametrize(("name", "answers", "wordings"), [("planets", 58, 8), ("wakusei", 40, 6)])
-def test_each_answer_has_several_wordings_of_its_question(name: str, answers: int, wordings: int) -> None:
-    by_answer: dict[str, set[str]] = defaultdict(set)
-    for question, answer in questions(f"{name}.txt"):
-        by_answer[answer].add(question)
-    assert len(by_answer) == answers and {len(asked) for asked in by_answer.values()} == {wordings}
-    assert 30 <= answers <= 60 and 6 <= wordings <= 10
+def test_each_answer_has_several_wordings_of_its_question() -> None:
+    for name, answers, wordings in [("planets", 58, 8), ("wakusei", 40, 6)]:
+        by_answer: dict[str, set[str]] = defaultdict(set)
+        for question, answer in questions(f"{name}.txt"):
+            by_answer[answer].add(question)
+        assert len(by_answer) == answers and {len(asked) for asked in by_answer.values()} == {wordings}
+        assert 30 <= answers <= 60 and 6 <= wordings <= 10
 
 
-@pytest.mark.parametrize("name", ["planets", "wakusei"])
-def test_the_held_out_wordings_are_new_ones_of_the_same_questions(name: str) -> None:
-    training, test = questions(f"{name}.txt"), questions(f"{name}-test.txt")
-    assert not {question for question, _ in training} & {question for question, _ in test}
-    assert {answer for _, answer in test} == {answer for _, answer in training}
-    every = [question for question, _ in training + test]
-    assert len(set(every)) == len(every), "a question has two answers"
+def test_the_held_out_wordings_are_new_ones_of_the_same_questions() -> None:
+    for name in ["planets", "wakusei"]:
+        training, test = questions(f"{name}.txt"), questions(f"{name}-test.txt")
+        assert not {question for question, _ in training} & {question for question, _ in test}
+        assert {answer for _, answer in test} == {answer for _, answer in training}
+        every = [question for question, _ in training + test]
+        assert len(set(every)) == len(every), "a question has two answers"

@@ -68,19 +68,19 @@ def stored(environment: Environment, *measurements: Measurement) -> dict[str, re
     }
 
 
-@pytest.mark.parametrize("document", tables.DOCUMENTS)
-def test_a_document_agrees_with_the_results(document: str) -> None:
-    text = (ROOT / document).read_text("utf-8")
-    assert list(tables.generated(text))
-    assert tables.updated(text, Figures(results.load())) == text, "run python -m tests.benchmarks.tables"
+def test_a_document_agrees_with_the_results() -> None:
+    for document in tables.DOCUMENTS:
+        text = (ROOT / document).read_text("utf-8")
+        assert list(tables.generated(text))
+        assert tables.updated(text, Figures(results.load())) == text, "run python -m tests.benchmarks.tables"
 
 
-@pytest.mark.parametrize("name", plots.PLOTS)
-@pytest.mark.parametrize("ending", plots.THEMES)
-def test_a_plot_shows_the_results(name: str, ending: str) -> None:
-    select, _ = plots.PLOTS[name]
-    svg = (ROOT / "docs" / f"{name}{ending}.svg").read_text("utf-8")
-    assert plots.digest(select(Figures(results.load()))) in svg, "run python -m tests.benchmarks.tables"
+def test_a_plot_shows_the_results() -> None:
+    for ending in plots.THEMES:
+        for name in plots.PLOTS:
+            select, _ = plots.PLOTS[name]
+            svg = (ROOT / "docs" / f"{name}{ending}.svg").read_text("utf-8")
+            assert plots.digest(select(Figures(results.load()))) in svg, "run python -m tests.benchmarks.tables"
 
 
 def test_the_results_belong_together() -> None:
@@ -273,17 +273,17 @@ def test_measurements_that_do_not_fit_into_the_time_are_left(tmp_path: Path) -> 
     assert fake.measured == [WANTED[0].name, WANTED[2].name]
 
 
-@pytest.mark.parametrize(("environment", "key"), [(NEWER, "llmcli"), (ELSEWHERE, "machine")])
-def test_results_of_another_source_tree_or_machine_are_out_of_date(environment: Environment, key: str) -> None:
-    stale = publish.out_of_date(WANTED, stored(HERE, *WANTED), environment)
-    assert stale == {WANTED[0].name: [key], WANTED[1].name: [key]}  # the compressor's stays
-    assert not publish.out_of_date(WANTED, stored(HERE, *WANTED), HERE)
-    removed = publish.out_of_date(WANTED[:2], stored(HERE, *WANTED), HERE)
-    assert removed == {WANTED[2].name: ["list of measurements"]}
-    mixed = stored(HERE, WANTED[0]) | stored(environment, *WANTED[1:])
-    with pytest.raises(LLMError, match=f"of another {key} than those before it"):
-        results.check_consistent(mixed)
-    results.check_consistent(stored(HERE, *WANTED[2:]) | stored(environment, *WANTED[:2]))
+def test_results_of_another_source_tree_or_machine_are_out_of_date() -> None:
+    for environment, key in [(NEWER, "llmcli"), (ELSEWHERE, "machine")]:
+        stale = publish.out_of_date(WANTED, stored(HERE, *WANTED), environment)
+        assert stale == {WANTED[0].name: [key], WANTED[1].name: [key]}  # the compressor's stays
+        assert not publish.out_of_date(WANTED, stored(HERE, *WANTED), HERE)
+        removed = publish.out_of_date(WANTED[:2], stored(HERE, *WANTED), HERE)
+        assert removed == {WANTED[2].name: ["list of measurements"]}
+        mixed = stored(HERE, WANTED[0]) | stored(environment, *WANTED[1:])
+        with pytest.raises(LLMError, match=f"of another {key} than those before it"):
+            results.check_consistent(mixed)
+        results.check_consistent(stored(HERE, *WANTED[2:]) | stored(environment, *WANTED[:2]))
 
 
 @pytest.fixture

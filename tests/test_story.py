@@ -57,13 +57,13 @@ def test_the_corpus_has_the_documented_frequencies() -> None:
     assert "apple" not in true_frequencies("food.txt", "I like to drink ", ".")
 
 
-@pytest.mark.parametrize("prompt", ["I like to eat", "I like to drink", "They went to the", "The cat likes to"])
-def test_predicted_probabilities_equal_the_frequencies_in_the_corpus(food: Path, prompt: str) -> None:
-    expected = true_frequencies("food.txt", prompt + " ", ".")
-    predicted = next_words(prompt, food)
-    for word, frequency in expected.items():
-        assert predicted.get(word, 0.0) == pytest.approx(frequency, abs=0.03), word
-    assert next(iter(predicted)) == max(expected, key=expected.__getitem__)
+def test_predicted_probabilities_equal_the_frequencies_in_the_corpus(food: Path) -> None:
+    for prompt in ["I like to eat", "I like to drink", "They went to the", "The cat likes to"]:
+        expected = true_frequencies("food.txt", prompt + " ", ".")
+        predicted = next_words(prompt, food)
+        for word, frequency in expected.items():
+            assert predicted.get(word, 0.0) == pytest.approx(frequency, abs=0.03), word
+        assert next(iter(predicted)) == max(expected, key=expected.__getitem__)
 
 
 def test_the_prediction_depends_on_the_context(food: Path) -> None:

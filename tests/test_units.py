@@ -1,14 +1,11 @@
 """Numbers as text: probabilities, bits, counts, sizes, durations, epochs."""
 
-import pytest
-
 from llmcli import units
 from llmcli.units import duration, number, size
 
 
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
+def test_number_abbreviates_counts():
+    for value, expected in [
         (0, "0"),
         (1, "1"),
         (950, "950"),
@@ -22,19 +19,16 @@ from llmcli.units import duration, number, size
         (1_500_000_000_000, "1.50 T"),
         (999_999, "1.00 M"),  # not 1000.0 k
         (999_999_999, "1.00 B"),
-    ],
-)
-def test_number_abbreviates_counts(value, expected):
-    assert number(value) == expected
+    ]:
+        assert number(value) == expected
 
 
 def test_number_accepts_any_count_that_a_header_can_claim():
     assert number(10**400).endswith("T")
 
 
-@pytest.mark.parametrize(
-    ("count", "expected"),
-    [
+def test_size_abbreviates_bytes():
+    for count, expected in [
         (0, "0 bytes"),
         (12, "12 bytes"),
         (999, "999 bytes"),
@@ -43,15 +37,12 @@ def test_number_accepts_any_count_that_a_header_can_claim():
         (137_953_316_864, "137.95 GB"),
         (2_000_000_000_000, "2.00 TB"),
         (999_999, "1.00 MB"),  # not 1000.00 kB
-    ],
-)
-def test_size_abbreviates_bytes(count, expected):
-    assert size(count) == expected
+    ]:
+        assert size(count) == expected
 
 
-@pytest.mark.parametrize(
-    ("seconds", "expected"),
-    [
+def test_duration():
+    for seconds, expected in [
         (0, "0s"),
         (0.4, "0s"),
         (5.2, "5s"),
@@ -65,15 +56,12 @@ def test_size_abbreviates_bytes(count, expected):
         (5400, "1h 30m"),
         (3661, "1h 1m 1s"),
         (172_800, "48h"),
-    ],
-)
-def test_duration(seconds, expected):
-    assert duration(seconds) == expected
+    ]:
+        assert duration(seconds) == expected
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
+def test_other_numbers():
+    for text, expected in [
         (units.probability(0.37249), "0.372"),
         (units.bits(2.8151), "2.82"),
         (units.bits(0.0749, signed=True), "+0.07"),
@@ -91,7 +79,5 @@ def test_duration(seconds, expected):
         (units.epochs(1.0), "1 epoch"),
         (units.epochs(3.64), "3.6 epochs"),
         (units.epochs(19.98), "20 epochs"),
-    ],
-)
-def test_other_numbers(text, expected):
-    assert text == expected
+    ]:
+        assert text == expected

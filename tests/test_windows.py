@@ -148,12 +148,12 @@ def test_a_directory_is_written_and_replaced(windows: Windows) -> None:
         assert Path("d/f").read_text() == text and names() == ["d"]
 
 
-@pytest.mark.parametrize("times", [1, 4])
-def test_a_file_that_is_in_use_for_a_moment_is_replaced(windows: Windows, times: int) -> None:
-    atomic_io.write("f", [b"old"])
-    windows.busy = times
-    atomic_io.write("f", [b"new"])
-    assert windows.busy == 0 and Path("f").read_bytes() == b"new"
+def test_a_file_that_is_in_use_for_a_moment_is_replaced(windows: Windows) -> None:
+    for times in [1, 4]:
+        atomic_io.write("f", [b"old"])
+        windows.busy = times
+        atomic_io.write("f", [b"new"])
+        assert windows.busy == 0 and Path("f").read_bytes() == b"new"
 
 
 def test_a_file_that_stays_in_use_is_kept(windows: Windows) -> None:
@@ -171,25 +171,30 @@ def test_a_read_only_file_is_refused_in_advance(windows: Windows) -> None:
         atomic_io.check_writable("f", force=True, example="f.jsonl")
 
 
-@pytest.mark.parametrize(
-    ("name", "problem"),
-    [
-        ("NUL", "device"), ("nul.safetensors", "device"), ("Com1.x.y", "device"), ("aux ", "device"),
-        ("a:b", "':'"), ("a*", "'\\*'"), ("a?", "'\\?'"), ("a\tb", "'\\\\t'"), ("a|b", "'\\|'"),
-        ("a.", "end"), ("a ", "end"),
-    ],
-)  # fmt: skip
-def test_names_that_windows_does_not_allow_are_refused_in_advance(windows: Windows, name: str, problem: str) -> None:
-    with pytest.raises(LLMError, match=rf"Windows.*; give another name with `output`|{problem}.*Windows"):
+def test_names_that_windows_does_not_allow_are_refused_in_advance(windows: Windows) -> None:
+    for name, problem in [
+        ("NUL", "device"),
+        ("nul.safetensors", "device"),
+        ("Com1.x.y", "device"),
+        ("aux ", "device"),
+        ("a:b", "':'"),
+        ("a*", "'\\*'"),
+        ("a?", "'\\?'"),
+        ("a\tb", "'\\\\t'"),
+        ("a|b", "'\\|'"),
+        ("a.", "end"),
+        ("a ", "end"),
+    ]:
+        with pytest.raises(LLMError, match=rf"Windows.*; give another name with `output`|{problem}.*Windows"):
+            atomic_io.check_writable(name, force=False)
+        assert re.search(problem, atomic_io.windows_name_problem(name))
+
+
+def test_other_names_are_allowed(windows: Windows) -> None:
+    for name in ["model.safetensors", "null", "com", "com10", "りんご.gguf", ".hidden", "a b.c"]:
         atomic_io.check_writable(name, force=False)
-    assert re.search(problem, atomic_io.windows_name_problem(name))
-
-
-@pytest.mark.parametrize("name", ["model.safetensors", "null", "com", "com10", "りんご.gguf", ".hidden", "a b.c"])
-def test_other_names_are_allowed(windows: Windows, name: str) -> None:
-    atomic_io.check_writable(name, force=False)
-    atomic_io.write(name, [b"x"])
-    assert names() == [name]
+        atomic_io.write(name, [b"x"])
+        assert names() == [name]
 
 
 def test_the_second_of_two_runs_is_refused(windows: Windows) -> None:

@@ -2,10 +2,11 @@
 
     python -m tests.benchmarks.big_corpus TEXT [--out DIRECTORY] [--interrupt SECONDS] -- --steps 20 --layers 2
 
-TEXT is a file or a directory; what follows `--` is passed on to `llm train`. Every half second the resident memory of all processes of the run is added up, from /proc: "own" is what
-only they hold (RssAnon and RssShmem), "all" also has the pages of files that they mapped, which the system takes away
-when memory is short. Prints both at their highest, when the notes and the first step came, and the files at the end.
-Ctrl-C, or `--interrupt`, ends the run as Ctrl-C in a terminal does.
+TEXT is a file or a directory; what follows `--` is passed on to `llm train`. Every half second the resident memory of
+all processes of the run is added up, from /proc: "own" is what only they hold (RssAnon and RssShmem), "all" also has
+the pages of files that they mapped, which the system takes away when memory is short. Prints both at their highest,
+when the notes and the first step came, and the files at the end. Ctrl-C, or `--interrupt`, ends the run as Ctrl-C in a
+terminal does.
 """
 
 import argparse

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,72 +31,66 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
 # ---- imports
 
 
-@pytest.mark.parametrize(
-    "words", [["--help"], ["train", "--help"], ["generate", "The cat", "-n", "2"], ["generate", "The", "--next", "2"],
-              ["generate", "The cat", "--steps", "2"],
-              ["generate", "The", "-n", "2", "--memory", "--corpus", "c.txt"],
-              ["inspect"], ["inspect", "--tensor", "model.norm.weight"], ["tokenize", "hi"], ["--version"],
-              ["eval", "c.txt"], ["eval", "c.txt", "--per-token"], ["explain", "The cat"],
-              ["explain", "The cat", "--html", "page.html"], ["inspect", "--weights"],
-              ["import", "model.safetensors", "-o", "again.safetensors"],
-              ["export", "model.safetensors", "there", "--to", "hf"],
-              ["export", "model.safetensors", "model.gguf", "--to", "gguf"],
-              ["generate", "The", "-n", "2", "--quantize", "int8"],
-              ["generate", "The", "-n", "2", "-m", "mix.safetensors", "--experts"],
-              ["mix", "model.safetensors", "other.safetensors", "-o", "m.safetensors"]],
-)  # fmt: skip
 @pytest.mark.slow
-def test_commands_run_without_importing_torch(tiny_model: Path, words: list[str], llm: Llm) -> None:
-    for needed in {"gguf": ["gguf"], "int8": ["onnxruntime", "onnx"]}.get(words[-1], ()):
-        pytest.importorskip(needed, reason="needs the extras gguf and fast")
+def test_commands_run_without_importing_torch(tiny_model: Path, llm: Llm) -> None:
+    """All in one process: what one of them imports, the next would find."""
+    commands = [
+        "--help", "train --help", "generate The -n 2", "generate The --next 2", "generate The --steps 2",
+        "generate The -n 2 --memory --corpus c.txt", "inspect", "inspect --tensor model.norm.weight", "tokenize hi",
+        "--version", "eval c.txt", "eval c.txt --per-token", "explain The", "explain The --html page.html",
+        "inspect --weights", "import model.safetensors -o again.safetensors", "export model.safetensors there --to hf",
+        "generate The -n 2 -m mix.safetensors --experts", "mix model.safetensors other.safetensors -o m.safetensors",
+    ]  # fmt: skip
+    if find_spec("gguf"):
+        commands.append("export model.safetensors model.gguf --to gguf")
+    if find_spec("onnxruntime") and find_spec("onnx"):
+        commands.append("generate The -n 2 --quantize int8")
     Path("c.txt").write_text(TEXT, "utf-8")
     Path("other.safetensors").write_bytes(tiny_model.read_bytes())
-    if "mix.safetensors" in words:
-        assert llm("mix", "model.safetensors", "other.safetensors", "-o", "mix.safetensors").exit_code == 0
+    assert llm("mix", "model.safetensors", "other.safetensors", "-o", "mix.safetensors").exit_code == 0
     code = (
-        f"import sys; sys.argv = ['llm', *{words!r}]\n"
+        "import sys\n"
         "from llmcli.generation import next_words; next_words.MAX_EVALUATIONS = 50\n"  # the model is random
-        "from llmcli.cli.app import main\n"
-        "try: main()\n"
-        "except SystemExit as end: assert not end.code, end.code\n"
-        "heavy = {'torch', 'transformers', 'pandas', 'scipy', 'matplotlib'} & set(sys.modules)\n"
-        "assert not heavy, heavy"
+        "from llmcli.cli.app import app\n"
+        f"for command in {commands!r}:\n"
+        "    try: app(command.split())\n"
+        "    except SystemExit as end: assert not end.code, (command, end.code)\n"
+        "    heavy = {'torch', 'transformers', 'pandas', 'scipy', 'matplotlib'} & set(sys.modules)\n"
+        "    assert not heavy, (command, heavy)"
     )
     found = python(code)
     assert found.returncode == 0, found.stderr
 
 
-@pytest.mark.parametrize(
-    ("words", "check"),
-    [
+def test_help_imports_no_heavy_library_and_no_other_subcommand() -> None:
+    for words, check in [
         (["--help"], "not {'torch', 'numpy', 'tokenizers', 'safetensors'} & loaded"),
         (["inspect", "--help"], "{m for m in loaded if m.startswith(commands)} == {commands + 'inspect'}"),
-    ],
-)
-def test_help_imports_no_heavy_library_and_no_other_subcommand(words: list[str], check: str) -> None:
-    found = python(
-        f"import sys; sys.argv = ['llm', *{words!r}]\n"
-        "from llmcli.cli.app import main\n"
-        "try: main()\n"
-        "except SystemExit: pass\n"
-        f"loaded, commands = set(sys.modules), 'llmcli.cli.commands.'; assert {check}"
-    )
-    assert found.returncode == 0, found.stderr
+    ]:
+        found = python(
+            f"import sys; sys.argv = ['llm', *{words!r}]\n"
+            "from llmcli.cli.app import main\n"
+            "try: main()\n"
+            "except SystemExit: pass\n"
+            f"loaded, commands = set(sys.modules), 'llmcli.cli.commands.'; assert {check}"
+        )
+        assert found.returncode == 0, found.stderr
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("words", [("generate", "The"), ("generate", "The", "--next", "2"), ("eval", "c.txt", "-q")])
-def test_infinite_weights_are_one_line(words: tuple[str, ...], tiny_model: Path) -> None:
+def test_infinite_weights_are_one_line(tiny_model: Path) -> None:
     model = checkpoint.load(tiny_model)
     tensors = {name: np.array(tensor) for name, tensor in model.tensors.items()}
     tensors["model.norm.weight"][1] = tensors["model.layers.0.self_attn.q_norm.weight"][0] = np.inf
     checkpoint.save(tiny_model, replace(model, tensors=tensors))
     Path("c.txt").write_text(TEXT, "utf-8")
-    found = python(f"import sys; sys.argv = ['llm', *{words!r}]; from llmcli.cli.app import main; main()")
-    assert found.returncode == 1 and found.stderr.count("\n") == 1, found.stderr
-    assert "NaN or infinite logits: its weights are damaged" in found.stderr
-    verified = python("import sys; sys.argv = ['llm', 'inspect', '--verify']; from llmcli.cli.app import main; main()")
-    assert "llm inspect --verify says whether" in found.stderr and "intact" in verified.stdout
+    main = "from llmcli.cli.app import main; main()"
+    for words in [("generate", "The"), ("generate", "The", "--next", "2"), ("eval", "c.txt", "-q")]:
+        found = python(f"import sys; sys.argv = ['llm', *{words!r}]; {main}")
+        assert found.returncode == 1 and found.stderr.count("\n") == 1, found.stderr
+        assert "NaN or infinite logits: its weights are damaged" in found.stderr
+        assert "llm inspect --verify says whether" in found.stderr
+    assert "intact" in python(f"import sys; sys.argv = ['llm', 'inspect', '--verify']; {main}").stdout
 
 
 # ---- help and standard streams
@@ -123,24 +118,24 @@ def test_help_shows_whole_summaries(llm: Llm) -> None:
         assert summary == llm(name, "--help").stdout.split("\n\n")[1].strip()
 
 
-@pytest.mark.parametrize("name", SUBCOMMANDS)
-def test_help_names_arguments_without_python_types_and_fits_80_columns(llm: Llm, name: str) -> None:
-    text = llm(name, "--help").stdout
-    assert not re.search(r"<\w+|\{|\blist\[|\bstr\b", text), text
-    assert max(map(len, text.splitlines())) <= 80
-    options = re.findall(r"^  (--?[a-z].*?)(?:  |\n {20,})(\S.*)", text, flags=re.MULTILINE)
-    assert options and all(help[0].isupper() or help[0].isdigit() for _, help in options), options
+def test_help_names_arguments_without_python_types_and_fits_80_columns(llm: Llm) -> None:
+    for name in SUBCOMMANDS:
+        text = llm(name, "--help").stdout
+        assert not re.search(r"<\w+|\{|\blist\[|\bstr\b", text), text
+        assert max(map(len, text.splitlines())) <= 80
+        options = re.findall(r"^  (--?[a-z].*?)(?:  |\n {20,})(\S.*)", text, flags=re.MULTILINE)
+        assert options and all(help[0].isupper() or help[0].isdigit() for _, help in options), options
 
 
-@pytest.mark.parametrize("name", SUBCOMMANDS)
-def test_help_shows_at_most_30_options_and_help_all_the_rest(llm: Llm, name: str) -> None:
-    shown = {which: set(re.findall(r"^  (?:-\w, )?(--[a-z-]+)", llm(name, which).stdout, re.M)) for which in HELPS}
-    assert len(shown["--help"]) <= 30
-    everything = {next(one for one in param.opts if one.startswith("--")) for param in options_of(name)}
-    assert shown["--help-all"] - {"--help", "--help-all"} == everything
-    assert shown["--help"] <= shown["--help-all"] and (
-        ("--help-all" in shown["--help"]) == (shown["--help"] != shown["--help-all"])
-    )
+def test_help_shows_at_most_30_options_and_help_all_the_rest(llm: Llm) -> None:
+    for name in SUBCOMMANDS:
+        shown = {which: set(re.findall(r"^  (?:-\w, )?(--[a-z-]+)", llm(name, which).stdout, re.M)) for which in HELPS}
+        assert len(shown["--help"]) <= 30
+        everything = {next(one for one in param.opts if one.startswith("--")) for param in options_of(name)}
+        assert shown["--help-all"] - {"--help", "--help-all"} == everything
+        assert shown["--help"] <= shown["--help-all"] and (
+            ("--help-all" in shown["--help"]) == (shown["--help"] != shown["--help-all"])
+        )
 
 
 @pytest.mark.slow
@@ -268,10 +263,7 @@ WRONG = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("code", "words", "message"), WRONG, ids=[words.encode("ascii", "replace").decode() for _, words, _ in WRONG]
-)
-def test_every_mistake_is_reported_in_one_line(llm: Llm, tiny_model: Path, code: int, words: str, message: str) -> None:
+def test_every_mistake_is_reported_in_one_line(llm: Llm, tiny_model: Path) -> None:
     Path("c.txt").write_text(TEXT, "utf-8")
     Path("empty.txt").touch()
     Path("blank.txt").write_text("\n \n")
@@ -289,29 +281,25 @@ def test_every_mistake_is_reported_in_one_line(llm: Llm, tiny_model: Path, code:
 
     save_file({"a": np.zeros(3, np.float32)}, "foreign.safetensors")
     before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
-    elsewhere = ["-o", "new.safetensors"] if words.startswith("train ") and "-o" not in words else []
-    answer = llm(*words.split(), *elsewhere)
-    assert answer.exit_code == code, answer.stderr
-    assert answer.stdout == "" and answer.stderr.startswith("error: ")
-    assert answer.stderr.count("\n") == 1 and answer.stderr.endswith("\n")
-    assert message in answer.stderr
-    assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before
+    for code, words, message in WRONG:
+        elsewhere = ["-o", "new.safetensors"] if words.startswith("train ") and "-o" not in words else []
+        answer = llm(*words.split(), *elsewhere)
+        assert (answer.exit_code, answer.stdout) == (code, ""), (words, answer.stderr)
+        assert answer.stderr.startswith("error: ") and answer.stderr.endswith("\n"), (words, answer.stderr)
+        assert answer.stderr.count("\n") == 1 and message in answer.stderr, (words, answer.stderr)
+        assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before, words
 
 
-@pytest.mark.parametrize(
-    ("words", "option", "value"),
-    [
+def test_an_invalid_value_is_named_with_its_option(llm: Llm) -> None:
+    for words, option, value in [
         ("train c.txt --steps 0", "--steps", "0"),
         ("train c.txt --steps=few", "--steps", "few"),
         ("train c.txt --vocab-size 10", "--vocab-size", "10"),
         ("generate hi -n many", "--max-tokens", "many"),
         ("generate hi --device tpu", "--device", "tpu"),
-    ],
-)
-def test_an_invalid_value_is_named_with_its_option(llm: Llm, words: str, option: str, value: str) -> None:
-    answer = llm(*words.split())
-    assert answer.exit_code == 2
-    assert re.search(rf"{option}\b.*\b{value}\b", answer.stderr), answer.stderr
+    ]:
+        answer = llm(*words.split())
+        assert answer.exit_code == 2 and re.search(rf"{option}\b.*\b{value}\b", answer.stderr), answer.stderr
 
 
 def test_without_a_model_the_error_says_how_to_train_one(llm: Llm) -> None:
@@ -330,18 +318,17 @@ def test_the_model_may_be_named_by_the_environment(llm: Llm, tiny_model: Path, m
 # ---- files and values that are not usable
 
 
-@pytest.mark.parametrize(
-    "words",
-    [["train", ""], ["train", "c.txt", "--val", ""], ["train", "c.txt", "-o", ""],
-     ["train", "c.txt", "--tokenizer", ""], ["eval", ""], ["inspect", ""], ["generate", "hi", "-m", ""],
-     ["tokenize", "hi", "-m", ""]],
-)  # fmt: skip
-def test_an_empty_name_is_refused(llm: Llm, tiny_model: Path, words: list[str]) -> None:
+def test_an_empty_name_is_refused(llm: Llm, tiny_model: Path) -> None:
     """An unset variable of a script must not mean the working directory or the default model."""
     Path("c.txt").write_text(TEXT, "utf-8")
-    answer = llm(*words, *(["-o", "x.safetensors"] if words[0] == "train" and "-o" not in words else []))
-    assert answer.exit_code in (1, 2) and answer.stdout == ""
-    assert answer.stderr.startswith("error: ") and answer.stderr.count("\n") == 1
+    for command in (
+        "train", "train c.txt --val", "train c.txt -o", "train c.txt --tokenizer", "eval", "inspect",
+        "generate hi -m", "tokenize hi -m",
+    ):  # fmt: skip
+        words = [*command.split(), ""]
+        answer = llm(*words, *(["-o", "x.safetensors"] if words[0] == "train" and "-o" not in words else []))
+        assert answer.exit_code in (1, 2) and answer.stdout == ""
+        assert answer.stderr.startswith("error: ") and answer.stderr.count("\n") == 1
 
 
 def test_no_command_overwrites_its_inputs(llm: Llm) -> None:
@@ -380,31 +367,31 @@ READING = (
 
 
 @platforms.named_pipes
-@pytest.mark.parametrize("words", READING)
 @pytest.mark.usefixtures("no_hang")
-def test_what_is_no_file_is_named_once_and_not_waited_for(llm: Llm, tiny_model: Path, words: str) -> None:
+def test_what_is_no_file_is_named_once_and_not_waited_for(llm: Llm, tiny_model: Path) -> None:
     Path("c.txt").write_text(TEXT, "utf-8")
     os.mkfifo("pipe")
-    for name in ("pipe", "/dev/zero"):
-        answer = llm(*words.split(), name)
-        assert answer.exit_code == 1 and answer.stderr.count("\n") == 1, answer.stderr
-        assert f"{name} is not a regular file" in answer.stderr and answer.stderr.count(name) == 1
+    for words in READING:
+        for name in ("pipe", "/dev/zero"):
+            answer = llm(*words.split(), name)
+            assert answer.exit_code == 1 and answer.stderr.count("\n") == 1, answer.stderr
+            assert f"{name} is not a regular file" in answer.stderr and answer.stderr.count(name) == 1
 
 
 @platforms.named_pipes
-@pytest.mark.parametrize("name", ["f.gguf", "q.safetensors", "pipe"])
 @pytest.mark.usefixtures("no_hang")
-def test_a_named_pipe_is_not_read_as_a_model(llm: Llm, name: str) -> None:
-    os.mkfifo(name)
-    for words in (("inspect", name), ("generate", "x", "-m", name), ("import", name, "-o", "m.safetensors")):
-        answer = llm(*words)
-        assert answer.exit_code == 1 and "is not a regular file" in answer.stderr
+def test_a_named_pipe_is_not_read_as_a_model(llm: Llm) -> None:
+    for name in ["f.gguf", "q.safetensors", "pipe"]:
+        os.mkfifo(name)
+        for words in (("inspect", name), ("generate", "x", "-m", name), ("import", name, "-o", "m.safetensors")):
+            answer = llm(*words)
+            assert answer.exit_code == 1 and "is not a regular file" in answer.stderr
 
 
 @platforms.symbolic_links
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
+def test_the_error_for_a_missing_model_says_how_to_get_it(llm: Llm) -> None:
+    Path("link.safetensors").symlink_to("gone")
+    for name, message in [
         ("no.safetensors", "make one with: llm train corpus.txt -o no.safetensors"),
         ("HuggingFaceTB/SmolLM2-135M", "on the Hugging Face hub, name it hf:HuggingFaceTB/SmolLM2-135M"),
         ("hf.co/x/y-1.7B-GGUF:Q4_K_M", "on the Hugging Face hub; name it so: hf:x/y-1.7B-GGUF"),
@@ -431,13 +418,10 @@ def test_a_named_pipe_is_not_read_as_a_model(llm: Llm, name: str) -> None:
             "https://example.org/m.gguf",
             "a URL, from which llm does not download; download it first: curl -LO https://example.org/m.gguf",
         ),
-    ],
-)
-def test_the_error_for_a_missing_model_says_how_to_get_it(llm: Llm, name: str, message: str) -> None:
-    Path("link.safetensors").symlink_to("gone")
-    answer = llm("generate", "x", "-m", name)
-    assert answer.exit_code == 1 and message in answer.stderr
-    assert ("llm train" in answer.stderr) == (name == "no.safetensors")
+    ]:
+        answer = llm("generate", "x", "-m", name)
+        assert answer.exit_code == 1 and message in answer.stderr
+        assert ("llm train" in answer.stderr) == (name == "no.safetensors")
 
 
 def test_a_name_must_match_the_format(llm: Llm, tiny_model: Path) -> None:

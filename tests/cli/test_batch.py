@@ -102,12 +102,12 @@ def test_a_batch_does_not_go_on_with_another_form_of_the_same_name(
     assert refused.exit_code == 1 and "other options or other prompts" in refused.stderr
 
 
-@pytest.mark.parametrize("data", ['{"notes": 1}', '{"batch": 3\nx\n'])
-def test_another_file_with_the_name_of_the_partial_one_is_kept(llm: Llm, prompts: Path, data: str) -> None:
-    partial = Path("out.jsonl.partial")
-    partial.write_text(data, "utf-8")
-    refused = llm(*GENERATE)
-    assert refused.exit_code == 1 and "remove it" in refused.stderr and partial.read_text("utf-8") == data
+def test_another_file_with_the_name_of_the_partial_one_is_kept(llm: Llm, prompts: Path) -> None:
+    for data in ['{"notes": 1}', '{"batch": 3\nx\n']:
+        partial = Path("out.jsonl.partial")
+        partial.write_text(data, "utf-8")
+        refused = llm(*GENERATE)
+        assert refused.exit_code == 1 and "remove it" in refused.stderr and partial.read_text("utf-8") == data
 
 
 @platforms.named_pipes

@@ -64,6 +64,6 @@ def test_plain_values_are_converted_without_typer() -> None:
     assert made == {"prompt": "a", "max_tokens": 12, "temperature": 0.5, "next": 5, "stop": ["x"], "top_p": 1.0}
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("1d", 86400), ("2d3h4m5s", 183845), (".5h", 1800), ("1h 30m", 5400)])
-def test_a_duration_is_the_sum_of_its_parts(text: str, seconds: float) -> None:
-    assert options.parse_duration(text) == seconds
+def test_a_duration_is_the_sum_of_its_parts() -> None:
+    for text, seconds in [("1d", 86400), ("2d3h4m5s", 183845), (".5h", 1800), ("1h 30m", 5400)]:
+        assert options.parse_duration(text) == seconds

@@ -27,20 +27,20 @@ def chat_model(tmp_path: Path) -> Path:
     return write_chat_model(tmp_path / "chat.safetensors")
 
 
-@pytest.mark.parametrize("verb", ["generate", "chat"])
-def test_the_text_has_the_form(llm: Llm, chat_model: Path, verb: str) -> None:
-    common = (verb, "The cat", "-m", chat_model)
-    assert json.loads(llm(*common, "--json-schema", "form.json").stdout) in ({"n": 1}, {"n": "りんご"})
-    assert re.fullmatch("[xy]{3}\n", llm(*common, "--regex", "[xy]{3}").stdout)
-    assert llm(*common, "--grammar", "form.lark").stdout in ("a\n", "b\n")
+def test_the_text_has_the_form(llm: Llm, chat_model: Path) -> None:
+    for verb in ["generate", "chat"]:
+        common = (verb, "The cat", "-m", chat_model)
+        assert json.loads(llm(*common, "--json-schema", "form.json").stdout) in ({"n": 1}, {"n": "りんご"})
+        assert re.fullmatch("[xy]{3}\n", llm(*common, "--regex", "[xy]{3}").stdout)
+        assert llm(*common, "--grammar", "form.lark").stdout in ("a\n", "b\n")
 
 
-@pytest.mark.parametrize("verb", ["generate", "chat"])
-@pytest.mark.parametrize("json_", [(), ("--json",)])
-def test_a_text_that_is_cut_off_says_so(llm: Llm, chat_model: Path, verb: str, json_: tuple[str, ...]) -> None:
-    run = llm(verb, "The cat", "-m", chat_model, "--regex", "[xy]{9}", "-n", 3, *json_)
-    assert run.exit_code == 0 and "(cut off after 3 tokens; " in run.stderr
-    assert not json_ or json.loads(run.stdout)["finish_reason"] == "length"
+def test_a_text_that_is_cut_off_says_so(llm: Llm, chat_model: Path) -> None:
+    for json_ in [(), ("--json",)]:
+        for verb in ["generate", "chat"]:
+            run = llm(verb, "The cat", "-m", chat_model, "--regex", "[xy]{9}", "-n", 3, *json_)
+            assert run.exit_code == 0 and "(cut off after 3 tokens; " in run.stderr
+            assert not json_ or json.loads(run.stdout)["finish_reason"] == "length"
 
 
 def test_each_line_and_each_row_has_the_form(llm: Llm, chat_model: Path) -> None:
@@ -58,9 +58,8 @@ def test_steps_show_only_what_the_form_allows(llm: Llm, chat_model: Path) -> Non
         assert {candidate["text"] for candidate in step["candidates"]} == {"x", "y"}
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
+def test_a_form_that_cannot_be_had_is_one_line(llm: Llm, chat_model: Path) -> None:
+    for words, message in [
         (("--regex", "("), "the regular expression cannot be used: "),
         (("--regex", "a", "--grammar", "form.lark"), "a text has one form, found --regex and --grammar"),
         (("--regex", "a", "--choices", "a,b"), "--regex has no effect with --choices"),
@@ -76,13 +75,11 @@ def test_steps_show_only_what_the_form_allows(llm: Llm, chat_model: Path) -> Non
             ("--grammar", "itself.lark", "--batch", "prompts.txt"),
             "error: the grammar cannot be used: no text fits it\n",
         ),
-    ],
-)
-def test_a_form_that_cannot_be_had_is_one_line(llm: Llm, chat_model: Path, words, message: str) -> None:
-    Path("list.json").write_text("[]")
-    Path("prompts.txt").write_text("The cat\nThe ca\n")
-    Path("itself.lark").write_text("start: a\na: a")
-    Path("long.lark").write_text("start: " + '"a" ' * 50_000)
-    run = llm("generate", *(() if "--batch" in words else ("The cat",)), "-m", chat_model, *words)
-    assert run.exit_code in (1, 2) and run.stdout == ""
-    assert message in run.stderr and run.stderr.count("\n") == 1
+    ]:
+        Path("list.json").write_text("[]")
+        Path("prompts.txt").write_text("The cat\nThe ca\n")
+        Path("itself.lark").write_text("start: a\na: a")
+        Path("long.lark").write_text("start: " + '"a" ' * 50_000)
+        run = llm("generate", *(() if "--batch" in words else ("The cat",)), "-m", chat_model, *words)
+        assert run.exit_code in (1, 2) and run.stdout == ""
+        assert message in run.stderr and run.stderr.count("\n") == 1

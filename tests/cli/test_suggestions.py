@@ -4,8 +4,6 @@ import re
 import shlex
 from pathlib import Path
 
-import pytest
-
 from llmcli.cli import suggestions
 from llmcli.cli.app import SUBCOMMANDS, subcommand
 from tests.conftest import Llm
@@ -98,14 +96,14 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("words", "message"), CASES, ids=[words for words, _ in CASES])
-def test_names_of_other_programs_lead_to_the_names_here(llm: Llm, words: str, message: str) -> None:
-    Path("c.txt").write_text("text")
-    Path("m.gguf").write_bytes(b"GGUF")
-    answer = llm(*words.split())
-    assert answer.exit_code == 2 and answer.stdout == ""
-    assert answer.stderr.startswith("error: ") and answer.stderr.count("\n") == 1
-    assert message in answer.stderr
+def test_names_of_other_programs_lead_to_the_names_here(llm: Llm) -> None:
+    for words, message in CASES:
+        Path("c.txt").write_text("text")
+        Path("m.gguf").write_bytes(b"GGUF")
+        answer = llm(*words.split())
+        assert answer.exit_code == 2 and answer.stdout == ""
+        assert answer.stderr.startswith("error: ") and answer.stderr.count("\n") == 1
+        assert message in answer.stderr
 
 
 def test_a_prompt_without_a_subcommand_gets_the_command(llm: Llm) -> None:

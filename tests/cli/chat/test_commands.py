@@ -16,48 +16,64 @@ def test_every_command_and_alias_is_parsed() -> None:
         assert parse(f"/{alias}") == (name, "") and alias not in USAGE
 
 
-@pytest.mark.parametrize("line", ["", "Hello", " /reset", "1/2", "食べる /exit"])
-def test_other_lines_are_messages(line: str) -> None:
-    assert parse(line) is None
+def test_other_lines_are_messages() -> None:
+    for line in ["", "Hello", " /reset", "1/2", "食べる /exit"]:
+        assert parse(line) is None
 
 
-@pytest.mark.parametrize(
-    "line",
-    ["exit", "quit", "Exit ", "quit()", "exit()", ":q", ":wq", "clear", "help", "llm", "llm --help", "llm chat x"],
-)
-def test_a_line_that_is_no_message_gets_a_hint_unless_a_space_is_before_it(line: str) -> None:
-    assert "type /exit or press Ctrl-D" in hint(line) and "/help lists" in hint(line)
-    assert f"To send {line.rstrip()} as a message, type a space before it." in hint(line)
-    assert hint(f" {line}") == ""
+def test_a_line_that_is_no_message_gets_a_hint_unless_a_space_is_before_it() -> None:
+    for line in [
+        "exit",
+        "quit",
+        "Exit ",
+        "quit()",
+        "exit()",
+        ":q",
+        ":wq",
+        "clear",
+        "help",
+        "llm",
+        "llm --help",
+        "llm chat x",
+    ]:
+        assert "type /exit or press Ctrl-D" in hint(line) and "/help lists" in hint(line)
+        assert f"To send {line.rstrip()} as a message, type a space before it." in hint(line)
+        assert hint(f" {line}") == ""
 
 
-@pytest.mark.parametrize(
-    "line",
-    ["", "Hello", "exit the room", "quit?", "help me", "ls is what?", "llm is what?", "python", "Where is the exit",
-     "exit\nthe room", "cd or record?", "clear skies", "食べる"],
-)  # fmt: skip
-def test_a_message_gets_no_hint(line: str) -> None:
-    assert hint(line) == ""
+def test_a_message_gets_no_hint() -> None:
+    for line in [
+        "",
+        "Hello",
+        "exit the room",
+        "quit?",
+        "help me",
+        "ls is what?",
+        "llm is what?",
+        "python",
+        "Where is the exit",
+        "exit\nthe room",
+        "cd or record?",
+        "clear skies",
+        "食べる",
+    ]:
+        assert hint(line) == ""
 
 
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
+def test_an_unknown_command_is_not_sent_to_the_model() -> None:
+    for line, message in [
         ("/regenrate", "did you mean /regenerate?"),
         ("/und", "did you mean /undo?"),
         ("/usr/bin/x is what?", "/help lists"),
         ("/", "there is no command /;"),
-    ],
-)
-def test_an_unknown_command_is_not_sent_to_the_model(line: str, message: str) -> None:
-    with pytest.raises(LLMError, match="needs a space before it") as error:
-        parse(line)
-    assert message in str(error.value)
+    ]:
+        with pytest.raises(LLMError, match="needs a space before it") as error:
+            parse(line)
+        assert message in str(error.value)
 
 
-@pytest.mark.parametrize(
-    ("text", "field", "value"),
-    [
+def test_set_changes_one_value() -> None:
+    for text, field, value in [
         ("temperature 0.7", "temperature", 0.7),
         ("TEMPERATURE=0", "temperature", 0.0),
         ("--top-p 0.9", "top_p", 0.9),
@@ -65,31 +81,26 @@ def test_an_unknown_command_is_not_sent_to_the_model(line: str, message: str) ->
         ("seed 3", "seed", 3),
         ("min-p  0.1", "min_p", 0.1),
         ("top-k 40", "top_k", 40),
-    ],
-)
-def test_set_changes_one_value(text: str, field: str, value: float) -> None:
-    before = SamplingConfig(seed=9)
-    after = set_option(before, text)
-    assert getattr(after, field) == value and type(getattr(after, field)) is type(value)
-    assert {name: v for name, v in vars(after).items() if name != field} == {
-        name: v for name, v in vars(before).items() if name != field
-    }
+    ]:
+        before = SamplingConfig(seed=9)
+        after = set_option(before, text)
+        assert getattr(after, field) == value and type(getattr(after, field)) is type(value)
+        assert {name: v for name, v in vars(after).items() if name != field} == {
+            name: v for name, v in vars(before).items() if name != field
+        }
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
+def test_a_wrong_setting_is_named() -> None:
+    for text, message in [
         ("warmth 1", "/set has no warmth; it has temperature, top-p,"),
         ("temperature", "/set temperature needs a number, found nothing; for example: /set temperature 0.8"),
         ("temperature hot", "/set temperature needs a number, found hot"),
         ("max-tokens 1.5", "/set max-tokens needs a whole number, found 1.5; for example: /set max-tokens 200"),
         ("temperature -1", "^temperature must be at least 0"),
         ("top-p 2", "^top-p must be between 0 and 1"),
-    ],
-)
-def test_a_wrong_setting_is_named(text: str, message: str) -> None:
-    with pytest.raises(LLMError, match=message):
-        set_option(SamplingConfig(), text)
+    ]:
+        with pytest.raises(LLMError, match=message):
+            set_option(SamplingConfig(), text)
 
 
 def test_settings_can_be_typed_back() -> None:

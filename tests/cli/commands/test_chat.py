@@ -103,9 +103,8 @@ def test_a_full_context_is_reported(llm: Llm, tmp_path: Path) -> None:
     assert answer.stderr.count("\n") == 1  # once
 
 
-@pytest.mark.parametrize(
-    ("code", "words", "stdin", "message"),
-    [
+def test_every_mistake_is_reported_in_one_line(llm: Llm, chat_model: Path) -> None:
+    for code, words, stdin, message in [
         (2, ["chat", " "], "", "the message is empty"),
         (2, ["chat"], "\n", "the message is empty"),
         (1, ["chat", "-"], b"caf\xe9", "not UTF-8 text: byte 0xe9"),
@@ -115,26 +114,19 @@ def test_a_full_context_is_reported(llm: Llm, tmp_path: Path) -> None:
         (2, ["chat", "hi", "there"], "", "a text of several words needs quotes"),
         (2, ["chat", "hi", "--max-tokens", "-1"], "", "--max-tokens"),
         (2, ["chat", "hi", "-t", "-1"], "", "--temperature"),
-    ],
-)
-def test_every_mistake_is_reported_in_one_line(
-    llm: Llm, chat_model: Path, code: int, words: list[str], stdin: str | bytes, message: str
-) -> None:
-    answer = llm(*words, stdin=stdin if isinstance(stdin, bytes) else stdin.encode())
-    assert answer.exit_code == code and answer.stdout == ""
-    assert answer.stderr.startswith("error: ") and answer.stderr.count("\n") == 1 and message in answer.stderr
+    ]:
+        answer = llm(*words, stdin=stdin if isinstance(stdin, bytes) else stdin.encode())
+        assert answer.exit_code == code and answer.stdout == ""
+        assert answer.stderr.startswith("error: ") and answer.stderr.count("\n") == 1 and message in answer.stderr
 
 
-@pytest.mark.parametrize(
-    "words",
-    [["chat", "hi"], ["chat", "--json"]],
-)
-def test_a_model_of_plain_text_says_what_to_do(llm: Llm, tiny_model: Path, words: list[str]) -> None:
-    answer = llm(*words, "-m", "model.safetensors", stdin=b"hi\n")
-    assert answer.exit_code == 1 and answer.stdout == "" and answer.stderr.count("\n") == 1
-    assert "model.safetensors has no chat template: it continues text" in answer.stderr
-    assert "llm train FILE --from model.safetensors (FILE: a table of questions" in answer.stderr
-    assert "llm generate 'Once upon a time' -m model.safetensors" in answer.stderr
+def test_a_model_of_plain_text_says_what_to_do(llm: Llm, tiny_model: Path) -> None:
+    for words in [["chat", "hi"], ["chat", "--json"]]:
+        answer = llm(*words, "-m", "model.safetensors", stdin=b"hi\n")
+        assert answer.exit_code == 1 and answer.stdout == "" and answer.stderr.count("\n") == 1
+        assert "model.safetensors has no chat template: it continues text" in answer.stderr
+        assert "llm train FILE --from model.safetensors (FILE: a table of questions" in answer.stderr
+        assert "llm generate 'Once upon a time' -m model.safetensors" in answer.stderr
 
 
 @pytest.mark.usefixtures("tiny_model")
@@ -282,9 +274,8 @@ def test_choices_are_listed_with_their_probabilities(llm: Llm, chat_model: Path,
     assert [line.split("\t")[0] for line in lines] == ["answer", *(choice["text"] for choice in answer["choices"])]
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
+def test_wrong_choices_are_refused(llm: Llm, chat_model: Path) -> None:
+    for words, message in [
         (
             ("hi", "--choices", "mat"),
             "--choices must be a list with commas, or a file with one on each line, found 'mat'",
@@ -293,11 +284,9 @@ def test_choices_are_listed_with_their_probabilities(llm: Llm, chat_model: Path,
         (("hi", "--choices", "a,,b"), "an empty text (number 2)"),
         (("hi", "--choices", "a,b", "-t", "0"), "--temperature has no effect with --choices"),
         ((" ", "--choices", "a,b"), "the message is empty"),
-    ],
-)
-def test_wrong_choices_are_refused(llm: Llm, chat_model: Path, words: tuple[str, ...], message: str) -> None:
-    answer = llm("chat", *words)
-    assert answer.exit_code == 2 and message in answer.stderr and answer.stdout == ""
+    ]:
+        answer = llm("chat", *words)
+        assert answer.exit_code == 2 and message in answer.stderr and answer.stdout == ""
 
 
 def test_known_answers(llm: Llm, chat_model: Path) -> None:

@@ -332,14 +332,11 @@ def test_lines_of_the_part_that_was_held_out_keep_their_numbers(llm: Llm) -> Non
     assert len(results_of(llm("eval", "t.txt", "--per-line", "--json", "--whole"))["lines"]) == 40
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
+def test_options_without_effect_on_lines_are_refused(llm: Llm) -> None:
+    for words, message in [
         (("--per-line", "--per-token"), "--per-token has no effect with --per-line"),
         (("--per-line", "-m", "a", "-m", "b"), "--per-line shows one model, found 2"),
-    ],
-)
-def test_options_without_effect_on_lines_are_refused(llm: Llm, words: tuple[object, ...], message: str) -> None:
-    Path("t.txt").write_text("abc\n", "utf-8")
-    run = llm("eval", "t.txt", *words)
-    assert run.exit_code == 2 and message in run.stderr
+    ]:
+        Path("t.txt").write_text("abc\n", "utf-8")
+        run = llm("eval", "t.txt", *words)
+        assert run.exit_code == 2 and message in run.stderr

@@ -156,30 +156,30 @@ def test_heads_initialized_for_copying_are_named(llm: Llm, tiny_model: Path) -> 
     assert "head 2.1 was initialized as: induction head" in llm("explain", "The cat").stdout
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (("--without", "3"), "--without names a layer, as in 1, or a head of a layer, as in 1.4; the model has layers "
-                             "1 to 2, with 4 heads each, found '3'"),
+def test_errors_of_comparisons_are_one_line(llm: Llm, tiny_model: Path) -> None:
+    for options, message in [
+        (
+            ("--without", "3"),
+            "--without names a layer, as in 1, or a head of a layer, as in 1.4; the model has layers "
+            "1 to 2, with 4 heads each, found '3'",
+        ),
         (("--without", "2.5"), "the model has layers 1 to 2, with 4 heads each, found '2.5'"),
         (("--without", "1", "--layer", 1), "--layer has no effect with --without or --compare"),
         (("--compare", ""), "the prompt is empty"),
-    ],
-)  # fmt: skip
-def test_errors_of_comparisons_are_one_line(llm: Llm, tiny_model: Path, options: tuple, message: str) -> None:
-    answer = llm("explain", "The cat", *options)
-    assert answer.exit_code in (1, 2) and message in answer.stderr and answer.stdout == ""
-    assert len(answer.stderr.splitlines()) == 1
+    ]:
+        answer = llm("explain", "The cat", *options)
+        assert answer.exit_code in (1, 2) and message in answer.stderr and answer.stdout == ""
+        assert len(answer.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize("columns", ["40", "80"])
-def test_comparisons_fit_the_terminal(sure_model: Path, columns: str) -> None:
-    prompt = f"りんごを食べる。{FAMILY}"
-    for options in (("--without", "1"), ("--compare", "a\x1b[31mb\u202e\tc")):
-        shown = STYLES.sub("", in_a_terminal("explain", prompt, *options, COLUMNS=columns))
-        assert "logit lens" in shown or columns == "40"
-        assert not re.search("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e]", shown), repr(shown)
-        assert all(cell_len(line.rstrip()) <= int(columns) for line in shown.splitlines())
+def test_comparisons_fit_the_terminal(sure_model: Path) -> None:
+    for columns in ["40", "80"]:
+        prompt = f"りんごを食べる。{FAMILY}"
+        for options in (("--without", "1"), ("--compare", "a\x1b[31mb\u202e\tc")):
+            shown = STYLES.sub("", in_a_terminal("explain", prompt, *options, COLUMNS=columns))
+            assert "logit lens" in shown or columns == "40"
+            assert not re.search("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e]", shown), repr(shown)
+            assert all(cell_len(line.rstrip()) <= int(columns) for line in shown.splitlines())
 
 
 def test_probabilities_are_those_that_generate_prints(llm: Llm, tiny_model: Path) -> None:
@@ -203,18 +203,16 @@ def test_probabilities_are_those_that_generate_prints(llm: Llm, tiny_model: Path
     assert sum(token["probability"] for token in found["next_tokens"]) == pytest.approx(expected, abs=1e-3)
 
 
-@pytest.mark.parametrize("columns", ["60", "80", "200"])
-@pytest.mark.parametrize(
-    "prompt", ["The cat sat on the mat. The dog ate", f"りんごを食べる。{FAMILY}", "a\x1b[31mb\u202e\tc"]
-)
 @pytest.mark.slow
-def test_every_line_fits_the_terminal(sure_model: Path, prompt: str, columns: str) -> None:
-    shown = STYLES.sub("", in_a_terminal("explain", prompt, COLUMNS=columns))
-    assert "logit lens" in shown and "next word" in shown
-    assert not re.search("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e]", shown), repr(shown)
-    for line in shown.splitlines():
-        pictures = line.startswith((" ", "0", "1", "2")) or "█" in line
-        assert not pictures or cell_len(line.rstrip()) <= int(columns), line
+def test_every_line_fits_the_terminal(sure_model: Path) -> None:
+    for prompt in ["The cat sat on the mat. The dog ate", f"りんごを食べる。{FAMILY}", "a\x1b[31mb\u202e\tc"]:
+        for columns in ["60", "80", "200"]:
+            shown = STYLES.sub("", in_a_terminal("explain", prompt, COLUMNS=columns))
+            assert "logit lens" in shown and "next word" in shown
+            assert not re.search("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e]", shown), repr(shown)
+            for line in shown.splitlines():
+                pictures = line.startswith((" ", "0", "1", "2")) or "█" in line
+                assert not pictures or cell_len(line.rstrip()) <= int(columns), line
 
 
 def test_the_heat_map_shows_the_last_tokens_that_fit(llm: Llm, tiny_model: Path) -> None:

@@ -21,21 +21,21 @@ def test_an_unknown_dtype_of_a_gguf_is_refused(tiny_model: Path, llm) -> None:
     assert answer.exit_code == 2 and "--dtype must be f32, f16, bf16, q8_0, q4_0" in answer.stderr
 
 
-@pytest.mark.parametrize(("dtype", "name"), [("f32", "float32"), ("f16", "float16"), ("bf16", "bfloat16")])
-def test_a_directory_has_the_requested_dtype(tiny_model: Path, llm, dtype: str, name: str) -> None:
-    torch = pytest.importorskip("torch")
-    from safetensors.torch import load_file
+def test_a_directory_has_the_requested_dtype(tiny_model: Path, llm) -> None:
+    for dtype, name in [("f32", "float32"), ("f16", "float16"), ("bf16", "bfloat16")]:
+        torch = pytest.importorskip("torch")
+        from safetensors.torch import load_file
 
-    assert llm("export", "model.safetensors", "d", "--to", "hf", "--dtype", dtype).exit_code == 0
-    answer, before = load_file("d/model.safetensors"), load_file(tiny_model)
-    assert answer.keys() == before.keys()
-    for key, tensor in answer.items():
-        assert tensor.dtype == getattr(torch, name) and torch.equal(tensor, before[key].to(tensor.dtype))
-    config = json.loads(Path("d/config.json").read_text("utf-8"))
-    assert config.get("dtype", config.get("torch_dtype")) == name
-    assert llm("generate", "The cat", "-m", "d", "-n", 3, "-t", 0).exit_code == 0
-    assert llm("export", "d", "again", "--to", "hf").exit_code == 0  # its own type, where none is asked for
-    assert load_file("again/model.safetensors")["model.norm.weight"].dtype == getattr(torch, name)
+        assert llm("export", "model.safetensors", "d", "--to", "hf", "--dtype", dtype).exit_code == 0
+        answer, before = load_file("d/model.safetensors"), load_file(tiny_model)
+        assert answer.keys() == before.keys()
+        for key, tensor in answer.items():
+            assert tensor.dtype == getattr(torch, name) and torch.equal(tensor, before[key].to(tensor.dtype))
+        config = json.loads(Path("d/config.json").read_text("utf-8"))
+        assert config.get("dtype", config.get("torch_dtype")) == name
+        assert llm("generate", "The cat", "-m", "d", "-n", 3, "-t", 0).exit_code == 0
+        assert llm("export", "d", "again", "--to", "hf").exit_code == 0  # its own type, where none is asked for
+        assert load_file("again/model.safetensors")["model.norm.weight"].dtype == getattr(torch, name)
 
 
 def test_the_model_itself_is_never_overwritten(tiny_model: Path, llm) -> None:
@@ -114,37 +114,37 @@ EXPORTS = {"hf": "out", "gguf": "out.gguf", "html": "out.html", "handover": "out
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("to", EXPORTS)
-def test_nothing_in_an_exported_model_leads_to_its_training_text(llm, to: str) -> None:
+def test_nothing_in_an_exported_model_leads_to_its_training_text(llm) -> None:
     """Neither directories nor addresses of pages in a web archive nor hashes of files; the names of files are told."""
-    for extra in ("fastwarc", "resiliparse", *{"gguf": ["gguf"], "handover": ["pyarrow"]}.get(to, [])):
-        pytest.importorskip(extra)
-    folder = Path("hidden-folder/inner-folder")
-    folder.mkdir(parents=True)
-    for number in range(12):
-        (folder / f"{number}.txt").write_text(TEXT.replace("cat", f"cat {number}") * 2)
-    page = b"<html><body><p>" + b"The dog sat on a hat. " * 40 + b"</p></body></html>"
-    with warc(("Content-Type: text/html", page), ("Content-Type: text/html", page.replace(b"dog", b"fox"))) as file:
-        (folder / "crawl.warc").write_bytes(file.read())
-    Path("hidden-val").mkdir()
-    Path("hidden-val/val.txt").write_text("A mat and a hat. " * 20)
-    run = ("--steps", 2, "--layers", 1, "--width", 32, "--context", 32, "--batch-tokens", 64)
-    assert llm("train", "hidden-folder", *run, "-o", "base.safetensors").exit_code == 0
-    options = ("--from", "base.safetensors", "--val", "hidden-val/val.txt", "--strip-boilerplate")
-    answer = llm("train", "hidden-folder", *run[:2], *options, "-o", "model.safetensors")
-    assert answer.exit_code == 0, answer.stderr
-    record = checkpoint.load("model.safetensors").record
-    hashes = {file.sha256 for stage in record.stages for file in (*stage.corpus, *stage.held_out.files)}
-    hidden = {"hidden-folder", "inner-folder", "hidden-val", "example.org", *hashes}
-    stored = str(record.to_json())
-    assert all(text in stored for text in hidden - {"hidden-val"})
-    texts = ("--corpus", "hidden-folder", "--corpus", "hidden-val") if to == "handover" else ()
-    answer = llm("export", "model.safetensors", EXPORTS[to].split("/")[0], "--to", to, *texts)
-    assert answer.exit_code == 0, answer.stderr
-    exported = Path(EXPORTS[to])
-    data = b"".join(file.read_bytes() for file in (exported.iterdir() if exported.is_dir() else [exported]))
-    assert [text for text in hidden if text.encode() in data] == []
-    assert b"0.txt" in data and (to == "html" or b"crawl.warc" in data)  # a page names only three
+    for to in EXPORTS:
+        for extra in ("fastwarc", "resiliparse", *{"gguf": ["gguf"], "handover": ["pyarrow"]}.get(to, [])):
+            pytest.importorskip(extra)
+        folder = Path("hidden-folder/inner-folder")
+        folder.mkdir(parents=True)
+        for number in range(12):
+            (folder / f"{number}.txt").write_text(TEXT.replace("cat", f"cat {number}") * 2)
+        page = b"<html><body><p>" + b"The dog sat on a hat. " * 40 + b"</p></body></html>"
+        with warc(("Content-Type: text/html", page), ("Content-Type: text/html", page.replace(b"dog", b"fox"))) as file:
+            (folder / "crawl.warc").write_bytes(file.read())
+        Path("hidden-val").mkdir()
+        Path("hidden-val/val.txt").write_text("A mat and a hat. " * 20)
+        run = ("--steps", 2, "--layers", 1, "--width", 32, "--context", 32, "--batch-tokens", 64)
+        assert llm("train", "hidden-folder", *run, "-o", "base.safetensors").exit_code == 0
+        options = ("--from", "base.safetensors", "--val", "hidden-val/val.txt", "--strip-boilerplate")
+        answer = llm("train", "hidden-folder", *run[:2], *options, "-o", "model.safetensors")
+        assert answer.exit_code == 0, answer.stderr
+        record = checkpoint.load("model.safetensors").record
+        hashes = {file.sha256 for stage in record.stages for file in (*stage.corpus, *stage.held_out.files)}
+        hidden = {"hidden-folder", "inner-folder", "hidden-val", "example.org", *hashes}
+        stored = str(record.to_json())
+        assert all(text in stored for text in hidden - {"hidden-val"})
+        texts = ("--corpus", "hidden-folder", "--corpus", "hidden-val") if to == "handover" else ()
+        answer = llm("export", "model.safetensors", EXPORTS[to].split("/")[0], "--to", to, *texts)
+        assert answer.exit_code == 0, answer.stderr
+        exported = Path(EXPORTS[to])
+        data = b"".join(file.read_bytes() for file in (exported.iterdir() if exported.is_dir() else [exported]))
+        assert [text for text in hidden if text.encode() in data] == []
+        assert b"0.txt" in data and (to == "html" or b"crawl.warc" in data)  # a page names only three
 
 
 @pytest.mark.parametrize(("to", "name"), [("hf", "d"), ("gguf", "d.gguf")])
@@ -204,20 +204,15 @@ def test_import_of_a_file_of_this_program_is_a_copy(tiny_model: Path, llm) -> No
         np.testing.assert_array_equal(one.tensors[name], two.tensors[name])
 
 
-@pytest.mark.parametrize(
-    ("divergence", "message"),
-    [
+def test_a_divergence_within_the_noise_is_reported_as_small(tiny_model: Path, llm, monkeypatch) -> None:
+    for divergence, message in [
         (-0.0016, "from the original: less than 0.001 bits"),
         (0.0004, "from the original: less than 0.001 bits"),
         (0.0123, "from the original: 0.0123 bits"),
-    ],
-)
-def test_a_divergence_within_the_noise_is_reported_as_small(
-    tiny_model: Path, llm, monkeypatch, divergence: float, message: str
-) -> None:
-    monkeypatch.setattr("llmcli.evaluation.evaluator.kl_divergence", lambda *_: divergence)
-    answer = llm("export", "model.safetensors", "small.safetensors", "--quantize", "int4")
-    assert answer.exit_code == 0 and message in answer.stderr and "-0.0" not in answer.stderr
+    ]:
+        monkeypatch.setattr("llmcli.evaluation.evaluator.kl_divergence", lambda *_, value=divergence: value)
+        answer = llm("export", "model.safetensors", "small.safetensors", "--quantize", "int4")
+        assert answer.exit_code == 0 and message in answer.stderr and "-0.0" not in answer.stderr
 
 
 def test_the_error_for_an_existing_output_names_no_option_that_export_lacks(tiny_model: Path, llm) -> None:
@@ -262,25 +257,25 @@ def test_a_file_of_another_format_is_never_replaced(tiny_model: Path, llm, words
 
 
 @platforms.posix
-@pytest.mark.parametrize(
-    ("words", "ending"),
-    [("--to gguf", ".gguf"), ("--to html", ".html"), ("--to tokenizer", ".json"), ("--quantize int8", ".safetensors")],
-)
-def test_an_output_that_is_no_such_file_is_refused_with_a_name_to_type(
-    tiny_model: Path, llm, words: str, ending: str
-) -> None:
-    Path("d").mkdir()
-    model, notes = f"model{ending}", f"notes{ending}"
-    Path(notes).write_text("mine")
-    for output, message in (
-        ("/dev/null", f"/dev/null is not a regular file; give a file name: {model}"),
-        ("/dev/stdout", f"expected a file, found /dev/stdout, which is standard output; give a file name: {model}"),
-        ("d/", f"d is a directory; give a file name: {Path('d', model)}"),
-        (notes, f"{notes} exists and is not a {ending} file, so it is not replaced; give another name"),
-    ):
-        answer = llm("export", "model.safetensors", output, *words.split(), "--force")
-        assert answer.exit_code == 1 and answer.stderr == f"error: {message}\n"
-    assert Path(notes).read_text() == "mine"
+def test_an_output_that_is_no_such_file_is_refused_with_a_name_to_type(tiny_model: Path, llm) -> None:
+    for words, ending in [
+        ("--to gguf", ".gguf"),
+        ("--to html", ".html"),
+        ("--to tokenizer", ".json"),
+        ("--quantize int8", ".safetensors"),
+    ]:
+        Path("d").mkdir()
+        model, notes = f"model{ending}", f"notes{ending}"
+        Path(notes).write_text("mine")
+        for output, message in (
+            ("/dev/null", f"/dev/null is not a regular file; give a file name: {model}"),
+            ("/dev/stdout", f"expected a file, found /dev/stdout, which is standard output; give a file name: {model}"),
+            ("d/", f"d is a directory; give a file name: {Path('d', model)}"),
+            (notes, f"{notes} exists and is not a {ending} file, so it is not replaced; give another name"),
+        ):
+            answer = llm("export", "model.safetensors", output, *words.split(), "--force")
+            assert answer.exit_code == 1 and answer.stderr == f"error: {message}\n"
+        assert Path(notes).read_text() == "mine"
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,6 @@
 import json
 from pathlib import Path
 
-import pytest
-
 from tests.conftest import Llm
 from tests.sample_models import write_unhashed
 
@@ -22,12 +20,10 @@ def test_overview_tensors_statistics_and_hash(llm: Llm, tiny_model: Path) -> Non
     assert "damaged" in llm("inspect", "--verify").stderr
 
 
-@pytest.mark.parametrize(
-    "record", ['{"corpus": 7}', '{"curve": {"step": [1], "loss": 3}}', '{"train": 3, "corpus": []}', "{"]
-)
-def test_a_malformed_record_is_reported(llm: Llm, tiny_model: Path, record: str) -> None:
-    write_unhashed(tiny_model, {"training.json": record})
-    answer = llm("inspect")
-    assert answer.exit_code == 1 and "its training.json is not " in answer.stderr
-    assert llm("generate", "The cat", "-n", 1).stderr == answer.stderr
-    assert llm("inspect", "--tensors").exit_code == 0
+def test_a_malformed_record_is_reported(llm: Llm, tiny_model: Path) -> None:
+    for record in ['{"corpus": 7}', '{"curve": {"step": [1], "loss": 3}}', '{"train": 3, "corpus": []}', "{"]:
+        write_unhashed(tiny_model, {"training.json": record})
+        answer = llm("inspect")
+        assert answer.exit_code == 1 and "its training.json is not " in answer.stderr
+        assert llm("generate", "The cat", "-n", 1).stderr == answer.stderr
+        assert llm("inspect", "--tensors").exit_code == 0

@@ -11,9 +11,8 @@ from tests.platforms import posix
 pytest.importorskip("starlette", reason='needs pip install "llmcli[serve]"')
 
 
-@pytest.mark.parametrize(
-    ("options", "code", "message"),
-    [
+def test_what_is_refused(llm, tiny_model):
+    for options, code, message in [
         (["--host", "0.0.0.0"], 2, "a key is needed; give one: --api-key KEY"),
         (["--host", "no.such.host.invalid"], 2, "--host no.such.host.invalid is not known"),
         (["--host", "198.51.100.7"], 2, "--host 198.51.100.7 is not an address of this computer"),
@@ -24,13 +23,11 @@ pytest.importorskip("starlette", reason='needs pip install "llmcli[serve]"')
         (["--port", "70000"], 2, "--port"),
         (["--quantize", "int8", "--device", "cuda"], 2, "--device has no effect with --quantize"),
         (["other.safetensors"], 2, "(other.safetensors); name each model with -m: llm serve -m FILE"),
-    ],
-)
-def test_what_is_refused(llm, tiny_model, options, code, message):
-    words = options if "--port" in options else [*options, "--port", "0"]
-    result = llm("serve", "-m", tiny_model, *words)
-    assert (result.exit_code, result.stdout) == (code, "")
-    assert message in result.stderr and result.stderr.count("\n") == 1
+    ]:
+        words = options if "--port" in options else [*options, "--port", "0"]
+        result = llm("serve", "-m", tiny_model, *words)
+        assert (result.exit_code, result.stdout) == (code, "")
+        assert message in result.stderr and result.stderr.count("\n") == 1
 
 
 def test_a_missing_model_is_one_line(llm):

@@ -92,19 +92,16 @@ def test_a_tokenizer_without_chat_tokens_gets_them(llm: Llm, pairs: str) -> None
     assert json.loads(line)["ids"][0] == Tokenizer.from_json(path.read_text("utf-8")).vocab_size
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
+def test_a_file_that_cannot_be_shown_is_one_line(llm: Llm, chat_model: Path) -> None:
+    for text, message in [
         ("", "pairs.jsonl has no conversations; expected records with"),
         ("just a text\n", "pairs.jsonl line 1: invalid JSON at character 1 (Expecting value)"),
         ('{"text": "a"}\n', "pairs.jsonl has no conversations; expected records with"),
         (RECORDS + '{"messages": 5}\n', "pairs.jsonl line 3"),
-    ],
-)
-def test_a_file_that_cannot_be_shown_is_one_line(llm: Llm, chat_model: Path, text: str, message: str) -> None:
-    Path("pairs.jsonl").write_text(text, "utf-8")
-    answer = llm("tokenize", "--chat", "pairs.jsonl")
-    assert answer.exit_code == 1 and message in answer.stderr and len(answer.stderr.splitlines()) == 1
+    ]:
+        Path("pairs.jsonl").write_text(text, "utf-8")
+        answer = llm("tokenize", "--chat", "pairs.jsonl")
+        assert answer.exit_code == 1 and message in answer.stderr and len(answer.stderr.splitlines()) == 1
 
 
 @pytest.mark.slow

@@ -31,17 +31,20 @@ def test_a_falling_line() -> None:
     ]
 
 
-@pytest.mark.parametrize("values", [([], []), ([1, 2], [math.nan, math.inf])])
-def test_a_chart_without_points_is_empty(values):
-    assert curve(*values, 40, 5) == []
+def test_a_chart_without_points_is_empty():
+    for values in [([], []), ([1, 2], [math.nan, math.inf])]:
+        assert curve(*values, 40, 5) == []
 
 
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [([2.0, 4.0], (2, 4)), ([3.0, 3.0], (2, 4.5)), ([1e6, 1e-6], (100, 1e6)), ([0.0], (0.5, 1.5)), ([2, 0], (2e-4, 2))],
-)
-def test_the_range_of_a_scale_is_positive_and_never_empty(values, expected):
-    assert log_range(values) == pytest.approx(expected)
+def test_the_range_of_a_scale_is_positive_and_never_empty():
+    for values, expected in [
+        ([2.0, 4.0], (2, 4)),
+        ([3.0, 3.0], (2, 4.5)),
+        ([1e6, 1e-6], (100, 1e6)),
+        ([0.0], (0.5, 1.5)),
+        ([2, 0], (2e-4, 2)),
+    ]:
+        assert log_range(values) == pytest.approx(expected)
 
 
 def test_a_single_point_is_a_dot_in_the_middle():
@@ -128,9 +131,8 @@ def test_a_chart_fits_its_size_and_joins_all_points(pairs, marked, width, height
         assert max(columns) >= 2 * (width - 9) - 1  # labels take 9 at most
 
 
-@pytest.mark.parametrize(
-    ("share", "width", "expected"),
-    [
+def test_a_bar_is_exact_to_an_eighth_of_a_character():
+    for share, width, expected in [
         (0, 8, ""),
         (1, 3, "███"),
         (0.5, 4, "██"),
@@ -141,10 +143,8 @@ def test_a_chart_fits_its_size_and_joins_all_points(pairs, marked, width, height
         (1e-6, 10, ""),
         (-1, 5, ""),
         (2, 5, "█████"),
-    ],
-)
-def test_a_bar_is_exact_to_an_eighth_of_a_character(share, width, expected):
-    assert bar(share, width) == expected
+    ]:
+        assert bar(share, width) == expected
 
 
 @settings(max_examples=100, deadline=None)

@@ -50,28 +50,28 @@ def shown_at(monkeypatch: pytest.MonkeyPatch, columns: int, *words: str) -> str:
 
 
 @pytest.mark.usefixtures("no_hang")
-@pytest.mark.parametrize("columns", [*range(1, 21), 39])
 @pytest.mark.slow
-def test_every_command_ends_at_any_width(monkeypatch: pytest.MonkeyPatch, tiny_model: Path, columns: int) -> None:
-    from tests.conftest import TEXT
+def test_every_command_ends_at_any_width(monkeypatch: pytest.MonkeyPatch, tiny_model: Path) -> None:
+    for columns in [*range(1, 21), 39]:
+        from tests.conftest import TEXT
 
-    # a short search: this test is about the layout
-    monkeypatch.setattr("llmcli.generation.next_words.max_evaluations", lambda parameters: 3)
-    Path("c.txt").write_text(TEXT, "utf-8")
-    for words in (
-        ["generate", "The cat sat 猫", "--steps", "2", "--seed", "1"],
-        ["generate", "The cat", "--next", "3"],
-        ["explain", "The cat sat"],
-        ["explain", "The cat sat", "--layer", "1"],
-        ["inspect"],
-        ["inspect", "--tensors"],
-        ["inspect", "--tensor", "model.norm.weight"],
-        ["inspect", "--weights"],
-        ["eval", "c.txt", "--per-token"],
-        ["eval", "c.txt"],
-        ["tokenize", "The cat りんご"],
-    ):
-        assert shown_at(monkeypatch, columns, *words)
+        # a short search: this test is about the layout
+        monkeypatch.setattr("llmcli.generation.next_words.max_evaluations", lambda parameters: 3)
+        Path("c.txt").write_text(TEXT, "utf-8")
+        for words in (
+            ["generate", "The cat sat 猫", "--steps", "2", "--seed", "1"],
+            ["generate", "The cat", "--next", "3"],
+            ["explain", "The cat sat"],
+            ["explain", "The cat sat", "--layer", "1"],
+            ["inspect"],
+            ["inspect", "--tensors"],
+            ["inspect", "--tensor", "model.norm.weight"],
+            ["inspect", "--weights"],
+            ["eval", "c.txt", "--per-token"],
+            ["eval", "c.txt"],
+            ["tokenize", "The cat りんご"],
+        ):
+            assert shown_at(monkeypatch, columns, *words)
 
 
 def test_prose_is_wrapped_in_a_terminal_and_one_line_elsewhere(monkeypatch, capsys) -> None:
@@ -95,18 +95,19 @@ def test_prose_is_wrapped_in_a_terminal_and_one_line_elsewhere(monkeypatch, caps
     assert any(re.match(r"            \S", line) for line in lines)
 
 
-@pytest.mark.parametrize("columns", [30, 80])
-def test_a_line_end_in_a_name_does_not_break_a_line(monkeypatch, capsys, columns: int) -> None:
-    show = console.paragraph, console.note, console.heading, console.caption, lambda text: tables.pairs([(text, text)])
+def test_a_line_end_in_a_name_does_not_break_a_line(monkeypatch, capsys) -> None:
+    prose = console.paragraph, console.note, console.heading, console.caption
+    show = (*prose, lambda text: tables.pairs([(text, text)]))
     for each in show:
         each("a\nb: not made by llmcli")
     piped = capsys.readouterr()
     assert (piped.out + piped.err).count("\n") == 5  # a heading has an empty line before it; a caption is not shown
-    screen = colored_stdout(monkeypatch)
-    monkeypatch.setenv("COLUMNS", str(columns))
-    for each in show:
-        each("a\nb: not made by llmcli")
-    assert "a\n" not in screen.getvalue() and screen.getvalue().count("a␊b") == 6
+    for columns in [30, 80]:
+        screen = colored_stdout(monkeypatch)
+        monkeypatch.setenv("COLUMNS", str(columns))
+        for each in show:
+            each("a\nb: not made by llmcli")
+        assert "a\n" not in screen.getvalue() and screen.getvalue().count("a␊b") == 6
 
 
 def test_quiet_drops_notes_and_keeps_errors(capsys: pytest.CaptureFixture[str]) -> None:
@@ -192,15 +193,15 @@ CAPTIONS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("words", CAPTIONS)
 @pytest.mark.slow
-def test_a_caption_explains_each_figure(sure_model: Path, words: tuple[str, ...]) -> None:
-    Path("c.txt").write_text("The cat sat on the mat.")
-    drawn = in_a_terminal(*words)
-    shown = STYLES.sub("", drawn)
-    dim = re.findall(r"\x1b\[2m(.*?)\x1b\[0m", drawn)
-    assert dim and all(text_width(line) <= 80 for line in dim)
-    for caption in CAPTIONS[words]:
-        assert caption in re.sub(r" *\r\n", " ", shown), caption
-    quiet = STYLES.sub("", in_a_terminal(*words, "-q"))
-    assert not any(caption in re.sub(r" *\r\n", " ", quiet) for caption in CAPTIONS[words])
+def test_a_caption_explains_each_figure(sure_model: Path) -> None:
+    for words in CAPTIONS:
+        Path("c.txt").write_text("The cat sat on the mat.")
+        drawn = in_a_terminal(*words)
+        shown = STYLES.sub("", drawn)
+        dim = re.findall(r"\x1b\[2m(.*?)\x1b\[0m", drawn)
+        assert dim and all(text_width(line) <= 80 for line in dim)
+        for caption in CAPTIONS[words]:
+            assert caption in re.sub(r" *\r\n", " ", shown), caption
+        quiet = STYLES.sub("", in_a_terminal(*words, "-q"))
+        assert not any(caption in re.sub(r" *\r\n", " ", quiet) for caption in CAPTIONS[words])

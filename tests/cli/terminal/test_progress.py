@@ -27,27 +27,25 @@ def run(view: progress.TrainingView, steps: int, seconds: float) -> None:
             view.sample("りんご", "を食べる\n" * 250)
 
 
-@pytest.mark.parametrize(
-    ("columns", "rows"), [(80, 24), (200, 50), (80, 15), (80, 8), (40, 4), (500, 100), *[(n, 2) for n in range(1, 21)]]
-)
 @pytest.mark.slow
-def test_the_live_view_fits_the_terminal_and_restores_it(monkeypatch, columns: int, rows: int) -> None:
-    screen = colored_stdout(monkeypatch)
-    monkeypatch.setenv("COLUMNS", str(columns))
-    monkeypatch.setenv("LINES", str(rows))
-    with progress.TrainingView(4.0) as view:
-        run(view, 20, 60)
-    drawn = screen.getvalue()
-    assert drawn.rindex("\x1b[?25h") > drawn.rindex("\x1b[?25l")  # the cursor is visible again
-    last = STYLES.sub("", drawn.rpartition("\x1b[2K")[2]).rstrip("\n").split("\n")
-    assert len(last) < max(2, rows)
-    assert max(text_width(line) for line in last) <= columns
-    if rows >= 15:
-        chart = [line for line in last if "│" in line and "りんご" not in line]
-        assert len(chart) >= 5 and max(map(len, chart)) <= columns
-        assert sum(line.count("o") for line in chart) >= 5
-        assert "validation 2.050  best 2.050 (step 20)" in "\n".join(last)
-        assert any(line.startswith("りんご│") for line in last) and last[-1].endswith("…")
+def test_the_live_view_fits_the_terminal_and_restores_it(monkeypatch) -> None:
+    for columns, rows in [(80, 24), (200, 50), (80, 15), (80, 8), (40, 4), (500, 100), *[(n, 2) for n in range(1, 21)]]:
+        screen = colored_stdout(monkeypatch)
+        monkeypatch.setenv("COLUMNS", str(columns))
+        monkeypatch.setenv("LINES", str(rows))
+        with progress.TrainingView(4.0) as view:
+            run(view, 20, 60)
+        drawn = screen.getvalue()
+        assert drawn.rindex("\x1b[?25h") > drawn.rindex("\x1b[?25l")  # the cursor is visible again
+        last = STYLES.sub("", drawn.rpartition("\x1b[2K")[2]).rstrip("\n").split("\n")
+        assert len(last) < max(2, rows)
+        assert max(text_width(line) for line in last) <= columns
+        if rows >= 15:
+            chart = [line for line in last if "│" in line and "りんご" not in line]
+            assert len(chart) >= 5 and max(map(len, chart)) <= columns
+            assert sum(line.count("o") for line in chart) >= 5
+            assert "validation 2.050  best 2.050 (step 20)" in "\n".join(last)
+            assert any(line.startswith("りんご│") for line in last) and last[-1].endswith("…")
 
 
 @pytest.mark.parametrize("rows", [15, 24])
@@ -83,15 +81,15 @@ def test_the_cursor_is_restored_after_an_interrupt(monkeypatch: pytest.MonkeyPat
     assert screen.getvalue().rindex("\x1b[?25h") > screen.getvalue().rindex("\x1b[?25l")
 
 
-@pytest.mark.parametrize(("seconds", "lines"), [(1, 2), (60, 7), (7200, 51)])
-def test_a_pipe_gets_a_line_now_and_then(capsys: pytest.CaptureFixture[str], seconds: float, lines: int) -> None:
-    with progress.TrainingView(4.0) as view:
-        run(view, 1000, seconds)
-    lines_shown = capsys.readouterr().err.splitlines()
-    assert abs(len(lines_shown) - lines) <= 1
-    last = lines_shown[-1]
-    start = "100%  step 1,000  0:00 left  1,000 tokens/s  bits/byte: training "
-    assert last.startswith(start) and last.endswith("validation 2.001") and "loss" not in last
+def test_a_pipe_gets_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
+    for seconds, lines in [(1, 2), (60, 7), (7200, 51)]:
+        with progress.TrainingView(4.0) as view:
+            run(view, 1000, seconds)
+        lines_shown = capsys.readouterr().err.splitlines()
+        assert abs(len(lines_shown) - lines) <= 1
+        last = lines_shown[-1]
+        start = "100%  step 1,000  0:00 left  1,000 tokens/s  bits/byte: training "
+        assert last.startswith(start) and last.endswith("validation 2.001") and "loss" not in last
 
 
 def test_the_time_left_does_not_count_planning(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,16 +11,18 @@ def test_a_tree_connects_children_and_siblings(capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().out.split("\n")[:4] == ["├─ a", "│  ├─ b", "│  └─ c", "└─ d"]
 
 
-@pytest.mark.parametrize("columns", [*range(1, 60), 80])
-def test_a_number_in_a_table_is_never_broken(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
-    screen = colored_stdout(monkeypatch)
-    monkeypatch.setenv("COLUMNS", str(columns))
-    names = ("model", "bits/byte", "perplexity", "tokens")
-    tables.table(names, [("model.safetensors", "0.300", "1.98", "5600"), ("xz", "0.381", "", "")], numbers=(1, 2, 3))
-    shown = STYLES.sub("", screen.getvalue())
-    for word in ("0.300", "1.98", "5600", "0.381", "bits/byte"):
-        assert word in shown.split(), shown
-    assert columns < 32 or max(map(len, shown.splitlines())) <= columns
+def test_a_number_in_a_table_is_never_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    for columns in [*range(1, 60), 80]:
+        screen = colored_stdout(monkeypatch)
+        monkeypatch.setenv("COLUMNS", str(columns))
+        names = ("model", "bits/byte", "perplexity", "tokens")
+        tables.table(
+            names, [("model.safetensors", "0.300", "1.98", "5600"), ("xz", "0.381", "", "")], numbers=(1, 2, 3)
+        )
+        shown = STYLES.sub("", screen.getvalue())
+        for word in ("0.300", "1.98", "5600", "0.381", "bits/byte"):
+            assert word in shown.split(), shown
+        assert columns < 32 or max(map(len, shown.splitlines())) <= columns
 
 
 def test_a_table_in_a_pipe_starts_with_the_column_names(capsys: pytest.CaptureFixture[str]) -> None:

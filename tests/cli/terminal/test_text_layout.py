@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from llmcli.cli.terminal.text_layout import text_width, truncate, wrap
 
 
-@pytest.mark.parametrize("columns", range(-2, 21))
-@pytest.mark.parametrize("text", ["", "apple pie", "りんごを食べる", "🍎 が"])
-def test_text_is_cut_to_any_number_of_columns(columns: int, text: str) -> None:
-    line = truncate(text, columns)
-    assert text_width(line) <= max(0, columns)
-    assert line == text or columns < 1 or (line[-1] == "…" and text.startswith(line[:-1]))
+def test_text_is_cut_to_any_number_of_columns() -> None:
+    for text in ["", "apple pie", "りんごを食べる", "🍎 が"]:
+        for columns in range(-2, 21):
+            line = truncate(text, columns)
+            assert text_width(line) <= max(0, columns)
+            assert line == text or columns < 1 or (line[-1] == "…" and text.startswith(line[:-1]))
 
 
 @given(st.lists(st.text("abé-/,", min_size=1, max_size=50)), st.integers(10, 60), st.integers(0, 6), st.integers(0, 6))

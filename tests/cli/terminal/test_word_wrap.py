@@ -2,7 +2,6 @@
 
 import itertools
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -35,20 +34,17 @@ def test_nothing_but_white_space_is_changed(text: str, columns: int) -> None:
     assert "".join(wrapped(text, columns).split()) == "".join(text.split())
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
+def test_a_line_has_at_most_nine_columns() -> None:
+    """A word that is longer is broken by the terminal; after a tab the text is at column 8."""
+    for text, expected in [
         ("one two three", "one two\nthree"),
         ("one\n\n  two  \nthree", "one\n\n  two\nthree"),
         ("a\tb", "a\tb"),
         ("a\tbc", "a\nbc"),
         ("abcdefghijklm n", "abcdefghijklm\nn"),
         ("私は毎朝リンゴを食べます。", "私は毎朝\nリンゴを\n食べま\nす。"),
-    ],
-)
-def test_a_line_has_at_most_nine_columns(text: str, expected: str) -> None:
-    """A word that is longer is broken by the terminal; after a tab the text is at column 8."""
-    assert wrapped(text, 9) == expected
+    ]:
+        assert wrapped(text, 9) == expected
 
 
 def test_the_columns_may_change() -> None:
