@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from copy import copy
 from dataclasses import fields
 from functools import partial
@@ -34,9 +35,7 @@ DATA, SAMPLING, STRUCTURED, ANALYSIS = (
     "Analysis",
 )
 BATCH = "Many prompts"
-_INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
-_NUMBER = re.compile(r"[+-]?[0-9]{1,18}(\.[0-9]{1,18})?")
-_UNKNOWN = object()
+_KINDS = (bool, str, int, float, Path, list[str])  # annotations of options
 
 
 # ---- declarations
@@ -131,13 +130,13 @@ class Options:
         vars(self).update(values)
 
     def typed(self, *names: str) -> list[str]:
-        """Return the typed options among these by their long names (--max-tokens for -n), arguments in
-        capitals."""
+        """Return the names of the typed options among these."""
         source = self.invocation.get_parameter_source
-        typed = [
-            p for p in self.params if p.name in names and getattr(source(p.name), "name", "") == "COMMANDLINE"
+        return [
+            _name(param)
+            for param in self.params
+            if param.name in names and getattr(source(param.name), "name", "") == "COMMANDLINE"
         ]
-        return [next((name for name in p.opts if name.startswith("--")), p.opts[0].upper()) for p in typed]
 
     def reject(self, condition: str, *names: str) -> None:
         """Raise LLMError if any of these options was typed; the message says that they have no effect
@@ -371,46 +370,40 @@ def as_function(command: Callable[[Any], None]) -> Callable[..., None]:
 
 
 def convert_directly(params: "Iterable[TyperParameter]") -> None:
-    """Convert plainly valid values without pydantic, which Typer uses since 0.27 and whose import takes a
-    third of the time of a short command. Other values are left to Typer, which words the error."""
+    """Convert values here: Typer uses pydantic since 0.27, whose import takes a third of the time of a short
+    command."""
     for param in params:
-        # a Typer without type descriptors does not use pydantic; a method in the instance is ours
-        if hasattr(param, "type_descriptor") and "process_value" not in vars(param):
-            param.process_value = partial(_process_value, param, param.process_value)  # type: ignore[method-assign]
+        if hasattr(param, "type_descriptor"):  # an older Typer does not use pydantic
+            param.process_value = partial(_process_value, param)  # type: ignore[method-assign]
 
 
-def _process_value(param: Any, by_typer: Any, context: typer.Context, value: Any) -> Any:
-    """Like Typer's `process_value`: convert the value and pass it through the option's callback."""
-    converted = _converted(param, value)
-    if converted is _UNKNOWN:
-        return by_typer(context, value)
-    return converted if param.callback is None else param.callback(context, param, converted)
+def _process_value(param: Any, context: typer.Context, value: Any) -> Any:
+    """Convert a value and pass it through the option's callback, like Typer's method of this name."""
+    kind = param.type_descriptor.annotation
+    if kind not in _KINDS or (param.required and not value):
+        return type(param).process_value(param, context, value)
+    if param.multiple or param.nargs == -1:
+        value = list(value or ())
+    elif value is not None:
+        value = _number(param, kind, value) if kind in (int, float) else kind(value)
+    return value if param.callback is None else param.callback(context, param, value)
 
 
-def _converted(param: Any, value: Any) -> Any:
-    """Return the value as Typer would convert it, or _UNKNOWN."""
-    annotation, info = param.type_descriptor.annotation, param.type_descriptor.parameter_info
-    if value is None and not param.required:
-        return () if param.multiple or param.nargs == -1 else None
-    if info.parser is not None or (param.required and not value):
-        return _UNKNOWN
-    if annotation is str and type(value) is str:
-        return value
-    if annotation == list[str] and isinstance(value, (list, tuple)) and {*map(type, value)} <= {str}:
-        return list(value)
-    if annotation is Path and isinstance(value, (str, Path)):
-        is_readable = os.access(value, os.R_OK) or not os.access(value, os.F_OK)
-        return Path(value) if is_readable and not (info.exists or info.resolve_path) else _UNKNOWN
-    if annotation not in (int, float):
-        return _UNKNOWN
-    pattern = _INTEGER if annotation is int else _NUMBER
-    if type(value) is str and pattern.fullmatch(value):
-        value = annotation(value)
-    in_range = type(value) is annotation and not info.clamp
-    in_range = (
-        in_range and (info.min is None or value >= info.min) and (info.max is None or value <= info.max)
-    )
-    return value if in_range else _UNKNOWN
+def _number(param: Any, kind: type[int] | type[float], text: str) -> float:
+    """Return the number in the value of an option. Raises LLMError if it is none, or out of range."""
+    low, high = param.type_descriptor.parameter_info.min, param.type_descriptor.parameter_info.max
+    with suppress(ValueError):
+        number = kind(text)
+        if (low is None or number >= low) and (high is None or number <= high):
+            return number
+    bounds = "" if low is None else f" of at least {low}" if high is None else f" from {low} to {high}"
+    what = "an integer" if kind is int else "a number"
+    raise usage(f"{_name(param)} must be {what}{bounds}, found {text}")
+
+
+def _name(param: Any) -> str:
+    """Return the long name of an option (--max-tokens for -n), or that of an argument in capitals."""
+    return next((name for name in param.opts if name.startswith("--")), param.opts[0].upper())
 
 
 # ---- values

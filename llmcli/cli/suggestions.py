@@ -5,7 +5,6 @@ llm) to those here. difflib finds typos.
 """
 
 import difflib
-import itertools
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -45,6 +44,7 @@ COMMANDS = {
 # (subcommands, suggestion, options in other programs). "*" is any subcommand with the suggested option. A
 # suggestion that begins with "-" follows "did you mean".
 OPTIONS = (
+    ("llm", "--version", "-v -V"),
     (
         "train",
         "--width N, the hidden size",
@@ -121,32 +121,14 @@ def usage_message(error: "UsageError", words: Sequence[str], options: Known) -> 
     """Describe a usage error that Typer found in a command line `words` in one line: the problem, and what to
     type."""
     # only Typer's error for an unknown option has `possibilities`
-    unknown: str | None = getattr(error, "option_name", None) if hasattr(error, "possibilities") else None
-    if error.ctx and unknown:
-        if error.ctx.parent is None:
-            return top_option_hint(unknown, options)
-        return option_hint(str(error.ctx.info_name), unknown, options)
+    if error.ctx and hasattr(error, "possibilities") and hasattr(error, "option_name"):
+        return option_hint(str(error.ctx.info_name), error.option_name, options)
     subcommand = next((word for word in words[:1] if word in options), "")
     path = error.ctx.command_path if error.ctx else f"llm {subcommand}".rstrip()
     message = error.format_message().rstrip(".")
     if "unexpected extra argument" in message and path.endswith(("chat", "generate", "explain", "tokenize")):
         return f"{message}; a text of several words needs quotes"
-    if "unexpected extra argument" in message and path.endswith("serve"):
-        return f"{message}; name each model with -m: llm serve -m FILE; see: {path} --help"
-    return f"{_with_value(message, error, words)}; see: {path} --help"
-
-
-def _with_value(message: str, error: "UsageError", words: Sequence[str]) -> str:
-    """Return the message for an invalid value, which Typer's message lacks."""
-    _, is_rule, rule = message.partition("Input should be ")
-    names = getattr(getattr(error, "param", None), "opts", [])
-    values = [value for word, value in itertools.pairwise(words) if word in names]
-    values += [word[2:] for word in words if word[:2] in names and len(word) > 2]  # -n3; also -temp 0.5
-    values += [word.split("=", 1)[1] for word in words if "=" in word and word.split("=", 1)[0] in names]
-    if not is_rule or not values:
-        return message
-    name = next((name for name in names if name.startswith("--")), names[0])
-    return f"{name} must be {rule.split(', unable')[0]}, found {values[-1]}"
+    return f"{message}; see: {path} --help"
 
 
 def command_hint(name: str, known: Sequence[str]) -> str:
@@ -155,54 +137,39 @@ def command_hint(name: str, known: Sequence[str]) -> str:
     >>> command_hint("trian", ["train", "generate"])
     'there is no command trian; did you mean: llm train? see: llm --help'
     """
-    shown, key = truncate(name, LONGEST_NAME), name.strip().lower()
+    shown, key = shlex.quote(truncate(name, LONGEST_NAME)), name.strip().lower()
     hints = {other: hint for hint, others in COMMANDS.items() for other in others.split()}
     if key in hints:
-        return f"there is no command {shown}; {hints[key]}"
-    if close := difflib.get_close_matches(key, known, n=1, cutoff=0.75):
-        return f"there is no command {shown}; did you mean: llm {close[0]}? see: llm --help"
-    if any(character.isspace() for character in name):
-        return (
-            f"there is no command {shlex.quote(shown)}; to continue a text: llm generate {shlex.quote(shown)}"
-        )
-    if Path(name).exists():
-        file = shlex.quote(shown)
-        if name.lower().endswith((".safetensors", ".gguf")):
-            return f"{file} is a file, not a command; to see what is in it: llm inspect {file}"
-        return f"{file} is a file, not a command; to train a model on it: llm train {file}"
-    return f"there is no command {shown}; the commands are: {', '.join(known)}; see: llm --help"
-
-
-def top_option_hint(name: str, options: Known) -> str:
-    """Return one line for an unknown option before the subcommand.
-
-    >>> top_option_hint("--time", {"train": ["--time"]})
-    'llm has no option --time; options follow the subcommand: llm train --time; see: llm --help'
-    """
-    shown = truncate(name, LONGEST_NAME)
-    if name in ("-v", "-V"):
-        return f"llm has no option {shown}; did you mean --version? see: llm --help"
-    owner = next((command for command, own in options.items() if name in own), None)
-    where = f"options follow the subcommand: llm {owner} {shown}; " if owner else ""
-    return f"llm has no option {shown}; {where}see: llm --help"
+        hint = hints[key]
+    elif close := difflib.get_close_matches(key, known, n=1, cutoff=0.75):
+        hint = f"did you mean: llm {close[0]}? see: llm --help"
+    elif any(character.isspace() for character in name):
+        hint = f"to continue a text: llm generate {shown}"
+    elif Path(name).exists():
+        hint = f"to train on a file: llm train {shown}; to see what is in a model: llm inspect {shown}"
+    else:
+        hint = f"the commands are: {', '.join(known)}; see: llm --help"
+    return f"there is no command {shown}; {hint}"
 
 
 def option_hint(command: str, name: str, options: Known) -> str:
-    """Return one line for an option `name` that a subcommand does not have.
+    """Return one line for an option `name` that a subcommand, or llm itself, does not have.
 
     >>> option_hint("train", "--hidden_size", {"train": ["--width", "--layers"]})
     'llm train has no option --hidden_size; did you mean --width N, the hidden size? see: llm train --help'
     """
     own = list(options.get(command, ()))
-    start, see = f"llm {command} has no option {truncate(name, LONGEST_NAME)}", f"see: llm {command} --help"
+    path = f"llm {command}" if command in options else "llm"  # whatever name the program was started by
+    start, see = f"{path} has no option {truncate(name, LONGEST_NAME)}", f"see: {path} --help"
     key = name.split("=")[0].replace("_", "-")
-    hint = key if key in own else _known(command, key, own)
+    hint = key if key in own else _known(path.split()[-1], key, own)
+    others = [f"llm {other}" for other, names in options.items() if key in names]
+    if hint is None and others:
+        have = "has" if len(others) == 1 else "have"
+        return f"{start}, but {' and '.join(others[:3])} {have} one; {see}"
+    long_names = [option for option in own if option.startswith("--")]
     if hint is None and key.startswith("--"):
-        close = difflib.get_close_matches(key, [o for o in own if o.startswith("--")], n=1, cutoff=0.7)
-        if others := [f"llm {other}" for other, names in options.items() if key in names]:
-            have = "has" if len(others) == 1 else "have"
-            return f"{start}, but {' and '.join(others[:3])} {have} one; {see}"
-        hint = close[0] if close else None
+        hint = next(iter(difflib.get_close_matches(key, long_names, n=1, cutoff=0.7)), None)
     if hint is None:
         return f"{start}; {see}"
     return f"{start}; did you mean {hint}? {see}" if hint.startswith("-") else f"{start}; {hint}; {see}"

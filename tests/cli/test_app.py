@@ -479,8 +479,3 @@ def test_a_closed_stdout_is_an_error_before_the_work_begins(tiny_model: Path) ->
         )
         assert run.returncode == 1 and run.stderr.startswith("error: standard output is closed; to keep the results")
     assert sorted(path.name for path in Path().iterdir()) == ["model.safetensors", "prompts.txt"]
-
-
-def test_completion_is_of_the_shell_that_asks(llm: Llm) -> None:
-    answer = llm("--show-completion", "zsh")
-    assert answer.exit_code == 2 and "in zsh, type: llm --show-completion" in answer.stderr

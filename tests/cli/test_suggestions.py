@@ -22,7 +22,7 @@ def test_every_suggestion_names_something_that_exists() -> None:
     for command, words, hint in HINTS:
         if command == "*":
             assert not hint.startswith("-") or any(hint.split()[0] in own for own in OPTIONS.values()), hint
-        elif command:
+        elif command in OPTIONS:
             assert not OPTIONS[command] & set(words.split()), (command, words)
             named = re.findall(r"(?<![\w-])--[a-z][\w-]*", hint.split("llm ")[0])
             assert set(named) <= OPTIONS[command], (command, named)
@@ -55,7 +55,7 @@ CASES = [
     ("nonsense", "there is no command nonsense; the commands are: train, generate"),
     ("c.txt", "llm train c.txt"),
     ("m.gguf", "llm inspect m.gguf"),
-    ("--time 5m train c.txt", "options follow the subcommand: llm train --time"),
+    ("--time 5m train c.txt", "llm has no option --time, but llm train has one"),
     ("-v", "did you mean --version?"),
     *[
         (f"train c.txt {option} 3", f"llm train has no option {option}; did you mean {wanted}")
@@ -86,7 +86,7 @@ CASES = [
     ("train c.txt --time", "'--time' requires an argument; see: llm train --help"),
     ("train c.txt --bogus", "llm train has no option --bogus; see: llm train --help"),
     ("generate hi --max-length 5", "did you mean --max-tokens N?"),
-    ("generate hi -temp 0.5", "--temperature must be a valid number, found emp"),
+    ("generate hi -temp 0.5", "--temperature must be a number, found emp"),
     ("generate hi --prompt x", "the prompt is an argument, not an option: llm generate"),
     ("chat --sys x", "did you mean --system TEXT?"),
     ("chat --max-length 5", "did you mean --max-tokens N?"),

@@ -111,9 +111,9 @@ def generate(options: _Options) -> None:
         )
     memory = None
     if options.memory:
-        from llmcli.cli.reports.memory import memory_report
+        from llmcli.cli.reports.memory import MemoryReport, training_texts
 
-        memory = memory_report(options.corpus, source, path)
+        memory = MemoryReport(training_texts(options.corpus, source, path))
     known = _known_lines(options, source, path) if options.new else None
     runtime = open_runtime(source, options.device, options.quantize, console.note, cache=not options.no_cache)
     tokenizer = open_tokenizer(source)
@@ -208,7 +208,7 @@ def _print_texts(run: _Run, memory: "MemoryReport | None") -> None:
             console.prompt(run.prompt)
         if memory:
             answer = finished[index][0]
-            memory.show(answer.text, matches[index], "; use a larger -n")
+            memory.show(answer.text, matches[index])
         else:
             answer = run.generate(sampling, print_piece)[0]
             console.verbatim("\n")

@@ -1,6 +1,5 @@
 """The output of `llm explain --without` and `--compare`: two predictions side by side."""
 
-import sys
 from typing import TYPE_CHECKING
 
 from llmcli import units
@@ -8,7 +7,7 @@ from llmcli.analysis.comparison import CACHE
 from llmcli.cli.reports import tokens as token_output
 from llmcli.cli.terminal import console, tables
 from llmcli.cli.terminal.safe_text import visible_whitespace
-from llmcli.cli.terminal.text_layout import terminal_width, text_width, truncate
+from llmcli.cli.terminal.text_layout import terminal_width, truncate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,8 +15,7 @@ if TYPE_CHECKING:
     from llmcli.analysis.comparison import Comparison, TextChange
     from llmcli.analysis.explain import Explanation
 
-MAX_BAR, MIN_BAR, MIN_LABEL, MAX_LENS_LABEL = 50, 6, 8, 20  # columns
-WIDE = 60  # columns of a terminal that has space for the changes in bits
+MAX_LENS_LABEL = 20  # columns
 
 
 def show(comparison: "Comparison", prompts: tuple[str, str], count: int) -> None:
@@ -61,34 +59,18 @@ def _bits(change: "TextChange") -> str:
 
 
 def _show_changes(column: str, names: tuple[str, str], changes: "Sequence[TextChange]") -> None:
-    """Print both probabilities of each text, one below the other in a terminal."""
+    """Print both probabilities of each text."""
     console.heading(column)
-    labeled = [(visible_whitespace(change.text), change) for change in changes]
-    if not sys.stdout.isatty():
-        rows = [
-            (label, units.probability(change.first), units.probability(change.second), _bits(change))
-            for label, change in labeled
-        ]
-        tables.table((column, *names, "change in bits"), rows)
-        return
-    columns = terminal_width()
-    most = max(MIN_LABEL, columns // 3)
-    labeled = [(truncate(label, most), change) for label, change in labeled]
-    widest = max(text_width(text) for text in (column, *(label for label, _ in labeled)))
-    is_wide = columns >= WIDE
-    bar_width = min(MAX_BAR, max(MIN_BAR, columns - widest - 36 if is_wide else columns - widest - 22))
-    cells = []
-    for label, change in labeled:
-        for name, probability in zip(names, (change.first, change.second), strict=True):
-            is_first = name == names[0]
-            bits = "" if is_first else _bits(change)
-            shown = units.probability(probability), *([bits] if is_wide else [])
-            cells.append((label if is_first else "", name, *shown, token_output.bar(probability, bar_width)))
-    tables.table(
-        ("", "", "probability" if is_wide else "", *(["bits"] if is_wide else []), ""),
-        cells,
-        numbers=(2, 3) if is_wide else (2,),
-    )
+    rows = [
+        (
+            visible_whitespace(change.text),
+            units.probability(change.first),
+            units.probability(change.second),
+            _bits(change),
+        )
+        for change in changes
+    ]
+    tables.table((column, *names, "change in bits"), rows, numbers=(1, 2, 3))
 
 
 def _show_lenses(comparison: "Comparison", names: tuple[str, str]) -> None:

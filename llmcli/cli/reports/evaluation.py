@@ -1,6 +1,5 @@
 """The output of `llm eval`: scores of models and compressors, or the surprisal of each token."""
 
-import sys
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from llmcli.evaluation.evaluator import Score, Span
     from llmcli.evaluation.exact_answers import ExactScore, KnownScore
 
-EXACT = "exact answers"  # heading of a column
+EXACT, TEXT = "exact answers", "text"  # headings of columns
 
 
 @dataclass(frozen=True)
@@ -60,52 +59,36 @@ def print_scores(
 ) -> None:
     """Print a table of models and compressors, each compressor in the column of the comparable figure."""
     rows = [
-        [
-            row.model,
-            units.bits_per_byte(row.score.network_bits_per_byte),
-            "" if (bits := row.score.adapting_bits_per_byte) is None else units.bits_per_byte(bits),
-            f"{row.score.perplexity:.2f}",
-            f"{row.score.accuracy:.3f}",
-            str(row.exact or ""),
-            str(row.score.tokens),
-            str(row.score.bytes),
-            row.file or "all",
-        ]
+        {
+            "model": row.model,
+            NETWORK: units.bits_per_byte(row.score.network_bits_per_byte),
+            ADAPTING: "" if (bits := row.score.adapting_bits_per_byte) is None else units.bits_per_byte(bits),
+            "perplexity": f"{row.score.perplexity:.2f}",
+            "accuracy": f"{row.score.accuracy:.3f}",
+            EXACT: str(row.exact or ""),
+            "tokens": str(row.score.tokens),
+            "bytes": str(row.score.bytes),
+            TEXT: row.file or "all",
+        }
         for row in scores
-    ] + [
-        [
-            row.name,
-            *(("", row.shown) if row.is_adaptive else (row.shown, "")),
-            "",
-            "",
-            "",
-            "",
-            str(row.bytes),
-            baseline_file or "all",
-        ]
-        for row in baselines
     ]
-    names = ["model", NETWORK, ADAPTING, "perplexity", "accuracy", EXACT, "tokens", "bytes", "text"]
-    columns = [i for i in range(len(names)) if any(row[i] for row in rows)]
-    numbers = range(1, len(columns) - 1)
-    texts = dict.fromkeys(row[-1] for row in rows)
-    is_divided = (
-        len(texts) > 1 and sys.stdout.isatty()
-    )  # a table for each text: one for all would be too wide
-    if is_divided or len({row.file for row in scores}) <= 1:
-        del columns[-1]
-    shown = [names[i] for i in columns]
-    for text in texts if is_divided else (None,):
-        if is_divided:
-            console.result(f"text: {text}")
-        cells = [[row[i] for i in columns] for row in rows if text in (None, row[-1])]
-        tables.table(shown, cells, numbers=numbers)
+    names = [name for name in rows[0] if any(row[name] for row in rows)]
+    for row in baselines:
+        column = ADAPTING if row.is_adaptive else NETWORK
+        names = names if column in names else [*names[:2], column, *names[2:]]
+        rows.append(
+            {"model": row.name, column: row.shown, "bytes": str(row.bytes), TEXT: baseline_file or "all"}
+        )
+    if len({row.file for row in scores}) == 1:
+        names.remove(TEXT)
+    numbers = [i for i, name in enumerate(names) if name not in ("model", TEXT)]
+    tables.table(names, [[row.get(name, "") for name in names] for row in rows], numbers=numbers)
     beside = "; beside it, compressors whose statistics do not adapt" if baselines else ""
     estimate = ' ("about": estimated from a sample)' if any(row.is_estimate for row in baselines) else ""
     console.caption(
         f"{NETWORK}: bits per byte of the network alone, as other programs run it{beside}{estimate}."
     )
-    if ADAPTING in shown:
+    if ADAPTING in names:
         console.caption(
             f"{ADAPTING}: bits per byte of models with their n-gram cache, and of adaptive compressors."
         )
@@ -114,7 +97,7 @@ def print_scores(
         "perplexity: as uncertain as a choice among that many equally likely tokens; comparable only between models "
         "with the same tokenizer. accuracy: share of tokens that were the network's most likely one."
     )
-    if EXACT in shown:
+    if EXACT in names:
         console.caption(f"{EXACT}: last answers that llm chat -t 0 writes exactly as in the text.")
 
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from llmcli import units
@@ -11,7 +12,7 @@ from llmcli.cli.terminal.safe_text import visible_whitespace
 from llmcli.cli.terminal.text_layout import terminal_width, truncate
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from llmcli.analysis.explain import Copy, Explanation
     from llmcli.data.tokenizers.tokenizer import Tokenizer
@@ -139,17 +140,10 @@ class ExplanationReport:
             smallest = sorted(rows, key=lambda row: -abs(row[1]))[MAX_CONTRIBUTIONS:]
             rows = [row for row in rows if row not in smallest]
             rows.append((f"{len(smallest)} others", sum(value for _, value in smallest)))
-        largest = max(MIN_FULL_BAR, *(abs(value) for _, value in rows))
         margin = max(len(name) for name, _ in rows)
-        bar_width = min(MAX_BAR, terminal_width() - margin - 9)
-        bars = [charts.signed_bar(value, largest, bar_width) for _, value in rows] + [""]
-        rows.append(("sum: logit", attribution.logit))
         token = self._label(attribution.token)
         console.heading(f"contributions to the logit of {token} (direct logit attribution)")
-        figures = [
-            f"{units.bits(value, signed=True):>7} {bar}" for (_, value), bar in zip(rows, bars, strict=True)
-        ]
-        tables.labeled(zip((name for name, _ in rows), figures, strict=True), margin)
+        _print_bars(rows, margin, terminal_width() - margin - 9, [("sum: logit", attribution.logit)])
         for name, kind in self.initialized_heads.items():
             console.paragraph(f"head {name} was initialized as: {kind}")
         console.caption(
@@ -173,16 +167,8 @@ class ExplanationReport:
         elif len(effects) < len(labels) - 1:
             console.paragraph(f"(only the last {len(effects) + 1} tokens: a model of this size takes long)")
         digits = len(str(len(labels)))
-        largest = max(MIN_FULL_BAR, *(abs(bits) for _, bits in effects))
-        bar_width = min(MAX_BAR, terminal_width() - LABEL_WIDTH - digits - 12)
-        labeled = [
-            (
-                f"{i + 1:>{digits}} {labels[i]}",
-                f"{units.bits(bits, signed=True):>7} {charts.signed_bar(bits, largest, bar_width)}",
-            )
-            for i, bits in effects
-        ]
-        tables.labeled(labeled, LABEL_WIDTH + digits + 1)
+        labeled = [(f"{i + 1:>{digits}} {labels[i]}", bits) for i, bits in effects]
+        _print_bars(labeled, LABEL_WIDTH + digits + 1, terminal_width() - LABEL_WIDTH - digits - 12)
         console.caption(
             f"+1.00: without the token, {predicted} is half as likely. Negative: without it, {predicted} is more "
             "likely. The last token is not left out: the model would then predict what follows the token before it."
@@ -226,3 +212,17 @@ class ExplanationReport:
             "A word may consist of several tokens; its probability is summed over its tokenizations. llm generate "
             "samples from these probabilities."
         )
+
+
+def _print_bars(
+    rows: "Sequence[tuple[str, float]]",
+    max_label: int,
+    width: int,
+    sums: "Sequence[tuple[str, float]]" = (),
+) -> None:
+    """Print (label, value) pairs with bars of at most `width` columns, then `sums` without bars."""
+    largest = max(MIN_FULL_BAR, *(abs(value) for _, value in rows))
+    bars = [charts.signed_bar(value, largest, min(MAX_BAR, width)) for _, value in rows]
+    figures = [f"{units.bits(value, signed=True):>7}" for _, value in (*rows, *sums)]
+    lines = [f"{figure} {bar}" for figure, bar in zip_longest(figures, bars, fillvalue="")]
+    tables.labeled(zip((label for label, _ in (*rows, *sums)), lines, strict=True), max_label)

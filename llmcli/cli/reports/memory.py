@@ -44,10 +44,6 @@ def training_texts(
     return [TrainingText.of(sources, source.records, whole=whole)]
 
 
-def memory_report(names: list[str] | None, source: "Checkpoint | Ensemble", path: Path) -> "MemoryReport":
-    return MemoryReport(training_texts(names, source, path))
-
-
 class MemoryReport:
     """Finds passages in the training text and shows them."""
 
@@ -61,16 +57,15 @@ class MemoryReport:
 
         return find_verbatim(generated, self._texts)
 
-    def show(self, text: str, matches: "VerbatimSpans | None" = None, advice: str = "") -> None:
-        """Print a text with its verbatim passages marked, then their share; `advice` is for a short text."""
+    def show(self, text: str, matches: "VerbatimSpans") -> None:
+        """Print a text with its verbatim passages marked, then their share."""
         from llmcli.evaluation.memorization import LENGTH
 
-        matches = matches or self.find([text])[0]
         with_highlights(text, matches.spans)
         console.result()
         if len(text) < LENGTH:
             console.note(
-                f"{len(text)} characters are too few: only passages of at least {LENGTH} count{advice}"
+                f"{len(text)} characters are too few: only passages of at least {LENGTH} count; use a larger -n"
             )
             return
         longest = max((end - start for start, end in matches.spans), default=0)
@@ -80,5 +75,5 @@ class MemoryReport:
             f"{f'; the longest has {longest:,}' if longest else ''}"
         )
 
-    def as_json(self, text: str, matches: "VerbatimSpans | None" = None) -> dict[str, object]:
-        return (matches or self.find([text])[0]).as_json(text, self._names)
+    def as_json(self, text: str, matches: "VerbatimSpans") -> dict[str, object]:
+        return matches.as_json(text, self._names)

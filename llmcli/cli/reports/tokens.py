@@ -12,8 +12,6 @@ from llmcli.cli.terminal.text_layout import terminal_width, text_width, truncate
 if TYPE_CHECKING:
     from llmcli.generation.next_words import NextWord, NextWords
 
-MAX_WITH_FIGURES = 80  # tokens, whose figures fill half a screen
-
 
 def tokens(labels: Sequence[str], ids: Sequence[int]) -> None:
     """Print tokens side by side, each above its id; for a program one line each: id, token."""
@@ -21,21 +19,16 @@ def tokens(labels: Sequence[str], ids: Sequence[int]) -> None:
         for label, token in zip(labels, ids, strict=True):
             tables.tab_separated((str(token), label))
         return
-    _side_by_side([(label, styles.alternating(label, i), str(ids[i])) for i, label in enumerate(labels)])
-
-
-def _side_by_side(cells: Iterable[tuple[str, str, str]]) -> None:
-    """Print tokens above their figures; a cell is (label, label with a background, figure)."""
     columns = terminal_width()
     top, bottom, used = "", "", 0
-    for label, styled, figure in cells:
-        cell = max(text_width(label), len(figure))
-        if used and used + cell + 1 > columns:
+    for i, (label, token) in enumerate(zip(labels, map(str, ids), strict=True)):
+        cell = max(text_width(label), len(token)) + 1
+        if used and used + cell > columns:
             console.result(f"{top}\n{bottom}\n", raw=True)
             top, bottom, used = "", "", 0
-        top += styled + " " * (cell - text_width(label) + 1)
-        bottom += figure.ljust(cell + 1)
-        used += cell + 1
+        top += styles.alternating(label, i) + " " * (cell - text_width(label))
+        bottom += token.ljust(cell)
+        used += cell
     if used:
         console.result(f"{top.rstrip()}\n{bottom.rstrip()}", raw=True)
 
@@ -66,15 +59,8 @@ def surprisals(rows: Sequence[tuple[str, float]]) -> None:
         for text, bits in rows:
             tables.tab_separated((f"{bits:.2f}", visible_whitespace(text)))
         return
-    if len(rows) <= MAX_WITH_FIGURES:
-        labeled = [(visible_whitespace(text), bits) for text, bits in rows]
-        _side_by_side(
-            (label, styles.by_value(label, bits, styles.SURPRISALS), units.bits(bits))
-            for label, bits in labeled
-        )
-    else:
-        colored = "".join(styles.by_value(text, bits, styles.SURPRISALS) for text, bits in rows)
-        console.verbatim(colored, end="" if colored.endswith("\n") else "\n", raw=True)
+    colored = "".join(styles.by_value(text, bits, styles.SURPRISALS) for text, bits in rows)
+    console.verbatim(colored, end="" if colored.endswith("\n") else "\n", raw=True)
     console.result(f"\nbits: {styles.legend(styles.SURPRISALS)}", raw=True)
 
 

@@ -11,16 +11,6 @@ def test_probabilities_in_a_pipe_are_a_table_without_bars(capsys: pytest.Capture
     assert capsys.readouterr().out == "next word\tprobability\napple\t0.375\n"
 
 
-def test_a_short_text_has_the_bits_of_each_token_below_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    screen = colored_stdout(monkeypatch)
-    monkeypatch.setenv("COLUMNS", "80")
-    token_output.surprisals([("I", 4.456), (" like", 0.011), (" s", 14.5), ("\n", 2.0)])
-    lines = STYLES.sub("", screen.getvalue()).split("\n")
-    assert lines[:2] == ["I    ·like ·s    ⏎", "4.46 0.01  14.50 2.00"] and lines[3].startswith("bits: ")
-    token_output.surprisals([("ab ", 1.0)] * (token_output.MAX_WITH_FIGURES + 1))  # a long one is shown as it reads
-    assert "ab ab ab" in STYLES.sub("", screen.getvalue())
-
-
 def test_tokens_are_shown_above_their_ids_and_wrap(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = colored_stdout(monkeypatch)
     monkeypatch.setenv("COLUMNS", "40")
