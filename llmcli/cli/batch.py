@@ -9,7 +9,6 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,6 @@ from llmcli.data.prompts import PromptRow, read_prompts
 from llmcli.data.regular_file import read_file
 from llmcli.errors import LLMError
 from llmcli.formats import atomic_io
-from llmcli.formats.file_lock import locked
 
 if TYPE_CHECKING:
     from llmcli.data.tokenizers.tokenizer import Tokenizer
@@ -38,34 +36,38 @@ _NOT_COMPARED = {"output", "json", "quiet"}  # options that do not change the re
 class _Output:
     """Where the lines go: standard output, or a file that is complete at the end."""
 
-    def __init__(self, path: Path | None, key: str, seed: int) -> None:
-        """Continue an unfinished file. Raises LLMError if its `key` is another one."""
-        self.path = path
+    def __init__(self, options: GenerationOptions, model: Path, rows: Sequence[PromptRow], seed: int) -> None:
+        """Lock the file, and continue it if it is unfinished. Raises LLMError if that is not the same
+        batch."""
         self.seed = seed
-        self.done = 0  # `done` rows are finished already
-        if path is None:
+        self.done = 0  # rows that are finished already
+        self.path = None if options.output in (None, "-") else Path(str(options.output))
+        if self.path is None:
             return
-        self.partial = path.with_name(path.name + ".partial")
+        inputs = [Path(str(options.batch)), model]
+        atomic_io.reject_overwriting(self.path, "output", inputs, "an input of this command")
+        atomic_io.check_writable(self.path, force=None, example="results.jsonl")
+        options.claim(self.path)
+        self.partial = self.path.with_name(self.path.name + ".partial")
         atomic_io.remove_stale(self.partial)
         atomic_io.check_writable(self.partial, force=True, example="results.jsonl")
         self._file = self.partial.open("a+b", buffering=0)
         self._file.seek(0)
         data = self._file.read()
         lines = data.split(b"\n")[:-1]  # the last one may be incomplete
-        if data and not data.startswith(b'{"batch"'):
-            raise LLMError(f"{self.partial} is no unfinished batch; rename or remove it")
-        if (header := _header(lines)).get("batch") == key:
-            self.seed = header["seed"]
+        key = _hash(options, model, rows)
+        if not data:
+            self._write({"batch": key, "seed": seed})
+        elif lines and (earlier := _seed_of(lines[0], key)) is not None:
+            self.seed = earlier
             self.done = len(lines) - 1
             self._file.truncate(sum(len(line) + 1 for line in lines))
-        elif len(lines) > 1:
-            raise LLMError(
-                f"{self.partial} has {units.count(len(lines) - 1, 'result')} of a batch with another model, other "
-                "options or other prompts; give its command again to finish it, or remove it"
-            )
+            console.note(f"{self.done:,} of {len(rows):,} prompts were done before")
         else:
-            self._file.truncate(0)
-            self._write({"batch": key, "seed": seed})
+            raise LLMError(
+                f"{self.partial} is of a batch with another model, other options or other prompts; give its command "
+                "again to finish it, or remove it"
+            )
 
     def _write(self, record: dict[str, Any]) -> None:
         self._file.write(json_line(record).encode("utf-8") + b"\n")
@@ -84,29 +86,13 @@ class _Output:
             self.partial.unlink()
 
 
-def _header(lines: Sequence[bytes]) -> dict[str, Any]:
-    """Return the first line of a partial file; {} if it is damaged or missing."""
+def _seed_of(header: bytes, key: str) -> int | None:
+    """Return the seed in the first line of a partial file; None if that is damaged or of another batch."""
     try:
-        return dict(json.loads(lines[0]))
-    except (IndexError, ValueError, TypeError, RecursionError):
-        return {}
-
-
-@contextmanager
-def _open_output(
-    options: GenerationOptions, model: Path, rows: Sequence[PromptRow], seed: int
-) -> Iterator[_Output]:
-    if options.output in (None, "-"):
-        yield _Output(None, "", seed)
-        return
-    path = Path(str(options.output))
-    atomic_io.reject_overwriting(
-        path, "output", [Path(str(options.batch)), model], "an input of this command"
-    )
-    atomic_io.check_writable(path, force=None, example="results.jsonl")
-    with locked(path):
-        atomic_io.remove_stale(path)
-        yield _Output(path, _hash(options, model, rows), seed)
+        record = json.loads(header)
+        return int(record["seed"]) if record["batch"] == key else None
+    except (LookupError, ValueError, TypeError, RecursionError):
+        return None
 
 
 def _hash(options: GenerationOptions, model: Path, rows: Sequence[PromptRow]) -> str:
@@ -138,38 +124,45 @@ def run(
     if sampling.grammar:  # otherwise its error would be the result of every prompt
         compile_grammar(sampling.grammar, tokenizer, is_answer=answer_key == "content")
     rows = read_prompts(str(options.batch), options.column)
-    with _open_output(options, model, rows, sampling.seed) as output:
-        seeded = [(row, replace(sampling, seed=output.seed + number)) for number, row in enumerate(rows)]
-        left, progress = seeded[output.done :], _Progress(output.done, len(rows))
+    output = _Output(options, model, rows, sampling.seed)
+    seeded = [(row, replace(sampling, seed=output.seed + number)) for number, row in enumerate(rows)]
+    left = seeded[output.done :]
 
-        def requests() -> "Iterator[GenerationRequest | BatchResult | LLMError]":
-            for row, settings in left:
-                try:
-                    yield LLMError(row.error) if row.error else request_of(row, settings)
-                except LLMError as error:
-                    yield error
+    def requests() -> "Iterator[GenerationRequest | BatchResult | LLMError]":
+        for row, settings in left:
+            try:
+                yield LLMError(row.error) if row.error else request_of(row, settings)
+            except LLMError as error:
+                yield error
 
-        try:
-            for (row, settings), result in zip(
-                left, decode_batch(runtime, tokenizer, requests()), strict=True
-            ):
-                output.add(_record(row, result, settings.seed, answer_key))
-                progress.show(is_error=result.error is not None)
-        except (KeyboardInterrupt, SystemExit):
-            progress.end()
-            if output.path:
-                console.warn("the same command goes on where this one stopped")
+    done = errors = 0
+    started = time.monotonic()
+    try:
+        for (row, settings), result in zip(left, decode_batch(runtime, tokenizer, requests()), strict=True):
+            output.add(_record(row, result, settings.seed, answer_key))
+            done += 1
+            errors += result.error is not None
+            time_left = (time.monotonic() - started) / done * (len(left) - done)
+            console.status(
+                f"{output.done + done:,} of {len(rows):,} prompts, {units.duration(time_left)} left"
+            )
+    except (KeyboardInterrupt, SystemExit):
+        if output.path:
+            console.warn("the same command goes on where this one stopped")
+        raise
+    except OSError as error:
+        if output.path is None:
             raise
-        except OSError as error:
-            if output.path is None:
-                raise
-            problem = f"cannot write {output.partial}: {error.strerror or error}"
-            raise LLMError(
-                f"{problem}; mend that, and the same command goes on where this one stopped"
-            ) from error
-        output.finish()
-    progress.end()
-    if progress.has_only_errors:
+        problem = f"cannot write {output.partial}: {error.strerror or error}"
+        raise LLMError(
+            f"{problem}; mend that, and the same command goes on where this one stopped"
+        ) from error
+    finally:
+        console.status("")
+        failed = f"; {units.count(errors, 'row')} with an error" if errors else ""
+        console.note(f"{units.count(done, 'prompt')} in {time.monotonic() - started:,.1f} s{failed}")
+    output.finish()
+    if 0 < errors == done:
         raise LLMError("no prompt was answered; each row of the results says why")
 
 
@@ -197,32 +190,3 @@ def _record(row: PromptRow, result: "BatchResult", seed: int, answer_key: str) -
         "completion_tokens": result.tokens,
         "seed": seed,
     }
-
-
-class _Progress:
-    """How many prompts are done: a status line in a terminal, notes now and then elsewhere."""
-
-    def __init__(self, done: int, total: int) -> None:
-        self._first = self._done = done
-        self._total = total
-        self._errors = 0
-        self._started = time.monotonic()
-        if done:
-            console.note(f"{done:,} of {total:,} prompts were done before")
-
-    def show(self, *, is_error: bool) -> None:
-        self._done += 1
-        self._errors += is_error
-        now = time.monotonic()
-        left = (now - self._started) / (self._done - self._first) * (self._total - self._done)
-        console.status(f"{self._done:,} of {self._total:,} prompts, {units.duration(left)} left")
-
-    @property
-    def has_only_errors(self) -> bool:
-        return 0 < self._errors == self._done - self._first
-
-    def end(self) -> None:
-        console.status("")
-        seconds = time.monotonic() - self._started
-        errors = f"; {units.count(self._errors, 'row')} with an error" if self._errors else ""
-        console.note(f"{units.count(self._done - self._first, 'prompt')} in {seconds:,.1f} s{errors}")

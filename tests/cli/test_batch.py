@@ -50,7 +50,7 @@ def test_a_batch_that_was_ended_goes_on_with_the_same_results(
     seed = json.loads(partial.read_text("utf-8").splitlines()[1])["seed"]  # random, and kept
     for changed in (("--min-p", 0), ("-n", 7)):
         refused = llm(*GENERATE, *changed)
-        assert refused.exit_code == 1 and "has 2 results of a batch with another model, other options" in refused.stderr
+        assert refused.exit_code == 1 and "is of a batch with another model, other options" in refused.stderr
     done = llm(*GENERATE)
     assert done.exit_code == 0 and "2 of 5 prompts were done before" in done.stderr, done.stderr
     assert not partial.exists()
