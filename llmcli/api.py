@@ -11,9 +11,8 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
-from functools import partial
 from itertools import chain
 from numbers import Real
 from pathlib import Path
@@ -49,8 +48,6 @@ if TYPE_CHECKING:
     from llmcli.generation.generator import Piece
     from llmcli.generation.known_answers import AnswerFinder, KnownAnswer
     from llmcli.models.runtime import Runtime
-    from llmcli.training.data.inputs import Inputs
-    from llmcli.training.files.output import Output
     from llmcli.training.loop.events import RunEvent
     from llmcli.training.planning.plan import PlanRequest
     from llmcli.training.session import Result
@@ -211,28 +208,27 @@ class Model:
     ) -> Iterator[str]:
         """Like `chat`, piece by piece as the model generates. A piece never ends inside a character."""
         options.setdefault("max_tokens", ANSWER_TOKENS)
-        read = _messages(messages)
-        sampling = _sampling(options)
-        return self._answer(self._take_assistant(), read, sampling)
+        return self._answer(_messages(messages), _sampling(options))
 
-    def _take_assistant(self) -> Assistant:
-        """Return the last chat's assistant, or a new one while that is busy."""
-        from llmcli.generation.chat import open_assistant
-
-        try:
-            return self._assistants.pop()
-        except IndexError:
-            return open_assistant(self._source, self.runtime.fork(), self.tokenizer)
-
-    def _answer(
-        self, assistant: Assistant, messages: list[Message], sampling: SamplingConfig
-    ) -> Iterator[str]:
+    def _answer(self, messages: list[Message], sampling: SamplingConfig) -> Iterator[str]:
         from llmcli.generation.generator import Piece
 
-        try:
+        with self._assistant() as assistant:
             for event in assistant.answer(messages, sampling):
                 if isinstance(event, Piece):
                     yield event.text
+
+    @contextmanager
+    def _assistant(self) -> Iterator[Assistant]:
+        """Yield the last chat's assistant, or a new one while that is busy."""
+        from llmcli.generation.chat import open_assistant
+
+        try:
+            assistant = self._assistants.pop()
+        except IndexError:
+            assistant = open_assistant(self._source, self.runtime.fork(), self.tokenizer)
+        try:
+            yield assistant
         finally:
             self._assistants = [assistant]
 
@@ -243,9 +239,7 @@ class Model:
         in the order of the prompts; each has a seed of its own, `seed` and the following numbers."""
         from llmcli.generation.batch import continuation_request
 
-        if isinstance(prompts, str) or not isinstance(prompts, Iterable):
-            raise TypeError(f"prompts must be a list of str, found {brief(prompts)}")
-        texts, literal = [_text(prompt, "each prompt") for prompt in prompts], _flag(literal, "literal")
+        texts, literal = _texts(prompts, "prompts"), _flag(literal, "literal")
 
         def request(prompt: str, sampling: SamplingConfig) -> GenerationRequest:
             return continuation_request(prompt, self.tokenizer, sampling, literal=literal)
@@ -259,17 +253,14 @@ class Model:
         from llmcli.generation.batch import answer_request
         from llmcli.generation.chat import open_assistant
 
-        if isinstance(conversations, str) or not isinstance(conversations, Iterable):
-            raise TypeError(
-                f"conversations must be a list of lists of messages, found {brief(conversations)}"
-            )
         options.setdefault("max_tokens", ANSWER_TOKENS)
-        read = [_messages(messages) for messages in conversations]
+        read = [_messages(messages) for messages in _items(conversations, "conversations")]
         assistant = open_assistant(self._source, self.runtime, self.tokenizer)
-        request = partial(answer_request, assistant=assistant)
-        return self._decode_batch(
-            read, lambda one, sampling: request(one, sampling=sampling), _sampling(options)
-        )
+
+        def request(messages: list[Message], sampling: SamplingConfig) -> GenerationRequest:
+            return answer_request(messages, assistant, sampling)
+
+        return self._decode_batch(read, request, _sampling(options))
 
     def _decode_batch(
         self,
@@ -313,10 +304,7 @@ class Model:
         """
         from llmcli.generation.choices import check_choices, ranked
 
-        if isinstance(choices, str | bytes) or not isinstance(choices, Iterable):
-            raise TypeError(f"choices must be a list of str, found {brief(choices)}")
-        texts = [_text(choice, "each choice") for choice in choices]
-        check_choices(texts)
+        check_choices(texts := _texts(choices, "choices"))
         return Ranking(
             (choice.text, probability) for choice, probability in ranked(self._score(prompt, texts))
         )
@@ -327,17 +315,11 @@ class Model:
 
         if isinstance(prompt, str):
             beginning = Prompt.of(_text(prompt, "prompt"), self.tokenizer)
-            return [
-                *chain.from_iterable(
-                    score_continuations(self.runtime.fork(), self.tokenizer, beginning, texts)
-                )
-            ]
+            scored = score_continuations(self.runtime.fork(), self.tokenizer, beginning, texts)
+            return [*chain.from_iterable(scored)]
         messages = _messages(prompt)
-        assistant = self._take_assistant()
-        try:
+        with self._assistant() as assistant:
             return assistant.score(messages, texts)
-        finally:
-            self._assistants = [assistant]
 
     def known_answer(self, prompt: str | Sequence[Mapping[str, str]]) -> KnownAnswer:
         """Answer a question, or a conversation as for `chat`, with one of the answers that the file stores
@@ -353,12 +335,9 @@ class Model:
         )
         if messages and not messages[-1].content.strip():
             raise usage("the question is empty; give a text to answer")
-        known, assistant = open_known_answers(self._source), self._take_assistant()
-        try:
-            self._finder = self._finder or AnswerFinder(known)
+        self._finder = self._finder or AnswerFinder(open_known_answers(self._source))
+        with self._assistant() as assistant:
             return self._finder.find(assistant, messages)
-        finally:
-            self._assistants = [assistant]
 
     @overload
     def score(self, text: str) -> Score: ...
@@ -426,13 +405,12 @@ class Model:
                 'explain needs a single model on the CPU with its own weights: llmcli.load("model.safetensors")'
             )
         text, literal = _text(prompt, "prompt"), _flag(literal, "literal")
-        if isinstance(without, str | bytes) or not isinstance(without, Iterable):
-            raise TypeError(f'without must be a list of str, as in ["2.3", "1"], found {brief(without)}')
+        without = _texts(without, "without")
         if compare is None and not without:
             return explain.explain(network, self.tokenizer, text, literal=literal, predictor=runtime)
         other = None if compare is None else _text(compare, "compare")
         return comparison.compare(
-            network, self.tokenizer, text, other=other, without=[*without], literal=literal, predictor=runtime
+            network, self.tokenizer, text, other=other, without=without, literal=literal, predictor=runtime
         )
 
 
@@ -502,43 +480,23 @@ def train(
     `PlanOptions`. The same call resumes a stopped run; closing the iterator early discards the run. Raises
     LLMError.
     """
-    from llmcli.training.data.inputs import load_inputs
-    from llmcli.training.files.output import claim_output
-
     require_torch()
     _check_names(options, [*(train.__kwdefaults__ or ()), *TrainOptions.__annotations__])
-    _check_words(tokenizer=tokenizer)
     reading = _reading(options)
     if val is not None and not isinstance(val, str | Real):
         val = str(_path(val, "val"))
-    request = _request(
-        options, seconds=seconds, steps=steps, epochs=epochs, device=device, dtype=dtype, threads=threads
-    )
-    models = {"base": base, "like": like}
-    base_path, like_path = (None if path is None else _path(path, name) for name, path in models.items())
-    read = partial(
-        load_inputs,
+    return _train(
+        _request(
+            options, seconds=seconds, steps=steps, epochs=epochs, device=device, dtype=dtype, threads=threads
+        ),
         _corpus(corpus, text, conversations, reading),
         val,
-        base_path,
-        like_path,
-        tokenizer,
-        reading=reading,
-        seconds=request.budget,
-        on_note=on_note,
-    )
-    claim = partial(
-        claim_output,
+        None if base is None else _path(base, "base"),
+        None if like is None else _path(like, "like"),
+        _text(tokenizer, "tokenizer"),
         _path(output, "output"),
+        reading,
         force=_flag(overwrite, "overwrite"),
-        model=base_path or like_path,
-        on_note=on_note,
-        on_warning=on_note,
-    )
-    return _train(
-        request,
-        claim,
-        read,
         fixed_threads=threads is not None,
         on_note=on_note,
         known_answers=_flag(known_answers, "known_answers"),
@@ -567,20 +525,19 @@ def _reading(options: ReadingOptions) -> ReadOptions:
     """Return the `ReadingOptions` among the options. Raises LLMError."""
     from llmcli.data.conversations.record_kinds import ReadOptions
 
-    _check_words(**{name: options.get(name) or "" for name in ("column", "template", "encoding")})
-    pairs, plain, strip_boilerplate = (
-        _flag(options.get(name, False), name) for name in ("pairs", "plain", "strip_boilerplate")
-    )
-    _check_speakers(speakers := options.get("speakers"))
-    return ReadOptions.of_options(
-        speakers,
-        pairs,
-        options.get("column"),
-        plain,
-        template=options.get("template"),
-        encoding=options.get("encoding"),
-        strip_boilerplate=strip_boilerplate,
-    )
+    values: dict[str, Any] = {
+        name: None if (value := options.get(name)) is None else _text(value, name)
+        for name in ("column", "template", "encoding")
+    }
+    values |= {
+        name: _flag(options.get(name, False), name) for name in ("pairs", "plain", "strip_boilerplate")
+    }
+    speakers = options.get("speakers")
+    if speakers is not None and not (
+        isinstance(speakers, tuple | list) and [*map(type, speakers)] == [str, str]
+    ):
+        raise TypeError(f'speakers must be two names, as in ("User", "Assistant"), found {brief(speakers)}')
+    return ReadOptions.of_options(speakers=speakers, **values)
 
 
 def _corpus(corpus: object, text: object, conversations: object, reading: ReadOptions) -> list[str] | Sources:
@@ -598,16 +555,9 @@ def _corpus(corpus: object, text: object, conversations: object, reading: ReadOp
             "speakers, pairs, column, template, plain and encoding are for files; leave them out for text and "
             "conversations in memory"
         )
-    lists: dict[str, list[Any]] = {}
-    for name, values in in_memory.items():
-        if (
-            not isinstance(values, Iterable)
-            or isinstance(values, str | bytes | Mapping)
-            or hasattr(values, "read")
-        ):
-            raise TypeError(f"{name} must be a list, found {brief(values)}")
-        if not (lists := lists | {name: [*values]})[name]:
-            raise usage(f"{name} is an empty list")
+    lists = {name: _items(values, name) for name, values in in_memory.items()}
+    if empty := [name for name, values in lists.items() if not values]:
+        raise usage(f"{empty[0]} is an empty list")
     texts = [_text(value, f"text {number}") for number, value in enumerate(lists.get("text", ()), 1)]
     try:
         return sources_in_memory(texts, lists.get("conversations", ()), reading)
@@ -617,17 +567,36 @@ def _corpus(corpus: object, text: object, conversations: object, reading: ReadOp
 
 def _train(
     request: PlanRequest,
-    claim: Callable[[], AbstractContextManager[Output]],
-    read: Callable[..., Inputs],
+    corpus: list[str] | Sources,
+    val: Any,
+    base: Path | None,
+    like: Path | None,
+    tokenizer: str,
+    output: Path,
+    reading: ReadOptions,
     *,
+    force: bool,
     fixed_threads: bool,
     on_note: Callable[[str], None],
     known_answers: bool,
 ) -> Iterator[RunEvent | Result]:
     """Implement `train` with checked arguments."""
+    from llmcli.training.data.inputs import load_inputs
+    from llmcli.training.files.output import claim_output
+
     started = time.monotonic()
-    with claim() as place:
-        inputs = read(output=place.path)
+    with claim_output(output, force=force, model=base or like, on_note=on_note, on_warning=on_note) as place:
+        inputs = load_inputs(
+            corpus,
+            val,
+            base,
+            like,
+            tokenizer,
+            place.path,
+            reading=reading,
+            seconds=request.budget,
+            on_note=on_note,
+        )
         from llmcli.training import session  # imports torch: report errors in the text first
 
         plan = session.plan_run(
@@ -675,17 +644,6 @@ def _flag(value: object, name: str) -> bool:
     return bool(value)
 
 
-def _check_words(**values: object) -> None:
-    for name, value in values.items():
-        if not isinstance(value, str):
-            raise TypeError(f"{name} must be a str, found {brief(value)}")
-
-
-def _check_speakers(value: object) -> None:
-    if value is not None and not (isinstance(value, tuple | list) and [*map(type, value)] == [str, str]):
-        raise TypeError(f'speakers must be two names, as in ("User", "Assistant"), found {brief(value)}')
-
-
 def _check_choice(name: str, value: object, choices: Sequence[str]) -> None:
     if value not in (*choices, "auto"):
         raise usage(f"{name} must be {', '.join(choices)} or auto, found {brief(value)}")
@@ -696,13 +654,26 @@ def _check_names(options: Mapping[str, object], known: Sequence[str]) -> None:
         raise TypeError(f"unknown option {min(unknown)!r}; the options are {', '.join(known)}")
 
 
+def _items(values: object, name: str) -> list[Any]:
+    """Return a list argument. Raises TypeError for a single text, a dict, an open file."""
+    if (
+        not isinstance(values, Iterable)
+        or isinstance(values, str | bytes | Mapping)
+        or hasattr(values, "read")
+    ):
+        raise TypeError(f"{name} must be a list, found {brief(values)}")
+    return [*values]
+
+
+def _texts(values: object, name: str) -> list[str]:
+    return [_text(value, f"each of {name}") for value in _items(values, name)]
+
+
 def _paths(corpus: object) -> list[Path]:
-    names = [corpus] if isinstance(corpus, str | os.PathLike) else corpus
-    if not isinstance(names, Iterable) or isinstance(names, bytes | Mapping) or hasattr(names, "read"):
-        raise TypeError(f"corpus must be the name of a file, or a list of them, found {brief(names)}")
-    if not (files := [_path(name, "corpus") for name in names]):
+    names = [corpus] if isinstance(corpus, str | os.PathLike) else _items(corpus, "corpus")
+    if not names:
         raise usage("corpus is an empty list; give the name of a file, or a list of them")
-    return files
+    return [_path(name, "corpus") for name in names]
 
 
 def _path(value: object, name: str) -> Path:

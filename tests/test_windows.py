@@ -195,6 +195,7 @@ def test_other_names_are_allowed(windows: Windows) -> None:
         atomic_io.check_writable(name, force=False)
         atomic_io.write(name, [b"x"])
         assert names() == [name]
+        Path(name).unlink()
 
 
 def test_the_second_of_two_runs_is_refused(windows: Windows) -> None:

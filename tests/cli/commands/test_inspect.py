@@ -21,7 +21,9 @@ def test_overview_tensors_statistics_and_hash(llm: Llm, tiny_model: Path) -> Non
 
 
 def test_a_malformed_record_is_reported(llm: Llm, tiny_model: Path) -> None:
+    whole = tiny_model.read_bytes()
     for record in ['{"corpus": 7}', '{"curve": {"step": [1], "loss": 3}}', '{"train": 3, "corpus": []}', "{"]:
+        tiny_model.write_bytes(whole)
         write_unhashed(tiny_model, {"training.json": record})
         answer = llm("inspect")
         assert answer.exit_code == 1 and "its training.json is not " in answer.stderr
