@@ -21,13 +21,13 @@ def tokens(labels: Sequence[str], ids: Sequence[int]) -> None:
         return
     columns = terminal_width()
     top, bottom, used = "", "", 0
-    for i, (label, token) in enumerate(zip(labels, map(str, ids), strict=True)):
-        cell = max(text_width(label), len(token)) + 1
+    for i, (label, number) in enumerate(zip(labels, map(str, ids), strict=True)):
+        cell = max(text_width(label), len(number)) + 1
         if used and used + cell > columns:
             console.result(f"{top}\n{bottom}\n", raw=True)
             top, bottom, used = "", "", 0
         top += styles.alternating(label, i) + " " * (cell - text_width(label))
-        bottom += token.ljust(cell)
+        bottom += number.ljust(cell)
         used += cell
     if used:
         console.result(f"{top.rstrip()}\n{bottom.rstrip()}", raw=True)

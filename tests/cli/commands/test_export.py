@@ -113,7 +113,7 @@ def test_a_modelfile_for_ollama_is_written_beside_a_gguf(tiny_model: Path, llm) 
     assert tiny_model.read_bytes() == weights
 
 
-EXPORTS = {"hf": "out", "gguf": "out.gguf", "html": "out.html", "handover": "out/model"}  # format -> weights
+EXPORTS = {"hf": "out", "gguf": "out.gguf", "html": "out.html", "handover": "handed/model"}  # format -> weights
 
 
 @pytest.mark.slow
