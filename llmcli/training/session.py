@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from llmcli.config import as_record
+from llmcli.config import ModelConfig, TrainConfig, as_record
 from llmcli.data.files import ConversationFile
 from llmcli.data.text.documents import Document
 from llmcli.data.tokenizers.tokenizer import Tokenizer
@@ -45,13 +45,12 @@ from llmcli.training.files.resume import StoppedRun, text_fingerprint
 from llmcli.training.files.summary import summarize
 from llmcli.training.loop import trainer
 from llmcli.training.loop.clock import ASSUMED_COST, LOADING_SECONDS_PER_MILLION, Clock
-from llmcli.training.loop.correction import Correction, MeasuredSpeeds
 from llmcli.training.loop.epoch_search import FirstRun
 from llmcli.training.loop.events import Done, Event, Restarted, RunEvent, State
 from llmcli.training.loop.job import Job
 from llmcli.training.loop.record import versions
-from llmcli.training.planning import rules
-from llmcli.training.planning.cost_model import BASE_BYTES, Machine, Memory, check_fits, estimated_speed
+from llmcli.training.planning import recipe, rules
+from llmcli.training.planning.cost_model import BASE_BYTES, Machine, Memory, check_fits
 from llmcli.training.planning.plan import Plan, PlanRequest
 from llmcli.training.step import data_parallel, hardware, throughput
 from llmcli.training.step.data_parallel import Leader
@@ -90,8 +89,6 @@ class PlannedRun:
     processes: Processes
     tuner: ThreadTuner | None  # None: the number of threads is fixed
     probe: str | None = None  # the requested prompt
-    # whether to start over: with a model of another size, or with the number of epochs that this run found
-    correction: Correction | FirstRun | None = None
     known_answers: bool = False  # whether the model stores its training questions and answers
 
     def check_space(self) -> None:
@@ -128,7 +125,7 @@ def plan_run(
     # if steps or epochs end the run, the model's bytes depend on the number of threads
     is_fixed = fixed_threads or not request.has_time_budget or processes.are_several
     tuner = None if is_fixed else hardware.torch_thread_tuner(request.threads)
-    machine = speeds = None
+    machine = None
     if stopped := output.stopped:
         resume.check_same_run(stopped, identity, output.resume_path, processes.count)
         _check_hardware(stopped, output.resume_path)
@@ -136,8 +133,7 @@ def plan_run(
         request = replace(request, device=stopped.plan.train.device, dtype=stopped.plan.train.dtype)
     else:
         conversations_alone = inputs.conversations is not None and not inputs.corpus.documents
-        request, speeds = _choose_hardware(request, tuner, processes, conversations=conversations_alone)
-        machine = Machine(speeds, _free_memory(request.device, processes))
+        request, machine = _choose_hardware(request, tuner, processes, conversations=conversations_alone)
     with hardware.explain_out_of_memory():
         prepared = prepare(
             request,
@@ -153,17 +149,6 @@ def plan_run(
     prepared = replace(prepared, record=prepared.record | _inputs_record(prepared.record, inputs, output))
     if prepared.plan.sharded:
         hardware.check_can_shard()
-    correction: Correction | FirstRun | None = None
-    may_correct = request.has_time_budget and request.device == "cpu"  # other programs hardly share a GPU
-    is_chosen = not (request.layers or request.width or inputs.base)
-    if speeds and machine and may_correct and is_chosen and not processes.are_several:
-        correction = Correction(prepared, speeds, machine.memory)
-    if prepared.plan.searches:
-        evaluations = stopped.state.values.get("evaluations", ()) if stopped else ()
-        machine = Machine(
-            speeds.scaled(1.0) if speeds else estimated_speed, _free_memory(request.device, processes)
-        )
-        correction = FirstRun(prepared, machine, evaluations)
     return PlannedRun(
         inputs,
         output,
@@ -174,7 +159,6 @@ def plan_run(
         processes,
         tuner,
         request.probe,
-        correction,
         known_answers,
     )
 
@@ -224,15 +208,19 @@ def pick_device(name: str, processes: Processes) -> str:
 
 def _choose_hardware(
     request: PlanRequest, tuner: ThreadTuner | None, processes: Processes, *, conversations: bool
-) -> tuple[PlanRequest, MeasuredSpeeds]:
-    """Return (request with device and data type, speeds there); `conversations` means that there is no plain
-    text."""
+) -> tuple[PlanRequest, Machine]:
+    """Return (request with device and data type, the machine with its free memory); `conversations` means
+    that there is no plain text."""
     device = pick_device(request.device, processes)
     dtype, reason = hardware.pick_dtype(request.dtype, device, request.threads)
     devices.check_dtype(dtype, device)
-    measured = partial(throughput.measure_throughput, tuner=tuner, conversations=conversations)
-    gain = 1 + PROCESS_GAIN * (processes.count - 1)
-    return replace(request, device=device, dtype=dtype, machine_reason=reason), MeasuredSpeeds(measured, gain)
+
+    def speed(model: ModelConfig, settings: TrainConfig, seconds: float) -> float:
+        of_one = throughput.measure_throughput(model, settings, seconds, tuner, conversations=conversations)
+        return of_one * (1 + PROCESS_GAIN * (processes.count - 1))
+
+    request = replace(request, device=device, dtype=dtype, machine_reason=reason)
+    return request, Machine(speed, _free_memory(device, processes))
 
 
 def _check_hardware(stopped: StoppedRun, resume_path: Path) -> None:
@@ -368,16 +356,18 @@ def run(
     on_stop_request: Callable[[int], None] = lambda signal: None,
     on_progress: OnProgress = lambda task, share: None,
 ) -> Iterator[RunEvent | Result]:
-    """Train and save the model: yields events, the last of which is the result. The run may start over once:
-    with a model of another size, if the first steps run at a different speed than planned, or with the number
-    of epochs that a first run found.
+    """Train and save the model: yields events, the last of which is the result. The run may start over once,
+    with the number of epochs that a first run found.
 
     When `stop()` returns True, the run ends after the current step and saves the model. `on_stop_request`
     receives a signal that reached another process, after which `stop` is called again. `on_progress` receives
     what the run does before its first step or after the last one, and the completed share of it, 0 to 1.
     """
-    prepared, output, correction = plan.prepared, plan.output, plan.correction
+    prepared, output, stopped = plan.prepared, plan.output, plan.output.stopped
     baselines = _baselines(prepared)
+    first_run = None
+    if prepared.plan.searches:
+        first_run = FirstRun(prepared.plan, stopped.state.values.get("evaluations", ()) if stopped else ())
     saved = StoppedRun(
         plan.identity, prepared.plan, prepared.tokenizer.to_json(), State({}, {}), prepared.max_bytes
     )
@@ -390,7 +380,7 @@ def run(
         events = train(plan)
         while True:
             event = next(events)
-            restarted = correction.restart(event) if correction else None
+            search = first_run.found(event) if first_run else None
             if isinstance(event, State):
                 saver.save(event)
                 del event  # its copy of all weights must not stay in memory while training continues
@@ -405,11 +395,13 @@ def run(
                 return
             else:
                 yield event
-                if restarted and not stop():
+                if search and first_run and first_run.last and not stop():
                     events.close()
-                    plan, correction = _start_over(plan, restarted), None
-                    saver.run = replace(saved, plan=restarted.plan)
-                    yield restarted
+                    last, first_run = first_run.last, None
+                    second = prepared.second_run(search, last.seconds + recipe.RESTART_SECONDS)
+                    plan = replace(plan, prepared=second)
+                    saver.run = replace(saved, plan=second.plan)
+                    yield Restarted(last.step, last.seconds, second.plan)
                     events = train(plan)
 
 
@@ -445,20 +437,6 @@ def _probe_prompt(prepared: Prepared) -> str | None:
     it."""
     prompt = prepared.example_prompt()
     return f"{prompt} " if prompt and " " in prompt and prepared.tokenizer.kind == "char" else prompt
-
-
-def _start_over(plan: PlannedRun, restarted: Restarted) -> PlannedRun:
-    """Return the run with a new plan; its record describes the old plan, unless only the number of epochs
-    differs."""
-    if restarted.plan.search:
-        return replace(plan, prepared=plan.prepared.with_plan(restarted.plan))
-    before = {
-        "after_seconds": round(restarted.seconds, 2),
-        "speed": round(restarted.speed, 3),
-        "parameters": restarted.before.model.parameters,
-    }
-    prepared = plan.prepared.with_plan(restarted.plan)
-    return replace(plan, prepared=replace(prepared, record=prepared.record | {"restart": before}))
 
 
 @contextmanager

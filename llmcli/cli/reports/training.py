@@ -81,34 +81,16 @@ def show_event(event: "RunEvent", view: "TrainingView", *, json_: bool, of_answe
 
 
 def _show_restart(event: "Restarted", view: "TrainingView", *, json_: bool) -> None:
-    plan, before = event.plan, event.before
-    sizes = [planned.model.parameters for planned in (plan, before)]
+    search = event.plan.search
+    assert search
     if json_:
-        json_event(
-            "restart",
-            step=event.step,
-            seconds=event.seconds,
-            speed=event.speed,
-            parameters=sizes[0],
-            parameters_before=sizes[1],
-        )
-        json_event("plan", **_plan_record(plan))
+        json_event("restart", step=event.step, seconds=event.seconds)
+        json_event("plan", **_plan_record(event.plan))
         return
-    view.begin_model(plan.conversations.share if plan.conversations else None)
-    if plan.search:
-        found = units.epochs(plan.search.found)
-        why = (
-            "more did not lower the validation loss"
-            if plan.search.confirmed
-            else "there is no time to try more"
-        )
-        console.note(f"step {event.step:,}: training starts over, on all of the text, for {found}: {why}")
-        return
-    now, then = (units.number(size) for size in sizes)
-    change = f"{now} parameters instead of {then}" if now != then else "another plan"
+    view.begin_model()
+    why = "more did not lower the validation loss" if search.confirmed else "there is no time to try more"
     console.note(
-        f"step {event.step:,}: training runs at {event.speed:.2g} times the speed measured before the run, so "
-        f"it starts over with {change}"
+        f"step {event.step:,}: training starts over, on all of the text, for {units.epochs(search.found)}: {why}"
     )
 
 

@@ -86,7 +86,7 @@ class Watch:
             case events.TeacherTrained():
                 self._losses.begin_model()
             case events.Restarted():
-                self._losses.begin_model(event.plan.conversations.share if event.plan.conversations else None)
+                self._losses.begin_model()
                 self._begin_model(event.plan)
         self._publish()
 

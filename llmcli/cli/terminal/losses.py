@@ -21,14 +21,12 @@ class TrainingLosses:
         self.answers = answers
         self.begin_model()
 
-    def begin_model(self, share: float | None = None) -> None:
-        """Start with another model; `share` is the share of conversations at the end of its run."""
+    def begin_model(self) -> None:
+        """Start with another model."""
         self._losses = array("d")  # one per step
         self._last_step = 0
         self.mean = math.nan  # moving average
         self.evaluations: list[tuple[int, float]] = []  # (step, validation loss in bits per byte)
-        if self.answers and share is not None:
-            self.answers = 1 - share, self.answers[1]
 
     def add(self, event: "Step") -> None:
         from_progress, of_answers = self.answers or (1.0, 0.0)

@@ -77,9 +77,9 @@ class TrainingView:
     def evaluation(self, step: int, bits_per_byte: float) -> None:
         self.losses.evaluations.append((step, bits_per_byte))
 
-    def begin_model(self, share: float | None = None) -> None:
-        """Start the curves of another model; `share` is the share of conversations at the end of its run."""
-        self.losses.begin_model(share)
+    def begin_model(self) -> None:
+        """Start the curves of another model."""
+        self.losses.begin_model()
         self._shown_progress = -math.inf
 
     def sample(self, prompt: str, text: str) -> None:

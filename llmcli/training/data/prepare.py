@@ -4,8 +4,8 @@ record."""
 import itertools
 import math
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -32,7 +32,7 @@ from llmcli.training.data.conversations import (
 )
 from llmcli.training.data.inputs import Inputs
 from llmcli.training.planning import recipe, rules
-from llmcli.training.planning.cost_model import CorpusSize, Machine
+from llmcli.training.planning.cost_model import CorpusSize, Machine, estimated_speed
 from llmcli.training.planning.plan import EpochSearch, Plan, PlanRequest, PlanRow
 from llmcli.training.planning.planner import make_plan
 from llmcli.training.planning.task import Task
@@ -64,9 +64,7 @@ class Prepared:
     max_bytes: int = sys.maxsize  # training text that fits the time budget
     encoded: PreparedConversations | None = None  # conversations of any length
     conversations: PreparedConversations | None = None  # fitted to the plan's context
-    # the plan for another speed of the machine, after some seconds of the time budget, with the number of
-    # epochs that was found, if any
-    plan_again: Callable[..., Plan] | None = field(default=None, compare=False, repr=False)
+    data_rows: tuple[PlanRow, ...] = ()  # of the plan; the last of these is the vocabulary
 
     def _beginning(self, ids: TokenIds) -> str:
         """Return the first documents of a text, joined by line ends."""
@@ -96,6 +94,15 @@ class Prepared:
             "conversations": fitted.record(self.tokenizer),
         }
         return replace(self, plan=plan, conversations=fitted, record=record)
+
+    def second_run(self, search: EpochSearch, spent: float) -> "Prepared":
+        """Return the same data with the plan of the second run, for the time budget without the `spent`
+        seconds. Other shapes are as much faster than their estimates as the shape of the first run was."""
+        plan, task = self.plan, replace(self.task, seconds_spent=spent, search=search)
+        assert plan.expected
+        faster = plan.expected.tokens_per_second / estimated_speed(plan.model, plan.train)
+        machine = Machine(lambda model, settings, seconds: faster * estimated_speed(model, settings, seconds))
+        return self.with_plan(_plan(task, self.encoded, self.data_rows, machine))
 
     def regularization(self) -> Callable[[float], tuple[float, float]]:
         """Return the regularization as a function of the number of epochs, which the trainer estimates."""
@@ -150,8 +157,8 @@ def prepare(
         rows.insert(
             0, PlanRow("corpus", f"{corpus.text_bytes:,} bytes", _description(text, known_share, read_bytes))
         )
-    plan_again = partial(_plan, task, encoded, rows)
-    plan = plan_again(machine, elapsed())
+    task = replace(task, seconds_spent=elapsed())
+    plan = _plan(task, encoded, rows, machine)
     record = _record(corpus, text, known_share, read_bytes, len(tokens), len(held_out_tokens))
     if trained_part(text.held_out, records).contents:
         record["held_out"]["seen_by_base"] = True
@@ -177,7 +184,7 @@ def prepare(
         start,
         max_bytes,
         encoded,
-        plan_again=plan_again,
+        data_rows=tuple(rows),
     )
     return prepared.with_plan(plan)
 
@@ -185,14 +192,11 @@ def prepare(
 def _plan(
     task: Task,
     encoded: PreparedConversations | None,
-    data_rows: list[PlanRow],
+    data_rows: Sequence[PlanRow],
     machine: Machine | None,
-    spent: float,
-    search: EpochSearch | None = None,
 ) -> Plan:
-    """Plan after `spent` seconds of the time budget, with `data_rows` first; the last of these is the
-    vocabulary."""
-    plan = make_plan(replace(task, seconds_spent=spent, search=search), machine)
+    """Plan with `data_rows` first; the last of these is the vocabulary."""
+    plan = make_plan(task, machine)
     if encoded is None or plan.conversations is None:
         return replace(plan, rows=(*data_rows, *plan.rows))
     stop_ids = {*plan.model.extra_eos_ids, *encoded.template.stop_ids} - {plan.model.eos_token_id}

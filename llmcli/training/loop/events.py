@@ -63,13 +63,10 @@ class TeacherTrained:
 
 @dataclass(frozen=True)
 class Restarted:
-    """The run starts over: with another model, because its first steps ran at a different speed than planned,
-    or with the number of epochs that it found (`plan.search`)."""
+    """The run starts over with the number of epochs that it found (`plan.search`)."""
 
     step: int  # steps taken with the previous plan
     seconds: float  # since the run began
-    speed: float  # relative to the plan
-    before: Plan
     plan: Plan
 
 

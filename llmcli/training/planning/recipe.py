@@ -31,6 +31,7 @@ SEARCH_TIE_MARGIN = 0.2  # ["Short texts"]
 SEARCH_VALIDATION_SHARE = 1 / 12  # share of the training tokens in the slice ["Short texts"] ...
 SEARCH_VALIDATION_TOKENS = 66  # ... but at least this many, in a text of at least four times as many [chosen]
 SEARCH_INTERVAL = 0.005  # minimum share of the first run between two evaluations [chosen]
+RESTART_SECONDS = 1.0  # from the end of the first run to the first step of the second [chosen]
 
 # ---- Batch size, in tokens
 CPU_BATCH_FACTOR = 1.6  # times sqrt(training tokens) ["At a fixed number", "Batches of 4,096 tokens"]
@@ -155,13 +156,6 @@ MAX_MEASUREMENT_SECONDS = 1.5  # ... up to this maximum [chosen]
 # FINE_TUNING_MIN_STEPS
 LOW_SPEED = 0.7  # [chosen]
 
-# ---- Correction of the model's size, once, if the first steps of a run are faster or slower than measured
-CORRECTION_SHARE = 0.025  # share of the time budget for each of two windows that must agree [chosen] ...
-CORRECTION_SECONDS = 1.0  # ... or this minimum: other programs take turns of up to half a second [chosen]
-CORRECTION_UNTIL = 0.15  # latest progress: until then, windows are shortest [chosen]
-CORRECTION_FACTOR = 1.25  # correct only if the speed is off by at least this factor, either way ["Ten plans"]
-CORRECTION_GAIN = 0.01  # minimum relative gain in expected loss, without the irreducible loss [chosen]
-RESTART_SECONDS = 1.0  # until the first step of the other model [chosen]
 
 # ---- Validation slice and temperature calibration
 # share of the training tokens in the slice ["The held-out text chooses nothing"] ...

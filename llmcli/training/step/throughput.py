@@ -4,7 +4,6 @@ import math
 from dataclasses import replace
 from statistics import median
 from time import perf_counter
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,13 +24,6 @@ MIN_LAYER_SHARE = 1 / 6  # minimum share of the layers that represents a model
 COUNTED_SHARE = 0.4  # assumed share of a conversation's tokens that count in the loss
 
 
-class Throughput(NamedTuple):
-    """Training tokens per second."""
-
-    mean: float  # mean over the window lengths in a run
-    at_start: float  # speed with the shortest windows
-
-
 def measure_throughput(
     config: ModelConfig,
     settings: TrainConfig,
@@ -39,10 +31,10 @@ def measure_throughput(
     tuner: ThreadTuner | None = None,
     *,
     conversations: bool = False,
-) -> Throughput:
-    """Measure training tokens per second for about `seconds`, or up to ten times that (0.5 s to MAX_SECONDS)
-    until four steps are done and the `tuner` has tried its numbers of threads. `conversations`: full rows,
-    with a loss mask."""
+) -> float:
+    """Measure training tokens per second, the mean over the window lengths in a run, for about `seconds`, or
+    up to ten times that (0.5 s to MAX_SECONDS) until four steps are done and the `tuner` has tried its
+    numbers of threads. `conversations`: full rows, with a loss mask."""
     tuner = tuner or ThreadTuner(1)
     longest = min(MAX_SECONDS, max(0.5, 10 * seconds))
     part = _affordable_part(config, settings, longest)
@@ -63,13 +55,12 @@ def measure_throughput(
     chosen = [step for step in paces if step[1] == tuner.threads] or paces
     # the first steps are slower than the rest
     after_warm_up = chosen[2:] if len(chosen) >= 4 else chosen[-2:]
-    median_pace = {
-        n: median(pace for length, _, pace in after_warm_up if length == n) for n, _, _ in after_warm_up
-    }
+    median_paces = [
+        median(pace for length, _, pace in after_warm_up if length == n)
+        for n in {length for length, _, _ in after_warm_up}
+    ]
     factor = estimated_speed(config, settings) / estimated_speed(part, settings)
-    return Throughput(
-        factor * len(median_pace) / sum(median_pace.values()), factor / median_pace[min(median_pace)]
-    )
+    return factor * len(median_paces) / sum(median_paces)
 
 
 def _affordable_part(config: ModelConfig, settings: TrainConfig, seconds: float) -> ModelConfig:

@@ -3,16 +3,13 @@
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
 
 from llmcli.cli.reports.training import show_event
 from llmcli.cli.terminal.progress import TrainingView
-from llmcli.config import ModelConfig, TrainConfig
-from llmcli.training.data.prepare import Prepared
 from llmcli.training.loop.epoch_search import FirstRun
 from llmcli.training.loop.events import Evaluation, Restarted, Step
 from llmcli.training.planning.cost_model import CorpusSize, Machine, estimated_speed
@@ -20,7 +17,6 @@ from llmcli.training.planning.plan import EpochSearch, Plan, PlanRequest
 from llmcli.training.planning.planner import make_plan
 from llmcli.training.planning.task import Task
 from llmcli.training.step import throughput
-from llmcli.training.step.throughput import Throughput
 from tests.conftest import Llm
 from tests.training.plans import row
 from tests.training.small_runs import use_ticking_clock
@@ -34,8 +30,7 @@ def first_run(evaluations: Iterable[tuple[int, float]] = ()) -> FirstRun:
     task = Task(PlanRequest(seconds=600.0), TEXT, 512, 0)
     plan = make_plan(task, Machine(estimated_speed))
     assert plan.searches and plan.train.calibration_tokens == 300
-    prepared = SimpleNamespace(plan=plan, plan_again=lambda machine, spent, search: search)
-    return FirstRun(cast(Prepared, prepared), Machine(estimated_speed), evaluations)
+    return FirstRun(plan, evaluations)
 
 
 def found(bits: Iterable[float], run: FirstRun, *, progress: float = 0.01) -> tuple[int, EpochSearch] | None:
@@ -44,8 +39,8 @@ def found(bits: Iterable[float], run: FirstRun, *, progress: float = 0.01) -> tu
         step = 2 * STEPS_PER_EPOCH * index
         taken = Step(step, progress * index, 1.0, 0, step / STEPS_PER_EPOCH, 1.0, 5.0, 100.0)
         for event in (taken, Evaluation(step, loss, best=False)):
-            if isinstance(result := run.restart(event), Restarted):
-                return result.step, cast(EpochSearch, result.plan)
+            if search := run.found(event):
+                return step, search
     return None
 
 
@@ -110,14 +105,10 @@ def test_the_second_run_has_the_same_batches_and_all_of_the_text() -> None:
     assert "no time to find whether more would" in row(plan_of(TEXT, EpochSearch(50.0)), "steps").reason
 
 
-def measured(model: ModelConfig, settings: TrainConfig, seconds: float, **options: object) -> Throughput:
-    return Throughput(50_000.0, 50_000.0)
-
-
 @pytest.mark.slow
 def test_a_run_on_a_short_text_starts_over_on_all_of_it(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
     use_ticking_clock(monkeypatch, 0.01)
-    monkeypatch.setattr(throughput, "measure_throughput", measured)
+    monkeypatch.setattr(throughput, "measure_throughput", lambda *_, **__: 50_000.0)
     letters = np.random.default_rng(0).choice(list("aeiostrnl"), (250, 6))  # nothing to learn but their frequencies
     Path("c.txt").write_text("\n".join(map("".join, letters)) + "\n", "utf-8")
     answer = llm("train", "c.txt", "--threads", 1, "--json", "--time", "600s")
@@ -144,5 +135,5 @@ def test_a_run_on_a_short_text_starts_over_on_all_of_it(llm: Llm, monkeypatch: p
 )
 def test_the_second_run_is_announced(confirmed: bool, why: str, capsys: pytest.CaptureFixture[str]) -> None:
     second = plan_of(TEXT, EpochSearch(24.0, confirmed))
-    show_event(Restarted(45, 3.0, 1.0, plan_of(TEXT), second), TrainingView(4.0), json_=False)
+    show_event(Restarted(45, 3.0, second), TrainingView(4.0), json_=False)
     assert capsys.readouterr().err == f"step 45: training starts over, on all of the text, for 24 epochs: {why}\n"
