@@ -564,9 +564,7 @@ def _complete_record(
             )
             entries["memorised"] = measured and measured._asdict()
     record = checkpoint.record | entries
-    has_labels = conversations is not None and bool(conversations.labels)
-    verdict = summarize(record, baselines, resumable=resumable, has_labels=has_labels)
-    checkpoint.record = record | {"verdict": verdict}
+    checkpoint.record = record | {"verdict": summarize(record, baselines, resumable=resumable)}
 
 
 def _measure_answers(

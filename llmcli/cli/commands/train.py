@@ -480,7 +480,6 @@ def _report(options: _Options, result: "Result", run: "PlannedRun") -> None:
         seconds=done.seconds,
         resumable=result.resumable,
         again="the same command without --force" if options.force else "the same command",
-        has_labels=bool(labels),
     )
     parameters = done.checkpoint.parameters
     if output.adapter_only:

@@ -19,21 +19,13 @@ MANY_EPOCHS = 10.0  # ... except after this many epochs: the run lacks text, not
 MIN_SUGGESTED_MINUTES = 5  # minimum that --time is suggested with
 IMPROVEMENT = 0.03  # relative gain in the second half of a run: doubling the run would bring it again
 KNOWN = 0.02  # bits per byte: below this loss, answers are known, and more time or data would not help
-DETERIORATION = 0.02  # overfitting: relative rise of the validation loss after the best weights, ...
-# ... or ratio of validation to training loss, after this many epochs
-OVERFITTING_RATIO, OVERFITTING_EPOCHS = (
-    1.15,
-    2.0,
-)
+DETERIORATION = 0.02  # overfitting: relative rise of the validation loss after the best weights
 NEAR_THE_LIMIT = 0.9  # share of the limit of epochs beyond which twice the time would add few epochs
 FORGETTING = 0.02  # relative rise of the bits per byte of plain text by training on conversations
 # share of generated strings in the training text, beyond the share of held-out strings, ...
 MEMORIZED_SHARE = 0.1
 ASSUMED_SHARE = 0.4  # ... which is assumed if nothing is held out
 EXACT_SHARE = 0.99  # share of held-out questions answered exactly: hardly any are left
-REPEATED_SHARE = 0.9  # the same share in a repetitive text, whose unpredictable part is mostly chance
-# bits per byte gained in the second half of a run: on a repetitive text, nearly all that is left
-NEAR_FLOOR = 0.05
 MAX_LISTED_CHARACTERS = 200  # maximum length of the answers in a command
 MIN_COMPARED_BYTES = 2000  # minimum held-out text for a meaningful comparison with compressors
 
@@ -117,36 +109,17 @@ def summarize(
     baselines: Sequence[Baseline] = (),
     *,
     command: str | None = None,
-    seconds: float | None = None,
+    seconds: float = 0.0,
     resumable: bool = True,
     again: str = "the same command",
-    has_labels: bool = False,
 ) -> list[str]:
-    """Summarize a finished run: its figures, a warning if the held-out text was known, and one sentence of
-    advice. `command` is the run's command without its budget, twice the `seconds` of the run; `again` says
-    how to resume it if it is `resumable`. `has_labels`: the answers are few labels."""
-    run = _FinishedRun(record, baselines)
-    taken = (record.clock.seconds if record.clock else 0.0) if seconds is None else seconds
-    minutes = max(MIN_SUGGESTED_MINUTES, math.ceil(2 * taken / 60))
-    longer = f": {command} --time {minutes}m" if command else "."
-    memorization, overfitting = _memorization(record), _overfitting(run)
-    # without validation, a model that memorizes lowers its training loss
-    improving = _still_improving(run) and bool(run.curve.validation or not memorization)
-    remark = (
-        _early_end(record, resumable, again)
-        or _undertrained(run, longer, overfits=bool(overfitting))
-        or _answers(run, has_labels=has_labels)
-        or overfitting
-        or _limit_of_epochs(run, command, improving=improving)
-        or (f"Still improving at the end; more time would help{longer}" if improving else "")
-        or memorization
-        or _plateau(run)
-    )
-    return [
-        sentence
-        for sentence in (_quality(run), *_conversations(record), _known_text(run), remark)
-        if sentence
-    ]
+    """Summarize a finished run in at most three lines: its figures, those of conversations, and advice.
+    `command` is the run's command without its budget, twice the `seconds` of the run; `again` says how to
+    resume it if it is `resumable`."""
+    run = _FinishedRun(record)
+    minutes = max(MIN_SUGGESTED_MINUTES, math.ceil(2 * seconds / 60))
+    advice = _early_end(record, resumable, again) or _advice(run, command, minutes)
+    return [line for line in (_quality(run, baselines), _conversations(record), advice) if line]
 
 
 def usage_hint(
@@ -187,95 +160,64 @@ def _choices(labels: Sequence[str]) -> str:
 class _FinishedRun:
     """A finished run. With two models, losses and steps belong to the kept one."""
 
-    def __init__(self, record: TrainingRecord, baselines: Sequence[Baseline]) -> None:
+    def __init__(self, record: TrainingRecord) -> None:
         self.record = record
         self.curve = read_curve(record)
-        self.baselines = baselines
-        self.figures = Figures.of_record(record)
-        self.of_answers = record.held_out.of == "answers"
-        self.data = "conversations" if self.of_answers else "text"
-        self.all_steps = record.steps
-        self.best_step = record.best_step
         self.steps = _steps_of_model(record)
-        self.known_share = (record.memorised and record.memorised.held_out_share) or 0.0
+        of_answers = record.held_out.of == "answers"
+        self.data = "conversations" if of_answers else "text"
         settings = record.train or Settings()  # a time limit makes `steps` the limit of epochs
         self.fine_tuned = bool(record.base or settings.recipe in FINE_TUNING_RECIPES)
-        # whether more epochs did not lower the validation loss of a first run
-        self.found_epochs = record.epoch_search is not None and record.epoch_search.confirmed
-        self.has_inexact_answers = record.answers is not None and record.answers.exact < EXACT_SHARE
-        self.limit_share = 0.0 if settings.seconds is None else self.all_steps / settings.steps
-        epochs = record.conversations.epochs if record.conversations and self.of_answers else record.epochs
-        self.epochs = epochs * (len(self.steps) - (self.steps.start == 0)) / max(1, self.all_steps)
-        tenth = self.curve.training[-max(1, len(self.curve.training) // 10) :]
-        self.training_loss = sum(tenth) / len(tenth)
-
-    @property
-    def verdicts(self) -> list[tuple[Baseline, bool]]:
-        """Compare the model with each compressor of its kind, if both read the same bytes, and enough of
-        them."""
-        figures, measured, held_out = self.figures, self.record.held_out_measured, self.record.held_out
-        if not (figures and measured and measured.bytes == held_out.bytes >= MIN_COMPARED_BYTES):
-            return []
-        sides = [(base, figures.adapting if base.is_adaptive else figures.network) for base in self.baselines]
-        return [(base, bits < base.bits_per_byte) for base, bits in sides if bits is not None]
+        self.limit_share = 0.0 if settings.seconds is None else record.steps / settings.steps
+        epochs = record.conversations.epochs if record.conversations and of_answers else record.epochs
+        self.epochs = epochs * (len(self.steps) - (self.steps.start == 0)) / max(1, record.steps)
 
 
-def _quality(run: _FinishedRun) -> str:
+def _quality(run: _FinishedRun, baselines: Sequence[Baseline]) -> str:
     """Report the bits per byte on held-out text at the end, network and adapting, each with its
     compressors."""
-    record, figures, held_out = run.record, run.figures, run.record.held_out.bytes
-    what, was = ("answers", "were") if run.of_answers else ("text", "was")
-    if figures is None:
+    record, held_out = run.record, run.record.held_out
+    what, was = ("answers", "were") if held_out.of == "answers" else ("text", "was")
+    if (figures := Figures.of_record(record)) is None:
         why = record.not_evaluated or "it would have taken too long"
         none = f"No {run.data} {was} held out, so the loss on unseen {run.data} is unknown."
-        return (
-            f"The held-out {what} {was} not evaluated at the end ({why}): run llm eval." if held_out else none
-        )
+        unmeasured = f"The held-out {what} {was} not evaluated at the end ({why}): run llm eval."
+        return unmeasured if held_out.bytes else none
     measured = record.held_out_measured or EvaluatedData()
-    rule = f" ({record.held_out.from_})" if record.held_out.from_ else ""
-    part = f"all {held_out:,} bytes"
-    if measured.bytes < held_out:
-        part = f"{measured.bytes:,} of its {held_out:,} bytes (a sample, to save time)"
+    source = "; ".join(filter(None, (held_out.from_, known_text(held_out.known_share))))
+    part = f"all {held_out.bytes:,} bytes"
+    if measured.bytes < held_out.bytes:
+        part = f"{measured.bytes:,} of its {held_out.bytes:,} bytes (a sample, to save time)"
     window = f" with a context of {measured.context:,} tokens" if measured.context else ""
-    quality = f"Held-out {what}{rule}: {figures} at the end (lower is better), on {part}, in float32{window}."
-    if not run.baselines:
-        left_out = " Compressors to compare with would have taken too long: run llm eval."
-        return quality + (left_out if held_out >= MIN_COMPARED_BYTES and not run.of_answers else "")
-    text = "the same text" if measured.bytes == held_out else "all of it"
-    beside = [_beside(run, f"the {NETWORK}", adaptive=False)]
-    if figures.adapting is not None:
-        beside.append(_beside(run, ADAPTING, adaptive=True))
-    return f"{quality} Compressors on {text}, {'; '.join(filter(None, beside))}."
-
-
-def _beside(run: _FinishedRun, figure: str, *, adaptive: bool) -> str:
-    """List the compressors comparable with a figure, and say whether it is better; "" if there are none."""
-    shown = [
-        f"{baseline.name} {baseline.shown}" for baseline in run.baselines if baseline.is_adaptive == adaptive
-    ]
-    better = {baseline.name: better for baseline, better in run.verdicts if baseline.is_adaptive == adaptive}
-    ahead = " and ".join(name for name in better if not better[name])
-    verdict = f" ({figure} is {f'not better than {ahead}' if ahead else 'better'})" if better else ""
-    return f"beside {figure}: {' and '.join(shown)}{verdict}" if shown else ""
-
-
-def _known_text(run: _FinishedRun) -> str:
-    """Warn if the held-out text is not new to the model."""
-    held_out, what = run.record.held_out, run.data
-    if run.figures and held_out.seen_by_base:
-        return (
-            f"The base model was trained on the held-out {what}, so neither its figures nor those after fine-tuning "
-            f"measure new {what}; hold out other {what}: --val FILE."
+    quality = (
+        f"Held-out {what}{f' ({source})' if source else ''}: {figures} at the end (lower is better), on {part}, in "
+        f"float32{window}."
+    )
+    is_compared = measured.bytes == held_out.bytes >= MIN_COMPARED_BYTES
+    beside = [
+        _beside(
+            name, bits, [base for base in baselines if base.is_adaptive == (name == ADAPTING)], is_compared
         )
-    if known := known_text(held_out.known_share):
-        return f"Held-out text: {known}, so its figures say little about new text."
-    return ""
+        for name, bits in ((f"the {NETWORK}", figures.network), (ADAPTING, figures.adapting))
+        if bits is not None
+    ]
+    text = "the same text" if measured.bytes == held_out.bytes else "all of it"
+    return f"{quality} Compressors on {text}, {'; '.join(filter(None, beside))}." if baselines else quality
 
 
-def _conversations(record: TrainingRecord) -> list[str]:
+def _beside(name: str, bits: float, baselines: Sequence[Baseline], is_compared: bool) -> str:
+    """List the compressors comparable with a figure, and say whether it is better; "" if there are none."""
+    if not baselines:
+        return ""
+    ahead = " and ".join(base.name for base in baselines if base.bits_per_byte <= bits)
+    verdict = f" ({name} is {f'not better than {ahead}' if ahead else 'better'})" if is_compared else ""
+    return f"beside {name}: {' and '.join(f'{base.name} {base.shown}' for base in baselines)}{verdict}"
+
+
+def _conversations(record: TrainingRecord) -> str:
     """After training on conversations, report answers to held-out questions, and plain text before and
     after."""
-    sentences, uses_lora = [], record.train is not None and record.train.recipe == "lora"
+    sentences = []
     if counts := answer_counts(record):
         sentences.append(f"Greedy answers to {counts}.")
     if (known := record.known_answers) and known.questions:
@@ -285,17 +227,14 @@ def _conversations(record: TrainingRecord) -> list[str]:
             f"{known.right:,} right, {known.wrong:,} wrong, {unanswered:,} not answered."
         )
     if (plain_text := record.plain_text) and (after := plain_text.after) is not None:
-        before = plain_text.before
+        before = after if plain_text.before is None else plain_text.before
+        figures = f"{Figures(before)}"
         change = after / before - 1 if before else 0.0
-        figures = f"{Figures(after if before is None else before)}"
-        if before is not None:
+        if plain_text.before is not None:
             figures += f" before, {units.bits_per_byte(after)} after ({units.change(change)})"
-        ways = (
-            f"Adding plain text to the training data{'' if uses_lora else ', --lora,'} or a lower --lr-scale"
-        )
-        keep = f" {ways} would help to keep it."
+        keep = " Plain text in the training data or a lower --lr-scale would help to keep it."
         sentences.append(f"Plain text ({plain_text.from_}): {figures}.{keep if change > FORGETTING else ''}")
-    return sentences
+    return " ".join(sentences)
 
 
 def answer_counts(record: TrainingRecord) -> str:
@@ -321,99 +260,76 @@ def _early_end(record: TrainingRecord, resumable: bool, again: str) -> str:
     return f"Interrupted at step {record.steps:,}; {then}."
 
 
-def _undertrained(run: _FinishedRun, longer: str, *, overfits: bool) -> str:
-    """Report few steps, less than an epoch of a text that was read whole, or no better than any
-    compressor."""
-    if run.limit_share >= 1:
-        return ""
-    reasons, record = [], run.record
-    if run.all_steps < (MIN_STEPS_FINE_TUNING if run.fine_tuned else MIN_STEPS) and run.epochs < MANY_EPOCHS:
-        reasons.append(units.count(run.all_steps, "step"))
-    if run.epochs < 1 and (not record.read_bytes or record.read_bytes >= (record.train_bytes or 0)):
-        share = f"{min(run.epochs, 0.99):.0%}" if run.epochs >= 0.01 else "less than 1%"
-        reasons.append(f"{share} of the training {run.data} seen")
-    if run.verdicts and not any(better for _, better in run.verdicts) and not overfits:
-        reasons.append("worse than every compressor")
-    return f"Undertrained: {', '.join(reasons)}. Train longer{longer}" if reasons else ""
-
-
-def _answers(run: _FinishedRun, *, has_labels: bool) -> str:
-    """Give advice for a model that has learned its training answers; "" if there is none."""
-    answers, new = run.record.answers, run.curve.validation[-1:]
-    if answers and not run.has_inexact_answers:
-        share = "All" if answers.exact == 1 else "Nearly all"
-        return f"{share} of these answers are exact: longer training would help little."
-    if not run.record.conversations or run.training_loss >= KNOWN or (new and new[0] < KNOWN):
-        return ""
-    if new and _still_improving(run):
-        return ""
-    more = "More rows" if has_labels else "Several wordings of each question in the training data"
-    return f"The model knows its training answers: longer training would help little. {more} would help with new ones."
-
-
-def _overfitting(run: _FinishedRun) -> str:
-    """Report a validation loss that rose, or that no longer falls and is far above the training loss."""
-    losses, name, more = run.curve.validation or [0.0], run.curve.label, f"More {run.data} would help."
-    best, last = min(losses), losses[-1]
-    lowest, at_end = units.bits_per_byte(best), units.bits_per_byte(last)
-    if run.best_step < run.steps[-1] and last > max(best * (1 + DETERIORATION), KNOWN):
-        if run.best_step == 0:
-            return (
-                f"Fine-tuning did not improve on the base model ({name} loss: {lowest} bits per byte before, {at_end} "
-                f"at the end), so its weights are kept. A lower learning rate or more {run.data} would help."
-            )
-        return (
-            f"Overfitting after step {run.best_step:,}: the {name} loss rose from {lowest} to {at_end} bits per byte, "
-            f"so the weights of that step are kept. {more}"
-        )
-    has_gap = run.epochs >= OVERFITTING_EPOCHS and last >= max(OVERFITTING_RATIO * run.training_loss, KNOWN)
-    if has_gap and not _still_improving(run):
-        training = f"{units.bits_per_byte(run.training_loss)} bits per byte"
-        after = f"after {units.epochs(run.epochs)} the training loss is {training}"
-        return f"Overfitting: {after}, the {name} loss {at_end}, and it no longer falls. {more}"
-    return ""
-
-
-def _limit_of_epochs(run: _FinishedRun, command: str | None, *, improving: bool) -> str:
-    """Give advice for a run that nearly reached its limit of epochs; "" if there is none. Only a validation
-    loss tells whether further epochs would help."""
-    if run.limit_share < NEAR_THE_LIMIT:
-        return ""
-    epochs = units.epochs(run.epochs)
-    if improving and not run.found_epochs:
+def _advice(run: _FinishedRun, command: str | None, minutes: int) -> str:
+    """Say what would help most: more time, more epochs, more data, or neither."""
+    longer = f": {command} --time {minutes}m" if command else "."
+    if undertrained := _undertrained(run):
+        return f"Undertrained: {undertrained}. Train longer{longer}"
+    if overfitting := _overfitting(run):
+        return overfitting
+    memorization, validation = _memorization(run.record), run.curve.validation
+    search = run.record.epoch_search  # a first run, which may have found that more epochs do not help
+    # without validation, a model that memorizes lowers its training loss
+    if _still_improving(run) and (validation or not (memorization or (search and search.confirmed))):
+        if run.limit_share < NEAR_THE_LIMIT:
+            return f"Still improving at the end; more time would help{longer}"
         more = f": {command} --epochs {math.ceil(2 * run.epochs)}" if command else "."
-        return f"Still improving after {epochs}, the limit for this much data; more epochs would help{more}"
-    if run.known_share >= REPEATED_SHARE:
-        return _plateau(run)
-    if not (run.found_epochs or run.curve.validation):
-        return ""
-    falls = "more did not lower the validation loss of the first run"
-    if not run.found_epochs:
-        falls = f"the {run.curve.label} loss no longer falls"
+        limit = f"after {units.epochs(run.epochs)}, the limit for this much data"
+        return f"Still improving {limit}; more epochs would help{more}"
+    if memorization:
+        return memorization
+    loss, training = run.curve.label if validation else "training", run.curve.training[-1]
+    values = f"{units.bits_per_byte(validation[-1])} bits per byte, training loss " if validation else ""
     return (
-        f"Training stopped after {epochs}: {falls}, so further epochs would only make the model memorize the "
-        f"{run.data}. More {run.data} would help."
+        f"The {loss} loss has plateaued ({values}{units.bits_per_byte(training)}): longer training at this size would "
+        f"help little, more {run.data} would."
     )
 
 
-def _plateau(run: _FinishedRun) -> str:
-    loss = run.curve.label if run.curve.validation else "training"
-    more = " More conversations would help." if run.has_inexact_answers else ""
-    return f"The {loss} loss has plateaued: longer training at this size would help little.{more}"
+def _undertrained(run: _FinishedRun) -> str:
+    """Report few steps, or less than an epoch of a text that was read whole."""
+    if run.limit_share >= 1:
+        return ""
+    reasons, record = [], run.record
+    if record.steps < (MIN_STEPS_FINE_TUNING if run.fine_tuned else MIN_STEPS) and run.epochs < MANY_EPOCHS:
+        reasons.append(units.count(record.steps, "step"))
+    if run.epochs < 1 and (not record.read_bytes or record.read_bytes >= (record.train_bytes or 0)):
+        share = f"{min(run.epochs, 0.99):.0%}" if run.epochs >= 0.01 else "less than 1%"
+        reasons.append(f"{share} of the training {run.data} seen")
+    return ", ".join(reasons)
+
+
+def _overfitting(run: _FinishedRun) -> str:
+    """Report a validation loss that rose after the best weights."""
+    losses, name, best_step = run.curve.validation or [0.0], run.curve.label, run.record.best_step
+    best, last = min(losses), losses[-1]
+    if best_step >= run.steps[-1] or last <= max(best * (1 + DETERIORATION), KNOWN):
+        return ""
+    lowest, at_end = units.bits_per_byte(best), units.bits_per_byte(last)
+    if best_step == 0:
+        return (
+            f"Fine-tuning did not improve on the base model ({name} loss: {lowest} bits per byte before, {at_end} "
+            f"at the end), so its weights are kept. A lower learning rate or more {run.data} would help."
+        )
+    return (
+        f"Overfitting after step {best_step:,}: the {name} loss rose from {lowest} to {at_end} bits per byte, "
+        f"so the weights of that step are kept. More {run.data} would help."
+    )
 
 
 def _still_improving(run: _FinishedRun) -> bool:
     """Return whether the best weights are the last, and the second half of the run lowered the loss by
     IMPROVEMENT."""
-    curve, steps, losses, last = run.curve, run.curve.steps, run.curve.training, run.training_loss
+    curve, steps, losses = run.curve, run.curve.steps, run.curve.training
+    tenth = losses[-max(1, len(losses) // 10) :]
+    last = sum(tenth) / len(tenth)
     if len(curve.validation) > 1:
         steps, losses, last = curve.validation_steps, curve.validation, curve.validation[-1]
-    if run.best_step < run.steps[-1] or (last < KNOWN and not run.has_inexact_answers):
+    has_inexact_answers = run.record.answers is not None and run.record.answers.exact < EXACT_SHARE
+    if run.record.best_step < run.steps[-1] or (last < KNOWN and not has_inexact_answers):
         return False
     half = (run.steps[0] + run.steps[-1]) / 2
     first_half = [loss for step, loss in zip(steps, losses, strict=True) if step <= half]
-    if first_half and run.known_share >= REPEATED_SHARE and first_half[-1] - last < NEAR_FLOOR:
-        return False
     return not first_half or last <= first_half[-1] * (1 - IMPROVEMENT)
 
 
