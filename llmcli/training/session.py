@@ -416,10 +416,13 @@ def _train(plan: PlannedRun, stop: Callable[[], bool], **options: Any) -> Genera
         prepared.conversations,
         find_plain_text(inputs, prepared),
     )
+    reserve = _reserve_seconds(prepared, plan.known_answers)
+    clock = Clock(prepared.plan.train, plan.started, reserve, stop=stop, processor_time=time.thread_time)
     job = Job(
         prepared.plan,
         data,
         prepared.record,
+        clock,
         inputs.base,
         sample_prompt=_first_words(next(next(inputs.corpus.texts()))) if inputs.corpus.documents else None,
         probe=plan.probe or (None if prepared.conversations else _probe_prompt(prepared)),
@@ -427,9 +430,7 @@ def _train(plan: PlannedRun, stop: Callable[[], bool], **options: Any) -> Genera
         tuner=plan.tuner,
         **options,
     )
-    reserve = _reserve_seconds(prepared, plan.known_answers)
-    clock = Clock(prepared.plan.train, plan.started, reserve, stop=stop, processor_time=time.thread_time)
-    yield from trainer.train(job, clock, stopped.take_state() if stopped else None)
+    yield from trainer.train(job, stopped.take_state() if stopped else None)
 
 
 def _probe_prompt(prepared: Prepared) -> str | None:

@@ -364,7 +364,7 @@ BEFORE_THE_FIRST_STEP = {
     "tokenizing": "llmcli.training.data.prepare.tokenize",
     "planning": "llmcli.training.data.prepare.make_plan",
     "compressors": "llmcli.training.session._baselines",
-    "fresh weights": "llmcli.training.loop.stepper.fresh_weights",
+    "fresh weights": "llmcli.training.loop.run.fresh_weights",
     "the first step": "llmcli.models.torch.transformer.LanguageModel.loss",
 }
 

@@ -18,6 +18,7 @@ from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.data.prepare import Prepared
 from llmcli.training.data.run_data import RunData
 from llmcli.training.files import resume
+from llmcli.training.loop import run as run_module
 from llmcli.training.loop import trainer, validation
 from llmcli.training.loop.clock import Clock
 from llmcli.training.loop.events import Done, Event, State, Step
@@ -42,7 +43,7 @@ class Schedule(NamedTuple):
 
     training_per_evaluated: float = recipe.TRAINING_PER_EVALUATED
     min_progress: float = recipe.EVALUATION_INTERVAL
-    long_evaluation: float = trainer.LONG_EVALUATION
+    long_evaluation: float = run_module.LONG_EVALUATION
 
 
 REAL, USUAL = Compute(), Schedule()
@@ -76,15 +77,15 @@ def train(
 ) -> Iterator[Event]:
     """The events of a run; `options` are those of a Job."""
     data = RunData(ready.plan, ready.tokenizer, ready.tokens, ready.held_out, ready.conversations)
-    job = Job(ready.plan, data, ready.record, start, **options)  # type: ignore[arg-type]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training_step, "accumulate_gradients", compute.gradients)
         patch.setattr(validation, "score_with_torch", compute.score)
         patch.setattr(recipe, "TRAINING_PER_EVALUATED", schedule.training_per_evaluated)
         patch.setattr(recipe, "EVALUATION_INTERVAL", schedule.min_progress)
-        patch.setattr(trainer, "LONG_EVALUATION", schedule.long_evaluation)
+        patch.setattr(run_module, "LONG_EVALUATION", schedule.long_evaluation)
         timer = Clock(ready.plan.train, started_at, reserve_seconds, clock, stop, processor_time)
-        yield from trainer.train(job, timer, resume_from)
+        job = Job(ready.plan, data, ready.record, timer, start, **options)  # type: ignore[arg-type]
+        yield from trainer.train(job, resume_from)
 
 
 def run(ready: Prepared, start: Checkpoint | None = None, **options: object) -> list[Event]:
@@ -128,9 +129,9 @@ def use_ticking_clock(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """The time budgets of runs pass by `seconds` with each reading of the clock, however busy the machine is."""
     real, ticks = trainer.train, count()
 
-    def with_clock(job: Job, clock: Clock, resume_from: State | None) -> Iterator[Event]:
-        ticking = Clock(job.plan.train, 0.0, clock.reserve, lambda: seconds * next(ticks), clock.stop)
-        return real(job, ticking, resume_from)
+    def with_clock(job: Job, resume_from: State | None) -> Iterator[Event]:
+        ticking = Clock(job.plan.train, 0.0, job.clock.reserve, lambda: seconds * next(ticks), job.clock.stop)
+        return real(replace(job, clock=ticking), resume_from)
 
     monkeypatch.setattr(trainer, "train", with_clock)
 

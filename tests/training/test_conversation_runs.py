@@ -16,7 +16,7 @@ from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.data.run_data import RunData, reserve_conversations
 from llmcli.training.loop.events import Done, Evaluation, Sample, State
-from llmcli.training.loop.probe import EVALUATIONS
+from llmcli.training.loop.previews import EVALUATIONS
 from llmcli.training.step.training_step import accumulate_gradients
 from tests.platforms import in_full
 from tests.training.chats import PAIRS, prepared, run, run_to_end

@@ -11,7 +11,7 @@ from llmcli.formats.cache_weights import CacheWeights
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.data.plain_text import PlainTextComparison
 from llmcli.training.interruption import CutShortError
-from llmcli.training.loop.clock import FINAL_PATIENCE, GRACE, LOADING_SECONDS_PER_MILLION, Clock
+from llmcli.training.loop.clock import FINAL_PATIENCE, GRACE, LOADING_SECONDS_PER_MILLION
 from llmcli.training.loop.job import Job
 from llmcli.training.loop.record import FinalEvaluation
 from llmcli.training.loop.validation import HeldOutEvaluation, Weights
@@ -24,14 +24,14 @@ NO_MEMORY = "out of memory"
 class FinalEvaluator:
     """Evaluates the final weights of a run of `model` as users of the file will run them."""
 
-    def __init__(self, model: LanguageModel, job: Job, clock: Clock) -> None:
+    def __init__(self, model: LanguageModel, job: Job) -> None:
         self._model = model
         self._start = job.start
-        self._clock = clock
+        self._clock = job.clock
         self._parameters = job.plan.model.parameters
         data, settings = job.data, job.plan.train
         self._held_out = HeldOutEvaluation(
-            model, data.tokenizer, data.held_out, settings, clock, models=2 if job.start else 1
+            model, data.tokenizer, data.held_out, settings, job.clock, models=2 if job.start else 1
         )
         self._plain_text: PlainTextComparison | None = None
         # sharded weights cannot generate text

@@ -1,4 +1,4 @@
-"""The inputs of a run: plan, data, starting weights, compute."""
+"""The inputs of a run: plan, data, starting weights, time and compute."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,16 +6,10 @@ from dataclasses import dataclass
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.training_record import TrainingRecord
 from llmcli.training.data.run_data import RunData
-from llmcli.training.planning import recipe
+from llmcli.training.loop.clock import Clock
 from llmcli.training.planning.plan import Plan
 from llmcli.training.step.data_parallel import Leader
 from llmcli.training.step.thread_tuner import ThreadTuner
-
-
-def is_evaluation_due(trained: int, evaluated: int, progress: float, interval: float) -> bool:
-    """Return whether to evaluate `evaluated` tokens, `trained` tokens and `progress` after the last
-    evaluation; `interval` is the minimum progress."""
-    return trained >= recipe.TRAINING_PER_EVALUATED * evaluated and progress >= interval
 
 
 @dataclass(frozen=True)
@@ -25,6 +19,7 @@ class Job:
     plan: Plan
     data: RunData
     record: TrainingRecord  # the part about the corpus; loop/record.py adds the rest
+    clock: Clock
     start: Checkpoint | None = None  # initial model; None: fresh weights
     sample_prompt: str | None = None
     # prompt, or question; None: a held-out question, or no predictions without conversations

@@ -14,7 +14,7 @@ from llmcli.errors import LLMError
 from llmcli.training import session
 from llmcli.training.data.prepare import Prepared
 from llmcli.training.files import resume
-from llmcli.training.loop.best_weights import CandidateEvaluator, CandidateWeights
+from llmcli.training.loop.best_weights import BestWeights
 from llmcli.training.loop.events import Done, Evaluation, Event, State
 from llmcli.training.planning.cost_model import Memory, check_fits
 from llmcli.training.planning.plan import EpochSearch, Expected, PlanRequest
@@ -94,13 +94,13 @@ def test_an_interrupted_run_resumes_as_if_it_had_not_been_interrupted(
 def test_a_run_stopped_in_an_evaluation_resumes_with_that_evaluation(
     ready: Prepared, whole: list[Event], monkeypatch, number: int
 ) -> None:
-    evaluate, calls = CandidateEvaluator.evaluate, list[int]()
+    evaluate, calls = BestWeights.evaluate, list[int]()
 
-    def cut_short(self: CandidateEvaluator, **options: bool) -> CandidateWeights | None:
+    def cut_short(self: BestWeights, *, hurried: bool) -> object:
         calls.append(1)
-        return None if len(calls) == number else evaluate(self, **options)  # type: ignore[arg-type]
+        return None if len(calls) == number else evaluate(self, hurried=hurried)
 
-    monkeypatch.setattr(CandidateEvaluator, "evaluate", cut_short)
+    monkeypatch.setattr(BestWeights, "evaluate", cut_short)
     interrupted = run(ready, stop=lambda: len(calls) >= number)
     (state,) = states(interrupted)
     cut = [event.step for event in whole if isinstance(event, Evaluation)][number - 1]

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from llmcli.models.torch.transformer import LanguageModel
+from llmcli.training.data.position import Position
 from llmcli.training.data.run_data import RunData
 from llmcli.training.loop import validation
-from llmcli.training.loop.best_weights import CandidateEvaluator
+from llmcli.training.loop.best_weights import BestWeights
 from llmcli.training.loop.clock import Clock
 from llmcli.training.loop.events import Done
 from llmcli.training.loop.job import Job
@@ -37,7 +38,7 @@ def test_calibration_scales_the_last_gain_and_its_text_is_not_trained_on(tmp_pat
 
 
 @pytest.fixture
-def evaluator(tmp_path: Path, monkeypatch) -> tuple[CandidateEvaluator, Clock, SimulatedMachine]:
+def evaluator(tmp_path: Path, monkeypatch) -> tuple[BestWeights, Clock, SimulatedMachine]:
     """Of a run of 200 seconds, on a machine that evaluates nine tokens a second; half of the time is over."""
     ready, machine = (
         with_slice(prepared(tmp_path / "c.txt", steps=None, seconds=200.0)),
@@ -50,21 +51,24 @@ def evaluator(tmp_path: Path, monkeypatch) -> tuple[CandidateEvaluator, Clock, S
     model.initialize(torch.Generator().manual_seed(0))
     machine.time = 100.0
     clock.start()
-    return CandidateEvaluator(model, Job(ready.plan, data, ready.record), clock, is_compiled=True), clock, machine
+    job = Job(ready.plan, data, ready.record, clock)
+    return BestWeights(model, job, Position(), is_compiled=True), clock, machine
 
 
 def test_the_first_evaluation_of_compiled_layers_says_nothing_of_the_speed(evaluator) -> None:
     candidates, clock, machine = evaluator
     began = []
+    candidates._position.step = 1
     for _ in range(2):
-        assert candidates.evaluate(is_first=False, hurried=False)
+        assert candidates.evaluate(hurried=False)
         began.append(clock.budget.training_began)
     assert began == pytest.approx([(100.0 + machine.time) / 2] * 2) and machine.time > 120.0
 
 
 def test_the_evaluation_of_a_base_model_takes_a_tenth_of_the_time_that_is_left(evaluator) -> None:
     candidates, _, machine = evaluator
-    assert candidates.evaluate(is_first=True, hurried=False)
+    assert candidates.evaluate(hurried=False)
     assert 108.0 < machine.time < 116.0
     whole = machine.time
-    assert candidates.evaluate(is_first=False, hurried=False) and machine.time - whole == pytest.approx(whole - 100.0)
+    candidates._position.step = 1
+    assert candidates.evaluate(hurried=False) and machine.time - whole == pytest.approx(whole - 100.0)

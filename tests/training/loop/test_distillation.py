@@ -14,7 +14,7 @@ from llmcli.models.torch.transformer import LanguageModel, Teacher
 from llmcli.training.data.position import Position
 from llmcli.training.data.prepare import Prepared
 from llmcli.training.distributed.processes import Processes
-from llmcli.training.loop.best_weights import CandidateEvaluator, CandidateWeights
+from llmcli.training.loop.best_weights import BestWeights
 from llmcli.training.loop.events import Done, Evaluation, Event, State, Step, TeacherTrained
 from llmcli.training.planning import recipe
 from llmcli.training.planning.plan import PlanRequest
@@ -146,15 +146,15 @@ def test_an_interrupted_run_resumes_as_if_it_had_not_been_interrupted(tmp_path: 
 
 @pytest.mark.slow
 def test_a_run_stopped_in_the_evaluation_of_the_teacher_resumes_with_it(tmp_path: Path, monkeypatch) -> None:
-    ready, evaluate, cut = distilled(tmp_path / "c.txt", steps=24), CandidateEvaluator.evaluate, list[int]()
+    ready, evaluate, cut = distilled(tmp_path / "c.txt", steps=24), BestWeights.evaluate, list[int]()
 
-    def cut_short(self: CandidateEvaluator, *, is_first: bool, hurried: bool) -> CandidateWeights | None:
+    def cut_short(self: BestWeights, *, hurried: bool) -> object:
         if not hurried and len(cut) < 2:  # when the teacher is trained, and when the student should begin
             cut.append(1)
             return None
-        return evaluate(self, is_first=is_first, hurried=hurried)
+        return evaluate(self, hurried=hurried)
 
-    monkeypatch.setattr(CandidateEvaluator, "evaluate", cut_short)
+    monkeypatch.setattr(BestWeights, "evaluate", cut_short)
     interrupted = run(ready, stop=lambda: bool(cut))
     assert result(interrupted).interrupted and result(interrupted).step == 12
     assert not only(interrupted, TeacherTrained)

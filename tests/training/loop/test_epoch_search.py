@@ -123,7 +123,7 @@ def test_a_run_on_a_short_text_starts_over_on_all_of_it(llm: Llm, monkeypatch: p
     record = json.loads(llm("inspect", "--json").stdout)["training"]
     assert record["epoch_search"]["confirmed"] and record["steps"] == second["steps"]
     assert record["epochs"] == pytest.approx(record["epoch_search"]["found"], abs=1.0)
-    assert any("more did not lower the validation loss" in sentence for sentence in record["verdict"])
+    assert any("more did not lower the validation loss" in row["reason"] for row in record["plan"])
 
 
 @pytest.mark.parametrize(

@@ -22,9 +22,9 @@ from llmcli.models.torch import runtime as torch_runtime
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.interruption import CutShortError
 from llmcli.training.loop import final_evaluation
-from llmcli.training.loop.best_weights import CandidateEvaluator
+from llmcli.training.loop.best_weights import BestWeights
 from llmcli.training.loop.events import Done, Evaluation, Sample, State, Step
-from llmcli.training.loop.sample_generator import SAMPLE_TOKENS
+from llmcli.training.loop.previews import SAMPLE_TOKENS
 from llmcli.training.planning import recipe
 from llmcli.training.planning.plan import PlanRequest
 from llmcli.training.planning.rules import regularization
@@ -401,7 +401,7 @@ def test_a_timed_run_with_compiled_layers_begins_once_they_are_compiled(tmp_path
         compile_once("evaluation")
         return machine.compute.score(model, ids)
 
-    monkeypatch.setattr("llmcli.training.loop.stepper.compile_layers", lambda model, settings: True)
+    monkeypatch.setattr("llmcli.training.loop.run.compile_layers", lambda model, settings: True)
     events = run(
         replace(ready, plan=replace(ready.plan, train=settings)),
         started_at=0.0,
@@ -447,7 +447,7 @@ def test_fine_tuning_stopped_in_the_evaluation_of_its_base_begins_with_it(tmp_pa
     ready = with_slice(prepare(request, corpus, tokenizer=tokenizer, base=base.config))
     states = []
     with monkeypatch.context() as cut, pytest.raises(LLMError, match="stopped before the first training step"):
-        cut.setattr(CandidateEvaluator, "evaluate", lambda self, **_: None)
+        cut.setattr(BestWeights, "evaluate", lambda self, **_: None)
         for event in train(ready, base, stop=lambda: True):
             states.append(event)
     (state,) = states

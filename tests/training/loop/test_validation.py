@@ -63,8 +63,8 @@ def test_a_model_with_a_long_context_is_evaluated_with_a_shorter_one_that_is_rec
         return score(model, ids)
 
     monkeypatch.setattr(validation, "score_with_torch", recorded_score)
-    job = Job(made, RunData(made, BYTES, tokens, tokens), TrainingRecord(), base)
-    *_, done = trainer.train(job, Clock(made.train))
+    job = Job(made, RunData(made, BYTES, tokens, tokens), TrainingRecord(), Clock(made.train), base)
+    *_, done = trainer.train(job)
     assert isinstance(done, Done) and done.score and done.base_score
     assert max(lengths) == EVALUATION_CONTEXT
     assert done.checkpoint.record.document["held_out_measured"]["context"] == EVALUATION_CONTEXT

@@ -1,5 +1,6 @@
-"""The likeliest next words of one prompt, in the events and the record of a run."""
+"""Previews of a run: the likeliest next words of one prompt, in its events and its record, and samples."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,11 +10,13 @@ import pytest
 from llmcli.formats.training_record import TrainingRecord
 from llmcli.generation.next_words import next_words
 from llmcli.models.numpy_runtime import NumpyRuntime
+from llmcli.training.data.prepare import Prepared
+from llmcli.training.data.run_data import RunData
 from llmcli.training.files.summary import probe_points
 from llmcli.training.loop.clock import Clock
 from llmcli.training.loop.events import Done, Evaluation, Prediction, State
 from llmcli.training.loop.job import Job
-from llmcli.training.loop.probe import EVALUATIONS, LIKELIEST, Probe
+from llmcli.training.loop.previews import EVALUATIONS, LIKELIEST, Previews
 from tests.training.small_runs import Schedule, assert_same_end, prepared, run, run_until, through_a_file
 
 OFTEN = Schedule(training_per_evaluated=1)
@@ -45,20 +48,41 @@ def test_the_last_prediction_is_that_of_the_saved_network_and_a_resumed_run_keep
     assert_same_end(events, resumed)
 
 
-def test_in_a_timed_run_predictions_take_a_small_share_of_the_time(tmp_path: Path) -> None:
-    from llmcli.training.data.run_data import RunData
+def previews(path: Path, clock: Callable[[Prepared], Clock], seconds: float) -> tuple[Previews, Prepared]:
+    ready = prepared(path)
+    ready = replace(ready, plan=replace(ready.plan, train=replace(ready.plan.train, seconds=seconds)))
+    data = RunData(ready.plan, ready.tokenizer, ready.tokens, ready.held_out)
+    return Previews(Job(ready.plan, data, ready.record, clock(ready), probe="Anna")), ready
 
-    ready, now = prepared(tmp_path / "c.txt"), iter(range(100))
-    timed = replace(ready.plan, train=replace(ready.plan.train, seconds=1000.0))
-    data = RunData(timed, ready.tokenizer, ready.tokens, ready.held_out)
-    probe = Probe(Job(timed, data, ready.record, probe="Anna"), Clock(timed.train, 0.0, now=lambda: float(next(now))))
-    weights = {name: np.zeros(shape, np.float32) for name, shape in timed.model.tensor_shapes().items()}
-    assert probe.is_wanted
-    prediction = probe.predict(3, weights)
-    assert prediction and 0 < len(prediction.next) <= LIKELIEST and sum(share for _, share in prediction.next) < 1
-    assert not probe.is_wanted  # it took a second (of this clock), 1% of the next 100 s
+
+def test_in_a_timed_run_previews_take_a_small_share_of_the_time(tmp_path: Path) -> None:
+    now = iter(range(100))
+    made, ready = previews(
+        tmp_path / "c.txt", lambda ready: Clock(ready.plan.train, 0.0, now=lambda: float(next(now))), 1000.0
+    )
+    weights = {name: np.zeros(shape, np.float32) for name, shape in ready.plan.model.tensor_shapes().items()}
+    assert made.are_wanted
+    [prediction] = made.make(3, weights)
+    assert isinstance(prediction, Prediction) and 0 < len(prediction.next) <= LIKELIEST
+    assert sum(share for _, share in prediction.next) < 1
+    assert not made.are_wanted  # it took a second (of this clock), 2% of the next 50 s
     weights["model.norm.weight"] += np.nan
-    assert probe.predict(4, weights) is None
+    assert [*made.make(4, weights)] == []
+
+
+def test_a_busy_machine_makes_no_previews_that_take_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 10 s, 0.3 may be for previews. Copying the weights takes 0.2 s of processor time, here 4 s after the start."""
+    parameters = prepared(tmp_path / "c.txt").plan.model.parameters
+    monkeypatch.setattr("llmcli.training.loop.previews.COPYING_SECONDS_PER_MILLION", 0.2e6 / parameters)
+    for processor_seconds, wanted in ((4.0, True), (3.0, True), (2.0, False)):
+        made, _ = previews(
+            tmp_path / "c.txt",
+            lambda ready, used=processor_seconds: Clock(
+                ready.plan.train, 0.0, now=lambda: 4.0, processor_time=lambda: used
+            ),
+            10.0,
+        )
+        assert made.are_wanted == wanted
 
 
 def test_only_predictions_of_the_kept_model_are_shown() -> None:

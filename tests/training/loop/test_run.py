@@ -1,4 +1,4 @@
-"""The model of a run and its optimizer."""
+"""A run before its first step, and when it evaluates."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -8,11 +8,21 @@ import pytest
 from llmcli.config import ModelConfig, TrainConfig
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.data.run_data import RunData
-from llmcli.training.loop import stepper
+from llmcli.training.loop import run
 from llmcli.training.loop.clock import Clock
 from llmcli.training.loop.job import Job
 from llmcli.training.step.thread_tuner import ThreadTuner
 from tests.training.small_runs import prepared
+
+
+def test_an_evaluation_is_due_after_enough_progress() -> None:
+    for trained, progress, due in (
+        (24_000, 0.05, True),
+        (23_999, 0.05, False),
+        (24_000, 0.049, False),
+        (10**9, 0.0, False),
+    ):
+        assert run.is_evaluation_due(trained, 1000, progress, 0.05) == due
 
 
 def test_the_number_of_threads_is_chosen_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,9 +35,9 @@ def test_the_number_of_threads_is_chosen_before_any_work(tmp_path: Path, monkeyp
         order.append("model")
         return LanguageModel(config)
 
-    monkeypatch.setattr(stepper, "new_model", new_model)
+    monkeypatch.setattr(run, "new_model", new_model)
     tuner = ThreadTuner(2, lambda threads: order.append(f"{threads}"), min)
     order.clear()
     data = RunData(plan, ready.tokenizer, ready.tokens, ready.held_out)
-    stepper.Stepper(Job(plan, data, ready.record, tuner=tuner), Clock(plan.train))
+    run.Run(Job(plan, data, ready.record, Clock(plan.train), tuner=tuner))
     assert order == ["1", "model"]

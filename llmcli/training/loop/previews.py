@@ -1,0 +1,94 @@
+"""What the weights after an evaluation predict and write: the likeliest next words after one prompt (the
+probe), and a sample generated from another.
+
+There are at most about 20 evaluations (recipe.EVALUATION_INTERVAL), so the predictions take few bytes in the
+record.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from itertools import takewhile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmcli.config import SamplingConfig
+from llmcli.errors import LLMError
+from llmcli.formats.checkpoint import Checkpoint
+from llmcli.generation.generator import generate
+from llmcli.generation.next_words import next_words
+from llmcli.generation.token_healing import Prompt
+from llmcli.models.open_runtime import open_trained
+from llmcli.models.runtime import Runtime
+from llmcli.training.loop.events import Prediction, Sample
+from llmcli.training.loop.job import Job
+
+LIKELIEST = 10  # words kept
+EVALUATIONS = 20  # of the network, to find the words
+DIGITS = 4  # decimal places of a probability
+SAMPLE_TOKENS = 48
+# maximum share of the time limit for both, and of the time since the previous ones
+TIME_SHARE, MIN_SECONDS = 0.02, 0.3
+# larger models preview nothing, and neither do runs in which copying the weights takes more than that share
+# at the present speed
+MAX_PARAMETERS = 200_000_000
+COPYING_SECONDS_PER_MILLION = 0.01  # on a slow machine
+
+
+class Previews:
+    """Predicts the next words of the probe (after training on conversations, those of an answer), and
+    continues a prompt or answers a held-out question greedily, within the time limit if there is one."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._conversations = job.data.conversations
+        question = self._conversations.question if self._conversations else None
+        self.prompt = question or job.sample_prompt
+        self.probe = job.probe or question or ""
+        seconds, parameters = job.plan.train.seconds, job.plan.model.parameters
+        self._longest = math.inf if seconds is None else max(MIN_SECONDS, TIME_SHARE * seconds)
+        self._copying_seconds = COPYING_SECONDS_PER_MILLION * parameters / 1e6
+        has_prompt = bool(self.prompt or self.probe)
+        # earliest time of the next previews on the clock
+        self._next = -math.inf if has_prompt and parameters <= MAX_PARAMETERS else math.inf
+
+    @property
+    def are_wanted(self) -> bool:
+        """Return whether to make previews now."""
+        clock = self._job.clock
+        return self._copying_seconds * clock.slowdown <= self._longest and clock.now() >= self._next
+
+    def make(self, step: int, weights: Mapping[str, NDArray[np.float32]]) -> Iterator[Prediction | Sample]:
+        """Predict and generate with the weights after a step; nothing is predicted if they have diverged."""
+        job, now = self._job, self._job.clock.now
+        began = now()
+        device = "cpu" if job.is_sharded else job.plan.train.device  # which does not hold the whole model
+        runtime = open_trained(Checkpoint(job.plan.model, "", weights), device)
+        if self.probe and (prediction := self._predict(runtime, step)):
+            yield prediction
+        if self.prompt:
+            runtime.rewind()
+            yield Sample(step, self.prompt, self._sample(runtime, self.prompt, began + self._longest))
+        if job.plan.train.seconds is not None:
+            self._next = now() + (now() - began) / TIME_SHARE
+
+    def _predict(self, runtime: Runtime, step: int) -> Prediction | None:
+        tokenizer, prompt = self._job.data.tokenizer, Prompt.of(self.probe, self._job.data.tokenizer)
+        if self._conversations:
+            prompt = Prompt(list(self._conversations.prompt(self._job.probe)))
+        try:
+            words = next_words(runtime, tokenizer, prompt, evaluations=EVALUATIONS).words[:LIKELIEST]
+        except LLMError:  # NaN or infinite logits
+            return None
+        likeliest = (("…" * word.continues + word.text, round(word.probability, DIGITS)) for word in words)
+        return Prediction(step, self.probe, tuple(likeliest))
+
+    def _sample(self, runtime: Runtime, prompt: str, end: float) -> str:
+        def is_over() -> bool:
+            return self._job.clock.now() > end
+
+        if self._conversations:
+            return self._conversations.answer(runtime, SAMPLE_TOKENS, is_over)
+        sampling = SamplingConfig(max_tokens=SAMPLE_TOKENS)
+        tokens = generate(runtime, self._job.data.tokenizer, prompt, sampling)
+        return "".join(token.text for token in takewhile(lambda _: not is_over(), tokens))

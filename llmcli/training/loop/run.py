@@ -1,0 +1,454 @@
+"""The state of a training run and the operations in its loop: the model, its optimizer, the position and the
+history, in one process or several.
+
+In distillation a run trains two models of the same shape, one after the other (born-again networks,
+arXiv:1805.04770): a teacher, then a student from fresh weights, whose targets include the teacher's
+predictions (arXiv:1503.02531, section 2). Each is a stage of the run, with its own learning-rate schedule.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from llmcli.config import TrainConfig, as_record
+from llmcli.data.conversations.chat_template import with_chat_template
+from llmcli.errors import LLMError
+from llmcli.formats.checkpoint import Checkpoint
+from llmcli.formats.training_record import TrainingRecord
+from llmcli.models.torch.transformer import LanguageModel, Teacher
+from llmcli.training.data.position import Position
+from llmcli.training.loop.best_weights import BestWeights, Weights
+from llmcli.training.loop.clock import STEP_PATIENCE, TimeBudget
+from llmcli.training.loop.events import Done, Event, Prediction, State, Step, TeacherTrained
+from llmcli.training.loop.final_evaluation import FinalEvaluator
+from llmcli.training.loop.job import Job
+from llmcli.training.loop.previews import Previews
+from llmcli.training.loop.record import History, clock_record, training_record
+from llmcli.training.planning import recipe
+from llmcli.training.step import base_divergence
+from llmcli.training.step.base_divergence import BaseDivergence
+from llmcli.training.step.hardware import keep_freed_memory, return_freed_memory
+from llmcli.training.step.initialization import compile_layers, fresh_weights, new_model
+from llmcli.training.step.optimizer import Optimizer, lr_schedule
+from llmcli.training.step.thread_tuner import ThreadTuner
+from llmcli.training.step.training_step import Batch, training_step
+
+STATE = ("model", "best", "optimizer", "adapters", "teacher")  # prefixes of the arrays of a State
+STUDENT_SEED = 2_000_003  # added to the run's seed for the student's fresh weights
+LONG_EVALUATION = 5e11  # FLOPs (a few seconds on a few cores); the state is saved before a longer evaluation
+SAVING_SECONDS_PER_MILLION = 0.12  # per million parameters with the optimizer's state, on a slow disk
+
+
+def is_evaluation_due(trained: int, evaluated: int, progress: float, interval: float) -> bool:
+    """Return whether to evaluate `evaluated` tokens, `trained` tokens and `progress` after the last
+    evaluation; `interval` is the minimum progress."""
+    return trained >= recipe.TRAINING_PER_EVALUATED * evaluated and progress >= interval
+
+
+class Run:
+    """A training run and the operations in its loop."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._clock = job.clock
+        self._plan = job.plan
+        self._data = job.data
+        self._settings = job.plan.train
+        self._tuner = (job.tuner if self._settings.seconds is not None else None) or ThreadTuner(1)
+        torch.set_num_threads(self._settings.threads)
+        self._tuner.new_shape()  # sets the number of threads: too many beside another program are many times slower
+        return_freed_memory()  # used by planning
+        keep_freed_memory()
+        self._model = self._new_model()
+        self._optimizer = self._new_optimizer()
+        is_compiled = compile_layers(self._model, self._settings)
+        self._is_compiled = is_compiled
+        self._window = 0  # window length in the last step
+        self._base_divergence: BaseDivergence | None = None
+        # size of the base model's text for the divergence; None: not planned
+        self.base_tokens: int | None = None
+        self.position = Position(
+            dropout=self._settings.dropout,
+            token_split=self._settings.token_split,
+            stage_end=self._settings.teacher_share or 1.0,
+        )
+        self._history = History()
+        self._best = BestWeights(self._model, job, self.position, is_compiled=is_compiled)
+        self._previews = Previews(job)
+        self._final = FinalEvaluator(self._model, job)
+        self.problem = ""  # the reason why the run cannot continue
+
+    def _new_model(self) -> LanguageModel:
+        """Make a model with the weights of the job's `start`, or with fresh ones."""
+        plan, settings, start = self._plan, self._settings, self._job.start
+        vocab_size = self._data.tokenizer.vocab_size
+        added = plan.conversations.new_tokens if plan.conversations else 0
+        new_tokens = range(vocab_size - added, vocab_size)  # missing in the base model
+        if leader := self._job.leader:
+            model = leader.new_model(plan.model, settings, new_tokens, sharded=plan.sharded)
+        else:
+            model = new_model(plan.model, settings, new_tokens)
+        model.load_arrays(
+            start.tensors if start else fresh_weights(plan.model, settings.seed, settings.induction)
+        )
+        return model
+
+    def _new_optimizer(self) -> Optimizer:
+        group = self._job.leader.group if self._job.leader else None
+        return Optimizer(self._model, self._settings, self._plan.model.hidden_size, group)
+
+    def begin(self, resume_from: State | None) -> None:
+        """Prepare the steps, restore the state of a stopped run, and start the clock."""
+        conversations = self._plan.conversations
+        if self._data.conversations and conversations and conversations.base_divergence:
+            self._generate_base_text(conversations.base_divergence, resume_from)
+        if resume_from:
+            self._restore(resume_from)
+        else:
+            self._clock.start()
+        if leader := self._job.leader:
+            optimizer = _with_prefix(resume_from.arrays, "optimizer.") if resume_from else None
+            leader.send_state(self._model, optimizer)
+
+    def _generate_base_text(self, weight: float, resume_from: State | None) -> None:
+        """Let the base model generate text for the divergence."""
+        seconds, budget = math.inf, self._settings.seconds
+        if budget is not None:
+            earlier = resume_from.values.get("seconds") if resume_from else None
+            # other values will be refused
+            spent = self._clock.elapsed + (earlier if isinstance(earlier, float) else 0.0)
+            seconds = base_divergence.seconds_to_generate(budget, budget - self._clock.reserve - spent)
+        with self._clock.interruptible(self._model, 0.0, self._clock.elapsed + seconds):
+            text = base_divergence.generate(
+                self._model, self._data.tokenizer, self._settings.seed, self._job.on_progress
+            )
+        self.base_tokens = text.ids[:, 1:].numel() if text else 0
+        if text:
+            self._base_divergence = BaseDivergence(self._model, text, self._settings, weight)
+
+    @property
+    def is_new(self) -> bool:
+        """Return whether there was neither a step nor an evaluation."""
+        return not (self.has_begun or self._history.evaluations or self._history.samples)
+
+    @property
+    def has_begun(self) -> bool:
+        return self.position.step > 0
+
+    @property
+    def is_over(self) -> bool:
+        return self.position.progress >= 1
+
+    @property
+    def _seen_tokens(self) -> int:
+        return self.position.step * self._settings.tokens_per_step
+
+    def step(self) -> Step | None:
+        """Take a step; None if it was not finished: `problem` has the reason, or the time is up."""
+        position, clock = self.position, self._clock
+        began, processor_began = clock.now(), clock.processor_time()
+        ids, loss_mask = self._data.next_batch(position)
+        has_new_shape = ids.shape[1] != self._window
+        self._window = ids.shape[1]
+        if has_new_shape:
+            self._tuner.new_shape()
+        loss = self._train_on(ids, loss_mask)
+        if loss is None:
+            self._give_up_step(began)
+            return None
+        if not math.isfinite(loss):
+            self.problem = _divergence(position.step + 1, self._settings)
+            return None
+        position.step += 1
+        seconds, tokens = clock.now() - began, self._settings.tokens_per_step
+        if clock.budget and has_new_shape and self._is_compiled:
+            clock.budget.exclude(seconds)
+        elif clock.budget:
+            clock.budget.add_step(seconds, tokens, clock.processor_time() - processor_began)
+            self._tuner.add_step(seconds, tokens)
+        position.progress = self._progress()
+        self._adapt_regularization()
+        self._history.losses.append(loss)
+        elapsed, trained = clock.read()
+        return Step(
+            step=position.step,
+            progress=min(1.0, position.progress),
+            loss=loss,
+            tokens=self._seen_tokens,
+            epoch=self._seen_tokens / self._data.tokens_per_epoch,
+            rate=lr_schedule(position.stage_progress),
+            seconds=elapsed,
+            tokens_per_second=self._seen_tokens / max(1e-9, trained),
+        )
+
+    def _train_on(self, ids: NDArray[np.int64], loss_mask: torch.Tensor | None) -> float | None:
+        """Take a step on a batch; return its loss in nats per token, or None if it was cut short."""
+        position, leader = self.position, self._job.leader
+        on_device = torch.from_numpy(ids).to(self._settings.device)
+        batch = Batch(position.step, position.stage_progress, position.dropout, on_device, loss_mask)
+        if leader:
+            leader.send_batch(batch)
+        deadline = self._clock.step_deadline(first=not position.step)
+        return training_step(
+            self._model,
+            self._optimizer,
+            batch,
+            self._settings,
+            group=leader.group if leader else None,
+            base_divergence=self._base_divergence,
+            interruptible=self._clock.interruptible(self._model, STEP_PATIENCE, deadline),
+        )
+
+    @contextmanager
+    def _all_threads(self) -> Iterator[None]:
+        """In this context, also use the threads of the other processes on this machine, which are waiting."""
+        leader, threads = self._job.leader, self._settings.threads
+        if leader is None or self._plan.sharded:
+            yield
+            return
+        torch.set_num_threads(threads * leader.group.processes.local_count)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+
+    def _progress(self) -> float:
+        """Return the progress of the run, 0 to 1, by its steps or by the clock."""
+        progress = self.position.step / self._settings.steps
+        if budget := self._clock.budget:
+            progress = max(progress, budget.progress(self._clock.elapsed, self._final_cost()))
+        return progress
+
+    def _final_cost(self) -> float:
+        """Return the cost of the evaluations after the last step, as a number of tokens evaluated during the
+        run."""
+        return self._best.cost + self._final.cost(self._seen_tokens)
+
+    def _adapt_regularization(self) -> None:
+        """Adapt regularization to the number of epochs that the run will reach at its current speed."""
+        position, budget, regularize = self.position, self._clock.budget, self._job.regularize
+        if (
+            not budget
+            or not regularize
+            or self.is_over
+            or self._data.has_planned_dropout(position)
+            or position.progress < position.regularized_progress + recipe.REGULARIZE_EVERY
+            or not budget.pace  # no step was measured yet: the first one may compile the layers
+        ):
+            return
+        position.regularized_progress = position.progress
+        epochs = self._expected_stage_tokens(budget) / self._data.tokens_per_epoch
+        current, margin = (position.dropout, position.token_split), 1 + recipe.EPOCHS_MARGIN
+        if current in (regularize(epochs / margin), regularize(epochs * margin)):
+            return
+        position.dropout, position.token_split = regularize(epochs)
+        position.regularizations.append(
+            [position.step, round(epochs, 2), position.dropout, position.token_split]
+        )
+
+    def _expected_stage_tokens(self, budget: TimeBudget) -> float:
+        """Estimate the tokens that the current stage will have trained on at its end, at the current
+        speed."""
+        position, seen = self.position, self._seen_tokens
+        expected = budget.expected_tokens(self._clock.elapsed, seen, self._final_cost())
+        left = max(0.0, min(expected, self._settings.steps * self._settings.tokens_per_step) - seen)
+        in_stage = max(0.0, position.stage_end - position.progress) / (1 - position.progress)
+        return position.stage_step * self._settings.tokens_per_step + in_stage * left
+
+    def _give_up_step(self, began: float) -> None:
+        """End the run, unless the user asked to stop. Raises LLMError if that was its first step."""
+        clock = self._clock
+        if clock.stop():
+            return
+        self.position.progress = 1.0
+        if clock.budget and not self.position.step:
+            raise LLMError(
+                f"no training step could be finished in `seconds` {clock.budget.seconds:g}s: reading and planning took "
+                f"{began - clock.began:,.0f} s, and one step takes more than {clock.now() - began:,.0f} s here; give "
+                "more time, or a smaller `context` or model, or end other programs that run on this machine"
+            )
+
+    @property
+    def is_student_due(self) -> bool:
+        """Return whether the teacher is trained and the student has not begun."""
+        position = self.position
+        return position.stage_end < 1 and position.progress >= position.stage_end
+
+    def begin_student(self) -> Iterator[Event]:
+        """Start the student if the teacher was evaluated and there is time left."""
+        position = self.position
+        position.progress = max(position.progress, self._progress())
+        if self.is_evaluated and not self.is_over:
+            self._set_teacher(self._best.weights)
+            seed = self._settings.seed + STUDENT_SEED
+            self._model.load_arrays(fresh_weights(self._plan.model, seed, self._settings.induction))
+            del self._optimizer  # its state must not stay in memory beside the new one
+            self._optimizer = self._new_optimizer()
+            position.student_from = position.step
+            position.stage_start = position.progress
+            position.stage_end = 1.0
+            yield TeacherTrained(position.step, position.best_bits or math.nan)
+
+    def _set_teacher(self, weights: Weights) -> None:
+        model: LanguageModel = new_model(self._plan.model, self._settings).eval().requires_grad_(False)
+        model.load_arrays(weights)
+        self._model.teacher = Teacher(model, recipe.TEACHER_WEIGHT)
+
+    @property
+    def is_evaluated(self) -> bool:
+        """Return whether the current weights were evaluated, or there is no validation slice."""
+        return not self._best.validator.tokens or self.position.evaluated_step >= self.position.step
+
+    def is_evaluation_due(self) -> bool:
+        """Return whether an evaluation is due; without a validation slice, it only generates a sample."""
+        position, evaluated = self.position, self._best.validator.tokens or self._settings.eval_tokens
+        trained = (position.step - position.evaluated_step) * self._settings.tokens_per_step
+        interval = recipe.SEARCH_INTERVAL if self._plan.searches else recipe.EVALUATION_INTERVAL
+        return trained > 0 and (
+            self.is_over
+            or self.is_student_due
+            or is_evaluation_due(
+                trained, evaluated, position.progress - position.evaluated_progress, interval
+            )
+        )
+
+    def evaluate(self, hurried: bool = False) -> Iterator[Event]:
+        """Evaluate the weights, keep the best, make previews. Yields nothing if interrupted."""
+        position, history, weights = self.position, self._history, None
+        if self._best.validator.tokens:
+            with self._all_threads():
+                evaluated = self._best.evaluate(hurried=hurried)
+            if evaluated is None:
+                return
+            evaluation, weights = evaluated
+            history.evaluations.append((position.step, evaluation.bits_per_byte))
+            yield evaluation
+        elif hurried:
+            return
+        position.evaluated_step, position.evaluated_progress = position.step, position.progress
+        if self._previews.are_wanted:
+            for preview in self._previews.make(position.step, weights or self._model.to_arrays()):
+                if isinstance(preview, Prediction):
+                    history.predictions.append((preview.step, preview.next))
+                else:
+                    history.samples.append((preview.step, preview.text))
+                yield preview
+
+    def has_long_final_evaluation(self) -> bool:
+        """Return whether the final evaluations take so long that the state should be saved first, if there is
+        time."""
+        left = self._clock.final_deadline() - self._clock.elapsed
+        if SAVING_SECONDS_PER_MILLION * self._plan.model.parameters / 1e6 > left / 2:
+            return False
+        return 2 * self._plan.model.parameters * self._final_cost() > LONG_EVALUATION
+
+    def state(self) -> State:
+        """Return everything that the following steps depend on."""
+        history, leader = self._history, self._job.leader
+        optimizer, teacher = self._optimizer, self._model.teacher
+        groups: dict[str, Mapping[str, NDArray[Any]]] = {
+            "model": self._model.trainable_arrays(),
+            "optimizer": leader.read_optimizer(optimizer) if leader else optimizer.to_arrays(),
+            "teacher": teacher.model.to_arrays() if teacher else {},
+            "best": self._best.weights,
+            "adapters": self._best.adapters or {},
+        }
+        arrays = {f"{kind}.{name}": array for kind in STATE for name, array in groups[kind].items()}
+        return State(
+            arrays | {"losses": np.array(history.losses, np.float64)},
+            as_record(self.position)
+            | {"evaluations": list(history.evaluations), "samples": list(history.samples)}
+            | {"predictions": list(history.predictions)}
+            | {"validation_units": self._best.validator.units}
+            | self._clock.values()
+            | ({"processes": leader.group.count} if leader else {}),
+        )
+
+    def _restore(self, state: State) -> None:
+        """Restore a state. Raises LLMError if it belongs to another run."""
+        values = state.values
+        groups = {kind: _with_prefix(state.arrays, f"{kind}.") for kind in STATE}
+        try:
+            self._best.weights = groups["best"]
+            self._best.adapters = groups["adapters"] if self._settings.lora_rank else None
+            self._model.load_trainable(groups["model"])
+            self._optimizer.load_arrays(groups["optimizer"])
+            if groups["teacher"]:
+                self._set_teacher(groups["teacher"])
+            predictions = values.get("predictions", ())  # older versions lack them
+            losses = state.arrays["losses"].tolist()
+            self._history = History(losses, values["evaluations"], values["samples"], predictions)
+            self.position.restore(values, self._settings)
+            self._clock.start(values)
+            if units := values.get("validation_units"):  # older versions lack it
+                self._best.validator.keep_units(units)
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise LLMError(
+                f"the state of the stopped run does not fit its plan ({error}); start over with `overwrite=True`"
+            ) from error
+
+    def finish(self, *, interrupted: bool) -> Done:
+        """Evaluate the best weights as users of the file will run them, and write the run's record."""
+        position, clock = self.position, self._clock
+        if position.best_bits is None:
+            if self.problem:
+                raise LLMError(self.problem)
+            self._best.keep_last()
+            if not all(np.isfinite(array).all() for array in self._best.weights.values()):
+                raise LLMError(_divergence(position.step, self._settings))
+        _, trained_seconds = clock.read()
+        with self._all_threads():
+            hurried = interrupted or bool(self.problem)
+            final = self._final.evaluate(self._best.weights, self._seen_tokens, hurried=hurried)
+        seconds = clock.elapsed
+        record = training_record(
+            self._job,
+            position,
+            self._history,
+            final,
+            sample_prompt=self._previews.prompt,
+            probe=self._previews.probe,
+            interrupted=interrupted,
+            problem=self.problem,
+        )
+        if (tokens := self.base_tokens) is not None:
+            record |= {"conversations": record.document["conversations"] | {"base_tokens": tokens}}
+        if clock.budget:
+            record |= {
+                "clock": clock_record(self._plan.expected, seconds, self._seen_tokens / trained_seconds)
+            }
+        return Done(
+            checkpoint=self._checkpoint(record),
+            step=position.step,
+            best_step=position.best_step,
+            seconds=seconds,
+            score=final.score,
+            interrupted=interrupted,
+            problem=self.problem,
+            base_score=final.base_score,
+            adapters=self._best.adapters,
+        )
+
+    def _checkpoint(self, record: TrainingRecord) -> Checkpoint:
+        config, tokenizer, start = self._plan.model, self._data.tokenizer, self._job.start
+        tokenizer_config = (
+            start.tokenizer_config_json if start else tokenizer.to_config_json(config.max_position_embeddings)
+        )
+        if self._data.conversations and (template := self._data.conversations.template):
+            tokenizer_config = with_chat_template(tokenizer_config, template)
+        return Checkpoint(config, tokenizer.to_json(), self._best.weights, record, tokenizer_config)
+
+
+def _divergence(step: int, settings: TrainConfig) -> str:
+    lower = min(settings.lr / 4, 0.5)
+    return f"the loss became NaN or infinite at step {step}; lower the learning rate: `lr` {lower:g} `overwrite=True`"
+
+
+def _with_prefix(arrays: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
+    """Return the arrays whose names start with `prefix`, by the rest of their names."""
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
