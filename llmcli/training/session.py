@@ -22,7 +22,6 @@ from llmcli.evaluation.training_text import recorded_path
 from llmcli.formats import adapters, atomic_io, loading, training_stages
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.training_record import TrainingRecord
-from llmcli.generation.known_answers import NEAREST
 from llmcli.models.open_runtime import open_trained
 from llmcli.models.torch import devices
 from llmcli.training.data.conversations import PreparedConversations
@@ -31,7 +30,7 @@ from llmcli.training.data.inputs import Inputs
 from llmcli.training.data.known_answers import (
     check_known_answers,
     fit_min_confidence,
-    question_limits,
+    seconds_to_fit,
     store_known_answers,
 )
 from llmcli.training.data.plain_text import find_plain_text
@@ -44,7 +43,7 @@ from llmcli.training.files.output import Output
 from llmcli.training.files.resume import StoppedRun, text_fingerprint
 from llmcli.training.files.summary import summarize
 from llmcli.training.loop import trainer
-from llmcli.training.loop.clock import ASSUMED_COST, LOADING_SECONDS_PER_MILLION, Clock
+from llmcli.training.loop.clock import LOADING_SECONDS_PER_MILLION, Clock
 from llmcli.training.loop.epoch_search import FirstRun
 from llmcli.training.loop.events import Done, Event, Restarted, RunEvent, State
 from llmcli.training.loop.job import Job
@@ -64,8 +63,6 @@ LARGEST_SAVING_SHARE = 0.15
 BASELINE_TIME_SHARE, BASELINE_SECONDS = 0.03, 9.99
 # time for greedy answers to held-out questions: a share of the time budget, and the minimum in seconds
 ANSWERS_TIME_SHARE, ANSWERS_SECONDS = 0.03, 0.5
-# the same for known answers, and the seconds for a question without its tokens
-KNOWN_ANSWERS_TIME_SHARE, QUESTION_SECONDS = 0.1, 0.01
 SAMPLE_PROMPT_CHARACTERS = 24
 ONE_PROCESS = Processes()
 # what a run does before the first step, and after the last one
@@ -487,7 +484,7 @@ def _reserve_seconds(prepared: Prepared, known_answers: bool = False) -> float:
     measuring = MEMORIZATION_SECONDS_PER_MILLION * millions
     if prepared.conversations:
         measuring = LOADING_SECONDS_PER_MILLION * millions + _answers_seconds(budget)
-        measuring += _known_answers_seconds(prepared) if known_answers else 0.0
+        measuring += seconds_to_fit(prepared.plan, prepared.conversations) if known_answers else 0.0
     return RESERVED_SECONDS + measuring + _saving_seconds(prepared.plan)
 
 
@@ -500,22 +497,6 @@ def _saving_seconds(plan: Plan) -> float:
 def _answers_seconds(budget: float | None) -> float:
     """Return the seconds for greedy answers to held-out questions."""
     return math.inf if budget is None else max(ANSWERS_SECONDS, ANSWERS_TIME_SHARE * budget)
-
-
-def _known_answers_seconds(prepared: Prepared) -> float:
-    """Return the seconds for fitting the minimum confidence of known answers: those that all questions are
-    expected to take at the measured speed, but at most a share of the budget."""
-    plan, conversations = prepared.plan, prepared.conversations
-    if plan.train.seconds is None or conversations is None:
-        return math.inf
-    most, tokens = KNOWN_ANSWERS_TIME_SHARE * plan.train.seconds, conversations.training
-    if plan.expected is None:
-        return most
-    # a question, and each answer as often
-    scored = len(tokens.ids) + (NEAREST - 1) * int(tokens.loss_mask.sum())
-    seconds = ASSUMED_COST * scored / len(tokens) / plan.expected.tokens_per_second
-    needed = sum(question_limits(plan.model.parameters)) * (seconds + QUESTION_SECONDS)
-    return max(ANSWERS_SECONDS, min(needed, most))
 
 
 def _baselines(prepared: Prepared) -> list[Baseline]:
@@ -591,7 +572,7 @@ def _measure_answers(
         answers = answer_questions(runtime, prepared.tokenizer, conversations, seconds, stop=stop)
         entries["answers"] = answers and answers._asdict()
         if plan.known_answers:
-            seconds = min(end - time.monotonic(), _known_answers_seconds(prepared))
+            seconds = min(end - time.monotonic(), seconds_to_fit(prepared.plan, conversations))
             shares = fit_min_confidence(
                 checkpoint,
                 runtime,

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from llmcli.data.conversations.batches import ConversationTokens
 from llmcli.errors import LLMError
+from llmcli.training.data.known_answers import seconds_to_fit
 from llmcli.training.distributed.processes import Processes
 from llmcli.training.files.resume import StateSaver, StoppedRun
 from llmcli.training.loop.events import State
 from llmcli.training.loop.trainer import Run
 from llmcli.training.planning.cost_model import BASE_BYTES, Memory
-from llmcli.training.session import _check_hardware, _free_memory, _known_answers_seconds, _reserve_seconds
+from llmcli.training.session import _check_hardware, _free_memory, _reserve_seconds
 from llmcli.training.step import hardware
 from tests.conftest import Llm
 from tests.training.plans import plan
@@ -142,7 +143,7 @@ def test_the_time_for_fitting_the_minimum_confidence_follows_the_measured_speed(
     model, train = SimpleNamespace(parameters=parameters), SimpleNamespace(seconds=budget)
     plan = SimpleNamespace(model=model, train=train, expected=expected)
     prepared: Any = SimpleNamespace(plan=plan, conversations=SimpleNamespace(training=tokens))
-    assert _known_answers_seconds(prepared) == pytest.approx(seconds)
+    assert seconds_to_fit(plan, prepared.conversations) == pytest.approx(seconds)  # type: ignore[arg-type]
     if budget:
         rest = _reserve_seconds(prepared)
         assert _reserve_seconds(prepared, known_answers=True) == pytest.approx(rest + seconds)

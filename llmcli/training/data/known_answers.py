@@ -7,8 +7,7 @@ SHARE of some unrelated questions do not reach.
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 
 import numpy as np
@@ -17,12 +16,15 @@ from llmcli import units
 from llmcli.data.conversations.messages import Conversation, Message
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError, usage
+from llmcli.evaluation.exact_answers import last_answers, score_known
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.training_record import KnownAnswers, KnownAnswerShares
 from llmcli.generation.chat import open_assistant
-from llmcli.generation.known_answers import AnswerFinder, language_of
+from llmcli.generation.known_answers import NEAREST, AnswerFinder, language_of
 from llmcli.models.runtime import Runtime
 from llmcli.training.data.conversations import ConversationInputs, PreparedConversations
+from llmcli.training.planning.cost_model import ASSUMED_COST
+from llmcli.training.planning.plan import Plan
 
 MAX_BYTES = 1_000_000  # maximum size of the questions and answers in a model file
 TYPICAL, SHARE = 0.5, 0.95
@@ -33,6 +35,9 @@ MAX_QUESTIONS = 64  # unrelated or held-out questions
 MIN_QUESTIONS = 4  # unrelated questions for which a minimum is fitted
 UNRELATED_SHARE = 0.7  # share of the time for unrelated questions
 LARGE, MAX_QUESTIONS_LARGE = 20e6, 8  # a model with this many parameters takes a second for a question
+# time for all of this: a share of the time budget, the minimum in seconds, and the seconds for a question
+# without its tokens
+TIME_SHARE, MIN_SECONDS, QUESTION_SECONDS = 0.1, 0.5, 0.01
 UNRELATED = {
     "en": (
         "What is the tallest building in the world?",
@@ -146,14 +151,25 @@ def store_known_answers(checkpoint: Checkpoint, conversations: PreparedConversat
     checkpoint.known_answers = KnownAnswers(pairs=pairs, min_confidence=TYPICAL, network_weight=weight)
 
 
-def question_limits(parameters: int) -> tuple[int, int]:
-    """Return the largest numbers of unrelated and of held-out questions for a model of this size."""
-    most = MAX_QUESTIONS_LARGE if parameters > LARGE else MAX_QUESTIONS
-    return min(most, len(UNRELATED["en"])), most
+def _question_limit(parameters: int) -> int:
+    """Return the largest number of unrelated, and of held-out questions for a model of this size."""
+    return MAX_QUESTIONS_LARGE if parameters > LARGE else MAX_QUESTIONS
 
 
-class _TimeOverError(Exception):
-    """There is no time left for a question."""
+def seconds_to_fit(plan: Plan, conversations: PreparedConversations) -> float:
+    """Return the seconds for `fit_min_confidence`: those that all questions are expected to take at the
+    measured speed, but at most a share of the time budget."""
+    if plan.train.seconds is None:
+        return math.inf
+    most, tokens = TIME_SHARE * plan.train.seconds, conversations.training
+    if plan.expected is None:
+        return most
+    # a question, and each answer as often
+    scored = len(tokens.ids) + (NEAREST - 1) * int(tokens.loss_mask.sum())
+    seconds = ASSUMED_COST * scored / len(tokens) / plan.expected.tokens_per_second
+    limit = _question_limit(plan.model.parameters)
+    questions = limit + min(limit, len(UNRELATED["en"]))  # held-out and unrelated ones
+    return max(MIN_SECONDS, min(questions * (seconds + QUESTION_SECONDS), most))
 
 
 def fit_min_confidence(
@@ -171,48 +187,36 @@ def fit_min_confidence(
     completed share, 0 to 1."""
     known = checkpoint.known_answers
     assert known is not None
-    began, limits = time.monotonic(), question_limits(checkpoint.parameters)
+    end, limit = time.monotonic() + seconds, _question_limit(checkpoint.parameters)
     assistant = open_assistant(checkpoint, runtime, tokenizer)
-    weight, training = known.network_weight, pairs_of(conversations.split.training)
-    finder = AnswerFinder(KnownAnswers(pairs=training, network_weight=weight))
-    unrelated = UNRELATED[language_of(finder.answers)][: limits[0]]
-    held_out = [pair for pair in pairs_of(conversations.split.held_out) if pair[1] in finder.answers][
-        : limits[1]
-    ]
-    times = [0.0]  # seconds for each question so far
-
-    def ask(questions: Sequence[str], end: float) -> list[tuple[str, float]]:
-        """Return (answer, confidence) for as many questions as there is time for."""
-
-        def check(expected: float = 0.0) -> None:
-            if stop() or time.monotonic() + expected > end:
-                raise _TimeOverError
-
-        answers = []
-        with suppress(_TimeOverError):
-            for question in questions:
-                check(max(times))
-                asked = time.monotonic()
-                answer = finder.find(assistant, [Message("user", question)], check)
-                answers.append((answer.text, answer.confidence))
-                times.append(time.monotonic() - asked)
-                on_progress(len(times) / (len(unrelated) + len(held_out) + 2))
-        return answers
-
+    weight, pairs = known.network_weight, pairs_of(conversations.split.training)
+    training = KnownAnswers(pairs=pairs, network_weight=weight)
+    finder, confidences, slowest = AnswerFinder(training), list[float](), 0.0
+    unrelated = UNRELATED[language_of(finder.answers)][:limit]
     on_progress(0.0)
-    confidences = [confidence for _, confidence in ask(unrelated, began + UNRELATED_SHARE * seconds)]
-    least = TYPICAL
-    if len(confidences) >= MIN_QUESTIONS:
-        least = round((TYPICAL + float(np.quantile(confidences, SHARE))) / 2, 4)
+    for question in unrelated:
+        asked = time.monotonic()
+        if stop() or asked + slowest > end - (1 - UNRELATED_SHARE) * seconds:
+            break
+        confidences.append(finder.find(assistant, [Message("user", question)]).confidence)
+        slowest = max(slowest, time.monotonic() - asked)
+        on_progress(len(confidences) / len(unrelated) / 2)
+    is_fitted = len(confidences) >= MIN_QUESTIONS
+    least = round((TYPICAL + float(np.quantile(confidences, SHARE))) / 2, 4) if is_fitted else TYPICAL
     checkpoint.known_answers = KnownAnswers(pairs=known.pairs, min_confidence=least, network_weight=weight)
     if len(confidences) < len(unrelated) and not stop():
-        how = "was fitted" if len(confidences) >= MIN_QUESTIONS else f"has its default, {TYPICAL}"
+        how = "was fitted" if is_fitted else f"has its default, {TYPICAL}"
         number = f"{len(confidences)} of {len(unrelated)} questions"
         on_note(f"the minimum confidence of known answers {how}: there was time for {number}")
-    found = ask([question for question, _ in held_out], began + seconds)
-    on_progress(1.0)
-    right = sum(
-        c >= least and text == answer for (text, c), (_, answer) in zip(found, held_out, strict=False)
+    answerable = [
+        conversation
+        for conversation in conversations.split.held_out
+        if any(answer in finder.answers for _, answer in last_answers([conversation]))
+    ]
+    in_time = 0 if stop() or not slowest else (end - time.monotonic()) / slowest
+    asked_about = answerable[: int(max(0.0, min(limit, in_time)))]
+    score = score_known(
+        asked_about, assistant, AnswerFinder(training, least), lambda share: on_progress((1 + share) / 2)
     )
-    unanswered = sum(confidence < least for _, confidence in found)
-    return KnownAnswerShares(len(found), right, len(found) - right - unanswered)
+    on_progress(1.0)
+    return KnownAnswerShares(score.questions, score.right, score.wrong)

@@ -16,6 +16,7 @@ from typing import Any
 from llmcli.config import TrainConfig
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.interruption import stop_between_layers
+from llmcli.training.planning.cost_model import ASSUMED_COST
 from llmcli.training.step.initialization import eager_without_compiler
 
 FIRST_STEP_SECONDS = 10.0  # the first step may take this long ...
@@ -32,7 +33,6 @@ STEADY_SHARE = 0.1  # share of the run: time constant of the mean speed from whi
 # maximum share of the time after planning for final evaluations; if they need more, they use fewer tokens
 LARGEST_RESERVE = 0.4
 LARGEST_EXTENSION = 0.25  # the same for the caller's work after them, if it needs less on an idle machine
-ASSUMED_COST = 0.4  # evaluating a token / training on it, before the first evaluation (FLOPs: a third)
 
 
 class TimeBudget:

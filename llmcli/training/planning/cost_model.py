@@ -34,6 +34,7 @@ FLOAT32 = 4.0  # bytes per weight, gradient, or number in the optimizer's state
 BYTES_PER_LOGIT = 8.0  # float32 logits and probabilities in a block of the loss
 SLOW_STEP = 2.5  # times the limit of a measurement, which takes at least four steps
 BASE_BYTES = 3e8  # memory of the process before it trains
+ASSUMED_COST = 0.4  # evaluating a token / training on it, before the first evaluation (FLOPs: a third)
 MEMORY_SHARE = 0.8  # share of the free memory that a plan may use
 
 # (model, settings, seconds to measure) -> tokens/s

@@ -52,7 +52,7 @@ def test_a_run_stores_training_and_held_out_pairs_and_a_minimum_between_related_
     assert model.known_answers is not None and model.known_answers.min_confidence == module.TYPICAL
 
 
-@pytest.mark.parametrize("asked", [0, module.MIN_QUESTIONS - 1, module.MIN_QUESTIONS, 6])
+@pytest.mark.parametrize("asked", [1, module.MIN_QUESTIONS - 1, module.MIN_QUESTIONS, 6])
 def test_the_fit_ends_in_time_with_fewer_questions_and_says_so(asked: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each question takes a second."""
     ready = prepared(steps=1)
