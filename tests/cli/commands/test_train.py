@@ -140,7 +140,7 @@ def test_the_summary_gives_advice_and_is_kept_in_the_record(llm: Llm, with_slice
     )
     assert llm(*shlex.split(hint.split(": llm ")[1]), "-n", 3).exit_code == 0
     *events, done = map(json.loads, llm(*words, "--force", "--json").stdout.splitlines())
-    assert done["verdict"] == [figure, known, undertrained, hint]
+    assert done["verdict"] == [figure, undertrained, hint]
     assert [found["name"] for found in done["baselines"]] == ["xz", "PPM, adaptive", "PPM, static"]
     for found in done["baselines"]:
         if found["name"] == "PPM, adaptive":  # is shown beside an adapting figure only
