@@ -152,7 +152,7 @@ def test_the_summary_gives_advice_and_is_kept_in_the_record(llm: Llm, with_slice
     assert record["memorised"] == done["memorised"]
     interim = [event["bits_per_byte"] for event in events if event["event"] == "eval"]
     assert interim and record["curve"]["eval_bits_per_byte"] == interim  # the same numbers, not rounded once more
-    assert record["verdict"] == [figure, known, undertrained.split(": llm")[0] + "."]
+    assert record["verdict"] == [figure, undertrained.split(": llm")[0] + "."]
     shown = llm("inspect", "my model.safetensors").stdout
     assert "summary" in shown and "memorization" in shown and "⠒⠒ training  o validation" in shown
     assert re.search(
