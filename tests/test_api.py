@@ -57,7 +57,7 @@ def test_batches_give_the_texts_of_single_calls(tmp_path: Path) -> None:
     asked = [[{"role": "user", "content": prompt}] for prompt in prompts]
     answers = [model.chat(messages, **options | {"seed": 4 + i}) for i, messages in enumerate(asked)]
     assert model.chat_batch(asked, **options) == answers
-    with pytest.raises(llmcli.LLMError, match="number 2: the message has"):
+    with pytest.raises(llmcli.LLMError, match="number 2: the messages have"):
         model.chat_batch([asked[0], [{"role": "user", "content": "The cat. " * 999}]])
     with pytest.raises(TypeError, match="prompts must be a list, found 'The cat'"):
         model.generate_batch("The cat")

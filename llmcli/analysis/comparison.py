@@ -5,9 +5,10 @@ V = vocabulary size.
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from llmcli.config import ModelConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import brief, usage
 from llmcli.formats.checkpoint import Checkpoint
-from llmcli.generation.next_words import NextWord, NextWords, next_words
+from llmcli.generation.next_words import NextWord
 from llmcli.generation.token_healing import Prompt
 from llmcli.models import induction
 from llmcli.models.ngram_runtime import NgramRuntime
@@ -53,8 +54,6 @@ class Comparison:
 
     first: Explanation
     second: Explanation
-    first_words: NextWords
-    second_words: NextWords
     without: tuple[str, ...]  # "2": layer 2, "2.3": its head 3, "cache": the n-gram cache
     tokenizer: Tokenizer
 
@@ -85,7 +84,7 @@ class Comparison:
         """Like `next_tokens`, for words; "…" marks a word that continues the prompt's last one."""
         first, second = (
             {"…" * word.continues + word.text: word for word in words.words}
-            for words in (self.first_words, self.second_words)
+            for words in (self.first.words, self.second.words)
         )
         none, known = NextWord("", 0.0), second | first
         return [
@@ -127,44 +126,26 @@ def compare(
     other: str | Prompt | None = None,
     without: Sequence[str] = (),
     literal: bool = False,
-    candidates: int = 5,
     token: int | None = None,
     predictor: Runtime | None = None,
-    ablates: bool = True,
     finds_words: bool = True,
-    evaluations: int | None = None,
-    check: Callable[[], None] = lambda: None,
+    **options: Any,
 ) -> Comparison:
     """Compare a model with and without some parts, or `prompt` and the `other` prompt, both without these
-    parts. Figures without parts are about `token`, by default the one that the whole model predicts.
-    `predictor` and `ablates` are as for `explain`; next words are searched unless `finds_words` is false,
-    with at most so many `evaluations`."""
+    parts. Figures without parts are about `token`, by default the one that the whole model predicts. The
+    other arguments are those of `explain`."""
     without = tuple(dict.fromkeys(without))  # each once
     whole = network, predictor or network
     reduced = _without(*whole, without) if without else whole
-    cases = [(whole, prompt), (reduced, prompt)] if other is None else [(reduced, prompt), (reduced, other)]
-    explanations, words = list[Explanation](), list[NextWords]()
-    for (runtime, predicting), text in cases:
-        is_second = len(explanations) > 0
-        explanations.append(
-            explain(
-                runtime,
-                tokenizer,
-                text,
-                literal=literal,
-                candidates=candidates,
-                token=None if is_second else token,
-                place=explanations[0].place if is_second and other is None else None,
-                predictor=predicting,
-                ablates=ablates,
-                check=check,
-            )
-        )
-        words.append(NextWords((), 1.0, 0))
-        if finds_words:
-            words[-1] = next_words(predicting, tokenizer, text, evaluations=evaluations, check=check)
-    (first, second), (first_words, second_words) = explanations, words
-    return Comparison(first, second, first_words, second_words, without, tokenizer)
+    options |= {"literal": literal, "finds_words": finds_words}
+    runtime, predictor = whole if other is None else reduced
+    first = explain(runtime, tokenizer, prompt, token=token, predictor=predictor, **options)
+    place = first.place if other is None else None
+    runtime, predictor = reduced
+    second = explain(
+        runtime, tokenizer, prompt if other is None else other, place=place, predictor=predictor, **options
+    )
+    return Comparison(first, second, without, tokenizer)
 
 
 def _without(network: NumpyRuntime, predictor: Runtime, names: Sequence[str]) -> tuple[NumpyRuntime, Runtime]:

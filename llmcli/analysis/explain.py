@@ -16,32 +16,31 @@ from numpy.typing import NDArray
 from llmcli.analysis.attribution import Attribution, attribute_logit
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
+from llmcli.formats.cache_weights import CacheWeights
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.ensemble_file import Ensemble
+from llmcli.generation.next_words import NO_WORDS, NextWords, next_words
 from llmcli.generation.token_healing import Prompt, last_tokens, read_prompt
 from llmcli.models.ensemble import EnsembleRuntime
 from llmcli.models.logits import entropy, log_softmax, softmax
-from llmcli.models.ngram_runtime import NgramRuntime, network_of
+from llmcli.models.ngram_runtime import NgramRuntime, network_of, with_ngram_cache
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.open_runtime import open_runtime
-from llmcli.models.runtime import Array, Runtime
+from llmcli.models.runtime import Array, Doubles, Ints, Runtime
 from llmcli.notebook import table
 
 SHOWN_TOKENS = 10  # next tokens in a notebook
 MAX_TOKENS = 256  # analyzed tokens: the memory for attention weights grows quadratically
 MAX_ABLATION_WORK = 3e10  # parameters x tokens processed, over all ablations: a few seconds
 # number of copies listed, and the least probability that the cache adds to one
-MAX_COPIES, MIN_ADDED = (
-    5,
-    0.001,
-)
+MAX_COPIES, MIN_ADDED = 5, 0.001
 
 
 @dataclass(frozen=True)
 class Candidates:
     """The K most likely next tokens after 0, 1, ... L layers, most likely first."""
 
-    ids: NDArray[np.int64]  # [L + 1, K]
+    ids: Ints  # [L + 1, K]
     probabilities: Array  # [L + 1, K]
 
 
@@ -61,7 +60,7 @@ class Copy:
 class AddedText:
     """The distribution of the text that the next token adds to the prompt."""
 
-    logprobs: NDArray[np.float64]  # [N], of the texts of the V tokens, then of `others`
+    logprobs: Doubles  # [N], of the texts of the V tokens, then of `others`
     others: tuple[bytes, ...] = ()  # texts that only the end of a longer token spells
 
 
@@ -86,14 +85,15 @@ class Explanation:
     attention: Array  # [L, H, N, N]; each row (query) sums to 1 minus its weight on preceding tokens
     logit_lens: Candidates  # predictions of the next token after each layer
     # [N], bits that `token` loses without each context token; NaN: skipped
-    ablation_effects: NDArray[np.float64]
-    # [V], natural log probabilities of the next token, as in `generate`; -inf for
-    logprobs: NDArray[np.float64]
-    # tokens that are never generated: incomplete UTF-8, and bytes that are not in the training text
+    ablation_effects: Doubles
+    # [V], natural log probabilities of the next token, as in `generate`; -inf for tokens that are never
+    # generated: incomplete UTF-8, and bytes that are not in the training text
+    logprobs: Doubles
     attribution: Attribution  # contributions to the network's logit for `token`
     added: AddedText  # the same prediction by text; it differs from `logprobs` where tokens start inside the prompt
     tokenizer: Tokenizer
     copies: tuple[Copy, ...] | None = None  # added by the n-gram cache; None: the model has none
+    words: NextWords = NO_WORDS  # the next words, if they were asked for
 
     @property
     def token(self) -> int:
@@ -141,7 +141,7 @@ class ExplainedToken:
     """A model's prediction of the next token."""
 
     place: Place
-    logprobs: NDArray[np.float64]  # [V], natural log probabilities; -inf for tokens that are never generated
+    logprobs: Doubles  # [V], natural log probabilities; -inf for tokens that are never generated
     added: AddedText
 
 
@@ -187,22 +187,23 @@ def explain(
     place: Place | None = None,
     predictor: Runtime | None = None,
     ablates: bool = True,
+    finds_words: bool = False,
+    evaluations: int | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> Explanation:
     """Run a prompt through a model and record its activations.
 
-    - Logit lens (nostalgebraist 2020): the final norm and the output layer, applied to the residual stream of the last
-      token after each layer.
+    - Logit lens (nostalgebraist 2020): the final norm and the output layer, applied to the residual stream
+      of the last token after each layer.
     - Logit attribution: see `Attribution`.
-    - Ablation: log2 p(token | all tokens) - log2 p(token | all but one) for `token`, by default the most likely next
-      token. The tokens after the removed one move forward by one position.
+    - Ablation: log2 p(token | all tokens) - log2 p(token | all but one) for `token`, by default the most
+      likely next token. The tokens after the removed one move forward by one position.
 
     Only the last tokens are analyzed, within MAX_TOKENS and MAX_ABLATION_WORK; no token is removed unless
-    `ablates`. `place` is given to explain the same token after the same context as in another explanation of
-    the prompt. `predictor` makes the prediction if `runtime` is only a component: a model of an ensemble, or
-    a network with an n-gram cache. `check` may raise to stop the analysis. Raises LLMError as `predict_next`
-    does.
-    """
+    `ablates`. `place` is that of another explanation of the prompt, whose token is explained. `predictor`
+    makes the prediction if `runtime` is only a part of it: a model of an ensemble, or a network with an
+    n-gram cache. With `finds_words`, next words are searched too, with at most so many `evaluations`. `check`
+    may raise to stop the analysis. Raises LLMError as `predict_next` does."""
     predictor = predictor or runtime
     prediction = predict_next(predictor, tokenizer, prompt, literal=literal, token=token)
     place = place or prediction.place
@@ -211,7 +212,9 @@ def explain(
         alone = predict_next(runtime, tokenizer, prompt, literal=literal)
         counted = len(context) - (prompt.written if isinstance(prompt, Prompt) else 0)
         copies = find_copies(context, counted, predictor.cache.orders, alone.logprobs, prediction.logprobs)
-    logits, recorder = record_activations(runtime, context, min(len(context), MAX_TOKENS))
+    recorder = ActivationRecorder(runtime, len(context), min(len(context), MAX_TOKENS))
+    runtime.rewind()
+    logits = runtime.prefill(context, recorder)
     residuals = recorder.residuals[:, -1]
     lens = _logit_lens(runtime, residuals, place.allowed, candidates)
     if predictor is runtime:  # the last prediction is exactly that of `generate`
@@ -230,6 +233,9 @@ def explain(
         tokenizer=tokenizer,
         logit_lens=lens,
         copies=copies,
+        words=next_words(predictor, tokenizer, prompt, evaluations=evaluations, check=check)
+        if finds_words
+        else NO_WORDS,
         ablation_effects=effects[recorder.first :],
         logprobs=prediction.logprobs,
     )
@@ -274,17 +280,8 @@ def mean_attention(weights: Array, layer: int | None = None, head: int | None = 
     return mean
 
 
-def record_activations(
-    runtime: NumpyRuntime, context: Sequence[int], kept: int
-) -> "tuple[Array, ActivationRecorder]":
-    """Process a context; return the logits [V] after it and the activations of its last `kept` tokens."""
-    recorder = ActivationRecorder(runtime, len(context), kept)
-    runtime.rewind()
-    return runtime.prefill(context, recorder), recorder
-
-
 class ActivationRecorder:
-    """Records the activations of the last N tokens of a context of T tokens, which is processed in chunks."""
+    """Records the activations of the last `kept` of T tokens, which a runtime processes in chunks."""
 
     def __init__(self, runtime: NumpyRuntime, tokens: int, kept: int) -> None:
         config = runtime.config
@@ -310,10 +307,7 @@ class ActivationRecorder:
         layer."""
         self.head_outputs[self._depth - 1] = y[-1]
         # relative to the recorded tokens
-        start, end = (
-            self._processed - self.first,
-            weights.shape[-1] - self.first,
-        )
+        start, end = self._processed - self.first, weights.shape[-1] - self.first
         if end > 0:
             rows = weights[:, max(0, -start) :, self.first :]
             self.weights[self._depth - 1, :, max(0, start) : end, :end] = rows
@@ -332,7 +326,7 @@ def _logit_lens(
 
 def _ablation_effects(
     runtime: NumpyRuntime, context: Sequence[int], logits: Array, place: Place, check: Callable[[], None]
-) -> NDArray[np.float64]:
+) -> Doubles:
     """Return the bits that the predicted token loses without each token of the context [T]; NaN where
     skipped. `logits` [V] follow the whole context. Tokens are removed from last to first, so that the cached
     prefix stays valid."""
@@ -360,10 +354,11 @@ def _masked_logprob(logits: Array, place: Place) -> float:
 
 @dataclass(frozen=True)
 class ExplainedModel:
-    """The model whose activations are explained."""
+    """The model whose activations are explained, and the runtime that predicts."""
 
     checkpoint: Checkpoint
-    predictor: Runtime | None = None  # an ensemble, or a model with its n-gram cache; None: the model alone
+    network: NumpyRuntime
+    predictor: Runtime  # the network, also with its n-gram cache, or an ensemble that it belongs to
     member: dict[str, object] | None = None  # name and weight of the model in the ensemble
 
 
@@ -375,22 +370,26 @@ def choose_explained_model(
     literal: bool,
     on_note: Callable[[str], None],
     runtime: Runtime | None = None,
+    open_network: Callable[[Checkpoint], NumpyRuntime] = NumpyRuntime,
 ) -> ExplainedModel:
     """Choose the model to explain: in an ensemble, the one with the largest weight after the prompt.
-    `runtime` is the source's, if it is already open."""
+    `runtime` is the source's, if it is already open; otherwise `open_network` opens the chosen model."""
     if not isinstance(source, Ensemble):
-        return ExplainedModel(source, runtime if isinstance(runtime, NgramRuntime) else None)
+        used = runtime and network_of(runtime)
+        network = used if isinstance(used, NumpyRuntime) else open_network(source)
+        if runtime is None:
+            cache = CacheWeights.of_record(source.record, source.path)
+            return ExplainedModel(source, network, with_ngram_cache(network, cache))
+        return ExplainedModel(source, network, runtime if isinstance(runtime, NgramRuntime) else network)
     if runtime is None or not isinstance(network_of(runtime), EnsembleRuntime):
         runtime = open_runtime(source, on_note=on_note)
     predict_next(runtime, tokenizer, prompt, literal=literal)
-    ensemble = network_of(runtime)
-    assert isinstance(ensemble, EnsembleRuntime)
-    weights = ensemble.expert_weights()[0].tolist()
+    weights = runtime.expert_weights()[0].tolist()
     top = weights.index(max(weights))
+    name, checkpoint = source.names[top], source.experts[top]
     on_note(
-        f"ensemble of {len(weights)} models: showing the activations of {source.names[top]}, which has the largest "
+        f"ensemble of {len(weights)} models: showing the activations of {name}, which has the largest "
         f"weight after this prompt ({weights[top]:.3f}); the final probabilities are the ensemble's"
     )
-    return ExplainedModel(
-        source.experts[top], runtime, {"name": source.names[top], "weight": round(weights[top], 6)}
-    )
+    member: dict[str, object] = {"name": name, "weight": round(weights[top], 6)}
+    return ExplainedModel(checkpoint, open_network(checkpoint), runtime, member)

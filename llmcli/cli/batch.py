@@ -117,7 +117,7 @@ def run(
 ) -> None:
     """Answer all prompts of --batch; `answer_key` is the key of the text in a record. `request_of` may raise
     errors."""
-    from llmcli.generation.batch import decode_batch
+    from llmcli.generation.batch import BatchResult, decode_batch
     from llmcli.generation.grammar import compile_grammar
 
     sampling = options.sampling()
@@ -128,12 +128,12 @@ def run(
     seeded = [(row, replace(sampling, seed=output.seed + number)) for number, row in enumerate(rows)]
     left = seeded[output.done :]
 
-    def requests() -> "Iterator[GenerationRequest | BatchResult | LLMError]":
+    def requests() -> "Iterator[GenerationRequest | BatchResult]":
         for row, settings in left:
             try:
-                yield LLMError(row.error) if row.error else request_of(row, settings)
+                yield BatchResult(error=LLMError(row.error)) if row.error else request_of(row, settings)
             except LLMError as error:
-                yield error
+                yield BatchResult(error=error)
 
     done = errors = 0
     started = time.monotonic()
@@ -183,10 +183,11 @@ def _record(row: PromptRow, result: "BatchResult", seed: int, answer_key: str) -
             {"text": text, "probability": round(probability, 6)} for text, probability in result.choices
         ]
         return record | {"choice": result.choices[0][0], "choices": listed}
+    assert result.started and result.finished, "it has ended"
     return record | {
         answer_key: result.text,
-        "finish_reason": result.finish_reason,
-        "prompt_tokens": result.prompt_tokens,
-        "completion_tokens": result.tokens,
+        "finish_reason": result.finished.reason,
+        "prompt_tokens": result.started.prompt_tokens,
+        "completion_tokens": result.finished.tokens,
         "seed": seed,
     }

@@ -8,7 +8,7 @@ from llmcli.config import SamplingConfig
 from llmcli.data.conversations.messages import Conversation, Message
 from llmcli.errors import LLMError
 from llmcli.evaluation.evaluator import OnProgress
-from llmcli.generation.batch import answer_request, decode_batch
+from llmcli.generation.batch import BatchResult, answer_request, decode_batch
 from llmcli.generation.chat import Assistant
 from llmcli.generation.engine.requests import GenerationRequest
 from llmcli.generation.known_answers import AnswerFinder
@@ -57,14 +57,14 @@ def score_exact(
     from the right one."""
     asked = [*last_answers(conversations)]
 
-    def requests() -> Iterator[GenerationRequest | LLMError]:
+    def requests() -> Iterator[GenerationRequest | BatchResult]:
         for messages, answer in asked:
             # a token spells at least a byte; spaces around it do not count
             most = len(answer.encode("utf-8")) + 2
             try:
                 yield answer_request(messages, assistant, SamplingConfig(temperature=0.0, max_tokens=most))
             except LLMError as error:  # the question does not fit the context
-                yield error
+                yield BatchResult(error=error)
 
     def differs(number: int, text: str) -> bool:
         return not asked[number][1].startswith(text.strip())
@@ -73,7 +73,9 @@ def score_exact(
     results = decode_batch(assistant.runtime, assistant.tokenizer, requests(), differs)
     for done, ((_, answer), result) in enumerate(zip(asked, results, strict=True), 1):
         questions += result.error is None
-        exact += result.error is None and result.finish_reason == "stop" and result.text.strip() == answer
+        exact += (
+            result.finished is not None and result.finished.reason == "stop" and result.text.strip() == answer
+        )
         on_progress(done / len(asked))
     return ExactScore(exact, questions)
 

@@ -22,10 +22,9 @@ from llmcli.generation.engine.requests import (
     Event,
     Failed,
     Finished,
+    Generated,
     GenerationRequest,
-    Started,
     StoppingError,
-    Token,
     UnavailableError,
 )
 from llmcli.generation.engine.sequence import Sequence as EngineSequence
@@ -37,42 +36,34 @@ WINDOW = 256  # prompts read ahead of the first unfinished one
 
 
 @dataclass
-class BatchResult:
+class BatchResult(Generated):
     """The text for one prompt, or the error that it caused."""
 
-    text: str = ""
-    finish_reason: str = ""  # "stop" or "length"
-    prompt_tokens: int = 0
-    tokens: int = 0  # new ones
-    # with their probabilities, most likely first
-    choices: list[tuple[str, float]] = field(default_factory=list)
     known: dict[str, float] = field(default_factory=dict)  # about a known answer: "known" and "confidence"
     error: LLMError | None = None
-    is_done: bool = False
-    strips_space: bool = False  # at the beginning of the text
+
+    @property
+    def is_done(self) -> bool:
+        return bool(self.finished or self.error or self.known)
+
+    @property
+    def choices(self) -> list[tuple[str, float]]:
+        """The given choices with their probabilities, most likely first; [] if there were none."""
+        return [
+            (choice.text_bytes.decode("utf-8"), math.exp(choice.logprob or 0.0))
+            for token in self.tokens
+            if token.id is None
+            for choice in token.alternatives
+        ]
 
     def add(self, event: Event) -> None:
         """Receive an event of the engine. Raises an error that is not the prompt's."""
-        if isinstance(event, Started):
-            self.prompt_tokens = event.prompt_tokens
-        elif isinstance(event, Token):
-            self.text += event.text if self.text or not self.strips_space else event.text.removeprefix(" ")
-            if event.id is None and event.alternatives:
-                self.choices = [
-                    (choice.text_bytes.decode("utf-8"), math.exp(choice.logprob or 0.0))
-                    for choice in event.alternatives
-                ]
-        elif isinstance(event, Finished):
-            self.finish_reason = event.reason
-            self.tokens = event.tokens
-            self.is_done = True
-        elif isinstance(event, Failed):
-            if not isinstance(event.error, LLMError) or isinstance(
-                event.error, (UnavailableError, StoppingError)
-            ):
-                raise event.error.__cause__ or event.error
-            self.error = event.error
-            self.is_done = True
+        super().add(event)
+        if isinstance(event, Failed):
+            error = event.error
+            if not isinstance(error, LLMError) or isinstance(error, UnavailableError | StoppingError):
+                raise error.__cause__ or error
+            self.error = error
 
 
 def continuation_request(
@@ -84,8 +75,7 @@ def continuation_request(
     literal: bool = False,
 ) -> GenerationRequest:
     """Make the request to continue a text as `generate` does, or to score its continuations."""
-    known = Prompt.of(prompt, tokenizer, literal=literal)
-    return _request(known if known.tail or known.in_word else tuple(known.ids), sampling, choices)
+    return _request(Prompt.of(prompt, tokenizer, literal=literal), sampling, choices)
 
 
 def answer_request(
@@ -97,11 +87,11 @@ def answer_request(
     longest = 1 + max(len(encode(choice)) for choice in choices) if choices else sampling.max_tokens
     ids, stop_ids = assistant.encode(messages, longest)
     sampling = replace(sampling, max_tokens=min(sampling.max_tokens, context - len(ids)))
-    return _request(tuple(ids), sampling, choices, stop_ids)
+    return _request(Prompt(ids), sampling, choices, stop_ids)
 
 
 def _request(
-    prompt: Prompt | tuple[int, ...],
+    prompt: Prompt,
     sampling: SamplingConfig,
     choices: Sequence[str],
     stop_ids: frozenset[int] = frozenset(),
@@ -116,30 +106,23 @@ def _request(
 def decode_batch(
     runtime: Runtime,
     tokenizer: Tokenizer,
-    requests: Iterable[GenerationRequest | BatchResult | LLMError],
+    requests: Iterable[GenerationRequest | BatchResult],
     ends: Callable[[int, str], bool] = lambda number, text: False,
 ) -> Iterator[BatchResult]:
-    """Process requests together; yield a result for each, in order. An LLMError instead of a request, or one
-    that a request causes, becomes its result; there may also be a result that is done instead. `ends`
-    receives the number of a request, counted from 0, and its text so far, and returns whether the text ends
-    there."""
+    """Process requests together; yield a result for each, in order: for a result in place of a request, the
+    same. `ends` receives the number of a request, counted from 0, and its text so far, and returns whether
+    the text ends there."""
     engine = Engine(lambda name: (runtime, tokenizer), EngineLimits(concurrent=CONCURRENT, queue=WINDOW))
     arrived: SimpleQueue[tuple[int, BatchResult, Event]] = SimpleQueue()
     source, pending, numbers = iter(requests), deque[BatchResult](), count()
     running: dict[int, EngineSequence] = {}
 
-    def submit(request: GenerationRequest | BatchResult | LLMError) -> None:
+    def submit(request: GenerationRequest | BatchResult) -> None:
         number = next(numbers)
         result = request if isinstance(request, BatchResult) else BatchResult()
         pending.append(result)
-        if isinstance(request, BatchResult):
-            return
-        if isinstance(request, LLMError):
-            result.error, result.is_done = request, True
-            return
-        # SentencePiece's space before the first word of an answer
-        result.strips_space = tokenizer.adds_prefix_space and bool(request.stop_ids)
-        running[number] = engine.submit(request, lambda event: arrived.put((number, result, event)))
+        if isinstance(request, GenerationRequest):
+            running[number] = engine.submit(request, lambda event: arrived.put((number, result, event)))
 
     try:
         while True:
@@ -156,7 +139,7 @@ def decode_batch(
                 result.add(event)
                 if ends(number, result.text):
                     engine.cancel(running[number])
-                    result.is_done = True
+                    result.finished = result.finished or Finished("stop", len(result.tokens))
                 if result.is_done:
                     del running[number]
             yield pending.popleft()

@@ -166,17 +166,16 @@ class Assistant:
         """Return (ids of the conversation, number of turns left out in addition to earlier ones)."""
         if not messages or messages[-1].role != "user":
             raise LLMError("a conversation must end with a user message, to be answered")
-        system, turns = split_system(messages)
-        before = len(self._dropped) if turns[: len(self._dropped)] == self._dropped else 0
         context = self.runtime.context
-        ids, first = fit(system, turns, self._template, context, max_tokens, before)
+        ids, dropped = fit(messages, self._template, context, max_tokens, self._dropped)
         if len(ids) >= context:
             raise LLMError(
-                f"the message has {len(ids):,} tokens with its template{' and the system message' * bool(system)}, and "
-                f"the context length is {context:,}; use a shorter text"
+                f"the messages have {len(ids):,} tokens even without earlier turns, and the context length is "
+                f"{context:,}; use a shorter text"
             )
-        self._dropped = turns[:first]
-        return ids, sum(message.role == "user" for message in turns[before:first])
+        known = dropped[: len(self._dropped)] == self._dropped
+        new, self._dropped = dropped[len(self._dropped) if known else 0 :], dropped
+        return ids, count_turns(new)
 
     def _read(self, ids: list[int]) -> Iterator[PrefillProgress]:
         """Process all of `ids` except the last one and those that are already in the cache."""
@@ -196,15 +195,9 @@ class Assistant:
     def _generate(self, sampling: SamplingConfig) -> Iterator[Piece]:
         space = self.runtime.context - len(self.prompt_ids)
         sampling = replace(sampling, max_tokens=min(sampling.max_tokens, space))
-        is_begun = False
-        for piece in continue_ids(
-            self.runtime, self.tokenizer, self.prompt_ids, sampling, stop_ids=self._stop_ids
-        ):
+        for piece in continue_ids(self.runtime, self.tokenizer, self.prompt_ids, sampling, self._stop_ids):
             if piece.id is not None:
                 self.answer_ids.append(piece.id)
-            # SentencePiece's space before the first word
-            if self.tokenizer.adds_prefix_space and not is_begun:
-                is_begun, piece = bool(piece.text), replace(piece, text=piece.text.removeprefix(" "))
             yield piece
 
 
@@ -233,7 +226,7 @@ class Chat:
 
     @property
     def turns(self) -> int:
-        return sum(message.role == "user" for message in self.messages)
+        return count_turns(self.messages)
 
     def set_system(self, text: str) -> None:
         """Replace the system message, or remove it with ""; the turns are kept."""
@@ -286,24 +279,24 @@ class Chat:
                 self.messages = [*messages, Message("assistant", text)]
 
 
-def split_system(messages: Sequence[Message]) -> tuple[list[Message], list[Message]]:
-    """Return (system messages at the beginning, turns)."""
-    start = next((i for i, message in enumerate(messages) if message.role != "system"), len(messages))
-    return list(messages[:start]), list(messages[start:])
+def count_turns(messages: Iterable[Message]) -> int:
+    return sum(message.role == "user" for message in messages)
 
 
 def fit(
-    system: list[Message],
-    turns: list[Message],
+    messages: Sequence[Message],
     template: ChatTemplate,
     context: int,
     max_tokens: int,
-    before: int = 0,
-) -> tuple[list[int], int]:
-    """Return (ids of a conversation up to its next answer, number of messages of `turns` left out, at least
-    `before`). If less than a quarter of the context is free for the answer, turns are left out until half of
-    it is, because the rest must be processed again. The last turn may still be too long. Raises LLMError for
-    a template that renders to nothing."""
+    dropped: Sequence[Message] = (),
+) -> tuple[list[int], list[Message]]:
+    """Return (ids of a conversation up to its next answer, oldest messages that are left out). If less than a
+    quarter of the context is free for the answer, turns are left out until half of it is, because the rest
+    must be processed again: at least those `dropped` before, but neither the system messages at the beginning
+    nor the last turn, which may still be too long. Raises LLMError for a template that renders to nothing."""
+    start = next((i for i, message in enumerate(messages) if message.role != "system"), len(messages))
+    system, turns = [*messages[:start]], [*messages[start:]]
+    before = len(dropped) if turns[: len(dropped)] == [*dropped] else 0
 
     def encode(first: int) -> list[int]:
         ids = template.encode(system + turns[first:], add_generation_prompt=True)
@@ -315,14 +308,12 @@ def fit(
         return ids
 
     ids = encode(before)
-    if len(ids) + min(max_tokens, context // ANSWER_SHARE) <= context:
-        return ids, before
     starts = [i for i in range(before + 1, len(turns)) if turns[i].role == "user"]
-    if not starts:
-        return ids, before
+    if len(ids) + min(max_tokens, context // ANSWER_SHARE) <= context or not starts:
+        return ids, turns[:before]
     fitting = bisect_left(starts, True, key=lambda first: len(encode(first)) <= context // 2)
     first = starts[min(fitting, len(starts) - 1)]
-    return encode(first), first
+    return encode(first), turns[:first]
 
 
 def messages_from(records: Iterable[Mapping[str, Any]]) -> list[Message]:

@@ -137,6 +137,8 @@ class GeneratedText:
         self._decoder = stream_decoder()
         self.sampling = sampling = self._sampler.config
         self._end_ids = {*tokenizer.eos_ids, *stop_ids}
+        # an answer has SentencePiece's space before its first word
+        self._strips_space = tokenizer.adds_prefix_space and bool(stop_ids)
         self._vocabulary = tokenizer.vocabulary
         # a character may begin here
         before = b"".join(self._vocabulary.token_bytes[token] for token in ids[-4:])
@@ -194,6 +196,7 @@ class GeneratedText:
             first.restrict(allowed, self._grammar.allows if self._grammar else lambda text: True)
         logits = logit_bias(first.logits, self._bias, first.tokens)
         model_logits = first.logits if first.model_logits is None else first.model_logits
+        self._strips_space = False  # the prompt has the beginning of the word
         entry, logprob = self._sampler(logits, self._seen, model_logits=model_logits, tokens=first.tokens)
         continuations = first.continuations_of(entry)
         chosen = continuations[
@@ -230,7 +233,10 @@ class GeneratedText:
             if self._penalizes:
                 self._seen.add(token)
             self._penalize(token)
-            pieces = [Piece(token, self._decoder.decode(new_bytes), logprob)]
+            text = self._decoder.decode(new_bytes)
+            if self._strips_space and text:
+                text, self._strips_space = text.removeprefix(" "), False
+            pieces = [Piece(token, text, logprob)]
             if self._grammar:
                 self._grammar.append(token, new_bytes)
             if self._grammar and self._grammar.is_complete:

@@ -7,7 +7,7 @@ from llmcli.config import SamplingConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.generation.batch import CONCURRENT, continuation_request, decode_batch
 from llmcli.generation.engine.requests import GenerationRequest
-from llmcli.generation.token_healing import beginning_of_line
+from llmcli.generation.token_healing import Prompt, beginning_of_line
 from llmcli.models.runtime import Runtime
 
 ATTEMPTS, MIN_ATTEMPTS = 20, 200  # texts generated at most: for each line that is wanted, and for all
@@ -52,7 +52,7 @@ class LineGenerator:
                 raise result.error
             self.generated += 1
             line = (beginning + result.text).strip()
-            if not line or "\n" in line or result.finish_reason == "length":
+            if not line or "\n" in line or (result.finished and result.finished.reason == "length"):
                 self.incomplete += 1
             elif line in seen:
                 self.duplicates += 1
@@ -66,4 +66,4 @@ class LineGenerator:
             sampling = replace(sampling, stop=(*sampling.stop, "\n"))
         if self.prompt:
             return continuation_request(self.prompt, self.tokenizer, sampling)
-        return GenerationRequest("", tuple(beginning_of_line(self.tokenizer)), sampling)
+        return GenerationRequest("", Prompt(beginning_of_line(self.tokenizer)), sampling)

@@ -49,14 +49,9 @@ class NextWord:
     added: str = field(default="", compare=False)
     token: int = field(default=-1, compare=False)  # the next token with which it most likely begins
 
-
-@dataclass(frozen=True)
-class NextToken:
-    """A token and the probability that it comes next."""
-
-    id: int | None  # None: no single token adds this text
-    added: bytes
-    probability: float
+    def as_json(self, **more: object) -> dict[str, object]:
+        shown = {"text": self.text, "probability": round(self.probability, 6), **more}
+        return shown | ({"continues": True} if self.continues else {})
 
 
 @dataclass(frozen=True)
@@ -77,14 +72,13 @@ class NextWords:
         """Return the `count` most likely words after a prompt as printed by `llm generate --next --json`."""
         return {
             "prompt": prompt,
-            "next": [
-                {"text": word.text, "probability": round(word.probability, 6)}
-                | ({"continues": True} if word.continues else {})
-                for word in self.words[:count]
-            ],
+            "next": [word.as_json() for word in self.words[:count]],
             "unexplored": round(self.unexplored, 6),
             "entropy_bits": round(self.entropy, 6),
         }
+
+
+NO_WORDS = NextWords((), 1.0, 0)
 
 
 def max_evaluations(parameters: int) -> int:
@@ -174,13 +168,13 @@ class _WordSearch:
 
 def next_tokens(
     runtime: Runtime, tokenizer: Tokenizer, prompt: Prompt, sampling: SamplingConfig
-) -> list[NextToken]:
-    """Return all tokens that may follow a prompt, most likely first, with the probabilities that the sampling
-    settings give them. Texts that only the end of a longer token spells are among them."""
+) -> list[tuple[int | None, bytes, float]]:
+    """Return (token, the bytes that it adds, its probability by the sampling settings) of all tokens that may
+    follow a prompt, most likely first; None for a text that only the end of a longer token spells."""
     first = read_prompt(runtime, tokenizer, prompt)
     probabilities = Sampler(sampling).probabilities(first.logits, first.tokens)
     ranked = np.argsort(-probabilities, kind="stable").tolist()
-    return [NextToken(*first.token_of(i), float(probabilities[i])) for i in ranked if probabilities[i] > 0]
+    return [(*first.token_of(i), float(probabilities[i])) for i in ranked if probabilities[i] > 0]
 
 
 def _ends_in_word(tokenizer: Tokenizer, ids: list[int]) -> bool:

@@ -1,37 +1,35 @@
 """Explanations and comparisons as JSON, for `llm explain --json` and `llm serve`."""
 
 import math
+from typing import Any
 
 from llmcli.analysis.attribution import Attribution
 from llmcli.analysis.comparison import Comparison
 from llmcli.analysis.explain import Explanation
 from llmcli.data.tokenizers.tokenizer import Tokenizer
-from llmcli.generation.next_words import NextWords
+from llmcli.models.runtime import Array
 
 
 def explanation_json(
     explanation: Explanation,
-    words: NextWords,
-    tokenizer: Tokenizer,
     prompt: str,
     count: int,
     layer: int | None = None,
     head: int | None = None,
+    *,
     position: int | None = None,
+    attention: bool = True,
 ) -> dict[str, object]:
-    """Convert an explanation to JSON, with `count` next tokens and words and the attention of a layer and
-    head, numbered from 1 (None: all), of all tokens, or of the one at `position`. Positions of copies are
+    """Convert an explanation to JSON, with `count` next tokens and words. The `attention` is that of a layer
+    and head, numbered from 1 (None: all), of all tokens, or of the one at `position`. Positions of copies are
     indices in "tokens"; without an n-gram cache there is no key "copies"."""
 
     def token_json(token: int, **values: object) -> dict[str, object]:
-        return {"id": token, "text": tokenizer.label(token), **values}
+        return {"id": token, "text": explanation.tokenizer.label(token), **values}
 
-    L, H, _, _ = explanation.attention.shape
-    layers, heads = range(L) if layer is None else [layer - 1], range(H) if head is None else [head - 1]
-    lens = explanation.logit_lens
-    next_tokens = [(token, float(explanation.logprobs[token])) for token in explanation.most_likely(count)]
-    attention = explanation.attention[layers][:, heads]
+    lens, words = explanation.logit_lens, explanation.words
     effects = [None if math.isnan(bits) else round(bits, 6) for bits in explanation.ablation_effects.tolist()]
+    next_tokens = [(token, float(explanation.logprobs[token])) for token in explanation.most_likely(count)]
     result: dict[str, object] = {
         "prompt": prompt,
         "tokens": [
@@ -40,36 +38,27 @@ def explanation_json(
         "tail": explanation.tail,
         "cut": explanation.truncated,
         "earlier": explanation.preceding,
-        "attention": {
-            "layers": [layer + 1 for layer in layers],
-            "heads": [head + 1 for head in heads],
-            "weights": (attention if position is None else attention[:, :, position])
-            .astype(float)
-            .round(6)
-            .tolist(),
-        },
+        "attention": _attention_json(explanation.attention, layer, head, position),
         "lens": [
             {
                 "layer": depth,
                 "next_tokens": [
-                    token_json(id_, probability=round(p, 6)) for id_, p in zip(*row, strict=True)
+                    token_json(token, probability=round(p, 6)) for token, p in zip(*row, strict=True)
                 ],
             }
             for depth, row in enumerate(zip(lens.ids.tolist(), lens.probabilities.tolist(), strict=True))
         ],
-        "attribution": _attribution_json(explanation.attribution, tokenizer),
+        "attribution": _attribution_json(explanation.attribution, explanation.tokenizer),
         "next_tokens": [
             token_json(token, probability=round(math.exp(logprob), 6), logprob=round(logprob, 6))
             for token, logprob in next_tokens
         ],
         "entropy_bits": round(explanation.entropy, 6),
-        "next": [
-            {"text": word.text, "probability": round(word.probability, 6), "token_id": word.token}
-            | ({"continues": True} if word.continues else {})
-            for word in words.words[:count]
-        ],
+        "next": [word.as_json(token_id=word.token) for word in words.words[:count]],
         "unexplored": round(words.unexplored, 6),
     }
+    if not attention:
+        del result["attention"]
     if explanation.copies is not None:
         result["copies"] = [
             token_json(
@@ -82,6 +71,19 @@ def explanation_json(
             for copy in explanation.copies
         ]
     return result
+
+
+def _attention_json(
+    weights: Array, layer: int | None, head: int | None, position: int | None
+) -> dict[str, object]:
+    layers = range(len(weights)) if layer is None else [layer - 1]
+    heads = range(weights.shape[1]) if head is None else [head - 1]
+    shown = weights[layers][:, heads]
+    return {
+        "layers": [layer + 1 for layer in layers],
+        "heads": [head + 1 for head in heads],
+        "weights": (shown if position is None else shown[:, :, position]).astype(float).round(6).tolist(),
+    }
 
 
 def _attribution_json(attribution: Attribution, tokenizer: Tokenizer) -> dict[str, object]:
@@ -98,17 +100,10 @@ def _attribution_json(attribution: Attribution, tokenizer: Tokenizer) -> dict[st
 
 
 def comparison_json(
-    comparison: Comparison, prompts: tuple[str, str], count: int, position: int | None = None
+    comparison: Comparison, prompts: tuple[str, str], count: int, **shown: Any
 ) -> dict[str, object]:
-    """Convert a comparison of predictions after two prompts, which may be equal, to JSON; `position` as for
-    `explanation_json`."""
-    first, second = (
-        explanation_json(explanation, words, comparison.tokenizer, prompt, count, position=position)
-        for explanation, words, prompt in (
-            (comparison.first, comparison.first_words, prompts[0]),
-            (comparison.second, comparison.second_words, prompts[1]),
-        )
-    )
+    """Convert a comparison of predictions after two prompts, which may be equal, to JSON; `shown` are the
+    other arguments of `explanation_json`."""
     return {
         "without": list(comparison.without),
         "kl_divergence_bits": round(comparison.kl_divergence, 6),
@@ -131,6 +126,6 @@ def comparison_json(
             }
             for change in comparison.next_words(count)
         ],
-        "first": first,
-        "second": second,
+        "first": explanation_json(comparison.first, prompts[0], count, **shown),
+        "second": explanation_json(comparison.second, prompts[1], count, **shown),
     }

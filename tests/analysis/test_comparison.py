@@ -113,11 +113,9 @@ def test_two_prompts_are_explained_as_each_alone() -> None:
     runtime, prompts = NumpyRuntime(random_checkpoint(CONFIG)), ("The cat", "The dog ate")
     comparison = compare(runtime, TOKENIZER, prompts[0], other=prompts[1], without=["2.1"])
     reduced = runtime.without([(1, 0)])
-    for prompt, explanation, words in (
-        (prompts[0], comparison.first, comparison.first_words), (prompts[1], comparison.second, comparison.second_words)
-    ):  # fmt: skip
+    for prompt, explanation in zip(prompts, (comparison.first, comparison.second), strict=True):
         assert np.array_equal(explanation.logprobs, explain(reduced, TOKENIZER, prompt, literal=False).logprobs)
-        assert words == next_words(reduced, TOKENIZER, prompt)
+        assert explanation.words == next_words(reduced, TOKENIZER, prompt)
 
 
 @pytest.mark.usefixtures("short_search")

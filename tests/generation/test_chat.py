@@ -205,7 +205,7 @@ def test_a_message_that_does_not_fit_changes_nothing():
     chat, _ = chat_of(answering("c"), context=20)
     list(chat.answer("x"))
     before = list(chat.messages)
-    with pytest.raises(LLMError, match="the message has 33 tokens with its template, and the context length is 20"):
+    with pytest.raises(LLMError, match="have 33 tokens even without earlier turns, and the context length is 20"):
         list(chat.answer("y" * 30))
     assert chat.messages == before
     assert text_of(chat.answer("y")) == "c"

@@ -8,6 +8,7 @@ from llmcli.config import Grammar, SamplingConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.generation import lines as module
 from llmcli.generation.batch import BatchResult
+from llmcli.generation.engine.requests import Finished
 from llmcli.generation.lines import LineGenerator
 from llmcli.generation.token_healing import beginning_of_line
 from tests.conftest import TEXT
@@ -25,7 +26,8 @@ def generator(monkeypatch: pytest.MonkeyPatch):
             for request in requests:
                 assert ("\n" in request.sampling.stop) == (request.sampling.grammar is None)
                 text = texts[request.sampling.seed % len(texts)]
-                yield BatchResult(text.removesuffix("..."), "length" if text.endswith("...") else "stop", is_done=True)
+                reason = "length" if text.endswith("...") else "stop"
+                yield BatchResult(text.removesuffix("..."), finished=Finished(reason, 1))
 
         monkeypatch.setattr(module, "decode_batch", decode_batch)
         fields = {"prompt": "", "sampling": SamplingConfig()} | fields

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmcli.analysis.explain import record_activations
+from llmcli.analysis.explain import ActivationRecorder
 from llmcli.config import ModelConfig
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.models import induction
@@ -59,7 +59,8 @@ def test_heads_attend_as_their_names_say():
     assert names.pop("2.1") == "induction head" and [*names] == ["1.1", "1.3", "1.5"]
     runtime = NumpyRuntime(Checkpoint(config, "", fresh_weights(config, 0, induction=True)))
     [ids] = repeated(config, np.random.default_rng(1), rows=1)
-    _, recorder = record_activations(runtime, ids.tolist(), len(ids))
+    recorder = ActivationRecorder(runtime, len(ids), len(ids))
+    runtime.prefill(ids.tolist(), recorder)
     attended = recorder.weights.argmax(-1)  # [L, H, T]
     for name, kind in names.items():
         back = int(kind.removeprefix("previous-token head, ").removesuffix(" back"))

@@ -69,8 +69,6 @@ def find_token(answer: Answer, which: str) -> int:
 def _explain(source: "Checkpoint | Ensemble", assistant: "Assistant", position: int) -> "Explanation":
     from llmcli.analysis.explain import choose_explained_model, explain
     from llmcli.generation.token_healing import Prompt
-    from llmcli.models.ngram_runtime import network_of
-    from llmcli.models.numpy_runtime import NumpyRuntime
 
     runtime, tokenizer = assistant.runtime, assistant.tokenizer
     prompt = Prompt(assistant.prompt_ids + assistant.answer_ids[:position], written=position)
@@ -78,10 +76,8 @@ def _explain(source: "Checkpoint | Ensemble", assistant: "Assistant", position: 
         subject = choose_explained_model(
             source, tokenizer, prompt, literal=True, on_note=console.note, runtime=runtime
         )
-        network = network_of(runtime)
-        analyzed = network if isinstance(network, NumpyRuntime) else NumpyRuntime(subject.checkpoint)
         return explain(
-            analyzed,
+            subject.network,
             tokenizer,
             prompt,
             literal=True,

@@ -164,7 +164,7 @@ def _run_batch(
         messages = messages if messages[0].role == "system" else [*system, *messages]
         if isinstance(conversation, KnownAnswersChat):
             answer = conversation.find(messages)
-            return BatchResult(answer.text, known=_confidence_json(answer), is_done=True)
+            return BatchResult(answer.text, known=_confidence_json(answer))
         return answer_request(messages, assistant, sampling, choices)
 
     batch.run(options, path, assistant.runtime, assistant.tokenizer, request, "content")

@@ -9,11 +9,9 @@ from llmcli.cli.terminal.safe_text import visible_whitespace
 from llmcli.errors import LLMError, usage
 
 if TYPE_CHECKING:
-    from llmcli.analysis.explain import Explanation
+    from llmcli.analysis.explain import ExplainedModel, Explanation
     from llmcli.config import ModelConfig
     from llmcli.data.tokenizers.tokenizer import Tokenizer
-    from llmcli.models.numpy_runtime import NumpyRuntime
-    from llmcli.models.runtime import Runtime
 
 CONFLICTS = {"html": "layer next token literal"}
 
@@ -61,11 +59,7 @@ def _explain_prompt(options: _Options, path: Path, text: str) -> None:
     from llmcli.analysis.comparison import initialized_heads, parse_part
     from llmcli.analysis.explain import choose_explained_model, explain
     from llmcli.cli.reports.explanation import ExplanationReport
-    from llmcli.formats.cache_weights import CacheWeights
     from llmcli.formats.loading import load_any, open_tokenizer
-    from llmcli.generation.next_words import next_words
-    from llmcli.models.ngram_runtime import with_ngram_cache
-    from llmcli.models.numpy_runtime import NumpyRuntime
     from llmcli.pages.explanation_json import explanation_json
 
     source = load_any(path)
@@ -73,33 +67,31 @@ def _explain_prompt(options: _Options, path: Path, text: str) -> None:
     subject = choose_explained_model(source, tokenizer, text, literal=options.literal, on_note=console.note)
     config = subject.checkpoint.config
     layer, head = (None, None) if options.layer is None else parse_part(options.layer, config, "layer")
-    runtime = NumpyRuntime(subject.checkpoint)
-    cache = CacheWeights.of_record(subject.checkpoint.record, path)
-    predictor = subject.predictor or with_ngram_cache(runtime, cache)
     if subject.checkpoint.quantization:
         console.note("the analysis uses the dequantized weights; llm generate also quantizes the activations")
     facts = {"expert": subject.member, "initialized_heads": initialized_heads(subject.checkpoint)}
     extra = {name: value for name, value in facts.items() if value}
     if options.without or options.compare is not None:
-        _compare(options, runtime, tokenizer, text, predictor, extra)
+        _compare(options, subject, tokenizer, text, extra)
         return
     token = None if options.token is None else _token_of(options.token, tokenizer)
     explanation = explain(
-        runtime,
+        subject.network,
         tokenizer,
         text,
         literal=options.literal,
         candidates=options.next,
         token=token,
-        predictor=predictor,
+        predictor=subject.predictor,
+        finds_words=True,
     )
-    words = next_words(predictor, tokenizer, text)
     _print_notes(explanation, config)
     shown = options.next, None if layer is None else layer + 1, None if head is None else head + 1
     if options.json:
-        console.json_result(explanation_json(explanation, words, tokenizer, text, *shown) | extra)
+        console.json_result(explanation_json(explanation, text, *shown) | extra)
     else:
-        ExplanationReport(explanation, words, tokenizer, *shown, initialized_heads(subject.checkpoint)).show()
+        heads = initialized_heads(subject.checkpoint)
+        ExplanationReport(explanation, explanation.words, tokenizer, *shown, heads).show()
 
 
 def _write_page(options: _Options, output: Path, path: Path, text: str) -> None:
@@ -138,10 +130,9 @@ def _write_page(options: _Options, output: Path, path: Path, text: str) -> None:
 
 def _compare(
     options: _Options,
-    runtime: "NumpyRuntime",
+    subject: "ExplainedModel",
     tokenizer: "Tokenizer",
     text: str,
-    predictor: "Runtime",
     extra: dict[str, Any],
 ) -> None:
     """Show the prediction beside that without some parts, or beside that after another prompt."""
@@ -151,17 +142,17 @@ def _compare(
 
     other = None if options.compare is None else utf8_argument(options.compare, "prompt")
     comparison = compare(
-        runtime,
+        subject.network,
         tokenizer,
         text,
         other=other,
         without=options.without or (),
         literal=options.literal,
         candidates=options.next,
-        predictor=predictor,
+        predictor=subject.predictor,
     )
     for explanation in (comparison.first, comparison.second)[: 1 if other is None else 2]:
-        _print_notes(explanation, runtime.config)
+        _print_notes(explanation, subject.network.config)
     prompts = text, text if other is None else other
     if options.json:
         console.json_result(comparison_json(comparison, prompts, options.next) | extra)

@@ -34,7 +34,7 @@ def show(comparison: "Comparison", prompts: tuple[str, str], count: int) -> None
         f"KL divergence {units.bits(comparison.kl_divergence)} bits"
     )
     _show_changes("next token", names, comparison.next_tokens(count))
-    if comparison.first_words.words:
+    if comparison.first.words.words:
         _show_changes("next word", names, comparison.next_words(count))
     _show_lenses(comparison, names)
     console.caption(

@@ -1,7 +1,7 @@
 """The engine's requests and events: plain data, independent of HTTP and of models."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from llmcli.config import SamplingConfig
 from llmcli.errors import LLMError
@@ -14,15 +14,13 @@ class GenerationRequest:
     """A request to continue tokens."""
 
     model: str  # served name
-    prompt: Prompt | tuple[int, ...]  # token ids are kept as they are; the last word of a Prompt may continue
+    prompt: Prompt
     sampling: SamplingConfig
     stop_ids: frozenset[int] = frozenset()  # tokens that end the text in addition to the tokenizer's
     top_logprobs: int = 0  # number of alternatives to report per token
-    prompt_logprobs: bool = False  # also report log probabilities of the prompt, which must be ids
-    written: int = 0  # tokens at the end of a prompt of ids that the model wrote: no n-gram cache counts them
-    choices: tuple[
-        str, ...
-    ] = ()  # one of these is the text: an answer if there are stop_ids, or else a continuation
+    prompt_logprobs: bool = False  # also report log probabilities of the prompt, which has no tail
+    # one of these is the text: an answer if there are stop_ids, or else a continuation
+    choices: tuple[str, ...] = ()
     # of `sampling`; compiled before, since the engine must not wait for that
     grammar: CompiledGrammar | None = None
 
@@ -90,6 +88,26 @@ class QueueFullError(LLMError):
 # Started, any number of Token, then Finished; or Failed at any point
 Event = Started | Token | Finished | Failed
 OnEvent = Callable[[Event], None]  # called in the engine's thread; must return quickly
+
+
+@dataclass
+class Generated:
+    """The part of a text that has been generated so far."""
+
+    text: str = ""
+    tokens: list[Token] = field(default_factory=list)
+    started: Started | None = None
+    finished: Finished | None = None
+
+    def add(self, event: Event) -> None:
+        match event:
+            case Started():
+                self.started = event
+            case Token():
+                self.text += event.text
+                self.tokens.append(event)
+            case Finished():
+                self.finished = event
 
 
 @dataclass(frozen=True)

@@ -28,9 +28,6 @@ from llmcli.models.logits import log_softmax
 from llmcli.models.ngram_runtime import exclude_written, recompute
 from llmcli.models.runtime import PREFILL_CHUNK, Array, Runtime
 
-# since the engine started: requests; finished, failed, cancelled; prompt_tokens, including cached_tokens,
-# whose keys and values were reused; generated tokens
-
 
 class Sequence:
     """The tokens of a request, and the runtime that processes them."""
@@ -67,11 +64,10 @@ class Sequence:
         self._tokenizer = tokenizer
         self._context = context
         self._token_bytes = tokenizer.vocabulary.token_bytes
-        known = prompt if isinstance(prompt, Prompt) else Prompt(list(prompt), written=self.request.written)
-        ids, self._prompt_length = known.ids, len(known.ids)
+        ids, self._prompt_length = prompt.ids, len(prompt.ids)
         self.text = GeneratedText(tokenizer, ids, sampling, self.request.stop_ids, self.request.grammar)
         # tokens to process before the next one can be chosen
-        self._pending: Ids[int] = known.split(context, tokenizer.bos_ids)[0]
+        self._pending: Ids[int] = prompt.split(context, tokenizer.bos_ids)[0]
         self._held: list[int] = []  # the tokens in the cache
         self._is_started = False
         self.max_bytes = min(context, len(ids) + sampling.max_tokens) * bytes_per_token
@@ -84,7 +80,7 @@ class Sequence:
         shared = prefixes.take(self.request.model, shareable, live)
         self.runtime, self._cached = shared or (self.opened.result()[0].fork(), 0)
         self.runtime.rewind(self._cached)  # tokens generated for an earlier request are part of this prompt
-        exclude_written(self.runtime, len(self._pending), self.request.written)
+        exclude_written(self.runtime, len(self._pending), self.request.prompt.written)
         self._held, self._pending = list(self._pending[: self._cached]), self._pending[self._cached :]
 
     def advance(self) -> None:
@@ -99,8 +95,9 @@ class Sequence:
         if is_last and self.request.choices:
             self._score_choice()
             return
-        if is_last and isinstance(self.request.prompt, Prompt) and not self._is_started:
-            self._read_end(self.request.prompt)
+        prompt = self.request.prompt
+        if is_last and (prompt.tail or prompt.in_word) and not self._is_started:
+            self._read_end(prompt)
             return
         chunk, self._pending = self._pending[:PREFILL_CHUNK], self._pending[PREFILL_CHUNK:]
         if scores_prompt:
@@ -129,14 +126,9 @@ class Sequence:
                     runtime, self._tokenizer, ids, request.choices, request.stop_ids
                 )
             else:
-                prompt = (
-                    request.prompt
-                    if isinstance(request.prompt, Prompt)
-                    else Prompt(ids, written=request.written)
-                )
                 reserve = runtime.context - self._context
                 self._choices = score_continuations(
-                    runtime, self._tokenizer, prompt, request.choices, reserve=reserve, cached=held
+                    runtime, self._tokenizer, request.prompt, request.choices, reserve=reserve, cached=held
                 )
         self._scored += next(self._choices)
         if len(self._scored) == len(request.choices):

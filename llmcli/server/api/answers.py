@@ -10,8 +10,15 @@ from typing import ClassVar
 
 from llmcli.config import ANSWER_TOKENS
 from llmcli.data.tokenizers.tokenizer import Tokenizer, stream_decoder
-from llmcli.generation.engine.requests import Event, Finished, GenerationRequest, ScoredToken, Started, Token
-from llmcli.generation.token_healing import Prompt
+from llmcli.generation.engine.requests import (
+    Event,
+    Finished,
+    Generated,
+    GenerationRequest,
+    ScoredToken,
+    Started,
+    Token,
+)
 from llmcli.server.api.bodies import ChatBody, CompletionBody, GenerationBody
 from llmcli.server.api.models import ServedModel
 from llmcli.server.api.prompts import (
@@ -28,29 +35,15 @@ DEFAULT_MAX_TOKENS = 16  # OpenAI's
 
 
 @dataclass
-class Generated:
-    """The part of a text that has been generated so far."""
+class StreamedText(Generated):
+    """A text whose tokens are sent as they are generated."""
 
-    text: str = ""
-    tokens: list[Token] = field(default_factory=list)
-    started: Started | None = None
-    finished: Finished | None = None
     _sent: int = 0  # number of tokens
 
     def take_unsent(self) -> list[Token]:
         """Return the tokens since the last call."""
         tokens, self._sent = self.tokens[self._sent :], len(self.tokens)
         return tokens
-
-    def add(self, event: Event) -> None:
-        match event:
-            case Started():
-                self.started = event
-            case Token():
-                self.text += event.text
-                self.tokens.append(event)
-            case Finished():
-                self.finished = event
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,32 +61,31 @@ class GenerationAnswer(ABC):
     _created: int = field(default_factory=lambda: int(time.time()))
 
     @abstractmethod
-    def choice(self, index: int, text: Generated) -> JsonObject:
+    def choice(self, index: int, text: StreamedText) -> JsonObject:
         """Return a choice of the whole answer, whose text is complete."""
 
     @abstractmethod
-    def choice_chunk(self, index: int, event: Event, text: Generated) -> JsonObject | None:
+    def choice_chunk(self, index: int, event: Event, text: StreamedText) -> JsonObject | None:
         """Return the message for an event of a choice with `text` so far; None while no text is complete."""
 
-    def whole(self, texts: Sequence[Generated]) -> JsonObject:
+    def whole(self, texts: Sequence[StreamedText]) -> JsonObject:
         """Return the answer when all texts are complete."""
         choices = [self.choice(index, text) for index, text in enumerate(texts)]
         return self._envelope(self.kind, choices) | self._usage(texts)
 
-    def chunk(self, index: int, event: Event, text: Generated) -> JsonObject | None:
+    def chunk(self, index: int, event: Event, text: StreamedText) -> JsonObject | None:
         """Return the part of a stream for an event; for the arguments see `choice_chunk`."""
         choice = self.choice_chunk(index, event, text)
         return choice and self._envelope(self.chunk_kind, [choice])
 
-    def _prompt_ids(self, index: int, text: Generated) -> JsonObject:
+    def _prompt_ids(self, index: int, text: StreamedText) -> JsonObject:
         """Return the tokens before the first new one, if token ids were requested."""
         if not self.body.return_token_ids or text.started is None:
             return {}
-        prompt = self.requests[index].prompt
-        prefix = prompt.prefix if isinstance(prompt, Prompt) else 0
+        prefix = self.requests[index].prompt.prefix
         return {"prompt_token_ids": list(text.started.ids), "prompt_prefix_tokens": prefix}
 
-    def usage_chunk(self, texts: Sequence[Generated]) -> JsonObject:
+    def usage_chunk(self, texts: Sequence[StreamedText]) -> JsonObject:
         """Return the last chunk of a stream whose usage was requested."""
         return self._envelope(self.chunk_kind, []) | self._usage(texts)
 
@@ -107,7 +99,7 @@ class GenerationAnswer(ABC):
             "choices": choices,
         }
 
-    def _usage(self, texts: Sequence[Generated]) -> JsonObject:
+    def _usage(self, texts: Sequence[StreamedText]) -> JsonObject:
         """Count the tokens of all texts; a prompt counts once for its n texts."""
         started = [text.started for text in texts[:: self.body.n] if text.started]
         prompt = sum(event.prompt_tokens for event in started)
@@ -137,7 +129,11 @@ class Completion(GenerationAnswer):
         max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
         samplings, scores_prompt = body.samplings(max_tokens), body.echo and body.logprobs is not None
         cuts = body.truncate_prompt_tokens is not None
-        prompts = [encode_prompt(prompt, model, literal=body.echo, cuts=cuts) for prompt in body.prompts]
+        written = body.generated_tokens
+        prompts = [
+            encode_prompt(prompt, model, literal=body.echo, cuts=cuts, written=written)
+            for prompt in body.prompts
+        ]
         check_choices_fit(body.choices, prompts, model)
         requests = [
             GenerationRequest(
@@ -146,7 +142,6 @@ class Completion(GenerationAnswer):
                 sampling,
                 top_logprobs=body.logprobs or 0,
                 prompt_logprobs=scores_prompt,
-                written=body.generated_tokens,
                 choices=body.choices,
                 grammar=grammar,
             )
@@ -155,13 +150,13 @@ class Completion(GenerationAnswer):
         ]
         return cls(model=model, body=body, requests=requests)
 
-    def choice(self, index: int, text: Generated) -> JsonObject:
+    def choice(self, index: int, text: StreamedText) -> JsonObject:
         assert text.started and text.finished
         tokens = [*text.started.prompt, *text.tokens]
         choice = self._choice(index, self._echo(index) + text.text, tokens, text, text.finished.reason)
         return choice | self._prompt_ids(index, text)
 
-    def choice_chunk(self, index: int, event: Event, text: Generated) -> JsonObject | None:
+    def choice_chunk(self, index: int, event: Event, text: StreamedText) -> JsonObject | None:
         match event:
             case Started() if self.body.echo or self.body.return_token_ids:
                 return self._choice(index, self._echo(index), event.prompt, text) | self._prompt_ids(
@@ -179,7 +174,12 @@ class Completion(GenerationAnswer):
         return prompt if isinstance(prompt, str) else self.model.tokenizer.decode(prompt)
 
     def _choice(
-        self, index: int, new: str, tokens: Sequence[ScoredToken], text: Generated, reason: str | None = None
+        self,
+        index: int,
+        new: str,
+        tokens: Sequence[ScoredToken],
+        text: StreamedText,
+        reason: str | None = None,
     ) -> JsonObject:
         """Make a choice with the new end of the text and its tokens."""
         logprobs = None
@@ -215,7 +215,7 @@ class ChatCompletion(GenerationAnswer):
         requests = [
             GenerationRequest(
                 model.name,
-                prompt if prompt.tail else tuple(prompt.ids),
+                prompt,
                 sampling,
                 stop_ids=template.stop_ids | model.tokenizer.eos_ids,
                 top_logprobs=body.top_logprobs,
@@ -226,9 +226,9 @@ class ChatCompletion(GenerationAnswer):
         ]
         return cls(model=model, body=body, requests=requests, dropped_turns=dropped_turns)
 
-    def choice(self, index: int, text: Generated) -> JsonObject:
+    def choice(self, index: int, text: StreamedText) -> JsonObject:
         assert text.finished
-        message = {"role": "assistant", "content": self._without_prefix_space(text.text), "refusal": None}
+        message = {"role": "assistant", "content": text.text, "refusal": None}
         logprobs = self._logprobs(text.tokens)
         choice = {
             "index": index,
@@ -238,7 +238,7 @@ class ChatCompletion(GenerationAnswer):
         }
         return choice | self._prompt_ids(index, text)
 
-    def choice_chunk(self, index: int, event: Event, text: Generated) -> JsonObject | None:
+    def choice_chunk(self, index: int, event: Event, text: StreamedText) -> JsonObject | None:
         delta: dict[str, str] = {}
         match event:
             case Started():
@@ -246,16 +246,11 @@ class ChatCompletion(GenerationAnswer):
             case Token(text=""):
                 return None
             case Token():
-                is_first = event.text == text.text
-                delta = {"content": self._without_prefix_space(event.text) if is_first else event.text}
+                delta = {"content": event.text}
         logprobs = self._logprobs(text.take_unsent())
         reason = event.reason if isinstance(event, Finished) else None
         ids = self._prompt_ids(index, text) if isinstance(event, Started) else {}
         return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason} | ids
-
-    def _without_prefix_space(self, text: str) -> str:
-        """Remove SentencePiece's space before the first word of an answer."""
-        return text.removeprefix(" ") if self.model.tokenizer.adds_prefix_space else text
 
     def _logprobs(self, tokens: Sequence[Token]) -> JsonObject | None:
         """Return the log probabilities of the tokens of an answer, without the token that ends it."""

@@ -7,7 +7,7 @@ from llmcli.config import Grammar
 from llmcli.data.conversations.chat_template import ChatTemplate
 from llmcli.data.conversations.messages import Message
 from llmcli.errors import LLMError, brief
-from llmcli.generation.chat import fit, split_system
+from llmcli.generation.chat import count_turns, fit
 from llmcli.generation.grammar import CompiledGrammar, compile_grammar
 from llmcli.generation.token_healing import Prompt
 from llmcli.server.api.bodies import GenerationBody
@@ -16,19 +16,24 @@ from llmcli.server.errors import ApiError, invalid
 
 
 def encode_prompt(
-    prompt: str | list[int], model: ServedModel, *, literal: bool, cuts: bool = False
-) -> Prompt | tuple[int, ...]:
+    prompt: str | list[int], model: ServedModel, *, literal: bool, cuts: bool = False, written: int = 0
+) -> Prompt:
     """Tokenize a prompt. Unless `literal`, the last word of a text may continue, as in `llm generate`. With
-    `cuts`, a long prompt may exceed the context, and only its end is used."""
-    if not isinstance(prompt, str):
+    `cuts`, a long prompt may exceed the context, and only its end is used. The model wrote the last `written`
+    of a prompt's token ids."""
+    if isinstance(prompt, str):
+        encoded = Prompt.of(prompt, model.tokenizer, literal=literal)
+    else:
         check_ids("prompt", prompt, model)
-        if not cuts:
-            check_length(len(prompt), model)
-        return tuple(prompt)
-    encoded = Prompt.of(prompt, model.tokenizer, literal=literal)
-    if not cuts:
-        check_length(len(encoded.ids), model)
-    return tuple(encoded.ids) if literal else encoded
+        encoded = Prompt(prompt, written=written)
+    if not cuts and len(encoded.ids) > model.context:
+        raise invalid(
+            "prompt",
+            f"has {len(encoded.ids):,} tokens, and the context length of {model.name} is {model.context:,}; use a "
+            "shorter text",
+            "context_length_exceeded",
+        )
+    return encoded
 
 
 def check_ids(param: str, ids: Sequence[int], model: ServedModel) -> None:
@@ -36,16 +41,6 @@ def check_ids(param: str, ids: Sequence[int], model: ServedModel) -> None:
     size = model.tokenizer.vocab_size
     if outside := next((token for token in ids if not 0 <= token < size), None):
         raise invalid(param, f"must have token ids from 0 to {size - 1}, found {brief(outside)}")
-
-
-def check_length(tokens: int, model: ServedModel) -> None:
-    """Raise ApiError for a prompt that does not fit the context."""
-    if tokens > model.context:
-        raise invalid(
-            "prompt",
-            f"has {tokens:,} tokens, and the context length of {model.name} is {model.context:,}; use a shorter text",
-            "context_length_exceeded",
-        )
 
 
 def compile_form(body: GenerationBody, model: ServedModel, *, is_answer: bool) -> CompiledGrammar | None:
@@ -61,12 +56,10 @@ def compile_form(body: GenerationBody, model: ServedModel, *, is_answer: bool) -
         raise ApiError(f"{name}: {error}", param=name) from error
 
 
-def check_choices_fit(
-    choices: Sequence[str], prompts: Sequence[Prompt | Sequence[int]], model: ServedModel
-) -> None:
+def check_choices_fit(choices: Sequence[str], prompts: Sequence[Prompt], model: ServedModel) -> None:
     """Raise ApiError for a choice that does not fit the context after the longest prompt; for other
     tokenizations of it, one token is kept free."""
-    taken = max(len(prompt.ids if isinstance(prompt, Prompt) else prompt) for prompt in prompts)
+    taken = max(len(prompt.ids) for prompt in prompts)
     for choice in choices:
         if taken + (tokens := len(model.tokenizer.encode(choice))) >= model.context:
             raise invalid(
@@ -103,8 +96,7 @@ def encode_messages(
     prefill = messages[-1].content if messages[-1].role == "assistant" else ""
     asked = messages[:-1] if messages[-1].role == "assistant" else messages
     beginning = Prompt.of(prefill, template.tokenizer) if prefill else Prompt([])
-    system, turns = split_system(asked)
-    ids, first = fit(system, turns, template, context - len(beginning.ids), max_tokens)
+    ids, dropped = fit(asked, template, context - len(beginning.ids), max_tokens)
     prompt = Prompt(ids + beginning.head, beginning.tail, beginning.in_word)
     if len(prompt.ids) >= context:
         raise invalid(
@@ -113,4 +105,4 @@ def encode_messages(
             f"{context:,}; use a shorter text",
             "context_length_exceeded",
         )
-    return prompt, sum(message.role == "user" for message in turns[:first])
+    return prompt, count_turns(dropped)

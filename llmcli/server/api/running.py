@@ -11,7 +11,7 @@ from llmcli.errors import LLMError
 from llmcli.generation.engine.engine import Engine
 from llmcli.generation.engine.requests import Event, Failed, Finished, GenerationRequest, Token
 from llmcli.generation.engine.sequence import Sequence as Submitted
-from llmcli.server.api.answers import Generated
+from llmcli.server.api.answers import StreamedText
 from llmcli.server.errors import ApiError, as_api_error
 from llmcli.server.limits import KEEP_ALIVE_SECONDS, REQUEST_SECONDS, UNREAD_TOKENS
 
@@ -32,7 +32,7 @@ class RunningRequests:
         self._submitted: list[Submitted] = []
         self._submitted_at = time.monotonic()
         self.seconds_to_first: float | None = None
-        self.texts = [Generated() for _ in requests]
+        self.texts = [StreamedText() for _ in requests]
 
     async def __aenter__(self) -> "RunningRequests":
         """Submit the requests. Raises LLMError if the engine's queue is full or it cannot run."""
@@ -102,7 +102,7 @@ class RunningRequests:
             left -= isinstance(event, Finished)
             yield number, event
 
-    async def finish(self) -> list[Generated]:
+    async def finish(self) -> list[StreamedText]:
         """Wait until all texts are complete, and return them. Raises ApiError as `events` does."""
         async for _ in self.events():
             pass

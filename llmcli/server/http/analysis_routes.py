@@ -12,10 +12,8 @@ from llmcli.errors import WRONG_USAGE, LLMError
 from llmcli.evaluation.memorization import MAX_SEARCHED_BYTES, find_verbatim
 from llmcli.evaluation.training_text import TrainingText, find_training_texts
 from llmcli.generation.generator import next_input
-from llmcli.generation.next_words import NextToken, NextWords, next_tokens, next_words
+from llmcli.generation.next_words import next_tokens, next_words
 from llmcli.generation.token_healing import Prompt
-from llmcli.models.ngram_runtime import network_of
-from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.runtime import Runtime
 from llmcli.pages.explanation_json import comparison_json, explanation_json
 from llmcli.server.api.bodies import ExpertsBody, ExplainBody, MemoryBody, NextBody, PromptBody
@@ -41,12 +39,8 @@ def _encode(
     if not body.prompt:
         raise invalid(name, "is empty; give a text to continue")
     cuts = getattr(body, "truncate_prompt_tokens", None) is not None
-    prompt = encode_prompt(body.prompt, model, literal=False, cuts=cuts)
-    return (
-        prompt
-        if isinstance(prompt, Prompt)
-        else Prompt([*prompt], written=getattr(body, "generated_tokens", 0))
-    )
+    written = getattr(body, "generated_tokens", 0)
+    return encode_prompt(body.prompt, model, literal=False, cuts=cuts, written=written)
 
 
 def _text(prompt: Any, model: ServedModel) -> str:
@@ -91,29 +85,25 @@ def _token_json(tokenizer: Tokenizer, token: int) -> JsonObject:
     return {"id": token, "text": tokenizer.label(token), "bytes": list(tokenizer.token_bytes[token])}
 
 
-def _tokens_json(tokens: list[NextToken], tokenizer: Tokenizer, body: NextBody, prompt: str) -> JsonObject:
+def _tokens_json(
+    tokens: list[tuple[int | None, bytes, float]], tokenizer: Tokenizer, body: NextBody, prompt: str
+) -> JsonObject:
     """Convert next tokens to JSON, like `NextWords.as_json`; a control token, which adds no text, has its
     name."""
-
-    def shown(token: NextToken) -> JsonObject:
-        text = stream_decoder().decode(token.added) or ("" if token.id is None else tokenizer.label(token.id))
-        return {
-            "id": token.id,
-            "text": text,
-            "bytes": list(token.added),
-            "probability": round(token.probability, 6),
+    shown = [
+        {
+            "id": token,
+            "text": stream_decoder().decode(added) or ("" if token is None else tokenizer.label(token)),
+            "bytes": list(added),
+            "probability": round(probability, 6),
         }
-
-    rest = max(0.0, 1 - sum(token.probability for token in tokens[: body.n]))
-    answer = {
-        "prompt": prompt,
-        "next": [shown(token) for token in tokens[: body.n]],
-        "unexplored": round(rest, 6),
-    }
+        for token, added, probability in tokens[: body.n]
+    ]
+    rest = max(0.0, 1 - sum(probability for _, _, probability in tokens[: body.n]))
+    answer: JsonObject = {"prompt": prompt, "next": shown, "unexplored": round(rest, 6)}
     if body.token_id is not None:
-        found = next((i for i, token in enumerate(tokens) if token.id == body.token_id), None)
-        probability = 0.0 if found is None else tokens[found].probability
-        rank = len(tokens) + 1 if found is None else found + 1
+        ranks = {token: (rank, probability) for rank, (token, _, probability) in enumerate(tokens, 1)}
+        rank, probability = ranks.get(body.token_id, (len(tokens) + 1, 0.0))
         answer["token"] = _token_json(tokenizer, body.token_id) | {"probability": probability, "rank": rank}
     return answer
 
@@ -149,36 +139,36 @@ def _explain(
     check: Check,
 ) -> JsonObject:
     """Runs in a thread of the engine."""
-    tokenizer, (prompt, other) = model.tokenizer, prompts
+    prompt, other = prompts
     title = body.messages[-1].content if body.messages else _text(body.prompt, model)
-    finds_words, ablates = "next" in body.include and body.messages is None, "effects" in body.include
     subject = choose_explained_model(
-        model.source, tokenizer, prompt, literal=body.literal, on_note=lambda note: None, runtime=runtime
+        model.source,
+        model.tokenizer,
+        prompt,
+        literal=body.literal,
+        on_note=lambda note: None,
+        runtime=runtime,
+        open_network=model.readable_runtime,
     )
-    network = network_of(runtime)
-    if isinstance(network, NumpyRuntime):  # in memory: the file may be gone
-        reader = network if network is runtime else network.fork()
+    options: dict[str, Any] = {
+        "literal": body.literal,
+        "candidates": body.n,
+        "token": body.token_id,
+        "predictor": subject.predictor,
+        "ablates": "effects" in body.include,
+        "finds_words": "next" in body.include and body.messages is None,
+        "evaluations": body.max_evaluations,
+        "check": check,
+    }
+    attention = "attention" in body.include
+    if not body.without and other is None:
+        explanation = explain(subject.network, model.tokenizer, prompt, **options)
+        position = _position(body, len(explanation.ids))
+        shown = explanation_json(explanation, title, body.n, position=position, attention=attention)
     else:
-        reader = model.readable_runtime(subject.checkpoint)
-    extra: JsonObject = {"expert": subject.member} if subject.member else {}
-    if named_heads := initialized_heads(subject.checkpoint):
-        extra["initialized_heads"] = named_heads
-    if body.without or body.compare is not None:
         try:
             comparison = compare(
-                reader,
-                tokenizer,
-                prompt,
-                other=other,
-                without=body.without,
-                literal=body.literal,
-                candidates=body.n,
-                token=body.token_id,
-                predictor=subject.predictor,
-                ablates=ablates,
-                finds_words=finds_words,
-                evaluations=body.max_evaluations,
-                check=check,
+                subject.network, model.tokenizer, prompt, other=other, without=body.without, **options
             )
         except LLMError as error:
             if error.exit_code != WRONG_USAGE:
@@ -186,29 +176,9 @@ def _explain(
             raise ApiError(str(error).replace("`", ""), param="without") from error
         titles = title, title if body.compare is None else _text(body.compare, model)
         position = _position(body, min(len(comparison.first.ids), len(comparison.second.ids)))
-        answer = comparison_json(comparison, titles, body.n, position)
-        for one in ("first", "second"):
-            _leave_out(answer[one], body)
-        return {"model": model.name} | answer | extra
-    explanation = explain(
-        reader,
-        tokenizer,
-        prompt,
-        literal=body.literal,
-        candidates=body.n,
-        predictor=subject.predictor,
-        token=body.token_id,
-        ablates=ablates,
-        check=check,
-    )
-    words = NextWords((), 1.0, 0)
-    if finds_words:
-        runtime.rewind()
-        words = next_words(runtime, tokenizer, prompt, evaluations=body.max_evaluations, check=check)
-    position = _position(body, len(explanation.ids))
-    shown = explanation_json(explanation, words, tokenizer, title, body.n, position=position)
-    _leave_out(shown, body)
-    return {"model": model.name} | shown | extra
+        shown = comparison_json(comparison, titles, body.n, position=position, attention=attention)
+    facts = {"expert": subject.member, "initialized_heads": initialized_heads(subject.checkpoint)}
+    return {"model": model.name} | shown | {name: value for name, value in facts.items() if value}
 
 
 def _position(body: ExplainBody, tokens: int) -> int | None:
@@ -216,12 +186,6 @@ def _position(body: ExplainBody, tokens: int) -> int | None:
     if body.position is not None and not -tokens <= body.position < tokens:
         raise invalid("position", f"must be from {-tokens} to {tokens - 1}, found {body.position}")
     return body.position
-
-
-def _leave_out(shown: Any, body: ExplainBody) -> None:
-    """Remove the attention from an explanation, unless it is requested."""
-    if "attention" not in body.include:
-        del shown["attention"]
 
 
 # ---- experts

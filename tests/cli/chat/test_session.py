@@ -147,7 +147,7 @@ def test_an_error_of_an_answer_leaves_the_conversation_as_it_was(capsys: pytest.
     chat, _ = converse("x", "y" * 60, "z", model=CountingModel(answering("c", "d"), context=30))
     assert contents(chat) == ["x", "c", "z", "d"]
     captured = capsys.readouterr()
-    assert captured.out == "c\nd\n" and "error: the message has 63 tokens" in captured.err
+    assert captured.out == "c\nd\n" and "error: the messages have 63 tokens" in captured.err
 
 
 def test_dropped_turns_are_noted(capsys: pytest.CaptureFixture[str]) -> None:

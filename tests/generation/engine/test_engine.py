@@ -106,6 +106,7 @@ def start():
 
 def ask(engine, prompt, sampling=GREEDY, model="dense", group=None, **more):
     client = Client()
+    prompt = prompt if isinstance(prompt, Prompt) else Prompt([*prompt], written=more.pop("written", 0))
     client.sequence = engine.submit(GenerationRequest(model, prompt, sampling, **more), client, group)
     return client
 
@@ -226,7 +227,7 @@ class Blocking(Client):
 def blocked(engine):
     """A client for which the engine's thread waits."""
     client = Blocking()
-    engine.submit(GenerationRequest("dense", (9,), SamplingConfig(max_tokens=1)), client)
+    engine.submit(GenerationRequest("dense", Prompt([9]), SamplingConfig(max_tokens=1)), client)
     assert client.stopped.wait(SECONDS)
     return client
 
@@ -286,12 +287,12 @@ def test_groups_have_equal_numbers_of_places(start):
 
     many = [Member("many") for _ in range(8)]
     for client in many:
-        engine.submit(GenerationRequest("dense", (5, 6), long), client, "many")
+        engine.submit(GenerationRequest("dense", Prompt([5, 6]), long), client, "many")
     while not all(client.events for client in many[:4]):
         time.sleep(0.001)
     few = [Member("few") for _ in range(3)]
     for client in few:
-        engine.submit(GenerationRequest("dense", (7, 8), replace(long, max_tokens=6)), client, "few")
+        engine.submit(GenerationRequest("dense", Prompt([7, 8]), replace(long, max_tokens=6)), client, "few")
     for client in few:
         assert_as_alone(client, "dense", [7, 8], replace(long, max_tokens=6))
     for client in many:
@@ -304,7 +305,7 @@ def test_a_cancelled_request_frees_its_place(start):
     engine = start(EngineLimits(concurrent=1))
     endless = SamplingConfig(temperature=0.0, max_tokens=10**9, repetition_penalty=1.0)
     unending = Client()
-    sequence = engine.submit(GenerationRequest("dense", (5, 6), endless), unending)
+    sequence = engine.submit(GenerationRequest("dense", Prompt([5, 6]), endless), unending)
     waiting = ask(engine, (7,), endless)
     other = ask(engine, (7, 8))
     engine.cancel(waiting.sequence)
@@ -386,7 +387,7 @@ def test_a_listener_that_raises_ends_its_request(start):
     def raising(event):
         raise RuntimeError("the event loop is closed")
 
-    engine.submit(GenerationRequest("dense", (5, 6), SamplingConfig(max_tokens=10**9)), raising)
+    engine.submit(GenerationRequest("dense", Prompt([5, 6]), SamplingConfig(max_tokens=10**9)), raising)
     assert_as_alone(ask(engine, (5, 6)), "dense", [5, 6])
 
 
@@ -464,7 +465,8 @@ def test_sequences_wait_for_memory(start):
 
     clients = [Watching() for _ in range(5)]
     for client in clients:
-        engine.submit(GenerationRequest("dense", (5, 6), SamplingConfig(temperature=0.0, max_tokens=33)), client)
+        sampling = SamplingConfig(temperature=0.0, max_tokens=33)
+        engine.submit(GenerationRequest("dense", Prompt([5, 6]), sampling), client)
     for client in clients:
         assert_as_alone(client, "dense", [5, 6], SamplingConfig(temperature=0.0, max_tokens=33))
     assert max(most) == 2

@@ -22,6 +22,7 @@ from llmcli.formats.training_record import TrainingRecord
 from llmcli.generation.engine import engine
 from llmcli.generation.engine.requests import EngineLimits, GenerationRequest
 from llmcli.generation.next_words import next_words
+from llmcli.generation.token_healing import Prompt
 from llmcli.server.api import prompts, running
 from llmcli.server.api.models import Models, ServedModel
 from llmcli.server.errors import ApiError, ModelLoadError, as_api_error
@@ -300,7 +301,8 @@ def test_what_is_not_read_waits_and_others_have_its_place(served, monkeypatch):
         async with app.router.lifespan_context(app):
             process = app.state.service.engine
             asked = [
-                GenerationRequest("text", (5, 6), SamplingConfig(max_tokens=n, temperature=0)) for n in (60, 60, 5)
+                GenerationRequest("text", Prompt([5, 6]), SamplingConfig(max_tokens=n, temperature=0))
+                for n in (60, 60, 5)
             ]
             async with running.RunningRequests(process, asked[:2]) as unread:
                 async with running.RunningRequests(process, asked[2:]) as read:
@@ -323,7 +325,7 @@ def test_what_is_not_read_gives_up_its_memory_for_others(served, monkeypatch):
         async with app.router.lifespan_context(app):
             process = app.state.service.engine
             long, short = (
-                GenerationRequest("text", (5, 6), SamplingConfig(max_tokens=n, temperature=0)) for n in (60, 5)
+                GenerationRequest("text", Prompt([5, 6]), SamplingConfig(max_tokens=n, temperature=0)) for n in (60, 5)
             )
             async with running.RunningRequests(process, [long]) as unread:
                 async with running.RunningRequests(process, [short]) as read:
