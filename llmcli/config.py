@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from types import UnionType
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
@@ -188,17 +188,17 @@ class ModelConfig:
         if self.model_type not in ARCHITECTURES:
             supported = ", ".join(ARCHITECTURES)
             raise usage(f"model_type {brief(self.model_type)} is not supported; supported are {supported}")
-        for field in fields(self):
-            name, value = field.name, getattr(self, field.name)
+        for declared in fields(self):
+            name, value = declared.name, getattr(self, declared.name)
             least = (
                 0 if name in ("eos_token_id", "num_experts", "num_experts_per_tok", "sliding_window") else 1
             )
-            if field.type is int:
+            if declared.type is int:
                 require(type(value) is int and value >= least, name, f"an integer of at least {least}", value)
                 require(value <= LARGEST_COUNT, name, f"at most {LARGEST_COUNT:,}", value)
-            elif field.type is float:
+            elif declared.type is float:
                 require(_is_usable(value), name, "a positive number from 1e-30 to 1e30", value)
-            elif field.type is bool:
+            elif declared.type is bool:
                 require(type(value) is bool, name, "true or false", value)
         require(
             self.hidden_act in ACTIVATIONS, "hidden_act", f"one of {', '.join(ACTIVATIONS)}", self.hidden_act
@@ -488,54 +488,63 @@ class Grammar:
             raise usage(f"a text has one form, found {' and '.join(names)}; give one of them")
 
 
-class Bounds(NamedTuple):
-    """The smallest and the largest value of a setting, and the value that switches it off, if any."""
+class Setting(NamedTuple):
+    """A number in SamplingConfig: its help text, the smallest and the largest value, and the value that
+    switches it off, if any. The command line, HTTP and Python take all of them from here."""
 
-    low: float
-    high: float
+    help: str
+    low: float = 0
+    high: float = math.inf
     off: float | None = None
 
     @property
     def wanted(self) -> str:
         note = "" if self.off is None else f" ({self.off:g}: off)"
-        return (
-            f"at least {self.low:g}{note}"
-            if self.high == math.inf
-            else f"between {self.low:g} and {self.high:g}{note}"
-        )
+        if self.high == math.inf:
+            return f"at least {self.low:g}{note}"
+        return f"between {self.low:g} and {self.high:g}{note}"
 
 
-# the fields of SamplingConfig that are numbers; `llm serve` limits temperature and numbers of tokens further
-SAMPLING_BOUNDS = {
-    "max_tokens": Bounds(0, math.inf),
-    "temperature": Bounds(0, math.inf),
-    "top_k": Bounds(0, math.inf, off=0),
-    "top_p": Bounds(0, 1, off=1),  # 0 is refused, except by `llm serve`
-    "min_p": Bounds(0, 1, off=0),
-    "repetition_penalty": Bounds(1e-6, 1e6, off=1),
-    "presence_penalty": Bounds(-2, 2, off=0),
-    "frequency_penalty": Bounds(-2, 2, off=0),
-    "seed": Bounds(0, math.inf),
-    "min_tokens": Bounds(0, math.inf),
-}
+def _setting(
+    default: float, help: str, low: float = 0, high: float = math.inf, off: float | None = None
+) -> Any:
+    return field(default=default, metadata={"setting": Setting(help, low, high, off)})
 
 
 @dataclass(frozen=True)
 class SamplingConfig:
     """Settings for choosing the next token from the model's logits."""
 
-    max_tokens: int = 200
-    temperature: float = 0.8  # 0: greedy decoding
-    top_k: int = 0  # keep the k most likely tokens; 0: all
-    top_p: float = 1.0  # keep the most likely tokens that together reach this probability
-    min_p: float = 0.05  # keep tokens at least this fraction as likely as the most likely one
-    repetition_penalty: float = 1.0  # penalize tokens that occurred (CTRL, arXiv:1909.05858, section 4.1)
-    # subtracted from the logits of tokens that were generated; OpenAI's definition
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0  # likewise, times the number of occurrences
-    seed: int = 0
+    max_tokens: int = _setting(200, "Maximum number of tokens to generate.")
+    temperature: float = _setting(0.8, "Sampling temperature; 0 always chooses the most likely token.")
+    top_k: int = _setting(0, "Sample from the N most likely tokens; 0 is off.", off=0)
+    top_p: float = _setting(
+        1.0,
+        "Sample only from the most likely tokens that together reach a probability of X; 1 is off.",
+        1e-9,  # keeps the most likely token alone
+        1,
+        off=1,
+    )
+    min_p: float = _setting(
+        0.05,
+        "Sample only from tokens that are at least X times as likely as the most likely one; 0 is off.",
+        high=1,
+        off=0,
+    )
+    repetition_penalty: float = _setting(  # CTRL, arXiv:1909.05858, section 4.1
+        1.0, "Penalize tokens that occurred, by this factor; 1 is off.", 1e-6, 1e6, off=1
+    )
+    # as OpenAI defines them: the second is multiplied by the number of occurrences
+    presence_penalty: float = _setting(
+        0.0, "Subtract X from the logits of tokens that were generated; 0 is off.", -2, 2, off=0
+    )
+    frequency_penalty: float = _setting(
+        0.0, "Subtract X from the logit of a token for each time it was generated; 0 is off.", -2, 2, off=0
+    )
+    seed: int = _setting(0, "Random seed.")
     stop: tuple[str, ...] = ()  # end before any of these strings
-    min_tokens: int = 0  # do not end earlier, unless a grammar allows nothing else
+    # unless a grammar allows nothing else
+    min_tokens: int = _setting(0, "Minimum number of tokens to generate.")
     logit_bias: tuple[tuple[int, float], ...] = ()  # (token, added to its logit)
     grammar: Grammar | None = None
 
@@ -543,11 +552,10 @@ class SamplingConfig:
         convert_fields(self)
         strings = isinstance(self.stop, tuple) and all(isinstance(text, str) for text in self.stop)
         require(strings, "stop", "a tuple of strings", self.stop)
-        for name, bounds in SAMPLING_BOUNDS.items():
+        for name, setting in SAMPLING.items():
             value = getattr(self, name)
-            require(bounds.low <= value <= bounds.high, f"`{name}`", bounds.wanted, value)
+            require(setting.low <= value <= setting.high, f"`{name}`", setting.wanted, value)
         require(self.temperature < math.inf, "`temperature`", "finite", self.temperature)
-        require(self.top_p > 0, "`top_p`", "above 0 and at most 1 (1: off)", self.top_p)
         for token, bias in self.logit_bias:
             require(-100 <= bias <= 100, f"`logit_bias` of token {token}", "between -100 and 100", bias)
         if "" in self.stop:
@@ -558,13 +566,19 @@ class SamplingConfig:
             )
 
 
+# the settings that are numbers, by name
+SAMPLING: dict[str, Setting] = {
+    one.name: one.metadata["setting"] for one in fields(SamplingConfig) if one.metadata
+}
+
+
 def convert_fields(config: "DataclassInstance") -> None:
     """Check fields of type int, float, bool or str (or None), and convert numpy's numbers to Python's."""
     from numbers import Integral, Real
 
-    for field in fields(config):
-        kinds = get_args(field.type) if isinstance(field.type, UnionType) else (field.type,)
-        value = getattr(config, field.name)
+    for declared in fields(config):
+        kinds = get_args(declared.type) if isinstance(declared.type, UnionType) else (declared.type,)
+        value = getattr(config, declared.name)
         expected = next((name for kind, name in _KINDS.items() if kind in kinds), None)
         is_huge = isinstance(value, int) and value.bit_length() > 1000  # more than a float can hold
         if (
@@ -575,11 +589,11 @@ def convert_fields(config: "DataclassInstance") -> None:
             continue
         is_bool = type(value).__name__ in ("bool", "bool_")  # "bool_" in numpy before version 2
         if int in kinds and isinstance(value, Integral) and not is_bool:
-            object.__setattr__(config, field.name, int(value))
+            object.__setattr__(config, declared.name, int(value))
         elif float in kinds and isinstance(value, Real) and not is_bool and not is_huge:
-            object.__setattr__(config, field.name, float(value))
+            object.__setattr__(config, declared.name, float(value))
         else:
-            raise usage(f"{field.name} must be {expected}, found {brief(value)}")
+            raise usage(f"{declared.name} must be {expected}, found {brief(value)}")
 
 
 def as_record(config: "DataclassInstance") -> dict[str, Any]:

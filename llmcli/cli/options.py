@@ -18,7 +18,7 @@ import typer
 from typer.models import OptionInfo
 
 from llmcli.cli.terminal import console
-from llmcli.config import DEFAULT_MODEL, DEVICES, QUANTIZATIONS, Grammar, SamplingConfig
+from llmcli.config import DEFAULT_MODEL, DEVICES, QUANTIZATIONS, SAMPLING, Grammar, SamplingConfig
 from llmcli.errors import LLMError, brief, command_line, option_of, usage
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 MAX_NAMED_MODELS = 3  # offered in the error about a missing model
 # panels of the help
-DATA, SAMPLING, STRUCTURED, ANALYSIS = (
+DATA, SAMPLING_PANEL, STRUCTURED, ANALYSIS = (
     "Data",
     "Sampling",
     "Structured output",
@@ -91,9 +91,15 @@ def choice(
     return option(metavar or "|".join(choices), help, default, panel=panel, callback=check)
 
 
+def sampling_option(name: str, metavar: str = "X", *, names: str = "") -> Any:
+    """Declare the option of a number in SamplingConfig."""
+    default, help = getattr(SamplingConfig, name), SAMPLING[name].help
+    return option(metavar, help, default, names=names, panel=SAMPLING_PANEL)
+
+
 def max_tokens_option(default: int) -> Any:
     names = "-n --max-tokens --max-new-tokens --n-predict"
-    return option("N", "Maximum number of tokens to generate.", default, names=names)
+    return option("N", SAMPLING["max_tokens"].help, default, names=names)
 
 
 class Options:
@@ -259,37 +265,12 @@ class GenerationOptions(ResultOptions):
     """Options of subcommands that generate text."""
 
     max_tokens: int = max_tokens_option(SamplingConfig.max_tokens)
-    temperature: float = option(
-        "X",
-        "Sampling temperature; 0 always chooses the most likely token.",
-        SamplingConfig.temperature,
-        names="-t --temperature --temp",
-        panel=SAMPLING,
-    )
-    top_k: int = option(
-        "N",
-        "Sample from the N most likely tokens; 0 is off.",
-        SamplingConfig.top_k,
-        names="-k --top-k",
-        panel=SAMPLING,
-    )
-    top_p: float = option(
-        "X",
-        "Sample only from the most likely tokens that together reach a probability of X; 1 is off.",
-        SamplingConfig.top_p,
-        names="-p --top-p",
-        panel=SAMPLING,
-    )
-    min_p: float = option(
-        "X",
-        "Sample only from tokens that are at least X times as likely as the most likely one; 0 is off.",
-        SamplingConfig.min_p,
-        panel=SAMPLING,
-    )
-    min_tokens: int = option(
-        "N", "Minimum number of tokens to generate.", SamplingConfig.min_tokens, panel=SAMPLING
-    )
-    seed: int | None = option("N", "Random seed (default: random).", names="-s --seed", panel=SAMPLING)
+    temperature: float = sampling_option("temperature", names="-t --temperature --temp")
+    top_k: int = sampling_option("top_k", "N", names="-k --top-k")
+    top_p: float = sampling_option("top_p", names="-p --top-p")
+    min_p: float = sampling_option("min_p")
+    min_tokens: int = sampling_option("min_tokens", "N")
+    seed: int | None = option("N", "Random seed (default: random).", names="-s --seed", panel=SAMPLING_PANEL)
     json_schema: str | None = option(
         "FILE", "Generate JSON that fits the JSON schema in FILE.", panel=STRUCTURED
     )

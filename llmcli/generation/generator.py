@@ -138,7 +138,7 @@ class GeneratedText:
         self.sampling = sampling = self._sampler.config
         self._end_ids = {*tokenizer.eos_ids, *stop_ids}
         # an answer has SentencePiece's space before its first word
-        self._strips_space = tokenizer.adds_prefix_space and bool(stop_ids)
+        self._strips_space = bool(stop_ids) and tokenizer.adds_prefix_space
         self._vocabulary = tokenizer.vocabulary
         # a character may begin here
         before = b"".join(self._vocabulary.token_bytes[token] for token in ids[-4:])

@@ -6,6 +6,7 @@ MAX_PROMPTS = 32  # per request
 MAX_CHOICES = 32  # prompts x n
 MAX_MESSAGES = 1_000
 MAX_TOKENS = 32_768  # new tokens per text
+MAX_TEMPERATURE = 100
 MAX_STOPS, MAX_STOP_CHARACTERS = 16, 1_000
 MAX_LOGPROBS, MAX_TOP_LOGPROBS = 5, 20  # alternatives per token: completions, chats
 MAX_GIVEN_CHOICES, MAX_GIVEN_CHARACTERS = 256, 2_000  # texts of which one is generated

@@ -45,44 +45,45 @@ def compared(prompt: str, config: ModelConfig = CONFIG, **options: object) -> Co
 
 
 @pytest.mark.usefixtures("short_search")
-@pytest.mark.parametrize("without", PARTS)
-def test_predictions_equal_the_reference_with_weights_of_zero(without: tuple[str, ...]) -> None:
-    comparison = compared("The dog ate", without=without)
-    model, ids = random_checkpoint(CONFIG), comparison.first.ids
-    rows = [reference(one, ids)[1][-1, -1] for one in (model, zeroed(model, without))]
-    for explanation, row in zip((comparison.first, comparison.second), rows, strict=True):
-        assert explanation.ids == ids
-        found, expected = explanation.logprobs, row.log_softmax(-1).numpy()
-        np.testing.assert_allclose(found[np.isfinite(found)], expected[np.isfinite(found)], atol=1e-4)
-    allowed = torch.from_numpy(TOKENIZER.vocabulary.allowed(START))
-    p, q = (torch.where(allowed, row, -torch.inf).softmax(-1) for row in rows)
-    assert comparison.kl_divergence == pytest.approx(float((p * (p / q).log2())[allowed].sum()), abs=1e-4)
-    [likeliest] = comparison.next_tokens(1)[:1]
-    assert likeliest.token == int(p.argmax())
-    assert likeliest.bits == pytest.approx(
-        float((rows[1].softmax(-1) / rows[0].softmax(-1)).log2()[likeliest.token]), abs=1e-3
-    )
+def test_predictions_equal_the_reference_with_weights_of_zero() -> None:
+    for without in PARTS:
+        comparison = compared("The dog ate", without=without)
+        model, ids = random_checkpoint(CONFIG), comparison.first.ids
+        rows = [reference(one, ids)[1][-1, -1] for one in (model, zeroed(model, without))]
+        for explanation, row in zip((comparison.first, comparison.second), rows, strict=True):
+            assert explanation.ids == ids, without
+            found, expected = explanation.logprobs, row.log_softmax(-1).numpy()
+            np.testing.assert_allclose(found[np.isfinite(found)], expected[np.isfinite(found)], atol=1e-4)
+        allowed = torch.from_numpy(TOKENIZER.vocabulary.allowed(START))
+        p, q = (torch.where(allowed, row, -torch.inf).softmax(-1) for row in rows)
+        assert comparison.kl_divergence == pytest.approx(float((p * (p / q).log2())[allowed].sum()), abs=1e-4), without
+        [likeliest] = comparison.next_tokens(1)[:1]
+        assert likeliest.token == int(p.argmax()), without
+        assert likeliest.bits == pytest.approx(
+            float((rows[1].softmax(-1) / rows[0].softmax(-1)).log2()[likeliest.token]), abs=1e-3
+        ), without
 
 
 @pytest.mark.usefixtures("short_search")
-@pytest.mark.parametrize("config", [CONFIG, EXPERTS], ids=["dense", "experts"])
-@pytest.mark.parametrize("without", PARTS[::2])
-def test_activations_equal_those_of_a_file_with_weights_of_zero(
-    without: tuple[str, ...], config: ModelConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(explain_module, "MAX_ABLATION_WORK", 0)  # leaving out each of many tokens takes seconds
-    prompt = "The cat sat on the mat. " * (PREFILL_CHUNK // 6)
-    second = compared(prompt, config, without=without).second
-    network, token = NumpyRuntime(zeroed(random_checkpoint(config), without)), compared(prompt, config).first.token
-    truth = explain(network, TOKENIZER, prompt, literal=True, token=token)
-    assert second.attribution.token == token
-    np.testing.assert_allclose(second.logit_lens.probabilities, truth.logit_lens.probabilities, atol=1e-6)
-    np.testing.assert_allclose(second.attention, truth.attention, atol=1e-6)
-    np.testing.assert_allclose(second.attribution.heads, truth.attribution.heads, atol=1e-5)
-    for part in without:
-        layer, _, head = part.partition(".")
-        heads = second.attribution.heads[int(layer) - 1]
-        assert not (heads[int(head) - 1] if head else heads).any()
+def test_activations_equal_those_of_a_file_with_weights_of_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    for config in [CONFIG, EXPERTS]:
+        for without in PARTS[::2]:
+            monkeypatch.setattr(explain_module, "MAX_ABLATION_WORK", 0)  # leaving out each of many tokens takes seconds
+            prompt = "The cat sat on the mat. " * (PREFILL_CHUNK // 6)
+            second = compared(prompt, config, without=without).second
+            network, token = (
+                NumpyRuntime(zeroed(random_checkpoint(config), without)),
+                compared(prompt, config).first.token,
+            )
+            truth = explain(network, TOKENIZER, prompt, literal=True, token=token)
+            assert second.attribution.token == token, (config, without)
+            np.testing.assert_allclose(second.logit_lens.probabilities, truth.logit_lens.probabilities, atol=1e-6)
+            np.testing.assert_allclose(second.attention, truth.attention, atol=1e-6)
+            np.testing.assert_allclose(second.attribution.heads, truth.attribution.heads, atol=1e-5)
+            for part in without:
+                layer, _, head = part.partition(".")
+                heads = second.attribution.heads[int(layer) - 1]
+                assert not (heads[int(head) - 1] if head else heads).any(), (config, without)
 
 
 @pytest.mark.usefixtures("short_search")
@@ -96,16 +97,16 @@ def test_the_model_itself_does_not_change() -> None:
 
 
 @pytest.mark.usefixtures("short_search")
-@pytest.mark.parametrize("prompt", ["The d", "The cat sat o", "りんごを食"])
-def test_tokens_that_start_inside_the_prompt_are_compared_by_the_text_that_they_add(prompt: str) -> None:
-    same, other = (
-        compared(prompt, literal=False, other=prompt),
-        compared(prompt, literal=False, without=("1", "2", "3")),
-    )
-    assert same.kl_divergence == 0 and all(change.bits == 0 for change in same.next_tokens(9))
-    assert 0 < other.kl_divergence < 30
-    total = sum(change.first for change in other.next_tokens(10_000))
-    assert total == pytest.approx(np.exp(other.first.logprobs).sum(), abs=1e-6)
+def test_tokens_that_start_inside_the_prompt_are_compared_by_the_text_that_they_add() -> None:
+    for prompt in ["The d", "The cat sat o", "りんごを食"]:
+        same, other = (
+            compared(prompt, literal=False, other=prompt),
+            compared(prompt, literal=False, without=("1", "2", "3")),
+        )
+        assert same.kl_divergence == 0 and all(change.bits == 0 for change in same.next_tokens(9)), prompt
+        assert 0 < other.kl_divergence < 30, prompt
+        total = sum(change.first for change in other.next_tokens(10_000))
+        assert total == pytest.approx(np.exp(other.first.logprobs).sum(), abs=1e-6), prompt
 
 
 @pytest.mark.usefixtures("short_search")
@@ -137,11 +138,11 @@ def test_an_ngram_cache_stays_on() -> None:
         compare(network, TOKENIZER, prompt, without=["cache"])
 
 
-@pytest.mark.parametrize("name", ["0", "4", "2.0", "2.5", "x", "", "1.", ".1", "1.1.1", "-1", "１", "1 ", "9" * 99])
-def test_a_part_that_the_model_does_not_have_is_refused_with_those_that_it_has(name: str) -> None:
-    with pytest.raises(LLMError, match=r"the model has layers 1 to 3, with 4 heads each, found ") as error:
-        parse_parts(["1", name], CONFIG)
-    assert "\n" not in str(error.value)
+def test_a_part_that_the_model_does_not_have_is_refused_with_those_that_it_has() -> None:
+    for name in ["0", "4", "2.0", "2.5", "x", "", "1.", ".1", "1.1.1", "-1", "１", "1 ", "9" * 99]:
+        with pytest.raises(LLMError, match=r"the model has layers 1 to 3, with 4 heads each, found ") as error:
+            parse_parts(["1", name], CONFIG)
+        assert "\n" not in str(error.value), name
 
 
 def test_parts_are_counted_from_one() -> None:

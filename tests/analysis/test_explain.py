@@ -79,19 +79,21 @@ def reference(
     return torch.stack(attention), rms(torch.stack([*streams, x]), W["model.norm.weight"]) @ head.T
 
 
-@pytest.mark.parametrize("tied", [False, True])
-def test_contributions_to_a_logit_equal_the_reference_and_sum_to_it(tied: bool) -> None:
-    explanation, model = explained("The dog ate the hat", replace(CONFIG, tie_word_embeddings=tied))
-    attribution, added = explanation.attribution, list[torch.Tensor]()
-    assert attribution.token == explanation.most_likely(1)[0]
-    logit = float(reference(model, explanation.ids, added)[1][-1, -1, attribution.token])
-    embedding, *layers = [part[:, attribution.token].numpy() for part in added]
-    assert attribution.embedding == pytest.approx(float(embedding[0]), abs=1e-4)
-    np.testing.assert_allclose(attribution.heads, layers[::2], atol=1e-4)
-    np.testing.assert_allclose(attribution.mlp, np.concatenate(layers[1::2]), atol=1e-4)
-    assert attribution.logit == pytest.approx(logit, abs=1e-4)
-    own = NumpyRuntime(model).prefill(explanation.ids)[attribution.token]
-    assert attribution.embedding + attribution.heads.sum() + attribution.mlp.sum() == pytest.approx(own, abs=1e-5)
+def test_contributions_to_a_logit_equal_the_reference_and_sum_to_it() -> None:
+    for tied in [False, True]:
+        explanation, model = explained("The dog ate the hat", replace(CONFIG, tie_word_embeddings=tied))
+        attribution, added = explanation.attribution, list[torch.Tensor]()
+        assert attribution.token == explanation.most_likely(1)[0], tied
+        logit = float(reference(model, explanation.ids, added)[1][-1, -1, attribution.token])
+        embedding, *layers = [part[:, attribution.token].numpy() for part in added]
+        assert attribution.embedding == pytest.approx(float(embedding[0]), abs=1e-4), tied
+        np.testing.assert_allclose(attribution.heads, layers[::2], atol=1e-4)
+        np.testing.assert_allclose(attribution.mlp, np.concatenate(layers[1::2]), atol=1e-4)
+        assert attribution.logit == pytest.approx(logit, abs=1e-4), tied
+        own = NumpyRuntime(model).prefill(explanation.ids)[attribution.token]
+        assert attribution.embedding + attribution.heads.sum() + attribution.mlp.sum() == pytest.approx(
+            own, abs=1e-5
+        ), tied
 
 
 def explained(prompt: str, config: ModelConfig = CONFIG, **options: object) -> tuple[Explanation, Checkpoint]:
@@ -99,22 +101,22 @@ def explained(prompt: str, config: ModelConfig = CONFIG, **options: object) -> t
     return explain(NumpyRuntime(model), TOKENIZER, prompt, **{"literal": True, **options}), model  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("words", [1, 6, PREFILL_CHUNK])
-def test_attention_and_logit_lens_equal_the_reference(words: int, tied: bool) -> None:
-    config = replace(CONFIG, tie_word_embeddings=tied)
-    explanation, model = explained(" cat" * words, config, candidates=8)
-    attention, lens = reference(model, explanation.ids)
-    N = len(explanation.ids)
-    assert words <= N and explanation.attention.shape == (3, 4, N, N)
-    np.testing.assert_allclose(explanation.attention, attention.numpy(), atol=1e-4)
-    probabilities = lens[:, -1].softmax(-1)
-    probabilities[-1] *= torch.from_numpy(TOKENIZER.vocabulary.allowed(START))
-    top = probabilities.topk(8)
-    np.testing.assert_allclose(explanation.logit_lens.probabilities, top.values.numpy(), atol=1e-4)
-    np.testing.assert_allclose(
-        np.take_along_axis(probabilities.numpy(), explanation.logit_lens.ids, -1), top.values.numpy(), atol=1e-4
-    )
+def test_attention_and_logit_lens_equal_the_reference() -> None:
+    for tied in [False, True]:
+        for words in [1, 6, PREFILL_CHUNK]:
+            config = replace(CONFIG, tie_word_embeddings=tied)
+            explanation, model = explained(" cat" * words, config, candidates=8)
+            attention, lens = reference(model, explanation.ids)
+            N = len(explanation.ids)
+            assert words <= N and explanation.attention.shape == (3, 4, N, N), (tied, words)
+            np.testing.assert_allclose(explanation.attention, attention.numpy(), atol=1e-4)
+            probabilities = lens[:, -1].softmax(-1)
+            probabilities[-1] *= torch.from_numpy(TOKENIZER.vocabulary.allowed(START))
+            top = probabilities.topk(8)
+            np.testing.assert_allclose(explanation.logit_lens.probabilities, top.values.numpy(), atol=1e-4)
+            np.testing.assert_allclose(
+                np.take_along_axis(probabilities.numpy(), explanation.logit_lens.ids, -1), top.values.numpy(), atol=1e-4
+            )
 
 
 @pytest.mark.slow
@@ -168,25 +170,33 @@ class RecordingSampler(Sampler):
         return super().__call__(logits, seen, model_logits=model_logits, tokens=tokens)
 
 
-@pytest.mark.parametrize("context", [16, 32, 200])
-@pytest.mark.parametrize("literal", [False, True])
-@pytest.mark.parametrize("prompt", ["T", "The cat sat on", "The dog ate the hat. " * 8 + "supercalifragil", "食べ"])
-def test_probabilities_equal_those_of_generate_exactly(prompt: str, literal: bool, context: int) -> None:
-    model = random_checkpoint(replace(CONFIG, max_position_embeddings=context))
-    explanation = explain(NumpyRuntime(model), TOKENIZER, prompt, literal=literal)
-    sampler = RecordingSampler()
-    pieces: Iterator = generate(NumpyRuntime(model), TOKENIZER, prompt, sampler, literal=literal)
-    next_token = next(pieces).id
-    [(logits, model_logits, tokens)] = sampler.calls
-    used = logits if model_logits is None else model_logits
-    total = float(np.log(float(np.exp(used - used.max()).sum())))
-    logprobs = np.where(np.isneginf(logits), -np.inf, (used - used.max()).astype(np.float64) - total)
-    expected = np.full(300, -np.inf)
-    np.logaddexp.at(expected, range(300) if tokens is None else tokens, logprobs)
-    assert np.array_equal(explanation.logprobs, expected)
-    assert explanation.most_likely(1) == [next_token] == [explanation.logit_lens.ids[-1, 0]]
-    assert explanation.logit_lens.probabilities[-1, 0] == np.float32(np.exp(explanation.logprobs.max()))
-    assert literal is False or explanation.tail == ""
+def test_probabilities_equal_those_of_generate_exactly() -> None:
+    for context in [16, 32, 200]:
+        for literal in [False, True]:
+            for prompt in ["T", "The cat sat on", "The dog ate the hat. " * 8 + "supercalifragil", "食べ"]:
+                model = random_checkpoint(replace(CONFIG, max_position_embeddings=context))
+                explanation = explain(NumpyRuntime(model), TOKENIZER, prompt, literal=literal)
+                sampler = RecordingSampler()
+                pieces: Iterator = generate(NumpyRuntime(model), TOKENIZER, prompt, sampler, literal=literal)
+                next_token = next(pieces).id
+                [(logits, model_logits, tokens)] = sampler.calls
+                used = logits if model_logits is None else model_logits
+                total = float(np.log(float(np.exp(used - used.max()).sum())))
+                logprobs = np.where(np.isneginf(logits), -np.inf, (used - used.max()).astype(np.float64) - total)
+                expected = np.full(300, -np.inf)
+                np.logaddexp.at(expected, range(300) if tokens is None else tokens, logprobs)
+                assert np.array_equal(explanation.logprobs, expected), (context, literal, prompt)
+                assert explanation.most_likely(1) == [next_token] == [explanation.logit_lens.ids[-1, 0]], (
+                    context,
+                    literal,
+                    prompt,
+                )
+                assert explanation.logit_lens.probabilities[-1, 0] == np.float32(np.exp(explanation.logprobs.max())), (
+                    context,
+                    literal,
+                    prompt,
+                )
+                assert literal is False or explanation.tail == "", (context, literal, prompt)
 
 
 def test_a_token_that_starts_inside_the_prompt_may_be_the_prediction() -> None:

@@ -151,12 +151,12 @@ def test_a_tensor_may_have_the_name_of_a_group():
     assert outline(root) == [("a", 1, 5, [("b", 1, 3, [])])]
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a..b", ".a", "a.", "\u0663.w", "x" * 5000, "a." * 2999 + "a"])
-def test_every_tensor_is_in_the_tree_whatever_its_name(name):
-    root = parameter_tree(header_of({name: (3,), "other": (2,)}))
-    assert root.parameters == 5
-    assert sum(child.parameters for child in root.children.values()) == 5
-    assert len(leaves(root)) == 2
+def test_every_tensor_is_in_the_tree_whatever_its_name():
+    for name in ["", ".", "..", "a..b", ".a", "a.", "\u0663.w", "x" * 5000, "a." * 2999 + "a"]:
+        root = parameter_tree(header_of({name: (3,), "other": (2,)}))
+        assert root.parameters == 5, name
+        assert sum(child.parameters for child in root.children.values()) == 5, name
+        assert len(leaves(root)) == 2, name
 
 
 names_of_tensors = st.builds(
@@ -195,20 +195,17 @@ def test_a_tensor_is_found_by_its_name():
     assert find_tensor(header, "model.norm.weight") is header.tensors["model.norm.weight"]
 
 
-@pytest.mark.parametrize(
-    ("name", "hint"),
-    [
+def test_the_error_for_an_unknown_name_suggests_a_similar_one():
+    for name, hint in [
         ("model.norm.wieght", "did you mean model.norm.weight?"),
         ("lm_head", "did you mean lm_head.weight?"),
         ("layers.2.mlp.up_proj.weight", "did you mean model.layers.2.mlp.up_proj.weight?"),
         ("down", "did you mean model.layers.0.mlp.down_proj.weight?"),  # part of a name, though not similar to it
         ("zzz", "llm inspect some.safetensors --tensors"),
-    ],
-)
-def test_the_error_for_an_unknown_name_suggests_a_similar_one(name, hint):
-    with pytest.raises(LLMError) as caught:
-        find_tensor(header_of(CONFIG.tensor_shapes()), name)
-    assert hint in str(caught.value)
+    ]:
+        with pytest.raises(LLMError) as caught:
+            find_tensor(header_of(CONFIG.tensor_shapes()), name)
+        assert hint in str(caught.value), (name, hint)
 
 
 def test_statistics_computed_by_hand(tmp_path):
@@ -225,18 +222,26 @@ def test_the_histogram_has_equal_intervals_from_min_to_max(tmp_path):
     assert statistics_of(tmp_path, "F32", values).histogram == [2, 1, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1, 1, 1, 2]
 
 
-@pytest.mark.parametrize("dtype", ["U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64", "F16", "F32", "F64"])
-def test_statistics_of_every_readable_dtype(tmp_path, dtype):
-    statistics = statistics_of(tmp_path, dtype, [0, 1, 2, 5])
-    assert (statistics.mean, statistics.min, statistics.max, statistics.zeros, statistics.not_finite) == (2, 0, 5, 1, 0)
-    assert statistics.deviation == pytest.approx(math.sqrt(3.5))
-    assert (statistics.histogram[0], statistics.histogram[-1], sum(statistics.histogram)) == (1, 1, 4)
+def test_statistics_of_every_readable_dtype(tmp_path):
+    for dtype in ["U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64", "F16", "F32", "F64"]:
+        statistics = statistics_of(tmp_path, dtype, [0, 1, 2, 5])
+        assert (statistics.mean, statistics.min, statistics.max, statistics.zeros, statistics.not_finite) == (
+            2,
+            0,
+            5,
+            1,
+            0,
+        ), dtype
+        assert statistics.deviation == pytest.approx(math.sqrt(3.5)), dtype
+        assert (statistics.histogram[0], statistics.histogram[-1], sum(statistics.histogram)) == (1, 1, 4), dtype
 
 
-@pytest.mark.parametrize("dtype", ["I8", "I16", "I32", "I64"])
-def test_statistics_of_negative_integers(tmp_path, dtype):
-    statistics = statistics_of(tmp_path, dtype, [-128, 127])
-    assert (statistics.mean, statistics.min, statistics.max, statistics.deviation) == (-0.5, -128, 127, 127.5)
+def test_statistics_of_negative_integers(tmp_path):
+    for dtype in ["I8", "I16", "I32", "I64"]:
+        statistics = statistics_of(tmp_path, dtype, [-128, 127])
+        assert (statistics.mean, statistics.min, statistics.max, statistics.deviation) == (-0.5, -128, 127, 127.5), (
+            dtype
+        )
 
 
 def test_statistics_of_booleans(tmp_path):
@@ -258,35 +263,35 @@ def test_statistics_of_a_single_value(tmp_path):
     assert (found.mean, found.deviation, found.min, found.max, sum(found.histogram)) == (2.5, 0, 2.5, 2.5, 1)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "values"),
-    [
+def test_statistics_of_a_constant(tmp_path):
+    for dtype, values in [
         ("F32", [0.125] * 9),
         ("F32", [1e20] * 3),  # adding 0.5 to it changes nothing in float64
         ("U64", [2**63] * 3),
-    ],
-)
-def test_statistics_of_a_constant(tmp_path, dtype, values):
-    statistics = statistics_of(tmp_path, dtype, values)
-    assert statistics.mean == statistics.min == statistics.max == pytest.approx(values[0])
-    assert statistics.deviation == 0
-    assert sum(statistics.histogram) == len(values)
+    ]:
+        statistics = statistics_of(tmp_path, dtype, values)
+        assert statistics.mean == statistics.min == statistics.max == pytest.approx(values[0]), (dtype, values)
+        assert statistics.deviation == 0, (dtype, values)
+        assert sum(statistics.histogram) == len(values), (dtype, values)
 
 
-@pytest.mark.parametrize("values", [[1.0, 1.0 + 2**-52], [-1.5e308, 1.5e308]], ids=["neighbours", "extremes"])
-def test_statistics_of_the_smallest_and_the_largest_range(tmp_path, values):
-    statistics = statistics_of(tmp_path, "F64", values)
-    assert (statistics.min, statistics.max) == (values[0], values[1])
-    assert sum(statistics.histogram) == 2
+def test_statistics_of_the_smallest_and_the_largest_range(tmp_path):
+    for values in [[1.0, 1.0 + 2**-52], [-1.5e308, 1.5e308]]:
+        statistics = statistics_of(tmp_path, "F64", values)
+        assert (statistics.min, statistics.max) == (values[0], values[1]), values
+        assert sum(statistics.histogram) == 2, values
 
 
-@pytest.mark.parametrize(
-    ("values", "not_finite"), [([], 0), ([math.nan], 1), ([math.inf, -math.inf, math.nan], 3)], ids=str
-)
-def test_without_a_finite_value_the_statistics_are_nan(tmp_path, values, not_finite):
-    statistics = statistics_of(tmp_path, "F32", values, None if values else [0, 7])
-    assert all(math.isnan(value) for value in (statistics.mean, statistics.deviation, statistics.min, statistics.max))
-    assert (statistics.zeros, statistics.not_finite, statistics.histogram) == (0, not_finite, [])
+def test_without_a_finite_value_the_statistics_are_nan(tmp_path):
+    for values, not_finite in [([], 0), ([math.nan], 1), ([math.inf, -math.inf, math.nan], 3)]:
+        statistics = statistics_of(tmp_path, "F32", values, None if values else [0, 7])
+        assert all(
+            math.isnan(value) for value in (statistics.mean, statistics.deviation, statistics.min, statistics.max)
+        ), (values, not_finite)
+        assert (statistics.zeros, statistics.not_finite, statistics.histogram) == (0, not_finite, []), (
+            values,
+            not_finite,
+        )
 
 
 @settings(max_examples=30, deadline=None)
@@ -303,8 +308,8 @@ def test_statistics_do_not_depend_on_the_chunk_size(tmp_path_factory, values, bl
     assert sum(statistics.histogram) == len(values)
 
 
-@pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E5M2", "C64", "F4"])
-def test_an_unreadable_dtype_is_an_error(tmp_path, dtype):
-    header = write(tmp_path / "t.safetensors", {"t": (dtype, [1], b"\0" * BYTES_PER_ELEMENT.get(dtype, 1))})
-    with pytest.raises(LLMError, match=f"t is of type {dtype}"):
-        tensor_statistics(header, header.tensors["t"])
+def test_an_unreadable_dtype_is_an_error(tmp_path):
+    for dtype in ["F8_E4M3", "F8_E5M2", "C64", "F4"]:
+        header = write(tmp_path / "t.safetensors", {"t": (dtype, [1], b"\0" * BYTES_PER_ELEMENT.get(dtype, 1))})
+        with pytest.raises(LLMError, match=f"t is of type {dtype}"):
+            tensor_statistics(header, header.tensors["t"])

@@ -48,9 +48,8 @@ def test_windows_count_every_position_once_with_half_a_context_before_it(count, 
     assert counted == list(range(1, count))
 
 
-@pytest.mark.parametrize(
-    ("count", "context", "expected"),
-    [
+def test_windows_of_small_texts():
+    for count, context, expected in [
         (0, 4, []),
         (1, 4, []),
         (2, 4, [(0, 1, 2)]),
@@ -58,10 +57,8 @@ def test_windows_count_every_position_once_with_half_a_context_before_it(count, 
         (6, 4, [(0, 1, 5), (1, 5, 6)]),
         (9, 4, [(0, 1, 5), (2, 5, 7), (4, 7, 9)]),
         (4, 1, [(0, 1, 2), (1, 2, 3), (2, 3, 4)]),
-    ],
-)
-def test_windows_of_small_texts(count, context, expected):
-    assert list(Windows(count, context)) == expected
+    ]:
+        assert list(Windows(count, context)) == expected, (count, context, expected)
 
 
 def test_bits_per_byte_by_hand():
@@ -111,13 +108,13 @@ def test_batches_are_windows_of_the_text_and_respect_the_limits(count, context, 
     assert evaluate(text, np.ones(count + 1, int), context, score, batch_tokens=batch_tokens).tokens == count - 1
 
 
-@pytest.mark.parametrize("ids", [[], [0]])
-def test_scores_of_a_text_without_tokens_are_nan(ids):
-    result = evaluate(np.array(ids, np.int64), BYTE_LENGTHS, 8, by_token)
-    assert (result.nats, result.tokens, result.bytes) == (0, 0, 0)
-    assert math.isnan(result.bits_per_byte)
-    assert math.isnan(result.perplexity)
-    assert math.isnan(result.accuracy)
+def test_scores_of_a_text_without_tokens_are_nan():
+    for ids in [[], [0]]:
+        result = evaluate(np.array(ids, np.int64), BYTE_LENGTHS, 8, by_token)
+        assert (result.nats, result.tokens, result.bytes) == (0, 0, 0), ids
+        assert math.isnan(result.bits_per_byte), ids
+        assert math.isnan(result.perplexity), ids
+        assert math.isnan(result.accuracy), ids
 
 
 def test_the_perplexity_of_a_very_high_loss_is_finite():
@@ -143,8 +140,12 @@ def test_measure_counts_every_token_and_byte_of_the_text():
     assert shares == sorted(shares) and shares[-1] == 1.0
 
 
-@pytest.mark.parametrize("bos_token", [None, "<|im_start|>"])
-def test_every_window_begins_with_the_beginning_of_text_token(bos_token):
+def test_every_window_begins_with_the_beginning_of_text_token():
+    for bos_token in [None, "<|im_start|>"]:
+        _check_every_window_begins_with_the_beginning_of_text_token(bos_token)
+
+
+def _check_every_window_begins_with_the_beginning_of_text_token(bos_token):
     tokenizer, model, rows = Tokenizer(Tokenizer.train_char(["abc"])._inner, bos_token), Model(1.0), []
     score = model.score
     model.score = lambda block: rows.extend(block.tolist()) or score(block)

@@ -3,8 +3,6 @@
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
 from llmcli.data.conversations.messages import Conversation, Message
 from llmcli.data.conversations.split import held_out_indices
 from llmcli.data.files import ConversationFile
@@ -56,10 +54,10 @@ def test_no_model_was_trained_on_what_is_measured() -> None:
     assert two.conversations == [long.conversations[i] for i in both]
 
 
-@pytest.mark.parametrize(("share", "whole"), [(None, False), (0.0, False), (0.1, True)])
-def test_all_are_measured_where_nothing_was_held_out_or_on_request(share: float | None, whole: bool) -> None:
-    measured = measured_conversations([A], [record(A, share=share)], whole=whole)
-    assert measured.conversations == list(A.conversations) and measured.contains_training
+def test_all_are_measured_where_nothing_was_held_out_or_on_request() -> None:
+    for share, whole in [(None, False), (0.0, False), (0.1, True)]:
+        measured = measured_conversations([A], [record(A, share=share)], whole=whole)
+        assert measured.conversations == list(A.conversations) and measured.contains_training, (share, whole)
 
 
 def test_a_repeated_conversation_is_not_measured_if_it_was_trained_on() -> None:

@@ -86,9 +86,8 @@ def joined(corpus: Corpus) -> list[str]:
     return ["".join(text) for text in corpus.texts()]
 
 
-@pytest.mark.parametrize(
-    ("records", "trained", "rest"),
-    [
+def test_what_models_were_trained_on_and_the_rest() -> None:
+    for records, trained, rest in [
         ([(6, {})], ["one", "two"], ["three"]),  # of an earlier version: the first 6 bytes
         ([(5, {})], ["one", "tw"], ["o", "three"]),
         ([(5, {}), (8, {})], ["one", "two", "th"], ["ree"]),
@@ -97,17 +96,21 @@ def joined(corpus: Corpus) -> list[str]:
         ([(8, {"n1": 3}), (8, {"n0": 3})], ["one", "two", "three"], []),
         ([(11, {})], ["one", "two", "three"], []),
         ([], [], ["one", "two", "three"]),
-    ],
-)
-def test_what_models_were_trained_on_and_the_rest(
-    records: list[tuple[int, dict]], trained: list[str], rest: list[str]
-) -> None:
-    corpus = corpus_of("one", "two", "three")
-    found = [record_of(corpus, train_bytes, **held_out) for train_bytes, held_out in records]
-    assert (joined(trained_part(corpus, found)), joined(untrained_part(corpus, found))) == (trained, rest)
-    assert all(trained_in(corpus, one) for one in found)
-    assert not any(trained_in(untrained_part(corpus, found), one) for one in found)
-    assert all(is_held_out(untrained_part(corpus, found), one) for one in found) == bool(rest)
+    ]:
+        corpus = corpus_of("one", "two", "three")
+        found = [record_of(corpus, train_bytes, **held_out) for train_bytes, held_out in records]
+        assert (joined(trained_part(corpus, found)), joined(untrained_part(corpus, found))) == (trained, rest), (
+            records,
+            trained,
+            rest,
+        )
+        assert all(trained_in(corpus, one) for one in found), (records, trained, rest)
+        assert not any(trained_in(untrained_part(corpus, found), one) for one in found), (records, trained, rest)
+        assert all(is_held_out(untrained_part(corpus, found), one) for one in found) == bool(rest), (
+            records,
+            trained,
+            rest,
+        )
 
 
 def test_a_text_is_known_in_any_order_and_beside_others() -> None:
@@ -165,14 +168,17 @@ def test_files_that_were_held_out_are_known() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "changes", [{"corpus": []}, {"corpus": [{}]}, {"corpus": [{"sha256": "0", "held_out": 1}]}, {"train_bytes": 10**9}]
-)
-def test_a_record_that_does_not_say_it_names_no_training_text(changes: dict) -> None:
-    corpus = corpus_of("one")
-    assert joined(untrained_part(corpus, [record_of(corpus, 2) | changes])) == ["one"]
-    without = record_of(corpus, 2).without("train_bytes")
-    assert joined(untrained_part(corpus, [without])) == ["one"] and not is_held_out(corpus, without)
+def test_a_record_that_does_not_say_it_names_no_training_text() -> None:
+    for changes in [
+        {"corpus": []},
+        {"corpus": [{}]},
+        {"corpus": [{"sha256": "0", "held_out": 1}]},
+        {"train_bytes": 10**9},
+    ]:
+        corpus = corpus_of("one")
+        assert joined(untrained_part(corpus, [record_of(corpus, 2) | changes])) == ["one"], changes
+        without = record_of(corpus, 2).without("train_bytes")
+        assert joined(untrained_part(corpus, [without])) == ["one"] and not is_held_out(corpus, without), changes
 
 
 def test_only_the_text_that_the_model_was_trained_on_is_searched() -> None:
@@ -191,29 +197,29 @@ def test_of_an_ensemble_the_longest_training_text_is_searched() -> None:
     assert TrainingText.of(read_sources(["c.txt"]), records).corpus.text_bytes == 90
 
 
-@pytest.mark.parametrize("place", ["c.txt", "texts/c.txt", "there/c.txt", "there/texts/c.txt"])
-def test_the_text_is_found_in_the_working_directory_or_beside_the_model(place: str) -> None:
-    Path("texts").mkdir()
-    Path("there/texts").mkdir(parents=True)
-    Path(place).write_text(TRAINING_TEXT, "utf-8")
-    corpus = find_corpus(record("texts/c.txt", TRAINING_TEXT), Path("there/m.safetensors"))
-    assert [document.path for document in corpus.documents] == [Path(place)]
+def test_the_text_is_found_in_the_working_directory_or_beside_the_model() -> None:
+    for place in ["c.txt", "texts/c.txt", "there/c.txt", "there/texts/c.txt"]:
+        Path("texts").mkdir()
+        Path("there/texts").mkdir(parents=True)
+        Path(place).write_text(TRAINING_TEXT, "utf-8")
+        corpus = find_corpus(record("texts/c.txt", TRAINING_TEXT), Path("there/m.safetensors"))
+        assert [document.path for document in corpus.documents] == [Path(place)], place
 
 
-@pytest.mark.parametrize(
-    ("file", "model", "path"),
-    [("examples/c.txt", "m.safetensors", "examples/c.txt"), ("c.txt", "models/m.safetensors", "../c.txt"),
-     ("examples/c.txt", "models/new/m.safetensors", "../../examples/c.txt"), ("../c.txt", "m.safetensors", None),
-     ("c.txt", "../m.safetensors", None), ("-", "m.safetensors", None)],
-)  # fmt: skip
-def test_the_recorded_path_begins_at_the_model(
-    file: str, model: str, path: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    Path("here/examples").mkdir(parents=True)
-    monkeypatch.chdir("here")
-    for name in ("examples/c.txt", "c.txt", "../c.txt"):
-        Path(name).write_text(TRAINING_TEXT, "utf-8")
-    assert recorded_path(Path(file), Path(model)) == path
+def test_the_recorded_path_begins_at_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    for file, model, path in [
+        ("examples/c.txt", "m.safetensors", "examples/c.txt"),
+        ("c.txt", "models/m.safetensors", "../c.txt"),
+        ("examples/c.txt", "models/new/m.safetensors", "../../examples/c.txt"),
+        ("../c.txt", "m.safetensors", None),
+        ("c.txt", "../m.safetensors", None),
+        ("-", "m.safetensors", None),
+    ]:
+        Path("here/examples").mkdir(parents=True)
+        monkeypatch.chdir("here")
+        for name in ("examples/c.txt", "c.txt", "../c.txt"):
+            Path(name).write_text(TRAINING_TEXT, "utf-8")
+        assert recorded_path(Path(file), Path(model)) == path, (file, model, path)
 
 
 @pytest.mark.slow
@@ -237,20 +243,21 @@ def test_the_text_of_a_run_is_found_beside_the_model_wherever_both_are_moved(
     assert [file.path.resolve() for file in sources.conversation_files] == [Path("moved/examples/q.jsonl").resolve()]
 
 
-@pytest.mark.parametrize("text", [None, "another text", "\0"])
-def test_a_missing_or_changed_text_is_an_error(text: str | None) -> None:
-    if text is not None:
-        Path("c.txt").write_text(text)
-    with pytest.raises(
-        LLMError, match=r"training text of m\.safetensors, c\.txt, is missing or has changed .*; name it: `corpus` FILE"
-    ):
-        find_corpus(record("c.txt", TRAINING_TEXT), Path("m.safetensors"))
+def test_a_missing_or_changed_text_is_an_error() -> None:
+    for text in [None, "another text", "\0"]:
+        if text is not None:
+            Path("c.txt").write_text(text)
+        with pytest.raises(
+            LLMError,
+            match=r"training text of m\.safetensors, c\.txt, is missing or has changed .*; name it: `corpus` FILE",
+        ):
+            find_corpus(record("c.txt", TRAINING_TEXT), Path("m.safetensors"))
 
 
-@pytest.mark.parametrize("document", [{}, {"corpus": []}, {"corpus": [{"name": "c", "shape": "messages"}]}])
-def test_a_record_without_a_text_is_an_error(document: dict) -> None:
-    with pytest.raises(LLMError, match="does not record its training text"):
-        find_corpus(TrainingRecord.from_json(document), Path("m.safetensors"))
+def test_a_record_without_a_text_is_an_error() -> None:
+    for document in [{}, {"corpus": []}, {"corpus": [{"name": "c", "shape": "messages"}]}]:
+        with pytest.raises(LLMError, match="does not record its training text"):
+            find_corpus(TrainingRecord.from_json(document), Path("m.safetensors"))
 
 
 def test_several_texts_are_searched_in_one_pass_with_the_same_results(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,18 +299,18 @@ def conversation_record(
     return TrainingRecord.from_json({"corpus": [file], "conversations": {"held_out_share": share}})
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_of_conversations_the_messages_are_searched_and_not_the_syntax_of_the_file(name: str) -> None:
-    content = FILES[name] + "\n"
-    Path(name).write_text(content)
-    assert SYNTAX[name] in content and len(SYNTAX[name]) >= LENGTH
-    sources = find_sources(conversation_record(name, content, 1), Path("m.safetensors"))
-    training_text = TrainingText.of(sources, [])
-    texts = [f"So: {ANSWER}", f"{QUESTION[5:]}!", QUESTION[-20:] + ANSWER[:20], SYNTAX[name]]
-    answer, question, both, syntax = (found.spans for found in find_verbatim(texts, [training_text]))
-    assert answer == ((4, 4 + len(ANSWER)),) and question == ((0, len(QUESTION) - 5),)
-    assert both == syntax == ()
-    assert training_text.names == [name] and training_text.bytes == len(QUESTION) + len(ANSWER)
+def test_of_conversations_the_messages_are_searched_and_not_the_syntax_of_the_file() -> None:
+    for name in FILES:
+        content = FILES[name] + "\n"
+        Path(name).write_text(content)
+        assert SYNTAX[name] in content and len(SYNTAX[name]) >= LENGTH, name
+        sources = find_sources(conversation_record(name, content, 1), Path("m.safetensors"))
+        training_text = TrainingText.of(sources, [])
+        texts = [f"So: {ANSWER}", f"{QUESTION[5:]}!", QUESTION[-20:] + ANSWER[:20], SYNTAX[name]]
+        answer, question, both, syntax = (found.spans for found in find_verbatim(texts, [training_text]))
+        assert answer == ((4, 4 + len(ANSWER)),) and question == ((0, len(QUESTION) - 5),), name
+        assert both == syntax == (), name
+        assert training_text.names == [name] and training_text.bytes == len(QUESTION) + len(ANSWER), name
 
 
 def test_a_string_does_not_span_two_messages_or_two_conversations() -> None:

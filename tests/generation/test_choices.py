@@ -39,12 +39,16 @@ def probability_of_all(seed: int, head: list[int], data: bytes) -> float:
     return sum(all_texts(seed, head, data).values())
 
 
-@pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize("prompt", PROMPTS)
-def test_continuations_have_the_probability_of_all_sequences_that_spell_them(
+def test_continuations_have_the_probability_of_all_sequences_that_spell_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the prompt ends inside a word, and a token crosses its end."""
+    for seed in range(2):
+        for prompt in PROMPTS:
+            _check_continuations_have_the_probability_of_all_sequences_that_spell_them(prompt, seed, monkeypatch)
+
+
+def _check_continuations_have_the_probability_of_all_sequences_that_spell_them(
     prompt: str, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where the prompt ends inside a word, and a token crosses its end."""
     monkeypatch.setattr(module, "default_evaluations", lambda runtime: 10_000)
     monkeypatch.setattr(module, "NEGLIGIBLE", 0.0)
     known = Prompt.of(prompt, TABLE)  # type: ignore[arg-type]
@@ -141,17 +145,14 @@ def test_probabilities_of_choices_sum_to_1() -> None:
     assert [probability for _, probability in rows] == pytest.approx([0.75, 0.25, 0.0])
 
 
-@pytest.mark.parametrize(
-    ("choices", "message"),
-    [
+def test_wrong_choices_are_one_clear_error() -> None:
+    for choices, message in [
         (["a"], "at least two texts, found 1"),
         (["a", " "], r"an empty text \(number 2\)"),
         (["a", "b", "a"], "'a' twice"),
-    ],
-)
-def test_wrong_choices_are_one_clear_error(choices: list[str], message: str) -> None:
-    with pytest.raises(LLMError, match=message):
-        check_choices(choices)
+    ]:
+        with pytest.raises(LLMError, match=message):
+            check_choices(choices)
 
 
 def test_a_choice_longer_than_the_context_is_one_clear_error(assistant) -> None:

@@ -93,8 +93,12 @@ def test_text_is_valid_utf_8_whatever_bytes_tokens_have(tokens, seed):
         assert text.encode() == data
 
 
-@pytest.mark.parametrize("tokenizer", [BPE, CHAR], ids=["bpe", "char"])
-def test_bytes_that_are_not_in_the_training_text_are_never_generated(tokenizer):
+def test_bytes_that_are_not_in_the_training_text_are_never_generated():
+    for tokenizer in [BPE, CHAR]:
+        _check_bytes_that_are_not_in_the_training_text_are_never_generated(tokenizer)
+
+
+def _check_bytes_that_are_not_in_the_training_text_are_never_generated(tokenizer):
     seen = bytes(sorted(set(SAMPLE.encode())))
     known = Tokenizer.from_json(tokenizer.to_json(), seen_bytes=seen)
     for seed in range(20):
@@ -104,9 +108,13 @@ def test_bytes_that_are_not_in_the_training_text_are_never_generated(tokenizer):
         assert set(text.encode()) <= set(seen)
 
 
-@pytest.mark.parametrize("literal", [False, True])
-@pytest.mark.parametrize("tokenizer", [BPE, CHAR], ids=["bpe", "char"])
-def test_control_tokens_are_not_generated_unless_they_end_a_text(tokenizer, literal):
+def test_control_tokens_are_not_generated_unless_they_end_a_text():
+    for literal in [False, True]:
+        for tokenizer in [BPE, CHAR]:
+            _check_control_tokens_are_not_generated_unless_they_end_a_text(tokenizer, literal)
+
+
+def _check_control_tokens_are_not_generated_unless_they_end_a_text(tokenizer, literal):
     likely = np.zeros(tokenizer.vocab_size)
     likely[0], likely[1:5] = -9.0, 9.0  # the end of text; <|im_start|>, <|im_end|> and the spare ones
     sampling = SamplingConfig(max_tokens=5, temperature=0)
@@ -134,11 +142,11 @@ def test_logprobs_are_those_of_the_model_where_tokens_are_not_allowed():
     assert [piece.logprob for piece in pieces[:-1]] == pytest.approx([math.log(0.25)] * 3)
 
 
-@pytest.mark.parametrize("max_tokens", [2, 1])
-def test_an_incomplete_character_at_the_end_is_dropped(max_tokens):
-    pieces = pieces_of_texts([b"a\xe3", b"\x81"], max_tokens=max_tokens)
-    assert [piece.text for piece in pieces] == ["a", *[""] * max_tokens]
-    assert pieces[-1] == Piece(None, "", 0.0, "length")
+def test_an_incomplete_character_at_the_end_is_dropped():
+    for max_tokens in [2, 1]:
+        pieces = pieces_of_texts([b"a\xe3", b"\x81"], max_tokens=max_tokens)
+        assert [piece.text for piece in pieces] == ["a", *[""] * max_tokens], max_tokens
+        assert pieces[-1] == Piece(None, "", 0.0, "length"), max_tokens
 
 
 def test_a_character_may_begin_in_a_prompt_of_ids():
@@ -157,13 +165,13 @@ def test_max_tokens_0_evaluates_and_generates_nothing():
     assert model.seen == []
 
 
-@pytest.mark.parametrize("count", [1, 2, 7])
-def test_max_tokens_n_gives_n_tokens_for_n_evaluations(count):
-    model = alphabetical(100)
-    pieces = list(generate(model, LETTERS, "1", SamplingConfig(temperature=0.0, max_tokens=count)))
-    assert joined(pieces) == "bcdefgh"[:count]
-    assert [piece.finish_reason for piece in pieces] == [None] * count + ["length"]
-    assert len(model.seen) == count
+def test_max_tokens_n_gives_n_tokens_for_n_evaluations():
+    for count in [1, 2, 7]:
+        model = alphabetical(100)
+        pieces = list(generate(model, LETTERS, "1", SamplingConfig(temperature=0.0, max_tokens=count)))
+        assert joined(pieces) == "bcdefgh"[:count], count
+        assert [piece.finish_reason for piece in pieces] == [None] * count + ["length"], count
+        assert len(model.seen) == count, count
 
 
 def test_the_end_of_text_ends_generation_and_is_not_a_piece():
@@ -182,8 +190,12 @@ def test_control_tokens_without_text_count_as_tokens():
     assert pieces[-1].finish_reason == "length"
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.1, 3.0])
-def test_logprobs_are_those_of_the_model_whatever_the_temperature(temperature):
+def test_logprobs_are_those_of_the_model_whatever_the_temperature():
+    for temperature in [0.0, 0.1, 3.0]:
+        _check_logprobs_are_those_of_the_model_whatever_the_temperature(temperature)
+
+
+def _check_logprobs_are_those_of_the_model_whatever_the_temperature(temperature):
     model = FakeRuntime(100, lambda _: [-math.inf, math.log(0.5), math.log(0.3), math.log(0.2)])
     table = Digits(b"a", b"b", b"c")
     pieces = list(generate(model, table, "1", SamplingConfig(temperature=temperature, max_tokens=30, min_p=0.0)))
@@ -203,9 +215,8 @@ def test_tokens_that_the_tokenizer_does_not_have_are_never_generated():
 # ---- stop strings
 
 
-@pytest.mark.parametrize(
-    ("texts", "stop", "expected"),
-    [
+def test_generation_ends_before_a_stop_string():
+    for texts, stop, expected in [
         (["a", "b", "c"], ("b",), "a"),
         (["a", "b", "c"], ("a",), ""),
         (["a", "b", "c"], ("x",), "abc"),
@@ -221,13 +232,11 @@ def test_tokens_that_the_tokenizer_does_not_have_are_never_generated():
         (["one\n", "\n", "two"], ("\n\n",), "one"),
         (["日", "本"], ("本",), "日"),
         ([b"x\xe6", b"\x97\xa5y"], ("日",), "x"),  # a character of two tokens
-    ],
-)
-def test_generation_ends_before_a_stop_string(texts, stop, expected):
-    pieces = pieces_of_texts(texts, stop)
-    assert joined(pieces) == expected
-    assert [piece.finish_reason for piece in pieces[:-1]] == [None] * (len(pieces) - 1)
-    assert (pieces[-1].id, pieces[-1].finish_reason) == (None, "stop")
+    ]:
+        pieces = pieces_of_texts(texts, stop)
+        assert joined(pieces) == expected, (texts, stop, expected)
+        assert [piece.finish_reason for piece in pieces[:-1]] == [None] * (len(pieces) - 1), (texts, stop, expected)
+        assert (pieces[-1].id, pieces[-1].finish_reason) == (None, "stop"), (texts, stop, expected)
 
 
 def test_a_piece_cut_by_a_stop_string_keeps_its_token_and_probability():
@@ -243,11 +252,11 @@ def test_the_beginning_of_a_stop_string_is_released_at_max_tokens():
     assert pieces[-1].finish_reason == "length"
 
 
-@pytest.mark.parametrize("texts", [["a", "E", "N", "D"], ["aEND"], ["a", "END"]])
-def test_a_stop_string_in_the_last_token_is_detected(texts):
-    pieces = pieces_of_texts(texts, ("END",), max_tokens=len(texts))
-    assert joined(pieces) == "a"
-    assert [piece.finish_reason for piece in pieces if piece.finish_reason] == ["stop"]
+def test_a_stop_string_in_the_last_token_is_detected():
+    for texts in [["a", "E", "N", "D"], ["aEND"], ["a", "END"]]:
+        pieces = pieces_of_texts(texts, ("END",), max_tokens=len(texts))
+        assert joined(pieces) == "a", texts
+        assert [piece.finish_reason for piece in pieces if piece.finish_reason] == ["stop"], texts
 
 
 def test_the_model_is_not_evaluated_after_a_stop_string():
@@ -282,27 +291,29 @@ def test_output_is_the_text_cut_at_the_earliest_stop_string(texts, stops):
     assert joined(pieces_of_texts(texts, tuple(stops))) == text[:end]
 
 
-@pytest.mark.parametrize("texts", [["xabcdy"], ["x", "abcd", "y"], ["x", "abc", "d", "y"], [*"xabcdy"]])
-def test_the_longer_of_two_nested_stop_strings_counts_however_the_text_is_split(texts):
-    assert joined(pieces_of_texts(texts, ("abcd", "c"))) == "x"
+def test_the_longer_of_two_nested_stop_strings_counts_however_the_text_is_split():
+    for texts in [["xabcdy"], ["x", "abcd", "y"], ["x", "abc", "d", "y"], [*"xabcdy"]]:
+        assert joined(pieces_of_texts(texts, ("abcd", "c"))) == "x", texts
 
 
-@pytest.mark.parametrize("texts", [["xabcey"], ["x", "abc", "ey"], [*"xabcey"]])
-def test_the_shorter_of_two_nested_stop_strings_counts_if_the_longer_is_not_completed(texts):
-    assert joined(pieces_of_texts(texts, ("abcd", "c"))) == "xab"
+def test_the_shorter_of_two_nested_stop_strings_counts_if_the_longer_is_not_completed():
+    for texts in [["xabcey"], ["x", "abc", "ey"], [*"xabcey"]]:
+        assert joined(pieces_of_texts(texts, ("abcd", "c"))) == "xab", texts
 
 
 # ---- the context
 
 
-@pytest.mark.parametrize(
-    ("context", "prompt", "expected"),
-    [(5, "123456789", [5, 6, 7, 8, 9]), (5, "12345", [1, 2, 3, 4, 5]), (5, "12", [1, 2]), (1, "123", [3])],
-)
-def test_the_end_of_a_long_prompt_is_used(context, prompt, expected):
-    model = alphabetical(context)
-    list(generate(model, LETTERS, prompt, SamplingConfig(max_tokens=1)))
-    assert model.seen == [expected]
+def test_the_end_of_a_long_prompt_is_used():
+    for context, prompt, expected in [
+        (5, "123456789", [5, 6, 7, 8, 9]),
+        (5, "12345", [1, 2, 3, 4, 5]),
+        (5, "12", [1, 2]),
+        (1, "123", [3]),
+    ]:
+        model = alphabetical(context)
+        list(generate(model, LETTERS, prompt, SamplingConfig(max_tokens=1)))
+        assert model.seen == [expected], (context, prompt, expected)
 
 
 def test_the_newer_half_of_a_full_context_is_kept():
@@ -348,19 +359,20 @@ def test_generation_continues_past_the_context(context, prompt, count):
 EAT = Table(b"I", b" like", b" eat", b" ea", b" e", b"a", b"t", b"s", b"\n")  # ids 1 to 9
 
 
-@pytest.mark.parametrize(
-    ("likely", "expected"),
-    [
+def test_only_text_after_the_prompt_is_a_piece():
+    """`likely` are the most likely tokens after "I like" and after further tokens, the most likely first."""
+    for likely, expected in [
         ({(): [3]}, (3, "t")),  # " eat" spells " ea", and adds "t"
         ({(): [2, 8, 3]}, (3, "t")),  # tokens that do not fit the prompt are skipped, however likely
         ({(): [0, 3]}, (3, "t")),  # so is the end of the text
         ({(): [4], (4,): [7]}, (7, "t")),  # the prompt's own word is not a piece, and does not count
         ({(): [5], (5,): [6], (5, 6): [8]}, (8, "s")),
         ({(): [5], (5,): [8, 7, 6], (5, 6): [8]}, (8, "s")),
-    ],
-)
-def test_only_text_after_the_prompt_is_a_piece(likely, expected):
-    """`likely` are the most likely tokens after "I like" and after further tokens, the most likely first."""
+    ]:
+        _check_only_text_after_the_prompt_is_a_piece(likely, expected)
+
+
+def _check_only_text_after_the_prompt_is_a_piece(likely, expected):
 
     def logits_of(cached):
         logits = np.zeros(10)

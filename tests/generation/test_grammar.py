@@ -65,24 +65,24 @@ def state_of(grammar: Grammar, tokenizer: Tokenizer, *, is_answer: bool = False)
     return GrammarState(compile_grammar(grammar, tokenizer, is_answer=is_answer), tokenizer, tokenizer.eos_ids)
 
 
-@pytest.mark.parametrize(("grammar", "language"), LANGUAGES, ids=[grammar.text[:20] for grammar, _ in LANGUAGES])
-def test_exactly_the_tokens_of_the_language_are_allowed(tokenizer, grammar, language) -> None:
+def test_exactly_the_tokens_of_the_language_are_allowed(tokenizer) -> None:
     """Along random texts, every token of the vocabulary is compared with the list of all texts."""
-    texts, rng = [text.encode() for text in language], random.Random(1)
-    for _ in range(3):
-        state, before = state_of(grammar, tokenizer), b""
-        while not state.is_complete:
-            starts = {text[:end] for text in texts for end in range(len(text) + 1)}
-            expected = [i for i, data in enumerate(tokenizer.token_bytes) if data and before + data in starts]
-            expected += list(tokenizer.eos_ids) if before in texts else []
-            allowed = np.flatnonzero(state.allowed).tolist()
-            assert sorted(allowed) == sorted(expected), before
-            token = rng.choice(allowed)
-            if token in tokenizer.eos_ids:
-                break
-            state.append(token, tokenizer.token_bytes[token])
-            before += tokenizer.token_bytes[token]
-        assert before in texts
+    for grammar, language in LANGUAGES:
+        texts, rng = [text.encode() for text in language], random.Random(1)
+        for _ in range(3):
+            state, before = state_of(grammar, tokenizer), b""
+            while not state.is_complete:
+                starts = {text[:end] for text in texts for end in range(len(text) + 1)}
+                expected = [i for i, data in enumerate(tokenizer.token_bytes) if data and before + data in starts]
+                expected += list(tokenizer.eos_ids) if before in texts else []
+                allowed = np.flatnonzero(state.allowed).tolist()
+                assert sorted(allowed) == sorted(expected), before
+                token = rng.choice(allowed)
+                if token in tokenizer.eos_ids:
+                    break
+                state.append(token, tokenizer.token_bytes[token])
+                before += tokenizer.token_bytes[token]
+            assert before in texts, (grammar, language)
 
 
 class RandomModel(FakeRuntime):
@@ -96,31 +96,31 @@ class RandomModel(FakeRuntime):
         raise NotImplementedError
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_texts_parse_and_fit_their_schema(tokenizer, temperature) -> None:
-    rng = random.Random(f"{temperature}")
-    check = jsonschema.Draft202012Validator.FORMAT_CHECKER
-    reasons = []
-    for number in range(8):
-        schema = random_schema(rng)
-        sampling = SamplingConfig(300, temperature, seed=number, grammar=Grammar.of_schema(schema))
-        pieces = [*continue_ids(RandomModel(tokenizer), tokenizer, tokenizer.encode("A: "), sampling)]
-        text = "".join(piece.text for piece in pieces)
-        reasons.append(pieces[-1].finish_reason)
-        if reasons[-1] == "stop":
-            jsonschema.Draft202012Validator(schema, format_checker=check).validate(json.loads(text))
-            assert "\n" not in text
-    assert reasons.count("stop") >= 7
+def test_texts_parse_and_fit_their_schema(tokenizer) -> None:
+    for temperature in [0.0, 1.0]:
+        rng = random.Random(f"{temperature}")
+        check = jsonschema.Draft202012Validator.FORMAT_CHECKER
+        reasons = []
+        for number in range(8):
+            schema = random_schema(rng)
+            sampling = SamplingConfig(300, temperature, seed=number, grammar=Grammar.of_schema(schema))
+            pieces = [*continue_ids(RandomModel(tokenizer), tokenizer, tokenizer.encode("A: "), sampling)]
+            text = "".join(piece.text for piece in pieces)
+            reasons.append(pieces[-1].finish_reason)
+            if reasons[-1] == "stop":
+                jsonschema.Draft202012Validator(schema, format_checker=check).validate(json.loads(text))
+                assert "\n" not in text, temperature
+        assert reasons.count("stop") >= 7, temperature
 
 
-@pytest.mark.parametrize("prompt", ["I like to ea", "The cat", "The cat ", "りん"])
-def test_a_text_begins_where_the_prompt_ends(tokenizer, prompt) -> None:
+def test_a_text_begins_where_the_prompt_ends(tokenizer) -> None:
     """Also if a token crosses the end of the prompt."""
-    for seed in range(6):
-        sampling = SamplingConfig(20, 1.0, seed=seed, grammar=Grammar("regex", "(t|ts| sat|ご|\\{\\})!"))
-        pieces = [*generate(RandomModel(tokenizer), tokenizer, prompt, sampling)]
-        text = "".join(piece.text for piece in pieces)
-        assert re.fullmatch(r"(t|ts| sat|ご|\{\})!", text) and pieces[-1].finish_reason == "stop"
+    for prompt in ["I like to ea", "The cat", "The cat ", "りん"]:
+        for seed in range(6):
+            sampling = SamplingConfig(20, 1.0, seed=seed, grammar=Grammar("regex", "(t|ts| sat|ご|\\{\\})!"))
+            pieces = [*generate(RandomModel(tokenizer), tokenizer, prompt, sampling)]
+            text = "".join(piece.text for piece in pieces)
+            assert re.fullmatch(r"(t|ts| sat|ご|\{\})!", text) and pieces[-1].finish_reason == "stop", prompt
 
 
 def test_a_first_text_that_the_model_excludes() -> None:
@@ -176,9 +176,8 @@ def test_the_settings_of_a_schema_are_kept() -> None:
     assert json.loads("".join(piece.text for piece in pieces)) == [1, 2]
 
 
-@pytest.mark.parametrize(
-    ("grammar", "message"),
-    [
+def test_a_grammar_that_cannot_be_used_is_one_line() -> None:
+    for grammar, message in [
         (Grammar("regex", "("), "the regular expression cannot be used: .*unclosed group"),
         (Grammar("regex", "(?=a)b"), "look-around"),
         (Grammar("grammar", "start: missing"), r'the grammar cannot be used: at 1\(8\): unknown name: "missing"'),
@@ -188,12 +187,10 @@ def test_the_settings_of_a_schema_are_kept() -> None:
         (Grammar.of_schema({"not": {}}), r'Unimplemented keys: \["not"\]'),
         (Grammar.of_schema({"$ref": "http://example.org"}), "the JSON schema cannot be used"),
         (Grammar.of_schema({"x-guidance": 3}), "the JSON schema cannot be read"),
-    ],
-)
-def test_a_grammar_that_cannot_be_used_is_one_line(grammar, message) -> None:
-    with pytest.raises(LLMError, match=message) as error:
-        state_of(grammar, TOKENIZERS["char"])
-    assert "\n" not in str(error.value)
+    ]:
+        with pytest.raises(LLMError, match=message) as error:
+            state_of(grammar, TOKENIZERS["char"])
+        assert "\n" not in str(error.value), (grammar, message)
 
 
 HOSTILE = {
@@ -222,17 +219,19 @@ HOSTILE = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", HOSTILE)
-def test_a_grammar_that_is_too_complex_is_one_line_within_the_limits(name, monkeypatch, no_hang) -> None:
+def test_a_grammar_that_is_too_complex_is_one_line_within_the_limits(monkeypatch, no_hang) -> None:
     """It is an error of its author's, also if it shows only in the text. Whatever happens, the next one is compiled."""
-    grammar, message = HOSTILE[name]
-    monkeypatch.setattr(grammar_compiler, "SECONDS", 1.0 if "over 1 seconds" in message else 60.0)
-    with pytest.raises(LLMError, match=message) as error:
-        list(continue_ids(RandomModel(TOKENIZERS["bpe"]), TOKENIZERS["bpe"], [5], SamplingConfig(9, grammar=grammar)))
-    assert error.value.exit_code == 2 and "\n" not in str(error.value) and len(str(error.value)) < 500
-    assert "panic" not in str(error.value) and "backtrace" not in str(error.value)
-    monkeypatch.setattr(grammar_compiler, "SECONDS", 60.0)
-    state_of(Grammar("regex", f"after {len(name)}"), TOKENIZERS["bpe"])
+    for name in HOSTILE:
+        grammar, message = HOSTILE[name]
+        monkeypatch.setattr(grammar_compiler, "SECONDS", 1.0 if "over 1 seconds" in message else 60.0)
+        with pytest.raises(LLMError, match=message) as error:
+            list(
+                continue_ids(RandomModel(TOKENIZERS["bpe"]), TOKENIZERS["bpe"], [5], SamplingConfig(9, grammar=grammar))
+            )
+        assert error.value.exit_code == 2 and "\n" not in str(error.value) and len(str(error.value)) < 500, name
+        assert "panic" not in str(error.value) and "backtrace" not in str(error.value), name
+        monkeypatch.setattr(grammar_compiler, "SECONDS", 60.0)
+        state_of(Grammar("regex", f"after {len(name)}"), TOKENIZERS["bpe"])
 
 
 @pytest.mark.slow

@@ -194,9 +194,8 @@ def test_probabilities_are_lower_bounds_and_sum_to_1(seed):
 # ---- what a word is
 
 
-@pytest.mark.parametrize(
-    ("text", "word"),
-    [
+def test_a_word_is_a_run_of_one_class():
+    for text, word in [
         (" apple pie", "apple"),
         ("apple.", "apple"),
         ("\t \u3000x ", "x"),  # white space before a word is no part of it
@@ -231,15 +230,12 @@ def test_probabilities_are_lower_bounds_and_sum_to_1(seed):
         ("abc漢字", "abc"),
         ("漢字abc", "漢字"),
         ("𠮷野家の", "𠮷野家"),
-    ],
-)
-def test_a_word_is_a_run_of_one_class(text, word):
-    assert first_word(text) == word
+    ]:
+        assert first_word(text) == word, (text, word)
 
 
-@pytest.mark.parametrize(
-    ("text", "word"),
-    [
+def test_the_end_of_text_ends_a_word():
+    for text, word in [
         ("apple", "apple"),
         (" りんご", "りんご"),
         ("日本", "日本"),
@@ -248,10 +244,8 @@ def test_a_word_is_a_run_of_one_class(text, word):
         ("don't", "don't"),
         ("dogs'", "dogs"),  # as in "dogs' tails"
         ("dogs’", "dogs"),
-    ],
-)
-def test_the_end_of_text_ends_a_word(text, word):
-    assert first_word(text, ends=True) == word
+    ]:
+        assert first_word(text, ends=True) == word, (text, word)
 
 
 def test_invalid_utf_8_is_never_part_of_a_word():
@@ -374,9 +368,13 @@ def test_only_letters_right_after_letters_continue_the_last_word():
     assert not any(word.continues for word in next_words_of(branches, prompt="りんご").words)
 
 
-@pytest.mark.parametrize("prompt", ["the cat ", "the ca", "the cat", "りん", "\n", "x"])
 @pytest.mark.slow
-def test_with_a_real_tokenizer_words_and_the_unexplored_rest_sum_to_1(prompt):
+def test_with_a_real_tokenizer_words_and_the_unexplored_rest_sum_to_1():
+    for prompt in ["the cat ", "the ca", "the cat", "りん", "\n", "x"]:
+        _check_with_a_real_tokenizer_words_and_the_unexplored_rest_sum_to_1(prompt)
+
+
+def _check_with_a_real_tokenizer_words_and_the_unexplored_rest_sum_to_1(prompt):
     tokenizer = Tokenizer.train_bpe(["the cat sat on the mat. りんごを食べる\n" * 9], 300)
 
     model = FakeRuntime(40, lambda cached: np.random.default_rng(cached[-1]).normal(0, 4, tokenizer.vocab_size))
@@ -387,10 +385,12 @@ def test_with_a_real_tokenizer_words_and_the_unexplored_rest_sum_to_1(prompt):
     assert result.evaluations == model.evaluations <= next_words_module.MAX_EVALUATIONS
 
 
-@pytest.mark.parametrize(
-    ("path", "expected"), [((), {"<end>": 0.5, "s": 0.5}), ((4,), {"mat": 0.5, "mats": 0.5})], ids=["first", "later"]
-)
-def test_control_tokens_that_do_not_end_a_text_are_not_expected(path, expected):
+def test_control_tokens_that_do_not_end_a_text_are_not_expected():
+    for path, expected in [((), {"<end>": 0.5, "s": 0.5}), ((4,), {"mat": 0.5, "mats": 0.5})]:
+        _check_control_tokens_that_do_not_end_a_text_are_not_expected(path, expected)
+
+
+def _check_control_tokens_that_do_not_end_a_text_are_not_expected(path, expected):
     table = Table([".", "", "", " mat", "s"])
     table.vocabulary = Vocabulary(table.token_bytes, None, {0})
     mostly_control_tokens = {2: 0.5, 3: 0.3, 0: 0.1, 5: 0.1}

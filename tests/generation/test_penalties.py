@@ -17,18 +17,16 @@ def text_of(sampling: SamplingConfig, logits: list[float] = LOGITS) -> str:
     return "".join(piece.text for piece in generate(runtime, LETTERS, "11", sampling))
 
 
-@pytest.mark.parametrize(
-    ("presence", "frequency"), [(0.5, 0.0), (0.0, 0.371), (1.0, 0.217), (-0.5, 0.113), (0.2, -0.3)]
-)
-def test_greedy_texts_follow_the_formula(presence, frequency) -> None:
+def test_greedy_texts_follow_the_formula() -> None:
     """OpenAI's: logit - count x frequency - (count > 0) x presence, over the generated tokens, not the prompt."""
-    counts, expected = np.zeros(5), ""
-    for _ in range(30):
-        token = int(np.argmax(np.array(LOGITS) - counts * frequency - (counts > 0) * presence))
-        counts[token] += 1
-        expected += " abcd"[token]
-    sampling = SamplingConfig(30, 0, presence_penalty=presence, frequency_penalty=frequency)
-    assert text_of(sampling) == expected
+    for presence, frequency in [(0.5, 0.0), (0.0, 0.371), (1.0, 0.217), (-0.5, 0.113), (0.2, -0.3)]:
+        counts, expected = np.zeros(5), ""
+        for _ in range(30):
+            token = int(np.argmax(np.array(LOGITS) - counts * frequency - (counts > 0) * presence))
+            counts[token] += 1
+            expected += " abcd"[token]
+        sampling = SamplingConfig(30, 0, presence_penalty=presence, frequency_penalty=frequency)
+        assert text_of(sampling) == expected, (presence, frequency)
 
 
 def test_a_bias_is_added_to_the_logit() -> None:
@@ -70,17 +68,14 @@ def test_texts_do_not_share_their_penalties() -> None:
     assert second.choose(logits)[0] == 1
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
+def test_wrong_values() -> None:
+    for options, message in [
         ({"presence_penalty": 2.5}, "`presence_penalty` must be between -2 and 2"),
         ({"frequency_penalty": -3.0}, "`frequency_penalty` must be between -2 and 2"),
         ({"min_tokens": -1}, "`min_tokens` must be at least 0"),
         ({"logit_bias": ((1, 101.0),)}, "`logit_bias` of token 1 must be between -100 and 100"),
         ({"logit_bias": ((5, 1.0),)}, "`logit_bias` must have token ids from 0 to 4, found 5"),
         ({"logit_bias": ((-1, 1.0),)}, "`logit_bias` must have token ids from 0 to 4, found -1"),
-    ],
-)
-def test_wrong_values(options, message) -> None:
-    with pytest.raises(LLMError, match=message):
-        text_of(SamplingConfig(3, 0, **options))
+    ]:
+        with pytest.raises(LLMError, match=message):
+            text_of(SamplingConfig(3, 0, **options))

@@ -39,28 +39,24 @@ def kept(logits):
     return set(np.isfinite(logits).nonzero()[0].tolist())
 
 
-@pytest.mark.parametrize(
-    ("k", "expected"),
-    [
+def test_top_k_keeps_the_k_most_likely():
+    for k, expected in [
         (0, [1, 3, 2, 0]),
         (1, [-INF, 3, -INF, -INF]),
         (2, [-INF, 3, 2, -INF]),
         (3, [1, 3, 2, -INF]),
         (4, [1, 3, 2, 0]),
         (1000, [1, 3, 2, 0]),
-    ],
-)
-def test_top_k_keeps_the_k_most_likely(k, expected):
-    np.testing.assert_array_equal(top_k(vector(1, 3, 2, 0), k), vector(*expected))
+    ]:
+        np.testing.assert_array_equal(top_k(vector(1, 3, 2, 0), k), vector(*expected))
 
 
 def test_top_k_keeps_ties_with_the_last_one_kept():
     np.testing.assert_array_equal(top_k(vector(1, 3, 1, 0), 2), vector(1, 3, 1, -INF))
 
 
-@pytest.mark.parametrize(
-    ("p", "expected"),
-    [
+def test_top_p_keeps_the_smallest_set_that_reaches_p():
+    for p, expected in [
         (1e-9, {1}),
         (0.35, {1}),
         (0.45, {1, 3}),
@@ -69,56 +65,51 @@ def test_top_k_keeps_ties_with_the_last_one_kept():
         (0.85, {1, 2, 3}),
         (0.95, {0, 1, 2, 3}),
         (1.0, {0, 1, 2, 3}),
-    ],
-)
-def test_top_p_keeps_the_smallest_set_that_reaches_p(p, expected):
-    logits = logits_of(PROBABILITIES)
-    found = top_p(logits, p)
-    assert kept(found) == expected
-    np.testing.assert_array_equal(found[sorted(expected)], logits[sorted(expected)])
+    ]:
+        logits = logits_of(PROBABILITIES)
+        found = top_p(logits, p)
+        assert kept(found) == expected, (p, expected)
+        np.testing.assert_array_equal(found[sorted(expected)], logits[sorted(expected)])
 
 
-@pytest.mark.parametrize(
-    ("p", "expected"),
-    [(0.0, {0, 1, 2, 3}), (0.2, {0, 1, 2, 3}), (0.3, {1, 2, 3}), (0.6, {1, 3}), (0.8, {1}), (1.0, {1})],
-)
-def test_min_p_keeps_tokens_at_least_p_times_as_likely_as_the_most_likely(p, expected):
-    logits = logits_of(PROBABILITIES)
-    found = min_p(logits, p)
-    assert kept(found) == expected
-    np.testing.assert_array_equal(found[sorted(expected)], logits[sorted(expected)])
+def test_min_p_keeps_tokens_at_least_p_times_as_likely_as_the_most_likely():
+    for p, expected in [
+        (0.0, {0, 1, 2, 3}),
+        (0.2, {0, 1, 2, 3}),
+        (0.3, {1, 2, 3}),
+        (0.6, {1, 3}),
+        (0.8, {1}),
+        (1.0, {1}),
+    ]:
+        logits = logits_of(PROBABILITIES)
+        found = min_p(logits, p)
+        assert kept(found) == expected, (p, expected)
+        np.testing.assert_array_equal(found[sorted(expected)], logits[sorted(expected)])
 
 
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
+def test_temperature_raises_probabilities_to_its_inverse():
+    for value, expected in [
         (1.0, PROBABILITIES),
         (0.5, [0.01 / 0.30, 0.16 / 0.30, 0.04 / 0.30, 0.09 / 0.30]),  # squares
         (2.0, [math.sqrt(p) / sum(math.sqrt(q) for q in PROBABILITIES) for p in PROBABILITIES]),  # roots
-    ],
-)
-def test_temperature_raises_probabilities_to_its_inverse(value, expected):
-    np.testing.assert_allclose(softmax(temperature(logits_of(PROBABILITIES), value)), expected, rtol=1e-5)
+    ]:
+        np.testing.assert_allclose(softmax(temperature(logits_of(PROBABILITIES), value)), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("seen", "penalty", "expected"),
-    [
+def test_repetition_penalty_divides_positive_and_multiplies_negative():
+    for seen, penalty, expected in [
         ([0, 1], 2.0, [1, -4, 1, 0]),  # positive divided, negative multiplied
         ([0, 0, 0], 2.0, [1, -2, 1, 0]),  # once, however often it was seen
         ([3], 2.0, [2, -2, 1, 0]),
         ([0, 1], 0.5, [4, -1, 1, 0]),
         ([0, 1], 1.0, [2, -2, 1, 0]),
         ([], 2.0, [2, -2, 1, 0]),
-    ],
-)
-def test_repetition_penalty_divides_positive_and_multiplies_negative(seen, penalty, expected):
-    np.testing.assert_array_equal(repetition_penalty(vector(2, -2, 1, 0), seen, penalty), vector(*expected))
+    ]:
+        np.testing.assert_array_equal(repetition_penalty(vector(2, -2, 1, 0), seen, penalty), vector(*expected))
 
 
-@pytest.mark.parametrize(
-    ("options", "seen", "expected"),
-    [
+def test_filters_apply_in_the_order_penalty_temperature_top_k_top_p_min_p():
+    for options, seen, expected in [
         ({}, (), {0, 1, 2, 3}),
         ({"repetition_penalty": 8.0, "top_k": 1}, [0], {1}),  # penalty before top-k, or only 0 would be left
         ({"temperature": 0.1, "top_p": 0.85}, (), {0}),  # temperature before top-p, or 1 and 2 would be left too
@@ -126,11 +117,9 @@ def test_repetition_penalty_divides_positive_and_multiplies_negative(seen, penal
         ({"temperature": 2.0, "min_p": 0.8}, (), {0, 1}),  # temperature before min-p, or only 0
         ({"top_k": 2, "top_p": 0.5}, (), {0}),  # top-k before top-p, or 1 would be left too
         ({"top_p": 0.5, "min_p": 0.6}, (), {0, 1}),  # top-p before min-p, or only 0
-    ],
-)
-def test_filters_apply_in_the_order_penalty_temperature_top_k_top_p_min_p(options, seen, expected):
-    logits = logits_of([0.4, 0.3, 0.2, 0.1])
-    assert set(draws(replace(PLAIN, **options), logits, 300, seen)) == expected
+    ]:
+        logits = logits_of([0.4, 0.3, 0.2, 0.1])
+        assert set(draws(replace(PLAIN, **options), logits, 300, seen)) == expected, (options, seen, expected)
 
 
 def test_temperature_0_always_takes_the_most_likely():
@@ -141,26 +130,23 @@ def test_top_k_1_always_takes_the_most_likely():
     assert draws(replace(PLAIN, temperature=5.0, top_k=1), logits_of(PROBABILITIES), 100) == [1] * 100
 
 
-@pytest.mark.parametrize("k", [0, 4, 100])
-def test_top_k_0_and_top_k_of_the_vocabulary_change_no_draw(k):
-    logits = logits_of(PROBABILITIES)
-    assert draws(replace(PLAIN, top_k=k), logits, 200) == draws(PLAIN, logits, 200)
+def test_top_k_0_and_top_k_of_the_vocabulary_change_no_draw():
+    for k in [0, 4, 100]:
+        logits = logits_of(PROBABILITIES)
+        assert draws(replace(PLAIN, top_k=k), logits, 200) == draws(PLAIN, logits, 200), k
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
+def test_frequencies_of_draws_are_the_probabilities():
+    for options, expected in [
         ({}, PROBABILITIES),
         ({"temperature": 0.5}, [0.01 / 0.30, 0.16 / 0.30, 0.04 / 0.30, 0.09 / 0.30]),
         ({"top_k": 2}, [0, 4 / 7, 0, 3 / 7]),
-    ],
-)
-def test_frequencies_of_draws_are_the_probabilities(options, expected):
-    count = 20_000
-    found = Counter(draws(replace(PLAIN, seed=7, **options), logits_of(PROBABILITIES), count))
-    np.testing.assert_allclose([found[i] / count for i in range(4)], expected, atol=0.014)  # 4 deviations
-    assert set(found) == {i for i in range(4) if expected[i]}
+    ]:
+        count = 20_000
+        found = Counter(draws(replace(PLAIN, seed=7, **options), logits_of(PROBABILITIES), count))
+        np.testing.assert_allclose([found[i] / count for i in range(4)], expected, atol=0.014)  # 4 deviations
+        assert set(found) == {i for i in range(4) if expected[i]}, (options, expected)
 
 
 def test_the_same_seed_draws_the_same_and_another_seed_does_not():
@@ -206,24 +192,24 @@ def test_logprobs_are_those_of_the_raw_logits(values, config, seen):
     np.testing.assert_array_equal(logits, before)  # the runtime's array is not modified
 
 
-@pytest.mark.parametrize("bad", [(1, math.nan, 0, 2), (math.nan,) * 4, (1, INF, 0, 2), (-INF,) * 4])
-@pytest.mark.parametrize("options", [{"temperature": 0.0}, {"temperature": 1.0}, {"top_k": 2, "top_p": 0.5}])
-def test_nan_and_infinite_logits_are_an_error(bad, options):
-    with pytest.raises(LLMError, match="NaN or infinite logits"):
-        Sampler(SamplingConfig(**options))(vector(*bad))
+def test_nan_and_infinite_logits_are_an_error():
+    for bad in [(1, math.nan, 0, 2), (math.nan,) * 4, (1, INF, 0, 2), (-INF,) * 4]:
+        for options in [{"temperature": 0.0}, {"temperature": 1.0}, {"top_k": 2, "top_p": 0.5}]:
+            with pytest.raises(LLMError, match="NaN or infinite logits"):
+                Sampler(SamplingConfig(**options))(vector(*bad))
 
 
-@pytest.mark.parametrize("value", [1e-3, 1e-6, 1e-30, 5e-324])
-def test_tiny_temperatures_do_not_overflow_and_take_the_most_likely(value):
-    with np.errstate(over="raise", invalid="raise", divide="raise"):
-        assert draws(replace(PLAIN, temperature=value), vector(-1e4, 1e4, 9e3, -INF), 20) == [1] * 20
+def test_tiny_temperatures_do_not_overflow_and_take_the_most_likely():
+    for value in [1e-3, 1e-6, 1e-30, 5e-324]:
+        with np.errstate(over="raise", invalid="raise", divide="raise"):
+            assert draws(replace(PLAIN, temperature=value), vector(-1e4, 1e4, 9e3, -INF), 20) == [1] * 20, value
 
 
-@pytest.mark.parametrize("value", [1e6, 1e30, 1e300])
-def test_huge_temperatures_do_not_overflow_and_draw_uniformly(value):
-    with np.errstate(over="raise", invalid="raise", divide="raise"):
-        found = Counter(draws(replace(PLAIN, temperature=value), vector(-9, 9, 3, 0), 400))
-    assert all(found[i] > 60 for i in range(4))
+def test_huge_temperatures_do_not_overflow_and_draw_uniformly():
+    for value in [1e6, 1e30, 1e300]:
+        with np.errstate(over="raise", invalid="raise", divide="raise"):
+            found = Counter(draws(replace(PLAIN, temperature=value), vector(-9, 9, 3, 0), 400))
+        assert all(found[i] > 60 for i in range(4)), value
 
 
 LETTERS = Digits("a", "b", "c", "d")
@@ -268,8 +254,12 @@ def test_the_sampler_receives_each_seen_token_once():
     assert given[0] == 1 and max(given) <= 4
 
 
-@pytest.mark.parametrize("name", [name for name in OTHER_OPTIONS if name not in ("min_tokens", "grammar")])
-def test_every_option_changes_the_text(name):
+def test_every_option_changes_the_text():
+    for name in [name for name in OTHER_OPTIONS if name not in ("min_tokens", "grammar")]:
+        _check_every_option_changes_the_text(name)
+
+
+def _check_every_option_changes_the_text(name):
     def text(config):
         return "".join(piece.text for piece in generate(constant(), LETTERS, "1", config))
 

@@ -83,44 +83,57 @@ def all_next_words(seed: int, prompt: str) -> NextWords:
 PROMPTS = ["b a", " ab", "b aba", ". a b", "a ", "b.", "a ba"]
 
 
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("prompt", PROMPTS)
 @pytest.mark.slow
-def test_words_and_first_tokens_are_those_of_the_sum_over_all_sequences(prompt: str, seed: int) -> None:
-    known = Prompt.of(prompt, TABLE)  # type: ignore[arg-type]
-    tail = b"".join(TOKENS[token] for token in known.tail)
-    words: dict[str, float] = defaultdict(float)
-    firsts: dict[bytes, float] = defaultdict(float)
-    for path, probability in all_texts(seed, known.head, tail).items():
-        data = b"".join(TOKENS[token] for token in path)
-        rest = data[len(tail) :]
-        probability *= factor(prompt, rest)
-        words[reference_word(rest.decode())] += probability
-        end = next((n for n in itertools.accumulate(len(TOKENS[t]) for t in path) if n > len(tail)), len(tail))
-        firsts[data[len(tail) : end]] += probability
-    total = sum(words.values())
+def test_words_and_first_tokens_are_those_of_the_sum_over_all_sequences() -> None:
+    for seed in range(4):
+        for prompt in PROMPTS:
+            known = Prompt.of(prompt, TABLE)  # type: ignore[arg-type]
+            tail = b"".join(TOKENS[token] for token in known.tail)
+            words: dict[str, float] = defaultdict(float)
+            firsts: dict[bytes, float] = defaultdict(float)
+            for path, probability in all_texts(seed, known.head, tail).items():
+                data = b"".join(TOKENS[token] for token in path)
+                rest = data[len(tail) :]
+                probability *= factor(prompt, rest)
+                words[reference_word(rest.decode())] += probability
+                end = next((n for n in itertools.accumulate(len(TOKENS[t]) for t in path) if n > len(tail)), len(tail))
+                firsts[data[len(tail) : end]] += probability
+            total = sum(words.values())
 
-    found = all_next_words(seed, prompt)
-    shares: dict[str, float] = defaultdict(float)
-    for word in found.words:
-        shares[word.text] += word.probability
-    assert found.unexplored < 1e-3
-    for text, probability in words.items():
-        assert probability / total - found.unexplored - 1e-6 <= shares[text] <= probability / total + 1e-6
+            found = all_next_words(seed, prompt)
+            shares: dict[str, float] = defaultdict(float)
+            for word in found.words:
+                shares[word.text] += word.probability
+            assert found.unexplored < 1e-3, (seed, prompt)
+            for text, probability in words.items():
+                assert probability / total - found.unexplored - 1e-6 <= shares[text] <= probability / total + 1e-6, (
+                    seed,
+                    prompt,
+                )
 
-    first = read_prompt(Model(seed), TABLE, known, max_evaluations=100_000, negligible=0)  # type: ignore[arg-type]
-    chosen = softmax(first.logits.astype(np.float64))
-    first_texts: dict[bytes, float] = defaultdict(float)
-    for entry in np.flatnonzero(chosen):
-        first_texts[first.continuations_of(int(entry))[0].new_bytes] += chosen[entry]
-    assert first_texts == pytest.approx({text: p / total for text, p in firsts.items() if p}, abs=1e-6)
-    assert sum(continuation.probability for continuation in first.continuations(0)) == pytest.approx(1)
-    assert first.unexplored == 0
+            first = read_prompt(Model(seed), TABLE, known, max_evaluations=100_000, negligible=0)  # type: ignore[arg-type]
+            chosen = softmax(first.logits.astype(np.float64))
+            first_texts: dict[bytes, float] = defaultdict(float)
+            for entry in np.flatnonzero(chosen):
+                first_texts[first.continuations_of(int(entry))[0].new_bytes] += chosen[entry]
+            assert first_texts == pytest.approx({text: p / total for text, p in firsts.items() if p}, abs=1e-6), (
+                seed,
+                prompt,
+            )
+            assert sum(continuation.probability for continuation in first.continuations(0)) == pytest.approx(1), (
+                seed,
+                prompt,
+            )
+            assert first.unexplored == 0, (seed, prompt)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("prompt", PROMPTS)
-def test_sampling_and_next_agree(prompt: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sampling_and_next_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    for prompt in PROMPTS:
+        _check_sampling_and_next_agree(prompt, monkeypatch)
+
+
+def _check_sampling_and_next_agree(prompt: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llmcli.generation.next_words.MAX_UNEXPLORED", 1e-9)
     monkeypatch.setattr("llmcli.generation.next_words.MIN_PROBABILITY", 1e-14)
     for seed in range(4):
@@ -170,16 +183,18 @@ def test_drawn_texts_have_the_frequencies_of_the_sum() -> None:
         assert counts[tokens] / 4000 == pytest.approx(p, abs=4 * math.sqrt(p * (1 - p) / 4000) + 1e-3)
 
 
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("prompt", PROMPTS)
-def test_the_cache_holds_prompt_and_text_whatever_continuation_was_chosen(prompt: str, seed: int) -> None:
-    for draw in range(6):
-        model = Model(seed)
-        pieces = list(generate(model, TABLE, prompt, SamplingConfig(max_tokens=3, seed=draw, temperature=1.5)))  # type: ignore[arg-type]
-        last = [piece.id for piece in pieces if piece.id is not None]
-        cached = model.cached + (last[-1:] if pieces[-1].finish_reason == "length" else [])
-        line = "" if prompt.rfind(" ") > 0 else "\n"
-        assert b"".join(TOKENS[token] for token in cached).decode() == line + prompt + "".join(p.text for p in pieces)
+def test_the_cache_holds_prompt_and_text_whatever_continuation_was_chosen() -> None:
+    for seed in range(3):
+        for prompt in PROMPTS:
+            for draw in range(6):
+                model = Model(seed)
+                pieces = list(generate(model, TABLE, prompt, SamplingConfig(max_tokens=3, seed=draw, temperature=1.5)))  # type: ignore[arg-type]
+                last = [piece.id for piece in pieces if piece.id is not None]
+                cached = model.cached + (last[-1:] if pieces[-1].finish_reason == "length" else [])
+                line = "" if prompt.rfind(" ") > 0 else "\n"
+                assert b"".join(TOKENS[token] for token in cached).decode() == line + prompt + "".join(
+                    p.text for p in pieces
+                ), (seed, prompt)
 
 
 def test_at_temperature_0_the_text_with_the_highest_sum_is_chosen() -> None:
@@ -214,9 +229,9 @@ def test_a_literal_prompt_has_no_tail() -> None:
     assert not prompt.tail and not prompt.in_word
 
 
-@pytest.mark.parametrize(("text", "in_word"), [("The ca", True), ("The ", False), ("3", True), ("りんご", False)])
-def test_only_letters_and_digits_at_the_end_may_continue(text: str, in_word: bool) -> None:
-    assert Prompt.of(text, Tokenizer.train_bpe([TEXT], 300)).in_word is in_word
+def test_only_letters_and_digits_at_the_end_may_continue() -> None:
+    for text, in_word in [("The ca", True), ("The ", False), ("3", True), ("りんご", False)]:
+        assert Prompt.of(text, Tokenizer.train_bpe([TEXT], 300)).in_word is in_word, (text, in_word)
 
 
 def test_an_empty_prompt_is_what_begins_a_text() -> None:
@@ -226,29 +241,31 @@ def test_an_empty_prompt_is_what_begins_a_text() -> None:
     assert Prompt.of("", tokenizer.for_model(b"ab")) == Prompt([tokenizer.bos_id])
 
 
-@pytest.mark.parametrize("limit", [2, 3, 10])
-def test_the_model_is_evaluated_no_more_often_than_allowed(limit: int) -> None:
-    model = Model(0)
-    first = read_prompt(model, TABLE, Prompt.of("b abab", TABLE), max_evaluations=limit, negligible=0)  # type: ignore[arg-type]
-    assert model.evaluations == first.search.evaluations <= limit
-    full = read_prompt(Model(0), TABLE, Prompt.of("b abab", TABLE), max_evaluations=1000, negligible=0)  # type: ignore[arg-type]
-    for continuation in first.continuations(0):  # each probability is a lower bound
-        exact = {c.tokens: c.probability for c in full.continuations(0)}[continuation.tokens]
-        assert continuation.probability * (1 - first.unexplored) <= exact + 1e-9
+def test_the_model_is_evaluated_no_more_often_than_allowed() -> None:
+    for limit in [2, 3, 10]:
+        model = Model(0)
+        first = read_prompt(model, TABLE, Prompt.of("b abab", TABLE), max_evaluations=limit, negligible=0)  # type: ignore[arg-type]
+        assert model.evaluations == first.search.evaluations <= limit, limit
+        full = read_prompt(Model(0), TABLE, Prompt.of("b abab", TABLE), max_evaluations=1000, negligible=0)  # type: ignore[arg-type]
+        for continuation in first.continuations(0):  # each probability is a lower bound
+            exact = {c.tokens: c.probability for c in full.continuations(0)}[continuation.tokens]
+            assert continuation.probability * (1 - first.unexplored) <= exact + 1e-9, limit
 
 
-@pytest.mark.parametrize(
-    ("parameters", "limit"), [(10**6, 2 + token_healing.MAX_EVALUATIONS), (135 * 10**6, 3), (10**9, 2)]
-)
-def test_a_large_model_is_evaluated_less_often(parameters: int, limit: int) -> None:
-    model = Model(0)
-    model.parameters = parameters
-    read_prompt(model, TABLE, Prompt.of("b abab", TABLE), negligible=0)  # type: ignore[arg-type]
-    assert model.evaluations == limit
+def test_a_large_model_is_evaluated_less_often() -> None:
+    for parameters, limit in [(10**6, 2 + token_healing.MAX_EVALUATIONS), (135 * 10**6, 3), (10**9, 2)]:
+        model = Model(0)
+        model.parameters = parameters
+        read_prompt(model, TABLE, Prompt.of("b abab", TABLE), negligible=0)  # type: ignore[arg-type]
+        assert model.evaluations == limit, (parameters, limit)
 
 
-@pytest.mark.parametrize("limit", [5, 20, 50])
-def test_next_words_keeps_its_limit_after_a_very_long_word_and_reports_the_rest(limit: int, monkeypatch) -> None:
+def test_next_words_keeps_its_limit_after_a_very_long_word_and_reports_the_rest(monkeypatch) -> None:
+    for limit in [5, 20, 50]:
+        _check_next_words_keeps_its_limit_after_a_very_long_word_and_reports_the_rest(limit, monkeypatch)
+
+
+def _check_next_words_keeps_its_limit_after_a_very_long_word_and_reports_the_rest(limit: int, monkeypatch) -> None:
     monkeypatch.setattr(search, "max_evaluations", lambda parameters: limit)
     tokenizer = Tokenizer.train_bpe([TEXT], 300)
     runtime = NumpyRuntime(random_checkpoint(ModelConfig(300, 32, 64, 2, 4, 2, 8, 256)))

@@ -9,7 +9,8 @@ from llmcli.server.api.schema import openapi
 from llmcli.server.http.app import OPERATIONS
 from tests.server.wrong_requests import RIGHT
 
-PATHS = openapi(OPERATIONS)["paths"]
+DESCRIPTION = openapi(OPERATIONS)
+PATHS = DESCRIPTION["paths"]
 POSTS = sorted(path for path, operations in PATHS.items() if "post" in operations)
 RIGHT_BODY = b'{"prompt": "The cat", "max_tokens": 2, "temperature": 0, "stop": ["a", "b"], "logprobs": 1}'
 Request = tuple[str, str, bytes]
@@ -26,7 +27,8 @@ sensible = st.sampled_from([0, 1, 2, 0.5, True, False, ["a"], "chat", "text"])
 
 def properties(path: str) -> list[str]:
     """The fields of a route's body."""
-    return sorted(PATHS[path]["post"]["requestBody"]["content"]["application/json"]["schema"]["properties"])
+    reference = PATHS[path]["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+    return sorted(DESCRIPTION["components"]["schemas"][reference.rpartition("/")[2]]["properties"])
 
 
 @st.composite

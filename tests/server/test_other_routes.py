@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from starlette.testclient import TestClient
 
-from llmcli.config import ModelConfig
+from llmcli.config import SAMPLING, ModelConfig
 from llmcli.formats.checkpoint import load, save
 from llmcli.formats.loading import load_any, open_chat_template, open_tokenizer
 from llmcli.formats.training_record import TrainingRecord
@@ -132,22 +132,22 @@ def test_an_explanation_has_what_is_asked_for(client, short_search):
     assert quick["unexplored"] > whole["unexplored"]
 
 
-@pytest.mark.parametrize("prompt", ["The cat sat", "The ca", "The cat on the m"])
-@pytest.mark.parametrize("fields", [{}, {"without": ["1.2"]}])
-def test_any_token_is_explained_also_where_the_prompt_ends_inside_a_word(client, tokenizer, prompt, fields):
+def test_any_token_is_explained_also_where_the_prompt_ends_inside_a_word(client, tokenizer):
     """With and without parts of the model, after the same tokens; these and the tail spell the prompt."""
-    body = {"prompt": prompt, "include": [], **fields}
-    for token in range(5, tokenizer.vocab_size, 7):
-        answer = client.post("/v1/explain", json=body | {"token_id": token}).json()
-        for one in (answer["first"], answer["second"]) if fields else (answer,):
-            assert one["attribution"]["id"] == token
-            ids = [shown["id"] for shown in one["tokens"]]
-            assert (tokenizer.decode(ids) + one["tail"]).lstrip("\n") == prompt
-            assert tokenizer.token_bytes[token].startswith(one["tail"].encode())
-        if fields:
-            assert answer["first"]["tokens"] == answer["second"]["tokens"]
-    refused = client.post("/v1/explain", json=body | {"token_id": tokenizer.vocab_size})
-    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "token_id")
+    for prompt in ["The cat sat", "The ca", "The cat on the m"]:
+        for fields in [{}, {"without": ["1.2"]}]:
+            body = {"prompt": prompt, "include": [], **fields}
+            for token in range(5, tokenizer.vocab_size, 7):
+                answer = client.post("/v1/explain", json=body | {"token_id": token}).json()
+                for one in (answer["first"], answer["second"]) if fields else (answer,):
+                    assert one["attribution"]["id"] == token, (prompt, fields)
+                    ids = [shown["id"] for shown in one["tokens"]]
+                    assert (tokenizer.decode(ids) + one["tail"]).lstrip("\n") == prompt, (prompt, fields)
+                    assert tokenizer.token_bytes[token].startswith(one["tail"].encode()), (prompt, fields)
+                if fields:
+                    assert answer["first"]["tokens"] == answer["second"]["tokens"], (prompt, fields)
+            refused = client.post("/v1/explain", json=body | {"token_id": tokenizer.vocab_size})
+            assert (refused.status_code, refused.json()["error"]["param"]) == (400, "token_id"), (prompt, fields)
 
 
 def test_an_explanation_is_that_of_explain(client, served, llm, short_search):
@@ -155,13 +155,13 @@ def test_an_explanation_is_that_of_explain(client, served, llm, short_search):
     assert client.post("/v1/explain", json={"prompt": "The cat", "n": 4}).json() == {"model": "text"} | printed
 
 
-@pytest.mark.parametrize("fields", [{"without": ["2.3", "1"]}, {"compare": "The dog"}])
-def test_a_comparison_is_that_of_explain(client, served, llm, short_search, fields):
-    options = [word for name, value in fields.items() for one in ([value] if name == "compare" else value)
-               for word in (f"--{name}", one)]  # fmt: skip
-    printed = json.loads(llm("explain", "The cat", "--next", 4, "--json", "-m", served[0], *options).stdout)
-    found = client.post("/v1/explain", json={"prompt": "The cat", "n": 4, **fields}).json()
-    assert found == {"model": "text"} | printed
+def test_a_comparison_is_that_of_explain(client, served, llm, short_search):
+    for fields in [{"without": ["2.3", "1"]}, {"compare": "The dog"}]:
+        options = [word for name, value in fields.items() for one in ([value] if name == "compare" else value)
+                   for word in (f"--{name}", one)]  # fmt: skip
+        printed = json.loads(llm("explain", "The cat", "--next", 4, "--json", "-m", served[0], *options).stdout)
+        found = client.post("/v1/explain", json={"prompt": "The cat", "n": 4, **fields}).json()
+        assert found == {"model": "text"} | printed, fields
 
 
 def test_an_answer_is_explained_after_its_question(client):
@@ -217,7 +217,10 @@ def test_the_description_lists_every_route(client):
         (route.path, method.lower()) for route in client.app.routes for method in route.methods - {"HEAD"}
     }
     body = published["paths"]["/v1/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    assert body["properties"]["n"]["anyOf"][0] == {"type": "integer", "minimum": 1, "maximum": 32}
+    body = published["components"]["schemas"][body["$ref"].rpartition("/")[2]]
+    n = body["properties"]["n"]
+    assert (n["type"], n["default"], n["minimum"], n["maximum"]) == ("integer", 1, 1, 32)
+    assert body["properties"]["min_p"]["description"] == SAMPLING["min_p"].help
     assert body["required"] == ["prompt"]
 
 
@@ -228,13 +231,13 @@ ANSWERED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("path", "body"), ANSWERED.items())
-def test_answers_are_as_described(client, short_search, path, body):
-    answer = client.get(path).json() if body is None else client.post(path, json=body).json()
-    name = next(one.answer for one in OPERATIONS if one.path == path.replace("/chat", "/{id}"))
-    described = openapi(OPERATIONS)["components"]["schemas"][name]["properties"]
-    assert set(described) <= set(answer)
-    assert all(isinstance(answer[key], TYPES[described[key]["type"]]) for key in described)
+def test_answers_are_as_described(client, short_search):
+    for path, body in ANSWERED.items():
+        answer = client.get(path).json() if body is None else client.post(path, json=body).json()
+        name = next(one.answer for one in OPERATIONS if one.path == path.replace("/chat", "/{id}"))
+        described = openapi(OPERATIONS)["components"]["schemas"][name]["properties"]
+        assert set(described) <= set(answer), (path, body)
+        assert all(isinstance(answer[key], TYPES[described[key]["type"]]) for key in described), (path, body)
 
 
 @pytest.mark.slow
@@ -243,9 +246,8 @@ def test_the_description_is_valid():
     validator.validate(openapi(OPERATIONS))
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "message"),
-    [
+def test_routes_that_are_not_offered_name_those_that_are(client):
+    for method, path, message in [
         ("POST", "/v1/embeddings", "/v1/embeddings is not offered here; there are /v1/chat/completions, "),
         ("POST", "/api/generate", "/api/generate is not offered here; there are /v1/chat/completions, "),
         ("POST", "/v1/v1/chat/completions", "use /v1/chat/completions; "),
@@ -253,9 +255,7 @@ def test_the_description_is_valid():
         ("GET", "/health/", "/health/ is not offered here; use /health; "),
         ("GET", "/v1/completions", "GET is not offered at /v1/completions; use POST"),
         ("POST", "/v1/audio/speech", "/v1/audio/speech is not offered here; there are "),
-    ],
-)
-def test_routes_that_are_not_offered_name_those_that_are(client, method, path, message):
-    answer = client.request(method, path, json={"input": "x"} if method == "POST" else None)
-    assert answer.status_code == (405 if message.startswith("GET") else 404)
-    assert message in answer.json()["error"]["message"]
+    ]:
+        answer = client.request(method, path, json={"input": "x"} if method == "POST" else None)
+        assert answer.status_code == (405 if message.startswith("GET") else 404), (method, path, message)
+        assert message in answer.json()["error"]["message"], (method, path, message)

@@ -60,18 +60,18 @@ def running(served):
         yield process
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::"])
-def test_every_address_that_is_shown_can_be_opened(host):
+def test_every_address_that_is_shown_can_be_opened():
     """Of a server that listens on all addresses: this computer's, and another where there is a network."""
-    if host == "::" and not socket.has_dualstack_ipv6():
-        pytest.skip("needs IPv6")
-    with bind(host, 0) as listener:
-        shown = urls(listener)
-        assert shown[0] == f"http://127.0.0.1:{listener.getsockname()[1]}"
-        assert len(shown) <= (1 if host == "127.0.0.1" else 2)
-        for url in shown:
-            name, _, port = url.removeprefix("http://").rpartition(":")
-            socket.create_connection((name.strip("[]"), int(port)), timeout=10).close()
+    for host in ["127.0.0.1", "0.0.0.0", "::"]:
+        if host == "::" and not socket.has_dualstack_ipv6():
+            pytest.skip("needs IPv6")
+        with bind(host, 0) as listener:
+            shown = urls(listener)
+            assert shown[0] == f"http://127.0.0.1:{listener.getsockname()[1]}", host
+            assert len(shown) <= (1 if host == "127.0.0.1" else 2), host
+            for url in shown:
+                name, _, port = url.removeprefix("http://").rpartition(":")
+                socket.create_connection((name.strip("[]"), int(port)), timeout=10).close()
 
 
 def test_it_listens_on_loopback_and_answers(running):
@@ -79,15 +79,16 @@ def test_it_listens_on_loopback_and_answers(running):
     assert post(running, {"prompt": "The"}).status == 200
 
 
-@pytest.mark.parametrize("head", DAMAGED_HEADS)
-def test_a_damaged_head_is_a_400(running, head):
-    request = (
-        b"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nConnection: close\r\n"
-        + head
-        + b"\r\n"
-    )
-    assert raw(running, request).split(b" ")[1] in (b"400", b"413", b"431")
-    assert post(running, {"prompt": "The"}).status == 200
+def test_a_damaged_head_is_a_400(running):
+    for head in DAMAGED_HEADS:
+        request = (
+            b"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+            + b"Content-Type: application/json\r\nConnection: close\r\n"
+            + head
+            + b"\r\n"
+        )
+        assert raw(running, request).split(b" ")[1] in (b"400", b"413", b"431"), head
+        assert post(running, {"prompt": "The"}).status == 200, head
 
 
 def test_a_request_that_does_not_arrive_is_dropped(served):
@@ -121,19 +122,19 @@ def served_here(app):
             ended.result(60)
 
 
-@pytest.mark.parametrize("part", [b"POST /v1/completions HTTP", HEAD + b"9\r\n\r\n{", b"GET /health HTTP/1.1\r\n"])
-def test_more_requests_that_do_not_arrive_than_connections_shut_nobody_out(served, monkeypatch, part):
-    monkeypatch.setattr(listening, "MAX_CONNECTIONS", 8)
-    monkeypatch.setattr(listening, "RECEIVE_SECONDS", 600)
-    monkeypatch.setattr(service, "RECEIVE_SECONDS", 600)
-    with served_here(create_app(Models(served))) as address, ExitStack() as stack:
-        for _ in range(30):
-            stack.enter_context(socket.create_connection(address, timeout=60)).sendall(part)
-        for path in ("/health", "/v1/models"):
-            client = http.client.HTTPConnection(*address, timeout=60)
-            client.request("GET", path)
-            assert client.getresponse().status == 200
-            client.close()
+def test_more_requests_that_do_not_arrive_than_connections_shut_nobody_out(served, monkeypatch):
+    for part in [b"POST /v1/completions HTTP", HEAD + b"9\r\n\r\n{", b"GET /health HTTP/1.1\r\n"]:
+        monkeypatch.setattr(listening, "MAX_CONNECTIONS", 8)
+        monkeypatch.setattr(listening, "RECEIVE_SECONDS", 600)
+        monkeypatch.setattr(service, "RECEIVE_SECONDS", 600)
+        with served_here(create_app(Models(served))) as address, ExitStack() as stack:
+            for _ in range(30):
+                stack.enter_context(socket.create_connection(address, timeout=60)).sendall(part)
+            for path in ("/health", "/v1/models"):
+                client = http.client.HTTPConnection(*address, timeout=60)
+                client.request("GET", path)
+                assert client.getresponse().status == 200, part
+                client.close()
 
 
 def test_more_unread_answers_than_places_and_connections_shut_nobody_out(served, monkeypatch):
@@ -170,15 +171,15 @@ def test_answers_that_nobody_reads_are_dropped(served, monkeypatch):
 
 
 @posix
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_ends_it_in_the_middle_of_an_answer(served, number, code):
-    with serving(served[0], limits=QUICK) as process:
-        response = post(process, LONG)
-        assert response.read(10)  # a text is being generated
-        process.process.send_signal(number)
-        end = response.read()
-        assert end.endswith(b"\n\n") and b'"code":"stopping"' in end.splitlines()[-2]
-        assert process.process.wait(60) == code
+def test_a_signal_ends_it_in_the_middle_of_an_answer(served):
+    for number, code in [(signal.SIGTERM, 143), (signal.SIGINT, 130)]:
+        with serving(served[0], limits=QUICK) as process:
+            response = post(process, LONG)
+            assert response.read(10), (number, code)  # a text is being generated
+            process.process.send_signal(number)
+            end = response.read()
+            assert end.endswith(b"\n\n") and b'"code":"stopping"' in end.splitlines()[-2], (number, code)
+            assert process.process.wait(60) == code, (number, code)
 
 
 @posix

@@ -13,8 +13,8 @@ from llmcli.cli.chat.answers import Answer, note_incomplete
 from llmcli.cli.options import (
     ANALYSIS,
     CHOICES_HELP,
-    SAMPLING,
     SAMPLING_OPTIONS,
+    SAMPLING_PANEL,
     GenerationOptions,
     argument,
     flag,
@@ -66,7 +66,7 @@ class _Options(GenerationOptions):
     new: bool = flag("With --lines: leave out lines of the training text.")
     literal: bool = flag(
         "Tokenize the prompt in one way only, as other programs do: an incomplete last word is not completed.",
-        panel=SAMPLING,
+        panel=SAMPLING_PANEL,
     )
     next: int | None = option(
         "N", "List the N most likely next words instead of generating.", min=1, panel=ANALYSIS

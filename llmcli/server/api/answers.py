@@ -19,7 +19,7 @@ from llmcli.generation.engine.requests import (
     Started,
     Token,
 )
-from llmcli.server.api.bodies import ChatBody, CompletionBody, GenerationBody
+from llmcli.server.api.bodies import ChatBody, CompletionBody, GenerationBody, conversation
 from llmcli.server.api.models import ServedModel
 from llmcli.server.api.prompts import (
     chat_template,
@@ -210,7 +210,7 @@ class ChatCompletion(GenerationAnswer):
             raise invalid(
                 "messages", "must end with a message of the user, of which one of the choices is the answer"
             )
-        prompt, dropped_turns = encode_messages(body.messages, template, model.context, max_tokens)
+        prompt, dropped_turns = encode_messages(conversation(body), template, model.context, max_tokens)
         check_choices_fit(body.choices, [prompt], model)
         requests = [
             GenerationRequest(

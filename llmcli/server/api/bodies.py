@@ -6,107 +6,33 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    WithJsonSchema,
+)
 
-from llmcli.config import SAMPLING_BOUNDS, Grammar, SamplingConfig
+from llmcli.config import SAMPLING, Grammar, SamplingConfig
 from llmcli.data.conversations.messages import Message
-from llmcli.errors import LLMError, brief
+from llmcli.errors import LLMError
 from llmcli.generation.choices import check_choices
 from llmcli.generation.next_words import MAX_EVALUATIONS
 from llmcli.server import limits
-from llmcli.server.api.schema import Body, Fields, JsonObject
+from llmcli.server.api.schema import Body
 from llmcli.server.errors import ApiError, invalid
 
-SMALLEST_TOP_P = 1e-9  # keeps the most likely token alone
 DEFAULT_WORDS = 10
-ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 TEMPLATE_ARGUMENTS = {"messages", "tools", "documents", "add_generation_prompt"}  # that are not variables
-
-# ---- kinds of fields
-
-TEXT: JsonObject = {"type": "string"}
-PART: JsonObject = {
-    "type": "object",
-    "properties": {"type": {"const": "text"}, "text": TEXT},
-    "required": ["text"],
-}
-MESSAGE: JsonObject = {
-    "type": "object",
-    "properties": {
-        "role": {"enum": list(ROLES)},
-        "content": {"anyOf": [TEXT, {"type": "array", "items": PART}]},
-    },
-    "required": ["role", "content"],
-}
-MESSAGES: JsonObject = {
-    "type": "array",
-    "items": MESSAGE,
-    "minItems": 1,
-    "maxItems": limits.MAX_MESSAGES,
-    "description": f"a list of 1 to {limits.MAX_MESSAGES:,} messages",
-}
+FORMATS = '{"type": "json_object"}, or {"type": "json_schema", "json_schema": {"schema": ...}}'
+BIASES = f"an object of at most {limits.MAX_BIASES:,} token ids, with numbers from -100 to 100"
 
 
 def is_ids(value: Any) -> bool:
     return isinstance(value, list) and all(type(token) is int for token in value)
-
-
-def _read_message(value: Any, name: str) -> Message:
-    role = value.get("role") if isinstance(value, dict) else None
-    if not isinstance(role, str) or role not in ROLES:
-        raise invalid(
-            name, f'must be {{"role": {" or ".join(ROLES)}, "content": a text}}, found {brief(value)}'
-        )
-    if called := next((key for key in ("tool_calls", "function_call") if value.get(key)), None):
-        raise invalid(f"{name}.{called}", "is not supported", "unsupported_parameter")
-    content = value.get("content")
-    if isinstance(content, list):
-        parts = [one.get("text") for one in content if isinstance(one, dict) and one.get("type") == "text"]
-        texts = [part for part in parts if isinstance(part, str)]
-        content = "".join(texts) if len(texts) == len(content) else None
-    if not isinstance(content, str):
-        raise invalid(
-            f"{name}.content", f"must be a text or a list of text parts, found {brief(value.get('content'))}"
-        )
-    return Message(ROLES[role], content)
-
-
-def _message_list(values: Any) -> list[Message]:
-    if not isinstance(values, list) or not 0 < len(values) <= limits.MAX_MESSAGES:
-        raise ValueError
-    return [_read_message(value, f"messages[{number}]") for number, value in enumerate(values)]
-
-
-Messages = Annotated[list[Message], PlainValidator(_message_list), WithJsonSchema(MESSAGES)]
-
-
-def _variables(values: dict[str, Any]) -> dict[str, Any]:
-    if TEMPLATE_ARGUMENTS & values.keys():
-        raise ValueError
-    return values
-
-
-Variables = Annotated[
-    dict[str, Any],
-    AfterValidator(_variables),
-    Field(description=f"an object without {', '.join(sorted(TEMPLATE_ARGUMENTS))}"),
-]
-StopText = Annotated[str, Field(min_length=1, max_length=limits.MAX_STOP_CHARACTERS)]
-TokenId = Annotated[int, WithJsonSchema({"type": "integer", "minimum": 0, "maximum": 2**31 - 1})]
-MaxTokens = Annotated[int, Field(ge=0, le=limits.MAX_TOKENS)]
-Words = Annotated[int, Field(ge=1, le=limits.MAX_NEXT_WORDS)]
-Evaluations = Annotated[int, Field(ge=2, le=MAX_EVALUATIONS)]
-GeneratedTokens = Annotated[int, Field(ge=0, le=2**31 - 1)]  # at the end of the prompt: the model wrote them
-Truncation = Literal[-1] | None  # -1: only the end of a prompt that exceeds the context is used (vLLM's name)
-
-
-Temperature = Annotated[float, Field(ge=0, le=100)]
-TopP = Annotated[float, AfterValidator(lambda p: max(SMALLEST_TOP_P, p))]
-
-
-def id_list(low: int, high: int) -> Any:
-    """A field for a list of token ids; whether the vocabulary has them is checked with the model."""
-    return Field(min_length=low, max_length=high, description=f"a list of {low} to {high:,} token ids")
 
 
 def check_generated_tokens(count: int, prompt: Any) -> None:
@@ -115,64 +41,51 @@ def check_generated_tokens(count: int, prompt: Any) -> None:
         raise invalid("generated_tokens", f"needs a prompt of at least {count:,} token ids")
 
 
-Position = Annotated[int, Field(ge=-limits.MAX_EXPLAIN_CHARACTERS, le=limits.MAX_EXPLAIN_CHARACTERS)]
-TEXT_OR_IDS = Field(description="a text or a list of token ids")
-Prompted = Annotated[str | list[TokenId], TEXT_OR_IDS]
-ExplainedPrompt = Annotated[
-    Annotated[str, Field(max_length=limits.MAX_EXPLAIN_CHARACTERS)] | list[TokenId],
-    Field(
-        description=f"a text of at most {limits.MAX_EXPLAIN_CHARACTERS:,} characters, or a list of token ids"
-    ),
-]
+# ---- kinds of fields
 
 
-# ---- the bodies
+class Part(BaseModel):
+    """A part of a message."""
+
+    type: Literal["text"]
+    text: str
 
 
-class StreamOptions(Fields):
+class RequestMessage(BaseModel):
+    """A message of a conversation. Other fields than these change nothing."""
+
+    model_config = ConfigDict(strict=True)
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[Part]
+    tool_calls: Annotated[list[Any], Field(max_length=0)] | None = None  # are not supported
+    function_call: None = None
+
+    @property
+    def message(self) -> Message:
+        texts = [self.content] if isinstance(self.content, str) else [part.text for part in self.content]
+        return Message("system" if self.role == "developer" else self.role, "".join(texts))
+
+
+class StreamOptions(BaseModel):
     """Extra contents of a stream."""
 
+    model_config = ConfigDict(strict=True, extra="forbid")
     include_usage: bool = False
 
 
-def _read_nested(kind: type[Fields], name: str) -> BeforeValidator:
-    """Read an object inside a request, so that its errors name the field."""
-    return BeforeValidator(lambda value: kind.read(value, f"{name}.") if isinstance(value, dict) else value)
-
-
-StreamOptionsField = Annotated[
-    StreamOptions,
-    _read_nested(StreamOptions, "stream_options"),
-    WithJsonSchema(StreamOptions.schema_of_fields()),
-    Field(description="an object"),
-]
 Choices = Annotated[
     list[Annotated[str, Field(max_length=limits.MAX_GIVEN_CHARACTERS)]],
-    Field(
-        min_length=2,
-        max_length=limits.MAX_GIVEN_CHOICES,
-        description=f"a list of 2 to {limits.MAX_GIVEN_CHOICES} texts, each of at most "
-        f"{limits.MAX_GIVEN_CHARACTERS:,} characters",
-    ),
+    Field(min_length=2, max_length=limits.MAX_GIVEN_CHOICES),
 ]
 
 
-def _response_format(value: Any) -> Grammar | None:
-    match value:
-        case {"type": "text"}:
-            return None
-        case {"type": "json_schema", "json_schema": {"schema": dict(schema), **rest}}:
-            return Grammar.of_schema(schema, lenient=rest.get("strict") is False)
-        case {"type": "json_object", **rest} if not rest:
-            return ANY_OBJECT
-    raise ValueError
+class StructuredOutputs(BaseModel):
+    """The form of the text: one of these, in vLLM's names. OpenAI's `response_format` has JSON schemas."""
 
-
-def _logit_bias(value: Any) -> dict[int, float]:
-    biases = {int(token): float(bias) for token, bias in value.items()}
-    if len(biases) > limits.MAX_BIASES or not all(-100 <= bias <= 100 for bias in biases.values()):
-        raise ValueError
-    return biases
+    model_config = ConfigDict(strict=True, extra="forbid")
+    choice: Choices | None = None
+    regex: str | None = None
+    grammar: str | None = None
 
 
 def _checked(check: Callable[[Any], Any]) -> PlainValidator:
@@ -187,60 +100,91 @@ def _checked(check: Callable[[Any], Any]) -> PlainValidator:
     return PlainValidator(read)
 
 
-ANY_OBJECT = Grammar.of_schema({"type": "object"})
-FORMATS = '{"type": "json_object"}, or {"type": "json_schema", "json_schema": {"schema": ...}}'
-ResponseFormat = Annotated[
-    Any, _checked(_response_format), WithJsonSchema({"type": "object", "description": FORMATS})
+def _response_format(value: Any) -> Grammar | None:
+    match value:
+        case {"type": "text"}:
+            return None
+        case {"type": "json_schema", "json_schema": {"schema": dict(schema), **rest}}:
+            return Grammar.of_schema(schema, lenient=rest.get("strict") is False)
+        case {"type": "json_object", **rest} if not rest:
+            return Grammar.of_schema({"type": "object"})
+    raise ValueError
+
+
+def _logit_bias(value: Any) -> dict[int, float]:
+    biases = {int(token): float(bias) for token, bias in value.items()}
+    if len(biases) > limits.MAX_BIASES or not all(-100 <= bias <= 100 for bias in biases.values()):
+        raise ValueError
+    return biases
+
+
+def _variables(values: dict[str, Any]) -> dict[str, Any]:
+    if TEMPLATE_ARGUMENTS & values.keys():
+        raise ValueError
+    return values
+
+
+def _sampling(name: str, default: float | None = None, high: float | None = None) -> Any:
+    """Return the field for a number of SamplingConfig; by default with its default value and upper bound."""
+    setting = SAMPLING[name]
+    return Field(
+        getattr(SamplingConfig, name) if default is None else default,
+        ge=setting.low,
+        le=setting.high if high is None else high,
+        json_schema_extra={"description": setting.help},
+    )
+
+
+def id_list(low: int, high: int) -> Any:
+    """A field for a list of token ids; whether the vocabulary has them is checked with the model."""
+    return Field(min_length=low, max_length=high, description=f"a list of {low} to {high:,} token ids")
+
+
+Messages = Annotated[list[RequestMessage], Field(min_length=1, max_length=limits.MAX_MESSAGES)]
+Variables = Annotated[
+    dict[str, Any],
+    AfterValidator(_variables),
+    Field(description=f"an object without {', '.join(sorted(TEMPLATE_ARGUMENTS))}"),
 ]
-BIASES = f"an object of at most {limits.MAX_BIASES:,} token ids, with numbers from -100 to 100"
+StopText = Annotated[str, Field(min_length=1, max_length=limits.MAX_STOP_CHARACTERS)]
+TokenId = Annotated[int, WithJsonSchema({"type": "integer", "minimum": 0, "maximum": 2**31 - 1})]
+MaxTokens = Annotated[int, Field(ge=0, le=limits.MAX_TOKENS)]
+Words = Annotated[int, Field(ge=1, le=limits.MAX_NEXT_WORDS)]
+Evaluations = Annotated[int, Field(ge=2, le=MAX_EVALUATIONS)]
+GeneratedTokens = Annotated[int, Field(ge=0, le=2**31 - 1)]  # at the end of the prompt: the model wrote them
+Truncation = Literal[-1] | None  # -1: only the end of a prompt that exceeds the context is used (vLLM's name)
+TopP = Annotated[float, BeforeValidator(lambda p: SAMPLING["top_p"].low if p == 0 and p is not False else p)]
+Position = Annotated[int, Field(ge=-limits.MAX_EXPLAIN_CHARACTERS, le=limits.MAX_EXPLAIN_CHARACTERS)]
+Prompted = Annotated[str | list[TokenId], Field(description="a text or a list of token ids")]
+ExplainedPrompt = Annotated[str, Field(max_length=limits.MAX_EXPLAIN_CHARACTERS)] | list[TokenId]
+ResponseFormat = Annotated[
+    Any, _checked(_response_format), WithJsonSchema({"type": ["object", "null"]}), Field(description=FORMATS)
+]
 LogitBias = Annotated[
     dict[int, float],
     _checked(_logit_bias),
-    WithJsonSchema({"type": "object", "additionalProperties": {"type": "number"}, "description": BIASES}),
+    WithJsonSchema({"type": "object", "additionalProperties": {"type": "number"}}),
+    Field(description=BIASES),
 ]
 
 
-class StructuredOutputs(Fields):
-    """The form of the text: one of these, in vLLM's names. OpenAI's `response_format` has JSON schemas."""
-
-    choice: Choices | None = None
-    regex: str | None = None
-    grammar: str | None = None
-
-
-StructuredOutputsField = Annotated[
-    StructuredOutputs,
-    _read_nested(StructuredOutputs, "structured_outputs"),
-    WithJsonSchema(StructuredOutputs.schema_of_fields()),
-    Field(description="an object"),
-]
-
-
-def _grammar(kind: str, text: str | None) -> Grammar | None:
-    return None if text is None else Grammar(kind, text)  # an empty text is one: it has an error, or one form
-
-
-def _sampling(name: str, default: float | None = None) -> Any:
-    """Return the field for a number of SamplingConfig; by default with its default value."""
-    bounds = SAMPLING_BOUNDS[name]
-    return Field(getattr(SamplingConfig, name) if default is None else default, ge=bounds.low, le=bounds.high)
+# ---- the bodies
 
 
 class GenerationBody(Body):
     """The fields for generating and sending texts, shared by completions and chats."""
 
     max_tokens: MaxTokens | None = None
-    temperature: Temperature = SamplingConfig.temperature
-    top_k: Annotated[int, AfterValidator(lambda k: max(0, k))] = Field(
-        SamplingConfig.top_k, ge=-1, le=1 << 31
-    )
+    temperature: float = _sampling("temperature", high=limits.MAX_TEMPERATURE)
+    # -1 is off in other programs
+    top_k: Annotated[int, BeforeValidator(lambda k: 0 if k == -1 else k)] = _sampling("top_k", high=1 << 31)
     top_p: TopP = _sampling("top_p")
     min_p: float = _sampling("min_p")
     repetition_penalty: float = _sampling("repetition_penalty")
     presence_penalty: float = _sampling("presence_penalty")
     frequency_penalty: float = _sampling("frequency_penalty")
     logit_bias: LogitBias = Field({}, validate_default=False)
-    min_tokens: MaxTokens = SamplingConfig.min_tokens
+    min_tokens: int = _sampling("min_tokens", high=limits.MAX_TOKENS)
     seed: Annotated[int, Field(ge=0, le=(1 << 63) - 1)] | None = None
     stop: StopText | Annotated[list[StopText], Field(max_length=limits.MAX_STOPS)] = Field(
         [],
@@ -251,9 +195,9 @@ class GenerationBody(Body):
     # adds the prompt's; with log probabilities completions get `content`, as in chats
     return_token_ids: bool = False
     stream: bool = False
-    stream_options: StreamOptionsField | None = None
+    stream_options: StreamOptions | None = None
     response_format: ResponseFormat = None
-    structured_outputs: StructuredOutputsField | None = None
+    structured_outputs: StructuredOutputs | None = None
 
     def model_post_init(self, context: Any, /) -> None:
         if self.stream_options is not None and not self.stream:
@@ -275,14 +219,15 @@ class GenerationBody(Body):
     def form(self) -> tuple[str, Grammar | tuple[str, ...] | None]:
         """The field that constrains the text, and the constraint: a grammar, or choices. ("", None) if none
         does. Raises ApiError if several do."""
-        nested = self.structured_outputs or StructuredOutputs.read({})
-        asked = [
-            ("response_format", self.response_format),
-            ("structured_outputs.choice", nested.choice and tuple(nested.choice)),
-            ("structured_outputs.regex", _grammar("regex", nested.regex)),
-            ("structured_outputs.grammar", _grammar("grammar", nested.grammar)),
-        ]
-        given = [(name, form) for name, form in asked if form]
+        nested = self.structured_outputs or StructuredOutputs()
+        given: list[tuple[str, Grammar | tuple[str, ...]]] = []
+        if self.response_format:
+            given.append(("response_format", self.response_format))
+        if nested.choice:
+            given.append(("structured_outputs.choice", tuple(nested.choice)))
+        for kind, text in (("regex", nested.regex), ("grammar", nested.grammar)):
+            if text is not None:  # an empty text is one: it has an error, or one form
+                given.append((f"structured_outputs.{kind}", Grammar(kind, text)))
         if len(given) > 1:
             raise invalid(given[0][0], f"and {given[1][0]} both constrain the text; give one of the two")
         return given[0] if given else ("", None)
@@ -303,7 +248,7 @@ class GenerationBody(Body):
             stop=stop,
             logit_bias=tuple(self.logit_bias.items()),
             grammar=form if isinstance(form, Grammar) else None,
-            **{name: getattr(self, name) for name in SAMPLING_BOUNDS if name not in ("max_tokens", "seed")},
+            **{name: getattr(self, name) for name in SAMPLING if name not in ("max_tokens", "seed")},
         )
         return [replace(settings, seed=seed + number) for number in range(self.n)]
 
@@ -448,7 +393,7 @@ class NextBody(Body):
     prompt: Prompted
     n: Words = DEFAULT_WORDS
     unit: Literal["words", "tokens"] = Field("words", description="words or tokens")
-    temperature: Temperature = 1
+    temperature: float = _sampling("temperature", 1, limits.MAX_TEMPERATURE)
     top_p: TopP = _sampling("top_p", 1)
     min_p: float = _sampling("min_p", 0)
     max_evaluations: Evaluations | None = None
@@ -477,3 +422,8 @@ class DetokenizeBody(Body):
     """The fields of /detokenize."""
 
     tokens: list[TokenId] = id_list(0, limits.MAX_BODY_BYTES)
+
+
+def conversation(body: ChatBody | PromptBody) -> list[Message]:
+    """Return the messages of a request; [] if it has none."""
+    return [one.message for one in body.messages or ()]

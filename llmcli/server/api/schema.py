@@ -5,9 +5,9 @@ could change the answer.
 
 import difflib
 import json
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -17,8 +17,8 @@ from llmcli.server.errors import ApiError, invalid
 from llmcli.version import __version__
 
 JsonObject = dict[str, Any]
-F = TypeVar("F", bound="Fields")
-SHOWN_VALUES = 60  # the length of longer texts and lists is shown in their place
+REFERENCE = "#/components/schemas/{model}"
+B = TypeVar("B", bound="Body")
 
 # fields of OpenAI, vLLM, llama.cpp, Ollama and others that never change a text, or only together with one
 # below
@@ -96,90 +96,49 @@ def _refuse_constant(name: str) -> NoReturn:
 # ---- objects
 
 
-class Fields(BaseModel):
-    """An object in a request. A default stands for null, too. A field with a `description` has it in
+class Body(BaseModel):
+    """The body of a request. A default stands for null, too. A field with a `description` has it in
     errors."""
 
     model_config = ConfigDict(strict=True, frozen=True)
+    model: str | None = None  # default: the first one
 
     @classmethod
-    def read(cls: type[F], values: Mapping[str, Any], place: str = "") -> F:
-        """Raises ApiError that names the field, after the `place` of the object, for a value of another kind
-        and for a field that is not declared."""
-        _check_undeclared(values, cls.model_fields, place)
+    def read(cls: type[B], values: Mapping[str, Any]) -> B:
+        """Raises ApiError that names the field for a value of another kind and for a field that is not
+        declared."""
+        _check_undeclared(values, cls.model_fields)
         try:
             return cls.model_validate({name: value for name, value in values.items() if value is not None})
         except ValidationError as error:
-            name = str(error.errors(include_url=False, include_input=False)[0]["loc"][0])
-        value, wanted = values.get(name), _wanted(cls.schema_of_fields()["properties"][name])
-        if value is None:
-            raise invalid(place + name, f"is missing; give {wanted}")
-        is_long = isinstance(value, str | list) and len(value) > SHOWN_VALUES
-        size = f"{len(value):,} {'characters' if isinstance(value, str) else 'values'}" if is_long else ""
-        raise invalid(place + name, f"must be {wanted}, found {size or brief(value)}")
-
-    @classmethod
-    @cache
-    def schema_of_fields(cls) -> JsonObject:
-        """Return the object's JSON schema; every field with a default may be null."""
-        properties, required = cls.model_json_schema()["properties"], []
-        for name, schema in properties.items():
-            for unneeded in ("title", "default"):
-                schema.pop(unneeded, None)
-            if cls.model_fields[name].is_required():
-                required.append(name)
-            elif {"type": "null"} not in schema.get("anyOf", ()):
-                properties[name] = {"anyOf": [schema, {"type": "null"}]}
-        return {"type": "object", "properties": properties, "required": required}
+            first = error.errors(include_url=False)[0]
+        # the names of fields and indices; among them are Python's names of the kinds that a field may have
+        keys = [
+            str(key) for key in first["loc"] if isinstance(key, int) or (key.isidentifier() and key != "str")
+        ]
+        name, place, found = keys[0], ".".join(keys), first["input"]
+        if values.get(name) is None:
+            raise invalid(name, "is missing")
+        if first["type"] == "extra_forbidden":
+            raise invalid(place, "is not supported here; leave it out", "unsupported_parameter")
+        wanted = re.sub(r"^\w+ should ", "must ", first["msg"])
+        if described := cls.model_fields[name].description:
+            place, wanted, found = name, f"must be {described}", values[name]
+        raise invalid(place, f"{wanted}, found {brief(found)}")
 
 
-def _wanted(schema: JsonObject) -> str:
-    """Describe the values that a schema accepts."""
-    first = schema["anyOf"][0] if "anyOf" in schema else schema
-    if described := schema.get("description") or first.get("description"):
-        return str(described)
-    match first:
-        case {"const": value}:
-            return str(value).lower()
-        case {"type": "integer" | "number" as kind, "minimum": low, "maximum": high}:
-            return f"{'an' if kind == 'integer' else 'a'} {kind} from {low} to {high}"
-        case {"type": "string", "maxLength": length}:
-            return f"a text of at most {length:,} characters"
-    return {"boolean": "true or false", "string": "a text", "object": "an object"}[first["type"]]
-
-
-class Body(Fields):
-    """The body of a request."""
-
-    model: str | None = None  # default: the first one
-
-
-def _check_undeclared(values: Mapping[str, Any], declared: Collection[str], place: str) -> None:
-    if "none" not in (values.get("tool_choice"), values.get("function_call")):
-        _check_tools(values, place)
+def _check_undeclared(values: Mapping[str, Any], declared: Collection[str]) -> None:
+    is_callable = "none" not in (values.get("tool_choice"), values.get("function_call"))
     for name, value in values.items():
-        if value is None or name in declared or name in HARMLESS or name in TOOLS:
+        if value is None or name in declared or name in HARMLESS or (name in TOOLS and not is_callable):
             continue
         if name not in UNSUPPORTED:
             similar = difflib.get_close_matches(name[:100], declared, 1, SIMILAR)
             hint = f"; did you mean {similar[0]}?" if similar else "; leave it out"
-            raise invalid(place + name[:100], f"is not supported here{hint}", "unsupported_parameter")
+            raise invalid(name[:100], f"is not supported here{hint}", "unsupported_parameter")
         if value not in UNSUPPORTED[name]:
-            raise invalid(
-                place + name, f"is not supported, found {brief(value)}; leave it out", "unsupported_parameter"
-            )
-
-
-def _check_tools(values: Mapping[str, Any], place: str) -> None:
-    """Raise ApiError if tools are to be called, whichever of their fields comes first."""
-    for name in TOOLS:
-        if values.get(name) is not None and values[name] not in UNSUPPORTED[name]:
-            raise ApiError(
-                "tools are not supported; leave out their fields, or set tool_choice to none; for an answer as JSON, "
-                "give a JSON schema in response_format",
-                param=place + name,
-                code="unsupported_parameter",
-            )
+            message = f"is not supported, found {brief(value)}; leave it out"
+            raise invalid(name, message, "unsupported_parameter")
 
 
 # ---- the OpenAPI description
@@ -212,7 +171,7 @@ class Operation:
                 {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
             ]
         if self.body is not None:
-            described["requestBody"] = {"required": True} | _json_content(self.body.schema_of_fields())
+            described["requestBody"] = {"required": True} | _json_content(_reference(self.body.__name__))
         return described
 
 
@@ -221,7 +180,7 @@ def _json_content(schema: JsonObject) -> JsonObject:
 
 
 def _reference(name: str) -> JsonObject:
-    return {"$ref": f"#/components/schemas/{name}"}
+    return {"$ref": REFERENCE.format(model=name)}
 
 
 ANSWERS: dict[str, dict[str, str]] = {  # {type: the properties that each answer has}
@@ -255,6 +214,13 @@ def _object(properties: JsonObject) -> JsonObject:
 
 def openapi(operations: Iterable[Operation]) -> JsonObject:
     """The OpenAPI document of all routes; each has one method."""
+    operations = [*operations]
+    bodies = {
+        one.body.__name__: one.body.model_json_schema(ref_template=REFERENCE)
+        for one in operations
+        if one.body
+    }
+    nested = {name: schema for body in bodies.values() for name, schema in body.pop("$defs", {}).items()}
     described = f"Language models on this computer. Refused unless without effect: {', '.join(UNSUPPORTED)}."
     return {
         "openapi": "3.1.0",
@@ -262,6 +228,8 @@ def openapi(operations: Iterable[Operation]) -> JsonObject:
         "paths": {one.path: {one.method.lower(): one.description()} for one in operations},
         "components": {
             "schemas": {"Error": _object({"error": _object(_ERROR)})}
+            | nested
+            | bodies
             | {
                 answer: _object(
                     {name: {"type": kind} for kind, names in by_type.items() for name in names.split()}

@@ -16,7 +16,7 @@ from llmcli.generation.next_words import next_tokens, next_words
 from llmcli.generation.token_healing import Prompt
 from llmcli.models.runtime import Runtime
 from llmcli.pages.explanation_json import comparison_json, explanation_json
-from llmcli.server.api.bodies import ExpertsBody, ExplainBody, MemoryBody, NextBody, PromptBody
+from llmcli.server.api.bodies import ExpertsBody, ExplainBody, MemoryBody, NextBody, PromptBody, conversation
 from llmcli.server.api.models import ServedModel
 from llmcli.server.api.prompts import chat_template, check_ids, encode_messages, encode_prompt
 from llmcli.server.api.schema import JsonObject
@@ -35,7 +35,7 @@ def _encode(
     or if the text is empty."""
     if isinstance(body, PromptBody) and body.messages is not None:
         template = chat_template(model, body.chat_template_kwargs)
-        return encode_messages(body.messages, template, model.context, new_tokens)[0]
+        return encode_messages(conversation(body), template, model.context, new_tokens)[0]
     if not body.prompt:
         raise invalid(name, "is empty; give a text to continue")
     cuts = getattr(body, "truncate_prompt_tokens", None) is not None
@@ -116,7 +116,7 @@ async def explain_prompt(call: Call, body: ExplainBody) -> JsonObject:
     two predictions."""
     if body.token_id is not None:
         check_ids("token_id", [body.token_id], call.model)
-    call.entry.prompt = body.messages[-1].content if body.messages else str(body.prompt)
+    call.entry.prompt = body.messages[-1].message.content if body.messages else str(body.prompt)
     prompt: str | Prompt = await call.search(lambda _: _encode(body, call.model, 1))
     other: str | Prompt | None = None
     if body.compare is not None:
@@ -140,7 +140,7 @@ def _explain(
 ) -> JsonObject:
     """Runs in a thread of the engine."""
     prompt, other = prompts
-    title = body.messages[-1].content if body.messages else _text(body.prompt, model)
+    title = body.messages[-1].message.content if body.messages else _text(body.prompt, model)
     subject = choose_explained_model(
         model.source,
         model.tokenizer,

@@ -29,7 +29,7 @@ async def completions(call: Call, body: CompletionBody) -> Response:
 
 async def chat_completions(call: Call, body: ChatBody) -> Response:
     """Answer a conversation."""
-    call.entry.prompt = body.messages[-1].content
+    call.entry.prompt = body.messages[-1].message.content
     return await _generate(call, body, partial(ChatCompletion.of, body, call.model, call.service.models))
 
 

@@ -7,7 +7,7 @@ from llmcli.formats.headers import read_header
 from llmcli.generation.token_healing import Prompt
 from llmcli.pages.live_page import served_facts, served_page
 from llmcli.pages.model_facts import facts
-from llmcli.server.api.bodies import DetokenizeBody, TokenizeBody
+from llmcli.server.api.bodies import DetokenizeBody, TokenizeBody, conversation
 from llmcli.server.api.prompts import chat_template, check_ids
 from llmcli.server.api.schema import JsonObject
 from llmcli.server.http.service import Call
@@ -82,7 +82,7 @@ def tokenize(call: Call, body: TokenizeBody) -> JsonObject:
     tokenizer, text = call.model.tokenizer, body.prompt or ""
     if body.messages is not None:
         template = chat_template(call.model, body.chat_template_kwargs)
-        ids = template.encode(body.messages, add_generation_prompt=body.add_generation_prompt)
+        ids = template.encode(conversation(body), add_generation_prompt=body.add_generation_prompt)
     else:
         # lm_eval requests the id of the end-of-text token by name; a name within a longer text is ordinary
         # text

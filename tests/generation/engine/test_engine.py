@@ -168,33 +168,33 @@ def test_events_carry_the_tokens_and_their_probabilities(start):
     assert client.events[-1].tokens == sum(not token.ends_text for token in client.tokens)
 
 
-@pytest.mark.parametrize("model", ["dense", "moe"])
-def test_a_greedy_token_has_the_logprob_of_the_most_likely_alternative(start, model):
+def test_a_greedy_token_has_the_logprob_of_the_most_likely_alternative(start):
     """Exactly: lm_eval compares the two with `==`. So it is for the tokens of a prompt."""
-    engine = start()
-    for prompt in (Prompt.of("The cat sat", TOKENIZER), tuple(TOKENIZER.encode("りんご"))):
-        for token in ask(engine, prompt, model=model, top_logprobs=2).wait().tokens:
-            best = token.alternatives[0]
-            assert best.logprob == max(a.logprob for a in token.alternatives) >= token.logprob
-            if best.id == token.id:  # otherwise it was not valid UTF-8
-                assert best.logprob == token.logprob
+    for model in ["dense", "moe"]:
+        engine = start()
+        for prompt in (Prompt.of("The cat sat", TOKENIZER), tuple(TOKENIZER.encode("りんご"))):
+            for token in ask(engine, prompt, model=model, top_logprobs=2).wait().tokens:
+                best = token.alternatives[0]
+                assert best.logprob == max(a.logprob for a in token.alternatives) >= token.logprob, model
+                if best.id == token.id:  # otherwise it was not valid UTF-8
+                    assert best.logprob == token.logprob, model
 
 
-@pytest.mark.parametrize("length", [1, 2, 40, 60])
-def test_log_probabilities_of_the_prompt(start, length):
-    ids = np.random.default_rng(length).integers(0, V, length).tolist()
-    sampling = SamplingConfig(temperature=0.0, max_tokens=0)
-    client = ask(start(), tuple(ids), sampling, top_logprobs=1, prompt_logprobs=True).wait()
-    started, finished = client.events
-    rows = runtime_of("dense").fork().logits(ids)
-    expected = [log_softmax(row[:V])[token] for row, token in zip(rows[:-1], ids[1:], strict=True)]
-    assert finished == Finished("length", 0)
-    assert [token.id for token in started.prompt] == ids
-    assert started.prompt[0].logprob is None and started.prompt[0].alternatives == ()
-    assert [token.logprob for token in started.prompt[1:]] == pytest.approx(expected, abs=1e-4)
-    for token, row in zip(started.prompt[1:], rows, strict=False):
-        assert token.alternatives[0].id == row[:V].argmax()
-        assert (token.logprob == token.alternatives[0].logprob) == (token.id == row[:V].argmax())
+def test_log_probabilities_of_the_prompt(start):
+    for length in [1, 2, 40, 60]:
+        ids = np.random.default_rng(length).integers(0, V, length).tolist()
+        sampling = SamplingConfig(temperature=0.0, max_tokens=0)
+        client = ask(start(), tuple(ids), sampling, top_logprobs=1, prompt_logprobs=True).wait()
+        started, finished = client.events
+        rows = runtime_of("dense").fork().logits(ids)
+        expected = [log_softmax(row[:V])[token] for row, token in zip(rows[:-1], ids[1:], strict=True)]
+        assert finished == Finished("length", 0), length
+        assert [token.id for token in started.prompt] == ids, length
+        assert started.prompt[0].logprob is None and started.prompt[0].alternatives == (), length
+        assert [token.logprob for token in started.prompt[1:]] == pytest.approx(expected, abs=1e-4), length
+        for token, row in zip(started.prompt[1:], rows, strict=False):
+            assert token.alternatives[0].id == row[:V].argmax(), length
+            assert (token.logprob == token.alternatives[0].logprob) == (token.id == row[:V].argmax()), length
 
 
 def test_a_conversation_processes_only_its_new_tokens(start):
@@ -247,10 +247,14 @@ def test_equal_prompts_that_run_together_are_processed_once(start):
 CHOICES = {"choices": ("The cat", "The dog", "りんご")}
 
 
-@pytest.mark.parametrize("more", [{}, CHOICES], ids=["prompts", "choices"])
-@pytest.mark.parametrize("groups", [1, 3])
-def test_groups_of_many_texts_delay_another_by_one_chunk_each(start, monkeypatch, more, groups):
+def test_groups_of_many_texts_delay_another_by_one_chunk_each(start, monkeypatch):
     """So they do for each chunk of its prompt."""
+    for more in [{}, CHOICES]:
+        for groups in [1, 3]:
+            _check_groups_of_many_texts_delay_another_by_one_chunk_each(start, monkeypatch, more, groups)
+
+
+def _check_groups_of_many_texts_delay_another_by_one_chunk_each(start, monkeypatch, more, groups):
     turns, advance = [], sequence_module.Sequence.advance
     monkeypatch.setattr(sequence_module, "PREFILL_CHUNK", 8)
     monkeypatch.setattr(sequence_module.Sequence, "advance", lambda one: (turns.append(one.group), advance(one)))
@@ -351,9 +355,13 @@ class Failing:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cache", [None, WEIGHTS], ids=["network", "cache"])
-def test_an_error_ends_one_request_alone(start, cache):
+def test_an_error_ends_one_request_alone(start):
     """The step of the others is done again, and what they wrote still does not count in their n-gram caches."""
+    for cache in [None, WEIGHTS]:
+        _check_an_error_ends_one_request_alone(start, cache)
+
+
+def _check_an_error_ends_one_request_alone(start, cache):
     engine = start(open_model=lambda name: (with_ngram_cache(Failing(runtime_of("dense")), cache), TOKENIZER))
     samplings = [SamplingConfig(temperature=3.0, min_p=0, max_tokens=40, seed=seed) for seed in range(30)]
     clients = [ask(engine, (5, 6), sampling).wait() for sampling in samplings]
@@ -421,8 +429,12 @@ def test_functions_run_on_a_runtime_of_their_own(start):
     assert_as_alone(client, "dense", [5, 6])
 
 
-@pytest.mark.parametrize("model", ["dense", "moe", "ensemble"])
-def test_texts_are_generated_while_a_function_runs(start, model):
+def test_texts_are_generated_while_a_function_runs(start):
+    for model in ["dense", "moe", "ensemble"]:
+        _check_texts_are_generated_while_a_function_runs(start, model)
+
+
+def _check_texts_are_generated_while_a_function_runs(start, model):
     engine = start()
     half, go_on = threading.Event(), threading.Event()
 
@@ -472,8 +484,12 @@ def test_sequences_wait_for_memory(start):
     assert max(most) == 2
 
 
-@pytest.mark.parametrize("bos_token", [None, "<|im_start|>"])
-def test_the_context_can_be_limited(start, bos_token):
+def test_the_context_can_be_limited(start):
+    for bos_token in [None, "<|im_start|>"]:
+        _check_the_context_can_be_limited(start, bos_token)
+
+
+def _check_the_context_can_be_limited(start, bos_token):
     tokenizer = Tokenizer(TOKENIZER._inner, bos_token)
     engine = start(EngineLimits(context=16), lambda name: (runtime_of(name), tokenizer))
     runtime = runtime_of("dense").fork()

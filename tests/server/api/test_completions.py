@@ -44,15 +44,15 @@ def logprobs_by_hand(path, ids):
     return np.array([log_softmax(row) for row in NumpyRuntime(load_any(path)).logits(ids)])
 
 
-@pytest.mark.parametrize("prompt", [PROMPT, "りんご", "The do", "A"])
-def test_greedy_text_is_that_of_generate(completion, generated, prompt):
-    answer = completion(prompt=prompt, max_tokens=20, logprobs=0)
-    expected = generated(prompt, "-t", 0, "-n", 20)
-    [choice] = answer["choices"]
-    assert choice["text"] == expected["text"]
-    assert choice["finish_reason"] == expected["finish_reason"]
-    logprobs = choice["logprobs"]["token_logprobs"][: len(expected["tokens"])]
-    assert logprobs == pytest.approx([token["logprob"] for token in expected["tokens"]], abs=1e-5)
+def test_greedy_text_is_that_of_generate(completion, generated):
+    for prompt in [PROMPT, "りんご", "The do", "A"]:
+        answer = completion(prompt=prompt, max_tokens=20, logprobs=0)
+        expected = generated(prompt, "-t", 0, "-n", 20)
+        [choice] = answer["choices"]
+        assert choice["text"] == expected["text"], prompt
+        assert choice["finish_reason"] == expected["finish_reason"], prompt
+        logprobs = choice["logprobs"]["token_logprobs"][: len(expected["tokens"])]
+        assert logprobs == pytest.approx([token["logprob"] for token in expected["tokens"]], abs=1e-5), prompt
 
 
 def test_a_text_that_is_continued_token_by_token_is_that_of_one_request(served, tmp_path, tokenizer):

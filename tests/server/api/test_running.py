@@ -65,8 +65,12 @@ async def leave_after(app, body, messages, path="/v1/completions", began=None):
     return sent
 
 
-@pytest.mark.parametrize(("stream", "messages"), [(True, 5), (False, 0)])
-def test_a_client_that_leaves_frees_its_place(served, stream, messages):
+def test_a_client_that_leaves_frees_its_place(served):
+    for stream, messages in [(True, 5), (False, 0)]:
+        _check_a_client_that_leaves_frees_its_place(served, stream, messages)
+
+
+def _check_a_client_that_leaves_frees_its_place(served, stream, messages):
     app = create_app(Models(served))
 
     async def story():
@@ -126,22 +130,22 @@ def test_a_name_that_json_cannot_hold_is_refused(served, tmp_path):
         Models([path])
 
 
-@pytest.mark.parametrize("is_deleted", [False, True])
-def test_a_model_whose_file_changed_before_its_first_use_is_not_loaded(served, tmp_path, is_deleted):
-    path, notes = tmp_path / "later.safetensors", []
-    path.write_bytes(served[0].read_bytes())
-    with TestClient(create_app(Models([*served, path], on_note=notes.append)), base_url=URL) as client:
-        path.unlink()
-        if not is_deleted:
-            path.write_bytes(served[1].read_bytes())
-        answers = [
-            client.post("/v1/completions", json={"model": "later", "prompt": "The"}),
-            client.get("/v1/models/later/card"),
-        ]
-        assert client.post("/v1/completions", json={"prompt": "The"}).status_code == 200
-    for answer in answers:
-        assert answer.status_code == 503 and answer.json()["error"]["code"] == "model_not_loaded"
-    assert any(("can no longer be read" if is_deleted else "was replaced") in note for note in notes)
+def test_a_model_whose_file_changed_before_its_first_use_is_not_loaded(served, tmp_path):
+    for is_deleted in [False, True]:
+        path, notes = tmp_path / "later.safetensors", []
+        path.write_bytes(served[0].read_bytes())
+        with TestClient(create_app(Models([*served, path], on_note=notes.append)), base_url=URL) as client:
+            path.unlink()
+            if not is_deleted:
+                path.write_bytes(served[1].read_bytes())
+            answers = [
+                client.post("/v1/completions", json={"model": "later", "prompt": "The"}),
+                client.get("/v1/models/later/card"),
+            ]
+            assert client.post("/v1/completions", json={"prompt": "The"}).status_code == 200, is_deleted
+        for answer in answers:
+            assert answer.status_code == 503 and answer.json()["error"]["code"] == "model_not_loaded", is_deleted
+        assert any(("can no longer be read" if is_deleted else "was replaced") in note for note in notes), is_deleted
 
 
 def test_a_model_directory_is_the_same_until_a_file_of_the_model_changes(served, tmp_path):
@@ -165,26 +169,29 @@ def test_an_explanation_never_reads_a_file_that_was_replaced(served, tmp_path):
         other.readable_runtime(other.source)
 
 
-@pytest.mark.parametrize("has_cache", [False, True])
-@pytest.mark.parametrize("is_deleted", [False, True])
-def test_a_model_in_memory_is_explained_whatever_became_of_its_file(
-    served, tmp_path, short_search, is_deleted, has_cache
-):
-    path = tmp_path / "text.safetensors"
-    record = {"ngram_cache": WEIGHTS.as_record()} if has_cache else {}
-    save(path, replace(load(served[0]), record=TrainingRecord.from_json(record)))
-    with TestClient(create_app(Models([path])), base_url=URL) as client:
-        expected = client.post("/v1/next", json={"prompt": "The cat"}).json()["next"]
-        if is_deleted:
-            path.unlink()
-        else:
-            os.truncate(path, 1000)
-        explained = client.post("/v1/explain", json={"prompt": "The cat"})
-        assert explained.status_code == 200
-        assert [one["probability"] for one in explained.json()["next"]] == [one["probability"] for one in expected]
-        card = client.get("/v1/models/text/card")  # is read from the file
-    assert card.status_code == 503
-    assert re.match("the file of text (was replaced|can no longer be read)", card.json()["error"]["message"])
+def test_a_model_in_memory_is_explained_whatever_became_of_its_file(served, tmp_path, short_search):
+    for has_cache in [False, True]:
+        for is_deleted in [False, True]:
+            path = tmp_path / "text.safetensors"
+            record = {"ngram_cache": WEIGHTS.as_record()} if has_cache else {}
+            save(path, replace(load(served[0]), record=TrainingRecord.from_json(record)))
+            with TestClient(create_app(Models([path])), base_url=URL) as client:
+                expected = client.post("/v1/next", json={"prompt": "The cat"}).json()["next"]
+                if is_deleted:
+                    path.unlink()
+                else:
+                    os.truncate(path, 1000)
+                explained = client.post("/v1/explain", json={"prompt": "The cat"})
+                assert explained.status_code == 200, (has_cache, is_deleted)
+                assert [one["probability"] for one in explained.json()["next"]] == [
+                    one["probability"] for one in expected
+                ], (has_cache, is_deleted)
+                card = client.get("/v1/models/text/card")  # is read from the file
+            assert card.status_code == 503, (has_cache, is_deleted)
+            assert re.match("the file of text (was replaced|can no longer be read)", card.json()["error"]["message"]), (
+                has_cache,
+                is_deleted,
+            )
 
 
 class FewThreads:
@@ -206,26 +213,29 @@ class FewThreads:
 COMPLETE = {"prompt": "The cat", "max_tokens": 2}
 
 
-@pytest.mark.parametrize(
-    ("name", "path"),
-    [("load-model", "/v1/completions"), ("load-model", "/v1/next"), ("analysis", "/v1/next"), ("engine", "/v1/next"),
-     ("engine", "/v1/completions"), ("prepare-model", "/v1/completions")],
-)  # fmt: skip
-def test_a_thread_that_cannot_be_started_fails_one_request_at_most(served, monkeypatch, short_search, name, path):
+def test_a_thread_that_cannot_be_started_fails_one_request_at_most(served, monkeypatch, short_search):
     """Several models: none is loaded at the start."""
-    with TestClient(create_app(Models(served)), base_url=URL) as client:
-        if name == "engine":
-            client.app.state.service.engine.close()
-            client.app.state.service.engine._is_closed = False
-        FewThreads(monkeypatch, name)
-        body = COMPLETE if "completions" in path else {"prompt": "The cat", "n": 1}
-        first = client.post(path, json=body)
-        if name != "prepare-model":
-            assert (first.status_code, first.json()["error"]["code"]) == (503, "unavailable"), first.text
-            assert "could not start a thread" in first.json()["error"]["message"]
-            assert (client.get("/health").status_code == 503) == (name == "engine")
-        assert client.post(path, json=body).status_code == 200
-        assert client.get("/health").json() == {"status": "ok"}
+    for name, path in [
+        ("load-model", "/v1/completions"),
+        ("load-model", "/v1/next"),
+        ("analysis", "/v1/next"),
+        ("engine", "/v1/next"),
+        ("engine", "/v1/completions"),
+        ("prepare-model", "/v1/completions"),
+    ]:
+        with TestClient(create_app(Models(served)), base_url=URL) as client:
+            if name == "engine":
+                client.app.state.service.engine.close()
+                client.app.state.service.engine._is_closed = False
+            FewThreads(monkeypatch, name)
+            body = COMPLETE if "completions" in path else {"prompt": "The cat", "n": 1}
+            first = client.post(path, json=body)
+            if name != "prepare-model":
+                assert (first.status_code, first.json()["error"]["code"]) == (503, "unavailable"), first.text
+                assert "could not start a thread" in first.json()["error"]["message"], (name, path)
+                assert (client.get("/health").status_code == 503) == (name == "engine"), (name, path)
+            assert client.post(path, json=body).status_code == 200, (name, path)
+            assert client.get("/health").json() == {"status": "ok"}, (name, path)
 
 
 def test_the_only_model_is_loaded_later_where_no_thread_could_be_started(served, monkeypatch):
@@ -237,8 +247,12 @@ def test_the_only_model_is_loaded_later_where_no_thread_could_be_started(served,
         assert client.get("/health").json() == {"status": "ok"} and not errors
 
 
-@pytest.mark.parametrize("error", [MemoryError(), ZeroDivisionError("a secret")])
-def test_an_engine_that_ends_fails_its_requests_and_starts_again(served, monkeypatch, error):
+def test_an_engine_that_ends_fails_its_requests_and_starts_again(served, monkeypatch):
+    for error in [MemoryError(), ZeroDivisionError("a secret")]:
+        _check_an_engine_that_ends_fails_its_requests_and_starts_again(served, monkeypatch, error)
+
+
+def _check_an_engine_that_ends_fails_its_requests_and_starts_again(served, monkeypatch, error):
     lines, texts = [], []
     app = create_app(Models(served), hooks=Hooks(log=lines.append))
     admit = engine.Engine._admit
@@ -263,9 +277,13 @@ def test_an_engine_that_ends_fails_its_requests_and_starts_again(served, monkeyp
         assert client.post("/v1/completions", json=COMPLETE).status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/v1/next", "/v1/explain", "/v1/memory"])
-def test_an_analysis_ends_when_its_client_leaves(served, monkeypatch, path):
+def test_an_analysis_ends_when_its_client_leaves(served, monkeypatch):
     """It goes on until it asks whether anybody waits, and then ends."""
+    for path in ["/v1/next", "/v1/explain", "/v1/memory"]:
+        _check_an_analysis_ends_when_its_client_leaves(served, monkeypatch, path)
+
+
+def _check_an_analysis_ends_when_its_client_leaves(served, monkeypatch, path):
     began, left, ended = threading.Event(), threading.Event(), threading.Event()
 
     def analysis(*_, check, **__):
@@ -337,17 +355,17 @@ def test_what_is_not_read_gives_up_its_memory_for_others(served, monkeypatch):
     asyncio.run(story())
 
 
-@pytest.mark.parametrize("with_contents", [False, True])
-def test_the_log_has_a_line_a_request_and_contents_only_if_asked(served, with_contents):
-    lines = []
-    app = create_app(Models(served), hooks=Hooks(log=lines.append), log_contents=with_contents)
-    with TestClient(app, base_url=URL) as client:
-        client.post("/v1/completions", json={"prompt": "Zebra\nsecret", "max_tokens": 3})
-        client.get("/nowhere?q=secret")
-    assert lines[0].startswith("POST /v1/completions 200 model=text prompt=") and "new=3" in lines[0]
-    assert any(line.startswith("GET /nowhere 404") for line in lines)
-    assert any("Zebra" in line for line in lines) == with_contents
-    assert all("\n" not in line for line in lines)
+def test_the_log_has_a_line_a_request_and_contents_only_if_asked(served):
+    for with_contents in [False, True]:
+        lines = []
+        app = create_app(Models(served), hooks=Hooks(log=lines.append), log_contents=with_contents)
+        with TestClient(app, base_url=URL) as client:
+            client.post("/v1/completions", json={"prompt": "Zebra\nsecret", "max_tokens": 3})
+            client.get("/nowhere?q=secret")
+        assert lines[0].startswith("POST /v1/completions 200 model=text prompt=") and "new=3" in lines[0], with_contents
+        assert any(line.startswith("GET /nowhere 404") for line in lines), with_contents
+        assert any("Zebra" in line for line in lines) == with_contents, with_contents
+        assert all("\n" not in line for line in lines), with_contents
 
 
 def test_too_many_analyses_are_refused_and_the_engine_goes_on(served, monkeypatch):
@@ -390,9 +408,13 @@ def test_grammars_that_are_being_compiled_delay_no_other_request(served, monkeyp
         assert {response.result().status_code for response in slow} == {200}
 
 
-@pytest.mark.parametrize("path", ["/tokenize", "/v1/completions", "/v1/next"])
-def test_large_bodies_delay_no_small_ones(served, monkeypatch, path: str):
+def test_large_bodies_delay_no_small_ones(served, monkeypatch):
     """Only MAX_PREPARING of them are tokenized at a time."""
+    for path in ["/tokenize", "/v1/completions", "/v1/next"]:
+        _check_large_bodies_delay_no_small_ones(served, monkeypatch, path)
+
+
+def _check_large_bodies_delay_no_small_ones(served, monkeypatch, path: str):
     encode, go_on, begun = Tokenizer.encode, threading.Event(), []
 
     def wait(tokenizer: Tokenizer, text: str) -> list[int]:
@@ -422,8 +444,8 @@ def test_an_error_of_the_arguments_is_the_client_s_wherever_it_is_found():
     assert as_api_error(LLMError("the model produced NaN")).status == 500
 
 
-@pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), MemoryError()])
-def test_a_lack_of_threads_or_memory_is_temporary(error: Exception) -> None:
-    answer = as_api_error(error)
-    assert (answer.status, answer.code) == (503, "unavailable")
-    assert as_api_error(RuntimeError("another")).status == 500
+def test_a_lack_of_threads_or_memory_is_temporary() -> None:
+    for error in [RuntimeError("can't start new thread"), MemoryError()]:
+        answer = as_api_error(error)
+        assert (answer.status, answer.code) == (503, "unavailable"), error
+        assert as_api_error(RuntimeError("another")).status == 500, error

@@ -18,15 +18,15 @@ def guarded(served):
         yield client
 
 
-@pytest.mark.parametrize("host", LOCAL_HOSTS)
-def test_names_of_this_computer(client, host):
-    assert client.get("/health", headers={"host": host}).status_code == 200
+def test_names_of_this_computer(client):
+    for host in LOCAL_HOSTS:
+        assert client.get("/health", headers={"host": host}).status_code == 200, host
 
 
-@pytest.mark.parametrize("host", FOREIGN_HOSTS)
-def test_another_host_is_refused(client, host):
-    response = client.get("/health", headers={"host": host})
-    assert response.status_code == 403 and response.json()["error"]["code"] == "host_not_allowed"
+def test_another_host_is_refused(client):
+    for host in FOREIGN_HOSTS:
+        response = client.get("/health", headers={"host": host})
+        assert response.status_code == 403 and response.json()["error"]["code"] == "host_not_allowed", host
 
 
 def test_origins(client, guarded):

@@ -30,24 +30,23 @@ def client(folder: Path) -> Iterator[TestClient]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [8, 40])  # the context is 16 tokens
-@pytest.mark.parametrize(("name", "experts"), [("sparse", ["0", "1"]), ("mixture", ["m", "other"])])
-def test_weights_as_of_generate(client: TestClient, folder: Path, name: str, experts: list[str], count: int) -> None:
-    model = folder / f"{name}.safetensors"
-    answer = run("generate", PROMPT, "-m", model, "-t", 0, "-n", count, "--experts", "--json", "--literal")
-    tokens = json.loads(answer.stdout)["tokens"]
-    asked = {"model": name, "prompt": PROMPT, "token_ids": [token["id"] for token in tokens]}
-    found = client.post("/v1/experts", json=asked).json()
-    assert found["experts"] == experts
-    for weights, token in zip(found["weights"], tokens, strict=True):
-        expected = [token["experts"].get(expert, 0.0) for expert in experts]
-        assert weights == pytest.approx(expected, abs=2e-4)
+def test_weights_as_of_generate(client: TestClient, folder: Path) -> None:
+    for count in [8, 40]:
+        for name, experts in [("sparse", ["0", "1"]), ("mixture", ["m", "other"])]:
+            model = folder / f"{name}.safetensors"
+            answer = run("generate", PROMPT, "-m", model, "-t", 0, "-n", count, "--experts", "--json", "--literal")
+            tokens = json.loads(answer.stdout)["tokens"]
+            asked = {"model": name, "prompt": PROMPT, "token_ids": [token["id"] for token in tokens]}
+            found = client.post("/v1/experts", json=asked).json()
+            assert found["experts"] == experts, (count, name, experts)
+            for weights, token in zip(found["weights"], tokens, strict=True):
+                expected = [token["experts"].get(expert, 0.0) for expert in experts]
+                assert weights == pytest.approx(expected, abs=2e-4), (count, name, experts)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("fields", "code", "words"),
-    [
+def test_a_wrong_request_is_an_error(client: TestClient) -> None:
+    for fields, code, words in [
         ({"model": "m", "prompt": "a", "token_ids": [1]}, "no_experts", "m has no experts"),
         ({"model": "sparse", "prompt": "a", "token_ids": []}, None, "a list of 1 to 32,768 token ids, found []"),
         ({"model": "sparse", "prompt": "a", "token_ids": "x"}, None, "a list of 1 to 32,768 token ids"),
@@ -55,13 +54,11 @@ def test_weights_as_of_generate(client: TestClient, folder: Path, name: str, exp
         ({"model": "sparse", "prompt": "a " * 99, "token_ids": [1]}, "context_length_exceeded", "context length"),
         ({"model": "sparse", "token_ids": [1]}, None, "prompt is missing"),
         ({"model": "sparse", "messages": [{"role": "user", "content": "a"}], "token_ids": [1]}, "no_chat_template", ""),
-    ],
-)
-def test_a_wrong_request_is_an_error(client: TestClient, fields: dict, code: str | None, words: str) -> None:
-    response = client.post("/v1/experts", json=fields)
-    assert response.status_code == 400
-    assert response.json()["error"]["code"] == code
-    assert words in response.json()["error"]["message"]
+    ]:
+        response = client.post("/v1/experts", json=fields)
+        assert response.status_code == 400, (fields, code, words)
+        assert response.json()["error"]["code"] == code, (fields, code, words)
+        assert words in response.json()["error"]["message"], (fields, code, words)
 
 
 @pytest.mark.slow
