@@ -26,7 +26,7 @@ from llmcli.models.logits import entropy, log_softmax, softmax
 from llmcli.models.ngram_runtime import NgramRuntime, network_of, with_ngram_cache
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.open_runtime import open_runtime
-from llmcli.models.runtime import Array, Doubles, Ints, Runtime
+from llmcli.models.runtime import Array, Bools, Doubles, Ints, Runtime
 from llmcli.notebook import table
 
 SHOWN_TOKENS = 10  # next tokens in a notebook
@@ -72,7 +72,7 @@ class Place:
     context: list[int]  # the tokens before it, as far as they fit the model's context
     truncated: int  # prompt tokens that do not fit
     tail_bytes: bytes  # end of the prompt that belongs to the token, not to `context`; usually b""
-    allowed: NDArray[np.bool_]  # [V]: tokens that are consistent with the tail
+    allowed: Bools  # [V]: tokens that are consistent with the tail
 
 
 @dataclass(frozen=True)
@@ -313,9 +313,7 @@ class ActivationRecorder:
             self.weights[self._depth - 1, :, max(0, start) : end, :end] = rows
 
 
-def _logit_lens(
-    runtime: NumpyRuntime, residuals: Array, allowed: NDArray[np.bool_], candidates: int
-) -> Candidates:
+def _logit_lens(runtime: NumpyRuntime, residuals: Array, allowed: Bools, candidates: int) -> Candidates:
     """Return the most likely `allowed` tokens given the residual stream [L + 1, C] after each layer."""
     logits = runtime.logit_lens(residuals)[:, : len(allowed)]
     logits[:, ~allowed] = -np.inf

@@ -356,28 +356,20 @@ def surprisal_of_lines(tokens: Sequence[bytes], bits: Sequence[float]) -> list[L
     return lines
 
 
-def kl_divergence(reference: Runtime, other: Scorer, tokenizer: "Tokenizer") -> float:
-    """Estimate KL(reference || other) in bits per byte, from one text sampled from `reference`."""
-    ids = _sampled_text(reference, tokenizer)
-    byte_count = sum(len(tokenizer.token_bytes[i]) for i in ids[1:])
-    window = np.array([ids], np.int64)
-    nats = float(other.score(window)[0].sum() - reference.score(window)[0].sum())
-    return round(nats / math.log(2) / max(1, byte_count), 6)
-
-
-def relative_divergence(reference: Runtime, other: Runtime, tokenizer: "Tokenizer") -> float:
-    """Estimate KL(reference || other) / entropy of `reference`: the share of bits that `other` needs in
-    addition on text that `reference` samples. Both are exact after each token of one such text. Raises
-    LLMError for NaN logits."""
+def divergence(reference: Runtime, other: Runtime, tokenizer: "Tokenizer") -> tuple[float, float]:
+    """Return KL(reference || other) of the next token, summed over a text that `reference` samples: in bits
+    per byte of the text, and as a share of the bits that `reference` needs. Raises LLMError for NaN
+    logits."""
     ids, V = _sampled_text(reference, tokenizer), len(tokenizer.token_bytes)
+    size = sum(len(tokenizer.token_bytes[token]) for token in ids[1:])
     reference.rewind()
     other.rewind()
-    divergence = entropy = 0.0
+    nats = entropy = 0.0
     for p_logits, q_logits in zip(reference.logits(ids[:-1]), other.logits(ids[:-1]), strict=True):
         p, q = log_softmax(p_logits[:V]), log_softmax(q_logits[:V])
-        divergence += float(np.exp(p) @ (p - q))
+        nats += float(np.exp(p) @ (p - q))
         entropy -= float(np.exp(p) @ p)
-    return divergence / entropy if entropy else 0.0
+    return round(nats / math.log(2) / max(1, size), 6), nats / entropy if entropy else 0.0
 
 
 def _sampled_text(reference: Runtime, tokenizer: "Tokenizer") -> list[int]:

@@ -20,6 +20,7 @@ from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.training_record import Memorization
 from llmcli.generation.generator import generate
 from llmcli.models.numpy_runtime import NumpyRuntime
+from llmcli.models.runtime import Bools
 
 LENGTH = 30  # characters per string: longer than almost any phrase that people write twice by chance
 SAMPLED_CHARACTERS = 2_000  # generated in total
@@ -156,7 +157,7 @@ def occurring_strings(candidates: set[str], documents: Iterable[Iterable[str]]) 
     return candidates - missing
 
 
-def _filter(candidates: set[str]) -> NDArray[np.bool_]:
+def _filter(candidates: set[str]) -> Bools:
     """Mark the slots that hold a candidate, [2 ** _TABLE_BITS]."""
     slots = np.zeros(1 << _TABLE_BITS, bool)
     if candidates:

@@ -7,6 +7,7 @@ import itertools
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -299,19 +300,17 @@ def _corpus_of(stage: Stage, texts: Sequence[TrainingFile], model: Path) -> Corp
 
 def _find(stage: Stage, entries: Sequence[TrainingFile], model: Path) -> list[Document | ConversationFile]:
     """Find files of a stage. Raises LLMError when one is missing or has changed."""
+    groups: dict[tuple[ReadOptions, bool], dict[int, Path]] = {}  # files that are read in the same way
+    for index, entry in enumerate(entries):
+        if path := _path(entry, model):
+            groups.setdefault(_recorded_way(entry, stage), {})[index] = path
     found: dict[int, Document | ConversationFile] = {}
-    paths = [_paths(entry, model) for entry in entries]
-    for place in range(max(map(len, paths), default=0)):
-        groups: dict[tuple[ReadOptions, bool], dict[int, Path]] = {}  # files that are read in the same way
-        for index, entry in enumerate(entries):
-            if index not in found and place < len(paths[index]):
-                groups.setdefault(_recorded_way(entry, stage), {})[index] = paths[index][place]
-        for (reading, text_only), group in groups.items():
-            contents = read_if_possible(dict.fromkeys(group.values()), reading, text_only=text_only)
-            by_content = {(one.path, one.sha256): one for one in contents}
-            for index, path in group.items():
-                if one := by_content.get((path, entries[index].sha256)):
-                    found[index] = one
+    for (reading, text_only), group in groups.items():
+        contents = read_if_possible(dict.fromkeys(group.values()), reading, text_only=text_only)
+        by_content = {(one.path, one.sha256): one for one in contents}
+        for index, path in group.items():
+            if one := by_content.get((path, entries[index].sha256)):
+                found[index] = one
     for index, entry in enumerate(entries):
         if index not in found:
             missing = f"{entry.name[:200]}, is missing or has changed (searched here and beside the model)"
@@ -334,19 +333,15 @@ def _recorded_way(entry: TrainingFile, stage: Stage) -> tuple[ReadOptions, bool]
     return replace(reading, plain=plain, strip_boilerplate=cut is not None, boilerplate=cut), True
 
 
-def _paths(entry: TrainingFile, model: Path) -> list[Path]:
-    """Return the places where a file of a record may be."""
+def _path(entry: TrainingFile, model: Path) -> Path | None:
+    """Return the first place where a file of a record may be that has a file, or None."""
     given = Path(entry.name.removesuffix(f"/{entry.member}") if entry.member else entry.name)
     beside = [model.parent / entry.path] if entry.path else []
-    paths = [*beside, given, model.parent / given, Path(given.name), model.parent / given.name]
-    return [path for path in dict.fromkeys(paths) if _is_file(path)]
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # the name in the record is no file name
-        return False
+    for path in (*beside, given, model.parent / given, Path(given.name), model.parent / given.name):
+        with suppress(OSError, ValueError):  # the name in the record is no file name
+            if path.is_file():
+                return path
+    return None
 
 
 def recorded_path(file: Path, model: Path) -> str | None:

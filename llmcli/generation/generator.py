@@ -10,7 +10,6 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from llmcli.config import SamplingConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer, stream_decoder
@@ -20,7 +19,7 @@ from llmcli.generation.grammar import CompiledGrammar, GrammarState, compile_gra
 from llmcli.generation.sampler import Sampler, logit_bias, min_logit, usable_temperature
 from llmcli.generation.token_healing import FirstToken, Prompt, last_tokens, read_prompt
 from llmcli.models.ngram_runtime import recompute
-from llmcli.models.runtime import Array, Ints, Runtime
+from llmcli.models.runtime import Array, Bools, Ints, Runtime
 
 Choice = tuple[int, float]  # (token, log probability under the model)
 
@@ -166,7 +165,7 @@ class GeneratedText:
         return bias
 
     @property
-    def _allowed(self) -> NDArray[np.bool_] | None:
+    def _allowed(self) -> Bools | None:
         """Mask of the tokens that may be next, [V]; None if all may be."""
         allowed = self._grammar.allowed if self._grammar else self._vocabulary.allowed(self._state)
         if self.tokens >= self.sampling.min_tokens:

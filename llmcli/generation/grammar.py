@@ -13,11 +13,11 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from llmcli.config import Grammar
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError, missing_extra, usage
+from llmcli.models.runtime import Bools
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -53,10 +53,10 @@ class GrammarState:
         self._name = grammar.name
         self._vocabulary = tokenizer.vocabulary
         self._end_ids = list(end_ids)
-        self._allowed: NDArray[np.bool_] | None = None
+        self._allowed: Bools | None = None
 
     @property
-    def allowed(self) -> NDArray[np.bool_]:
+    def allowed(self) -> Bools:
         """Mask [V] of the tokens that may be next. Raises LLMError if there is none."""
         if self._allowed is None:
             bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)

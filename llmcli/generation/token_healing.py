@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from llmcli.data.text.words import character_class
 from llmcli.data.tokenizers.tokenizer import Tokenizer
@@ -30,7 +29,7 @@ from llmcli.errors import LLMError
 from llmcli.generation.sampler import Sampler
 from llmcli.models.logits import DAMAGED, check_finite, log_softmax, softmax
 from llmcli.models.ngram_runtime import exclude_written
-from llmcli.models.runtime import Array, Doubles, Ints, Runtime
+from llmcli.models.runtime import Array, Bools, Doubles, Ints, Runtime
 
 # tokens at the prompt's end that may change; four are no better (tests/benchmarks/LOG.md)
 MAX_TAIL_TOKENS = 3
@@ -193,7 +192,7 @@ class FirstToken:
             self.model_logits = logits
             self.logits = logits if allowed is None else np.where(allowed, logits, np.float32(-np.inf))
 
-    def restrict(self, allowed: NDArray[np.bool_], allows: Callable[[bytes], bool]) -> None:
+    def restrict(self, allowed: Bools, allows: Callable[[bytes], bool]) -> None:
         """Allow only entries whose text a token of `allowed` [V] adds, or which `allows` accepts."""
         self.model_logits = self.logits if self.model_logits is None else self.model_logits
         entries = np.append(allowed, np.array([allows(text) for text in self._extra_entries], bool))
@@ -240,7 +239,7 @@ class FirstToken:
         self.search.process(continuation.tokens[:-1])
         return [*self._head, *continuation.tokens[:-1]]
 
-    def _ranked(self, selects: "Callable[[_Group], NDArray[np.bool_]]") -> list[Continuation]:
+    def _ranked(self, selects: "Callable[[_Group], Bools]") -> list[Continuation]:
         selected = [
             self._continuation(group, i)
             for group in self._groups

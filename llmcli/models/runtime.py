@@ -15,6 +15,7 @@ from llmcli.errors import LLMError
 Array = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 # (losses in nats [B, T], whether top-1 was correct [B, T])
 Scores = tuple[NDArray[np.floating], NDArray[np.bool_]]
 # Scores and the weights [B, T, n] of n models

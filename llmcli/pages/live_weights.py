@@ -10,7 +10,7 @@ from llmcli import units
 from llmcli.config import ModelConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError, usage
-from llmcli.evaluation.evaluator import relative_divergence
+from llmcli.evaluation.evaluator import divergence
 from llmcli.formats.checkpoint import Checkpoint, ComputedTensors
 from llmcli.formats.quantization import MAX_FLOAT16, quantize_rows
 from llmcli.models.numpy_runtime import NumpyRuntime
@@ -34,7 +34,7 @@ def choose_dtype(
     check_size(model.config, dtype or "int8", page_bytes(model.config, dtype), if_too_large)
     if dtype in ("f16", "f32"):
         return dtype, {"f16": "float16", "f32": "float32"}[dtype]
-    cost = relative_divergence(NumpyRuntime(model), NumpyRuntime(with_page_values(model, "int8")), tokenizer)
+    _, cost = divergence(NumpyRuntime(model), NumpyRuntime(with_page_values(model, "int8")), tokenizer)
     if dtype is None and cost > MAX_COST:
         return "f16", f"float16, as int8 weights would raise the bits per byte by {cost:.1%}"
     amount = f"about {cost:.2%}" if cost >= 1e-4 else "less than 0.01%"

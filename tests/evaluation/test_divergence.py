@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from llmcli.config import ModelConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.evaluation import evaluator
-from llmcli.evaluation.evaluator import kl_divergence
+from llmcli.evaluation.evaluator import divergence
 from llmcli.models.numpy_runtime import NumpyRuntime
 from tests.conftest import TEXT, random_checkpoint
 
@@ -52,13 +52,14 @@ def test_the_estimate_approaches_the_definition(monkeypatch: pytest.MonkeyPatch)
     bits = np.log2(p / q)
     expected = (p @ bits) / (p @ lengths)
     deviation = math.sqrt(p @ (bits - expected * lengths) ** 2 / 20_000) / (p @ lengths)  # of a ratio of means
-    estimate = kl_divergence(FixedProbabilities(p, 20_001), FixedProbabilities(q, 20_001), tokenizer)
+    estimate, share = divergence(FixedProbabilities(p, 20_001), FixedProbabilities(q, 20_001), tokenizer)
     assert expected > 20 * deviation
     assert estimate == pytest.approx(expected, abs=5 * deviation)
+    assert share == pytest.approx((p @ bits) / -(p @ np.log2(p)), rel=1e-4)
 
 
 def test_a_model_does_not_diverge_from_itself_whatever_its_cache_holds() -> None:
     tokenizer = Tokenizer.train_bpe([TEXT], 300)
     model = NumpyRuntime(random_checkpoint(ModelConfig(tokenizer.vocab_size, 32, 64, 2, 4, 2, 8, 32)))
     model.prefill(range(20))
-    assert kl_divergence(model, model, tokenizer) == 0
+    assert divergence(model, model, tokenizer) == (0, 0)

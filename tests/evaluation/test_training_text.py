@@ -198,15 +198,19 @@ def test_of_an_ensemble_the_longest_training_text_is_searched() -> None:
 
 
 def test_the_text_is_found_in_the_working_directory_or_beside_the_model() -> None:
-    for place in ["c.txt", "texts/c.txt", "there/c.txt", "there/texts/c.txt"]:
-        Path("texts").mkdir()
-        Path("there/texts").mkdir(parents=True)
+    Path("texts").mkdir()
+    Path("there/texts").mkdir(parents=True)
+    for place in ["there/c.txt", "c.txt", "there/texts/c.txt", "texts/c.txt"]:  # in rising order of precedence
         Path(place).write_text(TRAINING_TEXT, "utf-8")
         corpus = find_corpus(record("texts/c.txt", TRAINING_TEXT), Path("there/m.safetensors"))
         assert [document.path for document in corpus.documents] == [Path(place)], place
 
 
 def test_the_recorded_path_begins_at_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("here/examples").mkdir(parents=True)
+    monkeypatch.chdir("here")
+    for name in ("examples/c.txt", "c.txt", "../c.txt"):
+        Path(name).write_text(TRAINING_TEXT, "utf-8")
     for file, model, path in [
         ("examples/c.txt", "m.safetensors", "examples/c.txt"),
         ("c.txt", "models/m.safetensors", "../c.txt"),
@@ -215,10 +219,6 @@ def test_the_recorded_path_begins_at_the_model(monkeypatch: pytest.MonkeyPatch) 
         ("c.txt", "../m.safetensors", None),
         ("-", "m.safetensors", None),
     ]:
-        Path("here/examples").mkdir(parents=True)
-        monkeypatch.chdir("here")
-        for name in ("examples/c.txt", "c.txt", "../c.txt"):
-            Path(name).write_text(TRAINING_TEXT, "utf-8")
         assert recorded_path(Path(file), Path(model)) == path, (file, model, path)
 
 

@@ -300,7 +300,7 @@ def _write_modelfile(model: "Checkpoint", gguf: Path, force: bool) -> None:
 
 def _export_quantized(model: "Checkpoint", output: Path, kind: str, options: _Options) -> None:
     """Write the model with quantized weights, and report how much its predictions change."""
-    from llmcli.evaluation.evaluator import kl_divergence
+    from llmcli.evaluation.evaluator import divergence as divergence_of
     from llmcli.formats import checkpoint, loading
     from llmcli.models.numpy_runtime import NumpyRuntime
     from llmcli.models.open_runtime import open_runtime
@@ -314,7 +314,7 @@ def _export_quantized(model: "Checkpoint", output: Path, kind: str, options: _Op
         open_runtime(quantized, on_note=console.note, cache=False),
         loading.open_tokenizer(quantized),
     )
-    divergence = kl_divergence(NumpyRuntime(model), runtime, tokenizer)
+    divergence, _ = divergence_of(NumpyRuntime(model), runtime, tokenizer)
     size = output.stat().st_size
     amount = f"{divergence:.4f}" if divergence >= MIN_DIVERGENCE else f"less than {MIN_DIVERGENCE}"
     options.report(

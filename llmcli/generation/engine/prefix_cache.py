@@ -5,9 +5,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from llmcli.models.runtime import Runtime
+from llmcli.models.runtime import Ints, Runtime
 
 MIN_SHARED = 4  # tokens that are worth a copy
 MAX_KEPT = 256  # caches, each of which is compared with every new prompt
@@ -19,7 +18,7 @@ class Prefix:
 
     model: str
     runtime: Runtime
-    ids: NDArray[np.int64]
+    ids: Ints
     bytes: int  # size of the cache
 
 
@@ -66,7 +65,7 @@ class PrefixCache:
         return best.runtime.fork(length), length
 
 
-def _shared(prefix: Prefix, ids: NDArray[np.int64]) -> int:
+def _shared(prefix: Prefix, ids: Ints) -> int:
     """Count the tokens that a cache shares with the beginning of a prompt."""
     length = min(len(prefix.ids), len(ids))
     differing = np.flatnonzero(prefix.ids[:length] != ids[:length])

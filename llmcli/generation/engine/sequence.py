@@ -6,7 +6,6 @@ from collections.abc import Sequence as Ids
 from concurrent.futures import Future
 
 import numpy as np
-from numpy.typing import NDArray
 
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.generation.choices import ScoredText, score_answers, score_continuations
@@ -26,7 +25,7 @@ from llmcli.generation.sampler import Sampler
 from llmcli.generation.token_healing import Prompt, last_tokens, read_prompt
 from llmcli.models.logits import log_softmax
 from llmcli.models.ngram_runtime import exclude_written, recompute
-from llmcli.models.runtime import PREFILL_CHUNK, Array, Runtime
+from llmcli.models.runtime import PREFILL_CHUNK, Array, Doubles, Runtime
 
 
 class Sequence:
@@ -210,7 +209,7 @@ class Sequence:
         self._emit(self.text.append(choice or self.text.choose(logits)))
 
     def _most_likely(
-        self, logprobs: NDArray[np.float64], token_of: Callable[[int], tuple[int | None, bytes]] | None = None
+        self, logprobs: Doubles, token_of: Callable[[int], tuple[int | None, bytes]] | None = None
     ) -> tuple[ScoredToken, ...]:
         """Return the requested number of tokens, most likely first, from a Sampler's log probabilities
         [V]."""
@@ -275,7 +274,7 @@ class Sequence:
             self.is_cancelled = True
 
 
-def _highest(logprobs: NDArray[np.float64], count: int) -> list[int]:
+def _highest(logprobs: Doubles, count: int) -> list[int]:
     """Return the indices of the highest values in order; ties keep their order, as in greedy decoding."""
     if not count:
         return []

@@ -14,7 +14,6 @@ from llmcli.server.limits import MAX_BODY_BYTES
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 OPEN_PATHS = frozenset({"/", "/health", "/v1/health"})  # no key required
-PREFLIGHT_SECONDS = 600  # how long a browser may cache the answer
 _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::\d{1,5})?")  # no user name or anything else
 
 Headers = Mapping[str, str]
@@ -29,7 +28,7 @@ class Access:
     origins: frozenset[str] = frozenset()  # allowed besides the server's own; "*": any
     api_key: str | None = None
 
-    def check(self, method: str, path: str, headers: Headers) -> None:
+    def check(self, path: str, headers: Headers) -> None:
         """Raise ApiError for a request that is not allowed."""
         if "content-length" in headers and "transfer-encoding" in headers:
             # programs disagree on where this request ends and the next one begins (RFC 9112, 6.3)
@@ -47,7 +46,7 @@ class Access:
                 403,
                 code="origin_not_allowed",
             )
-        if self.api_key is not None and path not in OPEN_PATHS and not is_preflight(method, headers):
+        if self.api_key is not None and path not in OPEN_PATHS:
             scheme, _, key = headers.get("authorization", "").partition(" ")
             if scheme.lower() != "bearer" or not hmac.compare_digest(
                 key.strip().encode(), self.api_key.encode()
@@ -59,25 +58,6 @@ class Access:
     def _is_allowed(self, origin: str, host: str) -> bool:
         own = (f"http://{host.lower()}", f"https://{host.lower()}")
         return "*" in self.origins or origin in self.origins or origin in own
-
-    def cors_headers(self, method: str, headers: Headers) -> dict[str, str]:
-        """Return the headers that let a page from an allowed origin read the answer."""
-        origin = headers.get("origin")
-        if origin is None or not self._is_allowed(origin, headers.get("host", "")):
-            return {}
-        allowed = {"Access-Control-Allow-Origin": origin, "Vary": "Origin"}
-        if is_preflight(method, headers):
-            allowed |= {
-                "Access-Control-Allow-Methods": "GET, POST",
-                "Access-Control-Allow-Headers": headers.get("access-control-request-headers", ""),
-                "Access-Control-Max-Age": str(PREFLIGHT_SECONDS),
-            }
-        return allowed
-
-
-def is_preflight(method: str, headers: Headers) -> bool:
-    """Return whether this is a browser's CORS preflight request."""
-    return method == "OPTIONS" and "origin" in headers and "access-control-request-method" in headers
 
 
 def _name(host: str) -> str | None:

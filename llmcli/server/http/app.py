@@ -9,6 +9,7 @@ from functools import partial
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -87,7 +88,7 @@ def create_app(
 ) -> Starlette:
     """Make the application that serves these models. A single model is loaded at startup, several on first
     use."""
-    hooks = hooks or Hooks()
+    hooks, access = hooks or Hooks(), access or Access()
     service = Service(models, Engine(models.open_runtime, limits))
 
     def log(entry: LogEntry) -> None:
@@ -99,7 +100,16 @@ def create_app(
             Route(operation.path, partial(respond, operation), methods=[operation.method])
             for operation in OPERATIONS
         ],
-        middleware=[Middleware(Guard, access=access or Access(), log=log)],
+        # outside of the guard: a preflight request has no key, and a page may read why it was refused
+        middleware=[
+            Middleware(
+                CORSMiddleware,
+                allow_origins=[*access.origins],
+                allow_methods=["GET", "POST"],
+                allow_headers=["*"],
+            ),
+            Middleware(Guard, access=access, log=log),
+        ],
         exception_handlers=dict.fromkeys((ApiError, LLMError, HTTPException, ClientDisconnect), _handle),
         lifespan=lambda _: _lifespan(service, hooks),
     )
@@ -154,14 +164,8 @@ async def _handle(request: Request, error: Exception) -> Response:
 
 
 def _not_offered(request: Request, error: HTTPException) -> str:
-    """Return the message for an unknown route or method, with suggestions."""
-    path = request.url.path
+    """Return the message for an unknown route or method."""
+    path = request.url.path[:100]
     if error.status_code == 405 and error.headers:
-        return f"{request.method[:20]} is not offered at {path[:100]}; use {error.headers['Allow']}"
-    routes = (*SUGGESTED_ROUTES, *(operation.path for operation in OPERATIONS))
-    requested = path.rstrip("/")
-    similar = next(
-        (route for route in routes if route != "/" and requested.endswith(route.removeprefix("/v1"))), None
-    )
-    hint = f"use {similar}; " if similar else ""
-    return f"{path[:100]} is not offered here; {hint}there are {', '.join(SUGGESTED_ROUTES)}; /openapi.json lists all"
+        return f"{request.method[:20]} is not offered at {path}; use {error.headers['Allow']}"
+    return f"{path} is not offered here; there are {', '.join(SUGGESTED_ROUTES)}; /openapi.json lists all"

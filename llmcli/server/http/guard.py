@@ -1,4 +1,4 @@
-"""The ASGI layer around all routes: access checks, body size, CORS headers, unexpected errors, the log."""
+"""The ASGI layer around all routes: access checks, body size, unexpected errors, the log."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llmcli.generation.engine.requests import StoppingError
 from llmcli.server.errors import ApiError, as_api_error
-from llmcli.server.http.access import Access, is_preflight, too_large
+from llmcli.server.http.access import Access, too_large
 from llmcli.server.limits import MAX_BODY_BYTES
 
 MAX_LOGGED_PATH, MAX_LOGGED_TEXT = 100, 2_000  # characters
@@ -39,18 +39,16 @@ class LogEntry:
 
     def lines(self, *, with_contents: bool) -> list[str]:
         """Return "GET /health 200 0.00s" or similar, and the prompt and answer, each on a line."""
-        parts = [self.method, self.path[:MAX_LOGGED_PATH], str(self.status or "disconnected")]
         first = None if self.seconds_to_first is None else f"{self.seconds_to_first:.3f}s"
         figures = {"model": self.model, "prompt": self.prompt_tokens, "new": self.new_tokens, "first": first}
-        parts += [f"{name}={value}" for name, value in figures.items() if value is not None]
-        parts.append(
-            f"{time.monotonic() - self.began:.2f}s" + (f" error: {self.error}" if self.error else "")
-        )
-        texts = {"prompt": self.prompt, "answer": self.answer} if with_contents else {}
-        shown = {name: text[:MAX_LOGGED_TEXT] for name, text in texts.items() if text is not None}
-        return [" ".join(parts)] + [
-            f"  {name}: {json.dumps(text, ensure_ascii=False)}" for name, text in shown.items()
-        ]
+        noted = "".join(f"{name}={value} " for name, value in figures.items() if value is not None)
+        seconds, error = time.monotonic() - self.began, f" error: {self.error}" if self.error else ""
+        path, status = self.path[:MAX_LOGGED_PATH], self.status or "disconnected"
+        lines = [f"{self.method} {path} {status} {noted}{seconds:.2f}s{error}"]
+        for name, text in (("prompt", self.prompt), ("answer", self.answer)):
+            if with_contents and text is not None:
+                lines.append(f"  {name}: {json.dumps(text[:MAX_LOGGED_TEXT], ensure_ascii=False)}")
+        return lines
 
 
 def error_response(error: ApiError) -> Response:
@@ -72,12 +70,11 @@ class Guard:
             return
         entry = scope[SCOPE_KEY] = LogEntry(scope["method"], scope["path"])
         headers = Headers(scope=scope)
-        cors = self._access.cors_headers(entry.method, headers)
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 entry.status = message["status"]
-                MutableHeaders(scope=message).update({"X-Content-Type-Options": "nosniff"} | cors)
+                MutableHeaders(scope=message).update({"X-Content-Type-Options": "nosniff"})
             await send(message)
 
         try:
@@ -90,11 +87,8 @@ class Guard:
     ) -> None:
         response: Response | None = None
         try:
-            self._access.check(entry.method, entry.path, headers)
-            if is_preflight(entry.method, headers):
-                response = Response(status_code=204)
-            else:
-                await self._app(scope, _bounded(receive), send)
+            self._access.check(entry.path, headers)
+            await self._app(scope, _bounded(receive), send)
         except ApiError as error:
             response = error_response(error)
         except (

@@ -33,8 +33,7 @@ def test_origins(client, guarded):
     for host in ("localhost:3000", "127.0.0.1:8000", "[::1]"):
         origin = f"http://{host}"
         response = client.get("/v1/models", headers={"host": host, "origin": origin})
-        assert response.headers["access-control-allow-origin"] == origin
-        assert "origin" in response.headers["vary"].lower()
+        assert response.status_code == 200  # of the same origin, so a browser needs no permission
     for origin in (
         "https://evil.com", "null", "http://localhost.evil.com", "https://good.example", "http://localhost:3000",
         "http://127.0.0.1:3000", "http://localhost:8000", "http://127.0.0.1", "http://x@127.0.0.1:8000",
@@ -43,15 +42,18 @@ def test_origins(client, guarded):
         assert response.status_code == 403 and "access-control-allow-origin" not in response.headers
     assert "access-control-allow-origin" not in client.get("/v1/models").headers
     key = {"authorization": "Bearer secret", "origin": "https://good.example"}
-    assert guarded.get("/v1/models", headers=key).status_code == 200
+    response = guarded.get("/v1/models", headers=key)
+    assert response.status_code == 200 and response.headers["access-control-allow-origin"] == "https://good.example"
+    refused = guarded.get("/v1/models", headers={"origin": "https://good.example"})  # whose reason a page may read
+    assert refused.status_code == 401 and refused.headers["access-control-allow-origin"] == "https://good.example"
 
 
 def test_a_preflight_request_needs_no_key(guarded):
     asked = {"access-control-request-method": "POST", "access-control-request-headers": "authorization, content-type"}
     response = guarded.options("/v1/completions", headers=asked | {"origin": "https://good.example"})
-    assert response.status_code == 204
+    assert response.status_code == 200
     assert response.headers["access-control-allow-headers"] == "authorization, content-type"
-    assert guarded.options("/v1/completions", headers=asked | {"origin": "https://evil.com"}).status_code == 403
+    assert guarded.options("/v1/completions", headers=asked | {"origin": "https://evil.com"}).status_code == 400
 
 
 def test_a_key_is_needed_where_one_is_set(guarded):
