@@ -144,26 +144,29 @@ def find_tensor(header: Header, name: str) -> TensorInfo:
 
 
 def tensor_statistics(header: Header, *tensors: TensorInfo) -> TensorStatistics:
-    """Compute statistics of the values in all tensors, in two passes. Raises LLMError for an unreadable
+    """Compute statistics of the values in all tensors, in three passes. Raises LLMError for an unreadable
     dtype."""
     import numpy as np
 
-    count, zeros, not_finite, total, low, high = 0, 0, 0, 0.0, np.inf, -np.inf
+    count, zeros, not_finite, low, high = 0, 0, 0, np.inf, -np.inf
     for values, excluded in _finite_values(header, tensors):
         not_finite += excluded
         if len(values):
             count, zeros = count + len(values), zeros + int((values == 0).sum())
-            low, high, total = min(low, values.min()), max(high, values.max()), total + float(values.sum())
+            low, high = min(low, float(values.min())), max(high, float(values.max()))
     if count == 0:
         return TensorStatistics(np.nan, np.nan, np.nan, np.nan, 0, not_finite, [])
-    mean, squares, histogram = total / count, 0.0, np.zeros(HISTOGRAM_BINS, np.int64)
+    scale = max(abs(low), abs(high)) or 1.0  # values are divided by it to avoid overflow
+    mean = sum(float((values / scale).sum()) for values, _ in _finite_values(header, tensors)) / count
+    squares, histogram = 0.0, np.zeros(HISTOGRAM_BINS, np.int64)
+    span = high / scale - low / scale
     for values, _ in _finite_values(header, tensors):
-        squares += float(((values - mean) ** 2).sum())
-        share = (values - low) / (high - low) if high > low else np.full(len(values), 0.5)  # 0 to 1
-        bins = np.minimum(share * HISTOGRAM_BINS, HISTOGRAM_BINS - 1).astype(int)
+        squares += float(((values / scale - mean) ** 2).sum())
+        position = (values / scale - low / scale) / span if span else np.full(len(values), 0.5)  # 0 to 1
+        bins = np.minimum(position * HISTOGRAM_BINS, HISTOGRAM_BINS - 1).astype(int)
         histogram += np.bincount(bins, minlength=HISTOGRAM_BINS)
-    deviation = float((squares / count) ** 0.5)
-    return TensorStatistics(mean, deviation, float(low), float(high), zeros, not_finite, histogram.tolist())
+    deviation = (squares / count) ** 0.5 * scale
+    return TensorStatistics(mean * scale, deviation, low, high, zeros, not_finite, histogram.tolist())
 
 
 def _finite_values(header: Header, tensors: tuple[TensorInfo, ...]) -> "Iterator[tuple[Doubles, int]]":
