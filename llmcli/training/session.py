@@ -112,13 +112,11 @@ def plan_run(
     """Choose device and data type if they are "auto", prepare the tokens, and plan; a stopped run keeps its
     plan. `started` is the start of the time budget (time.monotonic); `time_given` is the budget as typed.
     Raises LLMError."""
-    if known_answers:
-        check_known_answers(inputs.conversations, adapter_only=output.adapter_only)
     identity = _run_identity(request, inputs, output, processes, time_given)
     if inputs.like:
         length = inputs.like.config.max_position_embeddings
         request = replace(request, context=length, context_reason="same as the --like model")
-    _check_adapters(inputs, output)
+    _check_stored(inputs, output, known_answers)
     # if steps or epochs end the run, the model's bytes depend on the number of threads
     is_fixed = fixed_threads or not request.has_time_budget or processes.are_several
     tuner = None if is_fixed else hardware.torch_thread_tuner(request.threads)
@@ -176,8 +174,10 @@ def _resumed_plan(plan: Plan, request: PlanRequest, processes: Processes) -> Pla
     return resumed
 
 
-def _check_adapters(inputs: Inputs, output: Output) -> None:
-    """Raise LLMError if a file of adapters could not hold everything that the run trains."""
+def _check_stored(inputs: Inputs, output: Output, known_answers: bool) -> None:
+    """Raise LLMError if the file could not hold everything that the run trains, or has nothing to store."""
+    if known_answers:
+        check_known_answers(inputs.conversations, adapter_only=output.adapter_only)
     if output.adapter_only and inputs.conversations and inputs.conversations.template is None:
         count = inputs.conversations.new_tokens
         lacks = f"{count} tokens of one" if count else "one to store"

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from llmcli.cli.terminal import console, signals
-from llmcli.cli.terminal.signals import interruptions, stop_requests, termination_signals
+from llmcli.cli.terminal.signals import stop_requests, termination_signals
 from llmcli.config import ModelConfig, TrainConfig, as_record
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
@@ -404,7 +404,7 @@ def test_an_ignored_signal_stays_ignored(clock: list[float]) -> None:
     assert signal.SIGHUP not in termination_signals() and signal.SIGTERM in termination_signals()
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        for collected in (stop_requests(lambda: True, console.note_from_signal_handler), interruptions()):
+        for collected in (stop_requests(lambda: True, console.note_from_signal_handler), stop_requests()):
             with collected as caught:
                 signal.raise_signal(signal.SIGHUP)
                 signal.raise_signal(signal.SIGINT)

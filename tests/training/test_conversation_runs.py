@@ -125,16 +125,14 @@ def test_a_run_turns_from_text_to_conversations(tmp_path: Path) -> None:
     assert done.checkpoint.record.held_out.of == "answers"
 
 
-@pytest.mark.parametrize("steps", [1, 2, 3])
-def test_even_the_shortest_run_has_a_step_on_conversations(tmp_path: Path, steps: int) -> None:
-    recorder = Recorder()
-    run_to_end(prepared(tmp_path / "c.txt", steps=steps), compute=recorder.compute)
-    assert recorder.batches[-1][1] is not None
+def test_even_the_shortest_run_has_a_step_on_conversations(tmp_path: Path) -> None:
+    for steps in [1, 2, 3]:
+        recorder = Recorder()
+        run_to_end(prepared(tmp_path / "c.txt", steps=steps), compute=recorder.compute)
+        assert recorder.batches[-1][1] is not None
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("with_text", [False, True], ids=["conversations", "text, then conversations"])
-def test_a_run_resumed_from_any_step_ends_the_same(tmp_path: Path, with_text: bool) -> None:
+def check_a_run_resumed_from_any_step_ends_the_same(tmp_path: Path, with_text: bool) -> None:
     text = tmp_path / "c.txt" if with_text else None
     ready = prepared(text, steps=16, dropout=0.2)
     assert ready.plan.conversations is not None
@@ -152,6 +150,12 @@ def test_a_run_resumed_from_any_step_ends_the_same(tmp_path: Path, with_text: bo
         rest = run(ready, resume_from=through_a_file(ready, state), schedule=OFTEN)
         assert losses(rest) == losses(whole)[step:]
         assert_same_end(whole, rest)
+
+
+@pytest.mark.slow
+def test_a_run_resumed_from_any_step_ends_the_same(tmp_path: Path) -> None:
+    for with_text in [False, True]:
+        check_a_run_resumed_from_any_step_ends_the_same(tmp_path, with_text)
 
 
 @pytest.mark.slow

@@ -6,7 +6,6 @@ value, for which a GPU would have to be waited for.
 from dataclasses import replace
 
 import numpy as np
-import pytest
 import torch
 
 from llmcli.config import ModelConfig, TrainConfig
@@ -22,16 +21,16 @@ def settings(**changes: object) -> TrainConfig:
     return made
 
 
-@pytest.mark.parametrize("model_type", ["qwen3", "qwen2", "llama"])
-@pytest.mark.parametrize("lora", [False, True])
-@pytest.mark.parametrize("conversations", [False, True])
-def test_no_part_of_a_step_mixes_or_waits_for_devices(model_type: str, lora: bool, conversations: bool) -> None:
-    chosen = settings(recipe="lora", lora_rank=4) if lora else settings()
-    model = new_model(replace(CONFIG, model_type=model_type), chosen, range(298, 300))
-    model.train()
-    ids = torch.zeros(2, 33, dtype=torch.int64, device="meta")
-    learned = torch.from_numpy(np.arange(66).reshape(2, 33) % 3 == 0) if conversations else None
-    loss = accumulate_gradients(model, ids, 1, learned)
-    assert (loss.device.type, loss.dtype) == ("meta", torch.float32)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    assert trained and all(one.grad is not None and one.grad.device.type == "meta" for one in trained)
+def test_no_part_of_a_step_mixes_or_waits_for_devices() -> None:
+    for conversations in [False, True]:
+        for lora in [False, True]:
+            for model_type in ["qwen3", "qwen2", "llama"]:
+                chosen = settings(recipe="lora", lora_rank=4) if lora else settings()
+                model = new_model(replace(CONFIG, model_type=model_type), chosen, range(298, 300))
+                model.train()
+                ids = torch.zeros(2, 33, dtype=torch.int64, device="meta")
+                learned = torch.from_numpy(np.arange(66).reshape(2, 33) % 3 == 0) if conversations else None
+                loss = accumulate_gradients(model, ids, 1, learned)
+                assert (loss.device.type, loss.dtype) == ("meta", torch.float32)
+                trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+                assert trained and all(one.grad is not None and one.grad.device.type == "meta" for one in trained)

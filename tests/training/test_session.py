@@ -87,8 +87,7 @@ def test_a_run_resumes_where_its_device_works() -> None:
     _check_hardware(stopped_on("cpu", "float32"), RESUME_FILE)
 
 
-@pytest.mark.parametrize("device", ["cuda", "mps"])
-def test_without_the_device_the_error_says_what_to_type(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+def check_without_the_device_the_error_says_what_to_type(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(LLMError) as caught:
@@ -100,6 +99,12 @@ def test_without_the_device_the_error_says_what_to_type(monkeypatch: pytest.Monk
     )
 
 
+def test_without_the_device_the_error_says_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    for device in ["cuda", "mps"]:
+        with monkeypatch.context() as patch:
+            check_without_the_device_the_error_says_what_to_type(patch, device)
+
+
 def test_processes_on_a_cpu_share_its_memory_and_on_gpus_rank_0_alone_has_copies_on_the_host(monkeypatch) -> None:
     monkeypatch.setattr(hardware, "free_memory", {"cpu": 64e9, "cuda": 80e9}.__getitem__)
     four = Processes(count=8, local_count=4)
@@ -107,43 +112,33 @@ def test_processes_on_a_cpu_share_its_memory_and_on_gpus_rank_0_alone_has_copies
     assert _free_memory("cuda", four) == Memory(80e9, 64e9 - 3 * BASE_BYTES)
 
 
-@pytest.mark.parametrize(
-    ("budget", "conversations", "seconds"),
-    [
+def test_the_reserve_for_the_end_leaves_time_for_steps() -> None:
+    for budget, conversations, seconds in [
         (None, False, 0.0),
         (142.0, False, 0.6 + 135 * 0.06),  # memorization and saving
         (20.0, False, 0.6 + 135 * 0.02 + 3.0),  # saving takes 15 % of the budget at most
         (20.0, True, 0.6 + 135 * 0.015 + 0.6 + 3.0),  # loading the model, for answers
-    ],
-)
-def test_the_reserve_for_the_end_leaves_time_for_steps(
-    budget: float | None, conversations: bool, seconds: float
-) -> None:
-    plan = SimpleNamespace(model=SimpleNamespace(parameters=135_000_000), train=SimpleNamespace(seconds=budget))
-    prepared: Any = SimpleNamespace(plan=plan, conversations=conversations or None)
-    assert _reserve_seconds(prepared) == pytest.approx(seconds)
+    ]:
+        plan = SimpleNamespace(model=SimpleNamespace(parameters=135_000_000), train=SimpleNamespace(seconds=budget))
+        prepared: Any = SimpleNamespace(plan=plan, conversations=conversations or None)
+        assert _reserve_seconds(prepared) == pytest.approx(seconds)
 
 
-@pytest.mark.parametrize(
-    ("budget", "speed", "parameters", "seconds"),
-    [
+def test_the_time_for_fitting_the_minimum_confidence_follows_the_measured_speed() -> None:
+    for budget, speed, parameters, seconds in [
         (None, 192.0, 135e6, math.inf),
         (120.0, 192.0, 135e6, 16 * 0.41),  # 8 unrelated and 8 held-out questions, each with 20 answers: 192 tokens
         (120.0, 19.2, 135e6, 12.0),  # a tenth of the budget at most
         (120.0, None, 135e6, 12.0),  # a run of an earlier version, resumed
         (120.0, 7680.0, 1e6, 96 * 0.02),  # a small model is asked 32 and 64
         (3.0, 7680.0, 1e6, 0.5),
-    ],
-)
-def test_the_time_for_fitting_the_minimum_confidence_follows_the_measured_speed(
-    budget: float | None, speed: float | None, parameters: float, seconds: float
-) -> None:
-    tokens = ConversationTokens(np.zeros(400, np.uint32), np.arange(400) % 5 == 0, np.arange(0, 401, 40))
-    expected = speed and SimpleNamespace(tokens_per_second=speed)
-    model, train = SimpleNamespace(parameters=parameters), SimpleNamespace(seconds=budget)
-    plan = SimpleNamespace(model=model, train=train, expected=expected)
-    prepared: Any = SimpleNamespace(plan=plan, conversations=SimpleNamespace(training=tokens))
-    assert seconds_to_fit(plan, prepared.conversations) == pytest.approx(seconds)  # type: ignore[arg-type]
-    if budget:
-        rest = _reserve_seconds(prepared)
-        assert _reserve_seconds(prepared, known_answers=True) == pytest.approx(rest + seconds)
+    ]:
+        tokens = ConversationTokens(np.zeros(400, np.uint32), np.arange(400) % 5 == 0, np.arange(0, 401, 40))
+        expected = speed and SimpleNamespace(tokens_per_second=speed)
+        model, train = SimpleNamespace(parameters=parameters), SimpleNamespace(seconds=budget)
+        plan = SimpleNamespace(model=model, train=train, expected=expected)
+        prepared: Any = SimpleNamespace(plan=plan, conversations=SimpleNamespace(training=tokens))
+        assert seconds_to_fit(plan, prepared.conversations) == pytest.approx(seconds)  # type: ignore[arg-type]
+        if budget:
+            rest = _reserve_seconds(prepared)
+            assert _reserve_seconds(prepared, known_answers=True) == pytest.approx(rest + seconds)

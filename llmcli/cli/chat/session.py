@@ -11,7 +11,7 @@ from llmcli.cli.chat import commands as chat_commands
 from llmcli.cli.chat import explanation as chat_explanation
 from llmcli.cli.terminal import console, tables
 from llmcli.cli.terminal.console import without_echo
-from llmcli.cli.terminal.signals import interruptions
+from llmcli.cli.terminal.signals import stop_requests
 from llmcli.errors import LLMError, usage
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Session:
     def _answer(self, events: "Iterator[Event]") -> None:
         """Show an answer as it arrives; Ctrl-C stops it."""
         max_tokens = self._chat.sampling.max_tokens
-        with without_echo(), interruptions() as requests:
+        with without_echo(), stop_requests() as requests:
             answer = answers.receive(events, max_tokens, is_stopped=lambda: bool(requests))
         self._last = answer
         if answer.finish_reason == answers.INTERRUPTED:

@@ -6,9 +6,8 @@ Imports little: the entry point installs its handler before anything else is imp
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 RETRY_SECONDS = 0.05
@@ -64,14 +63,6 @@ def _send(number: int) -> None:
         _thread.interrupt_main(signal.Signals(number))
 
 
-def stop_requests(
-    can_save: Callable[[], bool], show_note: Callable[[str], None]
-) -> AbstractContextManager[list[int]]:
-    """Collect the first stop signal in a list, so that a run can end and save; see `_collected`."""
-    note = partial(show_note, "ending the run and saving; press Ctrl-C again to quit without saving")
-    return _collected(stop_signals(), note, can_save)
-
-
 def on_stop_requests(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
     """Handle stop signals with `handler` from now on. With signal.SIG_DFL they end the process immediately,
     even while it waits outside of Python; signal.SIG_IGN ignores them in a process that is ending."""
@@ -79,27 +70,21 @@ def on_stop_requests(handler: Callable[[int, FrameType | None], None] | signal.H
         signal.signal(number, handler)
 
 
-def interruptions() -> AbstractContextManager[list[int]]:
-    """Collect the first Ctrl-C in a list, so that an answer can end between two tokens; see `_collected`."""
-    return _collected(_not_ignored(signal.SIGINT))
-
-
 @contextmanager
-def _collected(
-    numbers: Sequence[signal.Signals],
-    on_first: Callable[[], None] = lambda: None,
-    active: Callable[[], bool] = lambda: True,
+def stop_requests(
+    can_save: Callable[[], bool] = lambda: True, show_note: Callable[[str], None] | None = None
 ) -> Iterator[list[int]]:
-    """Collect the first of these signals; a second request raises KeyboardInterrupt. Unless `active`, the
-    earlier handlers are called. One request may arrive as two signals: from `timeout` or a shell, and from
-    the kernel."""
+    """Collect the first stop signal in a list, so that a run can end and save, which `show_note` says; without
+    that, collect the first Ctrl-C, so that an answer can end between two tokens. A second request raises
+    KeyboardInterrupt. Unless `can_save`, the earlier handlers are called. One request may arrive as two
+    signals: from `timeout` or a shell, and from the kernel."""
     received: list[int] = []
     first_at = 0.0
 
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal first_at
         now = time.monotonic()
-        if not (received or active()):
+        if not (received or can_save()):
             earlier = handlers[signal.Signals(number)]
             if callable(earlier):
                 earlier(number, frame)
@@ -109,10 +94,12 @@ def _collected(
         if not received:
             first_at = now
             received.append(number)
-            on_first()
+            if show_note:
+                show_note("ending the run and saving; press Ctrl-C again to quit without saving")
         elif now - first_at >= SAME_REQUEST:
             end_process(signal.SIGINT, frame)
 
+    numbers = stop_signals() if show_note else _not_ignored(signal.SIGINT)
     handlers = {number: signal.getsignal(number) for number in numbers}
     try:
         for number in numbers:

@@ -77,43 +77,30 @@ def load_inputs(
     reading = reading or ReadOptions()
     progress = ReadingProgress(seconds, on_note)
     sources = corpus if isinstance(corpus, Sources) else read_sources(corpus, reading, on_read=progress)
-    _check_amount(sources, fine_tunes=base is not None)
-    sources, left_out = _without_short_text(sources, fine_tunes=base is not None)
-    val_sources, held_out = None, recipe.HELD_OUT
-    if isinstance(val, str) and Path(val).exists():
-        val_sources = read_sources([val], replace(reading, boilerplate=sources.boilerplate), on_read=progress)
-        if val_sources.text.documents and not sources.text.documents:
-            raise LLMError(f"`val` {val} has no conversations; name a file of conversations, or a fraction")
-        if val_sources.conversation_files and not sources.conversation_files:
-            raise LLMError(
-                f"`val` {val} has conversations, but the training data are plain text; name a text"
-            )
-    elif val is not None:
-        held_out = _fraction(val)
-    elif not isinstance(corpus, Sources) and (names := held_out_splits(corpus)):
-        val_sources = read_sources(names, replace(reading, boilerplate=sources.boilerplate), on_read=progress)
-    held_out_text = val_sources.text if val_sources and val_sources.text.documents else held_out
-    held_out_conversations = (val_sources and val_sources.conversation_files) or held_out
-    check_reading(reading, filter(None, (sources, val_sources)))
-    _check_sources(sources, val_sources, output)
+    sources, left_out = _with_enough_text(sources, fine_tunes=base is not None)
+    reading = replace(reading, boilerplate=sources.boilerplate)
+    names, fraction = _validation(val, corpus)
+    val_sources = read_sources(names, reading, on_read=progress) if names else Sources(Corpus(()), ())
+    _check_kinds(val, val_sources, sources)
+    check_reading(reading, (sources, val_sources))
+    _check_output(sources, val_sources, output)
     base_sha256 = loading.fingerprint(base_model) if base_model else ""
     conversations = None
-    if sources.conversation_files:
+    if files := sources.conversation_files:
         template, new_tokens = None, 0
         if base_model:
             base_model, template, new_tokens = with_chat_format(base_model)
-        conversations = ConversationInputs(
-            sources.conversation_files, held_out_conversations, template, new_tokens
-        )
+        held_out = val_sources.conversation_files or fraction
+        conversations = ConversationInputs(files, held_out, template, new_tokens)
     tokenizer_json, reason = _existing_tokenizer(tokenizer, base_model, like_model, output)
-    notes = [sources.describe(), *sources.notes, *left_out, *(val_sources.notes if val_sources else ())]
+    notes = [sources.describe(), *sources.notes, *left_out, *val_sources.notes]
     if not reading.strip_boilerplate and (share := estimate(sources.text.documents)) >= SUGGESTED_SHARE:
         notes.append(
             f"about {share:.0%} of the text is boilerplate that documents repeat; to cut it: `strip_boilerplate`"
         )
     return Inputs(
         sources.text,
-        held_out_text,
+        val_sources.text if val_sources.text.documents else fraction,
         conversations,
         base_model,
         base,
@@ -122,11 +109,29 @@ def load_inputs(
         tokenizer,
         tokenizer_json,
         reason,
-        replace(reading, boilerplate=sources.boilerplate),
+        reading,
         sources.groups(),
         notes,
         sources.records(),
     )
+
+
+def _validation(val: str | float | None, corpus: Sequence[str] | Sources) -> tuple[list[str], float]:
+    """Return (validation files: --val, or those that a data set holds out; the fraction to hold out
+    otherwise). Raises LLMError."""
+    if val is None:
+        return [] if isinstance(corpus, Sources) else held_out_splits(corpus), recipe.HELD_OUT
+    if isinstance(val, str) and Path(val).exists():
+        return [val], recipe.HELD_OUT
+    return [], _fraction(val)
+
+
+def _check_kinds(val: str | float | None, held_out: Sources, sources: Sources) -> None:
+    """Raise LLMError if validation files have text or conversations that the training data lack."""
+    if held_out.text.documents and not sources.text.documents:
+        raise LLMError(f"`val` {val} has no conversations; name a file of conversations, or a fraction")
+    if held_out.conversation_files and not sources.conversation_files:
+        raise LLMError(f"`val` {val} has conversations, but the training data are plain text; name a text")
 
 
 def _fraction(val: str | float) -> float:
@@ -140,49 +145,37 @@ def _fraction(val: str | float) -> float:
     return fraction
 
 
-def _check_sources(sources: Sources, val: Sources | None, output: Path) -> None:
+def _check_output(sources: Sources, val: Sources, output: Path) -> None:
     """Raise LLMError if the output would overwrite an input file."""
-    every = [sources, val] if val else [sources]
-    texts = [document.path for sources in every for document in sources.text.documents]
-    reject_overwriting(output, "model", texts, "the training text")
-    conversations = [file.path for sources in every for file in sources.conversation_files]
-    reject_overwriting(output, "model", conversations, "a file of conversations")
+    for each in (sources, val):
+        texts = [document.path for document in each.text.documents]
+        reject_overwriting(output, "model", texts, "the training text")
+        files = [file.path for file in each.conversation_files]
+        reject_overwriting(output, "model", files, "a file of conversations")
 
 
-def _check_amount(sources: Sources, *, fine_tunes: bool) -> None:
-    """Raise LLMError for too little text and too few answers to learn from."""
+def _with_enough_text(sources: Sources, *, fine_tunes: bool) -> tuple[Sources, list[str]]:
+    """Leave out text beside conversations that is shorter than a window; return also a note on it. Raises
+    LLMError for too little text and too few answers to learn from."""
+    wanted, answers_wanted = (MIN_FINE_TUNING_BYTES, 1) if fine_tunes else (MIN_TEXT_BYTES, MIN_ANSWERS)
+    size, advice = sources.text.text_bytes, f"add more; examples: {EXAMPLES}"
+    names = units.some([document.name for document in sources.text.documents], 3)
     answers = sum(
         message.role == "assistant" and message.is_learned
         for conversation in sources.conversations
         for message in conversation.messages
     )
-    bytes_wanted, answers_wanted = (MIN_FINE_TUNING_BYTES, 1) if fine_tunes else (MIN_TEXT_BYTES, MIN_ANSWERS)
-    text_bytes = sources.text.text_bytes
-    if text_bytes >= bytes_wanted or answers >= answers_wanted:
-        return
-    advice = f"add more; examples: {EXAMPLES}"
-    if answers:
+    if size < wanted and 0 < answers < answers_wanted:
         raise LLMError(
             f"{units.count(answers, 'answer')} to learn; wanted at least {answers_wanted}, and several "
             f"hundred for a model that answers new questions; {advice}"
         )
-    name = ", ".join(document.name for document in sources.text.documents[:3])
-    minimum = f"at least {bytes_wanted:,}" + (
-        "" if fine_tunes else ", and 100,000 for a model that writes words"
-    )
-    if text_bytes:
-        raise LLMError(
-            f"{name} is too short: {units.count(text_bytes, 'byte')} of text; wanted {minimum}; {advice}"
-        )
-
-
-def _without_short_text(sources: Sources, *, fine_tunes: bool) -> tuple[Sources, list[str]]:
-    """Leave out text beside conversations that is shorter than a window; return also a note on it."""
-    size, wanted = sources.text.text_bytes, MIN_FINE_TUNING_BYTES if fine_tunes else MIN_TEXT_BYTES
-    if not sources.conversation_files or not 0 < size < wanted:
+    if size >= wanted or not size:
         return sources, []
-    names = units.some([document.name for document in sources.text.documents], 3)
     found = units.count(size, "byte")
+    if not answers:
+        more = "" if fine_tunes else ", and 100,000 for a model that writes words"
+        raise LLMError(f"{names} is too short: {found} of text; wanted at least {wanted:,}{more}; {advice}")
     note = f"left out {names}: {found} of plain text beside conversations; wanted {wanted:,} or more"
     return replace(sources, text=Corpus((), sources.text.skipped, sources.text.not_read)), [note]
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from llmcli.config import TrainConfig
+from llmcli.config import TrainConfig, convert_fields
 
 ADDED_LATER = ("conversations_from", "stage_start", "stage_end", "student_from")  # older versions lack them
 
@@ -49,21 +49,18 @@ class Position:
         for name in (item.name for item in fields(self)):
             if name in values or name not in ADDED_LATER:
                 setattr(self, name, values[name])
-        valid = (
-            all(type(step) is int for step in (self.step, self.best_step, self.evaluated_step))
-            and 0 <= self.best_step <= self.step <= settings.steps
-            and 0 <= self.evaluated_step <= self.step
-            and 0 <= self.progress < math.inf
-            and 0 <= self.evaluated_progress < math.inf  # may exceed `progress`, which can decrease
-            and 0 < self.best_factor < math.inf
-            and 0 <= (self.best_bits or 0.0) < math.inf
+        convert_fields(self)
+        earlier = (
+            self.best_step,
+            self.evaluated_step,
+            self.conversations_from or 0,
+            self.student_from or 0,
+        )
+        if not (
+            0 <= min(earlier) <= max(earlier) <= self.step <= settings.steps
             and 0 <= self.dropout < 1
             and 0 <= self.token_split <= 1
-            and 0 <= self.regularized_progress < math.inf
-            and isinstance(self.regularizations, list)
-            and (self.conversations_from is None or 0 <= self.conversations_from <= self.step)
+            and 0 < self.best_factor < math.inf
             and 0 <= self.stage_start < self.stage_end <= 1
-            and (self.student_from is None or 0 <= self.student_from <= self.step)
-        )
-        if not valid:
+        ):
             raise ValueError(str(self))

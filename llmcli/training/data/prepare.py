@@ -122,22 +122,12 @@ def prepare(
 ) -> Prepared:
     """Split the corpus, train a tokenizer unless there is one, tokenize, and plan. At most `max_bytes` of
     training text are read (default: by the time budget, of which `elapsed` seconds are spent)."""
-    corpus, base = inputs.corpus, inputs.base
-    max_bytes = max_bytes or _max_bytes(request)
+    base, max_bytes = inputs.base, max_bytes or _max_bytes(request)
     records = [base.record] if base else []
-    text = _without_text_of_base(_split(corpus, inputs.held_out), records)
-    held_out = text.held_out.sample(_max_held_out_bytes(text, max_bytes))
-    text, read, known_share = _without_repetitions(text, held_out, max_bytes, on_note)
-    divided = inputs.conversations.divide(max_bytes, records) if inputs.conversations else None
-    if divided and held_out.contents:
-        divided, share = divided.without(held_out, text)
-        known_share = max(known_share, share)
-    tokenizer_reason = inputs.tokenizer_reason
+    text, read, held_out, divided, known_share = _divide(inputs, records, max_bytes, on_note)
+    reason = inputs.tokenizer_reason
     if tokenizer is None:
-        characters = inputs.tokenizer == "char"
-        tokenizer, tokenizer_reason = _trained_tokenizer(
-            request, text, divided, max_bytes, characters, on_note
-        )
+        tokenizer, reason = _trained_tokenizer(request, inputs, text, divided, max_bytes, on_note)
     tokens = tokenize_corpus(read.contents, tokenizer, on_note)
     held_out_tokens = tokenize(held_out.texts(), tokenizer)
     encoded = divided.encode(tokenizer) if divided else None
@@ -151,42 +141,50 @@ def prepare(
         tokenizer.eos_id,
         base.config if base else None,
         encoded.size if encoded else None,
+        seconds_spent=elapsed(),
     )
-    rows = [PlanRow("vocabulary", f"{tokenizer.vocab_size} tokens", tokenizer_reason)]
-    if corpus.documents or not encoded:
-        rows.insert(
-            0, PlanRow("corpus", f"{corpus.text_bytes:,} bytes", _description(text, known_share, read_bytes))
-        )
-    task = replace(task, seconds_spent=elapsed())
-    plan = _plan(task, encoded, rows, machine)
-    record = _record(corpus, text, known_share, read_bytes, len(tokens), len(held_out_tokens))
+    data_rows = [PlanRow("vocabulary", f"{tokenizer.vocab_size} tokens", reason)]
+    if inputs.corpus.documents or not encoded:
+        description = _description(text, known_share, read_bytes)
+        data_rows.insert(0, PlanRow("corpus", f"{inputs.corpus.text_bytes:,} bytes", description))
+    plan = _plan(task, encoded, data_rows, machine)
+    record = _record(inputs, text, known_share, read_bytes, len(tokens), len(held_out_tokens))
     if trained_part(text.held_out, records).contents:
         record["held_out"]["seen_by_base"] = True
         on_note(SEEN_NOTE.format("text"))
     if divided and divided.seen_by_base:
         on_note(SEEN_NOTE.format("conversations"))
-    seen_bytes = _seen_bytes(tokens, encoded, tokenizer, fine_tunes=base is not None)
-    if seen_bytes:
+    if seen_bytes := _seen_bytes(tokens, encoded, tokenizer, fine_tunes=base is not None):
         record["seen_bytes"] = seen_bytes.hex()
-    # the tokenizer as it will be opened with the model
-    tokenizer = tokenizer.for_model(seen_bytes, plan.model.extra_eos_ids if encoded else ())
-    if encoded:
-        record["corpus"] += corpus_record(encoded.divided.inputs.files)
-    start = TrainingRecord.from_json(record)
-    prepared = Prepared(
+    return Prepared(
         plan,
         task,
-        tokenizer,
+        # as it will be opened with the model
+        tokenizer.for_model(seen_bytes, plan.model.extra_eos_ids if encoded else ()),
         text,
         read,
         tokens,
         held_out_tokens,
-        start,
+        TrainingRecord.from_json(record),
         max_bytes,
         encoded,
-        data_rows=tuple(rows),
-    )
-    return prepared.with_plan(plan)
+        data_rows=tuple(data_rows),
+    ).with_plan(plan)
+
+
+def _divide(
+    inputs: Inputs, records: list[TrainingRecord], max_bytes: int, on_note: Callable[[str], None]
+) -> tuple[CorpusSplit, Corpus, Corpus, DividedConversations | None, float]:
+    """Return (split of the text, the parts of its training and of its held-out text to read, conversations,
+    share of the held-out text that stands in the training data). `records` are those of the base model."""
+    text = _without_text_of_base(_split(inputs.corpus, inputs.held_out), records)
+    held_out = text.held_out.sample(_max_held_out_bytes(text, max_bytes))
+    text, read, known_share = _without_repetitions(text, held_out, max_bytes, on_note)
+    divided = inputs.conversations.divide(max_bytes, records) if inputs.conversations else None
+    if divided and held_out.contents:
+        divided, share = divided.without(held_out, text)
+        known_share = max(known_share, share)
+    return text, read, held_out, divided, known_share
 
 
 def _plan(
@@ -211,10 +209,10 @@ def _plan(
 
 def _trained_tokenizer(
     request: PlanRequest,
+    inputs: Inputs,
     text: CorpusSplit,
     divided: DividedConversations | None,
     max_bytes: int,
-    characters: bool,
     on_note: Callable[[str], None],
 ) -> tuple[Tokenizer, str]:
     """Train a tokenizer. Returns (tokenizer, reason for its vocabulary size)."""
@@ -231,7 +229,7 @@ def _trained_tokenizer(
         request.vocab_size,
         max_vocab_size=largest,
         max_bytes=max_bytes,
-        characters=characters,
+        characters=inputs.tokenizer == "char",
         contents=divided.texts() if divided else (),
         content_bytes=sum(conversation.text_bytes for conversation in divided.split.training)
         if divided
@@ -304,9 +302,10 @@ def _byte_values(tokens: TokenIds, tokenizer: Tokenizer) -> frozenset[int]:
 
 
 def _record(
-    corpus: Corpus, text: CorpusSplit, known_share: float, read_bytes: int, tokens: int, held_out_tokens: int
+    inputs: Inputs, text: CorpusSplit, known_share: float, read_bytes: int, tokens: int, held_out_tokens: int
 ) -> dict[str, Any]:
     """Describe the corpus for the training record."""
+    corpus = inputs.corpus
     held_out: dict[str, Any] = {
         "bytes": text.held_out.text_bytes,
         "tokens": held_out_tokens,
@@ -325,7 +324,10 @@ def _record(
     else:
         held_out["files"] = [file_entry(one.relative_name, one) for one in text.held_out.documents]
     return {
-        "corpus": [file_entry(one.relative_name, one) | ends.get(one, {}) for one in corpus.documents],
+        "corpus": [
+            *(file_entry(one.relative_name, one) | ends.get(one, {}) for one in corpus.documents),
+            *corpus_record(inputs.files),
+        ],
         "train_bytes": text.training.text_bytes,
         "read_bytes": read_bytes,  # part of train_bytes
         "train_tokens": tokens,

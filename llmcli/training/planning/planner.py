@@ -125,9 +125,7 @@ class _Planner:
             "token_split": rules.bpe_dropout(task, model, data, epochs),
             "calibration_tokens": validation,
             "calibrates": rules.calibration(task, validation.value, epochs),
-            "weight_decay": Decision(
-                TrainConfig.weight_decay, "higher values did not help at any epoch count"
-            ),
+            "weight_decay": rules.weight_decay(),
             "recipe": kind,
             "lr": rules.learning_rate(request, kind.value),
             "teacher_share": distillation,

@@ -184,7 +184,7 @@ def test_ctrl_c_before_an_answer_leaves_the_message_out_and_says_so(capsys, monk
     def already_received() -> Iterator[list[int]]:
         yield [2]
 
-    monkeypatch.setattr(chat_session, "interruptions", already_received)
+    monkeypatch.setattr(chat_session, "stop_requests", already_received)
     chat, _ = converse("x")
     assert contents(chat) == []
     assert "stopped before the answer began; the message is left out" in capsys.readouterr().err

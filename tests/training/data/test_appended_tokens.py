@@ -44,26 +44,26 @@ def base(rows: int = 0, *, tied: bool = False, context: int = 64) -> Checkpoint:
     return random_checkpoint(config, tokenizer_json=tokenizer.to_json())
 
 
-@pytest.mark.parametrize("rows", [0, 1, 7])
-@pytest.mark.parametrize("tied", [False, True])
-def test_new_rows_are_the_mean_of_those_in_use(rows: int, tied: bool) -> None:
-    before = base(rows, tied=tied)
-    used = loading.open_tokenizer(before).vocab_size
-    after, template, new_tokens = with_chat_format(before)
-    assert template is None and new_tokens == 2
-    tokenizer = loading.open_tokenizer(after)
-    assert [tokenizer.control_ids[name] for name in (IM_START, IM_END)] == [used, used + 1]
-    assert tokenizer.eos_id == before.config.eos_token_id
-    assert after.config == replace(before.config, vocab_size=max(used + rows, used + 2))
-    for name, shape in after.config.tensor_shapes().items():
-        found, old = after.tensors[name], before.tensors[name]
-        assert found.shape == shape
-        if name in EMBEDDINGS:
-            assert np.array_equal(found[:used], old[:used])
-            assert np.allclose(found[used : used + 2], old[:used].mean(axis=0, dtype=np.float64))
-            assert np.array_equal(found[used + 2 :], old[used + 2 :])
-        else:
-            assert np.array_equal(found, old)
+def test_new_rows_are_the_mean_of_those_in_use() -> None:
+    for tied in [False, True]:
+        for rows in [0, 1, 7]:
+            before = base(rows, tied=tied)
+            used = loading.open_tokenizer(before).vocab_size
+            after, template, new_tokens = with_chat_format(before)
+            assert template is None and new_tokens == 2
+            tokenizer = loading.open_tokenizer(after)
+            assert [tokenizer.control_ids[name] for name in (IM_START, IM_END)] == [used, used + 1]
+            assert tokenizer.eos_id == before.config.eos_token_id
+            assert after.config == replace(before.config, vocab_size=max(used + rows, used + 2))
+            for name, shape in after.config.tensor_shapes().items():
+                found, old = after.tensors[name], before.tensors[name]
+                assert found.shape == shape
+                if name in EMBEDDINGS:
+                    assert np.array_equal(found[:used], old[:used])
+                    assert np.allclose(found[used : used + 2], old[:used].mean(axis=0, dtype=np.float64))
+                    assert np.array_equal(found[used + 2 :], old[used + 2 :])
+                else:
+                    assert np.array_equal(found, old)
 
 
 def test_a_base_with_the_tokens_of_chatml_is_left_as_it_is() -> None:
@@ -97,18 +97,18 @@ def fine_tune(start: Checkpoint, **request: object) -> Done:
     return run_to_end(ready, extended)
 
 
-@pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.slow
-def test_with_lora_the_new_rows_are_trained_and_no_others(tied: bool) -> None:
-    start = base(context=128, tied=tied)
-    used = loading.open_tokenizer(start).vocab_size
-    done = fine_tune(start, lora=2, steps=5)
-    assert done.best_step > 0 and done.checkpoint.tokenizer_config_json.count("chat_template") == 1
-    for name in EMBEDDINGS[: 1 if tied else 2]:
-        found, old = done.checkpoint.tensors[name], start.tensors[name]
-        assert np.array_equal(found[:used], old)
-        assert (np.abs(found[used:] - old.mean(axis=0)) > 1e-6).any(axis=1).all()
-    assert done.checkpoint.config.extra_eos_ids == (used + 1,)
+def test_with_lora_the_new_rows_are_trained_and_no_others() -> None:
+    for tied in [False, True]:
+        start = base(context=128, tied=tied)
+        used = loading.open_tokenizer(start).vocab_size
+        done = fine_tune(start, lora=2, steps=5)
+        assert done.best_step > 0 and done.checkpoint.tokenizer_config_json.count("chat_template") == 1
+        for name in EMBEDDINGS[: 1 if tied else 2]:
+            found, old = done.checkpoint.tensors[name], start.tensors[name]
+            assert np.array_equal(found[:used], old)
+            assert (np.abs(found[used:] - old.mean(axis=0)) > 1e-6).any(axis=1).all()
+        assert done.checkpoint.config.extra_eos_ids == (used + 1,)
 
 
 @pytest.mark.slow

@@ -73,29 +73,29 @@ def test_if_the_base_model_knows_all_held_out_conversations_that_is_recorded() -
     assert notes and notes[0].startswith("the base model was trained on the held-out conversations, so")
 
 
-@pytest.mark.parametrize("is_file", [False, True])
-def test_conversations_with_held_out_text_are_left_out(tmp_path: Path, is_file: bool) -> None:
+def test_conversations_with_held_out_text_are_left_out(tmp_path: Path) -> None:
     """With --val FILE all conversations are trained on; the known answers have all in any case."""
-    text = letters(9000, 0)
-    (tmp_path / "c.txt").write_text(text)
-    (tmp_path / "val.txt").write_text(text[-900:])
-    corpus, val = (read_corpus([str(tmp_path / name)]) for name in ("c.txt", "val.txt"))
-    quoting = conversation("What does the end say?", f"It says: {text[-500:-200]}.")
-    every = [*(conversation(*pair) for pair in PAIRS), quoting]
-    ready = prepare(
-        PlanRequest(steps=30, context=512), corpus, conversations=inputs(every, held_out=0.0),
-        held_out=val if is_file else 0.1,
-    )  # fmt: skip
-    assert ready.conversations is not None
-    assert (quoting in ready.conversations.split.training) == is_file
-    record = ready.record.document["conversations"]
-    assert (record["training"], record["dropped"]) == ((36, 0) if is_file else (35, 1))
-    assert ("of it also occurs in the training text" in row(ready.plan, "corpus").reason) == is_file
-    left_out = "1 left out: passages of the held-out text occur in them"
-    assert (left_out in row(ready.plan, "conversations").reason) != is_file
-    checkpoint = random_checkpoint(ready.plan.model)
-    store_known_answers(checkpoint, ready.conversations)
-    assert checkpoint.known_answers is not None and len(checkpoint.known_answers.pairs) == 36
+    for is_file in [False, True]:
+        text = letters(9000, 0)
+        (tmp_path / "c.txt").write_text(text)
+        (tmp_path / "val.txt").write_text(text[-900:])
+        corpus, val = (read_corpus([str(tmp_path / name)]) for name in ("c.txt", "val.txt"))
+        quoting = conversation("What does the end say?", f"It says: {text[-500:-200]}.")
+        every = [*(conversation(*pair) for pair in PAIRS), quoting]
+        ready = prepare(
+            PlanRequest(steps=30, context=512), corpus, conversations=inputs(every, held_out=0.0),
+            held_out=val if is_file else 0.1,
+        )  # fmt: skip
+        assert ready.conversations is not None
+        assert (quoting in ready.conversations.split.training) == is_file
+        record = ready.record.document["conversations"]
+        assert (record["training"], record["dropped"]) == ((36, 0) if is_file else (35, 1))
+        assert ("of it also occurs in the training text" in row(ready.plan, "corpus").reason) == is_file
+        left_out = "1 left out: passages of the held-out text occur in them"
+        assert (left_out in row(ready.plan, "conversations").reason) != is_file
+        checkpoint = random_checkpoint(ready.plan.model)
+        store_known_answers(checkpoint, ready.conversations)
+        assert checkpoint.known_answers is not None and len(checkpoint.known_answers.pairs) == 36
 
 
 def test_the_tokenizer_knows_the_roles() -> None:
@@ -130,20 +130,17 @@ def test_the_record_describes_the_conversations() -> None:
     assert bytes.fromhex(ready.record.document["seen_bytes"]) == bytes(sorted(set(text.encode())))
 
 
-@pytest.mark.parametrize(
-    ("answers", "labels"),
-    [
+def test_few_different_answers_are_labels() -> None:
+    for answers, labels in [
         (["a"] * 5 + ["b"] * 20 + ["c"] * 5, ["b", "a", "c"]),
         (["a"] * 28 + ["b"] * 2, []),  # too rare
         (["a"] * 30, []),  # no choice
         ([str(i % 21) for i in range(210)], []),  # too many
-    ],
-)
-def test_few_different_answers_are_labels(answers: list[str], labels: list[str]) -> None:
-    pairs = [conversation(f"question {i}", answer) for i, answer in enumerate(answers)]
-    ready = prepared(conversations=replace(inputs(), files=(conversation_file(pairs),), held_out=0.0))
-    assert ready.conversations is not None
-    assert ready.conversations.labels == labels
+    ]:
+        pairs = [conversation(f"question {i}", answer) for i, answer in enumerate(answers)]
+        ready = prepared(conversations=replace(inputs(), files=(conversation_file(pairs),), held_out=0.0))
+        assert ready.conversations is not None
+        assert ready.conversations.labels == labels
 
 
 def test_the_plan_says_what_is_trained_on() -> None:

@@ -52,8 +52,7 @@ def test_a_run_stores_training_and_held_out_pairs_and_a_minimum_between_related_
     assert model.known_answers is not None and model.known_answers.min_confidence == module.TYPICAL
 
 
-@pytest.mark.parametrize("asked", [1, module.MIN_QUESTIONS - 1, module.MIN_QUESTIONS, 6])
-def test_the_fit_ends_in_time_with_fewer_questions_and_says_so(asked: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def check_the_fit_ends_in_time_with_fewer_questions_and_says_so(asked: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each question takes a second."""
     ready = prepared(steps=1)
     model, conversations = run_to_end(ready).checkpoint, ready.conversations
@@ -78,6 +77,12 @@ def test_the_fit_ends_in_time_with_fewer_questions_and_says_so(asked: int, monke
     assert ("was fitted" if is_fitted else "has its default, 0.5") in note
     assert model.known_answers is not None
     assert (model.known_answers.min_confidence != module.TYPICAL) == is_fitted
+
+
+def test_the_fit_ends_in_time_with_fewer_questions_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    for asked in [1, module.MIN_QUESTIONS - 1, module.MIN_QUESTIONS, 6]:
+        with monkeypatch.context() as patch:
+            check_the_fit_ends_in_time_with_fewer_questions_and_says_so(asked, patch)
 
 
 def test_pairs_are_the_turns_that_are_learned() -> None:

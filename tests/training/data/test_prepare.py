@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 
 import pytest
 from hypothesis import given
@@ -23,15 +24,17 @@ from tests.data.text.test_split import letters
 from tests.data.tokenizers.test_training import corpus_of, words
 from tests.training.plans import prepare, row
 
+CACHED_BYTES = corpus_tokens.CACHED_BYTES
 
-@pytest.mark.parametrize(("share", "held_bytes"), [(0.1, 1000), (0.25, 2500), (0.0, 0)])
-def test_the_end_of_the_corpus_is_held_out_to_the_byte(tmp_path, share, held_bytes):
-    text = words(3000)[:10_000]
-    assert len(text) == 10_000
-    ready = prepare(PlanRequest(steps=5), corpus_of(tmp_path, text), held_out=share)
-    cut = len(text) - held_bytes
-    assert ready.tokenizer.decode(ready.tokens.tolist()) == text[:cut]
-    assert ready.tokenizer.decode(ready.held_out.tolist()) == text[cut:]
+
+def test_the_end_of_the_corpus_is_held_out_to_the_byte(tmp_path) -> None:
+    for share, held_bytes in [(0.1, 1000), (0.25, 2500), (0.0, 0)]:
+        text = words(3000)[:10_000]
+        assert len(text) == 10_000
+        ready = prepare(PlanRequest(steps=5), corpus_of(tmp_path, text), held_out=share)
+        cut = len(text) - held_bytes
+        assert ready.tokenizer.decode(ready.tokens.tolist()) == text[:cut]
+        assert ready.tokenizer.decode(ready.held_out.tolist()) == text[cut:]
 
 
 def test_a_tenth_is_held_out_by_default(tmp_path):
@@ -48,13 +51,11 @@ def test_no_character_is_cut_or_lost_by_the_split(tmp_path):
         assert len(last.encode()) == pytest.approx(len(text.encode()) * share, abs=4)
 
 
-@pytest.mark.parametrize("kind", ["gzip", "UTF-16"])
-@pytest.mark.parametrize("budget", [{"seconds": 1.0}, {"steps": 5}], ids=str)
-def test_a_compressed_text_is_prepared_like_a_plain_one_and_read_once(tmp_path, monkeypatch, kind, budget):
+def check_a_compressed_text_is_prepared_like_a_plain_one_and_read_once(tmp_path, monkeypatch, kind, budget) -> None:
     monkeypatch.setattr(recipe, "MIN_BYTES", 5000)
     monkeypatch.setattr(recipe, "CPU_BYTES_FACTOR", 5000.0)
     text = words(20_000) + words(3000, 1, "りんごé🍎")
-    (tmp_path / "compressed").mkdir()
+    (tmp_path / "compressed").mkdir(exist_ok=True)
     path = tmp_path / "compressed" / "0.txt"  # the name as in the record
     path.write_bytes(gzip.compress(text.encode()) if kind == "gzip" else text.encode("utf-16"))
     unpacked = []  # in a child process
@@ -72,6 +73,13 @@ def test_a_compressed_text_is_prepared_like_a_plain_one_and_read_once(tmp_path, 
     assert compressed.tokenizer.to_json() == plain.tokenizer.to_json()
     assert compressed.tokens.tolist() == plain.tokens.tolist()
     assert compressed.held_out.tolist() == plain.held_out.tolist()
+
+
+def test_a_compressed_text_is_prepared_like_a_plain_one_and_read_once(tmp_path, monkeypatch) -> None:
+    for budget in [{"seconds": 1.0}, {"steps": 5}]:
+        for kind in ["gzip", "UTF-16"]:
+            with monkeypatch.context() as patch:
+                check_a_compressed_text_is_prepared_like_a_plain_one_and_read_once(tmp_path, patch, kind, budget)
 
 
 def test_a_validation_corpus_is_held_out_whole(tmp_path):
@@ -155,29 +163,29 @@ def test_the_ends_of_near_duplicates_are_recorded_as_left_out(tmp_path):
     assert rule == ready.record.held_out.from_ and rule in row(ready.plan, "corpus").reason
 
 
-@pytest.mark.parametrize("sampled", [False, True])
-def test_training_text_that_repeats_held_out_text_is_not_read(tmp_path, monkeypatch, sampled):
+def test_training_text_that_repeats_held_out_text_is_not_read(tmp_path, monkeypatch) -> None:
     """A book beside its chapters, whole or as far as there is time to read it."""
-    monkeypatch.setattr(recipe, "CPU_BYTES_FACTOR", 1)
-    monkeypatch.setattr(recipe, "MIN_BYTES", 320_000)
-    chapters = [letters(60_000, seed) for seed in range(6)]
-    corpus = corpus_of(tmp_path, "\n".join(chapters), *chapters)
-    request = PlanRequest(seconds=2.0) if sampled else PlanRequest(steps=5)
-    ready = prepare(request, corpus, characters=True)
-    held_out = ready.tokenizer.decode(ready.held_out.tolist())
-    trained = ready.tokenizer.decode(ready.tokens.tolist())
-    assert trained == "".join("".join(text) for text in ready.read.texts())
-    assert (200_000 if sampled else 540_000) < len(trained) < (310_000 if sampled else 620_000)
-    pieces = [held_out[i : i + 200] for i in range(0, len(held_out) - 199, 200)]
-    assert not any(piece in trained for piece in pieces) and "known_share" not in ready.record.document["held_out"]
-    assert ready.record.held_out.from_.endswith(" bytes elsewhere, which repeat it, are left out")
-    assert ready.record.held_out.from_ in row(ready.plan, "corpus").reason
-    if not sampled:
-        assert ready.record.train_bytes == ready.record.read_bytes == len(trained)
-        lengths = trained_lengths(ready.record.stages)
-        ends = dict.fromkeys(corpus.documents, 0)
-        ends |= {part.document: part.end for part in ready.read.contents}
-        assert lengths == {document.sha256: end for document, end in ends.items()}
+    for sampled in [False, True]:
+        monkeypatch.setattr(recipe, "CPU_BYTES_FACTOR", 1)
+        monkeypatch.setattr(recipe, "MIN_BYTES", 320_000)
+        chapters = [letters(60_000, seed) for seed in range(6)]
+        corpus = corpus_of(tmp_path, "\n".join(chapters), *chapters)
+        request = PlanRequest(seconds=2.0) if sampled else PlanRequest(steps=5)
+        ready = prepare(request, corpus, characters=True)
+        held_out = ready.tokenizer.decode(ready.held_out.tolist())
+        trained = ready.tokenizer.decode(ready.tokens.tolist())
+        assert trained == "".join("".join(text) for text in ready.read.texts())
+        assert (200_000 if sampled else 540_000) < len(trained) < (310_000 if sampled else 620_000)
+        pieces = [held_out[i : i + 200] for i in range(0, len(held_out) - 199, 200)]
+        assert not any(piece in trained for piece in pieces) and "known_share" not in ready.record.document["held_out"]
+        assert ready.record.held_out.from_.endswith(" bytes elsewhere, which repeat it, are left out")
+        assert ready.record.held_out.from_ in row(ready.plan, "corpus").reason
+        if not sampled:
+            assert ready.record.train_bytes == ready.record.read_bytes == len(trained)
+            lengths = trained_lengths(ready.record.stages)
+            ends = dict.fromkeys(corpus.documents, 0)
+            ends |= {part.document: part.end for part in ready.read.contents}
+            assert lengths == {document.sha256: end for document, end in ends.items()}
 
 
 def test_validation_text_that_is_in_the_training_text_is_noted(tmp_path):
@@ -192,22 +200,26 @@ def test_validation_text_that_is_in_the_training_text_is_noted(tmp_path):
     assert row(ready.plan, "corpus").reason.endswith(f"the 5,000 bytes of val.txt; {known}")
 
 
-@pytest.mark.parametrize("as_file", [False, True])
-def test_no_held_out_text_is_what_the_base_model_was_trained_on(tmp_path, as_file):
+def test_no_held_out_text_is_what_the_base_model_was_trained_on(tmp_path) -> None:
     """The base model was trained on nine tenths of a text of which now the last fifth is held out, or all as --val."""
-    text = words(1000)
-    corpus = corpus_of(tmp_path, text)
-    first = prepare(PlanRequest(steps=5), corpus)
-    held_out = corpus if as_file else 0.2
-    ready = prepare(PlanRequest(steps=5), corpus, held_out=held_out, base_record=first.record)
-    assert ready.tokenizer.decode(ready.held_out.tolist()) == text[len(text) - round(0.1 * len(text)) :]
-    seen = round(0.9 * len(text)) if as_file else round(0.2 * len(text)) - round(0.1 * len(text))
-    assert f"without {seen:,} bytes that the base model was trained on" in row(ready.plan, "corpus").reason
-    assert "seen_by_base" not in ready.record.document["held_out"]
-    if not as_file:
-        assert trained_lengths(ready.record.stages) == {corpus.documents[0].sha256: len(text) - round(0.2 * len(text))}
-    again = prepare(PlanRequest(steps=5), corpus, base_record=first.record)  # the same tenth
-    assert again.record.to_json() == {key: value for key, value in first.record.document.items() if key != "seen_bytes"}
+    for as_file in [False, True]:
+        text = words(1000)
+        corpus = corpus_of(tmp_path, text)
+        first = prepare(PlanRequest(steps=5), corpus)
+        held_out = corpus if as_file else 0.2
+        ready = prepare(PlanRequest(steps=5), corpus, held_out=held_out, base_record=first.record)
+        assert ready.tokenizer.decode(ready.held_out.tolist()) == text[len(text) - round(0.1 * len(text)) :]
+        seen = round(0.9 * len(text)) if as_file else round(0.2 * len(text)) - round(0.1 * len(text))
+        assert f"without {seen:,} bytes that the base model was trained on" in row(ready.plan, "corpus").reason
+        assert "seen_by_base" not in ready.record.document["held_out"]
+        if not as_file:
+            assert trained_lengths(ready.record.stages) == {
+                corpus.documents[0].sha256: len(text) - round(0.2 * len(text))
+            }
+        again = prepare(PlanRequest(steps=5), corpus, base_record=first.record)  # the same tenth
+        assert again.record.to_json() == {
+            key: value for key, value in first.record.document.items() if key != "seen_bytes"
+        }
 
 
 def test_without_other_held_out_text_it_is_said_that_the_base_model_knows_it(tmp_path):
@@ -240,11 +252,11 @@ def test_a_given_tokenizer_is_used(tmp_path):
     assert ready.plan.model.vocab_size == given_one.vocab_size
 
 
-@pytest.mark.parametrize("text", ["a" * 300_000, "👨\u200d👩\u200d👧\u200d👦" * 5000], ids=["a", "emoji"])
-def test_a_repetitive_text_is_not_too_short(tmp_path, text):
+def test_a_repetitive_text_is_not_too_short(tmp_path) -> None:
     """With tokens of any length these were 9 and 6 tokens, "too short"."""
-    ready = prepare(PlanRequest(steps=5), corpus_of(tmp_path, text))
-    assert len(ready.tokens) > 1000 and ready.plan.train.context >= 64
+    for text in ["a" * 300_000, "👨\u200d👩\u200d👧\u200d👦" * 5000]:
+        ready = prepare(PlanRequest(steps=5), corpus_of(tmp_path, text))
+        assert len(ready.tokens) > 1000 and ready.plan.train.context >= 64
 
 
 def test_the_error_of_a_short_corpus_names_its_bytes(tmp_path):
@@ -252,16 +264,18 @@ def test_the_error_of_a_short_corpus_names_its_bytes(tmp_path):
         prepare(PlanRequest(steps=5), corpus_of(tmp_path, "a" * 100))
 
 
-@pytest.mark.parametrize(
-    ("before", "fine_tunes", "expected"),
-    [(None, False, b" ab"), (b"xy", False, b" ab"), (b"xy", True, b" abxy"), (None, True, None)],
-)
-def test_seen_bytes_include_those_of_the_base_model(tmp_path, before, fine_tunes, expected):
-    tokenizer = Tokenizer.train_bpe(["ab xy"], 261).for_model(before)
-    base = ModelConfig(261, 32, 64, 2, 4, 2, 8, 32) if fine_tunes else None
-    ready = prepare(PlanRequest(steps=5), corpus_of(tmp_path, "ab ba " * 300), tokenizer=tokenizer, base=base)
-    assert ready.tokenizer.seen_bytes == expected
-    assert ready.record.document.get("seen_bytes") == (expected.hex() if expected else None)
+def test_seen_bytes_include_those_of_the_base_model(tmp_path) -> None:
+    for before, fine_tunes, expected in [
+        (None, False, b" ab"),
+        (b"xy", False, b" ab"),
+        (b"xy", True, b" abxy"),
+        (None, True, None),
+    ]:
+        tokenizer = Tokenizer.train_bpe(["ab xy"], 261).for_model(before)
+        base = ModelConfig(261, 32, 64, 2, 4, 2, 8, 32) if fine_tunes else None
+        ready = prepare(PlanRequest(steps=5), corpus_of(tmp_path, "ab ba " * 300), tokenizer=tokenizer, base=base)
+        assert ready.tokenizer.seen_bytes == expected
+        assert ready.record.document.get("seen_bytes") == (expected.hex() if expected else None)
 
 
 def test_a_short_corpus_is_an_error(tmp_path):
@@ -269,17 +283,7 @@ def test_a_short_corpus_is_an_error(tmp_path):
         prepare(PlanRequest(steps=5), corpus_of(tmp_path, "few words"), characters=True)
 
 
-@pytest.mark.parametrize(
-    ("request_", "most"),
-    [
-        (PlanRequest(seconds=20.0, threads=2), 1024),
-        (PlanRequest(seconds=300.0, threads=2), 4096),
-        (PlanRequest(seconds=3600.0, threads=2), 8192),
-        (PlanRequest(seconds=20.0, device="cuda"), 8192),
-        (PlanRequest(steps=10), 8192),
-    ],
-)
-def test_little_time_limits_the_vocabulary(tmp_path, monkeypatch, request_, most):
+def check_little_time_limits_the_vocabulary(tmp_path, monkeypatch, request_, most) -> None:
     wanted = []
     small = Tokenizer.train_char(["ab"])
     monkeypatch.setattr(Tokenizer, "train_bpe", lambda texts, size: wanted.append(size) or small)
@@ -287,6 +291,18 @@ def test_little_time_limits_the_vocabulary(tmp_path, monkeypatch, request_, most
     monkeypatch.setattr(type(corpus), "text_bytes", 10**9)
     prepare(request_, corpus)
     assert wanted == [most]
+
+
+def test_little_time_limits_the_vocabulary(tmp_path, monkeypatch) -> None:
+    for request_, most in [
+        (PlanRequest(seconds=20.0, threads=2), 1024),
+        (PlanRequest(seconds=300.0, threads=2), 4096),
+        (PlanRequest(seconds=3600.0, threads=2), 8192),
+        (PlanRequest(seconds=20.0, device="cuda"), 8192),
+        (PlanRequest(steps=10), 8192),
+    ]:
+        with monkeypatch.context() as patch:
+            check_little_time_limits_the_vocabulary(tmp_path, patch, request_, most)
 
 
 def test_of_a_text_too_long_for_the_time_budget_parts_are_read(tmp_path, monkeypatch):
@@ -319,21 +335,23 @@ def test_without_a_time_budget_all_text_is_read(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("budget", [{"steps": 5}, {"seconds": 2.0, "threads": 2}], ids=str)
-def test_a_run_is_prepared_the_same_whether_its_tokens_are_cached(tmp_path, monkeypatch, budget):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(recipe, "MIN_BYTES", 20_000)
-    monkeypatch.setattr(recipe, "CPU_BYTES_FACTOR", 1)
-    monkeypatch.setattr(corpus_tokens, "PIECE_BYTES", 3000)
-    corpus = corpus_of(tmp_path, words(9000), words(20, 1), words(5000, 2, "りんごé🍎"))
-    plain = prepare(PlanRequest(**budget), corpus)
-    monkeypatch.setattr(corpus_tokens, "CACHED_BYTES", 1000)
-    made, read = (prepare(PlanRequest(**budget), corpus) for _ in range(2))
-    assert len(list((tmp_path / "cache" / "llmcli").iterdir())) == 1
-    for cached in (made, read):
-        assert cached.record == plain.record and cached.plan == plain.plan
-        assert cached.tokens.tolist() == plain.tokens.tolist()
-        assert cached.tokenizer.seen_bytes == plain.tokenizer.seen_bytes
+def test_a_run_is_prepared_the_same_whether_its_tokens_are_cached(tmp_path, monkeypatch) -> None:
+    for budget in [{"steps": 5}, {"seconds": 2.0, "threads": 2}]:
+        shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        monkeypatch.setattr(corpus_tokens, "CACHED_BYTES", CACHED_BYTES)
+        monkeypatch.setattr(recipe, "MIN_BYTES", 20_000)
+        monkeypatch.setattr(recipe, "CPU_BYTES_FACTOR", 1)
+        monkeypatch.setattr(corpus_tokens, "PIECE_BYTES", 3000)
+        corpus = corpus_of(tmp_path, words(9000), words(20, 1), words(5000, 2, "りんごé🍎"))
+        plain = prepare(PlanRequest(**budget), corpus)
+        monkeypatch.setattr(corpus_tokens, "CACHED_BYTES", 1000)
+        made, read = (prepare(PlanRequest(**budget), corpus) for _ in range(2))
+        assert len(list((tmp_path / "cache" / "llmcli").iterdir())) == 1
+        for cached in (made, read):
+            assert cached.record == plain.record and cached.plan == plain.plan
+            assert cached.tokens.tolist() == plain.tokens.tolist()
+            assert cached.tokenizer.seen_bytes == plain.tokenizer.seen_bytes
 
 
 def test_no_more_of_the_held_out_text_is_read_than_an_evaluation_covers(tmp_path, monkeypatch):

@@ -4,31 +4,43 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from llmcli.config import TrainConfig
 from llmcli.training.data.run_data import BatchSchedule, window_length
 from tests.training.small_runs import prepared
 
 
-@pytest.mark.parametrize(
-    ("progress", "context", "expected"),
-    [(0.0, 256, 64), (0.19, 256, 64), (0.2, 256, 128), (0.5, 256, 256), (1.0, 256, 256), (0.0, 32, 16), (0.0, 8, 8),
-     (0.0, 100, 25), (0.0, 90, 30), (0.2, 90, 45), (0.0, 77, 77), (0.3, 77, 77)],
-)  # fmt: skip
-def test_windows_grow(progress: float, context: int, expected: int) -> None:
-    settings = TrainConfig(steps=1, context=context)
-    assert window_length(progress, settings) == expected
-    assert window_length(progress, replace(settings, recipe="fine-tune")) == context
+def test_windows_grow() -> None:
+    for progress, context, expected in [
+        (0.0, 256, 64),
+        (0.19, 256, 64),
+        (0.2, 256, 128),
+        (0.5, 256, 256),
+        (1.0, 256, 256),
+        (0.0, 32, 16),
+        (0.0, 8, 8),
+        (0.0, 100, 25),
+        (0.0, 90, 30),
+        (0.2, 90, 45),
+        (0.0, 77, 77),
+        (0.3, 77, 77),
+    ]:
+        settings = TrainConfig(steps=1, context=context)
+        assert window_length(progress, settings) == expected
+        assert window_length(progress, replace(settings, recipe="fine-tune")) == context
 
 
-@pytest.mark.parametrize(
-    ("progress", "context", "expected"),
-    [(0.0, 1024, 512), (0.49, 1024, 512), (0.5, 1024, 1024), (1.0, 1024, 1024), (0.0, 32, 16), (0.0, 24, 24),
-     (0.0, 8, 8)],
-)  # fmt: skip
-def test_windows_start_longer_with_induction_heads(progress: float, context: int, expected: int) -> None:
-    assert window_length(progress, TrainConfig(steps=1, context=context, induction=True)) == expected
+def test_windows_start_longer_with_induction_heads() -> None:
+    for progress, context, expected in [
+        (0.0, 1024, 512),
+        (0.49, 1024, 512),
+        (0.5, 1024, 1024),
+        (1.0, 1024, 1024),
+        (0.0, 32, 16),
+        (0.0, 24, 24),
+        (0.0, 8, 8),
+    ]:
+        assert window_length(progress, TrainConfig(steps=1, context=context, induction=True)) == expected
 
 
 def test_every_batch_has_the_same_number_of_tokens(tmp_path: Path) -> None:

@@ -69,21 +69,19 @@ def test_the_reserve_for_final_evaluations_is_bounded() -> None:
     assert made.seconds_left(50.0, 1_000_000) == pytest.approx(50 - LARGEST_RESERVE * 60)
 
 
-@pytest.mark.parametrize(
-    ("processor_seconds", "slowdown"), [(0.2, 1.0), (0.05, 4.0), (0.4, 1.0), (0.0, 1.0), (0.002, 100.0)]
-)
-def test_the_reserve_of_the_caller_grows_while_the_processor_is_busy(processor_seconds: float, slowdown: float) -> None:
+def test_the_reserve_of_the_caller_grows_while_the_processor_is_busy() -> None:
     """Two seconds of its work take eight if a step of 0.2 s got 0.05 s of processor time; two threads may use more than
     the time that passes, and 0 is unknown. At most a quarter of the time after planning is reserved."""
-    made = TimeBudget(100.0, reserve=2.0, training_began=40.0)
-    assert made.deadline == 98.0
-    for _ in range(RECENT_STEPS):
-        made.add_step(0.2, 100, processor_seconds)
-    assert made.slowdown == pytest.approx(slowdown)
-    assert made.deadline == pytest.approx(100 - min(2 * slowdown, 0.25 * 60))
-    for _ in range(RECENT_STEPS):
-        made.add_step(0.2, 100, 0.1)  # only recent steps count
-    assert made.deadline == pytest.approx(96.0)
+    for processor_seconds, slowdown in [(0.2, 1.0), (0.05, 4.0), (0.4, 1.0), (0.0, 1.0), (0.002, 100.0)]:
+        made = TimeBudget(100.0, reserve=2.0, training_began=40.0)
+        assert made.deadline == 98.0
+        for _ in range(RECENT_STEPS):
+            made.add_step(0.2, 100, processor_seconds)
+        assert made.slowdown == pytest.approx(slowdown)
+        assert made.deadline == pytest.approx(100 - min(2 * slowdown, 0.25 * 60))
+        for _ in range(RECENT_STEPS):
+            made.add_step(0.2, 100, 0.1)  # only recent steps count
+        assert made.deadline == pytest.approx(96.0)
 
 
 def test_before_the_first_step_the_whole_run_says_how_busy_the_processor_is() -> None:
@@ -155,11 +153,11 @@ def test_without_a_time_limit_no_step_has_a_deadline() -> None:
     assert clock.step_deadline(first=True) == clock.step_deadline(first=False) == math.inf
 
 
-@pytest.mark.parametrize(("seconds", "first", "later"), [(8.0, 4 + 10, 3), (80.0, 75, 75), (20.0, 15, 15)])
-def test_the_first_step_may_take_longer_than_the_run_has_left(seconds: float, first: float, later: float) -> None:
+def test_the_first_step_may_take_longer_than_the_run_has_left() -> None:
     """At least 10 s; all others end 5 s before the time limit."""
-    clock = Time().clock(seconds)
-    assert (clock.step_deadline(first=True), clock.step_deadline(first=False)) == (first, later)
+    for seconds, first, later in [(8.0, 4 + 10, 3), (80.0, 75, 75), (20.0, 15, 15)]:
+        clock = Time().clock(seconds)
+        assert (clock.step_deadline(first=True), clock.step_deadline(first=False)) == (first, later)
 
 
 def test_a_run_that_is_late_gets_a_little_more_time_once() -> None:
@@ -186,14 +184,14 @@ def test_a_resumed_run_counts_the_seconds_of_the_stopped_one() -> None:
     assert clock.read() == (40, 26) and clock.elapsed == 40
 
 
-@pytest.mark.parametrize(("saved", "expected"), [({}, 20.0), ({"step_seconds": 15.0}, 15.0)])
-def test_a_resumed_run_with_a_time_limit_knows_the_seconds_in_steps(saved: dict[str, float], expected: float) -> None:
-    time = Time()
-    clock = time.clock(100.0)
-    clock.start({"seconds": 30.0, "trained_seconds": 20.0} | saved)
-    assert clock.budget is not None
-    clock.budget.add_step(2.0, 100)
-    assert clock.values()["step_seconds"] == expected + 2.0
+def test_a_resumed_run_with_a_time_limit_knows_the_seconds_in_steps() -> None:
+    for saved, expected in [({}, 20.0), ({"step_seconds": 15.0}, 15.0)]:
+        time = Time()
+        clock = time.clock(100.0)
+        clock.start({"seconds": 30.0, "trained_seconds": 20.0} | saved)
+        assert clock.budget is not None
+        clock.budget.add_step(2.0, 100)
+        assert clock.values()["step_seconds"] == expected + 2.0
 
 
 def test_a_pass_is_given_up_at_its_deadline_or_when_patience_is_over_after_a_stop_request() -> None:

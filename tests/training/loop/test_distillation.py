@@ -58,28 +58,28 @@ def new_model(seed: int) -> LanguageModel:
     return model.eval()
 
 
-@pytest.mark.parametrize("masked", [False, True])
-def test_the_gradients_are_those_of_both_kinds_of_targets(masked: bool) -> None:
-    model, teacher = new_model(0), new_model(1)
-    ids = torch.randint(0, 50, (3, 9), generator=torch.Generator().manual_seed(2))
-    learned = torch.rand(3, 9, generator=torch.Generator().manual_seed(3)) < 0.5 if masked else None
-    kept = torch.ones(3, 8, dtype=torch.bool) if learned is None else learned[:, 1:]
+def test_the_gradients_are_those_of_both_kinds_of_targets() -> None:
+    for masked in [False, True]:
+        model, teacher = new_model(0), new_model(1)
+        ids = torch.randint(0, 50, (3, 9), generator=torch.Generator().manual_seed(2))
+        learned = torch.rand(3, 9, generator=torch.Generator().manual_seed(3)) < 0.5 if masked else None
+        kept = torch.ones(3, 8, dtype=torch.bool) if learned is None else learned[:, 1:]
 
-    logits = model(ids[:, :-1])[kept]
-    by_text = F.cross_entropy(logits, ids[:, 1:][kept])
-    with torch.no_grad():
-        soft = torch.softmax(teacher(ids[:, :-1])[kept], -1)
-    by_teacher = -(soft * torch.log_softmax(logits, -1)).sum(-1).mean()
-    expected = torch.autograd.grad(0.7 * by_text + 0.3 * by_teacher, list(model.parameters()))
+        logits = model(ids[:, :-1])[kept]
+        by_text = F.cross_entropy(logits, ids[:, 1:][kept])
+        with torch.no_grad():
+            soft = torch.softmax(teacher(ids[:, :-1])[kept], -1)
+        by_teacher = -(soft * torch.log_softmax(logits, -1)).sum(-1).mean()
+        expected = torch.autograd.grad(0.7 * by_text + 0.3 * by_teacher, list(model.parameters()))
 
-    model.teacher = Teacher(teacher, 0.3)
-    loss = model.loss(ids, learned)
-    torch.autograd.backward(loss)
-    assert loss.item() == pytest.approx(by_text.item(), rel=1e-6)
-    for (name, parameter), gradient in zip(model.named_parameters(), expected, strict=True):
-        assert parameter.grad is not None
-        assert torch.allclose(parameter.grad, gradient, rtol=1e-4, atol=1e-6), name
-    assert all(parameter.grad is None for parameter in teacher.parameters())
+        model.teacher = Teacher(teacher, 0.3)
+        loss = model.loss(ids, learned)
+        torch.autograd.backward(loss)
+        assert loss.item() == pytest.approx(by_text.item(), rel=1e-6)
+        for (name, parameter), gradient in zip(model.named_parameters(), expected, strict=True):
+            assert parameter.grad is not None
+            assert torch.allclose(parameter.grad, gradient, rtol=1e-4, atol=1e-6), name
+        assert all(parameter.grad is None for parameter in teacher.parameters())
 
 
 @pytest.mark.slow
@@ -131,17 +131,17 @@ def test_a_stopped_run_resumes_in_either_stage(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("step", [12, 13])
-def test_an_interrupted_run_resumes_as_if_it_had_not_been_interrupted(tmp_path: Path, step: int) -> None:
-    ready = distilled(tmp_path / "c.txt", steps=24)
-    interrupted = run_until(ready, step, schedule=OFTEN)
-    assert result(interrupted).interrupted and result(interrupted).step == step
-    (state,) = only(interrupted, State)
-    assert isinstance(state, State)
-    rest = run(ready, schedule=OFTEN, resume_from=through_a_file(ready, state))
-    whole = run(ready, schedule=OFTEN)
-    assert losses(rest) == losses(whole)[step:]
-    assert_same_end(whole, rest)
+def test_an_interrupted_run_resumes_as_if_it_had_not_been_interrupted(tmp_path: Path) -> None:
+    for step in [12, 13]:
+        ready = distilled(tmp_path / "c.txt", steps=24)
+        interrupted = run_until(ready, step, schedule=OFTEN)
+        assert result(interrupted).interrupted and result(interrupted).step == step
+        (state,) = only(interrupted, State)
+        assert isinstance(state, State)
+        rest = run(ready, schedule=OFTEN, resume_from=through_a_file(ready, state))
+        whole = run(ready, schedule=OFTEN)
+        assert losses(rest) == losses(whole)[step:]
+        assert_same_end(whole, rest)
 
 
 @pytest.mark.slow

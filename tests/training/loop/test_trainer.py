@@ -150,14 +150,14 @@ def test_without_memory_for_the_final_evaluation_the_weights_are_kept_all_the_sa
         run_to_end(ready, compute=Compute(gradients, score))
 
 
-@pytest.mark.parametrize(("worse", "best_step"), [(0.9, 10), (1.1, 9)])
-def test_of_two_nearly_equal_evaluations_the_later_is_kept(tmp_path: Path, worse: float, best_step: int) -> None:
+def test_of_two_nearly_equal_evaluations_the_later_is_kept(tmp_path: Path) -> None:
     """The last of four evaluations is worse than the one before by a little less than TIE_MARGIN, or a little more."""
-    ready = prepared(tmp_path / "c.txt", steps=10)
-    last = 2.0 * (1 + worse * recipe.TIE_MARGIN)
-    scripted = ScriptedEvaluations(ready.tokenizer, [3.0, 2.5, 2.0, last, last])
-    schedule = Schedule(training_per_evaluated=0, min_progress=0.3)
-    assert run_to_end(ready, compute=scripted.compute, schedule=schedule).best_step == best_step
+    for worse, best_step in [(0.9, 10), (1.1, 9)]:
+        ready = prepared(tmp_path / "c.txt", steps=10)
+        last = 2.0 * (1 + worse * recipe.TIE_MARGIN)
+        scripted = ScriptedEvaluations(ready.tokenizer, [3.0, 2.5, 2.0, last, last])
+        schedule = Schedule(training_per_evaluated=0, min_progress=0.3)
+        assert run_to_end(ready, compute=scripted.compute, schedule=schedule).best_step == best_step
 
 
 def test_without_a_validation_slice_the_last_weights_are_kept(tmp_path: Path) -> None:
@@ -280,20 +280,7 @@ def test_weights_that_became_nan_are_never_the_best(tmp_path: Path) -> None:
 # ---- runs with a time limit
 
 
-@pytest.mark.parametrize(
-    ("speed", "slow_evaluation"),
-    [
-        pytest.param(lambda time: 90.0, 0, id="constant"),
-        pytest.param(lambda time: 90.0 if time < 100 else 30.0, 0, id="slower from half of it on"),
-        pytest.param(lambda time: 30.0 if time < 100 else 90.0, 0, id="faster from half of it on"),
-        pytest.param(lambda time: 90.0 if time < 180 else 30.0, 0, id="slower near the end"),
-        pytest.param(lambda time: 90.0 if time // 20 % 2 else 30.0, 0, id="slower now and then"),
-        pytest.param(lambda time: 90.0, 9, id="one slow evaluation"),
-        pytest.param(lambda time: 90.0, -1, id="every evaluation is slow"),
-    ],
-)
-@pytest.mark.slow
-def test_a_timed_run_ends_on_time_with_the_regularization_for_its_epochs(
+def check_a_timed_run_ends_on_time_with_the_regularization_for_its_epochs(
     tmp_path: Path, speed: Callable[[float], float], slow_evaluation: int
 ) -> None:
     ready = prepared(tmp_path / "c.txt", steps=None, seconds=200.0, batch_tokens=64)
@@ -323,8 +310,21 @@ def test_a_timed_run_ends_on_time_with_the_regularization_for_its_epochs(
     assert (dropout, token_split) in {regularize(share * epochs) for share in (0.85, 1.0, 1.15)}
 
 
-@pytest.mark.parametrize("speed", [2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0])
-def test_a_timed_run_of_few_steps_ends(tmp_path: Path, speed: float) -> None:
+@pytest.mark.slow
+def test_a_timed_run_ends_on_time_with_the_regularization_for_its_epochs(tmp_path: Path) -> None:
+    for speed, slow_evaluation in [
+        (lambda time: 90.0, 0),
+        (lambda time: 90.0 if time < 100 else 30.0, 0),
+        (lambda time: 30.0 if time < 100 else 90.0, 0),
+        (lambda time: 90.0 if time < 180 else 30.0, 0),
+        (lambda time: 90.0 if time // 20 % 2 else 30.0, 0),
+        (lambda time: 90.0, 9),
+        (lambda time: 90.0, -1),
+    ]:
+        check_a_timed_run_ends_on_time_with_the_regularization_for_its_epochs(tmp_path, speed, slow_evaluation)
+
+
+def check_a_timed_run_of_few_steps_ends(tmp_path: Path, speed: float) -> None:
     ready = prepared(tmp_path / "c.txt", steps=None, seconds=200.0, batch_tokens=64)
     machine = SimulatedMachine(lambda time: speed)
     task = replace(ready.task, request=PlanRequest(seconds=200.0))
@@ -334,8 +334,12 @@ def test_a_timed_run_of_few_steps_ends(tmp_path: Path, speed: float) -> None:
     assert done.step > 1 and done.seconds < 250
 
 
-@pytest.mark.parametrize("seconds", [200.0, None])
-def test_a_model_without_time_to_load_it_again_is_not_evaluated(
+def test_a_timed_run_of_few_steps_ends(tmp_path: Path) -> None:
+    for speed in [2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0]:
+        check_a_timed_run_of_few_steps_ends(tmp_path, speed)
+
+
+def check_a_model_without_time_to_load_it_again_is_not_evaluated(
     tmp_path: Path, seconds: float | None, monkeypatch
 ) -> None:
     monkeypatch.setattr(final_evaluation, "LOADING_SECONDS_PER_MILLION", 1e6)
@@ -347,9 +351,13 @@ def test_a_model_without_time_to_load_it_again_is_not_evaluated(
     assert done.checkpoint.tensors and bool(done.score) == (seconds is None)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("fine_tunes", [False, True])
-def test_evaluations_without_end_do_not_make_a_run_late(tmp_path: Path, fine_tunes: bool) -> None:
+def test_a_model_without_time_to_load_it_again_is_not_evaluated(tmp_path: Path, monkeypatch) -> None:
+    for seconds in [200.0, None]:
+        with monkeypatch.context() as patch:
+            check_a_model_without_time_to_load_it_again_is_not_evaluated(tmp_path, seconds, patch)
+
+
+def check_evaluations_without_end_do_not_make_a_run_late(tmp_path: Path, fine_tunes: bool) -> None:
     """A step takes two seconds. Each pass of an evaluation would take an hour; it is asked every second whether to
     stop."""
     base = run_to_end(prepared(tmp_path / "c.txt", steps=4)).checkpoint if fine_tunes else None
@@ -373,6 +381,12 @@ def test_evaluations_without_end_do_not_make_a_run_late(tmp_path: Path, fine_tun
     assert done.score is None and not done.interrupted
     assert done.step >= 5 and done.best_step == done.step  # no evaluation chose any weights
     assert done.seconds <= 200 + 5
+
+
+@pytest.mark.slow
+def test_evaluations_without_end_do_not_make_a_run_late(tmp_path: Path) -> None:
+    for fine_tunes in [False, True]:
+        check_evaluations_without_end_do_not_make_a_run_late(tmp_path, fine_tunes)
 
 
 def test_the_caller_gets_the_time_that_it_reserves(tmp_path: Path) -> None:

@@ -52,30 +52,31 @@ def test_a_single_requested_size_leaves_the_other_to_the_planner():
     assert wide.hidden_size == 80 and wide.num_hidden_layers in {layers for layers, _ in recipe.SHAPES}
 
 
-@pytest.mark.parametrize(
-    ("requested", "message"),
-    [
+def test_requests_that_give_no_model_are_wrong_usage() -> None:
+    for requested, message in [
         ({"heads": 7}, "7 heads do not divide width"),
         ({"width": 64, "heads": 4, "kv_heads": 3}, "`kv_heads`"),
         ({"width": 64, "heads": 2, "kv_heads": 4}, "`kv_heads`"),
         ({"width": 66, "heads": 2}, "even"),
         ({"width": 101}, "must be even for rotary embeddings: `width` / `heads`, found 101 / 1"),
-    ],
-)
-def test_requests_that_give_no_model_are_wrong_usage(requested, message):
-    with pytest.raises(LLMError, match=message) as caught:
-        plan(PlanRequest(**requested))
-    assert caught.value.exit_code == 2
+    ]:
+        with pytest.raises(LLMError, match=message) as caught:
+            plan(PlanRequest(**requested))
+        assert caught.value.exit_code == 2
 
 
-@pytest.mark.parametrize("width", [100, 130, 200])
-def test_a_width_alone_gets_heads_that_divide_it(width):
-    model = plan(PlanRequest(width=width)).model
-    assert model.hidden_size == width == model.num_attention_heads * model.head_dim
+def test_a_width_alone_gets_heads_that_divide_it() -> None:
+    for width in [100, 130, 200]:
+        model = plan(PlanRequest(width=width)).model
+        assert model.hidden_size == width == model.num_attention_heads * model.head_dim
 
 
-@pytest.mark.parametrize("width", [2, 6, 30, 97, 128, 1000, 4096, 999_998])
-def test_the_heads_are_those_of_an_exhaustive_search(width):
+def check_the_heads_are_those_of_an_exhaustive_search(width) -> None:
     preferred = 32 if width < 96 else 64
     possible = [n for n in range(1, width // 2 + 1) if width % (2 * n) == 0]
     assert _heads(width) == min(possible, key=lambda heads: abs(math.log(width / heads / preferred)), default=1)
+
+
+def test_the_heads_are_those_of_an_exhaustive_search() -> None:
+    for width in [2, 6, 30, 97, 128, 1000, 4096, 999_998]:
+        check_the_heads_are_those_of_an_exhaustive_search(width)

@@ -6,15 +6,14 @@ from llmcli.errors import LLMError
 from llmcli.training.planning.plan import PlanRequest
 
 
-@pytest.mark.parametrize(("experts", "active"), [(4, 5), (None, 2)])
-def test_experts_out_of_range_are_wrong_usage(experts, active):
-    with pytest.raises(LLMError, match="`active`"):
-        PlanRequest(experts=experts, active=active)
+def test_experts_out_of_range_are_wrong_usage() -> None:
+    for experts, active in [(4, 5), (None, 2)]:
+        with pytest.raises(LLMError, match="`active`"):
+            PlanRequest(experts=experts, active=active)
 
 
-@pytest.mark.parametrize(
-    ("requested", "message"),
-    [
+def test_conflicting_requests_are_wrong_usage() -> None:
+    for requested, message in [
         ({"seconds": 60.0, "steps": 10}, "`seconds` and `steps`"),
         ({"seconds": 60.0, "epochs": 2.0}, "`seconds` and `epochs`"),
         ({"steps": 10, "epochs": 2.0}, "`steps` and `epochs`"),
@@ -27,9 +26,7 @@ def test_experts_out_of_range_are_wrong_usage(experts, active):
         ({"epochs": -1.0}, "`epochs`"),
         ({"epochs": float("nan")}, "`epochs`"),
         ({"epochs": float("inf")}, "`epochs`"),
-    ],
-)
-def test_conflicting_requests_are_wrong_usage(requested, message):
-    with pytest.raises(LLMError, match=message) as caught:
-        PlanRequest(**requested)
-    assert caught.value.exit_code == 2
+    ]:
+        with pytest.raises(LLMError, match=message) as caught:
+            PlanRequest(**requested)
+        assert caught.value.exit_code == 2

@@ -18,8 +18,7 @@ from tests.training.plans import BASE, budgets, machines, plan, row, times, toke
 SHAPES = len(recipe.SHAPES)
 
 
-@pytest.mark.parametrize(("speed", "windows"), [(200.0, 1), (400.0, 1), (500.0, 2)])
-def test_on_a_slow_machine_batches_are_smaller_so_that_there_are_thirty_steps(speed: float, windows: int) -> None:
+def check_on_a_slow_machine_batches_are_smaller_so_that_there_are_thirty_steps(speed: float, windows: int) -> None:
     """Also at seven tenths of the measured speed, if a batch of one window allows that."""
     result = plan(
         PlanRequest(seconds=120), base=replace(BASE, max_position_embeddings=8192), machine=Machine(lambda *_: speed)
@@ -28,6 +27,11 @@ def test_on_a_slow_machine_batches_are_smaller_so_that_there_are_thirty_steps(sp
     assert tokens == windows * 512
     assert 0.9 * 120 * speed / tokens >= 30 and (0.7 * 0.9 * 120 * speed / tokens >= 30 or windows == 1)
     assert not result.warning
+
+
+def test_on_a_slow_machine_batches_are_smaller_so_that_there_are_thirty_steps() -> None:
+    for speed, windows in [(200.0, 1), (400.0, 1), (500.0, 2)]:
+        check_on_a_slow_machine_batches_are_smaller_so_that_there_are_thirty_steps(speed, windows)
 
 
 def test_lora_on_few_conversations_takes_thirty_steps_or_says_that_it_does_not() -> None:
@@ -169,13 +173,13 @@ def test_steps_give_exactly_these_steps_and_no_time_budget():
     assert (row(result, "steps").value, row(result, "steps").reason) == ("123", "as requested")
 
 
-@pytest.mark.parametrize("steps", [10, 1000, 20_000])
-def test_the_plan_counts_the_tokens_of_its_steps(steps):
-    result = plan(PlanRequest(steps=steps))
-    tokens = steps * result.train.batch_size * result.train.context
-    assert row(result, "training tokens").value == f"{tokens:,}"
-    assert row(result, "dropout").reason.endswith(f" about {units.epochs(tokens / 200_000)}")
-    assert (result.train.dropout > 0) == (tokens / 200_000 > recipe.DROPOUT[0][0])
+def test_the_plan_counts_the_tokens_of_its_steps() -> None:
+    for steps in [10, 1000, 20_000]:
+        result = plan(PlanRequest(steps=steps))
+        tokens = steps * result.train.batch_size * result.train.context
+        assert row(result, "training tokens").value == f"{tokens:,}"
+        assert row(result, "dropout").reason.endswith(f" about {units.epochs(tokens / 200_000)}")
+        assert (result.train.dropout > 0) == (tokens / 200_000 > recipe.DROPOUT[0][0])
 
 
 def test_time_gives_a_time_budget_and_an_upper_limit_of_steps():
@@ -192,18 +196,17 @@ def test_the_default_budget_is_5_minutes():
     assert row(result, "budget").reason != "as requested"
 
 
-@pytest.mark.parametrize("epochs", [0.5, 1.0, 3.0])
-def test_epochs_set_the_number_of_steps(epochs):
-    result = plan(PlanRequest(epochs=epochs))
-    seen = result.train.steps * result.train.batch_size * result.train.context
-    assert result.train.seconds is None
-    assert epochs * 200_000 <= seen < epochs * 200_000 + result.train.batch_size * result.train.context
-    assert row(result, "budget").reason == "as requested"
+def test_epochs_set_the_number_of_steps() -> None:
+    for epochs in [0.5, 1.0, 3.0]:
+        result = plan(PlanRequest(epochs=epochs))
+        seen = result.train.steps * result.train.batch_size * result.train.context
+        assert result.train.seconds is None
+        assert epochs * 200_000 <= seen < epochs * 200_000 + result.train.batch_size * result.train.context
+        assert row(result, "budget").reason == "as requested"
 
 
-@pytest.mark.parametrize(
-    ("requested", "name", "value"),
-    [
+def test_requested_values_are_taken_and_the_reason_says_so() -> None:
+    for requested, name, value in [
         ({"layers": 5}, "model size", None),
         ({"width": 96}, "architecture", None),
         ({"context": 77}, "context length", "77 tokens"),
@@ -212,12 +215,10 @@ def test_epochs_set_the_number_of_steps(epochs):
         ({"batch_tokens": 2048}, "batch size", "2 x 1024 tokens"),
         ({"dropout": 0.0}, "dropout", "0"),
         ({"dropout": 0.35}, "dropout", "0.35"),
-    ],
-)
-def test_requested_values_are_taken_and_the_reason_says_so(requested, name, value):
-    fixed, free = row(plan(PlanRequest(**requested)), name), row(plan(), name)
-    assert fixed.reason == "as requested" != free.reason
-    assert value is None or fixed.value == value
+    ]:
+        fixed, free = row(plan(PlanRequest(**requested)), name), row(plan(), name)
+        assert fixed.reason == "as requested" != free.reason
+        assert value is None or fixed.value == value
 
 
 def test_every_requested_setting_is_in_the_train_config():
@@ -229,10 +230,10 @@ def test_every_requested_setting_is_in_the_train_config():
     assert (train.dropout, train.batch_size, train.context) == (0.25, 8, 64)
 
 
-@pytest.mark.parametrize("train_tokens", [100, 200_000])
-def test_a_base_model_keeps_its_shape(train_tokens):
-    result = plan(PlanRequest(seconds=1e5), train_tokens=train_tokens, base=BASE, vocab_size=300)
-    assert result.model == BASE
-    assert result.train.context == min(64, 16 if train_tokens == 100 else 64)
-    for name in ("model size", "architecture", "tied embeddings"):
-        assert row(result, name).reason == "from the base model"
+def test_a_base_model_keeps_its_shape() -> None:
+    for train_tokens in [100, 200_000]:
+        result = plan(PlanRequest(seconds=1e5), train_tokens=train_tokens, base=BASE, vocab_size=300)
+        assert result.model == BASE
+        assert result.train.context == min(64, 16 if train_tokens == 100 else 64)
+        for name in ("model size", "architecture", "tied embeddings"):
+            assert row(result, name).reason == "from the base model"

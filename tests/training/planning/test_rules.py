@@ -8,9 +8,8 @@ from llmcli.training.planning.plan import PlanRequest
 from tests.training.plans import BASE, plan
 
 
-@pytest.mark.parametrize(
-    ("train_tokens", "seconds", "expected"),
-    [
+def test_the_context_length_follows_the_text() -> None:
+    for train_tokens, seconds, expected in [
         (9, 60, 8),
         (40, 60, 8),
         (70, 60, 16),
@@ -18,15 +17,12 @@ from tests.training.plans import BASE, plan
         (100_000, 60, 256),
         (100_000, 3600, 1024),
         (99_999, 3600, 128),
-    ],
-)
-def test_the_context_length_follows_the_text(train_tokens, seconds, expected):
-    assert plan(PlanRequest(seconds=seconds), train_tokens=train_tokens).train.context == expected
+    ]:
+        assert plan(PlanRequest(seconds=seconds), train_tokens=train_tokens).train.context == expected
 
 
-@pytest.mark.parametrize(
-    ("requested", "train_tokens", "induction"),
-    [
+def test_induction_heads_where_they_help() -> None:
+    for requested, train_tokens, induction in [
         ({"seconds": 300.0}, 1_000_000, True),
         ({"seconds": 300.0}, 50_000, False),  # a short text
         ({"seconds": 20.0}, 1_000_000, False),  # too short a run
@@ -35,20 +31,18 @@ def test_the_context_length_follows_the_text(train_tokens, seconds, expected):
         ({"seconds": 300.0, "layers": 1}, 1_000_000, False),
         ({"seconds": 300.0, "width": 32}, 1_000_000, False),
         ({"steps": 10}, 1_000_000, True),
-    ],
-)
-def test_induction_heads_where_they_help(requested, train_tokens, induction):
-    result = plan(PlanRequest(**requested), train_tokens=train_tokens)
-    assert result.train.induction is induction
-    assert [row.value for row in result.rows if row.name == "initialization"] == (
-        ["induction heads"] if induction else []
-    )
-    # long contexts only where induction heads can use them
-    assert (result.train.context, result.model.rope_theta) == (
-        (1024, 1e6) if induction else (result.train.context, 1e4)
-    )
-    assert induction or result.train.context <= 256
-    assert not plan(PlanRequest(seconds=300.0), train_tokens=train_tokens, base=BASE).train.induction
+    ]:
+        result = plan(PlanRequest(**requested), train_tokens=train_tokens)
+        assert result.train.induction is induction
+        assert [row.value for row in result.rows if row.name == "initialization"] == (
+            ["induction heads"] if induction else []
+        )
+        # long contexts only where induction heads can use them
+        assert (result.train.context, result.model.rope_theta) == (
+            (1024, 1e6) if induction else (result.train.context, 1e4)
+        )
+        assert induction or result.train.context <= 256
+        assert not plan(PlanRequest(seconds=300.0), train_tokens=train_tokens, base=BASE).train.induction
 
 
 def test_a_model_that_cannot_hold_induction_heads_has_a_short_context():
@@ -73,34 +67,28 @@ def test_dropout_grows_with_the_number_of_epochs():
     assert plan(PlanRequest(epochs=2.0)).train.dropout == 0.0
 
 
-@pytest.mark.parametrize(
-    ("epochs", "train_tokens", "tokens"),
-    [
+def test_the_size_of_the_validation_slice() -> None:
+    for epochs, train_tokens, tokens in [
         (10.0, 200_000, 3125),
         (2.0, 200_000, 3125),
         (1.0, 3_200_000, 8000),
         (1.0, 100_000_000, 65_536),
         (10.0, 30_000, 0),
-    ],
-)  # a 64th of the text, at most a 400th of the tokens trained on, or 4,096 if that is more; none of a short text
-def test_the_size_of_the_validation_slice(epochs, train_tokens, tokens):
-    planned = plan(PlanRequest(epochs=epochs), train_tokens=train_tokens)
-    assert planned.train.calibration_tokens == tokens
-    [row] = [row for row in planned.rows if row.name == "validation"]
-    assert row.value == (f"{tokens:,} tokens" if tokens else "none")
+    ]:
+        planned = plan(PlanRequest(epochs=epochs), train_tokens=train_tokens)
+        assert planned.train.calibration_tokens == tokens
+        [row] = [row for row in planned.rows if row.name == "validation"]
+        assert row.value == (f"{tokens:,} tokens" if tokens else "none")
 
 
-@pytest.mark.parametrize(
-    ("request_", "train_tokens", "calibrates"),
-    [
+def test_the_temperature_is_calibrated_after_many_epochs_of_enough_text() -> None:
+    for request_, train_tokens, calibrates in [
         (PlanRequest(epochs=10.0), 65_536, True),
         (PlanRequest(epochs=10.0), 65_535, False),  # the slice would have 1,023 tokens
         (PlanRequest(epochs=5.0), 200_000, False),  # few epochs do not make a model overconfident
         (PlanRequest(epochs=10.0, lora=4), 200_000, False),
-    ],
-)
-def test_the_temperature_is_calibrated_after_many_epochs_of_enough_text(request_, train_tokens, calibrates):
-    assert plan(request_, train_tokens=train_tokens).train.calibrates == calibrates
+    ]:
+        assert plan(request_, train_tokens=train_tokens).train.calibrates == calibrates
 
 
 def test_the_error_of_a_context_longer_than_the_text_names_the_longest_possible():
@@ -119,11 +107,11 @@ def test_a_context_of_nearly_the_whole_text_leaves_none_for_a_validation_slice()
     assert slices == {39_000: 625, 39_900: 0}
 
 
-@pytest.mark.parametrize("train_tokens", [0, 1, 8])
-def test_a_text_too_short_for_any_context_is_an_error(train_tokens):
-    with pytest.raises(LLMError, match=f"too short: {train_tokens} training tokens .* 9 .*add more text") as caught:
-        plan(train_tokens=train_tokens)
-    assert caught.value.exit_code == 1
+def test_a_text_too_short_for_any_context_is_an_error() -> None:
+    for train_tokens in [0, 1, 8]:
+        with pytest.raises(LLMError, match=f"too short: {train_tokens} training tokens .* 9 .*add more text") as caught:
+            plan(train_tokens=train_tokens)
+        assert caught.value.exit_code == 1
 
 
 def test_a_context_longer_than_the_base_models_is_wrong_usage():

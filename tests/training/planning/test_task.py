@@ -30,9 +30,8 @@ def plan(
     return plans.plan(request, train_tokens=text, base=base, conversations=conversations)
 
 
-@pytest.mark.parametrize(
-    ("longest", "base", "expected"),
-    [
+def test_the_context_holds_the_longest_conversation() -> None:
+    for longest, base, expected in [
         (30, None, 128),
         (129, None, 128),  # a row has the token after its last input too
         (130, None, 256),
@@ -42,13 +41,11 @@ def plan(
         (300, LONG_BASE, 512),
         (5000, LONG_BASE, 1024),
         (5000, BASE, 64),
-    ],
-)
-def test_the_context_holds_the_longest_conversation(longest: int, base: ModelConfig | None, expected: int) -> None:
-    result = plan(ConversationSize((20, longest, 20), 100), base=base)
-    assert result.train.context == expected
-    if base is None:
-        assert result.model.max_position_embeddings == expected
+    ]:
+        result = plan(ConversationSize((20, longest, 20), 100), base=base)
+        assert result.train.context == expected
+        if base is None:
+            assert result.model.max_position_embeddings == expected
 
 
 def test_a_context_is_kept_as_requested() -> None:
@@ -87,9 +84,8 @@ def test_conversations_alone_have_neither_bpe_dropout_nor_calibration_nor_induct
     assert plan(size(20_000)).conversations.share == 1.0  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize(
-    ("text", "conversations", "tokens", "expected"),
-    [
+def test_the_share_of_conversations_after_text() -> None:
+    for text, conversations, tokens, expected in [
         (1_000_000, 100_000, 0.0, 0.3),
         (1_000_000, 100_000, 1e6, 0.3),
         (1_000_000, 10_000, 2e7, 0.05),  # 60 epochs of the conversations would be 0.03
@@ -99,12 +95,10 @@ def test_conversations_alone_have_neither_bpe_dropout_nor_calibration_nor_induct
         (1_000_000, 1_000_000, 1e6, 0.5),
         (10_000, 1_000_000, 1e6, 0.8),
         (1_000, 1_000_000, 1e6, 0.98),  # 20 epochs of the text
-    ],
-)
-def test_the_share_of_conversations_after_text(text: int, conversations: int, tokens: float, expected: float) -> None:
-    size = ConversationSize((101,) * (conversations // 100), 3)  # each fills a row of 100 inputs
-    task = Task(PlanRequest(context=100, batch_tokens=10), CorpusSize(text, 3 * text), 512, 0, None, size)
-    assert task.conversation_share(tokens).value == expected
+    ]:
+        size = ConversationSize((101,) * (conversations // 100), 3)  # each fills a row of 100 inputs
+        task = Task(PlanRequest(context=100, batch_tokens=10), CorpusSize(text, 3 * text), 512, 0, None, size)
+        assert task.conversation_share(tokens).value == expected
 
 
 def test_text_and_conversations_have_their_own_limits_of_epochs() -> None:
@@ -127,20 +121,23 @@ def test_conversations_after_text_are_planned_with_a_reason() -> None:
     assert not [one for one in plan(size()).rows if one.name == "conversation phase"]
 
 
-@pytest.mark.parametrize(
-    ("conversations", "tokens", "expected"),
-    [(1023, 1e5, 0), (1024, 1e5, 32), (9999, 1e5, 204), (100_000, 1e5, 204), (100_000, 1e8, 3125)],
-)
-def test_the_validation_slice_of_conversations(conversations: int, tokens: float, expected: int) -> None:
+def test_the_validation_slice_of_conversations() -> None:
     """One in 32, if these are 32; at most 4,096 tokens (20 to each), or a 400th of what is trained on."""
-    chosen = rules.conversation_validation((20,) * conversations, tokens)
-    assert chosen.value == expected
+    for conversations, tokens, expected in [
+        (1023, 1e5, 0),
+        (1024, 1e5, 32),
+        (9999, 1e5, 204),
+        (100_000, 1e5, 204),
+        (100_000, 1e8, 3125),
+    ]:
+        chosen = rules.conversation_validation((20,) * conversations, tokens)
+        assert chosen.value == expected
 
 
-@pytest.mark.parametrize(("text", "context"), [(257, 256), (256, 128), (100, 64)])
-def test_the_context_fits_the_conversations_beside_a_short_text(text: int, context: int) -> None:
+def test_the_context_fits_the_conversations_beside_a_short_text() -> None:
     """A window of the text has one token more than the context."""
-    assert plan(ConversationSize((200,) * 50, 99), PlanRequest(steps=9), text=text).train.context == context
+    for text, context in [(257, 256), (256, 128), (100, 64)]:
+        assert plan(ConversationSize((200,) * 50, 99), PlanRequest(steps=9), text=text).train.context == context
 
 
 def test_fine_tuning_takes_few_epochs_of_many_conversations_and_more_of_few() -> None:

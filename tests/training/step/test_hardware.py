@@ -16,24 +16,29 @@ from llmcli.training.step import hardware
 from tests import platforms
 
 
-@pytest.mark.parametrize(("seconds", "faster"), [(0.5, "bfloat16"), (0.9, "float32"), (9.0, "float32")])
-def test_the_dtype_is_the_faster(seconds: float, faster: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_dtype_is_the_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     """A product takes one second in float32. The reason holds no measured figure."""
-    times = {torch.float32: 1.0, torch.bfloat16: seconds}
-    monkeypatch.setattr(hardware, "_product_seconds", times.__getitem__)
-    dtype, reason = hardware.pick_dtype("auto", "cpu", 1)
-    assert dtype == faster
-    assert not any(letter.isdigit() for letter in reason.replace("16", "").replace("32", ""))
+    for seconds, faster in [(0.5, "bfloat16"), (0.9, "float32"), (9.0, "float32")]:
+        times = {torch.float32: 1.0, torch.bfloat16: seconds}
+        monkeypatch.setattr(hardware, "_product_seconds", times.__getitem__)
+        dtype, reason = hardware.pick_dtype("auto", "cpu", 1)
+        assert dtype == faster
+        assert not any(letter.isdigit() for letter in reason.replace("16", "").replace("32", ""))
 
 
 def test_the_requested_dtype_is_used() -> None:
     assert hardware.pick_dtype("bfloat16", "cpu", 1) == ("bfloat16", "as requested")
 
 
-@pytest.mark.parametrize(("native", "chosen"), [(True, "bfloat16"), (False, "float32")])
-def test_a_gpu_that_only_emulates_bfloat16_trains_in_float32(monkeypatch, native: bool, chosen: str) -> None:
+def check_a_gpu_that_only_emulates_bfloat16_trains_in_float32(monkeypatch, native: bool, chosen: str) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: native or including_emulation)
     assert hardware.pick_dtype("auto", "cuda", 1)[0] == chosen
+
+
+def test_a_gpu_that_only_emulates_bfloat16_trains_in_float32(monkeypatch) -> None:
+    for native, chosen in [(True, "bfloat16"), (False, "float32")]:
+        with monkeypatch.context() as patch:
+            check_a_gpu_that_only_emulates_bfloat16_trains_in_float32(patch, native, chosen)
 
 
 def test_the_free_memory_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,10 +84,10 @@ print(before, hardware.free_memory("cpu"))
     assert after < 12 << 30
 
 
-@pytest.mark.parametrize("error", [RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB"), MemoryError()])
-def test_an_error_for_lack_of_memory_says_what_to_type(error: Exception) -> None:
-    with pytest.raises(LLMError, match=r"out of memory; .*`batch_tokens` 1024"), hardware.explain_out_of_memory():
-        raise error
+def test_an_error_for_lack_of_memory_says_what_to_type() -> None:
+    for error in [RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB"), MemoryError()]:
+        with pytest.raises(LLMError, match=r"out of memory; .*`batch_tokens` 1024"), hardware.explain_out_of_memory():
+            raise error
 
 
 def test_the_message_of_torch_is_recognized() -> None:
@@ -91,33 +96,29 @@ def test_the_message_of_torch_is_recognized() -> None:
         torch.empty(1 << 60)
 
 
-@pytest.mark.parametrize(
-    ("seconds", "fastest"),
-    [
-        pytest.param({2: 0.010, 1: 0.001}, 1, id="beside a busy process"),
-        pytest.param({2: 0.001, 1: 0.002}, 2, id="alone"),
-        pytest.param({2: 0.001, 1: 0.00095}, 2, id="hardly a difference"),
-    ],
-)
-def test_the_fastest_number_of_threads_is_chosen(seconds: dict[int, float], fastest: int, monkeypatch) -> None:
+def check_the_fastest_number_of_threads_is_chosen(seconds: dict[int, float], fastest: int, monkeypatch) -> None:
     monkeypatch.setattr(hardware, "_chain_seconds", seconds.__getitem__)
     monkeypatch.setattr(hardware, "_core_share", lambda: 1.0)
     assert hardware.fastest_threads([2, 1]) == fastest
 
 
-@pytest.mark.parametrize(
-    ("shares", "threads"),
-    [
-        pytest.param([0.7, 0.7], 1, id="a thread waits for a core: more would take time from other processes"),
-        pytest.param([0.97], 2, id="it does not"),
-        pytest.param([0.5, 0.97], 2, id="only for a moment"),
-    ],
-)
-def test_where_a_thread_waits_for_a_core_there_is_only_one(shares: list[float], threads: int, monkeypatch) -> None:
+def test_the_fastest_number_of_threads_is_chosen(monkeypatch) -> None:
+    for seconds, fastest in [({2: 0.01, 1: 0.001}, 1), ({2: 0.001, 1: 0.002}, 2), ({2: 0.001, 1: 0.00095}, 2)]:
+        with monkeypatch.context() as patch:
+            check_the_fastest_number_of_threads_is_chosen(seconds, fastest, patch)
+
+
+def check_where_a_thread_waits_for_a_core_there_is_only_one(shares: list[float], threads: int, monkeypatch) -> None:
     measured = iter(shares)
     monkeypatch.setattr(hardware, "_chain_seconds", {2: 0.001, 1: 0.002}.__getitem__)
     monkeypatch.setattr(hardware, "_core_share", lambda: next(measured))
     assert hardware.fastest_threads([2, 1]) == threads
+
+
+def test_where_a_thread_waits_for_a_core_there_is_only_one(monkeypatch) -> None:
+    for shares, threads in [([0.7, 0.7], 1), ([0.97], 2), ([0.5, 0.97], 2)]:
+        with monkeypatch.context() as patch:
+            check_where_a_thread_waits_for_a_core_there_is_only_one(shares, threads, patch)
 
 
 def test_the_share_of_a_core_is_measured() -> None:
