@@ -17,11 +17,21 @@ if TYPE_CHECKING:
     from llmcli.formats.checkpoint import Checkpoint
     from llmcli.formats.hub.upload import Target
 
-FORMATS = ("hf", "gguf", "html", "tokenizer", "handover")
+FORMATS = {  # -> the options that it takes besides --force
+    "hf": "dtype name license push private",
+    "gguf": "dtype name license",
+    "html": "dtype",
+    "tokenizer": "",
+    "handover": "dtype name license size corpus",
+}
 SUFFIXES = {"gguf": ".gguf", "html": ".html", "tokenizer": ".json", None: ".safetensors"}  # None: --quantize
 MODELFILE = ".Modelfile"  # beside a GGUF file
 HF_DTYPES = {"f32": "F32", "f16": "F16", "bf16": "BF16"}  # -> name in a safetensors file
-HTML_DTYPES = ("int8", "f16", "f32")
+DTYPES = {
+    "hf": (*HF_DTYPES,),
+    "handover": (*HF_DTYPES,),
+    "html": ("int8", "f16", "f32"),
+}  # GGUF's are in gguf/writer.py
 SIZES = ("100m", "350m", "1b", "3b", "7b")  # shapes in training/planning/model_shapes.py, which loads slowly
 MIN_DIVERGENCE = 0.001  # bits per byte: smaller estimates from one short text may be chance
 
@@ -149,21 +159,13 @@ def _check_options(options: _Options) -> None:
         raise usage(
             f"give one model and one output, found {len(options.names)} names: {command_line(options.names)}"
         )
-    if to != "handover":
-        options.reject("without --to handover", "size", "corpus")
-    if to not in ("gguf", "hf", "handover"):
-        if to != "html":
-            options.reject("without --to gguf, --to hf, --to html or --to handover", "dtype")
-        options.reject(f"with --to {to}" if to else "with --quantize", "name", "license")
-    if to != "hf":
-        options.reject("without --to hf", "push")
+    every = {name for names in FORMATS.values() for name in names.split()}
+    options.reject(f"with {_format(options)}", *every.difference(FORMATS.get(str(to), "").split()))
     if options.push is None:
         options.reject("without --push", "private")
-    if to in ("hf", "handover") and dtype is not None and dtype not in HF_DTYPES:
-        advice = "; for quantized weights: --to gguf" if dtype.startswith("q") else ""
-        raise usage(f"--dtype must be {', '.join(HF_DTYPES)} with --to {to}, found {dtype}{advice}")
-    if to == "html" and dtype is not None and dtype not in HTML_DTYPES:
-        raise usage(f"--dtype must be {', '.join(HTML_DTYPES)} with --to html, found {dtype}")
+    known = DTYPES.get(str(to), (dtype,))
+    if dtype is not None and dtype not in known:
+        raise usage(f"--dtype must be {', '.join(map(str, known))} with --to {to}, found {dtype}")
 
 
 def _check_output(options: _Options, output: Path, model: Path) -> None:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
-from llmcli import units
 from llmcli.cli import app, process_start
 from llmcli.cli.options import (
     DATA,
@@ -47,7 +46,6 @@ if TYPE_CHECKING:
     from llmcli.training.session import PlannedRun, Result
 
 MODEL, TRAINING = "Model architecture", "Training"  # panels of the help
-MIN_LR_SCALE = 0.01  # a smaller factor is more likely meant as a learning rate
 MAX_QUESTION = 60  # characters shown of a training question
 # left out of a suggested command: the budget, options that it sets itself, and irrelevant options
 OMITTED = {"time", "steps", "epochs", "force", "json", "quiet", "corpus", "watch"}
@@ -176,9 +174,9 @@ def train(options: _Options) -> None:
         processes = Processes(count=options.processes, local_count=options.processes)
         from llmcli.training.session import pick_device
 
-        device = pick_device(options.device, processes)  # errors would otherwise occur in every process
+        pick_device(options.device, processes)  # errors would otherwise occur in every process
         if not options.dry_run:
-            raise typer.Exit(_launch(options.processes, device))
+            raise typer.Exit(_launch(options.processes))
     if processes.rank:
         if not options.dry_run:
             # until this process is connected to rank 0, which may never happen
@@ -223,11 +221,6 @@ def _plan_and_run(options: _Options, how: "ReadOptions", processes: Processes) -
         on_note=console.note,
     )
     note_skipped_files(inputs.corpus)
-    if options.threads and options.threads > cpu_cores():
-        cores = units.count(cpu_cores(), "core")
-        console.note(
-            f"--threads {options.threads} is more than the {cores} here; extra threads slow training down"
-        )
     from llmcli.training import session  # imports torch: report errors in the text first
 
     run = session.plan_run(
@@ -294,13 +287,10 @@ def _end_after(options: _Options, work: Callable[[], None]) -> NoReturn:
     os._exit(code)
 
 
-def _launch(count: int, device: str) -> int:
-    """Run the same command in several processes on a device; return its exit code."""
+def _launch(count: int) -> int:
+    """Run the same command in several processes; return its exit code."""
     from llmcli.training.distributed.launcher import launch
 
-    if device == "cpu" and count > cpu_cores():
-        cores = units.count(cpu_cores(), "core")
-        console.note(f"--processes {count} is more than the {cores} here; extra processes slow training down")
     os.environ[BEGAN] = repr(process_start.began())
     return launch(count, sys.argv[1:], console.note)
 
@@ -315,7 +305,7 @@ def _request(options: _Options, processes: Processes) -> "PlanRequest":
     names = {field.name for field in fields(PlanRequest)}
     typed = {name: value for name, value in vars(options).items() if name in names and value is not None}
     typed |= {
-        "lr": _learning_rate_scale(options),
+        "lr": options.lr_scale,
         "processes": processes.count,
         "probe": options.probe and utf8_argument(options.probe, "text of --probe"),
         "threads": processes.threads(options.threads or cpu_cores()),
@@ -336,14 +326,6 @@ def _check_options(options: _Options) -> None:
         options.reject("with --tokenizer FILE", "vocab_size")
 
 
-def _learning_rate_scale(options: _Options) -> float:
-    """Return the factor of --lr-scale, with a warning if it looks like a learning rate."""
-    if 0 < options.lr_scale < MIN_LR_SCALE:
-        problem = "makes the learning rates so small that the model will hardly learn anything"
-        console.warn(f"--lr-scale {options.lr_scale:g} {problem}")
-    return options.lr_scale
-
-
 # ---- the run
 
 
@@ -362,14 +344,17 @@ def _note_stopped_run(output: "Output", dry_run: bool, processes: int) -> None:
 
 def _run(options: _Options, run: "PlannedRun") -> None:
     """Train, show progress, and report the result."""
+    from llmcli.cli.terminal.progress import TrainingView
+
+    view = TrainingView(*_loss_units(run), hidden=options.json)
     if not options.watch:
-        result, signals = _train(options, run)
+        result, signals = _train(options, run, view)
         _report(options, result, run)
     else:
         from llmcli.cli.reports.watch import watching
 
-        with watching(run.output.path, run.prepared.plan, _loss_units(run)) as watch:
-            result, signals = _train(options, run, watch.add)
+        with watching(run.output.path, run.prepared.plan, view.losses) as watch:
+            result, signals = _train(options, run, view, watch.add)
             watch.finish(result, has_model=not run.output.adapter_only)
             _report(options, result, run)
             is_at_terminal = sys.stdin.isatty() and sys.stderr.isatty()
@@ -389,18 +374,19 @@ def _loss_units(run: "PlannedRun") -> tuple[float, tuple[float, float] | None]:
 
 
 def _train(
-    options: _Options, run: "PlannedRun", on_event: Callable[[object], None] = lambda event: None
+    options: _Options,
+    run: "PlannedRun",
+    view: "TrainingView",
+    on_event: Callable[[object], None] = lambda event: None,
 ) -> "tuple[Result, list[int]]":
     """Train and show progress; return (result, signals that ended the run)."""
     from llmcli.cli.reports.training import show_event
-    from llmcli.cli.terminal.progress import TrainingView
     from llmcli.training import session
     from llmcli.training.loop.events import Step
 
     output_error: OSError | None = None
     trains = False  # whether there was a step, so that a stop request would save weights
     of_answers = run.prepared.plan.conversations is not None
-    view = TrainingView(*_loss_units(run), hidden=options.json)
     with (
         _first_step_interrupted(run.output, lambda: trains),
         stop_requests(lambda: trains, view.note_from_signal_handler) as signals,
@@ -418,11 +404,11 @@ def _train(
                     result = event
                     continue
                 trains = trains or isinstance(event, Step)
-                on_event(event)
                 try:
                     show_event(event, view, json_=options.json, of_answers=of_answers)
                 except OSError as error:  # the reader is gone, or the disk is full: save the weights so far
                     output_error = output_error or error
+                on_event(event)
         except LLMError as error:
             if output_error:
                 console.note(f"stopped because events could no longer be written; {error}")

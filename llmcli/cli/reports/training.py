@@ -54,8 +54,14 @@ def show_event(event: "RunEvent", view: "TrainingView", *, json_: bool, of_answe
     closed."""
     from llmcli.training.loop import events
 
+    if isinstance(event, events.Step):
+        view.step(event)
+    elif isinstance(event, events.Evaluation):
+        view.evaluation(event.step, event.bits_per_byte)
+    elif isinstance(event, events.TeacherTrained | events.Restarted):
+        view.begin_model()
     if isinstance(event, events.Restarted):
-        _show_restart(event, view, json_=json_)
+        _show_restart(event, json_=json_)
     elif json_:
         kinds = {
             events.Step: "step",
@@ -66,28 +72,22 @@ def show_event(event: "RunEvent", view: "TrainingView", *, json_: bool, of_answe
         }
         kind = kinds[type(event)]
         json_event(kind, **as_record(event), **({"of": "answers"} if of_answers and kind == "eval" else {}))
-    elif isinstance(event, events.Step):
-        view.step(event)
-    elif isinstance(event, events.Evaluation):
-        view.evaluation(event.step, event.bits_per_byte)
     elif isinstance(event, events.TeacherTrained):
-        view.begin_model()
         console.note(
             f"step {event.step:,}: the teacher is trained (validation loss {units.bits_per_byte(event.bits_per_byte)} "
             "bits per byte); the student starts from fresh weights and also learns from its predictions"
         )
-    elif isinstance(event, events.Sample) and sys.stderr.isatty():
+    elif isinstance(event, events.Sample):
         view.sample(event.prompt, event.text)
 
 
-def _show_restart(event: "Restarted", view: "TrainingView", *, json_: bool) -> None:
+def _show_restart(event: "Restarted", *, json_: bool) -> None:
     search = event.plan.search
     assert search
     if json_:
         json_event("restart", step=event.step, seconds=event.seconds)
         json_event("plan", **_plan_record(event.plan))
         return
-    view.begin_model()
     why = "more did not lower the validation loss" if search.confirmed else "there is no time to try more"
     console.note(
         f"step {event.step:,}: training starts over, on all of the text, for {units.epochs(search.found)}: {why}"

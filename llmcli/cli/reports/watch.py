@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmcli.cli.terminal import console
-from llmcli.cli.terminal.losses import TrainingLosses
 from llmcli.cli.terminal.progress import time_left
 
 if TYPE_CHECKING:
+    from llmcli.cli.terminal.losses import TrainingLosses
     from llmcli.training.planning.plan import Plan
     from llmcli.training.session import Result
 
@@ -29,13 +29,11 @@ DIGITS = 4
 class Watch:
     """The page of a run."""
 
-    def __init__(
-        self, output: Path, plan: "Plan", loss_units: tuple[float, tuple[float, float] | None]
-    ) -> None:
+    def __init__(self, output: Path, plan: "Plan", losses: "TrainingLosses") -> None:
         from llmcli.pages.watch_page import watch_page
         from llmcli.server.http.watch import WatchServer
 
-        self._losses = TrainingLosses(*loss_units)
+        self._losses = losses
         self._stated = -math.inf
         self._server = WatchServer(watch_page(output.name))
         self._state: dict[str, Any] = {"phase": "preparing", "file": output.name, "step": None, "verdict": []}
@@ -70,23 +68,16 @@ class Watch:
 
         match event:
             case events.Step():
-                self._losses.add(event)
                 self._add_step(event)
                 if event.seconds < self._stated + STATE_SECONDS and event.progress < 1:
                     return
                 self._stated = event.seconds
-            case events.Evaluation():
-                if math.isfinite(event.bits_per_byte):  # JSON has no other numbers
-                    self._losses.evaluations.append((event.step, event.bits_per_byte))
             case events.Prediction():
                 self._add_prediction(event)
             case events.Sample():
                 self._state["samples"].append((event.step, event.text))
                 self._state["prompt"] = event.prompt
-            case events.TeacherTrained():
-                self._losses.begin_model()
             case events.Restarted():
-                self._losses.begin_model()
                 self._begin_model(event.plan)
         self._publish()
 
@@ -153,11 +144,9 @@ def _model_page(file: Path) -> bytes:
 
 
 @contextmanager
-def watching(
-    output: Path, plan: "Plan", loss_units: tuple[float, tuple[float, float] | None]
-) -> Iterator[Watch]:
-    """Open the page of a run, which is closed on exit. `loss_units` are the arguments of TrainingLosses."""
-    watch = Watch(output, plan, loss_units)
+def watching(output: Path, plan: "Plan", losses: "TrainingLosses") -> Iterator[Watch]:
+    """Open the page of a run, which is closed on exit. `losses` are up to date when an event is added."""
+    watch = Watch(output, plan, losses)
     try:
         console.warn(f"watch the run at {watch.url}")
         if sys.stderr.isatty() and _has_display():

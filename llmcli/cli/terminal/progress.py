@@ -27,7 +27,7 @@ MIN_CHART_HEIGHT, MIN_CHART_WIDTH = 3, 30
 
 class TrainingView:
     """Shows a run: in a terminal a bar, figures and a growing chart, elsewhere periodic lines. For
-    `bytes_per_token` and `answers` see TrainingLosses. `hidden` draws nothing in a terminal."""
+    `bytes_per_token` and `answers` see TrainingLosses. `hidden` shows nothing."""
 
     def __init__(
         self, bytes_per_token: float, answers: tuple[float, float] | None = None, *, hidden: bool = False
@@ -38,12 +38,9 @@ class TrainingView:
         self._step: Step | None = None  # the last one
         self._shown_seconds = -math.inf
         self.begin_model()
+        self._hidden = hidden
         self._live: Live | None = None
-        if (
-            sys.stderr.isatty()
-            and os.environ.get("TERM") != "dumb"
-            and not (hidden or console.settings.quiet)
-        ):
+        if os.environ.get("TERM") != "dumb" and console.shows_progress() and not hidden:
             import rich.live
 
             # no refresh thread, which would take time from training; stdout is not redirected
@@ -72,10 +69,12 @@ class TrainingView:
     def step(self, event: "Step") -> None:
         self._step = event
         self.losses.add(event)
-        self._show(event)
+        if not self._hidden:
+            self._show(event)
 
     def evaluation(self, step: int, bits_per_byte: float) -> None:
-        self.losses.evaluations.append((step, bits_per_byte))
+        if math.isfinite(bits_per_byte):
+            self.losses.evaluations.append((step, bits_per_byte))
 
     def begin_model(self) -> None:
         """Start the curves of another model."""

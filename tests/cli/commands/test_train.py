@@ -256,11 +256,8 @@ def test_lr_scale_multiplies_the_learning_rates(llm: Llm) -> None:
 
     assert plan()["learning rate"] == "Muon 0.03, AdamW 0.003 (embedding 0.05)"
     assert plan("--lr-scale", 0.5)["learning rate"] == "Muon 0.015, AdamW 0.0015 (embedding 0.025)"
-    small = llm("train", "c.txt", "--steps", 2, "--lr-scale", "3e-4", "--threads", 1)  # explicit, so it is applied
-    assert small.exit_code == 0 and "the model will hardly learn anything" in small.stderr
+    assert llm("train", "c.txt", "--steps", 2, "--lr-scale", "3e-4", "--threads", 1).exit_code == 0
     assert json.loads(llm("inspect", "--json").stdout)["training"]["train"]["lr"] == 0.0003
-    again = llm("train", "c.txt", "--steps", 2, "--lr-scale", 0.5, "--threads", 1, "--force").stderr
-    assert "hardly learn" not in again
 
 
 @pytest.mark.slow
