@@ -27,11 +27,8 @@ FORMATS = {  # -> the options that it takes besides --force
 SUFFIXES = {"gguf": ".gguf", "html": ".html", "tokenizer": ".json", None: ".safetensors"}  # None: --quantize
 MODELFILE = ".Modelfile"  # beside a GGUF file
 HF_DTYPES = {"f32": "F32", "f16": "F16", "bf16": "BF16"}  # -> name in a safetensors file
-DTYPES = {
-    "hf": (*HF_DTYPES,),
-    "handover": (*HF_DTYPES,),
-    "html": ("int8", "f16", "f32"),
-}  # GGUF's are in gguf/writer.py
+# format -> its types; those of GGUF are in formats/gguf/writer.py
+DTYPES = {"hf": (*HF_DTYPES,), "handover": (*HF_DTYPES,), "html": ("int8", "f16", "f32")}
 SIZES = ("100m", "350m", "1b", "3b", "7b")  # shapes in training/planning/model_shapes.py, which loads slowly
 MIN_DIVERGENCE = 0.001  # bits per byte: smaller estimates from one short text may be chance
 

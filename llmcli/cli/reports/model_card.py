@@ -20,10 +20,9 @@ from llmcli.version import __version__
 
 if TYPE_CHECKING:
     from llmcli.formats.checkpoint import Checkpoint
-    from llmcli.formats.training_record import Stage, TrainingRecord
+    from llmcli.formats.training_record import TrainingRecord
 
 MAX_CORPUS_NAMES = 5  # files named in a description
-_MAX_FILES = 20  # files listed in a model card
 _CACHE_NOTE = (
     "It was trained together with an n-gram cache of the text so far, which llmcli keeps in its own format. This "
     "format does not contain the cache; the figures here are those of the network alone."
@@ -129,10 +128,6 @@ def _table(model: "Checkpoint") -> str:
         ("context", f"{config.max_position_embeddings:,} tokens"),
         ("tokenizer", f"{TOKENIZER_KINDS[tokenizer['kind']]}, {tokenizer['vocab_size']:,} tokens"),
     ]
-    for stage in record.stages:
-        if stage.corpus:
-            role = f" ({stage.stage}, {stage.file})" if stage.stage else ""
-            rows.append((f"training data{role}", _files(stage)))
     if (found := record.conversations) is not None:
         rows.append(("conversations", f"{found.training:,} for training, {found.held_out:,} held out"))
     if record.steps:
@@ -152,10 +147,6 @@ def _table(model: "Checkpoint") -> str:
     return "\n".join(
         ["| | |", "|---|---|", *(f"| {_plain(name)} | {_plain(value)} |" for name, value in rows)]
     )
-
-
-def _files(stage: "Stage") -> str:
-    return units.some([f"{name} ({units.size(size)})" for name, size in stage.sizes.items()], _MAX_FILES)
 
 
 def _plain(text: str) -> str:
