@@ -3,7 +3,7 @@
 import pytest
 
 from llmcli.cli.chat import commands as chat_commands
-from llmcli.cli.chat.commands import USAGE, completions, hint, parse, set_option, settings
+from llmcli.cli.chat.commands import USAGE, completions, hint, parse, set_option
 from llmcli.config import SamplingConfig
 from llmcli.errors import LLMError
 
@@ -101,14 +101,6 @@ def test_a_wrong_setting_is_named() -> None:
     ]:
         with pytest.raises(LLMError, match=message):
             set_option(SamplingConfig(), text)
-
-
-def test_settings_can_be_typed_back() -> None:
-    sampling = SamplingConfig(temperature=0.25, top_k=7, seed=123456789)
-    again = SamplingConfig()
-    for name, value in settings(sampling):
-        again = set_option(again, f"{name} {value}")
-    assert again == sampling
 
 
 def applied(text: str) -> list[str]:

@@ -20,10 +20,13 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache" / "llmcli"
 
 
+SMALL = ("--steps", 2, "--layers", 1, "--width", 16, "--context", 16, "--vocab-size", 280, "--threads", 1)
+
+
 def train(llm: Llm, *words: object) -> None:
     Path("c.txt").write_text(TEXT, "utf-8")
     Path("d.txt").write_text(TEXT[:1500], "utf-8")
-    answer = llm("train", "c.txt", "d.txt", "--steps", 2, "--vocab-size", 280, "-q", "--force", *words)
+    answer = llm("train", "c.txt", "d.txt", *SMALL, "-q", "--force", *words)
     assert answer.exit_code == 0, answer.stderr
 
 
@@ -44,12 +47,7 @@ def test_a_run_leaves_files_that_are_listed(llm: Llm, own_cache: Path) -> None:
     assert names.split("\t") == ["text", "tokenizer", "tokens", "size", "used"]
     assert row.split("\t")[:2] == ["c.txt and 1 more", text["tokenizer"]]
     assert f"{own_cache}: " in llm("cache").stderr and " of at most " in llm("cache").stderr
-
-
-@pytest.mark.slow
-def test_each_tokenizer_has_a_row_and_a_damaged_file_is_listed(llm: Llm, own_cache: Path) -> None:
-    train(llm)
-    train(llm, "--vocab-size", 290)
+    train(llm, "--vocab-size", 290)  # each tokenizer has a row
     (own_cache / "x.tokens").write_bytes(b"nothing")
     texts = json.loads(llm("cache", "--json").stdout)["texts"]
     assert sorted(text["text"] for text in texts) == ["c.txt and 1 more", "c.txt and 1 more", "damaged"]
@@ -58,10 +56,10 @@ def test_each_tokenizer_has_a_row_and_a_damaged_file_is_listed(llm: Llm, own_cac
 
 @pytest.mark.slow
 def test_the_model_is_the_same_with_the_cache_and_without(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
-    train(llm, "-o", "made.safetensors", "--threads", 1)
-    train(llm, "-o", "read.safetensors", "--threads", 1)
+    train(llm, "-o", "made.safetensors")
+    train(llm, "-o", "read.safetensors")
     monkeypatch.setattr(corpus_tokens, "CACHED_BYTES", 10**9)
-    train(llm, "-o", "plain.safetensors", "--threads", 1)
+    train(llm, "-o", "plain.safetensors")
     made, read, plain = (Path(f"{name}.safetensors").read_bytes() for name in ("made", "read", "plain"))
     assert made == read == plain
 

@@ -16,7 +16,7 @@ from llmcli.data.conversations.chat_template import CHATML, with_chat_template
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.formats.checkpoint import load, save
 from llmcli.formats.training_record import KnownAnswers
-from tests.cli.terminals import PROMPT, Typist, in_a_terminal
+from tests.cli.terminals import PROMPT, Typist
 from tests.conftest import TEXT, Llm, random_checkpoint
 
 GREEDY = ("-t", 0, "-n", 8)
@@ -185,12 +185,6 @@ def test_memory_reads_a_named_text_with_the_speakers_of_the_training(llm: Llm, c
     result = llm("generate", "The cat", "-n", 60, "--seed", 1, "--memory", "--corpus", "c.txt", "--json")
     [found] = objects(result)
     assert found["memory"]["searched_bytes"] == len("HiHo") and result.stderr == ""
-
-
-@pytest.mark.slow
-def test_a_single_answer_in_a_terminal_has_its_speed(chat_model: Path) -> None:
-    shown = in_a_terminal("chat", "The cat", "-t", "0", "-n", "8", "--seed", "5")
-    assert re.search(r"\[\d tokens, [\d,]+ tokens/s, seed 5\]", shown)
 
 
 @pytest.mark.slow

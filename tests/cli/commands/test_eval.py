@@ -13,7 +13,6 @@ from typer.testing import Result
 from llmcli.config import ModelConfig
 from llmcli.data.sources import read_corpus
 from llmcli.data.tokenizers.tokenizer import Tokenizer
-from llmcli.evaluation.compressors import baselines
 from llmcli.formats.checkpoint import Checkpoint, load, save
 from llmcli.formats.training_record import TrainingRecord
 from llmcli.formats.training_stages import BASE, as_earlier, joined
@@ -39,6 +38,7 @@ def bigram_model(path: str, probabilities: np.ndarray, record: dict | None = Non
     save(path, Checkpoint(config, BYTES.to_json(), tensors, TrainingRecord.from_json(record or {})))
 
 
+SMALL = ("--steps", 3, "--layers", 1, "--width", 32, "--context", 16, "--threads", 1)
 UNIFORM = np.full((261, 261), 1 / 261)
 
 
@@ -54,17 +54,6 @@ def successor() -> np.ndarray:
 def results_of(answer: Result) -> dict:
     assert answer.exit_code == 0, answer.stderr
     return json.loads(answer.stdout)
-
-
-@pytest.mark.parametrize("device", ["cpu", "auto"])
-def test_a_uniform_model_needs_the_logarithm_of_its_vocabulary(llm: Llm, device: str) -> None:
-    bigram_model("model.safetensors", UNIFORM)
-    Path("t.txt").write_text("りんご and apple " * 20, "utf-8")
-    [found] = results_of(llm("eval", "t.txt", "--json", "--device", device))["results"]
-    assert found["bytes"] == found["tokens"] == len("りんご and apple ".encode()) * 20
-    assert found["bits_per_byte"] == pytest.approx(math.log2(261), abs=1e-6)
-    assert found["perplexity"] == pytest.approx(261, abs=1e-3)
-    assert (found["context"], found["stride"]) == (16, 8)
 
 
 @pytest.mark.parametrize("device", ["cpu", "auto"])
@@ -105,30 +94,10 @@ def test_results_of_each_model_and_document_and_all_together(llm: Llm) -> None:
     assert table[2][1:7] == ["8.028", "", "261.00", "0.000", "57", "57"]
 
 
-def test_the_text_may_come_from_standard_input(llm: Llm, tiny_model: Path) -> None:
-    answer = llm("eval", "-", stdin=b"The cat sat.")
-    assert answer.exit_code == 0
-    assert "\nmodel.safetensors: context windows of 32 tokens, stride 16" in answer.stderr
-    name, bits, adapting, perplexity, accuracy, tokens, size = answer.stdout.splitlines()[1].split("\t")
-    assert name == "model.safetensors" and adapting == "" and size == "12" and float(bits) > 0 and float(perplexity) > 1
-    assert 0 <= float(accuracy) <= 1 and 0 < int(tokens) <= 12
-
-
-def test_compressors_are_measured_on_the_same_text(llm: Llm, tiny_model: Path) -> None:
-    text = b"The cat sat on the hat. " * 3
-    Path("t.txt").write_bytes(text)
-    expected = baselines(text, b"")
-    found = results_of(llm("eval", "t.txt", "--json"))["baselines"]
-    assert {b["name"]: b["bits_per_byte"] for b in found} == {b.name: round(b.bits_per_byte, 6) for b in expected}
-    assert all(b["file"] == "t.txt" and b["bytes"] == len(text) for b in found)
-    bits = [b["bits_per_byte"] for b in found]
-    assert bits == sorted(bits)
-
-
 @pytest.mark.slow
 def test_the_held_out_end_is_measured_with_the_rest_as_past(llm: Llm) -> None:
     Path("c.txt").write_text(TEXT, "utf-8")
-    assert llm("train", "c.txt", "--steps", 3, "--context", 16, "-q").exit_code == 0
+    assert llm("train", "c.txt", *SMALL, "-q").exit_code == 0
     record = load("model.safetensors").record.to_json()
     trained_bytes = record["train_bytes"]
     answer = llm("eval", "c.txt", "--json")
@@ -161,7 +130,7 @@ def test_other_files_that_repeat_the_training_text_are_noted(llm: Llm) -> None:
     book = "".join(random.Random(0).choices("abcdefghijklmnopqrstuvwxyz ", k=6000))
     Path("book.txt").write_text(book)
     Path("chapter.txt").write_text(book[:2000].upper())
-    assert llm("train", "book.txt", "--steps", 3, "--context", 16, "-q").exit_code == 0
+    assert llm("train", "book.txt", *SMALL, "-q").exit_code == 0
     trained_bytes = load("model.safetensors").record.to_json()["train_bytes"]
     notes = llm("eval", "book.txt", "chapter.txt").stderr
     assert f"{trained_bytes:,} bytes of this text were trained on" in notes
@@ -174,7 +143,7 @@ def test_documents_that_were_held_out_are_found_again(llm: Llm) -> None:
     for i in range(40):
         words = random.Random(i).choices(("the", "cat", "sat", "ate", "hat", "dog"), k=60)
         Path(f"c/{'more/' * (i % 2)}{i}.txt").write_text(" ".join(words) + "\n")
-    answer = llm("train", "c", "--steps", 3, "--context", 16)
+    answer = llm("train", "c", *SMALL)
     assert answer.exit_code == 0
     record = load("model.safetensors").record.to_json()
     held_out = [file["name"] for file in record["corpus"] if "held_out" in file]
@@ -193,24 +162,6 @@ def test_documents_that_were_held_out_are_found_again(llm: Llm) -> None:
     assert all(one["past_bytes"] == record["train_bytes"] for one in results_of(answer)["baselines"])
     trained = llm("eval", f"elsewhere/{next(f['name'] for f in record['corpus'] if 'held_out' not in f)}")
     assert "trained on all of this text" in trained.stderr
-
-
-@pytest.mark.slow
-def test_a_validation_file_is_known(llm: Llm) -> None:
-    Path("c.txt").write_text(TEXT, "utf-8")
-    Path("val.txt").write_text("The hat sat on the cat. " * 30)
-    Path("new.txt").write_text("The cat sat on the hat. " * 30)
-    assert llm("train", "c.txt", "--val", "val.txt", "--steps", 3, "--context", 16, "-q").exit_code == 0
-    record = load("model.safetensors").record.to_json()
-    sha256 = hashlib.sha256(Path("val.txt").read_bytes()).hexdigest()
-    assert record["held_out"]["files"] == [{"name": "val.txt", "bytes": 720, "sha256": sha256}]
-    Path("val.txt").rename("renamed.txt")
-    answer = llm("eval", "renamed.txt", "--json")
-    [row] = results_of(answer)["results"]
-    assert row["bits_per_byte"] == pytest.approx(record["bits_per_byte"], abs=1e-4)
-    assert "model.safetensors: this text was held out in training" in answer.stderr
-    assert "held out" not in llm("eval", "new.txt").stderr
-    assert "trained on all of this text" in llm("eval", "c.txt").stderr
 
 
 def test_the_model_trained_on_most_of_the_text_sets_the_held_out_start(llm: Llm) -> None:
@@ -330,13 +281,3 @@ def test_lines_of_the_part_that_was_held_out_keep_their_numbers(llm: Llm) -> Non
     assert sorted(row["line"] for row in rows) == list(range(31, 41))
     assert all(row["text"] == f"line {row['line']}" for row in rows)
     assert len(results_of(llm("eval", "t.txt", "--per-line", "--json", "--whole"))["lines"]) == 40
-
-
-def test_options_without_effect_on_lines_are_refused(llm: Llm) -> None:
-    for words, message in [
-        (("--per-line", "--per-token"), "--per-token has no effect with --per-line"),
-        (("--per-line", "-m", "a", "-m", "b"), "--per-line shows one model, found 2"),
-    ]:
-        Path("t.txt").write_text("abc\n", "utf-8")
-        run = llm("eval", "t.txt", *words)
-        assert run.exit_code == 2 and message in run.stderr

@@ -52,12 +52,6 @@ def test_a_prompt_longer_than_the_context_is_noted_and_continued(llm: Llm, tiny_
     assert answer.exit_code == 0 and "only its end is used" in answer.stderr and len(answer.stdout) > 5
 
 
-def test_the_prompt_may_come_from_standard_input(llm: Llm, tiny_model: Path) -> None:
-    expected = llm("generate", "The cat", "-n", 5, "--seed", 1).stdout
-    assert llm("generate", "-", "-n", 5, "--seed", 1, stdin=b"The cat").stdout == expected
-    assert llm("generate", "-n", 5, "--seed", 1, stdin=b"The cat").stdout == expected
-
-
 def test_torch_and_numpy_generate_the_same_text(llm: Llm, tiny_model: Path) -> None:
     pytest.importorskip("torch")
     expected = llm("generate", "The cat", "-n", 40, "-t", 0).stdout

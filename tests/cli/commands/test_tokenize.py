@@ -22,10 +22,11 @@ def test_json_ids_and_decode_agree(llm: Llm, tiny_model: Path) -> None:
 
 def test_a_trained_tokenizer_is_accepted_by_train(llm: Llm) -> None:
     Path("c.txt").write_text(TEXT, "utf-8")
-    assert llm("train", "c.txt", "--vocab-size", 280, "--steps", 1, "-q").exit_code == 0
+    small = ("--steps", 1, "--layers", 1, "--width", 16, "--context", 16, "-q")
+    assert llm("train", "c.txt", "--vocab-size", 280, *small).exit_code == 0
     assert llm("export", "model.safetensors", "tok.json", "--to", "tokenizer").exit_code == 0
     tokens = llm("tokenize", "The cat", "-m", "tok.json", "--json").stdout
-    assert llm("train", "c.txt", "--tokenizer", "tok.json", "--steps", 1, "-q", "--force").exit_code == 0
+    assert llm("train", "c.txt", "--tokenizer", "tok.json", *small, "--force").exit_code == 0
     assert llm("tokenize", "The cat", "--json").stdout == tokens
     assert json.loads(llm("inspect", "--json").stdout)["config"]["vocab_size"] == 280
 
@@ -115,8 +116,3 @@ def test_a_conversation_that_the_template_refuses_is_named(llm: Llm, tiny_model:
     answer = llm("tokenize", "--chat", pairs)
     assert answer.exit_code == 1
     assert answer.stderr == "error: pairs.jsonl line 2: the model's chat template refuses these messages: no fruit\n"
-
-
-def test_options_without_effect_beside_chat_are_wrong(llm: Llm, chat_model: Path, pairs: str) -> None:
-    answer = llm("tokenize", "--chat", pairs, "--decode")
-    assert answer.exit_code == 2 and "no effect with --chat" in answer.stderr
