@@ -9,9 +9,6 @@ from types import ModuleType
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from rich.cells import cell_len
 
 from tests.platforms import pseudo_terminals
 
@@ -39,12 +36,6 @@ def elements(received: str, name: str) -> list[ElementTree.Element]:
     return ElementTree.fromstring(draw.svg(draw.screen(received), draw.LIGHT, "title")).findall(f".//{SVG}{name}")
 
 
-@given(st.lists(st.text("abc <&\"'語リ│█⠒", max_size=10), max_size=6))
-def test_plain_text_is_shown_unchanged(lines: list[str]) -> None:
-    rows = [line.rstrip(" ") for line in lines]
-    assert "\n".join(shown("\r\n".join(lines))).strip("\n") == "\n".join(rows).strip("\n")
-
-
 def test_the_screen_after_escape_sequences() -> None:
     for received, rows in [
         ("50%\r100%\r\ndone", ["100%", "done"]),
@@ -60,21 +51,6 @@ def test_the_screen_after_escape_sequences() -> None:
         ("\r\n \r\nx \r\n\r\n", ["x"]),
     ]:
         assert shown(received) == rows
-
-
-def test_styles_after_escape_sequences() -> None:
-    row = draw.screen("a\x1b[1;32mb\x1b[22;94mc\x1b[38;5;64;48;2;1;2;255md\x1b[39;49;2;3me\x1b[23;103mf\x1b[mg")[0]
-    Style = draw.Style
-    assert [cell.style for cell in row] == [
-        Style(), Style(2, bold=True), Style(12), Style(64, "#0102ff"), Style(dim=True, italic=True),
-        Style(None, 11, dim=True), Style(),
-    ]  # fmt: skip
-
-
-def test_rows_after_the_last_one_to_show_are_cropped() -> None:
-    rows = draw.session([("llm a", "saved x\r\nmore", "saved "), ("llm b", "1\r\n2", "saved "), ("llm c", "3", None)])
-    text = ["".join(cell.text for cell in row) for row in rows]
-    assert text == ["$ llm a", "saved x", "", "$ llm b", "1", "2", "", "$ llm c", "3"]
 
 
 RECEIVED = (
@@ -96,34 +72,6 @@ def test_a_picture_has_all_the_text_and_is_reproducible() -> None:
         assert texts == ["plan", "because", "budget", '5m <b>&"', "66%", "0.2", "リンゴ", "0.4", "ok"]
         assert not re.search("url|href|@import|@font-face|script", picture)
         assert set(re.findall(r"https?://[^\s\"]+", picture)) == {"http://www.w3.org/2000/svg"}
-
-
-def test_the_themes_differ_only_in_colors() -> None:
-    rows = draw.screen(RECEIVED)
-    light, dark = (re.sub("#[0-9a-f]{6}", "#", draw.svg(rows, theme, "t")) for theme in (draw.LIGHT, draw.DARK))
-    assert light == dark
-
-
-def test_text_is_stretched_to_its_columns() -> None:
-    for text in elements(RECEIVED, "text"):
-        row = next(line for line in shown(RECEIVED, 80) if text.text and text.text in line)
-        column = cell_len(row[: row.index(text.text or "")])
-        assert float(text.get("x", 0)) == pytest.approx(draw.MARGIN + column * draw.CELL, abs=0.01)
-        assert float(text.get("textLength", 0)) == pytest.approx(cell_len(text.text or "") * draw.CELL, abs=0.01)
-
-
-def test_bars_lines_and_dots_are_drawn_to_scale() -> None:
-    bars = [float(bar.get("width", 0)) / draw.CELL for bar in elements("███▌\r\n▏\r\n██", "rect")[1:]]
-    assert bars == pytest.approx([3.5, 0.125, 2], abs=0.002)
-    line, rest = elements("\x1b[32m━━━\x1b[0m\x1b[90m──", "rect")[1:]
-    assert (line.get("fill"), rest.get("fill")) == (draw.LIGHT.palette[2], draw.LIGHT.palette[8])
-    assert float(rest.get("x", 0)) == pytest.approx(draw.MARGIN + 3 * draw.CELL)
-    dots = re.findall(r"M([\d.]+) ([\d.]+)h0", elements("⠑⢄", "path")[0].get("d", ""))  # dots 1, 5; 3, 8
-    places = [((float(x) - draw.MARGIN) / draw.CELL, (float(y) - draw.MARGIN) / draw.LINE) for x, y in dots]
-    expected = [(0.25, 0.125), (0.75, 0.375), (1.25, 0.625), (1.75, 0.875)]
-    assert [axis for place in places for axis in place] == pytest.approx(
-        [axis for p in expected for axis in p], abs=0.002
-    )
 
 
 def test_the_picture_of_a_readme_shows_its_commands_and_figures() -> None:

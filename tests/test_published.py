@@ -3,27 +3,18 @@ and results that do not belong together are not mixed."""
 
 import dataclasses
 import json
-import re
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llmcli.errors import LLMError
-from llmcli.evaluation.compressors import ppm_size
-from llmcli.evaluation.figures import ADAPTING, NETWORK
 from tests.benchmarks import load, measure, plots, publish, results, tables, texts
 from tests.benchmarks.figures import Figures
 from tests.benchmarks.measure import Measurement
 from tests.benchmarks.results import Environment
 from tests.benchmarks.texts import SHAKESPEARE, TEXTS
-from tests.platforms import in_full, linux
 
 ROOT = Path(__file__).parent.parent
 PATHS = {path for paths in results.SOURCES.values() for path in paths}
@@ -151,18 +142,6 @@ def test_the_median_of_the_texts_that_were_not_developed_on() -> None:
     assert median == "| **median** |  | **2.250** | **2.500** | **2.000** |"
 
 
-def test_what_was_planned_beside_what_came() -> None:
-    [row] = tables.plan(Figures(stored(HERE, WANTED[0]))).split("\n")[2:3]
-    assert row == "| 20s | 10,000 | 9,000 | 90% | 3.0 | 2.0 |"
-
-
-def test_the_throughput_of_three_is_that_of_all_together() -> None:
-    alone, three = (Measurement("fixed", SHAKESPEARE, "60s", 0, beside) for beside in (load.NOTHING, load.THREE))
-    rows = tables.fixed(Figures(stored(HERE, alone, three))).split("\n")
-    assert rows[-2].startswith("| alone | 9,000 | 100% |")
-    assert rows[-1].startswith("| three runs at once, together | 27,000 | 300% |")
-
-
 def test_only_what_is_between_markers_is_written() -> None:
     page = "before\n<!-- begin summary -->\nold\n<!-- end summary -->\nafter\n"
     new = tables.updated(page, Figures({}))
@@ -173,38 +152,6 @@ def test_only_what_is_between_markers_is_written() -> None:
     assert tables.updated("<!-- begin busy -->\nold\n<!-- end busy -->", Figures({})) == left_out
     with pytest.raises(LLMError, match="a part called unknown"):
         tables.updated("<!-- begin unknown -->\n<!-- end unknown -->", Figures({}))
-
-
-@pytest.mark.slow
-def test_plots_are_a_function_of_the_figures() -> None:
-    some = Figures(stored(HERE, *WANTED, Measurement("nanogpt", SHAKESPEARE), Measurement("zpaq", "novel-en")))
-    drawn = plots.draw_all(some)
-    assert plots.draw_all(some) == drawn
-    assert sorted(drawn) == sorted(f"{name}{ending}.svg" for name in plots.PLOTS for ending in plots.THEMES)
-    assert b"<dc:date>" not in b"".join(drawn.values())
-
-
-@pytest.mark.slow
-def test_a_plot_shows_both_figures_and_the_median_of_an_even_number_of_runs() -> None:
-    axes = pytest.importorskip("matplotlib.figure").Figure().add_subplot()
-    bits = {budget: [] for budget in plots.BUDGETS} | {"20s": [1.0, 2.0], "60s": [1.0, 1.5, 1.25, 3.0]}
-    more = {budget: [value + 1 for value in values] for budget, values in bits.items()}
-    shown = {"ours": {NETWORK: more, ADAPTING: bits}, "nanogpt": [], "compressors": {}}
-    plots.draw_budgets(axes, shown, plots.THEMES[""])
-    lines = [list(line.get_ydata()) for line in axes.get_lines() if len(line.get_ydata()) == 2]
-    assert [2.5, 2.375] in lines and [1.5, 1.375] in lines
-    assert [text.get_text() for text in axes.texts] == ["llm train, network", "llm train, adapting"]
-
-
-def test_measurements_have_names_of_their_own_and_the_important_ones_come_first() -> None:
-    found = publish.all_measurements()
-    assert len({each.name for each in found}) == len(found)
-    assert [each.name for each in found[:2]] == ["tiny-shakespeare.ours.20s.seed0", "tiny-shakespeare.ours.20s.seed1"]
-    assert found[-1].budget == "60m"
-    for each in found:
-        assert publish.estimated_seconds(each) > each.seconds or not each.budget
-        assert each.text in TEXTS or not each.text
-        assert HERE.depends_on(each)
 
 
 def test_without_all_the_measurements_take_three_quarters_of_an_hour() -> None:
@@ -265,14 +212,6 @@ def test_a_stored_result_says_where_it_comes_from(tmp_path: Path) -> None:
     assert found["result"] == a_result(WANTED[1])
 
 
-def test_measurements_that_do_not_fit_into_the_time_are_left(tmp_path: Path) -> None:
-    estimates = [publish.estimated_seconds(each) for each in WANTED]
-    assert estimates[2] < estimates[0] == estimates[1]
-    fake = FakeMeasure(seconds=estimates[0])
-    assert fake.run(tmp_path, max_minutes=(estimates[0] + estimates[2] + 1) / 60) == 1
-    assert fake.measured == [WANTED[0].name, WANTED[2].name]
-
-
 def test_results_of_another_source_tree_or_machine_are_out_of_date() -> None:
     for environment, key in [(NEWER, "llmcli"), (ELSEWHERE, "machine")]:
         stale = publish.out_of_date(WANTED, stored(HERE, *WANTED), environment)
@@ -316,61 +255,11 @@ def test_the_command_does_not_mix_and_starts_afresh_if_asked(
     assert {stored["commit"] for stored in results.load(directory).values()} == {"89abcde"}
 
 
-def test_the_list_shows_what_is_done(published: Callable[..., Path], capsys) -> None:
-    published("--list")
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[-1] for line in lines[:-1]] == ["missing"] * 3
-    assert lines[-1].startswith("3 measurements; those not done take about 0.0 hours")
-    published()
-    published("--list")
-    assert "done" in capsys.readouterr().out.splitlines()[-2]
-    with pytest.raises(SystemExit, match="no measurement is called nothing"):
-        publish.main(["--only", "nothing"])
-
-
 def test_a_modified_engine_is_refused(monkeypatch) -> None:
     answers = {"status": "M llmcli/config.py"}
     monkeypatch.setattr(results, "_git", lambda command, *arguments: answers[command])
     with pytest.raises(LLMError, match=r"llmcli/config\.py differs from the last commit; commit it first"):
         results.present()
-
-
-@linux
-def test_no_process_is_left_of_an_interrupted_measurement(tmp_path: Path) -> None:
-    started = tmp_path / "pid"
-    measurement = (
-        "import subprocess, sys, pathlib\n"
-        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
-        "file = pathlib.Path(sys.argv[1] + '.new')\n"
-        "file.write_text(str(child.pid))\n"
-        "file.rename(sys.argv[1])\n"
-        "child.wait()\n"
-    )
-    caller = (
-        "import sys\n"
-        "from tests.benchmarks.publish import in_own_process\n"
-        f"in_own_process([sys.executable, '-c', {measurement!r}, sys.argv[1]])\n"
-    )
-    with subprocess.Popen([sys.executable, "-c", caller, str(started)], cwd=ROOT, stderr=subprocess.PIPE) as process:
-        while not started.exists() and process.poll() is None:
-            time.sleep(0.01)
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate()
-    assert b"KeyboardInterrupt" in errors
-    state = Path(f"/proc/{started.read_text()}/stat")
-    for _ in range(1000):  # a killed process ends when it is scheduled
-        with suppress(FileNotFoundError):
-            if state.read_text().split()[2] not in "ZX":
-                time.sleep(0.01)
-                continue
-        return
-    raise AssertionError(state.read_text())
-
-
-def test_a_measurement_that_fails_says_so() -> None:
-    with pytest.raises(LLMError, match="ended with status 3; nothing is stored"):
-        publish.in_own_process([sys.executable, "-c", "raise SystemExit(3)"])
-    assert publish.in_own_process([sys.executable, "-c", "print('note'); print('{\"a\": 1}')"]) == {"a": 1}
 
 
 def test_compressors_read_the_training_text_first(tmp_path: Path) -> None:
@@ -383,38 +272,6 @@ def test_compressors_read_the_training_text_first(tmp_path: Path) -> None:
     assert measure.xz(Measurement("xz"), text)["bits_per_byte"] < 0.05
 
 
-@pytest.mark.slow
-@linux
-def test_static_ppm_is_measured_on_all_pieces(tmp_path: Path) -> None:
-    text = tmp_path / "text.txt"
-    text.write_text("".join(f"{number * 7919 % 100003} " for number in range(4000)), "utf-8")
-    past, held_out = measure.split(text)
-    pieces = [held_out[start : start + 1024] for start in range(0, len(held_out), 1024)]
-    added = sum(ppm_size(past + piece) - ppm_size(past) for piece in pieces)
-    assert len(pieces) > 1 and measure.static_ppm_bytes(held_out, past) == added
-    found = measure.ppm(Measurement("ppm"), text)
-    assert found["static_bits_per_byte"] == pytest.approx(8 * added / len(held_out), abs=1e-6)
-    assert found["bits_per_byte"] < found["static_bits_per_byte"] < 4
-
-
-@pytest.mark.slow
-@in_full
-def test_a_run_end_to_end(tmp_path: Path) -> None:
-    text = tmp_path / "stories.txt"
-    text.write_bytes((ROOT / "examples" / "stories.txt").read_bytes())
-    command = [sys.executable, "-m", "tests.benchmarks.measure", str(text), "--budgets", "6s", "--seeds", "1"]
-    run = subprocess.run([*command, "--json"], cwd=ROOT, capture_output=True, encoding="utf-8", timeout=300)
-    assert run.returncode == 0, run.stderr
-    found = json.loads(run.stdout)
-    assert str(tmp_path) not in run.stdout
-    each = Measurement("ours", SHAKESPEARE, "20s")
-    row = tables.budgets(Figures({each.name: HERE.result(each, 1.0, found)})).split("\n")[2]
-    assert tables.DASH not in row.replace("**–** | – |", "")  # of so short a run, which has no cache
-    plan = tables.plan(Figures({each.name: HERE.result(each, 1.0, found)})).split("\n")[2]
-    assert tables.DASH not in plan
-    assert re.search(r"network \d\.\d+, adapting [\d.-]+ bits per byte, [\d,]+ parameters, ", measure.summary(found))
-
-
 def test_the_file_of_a_text_is_checked(tmp_path: Path) -> None:
     path = tmp_path / "shakespeare.txt"
     path.write_text("something else", "utf-8")
@@ -422,46 +279,3 @@ def test_the_file_of_a_text_is_checked(tmp_path: Path) -> None:
         texts.build(TEXTS[SHAKESPEARE], tmp_path, path)
     with pytest.raises(LLMError, match="give its file: --shakespeare FILE"):
         texts.build(TEXTS[SHAKESPEARE], tmp_path)
-
-
-def test_packages_are_read(tmp_path: Path) -> None:
-    """A Debian package and one of npm, made here: the same files, sorted; links are no files."""
-    import io
-    import tarfile
-
-    archive = io.BytesIO()
-    with tarfile.open(fileobj=archive, mode="w:xz") as tar:
-        for name, content in (("usr/b", b"two"), ("usr/a", b"one")):
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-        link = tarfile.TarInfo("usr/c")
-        link.type, link.linkname = tarfile.SYMTYPE, "a"
-        tar.addfile(link)
-    data = archive.getvalue()
-
-    def member_of_ar(name: str, content: bytes) -> bytes:
-        header = f"{name:16}{'0':12}{'0':6}{'0':6}{'100644':8}{len(content):<10}`\n"
-        return header.encode() + content + b"\n" * (len(content) % 2)
-
-    deb = tmp_path / "a_1_all.deb"
-    deb.write_bytes(b"!<arch>\n" + member_of_ar("debian-binary", b"2.0") + member_of_ar("data.tar.xz", data))
-    tgz = tmp_path / "a-1.tgz"
-    tgz.write_bytes(data)
-    expected = [("usr/a", b"one"), ("usr/b", b"two")]
-    assert texts.archive_files(deb) == texts.archive_files(tgz) == expected
-    deb.write_bytes(b"!<arch>\n")
-    with pytest.raises(LLMError, match="not a Debian package"):
-        texts.archive_files(deb)
-
-
-def test_a_package_that_cannot_be_fetched_can_be_put_there_by_hand(tmp_path: Path, monkeypatch) -> None:
-    package = texts.Package("apt", "some-name", "1:2-3")
-    assert package.command[-1] == "some-name=1:2-3"
-    monkeypatch.setenv("PATH", "")
-    with pytest.raises(LLMError, match=r"put some-name_1%3a2-3_\*\.deb into .* by hand"):
-        texts.fetch(package, tmp_path)
-    by_hand = tmp_path / "some-name_1%3a2-3_all.deb"
-    by_hand.touch()
-    assert texts.fetch(package, tmp_path) == by_hand
-    assert texts.Package("npm", "@a/b", "1.0").pattern == "a-b-1.0.tgz"

@@ -3,7 +3,6 @@
 import os
 import re
 import sys
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -95,31 +94,6 @@ def test_both_tours_have_the_same_sections() -> None:
 
 
 PROSE = [line for line in TOURS["tour.ja.md"].splitlines() if line and not line.startswith(("    ", "#"))]
-POLITE = re.compile(r"(です|ます|でした|ました|ません|ましょう|でしょう|ください)か?$")
-
-
-def test_a_japanese_paragraph_is_one_line() -> None:
-    lines = TOURS["tour.ja.md"].splitlines()
-    prose = [bool(line) and not line.startswith("    ") for line in lines]
-    assert not any(a and b for a, b in pairwise(prose)), "two lines of prose follow each other"
-
-
-def test_japanese_sentences_are_all_polite() -> None:
-    """です and ます throughout."""
-    for line in PROSE:
-        plain = re.sub("（[^（）]*）|「[^「」]*」", "", line)
-        for sentence in filter(None, re.split("。|！|？", plain)):
-            assert POLITE.search(sentence), sentence
-
-
-def test_japanese_terms_are_those_of_the_field() -> None:
-    text = TOURS["tour.ja.md"]
-    terms = ("1バイトあたりのビット数", "アテンション（注意機構）", "評価用データ", "語彙", "埋め込み", "確率分布")
-    for term in (*terms, "過学習", "層", "学習", "推論"):
-        assert term in text, term
-    for wrong in ("毎バイト", "注意(", "数字", "専門家", "(", ")"):
-        prose = re.sub(r"`[^`]*`|\[[^]]*\]\([^)]*\)", "", "\n".join(PROSE))
-        assert wrong not in prose, wrong
 
 
 def test_the_columns_of_every_table_are_explained_in_japanese() -> None:

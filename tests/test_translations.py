@@ -1,9 +1,6 @@
-"""The translations of examples/: the files are those of the grammar, which is one to one, and its English and Japanese
-are correct where that can be checked by rules."""
+"""The translations of examples/: the files are those of the grammar, which is one to one."""
 
-import re
 from functools import cache
-from itertools import groupby
 from pathlib import Path
 from types import ModuleType
 
@@ -14,8 +11,6 @@ from tests.benchmarks.translation import load_grammar
 from tests.platforms import in_full
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-ADJECTIVES = "red|blue|black|white|big|small|new|old"
-HABITS = r"(every day|Sundays|in the morning)\.$"
 FILES = ("translate.tsv", "translate-test.tsv")
 
 
@@ -28,12 +23,6 @@ def grammar() -> ModuleType:
 def sentences() -> tuple[list, list]:
     """Those to train on, and those held out."""
     return grammar().split(grammar().sentences())
-
-
-@cache
-def texts(kind: str) -> frozenset[tuple[str, str]]:
-    """All that the grammar can say of a kind."""
-    return frozenset(each.texts() for each in getattr(grammar(), kind)())
 
 
 def rows(name: str) -> list[list[str]]:
@@ -65,14 +54,6 @@ def test_each_sentence_has_one_translation_and_is_there_in_both_directions() -> 
 
 @in_full
 @pytest.mark.slow
-def test_the_whole_grammar_is_one_to_one() -> None:
-    every = [each.texts() for kind in ("activities", "events", "descriptions") for each in getattr(grammar(), kind)()]
-    english, japanese = zip(*every, strict=True)
-    assert len(every) == len(set(english)) == len(set(japanese)) > 100_000
-
-
-@in_full
-@pytest.mark.slow
 def test_a_tenth_is_held_out_in_both_directions_and_all_of_its_words_are_known() -> None:
     training, test = sentences()
     assert len(test) * 10 == len(training) + len(test)
@@ -84,49 +65,3 @@ def test_a_tenth_is_held_out_in_both_directions_and_all_of_its_words_are_known()
 
     for side in ("english", "japanese"):
         assert words(side, test) <= words(side, training)
-
-
-@pytest.mark.slow
-def test_translations_by_hand() -> None:
-    for kind, english, japanese in [
-        ("activities", "Anna does not read books on the train on Sundays.", "アンナは日曜日に電車で本を読みません。"),
-        ("activities", "The teacher studies history at school every day.", "先生は毎日学校で歴史を勉強します。"),
-        ("activities", "Did they play the guitar yesterday?", "彼らは昨日ギターを弾きましたか。"),
-        ("activities", "I will go to the sea tomorrow.", "私は明日海に行きます。"),
-        ("events", "We saw two black cats in the garden yesterday.", "私たちは昨日庭で黒い猫を二匹見ました。"),
-        ("events", "My mother did not buy an old umbrella on Monday.", "母は月曜日に古い傘を買いませんでした。"),
-        (
-            "events",
-            "Will you sell three new cars in London tomorrow?",
-            "あなたは明日ロンドンで新しい車を三台売りますか。",
-        ),
-        ("descriptions", "That umbrella was not new.", "あの傘は新しくなかったです。"),
-        ("descriptions", "Is your dog big?", "あなたの犬は大きいですか。"),
-    ]:
-        assert (english, japanese) in texts(kind)
-
-
-def test_articles_and_verbs_agree() -> None:
-    """By rules that the grammar does not use: a and an, -s after he, she and names, number and plural."""
-    english = [row[0] for name in FILES for row in rows(name)[1::2]]
-    for sentence in english:
-        for article, noun in re.findall(r"\b(an?) (\w+)", sentence):
-            assert (article == "an") == (noun[0] in "aeiou"), sentence
-        for noun in re.findall(
-            r"\b(?:two|three|four|five) (?:(?:red|blue|black|white|big|small|new|old) )?(\w+)", sentence
-        ):
-            assert noun.endswith("s"), sentence
-        if found := re.match(
-            r"(He|She|Ken|Anna|The teacher|My \w+) (\w+) .*(every day|Sundays|in the morning)\.", sentence
-        ):
-            assert found[2].endswith("s"), sentence
-        if found := re.match(r"(I|We|They) (\w+) .*(every day|Sundays|in the morning)\.", sentence):
-            assert not found[2].endswith("s"), sentence
-
-
-def test_japanese_sentences_are_polite_and_mark_questions() -> None:
-    for name in FILES:
-        for english, japanese in rows(name)[1::2]:
-            assert re.search(r"(ます|ました|ません|ませんでした|です)(か?)。$", japanese), japanese
-            assert english.endswith("?") == japanese.endswith("か。")
-            assert not any(len(list(run)) > 1 for c, run in groupby(japanese) if c in "はをがに"), japanese

@@ -96,10 +96,3 @@ main()
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, encoding="utf-8")
     assert (done.returncode, done.stdout) == (0, f"\nllmcli {llmcli.__version__}\n")
     assert done.stderr.strip() == "thread registered"
-
-
-@pytest.mark.slow
-def test_an_exit_code_is_kept() -> None:
-    program = "import sys; sys.argv = ['llm', 'inspect', 'none.safetensors']; from llmcli.__main__ import main; main()"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, encoding="utf-8")
-    assert done.returncode == 1 and done.stderr.startswith("error: there is no file")

@@ -118,8 +118,3 @@ def test_help_and_version_are_subcommands_too(llm: Llm) -> None:
     assert llm("help", "train").stdout == llm("train", "--help").stdout and "--layers" in llm("help", "train").stdout
     assert llm("version").stdout == llm("--version").stdout and llm("version").exit_code == 0
     assert "version" not in llm("--help").stdout.split("Commands:")[1]
-
-
-def test_options_that_exist_are_not_mistaken_for_others(llm: Llm, tiny_model: Path) -> None:
-    answer = llm("generate", "hi", "-n3", "-t", "0", "--stop", "-temp")
-    assert answer.exit_code == 0

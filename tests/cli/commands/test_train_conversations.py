@@ -106,16 +106,6 @@ def test_text_first_then_conversations(llm: Llm) -> None:
     assert scores["from_byte"] == record["train_bytes"] > 0
 
 
-def test_the_api_gives_the_model_of_the_command(llm: Llm) -> None:
-    import llmcli
-
-    assert llm(*RUN, "--seed", 2, "-o", "command.safetensors").exit_code == 0
-    options = {"steps": 4, "layers": 1, "width": 32, "context": 64, "batch_tokens": 256, "threads": 1, "seed": 2}
-    *_, result = llmcli.train("chats.jsonl", "api.safetensors", **options)  # type: ignore[arg-type]
-    assert isinstance(result, llmcli.Result) and result.bits_per_byte
-    assert Path("api.safetensors").read_bytes() == Path("command.safetensors").read_bytes()
-
-
 def test_other_speakers(llm: Llm) -> None:
     turns = "".join(f"Teacher: {question}\nPupil: {answer}\n\n" for question, answer in PAIRS)
     Path("turns.txt").write_text(turns, "utf-8")
@@ -164,20 +154,6 @@ def test_conversations_without_answers_are_one_line(llm: Llm) -> None:
     Path("chats.jsonl").write_text('{"messages": [{"role": "user", "content": "Hello?"}]}\n' * 12, "utf-8")
     answer = llm(*RUN)
     assert answer.exit_code == 1 and answer.stderr.count("\n") == 1 and "chats.jsonl" in answer.stderr
-
-
-def test_a_malformed_record_names_its_line(llm: Llm) -> None:
-    with open("chats.jsonl", "a", encoding="utf-8") as file:
-        file.write('{"prompt": "Who?", "completion": 7}\n')
-    answer = llm(*RUN)
-    assert answer.exit_code == 1 and "chats.jsonl line 36" in answer.stderr
-
-
-def test_the_conversations_are_never_overwritten(llm: Llm) -> None:
-    before = Path("chats.jsonl").read_bytes()
-    answer = llm(*RUN, "-o", "chats.jsonl", "--force")
-    assert answer.exit_code == 1 and "is not replaced" in answer.stderr
-    assert Path("chats.jsonl").read_bytes() == before
 
 
 def test_validation_files_must_be_of_the_same_kind(llm: Llm) -> None:

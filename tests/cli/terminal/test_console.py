@@ -25,13 +25,6 @@ def test_text_cannot_control_a_terminal(tiny_model: Path) -> None:
         assert not re.search("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", shown), repr(shown)
 
 
-@pytest.mark.slow
-def test_no_color_and_a_dumb_terminal_get_plain_text(tiny_model: Path) -> None:
-    assert "\x1b[48" in in_a_terminal("generate", "The cat", "-n", "5", "--color", "--seed", "1")
-    assert "\x1b[48" not in in_a_terminal("generate", "The cat", "-n", "5", "--color", "--seed", "1", NO_COLOR="1")
-    assert "\x1b[48" not in in_a_terminal("generate", "The cat", "-n", "5", "--color", "--seed", "1", TERM="dumb")
-
-
 def test_a_result_line_has_no_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
     console.result("a\x1b[31mb\nc")
     assert capsys.readouterr().out == "a␛[31mb␊c\n"
