@@ -15,6 +15,7 @@ from llmcli.errors import with_hub_names, with_options
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 NOTE_SECONDS = 10.0  # between two notes on the progress, without a terminal
 MAX_ERROR_LENGTH = 2_000  # characters: a damaged file may cause far longer messages
@@ -146,6 +147,10 @@ def prompt(text: str) -> None:
 def write_line(line: str, stream: TextIO) -> None:
     """Print a line, in which untrusted text must have passed through `visible`."""
     print(line, file=stream, flush=True)
+
+
+def draw(drawing: "Table", stream: TextIO) -> None:
+    rich_console(stream).print(drawing)
 
 
 def rich_console(stream: TextIO) -> "Console":

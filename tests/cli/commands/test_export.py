@@ -215,7 +215,7 @@ def test_a_divergence_within_the_noise_is_reported_as_small(tiny_model: Path, ll
         (0.0004, "from the original: less than 0.001 bits"),
         (0.0123, "from the original: 0.0123 bits"),
     ]:
-        monkeypatch.setattr("llmcli.evaluation.evaluator.kl_divergence", lambda *_, value=divergence: value)
+        monkeypatch.setattr("llmcli.evaluation.evaluator.divergence", lambda *_, value=divergence: (value, 0.0))
         answer = llm("export", "model.safetensors", "small.safetensors", "--quantize", "int4", "--force")
         assert answer.exit_code == 0 and message in answer.stderr and "-0.0" not in answer.stderr
 
