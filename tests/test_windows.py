@@ -20,7 +20,6 @@ import pytest
 import llmcli
 from llmcli.cli import app
 from llmcli.cli.terminal.signals import termination_signals
-from llmcli.data.sources import read_corpus
 from llmcli.errors import LLMError, command_line
 from llmcli.formats import atomic_io, checkpoint, file_lock
 from llmcli.models.open_runtime import open_runtime
@@ -28,6 +27,7 @@ from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.files import resume
 from tests import platforms
 from tests.conftest import Llm
+from tests.data.corpora import read_corpus
 from tests.reliability.runs import OPTIONS, TEXT
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the simulation needs /proc")

@@ -78,17 +78,13 @@ class ConversationFile:
 class _Records:
     """The records in a file; notes and columns are complete once all records are read."""
 
-    name: str
-    path: Path
-    sha256: str
+    file: Document  # the whole text of the file; for Parquet, without its text
     shape: RecordShape
     numbered: Iterable[tuple[int, object]]
     columns: dict[str, None] = field(default_factory=dict)  # an ordered set
     place: str = "line"  # unit of the numbers
     first_row: str = ""
     notes: list[str] = field(default_factory=list)
-    encoding: str = ""  # as in `Document`
-    file_bytes: int = 0
 
     def text(self, copy: TextCopy) -> Document:
         """Append the text in one or several columns to `copy` and return it. Raises LLMError if there is
@@ -103,61 +99,37 @@ class _Records:
                 else:
                     blank += 1
 
-        document = documents.document_of_texts(self.name, self.path, texts(), copy)
+        name, keys = self.file.name, self.shape.keys
+        document = documents.document_of_texts(name, self.file.path, texts(), copy)
         if not document.text_bytes:
-            names = some(self.shape.keys, _MAX_KEYS)
-            raise LLMError(f"{self.name}: the column {names} has no text; name another: `column` NAME")
+            raise LLMError(
+                f"{name}: the column {some(keys, _MAX_KEYS)} has no text; name another: `column` NAME"
+            )
         if blank:
-            self.notes.append(f"{self.name}: left out {blank:,} records without text")
+            self.notes.append(f"{name}: left out {blank:,} records without text")
+        detail = f"column {keys[0]}" + (", the only one with prose" if self.shape.is_only_prose else "")
         return replace(
             document,
-            columns=self.shape.keys,
+            columns=keys,
             all_columns=tuple(map(str, self.columns)),
             notes=tuple(self.notes),
             template=self.shape.template,
-            detail=self._detail(),
-            encoding=self.encoding,
-            file_bytes=self.file_bytes,
+            detail=f"columns {', '.join(keys)}" if self.shape.template else detail,
+            encoding=self.file.encoding,
+            file_bytes=self.file.file_bytes,
             skipped=(("record without text", blank),) if blank else (),
         )
 
-    def _detail(self) -> str:
-        if self.shape.template:
-            return f"columns {', '.join(self.shape.keys)}"
-        return f"column {self.shape.keys[0]}" + ", the only one with prose" * self.shape.is_only_prose
-
     def conversations(self) -> ConversationFile:
-        conversations: list[Conversation] = []
-        for record, source in self._with_sources():
-            try:
-                conversations.append(from_record(record, source, self.shape))
-            except LLMError as error:
-                if conversations or self.place != "line" or _suffix(self.name) in _JSON_LINES_SUFFIXES:
-                    raise
-                raise LLMError(f"{error}; or add `plain` to read the file as plain text") from error
-        return _with_conversations(
-            conversations,
-            ConversationFile(
-                self.name,
-                self.path,
-                self.shape.name,
-                (),
-                0,
-                tuple(self.notes),
-                0,
-                self.sha256,
-                columns=self.shape.keys,
-                all_columns=tuple(map(str, self.columns)),
-                first_row=self.first_row,
-                encoding=self.encoding,
-                file_bytes=self.file_bytes,
-            ),
-        )
+        conversations = [from_record(record, source, self.shape) for record, source in self._with_sources()]
+        file = _conversation_file(self.file, self.shape.name, conversations, self.notes)
+        columns = tuple(map(str, self.columns))
+        return replace(file, columns=self.shape.keys, all_columns=columns, first_row=self.first_row)
 
     def _with_sources(self) -> Iterator[tuple[object, str]]:
         inner: dict[str, None] = {}  # keys in messages that are not read
         for number, record in self.numbered:
-            yield record, f"{self.name} {self.place} {number:,}"
+            yield record, f"{self.file.name} {self.place} {number:,}"
             if isinstance(record, Mapping):
                 self.columns.update(dict.fromkeys(record))
             inner.update(dict.fromkeys(unread_keys(record, self.shape)))
@@ -166,16 +138,15 @@ class _Records:
         read = " and ".join(self.shape.keys) if by_column else self.shape.name
         for what, unused in ((f"read: {read}; not used", others), ("not used in messages", list(inner))):
             if unused:
-                names = ", ".join(unused[:_MAX_KEYS]) + (", ..." if len(unused) > _MAX_KEYS else "")
-                self.notes.append(f"{self.name}: {what}: {names}")
+                self.notes.append(f"{self.file.name}: {what}: {some(unused, _MAX_KEYS)}")
 
 
 def read_records(
     name: str,
     path: Path,
+    *,
     reading: ReadOptions,
     copy: TextCopy,
-    *,
     text_only: bool = False,
     on_read: OnRead = ignore,
     content: Stored | None = None,
@@ -196,20 +167,7 @@ def read_records(
         return document if text_only else records.conversations()
     if text_only or suffix in TABLE_SUFFIXES or not (turns := read_turns(document, reading.speakers, start)):
         return document
-    shape, conversations, notes = turns
-    file = ConversationFile(
-        document.name,
-        path,
-        shape,
-        (),
-        0,
-        tuple(notes),
-        0,
-        document.sha256,
-        encoding=document.encoding,
-        file_bytes=document.file_bytes,
-    )
-    return _with_conversations(conversations, file)
+    return _conversation_file(document, *turns)
 
 
 def _suffix(name: str) -> str:
@@ -248,16 +206,8 @@ def _read_table(
     if text_only and not shape.is_text:
         raise _no_text(name)
     rows = (dict(zip(table["used"], json.loads(line), strict=True)) for line in lines)
-    records = _Records(
-        name,
-        path,
-        table["sha256"],
-        shape,
-        enumerate(rows, 1),
-        dict.fromkeys(table["columns"]),
-        "row",
-        file_bytes=table["bytes"],
-    )
+    file = Document(name, path, 0, table["sha256"], file_bytes=table["bytes"])
+    records = _Records(file, shape, enumerate(rows, 1), dict.fromkeys(table["columns"]), "row")
     return records.text(copy) if shape.is_text else records.conversations()
 
 
@@ -285,20 +235,12 @@ def _from_text(
         return None
     shape = choose_shape(document.name, table.first_records, reading, cells_are_text=True)
     if shape is None:
-        raise LLMError(_nothing_to_learn(document.name))
+        raise LLMError(
+            f"{document.name} has a header but no conversations; wanted rows with a prompt and an answer"
+        )
     first_row = table.first_row_as(shape.keys) if shape.name == "two columns" else ""
-    return _Records(
-        document.name,
-        document.path,
-        document.sha256,
-        shape,
-        table.records,
-        dict.fromkeys(table.columns),
-        first_row=first_row,
-        notes=table.notes,
-        encoding=document.encoding,
-        file_bytes=document.file_bytes,
-    )
+    columns = dict.fromkeys(table.columns)
+    return _Records(document, shape, table.records, columns, first_row=first_row, notes=table.notes)
 
 
 def _from_json(
@@ -312,8 +254,6 @@ def _from_json(
     records: Iterable[tuple[int, object]]
     if must_be_lines or isinstance(first[0], Mapping) or is_list_of_messages(first[0]):
         records = records_of_lines(name, document.lines(on_read, MAX_RECORD))
-    elif len(first) == 1 and isinstance(array := first[0], list):  # the whole text, in one line
-        first, records = array[:_PEEKED_RECORDS], [(1, value) for value in array]
     else:
         first = _first(records_of_text(name, document.text()), InvalidJSONError)
         records = records_of_text(name, document.pieces(on_read))
@@ -321,17 +261,7 @@ def _from_json(
         first, records = inner[:_PEEKED_RECORDS], enumerate(inner, 1)
     must_be_known = suffix in _JSON_LINES_SUFFIXES or len(first) > 1
     shape = choose_shape(name, first, reading, must_be_known=must_be_known)
-    if shape is None:
-        return None
-    return _Records(
-        name,
-        document.path,
-        document.sha256,
-        shape,
-        records,
-        encoding=document.encoding,
-        file_bytes=document.file_bytes,
-    )
+    return _Records(document, shape, records) if shape else None
 
 
 def _first(records: Iterable[tuple[int, object]], ignored: type[LLMError] | None) -> list[object]:
@@ -346,7 +276,9 @@ def _first(records: Iterable[tuple[int, object]], ignored: type[LLMError] | None
     return first
 
 
-def _with_conversations(conversations: Iterable[Conversation], file: ConversationFile) -> ConversationFile:
+def _conversation_file(
+    document: Document, shape: str, conversations: Iterable[Conversation], notes: Iterable[str]
+) -> ConversationFile:
     """Keep the conversations that have an answer, up to the last one. Raises LLMError if there are none."""
     kept: list[Conversation] = []
     unanswered: list[str] = []  # sources of the conversations
@@ -364,13 +296,13 @@ def _with_conversations(conversations: Iterable[Conversation], file: Conversatio
             shortened.append(conversation.source)
         answer_count += sum(message.role == "assistant" for message in answers)
         learned, questions = without_blank_answers(answers)
-        for question in questions:
-            blank.append(f"to {brief(question.content, 40)} in {conversation.source}")
+        blank += [f"to {brief(one.content, 40)} in {conversation.source}" for one in questions]
         kept.append(Conversation(tuple(learned), conversation.source))
     if not kept:
-        raise LLMError(_nothing_to_learn(file.name, total, *unanswered[:1]))
-    notes = [
-        f"{file.name}: {len(sources):,} {what} (first: {sources[0]})"
+        none = f"{document.name}: none of the {total:,} conversations has an answer"
+        raise LLMError(f"{f'{unanswered[0]}: no answer' if total == 1 else none}; wanted answers to train on")
+    dropped = [
+        f"{document.name}: {len(sources):,} {what} (first: {sources[0]})"
         for sources, what in (
             (unanswered, f"of {total:,} conversations left out: no answer"),
             (blank, f"of {answer_count:,} answers left out with their questions: blank"),
@@ -378,20 +310,15 @@ def _with_conversations(conversations: Iterable[Conversation], file: Conversatio
         )
         if sources
     ]
-    text_bytes = sum(conversation.text_bytes for conversation in kept)
-    return replace(
-        file,
+    return ConversationFile(
+        document.name,
+        document.path,
+        shape,
+        encoding=document.encoding,
+        file_bytes=document.file_bytes,
         conversations=tuple(kept),
         dropped=len(unanswered),
-        notes=(*file.notes, *notes),
-        text_bytes=text_bytes,
+        notes=(*notes, *dropped),
+        text_bytes=sum(conversation.text_bytes for conversation in kept),
+        sha256=document.sha256,
     )
-
-
-def _nothing_to_learn(name: str, total: int = 0, first: str = "") -> str:
-    if not total:
-        return f"{name} has a header but no conversations; wanted rows with a prompt and an answer"
-    problem = (
-        f"{first}: no answer" if total == 1 else f"{name}: none of the {total:,} conversations has an answer"
-    )
-    return f"{problem}; wanted answers to train on"

@@ -1,20 +1,21 @@
 """Prompts of a batch: the lines of a text, the records of a JSON Lines file, or a column of a table.
 
-A row that cannot be read has an error instead of a prompt, so that one bad row does not stop the others.
+A record that cannot be read has an error instead of a prompt, so that one does not stop the others.
 """
 
-import csv
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain
 from pathlib import PurePath
-from typing import Any, Literal
+from typing import Any
 
-from llmcli.data.conversations.messages import ROLES, Message
-from llmcli.data.conversations.tables import DELIMITERS, MAX_CELL, TABLE_SUFFIXES, quoting_problem
+from llmcli.data.conversations.messages import ROLES, Message, normalized
+from llmcli.data.conversations.record_kinds import ReadOptions
+from llmcli.data.conversations.tables import TABLE_SUFFIXES, read_table
 from llmcli.data.sources import read_text
 from llmcli.data.text import file_types
+from llmcli.data.text.documents import Document
 from llmcli.errors import LLMError, brief, usage
 from llmcli.units import some
 
@@ -45,7 +46,7 @@ def read_prompts(name: str, column: str | None = None) -> list[PromptRow]:
     document = read_text(name)
     suffix = PurePath(file_types.unpacked_name(name)).suffix.lower()
     if suffix in TABLE_SUFFIXES or column is not None:
-        rows = _table_rows(document.name, document.lines(), suffix, column)
+        rows = _table_rows(document, suffix, column)
     else:
         lines = ((number, line.rstrip("\r")) for number, line in enumerate(document.lines(), 1))
         filled = ((number, line) for number, line in lines if line.strip())
@@ -87,57 +88,18 @@ def _is_message(value: object) -> bool:
     return isinstance(value, dict) and value.get("role") in ROLES and isinstance(value.get("content"), str)
 
 
-def _table_rows(name: str, lines: Iterable[str], suffix: str, column: str | None) -> Iterator[PromptRow]:
+def _table_rows(document: Document, suffix: str, column: str | None) -> Iterator[PromptRow]:
     """Yield the cells of a column, named by the header or by a number from 1. Raises LLMError if there is
-    none."""
-    csv.field_size_limit(MAX_CELL)
-    ended: Iterator[str] = (line + "\n" for line in lines)
-    if (first_line := next(ended, None)) is None:
-        return
+    none, and for a malformed row."""
     wanted = "prompt" if column is None else column.strip()
-    marks = "\t" if suffix == ".tsv" else DELIMITERS
-    first_rows = {mark: [*map(str.strip, next(csv.reader([first_line], delimiter=mark)))] for mark in marks}
-    delimiter = next((mark for mark, row in first_rows.items() if wanted in row), "")
-    has_header = bool(delimiter)
-    delimiter = delimiter or max(first_rows, key=lambda mark: len(first_rows[mark]))
-    width = len(first_rows[delimiter])
-    if has_header:
-        index = first_rows[delimiter].index(wanted)
-    elif wanted.isdecimal() and 1 <= int(wanted) <= width:
-        index, ended = int(wanted) - 1, chain((first_line,), ended)
-    else:
+    table = read_table(document, suffix, ReadOptions(columns=(wanted,)))
+    columns = {normalized(name): name for name in table.columns} if table else {}
+    if table is None or normalized(wanted) not in columns:
         problem = f"has no column {brief(wanted)}" if column else "is a table"
-        columns = some(list(map(brief, first_rows[delimiter])), 10)
-        raise usage(f"{name} {problem}; name one: `column` NAME, or a number; the first row is {columns}")
-    texts = list(ended)
-    rows = list(_cells(texts, delimiter))
-    # quotation marks are text, as in training
-    if suffix == ".tsv" and any(isinstance(row, str) for row in rows):
-        rows = list(_cells(texts, delimiter, csv.QUOTE_NONE))
-    for number, row in enumerate(filter(None, rows), 1):
-        if isinstance(row, str):
-            yield PromptRow(number, error=row)
-        elif len(row) != width:
-            yield PromptRow(number, error=f"found {len(row)} columns, wanted {width}")
-        else:
-            prompt = row[index].strip()
-            yield PromptRow(number, prompt, error="" if prompt else "empty prompt")
-
-
-def _cells(
-    lines: list[str], delimiter: str, quoting: Literal[0, 3] = csv.QUOTE_MINIMAL
-) -> Iterator[list[str] | str]:
-    """Yield the cells of each row, or what is wrong with its quotation marks; then the next row is the next
-    line."""
-    start = 0
-    while start < len(lines):
-        reader = csv.reader(islice(lines, start, None), delimiter=delimiter, quoting=quoting, strict=True)
-        first = start  # line of the row that is read
-        try:
-            for row in reader:
-                yield row
-                first = start + reader.line_num
-            return
-        except csv.Error as error:
-            yield f"{quoting_problem(error)}; wanted each quotation mark inside a cell doubled"
-            start = first + 1
+        first_row = some(list(map(brief, table.first_row)), 10) if table else "no row of a table"
+        raise usage(
+            f"{document.name} {problem}; name one: `column` NAME, or a number; the first row is {first_row}"
+        )
+    for number, (_, record) in enumerate(table.records, 1):
+        prompt = record[columns[normalized(wanted)]].strip()
+        yield PromptRow(number, prompt, error="" if prompt else "empty prompt")

@@ -2,33 +2,14 @@
 
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 from llmcli import units
-from llmcli.data.text.documents import STANDARD_INPUT
-from llmcli.data.text.file_types import through, unpacked_name
 from llmcli.data.text.temporary_files import ReadingEndsError
 
 _NOTE_SECONDS = 5.0  # between two progress notes
 _LEAST_DONE = 0.05  # share of the bytes, before notes say how long the rest takes
 _NOTED_BYTES = 1_000_000  # notes on a smaller file show only its name
 _READING_SHARE = 0.5  # maximum share of the time budget
-_PART_BYTES, _PART_LINES = 100_000_000, 100_000  # size of the part that a message suggests
-_RECORD_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")  # one record per line
-_INDIVISIBLE = (  # suffixes of files whose first bytes are no file of the same kind
-    ".json",
-    ".parquet",
-    ".pdf",
-    ".epub",
-    ".docx",
-    ".odt",
-    ".pptx",
-    ".ipynb",
-    ".warc",
-    ".zip",
-    ".tar",
-    ".tgz",
-)
 
 
 class ReadingProgress:
@@ -63,10 +44,10 @@ class ReadingProgress:
         if self._seconds and now - self._started > _READING_SHARE * self._seconds:
             is_one = files == 1 or size >= _NOTED_BYTES
             read = units.size(size) if is_one else units.count(files, "file")
+            advice = "train on a part of the text" if is_one else "fewer and larger files"
             raise ReadingEndsError(
                 f"{f'{name}: ' * is_one}reading takes more than half of the time: {read} in "
-                f"{units.duration(now - self._started)}; give a longer `seconds`"
-                + (_part_advice(name) if is_one else ", or fewer and larger files")
+                f"{units.duration(now - self._started)}; give a longer `seconds`, or {advice}"
             )
         if now - self._noted >= _NOTE_SECONDS:
             self._noted = now
@@ -81,12 +62,3 @@ class ReadingProgress:
             return ""
         seconds = (now - self._started) * (self._expected - done) / done
         return f"; {units.count(len(self._left), 'file')}, about {units.duration(seconds)} left"
-
-
-def _part_advice(name: str) -> str:
-    """Advise to train on the beginning of a file, with the command; "" if there is none."""
-    suffix = Path(unpacked_name(name)).suffix.lower()
-    if suffix in _INDIVISIBLE or name == STANDARD_INPUT:
-        return ""
-    head = f"head -n {_PART_LINES}" if suffix in _RECORD_SUFFIXES else f"head -c {_PART_BYTES}"
-    return f", or train on part of the text: {through(head, name, f'part{suffix}')}"

@@ -9,14 +9,15 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path, PurePath
-from typing import IO, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from llmcli import units
 from llmcli.data.conversations.messages import Conversation, normalized
 from llmcli.data.conversations.record_kinds import ReadOptions
 from llmcli.data.conversations.turns import named_speakers
-from llmcli.data.documents.reader import DocumentReader, ReadFile, needs_child
+from llmcli.data.documents.reader import DocumentReader, Job, needs_child
 from llmcli.data.files import ConversationFile, read_records
 from llmcli.data.reading_progress import ReadingProgress
 from llmcli.data.text import file_types
@@ -31,7 +32,6 @@ from llmcli.data.text.documents import (
     document_of_texts,
     ignore,
     peek,
-    read_document,
 )
 from llmcli.data.text.file_types import COLLECTION_KINDS, TEXT_KINDS, is_page
 from llmcli.data.text.temporary_files import ReadingEndsError, TextCopy, temporary_file_errors
@@ -210,9 +210,21 @@ def read_sources(
 ) -> Sources:
     """Read files, directories and patterns. Raises LLMError, for instance for a malformed record of a
     conversation."""
-    contents, skipped, not_read = _read_all(
-        names, _record_reader(reading, text_only), asdict(reading), on_read
-    )
+    names = list(names)
+    files, skipped = find_files(names)
+    contents, unreadable = _read_files(files, reading, text_only=text_only, on_read=on_read)
+    not_read = [*skipped, *(problem for _, problem in unreadable)]
+    if not contents:
+        details = f" ({len(not_read)} files were skipped; the first: {not_read[0]})" if not_read else ""
+        raise LLMError(f"no text found in {', '.join(names)}{details}; name a text file")
+    same: dict[tuple[str, str], list[str]] = {}
+    for name, problem in unreadable:
+        suffix = PurePath(name).suffix.lower()
+        reason = _NUMBER.sub("", problem.replace(name, "")).partition(";")[0]
+        same.setdefault((suffix, reason), []).append(problem)
+    for (suffix, _), problems in same.items():
+        number = f"{len(problems):,} {suffix or 'other'} files; the first: " if len(problems) > 1 else ""
+        skipped.append(number + problems[0])
     return _sources_of(contents, skipped, not_read, reading, on_read)
 
 
@@ -230,7 +242,7 @@ def sources_in_memory(
     if lines := [json.dumps(conversation) + "\n" for conversation in conversations]:
         stored = Stored(copy.size)
         copy.append("".join(lines).encode("ascii"))
-        file = read_records(_CONVERSATIONS, Path(), reading, copy, content=stored)
+        file = read_records(_CONVERSATIONS, Path(), reading=reading, copy=copy, content=stored)
         if isinstance(file, Document):
             raise LLMError(
                 f"conversations must be lists of messages, or records with answers, found {brief(lines[0])}"
@@ -297,41 +309,23 @@ def _without_duplicates(
     return kept, [f"{one.name} (as {same.name})" for one, same in others]
 
 
-def read_corpus(names: Iterable[str], stdin: IO[bytes] | None = None, encoding: str = "") -> Corpus:
-    """Read the whole text of files and documents, without looking for records."""
-    contents, *skipped = _read_all(names, _text_reader(encoding), None, ignore, stdin)
-    return corpus_of_files(((one, name) for one, name in contents if isinstance(one, Document)), *skipped)
-
-
 def read_text(name: str) -> Document:
     """Read one text file, which may be compressed, or standard input ("-"). Raises LLMError for any other
     file."""
-    files = [FoundFile(name, Path(name), name, was_named=True)]
-    contents, _ = _read_files(files, _text_reader(""), None, ignore)
-    if (
-        len(contents) != 1
-        or not isinstance(document := contents[0][0], Document)
-        or document.kind
-        or document.member
-    ):
+    file = FoundFile(name, Path(name), name, was_named=True)
+    contents, _ = _read_files([file], ReadOptions(plain=True))
+    documents = [one for one, _ in contents if isinstance(one, Document) and not (one.kind or one.member)]
+    if len(documents) != 1:
         output = shlex.quote(f"{name}.txt")
         raise LLMError(
             f"{name} is not a text file; extract its text first: llm text {shlex.quote(name)} > {output}"
         )
-    return document
-
-
-def _text_reader(encoding: str) -> "ReadFile[Content]":
-    def read(name: str, path: Path, content: Stored | None, copy: TextCopy, on_read: OnRead) -> Content:
-        return read_document(name, path, copy, on_read, content, encoding)
-
-    return read
+    return documents[0]
 
 
 def read_conversations(name: str, path: Path, reading: ReadOptions = _AUTOMATIC) -> ConversationFile | None:
     """Read one file of conversations; None for other text. Raises LLMError as `read_sources` does."""
-    files = [FoundFile(name, path, path.name, was_named=True)]
-    contents, _ = _read_files(files, _record_reader(reading, text_only=False), asdict(reading), ignore)
+    contents, _ = _read_files([FoundFile(name, path, path.name, was_named=True)], reading)
     return next((file for file, _ in contents if isinstance(file, ConversationFile)), None)
 
 
@@ -348,85 +342,40 @@ def require_conversations(name: str, path: Path) -> ConversationFile:
 def read_if_possible(paths: Iterable[Path], reading: ReadOptions, *, text_only: bool) -> list[Content]:
     """Read files as `read_sources` does; those that cannot be read are left out."""
     files = [FoundFile(str(path), path, path.name, was_named=False) for path in paths]
-    contents, _ = _read_files(files, _record_reader(reading, text_only), asdict(reading), ignore)
+    contents, _ = _read_files(files, reading, text_only=text_only)
     return [content for content, _ in _stripped(contents, reading, ignore)[0]]
 
 
-def _record_reader(reading: ReadOptions, text_only: bool) -> "ReadFile[Content]":
-    def read(name: str, path: Path, content: Stored | None, copy: TextCopy, on_read: OnRead) -> Content:
-        return read_records(name, path, reading, copy, text_only=text_only, on_read=on_read, content=content)
-
-    return read
-
-
-def _read_all(
-    names: Iterable[str],
-    read: "ReadFile[Content]",
-    reading: dict[str, Any] | None,
-    on_read: OnRead,
-    stdin: IO[bytes] | None = None,
-) -> tuple[list[tuple[Content, str]], list[str], list[str]]:
-    """Read files. Returns ([(content, relative name), ...], what was skipped in few lines, and one line per
-    file)."""
-    names = list(names)
-    files, skipped = find_files(names)
-    contents, unreadable = _read_files(files, read, reading, on_read, stdin)
-    not_read = [*skipped, *(problem for _, problem in unreadable)]
-    if not contents:
-        details = f" ({len(not_read)} files were skipped; the first: {not_read[0]})" if not_read else ""
-        raise LLMError(f"no text found in {', '.join(names)}{details}; name a text file")
-    same: dict[tuple[str, str], list[str]] = {}
-    for name, problem in unreadable:
-        suffix = PurePath(name).suffix.lower()
-        reason = _NUMBER.sub("", problem.replace(name, "")).partition(";")[0]
-        same.setdefault((suffix, reason), []).append(problem)
-    for (suffix, _), problems in same.items():
-        number = f"{len(problems):,} {suffix or 'other'} files; the first: " if len(problems) > 1 else ""
-        skipped.append(number + problems[0])
-    return contents, skipped, not_read
-
-
 def _read_files(
-    files: Sequence[FoundFile],
-    read: "ReadFile[Content]",
-    reading: dict[str, Any] | None,
-    on_read: OnRead,
-    stdin: IO[bytes] | None = None,
+    files: Sequence[FoundFile], reading: ReadOptions, *, text_only: bool = False, on_read: OnRead = ignore
 ) -> tuple[list[tuple[Content, str]], list[tuple[str, str]]]:
-    """Read files in order, while child processes read those that are not plain text. `reading` are the
-    `ReadOptions`. Returns ([(content, relative name), ...], [(name, why it is skipped), ...]). Skips
-    unreadable files in directories and archives, and documents among several."""
+    """Read files in order, while child processes read those that are not plain text. Returns ([(content,
+    relative name), ...], [(name, why it is skipped), ...]). Skips unreadable files in directories and
+    archives, and documents among several."""
     contents: list[tuple[Content, str]] = []
     unreadable: list[tuple[str, str]] = []
     copy, progress = TextCopy(), on_read if isinstance(on_read, ReadingProgress) else None
-    plain = bool(reading and reading["plain"])
+    read = partial(read_records, reading=reading, text_only=text_only)
     if progress:
         progress.expect(_size(file.path) for file in files)
-    with DocumentReader(read) as reader, contextlib.ExitStack() as stack:
+    with DocumentReader[Content](read, asdict(reading)) as reader, contextlib.ExitStack() as stack:
         jobs = {
-            file: reader.submit(file.name, file.path, reading)
+            file: reader.submit(file.name, file.path)
             for file in files
-            if not _is_stream(file) and needs_child(file.name, peek(file.path), plain=plain)
+            if not _is_stream(file) and needs_child(file.name, peek(file.path), plain=reading.plain)
         }
         for file in files:
             try:
                 job, stored = jobs.get(file), None
                 if _is_stream(file):
-                    stored = _stored(file, stdin, copy, on_read)
+                    stored = _stored(file, copy, on_read)
                     if needs_child(file.name, copy.read(stored.offset, file_types.START_BYTES), plain=True):
-                        job = reader.submit(
-                            file.name, stack.enter_context(_moved(copy, stored)), {"plain": True}
-                        )
-                if not job:
-                    contents.append((read(file.name, file.path, stored, copy, on_read), file.relative_name))
+                        job = reader.submit(file.name, stack.enter_context(_moved(copy, stored)), plain=True)
+                if job:
+                    contents += _contents_of(job, file, reader, unreadable, on_read, is_alone=len(files) == 1)
                 else:
-                    reader.wait(job, on_read)
-                    if job.problems and not job.found and file.was_named and (job.is_text or len(files) == 1):
-                        # one with the whole of an archive says more than the first file's
-                        raise LLMError(min(job.problems, key=lambda problem: problem[0] != job.name)[1])
-                    unreadable += job.problems
-                    size = _size(job.path)
-                    contents += (_named(file, size, content, member) for content, member in job.found)
+                    content = read(file.name, file.path, content=stored, copy=copy, on_read=on_read)
+                    contents.append((content, file.relative_name))
             except LLMError as error:
                 if file.was_named or isinstance(error, ReadingEndsError):
                     raise
@@ -436,6 +385,28 @@ def _read_files(
     return contents, unreadable
 
 
+def _contents_of(
+    job: Job[Content],
+    file: FoundFile,
+    reader: DocumentReader[Content],
+    unreadable: list[tuple[str, str]],
+    on_read: OnRead,
+    *,
+    is_alone: bool,
+) -> Iterator[tuple[Content, str]]:
+    """Yield what a child process reads from a file, with relative names."""
+    reader.wait(job, on_read)
+    if job.problems and not job.found and file.was_named and (job.is_text or is_alone):
+        # one with the whole of an archive says more than the first file's
+        raise LLMError(min(job.problems, key=lambda problem: problem[0] != job.name)[1])
+    unreadable += job.problems
+    for content, member in job.found:
+        if member:
+            yield replace(content, path=file.path, member=member), f"{file.relative_name}/{member}"
+        else:
+            yield replace(content, path=file.path, file_bytes=_size(job.path)), file.relative_name
+
+
 def _size(path: Path) -> int:
     """Return the size of a file; 0 for one that was removed, also after it was read."""
     with contextlib.suppress(OSError):
@@ -443,26 +414,17 @@ def _size(path: Path) -> int:
     return 0
 
 
-def _named(file: FoundFile, file_bytes: int, content: Content, member: str) -> tuple[Content, str]:
-    """Return what a child process has read from a file, and its relative name."""
-    if member:
-        return replace(content, path=file.path, member=member), f"{file.relative_name}/{member}"
-    return replace(content, path=file.path, file_bytes=file_bytes), file.relative_name
-
-
 def _is_stream(file: FoundFile) -> bool:
     """Return whether a file can be read only once: standard input, or the output of a command in `<(...)`."""
     return file.name == "-" or (file.name.startswith(_STREAMS) and not file.path.is_file())
 
 
-def _stored(file: FoundFile, stdin: IO[bytes] | None, copy: TextCopy, on_read: OnRead) -> Stored:
+def _stored(file: FoundFile, copy: TextCopy, on_read: OnRead) -> Stored:
     """Append the content of a stream to a copy."""
     stored, name = Stored(copy.size), display_name(file.name)
     try:
         with (
-            contextlib.nullcontext(stdin or sys.stdin.buffer)
-            if file.name == "-"
-            else open(file.path, "rb") as stream
+            contextlib.nullcontext(sys.stdin.buffer) if file.name == "-" else open(file.path, "rb") as stream
         ):
             while block := stream.read(BLOCK_BYTES):
                 on_read(name, len(block))

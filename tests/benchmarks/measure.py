@@ -139,8 +139,8 @@ def nanogpt(measurement: Measurement, text: Path) -> Result:
 
 def split(text: Path) -> tuple[bytes, bytes]:
     """The training part and the held-out part of a text, as `llm train` divides it."""
-    from llmcli.data.sources import read_corpus
     from llmcli.training.planning import recipe
+    from tests.data.corpora import read_corpus
 
     corpus = read_corpus([str(text)])
     start = corpus.text_bytes - round(corpus.text_bytes * recipe.HELD_OUT)

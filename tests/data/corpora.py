@@ -1,11 +1,28 @@
 """Helpers for tests that read a corpus."""
 
+import contextlib
 import errno
 import io
 import os
+from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import IO
+from unittest import mock
 
+from llmcli.data import sources
+from llmcli.data.conversations.record_kinds import ReadOptions
 from llmcli.data.text.corpus import Corpus
+
+
+def read_corpus(names: Iterable[str], stdin: IO[bytes] | None = None, encoding: str = "") -> Corpus:
+    """The whole text of files, without looking for records and markup."""
+    with contextlib.ExitStack() as stack:
+        if stdin:
+            stack.enter_context(mock.patch("sys.stdin", SimpleNamespace(buffer=stdin)))
+        # also texts that are the same
+        stack.enter_context(mock.patch.object(sources, "_without_duplicates", lambda documents: (documents, [])))
+        return sources.read_sources(names, ReadOptions(plain=True, encoding=encoding)).text
 
 
 def joined(corpus: Corpus, start: int = 0, end: int | None = None) -> str:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import Result
 
-from llmcli.data.sources import Sources, read_corpus, read_sources
+from llmcli.data.sources import Sources, read_sources
 from llmcli.data.text import documents
 from llmcli.data.text.corpus import Corpus
 from llmcli.errors import LLMError
@@ -35,6 +35,7 @@ from llmcli.formats.training_stages import BASE, as_earlier, cache_stage
 from llmcli.formats.training_stages import joined as joined_stages
 from tests.cli.terminals import in_a_terminal
 from tests.conftest import random_checkpoint
+from tests.data.corpora import read_corpus
 
 Llm = Callable[..., Result]
 TRAINING_TEXT = (

@@ -175,10 +175,10 @@ def test_adapters_of_a_model_of_another_shape_are_an_error(trained: tuple[Path, 
 
 @pytest.mark.slow
 def test_a_stopped_run_of_adapters_resumes_to_the_same_bytes(tiny_model: Path, llm) -> None:
-    from llmcli.data.sources import read_corpus
     from llmcli.data.tokenizers.tokenizer import Tokenizer
     from llmcli.training.loop.events import Done, State
     from llmcli.training.planning.plan import PlanRequest
+    from tests.data.corpora import read_corpus
     from tests.training import small_runs
     from tests.training.plans import prepare
 

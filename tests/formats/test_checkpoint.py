@@ -20,7 +20,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmcli.config import ModelConfig
-from llmcli.data.sources import read_corpus
 from llmcli.errors import LLMError
 from llmcli.formats import checkpoint as module
 from llmcli.formats import loading
@@ -32,6 +31,7 @@ from llmcli.formats.safetensors.header import read_header
 from llmcli.formats.training_record import TrainingRecord
 from tests import platforms
 from tests.conftest import random_checkpoint
+from tests.data.corpora import read_corpus
 from tests.reliability.malformed import FOUR, ONE, OTHERS, put, tensor
 
 UNTIED = ModelConfig(11, 8, 12, 1, 4, 2, head_dim=6, max_position_embeddings=16)

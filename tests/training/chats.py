@@ -4,12 +4,12 @@ from pathlib import Path
 
 from llmcli.data.conversations.messages import Conversation, Message
 from llmcli.data.files import ConversationFile
-from llmcli.data.sources import read_corpus
 from llmcli.data.text.corpus import Corpus
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.training.data.conversations import ConversationInputs
 from llmcli.training.data.prepare import Prepared
 from llmcli.training.planning.plan import PlanRequest
+from tests.data.corpora import read_corpus
 from tests.training.plans import prepare
 from tests.training.small_runs import run as run
 from tests.training.small_runs import run_to_end as run_to_end

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from llmcli.data.sources import read_corpus
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.data.prepare import Prepared
@@ -26,6 +25,7 @@ from llmcli.training.loop.job import Job
 from llmcli.training.planning import recipe
 from llmcli.training.planning.plan import PlanRequest
 from llmcli.training.step import training_step
+from tests.data.corpora import read_corpus
 from tests.training.plans import prepare
 
 LINES = "".join(f"{a} likes {b}.\n" for a in ("Anna", "Ben", "Cleo") for b in ("tea", "milk", "rice", "bread")) * 30

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from llmcli.data.text.file_types import through, unpacked_name
 from llmcli.data.text.templates import fill
 from llmcli.errors import LLMError, brief
 
@@ -170,30 +169,8 @@ def from_record(record: object, source: str, shape: RecordShape) -> Conversation
         messages = tuple(_read(_fields(_with_key(record)), shape))
         _check_order(messages)
     except LLMError as error:
-        name = source.rpartition(" line ")[0]
-        command = filter_command(name, error.condition) if isinstance(error, _CallError) else ""
-        raise LLMError(f"{source}: {error}{command and f': {command}'}") from error
+        raise LLMError(f"{source}: {error}") from error
     return Conversation(messages, source)
-
-
-class _CallError(LLMError):
-    """An answer that calls a tool. `condition` is a jq expression that selects the other conversations."""
-
-    def __init__(self, message: str, condition: str) -> None:
-        super().__init__(message)
-        self.condition = condition
-
-
-def filter_command(name: str, condition: str) -> str:
-    """Return the command that copies the records of a JSON Lines file that satisfy a jq condition to another
-    file; "" for other files.
-
-    >>> filter_command("my chats.jsonl", ".label")
-    "jq -c 'select(.label)' 'my chats.jsonl' > 'my chats-kept.jsonl'"
-    """
-    stem, _, suffix = unpacked_name(name).rpartition(".")
-    is_lines = suffix in ("jsonl", "ndjson")
-    return through(f"jq -c 'select({condition})'", name, f"{stem}-kept.{suffix}") if is_lines else ""
 
 
 def unread_keys(record: object, shape: RecordShape) -> Iterator[str]:
@@ -218,7 +195,7 @@ def text_of_record(record: object, source: str, shape: RecordShape) -> str:
 
 def _fields(record: object) -> Record:
     if not isinstance(record, Mapping):
-        raise LLMError(f"the record is {_kind(record)}; wanted an object: {{...}}")
+        raise LLMError(f"the record is {brief(record)}; wanted an object: {{...}}")
     return record
 
 
@@ -269,52 +246,37 @@ def _cell(record: Record, key: str) -> str:
 
 
 def _read_list(value: object, name: str) -> Iterator[Message]:
-    if not isinstance(value, list):
-        raise LLMError(f"{name} is {_kind(value)}; wanted a list of messages: [{_MESSAGE_EXAMPLE}, ...]")
-    if not value:
-        raise LLMError(f"{name} is an empty list; wanted messages of the user and the assistant")
+    if not isinstance(value, list) or not value:
+        raise LLMError(f"{name} is {brief(value)}; wanted a list of messages: [{_MESSAGE_EXAMPLE}, ...]")
     for number, item in enumerate(value, 1):
         yield _read_message(item, f"message {number} of {name}")
 
 
 def _read_message(item: object, name: str) -> Message:
     if not isinstance(item, Mapping):
-        raise LLMError(f"{name} is {_kind(item)}; wanted {_MESSAGE_EXAMPLE}")
+        raise LLMError(f"{name} is {brief(item)}; wanted {_MESSAGE_EXAMPLE}")
     # OpenAI's keys, and ShareGPT's
     role_key, content_key = ("role", "content") if "role" in item or "from" not in item else ("from", "value")
-    if role_key not in item:
-        raise LLMError(f'{name} has no "role"; wanted {_MESSAGE_EXAMPLE}')
-    role = item[role_key]
+    role = item.get(role_key)
     if not isinstance(role, str) or role not in _ROLE_NAMES:
-        what, known = ("role", "user or assistant") if role_key == "role" else ("sender", "human or gpt")
-        raise LLMError(f"{name} has the {what} {brief(role)}; wanted system, {known}")
+        raise LLMError(f"{name} has the role {brief(role)}; wanted system, user or assistant")
     if call := next((key for key in ("tool_calls", "function_call") if item.get(key)), None):
-        raise _CallError(
+        raise LLMError(
             f'{name} has "{call}", which is not read: the model would learn to answer without calling; leave such '
-            "conversations out",
-            f"all(.{name.split(chr(34))[1]}[]; .{call} | not)",
+            "conversations out"
         )
-    if content_key not in item:
-        raise LLMError(
-            f'{name} has no "{content_key}"; wanted {{"{role_key}": "{role}", "{content_key}": "text"}}'
-        )
-    content = _content(item[content_key], f'"{content_key}" of {name}')
-    return Message(_ROLE_NAMES[role], content, _is_learned(item, name))
-
-
-def _is_learned(item: Record, name: str) -> bool:
-    """Return whether a message counts in the loss: not with "weight": 0 (OpenAI's format) or "train":
-    false."""
+    content = _content(item.get(content_key), f'"{content_key}" of {name}')
     weight, train = item.get("weight"), item.get("train")
-    if weight is not None and (type(weight) not in (int, float) or weight not in (0, 1)):
+    if isinstance(weight, bool) or weight not in (None, 0, 1):
         raise LLMError(
-            f'"weight" of {name} is {_kind(weight)}; wanted 1, or 0 for an answer that is not trained on'
+            f'"weight" of {name} is {brief(weight)}; wanted 1, or 0 for an answer that is not trained on'
         )
-    if train is not None and not isinstance(train, bool):
+    if not isinstance(train, bool | None):
         raise LLMError(
-            f'"train" of {name} is {_kind(train)}; wanted true, or false for an answer that is not trained on'
+            f'"train" of {name} is {brief(train)}; wanted true, or false for an answer that is not trained on'
         )
-    return weight != 0 and train is not False
+    # "weight" is in OpenAI's format
+    return Message(_ROLE_NAMES[role], content, is_learned=weight != 0 and train is not False)
 
 
 def _content(value: object, name: str) -> str:
@@ -324,7 +286,7 @@ def _content(value: object, name: str) -> str:
             _text_of_part(part, f"part {number} of {name}") for number, part in enumerate(value, 1)
         )
     if not isinstance(value, str):
-        raise LLMError(f"{name} is {_kind(value)}; wanted text in quotes")
+        raise LLMError(f"{name} is {brief(value)}; wanted text in quotes")
     if "\0" in value:  # an escape in JSON
         raise LLMError(
             f"{name} has a zero character (\\u0000) at position {value.index(chr(0)):,}; remove it"
@@ -342,21 +304,10 @@ def _content(value: object, name: str) -> str:
 
 def _text_of_part(part: object, name: str) -> str:
     if not isinstance(part, Mapping) or part.get("type") != "text":
-        kind = f"of type {brief(part.get('type'))}" if isinstance(part, Mapping) else _kind(part)
-        raise LLMError(f'{name} is {kind}; wanted {{"type": "text", "text": ...}}: the model reads text only')
+        raise LLMError(
+            f'{name} is {brief(part)}; wanted {{"type": "text", "text": ...}}: the model reads text only'
+        )
     return _content(part.get("text"), f'"text" of {name}')
-
-
-def _kind(value: object) -> str:
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, int | float):
-        return f"the number {value:g}" if abs(value) < 1e15 else "a number"
-    if isinstance(value, str):
-        return f"the text {brief(value)}"
-    if isinstance(value, list):
-        return "a list"
-    return "an object" if isinstance(value, Mapping) else f"of type {type(value).__name__}"
 
 
 def _check_order(messages: Iterable[Message]) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 from llmcli.data.conversations.messages import (
     Record,
     RecordShape,
-    filter_command,
     is_list_of_messages,
     normalized,
     record_shape,
@@ -22,8 +21,8 @@ from llmcli.data.conversations.messages import (
 from llmcli.data.text import templates
 from llmcli.data.text.encodings import codec_of
 from llmcli.errors import LLMError, brief, usage
+from llmcli.units import some
 
-_TEXT_NAMES = ("content", "body", "story", "article", "document", "output", "completion", "response")
 _MAX_COLUMNS = 8  # listed in a message
 _PROSE_BYTES, _PROSE_RATIO = 100, 4  # mean size of prose, also relative to any other column
 _MIN_WORDS = 8  # minimum length of prose, if its script has spaces
@@ -111,28 +110,16 @@ def choose_shape(
     known = {normalized(column): column for column in columns}
     if shape := _requested(name, objects, known, reading):
         return shape
-    if 2 * sum({"chosen", "rejected"} <= set(map(normalized, record)) for record in objects) >= max(
-        1, len(records)
-    ):
-        values = (record.get(known["chosen"]) for record in objects)
-        chosen_includes_prompt = "prompt" not in known or any(
-            isinstance(v, list) and len(v) > 1 for v in values
-        )
-        answer = [known["chosen"]] if chosen_includes_prompt else [known["prompt"], known["chosen"]]
-        raise LLMError(
-            f"{name}: preference data: the model would also learn the rejected answers; to train on the chosen ones: "
-            f"{column_option(*answer)}"
-        )
+    _refuse_preferences(name, records, known)
     shapes = Counter(filter(None, map(_shape, records))).most_common(1)
     if shapes and 2 * shapes[0][1] >= len(records):
         shape = shapes[0][0]
         label = known.get("label")
         label_values = {str(record[label]).lower() for record in objects if label in record}
         if not shape.is_text and "false" in label_values and label_values <= {"true", "false"}:
-            command = filter_command(name, f".{label}")
             raise LLMError(
-                f'{name}: "label" marks good answers, and the model would also learn the others; '
-                f"keep only the good ones{command and f' (JSON Lines: {command})'}"
+                f'{name}: "label" marks good answers, and the model would also learn the others; keep only the good '
+                "ones"
             )
         return shape
     if not objects or 2 * len(objects) < len(records):
@@ -150,8 +137,26 @@ def choose_shape(
     ):
         raise LLMError(f"{name} has no column {_listed(missing)}; its columns: {_listed(columns)}")
     if must_be_known:
-        raise LLMError(_explain_unknown(name, list(columns), objects, cells_are_text, is_text))
+        raise LLMError(
+            f"{name}: unclear which columns to train on: {_listed(columns)}; name one with text, or two with prompts "
+            f"and answers: {column_option(*list(columns)[:2])}" + (", or add `plain`" if is_text else "")
+        )
     return None
+
+
+def _refuse_preferences(name: str, records: Sequence[object], known: dict[str, str]) -> None:
+    """Raise LLMError for preference data; `known` maps normalized names to columns."""
+    objects = [record for record in records if isinstance(record, Mapping)]
+    pairs = sum({"chosen", "rejected"} <= set(map(normalized, record)) for record in objects)
+    if 2 * pairs < max(1, len(records)):
+        return
+    values = [record.get(known["chosen"]) for record in objects]
+    includes_prompt = any(isinstance(value, list) and len(value) > 1 for value in values)
+    keys = ("chosen",) if includes_prompt or "prompt" not in known else ("prompt", "chosen")
+    raise LLMError(
+        f"{name}: preference data: the model would also learn the rejected answers; to train on the chosen ones: "
+        f"{column_option(*map(known.__getitem__, keys))}"
+    )
 
 
 def _prose_column(columns: Iterable[str], records: Sequence[Record]) -> str:
@@ -187,11 +192,6 @@ def _requested(
     columns."""
     if reading.pairs and len(known) == 2:
         return RecordShape("two columns", tuple(known.values()))
-    if reading.pairs and len(known) > 2 and not any(map(record_shape, records)):
-        option = column_option(*list(known.values())[-2:])
-        raise LLMError(
-            f"{name}: {len(known)} columns ({_listed(known.values())}), but `pairs` takes 2; name them: {option}"
-        )
     chosen = tuple(known[own] for column in reading.columns if (own := normalized(column)) in known)
     if not chosen or len(chosen) < len(reading.columns):
         return None
@@ -232,33 +232,4 @@ def column_option(*columns: str) -> str:
 
 
 def _listed(columns: Iterable[str]) -> str:
-    names = list(columns)
-    return ", ".join(brief(name, 30) for name in names[:_MAX_COLUMNS]) + (
-        ", ..." if len(names) > _MAX_COLUMNS else ""
-    )
-
-
-def _explain_unknown(
-    name: str, columns: Sequence[str], records: Sequence[Record], cells_are_text: bool, can_be_plain: bool
-) -> str:
-    sizes = {
-        column: sum(len(value) for record in records if isinstance(value := record.get(column), str))
-        for column in columns
-        if any(
-            isinstance(value := record.get(column), str) and any(map(str.isalpha, value))
-            for record in records
-        )
-    }
-    texts = sorted(sizes, key=lambda column: (normalized(column) in _TEXT_NAMES, sizes[column]), reverse=True)
-    ways = [f"{column_option(texts[0])} for its text"] if texts else []
-    if len(texts) > 1:
-        ways.append(f"{column_option(*list(sizes)[:2])} for prompts and their answers")
-    elif cells_are_text and len(columns) == 2:
-        ways.append(f"{column_option(*columns)} for prompts and their answers")
-    if can_be_plain:
-        ways.append("`plain` for the file as it is")
-    advice = (
-        f"; add {', or '.join(filter(None, (', '.join(ways[:-1]), ways[-1])))}" if ways else "; wanted text"
-    )
-    without = "" if texts else " (none has words)"
-    return f"{name}: unclear which columns to train on: {_listed(columns)}{without}{advice}"
+    return some([brief(name, 30) for name in columns], _MAX_COLUMNS)

@@ -149,7 +149,9 @@ def read_table(
     if suffix == ".csv":
         dialects = [(delimiter, True) for delimiter in DELIMITERS]
     starts = [(dialect, rows) for dialect in dialects if (rows := _first_rows(document, dialect))]
-    widths = ((dialect, rows, _width(rows, share)) for share in (1.0, 0.8) for dialect, rows in starts)
+    widths = (
+        (dialect, rows, _width(rows, share, reading)) for share in (1.0, 0.8) for dialect, rows in starts
+    )
     dialect, rows, width = next((candidate for candidate in widths if candidate[2]), (dialects[0], [], 0))
     if not width:
         return None
@@ -172,10 +174,10 @@ def _first_rows(document: Document, dialect: _Dialect) -> list[list[str]]:
     return rows
 
 
-def _width(rows: list[list[str]], share: float) -> int:
+def _width(rows: list[list[str]], share: float, reading: ReadOptions) -> int:
     """Return the number of columns of this share of the rows, or 0; a single column must have the header
-    "text"."""
-    if _is_known_header(rows[0]):
+    "text", or the name that was asked for."""
+    if _is_known_header(rows[0]) or _has_columns(rows[0], reading):
         return len(rows[0])
     [(width, most)] = Counter(map(len, rows)).most_common(1)
     return width if width > 1 and most >= share * len(rows) else 0
@@ -190,7 +192,7 @@ def _has_header(rows: list[list[str]], width: int, reading: ReadOptions) -> bool
     first, others = rows[0], [row for row in rows[1:] if len(row) == width]
     if len(first) != width:
         return False
-    if reading.columns and set(map(normalized, first)) >= set(map(normalized, reading.columns)):
+    if _has_columns(first, reading):
         return True
     if reading.columns and all(column.isdecimal() and 0 < int(column) <= width for column in reading.columns):
         return False
@@ -200,6 +202,11 @@ def _has_header(rows: list[list[str]], width: int, reading: ReadOptions) -> bool
     return len(others) > 1 and any(
         _has_letter(first[i]) and not any(_has_letter(row[i]) for row in others) for i in range(width)
     )
+
+
+def _has_columns(row: list[str], reading: ReadOptions) -> bool:
+    """Return whether a row names the columns that were asked for."""
+    return bool(reading.columns) and set(map(normalized, row)) >= set(map(normalized, reading.columns))
 
 
 def _has_letter(cell: str) -> bool:

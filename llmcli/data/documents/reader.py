@@ -32,8 +32,8 @@ _SPARE_SECONDS = 30.0  # after its time limit, in which a process should end its
 _MAX_RESTARTS = 10  # processes that one archive may crash
 
 T = TypeVar("T")
-# (name, path, content: None for that of the file itself, copy for its text, on_read) -> contents of a file
-ReadFile: TypeAlias = Callable[[str, Path, "Stored | None", TextCopy, OnRead], T]
+# (name, path, *, content: that of the file, copy: for its text, on_read) -> contents of a file
+ReadFile: TypeAlias = Callable[..., T]
 
 Frames: TypeAlias = Iterator[tuple[dict[str, Any], bytes]]
 
@@ -46,7 +46,7 @@ class Job(Generic[T]):
 
     name: str  # as the user wrote it
     path: Path
-    reading: dict[str, Any] | None  # `ReadOptions`; None to read whole texts
+    reading: dict[str, Any]  # `ReadOptions`
     # (content, path in the archive or "")
     found: list[tuple["Document | T", str]] = field(default_factory=list)
     # (name of a file, line that says why it is not read)
@@ -58,16 +58,18 @@ class Job(Generic[T]):
 class DocumentReader(Generic[T]):
     """Reads files in child processes; `read_file` reads the texts and records in them."""
 
-    def __init__(self, read_file: "ReadFile[T]") -> None:
+    def __init__(self, read_file: "ReadFile[T]", reading: dict[str, Any]) -> None:
+        """`reading` are the `ReadOptions`."""
         self._read_file = read_file
+        self._reading = reading
         self._executor = ThreadPoolExecutor(cpu_cores())
         self._events: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()  # arguments of OnRead
         self._readers: list[_ProcessReader[T]] = []
         self._free: deque[_ProcessReader[T]] = deque()  # those without a job
 
-    def submit(self, name: str, path: Path, reading: dict[str, Any] | None = None) -> Job[T]:
-        """Start reading a file, with `ReadOptions` if there may be records in it."""
-        job: Job[T] = Job(display_name(name), path, reading)
+    def submit(self, name: str, path: Path, *, plain: bool = False) -> Job[T]:
+        """Start reading a file; with `plain`, text with markup is plain text, and tables are not read."""
+        job: Job[T] = Job(display_name(name), path, self._reading | ({"plain": True} if plain else {}))
         job.future = self._executor.submit(self._read, job)
         done = job.name, 0  # the callback keeps no job, whose texts are in an open file
         job.future.add_done_callback(lambda _: self._events.put(done))
@@ -256,7 +258,7 @@ class _Answer(Generic[T]):
         kind, offset, text = begin["kind"], self._copy.size, TextDigest(self._copy)
         is_document = kind not in ("", file_types.TABLE.kind)
         if not is_document:
-            check_temporary_space(self.name, begin["program"], begin["content"])
+            check_temporary_space(self.name, begin["content"])
             self._job.is_text = not self._member
         add = text.add if is_document else self._copy.append
         try:
@@ -280,7 +282,7 @@ class _Answer(Generic[T]):
             self._copy.truncate(offset)
             self._add_problem(problem)
         elif not is_document:
-            self._read_content(Stored(offset, begin["program"], bool(self._member), is_table=bool(kind)))
+            self._read_content(Stored(offset, is_table=bool(kind)))
         elif text.size:
             self._add_document(begin, offset, text, skipped)
 
@@ -309,7 +311,9 @@ class _Answer(Generic[T]):
     def _read_content(self, content: Stored) -> None:
         """Read a table or a file that may be text."""
         try:
-            found = self._read_file(self.name, self._job.path, content, self._copy, self._on_read)
+            found = self._read_file(
+                self.name, self._job.path, content=content, copy=self._copy, on_read=self._on_read
+            )
         except ReadingEndsError:
             raise
         except LLMError as error:

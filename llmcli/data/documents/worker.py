@@ -5,17 +5,17 @@ The file is untrusted: it may try to fill the memory or the disk, or never end. 
 limits and may end at any time; reader.py then starts another.
 
 A request is {"path": PATH, "name": NAME, "reading": OPTIONS, "after": POSITION, "limits": {}}, where OPTIONS
-are `ReadOptions`, or null to read whole texts. The answer has these frames for each document, or other file,
+are `ReadOptions`. The answer has these frames for each document, or other file,
 after POSITION (null: for all):
 
-    {"at": POSITION, "member": MEMBER, "kind": KIND, "bytes": SIZE, "program": PROGRAM, "content": SIZE}
+    {"at": POSITION, "member": MEMBER, "kind": KIND, "bytes": SIZE, "content": SIZE}
     {"data": SIZE} and the bytes, several times
     {"end": PROBLEM, "skipped": {REASON: COUNT}}
 
 MEMBER is the path in the archive. A POSITION is a list of numbers: those of the member of an archive, of the
 member of the archive in it, and so on, and of the document in a collection. The data are text in UTF-8; for a
-Parquet table, the lines of `table_lines`; for another file, where KIND is "", its content, decompressed by
-PROGRAM to SIZE bytes (0 if unknown). Before each file in an archive there is a frame {"at": POSITION,
+Parquet table, the lines of `table_lines`; for another file, where KIND is "", its content, which
+has "content" bytes (0 if unknown). Before each file in an archive there is a frame {"at": POSITION,
 "member": MEMBER}. The last frame is {"done": PROBLEM}, where PROBLEM prevented reading the rest of the file.
 A PROBLEM is a line for users.
 """
@@ -195,16 +195,13 @@ class _Answer:
         self._send({"at": at, "member": member})
         return True
 
-    def begin(
-        self, at: list[int], member: str, kind: str, size: int, program: str = "", content: int = 0
-    ) -> bool:
+    def begin(self, at: list[int], member: str, kind: str, size: int, content: int = 0) -> bool:
         """Begin a document or another file. Returns whether to read it: not again."""
         self._begun += 1
         self._is_skipping = self._is_before(at)
         if not self._is_skipping:
             self._limit_processor_time(size)
-            facts = {"kind": kind, "bytes": size, "program": program, "content": content}
-            self._send({"at": at, "member": member} | facts)
+            self._send({"at": at, "member": member, "kind": kind, "bytes": size, "content": content})
         return not self._is_skipping
 
     def _is_before(self, at: list[int]) -> bool:
@@ -256,13 +253,13 @@ class _Answer:
 
 
 class _FileReader:
-    """Sends the contents of a file. With `plain` in `reading`, text with markup is sent as it is; without
-    `reading`, tables are not read."""
+    """Sends the contents of a file. With `plain` in `reading`, text with markup is sent as it is, and tables
+    are not read."""
 
-    def __init__(self, answer: _Answer, reading: dict[str, Any] | None) -> None:
+    def __init__(self, answer: _Answer, reading: dict[str, Any]) -> None:
         self._answer = answer
         self._reading = reading
-        self._plain = bool(reading and reading["plain"])
+        self._plain: bool = reading["plain"]
 
     def read_path(self, path: Path) -> None:
         try:
@@ -293,9 +290,9 @@ class _FileReader:
             is_archive = known is not None and known.module == "archives"
             stack.enter_context(self._answer.limited(name, size, is_archive=is_archive))
             if known is None:
-                if problem := file_types.describe_binary(name, start, program):
+                if problem := file_types.describe_binary(name, start):
                     self._refuse(member, at, problem)
-                elif self._answer.begin(at, member, "", size, program, unpacked):
+                elif self._answer.begin(at, member, "", size, unpacked):
                     with self._ending(name):
                         for block in itertools.chain([start], _blocks(content)):
                             self._answer.data(block)
@@ -341,7 +338,7 @@ class _FileReader:
     def _read_document(self, file: IO[bytes], member: str, at: list[int], known: FileType, size: int) -> None:
         """Send a document, a table, or each document in a collection."""
         name = self._answer.name_of(member)
-        if known is file_types.TABLE and self._reading and not self._plain:
+        if known is file_types.TABLE and not self._plain:
             from llmcli.data.files import table_lines
 
             blocks: Extracted = table_lines(name, file, self._reading)

@@ -48,10 +48,12 @@ def ignore(name: str, size: int) -> None:
 class NotTextError(LLMError):
     """Bytes that are not text in the encoding that was tried."""
 
-    def __init__(self, problem: str, advice: str) -> None:
-        super().__init__(f"{problem}; {advice}")
+    def __init__(self, problem: str) -> None:
+        super().__init__(
+            f"{problem}; name its encoding: `encoding` NAME (ISO-8859-1, Shift_JIS, UTF-16LE, ...), or convert it to "
+            "UTF-8 with iconv"
+        )
         self.problem = problem
-        self.advice = advice
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,6 @@ class Stored:
     """Content at the end of a `TextCopy`: that of a compressed file, of a file in an archive, or of a table."""
 
     offset: int
-    program: str = ""  # that decompresses the file
-    is_in_archive: bool = False
     is_table: bool = False  # the lines of `table_lines`
 
 
@@ -224,7 +224,7 @@ def _recognize(
 
 
 def _uncertain(error: NotTextError) -> NotTextError:
-    return NotTextError(f"{error.problem}; its encoding is uncertain", error.advice)
+    return NotTextError(f"{error.problem}; its encoding is uncertain")
 
 
 @contextlib.contextmanager
@@ -252,7 +252,7 @@ def _read_as(
 ) -> Document:
     """Read a document as `read_document` does; `codec` is for text without a byte-order mark, "" is UTF-8."""
     is_file = stored is None and name != "-"  # standard input is in a file that is removed afterwards
-    name, program = display_name(name), stored.program if stored else ""
+    name = display_name(name)
     with _blocks(name, path, copy, stored) as (blocks, status):
         start = next(blocks, b"")
         if may_be_iso2022_jp and encodings.is_iso2022_jp(start):
@@ -275,22 +275,17 @@ def _read_as(
                     (block, start) for block in content() for start in range(0, len(block), CHECKED_BYTES)
                 )
                 parts = (text.add(block[start : start + CHECKED_BYTES]) for block, start in starts)
-                for _ in _decode(name, parts, encoding, len(mark), program):
+                for _ in _decode(name, parts, encoding, len(mark)):
                     pass
             else:
-                for piece in _decode(name, content(), encoding, len(mark), program):
+                for piece in _decode(name, content(), encoding, len(mark)):
                     text.add(piece.encode("utf-8"))
         except LLMError as error:
             if copied:
                 copy.truncate(offset)
             if isinstance(error, ReadingEndsError):
                 raise
-            if isinstance(error, NotTextError) and stored and stored.is_in_archive:
-                _, _, rest = error.advice.partition("; ")
-                raise NotTextError(
-                    error.problem, f"convert it with iconv after unpacking the archive; {rest}"
-                ) from error
-            if description := file_types.describe_binary(name, start[: file_types.START_BYTES], program):
+            if description := file_types.describe_binary(name, start[: file_types.START_BYTES]):
                 raise LLMError(f"{name} {description}") from error
             raise
     return Document(
@@ -364,9 +359,7 @@ def _read(file: IO[bytes], size: int, name: str) -> bytes:
         raise reading_error(error, name) from error
 
 
-def _decode(
-    name: str, blocks: Iterable[bytes], encoding: str, first: int = 0, program: str = ""
-) -> Iterator[str]:
+def _decode(name: str, blocks: Iterable[bytes], encoding: str, first: int = 0) -> Iterator[str]:
     """Decode blocks, the first of which is at position `first` of the file. Raises NotTextError with the
     position."""
     decoder, read = codecs.getincrementaldecoder(encoding)(), first
@@ -380,33 +373,16 @@ def _decode(
             byte = (error.object[error.start :] or b"\0")[0]
             what = encodings.name_of(encoding)
             raise NotTextError(
-                f"{name} is not {what} text: byte 0x{byte:02x} at position {start + error.start:,}",
-                f"convert it first: {_iconv(name, 'ENCODING', program)}; llm train and llm text also read it with "
-                "`encoding` NAME (ISO-8859-1, SHIFT_JIS, ...)",
+                f"{name} is not {what} text: byte 0x{byte:02x} at position {start + error.start:,}"
             ) from error
         if "\0" in text:
             position = start + len(text[: text.index("\0")].encode(encoding))
             raise NotTextError(
                 f"{name} is not text: a zero byte at position {position:,} (a binary file, or UTF-16 without a "
-                "byte-order mark)",
-                f"if it is UTF-16, convert it first: {_iconv(name, 'UTF-16LE', program)}; llm train and llm text also "
-                "read it with `encoding` UTF-16LE",
+                "byte-order mark)"
             )
         if text:
             yield text
-
-
-def _iconv(name: str, encoding: str, program: str) -> str:
-    """Return the command that converts a file to UTF-8.
-
-    >>> _iconv("my book.txt", "UTF-16LE", "")
-    "iconv -f UTF-16LE -t UTF-8 'my book.txt' > 'my book.txt.utf8'"
-    >>> _iconv("a.gz", "UTF-16LE", "gzip")
-    'gzip -dc a.gz | iconv -f UTF-16LE -t UTF-8 > a.utf8'
-    """
-    iconv = f"iconv -f {encoding} -t UTF-8"
-    output = f"{file_types.unpacked_name(name) if program else name}.utf8"
-    return iconv if name == STANDARD_INPUT else file_types.through(iconv, name, output, program)
 
 
 def continuation_bytes(data: bytes) -> int:

@@ -59,13 +59,13 @@ _READABLE = (
 _OTHERS: tuple[
     tuple[str, str, tuple[tuple[int, bytes], ...]], ...
 ] = (  # (description, advice, (position, bytes), ...)
-    ("a DjVu document", "extract its text first: djvutxt {file} {text}", ((0, b"AT&TFORM"),)),
-    ("a 7z archive", _UNPACK + "7z x -o{stem} {file}", ((0, b"7z\xbc\xaf\x27\x1c"),)),
-    ("a RAR archive", _UNPACK + "unrar x {file} {stem}/", ((0, b"Rar!\x1a\x07"),)),
+    ("a DjVu document", "extract its text first: djvutxt {file} TEXT", ((0, b"AT&TFORM"),)),
+    ("a 7z archive", _UNPACK + "7z x -oDIRECTORY {file}", ((0, b"7z\xbc\xaf\x27\x1c"),)),
+    ("a RAR archive", _UNPACK + "unrar x {file} DIRECTORY/", ((0, b"Rar!\x1a\x07"),)),
     ("compressed twice", "unpack it again: gzip -d {file}", ((0, b"\x1f\x8b"),)),
     ("compressed (lz4)", "unpack it first: lz4 -d {file}", ((0, b"\x04\x22\x4d\x18"),)),
     ("an old Office document (.doc, .xls, .ppt)", _CONVERT, ((0, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"),)),
-    ("an SQLite database", _DATA + ": sqlite3 {file} 'SELECT ...' > {text}", ((0, b"SQLite format 3\0"),)),
+    ("an SQLite database", _DATA + ": sqlite3 {file} 'SELECT ...' > TEXT", ((0, b"SQLite format 3\0"),)),
     (
         "a model",
         "to fine-tune a model on a text: llm train TEXT --from {file}; to inspect it: llm inspect {file}",
@@ -78,7 +78,7 @@ _OTHERS: tuple[
     ),
     (
         "an image",
-        "extract its text first, by OCR: tesseract {file} {stem}",
+        "extract its text first, by OCR: tesseract {file} TEXT",
         (
             (0, b"\x89PNG"),
             (0, b"\xff\xd8\xff"),
@@ -190,35 +190,25 @@ def _readable_text(name: str, start: bytes) -> FileType | None:
     return messages.get(suffix) if _HEADER.match(text) else None
 
 
-def describe_binary(name: str, start: bytes, program: str = "") -> str | None:
-    """Describe the type of a file that is not text, and how to extract its text, in one line that follows its
-    name; None if unknown.
-
-    `start` are its first bytes, decompressed by `program` ("gzip", "zstd", ... or "").
+def describe_binary(name: str, start: bytes) -> str | None:
+    """Describe the type of a file that is not text, by its first bytes, and say how to extract its text, in one
+    line that follows its name; None if unknown.
 
     >>> describe_binary("my book.djvu", b"AT&TFORM ...")
-    "is a DjVu document, not text; extract its text first: djvutxt 'my book.djvu' 'my book.txt'"
+    "is a DjVu document, not text; extract its text first: djvutxt 'my book.djvu' TEXT"
     """
-    if known := recognize(name, start):
-        return None if known.is_text else describe(name, known)
-    for what, advice, marks in _OTHERS:
+    known = recognize(name, start)
+    for what, advice, marks in _OTHERS if known is None else ():
         if any(start.startswith(mark, at) for at, mark in marks):
-            return describe(name, FileType(what, advice=advice), program)
-    return None
+            known = FileType(what, advice=advice)
+    return describe(name, known) if known and not known.is_text else None
 
 
-def describe(name: str, known: FileType, program: str = "") -> str:
+def describe(name: str, known: FileType) -> str:
     """Say, in one line that follows its name, what a file is and how to extract its text."""
-    file = "FILE" if name == "standard input" else name
-    unpack, advice = "", known.advice or "extract its text first: llm text {file} > {text}"
-    if program and not advice.startswith(_UNPACK):
-        unpack = f"unpack it ({program} -dk {shlex.quote(file)}), then "
-        file = unpacked_name(file)
-    stem = unpacked_name(file).rpartition(".")[0] or f"{file}-unpacked"
-    text = f"{file.rpartition('.')[0] or file}.txt"
-    names = {"file": file, "text": text if text != file else f"{file}-text.txt", "stem": stem}
-    advice = advice.format(**{key: shlex.quote(value) for key, value in names.items()})
-    return f"is {known.description}, not text; {unpack}{advice}"
+    file = "FILE" if name == "standard input" else shlex.quote(name)
+    advice = known.advice or "extract its text first: llm text {file} > TEXT"
+    return f"is {known.description}, not text; {advice.format(file=file)}"
 
 
 def is_hidden(parts: Iterable[str]) -> bool:
@@ -229,17 +219,3 @@ def is_hidden(parts: Iterable[str]) -> bool:
 
 def unpacked_name(file: str) -> str:
     return next((file.removesuffix(suffix) for suffix in COMPRESSION if file.lower().endswith(suffix)), file)
-
-
-def through(command: str, name: str, output: str, program: str | None = None) -> str:
-    """Return the shell line that pipes a file through a command, decompressed by `program` (default: by the
-    suffix).
-
-    >>> through("head -n 9", "my book.zst", "part.txt")
-    "zstd -dc 'my book.zst' | head -n 9 > part.txt"
-    """
-    if program is None:
-        program = COMPRESSION.get(PurePath(name).suffix, "")
-    file = shlex.quote(name)
-    source = f"{program} -dc {file} | {command}" if program else f"{command} {file}"
-    return f"{source} > {shlex.quote(output)}"

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import shlex
 import shutil
 import tempfile
 import threading
@@ -42,9 +41,8 @@ def _temporary_directory() -> str:
         return "a temporary directory"
 
 
-def check_temporary_space(name: str, program: str, size: int) -> None:
-    """Raise TemporaryFileError if there is no space for `size` bytes, the content of a file compressed by
-    `program`."""
+def check_temporary_space(name: str, size: int) -> None:
+    """Raise TemporaryFileError if there is no space for `size` bytes, the content of a file."""
     directory = _temporary_directory()
     try:
         free = shutil.disk_usage(directory).free
@@ -53,8 +51,7 @@ def check_temporary_space(name: str, program: str, size: int) -> None:
     if size > free:
         raise TemporaryFileError(
             f"{name} holds {units.size(size)} of text, and {directory} has space for {units.size(free)}; set TMPDIR to "
-            f"a directory on a disk with more, or take a part: {program} -dc {shlex.quote(name)} | head -c 100000000 | "
-            "llm train -"
+            "a directory on a disk with more, or read a part of it"
         )
 
 

@@ -11,12 +11,12 @@ import pytest
 from typer.testing import Result
 
 from llmcli.config import ModelConfig
-from llmcli.data.sources import read_corpus
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.formats.checkpoint import Checkpoint, load, save
 from llmcli.formats.training_record import TrainingRecord
 from llmcli.formats.training_stages import BASE, as_earlier, joined
 from tests.conftest import TEXT, Llm
+from tests.data.corpora import read_corpus
 
 BYTES = Tokenizer.train_bpe(["a"], 261)  # one token per byte
 

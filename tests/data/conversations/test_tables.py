@@ -22,7 +22,7 @@ AUTOMATIC = ReadOptions()
 
 def read(name: str, text: str, reading: ReadOptions = AUTOMATIC) -> ConversationFile | Document | None:
     put(name, text.encode())
-    file = read_records(name, Path(name), reading, TextCopy())
+    file = read_records(name, Path(name), reading=reading, copy=TextCopy())
     return None if isinstance(file, Document) and not file.columns else file
 
 
@@ -120,20 +120,16 @@ def test_the_options_say_otherwise() -> None:
 
 
 REFUSED = [
-    ("1,2\n3,4\n5,6\n", "unclear which columns to train on: '1', '2' (none has words); add "
-     "`column` 1,2 for prompts and their answers, or `plain` for the file as it is"),
+    ("1,2\n3,4\n5,6\n", "unclear which columns to train on: '1', '2'; name one with text, or two with prompts and "
+     "answers: `column` 1,2, or add `plain`"),
     ("date,temp\n2024-01,3.5\n2024-02,4.1\n", "unclear which columns to train on: 'date', 'temp'"),
-    ("a,b,c\nx1,longer,z\n", "unclear which columns to train on: '1', '2', '3'; add `column` 2 for its "
-     "text, `column` 1,2 for prompts and their answers, or `plain` for the file as it is"),
-    ("title,body,n\nx,y,1\nx,y,2\n", "unclear which columns to train on: 'title', 'body', 'n'; add "
-     "`column` body for its text, `column` title,body"),
     ("chosen,rejected\nyes,no\n", "preference data: the model would also learn the rejected answers; to train on the "
      "chosen ones: `column` chosen"),
     ("prompt,chosen,rejected\nHi,yes,no\n", "preference data: the model would also learn the rejected answers; to "
      "train on the chosen ones: `column` prompt,chosen"),
     ("'question, or prompt',x,n\n".replace("'", '"') + "Hi,Ho,1\nHa,He,2\n", "unclear which columns to train "
-     "on: 'question, or prompt', 'x', 'n'; add `column` '\"question, or prompt\"' for its text, `column` "
-     "'\"question, or prompt\",x' for prompts"),
+     "on: 'question, or prompt', 'x', 'n'; name one with text, or two with prompts and answers: `column` "
+     "'\"question, or prompt\",x'"),
     ("prompt,completion,label\nHi,Ho,True\nHi,No,False\n", '"label" marks good answers, and the model would'),
 ]  # fmt: skip
 

@@ -46,7 +46,7 @@ def test_a_mutated_file_is_text_or_one_line(number: int) -> None:
 def check_mutations(name: str, data: bytes, number: int) -> None:
     chance = random.Random(number)
     problems = texts = 0
-    with DocumentReader[str](lambda name, path, stream, copy, on_read: "other") as reader:
+    with DocumentReader[str](lambda *_, **__: "other", {"plain": False}) as reader:
         jobs = []
         for index in range(number):
             path = Path(f"{index}{name}")

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.data.sources import read_corpus
 from llmcli.data.text.corpus import find_files
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokens.tokens import tokenize
 from llmcli.errors import LLMError
 from tests import platforms
 from tests.conftest import TEXT
-from tests.data.corpora import joined, names, put
+from tests.data.corpora import joined, names, put, read_corpus
 
 # ---- finding files
 

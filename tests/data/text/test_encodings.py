@@ -13,10 +13,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from typer.testing import Result
 
-from llmcli.data.sources import read_corpus, read_sources
+from llmcli.data.sources import read_sources
 from llmcli.data.text import encodings, file_types
 from llmcli.errors import LLMError
-from tests.data.corpora import joined, put
+from tests.data.corpora import joined, put, read_corpus
 
 JAPANESE = (Path(__file__).parents[3] / "examples" / "asagohan.txt").read_text("utf-8")[:4000]
 RUSSIAN = (
@@ -78,7 +78,7 @@ REFUSED = {
 def test_what_is_uncertain_is_refused() -> None:
     for kind in REFUSED:
         with pytest.raises(
-            LLMError, match=r"^a\.txt is not UTF-8 text: byte .*; its encoding is uncertain; convert it first"
+            LLMError, match=r"^a\.txt is not UTF-8 text: byte .*; its encoding is uncertain; name its encoding"
         ):
             read_corpus([put("a.txt", REFUSED[kind])])
 
@@ -126,7 +126,7 @@ def test_the_user_decides() -> None:
 
 
 def test_a_text_that_is_in_another_encoding_is_an_error_with_the_position() -> None:
-    with pytest.raises(LLMError, match=r"^a\.txt is not EUC-JP text: byte 0x81 at position 2; convert it first"):
+    with pytest.raises(LLMError, match=r"^a\.txt is not EUC-JP text: byte 0x81 at position 2; name its encoding"):
         read_corpus([put("a.txt", b"ab\x81\x30")], encoding="EUC-JP")
     for name in ("klingon", "hex", "rot13", "undefined", "a\0b"):
         with pytest.raises(LLMError, match="is unknown; wanted a name such as Shift_JIS") as caught:

@@ -7,8 +7,8 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmcli.data.sources import read_corpus
 from llmcli.data.text.near_duplicates import NEIGHBORS, SHARED, SHINGLE_BYTES, near_duplicates, sketch
+from tests.data.corpora import read_corpus
 
 
 def letters(count: int, seed: int) -> str:

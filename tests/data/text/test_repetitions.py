@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmcli.data.sources import read_corpus, read_sources
+from llmcli.data.sources import read_sources
 from llmcli.data.text import documents
 from llmcli.data.text.corpus import Corpus
 from llmcli.data.text.repetitions import COPIES, LENGTH, STRIDE, Repetitions, find_in_texts, find_repetitions
 from llmcli.data.text.split import split
+from tests.data.corpora import read_corpus
 from tests.data.text.test_split import joined, letters, write_texts
 from tests.test_examples import EXAMPLES
 

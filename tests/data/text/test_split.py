@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmcli.data.sources import read_corpus
 from llmcli.data.text.corpus import Corpus
 from llmcli.data.text.repetitions import find_repetitions
 from llmcli.data.text.split import CorpusSplit, split
+from tests.data.corpora import read_corpus
 
 HERE = Path()
 

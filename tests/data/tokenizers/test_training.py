@@ -3,9 +3,9 @@
 import random
 import string
 
-from llmcli.data.sources import read_corpus
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokenizers.training import train_tokenizer
+from tests.data.corpora import read_corpus
 
 
 def words(count, seed=0, letters=string.ascii_lowercase):

@@ -5,13 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmcli.data.sources import read_corpus
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokens import batches as batches_module
 from llmcli.data.tokens.batches import Batches, PrefixedTokens, TokensWithoutSpans, permuted
 from llmcli.data.tokens.tokens import tokenize
 from tests.conftest import TEXT
-from tests.data.corpora import put
+from tests.data.corpora import put, read_corpus
 
 BPE = Tokenizer.train_bpe([TEXT], 280)
 

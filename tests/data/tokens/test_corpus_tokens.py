@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.data.sources import read_corpus
 from llmcli.data.text.corpus import Corpus, Part
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokens import corpus_tokens
@@ -22,7 +21,7 @@ from llmcli.data.tokens.tokens import tokenize
 from llmcli.errors import LLMError
 from tests import platforms
 from tests.conftest import TEXT
-from tests.data.corpora import FullDisk, put
+from tests.data.corpora import FullDisk, put, read_corpus
 
 BPE = Tokenizer.train_bpe([TEXT], 280)
 CHAR = Tokenizer.train_char([TEXT])

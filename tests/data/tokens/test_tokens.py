@@ -9,13 +9,12 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from llmcli.data.sources import read_corpus
 from llmcli.data.text import documents
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokens.tokens import tokenize
 from llmcli.errors import LLMError
 from tests.conftest import TEXT
-from tests.data.corpora import FullDisk, put
+from tests.data.corpora import FullDisk, put, read_corpus
 
 BPE = Tokenizer.train_bpe([TEXT], 280)
 CHAR = Tokenizer.train_char([TEXT])

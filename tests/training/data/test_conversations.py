@@ -8,7 +8,6 @@ import pytest
 
 from llmcli.data.conversations.messages import Conversation, Message
 from llmcli.data.conversations.split import held_out_indices
-from llmcli.data.sources import read_corpus
 from llmcli.data.text.corpus import Corpus
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
@@ -17,6 +16,7 @@ from llmcli.training.data.known_answers import store_known_answers
 from llmcli.training.planning import recipe
 from llmcli.training.planning.plan import PlanRequest
 from tests.conftest import random_checkpoint
+from tests.data.corpora import read_corpus
 from tests.data.text.test_split import letters
 from tests.training.chats import PAIRS, conversation, conversation_file, inputs, prepared, run_to_end, text_of
 from tests.training.plans import prepare, row

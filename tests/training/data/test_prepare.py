@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from llmcli.config import ModelConfig
 from llmcli.data.documents.reader import DocumentReader
-from llmcli.data.sources import read_corpus
 from llmcli.data.text.corpus import SAMPLE_SPANS
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokens import corpus_tokens
@@ -20,6 +19,7 @@ from llmcli.formats.training_record import TrainingRecord
 from llmcli.training.data import prepare as prepare_module
 from llmcli.training.planning import recipe
 from llmcli.training.planning.plan import PlanRequest
+from tests.data.corpora import read_corpus
 from tests.data.text.test_split import letters
 from tests.data.tokenizers.test_training import corpus_of, words
 from tests.training.plans import prepare, row

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmcli.data.sources import read_corpus
 from llmcli.errors import LLMError
 from llmcli.training import session
 from llmcli.training.data.prepare import Prepared
@@ -20,6 +19,7 @@ from llmcli.training.planning.cost_model import Memory, check_fits
 from llmcli.training.planning.plan import EpochSearch, Expected, PlanRequest
 from tests import platforms
 from tests.conftest import Llm
+from tests.data.corpora import read_corpus
 from tests.golden.models import read_safetensors
 from tests.reliability.runs import OPTIONS, RESUME_FILE, TEXT, end, interrupted_here, train, train_here
 from tests.training import small_runs

@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from llmcli.config import SamplingConfig
-from llmcli.data.sources import read_corpus
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.generation.generator import generate
@@ -29,6 +28,7 @@ from llmcli.training.planning import recipe
 from llmcli.training.planning.plan import PlanRequest
 from llmcli.training.planning.rules import regularization
 from llmcli.training.step.training_step import accumulate_gradients
+from tests.data.corpora import read_corpus
 from tests.training.plans import prepare
 from tests.training.small_runs import (
     LINES,
