@@ -1,13 +1,12 @@
 """Progress of reading files: notes, and the end of a reading that takes too much of the time budget."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from llmcli import units
 from llmcli.data.text.temporary_files import ReadingEndsError
 
 _NOTE_SECONDS = 5.0  # between two progress notes
-_LEAST_DONE = 0.05  # share of the bytes, before notes say how long the rest takes
 _NOTED_BYTES = 1_000_000  # notes on a smaller file show only its name
 _READING_SHARE = 0.5  # maximum share of the time budget
 
@@ -26,16 +25,6 @@ class ReadingProgress:
         self._clock = clock
         self._started = self._noted = clock()
         self._sizes: dict[str, int] = {}  # file -> size; several may be read at once
-        self._left: list[int] = []  # sizes of files that are not finished
-        self._expected = 0  # bytes of these at first
-
-    def expect(self, sizes: Iterable[int]) -> None:
-        """Set the sizes of the files to read, so that notes say how long it takes."""
-        self._left = list(sizes)[::-1]
-        self._expected = sum(self._left)
-
-    def finish_file(self) -> None:
-        self._left.pop()
 
     def __call__(self, name: str, size: int) -> None:
         """Count `size` more bytes of a file. Raises ReadingEndsError."""
@@ -53,12 +42,4 @@ class ReadingProgress:
             self._noted = now
             number = f", file {files:,}" if files > 1 else ""
             amount = f": {units.size(size)} of text" if size >= _NOTED_BYTES else ""
-            self._on_note(f"reading {name}{number}{amount}{self._time_left(now)}")
-
-    def _time_left(self, now: float) -> str:
-        done = self._expected - sum(self._left)
-        # all are read: boilerplate is searched
-        if done < _LEAST_DONE * self._expected or not self._left or not done:
-            return ""
-        seconds = (now - self._started) * (self._expected - done) / done
-        return f"; {units.count(len(self._left), 'file')}, about {units.duration(seconds)} left"
+            self._on_note(f"reading {name}{number}{amount}")

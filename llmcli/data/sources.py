@@ -19,10 +19,9 @@ from llmcli.data.conversations.record_kinds import ReadOptions
 from llmcli.data.conversations.turns import named_speakers
 from llmcli.data.documents.reader import DocumentReader, Job, needs_child
 from llmcli.data.files import ConversationFile, read_records
-from llmcli.data.reading_progress import ReadingProgress
 from llmcli.data.text import file_types
 from llmcli.data.text.boilerplate import strip
-from llmcli.data.text.corpus import Corpus, FoundFile, corpus_of_files, find_files
+from llmcli.data.text.corpus import Corpus, FoundFile, find_files
 from llmcli.data.text.documents import (
     BLOCK_BYTES,
     Document,
@@ -273,8 +272,10 @@ def _sources_of(
         number, names = units.count(len(duplicates), "document"), units.some(duplicates, _MAX_NAMES)
         skipped.append(f"{number} with the text of another, which is read once: {names}")
     not_read += [f"{line}: the same text, which is read once" for line in duplicates]
-    corpus = corpus_of_files(documents, skipped, not_read, may_be_empty=bool(files))
-    return Sources(corpus, files, boilerplate, cuts)
+    named = [replace(document, relative_name=relative) for document, relative in documents]
+    if not files and not any(document.text_bytes for document in named):
+        raise LLMError(f"{named[0].name} is empty; give some text to read")
+    return Sources(Corpus.of(named, skipped, not_read), files, boilerplate, cuts)
 
 
 def _stripped(
@@ -354,10 +355,8 @@ def _read_files(
     archives, and documents among several."""
     contents: list[tuple[Content, str]] = []
     unreadable: list[tuple[str, str]] = []
-    copy, progress = TextCopy(), on_read if isinstance(on_read, ReadingProgress) else None
+    copy = TextCopy()
     read = partial(read_records, reading=reading, text_only=text_only)
-    if progress:
-        progress.expect(_size(file.path) for file in files)
     with DocumentReader[Content](read, asdict(reading)) as reader, contextlib.ExitStack() as stack:
         jobs = {
             file: reader.submit(file.name, file.path)
@@ -380,8 +379,6 @@ def _read_files(
                 if file.was_named or isinstance(error, ReadingEndsError):
                     raise
                 unreadable.append((display_name(file.name), str(error)))
-            if progress:
-                progress.finish_file()
     return contents, unreadable
 
 
@@ -459,18 +456,14 @@ def check_reading(reading: ReadOptions, sources: Iterable[Sources]) -> None:
             f'"{user}:" and "{assistant}:", including the first line; check the names, or leave `speakers` out'
         )
     requested = {normalized(column) for column in reading.columns}
-    read: list[ConversationFile | Document] = [
-        *files,
-        *(text for source in sources for text in source.text.documents),
-    ]
+    read: list[Content] = [*files, *(text for source in sources for text in source.text.documents)]
     if requested and not any(set(map(normalized, file.columns)) == requested for file in read):
-        columns = [
-            f"{file.name} has {', '.join(file.all_columns) or 'no columns'}" for file in read[:_MAX_NAMES]
-        ]
-        problem = f"no file has {'this column' if len(requested) == 1 else 'these columns'}"
-        option = f"`column` {','.join(reading.columns)}"
-        if reading.template:
-            option = f"`template` {brief(reading.template)}"
-        raise LLMError("; ".join([f"{option}: {problem}", *columns]) + "; ..." * (len(read) > _MAX_NAMES))
+        option = (
+            f"`template` {brief(reading.template)}"
+            if reading.template
+            else f"`column` {','.join(reading.columns)}"
+        )
+        found = [f"{file.name} has {', '.join(file.all_columns) or 'no columns'}" for file in read]
+        raise LLMError(f"{option}: no file has these columns; {units.some(found, _MAX_NAMES)}")
     if reading.pairs and not any(len(file.columns) == 2 for file in read):
         raise LLMError(f"`pairs`: no file is a two-column table; {sources[0].describe()}")

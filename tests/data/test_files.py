@@ -94,7 +94,7 @@ def test_every_shape_in_every_container_gives_the_same_messages() -> None:
         for container in CONTAINERS:
             name, write = CONTAINERS[container]
             if container == "records over several lines" and isinstance(record("", ""), list):
-                pytest.skip("lists one after the other begin as one array does")
+                continue  # lists one after the other begin as one array does
             data = write([record(*pair) for pair in PAIRS])
             file = read(name, data)
             assert file and messages_of(file) == MESSAGES, (container, shape, record)
@@ -294,7 +294,7 @@ def test_a_malformed_line_is_an_error_with_its_number() -> None:
             for packed in [False, True]:
                 line, problem = MALFORMED_LINES[kind]
                 if first == 1 and line.startswith(("\ufeff", "[")):
-                    pytest.skip("the mark of the file itself, or an array of records")
+                    continue  # the mark of the file itself, or an array of records
                 lines = [GOOD] * 42
                 lines[first - 1] = line
                 data = "\n".join(lines).encode()
@@ -326,7 +326,7 @@ OTHER_MALFORMED = {
     "an array without an end": ("a.json", f"[{GOOD},\n{GOOD}\n", "line 3: invalid JSON (the array does not end)"),
     "an array with a number": ("a.json", f"[{GOOD},\n3]", "line 2: the record is 3.0; wanted an object"),
     "an array without a comma": ("a.json", f"[{GOOD}\n{GOOD}]", "line 2: invalid JSON (wanted , or ] before "),
-    "an array and more": ("a.json", f"[{GOOD}]\n[{GOOD}]", "line 2: invalid JSON (extra text after the array"),
+    "an array and more": ("a.json", f"[{GOOD}]\n[{GOOD}]", "line 2: invalid JSON (extra text: "),
     "three columns": ("a.csv", "question,answer\n1,a\n2,b,c\n", "line 3: 3 columns; wanted 2"),
     "an open quotation mark": ("a.csv", 'question,answer\n1,a\n2,"b\n', "line 3: a quotation mark without its partner"),
     "one column": ("a.tsv", "a\tb\n" * 30 + "c\n", "line 31: 1 column; wanted 2"),
@@ -422,17 +422,6 @@ def test_a_document_that_wraps_its_records() -> None:
     for indent in (None, 1):
         name = put("a.json", json.dumps({"version": 2, "data": records}, indent=indent).encode())
         assert messages_of(read_conversations(name, Path(name))) == MESSAGES
-
-
-def test_the_questions_of_squad_follow_their_context() -> None:
-    asked = {"question": "What is blue?", "answers": [{"text": "The sky", "answer_start": 0}, {"text": "sky"}]}
-    paragraph = {"context": "The sky is blue.", "qas": [asked, {"question": "Why?", "answers": []}]}
-    data = {"version": "v2.0", "data": [{"title": "A", "paragraphs": [paragraph]}]}
-    name = put("squad.json", json.dumps(data).encode())
-    file = require_conversations(name, Path(name))
-    [messages] = messages_of(file)
-    assert [message.content for message in messages] == ["What is blue?\n\nThe sky is blue.", "The sky"]
-    assert file.dropped == 1  # without an answer
 
 
 def test_a_conversation_under_its_singular() -> None:

@@ -285,7 +285,7 @@ def test_options_that_no_file_fits_are_an_error() -> None:
     sources = read("a.jsonl", lines(*STORIES))
     with pytest.raises(LLMError) as caught:
         check_reading(ReadOptions(columns=("boddy",)), [sources, read("b.txt", b"Once upon a time.\n")])
-    assert str(caught.value) == "`column` boddy: no file has this column; a.jsonl has id, text; b.txt has no columns"
+    assert str(caught.value) == "`column` boddy: no file has these columns; a.jsonl has id, text, b.txt has no columns"
     with pytest.raises(LLMError, match=r"^`pairs`: no file is a two-column table; data: "):
         check_reading(ReadOptions(pairs=True), [sources])
     check_reading(ReadOptions(columns=("TEXT",)), [sources])
@@ -301,23 +301,6 @@ def test_html_that_is_read_as_plain_text_has_tags() -> None:
         assert read(name, data, ReadOptions(plain=True)).describe() == (
             f"data: plain text in {name} (HTML, read with its tags)"
         )
-
-
-def test_the_progress_of_many_files_says_how_long_it_takes() -> None:
-    now, notes = [0.0], list[str]()
-    progress = ReadingProgress(None, notes.append, clock=lambda: now[0])
-    progress.expect([3_000, 1_000, 2_000])
-    now[0] = 6.0
-    progress("a.txt", 3_000)
-    progress.finish_file()
-    now[0] = 12.0
-    progress("b.txt", 1_000)
-    assert notes == ["reading a.txt", "reading b.txt, file 2; 2 files, about 12s left"]
-    progress.finish_file()
-    progress.finish_file()
-    now[0] = 18.0
-    progress("c.txt", 2_000)  # its boilerplate is searched
-    assert notes[2:] == ["reading c.txt, file 3"]
 
 
 def test_a_file_that_is_removed_while_it_is_read_is_read() -> None:

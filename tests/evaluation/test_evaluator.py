@@ -146,7 +146,7 @@ def test_every_window_begins_with_the_beginning_of_text_token():
 
 
 def _check_every_window_begins_with_the_beginning_of_text_token(bos_token):
-    tokenizer, model, rows = Tokenizer(Tokenizer.train_char(["abc"])._inner, bos_token), Model(1.0), []
+    tokenizer, model, rows = Tokenizer(Tokenizer.train_char(["abc"])._inner, "char", bos_token), Model(1.0), []
     score = model.score
     model.score = lambda block: rows.extend(block.tolist()) or score(block)
     measure("text", ["abc" * 10], model, tokenizer)

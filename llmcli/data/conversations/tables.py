@@ -24,7 +24,6 @@ TABLE_SUFFIXES = (".csv", ".tsv")
 _PEEKED_LINES, _PEEKED_ROWS = 50, 10
 # characters, also of a line; Python's own limit of 131,072 is smaller than answers can be
 MAX_CELL = 64_000_000
-_MAX_HEADER = 40  # characters of column names that a note suggests
 _HEADERS = ({"text"}, {"messages"}, {"conversations"}, {"chosen", "rejected"}, *map(set, PAIRS))
 _NAMES = {  # if all cells of the first row are among these, it is a header
     "answer",
@@ -132,11 +131,9 @@ class Table:
         if self.has_header:
             numbers = (str(self.columns.index(column) + 1) for column in used)
             return f"{row} is the header; if it is data: {column_option(*numbers)}"
-        names = [
-            self.first_row[int(column) - 1].strip() for column in used if int(column) <= len(self.first_row)
-        ]
-        may_be_header = len("".join(names)) < _MAX_HEADER and not any(map(str.isdigit, "".join(names)))
-        return f"{row} is data" + (f"; if it is the header: {column_option(*names)}" if may_be_header else "")
+        return (
+            f"{row} is data; if it is the header, name the columns of prompts and answers: `column` NAME,NAME"
+        )
 
 
 def read_table(

@@ -19,12 +19,12 @@ class Skipped:
 
 
 @dataclass(frozen=True)
-class Part:
+class DocumentStart:
     """Begins a document in a collection, such as a message in a mailbox: what follows belongs to it."""
 
     name: str  # unique in the collection
     bytes: int
 
 
-# blocks of text in reading order, each ending in "\n"; in a collection, each document begins with a Part
-Extracted: TypeAlias = "Iterator[str | Skipped | Part]"
+# blocks of text in reading order, each ending in "\n"; in a collection, each document begins with a DocumentStart
+Extracted: TypeAlias = "Iterator[str | Skipped | DocumentStart]"

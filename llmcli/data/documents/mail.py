@@ -1,55 +1,36 @@
 """Mail: the subject and the text of each message of an mbox file, or of a single message (.eml).
 
-Quoted lines that occur in an earlier message are left out with the line that announces them, and so are
-signatures and attachments.
+Quoted lines are left out with the line that announces them, and so are signatures and attachments.
 """
 
 import re
-import time
 from collections import Counter
 from collections.abc import Iterator
 from email import policy
 from email.message import Message
-from email.parser import BytesFeedParser
+from email.parser import BytesParser
 from typing import IO, cast
 
-from llmcli.data.documents.extracted import Extracted, ExtractionError, Part, Skipped
+from llmcli.data.documents.extracted import DocumentStart, Extracted, ExtractionError, Skipped
+from llmcli.data.text.encodings import codec_of
+from llmcli.errors import LLMError
 
 _SEPARATOR = re.compile(rb"From \S.*\d\d:\d\d")  # before each message of an mbox file, after a blank line
 _ESCAPED = re.compile(rb">+From ")
 _MAX_MESSAGE = 1 << 25  # bytes that are parsed; attachments make a message long, and come last
-_FED_BYTES, _MAX_SECONDS = 1 << 14, 20.0  # parsed at once, and the time for all
 _MAX_LINE = 1 << 16
-# bytes of all headers of a message, and of each line, if there are more
-_MAX_HEADERS, _MAX_HEADER = (
-    1 << 18,
-    1 << 14,
-)
-_QUOTED = re.compile(r"[ \t]*>[> \t]*")
 _ANNOUNCEMENT = re.compile(r"(?=.*(?:\d|@|wrote|schrieb|écrit|escribió|scritto|書)).*[:：]\s*")
 _BEGUN_ANNOUNCEMENT = re.compile(r"(?=.*\d).*[^.!?。！？\s]\s*")  # with a date, and no end of a sentence
 _SIGNATURE = "-- "  # the line before a signature (RFC 3676, section 4.3)
-_REMEMBERED = 500_000  # lines, at least, that are compared with quoted ones
-# What mail declares, and the superset of it that mail programs write
-_ENCODINGS = {
-    "us-ascii": "utf-8",
-    "iso-8859-1": "cp1252",
-    "shift_jis": "cp932",
-    "iso-2022-jp": "iso2022_jp_ext",
-    "gb2312": "gb18030",
-    "gbk": "gb18030",
-    "euc-kr": "cp949",
-    "ks_c_5601-1987": "cp949",
-}
 
 
 def extract(file: IO[bytes], name: str) -> Extracted:
     is_mailbox = bool(_SEPARATOR.match(file.readline(_MAX_LINE)))
     file.seek(0)
-    earlier, skipped, has_text = _EarlierLines(), Counter[str](), False
+    skipped, has_text = Counter[str](), False
     for number, data in enumerate(_messages(file), 1):
         try:
-            message = _parsed(data, skipped)
+            message = BytesParser().parsebytes(data)  # its policy is much faster than the default one
             subject = _subject(message)
             texts = (_without_signature(_text(part), skipped) for part in _text_parts(message, skipped))
             parts = [text for one in texts if (text := one.strip("\n"))]
@@ -57,12 +38,12 @@ def extract(file: IO[bytes], name: str) -> Extracted:
             # the standard library's parser fails on some damaged headers
             skipped["damaged message"] += 1
             continue
-        lines = earlier.without_quotes("\n\n".join(parts).split("\n"), skipped)
+        lines = _without_quotes("\n\n".join(parts).split("\n"), skipped)
         text = "\n\n".join(filter(None, [subject and f"Subject: {subject}", "\n".join(lines).strip("\n")]))
         if text:
             has_text = True
             if is_mailbox:
-                yield Part(str(number), len(data))
+                yield DocumentStart(str(number), len(data))
             yield text + "\n"
             yield from (Skipped(reason, count) for reason, count in skipped.items())
             skipped.clear()
@@ -88,22 +69,6 @@ def _messages(file: IO[bytes]) -> Iterator[bytes]:
             size += len(line)
         after_blank = not line.strip()
     yield b"".join(lines)
-
-
-def _parsed(data: bytes, skipped: Counter[str]) -> Message:
-    """Parse a message, or as much of it as can be parsed in some time: deeply nested parts take long."""
-    head, blank, body = data.partition(b"\n\n")
-    if len(head) > _MAX_HEADERS:  # the standard library takes quadratic time for long ones
-        skipped["header that is too long"] += 1
-        head = b"\n".join(line[:_MAX_HEADER] for line in head.split(b"\n"))[:_MAX_HEADERS]
-        data = head + blank + body
-    parser, started = BytesFeedParser(), time.monotonic()  # its policy is much faster than the default one
-    for start in range(0, len(data), _FED_BYTES):
-        if time.monotonic() - started > _MAX_SECONDS:
-            skipped["rest of a message that takes long to parse"] += 1
-            break
-        parser.feed(data[start : start + _FED_BYTES])
-    return parser.close()
 
 
 def _subject(message: Message) -> str:
@@ -136,12 +101,12 @@ def _text(part: Message) -> str:
         from llmcli.data.documents import html  # needs the extra, plain text does not
 
         return html.plain_text(html.decode(data, charset or None))
-    for encoding in ("utf-8", _ENCODINGS.get(charset, charset)):
+    for encoding in ("utf-8", charset):
         if encoding == "utf-8" and b"\x1b" in data:  # ISO-2022-JP is all ASCII
             continue
         try:
-            return data.decode(encoding).replace("\r\n", "\n")
-        except (UnicodeError, LookupError):
+            return data.decode(codec_of(encoding)).replace("\r\n", "\n")
+        except (UnicodeError, LLMError):
             pass
     return data.decode("cp1252", "replace").replace("\r\n", "\n")
 
@@ -153,53 +118,19 @@ def _without_signature(text: str, skipped: Counter[str]) -> str:
     return before
 
 
-def _drop_announcement(lines: list[str]) -> None:
-    """Remove the last lines of a text if they announce a quotation: "On Monday, Ana wrote:", also over two
-    lines."""
-    start = len(lines) - 1
-    while start >= 0 and not lines[start].strip():
-        start -= 1
-    if start >= 0 and _ANNOUNCEMENT.fullmatch(lines[start]):
-        if start and _BEGUN_ANNOUNCEMENT.fullmatch(lines[start - 1]):
-            start -= 1
-        del lines[start:]
-
-
-class _EarlierLines:
-    """Hashes of the lines in the messages so far, or of the most recent ones."""
-
-    def __init__(self) -> None:
-        self._lines: set[int] = set()
-        self._older: set[int] = set()
-
-    def without_quotes(self, lines: list[str], skipped: Counter[str]) -> list[str]:
-        """Return the lines of a message without quotations of earlier messages; these are counted."""
-        kept, own, was_left_out = list[str](), set[int](), False
-        for line in lines:
-            quote = _QUOTED.match(line)
-            content = _hash(line[quote.end() if quote else 0 :])
-            if quote:
-                began = not was_left_out
-                was_left_out = (
-                    content in self._lines or content in self._older or (was_left_out and content == _EMPTY)
-                )
-                if was_left_out:
-                    if began:
-                        _drop_announcement(kept)
-                    skipped["quoted line"] += 1
-                    continue
-            else:
-                was_left_out = False
-            own.add(content)
+def _without_quotes(lines: list[str], skipped: Counter[str]) -> list[str]:
+    """Return the lines of a message without quotations and the lines that announce them ("On Monday, Ana
+    wrote:")."""
+    kept = list[str]()
+    for line in lines:
+        if not line.lstrip(" \t").startswith(">"):
             kept.append(line)
-        self._lines |= own - {_EMPTY}
-        if len(self._lines) > _REMEMBERED:
-            self._lines, self._older = set(), self._lines
-        return kept
-
-
-def _hash(line: str) -> int:
-    return hash(" ".join(line.split()))
-
-
-_EMPTY = _hash("")
+            continue
+        skipped["quoted line"] += 1
+        while kept and not kept[-1].strip():
+            kept.pop()
+        if kept and _ANNOUNCEMENT.fullmatch(kept[-1]):
+            kept.pop()
+            if kept and _BEGUN_ANNOUNCEMENT.fullmatch(kept[-1]):
+                kept.pop()
+    return kept

@@ -15,8 +15,7 @@ _IMAGE_DATA = re.compile(r"data:image/[\w.+-]+;base64,[A-Za-z0-9+/=\s]+")
 def extract(file: IO[bytes], name: str) -> Extracted:
     try:
         notebook = json.loads(file.read().decode("utf-8-sig"))
-        sheets = [notebook] if "cells" in notebook else notebook["worksheets"]  # those until version 3
-        cells = [cell for sheet in sheets for cell in sheet["cells"]]
+        cells = list(notebook["cells"])
     except (ValueError, RecursionError) as error:
         raise ExtractionError(f"is not a Jupyter notebook: it is not JSON ({error})") from error
     except (LookupError, TypeError) as error:
@@ -35,13 +34,13 @@ def _blocks(cells: list[Any], language: str) -> Iterator[tuple[str, bool] | Skip
     skipped: Counter[str] = Counter()
     for cell in cells:
         try:
-            kind, source = cell["cell_type"], cell["source"] if "source" in cell else cell.get("input", "")
+            kind, source = cell["cell_type"], cell["source"]
             text = _IMAGE_DATA.sub("", source if isinstance(source, str) else "".join(source)).strip("\n")
             skipped["output"] += len(cell.get("outputs", ()))
         except (LookupError, TypeError, AttributeError):
             skipped["damaged cell"] += 1
             continue
-        if kind not in ("markdown", "code", "heading"):
+        if kind not in ("markdown", "code"):
             skipped["cell of type raw" if kind == "raw" else "cell of an unknown type"] += 1
         elif text:
             yield (f"```{language}\n{text}\n```" if kind == "code" else text), False

@@ -6,7 +6,7 @@ from typing import IO
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
 from llmcli import units
-from llmcli.data.documents.extracted import Extracted, ExtractionError, Part, Skipped
+from llmcli.data.documents.extracted import DocumentStart, Extracted, ExtractionError, Skipped
 from llmcli.data.documents.html import decode, main_text
 
 _RECORDS = WarcRecordType.response | WarcRecordType.conversion
@@ -25,7 +25,7 @@ def extract(file: IO[bytes], name: str) -> Extracted:
                 continue
             pages += 1
             uri = "".join(filter(str.isprintable, record.headers.get("WARC-Target-URI") or ""))
-            yield Part(f"{pages} {uri[:_MAX_NAME]}".strip(), min(record.content_length, _MAX_PAGE))
+            yield DocumentStart(f"{pages} {uri[:_MAX_NAME]}".strip(), min(record.content_length, _MAX_PAGE))
             yield text
             yield from (Skipped(reason, count) for reason, count in skipped.items())
             skipped.clear()

@@ -37,7 +37,7 @@ from typing import IO, Any
 from llmcli import units
 from llmcli.data.child_process import become_child, end_after, write_frame
 from llmcli.data.documents.compressed import content_size, decompressed
-from llmcli.data.documents.extracted import Extracted, ExtractionError, Part, Skipped
+from llmcli.data.documents.extracted import DocumentStart, Extracted, ExtractionError, Skipped
 from llmcli.data.regular_file import open_regular
 from llmcli.data.text import file_types
 from llmcli.data.text.file_types import START_BYTES, FileType, compression
@@ -347,7 +347,7 @@ class _FileReader:
             return
         else:
             blocks = _extracted(file, name, known.module)
-        part: Part | None = Part("", size)
+        part: DocumentStart | None = DocumentStart("", size)
         for number in itertools.count():
             if part is None:
                 return
@@ -361,7 +361,7 @@ class _FileReader:
             part = None
             with self._ending(self._answer.name_of(path), known) as skipped:
                 for block in blocks:
-                    if isinstance(block, Part):
+                    if isinstance(block, DocumentStart):
                         part = block
                         break
                     if isinstance(block, Skipped):

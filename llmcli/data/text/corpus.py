@@ -2,13 +2,12 @@
 memory."""
 
 import bisect
-import errno
 import glob
 import itertools
 import os
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -109,20 +108,6 @@ class Corpus:
             yield Part(part.document, part.start + low, part.start + high)
 
 
-def corpus_of_files(
-    documents: Iterable[tuple[Document, str]],
-    skipped: Iterable[str],
-    not_read: Iterable[str],
-    *,
-    may_be_empty: bool = False,
-) -> Corpus:
-    """Make a corpus of (document, relative name). Raises LLMError if all documents are empty."""
-    named = [replace(document, relative_name=relative) for document, relative in documents]
-    if not may_be_empty and not any(document.text_bytes for document in named):
-        raise LLMError(f"{named[0].name} is empty; give some text to read")
-    return Corpus.of(named, skipped, not_read)
-
-
 @dataclass(frozen=True)
 class FoundFile:
     """A file to read."""
@@ -152,16 +137,9 @@ def _find_files(names: Iterable[str], skipped: list[str]) -> Iterator[FoundFile]
         if not name:
             raise LLMError("the name of a text is empty; name a text file, a directory, a pattern or -")
         path = Path(name)
-        try:
-            path.stat()
-        except OSError as error:
-            if error.errno == errno.ENAMETOOLONG:  # a text in place of a file name
-                raise LLMError(
-                    f"{name[:40]}... is too long for a file name; save the text to a file and name that"
-                ) from error
         if name == "-":
             yield FoundFile(name, path, STANDARD_INPUT, True)
-        elif path.exists():
+        elif os.path.exists(path):  # noqa: PTH110 (raises no error for a name that is too long)
             yield from _files_of(name, path, path if path.is_dir() else path.parent, skipped)
         elif glob.has_magic(name):
             root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
@@ -174,7 +152,7 @@ def _find_files(names: Iterable[str], skipped: list[str]) -> Iterator[FoundFile]
             download = (
                 f"; llm does not download files; download it first: curl -LO {name}" if "://" in name else ""
             )
-            raise LLMError(f"there is no file or directory {display_name(name)}{download}")
+            raise LLMError(f"there is no file or directory {display_name(name)[:200]}{download}")
 
 
 def _matches(pattern: str, path: Path, root: Path) -> list[str]:

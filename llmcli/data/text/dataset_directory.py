@@ -4,7 +4,7 @@ Their rows are the text. Descriptions and licenses are not, and the rows of othe
 out (https://huggingface.co/docs/datasets/repository_structure).
 """
 
-import fnmatch
+import itertools
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -20,8 +20,6 @@ _CARD_KEYS = re.compile(r"(?:dataset_info|configs|task_categories|size_categorie
 _CARD_BYTES = 1 << 16  # of a README that are searched for keys
 # the words by which the library `datasets` tells splits apart
 _TRAIN, _VALIDATION, _TEST = "train|training", "validation|valid|dev|val", "test|testing|eval|evaluation"
-_SPLIT = re.compile(r"\s*(?:- )?split:\s*[\"']?(\w+)")  # in a card
-_PATH = re.compile(r"\s*(?:- )?(?:path:\s*)?[\"']?([\w./*-]+)[\"']?\s*")
 
 
 @dataclass(frozen=True)
@@ -60,12 +58,10 @@ def find_dataset(directory: Path, files: Sequence[Path]) -> DatasetDirectory | N
     rows = [path for path in files if _suffix(path) in _ROWS and path.name not in _DESCRIPTIONS]
     if not rows:
         return None
-    card = _card(directory)
-    named = {split: _named_in(card, split, rows, directory) for split in (_TRAIN, _VALIDATION, _TEST)}
-    if not any(named.values()):
-        named = {split: [path for path in rows if _is_split(path, directory, split)] for split in named}
-    validation, test = named[_VALIDATION], named[_TEST]
-    if not (card or _is_saved(directory, rows) or (named[_TRAIN] and (validation or test))):
+    train, validation, test = (
+        [path for path in rows if _is_split(path, directory, split)] for split in (_TRAIN, _VALIDATION, _TEST)
+    )
+    if not (_has_card(directory) or _is_saved(directory, rows) or (train and (validation or test))):
         return None
     training = [path for path in rows if path not in validation and path not in test]
     if not training:  # there is no other split
@@ -89,33 +85,15 @@ def _is_saved(directory: Path, rows: Iterable[Path]) -> bool:
     return is_described and any(path.suffix == ".arrow" for path in rows)
 
 
-def _card(directory: Path) -> list[str]:
-    """Return the lines of YAML at the beginning of a data set's README; [] if they have no key of data
-    sets."""
+def _has_card(directory: Path) -> bool:
+    """Return whether a README begins with lines of YAML that have a key of data sets."""
     try:
         with open_regular(directory / "README.md") as card:
             first, *lines = card.read(_CARD_BYTES).decode("utf-8", "replace").splitlines() or [""]
     except OSError:
-        return []
-    end = next((number for number, line in enumerate(lines) if line.strip() == "---"), len(lines))
-    is_card = first.strip() == "---" and any(map(_CARD_KEYS.match, lines[:end]))
-    return lines[:end] if is_card else []
-
-
-def _named_in(card: Iterable[str], words: str, rows: Iterable[Path], directory: Path) -> list[Path]:
-    """Return the files that a card names, by their path or a pattern, for a split."""
-    patterns, is_wanted = list[str](), False
-    for line in card:
-        if split := _SPLIT.match(line):
-            is_wanted = split[1] in words.split("|")
-        elif is_wanted and (path := _PATH.fullmatch(line)):
-            patterns.append(path[1])
-    names = {path: path.relative_to(directory).as_posix() for path in rows}
-    return [
-        path
-        for path, name in names.items()
-        if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-    ]
+        return False
+    keys = itertools.takewhile(lambda line: line.strip() != "---", lines)
+    return first.strip() == "---" and any(map(_CARD_KEYS.match, keys))
 
 
 def _suffix(path: Path) -> str:

@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import Any, TypeGuard
+from typing import Any
 
 from llmcli.errors import LLMError, brief
 
@@ -44,7 +44,8 @@ def records_of_lines(name: str, lines: Iterable[str]) -> Iterator[tuple[int, obj
         _check_size(f"{name} line {number:,}", line)
         try:
             value, end = _value(line, _space_end(line, 0))
-            _check_end(line, _space_end(line, end), "value")
+            if (end := _space_end(line, end)) < len(line):
+                raise _JSONError(end, f"extra text after the value: {brief(line[end : end + 20], 20)}")
         except _JSONError as error:
             raise InvalidJSONError(
                 f"{name} line {number:,}: invalid JSON at character {error.position + 1:,} ({error}); wanted one "
@@ -58,7 +59,17 @@ def records_of_text(name: str, pieces: Iterable[str]) -> Iterator[tuple[int, obj
     pieces. Raises LLMError unless it is JSON."""
     text = _Values(name, pieces)
     try:
-        yield from _array(text) if text.character() == "[" else _values(text)
+        is_array = text.skip("[")
+        while text.character() not in ("", "]"):
+            yield text.value()
+            if is_array and not text.skip(","):
+                break
+        if is_array and not text.skip("]"):
+            rest = text.rest()
+            problem = f"wanted , or ] before {brief(rest, 20)}" if rest else "the array does not end"
+            raise _JSONError(text.position, problem)
+        if rest := text.rest():
+            raise _JSONError(text.position, f"extra text: {brief(rest, 20)}")
     except _JSONError as error:
         raise InvalidJSONError(
             f"{name} line {text.line(error.position):,}: invalid JSON ({error})"
@@ -66,37 +77,13 @@ def records_of_text(name: str, pieces: Iterable[str]) -> Iterator[tuple[int, obj
 
 
 def wrapped_records(value: object) -> list[object]:
-    """Return the records of a document that wraps them: {"data": [...]}, or the questions of SQuAD, where
-    each has a context and possible answers (Rajpurkar et al. 2016); [] for any other value.
+    """Return the records of a document that wraps them: {"data": [...]}; [] for any other value.
 
     >>> wrapped_records({"version": 1, "data": [{"text": "a"}]})
     [{'text': 'a'}]
     """
     data = value.get("data") if isinstance(value, dict) else None
-    if not isinstance(data, list) or not all(isinstance(record, dict) for record in data):
-        return []
-    if not any("paragraphs" in record for record in data):
-        return data
-    return [question for article in data for question in _squad_questions(article)]
-
-
-def _squad_questions(article: dict[str, object]) -> Iterator[dict[str, object]]:
-    paragraphs = article.get("paragraphs")
-    for paragraph in filter(_is_object, paragraphs if isinstance(paragraphs, list) else ()):
-        questions = paragraph.get("qas")
-        for question in filter(_is_object, questions if isinstance(questions, list) else ()):
-            answers = question.get("answers")
-            first = answers[0] if isinstance(answers, list) and answers else None
-            answer = first.get("text") if _is_object(first) else ""  # no answer is in the context
-            yield {
-                "instruction": question.get("question"),
-                "context": paragraph.get("context"),
-                "response": answer,
-            }
-
-
-def _is_object(value: object) -> TypeGuard[dict[str, Any]]:
-    return isinstance(value, dict)
+    return data if isinstance(data, list) and all(isinstance(record, dict) for record in data) else []
 
 
 class _Values:
@@ -106,7 +93,7 @@ class _Values:
         self._name = name
         self._pieces = iter(pieces)
         self._text = ""
-        self._position = 0  # in this text
+        self.position = 0  # in this text
         self._line = 1
         self._counted = 0  # position in this text to which lines are counted
 
@@ -119,64 +106,44 @@ class _Values:
     def character(self) -> str:
         """Return the next character after spaces; "" at the end."""
         while True:
-            self._position = _space_end(self._text, self._position)
-            if self._position < len(self._text) or not self._read_on():
-                return self._text[self._position : self._position + 1]
+            self.position = _space_end(self._text, self.position)
+            if self.position < len(self._text) or not self._read_on():
+                return self._text[self.position : self.position + 1]
 
-    def take(self, wanted: str, problem: str) -> str:
-        """Go on after the next character, which is one of those wanted."""
-        character = self.character()
-        if not character:
-            raise _JSONError(self._position, problem)
-        if character not in wanted:
-            rest = self._text[self._position : self._position + 20]
-            raise _JSONError(self._position, f"wanted {' or '.join(wanted)} before {brief(rest, 20)}")
-        self._position += 1
-        return character
+    def rest(self) -> str:
+        """Return the beginning of what is left."""
+        return self.character() and self._text[self.position : self.position + 20]
+
+    def skip(self, character: str) -> bool:
+        """Go on after the next character if it is this one. Returns whether it is."""
+        is_next = self.character() == character
+        self.position += is_next
+        return is_next
 
     def value(self) -> tuple[int, object]:
         """Return (line number, value)."""
         self.character()
         while True:
             try:
-                value, end = _value(self._text, self._position)
+                value, end = _value(self._text, self.position)
             except _JSONError as error:
                 if not (error.is_cut_off and self._read_on()):
                     raise
                 continue
             if end < len(self._text) or not self._read_on():  # or a number may go on
-                line, self._position = self.line(self._position), end
+                line, self.position = self.line(self.position), end
                 return line, value
-
-    def end(self, what: str) -> None:
-        if self.character():
-            _check_end(self._text, self._position, what)
 
     def _read_on(self) -> bool:
         """Read more text. Returns False at the end."""
-        line = self.line(self._position)
-        rest = self._text[self._position :]
+        line = self.line(self.position)
+        rest = self._text[self.position :]
         _check_size(f"{self._name} line {line:,}", rest)
         more = "".join(islice(self._pieces, _PIECES))
         if more:
             self._text = rest + more
-            self._position = self._counted = 0
+            self.position = self._counted = 0
         return bool(more)
-
-
-def _values(text: _Values) -> Iterator[tuple[int, object]]:
-    while text.character():
-        yield text.value()
-
-
-def _array(text: _Values) -> Iterator[tuple[int, object]]:
-    separator = text.take("[", "")
-    if text.character() == "]":
-        separator = text.take("]", "")
-    while separator != "]":
-        yield text.value()
-        separator = text.take(",]", "the array does not end")
-    text.end("array")
 
 
 def _check_size(source: str, record: str) -> None:
@@ -190,11 +157,6 @@ def _check_size(source: str, record: str) -> None:
     raise LLMError(
         f"{source}: a record of over {problem}; wanted smaller records, or `plain` to read it as plain text"
     )
-
-
-def _check_end(text: str, end: int, what: str) -> None:
-    if end < len(text):
-        raise _JSONError(end, f"extra text after the {what}: {brief(text[end : end + 20], 20)}")
 
 
 def _space_end(text: str, position: int) -> int:

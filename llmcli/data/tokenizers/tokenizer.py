@@ -65,11 +65,14 @@ class Tokenizer:
     def __init__(
         self,
         inner: tokenizers.Tokenizer,
+        kind: str,
         bos_token: str | None = None,
         prefix_space: str = "",
         eos_ids: Iterable[int] = (),
         seen_bytes: bytes | None = None,
     ) -> None:
+        """`kind`: "bpe" (byte-level), "spm" (SentencePiece) or "char" (no merges: one token per character)."""
+        self.kind = kind
         self._bos_token = bos_token
         self._prefix_space = prefix_space
         self._end_ids = frozenset(eos_ids)
@@ -79,6 +82,7 @@ class Tokenizer:
         inner.no_truncation()
         inner.encode_special_tokens = True  # "<|endoftext|>" typed by a user is text, not the control token
         self._inner = inner
+        self._boundary = words.WORD_END
 
     @classmethod
     def train_bpe(cls, texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -99,7 +103,7 @@ class Tokenizer:
         )
         inner.train_from_iterator(words.pieces(texts), trainer)
         inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        return cls(inner)
+        return cls(inner, "bpe")
 
     @classmethod
     def train_char(cls, texts: Iterable[str], vocab_size: int | None = None) -> Tokenizer:
@@ -120,7 +124,7 @@ class Tokenizer:
         inner = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=[], byte_fallback=True))
         inner.decoder = _decoder("char")
         inner.add_special_tokens(list(CONTROL_TOKENS))
-        return cls(inner)
+        return cls(inner, "char")
 
     @classmethod
     def from_json(
@@ -155,8 +159,8 @@ class Tokenizer:
                 found = f"the tokenizer's added token {brief(token['content'])} has id {token['id']}"
                 raise LLMError(f"{found}; expected {expected}, from its other tokens")
         inner.decoder = _decoder(safe.kind)
-        tokenizer = cls(inner, safe.bos_token, safe.prefix_space, eos_ids, seen_bytes)
-        tokenizer.kind, tokenizer._boundary = safe.kind, _boundary(safe.pre_tokenizer)  # not parsed again
+        tokenizer = cls(inner, safe.kind, safe.bos_token, safe.prefix_space, eos_ids, seen_bytes)
+        tokenizer._boundary = _boundary(safe.pre_tokenizer)
         tokenizer.token_bytes = tokenizer._bytes_of(safe.vocabulary)
         if max_vocab_size is not None and tokenizer.vocab_size > max_vocab_size:
             raise LLMError(
@@ -195,11 +199,6 @@ class Tokenizer:
             "tokenizer_class": "PreTrainedTokenizerFast",
         }
         return json.dumps(config, indent=2)
-
-    @cached_property
-    def kind(self) -> str:
-        """ "bpe" (byte-level), "spm" (SentencePiece) or "char" (no merges: one token per character)."""
-        return tokenizer_json.classify(json.loads(self.to_json()))[0]
 
     @cached_property
     def vocab_size(self) -> int:
@@ -291,8 +290,10 @@ class Tokenizer:
         inner.add_special_tokens(
             [tokenizers.AddedToken(name, normalized=False, special=True) for name in missing]
         )
-        other = Tokenizer(inner, self._bos_token, self._prefix_space, self.eos_ids, self.seen_bytes)
-        other.eos_id, other.imported = self.eos_id, self.imported
+        other = Tokenizer(
+            inner, self.kind, self._bos_token, self._prefix_space, self.eos_ids, self.seen_bytes
+        )
+        other._boundary, other.eos_id, other.imported = self._boundary, self.eos_id, self.imported
         for name in missing:
             if other.control_ids[name] in other.encode(name):
                 raise LLMError(
@@ -321,12 +322,6 @@ class Tokenizer:
             left, right = tokenizer_json.merge_pair(merge)
             pairs[vocabulary[left + right]] = vocabulary[left], vocabulary[right]
         return pairs
-
-    @cached_property
-    def _boundary(self) -> re.Pattern[str]:
-        return _boundary(
-            tokenizer_json.pre_tokenizer_name(json.loads(self._inner.to_str()).get("pre_tokenizer"))
-        )
 
     @cached_property
     def _missing_bytes(self) -> bytes:

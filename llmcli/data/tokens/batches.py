@@ -4,18 +4,12 @@ steps.
 B, T, W, V = batch size, context, window, vocabulary size.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-
-# blocks per epoch whose order is kept in memory; for more it is computed on demand
-MAX_SHUFFLED_BLOCKS = 1 << 22
-FEISTEL_ROUNDS = 6
-_MULTIPLIERS = np.array([0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53], np.uint64)  # MurmurHash3's finalizer
 
 
 class Tokens(Protocol):
@@ -100,14 +94,9 @@ class Batches:
         starts = []
         for epoch in range(visits[0] // self.blocks, visits[-1] // self.blocks + 1):
             indices = visits[visits // self.blocks == epoch] % self.blocks
-            if self.blocks <= MAX_SHUFFLED_BLOCKS:
-                starts.append(
-                    _block_starts(len(self.tokens), self.context, self.blocks, self.seed, epoch)[indices]
-                )
-            else:
-                offset = np.random.default_rng([self.seed, epoch]).integers(len(self.tokens))
-                order = permuted(indices, self.blocks, [self.seed, epoch, 1])
-                starts.append((order * self.context + offset) % len(self.tokens))
+            starts.append(
+                _block_starts(len(self.tokens), self.context, self.blocks, self.seed, epoch)[indices]
+            )
         return np.concatenate(starts)
 
 
@@ -136,25 +125,3 @@ def _block_starts(tokens: int, context: int, blocks: int, seed: int, epoch: int)
     starts += offset
     starts %= tokens
     return starts
-
-
-def permuted(positions: NDArray[np.integer], size: int, seed: Sequence[int]) -> NDArray[np.int64]:
-    """Return the numbers at `positions` of a pseudorandom permutation of 0 to `size` - 1, in memory
-    independent of `size`. A Feistel network permutes all numbers of an even number of bits; a result that is
-    too large is permuted again until it is small enough (cycle walking: Black and Rogaway 2002, "Ciphers with
-    arbitrary finite domains")."""
-    half_bits = max(1, -(-(size - 1).bit_length() // 2))
-    shift, mask, mix = np.uint64(half_bits), np.uint64((1 << half_bits) - 1), np.uint64(33)
-    keys = np.random.default_rng(seed).integers(1 << 63, size=FEISTEL_ROUNDS, dtype=np.uint64)
-    numbers = positions.astype(np.uint64)
-    too_large = np.ones(numbers.shape, bool)
-    while too_large.any():
-        left, right = numbers[too_large] >> shift, numbers[too_large] & mask
-        for key in keys:
-            mixed = right + key
-            for multiplier in _MULTIPLIERS:
-                mixed = (mixed ^ (mixed >> mix)) * multiplier
-            left, right = right, left ^ ((mixed ^ (mixed >> mix)) & mask)
-        numbers[too_large] = left << shift | right
-        too_large = numbers >= size
-    return numbers.astype(np.int64)

@@ -103,9 +103,9 @@ MALFORMED: list[tuple[Any, str]] = [
     ({"conversations": [{"from": "bing", "value": "Hi"}]},
      "message 1 of \"conversations\" has the role 'bing'; wanted system, user or assistant"),
     ({"messages": [{"role": "user", "text": "Hi"}]},
-     'message 1 of "messages" has no "content"; wanted {"role": "user", "content": "text"}'),
+     '"content" of message 1 of "messages" is None; wanted text in quotes'),
     ({"conversations": [{"from": "gpt", "content": "Hi"}]},
-     'message 1 of "conversations" has no "value"; wanted {"from": "gpt", "value": "text"}'),
+     '"value" of message 1 of "conversations" is None; wanted text in quotes'),
     (of(None), '"content" of message 2 of "messages" is None; wanted text in quotes'),
     (of(4.0), '"content" of message 2 of "messages" is 4.0; wanted text in quotes'),
     (of(float("inf")), '"content" of message 2 of "messages" is inf; wanted text in quotes'),
@@ -113,8 +113,8 @@ MALFORMED: list[tuple[Any, str]] = [
     (of({"text": "Ho"}), "\"content\" of message 2 of \"messages\" is {'text': 'Ho'}; wanted text in quotes"),
     (
         of([{"type": "text", "text": "Ho"}, {"type": "image_url", "image_url": {}}]),
-        'part 2 of "content" of message 2 of "messages" is {\'image_url\': {}, \'type\': \'image_url\'}; wanted {"type": '
-        '"text", "text": ...}: the model reads text only',
+        'part 2 of "content" of message 2 of "messages" is {\'image_url\': {}, \'type\': \'image_url\'}; wanted '
+        '{"type": "text", "text": ...}: the model reads text only',
     ),
     (
         of(["Ho"]),
@@ -211,6 +211,6 @@ def test_another_weight_is_an_error() -> None:
         record = {"messages": [*openai(USER), {"role": "assistant", "content": "Ho", "weight": weight}]}
         with pytest.raises(
             LLMError,
-            match=r'^a\.jsonl line 7: "weight" of message 2 of "messages" is .*; wanted 1, or 0 for an answer that is not',
+            match=r'^a\.jsonl line 7: "weight" of message 2 of "messages" is .*; wanted 1, or 0 for an answer that',
         ):
             read(record, "a.jsonl line 7")

@@ -47,7 +47,7 @@ PAIRS: list[tuple[str, str, list[tuple[str, str]], str, str]] = [  # (name, text
     ("a.csv", "name,phone\nAnn,55-1\nBob,55-2", [("Ann", "55-1"), ("Bob", "55-2")], "23", f"('name', 'phone'){HEADER}"),
     ("a.tsv", "1\tone\n2\ttwo", [("1", "one"), ("2", "two")], "12", f"('1', 'one'){DATA}"),
     ("a.csv", "city,x\nTokyo,14\nParis,2", [("Tokyo", "14"), ("Paris", "2")], "23", f"('city', 'x'){HEADER}1,2"),
-    ("a.csv", "cat,猫\ndog,犬", [("cat", "猫"), ("dog", "犬")], "12", f"('cat', '猫'){DATA}; if it is the header: "),
+    ("a.csv", "cat,猫\ndog,犬", [("cat", "猫"), ("dog", "犬")], "12", f"('cat', '猫'){DATA}; if it is the header, "),
     ("a.csv", "Hi;Ho\nOne, two;three", [("Hi", "Ho"), ("One, two", "three")], "12", "('Hi', 'Ho')"),
     ("a.csv", "Hi, you;Ho\n" * 4 + "1;2a", [("Hi, you", "Ho")] * 4 + [("1", "2a")], "12345", ""),
     ("a.tsv", "Hi, you\tHo\n\nOne\tTwo", [("Hi, you", "Ho"), ("One", "Two")], "13", ""),

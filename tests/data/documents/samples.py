@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from email.message import EmailMessage
 from typing import IO
 
-from llmcli.data.documents.extracted import Extracted, Part, Skipped
+from llmcli.data.documents.extracted import DocumentStart, Extracted, Skipped
 
 TextAt = tuple[float, float, float, str]  # x, y, font size, text
 
@@ -19,7 +19,7 @@ def split_extracted(extracted: Extracted) -> tuple[str, dict[str, int]]:
     for block in extracted:
         if isinstance(block, Skipped):
             skipped[block.reason] = skipped.get(block.reason, 0) + block.count
-        elif not isinstance(block, Part):
+        elif not isinstance(block, DocumentStart):
             assert block.endswith("\n")
             blocks.append(block)
     return "".join(blocks), skipped

@@ -20,11 +20,6 @@ def test_text_and_code_without_outputs() -> None:
     assert skipped == {"output": 1, "cell of type raw": 1}
 
 
-def test_version_3() -> None:
-    file = io.BytesIO(b'{"worksheets": [{"cells": [{"cell_type": "code", "input": ["x"], "outputs": []}]}]}')
-    assert samples.split_extracted(notebook.extract(file, "a.ipynb")) == ("```python\nx\n```\n", {})
-
-
 def test_other_json_is_an_error() -> None:
     for data in [b"", b"[]", b"{}", b"3", b'{"cells": 3}', b'{"worksheets": [1]}', b"\xff", b"[" * 99999]:
         with pytest.raises(ExtractionError, match=r"^is not a Jupyter notebook: it (is not JSON|has no list of cells)"):

@@ -99,15 +99,6 @@ def test_a_folder_with_an_ordinary_readme_is_no_dataset() -> None:
     assert "Some text." in read_text("notes") and "Some more" in read_text("notes")
 
 
-def test_the_card_names_the_files_of_splits() -> None:
-    card = "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: a*.jsonl\n"
-    put("set/README.md", f'{card}  - split: test\n    path:\n    - "b.jsonl"\n---\n'.encode())
-    put_rows("set/a1.jsonl", "first")
-    put_rows("set/b.jsonl", "second")
-    assert "first row" in read_text("set") and "second row" not in read_text("set")
-    assert held_out_splits(["set"]) == [str(Path("set/b.jsonl"))]
-
-
 def test_splits_need_no_card_and_an_empty_one_is_left_out() -> None:
     put_rows("set/train.jsonl", "train")
     put_rows("set/test.jsonl", "test")

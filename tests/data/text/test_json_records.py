@@ -70,10 +70,9 @@ def test_the_error_gives_the_line_and_the_character() -> None:
 ARRAYS = {
     "cut off in a record": ('[\n{"a": 1},\n{"a": ', 1, "line 3: invalid JSON ("),
     "no end": ('[\n{"a": 1}\n\n', 1, "line 4: invalid JSON (the array does not end)"),
-    "ends after a comma": ('[\n{"a": 1},\n]', 1, "line 3: invalid JSON ("),
     "no comma": ('[{"a": 1}\n{"a": 2}]', 1, "line 2: invalid JSON (wanted , or ] before '{\"a\": 2}]')"),
     "two commas": ('[{"a": 1},\n,{"a": 2}]', 1, "line 2: invalid JSON ("),
-    "more after it": ('[{"a": 1}\n]\n[{"a": 2}]', 1, "line 3: invalid JSON (extra text after the array: "),
+    "more after it": ('[{"a": 1}\n]\n[{"a": 2}]', 1, "line 3: invalid JSON (extra text: "),
     "a key twice": ('[{"a": 1},\n\n{"b": 1, "b": 2}]', 1, "line 3: invalid JSON (the key 'b' is repeated in one "),
     "nested": ('[{"a": 1},\n' + "[" * 100_000, 1, "line 2: invalid JSON (nested too deeply)"),
     "no value": ('{"a": 1}\n{"a": 2}\nx', 2, "line 3: invalid JSON ("),

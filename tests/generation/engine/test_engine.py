@@ -490,7 +490,7 @@ def test_the_context_can_be_limited(start):
 
 
 def _check_the_context_can_be_limited(start, bos_token):
-    tokenizer = Tokenizer(TOKENIZER._inner, bos_token)
+    tokenizer = Tokenizer(TOKENIZER._inner, TOKENIZER.kind, bos_token)
     engine = start(EngineLimits(context=16), lambda name: (runtime_of(name), tokenizer))
     runtime = runtime_of("dense").fork()
     runtime.context = 16
