@@ -191,7 +191,7 @@ def test_the_figures_of_a_run_are_those_of_llm_eval(tmp_path: Path, llm: Any, mo
     monkeypatch.setattr(cache_fit, "MIN_GAIN", -9.0)
     plain = write_tiny_model(tmp_path / "plain.safetensors")
     base = loading.load(plain)
-    tokenizer = Tokenizer(Tokenizer.from_json(base.tokenizer_json)._inner, bos_token="<|im_start|>")
+    tokenizer = Tokenizer(Tokenizer.from_json(base.tokenizer_json)._inner, "char", bos_token="<|im_start|>")
     assert tokenizer.bos_id != tokenizer.eos_id
     checkpoint.save(tmp_path / "base.safetensors", replace(base, tokenizer_source=tokenizer.to_json()))
     Path("texts").mkdir()

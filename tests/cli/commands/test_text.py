@@ -40,7 +40,7 @@ def test_the_options_of_training_hold(llm: Llm) -> None:
     assert llm("text", "a.jsonl", "--column", "body").stdout == "B0\n\nB1"
     put("b.txt", "Äpfel".encode("cp1252"))
     refused = llm("text", "b.txt")
-    assert refused.exit_code == 1 and "also read it with --encoding NAME" in refused.stderr
+    assert refused.exit_code == 1 and "name its encoding: --encoding NAME" in refused.stderr
     assert llm("text", "b.txt", "--encoding", "latin-1").stdout == "Äpfel"
     assert llm("text", "b.txt", "--encoding", "klingon").exit_code == 2
 
