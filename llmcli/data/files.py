@@ -25,7 +25,6 @@ from llmcli.data.conversations.messages import (
     from_record,
     is_list_of_messages,
     text_of_record,
-    unread_keys,
     without_blank_answers,
 )
 from llmcli.data.conversations.record_kinds import ReadOptions, choose_shape
@@ -127,18 +126,15 @@ class _Records:
         return replace(file, columns=self.shape.keys, all_columns=columns, first_row=self.first_row)
 
     def _with_sources(self) -> Iterator[tuple[object, str]]:
-        inner: dict[str, None] = {}  # keys in messages that are not read
         for number, record in self.numbered:
             yield record, f"{self.file.name} {self.place} {number:,}"
             if isinstance(record, Mapping):
                 self.columns.update(dict.fromkeys(record))
-            inner.update(dict.fromkeys(unread_keys(record, self.shape)))
         others = [str(key) for key in self.columns if key not in self.shape.used_keys]
         by_column = self.shape.is_text or self.shape.name == "two columns"
         read = " and ".join(self.shape.keys) if by_column else self.shape.name
-        for what, unused in ((f"read: {read}; not used", others), ("not used in messages", list(inner))):
-            if unused:
-                self.notes.append(f"{self.file.name}: {what}: {some(unused, _MAX_KEYS)}")
+        if others:
+            self.notes.append(f"{self.file.name}: read: {read}; not used: {some(others, _MAX_KEYS)}")
 
 
 def read_records(

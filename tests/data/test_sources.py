@@ -147,11 +147,7 @@ def test_a_template_joins_columns() -> None:
             sources = read_sources([name], reading)
             check_reading(reading, [sources])
             assert text_of(sources) == expected, (template, expected, kind)
-            assert recorded_reading([TrainingRecord.from_json({"reading": reading.as_record()})]) == reading, (
-                template,
-                expected,
-                kind,
-            )
+            assert recorded_reading([TrainingRecord.from_json({"reading": reading.as_record()})]) == reading
 
 
 def test_records_without_any_of_the_columns_are_left_out() -> None:

@@ -21,17 +21,6 @@ _ROLE_NAMES = (
     | {"developer": "system", "human": "user"}
     | dict.fromkeys(("gpt", "model", "bot", "ai", "chatgpt", "bard"), "assistant")
 )
-# keys of a message
-_READ_KEYS = {
-    "role",
-    "content",
-    "from",
-    "value",
-    "weight",
-    "train",
-    "tool_calls",
-    "function_call",
-}
 _MESSAGE_EXAMPLE = '{"role": "user", "content": "text"}'
 
 
@@ -171,15 +160,6 @@ def from_record(record: object, source: str, shape: RecordShape) -> Conversation
     except LLMError as error:
         raise LLMError(f"{source}: {error}") from error
     return Conversation(messages, source)
-
-
-def unread_keys(record: object, shape: RecordShape) -> Iterator[str]:
-    """Return the keys in a record's messages that are not read."""
-    record = _with_key(record)
-    values = [record.get(key) for key in shape.keys] if isinstance(record, Mapping) else []
-    for message in itertools.chain.from_iterable(value for value in values if isinstance(value, list)):
-        if isinstance(message, Mapping):
-            yield from (str(key) for key in message if key not in _READ_KEYS)
 
 
 def text_of_record(record: object, source: str, shape: RecordShape) -> str:

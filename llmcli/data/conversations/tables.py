@@ -98,12 +98,6 @@ _NAMES = {  # if all cells of the first row are among these, it is a header
     "原文",
     "訳",
 }
-_REASONS = {  # error of Python's csv module -> our wording
-    "unexpected end of data": "a quotation mark without its partner",
-    "new-line": "a carriage return inside a row",
-    "expected after": "text after the quotation mark that ends a cell",
-    "field limit": f"a cell of over {MAX_CELL:,} characters",
-}
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}
 
 # (delimiter, whether a quoted cell may contain it, line ends and doubled quotation marks)
@@ -267,10 +261,6 @@ def _checked(name: str, line: str) -> str:
     return line
 
 
-def quoting_problem(error: csv.Error) -> str:
-    return next((text for words, text in _REASONS.items() if words in str(error)), str(error))
-
-
 def _rows(name: str, lines: Iterable[str], dialect: _Dialect) -> Iterator[tuple[int, list[str]]]:
     """Yield (first line, cells) of each nonempty row. Raises _QuotingError."""
     csv.field_size_limit(MAX_CELL)
@@ -283,7 +273,7 @@ def _rows(name: str, lines: Iterable[str], dialect: _Dialect) -> Iterator[tuple[
             row = next(reader, None)
         except csv.Error as error:
             raise _QuotingError(
-                f"{name} line {start:,}: {quoting_problem(error)}; wanted double quotes around text with a "
+                f"{name} line {start:,}: {str(error).partition(' - ')[0]}; wanted double quotes around text with a "
                 f"{DELIMITERS[delimiter]} or a quotation mark, and each quotation mark inside doubled"
             ) from error
         if row is None:

@@ -195,19 +195,21 @@ def _problems(document: Mapping[str, Any], kind: str) -> Iterator[str]:
     if any(model.get(key) for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix")):
         yield "uses dropout, or a prefix or suffix for parts of words"
     ids_are_numbers = {*map(type, model["vocab"].values())} <= {int}
-    if not ids_are_numbers or not isinstance(model.get("merges") or [], list):
-        yield "has a vocabulary or merges of the wrong type"
     added = document.get("added_tokens") or []
-    if not isinstance(added, list) or not all(isinstance(token, dict) for token in added):
-        yield "has added tokens of the wrong type"
+    if not ids_are_numbers or not isinstance(model.get("merges") or [], list) or not isinstance(added, list):
+        yield "has a vocabulary, merges or added tokens of the wrong type"
     if len(added) > MAX_ADDED_TOKENS:
         yield f"has {len(added):,} added tokens; at most {MAX_ADDED_TOKENS:,} are supported"
-    if not all(type(token.get("id")) is int and _is_short(token.get("content")) for token in added):
+    if not all(_is_added_token(token) for token in added):
         yield f"has an added token without an id, or without a text of 1 to {MAX_TOKEN_CHARACTERS:,} characters"
     if kind == "char" and (not model.get("byte_fallback") or model.get("merges")):
         yield "is not byte-level"
     if kind == "bpe":
         yield from _pre_tokenizer_problems(list(_steps(document["pre_tokenizer"])))
+
+
+def _is_added_token(token: Any) -> bool:
+    return isinstance(token, dict) and type(token.get("id")) is int and _is_short(token.get("content"))
 
 
 def _is_short(text: Any) -> bool:

@@ -176,6 +176,4 @@ class TokenizingProgress:
         if self._total < NOTED_BYTES or not is_due or self._done >= self._total:
             return
         self._noted = now
-        left = passed * (self._total - self._done) / self._done
-        left = 60 * round(left / 60) if left >= 60 else left
-        self._on_note(f"tokenized {100 * self._done // self._total} %, about {units.duration(left)} left")
+        self._on_note(f"tokenized {100 * self._done // self._total} %")

@@ -171,19 +171,13 @@ def test_an_answer_of_weight_0_is_not_learned() -> None:
         for keys, roles in ((("role", "content"), ("user", "assistant")), (("from", "value"), ("human", "gpt"))):
             asked, answered_ = (dict(zip(keys, pair, strict=True)) for pair in zip(roles, ("Hi", "Ho"), strict=True))
             record = {"messages": [asked, answered_ | {"weight": weight}]}
-            assert read(record, "a.jsonl line 1").messages == (USER, Message("assistant", "Ho", is_learned=learned)), (
-                weight,
-                learned,
-            )
+            assert read(record, "a.jsonl line 1").messages == (USER, Message("assistant", "Ho", is_learned=learned))
 
 
 def test_an_answer_with_train_false_is_not_learned() -> None:
     for train, learned in [(False, False), (True, True), (None, True)]:
         record = {"messages": [*openai(USER), {"role": "assistant", "content": "Ho", "train": train}]}
-        assert read(record, "a.jsonl line 1").messages == (USER, Message("assistant", "Ho", is_learned=learned)), (
-            train,
-            learned,
-        )
+        assert read(record, "a.jsonl line 1").messages == (USER, Message("assistant", "Ho", is_learned=learned))
 
 
 def test_the_senders_of_sharegpt_are_known() -> None:
@@ -201,9 +195,7 @@ def test_calls_of_tools_are_refused() -> None:
             f'a.jsonl line 7: message 2 of "messages" has "{key}", which is not read: the model would learn to answer '
             "without calling; leave such conversations out"
         ), key
-        assert read({"messages": [*openai(USER), answer | {"content": "Ho", key: []}]}, "a").messages[1] == ASSISTANT, (
-            key
-        )
+        assert read({"messages": [*openai(USER), answer | {"content": "Ho", key: []}]}, "a").messages[1] == ASSISTANT
 
 
 def test_another_weight_is_an_error() -> None:

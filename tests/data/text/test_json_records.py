@@ -62,9 +62,7 @@ def test_the_error_gives_the_line_and_the_character() -> None:
             list(records_of_lines("a.jsonl", ["{}", line]))
         message = str(caught.value)
         assert message.startswith("a.jsonl line 2: invalid JSON at character ") and problem in message, kind
-        assert message.endswith("; wanted one record per line: {...}") and "\n" not in message and len(message) < 200, (
-            kind
-        )
+        assert message.endswith("; wanted one record per line: {...}") and "\n" not in message and len(message) < 200
 
 
 ARRAYS = {

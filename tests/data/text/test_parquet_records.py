@@ -33,16 +33,8 @@ def test_every_shape_gives_the_same_messages() -> None:
             write(name, [record(*pair) for pair in PAIRS], row_group_size=2)
             file = read(name)
             assert file and messages_of(file) == MESSAGES, (name, shape, record)
-            assert (file.shape, file.dropped, file.text_bytes, file.notes) == (shape, 0, TEXT_BYTES, ()), (
-                name,
-                shape,
-                record,
-            )
-            assert [c.source for c in file.conversations] == [f"{name} row {i}" for i in (1, 2, 3)], (
-                name,
-                shape,
-                record,
-            )
+            assert (file.shape, file.dropped, file.text_bytes, file.notes) == (shape, 0, TEXT_BYTES, ())
+            assert [c.source for c in file.conversations] == [f"{name} row {i}" for i in (1, 2, 3)]
             assert file.sha256 == hashlib.sha256(Path(name).read_bytes()).hexdigest(), (name, shape, record)
 
 

@@ -85,11 +85,7 @@ def test_of_few_or_long_documents_the_ends_are_held_out() -> None:
         ([5000, 10], [500], "the last tenth of 0.txt"),
     ]:
         divided = split(read_corpus([str(write("c", sizes))]), 0.1)
-        assert [part.text_bytes for part in divided.held_out.contents] == held_out and divided.rule == rule, (
-            sizes,
-            held_out,
-            rule,
-        )
+        assert [part.text_bytes for part in divided.held_out.contents] == held_out and divided.rule == rule
 
 
 def test_of_a_long_document_among_short_ones_the_end_is_held_out_and_of_the_others_whole_ones() -> None:
