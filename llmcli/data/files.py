@@ -279,7 +279,6 @@ def _conversation_file(
     kept: list[Conversation] = []
     unanswered: list[str] = []  # sources of the conversations
     blank: list[str] = []
-    shortened: list[str] = []
     total = answer_count = 0
     for total, conversation in enumerate(conversations, 1):  # noqa: B007 (used below)
         messages = conversation.messages
@@ -288,8 +287,6 @@ def _conversation_file(
             unanswered.append(conversation.source)
             continue
         answers = messages[: len(messages) - is_answer[::-1].index(True)]
-        if len(answers) < len(messages):
-            shortened.append(conversation.source)
         answer_count += sum(message.role == "assistant" for message in answers)
         learned, questions = without_blank_answers(answers)
         blank += [f"to {brief(one.content, 40)} in {conversation.source}" for one in questions]
@@ -302,7 +299,6 @@ def _conversation_file(
         for sources, what in (
             (unanswered, f"of {total:,} conversations left out: no answer"),
             (blank, f"of {answer_count:,} answers left out with their questions: blank"),
-            (shortened, f"of {total:,} conversations cut after the last answer: no answer follows"),
         )
         if sources
     ]

@@ -38,7 +38,6 @@ from llmcli.errors import LLMError, brief
 
 _MAX_NAMES = 3  # files listed in a description ...
 _MAX_KINDS = 3  # ... of these kinds
-_MARKUP = "read with"  # in the description of text whose markup the model would learn
 _MAX_SEARCHED = 256  # plain texts checked for tags and braces
 _TABLE_LINES = 10
 # a position or size, which differs between files with the same problem
@@ -65,13 +64,9 @@ class FileGroup:
     columns: tuple[str, ...] = ()
     otherwise: str = ""  # options to read them as another kind
     names: tuple[str, ...] = ()
-    share: float = 1.0  # of the bytes of all files
 
     def __str__(self) -> str:
-        share = f"{self.share:.0%} of the text" if _MARKUP in self.detail and self.share < 1 else ""
-        details = "; ".join(
-            filter(None, (self.detail, share, self.otherwise and f"otherwise: {self.otherwise}"))
-        )
+        details = "; ".join(filter(None, (self.detail, self.otherwise and f"otherwise: {self.otherwise}")))
         names = ", ".join(self.names[:_MAX_NAMES])
         if len(self.names) > _MAX_NAMES:
             noun = {_IN_MEMORY: "text"}.get(
@@ -120,23 +115,14 @@ class Sources:
             files.setdefault(_kind_of_text(document, search=index < _MAX_SEARCHED), []).append(document)
         for file in self.conversation_files:
             files.setdefault(_kind_of_conversations(file), []).append(file)
-        total = max(1, sum(file.text_bytes for same in files.values() for file in same))
-        return [
-            replace(
-                group,
-                names=tuple(file.name for file in same),
-                share=sum(file.text_bytes for file in same) / total,
-            )
-            for group, same in files.items()
-        ]
+        return [replace(group, names=tuple(file.name for file in same)) for group, same in files.items()]
 
     def describe(self, *, options: bool = True) -> str:
         """Describe the kinds of the files, and the `options` to read them differently, in one line."""
         groups = [group if options else replace(group, otherwise="") for group in self.groups()]
-        if (more := len(groups) - _MAX_KINDS) <= 0:
-            return f"data: {'; '.join(map(str, groups))}"
-        largest = sorted(groups, key=lambda group: -group.share)[:_MAX_KINDS]
-        return f"data: {'; '.join(map(str, largest))}; and {units.count(more, 'more kind')}"
+        more = len(groups) - _MAX_KINDS
+        others = f"; and {units.count(more, 'more kind')}" if more > 0 else ""
+        return f"data: {'; '.join(map(str, groups[:_MAX_KINDS]))}{others}"
 
 
 def _text_record(document: Document) -> dict[str, Any]:
@@ -180,11 +166,11 @@ def _kind_of_text(document: Document, *, search: bool) -> FileGroup:
     tabs = {line.count("\t") for line in lines}
     detail = encoding
     if is_page(start):
-        detail = f"HTML, {_MARKUP} its tags"
+        detail = "HTML, read with its tags"
     elif start.startswith("<?xml "):
-        detail = f"XML, {_MARKUP} its tags"
+        detail = "XML, read with its tags"
     elif _JSON.match(start):
-        detail = f"JSON, {_MARKUP} its keys and braces"
+        detail = "JSON, read with its keys and braces"
     elif len(lines) > 1 and len(tabs) == 1 and tabs != {0}:
         detail = "tabs separate columns; to read them as prompts and answers: `column` 1,2"
     return FileGroup("plain text", detail)

@@ -209,7 +209,6 @@ def test_what_has_no_answer_is_left_out_and_counted() -> None:
     assert file.notes == (
         "a.jsonl: 2 of 6 conversations left out: no answer (first: a.jsonl line 2)",
         "a.jsonl: 1 of 5 answers left out with their questions: blank (first: to '7' in a.jsonl line 5)",
-        "a.jsonl: 2 of 6 conversations cut after the last answer: no answer follows (first: a.jsonl line 4)",
     )
 
 

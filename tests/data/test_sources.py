@@ -384,13 +384,13 @@ def test_reading_is_noted_and_ends_after_half_of_the_time() -> None:
     put("few/b.txt", b"small")
     put("few/c.txt", b"small")
     read_sources(["few"], on_read=later)  # small files count, too
-    assert notes[-1] == "reading few/c.txt, file 3"
+    assert notes[-1].startswith("reading few/c.txt: 3 files, ")
     now[0] = 0.0
     progress = ReadingProgress(20, notes.append, clock=lambda: now[0])
     with pytest.raises(LLMError) as caught:
         read_sources(["."], on_read=later)  # a directory: other errors of its files skip them
     assert str(caught.value).startswith("a.txt.gz: reading takes more than half of the time: ")
-    assert str(caught.value).endswith("give a longer `seconds`, or train on a part of the text")
+    assert str(caught.value).endswith("give a longer `seconds`, or less text")
     put("b.csv", b"text\n" + b"x\n" * 999_999)
     with pytest.raises(LLMError, match="give a longer `seconds`"):
         read_sources(["b.csv"], on_read=later)
@@ -399,7 +399,8 @@ def test_reading_is_noted_and_ends_after_half_of_the_time() -> None:
         for name in ("1.txt", "2.txt", "3.txt"):
             later(name, 10)
     assert str(caught.value) == (
-        "reading takes more than half of the time: 3 files in 12s; give a longer `seconds`, or fewer and larger files"
+        "3.txt: reading takes more than half of the time: 3 files, 30 bytes in 12s; give a longer `seconds`, or less "
+        "text"
     )
     put("b.jsonl", b'{"text": "x"}\n' * 200_000)
     progress = ReadingProgress(36, notes.append, clock=lambda: now[0])

@@ -98,19 +98,11 @@ def read_turns(
     document: Document, names: tuple[str, str] | None = None, start: str = ""
 ) -> tuple[str, list[Conversation], list[str]] | None:
     """Return (shape, conversations, notes for the user); None for other text, which mostly its `start` shows.
-    `names` replace the built-in names. Raises LLMError for two answers to one question, and for text before
-    the first named speaker."""
+    `names` replace the built-in names. Raises LLMError for two answers to one question."""
     first_line = next(filter(str.strip, (start or document.start).split("\n")), "")
     known = (named_speakers(*names),) if names else _KNOWN
     speakers = next((candidate for candidate in known if candidate.label.match(first_line)), None)
     if speakers is None:
-        lines = document.lines() if names else ()
-        spoken = {_role(match) for line in lines if (match := known[0].label.match(line))}
-        if spoken >= {"user", "assistant"}:
-            shape = known[0].shape.removesuffix(" turns").replace("/", " or ")
-            raise LLMError(
-                f"{document.name} line 1: text before the first speaker; begin the file with {shape}"
-            )
         return None
     turns, others = _read(document.lines(), speakers.label)
     answers = sum(turn.role == "assistant" for turn in turns)

@@ -70,21 +70,13 @@ class Limits:
     archive_bytes: int = 1 << 28
 
 
-@dataclass(frozen=True)
-class _Bound:
-    """How much may be taken for a file, counted from the beginning of the answer."""
-
-    name: str
-    bytes: float = math.inf
-    problem: str = ""  # if it is more
-
-
 class _LimitError(Exception):
     """Stops the reading of a file, or of a file in an archive; the documents read before are kept."""
 
-    def __init__(self, name: str, problem: str) -> None:
+    def __init__(self, name: str, problem: str, max_taken: float = math.inf) -> None:
         self.name = name  # of the file that exceeds its limit
         self.problem = f"{name} {problem}"
+        self.max_taken = max_taken  # bytes from the beginning of the answer
         self.is_reported = False
 
 
@@ -122,7 +114,7 @@ class _Answer:
         self._name = request["name"]
         self._after: list[int] | None = request["after"]
         self._taken = self._begun = self._members = self._allowed_members = 0
-        self._bound = _Bound(self._name)
+        self._limit = _LimitError(self._name, "")  # raised when more is taken
         self._texts: list[str] = []
         self._size = 0
         self._is_skipping = False
@@ -138,19 +130,20 @@ class _Answer:
     @contextlib.contextmanager
     def limited(self, name: str, file_bytes: int, *, is_archive: bool = False) -> Iterator[None]:
         """In the block, limit what a file of this size may unpack to; what it is in may have less left."""
-        limits, outer = self.limits, self._bound
+        limits, outer = self.limits, self._limit
         most = max(limits.bytes, limits.usual_ratio * file_bytes)
         by_ratio = max(
             limits.ratio * file_bytes, limits.archive_bytes if is_archive else limits.unpacked_bytes
         )
         allowed = min(most, by_ratio)
-        if self._taken + allowed < outer.bytes:
+        if self._taken + allowed < outer.max_taken:
             times = f", over {limits.ratio} times its size" if by_ratio < most else ""
-            self._bound = _Bound(name, self._taken + allowed, f"unpacks to over {units.size(allowed)}{times}")
+            problem = f"unpacks to over {units.size(allowed)}{times}"
+            self._limit = _LimitError(name, problem, self._taken + allowed)
         try:
             yield
         finally:
-            self._bound = outer
+            self._limit = outer
 
     def problem_of(self, member: str, read: Callable[..., None], *arguments: Any) -> str:
         """Call `read`, which reads a file. Returns the problem that prevented reading all of it, or "". Raises
@@ -178,8 +171,8 @@ class _Answer:
     def count(self, size: int) -> None:
         """Count bytes that are read and not used, which are no reason to wait longer. Raises _LimitError."""
         self._taken += size
-        if self._taken > self._bound.bytes:
-            raise _LimitError(self._bound.name, self._bound.problem)
+        if self._taken > self._limit.max_taken:
+            raise self._limit
 
     def count_member(self) -> None:
         """Count a file in an archive, or a document in a collection. Raises _LimitError."""

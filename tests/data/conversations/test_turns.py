@@ -125,13 +125,6 @@ def test_named_speakers_are_the_only_ones() -> None:
     assert turns("Alice: Hi\n" * 9, ("Alice", "Bob")) is None
 
 
-def test_named_speakers_must_begin_the_file() -> None:
-    with pytest.raises(LLMError) as caught:
-        turns("A talk\n\nAlice: Hi\nBob: Ho\n", ("Alice", "Bob"))
-    assert str(caught.value) == "a.txt line 1: text before the first speaker; begin the file with Alice: or Bob:"
-    assert turns("A book.\nAlice: she said.\n", ("Alice", "Bob")) is None
-
-
 def test_two_different_names_are_wanted() -> None:
     for names in [("", "Bob"), ("Alice", " "), ("Alice", "Alice:")]:
         with pytest.raises(LLMError, match="wanted two names") as caught:
