@@ -9,45 +9,19 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
-from types import UnionType
+from types import MappingProxyType, UnionType
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
-from llmcli.errors import brief, usage
+from llmcli.errors import brief, prefixed, usage
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+Shape = tuple[int, ...]  # of a tensor
 QUANTIZATIONS = ("int8", "int4")  # weight formats
 DEVICES = ("cpu", "cuda", "mps")
 DTYPES = ("float32", "bfloat16")  # types of matrix products in training
 DEFAULT_MODEL = "model.safetensors"  # `llm train` writes it and the other commands read it by default
-ARCHITECTURES = {  # model_type -> class in transformers; one graph runs all of them
-    "qwen3": "Qwen3ForCausalLM",  # RMSNorm on queries and keys; the architecture of models trained here
-    "qwen2": "Qwen2ForCausalLM",  # biases on queries, keys and values
-    "llama": "LlamaForCausalLM",  # neither; Llama 1 to 3 and SmolLM2
-    "mistral": "MistralForCausalLM",
-    "qwen3_moe": "Qwen3MoeForCausalLM",  # Qwen3 with experts
-    "mixtral": "MixtralForCausalLM",  # Llama with experts
-    "smollm3": "SmolLM3ForCausalLM",  # Llama with layers that have no rotary positions
-    "gemma3_text": "Gemma3ForCausalLM",  # four norms in a layer, GELU, and layers that attend to a window
-    "olmo2": "Olmo2ForCausalLM",  # norms after attention and SwiGLU; RMSNorm on all queries, and on all keys
-    "gpt2": "GPT2LMHeadModel",  # LayerNorm, learned positions, an MLP without a gate, biases everywhere
-    "gpt_neox": "GPTNeoXForCausalLM",  # GPT-2 with rotary positions, and attention and MLP in parallel; Pythia
-}
-EXPERT_NAMES = {  # model_type -> tensor names in a layer with experts: (router; an expert's gate, up and down)
-    "qwen3_moe": (
-        "mlp.gate",
-        "mlp.experts.{}.gate_proj",
-        "mlp.experts.{}.up_proj",
-        "mlp.experts.{}.down_proj",
-    ),
-    "mixtral": (
-        "block_sparse_moe.gate",
-        "block_sparse_moe.experts.{}.w1",
-        "block_sparse_moe.experts.{}.w3",
-        "block_sparse_moe.experts.{}.w2",
-    ),
-}
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"  # tensors with one row per token
 POSITIONS = "model.embed_positions.weight"  # learned, one row per position
 FINAL_NORM = "model.norm.weight"
@@ -81,11 +55,6 @@ def require(valid: bool, name: str, wanted: str, found: object) -> None:
         raise usage(f"{name} must be {wanted}, found {brief(found)}")
 
 
-def _is_usable(value: object) -> bool:
-    """Return whether a value is a positive number that float32 can represent and divide by."""
-    return isinstance(value, int | float) and type(value) in (int, float) and 1e-30 <= value <= 1e30
-
-
 def bias_of(weight: str) -> str:
     """Name of the bias that belongs to a weight.
 
@@ -103,6 +72,169 @@ class NormNames(NamedTuple):
     after_attention: str = ""
     before_mlp: str = "post_attention_layernorm"
     after_mlp: str = ""
+
+
+class Architecture(NamedTuple):
+    """The properties that distinguish an architecture; one graph runs all of them."""
+
+    transformers_class: str
+    gguf: str = ""  # name of the architecture in GGUF; "": not written as GGUF
+    # defaults in transformers for keys missing in config.json, where they differ between architectures. Sizes
+    # of tensors may come from here, since the tensors are checked against them.
+    defaults: Mapping[str, Any] = MappingProxyType({})
+    norm_names: NormNames = NormNames()
+    layer_norm: bool = False  # LayerNorm with biases instead of RMSNorm
+    qk_norm: bool = False  # RMSNorm on queries and keys, per head
+    joint_qk_norm: bool = False  # instead on the queries of all heads together, and on the keys likewise
+    qkv_bias: bool = False  # on the matrices of queries, keys and values
+    linear_bias: bool = False  # on all matrices in the layers
+    gated_mlp: bool = True  # SwiGLU or the like instead of two matrices
+    learned_positions: bool = False  # added to the embeddings of tokens, instead of rotary positions
+    # tensor names in a layer with experts: router; gate, up and down of an expert
+    expert_names: tuple[str, ...] = ()
+
+
+_LLAMA_TOKENS = {"eos_token_id": 2, "bos_token_id": 1}
+_OLDER_GPT = Architecture("", layer_norm=True, qkv_bias=True, linear_bias=True, gated_mlp=False)
+ARCHITECTURES = {  # by model_type
+    "qwen3": Architecture(  # of models trained here
+        "Qwen3ForCausalLM",
+        "qwen3",
+        {"num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28, "head_dim": 128},
+        qk_norm=True,
+    ),
+    "qwen2": Architecture(
+        "Qwen2ForCausalLM",
+        "qwen2",
+        {"num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28},
+        qkv_bias=True,
+    ),
+    "llama": Architecture("LlamaForCausalLM", "llama", _LLAMA_TOKENS),  # Llama 1 to 3 and SmolLM2
+    "mistral": Architecture(
+        "MistralForCausalLM",
+        "llama",
+        _LLAMA_TOKENS | {"num_key_value_heads": 8, "sliding_window": 4096},
+    ),
+    "qwen3_moe": Architecture(
+        "Qwen3MoeForCausalLM",
+        "qwen3moe",
+        {"num_key_value_heads": 4, "sliding_window": 4096},
+        qk_norm=True,
+        expert_names=(
+            "mlp.gate",
+            "mlp.experts.{}.gate_proj",
+            "mlp.experts.{}.up_proj",
+            "mlp.experts.{}.down_proj",
+        ),
+    ),
+    "mixtral": Architecture(
+        "MixtralForCausalLM",
+        "llama",
+        _LLAMA_TOKENS | {"num_key_value_heads": 8, "rms_norm_eps": 1e-5, "rope_theta": 1e6},
+        expert_names=(
+            "block_sparse_moe.gate",
+            "block_sparse_moe.experts.{}.w1",
+            "block_sparse_moe.experts.{}.w3",
+            "block_sparse_moe.experts.{}.w2",
+        ),
+    ),
+    "smollm3": Architecture(  # some layers have no rotary positions
+        "SmolLM3ForCausalLM",
+        "smollm3",
+        {"eos_token_id": 128001, "bos_token_id": 128000, "num_key_value_heads": 4, "rope_theta": 2e6},
+    ),
+    "gemma3_text": Architecture(  # GELU, and layers that attend to a window
+        "Gemma3ForCausalLM",
+        "gemma3",
+        {
+            "eos_token_id": 1,
+            "bos_token_id": 2,
+            "num_key_value_heads": 4,
+            "head_dim": 256,
+            "rope_theta": 1e6,
+            "hidden_activation": "gelu_pytorch_tanh",
+            "query_pre_attn_scalar": 256,
+            "sliding_window": 4096,
+            "sliding_window_pattern": 6,
+            "tie_word_embeddings": True,
+        },
+        NormNames(
+            after_attention="post_attention_layernorm",
+            before_mlp="pre_feedforward_layernorm",
+            after_mlp="post_feedforward_layernorm",
+        ),
+        qk_norm=True,
+    ),
+    "olmo2": Architecture(
+        "Olmo2ForCausalLM",
+        "olmo2",
+        {"eos_token_id": 50279, "rms_norm_eps": 1e-5},
+        NormNames("", "post_attention_layernorm", "", "post_feedforward_layernorm"),
+        qk_norm=True,
+        joint_qk_norm=True,
+    ),
+    "gpt2": _OLDER_GPT._replace(transformers_class="GPT2LMHeadModel", gguf="gpt2", learned_positions=True),
+    "gpt_neox": _OLDER_GPT._replace(
+        transformers_class="GPTNeoXForCausalLM"
+    ),  # attention and MLP in parallel; Pythia
+}
+
+
+class Setting(NamedTuple):
+    """A number in a config: the smallest and the largest value, and the value that switches it off, if any. The
+    command line, HTTP and Python take SamplingConfig's from here, with their help texts."""
+
+    low: float = 0
+    high: float = math.inf
+    off: float | None = None
+    help: str = ""
+
+    @property
+    def wanted(self) -> str:
+        note = "" if self.off is None else f" ({self.off:g}: off)"
+        if self.high == math.inf:
+            return f"at least {self.low:,}{note}"
+        return f"between {self.low:,} and {self.high:,}{note}"
+
+
+_POSITIVE = Setting(1e-30, 1e30)  # numbers that float32 can represent and divide by
+_SIZE, _COUNT_OR_NONE = Setting(1, LARGEST_COUNT), Setting(0, LARGEST_COUNT)
+MODEL_BOUNDS = {
+    "vocab_size": _SIZE,
+    "hidden_size": _SIZE,
+    "intermediate_size": _SIZE,
+    "num_hidden_layers": _SIZE,
+    "num_attention_heads": _SIZE,
+    "num_key_value_heads": _SIZE,
+    "head_dim": _SIZE,
+    "max_position_embeddings": _SIZE,
+    "num_experts": _COUNT_OR_NONE,
+    "num_experts_per_tok": _COUNT_OR_NONE,
+    "sliding_window": _COUNT_OR_NONE,
+    "rms_norm_eps": _POSITIVE,
+    "rope_theta": _POSITIVE,
+    "rope_local_base_freq": _POSITIVE,
+    "query_pre_attn_scalar": _POSITIVE,
+    "partial_rotary_factor": Setting(1e-30, 1),
+}
+ROPE_BOUNDS = dict.fromkeys(
+    ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"), _POSITIVE
+)
+TRAINING_BOUNDS = {
+    "steps": Setting(1),
+    "seconds": Setting(1e-9, 1e9),
+    "dropout": Setting(0, 0.99),
+    "lr": Setting(1e-12, 1e12),
+    "teacher_share": Setting(0, 0.99),
+    "batch_size": Setting(1),
+    "context": Setting(1),
+    "threads": Setting(1, 1024),
+    "seed": Setting(0),
+    "token_split": Setting(0, 1),
+    "weight_decay": Setting(0, 1e9),
+    "calibration_tokens": Setting(0),
+    "eval_tokens": Setting(0),
+}
 
 
 @dataclass(frozen=True)
@@ -124,14 +256,8 @@ class RopeScaling:
         if self.rope_type not in ROPE_TYPES:
             supported = " and ".join(ROPE_TYPES)
             raise usage(f"rope_scaling of type {brief(self.rope_type)} is not supported, only {supported}")
-        numbers = (
-            self.factor,
-            self.low_freq_factor,
-            self.high_freq_factor,
-            self.original_max_position_embeddings,
-        )
-        if not all(map(_is_usable, numbers)):
-            raise usage(f"rope_scaling must hold positive numbers from 1e-30 to 1e30, found {brief(numbers)}")
+        with prefixed("rope_scaling"):
+            check_fields(self, ROPE_BOUNDS)
         if self.low_freq_factor >= self.high_freq_factor:
             raise usage("rope_scaling: low_freq_factor must be below high_freq_factor")
 
@@ -188,18 +314,7 @@ class ModelConfig:
         if self.model_type not in ARCHITECTURES:
             supported = ", ".join(ARCHITECTURES)
             raise usage(f"model_type {brief(self.model_type)} is not supported; supported are {supported}")
-        for declared in fields(self):
-            name, value = declared.name, getattr(self, declared.name)
-            least = (
-                0 if name in ("eos_token_id", "num_experts", "num_experts_per_tok", "sliding_window") else 1
-            )
-            if declared.type is int:
-                require(type(value) is int and value >= least, name, f"an integer of at least {least}", value)
-                require(value <= LARGEST_COUNT, name, f"at most {LARGEST_COUNT:,}", value)
-            elif declared.type is float:
-                require(_is_usable(value), name, "a positive number from 1e-30 to 1e30", value)
-            elif declared.type is bool:
-                require(type(value) is bool, name, "true or false", value)
+        check_fields(self, MODEL_BOUNDS)
         require(
             self.hidden_act in ACTIVATIONS, "hidden_act", f"one of {', '.join(ACTIVATIONS)}", self.hidden_act
         )
@@ -208,11 +323,11 @@ class ModelConfig:
                 f"{self.num_key_value_heads} key-value heads do not divide {self.num_attention_heads} heads"
             )
         require(self.head_dim % 2 == 0, "head_dim", "even for rotary embeddings", self.head_dim)
-        share = self.partial_rotary_factor
-        valid = share <= 1 and self.rotary_dim % 2 == 0 and self.rotary_dim > 0
-        require(valid, "partial_rotary_factor", f"an even part of the head size {self.head_dim}", share)
+        valid = self.rotary_dim % 2 == 0 and self.rotary_dim > 0
+        wanted = f"an even part of the head size {self.head_dim}"
+        require(valid, "partial_rotary_factor", wanted, self.partial_rotary_factor)
         experts, active = self.num_experts, self.num_experts_per_tok
-        if (self.model_type in EXPERT_NAMES) != (experts > 0):
+        if bool(self.architecture.expert_names) != (experts > 0):
             raise usage(f"a model of type {self.model_type} cannot have {experts} experts")
         valid = active <= experts and (active > 0 or not experts)
         require(valid, "num_experts_per_tok", f"between 1 and num_experts ({experts})", active)
@@ -229,8 +344,6 @@ class ModelConfig:
         require(
             valid, "sliding_window", "at least 1 for layers of type sliding_attention", self.sliding_window
         )
-        scalar = self.query_pre_attn_scalar
-        require(scalar is None or _is_usable(scalar), "query_pre_attn_scalar", "a positive number", scalar)
         tokens = [("eos_token_id", token) for token in (self.eos_token_id, *self.extra_eos_ids)]
         if self.bos_token_id is not None:
             tokens.append(("bos_token_id", self.bos_token_id))
@@ -243,49 +356,14 @@ class ModelConfig:
         return self.model_type == "gemma3_text"
 
     @property
-    def norm_names(self) -> NormNames:
-        if self.model_type == "olmo2":
-            return NormNames("", "post_attention_layernorm", "", "post_feedforward_layernorm")
-        if self.is_gemma:
-            return NormNames(
-                "input_layernorm",
-                "post_attention_layernorm",
-                "pre_feedforward_layernorm",
-                "post_feedforward_layernorm",
-            )
-        return NormNames()
-
-    @property
-    def qk_norm(self) -> bool:  # RMSNorm on queries and keys, per head
-        return self.model_type in ("qwen3", "qwen3_moe", "gemma3_text") or self.joint_qk_norm
-
-    @property
-    def joint_qk_norm(self) -> bool:  # instead on the queries of all heads together, and on the keys likewise
-        return self.model_type == "olmo2"
-
-    @property
-    def layer_norm(self) -> bool:  # LayerNorm with biases instead of RMSNorm
-        return self.model_type in ("gpt2", "gpt_neox")
-
-    @property
-    def gated_mlp(self) -> bool:  # SwiGLU or the like instead of two matrices
-        return self.model_type not in ("gpt2", "gpt_neox")
-
-    @property
-    def linear_bias(self) -> bool:  # on all matrices in the layers
-        return self.model_type in ("gpt2", "gpt_neox")
-
-    @property
-    def qkv_bias(self) -> bool:
-        return self.model_type == "qwen2" or self.linear_bias
-
-    @property
-    def learned_positions(self) -> bool:  # added to the embeddings of tokens, instead of rotary positions
-        return self.model_type == "gpt2"
+    def architecture(self) -> Architecture:
+        return ARCHITECTURES[self.model_type]
 
     def is_rotary(self, layer: int) -> bool:
         """Return whether a layer rotates queries and keys by their positions."""
-        return not self.learned_positions and (not self.no_rope_layers or self.no_rope_layers[layer] == 1)
+        return not self.architecture.learned_positions and (
+            not self.no_rope_layers or self.no_rope_layers[layer] == 1
+        )
 
     @property
     def rotary_dim(self) -> int:
@@ -326,21 +404,21 @@ class ModelConfig:
         return math.sqrt(self.hidden_size) if self.is_gemma else 1.0
 
     @lru_cache  # noqa: B019
-    def tensor_shapes(self) -> Mapping[str, tuple[int, ...]]:
+    def tensor_shapes(self) -> Mapping[str, Shape]:
         """Shapes of all tensors in graph order, by Hugging Face name."""
-        d, ff = self.hidden_size, self.intermediate_size
+        arch, d, ff = self.architecture, self.hidden_size, self.intermediate_size
         q, kv = self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim
-        shapes: dict[str, tuple[int, ...]] = {EMBEDDING: (self.vocab_size, d)}
-        shapes |= {POSITIONS: (self.max_position_embeddings, d)} if self.learned_positions else {}
+        shapes: dict[str, Shape] = {EMBEDDING: (self.vocab_size, d)}
+        shapes |= {POSITIONS: (self.max_position_embeddings, d)} if arch.learned_positions else {}
         for i in range(self.num_hidden_layers):
-            layer, sizes, norms = f"model.layers.{i}.", {"q": q, "k": kv, "v": kv}, self.norm_names
+            layer, sizes, norms = f"model.layers.{i}.", {"q": q, "k": kv, "v": kv}, arch.norm_names
             norm_shapes = {name: self._norm_shapes(layer + name) if name else {} for name in norms}
             shapes |= norm_shapes[norms.before_attention]
             shapes |= {f"{layer}self_attn.{which}_proj.weight": (size, d) for which, size in sizes.items()}
-            if self.qkv_bias:
+            if arch.qkv_bias:
                 shapes |= {f"{layer}self_attn.{which}_proj.bias": (size,) for which, size in sizes.items()}
-            if self.qk_norm:
-                joint = self.joint_qk_norm
+            if arch.qk_norm:
+                joint = arch.joint_qk_norm
                 shapes |= {
                     f"{layer}self_attn.{which}_norm.weight": (sizes[which] if joint else self.head_dim,)
                     for which in "qk"
@@ -359,16 +437,18 @@ class ModelConfig:
             shapes[HEAD] = (self.vocab_size, d)
         return shapes
 
-    def _norm_shapes(self, name: str) -> dict[str, tuple[int, ...]]:
-        weight: dict[str, tuple[int, ...]] = {f"{name}.weight": (self.hidden_size,)}
-        return weight | ({f"{name}.bias": (self.hidden_size,)} if self.layer_norm else {})
+    def _norm_shapes(self, name: str) -> dict[str, Shape]:
+        weight: dict[str, Shape] = {f"{name}.weight": (self.hidden_size,)}
+        return weight | ({f"{name}.bias": (self.hidden_size,)} if self.architecture.layer_norm else {})
 
-    def _linear_shapes(self, name: str, outputs: int, inputs: int) -> dict[str, tuple[int, ...]]:
-        return {name: (outputs, inputs)} | ({bias_of(name): (outputs,)} if self.linear_bias else {})
+    def _linear_shapes(self, name: str, outputs: int, inputs: int) -> dict[str, Shape]:
+        return {name: (outputs, inputs)} | (
+            {bias_of(name): (outputs,)} if self.architecture.linear_bias else {}
+        )
 
     def router_name(self, layer: int) -> str:
         """Name of the router of a layer's experts, [experts, hidden_size]."""
-        return f"model.layers.{layer}.{EXPERT_NAMES[self.model_type][0]}.weight"
+        return f"model.layers.{layer}.{self.architecture.expert_names[0]}.weight"
 
     def mlp_names(self, layer: int) -> list[tuple[str, ...]]:
         """Names of the matrices (gate, up, down) of a layer's MLP, or of each of its experts; (up, down)
@@ -378,10 +458,10 @@ class ModelConfig:
             return [
                 tuple(
                     f"{start}mlp.{which}_proj.weight"
-                    for which in ("gate", "up", "down")[not self.gated_mlp :]
+                    for which in ("gate", "up", "down")[not self.architecture.gated_mlp :]
                 )
             ]
-        _, *names = (f"{start}{name}.weight" for name in EXPERT_NAMES[self.model_type])
+        _, *names = (f"{start}{name}.weight" for name in self.architecture.expert_names)
         return [tuple(name.format(e) for name in names) for e in range(self.num_experts)]
 
     @property
@@ -445,19 +525,7 @@ class TrainConfig:
         return self.recipe in FINE_TUNING_RECIPES
 
     def __post_init__(self) -> None:
-        convert_fields(self)
-        require(self.steps >= 1, "`steps`", "at least 1", self.steps)
-        require(
-            self.seconds is None or 0 < self.seconds < math.inf, "`seconds`", "above 0 seconds", self.seconds
-        )
-        require(0 <= self.dropout < 1, "`dropout`", "at least 0 and below 1", self.dropout)
-        require(0 < self.lr <= 1e12, "`lr`", "above 0 and at most 1e12", self.lr)
-        require(0 <= self.teacher_share < 1, "teacher_share", "at least 0 and below 1", self.teacher_share)
-        for name in ("batch_size", "context", "threads"):
-            require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
-        require(self.threads <= 1024, "threads", "at most 1,024", self.threads)
-        for name in ("seed", "token_split", "weight_decay", "calibration_tokens", "eval_tokens"):
-            require(0 <= getattr(self, name) < math.inf, name, "at least 0", getattr(self, name))
+        check_fields(self, TRAINING_BOUNDS)
         require(self.recipe in RECIPES, "recipe", f"one of {', '.join(RECIPES)}", self.recipe)
         lora = self.lora_rank >= 1 if self.recipe == "lora" else self.lora_rank == 0
         require(lora, "`lora`", "at least 1", self.lora_rank)
@@ -482,33 +550,15 @@ class Grammar:
 
     @staticmethod
     def check_single(names: Sequence[str]) -> None:
-        """Raise LLMError if a text is to have several forms: those that the settings of these names ask
-        for."""
+        """Raise LLMError if the settings of these names ask for several grammars."""
         if len(names) > 1:
-            raise usage(f"a text has one form, found {' and '.join(names)}; give one of them")
-
-
-class Setting(NamedTuple):
-    """A number in SamplingConfig: its help text, the smallest and the largest value, and the value that
-    switches it off, if any. The command line, HTTP and Python take all of them from here."""
-
-    help: str
-    low: float = 0
-    high: float = math.inf
-    off: float | None = None
-
-    @property
-    def wanted(self) -> str:
-        note = "" if self.off is None else f" ({self.off:g}: off)"
-        if self.high == math.inf:
-            return f"at least {self.low:g}{note}"
-        return f"between {self.low:g} and {self.high:g}{note}"
+            raise usage(f"{' and '.join(names)} cannot be combined; give one of them")
 
 
 def _setting(
     default: float, help: str, low: float = 0, high: float = math.inf, off: float | None = None
 ) -> Any:
-    return field(default=default, metadata={"setting": Setting(help, low, high, off)})
+    return field(default=default, metadata={"setting": Setting(low, high, off, help)})
 
 
 @dataclass(frozen=True)
@@ -549,12 +599,9 @@ class SamplingConfig:
     grammar: Grammar | None = None
 
     def __post_init__(self) -> None:
-        convert_fields(self)
+        check_fields(self, SAMPLING)
         strings = isinstance(self.stop, tuple) and all(isinstance(text, str) for text in self.stop)
         require(strings, "stop", "a tuple of strings", self.stop)
-        for name, setting in SAMPLING.items():
-            value = getattr(self, name)
-            require(setting.low <= value <= setting.high, f"`{name}`", setting.wanted, value)
         require(self.temperature < math.inf, "`temperature`", "finite", self.temperature)
         for token, bias in self.logit_bias:
             require(-100 <= bias <= 100, f"`logit_bias` of token {token}", "between -100 and 100", bias)
@@ -570,6 +617,15 @@ class SamplingConfig:
 SAMPLING: dict[str, Setting] = {
     one.name: one.metadata["setting"] for one in fields(SamplingConfig) if one.metadata
 }
+
+
+def check_fields(config: "DataclassInstance", bounds: Mapping[str, Setting]) -> None:
+    """Convert the fields as `convert_fields` does, and check those that are numbers."""
+    convert_fields(config)
+    for name, allowed in bounds.items():
+        value = getattr(config, name)
+        valid = value is None or allowed.low <= value <= allowed.high
+        require(valid, f"`{name}`", allowed.wanted, value)
 
 
 def convert_fields(config: "DataclassInstance") -> None:

@@ -323,7 +323,7 @@ def test_errors_name_arguments(tiny_model: Path) -> None:
         (lambda: model.generate("The", temprature=1), "unknown option 'temprature'; .*temperature"),
         (lambda: llmcli.train("c.txt", time="20s"), "unknown option 'time'; the options are text, "),
         (lambda: llmcli.train("c.txt", steps=1, seconds=5), "^`seconds` and `steps` both"),
-        (lambda: next(llmcli.train("c.txt", "o.safetensors", steps=1, lr=-1)), "^`lr` must be above 0"),
+        (lambda: next(llmcli.train("c.txt", "o.safetensors", steps=1, lr=-1)), "^`lr` must be between 1e-12"),
         (lambda: llmcli.train([]), "^corpus is an empty list"),
         (lambda: llmcli.train(TEXT), "^corpus must be the name of a file, found a text"),
         (lambda: llmcli.train(io.StringIO(TEXT)), "^corpus must be a list, found"),
@@ -408,7 +408,7 @@ def test_texts_have_the_form_that_is_asked_for(tmp_path: Path) -> None:
         assert ask(regex="[xy]") in ("x", "y") and ask(grammar='start: "a" | "b"') in ("a", "b")
     [token] = model.tokenize("x")
     assert model.generate("The cat", max_tokens=3, logit_bias={np.int64(token): 100}, literal=True) == "xxx"
-    with pytest.raises(llmcli.LLMError, match="a text has one form, found schema and regex"):
+    with pytest.raises(llmcli.LLMError, match="schema and regex cannot be combined"):
         model.generate("The cat", schema=schema, regex="a")
     with pytest.raises(llmcli.LLMError, match="a JSON schema must be an object"):
         model.generate("The cat", schema="a")  # type: ignore[arg-type]

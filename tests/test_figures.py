@@ -35,7 +35,7 @@ RECORD = {
     "train_bytes": 9000, "train_tokens": 4500, "train": {"steps": 100, "seconds": None}, "memorised": None,
     "held_out": {"bytes": 1000}, "held_out_measured": {"bytes": 1000, "tokens": 500}, "validation": {"tokens": 512},
     "curve": {"step": [50, 100], "loss": [3.0, 2.0], "eval_step": [50, 100], "eval_bits_per_byte": [2.0, 1.9]},
-    **SCORE.figures.as_record(), **BASE.figures.as_record("_before"), "ngram_cache": WEIGHTS.as_record(),
+    **SCORE.figures.as_record(), **BASE.figures.as_record("_before"), "ngram_cache": WEIGHTS._asdict(),
 }  # fmt: skip
 
 

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from llmcli.analysis.attribution import Attribution, attribute_logit
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
-from llmcli.formats.cache_weights import CacheWeights
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.ensemble_file import Ensemble
 from llmcli.generation.next_words import NO_WORDS, NextWords, next_words
@@ -376,7 +375,7 @@ def choose_explained_model(
         used = runtime and network_of(runtime)
         network = used if isinstance(used, NumpyRuntime) else open_network(source)
         if runtime is None:
-            cache = CacheWeights.of_record(source.record, source.path)
+            cache = source.record.ngram_cache
             return ExplainedModel(source, network, with_ngram_cache(network, cache))
         return ExplainedModel(source, network, runtime if isinstance(runtime, NgramRuntime) else network)
     if runtime is None or not isinstance(network_of(runtime), EnsembleRuntime):

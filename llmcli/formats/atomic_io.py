@@ -151,8 +151,10 @@ def windows_name_problem(name: str) -> str:
 def reject_gguf_name(output: Path) -> None:
     """Raise LLMError if a safetensors file would be named like a GGUF file."""
     if output.suffix.lower() == ".gguf":
-        command = f"llm export MODEL {output} --to gguf"
-        raise usage(f"{output}: this command writes a .safetensors file; to write a .gguf: {command}")
+        raise usage(
+            f"{output}: this command writes a .safetensors file; to write a .gguf: "
+            f"llm export MODEL {output} --to gguf"
+        )
 
 
 def reject_overwriting(
@@ -317,8 +319,9 @@ def resolve_links(path: Path) -> Path:
     try:
         return Path(os.path.realpath(path))
     except OSError as error:  # such as a relative path in a deleted working directory
-        problem = f"cannot write {path}: {error.strerror or error}"
-        raise LLMError(f"{problem}; give the name of a directory that exists") from error
+        raise LLMError(
+            f"cannot write {path}: {error.strerror or error}; give the name of a directory that exists"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -10,13 +10,13 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from llmcli.config import QUANTIZATIONS, ModelConfig
+from llmcli.config import QUANTIZATIONS, ModelConfig, Shape
 from llmcli.errors import LLMError, command_line, prefixed
 from llmcli.formats import quantization
 from llmcli.formats.hf_config import dump_config, parse_config
-from llmcli.formats.metadata import JsonObject, parse_document
+from llmcli.formats.metadata import Json, JsonObject, parse_document
 from llmcli.formats.quantization import QuantizedMatrix
 from llmcli.formats.safetensors.dtypes import TORCH_NAMES, WEIGHT_DTYPES, stored_bytes
 from llmcli.formats.safetensors.file import digest, read_into, read_tensor, write
@@ -24,8 +24,7 @@ from llmcli.formats.safetensors.header import Header, read_header
 from llmcli.formats.training_record import KNOWN_ANSWERS, KnownAnswers, TrainingRecord
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from llmcli.formats.safetensors.dtypes import Array, Values
 
 FORMAT_VERSION = 1
 MAX_HASHED_BYTES = 1 << 24  # largest file whose hash is checked on every open, in up to 10 ms
@@ -33,7 +32,7 @@ ADAPTER_PREFIX = "base_model.model."  # in PEFT's tensor names
 
 
 class _TokenizerConfig(JsonObject):
-    chat_template: str | tuple[dict[str, Any], ...] | None = None
+    chat_template: str | tuple[Json, ...] | None = None
 
 
 @dataclass
@@ -41,8 +40,8 @@ class Checkpoint:
     """A model: config, weights, tokenizer and training record."""
 
     config: ModelConfig
-    tokenizer_source: str | dict[str, Any]  # tokenizer.json, as text or parsed
-    tensors: Mapping[str, NDArray[np.float32]]
+    tokenizer_source: str | Json  # tokenizer.json, as text or parsed
+    tensors: Mapping[str, Array]
     record: TrainingRecord = field(default_factory=TrainingRecord)
     tokenizer_config_json: str = "{}"
     # for tensors stored as F16 or BF16; all others are F32
@@ -101,14 +100,14 @@ class Checkpoint:
     def with_quantized_values(self, scheme: str) -> Checkpoint:
         """Return this model in float32, with weights that were quantized and dequantized."""
 
-        def compute(name: str) -> NDArray[np.float32]:
+        def compute(name: str) -> Array:
             matrix = self.quantized(name, scheme)
             return self.tensors[name] if matrix is None else matrix.dequantize()
 
         return replace(self, tensors=ComputedTensors(self.tensors, compute), dtypes={})
 
     @property
-    def stored(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+    def stored(self) -> dict[str, tuple[str, Shape]]:
         """Dtype and shape of each tensor in a file, by name."""
         dtypes = {} if self.quantization else self.dtypes
         tensors = quantization.stored_tensors(self.config, self.quantization).items()
@@ -119,7 +118,7 @@ class Checkpoint:
         """Size of the tensors in a file."""
         return stored_bytes(self.stored.values())
 
-    def stacked(self, names: Sequence[str]) -> NDArray[np.float32]:
+    def stacked(self, names: Sequence[str]) -> Array:
         """Stack tensors along their first dimension in float32, each read directly into its place."""
         import numpy as np
 
@@ -147,14 +146,14 @@ def seen_bytes(records: Iterable[TrainingRecord]) -> bytes | None:
 # ---- tensors read or computed on access
 
 
-class ComputedTensors(Mapping[str, "NDArray[Any]"]):
+class ComputedTensors(Mapping[str, "Values"]):
     """Tensors by name, computed on access."""
 
-    def __init__(self, names: Collection[str], compute: Callable[[str], NDArray[Any]]) -> None:
+    def __init__(self, names: Collection[str], compute: Callable[[str], Values]) -> None:
         self._names = names
         self._compute = compute
 
-    def __getitem__(self, name: str) -> NDArray[Any]:
+    def __getitem__(self, name: str) -> Values:
         return self._compute(name)
 
     def __iter__(self) -> Iterator[str]:
@@ -167,12 +166,12 @@ class ComputedTensors(Mapping[str, "NDArray[Any]"]):
 class TensorsOnDisk(ComputedTensors):
     """The tensors in a file as float32 arrays, read on access."""
 
-    def __init__(self, header: Header, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    def __init__(self, header: Header, shapes: Mapping[str, Shape]) -> None:
         super().__init__(shapes, self._load)
         self.header = header
         self._shapes = shapes
 
-    def _load(self, name: str) -> NDArray[np.float32]:
+    def _load(self, name: str) -> Array:
         matrix = self.quantized(name)
         if matrix is not None:
             return matrix.dequantize()
@@ -204,11 +203,15 @@ def from_own_header(header: Header) -> Checkpoint:
     wrote it."""
     path = header.path
     if any(name.startswith(ADAPTER_PREFIX) for name in header.tensors):
-        command = f"llm import MODEL --adapter {path} -o merged.safetensors"
-        raise LLMError(f"{path} holds adapters, not a model; merge them: {command}")
+        raise LLMError(
+            f"{path} holds adapters, not a model; merge them: "
+            f"llm import MODEL --adapter {path} -o merged.safetensors"
+        )
     if not header.is_ours:
-        hint = f"inspect it: llm inspect {path}, or name the directory with its config.json"
-        raise LLMError(f"{path} is not a model of this program (no llmcli in its metadata); {hint}")
+        raise LLMError(
+            f"{path} is not a model of this program (no llmcli in its metadata); "
+            f"inspect it: llm inspect {path}, or name the directory with its config.json"
+        )
     return from_header(header)
 
 
@@ -247,8 +250,11 @@ def check_version(header: Header) -> None:
     """Raise LLMError for a file from a later version of this program."""
     version = header.metadata.get("llmcli", str(FORMAT_VERSION))
     if not version.isdecimal() or len(version) > 9 or int(version) > FORMAT_VERSION:
-        problem = f"has format version {version[:20]!r}, this program reads up to {FORMAT_VERSION}"
-        raise LLMError(f"{header.path} {problem}; upgrade it: pip install --upgrade llmcli")
+        raise LLMError(
+            f"{header.path} "
+            f"has format version {version[:20]!r}, this program reads up to {FORMAT_VERSION}"
+            "; upgrade it: pip install --upgrade llmcli"
+        )
 
 
 def check_hash(header: Header, names: Iterable[str]) -> None:
@@ -264,8 +270,11 @@ def check_hash(header: Header, names: Iterable[str]) -> None:
     cause = "is damaged, or it was changed" if as_written else "was changed by another program"
     output = f"{header.path.stem}-imported.safetensors"
     command = command_line(["llm", "import", str(header.path), "-o", output])
-    problem = f"{cause} after it was written: its content does not match the sha256 in its metadata"
-    raise LLMError(f"{header.path} {problem}; get the original again, or import the changed model: {command}")
+    raise LLMError(
+        f"{header.path} "
+        f"{cause} after it was written: its content does not match the sha256 in its metadata"
+        f"; get the original again, or import the changed model: {command}"
+    )
 
 
 def is_changed(header: Header, names: Iterable[str]) -> bool:
@@ -322,7 +331,7 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
 def write_tensors(path: str | Path, models: Mapping[str, Checkpoint], metadata: Mapping[str, str]) -> None:
     """Write the tensors of models to one file; the key of each model is the prefix of its tensors. Raises
     LLMError."""
-    stored: dict[str, tuple[str, tuple[int, ...]]] = {}
+    stored: dict[str, tuple[str, Shape]] = {}
     sources: dict[str, tuple[Checkpoint, str]] = {}
     for prefix, model in models.items():
         for name, entry in model.stored.items():
@@ -333,7 +342,7 @@ def write_tensors(path: str | Path, models: Mapping[str, Checkpoint], metadata: 
         model, codes = sources[name + quantization.CODES]
         return model.quantized(codes.removesuffix(quantization.CODES), model.quantization)
 
-    def values(name: str) -> NDArray[Any]:
+    def values(name: str) -> Values:
         matrix_name, dot, suffix = name.rpartition(".")
         matrix = quantized(matrix_name) if dot + suffix in (quantization.CODES, quantization.SCALES) else None
         if matrix is None:

@@ -107,8 +107,9 @@ def from_header(header: Header) -> Ensemble:
         if not all(0 < len(name) <= MAX_NAME_CHARACTERS for name in names):
             raise ValueError(f"the names of its experts must have 1 to {MAX_NAME_CHARACTERS} characters")
     except (KeyError, ValueError, LLMError) as error:
-        problem = f"is an ensemble whose config.json or training.json is damaged: {error}"
-        raise LLMError(f"{header.path} {problem}") from error
+        raise LLMError(
+            f"{header.path} is an ensemble whose config.json or training.json is damaged: {error}"
+        ) from error
     # per expert, without the prefix of the names
     tensors: list[dict[str, TensorInfo]] = [{} for _ in configs]
     for name, tensor in header.tensors.items():

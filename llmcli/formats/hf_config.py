@@ -6,54 +6,21 @@ A key that would make the model compute something else is an error, never ignore
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import MISSING, fields, replace
-from typing import Any
 
 from llmcli.config import (
     ACTIVATIONS,
     ARCHITECTURES,
-    EXPERT_NAMES,
     LAYER_TYPES,
     ROPE_TYPES,
     ModelConfig,
     RopeScaling,
+    Shape,
     as_record,
 )
 from llmcli.errors import LLMError, brief, prefixed
 from llmcli.formats.architectures.rewriting import REWRITTEN
-from llmcli.formats.metadata import parse_document
+from llmcli.formats.metadata import Json, parse_document
 
-# Defaults in transformers for keys missing in config.json, where they differ between architectures. Sizes of
-# tensors may come from here, since the tensors are checked against them.
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "llama": {"eos_token_id": 2, "bos_token_id": 1},
-    "mistral": {"eos_token_id": 2, "bos_token_id": 1, "num_key_value_heads": 8, "sliding_window": 4096},
-    "mixtral": {
-        "eos_token_id": 2,
-        "bos_token_id": 1,
-        "num_key_value_heads": 8,
-        "rms_norm_eps": 1e-5,
-        "rope_theta": 1e6,
-    },
-    "qwen2": {"num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28},
-    "qwen3": {"num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28, "head_dim": 128},
-    "qwen3_moe": {"num_key_value_heads": 4, "sliding_window": 4096},
-    "gemma3_text": {
-        "eos_token_id": 1,
-        "bos_token_id": 2,
-        "num_key_value_heads": 4,
-        "head_dim": 256,
-        "rope_theta": 1e6,
-        "hidden_activation": "gelu_pytorch_tanh",
-        "query_pre_attn_scalar": 256,
-        "sliding_window": 4096,
-        "sliding_window_pattern": 6,
-        "tie_word_embeddings": True,
-    },
-    "olmo2": {"eos_token_id": 50279, "rms_norm_eps": 1e-5},
-    "gpt2": {},
-    "gpt_neox": {},
-    "smollm3": {"eos_token_id": 128001, "bos_token_id": 128000, "num_key_value_heads": 4, "rope_theta": 2e6},
-}
 # keys that change the computation if set, and the architectures that have them
 UNSUPPORTED: dict[str, Collection[str]] = {
     "attention_bias": ("gemma3_text", "llama", "olmo2", "qwen3", "qwen3_moe", "smollm3"),
@@ -67,7 +34,7 @@ _ROPE_KEYS = {  # rope type -> required keys
     "linear": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
 }
-_NOT_GEMMA: dict[str, Any] = {
+_NOT_GEMMA: Json = {
     "layer_types": (),
     "sliding_window": 0,
     "query_pre_attn_scalar": None,
@@ -84,7 +51,7 @@ _LAYER_TYPES = (*LAYER_TYPES, "attention")  # an older name of "full_attention"
 def dump_config(config: ModelConfig, dtype: str = "float32") -> str:
     """Return the text of config.json for a Hugging Face directory; `dtype` is torch's name for the dtype of
     weights."""
-    experts: dict[str, Any] = {}
+    experts: Json = {}
     if config.model_type == "qwen3_moe":
         experts = {
             "decoder_sparse_step": 1,
@@ -97,7 +64,7 @@ def dump_config(config: ModelConfig, dtype: str = "float32") -> str:
     elif config.model_type == "mixtral":
         experts = {"num_experts_per_tok": config.num_experts_per_tok, "num_local_experts": config.num_experts}
     values = as_record(config) | {  # the fields have Hugging Face's names
-        "architectures": [ARCHITECTURES[config.model_type]],
+        "architectures": [config.architecture.transformers_class],
         "attention_bias": False,
         "attention_dropout": 0.0,
         "initializer_range": 0.02,
@@ -143,7 +110,7 @@ def parse_config(text: str) -> ModelConfig:
             raise LLMError(f"its config.json sets {key}, which is not supported")
     if not document.get("is_causal", True):
         raise LLMError("its config.json sets is_causal to false; supported: causal attention")
-    document = DEFAULTS[document["model_type"]] | document
+    document = dict(ARCHITECTURES[document["model_type"]].defaults) | document
     is_gemma = document["model_type"] == "gemma3_text"
     key = "hidden_activation" if is_gemma else "hidden_act"
     activation = document.get(key, "silu")
@@ -179,7 +146,7 @@ def parse_config(text: str) -> ModelConfig:
     return replace(config, max_position_embeddings=window)
 
 
-def architecture_problem(document: Mapping[str, Any]) -> str:
+def architecture_problem(document: Json) -> str:
     """Return why the architecture in a config.json is not supported; "" if it is."""
     model_type = document.get("model_type")
     if model_type is None:
@@ -189,7 +156,7 @@ def architecture_problem(document: Mapping[str, Any]) -> str:
     return ""
 
 
-def published_problem(document: Mapping[str, Any]) -> str:
+def published_problem(document: Json) -> str:
     """Return why a published model with this config.json is not supported, before its tensors are known."""
     return "" if document.get("model_type") in list(REWRITTEN) else architecture_problem(document)
 
@@ -202,11 +169,11 @@ def _missing(key: str) -> LLMError:
     return LLMError(f"its config.json has no {key}")
 
 
-def _parse_experts(values: Mapping[str, Any]) -> dict[str, Any]:
+def _parse_experts(values: Json) -> Json:
     """Read the experts of Qwen3-MoE and Mixtral; other architectures have none, even if their config names
     some."""
     model_type = values["model_type"]
-    if model_type not in EXPERT_NAMES:
+    if not ARCHITECTURES[model_type].expert_names:
         return {"num_experts": 0, "num_experts_per_tok": 0, "norm_topk_prob": True}
     if values.get("mlp_only_layers") or values.get("decoder_sparse_step", 1) != 1:
         raise LLMError("its config.json has layers with and without experts, which is not supported")
@@ -224,7 +191,7 @@ def _parse_experts(values: Mapping[str, Any]) -> dict[str, Any]:
     return experts
 
 
-def _parse_rope(values: Mapping[str, Any]) -> dict[str, Any]:
+def _parse_rope(values: Json) -> Json:
     """Read rope_theta and rope_scaling, which transformers 5 stores in rope_parameters. As in transformers,
     rope_scaling takes precedence over rope_parameters, and an inner rope_theta over an outer one."""
     parameters = values.get("rope_scaling") or values.get("rope_parameters") or {}
@@ -243,8 +210,10 @@ def _parse_rope(values: Mapping[str, Any]) -> dict[str, Any]:
     if rope_type == "default":
         return theta | {"rope_scaling": None}
     if rope_type not in list(ROPE_TYPES):
-        problem = f"its config.json sets rope_scaling of type {brief(rope_type)}"
-        raise LLMError(f"{problem}; supported: {', '.join(ROPE_TYPES)}")
+        raise LLMError(
+            f"its config.json sets rope_scaling of type {brief(rope_type)}"
+            f"; supported: {', '.join(ROPE_TYPES)}"
+        )
     arguments = {key: parameters[key] for key in _ROPE_KEYS[rope_type] if parameters.get(key) is not None}
     if rope_type == "llama3":
         key = "original_max_position_embeddings"
@@ -256,7 +225,7 @@ def _parse_rope(values: Mapping[str, Any]) -> dict[str, Any]:
         return theta | {"rope_scaling": RopeScaling(rope_type=rope_type, **arguments)}
 
 
-def _parse_gemma(values: Mapping[str, Any]) -> dict[str, Any]:
+def _parse_gemma(values: Json) -> Json:
     """Read the kind of each layer of Gemma, and the rotary positions of each kind, which transformers 5
     stores in two objects in rope_parameters. Only those of full_attention may be scaled, and rope_scaling is
     for them."""
@@ -282,7 +251,7 @@ def _parse_gemma(values: Mapping[str, Any]) -> dict[str, Any]:
     return rope | {"layer_types": tuple(types), "rope_local_base_freq": theta}
 
 
-def _parse_rope_layers(values: Mapping[str, Any]) -> tuple[int, ...]:
+def _parse_rope_layers(values: Json) -> Shape:
     """Return 0 for each layer of SmolLM3 without rotary positions, otherwise 1: by a list, or at a regular
     interval."""
     count = values.get("num_hidden_layers")
@@ -296,7 +265,7 @@ def _parse_rope_layers(values: Mapping[str, Any]) -> tuple[int, ...]:
     return tuple(int(n != 0) for n in layers[:count])
 
 
-def _sliding_window(document: Mapping[str, Any], layers: int) -> int | None:
+def _sliding_window(document: Json, layers: int) -> int | None:
     """Return the number of tokens that a layer attends to, including the current one; None without a limit.
     As in transformers, null differs from a missing key."""
     model_type, window, types = (

@@ -7,9 +7,9 @@ an index. transformers and all programs that build on it can read the output.
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from llmcli.config import EMBEDDING, HEAD, ModelConfig
 from llmcli.data.regular_file import MAX_BYTES
@@ -19,7 +19,7 @@ from llmcli.formats.architectures import gpt
 from llmcli.formats.architectures.rewriting import rewrite
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.hf_config import architecture_problem, parse_config
-from llmcli.formats.metadata import parse_document
+from llmcli.formats.metadata import Json, parse_document
 from llmcli.formats.open_file import model_files, name_in_cache, read_text
 from llmcli.formats.safetensors import header as safetensors_header
 from llmcli.formats.safetensors.file import tensors_equal
@@ -55,7 +55,7 @@ def read_header(directory: Path) -> Header:
     tokenizer_config = _read_tokenizer_config(directory)
     config = _read_json(directory / "config.json")
     changes = _eos_tokens(directory, config, tokenizer_config, tokenizer)
-    headers = [safetensors_header.read_header(path) for path in _weight_files(directory)]
+    headers = [safetensors_header.read_header(path) for path in weight_files(directory)]
     stages = training_stages.from_metadata(headers[0].metadata.get(training_stages.METADATA_KEY))
     origin = _provenance(directory)
     tensors = _merge_tensors(directory, headers)
@@ -71,10 +71,9 @@ def read_header(directory: Path) -> Header:
     except LLMError as error:
         problem = str(error)
     tied = _is_tied(config, tensors)
-    if config.get("tie_word_embeddings", False) is (not tied):
-        changes["tie_word_embeddings"] = tied
+    changes["tie_word_embeddings"] = tied
     metadata = {
-        "config.json": json.dumps(config | changes) if changes else read_text(directory / "config.json"),
+        "config.json": json.dumps(config | changes),
         "tokenizer.json": tokenizer,
         "tokenizer_config.json": json.dumps(tokenizer_config, ensure_ascii=False, indent=2),
         "training.json": json.dumps({"imported": origin, **stages}, ensure_ascii=False),
@@ -84,11 +83,8 @@ def read_header(directory: Path) -> Header:
         head = tensors.pop(HEAD, None)
         if head:
             tensors.setdefault(EMBEDDING, head)
-    elif not problem and HEAD not in tensors:
-        problem = (
-            f"it has no output head ({HEAD}) and its embeddings are not tied, so it cannot generate text"
-        )
-        problem += "; get the model for causal language modeling"
+    elif HEAD not in tensors:
+        problem = problem or f"it has no output head ({HEAD}); get the model for causal language modeling"
     size = sum(header.file_bytes for header in headers)
     return Header(directory, size, 0, tensors, metadata, "Hugging Face directory", problem=problem)
 
@@ -104,15 +100,15 @@ def published_config(path: Path) -> ModelConfig:
 
 def files(directory: Path) -> list[Path]:
     """List all files of a model in a directory, including names that would be read if they existed."""
-    return [*(directory / name for name in (*TEXTS, INDEX, WEIGHTS)), *_weight_files(directory)]
+    return [*(directory / name for name in (*TEXTS, INDEX, WEIGHTS)), *weight_files(directory)]
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> Json:
     """Read a JSON file; {} if it does not exist."""
     return parse_document(read_text(path), str(path)) if path.exists() else {}
 
 
-def _read_tokenizer_config(directory: Path) -> dict[str, Any]:
+def _read_tokenizer_config(directory: Path) -> Json:
     """Read tokenizer_config.json with a single chat template: from chat_template.jinja if that exists,
     otherwise the default of several named ones."""
     config = _read_json(directory / "tokenizer_config.json")
@@ -127,35 +123,29 @@ def _read_tokenizer_config(directory: Path) -> dict[str, Any]:
     return config
 
 
-def _eos_tokens(
-    directory: Path, config: Mapping[str, Any], tokenizer_config: Mapping[str, Any], tokenizer: str
-) -> dict[str, Any]:
+def _eos_tokens(directory: Path, config: Json, tokenizer_config: Json, tokenizer: str) -> Json:
     """Return the eos_token_id that config.json lacks: the tokens in generation_config.json or, if neither
     file has any, the token named in tokenizer_config.json. {} if config.json is complete."""
     own = config.get("eos_token_id")
     others = _read_json(directory / "generation_config.json").get("eos_token_id")
     if others is not None:
         tokens = [token for ids in (own, others) for token in (ids if isinstance(ids, list) else [ids])]
-        return {
-            "eos_token_id": [one for i, one in enumerate(tokens) if one is not None and one not in tokens[:i]]
-        }
+        return {"eos_token_id": [one for i, one in enumerate(tokens) if one not in (None, *tokens[:i])]}
     if own is not None:
         return {}
     eos_token = tokenizer_config.get("eos_token")
     content = eos_token.get("content") if isinstance(eos_token, dict) else eos_token
-    try:
-        added = [(entry["content"], entry["id"]) for entry in json.loads(tokenizer)["added_tokens"]]
-    except (ValueError, RecursionError, KeyError, TypeError):
-        return {}  # opening the tokenizer will report the problem
-    return next(
-        ({"eos_token_id": token} for text, token in added if text == content and type(token) is int), {}
-    )
+    with suppress(ValueError, RecursionError, KeyError, TypeError):  # opening the tokenizer reports them
+        for added in json.loads(tokenizer)["added_tokens"]:
+            if added["content"] == content and type(added["id"]) is int:
+                return {"eos_token_id": added["id"]}
+    return {}
 
 
-def _provenance(directory: Path) -> dict[str, Any]:
+def _provenance(directory: Path) -> Json:
     """Return the origin of the model for its record, with the license from the first lines of the model
     card."""
-    origin: dict[str, Any] = {
+    origin: Json = {
         "file": atomic_io.name_of(directory.resolve()),
         "form": "Hugging Face directory",
     }
@@ -173,28 +163,29 @@ def _provenance(directory: Path) -> dict[str, Any]:
     return origin
 
 
-def _weight_files(directory: Path) -> list[Path]:
+def weight_files(directory: Path) -> list[Path]:
     """List the files with the weights, from the index if there is one. Raises LLMError if there are none."""
-    if (directory / INDEX).exists():
-        weight_map = _read_json(directory / INDEX).get("weight_map")
-        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-            raise LLMError(f"{directory / INDEX} has no weight_map of file names")
-        names = list(dict.fromkeys(weight_map.values()))
-        if len(names) > MAX_WEIGHT_FILES or any(Path(name).name != name for name in names):
-            raise LLMError(f"{directory / INDEX} names files that are not beside it")
+    index, single = directory / INDEX, directory / WEIGHTS
+    if index.exists():
+        weight_map = _read_json(index).get("weight_map")
+        names = list(dict.fromkeys(weight_map.values())) if isinstance(weight_map, dict) else []
+        beside = all(isinstance(name, str) and Path(name).name == name for name in names)
+        if not (beside and 0 < len(names) <= MAX_WEIGHT_FILES):
+            raise LLMError(f"{index} has no weight_map of files beside it")
         for name in names:
             if not (directory / name).exists():
                 raise LLMError(f"{directory / name} is missing: the download is incomplete, get it again")
         return [directory / name for name in names]
-    if (directory / WEIGHTS).exists():
-        return [directory / WEIGHTS]
-    others = sorted(directory.glob("*.safetensors"))
-    if len(others) == 1:
-        return others
-    if not others and (list(directory.glob("*.bin")) or list(directory.glob("*.pth"))):
-        problem = "stores its weights as Python pickles, which can run code and are not read"
-        raise LLMError(f"{directory} {problem}; convert them to safetensors with transformers")
-    contents = f"{len(others)} .safetensors files but no {INDEX}" if others else f"no {WEIGHTS}"
+    files = [single] if single.exists() else sorted(directory.glob("*.safetensors"))
+    if len(files) == 1:
+        return files
+    if not files and (list(directory.glob("*.bin")) or list(directory.glob("*.pth"))):
+        raise LLMError(
+            f"{directory} "
+            "stores its weights as Python pickles, which can run code and are not read"
+            "; convert them to safetensors with transformers"
+        )
+    contents = f"{len(files)} .safetensors files but no {INDEX}" if files else f"no {WEIGHTS}"
     raise LLMError(f"{directory} has {contents}; download all files of the model again")
 
 
@@ -209,13 +200,13 @@ def _merge_tensors(directory: Path, headers: list[Header]) -> dict[str, TensorIn
             if name in tensors:
                 raise LLMError(f"{directory}: tensor {name[:100]} is in two of its files")
             tensors[name] = replace(tensor, path=header.path)
-    if EMBEDDING.removeprefix("model.") not in tensors or any(name.startswith("model.") for name in tensors):
+    if EMBEDDING.removeprefix("model.") not in tensors:
         return tensors
     named = ((name if name == HEAD else f"model.{name}", tensor) for name, tensor in tensors.items())
     return {name: replace(tensor, name=name) for name, tensor in named}
 
 
-def _is_tied(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> bool:
+def _is_tied(config: Json, tensors: Mapping[str, TensorInfo]) -> bool:
     """Return whether input and output embeddings are tied. If the config says so but the files have two
     different matrices, both are used, as in transformers."""
     if "tie_word_embeddings" not in config:

@@ -9,12 +9,13 @@ import math
 from collections.abc import Callable
 from functools import lru_cache
 from types import NoneType, UnionType
-from typing import Annotated, Any, NamedTuple, NoReturn, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from llmcli.errors import LLMError, brief, prefixed
 
 MAX_INTEGER = (1 << 53) - 1  # the largest integer that is exact and unambiguous in a double
 MAX_DEPTH = 100  # nesting of lists and objects
+Json = dict[str, Any]  # an object
 _hints = lru_cache(get_type_hints)
 _WANTED = {
     str: "a string",
@@ -38,7 +39,7 @@ class JsonObject:
     if it may be missing. Not a dataclass, because every command that opens a model would wait for these to be
     made."""
 
-    document: dict[str, Any]  # all of it
+    document: Json  # all of it
 
     def __init__(self, **values: Any) -> None:
         vars(self).update({"document": {}} | values)
@@ -46,18 +47,13 @@ class JsonObject:
     def __eq__(self, other: object) -> bool:
         return type(other) is type(self) and vars(other) == vars(self)
 
-    def __setattr__(self, name: str, value: Any) -> NoReturn:
-        raise AttributeError(f"{name} cannot be changed: {type(self).__name__} is immutable")
+
+def is_number(value: Any, low: float = -1e30, high: float = 1e30) -> bool:
+    return type(value) in (int, float) and low <= value <= high
 
 
 def _is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value <= MAX_INTEGER
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and (
-        abs(value) <= 1e30 or (type(value) is float and not math.isfinite(value))
-    )
 
 
 def _is_hexadecimal(value: Any) -> bool:
@@ -65,20 +61,14 @@ def _is_hexadecimal(value: Any) -> bool:
 
 
 Count = Annotated[int, Check("a whole number of at least 0", _is_count)]
-PositiveCount = Annotated[
-    int, Check("a whole number of at least 1", lambda value: _is_count(value) and value > 0)
-]
 # NaN and infinity included, which a diverged run records
-Number = Annotated[float, Check("a number", _is_number)]
-Amount = Annotated[
-    float, Check("a number of at least 0", lambda value: _is_number(value) and 0 <= value <= 1e30)
+Number = Annotated[
+    float,
+    Check("a number", lambda value: is_number(value) or (type(value) is float and not math.isfinite(value))),
 ]
-PositiveNumber = Annotated[
-    float, Check("a number above 0", lambda value: _is_number(value) and 1e-30 <= value <= 1e30)
-]
-Fraction = Annotated[
-    float, Check("a number from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1)
-]
+Amount = Annotated[float, Check("a number of at least 0", lambda value: is_number(value, 0))]
+PositiveNumber = Annotated[float, Check("a number above 0", lambda value: is_number(value, 1e-30))]
+Fraction = Annotated[float, Check("a number from 0 to 1", lambda value: is_number(value, 0, 1))]
 Hexadecimal = Annotated[str, Check("bytes in hexadecimal", _is_hexadecimal)]
 
 
@@ -115,18 +105,14 @@ def parse_json(text: str) -> Any:
 
 
 def read_as(kind: Any, value: Any, place: str = "it") -> Any:
-    """Read a JSON value as a type: a JsonObject or NamedTuple with a field for each key that is read, a tuple
-    of equal types, a key of _WANTED, `Annotated` with a Check, or a union of these. Raises LLMError, which
-    names the place in the document."""
+    """Read a JSON value as a type: a JsonObject or NamedTuple with a field for each key that is read, a tuple,
+    a key of _WANTED, `Annotated` with a Check, or a union of these. Raises LLMError, which names the place in
+    the document."""
     kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
     for one in kinds:
         if _check(one).is_valid(value):
             if get_origin(one) is tuple:
-                entry = get_args(one)[0]
-                # such as a long curve
-                if get_origin(entry) is Annotated and all(map(_check(entry).is_valid, value)):
-                    return tuple(value)
-                return tuple(read_as(entry, inner, f"{place}[{i}]") for i, inner in enumerate(value))
+                return _read_list(get_args(one), value, place)
             return value if one in _WANTED or get_origin(one) else _read_object(one, value, place)
     raise LLMError(f"{place} is {brief(value)}; expected {' or '.join(_check(one).wanted for one in kinds)}")
 
@@ -139,16 +125,34 @@ def _check(kind: Any) -> Check:
     return Check(_WANTED[json_type], lambda value: isinstance(value, json_type))
 
 
-def _read_object(kind: Any, value: dict[str, Any], place: str) -> Any:
+def _read_list(kinds: tuple[Any, ...], value: list[Any], place: str) -> tuple[Any, ...]:
+    """Read a list as a tuple of these types; of any length if the last one is "..."."""
+    entry = kinds[0]
+    if kinds[-1] is not ...:
+        if len(value) != len(kinds):
+            raise LLMError(f"{place} is {brief(value)}; expected a list of {len(kinds)} values")
+    elif get_origin(entry) is Annotated and all(map(_check(entry).is_valid, value)):  # such as a long curve
+        return tuple(value)
+    else:
+        kinds = (entry,) * len(value)
+    return tuple(
+        read_as(kind, inner, f"{place}[{i}]")
+        for i, (kind, inner) in enumerate(zip(kinds, value, strict=True))
+    )
+
+
+def _read_object(kind: Any, value: Json, place: str) -> Any:
     """Read an object as a class: its field `from_` is the key "from", a field `document` the object
     itself."""
-    found: dict[str, Any] = {}
+    found: Json = {}
+    defaults = getattr(kind, "_field_defaults", None)  # of a NamedTuple
     for name, hint in _hints(kind, include_extras=True).items():
         key = name.removesuffix("_")
+        inner = key if place == "it" else f"{place}.{key}"
         if name == "document":
             found[name] = value
         elif key in value:
-            found[name] = read_as(hint, value[key], key if place == "it" else f"{place}.{key}")
-        elif not hasattr(kind, name):
-            raise LLMError(f"{key if place == 'it' else f'{place}.{key}'} is missing")
+            found[name] = read_as(hint, value[key], inner)
+        elif not (hasattr(kind, name) if defaults is None else name in defaults):
+            raise LLMError(f"{inner} is missing")
     return kind(**found)

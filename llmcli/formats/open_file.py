@@ -12,16 +12,11 @@ from llmcli.errors import LLMError
 
 GGUF_MAGIC = b"GGUF"
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")  # owner/name
-# owner/name:tag, owner/name@revision
-_OTHER_NAME = re.compile(rf"({HUB_NAME.pattern})(?::[\w.-]+|(@[\w./-]+))?")
-# hf://owner/name, hf:owner/name, hf.co/owner/name, https://huggingface.co/owner/name/...,
-# https://anywhere/else
-_URL = re.compile(
-    r"(?:(?P<hub>(?i:hf:/*|(?:https?:/+)?(?:www\.)?(?:hf\.co|huggingface\.co)/))(?:models/)?(?!datasets/|spaces/)"
-    r"(?P<owner>[\w-][\w.-]*)/(?P<name>[\w-][\w.-]*)(?:/(?:resolve|blob)/[^/]+/(?P<file>.+)|"
-    r"(?P<at>@.+)|[/:?#].*)?$|https?:/+.)"
+# hf://owner/name, hf:owner/name, hf.co/owner/name, https://huggingface.co/owner/name/..., owner/name
+_ON_HUB = re.compile(
+    r"(?i)(?P<hub>hf:/*|(?:https?:/+)?(?:www\.)?(?:hf\.co|huggingface\.co)/)?"
+    r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)(?P<rest>[/:?#@].*)?"
 )
-_NO_MODEL = re.compile(r"(?i)(?:https?:/+)?(?:www\.)?(?:hf\.co|huggingface\.co|ollama\.com)/")
 _FILE_SUFFIXES = (".gguf", ".bin", ".pt", ".pth", ".json", ".txt")
 
 
@@ -84,15 +79,11 @@ def expected_format(path: Path) -> str:
 def _missing_file_message(path: Path) -> str:
     """Explain why a file is missing and how to get it."""
     text = re.sub("^([a-z]{2,}):/+", r"\1://", path.as_posix())  # a path has lost a slash
-    if url := _URL.match(text):
-        if url["hub"]:
-            file = f"/{url['file']}" if (url["file"] or "").endswith(".gguf") else url["at"] or ""
-            return f"{text} is on the Hugging Face hub; name it so: hf:{url['owner']}/{url['name']}{file}"
-        if not _NO_MODEL.match(text):
-            command = f"curl -LO {shlex.quote(text)}"
-            return f"{text} is a URL, from which llm does not download; download it first: {command}"
-    if _NO_MODEL.match(text):
-        return f"{text} is not a model that llm can download; those on the Hugging Face hub are named hf:OWNER/NAME"
+    hub = _ON_HUB.fullmatch(text)
+    if hub and hub["hub"]:
+        return f"{text} is on the Hugging Face hub; name it so: hf:{hub['name']}"
+    if text.startswith(("https://", "http://")):
+        return f"{text} is a URL, from which llm does not download; download it first: curl -LO {shlex.quote(text)}"
     if path.is_symlink():
         return f"{path} is a link to {path.readlink()}, which is missing"
     for suffix in (".safetensors", ".gguf"):
@@ -101,10 +92,9 @@ def _missing_file_message(path: Path) -> str:
                 return f"there is no file {path}, but there is {named}; name that one"
     if path.suffix.lower() == ".safetensors":
         return f"there is no file {path}; make one with: llm train corpus.txt -o {path}"
-    is_file_name = path.suffix.lower() in _FILE_SUFFIXES
-    if (name := _OTHER_NAME.fullmatch(text)) and not path.parent.exists() and not is_file_name:
-        return f"there is no {path} here; if it is a model on the Hugging Face hub, name it hf:{name[1]}{name[2] or ''}"
-    hint = "name a .safetensors, a .gguf or a Hugging Face directory"
-    if not is_file_name and path.parent == Path():  # perhaps the name of a published model: gpt2, llama3.2:1b
-        hint += "; to get one from the Hugging Face hub: hf:HuggingFaceTB/SmolLM2-135M"
-    return f"there is no file or directory {path}; {hint}"
+    if hub and not path.parent.exists() and path.suffix.lower() not in _FILE_SUFFIXES:
+        return f"there is no {path} here; if it is a model on the Hugging Face hub, name it hf:{hub['name']}"
+    return (
+        f"there is no file or directory {path}; "
+        "name a .safetensors, a .gguf, a Hugging Face directory, or a model on the hub: hf:OWNER/NAME"
+    )

@@ -11,11 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llmcli.config import EMBEDDING, HEAD, POSITIONS, ModelConfig
+from llmcli.config import EMBEDDING, HEAD, POSITIONS, ModelConfig, Shape
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from llmcli.formats.safetensors.dtypes import Array
 
 BLOCK = 32  # weights that share a scale
 MAX_FLOAT16 = 65504.0  # larger weights need another data type
@@ -42,28 +44,28 @@ class QuantizedMatrix:
         """Bits per weight."""
         return int(8 * self.codes.shape[-1] // BLOCK)
 
-    def dequantize(self, rows: Any = slice(None)) -> NDArray[np.float32]:
+    def dequantize(self, rows: Any = slice(None)) -> Array:
         """Return the values of all rows, or of the rows indexed by `rows`, [..., columns]."""
         import numpy as np
 
         codes = self.codes[rows]
         if self.bits == 4:
             codes = np.stack([codes & 15, codes >> 4], axis=-1).reshape(*codes.shape[:-1], BLOCK)
-        values: NDArray[np.float32] = codes.astype(np.float32)
+        values: Array = codes.astype(np.float32)
         values -= _ZERO_CODE[self.bits]
         values *= self.scales[rows][..., None]
-        flat: NDArray[np.float32] = values.reshape(*values.shape[:-2], -1)
+        flat: Array = values.reshape(*values.shape[:-2], -1)
         return flat[..., : self.columns]
 
 
-def quantize(matrix: NDArray[np.float32], bits: int) -> QuantizedMatrix:
+def quantize(matrix: Array, bits: int) -> QuantizedMatrix:
     """Round each weight of a matrix [rows, columns] to the nearest code of 8 or 4 `bits`. The scale of a
     block maps its largest weight in magnitude to an extreme value: 127 or -127 in 8 bits, -8 in 4 bits."""
     import numpy as np
 
     rows, columns = matrix.shape
     blocks = -(-columns // BLOCK)
-    values: NDArray[np.float32] = np.zeros((rows, blocks * BLOCK), np.float32)
+    values: Array = np.zeros((rows, blocks * BLOCK), np.float32)
     values[:, :columns] = matrix
     values = values.reshape(rows, blocks, BLOCK)
     if bits == 8:
@@ -81,7 +83,7 @@ def quantize(matrix: NDArray[np.float32], bits: int) -> QuantizedMatrix:
     return QuantizedMatrix(codes, scales, columns)
 
 
-def quantize_rows(matrix: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+def quantize_rows(matrix: Array) -> tuple[NDArray[np.int8], Array]:
     """Round each weight of a matrix [rows, columns] to 8 bits, with one scale per row: (codes, scales
     [rows])."""
     import numpy as np
@@ -92,7 +94,7 @@ def quantize_rows(matrix: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArra
     return np.rint(codes).clip(-127, 127).astype(np.int8), scales
 
 
-def bits_of(name: str, shape: tuple[int, ...], scheme: str | None) -> int:
+def bits_of(name: str, shape: Shape, scheme: str | None) -> int:
     """Return the bits per weight of a tensor under a scheme ("int8" or "int4"); 0 if the tensor is not
     quantized."""
     if scheme is None or len(shape) != 2:
@@ -100,9 +102,9 @@ def bits_of(name: str, shape: tuple[int, ...], scheme: str | None) -> int:
     return 8 if scheme == "int8" or name in (EMBEDDING, HEAD, POSITIONS) else 4
 
 
-def stored_tensors(config: ModelConfig, scheme: str | None) -> dict[str, tuple[str, tuple[int, ...]]]:
+def stored_tensors(config: ModelConfig, scheme: str | None) -> dict[str, tuple[str, Shape]]:
     """Return (dtype, shape) of each tensor in a file, by name. F32 stands for any unquantized dtype."""
-    tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
+    tensors: dict[str, tuple[str, Shape]] = {}
     for name, shape in config.tensor_shapes().items():
         bits = bits_of(name, shape, scheme)
         if bits:

@@ -6,7 +6,7 @@ default. Keys that nothing reads have no field, and are kept in `document`. Stan
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple
 
 from llmcli import units
@@ -16,12 +16,17 @@ from llmcli.formats.metadata import (
     Count,
     Fraction,
     Hexadecimal,
+    Json,
     JsonObject,
     Number,
+    is_number,
     parse_document,
     read_as,
 )
 
+FEATURES = 4  # per context of an n-gram cache, each with a weight
+MAX_ORDERS = 16  # contexts of an n-gram cache
+MAX_WEIGHT = 1e3  # a larger weight means damage
 KNOWN_ANSWERS = "known_answers.json"  # key in the metadata of a model file
 
 
@@ -208,24 +213,11 @@ class PlainTextScores(NamedTuple):
     after: Number | None = None
 
 
-def _is_sample(value: Any) -> bool:
-    return isinstance(value, list) and list(map(type, value)) == [int, str] and value[0] >= 0
-
-
 class Samples(JsonObject):
     """The texts that the model wrote during training, each with its step."""
 
     prompt: str | None = ""  # None: there are no texts
-    texts: tuple[Annotated[tuple[int, str], Check("a list of a step and a text", _is_sample)], ...] = ()
-
-
-def _is_prediction(value: Any) -> bool:
-    if not (isinstance(value, list) and len(value) == 2 and type(value[0]) is int and value[0] >= 0):
-        return False
-    return isinstance(value[1], list) and all(
-        isinstance(pair, list) and list(map(type, pair)) in ([str, float], [str, int]) and 0 <= pair[1] <= 1
-        for pair in value[1]
-    )
+    texts: tuple[tuple[Count, str], ...] = ()
 
 
 class ProbeRecord(JsonObject):
@@ -233,24 +225,14 @@ class ProbeRecord(JsonObject):
     probability)."""
 
     prompt: str = ""
-    predictions: tuple[
-        Annotated[
-            tuple[int, list[tuple[str, float]]],
-            Check("a list of a step and of tokens with probabilities", _is_prediction),
-        ],
-        ...,
-    ] = ()
-
-
-def _is_pair(value: Any) -> bool:
-    return isinstance(value, list) and list(map(type, value)) == [str, str]
+    predictions: tuple[tuple[Count, tuple[tuple[str, Fraction], ...]], ...] = ()
 
 
 class KnownAnswers(JsonObject):
     """The questions and answers that a model was trained on, which are stored in its file only if the user
     asks for it (known_answers.json)."""
 
-    pairs: tuple[Annotated[tuple[str, str], Check("a list of a question and its answer", _is_pair)], ...] = ()
+    pairs: tuple[tuple[str, str], ...] = ()
     min_confidence: Fraction = 0.0  # below it, a question is not answered (training/data/known_answers.py)
     # weight of the network's probability in the score (generation/known_answers.py)
     network_weight: Fraction = 0.0
@@ -260,12 +242,29 @@ class KnownAnswers(JsonObject):
         """Read a known_answers.json. Raises LLMError."""
         return parse_document(text, "its known_answers.json", cls)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         return {
             "pairs": self.pairs,
             "min_confidence": self.min_confidence,
             "network_weight": self.network_weight,
         }
+
+
+def _are_gates(rows: Any) -> bool:
+    return (
+        isinstance(rows, list)
+        and 1 <= len(rows) <= MAX_ORDERS
+        and all(isinstance(row, list) and len(row) == FEATURES for row in rows)
+        and all(is_number(weight, -MAX_WEIGHT, MAX_WEIGHT) for row in rows for weight in row)
+    )
+
+
+class CacheWeights(NamedTuple):
+    """The weights w_k of the gates of an n-gram cache (models/ngram_cache.py), [K][FEATURES]."""
+
+    weights: Annotated[
+        Sequence[Sequence[float]], Check(f"1 to {MAX_ORDERS} lists of {FEATURES} numbers", _are_gates)
+    ]
 
 
 class TrainingRecord(Stage):
@@ -275,11 +274,11 @@ class TrainingRecord(Stage):
     adapter: str = ""  # that was merged into the model
     base: Base | None = None
     earlier_stages: tuple[Stage, ...] = ()
-    imported: dict[str, Any] | None = None  # the origin of a published model
+    imported: Json | None = None  # the origin of a published model
     seen_bytes: Hexadecimal = ""  # the byte values in the training text; "": unknown
     train_tokens: Count = 0
     read_bytes: Count = 0  # part of the training text that was read; 0: all
-    versions: dict[str, Any] | None = None
+    versions: Json | None = None
     train: Settings | None = None
     steps: Count = 0
     best_step: Count = 0
@@ -292,8 +291,7 @@ class TrainingRecord(Stage):
     bits_per_byte_without_cache: Number | None = None
     bits_per_byte_before: Number | None = None
     bits_per_byte_before_without_cache: Number | None = None
-    # see `CacheWeights.of_record`, which checks it: a model runs without its cache, too
-    ngram_cache: object = None
+    ngram_cache: CacheWeights | None = None
     expert_shares: tuple[tuple[Number, ...], ...] = ()  # shares of the tokens, by layer and expert
     held_out_measured: EvaluatedData | None = None
     plain_text: PlainTextScores | None = None
@@ -311,7 +309,7 @@ class TrainingRecord(Stage):
     experts: "tuple[TrainingRecord, ...]" = ()  # the records of an ensemble, which has nothing else
 
     @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> "TrainingRecord":
+    def from_json(cls, document: Json) -> "TrainingRecord":
         """Read a record as from a file of this content. Raises LLMError for a value of a wrong type."""
         return read_as(cls, json.loads(json.dumps(dict(document))))
 
@@ -320,11 +318,11 @@ class TrainingRecord(Stage):
         """Read a training.json. Raises LLMError."""
         return parse_document(text, "its training.json", cls)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         """Return the JSON object that the record was made of, with all its keys in their order."""
         return dict(self.document)
 
-    def __or__(self, entries: Mapping[str, Any]) -> "TrainingRecord":
+    def __or__(self, entries: Json) -> "TrainingRecord":
         """Return the record with other JSON entries, new keys last. Raises LLMError, like `from_json`."""
         return self.from_json(self.document | dict(entries))
 

@@ -7,14 +7,13 @@ has the stages in its metadata.
 
 import itertools
 import json
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 from llmcli.errors import LLMError
-from llmcli.formats.metadata import read_as
+from llmcli.formats.metadata import Json, read_as
 from llmcli.formats.training_record import Stage, TrainingRecord
 
-Entry = Mapping[str, Any]  # a stage as JSON
+Entry = Json  # a stage as JSON
 
 BASE, AVERAGE, CACHE, EXPORTED = "base model", "averaged model", "n-gram cache", "exported model"
 METADATA_KEY = "llmcli.earlier_stages"  # key in an exported model
@@ -86,7 +85,7 @@ def from_metadata(text: object) -> dict[str, list[Entry]]:
     """Parse the text written by `to_metadata` into an entry of a record; {} for anything else."""
     try:
         entries = json.loads(text) if isinstance(text, str) and len(text) <= MAX_CHARACTERS else []
-        return joined(read_as(tuple[dict[str, Any], ...], entries))
+        return joined(read_as(tuple[Json, ...], entries))
     except (ValueError, RecursionError, LLMError):
         return {}
 

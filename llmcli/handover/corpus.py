@@ -47,68 +47,68 @@ def recorded_split(record: TrainingRecord, model: Path, corpus: Sequence[str]) -
             f"{model} was trained on conversations, which are not handed over; name a text: `corpus` FILE"
         )
     if not corpus:
-        read = Sources(
-            Corpus.of(find_corpus(stage, model).documents + find_held_out_text(stage, model).documents), ()
-        )
+        found = find_corpus(stage, model).documents + find_held_out_text(stage, model).documents
+        read = Sources(Corpus.of(found), ())
     else:
         read = read_sources(corpus, recorded_reading([record]))
+        _check_not_handed_over(read.text.documents)
     documents = read.text.documents
-    for document in documents if corpus else ():
-        if earlier := next(
-            (place for place in document.path.absolute().parents if (place / MANIFEST).is_file()), None
-        ):
-            raise LLMError(
-                f"{document.name} is part of an earlier handover, which contains held-out text; name files outside "
-                f"{earlier}"
-            )
     by_hash = {document.sha256: document for document in documents}
-    for entry in (*stage.texts, *held_out_files):
-        if entry.sha256 not in by_hash and entry.bytes:
+    recorded: list[TrainingFile] = [entry for entry in (*stage.texts, *held_out_files) if entry.bytes]
+    for entry in recorded:
+        if entry.sha256 not in by_hash:
             raise LLMError(
                 f"the training text of {model}, {entry.name[:200]}, is missing or has changed: no file in "
                 f"{', '.join(corpus)} has its sha256, {entry.sha256[:16]}; add the file to `corpus`"
             )
-    names = {entry.sha256: entry.name for entry in (*stage.texts, *held_out_files)}
-    parts = _recorded_parts(stage, by_hash)
-    parts[1].extend(
-        Part(by_hash[file.sha256], 0, by_hash[file.sha256].text_bytes)
-        for file in held_out_files
-        if file.bytes
-    )
+    names = {entry.sha256: entry.name for entry in recorded}
+    training, held_out = _recorded_parts(stage, by_hash)
+    for entry in held_out_files:
+        if entry.bytes:
+            document = by_hash[entry.sha256]
+            held_out.append(Part(document, 0, document.text_bytes))
     new = Corpus.of(document for document in documents if document.sha256 not in names)
     if new.contents:
         divided = split(new, HELD_OUT)
-        parts[0].extend(divided.training.contents)
-        parts[1].extend(divided.held_out.contents)
-    training, held_out = (Corpus(tuple(part for part in of_kind if part.text_bytes)) for of_kind in parts)
-    found = find_repetitions(training, held_out, versions=largest_group(documents))
-    names |= {document.sha256: document.relative_name for document in new.documents}
+        training += divided.training.contents
+        held_out += divided.held_out.contents
+    trained, kept = (
+        Corpus(tuple(part for part in parts if part.text_bytes)) for parts in (training, held_out)
+    )
+    repetitions = find_repetitions(trained, kept, versions=largest_group(documents))
     conversations = [file.name for file in record.conversation_files]
     conversations += [file.name for file in read.conversation_files]
     return RecordedSplit(
-        found.training,
-        held_out,
-        names,
+        repetitions.training,
+        kept,
+        names | {document.sha256: document.relative_name for document in new.documents},
         tuple(document.name for document in new.documents),
         tuple(dict.fromkeys(conversations)),
         read,
         bool(stage.texts),
-        found.left_out,
-        found.known_share,
+        repetitions.left_out,
+        repetitions.known_share,
     )
+
+
+def _check_not_handed_over(documents: Sequence[Document]) -> None:
+    """Raise LLMError for a file in a directory that was handed over: it may be held-out text."""
+    for document in documents:
+        for place in document.path.absolute().parents:
+            if (place / MANIFEST).is_file():
+                raise LLMError(
+                    f"{document.name} is part of an earlier handover, which contains held-out text; name files "
+                    f"outside {place}"
+                )
 
 
 def _recorded_parts(stage: Stage, by_hash: dict[str, Document]) -> tuple[list[Part], list[Part]]:
     """Return (training parts, held-out parts) of the texts of a stage."""
     trained = trained_lengths([stage])
     training, held_out = list[Part](), list[Part]()
-    for entry in _distinct(stage.texts):
+    for entry in {file.sha256: file for file in stage.texts if file.bytes}.values():
         document, middle = by_hash[entry.sha256], trained.get(entry.sha256, entry.bytes)
         size = entry.bytes - middle - entry.left_out if entry.held_out is None else entry.held_out
         training.append(Part(document, 0, middle))
         held_out.append(Part(document, document.text_bytes - size, document.text_bytes))
     return training, held_out
-
-
-def _distinct(files: Sequence[TrainingFile]) -> list[TrainingFile]:
-    return list({file.sha256: file for file in files if file.bytes}.values())

@@ -5,7 +5,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from llmcli import units
 from llmcli.data.tokens.tokens import token_type
@@ -13,6 +12,7 @@ from llmcli.errors import LLMError, require_torch
 from llmcli.evaluation.figures import known_text
 from llmcli.formats import atomic_io, hf_directory, loading
 from llmcli.formats.checkpoint import Checkpoint
+from llmcli.formats.metadata import Json
 from llmcli.handover import engines
 from llmcli.handover.corpus import MANIFEST, RecordedSplit
 from llmcli.handover.splits import WrittenDocument, write_split
@@ -39,10 +39,11 @@ def check_writable(directory: Path, *, force: bool) -> None:
         path for path in directory.rglob("*") if not _is_part(path.relative_to(directory), path.is_dir())
     ]
     if others:
-        problem = (
+        raise LLMError(
+            f"{directory} "
             f"has {min(others).relative_to(directory)} in it, which was not handed over and would be lost"
+            "; move it away, or name another directory"
         )
-        raise LLMError(f"{directory} {problem}; move it away, or name another directory")
     if not force:
         raise LLMError(f"{directory} is not empty; add `overwrite=True` to replace it, or give another name")
 
@@ -122,9 +123,7 @@ class Handover:
             "the order of the batches; dropout and BPE-dropout",
         ]
 
-    def write(
-        self, directory: Path, model: Checkpoint, metadata: Mapping[str, str], card: str
-    ) -> dict[str, Any]:
+    def write(self, directory: Path, model: Checkpoint, metadata: Mapping[str, str], card: str) -> Json:
         """Write a directory, which replaces an older one as a whole. `model`, `metadata` and `card` are as in
         `hf_directory.write`. Returns the content of MANIFEST.
 
@@ -168,10 +167,10 @@ class Handover:
         return manifest
 
 
-def _documents(written: Mapping[str, list[WrittenDocument]]) -> list[dict[str, Any]]:
+def _documents(written: Mapping[str, list[WrittenDocument]]) -> list[Json]:
     """List the documents with their parts and their share of the mixture, the training tokens."""
     total = sum(one.tokens for one in written["train"])
-    documents: dict[str, dict[str, Any]] = {}
+    documents: dict[str, Json] = {}
     for split, parts in written.items():
         for one in parts:
             entry = documents.setdefault(

@@ -1,11 +1,11 @@
 """The README and the files for other training engines, from the templates in this package."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.resources import files as package_files
 from string import Template
-from typing import Any
 
 from llmcli.config import ModelConfig
+from llmcli.formats.metadata import Json
 from llmcli.training.planning import recipe
 from llmcli.training.planning.cost_model import MICRO_BATCH_VALUES
 from llmcli.version import __version__
@@ -40,9 +40,7 @@ def skipped(config: ModelConfig) -> list[str]:
     return [] if config.model_type == MODEL_TYPE and is_plain else list(FOR_MODEL_TYPE)
 
 
-def files(
-    config: ModelConfig, manifest: Mapping[str, Any], travel: Sequence[str], stay: Sequence[str]
-) -> dict[str, str]:
+def files(config: ModelConfig, manifest: Json, travel: Sequence[str], stay: Sequence[str]) -> dict[str, str]:
     """Return the files by name; `manifest` is the content of handover.json."""
     names = [name for name in COMMANDS if name not in skipped(config)]
     values = _values(config, manifest) | {
@@ -58,7 +56,7 @@ def files(
     }
 
 
-def _values(config: ModelConfig, manifest: Mapping[str, Any]) -> dict[str, object]:
+def _values(config: ModelConfig, manifest: Json) -> dict[str, object]:
     """Return the values of the templates. Batches grow with the text, as in training on a GPU here."""
     tokens, context, model = manifest["tokens"], config.max_position_embeddings, manifest["model"]
     least, most = recipe.GPU_BATCH_TOKENS

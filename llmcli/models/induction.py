@@ -43,7 +43,12 @@ COPY_LOGIT = 0.05  # scale of the copied token in the output embedding
 def supports_induction(config: ModelConfig) -> bool:
     """Return whether a model is large enough for the heads."""
     has_space = config.hidden_size >= MIN_HIDDEN_SIZE and config.head_dim >= MIN_HEAD_SIZE
-    return config.num_hidden_layers >= 2 and not config.tie_word_embeddings and config.qk_norm and has_space
+    return (
+        config.num_hidden_layers >= 2
+        and not config.tie_word_embeddings
+        and config.architecture.qk_norm
+        and has_space
+    )
 
 
 def initialized_heads(config: ModelConfig) -> dict[str, str]:

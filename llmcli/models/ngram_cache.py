@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from llmcli.formats.cache_weights import CacheWeights
+from llmcli.formats.training_record import CacheWeights
 from llmcli.models.runtime import Array, Doubles, Ints
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ BYTES_PER_TOKEN = 250 * ORDERS  # approximate memory per token in a cache
 def _models_and_orders(weights: Weights) -> tuple[tuple[CacheWeights | None, ...], int]:
     """Return (weights of each model, largest K)."""
     models = (weights,) if isinstance(weights, CacheWeights) else tuple(weights)
-    return models, max((len(model.orders) for model in models if model is not None), default=0)
+    return models, max((len(model.weights) for model in models if model is not None), default=0)
 
 
 # ---- a growing text
@@ -149,7 +149,7 @@ class NgramCache:
         """Yield (k, g_k, T_k, counts of the followers) for each k = 1, 2, ... whose last k tokens occurred
         before, with the weights of one model."""
         weights = self._models[model]
-        rows = weights.orders if weights else ()
+        rows = weights.weights if weights else ()
         recent = tuple(self._ids[-self.orders :])
         for order, (bias, of_total, of_distinct, of_gap) in enumerate(rows[: len(recent)], 1):
             context = self._contexts.get(recent[-order:])
@@ -226,8 +226,8 @@ def token_shares(matches: Matches) -> Doubles:
 
 def gates_of(matches: Matches, weights: CacheWeights) -> Doubles:
     """Compute g [N, K]; 0 where a context is new."""
-    K = len(weights.orders)
-    z = np.einsum("nkf,kf->nk", gate_features(matches)[:, :K], np.array(weights.orders))
+    K = len(weights.weights)
+    z = np.einsum("nkf,kf->nk", gate_features(matches)[:, :K], np.array(weights.weights))
     gates = np.minimum(MAX_GATE, 1 / (1 + np.exp(-np.maximum(z, -MAX_LOGIT))))
     return np.where(matches[0][:, :K] > 0, gates, 0.0)
 
@@ -340,7 +340,7 @@ class NgramText:
             b[:] = 0
             for model, weights in enumerate(self._models):
                 if weights is not None:
-                    shares = token_shares(matches)[:, : len(weights.orders)]
+                    shares = token_shares(matches)[:, : len(weights.weights)]
                     a[model], b[model] = shares_of_mixture(gates_of(matches, weights), shares)
             self._blocks[number] = a, b
         return self._blocks[number]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llmcli.formats.cache_weights import CacheWeights
+from llmcli.formats.training_record import CacheWeights
 from llmcli.models.ngram_cache import ALONE, BYTES_PER_TOKEN, NgramCache, NgramText, Weights
 from llmcli.models.runtime import Array, Ints, Runtime, Scores, WeightedScores, step_batch
 

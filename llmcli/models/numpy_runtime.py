@@ -70,11 +70,13 @@ class NumpyRuntime(KVCacheRuntime):
         config = self.config
         self._embedding = checkpoint.stacked([EMBEDDING])
         # [context, C]
-        self._positions = checkpoint.stacked([POSITIONS]) if config.learned_positions else None
+        self._positions = checkpoint.stacked([POSITIONS]) if config.architecture.learned_positions else None
         with np.errstate(over="ignore", invalid="ignore"):  # damaged weights are detected in the logits
             self._layers = [_Layer(checkpoint, index) for index in range(config.num_hidden_layers)]
         self._norm = checkpoint.stacked([FINAL_NORM])
-        self._norm_bias = checkpoint.stacked([bias_of(FINAL_NORM)]) if config.layer_norm else None
+        self._norm_bias = (
+            checkpoint.stacked([bias_of(FINAL_NORM)]) if config.architecture.layer_norm else None
+        )
         self._head = Matrix(self._embedding if config.tie_word_embeddings else checkpoint.stacked([HEAD]))
         self._eps = np.float32(config.rms_norm_eps)
         self._embedding_scale = np.float32(config.embedding_scale)
@@ -234,7 +236,7 @@ class NumpyRuntime(KVCacheRuntime):
         x = self._embedding[ids] * self._embedding_scale  # [T, C]
         if self._positions is not None:
             x = x + self._positions[positions]
-        return x - x.mean(axis=-1, keepdims=True) if self.config.layer_norm else x  # see _Layer
+        return x - x.mean(axis=-1, keepdims=True) if self.config.architecture.layer_norm else x  # see _Layer
 
     def _final_norm(self, x: Array) -> Array:
         normed = _rms_norm(x, self._eps) * self._norm
@@ -279,7 +281,10 @@ class _Layer:
         name = f"model.layers.{index}."
         attention = name + "self_attn."
         scale = np.float32(config.attention_scale)  # folded into the queries
-        norms = [_Norm(checkpoint, f"{name}{norm}.weight") if norm else None for norm in config.norm_names]
+        norms = [
+            _Norm(checkpoint, f"{name}{norm}.weight") if norm else None
+            for norm in config.architecture.norm_names
+        ]
         before_attention, after_attention, before_mlp, after_mlp = norms
         self.norms_inputs = before_attention is not None
         self.after_attention = None if after_attention is None else after_attention.gain
@@ -289,15 +294,15 @@ class _Layer:
             checkpoint, [f"{attention}{which}_proj.weight" for which in "qkv"], before_attention
         )
         self.qk_norm: Array | None = None
-        self.joint_qk_norm = config.joint_qk_norm
-        if config.qk_norm:
+        self.joint_qk_norm = config.architecture.joint_qk_norm
+        if config.architecture.qk_norm:
             gains = np.empty((H + G, D), np.float32)
             gains[:H] = checkpoint.stacked([attention + "q_norm.weight"]).reshape(-1, D) * scale
             gains[H:] = checkpoint.stacked([attention + "k_norm.weight"]).reshape(-1, D)
             self.qk_norm = _interleave_halves(gains)
         for array in (qkv,) if bias is None else (qkv, bias):
             _interleave_halves(array[: (H + G) * D].reshape(H + G, D, -1))
-            if not config.qk_norm:
+            if not config.architecture.qk_norm:
                 array[: H * D] *= scale
         self.qkv = Matrix(qkv, bias)
         self.o = _output_matrix(checkpoint, attention + "o_proj.weight")
@@ -377,7 +382,7 @@ class _Norm:
 
     def __init__(self, checkpoint: Checkpoint, name: str) -> None:
         self.gain = checkpoint.stacked([name])
-        self.bias = checkpoint.stacked([bias_of(name)]) if checkpoint.config.layer_norm else None
+        self.bias = checkpoint.stacked([bias_of(name)]) if checkpoint.config.architecture.layer_norm else None
 
 
 def _stacked(
@@ -397,7 +402,7 @@ def _stacked(
 def _output_matrix(checkpoint: Checkpoint, name: str) -> Matrix:
     """Read a matrix [C, .] whose outputs are added to the residual stream; see _Layer."""
     rows, bias = _stacked(checkpoint, [name])
-    if checkpoint.config.layer_norm:
+    if checkpoint.config.architecture.layer_norm:
         rows -= rows.mean(axis=0)
         bias = None if bias is None else bias - bias.mean()
     return Matrix(rows, bias)

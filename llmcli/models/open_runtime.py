@@ -8,7 +8,6 @@ import contextlib
 from collections.abc import Callable
 
 from llmcli.errors import LLMError
-from llmcli.formats.cache_weights import CacheWeights
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.ensemble_file import Ensemble
 from llmcli.models.ngram_runtime import NgramEnsemble, with_ngram_cache
@@ -32,7 +31,7 @@ def open_runtime(
     "cuda", "mps" or "auto"; `quantize` is "int8", "int4", or None for the stored weights. With `fast`,
     float32 weights on the CPU run in onnxruntime, if installed: up to twice as fast, in twice the memory.
     Raises LLMError if the device or backend is missing."""
-    weights = [CacheWeights.of_record(record, model.shared.path) for record in model.records] if cache else []
+    weights = [record.ngram_cache for record in model.records] if cache else []
     if isinstance(model, Ensemble):
         from llmcli.models.ensemble import EnsembleRuntime
 

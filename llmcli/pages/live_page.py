@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llmcli import units
 from llmcli.analysis.comparison import initialized_heads
@@ -19,10 +19,10 @@ from llmcli.config import ModelConfig
 from llmcli.data.conversations.example_prompt import example_prompts
 from llmcli.errors import LLMError
 from llmcli.formats.atomic_io import name_of
-from llmcli.formats.cache_weights import CacheWeights
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.ensemble_file import Ensemble
 from llmcli.formats.loading import open_chat_template, open_tokenizer
+from llmcli.formats.metadata import Json
 from llmcli.pages.live_text import chat_data, tokenizer_data
 from llmcli.pages.live_weights import check_size, choose_dtype, pack
 from llmcli.pages.record_data import record_data
@@ -94,7 +94,7 @@ def live_page(
     model that pages do not support, or that is too large: its advice is `if_too_large`, or another dtype or
     format of `llm export`.
     """
-    if model.config.joint_qk_norm or model.config.is_gemma:
+    if model.config.architecture.joint_qk_norm or model.config.is_gemma:
         raise LLMError(
             f"pages do not support models of type {model.config.model_type}; export it to hf or gguf"
         )
@@ -105,12 +105,11 @@ def live_page(
     if template and not chat:
         on_note("pages do not support the model's chat template, so this one continues text but has no chat")
     entries, weights = pack(model, dtype)
-    cache_weights = CacheWeights.of_record(model.record, model.path)
-    data: dict[str, Any] = {
+    data: Json = {
         "config": _config_data(model.config),
         "tensors": entries,
         "tokenizer": tokenizer_data(tokenizer, model.tokenizer_json),
-        "ngram_cache": cache_weights and cache_weights.orders,
+        "ngram_cache": model.record.ngram_cache and model.record.ngram_cache.weights,
         "chat": chat,
         "dtype": dtype,
         **_facts(model, header),
@@ -148,7 +147,7 @@ def served_page() -> bytes:
     )
 
 
-def served_facts(source: Checkpoint | Ensemble, header: "Header") -> dict[str, Any]:
+def served_facts(source: Checkpoint | Ensemble, header: "Header") -> Json:
     """Collect what the page of `llm serve` shows about a model. Raises LLMError for another program's
     record."""
     config = source.shared.config
@@ -159,7 +158,7 @@ def served_facts(source: Checkpoint | Ensemble, header: "Header") -> dict[str, A
     }
 
 
-def _facts(source: Checkpoint | Ensemble, header: "Header") -> dict[str, Any]:
+def _facts(source: Checkpoint | Ensemble, header: "Header") -> Json:
     record = record_data(header)
     prompt, samples = record["prompt"], record["samples"]
     prompts = example_prompts(prompt)  # without the last word, which is left to predict
@@ -176,6 +175,6 @@ def _facts(source: Checkpoint | Ensemble, header: "Header") -> dict[str, Any]:
     }
 
 
-def _config_data(config: ModelConfig) -> dict[str, Any]:
-    frequencies = [] if config.learned_positions else config.rope_frequencies()
+def _config_data(config: ModelConfig) -> Json:
+    frequencies = [] if config.architecture.learned_positions else config.rope_frequencies()
     return {key: getattr(config, key) for key in _CONFIG_KEYS} | {"rope_frequencies": frequencies}

@@ -12,6 +12,7 @@ from llmcli.data.conversations.messages import Message
 from llmcli.data.tokenizers import tokenizer_json
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
+from llmcli.formats.metadata import Json
 from llmcli.generation.token_healing import Prompt
 
 # the patterns of a pre-tokenizer of tokenizer_json.PRE_TOKENIZERS; each splits the parts that the one before
@@ -28,7 +29,7 @@ _IN_JAVASCRIPT = {
 }
 
 
-def tokenizer_data(tokenizer: Tokenizer, stored: str) -> dict[str, Any]:
+def tokenizer_data(tokenizer: Tokenizer, stored: str) -> Json:
     """Return the data that live/tokenizer.js needs; `stored` is the tokenizer.json in the model file. Bytes
     are strings of the characters U+0000 to U+00FF. Raises LLMError for a pre-tokenizer that pages do not
     support."""
@@ -78,7 +79,7 @@ def _splits(pre_tokenizer: Any) -> list[str]:
     return patterns
 
 
-def chat_data(template: ChatTemplate, tokenizer: Tokenizer) -> dict[str, Any] | None:
+def chat_data(template: ChatTemplate, tokenizer: Tokenizer) -> Json | None:
     """A chat template as four parts, each a list of texts and control tokens: what precedes the first
     message, an answer, the next message, and the answer that is to be written. None for a template that
     renders conversations in any other way, or not at all."""

@@ -12,6 +12,7 @@ from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError, usage
 from llmcli.evaluation.evaluator import divergence
 from llmcli.formats.checkpoint import Checkpoint, ComputedTensors
+from llmcli.formats.metadata import Json
 from llmcli.formats.quantization import MAX_FLOAT16, quantize_rows
 from llmcli.models.numpy_runtime import NumpyRuntime
 
@@ -81,10 +82,10 @@ def with_page_values(model: Checkpoint, dtype: str) -> Checkpoint:
     return replace(model, tensors=tensors, dtypes={}, quantization=None)
 
 
-def pack(model: Checkpoint, dtype: str) -> tuple[list[dict[str, Any]], bytes]:
+def pack(model: Checkpoint, dtype: str) -> tuple[list[Json], bytes]:
     """Return the position of each tensor in a block of bytes, and the block: see `readTensors` in
     live/model.js. Raises LLMError if a weight is too large for float16."""
-    entries: list[dict[str, Any]] = []
+    entries: list[Json] = []
     parts: list[bytes] = []
     offset = 0
 
@@ -98,13 +99,15 @@ def pack(model: Checkpoint, dtype: str) -> tuple[list[dict[str, Any]], bytes]:
     names = _page_names(model.config)
     for name in model.config.tensor_shapes():
         values = model.tensors[name]
-        entry: dict[str, Any] = {"name": names.get(name, name), "shape": values.shape, "dtype": dtype}
+        entry: Json = {"name": names.get(name, name), "shape": values.shape, "dtype": dtype}
         if values.ndim < 2 or dtype == "f32":
             entry |= {"dtype": "f32", "offset": put(values.astype("<f4"))}
         elif dtype == "f16":
             if (largest := float(np.abs(values).max(initial=0.0))) > MAX_FLOAT16:
-                problem = f"{name} contains {largest:.6g}, the largest float16 is {MAX_FLOAT16:,.0f}"
-                raise LLMError(f"{problem}; export with --dtype f32")
+                raise LLMError(
+                    f"{name} contains {largest:.6g}, the largest float16 is {MAX_FLOAT16:,.0f}"
+                    "; export with --dtype f32"
+                )
             entry["offset"] = put(values.astype("<f2"))
         else:
             codes, scales = quantize_rows(values)

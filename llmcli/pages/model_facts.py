@@ -1,14 +1,13 @@
 """The facts about a model file as data, for JSON, the terminal and the HTML page."""
 
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llmcli import units
 from llmcli.analysis.inspect import OnNote, json_object, known_answer_facts, tokenizer_facts
+from llmcli.config import Shape
 from llmcli.errors import LLMError, prefixed
 from llmcli.evaluation.figures import NETWORK, Figures, as_json, known_text
-from llmcli.formats.cache_weights import CacheWeights
-from llmcli.formats.metadata import parse_document
+from llmcli.formats.metadata import Json, parse_document
 from llmcli.formats.training_record import Stage, TrainingRecord
 from llmcli.training.files.summary import answer_counts, student_was_kept
 
@@ -20,7 +19,7 @@ MAX_NAMES = 3  # corpus files listed
 SHOWN_SETTINGS = ("seed", "batch_size", "dropout", "dtype", "threads")
 
 
-def facts(header: "Header", on_note: OnNote) -> dict[str, Any]:
+def facts(header: "Header", on_note: OnNote) -> Json:
     """Return the output of `llm inspect --json`: sizes, tensors, and the documents in the metadata."""
     return {
         "file": str(header.path),
@@ -39,7 +38,7 @@ def facts(header: "Header", on_note: OnNote) -> dict[str, Any]:
     }
 
 
-def _with_figures(document: dict[str, Any]) -> dict[str, Any]:
+def _with_figures(document: Json) -> Json:
     """Add to a record the figures under their own names (network, adapting), if it can be read."""
     if not document.keys() & {"bits_per_byte", "bits_per_byte_before"}:
         return document
@@ -58,7 +57,7 @@ def training_record(header: "Header") -> TrainingRecord:
         return TrainingRecord.parse(header.metadata.get("training.json", "{}"))
 
 
-def shape_text(shape: tuple[int, ...]) -> str:
+def shape_text(shape: Shape) -> str:
     """(1000, 4) -> "1,000 x 4", () -> "scalar"."""
     return " x ".join(f"{n:,}" for n in shape) or "scalar"
 
@@ -76,9 +75,8 @@ def record_rows(record: TrainingRecord) -> Rows:
         for layer, shares in enumerate(record.expert_shares, 1)
     ]
     cache_rows = []
-    with suppress(LLMError):  # the commands that run a model report a damaged cache
-        if cache := CacheWeights.of_record(record):
-            cache_rows = [("n-gram cache", f"contexts of up to {len(cache.orders)} tokens")]
+    if cache := record.ngram_cache:
+        cache_rows = [("n-gram cache", f"contexts of up to {len(cache.weights)} tokens")]
     if not record.document.keys() & {"corpus", "train", "steps"}:
         adapter = [("adapter", record.adapter)] if record.adapter else []
         return [*adapter, *_stage_rows(record), *cache_rows, *experts]
@@ -110,8 +108,9 @@ def _data_rows(record: TrainingRecord) -> Rows:
         rows.append(("greedy answers", f"to {counts}"))
     if (plain_text := record.plain_text) and plain_text.after is not None:
         before = f"{units.bits_per_byte(plain_text.before)} before, " if plain_text.before else ""
-        after = f"{units.bits_per_byte(plain_text.after)} bits per byte after"
-        rows.append(("plain text", f"{NETWORK} {before}{after}"))
+        rows.append(
+            ("plain text", (f"{NETWORK} {before}{units.bits_per_byte(plain_text.after)} bits per byte after"))
+        )
     return rows
 
 

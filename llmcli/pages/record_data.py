@@ -1,11 +1,11 @@
 """What the page of a model shows about its training: figures, plan, loss curve and samples."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llmcli import units
 from llmcli.analysis.inspect import parameters_by_dtype, tokenizer_facts
 from llmcli.errors import LLMError
+from llmcli.formats.metadata import Json
 from llmcli.formats.training_record import TrainingRecord
 from llmcli.pages.model_facts import Rows, expert_rows, record_rows, training_record
 from llmcli.training.files.summary import Curve, probe_points, read_curve
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from llmcli.formats.safetensors.header import Header
 
 
-def record_data(header: "Header") -> dict[str, Any]:
+def record_data(header: "Header") -> Json:
     """Collect the data. Raises LLMError for another program's training record."""
     record = training_record(header)
     try:
@@ -51,7 +51,7 @@ def _rows(header: "Header", record: TrainingRecord) -> Rows:
     return rows
 
 
-def _plan_rows(document: Mapping[str, Any]) -> list[list[str]]:
+def _plan_rows(document: Json) -> list[list[str]]:
     """List the choices of the plan, (name, value, reason); a record from elsewhere may hold anything
     there."""
     plan = document.get("plan")
@@ -59,7 +59,7 @@ def _plan_rows(document: Mapping[str, Any]) -> list[list[str]]:
     return [[str(row.get(key, "")) for key in ("name", "value", "reason")] for row in rows]
 
 
-def _probe_data(record: TrainingRecord) -> dict[str, Any] | None:
+def _probe_data(record: TrainingRecord) -> Json | None:
     if not (record.probe and (points := probe_points(record))):
         return None
     return {

@@ -24,9 +24,9 @@ from typing import Any
 from llmcli.config import ModelConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.formats import hf_directory, loading
-from llmcli.formats.cache_weights import CacheWeights
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.gguf import writer as gguf_writer
+from llmcli.formats.training_record import CacheWeights
 from llmcli.models.ngram_runtime import with_ngram_cache
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.onnx.runtime import OnnxRuntime

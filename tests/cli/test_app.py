@@ -186,7 +186,7 @@ WRONG = [
     (2, "train c.txt --dtype int8", "--dtype"),
     (1, "train c.txt --from foreign.safetensors", "not a model of this program"),
     (2, "train c.txt --from model.safetensors --width 64", "--width has no effect with --from, which keeps"),
-    *[(2, f"train c.txt --lr-scale {value}", "--lr-scale must be above 0") for value in (0, -1, *NOT_FINITE)],
+    *[(2, f"train c.txt --lr-scale {value}", "--lr-scale must be between 1e-12") for value in (0, -1, *NOT_FINITE)],
     (2, "train c.txt --lora 4", "--lora has no effect without --from"),
     (2, "train c.txt --from model.safetensors --adapter-only", "--adapter-only has no effect without --lora"),
     (2, "train c.txt --from model.safetensors --lora 4 --optimizer muon", "--lora trains with AdamW"),

@@ -61,7 +61,7 @@ def test_steps_show_only_what_the_form_allows(llm: Llm, chat_model: Path) -> Non
 def test_a_form_that_cannot_be_had_is_one_line(llm: Llm, chat_model: Path) -> None:
     for words, message in [
         (("--regex", "("), "the regular expression cannot be used: "),
-        (("--regex", "a", "--grammar", "form.lark"), "a text has one form, found --regex and --grammar"),
+        (("--regex", "a", "--grammar", "form.lark"), "--regex and --grammar cannot be combined"),
         (("--regex", "a", "--choices", "a,b"), "--regex has no effect with --choices"),
         (("--regex", "a", "--next", 3), "--regex has no effect with --next"),
         (("--regex", "a", "--stop", "x"), "--stop could end a text before it has the form"),

@@ -78,10 +78,10 @@ def smol_theirs(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Tran
     return Transformers(directory)
 
 
-@pytest.mark.parametrize("question", QUESTIONS if FULL else QUESTIONS[7:8])
-def test_the_answer_equals_that_of_transformers(smollm2: Path, smol_theirs: Transformers, question: str) -> None:
-    answer = ours(run("chat", question, "-m", smollm2, "-t", 0, "-n", SMOL_TOKENS, "--json"))
-    assert answer == smol_theirs.answer([{"role": "user", "content": question}], SMOL_TOKENS)
+def test_the_answer_equals_that_of_transformers(smollm2: Path, smol_theirs: Transformers) -> None:
+    for question in QUESTIONS if FULL else QUESTIONS[7:8]:
+        answer = ours(run("chat", question, "-m", smollm2, "-t", 0, "-n", SMOL_TOKENS, "--json"))
+        assert answer == smol_theirs.answer([{"role": "user", "content": question}], SMOL_TOKENS), question
 
 
 PAIRS = (
@@ -150,19 +150,29 @@ CONVERSATIONS = {
 }
 
 
-@pytest.mark.parametrize("system", ["", SYSTEM])
-@pytest.mark.parametrize("kind", CONVERSATIONS)
-def test_answers_of_a_trained_model_are_the_same_in_all_programs(trained: Trained, kind: str, system: str) -> None:
-    for questions in CONVERSATIONS[kind]:
-        lines = "\n".join(json.dumps({"role": "user", "content": question}) for question in questions)
-        words = ["chat", "-m", trained.path, "-t", 0, "-n", TOKENS, "--json", *(["--system", system] if system else [])]
-        messages = [{"role": "system", "content": system}] if system else []
-        for question, line in zip(questions, run(*words, stdin=lines.encode()).splitlines(), strict=True):
-            messages.append({"role": "user", "content": question})
-            answer = ours(line)
-            assert answer == trained.transformers.answer(messages)
-            assert answer == of_llama_cpp(trained.llama_cpp, messages)
-            messages.append({"role": "assistant", "content": answer["content"]})
+def test_answers_of_a_trained_model_are_the_same_in_all_programs(trained: Trained) -> None:
+    for system in ["", SYSTEM]:
+        for kind in CONVERSATIONS:
+            for questions in CONVERSATIONS[kind]:
+                lines = "\n".join(json.dumps({"role": "user", "content": question}) for question in questions)
+                words = [
+                    "chat",
+                    "-m",
+                    trained.path,
+                    "-t",
+                    0,
+                    "-n",
+                    TOKENS,
+                    "--json",
+                    *(["--system", system] if system else []),
+                ]
+                messages = [{"role": "system", "content": system}] if system else []
+                for question, line in zip(questions, run(*words, stdin=lines.encode()).splitlines(), strict=True):
+                    messages.append({"role": "user", "content": question})
+                    answer = ours(line)
+                    assert answer == trained.transformers.answer(messages)
+                    assert answer == of_llama_cpp(trained.llama_cpp, messages)
+                    messages.append({"role": "assistant", "content": answer["content"]})
 
 
 def test_a_trained_model_has_learned_its_answers(trained: Trained) -> None:

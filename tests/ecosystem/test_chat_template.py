@@ -154,40 +154,43 @@ TOKENIZERS: dict[str, Callable[[], Tokenizer]] = {
 }
 
 
-@pytest.mark.parametrize("name", TOKENIZERS)
-def test_chatml_in_an_export_gives_transformers_the_same_tokens_and_mask(name: str, tmp_path: Path) -> None:
-    tokenizer = TOKENIZERS[name]()
-    theirs = written(tmp_path, tokenizer.to_json(), with_chat_template(tokenizer.to_config_json(64), CHATML))
-    ours = ChatTemplate(CHATML, tokenizer)
-    for messages in conversations(40, control_tokens=False):
-        assert ours.render(messages) == theirs.apply_chat_template(as_records(messages), tokenize=False)
-        assert_same_tokens(ours, theirs, messages, masks=True)
+def test_chatml_in_an_export_gives_transformers_the_same_tokens_and_mask(tmp_path: Path) -> None:
+    for name in TOKENIZERS:
+        tokenizer = TOKENIZERS[name]()
+        theirs = written(tmp_path, tokenizer.to_json(), with_chat_template(tokenizer.to_config_json(64), CHATML))
+        ours = ChatTemplate(CHATML, tokenizer)
+        for messages in conversations(40, control_tokens=False):
+            assert ours.render(messages) == theirs.apply_chat_template(as_records(messages), tokenize=False)
+            assert_same_tokens(ours, theirs, messages, masks=True)
 
 
-@pytest.mark.parametrize("source", [LLAMA2, CHATML], ids=["Llama 2", "ChatML"])
-@pytest.mark.parametrize("form", [*CONSTRAINTS, "always"])
-def test_sentencepiece_gives_the_tokens_of_transformers(rules, form: str, source: str, tmp_path: Path) -> None:  # noqa: F811
-    always = {"normalizer": None, "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always",
-                                                    "split": False}}  # fmt: skip
-    tokenizer_json = json.dumps(rules | (always if form == "always" else CONSTRAINTS[form]))
-    config = {
-        "bos_token": "<s>",
-        "eos_token": "</s>",
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "chat_template": source,
-    }
-    tokenizer = Tokenizer.from_json(tokenizer_json)
-    if source == CHATML:
-        tokenizer = tokenizer.with_chat_tokens()
-        tokenizer_json = tokenizer.to_json()
-    ours = ChatTemplate.from_config(config, tokenizer)
-    theirs = written(tmp_path, tokenizer_json, json.dumps(config))
-    assert ours is not None
-    for messages in conversations(40, control_tokens=False):
-        assert_same_tokens(ours, theirs, messages, masks=True)
-    again = Tokenizer.from_json(tokenizer.to_json())
-    messages = [Message("user", "the world"), Message("assistant", " 12 ")]
-    assert ChatTemplate(source, again, ours._variables).encode(messages) == ours.encode(messages)
+def test_sentencepiece_gives_the_tokens_of_transformers(rules, tmp_path: Path) -> None:  # noqa: F811
+    for source in [LLAMA2, CHATML]:
+        for form in [*CONSTRAINTS, "always"]:
+            metaspace = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": False}
+            always = {"normalizer": None, "pre_tokenizer": metaspace}
+            tokenizer_json = json.dumps(rules | (always if form == "always" else CONSTRAINTS[form]))
+            config = {
+                "bos_token": "<s>",
+                "eos_token": "</s>",
+                "tokenizer_class": "PreTrainedTokenizerFast",
+                "chat_template": source,
+            }
+            tokenizer = Tokenizer.from_json(tokenizer_json)
+            if source == CHATML:
+                tokenizer = tokenizer.with_chat_tokens()
+                tokenizer_json = tokenizer.to_json()
+            ours = ChatTemplate.from_config(config, tokenizer)
+            theirs = written(tmp_path, tokenizer_json, json.dumps(config))
+            assert ours is not None, (source, form)
+            for messages in conversations(40, control_tokens=False):
+                assert_same_tokens(ours, theirs, messages, masks=True)
+            again = Tokenizer.from_json(tokenizer.to_json())
+            messages = [Message("user", "the world"), Message("assistant", " 12 ")]
+            assert ChatTemplate(source, again, ours._variables).encode(messages) == ours.encode(messages), (
+                source,
+                form,
+            )
 
 
 @pytest.fixture
@@ -206,20 +209,20 @@ def chat_model(tmp_path: Path) -> Path:
     return tmp_path / "chat.safetensors"
 
 
-@pytest.mark.parametrize("form", ["file", "hf", "gguf"])
-def test_the_template_survives_each_form(chat_model: Path, form: str, llm) -> None:
-    path = chat_model
-    if form != "file":
-        path = chat_model.parent / {"hf": "there", "gguf": "there.gguf"}[form]
-        assert llm("export", chat_model, path, "--to", form).exit_code == 0
-    if form == "hf":
-        assert (path / "chat_template.jinja").read_text("utf-8") == CHATML
-        assert json.loads((path / "tokenizer_config.json").read_text("utf-8"))["chat_template"] == CHATML
-    model = loading.load(path)
-    template = loading.open_chat_template(model, loading.open_tokenizer(model))
-    assert template is not None and template.source == CHATML
-    assert {template.tokenizer.label(token) for token in template.stop_ids} == {"<|endoftext|>", IM_END}
-    assert model.config.extra_eos_ids == (2,)
+def test_the_template_survives_each_form(chat_model: Path, llm) -> None:
+    for form in ["file", "hf", "gguf"]:
+        path = chat_model
+        if form != "file":
+            path = chat_model.parent / {"hf": "there", "gguf": "there.gguf"}[form]
+            assert llm("export", chat_model, path, "--to", form).exit_code == 0
+        if form == "hf":
+            assert (path / "chat_template.jinja").read_text("utf-8") == CHATML
+            assert json.loads((path / "tokenizer_config.json").read_text("utf-8"))["chat_template"] == CHATML
+        model = loading.load(path)
+        template = loading.open_chat_template(model, loading.open_tokenizer(model))
+        assert template is not None and template.source == CHATML, form
+        assert {template.tokenizer.label(token) for token in template.stop_ids} == {"<|endoftext|>", IM_END}, form
+        assert model.config.extra_eos_ids == (2,), form
 
 
 def test_transformers_stops_at_the_end_of_a_turn(chat_model: Path, llm) -> None:

@@ -144,15 +144,15 @@ def run(*words, **environment):
 
 
 @needs_clients
-@pytest.mark.parametrize("option", [(), ("--no-stream",)])
-def test_the_other_llm(url, local, tmp_path, option):
-    answer = run(
-        "llm", "openai", "endpoint", url, QUESTION["content"], "-m", "tiny", *option,
-        "-o", "temperature", "0", "-o", "max_tokens", "8",
-        LLM_USER_PATH=str(tmp_path), OPENAI_API_KEY="any",
-    )  # fmt: skip
-    assert answer.strip() == local.chat([QUESTION], temperature=0, max_tokens=8).strip()
-    assert "tiny" in run("llm", "openai", "endpoint", url, "--models", LLM_USER_PATH=str(tmp_path))
+def test_the_other_llm(url, local, tmp_path):
+    for option in [(), ("--no-stream",)]:
+        answer = run(
+            "llm", "openai", "endpoint", url, QUESTION["content"], "-m", "tiny", *option,
+            "-o", "temperature", "0", "-o", "max_tokens", "8",
+            LLM_USER_PATH=str(tmp_path), OPENAI_API_KEY="any",
+        )  # fmt: skip
+        assert answer.strip() == local.chat([QUESTION], temperature=0, max_tokens=8).strip(), option
+        assert "tiny" in run("llm", "openai", "endpoint", url, "--models", LLM_USER_PATH=str(tmp_path)), option
 
 
 CHOICES = """

@@ -95,7 +95,7 @@ def test_a_base_model_is_supported_if_its_embeddings_are_tied(directory: Path, l
     for name, array in expected.items():
         np.testing.assert_array_equal(result.tensors[name], array)
     changed_config(directory, tie_word_embeddings=False)
-    with pytest.raises(LLMError, match=r"has no output head \(lm_head.weight\) and its embeddings are not tied"):
+    with pytest.raises(LLMError, match=r"has no output head \(lm_head.weight\); get the model"):
         loading.load(directory)
     shown = llm("inspect", directory)
     assert shown.exit_code == 0 and "a Hugging Face directory" in shown.stdout
@@ -142,7 +142,7 @@ def write(text: str):
         ("tokenizer.json", Path.unlink, "has no tokenizer.json"),
         ("model.safetensors", Path.unlink, "has no model.safetensors"),
         ("model.safetensors", write("no"), "is cut off"),
-        ("model.safetensors.index.json", write('{"weight_map": {"a": "../../etc/passwd"}}'), "not beside it"),
+        ("model.safetensors.index.json", write('{"weight_map": {"a": "../../etc/passwd"}}'), "files beside it"),
         (
             "model.safetensors.index.json",
             write('{"weight_map": {"a": "b.safetensors"}}'),
@@ -332,14 +332,14 @@ def test_a_lone_surrogate_in_a_json_file_is_an_error(directory: Path, llm) -> No
     assert result.exit_code == 1 and "tokenizer_config.json is not JSON" in result.stderr
 
 
-@pytest.mark.parametrize("model_type", ["gptj", "phi"])
-def test_an_unsupported_architecture_is_named(directory: Path, model_type: str) -> None:
+def test_an_unsupported_architecture_is_named(directory: Path) -> None:
     """Whatever its tensors are called: the output head of gptj is not lm_head.weight."""
-    changed_config(directory, model_type=model_type, tie_word_embeddings=False)
-    supported = f"model_type to '{model_type}'; supported: qwen3, qwen2, llama, mistral, qwen3_moe, mixtral"
-    assert supported in hf_directory.read_header(directory).problem  # llm inspect shows it
-    with pytest.raises(LLMError, match=supported):
-        loading.load(directory)
+    for model_type in ["gptj", "phi"]:
+        changed_config(directory, model_type=model_type, tie_word_embeddings=False)
+        supported = f"model_type to '{model_type}'; supported: qwen3, qwen2, llama, mistral, qwen3_moe, mixtral"
+        assert supported in hf_directory.read_header(directory).problem, model_type  # llm inspect shows it
+        with pytest.raises(LLMError, match=supported):
+            loading.load(directory)
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".gguf"])

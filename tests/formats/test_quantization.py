@@ -51,24 +51,24 @@ def test_zeros_stay_zeros():
     assert not quantize(np.zeros((2, 40), np.float32), 4).dequantize().any()
 
 
-@pytest.mark.parametrize("kind", ["int8", "int4"])
-def test_a_quantized_file_is_a_model(tmp_path: Path, kind: str) -> None:
-    whole = random_checkpoint(CONFIG, tokenizer_json="{}")
-    small = replace(whole, quantization=kind)
-    checkpoint.save(tmp_path / "small.safetensors", small)
-    checkpoint.save(tmp_path / "whole.safetensors", whole)
-    result = checkpoint.load(tmp_path / "small.safetensors")
-    assert result.quantization == kind
-    assert set(result.tensors) == set(whole.tensors)
-    for name, shape in CONFIG.tensor_shapes().items():
-        bits = quantization.bits_of(name, shape, kind)
-        expected = quantize(whole.tensors[name], bits).dequantize() if bits else whole.tensors[name]
-        np.testing.assert_array_equal(result.tensors[name], expected)
-        np.testing.assert_array_equal(result.stacked([name]), expected)
-    sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("small", "whole")]
-    assert sizes[0] < sizes[1] * (0.4 if kind == "int8" else 0.35)
-    checkpoint.save(tmp_path / "again.safetensors", result)
-    assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "small.safetensors").read_bytes()
+def test_a_quantized_file_is_a_model(tmp_path: Path) -> None:
+    for kind in ["int8", "int4"]:
+        whole = random_checkpoint(CONFIG, tokenizer_json="{}")
+        small = replace(whole, quantization=kind)
+        checkpoint.save(tmp_path / "small.safetensors", small)
+        checkpoint.save(tmp_path / "whole.safetensors", whole)
+        result = checkpoint.load(tmp_path / "small.safetensors")
+        assert result.quantization == kind, kind
+        assert set(result.tensors) == set(whole.tensors), kind
+        for name, shape in CONFIG.tensor_shapes().items():
+            bits = quantization.bits_of(name, shape, kind)
+            expected = quantize(whole.tensors[name], bits).dequantize() if bits else whole.tensors[name]
+            np.testing.assert_array_equal(result.tensors[name], expected)
+            np.testing.assert_array_equal(result.stacked([name]), expected)
+        sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("small", "whole")]
+        assert sizes[0] < sizes[1] * (0.4 if kind == "int8" else 0.35), kind
+        checkpoint.save(tmp_path / "again.safetensors", result)
+        assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "small.safetensors").read_bytes(), kind
 
 
 def test_codes_of_another_shape_are_an_error(tmp_path: Path) -> None:

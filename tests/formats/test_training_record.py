@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
@@ -62,12 +61,12 @@ def differences(value: Any, document: Any, place: str = "") -> list[str]:
     return [] if value == document else [f"{place}: {value!r} for {document!r}"]
 
 
-@pytest.mark.parametrize("path", EARLIER, ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_the_record_of_an_earlier_version_is_read_and_written_as_it_is(path: Path) -> None:
-    text = read_safetensors(path)[0]["training.json"]
-    record = TrainingRecord.parse(text)
-    assert json.dumps(record.to_json(), ensure_ascii=False) == text
-    assert differences(record, json.loads(text)) == []
+def test_the_record_of_an_earlier_version_is_read_and_written_as_it_is() -> None:
+    for path in EARLIER:
+        text = read_safetensors(path)[0]["training.json"]
+        record = TrainingRecord.parse(text)
+        assert json.dumps(record.to_json(), ensure_ascii=False) == text, path
+        assert differences(record, json.loads(text)) == [], path
 
 
 def test_every_key_becomes_an_attribute_and_unknown_ones_stay() -> None:
@@ -92,9 +91,8 @@ def test_changes_keep_the_order_of_the_keys() -> None:
     assert record != rest and record == TrainingRecord.from_json(FULL) and record != record | {"a later key": 1}
 
 
-@pytest.mark.parametrize(
-    ("changes", "error"),
-    [
+def test_a_value_of_another_type_is_an_error() -> None:
+    cases = [
         ({"corpus": 7}, "corpus is 7; expected a list"),
         ({"corpus": [{"name": "a"}, {"bytes": -1}]}, "corpus[1].bytes is -1; expected a whole number of at least 0"),
         ({"curve": {"loss": [1.0, "x"]}}, "curve.loss[1] is 'x'; expected a number"),
@@ -104,19 +102,18 @@ def test_changes_keep_the_order_of_the_keys() -> None:
         ({"seen_bytes": "zz"}, "seen_bytes is 'zz'; expected bytes in hexadecimal"),
         ({"earlier_stages": [{"corpus": [3]}]}, "earlier_stages[0].corpus[0] is 3; expected an object"),
         ({"experts": [{}, {"steps": "1"}]}, "experts[1].steps is '1'; expected a whole number of at least 0"),
-        ({"samples": {"texts": [[1, "a"], [1]]}}, "samples.texts[1] is [1]; expected a list of a step and a text"),
-        ({"samples": {"texts": [["a", 1]]}}, "samples.texts[0] is ['a', 1]; expected a list of a step and a text"),
+        ({"samples": {"texts": [[1, "a"], [1]]}}, "samples.texts[1] is [1]; expected a list of 2 values"),
+        ({"samples": {"texts": [["a", 1]]}}, "samples.texts[0][0] is 'a'; expected a whole number of at least 0"),
         (
             {"probe": {"predictions": [[1, [["a", 1.5]]]]}},
-            "probe.predictions[0] is [1, [['a', 1.5]]]; expected a list of a step and of tokens with probabilities",
+            "probe.predictions[0][1][0][1] is 1.5; expected a number from 0 to 1",
         ),
-        ({"samples": {"texts": [[-1, "a"]]}}, "samples.texts[0] is [-1, 'a']; expected a list of a step and a text"),
-    ],
-)
-def test_a_value_of_another_type_is_an_error(changes: dict[str, Any], error: str) -> None:
-    with pytest.raises(LLMError) as caught:
-        TrainingRecord.parse(json.dumps(FULL | changes))
-    assert str(caught.value) == f"its training.json is not valid: {error}"
+        ({"samples": {"texts": [[-1, "a"]]}}, "samples.texts[0][0] is -1; expected a whole number of at least 0"),
+    ]
+    for changes, error in cases:
+        with pytest.raises(LLMError) as caught:
+            TrainingRecord.parse(json.dumps(FULL | changes))
+        assert str(caught.value) == f"its training.json is not valid: {error}", (changes, error)
 
 
 @given(place=st.sampled_from(places(FULL)), new=json_values)

@@ -41,7 +41,7 @@ def model(tiny_model: Path) -> Path:
         Path(name).write_bytes(data)
         corpus.append({"name": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), **sizes})
     opened = checkpoint.load(tiny_model)
-    opened.record |= {"corpus": corpus, "ngram_cache": {}}
+    opened.record |= {"corpus": corpus, "ngram_cache": {"weights": [[0, 0, 0, 0]]}}
     opened.tensors = {name: np.array(opened.tensors[name]) for name in opened.tensors}
     opened.tokenizer_config_json = loading.open_tokenizer(opened).to_config_json(32)
     checkpoint.save(tiny_model, opened)
@@ -254,22 +254,25 @@ def test_files_that_are_not_handed_over_are_named(model: Path, llm) -> None:
     assert "conversations: more/table.csv" in answer.stderr
 
 
-@pytest.mark.parametrize(
-    ("change", "words", "status", "message"),
-    [
+def test_wrong_use(model: Path, llm) -> None:
+    cases = [
         ("short.txt", (), 1, "the training text of model.safetensors, short.txt, is missing or has changed"),
         ("short.txt", ("--corpus", "."), 1, "short.txt, is missing or has changed: no file in . has its sha256"),
         ("", ("--size", "2b"), 2, "--size must be 100m, 350m, 1b, 3b or 7b, found 2b"),
         ("", ("--dtype", "int8"), 2, "--dtype must be f32, f16, bf16 with --to handover"),
         ("out/own.txt", (), 1, "out is not empty and cannot be replaced"),
-    ],
-)
-def test_wrong_use(model: Path, llm, change: str, words: tuple[str, ...], status: int, message: str) -> None:
-    if change:
-        Path(change).parent.mkdir(exist_ok=True)
-        Path(change).write_text("changed")
-    answer = llm("export", "model.safetensors", "out", "--to", "handover", *words)
-    assert (answer.exit_code, answer.stderr.count("\n")) == (status, 1) and message in answer.stderr
+    ]
+    for change, words, status, message in cases:
+        if change:
+            Path(change).parent.mkdir(exist_ok=True)
+            Path(change).write_text("changed")
+        answer = llm("export", "model.safetensors", "out", "--to", "handover", *words)
+        assert (answer.exit_code, answer.stderr.count("\n")) == (status, 1) and message in answer.stderr, (
+            change,
+            words,
+            status,
+            message,
+        )
 
 
 def test_a_directory_is_only_replaced_with_force(model: Path, llm) -> None:

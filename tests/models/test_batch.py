@@ -1,5 +1,6 @@
 """Forks of a runtime, and tokens of several forks processed together, compared with a runtime that is alone."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -9,10 +10,9 @@ from llmcli.config import ModelConfig
 from llmcli.errors import LLMError
 from llmcli.models.ensemble import EnsembleRuntime
 from llmcli.models.numpy_runtime import NumpyRuntime
-from llmcli.models.onnx.runtime import OnnxRuntime
+from llmcli.models.onnx.runtime import OnnxRuntime, is_installed
 from llmcli.models.runtime import step_batch
 from tests.conftest import random_checkpoint
-from tests.platforms import needs_onnxruntime
 
 DENSE = ModelConfig(300, 64, 96, 2, 4, 2, 16, 200)
 GEMMA = replace(
@@ -40,9 +40,8 @@ RUNTIMES = {
 }
 
 
-def parameters(names):
-    marks = {"torch": pytest.mark.slow, "int8": needs_onnxruntime, "int4": needs_onnxruntime}
-    return [pytest.param(name, marks=marks.get(name, ())) for name in names]
+def runnable(names: Iterable[str] = RUNTIMES) -> list[str]:
+    return [name for name in names if not name.startswith("int") or is_installed()]
 
 
 def assert_close(name, logits, expected):
@@ -51,91 +50,92 @@ def assert_close(name, logits, expected):
     assert np.sqrt(np.mean((logits - expected) ** 2)) < tolerance * expected.std()
 
 
-@pytest.mark.parametrize("name", parameters(RUNTIMES))
-def test_a_fork_continues_from_its_prefix_and_leaves_the_other(name):
-    rng = np.random.default_rng(0)
-    ids, other = rng.integers(0, 300, (2, 40)).tolist()
-    runtime, reference = RUNTIMES[name](), RUNTIMES[name]()
-    runtime.prefill(ids)
-    fork = runtime.fork(20)
-    assert (fork.length, fork.context, fork.parameters) == (20, runtime.context, runtime.parameters)
-    assert_close(name, fork.prefill(other[:7]), reference.prefill([*ids[:20], *other[:7]]))
-    reference.rewind()
-    assert_close(name, runtime.prefill(other), reference.prefill([*ids, *other]))  # it was not changed
-    assert runtime.fork().length == 0
-    reference.rewind()
-    assert_close(name, runtime.fork().prefill(other), reference.prefill(other))
+def test_a_fork_continues_from_its_prefix_and_leaves_the_other():
+    for name in runnable():
+        rng = np.random.default_rng(0)
+        ids, other = rng.integers(0, 300, (2, 40)).tolist()
+        runtime, reference = RUNTIMES[name](), RUNTIMES[name]()
+        runtime.prefill(ids)
+        fork = runtime.fork(20)
+        assert (fork.length, fork.context, fork.parameters) == (20, runtime.context, runtime.parameters), name
+        assert_close(name, fork.prefill(other[:7]), reference.prefill([*ids[:20], *other[:7]]))
+        reference.rewind()
+        assert_close(name, runtime.prefill(other), reference.prefill([*ids, *other]))  # it was not changed
+        assert runtime.fork().length == 0, name
+        reference.rewind()
+        assert_close(name, runtime.fork().prefill(other), reference.prefill(other))
 
 
-@pytest.mark.parametrize("name", parameters(RUNTIMES))
-def test_the_cache_takes_as_much_memory_as_it_says(name):
-    runtime = RUNTIMES[name]()
-    runtime.prefill(list(range(150)))
-    per_token = runtime.cache_bytes_per_token
-    assert per_token == 2 * 2 * 2 * 16 * 4 * (2 if name == "ensemble" else 1)  # k and v, layers, G, D, float32, models
-    assert 150 * per_token <= runtime.cache_bytes <= 2 * 150 * per_token
+def test_the_cache_takes_as_much_memory_as_it_says():
+    for name in runnable():
+        runtime = RUNTIMES[name]()
+        runtime.prefill(list(range(150)))
+        per_token = runtime.cache_bytes_per_token
+        assert per_token == 2 * 2 * 2 * 16 * 4 * (2 if name == "ensemble" else 1), (
+            name
+        )  # k and v, layers, G, D, float32, models
+        assert 150 * per_token <= runtime.cache_bytes <= 2 * 150 * per_token, name
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", parameters(RUNTIMES))
-@pytest.mark.parametrize("seed", [0, 1])
-def test_texts_that_come_and_go_get_the_logits_of_a_runtime_alone(name, seed):
-    rng = np.random.default_rng(seed)
-    base, reference = RUNTIMES[name](), RUNTIMES[name]()
-    texts, runtimes = [], []
-    for _ in range(40):
-        if len(runtimes) < 2 or (len(runtimes) < 9 and rng.random() < 0.4):  # one comes, perhaps as a fork
-            source = int(rng.integers(len(runtimes))) if runtimes and rng.random() < 0.5 else None
-            text = texts[source][: len(texts[source]) // 2] if source is not None else []
-            runtime = runtimes[source].fork(len(text)) if source is not None else base.fork()
-            new = rng.integers(0, 300, rng.integers(1, 70)).tolist()
-            runtime.prefill(new)
-            texts.append([*text, *new])
-            runtimes.append(runtime)
-        elif rng.random() < 0.3:  # one goes
-            gone = int(rng.integers(len(runtimes)))
-            del texts[gone], runtimes[gone]
-        elif rng.random() < 0.2:  # one starts again
-            runtimes[0].rewind(1)
-            texts[0] = texts[0][:1]
-        stepped = [int(i) for i in rng.permutation(len(runtimes))[: rng.integers(1, len(runtimes) + 1)]]
-        tokens = rng.integers(0, 300, len(stepped)).tolist()
-        logits = step_batch([runtimes[i] for i in stepped], tokens)
-        for i, token in zip(stepped, tokens, strict=True):
-            texts[i].append(token)
-            assert runtimes[i].length == len(texts[i])
-        check = int(rng.integers(len(stepped)))
-        reference.rewind()
-        assert_close(name, logits[check], reference.prefill(texts[stepped[check]]))
+def test_texts_that_come_and_go_get_the_logits_of_a_runtime_alone():
+    for name in runnable():
+        for seed in [0, 1]:
+            rng = np.random.default_rng(seed)
+            base, reference = RUNTIMES[name](), RUNTIMES[name]()
+            texts, runtimes = [], []
+            for _ in range(40):
+                if len(runtimes) < 2 or (len(runtimes) < 9 and rng.random() < 0.4):  # one comes, perhaps as a fork
+                    source = int(rng.integers(len(runtimes))) if runtimes and rng.random() < 0.5 else None
+                    text = texts[source][: len(texts[source]) // 2] if source is not None else []
+                    runtime = runtimes[source].fork(len(text)) if source is not None else base.fork()
+                    new = rng.integers(0, 300, rng.integers(1, 70)).tolist()
+                    runtime.prefill(new)
+                    texts.append([*text, *new])
+                    runtimes.append(runtime)
+                elif rng.random() < 0.3:  # one goes
+                    gone = int(rng.integers(len(runtimes)))
+                    del texts[gone], runtimes[gone]
+                elif rng.random() < 0.2:  # one starts again
+                    runtimes[0].rewind(1)
+                    texts[0] = texts[0][:1]
+                stepped = [int(i) for i in rng.permutation(len(runtimes))[: rng.integers(1, len(runtimes) + 1)]]
+                tokens = rng.integers(0, 300, len(stepped)).tolist()
+                logits = step_batch([runtimes[i] for i in stepped], tokens)
+                for i, token in zip(stepped, tokens, strict=True):
+                    texts[i].append(token)
+                    assert runtimes[i].length == len(texts[i])
+                check = int(rng.integers(len(stepped)))
+                reference.rewind()
+                assert_close(name, logits[check], reference.prefill(texts[stepped[check]]))
 
 
-@pytest.mark.parametrize("name", parameters(["dense", "int8", "ensemble"]))
-def test_a_full_context_is_an_error_and_changes_no_runtime(name):
-    base = RUNTIMES[name]()
-    full, other = base.fork(), base.fork()
-    full.prefill([1] * 200)
-    other.prefill([2, 3])
-    with pytest.raises(LLMError, match="exceed the context length of 200"):
-        step_batch([full, other], [4, 5])
-    assert (full.length, other.length) == (200, 2)
+def test_a_full_context_is_an_error_and_changes_no_runtime():
+    for name in runnable(["dense", "int8", "ensemble"]):
+        base = RUNTIMES[name]()
+        full, other = base.fork(), base.fork()
+        full.prefill([1] * 200)
+        other.prefill([2, 3])
+        with pytest.raises(LLMError, match="exceed the context length of 200"):
+            step_batch([full, other], [4, 5])
+        assert (full.length, other.length) == (200, 2), name
 
 
-@pytest.mark.parametrize("name", parameters(RUNTIMES))
-@pytest.mark.parametrize("prompt", [0, 1, 70])
-def test_texts_that_continue_one_cache_get_the_logits_of_a_runtime_alone(name, prompt, monkeypatch):
+def test_texts_that_continue_one_cache_get_the_logits_of_a_runtime_alone(monkeypatch):
     """Together they exceed the context, of which each leaves a part; the cache grows, and is as it was afterwards."""
-    if name == "torch":
-        monkeypatch.setattr("llmcli.models.torch.runtime.CACHED_TOKENS", 350)  # one, two or three at a time
-    rng = np.random.default_rng(prompt)
-    ids = rng.integers(0, 300, prompt).tolist()
-    texts = [rng.integers(0, 300, length).tolist() for length in (1, 40, 2, 90, 3, 12, 40)]
-    runtime, reference = RUNTIMES[name](), RUNTIMES[name]()
-    if ids:
-        runtime.read(ids)
-    for text, logits in zip(texts, runtime.continuation_logits(texts), strict=True):
-        reference.rewind()
-        assert_close(name, logits, reference.logits([*ids, *text])[prompt:])
-    assert runtime.length == prompt
-    assert_close(name, runtime.prefill([5, 6]), reference.fork().prefill([*ids, 5, 6]))
-    with pytest.raises(LLMError, match="exceed the context length of 200"):
-        list(runtime.continuation_logits([[1], [2] * 199]))
+    for name in runnable():
+        for prompt in [0, 1, 70]:
+            monkeypatch.setattr("llmcli.models.torch.runtime.CACHED_TOKENS", 350)  # one, two or three at a time
+            rng = np.random.default_rng(prompt)
+            ids = rng.integers(0, 300, prompt).tolist()
+            texts = [rng.integers(0, 300, length).tolist() for length in (1, 40, 2, 90, 3, 12, 40)]
+            runtime, reference = RUNTIMES[name](), RUNTIMES[name]()
+            if ids:
+                runtime.read(ids)
+            for text, logits in zip(texts, runtime.continuation_logits(texts), strict=True):
+                reference.rewind()
+                assert_close(name, logits, reference.logits([*ids, *text])[prompt:])
+            assert runtime.length == prompt, (name, prompt)
+            assert_close(name, runtime.prefill([5, 6]), reference.fork().prefill([*ids, 5, 6]))
+            with pytest.raises(LLMError, match="exceed the context length of 200"):
+                list(runtime.continuation_logits([[1], [2] * 199]))

@@ -66,17 +66,17 @@ def expected_logprobs(ids: list[int], runtimes: list[NumpyRuntime]) -> np.ndarra
     return np.array(logprobs)
 
 
-@pytest.mark.parametrize("pieces", [[90], [1] * 90, [5, 1, 1, 30, *[1] * 53], [15, 1, 16, 1, 57]])
-def test_logits_are_those_of_the_formula_however_the_text_is_split(pieces: list[int]) -> None:
-    expected = expected_logprobs(IDS, members())
-    runtime, at = EnsembleRuntime(members()), 0
-    for count in pieces:
-        logprobs = runtime.prefill(IDS[at : at + count])
-        at += count
-        np.testing.assert_allclose(logprobs, expected[at - 1], atol=1e-4)
-        assert np.exp(logprobs.astype(np.float64)).sum() == pytest.approx(1, abs=1e-4)
-        assert runtime.expert_weights().sum() == pytest.approx(1, abs=1e-5)
-    assert runtime.length == 90
+def test_logits_are_those_of_the_formula_however_the_text_is_split() -> None:
+    for pieces in [[90], [1] * 90, [5, 1, 1, 30, *[1] * 53], [15, 1, 16, 1, 57]]:
+        expected = expected_logprobs(IDS, members())
+        runtime, at = EnsembleRuntime(members()), 0
+        for count in pieces:
+            logprobs = runtime.prefill(IDS[at : at + count])
+            at += count
+            np.testing.assert_allclose(logprobs, expected[at - 1], atol=1e-4)
+            assert np.exp(logprobs.astype(np.float64)).sum() == pytest.approx(1, abs=1e-4)
+            assert runtime.expert_weights().sum() == pytest.approx(1, abs=1e-5)
+        assert runtime.length == 90, pieces
 
 
 def test_scores_are_those_of_the_formula() -> None:
@@ -90,17 +90,17 @@ def test_scores_are_those_of_the_formula() -> None:
         assert window_correct.tolist() == (expected.argmax(axis=-1) == window[1:]).tolist()
 
 
-@pytest.mark.parametrize("length", [89, 64, 50, 33, 16, 1, 0])
-def test_after_a_rewind_the_dropped_tokens_have_no_effect(length: int) -> None:
-    runtime = EnsembleRuntime(members())
-    for token in IDS:
-        runtime.step(token)
-    runtime.rewind(length)
-    assert runtime.length == length
-    other = [7, 50, *IDS[:5]]
-    expected = expected_logprobs([*IDS[:length], *other], members())
-    for i, token in enumerate(other):
-        np.testing.assert_allclose(runtime.step(token), expected[length + i], atol=1e-4)
+def test_after_a_rewind_the_dropped_tokens_have_no_effect() -> None:
+    for length in [89, 64, 50, 33, 16, 1, 0]:
+        runtime = EnsembleRuntime(members())
+        for token in IDS:
+            runtime.step(token)
+        runtime.rewind(length)
+        assert runtime.length == length, length
+        other = [7, 50, *IDS[:5]]
+        expected = expected_logprobs([*IDS[:length], *other], members())
+        for i, token in enumerate(other):
+            np.testing.assert_allclose(runtime.step(token), expected[length + i], atol=1e-4)
 
 
 def test_models_of_other_domains_do_not_run() -> None:

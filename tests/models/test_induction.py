@@ -32,25 +32,22 @@ def losses_of_halves(config, weights, ids):
     return losses[:, : half - 1].mean(), losses[:, half + induction.MATCHED_TOKENS :].mean()
 
 
-@pytest.mark.parametrize(
-    "config",
-    [
+def test_a_fresh_model_predicts_repeated_text_better():
+    cases = [
         CONFIG,
         replace(CONFIG, hidden_size=64, intermediate_size=160, head_dim=32),
         replace(CONFIG, hidden_size=96, intermediate_size=256, head_dim=48),
         replace(CONFIG, hidden_size=192, num_attention_heads=3, num_key_value_heads=3, num_hidden_layers=3),
         replace(CONFIG, hidden_size=256, num_attention_heads=4, num_key_value_heads=2),
         replace(CONFIG, model_type="qwen3_moe", num_experts=4, num_experts_per_tok=2),
-    ],
-    ids=["2 x 128", "2 x 64", "2 x 96", "3 x 192", "grouped", "experts"],
-)
-def test_a_fresh_model_predicts_repeated_text_better(config):
-    rng = np.random.default_rng(1)
-    first, second = losses_of_halves(config, fresh_weights(config, 0, induction=True), repeated(config, rng))
-    assert second < first - 0.4
-    assert abs(first - math.log(config.vocab_size)) < 0.3  # otherwise it predicts uniformly
-    first, second = losses_of_halves(config, fresh_weights(config, 0), repeated(config, rng))
-    assert abs(second - first) < 1e-3  # without the heads it predicts uniformly
+    ]
+    for config in cases:
+        rng = np.random.default_rng(1)
+        first, second = losses_of_halves(config, fresh_weights(config, 0, induction=True), repeated(config, rng))
+        assert second < first - 0.4, config
+        assert abs(first - math.log(config.vocab_size)) < 0.3, config  # otherwise it predicts uniformly
+        first, second = losses_of_halves(config, fresh_weights(config, 0), repeated(config, rng))
+        assert abs(second - first) < 1e-3, config  # without the heads it predicts uniformly
 
 
 def test_heads_attend_as_their_names_say():
@@ -84,18 +81,16 @@ def test_a_match_of_three_tokens_outweighs_a_match_of_one():
     assert hits >= 18
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
+def test_some_configs_are_not_supported():
+    cases = [
         {"num_hidden_layers": 1},
         {"tie_word_embeddings": True},
         {"hidden_size": 32, "head_dim": 16},
         {"head_dim": 8},
         {"model_type": "llama"},
-    ],
-)
-def test_some_configs_are_not_supported(change):
-    assert not supports_induction(replace(CONFIG, **change))
+    ]
+    for change in cases:
+        assert not supports_induction(replace(CONFIG, **change)), change
 
 
 def test_the_weights_depend_on_the_seed_alone():

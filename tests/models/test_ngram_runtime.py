@@ -7,9 +7,8 @@ import pytest
 
 from llmcli.config import ModelConfig
 from llmcli.data.tokens.batches import PrefixedTokens
-from llmcli.formats.cache_weights import CacheWeights
 from llmcli.formats.ensemble_file import Ensemble
-from llmcli.formats.training_record import TrainingRecord
+from llmcli.formats.training_record import CacheWeights, TrainingRecord
 from llmcli.generation.generator import Piece, decode
 from llmcli.models.ensemble import EnsembleRuntime
 from llmcli.models.logits import log_softmax, softmax
@@ -83,22 +82,24 @@ def test_several_texts_together() -> None:
             np.testing.assert_allclose(row, expected(prompt, [token] * (step + 1)), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["model", "ensemble"])
-def test_texts_that_continue_one_prompt_count_in_the_cache_as_if_alone(kind: str) -> None:
+def test_texts_that_continue_one_prompt_count_in_the_cache_as_if_alone() -> None:
     """After each of two rewinds."""
-    runtime = cached() if kind == "model" else open_runtime(ensemble_of(WEIGHTS, OTHER))
-    alone, prompt = runtime.fork(), text(24)
-    texts = [text(length, seed=length) for length in (5, 1, 9, 5)]
-    runtime.prefill([*prompt, 3, 1])
-    runtime.step(2)
-    for length in (24, 9):
-        runtime.rewind(length)
-        for ids, logits in zip(texts, runtime.continuation_logits(texts), strict=True):
+    for kind in ["model", "ensemble"]:
+        runtime = cached() if kind == "model" else open_runtime(ensemble_of(WEIGHTS, OTHER))
+        alone, prompt = runtime.fork(), text(24)
+        texts = [text(length, seed=length) for length in (5, 1, 9, 5)]
+        runtime.prefill([*prompt, 3, 1])
+        runtime.step(2)
+        for length in (24, 9):
+            runtime.rewind(length)
+            for ids, logits in zip(texts, runtime.continuation_logits(texts), strict=True):
+                alone.rewind()
+                np.testing.assert_allclose(
+                    logits, alone.logits([*prompt[:length], *ids])[length:], rtol=1e-4, atol=1e-5
+                )
             alone.rewind()
-            np.testing.assert_allclose(logits, alone.logits([*prompt[:length], *ids])[length:], rtol=1e-4, atol=1e-5)
-        alone.rewind()
-        after = alone.prefill([*prompt[:length], 2])
-        np.testing.assert_allclose(runtime.fork(length).prefill([2]), after, rtol=1e-4, atol=1e-5)
+            after = alone.prefill([*prompt[:length], 2])
+            np.testing.assert_allclose(runtime.fork(length).prefill([2]), after, rtol=1e-4, atol=1e-5)
 
 
 def test_what_is_left_after_a_rewind_or_a_fork_counts_as_a_prompt() -> None:
@@ -113,19 +114,19 @@ def test_what_is_left_after_a_rewind_or_a_fork_counts_as_a_prompt() -> None:
         np.testing.assert_allclose(one.prefill([2]), expected([*known, 2], []), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("known", [0, 7, 16])
-def test_tokens_that_the_model_wrote_do_not_count_when_they_are_read_again(known: int) -> None:
+def test_tokens_that_the_model_wrote_do_not_count_when_they_are_read_again() -> None:
     """With any part of them in the KV cache, and after rewinds; a text that begins anew counts as a whole."""
-    runtime, prompt, written = cached(), text(12), text(8, seed=1)
-    ids = [*prompt, *written]
-    runtime.prefill(ids[:known]) if known else None
-    exclude_written(runtime, len(ids), len(written))
-    np.testing.assert_allclose(runtime.prefill(ids[known:]), expected(prompt, written), rtol=1e-4, atol=1e-5)
-    for kept in (19, 13, 9):
-        runtime.rewind(kept)
-        np.testing.assert_allclose(runtime.prefill(ids[kept:]), expected(prompt, written), rtol=1e-4, atol=1e-5)
-    runtime.rewind()
-    np.testing.assert_allclose(runtime.prefill(ids), expected(ids, []), rtol=1e-4, atol=1e-5)
+    for known in [0, 7, 16]:
+        runtime, prompt, written = cached(), text(12), text(8, seed=1)
+        ids = [*prompt, *written]
+        runtime.prefill(ids[:known]) if known else None
+        exclude_written(runtime, len(ids), len(written))
+        np.testing.assert_allclose(runtime.prefill(ids[known:]), expected(prompt, written), rtol=1e-4, atol=1e-5)
+        for kept in (19, 13, 9):
+            runtime.rewind(kept)
+            np.testing.assert_allclose(runtime.prefill(ids[kept:]), expected(prompt, written), rtol=1e-4, atol=1e-5)
+        runtime.rewind()
+        np.testing.assert_allclose(runtime.prefill(ids), expected(ids, []), rtol=1e-4, atol=1e-5)
 
 
 def test_the_probabilities_of_generation_are_those_of_evaluation() -> None:
@@ -184,43 +185,41 @@ def test_generation_beyond_the_context_copies_only_from_the_prompt() -> None:
     np.testing.assert_allclose(given.logits, cache.mix(end), rtol=1e-4, atol=1e-5)
 
 
-OTHER = CacheWeights(tuple(tuple(2 * value for value in row) for row in WEIGHTS.orders[:2]))
+OTHER = CacheWeights(tuple(tuple(2 * value for value in row) for row in WEIGHTS.weights[:2]))
 
 
 def ensemble_of(*weights: CacheWeights | None) -> Ensemble:
     models = tuple(
         replace(
             random_checkpoint(CONFIG, seed),
-            record=TrainingRecord.from_json({"ngram_cache": one.as_record()} if one else {}),
+            record=TrainingRecord.from_json({"ngram_cache": one._asdict()} if one else {}),
         )
         for seed, one in enumerate(weights)
     )
     return Ensemble(models, ("a", "b"))
 
 
-@pytest.mark.parametrize("weights", [(WEIGHTS, OTHER), (OTHER, WEIGHTS), (None, WEIGHTS)], ids=["ab", "ba", "one"])
-def test_an_ensemble_averages_mixtures_over_one_cache(
-    weights: tuple[CacheWeights | None, ...],
-) -> None:
-    runtime, ids = open_runtime(ensemble_of(*weights)), text(40)
-    assert isinstance(runtime, NgramEnsemble)
-    network = runtime.network.fork()
-    rows, losses = [], []
-    for position, token in enumerate(ids):
-        logits = network.prefill([token])
-        caches = [NgramCache(one, ids[: position + 1]) if one else None for one in weights]
-        mixtures = [softmax(cache.mix(logits) if cache else logits) for cache in caches]
-        rows.append(np.log(np.tensordot(network.expert_weights()[0], mixtures, 1)))
-        losses.append(-rows[-1][ids[position + 1]] if position + 1 < len(ids) else np.nan)
-    together = runtime.fork()
-    np.testing.assert_allclose([log_softmax(row) for row in together.logits(ids)], rows, atol=1e-4)
-    for last in (39, 10):
-        together.rewind(last)
-        np.testing.assert_allclose(log_softmax(together.prefill([ids[last]])), rows[last], atol=1e-4)
-    np.testing.assert_allclose(runtime.score(np.array([ids]))[0][0], losses[:-1], atol=1e-4)
-    cached_text = NgramText(np.array(ids), runtime.weights)
-    score = evaluate(np.array(ids), np.ones(12, np.int64), 64, runtime.score_network, cached=cached_text)
-    assert score.nats == pytest.approx(sum(losses[:-1]), abs=1e-3)
+def test_an_ensemble_averages_mixtures_over_one_cache() -> None:
+    for weights in [(WEIGHTS, OTHER), (OTHER, WEIGHTS), (None, WEIGHTS)]:
+        runtime, ids = open_runtime(ensemble_of(*weights)), text(40)
+        assert isinstance(runtime, NgramEnsemble), weights
+        network = runtime.network.fork()
+        rows, losses = [], []
+        for position, token in enumerate(ids):
+            logits = network.prefill([token])
+            caches = [NgramCache(one, ids[: position + 1]) if one else None for one in weights]
+            mixtures = [softmax(cache.mix(logits) if cache else logits) for cache in caches]
+            rows.append(np.log(np.tensordot(network.expert_weights()[0], mixtures, 1)))
+            losses.append(-rows[-1][ids[position + 1]] if position + 1 < len(ids) else np.nan)
+        together = runtime.fork()
+        np.testing.assert_allclose([log_softmax(row) for row in together.logits(ids)], rows, atol=1e-4)
+        for last in (39, 10):
+            together.rewind(last)
+            np.testing.assert_allclose(log_softmax(together.prefill([ids[last]])), rows[last], atol=1e-4)
+        np.testing.assert_allclose(runtime.score(np.array([ids]))[0][0], losses[:-1], atol=1e-4)
+        cached_text = NgramText(np.array(ids), runtime.weights)
+        score = evaluate(np.array(ids), np.ones(12, np.int64), 64, runtime.score_network, cached=cached_text)
+        assert score.nats == pytest.approx(sum(losses[:-1]), abs=1e-3), weights
 
 
 def test_where_one_model_predicts_alone_the_mixture_is_that_of_the_model() -> None:

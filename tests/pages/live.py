@@ -13,7 +13,6 @@ import pytest
 
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.formats import checkpoint
-from llmcli.formats.cache_weights import CacheWeights
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.headers import read_header
 from llmcli.models.ngram_runtime import with_ngram_cache
@@ -50,7 +49,7 @@ def runtime_of(model: Path, dtype: str = "f32") -> Runtime:
     """The model as its page computes with it, in numpy."""
     loaded = checkpoint.load(model)
     network = NumpyRuntime(with_page_values(loaded, dtype))
-    return with_ngram_cache(network, CacheWeights.of_record(loaded.record))
+    return with_ngram_cache(network, loaded.record.ngram_cache)
 
 
 def save_with_cache(path: Path, model: Checkpoint, tokenizer: Tokenizer | None = None) -> Path:

@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -48,34 +48,34 @@ def test_each_row_has_its_own_scale() -> None:
     np.testing.assert_allclose(scales, [0.01, 0, 1e-30], rtol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", ["int8", "f16", "f32"])
-def test_packed_weights_are_the_values_that_a_page_computes_with(dtype: str) -> None:
-    config = ModelConfig(
-        301,
-        30,
-        47,
-        2,
-        4,
-        2,
-        8,
-        32,
-        model_type="mixtral",
-        num_experts=3,
-        num_experts_per_tok=2,
-        tie_word_embeddings=True,
-    )
-    model = random_checkpoint(config)
-    entries, block = pack(model, dtype)
-    expected = with_page_values(model, dtype).tensors
-    kinds = {"int8": np.int8, "f16": np.float16, "f32": np.float32}
-    assert len(entries) == len(expected)
-    for entry, (name, values) in zip(entries, expected.items(), strict=True):
-        found = np.frombuffer(block, kinds[entry["dtype"]], values.size, entry["offset"]).reshape(values.shape)
-        if entry["dtype"] == "int8":
-            found = found * np.frombuffer(block, np.float32, len(values), entry["scales"])[:, None]
-        np.testing.assert_array_equal(found, values, name)
-    names = {entry["name"] for entry in entries}
-    assert {"model.layers.1.mlp.gate.weight", "model.layers.0.mlp.experts.2.down_proj.weight"} <= names
+def test_packed_weights_are_the_values_that_a_page_computes_with() -> None:
+    for dtype in ["int8", "f16", "f32"]:
+        config = ModelConfig(
+            301,
+            30,
+            47,
+            2,
+            4,
+            2,
+            8,
+            32,
+            model_type="mixtral",
+            num_experts=3,
+            num_experts_per_tok=2,
+            tie_word_embeddings=True,
+        )
+        model = random_checkpoint(config)
+        entries, block = pack(model, dtype)
+        expected = with_page_values(model, dtype).tensors
+        kinds = {"int8": np.int8, "f16": np.float16, "f32": np.float32}
+        assert len(entries) == len(expected), dtype
+        for entry, (name, values) in zip(entries, expected.items(), strict=True):
+            found = np.frombuffer(block, kinds[entry["dtype"]], values.size, entry["offset"]).reshape(values.shape)
+            if entry["dtype"] == "int8":
+                found = found * np.frombuffer(block, np.float32, len(values), entry["scales"])[:, None]
+            np.testing.assert_array_equal(found, values, name)
+        names = {entry["name"] for entry in entries}
+        assert {"model.layers.1.mlp.gate.weight", "model.layers.0.mlp.experts.2.down_proj.weight"} <= names, dtype
 
 
 def test_int8_unless_it_costs_too_much() -> None:
@@ -148,11 +148,11 @@ def test_a_chat_template_that_pages_do_not_support_is_noted(llm: Llm, tiny_model
     assert json.loads(element(Path("page.html").read_text("utf-8"), "data"))["chat"] is None
 
 
-@pytest.mark.parametrize("scripts", [PAGE_SCRIPTS, SERVED_SCRIPTS, [f"live/{name}.js" for name in MODEL_SCRIPTS]])
-def test_scripts_that_run_together_declare_each_name_once(scripts: Sequence[str]) -> None:
-    text = "\n".join((files("llmcli.pages") / name).read_text("utf-8") for name in scripts)
-    names = re.findall(r"^(?:const|let|class|(?:async )?function\*?) (\w+)", text, re.M)
-    assert len(names) > 30 and [name for name, count in Counter(names).items() if count > 1] == []
+def test_scripts_that_run_together_declare_each_name_once() -> None:
+    for scripts in [PAGE_SCRIPTS, SERVED_SCRIPTS, [f"live/{name}.js" for name in MODEL_SCRIPTS]]:
+        text = "\n".join((files("llmcli.pages") / name).read_text("utf-8") for name in scripts)
+        names = re.findall(r"^(?:const|let|class|(?:async )?function\*?) (\w+)", text, re.M)
+        assert len(names) > 30 and [name for name, count in Counter(names).items() if count > 1] == [], scripts
 
 
 # ---- in a browser
@@ -586,33 +586,36 @@ def test_a_conversation_longer_than_the_context(opened: Any, sums_model: Path) -
 
 @pytest.mark.slow
 @needs_browser
-@pytest.mark.parametrize(("width", "locale"), [(400, "ja-JP"), (1200, "de-DE")])
-def test_widths_and_languages(opened: Any, sums_model: Path, width: int, locale: str) -> None:
+def test_widths_and_languages(opened: Any, sums_model: Path) -> None:
     """Nothing is wider than the window, all controls have names, and all texts follow the language."""
-    page = opened(sums_model, width=width, locale=locale)
-    texts = {}
-    for _ in range(2):
-        language = page.get_attribute("html", "lang")
-        texts[language] = []
-        for tab in ("tab-chat", "tab-write", "tab-inside", "tab-compare", "tab-record"):
-            page.click(f"#{tab}")
-            page.fill("#text", "What is 2") if tab == "tab-write" else None
-            page.fill("#other", "What is 3") if tab == "tab-compare" else None
-            if tab == "tab-inside":
-                wait_until_shown(page)
-            page.wait_for_timeout(50)
-            assert page.locator("#lens th").evaluate_all(
-                "(all) => all.every((one) => one.scrollWidth <= one.clientWidth)"
-            )
-            assert page.evaluate("document.documentElement.scrollWidth") <= width, tab
-            texts[language] += page.locator("[data-text]:visible").all_text_contents()
-        page.click("#language")
-    assert list(texts) == (["ja", "en"] if locale == "ja-JP" else ["en", "ja"])
-    assert len(texts["ja"]) == len(texts["en"]) > 20
-    assert all(re.search(r"[\u3040-\u30ff\u4e00-\u9fff]|^(Top|Min)-p$", text) for text in texts["ja"])
-    unnamed = """[...document.querySelectorAll("button, input, select, textarea")].filter((node) =>
+    for width, locale in [(400, "ja-JP"), (1200, "de-DE")]:
+        page = opened(sums_model, width=width, locale=locale)
+        texts = {}
+        for _ in range(2):
+            language = page.get_attribute("html", "lang")
+            texts[language] = []
+            for tab in ("tab-chat", "tab-write", "tab-inside", "tab-compare", "tab-record"):
+                page.click(f"#{tab}")
+                page.fill("#text", "What is 2") if tab == "tab-write" else None
+                page.fill("#other", "What is 3") if tab == "tab-compare" else None
+                if tab == "tab-inside":
+                    wait_until_shown(page)
+                page.wait_for_timeout(50)
+                assert page.locator("#lens th").evaluate_all(
+                    "(all) => all.every((one) => one.scrollWidth <= one.clientWidth)"
+                )
+                assert page.evaluate("document.documentElement.scrollWidth") <= width, tab
+                texts[language] += page.locator("[data-text]:visible").all_text_contents()
+            page.click("#language")
+        assert list(texts) == (["ja", "en"] if locale == "ja-JP" else ["en", "ja"]), (width, locale)
+        assert len(texts["ja"]) == len(texts["en"]) > 20, (width, locale)
+        assert all(re.search(r"[\u3040-\u30ff\u4e00-\u9fff]|^(Top|Min)-p$", text) for text in texts["ja"]), (
+            width,
+            locale,
+        )
+        unnamed = """[...document.querySelectorAll("button, input, select, textarea")].filter((node) =>
         !node.hidden && !node.textContent.trim() && !node.labels?.length && !node.ariaLabel).map((node) => node.id)"""
-    assert page.evaluate(unnamed) == []
+        assert page.evaluate(unnamed) == [], (width, locale)
 
 
 @pytest.mark.slow

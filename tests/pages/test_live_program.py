@@ -18,7 +18,6 @@ from llmcli.data.tokenizers.tokenizer import CONTROL_TOKENS, Tokenizer
 from llmcli.data.tokenizers.tokenizer_json import PRE_TOKENIZERS, prefix_space_steps
 from llmcli.data.tokenizers.vocabulary import state_between
 from llmcli.formats import checkpoint, loading
-from llmcli.formats.cache_weights import CacheWeights
 from llmcli.formats.training_record import TrainingRecord
 from llmcli.generation.chat import open_assistant
 from llmcli.generation.generator import Piece, generate
@@ -91,23 +90,23 @@ TOKENIZERS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", TOKENIZERS)
-def test_tokens_of_a_thousand_strings(blank: "Page", words_model: Path, kind: str) -> None:
-    stored = TOKENIZERS[kind]()
-    tokenizer = Tokenizer.from_json(stored, 10_000)
-    strings = [*AWKWARD, *CONTROL_TOKENS, "it's IT'S don'ſ <tool> 12345", *varied(1000)]
-    if kind.startswith("spm"):  # which this program reads as spaces
-        strings = [text for text in strings if "▁" not in text]
-    Program(blank, page_of(words_model))
-    script = """([data, strings]) => {
+def test_tokens_of_a_thousand_strings(blank: "Page", words_model: Path) -> None:
+    for kind in TOKENIZERS:
+        stored = TOKENIZERS[kind]()
+        tokenizer = Tokenizer.from_json(stored, 10_000)
+        strings = [*AWKWARD, *CONTROL_TOKENS, "it's IT'S don'ſ <tool> 12345", *varied(1000)]
+        if kind.startswith("spm"):  # which this program reads as spaces
+            strings = [text for text in strings if "▁" not in text]
+        Program(blank, page_of(words_model))
+        script = """([data, strings]) => {
         const tokenizer = new Tokenizer(data), all = strings.map((text) => tokenizer.encode(text));
         return [all, all.map((ids) => tokenizer.decode(ids)), strings.map((text) => tokenizer.splitLastWord(text))];
     }"""
-    ids, texts, split = blank.evaluate(script, [tokenizer_data(tokenizer, stored), strings])
-    expected = [tokenizer.encode(text) for text in strings]
-    assert ids == expected
-    assert texts == [tokenizer.decode(one) for one in expected]
-    assert [tuple(one) for one in split] == [tokenizer.split_last_word(text) for text in strings]
+        ids, texts, split = blank.evaluate(script, [tokenizer_data(tokenizer, stored), strings])
+        expected = [tokenizer.encode(text) for text in strings]
+        assert ids == expected, kind
+        assert texts == [tokenizer.decode(one) for one in expected], kind
+        assert [tuple(one) for one in split] == [tokenizer.split_last_word(text) for text in strings], kind
 
 
 # ---- the network, its cache, the sampler
@@ -137,89 +136,90 @@ SHAPES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("shape", "dtype"), [*((shape, "int8") for shape in SHAPES), ("untied", "f16"), ("tied", "f32")]
-)
-def test_logits_are_those_of_numpy(blank: "Page", tmp_path: Path, shape: str, dtype: str) -> None:
-    tokenizer = Tokenizer.train_bpe([TEXT], 300)
-    model = random_checkpoint(SHAPES[shape], tokenizer_json=tokenizer.to_json())
-    checkpoint.save(tmp_path / "m.safetensors", model)
-    ids = np.random.default_rng(0).integers(300, size=40).tolist()
-    logits = np.array(Program(blank, page_of(tmp_path / "m.safetensors", dtype)).logits(ids))
-    expected = NumpyRuntime(with_page_values(model, dtype)).logits(ids)
-    assert np.abs(logits - expected).max() < 1e-3
-    assert np.abs(logits - NumpyRuntime(model).logits(ids)).max() > (0 if dtype == "f32" else 1e-4)
+def test_logits_are_those_of_numpy(blank: "Page", tmp_path: Path) -> None:
+    for shape, dtype in [*((shape, "int8") for shape in SHAPES), ("untied", "f16"), ("tied", "f32")]:
+        tokenizer = Tokenizer.train_bpe([TEXT], 300)
+        model = random_checkpoint(SHAPES[shape], tokenizer_json=tokenizer.to_json())
+        checkpoint.save(tmp_path / "m.safetensors", model)
+        ids = np.random.default_rng(0).integers(300, size=40).tolist()
+        logits = np.array(Program(blank, page_of(tmp_path / "m.safetensors", dtype)).logits(ids))
+        expected = NumpyRuntime(with_page_values(model, dtype)).logits(ids)
+        assert np.abs(logits - expected).max() < 1e-3, (shape, dtype)
+        assert np.abs(logits - NumpyRuntime(model).logits(ids)).max() > (0 if dtype == "f32" else 1e-4), (shape, dtype)
 
 
-@pytest.mark.parametrize("shape", ["untied", "experts", "gpt2", "gpt_neox"])
-def test_activations_and_switches(blank: "Page", tmp_path: Path, shape: str) -> None:
+def test_activations_and_switches(blank: "Page", tmp_path: Path) -> None:
     """Attention, logit lens, attribution and the effects of tokens agree with numpy, with all parts and without some: a
     switched-off head or layer adds nothing to the residual stream."""
-    tokenizer = Tokenizer.train_bpe([TEXT], 300)
-    model = random_checkpoint(SHAPES[shape], tokenizer_json=tokenizer.to_json())
-    checkpoint.save(tmp_path / "m.safetensors", model)
-    program, prompt = Program(blank, page_of(tmp_path / "m.safetensors")), "The cat likes to sleep. "
-    token = next_words(NumpyRuntime(model), tokenizer, prompt).words[0].token
-    for without in ([], ["1", "2.3"], []):
-        changed = switched_off(model, without)
-        expected = explain(NumpyRuntime(changed), tokenizer, prompt, literal=False, candidates=4, token=token)
-        found = program.inside(prompt, without)
-        layers = [layer for layer in range(2) if str(layer + 1) not in without]
-        for layer in layers:
-            assert np.abs(np.array(found["attention"][layer]) - expected.attention[layer]).max() < 1e-4
-            rows = expected.attention[layer, :, -1]
-            assert [position for position, _ in found["strongest"][layer]] == rows.argmax(-1).tolist()
-        assert np.abs(np.array(found["mean"]) - expected.attention[layers, :, -1].mean((0, 1))).max() < 1e-4
-        texts = np.exp(expected.added.logprobs)
-        assert without or found["entropy"] == pytest.approx(entropy(texts / texts.sum()), abs=1e-3)
-        lens = np.array([[one["probability"] for one in row] for row in found["lens"]])
-        assert np.abs(lens - expected.logit_lens.probabilities)[:-1].max() < 1e-3  # the last: see below
-        labels = [[tokenizer.label(id_) for id_ in row] for row in expected.logit_lens.ids[:-1]]
-        assert [[one["label"] for one in row] for row in found["lens"][:-1]] == labels
-        assert found["effects"][-1] is None
-        assert np.abs(np.array(found["effects"][:-1]) - expected.ablation_effects[:-1]).max() < 1e-3
-        for name, values in found["attribution"].items():
-            assert np.abs(np.array(values) - getattr(expected.attribution, name)).max() < 1e-3, name
-    assert np.abs(np.array(program.logits([5, 70])) - NumpyRuntime(model).logits([5, 70])).max() < 1e-3
+    for shape in ["untied", "experts", "gpt2", "gpt_neox"]:
+        tokenizer = Tokenizer.train_bpe([TEXT], 300)
+        model = random_checkpoint(SHAPES[shape], tokenizer_json=tokenizer.to_json())
+        checkpoint.save(tmp_path / "m.safetensors", model)
+        program, prompt = Program(blank, page_of(tmp_path / "m.safetensors")), "The cat likes to sleep. "
+        token = next_words(NumpyRuntime(model), tokenizer, prompt).words[0].token
+        for without in ([], ["1", "2.3"], []):
+            changed = switched_off(model, without)
+            expected = explain(NumpyRuntime(changed), tokenizer, prompt, literal=False, candidates=4, token=token)
+            found = program.inside(prompt, without)
+            layers = [layer for layer in range(2) if str(layer + 1) not in without]
+            for layer in layers:
+                assert np.abs(np.array(found["attention"][layer]) - expected.attention[layer]).max() < 1e-4
+                rows = expected.attention[layer, :, -1]
+                assert [position for position, _ in found["strongest"][layer]] == rows.argmax(-1).tolist()
+            assert np.abs(np.array(found["mean"]) - expected.attention[layers, :, -1].mean((0, 1))).max() < 1e-4
+            texts = np.exp(expected.added.logprobs)
+            assert without or found["entropy"] == pytest.approx(entropy(texts / texts.sum()), abs=1e-3)
+            lens = np.array([[one["probability"] for one in row] for row in found["lens"]])
+            assert np.abs(lens - expected.logit_lens.probabilities)[:-1].max() < 1e-3  # the last: see below
+            labels = [[tokenizer.label(id_) for id_ in row] for row in expected.logit_lens.ids[:-1]]
+            assert [[one["label"] for one in row] for row in found["lens"][:-1]] == labels
+            assert found["effects"][-1] is None
+            assert np.abs(np.array(found["effects"][:-1]) - expected.ablation_effects[:-1]).max() < 1e-3
+            for name, values in found["attribution"].items():
+                assert np.abs(np.array(values) - getattr(expected.attribution, name)).max() < 1e-3, name
+        assert np.abs(np.array(program.logits([5, 70])) - NumpyRuntime(model).logits([5, 70])).max() < 1e-3, shape
 
 
-@pytest.mark.parametrize("is_cached", [False, True])
-def test_parts_that_are_switched_off_change_the_next_word(
-    blank: "Page", tmp_path: Path, words_model: Path, is_cached: bool
-) -> None:
+def test_parts_that_are_switched_off_change_the_next_word(blank: "Page", tmp_path: Path, words_model: Path) -> None:
     """Also at a prompt that ends inside a token. No word is a fragment of another, as tokens are."""
-    model = checkpoint.load(words_model)
-    path = save_with_cache(tmp_path / "cached.safetensors", model) if is_cached else words_model
-    tokenizer, program = loading.open_tokenizer(model), Program(blank, page_of(path))
-    weights = CacheWeights.of_record(checkpoint.load(path).record)
-    largest: list[float] = []
-    for prompt, without in (("I like to drink green tea. I like to", ["1", "2.1"]), ("The cat likes to slee", ["2.2"])):
-        found = program.inside(prompt, without)
-        for which, parts in (("p", []), ("q", without)):
-            runtime = with_ngram_cache(NumpyRuntime(switched_off(model, parts)), weights)
-            shown = {one["text"]: one[which] for one in found["pairs"]}
-            for word in next_words(runtime, tokenizer, prompt).words[:5]:
-                if word.probability > 2e-3:
-                    name = "…" * word.continues + word.text
-                    assert shown[name] == pytest.approx(word.probability, abs=2e-3), (prompt, which)
-        first = read_prompt(runtime, tokenizer, Prompt.of(prompt, tokenizer))
-        probabilities = softmax(first.logits.astype(np.float64))
-        assert found["pairs"][0]["bits"] == pytest.approx(math.log2(found["pairs"][0]["q"] / found["pairs"][0]["p"]))
-        highest = [max(one["p"], one["q"]) for one in found["pairs"]]
-        assert highest == sorted(highest, reverse=True)  # what wins without the parts is not the last bar
-        largest.append(max(abs(one["bits"]) for one in found["pairs"]))
-        lens = [one["probability"] for one in found["lens"][-1]]
-        assert lens == pytest.approx(np.sort(probabilities)[::-1][:4], abs=2e-3)
-        assert len(found["lens"]) == model.config.num_hidden_layers + 1 + is_cached
-    assert max(largest) > 0.1
-    alone = program.inside("I like to drink green tea. I like to", ["cache"])["pairs"]
-    assert (max(abs(one["bits"]) for one in alone) > 0) == is_cached
-    network = next_words(NumpyRuntime(model), tokenizer, "I like to drink green tea. I like to").words
-    assert max(one["q"] for one in alone) == pytest.approx(network[0].probability, abs=2e-3)
+    for is_cached in [False, True]:
+        model = checkpoint.load(words_model)
+        path = save_with_cache(tmp_path / "cached.safetensors", model) if is_cached else words_model
+        tokenizer, program = loading.open_tokenizer(model), Program(blank, page_of(path))
+        weights = checkpoint.load(path).record.ngram_cache
+        largest: list[float] = []
+        for prompt, without in (
+            ("I like to drink green tea. I like to", ["1", "2.1"]),
+            ("The cat likes to slee", ["2.2"]),
+        ):
+            found = program.inside(prompt, without)
+            for which, parts in (("p", []), ("q", without)):
+                runtime = with_ngram_cache(NumpyRuntime(switched_off(model, parts)), weights)
+                shown = {one["text"]: one[which] for one in found["pairs"]}
+                for word in next_words(runtime, tokenizer, prompt).words[:5]:
+                    if word.probability > 2e-3:
+                        name = "…" * word.continues + word.text
+                        assert shown[name] == pytest.approx(word.probability, abs=2e-3), (prompt, which)
+            first = read_prompt(runtime, tokenizer, Prompt.of(prompt, tokenizer))
+            probabilities = softmax(first.logits.astype(np.float64))
+            assert found["pairs"][0]["bits"] == pytest.approx(
+                math.log2(found["pairs"][0]["q"] / found["pairs"][0]["p"])
+            )
+            highest = [max(one["p"], one["q"]) for one in found["pairs"]]
+            assert highest == sorted(highest, reverse=True)  # what wins without the parts is not the last bar
+            largest.append(max(abs(one["bits"]) for one in found["pairs"]))
+            lens = [one["probability"] for one in found["lens"][-1]]
+            assert lens == pytest.approx(np.sort(probabilities)[::-1][:4], abs=2e-3)
+            assert len(found["lens"]) == model.config.num_hidden_layers + 1 + is_cached
+        assert max(largest) > 0.1, is_cached
+        alone = program.inside("I like to drink green tea. I like to", ["cache"])["pairs"]
+        assert (max(abs(one["bits"]) for one in alone) > 0) == is_cached, is_cached
+        network = next_words(NumpyRuntime(model), tokenizer, "I like to drink green tea. I like to").words
+        assert max(one["q"] for one in alone) == pytest.approx(network[0].probability, abs=2e-3), is_cached
 
 
 def test_the_ngram_cache_grows_and_shrinks_as_in_python(blank: "Page", words_model: Path) -> None:
-    rng, weights = random.Random(3), CacheWeights.of_record(TrainingRecord.from_json({"ngram_cache": CACHE}))
+    rng, weights = random.Random(3), TrainingRecord.from_json({"ngram_cache": CACHE}).ngram_cache
     assert weights is not None
     cache, operations, expected = NgramCache(weights), [], []
     logits = np.random.default_rng(1).normal(0, 2, 12).astype(np.float32)
@@ -244,37 +244,43 @@ def test_the_ngram_cache_grows_and_shrinks_as_in_python(blank: "Page", words_mod
     assert np.abs(np.stack(expected) - logits).max() > 1
 
 
-@pytest.mark.parametrize("written", [0, 50])
-@pytest.mark.parametrize("is_cached", [False, True])
-def test_colors_of_a_text_longer_than_the_context(
-    blank: "Page", tmp_path: Path, words_model: Path, is_cached: bool, written: int
-) -> None:
+def test_colors_of_a_text_longer_than_the_context(blank: "Page", tmp_path: Path, words_model: Path) -> None:
     """Every token after the first has its probability after at least half a context, or after the whole text before
     it; a beginning-of-text token stays at the beginning of what is read."""
-    model = checkpoint.load(words_model)
-    path = save_with_cache(tmp_path / "cached.safetensors", model) if is_cached else words_model
-    Program(blank, page_of(path))
-    tokenizer = loading.open_tokenizer(model)
-    context, bos = model.config.max_position_embeddings, [7]
-    ids = bos + tokenizer.encode(SENTENCES * 3)
-    assert len(ids) > 2 * context
-    found = blank.evaluate(
-        "([ids, written, bos]) => { tokenizer.bos_ids = bos; return atOnce.color({ ids, prefix: 1, written }); }",
-        [ids, written, bos],
-    )
-    assert found["legend"] == ["probabilityLegend"] and len(found["marks"]) == len(ids) - 1
-    start, end, expected = 0, context, list[float]()
-    while len(expected) < len(ids) - 1:
-        window = last_tokens(ids[:end], end - start, bos)
-        runtime = runtime_of(path)
-        exclude_written(runtime, len(window), max(0, end - (len(ids) - written)))
-        rows = runtime.logits(window)
-        for i in range(len(expected) + 1, end):
-            allowed = tokenizer.vocabulary.allowed(state_between(b"".join(tokenizer.token_bytes[j] for j in ids[:i])))
-            row = rows[i - start - 1][: tokenizer.vocab_size].astype(np.float64)
-            expected.append(float(softmax(row if allowed is None else np.where(allowed, row, -np.inf))[ids[i]]))
-        start, end = end - context // 2, min(len(ids), end + context - context // 2)
-    assert [mark["probability"] for mark in found["marks"]] == pytest.approx(expected, abs=1e-4)
+    for written in [0, 50]:
+        for is_cached in [False, True]:
+            model = checkpoint.load(words_model)
+            path = save_with_cache(tmp_path / "cached.safetensors", model) if is_cached else words_model
+            Program(blank, page_of(path))
+            tokenizer = loading.open_tokenizer(model)
+            context, bos = model.config.max_position_embeddings, [7]
+            ids = bos + tokenizer.encode(SENTENCES * 3)
+            assert len(ids) > 2 * context, (written, is_cached)
+            found = blank.evaluate(
+                "([ids, written, bos]) => { tokenizer.bos_ids = bos; return atOnce.color({ids, prefix: 1, written}) }",
+                [ids, written, bos],
+            )
+            assert found["legend"] == ["probabilityLegend"] and len(found["marks"]) == len(ids) - 1, (
+                written,
+                is_cached,
+            )
+            start, end, expected = 0, context, list[float]()
+            while len(expected) < len(ids) - 1:
+                window = last_tokens(ids[:end], end - start, bos)
+                runtime = runtime_of(path)
+                exclude_written(runtime, len(window), max(0, end - (len(ids) - written)))
+                rows = runtime.logits(window)
+                for i in range(len(expected) + 1, end):
+                    allowed = tokenizer.vocabulary.allowed(
+                        state_between(b"".join(tokenizer.token_bytes[j] for j in ids[:i]))
+                    )
+                    row = rows[i - start - 1][: tokenizer.vocab_size].astype(np.float64)
+                    expected.append(float(softmax(row if allowed is None else np.where(allowed, row, -np.inf))[ids[i]]))
+                start, end = end - context // 2, min(len(ids), end + context - context // 2)
+            assert [mark["probability"] for mark in found["marks"]] == pytest.approx(expected, abs=1e-4), (
+                written,
+                is_cached,
+            )
 
 
 def test_the_windows_in_which_tokens_are_colored(blank: "Page", words_model: Path) -> None:
@@ -290,29 +296,35 @@ def test_the_windows_in_which_tokens_are_colored(blank: "Page", words_model: Pat
         assert all(window["end"] - window["start"] <= 64 for window in windows)
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.4, 1.0, 1.7])
-@pytest.mark.parametrize(("top_p", "min_p"), [(1.0, 0.0), (0.8, 0.0), (1.0, 0.1), (0.6, 0.3)])
-def test_sampling_probabilities(
-    blank: "Page", words_model: Path, temperature: float, top_p: float, min_p: float
-) -> None:
-    logits = np.random.default_rng(2).normal(0, 2, 200).astype(np.float32)
-    logits[7] = -np.inf
-    *_, (_, filtered) = Sampler(SamplingConfig(temperature=temperature, top_p=top_p, min_p=min_p)).stages(logits)
-    expected = softmax(filtered.astype(np.float64))
-    if temperature == 0:
-        expected = np.eye(200)[filtered.argmax()]
-    Program(blank, page_of(words_model))
-    script = """([logits, settings]) => {
+def test_sampling_probabilities(blank: "Page", words_model: Path) -> None:
+    for temperature in [0.0, 0.4, 1.0, 1.7]:
+        for top_p, min_p in [(1.0, 0.0), (0.8, 0.0), (1.0, 0.1), (0.6, 0.3)]:
+            logits = np.random.default_rng(2).normal(0, 2, 200).astype(np.float32)
+            logits[7] = -np.inf
+            *_, (_, filtered) = Sampler(SamplingConfig(temperature=temperature, top_p=top_p, min_p=min_p)).stages(
+                logits
+            )
+            expected = softmax(filtered.astype(np.float64))
+            if temperature == 0:
+                expected = np.eye(200)[filtered.argmax()]
+            Program(blank, page_of(words_model))
+            script = """([logits, settings]) => {
         const row = Float32Array.from(logits, (logit) => logit ?? -Infinity);
         const chances = samplingProbabilities(row, settings);
         const drawn = Array.from({ length: 1000 }, (_, i) => draw(chances, () => (i + 0.5) / 1000));
         return [[...chances], drawn];
     }"""
-    settings = {"temperature": temperature, "topP": top_p, "minP": min_p}
-    found, drawn = blank.evaluate(script, [[x if math.isfinite(x) else None for x in logits.tolist()], settings])
-    assert np.abs(np.array(found) - expected).max() < 1e-5
-    assert (np.array(found) > 0).tolist() == (expected > 0).tolist()
-    assert np.abs(np.bincount(drawn, minlength=200) / 1000 - expected).max() < 0.002
+            settings = {"temperature": temperature, "topP": top_p, "minP": min_p}
+            found, drawn = blank.evaluate(
+                script, [[x if math.isfinite(x) else None for x in logits.tolist()], settings]
+            )
+            assert np.abs(np.array(found) - expected).max() < 1e-5, (temperature, top_p, min_p)
+            assert (np.array(found) > 0).tolist() == (expected > 0).tolist(), (temperature, top_p, min_p)
+            assert np.abs(np.bincount(drawn, minlength=200) / 1000 - expected).max() < 0.002, (
+                temperature,
+                top_p,
+                min_p,
+            )
 
 
 # ---- texts
@@ -325,31 +337,29 @@ def written(model: Path, prompt: str, count: int, dtype: str) -> str:
     return "".join(piece.text for piece in generate(runtime_of(model, dtype), tokenizer, prompt, sampling))
 
 
-@pytest.mark.parametrize("model", ["words_model", "characters_model", "experts_model"])
-def test_greedy_texts_are_those_of_llm_generate(
-    blank: "Page", tmp_path: Path, request: pytest.FixtureRequest, model: str
-) -> None:
+def test_greedy_texts_are_those_of_llm_generate(blank: "Page", tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """With an n-gram cache, and beyond the context of 64 tokens."""
-    path = save_with_cache(tmp_path / "cached.safetensors", checkpoint.load(request.getfixturevalue(model)))
-    program = Program(blank, page_of(path, "int8"))
-    for prompt in PROMPTS:
-        count = 100 if prompt == PROMPTS[0] else 30
-        assert program.generate(prompt, count) == written(path, prompt, count, "int8"), prompt
+    for model in ["words_model", "characters_model", "experts_model"]:
+        path = save_with_cache(tmp_path / "cached.safetensors", checkpoint.load(request.getfixturevalue(model)))
+        program = Program(blank, page_of(path, "int8"))
+        for prompt in PROMPTS:
+            count = 100 if prompt == PROMPTS[0] else 30
+            assert program.generate(prompt, count) == written(path, prompt, count, "int8"), prompt
 
 
-@pytest.mark.parametrize("kind", ["Llama 3", "spm prepend"])
-def test_greedy_texts_of_an_imported_model(blank: "Page", tmp_path: Path, kind: str) -> None:
+def test_greedy_texts_of_an_imported_model(blank: "Page", tmp_path: Path) -> None:
     """With random weights, whose texts are no words; beyond the context of 64 tokens."""
-    stored = TOKENIZERS[kind]()
-    size = Tokenizer.from_json(stored, 10_000).vocab_size
-    config = ModelConfig(size + 3, 32, 64, 2, 4, 2, 8, 64, model_type="llama")
-    model = random_checkpoint(config, tokenizer_json=stored)
-    model.record |= {"imported": {"file": "published", "form": "Hugging Face directory"}}
-    checkpoint.save(tmp_path / "m.safetensors", model)
-    program = Program(blank, page_of(tmp_path / "m.safetensors"))
-    for prompt in PROMPTS[::3]:
-        count = 70 if prompt == PROMPTS[0] else 15
-        assert program.generate(prompt, count) == written(tmp_path / "m.safetensors", prompt, count, "f32"), prompt
+    for kind in ["Llama 3", "spm prepend"]:
+        stored = TOKENIZERS[kind]()
+        size = Tokenizer.from_json(stored, 10_000).vocab_size
+        config = ModelConfig(size + 3, 32, 64, 2, 4, 2, 8, 64, model_type="llama")
+        model = random_checkpoint(config, tokenizer_json=stored)
+        model.record |= {"imported": {"file": "published", "form": "Hugging Face directory"}}
+        checkpoint.save(tmp_path / "m.safetensors", model)
+        program = Program(blank, page_of(tmp_path / "m.safetensors"))
+        for prompt in PROMPTS[::3]:
+            count = 70 if prompt == PROMPTS[0] else 15
+            assert program.generate(prompt, count) == written(tmp_path / "m.safetensors", prompt, count, "f32"), prompt
 
 
 def test_answers_are_those_of_llm_chat(blank: "Page", sums_model: Path) -> None:
@@ -366,20 +376,20 @@ def test_answers_are_those_of_llm_chat(blank: "Page", sums_model: Path) -> None:
             messages.append(Message("assistant", answer))
 
 
-@pytest.mark.parametrize("model", ["words_model", "characters_model"])
-def test_next_words_are_those_of_llm_generate_next(blank: "Page", request: pytest.FixtureRequest, model: str) -> None:
-    path = request.getfixturevalue(model)
-    program, tokenizer = Program(blank, page_of(path)), loading.open_tokenizer(checkpoint.load(path))
-    for prompt in ("", "I like to eat", "I like to ea", "The cat likes to sleep on the m", "私は毎朝", "def add(a"):
-        shown = program.next(prompt)
-        expected = next_words(runtime_of(path), tokenizer, prompt).words
-        for one in shown["choices"][:5]:
-            name = one["text"], one.get("continues", False)
-            probability = next(word.probability for word in expected if (word.text, word.continues) == name)
-            assert one["probability"] == pytest.approx(probability, abs=2e-3), (prompt, name)
-        assert shown["choices"][0]["text"] == expected[0].text
-        total = sum(one["probability"] for one in shown["choices"]) + shown["rest"]
-        assert total == pytest.approx(1, abs=1e-9)
+def test_next_words_are_those_of_llm_generate_next(blank: "Page", request: pytest.FixtureRequest) -> None:
+    for model in ["words_model", "characters_model"]:
+        path = request.getfixturevalue(model)
+        program, tokenizer = Program(blank, page_of(path)), loading.open_tokenizer(checkpoint.load(path))
+        for prompt in ("", "I like to eat", "I like to ea", "The cat likes to sleep on the m", "私は毎朝", "def add(a"):
+            shown = program.next(prompt)
+            expected = next_words(runtime_of(path), tokenizer, prompt).words
+            for one in shown["choices"][:5]:
+                name = one["text"], one.get("continues", False)
+                probability = next(word.probability for word in expected if (word.text, word.continues) == name)
+                assert one["probability"] == pytest.approx(probability, abs=2e-3), (prompt, name)
+            assert shown["choices"][0]["text"] == expected[0].text
+            total = sum(one["probability"] for one in shown["choices"]) + shown["rest"]
+            assert total == pytest.approx(1, abs=1e-9)
 
 
 def test_settings_move_the_words(blank: "Page", words_model: Path) -> None:

@@ -128,4 +128,4 @@ def _with_cache(model: "Checkpoint", text: "Corpus", name: str) -> "Checkpoint":
     console.note(f"n-gram cache: fitted on {name}; llm eval shows the figures with and without it")
     stages = [training_stages.cache_stage(d.relative_name, d.text_bytes, d.sha256) for d in text.documents]
     record |= training_stages.joined((stage.document for stage in record.earlier_stages), stages)
-    return replace(model, record=record | {"ngram_cache": weights.as_record()})
+    return replace(model, record=record | {"ngram_cache": weights._asdict()})

@@ -16,17 +16,20 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmcli.config import HEAD, ModelConfig
+from llmcli.config import HEAD, ModelConfig, Shape
 from llmcli.errors import LLMError
 from llmcli.formats.architectures.rewriting import count
 from llmcli.formats.checkpoint import Checkpoint, ComputedTensors
 from llmcli.formats.hf_config import parse_config
+from llmcli.formats.metadata import Json
 from llmcli.formats.safetensors.file import write
 from llmcli.formats.safetensors.header import TensorInfo
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from llmcli.formats.safetensors.dtypes import Values
 
 _QKV = "self_attn.q_proj self_attn.k_proj self_attn.v_proj"
 _MODULES: dict[str, dict[str, str]] = {  # name in transformers -> here; "#" is the number of a layer
@@ -117,13 +120,15 @@ _SAME_KEYS = {
 FAMILIES = tuple(_MODULES)
 
 
-def config_changes(config: Mapping[str, Any]) -> dict[str, Any]:
+def config_changes(config: Json) -> Json:
     """Return the changes of a config.json. Raises LLMError for a model that is not supported."""
     family = config["model_type"]
     for key, value in _SUPPORTED[family].items():
         if config.get(key, value) is not value:
-            problem = f"its config.json sets {key} to {json.dumps(config[key])[:100]}"
-            raise LLMError(f"{problem}; supported: {json.dumps(value)}")
+            raise LLMError(
+                f"its config.json sets {key} to {json.dumps(config[key])[:100]}"
+                f"; supported: {json.dumps(value)}"
+            )
     changes = {ours: config.get(theirs, default) for theirs, (ours, default) in _KEYS[family].items()}
     if family == "gpt2":
         changes |= {key: config[key] for key in _ALIASES if key in config}
@@ -134,9 +139,7 @@ def config_changes(config: Mapping[str, Any]) -> dict[str, Any]:
     return changes
 
 
-def from_transformers(
-    config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]
-) -> tuple[dict[str, Any], dict[str, TensorInfo]]:
+def from_transformers(config: Json, tensors: Mapping[str, TensorInfo]) -> tuple[Json, dict[str, TensorInfo]]:
     """Return the changes of a config.json, and the tensors under the names used here. Raises LLMError for a
     model that is not supported."""
     family, changes = config["model_type"], config_changes(config)
@@ -207,15 +210,13 @@ def _tensors(config: ModelConfig) -> Iterator[tuple[str, list[str]]]:
                     yield f"{module.replace('#', str(layer))}.{kind}", names
 
 
-def _shape(name: str, shape: tuple[int, ...], parts: int) -> tuple[int, ...]:
+def _shape(name: str, shape: Shape, parts: int) -> Shape:
     """Return the shape of what transformers calls `name`, from the shape of one of its parts here."""
     stacked = parts * shape[0], *shape[1:]
     return stacked[::-1] if _TRANSPOSED.search(name) else stacked
 
 
-def _part(
-    config: ModelConfig, name: str, shape: tuple[int, ...], rows: slice, values: NDArray[Any]
-) -> NDArray[Any]:
+def _part(config: ModelConfig, name: str, shape: Shape, rows: slice, values: Values) -> Values:
     """Return some rows, as they are here, of what transformers calls `name`. `values` are its elements,
     flat."""
     stacked = values.reshape(shape)
@@ -230,7 +231,7 @@ def _part(
     return rotated.reshape(size, *shape[1:])
 
 
-def _joined(config: ModelConfig, name: str, parts: list[NDArray[Any]]) -> NDArray[Any]:
+def _joined(config: ModelConfig, name: str, parts: list[Values]) -> Values:
     """Return what transformers calls `name`."""
     import numpy as np
 

@@ -5,19 +5,19 @@ split into ranges of their rows; their values are not read here.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from operator import itemgetter
-from typing import Any
 
 from llmcli.config import FINAL_NORM
 from llmcli.errors import LLMError, brief
+from llmcli.formats.metadata import Json
 from llmcli.formats.safetensors.header import TensorInfo
 
 Tensors = dict[str, TensorInfo]
 
 
-def rewrite(config: Mapping[str, Any], tensors: Tensors) -> tuple[dict[str, Any], Tensors]:
+def rewrite(config: Json, tensors: Tensors) -> tuple[Json, Tensors]:
     """Return the changes of a config.json and the tensors of the model as a Llama; no changes for another
     architecture. Raises LLMError if that is not possible."""
     model_type = config.get("model_type")
@@ -27,7 +27,7 @@ def rewrite(config: Mapping[str, Any], tensors: Tensors) -> tuple[dict[str, Any]
     return {**changes, "model_type": "llama", "architectures": ["LlamaForCausalLM"]}, tensors
 
 
-def _granite(config: Mapping[str, Any], tensors: Tensors) -> tuple[dict[str, Any], Tensors]:
+def _granite(config: Json, tensors: Tensors) -> tuple[Json, Tensors]:
     """Fold the four multipliers of Granite 3, which it has from muP (arXiv:2203.03466), into the weights.
 
     Every sublayer reads the residual stream through an RMSNorm, so dividing the whole stream by
@@ -53,7 +53,7 @@ def _granite(config: Mapping[str, Any], tensors: Tensors) -> tuple[dict[str, Any
     return {**dict.fromkeys(keys), "rms_norm_eps": eps / embedding**2}, scaled
 
 
-def _phi3(config: Mapping[str, Any], tensors: Tensors) -> tuple[dict[str, Any], Tensors]:
+def _phi3(config: Json, tensors: Tensors) -> tuple[Json, Tensors]:
     """Split the stacked matrices of Phi-3 (arXiv:2404.14219), which has other defaults than Llama."""
     heads = count(config, "num_attention_heads")
     groups = heads if config.get("num_key_value_heads") is None else count(config, "num_key_value_heads")
@@ -90,21 +90,21 @@ def _phi3(config: Mapping[str, Any], tensors: Tensors) -> tuple[dict[str, Any], 
     return {key: value for key, value in defaults.items() if key not in config}, split
 
 
-def _multiplier(config: Mapping[str, Any], key: str) -> float:
+def _multiplier(config: Json, key: str) -> float:
     value = config.get(key, 1.0)
     if type(value) not in (int, float) or not 1e-6 <= value <= 1e6:
         raise LLMError(f"its config.json sets {key} to {brief(value)}; supported: a positive number")
     return float(value)
 
 
-def count(config: Mapping[str, Any], key: str) -> int:
+def count(config: Json, key: str) -> int:
     value = config.get(key)
     if type(value) is not int or value < 1:
         raise LLMError(f"its config.json sets {key} to {brief(value)}; supported: a number of at least 1")
     return value
 
 
-REWRITTEN: dict[str, Callable[[Mapping[str, Any], Tensors], tuple[dict[str, Any], Tensors]]] = {
+REWRITTEN: dict[str, Callable[[Json, Tensors], tuple[Json, Tensors]]] = {
     "granite": _granite,
     "phi3": _phi3,
 }

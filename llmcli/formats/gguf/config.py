@@ -19,6 +19,7 @@ from llmcli.formats.gguf import conventions
 from llmcli.formats.gguf import tokenizer as gguf_tokenizer
 from llmcli.formats.gguf.conventions import ARCHITECTURES, MODEL_TYPES_WITH_EXPERTS, ROPE_FACTORS
 from llmcli.formats.gguf.header import MAX_COUNT
+from llmcli.formats.metadata import Json
 from llmcli.formats.safetensors.header import TensorInfo
 
 DEFAULT_ROPE_THETA = 10000.0
@@ -26,7 +27,7 @@ _EMBEDDING = "token_embd.weight"
 _LLAMA3_CONTEXTS = (8192, 4096, 16384, 32768, 2048)  # original context lengths to try
 
 
-def check_architecture(fields: Mapping[str, Any]) -> None:
+def check_architecture(fields: Json) -> None:
     """Raise LLMError if the architecture is not supported, or if the file has no complete model."""
     content, parts = fields.get("general.type", "model"), fields.get("split.count", 1)
     if content != "model":
@@ -37,8 +38,10 @@ def check_architecture(fields: Mapping[str, Any]) -> None:
         )
         raise LLMError(f"it has no model: its general.type is {str(content)[:60]!r}{hint}")
     if parts not in (0, 1):
-        command = "llama-gguf-split --merge FIRST.gguf JOINED.gguf"
-        raise LLMError(f"it is one of the {str(parts)[:20]} files of a model; join them first: {command}")
+        raise LLMError(
+            f"it is one of the {str(parts)[:20]} files of a model; join them first: "
+            "llama-gguf-split --merge FIRST.gguf JOINED.gguf"
+        )
     name = fields.get("general.architecture")
     if name not in list(ARCHITECTURES):
         raise LLMError(f"it is of architecture {name!r}; supported: {', '.join(ARCHITECTURES)}")
@@ -48,7 +51,7 @@ def check_architecture(fields: Mapping[str, Any]) -> None:
 
 
 def parse_config(
-    fields: Mapping[str, Any], tensors: Mapping[str, TensorInfo], rope_factors: list[float] | None
+    fields: Json, tensors: Mapping[str, TensorInfo], rope_factors: list[float] | None
 ) -> ModelConfig:
     """Return the config of a model whose tensors have GGUF names. Raises LLMError if the model is not
     supported."""
@@ -109,7 +112,7 @@ def _with_gemma_fields(config: ModelConfig, number: Callable[..., Any]) -> Model
     )
 
 
-def before_rewriting(fields: Mapping[str, Any], config: ModelConfig) -> dict[str, Any]:
+def before_rewriting(fields: Json, config: ModelConfig) -> Json:
     """Return the keys of Hugging Face's config.json that a rewriting needs (architectures/rewriting.py)."""
     name = fields["general.architecture"]
     known = as_record(config) | {"model_type": name}
@@ -124,7 +127,7 @@ def before_rewriting(fields: Mapping[str, Any], config: ModelConfig) -> dict[str
     return known
 
 
-def _number(fields: Mapping[str, Any], key: str, default: Any = None) -> Any:
+def _number(fields: Json, key: str, default: Any = None) -> Any:
     """Return a field of the architecture. Raises LLMError if it is missing without a default, or is not a
     number."""
     name = f"{fields['general.architecture']}.{key}"
@@ -152,8 +155,11 @@ def _check_counts(config: ModelConfig, tensors: Mapping[str, TensorInfo]) -> Non
     )
     most = max([len(tensors), *(stack.shape[0] for stack in stacks if stack.shape)])
     if config.num_experts > most or config.mlps > MAX_COUNT:
-        claim = f"{config.num_hidden_layers:,} layers of {config.num_experts:,} experts"
-        raise LLMError(f"its config has {claim}, the file has fewer tensors")
+        raise LLMError(
+            "its config has "
+            f"{config.num_hidden_layers:,} layers of {config.num_experts:,} experts"
+            ", the file has fewer tensors"
+        )
 
 
 # Fields that change the computation, with their neutral values. llama.cpp reads some of them only for other
@@ -217,7 +223,7 @@ _NEUTRAL_WITH_EXPERTS: dict[str, tuple[Any, ...]] = {
 }
 
 
-def _check_neutral_fields(fields: Mapping[str, Any], head_dim: float) -> None:
+def _check_neutral_fields(fields: Json, head_dim: float) -> None:
     """Raise LLMError for a field whose value is not neutral."""
     name = fields["general.architecture"]
     neutral = _NEUTRAL | (_NEUTRAL_WITH_EXPERTS if fields.get(f"{name}.expert_count") else {})
@@ -236,9 +242,7 @@ def _check_neutral_fields(fields: Mapping[str, Any], head_dim: float) -> None:
         )
 
 
-def _rope_scaling(
-    fields: Mapping[str, Any], factors: list[float] | None, head_dim: int
-) -> RopeScaling | None:
+def _rope_scaling(fields: Json, factors: list[float] | None, head_dim: int) -> RopeScaling | None:
     """Return the scaling of rotary positions, by a factor or a tensor of `factors`. As in llama.cpp, the
     factor may have an older key, and the default type is linear. Raises LLMError for other types."""
     name = fields["general.architecture"]
@@ -246,12 +250,10 @@ def _rope_scaling(
     if rope_type not in ("none", "linear"):
         raise LLMError(f"its RoPE scaling is of type {str(rope_type)[:60]!r}; supported: linear, Llama 3")
     factor = fields.get(f"{name}.rope.scaling.factor", fields.get(f"{name}.rope.scale_linear", 0)) or 1
-    if type(factor) not in (int, float):
-        raise LLMError(f"its RoPE scaling factor is {str(factor)[:60]}; expected a number")
     has_factor = rope_type == "linear" and factor != 1
-    if has_factor and factors:
+    if type(factor) not in (int, float) or (has_factor and factors):
         raise LLMError(
-            f"it has two RoPE scalings, a factor of {factor} and {ROPE_FACTORS}; supported: one of them"
+            f"its RoPE scaling factor is {str(factor)[:60]}; supported: a number, or a tensor {ROPE_FACTORS}"
         )
     if factors:
         if len(factors) != head_dim // 2:

@@ -7,35 +7,14 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from llmcli.config import LAYER_TYPES, ModelConfig
+from llmcli.config import ARCHITECTURES as KNOWN
+from llmcli.config import LAYER_TYPES, ModelConfig, Shape
 
 # GGUF's architecture -> transformers' model_type, after its rewriting (architectures/rewriting.py) for the
-# last two
-ARCHITECTURES = {
-    "llama": "llama",
-    "qwen2": "qwen2",
-    "qwen3": "qwen3",
-    "qwen3moe": "qwen3_moe",
-    "smollm3": "smollm3",
-    "olmo2": "olmo2",
-    "gemma3": "gemma3_text",
-    "gpt2": "gpt2",
-    "granite": "llama",
-    "phi3": "llama",
-}
-MODEL_TYPES_WITH_EXPERTS = {"llama": "mixtral", "qwen3moe": "qwen3_moe"}
-ARCHITECTURE_OF = {  # transformers' model_type -> GGUF's architecture
-    "llama": "llama",
-    "mistral": "llama",
-    "mixtral": "llama",
-    "qwen2": "qwen2",
-    "qwen3": "qwen3",
-    "qwen3_moe": "qwen3moe",
-    "smollm3": "smollm3",
-    "olmo2": "olmo2",
-    "gemma3_text": "gemma3",
-    "gpt2": "gpt2",
-}
+# last two; of several model_types with one name in GGUF, the first
+ARCHITECTURES = {known.gguf: name for name, known in reversed(KNOWN.items()) if known.gguf}
+ARCHITECTURES |= {"granite": "llama", "phi3": "llama"}
+MODEL_TYPES_WITH_EXPERTS = {known.gguf: name for name, known in KNOWN.items() if known.expert_names}
 GRANITE_KEYS = {  # GGUF's key -> Hugging Face's
     "embedding_scale": "embedding_multiplier",
     "attention.scale": "attention_multiplier",
@@ -85,7 +64,7 @@ def tensor_names(config: ModelConfig) -> dict[str, str]:
     >>> tensor_names(ModelConfig(300, 32, 64, 1, 2, 2, 16, 32))["model.layers.0.self_attn.q_proj.weight"]
     'blk.0.attn_q.weight'
     """
-    names, modules = {}, _MODULES | dict(zip(config.norm_names, _NORMS, strict=True))
+    names, modules = {}, _MODULES | dict(zip(config.architecture.norm_names, _NORMS, strict=True))
     if config.model_type == "gpt2":
         modules = {name: theirs for name, theirs in modules.items() if name not in _QKV}
     for name in config.tensor_shapes():
@@ -133,7 +112,7 @@ def interleaved_heads(config: ModelConfig, architecture: str) -> dict[str, int]:
     return {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
 
 
-def rope_layers(model_type: str, count: int) -> tuple[int, ...]:
+def rope_layers(model_type: str, count: int) -> Shape:
     """Return `no_rope_layers` of a model with this number of layers; llama.cpp does not store it."""
     return (
         tuple(int((i + 1) % ROPE_LAYER_INTERVAL != 0) for i in range(count))

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from llmcli.config import Shape
 from llmcli.errors import LLMError
 from llmcli.formats.open_file import GGUF_MAGIC
 from llmcli.formats.safetensors.header import TensorInfo
@@ -110,7 +111,7 @@ class GGUFHeader:
                 f"it is cut off: the tensors end at byte {position:,}, the file at {len(data):,}"
             )
 
-    def _tensor_info(self, name: str, shape: tuple[int, ...], type_number: int, offset: int) -> TensorInfo:
+    def _tensor_info(self, name: str, shape: Shape, type_number: int, offset: int) -> TensorInfo:
         if type_number not in TYPES:
             type_name, *_ = TYPES_WITHOUT_VALUES.get(type_number, (f"number {type_number}",))
             supported = ", ".join(known for known, _, _ in TYPES.values())
@@ -160,7 +161,7 @@ class _Parser:
         self.position += length
         return data.decode("utf-8", "replace")
 
-    def tensor_entry(self) -> tuple[str, tuple[int, ...], int, int]:
+    def tensor_entry(self) -> tuple[str, Shape, int, int]:
         """Read (name, shape, type number, offset) of a tensor."""
         name, dimensions = self.text(), self.number("<I")
         if dimensions > MAX_DIMENSIONS:

@@ -91,8 +91,10 @@ def _translated_header(path: Path, header: GGUFHeader, mapped: mmap.mmap) -> Hea
     factors, divisors = None, tensors.pop(ROPE_FACTORS, None)
     if divisors:
         if divisors.dtype != "F32" or divisors.size > MAX_ROPE_FACTORS:
-            problem = f"its {ROPE_FACTORS} has {divisors.size:,} numbers of type {divisors.dtype}"
-            raise LLMError(f"{problem}; expected F32, half as many as a head has")
+            raise LLMError(
+                f"its {ROPE_FACTORS} has {divisors.size:,} numbers of type {divisors.dtype}"
+                "; expected F32, half as many as a head has"
+            )
         factors = np.frombuffer(mapped, "<f4", divisors.size, divisors.start).tolist()
     config = gguf_config.parse_config(fields, tensors, factors)
     named = _translated_tensors(tensors, config)
@@ -122,12 +124,9 @@ def _translated_tensors(tensors: Mapping[str, TensorInfo], config: ModelConfig) 
         if tensor is None:
             continue
         rows, *columns = tensor.shape or (0,)
-        if is_stack and (len(columns) != 2 or rows != len(names)):
-            raise LLMError(f"its {gguf_name} has shape {list(tensor.shape)}; expected {len(names)} experts")
-        if rows % len(names):
-            raise LLMError(
-                f"its {gguf_name} has shape {list(tensor.shape)}; expected a multiple of {len(names)}"
-            )
+        if (len(columns) != 2 or rows != len(names)) if is_stack else rows % len(names):
+            wanted = f"{len(names)} matrices" if is_stack else f"a multiple of {len(names)} rows"
+            raise LLMError(f"its {gguf_name} has shape {list(tensor.shape)}; expected {wanted}")
         shape = tuple(columns) if is_stack else (rows // len(names), *columns)
         size = (tensor.end - tensor.start) // len(names)
         for i, name in enumerate(names):

@@ -4,13 +4,13 @@ llama.cpp names a pre-tokenizer where tokenizer.json describes it, and has Sente
 tokenizer.json has merges. Anything that the other format cannot express is an error. Standard library only.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 from llmcli.config import ModelConfig
 from llmcli.data.tokenizers import tokenizer_json
 from llmcli.data.tokenizers.tokenizer_json import SPACE
 from llmcli.errors import LLMError
+from llmcli.formats.metadata import Json
 
 # llama.cpp's name of a pre-tokenizer -> name in tokenizer_json.PRE_TOKENIZERS; for writing, the first one is
 # used
@@ -45,7 +45,7 @@ _UNMERGED_SCORE = -1e6  # score of tokens that are not merges
 MAX_SPLIT_CHARACTERS = 1 << 28
 
 
-def to_document(fields: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
+def to_document(fields: Json) -> tuple[Json, str | None]:
     """Return (a parsed tokenizer.json, control token that begins a text). Raises LLMError if it is not
     supported."""
     kind, tokens = fields.get("tokenizer.ggml.model"), [*_list_field(fields, "tokens", str)]
@@ -54,8 +54,10 @@ def to_document(fields: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
         types = _list_field(fields, "token_type", int, len(tokens))
     longest = max(tokens, key=len, default="")
     if len(longest) > (limit := tokenizer_json.MAX_TOKEN_CHARACTERS):
-        problem = f"its token {tokens.index(longest)} has {len(longest):,} characters"
-        raise LLMError(f"{problem}; tokens of at most {limit:,} are supported")
+        raise LLMError(
+            f"its token {tokens.index(longest)} has {len(longest):,} characters"
+            f"; tokens of at most {limit:,} are supported"
+        )
     vocabulary = {token: i for i, token in enumerate(tokens)}
     if len(vocabulary.keys() | {""}) <= len(tokens):  # a name occurs twice, or is empty
         vocabulary = {}
@@ -65,18 +67,15 @@ def to_document(fields: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
             vocabulary[tokens[i]] = i
     added = [
         {
+            **dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False),
             "id": i,
             "content": token,
-            "single_word": False,
-            "lstrip": False,
-            "rstrip": False,
-            "normalized": False,
             "special": token_type == _CONTROL,
         }
         for i, (token, token_type) in enumerate(zip(tokens, types, strict=True))
         if token_type in (_CONTROL, _USER_DEFINED)
     ]
-    document: dict[str, Any] = {"added_tokens": added}
+    document: Json = {"added_tokens": added}
     if kind == "gpt2":
         document |= _byte_level(fields, vocabulary)
     elif kind == "llama":
@@ -92,13 +91,13 @@ def to_document(fields: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
     return document, bos_token
 
 
-def bos_and_eos(fields: Mapping[str, Any]) -> tuple[Any, Any]:
+def bos_and_eos(fields: Json) -> tuple[Any, Any]:
     """Return the tokens that begin and end a text; llama.cpp's defaults if the file has none."""
     bos, eos = (11, 11) if fields.get("tokenizer.ggml.model") == "gpt2" else (1, 2)
     return fields.get("tokenizer.ggml.bos_token_id", bos), fields.get("tokenizer.ggml.eos_token_id", eos)
 
 
-def to_config(fields: Mapping[str, Any], config: ModelConfig, bos_token: str | None) -> dict[str, Any]:
+def to_config(fields: Json, config: ModelConfig, bos_token: str | None) -> Json:
     """Return the content of tokenizer_config.json; `bos_token` comes from `to_document`."""
     tokens = _list_field(fields, "tokens", str)
     tokenizer_config = {
@@ -113,9 +112,7 @@ def to_config(fields: Mapping[str, Any], config: ModelConfig, bos_token: str | N
     return tokenizer_config | ({"chat_template": template} if isinstance(template, str) else {})
 
 
-def _list_field(
-    fields: Mapping[str, Any], name: str, entry_type: type, count: int | None = None
-) -> list[Any]:
+def _list_field(fields: Json, name: str, entry_type: type, count: int | None = None) -> list[Any]:
     """Return an array of the tokenizer. Raises LLMError if it is missing, has another type, or lacks `count`
     entries."""
     value = fields.get(f"tokenizer.ggml.{name}")
@@ -134,7 +131,7 @@ def _token(tokens: list[str], token_id: Any) -> str:
     return tokens[token_id]
 
 
-def _byte_level(fields: Mapping[str, Any], vocabulary: dict[str, int]) -> dict[str, Any]:
+def _byte_level(fields: Json, vocabulary: dict[str, int]) -> Json:
     """Return the parts of a tokenizer.json for a byte-level BPE."""
     name = fields.get("tokenizer.ggml.pre")
     if name is None:
@@ -152,7 +149,7 @@ def _byte_level(fields: Mapping[str, Any], vocabulary: dict[str, int]) -> dict[s
     }
 
 
-def _sentencepiece(fields: Mapping[str, Any], vocabulary: dict[str, int], types: list[int]) -> dict[str, Any]:
+def _sentencepiece(fields: Json, vocabulary: dict[str, int], types: list[int]) -> Json:
     """Return the parts of a tokenizer.json for a SentencePiece BPE, or for a tokenizer with one token per
     character."""
     merges = _merges(vocabulary, _list_field(fields, "scores", float, len(types)), types)
@@ -175,8 +172,10 @@ def _merges(vocabulary: dict[str, int], scores: list[float], types: list[int]) -
     LLMError for tokens so long that to try all ways to split them would take seconds."""
     size = sum(len(token) ** 2 for token in vocabulary)
     if size > MAX_SPLIT_CHARACTERS:
-        problem = f"its tokens are too long: all ways to split them have {size:,} characters"
-        raise LLMError(f"{problem}; at most {MAX_SPLIT_CHARACTERS:,} are supported")
+        raise LLMError(
+            f"its tokens are too long: all ways to split them have {size:,} characters"
+            f"; at most {MAX_SPLIT_CHARACTERS:,} are supported"
+        )
     by_score = sorted(vocabulary.items(), key=lambda entry: (-scores[entry[1]], entry[1]))
     return [
         (token[:cut], token[cut:])
@@ -187,7 +186,7 @@ def _merges(vocabulary: dict[str, int], scores: list[float], types: list[int]) -
     ]
 
 
-def to_fields(document: dict[str, Any], config: ModelConfig) -> list[tuple[str, Any]]:
+def to_fields(document: Json, config: ModelConfig) -> list[tuple[str, Any]]:
     """Yield (method of gguf's writer, value) of each field. Raises LLMError if llama.cpp cannot run the
     tokenizer."""
     kind, problem = tokenizer_json.classify(document)
@@ -243,7 +242,7 @@ def to_fields(document: dict[str, Any], config: ModelConfig) -> list[tuple[str, 
     ]
 
 
-def _scores(model: dict[str, Any], kind: str, tokens: list[str]) -> tuple[list[float], list[str]]:
+def _scores(model: Json, kind: str, tokens: list[str]) -> tuple[list[float], list[str]]:
     """Return (scores, tokens) for llama.cpp's SentencePiece; the first merge has the highest score."""
     if kind == "char":
         if " " in tokens and SPACE in tokens:

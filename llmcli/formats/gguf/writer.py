@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmcli.config import EMBEDDING, HEAD, POSITIONS, ModelConfig, as_record
+from llmcli.config import EMBEDDING, HEAD, POSITIONS, ModelConfig, Shape, as_record
 from llmcli.errors import LLMError, usage
 from llmcli.formats import atomic_io, training_stages
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.gguf import conventions
 from llmcli.formats.gguf import tokenizer as gguf_tokenizer
-from llmcli.formats.gguf.conventions import ARCHITECTURE_OF
 from llmcli.formats.gguf.reader import import_gguf
 from llmcli.formats.metadata import parse_document
 
@@ -82,8 +81,8 @@ def write(path: Path, checkpoint: Checkpoint, dtype: str, general: Mapping[str, 
 def _architecture(config: ModelConfig) -> str:
     """Return GGUF's name of a model's architecture. Raises LLMError if llama.cpp would not run the model as
     it is."""
-    architecture = ARCHITECTURE_OF.get(config.model_type)
-    if architecture is None:
+    architecture = config.architecture.gguf
+    if not architecture:
         raise LLMError(f"models of type {config.model_type} are not written as GGUF; use `to` hf instead")
     if not config.norm_topk_prob:
         raise LLMError(
@@ -95,21 +94,18 @@ def _architecture(config: ModelConfig) -> str:
         raise LLMError(
             f"llama.cpp does not support models of type {config.model_type} with {config.hidden_act}"
         )
-    if config.layer_types not in (
-        (),
-        conventions.layer_types(_layer_pattern(config), config.num_hidden_layers),
-    ):
+    pattern = conventions.layer_types(_layer_pattern(config), config.num_hidden_layers)
+    if config.layer_types not in ((), pattern):
         raise LLMError(
             "llama.cpp supports layers of types full_attention and sliding_attention only in turns"
         )
+    problem = ""
     if config.rope_scaling and config.rope_scaling.rope_type == "llama3" and architecture != "llama":
-        problem = (
-            f"llama.cpp supports Llama 3's RoPE scaling only in models of type llama, not {config.model_type}"
-        )
-        raise LLMError(f"{problem}; use `to` hf instead")
+        problem = f"Llama 3's RoPE scaling only in models of type llama, not {config.model_type}"
     if config.no_rope_layers != conventions.rope_layers(config.model_type, config.num_hidden_layers):
-        problem = f"llama.cpp supports smollm3 only with each {conventions.ROPE_LAYER_INTERVAL}th layer without RoPE"
-        raise LLMError(f"{problem}; use `to` hf instead")
+        problem = f"smollm3 only with each {conventions.ROPE_LAYER_INTERVAL}th layer without RoPE"
+    if problem:
+        raise LLMError(f"llama.cpp supports {problem}; use `to` hf instead")
     return architecture
 
 
@@ -138,7 +134,9 @@ def _config_fields(config: ModelConfig) -> dict[str, Any]:
         "add_value_length": config.head_dim,
         "add_rope_dimension_count": config.head_dim,
         "add_rope_freq_base": float(config.rope_theta),
-        "add_layer_norm_eps" if config.layer_norm else "add_layer_norm_rms_eps": config.rms_norm_eps,
+        "add_layer_norm_eps"
+        if config.architecture.layer_norm
+        else "add_layer_norm_rms_eps": config.rms_norm_eps,
         **(gemma if config.layer_types else {}),
     }
 
@@ -150,10 +148,10 @@ def _layer_pattern(config: ModelConfig) -> int:
 
 def _tensors(
     checkpoint: Checkpoint, dtype: str
-) -> Iterator[tuple[str, tuple[int, ...], str, Callable[[], NDArray[np.float32]]]]:
+) -> Iterator[tuple[str, Shape, str, Callable[[], NDArray[np.float32]]]]:
     """Yield (GGUF's name, shape, type, function that computes the values) of each tensor."""
     config, shapes = checkpoint.config, checkpoint.config.tensor_shapes()
-    heads = conventions.interleaved_heads(config, ARCHITECTURE_OF[config.model_type])
+    heads = conventions.interleaved_heads(config, config.architecture.gguf)
 
     def joined(names: list[str], is_stack: bool) -> NDArray[np.float32]:
         return (np.stack if is_stack else np.concatenate)([checkpoint.tensors[name] for name in names])
@@ -182,7 +180,7 @@ def _tensors(
         yield conventions.ROPE_FACTORS, (len(divisors),), "F32", partial(np.array, divisors, np.float32)
 
 
-def _tensor_type(dtype: str, shape: tuple[int, ...], name: str) -> str:
+def _tensor_type(dtype: str, shape: Shape, name: str) -> str:
     """Return the GGUF type of a tensor in a file with matrices of `dtype`."""
     type_name = "F32" if len(shape) == 1 or name == POSITIONS else dtype.upper()
     if type_name == "Q4_0" and name in (EMBEDDING, HEAD):

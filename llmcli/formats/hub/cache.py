@@ -1,10 +1,9 @@
 """The cache of the Hugging Face hub on this machine, which other programs share."""
 
 import contextlib
-import json
 from pathlib import Path
 
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+from llmcli.errors import LLMError
 
 
 def cache_directory() -> Path:
@@ -16,44 +15,45 @@ def cache_directory() -> Path:
 def cached(repository: str, revision: str, file: str = "") -> Path | None:
     """Return the directory of a model, or its GGUF file, in the cache; None if it is missing or not
     complete."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+    with contextlib.suppress(OSError, ValueError):
         place = _place(repository)
         reference = place / "refs" / revision
         commit = reference.read_text("utf-8").strip() if reference.is_file() else revision
-        directory = place / "snapshots" / commit
+        return _model_in(place / "snapshots" / commit, file)
+    return None
+
+
+def _model_in(directory: Path, file: str = "") -> Path | None:
+    """Return a directory if its model is complete, or its GGUF file: `file`, or the only one."""
+    from llmcli.formats.hf_directory import weight_files
+
+    if file or not (directory / "config.json").exists():
         ggufs = [directory / file] if file else sorted(directory.glob("*.gguf"))
-        if file or not (directory / "config.json").exists():
-            return ggufs[0] if len(ggufs) == 1 and ggufs[0].is_file() else None
-        names = {WEIGHTS}
-        if (directory / INDEX).is_file():
-            names = set(json.loads((directory / INDEX).read_text("utf-8"))["weight_map"].values())
-        return directory if names and all((directory / name).is_file() for name in names) else None
+        return ggufs[0] if len(ggufs) == 1 and ggufs[0].is_file() else None
+    with contextlib.suppress(LLMError):
+        return directory if all(path.is_file() for path in weight_files(directory)) else None
     return None
 
 
 def models_in_cache() -> list[tuple[str, Path]]:
     """Return the name and the path of each complete model in the cache."""
+    from huggingface_hub import CacheNotFound, scan_cache_dir
+
+    try:
+        repositories = scan_cache_dir(cache_directory()).repos
+    except CacheNotFound:
+        return []
     found = []
-    for place in sorted(cache_directory().glob("models--*--*")):
-        repository = place.name.removeprefix("models--").replace("--", "/", 1)
-        references = [path for path in sorted((place / "refs").rglob("*")) if path.is_file()]
-        revisions = {
-            path.read_text("utf-8").strip(): path.relative_to(place / "refs").as_posix()
-            for path in references
-        }
-        for directory in sorted((place / "snapshots").glob("*")):
-            revision = revisions.get(directory.name, directory.name)
-            files = (
-                [""]
-                if (directory / "config.json").exists()
-                else [path.name for path in directory.glob("*.gguf")]
-            )
-            for file in sorted(files):
-                at = "" if revision == "main" else f"@{revision}"
-                name = "/".join(filter(None, (f"hf:{repository}", file))) + at
-                if path := cached(repository, revision, file):
-                    found.append((name, path))
-    return found
+    for repository in repositories:
+        for snapshot in repository.revisions if repository.repo_type == "model" else ():
+            directory, revision = snapshot.snapshot_path, min(snapshot.refs, default=snapshot.commit_hash)
+            at = "" if "main" in snapshot.refs else f"@{revision}"
+            is_directory = (directory / "config.json").exists()
+            for file in [""] if is_directory else [path.name for path in directory.glob("*.gguf")]:
+                if path := _model_in(directory, file):
+                    name = "/".join(filter(None, (f"hf:{repository.repo_id}", file)))
+                    found.append((name + at, path))
+    return sorted(found)
 
 
 def forget_branch(repository: str) -> None:

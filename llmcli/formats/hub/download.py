@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 from llmcli import units
 from llmcli.data.regular_file import MAX_BYTES, open_regular
 from llmcli.errors import LLMError, prefixed, usage
-from llmcli.formats.hub.cache import INDEX, WEIGHTS, cache_directory, cached
-from llmcli.formats.hub.library import check_endpoint, kinds, one_line, reason, show_progress
+from llmcli.formats.hub.cache import cache_directory, cached
+from llmcli.formats.hub.library import check_endpoint, one_line, reason, show_progress
 from llmcli.formats.open_file import read_text
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class _Download:
         from huggingface_hub import HfApi, constants
 
         from llmcli.data.tokenizers.tokenizer import Tokenizer
-        from llmcli.formats import hf_directory
+        from llmcli.formats.hf_directory import published_config
 
         if constants.HF_HUB_OFFLINE:
             raise LLMError(
@@ -88,7 +88,7 @@ class _Download:
             path = self._get(name, hashes.get(name))
             with prefixed(f"{self._name} is not downloaded"):
                 if name == "config.json":
-                    config = hf_directory.published_config(path)
+                    config = published_config(path)
                 elif name == "tokenizer.json":
                     Tokenizer.from_json(read_text(path), config.vocab_size)
         show_progress(progress)
@@ -122,35 +122,28 @@ class _Download:
 
     def _weights(self, sizes: Mapping[str, int]) -> list[str]:
         """Choose the files with the weights. Raises LLMError."""
-        from llmcli.formats.hf_directory import SHARD
+        from llmcli.formats.hf_directory import INDEX, SHARD, WEIGHTS
 
-        if self._file:
-            if self._file in sizes:
-                return [self._file]
-        elif INDEX in sizes and (shards := [name for name in sizes if SHARD.fullmatch(name)]):
-            return shards
-        elif WEIGHTS in sizes:
-            return [WEIGHTS]
         ggufs = [name for name in sizes if name.endswith(".gguf")]
-        if not self._file and len(ggufs) == 1:
-            return ggufs
+        shards = [name for name in sizes if INDEX in sizes and SHARD.fullmatch(name)]
+        if self._file:
+            weights = [name for name in ggufs if name == self._file]
+        else:
+            weights = shards or [name for name in sizes if name == WEIGHTS] or ggufs
+        if weights and (weights != ggufs or len(ggufs) == 1):
+            return weights
         at = f"@{self._revision}" if self._revision != "main" else ""
         listed = units.some([f"hf:{self._repository}/{name}{at}" for name in ggufs], _MAX_NAMES)
-        if self._file:
-            raise LLMError(f"{self._name}: there is no such file" + (f"; there is {listed}" if ggufs else ""))
-        if ggufs:
-            raise LLMError(f"{self._name} has {len(ggufs)} GGUF files; name one: {listed}")
-        pickles = [name for name in sizes if name.endswith((".bin", ".pth", ".pt"))]
-        what = (
-            f"only {pickles[0]}, a Python pickle, which can run code and is not read"
-            if pickles
-            else "no weights"
-        )
+        if ggufs or self._file:
+            problem = "there is no such file" if self._file else "name one file"
+            raise LLMError(f"{self._name}: {problem}; its GGUF files: {listed or 'none'}")
+        pickled = any(name.endswith((".bin", ".pth", ".pt")) for name in sizes)
+        what = "only Python pickles, which can run code and are not read" if pickled else "no such weights"
         raise LLMError(f"{self._name} has {what}; wanted {WEIGHTS} or a .gguf file")
 
     def _small_files(self, sizes: Mapping[str, int]) -> list[str]:
         """Choose the files beside the weights. Raises LLMError if one is missing or too large."""
-        from llmcli.formats.hf_directory import TEXTS
+        from llmcli.formats.hf_directory import INDEX, TEXTS
 
         for name in ("config.json", "tokenizer.json"):
             if name not in sizes:
@@ -191,15 +184,19 @@ class _Download:
             )
 
     def _explained(self, error: BaseException) -> str:
+        from huggingface_hub import errors
+
         name, place = self._name, f"{self._endpoint}/{self._repository}"
-        if "GatedRepoError" in kinds(error):
-            return (
-                f"{name} is gated: accept its terms at {place}, and set HF_TOKEN to a token of your account"
-            )
-        if "RepositoryNotFoundError" in kinds(error):
-            return f"there is no model {place}; check the name, or set HF_TOKEN if the model is private"
-        if "RevisionNotFoundError" in kinds(error):
-            return f"{name}: there is no revision {self._revision}; leave it out for the newest"
+        match error:
+            case errors.GatedRepoError():
+                return (
+                    f"{name} is gated: "
+                    f"accept its terms at {place}, and set HF_TOKEN to a token of your account"
+                )
+            case errors.RepositoryNotFoundError():
+                return f"there is no model {place}; check the name, or set HF_TOKEN if the model is private"
+            case errors.RevisionNotFoundError():
+                return f"{name}: there is no revision {self._revision}; leave it out for the newest"
         return f"cannot download {name} from {self._endpoint}: {reason(error)}; run the command again"
 
 

@@ -1,4 +1,4 @@
-"""huggingface_hub: its many kinds of errors in one line, its log and its progress bars."""
+"""huggingface_hub: its errors in one line, its log and its progress bars."""
 
 import logging
 import warnings
@@ -30,25 +30,10 @@ def one_line(explain: Callable[[BaseException], str]) -> Iterator[None]:
         raise LLMError(explain(error)) from error
 
 
-def kinds(error: BaseException) -> set[str]:
-    """Return the names of an error's classes: their modules differ between versions of huggingface_hub."""
-    return {kind.__name__ for kind in type(error).__mro__}
-
-
 def reason(error: Any) -> str:
     """Return what the hub says, or else the error, on one line."""
     text = getattr(error, "server_message", None) or str(error) or type(error).__name__
     return brief(" ".join(text.split()), 200)
-
-
-def status(error: Any) -> int:
-    """Return the HTTP status of an error, or of the error that caused it; 0 if there is none."""
-    while error is not None:
-        response = getattr(error, "response", None)
-        if response is not None:  # that of requests is false for an error
-            return int(response.status_code)
-        error = error.__cause__
-    return 0
 
 
 def show_progress(shown: bool) -> None:

@@ -11,7 +11,7 @@ from llmcli import units
 from llmcli.errors import LLMError, usage
 from llmcli.formats import hf_directory
 from llmcli.formats.hub import cache
-from llmcli.formats.hub.library import check_endpoint, kinds, one_line, reason, show_progress, status
+from llmcli.formats.hub.library import check_endpoint, one_line, reason, show_progress
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
@@ -43,6 +43,7 @@ def find_target(name: str, *, private: bool, force: bool) -> Target:
     `private` or, unless `force`, has a model."""
     check_endpoint()
     from huggingface_hub import HfApi, constants, get_token
+    from huggingface_hub.errors import RepositoryNotFoundError
 
     if not (parts := _REPOSITORY.fullmatch(name)):
         raise usage(
@@ -60,18 +61,11 @@ def find_target(name: str, *, private: bool, force: bool) -> Target:
     target = Target(repository, endpoint)
     api = HfApi(endpoint=endpoint)
     with one_line(lambda error: _explained(target, error)):
-        user = api.whoami()
-        owners = [user["name"], *(organization["name"] for organization in user.get("orgs", ()))]
-        owner, _, model = repository.partition("/")
-        if owner.lower() not in map(str.lower, owners):
-            yours = units.some([f"{owner}/{model}" for owner in owners], _MAX_NAMES)
-            raise LLMError(f"{owner} is no account of yours on {endpoint}; names that you can give: {yours}")
+        api.whoami()  # a token that is not accepted is an error before the work
         try:
             info = api.model_info(repository)
-        except Exception as error:
-            if "RepositoryNotFoundError" in kinds(error):
-                return target
-            raise
+        except RepositoryNotFoundError:
+            return target
     target = target.at(info)
     if private and not info.private:
         raise LLMError(
@@ -148,7 +142,10 @@ def _changed(target: Target, again: str) -> str:
 
 def _explained(target: Target, error: BaseException, again: str = "") -> str:
     place = f"{target.endpoint}/{target.repository}"
-    match status(error):
+    # an error of huggingface_hub has the answer of the hub, or was caused by one that has it
+    causes = (error, error.__cause__)
+    answers = [answer for one in causes if (answer := getattr(one, "response", None)) is not None]
+    match answers[0].status_code if answers else 0:
         case 401:
             return (
                 f"{target.endpoint} does not accept the token; set HF_TOKEN to one with write access, from "

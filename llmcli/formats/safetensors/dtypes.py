@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    Array = NDArray[np.float32]
+    Values = NDArray[Any]
+
 BYTES_PER_ELEMENT = {
     "BOOL": 1,
     "U8": 1,
@@ -64,7 +67,7 @@ def numpy_dtype(dtype: str) -> np.dtype[Any]:
     return np.dtype(NUMPY_NAMES[dtype])
 
 
-def encode(array: NDArray[Any], dtype: str) -> NDArray[np.uint8]:
+def encode(array: Values, dtype: str) -> NDArray[np.uint8]:
     """Return an array's bytes in a file; values are rounded to nearest, ties to even."""
     import numpy as np
 

@@ -11,8 +11,9 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from llmcli.config import Shape
 from llmcli.errors import LLMError
 from llmcli.formats import atomic_io
 from llmcli.formats.open_file import open_for_reading
@@ -20,8 +21,7 @@ from llmcli.formats.safetensors import dtypes
 from llmcli.formats.safetensors.header import Header, TensorInfo, read_header
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from llmcli.formats.safetensors.dtypes import Array, Values
 
 BLOCK_BYTES = 1 << 20  # hashed at once
 BLOCK_VALUES = 1 << 18  # converted at once: they stay in the cache of the processor
@@ -29,7 +29,7 @@ BLOCK_VALUES = 1 << 18  # converted at once: they stay in the cache of the proce
 _HASH_FIELD, _ZERO_HASH = '"sha256":"%s"', "0" * 64
 
 
-def read_values(header: Header, tensor: TensorInfo) -> Iterator[NDArray[Any]]:
+def read_values(header: Header, tensor: TensorInfo) -> Iterator[Values]:
     """Yield the elements of any tensor in flat arrays of bounded size; bfloat16 becomes float32. Raises
     LLMError for a type that is not supported, and for a file that changes while it is read."""
     if header.decode:
@@ -44,7 +44,7 @@ def read_values(header: Header, tensor: TensorInfo) -> Iterator[NDArray[Any]]:
         yield block.astype("float32") if tensor.dtype == "BF16" else block
 
 
-def _read_stored(header: Header, tensor: TensorInfo) -> NDArray[Any]:
+def _read_stored(header: Header, tensor: TensorInfo) -> Values:
     """Read a tensor as it is stored. Its file stays open for the next one; a tensor that is read in parts is
     kept."""
     from safetensors import SafetensorError, safe_open
@@ -60,7 +60,7 @@ def _read_stored(header: Header, tensor: TensorInfo) -> NDArray[Any]:
                 # not "mmap": a mapped file that is cut off meanwhile would kill the process
                 file = safe_open(path, framework="np", backend="pread")
             read = header.open_files[path] = lru_cache(maxsize=1)(file.get_tensor)
-        values: NDArray[Any] = (read if tensor.view else read.__wrapped__)(tensor.stored_name)
+        values: Values = (read if tensor.view else read.__wrapped__)(tensor.stored_name)
     except SafetensorError as error:
         if path.stat().st_size < tensor.end:
             raise cut_off_error(path, tensor) from error
@@ -70,7 +70,7 @@ def _read_stored(header: Header, tensor: TensorInfo) -> NDArray[Any]:
     return values
 
 
-def read_tensor(header: Header, tensor: TensorInfo) -> NDArray[Any]:
+def read_tensor(header: Header, tensor: TensorInfo) -> Values:
     """Read a whole tensor, with the elements of `read_values`."""
     import numpy as np
 
@@ -81,7 +81,7 @@ def read_tensor(header: Header, tensor: TensorInfo) -> NDArray[Any]:
     return out
 
 
-def read_into(header: Header, tensor: TensorInfo, out: NDArray[np.float32]) -> None:
+def read_into(header: Header, tensor: TensorInfo, out: Array) -> None:
     """Fill the contiguous array `out` with a tensor."""
     flat, done = out.reshape(-1), 0
     for values in read_values(header, tensor):
@@ -124,7 +124,7 @@ def digest(header: Header, names: Iterable[str] | None = None) -> str:
     return file_hash.hexdigest()
 
 
-def write_tensors(path: str | Path, tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> None:
+def write_tensors(path: str | Path, tensors: Mapping[str, Values], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file of float32 and float64 arrays, as `write` does."""
     stored = {name: ("F64" if a.dtype.name == "float64" else "F32", a.shape) for name, a in tensors.items()}
     write(path, tensors, stored, metadata)
@@ -132,8 +132,8 @@ def write_tensors(path: str | Path, tensors: Mapping[str, NDArray[Any]], metadat
 
 def write(
     path: str | Path,
-    tensors: Mapping[str, NDArray[Any]],
-    stored: Mapping[str, tuple[str, tuple[int, ...]]],
+    tensors: Mapping[str, Values],
+    stored: Mapping[str, tuple[str, Shape]],
     metadata: Mapping[str, str],
 ) -> None:
     """Write a safetensors file of the tensors that `stored` names, listed in its order: name -> (dtype,

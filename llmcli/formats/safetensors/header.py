@@ -17,13 +17,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmcli.config import Shape
 from llmcli.data.text.json_records import unique_keys
 from llmcli.errors import LLMError
+from llmcli.formats.metadata import Json
 from llmcli.formats.open_file import expected_format, open_for_reading
 from llmcli.formats.safetensors.dtypes import BYTES_PER_ELEMENT
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from llmcli.formats.safetensors.dtypes import Values
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the format
 MAX_TENSORS, MAX_METADATA_ENTRIES = 1 << 17, 1 << 12  # several times the most that is published
@@ -32,13 +34,13 @@ _LIMITS = (
     ("[", "lists", 2 * MAX_TENSORS),
     (",", "values", 8 * MAX_TENSORS),
 )
-_OTHER_FORMATS = (  # (first bytes, description)
-    (b"PK\x03\x04", "is a PyTorch pickle or another zip archive"),
-    (b"\x80", "is a Python pickle"),
-    (b"GGUF", "is a GGUF file"),
-    (b"version ", "is a git-lfs pointer: the real file was not downloaded"),
-    (b"<", "is a web page"),
-)
+_OTHER_FORMATS = {  # first bytes -> description
+    b"PK\x03\x04": "is a PyTorch pickle or another zip archive",
+    b"\x80": "is a Python pickle",
+    b"GGUF": "is a GGUF file",
+    b"version ": "is a git-lfs pointer: the real file was not downloaded",
+    b"<": "is a web page",
+}
 _PICKLES = (b"PK\x03\x04", b"\x80")
 _CONVERT_PICKLES = (
     "; pickles can run code and are not read: save the weights as safetensors "
@@ -52,7 +54,7 @@ class TensorInfo:
 
     name: str
     dtype: str
-    shape: tuple[int, ...]
+    shape: Shape
     start: int  # position of its first byte in the file
     end: int  # position after its last byte
     path: Path | None = None  # of the file that holds it, if the model has several
@@ -60,7 +62,7 @@ class TensorInfo:
     offset: float = 0.0  # then this number is added
     stored_name: str = ""  # in the file
     # its elements, from those of the stored tensor
-    view: Callable[[NDArray[Any]], NDArray[Any]] | None = None
+    view: Callable[[Values], Values] | None = None
 
     @property
     def is_raw(self) -> bool:
@@ -81,10 +83,10 @@ class Header:
     file_bytes: int
     data_start: int
     tensors: dict[str, TensorInfo]  # in the order of the file
-    metadata: dict[str, Any]  # texts; of a GGUF file, tokenizer.json is parsed
+    metadata: Json  # texts; of a GGUF file, tokenizer.json is parsed
     form: str = "safetensors file"
     # for formats with their own data types
-    decode: Callable[[TensorInfo], Iterator[NDArray[Any]]] | None = None
+    decode: Callable[[TensorInfo], Iterator[Values]] | None = None
     problem: str = ""  # why this program can show the file but not run its model, if so
     open_files: dict[Path, Any] = field(default_factory=dict, repr=False, compare=False)  # see file.py
 
@@ -134,17 +136,16 @@ def _describe_other_format(start: bytes, file_bytes: int, length: int, expected:
     """Why a file with these first eight bytes is not a safetensors file."""
     if file_bytes == 0:
         return f"is empty; expected {expected}"
-    for signature, description in _OTHER_FORMATS:
-        if start.startswith(signature) and (
-            length > MAX_HEADER_BYTES or (file_bytes < 8 and signature.isascii())
-        ):
-            return f"{description}, not {expected}" + ("" if signature not in _PICKLES else _CONVERT_PICKLES)
-    if file_bytes < 8 or (length <= MAX_HEADER_BYTES and "GGUF" not in expected):
+    for signature, description in _OTHER_FORMATS.items():
+        if start.startswith(signature) and (length > MAX_HEADER_BYTES or file_bytes < 8):
+            advice = _CONVERT_PICKLES if signature in _PICKLES else ""
+            return f"{description}, not {expected}{advice}"
+    if length <= MAX_HEADER_BYTES:
         return f"is cut off: its header needs {length + 8:,} bytes, the file has {file_bytes:,}"
     return f"is not {expected}"
 
 
-def _parse(text: str) -> tuple[dict[str, Any], dict[str, str]]:
+def _parse(text: str) -> tuple[Json, dict[str, str]]:
     """(description of each tensor by name, metadata). Raises ValueError if it is not the JSON of a header, or
     would take much more memory than its size."""
     if _excess(text):  # of what may be inside strings, as in a tokenizer.json
@@ -152,9 +153,7 @@ def _parse(text: str) -> tuple[dict[str, Any], dict[str, str]]:
         if problem := _excess(outside_strings):
             raise ValueError(f"its header has more than {problem}")
     descriptions = json.loads(text, object_pairs_hook=unique_keys)
-    metadata = descriptions.pop("__metadata__", None)
-    if metadata is None:
-        return descriptions, {}
+    metadata = descriptions.pop("__metadata__", None) or {}
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise ValueError("__metadata__ holds something that is not text")
     if len(metadata) > MAX_METADATA_ENTRIES:
@@ -173,11 +172,13 @@ def _tensor_info(name: str, description: Any, data_start: int) -> TensorInfo:
         dtype, shape, (start, end) = description["dtype"], description["shape"], description["data_offsets"]
         name.encode("utf-8")
         are_sizes = all(type(n) is int and 0 <= n < 1 << 63 for n in (*shape, start, end))
+        valid = are_sizes and isinstance(dtype, str) and isinstance(shape, list) and len(shape) <= 64
     except (TypeError, KeyError, ValueError):
-        raise ValueError(f"tensor {name[:100]!r} is not described as dtype, shape, data_offsets") from None
-    if not are_sizes or not isinstance(dtype, str) or not isinstance(shape, list) or len(shape) > 64:
-        raise ValueError(f"tensor {name[:100]!r} has an invalid dtype, shape or offset")
+        valid = False
+    if not valid:
+        raise ValueError(f"tensor {name[:100]!r} is not described as dtype, shape, data_offsets")
     if dtype in BYTES_PER_ELEMENT and math.prod(shape) * BYTES_PER_ELEMENT[dtype] != end - start:
-        found = f"tensor {name[:100]!r} of shape {shape} and type {dtype}"
-        raise ValueError(f"{found} does not fill its {end - start} bytes")
+        raise ValueError(
+            f"tensor {name[:100]!r} of shape {shape} and type {dtype} does not fill its {end - start} bytes"
+        )
     return TensorInfo(name, dtype, tuple(shape), data_start + start, data_start + end, stored_name=name)

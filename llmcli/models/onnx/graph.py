@@ -77,7 +77,11 @@ def decoder_graph(checkpoint: Checkpoint, scheme: str | None) -> Graph:
     graph.input("total", [1], np.int32)
     for table in rotary_inputs(config):
         graph.input(table, ["positions", config.head_dim // 2])
-    eps, is_parallel, norms = config.rms_norm_eps, config.use_parallel_residual, config.norm_names
+    eps, is_parallel, norms = (
+        config.rms_norm_eps,
+        config.use_parallel_residual,
+        config.architecture.norm_names,
+    )
     normed = graph.norm(x, _norm(checkpoint, "model.layers.0.input_layernorm"), eps, "first")
     for i in range(config.num_hidden_layers):
         name, last = f"model.layers.{i}.", i == config.num_hidden_layers - 1
@@ -112,7 +116,7 @@ def _add_attention(
         x, *_linear(checkpoint, scheme, *(f"{name}{which}_proj.weight" for which in "qkv")), name
     )
     projections = [qkv, "", ""]  # the operator takes all three as one input
-    if config.qk_norm:
+    if config.architecture.qk_norm:
         projections = [f"{name}{which}" for which in "qkv"]
         sizes = graph.constant(np.array([H * D, G * D, G * D], np.int64))
         graph.add("Split", [qkv, sizes], projections, axis=-1)
@@ -167,7 +171,7 @@ def _linear(checkpoint: Checkpoint, scheme: str | None, *names: str) -> tuple[We
 
 def _norm(checkpoint: Checkpoint, name: str) -> list[Array]:
     """Read the gain of a norm, and its bias if it is a LayerNorm."""
-    kinds = ("weight", "bias") if checkpoint.config.layer_norm else ("weight",)
+    kinds = ("weight", "bias") if checkpoint.config.architecture.layer_norm else ("weight",)
     return [checkpoint.tensors[f"{name}.{kind}"] for kind in kinds]
 
 

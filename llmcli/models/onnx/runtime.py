@@ -37,7 +37,7 @@ def unsupported(config: ModelConfig) -> str | None:
     """Return the property of a model that onnxruntime's operators do not support, or None."""
     if config.num_experts:
         return "mixture-of-experts layers"
-    if config.joint_qk_norm:
+    if config.architecture.joint_qk_norm:
         return "norms after attention"
     return f"a head size of {config.head_dim} (only multiples of 16)" if config.head_dim % 16 else None
 
@@ -126,7 +126,7 @@ class _Network:
         _share_threads()
         self._embedding = read_weight(checkpoint, scheme, "model.embed_tokens.weight")  # [V, C]
         self._positions = (
-            read_weight(checkpoint, scheme, POSITIONS) if self.config.learned_positions else None
+            read_weight(checkpoint, scheme, POSITIONS) if self.config.architecture.learned_positions else None
         )
         tied = self.config.tie_word_embeddings
         head = self._embedding if tied else read_weight(checkpoint, scheme, "lm_head.weight")

@@ -86,15 +86,15 @@ class Attention(nn.Module):
         self.H = config.num_attention_heads
         self.G = config.num_key_value_heads
         self.D = config.head_dim
-        self.q_proj = Linear(config.hidden_size, self.H * self.D, config.qkv_bias)
-        self.k_proj = Linear(config.hidden_size, self.G * self.D, config.qkv_bias)
-        self.v_proj = Linear(config.hidden_size, self.G * self.D, config.qkv_bias)
-        self.o_proj = Linear(self.H * self.D, config.hidden_size, config.linear_bias)
-        self.qk_norm = config.qk_norm
+        self.q_proj = Linear(config.hidden_size, self.H * self.D, config.architecture.qkv_bias)
+        self.k_proj = Linear(config.hidden_size, self.G * self.D, config.architecture.qkv_bias)
+        self.v_proj = Linear(config.hidden_size, self.G * self.D, config.architecture.qkv_bias)
+        self.o_proj = Linear(self.H * self.D, config.hidden_size, config.architecture.linear_bias)
+        self.qk_norm = config.architecture.qk_norm
         if self.qk_norm:
-            self.q_norm = nn.RMSNorm(self.H * self.D if config.joint_qk_norm else self.D)
-            self.k_norm = nn.RMSNorm(self.G * self.D if config.joint_qk_norm else self.D)
-        self.joint_qk_norm = config.joint_qk_norm
+            self.q_norm = nn.RMSNorm(self.H * self.D if config.architecture.joint_qk_norm else self.D)
+            self.k_norm = nn.RMSNorm(self.G * self.D if config.architecture.joint_qk_norm else self.D)
+        self.joint_qk_norm = config.architecture.joint_qk_norm
         self.eps = config.rms_norm_eps
         self.is_rotary = config.is_rotary(layer)
         self.kind = int(config.is_sliding(layer))
@@ -179,8 +179,8 @@ class MLP(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        inputs, inner, bias = config.hidden_size, config.intermediate_size, config.linear_bias
-        self.gate_proj = Linear(inputs, inner, bias) if config.gated_mlp else None
+        inputs, inner, bias = config.hidden_size, config.intermediate_size, config.architecture.linear_bias
+        self.gate_proj = Linear(inputs, inner, bias) if config.architecture.gated_mlp else None
         self.up_proj = Linear(inputs, inner, bias)
         self.down_proj = Linear(inner, inputs, bias)
         self.activation = config.hidden_act
@@ -200,7 +200,7 @@ class Layer(nn.Module):
 
     def __init__(self, config: ModelConfig, index: int, dropout: Dropout) -> None:
         super().__init__()
-        self.norms = config.norm_names
+        self.norms = config.architecture.norm_names
         self._add_norms(config, self.norms.before_attention)
         self.self_attn = Attention(config, index)
         self._add_norms(config, self.norms.after_attention, self.norms.before_mlp)
@@ -237,7 +237,7 @@ class Layer(nn.Module):
 
 def new_norm(config: ModelConfig) -> Norm:
     C, eps = config.hidden_size, config.rms_norm_eps
-    return nn.LayerNorm(C, eps) if config.layer_norm else nn.RMSNorm(C, eps)
+    return nn.LayerNorm(C, eps) if config.architecture.layer_norm else nn.RMSNorm(C, eps)
 
 
 def normalized(x: Tensor, norm: Norm | None) -> Tensor:
@@ -262,7 +262,7 @@ class Decoder(nn.Module):
         shape = config.vocab_size, config.hidden_size
         self.embed_tokens = nn.Embedding(*shape, _weight=torch.empty(shape))  # not initialized twice
         self.embed_positions: nn.Embedding | None = None
-        if config.learned_positions:
+        if config.architecture.learned_positions:
             shape = config.max_position_embeddings, config.hidden_size
             self.embed_positions = nn.Embedding(*shape, _weight=torch.empty(shape))
         self.layers = nn.ModuleList(

@@ -28,8 +28,8 @@ from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokens.batches import Tokens, TokensWithoutSpans
 from llmcli.data.tokens.tokens import tokenize
 from llmcli.errors import LLMError
-from llmcli.formats.cache_weights import FEATURES, CacheWeights
 from llmcli.formats.checkpoint import Checkpoint
+from llmcli.formats.training_record import FEATURES, CacheWeights
 from llmcli.models.ngram_cache import MAX_GATE, ORDERS, Matches, find_matches, gate_features, token_shares
 from llmcli.models.torch.runtime import score
 from llmcli.models.torch.transformer import LanguageModel

@@ -18,7 +18,6 @@ from llmcli.data.tokenizers.tokenizer import read_tokenizer
 from llmcli.errors import LLMError, usage
 from llmcli.formats import loading
 from llmcli.formats.atomic_io import reject_overwriting
-from llmcli.formats.cache_weights import CacheWeights
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.hub.download import local_path
 from llmcli.training.data.conversations import ConversationInputs, with_chat_format
@@ -70,9 +69,6 @@ def load_inputs(
     overwrite an input, or if reading takes too many of the `seconds` of the time budget."""
     base, like = (path and local_path(path, on_note, progress=sys.stderr.isatty()) for path in (base, like))
     base_model = loading.load(base) if base else None
-    if base_model:
-        # report damaged weights before the run, not at its end
-        CacheWeights.of_record(base_model.record, base)
     like_model = loading.load_any(like).shared if like else None
     reading = reading or ReadOptions()
     progress = ReadingProgress(seconds, on_note)

@@ -7,7 +7,7 @@ They need another model in memory, and may be interrupted or run out of time: th
 import contextlib
 import math
 
-from llmcli.formats.cache_weights import CacheWeights
+from llmcli.formats.training_record import CacheWeights
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.data.plain_text import PlainTextComparison
 from llmcli.training.interruption import CutShortError
@@ -81,7 +81,7 @@ class FinalEvaluator:
                 limit = min(limit, self._clock.elapsed + FINAL_PATIENCE)
             score = held_out.evaluate(best, trained, limit, hurried=hurried, cache=cache)
             if self._start and score:
-                base_cache = CacheWeights.of_record(self._start.record)
+                base_cache = self._start.record.ngram_cache
                 base_score = held_out.evaluate_base(self._start.tensors, scored_by + GRACE, base_cache)
         plain_text = None
         if compared and self._clock.elapsed < end:

@@ -12,8 +12,7 @@ import torch
 
 from llmcli.config import as_record
 from llmcli.evaluation.evaluator import Score
-from llmcli.formats.cache_weights import CacheWeights
-from llmcli.formats.training_record import PlainTextScores, TrainingRecord
+from llmcli.formats.training_record import CacheWeights, PlainTextScores, TrainingRecord
 from llmcli.training.data.position import Position
 from llmcli.training.loop.job import Job
 from llmcli.training.planning.plan import Expected
@@ -114,7 +113,7 @@ def training_record(
         **(score.figures.as_record() if score else {"bits_per_byte": None}),
         **(base.figures.as_record("_before") if base else {}),
         "sharpness": position.best_factor,  # the factor on the logits (best_weights.py); files keep the name
-        **_given("ngram_cache", final.cache and final.cache.as_record()),
+        **_given("ngram_cache", final.cache and final.cache._asdict()),
         **_given("expert_shares", final.expert_shares),
         **_given("not_evaluated", final.problem),
         "held_out_measured": score and _measured(score, final, plan.model.max_position_embeddings),

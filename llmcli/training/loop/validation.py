@@ -32,7 +32,7 @@ from llmcli.evaluation.evaluator import (
     spread_order,
     stride,
 )
-from llmcli.formats.cache_weights import CacheWeights
+from llmcli.formats.training_record import CacheWeights
 from llmcli.models.ngram_cache import NgramText, document_blocks
 from llmcli.models.torch.runtime import score as score_with_torch
 from llmcli.models.torch.transformer import LanguageModel

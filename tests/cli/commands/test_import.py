@@ -10,7 +10,6 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from llmcli.formats import loading
-from llmcli.formats.cache_weights import CacheWeights
 from llmcli.training.data import cache_fit
 
 NAMES = ["Anna", "Ben", "Cleo", "Dora", "Emil", "Fritz", "Gerd", "Hans", "Ida", "Jonas"]
@@ -36,7 +35,7 @@ def test_a_cache_is_fitted_and_lowers_the_loss_of_another_text(directory: Path, 
     Path("new.txt").write_text(repetitive(2), "utf-8")
     result = llm("import", directory, "-o", "cached.safetensors", "--fit-cache", "text.txt")
     assert result.exit_code == 0 and "n-gram cache: fitted on text.txt" in result.stderr
-    assert CacheWeights.of_record(loading.load("cached.safetensors").record)
+    assert loading.load("cached.safetensors").record.ngram_cache
     shown = llm("inspect", "cached.safetensors").stdout
     assert "n-gram cache" in shown and not re.search(r"^  (corpus|steps|best weights|held-out) ", shown, re.M), shown
     assert llm("import", directory, "-o", "plain.safetensors").exit_code == 0

@@ -19,9 +19,8 @@ def replaced(old: bytes, new: bytes) -> Callable[[bytes], bytes]:
     return lambda data: data.replace(old, new, 1)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
+def test_a_damaged_header_is_one_line_of_error(tmp_path: Path) -> None:
+    cases = [
         (lambda data: data[:3], "cut off|not a safetensors"),
         (lambda data: data[:20], "cut off inside its header"),
         (lambda data: data[: len(data) // 3], "cut off"),
@@ -40,14 +39,13 @@ def replaced(old: bytes, new: bytes) -> Callable[[bytes], bytes]:
             "an array in its header has entries of type 9",
         ),
         (replaced(encoded_text("blk.0.ffn_up.weight"), encoded_text("blk.0.ffn_upp.weight")[:-1]), "."),
-    ],
-)
-def test_a_damaged_header_is_one_line_of_error(tmp_path: Path, change: Callable[[bytes], bytes], message: str) -> None:
-    path = tmp_path / "m.gguf"
-    path.write_bytes(change(gguf_bytes()))
-    with pytest.raises(LLMError, match=message) as caught:
-        loading.load(path)
-    assert "\n" not in str(caught.value)
+    ]
+    for change, message in cases:
+        path = tmp_path / "m.gguf"
+        path.write_bytes(change(gguf_bytes()))
+        with pytest.raises(LLMError, match=message) as caught:
+            loading.load(path)
+        assert "\n" not in str(caught.value), (change, message)
 
 
 WHOLE = gguf_bytes()
@@ -68,13 +66,15 @@ def test_any_damage_gives_a_model_or_an_error_of_one_line(tmp_path_factory, plac
         assert "\n" not in str(error)
 
 
-@pytest.mark.parametrize(("kind", "name"), [(20, "IQ4_NL"), (39, "MXFP4"), (99, "number 99")])
-def test_the_error_names_an_unsupported_tensor_type(tmp_path: Path, kind: int, name: str) -> None:
-    path = tmp_path / "m.gguf"
-    row = b"x" * (17 if kind == 39 else 18)
-    path.write_bytes(gguf_bytes(FIELDS, {"blk.0.ffn_up.weight": (kind, (1, 32), row)}))
-    with pytest.raises(LLMError, match=rf"m.gguf: tensor blk.0.ffn_up.weight is of type {name}, .*; F32, F16, .* are$"):
-        loading.load(path)
+def test_the_error_names_an_unsupported_tensor_type(tmp_path: Path) -> None:
+    for kind, name in [(20, "IQ4_NL"), (39, "MXFP4"), (99, "number 99")]:
+        path = tmp_path / "m.gguf"
+        row = b"x" * (17 if kind == 39 else 18)
+        path.write_bytes(gguf_bytes(FIELDS, {"blk.0.ffn_up.weight": (kind, (1, 32), row)}))
+        with pytest.raises(
+            LLMError, match=rf"m.gguf: tensor blk.0.ffn_up.weight is of type {name}, .*; F32, F16, .* are$"
+        ):
+            loading.load(path)
 
 
 def test_all_tensor_types_of_the_gguf_package_are_known() -> None:
@@ -90,10 +90,8 @@ def test_all_tensor_types_of_the_gguf_package_are_known() -> None:
     assert theirs.items() <= sizes.items()
 
 
-@pytest.mark.parametrize(
-    ("data", "message"), [(b"", "is empty; expected a GGUF file"), (b"no model at all", "is not a GGUF file")]
-)
-def test_another_file_named_gguf_is_an_error(tmp_path: Path, data: bytes, message: str) -> None:
-    (tmp_path / "m.gguf").write_bytes(data)
-    with pytest.raises(LLMError, match=message):
-        loading.load(tmp_path / "m.gguf")
+def test_another_file_named_gguf_is_an_error(tmp_path: Path) -> None:
+    for data, message in [(b"", "is empty; expected a GGUF file"), (b"no model at all", "is not a GGUF file")]:
+        (tmp_path / "m.gguf").write_bytes(data)
+        with pytest.raises(LLMError, match=message):
+            loading.load(tmp_path / "m.gguf")

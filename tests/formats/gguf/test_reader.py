@@ -12,6 +12,7 @@ from llmcli.config import ModelConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.formats import headers, loading
 from llmcli.formats.gguf import reader
+from llmcli.formats.gguf.conventions import ARCHITECTURES
 from llmcli.formats.loading import open_tokenizer
 from tests.formats.gguf_by_hand import CONFIG, FIELDS, MODEL, TENSOR_NAMES, TOKENS, gguf_bytes
 
@@ -139,7 +140,7 @@ def test_inspect_shows_a_file_of_any_architecture_and_tensor_type(tmp_path: Path
     assert answer.exit_code == 0, answer.stderr
     result = json.loads(answer.stdout)
     assert {t["name"]: (t["dtype"], t["shape"], t["bytes"]) for t in result["tensors"]} == truth
-    supported = "llama, qwen2, qwen3, qwen3moe, smollm3, olmo2, gemma3, gpt2, granite, phi3"
+    supported = ", ".join(ARCHITECTURES)
     assert result["problem"] == f"it is of architecture 'falcon'; supported: {supported}"
     assert result["config"] == {
         "model_type": "falcon", "num_hidden_layers": 2, "max_position_embeddings": 40, "hidden_size": 32,

@@ -49,18 +49,20 @@ def test_a_server_without_the_gguf_package_refuses_what_it_cannot_read(
         Models([Path("m.gguf")])
 
 
-@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16", "q8_0", "q4_0"])
-def test_a_written_model_is_read_back(tmp_path: Path, dtype: str) -> None:
-    tokenizer = Tokenizer.train_bpe(["the cat sat on the mat " * 50], 280)
-    model = model_with(tokenizer)
-    gguf_writer.write(tmp_path / "m.gguf", model, dtype, {"name": "x"})
-    result = loading.load(tmp_path / "m.gguf")
-    assert result.config == model.config
-    assert open_tokenizer(result).encode("the cat's hat 12 りんご") == tokenizer.encode("the cat's hat 12 りんご")
-    off = {"f32": 0.0, "f16": 1e-3, "bf16": 8e-3, "q8_0": 8e-3, "q4_0": 0.13}[dtype]
-    for name in model.config.tensor_shapes():
-        expected = model.tensors[name]
-        assert np.abs(result.tensors[name] - expected).max() <= off * np.abs(expected).max()
+def test_a_written_model_is_read_back(tmp_path: Path) -> None:
+    for dtype in ["f32", "f16", "bf16", "q8_0", "q4_0"]:
+        tokenizer = Tokenizer.train_bpe(["the cat sat on the mat " * 50], 280)
+        model = model_with(tokenizer)
+        gguf_writer.write(tmp_path / "m.gguf", model, dtype, {"name": "x"})
+        result = loading.load(tmp_path / "m.gguf")
+        assert result.config == model.config, dtype
+        assert open_tokenizer(result).encode("the cat's hat 12 りんご") == tokenizer.encode(
+            "the cat's hat 12 りんご"
+        ), dtype
+        off = {"f32": 0.0, "f16": 1e-3, "bf16": 8e-3, "q8_0": 8e-3, "q4_0": 0.13}[dtype]
+        for name in model.config.tensor_shapes():
+            expected = model.tensors[name]
+            assert np.abs(result.tensors[name] - expected).max() <= off * np.abs(expected).max()
 
 
 def test_a_tokenizer_of_characters_is_written_as_sentencepiece(tmp_path: Path) -> None:
@@ -84,14 +86,17 @@ LLAMA_3 = [
 ]
 
 
-@pytest.mark.parametrize(("theta", "scaling"), LLAMA_3)
-def test_rope_scaling_round_trips(tmp_path: Path, theta: float, scaling: RopeScaling) -> None:
-    tokenizer = Tokenizer.train_bpe(["the cat sat on the mat " * 50], 280)
-    model = model_with(tokenizer, rope_theta=theta, model_type="llama", rope_scaling=scaling)
-    gguf_writer.write(tmp_path / "m.gguf", model, "f32", {})
-    assert loading.load(tmp_path / "m.gguf").config == model.config
-    keys = set(gguf.GGUFReader(tmp_path / "m.gguf").fields)
-    assert scaling.rope_type == "linear" or "llama.rope.scaling.type" not in keys  # llama.cpp would scale twice
+def test_rope_scaling_round_trips(tmp_path: Path) -> None:
+    for theta, scaling in LLAMA_3:
+        tokenizer = Tokenizer.train_bpe(["the cat sat on the mat " * 50], 280)
+        model = model_with(tokenizer, rope_theta=theta, model_type="llama", rope_scaling=scaling)
+        gguf_writer.write(tmp_path / "m.gguf", model, "f32", {})
+        assert loading.load(tmp_path / "m.gguf").config == model.config, (theta, scaling)
+        keys = set(gguf.GGUFReader(tmp_path / "m.gguf").fields)
+        assert scaling.rope_type == "linear" or "llama.rope.scaling.type" not in keys, (
+            theta,
+            scaling,
+        )  # llama.cpp would scale twice
 
 
 def test_rope_scaling_that_llama_cpp_does_not_support_is_an_error(tmp_path: Path) -> None:

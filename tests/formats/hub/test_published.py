@@ -43,27 +43,27 @@ def opens(llm: Llm, name: str, *, chats: bool) -> str:
     return str(generated.stdout)
 
 
-@pytest.mark.parametrize("kind", MODELS)
-def test_a_model_of_transformers(hub: SimpleNamespace, llm: Llm, tmp_path: Path, kind: str) -> None:
-    pytest.importorskip("transformers")
-    import torch
+def test_a_model_of_transformers(hub: SimpleNamespace, llm: Llm, tmp_path: Path) -> None:
+    for kind in MODELS:
+        pytest.importorskip("transformers")
+        import torch
 
-    from tests.ecosystem.conftest import SHAPE, made_by_transformers
-    from tests.ecosystem.test_sentencepiece import gemma_of_transformers
+        from tests.ecosystem.conftest import SHAPE, made_by_transformers
+        from tests.ecosystem.test_sentencepiece import gemma_of_transformers
 
-    if kind == "gemma3":  # with the tokenizer of transformers, too
-        reference = gemma_of_transformers(tmp_path / kind)
-    else:
-        reference = made_by_transformers(kind, SHAPE | MODELS[kind], tmp_path / kind)
-    files = {path.name: path.read_bytes() for path in reference.directory.iterdir()}
-    hub.hub.repositories[f"owner/{kind}"] = Repository(files)
-    text = opens(llm, f"hf:owner/{kind}", chats=False)
-    import tokenizers
+        if kind == "gemma3":  # with the tokenizer of transformers, too
+            reference = gemma_of_transformers(tmp_path / kind)
+        else:
+            reference = made_by_transformers(kind, SHAPE | MODELS[kind], tmp_path / kind)
+        files = {path.name: path.read_bytes() for path in reference.directory.iterdir()}
+        hub.hub.repositories[f"owner/{kind}"] = Repository(files)
+        text = opens(llm, f"hf:owner/{kind}", chats=False)
+        import tokenizers
 
-    tokenizer = tokenizers.Tokenizer.from_file(str(reference.directory / "tokenizer.json"))
-    ids = tokenizer.encode(PROMPT).ids
-    output = reference.model.generate(torch.tensor([ids]), max_new_tokens=12, do_sample=False)[0, len(ids) :]
-    assert tokenizer.decode(output.tolist()).strip() == text.strip()
+        tokenizer = tokenizers.Tokenizer.from_file(str(reference.directory / "tokenizer.json"))
+        ids = tokenizer.encode(PROMPT).ids
+        output = reference.model.generate(torch.tensor([ids]), max_new_tokens=12, do_sample=False)[0, len(ids) :]
+        assert tokenizer.decode(output.tolist()).strip() == text.strip(), kind
 
 
 def test_smollm2(hub: SimpleNamespace, llm: Llm) -> None:

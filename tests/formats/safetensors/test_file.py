@@ -5,7 +5,6 @@ import stat
 import struct
 import weakref
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,18 +18,22 @@ from llmcli.formats.safetensors.header import read_header
 from tests.reliability.malformed import ONE, put, tensor
 
 
-@pytest.mark.parametrize(
-    ("dtype", "code", "values"),
-    [
+def test_values_of_every_readable_type() -> None:
+    cases = [
         ("BOOL", "?", [True, False]), ("U8", "B", [0, 255]), ("I8", "b", [-128, 127]), ("U16", "H", [1, 65535]),
         ("I16", "h", [-2, 32767]), ("U32", "I", [1, 2**32 - 1]), ("I32", "i", [-(2**31), 5]), ("F32", "f", [0.5, -3]),
         ("U64", "Q", [1, 2**64 - 1]), ("I64", "q", [-(2**63), 7]), ("F64", "d", [math.pi, -1e300]),
-    ],
-)  # fmt: skip
-def test_values_of_every_readable_type(dtype: str, code: str, values: list[Any]) -> None:
-    data = struct.pack(f"<2{code}", *values)
-    header = read_header(put({"a": tensor("U8", [3], 0, 3), "b": tensor(dtype, [2], 3, 3 + len(data))}, b"abc" + data))
-    assert [v for piece in read_values(header, header.tensors["b"]) for v in piece.tolist()] == values
+    ]  # fmt: skip
+    for dtype, code, values in cases:
+        data = struct.pack(f"<2{code}", *values)
+        header = read_header(
+            put({"a": tensor("U8", [3], 0, 3), "b": tensor(dtype, [2], 3, 3 + len(data))}, b"abc" + data)
+        )
+        assert [v for piece in read_values(header, header.tensors["b"]) for v in piece.tolist()] == values, (
+            dtype,
+            code,
+            values,
+        )
 
 
 def test_a_tensor_without_elements_is_read() -> None:
@@ -53,36 +56,36 @@ def test_a_file_with_a_type_that_the_library_lacks_is_one_line_of_error() -> Non
 SHAPES = {"": (2, 3), "scalar": (), "empty": (0, 3), "one": (1,), "é 🍎": (5,)}
 
 
-@pytest.mark.parametrize("dtype", NUMPY_NAMES)
-def test_the_library_reads_what_is_written_and_what_it_writes_is_read(dtype: str) -> None:
-    stored_dtype = numpy_dtype(dtype)
-    tensors = {name: np.arange(math.prod(shape)).reshape(shape).astype(stored_dtype) for name, shape in SHAPES.items()}
-    write("ours", tensors, {name: (dtype, shape) for name, shape in SHAPES.items()}, {"k": "v é"})
-    safetensors.numpy.save_file(tensors, "theirs", {"k": "v é"})
-    assert list(read_header("ours").tensors) == list(SHAPES)
-    for path in ("ours", "theirs"):
-        header, found = read_header(path), safetensors.numpy.load_file(path)
-        assert header.metadata["k"] == "v é" and found.keys() == header.tensors.keys() == SHAPES.keys()
-        for name, array in tensors.items():
-            result = read_tensor(header, header.tensors[name])
-            assert found[name].dtype == stored_dtype and found[name].tobytes() == array.tobytes()
-            assert result.dtype == (np.float32 if dtype == "BF16" else stored_dtype) and result.shape == array.shape
-            assert np.array_equal(result, array.astype(result.dtype))
+def test_the_library_reads_what_is_written_and_what_it_writes_is_read() -> None:
+    for dtype in NUMPY_NAMES:
+        stored_dtype = numpy_dtype(dtype)
+        tensors = {
+            name: np.arange(math.prod(shape)).reshape(shape).astype(stored_dtype) for name, shape in SHAPES.items()
+        }
+        write("ours", tensors, {name: (dtype, shape) for name, shape in SHAPES.items()}, {"k": "v é"})
+        safetensors.numpy.save_file(tensors, "theirs", {"k": "v é"})
+        assert list(read_header("ours").tensors) == list(SHAPES), dtype
+        for path in ("ours", "theirs"):
+            header, found = read_header(path), safetensors.numpy.load_file(path)
+            assert header.metadata["k"] == "v é" and found.keys() == header.tensors.keys() == SHAPES.keys()
+            for name, array in tensors.items():
+                result = read_tensor(header, header.tensors[name])
+                assert found[name].dtype == stored_dtype and found[name].tobytes() == array.tobytes()
+                assert result.dtype == (np.float32 if dtype == "BF16" else stored_dtype) and result.shape == array.shape
+                assert np.array_equal(result, array.astype(result.dtype))
 
 
-@pytest.mark.parametrize(
-    ("dtype", "value", "bits"),
-    [
+def test_values_are_rounded_to_nearest() -> None:
+    cases = [
         ("BF16", 1 + 2**-8, 0x3F80), ("BF16", 1 + 3 * 2**-8, 0x3F82),  # ties: to even
         ("BF16", 1 + 2**-8 + 2**-20, 0x3F81), ("BF16", 3.4e38, 0x7F80),
         ("F16", 1 + 2**-11, 0x3C00), ("F16", 1e6, 0x7C00), ("F16", -1e-9, 0x8000),
-    ],
-)  # fmt: skip
-def test_values_are_rounded_to_nearest(dtype: str, value: float, bits: int) -> None:
-    write("m", {"a": np.array([value, math.nan], np.float32)}, {"a": (dtype, (2,))}, {})
-    header = read_header("m")
-    assert struct.unpack("<H", Path("m").read_bytes()[-4:-2]) == (bits,)
-    assert math.isnan(read_tensor(header, header.tensors["a"])[1])
+    ]  # fmt: skip
+    for dtype, value, bits in cases:
+        write("m", {"a": np.array([value, math.nan], np.float32)}, {"a": (dtype, (2,))}, {})
+        header = read_header("m")
+        assert struct.unpack("<H", Path("m").read_bytes()[-4:-2]) == (bits,), (dtype, value, bits)
+        assert math.isnan(read_tensor(header, header.tensors["a"])[1]), (dtype, value, bits)
 
 
 def test_one_computed_tensor_at_a_time_is_in_memory() -> None:

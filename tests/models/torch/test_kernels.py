@@ -56,14 +56,14 @@ def test_normalize_rotate_orders_memory_by_heads_for_attention() -> None:
     assert kernels.normalize_rotate(x, gain, ones, zeros, EPS).permute(2, 0, 1, 3).is_contiguous()
 
 
-@pytest.mark.parametrize("T", [1, 5, kernels.QUERY_BLOCK, kernels.QUERY_BLOCK + 1, 2 * kernels.QUERY_BLOCK + 3])
-@pytest.mark.parametrize("window", [1, 7, kernels.QUERY_BLOCK + 9, 1000])
-def test_attention_and_its_gradients(T: int, window: int) -> None:
-    q, k, v = (random(2, T, 3, 8, seed=seed) for seed in (1, 2, 3))
-    distance = torch.arange(T)[:, None] - torch.arange(T)
-    mask = (distance >= 0) & (distance < window)
-    expected = F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v)), mask, scale=1.0)
-    assert_same(kernels.attention(q, k, v, window), expected.transpose(1, 2), [q, k, v])
+def test_attention_and_its_gradients() -> None:
+    for T in [1, 5, kernels.QUERY_BLOCK, kernels.QUERY_BLOCK + 1, 2 * kernels.QUERY_BLOCK + 3]:
+        for window in [1, 7, kernels.QUERY_BLOCK + 9, 1000]:
+            q, k, v = (random(2, T, 3, 8, seed=seed) for seed in (1, 2, 3))
+            distance = torch.arange(T)[:, None] - torch.arange(T)
+            mask = (distance >= 0) & (distance < window)
+            expected = F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v)), mask, scale=1.0)
+            assert_same(kernels.attention(q, k, v, window), expected.transpose(1, 2), [q, k, v])
 
 
 def test_regroup_and_its_gradients() -> None:
@@ -73,29 +73,33 @@ def test_regroup_and_its_gradients() -> None:
     assert_same(kernels.regroup(y, order, order.argsort(), 1), y[order], [y])
 
 
-@pytest.mark.parametrize("ends", [[2, 2, 7], [0, 0, 7], [7, 7, 7]])
-def test_grouped_linear_multiplies_each_group_by_its_matrix(ends: list[int]) -> None:
-    x, weights = random(7, 4), random(3, 5, 4, seed=1)
-    group = torch.searchsorted(torch.tensor(ends), torch.arange(7), right=True)
-    assert_same(kernels.grouped_linear(x, weights, ends), torch.einsum("ni,noi->no", x, weights[group]), [x, weights])
+def test_grouped_linear_multiplies_each_group_by_its_matrix() -> None:
+    for ends in [[2, 2, 7], [0, 0, 7], [7, 7, 7]]:
+        x, weights = random(7, 4), random(3, 5, 4, seed=1)
+        group = torch.searchsorted(torch.tensor(ends), torch.arange(7), right=True)
+        assert_same(
+            kernels.grouped_linear(x, weights, ends), torch.einsum("ni,noi->no", x, weights[group]), [x, weights]
+        )
 
 
-@pytest.mark.parametrize("recompute", [False, True])
-def test_stacked_linear_and_its_gradients(recompute: bool) -> None:
-    x, gain, bias = random(2, 5, 8), random(8, seed=1), random(7, seed=2)
-    weights = [random(3, 8, seed=3), random(4, 8, seed=4)]
-    expected = F.linear(x * gain, torch.cat(weights), bias)
-    assert_same(
-        kernels.stacked_linear(x, gain, bias, weights, recompute=recompute), expected, [x, gain, bias, *weights]
-    )
-    plain = kernels.stacked_linear(x, None, None, weights[:1], recompute=recompute)
-    assert_same(plain, F.linear(x, weights[0]), [x, weights[0]])
+def test_stacked_linear_and_its_gradients() -> None:
+    for recompute in [False, True]:
+        x, gain, bias = random(2, 5, 8), random(8, seed=1), random(7, seed=2)
+        weights = [random(3, 8, seed=3), random(4, 8, seed=4)]
+        expected = F.linear(x * gain, torch.cat(weights), bias)
+        assert_same(
+            kernels.stacked_linear(x, gain, bias, weights, recompute=recompute), expected, [x, gain, bias, *weights]
+        )
+        plain = kernels.stacked_linear(x, None, None, weights[:1], recompute=recompute)
+        assert_same(plain, F.linear(x, weights[0]), [x, weights[0]])
 
 
-@pytest.mark.parametrize("recompute", [False, True])
-def test_stacked_linear_of_frozen_weights(recompute: bool) -> None:
-    x, gain, weight = random(5, 8), random(8, seed=1).detach(), random(3, 8, seed=2).detach()
-    assert_same(kernels.stacked_linear(x, gain, None, [weight], recompute=recompute), F.linear(x * gain, weight), [x])
+def test_stacked_linear_of_frozen_weights() -> None:
+    for recompute in [False, True]:
+        x, gain, weight = random(5, 8), random(8, seed=1).detach(), random(3, 8, seed=2).detach()
+        assert_same(
+            kernels.stacked_linear(x, gain, None, [weight], recompute=recompute), F.linear(x * gain, weight), [x]
+        )
 
 
 @pytest.mark.parametrize("recompute", [False, True])
@@ -149,13 +153,13 @@ def test_swiglu_on_mps_gives_torch_no_views(monkeypatch: pytest.MonkeyPatch) -> 
     assert len(given) == 3 and all(x.is_contiguous() for x in given)
 
 
-@pytest.mark.parametrize("rows", [1, 7, LOSS_ROWS, LOSS_ROWS + 1, 2 * LOSS_ROWS + 3])
-def test_cross_entropy_and_its_gradients(rows: int) -> None:
-    x, head = random(rows, 6), random(11, 6, seed=1)
-    targets = torch.arange(rows) % 11
-    found = 3.0 * kernels.cross_entropy(x, head, targets)
-    expected = 3.0 * F.cross_entropy(x @ head.mT, targets)
-    assert_same(found, expected, [x, head])
+def test_cross_entropy_and_its_gradients() -> None:
+    for rows in [1, 7, LOSS_ROWS, LOSS_ROWS + 1, 2 * LOSS_ROWS + 3]:
+        x, head = random(rows, 6), random(11, 6, seed=1)
+        targets = torch.arange(rows) % 11
+        found = 3.0 * kernels.cross_entropy(x, head, targets)
+        expected = 3.0 * F.cross_entropy(x @ head.mT, targets)
+        assert_same(found, expected, [x, head])
 
 
 def test_cross_entropy_of_an_impossible_target_is_finite() -> None:
@@ -184,16 +188,16 @@ def test_cross_entropy_in_bfloat16_is_close_to_float64() -> None:
         assert (found_grad.double() - grad).norm() < 0.02 * grad.norm()
 
 
-@pytest.mark.parametrize("rows", [7, 600])  # one block, and more
-def test_divergence_and_its_gradients(rows: int) -> None:
-    x, head = random(rows, 6), random(11, 6, seed=1)
-    base_x, base_head = random(rows, 6, seed=2).detach(), random(11, 6, seed=3).detach()
-    base_logs = torch.log_softmax(base_x @ base_head.mT, -1)
-    for inputs in ([x, head], [x]):  # the second time the head is frozen
-        head.requires_grad_(len(inputs) == 2)
-        logs = torch.log_softmax(x @ head.mT, -1)
-        expected = 3.0 * F.kl_div(logs, base_logs, log_target=True, reduction="batchmean")
-        assert_same(3.0 * kernels.divergence(x, head, base_x, base_head), expected, inputs)
+def test_divergence_and_its_gradients() -> None:
+    for rows in [7, 600]:
+        x, head = random(rows, 6), random(11, 6, seed=1)
+        base_x, base_head = random(rows, 6, seed=2).detach(), random(11, 6, seed=3).detach()
+        base_logs = torch.log_softmax(base_x @ base_head.mT, -1)
+        for inputs in ([x, head], [x]):  # the second time the head is frozen
+            head.requires_grad_(len(inputs) == 2)
+            logs = torch.log_softmax(x @ head.mT, -1)
+            expected = 3.0 * F.kl_div(logs, base_logs, log_target=True, reduction="batchmean")
+            assert_same(3.0 * kernels.divergence(x, head, base_x, base_head), expected, inputs)
 
 
 def test_attention_in_bfloat16_is_close_to_float64() -> None:

@@ -1,7 +1,6 @@
 """Trainable rows of appended tokens: the same model as with the rows in its matrices, and nothing else is trained."""
 
 import numpy as np
-import pytest
 import torch
 
 from llmcli.models.torch.transformer import LanguageModel
@@ -22,31 +21,31 @@ def models(shape: str) -> tuple[LanguageModel, LanguageModel]:
     return model, plain
 
 
-@pytest.mark.parametrize("shape", ["tied", "untied"])
-def test_the_logits_and_weights_are_those_of_the_model(shape: str) -> None:
-    model, plain = models(shape)
-    ids = torch.tensor([[1, FIRST, 5, FIRST + 1, 299, 2]])
-    with torch.no_grad():
-        assert torch.allclose(model(ids), plain(ids), atol=1e-5)
-    for name, array in plain.to_arrays().items():
-        assert np.array_equal(model.to_arrays()[name], array), name
+def test_the_logits_and_weights_are_those_of_the_model() -> None:
+    for shape in ["tied", "untied"]:
+        model, plain = models(shape)
+        ids = torch.tensor([[1, FIRST, 5, FIRST + 1, 299, 2]])
+        with torch.no_grad():
+            assert torch.allclose(model(ids), plain(ids), atol=1e-5)
+        for name, array in plain.to_arrays().items():
+            assert np.array_equal(model.to_arrays()[name], array), name
 
 
-@pytest.mark.parametrize("shape", ["tied", "untied"])
-def test_gradients_are_those_of_these_rows_in_the_whole_matrices(shape: str) -> None:
-    model, plain = models(shape)
-    ids = torch.tensor([[1, FIRST, 5, FIRST + 1, 299, 2, FIRST]])
-    for each in (model, plain):
-        each.loss(ids).backward()
-    rows = slice(FIRST, FIRST + COUNT)
-    assert model.token_rows is not None
-    embedding = plain.model.embed_tokens.weight.grad
-    assert embedding is not None and model.token_rows.embedding.grad is not None
-    assert torch.allclose(model.token_rows.embedding.grad, embedding[rows], atol=1e-6)
-    if model.token_rows.head is not None:
-        assert model.token_rows.head.grad is not None and plain.lm_head.weight.grad is not None
-        assert torch.allclose(model.token_rows.head.grad, plain.lm_head.weight.grad[rows], atol=1e-6)
-    assert model.model.embed_tokens.weight.grad is None
+def test_gradients_are_those_of_these_rows_in_the_whole_matrices() -> None:
+    for shape in ["tied", "untied"]:
+        model, plain = models(shape)
+        ids = torch.tensor([[1, FIRST, 5, FIRST + 1, 299, 2, FIRST]])
+        for each in (model, plain):
+            each.loss(ids).backward()
+        rows = slice(FIRST, FIRST + COUNT)
+        assert model.token_rows is not None, shape
+        embedding = plain.model.embed_tokens.weight.grad
+        assert embedding is not None and model.token_rows.embedding.grad is not None, shape
+        assert torch.allclose(model.token_rows.embedding.grad, embedding[rows], atol=1e-6), shape
+        if model.token_rows.head is not None:
+            assert model.token_rows.head.grad is not None and plain.lm_head.weight.grad is not None
+            assert torch.allclose(model.token_rows.head.grad, plain.lm_head.weight.grad[rows], atol=1e-6)
+        assert model.model.embed_tokens.weight.grad is None, shape
 
 
 def test_only_these_rows_and_the_adapters_are_trained_and_stored() -> None:

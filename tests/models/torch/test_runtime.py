@@ -20,16 +20,16 @@ from tests.conftest import random_checkpoint
 from tests.models.decoders import SHAPES
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-def test_prefill_step_and_rewind_are_those_of_the_numpy_runtime(shape: str) -> None:
-    checkpoint = random_checkpoint(SHAPES[shape])
-    reference, tested = NumpyRuntime(checkpoint), TorchRuntime(checkpoint, "cpu")
-    for runtime in (reference, tested):
-        runtime.prefill([5, 6, 7, 8])
-        runtime.rewind(2)
-        runtime.step(9)
-    assert np.abs(reference.prefill([1, 2, 3]) - tested.prefill([1, 2, 3])).max() < 1e-4
-    assert reference.length == tested.length == 6
+def test_prefill_step_and_rewind_are_those_of_the_numpy_runtime() -> None:
+    for shape in SHAPES:
+        checkpoint = random_checkpoint(SHAPES[shape])
+        reference, tested = NumpyRuntime(checkpoint), TorchRuntime(checkpoint, "cpu")
+        for runtime in (reference, tested):
+            runtime.prefill([5, 6, 7, 8])
+            runtime.rewind(2)
+            runtime.step(9)
+        assert np.abs(reference.prefill([1, 2, 3]) - tested.prefill([1, 2, 3])).max() < 1e-4, shape
+        assert reference.length == tested.length == 6, shape
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -65,19 +65,19 @@ def test_a_prompt_of_any_length_takes_the_logits_of_one_token(monkeypatch: pytes
     assert rows == [1, 2]
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-def test_the_matrices_are_folded_once_and_held_once(shape: str) -> None:
+def test_the_matrices_are_folded_once_and_held_once() -> None:
     """In the layers as the unfolded model does it, to the bit; the head's gain is applied to the hidden states."""
-    checkpoint = random_checkpoint(SHAPES[shape])
-    model = LanguageModel(checkpoint.config).eval()
-    model.load_arrays(checkpoint.tensors)
-    ids = torch.tensor([[5, 6, 7, 8]])
-    with torch.inference_mode():
-        hidden, logits = model.hidden_states(ids), model(ids)
-        model.fold_gains()
-        assert torch.equal(model.hidden_states(ids), hidden)
-        assert torch.allclose(model.logits(hidden), logits, atol=1e-5)
-    assert sum(tensor.nbytes for tensor in tensors_of(model)) <= 4 * checkpoint.config.parameters
+    for shape in SHAPES:
+        checkpoint = random_checkpoint(SHAPES[shape])
+        model = LanguageModel(checkpoint.config).eval()
+        model.load_arrays(checkpoint.tensors)
+        ids = torch.tensor([[5, 6, 7, 8]])
+        with torch.inference_mode():
+            hidden, logits = model.hidden_states(ids), model(ids)
+            model.fold_gains()
+            assert torch.equal(model.hidden_states(ids), hidden)
+            assert torch.allclose(model.logits(hidden), logits, atol=1e-5)
+        assert sum(tensor.nbytes for tensor in tensors_of(model)) <= 4 * checkpoint.config.parameters, shape
 
 
 def tensors_of(model: LanguageModel) -> Iterator[torch.Tensor]:

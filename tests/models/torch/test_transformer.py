@@ -18,27 +18,29 @@ from tests.conftest import random_checkpoint
 from tests.models.decoders import SHAPES, logits_by_definition, torch_model
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-def test_logits_are_those_of_the_definition(shape: str) -> None:
-    model, weights = torch_model(SHAPES[shape])
-    ids = torch.randint(300, (1, 9), generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        found = model(ids)[0]
-    assert torch.allclose(found.double(), logits_by_definition(weights, SHAPES[shape], ids[0].tolist()), atol=1e-4)
+def test_logits_are_those_of_the_definition() -> None:
+    for shape in SHAPES:
+        model, weights = torch_model(SHAPES[shape])
+        ids = torch.randint(300, (1, 9), generator=torch.Generator().manual_seed(1))
+        with torch.no_grad():
+            found = model(ids)[0]
+        assert torch.allclose(
+            found.double(), logits_by_definition(weights, SHAPES[shape], ids[0].tolist()), atol=1e-4
+        ), shape
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-def test_the_numpy_runtime_gives_the_same_logits(shape: str) -> None:
-    config = SHAPES[shape]
-    model, _ = torch_model(config)
-    ids = torch.randint(300, (1, 40), generator=torch.Generator().manual_seed(2))
-    with torch.no_grad():
-        wanted = model(ids)[0].numpy()
-    runtime = NumpyRuntime(random_checkpoint(config))
-    assert np.abs(runtime.logits(ids[0].tolist()) - wanted).max() < 1e-4
-    runtime.rewind()
-    stepped = [runtime.prefill(ids[0, :7].tolist()), *(runtime.step(int(i)) for i in ids[0, 7:])]
-    assert np.abs(np.stack(stepped) - wanted[6:]).max() < 1e-4
+def test_the_numpy_runtime_gives_the_same_logits() -> None:
+    for shape in SHAPES:
+        config = SHAPES[shape]
+        model, _ = torch_model(config)
+        ids = torch.randint(300, (1, 40), generator=torch.Generator().manual_seed(2))
+        with torch.no_grad():
+            wanted = model(ids)[0].numpy()
+        runtime = NumpyRuntime(random_checkpoint(config))
+        assert np.abs(runtime.logits(ids[0].tolist()) - wanted).max() < 1e-4, shape
+        runtime.rewind()
+        stepped = [runtime.prefill(ids[0, :7].tolist()), *(runtime.step(int(i)) for i in ids[0, 7:])]
+        assert np.abs(np.stack(stepped) - wanted[6:]).max() < 1e-4, shape
 
 
 def test_the_state_dict_has_hugging_faces_names_and_shapes() -> None:

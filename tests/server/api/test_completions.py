@@ -20,7 +20,7 @@ from tests.server.conftest import URL
 from tests.server.streams import choices, events
 
 PROMPT = "The cat sat on"
-CACHE = {"ngram_cache": WEIGHTS.as_record()}
+CACHE = {"ngram_cache": WEIGHTS._asdict()}
 
 
 @pytest.fixture(scope="module")

@@ -173,7 +173,7 @@ def test_a_model_in_memory_is_explained_whatever_became_of_its_file(served, tmp_
     for has_cache in [False, True]:
         for is_deleted in [False, True]:
             path = tmp_path / "text.safetensors"
-            record = {"ngram_cache": WEIGHTS.as_record()} if has_cache else {}
+            record = {"ngram_cache": WEIGHTS._asdict()} if has_cache else {}
             save(path, replace(load(served[0]), record=TrainingRecord.from_json(record)))
             with TestClient(create_app(Models([path])), base_url=URL) as client:
                 expected = client.post("/v1/next", json={"prompt": "The cat"}).json()["next"]

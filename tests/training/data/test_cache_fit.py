@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from llmcli.config import ModelConfig
-from llmcli.formats.cache_weights import CacheWeights
+from llmcli.formats.training_record import CacheWeights
 from llmcli.models.ngram_cache import NgramText
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.data import cache_fit
