@@ -14,7 +14,7 @@ GGUF_MAGIC = b"GGUF"
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")  # owner/name
 # hf://owner/name, hf:owner/name, hf.co/owner/name, https://huggingface.co/owner/name/..., owner/name
 _ON_HUB = re.compile(
-    r"(?i)(?P<hub>hf:/*|(?:https?:/+)?(?:www\.)?(?:hf\.co|huggingface\.co)/)?"
+    r"(?i)(?P<hub>hf:/*|(?:https?:/+)?(?:www\.)?(?:hf\.co|huggingface\.co)/)?(?!datasets/|spaces/)"
     r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)(?P<rest>[/:?#@].*)?"
 )
 _FILE_SUFFIXES = (".gguf", ".bin", ".pt", ".pth", ".json", ".txt")
