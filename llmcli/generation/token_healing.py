@@ -322,7 +322,6 @@ class TokenizationSearch:
             tuple[float, Path, int]
         ] = []  # heap of sequences to follow: (-logprob, tokens, bytes spelled)
         self._followed = 0.0, Path(), 0  # the last one taken from the heap
-        self._log_too_long = -math.inf  # log probability of sequences that do not fit the context
         self._runtime = runtime
         self._head = head
         self._tail = tail
@@ -364,7 +363,7 @@ class TokenizationSearch:
         have."""
         while (path := self.next_path(max_evaluations, negligible)) is not None:
             self.follow(self._evaluate(path))
-        left = np.logaddexp.reduce([-cost for cost, _, _ in self._open], initial=self._log_too_long)
+        left = np.logaddexp.reduce([-cost for cost, _, _ in self._open], initial=-math.inf)
         return float(np.exp(left - np.logaddexp(left, self.log_total))) if left > -np.inf else 0.0
 
     def next_path(self, max_evaluations: int, negligible: float) -> Path | None:
@@ -425,10 +424,7 @@ class TokenizationSearch:
             self.crossing.append((crossing, path, len(rest), last))
             self.log_total = float(np.logaddexp(self.log_total, np.logaddexp.reduce(crossing)))
         for token in self.vocabulary.prefixes_of(rest):
-            if token != skipped:
+            if token != skipped and len(path) < self.space:
                 cost, length = -logprob - float(logprobs[token]), len(self.vocabulary.token_bytes[token])
-                if len(path) < self.space:
-                    heapq.heappush(self._open, (cost, (*path, token), spelled + length))
-                else:
-                    self._log_too_long = float(np.logaddexp(self._log_too_long, -cost))
+                heapq.heappush(self._open, (cost, (*path, token), spelled + length))
         return logprobs

@@ -89,11 +89,9 @@ class _RecordingSampler(Sampler):
                 removals.append(Removal(name, len(removed), float(probabilities[removed].sum())))
                 removed_by |= dict.fromkeys(removed, name)
             filtered = after
-        sampling_probabilities, remaining = softmax(filtered), int(np.isfinite(filtered).sum())
         if self.config.temperature == 0:
-            sampling_probabilities = np.zeros_like(sampling_probabilities)
-            sampling_probabilities[chosen], remaining = 1, 1
-        ranked = [int(i) for i in np.argsort(-probabilities, kind="stable") if np.isfinite(logits[i])]
+            filtered = np.where(np.arange(len(filtered)) == chosen, np.float32(0), np.float32(-np.inf))
+        sampling_probabilities = softmax(filtered)
 
         def candidate(i: int) -> CandidateToken:
             token = i if tokens is None else int(tokens[i])
@@ -101,10 +99,15 @@ class _RecordingSampler(Sampler):
                 token, float(probabilities[i]), float(sampling_probabilities[i]), removed_by.get(i)
             )
 
-        shown, bits, retokenized = (
-            tuple(map(candidate, ranked[:SHOWN])),
-            entropy(probabilities),
-            tokens is not None,
+        ranked = [i for i in np.argsort(-probabilities, kind="stable").tolist() if np.isfinite(logits[i])]
+        self.steps.append(
+            TraceStep(
+                candidates=tuple(map(candidate, ranked[:SHOWN])),
+                chosen=candidate(chosen),
+                remaining=int(np.isfinite(filtered).sum()),
+                removals=tuple(removals),
+                entropy=entropy(probabilities),
+                retokenized=tokens is not None,
+            )
         )
-        self.steps.append(TraceStep(shown, candidate(chosen), remaining, tuple(removals), bits, retokenized))
         return chosen, logprob

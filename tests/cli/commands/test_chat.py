@@ -110,7 +110,7 @@ def test_every_mistake_is_reported_in_one_line(llm: Llm, chat_model: Path) -> No
         (1, ["chat", "-"], b"caf\xe9", "not UTF-8 text: byte 0xe9"),
         (1, ["chat", "--json"], b"caf\xe9", "not UTF-8 text: byte 0xe9"),
         (2, ["chat", "--json"], '{"role": "assistant", "content": "x"}', "line 1 must be a text, or"),
-        (1, ["chat", "The cat " * 200], "", "tokens with its template, and the context length is 256"),
+        (1, ["chat", "The cat " * 200], "", "tokens even without earlier turns, and the context length is 256"),
         (2, ["chat", "hi", "there"], "", "a text of several words needs quotes"),
         (2, ["chat", "hi", "--max-tokens", "-1"], "", "--max-tokens"),
         (2, ["chat", "hi", "-t", "-1"], "", "--temperature"),
