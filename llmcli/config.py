@@ -571,8 +571,7 @@ class SamplingConfig:
     top_p: float = _setting(
         1.0,
         "Sample only from the most likely tokens that together reach a probability of X; 1 is off.",
-        1e-9,  # keeps the most likely token alone
-        1,
+        high=1,
         off=1,
     )
     min_p: float = _setting(
@@ -603,6 +602,7 @@ class SamplingConfig:
         strings = isinstance(self.stop, tuple) and all(isinstance(text, str) for text in self.stop)
         require(strings, "stop", "a tuple of strings", self.stop)
         require(self.temperature < math.inf, "`temperature`", "finite", self.temperature)
+        require(self.top_p > 0, "`top_p`", "above 0 and at most 1 (1: off)", self.top_p)
         for token, bias in self.logit_bias:
             require(-100 <= bias <= 100, f"`logit_bias` of token {token}", "between -100 and 100", bias)
         if "" in self.stop:

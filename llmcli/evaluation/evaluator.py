@@ -210,18 +210,28 @@ def stride(context: int) -> int:
     return max(1, context // 2)
 
 
-def windows_of(count: int, context: int) -> list[Window]:
-    """Return the windows of a text of `count` tokens as (start, first position counted, end). Every position
-    from 1 on is counted exactly once.
+class Windows(Sequence[Window]):
+    """The windows of a text of `count` tokens as (start, first position counted, end), computed on access.
+    Every position from 1 on is counted exactly once.
 
-    >>> windows_of(8, 4)
+    >>> list(Windows(8, 4))
     [(0, 1, 5), (2, 5, 7), (3, 7, 8)]
     """
-    ends = [*range(1 + context, count, stride(context)), count]
-    firsts = [1, *ends[:-1]]
-    return [
-        (max(0, end - context - 1), first, end) for first, end in zip(firsts, ends, strict=True) if count > 1
-    ]
+
+    def __init__(self, count: int, context: int) -> None:
+        self._count = count
+        self._context = context
+
+    def __len__(self) -> int:
+        after_first = max(0, self._count - 1 - self._context)
+        return -(-after_first // stride(self._context)) + (self._count > 1)
+
+    def __getitem__(self, index: int) -> tuple[int, int, int]:  # type: ignore[override]
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        counted = 1 if index == 0 else 1 + self._context + (index - 1) * stride(self._context)
+        end = min(self._count, counted + (self._context if index == 0 else stride(self._context)))
+        return max(0, end - self._context - 1), counted, end
 
 
 # ---- texts
@@ -263,7 +273,7 @@ def measure(
     if isinstance(model, NgramRuntime):
         score_network, cached = model.score_network, NgramText(ids_with_bos, model.weights)
     lengths, context = tokenizer.byte_lengths, context or evaluation_context(model.context)
-    windows = windows_of(len(ids_with_bos), context)
+    windows = Windows(len(ids_with_bos), context)
     batches = evaluate_windows(
         ids_with_bos,
         lengths,

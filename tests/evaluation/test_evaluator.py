@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
-from llmcli.evaluation.evaluator import Score, measure, windows_of
+from llmcli.evaluation.evaluator import Score, Windows, measure
 from tests.evaluation.scoring import evaluate
 
 PROBABILITIES = np.array([0.5, 0.25, 0.125, 0.0625, 0.0625])  # of tokens 0 (end of text) to 4
@@ -39,7 +39,7 @@ ids_of = st.lists(st.integers(0, 4), min_size=0, max_size=90).map(lambda ids: np
 @given(st.integers(0, 400), st.integers(1, 40))
 def test_windows_count_every_position_once_with_half_a_context_before_it(count, context):
     counted = []
-    for number, (start, first, end) in enumerate(windows_of(count, context)):
+    for number, (start, first, end) in enumerate(Windows(count, context)):
         assert 0 <= start < first < end <= count
         assert end - start <= context + 1
         if number:
@@ -58,7 +58,7 @@ def test_windows_of_small_texts():
         (9, 4, [(0, 1, 5), (2, 5, 7), (4, 7, 9)]),
         (4, 1, [(0, 1, 2), (1, 2, 3), (2, 3, 4)]),
     ]:
-        assert list(windows_of(count, context)) == expected, (count, context, expected)
+        assert list(Windows(count, context)) == expected, (count, context, expected)
 
 
 def test_bits_per_byte_by_hand():

@@ -25,6 +25,7 @@ from llmcli.server import limits
 from llmcli.server.api.schema import Body
 from llmcli.server.errors import ApiError, invalid
 
+SMALLEST_TOP_P = 1e-9  # keeps the most likely token alone
 DEFAULT_WORDS = 10
 TEMPLATE_ARGUMENTS = {"messages", "tools", "documents", "add_generation_prompt"}  # that are not variables
 FORMATS = '{"type": "json_object"}, or {"type": "json_schema", "json_schema": {"schema": ...}}'
@@ -153,7 +154,7 @@ Words = Annotated[int, Field(ge=1, le=limits.MAX_NEXT_WORDS)]
 Evaluations = Annotated[int, Field(ge=2, le=MAX_EVALUATIONS)]
 GeneratedTokens = Annotated[int, Field(ge=0, le=2**31 - 1)]  # at the end of the prompt: the model wrote them
 Truncation = Literal[-1] | None  # -1: only the end of a prompt that exceeds the context is used (vLLM's name)
-TopP = Annotated[float, BeforeValidator(lambda p: SAMPLING["top_p"].low if p == 0 and p is not False else p)]
+TopP = Annotated[float, AfterValidator(lambda p: max(SMALLEST_TOP_P, p))]
 Position = Annotated[int, Field(ge=-limits.MAX_EXPLAIN_CHARACTERS, le=limits.MAX_EXPLAIN_CHARACTERS)]
 Prompted = Annotated[str | list[TokenId], Field(description="a text or a list of token ids")]
 ExplainedPrompt = Annotated[str, Field(max_length=limits.MAX_EXPLAIN_CHARACTERS)] | list[TokenId]

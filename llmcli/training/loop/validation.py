@@ -4,6 +4,7 @@ The validation slice selects the weights to keep; the held-out data select nothi
 tokens counted, or conversations, with only the answers counted.
 """
 
+import bisect
 import itertools
 import math
 import time
@@ -25,11 +26,11 @@ from llmcli.evaluation.evaluator import (
     Score,
     ScoreWindows,
     Window,
+    Windows,
     evaluate_windows,
     evaluation_context,
     spread_order,
     stride,
-    windows_of,
 )
 from llmcli.formats.training_record import CacheWeights
 from llmcli.models.ngram_cache import NgramText, document_blocks
@@ -270,15 +271,21 @@ class HeldOutEvaluation:
         if isinstance(self._data, _Answers):
             return spread(self._data.conversations, most)
         firsts = self._first_tokens
-        # no window spans two documents, as in `llm eval`
-        windows = [
-            (first + start, first + counted, first + stop)
-            for first, end in itertools.pairwise(firsts)
-            for start, counted, stop in windows_of(end - first, self.context)
-        ]
-        if windows and most < self.tokens:
-            keep = max(1, round(most / self.tokens * len(windows)))
-            windows = [windows[round(i)] for i in np.linspace(0, len(windows) - 1, keep)]
+        documents = [Windows(end - first, self.context) for first, end in itertools.pairwise(firsts)]
+        # number of windows up to the end of each document
+        ends = list(itertools.accumulate(map(len, documents)))
+        chosen: Sequence[int] = range(ends[-1])
+        if chosen and most < self.tokens:
+            keep = max(1, round(most / self.tokens * len(chosen)))
+            chosen = [round(i) for i in np.linspace(0, len(chosen) - 1, keep)]
+        windows = []
+        for i in chosen:  # no window spans two documents, as in `llm eval`
+            document = bisect.bisect_right(ends, i)
+            first, window = (
+                firsts[document],
+                documents[document][i - ends[document] + len(documents[document])],
+            )
+            windows.append((first + window[0], first + window[1], first + window[2]))
         return spread_order(windows) if self._is_timed else windows
 
 
