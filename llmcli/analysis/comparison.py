@@ -128,7 +128,7 @@ def compare(
     literal: bool = False,
     token: int | None = None,
     predictor: Runtime | None = None,
-    finds_words: bool = True,
+    evaluations: int | None = None,
     **options: Any,
 ) -> Comparison:
     """Compare a model with and without some parts, or `prompt` and the `other` prompt, both without these
@@ -137,7 +137,7 @@ def compare(
     without = tuple(dict.fromkeys(without))  # each once
     whole = network, predictor or network
     reduced = _without(*whole, without) if without else whole
-    options |= {"literal": literal, "finds_words": finds_words}
+    options |= {"literal": literal, "evaluations": evaluations}
     runtime, predictor = whole if other is None else reduced
     first = explain(runtime, tokenizer, prompt, token=token, predictor=predictor, **options)
     place = first.place if other is None else None

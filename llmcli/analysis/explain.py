@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from llmcli.analysis.attribution import Attribution, attribute_logit
 from llmcli.data.tokenizers.tokenizer import Tokenizer
@@ -186,8 +185,7 @@ def explain(
     place: Place | None = None,
     predictor: Runtime | None = None,
     ablates: bool = True,
-    finds_words: bool = False,
-    evaluations: int | None = None,
+    evaluations: int | None = 0,
     check: Callable[[], None] = lambda: None,
 ) -> Explanation:
     """Run a prompt through a model and record its activations.
@@ -199,18 +197,17 @@ def explain(
       likely next token. The tokens after the removed one move forward by one position.
 
     Only the last tokens are analyzed, within MAX_TOKENS and MAX_ABLATION_WORK; no token is removed unless
-    `ablates`. `place` is that of another explanation of the prompt, whose token is explained. `predictor`
-    makes the prediction if `runtime` is only a part of it: a model of an ensemble, or a network with an
-    n-gram cache. With `finds_words`, next words are searched too, with at most so many `evaluations`. `check`
-    may raise to stop the analysis. Raises LLMError as `predict_next` does."""
+    `ablates`. `place` is that of another explanation of the prompt. `predictor` makes the prediction if
+    `runtime` is only a part of it: a model of an ensemble, or a network with an n-gram cache. Next words are
+    searched with at most so many `evaluations` (None: see `next_words`). `check` may raise to stop the
+    analysis. Raises LLMError as `predict_next` does."""
     predictor = predictor or runtime
     prediction = predict_next(predictor, tokenizer, prompt, literal=literal, token=token)
     place = place or prediction.place
     context, copies = place.context, None
     if isinstance(predictor, NgramRuntime) and predictor.parameters == runtime.parameters:  # not an ensemble
         alone = predict_next(runtime, tokenizer, prompt, literal=literal)
-        counted = len(context) - (prompt.written if isinstance(prompt, Prompt) else 0)
-        copies = find_copies(context, counted, predictor.cache.orders, alone.logprobs, prediction.logprobs)
+        copies = find_copies(prompt, context, predictor.cache.orders, alone.logprobs, prediction.logprobs)
     recorder = ActivationRecorder(runtime, len(context), min(len(context), MAX_TOKENS))
     runtime.rewind()
     logits = runtime.prefill(context, recorder)
@@ -219,9 +216,11 @@ def explain(
     if predictor is runtime:  # the last prediction is exactly that of `generate`
         top = np.argsort(-prediction.logprobs, kind="stable")[: lens.ids.shape[-1]]
         lens.ids[-1], lens.probabilities[-1] = top, np.exp(prediction.logprobs[top])
-    effects = np.full(len(context), np.nan)
-    if ablates:
-        effects = _ablation_effects(runtime, context, logits, place, check)
+    nothing = np.full(len(context), np.nan)
+    effects = _ablation_effects(runtime, context, logits, place, check) if ablates else nothing
+    words = NO_WORDS
+    if evaluations != 0:
+        words = next_words(predictor, tokenizer, prompt, evaluations=evaluations, check=check)
     return Explanation(
         ids=context[recorder.first :],
         place=place,
@@ -232,25 +231,19 @@ def explain(
         tokenizer=tokenizer,
         logit_lens=lens,
         copies=copies,
-        words=next_words(predictor, tokenizer, prompt, evaluations=evaluations, check=check)
-        if finds_words
-        else NO_WORDS,
+        words=words,
         ablation_effects=effects[recorder.first :],
         logprobs=prediction.logprobs,
     )
 
 
 def find_copies(
-    context: Sequence[int],
-    counted: int,
-    orders: int,
-    network: NDArray[np.floating],
-    mixed: NDArray[np.floating],
+    prompt: str | Prompt, context: Sequence[int], orders: int, network: Doubles, mixed: Doubles
 ) -> tuple[Copy, ...]:
-    """Find the tokens that an n-gram cache of `orders`, which counts the first `counted` tokens of a
-    `context`, makes more likely after it, largest increase first. `network` and `mixed` [V] are the log
-    probabilities of the next token without and with the cache, both summed over the tokenizations of the
-    prompt's end."""
+    """Find the tokens that an n-gram cache of `orders` makes more likely after a `context`, the end of a
+    prompt, largest increase first. `network` and `mixed` [V] are the log probabilities of the next token
+    without and with the cache, both summed over the tokenizations of the prompt's end."""
+    counted = len(context) - (prompt.written if isinstance(prompt, Prompt) else 0)
     matches: dict[int, tuple[int, list[int]]] = {}  # token -> (length of the context, positions)
     for matched in range(1, min(orders, len(context) - 1) + 1):
         end = tuple(context[-matched:])

@@ -21,7 +21,7 @@ from llmcli.generation.token_healing import FirstToken, Prompt, last_tokens, rea
 from llmcli.models.ngram_runtime import recompute
 from llmcli.models.runtime import Array, Bools, Ints, Runtime
 
-Choice = tuple[int, float]  # (token, log probability under the model)
+ChosenToken = tuple[int, float]  # (token, log probability under the model)
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class GeneratedText:
         self.bos_ids = tokenizer.bos_ids  # prompt and text, without the token that ends it
         self.tokens = 0  # number of new tokens
         self.finish_reason: str | None = None
-        self.last_token: Choice | None = None  # the token that ended the text, and its log probability
+        self.last_token: ChosenToken | None = None  # the token that ended the text, and its log probability
         self.first_bytes = b""  # bytes of the first token beyond the prompt; set by `add_first`
         self._sampler = how if isinstance(how, Sampler) else Sampler(how)
         self._decoder = stream_decoder()
@@ -174,14 +174,14 @@ class GeneratedText:
         longer[list(self._end_ids)] = False
         return longer if longer.any() else allowed
 
-    def choose(self, logits: Array) -> Choice:
+    def choose(self, logits: Array) -> ChosenToken:
         """Choose a token from the logits [V] after `ids`."""
         model_logits = logits[: len(self._vocabulary)]  # a model may have rows that no token uses
         biased, allowed = logit_bias(model_logits, self._bias), self._allowed
         masked = biased if allowed is None else np.where(allowed, biased, np.float32(-np.inf))
         return self._sampler(masked, self._seen, model_logits=model_logits)
 
-    def append(self, choice: Choice) -> list[Piece]:
+    def append(self, choice: ChosenToken) -> list[Piece]:
         """Add a chosen token; return the pieces that it completes, the text's last one with the finish
         reason."""
         token, _ = choice
@@ -220,7 +220,7 @@ class GeneratedText:
         self.finish_reason = reason
         return Piece(None, "", 0.0, reason)
 
-    def _append(self, choice: Choice, new_bytes: bytes, state: int) -> list[Piece]:
+    def _append(self, choice: ChosenToken, new_bytes: bytes, state: int) -> list[Piece]:
         token, logprob = choice
         if token in self._end_ids:
             self.last_token = choice
@@ -253,7 +253,7 @@ class GeneratedText:
         return complete
 
 
-def choose_together(texts: Sequence[GeneratedText], logits: Array) -> list[Choice | None]:
+def choose_together(texts: Sequence[GeneratedText], logits: Array) -> list[ChosenToken | None]:
     """Choose tokens for several texts of one model from logits [B, V]: bit for bit as `choose` does, in fewer
     numpy calls. None for a text that must choose by itself: with filters other than temperature and min-p, or
     with a damaged model."""
@@ -262,7 +262,7 @@ def choose_together(texts: Sequence[GeneratedText], logits: Array) -> list[Choic
         filters = text.sampling.top_k > 0 or text.sampling.top_p < 1
         return not text._penalizes and text._bias is None and not (filters and text.sampling.temperature)
 
-    choices: list[Choice | None] = [None] * len(texts)
+    choices: list[ChosenToken | None] = [None] * len(texts)
     together = [i for i, text in enumerate(texts) if is_simple(text)]
     if len(together) < 2:
         return choices

@@ -54,7 +54,7 @@ class Prompt:
     tail: list[int] = field(default_factory=list)
     in_word: bool = False  # it ends with a letter, so its last word may continue
     # tokens at its beginning that stand for the beginning of a text
-    prefix: int = field(default=0, compare=False)
+    added: int = field(default=0, compare=False)
     # tokens at the end of a prompt without a tail that the model wrote: no n-gram cache counts them
     written: int = 0
 
@@ -66,9 +66,9 @@ class Prompt:
             return text
         if not text:
             beginning = tokenizer.bos_ids or beginning_of_line(tokenizer)
-            return cls(beginning, prefix=len(beginning))
+            return cls(beginning, added=len(beginning))
         if literal:
-            return cls(tokenizer.bos_ids + tokenizer.encode(text), prefix=len(tokenizer.bos_ids))
+            return cls(tokenizer.bos_ids + tokenizer.encode(text), added=len(tokenizer.bos_ids))
         before, last_word = tokenizer.split_last_word(text)
         # a line break replaces a missing beginning-of-text token
         line = [] if before or tokenizer.bos_ids else tokenizer.encode("\n")

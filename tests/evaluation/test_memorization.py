@@ -23,18 +23,6 @@ from tests.conftest import TEXT
 SENTENCE = "It was the best of times, it was the worst of times."
 
 
-def test_the_strings_of_a_text() -> None:
-    assert list(strings(["a" * 29, "b" * 30, "c" + "d" * 30])) == ["b" * 30, "c" + "d" * 29, "d" * 30]
-    assert list(strings([])) == []
-
-
-def test_occurring_strings_by_hand() -> None:
-    candidates = {SENTENCE[:30], SENTENCE[5:35], SENTENCE[:29] + "!", "x" * 30}
-    assert occurring_strings(candidates, [[SENTENCE]]) == {SENTENCE[:30], SENTENCE[5:35]}
-    assert occurring_strings(candidates, [["x" * 29]]) == set()
-    assert occurring_strings(candidates, []) == occurring_strings(set(), [[SENTENCE]]) == set()
-
-
 def test_a_string_may_span_pieces_but_not_documents() -> None:
     for size in [1, 7, 29, 30, 31, 60]:
         pieces = [SENTENCE[i : i + size] for i in range(0, len(SENTENCE), size)]

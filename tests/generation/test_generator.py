@@ -252,13 +252,6 @@ def test_the_beginning_of_a_stop_string_is_released_at_max_tokens():
     assert pieces[-1].finish_reason == "length"
 
 
-def test_a_stop_string_in_the_last_token_is_detected():
-    for texts in [["a", "E", "N", "D"], ["aEND"], ["a", "END"]]:
-        pieces = pieces_of_texts(texts, ("END",), max_tokens=len(texts))
-        assert joined(pieces) == "a", texts
-        assert [piece.finish_reason for piece in pieces if piece.finish_reason] == ["stop"], texts
-
-
 def test_the_model_is_not_evaluated_after_a_stop_string():
     model = alphabetical(100)
     list(generate(model, LETTERS, "1", SamplingConfig(temperature=0.0, stop=("cd",))))
@@ -289,16 +282,6 @@ def test_output_is_the_text_cut_at_the_earliest_stop_string(texts, stops):
     text = "".join(texts)
     end = min((at for stop in stops if (at := text.find(stop)) >= 0), default=len(text))
     assert joined(pieces_of_texts(texts, tuple(stops))) == text[:end]
-
-
-def test_the_longer_of_two_nested_stop_strings_counts_however_the_text_is_split():
-    for texts in [["xabcdy"], ["x", "abcd", "y"], ["x", "abc", "d", "y"], [*"xabcdy"]]:
-        assert joined(pieces_of_texts(texts, ("abcd", "c"))) == "x", texts
-
-
-def test_the_shorter_of_two_nested_stop_strings_counts_if_the_longer_is_not_completed():
-    for texts in [["xabcey"], ["x", "abc", "ey"], [*"xabcey"]]:
-        assert joined(pieces_of_texts(texts, ("abcd", "c"))) == "xab", texts
 
 
 # ---- the context

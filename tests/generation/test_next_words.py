@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from llmcli.config import SamplingConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokenizers.vocabulary import Vocabulary
-from llmcli.errors import LLMError
 from llmcli.generation import next_words as next_words_module
 from llmcli.generation.next_words import NextWord, NextWords, next_words
 from llmcli.generation.token_healing import CONTINUE_WORD_FACTOR
@@ -121,11 +120,6 @@ def test_sampling_settings_change_the_probability_of_each_token():
 def test_words_are_ordered_by_probability_then_alphabetically():
     result = next_words_of({"": {" pear": 0.25, " fig": 0.25, " kiwi": 0.3, " yam": 0.2}})
     assert [word.text for word in result.words] == ["kiwi", "fig", "pear", "yam"]
-
-
-def test_a_word_that_the_end_of_text_ends_is_counted():
-    result = next_words_of({"": {" apple": 0.5, "END": 0.5}, " apple": {"END": 0.5, "s": 0.25, ".": 0.25}})
-    assert probabilities_of(result) == pytest.approx({"<end>": 0.5, "apple": 0.375, "apples": 0.125}, abs=TOLERANCE)
 
 
 def test_a_character_of_several_tokens_is_followed_to_its_end():
@@ -303,15 +297,6 @@ def test_very_unlikely_spellings_are_unexplored():
     assert result.unexplored == pytest.approx(3e-8, rel=0.1)
 
 
-def test_tokens_that_the_tokenizer_does_not_have_are_not_words():
-    model = tree(50, 9, lambda path: {2: 0.5, 8: 0.5} if not path else {0: 1.0})
-    try:
-        result = next_words(model, Table([".", "a"]), ".")
-    except LLMError:
-        return
-    assert [word.text for word in result.words] == ["a"]
-
-
 # ---- prompts
 
 
@@ -323,12 +308,6 @@ def test_the_end_of_a_long_prompt_is_used_with_space_for_a_word():
     model = tree(20, 31, lambda path: {0: 1.0})
     next_words(model, Counting("abcdefghijklmnopqrstuvwxyz0123"), "x" * 30)
     assert model.seen[0] == [27, 28, 29, 30]
-
-
-def test_a_used_runtime_is_rewound():
-    model = tree(20, 3, lambda path: {2: 1.0} if not path else {0: 1.0})
-    model.prefill([2, 2, 2])
-    assert probabilities_of(next_words(model, Table([".", "a"]), ".")) == pytest.approx({"a": 1.0})
 
 
 def test_tokenizations_of_the_last_word_are_summed():
@@ -383,11 +362,6 @@ def _check_with_a_real_tokenizer_words_and_the_unexplored_rest_sum_to_1(prompt):
     assert all(word.probability > 0 for word in result.words)
     assert len(result.words) > 5
     assert result.evaluations == model.evaluations <= next_words_module.MAX_EVALUATIONS
-
-
-def test_control_tokens_that_do_not_end_a_text_are_not_expected():
-    for path, expected in [((), {"<end>": 0.5, "s": 0.5}), ((4,), {"mat": 0.5, "mats": 0.5})]:
-        _check_control_tokens_that_do_not_end_a_text_are_not_expected(path, expected)
 
 
 def _check_control_tokens_that_do_not_end_a_text_are_not_expected(path, expected):

@@ -5,7 +5,7 @@ import pytest
 
 from llmcli.config import SamplingConfig
 from llmcli.errors import LLMError
-from llmcli.generation.generator import GeneratedText, continue_ids, generate
+from llmcli.generation.generator import GeneratedText, generate
 from tests.generation.fakes import Digits, FakeRuntime, Table
 
 LETTERS = Digits("a", "b", "c", "d")
@@ -43,12 +43,6 @@ def test_the_first_token_after_an_open_word_is_biased_too() -> None:
     for token, letter in ((4, "b"), (5, "c")):
         sampling = SamplingConfig(1, 0, logit_bias=((token, 90.0),))
         assert "".join(piece.text for piece in generate(runtime, tokenizer, "a", sampling)) == letter
-
-
-def test_log_probabilities_are_those_of_the_model() -> None:
-    sampling = SamplingConfig(1, 0, logit_bias=((4, 100.0),))
-    piece, *_ = continue_ids(FakeRuntime(20, lambda _: LOGITS), LETTERS, [1], sampling)
-    assert piece.logprob == pytest.approx(1.0 - np.log(np.exp(LOGITS).sum()), abs=1e-5)
 
 
 def test_a_text_has_its_minimum_length() -> None:

@@ -126,16 +126,6 @@ def test_temperature_0_always_takes_the_most_likely():
     assert draws(SamplingConfig(temperature=0.0), logits_of(PROBABILITIES), 50) == [1] * 50
 
 
-def test_top_k_1_always_takes_the_most_likely():
-    assert draws(replace(PLAIN, temperature=5.0, top_k=1), logits_of(PROBABILITIES), 100) == [1] * 100
-
-
-def test_top_k_0_and_top_k_of_the_vocabulary_change_no_draw():
-    for k in [0, 4, 100]:
-        logits = logits_of(PROBABILITIES)
-        assert draws(replace(PLAIN, top_k=k), logits, 200) == draws(PLAIN, logits, 200), k
-
-
 @pytest.mark.slow
 def test_frequencies_of_draws_are_the_probabilities():
     for options, expected in [

@@ -222,13 +222,6 @@ def test_the_tail_of_a_prompt_lies_in_its_last_word() -> None:
         assert prompt.tail, text
 
 
-def test_a_literal_prompt_has_no_tail() -> None:
-    tokenizer = Tokenizer.train_bpe([TEXT], 300)
-    prompt = Prompt.of("The cat", tokenizer, literal=True)
-    assert prompt.ids == prompt.head == tokenizer.encode("The cat")
-    assert not prompt.tail and not prompt.in_word
-
-
 def test_only_letters_and_digits_at_the_end_may_continue() -> None:
     for text, in_word in [("The ca", True), ("The ", False), ("3", True), ("りんご", False)]:
         assert Prompt.of(text, Tokenizer.train_bpe([TEXT], 300)).in_word is in_word, (text, in_word)

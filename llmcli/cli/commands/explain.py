@@ -83,7 +83,7 @@ def _explain_prompt(options: _Options, path: Path, text: str) -> None:
         candidates=options.next,
         token=token,
         predictor=subject.predictor,
-        finds_words=True,
+        evaluations=None,
     )
     _print_notes(explanation, config)
     shown = options.next, None if layer is None else layer + 1, None if head is None else head + 1

@@ -37,7 +37,7 @@ from llmcli.generation.engine.requests import (
     UnavailableError,
 )
 from llmcli.generation.engine.sequence import Sequence
-from llmcli.generation.generator import Choice, choose_together
+from llmcli.generation.generator import ChosenToken, choose_together
 from llmcli.models.ngram_runtime import undo_step
 from llmcli.models.runtime import Array, Runtime, step_batch
 
@@ -284,7 +284,7 @@ class Engine:
 
     def _step_model(self, sequences: list[Sequence]) -> None:
         rows: list[Array | None] = [None] * len(sequences)
-        choices: list[Choice | None] = [None] * len(sequences)
+        choices: list[ChosenToken | None] = [None] * len(sequences)
         runtimes = [sequence.live_runtime for sequence in sequences]
         lengths = [runtime.length for runtime in runtimes]
         try:

@@ -20,7 +20,7 @@ from llmcli.generation.engine.requests import (
     Started,
     Token,
 )
-from llmcli.generation.generator import Choice, GeneratedText, Piece, next_input
+from llmcli.generation.generator import ChosenToken, GeneratedText, Piece, next_input
 from llmcli.generation.sampler import Sampler
 from llmcli.generation.token_healing import Prompt, last_tokens, read_prompt
 from llmcli.models.logits import log_softmax
@@ -193,13 +193,13 @@ class Sequence:
         ids = np.array(self._held[: self.runtime.length], np.int64)
         return Prefix(self.request.model, self.runtime, ids, self.runtime.cache_bytes)
 
-    def step_done(self, logits: Array, choice: Choice | None = None) -> None:
+    def step_done(self, logits: Array, choice: ChosenToken | None = None) -> None:
         """Receive the logits [V] after the token of the last step, and the choice from them if it was
         made."""
         self._held.append(self.next_token)
         self._add(logits, choice)
 
-    def _add(self, logits: Array, choice: Choice | None = None) -> None:
+    def _add(self, logits: Array, choice: ChosenToken | None = None) -> None:
         """Choose the next token from the logits [V] after all processed tokens, unless it is chosen
         already."""
         is_asked = self.request.top_logprobs > 0

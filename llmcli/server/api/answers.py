@@ -52,7 +52,7 @@ class GenerationAnswer(ABC):
 
     kind: ClassVar[str]  # `object` in OpenAI's JSON
     chunk_kind: ClassVar[str]
-    prefix: ClassVar[str]  # of the answers' ids
+    id_prefix: ClassVar[str]
     model: ServedModel
     body: GenerationBody
     requests: Sequence[GenerationRequest]  # n for the first prompt, n for the second, ...
@@ -82,8 +82,8 @@ class GenerationAnswer(ABC):
         """Return the tokens before the first new one, if token ids were requested."""
         if not self.body.return_token_ids or text.started is None:
             return {}
-        prefix = self.requests[index].prompt.prefix
-        return {"prompt_token_ids": list(text.started.ids), "prompt_prefix_tokens": prefix}
+        added = self.requests[index].prompt.added
+        return {"prompt_token_ids": list(text.started.ids), "prompt_prefix_tokens": added}
 
     def usage_chunk(self, texts: Sequence[StreamedText]) -> JsonObject:
         """Return the last chunk of a stream whose usage was requested."""
@@ -91,7 +91,7 @@ class GenerationAnswer(ABC):
 
     def _envelope(self, kind: str, choices: list[JsonObject]) -> JsonObject:
         return {
-            "id": self.prefix + self._id,
+            "id": self.id_prefix + self._id,
             "object": kind,
             "created": self._created,
             "model": self.model.name,
@@ -118,7 +118,7 @@ class Completion(GenerationAnswer):
     """Continued prompts."""
 
     kind = chunk_kind = "text_completion"
-    prefix = "cmpl-"
+    id_prefix = "cmpl-"
     body: CompletionBody
 
     @classmethod
@@ -195,7 +195,7 @@ class Completion(GenerationAnswer):
 class ChatCompletion(GenerationAnswer):
     """The assistant's next message in a conversation."""
 
-    kind, chunk_kind, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl-"
+    kind, chunk_kind, id_prefix = "chat.completion", "chat.completion.chunk", "chatcmpl-"
     body: ChatBody
 
     @classmethod

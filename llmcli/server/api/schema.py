@@ -151,7 +151,6 @@ class Operation:
     path: str
     handler: Callable[..., Any]  # the first line of its docstring is the summary
     body: type[Body] | None = None
-    answer: str | None = None  # a key of ANSWERS
 
     @property
     def method(self) -> str:
@@ -161,8 +160,7 @@ class Operation:
         described: JsonObject = {
             "summary": (self.handler.__doc__ or "").partition("\n")[0],
             "responses": {
-                "200": {"description": "the answer"}
-                | (_json_content(_reference(self.answer)) if self.answer else {}),
+                "200": {"description": "the answer"},
                 "default": {"description": "an error"} | _json_content(_reference("Error")),
             },
         }
@@ -183,28 +181,6 @@ def _reference(name: str) -> JsonObject:
     return {"$ref": REFERENCE.format(model=name)}
 
 
-ANSWERS: dict[str, dict[str, str]] = {  # {type: the properties that each answer has}
-    "Completion": {"string": "id object model", "integer": "created", "array": "choices", "object": "usage"},
-    "Models": {"string": "object", "array": "data"},
-    "Model": {
-        "string": "id object owned_by",
-        "integer": "created context_length max_model_len parameters",
-        "boolean": "chat",
-        "array": "experts",
-    },
-    "NextWords": {"string": "model prompt", "array": "next", "number": "unexplored entropy_bits"},
-    "Explanation": {
-        "string": "model prompt tail",
-        "integer": "cut earlier",
-        "array": "tokens lens next_tokens next",
-        "object": "attention",
-        "number": "entropy_bits unexplored",
-    },
-    "Experts": {"string": "model", "array": "experts weights"},
-    "Memory": {"string": "model", "array": "corpus spans", "integer": "searched_bytes", "number": "share"},
-    "Tokens": {"array": "tokens", "integer": "count max_model_len"},
-    "Text": {"string": "prompt"},
-}
 _ERROR = {name: {"type": ["string", "null"]} for name in ("message", "type", "param", "code")}
 
 
@@ -227,15 +203,7 @@ def openapi(operations: Iterable[Operation]) -> JsonObject:
         "info": {"title": "llm serve", "version": __version__, "description": described},
         "paths": {one.path: {one.method.lower(): one.description()} for one in operations},
         "components": {
-            "schemas": {"Error": _object({"error": _object(_ERROR)})}
-            | nested
-            | bodies
-            | {
-                answer: _object(
-                    {name: {"type": kind} for kind, names in by_type.items() for name in names.split()}
-                )
-                for answer, by_type in ANSWERS.items()
-            },
+            "schemas": {"Error": _object({"error": _object(_ERROR)})} | nested | bodies,
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
         "security": [{}, {"key": []}],

@@ -6,7 +6,6 @@ from typing import Any
 from llmcli.analysis.comparison import compare, initialized_heads
 from llmcli.analysis.explain import choose_explained_model, explain
 from llmcli.data.conversations.example_prompt import example_prompts
-from llmcli.data.sources import was_in_memory
 from llmcli.data.tokenizers.tokenizer import Tokenizer, stream_decoder
 from llmcli.errors import WRONG_USAGE, LLMError
 from llmcli.evaluation.memorization import MAX_SEARCHED_BYTES, find_verbatim
@@ -29,18 +28,19 @@ MAX_EXAMPLE_BYTES = 4_000_000  # training files searched for questions
 
 
 def _encode(
-    body: PromptBody | NextBody, model: ServedModel, new_tokens: int = 0, name: str = "prompt"
+    body: PromptBody | NextBody, model: ServedModel, new_tokens: int = 0, field: str = "prompt"
 ) -> Prompt:
-    """Tokenize a text or messages; a prompt may be token ids. Raises ApiError if they do not fit the context,
+    """Tokenize messages, or the text or token ids in a field. Raises ApiError if they do not fit the context,
     or if the text is empty."""
     if isinstance(body, PromptBody) and body.messages is not None:
         template = chat_template(model, body.chat_template_kwargs)
         return encode_messages(conversation(body), template, model.context, new_tokens)[0]
-    if not body.prompt:
-        raise invalid(name, "is empty; give a text to continue")
+    prompt = getattr(body, field)
+    if not prompt:
+        raise invalid(field, "is empty; give a text to continue")
     cuts = getattr(body, "truncate_prompt_tokens", None) is not None
-    written = getattr(body, "generated_tokens", 0)
-    return encode_prompt(body.prompt, model, literal=False, cuts=cuts, written=written)
+    written = getattr(body, "generated_tokens", 0) if field == "prompt" else 0
+    return encode_prompt(prompt, model, literal=False, cuts=cuts, written=written)
 
 
 def _text(prompt: Any, model: ServedModel) -> str:
@@ -77,7 +77,7 @@ async def next_word_list(call: Call, body: NextBody) -> JsonObject:
             for shown, word in zip(answer["next"], words.words, strict=False):
                 shown["added"] = word.added
     if body.return_token_ids:
-        answer |= {"tokens": [_token_json(tokenizer, i) for i in prompt.ids], "prefix_tokens": prompt.prefix}
+        answer |= {"tokens": [_token_json(tokenizer, i) for i in prompt.ids], "prefix_tokens": prompt.added}
     return answer
 
 
@@ -120,8 +120,7 @@ async def explain_prompt(call: Call, body: ExplainBody) -> JsonObject:
     prompt: str | Prompt = await call.search(lambda _: _encode(body, call.model, 1))
     other: str | Prompt | None = None
     if body.compare is not None:
-        asked = NextBody.read({"prompt": body.compare, "truncate_prompt_tokens": body.truncate_prompt_tokens})
-        other = await call.search(lambda _: _encode(asked, call.model, name="compare"))
+        other = await call.search(lambda _: _encode(body, call.model, field="compare"))
     if isinstance(body.prompt, str):
         prompt = body.prompt
     if isinstance(body.compare, str):
@@ -156,8 +155,7 @@ def _explain(
         "token": body.token_id,
         "predictor": subject.predictor,
         "ablates": "effects" in body.include,
-        "finds_words": "next" in body.include and body.messages is None,
-        "evaluations": body.max_evaluations,
+        "evaluations": body.max_evaluations if "next" in body.include and body.messages is None else 0,
         "check": check,
     }
     attention = "attention" in body.include
@@ -247,14 +245,9 @@ def training_texts(model: ServedModel) -> list[TrainingText]:
     try:
         return find_training_texts(model.source.records, model.path)[0]
     except LLMError as error:
-        files = [file for record in model.source.records for file in record.corpus]
-        names = ", ".join(dict.fromkeys(file.name for file in files))
         message = (
-            f"the training text of {model.name}, {names}, is missing or has changed; put it beside the model"
+            f"the training text of {model.name} is not recorded, missing or changed; put it beside the model"
         )
-        if any(was_in_memory(file.name, file.kind) for file in files):
-            message = f"the training text of {model.name} was in memory and has no file"
-        message = message if names else f"{model.name} does not record its training text"
         raise ApiError(message, 404, code="training_text_not_found") from error
 
 

@@ -175,11 +175,6 @@ def test_a_message_that_does_not_fit_is_refused(client):
     assert (response.status_code, response.json()["error"]["code"]) == (400, "context_length_exceeded")
 
 
-def test_the_answer_ends_where_the_context_ends(chat):
-    answer = chat([QUESTION], max_tokens=1000)
-    assert answer["usage"]["total_tokens"] <= 128
-
-
 def test_a_model_without_a_template_names_the_other_route_and_the_models_that_can_chat(client):
     response = client.post("/v1/chat/completions", json={"model": "text", "messages": [QUESTION]})
     assert response.status_code == 400

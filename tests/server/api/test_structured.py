@@ -89,11 +89,6 @@ def test_texts_decoded_together_have_their_own_forms(client) -> None:
         jsonschema.validate(json.loads(text_of(choice)), SCHEMA)
 
 
-def test_a_text_that_is_cut_off_says_so(completion) -> None:
-    [choice] = completion("/v1/chat/completions", **CHAT | {"max_tokens": 2}, response_format=FORMAT)["choices"]
-    assert choice["finish_reason"] == "length"
-
-
 def test_tokens_have_log_probabilities_of_the_model(completion) -> None:
     answer = completion(**TEXT, structured_outputs={"regex": "[ab]{3}"}, logprobs=2)
     [choice] = answer["choices"]
