@@ -85,7 +85,7 @@ WRONG = {
         "echo": [True],
         "chat_template": ["{{ messages }}"],
         "chat_template_kwargs": [True, {"messages": []}, {"tools": [{}]}],
-        "add_generation_prompt": [False, 1],
+        "add_generation_prompt": [False, "x"],
         "continue_final_message": [True, "x"],
         "documents": [[{"text": "x"}]],
     },
