@@ -120,8 +120,8 @@ class Body(BaseModel):
             str(key) for key in first["loc"] if isinstance(key, int) or (key.isidentifier() and key != "str")
         ]
         name, place, found = keys[0], ".".join(keys), first["input"]
-        if values.get(name) is None:
-            raise invalid(name, "is missing")
+        if first["type"] == "missing":
+            raise invalid(place, "is missing")
         if first["type"] == "extra_forbidden":
             raise invalid(place, "is not supported here; leave it out", "unsupported_parameter")
         wanted = re.sub(r"^\w+ should ", "must ", first["msg"])

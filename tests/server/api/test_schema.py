@@ -109,6 +109,7 @@ def test_null_is_a_field_that_is_left_out():
 def test_an_error_says_what_was_found_and_what_is_wanted():
     for fields, message in [
         ({}, "messages is missing"),
+        ({"messages": [{"role": "user"}]}, "messages.0.content is missing"),
         ({"n": 0}, "n must be greater than or equal to 1, found 0"),
         ({"temperature": "hot"}, "temperature must be a valid number, found 'hot'"),
         ({"stream": 1}, "stream must be a valid boolean, found 1"),
