@@ -101,7 +101,7 @@ class Assistant:
         self.tokenizer = tokenizer
         self.prompt_ids: list[int] = []  # the conversation before the last answer
         self.answer_ids: list[int] = []
-        self._template = template
+        self.template = template
         self._stop_ids = template.stop_ids | tokenizer.eos_ids
         self._dropped: list[Message] = []  # oldest messages of the last conversation, which did not fit
         # of the runtime's cache after the last answer; differs if the runtime was used since
@@ -170,7 +170,7 @@ class Assistant:
         if not messages or messages[-1].role != "user":
             raise LLMError("a conversation must end with a user message, to be answered")
         context = self.runtime.context
-        ids, dropped = fit(messages, self._template, context, max_tokens, self._dropped)
+        ids, dropped = fit(messages, self.template, context, max_tokens, self._dropped)
         if len(ids) >= context:
             raise LLMError(
                 f"the messages have {len(ids):,} tokens even without earlier turns, and the context length is "

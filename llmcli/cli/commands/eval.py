@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -31,9 +31,8 @@ if TYPE_CHECKING:
     from llmcli.formats.checkpoint import Checkpoint
     from llmcli.formats.ensemble_file import Ensemble
     from llmcli.formats.training_record import TrainingRecord
+    from llmcli.generation.chat import Assistant
     from llmcli.models.runtime import Runtime
-
-    Models = Mapping[Path, Checkpoint | Ensemble]
 
 MAX_COMPRESSED_BYTES = 1 << 26  # compressors hold the text in memory
 TOP_LINES = 20
@@ -91,17 +90,18 @@ def eval_(options: _Options) -> None:
     if (options.per_line or options.per_token) and len(options.models or ()) > 1:
         per = "--per-line" if options.per_line else "--per-token"
         raise usage(f"{per} shows one model, found {len(options.models or ())}; name one with -m")
-    models = {path: load_any(path) for path in (model_path(name) for name in options.models or (None,))}
-    templates = _chat_templates(models)
+    paths = dict.fromkeys(map(model_path, options.models or (None,)))
+    models = [_Model(options, path, load_any(path)) for path in paths]
+    chats = [model for model in models if model.chat_template()]
     progress = ReadingProgress(None, console.note)
     reading = recorded_reading(_records(models))
-    sources = read_sources(options.texts, reading, text_only=not templates, on_read=progress)
+    sources = read_sources(options.texts, reading, text_only=not chats, on_read=progress)
     if sources.cuts or any(group.detail for group in sources.groups()):  # more than plain text
         for note in (sources.describe(options=False), *sources.notes):
             console.note(note)
-    if templates and sources.conversation_files:
+    if chats and sources.conversation_files:
         options.reject("with conversations", "per_token", "per_line")
-        _evaluate_answers(options, models, sources, templates)
+        _evaluate_answers(options, models, chats, sources)
         return
     if options.choices is not None or options.known_answers:
         name, example = (
@@ -115,7 +115,7 @@ def eval_(options: _Options) -> None:
 
 
 @dataclass(frozen=True)
-class _Measured:
+class _Model:
     """A model that is measured."""
 
     options: _Options
@@ -139,6 +139,21 @@ class _Measured:
             trained = trained_context(self.source.records)
             yield runtime, evaluation_context(runtime.context, self.options.context, trained)
 
+    def chat_template(self) -> "ChatTemplate | None":
+        from llmcli.formats.loading import open_chat_template, open_tokenizer
+
+        # otherwise the tokenizer need not be opened yet
+        if '"chat_template"' not in self.source.shared.tokenizer_config_json:
+            return None
+        with _named(self.path):
+            return open_chat_template(self.source, open_tokenizer(self.source))
+
+    def assistant(self, runtime: "Runtime") -> "Assistant":
+        from llmcli.formats.loading import open_tokenizer
+        from llmcli.generation.chat import open_assistant
+
+        return open_assistant(self.source, runtime, open_tokenizer(self.source))
+
     def show_progress(self, share: float, document: str = "") -> None:
         console.status(f"{share:4.0%}  {self.name}  {document}".rstrip())
 
@@ -154,18 +169,14 @@ def _named(path: Path) -> Iterator[None]:
         console.status("")
 
 
-def _records(models: "Models") -> "list[TrainingRecord]":
-    return [record for source in models.values() for record in source.records]
-
-
-def _measured(options: _Options, models: "Models") -> list[_Measured]:
-    return [_Measured(options, path, source) for path, source in models.items()]
+def _records(models: "Sequence[_Model]") -> "list[TrainingRecord]":
+    return [record for model in models for record in model.source.records]
 
 
 # ---- text
 
 
-def _evaluate_text(options: _Options, models: "Models", text: "Corpus") -> None:
+def _evaluate_text(options: _Options, models: "Sequence[_Model]", text: "Corpus") -> None:
     """Measure and print the part that no model was trained on, or the whole text (--whole, or if there is
     none)."""
     import numpy as np
@@ -199,8 +210,8 @@ def _evaluate_text(options: _Options, models: "Models", text: "Corpus") -> None:
             )
     _note_training_text(measured, trained, models)
     if options.per_token or options.per_line:
-        [(path, source)] = models.items()
-        surprisals = _surprisals(_Measured(options, path, source), measured)
+        [model] = models
+        surprisals = _surprisals(model, measured)
         if options.per_line:
             surprisals.show_lines(
                 [part.first_line for part in measured.contents], TOP_LINES, json_=options.json
@@ -212,7 +223,7 @@ def _evaluate_text(options: _Options, models: "Models", text: "Corpus") -> None:
         else:
             surprisals.show(spans)
         return
-    scores = [score for model in _measured(options, models) for score in _text_scores(model, measured)]
+    scores = [score for model in models for score in _text_scores(model, measured)]
     if not scores:
         raise LLMError(NO_TOKENS)
     _print(options, scores, _baselines(measured, trained), _first_byte(text, measured))
@@ -239,7 +250,7 @@ def _print(
 
 
 def _text_scores(
-    model: _Measured, text: "Corpus", on_tokens: "OnTokens" = lambda ids, nats: None
+    model: _Model, text: "Corpus", on_tokens: "OnTokens" = lambda ids, nats: None
 ) -> Iterator[ModelScore]:
     """Score a model on each document, and on all together if there are several."""
     from llmcli.evaluation.evaluator import Score, measure, stride
@@ -265,7 +276,7 @@ def _text_scores(
         yield ModelScore(name, None, total, context, step)
 
 
-def _surprisals(model: _Measured, text: "Corpus") -> TokenSurprisals:
+def _surprisals(model: _Model, text: "Corpus") -> TokenSurprisals:
     """Measure the surprisal of each token under a model."""
     import numpy as np
 
@@ -292,10 +303,10 @@ def _surprisals(model: _Measured, text: "Corpus") -> TokenSurprisals:
     )
 
 
-def _note_training_text(measured: "Corpus", trained: "Corpus", models: "Models") -> None:
+def _note_training_text(measured: "Corpus", trained: "Corpus", models: "Sequence[_Model]") -> None:
     """Note which part of the text is measured, and whether each model was trained on it."""
     from llmcli.evaluation.figures import known_text
-    from llmcli.evaluation.training_text import is_held_out, names_training_data, trained_in, trained_part
+    from llmcli.evaluation.training_text import is_held_out, trained_in, trained_part
 
     if trained.contents:
         parts = [
@@ -306,29 +317,37 @@ def _note_training_text(measured: "Corpus", trained: "Corpus", models: "Models")
             f"{trained.text_bytes:,} bytes of this text were trained on; the {measured.text_bytes:,} others are "
             f"measured: {units.some(parts, MAX_NAMES)} (--whole measures all)"
         )
-    for path, source in models.items():
-        if earlier := _earlier_stages(trained, source):
+    for model in models:
+        records, path = model.source.records, model.path
+        if earlier := _earlier_stages(trained, records):
             console.note(f"{path}: trained on some of the {trained.text_bytes:,} bytes {earlier}")
-        if any(trained_in(measured, record) for record in source.records):
-            earlier = _earlier_stages(measured, source)
+        if any(trained_in(measured, record) for record in records):
+            earlier = _earlier_stages(measured, records)
             when = f" ({earlier})" if earlier else ""
-            is_all = trained_part(measured, source.records).text_bytes == measured.text_bytes
+            is_all = trained_part(measured, records).text_bytes == measured.text_bytes
             share = "all" if is_all else "some"
             console.note(
                 f"{path}: trained on {share} of this text{when}, so its scores do not measure generalization"
             )
-        elif held_out := [record for record in source.records if is_held_out(measured, record)]:
+        elif held_out := [record for record in records if is_held_out(measured, record)]:
             known = known_text(max(record.held_out.known_share for record in held_out))
             console.note(f"{path}: this text was held out in training{known and f', but {known}'}")
-        elif not any(map(names_training_data, source.records)):
-            console.note(f"{path}: has no record of its training text, so this text may be part of it")
+        else:
+            _note_without_record(model, "this text")
 
 
-def _earlier_stages(text: "Corpus", source: "Checkpoint | Ensemble") -> str:
+def _note_without_record(model: _Model, what: str) -> None:
+    from llmcli.evaluation.training_text import names_training_data
+
+    if not any(map(names_training_data, model.source.records)):
+        console.note(f"{model.path}: has no record of its training data, so {what} may be part of it")
+
+
+def _earlier_stages(text: "Corpus", records: "Sequence[TrainingRecord]") -> str:
     """Describe the stages in which a model was trained on any of a text, except the run that made it."""
     from llmcli.evaluation.training_text import trained_in
 
-    stages = [stage for record in source.records for stage in trained_in(text, record)]
+    stages = [stage for record in records for stage in trained_in(text, record)]
     return ", ".join(dict.fromkeys(filter(None, stages)))
 
 
@@ -358,32 +377,20 @@ def _baselines(text: "Corpus", trained: "Corpus") -> "list[Baseline]":
 # ---- conversations
 
 
-def _chat_templates(models: "Models") -> "dict[Path, ChatTemplate]":
-    """Return the chat templates of the models that have one."""
-    from llmcli.formats.loading import open_chat_template, open_tokenizer
-
-    templates = {}
-    for path, source in models.items():
-        # otherwise the tokenizer need not be opened yet
-        if '"chat_template"' in source.shared.tokenizer_config_json:
-            with _named(path):
-                if template := open_chat_template(source, open_tokenizer(source)):
-                    templates[path] = template
-    return templates
-
-
 def _evaluate_answers(
-    options: _Options, models: "Models", sources: "Sources", templates: "dict[Path, ChatTemplate]"
+    options: _Options, models: "Sequence[_Model]", chats: "Sequence[_Model]", sources: "Sources"
 ) -> None:
     """Measure and print. Raises LLMError if there is also text, or a model that has no chat template."""
-    from llmcli.evaluation.training_text import held_out_files, measured_conversations, names_training_data
+    from llmcli.evaluation.training_text import held_out_files, measured_conversations
 
     files = sources.conversation_files
     if sources.text.documents:
         text, other = sources.text.documents[0].name, files[0].name
         raise usage(f"{text} is text and {other} has conversations; measure one kind at a time")
-    if missing := next((path for path in models if path not in templates), None):
-        raise LLMError(f"{missing} has no chat template, so its answers cannot be measured; leave it out")
+    if others := [model for model in models if model not in chats]:
+        raise LLMError(
+            f"{others[0].path} has no chat template, so its answers cannot be measured; leave it out"
+        )
     measured = measured_conversations(files, _records(models), whole=options.whole)
     if measured.contains_training:
         share = "all" if measured.trained == len(measured.conversations) else "some"
@@ -395,13 +402,12 @@ def _evaluate_answers(
             f"{measured.trained:,} conversations were trained on; the {len(measured.conversations):,} others are "
             "measured (--whole measures all)"
         )
-    for path, source in models.items():
-        if any({file.sha256 for file in files} <= held_out_files(record) for record in source.records):
-            console.note(f"{path}: these conversations were held out in training")
-        elif not any(map(names_training_data, source.records)):
-            console.note(
-                f"{path}: has no record of its training data, so these conversations may be part of it"
-            )
+    hashes = {file.sha256 for file in files}
+    for model in models:
+        if any(hashes <= held_out_files(record) for record in model.source.records):
+            console.note(f"{model.path}: these conversations were held out in training")
+        else:
+            _note_without_record(model, "these conversations")
     if options.choices is not None:
         _evaluate_choices(options, models, measured.conversations, files)
         return
@@ -409,23 +415,16 @@ def _evaluate_answers(
         _evaluate_known_answers(options, models, measured)
         return
     file = files[0].name if len(files) == 1 else None
-    scores = [
-        _answer_score(model, measured.conversations, templates[model.path], file)
-        for model in _measured(options, models)
-    ]
-    _print(options, scores, [], 0)
+    _print(options, [_answer_score(model, measured.conversations, file) for model in models], [], 0)
 
 
-def _answer_score(
-    model: _Measured, conversations: "list[Conversation]", template: "ChatTemplate", file: str | None
-) -> ModelScore:
+def _answer_score(model: _Model, conversations: "list[Conversation]", file: str | None) -> ModelScore:
     from llmcli.evaluation.answers import measure_answers
     from llmcli.evaluation.exact_answers import score_exact
-    from llmcli.generation.chat import Assistant
 
     with model.opened() as (runtime, context):
-        result = measure_answers(conversations, runtime, template, context, model.show_progress)
-        assistant = Assistant(runtime, template.tokenizer, template)
+        assistant = model.assistant(runtime)
+        result = measure_answers(conversations, runtime, assistant.template, context, model.show_progress)
         exact = score_exact(conversations, assistant, partial(model.show_progress, document="exact answers"))
     if result.truncated or result.left_out:
         console.note(
@@ -435,14 +434,14 @@ def _answer_score(
     return ModelScore(model.name, file, result.score, context, context, result.conversations, exact)
 
 
-def _evaluate_known_answers(options: _Options, models: "Models", measured: "MeasuredConversations") -> None:
+def _evaluate_known_answers(
+    options: _Options, models: "Sequence[_Model]", measured: "MeasuredConversations"
+) -> None:
     """Measure how well each model chooses the last answers of conversations among its known answers, and
     print it."""
     from llmcli.cli.reports.evaluation import print_known_scores
     from llmcli.evaluation.exact_answers import last_answers, score_known
-    from llmcli.formats.loading import open_tokenizer
     from llmcli.formats.training_record import KnownAnswers
-    from llmcli.generation.chat import open_assistant
     from llmcli.generation.known_answers import AnswerFinder, open_known_answers
 
     options.reject("with --known-answers", "context")
@@ -452,30 +451,31 @@ def _evaluate_known_answers(options: _Options, models: "Models", measured: "Meas
         if not measured.contains_training
     }
     scores = []
-    for model in _measured(options, models):
+    for model in models:
         with model.opened() as (runtime, _):
             known = open_known_answers(model.source)
             # the file has these, too
             pairs = tuple(pair for pair in known.pairs if tuple(pair) not in held_out)
-            least, weight = known.min_confidence, known.network_weight
-            finder = AnswerFinder(KnownAnswers(pairs=pairs, min_confidence=least, network_weight=weight))
-            assistant = open_assistant(model.source, runtime, open_tokenizer(model.source))
-            score = score_known(measured.conversations, assistant, finder, model.show_progress)
-            scores.append((model.name, score, least))
+            finder = AnswerFinder(
+                KnownAnswers(
+                    pairs=pairs, min_confidence=known.min_confidence, network_weight=known.network_weight
+                )
+            )
+            conversations, assistant = measured.conversations, model.assistant(runtime)
+            score = score_known(conversations, assistant, finder, model.show_progress)
+            scores.append((model.name, score, known.min_confidence))
     print_known_scores(scores, json_=options.json)
 
 
 def _evaluate_choices(
     options: _Options,
-    models: "Models",
+    models: "Sequence[_Model]",
     conversations: "list[Conversation]",
     files: "Sequence[ConversationFile]",
 ) -> None:
     """Measure how well each model chooses the last answers of conversations, and print it."""
     from llmcli.cli.reports.choices import print_label_scores
     from llmcli.evaluation.labels import score_labels
-    from llmcli.formats.loading import open_tokenizer
-    from llmcli.generation.chat import open_assistant
     from llmcli.generation.choices import check_choices
 
     options.reject("with --choices", "context")
@@ -487,8 +487,8 @@ def _evaluate_choices(
     else:
         choices = read_choices(str(options.choices), strips=True)
     scores = []
-    for model in _measured(options, models):
+    for model in models:
         with model.opened() as (runtime, _):
-            assistant = open_assistant(model.source, runtime, open_tokenizer(model.source))
-            scores.append((model.name, score_labels(conversations, assistant, choices, model.show_progress)))
+            score = score_labels(conversations, model.assistant(runtime), choices, model.show_progress)
+            scores.append((model.name, score))
     print_label_scores(scores, json_=options.json)

@@ -179,7 +179,7 @@ def test_the_model_trained_on_most_of_the_text_sets_the_held_out_start(llm: Llm)
     assert {row["bytes"] for row in results_of(answer)["results"]} == {10}
     assert "150 bytes of this text were trained on; the 10 others are measured: c.txt from byte 150 on" in answer.stderr
     assert results_of(measured("a"))["from_byte"] == 100 and results_of(measured("none"))["from_byte"] == 0
-    unknown = "has no record of its training text, so this text may be part of it"
+    unknown = "has no record of its training data, so this text may be part of it"
     assert f"none.safetensors: {unknown}" in answer.stderr and f"a.safetensors: {unknown}" not in answer.stderr
     answer = measured("a", "all")
     assert results_of(answer)["from_byte"] == 0
