@@ -78,7 +78,7 @@ def flag(
     return option(None, help, False, names=names, panel=panel, callback=callback)
 
 
-def choice(
+def one_of(
     *choices: str, help: str, default: str | None = None, metavar: str | None = None, panel: str | None = None
 ) -> Any:
     """Declare an option whose value must be one of the choices."""
@@ -116,14 +116,14 @@ class Options:
         f"Model: a file, a directory or hf:OWNER/NAME (default: $LLMCLI_MODEL or {DEFAULT_MODEL}).",
         names="-m --model",
     )
-    device: str = choice(
+    device: str = one_of(
         *DEVICES,
         "auto",
         metavar="DEVICE",
         default="cpu",
         help="Device: cpu uses numpy; cuda, mps and auto use torch.",
     )
-    quantize: str | None = choice(
+    quantize: str | None = one_of(
         *QUANTIZATIONS, help="Quantize the weights: faster, slightly less accurate."
     )
     no_cache: bool = flag("Predict with the network alone, without the n-gram cache of the text so far.")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmcli import units
-from llmcli.cli.options import ResultOptions, argument, choice, flag, model_path, option
+from llmcli.cli.options import ResultOptions, argument, flag, model_path, one_of, option
 from llmcli.cli.terminal import console
 from llmcli.config import DEFAULT_MODEL, QUANTIZATIONS
 from llmcli.errors import LLMError, command_line, usage
@@ -40,12 +40,12 @@ class _Options(ResultOptions):
         "with the ending of the format, here).",
         (),
     )
-    to: str | None = choice(
+    to: str | None = one_of(
         *FORMATS,
         help="Output format: Hugging Face directory, GGUF file, HTML page, the tokenizer alone, or a directory for "
         "training engines.",
     )
-    quantize: str | None = choice(
+    quantize: str | None = one_of(
         *QUANTIZATIONS, help="Write a .safetensors file with quantized weights instead."
     )
     dtype: str | None = option(
@@ -56,7 +56,7 @@ class _Options(ResultOptions):
     license: str | None = option("TEXT", "License in its metadata, such as mit or apache-2.0.")
     push: str | None = option("OWNER/NAME", "With --to hf: upload the directory to the Hugging Face hub.")
     private: bool = flag("With --push: make a new repository private.")
-    size: str | None = choice(
+    size: str | None = one_of(
         *SIZES, help="With --to handover: a larger model with random weights, instead of this one."
     )
     corpus: list[str] | None = option(

@@ -18,8 +18,8 @@ from llmcli.cli.options import (
     DATA,
     ReadingOptions,
     argument,
-    choice,
     flag,
+    one_of,
     option,
     parse_duration,
     utf8_argument,
@@ -131,10 +131,10 @@ class _Options(ReadingOptions):
         max=2**31 - 1,
         panel=TRAINING,
     )
-    device: str = choice(
+    device: str = one_of(
         "auto", *DEVICES, default="auto", help="Device; auto: a GPU if available.", panel=TRAINING
     )
-    dtype: str = choice(
+    dtype: str = one_of(
         "auto", *DTYPES, default="auto", help="Precision; auto: the faster one.", panel=TRAINING
     )
     threads: int | None = option(
