@@ -79,18 +79,11 @@ def _label(value: float) -> str:
 
 
 def round_values(low: float, high: float) -> list[float]:
-    """Return round values from low to high (both positive), evenly spaced on a logarithmic scale.
+    """Return the round values from low to high (both positive), evenly spaced on a logarithmic scale.
 
     >>> round_values(0.2, 2.7), round_values(1.9, 2.3)
-    ([0.2, 0.5, 1.0, 2.0], [1.9, 2.0, 2.1, 2.2, 2.3])
+    ([0.2, 0.5, 1.0, 2.0], [2.0])
     """
-    if high < 3 * low:
-        step = 10.0 ** math.floor(math.log10((high - low) / 2 or 1))
-        step *= next(factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) < 6)
-        return [
-            round(n * step, 9)
-            for n in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
-        ]
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     values = [float(f"{factor}e{power}") for power in powers for factor in (1, 2, 5)]
     return [value for value in values if low <= value <= high]
