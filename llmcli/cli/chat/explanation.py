@@ -41,7 +41,7 @@ def show(source: "Checkpoint | Ensemble", assistant: "Assistant", answer: Answer
         visible_whitespace(tokenizer.label(piece.id)),
     )
     console.heading(f"{number}: {label}, probability {units.probability(math.exp(piece.logprob))}")
-    ExplanationReport(explanation, None, tokenizer, CANDIDATES).show(is_summary=True)
+    ExplanationReport(explanation, CANDIDATES).show(is_summary=True)
     if len(answer.pieces) > 1:
         console.note("/why N explains the Nth token of the answer, /why WORD the token of a word")
 

@@ -91,7 +91,7 @@ def _explain_prompt(options: _Options, path: Path, text: str) -> None:
         console.json_result(explanation_json(explanation, text, *shown) | extra)
     else:
         heads = initialized_heads(subject.checkpoint)
-        ExplanationReport(explanation, explanation.words, tokenizer, *shown, heads).show()
+        ExplanationReport(explanation, *shown, heads).show()
 
 
 def _write_page(options: _Options, output: Path, path: Path, text: str) -> None:

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from llmcli.analysis.explain import Copy, Explanation
-    from llmcli.data.tokenizers.tokenizer import Tokenizer
-    from llmcli.generation.next_words import NextWords
 
 LABEL_WIDTH = 14  # columns of a token's label beside a chart
 MAX_HEAT_MAP_ROWS = 60
@@ -46,8 +44,6 @@ class ExplanationReport:
     """An explanation of a prompt and its display settings."""
 
     explanation: "Explanation"
-    words: "NextWords | None"  # None: not searched for
-    tokenizer: "Tokenizer"
     count: int  # next tokens and words to show
     layer: int | None = None  # layer of the attention to show, from 1; None: mean of all
     head: int | None = None  # head in this layer, from 1
@@ -72,7 +68,7 @@ class ExplanationReport:
         self._show_predictions()
 
     def _label(self, token: int) -> str:
-        return visible_whitespace(self.tokenizer.label(token))
+        return visible_whitespace(self.explanation.tokenizer.label(token))
 
     def _show_heat_map(self, labels: list[str]) -> None:
         from llmcli.analysis.explain import mean_attention
@@ -201,10 +197,9 @@ class ExplanationReport:
         rows = [(self._label(token), math.exp(explanation.logprobs[token])) for token in tokens]
         token_output.probabilities("next token", rows)
         console.caption(units.choice(explanation.entropy, "tokens"))
-        if self.words is None:
+        if not (words := explanation.words.words[: self.count]):
             return
         console.heading("next word")
-        words = self.words.words[: self.count]
         token_output.probabilities(
             "next word", [(token_output.word_label(word), word.probability) for word in words]
         )

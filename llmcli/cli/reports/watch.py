@@ -150,9 +150,10 @@ def watching(output: Path, plan: "Plan", losses: "TrainingLosses") -> Iterator[W
     try:
         console.warn(f"watch the run at {watch.url}")
         if sys.stderr.isatty() and _has_display():
-            threading.Thread(
-                target=_open_browser, args=(watch.url,), daemon=True
-            ).start()  # it may wait for seconds
+            import webbrowser
+
+            # in a thread: it may wait for seconds
+            threading.Thread(target=webbrowser.open, args=(watch.url,), daemon=True).start()
         yield watch
     finally:
         watch.close()
@@ -162,14 +163,3 @@ def _has_display() -> bool:
     if os.name == "nt" or sys.platform == "darwin":
         return "SSH_CONNECTION" not in os.environ
     return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
-
-
-def _open_browser(url: str) -> None:
-    import webbrowser
-
-    try:
-        browser = webbrowser.get()
-    except webbrowser.Error:
-        return
-    if type(browser) is not webbrowser.GenericBrowser:  # a browser in this terminal, such as lynx
-        browser.open(url)
