@@ -602,7 +602,6 @@ class SamplingConfig:
         strings = isinstance(self.stop, tuple) and all(isinstance(text, str) for text in self.stop)
         require(strings, "stop", "a tuple of strings", self.stop)
         require(self.temperature < math.inf, "`temperature`", "finite", self.temperature)
-        require(self.top_p > 0, "`top_p`", "above 0 and at most 1 (1: off)", self.top_p)
         for token, bias in self.logit_bias:
             require(-100 <= bias <= 100, f"`logit_bias` of token {token}", "between -100 and 100", bias)
         if "" in self.stop:

@@ -127,7 +127,7 @@ def test_an_invalid_sampling_config_is_refused():
         ({"temperature": math.nan}, "`temperature`"),
         ({"temperature": math.inf}, "`temperature`"),
         ({"top_k": -1}, "`top_k`"),
-        ({"top_p": 0.0}, "`top_p`"),
+        ({"top_p": -0.1}, "`top_p`"),
         ({"top_p": 1.1}, "`top_p`"),
         ({"top_p": math.nan}, "`top_p`"),
         ({"min_p": -0.1}, "`min_p`"),

@@ -203,7 +203,7 @@ WRONG = [
     (1, "generate", "the prompt is empty"),
     (1, "generate a\udcff", "not UTF-8"),
     *[(2, f"generate hi -t {value}", "--temperature") for value in (-1, *NOT_FINITE)],
-    *[(2, f"generate hi -p {value}", "--top-p") for value in (0, 1.5, "nan")],
+    *[(2, f"generate hi -p {value}", "--top-p") for value in (-0.1, 1.5, "nan")],
     *[(2, f"generate hi --min-p {value}", "--min-p") for value in (-0.1, 2, "nan")],
     (2, "generate hi -k -1", "--top-k"),
     (2, "generate hi -n -1", "--max-tokens"),

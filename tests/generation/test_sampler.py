@@ -57,6 +57,7 @@ def test_top_k_keeps_ties_with_the_last_one_kept():
 
 def test_top_p_keeps_the_smallest_set_that_reaches_p():
     for p, expected in [
+        (0.0, {1}),
         (1e-9, {1}),
         (0.35, {1}),
         (0.45, {1, 3}),

@@ -25,7 +25,6 @@ from llmcli.server import limits
 from llmcli.server.api.schema import Body
 from llmcli.server.errors import ApiError, invalid
 
-SMALLEST_TOP_P = 1e-9  # keeps the most likely token alone
 DEFAULT_WORDS = 10
 TEMPLATE_ARGUMENTS = {"messages", "tools", "documents", "add_generation_prompt"}  # that are not variables
 FORMATS = '{"type": "json_object"}, or {"type": "json_schema", "json_schema": {"schema": ...}}'
@@ -154,7 +153,6 @@ Words = Annotated[int, Field(ge=1, le=limits.MAX_NEXT_WORDS)]
 Evaluations = Annotated[int, Field(ge=2, le=MAX_EVALUATIONS)]
 GeneratedTokens = Annotated[int, Field(ge=0, le=2**31 - 1)]  # at the end of the prompt: the model wrote them
 Truncation = Literal[-1] | None  # -1: only the end of a prompt that exceeds the context is used (vLLM's name)
-TopP = Annotated[float, AfterValidator(lambda p: max(SMALLEST_TOP_P, p))]
 Position = Annotated[int, Field(ge=-limits.MAX_EXPLAIN_CHARACTERS, le=limits.MAX_EXPLAIN_CHARACTERS)]
 Prompted = Annotated[str | list[TokenId], Field(description="a text or a list of token ids")]
 ExplainedPrompt = Annotated[str, Field(max_length=limits.MAX_EXPLAIN_CHARACTERS)] | list[TokenId]
@@ -179,7 +177,7 @@ class GenerationBody(Body):
     temperature: float = _sampling("temperature", high=limits.MAX_TEMPERATURE)
     # -1 is off in other programs
     top_k: Annotated[int, BeforeValidator(lambda k: 0 if k == -1 else k)] = _sampling("top_k", high=1 << 31)
-    top_p: TopP = _sampling("top_p")
+    top_p: float = _sampling("top_p")
     min_p: float = _sampling("min_p")
     repetition_penalty: float = _sampling("repetition_penalty")
     presence_penalty: float = _sampling("presence_penalty")
@@ -382,7 +380,7 @@ class NextBody(Body):
     n: Words = DEFAULT_WORDS
     unit: Literal["words", "tokens"] = Field("words", description="words or tokens")
     temperature: float = _sampling("temperature", 1, limits.MAX_TEMPERATURE)
-    top_p: TopP = _sampling("top_p", 1)
+    top_p: float = _sampling("top_p", 1)
     min_p: float = _sampling("min_p", 0)
     max_evaluations: Evaluations | None = None
     token_id: TokenId | None = None  # this token's probability and rank, too
