@@ -216,8 +216,7 @@ def explain(
     if predictor is runtime:  # the last prediction is exactly that of `generate`
         top = np.argsort(-prediction.logprobs, kind="stable")[: lens.ids.shape[-1]]
         lens.ids[-1], lens.probabilities[-1] = top, np.exp(prediction.logprobs[top])
-    nothing = np.full(len(context), np.nan)
-    effects = _ablation_effects(runtime, context, logits, place, check) if ablates else nothing
+    effects = _ablation_effects(runtime, context, logits, place, check, limit=MAX_TOKENS if ablates else 0)
     words = NO_WORDS
     if evaluations != 0:
         words = next_words(predictor, tokenizer, prompt, evaluations=evaluations, check=check)
@@ -315,17 +314,22 @@ def _logit_lens(runtime: NumpyRuntime, residuals: Array, allowed: Bools, candida
 
 
 def _ablation_effects(
-    runtime: NumpyRuntime, context: Sequence[int], logits: Array, place: Place, check: Callable[[], None]
+    runtime: NumpyRuntime,
+    context: Sequence[int],
+    logits: Array,
+    place: Place,
+    check: Callable[[], None],
+    limit: int,
 ) -> Doubles:
-    """Return the bits that the predicted token loses without each token of the context [T]; NaN where
-    skipped. `logits` [V] follow the whole context. Tokens are removed from last to first, so that the cached
-    prefix stays valid."""
+    """Return the bits that the predicted token loses without each of the last `limit` tokens of the context
+    [T]; NaN where skipped. `logits` [V] follow the whole context. Tokens are removed from last to first, so
+    that the cached prefix stays valid."""
     T = len(context)
     effects = np.full(T, np.nan)
     if T == 1:
         return effects  # nothing would be left to predict from
     original = _masked_logprob(logits, place)
-    count = min(T, MAX_TOKENS, math.isqrt(int(2 * MAX_ABLATION_WORK / runtime.config.parameters)))
+    count = min(T, limit, math.isqrt(int(2 * MAX_ABLATION_WORK / runtime.config.parameters)))
     for removed in range(T - 1, T - 1 - count, -1):
         check()
         # at least one token must be processed for a prediction

@@ -207,13 +207,13 @@ class FirstToken:
     def continuations(self, min_probability: float, sampler: Sampler | None = None) -> Iterator[Continuation]:
         """Yield all continuations with at least this probability, which a sampler's filters change. Each adds
         at least one token after the prompt's text."""
+        factors = np.ones(len(self.logits))
+        if sampler is not None:
+            own = softmax(self.logits.astype(np.float64))
+            chosen = sampler.probabilities(self.logits, self.tokens)
+            factors = np.divide(chosen, own, out=np.zeros_like(own), where=own > 0)
         for group in self._groups:
-            probabilities = group.probabilities
-            if sampler is not None:
-                own = softmax(self.logits.astype(np.float64))
-                chosen = sampler.probabilities(self.logits, self.tokens)
-                factors = np.divide(chosen, own, out=np.zeros_like(own), where=own > 0)
-                probabilities = probabilities * factors[group.entries]
+            probabilities = group.probabilities * factors[group.entries]
             for i in np.flatnonzero(probabilities >= min_probability).tolist():
                 yield replace(self._continuation(group, i), probability=float(probabilities[i]))
 

@@ -136,11 +136,6 @@ class Engine:
         _start_thread(work, name="analysis")
         return future
 
-    @property
-    def loaded(self) -> list[str]:
-        """Return the names of the loaded models."""
-        return [name for name, model in list(self._models.items()) if model.done()]
-
     def _ensure_running(self) -> None:
         """Start the thread if it is not running. The caller holds `_changed`. Raises StoppingError after
         `close`."""
