@@ -9,6 +9,7 @@ import contextlib
 import math
 import queue
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -64,6 +65,7 @@ class DocumentReader(Generic[T]):
         self._reading = reading
         self._executor = ThreadPoolExecutor(cpu_cores())
         self._events: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()  # arguments of OnRead
+        self._closed = threading.Event()
         self._readers: list[_ProcessReader[T]] = []
         self._free: deque[_ProcessReader[T]] = deque()  # those without a job
 
@@ -79,7 +81,7 @@ class DocumentReader(Generic[T]):
         try:
             reader = self._free.pop()
         except IndexError:
-            reader = _ProcessReader(self._read_file, self._events)
+            reader = _ProcessReader(self._read_file, self._events, self._closed)
             self._readers.append(reader)
         reader.read(job)
         self._free.append(reader)
@@ -98,8 +100,9 @@ class DocumentReader(Generic[T]):
 
     def __exit__(self, *_: object) -> None:
         self._executor.shutdown(wait=False, cancel_futures=True)
+        self._closed.set()
         for reader in self._readers:
-            reader.close()
+            reader.kill_if_busy()
         self._executor.shutdown()
         for child in filter(None, (reader.child for reader in self._readers)):
             if _idle:
@@ -118,22 +121,25 @@ def needs_child(name: str, start: bytes, *, plain: bool) -> bool:
 class _ProcessReader(Generic[T]):
     """A child process, and the copy of the texts that it has sent."""
 
-    def __init__(self, read_file: "ReadFile[T]", events: "queue.SimpleQueue[tuple[str, int]]") -> None:
+    def __init__(
+        self,
+        read_file: "ReadFile[T]",
+        events: "queue.SimpleQueue[tuple[str, int]]",
+        closed: threading.Event,
+    ) -> None:
         self._read_file = read_file
         self._events = events
         self._copy = TextCopy()
         self.child: ChildProcess | None = None
         self._heard = 0.0  # when the process sent something; 0 while it has nothing to do
-        self._is_closed = False
+        self._closed = closed  # set to end the reading
 
     def end_if_silent(self) -> None:
         heard, child = self._heard, self.child
         if heard and child and time.monotonic() - heard > LIMITS.stalled_seconds + _SPARE_SECONDS:
             child.kill()
 
-    def close(self) -> None:
-        """End the reading: kill the process, unless it has nothing to do."""
-        self._is_closed = True
+    def kill_if_busy(self) -> None:
         if self._heard and (child := self.child):
             child.kill()
 
@@ -161,7 +167,7 @@ class _ProcessReader(Generic[T]):
                 return
             except EOFError:
                 problem = _reason(self._stop(), limits, answer.is_kept)
-            if self._is_closed:
+            if self._closed.is_set():
                 return
             job.problems.append((answer.name, f"{answer.name} {problem}"))
             after = answer.position
@@ -177,7 +183,7 @@ class _ProcessReader(Generic[T]):
         self._events.put((name, size))
 
     def _check_open(self) -> None:
-        if self._is_closed:
+        if self._closed.is_set():
             raise ReadingEndsError("the reading was ended")
 
     def _started(self) -> ChildProcess:
@@ -192,7 +198,7 @@ class _ProcessReader(Generic[T]):
                 raise ReadingEndsError(
                     "the process that reads documents does not start; is there enough memory?"
                 ) from error
-        self._check_open()  # `close` did not see this process
+        self._check_open()  # otherwise, `kill_if_busy` sees this process
         return self.child
 
     def _stop(self) -> int:

@@ -13,13 +13,12 @@ from pathlib import PurePath
 
 START_BYTES = 4096  # read from the beginning of a file
 COMPRESSION = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd"}  # suffix -> program
-_COMPRESSED = {  # first bytes -> program
-    re.compile(rb"\x1f\x8b"): "gzip",
-    re.compile(rb"BZh[1-9](?:1AY&SY|\x17\x72\x45\x38\x50\x90)"): "bzip2",
-    re.compile(rb"\xfd7zXZ\0"): "xz",
-    re.compile(
-        rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18"
-    ): "zstd",  # a frame, or one to skip: pzstd begins with it
+_COMPRESSED = {  # pattern of the first bytes -> program
+    rb"\x1f\x8b": "gzip",
+    rb"BZh[1-9](?:1AY&SY|\x17\x72\x45\x38\x50\x90)": "bzip2",
+    rb"\xfd7zXZ\0": "xz",
+    # a frame, or one to skip: pzstd begins with it
+    rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18": "zstd",
 }
 
 _GENERATED_DIRECTORIES = ("__pycache__", "node_modules", "__MACOSX")
@@ -49,64 +48,46 @@ _DATA = "export its text to a text file first"
 _CONVERT = "save it as plain text first: soffice --headless --convert-to txt:Text {file}"
 _CSV = "save it as CSV first: soffice --headless --convert-to csv {file}"
 TABLE = FileType("a table in Parquet or Arrow", "parquet", _DATA + ", one column of it: pandas.read_parquet")
-_READABLE = (
-    (FileType("a PDF", "pdf"), ((0, b"%PDF-"),)),
-    (FileType("a WARC file", "warc", is_collection=True), ((0, b"WARC/"),)),
-    (FileType("a tar archive", "archives"), ((257, b"ustar"),)),
-    (TABLE, ((0, b"PAR1"), (0, b"ARROW1"), (0, b"\xff\xff\xff\xff"))),  # the last is a stream of Arrow
-    (FileType("an RTF document", advice=_CONVERT, is_text=True), ((0, b"{\\rtf"),)),
+_READABLE = (  # (type, pattern of the first bytes)
+    (FileType("a PDF", "pdf"), rb"%PDF-"),
+    (FileType("a WARC file", "warc", is_collection=True), rb"WARC/"),
+    (FileType("a tar archive", "archives"), rb".{257}ustar"),
+    (TABLE, rb"PAR1|ARROW1|\xff\xff\xff\xff"),  # the last is a stream of Arrow
+    (FileType("an RTF document", advice=_CONVERT, is_text=True), rb"\{\\rtf"),
 )
-_OTHERS: tuple[
-    tuple[str, str, tuple[tuple[int, bytes], ...]], ...
-] = (  # (description, advice, (position, bytes), ...)
-    ("a DjVu document", "extract its text first: djvutxt {file} TEXT", ((0, b"AT&TFORM"),)),
-    ("a 7z archive", _UNPACK + "7z x -oDIRECTORY {file}", ((0, b"7z\xbc\xaf\x27\x1c"),)),
-    ("a RAR archive", _UNPACK + "unrar x {file} DIRECTORY/", ((0, b"Rar!\x1a\x07"),)),
-    ("compressed twice", "unpack it again: gzip -d {file}", ((0, b"\x1f\x8b"),)),
-    ("compressed (lz4)", "unpack it first: lz4 -d {file}", ((0, b"\x04\x22\x4d\x18"),)),
-    ("an old Office document (.doc, .xls, .ppt)", _CONVERT, ((0, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"),)),
-    ("an SQLite database", _DATA + ": sqlite3 {file} 'SELECT ...' > TEXT", ((0, b"SQLite format 3\0"),)),
+_OTHERS = (  # likewise
+    (FileType("a DjVu document", advice="extract its text first: djvutxt {file} TEXT"), rb"AT&TFORM"),
+    (FileType("a 7z archive", advice=_UNPACK + "7z x -oDIRECTORY {file}"), rb"7z\xbc\xaf\x27\x1c"),
+    (FileType("a RAR archive", advice=_UNPACK + "unrar x {file} DIRECTORY/"), rb"Rar!\x1a\x07"),
+    (FileType("compressed twice", advice="unpack it again: gzip -d {file}"), rb"\x1f\x8b"),
+    (FileType("compressed (lz4)", advice="unpack it first: lz4 -d {file}"), rb"\x04\x22\x4d\x18"),
     (
-        "a model",
-        "to fine-tune a model on a text: llm train TEXT --from {file}; to inspect it: llm inspect {file}",
-        ((0, b"GGUF"), (4, b"\0\0\0\0{")),
-    ),  # safetensors: eight bytes with the length of the header, then JSON
-    (
-        "binary data (NumPy, HDF5 or Python pickle)",
-        _DATA,
-        ((0, b"\x93NUMPY"), (0, b"\x89HDF"), *((0, b"\x80" + bytes([i])) for i in range(2, 6))),
+        FileType("an old Office document (.doc, .xls, .ppt)", advice=_CONVERT),
+        rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1",
     ),
     (
-        "an image",
-        "extract its text first, by OCR: tesseract {file} TEXT",
-        (
-            (0, b"\x89PNG"),
-            (0, b"\xff\xd8\xff"),
-            (0, b"GIF8"),
-            (0, b"II*\0"),
-            (0, b"MM\0*"),
-            (8, b"WEBP"),
-            (0, b"BM"),
-        ),
+        FileType("an SQLite database", advice=_DATA + ": sqlite3 {file} 'SELECT ...' > TEXT"),
+        rb"SQLite format 3\0",
+    ),
+    (  # the second is safetensors: eight bytes with the length of the header, then JSON
+        FileType("a model", advice="to fine-tune it on a text: llm train TEXT --from {file}"),
+        rb"GGUF|.{4}\0\0\0\0\{",
     ),
     (
-        "a recording or video",
-        "transcribe it first",
-        (
-            (0, b"ID3"),
-            (0, b"\xff\xfb"),
-            (0, b"OggS"),
-            (0, b"fLaC"),
-            (8, b"WAVE"),
-            (8, b"AVI "),
-            (4, b"ftyp"),
-            (0, b"\x1aE\xdf\xa3"),
-        ),
+        FileType("binary data (NumPy, HDF5 or Python pickle)", advice=_DATA),
+        rb"\x93NUMPY|\x89HDF|\x80[\2-\5]",
     ),
     (
-        "an executable",
-        "name a text file, or a directory of text files",
-        ((0, b"\x7fELF"), (0, b"\xcf\xfa\xed\xfe"), (0, b"\xca\xfe\xba\xbe"), (0, b"\0asm"), (0, b"MZ")),
+        FileType("an image", advice="extract its text first, by OCR: tesseract {file} TEXT"),
+        rb"\x89PNG|\xff\xd8\xff|GIF8|II\*\0|MM\0\*|.{8}WEBP|BM",
+    ),
+    (
+        FileType("a recording or video", advice="transcribe it first"),
+        rb"ID3|\xff\xfb|OggS|fLaC|.{8}WAVE|.{8}AVI |.{4}ftyp|\x1aE\xdf\xa3",
+    ),
+    (
+        FileType("an executable", advice="name a text file, or a directory of text files"),
+        rb"\x7fELF|\xcf\xfa\xed\xfe|\xca\xfe\xba\xbe|\0asm|MZ",
     ),
 )
 ZIP = FileType("a ZIP archive", "archives")
@@ -145,16 +126,18 @@ _ZIP_START = (b"PK\x03\x04", b"PK\x05\x06")
 
 def compression(start: bytes) -> str:
     """Return the program that decompresses a file with these first bytes; "" if it is not compressed."""
-    return next((program for magic, program in _COMPRESSED.items() if magic.match(start)), "")
+    return next((program for pattern, program in _COMPRESSED.items() if re.match(pattern, start)), "")
 
 
 def recognize(name: str, start: bytes) -> FileType | None:
     """Return the type of a file by its first bytes (decompressed); None for text and unknown types."""
     if start.startswith(_ZIP_START):
         return ZIP
-    return _readable_text(name, start) or next(
-        (known for known, marks in _READABLE if any(start.startswith(mark, at) for at, mark in marks)), None
-    )
+    return _readable_text(name, start) or _matching(_READABLE, start)
+
+
+def _matching(types: Iterable[tuple[FileType, bytes]], start: bytes) -> FileType | None:
+    return next((known for known, pattern in types if re.match(pattern, start, re.S)), None)
 
 
 def recognize_zip(members: Sequence[str], media_type: str) -> FileType:
@@ -197,10 +180,7 @@ def describe_binary(name: str, start: bytes) -> str | None:
     >>> describe_binary("my book.djvu", b"AT&TFORM ...")
     "is a DjVu document, not text; extract its text first: djvutxt 'my book.djvu' TEXT"
     """
-    known = recognize(name, start)
-    for what, advice, marks in _OTHERS if known is None else ():
-        if any(start.startswith(mark, at) for at, mark in marks):
-            known = FileType(what, advice=advice)
+    known = recognize(name, start) or _matching(_OTHERS, start)
     return describe(name, known) if known and not known.is_text else None
 
 

@@ -70,7 +70,7 @@ FILES: dict[str, tuple[Callable[[], bytes] | bytes, str]] = {
     "a.db": (database, "is an SQLite database, not text; export its text to a text file first: sqlite3 a.db"),
     "a.npy": (array, "is binary data (NumPy"),
     "a.pkl": (lambda: pickle.dumps({"a": "b" * 300}), "is binary data (NumPy"),
-    "a.safetensors": (model, "to fine-tune a model on a text: llm train TEXT --from a.safetensors"),
+    "a.safetensors": (model, "to fine-tune it on a text: llm train TEXT --from a.safetensors"),
     "a.gguf": (b"GGUF" + BINARY, "is a model, not text; to fine-tune"),
     "a.exe": (b"MZ" + BINARY, "is an executable"),
     "a": (b"\x7fELF" + BINARY, "is an executable"),
