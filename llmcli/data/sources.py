@@ -101,13 +101,13 @@ class Sources:
     @property
     def notes(self) -> list[str]:
         """Notes on how files were read and what was left out, one line each."""
-        files: list[ConversationFile | Document] = [*self.conversation_files, *self.text.documents]
+        files: list[Content] = [*self.conversation_files, *self.text.documents]
         return [note for file in files for note in file.notes] + [self.cuts] * bool(self.cuts)
 
     def records(self) -> list[dict[str, Any]]:
         """Describe each file for JSON: its kind, its size, the characters that were read, and the skipped
         parts."""
-        return [*map(_text_record, self.text.documents), *map(_conversations_record, self.conversation_files)]
+        return [*map(_record, self.text.documents), *map(_record, self.conversation_files)]
 
     def groups(self) -> list[FileGroup]:
         files: dict[FileGroup, list[Content]] = {}
@@ -125,21 +125,16 @@ class Sources:
         return f"data: {'; '.join(map(str, groups[:_MAX_KINDS]))}{others}"
 
 
-def _text_record(document: Document) -> dict[str, Any]:
-    kind = document.kind or ("table" if document.columns else _kind_of_text(document, search=False).kind)
-    return _record(document, kind, document.characters, document.skipped)
-
-
-def _conversations_record(file: ConversationFile) -> dict[str, Any]:
-    characters = sum(len(message.content) for one in file.conversations for message in one.messages)
-    skipped = [("conversation without an answer", file.dropped)]
-    return _record(file, _kind_of_conversations(file).kind, characters, skipped)
-
-
-def _record(
-    file: Document | ConversationFile, kind: str, characters: int, skipped: Iterable[tuple[str, int]]
-) -> dict[str, Any]:
+def _record(file: Content) -> dict[str, Any]:
     """Describe what was read from a file. Optional fields are left out."""
+    skipped: Iterable[tuple[str, int]]
+    if isinstance(file, Document):
+        kind = file.kind or ("table" if file.columns else _kind_of_text(file, search=False).kind)
+        characters, skipped = file.characters, file.skipped
+    else:
+        kind = _kind_of_conversations(file).kind
+        characters = sum(len(message.content) for one in file.conversations for message in one.messages)
+        skipped = [("conversation without an answer", file.dropped)]
     reasons = [{"reason": reason, "count": count} for reason, count in skipped if count]
     optional = {"encoding": file.encoding, "columns": list(file.columns), "skipped": reasons}
     return {

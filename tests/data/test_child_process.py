@@ -1,7 +1,5 @@
 """Child processes: how they start, answer and end."""
 
-import time
-
 import pytest
 
 from llmcli.data.child_process import ChildProcess, NotStartedError, Worker
@@ -13,10 +11,9 @@ def test_a_module_that_does_not_start_or_answer_is_an_error(no_hang: None) -> No
     with pytest.raises(NotStartedError):
         ChildProcess("llmcli.nothing")
     child = ChildProcess("llmcli.data.conversations.template_worker")
-    start = time.monotonic()
     with pytest.raises(TimeoutError):
         child.ask(None, 0.2)  # nothing was asked
-    assert time.monotonic() - start < 5 and child.stop() < 0
+    assert child.stop() < 0
     with pytest.raises(EOFError):
         child.ask({}, 5.0)
 

@@ -97,15 +97,15 @@ def test_every_shape_in_every_container_gives_the_same_messages() -> None:
                 continue  # lists one after the other begin as one array does
             data = write([record(*pair) for pair in PAIRS])
             file = read(name, data)
-            assert file and messages_of(file) == MESSAGES, (container, shape, record)
+            assert file and messages_of(file) == MESSAGES, container
             assert (file.name, file.path, file.shape, file.dropped, file.text_bytes) == (
                 name,
                 Path(name),
                 shape,
                 0,
                 TEXT_BYTES,
-            ), (container, shape, record)
-            assert file.notes == (), (container, shape, record)
+            ), container
+            assert file.notes == (), container
             if "zst" not in name and "UTF-16" not in container:
                 plain = gzip.decompress(data) if name.endswith(".gz") else data
                 assert file.sha256 == hashlib.sha256(plain.removeprefix(codecs.BOM_UTF8)).hexdigest()
@@ -235,18 +235,14 @@ def test_one_blank_answer_of_many_is_left_out_alone() -> None:
 
 def test_a_file_without_any_answer_is_an_error() -> None:
     for name, text, problem in [
-        (
-            "a.jsonl",
-            json_lines([conversation("1"), conversation("2")]),
-            "a.jsonl: none of the 2 conversations has an ",
-        ),
+        ("a.jsonl", json_lines([conversation("1"), conversation("2")]), "a.jsonl: none of the 2 conversations has an "),
         ("a.csv", "question,answer\n\nHi,\n", "a.csv line 3: no answer; wanted answers to train on"),
         ("a.csv", "question,answer\n\n", "a.csv has a header but no conversations; wanted rows with a prompt and"),
         ("a.txt", "User: 1\nAI:\n", "a.txt line 1: no answer; wanted answers to train on"),
     ]:
         with pytest.raises(LLMError) as caught:
             read(name, text)
-        assert str(caught.value).startswith(problem), (name, text, problem)
+        assert str(caught.value).startswith(problem), name
 
 
 # ---- malformed files
@@ -293,7 +289,7 @@ def test_a_malformed_line_is_an_error_with_its_number() -> None:
                     message.startswith(f"a.jsonl line {first}: {problem}")
                     and "\n" not in message
                     and len(message) < 250
-                ), (packed, first, kind)
+                ), packed
 
 
 def test_a_malformed_record_in_an_array_is_an_error_with_its_line() -> None:

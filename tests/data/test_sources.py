@@ -146,7 +146,7 @@ def test_a_template_joins_columns() -> None:
             name = put(f"a.{kind}", data[kind]) if kind in data else "a.parquet"
             sources = read_sources([name], reading)
             check_reading(reading, [sources])
-            assert text_of(sources) == expected, (template, expected, kind)
+            assert text_of(sources) == expected, template
             assert recorded_reading([TrainingRecord.from_json({"reading": reading.as_record()})]) == reading
 
 
@@ -171,7 +171,7 @@ def test_a_template_that_cannot_be_filled_is_an_error() -> None:
     ]:
         with pytest.raises(LLMError, match=message) as caught:
             ReadOptions.of_options(None, False, None, False, template=template)
-        assert caught.value.exit_code == 2, (template, message)
+        assert caught.value.exit_code == 2, template
 
 
 def test_a_template_with_an_unknown_column_is_an_error() -> None:
@@ -242,7 +242,7 @@ def test_the_line_says_what_plain_text_has_beside_words() -> None:
         ("a.txt", b"Once upon a time <b>there</b> was\n", ""),
         ("a.txt", b"[Scene 1]\nEnter\n", ""),
     ]:
-        assert read(name, data).describe() == f"data: plain text in {name}{detail}", (name, data, detail)
+        assert read(name, data).describe() == f"data: plain text in {name}{detail}", name
 
 
 def test_many_files_are_grouped_by_kind() -> None:
@@ -331,19 +331,6 @@ def test_train_says_it_before_the_run_and_every_command_reads_the_same(llm: Llm)
     )
     memory = llm("generate", "The cat number 5 sat on the mat.", "-n", 40, "--memory", "-t", 0)
     assert memory.exit_code == 0 and "occur verbatim in a.jsonl" in memory.stderr
-
-
-def test_pairs_of_an_unknown_header_are_read_the_same_by_eval(llm: Llm) -> None:
-    put("a.csv", b"x,y,z\n" + b"".join(b"%d,word %d,answer %d\n" % (i, i, i) for i in range(40)))
-    answer = llm("train", "a.csv", "--column", "y,z", *SMALL, "--context", 64)
-    assert answer.exit_code == 0, answer.stderr
-    assert answer.stderr.splitlines()[:2] == [
-        "data: pairs in a.csv (the first row ('x', 'y', 'z') is the header; if it is data: --column 2,3; otherwise: "
-        "--plain)",
-        "a.csv: read: y and z; not used: x",
-    ]
-    measured = llm("eval", "a.csv")
-    assert "36 conversations were trained on; the 4 others are measured" in measured.stderr
 
 
 # ---- too little, and too much

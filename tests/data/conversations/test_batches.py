@@ -115,9 +115,9 @@ def test_conversations_are_truncated_after_an_answer() -> None:
     ]:
         tokens, kept, truncated = ConversationTokens.of([marked(text), marked("qa")]).truncated(most)
         found = ["".join(map(chr, tokens.ids[tokens.span(i)])) for i in range(len(tokens))]
-        assert found == [one for one in (expected, "qa") if one], (text, most, expected)
-        assert kept == ([0, 1] if expected else [1]), (text, most, expected)
-        assert truncated == (0 < len(expected) < len(text)), (text, most, expected)
+        assert found == [one for one in (expected, "qa") if one], text
+        assert kept == ([0, 1] if expected else [1]), text
+        assert truncated == (0 < len(expected) < len(text)), text
 
 
 def test_a_conversation_that_does_not_fit_is_refused() -> None:

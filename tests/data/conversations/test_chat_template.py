@@ -137,7 +137,7 @@ def test_chatml_is_what_jinja_makes_of_it() -> None:
         for prompt in [False, True]:
             messages = CONVERSATIONS[name]
             template = ChatTemplate(CHATML, BPE)
-            assert template._render([(messages, prompt)]) == render(CHATML, {}, [(messages, prompt)]), (prompt, name)
+            assert template._render([(messages, prompt)]) == render(CHATML, {}, [(messages, prompt)]), prompt
 
 
 @pytest.mark.slow
@@ -207,7 +207,7 @@ def test_the_end_of_a_turn_is_found_by_rendering_one() -> None:
         ),
     ]:
         template = ChatTemplate(source, BPE, {"eos_token": "<|endoftext|>"})
-        assert {BPE.label(token) for token in template.stop_ids} == expected, (source, expected)
+        assert {BPE.label(token) for token in template.stop_ids} == expected, source
 
 
 def test_a_template_is_stored_beside_what_was_there() -> None:
@@ -227,7 +227,7 @@ def test_the_template_of_a_config_is_its_default() -> None:
         ({"chat_template": [{"name": "tool_use", "template": "t"}]}, None),
     ]:
         template = ChatTemplate.from_config(config, BPE)
-        assert (template.source if template else None) == source, (config, source)
+        assert (template.source if template else None) == source, config
 
 
 def test_a_template_gets_the_names_of_the_special_tokens() -> None:

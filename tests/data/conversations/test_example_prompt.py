@@ -33,7 +33,7 @@ def test_a_prompt_is_the_beginning_of_a_sentence_or_line() -> None:
         ("a\u202eb c d\nplain words stand here", "plain words stand"),
         ("broken \ufffd words here\nwhole words are here", "whole words are"),
     ]:
-        assert example_prompts(text)[0] == first, (text, first)
+        assert example_prompts(text)[0] == first, text
 
 
 def test_a_text_without_words_has_no_prompt() -> None:

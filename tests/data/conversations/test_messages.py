@@ -62,8 +62,8 @@ RECORDS: list[tuple[str, Any, tuple[Message, ...]]] = [
 def test_each_shape_of_record_is_recognized_and_read() -> None:
     for name, record, messages in RECORDS:
         shape = record_shape(record)
-        assert shape and shape.name == name, (name, record, messages)
-        assert read(record, "a.jsonl line 7") == Conversation(messages, "a.jsonl line 7"), (name, record, messages)
+        assert shape and shape.name == name, name
+        assert read(record, "a.jsonl line 7") == Conversation(messages, "a.jsonl line 7"), name
 
 
 OTHER_RECORDS: list[Any] = [
@@ -150,7 +150,7 @@ def test_a_malformed_record_gives_one_line_with_its_place() -> None:
         shape = record_shape({"prompt": "", "completion": ""}) if "completion" in str(record) else None
         with pytest.raises(LLMError) as caught:
             read(record, "a.jsonl line 7", shape)
-        assert str(caught.value) == f"a.jsonl line 7: {problem}", (record, problem)
+        assert str(caught.value) == f"a.jsonl line 7: {problem}", record
 
 
 def test_a_record_must_have_the_shape_of_its_file() -> None:
@@ -163,7 +163,7 @@ def test_a_record_must_have_the_shape_of_its_file() -> None:
         shape = record_shape({"prompt": "Hi", "completion": "Ho"})
         with pytest.raises(LLMError) as caught:
             read(record, "a", shape)
-        assert str(caught.value).startswith(f"a: {problem}"), (record, problem)
+        assert str(caught.value).startswith(f"a: {problem}"), record
 
 
 def test_an_answer_of_weight_0_is_not_learned() -> None:

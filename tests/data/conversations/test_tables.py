@@ -75,9 +75,9 @@ PAIRS: list[tuple[str, str, list[tuple[str, str]], str, str]] = [  # (name, text
 def test_two_columns_are_pairs() -> None:
     for name, text, pairs, lines, first_row in PAIRS:
         file = read(name, text)
-        assert pairs_of(file) == pairs and isinstance(file, ConversationFile), (name, text, pairs)
-        assert [c.source for c in file.conversations] == [f"{name} line {line}" for line in lines], (name, text, pairs)
-        assert file.first_row.startswith(f"the first row {first_row}" if first_row else ""), (name, text, pairs)
+        assert pairs_of(file) == pairs and isinstance(file, ConversationFile), name
+        assert [c.source for c in file.conversations] == [f"{name} line {line}" for line in lines], name
+        assert file.first_row.startswith(f"the first row {first_row}" if first_row else ""), name
 
 
 TEXT_COLUMNS = [
@@ -91,8 +91,8 @@ TEXT_COLUMNS = [
 def test_a_column_called_text_is_plain_text() -> None:
     for name, text, column in TEXT_COLUMNS:
         document = read(name, text)
-        assert isinstance(document, Document) and document.columns == (column,), (name, text, column)
-        assert "".join(document.text()) == "One.\n\nTwo.", (name, text, column)
+        assert isinstance(document, Document) and document.columns == (column,), name
+        assert "".join(document.text()) == "One.\n\nTwo.", name
 
 
 REQUESTED: list[tuple[str, ReadOptions, str, object]] = [  # (file, how it is read, text, pairs or text)
@@ -114,9 +114,9 @@ def test_the_options_say_otherwise() -> None:
     for name, reading, text, expected in REQUESTED:
         file = read(name, text, reading)
         if isinstance(file, Document):
-            assert "".join(file.text()) == expected, (name, reading, text)
+            assert "".join(file.text()) == expected, name
         else:
-            assert (pairs_of(file) if file else None) == expected, (name, reading, text)
+            assert (pairs_of(file) if file else None) == expected, name
 
 
 REFUSED = [
@@ -142,14 +142,14 @@ def test_what_cannot_be_told_and_what_is_better_not_learned_is_refused() -> None
     for text, problem in REFUSED:
         with pytest.raises(LLMError) as caught:
             read("a.csv", text)
-        assert str(caught.value).startswith(f"a.csv: {problem}"), (text, problem)
-        assert read("a.csv", text, ReadOptions(plain=True)) is None, (text, problem)
+        assert str(caught.value).startswith(f"a.csv: {problem}"), text
+        assert read("a.csv", text, ReadOptions(plain=True)) is None, text
         if (
             "; add `column`" in problem or "`column` prompt,chosen" in problem
         ):  # the command that the message names helps
             words = shlex.split(str(caught.value).split("`column` ", 1)[1])
             advised = words[words.index("`column`") + 1] if "`column`" in words else words[0]
-            assert pairs_of(read("a.csv", text, ReadOptions.of_options(None, False, advised, False))), (text, problem)
+            assert pairs_of(read("a.csv", text, ReadOptions.of_options(None, False, advised, False))), text
 
 
 def test_quotation_marks_of_a_tsv_are_text_where_they_follow_no_rule() -> None:
@@ -187,7 +187,7 @@ def test_other_files_are_no_tables() -> None:
         ("a.tsv", "question,answer\nHi,Ho\n"),
         ("a.txt", "Go.\tVe.\nHi.\tHola.\n"),
     ]:
-        assert read(name, text) is None, (name, text)
+        assert read(name, text) is None, name
 
 
 QA = "question,answer\nHi,Ho\n"
@@ -208,7 +208,7 @@ def test_the_error_gives_the_line_in_which_a_row_begins() -> None:
     ]:
         with pytest.raises(LLMError) as caught:
             read("a.csv", text)
-        assert str(caught.value).startswith(f"a.csv {problem}") and "\n" not in str(caught.value), (text, problem)
+        assert str(caught.value).startswith(f"a.csv {problem}") and "\n" not in str(caught.value), text
 
 
 def test_a_line_or_a_cell_that_takes_much_memory_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,7 +34,7 @@ def test_a_template_is_rendered_as_by_transformers() -> None:
         ("{{ 'a\\r\\nb' }}", "a\r\nb"),
         ("", ""),
     ]:
-        assert text(source, bos_token="<s>") == expected, (source, expected)
+        assert text(source, bos_token="<s>") == expected, source
 
 
 def test_generation_blocks_are_reported() -> None:

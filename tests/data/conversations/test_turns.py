@@ -39,8 +39,8 @@ def test_speakers_are_recognized_in_many_forms() -> None:
     for space in ["", " ", "\t", "\u3000", "\n", "\r\n"]:
         for user, assistant, colon in LABELS:
             text = f"{user}{colon}{space}Hi\n{assistant}{colon}{space}Ho\n"
-            assert turns(text) == PAIR, (user, assistant, colon)
-            assert turns(f"\n \r\n{text}\n{text}\n\n") == PAIR * 2, (user, assistant, colon)
+            assert turns(text) == PAIR, user
+            assert turns(f"\n \r\n{text}\n{text}\n\n") == PAIR * 2, user
 
 
 def test_a_turn_goes_on_until_the_next_speaker() -> None:

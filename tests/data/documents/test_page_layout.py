@@ -63,7 +63,7 @@ def test_lines_are_joined_where_the_next_word_had_no_room() -> None:
         ),
     ]:
         wide = page("A line as wide as the column, and apart." + "..", top=100)
-        assert text_of([*page(*lines.split("|")), *wide]) == f"{expected}\n{wide[0].text}\n", (lines, expected)
+        assert text_of([*page(*lines.split("|")), *wide]) == f"{expected}\n{wide[0].text}\n", lines
 
 
 def test_the_lines_of_a_table_of_contents_are_not_joined_and_lose_their_dots() -> None:

@@ -15,7 +15,7 @@ def test_lines_of_a_paragraph_are_joined() -> None:
         ("well-", "known", "well-known"),
         ("", "text", "text"),
     ]:
-        assert joined(text, line) == expected, (text, line, expected)
+        assert joined(text, line) == expected, text
 
 
 def test_a_divided_word_loses_its_hyphen_unless_a_name_follows() -> None:

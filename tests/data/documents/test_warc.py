@@ -17,10 +17,7 @@ ARCHIVE = (
     ("Content-Type: image/png", b"\x89PNG"),
     ("Content-Type: text/html; charset=Shift_JIS", PAGE.format(charset="", **JAPANESE).encode("shift_jis")),
     ("HTTP/1.1 404 Not Found\r\nContent-Type: text/html", b"<p>not here</p>"),
-    (
-        "Content-Type: text/html\r\nContent-Encoding: gzip",
-        gzip.compress(b"<p>Compressed by the server.</p>"),
-    ),
+    ("Content-Type: text/html\r\nContent-Encoding: gzip", gzip.compress(b"<p>Compressed by the server.</p>")),
 )
 
 

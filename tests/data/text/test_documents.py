@@ -102,19 +102,11 @@ def test_lines_end_at_a_newline_alone_in_every_encoding() -> None:
                 data = (LINES + end).encode(encoding)
                 [document] = read_corpus([put("a.txt", gzip.compress(data) if packed else data)]).documents
                 assert list(document.lines()) == [*LINES.split("\n")[:-1], "end" + end.removesuffix("\n")]
-                assert document.start == LINES + end, (packed, encoding, end)
+                assert document.start == LINES + end, packed
 
 
 def read_document(data: bytes) -> Document:
     return documents.read_document(put("a.txt", data), Path("a.txt"), TextCopy())
-
-
-@settings(max_examples=60, deadline=None)
-@given(text=st.text(st.sampled_from("ab\n\ré\u2028りん🍎"), max_size=30), block=st.integers(4, 9))
-def test_lines_do_not_depend_on_the_blocks(text: str, block: int) -> None:
-    document = read_document(text.encode())
-    with mock.patch.object(documents, "BLOCK_BYTES", block):
-        assert list(document.lines()) == text.split("\n")[: -1 if text[-1:] in ("\n", "") else None]
 
 
 def test_after_a_line_of_too_many_characters_nothing_is_read() -> None:

@@ -4,14 +4,11 @@ import codecs
 import gzip
 import io
 import random
-from collections.abc import Callable
 from pathlib import Path
-from unittest import mock
 
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from typer.testing import Result
 
 from llmcli.data.sources import read_sources
 from llmcli.data.text import encodings, file_types
@@ -52,11 +49,11 @@ def test_common_encodings_are_recognized_and_named() -> None:
         for name in TEXTS:
             data = encoded(name)
             sources = read_sources([put("old.txt", gzip.compress(data) if packed else data)])
-            assert sources.text.utf8().decode() == TEXTS[name], (name, packed)
-            assert sources.describe() == f"data: plain text in old.txt (decoded from {name})", (name, packed)
+            assert sources.text.utf8().decode() == TEXTS[name], name
+            assert sources.describe() == f"data: plain text in old.txt (decoded from {name})", name
             [record] = sources.records()
-            assert (record["encoding"], record["characters"]) == (name, len(TEXTS[name])), (name, packed)
-            assert record["bytes"] == Path("old.txt").stat().st_size, (name, packed)
+            assert (record["encoding"], record["characters"]) == (name, len(TEXTS[name])), name
+            assert record["bytes"] == Path("old.txt").stat().st_size, name
 
 
 def test_letters_far_into_an_ascii_text_are_enough() -> None:
@@ -143,17 +140,3 @@ def test_names_lead_to_the_supersets_that_browsers_use() -> None:
     ]
     for name in TEXTS:
         assert encodings.name_of(encodings.codec_of(name)) == name
-
-
-def test_training_records_the_encoding_and_other_commands_read_the_same(llm: Callable[..., Result]) -> None:
-    put("old.txt", encoded("KOI8-R") * 4)
-    small = ("--steps", 2, "--layers", 1, "--width", 16, "--context", 32, "--batch-tokens", 64, "--threads", 1)
-    trained = llm("train", "old.txt", *small)
-    assert trained.exit_code == 0, trained.stderr
-    assert trained.stderr.startswith("data: plain text in old.txt (decoded from KOI8-R)\n")
-    memory = llm("generate", RUSSIAN[:60], "-n", 30, "--memory", "-t", 0)
-    assert "occur verbatim in old.txt" in memory.stderr
-    with mock.patch.object(encodings, "recognize", lambda sample: ""):  # the record knows
-        assert llm("generate", RUSSIAN[:60], "-n", 30, "--memory", "-t", 0).exit_code == 0
-    told = llm("eval", "old.txt", "--json")
-    assert told.exit_code == 0 and "bytes of this text were trained on" in told.stderr

@@ -173,7 +173,7 @@ def test_a_page_begins_with_a_tag_after_comments() -> None:
         ("x <html>", False),
         ("", False),
     ]:
-        assert file_types.is_page(start) == expected, (start, expected)
+        assert file_types.is_page(start) == expected, start
 
 
 def test_an_address_is_an_error_with_a_download_command(llm: Llm) -> None:

@@ -29,7 +29,7 @@ def test_the_kind_of_lines() -> None:
             )
         ),
     ]:
-        assert line_kind(text) == kind, (text, kind)
+        assert line_kind(text) == kind, text
 
 
 def test_the_kinds_of_the_examples() -> None:

@@ -26,8 +26,8 @@ def test_documents_that_share_most_strings_are_near_duplicates() -> None:
         for seed in range(20):
             common = letters(shared, seed)
             texts = [common + letters(1000, 1000 * seed + i) for i in (1, 2)]
-            assert (containment(*texts) > SHARED) == are_near, (shared, are_near)
-            assert (len(near_duplicates(documents(*texts))) == 1) == are_near, (shared, are_near)
+            assert (containment(*texts) > SHARED) == are_near, shared
+            assert (len(near_duplicates(documents(*texts))) == 1) == are_near, shared
 
 
 @given(st.binary(max_size=200))

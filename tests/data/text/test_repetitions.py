@@ -77,9 +77,9 @@ def test_no_piece_of_the_held_out_text_is_trained_on() -> None:
             known, pieces = known_pieces(divided.training, divided.held_out)
             assert known > 0.2 * pieces, (write, case)  # as the cut left it
             found = find_repetitions(divided.training, divided.held_out)
-            assert known_pieces(found.training, divided.held_out)[0] == 0 and found.known_share == 0, (write, case)
-            assert 0 < found.left_out == divided.training.text_bytes - found.training.text_bytes, (write, case)
-            assert found.left_out < 1.3 * divided.held_out.text_bytes, (write, case)
+            assert known_pieces(found.training, divided.held_out)[0] == 0 and found.known_share == 0, write
+            assert 0 < found.left_out == divided.training.text_bytes - found.training.text_bytes, write
+            assert found.left_out < 1.3 * divided.held_out.text_bytes, write
 
 
 def search(training: str, held_out: str, **options: bool) -> Repetitions:

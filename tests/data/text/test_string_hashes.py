@@ -11,7 +11,7 @@ def test_hashes_are_polynomials() -> None:
         for dtype in [np.uint8, np.uint32]:
             values = np.random.default_rng(0).integers(0, 256, count).astype(dtype)
             hashes = string_hashes(values, length)
-            assert len(hashes) == max(0, count - length + 1), (dtype, count, length)
+            assert len(hashes) == max(0, count - length + 1), dtype
             for place in {
                 *range(0, len(hashes), 997),
                 *range(module._CHUNK - length - 2, min(len(hashes), module._CHUNK + 2)),
@@ -19,4 +19,4 @@ def test_hashes_are_polynomials() -> None:
                 if 0 <= place < len(hashes):
                     string = values[place : place + length].tolist()
                     expected = sum(value * module._FACTOR**i for i, value in enumerate(string)) % (1 << 64)
-                    assert int(hashes[place]) == expected, (dtype, count, length)
+                    assert int(hashes[place]) == expected, dtype

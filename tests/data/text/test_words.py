@@ -71,10 +71,7 @@ SPACE = st.sampled_from([" ", "\n", "  ", "\n\n", " \t", "\n ", " \u3000", " \x1
 
 
 @settings(max_examples=150, deadline=None)
-@given(
-    pairs=st.lists(st.tuples(WORD, SPACE), min_size=8, max_size=40),
-    cuts=st.lists(st.integers(0, 250), max_size=5),
-)
+@given(pairs=st.lists(st.tuples(WORD, SPACE), min_size=8, max_size=40), cuts=st.lists(st.integers(0, 250), max_size=5))
 @pytest.mark.slow
 def test_cutting_text_at_word_ends_keeps_the_ids(pairs: list[tuple[str, str]], cuts: list[int]) -> None:
     text = "".join(word + space for word, space in pairs)  # a word end in every 16 characters

@@ -167,7 +167,7 @@ def test_a_vocabulary_below_261_is_wrong_usage() -> None:
         for train in [Tokenizer.train_bpe, Tokenizer.train_char]:
             with pytest.raises(LLMError, match=f"at least 261.*found {size}") as caught:
                 train([TEXT], size)
-            assert caught.value.exit_code == 2, (train, size)
+            assert caught.value.exit_code == 2, train
 
 
 def test_a_vocabulary_of_261_is_bytes_and_control_tokens() -> None:
@@ -348,13 +348,13 @@ def test_a_part_gets_a_space_as_in_the_library() -> None:
             if scheme != "prepend":
                 rules |= {"normalizer": None, "pre_tokenizer": METASPACE | {"prepend_scheme": scheme}}
             tokenizer = Tokenizer.from_json(json.dumps(rules))
-            assert json.loads(tokenizer.to_json())["pre_tokenizer"] in (rules["pre_tokenizer"], None), (scheme, text)
+            assert json.loads(tokenizer.to_json())["pre_tokenizer"] in (rules["pre_tokenizer"], None), scheme
             expected = tokenizers.Tokenizer.from_str(json.dumps(rules)).encode(text.format(END_OF_TEXT)).ids
             for read in (tokenizer, Tokenizer.from_json(tokenizer.to_json())):
                 ids: list[int] = []
                 for number, part in enumerate(text.split("{0}")):
                     ids += [0] * (number > 0) + read.encode_part(part, after_control_token=number > 0)[0]
-                assert ids == expected, (scheme, text)
+                assert ids == expected, scheme
 
 
 @BOTH

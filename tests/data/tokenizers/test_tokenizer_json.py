@@ -58,10 +58,7 @@ REFUSED = {
     "NFKC": (with_normalizer(normalizers.NFKC()), "NFKC normalizer"),
     "StripAccents": (with_normalizer(normalizers.StripAccents()), "StripAccents normalizer"),
     "Lowercase in a sequence": (with_normalizer(normalizers.Sequence([normalizers.Lowercase()])), "normalizer"),
-    "ids with a gap": (
-        of_model(models.BPE({name: i + (i > 5) for i, name in enumerate(NAMES)}, [])),
-        "without gaps",
-    ),
+    "ids with a gap": (of_model(models.BPE({name: i + (i > 5) for i, name in enumerate(NAMES)}, [])), "without gaps"),
     "negative id": (edited_model(vocab={"a": -1}, merges=[]), "without gaps"),
     "an id twice": (edited_model(vocab={"a": 0, "b": 0}, merges=[]), "without gaps"),
     "an id beyond all bounds": (edited_model(vocab={"a": 4_294_967_295}, merges=[]), "without gaps"),
@@ -294,9 +291,9 @@ def test_the_end_of_a_document_is_found_by_its_name() -> None:
         inner.decoder = decoders.ByteLevel()
         inner.add_special_tokens(special)
         tokenizer = Tokenizer.from_json(inner.to_str())
-        assert tokenizer.eos_id == 256 + special.index(expected), (special, expected)
-        assert tokenizer.eos_id not in tokenizer.encode(expected), (special, expected)
-        assert tokenizer.decode(tokenizer.encode(expected)) == expected, (special, expected)
+        assert tokenizer.eos_id == 256 + special.index(expected), special
+        assert tokenizer.eos_id not in tokenizer.encode(expected), special
+        assert tokenizer.decode(tokenizer.encode(expected)) == expected, special
 
 
 def test_describe_returns_kind_and_size() -> None:

@@ -37,7 +37,7 @@ def test_the_target_size_grows_with_the_text(tmp_path, monkeypatch):
             Tokenizer, "train_bpe", lambda texts, size, to=targets: to.append(size) or Tokenizer.train_char([""])
         )
         train_tokenizer(corpus_of(tmp_path, "t"), content_bytes=train_bytes - 1)
-        assert targets == [expected], (train_bytes, expected)
+        assert targets == [expected], train_bytes
 
 
 def test_a_varied_text_gets_the_target_size(tmp_path):

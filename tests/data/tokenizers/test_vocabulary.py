@@ -101,5 +101,5 @@ def test_which_bytes_begin_with_a_letter() -> None:
         ("", False),
         ("😀", False),
     ]:
-        assert begins_with_letter(text.encode()) is letter, (text, letter)
-        assert Vocabulary([text.encode()]).begins_with_letter.tolist() == [letter], (text, letter)
+        assert begins_with_letter(text.encode()) is letter, text
+        assert Vocabulary([text.encode()]).begins_with_letter.tolist() == [letter], text

@@ -225,17 +225,6 @@ def test_a_long_text_has_a_note_soon_and_others_less_and_less_often() -> None:
     assert 10 <= len(notes) <= 16 and notes[-1].startswith("tokenized ")
 
 
-def test_notes_are_seconds_apart() -> None:
-    assert notes_of(9_000_000_000, 16_000_000, 0.05) == [  # 28 s in all
-        "tokenizing 9.00 GB of text",
-        "tokenized 71 %",
-    ]
-
-
-def test_a_text_that_takes_seconds_has_no_notes() -> None:
-    assert notes_of(15_000_000, 1_000_000, 3.0) == []
-
-
 # ---- pieces
 
 

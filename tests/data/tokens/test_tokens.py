@@ -59,8 +59,8 @@ def test_tokens_are_uint16_up_to_a_vocabulary_of_65536() -> None:
     for size, dtype in [(65_536, np.uint16), (65_537, np.uint32)]:
         last = chr(size - 1)
         tokens = tokenize(iter([iter(["a", last]), iter(["b"])]), CodePointEncoder(size))
-        assert tokens.dtype == dtype, (size, dtype)
-        assert tokens.tolist() == [97, size - 1, 0, 98], (size, dtype)
+        assert tokens.dtype == dtype, size
+        assert tokens.tolist() == [97, size - 1, 0, 98], size
 
 
 def test_a_full_disk_is_an_error_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
