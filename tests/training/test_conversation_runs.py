@@ -19,7 +19,7 @@ from llmcli.training.loop.events import Done, Evaluation, Sample, State
 from llmcli.training.loop.previews import EVALUATIONS
 from llmcli.training.step.training_step import accumulate_gradients
 from tests.platforms import in_full
-from tests.training.chats import PAIRS, prepared, run, run_to_end
+from tests.training.chats import prepared, run, run_to_end
 from tests.training.small_runs import Compute, Schedule, assert_same_end, losses, through_a_file
 
 OFTEN = Schedule(training_per_evaluated=1)
@@ -125,13 +125,6 @@ def test_a_run_turns_from_text_to_conversations(tmp_path: Path) -> None:
     assert done.checkpoint.record.held_out.of == "answers"
 
 
-def test_even_the_shortest_run_has_a_step_on_conversations(tmp_path: Path) -> None:
-    for steps in [1, 2, 3]:
-        recorder = Recorder()
-        run_to_end(prepared(tmp_path / "c.txt", steps=steps), compute=recorder.compute)
-        assert recorder.batches[-1][1] is not None
-
-
 def check_a_run_resumed_from_any_step_ends_the_same(tmp_path: Path, with_text: bool) -> None:
     text = tmp_path / "c.txt" if with_text else None
     ready = prepared(text, steps=16, dropout=0.2)
@@ -180,11 +173,3 @@ def test_a_conversation_that_equals_a_training_conversation_is_not_in_the_valida
     twice = tokens.select([i // 2 for i in range(2 * len(tokens))])
     training, validation = reserve_conversations(twice, 6)
     assert len(validation) == 0 and len(training) == len(twice) - 6
-
-
-def test_a_run_without_held_out_conversations_keeps_the_last_weights() -> None:
-    from tests.training.chats import inputs
-
-    done = run_to_end(prepared(steps=3, conversations=inputs(held_out=0.0)))
-    assert done.score is None and done.best_step == 3
-    assert len(PAIRS) == done.checkpoint.record.conversations.training

@@ -58,6 +58,7 @@ class Position:
         )
         if not (
             0 <= min(earlier) <= max(earlier) <= self.step <= settings.steps
+            and 0 <= self.progress < math.inf
             and 0 <= self.dropout < 1
             and 0 <= self.token_split <= 1
             and 0 < self.best_factor < math.inf

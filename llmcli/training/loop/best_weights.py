@@ -57,8 +57,8 @@ class BestWeights:
         clock, validator, position = self._clock, self.validator, self._position
         compiles, limit = self._is_compiled and not validator.evaluated_tokens, math.inf
         deadline, is_first = clock.final_deadline(), not position.step
-        if is_first and clock.budget:
-            limit = FIRST_EVALUATION_SHARE * max(0.0, clock.budget.deadline - clock.elapsed)
+        if is_first:
+            limit = FIRST_EVALUATION_SHARE * max(0.0, clock.deadline - clock.elapsed)
             deadline = clock.elapsed + 2 * limit
         patience = FINAL_PATIENCE if hurried else STEP_PATIENCE
         try:
@@ -66,10 +66,10 @@ class BestWeights:
                 began = clock.now()
                 score = validator.evaluate(began + limit, clock.now)
                 seconds = clock.now() - began
-                if clock.budget and compiles:
-                    clock.budget.exclude(seconds)
-                elif clock.budget:
-                    clock.budget.add_evaluation(seconds, validator.evaluated_tokens)
+                if compiles:
+                    clock.exclude(seconds)
+                else:
+                    clock.add_evaluation(seconds, validator.evaluated_tokens)
                 weights = self._model.to_arrays()
         except CutShortError:
             if is_first and not clock.stop():

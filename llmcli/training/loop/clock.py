@@ -35,27 +35,77 @@ LARGEST_RESERVE = 0.4
 LARGEST_EXTENSION = 0.25  # the same for the caller's work after them, if it needs less on an idle machine
 
 
-class TimeBudget:
-    """Estimates based on the steps and evaluations so far. All times are in seconds since the run began."""
+class Clock:
+    """Measures the seconds since a run began, estimates the rest of its time from the steps and evaluations so
+    far, and knows whether the user asked it to stop. All times are in seconds since the run began; without a
+    time limit, the run has infinitely many."""
 
     def __init__(
         self,
-        seconds: float,
+        settings: TrainConfig,
+        began: float | None = None,
         reserve: float = 0.0,
-        training_began: float = 0.0,
-        earlier_step_seconds: float = 0.0,
+        now: Callable[[], float] = time.monotonic,
+        stop: Callable[[], bool] = lambda: False,
+        processor_time: Callable[[], float] = lambda: 0.0,
     ) -> None:
-        """The caller needs `reserve` seconds of processor time after training; a resumed run has already
-        spent some of the `seconds` in steps."""
-        self.seconds = seconds
-        self._reserve = reserve
-        self.training_began = training_began
+        """The run began at `began` (in the time of `now`) or begins now; after it, the caller needs `reserve`
+        seconds of the time limit, or more if the processor is busy. `stop` returns whether the user asked the
+        run to stop; `processor_time` returns that of this thread, which says how busy the processor is (0:
+        unknown)."""
+        self._settings = settings
+        self.seconds = math.inf if settings.seconds is None else settings.seconds
+        self.reserve = reserve
+        self.now = now
+        self.stop = stop
+        # it waits for a GPU
+        self.processor_time = processor_time if settings.device == "cpu" else lambda: 0.0
+        self.began = now() if began is None else began
+        self._training_began = 0.0
+        self.progress_began = 0.0  # later than the training by the time that is no progress
+        self._grace_end: float | None = None  # None: the run is not late
         # recent ones: (seconds, tokens, seconds of processor time)
         self._steps: deque[tuple[float, int, float]] = deque()
         self._steady_pace = 0.0
         self._trained_seconds = 0.0  # time in steps since this object was made
-        self.step_seconds = earlier_step_seconds  # time in steps, including those before this object was made
+        self._earlier_step_seconds = 0.0  # and before that, in a resumed run
         self._evaluation_costs: list[float] = []  # per token, as multiples of the pace at that time
+
+    def start(self, stopped: Mapping[str, Any] | None = None) -> None:
+        """Start training. A stopped run continues from the seconds that `values` returned."""
+        trained = 0.0
+        if stopped:
+            self.began -= stopped["seconds"]
+            trained = stopped["trained_seconds"]
+            self._earlier_step_seconds = stopped.get("step_seconds", trained)  # older versions lack it
+        self._training_began = self.progress_began = self.elapsed - trained
+
+    def begin_steps(self) -> None:
+        """Start the first step: the evaluation of the initial model is not progress."""
+        self._training_began = self.progress_began = self.elapsed
+
+    def values(self) -> dict[str, float]:
+        """Return the values from which `start` resumes."""
+        elapsed, trained = self.read()
+        in_steps = trained if math.isinf(self.seconds) else self.step_seconds
+        return {"seconds": elapsed, "trained_seconds": trained, "step_seconds": in_steps}
+
+    def read(self) -> tuple[float, float]:
+        """Return the seconds since the run and since its training began."""
+        elapsed = self.elapsed
+        return elapsed, elapsed - self._training_began
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the run began."""
+        return self.now() - self.began
+
+    @property
+    def step_seconds(self) -> float:
+        """Time in steps, including those before a resumed run was stopped."""
+        return self._earlier_step_seconds + self._trained_seconds
+
+    # ---- steps and evaluations
 
     def add_step(self, seconds: float, tokens: int, processor_seconds: float = 0.0) -> None:
         """Add a step, which took this processor time of the thread that calls torch (0: unknown)."""
@@ -63,8 +113,9 @@ class TimeBudget:
         while len(self._steps) > RECENT_STEPS and self._recent_seconds - self._steps[0][0] >= RECENT_SECONDS:
             self._steps.popleft()
         self._trained_seconds += seconds
-        self.step_seconds += seconds
-        weight = 1 - math.exp(-seconds / (STEADY_SHARE * min(self.seconds, 10 * self._trained_seconds)))
+        weight = 1 - math.exp(
+            -seconds / (STEADY_SHARE * min(self.seconds, max(1e-9, 10 * self._trained_seconds)))
+        )
         self._steady_pace += (
             weight * (seconds / tokens - self._steady_pace) if self._steady_pace else seconds / tokens
         )
@@ -72,7 +123,7 @@ class TimeBudget:
     def exclude(self, seconds: float) -> None:
         """Exclude time that says nothing about the speed, such as compiling: the run counts as begun
         later."""
-        self.training_began += seconds
+        self.progress_began += seconds
 
     def add_evaluation(self, seconds: float, tokens: int) -> None:
         if self._steps and tokens:
@@ -90,136 +141,64 @@ class TimeBudget:
 
     @property
     def slowdown(self) -> float:
-        """Seconds per second of processor time in the last steps."""
-        processor_seconds = sum(processor_seconds for _, _, processor_seconds in self._steps)
-        return max(1.0, self._recent_seconds / processor_seconds) if processor_seconds else 1.0
+        """Seconds per second of processor time in the last steps or, before the first step, since the run
+        began: more than 1 if other programs use the processor too."""
+        seconds, processor_seconds = self._recent_seconds, sum(used for _, _, used in self._steps)
+        if not self._steps:
+            seconds, processor_seconds = self.elapsed, self.processor_time()
+        return max(1.0, seconds / processor_seconds) if processor_seconds else 1.0
+
+    # ---- the rest of the run
 
     @property
     def deadline(self) -> float:
         """Deadline of the final evaluations, so that the caller's remaining work ends in time."""
-        longest = max(self._reserve, LARGEST_EXTENSION * (self.seconds - self.training_began))
-        return self.seconds - min(self._reserve * self.slowdown, longest)
+        if math.isinf(self.seconds):
+            return math.inf
+        longest = max(self.reserve, LARGEST_EXTENSION * (self.seconds - self.progress_began))
+        return self.seconds - min(self.reserve * (self.slowdown if self._steps else 1.0), longest)
 
     def seconds_left(self, elapsed: float, final_tokens: float) -> float:
         """Return the seconds left for training if the final evaluations cover `final_tokens` tokens."""
         # the median of all evaluations so far: a single slow one must not end a run early
         cost = statistics.median(self._evaluation_costs or [ASSUMED_COST])
-        reserve = min(cost * self.pace * final_tokens, LARGEST_RESERVE * (self.seconds - self.training_began))
+        reserve = min(cost * self.pace * final_tokens, LARGEST_RESERVE * (self.seconds - self.progress_began))
         return max(0.0, self.deadline - reserve - elapsed)
 
     def progress(self, elapsed: float, final_tokens: float) -> float:
         """Return the progress of the run, 0 to 1, linear in time; 1 if half of another step would take too
-        long."""
+        long, and 0 without a time limit."""
+        if math.isinf(self.seconds):
+            return 0.0
         left, last_step = self.seconds_left(elapsed, final_tokens), self._steps[-1][0] if self._steps else 0.0
-        return 1.0 if left <= last_step / 2 else 1 - left / (left + elapsed - self.training_began)
+        return 1.0 if left <= last_step / 2 else 1 - left / (left + elapsed - self.progress_began)
 
     def expected_tokens(self, elapsed: float, seen: int, final_tokens: float) -> float:
         """Estimate the tokens seen by the end of the run, at its recent speed and share of time in
         evaluations."""
         if not self._trained_seconds:
             return float(seen)
-        overhead = max(1.0, (elapsed - self.training_began) / self.step_seconds)
+        overhead = max(1.0, (elapsed - self.progress_began) / self.step_seconds)
         return seen + self.seconds_left(elapsed, final_tokens) / (self._steady_pace * overhead)
 
-
-class Clock:
-    """Measures the seconds since a run began, and knows whether the user asked it to stop."""
-
-    def __init__(
-        self,
-        settings: TrainConfig,
-        began: float | None = None,
-        reserve: float = 0.0,
-        now: Callable[[], float] = time.monotonic,
-        stop: Callable[[], bool] = lambda: False,
-        processor_time: Callable[[], float] = lambda: 0.0,
-    ) -> None:
-        """The run began at `began` (in the time of `now`) or begins now; after it, the caller needs `reserve`
-        seconds of the time limit, or more if the processor is busy. `stop` returns whether the user asked the
-        run to stop; `processor_time` returns that of this thread, which says how busy the processor is (0:
-        unknown)."""
-        self._settings = settings
-        self.reserve = reserve
-        self.now = now
-        self.stop = stop
-        # it waits for a GPU
-        self.processor_time = processor_time if settings.device == "cpu" else lambda: 0.0
-        self.began = now() if began is None else began
-        self.budget: TimeBudget | None = None  # set by `start` if there is a time limit
-        self._grace_end: float | None = None  # seconds since the run began; None: the run is not late
-
-    def start(self, stopped: Mapping[str, Any] | None = None) -> None:
-        """Start training. A stopped run continues from the seconds that `values` returned."""
-        self._training_began, step_seconds = self.now(), 0.0
-        if stopped:
-            self.began -= stopped["seconds"]
-            self._training_began -= stopped["trained_seconds"]
-            step_seconds = stopped.get("step_seconds", stopped["trained_seconds"])  # older versions lack it
-        if self._settings.seconds is not None:
-            training_began = self._training_began - self.began
-            self.budget = TimeBudget(self._settings.seconds, self.reserve, training_began, step_seconds)
-
-    def begin_steps(self) -> None:
-        """Start the first step: the evaluation of the initial model is not progress."""
-        self._training_began = self.now()
-        if self.budget:
-            self.budget.training_began = self.elapsed
-
-    def values(self) -> dict[str, float]:
-        """Return the values from which `start` resumes."""
-        elapsed, trained = self.read()
-        step_seconds = self.budget.step_seconds if self.budget else trained
-        return {"seconds": elapsed, "trained_seconds": trained, "step_seconds": step_seconds}
-
-    def read(self) -> tuple[float, float]:
-        """Return the seconds since the run and since its training began."""
-        now = self.now()
-        return now - self.began, now - self._training_began
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds since the run began."""
-        return self.now() - self.began
-
     def step_deadline(self, *, first: bool) -> float:
-        """Return the deadline of a step in seconds since the run began; a late first step is better than no
-        model."""
-        if not self.budget:
-            return math.inf
-        if not first:
-            return self.budget.deadline
-        longest = max(FIRST_STEP_SECONDS, FIRST_STEP_SHARE * self.budget.seconds)
-        return max(self.budget.deadline, self.elapsed + longest)
-
-    @property
-    def slowdown(self) -> float:
-        """Seconds per second of processor time in the last steps or, before the first step, since the run
-        began: more than 1 if other programs use the processor too."""
-        if self.budget and self.budget.pace:
-            return self.budget.slowdown
-        processor_seconds = self.processor_time()
-        return max(1.0, self.elapsed / processor_seconds) if processor_seconds else 1.0
-
-    @property
-    def deadline(self) -> float:
-        """Time at which the last evaluations should end, in seconds since the run began."""
-        return self.budget.deadline if self.budget else math.inf
+        """Return the deadline of a step; a late first step is better than no model."""
+        longest = max(FIRST_STEP_SECONDS, FIRST_STEP_SHARE * self.seconds)
+        return max(self.deadline, self.elapsed + longest) if first else self.deadline
 
     def final_deadline(self) -> float:
-        """Return the time at which the last evaluations are interrupted, in seconds since the run began: the
-        deadline, or GRACE later for a late run."""
-        if not self.budget:
-            return math.inf
-        if self._grace_end is None and self.elapsed + GRACE > self.budget.deadline:
+        """Return the time at which the last evaluations are interrupted: the deadline, or GRACE later for a
+        late run."""
+        if self._grace_end is None and self.elapsed + GRACE > self.deadline:
             self._grace_end = self.elapsed + GRACE
-        return max(self.budget.deadline, self._grace_end or 0.0)
+        return max(self.deadline, self._grace_end or 0.0)
 
     @contextlib.contextmanager
     def interruptible(
         self, model: LanguageModel, patience: float, deadline: float = math.inf
     ) -> Iterator[None]:
         """In this context, forward passes of `model` raise CutShortError once `stop` returns True and
-        `patience` seconds have passed, or at `deadline` (seconds since the run began)."""
+        `patience` seconds have passed, or at `deadline`."""
         entered = self.now()
 
         def should_stop() -> bool:

@@ -23,7 +23,7 @@ from llmcli.formats.training_record import TrainingRecord
 from llmcli.models.torch.transformer import LanguageModel, Teacher
 from llmcli.training.data.position import Position
 from llmcli.training.loop.best_weights import BestWeights, Weights
-from llmcli.training.loop.clock import STEP_PATIENCE, TimeBudget
+from llmcli.training.loop.clock import STEP_PATIENCE
 from llmcli.training.loop.events import Done, Event, Prediction, State, Step, TeacherTrained
 from llmcli.training.loop.final_evaluation import FinalEvaluator
 from llmcli.training.loop.job import Job
@@ -166,10 +166,10 @@ class Run:
             return None
         position.step += 1
         seconds, tokens = clock.now() - began, self._settings.tokens_per_step
-        if clock.budget and has_new_shape and self._is_compiled:
-            clock.budget.exclude(seconds)
-        elif clock.budget:
-            clock.budget.add_step(seconds, tokens, clock.processor_time() - processor_began)
+        if has_new_shape and self._is_compiled:
+            clock.exclude(seconds)
+        else:
+            clock.add_step(seconds, tokens, clock.processor_time() - processor_began)
             self._tuner.add_step(seconds, tokens)
         position.progress = self._progress()
         self._adapt_regularization()
@@ -219,10 +219,8 @@ class Run:
 
     def _progress(self) -> float:
         """Return the progress of the run, 0 to 1, by its steps or by the clock."""
-        progress = self.position.step / self._settings.steps
-        if budget := self._clock.budget:
-            progress = max(progress, budget.progress(self._clock.elapsed, self._final_cost()))
-        return progress
+        in_time = self._clock.progress(self._clock.elapsed, self._final_cost())
+        return max(self.position.step / self._settings.steps, in_time)
 
     def _final_cost(self) -> float:
         """Return the cost of the evaluations after the last step, as a number of tokens evaluated during the
@@ -231,18 +229,18 @@ class Run:
 
     def _adapt_regularization(self) -> None:
         """Adapt regularization to the number of epochs that the run will reach at its current speed."""
-        position, budget, regularize = self.position, self._clock.budget, self._job.regularize
+        position, regularize = self.position, self._job.regularize
         if (
-            not budget
+            self._settings.seconds is None
             or not regularize
             or self.is_over
             or self._data.has_planned_dropout(position)
             or position.progress < position.regularized_progress + recipe.REGULARIZE_EVERY
-            or not budget.pace  # no step was measured yet: the first one may compile the layers
+            or not self._clock.pace  # no step was measured yet: the first one may compile the layers
         ):
             return
         position.regularized_progress = position.progress
-        epochs = self._expected_stage_tokens(budget) / self._data.tokens_per_epoch
+        epochs = self._expected_stage_tokens() / self._data.tokens_per_epoch
         current, margin = (position.dropout, position.token_split), 1 + recipe.EPOCHS_MARGIN
         if current in (regularize(epochs / margin), regularize(epochs * margin)):
             return
@@ -251,11 +249,11 @@ class Run:
             [position.step, round(epochs, 2), position.dropout, position.token_split]
         )
 
-    def _expected_stage_tokens(self, budget: TimeBudget) -> float:
+    def _expected_stage_tokens(self) -> float:
         """Estimate the tokens that the current stage will have trained on at its end, at the current
         speed."""
         position, seen = self.position, self._seen_tokens
-        expected = budget.expected_tokens(self._clock.elapsed, seen, self._final_cost())
+        expected = self._clock.expected_tokens(self._clock.elapsed, seen, self._final_cost())
         left = max(0.0, min(expected, self._settings.steps * self._settings.tokens_per_step) - seen)
         in_stage = max(0.0, position.stage_end - position.progress) / (1 - position.progress)
         return position.stage_step * self._settings.tokens_per_step + in_stage * left
@@ -266,9 +264,9 @@ class Run:
         if clock.stop():
             return
         self.position.progress = 1.0
-        if clock.budget and not self.position.step:
+        if not self.position.step:
             raise LLMError(
-                f"no training step could be finished in `seconds` {clock.budget.seconds:g}s: reading and planning took "
+                f"no training step could be finished in `seconds` {clock.seconds:g}s: reading and planning took "
                 f"{began - clock.began:,.0f} s, and one step takes more than {clock.now() - began:,.0f} s here; give "
                 "more time, or a smaller `context` or model, or end other programs that run on this machine"
             )
@@ -387,7 +385,7 @@ class Run:
             self._clock.start(values)
             if units := values.get("validation_units"):  # older versions lack it
                 self._best.validator.keep_units(units)
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        except (KeyError, LLMError, RuntimeError, TypeError, ValueError) as error:
             raise LLMError(
                 f"the state of the stopped run does not fit its plan ({error}); start over with `overwrite=True`"
             ) from error
@@ -418,7 +416,7 @@ class Run:
         )
         if (tokens := self.base_tokens) is not None:
             record |= {"conversations": record.document["conversations"] | {"base_tokens": tokens}}
-        if clock.budget:
+        if self._settings.seconds is not None:
             record |= {
                 "clock": clock_record(self._plan.expected, seconds, self._seen_tokens / trained_seconds)
             }

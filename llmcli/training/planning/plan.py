@@ -8,24 +8,23 @@ from llmcli.config import MAX_VOCAB_SIZE, ModelConfig, TrainConfig, convert_fiel
 from llmcli.errors import usage
 
 DEFAULT_SECONDS = 300.0  # time budget if the user gives none
-COUNTS = (
-    "vocab_size",
-    "layers",
-    "width",
-    "heads",
-    "kv_heads",
-    "context",
-    "batch_tokens",
-    "experts",
-    "threads",
-)
-# layers per model, experts per layer
-MAX_COUNTS = {
-    "vocab_size": MAX_VOCAB_SIZE,
-    "layers": 1_000,
-    "experts": 1_000,
-}
 MAX_PROBE = 500  # characters
+# minimum and maximum of settings; there are at most 1,000 layers, and experts per layer
+BOUNDS: dict[str, tuple[float, float]] = {
+    "vocab_size": (1, MAX_VOCAB_SIZE),
+    "layers": (1, 1_000),
+    "width": (1, math.inf),
+    "heads": (1, math.inf),
+    "kv_heads": (1, math.inf),
+    "context": (1, math.inf),
+    "batch_tokens": (1, math.inf),
+    "experts": (1, 1_000),
+    "active": (1, math.inf),
+    "threads": (1, math.inf),
+    "seed": (0, (1 << 63) - 1),
+    "epochs": (0, 1e6),
+    "kl_weight": (0, 1e6),
+}
 REQUESTED = "as requested"  # reason for a value that the user fixed
 FROM_BASE = "from the base model"
 
@@ -65,30 +64,21 @@ class PlanRequest:
 
     def __post_init__(self) -> None:
         convert_fields(self)
-        for name in COUNTS:
-            value, setting = getattr(self, name), f"`{name}`"
-            if value is not None:
-                require(value >= 1, setting, "at least 1", value)
-            if value is not None and name in MAX_COUNTS:
-                require(value <= MAX_COUNTS[name], setting, f"at most {MAX_COUNTS[name]:,}", value)
-        require(0 <= self.seed < 1 << 63, "`seed`", "at least 0 and below 2^63", self.seed)
+        for name, (least, most) in BOUNDS.items():
+            if (value := getattr(self, name)) is not None:
+                above = "" if math.isinf(most) else f" and at most {most:,}"
+                require(least <= value <= most, f"`{name}`", f"at least {least}{above}", value)
         budgets = {"`seconds`": self.seconds, "`steps`": self.steps, "`epochs`": self.epochs}
         set_budgets = {name: value for name, value in budgets.items() if value is not None}
         if len(set_budgets) > 1:
             raise usage(f"{' and '.join(set_budgets)} both set the length of the run; give one of them")
         for name, value in set_budgets.items():
             require(0 < value < math.inf, name, "a number above 0", value)
-        require((self.epochs or 0) <= 1e6, "`epochs`", "at most a million", self.epochs)
         require(self.optimizer in (None, "muon", "adamw"), "`optimizer`", "muon or adamw", self.optimizer)
-        if self.active is not None and not self.experts:
-            raise usage("`active` is the number of experts per token; give `experts` too")
-        active = self.active or 1
-        require(
-            1 <= active <= (self.experts or 1),
-            "`active`",
-            f"between 1 and `experts` ({self.experts})",
-            active,
-        )
+        if (self.active or 0) > (self.experts or 0):
+            raise usage(
+                f"`active` {self.active} is more than `experts` ({self.experts}); give at most as many"
+            )
         if self.lora and self.optimizer == "muon":
             raise usage("`lora` trains with AdamW; leave out `optimizer` muon")
         if self.width is not None and self.heads is not None and self.width % self.heads:
@@ -101,8 +91,6 @@ class PlanRequest:
                 f"a text of at most {MAX_PROBE} characters",
                 given,
             )
-        weight = self.kl_weight or 0
-        require(0 <= weight < math.inf, "`kl_weight`", "at least 0", weight)
 
     @property
     def has_time_budget(self) -> bool:

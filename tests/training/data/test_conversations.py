@@ -9,7 +9,6 @@ import pytest
 from llmcli.data.conversations.messages import Conversation, Message
 from llmcli.data.conversations.split import held_out_indices
 from llmcli.data.text.corpus import Corpus
-from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.training.data.conversations import ConversationInputs
 from llmcli.training.data.known_answers import store_known_answers
@@ -98,11 +97,6 @@ def test_conversations_with_held_out_text_are_left_out(tmp_path: Path) -> None:
         assert checkpoint.known_answers is not None and len(checkpoint.known_answers.pairs) == 36
 
 
-def test_the_tokenizer_knows_the_roles() -> None:
-    tokenizer = prepared(vocab_size=400).tokenizer
-    assert len(tokenizer.encode("assistant")) == len(tokenizer.encode("user")) == 1
-
-
 def test_the_record_describes_the_conversations() -> None:
     ready = prepared()
     assert ready.conversations is not None
@@ -156,15 +150,6 @@ def test_the_plan_says_what_is_trained_on() -> None:
     assert [one.name for one in ready.plan.rows][:3] == ["corpus", "learned tokens", "vocabulary"]
 
 
-def test_text_and_conversations_have_a_row_each(tmp_path: Path) -> None:
-    ready = prepared(tmp_path / "c.txt")
-    assert [one.name for one in ready.plan.rows][:4] == ["corpus", "conversations", "learned tokens", "vocabulary"]
-    assert row(ready.plan, "corpus").value.endswith("bytes")
-    assert [file["name"] for file in ready.record.document["corpus"]] == ["c.txt", "chats.jsonl"]
-    assert ready.record.train_bytes > 0 and ready.record.held_out.of == "answers"
-    assert len(ready.tokens) == ready.record.train_tokens and len(ready.held_out)
-
-
 def test_answers_end_a_text_for_the_model() -> None:
     ready = prepared()
     assert ready.plan.model.eos_token_id == ready.tokenizer.eos_id
@@ -216,15 +201,6 @@ def test_conversations_without_anything_to_learn_are_left_out_or_an_error() -> N
         prepared(context=8)
 
 
-def test_duplicates_of_training_conversations_are_not_held_out() -> None:
-    every, first = [conversation(*pair) for pair in PAIRS], held_out_indices(45, 0.1)[:2]
-    again = [every[i] for i in first]  # these are also in the training part
-    ready = prepared(conversations=inputs([*every, *again, *(conversation(f"{i}?", "No.") for i in range(8))]))
-    assert ready.record.document["conversations"]["repeated"] == first
-    assert ready.record.conversations.held_out == len(held_out_indices(45, 0.1)) - 2
-    assert "2 not held out: training conversations have the same questions" in row(ready.plan, "corpus").reason
-
-
 def test_a_validation_file_is_held_out_whole() -> None:
     other = conversation_file([conversation("Who is it?", "Nobody."), conversation(*PAIRS[0])], "val.jsonl")
     ready = prepared(conversations=replace(inputs(), held_out=(other,)))
@@ -248,31 +224,3 @@ def test_of_more_than_there_is_time_for_an_even_sample_is_read(monkeypatch: pyte
     assert len(read) == pytest.approx(31 * 500 / (total * 31 / 35), abs=2)
     assert max(np.diff(read)) <= 2 * 35 / len(read) + 2
     assert f"the time budget allows for {len(read)} of 31" in row(ready.plan, "corpus").reason
-
-
-def test_a_given_tokenizer_is_used() -> None:
-    from llmcli.data.text.corpus import Corpus
-    from llmcli.training.planning.plan import PlanRequest
-    from tests.training.plans import prepare
-
-    tokenizer = Tokenizer.train_bpe(["some other text"], 300)
-    ready = prepare(PlanRequest(steps=5), Corpus(()), conversations=inputs(), tokenizer=tokenizer)
-    assert ready.tokenizer.to_json() == tokenizer.to_json() and ready.plan.model.vocab_size == tokenizer.vocab_size
-
-
-def test_the_same_inputs_give_the_same_result() -> None:
-    one, two = prepared(seed=3), prepared(seed=3)
-    assert one.plan == two.plan and one.record == two.record
-    assert one.conversations is not None and two.conversations is not None
-    assert one.conversations.training.ids.tolist() == two.conversations.training.ids.tolist()
-
-
-def test_inputs_of_several_files_are_one_list() -> None:
-    first, second = (conversation_file([conversation(*p) for p in part], name) for part, name in
-                     ((PAIRS[:20], "a.jsonl"), (PAIRS[20:], "b.jsonl")))  # fmt: skip
-    ready = prepared(conversations=ConversationInputs((first, second), 0.1))
-    together = prepared()
-    assert ready.conversations is not None and together.conversations is not None
-    assert ready.conversations.training.ids.tolist() == together.conversations.training.ids.tolist()
-    assert [file["conversations"] for file in ready.record.document["corpus"]] == [20, 15]
-    assert "messages in a.jsonl, b.jsonl" in row(ready.plan, "corpus").reason

@@ -81,21 +81,6 @@ def test_a_question_is_all_before_the_last_answer() -> None:
     assert text_of(ready.tokenizer, list(question.answer)) == "Is so.<|im_end|>"
 
 
-def test_the_question_before_an_answer_that_is_not_learned_is_not_asked() -> None:
-    asked = conversation("Who?", "Ann.", "Why?", "Is so.")
-    messages = [*asked.messages[:-1], replace(asked.messages[-1], is_learned=False)]
-    ready = prepared(conversations=inputs([*EVERY, replace(asked, messages=tuple(messages))], held_out=0.0))
-    assert ready.conversations is not None
-    assert [one.text for one in questions(ready.conversations)].count("Who?") == 1
-
-
-def test_without_held_out_conversations_the_questions_are_of_the_training_part() -> None:
-    ready = prepared(conversations=inputs(EVERY, held_out=0.0))
-    assert ready.conversations is not None
-    assert len(list(questions(ready.conversations))) == len(EVERY)
-    assert answer_questions(Scripted({}, 0), ready.tokenizer, ready.conversations) is None  # type: ignore[arg-type]
-
-
 def test_a_greedy_answer_ends_at_a_stop_token_the_limit_or_the_context() -> None:
     runtime = Scripted({(1, 2): [5, 6, 7], (3,) * 62: [5, 6, 7]}, end=9)
 

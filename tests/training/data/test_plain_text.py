@@ -49,12 +49,6 @@ def test_windows_are_parts_of_the_text_that_do_not_overlap(count: int, context: 
         assert windows[0, 0] == 0
 
 
-def test_larger_models_score_fewer_tokens() -> None:
-    assert affordable_tokens(10**6) == plain_text.TOKENS[1]
-    assert affordable_tokens(10**8) == plain_text.WORK / 10**8
-    assert affordable_tokens(10**12) == plain_text.TOKENS[0]
-
-
 def test_bits_per_byte_of_a_uniform_model() -> None:
     """Fresh weights predict all tokens alike; a byte is a token."""
     text = PlainText(windows_of(np.array(BYTES.encode("Some text. " * 20)), BYTES.bos_id, 32, 10**6), "a text")

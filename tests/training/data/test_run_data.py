@@ -30,26 +30,6 @@ def test_windows_grow() -> None:
         assert window_length(progress, replace(settings, recipe="fine-tune")) == context
 
 
-def test_windows_start_longer_with_induction_heads() -> None:
-    for progress, context, expected in [
-        (0.0, 1024, 512),
-        (0.49, 1024, 512),
-        (0.5, 1024, 1024),
-        (1.0, 1024, 1024),
-        (0.0, 32, 16),
-        (0.0, 24, 24),
-        (0.0, 8, 8),
-    ]:
-        assert window_length(progress, TrainConfig(steps=1, context=context, induction=True)) == expected
-
-
-def test_every_batch_has_the_same_number_of_tokens(tmp_path: Path) -> None:
-    ready = prepared(tmp_path / "c.txt", context=64)
-    batches = BatchSchedule(ready.tokens, ready.plan.train, ready.tokenizer)
-    shapes = [batches.batch(3, progress).shape for progress in (0.0, 0.3, 0.9)]
-    assert shapes == [(32, 17), (16, 33), (8, 65)]
-
-
 def test_an_epoch_visits_every_token_once_while_windows_grow(tmp_path: Path) -> None:
     ready = prepared(tmp_path / "c.txt", context=64)
     tokens = np.arange(1000, dtype=np.uint16)

@@ -16,7 +16,7 @@ from llmcli.training.files import resume
 from llmcli.training.loop.best_weights import BestWeights
 from llmcli.training.loop.events import Done, Evaluation, Event, State
 from llmcli.training.planning.cost_model import Memory, check_fits
-from llmcli.training.planning.plan import EpochSearch, Expected, PlanRequest
+from llmcli.training.planning.plan import PlanRequest
 from tests import platforms
 from tests.conftest import Llm
 from tests.data.corpora import read_corpus
@@ -66,18 +66,6 @@ def test_a_run_resumed_from_any_step_ends_the_same(ready: Prepared, whole: list[
         assert_same_end(whole, rest)
 
 
-def test_a_resumed_run_with_experts_ends_the_same(tmp_path: Path) -> None:
-    (tmp_path / "c.txt").write_text(TEXT, "utf-8")
-    request = PlanRequest(steps=12, batch_tokens=512, context=32, layers=2, width=32, dropout=0.2, experts=4)
-    ready = prepare(request, read_corpus([str(tmp_path / "c.txt")]))
-    whole = run(ready, save_due=lambda: True)
-    for state in (states(whole)[0], states(whole)[6]):
-        assert_same_end(whole, run(ready, resume_from=through_a_file(ready, state)))
-    assert isinstance(whole[-1], Done)
-    shares = whole[-1].checkpoint.record.document["expert_shares"]
-    assert [len(layer) for layer in shares] == [4, 4] and all(sum(s) == pytest.approx(1, abs=1e-3) for s in shares)
-
-
 @pytest.mark.parametrize("step", [1, 8, 9])
 def test_an_interrupted_run_resumes_as_if_it_had_not_been_interrupted(
     ready: Prepared, whole: list[Event], step: int
@@ -108,13 +96,6 @@ def test_a_run_stopped_in_an_evaluation_resumes_with_that_evaluation(
     rest = run(ready, resume_from=through_a_file(ready, state))
     assert isinstance(rest[0], Evaluation) and rest[0].step == cut
     assert_same_end(whole, rest)
-
-
-def test_a_run_stopped_in_its_last_step_resumes_with_its_final_evaluation(ready: Prepared, whole: list[Event]) -> None:
-    events = small_runs.run_until(ready, 24, schedule=OFTEN)
-    (state,) = states(events)
-    assert state.step == 24 and isinstance(events[-1], Done) and events[-1].interrupted
-    assert_same_end(whole, run(ready, resume_from=through_a_file(ready, state)))
 
 
 def test_a_resumed_run_evaluates_as_much_of_the_validation_slice(ready: Prepared) -> None:
@@ -162,27 +143,6 @@ def test_the_keys_of_the_file_stay(ready: Prepared, whole: list[Event]) -> None:
         "step_seconds",
     ]  # fmt: skip
     assert {name.split(".")[0] for name in tensors} >= {"model", "optimizer", "losses"}
-
-
-def test_what_the_plan_expected_is_kept(ready: Prepared, whole: list[Event]) -> None:
-    search = EpochSearch(24.5, confirmed=True)
-    timed = replace(ready, plan=replace(ready.plan, expected=Expected(12_345.678, 2.5), search=search))
-    state = states(whole)[0]
-    through_a_file(timed, state)  # which compares the plans
-
-
-def test_a_run_that_was_stopped_before_there_were_conversations_resumes(ready: Prepared, whole: list[Event]) -> None:
-    state = states(whole)[9]
-    older = State(state.arrays, {key: value for key, value in state.values.items() if key != "conversations_from"})
-    assert_same_end(whole, run(ready, resume_from=through_a_file(ready, older)))
-
-
-def test_the_part_of_the_text_that_the_run_reads_is_kept(ready: Prepared, whole: list[Event]) -> None:
-    state = states(whole)[0]
-    path = Path("model.resume.safetensors")
-    for count in (None, 123_456):
-        resume.save(path, resume.StoppedRun({}, ready.plan, ready.tokenizer.to_json(), state, count))
-        assert resume.load(path).max_bytes == count
 
 
 def test_damage_is_detected(ready: Prepared, whole: list[Event]) -> None:

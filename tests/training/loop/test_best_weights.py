@@ -61,7 +61,7 @@ def test_the_first_evaluation_of_compiled_layers_says_nothing_of_the_speed(evalu
     candidates._position.step = 1
     for _ in range(2):
         assert candidates.evaluate(hurried=False)
-        began.append(clock.budget.training_began)
+        began.append(clock.progress_began)
     assert began == pytest.approx([(100.0 + machine.time) / 2] * 2) and machine.time > 120.0
 
 

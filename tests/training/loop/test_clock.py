@@ -9,15 +9,22 @@ import torch
 from llmcli.config import ModelConfig
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.interruption import CutShortError
-from llmcli.training.loop.clock import ASSUMED_COST, GRACE, LARGEST_RESERVE, RECENT_STEPS, Clock, TimeBudget
+from llmcli.training.loop.clock import ASSUMED_COST, GRACE, LARGEST_RESERVE, RECENT_STEPS, Clock
 from tests.training.plans import plan
 
 SETTINGS = replace(plan().train, seconds=None)
 
 
-def budget(pace: float = 0.001, steps: int = RECENT_STEPS, **options: float) -> TimeBudget:
-    """Of 100 seconds, after steps of 100 tokens each; `pace` is in seconds per token."""
-    made = TimeBudget(100.0, **options)
+def limited(reserve: float = 0.0, training_began: float = 0.0, stopped: dict[str, float] | None = None) -> Clock:
+    """The clock of a run of 100 seconds."""
+    made = Clock(replace(SETTINGS, seconds=100.0), 0.0, reserve, now=lambda: training_began)
+    made.start(stopped)
+    return made
+
+
+def budget(pace: float = 0.001, steps: int = RECENT_STEPS, **options: float) -> Clock:
+    """The same after steps of 100 tokens each; `pace` is in seconds per token."""
+    made = limited(**options)  # type: ignore[arg-type]
     for _ in range(steps):
         made.add_step(100 * pace, 100)
     return made
@@ -44,7 +51,7 @@ def test_time_is_reserved_for_the_final_evaluations_at_the_current_speed() -> No
 
 def test_turns_of_processes_that_share_a_core_do_not_end_a_run_early() -> None:
     """Half a second at one speed, half a second at a third of it, and so on: the reserve follows the mean."""
-    made = TimeBudget(100.0)
+    made = limited()
     reserves = []
     for turn in range(20):
         for seconds in [0.045] * 11 if turn % 2 else [0.015] * 33:
@@ -65,7 +72,7 @@ def test_the_reserve_for_final_evaluations_is_bounded() -> None:
     made = budget()
     made.add_evaluation(10.0, 1000)
     assert made.seconds_left(50.0, 1_000_000) == pytest.approx(50 - LARGEST_RESERVE * 100)
-    made.training_began = 40.0  # reading and planning took so long
+    made.progress_began = 40.0  # reading and planning took so long
     assert made.seconds_left(50.0, 1_000_000) == pytest.approx(50 - LARGEST_RESERVE * 60)
 
 
@@ -73,7 +80,7 @@ def test_the_reserve_of_the_caller_grows_while_the_processor_is_busy() -> None:
     """Two seconds of its work take eight if a step of 0.2 s got 0.05 s of processor time; two threads may use more than
     the time that passes, and 0 is unknown. At most a quarter of the time after planning is reserved."""
     for processor_seconds, slowdown in [(0.2, 1.0), (0.05, 4.0), (0.4, 1.0), (0.0, 1.0), (0.002, 100.0)]:
-        made = TimeBudget(100.0, reserve=2.0, training_began=40.0)
+        made = limited(reserve=2.0, training_began=40.0)
         assert made.deadline == 98.0
         for _ in range(RECENT_STEPS):
             made.add_step(0.2, 100, processor_seconds)
@@ -90,8 +97,8 @@ def test_before_the_first_step_the_whole_run_says_how_busy_the_processor_is() ->
         settings = replace(SETTINGS, seconds=60.0, device=device)
         clock = Clock(settings, 100.0, now=lambda: 104.0, processor_time=lambda: 1.0)
         clock.start()
-        assert clock.slowdown == slowdown and clock.budget
-        clock.budget.add_step(1.0, 100, 0.5)
+        assert clock.slowdown == slowdown
+        clock.add_step(1.0, 100, 0.5)
         assert clock.slowdown == 2.0
 
 
@@ -105,7 +112,7 @@ def test_expected_tokens_take_time_for_evaluations_into_account() -> None:
 
 def test_a_resumed_run_counts_the_steps_before_it_was_stopped() -> None:
     """Of 40 s it spent 30 in steps; then 12 steps of 0.1 s."""
-    made = TimeBudget(100.0, earlier_step_seconds=30.0)
+    made = limited(stopped={"seconds": 40.0, "trained_seconds": 40.0, "step_seconds": 30.0})
     for _ in range(RECENT_STEPS):
         made.add_step(0.1, 100)
     assert made.step_seconds == pytest.approx(31.2)
@@ -114,7 +121,7 @@ def test_a_resumed_run_counts_the_steps_before_it_was_stopped() -> None:
 
 
 def test_before_the_first_step_there_is_no_pace() -> None:
-    made = TimeBudget(100.0)
+    made = limited()
     made.add_evaluation(1.0, 1000)
     assert made.pace == 0.0
     assert made.progress(0.0, 1000) == 0.0
@@ -122,7 +129,7 @@ def test_before_the_first_step_there_is_no_pace() -> None:
 
 
 def test_time_for_compiling_counts_neither_as_progress_nor_in_the_speed() -> None:
-    made = TimeBudget(100.0, training_began=5.0)
+    made = limited(training_began=5.0)
     made.exclude(20.0)
     assert made.pace == 0.0
     assert made.progress(25.0, 0) == 0.0
@@ -149,7 +156,6 @@ class Time:
 
 def test_without_a_time_limit_no_step_has_a_deadline() -> None:
     clock = Time().clock()
-    assert clock.budget is None
     assert clock.step_deadline(first=True) == clock.step_deadline(first=False) == math.inf
 
 
@@ -189,8 +195,7 @@ def test_a_resumed_run_with_a_time_limit_knows_the_seconds_in_steps() -> None:
         time = Time()
         clock = time.clock(100.0)
         clock.start({"seconds": 30.0, "trained_seconds": 20.0} | saved)
-        assert clock.budget is not None
-        clock.budget.add_step(2.0, 100)
+        clock.add_step(2.0, 100)
         assert clock.values()["step_seconds"] == expected + 2.0
 
 
@@ -219,6 +224,6 @@ def test_an_evaluation_before_the_first_step_is_no_progress() -> None:
     clock = time.clock(100.0)
     time.now = 120.0
     clock.begin_steps()
-    assert clock.budget is not None and clock.read() == (20, 0)
-    assert clock.budget.progress(clock.elapsed, 0) == 0.0
-    assert clock.budget.progress(20 + 75 / 2, 0) == pytest.approx(0.5)
+    assert clock.read() == (20, 0)
+    assert clock.progress(clock.elapsed, 0) == 0.0
+    assert clock.progress(20 + 75 / 2, 0) == pytest.approx(0.5)

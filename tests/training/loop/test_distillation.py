@@ -1,6 +1,5 @@
 """Distillation: of two models trained one after the other, the second learns from the first, too."""
 
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,16 +8,13 @@ import torch
 from torch.nn import functional as F
 
 from llmcli.config import ModelConfig
-from llmcli.errors import LLMError
 from llmcli.models.torch.transformer import LanguageModel, Teacher
 from llmcli.training.data.position import Position
 from llmcli.training.data.prepare import Prepared
-from llmcli.training.distributed.processes import Processes
 from llmcli.training.loop.best_weights import BestWeights
 from llmcli.training.loop.events import Done, Evaluation, Event, State, Step, TeacherTrained
 from llmcli.training.planning import recipe
 from llmcli.training.planning.plan import PlanRequest
-from llmcli.training.session import _resumed_plan
 from tests.training.plans import plan
 from tests.training.small_runs import (
     Schedule,
@@ -27,7 +23,6 @@ from tests.training.small_runs import (
     losses,
     prepared,
     run,
-    run_until,
     through_a_file,
 )
 
@@ -102,14 +97,6 @@ def test_the_first_stage_is_the_run_of_one_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_student_starts_from_fresh_weights(tmp_path: Path) -> None:
-    ready = distilled(tmp_path / "c.txt", steps=24, layers=3, width=64)
-    events = losses(run(ready))
-    assert events[11] < 0.7 * events[0]
-    assert events[12] == pytest.approx(math.log(ready.plan.model.vocab_size), rel=0.01)
-
-
-@pytest.mark.slow
 def test_the_teacher_is_kept_where_the_student_is_worse(tmp_path: Path) -> None:
     done = result(run(distilled(tmp_path / "c.txt", 0.925), schedule=OFTEN))
     record = done.checkpoint.record.to_json()
@@ -127,20 +114,6 @@ def test_a_stopped_run_resumes_in_either_stage(tmp_path: Path) -> None:
     for state in states:
         rest = run(ready, schedule=OFTEN, resume_from=through_a_file(ready, state))
         assert losses(rest) == losses(whole)[state.step :]
-        assert_same_end(whole, rest)
-
-
-@pytest.mark.slow
-def test_an_interrupted_run_resumes_as_if_it_had_not_been_interrupted(tmp_path: Path) -> None:
-    for step in [12, 13]:
-        ready = distilled(tmp_path / "c.txt", steps=24)
-        interrupted = run_until(ready, step, schedule=OFTEN)
-        assert result(interrupted).interrupted and result(interrupted).step == step
-        (state,) = only(interrupted, State)
-        assert isinstance(state, State)
-        rest = run(ready, schedule=OFTEN, resume_from=through_a_file(ready, state))
-        whole = run(ready, schedule=OFTEN)
-        assert losses(rest) == losses(whole)[step:]
         assert_same_end(whole, rest)
 
 
@@ -215,9 +188,3 @@ def test_the_limit_of_epochs_is_that_of_each_model() -> None:
     assert rows["training tokens"].reason.startswith("about 40 epochs")
     assert rows["training tokens"].reason.endswith("ends before the time is up")
     assert "about 20 epochs" in rows["dropout"].reason
-
-
-def test_a_stopped_run_of_two_models_takes_one_process(tmp_path: Path) -> None:
-    ready = distilled(tmp_path / "c.txt")
-    with pytest.raises(LLMError, match="takes one process: resume it without `processes`"):
-        _resumed_plan(ready.plan, PlanRequest(steps=40), Processes(0, 2, 0, 2))

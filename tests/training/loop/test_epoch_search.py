@@ -8,10 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmcli.cli.reports.training import show_event
-from llmcli.cli.terminal.progress import TrainingView
 from llmcli.training.loop.epoch_search import FirstRun
-from llmcli.training.loop.events import Evaluation, Restarted, Step
+from llmcli.training.loop.events import Evaluation, Step
 from llmcli.training.planning.cost_model import CorpusSize, Machine, estimated_speed
 from llmcli.training.planning.plan import EpochSearch, Plan, PlanRequest
 from llmcli.training.planning.planner import make_plan
@@ -119,16 +117,3 @@ def test_a_run_on_a_short_text_starts_over_on_all_of_it(llm: Llm, monkeypatch: p
     assert record["epoch_search"]["confirmed"] and record["steps"] == second["steps"]
     assert record["epochs"] == pytest.approx(record["epoch_search"]["found"], abs=1.0)
     assert any("more did not lower the validation loss" in row["reason"] for row in record["plan"])
-
-
-@pytest.mark.parametrize(
-    ("confirmed", "why"),
-    [
-        (True, "more did not lower the validation loss"),
-        (False, "there is no time to try more"),
-    ],
-)
-def test_the_second_run_is_announced(confirmed: bool, why: str, capsys: pytest.CaptureFixture[str]) -> None:
-    second = plan_of(TEXT, EpochSearch(24.0, confirmed))
-    show_event(Restarted(45, 3.0, second), TrainingView(4.0), json_=False)
-    assert capsys.readouterr().err == f"step 45: training starts over, on all of the text, for 24 epochs: {why}\n"

@@ -15,12 +15,6 @@ def test_the_curve_is_thinned_to_means() -> None:
     assert curve["loss"][:2] == [1.5, 3.5]
 
 
-def test_the_last_point_of_the_curve_may_cover_fewer_steps() -> None:
-    curve = History([1.0] * CURVE_POINTS + [4.0]).curve()
-    assert curve["step"][-2:] == [CURVE_POINTS, CURVE_POINTS + 1]
-    assert curve["loss"][-2:] == [1.0, 4.0]
-
-
 def test_a_history_of_another_structure_is_refused() -> None:
     history = History([2.0], [(1, 3.5)], [(1, "a")])
     assert (history.losses.tolist(), history.evaluations, history.samples) == ([2.0], [(1, 3.5)], [(1, "a")])

@@ -93,16 +93,6 @@ def test_the_copy_of_the_state_takes_what_the_model_says(tmp_path: Path) -> None
         check_the_copy_of_the_state_takes_what_the_model_says(tmp_path, optimizer)
 
 
-def test_the_copy_of_the_state_has_the_teacher_too(tmp_path: Path) -> None:
-    ready = prepared(tmp_path / "c.txt", steps=4, width=64, layers=1)
-    settings = replace(ready.plan.train, teacher_share=0.5)
-    ready = replace(ready, plan=replace(ready.plan, train=settings))
-    states = [event for event in run(ready, save_due=lambda: True) if isinstance(event, State)]
-    kept = sum(array.nbytes for array in states[-1].arrays.values())
-    needed = cost_model.memory_needed(ready.plan.model, replace(settings, device="cuda"))
-    assert needed.host - cost_model.BASE_BYTES == pytest.approx(kept, rel=0.02)
-
-
 LAYERS = {
     "heads alike": ModelConfig(300, 64, 160, 2, 4, 4, 16, 512),
     "grouped heads": ModelConfig(300, 96, 256, 2, 6, 2, 16, 512),
@@ -156,13 +146,3 @@ def _saved_bytes(config: ModelConfig, ids: torch.Tensor, dtype: str) -> int:
         kept = model.hidden_states(ids)
     assert kept.requires_grad
     return sum(storage.nbytes() for storage in storages.values())
-
-
-def test_the_speed_of_a_gpu_does_not_depend_on_threads() -> None:
-    def speed(device: str, threads: int) -> float:
-        return cost_model.estimated_speed(
-            LLAMA, TrainConfig(steps=1, context=512, batch_size=8, device=device, threads=threads)
-        )
-
-    assert speed("cpu", 8) == pytest.approx(8 * speed("cpu", 1))
-    assert speed("cpu", 8) < speed("mps", 8) == speed("mps", 1) < speed("cuda", 8) == speed("cuda", 1)

@@ -32,11 +32,6 @@ def test_every_plan_fits_into_memory_or_is_an_error(train_tokens, budget, machin
         assert max(needed.device, needed.host) <= MEMORY_SHARE * memory
 
 
-def test_a_width_beyond_all_machines_is_refused_at_once(no_hang):
-    with pytest.raises(LLMError, match=r"needs about .* GB of memory"):
-        plan(PlanRequest(width=500_000_000), machine=Machine(estimated_speed, Memory(1e9, 1e9)))
-
-
 def test_short_of_memory_the_batch_shrinks_before_a_model_is_refused():
     requested = {"seconds": 600.0, "layers": 4, "width": 256, "context": 256}
     unlimited = plan(PlanRequest(**requested))

@@ -24,14 +24,6 @@ def test_active_experts_have_as_many_parameters_as_a_dense_layer():
     assert plan(PlanRequest(steps=9, experts=2)).model.num_experts_per_tok == 2
 
 
-def test_every_requested_size_is_in_the_model():
-    request = PlanRequest(layers=3, width=80, heads=4, kv_heads=2, context=32, tie=True)
-    model = plan(request).model
-    assert (model.num_hidden_layers, model.hidden_size, model.num_attention_heads) == (3, 80, 4)
-    assert (model.num_key_value_heads, model.head_dim, model.max_position_embeddings) == (2, 20, 32)
-    assert model.tie_word_embeddings is True
-
-
 def test_candidates_are_the_shapes_that_the_corpus_is_large_enough_for():
     """100,000 tokens allow 0.006 * 10^8 = 600,000 layer parameters: 12 * 3 * 128^2 = 589,824 of the fourth shape, but
     not 12 * 3 * 192^2 = 1,327,104 of the fifth. The smallest shape is always a candidate."""
@@ -63,12 +55,6 @@ def test_requests_that_give_no_model_are_wrong_usage() -> None:
         with pytest.raises(LLMError, match=message) as caught:
             plan(PlanRequest(**requested))
         assert caught.value.exit_code == 2
-
-
-def test_a_width_alone_gets_heads_that_divide_it() -> None:
-    for width in [100, 130, 200]:
-        model = plan(PlanRequest(width=width)).model
-        assert model.hidden_size == width == model.num_attention_heads * model.head_dim
 
 
 def check_the_heads_are_those_of_an_exhaustive_search(width) -> None:

@@ -57,13 +57,6 @@ def test_rows_of_fine_tuning_with_adapters() -> None:
     assert row(made, "calibration").reason == "not used with LoRA"
 
 
-def test_rows_of_a_model_with_experts_and_grouped_queries() -> None:
-    made = plan(PlanRequest(steps=10, experts=8, width=64, heads=4, kv_heads=2, layers=1))
-    assert row(made, "architecture").value == "1 layer, hidden size 64, 4 heads (2 for keys and values)"
-    assert row(made, "experts").value == "2 of 8 active per token"
-    assert row(made, "experts").reason == f"as requested; {made.model.active_parameters:,} active parameters"
-
-
 def test_the_overview_has_five_rows() -> None:
     made = prepared(PlanRequest(epochs=10))
     assert [(row.name, row.value) for row in overview(made)] == [
@@ -76,10 +69,6 @@ def test_the_overview_has_five_rows() -> None:
     timed = overview(prepared(PlanRequest(seconds=90)))[3]
     assert timed.value.startswith("1m 30s, batches of ") and " epochs at " in timed.reason
     assert overview(prepared(PlanRequest(epochs=1)))[4].value == "dropout 0"
-
-
-def test_the_overview_shows_a_scaled_learning_rate() -> None:
-    assert [row.name for row in overview(prepared(PlanRequest(steps=10, lr=0.5)))][5:] == ["learning rate"]
 
 
 def test_the_overview_of_a_plan_from_an_earlier_version_has_all_its_rows() -> None:

@@ -3,7 +3,6 @@
 import pytest
 
 from llmcli.errors import LLMError
-from llmcli.training.planning import recipe, rules
 from llmcli.training.planning.plan import PlanRequest
 from tests.training.plans import BASE, plan
 
@@ -52,10 +51,6 @@ def test_a_model_that_cannot_hold_induction_heads_has_a_short_context():
     assert (small.train.context, small.model.rope_theta) == (256, 1e4)
     large = plan(PlanRequest(steps=10**6), train_tokens=5_000_000, vocab_size=8192)
     assert large.train.induction and (large.train.context, large.model.rope_theta) == (1024, 1e6)
-
-
-def test_a_batch_of_fewer_tokens_than_a_context_is_one_window():
-    assert plan(PlanRequest(batch_tokens=10)).train.batch_size == 1
 
 
 def test_dropout_grows_with_the_number_of_epochs():
@@ -119,10 +114,3 @@ def test_a_context_longer_than_the_base_models_is_wrong_usage():
         plan(PlanRequest(context=65), base=BASE)
     assert caught.value.exit_code == 2
     assert plan(PlanRequest(context=64), base=BASE).train.context == 64
-
-
-def test_the_reason_for_the_learning_rate_describes_the_schedule() -> None:
-    assert recipe.FINAL_RATE == 0
-    assert rules.learning_rate(PlanRequest(), "muon").reason.endswith(
-        f"; linear decay to 0 after {1 - recipe.DECAY:.0%} of the run"
-    )

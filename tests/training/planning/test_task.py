@@ -48,12 +48,6 @@ def test_the_context_holds_the_longest_conversation() -> None:
             assert result.model.max_position_embeddings == expected
 
 
-def test_a_context_is_kept_as_requested() -> None:
-    assert plan(size(), PlanRequest(context=40)).train.context == 40
-    with pytest.raises(LLMError, match="`context` 65 is longer than the base model's 64"):
-        plan(size(), PlanRequest(context=65), base=BASE)
-
-
 def test_an_epoch_is_the_packed_rows() -> None:
     """Four conversations of 30 tokens fill a row of 129."""
     assert size(30).packed(128) == CorpusSize(8 * 128, 2700)
@@ -69,11 +63,6 @@ def test_few_conversations_are_several_batches_and_many_epochs() -> None:
     assert many.train.steps * many.train.batch_size * 128 == pytest.approx(
         recipe.CONVERSATION_EPOCHS * size(30_000).packed(128).tokens, rel=0.01
     )
-
-
-def test_one_conversation_can_be_trained_on() -> None:
-    result = plan(size(1))
-    assert (result.train.batch_size, result.train.context) == (1, 128)
 
 
 def test_conversations_alone_have_neither_bpe_dropout_nor_calibration_nor_induction_heads() -> None:
@@ -134,12 +123,6 @@ def test_the_validation_slice_of_conversations() -> None:
         assert chosen.value == expected
 
 
-def test_the_context_fits_the_conversations_beside_a_short_text() -> None:
-    """A window of the text has one token more than the context."""
-    for text, context in [(257, 256), (256, 128), (100, 64)]:
-        assert plan(ConversationSize((200,) * 50, 99), PlanRequest(steps=9), text=text).train.context == context
-
-
 def test_fine_tuning_takes_few_epochs_of_many_conversations_and_more_of_few() -> None:
     few, many = plan(size(30), base=LONG_BASE).train, plan(size(30_000), base=LONG_BASE).train
     assert (few.batch_size, few.context) == (3, 64)  # of 15 rows: a quarter of them is 3.75
@@ -147,15 +130,6 @@ def test_fine_tuning_takes_few_epochs_of_many_conversations_and_more_of_few() ->
     assert many.steps * many.batch_size * 64 == pytest.approx(
         recipe.CONVERSATION_FINE_TUNING_EPOCHS * size(30_000).packed(64).tokens, rel=0.01
     )
-
-
-def test_only_a_base_model_without_new_text_is_kept() -> None:
-    kept = plan(size(), base=LONG_BASE)
-    assert kept.conversations is not None and kept.conversations.base_divergence == 5.0
-    assert row(kept, "KL divergence").value == "weight 5"
-    for other in (plan(size()), plan(size(), text=5_000, base=LONG_BASE)):
-        assert other.conversations is not None and other.conversations.base_divergence == 0.0
-        assert "KL divergence" not in {one.name for one in other.rows}
 
 
 def test_the_weight_of_the_divergence_can_be_chosen() -> None:
@@ -174,12 +148,6 @@ def test_a_weight_of_the_divergence_that_would_have_no_effect_is_refused() -> No
     for weight in (-1.0, math.nan, math.inf):
         with pytest.raises(LLMError, match="`kl_weight` must be at least 0"):
             plan(size(), PlanRequest(kl_weight=weight))
-
-
-def test_a_base_model_has_no_dropout_unless_requested() -> None:
-    assert plan(size(), base=LONG_BASE).train.dropout == 0.0
-    assert plan(size(), PlanRequest(dropout=0.1), base=LONG_BASE).train.dropout == 0.1
-    assert plan(size()).train.dropout > 0
 
 
 @pytest.mark.slow
@@ -202,9 +170,3 @@ def test_with_sharded_weights_there_is_no_divergence(monkeypatch: pytest.MonkeyP
     sharded = plan(size(), PlanRequest(steps=9, processes=2), base=LONG_BASE)
     assert sharded.sharded and sharded.conversations is not None and sharded.conversations.base_divergence == 0.0
     assert "KL divergence" not in {one.name for one in sharded.rows}
-
-
-def test_without_conversations_nothing_changes() -> None:
-    result = plans.plan(train_tokens=5000)
-    assert result.conversations is None
-    assert not {"conversations", "conversation phase"} & {one.name for one in result.rows}

@@ -39,12 +39,6 @@ def gradients(of: LanguageModel) -> dict[str, torch.Tensor]:
     return {name: weight.grad.clone() for name, weight in of.named_parameters() if weight.grad is not None}
 
 
-def test_the_base_model_itself_has_no_gradient() -> None:
-    tuned = model(1)
-    divergence(tuned).add_gradients(0)
-    assert all(gradient.abs().max() < 1e-6 for gradient in gradients(tuned).values())
-
-
 def test_the_gradients_are_those_of_the_divergence() -> None:
     """Weight 2, of four texts: a quarter of the tokens of a batch of 16 x 64, in texts of 64 tokens; compared with
     torch's own divergence on the same texts."""
@@ -140,19 +134,6 @@ def test_a_stop_request_ends_the_text_at_once() -> None:
         for event in train(ready, start, stop=lambda: True):
             events.append(event)
     assert [type(event) for event in events] == [State]  # not even the base model is evaluated
-
-
-def test_without_a_divergence_no_text_is_generated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base_divergence, "generate", lambda *_: pytest.fail("text is generated"))
-    assert prepared_text(None, kl_weight=0.0)[0] == -1
-
-
-@pytest.mark.slow
-def test_the_record_has_the_size_of_the_text() -> None:
-    assert (
-        fine_tune(base(context=128)).checkpoint.record.document["conversations"]["base_tokens"] == 64 * GENERATED_LENGTH
-    )
-    assert "base_tokens" not in fine_tune(base(context=128), kl_weight=0.0).checkpoint.record.document["conversations"]
 
 
 @pytest.mark.slow

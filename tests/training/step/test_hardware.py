@@ -26,10 +26,6 @@ def test_the_dtype_is_the_faster(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not any(letter.isdigit() for letter in reason.replace("16", "").replace("32", ""))
 
 
-def test_the_requested_dtype_is_used() -> None:
-    assert hardware.pick_dtype("bfloat16", "cpu", 1) == ("bfloat16", "as requested")
-
-
 def check_a_gpu_that_only_emulates_bfloat16_trains_in_float32(monkeypatch, native: bool, chosen: str) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: native or including_emulation)
     assert hardware.pick_dtype("auto", "cuda", 1)[0] == chosen
@@ -60,28 +56,6 @@ def test_free_memory_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = SimpleNamespace(GlobalMemoryStatusEx=status)
     monkeypatch.setattr(ctypes, "windll", SimpleNamespace(kernel32=kernel), raising=False)
     assert hardware._windows_memory() == 5 << 30
-
-
-@platforms.linux
-@pytest.mark.slow
-def test_a_limit_on_the_process_counts() -> None:
-    code = """
-import resource
-from llmcli.training.step import hardware
-from tests import platforms
-before = hardware.free_memory("cpu")
-resource.setrlimit(resource.RLIMIT_AS, (64 << 30, 64 << 30))
-assert hardware._process_memory() < 64 << 30
-resource.setrlimit(resource.RLIMIT_AS, (12 << 30, 12 << 30))
-print(before, hardware.free_memory("cpu"))
-"""
-    import resource
-
-    if resource.getrlimit(resource.RLIMIT_AS)[1] != resource.RLIM_INFINITY:
-        pytest.skip("this process is limited itself")
-    before, after = map(float, subprocess.check_output([sys.executable, "-c", code]).split())
-    assert 0 < after <= before
-    assert after < 12 << 30
 
 
 def test_an_error_for_lack_of_memory_says_what_to_type() -> None:
@@ -119,20 +93,6 @@ def test_where_a_thread_waits_for_a_core_there_is_only_one(monkeypatch) -> None:
     for shares, threads in [([0.7, 0.7], 1), ([0.97], 2), ([0.5, 0.97], 2)]:
         with monkeypatch.context() as patch:
             check_where_a_thread_waits_for_a_core_there_is_only_one(shares, threads, patch)
-
-
-def test_the_share_of_a_core_is_measured() -> None:
-    assert 0 < hardware._core_share() <= 1.01
-
-
-def test_a_chain_of_products_takes_time() -> None:
-    assert 0 < hardware._chain_seconds(1) < 10
-    assert torch.get_num_threads() == 1
-
-
-def test_freed_memory_can_be_kept_more_than_once() -> None:
-    hardware.keep_freed_memory()
-    hardware.keep_freed_memory()
 
 
 @platforms.linux

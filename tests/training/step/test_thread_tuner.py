@@ -91,14 +91,6 @@ def test_a_few_slow_steps_count_where_others_share_the_cores() -> None:
     assert tuner.threads == 1
 
 
-def test_one_core_means_one_thread() -> None:
-    used: list[int] = []
-    tuner = ThreadTuner(1, used.append)
-    for _ in range(50):
-        tuner.add_step(0.1, STEP)
-    assert set(used) == {1} and tuner.trial is None
-
-
 def test_steps_of_another_shape_are_not_taken_for_a_slower_machine() -> None:
     tuner = ThreadTuner(2)
     for _ in range(40):
