@@ -14,7 +14,6 @@ N, K = tokens, orders.
 
 import itertools
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -142,13 +141,7 @@ def fit_cache(model: Checkpoint, tokenizer: Tokenizer, text: Corpus) -> CacheWei
     return ValidationText(tokens, windows, tokenizer.eos_id).fit_cache(network)
 
 
-def fit_weights(
-    network: NDArray[np.floating],
-    matches: Matches,
-    prior_weights: Sequence[Sequence[float]] = PRIOR,
-    strength: float = PRIOR_STRENGTH,
-    steps: int = STEPS,
-) -> CacheWeights | None:
+def fit_weights(network: NDArray[np.floating], matches: Matches) -> CacheWeights | None:
     """Minimize the loss of the mixture, given the network's losses in nats [N]; None if the gain may be
     chance."""
     features = torch.from_numpy(gate_features(matches))
@@ -156,24 +149,24 @@ def fit_weights(
     shares = torch.from_numpy(token_shares(matches))
     probabilities = torch.exp(-torch.from_numpy(network.astype(np.float64)))
     first = torch.tensor([1.0] + [0.0] * (FEATURES - 1), dtype=torch.float64)
-    priors = [torch.tensor(prior_weights, dtype=torch.float64) + offset * first for offset in OFFSETS]
+    priors = [torch.tensor(PRIOR, dtype=torch.float64) + offset * first for offset in OFFSETS]
     prior = min(
         priors, key=lambda weights: float(_losses(weights, probabilities, features, known, shares).sum())
     )
     weights = prior.clone()
     moments = torch.zeros(2, *prior.shape, dtype=torch.float64)
     # Adam (arXiv:1412.6980); torch.optim would take a second to import its compiler
-    for step in range(steps):
+    for step in range(STEPS):
         weights.requires_grad_()
         total = _losses(weights, probabilities, features, known, shares).sum()
-        total = total + strength * ((weights - prior) ** 2).sum()
+        total = total + PRIOR_STRENGTH * ((weights - prior) ** 2).sum()
         (gradient,) = torch.autograd.grad(total, weights)
         moments[0].lerp_(gradient, 1 - BETAS[0])
         moments[1].lerp_(gradient**2, 1 - BETAS[1])
         mean, square = (
             moment / (1 - beta ** (step + 1)) for moment, beta in zip(moments, BETAS, strict=True)
         )
-        weights = (weights - LEARNING_RATE * (1 - step / steps) * mean / (square.sqrt() + 1e-8)).detach()
+        weights = (weights - LEARNING_RATE * (1 - step / STEPS) * mean / (square.sqrt() + 1e-8)).detach()
     gains = network - _losses(weights, probabilities, features, known, shares).numpy()
     error = float(gains.std()) * math.sqrt(len(gains))
     if not gains.sum() > MIN_GAIN * network.sum(dtype=np.float64) + MARGIN * error:
