@@ -132,29 +132,26 @@ def measured_conversations(
 def trained_indices(files: Sequence[ConversationFile], stage: Stage) -> set[int]:
     """Return the indices, counted over all files, of the conversations that one stage was trained on, or that
     repeat such conversations."""
-    held_out_share = (stage.conversations and stage.conversations.held_out_share) or 0.0
-    repeated = set((stage.conversations and stage.conversations.repeated) or ())
-    count = sum(entry.conversations for entry in stage.conversation_files)
-    recorded: dict[
-        str, list[tuple[int, int]]
-    ] = {}  # sha256 -> (index of the first conversation, number) of each copy
+    shares = stage.conversations
+    repeated = set((shares and shares.repeated) or ())
+    count = sum(entry.conversations for entry in stage.conversation_files)  # 0 in a damaged record
+    held_out = [file for file in stage.held_out.files if file.shape is not None]
+    copies: dict[str, list[tuple[int, int]]] = {}  # sha256 -> (index of the first conversation, number)
     start = 0
-    for entry in (
-        *stage.conversation_files,
-        *(file for file in stage.held_out.files if file.shape is not None),
-    ):
-        recorded.setdefault(entry.sha256, []).append((start, entry.conversations))
+    for entry in (*stage.conversation_files, *held_out) if count else ():
+        copies.setdefault(entry.sha256, []).append((start, entry.conversations))
         start += entry.conversations
     trained: set[int] = set()
     first = 0
     for file in files:
         number = len(file.conversations)
-        # a damaged record may lack it
-        for start, recorded_number in recorded.get(file.sha256, ()) if count else ():
+        for start, recorded_number in copies.get(file.sha256, ()):
             # read with other options than in training: all may be trained on
-            share = held_out_share if number == recorded_number else 0.0
-            is_out = (start + i >= count or split.is_held_out(start + i, count, share) for i in range(number))
-            trained |= {first + i for i, out in enumerate(is_out) if not out or start + i in repeated}
+            share = (shares and shares.held_out_share) or 0.0 if number == recorded_number else 0.0
+            for i in range(start, start + number):
+                is_held_out = i >= count or split.is_held_out(i, count, share)
+                if not is_held_out or i in repeated:
+                    trained.add(first + i - start)
         first += number
     return trained
 
@@ -219,19 +216,14 @@ def names_sources(record: TrainingRecord, sources: Sources) -> bool:
     return bool(hashes & trained or _trained_in_any(sources.conversation_files, [record]))
 
 
-def recorded_speakers(records: Iterable[TrainingRecord]) -> tuple[str, str] | None:
-    """Return the speakers that the user named when a model was trained on text with turns, or None."""
-    shapes = (file.shape or "" for record in records for file in record.conversation_files)
-    return next(filter(None, map(speakers_in, shapes)), None)
-
-
 def recorded_reading(records: Iterable[TrainingRecord]) -> ReadOptions:
     """Return the read options that the user gave when a model was trained."""
     records = list(records)
+    shapes = (file.shape or "" for record in records for file in record.conversation_files)
     reading = next((record.reading for record in records if record.reading), Reading())
     columns, cut = reading.columns if reading.template else reading.columns[:2], reading.strip_boilerplate
     return ReadOptions(
-        recorded_speakers(records),
+        next(filter(None, map(speakers_in, shapes)), None),
         reading.pairs,
         columns,
         reading.plain,
