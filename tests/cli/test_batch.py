@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from llmcli.cli import batch
+from llmcli.formats import file_lock
 from tests import platforms
 from tests.cli.commands.test_chat import write_chat_model
 from tests.conftest import Llm
@@ -124,6 +125,13 @@ def test_what_is_no_file_of_results_is_never_replaced(llm: Llm, prompts: Path) -
         assert answer.exit_code == 1 and f"{path} exists and is not a .jsonl file" in answer.stderr
         assert answer.stderr.count("\n") == 1 and path.read_text() == "notes\nmore\n"
         path.unlink()
+
+
+@platforms.file_locks
+def test_a_second_run_does_not_write_the_same_file(llm: Llm, prompts: Path) -> None:
+    with file_lock.locked(Path("out.jsonl")):
+        assert "another run is writing to out.jsonl" in llm(*GENERATE).stderr
+    assert not Path("out.jsonl.partial").exists() and llm(*GENERATE).exit_code == 0
 
 
 def test_options_without_effect_are_refused(llm: Llm, prompts: Path) -> None:

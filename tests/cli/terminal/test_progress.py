@@ -132,7 +132,8 @@ def test_a_student_has_a_curve_and_figures_of_its_own(capsys: pytest.CaptureFixt
 
 def test_a_hidden_view_draws_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = colored_stdout(monkeypatch)
-    with progress.TrainingView(4.0, hidden=True):
+    with progress.TrainingView(4.0, hidden=True) as view:
+        run(view, 20, 60)
         print("one event")
     assert screen.getvalue() == "one event\n"
 
