@@ -45,7 +45,7 @@ def food(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with model.safetensors, trained as in the README but without a clock, in float32."""
     directory = tmp_path_factory.mktemp("food")
     trained = llm(
-        "train", str(EXAMPLES / "food.txt"), "--epochs", "4", "--dtype", "float32", directory=directory
+        "train", str(EXAMPLES / "food.txt"), "--epochs", "7", "--dtype", "float32", directory=directory
     )  # epochs instead of a time budget
     assert trained.returncode == 0, trained.stderr
     return directory
