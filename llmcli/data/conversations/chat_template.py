@@ -15,7 +15,7 @@ from typing import Any
 from llmcli.data.conversations import template_renderer
 from llmcli.data.conversations.control_tokens import ControlTokens, Span, unused_characters
 from llmcli.data.conversations.messages import Message
-from llmcli.data.conversations.template_renderer import Job, Rendering, TemplateRefusalError
+from llmcli.data.conversations.template_renderer import Rendering, TemplateRefusalError
 from llmcli.data.tokenizers.tokenizer import IM_END, IM_START, Tokenizer
 from llmcli.errors import LLMError
 
@@ -77,7 +77,7 @@ class ChatTemplate:
         turn. Raises LLMError if the template is invalid, refuses the messages or exceeds a limit."""
         return self._render([(messages, add_generation_prompt)])[0].text
 
-    def _render(self, jobs: Sequence[Job]) -> list[Rendering]:
+    def _render(self, jobs: Sequence[tuple[Sequence[Message], bool]]) -> list[Rendering]:
         if self.source == CHATML:
             return [_render_chatml(messages, prompt) for messages, prompt in jobs]
         return template_renderer.render(self.source, self._variables, jobs)

@@ -14,8 +14,6 @@ from llmcli.errors import LLMError
 SECONDS = 5.0  # time limit for all renderings of a call
 _worker = Worker("llmcli.data.conversations.template_worker")
 
-Job = tuple[Sequence[Message], bool]  # messages, and whether to add a generation prompt
-
 
 class TemplateRefusalError(LLMError):
     """The template refuses the messages; many refuse two consecutive turns of one role."""
@@ -29,9 +27,11 @@ class Rendering:
     answers: list[tuple[int, int]]  # spans of {% generation %} blocks: first character, one past the last
 
 
-def render(source: str, variables: Mapping[str, Any], jobs: Sequence[Job]) -> list[Rendering]:
-    """Render a template for each job. Raises LLMError if it fails, TemplateRefusalError if it refuses the
-    messages."""
+def render(
+    source: str, variables: Mapping[str, Any], jobs: Sequence[tuple[Sequence[Message], bool]]
+) -> list[Rendering]:
+    """Render a template for each of several messages, with or without a generation prompt. Raises LLMError if it
+    fails, TemplateRefusalError if it refuses the messages."""
     sent = [([{"role": m.role, "content": m.content} for m in messages], prompt) for messages, prompt in jobs]
     try:
         answer = _worker.ask({"template": source, "variables": dict(variables), "jobs": sent}, SECONDS)
