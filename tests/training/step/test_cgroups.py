@@ -44,43 +44,40 @@ def test_the_smallest_remainder_of_nested_groups_counts(tmp_path: Path, put: Put
     assert available(tmp_path, "0::/user.slice/job/step\n") == math.inf
 
 
-def test_memory_high_is_a_limit_too(tmp_path: Path, put: Put) -> None:
-    put("sys", memory_max=4000, memory_high=3000, memory_current=1000, memory_stat="active_file 0")
-    assert available(tmp_path, "0::/\n") == 2000
+# a container of 4 GB that has read a text of 5 GB
+STAT = f"anon {200 * MB}\nfile {3700 * MB}\nshmem {100 * MB}\nactive_file {1600 * MB}\ninactive_file {2000 * MB}"
 
 
-def test_the_page_cache_does_not_count_as_used(tmp_path: Path, put: Put) -> None:
-    """A container of 4 GB that has read a text of 5 GB. tmpfs (shmem) and process memory (anon) do count."""
-    stat = f"anon {200 * MB}\nfile {3700 * MB}\nshmem {100 * MB}\nactive_file {1600 * MB}\ninactive_file {2000 * MB}"
-    put("sys", memory_max=4000 * MB, memory_current=3990 * MB, memory_stat=stat)
-    assert available(tmp_path, "0::/\n") == (4000 - 390) * MB
+def test_the_files_of_a_group_say_how_much_is_left(tmp_path: Path, put: Put) -> None:
+    for number, (files, left) in enumerate(
+        (
+            # memory.high is a limit too
+            ({"memory_max": 4000, "memory_high": 3000, "memory_current": 1000, "memory_stat": "active_file 0"}, 2000),
+            # the page cache does not count as used; tmpfs (shmem) and process memory (anon) do
+            ({"memory_max": 4000 * MB, "memory_current": 3990 * MB, "memory_stat": STAT}, (4000 - 390) * MB),
+            # a group over its limit
+            ({"memory_max": 3000, "memory_high": 500, "memory_current": 2900}, 0),
+            # files that cannot be read
+            *(
+                ({"memory_max": text, "memory_current": text, "memory_stat": text}, math.inf)
+                for text in ("", "max", "x", "-5")
+            ),
+        )
+    ):
+        put(f"{number}/sys", **files)
+        assert available(tmp_path / str(number), "0::/\nnot a line of its kind\n\n:") == left, files
+    assert available_memory(tmp_path / "nowhere") == math.inf
 
 
 def test_a_container_that_sees_its_own_group_as_the_root(tmp_path: Path, put: Put) -> None:
-    """The name of the group on the host does not exist inside; a group created inside does."""
+    """The name of the group on the host does not exist inside; a group created inside does. Hierarchies of version 1
+    are ignored."""
     put("sys", memory_max=3000, memory_current=1000)
     put("sys/jobs", memory_max=1500, memory_current=500)
-    assert available(tmp_path, "0::/jobs\n") == 1000
+    put("sys/memory/b", memory_max=800, memory_current=700)
+    assert available(tmp_path, "4:memory:/b\n0::/jobs\n") == 1000
     for name in ("/docker/12ab", "/elsewhere", "/../other"):
         assert available(tmp_path, f"0::{name}\n") == 2000
-
-
-def test_a_hierarchy_of_version_1_is_ignored(tmp_path: Path, put: Put) -> None:
-    put("sys/a", memory_max=10_000, memory_current=1000)
-    put("sys/memory/b", memory_max=8000, memory_current=1000)
-    assert available(tmp_path, "4:memory:/b\n0::/a\n") == 9000
-
-
-def test_a_group_over_its_limit_has_nothing_left(tmp_path: Path, put: Put) -> None:
-    put("sys", memory_max=3000, memory_high=500, memory_current=2900)
-    assert available(tmp_path, "0::/\n") == 0
-
-
-@pytest.mark.parametrize("content", ["", "max", "x", "-5"])
-def test_a_file_that_cannot_be_read_means_no_limit(tmp_path: Path, put: Put, content: str) -> None:
-    assert available_memory(tmp_path / "nowhere") == math.inf
-    put("sys", memory_max=content, memory_current=content, memory_stat=content)
-    assert available(tmp_path, "0::/\nnot a line of its kind\n\n:") == math.inf
 
 
 def test_free_memory_respects_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
