@@ -73,10 +73,7 @@ class NumpyRuntime(KVCacheRuntime):
         self._positions = checkpoint.stacked([POSITIONS]) if config.architecture.learned_positions else None
         with np.errstate(over="ignore", invalid="ignore"):  # damaged weights are detected in the logits
             self._layers = [_Layer(checkpoint, index) for index in range(config.num_hidden_layers)]
-        self._norm = checkpoint.stacked([FINAL_NORM])
-        self._norm_bias = (
-            checkpoint.stacked([bias_of(FINAL_NORM)]) if config.architecture.layer_norm else None
-        )
+        self._norm = _Norm(checkpoint, FINAL_NORM)
         self._head = Matrix(self._embedding if config.tie_word_embeddings else checkpoint.stacked([HEAD]))
         self._eps = np.float32(config.rms_norm_eps)
         self._embedding_scale = np.float32(config.embedding_scale)
@@ -118,11 +115,11 @@ class NumpyRuntime(KVCacheRuntime):
 
     def logit_direction(self, x: Array, token: int) -> Array:
         """Return the vector [C] whose product with the last residual stream x [C] is the logit of a token."""
-        return self._head.rows[token] * self._norm / np.sqrt(x @ x / len(x) + self._eps)
+        return self._head.rows[token] * self._norm.gain / np.sqrt(x @ x / len(x) + self._eps)
 
     def logit_bias(self, token: int) -> float:
         """Return what the bias of the last norm adds to the logit of a token."""
-        return 0.0 if self._norm_bias is None else float(self._head.rows[token] @ self._norm_bias)
+        return 0.0 if self._norm.bias is None else float(self._head.rows[token] @ self._norm.bias)
 
     def head_outputs(self, layer: int, y: Array) -> Array:
         """Return what each head adds to the residual stream [H, C]; y [H * D] are the outputs of the
@@ -221,12 +218,13 @@ class NumpyRuntime(KVCacheRuntime):
         if recorder:
             recorder.residual(x)
         expert_weights: list[Array] = []
+        is_parallel = self.config.use_parallel_residual  # attention and the MLP have the same input
         # exp(-gate) in a SwiGLU may be infinite; silu(gate) is then correctly 0
         with np.errstate(over="ignore"):
             for index, layer in enumerate(self._layers):
                 q, k, v = layer.project(x, rotations[layer.is_sliding])
                 attended = x + layer.attention_output(attend(index, q, k, v))
-                x = attended + layer.mlp_output(x if layer.is_parallel else attended, expert_weights)
+                x = attended + layer.mlp_output(x if is_parallel else attended, expert_weights)
                 if recorder:
                     recorder.residual(x)
         self._expert_weights = expert_weights
@@ -239,8 +237,8 @@ class NumpyRuntime(KVCacheRuntime):
         return x - x.mean(axis=-1, keepdims=True) if self.config.architecture.layer_norm else x  # see _Layer
 
     def _final_norm(self, x: Array) -> Array:
-        normed = _rms_norm(x, self._eps) * self._norm
-        return normed if self._norm_bias is None else normed + self._norm_bias
+        normed = _rms_norm(x, self._eps) * self._norm.gain
+        return normed if self._norm.bias is None else normed + self._norm.bias
 
     def _extend_rotations(self, length: int) -> None:
         """Extend the tables of rotary embeddings (arXiv:2104.09864) to `length` positions or more."""
@@ -270,14 +268,11 @@ class _Layer:
     def __init__(self, checkpoint: Checkpoint, index: int) -> None:
         config = checkpoint.config
         H, G, D = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-        self.H = H
-        self.G = G
-        self.D = D
+        self.config = config
         self.eps = np.float32(config.rms_norm_eps)
         self.is_rotary = config.is_rotary(index)
         self.is_sliding = config.is_sliding(index)
         self.window = config.window(index)
-        self.is_parallel = config.use_parallel_residual  # attention and the MLP have the same input
         name = f"model.layers.{index}."
         attention = name + "self_attn."
         scale = np.float32(config.attention_scale)  # folded into the queries
@@ -294,7 +289,6 @@ class _Layer:
             checkpoint, [f"{attention}{which}_proj.weight" for which in "qkv"], before_attention
         )
         self.qk_norm: Array | None = None
-        self.joint_qk_norm = config.architecture.joint_qk_norm
         if config.architecture.qk_norm:
             gains = np.empty((H + G, D), np.float32)
             gains[:H] = checkpoint.stacked([attention + "q_norm.weight"]).reshape(-1, D) * scale
@@ -318,17 +312,19 @@ class _Layer:
         if head is None:
             o[:], bias, changed.mlp = 0, None, np.zeros_like
         else:
-            o[:, head * self.D : (head + 1) * self.D] = 0
+            D = self.config.head_dim
+            o[:, head * D : (head + 1) * D] = 0
         changed.o = Matrix(o, bias)
         return changed
 
     def project(self, x: Array, rotations: NDArray[np.complex64]) -> tuple[Array, Array, Array]:
         """Residual stream x [T, C] -> rotated queries [T, H, D] and keys [T, G, D], and values [T, G, D]."""
-        H, G, D = self.H, self.G, self.D
+        config = self.config
+        H, G, D = config.num_attention_heads, config.num_key_value_heads, config.head_dim
         qkv = linear(self._normalized(x), self.qkv).reshape(len(x), H + 2 * G, D)
         qk = qkv[:, : H + G]
         if self.qk_norm is not None:
-            if self.joint_qk_norm:
+            if config.architecture.joint_qk_norm:
                 q, k = (_rms_norm(part.reshape(len(x), -1), self.eps) for part in (qk[:, :H], qk[:, H:]))
                 qk = np.concatenate([q, k], axis=1).reshape(len(x), H + G, D)
             else:

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from llmcli.analysis.attribution import Attribution
-from llmcli.analysis.comparison import Comparison
+from llmcli.analysis.comparison import Comparison, TextChange
 from llmcli.analysis.explain import Explanation
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.models.runtime import Array
@@ -21,20 +21,19 @@ def explanation_json(
     attention: bool = True,
 ) -> dict[str, object]:
     """Convert an explanation to JSON, with `count` next tokens and words. The `attention` is that of a layer
-    and head, numbered from 1 (None: all), of all tokens, or of the one at `position`. Positions of copies are
-    indices in "tokens"; without an n-gram cache there is no key "copies"."""
+    and head, numbered from 1 (None: all), of all tokens, or of the one at `position`. Positions of copies,
+    which only a model with an n-gram cache has, are indices in "tokens"."""
 
     def token_json(token: int, **values: object) -> dict[str, object]:
         return {"id": token, "text": explanation.tokenizer.label(token), **values}
 
     lens, words = explanation.logit_lens, explanation.words
-    effects = [None if math.isnan(bits) else round(bits, 6) for bits in explanation.ablation_effects.tolist()]
+    bits = [None if math.isnan(bits) else round(bits, 6) for bits in explanation.ablation_effects.tolist()]
+    effects = zip(explanation.ids, bits, strict=True)
     next_tokens = [(token, float(explanation.logprobs[token])) for token in explanation.most_likely(count)]
     result: dict[str, object] = {
         "prompt": prompt,
-        "tokens": [
-            token_json(token, effect_bits=bits) for token, bits in zip(explanation.ids, effects, strict=True)
-        ],
+        "tokens": [token_json(token, effect_bits=bits) for token, bits in effects],
         "tail": explanation.tail,
         "cut": explanation.truncated,
         "earlier": explanation.preceding,
@@ -108,24 +107,18 @@ def comparison_json(
         "without": list(comparison.without),
         "kl_divergence_bits": round(comparison.kl_divergence, 6),
         "next_tokens": [
-            {
-                "id": change.token,
-                "text": change.text,
-                "first": round(change.first, 6),
-                "second": round(change.second, 6),
-                "bits": None if change.bits is None else round(change.bits, 6),
-            }
+            {"id": change.token}
+            | _change_json(change)
+            | {"bits": None if change.bits is None else round(change.bits, 6)}
             for change in comparison.next_tokens(count)
         ],
         "next": [
-            {
-                "text": change.text,
-                "first": round(change.first, 6),
-                "second": round(change.second, 6),
-                "token_id": change.token,
-            }
-            for change in comparison.next_words(count)
+            _change_json(change) | {"token_id": change.token} for change in comparison.next_words(count)
         ],
         "first": explanation_json(comparison.first, prompts[0], count, **shown),
         "second": explanation_json(comparison.second, prompts[1], count, **shown),
     }
+
+
+def _change_json(change: TextChange) -> dict[str, object]:
+    return {"text": change.text, "first": round(change.first, 6), "second": round(change.second, 6)}

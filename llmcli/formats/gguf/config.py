@@ -5,7 +5,7 @@ A field that would make the model compute something else is an error, never igno
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -97,11 +97,9 @@ def parse_config(
         no_rope_layers=conventions.rope_layers(model_type, min(number("block_count"), len(tensors))),
     )
     _check_counts(config, tensors)
-    return _with_gemma_fields(config, number) if config.is_gemma else config
-
-
-def _with_gemma_fields(config: ModelConfig, number: Callable[..., Any]) -> ModelConfig:
-    window, pattern = number("attention.sliding_window", 0), number("attention.sliding_window_pattern", 6)
+    if not config.is_gemma:
+        return config
+    pattern = number("attention.sliding_window_pattern", 6)
     return replace(
         config,
         hidden_act="gelu_pytorch_tanh",

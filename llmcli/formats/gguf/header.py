@@ -35,30 +35,6 @@ TYPES = {
     14: ("Q6_K", 256, 210),
     30: ("BF16", 1, 2),
 }
-# other types: a file can be inspected, but its model cannot run
-TYPES_WITHOUT_VALUES = {
-    9: ("Q8_1", 32, 40),
-    15: ("Q8_K", 256, 292),
-    16: ("IQ2_XXS", 256, 66),
-    17: ("IQ2_XS", 256, 74),
-    18: ("IQ3_XXS", 256, 98),
-    19: ("IQ1_S", 256, 50),
-    20: ("IQ4_NL", 32, 18),
-    21: ("IQ3_S", 256, 110),
-    22: ("IQ2_S", 256, 82),
-    23: ("IQ4_XS", 256, 136),
-    24: ("I8", 1, 1),
-    25: ("I16", 1, 2),
-    26: ("I32", 1, 4),
-    27: ("I64", 1, 8),
-    28: ("F64", 1, 8),
-    29: ("IQ1_M", 256, 56),
-    34: ("TQ1_0", 256, 54),
-    35: ("TQ2_0", 256, 66),
-    39: ("MXFP4", 32, 17),
-    40: ("NVFP4", 64, 36),
-    41: ("Q1_0", 128, 18),
-}
 _SCALARS = {
     0: "<B",
     1: "<b",
@@ -95,7 +71,6 @@ class GGUFHeader:
         if type(alignment) is not int or not 0 < alignment <= MAX_ALIGNMENT:
             raise ValueError(f"its alignment is {alignment!r}")
         self.data_start = -(-parser.position // alignment) * alignment
-        self.problem = ""  # names a tensor type whose values cannot be read, if there is one
         self.tensors: dict[str, TensorInfo] = {}
         for name, shape, type_number, offset in entries:
             if name in self.tensors:
@@ -113,13 +88,11 @@ class GGUFHeader:
 
     def _tensor_info(self, name: str, shape: Shape, type_number: int, offset: int) -> TensorInfo:
         if type_number not in TYPES:
-            type_name, *_ = TYPES_WITHOUT_VALUES.get(type_number, (f"number {type_number}",))
             supported = ", ".join(known for known, _, _ in TYPES.values())
-            problem = f"tensor {name[:100]} is of type {type_name}, which is not supported; {supported} are"
-            if type_number not in TYPES_WITHOUT_VALUES:
-                raise LLMError(problem)
-            self.problem = self.problem or problem
-        type_name, block, size = (TYPES | TYPES_WITHOUT_VALUES)[type_number]
+            raise LLMError(
+                f"tensor {name[:100]} is of type number {type_number}, which is not supported; {supported} are"
+            )
+        type_name, block, size = TYPES[type_number]
         if math.prod(shape) % block or (shape and shape[-1] % block):
             raise ValueError(f"tensor {name[:100]!r} is not a whole number of {type_name} blocks")
         start = self.data_start + offset

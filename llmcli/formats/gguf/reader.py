@@ -21,7 +21,7 @@ from llmcli.formats.architectures.rewriting import REWRITTEN, rewrite
 from llmcli.formats.gguf import config as gguf_config
 from llmcli.formats.gguf import conventions
 from llmcli.formats.gguf import tokenizer as gguf_tokenizer
-from llmcli.formats.gguf.conventions import ARCHITECTURES, CONFIG_KEYS, ROPE_FACTORS
+from llmcli.formats.gguf.conventions import CONFIG_KEYS, ROPE_FACTORS
 from llmcli.formats.gguf.header import GGUFHeader
 from llmcli.formats.hf_config import dump_config
 from llmcli.formats.open_file import open_for_reading
@@ -71,17 +71,12 @@ def read_header(path: Path) -> Header:
                     header = GGUFHeader(mapped)
             except (ValueError, struct.error) as error:
                 raise LLMError(f"{path} is not a complete GGUF file: {error}") from error
-            problem = (
-                header.problem if header.fields.get("general.architecture") in list(ARCHITECTURES) else ""
-            )
             try:
-                if not problem:
-                    return _translated_header(path, header, mapped)
+                return _translated_header(path, header, mapped)
             except LLMError as error:
-                problem = str(error)
+                return _untranslated_header(path, header, len(mapped), str(error))
             except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError) as error:
                 raise LLMError(f"{path} has an invalid header: {error}") from error
-            return _untranslated_header(path, header, len(mapped), problem)
 
 
 def _translated_header(path: Path, header: GGUFHeader, mapped: mmap.mmap) -> Header:

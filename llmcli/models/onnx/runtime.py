@@ -189,18 +189,13 @@ class _Binding:
         self._decoder = network.decoder.io_binding()
         self._head = network.head.io_binding()
         # a value must live as long as it is bound
-        bound = {
-            "x": self._x,
-            "past": self._past,
-            "total": self._total,
-            "hidden": self._hidden,
-            "logits": self._logits,
-        }
+        inputs = {"x": self._x, "past": self._past, "total": self._total}
+        bound = inputs | {"hidden": self._hidden, "logits": self._logits}
         self._values = {name: network.value(array) for name, array in bound.items()}
         self._values["last"] = (
             self._values["hidden"] if count == 1 else network.value(self._hidden[:, -1:].copy())
         )
-        for name in ("x", "past", "total"):
+        for name in inputs:
             self._decoder.bind_ortvalue_input(name, self._values[name])
         self._decoder.bind_ortvalue_output("hidden", self._values["hidden"])
         self._head.bind_ortvalue_input("hidden", self._values["last"])

@@ -90,8 +90,7 @@ class TorchRuntime(Runtime):
         gigabytes."""
         check_input(ids, self.length, self.context)
         batch = torch.tensor([list(ids)], device=self._model.cos.device)
-        hidden = self._model.hidden_states(batch, self._caches)[0, span]
-        return self._model.logits(hidden).cpu().numpy()
+        return self._logits(self._model.hidden_states(batch, self._caches)[0, span])
 
     @memory_errors()
     def score(self, ids: Ints) -> Scores:
