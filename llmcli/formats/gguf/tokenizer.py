@@ -67,9 +67,9 @@ def to_document(fields: Json) -> tuple[Json, str | None]:
             vocabulary[tokens[i]] = i
     added = [
         {
-            **dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False),
             "id": i,
             "content": token,
+            **dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False),
             "special": token_type == _CONTROL,
         }
         for i, (token, token_type) in enumerate(zip(tokens, types, strict=True))
