@@ -153,7 +153,9 @@ def _parse(text: str) -> tuple[Json, dict[str, str]]:
         if problem := _excess(outside_strings):
             raise ValueError(f"its header has more than {problem}")
     descriptions = json.loads(text, object_pairs_hook=unique_keys)
-    metadata = descriptions.pop("__metadata__", None) or {}
+    metadata = descriptions.pop("__metadata__", None)
+    if metadata is None:
+        return descriptions, {}
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise ValueError("__metadata__ holds something that is not text")
     if len(metadata) > MAX_METADATA_ENTRIES:
