@@ -103,6 +103,7 @@ def test_a_value_of_another_type_is_an_error() -> None:
         ({"earlier_stages": [{"corpus": [3]}]}, "earlier_stages[0].corpus[0] is 3; expected an object"),
         ({"experts": [{}, {"steps": "1"}]}, "experts[1].steps is '1'; expected a whole number of at least 0"),
         ({"samples": {"texts": [[1, "a"], [1]]}}, "samples.texts[1] is [1]; expected a list of 2 values"),
+        ({"samples": {"texts": [[1, "a", 2]]}}, "samples.texts[0] is [1, 'a', 2]; expected a list of 2 values"),
         ({"samples": {"texts": [["a", 1]]}}, "samples.texts[0][0] is 'a'; expected a whole number of at least 0"),
         (
             {"probe": {"predictions": [[1, [["a", 1.5]]]]}},

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from llmcli.errors import LLMError
+from llmcli.formats import loading
 from tests import platforms
 from tests.formats.gguf_by_hand import FIELDS, MODEL, TENSOR_NAMES, gguf_bytes, interleaved
 from tests.formats.test_metadata import READERS, READERS_OF, original, parts, replaced, with_metadata
@@ -157,3 +159,10 @@ def test_no_number_in_a_file_decides_how_much_memory_is_taken(form: str, models:
     code = f"import sys; sys.path.insert(0, {root!r}); from {__name__} import work; work({form!r})"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=1200)
     assert (answer.returncode, answer.stdout) == (0, ""), answer.stdout + answer.stderr[-2000:]
+
+
+def test_a_stack_of_another_number_of_experts_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(gguf(FIELDS | EXPERTS | {"llama.expert_count": 3}, sparse=True))
+    with pytest.raises(LLMError, match=r"_exps\.weight has shape \[2, .*; expected 3 matrices"):
+        loading.load(path)

@@ -31,7 +31,7 @@ def _model_in(directory: Path, file: str = "") -> Path | None:
         ggufs = [directory / file] if file else sorted(directory.glob("*.gguf"))
         return ggufs[0] if len(ggufs) == 1 and ggufs[0].is_file() else None
     with contextlib.suppress(LLMError):
-        return directory if all(path.is_file() for path in weight_files(directory)) else None
+        return directory if weight_files(directory) else None
     return None
 
 
