@@ -57,6 +57,10 @@ class ErrorHandlingGroup(TyperGroup):
 
     def parse_args(self, ctx: "Context", args: list[str]) -> list[str]:
         convert_directly(self.get_params(ctx))
+        if args[:1] in (["--show-completion"], ["--install-completion"]) and len(args) > 1:  # flags in Typer
+            raise usage(
+                f"{args[0]} is for the shell that runs the command; in {args[1]}, type: llm {args[0]}"
+            )
         if args[:1] == ["help"]:
             args = [*args[1:2], "--help"]
         return super().parse_args(ctx, ["--version"] if args[:1] == ["version"] else args)

@@ -128,6 +128,8 @@ def usage_message(error: "UsageError", words: Sequence[str], options: Known) -> 
     message = error.format_message().rstrip(".")
     if "unexpected extra argument" in message and path.endswith(("chat", "generate", "explain", "tokenize")):
         return f"{message}; a text of several words needs quotes"
+    if "unexpected extra argument" in message and path.endswith("serve"):
+        return f"{message}; name each model with -m: llm serve -m FILE; see: {path} --help"
     return f"{message}; see: {path} --help"
 
 

@@ -219,6 +219,8 @@ WRONG = [
     (1, "generate hi --memory", "does not record its training text; name it: --corpus FILE"),
     (1, "generate hi --memory --corpus nofile", "no file or directory nofile"),
     (2, "generate I like to", "a text of several words needs quotes"),
+    (2, "serve model.safetensors", "name each model with -m: llm serve -m FILE"),
+    (2, "--show-completion zsh", "in zsh, type: llm --show-completion"),
     (2, "generate hi --device tpu", "--device"),
     (2, "generate hi --bogus", "--bogus"),
     (2, "eval", "Missing argument"),
