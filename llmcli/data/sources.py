@@ -38,6 +38,7 @@ from llmcli.errors import LLMError, brief
 
 _MAX_NAMES = 3  # files listed in a description ...
 _MAX_KINDS = 3  # ... of these kinds
+_MARKUP = "read with"  # in the description of text whose markup the model would learn
 _MAX_SEARCHED = 256  # plain texts checked for tags and braces
 _TABLE_LINES = 10
 # a position or size, which differs between files with the same problem
@@ -64,9 +65,13 @@ class FileGroup:
     columns: tuple[str, ...] = ()
     otherwise: str = ""  # options to read them as another kind
     names: tuple[str, ...] = ()
+    share: float = 1.0  # of the bytes of all files
 
     def __str__(self) -> str:
-        details = "; ".join(filter(None, (self.detail, self.otherwise and f"otherwise: {self.otherwise}")))
+        share = f"{self.share:.0%} of the text" if _MARKUP in self.detail and self.share < 1 else ""
+        details = "; ".join(
+            filter(None, (self.detail, share, self.otherwise and f"otherwise: {self.otherwise}"))
+        )
         names = ", ".join(self.names[:_MAX_NAMES])
         if len(self.names) > _MAX_NAMES:
             noun = {_IN_MEMORY: "text"}.get(
@@ -115,14 +120,21 @@ class Sources:
             files.setdefault(_kind_of_text(document, search=index < _MAX_SEARCHED), []).append(document)
         for file in self.conversation_files:
             files.setdefault(_kind_of_conversations(file), []).append(file)
-        return [replace(group, names=tuple(file.name for file in same)) for group, same in files.items()]
+        sizes = {group: sum(file.text_bytes for file in same) for group, same in files.items()}
+        total = max(1, sum(sizes.values()))
+        return [
+            replace(group, names=tuple(file.name for file in same), share=sizes[group] / total)
+            for group, same in files.items()
+        ]
 
     def describe(self, *, options: bool = True) -> str:
         """Describe the kinds of the files, and the `options` to read them differently, in one line."""
         groups = [group if options else replace(group, otherwise="") for group in self.groups()]
         more = len(groups) - _MAX_KINDS
+        if more > 0:
+            groups = sorted(groups, key=lambda group: -group.share)[:_MAX_KINDS]
         others = f"; and {units.count(more, 'more kind')}" if more > 0 else ""
-        return f"data: {'; '.join(map(str, groups[:_MAX_KINDS]))}{others}"
+        return f"data: {'; '.join(map(str, groups))}{others}"
 
 
 def _record(file: Content) -> dict[str, Any]:
@@ -161,11 +173,11 @@ def _kind_of_text(document: Document, *, search: bool) -> FileGroup:
     tabs = {line.count("\t") for line in lines}
     detail = encoding
     if is_page(start):
-        detail = "HTML, read with its tags"
+        detail = f"HTML, {_MARKUP} its tags"
     elif start.startswith("<?xml "):
-        detail = "XML, read with its tags"
+        detail = f"XML, {_MARKUP} its tags"
     elif _JSON.match(start):
-        detail = "JSON, read with its keys and braces"
+        detail = f"JSON, {_MARKUP} its keys and braces"
     elif len(lines) > 1 and len(tabs) == 1 and tabs != {0}:
         detail = "tabs separate columns; to read them as prompts and answers: `column` 1,2"
     return FileGroup("plain text", detail)
@@ -302,7 +314,10 @@ def read_text(name: str) -> Document:
         raise LLMError(
             f"{name} is not a text file; extract its text first: llm text {shlex.quote(name)} > {output}"
         )
-    return documents[0]
+    [document] = documents
+    if known := file_types.recognize(name, document.start.encode()):  # `plain` reads text with markup
+        raise LLMError(f"{document.name} {file_types.describe(document.name, known)}")
+    return document
 
 
 def read_conversations(name: str, path: Path, reading: ReadOptions = _AUTOMATIC) -> ConversationFile | None:

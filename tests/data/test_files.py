@@ -408,6 +408,20 @@ def test_a_document_that_wraps_its_records() -> None:
         assert messages_of(read_conversations(name, Path(name))) == MESSAGES
 
 
+def test_the_questions_of_squad_follow_their_context() -> None:
+    asked = {"question": "What is blue?", "answers": [{"text": "The sky", "answer_start": 0}, {"text": "sky"}]}
+    paragraph = {"context": "The sky is blue.", "qas": [asked, {"question": "Why?", "answers": []}]}
+    data = {"version": "v2.0", "data": [{"title": "A", "paragraphs": [paragraph]}]}
+    name = put("squad.json", json.dumps(data).encode())
+    file = require_conversations(name, Path(name))
+    [messages] = messages_of(file)
+    assert [message.content for message in messages] == ["What is blue?\n\nThe sky is blue.", "The sky"]
+    assert file.dropped == 1  # without an answer
+    for damaged in ("context", [3], [{"qas": 3}], [{"context": "a", "qas": [{"question": "b", "answers": 3}]}]):
+        with pytest.raises(LLMError, match=r"^a\.json: unclear which columns to train on: 'paragraphs'"):
+            read("a.json", json.dumps({"data": [{"paragraphs": damaged}] * 2}))
+
+
 def test_a_conversation_under_its_singular() -> None:
     messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
     name = put("a.jsonl", json.dumps({"conversation": messages}).encode())

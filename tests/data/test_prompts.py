@@ -63,3 +63,16 @@ def test_the_rows_of_a_table_are_read_as_in_training(tmp_path: Path) -> None:
     for row, problem in (('"a" b,1', ".* expected after"), ("a", "1 column; wanted 2")):
         with pytest.raises(LLMError, match=rf"p.csv line 3: {problem}"):
             read_prompts(write(tmp_path, "p.csv", f"prompt,c\nf,4\n{row}\n"))
+
+
+def test_text_with_markup_is_no_list_of_prompts(tmp_path: Path) -> None:
+    mail = "From: a@example.com\nSubject: Hi\n\nHello.\n"
+    for name, text, description in (
+        ("a.txt", "<!DOCTYPE html>\n<p>Hello.</p>\n", "is an HTML page"),
+        ("a.ipynb", '{"cells": []}', "is a notebook"),
+        ("a.eml", mail, "is an e-mail"),
+        ("a.mbox", f"From a@example.com Mon Jan  1 10:00:00 2024\n{mail}", "is a mailbox"),
+    ):
+        with pytest.raises(LLMError) as caught:
+            read_prompts(write(tmp_path, name, text))
+        assert str(caught.value) == f"{name} {description}, not text; extract its text first: llm text {name} > TEXT"

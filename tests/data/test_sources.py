@@ -260,6 +260,20 @@ def test_many_files_are_grouped_by_kind() -> None:
     assert sources.text.skipped[0].startswith("d/numbers.csv: unclear which columns to train on")
 
 
+def test_the_line_says_which_share_of_the_text_is_markup() -> None:
+    put("d/a.txt", b"A text." * 20)
+    put("d/b.xml", b'<?xml version="1.0"?>' + b"<x/>" * 135 + b"\n" * 19)
+    put("d/c.txt", b"Q: Hi?\nA: Ho.\n")
+    put("d/d.csv", b"question,answer\nHi,Ho\n")
+    sources = read_sources(["d"])
+    sizes = [file.text_bytes for file in (*sources.text.documents, *sources.conversation_files)]
+    share = f"{580 / sum(sizes):.0%}"
+    assert sources.describe(options=False).startswith(
+        f"data: plain text in d/b.xml (XML, read with its tags; {share} of the text); plain text in d/a.txt; "
+    )
+    assert sources.describe().endswith("; and 1 more kind")
+
+
 def test_skipped_files_share_a_line_only_with_the_same_reason() -> None:
     """Each of them is in `not_read`."""
     image = b"\x89PNG\r\n\x1a\n\0"

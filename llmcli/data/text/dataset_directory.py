@@ -1,13 +1,14 @@
 """Directories that hold a data set: cloned from the Hugging Face hub, or saved by `datasets.save_to_disk`.
 
 Their rows are the text. Descriptions and licenses are not, and the rows of other splits than `train` are held
-out (https://huggingface.co/docs/datasets/repository_structure).
+out: those of files whose path names the split, or which the card, README.md, assigns to it
+(https://huggingface.co/docs/datasets/repository_structure).
 """
 
-import itertools
+import fnmatch
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,10 @@ from llmcli.data.text.file_types import is_hidden, unpacked_name
 _ROWS = (".parquet", ".arrow", ".jsonl", ".ndjson", ".json", ".csv", ".tsv")
 _DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 _CARD_KEYS = re.compile(r"(?:dataset_info|configs|task_categories|size_categories|pretty_name):")
-_CARD_BYTES = 1 << 16  # of a README that are searched for keys
+_CARD_BYTES = 1 << 16  # of a README that are searched
+_ENTRY = re.compile(r"^ *- (?=\w+:)|\{", re.MULTILINE)  # begins a mapping in a list of YAML
+_SPLIT = re.compile(r"\bsplit:\s*[\"']?(\w+)")
+_WORD = re.compile(r"[^\s\"',{}]+")
 # the words by which the library `datasets` tells splits apart
 _TRAIN, _VALIDATION, _TEST = "train|training", "validation|valid|dev|val", "test|testing|eval|evaluation"
 
@@ -58,15 +62,19 @@ def find_dataset(directory: Path, files: Sequence[Path]) -> DatasetDirectory | N
     rows = [path for path in files if _suffix(path) in _ROWS and path.name not in _DESCRIPTIONS]
     if not rows:
         return None
+    card = _card(directory)
+    assigned = list(_splits_in(card))
+    names = {path: _with_splits(path.relative_to(directory).as_posix(), assigned) for path in rows}
     train, validation, test = (
-        [path for path in rows if _is_split(path, directory, split)] for split in (_TRAIN, _VALIDATION, _TEST)
+        [path for path in rows if _names_split(names[path], split)] for split in (_TRAIN, _VALIDATION, _TEST)
     )
-    if not (_has_card(directory) or _is_saved(directory, rows) or (train and (validation or test))):
+    if not (card or _is_saved(directory, rows) or (train and (validation or test))):
         return None
     training = [path for path in rows if path not in validation and path not in test]
     if not training:  # there is no other split
         training, validation, test = rows, [], []
-    held_out, unused = (validation or test, test if validation else [])
+    held_out = validation or test
+    unused = [path for path in test if path not in held_out]
     others = [path for path in files if path not in rows]
     held_out = [path for path in held_out if path.stat().st_size]
     return DatasetDirectory(tuple(training), tuple(held_out), tuple(unused), tuple(others))
@@ -85,22 +93,36 @@ def _is_saved(directory: Path, rows: Iterable[Path]) -> bool:
     return is_described and any(path.suffix == ".arrow" for path in rows)
 
 
-def _has_card(directory: Path) -> bool:
-    """Return whether a README begins with lines of YAML that have a key of data sets."""
+def _card(directory: Path) -> str:
+    """Return the YAML at the beginning of a data set's README; "" if it has no key of data sets."""
     try:
         with open_regular(directory / "README.md") as card:
             first, *lines = card.read(_CARD_BYTES).decode("utf-8", "replace").splitlines() or [""]
     except OSError:
-        return False
-    keys = itertools.takewhile(lambda line: line.strip() != "---", lines)
-    return first.strip() == "---" and any(map(_CARD_KEYS.match, keys))
+        return ""
+    end = next((number for number, line in enumerate(lines) if line.strip() == "---"), len(lines))
+    is_card = first.strip() == "---" and any(map(_CARD_KEYS.match, lines[:end]))
+    return "\n".join(lines[:end]) if is_card else ""
+
+
+def _splits_in(card: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield each split that a card names, with the patterns of its files, among words that match no file."""
+    for entry in _ENTRY.split(card):
+        if split := _SPLIT.search(entry):
+            words = (word.strip("[]").removeprefix("./") for word in _WORD.findall(entry))
+            yield split[1], [word.replace("**/", "*") for word in words]
+
+
+def _with_splits(name: str, assigned: Iterable[tuple[str, list[str]]]) -> str:
+    """Return a file's path, with the splits to which a card assigns it as further parts."""
+    splits = (split for split, words in assigned if any(fnmatch.fnmatchcase(name, word) for word in words))
+    return "/".join([name, *splits, ""])
 
 
 def _suffix(path: Path) -> str:
     return Path(unpacked_name(path.name)).suffix.lower()
 
 
-def _is_split(path: Path, directory: Path, words: str) -> bool:
-    """Return whether a part of the path, or of the file's name between marks, is one of the words."""
-    name = path.relative_to(directory).as_posix().lower()
-    return re.search(rf"(?:^|[/_. -])(?:{words})(?=[/_. -])", name) is not None
+def _names_split(name: str, words: str) -> bool:
+    """Return whether a part of a path, or of the file's name between marks, is one of the words."""
+    return re.search(rf"(?:^|[/_. -])(?:{words})(?=[/_. -])", name.lower()) is not None

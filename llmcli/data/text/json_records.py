@@ -77,13 +77,30 @@ def records_of_text(name: str, pieces: Iterable[str]) -> Iterator[tuple[int, obj
 
 
 def wrapped_records(value: object) -> list[object]:
-    """Return the records of a document that wraps them: {"data": [...]}; [] for any other value.
+    """Return the records of a document that wraps them: {"data": [...]}, or the questions of SQuAD, where
+    each has a context and possible answers (Rajpurkar et al. 2016); [] for any other value.
 
     >>> wrapped_records({"version": 1, "data": [{"text": "a"}]})
     [{'text': 'a'}]
     """
     data = value.get("data") if isinstance(value, dict) else None
-    return data if isinstance(data, list) and all(isinstance(record, dict) for record in data) else []
+    if not isinstance(data, list) or not all(isinstance(record, dict) for record in data):
+        return []
+    try:
+        return [
+            _squad_question(question, paragraph["context"])
+            for article in data
+            for paragraph in article["paragraphs"]
+            for question in paragraph["qas"]
+        ]
+    except (LookupError, TypeError):
+        return data
+
+
+def _squad_question(question: dict[str, Any], context: object) -> dict[str, object]:
+    answers = question["answers"]  # of which the first is learned; none if it is not in the context
+    answer = answers[0]["text"] if answers else ""
+    return {"instruction": question["question"], "context": context, "response": answer}
 
 
 class _Values:

@@ -99,6 +99,24 @@ def test_a_folder_with_an_ordinary_readme_is_no_dataset() -> None:
     assert "Some text." in read_text("notes") and "Some more" in read_text("notes")
 
 
+def test_the_card_names_the_files_of_splits() -> None:
+    for files in (
+        "\n  - split: train\n    path: a*.jsonl\n  - split: test\n    path:\n    - 'b.jsonl'\n",
+        "\n  - path: a*.jsonl\n    split: train\n  - path: ./b.jsonl\n    split: test_sft\ndataset_info:\n- x: 1\n",
+        ' [{split: train, path: a*.jsonl}, {split: "test", path: [c.jsonl, "**/b.json?"]}]\n',
+    ):
+        card = f"---\nconfigs:\n- config_name: default\n  data_files:{files}"
+        put("set/README.md", f"{card}---\nSee also:\n- split: test\n  path: a1.jsonl\n".encode())
+        put_rows("set/a1.jsonl", "first")
+        put_rows("set/b.jsonl", "second")
+        assert "first row" in read_text("set") and "second row" not in read_text("set"), files
+        assert held_out_splits(["set"]) == [str(Path("set/b.jsonl"))], files
+        put_rows("set/a-dev.jsonl", "third")  # a path that names a split counts, too
+        assert held_out_splits(["set"]) == [str(Path("set/a-dev.jsonl"))] and "third row" not in read_text("set")
+        assert "first row" in read_text("set") and "second row" not in read_text("set"), files
+        Path("set/a-dev.jsonl").unlink()
+
+
 def test_splits_need_no_card_and_an_empty_one_is_left_out() -> None:
     put_rows("set/train.jsonl", "train")
     put_rows("set/test.jsonl", "test")
