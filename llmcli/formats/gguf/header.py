@@ -35,6 +35,30 @@ TYPES = {
     14: ("Q6_K", 256, 210),
     30: ("BF16", 1, 2),
 }
+# other types: a file can be inspected, but its model cannot run
+TYPES_WITHOUT_VALUES = {
+    9: ("Q8_1", 32, 40),
+    15: ("Q8_K", 256, 292),
+    16: ("IQ2_XXS", 256, 66),
+    17: ("IQ2_XS", 256, 74),
+    18: ("IQ3_XXS", 256, 98),
+    19: ("IQ1_S", 256, 50),
+    20: ("IQ4_NL", 32, 18),
+    21: ("IQ3_S", 256, 110),
+    22: ("IQ2_S", 256, 82),
+    23: ("IQ4_XS", 256, 136),
+    24: ("I8", 1, 1),
+    25: ("I16", 1, 2),
+    26: ("I32", 1, 4),
+    27: ("I64", 1, 8),
+    28: ("F64", 1, 8),
+    29: ("IQ1_M", 256, 56),
+    34: ("TQ1_0", 256, 54),
+    35: ("TQ2_0", 256, 66),
+    39: ("MXFP4", 32, 17),
+    40: ("NVFP4", 64, 36),
+    41: ("Q1_0", 128, 18),
+}
 _SCALARS = {
     0: "<B",
     1: "<b",
@@ -87,16 +111,20 @@ class GGUFHeader:
             )
 
     def _tensor_info(self, name: str, shape: Shape, type_number: int, offset: int) -> TensorInfo:
-        if type_number not in TYPES:
-            supported = ", ".join(known for known, _, _ in TYPES.values())
-            raise LLMError(
-                f"tensor {name[:100]} is of type number {type_number}, which is not supported; {supported} are"
-            )
-        type_name, block, size = TYPES[type_number]
+        known = (TYPES | TYPES_WITHOUT_VALUES).get(type_number)
+        if not known:
+            raise unsupported_type(name, f"number {type_number}")
+        type_name, block, size = known
         if math.prod(shape) % block or (shape and shape[-1] % block):
             raise ValueError(f"tensor {name[:100]!r} is not a whole number of {type_name} blocks")
         start = self.data_start + offset
         return TensorInfo(name, type_name, shape, start, start + math.prod(shape) // block * size)
+
+
+def unsupported_type(name: str, type_name: str) -> LLMError:
+    """Return the error for a tensor whose values cannot be read."""
+    supported = ", ".join(known for known, _, _ in TYPES.values())
+    return LLMError(f"tensor {name[:100]} is of type {type_name}, which is not supported; {supported} are")
 
 
 class _Parser:

@@ -22,7 +22,7 @@ from llmcli.formats.gguf import config as gguf_config
 from llmcli.formats.gguf import conventions
 from llmcli.formats.gguf import tokenizer as gguf_tokenizer
 from llmcli.formats.gguf.conventions import CONFIG_KEYS, ROPE_FACTORS
-from llmcli.formats.gguf.header import GGUFHeader
+from llmcli.formats.gguf.header import TYPES_WITHOUT_VALUES, GGUFHeader, unsupported_type
 from llmcli.formats.hf_config import dump_config
 from llmcli.formats.open_file import open_for_reading
 from llmcli.formats.safetensors import dtypes
@@ -83,6 +83,9 @@ def _translated_header(path: Path, header: GGUFHeader, mapped: mmap.mmap) -> Hea
     """Convert a header to Hugging Face's names. Raises LLMError if the model is not supported."""
     fields, tensors = header.fields, dict(header.tensors)
     gguf_config.check_architecture(fields)
+    for name, tensor in tensors.items():
+        if tensor.dtype in {known for known, _, _ in TYPES_WITHOUT_VALUES.values()}:
+            raise unsupported_type(name, tensor.dtype)
     factors, divisors = None, tensors.pop(ROPE_FACTORS, None)
     if divisors:
         if divisors.dtype != "F32" or divisors.size > MAX_ROPE_FACTORS:

@@ -67,19 +67,27 @@ def test_any_damage_gives_a_model_or_an_error_of_one_line(tmp_path_factory, plac
 
 
 def test_the_error_names_an_unsupported_tensor_type(tmp_path: Path) -> None:
-    for kind in (20, 39, 99):
+    for kind, name in [(20, "IQ4_NL"), (39, "MXFP4"), (99, "number 99")]:
         path = tmp_path / "m.gguf"
-        path.write_bytes(gguf_bytes(FIELDS, {"blk.0.ffn_up.weight": (kind, (1, 32), b"x" * 18)}))
-        message = rf"m.gguf: tensor blk.0.ffn_up.weight is of type number {kind}, .*; F32, F16, .* are$"
-        with pytest.raises(LLMError, match=message):
+        row = b"x" * (17 if kind == 39 else 18)
+        path.write_bytes(gguf_bytes(FIELDS, {"blk.0.ffn_up.weight": (kind, (1, 32), row)}))
+        with pytest.raises(
+            LLMError, match=rf"m.gguf: tensor blk.0.ffn_up.weight is of type {name}, .*; F32, F16, .* are$"
+        ):
             loading.load(path)
 
 
-def test_the_tensor_types_are_those_of_the_gguf_package() -> None:
+def test_all_tensor_types_of_the_gguf_package_are_known() -> None:
     gguf = pytest.importorskip("gguf", reason="needs the extra: pip install -e '.[gguf]'")
-    for number, (name, *sizes) in gguf_header.TYPES.items():
-        kind = gguf.GGMLQuantizationType(number)
-        assert (kind.name, gguf.GGML_QUANT_SIZES[kind]) == (name, tuple(sizes)), name
+    known = {number: name for number, (name, _, _) in gguf_header.TYPES.items()} | {
+        number: name for number, (name, _, _) in gguf_header.TYPES_WITHOUT_VALUES.items()
+    }
+    assert {kind.value: kind.name for kind in gguf.GGMLQuantizationType}.items() <= known.items()
+    sizes = {
+        name: (block, size) for name, block, size in (gguf_header.TYPES | gguf_header.TYPES_WITHOUT_VALUES).values()
+    }
+    theirs = {kind.name: gguf.GGML_QUANT_SIZES[kind] for kind in gguf.GGMLQuantizationType}
+    assert theirs.items() <= sizes.items()
 
 
 def test_another_file_named_gguf_is_an_error(tmp_path: Path) -> None:

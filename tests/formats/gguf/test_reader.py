@@ -121,12 +121,14 @@ FOREIGN: dict[str, Any] = {
 
 FOREIGN_TENSORS = {
     "token_embd.weight": (0, (300, 32), np.arange(9600, dtype="<f4").tobytes()),
+    "blk.0.attn_q.weight": (20, (4, 64), bytes([0x00, 0x3C, *range(0, 256, 16)] * 8)),  # IQ4_NL, of scale 1
     "blk.0.post_ffw_norm.weight": (1, (32,), np.ones(32, "<f2").tobytes()),
-    "blk.0.ffn_up.weight": (8, (2, 32), bytes(68)),
+    "blk.0.ffn_up.weight": (39, (2, 32), bytes(34)),  # MXFP4
+    "odd.weight": (26, (3,), np.array([1, -2, 7], "<i4").tobytes()),
 }
 
 
-def test_inspect_shows_a_file_of_any_architecture(tmp_path: Path, llm) -> None:
+def test_inspect_shows_a_file_of_any_architecture_and_tensor_type(tmp_path: Path, llm) -> None:
     gguf = pytest.importorskip("gguf", reason="needs the extra: pip install -e '.[gguf]'")
     path = tmp_path / "m.gguf"
     path.write_bytes(gguf_bytes(FOREIGN, FOREIGN_TENSORS))
@@ -149,6 +151,12 @@ def test_inspect_shows_a_file_of_any_architecture(tmp_path: Path, llm) -> None:
     for message in ("m.gguf: a GGUF file", "can show it but not run it: it is of architecture 'falcon'", "By hand",
                  "falcon.attention.sliding_window", "300 entries"):  # fmt: skip
         assert message in shown
+    numbers = json.loads(llm("inspect", path, "--tensor", "odd.weight", "--json").stdout)
+    assert (numbers["min"], numbers["max"], numbers["mean"]) == pytest.approx((-2, 7, 2))
+    rows = np.frombuffer(FOREIGN_TENSORS["blk.0.attn_q.weight"][2], np.uint8).reshape(4, 36)
+    expected = gguf.quants.dequantize(rows, gguf.GGMLQuantizationType.IQ4_NL)
+    numbers = json.loads(llm("inspect", path, "--tensor", "blk.0.attn_q.weight", "--json").stdout)
+    assert numbers["max"] == pytest.approx(float(expected.max())) and numbers["mean"] == pytest.approx(expected.mean())
     for words in (["generate", "x", "-m", path], ["import", path, "-o", "x.safetensors"], ["explain", "x", "-m", path]):
         refused = llm(*words)
         assert refused.exit_code == 1 and "architecture 'falcon'" in refused.stderr and refused.stderr.count("\n") == 1
