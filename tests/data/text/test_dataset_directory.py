@@ -101,9 +101,9 @@ def test_a_folder_with_an_ordinary_readme_is_no_dataset() -> None:
 
 def test_the_card_names_the_files_of_splits() -> None:
     for files in (
-        "\n  - split: train\n    path: a*.jsonl\n  - split: test\n    path:\n    - 'b.jsonl'\n",
+        "\n  - split: train\n    path: a*.jsonl\n  - split: test\n    path:\n    - '**/b.jsonl'\n",
         "\n  - path: a*.jsonl\n    split: train\n  - path: ./b.jsonl\n    split: test_sft\ndataset_info:\n- x: 1\n",
-        ' [{split: train, path: a*.jsonl}, {split: "test", path: [c.jsonl, "**/b.json?"]}]\n',
+        ' [{split: train, path: a*.jsonl}, {split: "test", path: [c.jsonl, b.json?]}]\n',
     ):
         card = f"---\nconfigs:\n- config_name: default\n  data_files:{files}"
         put("set/README.md", f"{card}---\nSee also:\n- split: test\n  path: a1.jsonl\n".encode())
