@@ -117,7 +117,7 @@ class _Options(ReadingOptions):
     optimizer: str | None = option(
         "muon|adamw", "Optimizer; muon uses AdamW for embeddings and norms.", panel=TRAINING
     )
-    dropout: float | None = option("X", "Dropout rate, from 0 to below 1.", panel=TRAINING)
+    dropout: float | None = option("X", "Dropout rate, from 0 to 0.99.", panel=TRAINING)
     probe: str | None = option(
         "TEXT",
         "Prompt whose likeliest next words are recorded (default: one from the held-out text).",
