@@ -27,7 +27,7 @@ from llmcli.formats.headers import read_header
 from llmcli.formats.loading import open_chat_template
 from llmcli.formats.metadata import parse_document
 from llmcli.formats.open_file import model_files
-from llmcli.generation.choices import ScoredText, score_answers
+from llmcli.generation.choices import ScoredText, score_answers, score_likely_answers
 from llmcli.generation.generator import Piece, continue_ids
 from llmcli.models.runtime import Runtime
 
@@ -133,22 +133,19 @@ class Assistant:
         messages: Sequence[Message],
         answers: Sequence[str],
         *,
-        only_fitting: bool = False,
+        only_likely: bool = False,
         check: Callable[[], None] = lambda: None,
     ) -> list[ScoredText]:
-        """Score each of some answers to messages that end with a user message (choices.py). `check` is called
-        after each batch of answers and may raise an exception. Raises LLMError as `answer` does, and for an
-        answer that does not fit the context; with `only_fitting`, such answers are left out."""
-        lengths = [len(self.tokenizer.encode(answer)) for answer in answers]
-        ids, _ = self._fit(messages, 1 + max(lengths))
-        if only_fitting:
-            space = self.runtime.context - len(ids)
-            answers = [answer for answer, length in zip(answers, lengths, strict=True) if length <= space]
+        """Score each of some answers to messages that end with a user message (choices.py), or `only_likely`
+        ones. `check` is called after each batch of answers and may raise an exception. Raises LLMError as
+        `answer` does, and for an answer that does not fit the context, unless `only_likely`."""
+        ids, _ = self._fit(messages, 1 + max(len(self.tokenizer.encode(answer)) for answer in answers))
         scores: list[ScoredText] = []
         try:
             for _ in self._read(ids):
                 pass
-            for batch in score_answers(self.runtime, self.tokenizer, ids, answers, self._stop_ids):
+            score = score_likely_answers if only_likely else score_answers
+            for batch in score(self.runtime, self.tokenizer, ids, answers, self._stop_ids):
                 check()
                 scores += batch
             return scores

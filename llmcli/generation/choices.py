@@ -21,8 +21,9 @@ from llmcli.errors import LLMError, brief, usage
 from llmcli.generation.token_healing import NEGLIGIBLE, Prompt, TokenizationSearch, default_evaluations
 from llmcli.models.logits import log_softmax, softmax
 from llmcli.models.ngram_runtime import exclude_written
-from llmcli.models.runtime import PREFILL_CHUNK, Array, Runtime, padded_batches
+from llmcli.models.runtime import PREFILL_CHUNK, Array, Doubles, Runtime, padded_batches
 
+UNLIKELY = 0.01  # relative to the most likely answer
 BATCH_TOKENS = PREFILL_CHUNK  # tokens of several texts, padded to the longest, that are processed at a time
 
 
@@ -77,15 +78,73 @@ def score_answers(
         if len(ids) + len(answer) > runtime.context:
             raise _too_long(text, len(answer), len(ids), runtime.context)
     runtime.rewind(len(ids) - 1)
-    first, V, ends = runtime.prefill(ids[-1:]), len(tokenizer.token_bytes), list(end_ids)
+    first = runtime.prefill(ids[-1:])
     for batch in padded_batches([*map(len, encoded)], range(len(encoded)), BATCH_TOKENS):
-        scores = []
-        for i, rows in zip(batch, _logits_after(runtime, [encoded[i] for i in batch]), strict=True):
-            logprobs = [log_softmax(row[:V]) for row in (first, *rows)]
-            own = math.fsum(float(row[token]) for row, token in zip(logprobs, encoded[i], strict=False))
-            end = float(np.logaddexp.reduce(logprobs[-1][ends]))
-            scores.append(ScoredText(answers[i], own + end, len(encoded[i]) + 1))
+        pairs = [(answers[i], encoded[i]) for i in batch]
+        yield [scored for scored, _ in _score_batch(runtime, tokenizer, first, pairs, end_ids)]
+
+
+def score_likely_answers(
+    runtime: Runtime,
+    tokenizer: Tokenizer,
+    ids: Sequence[int],
+    answers: Sequence[str],
+    end_ids: Collection[int],
+) -> Iterator[list[ScoredText]]:
+    """Like `score_answers`, most likely beginnings first, without answers that do not fit the context, or
+    that are less than UNLIKELY times as likely as the best one: an answer is scored only while its bound, the
+    probability of its beginning, leaves that open."""
+    encoded = [tokenizer.encode(text) for text in answers]
+    lengths, space, best = [*map(len, encoded)], runtime.context - len(ids), -math.inf
+    runtime.rewind(len(ids) - 1)
+    first = runtime.prefill(ids[-1:])
+    logprobs = log_softmax(first[: len(tokenizer.token_bytes)])
+    bounds = np.array([logprobs[answer[0]] if len(answer) <= space else -math.inf for answer in encoded])
+    while True:
+        order = [
+            i for i in np.argsort(-bounds, kind="stable").tolist() if bounds[i] > best + math.log(UNLIKELY)
+        ]
+        batch = next(padded_batches(lengths, order, BATCH_TOKENS), None)
+        if batch is None:
+            return
+        scores, pairs = [], [(answers[i], encoded[i]) for i in batch]
+        scored_pairs = _score_batch(runtime, tokenizer, first, pairs, end_ids)
+        for i, (scored, rows) in zip(batch, scored_pairs, strict=True):
+            scores.append(scored)
+            _lower_bounds(bounds, encoded, encoded[i], rows)
+            best = max(best, scored.logprob)
+        bounds[batch] = -math.inf
         yield scores
+
+
+def _lower_bounds(
+    bounds: Doubles, encoded: Sequence[list[int]], known: list[int], rows: Sequence[Doubles]
+) -> None:
+    """Lower the bounds of answers that begin as the `known` one does, after whose tokens the next has
+    `rows`."""
+    totals = np.cumsum([0.0, *(row[token] for row, token in zip(rows, known, strict=False))])
+    for i, answer in enumerate(encoded):
+        n = next((n for n, pair in enumerate(zip(answer, known, strict=False)) if pair[0] != pair[1]), None)
+        n = min(len(answer), len(known)) if n is None else n
+        bounds[i] = min(bounds[i], totals[n] + (rows[n][answer[n]] if n < len(answer) else 0.0))
+
+
+def _score_batch(
+    runtime: Runtime,
+    tokenizer: Tokenizer,
+    first: Array,
+    answers: Sequence[tuple[str, list[int]]],
+    end_ids: Collection[int],
+) -> Iterator[tuple[ScoredText, list[Doubles]]]:
+    """Score each of some answers (text, tokens) after the prompt, whose logits [V] are `first`; yields also
+    the log probabilities [V] of the next token after the prompt and after each token of the answer."""
+    V, ends = len(tokenizer.token_bytes), list(end_ids)
+    logits = _logits_after(runtime, [tokens for _, tokens in answers])
+    for (text, tokens), rows in zip(answers, logits, strict=True):
+        logprobs = [log_softmax(row[:V]) for row in (first, *rows)]
+        own = math.fsum(float(row[token]) for row, token in zip(logprobs, tokens, strict=False))
+        end = float(np.logaddexp.reduce(logprobs[-1][ends]))
+        yield ScoredText(text, own + end, len(tokens) + 1), logprobs
 
 
 def _logits_after(runtime: Runtime, texts: Sequence[list[int]]) -> list[list[Array]]:

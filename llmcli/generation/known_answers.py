@@ -134,7 +134,7 @@ class AnswerFinder:
         scores += of_questions
         if self._network_weight:
             nearest = [self.answers[i] for i in np.argsort(-scores, kind="stable")[:NEAREST].tolist()]
-            likely = assistant.score(messages, nearest, only_fitting=True, check=check)
+            likely = assistant.score(messages, nearest, only_likely=True, check=check)
             for scored, probability in ranked(likely) if likely else ():
                 scores[self._places[scored.text]] += self._network_weight * probability
         best = int(scores.argmax())

@@ -1,5 +1,7 @@
 """Answers chosen among known ones: similarity compared with plain TF-IDF, and the effect of each part of the score."""
 
+import itertools
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -104,13 +106,20 @@ def test_a_chat_says_that_it_does_not_know(assistant: Assistant) -> None:
     assert language_of(["Am Bahnhof.", "東京"]) == "en"
 
 
-def test_answers_that_do_not_fit_are_left_out(assistant: Assistant) -> None:
-    answers, messages = ["The cat sat", "x" * 400, "りんごを食べる。"], [Message("user", "What did the cat do?")]
-    expected = assistant.score(messages, answers[::2])
-    found = assistant.score(messages, answers, only_fitting=True)
-    assert [one.text for one in found] == answers[::2]
-    assert [one.logprob for one in found] == pytest.approx([one.logprob for one in expected], abs=1e-4)
-    assert assistant.score(messages, ["x" * 400], only_fitting=True) == []
+def test_only_likely_answers_are_scored_as_all_are(assistant: Assistant) -> None:
+    answers = ["The cat sat", "The cat", "The", "りんごを食べる。", "The cat sat on the mat. " * 9, "x" * 400, "qx"]
+    messages = [Message("user", "What did the cat do?")]
+    expected = {s.text: s.logprob for s in assistant.score(messages, [a for a in answers if len(a) < 400])}
+    best, counts = max(expected.values()), []
+    for order in itertools.islice(itertools.permutations(answers), 0, 5040, 1000):
+        found = assistant.score(messages, order, only_likely=True)
+        assert {s.text for s in found} >= {a for a, logprob in expected.items() if logprob > best + math.log(0.01)}
+        assert "x" * 400 not in {s.text for s in found}  # it does not fit the context
+        for scored in found:
+            assert scored.logprob == pytest.approx(expected[scored.text], abs=1e-4)
+        counts.append(len(found))
+    assert min(counts) < len(expected)
+    assert assistant.score(messages, ["x" * 400], only_likely=True) == []
 
 
 def test_known_answers_are_in_the_file_only_if_there_are_some(tmp_path: Path) -> None:

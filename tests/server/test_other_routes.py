@@ -226,6 +226,22 @@ def test_the_description_lists_every_route(client):
     assert body["required"] == ["prompt"]
 
 
+TYPES = {"string": str, "integer": int, "number": float, "boolean": bool, "array": list, "object": dict}
+ANSWERED = {
+    "/models": None, "/models/chat": None, "/completions": {"prompt": "The"}, "/tokenize": {"prompt": "The"},
+    "/detokenize": {"tokens": [5]}, "/v1/next": {"prompt": "The"}, "/v1/explain": {"prompt": "The cat"},
+}  # fmt: skip
+
+
+def test_answers_are_as_described(client, short_search):
+    for path, body in ANSWERED.items():
+        answer = client.get(path).json() if body is None else client.post(path, json=body).json()
+        name = next(one.answer for one in OPERATIONS if one.path == path.replace("/chat", "/{id}"))
+        described = openapi(OPERATIONS)["components"]["schemas"][name]["properties"]
+        assert set(described) <= set(answer), path
+        assert all(isinstance(answer[key], TYPES[described[key]["type"]]) for key in described), path
+
+
 @pytest.mark.slow
 def test_the_description_is_valid():
     validator = pytest.importorskip("openapi_spec_validator", reason="needs pip install openapi-spec-validator")

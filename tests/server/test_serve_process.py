@@ -18,7 +18,7 @@ from llmcli.generation.engine.requests import EngineLimits
 from llmcli.server.api.models import Models
 from llmcli.server.http import listening, service
 from llmcli.server.http.app import create_app
-from llmcli.server.http.listening import Server, bind, url
+from llmcli.server.http.listening import Server, bind, urls
 from tests.platforms import posix
 from tests.server.processes import serving
 from tests.server.wrong_requests import DAMAGED_HEADS
@@ -60,14 +60,18 @@ def running(served):
         yield process
 
 
-def test_the_address_that_is_shown_can_be_opened():
+def test_every_address_that_is_shown_can_be_opened():
+    """Of a server that listens on all addresses: this computer's, and another where there is a network."""
     for host in ["127.0.0.1", "0.0.0.0", "::"]:
         if host == "::" and not socket.has_dualstack_ipv6():
             pytest.skip("needs IPv6")
         with bind(host, 0) as listener:
-            port = listener.getsockname()[1]
-            assert url(listener) == f"http://127.0.0.1:{port}", host
-            socket.create_connection(("127.0.0.1", port), timeout=10).close()
+            shown = urls(listener)
+            assert shown[0] == f"http://127.0.0.1:{listener.getsockname()[1]}", host
+            assert len(shown) <= (1 if host == "127.0.0.1" else 2), host
+            for url in shown:
+                name, _, port = url.removeprefix("http://").rpartition(":")
+                socket.create_connection((name.strip("[]"), int(port)), timeout=10).close()
 
 
 def test_it_listens_on_loopback_and_answers(running):

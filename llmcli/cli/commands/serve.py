@@ -153,9 +153,10 @@ def _run(models: "Models", listener: "socket.socket", access: "Access", options:
     """Serve until a signal. Raises LLMError if a single model cannot be loaded."""
     from llmcli.generation.engine.requests import EngineLimits
     from llmcli.server.http.app import Hooks, create_app
-    from llmcli.server.http.listening import Server, url
+    from llmcli.server.http.listening import Server, urls
 
     names = ", ".join(model.name for model in models)
+    address = " and on this network at ".join(urls(listener))
     load_errors: list[BaseException] = []
 
     def on_load_error(error: BaseException) -> None:
@@ -164,7 +165,7 @@ def _run(models: "Models", listener: "socket.socket", access: "Access", options:
 
     hooks = Hooks(
         log=console.note,
-        on_ready=lambda: console.warn(f"serving {names} at {url(listener)} (Ctrl-C ends it)"),
+        on_ready=lambda: console.warn(f"serving {names} at {address} (Ctrl-C ends it)"),
         on_load_error=on_load_error,
     )
     limits = EngineLimits(concurrent=options.max_concurrent, context=options.context)

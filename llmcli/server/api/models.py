@@ -1,11 +1,15 @@
 """The served models, by the stem of the file name. A model is loaded on first use."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import cached_property, partial
 from pathlib import Path
+from threading import Thread
 
 from llmcli.data.conversations.chat_template import ChatTemplate
+from llmcli.data.conversations.messages import Message
 from llmcli.data.tokenizers.tokenizer import Tokenizer
+from llmcli.data.tokenizers.vocabulary import START
 from llmcli.errors import LLMError
 from llmcli.formats.atomic_io import name_of
 from llmcli.formats.checkpoint import Checkpoint
@@ -43,6 +47,14 @@ class ServedModel:
     @cached_property
     def template(self) -> ChatTemplate | None:
         return open_chat_template(self.source, self.tokenizer)
+
+    def prepare(self) -> None:
+        """Compute in advance what the first request would wait for. Errors are left to the requests."""
+        with suppress(LLMError, OSError, MemoryError):
+            self.tokenizer.vocabulary.allowed(START)
+            if self.template is not None:
+                self.template.encode([Message("user", "Hello")], add_generation_prompt=True)
+                _ = self.template.stop_ids
 
     def readable_runtime(self, checkpoint: Checkpoint) -> NumpyRuntime:
         """Open a runtime whose activations can be recorded, for this model or one of its ensemble. The last
@@ -133,6 +145,8 @@ class Models:
     def open_runtime(self, name: str) -> tuple[Runtime, Tokenizer]:
         """Load a model. Raises LLMError."""
         model = self._models[name]
+        with suppress(RuntimeError):  # no thread can be started: the first request does the work
+            Thread(target=model.prepare, name="prepare-model", daemon=True).start()
         try:
             model.check_unchanged()
             return self._open(model.source), model.tokenizer

@@ -140,8 +140,13 @@ def _check_undeclared(values: Mapping[str, Any], declared: Collection[str]) -> N
             hint = f"; did you mean {similar[0]}?" if similar else "; leave it out"
             raise invalid(name[:100], f"is not supported here{hint}", "unsupported_parameter")
         if value not in UNSUPPORTED[name]:
-            message = f"is not supported, found {brief(value)}; leave it out"
-            raise invalid(name, message, "unsupported_parameter")
+            message = f"{name} is not supported, found {brief(value)}; leave it out"
+            if name in TOOLS:
+                message = (
+                    "tools are not supported; leave out their fields, or set tool_choice to none; for an answer as "
+                    "JSON, give a JSON schema in response_format"
+                )
+            raise ApiError(message, param=name, code="unsupported_parameter")
 
 
 # ---- the OpenAPI description
@@ -154,6 +159,7 @@ class Operation:
     path: str
     handler: Callable[..., Any]  # the first line of its docstring is the summary
     body: type[Body] | None = None
+    answer: str | None = None  # a key of ANSWERS
 
     @property
     def method(self) -> str:
@@ -163,7 +169,8 @@ class Operation:
         described: JsonObject = {
             "summary": (self.handler.__doc__ or "").partition("\n")[0],
             "responses": {
-                "200": {"description": "the answer"},
+                "200": {"description": "the answer"}
+                | (_json_content(_reference(self.answer)) if self.answer else {}),
                 "default": {"description": "an error"} | _json_content(_reference("Error")),
             },
         }
@@ -184,6 +191,28 @@ def _reference(name: str) -> JsonObject:
     return {"$ref": REFERENCE.format(model=name)}
 
 
+ANSWERS: dict[str, dict[str, str]] = {  # {type: the properties that each answer has}
+    "Completion": {"string": "id object model", "integer": "created", "array": "choices", "object": "usage"},
+    "Models": {"string": "object", "array": "data"},
+    "Model": {
+        "string": "id object owned_by",
+        "integer": "created context_length max_model_len parameters",
+        "boolean": "chat",
+        "array": "experts",
+    },
+    "NextWords": {"string": "model prompt", "array": "next", "number": "unexplored entropy_bits"},
+    "Explanation": {
+        "string": "model prompt tail",
+        "integer": "cut earlier",
+        "array": "tokens lens next_tokens next",
+        "object": "attention",
+        "number": "entropy_bits unexplored",
+    },
+    "Experts": {"string": "model", "array": "experts weights"},
+    "Memory": {"string": "model", "array": "corpus spans", "integer": "searched_bytes", "number": "share"},
+    "Tokens": {"array": "tokens", "integer": "count max_model_len"},
+    "Text": {"string": "prompt"},
+}
 _ERROR = {name: {"type": ["string", "null"]} for name in ("message", "type", "param", "code")}
 
 
@@ -200,13 +229,17 @@ def openapi(operations: Iterable[Operation]) -> JsonObject:
         if one.body
     }
     nested = {name: schema for body in bodies.values() for name, schema in body.pop("$defs", {}).items()}
+    answers = {
+        answer: _object({name: {"type": kind} for kind, names in by_type.items() for name in names.split()})
+        for answer, by_type in ANSWERS.items()
+    }
     described = f"Language models on this computer. Refused unless without effect: {', '.join(UNSUPPORTED)}."
     return {
         "openapi": "3.1.0",
         "info": {"title": "llm serve", "version": __version__, "description": described},
         "paths": {one.path: {one.method.lower(): one.description()} for one in operations},
         "components": {
-            "schemas": {"Error": _object({"error": _object(_ERROR)})} | nested | bodies,
+            "schemas": {"Error": _object({"error": _object(_ERROR)})} | nested | bodies | answers,
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
         "security": [{}, {"key": []}],

@@ -38,24 +38,24 @@ OPERATIONS = [
     Operation("/v1/health", info_routes.health),
     Operation("/openapi.json", description),
     *(
-        Operation(prefix + path, handler, body)
+        Operation(prefix + path, handler, body, answer)
         for prefix in ("/v1", "")  # many programs take the server's address without /v1
-        for path, handler, body in (
-            ("/models", info_routes.models, None),
-            ("/models/{id}", info_routes.model, None),
-            ("/completions", generation_routes.completions, bodies.CompletionBody),
-            ("/chat/completions", generation_routes.chat_completions, bodies.ChatBody),
+        for path, handler, body, answer in (
+            ("/models", info_routes.models, None, "Models"),
+            ("/models/{id}", info_routes.model, None, "Model"),
+            ("/completions", generation_routes.completions, bodies.CompletionBody, "Completion"),
+            ("/chat/completions", generation_routes.chat_completions, bodies.ChatBody, "Completion"),
         )
     ),
     Operation("/v1/models/{id}/card", info_routes.card),
     Operation("/v1/models/{id}/page", info_routes.page_facts),
     Operation("/v1/models/{id}/examples", analysis_routes.examples),
-    Operation("/v1/explain", analysis_routes.explain_prompt, bodies.ExplainBody),
-    Operation("/v1/next", analysis_routes.next_word_list, bodies.NextBody),
-    Operation("/v1/experts", analysis_routes.expert_weights, bodies.ExpertsBody),
-    Operation("/v1/memory", analysis_routes.memory, bodies.MemoryBody),
-    Operation("/tokenize", info_routes.tokenize, bodies.TokenizeBody),
-    Operation("/detokenize", info_routes.detokenize, bodies.DetokenizeBody),
+    Operation("/v1/explain", analysis_routes.explain_prompt, bodies.ExplainBody, "Explanation"),
+    Operation("/v1/next", analysis_routes.next_word_list, bodies.NextBody, "NextWords"),
+    Operation("/v1/experts", analysis_routes.expert_weights, bodies.ExpertsBody, "Experts"),
+    Operation("/v1/memory", analysis_routes.memory, bodies.MemoryBody, "Memory"),
+    Operation("/tokenize", info_routes.tokenize, bodies.TokenizeBody, "Tokens"),
+    Operation("/detokenize", info_routes.detokenize, bodies.DetokenizeBody, "Text"),
     Operation("/tokenizer_info", info_routes.tokenizer_info),
 ]
 SUGGESTED_ROUTES = (

@@ -52,12 +52,29 @@ def is_loopback(listener: socket.socket) -> bool:
     return ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback
 
 
-def url(listener: socket.socket) -> str:
-    """Return the address for a browser on this computer."""
+def urls(listener: socket.socket) -> list[str]:
+    """Return the address for a browser on this computer; if all addresses are listened on, also the one for
+    other computers, unless there is no network."""
     host, port = listener.getsockname()[:2]
+    hosts = [host]
     if ipaddress.ip_address(host.partition("%")[0]).is_unspecified:
-        host = "127.0.0.1" if ":" not in host or socket.has_dualstack_ipv6() else "::1"
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        is_ipv4 = ":" not in host or socket.has_dualstack_ipv6()
+        hosts = [
+            "127.0.0.1" if is_ipv4 else "::1",
+            *_network_address(socket.AF_INET if is_ipv4 else socket.AF_INET6),
+        ]
+    return [f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}" for host in hosts]
+
+
+def _network_address(family: socket.AddressFamily) -> list[str]:
+    """Return the address from which this computer would reach others, if there is one."""
+    example = "192.0.2.1" if family == socket.AF_INET else "2001:db8::1"  # addresses for documentation
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((example, 9))  # only chooses a route: UDP sends nothing yet
+        except OSError:
+            return []
+        return [probe.getsockname()[0]]
 
 
 class _Connection(H11Protocol):

@@ -18,7 +18,7 @@ from starlette.routing import Route
 from llmcli.errors import LLMError
 from llmcli.server.http.access import Access
 from llmcli.server.http.guard import Guard
-from llmcli.server.http.listening import Server, bind, url
+from llmcli.server.http.listening import Server, bind, urls
 
 HEADERS = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
 ENDING_SECONDS = 0.5  # time left to answers in progress; their thread is a daemon
@@ -47,7 +47,7 @@ class WatchServer:
         self._server = Server(Starlette(routes=routes, middleware=[guard]))
         self._thread = threading.Thread(target=self._server.run, args=([listener],), daemon=True)
         self._thread.start()
-        return url(listener)
+        return urls(listener)[0]
 
     def offer(self, name: str, make: Callable[[], bytes]) -> None:
         """Offer the page of the finished model under the name of a file; it is made when it is asked for."""

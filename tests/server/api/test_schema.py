@@ -52,7 +52,7 @@ def test_only_a_similar_name_is_suggested():
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
 
 
-def test_tools_are_refused(client):
+def test_tools_are_refused_with_what_to_use_instead(client):
     for fields in [
         {"tools": [TOOL]},
         {"tools": [TOOL], "tool_choice": "auto"},
@@ -64,7 +64,8 @@ def test_tools_are_refused(client):
         response = client.post("/v1/chat/completions", json=fields | CHAT)
         error = response.json()["error"]
         assert response.status_code == 400 and error["code"] == "unsupported_parameter", fields
-        assert error["param"] in fields and "is not supported, found " in error["message"], fields
+        assert error["param"] in fields and error["message"].startswith("tools are not supported; leave out "), fields
+        assert error["message"].endswith("give a JSON schema in response_format"), fields
 
 
 def test_tools_that_are_not_to_be_called_change_nothing(completion):
