@@ -12,7 +12,7 @@ from llmcli.config import HEAD, LORA_SCALE, ModelConfig
 from llmcli.errors import LLMError, brief, prefixed
 from llmcli.formats import atomic_io, training_stages
 from llmcli.formats.checkpoint import ADAPTER_PREFIX, Checkpoint, ComputedTensors, TensorsOnDisk, seen_bytes
-from llmcli.formats.metadata import JsonObject, PositiveNumber, parse_document
+from llmcli.formats.metadata import JsonObject, PositiveNumber, parse_document, read_as
 from llmcli.formats.open_file import read_text
 from llmcli.formats.safetensors.file import read_tensor, write_tensors
 from llmcli.formats.safetensors.header import Header, TensorInfo, read_header
@@ -45,10 +45,8 @@ _ADVICE = (
 
 
 class _Config(JsonObject):  # PEFT's config of LoRA
-    peft_type: str
     r: PositiveNumber
     lora_alpha: PositiveNumber
-    init_lora_weights: str | bool | None = None
 
 
 def save(path: Path, adapters: Mapping[str, NDArray[np.float32]], base: Checkpoint) -> None:
@@ -190,12 +188,14 @@ def _read_config(header: Header) -> _Config:
         raise LLMError(f"{header.path} has no {PEFT_CONFIG} in its metadata or beside it")
     label = f"its {PEFT_CONFIG}"
     with prefixed(header.path):
-        config: _Config = parse_document(read_text(beside) if text is None else text, label, _Config)
-        changed = {key: value for key, value in config.document.items() if key in _UNSUPPORTED and value}
-        if str(config.init_lora_weights).startswith(_CHANGES_BASE):
-            changed["init_lora_weights"] = config.init_lora_weights
-        if config.peft_type != "LORA":
-            changed["peft_type"] = config.peft_type
+        document = parse_document(read_text(beside) if text is None else text, label)
+        if (kind := document.get("peft_type")) != "LORA":
+            raise LLMError(f"{label} is of type {brief(kind)}; {_ADVICE}")
+        changed = {key: document[key] for key in _UNSUPPORTED if document.get(key)}
+        if str(document.get("init_lora_weights")).startswith(_CHANGES_BASE):
+            changed["init_lora_weights"] = document["init_lora_weights"]
         for key, value in changed.items():
             raise LLMError(f"{label} sets {key} to {brief(value)}; {_ADVICE}")
+        with prefixed(f"{label} is not valid"):
+            config: _Config = read_as(_Config, document)
     return config

@@ -51,13 +51,13 @@ def logits(W: dict[str, Any], ids: list[int]) -> np.ndarray:
 
 
 def test_the_logits_of_a_converted_checkpoint(tmp_path: Path) -> None:
-    for bias in [True, False]:
-        import torch
+    import torch
 
-        tokenizer = tokenizer_with_pre_tokenizer("GPT-2")
-        (tmp_path / "tokenizer").mkdir()
-        (tmp_path / "tokenizer" / "tokenizer.json").write_text(tokenizer.to_json(), "utf-8")
-        (tmp_path / "tokenizer" / "tokenizer_config.json").write_text(tokenizer.to_config_json(CONTEXT), "utf-8")
+    tokenizer = tokenizer_with_pre_tokenizer("GPT-2")
+    (tmp_path / "tokenizer").mkdir()
+    (tmp_path / "tokenizer" / "tokenizer.json").write_text(tokenizer.to_json(), "utf-8")
+    (tmp_path / "tokenizer" / "tokenizer_config.json").write_text(tokenizer.to_config_json(CONTEXT), "utf-8")
+    for bias in [True, False]:
         made = weights(bias)
         shape = {
             "n_layer": 2,
@@ -72,8 +72,8 @@ def test_the_logits_of_a_converted_checkpoint(tmp_path: Path) -> None:
                    "optimizer": {"state": {}}, "iter_num": 5, "best_val_loss": torch.tensor(3.0)}  # fmt: skip
         torch.save(content, tmp_path / "ckpt.pt")
         script = [sys.executable, ROOT / "examples" / "nanogpt_to_hf.py", tmp_path / "ckpt.pt"]
-        subprocess.run([*script, tmp_path / "hf", tmp_path / "tokenizer"], check=True)
+        subprocess.run([*script, tmp_path / f"hf-{bias}", tmp_path / "tokenizer"], check=True)
         ids = list(range(1, CONTEXT))
         np.testing.assert_allclose(
-            NumpyRuntime(loading.load(tmp_path / "hf")).logits(ids), logits(made, ids), atol=1e-4
+            NumpyRuntime(loading.load(tmp_path / f"hf-{bias}")).logits(ids), logits(made, ids), atol=1e-4
         )

@@ -22,7 +22,7 @@ def test_what_is_refused(llm, tiny_model):
         (["--cors-origin", "https://example.com/page"], 2, "is not an origin"),
         (["--port", "70000"], 2, "--port"),
         (["--quantize", "int8", "--device", "cuda"], 2, "--device has no effect with --quantize"),
-        (["other.safetensors"], 2, "(other.safetensors); see: llm serve --help"),
+        (["other.safetensors"], 2, "(other.safetensors); name each model with -m"),
     ]:
         words = options if "--port" in options else [*options, "--port", "0"]
         result = llm("serve", "-m", tiny_model, *words)

@@ -36,6 +36,7 @@ def test_all_agree_on_a_name_that_no_earlier_group_had() -> None:
 
 
 def test_a_lost_process_is_reported_with_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(OWN_RESTARTS, raising=False)  # left by a test of the launcher
     assert "start the same command again" in str(lost_process()) and lost_process().exit_code == 75
     for restarts in range(MAX_RESTARTS + 1):  # llm train --processes restarts them itself, but for the last time
         monkeypatch.setenv(OWN_RESTARTS, str(restarts))

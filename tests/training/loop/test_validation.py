@@ -91,8 +91,8 @@ def test_documents_are_evaluated_one_by_one(tmp_path: Path) -> None:
 INNER = BYTES._inner
 TOKENIZERS = {
     "one token before and after": BYTES,
-    "another token before": Tokenizer(INNER, "char", bos_token="<|im_start|>"),
-    "a space before": Tokenizer(INNER, "char", prefix_space="prepend"),
+    "another token before": Tokenizer(INNER, BYTES.kind, bos_token="<|im_start|>"),
+    "a space before": Tokenizer(INNER, BYTES.kind, prefix_space="prepend"),
 }
 DOCUMENTS = [LINES[:130], "Ben.", LINES[50:90], LINES[300:345], LINES[200:390]]
 
