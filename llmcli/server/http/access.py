@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from llmcli.server.errors import ApiError
+from llmcli.server.limits import MAX_BODY_BYTES
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 OPEN_PATHS = frozenset({"/", "/health", "/v1/health"})  # no key required
@@ -70,10 +71,17 @@ def _name(host: str) -> str | None:
 
 
 def check_body(headers: Headers) -> None:
-    """Raise ApiError for a body that is not JSON, before it is read."""
+    """Raise ApiError for a body that is not JSON or too large, before it is read."""
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise ApiError(
             f"the body must be JSON; send it with the header Content-Type: application/json, found {kind[:100]!r}",
             415,
         )
+    length = headers.get("content-length", "0")
+    if not length.isdecimal() or int(length[:20]) > MAX_BODY_BYTES:
+        raise too_large()
+
+
+def too_large() -> ApiError:
+    return ApiError(f"the body must have at most {MAX_BODY_BYTES:,} bytes", 413)

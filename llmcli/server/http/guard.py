@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llmcli.generation.engine.requests import StoppingError
 from llmcli.server.errors import ApiError, as_api_error
-from llmcli.server.http.access import Access
+from llmcli.server.http.access import Access, too_large
 from llmcli.server.limits import MAX_BODY_BYTES
 
 MAX_LOGGED_PATH, MAX_LOGGED_TEXT = 100, 2_000  # characters
@@ -112,7 +112,7 @@ def _bounded(receive: Receive) -> Receive:
         message = await receive()
         received += len(message.get("body", b""))
         if received > MAX_BODY_BYTES:
-            raise ApiError(f"the body must have at most {MAX_BODY_BYTES:,} bytes", 413)
+            raise too_large()
         return message
 
     return bounded
