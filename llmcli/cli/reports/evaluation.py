@@ -1,5 +1,6 @@
 """The output of `llm eval`: scores of models and compressors, or the surprisal of each token."""
 
+import sys
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -79,10 +80,16 @@ def print_scores(
         rows.append(
             {"model": row.name, column: row.shown, "bytes": str(row.bytes), TEXT: baseline_file or "all"}
         )
-    if len({row.file for row in scores}) == 1:
+    texts = list(dict.fromkeys(row[TEXT] for row in rows)) if len({row.file for row in scores}) > 1 else []
+    is_divided = bool(texts) and sys.stdout.isatty()  # one table for all texts would be too wide
+    if is_divided or not texts:
         names.remove(TEXT)
     numbers = [i for i, name in enumerate(names) if name not in ("model", TEXT)]
-    tables.table(names, [[row.get(name, "") for name in names] for row in rows], numbers=numbers)
+    for text in texts if is_divided else [""]:
+        if text:
+            console.result(f"text: {text}")
+        shown = [row for row in rows if text in ("", row[TEXT])]
+        tables.table(names, [[row.get(name, "") for name in names] for row in shown], numbers=numbers)
     beside = "; beside it, compressors whose statistics do not adapt" if baselines else ""
     estimate = ' ("about": estimated from a sample)' if any(row.is_estimate for row in baselines) else ""
     console.caption(

@@ -15,6 +15,7 @@ from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.formats.checkpoint import Checkpoint, load, save
 from llmcli.formats.training_record import TrainingRecord
 from llmcli.formats.training_stages import BASE, as_earlier, joined
+from tests.cli.terminals import STYLES, in_a_terminal
 from tests.conftest import TEXT, Llm
 from tests.data.corpora import read_corpus
 
@@ -92,6 +93,10 @@ def test_results_of_each_model_and_document_and_all_together(llm: Llm) -> None:
     assert [row[0] for row in table[:3]] == ["u.safetensors"] * 3
     assert [row[-1] for row in table] == ["d/1.txt", "d/2.txt", "all", "all", "all"]
     assert table[2][1:7] == ["8.028", "", "261.00", "0.000", "57", "57"]
+    lines = STYLES.sub("", in_a_terminal("eval", "d", "-m", "u.safetensors", "-q")).splitlines()
+    tables = [line.strip() for line in lines if line.startswith("text: ") or "perplexity  " in line]
+    assert tables[::2] == ["text: d/1.txt", "text: d/2.txt", "text: all"]  # one for each text fits 80 columns
+    assert all("model" in heading and "bytes" in heading for heading in tables[1::2])
 
 
 @pytest.mark.slow
