@@ -375,6 +375,8 @@ def _number(param: Any, kind: type[int] | type[float], text: str) -> float:
     low, high = param.type_descriptor.parameter_info.min, param.type_descriptor.parameter_info.max
     with suppress(ValueError):
         number = kind(text)
+        if kind is int and number >= 1 << 63:
+            raise usage(f"{_name(param)} must be below 2^63, found an integer of {len(text)} digits")
         if (low is None or number >= low) and (high is None or number <= high):
             return number
     bounds = "" if low is None else f" of at least {low}" if high is None else f" from {low} to {high}"

@@ -1,7 +1,7 @@
 """How many answers of a model are exactly those of some conversations: as it writes them at temperature 0, or
 as it chooses them among its known answers (generation/known_answers.py)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from llmcli.config import SamplingConfig
@@ -81,12 +81,19 @@ def score_exact(
 
 
 def score_known(
-    conversations: Sequence[Conversation], assistant: Assistant, finder: AnswerFinder, on_progress: OnProgress
+    conversations: Sequence[Conversation],
+    assistant: Assistant,
+    finder: AnswerFinder,
+    on_progress: OnProgress,
+    stop: Callable[[], bool] = lambda: False,
 ) -> KnownScore:
-    """Choose a known answer to the last question of each conversation, or none."""
+    """Choose a known answer to the last question of each conversation, or none, until `stop()`."""
     asked, known = [*last_answers(conversations)], set(finder.answers)
     right = wrong = answerable = 0
     for done, (messages, answer) in enumerate(asked, 1):
+        if stop():
+            del asked[done - 1 :]
+            break
         found = finder.find(assistant, messages)
         answerable += answer in known
         right += found.is_known and found.text == answer

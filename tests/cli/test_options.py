@@ -34,6 +34,7 @@ def test_values_have_the_types_of_their_options() -> None:
         assert (made, type(made)) == (expected, type(expected)), (command, name)
     for name, value, wanted in [
         ("steps", "0", "--steps must be an integer of at least 1, found 0"),
+        ("steps", "1" + "0" * 400, r"--steps must be below 2\^63, found an integer of 401 digits"),
         ("steps", "1.5", "--steps must be an integer of at least 1, found 1.5"),
         ("lora", "1025", "--lora must be an integer from 1 to 1024, found 1025"),
         ("kl_weight", "nan", "--kl-weight must be a number of at least 0.0, found nan"),

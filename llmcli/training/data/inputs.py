@@ -77,7 +77,7 @@ def load_inputs(
     reading = replace(reading, boilerplate=sources.boilerplate)
     names, fraction = _validation(val, corpus)
     val_sources = read_sources(names, reading, on_read=progress) if names else Sources(Corpus(()), ())
-    _check_kinds(val, val_sources, sources)
+    _check_kinds(names, val_sources, sources)
     check_reading(reading, (sources, val_sources))
     _check_output(sources, val_sources, output)
     base_sha256 = loading.fingerprint(base_model) if base_model else ""
@@ -122,12 +122,14 @@ def _validation(val: str | float | None, corpus: Sequence[str] | Sources) -> tup
     return [], _fraction(val)
 
 
-def _check_kinds(val: str | float | None, held_out: Sources, sources: Sources) -> None:
+def _check_kinds(names: Sequence[str], held_out: Sources, sources: Sources) -> None:
     """Raise LLMError if validation files have text or conversations that the training data lack."""
     if held_out.text.documents and not sources.text.documents:
-        raise LLMError(f"`val` {val} has no conversations; name a file of conversations, or a fraction")
+        raise LLMError(f"`val` {names[0]} has no conversations; name a file of conversations, or a fraction")
     if held_out.conversation_files and not sources.conversation_files:
-        raise LLMError(f"`val` {val} has conversations, but the training data are plain text; name a text")
+        raise LLMError(
+            f"`val` {names[0]} has conversations, but the training data are plain text; name a text"
+        )
 
 
 def _fraction(val: str | float) -> float:

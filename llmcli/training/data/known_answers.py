@@ -216,7 +216,11 @@ def fit_min_confidence(
     in_time = 0 if stop() or not slowest else (end - time.monotonic()) / slowest
     asked_about = answerable[: int(max(0.0, min(limit, in_time)))]
     score = score_known(
-        asked_about, assistant, AnswerFinder(training, least), lambda share: on_progress((1 + share) / 2)
+        asked_about,
+        assistant,
+        AnswerFinder(training, least),
+        lambda share: on_progress((1 + share) / 2),
+        lambda: stop() or time.monotonic() + slowest > end,
     )
     on_progress(1.0)
     return KnownAnswerShares(score.questions, score.right, score.wrong)

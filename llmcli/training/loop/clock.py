@@ -126,7 +126,7 @@ class Clock:
         self.progress_began += seconds
 
     def add_evaluation(self, seconds: float, tokens: int) -> None:
-        if self._steps and tokens:
+        if self.pace and tokens:  # no pace: no step yet, or steps shorter than the clock can tell
             self._evaluation_costs.append(seconds / tokens / self.pace)
 
     @property

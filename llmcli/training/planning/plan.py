@@ -22,8 +22,8 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "active": (1, math.inf),
     "threads": (1, math.inf),
     "seed": (0, (1 << 63) - 1),
-    "epochs": (0, 1e6),
-    "kl_weight": (0, 1e6),
+    "epochs": (0, 1_000_000),
+    "kl_weight": (0, 1_000_000),
 }
 REQUESTED = "as requested"  # reason for a value that the user fixed
 FROM_BASE = "from the base model"
@@ -75,6 +75,8 @@ class PlanRequest:
         for name, value in set_budgets.items():
             require(0 < value < math.inf, name, "a number above 0", value)
         require(self.optimizer in (None, "muon", "adamw"), "`optimizer`", "muon or adamw", self.optimizer)
+        if self.active and not self.experts:
+            raise usage("`active` is the number of experts per token; give `experts` too")
         if (self.active or 0) > (self.experts or 0):
             raise usage(
                 f"`active` {self.active} is more than `experts` ({self.experts}); give at most as many"

@@ -144,7 +144,7 @@ def free_memory(device: str) -> float:
     it."""
     if device == "cuda":
         return float(torch.cuda.mem_get_info()[0])
-    host = min(_system_memory(), available_memory())
+    host = min(_system_memory(), available_memory(), _process_memory())
     return min(host, float(torch.mps.recommended_max_memory())) if device == "mps" else host
 
 
@@ -167,6 +167,19 @@ def _windows_memory() -> float:
     if not ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status)):  # type: ignore[attr-defined,unused-ignore]
         raise OSError("GlobalMemoryStatusEx failed")
     return float(status[2])
+
+
+def _process_memory() -> float:
+    """Return the bytes left of the limit on this process's address space (ulimit -v); infinite without a
+    limit."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if limit != resource.RLIM_INFINITY:
+            pages = int(Path("/proc/self/statm").read_text("ascii").split()[0])
+            return float(limit - pages * os.sysconf("SC_PAGE_SIZE"))
+    return math.inf
 
 
 def available_memory(cgroup: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> float:

@@ -163,6 +163,11 @@ def test_validation_files_must_be_of_the_same_kind(llm: Llm) -> None:
     other = llm("train", "c.txt", "--steps", 1, "--val", "val.jsonl").stderr
     assert "--val val.jsonl has conversations, but the training data are plain text" in other
     assert llm(*RUN, "--val", "val.jsonl").exit_code == 0
+    Path("set").mkdir()
+    Path("set/train.jsonl").write_text(json.dumps({"text": TEXT}), "utf-8")
+    Path("val.jsonl").rename("set/test.jsonl")
+    of_set = llm("train", "set", "--steps", 1).stderr
+    assert f"--val {Path('set/test.jsonl')} has conversations, but the training data are plain text" in of_set
     record = record_of("model.safetensors")
     assert record["held_out"]["from"] == "val.jsonl" and record["conversations"]["held_out"] == 1
 

@@ -49,6 +49,12 @@ def test_time_is_reserved_for_the_final_evaluations_at_the_current_speed() -> No
     assert made.seconds_left(50.0, 10_000) == pytest.approx(50 - 12.0)
 
 
+def test_steps_shorter_than_the_clock_can_tell_are_no_error() -> None:
+    made = budget(pace=0.0)
+    made.add_evaluation(0.1, 1000)
+    assert made.pace == 0.0 and made.seconds_left(50.0, 10_000) == 50.0
+
+
 def test_turns_of_processes_that_share_a_core_do_not_end_a_run_early() -> None:
     """Half a second at one speed, half a second at a third of it, and so on: the reserve follows the mean."""
     made = limited()

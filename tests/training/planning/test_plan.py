@@ -7,8 +7,8 @@ from llmcli.training.planning.plan import PlanRequest
 
 
 def test_experts_out_of_range_are_wrong_usage() -> None:
-    for experts, active in [(4, 5), (None, 2)]:
-        with pytest.raises(LLMError, match="`active`"):
+    for experts, active, message in [(4, 5, "more than `experts`"), (None, 2, "give `experts` too")]:
+        with pytest.raises(LLMError, match=f"`active` .*{message}"):
             PlanRequest(experts=experts, active=active)
 
 
@@ -25,7 +25,7 @@ def test_conflicting_requests_are_wrong_usage() -> None:
         ({"epochs": 0.0}, "`epochs`"),
         ({"epochs": -1.0}, "`epochs`"),
         ({"epochs": float("nan")}, "`epochs`"),
-        ({"epochs": float("inf")}, "`epochs`"),
+        ({"epochs": float("inf")}, "`epochs` must be at least 0 and at most 1,000,000, found"),
     ]:
         with pytest.raises(LLMError, match=message) as caught:
             PlanRequest(**requested)

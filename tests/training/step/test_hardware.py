@@ -58,6 +58,17 @@ def test_free_memory_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     assert hardware._windows_memory() == 5 << 30
 
 
+@platforms.linux
+def test_a_limit_on_the_process_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    import resource
+
+    assert hardware._process_memory() > 0
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (1 << 50, 1 << 50))
+    assert 1 << 49 < hardware._process_memory() < 1 << 50
+    monkeypatch.setattr(hardware, "_process_memory", lambda: 1000.0)
+    assert hardware.free_memory("cpu") == 1000.0
+
+
 def test_an_error_for_lack_of_memory_says_what_to_type() -> None:
     for error in [RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB"), MemoryError()]:
         with pytest.raises(LLMError, match=r"out of memory; .*`batch_tokens` 1024"), hardware.explain_out_of_memory():
