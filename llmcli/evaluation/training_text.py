@@ -292,17 +292,19 @@ def _corpus_of(stage: Stage, texts: Sequence[TrainingFile], model: Path) -> Corp
 
 def _find(stage: Stage, entries: Sequence[TrainingFile], model: Path) -> list[Document | ConversationFile]:
     """Find files of a stage. Raises LLMError when one is missing or has changed."""
-    groups: dict[tuple[ReadOptions, bool], dict[int, Path]] = {}  # files that are read in the same way
-    for index, entry in enumerate(entries):
-        if path := _path(entry, model):
-            groups.setdefault(_recorded_way(entry, stage), {})[index] = path
     found: dict[int, Document | ConversationFile] = {}
-    for (reading, text_only), group in groups.items():
-        contents = read_if_possible(dict.fromkeys(group.values()), reading, text_only=text_only)
-        by_content = {(one.path, one.sha256): one for one in contents}
-        for index, path in group.items():
-            if one := by_content.get((path, entries[index].sha256)):
-                found[index] = one
+    # the first place of each file; then the second, if the first has another file of its name, and so on
+    for paths in itertools.zip_longest(*(_paths(entry, model) for entry in entries)):
+        groups: dict[tuple[ReadOptions, bool], dict[int, Path]] = {}  # files that are read in the same way
+        for index, path in enumerate(paths):
+            if path and index not in found:
+                groups.setdefault(_recorded_way(entries[index], stage), {})[index] = path
+        for (reading, text_only), group in groups.items():
+            contents = read_if_possible(dict.fromkeys(group.values()), reading, text_only=text_only)
+            by_content = {(one.path, one.sha256): one for one in contents}
+            for index, path in group.items():
+                if one := by_content.get((path, entries[index].sha256)):
+                    found[index] = one
     for index, entry in enumerate(entries):
         if index not in found:
             missing = f"{entry.name[:200]}, is missing or has changed (searched here and beside the model)"
@@ -325,15 +327,15 @@ def _recorded_way(entry: TrainingFile, stage: Stage) -> tuple[ReadOptions, bool]
     return replace(reading, plain=plain, strip_boilerplate=cut is not None, boilerplate=cut), True
 
 
-def _path(entry: TrainingFile, model: Path) -> Path | None:
-    """Return the first place where a file of a record may be that has a file, or None."""
+def _paths(entry: TrainingFile, model: Path) -> Iterator[Path]:
+    """Yield the places where a file of a record may be, if they have a file."""
     given = Path(entry.name.removesuffix(f"/{entry.member}") if entry.member else entry.name)
     beside = [model.parent / entry.path] if entry.path else []
-    for path in (*beside, given, model.parent / given, Path(given.name), model.parent / given.name):
+    places = (*beside, given, model.parent / given, Path(given.name), model.parent / given.name)
+    for path in dict.fromkeys(places):
         with suppress(OSError, ValueError):  # the name in the record is no file name
             if path.is_file():
-                return path
-    return None
+                yield path
 
 
 def recorded_path(file: Path, model: Path) -> str | None:

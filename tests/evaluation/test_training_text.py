@@ -207,6 +207,14 @@ def test_the_text_is_found_in_the_working_directory_or_beside_the_model() -> Non
         assert [document.path for document in corpus.documents] == [Path(place)], place
 
 
+def test_another_file_of_the_same_name_does_not_hide_the_text() -> None:
+    Path("there").mkdir()
+    Path("c.txt").write_text("Another text.\n", "utf-8")
+    Path("there/c.txt").write_text(TRAINING_TEXT, "utf-8")
+    corpus = find_corpus(record("c.txt", TRAINING_TEXT), Path("there/m.safetensors"))
+    assert [document.path for document in corpus.documents] == [Path("there/c.txt")]
+
+
 def test_the_recorded_path_begins_at_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("here/examples").mkdir(parents=True)
     monkeypatch.chdir("here")

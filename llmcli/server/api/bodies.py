@@ -14,6 +14,7 @@ from pydantic import (
     Field,
     PlainValidator,
     WithJsonSchema,
+    model_validator,
 )
 
 from llmcli.config import SAMPLING, Grammar, SamplingConfig
@@ -22,7 +23,7 @@ from llmcli.errors import LLMError
 from llmcli.generation.choices import check_choices
 from llmcli.generation.next_words import MAX_EVALUATIONS
 from llmcli.server import limits
-from llmcli.server.api.schema import Body
+from llmcli.server.api.schema import HARMLESS, Body
 from llmcli.server.errors import ApiError, invalid
 
 DEFAULT_WORDS = 10
@@ -51,14 +52,17 @@ class Part(BaseModel):
     text: str
 
 
+Empty = Annotated[None, BeforeValidator(lambda value: value or None)]  # of something that is not supported
+
+
 class RequestMessage(BaseModel):
     """A message of a conversation. Other fields than these change nothing."""
 
     model_config = ConfigDict(strict=True)
     role: Literal["system", "developer", "user", "assistant"]
+    tool_calls: Empty = None
+    function_call: Empty = None
     content: str | list[Part]
-    tool_calls: Annotated[list[Any], Field(max_length=0)] | None = None  # are not supported
-    function_call: None = None
 
     @property
     def message(self) -> Message:
@@ -66,10 +70,22 @@ class RequestMessage(BaseModel):
         return Message("system" if self.role == "developer" else self.role, "".join(texts))
 
 
-class StreamOptions(BaseModel):
-    """Extra contents of a stream."""
+class Nested(BaseModel):
+    """An object in a body. As there, a default stands for null, too, and harmless fields are ignored."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _given(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {name: value for name, value in values.items() if value is not None and name not in HARMLESS}
+
+
+class StreamOptions(Nested):
+    """Extra contents of a stream."""
+
     include_usage: bool = False
 
 
@@ -79,10 +95,9 @@ Choices = Annotated[
 ]
 
 
-class StructuredOutputs(BaseModel):
+class StructuredOutputs(Nested):
     """The form of the text: one of these, in vLLM's names. OpenAI's `response_format` has JSON schemas."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
     choice: Choices | None = None
     regex: str | None = None
     grammar: str | None = None
@@ -142,8 +157,7 @@ def id_list(low: int, high: int) -> Any:
 
 Messages = Annotated[list[RequestMessage], Field(min_length=1, max_length=limits.MAX_MESSAGES)]
 Variables = Annotated[
-    dict[str, Any],
-    AfterValidator(_variables),
+    Annotated[dict[str, Any], AfterValidator(_variables)] | None,
     Field(description=f"an object without {', '.join(sorted(TEMPLATE_ARGUMENTS))}"),
 ]
 StopText = Annotated[str, Field(min_length=1, max_length=limits.MAX_STOP_CHARACTERS)]
@@ -153,9 +167,15 @@ Words = Annotated[int, Field(ge=1, le=limits.MAX_NEXT_WORDS)]
 Evaluations = Annotated[int, Field(ge=2, le=MAX_EVALUATIONS)]
 GeneratedTokens = Annotated[int, Field(ge=0, le=2**31 - 1)]  # at the end of the prompt: the model wrote them
 Truncation = Literal[-1] | None  # -1: only the end of a prompt that exceeds the context is used (vLLM's name)
+TEXT_OR_IDS = Field(description="a text or a list of token ids")
 Position = Annotated[int, Field(ge=-limits.MAX_EXPLAIN_CHARACTERS, le=limits.MAX_EXPLAIN_CHARACTERS)]
-Prompted = Annotated[str | list[TokenId], Field(description="a text or a list of token ids")]
-ExplainedPrompt = Annotated[str, Field(max_length=limits.MAX_EXPLAIN_CHARACTERS)] | list[TokenId]
+Prompted = Annotated[str | list[TokenId], TEXT_OR_IDS]
+ExplainedPrompt = Annotated[
+    Annotated[str, Field(max_length=limits.MAX_EXPLAIN_CHARACTERS)] | list[TokenId] | None,
+    Field(
+        description=f"a text of at most {limits.MAX_EXPLAIN_CHARACTERS:,} characters, or a list of token ids"
+    ),
+]
 ResponseFormat = Annotated[
     Any, _checked(_response_format), WithJsonSchema({"type": ["object", "null"]}), Field(description=FORMATS)
 ]
@@ -291,7 +311,7 @@ class ChatBody(GenerationBody):
     """The fields of a chat."""
 
     messages: Messages
-    chat_template_kwargs: Variables | None = None
+    chat_template_kwargs: Variables = None
     max_completion_tokens: MaxTokens | None = None  # max_tokens by its newer name
     logprobs: bool = False
     top_logprobs: int = Field(0, ge=0, le=limits.MAX_TOP_LOGPROBS)
@@ -309,7 +329,7 @@ class PromptBody(Body):
 
     prompt: Any = None
     messages: Messages | None = None
-    chat_template_kwargs: Variables | None = None
+    chat_template_kwargs: Variables = None
 
     def model_post_init(self, context: Any, /) -> None:
         if self.prompt is None and self.messages is None:
@@ -321,7 +341,7 @@ class PromptBody(Body):
 class ExplainBody(PromptBody):
     """The fields of /v1/explain."""
 
-    prompt: ExplainedPrompt | None = None
+    prompt: ExplainedPrompt = None
     n: Words = DEFAULT_WORDS
     literal: bool = False
     truncate_prompt_tokens: Truncation = None
@@ -342,7 +362,7 @@ class ExplainBody(PromptBody):
         [],
         description=f'a list of at most {limits.MAX_SWITCHED_OFF:,} layers, as in "2", or heads, as in "2.3"',
     )
-    compare: ExplainedPrompt | None = None  # another prompt
+    compare: ExplainedPrompt = None  # another prompt
 
     def model_post_init(self, context: Any, /) -> None:
         super().model_post_init(context)
@@ -354,7 +374,7 @@ class ExplainBody(PromptBody):
 class ExpertsBody(PromptBody):
     """The fields of /v1/experts: tokens, and what they follow."""
 
-    prompt: Prompted | None = None
+    prompt: Annotated[str | list[TokenId] | None, TEXT_OR_IDS] = None
     token_ids: list[TokenId] = id_list(1, limits.MAX_TOKENS)
 
 

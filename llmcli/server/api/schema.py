@@ -114,20 +114,23 @@ class Body(BaseModel):
         try:
             return cls.model_validate({name: value for name, value in values.items() if value is not None})
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-        # the names of fields and indices; among them are Python's names of the kinds that a field may have
-        keys = [
-            str(key) for key in first["loc"] if isinstance(key, int) or (key.isidentifier() and key != "str")
-        ]
+            # of the kinds that a field may have, the value went furthest with the right one
+            first = max(error.errors(include_url=False), key=lambda one: len(_keys(one["loc"])))
+        keys = _keys(first["loc"])
         name, place, found = keys[0], ".".join(keys), first["input"]
         if first["type"] == "missing":
             raise invalid(place, "is missing")
-        if first["type"] == "extra_forbidden":
+        if first["type"] in ("extra_forbidden", "none_required"):
             raise invalid(place, "is not supported here; leave it out", "unsupported_parameter")
         wanted = re.sub(r"^\w+ should ", "must ", first["msg"])
         if described := cls.model_fields[name].description:
             place, wanted, found = name, f"must be {described}", values[name]
         raise invalid(place, f"{wanted}, found {brief(found)}")
+
+
+def _keys(place: tuple[int | str, ...]) -> list[str]:
+    """Return the names of fields and indices of an error's place, without Python's names of kinds in it."""
+    return [str(key) for key in place if isinstance(key, int) or (key.isidentifier() and key != "str")]
 
 
 def _check_undeclared(values: Mapping[str, Any], declared: Collection[str]) -> None:

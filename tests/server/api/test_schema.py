@@ -2,7 +2,7 @@
 
 import pytest
 
-from llmcli.server.api.bodies import ChatBody, CompletionBody
+from llmcli.server.api.bodies import ChatBody, CompletionBody, ExplainBody
 from llmcli.server.api.schema import parse_object
 from llmcli.server.errors import ApiError
 from tests.server.wrong_requests import WRONG, wrong_fields
@@ -107,6 +107,15 @@ def test_null_is_a_field_that_is_left_out():
     assert CompletionBody.read({"prompt": "x"} | nothing) == CompletionBody(prompt="x")
 
 
+def test_null_and_harmless_fields_in_an_object_change_nothing():
+    harmless = {"include_obfuscation": False, "continuous_usage_stats": True}
+    for options in ({"include_usage": True} | harmless, {"include_usage": None}, harmless):
+        body = CompletionBody.read({"prompt": "x", "stream": True, "stream_options": options})
+        assert body.stream_options and body.stream_options.include_usage == bool(options.get("include_usage"))
+    body = CompletionBody.read({"prompt": "x", "structured_outputs": {"choice": ["a", "b"], "json": None}})
+    assert body.choices == ("a", "b")
+
+
 def test_an_error_says_what_was_found_and_what_is_wanted():
     for fields, message in [
         ({}, "messages is missing"),
@@ -120,6 +129,18 @@ def test_an_error_says_what_was_found_and_what_is_wanted():
         ({"stream_options": {"include_usage": 1}}, "stream_options.include_usage must be a valid boolean, found 1"),
         ({"stream_options": {"usage": True}}, "stream_options.usage is not supported here; "),
         (
+            CHAT | {"chat_template_kwargs": {"tools": []}},
+            "chat_template_kwargs must be an object without add_generation_prompt, documents, messages, tools, found ",
+        ),
+        (
+            {"messages": [{"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}]},
+            "messages.0.tool_calls is not supported here; leave it out",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            "messages.0.content.0.type must be 'text', found 'image_url'",
+        ),
+        (
             {"messages": [{"role": "x"}]},
             "messages.0.role must be 'system', 'developer', 'user' or 'assistant', found 'x'",
         ),
@@ -127,3 +148,6 @@ def test_an_error_says_what_was_found_and_what_is_wanted():
         with pytest.raises(ApiError) as error:
             ChatBody.read(fields)
         assert error.value.message.startswith(message), (fields, message)
+    for fields in ({"prompt": "x" * 4001}, {"prompt": [1, "x"]}, {"prompt": "x", "compare": [None]}):
+        with pytest.raises(ApiError, match="must be a text of at most 4,000 characters, or a list of token ids"):
+            ExplainBody.read(fields)
