@@ -200,14 +200,12 @@ def test_examples_are_from_the_texts_of_the_model(client, tmp_path, served, monk
 def test_the_training_text_must_be_at_hand(client, tmp_path):
     response = client.post("/v1/memory", json={"text": "The cat sat on the mat."})
     assert (response.status_code, response.json()["error"]["code"]) == (404, "training_text_not_found")
-    assert response.json()["error"]["message"].startswith(
-        "the training text of text is not recorded, missing or changed"
-    )
+    assert response.json()["error"]["message"] == "text does not record its training text"
     path = tmp_path / "pets.safetensors"
     record = {"corpus": [{"name": "cats.txt", "sha256": "0"}, {"name": "dogs.txt", "sha256": "1"}]}
     model = random_checkpoint(ModelConfig(300, 16, 16, 1, 2, 1, 8, 32))
     save(path, replace(model, record=TrainingRecord.from_json(record)))
-    with pytest.raises(ApiError, match="of pets is not recorded, missing or changed; put it beside"):
+    with pytest.raises(ApiError, match=r"of pets, cats.txt, dogs.txt, is missing or has changed; put it beside"):
         training_texts(ServedModel(path))
 
 

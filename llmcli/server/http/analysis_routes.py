@@ -245,8 +245,12 @@ def training_texts(model: ServedModel) -> list[TrainingText]:
     try:
         return find_training_texts(model.source.records, model.path)[0]
     except LLMError as error:
+        files = [file.name for record in model.source.records for file in record.corpus]
+        names = ", ".join(dict.fromkeys(files))
         message = (
-            f"the training text of {model.name} is not recorded, missing or changed; put it beside the model"
+            f"the training text of {model.name}, {names}, is missing or has changed; put it beside the model"
+            if names
+            else f"{model.name} does not record its training text"
         )
         raise ApiError(message, 404, code="training_text_not_found") from error
 
