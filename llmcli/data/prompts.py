@@ -96,7 +96,9 @@ def _table_rows(document: Document, suffix: str, column: str | None) -> Iterator
     columns = {normalized(name): name for name in table.columns} if table else {}
     if table is None or normalized(wanted) not in columns:
         problem = f"has no column {brief(wanted)}" if column else "is a table"
-        first_row = some(list(map(brief, table.first_row)), 10) if table else "no row of a table"
+        first_row = (
+            some(list(map(brief, table.first_row)), 10) if table else brief(document.start.partition("\n")[0])
+        )
         raise usage(
             f"{document.name} {problem}; name one: `column` NAME, or a number; the first row is {first_row}"
         )

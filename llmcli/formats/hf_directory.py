@@ -168,8 +168,9 @@ def weight_files(directory: Path) -> list[Path]:
     index, single = directory / INDEX, directory / WEIGHTS
     if index.exists():
         weight_map = _read_json(index).get("weight_map")
-        names = list(dict.fromkeys(weight_map.values())) if isinstance(weight_map, dict) else []
-        beside = all(isinstance(name, str) and Path(name).name == name for name in names)
+        named = list(weight_map.values()) if isinstance(weight_map, dict) else []
+        beside = all(isinstance(name, str) and Path(name).name == name for name in named)
+        names = list(dict.fromkeys(named)) if beside else []
         if not (beside and 0 < len(names) <= MAX_WEIGHT_FILES):
             raise LLMError(f"{index} has no weight_map of files beside it")
         for name in names:

@@ -80,8 +80,10 @@ def _missing_file_message(path: Path) -> str:
     """Explain why a file is missing and how to get it."""
     text = re.sub("^([a-z]{2,}):/+", r"\1://", path.as_posix())  # a path has lost a slash
     hub = _ON_HUB.fullmatch(text)
+    rest = re.sub(r"^/(?:resolve|blob)/[^/]+", "", (hub and hub["rest"]) or "")  # "/FILE" or "@REVISION"
+    name = hub["name"] + (rest if re.fullmatch(r"/.+\.gguf|@.+", rest) else "") if hub else ""
     if hub and hub["hub"]:
-        return f"{text} is on the Hugging Face hub; name it so: hf:{hub['name']}"
+        return f"{text} is on the Hugging Face hub; name it so: hf:{name}"
     if text.startswith(("https://", "http://")):
         return f"{text} is a URL, from which llm does not download; download it first: curl -LO {shlex.quote(text)}"
     if path.is_symlink():
@@ -92,8 +94,8 @@ def _missing_file_message(path: Path) -> str:
                 return f"there is no file {path}, but there is {named}; name that one"
     if path.suffix.lower() == ".safetensors":
         return f"there is no file {path}; make one with: llm train corpus.txt -o {path}"
-    if hub and not path.parent.exists() and path.suffix.lower() not in _FILE_SUFFIXES:
-        return f"there is no {path} here; if it is a model on the Hugging Face hub, name it hf:{hub['name']}"
+    if hub and rest[:1] != "/" and not path.parent.exists() and path.suffix.lower() not in _FILE_SUFFIXES:
+        return f"there is no {path} here; if it is a model on the Hugging Face hub, name it hf:{name}"
     return (
         f"there is no file or directory {path}; "
         "name a .safetensors, a .gguf, a Hugging Face directory, or a model on the hub: hf:OWNER/NAME"

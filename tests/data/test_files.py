@@ -329,6 +329,8 @@ def test_other_malformed_files_are_errors_with_the_line() -> None:
         with pytest.raises(LLMError) as caught:
             read(name, data)
         assert str(caught.value).startswith(f"{name} {problem}") and "\n" not in str(caught.value), kind
+    with pytest.raises(LLMError, match=r"^a.jsonl: its records are empty; wanted a text, or a prompt and an answer"):
+        read("a.jsonl", "{}\n{}\n")
 
 
 # ---- files that hold no conversation

@@ -52,6 +52,8 @@ def test_a_column_of_a_table(tmp_path: Path) -> None:
         LLMError, match=r"t.tsv is a table; name one: `column` NAME, or a number; the first row is 'a', 'b'"
     ):
         read_prompts(write(tmp_path, "t.tsv", "a\tb\n1\t2\n"))
+    with pytest.raises(LLMError, match=r"one.csv is a table; .* the first row is 'q'$"):
+        read_prompts("one.csv")
     assert [row.prompt for row in read_prompts("t.tsv", "2")] == ["b", "2"]
     with pytest.raises(LLMError, match="has no column '3'"):
         read_prompts("t.tsv", "3")

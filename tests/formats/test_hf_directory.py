@@ -143,6 +143,7 @@ def write(text: str):
         ("model.safetensors", Path.unlink, "has no model.safetensors"),
         ("model.safetensors", write("no"), "is cut off"),
         ("model.safetensors.index.json", write('{"weight_map": {"a": "../../etc/passwd"}}'), "files beside it"),
+        ("model.safetensors.index.json", write('{"weight_map": {"a": []}}'), "files beside it"),
         (
             "model.safetensors.index.json",
             write('{"weight_map": {"a": "b.safetensors"}}'),

@@ -136,6 +136,8 @@ def choose_shape(
         missing := [column for column in reading.columns if normalized(column) not in known]
     ):
         raise LLMError(f"{name} has no column {_listed(missing)}; its columns: {_listed(columns)}")
+    if must_be_known and not columns:
+        raise LLMError(f"{name}: its records are empty; wanted a text, or a prompt and an answer, in each")
     if must_be_known:
         raise LLMError(
             f"{name}: unclear which columns to train on: {_listed(columns)}; name one with text, or two with prompts "

@@ -19,6 +19,10 @@ _SEPARATOR = re.compile(rb"From \S.*\d\d:\d\d")  # before each message of an mbo
 _ESCAPED = re.compile(rb">+From ")
 _MAX_MESSAGE = 1 << 25  # bytes that are parsed; attachments make a message long, and come last
 _MAX_LINE = 1 << 16
+_MAX_HEADERS, _MAX_HEADER = (
+    1 << 18,
+    1 << 14,
+)  # bytes of all headers of a message, and of each line if there are more
 _ANNOUNCEMENT = re.compile(r"(?=.*(?:\d|@|wrote|schrieb|écrit|escribió|scritto|書)).*[:：]\s*")
 _BEGUN_ANNOUNCEMENT = re.compile(r"(?=.*\d).*[^.!?。！？\s]\s*")  # with a date, and no end of a sentence
 _SIGNATURE = "-- "  # the line before a signature (RFC 3676, section 4.3)
@@ -30,7 +34,8 @@ def extract(file: IO[bytes], name: str) -> Extracted:
     skipped, has_text = Counter[str](), False
     for number, data in enumerate(_messages(file), 1):
         try:
-            message = BytesParser().parsebytes(data)  # its policy is much faster than the default one
+            # its policy is much faster than the default one
+            message = BytesParser().parsebytes(_with_short_headers(data, skipped))
             subject = _subject(message)
             texts = (_without_signature(_text(part), skipped) for part in _text_parts(message, skipped))
             parts = [text for one in texts if (text := one.strip("\n"))]
@@ -71,8 +76,18 @@ def _messages(file: IO[bytes]) -> Iterator[bytes]:
     yield b"".join(lines)
 
 
+def _with_short_headers(data: bytes, skipped: Counter[str]) -> bytes:
+    """Cut long headers, for which the standard library takes quadratic time and much memory."""
+    head, blank, body = data.partition(b"\n\n")
+    if len(head) <= _MAX_HEADERS:
+        return data
+    skipped["header that is too long"] += 1
+    return b"\n".join(line[:_MAX_HEADER] for line in head.split(b"\n"))[:_MAX_HEADERS] + blank + body
+
+
 def _subject(message: Message) -> str:
     raw = next((value for name, value in message.raw_items() if name.lower() == "subject"), "")
+    raw = str(raw)[:_MAX_HEADER]
     return " ".join(str(policy.default.header_fetch_parse("Subject", raw)).split())
 
 

@@ -272,7 +272,10 @@ class _FileReader:
         start = file.read(START_BYTES)
         with contextlib.ExitStack() as stack:
             if program := compression(start):
-                packed = stack.enter_context(self._spooled(file, start)) if member else file
+                packed = file
+                if member:
+                    with self._answer.limited(name, size):
+                        packed = stack.enter_context(self._spooled(file, start))
                 packed.seek(0)
                 unpacked = content_size(name, packed, program)
                 content = stack.enter_context(decompressed(name, packed, program))

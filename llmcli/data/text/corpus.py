@@ -145,7 +145,9 @@ def _find_files(names: Iterable[str], skipped: list[str]) -> Iterator[FoundFile]
             root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
             matches = _matches(name, path, root)
             if not matches:
-                raise LLMError(f"nothing matches {name}; name a text file, a directory or a pattern")
+                raise LLMError(
+                    f"nothing matches {display_name(name)[:200]}; name a text file, a directory or a pattern"
+                )
             for match in matches:
                 yield from _files_of(match, Path(match), root, skipped)
         else:

@@ -73,3 +73,14 @@ def test_damaged_messages_are_counted() -> None:
 def test_a_file_without_messages_is_an_error() -> None:
     with pytest.raises(ExtractionError, match="no messages"):
         list(mail.extract(io.BytesIO(b""), "a.mbox"))
+
+
+def test_long_headers_are_cut() -> None:
+    """A parameter takes the standard library time that grows with the square of their number."""
+    for header in (
+        b"Content-Type: text/plain" + b"; a*0*=x" * 200_000, b"Subject: " + b"=?utf-8?q?a?= " * 200_000,
+        b"Subject: " + b"\n a=?utf-8?q?x?=" * 200_000,
+    ):  # fmt: skip
+        data = b"From: a@b.c\n" + header + b"\n\nhello world\n"
+        text, skipped = samples.split_extracted(mail.extract(io.BytesIO(data), "a.eml"))
+        assert text.endswith("hello world\n") and skipped == {"header that is too long": 1}

@@ -290,6 +290,13 @@ def test_a_bomb_in_an_archive_costs_that_file() -> None:
     )
 
 
+def test_a_compressed_file_that_unpacks_to_more_than_its_limit_costs_that_file() -> None:
+    bomb = b"\x1f\x8b\x08\0" + bytes(300 << 20)  # of zeros, which are no gzip file
+    sources = read_sources([put("a.zip", zipped({"a.gz": bomb, "b.txt": "cats"}))])
+    assert texts(sources) == {"a.zip/b.txt": "cats"}
+    assert "a.zip/a.gz unpacks to over" in sources.text.skipped[0]
+
+
 def test_many_bombs_in_an_archive_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
     limit(monkeypatch, unpacked_bytes=10_000, archive_bytes=35_000, ratio=1)
     name = put("a.zip", zipped({"a.txt": "a", **{f"{n}.txt": bytes(20_000) for n in range(3)}, "b.txt": "b"}))

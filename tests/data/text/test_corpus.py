@@ -132,6 +132,9 @@ def test_a_pattern_does_not_follow_links_in_a_circle(no_hang: None) -> None:
 def test_a_glob_pattern_that_matches_nothing_is_an_error() -> None:
     with pytest.raises(LLMError, match=r"nothing matches \*\.txt"):
         read_corpus(["*.txt"])
+    with pytest.raises(LLMError) as caught:
+        read_corpus(["a text, not a name? " * 1000])
+    assert len(str(caught.value)) < 300
 
 
 def test_an_existing_file_whose_name_looks_like_a_pattern_is_read() -> None:
