@@ -102,6 +102,10 @@ def _table_rows(document: Document, suffix: str, column: str | None) -> Iterator
         raise usage(
             f"{document.name} {problem}; name one: `column` NAME, or a number; the first row is {first_row}"
         )
-    for number, (_, record) in enumerate(table.records, 1):
+    try:
+        records = list(table.records)
+    except LLMError as error:
+        raise LLMError(str(error).partition("; or add `plain`")[0]) from error  # no option of a batch
+    for number, (_, record) in enumerate(records, 1):
         prompt = record[columns[normalized(wanted)]].strip()
         yield PromptRow(number, prompt, error="" if prompt else "empty prompt")

@@ -63,8 +63,9 @@ def test_the_rows_of_a_table_are_read_as_in_training(tmp_path: Path) -> None:
     name = write(tmp_path, "p.tsv", 'prompt\tc\n"a" b\t1\n"c"\t2\n"e\t3\n')
     assert [row.prompt for row in read_prompts(name)] == ['"a" b', '"c"', '"e']
     for row, problem in (('"a" b,1', ".* expected after"), ("a", "1 column; wanted 2")):
-        with pytest.raises(LLMError, match=rf"p.csv line 3: {problem}"):
+        with pytest.raises(LLMError, match=rf"p.csv line 3: {problem}") as caught:
             read_prompts(write(tmp_path, "p.csv", f"prompt,c\nf,4\n{row}\n"))
+        assert "`plain`" not in str(caught.value)  # is no option of a batch
 
 
 def test_text_with_markup_is_no_list_of_prompts(tmp_path: Path) -> None:
