@@ -62,7 +62,7 @@ class RequestMessage(BaseModel):
     role: Literal["system", "developer", "user", "assistant"]
     tool_calls: Empty = None
     function_call: Empty = None
-    content: str | list[Part]
+    content: str | Annotated[list[Part], Field(fail_fast=True)]
 
     @property
     def message(self) -> Message:

@@ -1,8 +1,9 @@
 """Fields of requests: what is wrong or not supported is a 400 that names the field."""
 
 import pytest
+from pydantic import ValidationError
 
-from llmcli.server.api.bodies import ChatBody, CompletionBody, ExplainBody
+from llmcli.server.api.bodies import ChatBody, CompletionBody, ExplainBody, RequestMessage
 from llmcli.server.api.schema import parse_object
 from llmcli.server.errors import ApiError
 from tests.server.wrong_requests import WRONG, wrong_fields
@@ -114,6 +115,12 @@ def test_null_and_harmless_fields_in_an_object_change_nothing():
         assert body.stream_options and body.stream_options.include_usage == bool(options.get("include_usage"))
     body = CompletionBody.read({"prompt": "x", "structured_outputs": {"choice": ["a", "b"], "json": None}})
     assert body.choices == ("a", "b")
+
+
+def test_reading_the_parts_of_a_message_ends_at_the_first_wrong_one():
+    with pytest.raises(ValidationError) as error:
+        RequestMessage.model_validate({"role": "user", "content": [{"type": "image_url"}] * 1000})
+    assert error.value.error_count() <= 3
 
 
 def test_an_error_says_what_was_found_and_what_is_wanted():
