@@ -374,7 +374,7 @@ def run(
         train = partial(
             _train, save_due=saver.is_due, leader=leader, stop=stop_anywhere, on_progress=generating
         )
-        events = train(plan)
+        events = train(plan, stopped)
         while True:
             event = next(events)
             search = first_run.found(event) if first_run else None
@@ -396,15 +396,19 @@ def run(
                     events.close()
                     last, first_run = first_run.last, None
                     second = prepared.second_run(search, last.seconds + recipe.RESTART_SECONDS)
-                    plan = replace(plan, prepared=second)
+                    # of a resumed run, the seconds before it was stopped count
+                    earlier = stopped.state.values["seconds"] if stopped else 0.0
+                    plan = replace(plan, prepared=second, started=plan.started - earlier)
                     saver.run = replace(saved, plan=second.plan)
                     yield Restarted(last.step, last.seconds, second.plan)
-                    events = train(plan)
+                    events = train(plan, None)
 
 
-def _train(plan: PlannedRun, stop: Callable[[], bool], **options: Any) -> Generator[Event, None, None]:
+def _train(
+    plan: PlannedRun, stopped: StoppedRun | None, stop: Callable[[], bool], **options: Any
+) -> Generator[Event, None, None]:
     """Yield the trainer's events."""
-    prepared, inputs, stopped = plan.prepared, plan.inputs, plan.output.stopped
+    prepared, inputs = plan.prepared, plan.inputs
     data = RunData(
         prepared.plan,
         prepared.tokenizer,

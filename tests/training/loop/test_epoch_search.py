@@ -8,8 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from llmcli.errors import LLMError
+from llmcli.training import session
+from llmcli.training.files import resume
+from llmcli.training.files.resume import StateSaver
 from llmcli.training.loop.epoch_search import FirstRun
-from llmcli.training.loop.events import Evaluation, Step
+from llmcli.training.loop.events import Evaluation, State, Step
 from llmcli.training.planning.cost_model import CorpusSize, Machine, estimated_speed
 from llmcli.training.planning.plan import EpochSearch, Plan, PlanRequest
 from llmcli.training.planning.planner import make_plan
@@ -117,3 +121,35 @@ def test_a_run_on_a_short_text_starts_over_on_all_of_it(llm: Llm, monkeypatch: p
     assert record["epoch_search"]["confirmed"] and record["steps"] == second["steps"]
     assert record["epochs"] == pytest.approx(record["epoch_search"]["found"], abs=1.0)
     assert any("more did not lower the validation loss" in row["reason"] for row in record["plan"])
+
+
+@pytest.mark.slow
+def test_a_first_run_that_was_stopped_resumes_and_starts_over(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second run starts from fresh weights; the seconds before the stop count."""
+    use_ticking_clock(monkeypatch, 0.01)
+    monkeypatch.setattr(throughput, "measure_throughput", lambda *_, **__: 50_000.0)
+    letters = np.random.default_rng(0).choice(list("aeiostrnl"), (250, 6))
+    Path("c.txt").write_text("\n".join(map("".join, letters)) + "\n", "utf-8")
+    command = ("train", "c.txt", "--threads", 1, "--json", "--time", "600s", "-o", "m.safetensors")
+    save = StateSaver.save
+
+    def save_and_fail(saver: StateSaver, state: State) -> None:
+        save(saver, state)
+        raise LLMError("stopped")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StateSaver, "is_due", lambda saver: True)
+        patch.setattr(StateSaver, "save", save_and_fail)
+        assert llm(*command).exit_code == 1
+    earlier = resume.load(Path("m.resume.safetensors")).state.values["seconds"]
+    starts: list[float] = []
+    run = session._train
+    monkeypatch.setattr(
+        session, "_train", lambda plan, *rest, **more: (starts.append(plan.started), run(plan, *rest, **more))[1]
+    )
+    answer = llm(*command)
+    assert answer.exit_code == 0, answer.stderr
+    kinds = [json.loads(line)["event"] for line in answer.stdout.splitlines()]
+    assert kinds.count("restart") == 1 and kinds[-1] == "done"
+    first, second = starts
+    assert first - second == pytest.approx(earlier)
