@@ -315,12 +315,26 @@ class ChatBody(GenerationBody):
     max_completion_tokens: MaxTokens | None = None  # max_tokens by its newer name
     logprobs: bool = False
     top_logprobs: int = Field(0, ge=0, le=limits.MAX_TOP_LOGPROBS)
+    # vLLM's names
+    add_generation_prompt: bool = True
+    continue_final_message: bool | None = None
     add_special_tokens: Literal[False] = False  # true is not supported
 
     def model_post_init(self, context: Any, /) -> None:
         super().model_post_init(context)
         if self.top_logprobs and not self.logprobs:
             raise invalid("top_logprobs", "has no effect without logprobs; set logprobs to true")
+        # an answer of the assistant is continued, and after any other message the header of an answer follows
+        continues = self.messages[-1].role == "assistant"
+        if self.continue_final_message not in (None, continues):
+            wanted = (
+                "must be true: the last answer goes on"
+                if continues
+                else "needs a last message of the assistant"
+            )
+            raise invalid("continue_final_message", wanted, "unsupported_parameter")
+        if not self.add_generation_prompt and not continues:
+            raise invalid("add_generation_prompt", "must be true before an answer", "unsupported_parameter")
 
 
 class PromptBody(Body):

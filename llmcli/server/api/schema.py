@@ -67,9 +67,6 @@ _UNSUPPORTED: tuple[tuple[tuple[Any, ...], str], ...] = (
     ),
     ((1,), "best_of typical_p typ_p repeat_penalty length_penalty skip_special_tokens"),
     ((-1, 0), "top_n_sigma"),
-    # vLLM's names: an answer of the assistant at the end is continued, anything else is answered
-    ((True,), "add_generation_prompt"),
-    ((False,), "continue_final_message"),
 )
 UNSUPPORTED = {name: neutral for neutral, names in _UNSUPPORTED for name in names.split()}
 TOOLS = ("tools", "functions", "tool_choice", "function_call")  # today's names and earlier ones

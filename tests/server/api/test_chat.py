@@ -109,11 +109,17 @@ def test_a_template_that_renders_nothing_is_named(other_template):
     assert "chat template renders these messages to nothing" in response.json()["error"]["message"]
 
 
-def test_vllm_s_fields_for_the_end_of_the_prompt_are_taken_without_effect_only(client, chat):
+def test_the_end_of_the_prompt_is_that_of_the_messages(client, chat):
+    """The fields of vLLM are taken where they ask for what is done, and refused otherwise."""
+    beginning = {"role": "assistant", "content": "The cat"}
     plain = chat([QUESTION], max_tokens=3)["choices"]
     assert chat([QUESTION], max_tokens=3, add_generation_prompt=True, continue_final_message=False)["choices"] == plain
-    body = {"model": "chat", "messages": [QUESTION], "continue_final_message": True}
-    assert client.post("/v1/chat/completions", json=body).json()["error"]["param"] == "continue_final_message"
+    same = chat([QUESTION, beginning], max_tokens=3)["choices"]
+    asked = {"add_generation_prompt": False, "continue_final_message": True}
+    assert chat([QUESTION, beginning], max_tokens=3, **asked)["choices"] == same
+    for messages, wrong in (([QUESTION, beginning], False), ([QUESTION], True)):
+        body = {"model": "chat", "messages": messages, "continue_final_message": wrong}
+        assert client.post("/v1/chat/completions", json=body).json()["error"]["param"] == "continue_final_message"
 
 
 def test_log_probabilities_alone_and_with_alternatives(chat):
