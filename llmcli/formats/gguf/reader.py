@@ -83,8 +83,9 @@ def _translated_header(path: Path, header: GGUFHeader, mapped: mmap.mmap) -> Hea
     """Convert a header to Hugging Face's names. Raises LLMError if the model is not supported."""
     fields, tensors = header.fields, dict(header.tensors)
     gguf_config.check_architecture(fields)
+    without_values = {name for name, _, _ in TYPES_WITHOUT_VALUES.values()}
     for name, tensor in tensors.items():
-        if tensor.dtype in {known for known, _, _ in TYPES_WITHOUT_VALUES.values()}:
+        if tensor.dtype in without_values:
             raise unsupported_type(name, tensor.dtype)
     factors, divisors = None, tensors.pop(ROPE_FACTORS, None)
     if divisors:
