@@ -169,8 +169,8 @@ class CommandRunner:
         *source, line = re.split(r" \| (?=llm )", line)
         line = line.removesuffix(" | cat")  # the test has no terminal
         for words in parts(line):
-            is_on_hub = "--push" in words or any(word.startswith("hf:") for word in words)  # which needs a network
-            if is_on_hub or any(" ".join(words).startswith(start) for start in NOT_RUN):
+            needs_network = any(word.startswith(("hf:", "smollm2", "--push")) for word in words)
+            if needs_network or any(" ".join(words).startswith(start) for start in NOT_RUN):
                 continue
             assert words[0] == "llm", f"{page}: {line}"
             words = [SMALLER.get(word, word) for word in (shortened(words) if words[1] == "train" else words)]

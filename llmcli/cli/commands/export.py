@@ -126,11 +126,11 @@ def _model_and_output(options: _Options) -> tuple[Path, Path]:
     """Return the paths of the model and of the output, which is named like the model unless the command names
     it. Raises LLMError if there is no such model."""
     model, output = [*options.names, "", ""][:2]
-    if model and not output and not model.startswith("hf:") and not Path(model).exists():
+    path = model_path(model or None)
+    if model and not output and not model.startswith("hf:") and not path.exists():
         names = command_line([os.environ.get("LLMCLI_MODEL", DEFAULT_MODEL), model])
         advice = f"if it is the output, name the model before it: llm export {names} {_format(options)}"
         raise LLMError(f"there is no model {model}; {advice}")
-    path = model_path(model or None)
     suffix = SUFFIXES.get(options.to)
     if not output:
         stem = name_of(path.absolute()).removesuffix(".safetensors").removesuffix(".gguf")

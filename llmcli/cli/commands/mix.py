@@ -36,7 +36,7 @@ def mix(options: _Options) -> None:
     _check_arguments(models, output)
     atomic_io.check_writable(output, force=options.force)
     options.claim(output)
-    models = [str(local_model(name)) if name.startswith("hf:") else name for name in models]
+    models = [str(local_model(name)) for name in models]
     ensemble = ensemble_file.combine(_load(models, output))
     parameters = ensemble.parameters
     stems = [Path(atomic_io.name_of(Path(name).resolve())).stem for name in models]

@@ -71,7 +71,9 @@ class _Options(ReadingOptions):
     watch: bool = flag("Show the run on a local web page; needs the extra serve.")
     force: bool = flag("Overwrite an existing output, and start over instead of resuming.")
     from_: Path | None = option(
-        "FILE", "Base model to fine-tune: .safetensors, .gguf, Hugging Face directory or hf:OWNER/NAME."
+        "FILE",
+        "Base model to fine-tune: .safetensors, .gguf, Hugging Face directory, hf:OWNER/NAME or smollm2 "
+        "(hf:HuggingFaceTB/SmolLM2-135M).",
     )
     like: Path | None = option("FILE", "Use this model's tokenizer and context length; required for llm mix.")
     lora: int | None = option(

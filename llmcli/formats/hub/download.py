@@ -1,4 +1,5 @@
-"""Models on the Hugging Face hub, named hf:OWNER/NAME, hf:OWNER/NAME@REVISION or hf:OWNER/NAME/FILE.gguf.
+"""Models on the Hugging Face hub, named hf:OWNER/NAME, hf:OWNER/NAME@REVISION or hf:OWNER/NAME/FILE.gguf, or by a
+short name.
 
 A model in the hub's cache is used without asking the hub. Otherwise huggingface_hub downloads it there:
 safetensors or GGUF, and the small files beside them. It resumes a download that was interrupted, and reads
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _NAME = re.compile(
     r"hf:(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)(?:/(?P<file>[\w./-]+\.gguf))?(?:@(?P<revision>[\w][\w./-]*))?"
 )
+SHORT_NAMES = {"smollm2": "hf:HuggingFaceTB/SmolLM2-135M"}
 _MAX_NAMES = 5  # files listed
 _ANSWER_SECONDS = 30.0  # in which the hub must answer; without a limit, huggingface_hub waits for ever
 _BLOCK_BYTES = 1 << 20
@@ -35,9 +37,10 @@ _BLOCK_BYTES = 1 << 20
 def local_path(
     name: str | Path, on_note: Callable[[str], None] = lambda note: None, *, progress: bool = True
 ) -> Path:
-    """Return the path of a model. One on the Hugging Face hub, hf:OWNER/NAME, is downloaded if it is not in
-    the cache; `on_note` receives its size and license. Raises LLMError."""
+    """Return the path of a model. One on the Hugging Face hub, hf:OWNER/NAME or a short name of one, is
+    downloaded if it is not in the cache; `on_note` receives its size and license. Raises LLMError."""
     path, text = Path(name), Path(name).as_posix()
+    text = SHORT_NAMES.get(text, text)
     if not text.startswith("hf:") or text.startswith("hf:/") or path.exists():
         return path
     if not (parts := _NAME.fullmatch(text)):

@@ -43,6 +43,18 @@ def test_a_model_is_downloaded_once_and_runs(hub: SimpleNamespace, llm: Llm, tmp
     assert run.exit_code == 0 and llmcli.load("tuned.safetensors").record["base"]["file"] == "tiny", run.stderr
 
 
+def test_a_short_name_is_a_model_on_the_hub(hub: SimpleNamespace, llm: Llm, own_directory: Path) -> None:
+    hub.hub.repositories["HuggingFaceTB/SmolLM2-135M"] = hub.tiny
+    tuned = llm("train", write_text(), "--from", "smollm2", "--lora", 2, "--steps", 1, "-o", "tuned.safetensors")
+    assert tuned.exit_code == 0 and "downloading hf:HuggingFaceTB/SmolLM2-135M:" in tuned.stderr, tuned.stderr
+    exported = llm("export", "smollm2", "--quantize", "int8")
+    assert exported.exit_code == 0 and Path("SmolLM2-135M-int8.safetensors").is_file(), exported.stderr
+    mixed = llm("mix", "smollm2", "tuned.safetensors", "-o", "mixed.safetensors")
+    assert mixed.exit_code == 0 and "hf:HuggingFaceTB/SmolLM2-135M" in llm("models").stdout, mixed.stderr
+    Path("smollm2").mkdir()
+    assert local_path("smollm2") == Path("smollm2")
+
+
 def write_text() -> Path:
     Path("c.txt").write_text("The cat sat on the mat.\n" * 40, "utf-8")
     return Path("c.txt")
