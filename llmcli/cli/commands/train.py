@@ -4,7 +4,7 @@ import os
 import platform
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import fields
 from functools import partial
@@ -41,14 +41,17 @@ from llmcli.training.distributed.processes import BEGAN, Processes
 if TYPE_CHECKING:
     from llmcli.cli.terminal.progress import TrainingView
     from llmcli.data.conversations.record_kinds import ReadOptions
+    from llmcli.training.data.inputs import Inputs
     from llmcli.training.files.output import Output
     from llmcli.training.planning.plan import PlanRequest
     from llmcli.training.session import PlannedRun, Result
 
 MODEL, TRAINING = "Model architecture", "Training"  # panels of the help
 MAX_QUESTION = 60  # characters shown of a training question
-# left out of a suggested command: the budget, options that it sets itself, and irrelevant options
-OMITTED = {"time", "steps", "epochs", "force", "json", "quiet", "corpus", "watch"}
+BUDGETS = ("time", "steps", "epochs")
+# left out of a suggested command: options that it sets itself, and irrelevant options
+OMITTED = ("dry_run", "force", "json", "quiet", "corpus", "watch")
+KEPT_FROM_BASE = ("like", "vocab_size", "layers", "width", "heads", "experts", "tokenizer")
 
 
 class _Options(ReadingOptions):
@@ -242,6 +245,8 @@ def _plan_and_run(options: _Options, how: "ReadOptions", processes: Processes) -
     show_plan(run.prepared.plan, inputs, dry_run=options.dry_run, json_=options.json)
     if run.prepared.plan.warning:
         console.warn(run.prepared.plan.warning)
+    if not (options.from_ or target.stopped):
+        _note_published_base(options, inputs)
     if options.dry_run:
         return
     run.check_space()
@@ -318,8 +323,7 @@ def _request(options: _Options, processes: Processes) -> "PlanRequest":
 def _check_options(options: _Options) -> None:
     """Raise LLMError for options that contradict each other."""
     if options.from_:
-        fixed = ["like", "vocab_size", "layers", "width", "heads", "experts"]
-        fixed += ["tokenizer"] if options.tokenizer != "bpe" else []
+        fixed = KEPT_FROM_BASE if options.tokenizer != "bpe" else KEPT_FROM_BASE[:-1]
         options.reject("with --from, which keeps the tokenizer and the size of the base model", *fixed)
     else:
         options.reject("without --from", "lora", "adapter_only", "kl_weight")
@@ -342,6 +346,20 @@ def _note_stopped_run(output: "Output", dry_run: bool, processes: int) -> None:
         console.note(f"{output.resume_path}: state of a stopped run; {fate}")
         if not dry_run:
             output.discard_resume_file()
+
+
+def _note_published_base(options: _Options, inputs: "Inputs") -> None:
+    """Suggest a published base model for a text that it knows, unless the options ask for a new model."""
+    from llmcli.training.data import published_base
+
+    chosen = options.typed(*KEPT_FROM_BASE, "optimizer")
+    if chosen or inputs.conversations or not published_base.is_known(inputs.corpus):
+        return
+    command = _command(options, OMITTED, "--from", published_base.NAME, "--lora", "8")
+    console.note(
+        "English prose: a published model, fine-tuned in the same time, predicts this text better (a download of "
+        f"{published_base.DOWNLOAD_MEGABYTES} MB; larger and slower than a new model): {command}"
+    )
 
 
 def _run(options: _Options, run: "PlannedRun") -> None:
@@ -464,7 +482,7 @@ def _report(options: _Options, result: "Result", run: "PlannedRun") -> None:
     sentences = summarize(
         done.checkpoint.record,
         result.baselines,
-        command=_command_without_budget(options),
+        command=_command(options, (*OMITTED, *BUDGETS), "--force"),  # to be completed by a new budget
         seconds=done.seconds,
         resumable=result.resumable,
         again="the same command without --force" if options.force else "the same command",
@@ -510,16 +528,16 @@ def _report(options: _Options, result: "Result", run: "PlannedRun") -> None:
     )
 
 
-def _command_without_budget(options: _Options) -> str:
-    """Return the typed command without its budget and with --force, to be completed by a new budget."""
+def _command(options: _Options, omitted: Container[str], *added: str) -> str:
+    """Return the typed command without the `omitted` options, and with other words added."""
     words = ["llm", "train", *options.corpus]
     for param in options.params:
         name = str(param.name)
-        if name in OMITTED or not options.typed(name):
+        if name in omitted or not options.typed(name):
             continue
         value = getattr(options, name)
         if isinstance(value, bool):
             words.append(param.opts[0])
         else:
             words += [param.opts[0], str(value)]
-    return command_line([*words, "--force"])
+    return command_line([*words, *added])
