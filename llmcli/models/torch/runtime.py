@@ -110,23 +110,38 @@ def score(model: LanguageModel, ids: Ints) -> Scores:
 
 
 @torch.inference_mode()
-def fit_inverse_temperature(model: LanguageModel, ids: Ints) -> float:
+def fit_inverse_temperature(model: LanguageModel, ids: Ints, near: float = 1.0) -> tuple[float, float]:
     """Find the factor on all logits that minimizes the loss of windows ids [B, T + 1]: temperature scaling
-    (arXiv:1706.04599, section 4.2). The loss is convex in it; the result is the minimum of a parabola through
-    the best factor tried and its neighbors."""
-    losses = torch.zeros(len(INVERSE_TEMPERATURES), dtype=torch.float64)
+    (arXiv:1706.04599, section 4.2). Returns (factor, that loss in nats). The loss is convex in the factor, so
+    the three factors around `near` are tried first, and others only if the best of them has just one
+    neighbor; the result is the minimum of a parabola through three."""
+    factors, losses = INVERSE_TEMPERATURES, dict[int, float]()
+    inner = range(1, len(factors) - 1)
+    center = min(inner, key=lambda i: abs(factors[i] - near))
+    while True:
+        tried = range(center - 1, center + 2)
+        new = [i for i in tried if i not in losses]
+        losses |= zip(new, _scaled_losses(model, ids, [factors[i] for i in new]), strict=True)
+        best = min(tried, key=losses.__getitem__)
+        if best == center or best not in inner:
+            break
+        center = best
+    below, at, above = (losses[i] for i in tried)
+    slope, curvature = 0.5 * (above - below), max(below - 2 * at + above, 1e-9)  # per step between factors
+    step = factors[1] - factors[0]
+    factor = min(max(factors[center] - step * (slope / curvature), factors[0]), factors[-1])
+    offset = (factor - factors[center]) / step
+    return factor, at + offset * slope + 0.5 * offset**2 * curvature
+
+
+def _scaled_losses(model: LanguageModel, ids: Ints, factors: Sequence[float]) -> list[float]:
+    """Return the total loss of windows in nats for each factor on the logits."""
+    losses = torch.zeros(len(factors), dtype=torch.float64)
     for logits, targets in _logits_and_targets(model, ids):
         losses += torch.stack(
-            [F.cross_entropy(logits * factor, targets, reduction="sum") for factor in INVERSE_TEMPERATURES]
+            [F.cross_entropy(logits * factor, targets, reduction="sum") for factor in factors]
         ).cpu()
-    best = min(max(int(losses.argmin()), 1), len(INVERSE_TEMPERATURES) - 2)
-    below, at, above = losses[best - 1 : best + 2].tolist()
-    # distance of the minimum from `best`, in steps
-    offset = 0.5 * (below - above) / max(below - 2 * at + above, 1e-9)
-    step = INVERSE_TEMPERATURES[1] - INVERSE_TEMPERATURES[0]
-    return min(
-        max(INVERSE_TEMPERATURES[best] + step * offset, INVERSE_TEMPERATURES[0]), INVERSE_TEMPERATURES[-1]
-    )
+    return losses.tolist()
 
 
 def _logits_and_targets(model: LanguageModel, ids: Ints) -> Iterator[tuple[Tensor, Tensor]]:

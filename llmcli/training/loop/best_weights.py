@@ -2,17 +2,16 @@
 
 The weights are calibrated (arXiv:1706.04599, section 4.2): after several epochs a model is overconfident
 about new text. One factor for all logits, an inverse temperature, is fitted on the validation slice and
-multiplied into the gain of the final norm, so that every program that opens the file benefits.
+multiplied into the gain of the final norm, so that every program that opens the file benefits. The fit also
+gives the loss of the calibrated weights, so it takes the place of their evaluation.
 """
 
 import contextlib
 import math
-from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llmcli.models.torch.runtime import fit_inverse_temperature
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.data.position import Position
 from llmcli.training.interruption import CutShortError
@@ -23,7 +22,7 @@ from llmcli.training.loop.validation import Validator
 from llmcli.training.planning import recipe
 
 FIRST_EVALUATION_SHARE = 0.1  # maximum share of the remaining time for evaluating the initial model
-CALIBRATION_COST = 5.0  # cost per token of fitting the temperature, relative to an evaluation
+CALIBRATION_COST = 2.0  # cost per token of an evaluation that fits the temperature, relative to others
 
 Weights = dict[str, NDArray[np.float32]]
 
@@ -39,21 +38,24 @@ class BestWeights:
         self._position = position
         self._is_compiled = is_compiled
         self._has_adapters = job.plan.train.lora_rank > 0
-        windows = job.data.validation_text.windows
-        self._windows = windows[: None if job.plan.train.calibrates else 0]  # [B, T + 1]
         self.validator = Validator(model, job.data.tokenizer, job.data.validation)
+        self._calibrates = job.plan.train.calibrates and self.validator.tokens > 0
         self.weights: Weights = {}
         self.adapters: Weights | None = None  # trained LoRA matrices by name
 
     @property
     def cost(self) -> float:
-        """Cost of an evaluation with calibration, as a number of tokens that are only evaluated."""
-        return self.validator.tokens + CALIBRATION_COST * self._windows.size
+        """Cost of an evaluation, as a number of tokens that are evaluated without calibration."""
+        return self._token_cost * self.validator.tokens
+
+    @property
+    def _token_cost(self) -> float:
+        return CALIBRATION_COST if self._calibrates else 1.0
 
     def evaluate(self, *, hurried: bool) -> tuple[Evaluation, Weights] | None:
         """Calibrate and evaluate the current weights; keep them if they are the best so far, or nearly. None
         if that was interrupted (`hurried`: after a stop request) or took too long. The evaluation before the
-        first step has a time limit; later ones do not cover more tokens."""
+        first step has a time limit; later ones do not cover more tokens, unless they calibrate."""
         clock, validator, position = self._clock, self.validator, self._position
         compiles, limit = self._is_compiled and not validator.evaluated_tokens, math.inf
         deadline, is_first = clock.final_deadline(), not position.step
@@ -62,21 +64,21 @@ class BestWeights:
             deadline = clock.elapsed + 2 * limit
         patience = FINAL_PATIENCE if hurried else STEP_PATIENCE
         try:
-            with clock.interruptible(self._model, patience, deadline), self._calibrated() as factor:
+            with clock.interruptible(self._model, patience, deadline):
                 began = clock.now()
-                score = validator.evaluate(began + limit, clock.now)
+                factor, bits = self._measure(began + limit)
                 seconds = clock.now() - began
                 if compiles:
                     clock.exclude(seconds)
                 else:
-                    clock.add_evaluation(seconds, validator.evaluated_tokens)
-                weights = self._model.to_arrays()
+                    clock.add_evaluation(seconds, self._token_cost * validator.evaluated_tokens)
+                weights = self._scaled_weights(factor)
         except CutShortError:
-            if is_first and not clock.stop():
+            if is_first and not (self._calibrates or clock.stop()):
                 validator.keep_units(1)  # the time was enough for one unit at most
             return None
         # rounded as in the record, so that all displays round the same number
-        bits, best = round(score.bits_per_byte, 6), position.best_bits
+        bits, best = round(bits, 6), position.best_bits
         is_best = math.isfinite(bits) and (best is None or bits <= best * (1 + recipe.TIE_MARGIN))
         if is_best:
             self._keep(weights, factor)
@@ -86,31 +88,31 @@ class BestWeights:
     def keep_last(self) -> None:
         """Keep the current weights without an evaluation, calibrated if there is a slice and no stop
         request."""
-        deadline = self._clock.final_deadline()
-        try:
+        deadline, factor = self._clock.final_deadline(), 1.0
+        if self._calibrates:
             with (
+                contextlib.suppress(CutShortError),
                 self._clock.interruptible(self._model, FINAL_PATIENCE, deadline),
-                self._calibrated() as factor,
             ):
-                self._keep(self._model.to_arrays(), factor)
-        except CutShortError:
-            self._keep(self._model.to_arrays(), 1.0)
+                factor, _ = self._measure()
+        self._keep(self._scaled_weights(factor), factor)
 
     def _keep(self, weights: Weights, factor: float) -> None:
         self.weights = weights
         self.adapters = self._model.trainable_arrays() if self._has_adapters else None
         self._position.best_step, self._position.best_factor = self._position.step, factor
 
-    @contextlib.contextmanager
-    def _calibrated(self) -> Iterator[float]:
-        """Calibrate the model within this context. Yields the factor on the logits: 1.0 without windows."""
-        if not len(self._windows):
-            yield 1.0
-            return
+    def _measure(self, limit: float = math.inf) -> tuple[float, float]:
+        """Return (factor on the logits, bits per byte with it) on the validation slice; without calibration,
+        1.0 and those of the part evaluated until `limit`."""
+        if not self._calibrates:
+            return 1.0, self.validator.evaluate(limit, self._clock.now).bits_per_byte
         self._model.eval()
-        factor = round(fit_inverse_temperature(self._model, self._windows), 4)
+        return self.validator.calibrate(self._position.best_factor)
+
+    def _scaled_weights(self, factor: float) -> Weights:
+        """Copy the weights, with this factor on the logits."""
         self._model.logit_factor = factor
-        try:
-            yield factor
-        finally:
-            self._model.logit_factor = 1.0
+        weights = self._model.to_arrays()
+        self._model.logit_factor = 1.0
+        return weights

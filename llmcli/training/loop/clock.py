@@ -125,7 +125,7 @@ class Clock:
         later."""
         self.progress_began += seconds
 
-    def add_evaluation(self, seconds: float, tokens: int) -> None:
+    def add_evaluation(self, seconds: float, tokens: float) -> None:
         if self.pace and tokens:  # no pace: no step yet, or steps shorter than the clock can tell
             self._evaluation_costs.append(seconds / tokens / self.pace)
 

@@ -34,6 +34,7 @@ from llmcli.evaluation.evaluator import (
 )
 from llmcli.formats.training_record import CacheWeights
 from llmcli.models.ngram_cache import NgramText, document_blocks
+from llmcli.models.torch.runtime import fit_inverse_temperature
 from llmcli.models.torch.runtime import score as score_with_torch
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.interruption import CutShortError
@@ -136,11 +137,12 @@ class Validator:
         self._model, byte_lengths = model, tokenizer.byte_lengths
         self._data: _Data
         self._units: Sequence[Any]
+        self._windows = np.empty((0, 1), np.int64)
         if isinstance(data, ConversationTokens):
             self._data = _Answers(data, byte_lengths)
             self._units = spread(data) if len(data) else ()
         else:
-            width = data.shape[1]
+            self._windows, width = data, data.shape[1]
             windows = [(start, start + 1, start + width) for start in range(0, data.size, width)]
             self._data = _Text(data.ravel(), byte_lengths)
             self._units = spread_order(windows)
@@ -154,6 +156,15 @@ class Validator:
         self.evaluated_tokens = self._data.tokens(units)
         self.keep_units(len(units))
         return score
+
+    def calibrate(self, near: float) -> tuple[float, float]:
+        """Fit the factor on the logits (best_weights.py), which is about `near`, on all windows. Returns
+        (factor, bits per byte with it); the model keeps its own."""
+        factor, nats = fit_inverse_temperature(self._model, self._windows, near)
+        targets = self._windows[:, 1:]
+        self.evaluated_tokens = targets.size
+        size = int(self._data.byte_lengths[targets].sum())
+        return round(factor, 4), Score(nats, targets.size, size).bits_per_byte
 
     def keep_units(self, count: int) -> None:
         """Limit later evaluations to the first `count` units."""

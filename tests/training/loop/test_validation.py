@@ -29,6 +29,7 @@ from llmcli.training.loop.job import Job
 from llmcli.training.loop.record import FinalEvaluation, _measured
 from llmcli.training.loop.validation import HeldOutEvaluation, Validator, final_evaluation_tokens
 from llmcli.training.planning.plan import PlanRequest
+from tests.conftest import random_checkpoint
 from tests.evaluation.scoring import evaluate
 from tests.models.test_ngram_cache import WEIGHTS
 from tests.training.plans import plan
@@ -163,6 +164,18 @@ def test_a_resumed_run_evaluates_the_part_of_the_slice_that_the_stopped_one_did(
     assert resumed.evaluate().nats == pytest.approx(part.nats)
 
 
+def test_calibration_also_measures_the_loss_of_the_calibrated_model(tmp_path: Path) -> None:
+    ready = prepared(tmp_path / "c.txt")
+    model = LanguageModel(ready.plan.model)
+    model.load_arrays(random_checkpoint(ready.plan.model).tensors)  # overconfident
+    validator = Validator(model, ready.tokenizer, np.resize(ready.tokens, (20, 33)).astype(np.int64))
+    uncalibrated = validator.evaluate().bits_per_byte
+    factor, bits = validator.calibrate(near=1.0)
+    assert bits < 0.99 * uncalibrated
+    model.logit_factor = factor
+    assert validator.evaluate().bits_per_byte == pytest.approx(bits, rel=1e-3)
+
+
 def test_the_text_is_not_held_in_memory(tmp_path: Path) -> None:
     """Validation windows, batches and evaluations of 10 MB of memory-mapped tokens take a fifth of that."""
     ready = prepared(tmp_path / "c.txt", layers=1, width=32)
@@ -189,9 +202,9 @@ def test_the_text_is_not_held_in_memory(tmp_path: Path) -> None:
 def test_the_final_evaluation_grows_with_the_run() -> None:
     for trained, held_out, tokens in [
         (0, 10**9, 4096),
-        (60_000, 10**9, 10_000),
-        (600_000, 10**9, 65_536),
-        (1_600_000, 10**9, 100_000),
+        (160_000, 10**9, 10_000),
+        (1_600_000, 10**9, 65_536),
+        (6_400_000, 10**9, 100_000),
         (1_600_000, 5000, 5000),
         (0, 300, 300),
         (10**10, 10**9, 4_194_304),
