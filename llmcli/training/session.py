@@ -3,12 +3,15 @@ Python API."""
 
 import hashlib
 import math
+import os
+import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from llmcli.config import ModelConfig, TrainConfig, as_record
@@ -59,8 +62,9 @@ from llmcli.training.step.thread_tuner import ThreadTuner
 # budget
 RESERVED_SECONDS, MEMORIZATION_SECONDS_PER_MILLION, SAVING_SECONDS_PER_MILLION = 0.6, 0.02, 0.04
 LARGEST_SAVING_SHARE = 0.15
-# time for the compressors: a share of the time budget, or seconds without a budget
-BASELINE_TIME_SHARE, BASELINE_SECONDS = 0.03, 9.99
+# time for the compressors: a share of the time budget, or seconds without a budget; and their priority, if
+# a thread can have one
+BASELINE_TIME_SHARE, BASELINE_SECONDS, BASELINE_NICENESS = 0.03, 9.99, 10
 # time for greedy answers to held-out questions: a share of the time budget, and the minimum in seconds
 ANSWERS_TIME_SHARE, ANSWERS_SECONDS = 0.03, 0.5
 SAMPLE_PROMPT_CHARACTERS = 24
@@ -361,7 +365,7 @@ def run(
     what the run does before its first step or after the last one, and the completed share of it, 0 to 1.
     """
     prepared, output, stopped = plan.prepared, plan.output, plan.output.stopped
-    baselines = _baselines(prepared)
+    baselines = _Baselines(prepared)
     first_run = None
     if prepared.plan.searches:
         first_run = FirstRun(prepared.plan, stopped.state.values.get("evaluations", ()) if stopped else ())
@@ -388,7 +392,7 @@ def run(
                 file = output.save(event)
                 if not event.interrupted:  # even after a problem, which a resumed run would meet again
                     output.discard_resume_file()
-                yield Result(event, file, baselines, saver.resumable)
+                yield Result(event, file, baselines.found, saver.resumable)
                 return
             else:
                 yield event
@@ -503,25 +507,39 @@ def _answers_seconds(budget: float | None) -> float:
     return math.inf if budget is None else max(ANSWERS_SECONDS, ANSWERS_TIME_SHARE * budget)
 
 
-def _baselines(prepared: Prepared) -> list[Baseline]:
-    """Measure compressors on the held-out text; [] if there is no time, and for answers without their
-    questions."""
-    if prepared.conversations:
-        return []
-    budget = prepared.plan.train.seconds
-    seconds = BASELINE_SECONDS if budget is None else BASELINE_TIME_SHARE * budget
-    training, held_out = prepared.split.training, prepared.split.held_out
-    if not held_out.text_bytes or not compressors.affordable(
-        held_out.text_bytes, training.text_bytes, seconds
-    ):
-        return []
-    return compressors.baselines(held_out.utf8(), training.utf8(), seconds=seconds)
+class _Baselines(Thread):
+    """Measures compressors on the held-out text while the model is trained, since only the summary shows
+    them. There are none if there is no time, and for answers without their questions."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        super().__init__(daemon=True)
+        self.found: list[Baseline] = []
+        budget, training, held_out = (
+            prepared.plan.train.seconds,
+            prepared.split.training,
+            prepared.split.held_out,
+        )
+        self._seconds = BASELINE_SECONDS if budget is None else BASELINE_TIME_SHARE * budget
+        sizes = held_out.text_bytes, training.text_bytes
+        if not prepared.conversations and sizes[0] and compressors.affordable(*sizes, self._seconds):
+            self._texts = held_out.utf8(), training.utf8()
+            self.start()
+
+    def run(self) -> None:
+        if sys.platform == "linux":  # elsewhere it would be the priority of all threads
+            os.nice(BASELINE_NICENESS)
+        with suppress(MemoryError):
+            self.found = compressors.baselines(*self._texts, seconds=self._seconds)
+
+    def wait(self, is_over: Callable[[], bool]) -> None:
+        while self.is_alive() and not is_over():
+            self.join(0.05)
 
 
 def _complete_record(
     done: Done,
     plan: PlannedRun,
-    baselines: list[Baseline],
+    baselines: _Baselines,
     *,
     resumable: bool,
     stop: Callable[[], bool],
@@ -536,6 +554,10 @@ def _complete_record(
     end = -math.inf if done.interrupted or done.problem or seconds < loading else time.monotonic() + seconds
     entries: dict[str, Any] = {"memorised": None}
     conversations = prepared.conversations
+
+    def is_over() -> bool:
+        return stop() or time.monotonic() > end
+
     if conversations:
         entries |= _measure_answers(checkpoint, plan, conversations, end, stop, on_progress)
     elif end > -math.inf:
@@ -546,11 +568,12 @@ def _complete_record(
                 prepared.held_out,
                 prepared.read.texts(),
                 settings.seed,
-                lambda: stop() or time.monotonic() > end,
+                is_over,
             )
             entries["memorised"] = measured and measured._asdict()
+    baselines.wait(is_over)
     record = checkpoint.record | entries
-    checkpoint.record = record | {"verdict": summarize(record, baselines, resumable=resumable)}
+    checkpoint.record = record | {"verdict": summarize(record, baselines.found, resumable=resumable)}
 
 
 def _measure_answers(

@@ -4,6 +4,7 @@ import math
 import weakref
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,17 +15,19 @@ from numpy.typing import NDArray
 
 from llmcli.data.conversations.batches import ConversationTokens
 from llmcli.errors import LLMError
+from llmcli.evaluation import compressors
+from llmcli.evaluation.compressors import Baseline
 from llmcli.training.data.known_answers import seconds_to_fit
 from llmcli.training.distributed.processes import Processes
 from llmcli.training.files.resume import StateSaver, StoppedRun
 from llmcli.training.loop.events import State
 from llmcli.training.loop.trainer import Run
 from llmcli.training.planning.cost_model import BASE_BYTES, Memory
-from llmcli.training.session import _check_hardware, _free_memory, _reserve_seconds
+from llmcli.training.session import _Baselines, _check_hardware, _free_memory, _reserve_seconds
 from llmcli.training.step import hardware
 from tests.conftest import Llm
 from tests.training.plans import plan
-from tests.training.small_runs import LINES
+from tests.training.small_runs import LINES, prepared
 
 RESUME_FILE = Path("model.resume.safetensors")
 
@@ -81,6 +84,18 @@ def test_the_state_of_a_resumed_run_is_dropped_before_its_first_step(llm: Llm, m
     answer = llm(*command)
     assert answer.exit_code == 0, answer.stderr
     assert "optimizer.muon.0" in loaded and any(name.startswith("model.") for name in loaded) and kept == []
+
+
+def test_compressors_run_beside_the_training_and_a_late_run_does_not_wait_for_them(tmp_path: Path, monkeypatch) -> None:
+    result, trained = [Baseline("xz", 2.5, 100, 100)], Event()
+    monkeypatch.setattr(compressors, "affordable", lambda *_: True)
+    monkeypatch.setattr(compressors, "baselines", lambda *_, seconds: result if trained.wait(60) else [])
+    baselines = _Baselines(prepared(tmp_path / "c.txt"))
+    baselines.wait(lambda: True)
+    assert baselines.found == []
+    trained.set()
+    baselines.wait(lambda: False)
+    assert baselines.found == result
 
 
 def test_a_run_resumes_where_its_device_works() -> None:
