@@ -28,7 +28,7 @@ EVALUATIONS = 20  # of the network, to find the words
 DIGITS = 4  # decimal places of a probability
 SAMPLE_TOKENS = 48
 # maximum share of the time limit for both, and of the time since the previous ones
-TIME_SHARE, MIN_SECONDS = 0.02, 0.3
+TIME_SHARE, MIN_SECONDS = 0.01, 0.3
 # larger models preview nothing, and neither do runs in which copying the weights takes more than that share
 # at the present speed
 MAX_PARAMETERS = 200_000_000

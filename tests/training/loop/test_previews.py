@@ -65,7 +65,7 @@ def test_in_a_timed_run_previews_take_a_small_share_of_the_time(tmp_path: Path) 
     [prediction] = made.make(3, weights)
     assert isinstance(prediction, Prediction) and 0 < len(prediction.next) <= LIKELIEST
     assert sum(share for _, share in prediction.next) < 1
-    assert not made.are_wanted  # it took a second (of this clock), 2% of the next 50 s
+    assert not made.are_wanted  # it took a second (of this clock), 1% of the next 100 s
     weights["model.norm.weight"] += np.nan
     assert [*made.make(4, weights)] == []
 
