@@ -115,7 +115,7 @@ def own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(autouse=True)
 def without_baselines(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memorization and the compressors, which a run measures after its last step, are left out, except in tests with
+    """Memorization and the compressors, which only the summary of a run shows, are left out, except in tests with
     the mark `baselines`."""
     if request.node.get_closest_marker("baselines"):
         return

@@ -22,7 +22,7 @@ from llmcli.training.loop.validation import Validator
 from llmcli.training.planning import recipe
 
 FIRST_EVALUATION_SHARE = 0.1  # maximum share of the remaining time for evaluating the initial model
-CALIBRATION_COST = 2.0  # cost per token of an evaluation that fits the temperature, relative to others
+CALIBRATION_COST = 1.5  # cost per token of an evaluation that fits the temperature, relative to others
 
 Weights = dict[str, NDArray[np.float32]]
 

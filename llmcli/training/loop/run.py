@@ -44,9 +44,9 @@ LONG_EVALUATION = 5e11  # FLOPs (a few seconds on a few cores); the state is sav
 SAVING_SECONDS_PER_MILLION = 0.12  # per million parameters with the optimizer's state, on a slow disk
 
 
-def is_evaluation_due(trained: int, evaluated: int, progress: float, interval: float) -> bool:
-    """Return whether to evaluate `evaluated` tokens, `trained` tokens and `progress` after the last
-    evaluation; `interval` is the minimum progress."""
+def is_evaluation_due(trained: int, evaluated: float, progress: float, interval: float) -> bool:
+    """Return whether to evaluate `evaluated` tokens (more with calibration, which takes longer), `trained`
+    tokens and `progress` after the last evaluation; `interval` is the minimum progress."""
     return trained >= recipe.TRAINING_PER_EVALUATED * evaluated and progress >= interval
 
 
@@ -304,7 +304,7 @@ class Run:
 
     def is_evaluation_due(self) -> bool:
         """Return whether an evaluation is due; without a validation slice, it only generates a sample."""
-        position, evaluated = self.position, self._best.validator.tokens or self._settings.eval_tokens
+        position, evaluated = self.position, self._best.cost or self._settings.eval_tokens
         trained = (position.step - position.evaluated_step) * self._settings.tokens_per_step
         interval = recipe.SEARCH_INTERVAL if self._plan.searches else recipe.EVALUATION_INTERVAL
         return trained > 0 and (
