@@ -1,8 +1,8 @@
 """Linear layers with optional low-rank adapters, and trainable rows of embeddings.
 
-Weights stay float32 and are cast to the dtype of the activations for each product. `reset_parameters` does
-nothing: LanguageModel initializes or loads all weights, and a billion random numbers that are overwritten
-would take seconds.
+Weights stay float32 and are cast to the dtype of the activations for each product, or once if they are
+frozen (`fold`). `reset_parameters` does nothing: LanguageModel initializes or loads all weights, and a
+billion random numbers that are overwritten would take seconds.
 """
 
 import torch
@@ -90,11 +90,12 @@ def stacked_linear(x: Tensor, gain: Tensor | None, *matrices: Linear) -> Tensor:
     """(x * gain) W^T, or x W^T, for several stacked matrices in one product: [..., inputs] -> [..., sum of
     outputs]."""
     if matrices[0].folded is not None:
-        return F.linear(x, *matrices[0].folded)
-    biases: list[Tensor] = [matrix.bias for matrix in matrices if matrix.bias is not None]
-    bias = torch.cat(biases).to(x.dtype) if biases else None
-    weights = [matrix.weight for matrix in matrices]
-    y = kernels.stacked_linear(x, gain, bias, weights, recompute=matrices[0].recomputes(x))
+        y = F.linear(x, *matrices[0].folded)
+    else:
+        biases: list[Tensor] = [matrix.bias for matrix in matrices if matrix.bias is not None]
+        bias = torch.cat(biases).to(x.dtype) if biases else None
+        weights = [matrix.weight for matrix in matrices]
+        y = kernels.stacked_linear(x, gain, bias, weights, recompute=matrices[0].recomputes(x))
     adapters = [matrix.adapter for matrix in matrices if matrix.adapter is not None]
     if adapters:
         x = x if gain is None else x * gain.to(x.dtype)
@@ -103,15 +104,12 @@ def stacked_linear(x: Tensor, gain: Tensor | None, *matrices: Linear) -> Tensor:
 
 
 @torch.no_grad()
-def fold(gain: Tensor | None, *matrices: Linear) -> None:
-    """Stack and fold matrices once instead of in every pass, for inference only: the originals are
-    dropped."""
-    assert all(matrix.adapter is None for matrix in matrices), "adapters are merged"
+def fold(dtype: torch.dtype, gain: Tensor | None, *matrices: Linear) -> None:
+    """Stack and fold matrices once, in `dtype`, instead of in every pass; the originals are dropped."""
     biases: list[Tensor] = [matrix.bias for matrix in matrices if matrix.bias is not None]
-    weight = torch.cat([matrix.weight for matrix in matrices])
-    if gain is not None:
-        weight.mul_(gain)
-    matrices[0].folded = weight, torch.cat(biases) if biases else None
+    weight = torch.cat([matrix.weight for matrix in matrices]) if len(matrices) > 1 else matrices[0].weight
+    weight = (weight if gain is None else weight * gain).detach().to(dtype)
+    matrices[0].folded = weight, torch.cat(biases).to(dtype) if biases else None
     for matrix in matrices:
         matrix.register_parameter("weight", None)
         matrix.register_parameter("bias", None)

@@ -115,8 +115,9 @@ class Attention(nn.Module):
             y = self._attention_with_cache(q, k, v, cache)
         return self.o_proj(y.reshape(B, T, self.H * self.D))
 
-    def fold(self, gain: Tensor | None) -> None:
-        fold(gain, self.q_proj, self.k_proj, self.v_proj)
+    def fold(self, dtype: torch.dtype, gain: Tensor | None) -> None:
+        fold(dtype, gain, self.q_proj, self.k_proj, self.v_proj)
+        fold(dtype, None, self.o_proj)
 
     def _project(
         self, x: Tensor, gain: Tensor | None, cos: Tensor, sin: Tensor
@@ -191,8 +192,9 @@ class MLP(nn.Module):
             return self.down_proj(activate(stacked_linear(x, gain, self.up_proj), self.activation))
         return self.down_proj(swiglu(stacked_linear(x, gain, self.gate_proj, self.up_proj), self.activation))
 
-    def fold(self, gain: Tensor | None) -> None:
-        fold(gain, *([self.gate_proj] if self.gate_proj else []), self.up_proj)
+    def fold(self, dtype: torch.dtype, gain: Tensor | None) -> None:
+        fold(dtype, gain, *([self.gate_proj] if self.gate_proj else []), self.up_proj)
+        fold(dtype, None, self.down_proj)
 
 
 class Layer(nn.Module):
@@ -230,9 +232,9 @@ class Layer(nn.Module):
         for name in filter(None, names):
             self.add_module(name, new_norm(config))
 
-    def fold(self) -> None:
-        self.self_attn.fold(_gain(self._norm(self.norms.before_attention)))
-        self.mlp.fold(_gain(self._norm(self.norms.before_mlp)))
+    def fold(self, dtype: torch.dtype) -> None:
+        self.self_attn.fold(dtype, _gain(self._norm(self.norms.before_attention)))
+        self.mlp.fold(dtype, _gain(self._norm(self.norms.before_mlp)))
 
 
 def new_norm(config: ModelConfig) -> Norm:
@@ -290,6 +292,8 @@ class LanguageModel(nn.Module):
         if not config.tie_word_embeddings:
             self.lm_head = Linear(config.hidden_size, config.vocab_size)
         self.token_rows: TokenRows | None = None  # set by `train_token_rows`
+        self._frozen: Mapping[str, Array] | None = None  # see `fold_frozen`
+        self._frozen_head: Tensor | None = None
         self.logit_factor = 1.0  # on all logits, as if the gain of the last norm were multiplied by it
         self._stacked = _stacked_names(config)
         empty = torch.empty(len(config.layer_kinds), 0, 1, config.head_dim, dtype=dtype)
@@ -343,6 +347,8 @@ class LanguageModel(nn.Module):
     def head(self) -> Tensor:
         """Return the output embedding [V, C] times the gain of the last norm that `hidden_states` leaves
         out."""
+        if self._frozen_head is not None:
+            return self._frozen_head
         head = self._head_weight()
         if self.token_rows is not None:
             head = self.token_rows.merged(HEAD, head)
@@ -363,11 +369,21 @@ class LanguageModel(nn.Module):
         return F.linear(hidden * self._final_gain(), self._head_weight())
 
     def fold_gains(self) -> None:
-        """Fold the gains of the norms in the layers into the following matrices, for inference in float32
-        only: otherwise every pass would read and write these matrices three times."""
+        """Fold the gains of the norms in the layers into the following matrices, for inference, or for training only
+        adapters: otherwise every pass would read and write these matrices three times."""
         for layer in self.modules():
             if isinstance(layer, Layer):
-                layer.fold()
+                layer.fold(self.dtype)
+
+    def fold_frozen(self, arrays: Mapping[str, Array]) -> None:
+        """Keep only the folded matrices for training adapters, which are merged into `arrays`, the frozen weights.
+        Models with experts are not folded."""
+        if self.config.num_experts:
+            return
+        self._frozen = arrays
+        self.fold_gains()
+        if self.token_rows is None:
+            self._frozen_head = self.head()
 
     def expert_shares(self) -> list[list[float]]:
         """Return the share of routed tokens that each expert received in eval mode, [layers, experts]."""
@@ -469,6 +485,8 @@ class LanguageModel(nn.Module):
         return ((name, weight) for name, weight in self.named_parameters() if weight.requires_grad)
 
     def _weight(self, name: str) -> Tensor:
+        if self._frozen is not None:
+            return torch.from_numpy(self._frozen[name])
         if name not in self._stacked:
             return self.get_parameter(name)
         stack, expert = self._stacked[name]

@@ -33,7 +33,7 @@ from llmcli.training.planning import recipe
 from llmcli.training.step import base_divergence
 from llmcli.training.step.base_divergence import BaseDivergence
 from llmcli.training.step.hardware import keep_freed_memory, return_freed_memory
-from llmcli.training.step.initialization import compile_layers, fresh_weights, new_model
+from llmcli.training.step.initialization import compile_layers, fold_frozen, fresh_weights, new_model
 from llmcli.training.step.optimizer import Optimizer, lr_schedule
 from llmcli.training.step.thread_tuner import ThreadTuner
 from llmcli.training.step.training_step import Batch, training_step
@@ -93,9 +93,10 @@ class Run:
             model = leader.new_model(plan.model, settings, new_tokens, sharded=plan.sharded)
         else:
             model = new_model(plan.model, settings, new_tokens)
-        model.load_arrays(
-            start.tensors if start else fresh_weights(plan.model, settings.seed, settings.induction)
-        )
+        arrays = start.tensors if start else fresh_weights(plan.model, settings.seed, settings.induction)
+        model.load_arrays(arrays)
+        if not leader:  # it sends them to the other processes
+            fold_frozen(model, settings, arrays)
         return model
 
     def _new_optimizer(self) -> Optimizer:
@@ -329,7 +330,8 @@ class Run:
         elif hurried:
             return
         position.evaluated_step, position.evaluated_progress = position.step, position.progress
-        if self._previews.are_wanted:
+        # with a time limit, previews of the base model would cost it steps
+        if self._previews.are_wanted and (position.step or self._settings.seconds is None):
             for preview in self._previews.make(position.step, weights or self._model.to_arrays()):
                 if isinstance(preview, Prediction):
                     history.predictions.append((preview.step, preview.next))

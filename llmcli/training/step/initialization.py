@@ -1,7 +1,7 @@
 """The initial model of a run: fresh weights, LoRA adapters, compiled layers."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from llmcli.config import ModelConfig, TrainConfig
 from llmcli.models.induction import write_induction_heads
+from llmcli.models.runtime import Array
 from llmcli.models.torch.transformer import LanguageModel
 
 COMPILE_FROM = 120.0  # minimum length of a run in seconds for which compiling pays off
@@ -37,6 +38,13 @@ def new_model(
         if new_tokens:
             model.train_token_rows(new_tokens.start, len(new_tokens))
     return model
+
+
+def fold_frozen(model: LanguageModel, settings: TrainConfig, arrays: Mapping[str, Array]) -> None:
+    """Cast the frozen weights, `arrays`, once instead of in every step. On a GPU, casting takes little time, and the
+    cast matrices are not kept."""
+    if settings.lora_rank and settings.device == "cpu":
+        model.fold_frozen(arrays)
 
 
 def compile_layers(model: LanguageModel, settings: TrainConfig) -> bool:

@@ -13,7 +13,7 @@ from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.data.run_data import window_length
 from llmcli.training.planning.cost_model import estimated_speed, micro_batches
 from llmcli.training.step.hardware import keep_freed_memory
-from llmcli.training.step.initialization import new_model
+from llmcli.training.step.initialization import fold_frozen, new_model
 from llmcli.training.step.optimizer import Optimizer
 from llmcli.training.step.thread_tuner import ThreadTuner
 from llmcli.training.step.training_step import accumulate_gradients
@@ -95,6 +95,7 @@ class _Trial:
         keep_freed_memory()
         self._model = new_model(config, settings)
         _fill(self._model, settings.device)
+        fold_frozen(self._model, settings, {})
         self._model.train()
         self._optimizer = Optimizer(self._model, settings, config.hidden_size)
         self._rng = np.random.default_rng(0)

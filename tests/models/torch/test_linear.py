@@ -1,4 +1,5 @@
-"""Trainable rows of appended tokens: the same model as with the rows in its matrices, and nothing else is trained."""
+"""Trainable rows of appended tokens: the same model as with the rows in its matrices, and nothing else is trained.
+Frozen matrices: cast once, with the results of casting them in every step."""
 
 import numpy as np
 import torch
@@ -63,3 +64,23 @@ def test_only_these_rows_and_the_adapters_are_trained_and_stored() -> None:
     again.load_trainable(model.trainable_arrays())
     for name, array in model.to_arrays().items():
         assert np.array_equal(again.to_arrays()[name], array)
+
+
+def test_frozen_matrices_that_are_folded_once_train_the_same_adapters_to_the_bit() -> None:
+    ids = torch.tensor([[5, 6, 7, 8, 6, 7, 9, 2]])
+    for shape, config in SHAPES.items():
+        weights, trained = random_checkpoint(config).tensors, []
+        for folds in (False, True):
+            model = LanguageModel(config, dtype=torch.bfloat16)
+            model.add_adapters(2, torch.Generator().manual_seed(0))
+            model.load_arrays(weights)
+            if folds:
+                model.fold_frozen(weights)
+            loss = model.train().loss(ids)
+            torch.autograd.backward(loss)
+            grads = [weight.grad for weight in model.parameters() if weight.grad is not None]
+            trained.append((loss.detach(), grads, model.to_arrays()))
+        (loss, grads, arrays), (folded_loss, folded_grads, folded_arrays) = trained
+        assert torch.equal(loss, folded_loss), shape
+        assert grads and all(map(torch.equal, grads, folded_grads)), shape
+        assert all(np.array_equal(arrays[name], folded_arrays[name]) for name in arrays), shape
