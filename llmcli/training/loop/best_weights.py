@@ -21,7 +21,7 @@ from llmcli.training.loop.job import Job
 from llmcli.training.loop.validation import Validator
 from llmcli.training.planning import recipe
 
-FIRST_EVALUATION_SHARE = 0.1  # maximum share of the remaining time for evaluating the initial model
+FIRST_EVALUATION_SHARE = 0.03  # maximum share of the remaining time for evaluating the initial model
 CALIBRATION_COST = 1.5  # cost per token of an evaluation that fits the temperature, relative to others
 
 Weights = dict[str, NDArray[np.float32]]

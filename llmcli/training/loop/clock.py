@@ -31,7 +31,7 @@ GRACE = 1.5  # seconds in which a late run still evaluates its weights
 RECENT_STEPS, RECENT_SECONDS = 12, 2.0
 STEADY_SHARE = 0.1  # share of the run: time constant of the mean speed from which the whole run is estimated
 # maximum share of the time after planning for final evaluations; if they need more, they use fewer tokens
-LARGEST_RESERVE = 0.4
+LARGEST_RESERVE = 0.2
 LARGEST_EXTENSION = 0.25  # the same for the caller's work after them, if it needs less on an idle machine
 
 
@@ -158,11 +158,15 @@ class Clock:
         longest = max(self.reserve, LARGEST_EXTENSION * (self.seconds - self.progress_began))
         return self.seconds - min(self.reserve * (self.slowdown if self._steps else 1.0), longest)
 
+    def evaluation_seconds(self, tokens: float) -> float:
+        """Return the time for evaluating `tokens` tokens at the current speed; 0 before the first step."""
+        # the median of all evaluations so far: a single slow one must not end a run early
+        return statistics.median(self._evaluation_costs or [ASSUMED_COST]) * self.pace * tokens
+
     def seconds_left(self, elapsed: float, final_tokens: float) -> float:
         """Return the seconds left for training if the final evaluations cover `final_tokens` tokens."""
-        # the median of all evaluations so far: a single slow one must not end a run early
-        cost = statistics.median(self._evaluation_costs or [ASSUMED_COST])
-        reserve = min(cost * self.pace * final_tokens, LARGEST_RESERVE * (self.seconds - self.progress_began))
+        longest = LARGEST_RESERVE * (self.seconds - self.progress_began)
+        reserve = min(self.evaluation_seconds(final_tokens), longest)
         return max(0.0, self.deadline - reserve - elapsed)
 
     def progress(self, elapsed: float, final_tokens: float) -> float:

@@ -45,6 +45,7 @@ EXTRA_FINAL_TOKENS = 3  # maximum factor on the tokens at the end, if there is t
 # assumed seconds of an evaluation in float32 per second in bfloat16 (measured: 1.3 to 2.2, by processor and
 # model). If it takes more, fewer tokens are evaluated in the remaining time
 FLOAT32_COST = 1.4
+MIN_FINAL_WINDOWS = 4  # if there is no time for as many with the model's own context, they are shorter
 SEARCHED_TOKENS = 1 << 16  # searched at a time
 BATCH_TOKENS = 4096  # maximum evaluated between two readings of the clock ...
 BATCH_OPERATIONS = 1e11  # ... and maximum parameters x tokens
@@ -225,13 +226,15 @@ class HeldOutEvaluation:
         cache: CacheWeights | None = None,
     ) -> Score | None:
         """Evaluate the weights as users of the file will run them: in float32, with the model's own context
-        (`hurried`: that of training) and n-gram `cache`, until `limit` (seconds since the run began). None if
-        the first batch was interrupted."""
+        (`hurried`, or if there is little time: that of training) and n-gram `cache`, until `limit` (seconds
+        since the run began). None if the first batch was interrupted."""
         tokens = final_evaluation_tokens(trained, self._settings.eval_tokens, self.tokens)
+        window_seconds = self._clock.evaluation_seconds(FLOAT32_COST * self.context)
+        has_little_time = MIN_FINAL_WINDOWS * window_seconds > limit - self._clock.elapsed
+        if isinstance(self._data, _Text) and (hurried or has_little_time):
+            self.context = min(self.context, self._settings.context)
         if hurried:
             tokens = min(self._settings.eval_tokens, self.tokens)
-            if isinstance(self._data, _Text):
-                self.context = min(self.context, self._settings.context)
         elif self._is_timed:  # the limit applies, so that the run ends on time
             tokens = min(EXTRA_FINAL_TOKENS * tokens, self.tokens)
         self._units = self._select(tokens)

@@ -127,7 +127,7 @@ class _Planner:
             "calibrates": rules.calibration(task, validation.value, epochs),
             "weight_decay": rules.weight_decay(),
             "recipe": kind,
-            "lr": rules.learning_rate(request, kind.value),
+            "lr": rules.learning_rate(task, kind.value),
             "teacher_share": distillation,
         }
         train = TrainConfig(

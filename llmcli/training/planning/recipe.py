@@ -36,6 +36,7 @@ RESTART_SECONDS = 1.0  # from the end of the first run to the first step of the 
 # ---- Batch size, in tokens
 CPU_BATCH_FACTOR = 1.6  # times sqrt(training tokens) ["At a fixed number", "Batches of 4,096 tokens"]
 CPU_BATCH_TOKENS = (1024, 16_384)  # minimum ["At a fixed number"] and maximum [chosen]
+CPU_LORA_BATCH_TOKENS = (512, 16_384)  # the same for adapters trained on text ["Fine-tuning"]
 GPU_BATCH_DIVISOR = 2500  # training tokens for each token of a batch [chosen]
 GPU_BATCH_TOKENS = (16_384, 262_144)  # minimum and maximum [chosen]
 
@@ -65,6 +66,7 @@ GAIN_LR = 0.003  # gains of RMSNorms ["Polar Express"]
 ADAMW_LR = 0.003  # all parameters of a new model trained by AdamW alone [chosen]
 FINE_TUNING_LR = 0.1  # divided by the hidden size: 1.7e-4 for 576, 5e-5 for 2,048 ["Fine-tuning"]
 LORA_LR = 0.6  # divided by the hidden size ["Fine-tuning"]
+LORA_TEXT_FACTOR = 2.0  # times that rate if adapters are trained on text alone ["Fine-tuning"]
 
 # ---- Schedules of the learning rate and of the momentum; AdamW
 WARMUP = 0.01  # share of the run in which the learning rate rises linearly [chosen] ...

@@ -123,9 +123,9 @@ def batch_size(task: Task, tokens: float, batch_divisor: int) -> Decision[int]:
         per_batch = nearest_power_of_two(tokens / recipe.GPU_BATCH_DIVISOR, *recipe.GPU_BATCH_TOKENS)
         reason = "grows with the length of the run"
     else:
-        per_batch = nearest_power_of_two(
-            recipe.CPU_BATCH_FACTOR * math.sqrt(tokens), *recipe.CPU_BATCH_TOKENS
-        )
+        trains_adapters = request.lora and not task.conversations
+        limits = recipe.CPU_LORA_BATCH_TOKENS if trains_adapters else recipe.CPU_BATCH_TOKENS
+        per_batch = nearest_power_of_two(recipe.CPU_BATCH_FACTOR * math.sqrt(tokens), *limits)
         if tokens and request.has_time_budget:
             per_batch = min(
                 per_batch, int((recipe.LOW_SPEED if task.base else 1.0) * tokens / min_steps(task))
@@ -323,13 +323,16 @@ def optimizer(task: Task) -> Decision[str]:
     return Decision("muon", "Muon for matrices, AdamW for the rest: lowest loss in a given time")
 
 
-def learning_rate(request: PlanRequest, kind: str) -> Decision[float]:
+def learning_rate(task: Task, kind: str) -> Decision[float]:
     """Decide the multiplier of the peak learning rates of recipe `kind` (recipe.learning_rates)."""
-    if request.lr != 1:
-        reason = f"{request.lr:g} times the peak rates of the recipe, {REQUESTED}"
+    requested, factor = task.request.lr, 1.0
+    if kind == "lora" and not task.conversations:
+        factor = recipe.LORA_TEXT_FACTOR
+    if requested != 1:
+        reason = f"{requested:g} times the peak rates of the recipe, {REQUESTED}"
     elif kind == "fine-tune":
         reason = "low, to limit catastrophic forgetting"
     else:
         reason = "peak rates of the recipe"
     decay = f"linear decay to {recipe.FINAL_RATE:g} after {1 - recipe.DECAY:.0%} of the run"
-    return Decision(request.lr, f"{reason}; {decay}")
+    return Decision(requested * factor, f"{reason}; {decay}")

@@ -65,10 +65,10 @@ def test_the_first_evaluation_of_compiled_layers_says_nothing_of_the_speed(evalu
     assert began == pytest.approx([(100.0 + machine.time) / 2] * 2) and machine.time > 120.0
 
 
-def test_the_evaluation_of_a_base_model_takes_a_tenth_of_the_time_that_is_left(evaluator) -> None:
+def test_the_evaluation_of_a_base_model_takes_little_of_the_time_that_is_left(evaluator) -> None:
     candidates, _, machine = evaluator
     assert candidates.evaluate(hurried=False)
-    assert 108.0 < machine.time < 116.0
+    assert 102.0 < machine.time < 104.0
     whole = machine.time
     candidates._position.step = 1
     assert candidates.evaluate(hurried=False) and machine.time - whole == pytest.approx(whole - 100.0)

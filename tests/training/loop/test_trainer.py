@@ -20,7 +20,7 @@ from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.torch import runtime as torch_runtime
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.interruption import CutShortError
-from llmcli.training.loop import final_evaluation
+from llmcli.training.loop import final_evaluation, validation
 from llmcli.training.loop.best_weights import BestWeights
 from llmcli.training.loop.events import Done, Evaluation, Sample, State, Step
 from llmcli.training.loop.previews import SAMPLE_TOKENS
@@ -329,7 +329,8 @@ def check_a_timed_run_of_few_steps_ends(tmp_path: Path, speed: float) -> None:
     assert done.step > 1 and done.seconds < 250
 
 
-def test_a_timed_run_of_few_steps_ends(tmp_path: Path) -> None:
+def test_a_timed_run_of_few_steps_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(validation, "BATCH_TOKENS", 64)  # the simulated machine does not interrupt a batch
     for speed in [2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0]:
         check_a_timed_run_of_few_steps_ends(tmp_path, speed)
 

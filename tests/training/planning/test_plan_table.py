@@ -46,7 +46,7 @@ def test_rows_of_fine_tuning_with_adapters() -> None:
     made = plan(PlanRequest(lora=8, lr=2.0, seconds=60.0), base=BASE)
     assert row(made, "steps").reason == "2 epochs, the default limit for the text"
     assert (row(made, "LoRA rank").value, row(made, "optimizer").value) == ("8", "AdamW")
-    assert row(made, "learning rate").value == "AdamW 0.0187"
+    assert row(made, "learning rate").value == "AdamW 0.0375"
     assert (
         row(made, "learning rate").reason
         == "2 times the peak rates of the recipe, as requested; linear decay to 0 after 40% of the run"

@@ -3,6 +3,7 @@
 import pytest
 
 from llmcli.errors import LLMError
+from llmcli.training.planning.cost_model import Machine
 from llmcli.training.planning.plan import PlanRequest
 from tests.training.plans import BASE, plan
 
@@ -114,3 +115,15 @@ def test_a_context_longer_than_the_base_models_is_wrong_usage():
         plan(PlanRequest(context=65), base=BASE)
     assert caught.value.exit_code == 2
     assert plan(PlanRequest(context=64), base=BASE).train.context == 64
+
+
+def test_adapters_for_a_text_get_small_batches_and_twice_the_rate() -> None:
+    for requested, windows, lr in [
+        ({"lora": 8}, 8, 2.0),  # 512 tokens: sqrt(128,000) * 1.6 is 572
+        ({"lora": 8, "lr": 0.5}, 8, 1.0),
+        ({}, 16, 1.0),
+    ]:
+        request = PlanRequest(seconds=1000.0, **requested)
+        machine = Machine(lambda *_: 144.0)
+        train = plan(request, train_tokens=1_000_000, base=BASE, machine=machine).train
+        assert (train.context, train.batch_size, train.lr) == (64, windows, lr)
