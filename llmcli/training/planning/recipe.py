@@ -36,7 +36,7 @@ RESTART_SECONDS = 1.0  # from the end of the first run to the first step of the 
 # ---- Batch size, in tokens
 CPU_BATCH_FACTOR = 1.6  # times sqrt(training tokens) ["At a fixed number", "Batches of 4,096 tokens"]
 CPU_BATCH_TOKENS = (1024, 16_384)  # minimum ["At a fixed number"] and maximum [chosen]
-CPU_LORA_BATCH_TOKENS = (512, 16_384)  # the same for adapters trained on text ["Fine-tuning"]
+CPU_LORA_BATCH_TOKENS = (256, 16_384)  # the same for adapters trained on text ["Fine-tuning"]
 GPU_BATCH_DIVISOR = 2500  # training tokens for each token of a batch [chosen]
 GPU_BATCH_TOKENS = (16_384, 262_144)  # minimum and maximum [chosen]
 
@@ -46,6 +46,7 @@ SHORT_CONTEXT = 128  # texts shorter than CONTEXT_TOKENS [chosen]
 CONTEXT = 256  # longer texts [chosen]
 CONTEXT_TOKENS = 100_000  # [chosen]
 FINE_TUNING_CONTEXT = 512  # if the base model has at least twice that [chosen]
+CPU_LORA_CONTEXT = 256  # likewise for adapters trained on text on a CPU ["Fine-tuning"]
 INDUCTION_CONTEXT = 1024  # context length of models with induction heads ["Useful context length"]
 INDUCTION_MIN_TOKENS = 100_000  # shorter training texts get no induction heads ["Where it does not help"]
 # minimum time budget x threads on a CPU: in shorter runs, long windows cost more than they gain

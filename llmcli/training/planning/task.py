@@ -98,9 +98,9 @@ class Task:
     def _text_context(self) -> Decision[int]:
         most = self.base.max_position_embeddings if self.base else math.inf
         if self.base and most >= 2 * recipe.FINE_TUNING_CONTEXT:
-            return Decision(
-                recipe.FINE_TUNING_CONTEXT, "long enough for fine-tuning; longer windows are slower"
-            )
+            is_small = self.request.lora and self.request.device == "cpu" and not self.conversations
+            length = recipe.CPU_LORA_CONTEXT if is_small else recipe.FINE_TUNING_CONTEXT
+            return Decision(length, "long enough for fine-tuning; longer windows are slower")
         if self.induction:
             decision = Decision(
                 recipe.INDUCTION_CONTEXT, "long enough for induction heads to find earlier occurrences"

@@ -87,7 +87,7 @@ def test_the_context_of_the_final_evaluation_is_given_where_it_is_shorter_than_t
     ):
         assert row(plan(request, base=LONG), "context length") == PlanRow(
             "context length",
-            "512 tokens",
+            f"{256 if request.lora else 512} tokens",
             "long enough for fine-tuning; longer windows are slower; the final evaluation uses 2,048 of the 131,072 "
             "that the model supports",
         )

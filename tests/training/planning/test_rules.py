@@ -1,5 +1,7 @@
 """The rules of the planner: context, induction heads, batch size, regularization, calibration."""
 
+from dataclasses import replace
+
 import pytest
 
 from llmcli.errors import LLMError
@@ -117,13 +119,13 @@ def test_a_context_longer_than_the_base_models_is_wrong_usage():
     assert plan(PlanRequest(context=64), base=BASE).train.context == 64
 
 
-def test_adapters_for_a_text_get_small_batches_and_twice_the_rate() -> None:
-    for requested, windows, lr in [
-        ({"lora": 8}, 8, 2.0),  # 512 tokens: sqrt(128,000) * 1.6 is 572
-        ({"lora": 8, "lr": 0.5}, 8, 1.0),
-        ({}, 16, 1.0),
+def test_adapters_for_a_text_get_small_batches_short_windows_and_twice_the_rate() -> None:
+    base = replace(BASE, max_position_embeddings=8192)
+    for seconds, requested, expected in [
+        (200.0, {"lora": 8}, (256, 1, 2.0)),  # 25,632 tokens: their square root times 1.6 is 256
+        (1000.0, {"lora": 8, "lr": 0.5}, (256, 2, 1.0)),  # 129,600 tokens: 576
+        (1000.0, {}, (512, 2, 1.0)),
     ]:
-        request = PlanRequest(seconds=1000.0, **requested)
         machine = Machine(lambda *_: 144.0)
-        train = plan(request, train_tokens=1_000_000, base=BASE, machine=machine).train
-        assert (train.context, train.batch_size, train.lr) == (64, windows, lr)
+        train = plan(PlanRequest(seconds=seconds, **requested), train_tokens=10**6, base=base, machine=machine).train
+        assert (train.context, train.batch_size, train.lr) == expected
