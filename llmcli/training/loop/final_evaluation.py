@@ -18,6 +18,7 @@ from llmcli.training.loop.validation import HeldOutEvaluation, Weights
 from llmcli.training.step.hardware import OutOfMemoryError, explain_out_of_memory
 
 CACHE_FIT_COST = 8.0  # cost per token of fitting the n-gram cache, relative to an evaluation
+OWN_SHARE = 0.4  # share of the time for evaluating the final model; the rest is for the base model
 NO_MEMORY = "out of memory"
 
 
@@ -76,7 +77,8 @@ class FinalEvaluator:
         if held_out.tokens:
             cost, plain_cost = held_out.cost(trained), compared.cost if compared else 0.0
             scored_by = self._part(end, cost / (cost + plain_cost))
-            limit = self._part(scored_by, 0.5) if self._start else scored_by
+            # the base model, on the same part, is read from its file first
+            limit = self._part(scored_by, OWN_SHARE) if self._start else scored_by
             if hurried:
                 limit = min(limit, self._clock.elapsed + FINAL_PATIENCE)
             score = held_out.evaluate(best, trained, limit, hurried=hurried, cache=cache)
