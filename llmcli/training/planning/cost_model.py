@@ -120,8 +120,6 @@ def memory_needed(
     teacher = weights if train.teacher_share else 0.0
     momenta = optimizer - 2 * FLOAT32 * by_adamw  # Muon's, always divided among the processes
     held = weights + teacher + optimizer - momenta * (1 - 1 / processes)
-    if _is_folded(model, train, processes):
-        held += activation_size(train) * model.parameters + FLOAT32 * embeddings - weights
     scored, copied = weights, 0.0  # another model at the end; during the run a copy of the evaluated weights
     if sharded:
         held = (weights + optimizer) / processes
@@ -158,11 +156,6 @@ def shortage(needed: Memory, free: Memory, share: float = MEMORY_SHARE) -> str:
     return ""
 
 
-def _is_folded(model: ModelConfig, train: TrainConfig, processes: int) -> bool:
-    """Return whether frozen matrices are held only as they are multiplied (`LanguageModel.fold_frozen`)."""
-    return train.lora_rank > 0 and train.device == "cpu" and processes == 1 and not model.num_experts
-
-
 def _step_bytes(
     model: ModelConfig, train: TrainConfig, gradients: float, embeddings: int, processes: int, sharded: bool
 ) -> float:
@@ -176,8 +169,9 @@ def _step_bytes(
         backward += (
             2 * FLOAT32 * (embeddings + 2 * ((model.parameters - embeddings) / model.num_hidden_layers))
         )
-    elif train.device == "cpu" and not _is_folded(model, train, processes):
-        # it keeps the matrices as they are multiplied and, if trained, before that
+    elif (
+        train.device == "cpu"
+    ):  # where it keeps the matrices as they are multiplied and, if trained, before that
         backward += model.parameters * (product + (0.0 if train.lora_rank else FLOAT32))
     update = 0.0
     if train.recipe == "muon":

@@ -65,11 +65,8 @@ def test_memory_by_hand():
     state = 4 * adapters / every  # a number for each parameter of the adapters
     # weights, optimizer, best weights; copies of weights and optimizer while the state is saved
     assert needed(recipe="fine-tune") == pytest.approx((4 + 8 + 4 + (4 + 8), 0), abs=0.01)
-    # weights folded once, embeddings that are looked up, best weights, and another model at the end
-    looked_up = 4 * 128_256 * 2048 / every
-    for dtype, size in (("float32", 4), ("bfloat16", 2)):
-        lora = needed(recipe="lora", lora_rank=8, dtype=dtype)
-        assert lora == pytest.approx((size + looked_up + 4 + 4 + 2 * state, 0), abs=0.01)
+    # weights, best weights, and the matrices that the backward pass keeps
+    assert needed(recipe="lora", lora_rank=8) == pytest.approx((4 + 4 + 4 + 2 * state, 0), abs=0.01)
     assert needed(recipe="lora", lora_rank=8, device="mps")[1] == 0
     # on the device weights, optimizer and gradients; on the host the best weights and the copies
     gpu = {"device": "cuda", "dtype": "bfloat16"}
