@@ -7,11 +7,15 @@ import zlib
 from llmcli.data.text.corpus import Corpus
 
 NAME, DOWNLOAD_MEGABYTES = "smollm2", 270  # 134.5 million weights in bfloat16, and the tokenizer
-FUNCTION_WORDS = re.compile(r"(?:the|of|to|that|was|it|his|he|you|be|which|at|by|had|are|but|they)")
+FUNCTION_WORDS = re.compile(
+    r"(?:the|of|to|that|was|it|his|he|you|be|which|at|by|had|are|but|they|and|with|this|she|what|there|would|not|from)"
+)
+SYMBOLS = re.compile(r"[][(){}<>=+*/\\|&$@#_]")
 SAMPLE_BYTES, MIN_WORDS = 1 << 16, 200
-# share of function words: 13 to 21% in English novels, plays and manuals, at most 7% in source code with English
-# comments, at most 4% in other languages
+# share of function words: 16 to 27% in English novels, plays and manuals, at most 5% in other languages
 MIN_ENGLISH = 0.1
+# symbols per word: at most 0.16 in prose, more in source code, whose comments may have as many function words
+MAX_SYMBOLS = 0.2
 # bits per byte of zlib, 2.8 to 3.5 for prose; a text made of a few sentences has fewer, and a new model is good at it
 MIN_COMPRESSED_BITS = 2.5
 
@@ -22,7 +26,8 @@ def is_known(corpus: Corpus) -> bool:
     text = sample.decode("utf-8", "ignore")
     is_long = text.count(" ") >= MIN_WORDS
     is_varied = 8 * len(zlib.compress(sample)) >= MIN_COMPRESSED_BITS * len(sample)
-    return is_long and is_varied and english_share(text) >= MIN_ENGLISH
+    is_code = len(SYMBOLS.findall(text)) > MAX_SYMBOLS * len(text.split())
+    return is_long and is_varied and not is_code and english_share(text) >= MIN_ENGLISH
 
 
 def english_share(text: str) -> float:

@@ -27,10 +27,15 @@ ENGLISH = (
     "In the morning the old woman crossed the market and bought three apples, because she wanted to bake a cake that "
     "evening. The seller was friendly, and put a pear which he could not sell into the basket."
 )
+CONVERSATION = (
+    "I don't think you're going to like this. She's been waiting outside since noon, and nobody has told her anything. "
+    "We'll have to go and find somebody who can explain what happened. Maybe Tom? He's good with people."
+)
 
 
 def test_function_words_tell_english_from_other_languages() -> None:
-    assert published_base.english_share(ENGLISH) > 2 * published_base.MIN_ENGLISH
+    for text in (ENGLISH, ENGLISH.upper(), CONVERSATION):
+        assert published_base.english_share(text) > 2 * published_base.MIN_ENGLISH
     for language, text in LANGUAGES.items():
         assert published_base.english_share(text) < published_base.MIN_ENGLISH, language
 
@@ -51,6 +56,16 @@ def test_function_words_tell_english_from_other_languages() -> None:
 )
 def test_only_english_prose_is_known(name: str, known: bool) -> None:
     assert published_base.is_known(read_corpus([str(ROOT / name)])) is known
+
+
+def test_code_with_as_many_english_comments_is_not_known(tmp_path: Path) -> None:
+    lines = (ROOT / "docs" / "training.md").read_text("utf-8").splitlines()
+    code = "".join(
+        f"    // {line}\n    if ((state[{i}] & {i * 37}) == 0) {{ x = {i}; }}\n" for i, line in enumerate(lines)
+    )
+    (tmp_path / "a.c").write_text(code, "utf-8")
+    assert published_base.english_share(code) > published_base.MIN_ENGLISH
+    assert not published_base.is_known(read_corpus([str(tmp_path / "a.c")]))
 
 
 def test_the_plan_names_it_once_with_the_command(llm: Llm) -> None:
