@@ -148,5 +148,5 @@ def overview(plan: Plan) -> list[PlanRow]:
         PlanRow("model", f"{size.value}: {architecture.value}", size.reason),
         training,
         PlanRow("regularization", ", ".join(regularizers), by_name["dropout"].reason),
-        *([] if plan.train.lr == 1 else [by_name["learning rate"]]),
+        *([by_name["learning rate"]] if REQUESTED in by_name["learning rate"].reason else []),
     ]

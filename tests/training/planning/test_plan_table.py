@@ -55,6 +55,10 @@ def test_rows_of_fine_tuning_with_adapters() -> None:
     assert row(made, "training tokens").reason.startswith("about 2 epochs at ")
     assert row(made, "training tokens").reason.endswith(" tokens/s; ends before the time is up")
     assert row(made, "calibration").reason == "not used with LoRA"
+    for lr, shown in [(1.0, False), (0.5, True), (2.0, True)]:  # the overview has a learning rate of the user's
+        made = plan(PlanRequest(lora=8, lr=lr, seconds=60.0), base=BASE)
+        made = replace(made, rows=(PlanRow("corpus", "", ""), PlanRow("vocabulary", "", ""), *made.rows))
+        assert ("learning rate" in [each.name for each in overview(made)]) is shown, lr
 
 
 def test_the_overview_has_five_rows() -> None:
