@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -386,13 +386,13 @@ def run(
                 saver.save(event)
                 del event  # its copy of all weights must not stay in memory while training continues
             elif isinstance(event, Done):
-                _complete_record(
+                found = _complete_record(
                     event, plan, baselines, resumable=saver.resumable, stop=stop, on_progress=on_progress
                 )
                 file = output.save(event)
                 if not event.interrupted:  # even after a problem, which a resumed run would meet again
                     output.discard_resume_file()
-                yield Result(event, file, baselines.found, saver.resumable)
+                yield Result(event, file, found, saver.resumable)
                 return
             else:
                 yield event
@@ -513,7 +513,8 @@ class _Baselines(Thread):
 
     def __init__(self, prepared: Prepared) -> None:
         super().__init__(daemon=True)
-        self.found: list[Baseline] = []
+        self._found: list[Baseline] = []
+        self._error: Exception | None = None
         budget, training, held_out = (
             prepared.plan.train.seconds,
             prepared.split.training,
@@ -528,12 +529,18 @@ class _Baselines(Thread):
     def run(self) -> None:
         if sys.platform == "linux":  # elsewhere it would be the priority of all threads
             os.nice(BASELINE_NICENESS)
-        with suppress(MemoryError):
-            self.found = compressors.baselines(*self._texts, seconds=self._seconds)
+        try:
+            self._found = compressors.baselines(*self._texts, seconds=self._seconds)
+        except Exception as error:  # raised by `wait`
+            self._error = error
 
-    def wait(self, is_over: Callable[[], bool]) -> None:
+    def wait(self, is_over: Callable[[], bool]) -> list[Baseline]:
+        """Return what was found until `is_over()`."""
         while self.is_alive() and not is_over():
             self.join(0.05)
+        if self._error:
+            raise self._error
+        return self._found
 
 
 def _complete_record(
@@ -544,8 +551,9 @@ def _complete_record(
     resumable: bool,
     stop: Callable[[], bool],
     on_progress: OnProgress,
-) -> None:
-    """Add memorization or answers, and the summary of the run, to the model's record."""
+) -> list[Baseline]:
+    """Add memorization or answers, and the summary of the run, to the model's record. Returns the baselines
+    in that summary."""
     checkpoint, prepared, settings = done.checkpoint, plan.prepared, plan.prepared.plan.train
     seconds = math.inf if settings.seconds is None else settings.seconds - done.seconds
     seconds -= _saving_seconds(prepared.plan)
@@ -571,9 +579,12 @@ def _complete_record(
                 is_over,
             )
             entries["memorised"] = measured and measured._asdict()
-    baselines.wait(is_over)
+    found: list[Baseline] = []
+    with _noting_errors(plan, "compressors could not be measured"):
+        found = baselines.wait(is_over)
     record = checkpoint.record | entries
-    checkpoint.record = record | {"verdict": summarize(record, baselines.found, resumable=resumable)}
+    checkpoint.record = record | {"verdict": summarize(record, found, resumable=resumable)}
+    return found
 
 
 def _measure_answers(

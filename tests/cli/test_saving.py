@@ -354,7 +354,7 @@ BEFORE_THE_FIRST_STEP = {
     "training a tokenizer": "llmcli.training.data.prepare.train_tokenizer",
     "tokenizing": "llmcli.training.data.prepare.tokenize",
     "planning": "llmcli.training.data.prepare.make_plan",
-    "compressors": "llmcli.training.session._baselines",
+    "compressors": "llmcli.training.session._Baselines",
     "fresh weights": "llmcli.training.loop.run.fresh_weights",
     "the first step": "llmcli.models.torch.transformer.LanguageModel.loss",
 }

@@ -1,6 +1,7 @@
 """A run from its files to its file: what it keeps in memory, and where it resumes."""
 
 import math
+import sys
 import weakref
 from dataclasses import replace
 from pathlib import Path
@@ -91,11 +92,18 @@ def test_compressors_run_beside_the_training_and_a_late_run_does_not_wait_for_th
     monkeypatch.setattr(compressors, "affordable", lambda *_: True)
     monkeypatch.setattr(compressors, "baselines", lambda *_, seconds: result if trained.wait(60) else [])
     baselines = _Baselines(prepared(tmp_path / "c.txt"))
-    baselines.wait(lambda: True)
-    assert baselines.found == []
+    assert baselines.wait(lambda: True) == []
     trained.set()
-    baselines.wait(lambda: False)
-    assert baselines.found == result
+    assert baselines.wait(lambda: False) == result
+
+
+@pytest.mark.baselines
+def test_a_compressor_that_is_missing_costs_one_line(llm: Llm, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyppmd", None)
+    Path("c.txt").write_text(LINES, "utf-8")
+    result = llm("train", "c.txt", "--steps", 2, "--context", 32, "--batch-tokens", 64)
+    assert result.exit_code == 0 and "Traceback" not in result.stderr
+    assert result.stderr.count("compressors could not be measured") == 1, result.stderr
 
 
 def test_a_run_resumes_where_its_device_works() -> None:
