@@ -533,6 +533,7 @@ class _Baselines(Thread):
             self._found = compressors.baselines(*self._texts, seconds=self._seconds)
         except Exception as error:  # raised by `wait`
             self._error = error
+        del self._texts  # of a long run, hundreds of megabytes
 
     def wait(self, is_over: Callable[[], bool]) -> list[Baseline]:
         """Return what was found until `is_over()`."""

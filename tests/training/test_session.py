@@ -95,6 +95,7 @@ def test_compressors_run_beside_the_training_and_a_late_run_does_not_wait_for_th
     assert baselines.wait(lambda: True) == []
     trained.set()
     assert baselines.wait(lambda: False) == result
+    assert "_texts" not in vars(baselines)  # freed
 
 
 @pytest.mark.baselines
