@@ -39,7 +39,7 @@ def make_plan(task: Task, machine: Machine | None = None) -> Plan:
     machine = machine or Machine(estimated_speed)
     if rules.induction_helps(task):
         with_heads = replace(task, induction=True)
-        if any(map(supports_induction, candidates(with_heads, task.text, recipe.INDUCTION_CONTEXT))):
+        if any(map(supports_induction, candidates(with_heads, task.text, with_heads.context.value))):
             plan = _Planner(with_heads, machine).plan()
             if plan.train.induction:  # otherwise the best model cannot hold the heads
                 return plan

@@ -47,10 +47,12 @@ CONTEXT = 256  # longer texts [chosen]
 CONTEXT_TOKENS = 100_000  # [chosen]
 FINE_TUNING_CONTEXT = 512  # if the base model has at least twice that [chosen]
 CPU_LORA_CONTEXT = 256  # likewise for adapters trained on text on a CPU ["Fine-tuning"]
-INDUCTION_CONTEXT = 1024  # context length of models with induction heads ["Useful context length"]
+INDUCTION_CONTEXT = 1024  # context length of models with induction heads ["Useful context length"] ...
+SHORT_INDUCTION_CONTEXT = 512  # ... and in short runs on a CPU ["The network alone"], with ...
+SHORT_INDUCTION_CORE_SECONDS = 90.0  # ... less time budget x threads than this ["The network alone"]
 INDUCTION_MIN_TOKENS = 100_000  # shorter training texts get no induction heads ["Where it does not help"]
 # minimum time budget x threads on a CPU: in shorter runs, long windows cost more than they gain
-INDUCTION_MIN_CORE_SECONDS = 200.0  # ["Induction heads in short runs"]
+INDUCTION_MIN_CORE_SECONDS = 30.0  # ["The network alone"]
 # large, so that most pairs in a head rotate little within a window and can compare tokens
 INDUCTION_ROPE_THETA = 1e6  # ["Writing the heads"]
 
@@ -82,9 +84,9 @@ ADAMW_EPSILON = 1e-10  # [chosen]
 
 # ---- Regularization
 # (up to this number of epochs, rate)
-# ["At a fixed time", "Many epochs", "A 15-minute run"]
+# ["At a fixed time", "Many epochs", "A 15-minute run", "The network alone"]
 DROPOUT = (
-    (4, 0.0),
+    (6, 0.0),
     (8, 0.05),
     (12, 0.1),
     (math.inf, 0.2),
@@ -104,7 +106,7 @@ EPOCHS_MARGIN = 0.05  # relative distance beyond a threshold at which the rates 
 # minimum length of the training text: shorter ones are read 20 times within minutes, and have a small
 # validation slice
 DISTILLATION_MIN_TOKENS = 100_000  # [chosen]
-DISTILLATION_EPOCHS = 8.0  # minimum; with fewer, one model is as good or better ["Training two models"]
+DISTILLATION_EPOCHS = 7.5  # minimum; with fewer, one model is as good or better ["Training two models"]
 TEACHER_SHARE = 0.45  # share of the run; the student gets about as many, slower steps ["Training two models"]
 # weight of its predictions in the targets; .8 is no better ["Distillation from a first run"]
 TEACHER_WEIGHT = 0.5
@@ -118,8 +120,10 @@ SHAPES = (
     (2, 96),
     (2, 128),
     (3, 128),
+    (2, 192),
     (3, 192),
-    (4, 192),
+    (2, 256),
+    (3, 256),
     (4, 256),
     (6, 256),
     (6, 320),
@@ -139,13 +143,13 @@ ACTIVE_EXPERTS = 2  # per token [arXiv:2401.04088, section 2.1]
 # ---- Choice of the model: expected loss and measured speed
 # minimum per parameter in the layers, for a fixed number of steps or epochs [chosen]
 TOKENS_PER_PARAMETER = 1.2
-# expected loss: factor / parameters ** exponent + 1 / tokens ** exponent; the constants give the optimum of
-# nanochat's fits, in which compute-optimal parameters grow as compute ** 0.52
-PARAMETER_FACTOR = 0.237  # [nanochat, dev/LOG.md, 2026-01-27]
+# expected loss: factor / parameters ** exponent + 1 / tokens ** exponent; with nanochat's exponents,
+# compute-optimal parameters grow as compute ** 0.52
+PARAMETER_FACTOR = 0.34  # fitted ["The network alone"]
 PARAMETER_EXPONENT = 0.34  # [nanochat, dev/LOG.md, 2026-01-27]
 TOKEN_EXPONENT = 0.374  # [nanochat, dev/LOG.md, 2026-01-27]
 REFERENCE_BYTES_PER_TOKEN = 3.3  # longer tokens count for more [chosen]
-REPETITION_DECAY = 3.0  # epochs; R* of arXiv:2305.16264, where it is 15.4; fitted: 2.5 ["At a fixed time"]
+REPETITION_DECAY = 2.0  # epochs; R* of arXiv:2305.16264, where it is 15.4; fitted ["The network alone"]
 # maximum share of the time budget; the rest is for reading, planning, evaluating, saving [chosen]
 TRAINING_SHARE = 0.9
 SHARE_OF_REST = 0.95  # maximum share of the time after reading, which is shorter in short runs [chosen] ...

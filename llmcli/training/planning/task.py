@@ -102,8 +102,13 @@ class Task:
             length = recipe.CPU_LORA_CONTEXT if is_small else recipe.FINE_TUNING_CONTEXT
             return Decision(length, "long enough for fine-tuning; longer windows are slower")
         if self.induction:
+            is_short = (
+                self.request.device == "cpu"
+                and self.request.core_seconds < recipe.SHORT_INDUCTION_CORE_SECONDS
+            )
             decision = Decision(
-                recipe.INDUCTION_CONTEXT, "long enough for induction heads to find earlier occurrences"
+                recipe.SHORT_INDUCTION_CONTEXT if is_short else recipe.INDUCTION_CONTEXT,
+                "long enough for induction heads to find earlier occurrences",
             )
         else:
             tokens = recipe.CONTEXT if self.text.tokens >= recipe.CONTEXT_TOKENS else recipe.SHORT_CONTEXT

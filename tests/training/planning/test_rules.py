@@ -16,7 +16,8 @@ def test_the_context_length_follows_the_text() -> None:
         (40, 60, 8),
         (70, 60, 16),
         (1000, 60, 128),
-        (100_000, 60, 256),
+        (100_000, 20, 256),
+        (100_000, 60, 512),
         (100_000, 3600, 1024),
         (99_999, 3600, 128),
     ]:
@@ -24,16 +25,19 @@ def test_the_context_length_follows_the_text() -> None:
 
 
 def test_induction_heads_where_they_help() -> None:
-    for requested, train_tokens, induction in [
-        ({"seconds": 300.0}, 1_000_000, True),
-        ({"seconds": 300.0}, 50_000, False),  # a short text
-        ({"seconds": 20.0}, 1_000_000, False),  # too short a run
-        ({"seconds": 20.0, "device": "cuda"}, 1_000_000, True),
-        ({"seconds": 300.0, "tie": True}, 1_000_000, False),  # no output embedding of its own
-        ({"seconds": 300.0, "layers": 1}, 1_000_000, False),
-        ({"seconds": 300.0, "width": 32}, 1_000_000, False),
-        ({"steps": 10}, 1_000_000, True),
+    for requested, train_tokens, context in [  # 0: no induction heads
+        ({"seconds": 300.0}, 1_000_000, 1024),
+        ({"seconds": 300.0}, 50_000, 0),  # a short text
+        ({"seconds": 60.0}, 1_000_000, 512),  # long windows take too much of a short run
+        ({"seconds": 60.0, "threads": 2}, 1_000_000, 1024),
+        ({"seconds": 20.0}, 1_000_000, 0),
+        ({"seconds": 20.0, "device": "cuda"}, 1_000_000, 1024),
+        ({"seconds": 300.0, "tie": True}, 1_000_000, 0),  # no output embedding of its own
+        ({"seconds": 300.0, "layers": 1}, 1_000_000, 0),
+        ({"seconds": 300.0, "width": 32}, 1_000_000, 0),
+        ({"steps": 10}, 1_000_000, 1024),
     ]:
+        induction = context > 0
         result = plan(PlanRequest(**requested), train_tokens=train_tokens)
         assert result.train.induction is induction
         assert [row.value for row in result.rows if row.name == "initialization"] == (
@@ -41,7 +45,7 @@ def test_induction_heads_where_they_help() -> None:
         )
         # long contexts only where induction heads can use them
         assert (result.train.context, result.model.rope_theta) == (
-            (1024, 1e6) if induction else (result.train.context, 1e4)
+            (context, 1e6) if induction else (result.train.context, 1e4)
         )
         assert induction or result.train.context <= 256
         assert not plan(PlanRequest(seconds=300.0), train_tokens=train_tokens, base=BASE).train.induction
