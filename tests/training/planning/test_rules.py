@@ -16,8 +16,7 @@ def test_the_context_length_follows_the_text() -> None:
         (40, 60, 8),
         (70, 60, 16),
         (1000, 60, 128),
-        (100_000, 20, 256),
-        (100_000, 60, 512),
+        (100_000, 60, 256),
         (100_000, 3600, 1024),
         (99_999, 3600, 128),
     ]:
@@ -28,8 +27,8 @@ def test_induction_heads_where_they_help() -> None:
     for requested, train_tokens, context in [  # 0: no induction heads
         ({"seconds": 300.0}, 1_000_000, 1024),
         ({"seconds": 300.0}, 50_000, 0),  # a short text
-        ({"seconds": 60.0}, 1_000_000, 512),  # long windows take too much of a short run
-        ({"seconds": 60.0, "threads": 2}, 1_000_000, 1024),
+        ({"seconds": 142.0}, 1_000_000, 512),  # long windows would take too much of the time
+        ({"seconds": 142.0, "threads": 2}, 1_000_000, 1024),
         ({"seconds": 20.0}, 1_000_000, 0),
         ({"seconds": 20.0, "device": "cuda"}, 1_000_000, 1024),
         ({"seconds": 300.0, "tie": True}, 1_000_000, 0),  # no output embedding of its own
