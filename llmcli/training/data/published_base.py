@@ -33,7 +33,7 @@ def is_known(corpus: Corpus) -> bool:
 def english_share(text: str) -> float:
     """Return the share of FUNCTION_WORDS among the words of a text.
 
-    >>> english_share("It was 5_000 m, n'est-ce pas?")
+    >>> english_share("It was 5_000 m, n'est-ce pas, Anna?")
     0.25
     """
     words = re.findall(r"[^\W\d_]+", text.lower())
