@@ -49,7 +49,7 @@ FINE_TUNING_CONTEXT = 512  # if the base model has at least twice that [chosen]
 CPU_LORA_CONTEXT = 256  # likewise for adapters trained on text on a CPU ["Fine-tuning"]
 INDUCTION_CONTEXT = 1024  # context length of models with induction heads ["Useful context length"] ...
 SHORT_INDUCTION_CONTEXT = 512  # ... and in short runs on a CPU ["The network alone"], with ...
-SHORT_INDUCTION_CORE_SECONDS = 200.0  # ... less time budget x threads than this ["Induction heads in short runs"]
+SHORT_INDUCTION_CORE_SECONDS = 200.0  # ... less time budget x threads than this ["Induction heads in"]
 INDUCTION_MIN_TOKENS = 100_000  # shorter training texts get no induction heads ["Where it does not help"]
 # minimum time budget x threads on a CPU: in shorter runs, long windows cost more than they gain
 INDUCTION_MIN_CORE_SECONDS = 100.0  # ["The network alone"]
