@@ -109,6 +109,10 @@ class PlanRequest:
         """The time budget times the number of threads in all processes; infinite without a budget."""
         return (self.budget or math.inf) * (self.threads * self.processes)
 
+    def is_short(self, core_seconds: float) -> bool:
+        """Return whether this is a run on a CPU with a time budget of fewer core-seconds."""
+        return self.device == "cpu" and self.core_seconds < core_seconds
+
 
 @dataclass(frozen=True)
 class Decision(Generic[T_co]):

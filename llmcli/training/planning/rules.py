@@ -96,7 +96,7 @@ def model_reasons(
 def induction_helps(task: Task) -> bool:
     """Return whether the text and the run of a new model are long enough for induction heads in the initial
     weights."""
-    short = task.request.device == "cpu" and task.request.core_seconds < recipe.INDUCTION_MIN_CORE_SECONDS
+    short = task.request.is_short(recipe.INDUCTION_MIN_CORE_SECONDS)
     return not task.base and not short and task.text.tokens >= recipe.INDUCTION_MIN_TOKENS
 
 
@@ -123,8 +123,7 @@ def batch_size(task: Task, tokens: float, batch_divisor: int) -> Decision[int]:
         per_batch = nearest_power_of_two(tokens / recipe.GPU_BATCH_DIVISOR, *recipe.GPU_BATCH_TOKENS)
         reason = "grows with the length of the run"
     else:
-        trains_adapters = request.lora and not task.conversations
-        limits = recipe.CPU_LORA_BATCH_TOKENS if trains_adapters else recipe.CPU_BATCH_TOKENS
+        limits = recipe.CPU_LORA_BATCH_TOKENS if task.trains_text_adapters else recipe.CPU_BATCH_TOKENS
         per_batch = nearest_power_of_two(recipe.CPU_BATCH_FACTOR * math.sqrt(tokens), *limits)
         if tokens and request.has_time_budget:
             per_batch = min(
@@ -325,9 +324,8 @@ def optimizer(task: Task) -> Decision[str]:
 
 def learning_rate(task: Task, kind: str) -> Decision[float]:
     """Decide the multiplier of the peak learning rates of recipe `kind` (recipe.learning_rates)."""
-    requested, factor = task.request.lr, 1.0
-    if kind == "lora" and not task.conversations:
-        factor = recipe.LORA_TEXT_FACTOR
+    requested = task.request.lr
+    factor = recipe.LORA_TEXT_FACTOR if task.trains_text_adapters else 1.0
     if requested != 1:
         reason = f"{requested:g} times the peak rates of the recipe, {REQUESTED}"
     elif kind == "fine-tune":

@@ -48,6 +48,11 @@ class Task:
     def conversations_alone(self) -> bool:
         return self.conversations is not None and not self.text.tokens
 
+    @property
+    def trains_text_adapters(self) -> bool:
+        """Whether the run trains LoRA adapters on text alone."""
+        return self.request.lora > 0 and self.conversations is None
+
     @cached_property
     def context(self) -> Decision[int]:
         """Decide the context length in tokens. Raises LLMError if the text is too short for it."""
@@ -98,14 +103,11 @@ class Task:
     def _text_context(self) -> Decision[int]:
         most = self.base.max_position_embeddings if self.base else math.inf
         if self.base and most >= 2 * recipe.FINE_TUNING_CONTEXT:
-            is_small = self.request.lora and self.request.device == "cpu" and not self.conversations
+            is_small = self.trains_text_adapters and self.request.device == "cpu"
             length = recipe.CPU_LORA_CONTEXT if is_small else recipe.FINE_TUNING_CONTEXT
             return Decision(length, "long enough for fine-tuning; longer windows are slower")
         if self.induction:
-            is_short = (
-                self.request.device == "cpu"
-                and self.request.core_seconds < recipe.SHORT_INDUCTION_CORE_SECONDS
-            )
+            is_short = self.request.is_short(recipe.SHORT_INDUCTION_CORE_SECONDS)
             decision = Decision(
                 recipe.SHORT_INDUCTION_CONTEXT if is_short else recipe.INDUCTION_CONTEXT,
                 "long enough for induction heads to find earlier occurrences",
