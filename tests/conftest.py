@@ -23,7 +23,8 @@ from typer.testing import CliRunner, Result
 from llmcli.cli.terminal import console
 from llmcli.config import ModelConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
-from llmcli.formats.checkpoint import Checkpoint, load, save
+from llmcli.formats.checkpoint import Checkpoint, save
+from llmcli.formats.loading import load
 from llmcli.formats.training_record import TrainingRecord
 
 Llm = Callable[..., Result]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.formats import headers
+from llmcli.formats import loading
 from llmcli.training.data import held_out_questions
 from tests.conftest import Llm
 from tests.platforms import FULL
@@ -220,7 +220,7 @@ def test_the_first_documents_run_in_order_in_one_directory(own_directory: Path, 
     kept = ["model.safetensors", "model-1.safetensors", "model-2.safetensors"]
     assert set(kept) < made and "model-3.safetensors" not in made
     for name in kept:
-        record = json.loads(headers.read_header(name).metadata["training.json"])
+        record = json.loads(loading.read_header(name).metadata["training.json"])
         assert record["corpus"][0]["name"] == "food.txt"
 
 

@@ -16,7 +16,7 @@ PACKAGES = [  # from the bottom to the top; what is not named here stands alone 
 ]  # fmt: skip
 SUB_PACKAGES = {  # of each package, likewise; the modules beside them may import them and be imported by them
     "data": ["text", "documents", "tokenizers", "conversations", "tokens"],
-    "formats": ["safetensors", "architectures", "gguf", "hub"],
+    "formats": ["safetensors", "huggingface", "gguf"],
     "models": ["torch", "onnx"],
     "generation": ["engine"],
     "training": ["planning", "data", "distributed", "step", "loop", "files"],
@@ -38,7 +38,7 @@ ONLY_IN = {  # library -> the modules, or the packages, that may import it
     "uvicorn": {"server.http.listening"},
     "pydantic": {"server.api.schema", "server.api.bodies"},
     "jinja2": {"data.conversations.template_worker"},
-    "huggingface_hub": {"formats.hub"},
+    "huggingface_hub": {"formats.huggingface"},
     "pyarrow": {"data.text.parquet_records"},
     "resiliparse": {"data.documents"},
     "fastwarc": {"data.documents"},

@@ -21,7 +21,7 @@ import llmcli
 from llmcli.cli import app
 from llmcli.cli.terminal.signals import termination_signals
 from llmcli.errors import LLMError, command_line
-from llmcli.formats import atomic_io, checkpoint, file_lock
+from llmcli.formats import atomic_io, file_lock, loading
 from llmcli.models.open_runtime import open_runtime
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.files import resume
@@ -246,7 +246,7 @@ def test_a_run_is_stopped_and_resumed(windows: Windows, llm: Llm, monkeypatch: p
         answer = llm(*words)
     assert answer.exit_code == 128 + signal.SIGUSR1, answer.stderr
     assert names() == ["c.txt", "model.resume.safetensors", "model.safetensors", "whole.safetensors"]
-    assert checkpoint.load("model.safetensors").record.steps == 5
+    assert loading.load("model.safetensors").record.steps == 5
     answer = llm(*words)
     assert answer.exit_code == 0, answer.stderr
     assert names() == ["c.txt", "model.safetensors", "whole.safetensors"]
@@ -277,7 +277,7 @@ def test_a_header_and_a_running_model_keep_no_file_open(windows: Windows, llm: L
     assert llm("train", "c.txt", *OPTIONS, "--steps", 1).exit_code == 0
     header = resume.read_header(Path("model.safetensors"))
     assert not is_open(header.path)
-    model = checkpoint.load(header.path)
+    model = loading.load(header.path)
     assert open_runtime(model).context and model.tensors and not is_open(header.path)
 
 

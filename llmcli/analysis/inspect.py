@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from llmcli.errors import LLMError
+from llmcli.formats.header import Header, TensorInfo
 from llmcli.formats.metadata import parse_json
-from llmcli.formats.safetensors.header import Header, TensorInfo
 from llmcli.formats.training_record import KNOWN_ANSWERS
 
 if TYPE_CHECKING:

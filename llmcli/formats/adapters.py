@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from llmcli.config import HEAD, LORA_SCALE, ModelConfig
 from llmcli.errors import LLMError, brief, prefixed
 from llmcli.formats import atomic_io, training_stages
-from llmcli.formats.checkpoint import ADAPTER_PREFIX, Checkpoint, ComputedTensors, TensorsOnDisk, seen_bytes
+from llmcli.formats.checkpoint import ADAPTER_PREFIX, Checkpoint, ComputedTensors
+from llmcli.formats.header import Header, TensorInfo
 from llmcli.formats.metadata import JsonObject, PositiveNumber, parse_document, read_as
 from llmcli.formats.open_file import read_text
 from llmcli.formats.safetensors.file import read_tensor, write_tensors
-from llmcli.formats.safetensors.header import Header, TensorInfo, read_header
-from llmcli.formats.training_record import Base, TrainingRecord
+from llmcli.formats.safetensors.header import read_header
+from llmcli.formats.training_record import Base, TrainingRecord, seen_bytes
 
 PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # names in a PEFT directory
 # keys in PEFT's config that change an adapter's computation
@@ -171,13 +172,13 @@ def _factors(base: Checkpoint, path: Path) -> dict[str, float]:
     architecture = (base.record.imported or {}).get("architecture")
     if architecture is None or _record_of(path).train is not None:
         return {}
-    if not isinstance(base.tensors, TensorsOnDisk) or base.tensors.header.is_ours:
+    if base.header is None or base.header.is_ours:
         raise LLMError(
             f"{path}: "
             f"its adapters are of a {brief(architecture)} model, which was converted to {base.config.model_type}"
             f"; name its directory instead: llm import DIRECTORY --adapter {path}"
         )
-    return {name: tensor.factor for name, tensor in base.tensors.header.tensors.items()}
+    return {name: tensor.factor for name, tensor in base.header.tensors.items()}
 
 
 def _read_config(header: Header) -> _Config:

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 from llmcli.config import QUANTIZATIONS, ModelConfig, Shape
 from llmcli.errors import LLMError, command_line, prefixed
 from llmcli.formats import quantization
-from llmcli.formats.hf_config import dump_config, parse_config
+from llmcli.formats.header import Header
+from llmcli.formats.huggingface.config import dump_config, parse_config
 from llmcli.formats.metadata import Json, JsonObject, parse_document
 from llmcli.formats.quantization import QuantizedMatrix
 from llmcli.formats.safetensors.dtypes import TORCH_NAMES, WEIGHT_DTYPES, stored_bytes
 from llmcli.formats.safetensors.file import digest, read_into, read_tensor, write
-from llmcli.formats.safetensors.header import Header, read_header
 from llmcli.formats.training_record import KNOWN_ANSWERS, KnownAnswers, TrainingRecord
 
 if TYPE_CHECKING:
@@ -72,6 +72,11 @@ class Checkpoint:
         return dump_config(self.config, TORCH_NAMES[names.pop()] if len(names) == 1 else "float32")
 
     @property
+    def header(self) -> Header | None:
+        """The header of the file with the tensors; None if they were computed."""
+        return self.tensors.header if isinstance(self.tensors, TensorsOnDisk) else None
+
+    @property
     def shared(self) -> Checkpoint:
         """See `Ensemble.shared`."""
         return self
@@ -84,8 +89,8 @@ class Checkpoint:
     def close(self) -> None:
         """Close the files of the tensors, which Windows cannot replace while they are open, until one is read
         again."""
-        if isinstance(self.tensors, TensorsOnDisk):
-            self.tensors.header.open_files.clear()
+        if self.header:
+            self.header.open_files.clear()
 
     def quantized(self, name: str, scheme: str | None) -> QuantizedMatrix | None:
         """Quantize a matrix, or return it as stored if possible; None if the scheme does not quantize it."""
@@ -124,8 +129,7 @@ class Checkpoint:
 
         shapes = [self.config.tensor_shapes()[name] for name in names]
         stacked = np.empty((sum(shape[0] for shape in shapes), *shapes[0][1:]), np.float32)
-        start = 0
-        header = self.tensors.header if isinstance(self.tensors, TensorsOnDisk) else None
+        start, header = 0, self.header
         for name, shape in zip(names, shapes, strict=True):
             place = stacked[start : start + shape[0]]
             if header and name in header.tensors:
@@ -134,13 +138,6 @@ class Checkpoint:
                 place[...] = self.tensors[name]
             start += shape[0]
         return stacked
-
-
-def seen_bytes(records: Iterable[TrainingRecord]) -> bytes | None:
-    """Return the byte values in the training text of any of several models; None if unknown for one of
-    them."""
-    known = [record.seen_bytes for record in records]
-    return bytes(sorted(set(bytes.fromhex("".join(known))))) if all(known) else None
 
 
 # ---- tensors read or computed on access
@@ -191,33 +188,12 @@ class TensorsOnDisk(ComputedTensors):
 # ---- reading
 
 
-def load(path: str | Path) -> Checkpoint:
-    """Open a model that this program wrote; tensors stay on disk until they are accessed. Raises LLMError if
-    it is damaged, or was written by another program or a later version. The hash of a large file is not
-    checked."""
-    return from_own_header(read_header(path))
-
-
-def from_own_header(header: Header) -> Checkpoint:
-    """Open the model that the header of a safetensors file describes. Raises LLMError unless this program
-    wrote it."""
-    path = header.path
-    if any(name.startswith(ADAPTER_PREFIX) for name in header.tensors):
-        raise LLMError(
-            f"{path} holds adapters, not a model; merge them: "
-            f"llm import MODEL --adapter {path} -o merged.safetensors"
-        )
-    if not header.is_ours:
-        raise LLMError(
-            f"{path} is not a model of this program (no llmcli in its metadata); "
-            f"inspect it: llm inspect {path}, or name the directory with its config.json"
-        )
-    return from_header(header)
-
-
 def from_header(header: Header) -> Checkpoint:
-    """Open the model that a header describes. Raises LLMError."""
+    """Open the model that a header describes. Raises LLMError if it is damaged, not supported, from a later
+    version, or a safetensors file that this program did not write."""
     path, metadata = header.path, header.metadata
+    if header.form == "safetensors file":
+        _check_is_ours(header)
     if header.problem:
         raise LLMError(f"{path}: {header.problem}")
     check_version(header)
@@ -233,7 +209,6 @@ def from_header(header: Header) -> Checkpoint:
         if scheme is not None and scheme not in QUANTIZATIONS:
             raise LLMError(f"it is quantized as {scheme[:20]!r}; {' and '.join(QUANTIZATIONS)} are supported")
         _check_tensors(header, config, scheme)
-    check_hash(header, quantization.stored_tensors(config, scheme))
     if config.is_gemma:  # it stores the gains of norms minus 1
         norms = {name: t for name, t in header.tensors.items() if len(t.shape) == 1}
         gains = {name: replace(tensor, offset=tensor.offset + 1) for name, tensor in norms.items()}
@@ -244,6 +219,21 @@ def from_header(header: Header) -> Checkpoint:
     return Checkpoint(
         config, metadata["tokenizer.json"], tensors, record, tokenizer_config, dtypes, scheme, path, known
     )
+
+
+def _check_is_ours(header: Header) -> None:
+    """Raise LLMError unless this program wrote the model in a safetensors file."""
+    path = header.path
+    if any(name.startswith(ADAPTER_PREFIX) for name in header.tensors):
+        raise LLMError(
+            f"{path} holds adapters, not a model; merge them: "
+            f"llm import MODEL --adapter {path} -o merged.safetensors"
+        )
+    if not header.is_ours:
+        raise LLMError(
+            f"{path} is not a model of this program (no llmcli in its metadata); "
+            f"inspect it: llm inspect {path}, or name the directory with its config.json"
+        )
 
 
 def check_version(header: Header) -> None:

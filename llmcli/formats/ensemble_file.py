@@ -10,17 +10,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llmcli.errors import LLMError
 from llmcli.formats import checkpoint
 from llmcli.formats.checkpoint import Checkpoint
+from llmcli.formats.header import Header, TensorInfo
 from llmcli.formats.metadata import JsonObject, parse_document
-from llmcli.formats.safetensors.header import Header, TensorInfo
 from llmcli.formats.training_record import TrainingRecord
-
-if TYPE_CHECKING:
-    pass
 
 MODEL_TYPE = "llmcli_mixture"  # `model_type` in config.json
 MAX_EXPERTS = 256
@@ -49,6 +46,16 @@ class Ensemble:
     def shared(self) -> Checkpoint:
         """The first model, for the tokenizer and context length, which all models share."""
         return self.experts[0]
+
+    @property
+    def by_prefix(self) -> dict[str, Checkpoint]:
+        """Each model by the prefix of its tensors in a file."""
+        return {f"experts.{i}.": expert for i, expert in enumerate(self.experts)}
+
+    @property
+    def stored(self) -> list[str]:
+        """Names of the tensors in a file."""
+        return [prefix + name for prefix, expert in self.by_prefix.items() for name in expert.stored]
 
     @property
     def records(self) -> list[TrainingRecord]:
@@ -131,10 +138,8 @@ def from_header(header: Header) -> Ensemble:
             "config.json": json.dumps(own_config),
             "training.json": json.dumps(record.to_json()),
         }
-        experts.append(checkpoint.from_header(replace(header, tensors=own_tensors, metadata=metadata)))
-    checkpoint.check_hash(
-        header, [f"experts.{i}.{name}" for i, expert in enumerate(experts) for name in expert.stored]
-    )
+        expert = replace(header, tensors=own_tensors, metadata=metadata, form="expert of an ensemble")
+        experts.append(checkpoint.from_header(expert))
     return combine(dict(zip(names, experts, strict=True)))
 
 
@@ -153,6 +158,4 @@ def save(path: Path, ensemble: Ensemble) -> None:
             {"experts": [one.to_json() for one in ensemble.records]}, ensure_ascii=False
         ),
     }
-    checkpoint.write_tensors(
-        path, {f"experts.{i}.": expert for i, expert in enumerate(ensemble.experts)}, metadata
-    )
+    checkpoint.write_tensors(path, ensemble.by_prefix, metadata)

@@ -1,34 +1,50 @@
-"""Opening a model in any format (our own, a Hugging Face directory, GGUF) as a Checkpoint, so that other code
-is independent of the format."""
+"""Opening a model in any format (our own, a Hugging Face directory, GGUF): a path -> its header -> a Checkpoint or
+an Ensemble, so that other code is independent of the format.
+
+Reading a header imports neither numpy nor modules that read tensors.
+"""
 
 import hashlib
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcli.errors import LLMError, prefixed
-from llmcli.formats import checkpoint, ensemble_file
-from llmcli.formats.checkpoint import Checkpoint
-from llmcli.formats.ensemble_file import Ensemble
-from llmcli.formats.headers import read_header
+from llmcli.formats.header import Header
 from llmcli.formats.metadata import parse_document
-from llmcli.formats.open_file import open_for_reading
+from llmcli.formats.open_file import GGUF_MAGIC, open_for_reading, update_hash
 from llmcli.formats.safetensors import dtypes
-from llmcli.formats.safetensors.file import BLOCK_BYTES
+from llmcli.formats.safetensors import header as safetensors_header
+from llmcli.formats.training_record import seen_bytes
 
 if TYPE_CHECKING:
     from llmcli.data.conversations.chat_template import ChatTemplate
     from llmcli.data.tokenizers.tokenizer import Tokenizer
+    from llmcli.formats.checkpoint import Checkpoint
+    from llmcli.formats.ensemble_file import Ensemble
 
 
-def load(path: str | Path, *, accept_changes: bool = False) -> Checkpoint:
-    """Open a model in any format. Tensors stay on disk until they are accessed. Raises LLMError, also for a
-    file of our own that was changed unless `accept_changes` is True."""
-    return single_model(load_any(path, accept_changes=accept_changes), path)
+def read_header(path: str | Path) -> Header:
+    """Read the header of a model or any safetensors file; no tensor is read. Raises LLMError."""
+    path = Path(path)
+    # the others are imported only for their formats: short commands wait for imports
+    if path.is_dir():
+        from llmcli.formats.huggingface import directory
+
+        return directory.read_header(path)
+    with open_for_reading(path) as file:
+        if not file.peek(len(GGUF_MAGIC)).startswith(GGUF_MAGIC):
+            return safetensors_header.parse_header(path, file)
+        from llmcli.formats.gguf import reader
+
+        return reader.parse_header(path, file)
 
 
-def single_model(model: Checkpoint | Ensemble, path: str | Path) -> Checkpoint:
-    """Return a single model. Raises LLMError for an ensemble."""
+def load(path: str | Path, *, accept_changes: bool = False) -> "Checkpoint":
+    """Open a model in any format. Tensors stay on disk until they are accessed. Raises LLMError, also for an
+    ensemble, and for a file of our own that was changed unless `accept_changes` is True."""
+    from llmcli.formats.ensemble_file import Ensemble
+
+    model = load_any(path, accept_changes=accept_changes)
     if isinstance(model, Ensemble):
         raise LLMError(
             f"{path} is an ensemble of models; name the file of one of them: {', '.join(model.names)}"
@@ -36,47 +52,44 @@ def single_model(model: Checkpoint | Ensemble, path: str | Path) -> Checkpoint:
     return model
 
 
-def load_any(path: str | Path, *, accept_changes: bool = False) -> Checkpoint | Ensemble:
+def load_any(path: str | Path, *, accept_changes: bool = False) -> "Checkpoint | Ensemble":
     """Open a model in any format, or an ensemble. Raises LLMError, as `load` does."""
+    from llmcli.formats import checkpoint, ensemble_file
+
     header = read_header(path)
-    if accept_changes:
-        header = replace(
-            header, metadata={key: text for key, text in header.metadata.items() if key != "sha256"}
-        )
-    if header.form != "safetensors file":
-        return checkpoint.from_header(header)
-    is_ensemble = ensemble_file.MODEL_TYPE in header.metadata.get("config.json", "")[:200]
-    return ensemble_file.from_header(header) if is_ensemble else checkpoint.from_own_header(header)
+    is_own = header.form == "safetensors file"
+    is_ensemble = is_own and ensemble_file.MODEL_TYPE in header.metadata.get("config.json", "")[:200]
+    model = ensemble_file.from_header(header) if is_ensemble else checkpoint.from_header(header)
+    if not accept_changes:
+        checkpoint.check_hash(header, model.stored)
+    return model
 
 
-def check_packages(model: Checkpoint | Ensemble) -> None:
+def check_packages(model: "Checkpoint | Ensemble") -> None:
     """Raise LLMError if a package for reading the tensors is not installed, before they are read."""
-    if not isinstance(model, Checkpoint) or not isinstance(model.tensors, checkpoint.TensorsOnDisk):
-        return
-    header = model.tensors.header
-    if header.decode and (
-        encoded := {t.dtype for t in header.tensors.values() if not dtypes.is_readable(t.dtype)}
-    ):
+    header = model.shared.header
+    tensors = header.tensors if header and header.decode else {}
+    if encoded := {tensor.dtype for tensor in tensors.values() if not dtypes.is_readable(tensor.dtype)}:
         from llmcli.formats.gguf.reader import import_gguf
 
         import_gguf(f"reading {min(encoded)}")
 
 
-def open_tokenizer(model: Checkpoint | Ensemble) -> "Tokenizer":
+def open_tokenizer(model: "Checkpoint | Ensemble") -> "Tokenizer":
     """Open a model's tokenizer. Raises LLMError if it is damaged or does not match the model's vocabulary
     size."""
     from llmcli.data.tokenizers.tokenizer import Tokenizer  # slow to import, and not needed to inspect a file
 
     shared, config = model.shared, model.shared.config
-    seen_bytes = checkpoint.seen_bytes(model.records)
+    known_bytes = seen_bytes(model.records)
     eos_ids = config.eos_token_id, *config.extra_eos_ids
     with prefixed(shared.path or "the model"):
-        tokenizer = Tokenizer.from_json(shared.tokenizer_source, config.vocab_size, eos_ids, seen_bytes)
-    tokenizer.imported = seen_bytes is None and any(record.imported is not None for record in model.records)
+        tokenizer = Tokenizer.from_json(shared.tokenizer_source, config.vocab_size, eos_ids, known_bytes)
+    tokenizer.imported = known_bytes is None and any(record.imported is not None for record in model.records)
     return tokenizer
 
 
-def open_chat_template(model: Checkpoint | Ensemble, tokenizer: "Tokenizer") -> "ChatTemplate | None":
+def open_chat_template(model: "Checkpoint | Ensemble", tokenizer: "Tokenizer") -> "ChatTemplate | None":
     """Return a model's chat template with its tokenizer, from `open_tokenizer`; None if the model has no
     template."""
     from llmcli.data.conversations.chat_template import ChatTemplate
@@ -90,29 +103,26 @@ def files(path: str | Path) -> list[Path]:
     path = Path(path)
     if not path.is_dir():
         return [path]
-    from llmcli.formats import hf_directory
+    from llmcli.formats.huggingface import directory
 
-    return hf_directory.files(path)
+    return directory.files(path)
 
 
-def fingerprint(model: str | Path | Checkpoint) -> str:
-    """Return the sha256 of a model, from its metadata or of the files with its weights. Raises LLMError."""
-    if isinstance(model, Checkpoint):
-        assert isinstance(model.tensors, checkpoint.TensorsOnDisk), "it was opened from a file"
-        header = model.tensors.header
-    else:
-        header = read_header(model)
+def fingerprint(model: "Checkpoint") -> str:
+    """Return the sha256 of a model that was opened from a file: from its metadata, or of the files with its
+    weights. Raises LLMError."""
+    header = model.header
+    assert header, "it was opened from a file"
     if "sha256" in header.metadata:
         return header.metadata["sha256"]
     content_hash = hashlib.sha256()
     for weights in dict.fromkeys(tensor.path or header.path for tensor in header.tensors.values()):
         with open_for_reading(weights) as file:
-            while block := file.read(BLOCK_BYTES):
-                content_hash.update(block)
+            update_hash(content_hash, file)
     return content_hash.hexdigest()
 
 
-def source_fingerprint(model: Checkpoint) -> str | None:
+def source_fingerprint(model: "Checkpoint") -> str | None:
     """Return the fingerprint of the model that this one was imported from; None if the weights changed since,
     or if it was not imported."""
     record, sha256 = model.record, (model.record.imported or {}).get("sha256")

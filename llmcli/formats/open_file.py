@@ -1,6 +1,7 @@
 """Opening model files: their places, and errors that say how to get a missing file. Standard library only."""
 
 import contextlib
+import hashlib
 import io
 import re
 import shlex
@@ -17,6 +18,7 @@ _ON_HUB = re.compile(
     r"(?i)(?P<hub>hf:/*|(?:https?:/+)?(?:www\.)?(?:hf\.co|huggingface\.co)/)?(?!datasets/|spaces/)"
     r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)(?P<rest>[/:?#@].*)?"
 )
+_BLOCK_BYTES = 1 << 20  # hashed at once
 _FILE_SUFFIXES = (".gguf", ".bin", ".pt", ".pth", ".json", ".txt")
 
 
@@ -43,6 +45,12 @@ def open_for_reading(path: Path) -> Iterator[io.BufferedReader]:
         raise reading_error(error, path, expected_format(path)) from error
 
 
+def update_hash(content_hash: "hashlib._Hash", file: io.BufferedReader) -> None:
+    """Add the rest of a file to a hash."""
+    while block := file.read(_BLOCK_BYTES):
+        content_hash.update(block)
+
+
 def read_text(path: Path, wanted: str = "") -> str:
     """Read a text file beside the weights, or another one that is small. Errors (LLMError) ask for what is
     `wanted`."""
@@ -61,14 +69,6 @@ def model_files(directory: Path) -> list[Path]:
     except OSError:
         return []
     return [path for path in paths if not path.name.endswith(".resume.safetensors")]
-
-
-def is_gguf(path: Path) -> bool:
-    try:
-        with open_regular(path) as file:
-            return file.read(4) == GGUF_MAGIC
-    except OSError:
-        return False
 
 
 def expected_format(path: Path) -> str:

@@ -6,7 +6,7 @@ default. Keys that nothing reads have no field, and are kept in `document`. Stan
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, NamedTuple
 
 from llmcli import units
@@ -333,3 +333,10 @@ class TrainingRecord(Stage):
     def stages(self) -> list[Stage]:
         """List the run and the earlier stages; only the latter for an averaged model, which has no run."""
         return [*([] if self.average_of and self.earlier_stages else [self]), *self.earlier_stages]
+
+
+def seen_bytes(records: Iterable[TrainingRecord]) -> bytes | None:
+    """Return the byte values in the training text of any of several models; None if unknown for one of
+    them."""
+    known = [record.seen_bytes for record in records]
+    return bytes(sorted(set(bytes.fromhex("".join(known))))) if all(known) else None

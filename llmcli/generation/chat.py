@@ -23,8 +23,7 @@ from llmcli.errors import LLMError, brief, command_line, usage
 from llmcli.formats import atomic_io
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.ensemble_file import Ensemble
-from llmcli.formats.headers import read_header
-from llmcli.formats.loading import open_chat_template
+from llmcli.formats.loading import open_chat_template, read_header
 from llmcli.formats.metadata import parse_document
 from llmcli.formats.open_file import model_files
 from llmcli.generation.choices import ScoredText, score_answers, score_likely_answers

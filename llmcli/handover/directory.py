@@ -10,8 +10,9 @@ from llmcli import units
 from llmcli.data.tokens.tokens import token_type
 from llmcli.errors import LLMError, require_torch
 from llmcli.evaluation.figures import known_text
-from llmcli.formats import atomic_io, hf_directory, loading
+from llmcli.formats import atomic_io, loading
 from llmcli.formats.checkpoint import Checkpoint
+from llmcli.formats.huggingface import directory as hf_directory
 from llmcli.formats.metadata import Json
 from llmcli.handover import engines
 from llmcli.handover.corpus import MANIFEST, RecordedSplit

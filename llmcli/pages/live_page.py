@@ -29,7 +29,7 @@ from llmcli.pages.record_data import record_data
 from llmcli.pages.template import fill, joined, json_for_script
 
 if TYPE_CHECKING:
-    from llmcli.formats.safetensors.header import Header
+    from llmcli.formats.header import Header
 
 MODEL_SCRIPTS = (
     "shown",
@@ -78,7 +78,6 @@ _CONFIG_KEYS = (
 
 def live_page(
     model: Checkpoint,
-    header: "Header",
     dtype: str | None,
     on_note: Callable[[str], None],
     *,
@@ -87,7 +86,8 @@ def live_page(
     without: Sequence[str] = (),
     if_too_large: str | None = None,
 ) -> bytes:
-    """Write the page of a model. The data type of its weights is chosen unless `dtype` is given.
+    """Write the page of a model that was opened from a file. The data type of its weights is chosen unless
+    `dtype` is given.
 
     With a `prompt`, the page opens at its prediction, with the parts `without` switched off ("2": layer 2,
     "2.3": head 3 of layer 2); with `compare` as well, at both prompts side by side. Raises LLMError for a
@@ -98,7 +98,8 @@ def live_page(
         raise LLMError(
             f"pages do not support models of type {model.config.model_type}; export it to hf or gguf"
         )
-    tokenizer = open_tokenizer(model)
+    header, tokenizer = model.header, open_tokenizer(model)
+    assert header, "it was opened from a file"
     dtype, note = choose_dtype(model, tokenizer, dtype, if_too_large)
     template = open_chat_template(model, tokenizer)
     chat = template and chat_data(template, tokenizer)

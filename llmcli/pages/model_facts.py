@@ -12,7 +12,7 @@ from llmcli.formats.training_record import Stage, TrainingRecord
 from llmcli.training.files.summary import answer_counts, student_was_kept
 
 if TYPE_CHECKING:
-    from llmcli.formats.safetensors.header import Header
+    from llmcli.formats.header import Header
 
 Rows = list[tuple[str, str]]  # (name, value)
 MAX_NAMES = 3  # corpus files listed

@@ -11,7 +11,7 @@ from llmcli.pages.model_facts import Rows, expert_rows, record_rows, training_re
 from llmcli.training.files.summary import Curve, probe_points, read_curve
 
 if TYPE_CHECKING:
-    from llmcli.formats.safetensors.header import Header
+    from llmcli.formats.header import Header
 
 
 def record_data(header: "Header") -> Json:

@@ -15,7 +15,8 @@ from llmcli.config import ModelConfig, SamplingConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokenizers.vocabulary import START
 from llmcli.errors import LLMError
-from llmcli.formats.checkpoint import Checkpoint, load
+from llmcli.formats.checkpoint import Checkpoint
+from llmcli.formats.loading import load
 from llmcli.generation.generator import generate
 from llmcli.generation.sampler import Sampler
 from llmcli.generation.token_healing import CONTINUE_WORD_FACTOR, Prompt

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from llmcli.analysis.inspect import HISTOGRAM_BINS, find_tensor, parameter_tree, parameters_by_dtype, tensor_statistics
 from llmcli.config import ModelConfig
 from llmcli.errors import LLMError
+from llmcli.formats.header import Header, TensorInfo
 from llmcli.formats.safetensors import file as safetensors_file
 from llmcli.formats.safetensors.dtypes import BYTES_PER_ELEMENT
-from llmcli.formats.safetensors.header import Header, TensorInfo, read_header
+from llmcli.formats.safetensors.header import read_header
 
 CONFIG = ModelConfig(10, 4, 6, 3, 2, 1, 2, 16)
 

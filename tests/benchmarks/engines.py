@@ -23,9 +23,10 @@ from typing import Any
 
 from llmcli.config import ModelConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
-from llmcli.formats import hf_directory, loading
+from llmcli.formats import loading
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.gguf import writer as gguf_writer
+from llmcli.formats.huggingface import directory as hf_directory
 from llmcli.formats.training_record import CacheWeights
 from llmcli.models.ngram_runtime import with_ngram_cache
 from llmcli.models.numpy_runtime import NumpyRuntime

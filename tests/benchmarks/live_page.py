@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 
 from llmcli.config import ModelConfig, SamplingConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
-from llmcli.formats import checkpoint
-from llmcli.formats.headers import read_header
+from llmcli.formats import checkpoint, loading
 from llmcli.generation.generator import generate
 from llmcli.pages.live_page import live_page
 from tests.conftest import TEXT, random_checkpoint
@@ -62,8 +61,8 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         model = options.model or random_model(Path(folder) / "random.safetensors")
-        loaded = checkpoint.load(model)
-        text = live_page(loaded, read_header(model), options.dtype, print)
+        loaded = loading.load(model)
+        text = live_page(loaded, options.dtype, print)
         path = Path(folder) / "page.html"
         path.write_bytes(text)
         print(f"{loaded.parameters:,} parameters, page {len(text):,} bytes")

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from llmcli.cli.app import SUBCOMMANDS, subcommand
-from llmcli.formats import checkpoint
+from llmcli.formats import checkpoint, loading
 from tests import platforms
 from tests.conftest import TEXT, Llm
 from tests.golden.models import BPE
@@ -79,7 +79,7 @@ def test_help_imports_no_heavy_library_and_no_other_subcommand() -> None:
 
 @pytest.mark.slow
 def test_infinite_weights_are_one_line(tiny_model: Path) -> None:
-    model = checkpoint.load(tiny_model)
+    model = loading.load(tiny_model)
     tensors = {name: np.array(tensor) for name, tensor in model.tensors.items()}
     tensors["model.norm.weight"][1] = tensors["model.layers.0.self_attn.q_norm.weight"][0] = np.inf
     checkpoint.save(tiny_model, replace(model, tensors=tensors))
@@ -440,7 +440,7 @@ def test_a_name_must_match_the_format(llm: Llm, tiny_model: Path) -> None:
 def test_the_error_for_an_unusable_tokenizer_names_its_file(llm: Llm, tiny_model: Path) -> None:
     Path("c.txt").write_text(TEXT, "utf-8")
     Path("bad.json").write_text("{", "utf-8")
-    model = checkpoint.load(tiny_model)
+    model = loading.load(tiny_model)
     model.tokenizer_source = "{"
     checkpoint.save("bad.safetensors", model)
     same = ("-o", "z.safetensors")

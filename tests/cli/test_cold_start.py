@@ -35,7 +35,7 @@ print(json.dumps({**counts, "modules": sorted(sys.modules)}), file=sys.stderr)
 NEVER = {
     "rich.console", "rich.table", "pydantic", "typer.rich_utils", "torch", "jinja2", "ml_dtypes", "pyppmd", "asyncio",
     "logging", "concurrent.futures",
-    "llmcli.cli.suggestions", "llmcli.formats.hf_directory", "llmcli.formats.gguf.header",
+    "llmcli.cli.suggestions", "llmcli.formats.huggingface.directory", "llmcli.formats.gguf.header",
     "llmcli.formats.gguf.reader", "llmcli.models.onnx.runtime", "llmcli.models.onnx.graph",
     "llmcli.models.torch.transformer", "llmcli.data.conversations.messages", "llmcli.data.conversations.chat_template",
     "llmcli.data.conversations.template_renderer", "llmcli.generation.chat", "llmcli.data.tokens.batches",

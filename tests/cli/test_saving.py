@@ -20,7 +20,7 @@ from llmcli.config import ModelConfig, TrainConfig, as_record
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.evaluation import memorization
-from llmcli.formats import adapters, checkpoint, ensemble_file
+from llmcli.formats import adapters, checkpoint, ensemble_file, loading
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.training_record import TrainingRecord
 from llmcli.training import session
@@ -93,7 +93,7 @@ def test_a_changed_byte_anywhere_is_detected() -> None:
 
 def test_a_model_that_another_command_derived_is_not_the_saved_one() -> None:
     stopped = saved_by("small", MODEL)
-    model = checkpoint.load(MODEL)
+    model = loading.load(MODEL)
     changes: dict[str, Checkpoint] = {
         "quantized": replace(model, quantization="int8"),
         "merged": replace(model, record=model.record | {"adapter": "a"}),
@@ -142,7 +142,7 @@ def test_a_changed_model_is_not_overwritten_without_force(llm: Llm) -> None:
     assert MODEL.read_bytes() == changed
     MODEL.rename("changed.safetensors")  # as the line says
     assert llm("train", "c.txt", *runs.OPTIONS, "--steps", 12, "-o", MODEL).exit_code == 0
-    assert checkpoint.load(MODEL).record.steps == 12 and Path("changed.safetensors").read_bytes() == changed
+    assert loading.load(MODEL).record.steps == 12 and Path("changed.safetensors").read_bytes() == changed
 
 
 def test_with_the_default_name_a_run_resumes_beside_a_model_of_another_one(llm: Llm) -> None:
@@ -150,7 +150,7 @@ def test_with_the_default_name_a_run_resumes_beside_a_model_of_another_one(llm: 
     changed = flip_a_bit(MODEL)
     answer = llm("train", "c.txt", *runs.OPTIONS, "--steps", 12)
     assert answer.exit_code == 0 and "renamed the existing model.safetensors to model-1.safetensors" in answer.stderr
-    assert checkpoint.load(MODEL).record.steps == 12 and Path("model-1.safetensors").read_bytes() == changed
+    assert loading.load(MODEL).record.steps == 12 and Path("model-1.safetensors").read_bytes() == changed
     assert "resuming" in answer.stderr
 
 
@@ -162,7 +162,7 @@ def test_a_model_changed_during_the_resumed_run_is_kept(monkeypatch: pytest.Monk
     answer = runs.train_here(HERE, steps=12)
     assert answer.exit_code == 0 and "is kept; saving the model as model-2.safetensors" in answer.stderr
     assert len(MODEL.read_bytes()) == len(before) and MODEL.read_bytes()[-9] == before[-9] ^ 1
-    assert checkpoint.load("model-2.safetensors").record.steps == 12
+    assert loading.load("model-2.safetensors").record.steps == 12
     assert not Path(runs.RESUME_FILE).exists()
 
 
@@ -207,7 +207,7 @@ def test_a_file_of_another_process_is_not_replaced_by_a_resume_file() -> None:
 def done() -> SimpleNamespace:
     """The last event of a run."""
     saved_by("small", Path("source.safetensors"))
-    return SimpleNamespace(checkpoint=checkpoint.load("source.safetensors"), adapters=None)
+    return SimpleNamespace(checkpoint=loading.load("source.safetensors"), adapters=None)
 
 
 @pytest.fixture
@@ -303,7 +303,7 @@ def test_an_error_after_training_does_not_lose_the_model(error: Exception, monke
     monkeypatch.setattr("llmcli.evaluation.memorization.measure_memorization", fail)
     answer = runs.train_here(HERE, steps=3)
     assert measured and answer.exit_code == 0, answer.stderr
-    assert checkpoint.load(MODEL).record.steps == 3
+    assert loading.load(MODEL).record.steps == 3
 
 
 # ---- signals
@@ -431,7 +431,7 @@ def test_a_closed_pipe_of_events_does_not_lose_the_model() -> None:
     stderr = process.stderr.read()
     assert process.wait(runs.TIMEOUT) == 1 and b"Traceback" not in stderr
     assert b"events could no longer be written; saved" in stderr
-    record = checkpoint.load(MODEL).record.to_json()
+    record = loading.load(MODEL).record.to_json()
     assert record["interrupted"] is True and record["steps"] >= 3
     assert Path(runs.RESUME_FILE).exists()
 
@@ -508,7 +508,7 @@ def test_a_run_works_without_a_system_call_that_is_not_supported(what: str, numb
     answer = llm("train", "c.txt", *runs.OPTIONS, "--steps", 2)
     assert answer.exit_code == 0, answer.stderr
     assert (f"model.safetensors cannot be locked here ({os.strerror(number)})" in answer.stderr) == (what == "locks")
-    assert checkpoint.load(MODEL).record.steps == 2
+    assert loading.load(MODEL).record.steps == 2
     assert sorted(path.name for path in HERE.iterdir()) == ["c.txt", "model.safetensors"]
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from llmcli.config import SamplingConfig
 from llmcli.formats import loading
-from llmcli.formats.architectures.gpt import FAMILIES
+from llmcli.formats.huggingface.gpt import FAMILIES
 from llmcli.formats.loading import open_tokenizer
 from llmcli.formats.safetensors.file import write_tensors
 from llmcli.formats.safetensors.header import read_header

@@ -15,9 +15,9 @@ import pytest
 
 from llmcli.config import ARCHITECTURES, ModelConfig
 from llmcli.errors import LLMError
-from llmcli.formats import headers, loading
-from llmcli.formats.architectures.rewriting import REWRITTEN
-from llmcli.formats.hf_config import dump_config, parse_config
+from llmcli.formats import loading
+from llmcli.formats.huggingface.config import dump_config, parse_config
+from llmcli.formats.huggingface.rewriting import REWRITTEN
 from llmcli.formats.safetensors.file import read_tensor, write_tensors
 from llmcli.formats.safetensors.header import read_header
 from llmcli.models.numpy_runtime import NumpyRuntime
@@ -336,7 +336,7 @@ def test_the_head_of_a_tied_model_is_treated_as_in_transformers(tmp_path: Path) 
         (directory / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}), "utf-8")
         other = logits_of_both(directory)
         np.testing.assert_allclose(*other, atol=1e-4)
-        header = headers.read_header(directory)
+        header = loading.read_header(directory)
         tensors = {name: read_tensor(header, tensor) for name, tensor in header.tensors.items()}
         write_tensors(
             directory / "model.safetensors", tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"]},

@@ -12,7 +12,8 @@ from typer.testing import Result
 from llmcli.config import SamplingConfig
 from llmcli.data.conversations.messages import Conversation, Message
 from llmcli.evaluation.exact_answers import ExactScore, KnownScore, last_answers, score_exact, score_known
-from llmcli.formats.checkpoint import load, save
+from llmcli.formats.checkpoint import save
+from llmcli.formats.loading import load
 from llmcli.formats.training_record import KnownAnswers, TrainingRecord
 from llmcli.generation.chat import Assistant, open_assistant
 from llmcli.generation.generator import Piece

@@ -17,7 +17,7 @@ from llmcli.evaluation.memorization import (
     share,
     strings,
 )
-from llmcli.formats.checkpoint import load
+from llmcli.formats.loading import load
 from tests.conftest import TEXT
 
 SENTENCE = "It was the best of times, it was the worst of times."

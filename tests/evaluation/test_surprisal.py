@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmcli.evaluation.evaluator import Span, most_surprising
-from llmcli.formats.checkpoint import load
-from llmcli.formats.loading import open_tokenizer
+from llmcli.formats.loading import load, open_tokenizer
 from llmcli.models.numpy_runtime import NumpyRuntime
 from tests.cli.terminals import STYLES, in_a_terminal
 from tests.conftest import Llm

@@ -29,7 +29,8 @@ from llmcli.evaluation.training_text import (
     trained_part,
     untrained_part,
 )
-from llmcli.formats.checkpoint import load, save
+from llmcli.formats.checkpoint import save
+from llmcli.formats.loading import load
 from llmcli.formats.training_record import TrainingRecord
 from llmcli.formats.training_stages import BASE, as_earlier, cache_stage
 from llmcli.formats.training_stages import joined as joined_stages

@@ -13,6 +13,7 @@ from llmcli.errors import LLMError
 from llmcli.formats import adapters, checkpoint, loading
 from llmcli.formats.safetensors import file as safetensors_file
 from llmcli.formats.safetensors import header as safetensors_header
+from llmcli.formats.training_record import seen_bytes
 from tests.conftest import write_tiny_model
 from tests.sample_models import run
 
@@ -41,7 +42,7 @@ def trained(tiny_model: Path, trained_once: Path) -> tuple[Path, Path]:
 
 @pytest.mark.slow
 def test_merged_weights_are_base_plus_adapters(trained: tuple[Path, Path], tiny_model: Path) -> None:
-    base, merged = checkpoint.load(tiny_model), checkpoint.load(trained[0])
+    base, merged = loading.load(tiny_model), loading.load(trained[0])
     header = safetensors_header.read_header(trained[1])
     pair = {}
     changed = 0
@@ -71,10 +72,9 @@ def test_experts_and_routers_get_no_adapters() -> None:
 
 @pytest.mark.slow
 def test_the_run_reports_its_output(trained: tuple[Path, Path], tiny_model: Path) -> None:
-    record = checkpoint.load(trained[0]).record.to_json()
+    record = loading.load(trained[0]).record.to_json()
     assert record["bits_per_byte"] < record["bits_per_byte_before"]
-    assert record["base"] == {"file": tiny_model.name, "sha256": loading.fingerprint(tiny_model)}
-    assert loading.fingerprint(loading.load(tiny_model)) == loading.fingerprint(tiny_model)
+    assert record["base"] == {"file": tiny_model.name, "sha256": loading.fingerprint(loading.load(tiny_model))}
     assert record["train"]["recipe"] == "lora" and record["train"]["lora_rank"] == 4
 
 
@@ -90,7 +90,7 @@ def test_the_file_has_the_config_of_peft(trained: tuple[Path, Path]) -> None:
 @pytest.mark.slow
 def test_import_merges_adapters(trained: tuple[Path, Path], tiny_model: Path, llm) -> None:
     assert llm("import", tiny_model, "--adapter", trained[1], "-o", "again.safetensors").exit_code == 0
-    one, two = checkpoint.load(trained[0]), checkpoint.load("again.safetensors")
+    one, two = loading.load(trained[0]), loading.load("again.safetensors")
     for name in one.config.tensor_shapes():
         np.testing.assert_allclose(one.tensors[name], two.tensors[name], atol=1e-6)
 
@@ -99,12 +99,12 @@ def test_import_merges_adapters(trained: tuple[Path, Path], tiny_model: Path, ll
 def test_a_merged_model_has_the_record_of_its_run_and_its_base(
     trained: tuple[Path, Path], tiny_model: Path, llm
 ) -> None:
-    base = checkpoint.load(tiny_model)
+    base = loading.load(tiny_model)
     base_text = {"name": "b.txt", "bytes": 9, "sha256": "b"}
     base.record = base.record | {"corpus": [base_text], "train_bytes": 9, "seen_bytes": b"xyz".hex()}
     checkpoint.save(Path("base.safetensors"), base)
     assert llm("import", "base.safetensors", "--adapter", trained[1], "-o", "again.safetensors").exit_code == 0
-    record, run_record = (checkpoint.load(name).record.to_json() for name in ("again.safetensors", trained[0]))
+    record, run_record = (loading.load(name).record.to_json() for name in ("again.safetensors", trained[0]))
     [stage] = record.pop("earlier_stages")
     assert stage == {"stage": "base model", "file": "base.safetensors", "corpus": [base_text], "train_bytes": 9}
     assert record == run_record | {"adapter": "alone.safetensors"} and "seen_bytes" not in record
@@ -117,8 +117,8 @@ def test_a_merged_model_has_the_record_of_its_run_and_its_base(
         safetensors_file.write_tensors(Path("other.safetensors"), foreign, metadata)
         merging = ("import", "base.safetensors", "--adapter", "other.safetensors", "-o", "f.safetensors")
         assert llm(*merging, "--force").exit_code == 0
-        merged = checkpoint.load("f.safetensors")
-        assert checkpoint.seen_bytes(merged.records) == seen and merged.record.document["corpus"] == corpus
+        merged = loading.load("f.safetensors")
+        assert seen_bytes(merged.records) == seen and merged.record.document["corpus"] == corpus
 
 
 @pytest.mark.slow
@@ -183,7 +183,7 @@ def test_a_stopped_run_of_adapters_resumes_to_the_same_bytes(tiny_model: Path, l
     from tests.training.plans import prepare
 
     Path("c.txt").write_text(TEXT)
-    base = checkpoint.load(tiny_model)
+    base = loading.load(tiny_model)
     tokenizer = Tokenizer.from_json(base.tokenizer_json)
     request = PlanRequest(steps=8, lora=2, context=16)
     ready = prepare(request, read_corpus(["c.txt"]), tokenizer=tokenizer, base=base.config)
@@ -205,12 +205,13 @@ def test_a_stopped_run_of_adapters_resumes_to_the_same_bytes(tiny_model: Path, l
 def test_merging_adapters_into_another_model_is_noted(trained: tuple[Path, Path], tiny_model: Path, llm) -> None:
     from tests.conftest import random_checkpoint
 
-    base = checkpoint.load(tiny_model)
+    base = loading.load(tiny_model)
     checkpoint.save("other.safetensors", random_checkpoint(base.config, 1, base.tokenizer_json))
     for source, warned in ((tiny_model, False), ("other.safetensors", True)):
         result = llm("import", source, "--adapter", trained[1], "-o", "m.safetensors", "--force", "-q")
         assert result.exit_code == 0
-        message = f"alone.safetensors was trained on model.safetensors (sha256 {loading.fingerprint(tiny_model)[:16]})"
+        sha256 = loading.fingerprint(loading.load(tiny_model))
+        message = f"alone.safetensors was trained on model.safetensors (sha256 {sha256[:16]})"
         assert (message in result.stderr and "other.safetensors is a different model" in result.stderr) == warned
 
 

@@ -23,8 +23,9 @@ from llmcli.config import ModelConfig
 from llmcli.errors import LLMError
 from llmcli.formats import checkpoint as module
 from llmcli.formats import loading
-from llmcli.formats.checkpoint import Checkpoint, load, save
-from llmcli.formats.hf_config import dump_config
+from llmcli.formats.checkpoint import Checkpoint, save
+from llmcli.formats.huggingface.config import dump_config
+from llmcli.formats.loading import load
 from llmcli.formats.safetensors import file as safetensors_file
 from llmcli.formats.safetensors.file import digest, read_values
 from llmcli.formats.safetensors.header import read_header

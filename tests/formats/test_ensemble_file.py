@@ -11,7 +11,7 @@ import safetensors.numpy
 from llmcli.config import ModelConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
-from llmcli.formats import checkpoint, ensemble_file, loading
+from llmcli.formats import ensemble_file, loading
 from llmcli.formats.checkpoint import Checkpoint, save
 from llmcli.formats.safetensors.header import read_header
 from llmcli.formats.training_record import TrainingRecord
@@ -40,11 +40,11 @@ def two_models(tmp_path: Path) -> tuple[Path, Path]:
 def test_an_ensemble_round_trips(two_models, llm) -> None:
     result = llm("mix", *two_models, "-o", "m.safetensors", "--json")
     assert result.exit_code == 0, result.stderr
-    assert json.loads(result.stdout)["parameters"] == sum(checkpoint.load(path).parameters for path in two_models)
+    assert json.loads(result.stdout)["parameters"] == sum(loading.load(path).parameters for path in two_models)
     mixed = loading.load_any("m.safetensors")
     assert isinstance(mixed, ensemble_file.Ensemble) and mixed.names == ("a", "b")
     for path, expert in zip(two_models, mixed.experts, strict=True):
-        alone = checkpoint.load(path)
+        alone = loading.load(path)
         assert expert.config == alone.config and expert.record == alone.record
         assert expert.tokenizer_json == alone.tokenizer_json
         for name in alone.config.tensor_shapes():
@@ -85,7 +85,7 @@ def test_commands_take_an_ensemble(two_models, llm) -> None:
     Path("0.txt").write_text("The dog ate the mat. " * 400)
     alike = llm("train", "0.txt", "--like", path, "--steps", 2, "-o", "c.safetensors", "-q")
     assert alike.exit_code == 0, alike.stderr
-    made = checkpoint.load("c.safetensors")
+    made = loading.load("c.safetensors")
     assert made.tokenizer_json == TOKENIZER.to_json() and made.config.max_position_embeddings == 32
     assert llm("mix", *two_models, "c.safetensors", "-o", "three.safetensors").exit_code == 0
 

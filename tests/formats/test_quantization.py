@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from llmcli.config import ModelConfig
 from llmcli.errors import LLMError
-from llmcli.formats import checkpoint, quantization
+from llmcli.formats import checkpoint, loading, quantization
 from llmcli.formats.quantization import QuantizedMatrix, quantize
 from tests.conftest import random_checkpoint
 
@@ -57,7 +57,7 @@ def test_a_quantized_file_is_a_model(tmp_path: Path) -> None:
         small = replace(whole, quantization=kind)
         checkpoint.save(tmp_path / "small.safetensors", small)
         checkpoint.save(tmp_path / "whole.safetensors", whole)
-        result = checkpoint.load(tmp_path / "small.safetensors")
+        result = loading.load(tmp_path / "small.safetensors")
         assert result.quantization == kind, kind
         assert set(result.tensors) == set(whole.tensors), kind
         for name, shape in CONFIG.tensor_shapes().items():
@@ -78,7 +78,7 @@ def test_codes_of_another_shape_are_an_error(tmp_path: Path) -> None:
     data = (tmp_path / "s.safetensors").read_bytes().replace(b'"quantization":"int8"', b'"quantization":"int4"')
     (tmp_path / "s.safetensors").write_bytes(data)
     with pytest.raises(LLMError, match=r"codes has shape \[64, 2, 32\], its config has \[64, 2, 16\]"):
-        checkpoint.load(tmp_path / "s.safetensors")
+        loading.load(tmp_path / "s.safetensors")
 
 
 def test_dequantized_rows_are_those_of_the_matrix():

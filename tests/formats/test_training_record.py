@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from llmcli.errors import LLMError
 from llmcli.evaluation.figures import Figures
 from llmcli.evaluation.training_text import held_out_files, recorded_reading, trained_lengths
-from llmcli.formats.checkpoint import seen_bytes
-from llmcli.formats.training_record import TrainingRecord
+from llmcli.formats.training_record import TrainingRecord, seen_bytes
 from llmcli.formats.training_stages import BASE, as_earlier, describe
 from llmcli.pages.model_facts import record_rows
 from llmcli.training.files.summary import answer_counts, read_curve

@@ -11,8 +11,8 @@ import pytest
 from llmcli.config import SamplingConfig
 from llmcli.data.conversations.messages import Message
 from llmcli.errors import LLMError
-from llmcli.formats.checkpoint import load, save
-from llmcli.formats.loading import load_any, open_tokenizer
+from llmcli.formats.checkpoint import save
+from llmcli.formats.loading import load, load_any, open_tokenizer
 from llmcli.formats.training_record import KnownAnswers
 from llmcli.generation import known_answers as module
 from llmcli.generation.chat import Assistant, open_assistant

@@ -40,7 +40,7 @@ def model(tiny_model: Path) -> Path:
         data = text.encode("utf-8")
         Path(name).write_bytes(data)
         corpus.append({"name": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), **sizes})
-    opened = checkpoint.load(tiny_model)
+    opened = loading.load(tiny_model)
     opened.record |= {"corpus": corpus, "ngram_cache": {"weights": [[0, 0, 0, 0]]}}
     opened.tensors = {name: np.array(opened.tensors[name]) for name in opened.tensors}
     opened.tokenizer_config_json = loading.open_tokenizer(opened).to_config_json(32)
@@ -77,7 +77,7 @@ def documents(stem: str) -> list[list[int]]:
 
 def test_the_tokens_are_those_of_llm_tokenize(model: Path, llm) -> None:
     assert llm("export", "model.safetensors", "out", "--to", "handover").exit_code == 0
-    eos = checkpoint.load(model).config.eos_token_id
+    eos = loading.load(model).config.eos_token_id
     for split, expected in parts().items():
         for (_, text), ids in zip(expected, documents(f"out/tokens/{split}"), strict=True):
             shown = llm("tokenize", "-", "--json", stdin=text.encode())
@@ -147,7 +147,7 @@ def test_engine_files(model: Path, llm) -> None:
         yaml.safe_load(Path("out", f"{name}.yaml").read_text("utf-8"))
         for name in ("litgpt", "nemo_automodel", "skypilot")
     )
-    assert parameters(litgpt["model_config"]) == checkpoint.load(model).parameters
+    assert parameters(litgpt["model_config"]) == loading.load(model).parameters
     assert litgpt["model_config"]["norm_eps"] == 1e-6 and litgpt["optimizer"]["init_args"]["lr"] == 3e-4
     assert litgpt["train"]["max_tokens"] % (litgpt["train"]["global_batch_size"] * 32) == 0
     steps = nemo["step_scheduler"]
@@ -171,7 +171,7 @@ def test_a_larger_model_has_random_weights_and_the_tokenizer(model: Path, llm, m
     monkeypatch.setitem(SIZES, "1b", (3, 64))
     answer = llm("export", "model.safetensors", "out", "--to", "handover", "--size", "1b", "--dtype", "bf16", "--json")
     assert answer.exit_code == 0 and "the larger one begins with random weights" in answer.stderr
-    larger, old = loading.load("out/model"), checkpoint.load(model)
+    larger, old = loading.load("out/model"), loading.load(model)
     assert json.loads(answer.stdout)["model"]["parameters"] == larger.parameters
     assert (larger.config.num_hidden_layers, larger.config.hidden_size) == (3, 64)
     assert larger.config.max_position_embeddings == 2048 and larger.dtypes["model.norm.weight"] == "BF16"
@@ -183,7 +183,7 @@ def test_a_larger_model_has_random_weights_and_the_tokenizer(model: Path, llm, m
 
 
 def test_other_architectures_have_fewer_files(model: Path, llm) -> None:
-    opened = checkpoint.load(model)
+    opened = loading.load(model)
     config = ModelConfig(opened.config.vocab_size, 32, 64, 2, 4, 2, 8, 32, model_type="llama")
     opened.tensors = {name: np.array(opened.tensors[name]) for name in config.tensor_shapes()}
     opened.config = config
@@ -222,7 +222,7 @@ def test_text_that_repeats_held_out_text_is_not_handed_over(model: Path, llm) ->
     first = "".join(random.Random(0).choices(string.ascii_lowercase, k=9000))
     data = first.encode()
     entry = {"name": "a.txt", "bytes": 9000, "sha256": hashlib.sha256(data).hexdigest(), "held_out": 900}
-    opened = checkpoint.load(model)
+    opened = loading.load(model)
     opened.record |= {"corpus": [entry]}
     checkpoint.save(model, opened)
     Path("a.txt").write_bytes(data)

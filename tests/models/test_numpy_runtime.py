@@ -7,7 +7,8 @@ import pytest
 
 from llmcli.config import ModelConfig
 from llmcli.errors import LLMError
-from llmcli.formats.checkpoint import load, save
+from llmcli.formats.checkpoint import save
+from llmcli.formats.loading import load
 from llmcli.models import numpy_runtime as runtime_module
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.runtime import LOGITS_AT_ONCE, PREFILL_CHUNK

@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 
 from llmcli.data.tokenizers.tokenizer import Tokenizer
-from llmcli.formats import checkpoint
+from llmcli.formats import checkpoint, loading
 from llmcli.formats.checkpoint import Checkpoint
-from llmcli.formats.headers import read_header
 from llmcli.models.ngram_runtime import with_ngram_cache
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.runtime import Runtime
@@ -41,13 +40,13 @@ CACHE = {"weights": [[-2.5, 0.3, -0.8, -0.1], [-1.5, 0.4, -0.9, -0.1], [-0.5, 0.
 
 def page_of(model: Path, dtype: str | None = "f32", **opening: Any) -> str:
     """The text of the page of a model file."""
-    page = live_page(checkpoint.load(model), read_header(model), dtype, lambda note: None, **opening)
+    page = live_page(loading.load(model), dtype, lambda note: None, **opening)
     return page.decode("utf-8")
 
 
 def runtime_of(model: Path, dtype: str = "f32") -> Runtime:
     """The model as its page computes with it, in numpy."""
-    loaded = checkpoint.load(model)
+    loaded = loading.load(model)
     network = NumpyRuntime(with_page_values(loaded, dtype))
     return with_ngram_cache(network, loaded.record.ngram_cache)
 

@@ -19,7 +19,7 @@ from llmcli.data.conversations.chat_template import CHATML, ChatTemplate, with_c
 from llmcli.data.conversations.example_prompt import example_prompts
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
-from llmcli.formats import checkpoint
+from llmcli.formats import checkpoint, loading
 from llmcli.formats.loading import open_tokenizer
 from llmcli.formats.quantization import quantize_rows
 from llmcli.formats.training_stages import AVERAGE, BASE, CACHE, EXPORTED
@@ -140,7 +140,7 @@ def test_the_command(llm: Llm, tiny_model: Path) -> None:
 
 
 def test_a_chat_template_that_pages_do_not_support_is_noted(llm: Llm, tiny_model: Path) -> None:
-    model = checkpoint.load(tiny_model)
+    model = loading.load(tiny_model)
     config = with_chat_template(model.tokenizer_config_json, "{{ messages | length }}{{ messages[-1].content }}")
     checkpoint.save("other.safetensors", replace(model, tokenizer_config_json=config))
     answer = llm("export", "other.safetensors", "page.html", "--to", "html")
@@ -346,7 +346,7 @@ def test_a_token_opens_what_else_could_have_stood_there(opened: Any, words_model
 @needs_browser
 def test_a_head_is_switched_off(opened: Any, words_model: Path) -> None:
     """The bars of the next words move to their probabilities in the model without the head, and back."""
-    page, tokenizer = opened(words_model), open_tokenizer(checkpoint.load(words_model))
+    page, tokenizer = opened(words_model), open_tokenizer(loading.load(words_model))
     page.click("#tab-inside")
     page.fill("#text", "I like to drink")
     wait_until_shown(page)
@@ -354,7 +354,7 @@ def test_a_head_is_switched_off(opened: Any, words_model: Path) -> None:
     assert page.is_disabled("#all-on") and page.locator("#parts .pair").count() == 0
     page.click("[data-part='2.1']")
     wait_until_shown(page)
-    model = NumpyRuntime(switched_off(checkpoint.load(words_model), ["2.1"]))
+    model = NumpyRuntime(switched_off(loading.load(words_model), ["2.1"]))
     expected = next_words(model, tokenizer, "I like to drink").words
     rows = page.locator("#change-bars li").evaluate_all(
         "(all) => all.map((one) => [...one.children].map((node) => node.textContent))"
@@ -440,7 +440,7 @@ def test_inside_by_keyboard(opened: Any, words_model: Path) -> None:
 @needs_browser
 def test_the_parts_of_another_next_word(opened: Any, words_model: Path) -> None:
     """The attribution is that of the word's first token, as numpy computes it, with the keyboard too."""
-    page, tokenizer = opened(words_model, prompt="The cat likes to"), open_tokenizer(checkpoint.load(words_model))
+    page, tokenizer = opened(words_model, prompt="The cat likes to"), open_tokenizer(loading.load(words_model))
     wait_until_shown(page)
     choice = page.locator("#change-bars button").nth(2)
     name = str(choice.text_content())
@@ -471,7 +471,7 @@ def test_two_prompts(opened: Any, words_model: Path) -> None:
     script = "(all) => all.map((one) => [0, 1, 3].map((i) => one.children[i].textContent))"
     compared = page.locator("#compared li").evaluate_all(script)
     assert page.locator("#lens-0 tbody tr").count() == page.locator("#lens-1 tbody tr").count() == 3
-    tokenizer = open_tokenizer(checkpoint.load(words_model))
+    tokenizer = open_tokenizer(loading.load(words_model))
     for column, prompt in ((1, "The cat likes to"), (2, "I like to")):
         found = {row[0]: float(row[column][:-1]) for row in compared}
         for word in next_words(runtime_of(words_model), tokenizer, prompt).words[:3]:
@@ -494,7 +494,7 @@ def test_two_prompts(opened: Any, words_model: Path) -> None:
 @pytest.mark.slow
 @needs_browser
 def test_the_page_opens_at_a_prompt_without_some_parts(opened: Any, words_model: Path, tmp_path: Path) -> None:
-    model, path = checkpoint.load(words_model), tmp_path / "planted.safetensors"
+    model, path = loading.load(words_model), tmp_path / "planted.safetensors"
     checkpoint.save(path, replace(model, record=model.record | {"train": {"induction": True}}))
     page = opened(path, prompt="私は毎朝", without=["1.2", "2"], locale="ja-JP", width=400)
     assert page.is_visible("#inside") and text_of(page) == "私は毎朝"
@@ -635,7 +635,7 @@ def test_tabs_are_reached_by_keys(opened: Any, words_model: Path) -> None:
 @pytest.mark.slow
 @needs_browser
 def test_the_slider_moves_the_bars_of_one_prompt_over_the_run(opened: Any, words_model: Path, tmp_path: Path) -> None:
-    model, path = checkpoint.load(words_model), tmp_path / "probe.safetensors"
+    model, path = loading.load(words_model), tmp_path / "probe.safetensors"
     predictions = [[10, [[" a", 0.5], [" b", 0.25]]], [20, [[" c", 0.75], [" a", 0.125]]]]
     curve = {"step": [12, 20], "loss": [2.0, 1.0], "eval_step": [20], "eval_bits_per_byte": [1.5]}
     record = model.record | {"steps": 20, "probe": {"prompt": "The cat", "predictions": predictions}, "curve": curve}
@@ -666,7 +666,7 @@ def test_the_slider_moves_the_bars_of_one_prompt_over_the_run(opened: Any, words
 @needs_browser
 def test_the_record_in_japanese(opened: Any, words_model: Path, tmp_path: Path) -> None:
     """Names and units are translated; data, such as names of files, is not."""
-    model, path = checkpoint.load(words_model), tmp_path / "record.safetensors"
+    model, path = loading.load(words_model), tmp_path / "record.safetensors"
     record = model.record | {
         "corpus": [{"name": "100 steps, 5 bytes.txt", "bytes": 3000}],
         "expert_shares": [[0.25, 0.75]], "interrupted": True, "clock": {"seconds": 3750, "tokens_per_second": 1234},
@@ -735,7 +735,7 @@ def test_the_rows_of_plans_and_records_have_japanese_names() -> None:
 @pytest.mark.slow
 @needs_browser
 def test_hostile_names_and_texts_are_shown_as_text(opened: Any, words_model: Path, tmp_path: Path) -> None:
-    model = checkpoint.load(words_model)
+    model = loading.load(words_model)
     record = model.record | {
         "verdict": [HOSTILE], "plan": [{"name": HOSTILE, "value": HOSTILE, "reason": HOSTILE}, 5, {"name": 7}],
         "samples": {"prompt": HOSTILE, "texts": [[1, HOSTILE]]},
@@ -759,7 +759,7 @@ def test_hostile_names_and_texts_are_shown_as_text(opened: Any, words_model: Pat
 @pytest.mark.slow
 @needs_browser
 def test_damaged_weights_are_reported(opened: Any, tiny_model: Path) -> None:
-    model = checkpoint.load(tiny_model)
+    model = loading.load(tiny_model)
     tensors = {name: np.array(tensor) for name, tensor in model.tensors.items()}
     tensors["model.norm.weight"][:] = np.nan
     checkpoint.save(tiny_model, replace(model, tensors=tensors))

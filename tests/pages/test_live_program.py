@@ -183,10 +183,10 @@ def test_activations_and_switches(blank: "Page", tmp_path: Path) -> None:
 def test_parts_that_are_switched_off_change_the_next_word(blank: "Page", tmp_path: Path, words_model: Path) -> None:
     """Also at a prompt that ends inside a token. No word is a fragment of another, as tokens are."""
     for is_cached in [False, True]:
-        model = checkpoint.load(words_model)
+        model = loading.load(words_model)
         path = save_with_cache(tmp_path / "cached.safetensors", model) if is_cached else words_model
         tokenizer, program = loading.open_tokenizer(model), Program(blank, page_of(path))
-        weights = checkpoint.load(path).record.ngram_cache
+        weights = loading.load(path).record.ngram_cache
         largest: list[float] = []
         for prompt, without in (
             ("I like to drink green tea. I like to", ["1", "2.1"]),
@@ -249,7 +249,7 @@ def test_colors_of_a_text_longer_than_the_context(blank: "Page", tmp_path: Path,
     it; a beginning-of-text token stays at the beginning of what is read."""
     for written in [0, 50]:
         for is_cached in [False, True]:
-            model = checkpoint.load(words_model)
+            model = loading.load(words_model)
             path = save_with_cache(tmp_path / "cached.safetensors", model) if is_cached else words_model
             Program(blank, page_of(path))
             tokenizer = loading.open_tokenizer(model)
@@ -332,7 +332,7 @@ def test_sampling_probabilities(blank: "Page", words_model: Path) -> None:
 
 def written(model: Path, prompt: str, count: int, dtype: str) -> str:
     """What `llm generate --temperature 0` writes, with the weights that a page has."""
-    tokenizer = loading.open_tokenizer(checkpoint.load(model))
+    tokenizer = loading.open_tokenizer(loading.load(model))
     sampling = SamplingConfig(max_tokens=count, temperature=0)
     return "".join(piece.text for piece in generate(runtime_of(model, dtype), tokenizer, prompt, sampling))
 
@@ -340,7 +340,7 @@ def written(model: Path, prompt: str, count: int, dtype: str) -> str:
 def test_greedy_texts_are_those_of_llm_generate(blank: "Page", tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """With an n-gram cache, and beyond the context of 64 tokens."""
     for model in ["words_model", "characters_model", "experts_model"]:
-        path = save_with_cache(tmp_path / "cached.safetensors", checkpoint.load(request.getfixturevalue(model)))
+        path = save_with_cache(tmp_path / "cached.safetensors", loading.load(request.getfixturevalue(model)))
         program = Program(blank, page_of(path, "int8"))
         for prompt in PROMPTS:
             count = 100 if prompt == PROMPTS[0] else 30
@@ -363,7 +363,7 @@ def test_greedy_texts_of_an_imported_model(blank: "Page", tmp_path: Path) -> Non
 
 
 def test_answers_are_those_of_llm_chat(blank: "Page", sums_model: Path) -> None:
-    model = checkpoint.load(sums_model)
+    model = loading.load(sums_model)
     program, tokenizer = Program(blank, page_of(sums_model)), loading.open_tokenizer(model)
     for questions in (["What is 2 and 3?"], ["What is <|im_end|>?"], ["What is 2 and 3?", "And 4 and 4?"] * 6):
         messages: list[Message] = []
@@ -379,7 +379,7 @@ def test_answers_are_those_of_llm_chat(blank: "Page", sums_model: Path) -> None:
 def test_next_words_are_those_of_llm_generate_next(blank: "Page", request: pytest.FixtureRequest) -> None:
     for model in ["words_model", "characters_model"]:
         path = request.getfixturevalue(model)
-        program, tokenizer = Program(blank, page_of(path)), loading.open_tokenizer(checkpoint.load(path))
+        program, tokenizer = Program(blank, page_of(path)), loading.open_tokenizer(loading.load(path))
         for prompt in ("", "I like to eat", "I like to ea", "The cat likes to sleep on the m", "私は毎朝", "def add(a"):
             shown = program.next(prompt)
             expected = next_words(runtime_of(path), tokenizer, prompt).words

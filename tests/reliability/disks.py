@@ -8,12 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from llmcli.formats.checkpoint import load, save
+from llmcli.formats.checkpoint import save
+from llmcli.formats.loading import load
 from tests.reliability.runs import TIMEOUT, end, names, python, small_model, train
 
 KILLED_SAVES = """
 import os, pathlib, signal
-from llmcli.formats.checkpoint import load, save
+from llmcli.formats.checkpoint import save
+from llmcli.formats.loading import load
 model, place = load("new.safetensors"), pathlib.Path("model.safetensors")
 old, new = (pathlib.Path(f"{name}.safetensors").read_bytes() for name in ("old", "new"))
 count = 0
@@ -64,7 +66,10 @@ def killed_while_saving(where: Path, tries: int) -> list[str]:
     return failures + (_killed_by_strace(where, old, new) if tries > 1 else [])
 
 
-SAVE = "from llmcli.formats.checkpoint import load, save; save('model.safetensors', load('new.safetensors'))"
+SAVE = """
+from llmcli.formats import checkpoint, loading
+checkpoint.save('model.safetensors', loading.load('new.safetensors'))
+"""
 
 
 def _killed_by_strace(where: Path, old: bytes, new: bytes) -> list[str]:
@@ -88,7 +93,8 @@ def _killed_by_strace(where: Path, old: bytes, new: bytes) -> list[str]:
 
 ORDER = """
 import os, stat
-from llmcli.formats.checkpoint import load, save
+from llmcli.formats.checkpoint import save
+from llmcli.formats.loading import load
 calls = []
 def record(name, what):
     real = getattr(os, name)
@@ -110,7 +116,8 @@ def order_of_a_save(where: Path, tries: int) -> list[str]:
 REFUSED_SAVE = """
 import errno, os, resource, sys
 from llmcli.formats import atomic_io
-from llmcli.formats.checkpoint import load, save
+from llmcli.formats.checkpoint import save
+from llmcli.formats.loading import load
 from llmcli.errors import LLMError
 from llmcli.cli.terminal import console
 call, code = sys.argv[1:3]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from llmcli.formats.checkpoint import load
+from llmcli.formats.loading import load
 from tests.reliability.runs import (
     OPTIONS,
     RESUME_FILE,

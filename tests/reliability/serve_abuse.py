@@ -17,7 +17,8 @@ from pathlib import Path
 from hypothesis import HealthCheck, Phase, given, settings
 
 from llmcli.data.conversations.chat_template import CHATML, with_chat_template
-from llmcli.formats.checkpoint import load, save
+from llmcli.formats.checkpoint import save
+from llmcli.formats.loading import load
 from tests.reliability.http_answers import PATIENCE, ask, ask_raw, complete, problems
 from tests.reliability.runs import invoke, small_model
 from tests.server.processes import Served, serving

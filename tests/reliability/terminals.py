@@ -10,7 +10,8 @@ import numpy as np
 
 from llmcli.config import ModelConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
-from llmcli.formats.checkpoint import Checkpoint, load, save
+from llmcli.formats.checkpoint import Checkpoint, save
+from llmcli.formats.loading import load
 from llmcli.formats.training_record import TrainingRecord
 from tests.reliability.runs import TIMEOUT, invoke, small_model
 

@@ -9,8 +9,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from llmcli.config import SAMPLING, ModelConfig
-from llmcli.formats.checkpoint import load, save
-from llmcli.formats.loading import load_any, open_chat_template, open_tokenizer
+from llmcli.formats.checkpoint import save
+from llmcli.formats.loading import load, load_any, open_chat_template, open_tokenizer
 from llmcli.formats.training_record import TrainingRecord
 from llmcli.server.api.models import Models, ServedModel
 from llmcli.server.api.schema import openapi

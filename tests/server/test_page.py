@@ -15,7 +15,7 @@ import pytest
 from llmcli.analysis.explain import explain
 from llmcli.api import train
 from llmcli.config import SamplingConfig
-from llmcli.formats import checkpoint
+from llmcli.formats import loading
 from llmcli.formats.loading import open_tokenizer
 from llmcli.generation.generator import generate
 from llmcli.generation.next_words import PLAIN, next_tokens, next_words
@@ -56,7 +56,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         steps = 200 if name == "words" else 30
         options = {"steps": steps, "layers": 2, "width": 32, "heads": 2, "context": 64}
         list(train(folder / f"{name}.txt", folder / f"{name}.safetensors", **options))
-    save_with_cache(folder / "cached.safetensors", checkpoint.load(folder / "words.safetensors"))
+    save_with_cache(folder / "cached.safetensors", loading.load(folder / "words.safetensors"))
     return folder
 
 
@@ -231,7 +231,7 @@ def test_both_pages_explain_the_word_that_is_clicked(
 ) -> None:
     """After a prompt that ends inside a word: the token that `llm explain --token` explains, with the same figures."""
     path, prompt = folder / "words.safetensors", "She likes to e"
-    tokenizer, runtime = open_tokenizer(checkpoint.load(path)), runtime_of(path)
+    tokenizer, runtime = open_tokenizer(loading.load(path)), runtime_of(path)
     words = {"…" * one.continues + one.text: one for one in next_words(runtime, tokenizer, prompt).words}
     choose(page, "words")
     for one in (page, exported_page(browser, path, tmp_path)):
@@ -258,7 +258,7 @@ def test_token_by_token_and_in_one_run_a_text_has_the_same_probabilities(
 ) -> None:
     """On both pages, with an n-gram cache, which does not count what the model wrote: those of `llm generate`."""
     path, prompt, count = folder / "cached.safetensors", "zzz qqq zzz", 12
-    tokenizer, sampling = open_tokenizer(checkpoint.load(path)), SamplingConfig(temperature=0, max_tokens=count)
+    tokenizer, sampling = open_tokenizer(loading.load(path)), SamplingConfig(temperature=0, max_tokens=count)
     pieces = list(generate(runtime_of(path), tokenizer, prompt, sampling))[:count]
     drawn = [100 * math.exp(piece.logprob) for piece in pieces]
     choose(page, "cached")

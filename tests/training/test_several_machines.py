@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmcli.formats.checkpoint import load
+from llmcli.formats.loading import load
 from tests.conftest import TEXT
 from tests.platforms import in_full, network_namespaces
 from tests.training.distributed.test_processes import OPTIONS, SECONDS, losses, wait_for

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from llmcli.config import ModelConfig, TrainConfig
-from llmcli.formats.checkpoint import load
+from llmcli.formats.loading import load
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.distributed.processes import Processes
 from llmcli.training.planning.cost_model import BASE_BYTES, Machine, Memory, estimated_speed, memory_needed

@@ -99,12 +99,11 @@ def _write_page(options: _Options, output: Path, path: Path, text: str) -> None:
     prompt."""
     from llmcli.analysis.comparison import parse_parts
     from llmcli.formats import atomic_io
-    from llmcli.formats.headers import read_header
-    from llmcli.formats.loading import load_any, single_model
+    from llmcli.formats.loading import load
     from llmcli.pages.live_page import live_page
     from llmcli.pages.live_weights import page_bytes
 
-    source = single_model(load_any(path), path)
+    source = load(path)
     if not text:
         raise LLMError("the prompt is empty; give a text to continue")
     atomic_io.reject_overwriting(output, "output", [path], "the model itself", by=": --html page.html")
@@ -116,7 +115,6 @@ def _write_page(options: _Options, output: Path, path: Path, text: str) -> None:
     atomic_io.check_space(output, page_bytes(source.config))
     page = live_page(
         source,
-        read_header(path),
         None,
         console.note,
         prompt=text,

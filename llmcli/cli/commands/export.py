@@ -15,7 +15,7 @@ from llmcli.formats.atomic_io import name_of, reject_overwriting
 
 if TYPE_CHECKING:
     from llmcli.formats.checkpoint import Checkpoint
-    from llmcli.formats.hub.upload import Target
+    from llmcli.formats.huggingface.upload import Target
 
 FORMATS = {  # -> the options that it takes besides --force
     "hf": "dtype name license push private",
@@ -81,12 +81,11 @@ def export(options: _Options) -> None:
     from llmcli.cli.reports import model_card
     from llmcli.formats import atomic_io, loading
 
-    source = loading.load_any(path)
-    model = source.shared if to == "tokenizer" else loading.single_model(source, path)
+    model = loading.load_any(path).shared if to == "tokenizer" else loading.load(path)
     _check_output(options, output, path)
     target = None
     if options.push is not None:
-        from llmcli.formats.hub import upload
+        from llmcli.formats.huggingface import upload
 
         target = upload.find_target(options.push, private=options.private, force=options.force)
     if options.quantize:
@@ -95,7 +94,7 @@ def export(options: _Options) -> None:
     if to == "tokenizer":
         atomic_io.write(output, [model.tokenizer_json.encode("utf-8")])
     elif to == "html":
-        _export_html(model, output, path, options.dtype)
+        _export_html(model, output, options.dtype)
     elif to == "handover":
         _export_handover(model, output, path, options)
         return
@@ -168,7 +167,8 @@ def _check_options(options: _Options) -> None:
 def _check_output(options: _Options, output: Path, model: Path) -> None:
     """Raise LLMError if the output cannot be written, would replace the model, or has the name of another
     format."""
-    from llmcli.formats import atomic_io, hf_directory, loading
+    from llmcli.formats import atomic_io, loading
+    from llmcli.formats.huggingface import directory as hf_directory
 
     part = "part of " if model.is_dir() else ""
     reject_overwriting(output, "export", loading.files(model), f"{part}the model to export", by="")
@@ -198,7 +198,8 @@ def _export_hf(
     model: "Checkpoint", output: Path, values: dict[str, str], target: "Target | None", options: _Options
 ) -> None:
     from llmcli.cli.reports import model_card
-    from llmcli.formats import atomic_io, hf_directory
+    from llmcli.formats import atomic_io
+    from llmcli.formats.huggingface import directory as hf_directory
     from llmcli.formats.open_file import read_text
 
     if options.dtype:
@@ -217,7 +218,7 @@ def _export_hf(
 
 def _push(target: "Target", directory: Path, record: dict[str, Any], options: _Options) -> None:
     """Upload the directory and report where it is."""
-    from llmcli.formats.hub import upload
+    from llmcli.formats.huggingface import upload
 
     progress = console.shows_progress()
     commit = upload.push(target, directory, console.note, private=options.private, progress=progress)
@@ -260,14 +261,13 @@ def _export_handover(model: "Checkpoint", output: Path, path: Path, options: _Op
     )
 
 
-def _export_html(model: "Checkpoint", output: Path, path: Path, dtype: str | None) -> None:
+def _export_html(model: "Checkpoint", output: Path, dtype: str | None) -> None:
     from llmcli.formats import atomic_io
-    from llmcli.formats.headers import read_header
     from llmcli.pages.live_page import live_page
     from llmcli.pages.live_weights import page_bytes
 
     atomic_io.check_space(output, page_bytes(model.config, dtype))
-    atomic_io.write(output, [live_page(model, read_header(path), dtype, console.note)])
+    atomic_io.write(output, [live_page(model, dtype, console.note)])
 
 
 def _export_gguf(model: "Checkpoint", output: Path, dtype: str | None, metadata: dict[str, str]) -> None:

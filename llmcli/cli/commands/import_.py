@@ -59,7 +59,7 @@ def import_(options: _Options) -> None:
     loading.open_tokenizer(base)  # raises LLMError for a tokenizer that cannot be used
     origin = base.record.imported
     if origin is not None and not base.record.train and "sha256" not in origin:
-        base.record |= {"imported": origin | {"sha256": loading.fingerprint(source)}}
+        base.record |= {"imported": origin | {"sha256": loading.fingerprint(base)}}
     model = base if adapter_file is None else _merge(base, source, adapter_file)
     atomic_io.check_space(output, model.stored_bytes + len(model.tokenizer_json))
     if text is not None:
@@ -77,12 +77,13 @@ def import_(options: _Options) -> None:
 def _load(source: str) -> "Checkpoint":
     """Open a model. If its file was changed, its record keeps what it was trained on, but no figures of the
     run."""
-    from llmcli.formats import atomic_io, checkpoint, headers, loading, training_stages
+    from llmcli.formats import atomic_io, checkpoint, loading, training_stages
     from llmcli.formats.safetensors.file import digest
     from llmcli.formats.training_record import TrainingRecord
 
-    model, header = loading.load(source, accept_changes=True), headers.read_header(source)
-    if not checkpoint.is_changed(header, model.stored):
+    model = loading.load(source, accept_changes=True)
+    header = model.header
+    if header is None or not checkpoint.is_changed(header, model.stored):
         return model
     console.warn(
         f"warning: {source} was changed after it was written: its content does not match the sha256 in its metadata; "
@@ -103,7 +104,7 @@ def _merge(base: "Checkpoint", source: str, adapter: Path) -> "Checkpoint":
     merged = adapters.merged_tensors(base, adapter)
     trained_on, hashes = adapters.base_of(adapter)
     if hashes and loading.source_fingerprint(base) not in hashes:
-        fingerprint = loading.fingerprint(source)
+        fingerprint = loading.fingerprint(base)
         if fingerprint not in hashes:
             console.warn(
                 f"warning: {adapter} was trained on {trained_on} (sha256 {hashes[0][:16]}), {source} is a different "

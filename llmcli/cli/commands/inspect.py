@@ -8,7 +8,7 @@ from llmcli.config import DEFAULT_MODEL
 from llmcli.errors import LLMError
 
 if TYPE_CHECKING:
-    from llmcli.formats.safetensors.header import Header
+    from llmcli.formats.header import Header
 
 
 class _Options(ResultOptions):
@@ -30,7 +30,7 @@ def inspect(options: _Options) -> None:
     Example: llm inspect model.safetensors
     """
     from llmcli.cli.reports import model, weights
-    from llmcli.formats.headers import read_header
+    from llmcli.formats.loading import read_header
 
     views = ("verify", "tensor", "tensors", "weights")
     options.check({view: " ".join(other for other in views if other != view) for view in views})

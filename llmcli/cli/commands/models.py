@@ -26,9 +26,9 @@ def models(options: ResultOptions) -> None:
 
     Example: llm models
     """
-    from llmcli.formats.hub import cache
+    from llmcli.formats.huggingface import hub
 
-    cached = cache.models_in_cache()
+    cached = hub.models_in_cache()
     supported = [(name, path) for name, path in cached if not _is_unsupported(path)]
     found = [_describe(name, path) for name, path in (*_models_here(), *supported)]
     if found and not options.json:
@@ -55,7 +55,7 @@ def models(options: ResultOptions) -> None:
 def _is_unsupported(path: Path) -> bool:
     """Return whether a model in the cache, which all programs share, is of another kind: for images, for
     example."""
-    from llmcli.formats.hf_config import published_problem
+    from llmcli.formats.huggingface.config import published_problem
     from llmcli.formats.metadata import parse_document
     from llmcli.formats.open_file import read_text
 
@@ -71,7 +71,7 @@ def _models_here() -> Iterator[tuple[str, Path]]:
 
 def _describe(name: str, path: Path) -> dict[str, Any]:
     """Read what the header of a model says, or why it cannot be read."""
-    from llmcli.formats.headers import read_header
+    from llmcli.formats.loading import read_header
     from llmcli.formats.metadata import parse_document
     from llmcli.formats.training_record import TrainingRecord
 

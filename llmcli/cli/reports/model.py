@@ -20,7 +20,7 @@ from llmcli.pages.model_facts import expert_rows, record_rows, shape_text, train
 from llmcli.training.files.summary import ProbePoint, probe_points, read_curve
 
 if TYPE_CHECKING:
-    from llmcli.formats.safetensors.header import Header
+    from llmcli.formats.header import Header
 
 MIN_CURVE_WIDTH, MAX_CURVE_WIDTH, CURVE_HEIGHT = 30, 120, 12  # columns, columns, lines
 MAX_ROWS = 20  # rows of metadata

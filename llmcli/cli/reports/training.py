@@ -9,7 +9,7 @@ from llmcli.cli.reports.files import not_read, show_files
 from llmcli.cli.terminal import console, tables
 from llmcli.config import as_record
 from llmcli.evaluation.figures import as_json, change
-from llmcli.formats.hf_config import dump_config
+from llmcli.formats.huggingface.config import dump_config
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

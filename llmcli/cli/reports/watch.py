@@ -136,11 +136,10 @@ class Watch:
 
 
 def _model_page(file: Path) -> bytes:
-    from llmcli.formats import loading
-    from llmcli.formats.headers import read_header
+    from llmcli.formats.loading import load
     from llmcli.pages.live_page import live_page
 
-    return live_page(loading.load(file), read_header(file), None, lambda note: None)
+    return live_page(load(file), None, lambda note: None)
 
 
 @contextmanager

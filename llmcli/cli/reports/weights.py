@@ -9,7 +9,7 @@ from llmcli.cli.terminal import charts, console, tables
 from llmcli.pages.model_facts import shape_text
 
 if TYPE_CHECKING:
-    from llmcli.formats.safetensors.header import Header
+    from llmcli.formats.header import Header
 
 
 def print_tensors(header: "Header") -> None:

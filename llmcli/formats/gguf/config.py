@@ -19,8 +19,8 @@ from llmcli.formats.gguf import conventions
 from llmcli.formats.gguf import tokenizer as gguf_tokenizer
 from llmcli.formats.gguf.conventions import ARCHITECTURES, MODEL_TYPES_WITH_EXPERTS, ROPE_FACTORS
 from llmcli.formats.gguf.header import MAX_COUNT
+from llmcli.formats.header import TensorInfo
 from llmcli.formats.metadata import Json
-from llmcli.formats.safetensors.header import TensorInfo
 
 DEFAULT_ROPE_THETA = 10000.0
 _EMBEDDING = "token_embd.weight"
@@ -111,7 +111,7 @@ def parse_config(
 
 
 def before_rewriting(fields: Json, config: ModelConfig) -> Json:
-    """Return the keys of Hugging Face's config.json that a rewriting needs (architectures/rewriting.py)."""
+    """Return the keys of Hugging Face's config.json that a rewriting needs (huggingface/rewriting.py)."""
     name = fields["general.architecture"]
     known = as_record(config) | {"model_type": name}
     if name == "granite":

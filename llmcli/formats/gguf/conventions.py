@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from llmcli.config import ARCHITECTURES as KNOWN
 from llmcli.config import LAYER_TYPES, ModelConfig, Shape
 
-# GGUF's architecture -> transformers' model_type, after its rewriting (architectures/rewriting.py) for the
+# GGUF's architecture -> transformers' model_type, after its rewriting (huggingface/rewriting.py) for the
 # last two; of several model_types with one name in GGUF, the first
 ARCHITECTURES = {known.gguf: name for name, known in reversed(KNOWN.items()) if known.gguf}
 ARCHITECTURES |= {"granite": "llama", "phi3": "llama"}

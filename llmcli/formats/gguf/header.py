@@ -10,8 +10,8 @@ import numpy as np
 
 from llmcli.config import Shape
 from llmcli.errors import LLMError
+from llmcli.formats.header import TensorInfo
 from llmcli.formats.open_file import GGUF_MAGIC
-from llmcli.formats.safetensors.header import TensorInfo
 
 MAX_COUNT = 1 << 17  # tensors or fields
 MAX_HEADER_BYTES = 100_000_000  # several times the longest published header

@@ -1,6 +1,7 @@
 """Reading GGUF files, the format of llama.cpp, Ollama and LM Studio, with Hugging Face's names of tensors and
 keys."""
 
+import io
 import json
 import math
 import mmap
@@ -17,17 +18,17 @@ from numpy.typing import NDArray
 from llmcli.config import ModelConfig
 from llmcli.errors import LLMError, missing_extra, prefixed
 from llmcli.formats import atomic_io, training_stages
-from llmcli.formats.architectures.rewriting import REWRITTEN, rewrite
 from llmcli.formats.gguf import config as gguf_config
 from llmcli.formats.gguf import conventions
 from llmcli.formats.gguf import tokenizer as gguf_tokenizer
 from llmcli.formats.gguf.conventions import CONFIG_KEYS, ROPE_FACTORS
 from llmcli.formats.gguf.header import TYPES_WITHOUT_VALUES, GGUFHeader, unsupported_type
-from llmcli.formats.hf_config import dump_config
+from llmcli.formats.header import Header, TensorInfo
+from llmcli.formats.huggingface.config import dump_config
+from llmcli.formats.huggingface.rewriting import REWRITTEN, rewrite
 from llmcli.formats.open_file import open_for_reading
 from llmcli.formats.safetensors import dtypes
 from llmcli.formats.safetensors.file import cut_off_error
-from llmcli.formats.safetensors.header import Header, TensorInfo
 
 MAX_ROPE_FACTORS = 1 << 16
 BLOCK_VALUES = 1 << 22  # decoded at once
@@ -57,26 +58,25 @@ def import_gguf(what: str) -> ModuleType:
     return module
 
 
-def read_header(path: Path) -> Header:
-    """Read the header of a GGUF file. For an unsupported model it has GGUF's own names, and the reason as
+def parse_header(path: Path, file: io.BufferedReader) -> Header:
+    """Read the header of an open GGUF file. For an unsupported model it has GGUF's own names, and the reason as
     `problem`. Raises LLMError if the file is damaged."""
-    with open_for_reading(path) as file:
+    try:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except ValueError as error:
+        raise LLMError(f"cannot read {path}: {error}") from error
+    with mapped:
         try:
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except ValueError as error:
-            raise LLMError(f"cannot read {path}: {error}") from error
-        with mapped:
-            try:
-                with prefixed(path):
-                    header = GGUFHeader(mapped)
-            except (ValueError, struct.error) as error:
-                raise LLMError(f"{path} is not a complete GGUF file: {error}") from error
-            try:
-                return _translated_header(path, header, mapped)
-            except LLMError as error:
-                return _untranslated_header(path, header, len(mapped), str(error))
-            except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError) as error:
-                raise LLMError(f"{path} has an invalid header: {error}") from error
+            with prefixed(path):
+                header = GGUFHeader(mapped)
+        except (ValueError, struct.error) as error:
+            raise LLMError(f"{path} is not a complete GGUF file: {error}") from error
+        try:
+            return _translated_header(path, header, mapped)
+        except LLMError as error:
+            return _untranslated_header(path, header, len(mapped), str(error))
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError) as error:
+            raise LLMError(f"{path} has an invalid header: {error}") from error
 
 
 def _translated_header(path: Path, header: GGUFHeader, mapped: mmap.mmap) -> Header:

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING
 from llmcli.config import Shape
 from llmcli.errors import LLMError
 from llmcli.formats import atomic_io
-from llmcli.formats.open_file import open_for_reading
+from llmcli.formats.header import Header, TensorInfo
+from llmcli.formats.open_file import open_for_reading, update_hash
 from llmcli.formats.safetensors import dtypes
-from llmcli.formats.safetensors.header import Header, TensorInfo, read_header
+from llmcli.formats.safetensors.header import read_header
 
 if TYPE_CHECKING:
     from llmcli.formats.safetensors.dtypes import Array, Values
 
-BLOCK_BYTES = 1 << 20  # hashed at once
 BLOCK_VALUES = 1 << 18  # converted at once: they stay in the cache of the processor
 # how the hash is written in our headers, and zeros in its place while it is computed
 _HASH_FIELD, _ZERO_HASH = '"sha256":"%s"', "0" * 64
@@ -119,8 +119,7 @@ def digest(header: Header, names: Iterable[str] | None = None) -> str:
         else:
             head = _ordered(head, names, dict(sorted((header.metadata | {"sha256": _ZERO_HASH}).items())))
         file_hash.update(head)
-        while block := file.read(BLOCK_BYTES):
-            file_hash.update(block)
+        update_hash(file_hash, file)
     return file_hash.hexdigest()
 
 

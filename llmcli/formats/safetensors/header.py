@@ -1,4 +1,4 @@
-"""The header of a model file in one form for all formats, and the reader of safetensors headers.
+"""The reader of safetensors headers.
 
 A file may be untrusted: its header is checked before anything in it is used. The time to read it does not
 depend on the size of the file. The `safetensors` library then reads the tensors. (It accepts repeated names,
@@ -12,20 +12,18 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmcli.config import Shape
 from llmcli.data.text.json_records import unique_keys
 from llmcli.errors import LLMError
+from llmcli.formats.header import Header, TensorInfo
 from llmcli.formats.metadata import Json
 from llmcli.formats.open_file import expected_format, open_for_reading
 from llmcli.formats.safetensors.dtypes import BYTES_PER_ELEMENT
 
 if TYPE_CHECKING:
-    from llmcli.formats.safetensors.dtypes import Values
+    import io
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the format
 MAX_TENSORS, MAX_METADATA_ENTRIES = 1 << 17, 1 << 12  # several times the most that is published
@@ -48,70 +46,21 @@ _CONVERT_PICKLES = (
 )
 
 
-@dataclass(frozen=True)
-class TensorInfo:
-    """One tensor as the header describes it."""
-
-    name: str
-    dtype: str
-    shape: Shape
-    start: int  # position of its first byte in the file
-    end: int  # position after its last byte
-    path: Path | None = None  # of the file that holds it, if the model has several
-    factor: float = 1.0  # its values are multiplied by this number when they are read
-    offset: float = 0.0  # then this number is added
-    stored_name: str = ""  # in the file
-    # its elements, from those of the stored tensor
-    view: Callable[[Values], Values] | None = None
-
-    @property
-    def is_raw(self) -> bool:
-        """Whether its values are read as they are stored."""
-        return self.factor == 1 and self.offset == 0
-
-    @property
-    def size(self) -> int:
-        """Number of elements."""
-        return math.prod(self.shape)
-
-
-@dataclass(frozen=True)
-class Header:
-    """The tensors and metadata that a file declares."""
-
-    path: Path
-    file_bytes: int
-    data_start: int
-    tensors: dict[str, TensorInfo]  # in the order of the file
-    metadata: Json  # texts; of a GGUF file, tokenizer.json is parsed
-    form: str = "safetensors file"
-    # for formats with their own data types
-    decode: Callable[[TensorInfo], Iterator[Values]] | None = None
-    problem: str = ""  # why this program can show the file but not run its model, if so
-    open_files: dict[Path, Any] = field(default_factory=dict, repr=False, compare=False)  # see file.py
-
-    @property
-    def parameters(self) -> int:
-        return sum(tensor.size for tensor in self.tensors.values())
-
-    @property
-    def is_ours(self) -> bool:
-        """Whether this program wrote the file."""
-        return "llmcli" in self.metadata
-
-
 def read_header(path: str | Path) -> Header:
     """Read and check the header of any safetensors file. Raises LLMError when it is not a complete one."""
     path = Path(path)
     with open_for_reading(path) as file:
-        file_bytes = os.fstat(file.fileno()).st_size
-        start = file.read(8)  # the length of the header, in a safetensors file
-        length = int.from_bytes(start, "little")
-        if len(start) < 8 or length > min(MAX_HEADER_BYTES, file_bytes - 8):
-            raise LLMError(
-                f"{path} {_describe_other_format(start, file_bytes, length, expected_format(path))}"
-            )
-        text = file.read(length)
+        return parse_header(path, file)
+
+
+def parse_header(path: Path, file: io.BufferedReader) -> Header:
+    """Do as `read_header` with an open file."""
+    file_bytes = os.fstat(file.fileno()).st_size
+    start = file.read(8)  # the length of the header, in a safetensors file
+    length = int.from_bytes(start, "little")
+    if len(start) < 8 or length > min(MAX_HEADER_BYTES, file_bytes - 8):
+        raise LLMError(f"{path} {_describe_other_format(start, file_bytes, length, expected_format(path))}")
+    text = file.read(length)
     if len(text) != length or not text.startswith(b"{"):
         raise LLMError(f"{path} is not {expected_format(path)}: its header does not start with {{")
     try:

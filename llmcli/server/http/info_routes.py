@@ -3,7 +3,7 @@
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from llmcli.formats.checkpoint import Checkpoint
-from llmcli.formats.headers import read_header
+from llmcli.formats.loading import read_header
 from llmcli.generation.token_healing import Prompt
 from llmcli.pages.live_page import served_facts, served_page
 from llmcli.pages.model_facts import facts

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcli.errors import LLMError, usage
-from llmcli.formats import adapters, atomic_io, file_lock, headers, loading
+from llmcli.formats import adapters, atomic_io, file_lock, loading
 from llmcli.formats.atomic_io import reject_gguf_name, reject_overwriting
 from llmcli.formats.checkpoint import save
 from llmcli.training.files import resume
@@ -168,7 +168,7 @@ def _load_stopped(path: Path, *, start_over: bool) -> StoppedRun | None:
 
 def _is_own_model(path: Path) -> bool:
     try:
-        return path.is_file() and not path.is_symlink() and bool(headers.read_header(path).is_ours)
+        return path.is_file() and not path.is_symlink() and bool(loading.read_header(path).is_ours)
     except LLMError:
         return False
 

@@ -17,7 +17,7 @@ from llmcli import units
 from llmcli.config import TrainConfig, as_record
 from llmcli.data.regular_file import open_regular
 from llmcli.errors import OPTIONS, LLMError
-from llmcli.formats.hf_config import dump_config, parse_config
+from llmcli.formats.huggingface.config import dump_config, parse_config
 from llmcli.formats.safetensors.file import digest, read_tensor, write_tensors
 from llmcli.formats.safetensors.header import read_header
 from llmcli.formats.training_record import TrainingRecord

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from llmcli.config import ModelConfig, TrainConfig, as_record
-from llmcli.formats.hf_config import dump_config, parse_config
+from llmcli.formats.huggingface.config import dump_config, parse_config
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.distributed.process_group import Command, ProcessGroup
 from llmcli.training.step.hardware import keep_freed_memory

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llmcli.data.tokens import corpus_tokens
-from llmcli.formats.checkpoint import load
+from llmcli.formats.loading import load
 from tests.conftest import TEXT, Llm
 
 

@@ -14,7 +14,8 @@ from typer.testing import Result
 from llmcli.config import ModelConfig
 from llmcli.data.conversations.chat_template import CHATML, with_chat_template
 from llmcli.data.tokenizers.tokenizer import Tokenizer
-from llmcli.formats.checkpoint import load, save
+from llmcli.formats.checkpoint import save
+from llmcli.formats.loading import load
 from llmcli.formats.training_record import KnownAnswers
 from tests.cli.terminals import PROMPT, Typist
 from tests.conftest import TEXT, Llm, random_checkpoint

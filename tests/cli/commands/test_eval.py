@@ -12,7 +12,8 @@ from typer.testing import Result
 
 from llmcli.config import ModelConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
-from llmcli.formats.checkpoint import Checkpoint, load, save
+from llmcli.formats.checkpoint import Checkpoint, save
+from llmcli.formats.loading import load
 from llmcli.formats.training_record import TrainingRecord
 from llmcli.formats.training_stages import BASE, as_earlier, joined
 from tests.cli.terminals import STYLES, in_a_terminal

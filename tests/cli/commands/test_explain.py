@@ -11,8 +11,8 @@ from rich.cells import cell_len
 
 from llmcli.analysis.explain import explain
 from llmcli.data.tokenizers.vocabulary import START
-from llmcli.formats.checkpoint import load, save
-from llmcli.formats.loading import open_tokenizer
+from llmcli.formats.checkpoint import save
+from llmcli.formats.loading import load, open_tokenizer
 from llmcli.models.logits import softmax
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.pages import live_weights

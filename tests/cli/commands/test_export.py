@@ -81,7 +81,7 @@ def test_what_a_killed_run_left_beside_its_output_is_removed(tiny_model: Path, l
 
 
 def test_weights_too_large_for_float16_are_refused(tiny_model: Path, llm) -> None:
-    model = checkpoint.load(tiny_model)
+    model = loading.load(tiny_model)
     tensors = {name: np.array(model.tensors[name]) for name in model.config.tensor_shapes()}
     tensors["model.norm.weight"][3] = -70000
     model.tensors = tensors
@@ -135,7 +135,7 @@ def test_nothing_in_an_exported_model_leads_to_its_training_text(llm) -> None:
     options = ("--from", "base.safetensors", "--val", "hidden-val/val.txt", "--strip-boilerplate")
     answer = llm("train", "hidden-folder", *run[:2], *options, "-o", "model.safetensors")
     assert answer.exit_code == 0, answer.stderr
-    record = checkpoint.load("model.safetensors").record
+    record = loading.load("model.safetensors").record
     hashes = {file.sha256 for stage in record.stages for file in (*stage.corpus, *stage.held_out.files)}
     hidden = {"hidden-folder", "inner-folder", "hidden-val", "example.org", *hashes}
     stored = str(record.to_json())
@@ -162,7 +162,7 @@ def test_an_exported_model_does_not_know_its_training_text(tiny_model: Path, llm
     sha256 = hashlib.sha256(text.encode()).hexdigest()
     corpus = [{"name": "c.txt", "bytes": len(text), "sha256": sha256, "held_out": 200}]
     base = {"stage": "base model", "file": "old.safetensors", "corpus": [{"name": "b.txt", "bytes": 9, "sha256": "b"}]}
-    model = checkpoint.load(tiny_model)
+    model = loading.load(tiny_model)
     record = model.record | {"corpus": corpus, "earlier_stages": [base], "base": {"file": "old.safetensors"}}
     checkpoint.save("tuned.safetensors", replace(model, record=record))
     assert llm("export", "tuned.safetensors", name, "--to", to).exit_code == 0
@@ -179,7 +179,7 @@ def test_an_exported_model_does_not_know_its_training_text(tiny_model: Path, llm
 
 
 def test_the_card_of_a_model_whose_base_names_no_text_is_written(tiny_model: Path, llm) -> None:
-    model = checkpoint.load(tiny_model)
+    model = loading.load(tiny_model)
     record = model.record | {"earlier_stages": [{"stage": "base model", "file": "old.safetensors"}]}
     checkpoint.save("tuned.safetensors", replace(model, record=record))
     answer = llm("export", "tuned.safetensors", "d", "--to", "hf")
@@ -203,7 +203,7 @@ def test_a_quantized_file_is_smaller_and_its_divergence_is_reported(tiny_model: 
 
 def test_import_of_a_file_of_this_program_is_a_copy(tiny_model: Path, llm) -> None:
     assert llm("import", tiny_model, "-o", "again.safetensors").exit_code == 0
-    one, two = checkpoint.load(tiny_model), checkpoint.load("again.safetensors")
+    one, two = loading.load(tiny_model), loading.load("again.safetensors")
     assert one.config == two.config and one.record == two.record
     for name in one.config.tensor_shapes():
         np.testing.assert_array_equal(one.tensors[name], two.tensors[name])

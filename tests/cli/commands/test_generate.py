@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.formats import checkpoint
-from llmcli.formats.training_record import TrainingRecord
+from llmcli.formats.training_record import TrainingRecord, seen_bytes
 from tests.conftest import TEXT, Llm
 
 
@@ -35,9 +34,9 @@ def test_a_trained_model_generates_only_bytes_of_its_text(llm: Llm, tmp_path: Pa
 
 def test_a_record_without_seen_bytes_allows_all_bytes() -> None:
     one, other = (TrainingRecord.from_json({"seen_bytes": values}) for values in ("6162", "6263"))
-    assert checkpoint.seen_bytes([one, other]) == b"abc"
+    assert seen_bytes([one, other]) == b"abc"
     for unknown in (TrainingRecord(), TrainingRecord.from_json({"seen_bytes": ""})):
-        assert checkpoint.seen_bytes([unknown]) is checkpoint.seen_bytes([one, unknown]) is None
+        assert seen_bytes([unknown]) is seen_bytes([one, unknown]) is None
 
 
 def test_stdout_has_only_the_text_and_a_seed_reproduces_it(llm: Llm, tiny_model: Path) -> None:

@@ -7,7 +7,8 @@ import pytest
 
 from llmcli.data.conversations.chat_template import CHATML, with_chat_template
 from llmcli.data.tokenizers.tokenizer import Tokenizer
-from llmcli.formats.checkpoint import load, save
+from llmcli.formats.checkpoint import save
+from llmcli.formats.loading import load
 from tests.conftest import TEXT, Llm
 from tests.golden.models import BPE as BPE_WITHOUT_CHAT_TOKENS
 

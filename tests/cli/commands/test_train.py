@@ -220,9 +220,7 @@ def test_a_compressed_corpus_gives_the_same_model(llm: Llm) -> None:
     assert answer.exit_code == 0
     plain, packed, wide = (Path(name, "m.safetensors").read_bytes() for name in texts)
     assert plain == packed == wide
-    curves = [
-        checkpoint.load(Path(name)).record.document["curve"] for name in ("stdin.safetensors", "gz/m.safetensors")
-    ]
+    curves = [loading.load(Path(name)).record.document["curve"] for name in ("stdin.safetensors", "gz/m.safetensors")]
     assert curves[0] == curves[1]
 
 
@@ -341,7 +339,7 @@ def test_the_plan_says_where_the_tokenizer_is_from(llm: Llm, tiny_model: Path) -
 
 @pytest.mark.slow
 def test_adapters_alone_are_merged_by_the_command_in_the_note(llm: Llm, tiny_model: Path) -> None:
-    model = checkpoint.load(tiny_model)
+    model = loading.load(tiny_model)
     model.dtypes = dict.fromkeys(model.config.tensor_shapes(), "BF16")
     checkpoint.save("half.safetensors", model)
     same = ("train", "c.txt", "--steps", 1, "--from")
@@ -358,9 +356,9 @@ def test_adapters_alone_are_merged_by_the_command_in_the_note(llm: Llm, tiny_mod
 @platforms.posix
 @pytest.mark.slow
 def test_resuming_with_another_base_model_names_both(llm: Llm, tiny_model: Path) -> None:
-    base = checkpoint.load(tiny_model)
+    base = loading.load(tiny_model)
     checkpoint.save("other.safetensors", random_checkpoint(base.config, 1, base.tokenizer_json))
-    hashes = [loading.fingerprint(name)[:16] for name in (tiny_model, "other.safetensors")]
+    hashes = [loading.fingerprint(loading.load(name))[:16] for name in (tiny_model, "other.safetensors")]
     same = (*OPTIONS, "-o", "m.safetensors")
     assert interrupted_here(Path(), "--from", tiny_model, "-o", "m.safetensors", steps=9, step=2).exit_code == 130
     again = llm("train", "c.txt", "--steps", 9, "--from", "other.safetensors", *same)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from llmcli.data.conversations.split import held_out_indices
-from llmcli.formats import checkpoint
+from llmcli.formats import loading
 from llmcli.training.data.known_answers import TYPICAL
 from tests.conftest import TEXT, Llm
 from tests.training.chats import PAIRS
@@ -27,7 +27,7 @@ def chats(own_directory: Path) -> None:
 
 
 def record_of(name: str) -> dict[str, Any]:
-    return checkpoint.load(name).record.to_json()
+    return loading.load(name).record.to_json()
 
 
 def test_a_file_of_conversations_makes_a_model_that_answers(llm: Llm) -> None:
@@ -221,7 +221,7 @@ def test_known_answers_that_cannot_be_measured_are_stored_with_the_default(
     answer = llm(*RUN, "--known-answers")
     assert answer.exit_code == 0
     assert "answers to held-out questions could not be measured: not enough" in answer.stderr
-    model = checkpoint.load("model.safetensors")
+    model = loading.load("model.safetensors")
     assert model.known_answers is not None
     assert len(model.known_answers.pairs) == len(PAIRS) and model.known_answers.min_confidence == TYPICAL
     record = model.record.to_json()

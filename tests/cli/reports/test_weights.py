@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from rich.cells import cell_len
 
-from llmcli.formats.checkpoint import load, save
+from llmcli.formats.checkpoint import save
+from llmcli.formats.loading import load
 from tests.cli.terminals import STYLES, in_a_terminal
 from tests.conftest import Llm, random_checkpoint
 

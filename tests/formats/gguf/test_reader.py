@@ -10,7 +10,7 @@ import pytest
 
 from llmcli.config import ModelConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
-from llmcli.formats import headers, loading
+from llmcli.formats import loading
 from llmcli.formats.gguf import reader
 from llmcli.formats.gguf.conventions import ARCHITECTURES
 from llmcli.formats.loading import open_tokenizer
@@ -40,7 +40,7 @@ def test_a_large_tensor_is_decoded_in_blocks_of_rows(
     path = tmp_path / "m.gguf"
     path.write_bytes(gguf_bytes())
     monkeypatch.setattr(reader, "BLOCK_VALUES", values)
-    tensor = headers.read_header(path).tensors["model.embed_tokens.weight"]
+    tensor = loading.read_header(path).tensors["model.embed_tokens.weight"]
     assert len([*reader._row_blocks(tensor)]) == math.ceil(300 / max(1, values // 32))
     result = loading.load(path)
     for name in CONFIG.tensor_shapes():
@@ -67,7 +67,7 @@ def test_float16_and_bfloat16_by_hand(tmp_path: Path) -> None:
         "blk.0.ffn_norm.weight": (30, (4,), bfloat),
     }
     path.write_bytes(gguf_bytes(fields, rows))
-    header = headers.read_header(path)
+    header = loading.read_header(path)
     for name in ("mlp.up_proj.weight", "post_attention_layernorm.weight"):
         tensor = header.tensors[f"model.layers.0.{name}"]
         assert header.decode is not None
@@ -85,7 +85,7 @@ def test_4_bits_by_hand(tmp_path: Path) -> None:
     }
     path = tmp_path / "m.gguf"
     path.write_bytes(gguf_bytes(FIELDS, rows))
-    header = headers.read_header(path)
+    header = loading.read_header(path)
     assert header.decode is not None
     result = np.concatenate([*header.decode(header.tensors["model.layers.0.mlp.up_proj.weight"])])
     assert result.tolist() == ((codes - 8) * 0.5).tolist()

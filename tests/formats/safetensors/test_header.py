@@ -13,7 +13,7 @@ import safetensors
 import safetensors.numpy
 
 from llmcli.errors import LLMError
-from llmcli.formats.checkpoint import load
+from llmcli.formats.loading import load
 from llmcli.formats.safetensors.file import digest
 from llmcli.formats.safetensors.header import read_header
 from tests.reliability.malformed import FOUR, MALFORMED, ONE, put, tensor

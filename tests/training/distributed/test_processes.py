@@ -14,7 +14,7 @@ import torch
 
 from llmcli.config import ModelConfig, TrainConfig
 from llmcli.errors import LLMError
-from llmcli.formats.checkpoint import load
+from llmcli.formats.loading import load
 from llmcli.models.torch.kernels import Dropout
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.distributed.processes import VARIABLES, Processes

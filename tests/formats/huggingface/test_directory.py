@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from llmcli.errors import LLMError
-from llmcli.formats import checkpoint, hf_directory, loading
+from llmcli.formats import checkpoint, loading
+from llmcli.formats.huggingface import directory as hf_directory
 from llmcli.formats.safetensors import file as safetensors_file
 from tests import platforms
 
@@ -19,12 +20,12 @@ from tests import platforms
 @pytest.fixture
 def directory(tiny_model: Path, tmp_path: Path) -> Path:
     there = tmp_path / "there"
-    hf_directory.write(there, checkpoint.load(tiny_model), {}, "# A model\n")
+    hf_directory.write(there, loading.load(tiny_model), {}, "# A model\n")
     return there
 
 
 def test_a_model_round_trips_as_a_directory(directory: Path, tiny_model: Path) -> None:
-    one, two = checkpoint.load(tiny_model), loading.load(directory)
+    one, two = loading.load(tiny_model), loading.load(directory)
     assert one.config == two.config and one.tokenizer_json == two.tokenizer_json
     for name in one.config.tensor_shapes():
         np.testing.assert_array_equal(one.tensors[name], two.tensors[name])
@@ -273,7 +274,7 @@ def shards(directory: Path) -> Path:
 
 
 def test_weights_in_several_files_are_one_model(tiny_model: Path, shards: Path) -> None:
-    expected = checkpoint.load(tiny_model).tensors
+    expected = loading.load(tiny_model).tensors
     for name, array in weights_of(shards).items():
         np.testing.assert_array_equal(array, expected[name])
 
@@ -314,10 +315,10 @@ def test_names_that_are_not_utf8_have_replacement_characters(directory: Path, ll
     text = Path(os.fsdecode(b"text\xff.txt"))
     text.write_text("The cat sat on the mat. " * 200)
     assert llm("import", there, "-o", "a.safetensors").exit_code == 0
-    assert checkpoint.load("a.safetensors").record.document["imported"]["file"] == "hf\ufffd"
+    assert loading.load("a.safetensors").record.document["imported"]["file"] == "hf\ufffd"
     taught = llm("train", text, "--from", there, "-o", NO_UTF8 + ".safetensors", "--steps", 1)
     assert taught.exit_code == 0, taught.stderr
-    record = checkpoint.load(NO_UTF8 + ".safetensors").record.to_json()
+    record = loading.load(NO_UTF8 + ".safetensors").record.to_json()
     assert record["base"]["file"] == "hf\ufffd" and record["corpus"][0]["name"] == "text\ufffd.txt"
     for words in ((NO_UTF8 + ".gguf", "--to", "gguf"), (NO_UTF8 + "-2", "--to", "hf", "--name", NO_UTF8)):
         run = subprocess.run([sys.executable, "-m", "llmcli", "export", there, *words], capture_output=True)

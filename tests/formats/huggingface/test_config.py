@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from llmcli.config import ModelConfig, RopeScaling
 from llmcli.errors import LLMError
-from llmcli.formats.hf_config import dump_config, parse_config
+from llmcli.formats.huggingface.config import dump_config, parse_config
 from tests.test_config import INTEGERS, SMALL, SPARSE
 
 

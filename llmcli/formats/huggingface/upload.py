@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from llmcli import units
 from llmcli.errors import LLMError, usage
-from llmcli.formats import hf_directory
-from llmcli.formats.hub import cache
-from llmcli.formats.hub.library import check_endpoint, one_line, reason, show_progress
+from llmcli.formats.huggingface import directory as hf_directory
+from llmcli.formats.huggingface.hub import check_endpoint, forget_branch, one_line, reason, show_progress
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
@@ -122,7 +121,7 @@ def push(
             commit_message="Upload model with llmcli",
             parent_commit=target.commit,
         )
-    cache.forget_branch(target.repository)
+    forget_branch(target.repository)
     for warning in warned:  # the hub's warnings about the model card
         if warning.category is UserWarning:
             on_note(" ".join(str(warning.message).split()))

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 from llmcli.config import HEAD, ModelConfig, Shape
 from llmcli.errors import LLMError
-from llmcli.formats.architectures.rewriting import count
 from llmcli.formats.checkpoint import Checkpoint, ComputedTensors
-from llmcli.formats.hf_config import parse_config
+from llmcli.formats.header import TensorInfo
+from llmcli.formats.huggingface.config import parse_config
+from llmcli.formats.huggingface.rewriting import count
 from llmcli.formats.metadata import Json
 from llmcli.formats.safetensors.file import write
-from llmcli.formats.safetensors.header import TensorInfo
 
 if TYPE_CHECKING:
     import numpy as np

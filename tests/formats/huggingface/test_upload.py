@@ -10,8 +10,8 @@ import pytest
 
 import llmcli
 from llmcli.errors import LLMError
-from llmcli.formats import checkpoint
-from llmcli.formats.hub import upload
+from llmcli.formats import checkpoint, loading
+from llmcli.formats.huggingface import upload
 from tests.conftest import Llm
 from tests.local_hub import TOKEN, Repository
 
@@ -26,7 +26,7 @@ PUSH = ("export", "m.safetensors", "d", "--to", "hf", "--push", "owner/cat")
 @pytest.fixture
 def trained(tiny_model: Path, hub: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """A model with a record, and a user who has a token."""
-    model = checkpoint.load(tiny_model)
+    model = loading.load(tiny_model)
     checkpoint.save("m.safetensors", replace(model, record=model.record | RECORD))
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     return hub

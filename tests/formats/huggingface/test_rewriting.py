@@ -11,10 +11,12 @@ from safetensors.numpy import save_file
 
 from llmcli.config import ModelConfig
 from llmcli.errors import LLMError
-from llmcli.formats import hf_directory, loading
-from llmcli.formats.architectures.rewriting import rewrite
+from llmcli.formats import loading
+from llmcli.formats.header import TensorInfo
+from llmcli.formats.huggingface import directory as hf_directory
+from llmcli.formats.huggingface.rewriting import rewrite
 from llmcli.formats.safetensors.file import read_tensor
-from llmcli.formats.safetensors.header import TensorInfo, read_header
+from llmcli.formats.safetensors.header import read_header
 from llmcli.models.numpy_runtime import NumpyRuntime
 from tests.conftest import random_checkpoint
 

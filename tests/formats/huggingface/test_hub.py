@@ -5,8 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-from llmcli.formats import checkpoint
-from llmcli.formats.hub.download import local_path
+from llmcli.formats import checkpoint, loading
+from llmcli.formats.huggingface.download import local_path
 from tests.conftest import Llm
 
 NAME = "hf:owner/tiny"
@@ -49,7 +49,7 @@ def test_the_table_says_what_a_model_was_made_from(hub: SimpleNamespace, llm: Ll
     corpus = [{"name": name, "bytes": 1} for name in ("a.txt", "b.txt", "c.txt")]
     origin = {"name": "IBM Granite", "architecture": "granite", "license": "mit"}
     for name, record in (("b", {"corpus": corpus[:1]}), ("c", {"imported": origin, "corpus": corpus})):
-        model = checkpoint.load(tiny_model)
+        model = loading.load(tiny_model)
         checkpoint.save(f"{name}.safetensors", replace(model, record=model.record | record))
     rows = [line.split("\t") for line in llm("models").stdout.splitlines()]
     assert rows[1][:3] == ["b.safetensors", "qwen3", "a.txt"]

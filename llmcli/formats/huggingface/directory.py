@@ -15,15 +15,15 @@ from llmcli.config import EMBEDDING, HEAD, ModelConfig
 from llmcli.data.regular_file import MAX_BYTES
 from llmcli.errors import LLMError
 from llmcli.formats import atomic_io, checkpoint, training_stages
-from llmcli.formats.architectures import gpt
-from llmcli.formats.architectures.rewriting import rewrite
 from llmcli.formats.checkpoint import Checkpoint
-from llmcli.formats.hf_config import architecture_problem, parse_config
+from llmcli.formats.header import Header, TensorInfo
+from llmcli.formats.huggingface import gpt
+from llmcli.formats.huggingface.config import architecture_problem, parse_config
+from llmcli.formats.huggingface.rewriting import rewrite
 from llmcli.formats.metadata import Json, parse_document
 from llmcli.formats.open_file import model_files, name_in_cache, read_text
 from llmcli.formats.safetensors import header as safetensors_header
 from llmcli.formats.safetensors.file import tensors_equal
-from llmcli.formats.safetensors.header import Header, TensorInfo
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 # other files that are read ...

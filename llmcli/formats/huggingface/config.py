@@ -18,7 +18,7 @@ from llmcli.config import (
     as_record,
 )
 from llmcli.errors import LLMError, brief, prefixed
-from llmcli.formats.architectures.rewriting import REWRITTEN
+from llmcli.formats.huggingface.rewriting import REWRITTEN
 from llmcli.formats.metadata import Json, parse_document
 
 # keys that change the computation if set, and the architectures that have them

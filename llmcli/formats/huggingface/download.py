@@ -18,9 +18,15 @@ from urllib.parse import urlsplit
 from llmcli import units
 from llmcli.data.regular_file import MAX_BYTES, open_regular
 from llmcli.errors import LLMError, prefixed, usage
-from llmcli.formats.hub.cache import cache_directory, cached
-from llmcli.formats.hub.library import check_endpoint, one_line, reason, show_progress
-from llmcli.formats.open_file import read_text
+from llmcli.formats.huggingface.hub import (
+    cache_directory,
+    cached,
+    check_endpoint,
+    one_line,
+    reason,
+    show_progress,
+)
+from llmcli.formats.open_file import read_text, update_hash
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
@@ -31,7 +37,6 @@ _NAME = re.compile(
 SHORT_NAMES = {"smollm2": "hf:HuggingFaceTB/SmolLM2-135M"}
 _MAX_NAMES = 5  # files listed
 _ANSWER_SECONDS = 30.0  # in which the hub must answer; without a limit, huggingface_hub waits for ever
-_BLOCK_BYTES = 1 << 20
 
 
 def local_path(
@@ -70,7 +75,7 @@ class _Download:
         from huggingface_hub import HfApi, constants
 
         from llmcli.data.tokenizers.tokenizer import Tokenizer
-        from llmcli.formats.hf_directory import published_config
+        from llmcli.formats.huggingface.directory import published_config
 
         if constants.HF_HUB_OFFLINE:
             raise LLMError(
@@ -125,7 +130,7 @@ class _Download:
 
     def _weights(self, sizes: Mapping[str, int]) -> list[str]:
         """Choose the files with the weights. Raises LLMError."""
-        from llmcli.formats.hf_directory import INDEX, SHARD, WEIGHTS
+        from llmcli.formats.huggingface.directory import INDEX, SHARD, WEIGHTS
 
         ggufs = [name for name in sizes if name.endswith(".gguf")]
         shards = [name for name in sizes if INDEX in sizes and SHARD.fullmatch(name)]
@@ -146,7 +151,7 @@ class _Download:
 
     def _small_files(self, sizes: Mapping[str, int]) -> list[str]:
         """Choose the files beside the weights. Raises LLMError if one is missing or too large."""
-        from llmcli.formats.hf_directory import INDEX, TEXTS
+        from llmcli.formats.huggingface.directory import INDEX, TEXTS
 
         for name in ("config.json", "tokenizer.json"):
             if name not in sizes:
@@ -206,6 +211,5 @@ class _Download:
 def _sha256(path: Path) -> str:
     digest = hashlib.sha256()
     with open_regular(path) as file:
-        while block := file.read(_BLOCK_BYTES):
-            digest.update(block)
+        update_hash(digest, file)
     return digest.hexdigest()

@@ -11,8 +11,8 @@ from operator import itemgetter
 
 from llmcli.config import FINAL_NORM
 from llmcli.errors import LLMError, brief
+from llmcli.formats.header import TensorInfo
 from llmcli.formats.metadata import Json
-from llmcli.formats.safetensors.header import TensorInfo
 
 Tensors = dict[str, TensorInfo]
 

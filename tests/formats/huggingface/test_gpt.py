@@ -10,7 +10,8 @@ import pytest
 
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
-from llmcli.formats import hf_directory, loading
+from llmcli.formats import loading
+from llmcli.formats.huggingface import directory as hf_directory
 from llmcli.formats.safetensors.file import read_tensor, write_tensors
 from llmcli.formats.safetensors.header import read_header
 from llmcli.models.numpy_runtime import NumpyRuntime

@@ -1,1 +1,0 @@
-"""Architectures whose weights or configs are converted to those of another one."""

@@ -1,0 +1,67 @@
+"""The header of a model file, in one form for all formats."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmcli.config import Shape
+from llmcli.formats.metadata import Json
+
+if TYPE_CHECKING:
+    from llmcli.formats.safetensors.dtypes import Values
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One tensor as the header describes it."""
+
+    name: str
+    dtype: str
+    shape: Shape
+    start: int  # position of its first byte in the file
+    end: int  # position after its last byte
+    path: Path | None = None  # of the file that holds it, if the model has several
+    factor: float = 1.0  # its values are multiplied by this number when they are read
+    offset: float = 0.0  # then this number is added
+    stored_name: str = ""  # in the file
+    # its elements, from those of the stored tensor
+    view: Callable[[Values], Values] | None = None
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether its values are read as they are stored."""
+        return self.factor == 1 and self.offset == 0
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Header:
+    """The tensors and metadata that a file declares."""
+
+    path: Path
+    file_bytes: int
+    data_start: int
+    tensors: dict[str, TensorInfo]  # in the order of the file
+    metadata: Json  # texts; of a GGUF file, tokenizer.json is parsed
+    form: str = "safetensors file"
+    # for formats with their own data types
+    decode: Callable[[TensorInfo], Iterator[Values]] | None = None
+    problem: str = ""  # why this program can show the file but not run its model, if so
+    open_files: dict[Path, Any] = field(default_factory=dict, repr=False, compare=False)  # see file.py
+
+    @property
+    def parameters(self) -> int:
+        return sum(tensor.size for tensor in self.tensors.values())
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this program wrote the file."""
+        return "llmcli" in self.metadata

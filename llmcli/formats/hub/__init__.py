@@ -1,1 +1,0 @@
-"""The Hugging Face hub: its cache on this machine, downloads and uploads."""

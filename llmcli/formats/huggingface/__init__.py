@@ -1,0 +1,1 @@
+"""Hugging Face: directories, config.json, its names of tensors, and the hub."""
