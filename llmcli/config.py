@@ -92,6 +92,11 @@ class Architecture(NamedTuple):
     learned_positions: bool = False  # added to the embeddings of tokens, instead of rotary positions
     # tensor names in a layer with experts: router; gate, up and down of an expert
     expert_names: tuple[str, ...] = ()
+    activation: str = "silu"  # in llama.cpp, and in transformers if config.json has none
+    own_keys: tuple[str, ...] = ()  # in config.json; other architectures ignore these keys
+    unsupported_keys: tuple[
+        str, ...
+    ] = ()  # in config.json: if they are set, the model computes something else
 
 
 _LLAMA_TOKENS = {"eos_token_id": 2, "bos_token_id": 1}
@@ -102,6 +107,7 @@ ARCHITECTURES = {  # by model_type
         "qwen3",
         {"num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28, "head_dim": 128},
         qk_norm=True,
+        unsupported_keys=("attention_bias",),
     ),
     "qwen2": Architecture(
         "Qwen2ForCausalLM",
@@ -109,7 +115,9 @@ ARCHITECTURES = {  # by model_type
         {"num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28},
         qkv_bias=True,
     ),
-    "llama": Architecture("LlamaForCausalLM", "llama", _LLAMA_TOKENS),  # Llama 1 to 3 and SmolLM2
+    "llama": Architecture(  # Llama 1 to 3 and SmolLM2
+        "LlamaForCausalLM", "llama", _LLAMA_TOKENS, unsupported_keys=("attention_bias", "mlp_bias")
+    ),
     "mistral": Architecture(
         "MistralForCausalLM",
         "llama",
@@ -126,6 +134,7 @@ ARCHITECTURES = {  # by model_type
             "mlp.experts.{}.up_proj",
             "mlp.experts.{}.down_proj",
         ),
+        unsupported_keys=("attention_bias",),
     ),
     "mixtral": Architecture(
         "MixtralForCausalLM",
@@ -142,6 +151,8 @@ ARCHITECTURES = {  # by model_type
         "SmolLM3ForCausalLM",
         "smollm3",
         {"eos_token_id": 128001, "bos_token_id": 128000, "num_key_value_heads": 4, "rope_theta": 2e6},
+        own_keys=("no_rope_layers",),
+        unsupported_keys=("attention_bias", "mlp_bias"),
     ),
     "gemma3_text": Architecture(  # GELU, and layers that attend to a window
         "Gemma3ForCausalLM",
@@ -152,7 +163,6 @@ ARCHITECTURES = {  # by model_type
             "num_key_value_heads": 4,
             "head_dim": 256,
             "rope_theta": 1e6,
-            "hidden_activation": "gelu_pytorch_tanh",
             "query_pre_attn_scalar": 256,
             "sliding_window": 4096,
             "sliding_window_pattern": 6,
@@ -164,6 +174,14 @@ ARCHITECTURES = {  # by model_type
             after_mlp="post_feedforward_layernorm",
         ),
         qk_norm=True,
+        activation="gelu_pytorch_tanh",
+        own_keys=("layer_types", "query_pre_attn_scalar", "rope_local_base_freq", "sliding_window"),
+        unsupported_keys=(
+            "attention_bias",
+            "attn_logit_softcapping",
+            "final_logit_softcapping",
+            "use_bidirectional_attention",
+        ),
     ),
     "olmo2": Architecture(
         "Olmo2ForCausalLM",
@@ -172,12 +190,22 @@ ARCHITECTURES = {  # by model_type
         NormNames("", "post_attention_layernorm", "", "post_feedforward_layernorm"),
         qk_norm=True,
         joint_qk_norm=True,
+        unsupported_keys=("attention_bias",),
     ),
-    "gpt2": _OLDER_GPT._replace(transformers_class="GPT2LMHeadModel", gguf="gpt2", learned_positions=True),
-    "gpt_neox": _OLDER_GPT._replace(
-        transformers_class="GPTNeoXForCausalLM"
-    ),  # attention and MLP in parallel; Pythia
+    "gpt2": _OLDER_GPT._replace(
+        transformers_class="GPT2LMHeadModel",
+        gguf="gpt2",
+        learned_positions=True,
+        activation="gelu_pytorch_tanh",
+    ),
+    "gpt_neox": _OLDER_GPT._replace(  # attention and MLP in parallel; Pythia
+        transformers_class="GPTNeoXForCausalLM",
+        activation="gelu",
+        own_keys=("partial_rotary_factor", "use_parallel_residual"),
+    ),
 }
+# architectures that are another one with other weights, which are converted when they are read
+REWRITTEN = {"granite": "llama", "phi3": "llama"}
 
 
 class Setting(NamedTuple):

@@ -16,7 +16,6 @@ from llmcli.formats.header import Header, TensorInfo
 from llmcli.formats.metadata import JsonObject, PositiveNumber, parse_document, read_as
 from llmcli.formats.open_file import read_text
 from llmcli.formats.safetensors.file import read_tensor, write_tensors
-from llmcli.formats.safetensors.header import read_header
 from llmcli.formats.training_record import Base, TrainingRecord, seen_bytes
 
 PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # names in a PEFT directory
@@ -103,18 +102,18 @@ def find_file(path: Path) -> Path:
     return file
 
 
-def base_of(path: Path) -> tuple[str, list[str]]:
+def base_of(header: Header) -> tuple[str, list[str]]:
     """Return (name, hashes) of the adapters' base model: its own hash, and that of the model it was imported
     from."""
-    base = _record_of(path).base or Base()
+    base = _record_of(header).base or Base()
     return base.file, [sha256 for sha256 in (base.sha256, base.source_sha256) if sha256]
 
 
-def merged_record(base: Checkpoint, name: str, path: Path) -> TrainingRecord:
+def merged_record(base: Checkpoint, name: str, header: Header) -> TrainingRecord:
     """Return the record of model `name` with merged adapters: the record of the run that trained them, with
     earlier stages. Adapters from other programs, whose text is unknown, leave the model's own record without
     "seen_bytes"."""
-    adapters_record = _record_of(path)
+    adapters_record = _record_of(header)
     if adapters_record.train is None:
         return base.record.without("seen_bytes")
     own_stages = training_stages.as_earlier(base.record, training_stages.BASE, name)
@@ -126,20 +125,19 @@ def merged_record(base: Checkpoint, name: str, path: Path) -> TrainingRecord:
     }
 
 
-def _record_of(path: Path) -> TrainingRecord:
+def _record_of(header: Header) -> TrainingRecord:
     """Return the training record in an adapter file; an empty one if it is missing or damaged."""
     try:
-        return TrainingRecord.parse(read_header(path).metadata.get("training.json", "{}"))
+        return TrainingRecord.parse(header.metadata.get("training.json", "{}"))
     except LLMError:
         return TrainingRecord()
 
 
-def merged_tensors(base: Checkpoint, path: Path) -> Mapping[str, NDArray[np.float32]]:
+def merged_tensors(base: Checkpoint, header: Header) -> Mapping[str, NDArray[np.float32]]:
     """Merge adapters into the tensors of a model. Raises LLMError for adapters that do not fit."""
-    header = read_header(path)
-    config = _read_config(header)
+    path, config = header.path, _read_config(header)
     scale = np.float32(config.lora_alpha / config.r)
-    factors = _factors(base, path)
+    factors = _factors(base, header)
     pairs: dict[str, tuple[TensorInfo, TensorInfo]] = {}  # matrix -> its A and B
     shapes = base.config.tensor_shapes()
     for name, a in header.tensors.items():
@@ -166,17 +164,17 @@ def merged_tensors(base: Checkpoint, path: Path) -> Mapping[str, NDArray[np.floa
     return ComputedTensors(shapes, compute)
 
 
-def _factors(base: Checkpoint, path: Path) -> dict[str, float]:
+def _factors(base: Checkpoint, header: Header) -> dict[str, float]:
     """Return the factors by which a model's tensors are scaled when they are read, for adapters that another
     program trained on the unscaled ones. Raises LLMError if the model was converted earlier."""
     architecture = (base.record.imported or {}).get("architecture")
-    if architecture is None or _record_of(path).train is not None:
+    if architecture is None or _record_of(header).train is not None:
         return {}
     if base.header is None or base.header.is_ours:
         raise LLMError(
-            f"{path}: "
+            f"{header.path}: "
             f"its adapters are of a {brief(architecture)} model, which was converted to {base.config.model_type}"
-            f"; name its directory instead: llm import DIRECTORY --adapter {path}"
+            f"; name its directory instead: llm import DIRECTORY --adapter {header.path}"
         )
     return {name: tensor.factor for name, tensor in base.header.tensors.items()}
 

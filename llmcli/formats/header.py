@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,17 @@ class TensorInfo:
     def size(self) -> int:
         """Number of elements."""
         return math.prod(self.shape)
+
+    def rows(self, first: int, last: int) -> TensorInfo:
+        """Return some of its rows as a tensor of their own."""
+        row_bytes = (self.end - self.start) // self.shape[0]
+        return replace(
+            self,
+            shape=(last - first, *self.shape[1:]),
+            start=self.start + first * row_bytes,
+            end=self.start + last * row_bytes,
+            view=itemgetter(slice(first, last)),
+        )
 
 
 @dataclass(frozen=True)

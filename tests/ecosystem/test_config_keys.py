@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmcli.config import ARCHITECTURES, ModelConfig
+from llmcli.config import ARCHITECTURES, REWRITTEN, ModelConfig
 from llmcli.errors import LLMError
 from llmcli.formats import loading
 from llmcli.formats.huggingface.config import dump_config, parse_config
-from llmcli.formats.huggingface.rewriting import REWRITTEN
 from llmcli.formats.safetensors.file import read_tensor, write_tensors
 from llmcli.formats.safetensors.header import read_header
 from llmcli.models.numpy_runtime import NumpyRuntime

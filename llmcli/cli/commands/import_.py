@@ -100,9 +100,11 @@ def _load(source: str) -> "Checkpoint":
 def _merge(base: "Checkpoint", source: str, adapter: Path) -> "Checkpoint":
     """Merge adapters into float32 weights; warn if they were trained on another model of the same shape."""
     from llmcli.formats import adapters, atomic_io, loading
+    from llmcli.formats.safetensors.header import read_header
 
-    merged = adapters.merged_tensors(base, adapter)
-    trained_on, hashes = adapters.base_of(adapter)
+    header = read_header(adapter)
+    merged = adapters.merged_tensors(base, header)
+    trained_on, hashes = adapters.base_of(header)
     if hashes and loading.source_fingerprint(base) not in hashes:
         fingerprint = loading.fingerprint(base)
         if fingerprint not in hashes:
@@ -111,7 +113,7 @@ def _merge(base: "Checkpoint", source: str, adapter: Path) -> "Checkpoint":
                 f"model (sha256 {fingerprint[:16]}); the merged model may be useless"
             )
     name = atomic_io.name_of(Path(source).resolve())
-    record = adapters.merged_record(base, name, adapter) | {"adapter": atomic_io.name_of(adapter)}
+    record = adapters.merged_record(base, name, header) | {"adapter": atomic_io.name_of(adapter)}
     return replace(base, tensors=merged, record=record, dtypes={})
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from llmcli.config import ARCHITECTURES as KNOWN
 from llmcli.config import ModelConfig, RopeScaling, as_record
 from llmcli.errors import LLMError
 from llmcli.formats.gguf import conventions
@@ -88,7 +89,7 @@ def parse_config(
         rms_norm_eps=_shortest_float(
             number(f"attention.layer_norm{'' if name == 'gpt2' else '_rms'}_epsilon")
         ),
-        hidden_act="gelu_pytorch_tanh" if name == "gpt2" else "silu",
+        hidden_act=KNOWN[model_type].activation,
         num_experts=experts,
         num_experts_per_tok=number("expert_used_count") if experts else 0,
         eos_token_id=eos,
@@ -102,7 +103,6 @@ def parse_config(
     pattern = number("attention.sliding_window_pattern", 6)
     return replace(
         config,
-        hidden_act="gelu_pytorch_tanh",
         layer_types=conventions.layer_types(pattern, config.num_hidden_layers) if window else (),
         sliding_window=window,
         rope_local_base_freq=_shortest_float(number("rope.freq_base_swa", DEFAULT_ROPE_THETA)),

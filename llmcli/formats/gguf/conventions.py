@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmcli.config import ARCHITECTURES as KNOWN
-from llmcli.config import LAYER_TYPES, ModelConfig, Shape
+from llmcli.config import LAYER_TYPES, REWRITTEN, ModelConfig, Shape
 
-# GGUF's architecture -> transformers' model_type, after its rewriting (huggingface/rewriting.py) for the
-# last two; of several model_types with one name in GGUF, the first
+# GGUF's architecture -> transformers' model_type, after its rewriting (huggingface/rewriting.py); of several
+# model_types with one name in GGUF, the first
 ARCHITECTURES = {known.gguf: name for name, known in reversed(KNOWN.items()) if known.gguf}
-ARCHITECTURES |= {"granite": "llama", "phi3": "llama"}
+ARCHITECTURES |= REWRITTEN
 MODEL_TYPES_WITH_EXPERTS = {known.gguf: name for name, known in KNOWN.items() if known.expert_names}
 GRANITE_KEYS = {  # GGUF's key -> Hugging Face's
     "embedding_scale": "embedding_multiplier",

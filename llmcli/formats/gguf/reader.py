@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmcli.config import ModelConfig
+from llmcli.config import REWRITTEN, ModelConfig
 from llmcli.errors import LLMError, missing_extra, prefixed
 from llmcli.formats import atomic_io, training_stages
 from llmcli.formats.gguf import config as gguf_config
@@ -25,7 +25,7 @@ from llmcli.formats.gguf.conventions import CONFIG_KEYS, ROPE_FACTORS
 from llmcli.formats.gguf.header import TYPES_WITHOUT_VALUES, GGUFHeader, unsupported_type
 from llmcli.formats.header import Header, TensorInfo
 from llmcli.formats.huggingface.config import dump_config
-from llmcli.formats.huggingface.rewriting import REWRITTEN, rewrite
+from llmcli.formats.huggingface.rewriting import rewrite
 from llmcli.formats.open_file import open_for_reading
 from llmcli.formats.safetensors import dtypes
 from llmcli.formats.safetensors.file import cut_off_error
@@ -123,14 +123,13 @@ def _translated_tensors(tensors: Mapping[str, TensorInfo], config: ModelConfig) 
         if tensor is None:
             continue
         rows, *columns = tensor.shape or (0,)
-        if (len(columns) != 2 or rows != len(names)) if is_stack else rows % len(names):
+        if (len(columns) != 2 or rows != len(names)) if is_stack else not rows or rows % len(names):
             wanted = f"{len(names)} matrices" if is_stack else f"a multiple of {len(names)} rows"
             raise LLMError(f"its {gguf_name} has shape {list(tensor.shape)}; expected {wanted}")
-        shape = tuple(columns) if is_stack else (rows // len(names), *columns)
-        size = (tensor.end - tensor.start) // len(names)
+        count = rows // len(names)
         for i, name in enumerate(names):
-            start = tensor.start + i * size
-            translated[name] = replace(tensor, shape=shape, start=start, end=start + size)
+            part = tensor.rows(i * count, (i + 1) * count)
+            translated[name] = replace(part, shape=part.shape[is_stack:])
     named = {name: replace(tensor, name=name) for name, tensor in translated.items()}
     if config.is_gemma:  # Hugging Face's files store the gains of norms minus 1
         named |= {
@@ -206,11 +205,10 @@ def _row_blocks(tensor: TensorInfo) -> Iterator[TensorInfo]:
     if len(tensor.shape) < 2 or tensor.size <= BLOCK_VALUES:
         yield tensor
         return
-    rows, row_bytes = tensor.shape[0], (tensor.end - tensor.start) // tensor.shape[0]
+    rows = tensor.shape[0]
     step = max(1, BLOCK_VALUES // (tensor.size // rows))
     for first in range(0, rows, step):
-        count, start = min(step, rows - first), tensor.start + first * row_bytes
-        yield replace(tensor, shape=(count, *tensor.shape[1:]), start=start, end=start + count * row_bytes)
+        yield tensor.rows(first, min(rows, first + step))
 
 
 def _dequantize(data: bytes, tensor: TensorInfo) -> NDArray[np.float32]:

@@ -88,9 +88,7 @@ def _architecture(config: ModelConfig) -> str:
         raise LLMError(
             "the weights of this model's active experts do not sum to 1, which llama.cpp does not support"
         )
-    if config.hidden_act != (
-        "gelu_pytorch_tanh" if config.is_gemma or config.model_type == "gpt2" else "silu"
-    ):
+    if config.hidden_act != config.architecture.activation:
         raise LLMError(
             f"llama.cpp does not support models of type {config.model_type} with {config.hidden_act}"
         )

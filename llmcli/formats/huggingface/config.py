@@ -4,13 +4,14 @@ A key that would make the model compute something else is an error, never ignore
 """
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, fields, replace
 
 from llmcli.config import (
     ACTIVATIONS,
     ARCHITECTURES,
     LAYER_TYPES,
+    REWRITTEN,
     ROPE_TYPES,
     ModelConfig,
     RopeScaling,
@@ -18,27 +19,13 @@ from llmcli.config import (
     as_record,
 )
 from llmcli.errors import LLMError, brief, prefixed
-from llmcli.formats.huggingface.rewriting import REWRITTEN
 from llmcli.formats.metadata import Json, parse_document
 
-# keys that change the computation if set, and the architectures that have them
-UNSUPPORTED: dict[str, Collection[str]] = {
-    "attention_bias": ("gemma3_text", "llama", "olmo2", "qwen3", "qwen3_moe", "smollm3"),
-    "mlp_bias": ("llama", "smollm3"),
-    **dict.fromkeys(
-        ("attn_logit_softcapping", "final_logit_softcapping", "use_bidirectional_attention"), ("gemma3_text",)
-    ),
-    **dict.fromkeys(("quantization_config", "per_layer_config", "attention_chunk_size"), ARCHITECTURES),
-}
+UNSUPPORTED_KEYS = ("quantization_config", "per_layer_config", "attention_chunk_size")  # of any architecture
+_OWN_KEYS = {key for architecture in ARCHITECTURES.values() for key in architecture.own_keys}
 _ROPE_KEYS = {  # rope type -> required keys
     "linear": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
-}
-_NOT_GEMMA: Json = {
-    "layer_types": (),
-    "sliding_window": 0,
-    "query_pre_attn_scalar": None,
-    "rope_local_base_freq": 10000.0,
 }
 _ACTIVATIONS = {  # some have several names
     **{name: name for name in ACTIVATIONS},
@@ -63,8 +50,12 @@ def dump_config(config: ModelConfig, dtype: str = "float32") -> str:
         }
     elif config.model_type == "mixtral":
         experts = {"num_experts_per_tok": config.num_experts_per_tok, "num_local_experts": config.num_experts}
-    values = as_record(config) | {  # the fields have Hugging Face's names
-        "architectures": [config.architecture.transformers_class],
+    architecture = config.architecture
+    left_out = {"extra_eos_ids", "num_experts", "num_experts_per_tok", "norm_topk_prob"}
+    left_out |= _OWN_KEYS.difference(architecture.own_keys)
+    # the fields have Hugging Face's names
+    values = {key: value for key, value in as_record(config).items() if key not in left_out} | {
+        "architectures": [architecture.transformers_class],
         "attention_bias": False,
         "attention_dropout": 0.0,
         "initializer_range": 0.02,
@@ -79,20 +70,11 @@ def dump_config(config: ModelConfig, dtype: str = "float32") -> str:
         "max_window_layers": config.num_hidden_layers,
         "rope_scaling": config.rope_scaling and as_record(config.rope_scaling),
     }
-    left_out = ["extra_eos_ids", "num_experts", "num_experts_per_tok", "norm_topk_prob"]
     if config.is_gemma:
         values["hidden_activation"] = values["hidden_act"]
         values["query_pre_attn_scalar"] = config.query_pre_attn_scalar or config.head_dim
-    else:
-        left_out += ["layer_types", "query_pre_attn_scalar", "rope_local_base_freq"]
-    for key in left_out:
-        del values[key]
     if config.model_type in ("smollm3", "olmo2"):
         values["pad_token_id"] = None  # the default in transformers may not be in the vocabulary
-    if config.model_type != "smollm3":
-        del values["no_rope_layers"]
-    if config.model_type != "gpt_neox":
-        del values["partial_rotary_factor"], values["use_parallel_residual"]
     return json.dumps(dict(sorted(values.items())) | experts, indent=2)
 
 
@@ -105,15 +87,16 @@ def parse_config(text: str) -> ModelConfig:
     document = parse_document(text, "its config.json")
     if problem := architecture_problem(document):
         raise LLMError(problem)
-    for key, architectures in UNSUPPORTED.items():
-        if document["model_type"] in architectures and document.get(key):
+    architecture = ARCHITECTURES[document["model_type"]]
+    for key in (*architecture.unsupported_keys, *UNSUPPORTED_KEYS):
+        if document.get(key):
             raise LLMError(f"its config.json sets {key}, which is not supported")
     if not document.get("is_causal", True):
         raise LLMError("its config.json sets is_causal to false; supported: causal attention")
-    document = dict(ARCHITECTURES[document["model_type"]].defaults) | document
+    document = dict(architecture.defaults) | document
     is_gemma = document["model_type"] == "gemma3_text"
     key = "hidden_activation" if is_gemma else "hidden_act"
-    activation = document.get(key, "silu")
+    activation = document.get(key, architecture.activation)
     if activation not in list(_ACTIVATIONS):
         raise _unsupported(key, activation, ", ".join(_ACTIVATIONS))
     values = {key: value for key, value in document.items() if value is not None}
@@ -130,10 +113,10 @@ def parse_config(text: str) -> ModelConfig:
         "bos_token_id": bos if type(bos) is int and bos != eos else None,
     }
     values["hidden_act"] = _ACTIVATIONS[activation]
-    values |= _parse_gemma(values) if is_gemma else _parse_rope(values) | _NOT_GEMMA
+    values |= _parse_gemma(values) if is_gemma else _parse_rope(values)
     values |= _parse_experts(values) | {"no_rope_layers": _parse_rope_layers(values)}
-    if values["model_type"] != "gpt_neox":
-        values.pop("use_parallel_residual", None)
+    for key in _OWN_KEYS.difference(architecture.own_keys):
+        values.pop(key, None)
     names = [field.name for field in fields(ModelConfig) if field.default is MISSING or field.name in values]
     for name in names:
         if name not in values:
@@ -204,7 +187,8 @@ def _parse_rope(values: Json) -> Json:
     rotary_share = parameters.get("partial_rotary_factor", values.get("partial_rotary_factor"))
     theta = {"rope_theta": parameters["rope_theta"]} if "rope_theta" in parameters else {}
     theta["partial_rotary_factor"] = 1.0 if rotary_share is None else rotary_share
-    if values["model_type"] != "gpt_neox" and theta["partial_rotary_factor"] != 1:
+    is_partial = "partial_rotary_factor" in ARCHITECTURES[values["model_type"]].own_keys
+    if not is_partial and theta["partial_rotary_factor"] != 1:
         raise _unsupported("partial_rotary_factor", rotary_share, "1")
     rope_type = parameters.get("rope_type", parameters.get("type", "default"))
     if rope_type == "default":

@@ -57,7 +57,7 @@ def read_header(directory: Path) -> Header:
     changes = _eos_tokens(directory, config, tokenizer_config, tokenizer)
     headers = [safetensors_header.read_header(path) for path in weight_files(directory)]
     stages = training_stages.from_metadata(headers[0].metadata.get(training_stages.METADATA_KEY))
-    origin = _provenance(directory)
+    origin = _provenance(directory, config)
     tensors = _merge_tensors(directory, headers)
     model_type, problem = config.get("model_type"), ""
     try:
@@ -142,7 +142,7 @@ def _eos_tokens(directory: Path, config: Json, tokenizer_config: Json, tokenizer
     return {}
 
 
-def _provenance(directory: Path) -> Json:
+def _provenance(directory: Path, config: Json) -> Json:
     """Return the origin of the model for its record, with the license from the first lines of the model
     card."""
     origin: Json = {
@@ -157,7 +157,7 @@ def _provenance(directory: Path) -> Json:
         )
         if license_:
             origin["license"] = license_[1]
-    name = name_in_cache(directory.resolve()) or _read_json(directory / "config.json").get("_name_or_path")
+    name = name_in_cache(directory.resolve()) or config.get("_name_or_path")
     if isinstance(name, str) and name:
         origin["name"] = name
     return origin

@@ -7,9 +7,8 @@ split into ranges of their rows; their values are not read here.
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from operator import itemgetter
 
-from llmcli.config import FINAL_NORM
+from llmcli.config import ARCHITECTURES, FINAL_NORM, REWRITTEN
 from llmcli.errors import LLMError, brief
 from llmcli.formats.header import TensorInfo
 from llmcli.formats.metadata import Json
@@ -21,10 +20,11 @@ def rewrite(config: Json, tensors: Tensors) -> tuple[Json, Tensors]:
     """Return the changes of a config.json and the tensors of the model as a Llama; no changes for another
     architecture. Raises LLMError if that is not possible."""
     model_type = config.get("model_type")
-    if not isinstance(model_type, str) or model_type not in REWRITTEN:
+    if model_type not in list(_FUNCTIONS):
         return {}, tensors
-    changes, tensors = REWRITTEN[model_type](config, tensors)
-    return {**changes, "model_type": "llama", "architectures": ["LlamaForCausalLM"]}, tensors
+    changes, tensors = _FUNCTIONS[model_type](config, tensors)
+    base = REWRITTEN[model_type]
+    return {**changes, "model_type": base, "architectures": [ARCHITECTURES[base].transformers_class]}, tensors
 
 
 def _granite(config: Json, tensors: Tensors) -> tuple[Json, Tensors]:
@@ -74,18 +74,11 @@ def _phi3(config: Json, tensors: Tensors) -> tuple[Json, Tensors]:
         if not tensor.shape or tensor.shape[0] != sum(parts[module].values()):
             wanted = sum(parts[module].values())
             raise LLMError(f"tensor {name} has shape {list(tensor.shape)}, its config has {wanted:,} rows")
-        first, row_bytes = 0, (tensor.end - tensor.start) // tensor.shape[0]
+        first = 0
         for part, rows in parts[module].items():
-            own, last = f"{layer}.layers.{number}.{part}.weight", first + rows
-            split[own] = replace(
-                tensor,
-                name=own,
-                shape=(rows, *tensor.shape[1:]),
-                start=tensor.start + first * row_bytes,
-                end=tensor.start + last * row_bytes,
-                view=itemgetter(slice(first, last)),
-            )
-            first = last
+            own = f"{layer}.layers.{number}.{part}.weight"
+            split[own] = replace(tensor.rows(first, first + rows), name=own)
+            first += rows
     defaults = {"rms_norm_eps": 1e-5, "eos_token_id": 32000}
     return {key: value for key, value in defaults.items() if key not in config}, split
 
@@ -104,7 +97,7 @@ def count(config: Json, key: str) -> int:
     return value
 
 
-REWRITTEN: dict[str, Callable[[Json, Tensors], tuple[Json, Tensors]]] = {
+_FUNCTIONS: dict[str, Callable[[Json, Tensors], tuple[Json, Tensors]]] = {
     "granite": _granite,
     "phi3": _phi3,
 }
