@@ -4,7 +4,6 @@ an Ensemble, so that other code is independent of the format.
 Reading a header imports neither numpy nor modules that read tensors.
 """
 
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -111,6 +110,8 @@ def files(path: str | Path) -> list[Path]:
 def fingerprint(model: "Checkpoint") -> str:
     """Return the sha256 of a model that was opened from a file: from its metadata, or of the files with its
     weights. Raises LLMError."""
+    import hashlib  # not needed to inspect a file
+
     header = model.header
     assert header, "it was opened from a file"
     if "sha256" in header.metadata:

@@ -1,15 +1,18 @@
 """Opening model files: their places, and errors that say how to get a missing file. Standard library only."""
 
 import contextlib
-import hashlib
 import io
 import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llmcli.data.regular_file import open_regular, read_file, reading_error
 from llmcli.errors import LLMError
+
+if TYPE_CHECKING:
+    import hashlib
 
 GGUF_MAGIC = b"GGUF"
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")  # owner/name

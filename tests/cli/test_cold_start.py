@@ -19,7 +19,7 @@ def counting(self, text, *rest, **more):
     return decode(self, text, *rest, **more)
 JSONDecoder.decode = counting
 def profile(frame, event, _):
-    if event == "call" and frame.f_code.co_name == "read_header" and "safetensors/header" in frame.f_code.co_filename:
+    if event == "call" and frame.f_code.co_name == "parse_header" and "safetensors/header" in frame.f_code.co_filename:
         counts["header"] += 1
     if event == "call" and frame.f_code.co_name == "digest":
         counts["hash"] += 1

@@ -98,8 +98,8 @@ def _translated_header(path: Path, header: GGUFHeader, mapped: mmap.mmap) -> Hea
     config = gguf_config.parse_config(fields, tensors, factors)
     named = _translated_tensors(tensors, config)
     if fields["general.architecture"] in REWRITTEN:
-        changes, named = rewrite(gguf_config.before_rewriting(fields, config), named)
-        config = replace(config, rms_norm_eps=changes.get("rms_norm_eps", config.rms_norm_eps))
+        rewritten, named = rewrite(gguf_config.before_rewriting(fields, config), named)
+        config = replace(config, rms_norm_eps=rewritten["rms_norm_eps"])
     tokenizer, bos_token = gguf_tokenizer.to_document(fields)
     tokenizer_config = gguf_tokenizer.to_config(fields, config, bos_token)
     metadata = {

@@ -54,7 +54,7 @@ def read_header(directory: Path) -> Header:
     tokenizer = read_text(directory / "tokenizer.json")
     tokenizer_config = _read_tokenizer_config(directory)
     config = _read_json(directory / "config.json")
-    changes = _eos_tokens(directory, config, tokenizer_config, tokenizer)
+    config |= _eos_tokens(directory, config, tokenizer_config, tokenizer)
     headers = [safetensors_header.read_header(path) for path in weight_files(directory)]
     stages = training_stages.from_metadata(headers[0].metadata.get(training_stages.METADATA_KEY))
     origin = _provenance(directory, config)
@@ -62,23 +62,20 @@ def read_header(directory: Path) -> Header:
     model_type, problem = config.get("model_type"), ""
     try:
         if model_type in gpt.FAMILIES:
-            renamed, tensors = gpt.from_transformers(config | changes, tensors)
-            changes |= renamed
-        rewritten, tensors = rewrite(config | changes, tensors)
-        if rewritten:
-            changes |= rewritten
-            origin["architecture"] = model_type
+            config, tensors = gpt.from_transformers(config, tensors)
+        config, tensors = rewrite(config, tensors)
     except LLMError as error:
         problem = str(error)
-    tied = _is_tied(config, tensors)
-    changes["tie_word_embeddings"] = tied
+    if config.get("model_type") != model_type:
+        origin["architecture"] = model_type
+    config["tie_word_embeddings"] = tied = _is_tied(config, tensors)
     metadata = {
-        "config.json": json.dumps(config | changes),
+        "config.json": json.dumps(config),
         "tokenizer.json": tokenizer,
         "tokenizer_config.json": json.dumps(tokenizer_config, ensure_ascii=False, indent=2),
         "training.json": json.dumps({"imported": origin, **stages}, ensure_ascii=False),
     }
-    problem = problem or architecture_problem(config | changes)
+    problem = problem or architecture_problem(config)
     if tied:
         head = tensors.pop(HEAD, None)
         if head:
@@ -93,9 +90,9 @@ def published_config(path: Path) -> ModelConfig:
     """Read the config.json of a model whose weights are not there yet. Raises LLMError if it is not
     supported."""
     config = _read_json(path)
-    changes = gpt.config_changes(config) if config.get("model_type") in gpt.FAMILIES else {}
-    changes |= rewrite(config | changes, {})[0]
-    return parse_config(json.dumps(config | changes))
+    if config.get("model_type") in gpt.FAMILIES:
+        config = gpt.rename_keys(config)
+    return parse_config(json.dumps(rewrite(config, {})[0]))
 
 
 def files(directory: Path) -> list[Path]:

@@ -120,8 +120,9 @@ _SAME_KEYS = {
 FAMILIES = tuple(_MODULES)
 
 
-def config_changes(config: Json) -> Json:
-    """Return the changes of a config.json. Raises LLMError for a model that is not supported."""
+def rename_keys(config: Json) -> Json:
+    """Return a config.json with the keys used here as well. Raises LLMError for a model that is not
+    supported."""
     family = config["model_type"]
     for key, value in _SUPPORTED[family].items():
         if config.get(key, value) is not value:
@@ -136,14 +137,14 @@ def config_changes(config: Json) -> Json:
             changes["intermediate_size"] = 4 * count(changes, "hidden_size")
         changes["head_dim"] = None
     changes["num_key_value_heads"] = count({**config, **changes}, "num_attention_heads")
-    return changes
+    return config | changes
 
 
 def from_transformers(config: Json, tensors: Mapping[str, TensorInfo]) -> tuple[Json, dict[str, TensorInfo]]:
-    """Return the changes of a config.json, and the tensors under the names used here. Raises LLMError for a
-    model that is not supported."""
-    family, changes = config["model_type"], config_changes(config)
-    parsed = parse_config(json.dumps({**config, **changes}))
+    """Return a config.json and the tensors under the names used here. Raises LLMError for a model that is not
+    supported."""
+    family, config = config["model_type"], rename_keys(config)
+    parsed = parse_config(json.dumps(config))
     if parsed.num_hidden_layers > len(tensors):  # before this number costs time or memory
         raise LLMError(f"its config has {parsed.num_hidden_layers:,} layers, the file has fewer tensors")
     prefix = next(iter(_MODULES[family])).partition(".")[0] + "."
@@ -168,7 +169,7 @@ def from_transformers(config: Json, tensors: Mapping[str, TensorInfo]) -> tuple[
             is_same = len(ours) == 1 and not _TRANSPOSED.search(theirs)
             view = None if is_same else partial(_part, parsed, theirs, expected, rows)
             named[name] = replace(tensor, name=name, shape=shape, view=view)
-    return changes, named | left
+    return config, named | left
 
 
 def dump_config(model: Checkpoint) -> str:

@@ -17,14 +17,15 @@ Tensors = dict[str, TensorInfo]
 
 
 def rewrite(config: Json, tensors: Tensors) -> tuple[Json, Tensors]:
-    """Return the changes of a config.json and the tensors of the model as a Llama; no changes for another
-    architecture. Raises LLMError if that is not possible."""
+    """Return the config.json and the tensors of the model as a Llama; another architecture is not changed.
+    Raises LLMError if that is not possible."""
     model_type = config.get("model_type")
     if model_type not in list(_FUNCTIONS):
-        return {}, tensors
+        return config, tensors
     changes, tensors = _FUNCTIONS[model_type](config, tensors)
     base = REWRITTEN[model_type]
-    return {**changes, "model_type": base, "architectures": [ARCHITECTURES[base].transformers_class]}, tensors
+    changes |= {"model_type": base, "architectures": [ARCHITECTURES[base].transformers_class]}
+    return config | changes, tensors
 
 
 def _granite(config: Json, tensors: Tensors) -> tuple[Json, Tensors]:

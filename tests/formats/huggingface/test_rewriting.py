@@ -42,26 +42,26 @@ def test_the_multipliers_of_granite_are_factors_of_tensors() -> None:
     layer = "model__layers__11__"
     shapes = {f"{layer}self_attn__{which}_proj__weight": (8, 8) for which in "qko"}
     shapes |= {f"{layer}mlp__down_proj__weight": (8, 6), "model__norm__weight": (8,)}
-    changes, rewritten = rewrite(GRANITE, tensors(**shapes))
+    config, rewritten = rewrite(GRANITE, tensors(**shapes))
     factors = {name.split(".")[-2]: tensor.factor for name, tensor in rewritten.items()}
     assert factors == {"q_proj": 0.5, "k_proj": 1, "o_proj": 0.5 / 12, "down_proj": 0.5 / 12, "norm": 1 / 8}
-    assert changes["model_type"] == "llama" and changes["rms_norm_eps"] == 1e-5 / 144
-    assert changes["logits_scaling"] is None
+    assert config["model_type"] == "llama" and config["rms_norm_eps"] == 1e-5 / 144
+    assert config["logits_scaling"] is None
 
 
 def test_the_stacked_matrices_of_phi3_are_ranges_of_rows() -> None:
     stacked = tensors(
         model__layers__3__self_attn__qkv_proj__weight=(32, 8), model__layers__3__mlp__gate_up_proj__weight=(12, 8)
     )
-    changes, rewritten = rewrite(PHI3, stacked)
+    config, rewritten = rewrite(PHI3, stacked)
     ranges = {name.removeprefix("model.layers.3."): (t.shape, t.start, t.end) for name, t in rewritten.items()}
     assert ranges == {  # a row has 16 bytes
         "self_attn.q_proj.weight": ((16, 8), 100, 356), "self_attn.k_proj.weight": ((8, 8), 356, 484),
         "self_attn.v_proj.weight": ((8, 8), 484, 612), "mlp.gate_proj.weight": ((6, 8), 100, 196),
         "mlp.up_proj.weight": ((6, 8), 196, 292),
     }  # fmt: skip
-    assert changes["rms_norm_eps"] == 1e-5 and changes["eos_token_id"] == 32000  # defaults
-    assert "rms_norm_eps" not in rewrite(PHI3 | {"rms_norm_eps": 1e-6}, stacked)[0]
+    assert config["rms_norm_eps"] == 1e-5 and config["eos_token_id"] == 32000  # defaults
+    assert rewrite(PHI3 | {"rms_norm_eps": 1e-6}, stacked)[0]["rms_norm_eps"] == 1e-6
 
 
 def test_the_rows_of_a_stacked_matrix_are_read() -> None:
@@ -76,7 +76,8 @@ def test_the_rows_of_a_stacked_matrix_are_read() -> None:
 def test_other_architectures_are_not_changed() -> None:
     some = tensors(model__norm__weight=(8,))
     for model_type in ("llama", "gemma3_text", None, ["phi3"]):
-        assert rewrite(SHAPE | {"model_type": model_type}, some) == ({}, some)
+        config = SHAPE | {"model_type": model_type}
+        assert rewrite(config, some) == (config, some)
 
 
 def test_what_cannot_be_rewritten_is_an_error() -> None:
