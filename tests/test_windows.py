@@ -135,7 +135,7 @@ def names() -> list[str]:
 def test_a_file_is_written_and_replaced(windows: Windows) -> None:
     for data in (b"{one\r\n\n", b"{two" * 1000):
         atomic_io.check_writable("f", force=True, example="f.jsonl")
-        atomic_io.write("f", [data])
+        atomic_io.write("f", data)
         assert Path("f").read_bytes() == data
     atomic_io.write_with("f", lambda place: place.write_bytes(b"three") and None)
     assert Path("f").read_bytes() == b"three" and names() == ["f"]
@@ -144,23 +144,23 @@ def test_a_file_is_written_and_replaced(windows: Windows) -> None:
 def test_a_directory_is_written_and_replaced(windows: Windows) -> None:
     for text in ("one", "two"):
         with atomic_io.replace_directory(Path("d")) as place:
-            atomic_io.write(place / "f", [text.encode()])
+            atomic_io.write(place / "f", text.encode())
         assert Path("d/f").read_text() == text and names() == ["d"]
 
 
 def test_a_file_that_is_in_use_for_a_moment_is_replaced(windows: Windows) -> None:
     for times in [1, 4]:
-        atomic_io.write("f", [b"old"])
+        atomic_io.write("f", b"old")
         windows.busy = times
-        atomic_io.write("f", [b"new"])
+        atomic_io.write("f", b"new")
         assert windows.busy == 0 and Path("f").read_bytes() == b"new"
 
 
 def test_a_file_that_stays_in_use_is_kept(windows: Windows) -> None:
-    atomic_io.write("f", [b"old"])
+    atomic_io.write("f", b"old")
     with open("f", "rb") as reader, pytest.raises(LLMError, match="cannot access the file; nothing there was changed"):
         reader.read(1)
-        atomic_io.write("f", [b"new"])
+        atomic_io.write("f", b"new")
     assert Path("f").read_bytes() == b"old" and names() == ["f"]
 
 
@@ -193,7 +193,7 @@ def test_names_that_windows_does_not_allow_are_refused_in_advance(windows: Windo
 def test_other_names_are_allowed(windows: Windows) -> None:
     for name in ["model.safetensors", "null", "com", "com10", "りんご.gguf", ".hidden", "a b.c"]:
         atomic_io.check_writable(name, force=False)
-        atomic_io.write(name, [b"x"])
+        atomic_io.write(name, b"x")
         assert names() == [name]
         Path(name).unlink()
 

@@ -82,7 +82,7 @@ class _Output:
         if self.path is not None:
             self._file.close()
             _, _, results = self.partial.read_bytes().partition(b"\n")
-            atomic_io.write(self.path, [results])
+            atomic_io.write(self.path, results)
             self.partial.unlink()
 
 

@@ -77,7 +77,7 @@ def save(path: Path, adapters: Mapping[str, NDArray[np.float32]], base: Checkpoi
     }
     write_tensors(path, tensors, metadata)
     if path.name == PEFT_FILE:
-        atomic_io.write(path.with_name(PEFT_CONFIG), [metadata[PEFT_CONFIG].encode("utf-8")])
+        atomic_io.write(path.with_name(PEFT_CONFIG), metadata[PEFT_CONFIG].encode("utf-8"))
 
 
 def parameter_count(config: ModelConfig, rank: int) -> int:

@@ -21,7 +21,6 @@ from llmcli.data.regular_file import open_regular, reading_error
 from llmcli.errors import LLMError, usage
 from llmcli.formats.open_file import name_in_cache
 
-Buffer = bytes | memoryview
 WINDOWS = os.name == "nt"
 BINARY_FLAG = getattr(os, "O_BINARY", 0)  # otherwise Windows writes two bytes for each line feed
 # seconds between attempts to rename a file on Windows
@@ -195,23 +194,15 @@ def check_space(path: str | Path, size: int) -> None:
 # ---- files
 
 
-def write(path: str | Path, parts: Iterable[Buffer], total: int | None = None) -> None:
-    """Write the concatenated `parts` to a file. `total` is its size in bytes, required if the parts are
-    generated.
-
-    Owner, mode and symbolic link of an existing file are kept. Raises LLMError and keeps the file if writing
-    fails.
-    """
-    if total is None:
-        parts = list(parts)
-        total = sum(len(part) for part in parts)
+def write(path: str | Path, data: bytes) -> None:
+    """Write a file. Owner, mode and symbolic link of an existing one are kept. Raises LLMError and keeps the
+    file if writing fails."""
     with _temporary_file(resolve_links(Path(path)), keep=True) as temporary, _opened(temporary) as descriptor:
-        _reserve(descriptor, total)
-        for part in parts:
-            left = memoryview(part)
-            while left:
-                left = left[os.write(descriptor, left[:_WRITE_BYTES]) :]
-        if os.lseek(descriptor, 0, os.SEEK_CUR) != total or os.fstat(descriptor).st_size != total:
+        _reserve(descriptor, len(data))
+        left = memoryview(data)
+        while left:
+            left = left[os.write(descriptor, left[:_WRITE_BYTES]) :]
+        if {os.lseek(descriptor, 0, os.SEEK_CUR), os.fstat(descriptor).st_size} != {len(data)}:
             raise OSError(errno.EIO, "fewer bytes arrived than were written")
 
 

@@ -347,7 +347,7 @@ def save_messages(path: Path, messages: Sequence[Message], saved: bytes = b"") -
         raise LLMError(f"{path} already exists; give another name: /save OTHER.jsonl")
     atomic_io.check_writable(path, force=True, by=" after /save", example="chat.jsonl")
     data = as_line(messages)
-    atomic_io.write(path, [data])
+    atomic_io.write(path, data)
     return data
 
 

@@ -161,7 +161,7 @@ class Handover:
             texts = engines.files(model.config, manifest, self.travels, self.stays)
             texts[MANIFEST] = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
             for name, content in texts.items():
-                atomic_io.write(temporary / name, [content.encode("utf-8")])
+                atomic_io.write(temporary / name, content.encode("utf-8"))
             hf_directory.write(temporary / "model", model, metadata, card)
             # again: another program may have put something there meanwhile
             check_writable(directory, force=True)

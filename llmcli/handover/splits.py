@@ -73,7 +73,7 @@ def write_split(
             atomic_io.write_with(parquet, lambda table: write_parquet(table, COLUMNS, rows(file)))
 
     atomic_io.write_with(tokens.with_suffix(".bin"), write_tokens)
-    atomic_io.write(tokens.with_suffix(".idx"), [index(lengths, starts, dtype)])
+    atomic_io.write(tokens.with_suffix(".idx"), index(lengths, starts, dtype))
     return written
 
 

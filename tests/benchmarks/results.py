@@ -133,7 +133,7 @@ def save(stored: Stored, directory: Path = DIRECTORY) -> None:
     """All at once, or not at all."""
     directory.mkdir(parents=True, exist_ok=True)
     text = json.dumps(stored, indent=1, ensure_ascii=False) + "\n"
-    atomic_io.write(directory / f"{Measurement(**stored['measurement']).name}.json", [text.encode("utf-8")])
+    atomic_io.write(directory / f"{Measurement(**stored['measurement']).name}.json", text.encode("utf-8"))
 
 
 def remove(names: Iterable[str], directory: Path = DIRECTORY) -> None:

@@ -362,9 +362,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name in DOCUMENTS:
             path = options.root / name
             text = updated(path.read_text("utf-8"), figures)
-            atomic_io.write(path, [text.encode("utf-8")])
+            atomic_io.write(path, text.encode("utf-8"))
         for name, content in plots.draw_all(figures).items():
-            atomic_io.write(options.root / "docs" / name, [content])
+            atomic_io.write(options.root / "docs" / name, content)
     except LLMError as error:
         sys.exit(f"error: {error}")
 

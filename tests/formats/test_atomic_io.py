@@ -48,25 +48,25 @@ def open_descriptors() -> int:
     return len(listing("/proc/self/fd")) if Path("/proc/self/fd").is_dir() else 0
 
 
-def test_the_file_is_the_parts_joined() -> None:
-    for parts in [[], [b""], [NEW], [b"ab", b"", b"cd"], [b"ab", memoryview(b"cdef")[1:3]], [bytes(range(256)) * 9000]]:
-        atomic_io.write("f", parts)
-        assert Path("f").read_bytes() == b"".join(parts), parts
-        assert listing() == ["f"], parts
+def test_the_file_has_the_bytes() -> None:
+    for data in (b"", NEW, bytes(range(256)) * 9000):
+        atomic_io.write("f", data)
+        assert Path("f").read_bytes() == data
+        assert listing() == ["f"]
 
 
 def test_a_system_call_that_writes_only_a_few_bytes_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.write
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", lambda descriptor, data: real(descriptor, data[:3]))
-        atomic_io.write("f", [NEW, b"", OLD])
+        atomic_io.write("f", NEW + OLD)
     assert Path("f").read_bytes() == NEW + OLD
 
 
 def test_a_reader_of_the_old_file_keeps_its_bytes() -> None:
     Path("f").write_bytes(OLD)
     with open("f", "rb") as reader:
-        atomic_io.write("f", [NEW])
+        atomic_io.write("f", NEW)
         assert reader.read() == OLD
 
 
@@ -76,7 +76,7 @@ def test_the_mode_of_the_old_file_is_kept() -> None:
         Path("f").write_bytes(OLD)
         Path("f").chmod(bits)
         with umask(0o077):
-            atomic_io.write("f", [NEW])
+            atomic_io.write("f", NEW)
         assert mode("f") == bits, bits
         assert Path("f").read_bytes() == NEW, bits
 
@@ -85,7 +85,7 @@ def test_the_mode_of_the_old_file_is_kept() -> None:
 @pytest.mark.parametrize(("bits", "expected"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600), (0o000, 0o666)])
 def test_a_new_file_has_the_mode_that_the_umask_leaves(bits: int, expected: int) -> None:
     with umask(bits):
-        atomic_io.write("f", [NEW])
+        atomic_io.write("f", NEW)
     assert mode("f") == expected
 
 
@@ -96,7 +96,7 @@ def test_a_symbolic_link_is_kept_and_its_target_replaced() -> None:
     Path("d/real").chmod(0o640)
     Path("d/link").symlink_to("real")
     Path("link").symlink_to("d/link")
-    atomic_io.write("link", [NEW])
+    atomic_io.write("link", NEW)
     assert Path("link").readlink() == Path("d/link")
     assert Path("d/link").readlink() == Path("real")
     assert Path("d/real").read_bytes() == NEW
@@ -109,7 +109,7 @@ def test_a_symbolic_link_is_kept_and_its_target_replaced() -> None:
 def test_a_dangling_symbolic_link_gets_its_target() -> None:
     Path("link").symlink_to("real")
     atomic_io.check_writable("link", force=False)
-    atomic_io.write("link", [NEW])
+    atomic_io.write("link", NEW)
     assert Path("link").is_symlink()
     assert Path("real").read_bytes() == NEW
 
@@ -127,12 +127,16 @@ def refuse(number: int, after: int = 0, real: Callable[..., Any] | None = None) 
     return call
 
 
+def write_a_part(descriptor: int, data: memoryview, write: Callable[[int, memoryview], int] = os.write) -> int:
+    return write(descriptor, data[:3])
+
+
 FAILURES = {
     "no space when it is reserved": ("posix_fallocate", lambda: refuse(errno.ENOSPC)),
     "no quota when it is reserved": ("posix_fallocate", lambda: refuse(errno.EDQUOT)),
     "too large a file": ("posix_fallocate", lambda: refuse(errno.EFBIG)),
     "no space at the first write": ("write", lambda: refuse(errno.ENOSPC)),
-    "no space at the second write": ("write", lambda: refuse(errno.ENOSPC, 1, os.write)),
+    "no space at the second write": ("write", lambda: refuse(errno.ENOSPC, 1, write_a_part)),
     "bytes lost silently": ("write", lambda: lambda _, data: len(data)),
     "no space at the flush": ("fsync", lambda: refuse(errno.ENOSPC)),
     "a bad disk at the flush": ("fsync", lambda: refuse(errno.EIO)),
@@ -156,7 +160,7 @@ def test_a_failing_disk_leaves_the_old_file_and_nothing_else(kind: str, existing
     with monkeypatch.context() as patch:
         patch.setattr(os, name, make())
         with pytest.raises(LLMError, match=r"cannot write .*f: .*nothing there was changed") as caught:
-            atomic_io.write("f", [NEW, NEW])
+            atomic_io.write("f", NEW + NEW)
     assert caught.value.exit_code == 1
     assert open_descriptors() == before
     assert listing() == (["f"] if existing else [])
@@ -170,7 +174,7 @@ def test_the_error_has_the_reason(call: str, number: int, monkeypatch: pytest.Mo
     with monkeypatch.context() as patch:
         patch.setattr(os, call, refuse(number), raising=False)
         with pytest.raises(LLMError, match=os.strerror(number)):
-            atomic_io.write("f", [NEW])
+            atomic_io.write("f", NEW)
 
 
 def test_an_interrupt_leaves_the_old_file_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,7 +186,7 @@ def test_an_interrupt_leaves_the_old_file_and_nothing_else(monkeypatch: pytest.M
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            atomic_io.write("f", [NEW])
+            atomic_io.write("f", NEW)
     assert listing() == ["f"]
     assert Path("f").read_bytes() == OLD
 
@@ -203,7 +207,7 @@ def test_a_file_system_that_cannot_reserve_space_or_flush_is_written_anyway(
     for number in numbers:
         with monkeypatch.context() as patch:
             patch.setattr(os, call, refuse(getattr(errno, number), after, getattr(os, call)))
-            atomic_io.write("f", [number.encode()])
+            atomic_io.write("f", number.encode())
             if not after:
                 atomic_io.check_writable("another", force=True)
         assert Path("f").read_bytes() == number.encode()
@@ -219,7 +223,7 @@ def test_on_macos_a_network_disk_is_flushed_by_fsync(number: int, monkeypatch: p
     monkeypatch.setattr(fcntl, "F_FULLFSYNC", 51, raising=False)
     monkeypatch.setattr(fcntl, "fcntl", refuse(number))
     monkeypatch.setattr(os, "fsync", flushed.append)
-    atomic_io.write("f", [NEW])
+    atomic_io.write("f", NEW)
     assert len(flushed) == 2  # the file and its directory
 
 
@@ -228,22 +232,22 @@ def test_a_directory_that_cannot_be_flushed_is_an_error(monkeypatch: pytest.Monk
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", refuse(errno.EIO, 1, os.fsync))
         with pytest.raises(LLMError, match="cannot flush"):
-            atomic_io.write("f", [NEW])
+            atomic_io.write("f", NEW)
     assert open_descriptors() == before
     assert listing() == ["f"]
 
 
 def test_a_missing_directory_is_an_error() -> None:
     with pytest.raises(LLMError, match="cannot write"):
-        atomic_io.write("nowhere/f", [NEW])
+        atomic_io.write("nowhere/f", NEW)
     with pytest.raises(LLMError, match="cannot write"):
-        atomic_io.write("d" * 300, [NEW])
+        atomic_io.write("d" * 300, NEW)
 
 
 def test_the_temporary_file_of_a_killed_run_is_replaced() -> None:
     Path(f".f.{os.getpid()}.tmp").write_bytes(b"half")  # in a container each run has the same process id
     atomic_io.check_writable("f", force=False)
-    atomic_io.write("f", [NEW])
+    atomic_io.write("f", NEW)
     assert Path("f").read_bytes() == NEW
 
 
@@ -273,7 +277,7 @@ def test_the_file_is_flushed_before_it_is_renamed_and_the_directory_after(monkey
         patch.setattr(os, "write", recording_write)
         patch.setattr(os, "fsync", recording_fsync)
         patch.setattr(os, "replace", recording_replace)
-        atomic_io.write("d/f", [NEW])
+        atomic_io.write("d/f", NEW)
     file, directory = Path("d/f").stat().st_ino, Path("d").stat().st_ino
     assert calls == ["write", ("flush", file, len(NEW)), ("move", file, True, OLD), ("flush", directory, "directory")]
 
@@ -440,7 +444,7 @@ def replace_files(text: str, count: int = 1) -> None:
     """Replace the directory "d" by one with `count` files."""
     with atomic_io.replace_directory(Path("d")) as directory:
         for i in range(count):
-            atomic_io.write(directory / f"{i}", [text.encode()])
+            atomic_io.write(directory / f"{i}", text.encode())
 
 
 def test_a_directory_is_replaced_as_a_whole_and_nothing_else_is_left() -> None:
@@ -509,7 +513,7 @@ def test_a_file_moved_aside_gets_the_first_free_number(own_directory: Path, link
     path = Path("model.safetensors")
     Path("model-2.safetensors").write_text("somebody's")
     for number, text in ((1, "a"), (3, "b"), (4, "c")):
-        path.write_text(text) if not path.exists() else atomic_io.write(path, [text.encode()])
+        path.write_text(text) if not path.exists() else atomic_io.write(path, text.encode())
         assert atomic_io.move_aside(path) == Path(f"model-{number}.safetensors")
         assert path.exists() == links
     assert contents(own_directory) == {

@@ -122,7 +122,7 @@ def _write_page(options: _Options, output: Path, path: Path, text: str) -> None:
         without=without,
         if_too_large="leave out --html, or write --json in its place",
     )
-    atomic_io.write(output, [page])
+    atomic_io.write(output, page)
     options.report({"prompt": text, "page": str(output)}, f"saved {output}; open it in a browser")
 
 

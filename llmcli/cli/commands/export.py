@@ -92,7 +92,7 @@ def export(options: _Options) -> None:
         _export_quantized(model, output, options.quantize, options)
         return
     if to == "tokenizer":
-        atomic_io.write(output, [model.tokenizer_json.encode("utf-8")])
+        atomic_io.write(output, model.tokenizer_json.encode("utf-8"))
     elif to == "html":
         _export_html(model, output, options.dtype)
     elif to == "handover":
@@ -267,7 +267,7 @@ def _export_html(model: "Checkpoint", output: Path, dtype: str | None) -> None:
     from llmcli.pages.live_weights import page_bytes
 
     atomic_io.check_space(output, page_bytes(model.config, dtype))
-    atomic_io.write(output, [live_page(model, dtype, console.note)])
+    atomic_io.write(output, live_page(model, dtype, console.note))
 
 
 def _export_gguf(model: "Checkpoint", output: Path, dtype: str | None, metadata: dict[str, str]) -> None:
@@ -293,7 +293,7 @@ def _write_modelfile(model: "Checkpoint", gguf: Path, force: bool) -> None:
         template = loading.open_chat_template(model, loading.open_tokenizer(model))
         text = modelfile(gguf.name, model.config.max_position_embeddings, template)
         atomic_io.remove_stale(path)
-        atomic_io.write(path, [text.encode("utf-8", "surrogateescape")])  # the name may be other bytes
+        atomic_io.write(path, text.encode("utf-8", "surrogateescape"))  # the name may be other bytes
     console.note(f"for Ollama: {command_line(['ollama', 'create', gguf.stem, '-f', str(path)])}")
 
 

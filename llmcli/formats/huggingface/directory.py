@@ -261,7 +261,7 @@ def write(directory: Path, model: Checkpoint, metadata: Mapping[str, str], card:
         texts["chat_template.jinja"] = template
     with atomic_io.replace_directory(directory) as temporary:
         for name, text in texts.items():
-            atomic_io.write(temporary / name, [text.encode("utf-8")])
+            atomic_io.write(temporary / name, text.encode("utf-8"))
         stages = training_stages.to_metadata(model.record, metadata.get("name", ""))
         weights = temporary / WEIGHTS
         if is_renamed:
