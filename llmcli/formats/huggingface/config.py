@@ -261,30 +261,24 @@ def _sliding_window(document: Json, layers: int) -> int | None:
         window = None
     if model_type == "smollm3" and types is None and not document.get("use_sliding_window"):
         return None
-    # which list the layer types, or name the first windowed layer
-    if model_type in (
-        "qwen2",
-        "qwen3",
-        "smollm3",
-    ):
-        if types is None and model_type == "smollm3":
-            pass
-        elif types is None:
+    # these list the layer types, or name the first windowed layer, which SmolLM3 does not
+    if model_type in ("qwen2", "qwen3", "smollm3"):
+        if types is not None:
+            is_valid = isinstance(types, list) and len(types) == layers
+            if not is_valid or any(kind not in _LAYER_TYPES for kind in types):
+                raise _unsupported("layer_types", types, f"{layers} of {', '.join(_LAYER_TYPES)}")
+            if "sliding_attention" not in types:
+                return None
+            if window is None:
+                raise LLMError(
+                    "its config.json has layers with sliding_attention, but no sliding_window in use"
+                )
+        elif model_type != "smollm3":
             first = document["max_window_layers"]
             if type(first) is not int:
                 raise _unsupported("max_window_layers", first, "a number of layers")
             if first >= layers:
                 return None
-        elif (
-            not isinstance(types, list)
-            or len(types) != layers
-            or any(kind not in _LAYER_TYPES for kind in types)
-        ):
-            raise _unsupported("layer_types", types, f"{layers} of {', '.join(_LAYER_TYPES)}")
-        elif "sliding_attention" not in types:
-            return None
-        elif window is None:
-            raise LLMError("its config.json has layers with sliding_attention, but no sliding_window in use")
     if window is not None and (type(window) is not int or window < 1):
         raise _unsupported("sliding_window", window, "a number of tokens, or null")
     return window

@@ -1,0 +1,58 @@
+"""A path becomes a header, and a header a model, in each format; each file is opened once to read its header."""
+
+import builtins
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from llmcli.errors import LLMError
+from llmcli.formats import ensemble_file, loading
+from llmcli.formats.gguf import writer as gguf_writer
+from llmcli.formats.huggingface import directory as hf_directory
+
+
+@pytest.fixture
+def paths(tiny_model: Path, tmp_path: Path) -> list[Path]:
+    """One model as a file of our own, a Hugging Face directory and a GGUF file, whose names say nothing."""
+    pytest.importorskip("gguf")
+    model = loading.load(tiny_model)
+    own, directory, gguf = (tmp_path / name for name in ("own", "directory", "gguf"))
+    hf_directory.write(directory, model, {}, "# A model\n")
+    tiny_model.rename(own)
+    gguf_writer.write(gguf, model, "f32", {})
+    return [own, directory, gguf]
+
+
+def test_every_format_is_recognized_by_its_content(paths: list[Path]) -> None:
+    first, *others = map(loading.load, paths)
+    forms = [loading.read_header(path).form for path in paths]
+    assert forms == ["safetensors file", "Hugging Face directory", "GGUF file"]
+    for other in others:
+        assert other.config.tensor_shapes() == first.config.tensor_shapes()
+        assert all(np.array_equal(other.tensors[name], tensor) for name, tensor in first.tensors.items())
+
+
+def test_each_file_is_opened_once_to_read_its_header(paths: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: Counter[str] = Counter()
+    real = builtins.open
+
+    def counting(file: Any, *args: Any, **options: Any) -> Any:
+        opened[Path(file).name] += 1
+        return real(file, *args, **options)
+
+    monkeypatch.setattr(builtins, "open", counting)
+    for path in paths:
+        loading.read_header(path)
+    assert opened >= Counter(["own", "config.json", "tokenizer.json", "model.safetensors", "gguf"])
+    assert max(opened.values()) == 1, opened
+
+
+def test_one_model_of_an_ensemble_has_to_be_named(tiny_model: Path) -> None:
+    model = loading.load(tiny_model)
+    ensemble_file.save(Path("mixture"), ensemble_file.combine({"cooking": model, "law": model}))
+    assert loading.load_any("mixture").parameters == 2 * model.parameters
+    with pytest.raises(LLMError, match="is an ensemble of models; name the file of one of them: cooking, law"):
+        loading.load("mixture")
