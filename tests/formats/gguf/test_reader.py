@@ -14,6 +14,7 @@ from llmcli.formats import loading
 from llmcli.formats.gguf import reader
 from llmcli.formats.gguf.conventions import ARCHITECTURES
 from llmcli.formats.loading import open_tokenizer
+from llmcli.formats.header import TensorInfo
 from tests.formats.gguf_by_hand import CONFIG, FIELDS, MODEL, TENSOR_NAMES, TOKENS, gguf_bytes
 
 
@@ -41,10 +42,19 @@ def test_a_large_tensor_is_decoded_in_blocks_of_rows(
     path.write_bytes(gguf_bytes())
     monkeypatch.setattr(reader, "BLOCK_VALUES", values)
     tensor = loading.read_header(path).tensors["model.embed_tokens.weight"]
-    assert len([*reader._row_blocks(tensor)]) == math.ceil(300 / max(1, values // 32))
+    rows = 2 ** int(math.log2(max(1, values // 32)))
+    assert len([*reader._row_blocks(tensor)]) == math.ceil(300 / rows)
     result = loading.load(path)
     for name in CONFIG.tensor_shapes():
         np.testing.assert_array_equal(result.tensors[name], MODEL.tensors[name])
+
+
+def test_a_large_quantized_tensor_is_decoded_in_long_rows() -> None:
+    for rows, width in ((49152, 576), (151_936, 1024), (6912, 2560)):  # SmolLM2, Qwen3, Gemma 3
+        tensor = TensorInfo("x.weight", "Q8_0", (rows, width), 0, rows * width // 32 * 34)
+        blocks = [*reader._row_blocks(tensor)]
+        assert sum(block.size for block in blocks) == tensor.size
+        assert all(block.size % reader.ROW_VALUES == 0 for block in blocks)
 
 
 def test_the_bos_token_is_put_before_a_prompt_if_the_file_says_so(tmp_path: Path) -> None:
