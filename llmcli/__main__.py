@@ -46,9 +46,9 @@ def run() -> None:
         from llmcli.cli import process_start
 
         process_start.remember()
-        from llmcli.cli import app
+        from llmcli.cli import main as command_line
 
-        app.main()
+        command_line.main()
     except KeyboardInterrupt:
         os.write(2, b"interrupted\n")
         sys.exit(128 + signal.SIGINT)

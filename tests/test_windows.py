@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 import llmcli
-from llmcli.cli import app
+from llmcli.cli.terminal import streams
 from llmcli.cli.terminal.signals import termination_signals
 from llmcli.errors import LLMError, command_line
 from llmcli.formats import atomic_io, file_lock, loading
@@ -107,7 +107,8 @@ def locks() -> SimpleNamespace:
 @pytest.fixture
 def windows(monkeypatch: pytest.MonkeyPatch) -> Windows:
     system = Windows()
-    monkeypatch.setattr(atomic_io, "WINDOWS", True)
+    for module in (atomic_io, streams):
+        monkeypatch.setattr(module, "WINDOWS", True)
     monkeypatch.setattr(atomic_io, "BINARY_FLAG", BINARY)
     monkeypatch.setattr(atomic_io, "RENAME_PAUSES", (0.0,) * 5)
     monkeypatch.setattr(shutil, "_use_fd_functions", False)
@@ -311,13 +312,13 @@ def test_escape_codes_are_enabled_or_colors_turned_off(
     kernel = Console(is_console=is_console, takes_colors=takes_colors)
     monkeypatch.setattr(ctypes, "windll", SimpleNamespace(kernel32=kernel), raising=False)
     monkeypatch.setenv("NO_COLOR", "")
-    app._enable_escape_codes()
+    streams.enable_escape_codes()
     assert kernel.modes == modes and bool(os.environ["NO_COLOR"]) == plain
 
 
 def test_a_pipe_without_a_reader_is_recognized_by_the_error_of_windows(windows: Windows) -> None:
     descriptor = os.eventfd(0)  # a file that says EINVAL to a short text
-    with app._StandardOutput(descriptor, "w") as output, pytest.raises(BrokenPipeError):
+    with streams._StandardOutput(descriptor, "w") as output, pytest.raises(BrokenPipeError):
         output.write(b"x")
 
 

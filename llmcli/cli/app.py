@@ -1,27 +1,19 @@
-"""Command-line entry point: the app and its subcommands; an exception becomes one line on stderr and an exit
-code."""
+"""The app and its subcommands; an exception becomes one line on stderr and an exit code."""
 
-import errno
 import importlib
-import io
 import keyword
-import os
-import signal
 import sys
-import warnings
 from copy import copy
 from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup
 
+from llmcli.cli.error_report import report
 from llmcli.cli.options import as_function, convert_directly
 from llmcli.cli.terminal import console
-from llmcli.cli.terminal.signals import end_process, termination_signals
-from llmcli.errors import FAILURE, INTERRUPTED, WRONG_USAGE, LLMError, missing_package, usage
-from llmcli.formats import atomic_io
+from llmcli.errors import WRONG_USAGE, LLMError, usage
 from llmcli.version import __version__
 
 # Typer ships its own copy of Click and exports only one usage error, BadParameter; their base class is next
@@ -48,7 +40,6 @@ SUBCOMMANDS = (
     "models",
     "cache",
 )
-OUTPUT = "the output"  # file name in errors of standard output
 HELP_ALL = "--help-all"
 
 
@@ -190,131 +181,3 @@ def _top(
         raise typer.Exit()
     if context.invoked_subcommand is None:
         console.result(context.get_help(), raw=True)
-
-
-def main() -> None:
-    """Entry point of the installed command."""
-    is_closed = sys.stdout is None
-    _prepare_streams()
-    # the results would be lost after the work, or written into a file that takes its descriptor
-    if is_closed:
-        console.fail("standard output is closed; to keep the results: > FILE, to discard them: > /dev/null")
-        sys.exit(FAILURE)
-    # numpy's warnings about damaged weights: the logits are checked, and the error says what is wrong
-    warnings.filterwarnings("ignore", ".* encountered in ", RuntimeWarning, r"llmcli\.")
-    if atomic_io.WINDOWS:
-        _enable_escape_codes()
-    signals = termination_signals()
-    for number in signals:
-        signal.signal(number, end_process)
-    try:
-        app()
-    finally:
-        for number in (*signals, signal.SIGINT):  # the process is ending: no signal may interrupt that
-            signal.signal(number, signal.SIG_IGN)
-
-
-# ---- standard streams
-
-
-def _prepare_streams() -> None:
-    """Make stdout and stderr write UTF-8 regardless of the locale; open those that the caller closed."""
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:  # closed by the caller
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
-        elif mode == "w":
-            kind = _StandardOutput if name == "stdout" else _BestEffortStream
-            setattr(sys, name, _utf8(getattr(sys, name), kind))
-
-
-def _utf8(stream: TextIO, kind: type[io.FileIO]) -> TextIO:
-    """Return a standard stream that writes UTF-8 and keeps line ends; `kind` is the class of the underlying
-    file."""
-    if atomic_io.WINDOWS and stream.isatty():  # a Windows console takes text, not bytes
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-        return stream
-    file = io.BufferedWriter(kind(stream.fileno(), "w", closefd=False))
-    return io.TextIOWrapper(file, "utf-8", "backslashreplace", newline="\n", line_buffering=True)
-
-
-def _enable_escape_codes() -> None:
-    """Make Windows consoles interpret ANSI escape codes; one that cannot do that gets no colors."""
-    import ctypes
-
-    kernel = ctypes.windll.kernel32  # type: ignore[attr-defined,unused-ignore]
-    kernel.GetStdHandle.restype = ctypes.c_void_p
-    for stream in (-11, -12):  # STD_OUTPUT_HANDLE, STD_ERROR_HANDLE
-        handle, mode = ctypes.c_void_p(kernel.GetStdHandle(stream)), ctypes.c_uint32()
-        is_console = kernel.GetConsoleMode(handle, ctypes.byref(mode))
-        # ENABLE_VIRTUAL_TERMINAL_PROCESSING
-        if is_console and not kernel.SetConsoleMode(handle, mode.value | 4):
-            os.environ["NO_COLOR"] = "1"
-
-
-class _StandardOutput(io.FileIO):
-    """Standard output, whose errors carry the name OUTPUT to distinguish them from errors of other files."""
-
-    def write(self, data: Any, /) -> int:
-        try:
-            return super().write(data)
-        except OSError as error:
-            # Windows' error for a pipe without a reader
-            closed = atomic_io.WINDOWS and error.errno == errno.EINVAL
-            raise OSError(errno.EPIPE if closed else error.errno, error.strerror, OUTPUT) from error
-
-
-class _BestEffortStream(io.FileIO):
-    """Standard error: notes that cannot be written (disk full, pipe closed) are dropped instead of ending a
-    run."""
-
-    def write(self, data: Any, /) -> int:
-        try:
-            return super().write(data)
-        except OSError:
-            return len(data)
-
-
-# ---- errors
-
-
-def report(error: BaseException) -> int:
-    """Print an error as one line and return the exit code. An error in this program is raised again."""
-    if isinstance(error, KeyboardInterrupt):
-        console.note("interrupted")
-        return INTERRUPTED
-    if isinstance(error, ImportError):
-        if (missing := missing_package(error)) is None:
-            raise error
-        error = missing
-    if isinstance(error, LLMError):
-        console.fail(str(error))
-        return error.exit_code
-    if isinstance(error, MemoryError):
-        console.fail("out of memory; use a smaller model, batch size or context length")
-    elif isinstance(error, OSError):
-        if error.errno != errno.EPIPE:  # a closed pipe is not an error
-            console.fail(_os_error_message(error))
-        if error.errno == errno.EPIPE or error.filename == OUTPUT:
-            _discard_output()
-    else:
-        raise error
-    return FAILURE
-
-
-def _os_error_message(error: OSError) -> str:
-    if error.filename is not None:
-        return f"{error.filename}: {error.strerror or error}"
-    try:
-        Path.cwd()
-    except OSError:
-        return "the working directory no longer exists; change to another: cd DIRECTORY"
-    return f"the operating system reported an error: {error.strerror or error}"
-
-
-def _discard_output() -> None:
-    """Redirect standard output to the null device, so that flushing it at exit cannot fail."""
-    try:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, ValueError, AttributeError):
-        sys.stdout = None

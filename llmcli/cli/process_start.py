@@ -5,7 +5,6 @@ Imports nothing else: the program calls it before all other imports.
 
 import os
 import time
-from pathlib import Path
 
 _began: float | None = None
 
@@ -25,7 +24,8 @@ def began() -> float:
 def _age() -> float:
     """Return the seconds since the operating system started this process; 0 if unknown."""
     try:
-        fields = Path("/proc/self/stat").read_text("ascii", "replace").rpartition(")")[2].split()
+        with open("/proc/self/stat", encoding="ascii", errors="replace") as file:
+            fields = file.read().rpartition(")")[2].split()
         started = int(fields[19]) / os.sysconf("SC_CLK_TCK")
         return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started)
     except (OSError, AttributeError, ValueError, IndexError):

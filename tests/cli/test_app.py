@@ -69,7 +69,7 @@ def test_help_imports_no_heavy_library_and_no_other_subcommand() -> None:
     ]:
         found = python(
             f"import sys; sys.argv = ['llm', *{words!r}]\n"
-            "from llmcli.cli.app import main\n"
+            "from llmcli.cli.main import main\n"
             "try: main()\n"
             "except SystemExit: pass\n"
             f"loaded, commands = set(sys.modules), 'llmcli.cli.commands.'; assert {check}"
@@ -84,7 +84,7 @@ def test_infinite_weights_are_one_line(tiny_model: Path) -> None:
     tensors["model.norm.weight"][1] = tensors["model.layers.0.self_attn.q_norm.weight"][0] = np.inf
     checkpoint.save(tiny_model, replace(model, tensors=tensors))
     Path("c.txt").write_text(TEXT, "utf-8")
-    main = "from llmcli.cli.app import main; main()"
+    main = "from llmcli.cli.main import main; main()"
     for words in [("generate", "The"), ("generate", "The", "--next", "2"), ("eval", "c.txt", "-q")]:
         found = python(f"import sys; sys.argv = ['llm', *{words!r}]; {main}")
         assert found.returncode == 1 and found.stderr.count("\n") == 1, found.stderr
@@ -350,11 +350,11 @@ def test_no_command_overwrites_its_inputs(llm: Llm) -> None:
 @platforms.posix
 def test_notes_to_a_closed_stderr_go_into_no_other_file() -> None:
     code = (
-        "import sys; from llmcli.cli import app as cli\n"
+        "import sys; from llmcli.cli import app as cli; from llmcli.cli.main import main\n"
         "def app():\n"
         "    with open('other.txt', 'wb'):\n"
         "        print('a note', file=sys.stderr, flush=True)\n"
-        "cli.app = app; cli.main()"
+        "cli.app = app; main()"
     )
     subprocess.run(["sh", "-c", 'exec "$0" "$@" 2>&-', sys.executable, "-c", code], check=True)
     assert Path("other.txt").read_bytes() == b""

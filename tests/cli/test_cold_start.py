@@ -24,9 +24,9 @@ def profile(frame, event, _):
     if event == "call" and frame.f_code.co_name == "digest":
         counts["hash"] += 1
 sys.setprofile(profile)
-from llmcli.cli import app
+from llmcli.cli import main
 sys.argv = ["llm", *sys.argv[1:]]
-try: app.main()
+try: main.main()
 except SystemExit as end: assert not end.code, end.code
 sys.setprofile(None)
 print(json.dumps({**counts, "modules": sorted(sys.modules)}), file=sys.stderr)

@@ -472,7 +472,9 @@ def test_a_full_output_is_one_line_of_error(words: list[str], tiny_model: Path) 
 
 @platforms.posix
 def test_a_removed_working_directory_is_named(tiny_model: Path) -> None:
-    code = "import os; os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone'); from llmcli.cli.app import main; main()"
+    code = (
+        "import os; os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone'); from llmcli.cli.main import main; main()"
+    )
     for words in (["train", str(tiny_model), "--steps", "1"], ["export", str(tiny_model), "x.gguf", "--to", "gguf"]):
         process = runs.python(HERE, code, *words)
         stderr = runs.end(process).decode()

@@ -295,7 +295,7 @@ LIMITED = """
 import resource
 resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
 resource.setrlimit(resource.RLIMIT_CPU, (20, 20))
-from llmcli.cli.app import main
+from llmcli.cli.main import main
 main()
 """
 EXECUTING = {"pickle", "cPickle", "dill", "marshal", "shelve", "jinja2", "joblib", "cloudpickle"}
@@ -332,7 +332,7 @@ def nothing_executes(where: Path, tries: int) -> list[str]:
 SPARSE = """
 import resource, sys
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-from llmcli.cli.app import main
+from llmcli.cli.main import main
 try:
     main()
 except SystemExit as ended:

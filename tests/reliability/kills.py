@@ -114,7 +114,7 @@ def loss(self, ids, learned=None):
             signal.raise_signal(kind)
     return real(self, ids, learned)
 llmcli.models.torch.transformer.LanguageModel.loss = loss
-from llmcli.cli.app import main
+from llmcli.cli.main import main
 main()
 """
 )
@@ -203,7 +203,7 @@ def loss(self, ids, learned=None):
     steps.append(1)
     return real(self, ids, learned) * (float("nan") if len(steps) > 60 else 1)
 llmcli.models.torch.transformer.LanguageModel.loss = loss
-from llmcli.cli.app import main
+from llmcli.cli.main import main
 main()
 """
 
@@ -237,7 +237,7 @@ LIMITED = """
 import resource, sys
 most = int(sys.argv.pop(1))
 resource.setrlimit(resource.RLIMIT_AS, (most, most))
-from llmcli.cli.app import main
+from llmcli.cli.main import main
 main()
 """
 

@@ -26,7 +26,7 @@ OPTIONS = ["--batch-tokens", "512", "--context", "32", "--threads", "1", "--drop
 RESUME_FILE = "model.resume.safetensors"
 SAVING_EVERY_STEP = (
     "import llmcli.training.files.resume as t; t.FIRST_PAUSE = t.LONGEST_PAUSE = t.PAUSE_PER_SAVE = 0.0; "
-    "from llmcli.cli.app import main; main()"
+    "from llmcli.cli.main import main; main()"
 )
 
 
@@ -54,7 +54,7 @@ def used():
 
 counted = sys.argv.pop(1) == "counted"
 atexit.register(used)
-from llmcli.cli.app import main
+from llmcli.cli.main import main
 if counted:
     sys.setprofile(count)
 main()

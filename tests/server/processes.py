@@ -40,7 +40,7 @@ def serving(*models: Path, options: tuple[str, ...] = (), limits: dict[str, floa
     """Serve these models until the end of the block, with other values of names in limits.py if given."""
     named = [word for model in models for word in ("-m", str(model))]
     code = "".join(f"limits.{name} = {value!r}\n" for name, value in (limits or {}).items())
-    start = ["-c", f"from llmcli.server import limits\n{code}from llmcli.cli.app import main\nmain()"]
+    start = ["-c", f"from llmcli.server import limits\n{code}from llmcli.cli.main import main\nmain()"]
     command = [sys.executable, *start, "serve", *named, "--port", "0", *options]
     with tempfile.TemporaryDirectory() as directory:
         log_file = Path(directory) / "log.txt"

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
-from llmcli.cli import app, process_start
+from llmcli.cli import process_start
+from llmcli.cli.error_report import report
 from llmcli.cli.options import (
     DATA,
     ReadingOptions,
@@ -285,7 +286,7 @@ def _end_after(options: _Options, work: Callable[[], None]) -> NoReturn:
     except SystemExit as end:  # a termination signal before the first step
         code = int(end.code or 0)
     except BaseException as error:
-        code = app.report(error)
+        code = report(error)
     on_stop_requests(signal.SIG_IGN)  # the launcher also forwards signals that the terminal has sent to all
     options.invocation.close()
     with suppress(OSError):  # the reader of a pipe is gone

@@ -214,8 +214,8 @@ def test_a_full_disk_leaves_the_existing_model(directory: Path, tiny_model: Path
     Without -B it would cut off .pyc files."""
     before = inside(directory)
     code = (
-        "from llmcli.cli import app; from llmcli.formats import atomic_io; "
-        "atomic_io.check_space = lambda *_: None; app.main()"
+        "from llmcli.cli import main; from llmcli.formats import atomic_io; "
+        "atomic_io.check_space = lambda *_: None; main.main()"
     )
     for target, result in ((directory, before), (directory.with_name("new"), None)):
         command = f"ulimit -f 20; exec {sys.executable} -B -c '{code}' export {tiny_model} {target} --to hf --force"

@@ -238,7 +238,7 @@ def test_a_run_killed_after_saving_its_model_resumes_to_the_same_model() -> None
     code = (
         "from pathlib import Path; import os; import llmcli.training.files.resume as t;"
         "t.FIRST_PAUSE = t.LONGEST_PAUSE = t.PAUSE_PER_SAVE = 0.0;"
-        "Path.unlink = lambda self, missing_ok=False: os.kill(os.getpid(), 9); from llmcli.cli.app import main; main()"
+        "Path.unlink = lambda self, missing_ok=False: os.kill(os.getpid(), 9); from llmcli.cli.main import main; main()"
     )
     process = train(HERE, steps=5, code=code)
     end(process)

@@ -1,0 +1,57 @@
+"""Command-line entry point: prepares the standard streams and signals, then runs the app."""
+
+import signal
+import sys
+
+from llmcli.cli.terminal import streams
+from llmcli.cli.terminal.signals import end_process, termination_signals
+from llmcli.version import __version__
+
+
+def main() -> None:
+    """Run the command line; never returns."""
+    is_closed = sys.stdout is None
+    streams.prepare()
+    # the results would be lost after the work, or written into a file that takes its descriptor
+    if is_closed:
+        from llmcli.cli.terminal import console
+        from llmcli.errors import FAILURE
+
+        console.fail("standard output is closed; to keep the results: > FILE, to discard them: > /dev/null")
+        sys.exit(FAILURE)
+    signals = termination_signals()
+    for number in signals:
+        signal.signal(number, end_process)
+    try:
+        if sys.argv[1:] == ["--version"]:
+            _print_version()
+        else:
+            _run_app()
+    finally:
+        for number in (*signals, signal.SIGINT):  # the process is ending: no signal may interrupt that
+            signal.signal(number, signal.SIG_IGN)
+
+
+def _print_version() -> None:
+    """Print the version before Typer is imported, which takes ten times as long."""
+    code = 0
+    try:
+        sys.stdout.write(f"llmcli {__version__}\n")
+        sys.stdout.flush()
+    except OSError as error:
+        from llmcli.cli.error_report import report
+
+        code = report(error)
+    sys.exit(code)
+
+
+def _run_app() -> None:
+    import warnings
+
+    from llmcli.cli.app import app
+
+    # numpy's warnings about damaged weights: the logits are checked, and the error says what is wrong
+    warnings.filterwarnings("ignore", ".* encountered in ", RuntimeWarning, r"llmcli\.")
+    if streams.WINDOWS:
+        streams.enable_escape_codes()
+    app()
