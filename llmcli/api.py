@@ -430,7 +430,7 @@ def load(
     for instance about a missing backend. Raises LLMError for a file that is missing or damaged, or that does
     not run here.
     """
-    from llmcli.formats.huggingface.download import local_path
+    from llmcli.formats.huggingface.names import local_path
     from llmcli.formats.loading import load_any, open_tokenizer
     from llmcli.models.open_runtime import open_runtime
 

@@ -57,7 +57,8 @@ STANDARD_LIBRARY_ONLY = {
     "data.text.json_records", "data.text.templates", "data.text.temporary_files", "data.text.words",
     "data.tokenizers.tokenizer_json", "errors", "evaluation.compressors",
     "evaluation.figures", "formats.atomic_io", "formats.gguf.tokenizer", "formats.metadata",
-    "formats.training_record", "notebook", "training.files.summary", "training.planning.recipe", "units",
+    "formats.training_record", "notebook", "training.files.curve", "training.files.summary",
+    "training.planning.recipe", "units",
 }  # fmt: skip
 
 

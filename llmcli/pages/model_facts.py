@@ -9,7 +9,7 @@ from llmcli.errors import LLMError, prefixed
 from llmcli.evaluation.figures import NETWORK, Figures, as_json, known_text
 from llmcli.formats.metadata import Json, parse_document
 from llmcli.formats.training_record import Stage, TrainingRecord
-from llmcli.training.files.summary import answer_counts, student_was_kept
+from llmcli.training.files.curve import answer_counts, student_was_kept
 
 if TYPE_CHECKING:
     from llmcli.formats.header import Header

@@ -8,7 +8,7 @@ from llmcli.errors import LLMError
 from llmcli.formats.metadata import Json
 from llmcli.formats.training_record import TrainingRecord
 from llmcli.pages.model_facts import Rows, expert_rows, record_rows, training_record
-from llmcli.training.files.summary import Curve, probe_points, read_curve
+from llmcli.training.files.curve import Curve, probe_points, read_curve
 
 if TYPE_CHECKING:
     from llmcli.formats.header import Header

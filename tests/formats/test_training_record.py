@@ -14,7 +14,7 @@ from llmcli.evaluation.training_text import held_out_files, recorded_reading, tr
 from llmcli.formats.training_record import TrainingRecord, seen_bytes
 from llmcli.formats.training_stages import BASE, as_earlier, describe
 from llmcli.pages.model_facts import record_rows
-from llmcli.training.files.summary import answer_counts, read_curve
+from llmcli.training.files.curve import answer_counts, read_curve
 from tests.formats.test_metadata import json_values, places, replaced
 from tests.golden.earlier_files import FILES
 from tests.golden.models import read_safetensors

@@ -1,7 +1,7 @@
 """What the page of a model shows about its training."""
 
 from llmcli.pages import record_data
-from llmcli.training.files.summary import Curve
+from llmcli.training.files.curve import Curve
 
 
 def test_the_summary_of_a_curve() -> None:

@@ -17,7 +17,7 @@ from llmcli.cli.terminal.text_layout import terminal_width
 from llmcli.errors import prefixed, with_hub_names
 from llmcli.formats.training_record import KNOWN_ANSWERS, TrainingRecord
 from llmcli.pages.model_facts import expert_rows, record_rows, shape_text, training_record, value_text
-from llmcli.training.files.summary import ProbePoint, probe_points, read_curve
+from llmcli.training.files.curve import ProbePoint, probe_points, read_curve
 
 if TYPE_CHECKING:
     from llmcli.formats.header import Header

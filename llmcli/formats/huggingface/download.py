@@ -1,14 +1,12 @@
-"""Models on the Hugging Face hub, named hf:OWNER/NAME, hf:OWNER/NAME@REVISION or hf:OWNER/NAME/FILE.gguf, or by a
-short name.
+"""Downloading a model from the Hugging Face hub into its cache: safetensors or GGUF, and the small files beside
+them.
 
-A model in the hub's cache is used without asking the hub. Otherwise huggingface_hub downloads it there:
-safetensors or GGUF, and the small files beside them. It resumes a download that was interrupted, and reads
-HF_HOME, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE.
+huggingface_hub resumes a download that was interrupted, and reads HF_HOME, HF_ENDPOINT, HF_TOKEN and
+HF_HUB_OFFLINE.
 """
 
 import hashlib
 import os
-import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,10 +15,9 @@ from urllib.parse import urlsplit
 
 from llmcli import units
 from llmcli.data.regular_file import MAX_BYTES, open_regular
-from llmcli.errors import LLMError, prefixed, usage
+from llmcli.errors import LLMError, prefixed
 from llmcli.formats.huggingface.hub import (
     cache_directory,
-    cached,
     check_endpoint,
     one_line,
     reason,
@@ -31,33 +28,11 @@ from llmcli.formats.open_file import read_text, update_hash
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
 
-_NAME = re.compile(
-    r"hf:(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)(?:/(?P<file>[\w./-]+\.gguf))?(?:@(?P<revision>[\w][\w./-]*))?"
-)
-SHORT_NAMES = {"smollm2": "hf:HuggingFaceTB/SmolLM2-135M"}
 _MAX_NAMES = 5  # files listed
 _ANSWER_SECONDS = 30.0  # in which the hub must answer; without a limit, huggingface_hub waits for ever
 
 
-def local_path(
-    name: str | Path, on_note: Callable[[str], None] = lambda note: None, *, progress: bool = True
-) -> Path:
-    """Return the path of a model. One on the Hugging Face hub, hf:OWNER/NAME or a short name of one, is
-    downloaded if it is not in the cache; `on_note` receives its size and license. Raises LLMError."""
-    path, text = Path(name), Path(name).as_posix()
-    text = SHORT_NAMES.get(text, text)
-    if not text.startswith("hf:") or text.startswith("hf:/") or path.exists():
-        return path
-    if not (parts := _NAME.fullmatch(text)):
-        raise usage(
-            f"{text} is not the name of a model on the Hugging Face hub; wanted hf:OWNER/NAME, "
-            "hf:OWNER/NAME@REVISION or hf:OWNER/NAME/FILE.gguf"
-        )
-    where = parts["repository"], parts["revision"] or "main", parts["file"] or ""
-    return cached(*where) or _Download(text, *where).run(on_note, progress=progress)
-
-
-class _Download:
+class Download:
     """The download of a model into the cache."""
 
     def __init__(self, name: str, repository: str, revision: str, file: str) -> None:

@@ -19,7 +19,7 @@ from llmcli.errors import LLMError, usage
 from llmcli.formats import loading
 from llmcli.formats.atomic_io import reject_overwriting
 from llmcli.formats.checkpoint import Checkpoint
-from llmcli.formats.huggingface.download import local_path
+from llmcli.formats.huggingface.names import local_path
 from llmcli.training.data.conversations import ConversationInputs, with_chat_format
 from llmcli.training.planning import recipe
 

@@ -1,18 +1,17 @@
-"""The loss curve in a training record, and a summary of the run by rules of thumb that need only the
-record."""
+"""A summary of a finished run, by rules of thumb that need only its training record."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from llmcli import units
 from llmcli.config import FINE_TUNING_RECIPES
 from llmcli.data.conversations.example_prompt import shell_quoted
 from llmcli.data.text.line_kinds import LineKind
-from llmcli.errors import LLMError, command_line
+from llmcli.errors import command_line
 from llmcli.evaluation.compressors import Baseline
 from llmcli.evaluation.figures import ADAPTING, NETWORK, Figures, known_text
 from llmcli.formats.training_record import EvaluatedData, Settings, TrainingRecord
+from llmcli.training.files.curve import answer_counts, read_curve, steps_of_model
 
 MIN_STEPS, MIN_STEPS_FINE_TUNING = 100, 10  # fewer steps leave a model undertrained ...
 MANY_EPOCHS = 10.0  # ... except after this many epochs: the run lacks text, not steps
@@ -28,80 +27,6 @@ ASSUMED_SHARE = 0.4  # ... which is assumed if nothing is held out
 EXACT_SHARE = 0.99  # share of held-out questions answered exactly: hardly any are left
 MAX_LISTED_CHARACTERS = 200  # maximum length of the answers in a command
 MIN_COMPARED_BYTES = 2000  # minimum held-out text for a meaningful comparison with compressors
-
-
-@dataclass(frozen=True)
-class Curve:
-    """The losses of a model during training, in bits per byte."""
-
-    steps: list[int]
-    training: list[float]  # mean over the steps up to each point, with dropout
-    validation_steps: list[int]
-    validation: list[float]
-    label: str = "validation"  # earlier versions recorded the loss on held-out text
-
-
-def read_curve(record: TrainingRecord) -> Curve:
-    """Read the curve in a record; with two models, that of the kept one. Raises LLMError if it cannot be
-    read."""
-    try:
-        training = {
-            step: loss * (_tokens_per_byte(record, step) / math.log(2))  # a loss is in nats per token
-            for step, loss in zip(record.curve.step, record.curve.loss, strict=True)
-        }
-        validation = dict(zip(record.curve.eval_step, record.curve.eval_bits_per_byte, strict=True))
-        if not training:
-            raise ValueError("no points")
-    except (ValueError, ZeroDivisionError) as error:
-        raise LLMError("there is no readable curve in its training record") from error
-    kept = _steps_of_model(record)
-    if record.distillation and any(step in kept for step in training):
-        training, validation = (
-            {step: loss for step, loss in losses.items() if step in kept} for losses in (training, validation)
-        )
-    label = "validation" if record.validation else "held-out (interim)"
-    return Curve([*training], [*training.values()], [*validation], [*validation.values()], label)
-
-
-@dataclass(frozen=True)
-class ProbePoint:
-    """The likeliest next words of the probe prompt after a step; tokens in a file of an earlier version."""
-
-    step: int
-    bits_per_byte: float | None  # validation loss
-    likeliest: Sequence[tuple[str, float]]  # pairs of a word and its probability
-
-
-def probe_points(record: TrainingRecord) -> list[ProbePoint]:
-    """List the probe's predictions by the kept model, in the order of the run."""
-    losses = dict(zip(record.curve.eval_step, record.curve.eval_bits_per_byte, strict=False))
-    kept, points = _steps_of_model(record), record.probe.predictions if record.probe else ()
-    return [
-        ProbePoint(step, losses.get(step), likeliest)
-        for step, likeliest in points
-        if step in kept and likeliest
-    ]
-
-
-def student_was_kept(record: TrainingRecord) -> bool:
-    """Return whether a run with two models kept the student; False after a run with one model."""
-    return record.distillation is not None and record.best_step > record.distillation.from_step
-
-
-def _steps_of_model(record: TrainingRecord) -> range:
-    """Return the evaluated steps of the kept model: all, or with two models the teacher's or the
-    student's."""
-    if record.distillation is None:
-        return range(record.steps + 1)
-    first = record.distillation.from_step
-    return range(first + 1, record.steps + 1) if student_was_kept(record) else range(first + 1)
-
-
-def _tokens_per_byte(record: TrainingRecord, step: int) -> float:
-    """Return the predicted tokens per byte of their text at a step: of plain text, or of answers."""
-    if (chats := record.conversations) and step > chats.from_step:
-        return chats.train_tokens / chats.train_bytes
-    return record.train_tokens / (record.read_bytes or record.train_bytes or 0)
 
 
 def summarize(
@@ -163,7 +88,7 @@ class _FinishedRun:
     def __init__(self, record: TrainingRecord) -> None:
         self.record = record
         self.curve = read_curve(record)
-        self.steps = _steps_of_model(record)
+        self.steps = steps_of_model(record)
         of_answers = record.held_out.of == "answers"
         self.data = "conversations" if of_answers else "text"
         settings = record.train or Settings()  # a time limit makes `steps` the limit of epochs
@@ -235,21 +160,6 @@ def _conversations(record: TrainingRecord) -> str:
         keep = " Plain text in the training data or a lower --lr-scale would help to keep it."
         sentences.append(f"Plain text ({plain_text.from_}): {figures}.{keep if change > FORGETTING else ''}")
     return " ".join(sentences)
-
-
-def answer_counts(record: TrainingRecord) -> str:
-    """Count the greedy answers to held-out questions in a sentence; "" if no question was asked."""
-    measured = record.answers
-    if measured is None or measured.garbled is None:  # files of earlier versions count less
-        return ""
-    count = measured.questions
-    exact, near, garbled = (
-        round(share * count) for share in (measured.exact, measured.near, measured.garbled)
-    )
-    return (
-        f"{units.count(count, 'held-out question')}: {exact:,} exact, {near:,} near (at least 80% alike), "
-        f"{count - exact - near - garbled:,} another training answer, {garbled:,} garbled"
-    )
 
 
 def _early_end(record: TrainingRecord, resumable: bool, again: str) -> str:

@@ -13,8 +13,8 @@ from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.formats import loading
 from llmcli.formats.gguf import reader
 from llmcli.formats.gguf.conventions import ARCHITECTURES
-from llmcli.formats.loading import open_tokenizer
 from llmcli.formats.header import TensorInfo
+from llmcli.formats.loading import open_tokenizer
 from tests.formats.gguf_by_hand import CONFIG, FIELDS, MODEL, TENSOR_NAMES, TOKENS, gguf_bytes
 
 

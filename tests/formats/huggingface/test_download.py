@@ -16,7 +16,7 @@ import pytest
 import llmcli
 from llmcli.errors import LLMError
 from llmcli.formats.huggingface import download
-from llmcli.formats.huggingface.download import local_path
+from llmcli.formats.huggingface.names import local_path
 from tests.conftest import Llm
 from tests.local_hub import COMMIT, TOKEN, local_hub
 
@@ -211,7 +211,7 @@ def test_a_local_file_of_that_name_is_itself(tmp_path: Path, monkeypatch: pytest
 
 def test_an_endpoint_that_is_no_address_is_one_line() -> None:
     pytest.importorskip("huggingface_hub")
-    code = "from llmcli.formats.huggingface.download import local_path; local_path('hf:a/b', print, progress=False)"
+    code = "from llmcli.formats.huggingface.names import local_path; local_path('hf:a/b', print, progress=False)"
     result = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | {"HF_ENDPOINT": "http://[::1"}, capture_output=True, text=True,
         check=False,

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from llmcli.formats import checkpoint, loading
-from llmcli.formats.huggingface.download import local_path
+from llmcli.formats.huggingface.names import local_path
 from tests.conftest import Llm
 
 NAME = "hf:owner/tiny"

@@ -9,7 +9,7 @@ import pytest
 from llmcli.errors import LLMError
 from llmcli.evaluation.compressors import Baseline
 from llmcli.formats.training_record import TrainingRecord
-from llmcli.training.files import summary
+from llmcli.training.files import curve, summary
 from llmcli.training.files.summary import usage_hint
 
 LITTLE = "longer training at this size would help little, more text would."
@@ -22,8 +22,8 @@ def summarize(document: dict[str, Any], *arguments: Any, **options: Any) -> list
     return summary.summarize(TrainingRecord.from_json(document), *arguments, **options)
 
 
-def read_curve(document: dict[str, Any]) -> summary.Curve:
-    return summary.read_curve(TrainingRecord.from_json(document))
+def read_curve(document: dict[str, Any]) -> curve.Curve:
+    return curve.read_curve(TrainingRecord.from_json(document))
 
 
 def record(**changes: Any) -> dict[str, Any]:
@@ -52,9 +52,10 @@ def test_the_curve_of_an_earlier_version_is_of_the_held_out_text() -> None:
 
 
 def test_the_curve_is_in_bits_per_byte() -> None:
-    curve = read_curve(record())
-    assert curve.training == pytest.approx([4, 2, 1, 1, 1, 1, 1, 1, 1, 1])
-    assert (curve.steps[0], curve.validation_steps, curve.validation) == (10, [25, 50, 75, 100], [2.0, 1.02, 1.01, 1.0])
+    losses = read_curve(record())
+    assert losses.training == pytest.approx([4, 2, 1, 1, 1, 1, 1, 1, 1, 1])
+    assert (losses.steps[0], losses.validation_steps) == (10, [25, 50, 75, 100])
+    assert losses.validation == [2.0, 1.02, 1.01, 1.0]
 
 
 def test_a_record_without_a_curve_is_an_error() -> None:

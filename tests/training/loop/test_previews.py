@@ -12,7 +12,7 @@ from llmcli.generation.next_words import next_words
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.training.data.prepare import Prepared
 from llmcli.training.data.run_data import RunData
-from llmcli.training.files.summary import probe_points
+from llmcli.training.files.curve import probe_points
 from llmcli.training.loop.clock import Clock
 from llmcli.training.loop.events import Done, Evaluation, Prediction, State
 from llmcli.training.loop.job import Job

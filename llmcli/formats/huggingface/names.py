@@ -1,0 +1,38 @@
+"""Models on the Hugging Face hub, named hf:OWNER/NAME, hf:OWNER/NAME@REVISION or hf:OWNER/NAME/FILE.gguf, or by a
+short name.
+
+A model in the hub's cache is used without asking the hub; otherwise it is downloaded. For a file on this
+machine, nothing is imported for either.
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from llmcli.errors import usage
+
+_NAME = re.compile(
+    r"hf:(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)(?:/(?P<file>[\w./-]+\.gguf))?(?:@(?P<revision>[\w][\w./-]*))?"
+)
+SHORT_NAMES = {"smollm2": "hf:HuggingFaceTB/SmolLM2-135M"}
+
+
+def local_path(
+    name: str | Path, on_note: Callable[[str], None] = lambda note: None, *, progress: bool = True
+) -> Path:
+    """Return the path of a model. One on the Hugging Face hub, hf:OWNER/NAME or a short name of one, is
+    downloaded if it is not in the cache; `on_note` receives its size and license. Raises LLMError."""
+    path, text = Path(name), Path(name).as_posix()
+    text = SHORT_NAMES.get(text, text)
+    if not text.startswith("hf:") or text.startswith("hf:/") or path.exists():
+        return path
+    if not (parts := _NAME.fullmatch(text)):
+        raise usage(
+            f"{text} is not the name of a model on the Hugging Face hub; wanted hf:OWNER/NAME, "
+            "hf:OWNER/NAME@REVISION or hf:OWNER/NAME/FILE.gguf"
+        )
+    from llmcli.formats.huggingface.download import Download
+    from llmcli.formats.huggingface.hub import cached
+
+    where = parts["repository"], parts["revision"] or "main", parts["file"] or ""
+    return cached(*where) or Download(text, *where).run(on_note, progress=progress)

@@ -1,0 +1,98 @@
+"""The loss curve in a training record, the predictions of the probe, and the kept model's steps."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from llmcli import units
+from llmcli.errors import LLMError
+from llmcli.formats.training_record import TrainingRecord
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The losses of a model during training, in bits per byte."""
+
+    steps: list[int]
+    training: list[float]  # mean over the steps up to each point, with dropout
+    validation_steps: list[int]
+    validation: list[float]
+    label: str = "validation"  # earlier versions recorded the loss on held-out text
+
+
+def read_curve(record: TrainingRecord) -> Curve:
+    """Read the curve in a record; with two models, that of the kept one. Raises LLMError if it cannot be
+    read."""
+    try:
+        training = {
+            step: loss * (_tokens_per_byte(record, step) / math.log(2))  # a loss is in nats per token
+            for step, loss in zip(record.curve.step, record.curve.loss, strict=True)
+        }
+        validation = dict(zip(record.curve.eval_step, record.curve.eval_bits_per_byte, strict=True))
+        if not training:
+            raise ValueError("no points")
+    except (ValueError, ZeroDivisionError) as error:
+        raise LLMError("there is no readable curve in its training record") from error
+    kept = steps_of_model(record)
+    if record.distillation and any(step in kept for step in training):
+        training, validation = (
+            {step: loss for step, loss in losses.items() if step in kept} for losses in (training, validation)
+        )
+    label = "validation" if record.validation else "held-out (interim)"
+    return Curve([*training], [*training.values()], [*validation], [*validation.values()], label)
+
+
+@dataclass(frozen=True)
+class ProbePoint:
+    """The likeliest next words of the probe prompt after a step; tokens in a file of an earlier version."""
+
+    step: int
+    bits_per_byte: float | None  # validation loss
+    likeliest: Sequence[tuple[str, float]]  # pairs of a word and its probability
+
+
+def probe_points(record: TrainingRecord) -> list[ProbePoint]:
+    """List the probe's predictions by the kept model, in the order of the run."""
+    losses = dict(zip(record.curve.eval_step, record.curve.eval_bits_per_byte, strict=False))
+    kept, points = steps_of_model(record), record.probe.predictions if record.probe else ()
+    return [
+        ProbePoint(step, losses.get(step), likeliest)
+        for step, likeliest in points
+        if step in kept and likeliest
+    ]
+
+
+def student_was_kept(record: TrainingRecord) -> bool:
+    """Return whether a run with two models kept the student; False after a run with one model."""
+    return record.distillation is not None and record.best_step > record.distillation.from_step
+
+
+def steps_of_model(record: TrainingRecord) -> range:
+    """Return the evaluated steps of the kept model: all, or with two models the teacher's or the
+    student's."""
+    if record.distillation is None:
+        return range(record.steps + 1)
+    first = record.distillation.from_step
+    return range(first + 1, record.steps + 1) if student_was_kept(record) else range(first + 1)
+
+
+def _tokens_per_byte(record: TrainingRecord, step: int) -> float:
+    """Return the predicted tokens per byte of their text at a step: of plain text, or of answers."""
+    if (chats := record.conversations) and step > chats.from_step:
+        return chats.train_tokens / chats.train_bytes
+    return record.train_tokens / (record.read_bytes or record.train_bytes or 0)
+
+
+def answer_counts(record: TrainingRecord) -> str:
+    """Count the greedy answers to held-out questions in a sentence; "" if no question was asked."""
+    measured = record.answers
+    if measured is None or measured.garbled is None:  # files of earlier versions count less
+        return ""
+    count = measured.questions
+    exact, near, garbled = (
+        round(share * count) for share in (measured.exact, measured.near, measured.garbled)
+    )
+    return (
+        f"{units.count(count, 'held-out question')}: {exact:,} exact, {near:,} near (at least 80% alike), "
+        f"{count - exact - near - garbled:,} another training answer, {garbled:,} garbled"
+    )
