@@ -106,7 +106,7 @@ def gguf_of(family: Reference, path: Path, dtype: str) -> Path:
     else:
         writer.add_sliding_window(config.sliding_window)
     weights = {name: weight.detach().float().numpy() for name, weight in family.model.named_parameters()}
-    names = conventions.tensor_names(converted.config)
+    names = conventions.single_tensors(converted.config)
     names |= {theirs: name for name, theirs in conventions.phi3_names(converted.config).items()}
     heads = conventions.interleaved_heads(converted.config, kind)
     for name, weight in weights.items():

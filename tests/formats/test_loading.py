@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmcli.errors import LLMError
-from llmcli.formats import ensemble_file, loading
+from llmcli.formats import loading
 from llmcli.formats.gguf import writer as gguf_writer
 from llmcli.formats.huggingface import directory as hf_directory
 
@@ -48,11 +47,3 @@ def test_each_file_is_opened_once_to_read_its_header(paths: list[Path], monkeypa
         loading.read_header(path)
     assert opened >= Counter(["own", "config.json", "tokenizer.json", "model.safetensors", "gguf"])
     assert max(opened.values()) == 1, opened
-
-
-def test_one_model_of_an_ensemble_has_to_be_named(tiny_model: Path) -> None:
-    model = loading.load(tiny_model)
-    ensemble_file.save(Path("mixture"), ensemble_file.combine({"cooking": model, "law": model}))
-    assert loading.load_any("mixture").parameters == 2 * model.parameters
-    with pytest.raises(LLMError, match="is an ensemble of models; name the file of one of them: cooking, law"):
-        loading.load("mixture")

@@ -71,6 +71,7 @@ def parse_config(
     bos = fields.get("tokenizer.ggml.bos_token_id")
     other_ends = (fields.get(f"tokenizer.ggml.{kind}_token_id", eos) for kind in ("eot", "eom"))
     model_type = (MODEL_TYPES_WITH_EXPERTS if experts else ARCHITECTURES)[name]
+    architecture = KNOWN[model_type]
     config = ModelConfig(
         model_type=model_type,
         vocab_size=tensors[_EMBEDDING].shape[0],
@@ -87,9 +88,9 @@ def parse_config(
             "expert_feed_forward_length" if name == "qwen3moe" else "feed_forward_length"
         ),
         rms_norm_eps=_shortest_float(
-            number(f"attention.layer_norm{'' if name == 'gpt2' else '_rms'}_epsilon")
+            number(f"attention.layer_norm{'' if architecture.layer_norm else '_rms'}_epsilon")
         ),
-        hidden_act=KNOWN[model_type].activation,
+        hidden_act=architecture.activation,
         num_experts=experts,
         num_experts_per_tok=number("expert_used_count") if experts else 0,
         eos_token_id=eos,

@@ -1,7 +1,6 @@
 """Differences between GGUF and Hugging Face files: names of architectures, config keys and tensors; the row
 order of query and key projections."""
 
-import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -9,6 +8,7 @@ from numpy.typing import NDArray
 
 from llmcli.config import ARCHITECTURES as KNOWN
 from llmcli.config import LAYER_TYPES, REWRITTEN, ModelConfig, Shape
+from llmcli.formats import tensor_names
 
 # GGUF's architecture -> transformers' model_type, after its rewriting (huggingface/rewriting.py); of several
 # model_types with one name in GGUF, the first
@@ -36,43 +36,15 @@ CONFIG_KEYS = {  # GGUF's key without the prefix of the architecture -> Hugging 
 ROPE_LAYER_INTERVAL = 4  # llama.cpp: each fourth layer of a SmolLM3 has no rotary positions
 ROPE_FACTORS = "rope_freqs.weight"  # tensor with a divisor for each rotary frequency
 ROPE_SCALING_KEY = "llmcli.rope_scaling"  # our own key: with its own keys, llama.cpp would scale twice
-_MODULES = {  # Hugging Face's name -> GGUF's; names in a layer have no prefix here
-    "model.embed_tokens": "token_embd",
-    "model.embed_positions": "position_embd",
-    "model.norm": "output_norm",
-    "lm_head": "output",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.q_norm": "attn_q_norm",
-    "self_attn.k_norm": "attn_k_norm",
-    "self_attn.o_proj": "attn_output",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
-_QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
-_NORMS = ("attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm")  # in the order of NormNames
 _ROUTER = "blk.{}.ffn_gate_inp.weight"
 # one tensor with the matrices of all experts of a layer
 EXPERT_STACKS = ("blk.{}.ffn_gate_exps.weight", "blk.{}.ffn_up_exps.weight", "blk.{}.ffn_down_exps.weight")
 
 
-def tensor_names(config: ModelConfig) -> dict[str, str]:
-    """Map Hugging Face's names to GGUF's for all tensors except those of `joined_tensors`.
-
-    >>> tensor_names(ModelConfig(300, 32, 64, 1, 2, 2, 16, 32))["model.layers.0.self_attn.q_proj.weight"]
-    'blk.0.attn_q.weight'
-    """
-    names, modules = {}, _MODULES | dict(zip(config.architecture.norm_names, _NORMS, strict=True))
-    if config.model_type == "gpt2":
-        modules = {name: theirs for name, theirs in modules.items() if name not in _QKV}
-    for name in config.tensor_shapes():
-        module, _, kind = name.rpartition(".")
-        layer = re.match(r"model\.layers\.(\d+)\.", module)
-        if theirs := modules.get(module[layer.end() :] if layer else module):
-            names[name] = f"{f'blk.{layer[1]}.' if layer else ''}{theirs}.{kind}"
-    return names
+def single_tensors(config: ModelConfig) -> dict[str, str]:
+    """Map the names used here to GGUF's for all tensors except those of `joined_tensors`."""
+    names = {ours[0]: theirs for theirs, ours in tensor_names.in_gguf(config) if len(ours) == 1}
+    return {name: names[name] for name in config.tensor_shapes() if name in names}
 
 
 def phi3_names(config: ModelConfig) -> dict[str, str]:
@@ -91,13 +63,9 @@ def phi3_names(config: ModelConfig) -> dict[str, str]:
 def joined_tensors(config: ModelConfig) -> Iterator[tuple[str, list[str], bool]]:
     """Yield (GGUF's name, our names, whether they are stacked in a new dimension) of each router, stack of
     experts, and GPT-2's queries, keys and values."""
-    for layer in range(config.num_hidden_layers if config.model_type == "gpt2" else 0):
-        for kind in ("weight", "bias"):
-            yield (
-                f"blk.{layer}.attn_qkv.{kind}",
-                [f"model.layers.{layer}.{name}.{kind}" for name in _QKV],
-                False,
-            )
+    for theirs, ours in tensor_names.in_gguf(config):
+        if len(ours) > 1:
+            yield theirs, ours, False
     for layer in range(config.num_hidden_layers if config.num_experts else 0):
         yield _ROUTER.format(layer), [config.router_name(layer)], False
         for stack, names in zip(EXPERT_STACKS, zip(*config.mlp_names(layer), strict=True), strict=True):

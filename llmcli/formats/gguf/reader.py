@@ -114,7 +114,7 @@ def _translated_header(path: Path, header: GGUFHeader, mapped: mmap.mmap) -> Hea
 
 def _translated_tensors(tensors: Mapping[str, TensorInfo], config: ModelConfig) -> dict[str, TensorInfo]:
     """Rename tensors to Hugging Face's names, and split joined ones."""
-    ours = {theirs: name for name, theirs in conventions.tensor_names(config).items()}
+    ours = {theirs: name for name, theirs in conventions.single_tensors(config).items()}
     is_phi3 = "blk.0.attn_qkv.weight" in tensors and config.model_type != "gpt2"
     ours |= conventions.phi3_names(config) if is_phi3 else {}
     translated = {ours.get(name, name): tensor for name, tensor in tensors.items()}

@@ -168,7 +168,7 @@ def _tensors(
         shape = (len(names), rows, *columns) if is_stack else (len(names) * rows, *columns)
         type_name = _tensor_type(dtype, shape, gguf_name) if len(names) > 1 else "F32"  # F32: a router
         yield gguf_name, shape, type_name, partial(joined, names, is_stack)
-    for name, gguf_name in conventions.tensor_names(config).items():
+    for name, gguf_name in conventions.single_tensors(config).items():
         yield gguf_name, shapes[name], _tensor_type(dtype, shapes[name], name), partial(single, name)
     if config.rope_scaling and config.rope_scaling.rope_type == "llama3":
         plain = [config.rope_theta ** (-2 * i / config.head_dim) for i in range(config.head_dim // 2)]

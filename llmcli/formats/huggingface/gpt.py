@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmcli.config import HEAD, ModelConfig, Shape
 from llmcli.errors import LLMError
+from llmcli.formats import tensor_names
 from llmcli.formats.checkpoint import Checkpoint, ComputedTensors
 from llmcli.formats.header import TensorInfo
 from llmcli.formats.huggingface.config import parse_config
@@ -31,32 +32,6 @@ if TYPE_CHECKING:
 
     from llmcli.formats.safetensors.dtypes import Values
 
-_QKV = "self_attn.q_proj self_attn.k_proj self_attn.v_proj"
-_MODULES: dict[str, dict[str, str]] = {  # name in transformers -> here; "#" is the number of a layer
-    "gpt2": {
-        "transformer.wte": "model.embed_tokens",
-        "transformer.wpe": "model.embed_positions",
-        "transformer.ln_f": "model.norm",
-        "lm_head": "lm_head",
-        "transformer.h.#.ln_1": "input_layernorm",
-        "transformer.h.#.ln_2": "post_attention_layernorm",
-        "transformer.h.#.attn.c_attn": _QKV,
-        "transformer.h.#.attn.c_proj": "self_attn.o_proj",
-        "transformer.h.#.mlp.c_fc": "mlp.up_proj",
-        "transformer.h.#.mlp.c_proj": "mlp.down_proj",
-    },
-    "gpt_neox": {
-        "gpt_neox.embed_in": "model.embed_tokens",
-        "gpt_neox.final_layer_norm": "model.norm",
-        "embed_out": "lm_head",
-        "gpt_neox.layers.#.input_layernorm": "input_layernorm",
-        "gpt_neox.layers.#.post_attention_layernorm": "post_attention_layernorm",
-        "gpt_neox.layers.#.attention.query_key_value": _QKV,
-        "gpt_neox.layers.#.attention.dense": "self_attn.o_proj",
-        "gpt_neox.layers.#.mlp.dense_h_to_4h": "mlp.up_proj",
-        "gpt_neox.layers.#.mlp.dense_4h_to_h": "mlp.down_proj",
-    },
-}
 _TRANSPOSED = re.compile(r"\.(c_attn|c_proj|c_fc)\.weight$")
 _BY_HEAD = ".query_key_value."
 _NOT_WEIGHTS = re.compile(r"\.(attn|attention)\.(bias|masked_bias)$")  # causal masks in older files
@@ -117,7 +92,7 @@ _SAME_KEYS = {
         "rope_scaling",
     ),
 }
-FAMILIES = tuple(_MODULES)
+FAMILIES = tuple(tensor_names.TRANSFORMERS)
 
 
 def rename_keys(config: Json) -> Json:
@@ -147,7 +122,7 @@ def from_transformers(config: Json, tensors: Mapping[str, TensorInfo]) -> tuple[
     parsed = parse_config(json.dumps(config))
     if parsed.num_hidden_layers > len(tensors):  # before this number costs time or memory
         raise LLMError(f"its config has {parsed.num_hidden_layers:,} layers, the file has fewer tensors")
-    prefix = next(iter(_MODULES[family])).partition(".")[0] + "."
+    prefix = next(iter(tensor_names.TRANSFORMERS[family])).partition(".")[0] + "."
     heads = (HEAD, "embed_out.weight")
     left = {
         name if name in heads or name.startswith(prefix) else prefix + name: tensor
@@ -156,7 +131,7 @@ def from_transformers(config: Json, tensors: Mapping[str, TensorInfo]) -> tuple[
     }
     named: dict[str, TensorInfo] = {}
     shapes = parsed.tensor_shapes()
-    for theirs, ours in _tensors(parsed):
+    for theirs, ours in tensor_names.in_transformers(parsed):
         tensor = left.pop(theirs, None)
         if tensor is None:
             continue
@@ -184,7 +159,7 @@ def write_tensors(path: Path, model: Checkpoint, metadata: Mapping[str, str]) ->
     """Write a safetensors file with the tensors that transformers has. Raises LLMError if the disk is full or
     fails."""
     config, shapes = model.config, model.config.tensor_shapes()
-    parts = {theirs: ours for theirs, ours in _tensors(config) if ours[0] in shapes}
+    parts = {theirs: ours for theirs, ours in tensor_names.in_transformers(config) if ours[0] in shapes}
     stored = {}
     for theirs, ours in parts.items():
         dtypes = {model.stored[name][0] for name in ours}
@@ -196,19 +171,6 @@ def write_tensors(path: Path, model: Checkpoint, metadata: Mapping[str, str]) ->
         parts, lambda name: _joined(config, name, [model.tensors[part] for part in parts[name]])
     )
     write(path, tensors, stored, {"format": "pt", **metadata})
-
-
-def _tensors(config: ModelConfig) -> Iterator[tuple[str, list[str]]]:
-    """Yield (name in transformers, names here) of each tensor; the output embedding even if it is tied."""
-    shapes = config.tensor_shapes()
-    for module, ours in _MODULES[config.model_type].items():
-        is_layer = "#" in module
-        for layer in range(config.num_hidden_layers if is_layer else 1):
-            start = f"model.layers.{layer}." if is_layer else ""
-            for kind in ("weight", "bias"):
-                names = [f"{start}{name}.{kind}" for name in ours.split()]
-                if names[0] in shapes or names == [HEAD]:
-                    yield f"{module.replace('#', str(layer))}.{kind}", names
 
 
 def _shape(name: str, shape: Shape, parts: int) -> Shape:
