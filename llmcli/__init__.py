@@ -9,7 +9,7 @@ Names are loaded on first use (PEP 562), so that importing the package takes no 
 
 from llmcli.version import __version__ as __version__
 
-TYPE_CHECKING = False  # typing.TYPE_CHECKING, without the time to import typing; type checkers know the name
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, without importing typing; type checkers know the name
 if TYPE_CHECKING:
     from typing import Any
 

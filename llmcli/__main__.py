@@ -13,8 +13,8 @@ from llmcli.cli.terminal import signals
 
 
 def main() -> None:
-    """Entry point of the installed commands. Like `run`, but ends the process at once: finalizing Python
-    would take a fifth of the time of a short command, and seconds with torch on a busy machine."""
+    """Entry point of the installed commands. Like `run`, but ends the process immediately: finalizing Python
+    takes a fifth of the time of a short command, and seconds with torch on a busy machine."""
     try:
         run()
     except SystemExit as end:
@@ -24,8 +24,8 @@ def main() -> None:
 
 
 def _exit_at_once(code: int) -> None:
-    """Wait for other threads, run the registered exit functions and end the process. Returns if output cannot
-    be written: Python's own exit reports that."""
+    """Wait for other threads, run the registered exit functions, and end the process. Returns if output
+    cannot be written, since Python's own exit reports that."""
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     try:

@@ -58,7 +58,7 @@ CONSTRAINTS = ("schema", "regex", "grammar")
 
 
 class SamplingOptions(TypedDict, total=False):
-    """The fields of `SamplingConfig`, and the form of the text."""
+    """The fields of `SamplingConfig`, and constraints on the text."""
 
     max_tokens: int
     temperature: float  # 0: always the most likely token
@@ -113,20 +113,21 @@ class PlanOptions(TypedDict, total=False):
 
 
 class TrainOptions(ReadingOptions, PlanOptions, total=False):
-    """The options of `train` beside its parameters."""
+    """The options of `train` besides its parameters."""
 
 
 class Model:
-    """A language model, ready to run. `llmcli.load` makes one.
+    """A language model, ready to run; returned by `llmcli.load`.
 
-    Each call has its own key-value cache, so calls made while a stream is consumed, or from other threads, do
-    not affect each other's results.
+    Each call has its own key-value cache, so calls made while a stream is being consumed, or from other
+    threads, do not affect each other's results.
     """
 
     def __init__(self, source: Checkpoint | Ensemble, runtime: Runtime, tokenizer: Tokenizer) -> None:
         self._source = source
         self.runtime = runtime
-        self._assistants: list[Assistant] = []  # the last chat's, which may continue; empty while it answers
+        # that of the last chat, which may continue; empty while it answers
+        self._assistants: list[Assistant] = []
         self.tokenizer = tokenizer
         self._finder: AnswerFinder | None = None
 
@@ -168,9 +169,9 @@ class Model:
         r"""Continue a prompt; returns the new text only.
 
         The defaults are `SamplingConfig`'s, except for the seed, which is random. literal=True keeps the tokenization
-        of the prompt fixed; see `llm generate --help`. With `schema`, `regex` or `grammar`, the text has that form,
-        unless max_tokens cuts it off: see the finish reason of `pieces`. An empty prompt
-        begins a text. Raises LLMError for an invalid value.
+        of the prompt fixed; see `llm generate --help`. With `schema`, `regex` or `grammar`, the text matches that
+        constraint, unless max_tokens cuts it off (see the finish reason of `pieces`). An empty prompt begins a text.
+        Raises LLMError for an invalid value.
 
             model.generate("The train leaves at", regex=r" \d\d:\d\d")
         """
@@ -220,7 +221,7 @@ class Model:
 
     @contextmanager
     def _assistant(self) -> Iterator[Assistant]:
-        """Yield the last chat's assistant, or a new one while that is busy."""
+        """Yield the assistant of the last chat, or a new one if that is busy."""
         from llmcli.generation.chat import open_assistant
 
         try:
@@ -235,8 +236,8 @@ class Model:
     def generate_batch(
         self, prompts: Sequence[str], *, literal: bool = False, **options: Unpack[SamplingOptions]
     ) -> list[str]:
-        """Continue many prompts, decoded together: faster than a call of `generate` for each. The texts are
-        in the order of the prompts; each has a seed of its own, `seed` and the following numbers."""
+        """Continue many prompts, decoded together, which is faster than calling `generate` for each. The
+        texts are in the order of the prompts; their seeds are `seed` and the following numbers."""
         from llmcli.generation.batch import continuation_request
 
         texts, literal = _texts(prompts, "prompts"), _flag(literal, "literal")
@@ -249,7 +250,7 @@ class Model:
     def chat_batch(
         self, conversations: Sequence[Sequence[Mapping[str, str]]], **options: Unpack[SamplingOptions]
     ) -> list[str]:
-        """Answer many conversations, as `generate_batch` continues prompts."""
+        """Answer many conversations, decoded together like the prompts of `generate_batch`."""
         from llmcli.generation.batch import answer_request
         from llmcli.generation.chat import open_assistant
 
@@ -268,7 +269,8 @@ class Model:
         request: Callable[[T, SamplingConfig], GenerationRequest],
         sampling: SamplingConfig,
     ) -> list[str]:
-        """Raises LLMError for the first item that is at fault; before decoding, if its request is."""
+        """Decode requests together. Raises LLMError for the first invalid item; before decoding, if its
+        request is invalid."""
         from llmcli.generation.batch import decode_batch
 
         requests, texts = [], []
@@ -293,12 +295,12 @@ class Model:
     def choose(
         self, prompt: str | Sequence[Mapping[str, str]], choices: Sequence[str]
     ) -> list[tuple[str, float]]:
-        """Return the choices with their probabilities, most likely first. These sum to 1: they are what
-        `score` gives for each choice, normalized.
+        """Return the choices with their probabilities, most likely first. The probabilities are those of
+        `score`, normalized to sum to 1.
 
-        `prompt` is a conversation as for `chat`, of which a choice is the whole answer, or a text that a
-        choice continues: begin the choice with a space if it begins a word. Raises LLMError for fewer than
-        two choices, and for one that is empty, repeated, or longer than the context.
+        `prompt` is a conversation as for `chat`, and each choice is a whole answer; or it is a text, which
+        each choice continues: begin a choice with a space if it begins a word. Raises LLMError for fewer than
+        two choices, and for a choice that is empty, repeated, or longer than the context.
 
             model.choose([{"role": "user", "content": "The food was okay."}], ["positive", "negative"])
         """
@@ -323,9 +325,9 @@ class Model:
 
     def known_answer(self, prompt: str | Sequence[Mapping[str, str]]) -> KnownAnswer:
         """Answer a question, or a conversation as for `chat`, with one of the answers that the file stores
-        (trained with `known_answers`): `.text`, `.confidence` (0 to 1), `.is_known`, which is False if the
-        confidence is below the minimum that was fitted at the end of training. Raises LLMError for a model
-        without known answers.
+        (trained with `known_answers`). Returns `.text`, `.confidence` (0 to 1) and `.is_known`, which is
+        False if the confidence is below the minimum that was fitted at the end of training. Raises LLMError
+        for a model without known answers.
         """
         from llmcli.data.conversations.messages import Message
         from llmcli.generation.known_answers import AnswerFinder, open_known_answers
@@ -506,8 +508,7 @@ def train(
 def _request(
     options: TrainOptions, *, device: str, dtype: str, threads: int | None, **limits: Any
 ) -> PlanRequest:
-    """Return what is requested of the plan: the `PlanOptions` among the options, and the limits of the
-    run."""
+    """Return the request for the planner: the `PlanOptions` among the options, and the limits of the run."""
     from llmcli.config import cpu_cores
     from llmcli.training.planning.plan import PlanRequest
 
@@ -552,8 +553,8 @@ def _corpus(corpus: object, text: object, conversations: object, reading: ReadOp
         return [str(file) for file in _paths(corpus)]
     if reading.is_for_files:
         raise usage(
-            "speakers, pairs, column, template, plain and encoding are for files; leave them out for text and "
-            "conversations in memory"
+            "speakers, pairs, column, template, plain and encoding are for files; leave them out for text "
+            "and conversations in memory"
         )
     lists = {name: _items(values, name) for name, values in in_memory.items()}
     if empty := [name for name, values in lists.items() if not values]:
@@ -614,7 +615,7 @@ def _train(
         yield from session.run(plan)
 
 
-# ---- arguments: a caller without a type checker gets one clear sentence, not an error from inside the package
+# ---- arguments: without a type checker, a caller gets a clear message rather than an error from inside the package
 
 
 def _text(value: object, name: str) -> str:
@@ -655,7 +656,7 @@ def _check_names(options: Mapping[str, object], known: Sequence[str]) -> None:
 
 
 def _items(values: object, name: str) -> list[Any]:
-    """Return a list argument. Raises TypeError for a single text, a dict, an open file."""
+    """Return a list argument. Raises TypeError for a single text, a dict or an open file."""
     if (
         not isinstance(values, Iterable)
         or isinstance(values, str | bytes | Mapping)
@@ -689,8 +690,8 @@ def _path(value: object, name: str) -> Path:
     except (OSError, ValueError) as error:
         if "\n" in path:
             raise usage(
-                f"{name} must be the name of a file, found a text, {brief(path)}; write the text to a file, and give "
-                "its name"
+                f"{name} must be the name of a file, found a text, {brief(path)}; write the text to a file, "
+                "and give its name"
             ) from None
         if not isinstance(error, FileNotFoundError):  # too long, or with a character that no name can have
             reason = (isinstance(error, OSError) and error.strerror) or error
@@ -700,8 +701,12 @@ def _path(value: object, name: str) -> Path:
 
 def _sampling(options: SamplingOptions) -> SamplingConfig:
     _check_names(options, list(SamplingOptions.__annotations__))
-    seed, stop = options.get("seed"), options.get("stop", ())
-    stops = (stop,) if isinstance(stop, str) else tuple(stop) if isinstance(stop, list) else stop
+    seed = options.get("seed")
+    stops = options.get("stop", ())
+    if isinstance(stops, str):
+        stops = (stops,)
+    elif isinstance(stops, list):
+        stops = tuple(stops)
     values: dict[str, Any] = {
         **options,
         "seed": secrets.randbelow(1 << 32) if seed is None else seed,
@@ -719,7 +724,7 @@ def _biases(logit_bias: object) -> tuple[tuple[int, float], ...]:
 
 
 def _grammar(schema: Mapping[str, Any] | None, regex: str | None, grammar: str | None) -> Grammar | None:
-    """Return the form that a text must have, if one is asked for. Raises LLMError."""
+    """Return the constraint on the text, if one was given. Raises LLMError."""
     forms = {"schema": schema, "regex": regex, "grammar": grammar}
     given = [name for name, form in forms.items() if form is not None]
     Grammar.check_single(given)

@@ -36,7 +36,7 @@ EVALUATION_CONTEXT = 2048  # tokens; default maximum for an evaluation
 # longest context for which CPU training keeps the attention weights for the backward pass, which is faster
 # than recomputing them
 MAX_CONTEXT_KEEPING_SCORES = 1024
-# queries per head in a block of that attention: smaller blocks read keys and values more often, larger ones
+# queries per head in a block of that attention; smaller blocks read keys and values more often, larger blocks
 # compute more masked scores
 QUERY_BLOCK = 128
 # a training step computes logits in blocks: LOSS_ROWS tokens on a CPU, so that they stay in its cache; about
@@ -49,10 +49,10 @@ MAX_VOCAB_SIZE = 1_000_000  # four times the largest published vocabulary
 MIN_DEFAULT_VOCAB_SIZE, MAX_DEFAULT_VOCAB_SIZE = 512, 8192  # chosen without --vocab-size
 
 
-def require(valid: bool, name: str, wanted: str, found: object) -> None:
+def require(valid: bool, name: str, wanted: str, value: object) -> None:
     """Raise LLMError unless a value is valid."""
     if not valid:
-        raise usage(f"{name} must be {wanted}, found {brief(found)}")
+        raise usage(f"{name} must be {wanted}, found {brief(value)}")
 
 
 def bias_of(weight: str) -> str:
@@ -85,7 +85,7 @@ class Architecture(NamedTuple):
     norm_names: NormNames = NormNames()
     layer_norm: bool = False  # LayerNorm with biases instead of RMSNorm
     qk_norm: bool = False  # RMSNorm on queries and keys, per head
-    joint_qk_norm: bool = False  # instead on the queries of all heads together, and on the keys likewise
+    joint_qk_norm: bool = False  # RMSNorm on the queries of all heads together instead, likewise on the keys
     qkv_bias: bool = False  # on the matrices of queries, keys and values
     linear_bias: bool = False  # on all matrices in the layers
     gated_mlp: bool = True  # SwiGLU or the like instead of two matrices
@@ -209,8 +209,8 @@ REWRITTEN = {"granite": "llama", "phi3": "llama"}
 
 
 class Setting(NamedTuple):
-    """A number in a config: the smallest and the largest value, and the value that switches it off, if any. The
-    command line, HTTP and Python take SamplingConfig's from here, with their help texts."""
+    """A number in a config: its minimum and maximum, and the value that switches it off, if any. The command
+    line, HTTP and Python get those of SamplingConfig from here, with their help texts."""
 
     low: float = 0
     high: float = math.inf
@@ -319,16 +319,14 @@ class ModelConfig:
     model_type: str = "qwen3"
     rope_scaling: RopeScaling | None = None
     bos_token_id: int | None = None  # some programs prepend it to a text; None: eos_token_id
-    extra_eos_ids: tuple[
-        int, ...
-    ] = ()  # other tokens that end a text; config.json lists them in eos_token_id
+    # other tokens that end a text; config.json lists them in eos_token_id
+    extra_eos_ids: tuple[int, ...] = ()
     num_experts: int = 0  # per layer; a router chooses some of them for each token; 0: a dense model
     num_experts_per_tok: int = 0  # active experts
     norm_topk_prob: bool = True  # normalize the weights of the active experts to sum to 1
     hidden_act: str = "silu"  # one of ACTIVATIONS
-    no_rope_layers: tuple[
-        int, ...
-    ] = ()  # SmolLM3: 0 for a layer without rotary positions, otherwise 1; (): all 1
+    # SmolLM3: 0 for a layer without rotary positions, otherwise 1; (): all 1
+    no_rope_layers: tuple[int, ...] = ()
     layer_types: tuple[str, ...] = ()  # Gemma: one of LAYER_TYPES for each layer; (): full_attention
     # tokens that a layer of type sliding_attention attends to, including the current one
     sliding_window: int = 0
@@ -434,12 +432,17 @@ class ModelConfig:
     @lru_cache  # noqa: B019
     def tensor_shapes(self) -> Mapping[str, Shape]:
         """Shapes of all tensors in graph order, by Hugging Face name."""
-        arch, d, ff = self.architecture, self.hidden_size, self.intermediate_size
-        q, kv = self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim
+        arch = self.architecture
+        d = self.hidden_size
+        ff = self.intermediate_size
+        q = self.num_attention_heads * self.head_dim
+        kv = self.num_key_value_heads * self.head_dim
         shapes: dict[str, Shape] = {EMBEDDING: (self.vocab_size, d)}
         shapes |= {POSITIONS: (self.max_position_embeddings, d)} if arch.learned_positions else {}
         for i in range(self.num_hidden_layers):
-            layer, sizes, norms = f"model.layers.{i}.", {"q": q, "k": kv, "v": kv}, arch.norm_names
+            layer = f"model.layers.{i}."
+            sizes = {"q": q, "k": kv, "v": kv}
+            norms = arch.norm_names
             norm_shapes = {name: self._norm_shapes(layer + name) if name else {} for name in norms}
             shapes |= norm_shapes[norms.before_attention]
             shapes |= {f"{layer}self_attn.{which}_proj.weight": (size, d) for which, size in sizes.items()}
@@ -563,7 +566,8 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Grammar:
-    """The form that a text must have; generation/grammar.py reads it."""
+    """A constraint on generated text: JSON schema, regular expression or grammar; see
+    generation/grammar.py."""
 
     kind: str  # "schema" (a JSON schema), "regex" (of the whole text), or "grammar" (Lark or GBNF)
     text: str
@@ -611,7 +615,7 @@ class SamplingConfig:
     repetition_penalty: float = _setting(  # CTRL, arXiv:1909.05858, section 4.1
         1.0, "Penalize tokens that occurred, by this factor; 1 is off.", 1e-6, 1e6, off=1
     )
-    # as OpenAI defines them: the second is multiplied by the number of occurrences
+    # as defined by OpenAI; the second is multiplied by the number of occurrences
     presence_penalty: float = _setting(
         0.0, "Subtract X from the logits of tokens that were generated; 0 is off.", -2, 2, off=0
     )
@@ -620,7 +624,7 @@ class SamplingConfig:
     )
     seed: int = _setting(0, "Random seed.")
     stop: tuple[str, ...] = ()  # end before any of these strings
-    # unless a grammar allows nothing else
+    # fewer only if a grammar allows nothing else
     min_tokens: int = _setting(0, "Minimum number of tokens to generate.")
     logit_bias: tuple[tuple[int, float], ...] = ()  # (token, added to its logit)
     grammar: Grammar | None = None
@@ -635,19 +639,19 @@ class SamplingConfig:
         if "" in self.stop:
             raise usage("`stop` must not be empty")
         if self.grammar and self.stop:
-            raise usage(
-                "`stop` could end a text before it has the form that was asked for; leave one of them out"
-            )
+            raise usage("`stop` would cut the structured output short; leave one of them out")
 
 
 # the settings that are numbers, by name
 SAMPLING: dict[str, Setting] = {
-    one.name: one.metadata["setting"] for one in fields(SamplingConfig) if one.metadata
+    config_field.name: config_field.metadata["setting"]
+    for config_field in fields(SamplingConfig)
+    if config_field.metadata
 }
 
 
 def check_fields(config: "DataclassInstance", bounds: Mapping[str, Setting]) -> None:
-    """Convert the fields as `convert_fields` does, and check those that are numbers."""
+    """Convert the fields like `convert_fields`, and check the bounds of numbers."""
     convert_fields(config)
     for name, allowed in bounds.items():
         value = getattr(config, name)

@@ -26,7 +26,7 @@ OPTIONS = {  # settings whose option is not --name
 
 
 class LLMError(Exception):
-    """A problem that the user can act on. The command line prints it as one line and exits with
+    """A problem that the user can solve. The command line prints it as one line and exits with
     `exit_code`."""
 
     def __init__(self, message: str, exit_code: int = FAILURE) -> None:
@@ -50,7 +50,7 @@ def command_line(words: Sequence[str], *, windows: bool = os.name == "nt") -> st
 
 
 def _quoted(word: str) -> str:
-    """Quote a word for bash and zsh, with escapes for the bytes of a file name that is no UTF-8.
+    """Quote a word for bash and zsh, with escapes for the bytes of a file name that is not UTF-8.
 
     >>> _quoted(os.fsdecode(b"m\\xff.gguf")) == r"$'m\\xff.gguf'"
     True
@@ -80,7 +80,7 @@ def with_options(message: str, known: Container[str]) -> str:
 
 
 def with_hub_names(message: str) -> str:
-    """Name models in the cache of the Hugging Face hub as they were typed, not by their long paths.
+    """Replace the long paths of models in the cache of the Hugging Face hub by the names that users type.
 
     >>> with_hub_names(f"/home/me/hub/models--owner--cat/snapshots/{'0' * 40} has no chat template")
     'hf:owner/cat has no chat template'
@@ -92,7 +92,7 @@ def with_hub_names(message: str) -> str:
 
 
 def usage(message: str) -> LLMError:
-    """Make an error for invalid arguments.
+    """Return the error for invalid arguments.
 
     >>> usage("--steps must be at least 1").exit_code
     2
@@ -116,7 +116,7 @@ def prefixed(prefix: object) -> Iterator[None]:
 
 
 def missing_package(error: ImportError) -> LLMError | None:
-    """Make the error for a package that is not installed or does not load; None if it is part of this
+    """Return the error for a package that is not installed or cannot be loaded; None if it is part of this
     program.
 
     >>> str(missing_package(ImportError("no module", name="prompt_toolkit.x"))).split("; ")[1]
@@ -131,7 +131,7 @@ def missing_package(error: ImportError) -> LLMError | None:
 
 
 def missing_extra(what: str, package: str, extra: str) -> LLMError:
-    """Make the error for a feature that needs a package of an optional extra.
+    """Return the error for a feature that needs a package of an optional extra.
 
     >>> str(missing_extra("reading a.parquet", "pyarrow", "parquet"))
     'reading a.parquet needs pyarrow, which this installation lacks; install it: pip install "llmcli[parquet]"'
@@ -142,7 +142,8 @@ def missing_extra(what: str, package: str, extra: str) -> LLMError:
 
 
 def require_torch() -> None:
-    """Raise LLMError if torch is not installed: it is imported late, after work that may take a while."""
+    """Raise LLMError if torch is not installed. Called early, since torch is imported after work that may
+    take long."""
     from importlib.util import find_spec
 
     if find_spec("torch") is None:
@@ -167,9 +168,8 @@ def brief(value: object, max_length: int = 60) -> str:
     """
     if isinstance(value, str):
         text = repr(value[:max_length])
-    elif (
-        isinstance(value, int) and value.bit_length() > 1000
-    ):  # int to str conversion is limited to 4,300 digits
+    elif isinstance(value, int) and value.bit_length() > 1000:
+        # int to str conversion is limited to 4,300 digits
         text = f"a number of {value.bit_length()} bits"
     else:
         text = reprlib.repr(value)  # safe for large and deeply nested values

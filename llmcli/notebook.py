@@ -1,4 +1,4 @@
-"""HTML tables, which notebooks show in place of the repr of a result."""
+"""HTML tables, which notebooks display instead of the repr of a result."""
 
 import html
 from collections.abc import Iterable, Sequence

@@ -30,7 +30,7 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
-def some(names: Sequence[str], limit: int) -> str:
+def listed(names: Sequence[str], limit: int) -> str:
     """List the first names and count the others: "a.txt, b.txt and 3 more"."""
     more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
@@ -55,7 +55,7 @@ def entropy(value: float, *, at_least: bool = False) -> str:
     return f"entropy {'at least ' * at_least}{bits(value)} bits (perplexity {2.0 ** min(value, 64.0):,.1f})"
 
 
-def choice(value: float, what: str) -> str:
+def explained_entropy(value: float, what: str) -> str:
     """Explain an entropy in bits as a choice among equally likely outcomes."""
     outcomes = round(2.0 ** min(value, 64.0))
     if outcomes < 2:
@@ -74,8 +74,8 @@ def size(count: float) -> str:
 
 
 def _scaled(value: float, units: Sequence[str], digits: Sequence[int]) -> str:
-    """Format a value in the first unit in which it rounds to less than 1000; each unit is 1000 times the one
-    before."""
+    """Format a value in the first unit in which it rounds to less than 1000; each unit is 1000 times the
+    previous one."""
     if value >= 10**18:
         return f"over 1,000,000{units[-1]}"
     power = next(
@@ -94,5 +94,9 @@ def duration(seconds: float) -> str:
 def epochs(count: float) -> str:
     """0.0041 -> "0.0041 epochs", 1.0 -> "1 epoch", 3.64 -> "3.6 epochs"."""
     nearest = round(count)
-    text = f"{count:.2g}" if count < 0.95 else f"{nearest}" if abs(count - nearest) < 0.05 else f"{count:.1f}"
+    text = f"{count:.1f}"
+    if count < 0.95:
+        text = f"{count:.2g}"
+    elif abs(count - nearest) < 0.05:
+        text = f"{nearest}"
     return f"{text} epoch{'s' * (text != '1')}"

@@ -1,9 +1,10 @@
 """Direct logit attribution: what each part of a model adds to the logit of a token.
 
-The last residual stream is the sum of the last token's embedding and the outputs of all heads and
-feed-forward networks. With a fixed scale of the final norm, the logit is linear in it, and so is a sum too
-("A Mathematical Framework for Transformer Circuits", Elhage et al. 2021). Effects through later layers are
-not included; to measure all effects of a part, switch it off (comparison.py).
+The final residual stream is the sum of the last token's embedding and the outputs of all heads and
+feed-forward networks. With the scale of the final norm held fixed, the logit is linear in the residual
+stream, so it is a sum of contributions too ("A Mathematical Framework for Transformer Circuits", Elhage et
+al. 2021). Effects through later layers are not included; to measure all effects of a part, switch it off
+(comparison.py).
 
 L, H, C, D = layers, heads, hidden size, head size.
 """
@@ -18,7 +19,7 @@ from llmcli.models.runtime import Array, Doubles
 
 @dataclass(frozen=True)
 class Attribution:
-    """The contributions to the logit of a token, which sum to it."""
+    """The contributions to the logit of a token. Their sum is the logit."""
 
     token: int
     embedding: float  # contribution of the last token's embedding, and of the bias of the last norm, if any

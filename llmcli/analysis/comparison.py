@@ -1,4 +1,4 @@
-"""Two predictions side by side: of a model with and without some of its parts, or after two prompts.
+"""Two predictions side by side: with and without some parts of a model, or after two prompts.
 
 V = vocabulary size.
 """
@@ -22,12 +22,12 @@ from llmcli.generation.next_words import NextWord
 from llmcli.generation.token_healing import Prompt
 from llmcli.models import induction
 from llmcli.models.ngram_runtime import NgramRuntime
-from llmcli.models.numpy_runtime import NumpyRuntime, Part
+from llmcli.models.numpy_runtime import ModelPart, NumpyRuntime
 from llmcli.models.runtime import Doubles, Runtime
 from llmcli.notebook import table
 
 CACHE = "cache"  # the name of the n-gram cache among the parts that can be switched off
-MIN_PROBABILITY = 1e-9  # assumed for a text that the search followed in one of two predictions only
+MIN_PROBABILITY = 1e-9  # assumed for a text that the search reached in only one of two predictions
 
 
 @dataclass(frozen=True)
@@ -37,20 +37,19 @@ class TextChange:
     text: str
     first: float
     second: float
-    # of a word, the token with which it most likely begins; None: no single token spells it
+    # for a word, its most likely first token; None: no single token spells the text
     token: int | None = None
 
     @property
     def bits(self) -> float | None:
-        """Change of the log probability, in bits; None where the search found the text in one prediction
-        only."""
+        """Change of the log probability in bits; None if the search found the text in only one prediction."""
         return math.log2(self.second / self.first) if self.first > 0 and self.second > 0 else None
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two predictions: of the model and without the parts `without`, or after two prompts, both without these
-    parts."""
+    """Two predictions: with and without the parts `without`, or after two prompts (both without these
+    parts)."""
 
     first: Explanation
     second: Explanation
@@ -65,8 +64,8 @@ class Comparison:
         return max(0.0, float((p[p > 0] * np.log2(p[p > 0] / q[p > 0])).sum()))
 
     def next_tokens(self, count: int) -> list[TextChange]:
-        """Return the `count` most likely next tokens of the first prediction, then the others of the
-        second."""
+        """Return the `count` most likely next tokens of the first prediction, then those of the second that
+        are not among them."""
         p, q = self._probabilities
         V = len(self.tokenizer.token_bytes)
         ranked = [np.argsort(-row, kind="stable")[:count].tolist() for row in (p, q)]
@@ -99,7 +98,8 @@ class Comparison:
 
     def _repr_html_(self) -> str:
         changes = [
-            (one.text, f"{one.first:.3f}", f"{one.second:.3f}") for one in self.next_tokens(SHOWN_TOKENS)
+            (change.text, f"{change.first:.3f}", f"{change.second:.3f}")
+            for change in self.next_tokens(SHOWN_TOKENS)
         ]
         return table(["next token", "first", "second"], changes)
 
@@ -131,9 +131,9 @@ def compare(
     evaluations: int | None = None,
     **options: Any,
 ) -> Comparison:
-    """Compare a model with and without some parts, or `prompt` and the `other` prompt, both without these
-    parts. Figures without parts are about `token`, by default the one that the whole model predicts. The
-    other arguments are those of `explain`."""
+    """Compare a model with and without some parts, or `prompt` with the `other` prompt (both without these
+    parts). Both explanations are about `token`, by default the one that the whole model predicts. The other
+    arguments are those of `explain`."""
     without = tuple(dict.fromkeys(without))  # each once
     whole = network, predictor or network
     reduced = _without(*whole, without) if without else whole
@@ -165,12 +165,12 @@ def _without(network: NumpyRuntime, predictor: Runtime, names: Sequence[str]) ->
     return reduced, NgramRuntime(reduced, predictor.weights)
 
 
-def parse_parts(names: Sequence[str], config: ModelConfig) -> list[Part]:
-    """Parse names of parts, without CACHE, which is no part of the network. Raises LLMError."""
+def parse_parts(names: Sequence[str], config: ModelConfig) -> list[ModelPart]:
+    """Parse names of parts, except CACHE, which is not a part of the network. Raises LLMError."""
     return [parse_part(name, config) for name in names if name != CACHE]
 
 
-def parse_part(name: str, config: ModelConfig, setting: str = "without") -> Part:
+def parse_part(name: str, config: ModelConfig, setting: str = "without") -> ModelPart:
     """Parse the name of a layer ("2") or a head ("2.3": head 3 of layer 2). Raises LLMError if it does not
     exist."""
     layers, heads = config.num_hidden_layers, config.num_attention_heads
@@ -179,14 +179,14 @@ def parse_part(name: str, config: ModelConfig, setting: str = "without") -> Part
     if not match or not (1 <= layer <= layers and 1 <= head <= heads):
         numbers = f"layers 1 to {layers}" if layers > 1 else "one layer"
         raise usage(
-            f"`{setting}` names a layer, as in 1, or a head of a layer, as in 1.{heads}; the model has {numbers}, with "
-            f"{units.count(heads, 'head')}{' each' * (layers > 1)}, found {brief(name)}"
+            f"`{setting}` names a layer, as in 1, or a head of a layer, as in 1.{heads}; the model has "
+            f"{numbers}, with {units.count(heads, 'head')}{' each' * (layers > 1)}, found {brief(name)}"
         )
     return layer - 1, head - 1 if match[2] else None
 
 
 def initialized_heads(model: Checkpoint) -> dict[str, str]:
-    """Return the initialization of heads by name ("2.1") if it was not random; training may have changed
-    them."""
+    """Return the heads that were not initialized at random: their name ("2.1") and initialization. Training
+    may have changed them."""
     train = model.record.train
     return induction.initialized_heads(model.config) if train is not None and train.induction else {}

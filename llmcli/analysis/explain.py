@@ -30,7 +30,7 @@ from llmcli.notebook import table
 SHOWN_TOKENS = 10  # next tokens in a notebook
 MAX_TOKENS = 256  # analyzed tokens: the memory for attention weights grows quadratically
 MAX_ABLATION_WORK = 3e10  # parameters x tokens processed, over all ablations: a few seconds
-# number of copies listed, and the least probability that the cache adds to one
+# maximum number of copies listed, and minimum probability that the cache adds to a copy
 MAX_COPIES, MIN_ADDED = 5, 0.001
 
 
@@ -59,15 +59,15 @@ class AddedText:
     """The distribution of the text that the next token adds to the prompt."""
 
     logprobs: Doubles  # [N], of the texts of the V tokens, then of `others`
-    others: tuple[bytes, ...] = ()  # texts that only the end of a longer token spells
+    others: tuple[bytes, ...] = ()  # texts that are spelled only by the end of a longer token
 
 
 @dataclass(frozen=True)
 class Place:
-    """The next token that is explained, and where it begins: after the prompt, or inside it."""
+    """The next token that is explained, and where it begins: after the prompt, or inside the prompt."""
 
     token: int
-    context: list[int]  # the tokens before it, as far as they fit the model's context
+    context: list[int]  # the tokens before it that fit the model's context
     truncated: int  # prompt tokens that do not fit
     tail_bytes: bytes  # end of the prompt that belongs to the token, not to `context`; usually b""
     allowed: Bools  # [V]: tokens that are consistent with the tail
@@ -88,10 +88,12 @@ class Explanation:
     # generated: incomplete UTF-8, and bytes that are not in the training text
     logprobs: Doubles
     attribution: Attribution  # contributions to the network's logit for `token`
-    added: AddedText  # the same prediction by text; it differs from `logprobs` where tokens start inside the prompt
+    added: (
+        AddedText  # the prediction by text, which differs from `logprobs` if tokens start inside the prompt
+    )
     tokenizer: Tokenizer
     copies: tuple[Copy, ...] | None = None  # added by the n-gram cache; None: the model has none
-    words: NextWords = NO_WORDS  # the next words, if they were asked for
+    words: NextWords = NO_WORDS  # the next words, if requested
 
     @property
     def token(self) -> int:
@@ -147,18 +149,18 @@ def predict_next(
     runtime: Runtime, tokenizer: Tokenizer, prompt: str | Prompt, *, literal: bool, token: int | None = None
 ) -> ExplainedToken:
     """Predict the next token as `generate` does, summed over the tokenizations of the prompt's end. The place
-    is that of the most likely text, or the likeliest one of `token`. Afterwards the KV cache holds the tokens
-    before it, as far as they fit. Raises LLMError for an empty prompt and for NaN logits."""
+    is that of the most likely text, or the most likely place of `token`. Afterwards the KV cache holds the
+    tokens before it that fit. Raises LLMError for an empty prompt and for NaN logits."""
     if prompt == "":
         raise LLMError("the prompt is empty; give a text to continue")
     vocabulary = tokenizer.vocabulary
     first = read_prompt(runtime, tokenizer, Prompt.of(prompt, tokenizer, literal=literal))
-    found = (
+    continuations = (
         first.continuations_of(int(first.logits.argmax())) if token is None else first.continuations_to(token)
     )
-    token = found[0].tokens[-1]
+    token = continuations[0].tokens[-1]
     token_bytes = vocabulary.token_bytes[token]
-    tail = token_bytes[: len(token_bytes) - len(found[0].new_bytes)]
+    tail = token_bytes[: len(token_bytes) - len(continuations[0].new_bytes)]
     own = log_softmax(first.logits if first.model_logits is None else first.model_logits)
     logprobs = np.where(np.isneginf(first.logits), -np.inf, own)
     added = AddedText(logprobs, tuple(first.token_of(i)[1] for i in range(len(vocabulary), len(logprobs))))
@@ -169,7 +171,7 @@ def predict_next(
     if tail:
         allowed[:] = False
         allowed[[*vocabulary.prefixes_of(tail), *vocabulary.extensions_of(tail).tolist()]] = True
-    ids = first.process(found[0])
+    ids = first.process(continuations[0])
     context = last_tokens(ids, runtime.length, tokenizer.bos_ids)
     return ExplainedToken(Place(token, context, len(ids) - len(context), tail, allowed), logprobs, added)
 
@@ -196,11 +198,11 @@ def explain(
     - Ablation: log2 p(token | all tokens) - log2 p(token | all but one) for `token`, by default the most
       likely next token. The tokens after the removed one move forward by one position.
 
-    Only the last tokens are analyzed, within MAX_TOKENS and MAX_ABLATION_WORK; no token is removed unless
-    `ablates`. `place` is that of another explanation of the prompt. `predictor` makes the prediction if
-    `runtime` is only a part of it: a model of an ensemble, or a network with an n-gram cache. Next words are
-    searched with at most so many `evaluations` (None: see `next_words`). `check` may raise to stop the
-    analysis. Raises LLMError as `predict_next` does."""
+    Only the last tokens are analyzed, limited by MAX_TOKENS and MAX_ABLATION_WORK; without `ablates`, no
+    token is removed. `place` comes from another explanation of the prompt. `predictor` makes the prediction
+    if `runtime` is only a part of it: a model of an ensemble, or a network with an n-gram cache. The search
+    for next words uses at most `evaluations` of the model (None: see `next_words`). `check` may raise to stop
+    the analysis. Raises LLMError like `predict_next`."""
     predictor = predictor or runtime
     prediction = predict_next(predictor, tokenizer, prompt, literal=literal, token=token)
     place = place or prediction.place
@@ -213,7 +215,7 @@ def explain(
     logits = runtime.prefill(context, recorder)
     residuals = recorder.residuals[:, -1]
     lens = _logit_lens(runtime, residuals, place.allowed, candidates)
-    if predictor is runtime:  # the last prediction is exactly that of `generate`
+    if predictor is runtime:  # then the last prediction equals that of `generate` exactly
         top = np.argsort(-prediction.logprobs, kind="stable")[: lens.ids.shape[-1]]
         lens.ids[-1], lens.probabilities[-1] = top, np.exp(prediction.logprobs[top])
     effects = _ablation_effects(runtime, context, logits, place, check, limit=MAX_TOKENS if ablates else 0)
@@ -239,9 +241,9 @@ def explain(
 def find_copies(
     prompt: str | Prompt, context: Sequence[int], orders: int, network: Doubles, mixed: Doubles
 ) -> tuple[Copy, ...]:
-    """Find the tokens that an n-gram cache of `orders` makes more likely after a `context`, the end of a
-    prompt, largest increase first. `network` and `mixed` [V] are the log probabilities of the next token
-    without and with the cache, both summed over the tokenizations of the prompt's end."""
+    """Find the tokens that an n-gram cache of `orders` makes more likely after `context`, the end of a
+    prompt; the largest increase comes first. `network` and `mixed` [V] are the log probabilities of the next
+    token without and with the cache, summed over the tokenizations of the prompt's end."""
     counted = len(context) - (prompt.written if isinstance(prompt, Prompt) else 0)
     matches: dict[int, tuple[int, list[int]]] = {}  # token -> (length of the context, positions)
     for matched in range(1, min(orders, len(context) - 1) + 1):
@@ -263,8 +265,8 @@ def find_copies(
 
 
 def mean_attention(weights: Array, layer: int | None = None, head: int | None = None) -> Array:
-    """Average attention [L, H, ...] over all layers and heads, or select a layer or one of its heads, from
-    1."""
+    """Average attention [L, H, ...] over all layers and heads, or select a layer or one of its heads
+    (numbered from 1)."""
     layers = slice(None) if layer is None else slice(layer - 1, layer)
     heads = slice(None) if head is None else slice(head - 1, head)
     mean: Array = weights[layers, heads].mean((0, 1))
@@ -291,14 +293,16 @@ class ActivationRecorder:
         self.residuals[self._depth, max(0, start) : max(0, start + len(x))] = x[max(0, -start) :]
         self._depth += 1
         if self._depth == len(self.residuals):
-            self._depth, self._processed = 0, self._processed + len(x)
+            self._depth = 0
+            self._processed += len(x)
 
     def attention(self, weights: Array, y: Array) -> None:
         """Receive the attention weights [H, t, S] and the outputs of heads [t, H * D] of a chunk in the next
         layer."""
         self.head_outputs[self._depth - 1] = y[-1]
-        # relative to the recorded tokens
-        start, end = self._processed - self.first, weights.shape[-1] - self.first
+        # positions relative to the recorded tokens
+        start = self._processed - self.first
+        end = weights.shape[-1] - self.first
         if end > 0:
             rows = weights[:, max(0, -start) :, self.first :]
             self.weights[self._depth - 1, :, max(0, start) : end, :end] = rows
@@ -322,8 +326,8 @@ def _ablation_effects(
     limit: int,
 ) -> Doubles:
     """Return the bits that the predicted token loses without each of the last `limit` tokens of the context
-    [T]; NaN where skipped. `logits` [V] follow the whole context. Tokens are removed from last to first, so
-    that the cached prefix stays valid."""
+    [T]; NaN where skipped. `logits` [V] are those after the whole context. Tokens are removed from last to
+    first, so that the cached prefix stays valid."""
     T = len(context)
     effects = np.full(T, np.nan)
     if T == 1:
@@ -352,7 +356,7 @@ class ExplainedModel:
 
     checkpoint: Checkpoint
     network: NumpyRuntime
-    predictor: Runtime  # the network, also with its n-gram cache, or an ensemble that it belongs to
+    predictor: Runtime  # the network, possibly with its n-gram cache, or the ensemble that it belongs to
     member: dict[str, object] | None = None  # name and weight of the model in the ensemble
 
 

@@ -22,7 +22,7 @@ OnNote = Callable[[str], None]  # receives notes for the user
 
 @dataclass
 class ParameterGroup:
-    """A node of the parameter tree; the tensors of a leaf differ only in the numbers in their names."""
+    """A node of the parameter tree. The tensors of a leaf differ only in the numbers in their names."""
 
     name: str
     parameters: int = 0
@@ -42,12 +42,13 @@ class TensorStatistics:
     min: float
     max: float
     zeros: int
-    not_finite: int  # NaN and infinite values, which the other statistics leave out
+    not_finite: int  # NaN and infinite values, which the other statistics exclude
     histogram: list[int]  # counts in HISTOGRAM_BINS equal intervals from min to max
 
 
 def json_object(header: Header, key: str, on_note: OnNote = lambda note: None) -> dict[str, Any]:
-    """Parse a JSON document in the metadata; {} if it is missing or not an object. Notes invalid JSON."""
+    """Parse a JSON document in the metadata; {} if it is missing or not an object. Invalid JSON causes a
+    note."""
     try:
         value = parse_json(header.metadata.get(key, "{}"))
     except ValueError:
@@ -111,7 +112,8 @@ def _simplify(node: ParameterGroup, block_numbers: dict[int, set[str]]) -> None:
     if blocks is not None and blocks.children:
         blocks.copies = len(block_numbers[id(blocks)])
         if len(node.children) == 1:
-            node.copies, node.children = blocks.copies, blocks.children
+            node.copies = blocks.copies
+            node.children = blocks.children
     for key, child in list(node.children.items()):
         _simplify(child, block_numbers)
         if len(child.children) == 1 and not child.copies:

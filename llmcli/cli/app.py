@@ -63,7 +63,7 @@ class ErrorHandlingGroup(TyperGroup):
         return subcommand(cmd_name) if cmd_name in SUBCOMMANDS else None
 
     def main(self, *args: Any, **extra: Any) -> Any:
-        """Run and exit. Also handles errors outside of a subcommand, for example while help is printed."""
+        """Run and exit. Also handles errors outside a subcommand, such as one while printing help."""
         words = list(next(iter(args), extra.get("args")) or sys.argv[1:])
         try:
             code = super().main(*args, **extra | {"standalone_mode": False})
@@ -129,7 +129,7 @@ class Subcommand(TyperCommand):
                 panel = getattr(param, "rich_help_panel", None) or "Options"
                 panels.setdefault(panel, []).append(record)
         if rare:
-            panels["Options"].append((HELP_ALL, f"Show all options, also {rare} rare ones, and exit."))
+            panels["Options"].append((HELP_ALL, f"Show all options, including {rare} rare ones, and exit."))
         for name, records in panels.items():
             if records:
                 with formatter.section(name):
@@ -165,9 +165,9 @@ def subcommand(name: str) -> "Command":
     keyword."""
     module = importlib.import_module(f"llmcli.cli.commands.{name}{'_' if keyword.iskeyword(name) else ''}")
     function = vars(module).get(name) or vars(module)[f"{name}_"]
-    app_of_one = typer.Typer(rich_markup_mode=None, add_completion=False)
-    app_of_one.command(name, cls=Subcommand)(as_function(function))
-    return typer.main.get_command(app_of_one)
+    typer_app = typer.Typer(rich_markup_mode=None, add_completion=False)
+    typer_app.command(name, cls=Subcommand)(as_function(function))
+    return typer.main.get_command(typer_app)
 
 
 @app.callback()

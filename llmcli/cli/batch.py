@@ -1,7 +1,7 @@
-"""--batch: a line of JSON for each prompt in a file, in its order. A batch that was stopped is continued.
+"""--batch: one line of JSON per prompt of a file, in the order of the file. A stopped batch can be resumed.
 
-Results are appended to FILE.partial, whose first line has a hash of the model, the options and the prompts;
-the complete file replaces it.
+Results are appended to FILE.partial, whose first line has a hash of the model, the options and the prompts.
+When all prompts are done, FILE is written and FILE.partial is removed.
 """
 
 import hashlib
@@ -34,13 +34,13 @@ _NOT_COMPARED = {"output", "json", "quiet"}  # options that do not change the re
 
 
 class _Output:
-    """Where the lines go: standard output, or a file that is complete at the end."""
+    """The destination of the lines: standard output, or a file that is written when all prompts are done."""
 
     def __init__(self, options: GenerationOptions, model: Path, rows: Sequence[PromptRow], seed: int) -> None:
-        """Lock the file, and continue it if it is unfinished. Raises LLMError if that is not the same
+        """Lock the file, and resume it if it is unfinished. Raises LLMError if it belongs to a different
         batch."""
         self.seed = seed
-        self.done = 0  # rows that are finished already
+        self.done = 0  # rows finished by an earlier run
         self.path = None if options.output in (None, "-") else Path(str(options.output))
         if self.path is None:
             return
@@ -54,7 +54,7 @@ class _Output:
         self._file = self.partial.open("a+b", buffering=0)
         self._file.seek(0)
         data = self._file.read()
-        lines = data.split(b"\n")[:-1]  # the last one may be incomplete
+        lines = data.split(b"\n")[:-1]  # the last line may be incomplete
         key = _hash(options, model, rows)
         if not data:
             self._write({"batch": key, "seed": seed})
@@ -62,11 +62,11 @@ class _Output:
             self.seed = earlier
             self.done = len(lines) - 1
             self._file.truncate(sum(len(line) + 1 for line in lines))
-            console.note(f"{self.done:,} of {len(rows):,} prompts were done before")
+            console.note(f"{self.done:,} of {len(rows):,} prompts are already done")
         else:
             raise LLMError(
-                f"{self.partial} is of a batch with another model, other options or other prompts; give its command "
-                "again to finish it, or remove it"
+                f"{self.partial} belongs to a batch with another model, other options or other prompts; "
+                "repeat that command to finish it, or remove it"
             )
 
     def _write(self, record: dict[str, Any]) -> None:
@@ -87,7 +87,8 @@ class _Output:
 
 
 def _seed_of(header: bytes, key: str) -> int | None:
-    """Return the seed in the first line of a partial file; None if that is damaged or of another batch."""
+    """Return the seed in the first line of a partial file; None if the line is damaged or has another
+    hash."""
     try:
         record = json.loads(header)
         return int(record["seed"]) if record["batch"] == key else None
@@ -148,15 +149,13 @@ def run(
             )
     except (KeyboardInterrupt, SystemExit):
         if output.path:
-            console.warn("the same command goes on where this one stopped")
+            console.warn("the same command resumes from here")
         raise
     except OSError as error:
         if output.path is None:
             raise
         problem = f"cannot write {output.partial}: {error.strerror or error}"
-        raise LLMError(
-            f"{problem}; mend that, and the same command goes on where this one stopped"
-        ) from error
+        raise LLMError(f"{problem}; after fixing that, the same command resumes from here") from error
     finally:
         console.status("")
         failed = f"; {units.count(errors, 'row')} with an error" if errors else ""

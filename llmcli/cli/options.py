@@ -28,12 +28,10 @@ if TYPE_CHECKING:
 
 MAX_NAMED_MODELS = 3  # offered in the error about a missing model
 # panels of the help
-DATA, SAMPLING_PANEL, STRUCTURED, ANALYSIS = (
-    "Data",
-    "Sampling",
-    "Structured output",
-    "Analysis",
-)
+DATA = "Data"
+SAMPLING_PANEL = "Sampling"
+STRUCTURED = "Structured output"
+ANALYSIS = "Analysis"
 BATCH = "Many prompts"
 _KINDS = (bool, str, int, float, Path, list[str])  # annotations of options
 
@@ -136,7 +134,7 @@ class Options:
         vars(self).update(values)
 
     def typed(self, *names: str) -> list[str]:
-        """Return the names of the typed options among these."""
+        """Return the options among these that were typed, by name."""
         source = self.invocation.get_parameter_source
         return [
             _name(param)
@@ -145,16 +143,16 @@ class Options:
         ]
 
     def reject(self, condition: str, *names: str) -> None:
-        """Raise LLMError if any of these options was typed; the message says that they have no effect
-        `condition`."""
+        """Raise LLMError if any of these options was typed, which have no effect `condition` (part of the
+        message)."""
         if typed := self.typed(*names):
-            have, them = ("has", "it") if len(typed) == 1 else ("have", "them")
-            raise usage(f"{' and '.join(typed)} {have} no effect {condition}; leave {them} out")
+            have, pronoun = ("has", "it") if len(typed) == 1 else ("have", "them")
+            raise usage(f"{' and '.join(typed)} {have} no effect {condition}; leave {pronoun} out")
 
     def check(self, conflicts: Mapping[str, str], requirements: Mapping[str, str] | None = None) -> None:
-        """Raise LLMError if an option was typed that has no effect. `conflicts` maps the name of an option to
-        those that have no effect with it, `requirements` to those that have none without it, separated by
-        spaces."""
+        """Raise LLMError if an option was typed that has no effect. `conflicts` maps an option to the options
+        (separated by spaces) that have no effect with it, `requirements` to those that have no effect without
+        it."""
         given = {name for name, value in vars(self).items() if value or value == ""}
         for name in filter(given.__contains__, conflicts):
             self.reject(f"with {option_of(name)}", *conflicts[name].split())
@@ -170,7 +168,7 @@ class ResultOptions(Options):
     quiet: bool
 
     def claim(self, output: Path) -> None:
-        """Lock an output until the command ends, and remove what killed runs left beside it. Raises
+        """Lock an output until the command ends, and remove temporary files that killed runs left. Raises
         LLMError."""
         from llmcli.formats import atomic_io, file_lock
 
@@ -189,7 +187,7 @@ class ResultOptions(Options):
             console.note(sentence)
 
 
-class ReadingOptions(ResultOptions):
+class InputOptions(ResultOptions):
     """Options of subcommands that read text or conversations."""
 
     speakers: str | None = option(
@@ -236,12 +234,12 @@ CONSTRAINTS = "json_schema regex grammar"
 SAMPLING_OPTIONS = (  # for `Options.check`
     f"max_tokens temperature top_k top_p min_p min_tokens seed {CONSTRAINTS}"
 )
-CHOICES_HELP = "a list with commas, or a file with one on each line"
+CHOICES_HELP = "a comma-separated list, or a file with one per line"
 
 
 def read_choices(value: str, *, strips: bool) -> list[str]:
-    """Read the value of --choices: a list with commas, or the name of a file. `strips` removes spaces around
-    each."""
+    """Read the value of --choices: a comma-separated list, or the name of a file. `strips` removes spaces
+    around each choice."""
     from llmcli.generation.choices import check_choices
 
     is_file = os.path.exists(value)  # noqa: PTH110 (Path.exists raises for a list that is too long for a name)
@@ -308,7 +306,7 @@ class GenerationOptions(ResultOptions):
         return SamplingConfig(**given | {"stop": tuple(values["stop"] or ()), "grammar": self._grammar()})
 
     def _grammar(self) -> Grammar | None:
-        """Return the form that the text must have, if one is asked for. Raises LLMError."""
+        """Return the constraint on the generated text, if one was given. Raises LLMError."""
         given = [name for name in CONSTRAINTS.split() if vars(self)[name] is not None]
         Grammar.check_single([*map(option_of, given)])
         if self.regex is not None:
@@ -351,8 +349,8 @@ def as_function(command: Callable[[Any], None]) -> Callable[..., None]:
 
 
 def convert_directly(params: "Iterable[TyperParameter]") -> None:
-    """Convert values here: Typer uses pydantic since 0.27, whose import takes a third of the time of a short
-    command."""
+    """Convert values without Typer, which since 0.27 uses pydantic, whose import takes a third of the time of
+    a short command."""
     for param in params:
         if hasattr(param, "type_descriptor"):  # an older Typer does not use pydantic
             param.process_value = partial(_process_value, param)  # type: ignore[method-assign]
@@ -371,21 +369,24 @@ def _process_value(param: Any, context: typer.Context, value: Any) -> Any:
 
 
 def _number(param: Any, kind: type[int] | type[float], text: str) -> float:
-    """Return the number in the value of an option. Raises LLMError if it is none, or out of range."""
-    low, high = param.type_descriptor.parameter_info.min, param.type_descriptor.parameter_info.max
+    """Parse the number in the value of an option. Raises LLMError if it is not a number or out of range."""
+    low = param.type_descriptor.parameter_info.min
+    high = param.type_descriptor.parameter_info.max
     with suppress(ValueError):
         number = kind(text)
         if kind is int and number >= 1 << 63:
             raise usage(f"{_name(param)} must be below 2^63, found an integer of {len(text)} digits")
         if (low is None or number >= low) and (high is None or number <= high):
             return number
-    bounds = "" if low is None else f" of at least {low}" if high is None else f" from {low} to {high}"
+    bounds = ""
+    if low is not None:
+        bounds = f" of at least {low}" if high is None else f" from {low} to {high}"
     what = "an integer" if kind is int else "a number"
     raise usage(f"{_name(param)} must be {what}{bounds}, found {text}")
 
 
 def _name(param: Any) -> str:
-    """Return the long name of an option (--max-tokens for -n), or that of an argument in capitals."""
+    """Return the long name of an option (--max-tokens for -n), or the name of an argument in capitals."""
     return next((name for name in param.opts if name.startswith("--")), param.opts[0].upper())
 
 
@@ -393,8 +394,8 @@ def _name(param: Any) -> str:
 
 
 def model_path(typed: str | None, others: Callable[[Path], str] | None = None) -> Path:
-    """Return the model named by -m, $LLMCLI_MODEL or the default; `others` suggests models if there is
-    none."""
+    """Return the path of the model named by -m, $LLMCLI_MODEL or the default; if it does not exist, `others`
+    suggests models."""
     if typed == "":
         raise usage("the name of the model is empty; name a .safetensors file")
     if name := typed or os.environ.get("LLMCLI_MODEL"):
@@ -433,7 +434,8 @@ def text_argument(text: str | None, what: str) -> str:
 def utf8_argument(text: str, what: str) -> str:
     """Return a text from the command line. Raises LLMError if it is not UTF-8."""
     try:
-        return os.fsencode(text).decode("utf-8")  # the bytes that were typed, however the locale decoded them
+        # the bytes that were typed, regardless of how the locale decoded them
+        return os.fsencode(text).decode("utf-8")
     except (UnicodeEncodeError, UnicodeDecodeError) as error:
         raise LLMError(
             f"the {what} is not UTF-8 text: byte at position {error.start}; write it in UTF-8"

@@ -1,6 +1,6 @@
-"""The start time of this command, from which --time counts, including imports.
+"""The start time of this command. --time is measured from here, so that it includes imports.
 
-Imports nothing else: the program calls it before all other imports.
+Imports nothing of llmcli: the entry point calls it before all other imports.
 """
 
 import os
@@ -10,14 +10,14 @@ _began: float | None = None
 
 
 def remember() -> None:
-    """Record that this process runs a single command, which began with the process."""
+    """Record that this process runs a single command, so the command began when the process did."""
     global _began
     _began = time.monotonic() - _age()
 
 
 def began() -> float:
-    """Return the start time on the clock time.monotonic, the same for all processes; without `remember`,
-    now."""
+    """Return the start time on the clock of time.monotonic, which all processes share; the current time if
+    `remember` was not called."""
     return time.monotonic() if _began is None else _began
 
 

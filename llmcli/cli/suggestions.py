@@ -1,7 +1,7 @@
-"""Messages for wrong usage: suggestions for unknown subcommands, options and values.
+"""Messages for usage errors: suggestions for unknown subcommands, options and values.
 
-Two tables map the most common names in other programs (Ollama, llama.cpp, transformers, nanoGPT, simonw's
-llm) to those here. difflib finds typos.
+Two tables map common names in other programs (Ollama, llama.cpp, transformers, nanoGPT, simonw's llm) to the
+names here. difflib finds typos.
 """
 
 import difflib
@@ -30,16 +30,16 @@ COMMANDS = {
     "to remove a model: rm FILE; from the hub's cache: hf cache rm model/OWNER/NAME": "rm remove delete",
     "to upload a model to the Hugging Face hub: llm export MODEL DIRECTORY --to hf --push OWNER/NAME": "push upload "
     "publish share",
-    "to download a model from the Hugging Face hub, name it: llm chat -m hf:OWNER/NAME, or llm import hf:OWNER/NAME -o "
-    "FILE": "pull download get",
+    "to download a model from the Hugging Face hub, name it: llm chat -m hf:OWNER/NAME, or llm import "
+    "hf:OWNER/NAME -o FILE": "pull download get",
     "for quantized weights: llm export MODEL FILE --quantize int8, or llm export MODEL FILE.gguf --to gguf "
     "--dtype q8_0": "quantize quantise",
     "to convert: llm import SOURCE -o FILE.safetensors, or llm export MODEL OUTPUT --to gguf (or --to hf)": "convert",
     "to measure how well a model predicts a text: llm eval TEXT -m FILE": "perplexity ppl evaluate test bench",
     "to fine-tune: llm train TEXT --from MODEL -o FILE (--lora 8 for low-rank adapters)": "finetune fine-tune sft lora",
     "to resume a run that was stopped, type the same llm train command again": "resume continue",
-    "that is a command of another program named llm (llm.datasette.io); this one is llmcli and is also installed under "
-    "that name": "keys templates plugins logs install uninstall aliases embed openai",
+    "that is a command of another program named llm (llm.datasette.io); this one is llmcli and is also "
+    "installed under that name": "keys templates plugins logs install uninstall aliases embed openai",
 }
 # (subcommands, suggestion, options in other programs). "*" is any subcommand with the suggested option. A
 # suggestion that begins with "-" follows "did you mean".
@@ -88,7 +88,8 @@ OPTIONS = (
     (
         "train",
         "the training recipe sets that; to see the plan: llm train TEXT --dry-run",
-        "--weight-decay --warmup --warmup-steps --grad-clip --min-lr --lr-scheduler-type --eval-interval --lora-alpha",
+        "--weight-decay --warmup --warmup-steps --grad-clip --min-lr --lr-scheduler-type "
+        "--eval-interval --lora-alpha",
     ),
     ("generate chat", "--max-tokens N", "--max-length --length --num-predict --n-tokens --tokens"),
     (
@@ -118,8 +119,7 @@ Known = Mapping[str, Iterable[str]]  # the options of every subcommand
 
 
 def usage_message(error: "UsageError", words: Sequence[str], options: Known) -> str:
-    """Describe a usage error that Typer found in a command line `words` in one line: the problem, and what to
-    type."""
+    """Describe, in one line, a usage error that Typer found in the command line `words`, and what to type."""
     # only Typer's error for an unknown option has `possibilities`
     if error.ctx and hasattr(error, "possibilities") and hasattr(error, "option_name"):
         return option_hint(str(error.ctx.info_name), error.option_name, options)
@@ -161,8 +161,10 @@ def option_hint(command: str, name: str, options: Known) -> str:
     'llm train has no option --hidden_size; did you mean --width N, the hidden size? see: llm train --help'
     """
     own = list(options.get(command, ()))
-    path = f"llm {command}" if command in options else "llm"  # whatever name the program was started by
-    start, see = f"{path} has no option {truncate(name, LONGEST_NAME)}", f"see: {path} --help"
+    # regardless of the name that the program was started by
+    path = f"llm {command}" if command in options else "llm"
+    start = f"{path} has no option {truncate(name, LONGEST_NAME)}"
+    see = f"see: {path} --help"
     key = name.split("=")[0].replace("_", "-")
     hint = key if key in own else _known(path.split()[-1], key, own)
     others = [f"llm {other}" for other, names in options.items() if key in names]

@@ -1,2 +1,2 @@
-"""Bytes on disk to text, to tokens, to batches. Start at sources.py, then files.py, then text/ or
+"""From files to text, to tokens, to batches. Start at sources.py, then files.py, then text/ or
 conversations/."""

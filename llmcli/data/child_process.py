@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import IO, Any
 
 START_SECONDS = 60.0  # time to start on a busy machine
-# the child finds the same modules as this process
+# with this process's sys.path, so that the child finds the same modules
 _COMMAND = "import importlib, sys; name, sys.path[:] = sys.argv[1], sys.argv[2:]; importlib.import_module(name).main()"
 
 
@@ -27,7 +27,7 @@ class NotStartedError(Exception):
 
 
 class ChildProcess:
-    """A running process; it ends with this one."""
+    """A running child process, which ends with its parent."""
 
     def __init__(self, module: str) -> None:
         """Run the `main` of a module. Raises NotStartedError."""
@@ -37,7 +37,7 @@ class ChildProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                start_new_session=True,  # signals of the terminal are for this process alone
+                start_new_session=True,  # the terminal's signals must reach only the parent
             )
         except OSError as error:
             raise NotStartedError from error
@@ -56,15 +56,15 @@ class ChildProcess:
         return self._process.poll() is None
 
     def frames(self, request: Mapping[str, Any] | None) -> Iterator[tuple[dict[str, Any], bytes]]:
-        """Send a request, if there is one, and yield the frames of the answer: (header, data). Raises EOFError
-        if the process ends."""
+        """Send a request, if any, and yield the frames (header, data) of the answer. Raises EOFError if the
+        process ends."""
         assert self._process.stdin is not None and self._process.stdout is not None
         try:
             if request is not None:
                 self._process.stdin.write(json.dumps(request).encode("ascii") + b"\n")
                 self._process.stdin.flush()
             while True:
-                # a hostile document that has taken over the process may send anything
+                # a malicious document that has taken over the process may send anything
                 header: dict[str, Any] = json.loads(self._process.stdout.readline())
                 size = header.get("data", 0)
                 data = self._process.stdout.read(size) if size else b""
@@ -114,20 +114,23 @@ class Worker:
         self.running: ChildProcess | None = None
 
     def ask(self, request: Mapping[str, Any], seconds: float) -> dict[str, Any]:
-        """Return the answer. Raises NotStartedError, TimeoutError, or EOFError if the process ended."""
+        """Return the answer to a request. Raises NotStartedError, TimeoutError, or EOFError if the process
+        ended."""
         with self._lock:
             if self.running is None or not self.running.is_running:
                 self.stop()
                 self.running = ChildProcess(self._module)
             try:
                 return self.running.ask(request, seconds)
-            except BaseException:  # including Ctrl-C: a late answer would be mistaken for the next one
+            except BaseException:
+                # including Ctrl-C: a late answer would be taken for the answer to the next request
                 self.stop()
                 raise
 
     def stop(self) -> None:
         """End the process, if it is running."""
-        process, self.running = self.running, None
+        process = self.running
+        self.running = None
         if process is not None:
             process.stop()
 
@@ -136,8 +139,8 @@ class Worker:
 
 
 def become_child(memory: int) -> IO[bytes]:
-    """Limit the memory of this process to that many bytes, if the system can do that, and return the file for
-    answers. The output of libraries is discarded, and Ctrl-C in the terminal is left to the parent."""
+    """Limit the memory of this process to this many bytes, where the system can, and return the file for
+    answers. Output of libraries is discarded, and Ctrl-C in the terminal is left to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
@@ -156,8 +159,8 @@ def write_frame(answers: IO[bytes], header: Mapping[str, Any], data: bytes = b""
 
 
 def answer_requests(answer: Callable[[Any], Mapping[str, Any]], memory: int, seconds: float) -> None:
-    """Answer the requests of a `Worker` with at most `memory` bytes; one that takes more `seconds` ends the
-    process."""
+    """Answer the requests of a `Worker`, using at most `memory` bytes; a request that takes more than
+    `seconds` ends the process."""
     with become_child(memory) as answers:
         for line in sys.stdin.buffer:
             end_after(seconds)
@@ -167,8 +170,8 @@ def answer_requests(answer: Callable[[Any], Mapping[str, Any]], memory: int, sec
 
 
 def end_after(seconds: float) -> float:
-    """End this process after some seconds, if the system can do that (0: never): its parent may have died.
-    Returns the seconds that were left."""
+    """Make the system, where it can, end this process after some seconds (0: never), in case its parent has
+    died. Returns the seconds that were left of the previous limit."""
     if hasattr(signal, "setitimer") and hasattr(signal, "ITIMER_REAL"):
         return signal.setitimer(signal.ITIMER_REAL, seconds)[0]
     return 0.0

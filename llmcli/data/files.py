@@ -42,7 +42,7 @@ from llmcli.data.text.json_records import (
 from llmcli.data.text.parquet_records import open_table
 from llmcli.data.text.temporary_files import TextCopy
 from llmcli.errors import LLMError, brief
-from llmcli.units import some
+from llmcli.units import listed
 
 _PEEKED_RECORDS = 10
 _JSON_START = re.compile(r"\s*(?:\{|\[\s*[\[{])")
@@ -77,7 +77,7 @@ class ConversationFile:
 class _Records:
     """The records in a file; notes and columns are complete once all records are read."""
 
-    file: Document  # the whole text of the file; for Parquet, without its text
+    file: Document  # the file with its whole text; for Parquet, without text
     shape: RecordShape
     numbered: Iterable[tuple[int, object]]
     columns: dict[str, None] = field(default_factory=dict)  # an ordered set
@@ -86,8 +86,8 @@ class _Records:
     notes: list[str] = field(default_factory=list)
 
     def text(self, copy: TextCopy) -> Document:
-        """Append the text in one or several columns to `copy` and return it. Raises LLMError if there is
-        none."""
+        """Append the text in the column or columns to `copy`, and return the document. Raises LLMError if
+        there is no text."""
         blank = 0
 
         def texts() -> Iterator[str]:
@@ -102,7 +102,7 @@ class _Records:
         document = documents.document_of_texts(name, self.file.path, texts(), copy)
         if not document.text_bytes:
             raise LLMError(
-                f"{name}: the column {some(keys, _MAX_KEYS)} has no text; name another: `column` NAME"
+                f"{name}: the column {listed(keys, _MAX_KEYS)} has no text; name another: `column` NAME"
             )
         if blank:
             self.notes.append(f"{name}: left out {blank:,} records without text")
@@ -134,7 +134,7 @@ class _Records:
         by_column = self.shape.is_text or self.shape.name == "two columns"
         read = " and ".join(self.shape.keys) if by_column else self.shape.name
         if others:
-            self.notes.append(f"{self.file.name}: read: {read}; not used: {some(others, _MAX_KEYS)}")
+            self.notes.append(f"{self.file.name}: read: {read}; not used: {listed(others, _MAX_KEYS)}")
 
 
 def read_records(
@@ -148,8 +148,8 @@ def read_records(
     content: Stored | None = None,
 ) -> ConversationFile | Document:
     """Read a file as conversations, the text in a column, or plain text; with `text_only`, conversations are
-    plain text.  Standard input ("-") is always plain text. `content` is what another process has read from
-    the file and stored in `copy`, to which decoded text is appended. Raises LLMError, for instance for a
+    read as plain text. Standard input ("-") is always plain text. `content` is what a child process has read
+    from the file and stored in `copy`, to which decoded text is appended. Raises LLMError, for example for a
     malformed record or unknown columns."""
     if content and content.is_table:
         return _read_table(name, path, content, copy, text_only)
@@ -172,8 +172,8 @@ def _suffix(name: str) -> str:
 
 def table_lines(name: str, file: IO[bytes], reading: Mapping[str, Any]) -> Iterator[str]:
     """Yield the rows of a Parquet file as lines of JSON, each a list of the values in the columns that are
-    read; the first line describes the table. It runs in the process with limits; `reading` are `ReadOptions`.
-    Raises LLMError."""
+    read; the first line describes the table. Runs in the child process with limits; `reading` are
+    `ReadOptions`. Raises LLMError."""
     file_facts = {"sha256": _sha256(file), "bytes": file.seek(0, io.SEEK_END)}
     with open_table(name, file) as (columns, rows):
         if not (first := list(islice(rows(columns), _PEEKED_RECORDS))):
@@ -188,14 +188,14 @@ def table_lines(name: str, file: IO[bytes], reading: Mapping[str, Any]) -> Itera
 
 
 def _json_line(value: object) -> str:
-    """Return a value as a line. Dates, bytes and the like, which are not read, become objects."""
+    """Return a value as a line of JSON. Dates, bytes and the like, which are not read, become objects."""
     return json.dumps(value, ensure_ascii=False, default=lambda other: {"type": type(other).__name__}) + "\n"
 
 
 def _read_table(
     name: str, path: Path, content: Stored, copy: TextCopy, text_only: bool
 ) -> ConversationFile | Document:
-    """Read the lines that `table_lines` makes."""
+    """Read the lines that `table_lines` yields."""
     lines = Document(name, path, copy.size - content.offset, "", content.offset, copy).lines()
     table = json.loads(next(lines))
     shape = RecordShape(**table["shape"] | {"keys": tuple(table["shape"]["keys"])})
@@ -261,7 +261,7 @@ def _from_json(
 
 
 def _first(records: Iterable[tuple[int, object]], ignored: type[LLMError] | None) -> list[object]:
-    """Return the first records, up to an error; one that is `ignored` becomes None in the list."""
+    """Return the first records, up to an error; a record whose error is `ignored` is None in the list."""
     first: list[object] = []
     try:
         first.extend(record for _, record in islice(records, _PEEKED_RECORDS))
@@ -275,7 +275,8 @@ def _first(records: Iterable[tuple[int, object]], ignored: type[LLMError] | None
 def _conversation_file(
     document: Document, shape: str, conversations: Iterable[Conversation], notes: Iterable[str]
 ) -> ConversationFile:
-    """Keep the conversations that have an answer, up to the last one. Raises LLMError if there are none."""
+    """Keep the conversations that have an answer, each up to its last answer. Raises LLMError if there are
+    none."""
     kept: list[Conversation] = []
     unanswered: list[str] = []  # sources of the conversations
     blank: list[str] = []
@@ -289,7 +290,7 @@ def _conversation_file(
         answers = messages[: len(messages) - is_answer[::-1].index(True)]
         answer_count += sum(message.role == "assistant" for message in answers)
         learned, questions = without_blank_answers(answers)
-        blank += [f"to {brief(one.content, 40)} in {conversation.source}" for one in questions]
+        blank += [f"to {brief(question.content, 40)} in {conversation.source}" for question in questions]
         kept.append(Conversation(tuple(learned), conversation.source))
     if not kept:
         none = f"{document.name}: none of the {total:,} conversations has an answer"

@@ -1,6 +1,6 @@
 """Prompts of a batch: the lines of a text, the records of a JSON Lines file, or a column of a table.
 
-A record that cannot be read has an error instead of a prompt, so that one does not stop the others.
+A record that cannot be read has an error instead of a prompt, so that it does not stop the others.
 """
 
 import json
@@ -17,7 +17,7 @@ from llmcli.data.sources import read_text
 from llmcli.data.text import file_types
 from llmcli.data.text.documents import Document
 from llmcli.errors import LLMError, brief, usage
-from llmcli.units import some
+from llmcli.units import listed
 
 _WANTED = 'wanted {"prompt": "..."} or {"messages": [{"role": "user", "content": "..."}]}'
 
@@ -33,16 +33,16 @@ class PromptRow:
     error: str = ""
 
     def conversation(self) -> list[Message]:
-        """Return the messages; a prompt is that of a user."""
-        return [Message(one["role"], one["content"]) for one in self.messages] or [
+        """Return the messages; a prompt is a user message."""
+        return [Message(message["role"], message["content"]) for message in self.messages] or [
             Message("user", self.prompt)
         ]
 
 
 def read_prompts(name: str, column: str | None = None) -> list[PromptRow]:
-    """Read a table (.csv, .tsv or a named column), JSON Lines (the first line is an object), or a text with a
-    prompt on each line; empty lines are left out. Raises LLMError for a file that cannot be read or has no
-    prompts."""
+    """Read a table (.csv, .tsv, or if a column is named), JSON Lines (if the first line is an object), or a
+    text with one prompt per line; empty lines are left out. Raises LLMError for a file that cannot be read or
+    has no prompts."""
     document = read_text(name)
     suffix = PurePath(file_types.unpacked_name(name)).suffix.lower()
     if suffix in TABLE_SUFFIXES or column is not None:
@@ -74,7 +74,9 @@ def _json_row(number: int, line: str) -> PromptRow:
         return PromptRow(number, error=f"not JSON ({error}); {_WANTED}")
     if not isinstance(record, dict):
         return PromptRow(number, error=f"found {brief(record)}; {_WANTED}")
-    prompt, messages, name = record.get("prompt"), record.get("messages"), record.get("id")
+    prompt = record.get("prompt")
+    messages = record.get("messages")
+    name = record.get("id")
     if isinstance(prompt, str) and messages is None:
         return (
             PromptRow(number, prompt, id=name) if prompt else PromptRow(number, id=name, error="empty prompt")
@@ -97,7 +99,9 @@ def _table_rows(document: Document, suffix: str, column: str | None) -> Iterator
     if table is None or normalized(wanted) not in columns:
         problem = f"has no column {brief(wanted)}" if column else "is a table"
         first_row = (
-            some(list(map(brief, table.first_row)), 10) if table else brief(document.start.partition("\n")[0])
+            listed(list(map(brief, table.first_row)), 10)
+            if table
+            else brief(document.start.partition("\n")[0])
         )
         raise usage(
             f"{document.name} {problem}; name one: `column` NAME, or a number; the first row is {first_row}"

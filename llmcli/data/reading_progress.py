@@ -1,4 +1,4 @@
-"""Progress of reading files: notes, and the end of a reading that takes too much of the time budget."""
+"""Progress of reading files: prints notes, and ends reading that takes too much of the time budget."""
 
 import time
 from collections.abc import Callable
@@ -30,11 +30,12 @@ class ReadingProgress:
         """Count `size` more bytes of a file. Raises ReadingEndsError."""
         self._names.add(name)
         self._bytes += size
-        now, read = self._clock(), f"{units.count(len(self._names), 'file')}, {units.size(self._bytes)}"
+        now = self._clock()
+        read = f"{units.count(len(self._names), 'file')}, {units.size(self._bytes)}"
         if self._seconds and now - self._started > _READING_SHARE * self._seconds:
             raise ReadingEndsError(
-                f"{name}: reading takes more than half of the time: {read} in {units.duration(now - self._started)}; "
-                "give a longer `seconds`, or less text"
+                f"{name}: reading takes more than half of the time: {read} in "
+                f"{units.duration(now - self._started)}; give a longer `seconds`, or less text"
             )
         if now - self._noted >= _NOTE_SECONDS:
             self._noted = now

@@ -1,4 +1,4 @@
-"""Opening a file that may be something else: opening or reading a pipe or a device may wait for ever."""
+"""Opening a file safely if the path may be a pipe or a device, where opening or reading may wait forever."""
 
 import errno
 import io
@@ -8,8 +8,9 @@ from pathlib import Path
 
 from llmcli.errors import LLMError
 
-MAX_BYTES = 100_000_000  # of a file that is read as a whole: three times the largest published tokenizer.json
-_NON_BLOCKING = getattr(os, "O_NONBLOCK", 0)  # without effect on regular files; Windows has neither
+MAX_BYTES = 100_000_000  # of a file that is read at once: three times the largest published tokenizer.json
+# has no effect on regular files; Windows has neither flag nor such files
+_NON_BLOCKING = getattr(os, "O_NONBLOCK", 0)
 
 
 class NotRegularError(OSError):
@@ -31,7 +32,7 @@ def _descriptor(path: str, flags: int) -> int:
 
 
 def read_file(path: Path, wanted: str = "") -> bytes:
-    """Read a whole file of at most MAX_BYTES. Errors (LLMError) ask for what is `wanted`."""
+    """Read a whole file of at most MAX_BYTES. Raises LLMError, which asks for what is `wanted`."""
     try:
         with open_regular(path) as file:
             data = file.read(MAX_BYTES + 1)
@@ -43,8 +44,8 @@ def read_file(path: Path, wanted: str = "") -> bytes:
 
 
 def reading_error(error: OSError, name: object, wanted: str = "") -> LLMError:
-    """Return the error for a file called `name` that cannot be opened or read. If there is none, or something
-    else in its place, the message asks for what is `wanted`."""
+    """Return the error for a file called `name` that cannot be opened or read. If it does not exist or is not
+    a file, the message asks for what is `wanted`."""
     advice = f"; name {wanted}" if wanted else ""
     if isinstance(error, NotRegularError):
         return LLMError(f"{name} is {error.strerror}{advice}")

@@ -1,5 +1,5 @@
-"""The files that a command names, recognized by content: plain text, text in a column, or conversations; and
-the texts and conversations that a Python program has in memory."""
+"""The files that a command names, recognized by content (plain text, text in a column, or conversations), and
+the texts and conversations that a Python program passes."""
 
 import contextlib
 import json
@@ -17,7 +17,7 @@ from llmcli import units
 from llmcli.data.conversations.messages import Conversation, normalized
 from llmcli.data.conversations.record_kinds import ReadOptions
 from llmcli.data.conversations.turns import named_speakers
-from llmcli.data.documents.reader import DocumentReader, Job, needs_child
+from llmcli.data.documents.reader import DocumentReader, PendingFile, needs_child
 from llmcli.data.files import ConversationFile, read_records
 from llmcli.data.text import file_types
 from llmcli.data.text.boilerplate import strip
@@ -38,20 +38,18 @@ from llmcli.errors import LLMError, brief
 
 _MAX_NAMES = 3  # files listed in a description ...
 _MAX_KINDS = 3  # ... of these kinds
-_MARKUP = "read with"  # in the description of text whose markup the model would learn
+_MARKUP = "read with"  # part of the description of text whose markup the model would learn
 _MAX_SEARCHED = 256  # plain texts checked for tags and braces
 _TABLE_LINES = 10
-# a position or size, which differs between files with the same problem
+# a position or size, which may differ between files with the same problem
 _NUMBER = re.compile(r"0x[0-9a-f]+|\d+")
 _JSON = re.compile(r"\s*(?:\{\s*[\"}]|\[\s*[\[{\"])")
 _STREAMS = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")
 _OTHER_COLUMN = "`column` NAME or `plain`"
 _AUTOMATIC = ReadOptions()
-# the kind of a text; the name of conversations
-_IN_MEMORY, _CONVERSATIONS = (
-    "in memory",
-    "conversations in memory",
-)
+# kind of a text in memory; name of conversations in memory
+_IN_MEMORY = "in memory"
+_CONVERSATIONS = "conversations in memory"
 
 Content: TypeAlias = Document | ConversationFile
 
@@ -96,7 +94,7 @@ class Sources:
 
     text: Corpus
     conversation_files: tuple[ConversationFile, ...]
-    boilerplate: tuple[str, ...] | None = None  # hashes of the lines that were cut, if this was asked for
+    boilerplate: tuple[str, ...] | None = None  # hashes of the lines that were cut, if requested
     cuts: str = ""  # what was cut
 
     @property
@@ -145,7 +143,9 @@ def _record(file: Content) -> dict[str, Any]:
         characters, skipped = file.characters, file.skipped
     else:
         kind = _kind_of_conversations(file).kind
-        characters = sum(len(message.content) for one in file.conversations for message in one.messages)
+        characters = sum(
+            len(message.content) for conversation in file.conversations for message in conversation.messages
+        )
         skipped = [("conversation without an answer", file.dropped)]
     reasons = [{"reason": reason, "count": count} for reason, count in skipped if count]
     optional = {"encoding": file.encoding, "columns": list(file.columns), "skipped": reasons}
@@ -160,7 +160,7 @@ def _record(file: Content) -> dict[str, Any]:
 
 
 def _kind_of_text(document: Document, *, search: bool) -> FileGroup:
-    """With `search`, the text is checked for markup, which the model would learn too."""
+    """Describe a text; with `search`, it is checked for markup, which the model would learn too."""
     if document.kind:
         return FileGroup("text", document.kind, otherwise="`plain`" if document.kind in TEXT_KINDS else "")
     encoding = document.encoding and f"decoded from {document.encoding}"
@@ -223,7 +223,7 @@ def read_sources(
 def sources_in_memory(
     texts: Iterable[str], conversations: Iterable[object] = (), reading: ReadOptions = _AUTOMATIC
 ) -> Sources:
-    """Make a document of each text, and read conversations, each a list of messages or a record."""
+    """Create a document for each text, and read conversations, each a list of messages or a record."""
     copy, contents = TextCopy(), list[tuple[Content, str]]()
     for number, text in enumerate(texts, 1):
         name, text = f"text {number}", text.removeprefix("\ufeff")
@@ -255,14 +255,15 @@ def _sources_of(
     reading: ReadOptions,
     on_read: OnRead,
 ) -> Sources:
-    """Combine contents, each with its relative name, in a corpus and conversations; the same text counts
-    once."""
+    """Combine contents, each with its relative name, into a corpus and conversations; duplicate texts are
+    read once."""
     contents, boilerplate, cuts = _stripped(contents, reading, on_read)
     files = tuple(file for file, _ in contents if isinstance(file, ConversationFile))
     documents = [(file, relative) for file, relative in contents if isinstance(file, Document)]
     documents, duplicates = _without_duplicates(documents)
     if duplicates:
-        number, names = units.count(len(duplicates), "document"), units.some(duplicates, _MAX_NAMES)
+        number = units.count(len(duplicates), "document")
+        names = units.listed(duplicates, _MAX_NAMES)
         skipped.append(f"{number} with the text of another, which is read once: {names}")
     not_read += [f"{line}: the same text, which is read once" for line in duplicates]
     named = [replace(document, relative_name=relative) for document, relative in documents]
@@ -274,15 +275,15 @@ def _sources_of(
 def _stripped(
     contents: list[tuple[Content, str]], reading: ReadOptions, on_read: OnRead
 ) -> tuple[list[tuple[Content, str]], tuple[str, ...] | None, str]:
-    """Cut the boilerplate of documents, if that is requested. Returns (contents, hashes of lines, what was
-    cut)."""
+    """Cut boilerplate from documents, if requested. Returns (contents, hashes of lines, description of what
+    was cut)."""
     if not reading.strip_boilerplate:
         return contents, None, ""
     documents = [file for file, _ in contents if isinstance(file, Document)]
     stripped, boilerplate, cut = strip(documents, reading.boilerplate, TextCopy(), on_read)
     new = iter(stripped)
     return (
-        [(next(new) if isinstance(one, Document) else one, name) for one, name in contents],
+        [(next(new) if isinstance(content, Document) else content, name) for content, name in contents],
         boilerplate,
         str(cut),
     )
@@ -291,16 +292,20 @@ def _stripped(
 def _without_duplicates(
     documents: list[tuple[Document, str]],
 ) -> tuple[list[tuple[Document, str]], list[str]]:
-    """Keep the first document with a text. Returns (documents with names, "NAME (as NAME)" for each other
-    one)."""
+    """Keep the first of several documents with the same text. Returns (documents with names, "NAME (as NAME)"
+    for each duplicate)."""
     first: dict[str, Document] = {}
     kept = [
-        one for one in documents if first.setdefault(one[0].sha256, one[0]) is one[0] or not one[0].text_bytes
+        entry
+        for entry in documents
+        if first.setdefault(entry[0].sha256, entry[0]) is entry[0] or not entry[0].text_bytes
     ]
     others = [
-        (one, same) for one, _ in documents if (same := first[one.sha256]) is not one and one.text_bytes
+        (entry, same)
+        for entry, _ in documents
+        if (same := first[entry.sha256]) is not entry and entry.text_bytes
     ]
-    return kept, [f"{one.name} (as {same.name})" for one, same in others]
+    return kept, [f"{entry.name} (as {same.name})" for entry, same in others]
 
 
 def read_text(name: str) -> Document:
@@ -308,7 +313,11 @@ def read_text(name: str) -> Document:
     file."""
     file = FoundFile(name, Path(name), name, was_named=True)
     contents, _ = _read_files([file], ReadOptions(plain=True))
-    documents = [one for one, _ in contents if isinstance(one, Document) and not (one.kind or one.member)]
+    documents = [
+        content
+        for content, _ in contents
+        if isinstance(content, Document) and not (content.kind or content.member)
+    ]
     if len(documents) != 1:
         output = shlex.quote(f"{name}.txt")
         raise LLMError(
@@ -337,7 +346,7 @@ def require_conversations(name: str, path: Path) -> ConversationFile:
 
 
 def read_if_possible(paths: Iterable[Path], reading: ReadOptions, *, text_only: bool) -> list[Content]:
-    """Read files as `read_sources` does; those that cannot be read are left out."""
+    """Read files like `read_sources`, but leave out those that cannot be read."""
     files = [FoundFile(str(path), path, path.name, was_named=False) for path in paths]
     contents, _ = _read_files(files, reading, text_only=text_only)
     return [content for content, _ in _stripped(contents, reading, ignore)[0]]
@@ -354,20 +363,24 @@ def _read_files(
     copy = TextCopy()
     read = partial(read_records, reading=reading, text_only=text_only)
     with DocumentReader[Content](read, asdict(reading)) as reader, contextlib.ExitStack() as stack:
-        jobs = {
+        pending_files = {
             file: reader.submit(file.name, file.path)
             for file in files
             if not _is_stream(file) and needs_child(file.name, peek(file.path), plain=reading.plain)
         }
         for file in files:
             try:
-                job, stored = jobs.get(file), None
+                pending, stored = pending_files.get(file), None
                 if _is_stream(file):
                     stored = _stored(file, copy, on_read)
                     if needs_child(file.name, copy.read(stored.offset, file_types.START_BYTES), plain=True):
-                        job = reader.submit(file.name, stack.enter_context(_moved(copy, stored)), plain=True)
-                if job:
-                    contents += _contents_of(job, file, reader, unreadable, on_read, is_alone=len(files) == 1)
+                        pending = reader.submit(
+                            file.name, stack.enter_context(_moved(copy, stored)), plain=True
+                        )
+                if pending:
+                    contents += _contents_of(
+                        pending, file, reader, unreadable, on_read, is_alone=len(files) == 1
+                    )
                 else:
                     content = read(file.name, file.path, content=stored, copy=copy, on_read=on_read)
                     contents.append((content, file.relative_name))
@@ -379,7 +392,7 @@ def _read_files(
 
 
 def _contents_of(
-    job: Job[Content],
+    pending: PendingFile[Content],
     file: FoundFile,
     reader: DocumentReader[Content],
     unreadable: list[tuple[str, str]],
@@ -388,20 +401,20 @@ def _contents_of(
     is_alone: bool,
 ) -> Iterator[tuple[Content, str]]:
     """Yield what a child process reads from a file, with relative names."""
-    reader.wait(job, on_read)
-    if job.problems and not job.found and file.was_named and (job.is_text or is_alone):
-        # one with the whole of an archive says more than the first file's
-        raise LLMError(min(job.problems, key=lambda problem: problem[0] != job.name)[1])
-    unreadable += job.problems
-    for content, member in job.found:
+    reader.wait(pending, on_read)
+    if pending.problems and not pending.contents and file.was_named and (pending.is_text or is_alone):
+        # a problem with the whole archive is more useful than the first file's
+        raise LLMError(min(pending.problems, key=lambda problem: problem[0] != pending.name)[1])
+    unreadable += pending.problems
+    for content, member in pending.contents:
         if member:
             yield replace(content, path=file.path, member=member), f"{file.relative_name}/{member}"
         else:
-            yield replace(content, path=file.path, file_bytes=_size(job.path)), file.relative_name
+            yield replace(content, path=file.path, file_bytes=_size(pending.path)), file.relative_name
 
 
 def _size(path: Path) -> int:
-    """Return the size of a file; 0 for one that was removed, also after it was read."""
+    """Return the size of a file; 0 if it was removed, even after it was read."""
     with contextlib.suppress(OSError):
         return path.stat().st_size
     return 0
@@ -448,7 +461,8 @@ def check_reading(reading: ReadOptions, sources: Iterable[Sources]) -> None:
     if reading.speakers and named_speakers(*reading.speakers).shape not in {file.shape for file in files}:
         user, assistant = reading.speakers
         raise LLMError(
-            f"`speakers` {user},{assistant}: no file has turns of both; wanted a text with lines that begin with "
+            f"`speakers` {user},{assistant}: no file has turns of both; "
+            "wanted a text with lines that begin with "
             f'"{user}:" and "{assistant}:", including the first line; check the names, or leave `speakers` out'
         )
     requested = {normalized(column) for column in reading.columns}
@@ -459,7 +473,7 @@ def check_reading(reading: ReadOptions, sources: Iterable[Sources]) -> None:
             if reading.template
             else f"`column` {','.join(reading.columns)}"
         )
-        found = [f"{file.name} has {', '.join(file.all_columns) or 'no columns'}" for file in read]
-        raise LLMError(f"{option}: no file has these columns; {units.some(found, _MAX_NAMES)}")
+        columns = [f"{file.name} has {', '.join(file.all_columns) or 'no columns'}" for file in read]
+        raise LLMError(f"{option}: no file has these columns; {units.listed(columns, _MAX_NAMES)}")
     if reading.pairs and not any(len(file.columns) == 2 for file in read):
         raise LLMError(f"`pairs`: no file is a two-column table; {sources[0].describe()}")

@@ -1,6 +1,6 @@
 """Bits per byte of the answers in conversations.
 
-Each conversation is scored separately, as in a chat. Questions are only context; the tokens that end an
+Each conversation is scored separately, as in a chat. Questions are context only; the tokens that end an
 answer count, although they have no text.
 """
 
@@ -20,8 +20,8 @@ from llmcli.models.runtime import Ints, Scorer, padded_batches
 
 
 def spread(conversations: ConversationTokens, max_tokens: float = math.inf) -> list[int]:
-    """Choose conversations with about `max_tokens` tokens in total, at least one; every prefix is evenly
-    spread."""
+    """Choose conversations with about `max_tokens` tokens in total, at least one, in an order in which any
+    first N are evenly spread."""
     order = evaluator.spread_indices(len(conversations))
     ends = np.cumsum(conversations.lengths[order])
     return [int(i) for i in order[: max(1, int(np.searchsorted(ends, max_tokens, side="right")))]]
@@ -34,7 +34,7 @@ def evaluate_answers(
     score: ScoreWindows,
     batch_tokens: int,
 ) -> Iterator[tuple[Sequence[int], Score]]:
-    """Like `evaluate_windows`, for the answers in some conversations."""
+    """Like `evaluate_windows`, for the answers in conversations."""
     for batch in padded_batches(tokens.lengths, indices, batch_tokens):
         spans = [tokens.span(index) for index in batch]
         ids = evaluator.padded([tokens.ids[span] for span in spans], np.int64)
@@ -48,7 +48,7 @@ def evaluate_answers(
 
 @dataclass(frozen=True)
 class AnswerScore:
-    """A model's score on the answers in some conversations."""
+    """A model's score on the answers in conversations."""
 
     score: Score
     conversations: int  # measured
@@ -63,8 +63,8 @@ def measure_answers(
     context: int,
     on_progress: OnProgress,
 ) -> AnswerScore:
-    """Score the answers, each conversation in its own context. Raises LLMError without answers or with NaN
-    logits."""
+    """Score the answers, each conversation in its own context. Raises LLMError if there are no answers, and
+    for NaN logits."""
     encoded = (template.encode_conversation(conversation.messages) for conversation in conversations)
     whole = ConversationTokens.of(tokens for tokens in encoded if any(tokens.loss_mask[1:]))
     tokens, kept, truncated = whole.truncated(context + 1)

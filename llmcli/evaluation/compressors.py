@@ -1,9 +1,9 @@
 """File compressors as baselines for language models: bits per byte of a text, given preceding text (its
 past).
 
-The past, usually a model's training text, is compressed first; only the bytes that the text adds to it count.
-xz (LZ77, as `xz -9e`) copies what it has seen before. PPM (variant H of PPMd, order 6; D. Shkarin, "PPM: one
-step to practicality", 2002; as in 7-Zip) predicts each byte from the six before it: a small language model
+The past, usually a model's training text, is compressed first; only the bytes that the text adds count. xz
+(LZ77, as `xz -9e`) copies earlier passages. PPM (variant H of PPMd, order 6; D. Shkarin, "PPM: one step to
+practicality", 2002; as in 7-Zip) predicts each byte from the six bytes before it, like a small language model
 made of counts.
 """
 
@@ -17,9 +17,9 @@ ADAPTIVE_PPM, STATIC_PPM = "PPM, adaptive", "PPM, static"
 PPM_ORDER = 6  # bytes of context
 PIECE_BYTES = 1024  # short enough that PPM adapts little within a piece
 MAX_PIECES, MIN_PIECES = 24, 8
-PPM_MEMORY = 1 << 28  # maximum bytes; the model is reset when they are full
-# bytes per second on one slow core, and shares of the time: constants, so that a call gives the same result
-# on every machine
+PPM_MEMORY = 1 << 28  # maximum bytes; the model is reset when this memory is full
+# bytes per second on one slow core, and shares of the time. They are constants, not measurements, so that
+# results are the same on every machine
 XZ_SPEED, PPM_SPEED = 1.5e6, 4e6
 XZ_SHARE, ADAPTING_SHARE, STATIC_SHARE = 0.3, 0.2, 0.5
 DEFAULT_SECONDS = 10.0
@@ -54,9 +54,9 @@ class Baseline:
 
 
 def baselines(text: bytes, past: bytes = b"", *, seconds: float = DEFAULT_SECONDS) -> list[Baseline]:
-    """Compress a text with xz and with PPM, which adapts to it; given a past, also with static PPM, which
-    does not, like a trained model. The past is cut to an end that takes about `seconds`. [] for an empty
-    text."""
+    """Compress a text with xz and PPM, which adapt to it, and, given a past, with static PPM, which does not
+    adapt, like a trained model. Only the end of the past is used, so that this takes about `seconds`. Returns
+    [] for an empty text."""
     if not text:
         return []
     xz_past, ppm_past, _ = (past[-limit:] for limit in _past_limits(seconds))
@@ -68,8 +68,8 @@ def baselines(text: bytes, past: bytes = b"", *, seconds: float = DEFAULT_SECOND
 
 
 def affordable(text_bytes: int, past_bytes: int, seconds: float) -> bool:
-    """Return whether `baselines` can read at least 90% of the past in this time: a fair comparison needs
-    nearly all."""
+    """Return whether `baselines` can read at least 90% of the past in this time, which a fair comparison
+    needs."""
     return text_bytes / 1e6 <= seconds / 2 and 0.9 * past_bytes <= min(_past_limits(seconds))
 
 
@@ -91,12 +91,12 @@ def _added_bits_per_byte(size: Callable[[bytes], int], text: bytes, past: bytes)
 
 
 def static_ppm(text: bytes, past: bytes, *, seconds: float = STATIC_SHARE * DEFAULT_SECONDS) -> Baseline:
-    """Measure PPM that knows only the past: the mean over pieces of the text, each compressed right after the
-    past.
+    """Measure PPM that has seen only the past: the mean over pieces of the text, each compressed right after
+    the past.
 
-    PPM's state cannot be copied, so the past is read again for each piece of a sample. It estimates the
-    difference from the adapting run, which is added to that run's result on the whole text (a control
-    variate)."""
+    PPM's state cannot be copied, so the past is read again for each piece, and only a sample of the pieces is
+    measured. The sample gives the difference from adaptive PPM, which is added to the result of adaptive PPM
+    on the whole text (a control variate)."""
     import pyppmd
 
     budget = max(1, int(seconds * PPM_SPEED))  # total bytes to read
@@ -130,6 +130,6 @@ def ppm_size(data: bytes) -> int:
 
 
 def memory(size: int) -> int:
-    """Return PPM's memory for `size` bytes of text: twice the 16 bytes per byte that sufficed when
-    measured."""
+    """Return PPM's memory for `size` bytes of text: 32 times the size, twice what measurements showed to
+    suffice."""
     return min(PPM_MEMORY, max(1 << 20, 32 * size))

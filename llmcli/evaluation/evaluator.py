@@ -1,7 +1,7 @@
-"""A model's bits per byte on a text: a measure that is comparable between models with different tokenizers.
+"""A model's bits per byte on a text, which are comparable between models with different tokenizers.
 
-Windows as long as the model's context slide over the text with a stride of half a context. Each token is
-counted in one window, in which at least half a context precedes it (or the whole beginning of the text).
+Windows of the model's context length slide over the text with a stride of half a window. Each token is
+counted in one window, in which at least half a window precedes it (or the whole beginning of the text).
 Losses are computed by any runtime or by torch. A model's n-gram cache (models/ngram_cache.py) sees all of the
 preceding text.
 """
@@ -137,14 +137,13 @@ def evaluate_windows(
     on_tokens: OnTokens = lambda ids, nats: None,
     bos_ids: Sequence[int] = (),
 ) -> Iterator[tuple[Sequence[Window], Score]]:
-    """Score windows in batches of at most `batch_tokens` tokens, or of one window; a caller can stop after
+    """Score windows in batches of at most `batch_tokens` tokens, or of one window; the caller can stop after
     any batch.
 
-    Each token of a text `ids` is scored given those before it; ids[0] precedes the text (end of text).
+    Each token of a text `ids` is scored given the tokens before it; ids[0] precedes the text (end of text).
     `byte_lengths[i]` is the length of token i in bytes. `cached` holds the same ids with an n-gram cache,
-    whose predictions are mixed with the network's. `on_tokens` is called in the order of the windows. Every
-    window begins with `bos_ids`, in place of its first token; see `last_tokens` in
-    generation/token_healing.py."""
+    whose predictions are mixed with the network's. `on_tokens` is called in the order of the windows.
+    `bos_ids` replace the first token of every window; see `last_tokens` in generation/token_healing.py."""
     longest = max((end - start for start, _, end in windows), default=1) - 1
     rows = max(1, batch_tokens // max(1, longest))
     for first in range(0, len(windows), rows):
@@ -159,7 +158,8 @@ def evaluate_windows(
             shares = [weights[row, counted] for weights in of_models]
             nats = cached.nats(counted_from, network, *shares) if cached else network
             on_tokens(targets, nats)
-            size, hits = int(byte_lengths[targets].sum()), int(correct[row, counted].sum())
+            size = int(byte_lengths[targets].sum())
+            hits = int(correct[row, counted].sum())
             network_nats = float(network.sum(dtype=np.float64)) if cached else None
             total += Score(float(nats.sum(dtype=np.float64)), len(targets), size, hits, network_nats)
         yield batch, total
@@ -170,7 +170,7 @@ def spread_order(windows: Sequence[Window]) -> list[Window]:
 
 
 def spread_indices(count: int) -> NDArray[np.intp]:
-    """Order 0 to `count` - 1 so that any prefix is spread evenly, in steps of the golden ratio.
+    """Order the numbers 0 to `count` - 1, in steps of the golden ratio, so that any prefix is evenly spread.
 
     >>> spread_indices(5).tolist()
     [0, 3, 1, 4, 2]
@@ -181,9 +181,9 @@ def spread_indices(count: int) -> NDArray[np.intp]:
 
 
 def evaluation_context(model_context: int, requested: int | None = None, trained: int = 0) -> int:
-    """Return the context length for an evaluation: the requested one, or else at most EVALUATION_CONTEXT (the
-    time for attention grows quadratically) or the training context if that is longer. Raises LLMError for a
-    request beyond the model's context.
+    """Return the context length for an evaluation: the requested one, or else at most EVALUATION_CONTEXT
+    (because the time for attention grows quadratically) or the training context, whichever is longer. Raises
+    LLMError for a request beyond the model's context.
 
     >>> evaluation_context(1024), evaluation_context(131_072), evaluation_context(131_072, 4096)
     (1024, 2048, 4096)
@@ -206,7 +206,7 @@ def trained_context(records: Iterable[TrainingRecord]) -> int:
 
 
 def stride(context: int) -> int:
-    """Return the stride of the windows in tokens, which is also the least context of each counted token."""
+    """Return the stride of the windows in tokens, which is also the minimum context of each counted token."""
     return max(1, context // 2)
 
 
@@ -247,8 +247,8 @@ def measure(
     *,
     context: int | None = None,
 ) -> Score:
-    """Score every token of a text, given in pieces, with at most `context` tokens seen at once. Raises
-    LLMError when the tokenizer changes the text, since bits per byte would be wrong, and for NaN or infinite
+    """Score every token of a text, given in pieces, in windows of at most `context` tokens. Raises LLMError
+    if the tokenizer changes the text, because the bits per byte would be wrong, and for NaN or infinite
     logits."""
     text_bytes = 0
 
@@ -260,7 +260,7 @@ def measure(
 
     ids = tokenize(iter([counted()]), tokenizer)
     token_bytes = count_bytes(ids, tokenizer.byte_lengths)
-    # a space that the tokenizer prepends to the text
+    # the space that the tokenizer prepends to the text
     added = 1 if tokenizer.adds_prefix_space and text_bytes else 0
     if token_bytes != text_bytes + added:
         raise LLMError(
@@ -271,7 +271,8 @@ def measure(
     score_network: ScoreWindows = model.score
     cached = None
     if isinstance(model, NgramRuntime):
-        score_network, cached = model.score_network, NgramText(ids_with_bos, model.weights)
+        score_network = model.score_network
+        cached = NgramText(ids_with_bos, model.weights)
     lengths, context = tokenizer.byte_lengths, context or evaluation_context(model.context)
     windows = Windows(len(ids_with_bos), context)
     batches = evaluate_windows(
@@ -304,8 +305,8 @@ def most_surprising(
     """Find the passages of `length` tokens (or shorter documents) with the highest total surprisal, highest
     first.
 
-    `bits` [N] is the surprisal of each token. Passages neither overlap nor cross a break (the first token of
-    another document).
+    `bits` [N] is the surprisal of each token. Passages do not overlap, and do not cross breaks (the first
+    token of another document).
 
     >>> most_surprising(np.array([1, 5, 5, 0, 0, 4, 4]), length=2, max_passages=2)
     [Span(start=1, end=3, bits=10.0), Span(start=5, end=7, bits=8.0)]
@@ -333,7 +334,7 @@ class LineSurprisal:
     tokens: range
     bits: float  # total surprisal of its tokens
     bytes: int  # size of its tokens
-    most: int  # the token with the highest surprisal
+    top_token: int  # the token with the highest surprisal
 
 
 def surprisal_of_lines(tokens: Sequence[bytes], bits: Sequence[float]) -> list[LineSurprisal]:
@@ -350,16 +351,18 @@ def surprisal_of_lines(tokens: Sequence[bytes], bits: Sequence[float]) -> list[L
         if not breaks and i + 1 < len(tokens):
             continue
         inside = range(first, i + 1)
-        size, most = sum(len(tokens[j]) for j in inside), max(inside, key=bits.__getitem__)
-        lines.append(LineSurprisal(number, texts[number - 1], inside, sum(bits[first : i + 1]), size, most))
+        size = sum(len(tokens[j]) for j in inside)
+        highest = max(inside, key=bits.__getitem__)
+        lines.append(
+            LineSurprisal(number, texts[number - 1], inside, sum(bits[first : i + 1]), size, highest)
+        )
         number, first = number + breaks, i + 1
     return lines
 
 
 def divergence(reference: Runtime, other: Runtime, tokenizer: "Tokenizer") -> tuple[float, float]:
-    """Return KL(reference || other) of the next token, summed over a text that `reference` samples: in bits
-    per byte of the text, and as a share of the bits that `reference` needs. Raises LLMError for NaN
-    logits."""
+    """Return KL(reference || other) of the next token on a text sampled from `reference`, in bits per byte
+    and as a share of the text's bits under `reference`. Raises LLMError for NaN logits."""
     ids, V = _sampled_text(reference, tokenizer), len(tokenizer.token_bytes)
     size = sum(len(tokenizer.token_bytes[token]) for token in ids[1:])
     reference.rewind()

@@ -1,5 +1,5 @@
-"""How many answers of a model are exactly those of some conversations: as it writes them at temperature 0, or
-as it chooses them among its known answers (generation/known_answers.py)."""
+"""Exact answers: how many answers of a model equal those in conversations, written at temperature 0 or chosen
+among its known answers (generation/known_answers.py)."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ from llmcli.generation.known_answers import AnswerFinder
 
 @dataclass(frozen=True)
 class ExactScore:
-    """A model's answers to the last questions of some conversations."""
+    """A model's answers to the last questions of conversations."""
 
     exact: int
-    questions: int  # that fit the context
+    questions: int  # questions that fit the context
 
     def __str__(self) -> str:
         return f"{self.exact:,} of {self.questions:,}"
@@ -27,16 +27,16 @@ class ExactScore:
 
 @dataclass(frozen=True)
 class KnownScore:
-    """Known answers to the last questions of some conversations, and the questions that got none."""
+    """Known answers given to the last questions of conversations, and questions without one."""
 
-    right: int
+    correct: int
     wrong: int
     unanswered: int
     answerable: int  # questions whose answer is among the known ones
 
     @property
     def questions(self) -> int:
-        return self.right + self.wrong + self.unanswered
+        return self.correct + self.wrong + self.unanswered
 
 
 def last_answers(conversations: Sequence[Conversation]) -> Iterator[tuple[Sequence[Message], str]]:
@@ -53,16 +53,18 @@ def last_answers(conversations: Sequence[Conversation]) -> Iterator[tuple[Sequen
 def score_exact(
     conversations: Sequence[Conversation], assistant: Assistant, on_progress: OnProgress
 ) -> ExactScore:
-    """Write the last answer of each conversation at temperature 0. An answer ends where it begins to differ
-    from the right one."""
+    """Generate the last answer of each conversation at temperature 0. Generation stops at the first
+    difference from the reference answer."""
     asked = [*last_answers(conversations)]
 
     def requests() -> Iterator[GenerationRequest | BatchResult]:
         for messages, answer in asked:
-            # a token spells at least a byte; spaces around it do not count
-            most = len(answer.encode("utf-8")) + 2
+            # a token has at least one byte; the answer may have a space on either side
+            max_tokens = len(answer.encode("utf-8")) + 2
             try:
-                yield answer_request(messages, assistant, SamplingConfig(temperature=0.0, max_tokens=most))
+                yield answer_request(
+                    messages, assistant, SamplingConfig(temperature=0.0, max_tokens=max_tokens)
+                )
             except LLMError as error:  # the question does not fit the context
                 yield BatchResult(error=error)
 
@@ -89,14 +91,14 @@ def score_known(
 ) -> KnownScore:
     """Choose a known answer to the last question of each conversation, or none, until `stop()`."""
     asked, known = [*last_answers(conversations)], set(finder.answers)
-    right = wrong = answerable = 0
+    correct = wrong = answerable = 0
     for done, (messages, answer) in enumerate(asked, 1):
         if stop():
             del asked[done - 1 :]
             break
-        found = finder.find(assistant, messages)
+        chosen = finder.find(assistant, messages)
         answerable += answer in known
-        right += found.is_known and found.text == answer
-        wrong += found.is_known and found.text != answer
+        correct += chosen.is_known and chosen.text == answer
+        wrong += chosen.is_known and chosen.text != answer
         on_progress(done / len(asked))
-    return KnownScore(right, wrong, len(asked) - right - wrong, answerable)
+    return KnownScore(correct, wrong, len(asked) - correct - wrong, answerable)

@@ -1,7 +1,7 @@
-"""The two figures for a model on a text, in bits per byte, with the same names everywhere.
+"""The two figures for a model on a text, in bits per byte, under the same names everywhere.
 
-network: the network alone, which knows the training text, like static compressors. adapting: the network with
-its n-gram cache, which also learns from the text so far, like adaptive compressors.
+network: the network alone, which has seen only the training text, like static compressors. adapting: the
+network with its n-gram cache, which also adapts to the text so far, like adaptive compressors.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from llmcli import units
 from llmcli.formats.training_record import TrainingRecord
 
 NETWORK, ADAPTING = "network", "adapting"
-KNOWN_SHARE = 0.1  # share of the held-out text in the training text that is said beside every figure
+KNOWN_SHARE = 0.1  # share of the held-out text in the training text from which on every figure mentions it
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Figures:
 
 
 def known_text(share: float) -> str:
-    """Say that a share of the held-out text also occurs in the training text; "" if hardly any does.
+    """Describe the share of the held-out text that also occurs in the training text; "" if it is small.
 
     >>> known_text(0.3), known_text(0.01)
     ('30% of it also occurs in the training text', '')

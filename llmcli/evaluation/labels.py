@@ -36,7 +36,7 @@ class LabelScore:
 
     @property
     def confusion(self) -> list[list[int]]:
-        """For each choice as the label (rows) and as the chosen one (columns), the number of questions."""
+        """Number of questions by label (rows) and chosen label (columns)."""
         pairs = list(zip(self.labels, self.chosen, strict=True))
         return [[pairs.count((label, chosen)) for chosen in self.choices] for label in self.choices]
 
@@ -49,7 +49,8 @@ def expected_calibration_error(confidences: Sequence[float], correct: Sequence[b
     >>> round(expected_calibration_error([0.95, 0.95, 0.55, 0.55], [True, True, True, False]), 6)
     0.05
     """
-    confidence, is_correct = np.asarray(confidences, np.float64), np.asarray(correct, np.float64)
+    confidence = np.asarray(confidences, np.float64)
+    is_correct = np.asarray(correct, np.float64)
     bins = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
     differences = [abs(float((is_correct - confidence)[bins == i].sum())) for i in range(BINS)]
     return sum(differences) / len(confidence)

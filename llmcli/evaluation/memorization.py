@@ -1,8 +1,8 @@
 """Memorization: the 30-character strings of a text that occur verbatim in the training text.
 
-`measure_memorization` measures their share in text that a model generates without a prompt. People repeat
-themselves too, so the same share of held-out text is the baseline. `find_verbatim` marks the strings in given
-texts.
+`measure_memorization` measures the share of such strings in text that a model generates without a prompt. The
+baseline is their share in held-out text, since people repeat themselves too. `find_verbatim` marks them in
+given texts.
 """
 
 import itertools
@@ -39,8 +39,8 @@ def measure_memorization(
     is_over: Callable[[], bool] = lambda: False,
 ) -> Memorization | None:
     """Search the training documents for the strings of text that the model generates without a prompt at
-    temperature 1, and for those of the `held_out` ids [N]. None if the generated texts are too short, for
-    instance because `is_over()`."""
+    temperature 1, and of the text of the `held_out` ids [N]. None if the generated texts are too short, for
+    example because `is_over()` returned True."""
     generated_strings = list(strings(_generate_texts(checkpoint, tokenizer, seed, is_over)))
     held_out_strings = list(strings(_excerpts(tokenizer, held_out)))
     if not generated_strings:
@@ -57,9 +57,9 @@ def measure_memorization(
 
     occurring = occurring_strings({*generated_strings, *held_out_strings}, map(counted, documents))
     return Memorization(
-        share=round(share(generated_strings, occurring), 4),
+        share=round(occurring_share(generated_strings, occurring), 4),
         strings=len(generated_strings),
-        held_out_share=round(share(held_out_strings, occurring), 4) if held_out_strings else None,
+        held_out_share=round(occurring_share(held_out_strings, occurring), 4) if held_out_strings else None,
         searched_bytes=searched_bytes,
     )
 
@@ -86,7 +86,7 @@ def find_verbatim(
     texts: Sequence[str], training_texts: Sequence[TrainingText], *, check: Callable[[], None] = lambda: None
 ) -> list[VerbatimSpans]:
     """Find the spans of each text that occur in the training texts, which are read only once; overlapping
-    strings form one span. `check` is called before each piece of the training texts and may raise an
+    strings form one span. `check` is called before each piece of the training texts, and may raise an
     exception to end the search."""
 
     def checked(pieces: Iterable[str]) -> Iterator[str]:
@@ -109,7 +109,7 @@ def find_verbatim(
 
 
 def occurring_lines(candidates: set[str], documents: Iterable[Iterable[str]]) -> set[str]:
-    """Return the candidates that are a line of a document; spaces around a line do not count."""
+    """Return the candidates that are lines of a document, ignoring spaces around a line."""
     occurring: set[str] = set()
     for pieces in documents:
         unfinished: list[str] = []
@@ -130,14 +130,15 @@ def strings(texts: Iterable[str]) -> Iterator[str]:
             yield text[start : start + LENGTH]
 
 
-def share(candidates: Sequence[str], occurring: set[str]) -> float:
+def occurring_share(candidates: Sequence[str], occurring: set[str]) -> float:
     """Return the share (0 to 1) of the strings, including repeats, that occur."""
     return sum(string in occurring for string in candidates) / len(candidates)
 
 
 def occurring_strings(candidates: set[str], documents: Iterable[Iterable[str]]) -> set[str]:
-    """Return the candidates (strings of LENGTH characters) that occur in a document. One pass, about 0.05 s
-    per MB: numpy hashes all strings, and the few that share a slot with a candidate are compared exactly."""
+    """Return the candidates (strings of LENGTH characters) that occur in a document. Takes one pass, about
+    0.05 s per MB: numpy hashes all strings, and the few that share a slot with a candidate are compared
+    exactly."""
     missing = set(candidates)
     slots = _filter(missing)
     for pieces in documents:
@@ -174,7 +175,7 @@ def _slots(text: str) -> NDArray[np.uint64]:
 def _generate_texts(
     checkpoint: Checkpoint, tokenizer: Tokenizer, seed: int, is_over: Callable[[], bool]
 ) -> Iterator[str]:
-    """Generate up to SAMPLES texts with SAMPLED_CHARACTERS in total; fewer with a large model, to limit the
+    """Generate up to SAMPLES texts with SAMPLED_CHARACTERS in total; less with a large model, to limit the
     time."""
     runtime = NumpyRuntime(checkpoint)
     tokens = int(min(SAMPLED_CHARACTERS, max(200, MAX_WORK / checkpoint.config.parameters))) // SAMPLES
@@ -192,7 +193,7 @@ def _generate_texts(
 
 
 def _excerpts(tokenizer: Tokenizer, ids: NDArray[np.unsignedinteger]) -> Iterator[str]:
-    """Return up to SAMPLES evenly spaced excerpts of the text of ids [N], each as long as the generated
+    """Yield up to SAMPLES evenly spaced excerpts of the text of ids [N], each as long as the generated
     texts."""
     length = SAMPLED_CHARACTERS // SAMPLES
     for start in np.linspace(

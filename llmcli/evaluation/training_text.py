@@ -1,4 +1,4 @@
-"""A model's training text according to its record: names, sizes and sha256 hashes of the files.
+"""A model's training text, found by its record: names, sizes and sha256 hashes of the files.
 
 A record includes earlier stages of training, such as the base model's (formats/training_stages.py).
 """
@@ -17,7 +17,7 @@ from llmcli.data.conversations.record_kinds import ReadOptions
 from llmcli.data.conversations.turns import speakers_in
 from llmcli.data.files import ConversationFile
 from llmcli.data.sources import Sources, read_if_possible, was_in_memory
-from llmcli.data.text.corpus import Corpus, Part
+from llmcli.data.text.corpus import Corpus, DocumentPart
 from llmcli.data.text.documents import Document
 from llmcli.errors import LLMError
 from llmcli.formats.training_record import Reading, Stage, TrainingFile, TrainingRecord
@@ -31,8 +31,8 @@ SEPARATOR = "\ud800"  # between messages: half of a surrogate pair, which occurs
 
 
 def trained_lengths(stages: Iterable[Stage]) -> dict[str, int]:
-    """Return the number of bytes at the beginning of each text that were trained on in any stage, by the
-    text's sha256; 0 for a held-out text. Stages that contradict themselves are left out."""
+    """Map the sha256 of each text to the number of bytes at its beginning that any stage was trained on; 0
+    for a held-out text. Inconsistent stages are left out."""
     longest: dict[str, int] = {}
     for stage in stages:
         for text, length in zip(stage.texts, _trained_bytes(stage), strict=False):
@@ -41,7 +41,7 @@ def trained_lengths(stages: Iterable[Stage]) -> dict[str, int]:
 
 
 def _trained_bytes(stage: Stage) -> list[int]:
-    """Return the number of trained bytes of each text; [] if the record does not say."""
+    """Return the number of trained bytes of each text; [] if the record does not have it."""
     sizes = [text.bytes for text in stage.texts]
     if any(text.held_out is not None for text in stage.texts):
         return [text.bytes - (text.held_out or 0) - text.left_out for text in stage.texts]
@@ -52,14 +52,14 @@ def _trained_bytes(stage: Stage) -> list[int]:
     return [min(size, max(0, total - start)) for start, size in zip(starts, sizes, strict=False)]
 
 
-def _divide(corpus: Corpus, stages: Iterable[Stage]) -> Iterator[tuple[Part, Part]]:
-    """Yield (part that any stage was trained on, rest) of each text. The rest includes ends of
-    near-duplicates left out of the split, the only untrained text of a file named alone; they may repeat a
-    held-out end."""
+def _divide(corpus: Corpus, stages: Iterable[Stage]) -> Iterator[tuple[DocumentPart, DocumentPart]]:
+    """Yield (part that any stage was trained on, rest) of each text. The rest includes the ends of
+    near-duplicates that the split left out. They may repeat a held-out end, but are the only untrained text
+    of such a file if it is the only one named."""
     known = trained_lengths(stages)
     for part in corpus.contents:
         middle = min(max(part.start, known.get(part.document.sha256, 0)), part.end)
-        yield Part(part.document, part.start, middle), Part(part.document, middle, part.end)
+        yield DocumentPart(part.document, part.start, middle), DocumentPart(part.document, middle, part.end)
 
 
 def trained_part(corpus: Corpus, records: Iterable[TrainingRecord]) -> Corpus:
@@ -73,8 +73,8 @@ def untrained_part(corpus: Corpus, records: Iterable[TrainingRecord]) -> Corpus:
 
 
 def trained_in(corpus: Corpus, record: TrainingRecord) -> list[str]:
-    """Describe the stages in which a model was trained on any of this text, by the hashes of files; "" is its
-    own run."""
+    """Describe the stages in which a model was trained on any of this text, by file hashes; "" is the run
+    that made the model."""
     hashes = {document.sha256 for document in corpus.documents}
     return [
         describe(stage)
@@ -95,8 +95,8 @@ def is_held_out(corpus: Corpus, record: TrainingRecord) -> bool:
 
 
 def names_training_data(record: TrainingRecord) -> bool:
-    """Return whether a record has the hash of any file that a model was trained on; an exported model has
-    none."""
+    """Return whether a record has the hash of any file that a model was trained on; that of an exported model
+    has none."""
     return any(file.sha256 for stage in record.stages for file in stage.corpus)
 
 
@@ -113,7 +113,9 @@ class MeasuredConversations:
     """The conversations on which the answers of models are measured."""
 
     conversations: list[Conversation]
-    trained: int  # number of conversations that a model was trained on; left out unless all are
+    trained: (
+        int  # number of conversations that a model was trained on; these are left out, unless that is all
+    )
     contains_training: bool  # True if all are measured although a model was trained on some
 
 
@@ -121,7 +123,7 @@ def measured_conversations(
     files: Sequence[ConversationFile], records: Iterable[TrainingRecord], *, whole: bool = False
 ) -> MeasuredConversations:
     """Select the conversations that were held out for all models; all if there are none, or if `whole`."""
-    conversations = [one for file in files for one in file.conversations]
+    conversations = [conversation for file in files for conversation in file.conversations]
     trained = _trained_in_any(files, records)
     rest = split.divide(conversations, [i for i in range(len(conversations)) if i not in trained]).held_out
     if whole or not rest:
@@ -130,8 +132,8 @@ def measured_conversations(
 
 
 def trained_indices(files: Sequence[ConversationFile], stage: Stage) -> set[int]:
-    """Return the indices, counted over all files, of the conversations that one stage was trained on, or that
-    repeat such conversations."""
+    """Return the indices, counted over all files, of the conversations that a stage was trained on, and of
+    their duplicates."""
     shares = stage.conversations
     repeated = set((shares and shares.repeated) or ())
     count = sum(entry.conversations for entry in stage.conversation_files)  # 0 in a damaged record
@@ -146,7 +148,7 @@ def trained_indices(files: Sequence[ConversationFile], stage: Stage) -> set[int]
     for file in files:
         number = len(file.conversations)
         for start, recorded_number in copies.get(file.sha256, ()):
-            # read with other options than in training: all may be trained on
+            # read with other options than in training, so any of them may have been trained on
             share = (shares and shares.held_out_share) or 0.0 if number == recorded_number else 0.0
             for i in range(start, start + number):
                 is_held_out = i >= count or split.is_held_out(i, count, share)
@@ -175,8 +177,8 @@ class TrainingText:
     def of(
         cls, sources: Sources, records: Iterable[TrainingRecord], *, whole: bool = False
     ) -> "TrainingText":
-        """Select the parts that the records say were trained on; other files stay whole, and all with
-        `whole`."""
+        """Select the parts that were trained on according to the records. Other files are kept whole; with
+        `whole`, all files are."""
         if whole:
             return cls(sources.text, sources.conversation_files, sources.conversations)
         records = list(records)
@@ -198,14 +200,15 @@ class TrainingText:
         return self.corpus.text_bytes + sum(conversation.text_bytes for conversation in self.conversations)
 
     def documents(self) -> Iterator[Iterable[str]]:
-        """Yield texts and conversations in pieces, with separators between messages that no match can
-        cross."""
+        """Yield texts and conversations in pieces. No match can cross the separators between messages."""
         yield from self.corpus.texts()
         yield map(self._messages, range(0, len(self.conversations), _JOINED))
 
     def _messages(self, first: int) -> str:
         chosen = self.conversations[first : first + _JOINED]
-        return "".join(message.content + SEPARATOR for one in chosen for message in one.messages)
+        return "".join(
+            message.content + SEPARATOR for conversation in chosen for message in conversation.messages
+        )
 
 
 def names_sources(record: TrainingRecord, sources: Sources) -> bool:
@@ -221,7 +224,8 @@ def recorded_reading(records: Iterable[TrainingRecord]) -> ReadOptions:
     records = list(records)
     shapes = (file.shape or "" for record in records for file in record.conversation_files)
     reading = next((record.reading for record in records if record.reading), Reading())
-    columns, cut = reading.columns if reading.template else reading.columns[:2], reading.strip_boilerplate
+    columns = reading.columns if reading.template else reading.columns[:2]
+    cut = reading.strip_boilerplate
     return ReadOptions(
         next(filter(None, map(speakers_in, shapes)), None),
         reading.pairs,
@@ -246,7 +250,7 @@ def find_training_texts(
     missing: list[str] = []
     searched = set[str]()
     for record in records:
-        for number, stage in enumerate(one for one in record.stages if one.stage != CACHE):
+        for number, stage in enumerate(recorded for recorded in record.stages if recorded.stage != CACHE):
             hashes = {file.sha256 for file in stage.corpus}
             if number and hashes <= searched:
                 continue
@@ -264,7 +268,7 @@ def find_sources(stage: Stage, model: Path) -> Sources:
     """Find the texts and conversations of a stage by their sha256, here and beside the model. Raises LLMError
     when the record names none, or when a file is missing or has changed."""
     files = [
-        one for one in _find(stage, stage.conversation_files, model) if isinstance(one, ConversationFile)
+        file for file in _find(stage, stage.conversation_files, model) if isinstance(file, ConversationFile)
     ]
     corpus = find_corpus(stage, model) if stage.texts or not files else Corpus(())
     return Sources(corpus, tuple(files))
@@ -292,30 +296,30 @@ def _corpus_of(stage: Stage, texts: Sequence[TrainingFile], model: Path) -> Corp
 
 def _find(stage: Stage, entries: Sequence[TrainingFile], model: Path) -> list[Document | ConversationFile]:
     """Find files of a stage. Raises LLMError when one is missing or has changed."""
-    found: dict[int, Document | ConversationFile] = {}
-    # the first place of each file; then the second, if the first has another file of its name, and so on
+    contents: dict[int, Document | ConversationFile] = {}
+    # the first path of each file, then the second if another file has the first path, and so on
     for paths in itertools.zip_longest(*(_paths(entry, model) for entry in entries)):
         groups: dict[tuple[ReadOptions, bool], dict[int, Path]] = {}  # files that are read in the same way
         for index, path in enumerate(paths):
-            if path and index not in found:
+            if path and index not in contents:
                 groups.setdefault(_recorded_way(entries[index], stage), {})[index] = path
         for (reading, text_only), group in groups.items():
-            contents = read_if_possible(dict.fromkeys(group.values()), reading, text_only=text_only)
-            by_content = {(one.path, one.sha256): one for one in contents}
+            matches = read_if_possible(dict.fromkeys(group.values()), reading, text_only=text_only)
+            by_content = {(content.path, content.sha256): content for content in matches}
             for index, path in group.items():
-                if one := by_content.get((path, entries[index].sha256)):
-                    found[index] = one
+                if content := by_content.get((path, entries[index].sha256)):
+                    contents[index] = content
     for index, entry in enumerate(entries):
-        if index not in found:
+        if index not in contents:
             missing = f"{entry.name[:200]}, is missing or has changed (searched here and beside the model)"
             if was_in_memory(entry.name, entry.kind):
                 missing = f"{entry.name}, was in memory and has no file"
             raise LLMError(f"the training text of {model}, {missing}; name it: `corpus` FILE")
-    return [found[index] for index in range(len(entries))]
+    return [contents[index] for index in range(len(entries))]
 
 
 def _recorded_way(entry: TrainingFile, stage: Stage) -> tuple[ReadOptions, bool]:
-    """Return (read options, whether all of it is text) of a file of a stage."""
+    """Return (read options, whether the file was read as text only) for a file of a stage."""
     columns = entry.columns if entry.template else entry.columns[:2]
     reading = ReadOptions(
         speakers_in(entry.shape or ""), columns=columns, template=entry.template, encoding=entry.encoding
@@ -328,7 +332,7 @@ def _recorded_way(entry: TrainingFile, stage: Stage) -> tuple[ReadOptions, bool]
 
 
 def _paths(entry: TrainingFile, model: Path) -> Iterator[Path]:
-    """Yield the places where a file of a record may be, if they have a file."""
+    """Yield the paths at which a file of a record may be, as far as they exist."""
     given = Path(entry.name.removesuffix(f"/{entry.member}") if entry.member else entry.name)
     beside = [model.parent / entry.path] if entry.path else []
     places = (*beside, given, model.parent / given, Path(given.name), model.parent / given.name)
@@ -339,9 +343,9 @@ def _paths(entry: TrainingFile, model: Path) -> Iterator[Path]:
 
 
 def recorded_path(file: Path, model: Path) -> str | None:
-    """Return a training file's path relative to the model, so that both can be moved together. None outside
-    the current directory and for standard input: a record must not reveal directories that the user did not
-    name."""
+    """Return a training file's path relative to the model, so that both can be moved together. None for
+    standard input and outside the current directory, because a record must not reveal directories that the
+    user did not name."""
     here, file, model = Path.cwd(), Path(os.path.abspath(file)), Path(os.path.abspath(model))
     if not (file.is_file() and file.is_relative_to(here) and model.is_relative_to(here)):
         return None

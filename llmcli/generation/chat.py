@@ -119,9 +119,8 @@ class Assistant:
             yield from self._generate(sampling)
         except GeneratorExit:
             raise
-        except (
-            BaseException
-        ):  # including a KeyboardInterrupt inside a layer, which leaves the cache undefined
+        except BaseException:
+            # including a KeyboardInterrupt inside a layer, which leaves the cache undefined
             self.runtime.rewind()
             raise
         finally:

@@ -318,9 +318,8 @@ class TokenizationSearch:
         self.log_total = -math.inf  # logarithm of the total probability of both
         self.space = runtime.context - len(head)  # for tokens after the head
         self.evaluations = 0  # number of evaluations so far
-        self._open: list[
-            tuple[float, Path, int]
-        ] = []  # heap of sequences to follow: (-logprob, tokens, bytes spelled)
+        # heap of sequences to follow: (-logprob, tokens, bytes spelled)
+        self._open: list[tuple[float, Path, int]] = []
         self._followed = 0.0, Path(), 0  # the last one taken from the heap
         self._runtime = runtime
         self._head = head

@@ -1,1 +1,2 @@
-"""What another training engine needs to continue with the same tokenizer, split and mixture on a cluster."""
+"""Handover to other training engines, which continue on a cluster with the same tokenizer, split and
+mixture."""

@@ -1,11 +1,11 @@
-"""The split of a model's training text, made again from its record."""
+"""The split of a model's training text, reproduced from its record."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from llmcli.data.sources import Sources, read_sources
-from llmcli.data.text.corpus import Corpus, Part
+from llmcli.data.text.corpus import Corpus, DocumentPart
 from llmcli.data.text.documents import Document
 from llmcli.data.text.near_duplicates import largest_group
 from llmcli.data.text.repetitions import find_repetitions
@@ -26,7 +26,7 @@ class RecordedSplit:
     held_out: Corpus
     names: dict[str, str]  # sha256 of a document -> its name in the record
     new: tuple[str, ...]  # names of documents that the record does not have
-    conversations: tuple[str, ...]  # names of files of conversations, which are not part of it
+    conversations: tuple[str, ...]  # names of files of conversations, which are not part of the split
     read: Sources
     has_record: bool  # False: the record of the model names no text
     left_out: int  # bytes of training text that repeat held-out text
@@ -34,9 +34,9 @@ class RecordedSplit:
 
 
 def recorded_split(record: TrainingRecord, model: Path, corpus: Sequence[str]) -> RecordedSplit:
-    """Split the training text as the record of a model says. The text is found by the names in the record, or
-    among the files in `corpus`, which may include others: these are split anew. Training text that repeats
-    held-out text is left out.
+    """Reproduce the split of a model's training text from its record. The text is found by the names in the
+    record, or among the files in `corpus`; other files in `corpus` are newly split. Training text that
+    repeats held-out text is left out.
 
     Raises LLMError if a file is missing or has changed, or if there is none.
     """
@@ -47,8 +47,8 @@ def recorded_split(record: TrainingRecord, model: Path, corpus: Sequence[str]) -
             f"{model} was trained on conversations, which are not handed over; name a text: `corpus` FILE"
         )
     if not corpus:
-        found = find_corpus(stage, model).documents + find_held_out_text(stage, model).documents
-        read = Sources(Corpus.of(found), ())
+        recorded_documents = find_corpus(stage, model).documents + find_held_out_text(stage, model).documents
+        read = Sources(Corpus.of(recorded_documents), ())
     else:
         read = read_sources(corpus, recorded_reading([record]))
         _check_not_handed_over(read.text.documents)
@@ -66,7 +66,7 @@ def recorded_split(record: TrainingRecord, model: Path, corpus: Sequence[str]) -
     for entry in held_out_files:
         if entry.bytes:
             document = by_hash[entry.sha256]
-            held_out.append(Part(document, 0, document.text_bytes))
+            held_out.append(DocumentPart(document, 0, document.text_bytes))
     new = Corpus.of(document for document in documents if document.sha256 not in names)
     if new.contents:
         divided = split(new, HELD_OUT)
@@ -97,18 +97,21 @@ def _check_not_handed_over(documents: Sequence[Document]) -> None:
         for place in document.path.absolute().parents:
             if (place / MANIFEST).is_file():
                 raise LLMError(
-                    f"{document.name} is part of an earlier handover, which contains held-out text; name files "
-                    f"outside {place}"
+                    f"{document.name} is part of an earlier handover, which contains held-out text; name "
+                    f"files outside {place}"
                 )
 
 
-def _recorded_parts(stage: Stage, by_hash: dict[str, Document]) -> tuple[list[Part], list[Part]]:
+def _recorded_parts(
+    stage: Stage, by_hash: dict[str, Document]
+) -> tuple[list[DocumentPart], list[DocumentPart]]:
     """Return (training parts, held-out parts) of the texts of a stage."""
     trained = trained_lengths([stage])
-    training, held_out = list[Part](), list[Part]()
+    training, held_out = list[DocumentPart](), list[DocumentPart]()
     for entry in {file.sha256: file for file in stage.texts if file.bytes}.values():
-        document, middle = by_hash[entry.sha256], trained.get(entry.sha256, entry.bytes)
+        document = by_hash[entry.sha256]
+        middle = trained.get(entry.sha256, entry.bytes)
         size = entry.bytes - middle - entry.left_out if entry.held_out is None else entry.held_out
-        training.append(Part(document, 0, middle))
-        held_out.append(Part(document, document.text_bytes - size, document.text_bytes))
+        training.append(DocumentPart(document, 0, middle))
+        held_out.append(DocumentPart(document, document.text_bytes - size, document.text_bytes))
     return training, held_out

@@ -21,7 +21,7 @@ from llmcli.training.planning.model_shapes import SIZES, model_config
 from llmcli.training.planning.plan import PlanRequest
 from llmcli.version import __version__
 
-CONTEXT = 2048  # least context length of a larger model
+CONTEXT = 2048  # minimum context length of a larger model
 SEED = 0  # seed of its weights
 FOLDERS = {
     "tokens": {"train.bin", "train.idx", "val.bin", "val.idx"},
@@ -50,8 +50,8 @@ def check_writable(directory: Path, *, force: bool) -> None:
 
 
 def _is_part(path: Path, is_directory: bool) -> bool:
-    """Return whether `Handover.write` writes a file, or a folder, of this name in its directory. What engines
-    add there, such as their checkpoints, is no part."""
+    """Return whether `Handover.write` writes a file, or a folder, of this name in its directory, as opposed
+    to files that engines add there, such as checkpoints."""
     match path.parts:
         case [name] if is_directory:
             return name in ("model", *FOLDERS)
@@ -86,7 +86,7 @@ def larger_model(model: Checkpoint, size: str) -> Checkpoint:
 
 @dataclass(frozen=True)
 class Handover:
-    """What is handed over."""
+    """The contents of a handover directory."""
 
     origin: str  # file of the model that was trained here
     trained: Checkpoint
@@ -94,7 +94,7 @@ class Handover:
     size: str | None = None  # name of a larger model's size, which has random weights
 
     @property
-    def travels(self) -> list[str]:
+    def included(self) -> list[str]:
         lines = ["the tokenizer, with its chat template if there is one"]
         if self.split.has_record:
             lines.append("the split: the same text is trained on, and the same text is held out")
@@ -105,9 +105,11 @@ class Handover:
         return lines
 
     @property
-    def stays(self) -> list[str]:
-        cache, conversations = self.trained.record.ngram_cache, self.split.conversations
-        left_out, known = self.split.left_out, known_text(self.split.known_share)
+    def not_included(self) -> list[str]:
+        cache = self.trained.record.ngram_cache
+        conversations = self.split.conversations
+        left_out = self.split.left_out
+        known = known_text(self.split.known_share)
         changed = ""
         if new := units.count(len(self.split.new), "text") if self.split.new else "":
             changed = f"the mixture: {new} added, and split here"
@@ -120,17 +122,19 @@ class Handover:
             *(["what the model learned: the larger one begins with random weights"] if self.size else []),
             *([] if cache is None else ["the n-gram cache: other programs run the network alone"]),
             *([f"conversations: {', '.join(conversations)}"] if conversations else []),
-            "the state of the optimizer, and the learning rate: both begin anew, with a warm-up",
+            "the state of the optimizer and the learning rate: both start over, with a warm-up",
             "the order of the batches; dropout and BPE-dropout",
         ]
 
     def write(self, directory: Path, model: Checkpoint, metadata: Mapping[str, str], card: str) -> Json:
-        """Write a directory, which replaces an older one as a whole. `model`, `metadata` and `card` are as in
-        `hf_directory.write`. Returns the content of MANIFEST.
+        """Write a directory, which replaces an earlier one as a whole. `model`, `metadata` and `card` are as
+        in `hf_directory.write`. Returns the content of MANIFEST.
 
         Raises LLMError if no text was held out, if the disk is full, or if pyarrow is not installed.
         """
-        training, held_out, names = self.split.training, self.split.held_out, self.split.names
+        training = self.split.training
+        held_out = self.split.held_out
+        names = self.split.names
         if not (training.contents and held_out.contents):
             missing = "held out" if training.contents else "trained on"
             raise LLMError(
@@ -154,30 +158,33 @@ class Handover:
                     "parameters": model.parameters,
                 },
                 "tokenizer_sha256": hashlib.sha256(model.tokenizer_json.encode("utf-8")).hexdigest(),
-                "tokens": {name: sum(one.tokens for one in documents) for name, documents in written.items()},
+                "tokens": {
+                    name: sum(document.tokens for document in documents)
+                    for name, documents in written.items()
+                },
                 "dtype": token_type(tokenizer),
                 "documents": _documents(written),
             }
-            texts = engines.files(model.config, manifest, self.travels, self.stays)
+            texts = engines.files(model.config, manifest, self.included, self.not_included)
             texts[MANIFEST] = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
             for name, content in texts.items():
                 atomic_io.write(temporary / name, content.encode("utf-8"))
             hf_directory.write(temporary / "model", model, metadata, card)
-            # again: another program may have put something there meanwhile
+            # check again, since another program may have written there meanwhile
             check_writable(directory, force=True)
         return manifest
 
 
 def _documents(written: Mapping[str, list[WrittenDocument]]) -> list[Json]:
     """List the documents with their parts and their share of the mixture, the training tokens."""
-    total = sum(one.tokens for one in written["train"])
+    total = sum(part.tokens for part in written["train"])
     documents: dict[str, Json] = {}
     for split, parts in written.items():
-        for one in parts:
+        for part in parts:
             entry = documents.setdefault(
-                one.document_sha256, {"name": one.name, "sha256": one.document_sha256}
+                part.document_sha256, {"name": part.name, "sha256": part.document_sha256}
             )
-            entry[split] = one.as_json()
+            entry[split] = part.as_json()
             if split == "train":
-                entry["share"] = round(one.tokens / total, 6)
+                entry["share"] = round(part.tokens / total, 6)
     return list(documents.values())

@@ -19,10 +19,10 @@ COMMANDS = {  # file -> how to use it
     "  --config handover`",
     "skypilot.yaml": "`sky launch -c handover skypilot.yaml` rents two machines with eight GPUs each, for torchtitan",
 }
-OTHERS = {"litgpt.yaml": ("litgpt_data.py",)}  # files that a file needs
+OTHERS = {"litgpt.yaml": ("litgpt_data.py",)}  # file -> other files that it needs
 NAMES = {"README.md", *COMMANDS, *(name for names in OTHERS.values() for name in names)}
 MODEL_TYPE = "qwen3"
-# these describe the shape of the model
+# files that describe the shape of the model
 FOR_MODEL_TYPE = (
     "litgpt.yaml",
     "torchtitan_config.py",
@@ -40,12 +40,14 @@ def skipped(config: ModelConfig) -> list[str]:
     return [] if config.model_type == MODEL_TYPE and is_plain else list(FOR_MODEL_TYPE)
 
 
-def files(config: ModelConfig, manifest: Json, travel: Sequence[str], stay: Sequence[str]) -> dict[str, str]:
+def files(
+    config: ModelConfig, manifest: Json, included: Sequence[str], not_included: Sequence[str]
+) -> dict[str, str]:
     """Return the files by name; `manifest` is the content of handover.json."""
     names = [name for name in COMMANDS if name not in skipped(config)]
     values = _values(config, manifest) | {
-        "travels": "\n".join(f"- {line}" for line in travel),
-        "stays": "\n".join(f"- {line}" for line in stay),
+        "included": "\n".join(f"- {line}" for line in included),
+        "not_included": "\n".join(f"- {line}" for line in not_included),
         "commands": "\n".join(f"- {name}: {COMMANDS[name]}" for name in names),
     }
     names += [other for name in names for other in OTHERS.get(name, ())]
@@ -57,11 +59,14 @@ def files(config: ModelConfig, manifest: Json, travel: Sequence[str], stay: Sequ
 
 
 def _values(config: ModelConfig, manifest: Json) -> dict[str, object]:
-    """Return the values of the templates. Batches grow with the text, as in training on a GPU here."""
-    tokens, context, model = manifest["tokens"], config.max_position_embeddings, manifest["model"]
-    least, most = recipe.GPU_BATCH_TOKENS
+    """Return the values for the templates. Batches grow with the text, as in GPU training with llmcli."""
+    tokens = manifest["tokens"]
+    context = config.max_position_embeddings
+    model = manifest["model"]
+    smallest, largest = recipe.GPU_BATCH_TOKENS
     batch = max(
-        GPUS, _power_of_two(min(max(tokens["train"] // recipe.GPU_BATCH_DIVISOR, least), most) // context)
+        GPUS,
+        _power_of_two(min(max(tokens["train"] // recipe.GPU_BATCH_DIVISOR, smallest), largest) // context),
     )
     values = config.num_hidden_layers * config.hidden_size * context  # activations of a window
     micro_batch = min(batch // GPUS, _power_of_two(MICRO_BATCH_VALUES["cuda"] // values))

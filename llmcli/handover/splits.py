@@ -1,8 +1,8 @@
 """Training text and held-out text as files: tokens for Megatron-LM and nanoGPT, text as Parquet.
 
-NAME.bin has nothing but little-endian token ids, so that nanoGPT reads it, too. Megatron-LM's NAME.idx lists
+NAME.bin contains only little-endian token ids, so that nanoGPT can read it too. Megatron-LM's NAME.idx lists
 the sequences in it. The ids are in the order in which `llm train` reads them: a start token precedes the
-first document, an end-of-text token each other one. A long document is cut into several sequences.
+first document, an end-of-text token each later one. A long document is cut into several sequences.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from llmcli.data.text.corpus import Corpus, Part
+from llmcli.data.text.corpus import Corpus, DocumentPart
 from llmcli.data.text.parquet_records import write_parquet
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokens.corpus_tokens import divide
@@ -43,8 +43,8 @@ class WrittenDocument:
 def write_split(
     corpus: Corpus, names: dict[str, str], tokenizer: Tokenizer, tokens: Path, parquet: Path
 ) -> list[WrittenDocument]:
-    """Write a split: `tokens` with the suffixes .bin and .idx, and `parquet`. `names` are those of documents
-    by their sha256. Raises LLMError if the disk is full, or if pyarrow is not installed."""
+    """Write a split: `tokens` with the suffixes .bin and .idx, and `parquet`. `names` maps the sha256 of
+    documents to their names. Raises LLMError if the disk is full, or if pyarrow is not installed."""
     dtype = token_type(tokenizer)
     written, lengths, starts = list[WrittenDocument](), list[int](), list[int]()
 
@@ -57,7 +57,7 @@ def write_split(
             if not continued:
                 starts.append(len(lengths))
                 ids.insert(0, np.array([tokenizer.eos_id if written else tokenizer.bos_id], dtype).tobytes())
-                # a document may be in several pieces
+                # a document may have several pieces
                 if not written or written[-1].document_sha256 != sha256:
                     written.append(WrittenDocument(names[sha256], sha256))
             file.writelines(ids)
@@ -78,8 +78,8 @@ def write_split(
 
 
 def index(lengths: Sequence[int], starts: Sequence[int], dtype: str) -> bytes:
-    """Return Megatron-LM's index of sequences of these lengths; `starts` are the sequences that begin a
-    document."""
+    """Return Megatron-LM's index of sequences of these lengths; `starts` are the indices of sequences that
+    begin a document."""
     sizes = np.array(lengths, "<i4")
     positions = (np.cumsum(sizes, dtype="<i8") - sizes) * np.dtype(dtype).itemsize
     documents = np.array([*starts, len(lengths)], "<i8")
@@ -87,7 +87,7 @@ def index(lengths: Sequence[int], starts: Sequence[int], dtype: str) -> bytes:
     return header + sizes.tobytes() + positions.astype("<i8").tobytes() + documents.tobytes()
 
 
-def _pieces(corpus: Corpus, tokenizer: Tokenizer) -> Iterator[tuple[Part, bool]]:
+def _pieces(corpus: Corpus, tokenizer: Tokenizer) -> Iterator[tuple[DocumentPart, bool]]:
     """Yield (part of at most PIECE_BYTES, whether it continues the document of the previous one)."""
     for part in corpus.contents:
         for piece in divide([part], tokenizer):

@@ -3,7 +3,7 @@
 A model's weight is the posterior of its domain given the text so far: a uniform prior times the model's
 likelihood of the text, in which older tokens count less (DEMix, arXiv:2108.05036, section 4.1;
 Branch-Train-Merge, arXiv:2208.03306, section 3). A model with a negligible weight is not run. Every REFRESH
-tokens all models catch up on the text, and their weights are computed again.
+tokens, all models catch up with the text, and their weights are recomputed.
 
 n = models; T = tokens; V = vocabulary size.
 """
@@ -51,7 +51,7 @@ class _Member:
         ids[start:]."""
         done = self.runtime.length
         known = self._last[1] if self._last and self._last[0] == done else None
-        if done and known is None:  # unknown after a rewind: process the last cached token again
+        if done and known is None:  # unknown after a rewind, so the last cached token is processed again
             done -= 1
             self.runtime.rewind(done)
         rows = softmax(self.runtime.logits(ids[done:]))

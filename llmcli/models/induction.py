@@ -1,4 +1,4 @@
-"""Initialization with induction heads, with which a fresh model can copy from its context.
+"""Initialization with induction heads, so that a new model can copy from its context.
 
 A token that followed the last few tokens earlier in the text is likely to follow them again: names, terms,
 rows of a table. Induction heads (arXiv:2209.11895) find that position. They emerge over billions of training
@@ -26,16 +26,14 @@ from llmcli.models.runtime import Array, Ints
 
 MATCHED_TOKENS = 3  # K (at most the number of key-value heads)
 MIN_HIDDEN_SIZE, MIN_HEAD_SIZE = 48, 16  # smaller sizes have no space for the codes
-# maximum shares of the hidden size: for the codes, for the copied token
-CODE_SHARE, COPY_SHARE = (
-    1 / 4,
-    1 / 6,
-)
+# maximum shares of the hidden size for the codes and for the copied token
+CODE_SHARE = 1 / 4
+COPY_SHARE = 1 / 6
 CONSTANT = 4.0  # value of the constant dimension; other entries of embeddings have variance 1
 POSITION_FREQUENCY = 0.1  # radians per token: rotary pairs at least this fast distinguish positions ...
 CONTENT_SHARE = 0.6  # ... and this share of the pairs, the slowest ones, compare tokens
 NORM_GAIN = 1.5  # gain of queries and keys; attention scores grow with its square
-# scale of matrices whose products are normalized: it cancels out, but makes training steps relatively smaller
+# scale of matrices whose products are normalized. It cancels out, but makes training steps relatively smaller
 NORMALIZED_SCALE = 16.0
 COPY_LOGIT = 0.05  # scale of the copied token in the output embedding
 
@@ -115,7 +113,8 @@ def _write_previous_token_heads(
     for gain in gains:
         gain[np.concatenate([fast, fast + half])] = NORM_GAIN
     for n, code in enumerate(space.codes):
-        query, key = slice(n * group * D, (n * group + 1) * D), slice(n * D, (n + 1) * D)
+        query = slice(n * group * D, (n * group + 1) * D)
+        key = slice(n * D, (n + 1) * D)
         q[query], k[key], v[key] = 0, 0, 0
         angles = frequencies[fast] * (n + 1)
         q[query.start + fast, 0] = NORMALIZED_SCALE

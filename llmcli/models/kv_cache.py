@@ -1,9 +1,9 @@
 """The KV cache: the keys and values of the tokens that a model has processed.
 
-With a KV cache, a new token costs one pass through the network instead of one per token before it. A
-`KVCache` belongs to one text. An operator that attends for several texts at once needs their keys and values
-side by side: `KVSlots` moves the caches of texts that are processed together into one large cache. In torch,
-where layers are compiled one by one, each layer has its own cache (LayerKVCache in torch/transformer.py).
+With a KV cache, only the new token passes through the network, not all tokens before it. A `KVCache` belongs
+to one text. Attention for several texts at once needs their keys and values side by side, so `KVSlots` moves
+the caches of texts that are processed together into one large cache. In torch, where layers are compiled one
+by one, each layer has its own cache (LayerKVCache in torch/transformer.py).
 
 B, T = texts, tokens; G = key-value heads; S = capacity in tokens; D = head size.
 """
@@ -76,12 +76,13 @@ class KVCache:
 
 class KVSlots:
     """Slots in one large cache for the caches of a runtime's forks. A cache moves into a slot when it is
-    first processed together with others, and out again when others take its place."""
+    first processed together with others, and out of it when another takes its place."""
 
     def __init__(self, config: ModelConfig) -> None:
         self._config = config
         self._cache = KVCache(config, batch=0)  # [slots, G, S, D]
-        self._caches: list[weakref.ref[KVCache] | None] = []  # last cache in each slot, which may have left
+        # latest cache in each slot, which may have moved out
+        self._caches: list[weakref.ref[KVCache] | None] = []
         self._parts: dict[int, KVCache] = {}  # the first B slots, by B
 
     def arrange(self, caches: Sequence[KVCache]) -> tuple[KVCache, list[int]]:
@@ -122,8 +123,8 @@ class KVSlots:
         if count <= slots and length <= capacity:
             return
         if length > capacity:
-            least = max(MIN_CAPACITY, MIN_SLOT_BYTES // self._config.cache_bytes_per_token)
-            capacity = min(self._cache.limit, max(length, 2 * capacity, least))
+            smallest = max(MIN_CAPACITY, MIN_SLOT_BYTES // self._config.cache_bytes_per_token)
+            capacity = min(self._cache.limit, max(length, 2 * capacity, smallest))
         slots = slots if count <= slots else max(count, min(2 * slots, 16))
         occupants = self._occupants()
         self._cache = KVCache(self._config, batch=slots, capacity=capacity)

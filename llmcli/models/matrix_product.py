@@ -1,13 +1,13 @@
 """Matrix products of a linear layer in numpy, for one token, a few, or many.
 
 One token is limited by memory bandwidth: every weight is read for one multiplication. A few tokens, as when
-several texts are generated together, should cost hardly more. BLAS copies the weights into another layout
-first, except for small matrices, and that pays off only for many tokens. A small matrix is also stored by
+several texts are generated together, should cost hardly more. But BLAS first copies the weights into another
+layout, except for small matrices, which pays off only for many tokens. A small matrix is also stored by
 columns, an order in which BLAS multiplies a few tokens up to twice as fast. Figures: tests/benchmarks/LOG.md.
 
-BLAS's own threads wait for each other by spinning, and beside other programs a product can take thirty times
-as long. A program for which that matters sets BLAS_THREADS to 1 before it imports numpy; the threads here are
-Python's.
+BLAS's own threads wait for each other by spinning, so beside other programs a product can take thirty times
+as long. A program for which that matters sets BLAS_THREADS to 1 before it imports numpy; this module uses
+Python's threads.
 """
 
 import os
@@ -93,6 +93,8 @@ def _multiply_blocks(weight: Array, x: Array, y: Array) -> None:
 
 @lru_cache(maxsize=1)
 def _threads() -> "ThreadPoolExecutor":
-    from concurrent.futures import ThreadPoolExecutor  # it imports logging: a small model needs neither
+    from concurrent.futures import (
+        ThreadPoolExecutor,  # imported here because it imports logging, which a small model does not need
+    )
 
     return ThreadPoolExecutor(max(1, cpu_cores() - 1), "linear")

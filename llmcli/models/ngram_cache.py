@@ -43,9 +43,9 @@ if TYPE_CHECKING:
 
 ORDERS = 5  # K in models trained here; longer contexts add nothing
 ALONE = (1.0,)  # weight of a single model
-# a model's, or those of an ensemble's models; None: no cache
+# the weights of a model, or of the models in an ensemble; None: no cache
 Weights = CacheWeights | Sequence[CacheWeights | None]
-MAX_GATE = 0.999  # the network always counts
+MAX_GATE = 0.999  # the network always has some weight
 MAX_LOGIT = 50.0  # limit of a gate's negated logit, whose exponential stays finite
 BLOCK_TOKENS = 1 << 17  # scoring a whole text empties the cache after this many tokens
 BYTES_PER_TOKEN = 250 * ORDERS  # approximate memory per token in a cache
@@ -76,7 +76,7 @@ class NgramCache:
         self._models, self.orders = _models_and_orders(weights)
         self._ids: list[int] = []
         self._contexts: dict[tuple[int, ...], _Context] = {}
-        # each token's `last` of its contexts before it was added; None: it does not count
+        # for each token, the `last` of its contexts before it was added; None: the token does not count
         self._before: list[list[int] | None] = []
         self._counted = 0  # tokens before the first one that does not count
         self._limit = sys.maxsize  # number of tokens that may count; see `count_first`
@@ -87,8 +87,8 @@ class NgramCache:
         return len(self._ids)
 
     def append(self, token: int, *, counts: bool = True) -> None:
-        """Add a token. With `counts=False` it is only context, and not counted as a continuation until
-        `rewind`; beyond the limit of `count_first` it always is."""
+        """Add a token. With `counts=False`, it is context only, and does not count as a continuation until
+        `rewind`; beyond the limit of `count_first`, it never counts."""
         recent, position = tuple(self._ids[-self.orders :]), len(self._ids)
         self._ids.append(token)
         if not counts or position >= self._limit:
@@ -108,8 +108,8 @@ class NgramCache:
             self._counted += 1
 
     def rewind(self, length: int = 0) -> None:
-        """Keep only the first `length` tokens. All of them count from now on, up to the limit of
-        `count_first`, which ends with the text: at length 0."""
+        """Keep only the first `length` tokens. From now on all of them count, up to the limit of
+        `count_first`, which is removed at length 0."""
         first = min(length, self._counted, self._limit)
         kept = self._ids[first:length]
         self.drop(first)
@@ -119,8 +119,8 @@ class NgramCache:
             self.append(token)
 
     def count_first(self, tokens: int | None) -> None:
-        """Let only the first `tokens` tokens of this text count: the model wrote the others. None: all
-        count."""
+        """Let only the first `tokens` tokens of this text count, because the model generated the others.
+        None: all count."""
         self._limit = sys.maxsize if tokens is None else tokens
         if self._ids:
             self.rewind(len(self))
@@ -155,7 +155,9 @@ class NgramCache:
             context = self._contexts.get(recent[-order:])
             if context is None:
                 return
-            total, distinct, gap = context.total, len(context.counts), len(self._ids) - context.last
+            total = context.total
+            distinct = len(context.counts)
+            gap = len(self._ids) - context.last
             z = (
                 bias
                 + of_total * math.log(total)
@@ -287,8 +289,8 @@ def shares_of_mixture(gates: Doubles, shares: Doubles) -> tuple[Doubles, Doubles
 
 def document_blocks(first_tokens: Sequence[int]) -> list[int]:
     """Return the starts of blocks of at most BLOCK_TOKENS in consecutive documents; short documents share a
-    block. `first_tokens` are the positions of the tokens before the documents, and the end of the last
-    one."""
+    block. `first_tokens` are the positions of the tokens that precede the documents, and the end of the last
+    document."""
     starts: list[int] = []
     for first, end in itertools.pairwise(first_tokens):
         if not starts or end - starts[-1] > BLOCK_TOKENS:

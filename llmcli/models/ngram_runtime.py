@@ -1,8 +1,8 @@
 """A runtime that mixes its predictions with an n-gram cache of the text so far (ngram_cache.py).
 
-Tokens that the model generates (`step`) are not counted in the cache, because the model would repeat itself
+Tokens that the model generates (`step`) do not count in the cache, because the model would repeat itself
 (LOG.md, "An n-gram cache"). After a rewind, all remaining tokens count, except those that `exclude_written`
-names.
+excludes.
 
 B, T, V = batch, tokens, vocabulary size.
 """
@@ -46,7 +46,9 @@ class NgramRuntime(Runtime):
         )
 
     def rewind(self, length: int = 0) -> None:
-        start, self._start, self._ahead = self._start, 0, 0
+        start = self._start
+        self._start = 0
+        self._ahead = 0
         self.network.rewind(length)
         if start:
             self.cache = self.cache.part(start, start + length)
@@ -134,16 +136,17 @@ class NgramEnsemble(NgramRuntime):
 
 
 def recompute(runtime: Runtime, tokens: int) -> None:
-    """Empty the KV cache before the last `tokens` tokens of a text are processed again. An n-gram cache keeps
-    the whole text."""
+    """Empty the KV cache, before the last `tokens` tokens of a text are processed again. An n-gram cache
+    keeps the whole text."""
     network_of(runtime).rewind()
     if isinstance(runtime, NgramRuntime):
-        runtime._ahead, runtime._start = tokens, len(runtime.cache) - tokens
+        runtime._ahead = tokens
+        runtime._start = len(runtime.cache) - tokens
 
 
 def exclude_written(runtime: Runtime, tokens: int, written: int) -> None:
-    """Prepare for a prompt of `tokens` tokens, the last `written` of which the model wrote: an n-gram cache
-    does not count them. The KV cache holds the beginning of the prompt."""
+    """Prepare for a prompt of `tokens` tokens, the last `written` of which the model generated, so that they
+    do not count in an n-gram cache. The KV cache holds the beginning of the prompt."""
     if isinstance(runtime, NgramRuntime):
         runtime.cache.count_first(max(0, tokens - written) if written else None)
 

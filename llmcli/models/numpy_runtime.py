@@ -45,7 +45,7 @@ from llmcli.models.runtime import (
     check_input,
 )
 
-Part = tuple[int, int | None]  # (layer, head), or (layer, None) for a whole layer; both counted from 0
+ModelPart = tuple[int, int | None]  # (layer, head), or (layer, None) for a whole layer; both counted from 0
 # (index of a layer, queries [T, H, D], keys [T, G, D], values [T, G, D]) -> attention outputs [T, H * D]
 Attend = Callable[[int, Array, Array, Array], Array]
 
@@ -114,21 +114,23 @@ class NumpyRuntime(KVCacheRuntime):
         return linear(self._final_norm(x), self._head)
 
     def logit_direction(self, x: Array, token: int) -> Array:
-        """Return the vector [C] whose product with the last residual stream x [C] is the logit of a token."""
+        """Return the vector [C] whose product with the final residual stream x [C] is the logit of a
+        token."""
         return self._head.rows[token] * self._norm.gain / np.sqrt(x @ x / len(x) + self._eps)
 
     def logit_bias(self, token: int) -> float:
-        """Return what the bias of the last norm adds to the logit of a token."""
+        """Return the contribution of the last norm's bias to the logit of a token."""
         return 0.0 if self._norm.bias is None else float(self._head.rows[token] @ self._norm.bias)
 
     def head_outputs(self, layer: int, y: Array) -> Array:
-        """Return what each head adds to the residual stream [H, C]; y [H * D] are the outputs of the
-        heads."""
-        o, gain = self._layers[layer].o.rows, self._layers[layer].after_attention
+        """Return the contribution of each head to the residual stream, [H, C]; y [H * D] are the heads'
+        outputs."""
+        o = self._layers[layer].o.rows
+        gain = self._layers[layer].after_attention
         added = (o * y).reshape(len(o), self.config.num_attention_heads, -1).sum(-1).T
         return added if gain is None else added * gain / np.sqrt(np.mean(added.sum(0) ** 2) + self._eps)
 
-    def without(self, parts: Iterable[Part]) -> "NumpyRuntime":
+    def without(self, parts: Iterable[ModelPart]) -> "NumpyRuntime":
         """Return a fork in which some heads and layers add nothing to the residual stream."""
         forked = self.fork()
         forked._layers = self._layers.copy()
@@ -179,7 +181,8 @@ class NumpyRuntime(KVCacheRuntime):
         self._extend_rotations(T)
 
         def attend(layer: int, q: Array, k: Array, v: Array) -> Array:
-            y, window = np.empty((B * T, q.shape[1] * q.shape[2]), np.float32), self._layers[layer].window
+            y = np.empty((B * T, q.shape[1] * q.shape[2]), np.float32)
+            window = self._layers[layer].window
             for start in range(0, B * T, T):
                 keys, values = (array[start : start + T].swapaxes(0, 1) for array in (k, v))
                 for first in range(0, T, PREFILL_CHUNK):
@@ -192,11 +195,9 @@ class NumpyRuntime(KVCacheRuntime):
 
     def _step_slots(self, ids: Ints, past: Ints, cache: KVCache) -> Array:
         # [B], [S], [B, 1]
-        rows, positions, last = (
-            np.arange(len(ids)),
-            np.arange(past.max() + 1),
-            past[:, None],
-        )
+        rows = np.arange(len(ids))
+        positions = np.arange(past.max() + 1)
+        last = past[:, None]
         windows = {layer.window for layer in self._layers}
         masked = {window: (positions > last) | (positions <= last - window) for window in windows}  # [B, S]
 
@@ -214,7 +215,8 @@ class NumpyRuntime(KVCacheRuntime):
     ) -> Array:
         """Run tokens [T] at their positions [T] through all layers; return the residual stream [T, C].
         `attend` is attention to the cache, or within windows."""
-        x, rotations = self._embed(ids, positions), [table[positions] for table in self._rotations]
+        x = self._embed(ids, positions)
+        rotations = [table[positions] for table in self._rotations]
         if recorder:
             recorder.residual(x)
         expert_weights: list[Array] = []
@@ -267,7 +269,9 @@ class _Layer:
 
     def __init__(self, checkpoint: Checkpoint, index: int) -> None:
         config = checkpoint.config
-        H, G, D = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        H = config.num_attention_heads
+        G = config.num_key_value_heads
+        D = config.head_dim
         self.config = config
         self.eps = np.float32(config.rms_norm_eps)
         self.is_rotary = config.is_rotary(index)
@@ -307,10 +311,12 @@ class _Layer:
             self.mlp = _Experts(mlps, router, config.num_experts_per_tok, config.norm_topk_prob)
 
     def without(self, head: int | None) -> "_Layer":
-        """Return a copy in which a head, or for None attention and SwiGLU, have an output of zero."""
+        """Return a copy in which the output of a head is zero; None: that of the attention and the SwiGLU."""
         changed, o, bias = copy(self), self.o.rows.copy(), self.o.bias
         if head is None:
-            o[:], bias, changed.mlp = 0, None, np.zeros_like
+            o[:] = 0
+            bias = None
+            changed.mlp = np.zeros_like
         else:
             D = self.config.head_dim
             o[:, head * D : (head + 1) * D] = 0
@@ -320,7 +326,9 @@ class _Layer:
     def project(self, x: Array, rotations: NDArray[np.complex64]) -> tuple[Array, Array, Array]:
         """Residual stream x [T, C] -> rotated queries [T, H, D] and keys [T, G, D], and values [T, G, D]."""
         config = self.config
-        H, G, D = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        H = config.num_attention_heads
+        G = config.num_key_value_heads
+        D = config.head_dim
         qkv = linear(self._normalized(x), self.qkv).reshape(len(x), H + 2 * G, D)
         qk = qkv[:, : H + G]
         if self.qk_norm is not None:
@@ -335,12 +343,13 @@ class _Layer:
         return qk[:, :H], qk[:, H:], qkv[:, H + G :]
 
     def attention_output(self, y: Array) -> Array:
-        """Outputs of the heads [T, H * D] -> what attention adds to the residual stream [T, C]."""
+        """Outputs of the heads [T, H * D] -> output of the attention, which is added to the residual stream
+        [T, C]."""
         return self._normalized_output(linear(y, self.o), self.after_attention)
 
     def mlp_output(self, x: Array, expert_weights: list[Array]) -> Array:
-        """Residual stream x [T, C] -> what the MLP adds to it. Appends the last token's weights of experts,
-        if any."""
+        """Residual stream x [T, C] -> output of the MLP, which is added to it. Appends the last token's
+        expert weights, if any."""
         y = self.mlp(self._normalized(x))
         if isinstance(y, tuple):
             y, weights = y

@@ -27,9 +27,9 @@ def open_runtime(
     fast: bool = False,
     cache: bool = True,
 ) -> Runtime:
-    """Make a model ready to run, with its n-gram cache if it has one and `cache` is True. `device` is "cpu",
+    """Open a runtime for a model, with its n-gram cache if it has one and `cache` is True. `device` is "cpu",
     "cuda", "mps" or "auto"; `quantize` is "int8", "int4", or None for the stored weights. With `fast`,
-    float32 weights on the CPU run in onnxruntime, if installed: up to twice as fast, in twice the memory.
+    float32 weights on the CPU run in onnxruntime, if installed: up to twice as fast, with twice the memory.
     Raises LLMError if the device or backend is missing."""
     weights = [record.ngram_cache for record in model.records] if cache else []
     if isinstance(model, Ensemble):
@@ -68,7 +68,7 @@ def _open_network(
     if not unsupported and (quantize or onnx_runtime.is_installed()):
         try:
             return onnx_runtime.OnnxRuntime(checkpoint, scheme)
-        except LLMError as error:  # it does not load, for instance a build for another system
+        except LLMError as error:  # it cannot be loaded, for example a build for another system
             if quantize:
                 raise
             on_note(

@@ -37,8 +37,8 @@ class Scorer(Protocol):
 
 class Runtime(ABC):
     """A model ready to run, with a key-value (KV) cache of the tokens processed so far; also a Scorer.
-    Methods that process tokens raise LLMError if these do not fit the context, and ValueError for no
-    tokens."""
+    Methods that process tokens raise LLMError if the tokens do not fit the context, and ValueError if there
+    are none."""
 
     def __init__(self, context: int, parameters: int, cache_bytes_per_token: int) -> None:
         self.context = context
@@ -86,14 +86,14 @@ class Runtime(ABC):
 
     @staticmethod
     def step_batch(runtimes: Sequence[Any], tokens: Sequence[int]) -> Array:
-        """Call `step` for each of B forks of one runtime; return the logits [B, V]. Together they read each
-        weight once, so several texts take hardly longer than one. The last bits may differ: the order of
-        additions in a matrix product depends on its shape."""
+        """Call `step` for each of B forks of one runtime; return the logits [B, V]. Each weight is read once
+        for all of them, so several texts take hardly longer than one. The last bits may differ, because the
+        order of additions in a matrix product depends on its shape."""
         return np.stack([runtime.step(token) for runtime, token in zip(runtimes, tokens, strict=True)])
 
     def continuation_logits(self, texts: Sequence[Sequence[int]]) -> Iterator[Array]:
-        """Yield the logits [T, V] after each token of each of some texts, none of them empty, which continue
-        the cache independently of each other. Exhausting the iterator leaves the cache as it was."""
+        """Yield, for each of some nonempty texts, the logits [T, V] after each of its tokens. The texts
+        continue the cache independently of each other; exhausting the iterator leaves the cache unchanged."""
         length = self.length
         for ids in texts:
             yield self.logits(ids)

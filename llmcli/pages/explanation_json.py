@@ -20,9 +20,9 @@ def explanation_json(
     position: int | None = None,
     attention: bool = True,
 ) -> dict[str, object]:
-    """Convert an explanation to JSON, with `count` next tokens and words. The `attention` is that of a layer
-    and head, numbered from 1 (None: all), of all tokens, or of the one at `position`. Positions of copies,
-    which only a model with an n-gram cache has, are indices in "tokens"."""
+    """Convert an explanation to JSON, with `count` next tokens and words. `attention` selects a layer and a
+    head, numbered from 1 (None: all); with `position`, only the attention of that token is included.
+    Positions of copies, which only a model with an n-gram cache has, are indices in "tokens"."""
 
     def token_json(token: int, **values: object) -> dict[str, object]:
         return {"id": token, "text": explanation.tokenizer.label(token), **values}
@@ -101,8 +101,8 @@ def _attribution_json(attribution: Attribution, tokenizer: Tokenizer) -> dict[st
 def comparison_json(
     comparison: Comparison, prompts: tuple[str, str], count: int, **shown: Any
 ) -> dict[str, object]:
-    """Convert a comparison of predictions after two prompts, which may be equal, to JSON; `shown` are the
-    other arguments of `explanation_json`."""
+    """Convert a comparison of two predictions to JSON. The two prompts may be equal; `shown` are the other
+    arguments of `explanation_json`."""
     return {
         "without": list(comparison.without),
         "kl_divergence_bits": round(comparison.kl_divergence, 6),

@@ -1,9 +1,10 @@
-"""The page of a model, in two forms that differ only in the run program.
+"""The page of a model, in two forms that differ only in the runtime.
 
-- A page with a model inside: one HTML file that runs the model in any browser, without a network. It has the weights,
-  the config, the tokenizer and the training record as data, and the run program as JavaScript (live/model.js is
-  numpy_runtime.py, one token at a time), which a worker runs.
-- The page of `llm serve`: the run program is live/http.js, which asks the server, also for the facts about a model.
+- A page with a model inside: one HTML file that runs the model offline in any browser. It contains the weights, the
+  config, the tokenizer and the training record as data. The runtime is JavaScript in a web worker (live/model.js
+  corresponds to numpy_runtime.py, one token at a time).
+- The page of `llm serve`: the runtime is live/http.js, which sends requests to the server, also for the facts about a
+  model.
 """
 
 import base64
@@ -90,9 +91,9 @@ def live_page(
     `dtype` is given.
 
     With a `prompt`, the page opens at its prediction, with the parts `without` switched off ("2": layer 2,
-    "2.3": head 3 of layer 2); with `compare` as well, at both prompts side by side. Raises LLMError for a
-    model that pages do not support, or that is too large: its advice is `if_too_large`, or another dtype or
-    format of `llm export`.
+    "2.3": head 3 of layer 2); with `compare` too, it opens at both prompts side by side. Raises LLMError for
+    a model that pages do not support or that is too large; the advice is then `if_too_large`, or another
+    dtype or format of `llm export`.
     """
     if model.config.architecture.joint_qk_norm or model.config.is_gemma:
         raise LLMError(
@@ -141,7 +142,7 @@ def live_page(
 @cache
 def served_page() -> bytes:
     """Write the page of `llm serve`, which is the same for all models."""
-    icon = '<link rel="icon" href="data:,">'  # otherwise the browser asks the server for one
+    icon = '<link rel="icon" href="data:,">'  # otherwise the browser requests one from the server
     sources = "connect-src 'self'; img-src data:; "
     return fill(
         "live/page.html", STYLES, SERVED_SCRIPTS, "llm serve", sources, icon=icon, data="{}", program=""
@@ -162,7 +163,7 @@ def served_facts(source: Checkpoint | Ensemble, header: "Header") -> Json:
 def _facts(source: Checkpoint | Ensemble, header: "Header") -> Json:
     record = record_data(header)
     prompt, samples = record["prompt"], record["samples"]
-    prompts = example_prompts(prompt)  # without the last word, which is left to predict
+    prompts = example_prompts(prompt)  # without the last word, which the model is to predict
     more = example_prompts(prompt + samples[-1][1]) if samples else []
     return {
         "planted": initialized_heads(source) if isinstance(source, Checkpoint) else {},

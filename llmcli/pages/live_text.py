@@ -15,13 +15,13 @@ from llmcli.errors import LLMError
 from llmcli.formats.metadata import Json
 from llmcli.generation.token_healing import Prompt
 
-# the patterns of a pre-tokenizer of tokenizer_json.PRE_TOKENIZERS; each splits the parts that the one before
-# it leaves
+# the patterns of the pre-tokenizers in tokenizer_json.PRE_TOKENIZERS; each pattern splits the parts that the
+# previous one leaves
 _SPLITS = {name: [pattern] for name, pattern in tokenizer_json.PATTERNS.items()} | {
     "GPT-2, single digits": [r"\p{N}|\P{N}+", tokenizer_json.PATTERNS["GPT-2"]]
 }
-# in JavaScript \s is another set of characters, and older browsers do not know (?i:...); "ſ" is a lowercase
-# "S"
+# in JavaScript, \s is a different set of characters, and older browsers do not support (?i:...); "ſ" is a
+# lower-case "S"
 _IN_JAVASCRIPT = {
     "(?i:'s|'t|'re|'ve|'m|'ll|'d)": "'(?:[sSſ]|[tT]|[rR][eE]|[vV][eE]|[mM]|[lL][lL]|[dD])",
     r"\s": r"\p{White_Space}",
@@ -34,7 +34,8 @@ def tokenizer_data(tokenizer: Tokenizer, stored: str) -> Json:
     are strings of the characters U+0000 to U+00FF. Raises LLMError for a pre-tokenizer that pages do not
     support."""
     document, kind = json.loads(tokenizer.to_json()), tokenizer.kind
-    model, added = document["model"], [token for token in document["added_tokens"] if not token["special"]]
+    model = document["model"]
+    added = [token for token in document["added_tokens"] if not token["special"]]
     merges = [tokenizer_json.merge_pair(merge) for merge in model["merges"]]
     vocab = model["vocab"]
     return {
@@ -47,7 +48,9 @@ def tokenizer_data(tokenizer: Tokenizer, stored: str) -> Json:
         "splits": _splits(document["pre_tokenizer"]) if kind == "bpe" else [],
         "ignore_merges": bool(model.get("ignore_merges")),
         "is_nfc": kind != "spm" and document.get("normalizer") is not None,
-        "added": sorted(((token["content"], token["id"]) for token in added), key=lambda one: -len(one[0])),
+        "added": sorted(
+            ((token["content"], token["id"]) for token in added), key=lambda entry: -len(entry[0])
+        ),
         "control_names": {token: name for name, token in tokenizer.control_ids.items()},
         "prefix_space": tokenizer_json.prefix_space(json.loads(stored)) if kind == "spm" else "",
         "beginning": Prompt.of("", tokenizer).ids,
@@ -80,9 +83,9 @@ def _splits(pre_tokenizer: Any) -> list[str]:
 
 
 def chat_data(template: ChatTemplate, tokenizer: Tokenizer) -> Json | None:
-    """A chat template as four parts, each a list of texts and control tokens: what precedes the first
-    message, an answer, the next message, and the answer that is to be written. None for a template that
-    renders conversations in any other way, or not at all."""
+    """Return a chat template as four lists of texts and control tokens: those before the first message,
+    before an answer, before the next message, and before the answer to generate. None for a template that
+    cannot be written in this way."""
     probes = unused_characters(5, [template.source])
     messages = [Message(("user", "assistant")[i % 2], f" {probe} ") for i, probe in enumerate(probes)]
     try:

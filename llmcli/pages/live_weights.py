@@ -16,19 +16,20 @@ from llmcli.formats.metadata import Json
 from llmcli.formats.quantization import MAX_FLOAT16, quantize_rows
 from llmcli.models.numpy_runtime import NumpyRuntime
 
-MAX_BYTES = 64_000_000  # of a page
-BYTES_PER_WEIGHT = {"int8": 1, "f16": 2, "f32": 4}  # of a matrix; vectors are float32
-MAX_COST = 0.005  # share by which int8 may raise the bits per byte; if it costs more, the weights are float16
+MAX_BYTES = 64_000_000  # maximum size of a page
+BYTES_PER_WEIGHT = {"int8": 1, "f16": 2, "f32": 4}  # in matrices; vectors are float32
+MAX_COST = 0.005  # maximum share by which int8 may raise the bits per byte; otherwise the weights are float16
 BASE64 = 4 / 3  # bytes of the page per byte of weights
 
 
 def choose_dtype(
     model: Checkpoint, tokenizer: Tokenizer, dtype: str | None, if_too_large: str | None = None
 ) -> tuple[str, str]:
-    """(data type of the matrices, a sentence about it that says which weights the record's figures are of).
+    """Return (data type of the matrices, a note on it and on the weights that the recorded figures belong
+    to).
 
-    Unless one is asked for, int8 if that costs less than MAX_COST, else float16. Raises LLMError if the
-    weights are too large for a page.
+    The default is int8 if it costs less than MAX_COST, otherwise float16. Raises LLMError if the weights are
+    too large for a page.
     """
     if dtype not in (None, *BYTES_PER_WEIGHT):
         raise usage(f"`dtype` must be {', '.join(BYTES_PER_WEIGHT)} in a page, found {dtype}")
@@ -46,7 +47,7 @@ def choose_dtype(
 
 
 def page_bytes(config: ModelConfig, dtype: str | None = None) -> int:
-    """Return the least size of a page with weights of this type."""
+    """Return the minimum size of a page with weights of this type."""
     return int(BASE64 * BYTES_PER_WEIGHT[dtype or "int8"] * config.parameters)
 
 
@@ -54,15 +55,17 @@ def check_size(config: ModelConfig, dtype: str, size: int, advice: str | None = 
     """Raise LLMError for a page that is too large; without `advice`, it names an option of `llm export`."""
     if size <= MAX_BYTES:
         return
-    smaller = [one for one, width in BYTES_PER_WEIGHT.items() if width < BYTES_PER_WEIGHT[dtype]]
-    fitting = [one for one in smaller if 1.1 * BASE64 * BYTES_PER_WEIGHT[one] * config.parameters < MAX_BYTES]
+    smaller = [name for name, width in BYTES_PER_WEIGHT.items() if width < BYTES_PER_WEIGHT[dtype]]
+    fitting = [
+        name for name in smaller if 1.1 * BASE64 * BYTES_PER_WEIGHT[name] * config.parameters < MAX_BYTES
+    ]
     advice = advice or (
         f"add --dtype {fitting[-1]}" if fitting else "for a model of this size: --to gguf or --to hf"
     )
-    most = units.number(MAX_BYTES / BASE64 / BYTES_PER_WEIGHT[dtype])
+    max_parameters = units.number(MAX_BYTES / BASE64 / BYTES_PER_WEIGHT[dtype])
     raise LLMError(
-        f"the page would take {units.size(size)} with {dtype} weights; at most {units.size(MAX_BYTES)} are written, "
-        f"which {most} parameters fill; {advice}"
+        f"the page would take {units.size(size)} with {dtype} weights; at most {units.size(MAX_BYTES)} are "
+        f"written, which {max_parameters} parameters fill; {advice}"
     )
 
 
@@ -83,8 +86,8 @@ def with_page_values(model: Checkpoint, dtype: str) -> Checkpoint:
 
 
 def pack(model: Checkpoint, dtype: str) -> tuple[list[Json], bytes]:
-    """Return the position of each tensor in a block of bytes, and the block: see `readTensors` in
-    live/model.js. Raises LLMError if a weight is too large for float16."""
+    """Return (position of each tensor in a block of bytes, the block); see `readTensors` in live/model.js.
+    Raises LLMError if a weight is too large for float16."""
     entries: list[Json] = []
     parts: list[bytes] = []
     offset = 0

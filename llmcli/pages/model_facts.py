@@ -26,8 +26,13 @@ def facts(header: "Header", on_note: OnNote) -> Json:
         "bytes": header.file_bytes,
         "parameters": header.parameters,
         "tensors": [
-            {"name": one.name, "dtype": one.dtype, "shape": list(one.shape), "bytes": one.end - one.start}
-            for one in header.tensors.values()
+            {
+                "name": tensor.name,
+                "dtype": tensor.dtype,
+                "shape": list(tensor.shape),
+                "bytes": tensor.end - tensor.start,
+            }
+            for tensor in header.tensors.values()
         ],
         "config": json_object(header, "config.json", on_note),
         "tokenizer": tokenizer_facts(header),
@@ -39,7 +44,7 @@ def facts(header: "Header", on_note: OnNote) -> Json:
 
 
 def _with_figures(document: Json) -> Json:
-    """Add to a record the figures under their own names (network, adapting), if it can be read."""
+    """Add the figures under their own names (network, adapting) to a record that can be read."""
     if not document.keys() & {"bits_per_byte", "bits_per_byte_before"}:
         return document
     try:
@@ -68,8 +73,7 @@ def value_text(value: object) -> str:
 
 
 def record_rows(record: TrainingRecord) -> Rows:
-    """List the facts about a training run; an imported model has few, since nothing is known about its
-    run."""
+    """List the facts about a training run; an imported model has few, since its run is unknown."""
     experts = [
         (f"tokens per expert, layer {layer}", " ".join(f"{share:.1%}" for share in shares))
         for layer, shares in enumerate(record.expert_shares, 1)
@@ -101,9 +105,11 @@ def record_rows(record: TrainingRecord) -> Rows:
 def _data_rows(record: TrainingRecord) -> Rows:
     """List the training data of a model, and its answers to held-out conversations."""
     rows = [("corpus", _corpus(record)), *_stage_rows(record)]
-    if not (found := record.conversations):
+    if not (conversations := record.conversations):
         return rows
-    rows.append(("conversations", f"{found.training:,} for training, {found.held_out:,} held out"))
+    rows.append(
+        ("conversations", f"{conversations.training:,} for training, {conversations.held_out:,} held out")
+    )
     if counts := answer_counts(record):
         rows.append(("greedy answers", f"to {counts}"))
     if (plain_text := record.plain_text) and plain_text.after is not None:
@@ -119,15 +125,16 @@ def _stage_rows(record: TrainingRecord) -> Rows:
 
 
 def _corpus(stage: Stage) -> str:
-    return f"{units.some([*stage.sizes], MAX_NAMES)}, {sum(stage.sizes.values()):,} bytes"
+    return f"{units.listed([*stage.sizes], MAX_NAMES)}, {sum(stage.sizes.values()):,} bytes"
 
 
 def _run_rows(record: TrainingRecord) -> Rows:
-    """List the steps of a run, the validation data that chose its weights, and its held-out loss."""
+    """List the steps of a run, the validation data that selected its weights, and its held-out loss."""
     interrupted = ", interrupted" if record.interrupted else ""
     rows = [("steps", f"{record.steps:,} ({record.epochs:.2f} epochs){interrupted}")]
-    if found := record.distillation:
-        first, bits = found.from_step, units.bits_per_byte(found.teacher_bits_per_byte)
+    if distillation := record.distillation:
+        first = distillation.from_step
+        bits = units.bits_per_byte(distillation.teacher_bits_per_byte)
         kept = "student" if student_was_kept(record) else "teacher"
         models = f"teacher until step {first:,} (validation loss {bits}), then student; kept: the {kept}"
         rows.append(("distillation", models))
@@ -137,7 +144,8 @@ def _run_rows(record: TrainingRecord) -> Rows:
         if validation.conversations is not None:
             size = f"{validation.conversations:,} of the training conversations"
         rows.append(("validation", f"{size}, not trained on"))
-    figures, before = Figures.of_record(record), Figures.of_record(record, before=True)
+    figures = Figures.of_record(record)
+    before = Figures.of_record(record, before=True)
     if figures is None:
         return [*rows, ("held-out", "not measured")]
     measured = record.held_out_measured

@@ -1,4 +1,4 @@
-"""What the page of a model shows about its training: figures, plan, loss curve and samples."""
+"""The training data shown on the page of a model: figures, plan, loss curve and samples."""
 
 from typing import TYPE_CHECKING
 
@@ -52,8 +52,8 @@ def _rows(header: "Header", record: TrainingRecord) -> Rows:
 
 
 def _plan_rows(document: Json) -> list[list[str]]:
-    """List the choices of the plan, (name, value, reason); a record from elsewhere may hold anything
-    there."""
+    """List the decisions of the plan as (name, value, reason); a record from elsewhere may contain
+    anything."""
     plan = document.get("plan")
     rows = [row for row in plan if isinstance(row, dict)] if isinstance(plan, list) else []
     return [[str(row.get(key, "")) for key in ("name", "value", "reason")] for row in rows]

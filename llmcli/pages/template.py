@@ -1,6 +1,6 @@
 """Self-contained HTML pages from the templates, styles and scripts in this package.
 
-Text from models and users is embedded as data, never as markup; the scripts show it as text, and a
+Text from models and users is embedded as data, never as markup, and displayed as text by the scripts; a
 Content-Security-Policy forbids all other scripts.
 """
 
@@ -16,8 +16,8 @@ from string import Template
 def fill(
     template: str, styles: Sequence[str], scripts: Sequence[str], title: str, sources: str = "", **values: str
 ) -> bytes:
-    """Fill a page. `styles` and `scripts` are names of files, `sources` is added to the
-    Content-Security-Policy, and `values` are markup, or JSON of `json_for_script`."""
+    """Fill a page template. `styles` and `scripts` are file names, `sources` is added to the
+    Content-Security-Policy, and `values` are markup, or JSON from `json_for_script`."""
     style, script, title = joined(styles), joined(scripts), html.escape(printable(title))
     head = Template(joined(["templates/head.html"])).substitute(
         style_hash=source_hash(style),
@@ -41,7 +41,7 @@ def printable(text: str) -> str:
 
 
 def json_for_script(data: Mapping[str, object]) -> str:
-    """Write JSON for a script element, such that no text can end the element."""
+    """Format JSON for a script element, so that no text can end the element."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")

@@ -1,5 +1,4 @@
-"""The page of a run in progress (`llm train --watch`), which asks its server for the state of the run every
-second."""
+"""The page of a run in progress (`llm train --watch`), which requests the state of the run every second."""
 
 from llmcli.pages.template import fill
 
@@ -15,5 +14,5 @@ SCRIPTS = (
 
 
 def watch_page(title: str) -> bytes:
-    """Write the page. Its texts, charts and bars are those of the page with a model inside."""
+    """Return the page, which shares texts, charts and bars with the page with a model inside."""
     return fill("live/watch.html", STYLES, SCRIPTS, title, "connect-src 'self'; img-src data:; ")

@@ -45,14 +45,14 @@ class ModelFileError(ModelLoadError):
 
 
 def invalid(param: str, message: str, code: str | None = None) -> ApiError:
-    """Make an error for a field of the request; its message begins with the name: "n must be at least 1,
+    """Return the error for a field of the request; its message begins with the name: "n must be at least 1,
     found 0"."""
     return ApiError(f"{param} {message}", param=param, code=code)
 
 
 def as_api_error(error: BaseException, status: int = 500) -> ApiError:
-    """Convert an exception to the error of a request; `status` is for an LLMError without a status of its own
-    that is not about the request's arguments."""
+    """Convert an exception to the error of a request. `status` is used for an LLMError that is not about the
+    request's arguments."""
     match error:
         case ApiError():
             return error

@@ -1,15 +1,19 @@
 """Limits on the size and duration of an HTTP request; docs/serve.md lists these numbers."""
 
 MAX_BODY_BYTES = 1_000_000
-LARGE_BODY_BYTES = 50_000  # takes up to 0.2 s to tokenize
+LARGE_BODY_BYTES = 50_000  # tokenizing a smaller body takes up to 0.2 s
 MAX_PROMPTS = 32  # per request
 MAX_CHOICES = 32  # prompts x n
 MAX_MESSAGES = 1_000
 MAX_TOKENS = 32_768  # new tokens per text
 MAX_TEMPERATURE = 100
 MAX_STOPS, MAX_STOP_CHARACTERS = 16, 1_000
-MAX_LOGPROBS, MAX_TOP_LOGPROBS = 5, 20  # alternatives per token: completions, chats
-MAX_GIVEN_CHOICES, MAX_GIVEN_CHARACTERS = 256, 2_000  # texts of which one is generated
+# alternatives per token: completions, chats
+MAX_LOGPROBS = 5
+MAX_TOP_LOGPROBS = 20
+# texts of which one is generated
+MAX_GIVEN_CHOICES = 256
+MAX_GIVEN_CHARACTERS = 2_000
 MAX_BIASES = 1_000  # tokens in logit_bias
 MAX_NEXT_WORDS = 100
 MAX_EXPLAIN_CHARACTERS = 4_000
@@ -24,5 +28,5 @@ RECEIVE_SECONDS = 10  # time for the head of a request, and again for its body
 REQUEST_SECONDS = 600  # time for an answer, including the queue
 UNREAD_SECONDS = 30  # a client that leaves its answer unread for longer is disconnected
 UNREAD_TOKENS = 256  # per request; it is then paused until they are read, so that others can be decoded
-KEEP_ALIVE_SECONDS = 10  # without text, after which a stream sends a comment
+KEEP_ALIVE_SECONDS = 10  # time without text after which a stream sends a comment
 DRAIN_SECONDS = 3  # time for answers in progress at shutdown

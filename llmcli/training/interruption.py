@@ -1,7 +1,7 @@
-"""Aborting a training step or an evaluation that takes too long after Ctrl-C or a time limit.
+"""Interrupting a training step or an evaluation that takes too long after Ctrl-C or a time limit.
 
-cli/terminal/signals.py handles Ctrl-C; loop/clock.py decides when to abort; loop/trainer.py then ends the
-run.
+cli/terminal/signals.py handles Ctrl-C, loop/clock.py decides when to interrupt, and loop/trainer.py then ends
+the run.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ from llmcli.models.torch.transformer import LanguageModel
 
 
 class CutShortError(Exception):
-    """A forward pass was asked to stop."""
+    """A forward pass was interrupted."""
 
 
 @contextlib.contextmanager

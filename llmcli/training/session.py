@@ -1,5 +1,5 @@
-"""A training run from inputs to model file: read, plan, train, save. Called by the command line and the
-Python API."""
+"""A training run from inputs to model file: read, plan, train, save. Used by the command line and the Python
+API."""
 
 import hashlib
 import math
@@ -58,19 +58,22 @@ from llmcli.training.step import data_parallel, hardware, throughput
 from llmcli.training.step.data_parallel import Leader
 from llmcli.training.step.thread_tuner import ThreadTuner
 
-# seconds reserved for measuring memorization and saving the model; for saving, at most a share of a short
-# budget
-RESERVED_SECONDS, MEMORIZATION_SECONDS_PER_MILLION, SAVING_SECONDS_PER_MILLION = 0.6, 0.02, 0.04
+# seconds reserved for measuring memorization and saving the model; in a short run, at most a share of the
+# budget for saving
+RESERVED_SECONDS = 0.6
+MEMORIZATION_SECONDS_PER_MILLION = 0.02
+SAVING_SECONDS_PER_MILLION = 0.04
 LARGEST_SAVING_SHARE = 0.15
-# time for the compressors: a share of the time budget, or seconds without a budget; and their priority, if
-# a thread can have one
+# time for the compressors: a share of the time budget, or seconds without a budget; and their niceness, where
+# threads can have one
 BASELINE_TIME_SHARE, BASELINE_SECONDS, BASELINE_NICENESS = 0.03, 9.99, 10
 # time for greedy answers to held-out questions: a share of the time budget, and the minimum in seconds
 ANSWERS_TIME_SHARE, ANSWERS_SECONDS = 0.03, 0.5
 SAMPLE_PROMPT_CHARACTERS = 24
 ONE_PROCESS = Processes()
-# what a run does before the first step, and after the last one
-GENERATING, FITTING = "generating text with the base model", "fitting the minimum confidence of known answers"
+# tasks before the first step and after the last one, shown with their progress
+GENERATING = "generating text with the base model"
+FITTING = "fitting the minimum confidence of known answers"
 OnProgress = Callable[[str, float], None]
 PROCESS_GAIN = 0.85  # assumed gain in speed per additional process, relative to a single process
 # all other fields of a request are part of the identity of a run
@@ -169,8 +172,8 @@ def _resumed_plan(plan: Plan, request: PlanRequest, processes: Processes) -> Pla
     train = replace(plan.train, threads=request.threads)
     if plan.train.teacher_share and processes.are_several:
         raise LLMError(
-            "the stopped run trains a second model from the predictions of a first, which takes one process: resume "
-            "it without `processes`, or start over with `overwrite=True`"
+            "the stopped run trains a second model from the predictions of a first, which takes one process: "
+            "resume it without `processes`, or start over with `overwrite=True`"
         )
     needs_whole_weights = plan.conversations is not None and plan.conversations.base_divergence > 0
     sharded = not needs_whole_weights and rules.sharding(request, plan.model, train, memory).value
@@ -179,7 +182,7 @@ def _resumed_plan(plan: Plan, request: PlanRequest, processes: Processes) -> Pla
 
 
 def _check_stored(inputs: Inputs, output: Output, known_answers: bool) -> None:
-    """Raise LLMError if the file could not hold everything that the run trains, or has nothing to store."""
+    """Raise LLMError if the output file cannot store everything that the run produces."""
     if known_answers:
         check_known_answers(inputs.conversations, adapter_only=output.adapter_only)
     if output.adapter_only and inputs.conversations and inputs.conversations.template is None:
@@ -192,8 +195,8 @@ def _check_stored(inputs: Inputs, output: Output, known_answers: bool) -> None:
 
 
 def pick_device(name: str, processes: Processes) -> str:
-    """Return the device of this process; each process has its own GPU. Raises LLMError if there are too
-    few."""
+    """Return the device of this process; each process has its own GPU. Raises LLMError if there are too few
+    GPUs."""
     device = devices.pick_device(name)
     if not processes.are_several or device == "cpu":
         return device
@@ -201,8 +204,8 @@ def pick_device(name: str, processes: Processes) -> str:
         raise LLMError("a run on mps has one process; leave out `processes`, or add `device` cpu")
     if (count := devices.gpu_count()) < processes.local_count:
         raise LLMError(
-            f"{processes.local_count} processes need a GPU each, but torch finds {count} here; use `processes` {count}"
-            ", or `device` cpu"
+            f"{processes.local_count} processes need a GPU each, but torch finds {count} here; use "
+            f"`processes` {count}, or `device` cpu"
         )
     return device
 
@@ -217,8 +220,10 @@ def _choose_hardware(
     devices.check_dtype(dtype, device)
 
     def speed(model: ModelConfig, settings: TrainConfig, seconds: float) -> float:
-        of_one = throughput.measure_throughput(model, settings, seconds, tuner, conversations=conversations)
-        return of_one * (1 + PROCESS_GAIN * (processes.count - 1))
+        single_speed = throughput.measure_throughput(
+            model, settings, seconds, tuner, conversations=conversations
+        )
+        return single_speed * (1 + PROCESS_GAIN * (processes.count - 1))
 
     request = replace(request, device=device, dtype=dtype, machine_reason=reason)
     return request, Machine(speed, _free_memory(device, processes))
@@ -229,8 +234,9 @@ def _check_hardware(stopped: StoppedRun, resume_path: Path) -> None:
     settings = stopped.plan.train
     if problem := devices.find_problem(settings.dtype, settings.device):
         raise LLMError(
-            f"{resume_path} is from a run on {settings.device} in {settings.dtype}, but {problem}; resume it on a "
-            "machine where that works, or start over here with `device` auto `dtype` auto `overwrite=True`"
+            f"{resume_path} is from a run on {settings.device} in {settings.dtype}, but {problem}; resume it "
+            "on a machine where that works, or start over here with `device` auto "
+            "`dtype` auto `overwrite=True`"
         )
 
 
@@ -259,8 +265,8 @@ def _open_tokenizer(inputs: Inputs, stopped: StoppedRun | None) -> Tokenizer | N
 def _run_identity(
     request: PlanRequest, inputs: Inputs, output: Output, processes: Processes, time_given: str | None
 ) -> dict[str, Any]:
-    """Return the identity of a run as JSON, all of which must be equal for a stopped run to resume. Resume
-    files contain it: with a renamed or added key, older files belong to another run."""
+    """Return the identity of a run as JSON. A stopped run resumes only if its identity is equal. It is stored
+    in resume files, so renaming or adding a key makes older files unusable."""
     tokenizer, base = inputs.tokenizer, None
     values = as_record(request) | {"lora": request.lora or None, "seconds": time_given or request.seconds}
     if inputs.tokenizer_json is not None:
@@ -298,7 +304,8 @@ def _data_fingerprint(documents: Sequence[Document], files: Sequence[Conversatio
 
 def _held_out_fingerprint(inputs: Inputs) -> str | float:
     """Return the value of --val for the identity of a run."""
-    text, files = inputs.held_out, inputs.conversations.held_out if inputs.conversations else ()
+    text = inputs.held_out
+    files = inputs.conversations.held_out if inputs.conversations else ()
     if isinstance(text, float) and (isinstance(files, float) or not files):
         return text if len(inputs.corpus.contents) < 2 else f"{text:g} of several documents"
     documents = () if isinstance(text, float) else text.documents
@@ -312,7 +319,8 @@ def _inputs_record(record: TrainingRecord, inputs: Inputs, output: Output) -> di
     listed = zip(record.document["corpus"], (recorded_path(file, output.path) for file in files), strict=True)
     entries: dict[str, Any] = {"corpus": [file | ({"path": path} if path else {}) for file, path in listed]}
     if inputs.base and inputs.base_path:
-        earlier, name = inputs.base.record, atomic_io.name_of(inputs.base_path.resolve())
+        earlier = inputs.base.record
+        name = atomic_io.name_of(inputs.base_path.resolve())
         entries["base"] = {"file": name, "sha256": inputs.base_sha256}
         entries |= training_stages.joined(training_stages.as_earlier(earlier, training_stages.BASE, name))
         if source := loading.source_fingerprint(inputs.base):
@@ -357,12 +365,12 @@ def run(
     on_stop_request: Callable[[int], None] = lambda signal: None,
     on_progress: OnProgress = lambda task, share: None,
 ) -> Iterator[RunEvent | Result]:
-    """Train and save the model: yields events, the last of which is the result. The run may start over once,
-    with the number of epochs that a first run found.
+    """Train and save the model. Yields events, the last of which is the Result. The run may start over once,
+    with the number of epochs found by a first run.
 
     When `stop()` returns True, the run ends after the current step and saves the model. `on_stop_request`
     receives a signal that reached another process, after which `stop` is called again. `on_progress` receives
-    what the run does before its first step or after the last one, and the completed share of it, 0 to 1.
+    the name and the completed share (0 to 1) of a task before the first step or after the last one.
     """
     prepared, output, stopped = plan.prepared, plan.output, plan.output.stopped
     baselines = _Baselines(prepared)
@@ -381,18 +389,18 @@ def run(
         events = train(plan, stopped)
         while True:
             event = next(events)
-            search = first_run.found(event) if first_run else None
+            search = first_run.update(event) if first_run else None
             if isinstance(event, State):
                 saver.save(event)
                 del event  # its copy of all weights must not stay in memory while training continues
             elif isinstance(event, Done):
-                found = _complete_record(
+                measured_baselines = _complete_record(
                     event, plan, baselines, resumable=saver.resumable, stop=stop, on_progress=on_progress
                 )
                 file = output.save(event)
-                if not event.interrupted:  # even after a problem, which a resumed run would meet again
+                if not event.interrupted:  # even after a problem, since a resumed run would have it again
                     output.discard_resume_file()
-                yield Result(event, file, found, saver.resumable)
+                yield Result(event, file, measured_baselines, saver.resumable)
                 return
             else:
                 yield event
@@ -400,7 +408,7 @@ def run(
                     events.close()
                     last, first_run = first_run.last, None
                     second = prepared.second_run(search, last.seconds + recipe.RESTART_SECONDS)
-                    # of a resumed run, the seconds before it was stopped count
+                    # in a resumed run, the seconds before it was stopped count too
                     earlier = stopped.state.values["seconds"] if stopped else 0.0
                     plan = replace(plan, prepared=second, started=plan.started - earlier)
                     saver.run = replace(saved, plan=second.plan)
@@ -439,8 +447,8 @@ def _train(
 
 
 def _probe_prompt(prepared: Prepared) -> str | None:
-    """Return the start of a sentence; a tokenizer of characters would spend a pass on the space that follows
-    it."""
+    """Return the start of a sentence. With a character tokenizer, the space after it is included, since
+    predicting that would take an extra pass."""
     prompt = prepared.example_prompt()
     return f"{prompt} " if prompt and " " in prompt and prepared.tokenizer.kind == "char" else prompt
 
@@ -464,29 +472,30 @@ def _leading(
 
     try:
         yield leader, stop_anywhere
-    except (
-        LLMError
-    ):  # after any other error the ranks may be waiting inside a pass: they notice that this process ends
+    except LLMError:
+        # after any other error, the other ranks may be waiting inside a pass; they notice that this process
+        # ends
         leader.end()
         raise
     leader.end()
     group.close()
 
 
-def follow(
+def run_worker(
     processes: Processes, device: str, on_connected: Callable[[Callable[[int, object], None]], None]
 ) -> None:
     """Worker loop of ranks above 0. `on_connected` receives a function that asks rank 0 to stop the run."""
     group = ProcessGroup(processes, pick_device(device, processes))
     on_connected(group.request_stop)
-    data_parallel.follow(group)
+    data_parallel.run_worker(group)
     group.close()
 
 
 def _reserve_seconds(prepared: Prepared, known_answers: bool = False) -> float:
     """Return the seconds of the time budget reserved for the end of the run, after training and
     evaluations."""
-    budget, millions = prepared.plan.train.seconds, prepared.plan.model.parameters / 1e6
+    budget = prepared.plan.train.seconds
+    millions = prepared.plan.model.parameters / 1e6
     if budget is None:
         return 0.0
     measuring = MEMORIZATION_SECONDS_PER_MILLION * millions
@@ -508,18 +517,16 @@ def _answers_seconds(budget: float | None) -> float:
 
 
 class _Baselines(Thread):
-    """Measures compressors on the held-out text while the model is trained, since only the summary shows
-    them. There are none if there is no time, and for answers without their questions."""
+    """Measures compressors on the held-out text while the model is trained; only the summary shows the
+    results. Measures nothing if there is no time, and for conversations."""
 
     def __init__(self, prepared: Prepared) -> None:
         super().__init__(daemon=True)
-        self._found: list[Baseline] = []
+        self._measured: list[Baseline] = []
         self._error: Exception | None = None
-        budget, training, held_out = (
-            prepared.plan.train.seconds,
-            prepared.split.training,
-            prepared.split.held_out,
-        )
+        budget = prepared.plan.train.seconds
+        training = prepared.split.training
+        held_out = prepared.split.held_out
         self._seconds = BASELINE_SECONDS if budget is None else BASELINE_TIME_SHARE * budget
         sizes = held_out.text_bytes, training.text_bytes
         if not prepared.conversations and sizes[0] and compressors.affordable(*sizes, self._seconds):
@@ -530,18 +537,18 @@ class _Baselines(Thread):
         if sys.platform == "linux":  # elsewhere it would be the priority of all threads
             os.nice(BASELINE_NICENESS)
         try:
-            self._found = compressors.baselines(*self._texts, seconds=self._seconds)
+            self._measured = compressors.baselines(*self._texts, seconds=self._seconds)
         except Exception as error:  # raised by `wait`
             self._error = error
-        del self._texts  # of a long run, hundreds of megabytes
+        del self._texts  # may be hundreds of megabytes
 
     def wait(self, is_over: Callable[[], bool]) -> list[Baseline]:
-        """Return what was found until `is_over()`."""
+        """Return the results, or those so far once `is_over()` returns True."""
         while self.is_alive() and not is_over():
             self.join(0.05)
         if self._error:
             raise self._error
-        return self._found
+        return self._measured
 
 
 def _complete_record(
@@ -554,12 +561,14 @@ def _complete_record(
     on_progress: OnProgress,
 ) -> list[Baseline]:
     """Add memorization or answers, and the summary of the run, to the model's record. Returns the baselines
-    in that summary."""
-    checkpoint, prepared, settings = done.checkpoint, plan.prepared, plan.prepared.plan.train
+    that the summary mentions."""
+    checkpoint = done.checkpoint
+    prepared = plan.prepared
+    settings = plan.prepared.plan.train
     seconds = math.inf if settings.seconds is None else settings.seconds - done.seconds
     seconds -= _saving_seconds(prepared.plan)
     loading = LOADING_SECONDS_PER_MILLION * checkpoint.parameters / 1e6  # before any measurement
-    # a late run measures nothing
+    # a run that is late measures nothing
     end = -math.inf if done.interrupted or done.problem or seconds < loading else time.monotonic() + seconds
     entries: dict[str, Any] = {"memorised": None}
     conversations = prepared.conversations
@@ -580,12 +589,12 @@ def _complete_record(
                 is_over,
             )
             entries["memorised"] = measured and measured._asdict()
-    found: list[Baseline] = []
+    measured_baselines: list[Baseline] = []
     with _noting_errors(plan, "compressors could not be measured"):
-        found = baselines.wait(is_over)
+        measured_baselines = baselines.wait(is_over)
     record = checkpoint.record | entries
-    checkpoint.record = record | {"verdict": summarize(record, found, resumable=resumable)}
-    return found
+    checkpoint.record = record | {"verdict": summarize(record, measured_baselines, resumable=resumable)}
+    return measured_baselines
 
 
 def _measure_answers(
@@ -628,8 +637,8 @@ def _measure_answers(
 
 @contextmanager
 def _noting_errors(plan: PlannedRun, what: str) -> Iterator[None]:
-    """Turn an error into a note: the text was removed, or out of memory, but the model must still be
-    saved."""
+    """Turn an error into a note, because the model must be saved even if the text was removed or memory ran
+    out."""
     try:
         yield
     except Exception as error:

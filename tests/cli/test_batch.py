@@ -51,9 +51,9 @@ def test_a_batch_that_was_ended_goes_on_with_the_same_results(
     seed = json.loads(partial.read_text("utf-8").splitlines()[1])["seed"]  # random, and kept
     for changed in (("--min-p", 0), ("-n", 7)):
         refused = llm(*GENERATE, *changed)
-        assert refused.exit_code == 1 and "is of a batch with another model, other options" in refused.stderr
+        assert refused.exit_code == 1 and "belongs to a batch with another model, other options" in refused.stderr
     done = llm(*GENERATE)
-    assert done.exit_code == 0 and "2 of 5 prompts were done before" in done.stderr, done.stderr
+    assert done.exit_code == 0 and "2 of 5 prompts are already done" in done.stderr, done.stderr
     assert not partial.exists()
     records = read(output)
     for number, (prompt, record) in enumerate(zip(PROMPTS, records, strict=True)):
@@ -157,5 +157,5 @@ def test_a_full_disk_names_the_file_and_says_how_to_go_on(
     monkeypatch.setattr(batch._Output, "add", write)
     answer = llm("generate", "--batch", "p.txt", "-n", 2, "-o", "r.jsonl")
     assert answer.exit_code == 1
-    last = "cannot write r.jsonl.partial: No space left on device; mend that, and the same command goes on where this"
+    last = "cannot write r.jsonl.partial: No space left on device; after fixing that, the same command"
     assert last in answer.stderr

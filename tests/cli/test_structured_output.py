@@ -64,7 +64,7 @@ def test_a_form_that_cannot_be_had_is_one_line(llm: Llm, chat_model: Path) -> No
         (("--regex", "a", "--grammar", "form.lark"), "--regex and --grammar cannot be combined"),
         (("--regex", "a", "--choices", "a,b"), "--regex has no effect with --choices"),
         (("--regex", "a", "--next", 3), "--regex has no effect with --next"),
-        (("--regex", "a", "--stop", "x"), "--stop could end a text before it has the form"),
+        (("--regex", "a", "--stop", "x"), "--stop would cut the structured output short"),
         (("--json-schema", "none.json"), "there is no file none.json; name a file with the JSON schema"),
         (("--json-schema", "form.lark"), "form.lark is not JSON: "),
         (("--json-schema", "list.json"), "a JSON schema must be an object, found []"),

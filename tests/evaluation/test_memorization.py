@@ -13,8 +13,8 @@ from llmcli.evaluation import memorization
 from llmcli.evaluation.memorization import (
     measure_memorization,
     occurring_lines,
+    occurring_share,
     occurring_strings,
-    share,
     strings,
 )
 from llmcli.formats.loading import load
@@ -53,7 +53,7 @@ def test_hash_collisions_do_not_change_the_result(monkeypatch: pytest.MonkeyPatc
 
 
 def test_shares_count_repeats() -> None:
-    assert share(["a", "a", "b", "c"], {"a", "x"}) == 0.5
+    assert occurring_share(["a", "a", "b", "c"], {"a", "x"}) == 0.5
 
 
 def set_generated_texts(monkeypatch: pytest.MonkeyPatch, *texts: str) -> None:

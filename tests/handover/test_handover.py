@@ -140,7 +140,7 @@ def parameters(shape: dict) -> int:
 
 def test_engine_files(model: Path, llm) -> None:
     answer = llm("export", "model.safetensors", "out", "--to", "handover")
-    assert "does not travel: the n-gram cache" in answer.stderr and "the weights of the network" in answer.stderr
+    assert "not included: the n-gram cache" in answer.stderr and "the weights of the network" in answer.stderr
     for name in ("litgpt_data.py", "torchtitan_config.py", "trl_sft.py"):
         ast.parse(Path("out", name).read_text("utf-8"))
     litgpt, nemo, task = (
@@ -201,7 +201,7 @@ def test_the_corpus_can_be_given_with_more_text(model: Path, llm) -> None:
         Path(name).rename(Path("elsewhere", f"renamed-{name}"))
     Path("elsewhere/new.txt").write_text("A new text, of which a tenth is held out.\n" * 50)
     answer = llm("export", "model.safetensors", "out", "--to", "handover", "--corpus", "elsewhere", "--json")
-    assert "not in the training record, split anew: elsewhere/new.txt" in answer.stderr
+    assert "not in the training record, newly split: elsewhere/new.txt" in answer.stderr
     entries = {entry["name"]: entry for entry in json.loads(answer.stdout)["documents"]}
     assert {name: sorted(entry.keys() & {"train", "val"}) for name, entry in entries.items()} == {
         "long.txt": ["train", "val"], "short.txt": ["train"], "new.txt": ["train", "val"], "held_out.txt": ["val"],
@@ -233,9 +233,7 @@ def test_text_that_repeats_held_out_text_is_not_handed_over(model: Path, llm) ->
     assert [row["name"] for row in rows] == ["a.txt", "b.txt", "b.txt"]
     assert sizes == [8100, 8100, pytest.approx(7200, abs=STRIDE)]
     assert first[:8100] == rows[0]["text"] == rows[1]["text"] and not any(first[8150:8200] in r["text"] for r in rows)
-    note = (
-        f"does not travel: the mixture: 1 text added, and split here; {17_100 - sum(sizes[1:]) - 900} bytes of training"
-    )
+    note = f"not included: the mixture: 1 text added, and split here; {17_100 - sum(sizes[1:]) - 900} bytes of training"
     assert note in answer.stderr
     entries = {entry["name"]: entry["train"] for entry in json.loads(answer.stdout)["documents"]}
     text = rows[1]["text"] + rows[2]["text"]

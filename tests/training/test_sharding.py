@@ -16,7 +16,7 @@ from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.distributed.processes import Processes
 from llmcli.training.planning.cost_model import BASE_BYTES, Machine, Memory, estimated_speed, memory_needed
 from llmcli.training.planning.plan import PlanRequest
-from llmcli.training.step.training_step import Batch, equal_micro_batches, take_share
+from llmcli.training.step.training_step import Batch, equal_micro_batches, local_batch
 from tests.platforms import in_full, linux
 from tests.training.distributed.test_processes import SECONDS, command, corpus, losses, run, run_here, wait_for
 from tests.training.plans import plan, row
@@ -66,9 +66,9 @@ def test_all_processes_have_equally_many_micro_batches_which_add_up_to_the_batch
     mask = learned if masked else None
     total, counts = 0.0, set()
     for rank in range(count):
-        share = take_share(Batch(0, 0.0, 0.0, ids, mask), Processes(rank, count), model, settings, sharded=True)
+        local = local_batch(Batch(0, 0.0, 0.0, ids, mask), Processes(rank, count), model, settings, sharded=True)
         model.dropout.seed(1)
-        found = list(equal_micro_batches(share))
+        found = list(equal_micro_batches(local))
         counts.add(len(found))
         total += sum(weight * model.loss(part, part_mask).item() for part, part_mask, weight in found)
     assert len(counts) == 1
@@ -96,7 +96,7 @@ def tensors(path) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("options", [(), pytest.param(("--experts", "3"), marks=in_full)])
 def test_losses_and_weights_are_those_of_one_process(corpus, sharded, options) -> None:
     """Three processes: no dimension of the model is a multiple of that. The load-balancing loss of experts is that of
-    each share, not of the whole batch."""
+    each local batch, not of the whole batch."""
     words = ("--steps", "10", "--json", "--force", *options)
     one = losses(run_here(command(corpus, "whole.safetensors", *words)))
     several = losses(run(command(corpus, "sharded.safetensors", *words, "--processes", "3")))

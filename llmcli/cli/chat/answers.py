@@ -28,7 +28,7 @@ class Answer:
     text: str = ""
     pieces: "list[Piece]" = field(default_factory=list)  # only pieces with a token
     finish_reason: str | None = None
-    reading: "PrefillProgress | None" = None  # the last one
+    reading: "PrefillProgress | None" = None  # the latest one
     dropped_turns: int = 0
     started: float = field(default_factory=time.perf_counter)
     first_at: float = math.nan  # arrival of the first token
@@ -91,8 +91,8 @@ def receive(
     is_stopped: Callable[[], bool] = lambda: False,
 ) -> Answer:
     """Show an answer as it arrives, wrapped in a terminal, until `is_stopped()`, and return it. When the
-    context is full, a note says so and ends with `dropped_note` (None: no note). Exceptions of the events are
-    raised."""
+    context is full, print a note that ends with `dropped_note` (None: no note). Exceptions from `events`
+    propagate."""
     from llmcli.generation.chat import READ_CHUNK, PrefillProgress, TurnsDropped
 
     answer, is_answered = Answer(max_tokens), False
@@ -145,6 +145,6 @@ def note_end(answer: Answer, advice: str) -> None:
 
 
 def note_incomplete(answer: Answer, sampling: "SamplingConfig") -> None:
-    """Say that a text was cut off before it had the form that was asked for."""
+    """Note that a structured text was cut off before it was complete."""
     if sampling.grammar:
         note_end(answer, "the text is incomplete; for a longer one: -n 2000")

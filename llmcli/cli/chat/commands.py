@@ -1,5 +1,4 @@
-"""The commands of `llm chat`, such as /save FILE: their names, help and completion, and how they are
-parsed."""
+"""The commands of `llm chat`, such as /save FILE: names, help, parsing and completion."""
 
 import difflib
 import re
@@ -44,15 +43,15 @@ _NO_MESSAGE = re.compile(
 )
 
 INPUT_HELP = (
-    "Enter sends a message. Alt-Enter (or Esc, then Enter), or a backslash at the end of a line, begins another line. "
-    "The arrow keys bring back earlier messages. Ctrl-C stops an answer, Ctrl-D at an empty prompt leaves. A line that "
-    "begins with a space is always a message, even if / follows."
+    "Enter sends a message. Alt-Enter (or Esc, then Enter), or a backslash at the end of a line, begins "
+    "another line. The arrow keys bring back earlier messages. Ctrl-C stops an answer, Ctrl-D at an empty "
+    "prompt leaves. A line that begins with a space is always a message, even if / follows."
 )
 
 
 def parse(line: str) -> tuple[str, str] | None:
-    """Parse a line as (name of a command, its argument); None for a message. Raises LLMError if it is
-    unknown."""
+    """Parse a line as (command name, argument); None for a message. Raises LLMError for an unknown
+    command."""
     if not line.startswith("/"):
         return None
     word, *rest = line[1:].split(maxsplit=1) or [""]
@@ -67,7 +66,7 @@ def parse(line: str) -> tuple[str, str] | None:
 
 
 def hint(line: str) -> str:
-    """Return advice on a line that is probably not a message; "" for other lines."""
+    """Return advice for a line that is probably not meant as a message; "" for other lines."""
     typed = line.rstrip()
     if not _NO_MESSAGE.fullmatch(typed):
         return ""
@@ -78,7 +77,8 @@ def hint(line: str) -> str:
 
 
 def set_option(sampling: SamplingConfig, text: str) -> SamplingConfig:
-    """Return the sampling after /set NAME VALUE. Raises LLMError for an unknown name or an invalid value."""
+    """Apply /set NAME VALUE to the sampling settings. Raises LLMError for an unknown name or invalid
+    value."""
     name, value = (*text.replace("=", " ").split(maxsplit=1), "")[:2]
     name = name.lower().lstrip("-").replace("_", "-")
     if name not in SETTINGS:
@@ -98,7 +98,7 @@ def set_option(sampling: SamplingConfig, text: str) -> SamplingConfig:
 
 
 def settings(sampling: SamplingConfig) -> list[tuple[str, str]]:
-    """Return the names of /set with their values."""
+    """Return (name, value) for each setting of /set."""
     values = [getattr(sampling, name.replace("-", "_")) for name in SETTINGS]
     texts = [str(value) if isinstance(value, int) else f"{value:g}" for value in values]
     return list(zip(SETTINGS, texts, strict=True))

@@ -21,8 +21,8 @@ CANDIDATES = 5  # next tokens shown
 
 
 def show(source: "Checkpoint | Ensemble", assistant: "Assistant", answer: Answer, which: str) -> None:
-    """Explain a token of the last answer: its number from 1, a word, or "" for the first. Empties the KV
-    cache."""
+    """Explain a token of the last answer. `which` is its number (from 1), a word, or "" for the first token.
+    Empties the KV cache."""
     from llmcli.cli.reports.explanation import ExplanationReport
 
     position = find_token(answer, which)
@@ -36,10 +36,8 @@ def show(source: "Checkpoint | Ensemble", assistant: "Assistant", answer: Answer
             )
         console.result(f"\n{styles.legend(styles.PROBABILITIES)}", raw=True)
     explanation = _explain(source, assistant, position)
-    number, label = (
-        f"token {position + 1} of {len(answer.pieces)}",
-        visible_whitespace(tokenizer.label(piece.id)),
-    )
+    number = f"token {position + 1} of {len(answer.pieces)}"
+    label = visible_whitespace(tokenizer.label(piece.id))
     console.heading(f"{number}: {label}, probability {units.probability(math.exp(piece.logprob))}")
     ExplanationReport(explanation, CANDIDATES).show(is_summary=True)
     if len(answer.pieces) > 1:
@@ -47,8 +45,7 @@ def show(source: "Checkpoint | Ensemble", assistant: "Assistant", answer: Answer
 
 
 def find_token(answer: Answer, which: str) -> int:
-    """Return the index of the token that `which` names: its number from 1, or a text of the answer. Raises
-    LLMError."""
+    """Return the index of a token given by its number (from 1) or by text of the answer. Raises LLMError."""
     count = len(answer.pieces)
     if not count:
         raise usage("the last answer has no token to explain")

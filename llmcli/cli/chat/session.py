@@ -30,16 +30,16 @@ class Session:
         self._chat = chat
         self._read = read
         self._source = source
-        self._draft = ""  # start of the next input
+        self._draft = ""  # initial text of the next input line
         self._last: answers.Answer | None = None  # last answer in this conversation
-        self._saved: dict[
-            Path, bytes
-        ] = {}  # files saved in this session, which /save may replace, with their content
+        # files saved in this session, with their content; /save may replace them
+        self._saved: dict[Path, bytes] = {}
 
     def run(self) -> None:
         """Answer until the end of the input or /exit. Errors are shown, and the conversation continues."""
         while True:
-            draft, self._draft = self._draft, ""
+            draft = self._draft
+            self._draft = ""
             try:
                 line = self._read(draft)
             except KeyboardInterrupt:

@@ -111,8 +111,8 @@ def chat(options: _Options) -> None:
         from llmcli.cli.terminal import line_editor
 
         console.note(
-            f"{path.name}: {units.number(source.parameters)} parameters, context {assistant.runtime.context:,} tokens; "
-            "/help lists the commands, Ctrl-D leaves"
+            f"{path.name}: {units.number(source.parameters)} parameters, context "
+            f"{assistant.runtime.context:,} tokens; /help lists the commands, Ctrl-D leaves"
         )
         read = line_editor.open_reader(chat_commands.completions, chat_commands.FILE_COMMANDS)
         Session(conversation, read, source).run()
@@ -207,7 +207,7 @@ def _parse_turn(line: str, number: int) -> tuple[str, str]:
 
 
 def _known_json(conversation: "Chat") -> dict[str, Any]:
-    """Return what is known about the last answer with --known-answers, {} otherwise."""
+    """Return the confidence of the last answer with --known-answers; {} without that option."""
     from llmcli.generation.known_answers import KnownAnswersChat
 
     last = conversation.last if isinstance(conversation, KnownAnswersChat) else None

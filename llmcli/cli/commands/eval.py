@@ -56,10 +56,11 @@ class _Options(ResultOptions):
     )
     choices: str | None = option(
         "LIST",
-        f"Measure how well models choose the answers among these: {CHOICES_HELP}; or answers, for those in the text.",
+        f"Measure how well models choose the answers among these: {CHOICES_HELP}; or answers, "
+        "for those in the text.",
     )
     known_answers: bool = flag(
-        "Measure how many answers are right if they are chosen as by llm chat --known-answers."
+        "Measure how many answers are correct when chosen as by llm chat --known-answers."
     )
     context: int | None = option(
         "N",
@@ -108,7 +109,8 @@ def eval_(options: _Options) -> None:
             ("--choices", "labels") if options.choices is not None else ("--known-answers", "answers")
         )
         raise usage(
-            f"{name} needs conversations, and models that can chat: a table of texts and {example}, for example"
+            f"{name} needs conversations, and models that can chat: a table of texts and {example}, "
+            "for example"
         )
     note_skipped_files(sources.text)
     _evaluate_text(options, models, sources.text)
@@ -177,8 +179,8 @@ def _records(models: "Sequence[_Model]") -> "list[TrainingRecord]":
 
 
 def _evaluate_text(options: _Options, models: "Sequence[_Model]", text: "Corpus") -> None:
-    """Measure and print the part that no model was trained on, or the whole text (--whole, or if there is
-    none)."""
+    """Measure and print the part that no model was trained on; the whole text with --whole, or if there is no
+    such part."""
     import numpy as np
 
     from llmcli.data.text.corpus import Corpus
@@ -200,13 +202,14 @@ def _evaluate_text(options: _Options, models: "Sequence[_Model]", text: "Corpus"
             )
             for is_recorded in (True, False)
         )
-        # what repeats held-out text was left out in training, too, but not what repeats other files
+        # passages that repeat held-out text were left out in training too, but not those that repeat other
+        # files
         trained = find_repetitions(trained, held_out, versions=largest_group(text.documents)).training
         known_share = find_repetitions(trained, others, keeps_training=True).known_share
         if known := known_text(known_share):
             console.note(
-                f"{others.text_bytes:,} bytes of the measured text are in other files, but {known}, so their scores do "
-                "not measure generalization"
+                f"{others.text_bytes:,} bytes of the measured text are in other files, but {known}, so their "
+                "scores do not measure generalization"
             )
     _note_training_text(measured, trained, models)
     if options.per_token or options.per_line:
@@ -262,8 +265,8 @@ def _text_scores(
         step = stride(context)
         longer = f" (of {runtime.context:,}; --context changes it)" if context < runtime.context else ""
         console.note(
-            f"{name}: context windows of {context:,} tokens{longer}, stride {step:,}; each token is predicted from "
-            f"at least {step:,} preceding tokens (fewer only at the start of a text)"
+            f"{name}: context windows of {context:,} tokens{longer}, stride {step:,}; each token is "
+            f"predicted from at least {step:,} preceding tokens (fewer only at the start of a text)"
         )
         for part in text.contents:
             document = part.document.name
@@ -314,8 +317,8 @@ def _note_training_text(measured: "Corpus", trained: "Corpus", models: "Sequence
             for part in measured.contents
         ]
         console.note(
-            f"{trained.text_bytes:,} bytes of this text were trained on; the {measured.text_bytes:,} others are "
-            f"measured: {units.some(parts, MAX_NAMES)} (--whole measures all)"
+            f"{trained.text_bytes:,} bytes of this text were trained on; the {measured.text_bytes:,} others "
+            f"are measured: {units.listed(parts, MAX_NAMES)} (--whole measures all)"
         )
     for model in models:
         records, path = model.source.records, model.path
@@ -344,7 +347,7 @@ def _note_without_record(model: _Model, what: str) -> None:
 
 
 def _earlier_stages(text: "Corpus", records: "Sequence[TrainingRecord]") -> str:
-    """Describe the stages in which a model was trained on any of a text, except the run that made it."""
+    """Describe the stages, except the model's own run, in which it was trained on any of a text."""
     from llmcli.evaluation.training_text import trained_in
 
     stages = [stage for record in records for stage in trained_in(text, record)]
@@ -395,12 +398,13 @@ def _evaluate_answers(
     if measured.contains_training:
         share = "all" if measured.trained == len(measured.conversations) else "some"
         console.note(
-            f"a model was trained on {share} of these conversations, so its score does not measure generalization"
+            f"a model was trained on {share} of these conversations, "
+            "so its score does not measure generalization"
         )
     elif measured.trained:
         console.note(
-            f"{measured.trained:,} conversations were trained on; the {len(measured.conversations):,} others are "
-            "measured (--whole measures all)"
+            f"{measured.trained:,} conversations were trained on; the {len(measured.conversations):,} others "
+            "are measured (--whole measures all)"
         )
     hashes = {file.sha256 for file in files}
     for model in models:
@@ -428,8 +432,8 @@ def _answer_score(model: _Model, conversations: "list[Conversation]", file: str 
         exact = score_exact(conversations, assistant, partial(model.show_progress, document="exact answers"))
     if result.truncated or result.left_out:
         console.note(
-            f"{model.name}: {result.truncated:,} conversations are truncated to the context of {context:,} tokens, "
-            f"{result.left_out:,} have no answer within it"
+            f"{model.name}: {result.truncated:,} conversations are truncated to the context of {context:,} "
+            f"tokens, {result.left_out:,} have no answer within it"
         )
     return ModelScore(model.name, file, result.score, context, context, result.conversations, exact)
 
@@ -454,14 +458,15 @@ def _evaluate_known_answers(
     for model in models:
         with model.opened() as (runtime, _):
             known = open_known_answers(model.source)
-            # the file has these, too
+            # the file stores these too
             pairs = tuple(pair for pair in known.pairs if tuple(pair) not in held_out)
             finder = AnswerFinder(
                 KnownAnswers(
                     pairs=pairs, min_confidence=known.min_confidence, network_weight=known.network_weight
                 )
             )
-            conversations, assistant = measured.conversations, model.assistant(runtime)
+            conversations = measured.conversations
+            assistant = model.assistant(runtime)
             score = score_known(conversations, assistant, finder, model.show_progress)
             scores.append((model.name, score, known.min_confidence))
     print_known_scores(scores, json_=options.json)
@@ -481,7 +486,9 @@ def _evaluate_choices(
     options.reject("with --choices", "context")
     if options.choices == "answers":
         choices = list(
-            dict.fromkeys(one.messages[-1].content for file in files for one in file.conversations)
+            dict.fromkeys(
+                conversation.messages[-1].content for file in files for conversation in file.conversations
+            )
         )
         check_choices(choices, "--choices answers")
     else:

@@ -1,4 +1,4 @@
-"""`llm explain`: follow a prompt through the model to its prediction."""
+"""`llm explain`: show how a model arrives at its prediction for a prompt."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,8 @@ class _Options(ResultOptions):
     )
     without: list[str] | None = option(
         "PART",
-        "Switch off a layer (2), a head (2.3: head 3 of layer 2) or the n-gram cache (cache); can be repeated.",
+        "Switch off a layer (2), a head (2.3: head 3 of layer 2) or the n-gram cache (cache); "
+        "can be repeated.",
     )
     compare: str | None = option("PROMPT", "Show the prediction after another prompt beside this one.")
     next: int = option("N", "Number of next tokens and words to show.", 5, min=1)
@@ -95,8 +96,8 @@ def _explain_prompt(options: _Options, path: Path, text: str) -> None:
 
 
 def _write_page(options: _Options, output: Path, path: Path, text: str) -> None:
-    """Write the page with the model inside, which opens at the prompt, without some parts or beside another
-    prompt."""
+    """Write the page with the model inside, which opens at the prompt: with some parts switched off, or
+    beside another prompt."""
     from llmcli.analysis.comparison import parse_parts
     from llmcli.formats import atomic_io
     from llmcli.formats.loading import load
@@ -133,7 +134,7 @@ def _compare(
     text: str,
     extra: dict[str, Any],
 ) -> None:
-    """Show the prediction beside that without some parts, or beside that after another prompt."""
+    """Show the prediction beside the one without some parts, or beside the one after another prompt."""
     from llmcli.analysis.comparison import compare
     from llmcli.cli.reports import comparison as report
     from llmcli.pages.explanation_json import comparison_json
@@ -163,7 +164,7 @@ def _token_of(text: str, tokenizer: "Tokenizer") -> int:
     for token in range(tokenizer.vocab_size):
         if tokenizer.label(token) == text:
             return token
-    tokens = ", ".join(repr(tokenizer.label(one)) for one in tokenizer.encode(text))
+    tokens = ", ".join(repr(tokenizer.label(part)) for part in tokenizer.encode(text))
     raise usage(f"--token must be one token of the model, found {text!r}, which is {tokens}")
 
 
@@ -176,10 +177,11 @@ def _print_notes(explanation: "Explanation", config: "ModelConfig") -> None:
         )
     if explanation.tail:
         console.note(
-            f"the token that is explained begins inside the prompt, with {visible_whitespace(explanation.tail)}; "
-            "--literal keeps the prompt's own tokens"
+            "the token that is explained begins inside the prompt, with "
+            f"{visible_whitespace(explanation.tail)}; --literal keeps the prompt's own tokens"
         )
     if explanation.preceding:
         console.note(
-            f"the last {len(explanation.ids):,} tokens are analyzed; the {explanation.preceding:,} before them are not"
+            f"the last {len(explanation.ids):,} tokens are analyzed; "
+            f"the {explanation.preceding:,} before them are not"
         )

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from llmcli.formats.checkpoint import Checkpoint
     from llmcli.formats.huggingface.upload import Target
 
-FORMATS = {  # -> the options that it takes besides --force
+FORMATS = {  # output format -> its options besides --force
     "hf": "dtype name license push private",
     "gguf": "dtype name license",
     "html": "dtype",
@@ -27,17 +27,18 @@ FORMATS = {  # -> the options that it takes besides --force
 SUFFIXES = {"gguf": ".gguf", "html": ".html", "tokenizer": ".json", None: ".safetensors"}  # None: --quantize
 MODELFILE = ".Modelfile"  # beside a GGUF file
 HF_DTYPES = {"f32": "F32", "f16": "F16", "bf16": "BF16"}  # -> name in a safetensors file
-# format -> its types; those of GGUF are in formats/gguf/writer.py
+# output format -> its data types; those of GGUF are in formats/gguf/writer.py
 DTYPES = {"hf": (*HF_DTYPES,), "handover": (*HF_DTYPES,), "html": ("int8", "f16", "f32")}
-SIZES = ("100m", "350m", "1b", "3b", "7b")  # shapes in training/planning/model_shapes.py, which loads slowly
+# the shapes are in training/planning/model_shapes.py, which is slow to import
+SIZES = ("100m", "350m", "1b", "3b", "7b")
 MIN_DIVERGENCE = 0.001  # bits per byte: smaller estimates from one short text may be chance
 
 
 class _Options(ResultOptions):
     names: list[str] = argument(
         "[MODEL [OUTPUT]]",
-        f"Model (default: $LLMCLI_MODEL or {DEFAULT_MODEL}), and file or directory to write (default: the model's name "
-        "with the ending of the format, here).",
+        f"Model (default: $LLMCLI_MODEL or {DEFAULT_MODEL}), and file or directory to write (default: the "
+        "model's name with the ending of the format, here).",
         (),
     )
     to: str | None = one_of(
@@ -69,9 +70,9 @@ def export(options: _Options) -> None:
     """Convert a model to GGUF, Hugging Face or HTML, or quantize it.
 
     --to html writes one file with the model inside, which runs in any browser, offline. --to hf is for
-    transformers, --to gguf for llama.cpp, Ollama and LM Studio. Those tokenize a prompt in one way only; to
-    compare with them, use: llm generate --literal --no-cache. --to handover is for torchtitan, NeMo,
-    Megatron-LM, litgpt, TRL and nanoGPT.
+    transformers, --to gguf for llama.cpp, Ollama and LM Studio; these have no token healing and no n-gram
+    cache, so to compare with them, use: llm generate --literal --no-cache. --to handover is for torchtitan,
+    NeMo, Megatron-LM, litgpt, TRL and nanoGPT.
 
     Example: llm export model.safetensors model.gguf --to gguf --dtype q8_0
     """
@@ -122,8 +123,8 @@ def export(options: _Options) -> None:
 
 
 def _model_and_output(options: _Options) -> tuple[Path, Path]:
-    """Return the paths of the model and of the output, which is named like the model unless the command names
-    it. Raises LLMError if there is no such model."""
+    """Return the paths of the model and of the output, which by default is named after the model. Raises
+    LLMError if there is no such model."""
     model, output = [*options.names, "", ""][:2]
     path = model_path(model or None)
     if model and not output and not model.startswith("hf:") and not path.exists():
@@ -176,8 +177,8 @@ def _check_output(options: _Options, output: Path, model: Path) -> None:
         example = f"model{SUFFIXES[options.to]}"
         atomic_io.check_name(output, by="", example=example)
         if output.suffix.lower() != SUFFIXES[options.to]:
-            right = output.with_suffix(SUFFIXES[options.to])
-            raise usage(f"{output}: {_format(options)} writes a {right.suffix} file; name it {right}")
+            suffixed = output.with_suffix(SUFFIXES[options.to])
+            raise usage(f"{output}: {_format(options)} writes a {suffixed.suffix} file; name it {suffixed}")
         atomic_io.check_writable(output, force=options.force, by="", example=example)
         modelfile = output.with_suffix(MODELFILE)
         if options.to == "gguf" and (options.force or not modelfile.exists()):
@@ -228,7 +229,7 @@ def _push(target: "Target", directory: Path, record: dict[str, Any], options: _O
 
 
 def _export_handover(model: "Checkpoint", output: Path, path: Path, options: _Options) -> None:
-    """Write a directory for other training engines, and say what travels with it."""
+    """Write a directory for other training engines, and note what is included."""
     from llmcli.cli.reports import model_card
     from llmcli.cli.reports.files import note_skipped_files
     from llmcli.formats import atomic_io
@@ -239,7 +240,7 @@ def _export_handover(model: "Checkpoint", output: Path, path: Path, options: _Op
     note_skipped_files(split.read.text)
     if split.new:
         console.note(
-            f"not in the training record, split anew: {units.some(split.new, model_card.MAX_CORPUS_NAMES)}"
+            f"not in the training record, newly split: {units.listed(split.new, model_card.MAX_CORPUS_NAMES)}"
         )
     handover = directory.Handover(atomic_io.name_of(path.resolve()), model, split, options.size)
     values = model_card.metadata(model, path, options.name, options.license)
@@ -252,12 +253,12 @@ def _export_handover(model: "Checkpoint", output: Path, path: Path, options: _Op
     manifest = handover.write(output, model, values, card)
     if skipped := engines.skipped(model.config):
         console.note(f"without {', '.join(skipped)}, which need a dense model of type {engines.MODEL_TYPE}")
-    console.note(f"travels: {'; '.join(handover.travels)}")
-    console.note(f"does not travel: {'; '.join(handover.stays)}")
+    console.note(f"included: {'; '.join(handover.included)}")
+    console.note(f"not included: {'; '.join(handover.not_included)}")
     options.report(
         {"file": str(output), "to": "handover", **manifest},
-        f"saved {output}: {units.number(model.parameters)} parameters, {manifest['tokens']['train']:,} tokens to train "
-        f"on, {manifest['tokens']['val']:,} held out; next: {output / 'README.md'}",
+        f"saved {output}: {units.number(model.parameters)} parameters, {manifest['tokens']['train']:,} "
+        f"tokens to train on, {manifest['tokens']['val']:,} held out; next: {output / 'README.md'}",
     )
 
 
@@ -282,7 +283,7 @@ def _export_gguf(model: "Checkpoint", output: Path, dtype: str | None, metadata:
 
 
 def _write_modelfile(model: "Checkpoint", gguf: Path, force: bool) -> None:
-    """Write what Ollama needs to import a GGUF file, beside it."""
+    """Write the Modelfile that Ollama needs to import a GGUF file, next to that file."""
     from llmcli.formats import atomic_io, loading
     from llmcli.formats.gguf.modelfile import modelfile
 
@@ -309,16 +310,15 @@ def _export_quantized(model: "Checkpoint", output: Path, kind: str, options: _Op
     quantized = replace(model, quantization=kind, dtypes={})
     checkpoint.save(output, quantized)
     quantized = loading.load(output)
-    runtime, tokenizer = (
-        open_runtime(quantized, on_note=console.note, cache=False),
-        loading.open_tokenizer(quantized),
-    )
+    runtime = open_runtime(quantized, on_note=console.note, cache=False)
+    tokenizer = loading.open_tokenizer(quantized)
     divergence, _ = divergence_of(NumpyRuntime(model), runtime, tokenizer)
     size = output.stat().st_size
     amount = f"{divergence:.4f}" if divergence >= MIN_DIVERGENCE else f"less than {MIN_DIVERGENCE}"
     options.report(
         {"file": str(output), "quantize": kind, "bytes": size, "bits_per_byte_lost": divergence},
-        f"saved {output}: {units.size(size)}; KL divergence from the original: {amount} bits per byte generated",
+        f"saved {output}: {units.size(size)}; KL divergence from the original: "
+        f"{amount} bits per byte generated",
     )
 
 
@@ -337,6 +337,7 @@ def _converted(model: "Checkpoint", dtype: str) -> "Checkpoint":
         largest = float(np.abs(model.tensors[name]).max(initial=0.0))
         if MAX_FLOAT16 < largest < float("inf"):
             raise LLMError(
-                f"{name} contains {largest:.6g}, the largest float16 is {MAX_FLOAT16:,.0f}; export with --dtype bf16"
+                f"{name} contains {largest:.6g}, the largest float16 is {MAX_FLOAT16:,.0f}; "
+                "export with --dtype bf16"
             )
     return replace(model, dtypes=dict.fromkeys(names, dtype))

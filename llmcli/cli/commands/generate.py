@@ -60,12 +60,12 @@ class _Options(GenerationOptions):
     )
     lines: int | None = option(
         "N",
-        "Generate N different lines like those of the training text; PROMPT may be their beginning.",
+        "Generate N distinct lines in the style of the training text, starting with PROMPT if given.",
         min=1,
     )
     new: bool = flag("With --lines: leave out lines of the training text.")
     literal: bool = flag(
-        "Tokenize the prompt in one way only, as other programs do: an incomplete last word is not completed.",
+        "Disable token healing: an incomplete last word of the prompt is not completed.",
         panel=SAMPLING_PANEL,
     )
     next: int | None = option(
@@ -179,8 +179,8 @@ class _Run:
 
 
 def _print_texts(run: _Run, memory: "MemoryReport | None") -> None:
-    """Print the pieces of each text as they are generated. With `memory`, all texts are generated first: the
-    training text is searched once."""
+    """Print the pieces of each text as they are generated. With `memory`, all texts are generated first, so
+    that the training text is searched only once."""
     options = run.options
     settings = [replace(run.sampling, seed=run.sampling.seed + number) for number in range(options.samples)]
 
@@ -227,7 +227,7 @@ def _print_texts(run: _Run, memory: "MemoryReport | None") -> None:
 
 
 def _known_lines(options: _Options, source: "Checkpoint | Ensemble", path: Path) -> KnownLines:
-    """Return a function that keeps the lines that occur in the training text."""
+    """Return a function that filters lines: it returns those that occur in the training text."""
     from llmcli.cli.reports.memory import training_texts
     from llmcli.evaluation.memorization import occurring_lines
 
@@ -242,15 +242,15 @@ def _print_lines(run: _Run, count: int, known: KnownLines | None) -> None:
     lines = LineGenerator(
         run.runtime, run.tokenizer, run.prompt, run.sampling, count, known or (lambda lines: set())
     )
-    found = []
+    printed = []
     for line in lines:
-        found.append(line)
+        printed.append(line)
         if not options.json:
             console.verbatim(line + "\n")
     if options.json:
         console.json_result(
             {
-                "lines": found,
+                "lines": printed,
                 "generated": lines.generated,
                 "duplicates": lines.duplicates,
                 "known": lines.dropped,
@@ -265,9 +265,9 @@ def _print_lines(run: _Run, count: int, known: KnownLines | None) -> None:
         figures += f", {lines.dropped:,} in the training text"
     if lines.incomplete:
         figures += f", {lines.incomplete:,} empty, longer than -n or several lines"
-    if len(found) < count:
+    if len(printed) < count:
         raise LLMError(
-            f"found {len(found):,} of {count:,} lines; {figures}; a higher `temperature` varies them more"
+            f"found {len(printed):,} of {count:,} lines; {figures}; a higher `temperature` varies them more"
         )
     console.note(figures)
 
@@ -319,7 +319,9 @@ def _trace_steps(run: _Run, count: int) -> None:
     from llmcli.cli.reports.trace import print_end, print_step, trace_json
     from llmcli.generation.trace import trace
 
-    steps, text, sampling = [], run.prompt, replace(run.sampling, max_tokens=count)
+    steps = []
+    text = run.prompt
+    sampling = replace(run.sampling, max_tokens=count)
     for step in trace(run.runtime, run.tokenizer, text, sampling, literal=run.options.literal):
         steps.append(step)
         if not run.options.json:
@@ -362,5 +364,6 @@ class _ExpertUsage:
         columns = ("expert", "tokens", "share", "mean weight")
         tables.table(columns, rows, numbers=(1, 2, 3), to_stderr=True)
         console.caption(
-            "tokens, share: those for which the expert had the largest weight. mean weight: averaged over all tokens."
+            "tokens, share: those for which the expert had the largest weight. mean weight: "
+            "averaged over all tokens."
         )

@@ -75,7 +75,7 @@ def import_(options: _Options) -> None:
 
 
 def _load(source: str) -> "Checkpoint":
-    """Open a model. If its file was changed, its record keeps what it was trained on, but no figures of the
+    """Open a model. If its file was changed, its record keeps the training data, but not the figures of the
     run."""
     from llmcli.formats import atomic_io, checkpoint, loading, training_stages
     from llmcli.formats.safetensors.file import digest
@@ -118,7 +118,7 @@ def _merge(base: "Checkpoint", source: str, adapter: Path) -> "Checkpoint":
 
 
 def _with_cache(model: "Checkpoint", text: "Corpus", name: str) -> "Checkpoint":
-    """Return the model with an n-gram cache fitted on a text, or without one if it does not help on that
+    """Return the model with an n-gram cache fitted on a text; without a cache if it does not help on that
     text."""
     from llmcli.formats import loading, training_stages
     from llmcli.training.data.cache_fit import fit_cache

@@ -1,4 +1,4 @@
-"""`llm inspect`: show what is in a model file."""
+"""`llm inspect`: show the contents of a model file."""
 
 from typing import TYPE_CHECKING
 

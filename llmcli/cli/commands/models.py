@@ -101,5 +101,5 @@ def _origin(record: "TrainingRecord", name: str) -> str:
     """Return what a model was made from, beyond what its name says: a published model, training files."""
     base = (record.imported or {}).get("name") or (record.base.file if record.base else "")
     files = dict.fromkeys(file.name for stage in record.stages for file in stage.corpus)
-    parts = [str(base) if f":{base}" not in name else "", units.some(list(files), MAX_NAMES)]
+    parts = [str(base) if f":{base}" not in name else "", units.listed(list(files), MAX_NAMES)]
     return " + ".join(filter(None, parts))

@@ -66,8 +66,9 @@ def serve(options: _Options) -> None:
     options.check({"quantize": "device"})
     require_server("llm serve")
     paths = [model_path(name) for name in options.models or (None,)]
-    key, origins = _api_key(options.api_key), [_origin(value) for value in options.cors_origin or []]
-    # before numpy is imported: BLAS's threads are slow beside other programs (models/matrix_product.py)
+    key = _api_key(options.api_key)
+    origins = [_origin(value) for value in options.cors_origin or []]
+    # before importing numpy: BLAS's threads are slow beside other programs (models/matrix_product.py)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from llmcli.server.api.models import Models
     from llmcli.server.http.listening import bind
@@ -92,9 +93,9 @@ def serve(options: _Options) -> None:
 
 @contextmanager
 def exits_at_once(stop: Callable[[], None]) -> Iterator[None]:
-    """End the process here if a signal ended the server while a model is being loaded or analyzed: native
-    code in a thread would abort Python's finalization. `stop` ends a server that receives a signal before it
-    listens."""
+    """End the process at once if a signal ends the server while a model is being loaded or analyzed, because
+    native code in a thread would crash Python's finalization. `stop` ends a server that receives a signal
+    before it listens."""
     received: list[int] = []
 
     def receive(number: int, _: FrameType | None) -> None:
@@ -136,15 +137,15 @@ def _origin(value: str) -> str:
 
 
 def _access(listener: "socket.socket", host: str, key: str | None, origins: list[str]) -> "Access":
-    """Return the access rules. Raises LLMError if they would let everybody in."""
+    """Return the access rules. Raises LLMError if they would admit everybody."""
     from llmcli.server.http.access import LOOPBACK_NAMES, Access
     from llmcli.server.http.listening import is_loopback
 
     hosts = LOOPBACK_NAMES | {host.lower()} if is_loopback(listener) else None
     if hosts is None and key is None:
         raise usage(
-            f"--host {host} lets other computers connect, so a key is needed; give one: --api-key KEY, or set "
-            f"{API_KEY_VARIABLE}"
+            f"--host {host} lets other computers connect, so a key is needed; give one: --api-key KEY, or "
+            f"set {API_KEY_VARIABLE}"
         )
     return Access(hosts, frozenset(origins), key)
 

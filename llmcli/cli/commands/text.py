@@ -5,14 +5,14 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from llmcli.cli.options import ReadingOptions, argument
+from llmcli.cli.options import InputOptions, argument
 from llmcli.cli.terminal import console
 
 if TYPE_CHECKING:
     from llmcli.data.sources import Sources
 
 
-class _Options(ReadingOptions):
+class _Options(InputOptions):
     files: list[str] = argument(
         "FILE", "Files, directories or globs, as for llm train; - reads standard input.", ...
     )
@@ -53,11 +53,12 @@ def text(options: _Options) -> None:
 
 
 def _texts(sources: "Sources") -> Iterator[tuple[str, Iterator[str]]]:
-    """Yield (name of a file, its text in pieces); in conversations, the role precedes each message."""
+    """Yield (name of a file, its text in pieces); in conversations, each message begins with its role."""
     for part in sources.text.contents:
         yield part.document.name, part.text()
     for file in sources.conversation_files:
         messages = (
-            [f"{message.role}: {message.content}\n" for message in one.messages] for one in file.conversations
+            [f"{message.role}: {message.content}\n" for message in conversation.messages]
+            for conversation in file.conversations
         )
-        yield file.name, itertools.chain.from_iterable((*one, "\n") for one in messages)
+        yield file.name, itertools.chain.from_iterable((*lines, "\n") for lines in messages)

@@ -78,7 +78,7 @@ def _print_tokens(tokenizer: "Tokenizer", text: str, options: _Options) -> None:
 
 
 def _decode(tokenizer: "Tokenizer", text: str) -> None:
-    """Print the bytes of token ids, which spaces, commas or brackets separate."""
+    """Print the bytes of token ids, given with spaces, commas or brackets between them."""
     try:
         ids = [int(part) for part in text.replace(",", " ").replace("[", " ").replace("]", " ").split()]
     except ValueError as error:
@@ -108,7 +108,8 @@ def _open_chat_template(path: Path) -> "ChatTemplate":
 
 
 def _print_conversations(options: _Options, file: Path, template: "ChatTemplate") -> None:
-    """Print each conversation in a file as text with the learned tokens marked, or as a line of JSON."""
+    """Print each conversation in a file, as text in which the tokens in the loss are marked, or as a line of
+    JSON."""
     from llmcli.data.sources import require_conversations
 
     read = require_conversations(str(file), file)
@@ -133,13 +134,13 @@ def _print_conversations(options: _Options, file: Path, template: "ChatTemplate"
     for note in read.notes:
         console.note(note)
     console.note(
-        f"{count(len(read.conversations), 'conversation')} with {total:,} tokens, of which {learned_total:,} are "
-        "learned (marked): the answers and the tokens that end them"
+        f"{count(len(read.conversations), 'conversation')} with {total:,} tokens, of which {learned_total:,} "
+        "are in the loss (marked): the answers and the tokens that end them"
     )
 
 
 def _marked_text(tokenizer: "Tokenizer", encoded: "EncodedConversation") -> tuple[str, list[tuple[int, int]]]:
-    """Return (text of a conversation with the names of control tokens, spans of its learned tokens)."""
+    """Return (text of a conversation with the names of control tokens, spans of the tokens in the loss)."""
     text, spans = "", []
     for learned, run in itertools.groupby(
         zip(encoded.loss_mask, encoded.ids, strict=True), key=lambda pair: pair[0]

@@ -17,7 +17,7 @@ from llmcli.cli import process_start
 from llmcli.cli.error_report import report
 from llmcli.cli.options import (
     DATA,
-    ReadingOptions,
+    InputOptions,
     argument,
     flag,
     one_of,
@@ -50,12 +50,12 @@ if TYPE_CHECKING:
 MODEL, TRAINING = "Model architecture", "Training"  # panels of the help
 MAX_QUESTION = 60  # characters shown of a training question
 BUDGETS = ("time", "steps", "epochs")
-# left out of a suggested command: options that it sets itself, and irrelevant options
+# options that are left out of a suggested command: those that it sets itself, and irrelevant ones
 OMITTED = ("dry_run", "force", "json", "quiet", "corpus", "watch")
 KEPT_FROM_BASE = ("like", "vocab_size", "layers", "width", "heads", "experts", "tokenizer")
 
 
-class _Options(ReadingOptions):
+class _Options(InputOptions):
     RARE = (
         "kl_weight adapter_only heads batch_tokens lr_scale optimizer dtype threads processes template "
         "strip_boilerplate probe"
@@ -131,7 +131,7 @@ class _Options(ReadingOptions):
     )
     seed: int = option(
         "N",
-        "Random seed; with --steps on a CPU, it fixes the file.",
+        "Random seed; with --steps on a CPU, runs are reproducible bit for bit.",
         TrainConfig.seed,
         min=0,
         max=2**31 - 1,
@@ -180,16 +180,16 @@ def train(options: _Options) -> None:
         processes = Processes(count=options.processes, local_count=options.processes)
         from llmcli.training.session import pick_device
 
-        pick_device(options.device, processes)  # errors would otherwise occur in every process
+        pick_device(options.device, processes)  # otherwise every process would report the error
         if not options.dry_run:
             raise typer.Exit(_launch(options.processes))
     if processes.rank:
         if not options.dry_run:
-            # until this process is connected to rank 0, which may never happen
+            # until this process has connected to rank 0, which may never happen
             on_stop_requests(signal.SIG_DFL)
-            from llmcli.training.session import follow
+            from llmcli.training.session import run_worker
 
-            _end_after(options, partial(follow, processes, options.device, on_stop_requests))
+            _end_after(options, partial(run_worker, processes, options.device, on_stop_requests))
         return
     if options.processes and options.processes != processes.local_count:
         raise usage(
@@ -276,20 +276,20 @@ def _claim_output(options: _Options, processes: Processes) -> "Output":
 
 
 def _end_after(options: _Options, work: Callable[[], None]) -> NoReturn:
-    """Do the work of a rank, then exit without finalizing Python: torch's threads may abort that, as a kill
-    would."""
+    """Do the work of a rank, then exit without finalizing Python, since torch's threads may crash
+    finalization, which looks as if the process was killed."""
     code = 0
     try:
         work()
     except typer.Exit as end:
         code = end.exit_code
-    except SystemExit as end:  # a termination signal before the first step
+    except SystemExit as end:  # raised by a termination signal before the first step
         code = int(end.code or 0)
     except BaseException as error:
         code = report(error)
     on_stop_requests(signal.SIG_IGN)  # the launcher also forwards signals that the terminal has sent to all
     options.invocation.close()
-    with suppress(OSError):  # the reader of a pipe is gone
+    with suppress(OSError):  # the reader of the pipe is gone
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(code)
@@ -350,16 +350,16 @@ def _note_stopped_run(output: "Output", dry_run: bool, processes: int) -> None:
 
 
 def _note_published_base(options: _Options, inputs: "Inputs") -> None:
-    """Suggest a published base model for a text that it knows, unless the options ask for a new model."""
+    """Suggest a published base model if the text is English prose and no option asks for a new model."""
     from llmcli.training.data import published_base
 
     chosen = options.typed(*KEPT_FROM_BASE, "optimizer")
-    if chosen or inputs.conversations or not published_base.is_known(inputs.corpus):
+    if chosen or inputs.conversations or not published_base.is_english_prose(inputs.corpus):
         return
     command = _command(options, OMITTED, "--from", published_base.NAME, "--lora", "8")
     console.note(
-        "English prose: a published model, fine-tuned in the same time, predicts this text better (a download of "
-        f"{published_base.DOWNLOAD_MEGABYTES} MB; larger and slower than a new model): {command}"
+        "English prose: a published model, fine-tuned in the same time, predicts this text better (a "
+        f"download of {published_base.DOWNLOAD_MEGABYTES} MB; larger and slower than a new model): {command}"
     )
 
 
@@ -406,7 +406,7 @@ def _train(
     from llmcli.training.loop.events import Step
 
     output_error: OSError | None = None
-    trains = False  # whether there was a step, so that a stop request would save weights
+    trains = False  # whether a step was taken, so that there are weights to save after a stop request
     of_answers = run.prepared.plan.conversations is not None
     with (
         _first_step_interrupted(run.output, lambda: trains),
@@ -447,7 +447,7 @@ def _train(
 
 @contextmanager
 def _first_step_interrupted(output: "Output", trains: Callable[[], bool]) -> Iterator[None]:
-    """Note that Ctrl-C or a termination signal before the first step leaves no model."""
+    """Print a note if Ctrl-C or a termination signal before the first step leaves no model."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit) as end:
@@ -460,12 +460,13 @@ def _first_step_interrupted(output: "Output", trains: Callable[[], bool]) -> Ite
 
 
 def _show_progress(view: "TrainingView", task: str, share: float) -> None:
-    """Show the progress of what a run does before its first step or after the last one."""
+    """Show the progress of a task before the first step or after the last one."""
     from llmcli.training.session import GENERATING
 
     if task == GENERATING and not share:
         console.note(
-            "the base model generates text for limiting the KL divergence from it (--kl-weight 0 turns this off)"
+            "the base model generates text for limiting the KL divergence from it "
+            "(--kl-weight 0 turns this off)"
         )
     view.status(f"{share:4.0%}  {task}" if share < 1 else "")
 
@@ -478,7 +479,10 @@ def _report(options: _Options, result: "Result", run: "PlannedRun") -> None:
     from llmcli.cli.reports.training import show_result
     from llmcli.training.files.summary import summarize, usage_hint
 
-    done, inputs, output, conversations = result.done, run.inputs, run.output, run.prepared.conversations
+    done = result.done
+    inputs = run.inputs
+    output = run.output
+    conversations = run.prepared.conversations
     labels = conversations.labels if conversations else []
     sentences = summarize(
         done.checkpoint.record,

@@ -1,4 +1,4 @@
-"""The output of --choices: the probability of each choice, and how well models choose."""
+"""The output of --choices: the probability of each choice, and the accuracy of the most likely one."""
 
 import math
 import sys
@@ -42,7 +42,8 @@ def print_choices(what: str, prompt: str, scored: "Sequence[ScoredText]", *, jso
     token_output.probabilities(what, [(shown(choice.text), probability) for choice, probability in rows])
     total = math.fsum(choice.probability for choice in scored)
     console.caption(
-        f"Normalized over these choices. Among all {what}s, their probabilities sum to {units.probability(total)}."
+        f"Normalized over these choices. Among all {what}s, "
+        f"their probabilities sum to {units.probability(total)}."
     )
 
 
@@ -78,6 +79,6 @@ def print_label_scores(scores: "Sequence[tuple[str, LabelScore]]", *, json_: boo
         counts = [[label, *map(str, row)] for label, row in zip(names, score.confusion, strict=True)]
         tables.table(["answer", *names], counts, numbers=range(1, len(names) + 1))
     console.caption(
-        "calibration error: expected difference between the probability of the chosen answer and the share of correct "
-        "ones, in ten bins of equal width; 0 is best."
+        "calibration error: expected difference between the probability of the chosen answer and the share "
+        "of correct ones, in ten bins of equal width; 0 is best."
     )

@@ -19,7 +19,7 @@ MAX_LENS_LABEL = 20  # columns
 
 
 def show(comparison: "Comparison", prompts: tuple[str, str], count: int) -> None:
-    """Print two predictions after prompts, which are equal if parts were switched off in the second."""
+    """Print two predictions side by side. `prompts` are equal if parts were switched off in the second."""
     is_one_prompt = prompts[0] == prompts[1]
     names = ("before", "after") if is_one_prompt else ("1", "2")
     off = ", ".join(_part(name) for name in comparison.without)
@@ -38,8 +38,9 @@ def show(comparison: "Comparison", prompts: tuple[str, str], count: int) -> None
         _show_changes("next word", names, comparison.next_words(count))
     _show_lenses(comparison, names)
     console.caption(
-        "-1.00 bits: half as likely. KL divergence: the change of the whole prediction, 0 if nothing changed. Layers "
-        "and heads are numbered from 1: --without 2.3 switches off head 3 of layer 2, --without 2 the whole layer."
+        "-1.00 bits: half as likely. KL divergence: the change of the whole prediction, 0 if nothing "
+        "changed. Layers and heads are numbered from 1: --without 2.3 switches off head 3 of layer 2, "
+        "--without 2 the whole layer."
     )
 
 
@@ -75,7 +76,7 @@ def _show_changes(column: str, names: tuple[str, str], changes: "Sequence[TextCh
 
 def _show_lenses(comparison: "Comparison", names: tuple[str, str]) -> None:
     console.heading("most likely after each layer (logit lens)")
-    lenses = [_most_likely(one, comparison) for one in (comparison.first, comparison.second)]
+    lenses = [_most_likely(explanation, comparison) for explanation in (comparison.first, comparison.second)]
     rows = [
         ("none" if depth == 0 else str(depth), *cells)
         for depth, cells in enumerate(zip(*lenses, strict=True))
@@ -85,10 +86,11 @@ def _show_lenses(comparison: "Comparison", names: tuple[str, str]) -> None:
 
 def _most_likely(explanation: "Explanation", comparison: "Comparison") -> list[str]:
     """Return the most likely next token after each layer, with its probability."""
-    most, lens = min(MAX_LENS_LABEL, max(4, terminal_width() // 2 - 14)), explanation.logit_lens
+    max_label = min(MAX_LENS_LABEL, max(4, terminal_width() // 2 - 14))
+    lens = explanation.logit_lens
     labels = (visible_whitespace(comparison.tokenizer.label(token)) for token in lens.ids[:, 0].tolist())
     probabilities = lens.probabilities[:, 0].tolist()
     return [
-        f"{truncate(label, most)} {units.probability(p)}"
+        f"{truncate(label, max_label)} {units.probability(p)}"
         for label, p in zip(labels, probabilities, strict=True)
     ]

@@ -58,7 +58,7 @@ class ModelScore:
 def print_scores(
     scores: "Sequence[ModelScore]", baselines: "Sequence[Baseline]", baseline_file: str | None
 ) -> None:
-    """Print a table of models and compressors, each compressor in the column of the comparable figure."""
+    """Print a table of models and compressors; each compressor is in the column it is comparable with."""
     rows = [
         {
             "model": row.model,
@@ -100,17 +100,17 @@ def print_scores(
             f"{ADAPTING}: bits per byte of models with their n-gram cache, and of adaptive compressors."
         )
     console.caption(
-        "Bits per byte: lower is better, 8 is a uniform guess over all byte values; comparable across all models. "
-        "perplexity: as uncertain as a choice among that many equally likely tokens; comparable only between models "
-        "with the same tokenizer. accuracy: share of tokens that were the network's most likely one."
+        "Bits per byte: lower is better, 8 is a uniform guess over all byte values; comparable across all "
+        "models. perplexity: as uncertain as a choice among that many equally likely tokens; comparable only "
+        "between models with the same tokenizer. accuracy: "
+        "share of tokens that were the network's most likely one."
     )
     if EXACT in names:
         console.caption(f"{EXACT}: last answers that llm chat -t 0 writes exactly as in the text.")
 
 
 def print_known_scores(scores: "Sequence[tuple[str, KnownScore, float]]", *, json_: bool) -> None:
-    """Print, for each model, how many questions it answers rightly, wrongly and not at all, and its minimum
-    confidence."""
+    """Print the number of correct, wrong and missing answers of each model, and its minimum confidence."""
     if json_:
         console.json_result(
             {
@@ -118,25 +118,30 @@ def print_known_scores(scores: "Sequence[tuple[str, KnownScore, float]]", *, jso
                     {
                         "model": name,
                         "questions": score.questions,
-                        "right": score.right,
+                        "right": score.correct,
                         "wrong": score.wrong,
                         "unanswered": score.unanswered,
                         "answerable": score.answerable,
-                        "min_confidence": least,
+                        "min_confidence": min_confidence,
                     }
-                    for name, score, least in scores
+                    for name, score, min_confidence in scores
                 ]
             }
         )
         return
     rows = [
-        (name, *map(str, (score.right, score.wrong, score.unanswered, score.answerable)), f"{least:.2f}")
-        for name, score, least in scores
+        (
+            name,
+            *map(str, (score.correct, score.wrong, score.unanswered, score.answerable)),
+            f"{min_confidence:.2f}",
+        )
+        for name, score, min_confidence in scores
     ]
     names = ("model", "right", "wrong", "unanswered", "answerable", "minimum confidence")
     tables.table(names, rows, numbers=range(1, len(names)))
     console.caption(
-        "answerable: questions whose answer is one of the known answers; to any other question, each of them is wrong."
+        "answerable: questions whose answer is one of the known answers; for the others, "
+        "every known answer is wrong."
     )
 
 
@@ -198,8 +203,7 @@ class TokenSurprisals:
         }
 
     def show(self, spans: "Sequence[Span]") -> None:
-        """Print the texts with their tokens colored by surprisal, then a table of the most surprising
-        passages."""
+        """Print the texts with their tokens colored by surprisal, then the most surprising passages."""
         for file, _, tokens, bits in self._documents():
             if len(self.files) > 1:
                 console.heading(file)
@@ -223,7 +227,7 @@ class TokenSurprisals:
         )
 
     def show_lines(self, first_lines: "Sequence[int]", top: int, *, json_: bool) -> None:
-        """Print the lines with the highest surprisal; `first_lines` are the numbers of the first line of each
+        """Print the lines with the highest surprisal. `first_lines` is the number of the first line in each
         file."""
         from llmcli.evaluation.evaluator import surprisal_of_lines
 
@@ -237,8 +241,8 @@ class TokenSurprisals:
                     "bits": round(line.bits, 4),
                     "bits_per_byte": round(line.bits / line.bytes, 6),
                     "most_surprising": {
-                        "text": self.tokenizer.label(ids[line.most]),
-                        "bits": round(bits[line.most], 4),
+                        "text": self.tokenizer.label(ids[line.top_token]),
+                        "bits": round(bits[line.top_token], 4),
                     },
                 }
                 for line in surprisal_of_lines(tokens, bits)
@@ -264,8 +268,8 @@ class TokenSurprisals:
                 del cells[3]
         tables.table(names, shown, numbers=(0, 1, 2))
         console.caption(
-            f"The {min(top, len(rows)):,} of {len(rows):,} lines with the most bits. A token is counted in the line in "
-            "which it begins. Each line is predicted from the lines before it."
+            f"The {min(top, len(rows)):,} of {len(rows):,} lines with the most bits. A token is counted in "
+            "the line in which it begins. Each line is predicted from the lines before it."
         )
 
 

@@ -20,10 +20,8 @@ LABEL_WIDTH = 14  # columns of a token's label beside a chart
 MAX_HEAT_MAP_ROWS = 60
 MAX_HEADS = 5  # rows in the table of heads with the highest attention weights
 # columns of a token in the logit lens, and of a token with its probability
-MAX_LENS_LABEL, LENS_CELL = (
-    12,
-    20,
-)
+MAX_LENS_LABEL = 12
+LENS_CELL = 20
 MAX_BAR = 60  # columns
 MIN_FULL_BAR = 1.0  # bits: smaller effects never fill the whole width
 SUMMARY_ROWS = 10  # tokens with effects in a summary
@@ -87,8 +85,9 @@ class ExplanationReport:
         tables.labeled([*header, *zip(numbered, rows, strict=True)], LABEL_WIDTH + digits + 1)
         console.paragraph(charts.HEAT_LEGEND)
         console.caption(
-            "Each row is a token; its dark cells are the tokens that it attends to, itself or earlier ones. High "
-            "attention to the first token often means that there is nothing else to attend to (an attention sink)."
+            "Each row is a token; its dark cells are the tokens that it attends to, itself or earlier ones. "
+            "High attention to the first token often means that there is nothing else to "
+            "attend to (an attention sink)."
         )
 
     def _show_top_heads(self, labels: list[str]) -> None:
@@ -143,9 +142,9 @@ class ExplanationReport:
         for name, kind in self.initialized_heads.items():
             console.paragraph(f"head {name} was initialized as: {kind}")
         console.caption(
-            "What the embedding of the last token, each attention head and each feed-forward network (MLP) adds to "
-            f"the logit of {token}, without effects through later layers. --without 2.1 switches head 1 of layer 2 "
-            "off, which shows its whole effect."
+            "What the embedding of the last token, each attention head and each feed-forward network (MLP) "
+            f"adds to the logit of {token}, without effects through later layers. --without 2.1 switches "
+            "head 1 of layer 2 off, which shows its whole effect."
         )
 
     def _show_ablation(self, labels: list[str], rows: int | None = None) -> None:
@@ -166,8 +165,9 @@ class ExplanationReport:
         labeled = [(f"{i + 1:>{digits}} {labels[i]}", bits) for i, bits in effects]
         _print_bars(labeled, LABEL_WIDTH + digits + 1, terminal_width() - LABEL_WIDTH - digits - 12)
         console.caption(
-            f"+1.00: without the token, {predicted} is half as likely. Negative: without it, {predicted} is more "
-            "likely. The last token is not left out: the model would then predict what follows the token before it."
+            f"+1.00: without the token, {predicted} is half as likely. Negative: without it, {predicted} is "
+            "more likely. The last token is not left out: "
+            "the model would then predict what follows the token before it."
         )
 
     def _show_copies(self, copies: "tuple[Copy, ...]") -> None:
@@ -185,9 +185,9 @@ class ExplanationReport:
             rows.append((self._label(copy.token), *probabilities, str(copy.matched), ", ".join(numbers)))
         tables.table(("next token", "network", "with cache", "matched", "at token"), rows, numbers=(1, 2, 3))
         console.caption(
-            "matched: number of last tokens that also preceded this token earlier in the prompt; at token: its "
-            "position there. The longer and more recent the match, the more the cache counts. --without cache switches "
-            "it off."
+            "matched: number of last tokens that also preceded this token earlier in the prompt; at token: "
+            "its position there. The longer and more recent the match, the more the cache counts. --without "
+            "cache switches it off."
         )
 
     def _show_predictions(self) -> None:
@@ -196,7 +196,7 @@ class ExplanationReport:
         tokens = explanation.most_likely(self.count)
         rows = [(self._label(token), math.exp(explanation.logprobs[token])) for token in tokens]
         token_output.probabilities("next token", rows)
-        console.caption(units.choice(explanation.entropy, "tokens"))
+        console.caption(units.explained_entropy(explanation.entropy, "tokens"))
         if not (words := explanation.words.words[: self.count]):
             return
         console.heading("next word")
@@ -204,8 +204,8 @@ class ExplanationReport:
             "next word", [(token_output.word_label(word), word.probability) for word in words]
         )
         console.caption(
-            "A word may consist of several tokens; its probability is summed over its tokenizations. llm generate "
-            "samples from these probabilities."
+            "A word may consist of several tokens; its probability is summed over its tokenizations. llm "
+            "generate samples from these probabilities."
         )
 
 

@@ -1,4 +1,4 @@
-"""Reports on the files that were read, by kind, and on those that were not."""
+"""Tables of the files that were read, by kind, and notes on skipped files."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -27,7 +27,7 @@ def not_read(corpus: "Corpus") -> list[str]:
 
 
 def show_files(records: Iterable[dict[str, Any]], skipped: Sequence[str], *, to_stderr: bool = False) -> None:
-    """Print a table of files, which are given as `Sources.records` describes them."""
+    """Print a table of files, given as `Sources.records`."""
     kinds: dict[str, list[dict[str, Any]]] = {}
     for record in records:
         encoding = f", {record['encoding']}" if "encoding" in record else ""
@@ -42,9 +42,9 @@ def show_files(records: Iterable[dict[str, Any]], skipped: Sequence[str], *, to_
 
 def _totals(files: list[dict[str, Any]]) -> tuple[str, str, str, str]:
     skipped: Counter[str] = Counter()
-    for one in files:
-        for part in one.get("skipped", ()):
+    for file in files:
+        for part in file.get("skipped", ()):
             skipped[part["reason"]] += part["count"]
     reasons = ", ".join(f"{reason} ({count:,})" for reason, count in skipped.items())
-    sums = (sum(one[key] for one in files) for key in ("bytes", "characters"))
+    sums = (sum(file[key] for file in files) for key in ("bytes", "characters"))
     return (f"{len(files):,}", *(f"{total:,}" for total in sums), reasons)  # type: ignore[return-value]

@@ -20,7 +20,7 @@ MAX_NAMES = 3  # training files listed in a note
 def training_texts(
     names: list[str] | None, source: "Checkpoint | Ensemble", path: Path, *, whole: bool = False
 ) -> "list[TrainingText]":
-    """Find a model's training text, with its held-out part if `whole`, or read the named files instead."""
+    """Find a model's training text (with the held-out part if `whole`), or read the named files instead."""
     from llmcli.data.sources import read_sources
     from llmcli.evaluation.training_text import (
         TrainingText,
@@ -32,7 +32,7 @@ def training_texts(
     if not names:
         texts, missing = find_training_texts(source.records, path, whole=whole)
         if missing:
-            listed = units.some(missing, MAX_NAMES)
+            listed = units.listed(missing, MAX_NAMES)
             console.note(f"{path} was also trained on text that is missing or has changed: {listed}")
         return texts
     sources = read_sources(names, recorded_reading(source.records))
@@ -65,13 +65,14 @@ class MemoryReport:
         console.result()
         if len(text) < LENGTH:
             console.note(
-                f"{len(text)} characters are too few: only passages of at least {LENGTH} count; use a larger -n"
+                f"{len(text)} characters are too few: only passages of at least {LENGTH} count; "
+                "use a larger -n"
             )
             return
         longest = max((end - start for start, end in matches.spans), default=0)
         console.note(
             f"{matches.share:.0%} of the {len(text):,} characters occur verbatim in "
-            f"{units.some(self._names, MAX_NAMES)}, in passages of at least {LENGTH} characters"
+            f"{units.listed(self._names, MAX_NAMES)}, in passages of at least {LENGTH} characters"
             f"{f'; the longest has {longest:,}' if longest else ''}"
         )
 

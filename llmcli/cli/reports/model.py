@@ -65,7 +65,7 @@ TOKENIZER_KINDS = {
 
 
 def print_overview(header: "Header") -> None:
-    """Print the overview. Raises LLMError at its end, for a training record that is not valid."""
+    """Print the overview. Raises LLMError after printing the rest if the training record is not valid."""
     config = json_object(header, "config.json", console.note)
     training = json_object(header, "training.json")
     imported = training.get("imported")
@@ -124,15 +124,13 @@ def _print_size(
     console.paragraph(with_hub_names(f"{header.path}: {kind}"))
     dtypes = ", ".join(parameters_by_dtype(header)) or "no values"
     console.paragraph(
-        f"{units.number(header.parameters)} parameters ({header.parameters:,}) in {len(header.tensors):,} tensors, "
-        f"{dtypes}, {units.size(header.file_bytes)}"
+        f"{units.number(header.parameters)} parameters ({header.parameters:,}) in {len(header.tensors):,} "
+        f"tensors, {dtypes}, {units.size(header.file_bytes)}"
     )
     if header.problem:
         console.paragraph(f"llm can show it but not run it: {header.problem}")
-    experts, active = (
-        config.get("num_experts", config.get("num_local_experts")),
-        config.get("num_experts_per_tok"),
-    )
+    experts = config.get("num_experts", config.get("num_local_experts"))
+    active = config.get("num_experts_per_tok")
     if isinstance(experts, int) and isinstance(active, int) and 0 < active <= experts:
         in_experts = sum(tensor.size for name, tensor in header.tensors.items() if ".experts." in name)
         used = units.number(header.parameters - in_experts // experts * (experts - active))
@@ -177,7 +175,7 @@ def _print_curve(record: TrainingRecord) -> None:
     for line in charts.curve(run.steps, run.training, width, CURVE_HEIGHT, marks=marks, legend=legend):
         console.result(line)
     console.caption(
-        "Lower is better. Both losses were measured during training: the training loss on the batches, with dropout if "
-        f"any, the {run.label} loss on text that the model was not trained on. If the training loss falls and the "
-        f"{run.label} loss does not, the model overfits."
+        "Lower is better. Both losses were measured during training: the training loss on the batches, with "
+        f"dropout if any, the {run.label} loss on text that the model was not trained on. If the training "
+        f"loss falls and the {run.label} loss does not, the model overfits."
     )

@@ -1,7 +1,6 @@
-"""What an exported model says about itself: the metadata of its file, and the model card of a Hugging Face
-directory.
+"""Metadata of an exported model, and the model card of a Hugging Face directory.
 
-Other programs run the network without its n-gram cache, so all figures are those of the network alone.
+Other programs run the network without its n-gram cache, so all figures are for the network alone.
 """
 
 import hashlib
@@ -24,8 +23,8 @@ if TYPE_CHECKING:
 
 MAX_CORPUS_NAMES = 5  # files named in a description
 _CACHE_NOTE = (
-    "It was trained together with an n-gram cache of the text so far, which llmcli keeps in its own format. This "
-    "format does not contain the cache; the figures here are those of the network alone."
+    "It was trained together with an n-gram cache of the text so far, which llmcli keeps in its own format. "
+    "This format does not contain the cache; the figures here are those of the network alone."
 )
 
 
@@ -45,8 +44,7 @@ def metadata(model: "Checkpoint", path: Path, name: str | None, license_: str | 
 
 
 def model_card(model: "Checkpoint", values: dict[str, str], name: str) -> str:
-    """Return the README.md of a Hugging Face directory. `name` is hf:OWNER/NAME on the hub, or that of a
-    directory."""
+    """Return the README.md of a Hugging Face directory. `name` is hf:OWNER/NAME, or a directory's name."""
     chats = "chat_template" in json.loads(model.tokenizer_config_json)
     body = [f"# {_plain(values['name'])}", _plain(values["description"]), _table(model)]
     if model.record.ngram_cache is not None:
@@ -56,7 +54,7 @@ def model_card(model: "Checkpoint", values: dict[str, str], name: str) -> str:
 
 
 def is_unedited(card: str) -> bool:
-    """Return whether a model card is as `model_card` wrote it, by the hash in its last line."""
+    """Return whether a model card is unchanged since `model_card` wrote it, by the hash in its last line."""
     text, _, mark = card.rstrip().rpartition("\n\n")
     return mark == _mark(text)
 
@@ -66,7 +64,7 @@ def _mark(text: str) -> str:
 
 
 def _origin_name(origin: dict[str, Any]) -> Any:
-    """Return the name of an imported model; for a path, which is nobody's business, its last part."""
+    """Return the name of an imported model; only the last part of a path, since the rest is private."""
     name = origin.get("name")
     return re.split(r"[/\\]", name)[-1] if isinstance(name, str) and re.match(r"[/\\.~]|\w:", name) else name
 
@@ -79,10 +77,10 @@ def _description(record: "TrainingRecord", origin: dict[str, Any]) -> str:
         sentences.append(f"Imported from {origin.get('file')} ({origin.get('form')}).")
     if record.corpus:
         verb = "Fine-tuned" if origin or record.base else "Trained"
-        names = units.some([*record.sizes], MAX_CORPUS_NAMES)
+        names = units.listed([*record.sizes], MAX_CORPUS_NAMES)
         sentences.append(f"{verb} by llmcli {__version__} on {names}.")
     for stage in bases:
-        names = units.some([*stage.sizes], MAX_CORPUS_NAMES)
+        names = units.listed([*stage.sizes], MAX_CORPUS_NAMES)
         sentences.append(f"Its base model, {stage.file}, was trained on {names}.")
     if figures := Figures.of_record(record):
         known = known_text(record.held_out.known_share)
@@ -117,7 +115,9 @@ def _table(model: "Checkpoint") -> str:
     """Return the facts about a model as a table."""
     from llmcli.data.tokenizers.tokenizer_json import describe
 
-    config, record, tokenizer = model.config, model.record, describe(model.tokenizer_json)
+    config = model.config
+    record = model.record
+    tokenizer = describe(model.tokenizer_json)
     architecture = (record.imported or {}).get("architecture") or config.model_type
     rows = [
         ("parameters", f"{config.parameters:,}"),
@@ -128,8 +128,8 @@ def _table(model: "Checkpoint") -> str:
         ("context", f"{config.max_position_embeddings:,} tokens"),
         ("tokenizer", f"{TOKENIZER_KINDS[tokenizer['kind']]}, {tokenizer['vocab_size']:,} tokens"),
     ]
-    if (found := record.conversations) is not None:
-        rows.append(("conversations", f"{found.training:,} for training, {found.held_out:,} held out"))
+    if (counts := record.conversations) is not None:
+        rows.append(("conversations", f"{counts.training:,} for training, {counts.held_out:,} held out"))
     if record.steps:
         seconds = f", {units.duration(record.clock.seconds)}" if record.clock else ""
         rows.append(
@@ -156,7 +156,8 @@ def _plain(text: str) -> str:
 
 def _usage(name: str, *, chats: bool) -> str:
     """Show how to run the model in transformers and here."""
-    place, command = json.dumps(name.removeprefix("hf:"), ensure_ascii=False), ["llm", "chat", "-m", name]
+    place = json.dumps(name.removeprefix("hf:"), ensure_ascii=False)
+    command = ["llm", "chat", "-m", name]
     inputs = (
         'tokenizer.apply_chat_template([{"role": "user", "content": "Hello"}], add_generation_prompt=True, '
         'return_tensors="pt", return_dict=True)'

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def tokens(labels: Sequence[str], ids: Sequence[int]) -> None:
-    """Print tokens side by side, each above its id; for a program one line each: id, token."""
+    """Print tokens side by side, each above its id. For a program: one line per token (id, token)."""
     if not sys.stdout.isatty():
         for label, token in zip(labels, ids, strict=True):
             tables.tab_separated((str(token), label))
@@ -53,8 +53,8 @@ def bar(share: float, columns: int) -> str:
 
 
 def surprisals(rows: Sequence[tuple[str, float]]) -> None:
-    """Print (token, surprisal in bits) pairs, the tokens on a background; without colors one line each: bits,
-    token."""
+    """Print tokens on backgrounds that show their surprisal in bits. Without colors: one line per token
+    (bits, token)."""
     if not styles.has_colors(sys.stdout):
         for text, bits in rows:
             tables.tab_separated((f"{bits:.2f}", visible_whitespace(text)))
@@ -94,8 +94,9 @@ def print_next_words(search: "NextWords", prompt: str, count: int) -> None:
         console.paragraph(f"next word: {entropy}")
     probabilities("next word", rows)
     console.caption(
-        f"{units.choice(search.entropy, 'words')} The probability of a word is summed over its tokenizations; "
-        "(unexplored) is the probability of those that the search did not follow to the end of a word."
+        f"{units.explained_entropy(search.entropy, 'words')} The probability of a word is summed over its "
+        "tokenizations; (unexplored) is the probability of those that the search did not "
+        "follow to the end of a word."
     )
 
 

@@ -1,5 +1,5 @@
-"""The output of `llm generate --steps`: for each token the candidates, the removed ones, and the sampled
-one."""
+"""The output of `llm generate --steps`: the candidates for each token, which are filtered out, and which one
+is sampled."""
 
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,8 @@ def print_step(
         console.paragraph(
             "probabilities of the first token are summed over the tokenizations of the prompt's end"
         )
-    rows, bar_width = [], min(MAX_BAR, max(MIN_BAR, terminal_width() - OTHER_COLUMNS))
+    rows = []
+    bar_width = min(MAX_BAR, max(MIN_BAR, terminal_width() - OTHER_COLUMNS))
     for candidate in [*step.candidates, *([step.chosen] if step.chosen not in step.candidates else [])]:
         label = truncate(visible_whitespace(tokenizer.label(candidate.id)), MAX_TOKEN_WIDTH)
         bar = token_output.bar(candidate.sampling_probability, bar_width)
@@ -60,8 +61,9 @@ def print_end(text: str, seed: int) -> None:
     """Print the text after the last step, and explain the columns."""
     console.heading(token_output.prompt_end(text))
     console.caption(
-        "model: the probability of the token under the model. sampling: the probability that it is sampled, after "
-        "temperature and filters. Entropy: 1 bit is a choice between 2 equally likely tokens, 3 bits one among 8."
+        "model: the probability of the token under the model. sampling: the probability that it is sampled, "
+        "after temperature and filters. Entropy: 1 bit is a choice between 2 equally likely tokens, "
+        "3 bits one among 8."
     )
     console.note(f"[seed {seed}]")
 

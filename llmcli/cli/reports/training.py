@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 
 def show_plan(plan: "Plan", inputs: "Inputs", *, dry_run: bool, json_: bool) -> None:
-    """Print the plan: a result after the table of files with --dry-run, else on stderr, in a terminal
-    shortened."""
+    """Print the plan. With --dry-run it is the result, after the table of files; otherwise it goes to stderr,
+    shortened in a terminal."""
     if json_:
         files = {"documents": inputs.files_read, "not_read": not_read(inputs.corpus)} if dry_run else {}
         json_event("plan", **_plan_record(plan), data=[group.as_record() for group in inputs.groups], **files)
@@ -45,7 +45,8 @@ def show_plan(plan: "Plan", inputs: "Inputs", *, dry_run: bool, json_: bool) -> 
 
 def _plan_record(plan: "Plan") -> dict[str, Any]:
     conversations = {"conversations": as_record(plan.conversations)} if plan.conversations else {}
-    choices, config = [as_record(row) for row in plan.rows], json.loads(dump_config(plan.model))
+    choices = [as_record(row) for row in plan.rows]
+    config = json.loads(dump_config(plan.model))
     return {"choices": choices, "config": config, "train": as_record(plan.train), **conversations}
 
 
@@ -74,8 +75,9 @@ def show_event(event: "RunEvent", view: "TrainingView", *, json_: bool, of_answe
         json_event(kind, **as_record(event), **({"of": "answers"} if of_answers and kind == "eval" else {}))
     elif isinstance(event, events.TeacherTrained):
         console.note(
-            f"step {event.step:,}: the teacher is trained (validation loss {units.bits_per_byte(event.bits_per_byte)} "
-            "bits per byte); the student starts from fresh weights and also learns from its predictions"
+            f"step {event.step:,}: the teacher is trained (validation loss "
+            f"{units.bits_per_byte(event.bits_per_byte)} bits per byte); "
+            "the student starts from fresh weights and also learns from its predictions"
         )
     elif isinstance(event, events.Sample):
         view.sample(event.prompt, event.text)
@@ -90,7 +92,8 @@ def _show_restart(event: "Restarted", *, json_: bool) -> None:
         return
     why = "more did not lower the validation loss" if search.confirmed else "there is no time to try more"
     console.note(
-        f"step {event.step:,}: training starts over, on all of the text, for {units.epochs(search.found)}: {why}"
+        f"step {event.step:,}: training starts over, on all of the text, for {units.epochs(search.found)}: "
+        f"{why}"
     )
 
 

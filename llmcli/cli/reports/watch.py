@@ -1,7 +1,7 @@
-"""The page of `llm train --watch`: what it shows of a run, and when it opens and closes.
+"""The page of `llm train --watch`: its contents, and when it opens and closes.
 
-About once a second, the run makes the state of the page, as JSON; the server only sends that text, in its own
-thread. Therefore neither pages nor their absence change the run, and an error of a page does not end it.
+About once a second, the run writes the page's state as JSON; the server, in a thread of its own, only sends
+that text. So a run is the same with or without open pages, and an error in a page does not end it.
 """
 
 import json
@@ -47,20 +47,19 @@ class Watch:
         self._publish()
 
     def add(self, event: object) -> None:
-        """Take the next event of the run."""
+        """Show the next event of the run."""
         self._update(lambda: self._add(event))
 
     def _update(self, update: Callable[[], None]) -> None:
-        """Call a function that changes the page, unless an earlier one failed: the page then stays as it
-        is."""
+        """Call a function that changes the page. After the first failure, the page is no longer changed."""
         if self._has_failed:
             return
         try:
             update()
-        except Exception as error:  # whatever it is, the run is worth more
+        except Exception as error:  # no error in the page may end the run
             self._has_failed = True
             console.warn(
-                f"the page is not updated any more ({type(error).__name__}: {error}); the run goes on"
+                f"the page is no longer updated ({type(error).__name__}: {error}); the run continues"
             )
 
     def _add(self, event: object) -> None:
@@ -144,14 +143,14 @@ def _model_page(file: Path) -> bytes:
 
 @contextmanager
 def watching(output: Path, plan: "Plan", losses: "TrainingLosses") -> Iterator[Watch]:
-    """Open the page of a run, which is closed on exit. `losses` are up to date when an event is added."""
+    """Open the page of a run, and close it on exit. `losses` must be up to date when an event is added."""
     watch = Watch(output, plan, losses)
     try:
         console.warn(f"watch the run at {watch.url}")
         if sys.stderr.isatty() and _has_display():
             import webbrowser
 
-            # in a thread: it may wait for seconds
+            # in a thread, since opening a browser may take seconds
             threading.Thread(target=webbrowser.open, args=(watch.url,), daemon=True).start()
         yield watch
     finally:

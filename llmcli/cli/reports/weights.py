@@ -69,6 +69,6 @@ def print_weights(header: "Header", *, json_: bool) -> None:
         rows.append((depth, group.name + copies, units.number(group.parameters), text))
     tables.tree(rows)
     console.caption(
-        "Each row of blocks is a histogram of a group's weights from the minimum to the maximum; the number is their "
-        "standard deviation."
+        "Each row of blocks is a histogram of a group's weights from the minimum to the maximum; the number "
+        "is their standard deviation."
     )

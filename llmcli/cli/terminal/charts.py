@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 LOG_RANGE = 10_000  # highest to lowest value of a logarithmic scale
-MARK = "o"  # one column wide in every terminal and font
+MARK = "o"  # exactly one column wide in every terminal and font
 # braille: bit of (column, row) in a cell of 2 x 4 dots
 _DOTS = (
     (0x01, 0x02, 0x04, 0x40),
@@ -23,15 +23,16 @@ def curve(
     marks: tuple[Sequence[float], Sequence[float]] = ((), ()),
     legend: str = "",
 ) -> list[str]:
-    """Draw a line of braille dots: height + 1 lines with a logarithmic y scale; [] without finite points.
-    `marks` are (x values, y values) of points shown as MARK over the line; `legend` is centered below the
+    """Draw a curve in braille dots: height + 1 lines with a logarithmic y axis; [] without finite points.
+    `marks` are (x values, y values) of points drawn as MARK over the curve; `legend` is centered below the
     chart if it fits."""
     line, marked = (
         [(x, y) for x, y in zip(*xy, strict=True) if math.isfinite(y)] for xy in ((xs, ys), marks)
     )
     if not line + marked:
         return []
-    x_low, x_high = min(x for x, _ in line + marked), max(x for x, _ in line + marked)
+    x_low = min(x for x, _ in line + marked)
+    x_high = max(x for x, _ in line + marked)
     low, high = log_range([y for _, y in line + marked])
 
     def dot_row(y: float) -> int:
@@ -67,7 +68,9 @@ def log_range(values: Sequence[float]) -> tuple[float, float]:
     apart."""
     high = max(values)
     low = max(min(values), high / LOG_RANGE)
-    return (low, high) if high > low else ((low / 1.5, high * 1.5) if high > 0 else (0.5, 1.5))
+    if high > low:
+        return low, high
+    return (low / 1.5, high * 1.5) if high > 0 else (0.5, 1.5)
 
 
 def _label(value: float) -> str:
@@ -75,7 +78,9 @@ def _label(value: float) -> str:
     >>> _label(8.1234), _label(0.5), _label(0.00214), _label(0.0000214)
     ('8.12', '0.50', '0.0021', '2e-05')
     """
-    return f"{value:.2f}" if value >= 0.095 else f"{value:.2g}" if value >= 1e-4 else f"{value:.0e}"
+    if value >= 0.095:
+        return f"{value:.2f}"
+    return f"{value:.2g}" if value >= 1e-4 else f"{value:.0e}"
 
 
 def round_values(low: float, high: float) -> list[float]:
@@ -95,7 +100,8 @@ def _draw_line(dots: Sequence[tuple[int, int]], columns: int, rows: int) -> list
     for (x0, y0), (x1, y1) in zip(dots, dots[1:] or dots, strict=False):
         steps = max(abs(x1 - x0), abs(y1 - y0), 1)
         for i in range(steps + 1):
-            column, row = round(x0 + (x1 - x0) * i / steps), round(y0 + (y1 - y0) * i / steps)
+            column = round(x0 + (x1 - x0) * i / steps)
+            row = round(y0 + (y1 - y0) * i / steps)
             cells[row // 4][column // 2] |= _DOTS[column % 2][row % 4]
     return [[chr(_BLANK + dots) for dots in row] for row in cells]
 
@@ -113,8 +119,8 @@ def signed_bar(value: float, largest: float, width: int) -> str:
 
 
 def heat_map(shares: Sequence[Sequence[float]], first: int = 1) -> list[str]:
-    """Draw a lower triangle of shares (0 to 1), two characters per cell; the first two lines number the
-    columns."""
+    """Draw a lower triangle of shares (0 to 1), two characters per cell, below two lines of column
+    numbers."""
     numbers = range(first, first + len(shares))
     tens = "".join(f"{n // 10 % 10 if n % 10 == 0 or (n == first and n > 9) else '':>2}" for n in numbers)
     rows = [

@@ -21,8 +21,9 @@ NOTE_SECONDS = 10.0  # between two notes on the progress, without a terminal
 MAX_ERROR_LENGTH = 2_000  # characters: a damaged file may cause far longer messages
 
 
-# quiet: no notes, captions and progress; errors and results remain. options: the command's. noted: when the
-# status was shown without a terminal, or would have been shown first; None without one
+# quiet: suppress notes, captions and progress, but not errors and results. options: those of the command.
+# noted: the last time a status was printed without a terminal (or could first have been); None without a
+# status
 settings = SimpleNamespace(quiet=False, options=frozenset(), noted=None)
 
 
@@ -33,8 +34,8 @@ def set_quiet(quiet: bool) -> bool:
 
 
 def result(line: str = "", *, raw: bool = False) -> None:
-    """Print a line of a result on stdout, made safe for a terminal unless it is `raw` (has our escape
-    sequences)."""
+    """Print a line of a result on stdout, made safe for a terminal unless it is `raw` (contains our own
+    escape sequences)."""
     _write((line if raw else visible_line(line)) + "\n")
 
 
@@ -107,7 +108,8 @@ def fail(text: str) -> None:
 
 
 def note_from_signal_handler(text: str) -> None:
-    """Write a note past the buffered stream: the signal may have interrupted a write to it."""
+    """Write a note directly to stderr, bypassing the buffered stream: the signal may have interrupted a
+    write."""
     if not settings.quiet:
         write_from_signal_handler(f"{visible_line(text)}\n")
 
@@ -123,8 +125,8 @@ def shows_progress() -> bool:
 
 
 def status(text: str) -> None:
-    """Show a status line in a terminal, replaced by the next one; "" removes it. Without a terminal, it is a
-    note every few seconds."""
+    """Show a status line in a terminal, which the next one replaces; "" removes it. Without a terminal, print
+    a note every few seconds."""
     if shows_progress():
         print(f"\r\x1b[K{visible_line(text)}", file=sys.stderr, end="", flush=True)
         return
@@ -145,7 +147,7 @@ def prompt(text: str) -> None:
 
 
 def write_line(line: str, stream: TextIO) -> None:
-    """Print a line, in which untrusted text must have passed through `visible`."""
+    """Print a line. Untrusted text in it must have passed through `visible`."""
     print(line, file=stream, flush=True)
 
 

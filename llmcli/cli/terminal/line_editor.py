@@ -22,8 +22,9 @@ Complete = Callable[[str], Iterable[tuple[str, int, str]]]
 
 
 def open_reader(complete: Complete, before_a_path: Sequence[str]) -> Callable[[str], str]:
-    """Return a function that reads one input, given a draft to edit. It raises KeyboardInterrupt for Ctrl-C
-    without text and EOFError at the end. A path is completed after each of `before_a_path`."""
+    """Return a function that reads one input, starting with a draft to edit. It raises KeyboardInterrupt for
+    Ctrl-C on an empty line and EOFError at the end of input. Paths are completed after each command in
+    `before_a_path`."""
     drawing = next((stream for stream in (sys.stderr, sys.stdout) if stream.isatty()), None)
     if drawing is None:
         return lambda draft: input()
@@ -81,7 +82,7 @@ def _key_bindings() -> KeyBindings:
     @keys.add("c-c", filter=is_message)
     @keys.add("<sigint>", filter=is_message)
     def _(event: KeyPressEvent) -> None:
-        """Clear the input; leave an empty one."""
+        """Clear the input; if it is empty, leave."""
         if event.current_buffer.text:
             event.current_buffer.reset()
         else:

@@ -12,9 +12,8 @@ MAX_POINTS = 240  # maximum length of a curve
 
 
 class TrainingLosses:
-    """The losses of the current model. `bytes_per_token` converts them to bits per byte; `answers` is None,
-    or (the progress, 0 to 1, from which the run trains on conversations; the bytes per token of their
-    answers)."""
+    """The losses of the current model. `bytes_per_token` converts them to bits per byte. `answers` is None,
+    or (progress, 0 to 1, at which training on conversations begins; bytes per token of their answers)."""
 
     def __init__(self, bytes_per_token: float, answers: tuple[float, float] | None = None) -> None:
         self._bytes_per_token = bytes_per_token
@@ -32,14 +31,14 @@ class TrainingLosses:
         from_progress, of_answers = self.answers or (1.0, 0.0)
         bytes_per_token = of_answers if event.progress > from_progress else self._bytes_per_token
         loss = event.loss / (math.log(2) * bytes_per_token)
-        # early averages are over few steps: the loss falls steeply
+        # average over few steps at first, since the loss falls steeply
         weight = max(LOSS_SMOOTHING, 2 / (event.step + 1))
         self.mean = loss if math.isnan(self.mean) else (1 - weight) * self.mean + weight * loss
         self._last_step = event.step
         self._losses.append(loss)
 
     def curve(self) -> tuple[list[int], list[float]]:
-        """Thin the losses to at most MAX_POINTS means over equally many steps, each placed at its last
+        """Reduce the losses to at most MAX_POINTS means over equal numbers of steps, each at its last
         step."""
         import numpy as np
 

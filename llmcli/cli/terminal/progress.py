@@ -26,8 +26,8 @@ MIN_CHART_HEIGHT, MIN_CHART_WIDTH = 3, 30
 
 
 class TrainingView:
-    """Shows a run: in a terminal a bar, figures and a growing chart, elsewhere periodic lines. For
-    `bytes_per_token` and `answers` see TrainingLosses. `hidden` shows nothing."""
+    """Shows a run: a bar, figures and a growing chart in a terminal, periodic lines elsewhere.
+    `bytes_per_token` and `answers` are those of TrainingLosses; with `hidden`, nothing is shown."""
 
     def __init__(
         self, bytes_per_token: float, answers: tuple[float, float] | None = None, *, hidden: bool = False
@@ -35,7 +35,7 @@ class TrainingView:
         self.losses = TrainingLosses(bytes_per_token, answers)
         self._validation_name = "validation answers" if answers else "validation"
         self._sample = "", ""  # prompt, text
-        self._step: Step | None = None  # the last one
+        self._step: Step | None = None  # the latest one
         self._shown_seconds = -math.inf
         self.begin_model()
         self._hidden = hidden
@@ -43,7 +43,7 @@ class TrainingView:
         if os.environ.get("TERM") != "dumb" and console.shows_progress() and not hidden:
             import rich.live
 
-            # no refresh thread, which would take time from training; stdout is not redirected
+            # no refresh thread, since it would take time from training; stdout is not redirected
             console_ = console.rich_console(sys.stderr)
             self._live = rich.live.Live(
                 console=console_, auto_refresh=False, redirect_stdout=False, vertical_overflow="crop"
@@ -85,7 +85,7 @@ class TrainingView:
         self._sample = one_line(prompt), one_line(text)
 
     def status(self, text: str) -> None:
-        """Show what the run does while there are no steps: below the view, or in a status line."""
+        """Show what the run is doing between steps: below the view, or in a status line."""
         if self._live and self._live.is_started:
             self._note = text
             self._live.update(self._draw(self._live), refresh=True)
@@ -114,7 +114,7 @@ class TrainingView:
             if since >= REFRESH_SECONDS:
                 self._shown_seconds = event.seconds
                 self._erase_note(self._live)
-                self._live.start()  # not earlier, because of notes and status lines before the first step
+                self._live.start()  # not before the first step, which notes and status lines precede
                 self._live.update(self._draw(self._live), refresh=True)
         elif event.progress >= 1 or (
             since >= LINE_SECONDS and event.progress - self._shown_progress >= LINE_PROGRESS
@@ -162,7 +162,8 @@ class TrainingView:
         if height >= MIN_CHART_HEIGHT and columns >= MIN_CHART_WIDTH:
             lines += self._chart(min(columns - 1, 200), height)
         for line in lines:
-            line.no_wrap, line.overflow = True, "ellipsis"
+            line.no_wrap = True
+            line.overflow = "ellipsis"
         shown = (lines + sample)[: max(1, rows - 1)]
         return Group(*shown, *([Text(self._note, no_wrap=True, overflow="ellipsis")] if self._note else []))
 

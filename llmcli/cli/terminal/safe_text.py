@@ -1,7 +1,7 @@
 """Making untrusted text safe to print.
 
-Control characters and bidirectional overrides would move the cursor, change colors or reorder a line, so they
-are replaced by visible marks. In JSON they are escaped, which keeps the value.
+Control characters and bidirectional overrides could move the cursor, change colors or reorder a line, so they
+are replaced by visible marks. In JSON they are escaped, which preserves the value.
 """
 
 import json
@@ -40,9 +40,11 @@ def visible_whitespace(text: str) -> str:
 
 def _mark(match: re.Match[str]) -> str:
     code = ord(match[0])
-    if 0xD800 <= code <= 0xDFFF:  # a byte of a file name that is not UTF-8, as Python represents it
+    if 0xD800 <= code <= 0xDFFF:  # surrogates represent bytes of file names that are not UTF-8
         return f"\\u{code:04x}"
-    return chr(0x2400 + code) if code < 0x20 else "␡" if code == 0x7F else f"⟨U+{code:04X}⟩"
+    if code < 0x20:
+        return chr(0x2400 + code)
+    return "␡" if code == 0x7F else f"⟨U+{code:04X}⟩"
 
 
 def json_line(value: object) -> str:

@@ -1,6 +1,6 @@
 """Ctrl-C and the other signals that ask a process to end.
 
-Imports little: the entry point installs its handler before anything else is imported.
+Imports little, since the entry point installs its handler before importing anything else.
 """
 
 import signal
@@ -31,8 +31,8 @@ def _not_ignored(*numbers: signal.Signals) -> list[signal.Signals]:
 
 
 def end_process(number: int, frame: FrameType | None) -> None:
-    """Handle a signal: raise KeyboardInterrupt or SystemExit; if that would be lost here, try again shortly
-    after."""
+    """Handle a signal: raise KeyboardInterrupt or SystemExit, or retry shortly after if the exception would
+    be lost here."""
     if _loses_exceptions(frame):
         timer = threading.Timer(RETRY_SECONDS, _send, [number])
         timer.daemon = True
@@ -44,7 +44,7 @@ def end_process(number: int, frame: FrameType | None) -> None:
 
 
 def _loses_exceptions(frame: FrameType | None) -> bool:
-    """Return whether Python would drop or wrap an exception raised here: a destructor, importlib,
+    """Return whether Python would drop or wrap an exception raised here: in a destructor, in importlib or in
     `__set_name__`."""
     while frame is not None:
         name, file = frame.f_code.co_name, frame.f_code.co_filename
@@ -55,7 +55,7 @@ def _loses_exceptions(frame: FrameType | None) -> bool:
 
 
 def _send(number: int) -> None:
-    if hasattr(signal, "pthread_kill"):  # also ends a system call that the main thread waits in
+    if hasattr(signal, "pthread_kill"):  # also interrupts a system call in which the main thread is waiting
         signal.pthread_kill(threading.main_thread().ident or 0, number)
     else:
         import _thread
@@ -65,7 +65,7 @@ def _send(number: int) -> None:
 
 def on_stop_requests(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
     """Handle stop signals with `handler` from now on. With signal.SIG_DFL they end the process immediately,
-    even while it waits outside of Python; signal.SIG_IGN ignores them in a process that is ending."""
+    even while it waits in native code; signal.SIG_IGN is for a process that is already ending."""
     for number in stop_signals():
         signal.signal(number, handler)
 
@@ -74,10 +74,11 @@ def on_stop_requests(handler: Callable[[int, FrameType | None], None] | signal.H
 def stop_requests(
     can_save: Callable[[], bool] = lambda: True, show_note: Callable[[str], None] | None = None
 ) -> Iterator[list[int]]:
-    """Collect the first stop signal in a list, so that a run can end and save, which `show_note` says; without
-    that, collect the first Ctrl-C, so that an answer can end between two tokens. A second request raises
-    KeyboardInterrupt. Unless `can_save`, the earlier handlers are called. One request may arrive as two
-    signals: from `timeout` or a shell, and from the kernel."""
+    """Collect the first stop signal in a list instead of raising an exception. With `show_note`, a run can
+    then end and save, and the note tells the user; without it, only Ctrl-C is collected, and an answer can
+    end between two tokens. A second request raises KeyboardInterrupt. Unless `can_save`, the previous
+    handlers are called. One request may arrive as two signals: from `timeout` or a shell, and from the
+    kernel."""
     received: list[int] = []
     first_at = 0.0
 

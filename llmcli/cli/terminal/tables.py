@@ -22,8 +22,9 @@ def table(
     numbers: Sequence[int] = (),
     to_stderr: bool = False,
 ) -> None:
-    """Print a table: drawn in a terminal, tab-separated for a program. The columns `numbers` are aligned
-    right and never folded. In a narrow terminal text is folded, or each row becomes a list of its cells."""
+    """Print a table: drawn in a terminal, tab-separated for a program. The columns `numbers` are
+    right-aligned and never folded. In a narrow terminal, text is folded, or each row becomes a list of its
+    cells."""
     stream = sys.stderr if to_stderr else sys.stdout
     if to_stderr and console.settings.quiet:
         return
@@ -36,10 +37,8 @@ def table(
     from rich.table import Table
     from rich.text import Text
 
-    names, cells = (
-        [visible_line(name) for name in columns],
-        [[visible_line(cell) for cell in row] for row in rows],
-    )
+    names = [visible_line(name) for name in columns]
+    cells = [[visible_line(cell) for cell in row] for row in rows]
     widths = [max(text_width(row[i]) for row in [names, *cells]) for i in range(len(names))]
     folded = [width if i in numbers else min(width, MIN_TEXT_COLUMN) for i, width in enumerate(widths)]
     if numbers and sum(folded) + MIN_GAP * len(names) > terminal_width(stream):
@@ -83,23 +82,26 @@ def labeled(rows: Iterable[tuple[str, str]], max_label: int) -> None:
 
 
 def tree(rows: Sequence[tuple[int, str, str, str]]) -> None:
-    """Print rows of (depth, name, detail, figures) as a tree; a narrow terminal gets short names and no
-    details."""
+    """Print rows of (depth, name, detail, figures) as a tree; in a narrow terminal, with short names and
+    without details."""
     names = [
         branches + visible_line(row[1])[:MAX_TREE_NAME]
         for branches, row in zip(_branches(rows), rows, strict=True)
     ]
-    details, figures = [visible_line(row[2]) for row in rows], [f"{visible_line(row[3]):>18}" for row in rows]
-    left, middle, right = (max(map(text_width, column), default=0) for column in (names, details, figures))
+    details = [visible_line(row[2]) for row in rows]
+    figures = [f"{visible_line(row[3]):>18}" for row in rows]
+    left, middle, figures_width = (
+        max(map(text_width, column), default=0) for column in (names, details, figures)
+    )
     columns = terminal_width() if sys.stdout.isatty() else math.inf
-    is_narrow = left + middle + right + 4 > columns
+    is_narrow = left + middle + figures_width + 4 > columns
     if is_narrow:
         figures = [figure.strip() for figure in figures]
-        middle, right = 0, max(map(len, figures))
-        left = min(left, max(8, int(columns) - right - 3))
+        middle, figures_width = 0, max(map(len, figures))
+        left = min(left, max(8, int(columns) - figures_width - 3))
     for name, detail, figure in zip(names, details, figures, strict=True):
         shown = f"  {detail:>{middle}}" if middle else ""
-        console.result(f"{pad(name, left)}{shown}  {figure:>{right * is_narrow}}".rstrip())
+        console.result(f"{pad(name, left)}{shown}  {figure:>{figures_width * is_narrow}}".rstrip())
 
 
 def _branches(rows: Sequence[tuple[int, str, str, str]]) -> list[str]:

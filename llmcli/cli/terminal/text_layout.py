@@ -11,7 +11,7 @@ from typing import TextIO
 
 
 def terminal_width(stream: TextIO | None = None) -> int:
-    """Return the columns of a stream's terminal (default: stdout); $COLUMNS overrides them."""
+    """Return the width of a stream's terminal in columns (default: stdout); $COLUMNS overrides it."""
     if not os.environ.get("COLUMNS"):
         with suppress(OSError, ValueError, AttributeError):  # not a terminal, or not a file at all
             return os.get_terminal_size((stream or sys.stdout).fileno()).columns or 80
@@ -105,7 +105,7 @@ class WordWrap:
         self.columns = columns  # the caller changes it when the window is resized
         self._used = self._start = indent  # used columns of the line, and its start
         self._hanging = hanging
-        self._pending = ""  # the last word, which may continue, with its preceding space
+        self._pending = ""  # the last word, which may be incomplete, with the space before it
 
     def feed(self, text: str) -> str:
         """Return the text that can be printed so far: up to the last complete word."""
@@ -130,7 +130,8 @@ class WordWrap:
         gap = len((" " * self._used + space).expandtabs()) - self._used
         end = self._used + gap + text_width(unit)
         if end > self.columns and self._used > self._start:
-            space, end = "\n" + " " * self._hanging, self._hanging + text_width(unit)
+            space = "\n" + " " * self._hanging
+            end = self._hanging + text_width(unit)
             self._start = self._hanging
         self._used = end
         return space + unit

@@ -50,30 +50,31 @@ class ConversationTokens:
         return slice(int(self.starts[index]), int(self.starts[index + 1]))
 
     def answer_bytes(self, byte_lengths: NDArray[np.integer]) -> int:
-        """Count the bytes of text in the learned tokens; `byte_lengths[i]` is the length of token i in
-        bytes."""
+        """Count the bytes of text in the tokens that count in the loss; `byte_lengths[i]` is the length of
+        token i."""
         return int(byte_lengths[self.ids[self.loss_mask]].sum())
 
     def select(self, indices: Sequence[int]) -> "ConversationTokens":
         return self._slices([self.span(i) for i in indices])
 
-    def truncated(self, most: int) -> tuple["ConversationTokens", list[int], int]:
-        """Truncate to `most` tokens, after the last answer that fits or else within the first; without a
-        learned token a conversation is left out. Returns (conversations, their previous indices, number
-        truncated)."""
+    def truncated(self, max_tokens: int) -> tuple["ConversationTokens", list[int], int]:
+        """Truncate to `max_tokens` tokens: after the last answer that fits, or else within the first answer.
+        Conversations without a token in the loss are dropped. Returns (conversations, their previous indices,
+        number of truncated conversations)."""
         spans = [self.span(i) for i in range(len(self))]
         fitting = [
-            self._truncated_span(span, most) if span.stop - span.start > most else span for span in spans
+            self._truncated_span(span, max_tokens) if span.stop - span.start > max_tokens else span
+            for span in spans
         ]
         kept = [i for i, span in enumerate(fitting) if span.stop > span.start]
         return self._slices([fitting[i] for i in kept]), kept, sum(fitting[i] != spans[i] for i in kept)
 
-    def _truncated_span(self, span: slice, most: int) -> slice:
-        mask = self.loss_mask[span.start : span.start + most + 1]
+    def _truncated_span(self, span: slice, max_tokens: int) -> slice:
+        mask = self.loss_mask[span.start : span.start + max_tokens + 1]
         answer_ends = np.flatnonzero(mask[:-1] & ~mask[1:]) + 1  # the position after each answer
         if len(answer_ends):
             return slice(span.start, span.start + int(answer_ends[-1]))
-        return slice(span.start, span.start + (most if mask[:most].any() else 0))
+        return slice(span.start, span.start + (max_tokens if mask[:max_tokens].any() else 0))
 
     def _slices(self, slices: Sequence[slice]) -> "ConversationTokens":
         starts = np.cumsum([0, *(span.stop - span.start for span in slices)], dtype=np.int64)
@@ -96,8 +97,7 @@ class ConversationBatches:
     """Training batches of conversations as a pure function of (seed, step).
 
     An epoch visits every conversation once. Conversations are packed, in an order drawn from (seed, epoch),
-    into rows of `context` + 1 tokens, which are then visited in another random order. The rest of a row is
-    `padding`.
+    into rows of `context` + 1 tokens, filled up with `padding`. The rows are visited in another random order.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class ConversationBatches:
         self._batch_size = batch_size
         self._seed = seed
         self._padding = padding
-        self._first_rows = [0]  # number of rows before each epoch that was visited
+        self._first_rows = [0]  # number of rows before each epoch visited so far
         self._recent: tuple[int, list[list[int]]] = -1, []  # the last packed epoch, and its rows
 
     @cached_property
@@ -133,7 +133,8 @@ class ConversationBatches:
         return MaskedBatch(ids, loss_mask)
 
     def _visited(self, visit: int) -> list[int]:
-        """Return the conversations in a row; visits of rows are numbered from the beginning of epoch 0."""
+        """Return the conversations in the row of a visit; visits are numbered from the beginning of epoch
+        0."""
         while self._first_rows[-1] <= visit:
             self._first_rows.append(self._first_rows[-1] + len(self._epoch(len(self._first_rows) - 1)))
         epoch = bisect.bisect_right(self._first_rows, visit) - 1
@@ -150,15 +151,14 @@ class ConversationBatches:
 
 def pack(lengths: Sequence[int], capacity: int, order: Iterable[int]) -> list[list[int]]:
     """Pack conversations into rows of at most `capacity` tokens by best fit: in the given order, each goes
-    into the fullest row that has space for it. `lengths` are the numbers of tokens, at most `capacity`.
+    into the fullest row that has space for it. `lengths` are in tokens, at most `capacity` each.
 
     >>> pack([5, 4, 3, 6], 8, [0, 1, 2, 3])
     [[0, 2], [1], [3]]
     """
     rows: list[list[int]] = []
-    spaces: list[
-        tuple[int, int]
-    ] = []  # (tokens left, row), ascending; only rows with space for another conversation
+    # (tokens left, row), ascending; only rows with space for another conversation
+    spaces: list[tuple[int, int]] = []
     shortest = min(lengths, default=0)
     for index in order:
         at = bisect.bisect_left(spaces, (lengths[index], -1))

@@ -1,7 +1,7 @@
-"""Chat templates: conversations as the text and tokens on which a model is trained and prompted.
+"""Chat templates: conversations as the text and tokens that a model is trained on and prompted with.
 
-Models trained here use ChatML, which this module renders itself. Any other template is untrusted jinja2,
-rendered in a separate process (template_renderer.py). The tokens equal those of transformers'
+Models trained here use ChatML, which this module renders itself. Any other template is untrusted jinja2 and
+is rendered in a separate process (template_renderer.py). The tokens equal those of transformers'
 `apply_chat_template`, except that the text of a message never becomes a control token (control_tokens.py).
 """
 
@@ -19,7 +19,7 @@ from llmcli.data.conversations.template_renderer import Rendering, TemplateRefus
 from llmcli.data.tokenizers.tokenizer import IM_END, IM_START, Tokenizer
 from llmcli.errors import LLMError
 
-# Each turn stands between IM_START and IM_END, as in SmolLM2 and Qwen, without a default system message.
+# Each turn is enclosed in IM_START and IM_END, as in SmolLM2 and Qwen, without a default system message.
 # {% generation %} marks the assistant's text, for programs that train with this template.
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' }}"
@@ -44,8 +44,7 @@ class ChatTemplate:
     """A chat template and the tokenizer of its model."""
 
     def __init__(self, source: str, tokenizer: Tokenizer, variables: Mapping[str, Any] | None = None) -> None:
-        """`source` is the jinja2 template; `variables` are bos_token, eos_token and others that it may
-        use."""
+        """`source` is the jinja2 template; `variables` are those that it may use, such as bos_token."""
         self.source = source
         self.tokenizer = tokenizer
         self._variables = dict(variables or {})
@@ -83,15 +82,15 @@ class ChatTemplate:
         return template_renderer.render(self.source, self._variables, jobs)
 
     def encode(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> list[int]:
-        """Return the ids of a conversation; the text of a message never becomes a control token. Raises as
-        `render`."""
+        """Return the ids of a conversation; the text of a message never becomes a control token. Raises
+        LLMError like `render`."""
         hidden, names = self._hide(messages)
         return self._control_tokens.encode(self._render([(hidden, add_generation_prompt)])[0].text, names)[0]
 
     def encode_conversation(self, messages: Sequence[Message]) -> EncodedConversation:
-        """Return the ids and the loss mask of a conversation: the learned answers with the token that ends
-        each. Raises LLMError as `render`, and if the template writes a turn differently once others
-        follow."""
+        """Return the ids and the loss mask of a conversation, which is True for the answers to learn and the
+        token that ends each. Raises LLMError like `render`, and if the template renders a turn differently
+        when other turns follow."""
         hidden, names = self._hide(messages)
         rendering = self._render([(hidden, False)])[0]
         if not _MARKER.search(self.source):
@@ -106,8 +105,8 @@ class ChatTemplate:
 
     @cached_property
     def stop_ids(self) -> frozenset[int]:
-        """Tokens that end an answer: the tokenizer's, and the first control token of the template after an
-        answer."""
+        """Tokens that end an answer: those of the tokenizer, and the first control token that the template
+        writes after an answer."""
         probe = unused_characters(1, [self.source])[0]
         try:
             text = self.render([Message("user", "Hello"), Message("assistant", probe)])
@@ -123,7 +122,7 @@ class ChatTemplate:
         return self._control_tokens.hide(messages, self.source + "".join(values))
 
     def _answer(self, whole: str, messages: Sequence[Message]) -> Span:
-        """Return the span of the last message, an answer, in the text of the whole conversation."""
+        """Return the span of the last message, an answer, in the rendered conversation."""
         [until] = self._render([(messages, False)])
         header = self._header(messages)
         controls = self._control_tokens.find(until.text[len(header) :])
@@ -131,9 +130,9 @@ class ChatTemplate:
         end = len(header) + controls[-1][1] if controls else len(until.text)
         if not until.text.startswith(header) or not whole.startswith(until.text[:end]):
             raise LLMError(
-                "the model's chat template writes an answer differently once other messages follow, so it is unclear "
-                "which tokens to learn; give each conversation one answer, or mark answers in the template with "
-                "{% generation %}"
+                "the model's chat template writes an answer differently once other messages follow, so it is "
+                "unclear which tokens to learn; give each conversation one answer, or mark answers in the "
+                "template with {% generation %}"
             )
         return len(header), end
 
@@ -157,7 +156,8 @@ def _learned_spans(answers: list[Span], messages: Sequence[Message]) -> list[Spa
         return answers
     if len(answers) != len(learned):
         raise LLMError(
-            f"the model's chat template marks {len(answers)} of the {len(learned)} answers in the conversation, so "
+            f"the model's chat template marks {len(answers)} of the {len(learned)} "
+            "answers in the conversation, so "
             'it is unclear which one has "weight": 0; remove the answers with this weight'
         )
     return [answer for answer, is_learned in zip(answers, learned, strict=True) if is_learned]

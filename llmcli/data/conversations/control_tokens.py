@@ -1,8 +1,8 @@
-"""Encoding of text in which a chat template wrote the names of control tokens.
+"""Encoding rendered chat templates, in which the names of control tokens are written as text.
 
-User text must not become a control token. Before the template is rendered, each name of a control token in a
-message is therefore replaced by a stand-in: a private-use character that occurs nowhere else. All names in
-the rendered text then come from the template, and the stand-ins become text again.
+User text must never become a control token. Therefore each name of a control token in a message is replaced
+by a placeholder before the template is rendered: a private-use character that occurs nowhere else. All names
+in the rendered text then come from the template, and the placeholders are turned back into text.
 """
 
 import re
@@ -40,7 +40,7 @@ def unused_characters(count: int, texts: Iterable[str]) -> list[str]:
 
 
 class ControlTokens:
-    """The control tokens of a tokenizer, written by name in a template."""
+    """The control tokens of a tokenizer, which a template writes by name."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -52,36 +52,36 @@ class ControlTokens:
         return [(m.start(), m.end(), self._tokenizer.control_ids[m[0]]) for m in self._pattern.finditer(text)]
 
     def hide(self, messages: Sequence[Message], template: str) -> tuple[list[Message], dict[str, str]]:
-        """Return (messages with stand-ins for names of control tokens, stand-in -> name); stand-ins are
-        unique."""
+        """Return (messages with placeholders for names of control tokens, placeholder -> name); placeholders
+        are unique."""
         texts = [text for message in messages for text in (message.role, message.content)]
         names = sorted({name for text in texts for name in self._pattern.findall(text)})
         if not names:
             return list(messages), {}
-        stand_ins = dict(zip(names, unused_characters(len(names), [*texts, template]), strict=True))
+        placeholders = dict(zip(names, unused_characters(len(names), [*texts, template]), strict=True))
 
         def hidden(text: str) -> str:
-            return self._pattern.sub(lambda match: stand_ins[match[0]], text)
+            return self._pattern.sub(lambda match: placeholders[match[0]], text)
 
         changed = [replace(m, role=hidden(m.role), content=hidden(m.content)) for m in messages]
-        return changed, {stand_in: name for name, stand_in in stand_ins.items()}
+        return changed, {placeholder: name for name, placeholder in placeholders.items()}
 
     def encode(
         self, text: str, names: Mapping[str, str], marked: Sequence[Span] = ()
     ) -> tuple[list[int], list[bool]]:
         """Return (ids of a rendered text, whether each token overlaps one of the ascending `marked` spans).
-        `names` are those behind the stand-ins, from `hide`."""
+        `names` maps placeholders to names, as returned by `hide`."""
         places = [i for i, character in enumerate(text) if character in names] if names else []
         growth = [0, *accumulate(len(names[text[i]]) - 1 for i in places)]
 
         def moved(position: int) -> int:
-            """Return a position after the stand-ins before it have been replaced by names."""
+            """Return a position in the text once the placeholders before it are replaced by names."""
             return position + growth[bisect_left(places, position)]
 
         controls = [(moved(start), moved(end), control) for start, end, control in self.find(text)]
         marked = [(moved(start), moved(end)) for start, end in marked]
-        for stand_in, name in names.items():
-            text = text.replace(stand_in, name)
+        for placeholder, name in names.items():
+            text = text.replace(placeholder, name)
         tokens = list(self._tokens(text, controls))
         return [token for token, _ in tokens], list(_overlaps((span for _, span in tokens), marked))
 

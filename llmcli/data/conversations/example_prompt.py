@@ -19,10 +19,10 @@ _SHELL_SPECIAL = frozenset("\"$`\\!'")
 
 
 def example_prompts(text: str, *, starts_inside: bool = False) -> list[str]:
-    """Return the first few words of all sentences and lines that have a letter or digit, without repeats;
-    long ones that need no shell escaping come first.
+    """Return the first few words of all sentences and lines that have a letter or digit, without duplicates.
+    Long ones that need no shell escaping come first.
 
-    With `starts_inside` the text may begin in the middle of a sentence, which is then used last.
+    With `starts_inside`, the text may begin in the middle of a sentence, whose words then come last.
 
     >>> example_prompts("I like to eat apple.\\nThe cat likes to sleep. I like to eat soup.")
     ['I like to eat', 'The cat likes to']
@@ -42,8 +42,8 @@ def example_prompts(text: str, *, starts_inside: bool = False) -> list[str]:
 
 
 def shell_quoted(text: str) -> str:
-    """Quote a text for a shell: in double quotes, which every shell knows, unless it contains something
-    special there.
+    """Quote a text for a shell: in double quotes, which every shell supports, unless it has characters that
+    are special inside them.
 
     >>> shell_quoted("I like to eat"), shell_quoted("for $5")
     ('"I like to eat"', "'for $5'")
@@ -52,7 +52,7 @@ def shell_quoted(text: str) -> str:
 
 
 def _sentences(text: str) -> Iterator[str]:
-    """Yield sentences and lines that can be typed, each from its first letter or digit on, with single
+    """Yield sentences and lines that can be typed, starting at their first letter or digit, with single
     spaces."""
     for line in text.splitlines():
         for piece in _SENTENCE_END.split(line):

@@ -1,4 +1,4 @@
-"""Conversations: messages of a user and an assistant; a prompt and its answer are the shortest form.
+"""Conversations: messages of a user and an assistant. A prompt with its answer is the shortest conversation.
 
 `from_record` reads a conversation from a JSON object in the formats of OpenAI, TRL, mlx-lm, Alpaca and
 ShareGPT.
@@ -30,7 +30,7 @@ class Message:
 
     role: str  # one of ROLES
     content: str
-    is_learned: bool = field(default=True, repr=False)  # False for an answer that is only context
+    is_learned: bool = field(default=True, repr=False)  # False for an answer that is context only
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +103,7 @@ class RecordShape:
 
     @property
     def used_keys(self) -> frozenset[str]:
-        """Keys whose values are read. Every shape may have a "system" key with the text of a system
-        message."""
+        """Keys whose values are read, including an optional "system" key with a system message."""
         return frozenset((*self.keys, self.context_key, "system"))
 
 
@@ -114,8 +113,8 @@ def normalized(key: object) -> str:
 
 
 def record_shape(record: object) -> RecordShape | None:
-    """Return the shape of a record by its keys; None if it holds no conversation. A list of messages counts
-    as a record.
+    """Return the shape of a record, judged by its keys; None if it holds no conversation. A list of messages
+    counts as a record.
 
     >>> record_shape({"Question": "Who?", "answer": "Me.", "id": 1})
     RecordShape(name='question/answer', keys=('Question', 'answer'), context_key='', is_text=False)
@@ -152,8 +151,8 @@ def is_list_of_messages(value: object) -> bool:
 
 
 def from_record(record: object, source: str, shape: RecordShape) -> Conversation:
-    """Read the conversation in a record. Raises LLMError that begins with its source, for instance unless a
-    system message comes first and a user message comes between two answers."""
+    """Read the conversation in a record. Raises LLMError, which begins with the source; for example if a
+    system message does not come first, or if there is no user message between two answers."""
     try:
         messages = tuple(_read(_fields(_with_key(record)), shape))
         _check_order(messages)
@@ -163,7 +162,7 @@ def from_record(record: object, source: str, shape: RecordShape) -> Conversation
 
 
 def text_of_record(record: object, source: str, shape: RecordShape) -> str:
-    """Return the plain text in a record, or "". Raises LLMError as `from_record` does."""
+    """Return the plain text in a record, or "". Raises LLMError like `from_record`."""
     try:
         if not shape.template:
             return _optional(_fields(record), shape.keys[0])
@@ -218,7 +217,7 @@ def _optional(record: Record, key: str) -> str:
 
 
 def _cell(record: Record, key: str) -> str:
-    """Return a cell's text; a number is formatted."""
+    """Return the text of a cell, which may be a number."""
     value = record.get(key)
     if isinstance(value, int | float) and not isinstance(value, bool):
         return f"{value:.15g}" if isinstance(value, float) else str(value)
@@ -296,5 +295,6 @@ def _check_order(messages: Iterable[Message]) -> None:
             raise LLMError(f"message {number} is a system message; wanted it first or not at all")
         if message.role == before.role == "assistant":
             raise LLMError(
-                f"messages {number - 1} and {number} are both the assistant's; wanted a user message between them"
+                f"messages {number - 1} and {number} are both the assistant's; "
+                "wanted a user message between them"
             )

@@ -1,7 +1,7 @@
 """The shape of records: conversations, prompt-answer pairs, or plain text in one column.
 
-JSON, tables and Parquet are treated alike: the column names in the first records decide. Records with bad
-answers, and records of an unknown shape, raise an error that names the option to use.
+The column names in the first records decide, in JSON, tables and Parquet alike. Preference data and records
+of an unknown shape raise an error that names the option to use.
 """
 
 import csv
@@ -21,7 +21,7 @@ from llmcli.data.conversations.messages import (
 from llmcli.data.text import templates
 from llmcli.data.text.encodings import codec_of
 from llmcli.errors import LLMError, brief, usage
-from llmcli.units import some
+from llmcli.units import listed
 
 _MAX_COLUMNS = 8  # listed in a message
 _PROSE_BYTES, _PROSE_RATIO = 100, 4  # mean size of prose, also relative to any other column
@@ -38,19 +38,19 @@ class ReadOptions:
     plain: bool = False  # everything is plain text
     template: str = ""  # plain text made of `columns`: "{title}\n{body}"
     encoding: str = ""  # encoding of text that is not UTF-8
-    strip_boilerplate: bool = False  # leave out what text/boilerplate.py finds
-    # hashes of lines to leave out, which training found; None: find them
+    strip_boilerplate: bool = False  # remove the lines that text/boilerplate.py finds
+    # hashes of the lines to remove, as found in training; None: find them
     boilerplate: tuple[str, ...] | None = None
 
     @property
     def is_requested(self) -> bool:
-        """Whether the user chose how to use columns. `speakers` does not count: text with turns has no
-        columns."""
+        """Whether the user chose how columns are used. `speakers` does not count, since text with turns has
+        no columns."""
         return bool(self.pairs or self.columns or self.plain)
 
     @property
     def is_for_files(self) -> bool:
-        """Whether there is an option that says how to read a file."""
+        """Whether any option says how to read a file."""
         return bool(self.is_requested or self.speakers or self.encoding)
 
     def as_record(self) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def choose_shape(
 ) -> RecordShape | None:
     """Choose the shape for the first records of a file, each an object or None.
 
-    None if most records are not objects, or if the shape is unknown and need not be known (`must_be_known`).
+    Returns None if most records are not objects, or if the shape is unknown and `must_be_known` is False.
     With `cells_are_text`, as in CSV, two columns with words are pairs; with `is_text`, the error also
     suggests `plain`.
     """
@@ -140,8 +140,9 @@ def choose_shape(
         raise LLMError(f"{name}: its records are empty; wanted a text, or a prompt and an answer, in each")
     if must_be_known:
         raise LLMError(
-            f"{name}: unclear which columns to train on: {_listed(columns)}; name one with text, or two with prompts "
-            f"and answers: {column_option(*list(columns)[:2])}" + (", or add `plain`" if is_text else "")
+            f"{name}: unclear which columns to train on: {_listed(columns)}; name one with text, or two with "
+            f"prompts and answers: {column_option(*list(columns)[:2])}"
+            + (", or add `plain`" if is_text else "")
         )
     return None
 
@@ -156,13 +157,14 @@ def _refuse_preferences(name: str, records: Sequence[object], known: dict[str, s
     includes_prompt = any(isinstance(value, list) and len(value) > 1 for value in values)
     keys = ("chosen",) if includes_prompt or "prompt" not in known else ("prompt", "chosen")
     raise LLMError(
-        f"{name}: preference data: the model would also learn the rejected answers; to train on the chosen ones: "
-        f"{column_option(*map(known.__getitem__, keys))}"
+        f"{name}: preference data: the model would also learn the rejected answers; to train on the chosen "
+        f"ones: {column_option(*map(known.__getitem__, keys))}"
     )
 
 
 def _prose_column(columns: Iterable[str], records: Sequence[Record]) -> str:
-    """Return the only column with prose, several times as long as any other; "" if there is none."""
+    """Return the only column with prose, which must be several times as long as any other; "" if there is
+    none."""
     sizes = {
         column: sum(_text_bytes(record.get(column)) for record in records) / len(records)
         for column in columns
@@ -183,7 +185,7 @@ def _text_bytes(value: object) -> int:
 
 
 def _is_prose(text: str) -> bool:
-    """Return whether a text has words: several with spaces between them, or in a script without spaces."""
+    """Return whether a text is prose: several words separated by spaces, or a script without spaces."""
     return any(map(str.isalpha, text)) and (len(text.split()) >= _MIN_WORDS or not text.isascii())
 
 
@@ -234,4 +236,4 @@ def column_option(*columns: str) -> str:
 
 
 def _listed(columns: Iterable[str]) -> str:
-    return some([brief(name, 30) for name in columns], _MAX_COLUMNS)
+    return listed([brief(name, 30) for name in columns], _MAX_COLUMNS)

@@ -1,4 +1,4 @@
-"""The split of conversations into training and validation: deterministic, so that `llm eval` can repeat
+"""The split of conversations into training and validation. It is deterministic, so that `llm eval` can repeat
 it."""
 
 import hashlib
@@ -22,13 +22,13 @@ class ConversationSplit:
 
 
 def split(conversations: Sequence[Conversation], share: float) -> ConversationSplit:
-    """Hold out a share of the conversations, but none that training conversations repeat."""
+    """Hold out a share of the conversations, except those whose answers occur in training conversations."""
     return divide(conversations, held_out_indices(len(conversations), share))
 
 
 def divide(conversations: Sequence[Conversation], chosen: Sequence[int]) -> ConversationSplit:
-    """Hold out the `chosen` conversations (ascending indices), but none that training conversations
-    repeat."""
+    """Hold out the `chosen` conversations (ascending indices), except those whose answers occur in training
+    conversations."""
     indices = set(chosen)
     training = [conversation for i, conversation in enumerate(conversations) if i not in indices]
     known = answers(training)
@@ -38,20 +38,19 @@ def divide(conversations: Sequence[Conversation], chosen: Sequence[int]) -> Conv
 
 
 def answers(conversations: Iterable[Conversation]) -> set[bytes]:
-    """Return a hash of each learned answer with the message before it, whatever the other messages are."""
+    """Return a hash of each learned answer together with the message before it."""
     return {digest for conversation in conversations for digest, _ in _answers(conversation)}
 
 
 def is_known(conversation: Conversation, known: Container[bytes]) -> bool:
-    """Return whether at least half of the text of the learned answers is in `known`, a result of
+    """Return whether at least half of the text of the learned answers is in `known`, a set returned by
     `answers`."""
     sizes = [(size, digest in known) for digest, size in _answers(conversation)]
     return 2 * sum(size for size, is_in in sizes if is_in) >= sum(size for size, _ in sizes) > 0
 
 
 def _answers(conversation: Conversation) -> Iterator[tuple[bytes, int]]:
-    """Yield (hash of an answer and the message before it, length of the answer); the spaces in them do not
-    matter."""
+    """Yield (hash of an answer and the message before it, length of the answer), ignoring white space."""
     before = ""
     for message in conversation.messages:
         content = " ".join(message.content.split())
@@ -67,7 +66,7 @@ def held_out_indices(count: int, share: float) -> list[int]:
     """Return indices of about `share` of `count` conversations, ascending: one from each of equally long
     stretches.
 
-    The position in the stretch varies in steps of the golden ratio, because files often repeat a pattern,
+    The position within a stretch varies in steps of the golden ratio, because files often repeat a pattern,
     such as alternating directions of translation.
 
     >>> held_out_indices(30, 0.1), held_out_indices(4, 0.1)

@@ -1,9 +1,9 @@
 """Tables in CSV and TSV files: the delimiter, the header, and the rows as records.
 
-A file is a table if at least four in five of its first rows have the same number of columns, two or more; any
-other row is then an error. Prose with commas is not a table. The first row is a header if it names known
-columns, such as question and answer, if all its cells are common column names, or if a column has letters
-only in that row.
+A file is a table if at least four in five of its first rows have the same number of columns, which is two or
+more; a row with another number is then an error. Prose with commas is not a table. The first row is a header
+if it names known columns, such as question and answer, if all its cells are common column names, or if a
+column has letters only in that row.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from llmcli.units import count
 
 TABLE_SUFFIXES = (".csv", ".tsv")
 _PEEKED_LINES, _PEEKED_ROWS = 50, 10
-# characters, also of a line; Python's own limit of 131,072 is smaller than answers can be
+# maximum characters of a cell, and of a line; Python's own limit of 131,072 is too small for some answers
 MAX_CELL = 64_000_000
 _HEADERS = ({"text"}, {"messages"}, {"conversations"}, {"chosen", "rejected"}, *map(set, PAIRS))
 _NAMES = {  # if all cells of the first row are among these, it is a header
@@ -120,7 +120,7 @@ class Table:
     notes: list[str]
 
     def first_row_as(self, used: Sequence[str]) -> str:
-        """Say whether the first row is data or a header, and name the option for the other."""
+        """Describe whether the first row is data or a header, and name the option for the other case."""
         row = f"the first row ({', '.join(brief(cell.strip(), 30) for cell in self.first_row)})"
         if self.has_header:
             numbers = (str(self.columns.index(column) + 1) for column in used)
@@ -133,9 +133,9 @@ class Table:
 def read_table(
     document: Document, suffix: str, reading: ReadOptions, on_read: OnRead = ignore
 ) -> Table | None:
-    """Read a table; None if the file is none. Only tabs separate columns unless the suffix is one of
-    TABLE_SUFFIXES. Empty rows are left out. Raises LLMError, also while records are read, for a row with
-    another number of columns."""
+    """Read a table; None if the file is not a table. Unless the suffix is in TABLE_SUFFIXES, only tabs
+    separate columns. Empty rows are left out. Raises LLMError for a row with another number of columns, also
+    while the records are read."""
     dialects: list[_Dialect] = [("\t", True), ("\t", False)]
     if suffix == ".csv":
         dialects = [(delimiter, True) for delimiter in DELIMITERS]
@@ -157,7 +157,8 @@ def read_table(
 
 
 def _first_rows(document: Document, dialect: _Dialect) -> list[list[str]]:
-    """Return the rows up to the first unreadable one, which is an error later unless another dialect fits."""
+    """Return the rows before the first unreadable one, which is reported later unless another dialect
+    fits."""
     rows: list[list[str]] = []
     with contextlib.suppress(_QuotingError):
         lines = islice(_lines(document), _PEEKED_LINES)
@@ -166,12 +167,12 @@ def _first_rows(document: Document, dialect: _Dialect) -> list[list[str]]:
 
 
 def _width(rows: list[list[str]], share: float, reading: ReadOptions) -> int:
-    """Return the number of columns of this share of the rows, or 0; a single column must have the header
-    "text", or the name that was asked for."""
+    """Return the number of columns that at least this share of the rows have, or 0. A single column must have
+    the header "text", or the requested name."""
     if _is_known_header(rows[0]) or _has_columns(rows[0], reading):
         return len(rows[0])
-    [(width, most)] = Counter(map(len, rows)).most_common(1)
-    return width if width > 1 and most >= share * len(rows) else 0
+    [(width, count)] = Counter(map(len, rows)).most_common(1)
+    return width if width > 1 and count >= share * len(rows) else 0
 
 
 def _is_known_header(row: list[str]) -> bool:
@@ -196,7 +197,7 @@ def _has_header(rows: list[list[str]], width: int, reading: ReadOptions) -> bool
 
 
 def _has_columns(row: list[str], reading: ReadOptions) -> bool:
-    """Return whether a row names the columns that were asked for."""
+    """Return whether a row names the requested columns."""
     return bool(reading.columns) and set(map(normalized, row)) >= set(map(normalized, reading.columns))
 
 
@@ -205,8 +206,8 @@ def _has_letter(cell: str) -> bool:
 
 
 def _column_names(header: list[str]) -> tuple[str, ...]:
-    """Return the column names in a header; an unnamed column gets its number, a repeated name gets its number
-    too."""
+    """Return the column names in a header. An unnamed column is named by its number; a repeated name gets its
+    number appended."""
     names: dict[str, str] = {}  # normalized name -> name
     for number, cell in enumerate(map(str.strip, header), 1):
         name = cell or str(number)
@@ -223,8 +224,9 @@ def _records(
         if len(row) != len(columns):
             names = ", ".join(brief(column, 30) for column in columns)
             raise LLMError(
-                f"{name} line {line:,}: {count(len(row), 'column')}; wanted {len(columns)} ({names}), with double "
-                f"quotes around text that contains the delimiter; or add `plain` to read the file as plain text"
+                f"{name} line {line:,}: {count(len(row), 'column')}; wanted {len(columns)} ({names}), with "
+                "double quotes around text that contains the delimiter; "
+                "or add `plain` to read the file as plain text"
             )
         yield line, dict(zip(columns, row, strict=True))
 
@@ -232,8 +234,8 @@ def _records(
 def _rows_of_file(
     document: Document, dialect: _Dialect, notes: list[str], on_read: OnRead
 ) -> Iterator[tuple[int, list[str]]]:
-    """Yield the rows of a file. TSV has no rule for quotation marks: they follow RFC 4180 if the whole file
-    (held in memory for this) can be read that way; otherwise they are part of the text."""
+    """Yield the rows of a file. TSV has no rule for quotation marks: they are read as in RFC 4180 if the
+    whole file (which is held in memory for this) can be; otherwise they are part of the text."""
     if dialect == ("\t", True):
         try:
             yield from list(_rows(document.name, _lines(document, on_read), dialect))
@@ -246,8 +248,8 @@ def _rows_of_file(
 
 
 def _lines(document: Document, on_read: OnRead = ignore) -> Iterator[str]:
-    """Yield the lines of a table; in a text of one line (old Mac programs), carriage returns end them. Raises
-    LLMError for a line that takes too much memory."""
+    """Yield the lines of a table. If the text is a single line, carriage returns end lines, as in files of
+    old Mac programs. Raises LLMError for a line that takes too much memory."""
     lines = (_checked(document.name, line) for line in document.lines(on_read, MAX_CELL))
     start = list(islice(lines, 2))
     return chain(start if len(start) > 1 else "".join(start).removesuffix("\r").split("\r"), lines)
@@ -273,8 +275,8 @@ def _rows(name: str, lines: Iterable[str], dialect: _Dialect) -> Iterator[tuple[
             row = next(reader, None)
         except csv.Error as error:
             raise _QuotingError(
-                f"{name} line {start:,}: {str(error).partition(' - ')[0]}; wanted double quotes around text with a "
-                f"{DELIMITERS[delimiter]} or a quotation mark, and each quotation mark inside doubled"
+                f"{name} line {start:,}: {str(error).partition(' - ')[0]}; wanted double quotes around text "
+                f"with a {DELIMITERS[delimiter]} or a quotation mark, and each quotation mark inside doubled"
             ) from error
         if row is None:
             return

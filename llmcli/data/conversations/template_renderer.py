@@ -1,6 +1,6 @@
 """Rendering of untrusted chat templates in a separate process with limits on time, memory and output.
 
-The process is started for the first template and serves all others; it ends with this process.
+The process is started for the first template and renders all later ones; it ends with this process.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ _worker = Worker("llmcli.data.conversations.template_worker")
 
 
 class TemplateRefusalError(LLMError):
-    """The template refuses the messages; many refuse two consecutive turns of one role."""
+    """The template refuses the messages; many templates refuse two consecutive turns of the same role."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Rendering:
 def render(
     source: str, variables: Mapping[str, Any], jobs: Sequence[tuple[Sequence[Message], bool]]
 ) -> list[Rendering]:
-    """Render a template for each of several messages, with or without a generation prompt. Raises LLMError if it
-    fails, TemplateRefusalError if it refuses the messages."""
+    """Render a template for each list of messages, with or without a generation prompt. Raises LLMError if
+    that fails, and TemplateRefusalError if the template refuses the messages."""
     sent = [([{"role": m.role, "content": m.content} for m in messages], prompt) for messages, prompt in jobs]
     try:
         answer = _worker.ask({"template": source, "variables": dict(variables), "jobs": sent}, SECONDS)

@@ -1,8 +1,8 @@
 """Renders chat templates in a separate process, from requests on stdin to answers on stdout, each a line of
 JSON.
 
-A template from an untrusted file is a program: it may never end, or fill the memory. jinja2 therefore runs it
-in a sandbox, as transformers does, and this process has limits. template_renderer.py kills it when it takes
+A template from an untrusted file is a program, which may never end or fill the memory. Therefore jinja2 runs
+it in a sandbox, as transformers does, and this process has limits. template_renderer.py kills it if it takes
 too long.
 
     {"template": TEXT, "variables": {}, "jobs": [[messages, add_generation_prompt], ...]}
@@ -67,7 +67,8 @@ def _render(
     limit = EXTRA_CHARACTERS + 2 * sum(len(message["content"]) for message in messages)
     tracker = template.environment.extensions[_Generation.identifier]
     assert isinstance(tracker, _Generation)
-    tracker.position, tracker.spans = 0, []
+    tracker.position = 0
+    tracker.spans = []
     arguments = {
         "messages": messages,
         "tools": None,

@@ -1,16 +1,17 @@
 """Conversations in plain text, in which each turn begins with a name and a colon: User:/Assistant: or Q:/A:.
 
-A text holds conversations if its first nonblank line begins with the name of a speaker, both speakers speak,
-and there are at least two answers or the text is short. There must be no third speaker: no other name and
-colon begins lines in the turns of both, as in a play, and A: is not a choice next to B:, as in a quiz.
+A text holds conversations if its first nonblank line begins with the name of a speaker, both speakers have
+turns, and there are at least two answers or the text is short. There must not be a third speaker: no other
+name with a colon begins lines in the turns of both (as in a play), and A: is not a choice next to B: (as in a
+quiz).
 
-A turn continues until the next speaker. Names stand at the very beginning of a line: words in any case, or
-capital Q and A, optionally with a number (Q1:). The colon may be full-width and may follow a space.
+A turn continues until the next speaker. Names are at the very beginning of a line: words in any case, or
+capital Q and A, optionally with a number (Q1:). The colon may be full-width, and a space may precede it.
 
-In Q:/A: text, each question begins a conversation. In User:/Assistant: text, a conversation begins at a blank
-line before the speaker who began the text; if blank lines separate all turns, at two blank lines or a line
-such as ---. Consecutive turns of one speaker are one message. "System:" at the beginning of a conversation is
-its system message.
+In Q:/A: text, each question begins a conversation. In User:/Assistant: text, a conversation begins after a
+blank line, with the speaker who begins the text; if blank lines separate all turns, after two blank lines or
+a line such as ---. Consecutive turns of one speaker are one message. "System:" at the beginning of a
+conversation is its system message.
 """
 
 import re
@@ -26,7 +27,7 @@ from llmcli.errors import LLMError, usage
 _COLON = r"[ \t\u00a0\u202f]?[:：](?![:/\\])[ \t\u3000]*(?P<text>.*)"
 _SHORT_TEXT = 10_000  # characters; one answer is enough in a shorter text
 _OTHER_NAME = re.compile(r"(?P<name>[^\W\d_][\w.'-]{0,30}(?: [\w.'-]{1,30}){0,2})" + _COLON)
-_TURNS_PER_OTHER = 8  # a name that begins fewer lines than one per this many turns is not a third speaker
+_TURNS_PER_OTHER = 8  # a name that begins less than one line per this many turns is not a third speaker
 _RULE = re.compile(r"[ \t]*([-=*])([ \t]*\1){2,}[ \t]*")  # a rule: three or more of a character
 
 
@@ -47,7 +48,7 @@ class _Turn:
     lines: list[str]
 
     def end(self) -> int:
-        """Remove blank lines and rules at the end, and return them as the gap before the next turn."""
+        """Remove blank lines and rules at the end of the turn, and return the gap before the next turn."""
         gap = 0
         while len(self.lines) > 1 and (not self.lines[-1].strip() or _RULE.fullmatch(self.lines[-1])):
             gap += 2 if self.lines.pop().strip() else 1
@@ -55,7 +56,7 @@ class _Turn:
 
 
 def _label(user: str, assistant: str, system: str) -> re.Pattern[str]:
-    """Make speakers from names, which are regular expressions."""
+    """Compile the pattern of a line that begins a turn; the names are regular expressions."""
     return re.compile(rf"(?:(?P<user>{user})|(?P<assistant>{assistant})|(?P<system>{system})){_COLON}")
 
 
@@ -75,7 +76,7 @@ _KNOWN = (
 
 
 def named_speakers(user: str, assistant: str) -> Speakers:
-    """Make speakers with these names. Raises LLMError unless these are two different names."""
+    """Return speakers with these names. Raises LLMError unless the names are different and not empty."""
     user, assistant = user.strip().rstrip(":："), assistant.strip().rstrip(":：")
     if not user or not assistant or user == assistant:
         raise usage(
@@ -97,7 +98,7 @@ def speakers_in(shape: str) -> tuple[str, str] | None:
 def read_turns(
     document: Document, names: tuple[str, str] | None = None, start: str = ""
 ) -> tuple[str, list[Conversation], list[str]] | None:
-    """Return (shape, conversations, notes for the user); None for other text, which mostly its `start` shows.
+    """Return (shape, conversations, notes for the user); None for other text, which `start` usually shows.
     `names` replace the built-in names. Raises LLMError for two answers to one question."""
     first_line = next(filter(str.strip, (start or document.start).split("\n")), "")
     known = (named_speakers(*names),) if names else _KNOWN
@@ -140,7 +141,7 @@ def _role(label: re.Match[str]) -> str:
 
 
 def _read(lines: Iterable[str], label: re.Pattern[str]) -> tuple[list[_Turn], defaultdict[str, Counter[str]]]:
-    """Return (turns, other name -> role -> number of lines in its turns that begin with the name)."""
+    """Return (turns, other name -> role -> number of lines that begin with the name in turns of the role)."""
     turns: list[_Turn] = []
     others: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for number, line in enumerate(lines, 1):
@@ -166,11 +167,14 @@ def _split(turns: list[_Turn], questions: bool) -> Iterator[tuple[list[_Turn], b
     """Yield (turns of a conversation, whether a blank line precedes the first turn of its second speaker)."""
     opening = next(turn.role for turn in turns if turn.role != "system")
     group: list[_Turn] = []
-    speaks = False  # whether the group has a turn other than System:
+    speaks = False  # whether the group has a turn other than "System:"
     spaced: bool | None = None
     for turn in turns:
-        is_system, gap = turn.role == "system", 0 if questions else 2 if spaced else 1
-        if (is_system and group) or (speaks and turn.role == opening and turn.gap >= gap):
+        is_system = turn.role == "system"
+        min_gap = 2 if spaced else 1
+        if questions:
+            min_gap = 0
+        if (is_system and group) or (speaks and turn.role == opening and turn.gap >= min_gap):
             yield group, bool(spaced)
             group, speaks, spaced = [], False, None
         group.append(turn)
@@ -186,8 +190,8 @@ def _messages(name: str, turns: list[_Turn], questions: bool) -> Iterator[Messag
         first, *more = same
         if more and role == "assistant" and questions:
             raise LLMError(
-                f"{name} line {more[0].line:,}: a second answer to the question in line {turns[0].line:,}; wanted the "
-                f"question before each answer; or add `plain` to read the file as plain text"
+                f"{name} line {more[0].line:,}: a second answer to the question in line {turns[0].line:,}; "
+                f"wanted the question before each answer; or add `plain` to read the file as plain text"
             )
         texts = ("\n".join(turn.lines).strip("\n").rstrip() for turn in (first, *more))
         yield Message(role, "\n".join(texts))

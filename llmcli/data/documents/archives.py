@@ -1,4 +1,4 @@
-"""Archives: the files in ZIP and tar archives, one after the other, without unpacking them to paths.
+"""Archives: the files in ZIP and tar archives, one after the other, without unpacking them to disk.
 
 A tar archive may be a stream. The caller limits how much is unpacked.
 """
@@ -20,7 +20,8 @@ from llmcli.data.documents.extracted import ExtractionError, Skipped
 
 _ENCRYPTED, _NAME_IN_UTF8 = 0x1, 0x800  # flags of a member of a ZIP archive
 _READS_AFTER_END = 100
-_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")  # or reverses text
+# control characters, and those that reverse text
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ class Member:
     """A regular file in an archive."""
 
     name: str
-    content: IO[bytes]  # closed when the next member follows
-    stored_bytes: int  # its size in the archive, in a ZIP file compressed
+    content: IO[bytes]  # closed when the next member is requested
+    stored_bytes: int  # size in the archive; in a ZIP file, the compressed size
 
 
 def members(file: IO[bytes], name: str, on_read: Callable[[int], None]) -> Iterator[Member | Skipped]:
@@ -74,7 +75,7 @@ def _zip_members(file: IO[bytes]) -> Iterator[Member | Skipped]:
                 yield Skipped("file with an unknown compression")
                 continue
             except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, ValueError, struct.error):
-                yield Skipped("damaged file")  # its own header is; others follow
+                yield Skipped("damaged file")  # only its own header is damaged
                 continue
             yield Member(display_path(_zip_name(info)), content, min(info.compress_size, size))
 
@@ -98,15 +99,15 @@ def _tar_members(file: IO[bytes], on_read: Callable[[int], None]) -> Iterator[Me
         fileobj=cast("IO[bytes]", _Finite(file, on_read)), mode="r|", tarinfo=_TarInfo
     ) as archive:
         for info in archive:
-            archive.members.clear()  # type: ignore[attr-defined]  # or it would keep them all
-            if info.issparse():  # terabytes of zeros
+            archive.members.clear()  # type: ignore[attr-defined]  # otherwise it would keep all members
+            if info.issparse():  # may be terabytes of zeros
                 yield Skipped("sparse file")
             elif info.isreg() and (content := archive.extractfile(info)):
                 yield Member(display_path(info.name), content, info.size)
 
 
 class _TarInfo(tarfile.TarInfo):
-    """Raises another error for a damaged header, which tarfile would take for the end of the archive."""
+    """Raises an error for a damaged header, which tarfile would take for the end of the archive."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_TarInfo":
@@ -119,7 +120,7 @@ class _TarInfo(tarfile.TarInfo):
 
 
 class _Finite:
-    """Raises EOFError when read on after its end: tarfile would skip a damaged header's 2^50 bytes block by
+    """A file that raises EOFError at its end: tarfile would skip the 2^50 bytes of a damaged header block by
     block."""
 
     def __init__(self, file: IO[bytes], on_read: Callable[[int], None]) -> None:
@@ -137,8 +138,7 @@ class _Finite:
 
 
 def display_path(name: str) -> str:
-    """Return an archive member's name in a form that is safe to show, without parts that lead out of a
-    directory.
+    """Return an archive member's name, made safe to display and without parts that leave a directory.
 
     >>> display_path("../../etc/a\\x1b[31m"), display_path("C:\\\\b"), display_path("a//./b")
     ('etc/a\ufffd[31m', 'C:/b', 'a/b')

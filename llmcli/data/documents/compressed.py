@@ -22,7 +22,7 @@ def content_size(name: str, file: IO[bytes], program: str) -> int:
     """Return the size of the content as stored in the file (modulo 4 GiB in gzip); 0 if missing or
     implausible."""
     size = 0
-    with contextlib.suppress(Exception):  # OSError, ZstdError: reading the file will raise them again
+    with contextlib.suppress(Exception):  # OSError, ZstdError: reading the file raises them again
         if program == "zstd":
             size = _import_zstd(name).get_frame_info(file.read(18)).decompressed_size or 0
         elif program == "gzip":

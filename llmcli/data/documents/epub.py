@@ -37,21 +37,22 @@ def _refuse_protection(package: zipfile.ZipFile) -> None:
 def _reading_order(package: zipfile.ZipFile) -> tuple[list[str], list[Skipped]]:
     """Return (the parts with the chapters, what is left out)."""
     root = next(
-        (found.get("full-path") for _, found in packages.elements(package, _CONTAINER, "rootfile")), None
+        (attributes.get("full-path") for _, attributes in packages.elements(package, _CONTAINER, "rootfile")),
+        None,
     )
     if not root:
         raise ExtractionError("is damaged: it names no book")
     items: dict[str, dict[str, str]] = {}
     chapters: list[str] = []
     skipped = []
-    for element, found in packages.elements(package, root, "item", "itemref"):
+    for element, attributes in packages.elements(package, root, "item", "itemref"):
         if element == "item":
-            items[found.get("id", "")] = found
+            items[attributes.get("id", "")] = attributes
             continue
-        item = items.get(found.get("idref", ""), {})
+        item = items.get(attributes.get("idref", ""), {})
         if "nav" in item.get("properties", "").split():
             skipped.append(Skipped("table of contents"))
-        elif found.get("linear") == "no":
+        elif attributes.get("linear") == "no":
             skipped.append(Skipped("part beside the text"))
         elif item.get("media-type") not in _TEXT_TYPES:
             skipped.append(Skipped("part that is no text"))
@@ -63,5 +64,6 @@ def _reading_order(package: zipfile.ZipFile) -> tuple[list[str], list[Skipped]]:
 
 
 def as_html(xhtml: str) -> str:
-    """XHTML as HTML: <title/> and the like get an end, without which they would hide all that follows."""
+    """Convert XHTML to HTML: elements such as <title/> get an end tag, without which they would hide all that
+    follows."""
     return _EMPTY_ELEMENT.sub(r"<\1\2></\1>", xhtml)

@@ -1,4 +1,5 @@
-"""What a format module extracts from a document: each has `extract(file, name)`, where `file` is seekable."""
+"""The result of extracting text from a document. Each format module has `extract(file, name)`, where `file`
+is seekable."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,7 +7,7 @@ from typing import TypeAlias
 
 
 class ExtractionError(Exception):
-    """A document that cannot be read: one line for users that says what is wrong with it, without its
+    """A document cannot be read. The message is one line for users: what is wrong with it, without its
     name."""
 
 
@@ -14,17 +15,18 @@ class ExtractionError(Exception):
 class Skipped:
     """Something in a document that is not read."""
 
-    reason: str  # a singular: "page without readable text", "image", "quoted reply"
+    reason: str  # in the singular: "page without readable text", "image", "quoted reply"
     count: int = 1
 
 
 @dataclass(frozen=True)
 class DocumentStart:
-    """Begins a document in a collection, such as a message in a mailbox: what follows belongs to it."""
+    """The beginning of a document in a collection, such as a message in a mailbox."""
 
     name: str  # unique in the collection
     bytes: int
 
 
-# blocks of text in reading order, each ending in "\n"; in a collection, each document begins with a DocumentStart
+# blocks of text in reading order, each ending in "\n"; in a collection, each document begins with a
+# DocumentStart
 Extracted: TypeAlias = "Iterator[str | Skipped | DocumentStart]"

@@ -1,7 +1,7 @@
 """Web pages: the main text of HTML, with headings, lists and tables as lines, without navigation, scripts and
 styles.
 
-resiliparse parses as browsers do, and finds the main text by rules.
+resiliparse parses pages as browsers do, and finds the main text by rules.
 """
 
 import re
@@ -17,18 +17,20 @@ _MIN_MAIN_SHARE = 0.1  # minimum share of a page's text that counts as its main 
 _MAX_LINKED = 0.5  # share of linked text beyond which a list is navigation
 _META_BYTES = 4096  # start of a page in which it declares its encoding
 _DECLARED = re.compile(rb"""(?:charset|<\?xml[^>]{0,100}encoding)\s*=[\s"']*([\w.:-]{2,40})""", re.I)
-# tags of serialized HTML; the last one may be cut off: without a ">", each "<" would search the rest for it
+# tags of serialized HTML. The last one may be cut off: otherwise each "<" without a ">" would search the rest
 _TAG = re.compile(r"<(/?)([\w:-]*)[^>]*>?")
 _LIST_TAG = re.compile(r"<(/?)(li|[uo]l)(?=[ >])[^>]*>?")
-_SKIPPED_ELEMENTS = ("rt", "rp", "template")  # pronunciation above characters, which would stand between them
+# ruby: pronunciation above characters, which would be inserted between them
+_SKIPPED_ELEMENTS = ("rt", "rp", "template")
 _ITEM = "§§§"  # at the beginning of an item of an unordered list
-_MAX_LISTS = 50  # in each other, which are indented
-# finding the main text takes quadratic time for many nested elements: seconds above both numbers
+_MAX_LISTS = 50  # nested lists that are indented
+# finding the main text takes quadratic time for many nested elements; above both numbers, it takes seconds
 _MANY, _MAX_DEPTH = 5000, 512
 VOID_ELEMENTS = "area|base|br|col|embed|hr|img|input|link|meta|param|source|track|wbr"
 _VOID = frozenset(VOID_ELEMENTS.split("|"))
 _LIST_INDENT = re.compile(r"\n  ( *(?:•|[0-9]+\.) )")
-# such as の or — between two links, and what makes resiliparse not take it for an icon
+# a single character between two links, such as の or —, and a marker that stops resiliparse from treating it
+# as an icon
 _LONE_CHARACTER = re.compile(r"(>\s*(?:[\u0800-\ud7ff\uf900-\uffff]|&#?\w{2,8};))(?=\s*<)")
 _KEEP = "\u2063\u2063"
 
@@ -52,11 +54,12 @@ def main_text(html: str) -> str:
     if body.count("</") > _MANY and _depth(body) > _MAX_DEPTH:
         return _text(tree)
     main = _text(tree, main_content=True)
-    least = len(main) / _MIN_MAIN_SHARE
-    if least >= len(html) or least >= len(tree.body.text or ""):  # both are longer than the text, and fast
+    shortest = len(main) / _MIN_MAIN_SHARE
+    # both are longer than the text, and fast
+    if shortest >= len(html) or shortest >= len(tree.body.text or ""):
         return main
     everything = _text(tree)
-    return main if least >= len(everything) else everything
+    return main if shortest >= len(everything) else everything
 
 
 def plain_text(html: str) -> str:
@@ -74,7 +77,8 @@ def _text(tree: HTMLTree, *, main_content: bool = False) -> str:
     )
     items = text.split(_ITEM)
     items[1:] = [item.lstrip() for item in items[1:]]
-    items[:-1] = [item.rstrip(" .").rstrip("0123456789") for item in items[:-1]]  # the number of the next one
+    # the number of the next item
+    items[:-1] = [item.rstrip(" .").rstrip("0123456789") for item in items[:-1]]
     text = "\n" + "• ".join(items).replace("\t\t", "\t").replace(_KEEP, "")
     text = "\n".join([line.rstrip(" \t") for line in _LIST_INDENT.sub(r"\n\1", text).split("\n")])
     while "\n\n\n" in text:
@@ -83,22 +87,22 @@ def _text(tree: HTMLTree, *, main_content: bool = False) -> str:
 
 
 def _depth(html: str) -> int:
-    """Return the number of elements around the innermost one."""
-    depth = most = 0
+    """Return the maximum nesting depth of the elements."""
+    depth = deepest = 0
     for end, name in _TAG.findall(html):
         if end:
             depth -= 1
         elif name and name not in _VOID:
             depth += 1
-            most = max(most, depth)
-    return most
+            deepest = max(deepest, depth)
+    return deepest
 
 
 def _with_marked_lists(html: str) -> str:
-    """Turn unordered lists that are no navigation into ordered ones with marked items: resiliparse takes few
-    <ul> for main text. Lists that are nested too deeply become part of the list around them."""
+    """Turn unordered lists that are not navigation into ordered lists with marked items, because resiliparse
+    takes few <ul> for main text. Lists that are nested too deeply are merged with the list around them."""
     navigation = _navigation(html)
-    opened: list[bool] = []  # whether each list around a tag was turned
+    opened: list[bool] = []  # whether each list around a tag was turned into an ordered one
 
     def replace(tag: re.Match[str]) -> str:
         end, name = tag.groups()
@@ -118,7 +122,7 @@ def _with_marked_lists(html: str) -> str:
 
 
 def _navigation(html: str) -> set[int]:
-    """Return the positions of the unordered lists most of whose text is linked."""
+    """Return the positions of unordered lists whose text is mostly links."""
     navigation: set[int] = set()
     opened: list[tuple[int, int, int]] = []  # (position of a list, text before it, linked text before it)
     text = linked = position = 0
@@ -140,9 +144,9 @@ def _navigation(html: str) -> set[int]:
 
 
 def decode(data: bytes, declared: str | None = None) -> str:
-    """Decode a page by its byte-order mark, as UTF-8, as `declared` or as it declares itself, or by guessing
-    from its bytes. Most pages that declare a wrong encoding are UTF-8; text in another encoding is hardly
-    ever valid UTF-8."""
+    """Decode a page by its byte-order mark, as UTF-8, by the `declared` encoding or its own declaration, or
+    by a guess from its bytes. Most pages that declare a wrong encoding are UTF-8, and text in other encodings
+    is hardly ever valid UTF-8."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return data.decode("utf-16", "replace")
     if b"\x1b$" not in data[:_META_BYTES]:  # ISO-2022-JP is all ASCII

@@ -1,6 +1,6 @@
-"""Mail: the subject and the text of each message of an mbox file, or of a single message (.eml).
+"""Mail: the subject and the text of each message in an mbox file, or of a single message (.eml).
 
-Quoted lines are left out with the line that announces them, and so are signatures and attachments.
+Left out: quoted lines and the line that introduces them, signatures, and attachments.
 """
 
 import re
@@ -17,12 +17,11 @@ from llmcli.errors import LLMError
 
 _SEPARATOR = re.compile(rb"From \S.*\d\d:\d\d")  # before each message of an mbox file, after a blank line
 _ESCAPED = re.compile(rb">+From ")
-_MAX_MESSAGE = 1 << 25  # bytes that are parsed; attachments make a message long, and come last
+_MAX_MESSAGE = 1 << 25  # bytes that are parsed; a longer message has attachments, which come last
 _MAX_LINE = 1 << 16
-_MAX_HEADERS, _MAX_HEADER = (
-    1 << 18,
-    1 << 14,
-)  # bytes of all headers of a message, and of each line if there are more
+# bytes of all headers of a message, and of each line if there are more
+_MAX_HEADERS = 1 << 18
+_MAX_HEADER = 1 << 14
 _ANNOUNCEMENT = re.compile(r"(?=.*(?:\d|@|wrote|schrieb|écrit|escribió|scritto|書)).*[:：]\s*")
 _BEGUN_ANNOUNCEMENT = re.compile(r"(?=.*\d).*[^.!?。！？\s]\s*")  # with a date, and no end of a sentence
 _SIGNATURE = "-- "  # the line before a signature (RFC 3676, section 4.3)
@@ -34,11 +33,11 @@ def extract(file: IO[bytes], name: str) -> Extracted:
     skipped, has_text = Counter[str](), False
     for number, data in enumerate(_messages(file), 1):
         try:
-            # its policy is much faster than the default one
+            # this class's policy is much faster than the default one
             message = BytesParser().parsebytes(_with_short_headers(data, skipped))
             subject = _subject(message)
             texts = (_without_signature(_text(part), skipped) for part in _text_parts(message, skipped))
-            parts = [text for one in texts if (text := one.strip("\n"))]
+            parts = [text for raw in texts if (text := raw.strip("\n"))]
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             # the standard library's parser fails on some damaged headers
             skipped["damaged message"] += 1
@@ -92,15 +91,15 @@ def _subject(message: Message) -> str:
 
 
 def _text_parts(part: Message, skipped: Counter[str]) -> list[Message]:
-    """Return the parts that are shown as text; among alternatives, the plain one, or else the first that has
-    text."""
+    """Return the parts that are displayed as text; among alternatives, plain text if there is any, or else
+    the first with text."""
     kind = part.get_content_type()
     if part.is_multipart():
-        found = [_text_parts(one, skipped) for one in cast("list[Message]", part.get_payload())]
+        groups = [_text_parts(child, skipped) for child in cast("list[Message]", part.get_payload())]
         if kind != "multipart/alternative":
-            return [one for parts in found for one in parts]
+            return [child for parts in groups for child in parts]
         return min(
-            filter(None, found), key=lambda parts: parts[0].get_content_type() != "text/plain", default=[]
+            filter(None, groups), key=lambda parts: parts[0].get_content_type() != "text/plain", default=[]
         )
     if kind in ("text/plain", "text/html") and part.get_content_disposition() != "attachment":
         return [part]
@@ -113,7 +112,7 @@ def _text(part: Message) -> str:
     assert isinstance(data, bytes)  # the part has no parts
     charset = (part.get_content_charset() or "").lower()
     if part.get_content_type() == "text/html":
-        from llmcli.data.documents import html  # needs the extra, plain text does not
+        from llmcli.data.documents import html  # needs an optional package, unlike plain text
 
         return html.plain_text(html.decode(data, charset or None))
     for encoding in ("utf-8", charset):
@@ -134,7 +133,7 @@ def _without_signature(text: str, skipped: Counter[str]) -> str:
 
 
 def _without_quotes(lines: list[str], skipped: Counter[str]) -> list[str]:
-    """Return the lines of a message without quotations and the lines that announce them ("On Monday, Ana
+    """Return the lines of a message without quotations and the lines that introduce them ("On Monday, Ana
     wrote:")."""
     kept = list[str]()
     for line in lines:

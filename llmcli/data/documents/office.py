@@ -1,7 +1,8 @@
 """Documents and presentations of office programs: DOCX and PPTX (Office Open XML) and ODT (OpenDocument).
 
-Paragraphs, headings, list items ("• "), tables (rows as lines, cells separated by tabs), footnotes after
-their paragraph, and the notes of slides. Left out: layout, headers and footers, comments, deleted text.
+Extracted: paragraphs, headings, list items ("• "), tables (rows as lines, cells separated by tabs), footnotes
+(after their paragraph), and the notes of slides. Left out: layout, headers and footers, comments, deleted
+text.
 """
 
 import re
@@ -16,7 +17,7 @@ from llmcli.data.documents.packages import END, START, Event
 from llmcli.data.documents.paragraphs import spaced
 
 _SPACE = re.compile(r"[ \t\r\n]+")
-_MAX_SPACES = 100  # limit for an element that stands for several spaces
+_MAX_SPACES = 100  # limit for an element that represents several spaces
 _HEADING = re.compile(r"(?i)heading|title|\d$")  # the identifier of a paragraph style
 _OUTSIDE_SLIDE = ("dt", "ftr", "hdr", "sldNum")  # placeholders: date, footer, header, number
 
@@ -29,7 +30,7 @@ class _Markup:
     row: str
     cell: str
     skipped: frozenset[str]
-    replaced: Mapping[str, str]  # elements that stand for characters
+    replaced: Mapping[str, str]  # elements that represent characters
     text: str = ""  # the element around text; "": all text in paragraphs is shown
     item: str = ""  # the element around a list item, or in its paragraph
     notes: tuple[str, ...] = ()  # references to notes, or the notes themselves
@@ -86,9 +87,9 @@ def _slides(package: zipfile.ZipFile, main: str) -> Iterator[tuple[str, bool]]:
     parts = _related(package, main, "slide")
     for _, slide in packages.elements(package, main, "sldId"):
         part = parts.get(slide.get("r:id", ""), "")
-        for one in (part, *_related(package, part, "notesSlide").values()):
-            if one:
-                lines = _blocks(packages.events(package, one), _Reader(_OFFICE_OPEN))
+        for name in (part, *_related(package, part, "notesSlide").values()):
+            if name:
+                lines = _blocks(packages.events(package, name), _Reader(_OFFICE_OPEN))
                 yield "\n".join(text for text, _ in lines if text), False
 
 
@@ -115,9 +116,9 @@ def _related(package: zipfile.ZipFile, part: str, kind: str) -> dict[str, str]:
     if relations not in package.namelist():
         return {}
     return {
-        found.get("Id", ""): packages.relative_part(part, found.get("Target", ""))
-        for _, found in packages.elements(package, relations, "Relationship")
-        if found.get("Type", "").endswith(f"/{kind}")
+        attributes.get("Id", ""): packages.relative_part(part, attributes.get("Target", ""))
+        for _, attributes in packages.elements(package, relations, "Relationship")
+        if attributes.get("Type", "").endswith(f"/{kind}")
     }
 
 
@@ -142,10 +143,10 @@ class _Reader:
         self.blocks: list[tuple[str, bool]] = []
         self._markup = markup
         self._texts_of_notes = notes or {}
-        self._open: list[_Paragraph] = []  # text boxes and notes stand inside paragraphs
-        self._skipped = 0  # elements that are open inside one that is skipped, and that one
+        self._open: list[_Paragraph] = []  # text boxes and notes are inside paragraphs
+        self._skipped = 0  # depth inside an element that is skipped
         self._in_text = not markup.text
-        self._rows = 0  # that are open: tables stand inside tables
+        self._rows = 0  # open rows; tables may be nested
         self._cells: list[list[str]] = []  # cells of the outermost row
         self._item_begins = self._outside_slide = False
         self._note_number = self._open_notes = 0

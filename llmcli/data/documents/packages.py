@@ -1,7 +1,7 @@
 """Documents that are ZIP archives of XML: EPUB, Office Open XML and OpenDocument.
 
-expat parses their XML as a stream of events. Document types and entities, which none of these formats needs,
-are refused: an entity may expand to gigabytes.
+expat parses their XML as a stream of events. Document types and entities are refused: none of these formats
+needs them, and an entity may expand to gigabytes.
 """
 
 import contextlib
@@ -29,7 +29,8 @@ _ENCRYPTED = 0x1  # flag of a member
 
 @contextlib.contextmanager
 def open_package(file: IO[bytes]) -> Iterator[zipfile.ZipFile]:
-    """Open a ZIP archive; damage to it, or to the XML inside, raises ExtractionError in the block."""
+    """Open a ZIP archive. In this context, damage to the archive or to the XML inside raises
+    ExtractionError."""
     try:
         with zipfile.ZipFile(file) as package:
             yield package
@@ -80,7 +81,7 @@ def events(package: zipfile.ZipFile, part: str) -> Iterator[Event]:
 
 
 def _refuse(*declaration: object) -> None:
-    raise ExtractionError("declares a document type in its XML, which may hide entities; save it anew")
+    raise ExtractionError("declares a document type in its XML, which may hide entities; save it again")
 
 
 def _local(name: str) -> str:
@@ -88,13 +89,14 @@ def _local(name: str) -> str:
 
 
 def _attribute(name: str) -> str:
-    """Without its namespace, except for r:id, which refers to another part and stands beside id."""
+    """Return the name without its namespace, except for r:id, which refers to another part and differs from
+    id."""
     namespace, _, local = name.rpartition(" ")
     return f"r:{local}" if namespace.endswith("/relationships") else local
 
 
 def elements(package: zipfile.ZipFile, part: str, *names: str) -> list[tuple[str, dict[str, str]]]:
-    """(name, attributes) of the elements with one of these names, in order."""
+    """Return (name, attributes) of the elements with one of these names, in order."""
     return [
         (name, attributes)
         for kind, name, attributes in events(package, part)
@@ -103,7 +105,7 @@ def elements(package: zipfile.ZipFile, part: str, *names: str) -> list[tuple[str
 
 
 def relative_part(part: str, target: str) -> str:
-    """The part that a reference in another part names.
+    """Return the part that a reference in another part names.
 
     >>> relative_part("ppt/slides/slide1.xml", "../notesSlides/notes%201.xml"), relative_part("a/b.xml", "/c.xml")
     ('ppt/notesSlides/notes 1.xml', 'c.xml')

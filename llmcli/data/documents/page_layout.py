@@ -1,7 +1,7 @@
-"""Joins the lines of pages to paragraphs: by their distances, their indentation, and the space left at their
-ends.
+"""Joins the lines of pages into paragraphs, by line spacing, indentation, and the space left at the end of
+lines.
 
-Coordinates are those of horizontal text, to the right and upwards; vertical text is turned.
+Coordinates are those of horizontal text, to the right and upwards; vertical text is rotated.
 """
 
 import re
@@ -15,28 +15,29 @@ from llmcli.data.documents.paragraphs import is_cjk, joined
 
 _NEIGHBORS = 4  # pages before and after a page that are searched for its headers and footers
 _MARGIN_LINES = 3  # lines at the top and at the bottom of a page that may be headers and footers
-_SAME_PLACE = 2.0  # points between lines that repeat
-_REPEATS = 2  # on neighbors; a document of two pages has one
+_SAME_PLACE = 2.0  # maximum offset of repeated lines, in points
+_REPEATS = 2  # minimum number on neighboring pages; a document of two pages has one
 _SAME_SIZE = 0.15  # relative difference
-# distance between lines of a paragraph / font size; the next ones are relative to it as well
+# distance between lines of a paragraph / font size; the following values are also relative to the font size
 _MAX_LEADING = 2.2
 _INDENT = 0.8
 _MIN_WIDTH = 8.0  # minimum width of lines that are joined
 _ROOM = 0.5  # space that a full line may leave beyond the width of the next word
 # the same where a line may break between any two characters but must not begin with punctuation
 _CJK_ROOM = 2.5
-_EVEN_LINES = 3  # this many lines that end at one place show where a column ends
-_EVEN = 1.5  # distance within which lines end at the same place
+_EVEN_LINES = 3  # this many lines that end at the same position mark the end of a column
+_EVEN = 1.5  # distance within which lines end at the same position
 _COLUMN = 4.0  # distance within which lines begin in the same column
-_SMALL = 0.65  # largest size of pronunciation, relative to the characters below it
-_NEAR = 4  # lines, in the order of the file, between a line and its pronunciation
-# lines, likewise, around a block that show where its column ends: more than a page of a book has
+_SMALL = 0.65  # maximum font size of ruby, relative to the characters below it
+_NEAR = 4  # maximum number of lines, in file order, between a line and its ruby
+# lines, in file order, around a block that are searched for the end of its column: more than a page of a book
+# has
 _NEIGHBORING = 500
-_MAX_PARAGRAPH = 100_000  # characters; what follows is another one
+_MAX_PARAGRAPH = 100_000  # characters; the rest becomes another paragraph
 _WIDER = 1.25  # minimum distance between paragraphs, relative to that between lines
 _MARKER = re.compile(r"[•◦▪‣●○■□◆◇※①-⑳]|[・*–—-]\s|[(（]?(?:\d{1,3}|[a-z])[)）]|\d{1,3}\.\s")
 _LEADERS = re.compile(r"(?:\. ?){4}\s*[\w.-]{1,8}$")  # dots to a page number in a table of contents
-_DOTS = re.compile(r" ?(?:\. ?){5,}")  # which lead to a page number
+_DOTS = re.compile(r" ?(?:\. ?){5,}")  # dots before a page number
 _MAX_LEADERS = 40  # characters at the end of a line that are searched for them
 _SENTENCE_END = re.compile(r"[.!?:;。！？：；][\"'”’」』)）\]]*$")
 _KANA = re.compile("[\u3041-\u30ff\\s]+")
@@ -45,7 +46,7 @@ _NUMBER = re.compile(r"\d+|\b[ivxlc]+\b", re.I)
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a page, and where it stands: points from the lower left corner."""
+    """A line of a page and its position, in points from the lower left corner."""
 
     text: str
     left: float
@@ -57,8 +58,8 @@ class Line:
 
 
 def without_margins(pages: Iterable[list[Line]]) -> Iterator[list[Line]]:
-    """Yield the lines of each page without headers, footers and page numbers, which repeat on pages
-    nearby."""
+    """Yield the lines of each page without headers, footers and page numbers, which repeat on nearby
+    pages."""
     outside: list[None] = [None] * _NEIGHBORS
     window: deque[tuple[list[Line], dict[str, float]] | None] = deque(outside, maxlen=2 * _NEIGHBORS + 1)
     for page in chain(((lines, _margins(lines)) for lines in pages), outside):
@@ -77,8 +78,8 @@ def without_margins(pages: Iterable[list[Line]]) -> Iterator[list[Line]]:
 
 
 def _margins(lines: Sequence[Line]) -> dict[str, float]:
-    """Return {text: baseline} for the lines that may be headers or footers; a line of numbers must be the
-    outermost."""
+    """Return {text: baseline} for the lines that may be headers or footers; a line of numbers only if it is
+    the outermost line."""
     ordered = sorted((line for line in lines if not line.is_vertical), key=lambda line: line.baseline)
     return {
         text: line.baseline
@@ -94,7 +95,7 @@ def _same(line: Line) -> str:
 
 @dataclass
 class _Block:
-    """Lines of one size that stand below each other at one distance."""
+    """Lines of one font size below each other, with the same spacing."""
 
     lines: list[Line]
     page: int
@@ -133,7 +134,7 @@ class _Paragraph:
 
 
 def paragraphs(pages: Iterable[Sequence[Line]]) -> Iterator[tuple[str, bool]]:
-    """Yield (paragraph, whether it is one of several lines, as in a list); an empty one stands between
+    """Yield (paragraph, whether it is one of several lines, as in a list); empty paragraphs separate
     blocks."""
     current: _Paragraph | None = None
     for page, lines in enumerate(pages):
@@ -154,7 +155,7 @@ def paragraphs(pages: Iterable[Sequence[Line]]) -> Iterator[tuple[str, bool]]:
 
 
 def _without_pronunciation(lines: Sequence[Line]) -> list[Line]:
-    """Return the lines without ruby: small kana above other lines, which give their pronunciation."""
+    """Return the lines without ruby, the small kana above other lines that give their pronunciation."""
 
     def is_pronunciation(index: int) -> bool:
         line = lines[index]
@@ -200,8 +201,8 @@ def _same_kind(line: Line, other: Line) -> bool:
 
 
 def _right(block: Sequence[Line], neighbors: Sequence[Line]) -> float:
-    """Return the right margin of a block: where three of its lines end, or else the neighbors that begin
-    there."""
+    """Return the right margin of a block: where three of its lines end, or else the rightmost end of
+    neighboring lines that begin in the same column."""
     right, size = max(line.right for line in block), block[0].size
     if sum(line.right > right - _EVEN * size for line in block[:-1]) >= _EVEN_LINES:
         return right
@@ -218,7 +219,7 @@ def _continuations(block: _Block) -> list[bool]:
     if block.right - min(line.left for line in lines) < _MIN_WIDTH * size:
         return [False, *(line.hyphenated for line in lines[:-1])]
     steps = [(line, following, _is_full(line, following, block.right)) for line, following in pairwise(lines)]
-    # the first lines of paragraphs are further left in lists of references, and further right elsewhere
+    # the first line of a paragraph is further left in lists of references, further right elsewhere
     starts = [lines[0].left, *(following.left for _, following, is_full in steps if not is_full)]
     others = [following.left for _, following, is_full in steps if is_full]
     hanging = len(starts) > 1 and bool(others) and median(others) - median(starts) > _INDENT * size / 2
@@ -232,8 +233,8 @@ def _continuations(block: _Block) -> list[bool]:
 
 
 def _is_full(line: Line, following: Line, right: float) -> bool:
-    """Return whether the next line's first word would not fit in this line; False in tables (also of
-    contents)."""
+    """Return whether the next line's first word would not fit in this line; False in tables, including tables
+    of contents."""
     if "\t" in line.text or "\t" in following.text or _LEADERS.search(line.text[-_MAX_LEADERS:]):
         return False
     if is_cjk(following.text[0]):

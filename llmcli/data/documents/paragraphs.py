@@ -5,16 +5,16 @@ from collections.abc import Iterable, Iterator
 
 from llmcli.data.documents.extracted import Skipped
 
-# Letters and punctuation of Chinese and Japanese, which set no spaces between words (Korean does).
+# Letters and punctuation of Chinese and Japanese, which put no spaces between words (Korean does).
 CJK = "\u2e80-\u30ff\u31c0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\ufe30-\ufe4f\uff01-\uff9f\U00020000-\U0003ffff"
 _CJK_CHARACTER = re.compile(f"[{CJK}]")
 _HYPHENS = ("-", "\u2010", "\u00ad")
 
 
 def spaced(blocks: Iterable[tuple[str, bool] | Skipped]) -> Iterator[str | Skipped]:
-    """Blocks as text, each ending in "\\n", with a blank line between two of them unless both are lines of
-    one list, table or listing, as the second value of a block says; an empty block that is none of these
-    separates, too.
+    """Yield blocks as text, each ending in "\\n". A blank line separates two blocks, unless both are lines of
+    a list, table or listing, which the second value of a block says. An empty block that is not such a line
+    also separates.
 
     >>> list(spaced([("Title", False), ("• a", True), ("• b", True), ("Text", False)]))
     ['Title\\n', '\\n• a\\n', '• b\\n', '\\nText\\n']
@@ -34,10 +34,10 @@ def spaced(blocks: Iterable[tuple[str, bool] | Skipped]) -> Iterator[str | Skipp
 
 
 def joined(text: str, line: str, *, hyphenated: bool = False) -> str:
-    """A paragraph and its next line: with a space, unless both are Chinese or Japanese there, or a word is
-    divided.
+    """Join a paragraph and its next line, with a space unless both sides are Chinese or Japanese, or a word
+    is divided.
 
-    `hyphenated` says that the text ends inside a word, and not with a hyphen of its own.
+    `hyphenated`: the text ends inside a word, with a hyphen that does not belong to the word.
 
     >>> joined("a sen-", "tence", hyphenated=True), joined("Jean-", "Paul"), joined("日本", "語"), joined("a", "b")
     ('a sentence', 'Jean-Paul', '日本語', 'a b')

@@ -1,7 +1,7 @@
 """PDF: the text of the pages as paragraphs, in the order in which the file draws it.
 
-pdfium finds the characters and the ends of lines; page_layout.py makes paragraphs of lines. A page whose
-fonts do not map to characters is skipped.
+pdfium finds the characters and the ends of lines; page_layout.py joins the lines into paragraphs. A page
+whose fonts do not map to characters is skipped.
 """
 
 import ctypes
@@ -20,20 +20,24 @@ from llmcli.data.documents.page_layout import Line, paragraphs, without_margins
 from llmcli.data.documents.paragraphs import is_cjk, spaced
 
 MAX_UNREADABLE = 0.05  # share of the characters of a page
-_NO_TEXT, _UNREADABLE_PAGE, _DAMAGED = "page without text", "page without readable text", "damaged page"
+_NO_TEXT = "page without text"
+_UNREADABLE_PAGE = "page without readable text"
+_DAMAGED = "damaged page"
 _LONG = "rest of a page that takes long to read"
-MAX_SECONDS = 30.0  # per page ...
-_CHECKED = 1 << 10  # ... compared after this many characters
-_HYPHEN = 0x02  # pdfium's character for a hyphen at the end of a line; no other one ends that line
+MAX_SECONDS = 30.0  # per page, ...
+_CHECKED = 1 << 10  # ... which is checked after this many characters
+_HYPHEN = 0x02  # pdfium's character for a hyphen at the end of a line, instead of a line end
 _LINE_ENDS = (0x0A, 0x0D)
 _SPACE = 0x20
-_COLUMN_GAP = 1.5  # between characters of a line, to the font size: cells of a table, which a tab separates
-_CJK_SPACE = 0.8  # likewise; Chinese and Japanese characters may be set apart by less without a space
-_SPACE_AFTER_END = 0.15  # likewise, where pdfium takes a line to end that goes on
-_SAME_HEIGHT = 0.3  # difference of baselines on one line, likewise
-_VERTICAL = 2.0  # least height of a line of vertical text, to its width
-# Control characters, private use, the replacement character and noncharacters; what other programs write for
-# a glyph
+# minimum gaps between characters, relative to the font size: between cells of a table (a tab), for a space
+# beside Chinese and Japanese characters, and for a space where pdfium wrongly reports the end of a line
+_COLUMN_GAP = 1.5
+_CJK_SPACE = 0.8
+_SPACE_AFTER_END = 0.15
+_SAME_HEIGHT = 0.3  # maximum difference of baselines on the same line / font size
+_VERTICAL = 2.0  # minimum height / width of a line of vertical text
+# Control characters, private use, the replacement character and noncharacters: what programs write for glyphs
+# without a known character
 _UNREADABLE = re.compile(
     "[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ue000-\uf8ff\ufffd-\uffff\U000f0000-\U0010ffff]|\\(cid:"
 )
@@ -80,8 +84,8 @@ def _lines(document: pypdfium2.PdfDocument, number: int, skipped: Counter[str]) 
 
 
 class _PageReader:
-    """Collects the characters of a page in lines. pdfium takes some pages for vertical text: its lines are
-    checked."""
+    """Collects the characters of a page in lines. pdfium takes some horizontal pages for vertical text, so
+    the lines are checked."""
 
     def __init__(self, page: Any) -> None:
         self.lines: list[Line] = []
@@ -93,7 +97,8 @@ class _PageReader:
         self._box: list[float] = []  # the line's left, bottom, right, top
         self._baseline = self._size = 0.0
         box = raw.FS_RECTF()
-        self.is_cut, end = False, time.monotonic() + MAX_SECONDS
+        self.is_cut = False
+        end = time.monotonic() + MAX_SECONDS
         for index in range(raw.FPDFText_CountChars(page)):
             if index % _CHECKED == 0 and time.monotonic() > end:
                 self.is_cut = True
@@ -139,7 +144,7 @@ class _PageReader:
         return same_height and box.left > self._box[2] - _SAME_HEIGHT * self._size
 
     def _smallest_space(self, character: str) -> float:
-        """Return the smallest gap before a character that is a space where pdfium reports one."""
+        """Return the smallest gap before a character that counts as a space if pdfium reports one."""
         if is_cjk(character) or (self._pieces and is_cjk(self._pieces[-1])):
             return _CJK_SPACE * self._size
         return _SPACE_AFTER_END * self._size if self._line_ended else -math.inf
@@ -160,7 +165,7 @@ class _PageReader:
         # pdfium counts in UTF-16 on Windows
         text = "".join(self._pieces).encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
         self.unreadable += len(_UNREADABLE.findall(text))
-        text = _PRESENTATION_FORMS.sub(lambda found: unicodedata.normalize("NFKC", found[0]), text)
+        text = _PRESENTATION_FORMS.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text)
         text = "\t".join(cell.strip(" ") for cell in text.split("\t")).strip(" \t")
         if text and self._box:
             left, bottom, right, top = self._box

@@ -1,8 +1,9 @@
-"""Reads documents, archives, compressed files and tables in child processes, several at once; they run
+"""Reads documents, archives, compressed files and tables in child processes, several at once, which run
 worker.py.
 
-Each process has a thread that appends what it sends to a temporary file: memory does not grow with the text,
-and files may be read before their turn. If a process dies or hangs, another one continues after its document.
+For each process, a thread appends the text that it sends to a temporary file, so that memory does not grow
+with the text, and files can be read ahead. If a process dies or hangs, another one continues after the
+document.
 """
 
 import contextlib
@@ -28,12 +29,12 @@ from llmcli.errors import LLMError
 
 LIMITS = Limits()
 _MODULE = "llmcli.data.documents.worker"
-_WAKE_SECONDS = 0.25  # between checks for Ctrl-C and for silent processes
-_SPARE_SECONDS = 30.0  # after its time limit, in which a process should end itself
+_WAKE_SECONDS = 0.25  # between two checks for Ctrl-C and for silent processes
+_SPARE_SECONDS = 30.0  # after the time limit at which a process should have ended itself
 _MAX_RESTARTS = 10  # processes that one archive may crash
 
 T = TypeVar("T")
-# (name, path, *, content: that of the file, copy: for its text, on_read) -> contents of a file
+# (name, path, *, content of the file, copy for its text, on_read) -> contents of a file
 ReadFile: TypeAlias = Callable[..., T]
 
 Frames: TypeAlias = Iterator[tuple[dict[str, Any], bytes]]
@@ -42,17 +43,19 @@ _idle: list[ChildProcess] = []  # at most one: starting it takes longer than rea
 
 
 @dataclass
-class Job(Generic[T]):
+class PendingFile(Generic[T]):
     """A file to read, and its contents when it is done."""
 
     name: str  # as the user wrote it
     path: Path
     reading: dict[str, Any]  # `ReadOptions`
     # (content, path in the archive or "")
-    found: list[tuple["Document | T", str]] = field(default_factory=list)
+    contents: list[tuple["Document | T", str]] = field(default_factory=list)
     # (name of a file, line that says why it is not read)
     problems: list[tuple[str, str]] = field(default_factory=list)
-    is_text: bool = False  # not a document or an archive: a problem with a file that was named is an error
+    is_text: bool = (
+        False  # not a document or an archive; then a problem with a file that the user named is an error
+    )
     future: "Future[None]" = field(default_factory=Future)
 
 
@@ -67,33 +70,36 @@ class DocumentReader(Generic[T]):
         self._events: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()  # arguments of OnRead
         self._closed = threading.Event()
         self._readers: list[_ProcessReader[T]] = []
-        self._free: deque[_ProcessReader[T]] = deque()  # those without a job
+        self._free: deque[_ProcessReader[T]] = deque()  # those that read nothing
 
-    def submit(self, name: str, path: Path, *, plain: bool = False) -> Job[T]:
-        """Start reading a file; with `plain`, text with markup is plain text, and tables are not read."""
-        job: Job[T] = Job(display_name(name), path, self._reading | ({"plain": True} if plain else {}))
-        job.future = self._executor.submit(self._read, job)
-        done = job.name, 0  # the callback keeps no job, whose texts are in an open file
-        job.future.add_done_callback(lambda _: self._events.put(done))
-        return job
+    def submit(self, name: str, path: Path, *, plain: bool = False) -> PendingFile[T]:
+        """Start reading a file. With `plain`, text with markup is read as plain text, and tables are not
+        read."""
+        pending: PendingFile[T] = PendingFile(
+            display_name(name), path, self._reading | ({"plain": True} if plain else {})
+        )
+        pending.future = self._executor.submit(self._read, pending)
+        done = pending.name, 0  # the callback keeps no reference to the file, whose texts are in an open file
+        pending.future.add_done_callback(lambda _: self._events.put(done))
+        return pending
 
-    def _read(self, job: Job[T]) -> None:
+    def _read(self, pending: PendingFile[T]) -> None:
         try:
             reader = self._free.pop()
         except IndexError:
             reader = _ProcessReader(self._read_file, self._events, self._closed)
             self._readers.append(reader)
-        reader.read(job)
+        reader.read(pending)
         self._free.append(reader)
 
-    def wait(self, job: Job[T], on_read: OnRead) -> None:
+    def wait(self, pending: PendingFile[T], on_read: OnRead) -> None:
         """Wait for a file. `on_read` receives the progress of all files, and may raise ReadingEndsError."""
-        while not (job.future.done() and self._events.empty()):
+        while not (pending.future.done() and self._events.empty()):
             with contextlib.suppress(queue.Empty):
                 on_read(*self._events.get(timeout=_WAKE_SECONDS))
             for reader in self._readers:
                 reader.end_if_silent()
-        job.future.result()
+        pending.future.result()
 
     def __enter__(self) -> "DocumentReader[T]":
         return self
@@ -112,8 +118,8 @@ class DocumentReader(Generic[T]):
 
 
 def needs_child(name: str, start: bytes, *, plain: bool) -> bool:
-    """Return whether a file that begins with these bytes is read by a child process: all but plain text; with
-    `plain`, text with markup is plain, too."""
+    """Return whether a file that begins with these bytes is read by a child process: any file except plain
+    text. With `plain`, text with markup counts as plain text."""
     known = file_types.recognize(name, start)
     return bool(file_types.compression(start)) or (known is not None and not (plain and known.is_text))
 
@@ -143,25 +149,25 @@ class _ProcessReader(Generic[T]):
         if self._heard and (child := self.child):
             child.kill()
 
-    def read(self, job: Job[T]) -> None:
+    def read(self, pending: PendingFile[T]) -> None:
         self._heard = time.monotonic()
         try:
-            self._read_all(job)
+            self._read_all(pending)
         except BaseException:
             self._stop()
             raise
         finally:
             self._heard = 0.0
 
-    def _read_all(self, job: Job[T]) -> None:
-        """Read a file; if the process ends, go on after the document, or the file in an archive, at which it
+    def _read_all(self, pending: PendingFile[T]) -> None:
+        """Read a file. If the process ends, continue after the document (or file in an archive) at which it
         ended."""
         after: list[int] | None = None
         for restarts in range(1 + _MAX_RESTARTS):
             # all files of an archive together may take twice the time of one
             limits = replace(LIMITS, stalled_seconds=LIMITS.stalled_seconds / 2**restarts)
-            answer = _Answer(job, self._copy, self._read_file, self._on_read)
-            request = {"path": str(job.path.absolute()), "name": job.name, "reading": job.reading}
+            answer = _Answer(pending, self._copy, self._read_file, self._on_read)
+            request = {"path": str(pending.path.absolute()), "name": pending.name, "reading": pending.reading}
             try:
                 answer.receive(self._started().frames(request | {"after": after, "limits": asdict(limits)}))
                 return
@@ -169,12 +175,15 @@ class _ProcessReader(Generic[T]):
                 problem = _reason(self._stop(), limits, answer.is_kept)
             if self._closed.is_set():
                 return
-            job.problems.append((answer.name, f"{answer.name} {problem}"))
+            pending.problems.append((answer.name, f"{answer.name} {problem}"))
             after = answer.position
             if not after:
                 return
-        job.problems.append(
-            (job.name, f"{job.name} ended {1 + _MAX_RESTARTS} processes; what follows is not read")
+        pending.problems.append(
+            (
+                pending.name,
+                f"{pending.name} crashed the reader {1 + _MAX_RESTARTS} times; the rest is skipped",
+            )
         )
 
     def _on_read(self, name: str, size: int) -> None:
@@ -203,31 +212,35 @@ class _ProcessReader(Generic[T]):
 
     def _stop(self) -> int:
         """End the process. Returns its exit status."""
-        child, self.child = self.child, None
+        child = self.child
+        self.child = None
         return child.stop() if child else 0
 
 
 def _reason(status: int, limits: Limits, is_kept: bool) -> str:
-    """Say why a process ended with this exit status; `is_kept`: the beginning of the document is read."""
+    """Explain why a process ended with this exit status. `is_kept`: the beginning of the document is kept."""
     reason = f"is damaged, or needs over {limits.memory >> 20:,} MB of memory"
     if status == -getattr(signal, "SIGALRM", math.inf):
-        reason = f"gave no text for {limits.stalled_seconds:g} seconds"
+        reason = f"timed out after {limits.stalled_seconds:g} s without output"
     elif status == -getattr(signal, "SIGXCPU", math.inf):
         reason = "takes too much processor time"
-    return reason + ("; what follows is not read" if is_kept else ", and is not read")
+    return reason + ("; the rest is skipped" if is_kept else "; skipped")
 
 
 class _Answer(Generic[T]):
-    """Adds the contents of a file to a job, from the frames of a child process."""
+    """Adds the contents of a file to a PendingFile, from the frames of a child process."""
 
-    def __init__(self, job: Job[T], copy: TextCopy, read_file: "ReadFile[T]", on_read: OnRead) -> None:
-        self._job = job
+    def __init__(
+        self, pending: PendingFile[T], copy: TextCopy, read_file: "ReadFile[T]", on_read: OnRead
+    ) -> None:
+        self._pending = pending
         self._copy = copy
         self._read_file = read_file
         self._on_read = on_read
-        # of the current document, or else of the archive or collection around it
+        # position of the current document, or else of the archive or collection around it
         self.position: list[int] = []
-        self._members = [""]  # paths in the archive of what is at this position, after those around it
+        # paths in the archive: of the item at this position, after those of the archives around it
+        self._members = [""]
 
     @property
     def _member(self) -> str:
@@ -235,12 +248,12 @@ class _Answer(Generic[T]):
 
     @property
     def name(self) -> str:
-        return f"{self._job.name}/{self._member}".rstrip("/")
+        return f"{self._pending.name}/{self._member}".rstrip("/")
 
     @property
     def is_kept(self) -> bool:
-        """Whether something of what is at this position is read."""
-        return any(member.startswith(self._member) for _, member in self._job.found)
+        """Whether any text of the item at this position is kept."""
+        return any(member.startswith(self._member) for _, member in self._pending.contents)
 
     def receive(self, frames: Frames) -> None:
         """Receive all contents. Raises EOFError if the process ends."""
@@ -256,16 +269,18 @@ class _Answer(Generic[T]):
                 self._receive_content(header, frames)
                 self.position = self.position[:-1]
         if header["done"]:
-            self._job.problems.append((self._job.name, header["done"]))
-            self._job.is_text = not is_begun and bool(file_types.compression(peek(self._job.path)))
+            self._pending.problems.append((self._pending.name, header["done"]))
+            self._pending.is_text = not is_begun and bool(file_types.compression(peek(self._pending.path)))
 
     def _receive_content(self, begin: dict[str, Any], frames: Frames) -> None:
         """Receive a document, a table or another file."""
-        kind, offset, text = begin["kind"], self._copy.size, TextDigest(self._copy)
+        kind = begin["kind"]
+        offset = self._copy.size
+        text = TextDigest(self._copy)
         is_document = kind not in ("", file_types.TABLE.kind)
         if not is_document:
             check_temporary_space(self.name, begin["content"])
-            self._job.is_text = not self._member
+            self._pending.is_text = not self._member
         add = text.add if is_document else self._copy.append
         try:
             for end, data in frames:
@@ -280,7 +295,7 @@ class _Answer(Generic[T]):
                 self._copy.truncate(offset)
             raise
         problem, skipped = end["end"], end["skipped"]
-        # the documents of a collection follow it
+        # the documents of a collection come after it
         if is_document and not text.size and (skipped or kind not in file_types.COLLECTION_KINDS):
             reasons = ", ".join(f"{reason}: {count:,}" for reason, count in skipped.items())
             problem = problem or f"{self.name} has no text" + (f" ({reasons})" if reasons else "")
@@ -295,11 +310,11 @@ class _Answer(Generic[T]):
     def _add_document(
         self, begin: dict[str, Any], offset: int, text: TextDigest, skipped: Mapping[str, int]
     ) -> None:
-        self._job.found.append(
+        self._pending.contents.append(
             (
                 Document(
                     self.name,
-                    self._job.path,
+                    self._pending.path,
                     text.size,
                     text.sha256.hexdigest(),
                     offset,
@@ -317,8 +332,8 @@ class _Answer(Generic[T]):
     def _read_content(self, content: Stored) -> None:
         """Read a table or a file that may be text."""
         try:
-            found = self._read_file(
-                self.name, self._job.path, content=content, copy=self._copy, on_read=self._on_read
+            content_read = self._read_file(
+                self.name, self._pending.path, content=content, copy=self._copy, on_read=self._on_read
             )
         except ReadingEndsError:
             raise
@@ -326,7 +341,7 @@ class _Answer(Generic[T]):
             self._copy.truncate(content.offset)
             self._add_problem(str(error))
         else:
-            self._job.found.append((found, self._member))
+            self._pending.contents.append((content_read, self._member))
 
     def _add_problem(self, problem: str) -> None:
-        self._job.problems.append((self.name, problem))
+        self._pending.problems.append((self.name, problem))

@@ -1,4 +1,4 @@
-"""Web archives (WARC): the main text of the HTML pages in them, or the text in one that holds text (WET)."""
+"""Web archives (WARC): the main text of their HTML pages, or the text in an archive of plain text (WET)."""
 
 from collections import Counter
 from typing import IO

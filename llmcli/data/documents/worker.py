@@ -5,19 +5,17 @@ The file is untrusted: it may try to fill the memory or the disk, or never end. 
 limits and may end at any time; reader.py then starts another.
 
 A request is {"path": PATH, "name": NAME, "reading": OPTIONS, "after": POSITION, "limits": {}}, where OPTIONS
-are `ReadOptions`. The answer has these frames for each document, or other file,
-after POSITION (null: for all):
+are `ReadOptions`. The answer has these frames for each document or other file after POSITION (null: for all):
 
     {"at": POSITION, "member": MEMBER, "kind": KIND, "bytes": SIZE, "content": SIZE}
     {"data": SIZE} and the bytes, several times
     {"end": PROBLEM, "skipped": {REASON: COUNT}}
 
-MEMBER is the path in the archive. A POSITION is a list of numbers: those of the member of an archive, of the
-member of the archive in it, and so on, and of the document in a collection. The data are text in UTF-8; for a
-Parquet table, the lines of `table_lines`; for another file, where KIND is "", its content, which
-has "content" bytes (0 if unknown). Before each file in an archive there is a frame {"at": POSITION,
-"member": MEMBER}. The last frame is {"done": PROBLEM}, where PROBLEM prevented reading the rest of the file.
-A PROBLEM is a line for users.
+MEMBER is the path in the archive. A POSITION is a list of numbers: of the member in the archive, of the
+member in a nested archive, and so on, and of the document in a collection. The data are text in UTF-8; for a
+Parquet table, the lines of `table_lines`; for any other file (KIND is ""), its content of "content" bytes (0
+if unknown). A frame {"at": POSITION, "member": MEMBER} precedes each file in an archive. The last frame is
+{"done": PROBLEM}, where PROBLEM prevented reading the rest of the file. A PROBLEM is one line for users.
 """
 
 import contextlib
@@ -54,19 +52,19 @@ _MAX_MEDIA_TYPE = 200  # bytes of the member "mimetype"
 class Limits:
     """Limits for one file."""
 
-    memory: int = 1 << 30  # bytes of this process, if the system can limit it
-    stalled_seconds: float = 60.0  # without any text
+    memory: int = 1 << 30  # bytes of this process, where the system can limit it
+    stalled_seconds: float = 60.0  # without output
     processor_seconds: float = 300.0  # per document ...
-    bytes_per_second: int = 5_000_000  # ... and more for a large one, at this speed
+    bytes_per_second: int = 5_000_000  # ... and more for a large document, at this speed
     depth: int = 3  # archives in archives
-    members: int = 100_000  # files in an archive, including archives in it, or documents in a collection ...
-    bytes_per_member: int = 1000  # ... or more in a file with this many bytes for each
+    members: int = 100_000  # files in an archive, including nested ones, or documents in a collection ...
+    bytes_per_member: int = 1000  # ... or more, if the file has this many bytes per member
     bytes: int = 1 << 34  # text and unpacked content ...
-    usual_ratio: int = 20  # ... or this times the size of the file, if that is more
-    # text and unpacked content / size of the file, or of a file in an archive as it is stored ...
+    usual_ratio: int = 20  # ... or this many times the size of the file, if that is more
+    # text and unpacked content / size of the file (in an archive: its stored size) ...
     ratio: int = 200
     unpacked_bytes: int = 1 << 25  # ... above this size ...
-    # ... and of an archive above this one, so that several files in it may exceed theirs
+    # ... and for an archive above this size, so that several files in it may exceed theirs
     archive_bytes: int = 1 << 28
 
 
@@ -76,7 +74,7 @@ class _LimitError(Exception):
     def __init__(self, name: str, problem: str, max_taken: float = math.inf) -> None:
         self.name = name  # of the file that exceeds its limit
         self.problem = f"{name} {problem}"
-        self.max_taken = max_taken  # bytes from the beginning of the answer
+        self.max_taken = max_taken  # maximum bytes since the beginning of the answer
         self.is_reported = False
 
 
@@ -105,8 +103,7 @@ def _problem(name: str, error: Exception, limits: Limits) -> str:
 
 
 class _Answer:
-    """Writes the frames of an answer, but not those of documents that were read before, and enforces the
-    limits."""
+    """Writes the frames of an answer, except for documents that were read before, and enforces the limits."""
 
     def __init__(self, file: IO[bytes], request: dict[str, Any]) -> None:
         self._file = file
@@ -129,15 +126,16 @@ class _Answer:
 
     @contextlib.contextmanager
     def limited(self, name: str, file_bytes: int, *, is_archive: bool = False) -> Iterator[None]:
-        """In the block, limit what a file of this size may unpack to; what it is in may have less left."""
+        """In this context, limit what a file of this size may unpack to; the archive around it may allow
+        less."""
         limits, outer = self.limits, self._limit
-        most = max(limits.bytes, limits.usual_ratio * file_bytes)
+        by_bytes = max(limits.bytes, limits.usual_ratio * file_bytes)
         by_ratio = max(
             limits.ratio * file_bytes, limits.archive_bytes if is_archive else limits.unpacked_bytes
         )
-        allowed = min(most, by_ratio)
+        allowed = min(by_bytes, by_ratio)
         if self._taken + allowed < outer.max_taken:
-            times = f", over {limits.ratio} times its size" if by_ratio < most else ""
+            times = f", over {limits.ratio} times its size" if by_ratio < by_bytes else ""
             problem = f"unpacks to over {units.size(allowed)}{times}"
             self._limit = _LimitError(name, problem, self._taken + allowed)
         try:
@@ -146,8 +144,8 @@ class _Answer:
             self._limit = outer
 
     def problem_of(self, member: str, read: Callable[..., None], *arguments: Any) -> str:
-        """Call `read`, which reads a file. Returns the problem that prevented reading all of it, or "". Raises
-        _LimitError for a limit of what it is in."""
+        """Call `read`, which reads a file. Returns the problem that prevented reading all of it, or "".
+        Raises _LimitError if the archive around it exceeds a limit."""
         begun, name = self._begun, self.name_of(member)
         try:
             read(*arguments)
@@ -158,7 +156,7 @@ class _Answer:
                 raise
             if not error.is_reported:
                 is_kept = self._begun > begun
-                return error.problem + ("; what follows is not read" if is_kept else ", and is not read")
+                return error.problem + ("; the rest is skipped" if is_kept else "; skipped")
         except Exception as error:
             return _problem(name, error, self.limits)
         return ""
@@ -169,7 +167,7 @@ class _Answer:
         self.count(size)
 
     def count(self, size: int) -> None:
-        """Count bytes that are read and not used, which are no reason to wait longer. Raises _LimitError."""
+        """Count bytes that are read but not used, and do not extend the time limit. Raises _LimitError."""
         self._taken += size
         if self._taken > self._limit.max_taken:
             raise self._limit
@@ -182,14 +180,15 @@ class _Answer:
             raise _LimitError(self._name, f"has over {self._allowed_members:,} members")
 
     def enter(self, at: list[int], member: str) -> bool:
-        """Begin a file in an archive. Returns whether to read it: not again."""
+        """Begin a file in an archive. Returns whether to read it, which is False if it was read before."""
         if self._is_before(at):
             return False
         self._send({"at": at, "member": member})
         return True
 
     def begin(self, at: list[int], member: str, kind: str, size: int, content: int = 0) -> bool:
-        """Begin a document or another file. Returns whether to read it: not again."""
+        """Begin a document or another file. Returns whether to read it, which is False if it was read
+        before."""
         self._begun += 1
         self._is_skipping = self._is_before(at)
         if not self._is_skipping:
@@ -198,8 +197,8 @@ class _Answer:
         return not self._is_skipping
 
     def _is_before(self, at: list[int]) -> bool:
-        """Return whether a position was handled before: it is not after the one in the request, or around
-        it."""
+        """Return whether a position was handled before: it is neither after the position in the request nor
+        an archive around that."""
         after = self._after
         return after is not None and at <= after and (at == after or after[: len(at)] != at)
 
@@ -223,19 +222,19 @@ class _Answer:
 
     def _flush(self) -> None:
         if text := "".join(self._texts).replace("\0", ""):
-            data = text.encode("utf-8", "replace")  # JSON may hold half a character
+            data = text.encode("utf-8", "replace")  # text from JSON may have lone surrogates
             self._send({"data": len(data)}, data)
         self._texts = []
         self._size = 0
 
     def _send(self, header: dict[str, Any], data: bytes = b"") -> None:
-        seconds_left = end_after(0)  # the other process may be slow or suspended
+        seconds_left = end_after(0)  # no limit while sending: the parent may be slow or suspended
         write_frame(self._file, header, data)
         end_after(seconds_left)
 
     def _limit_processor_time(self, file_bytes: int) -> None:
-        """End this process after the processor time that a file of this size may take, if the system can do
-        that."""
+        """Make the system, where it can, end this process after the processor time that a file of this size
+        may take."""
         with contextlib.suppress(ImportError, OSError, ValueError):
             import resource
 
@@ -266,8 +265,8 @@ class _FileReader:
             self._read(file, "", [], size)
 
     def _read(self, file: IO[bytes], member: str, at: list[int], size: int) -> None:
-        """Send the text or document in a file, or the contents of the archive; `member` is its path in the
-        archive around it, in which only the next byte can be read."""
+        """Send the text or document in a file, or the contents of an archive. `member` is the path in the
+        archive around it, which can only be read forwards."""
         name, content, unpacked = self._answer.name_of(member), file, 0
         start = file.read(START_BYTES)
         with contextlib.ExitStack() as stack:
@@ -320,8 +319,9 @@ class _FileReader:
                 skipped[member.reason] += member.count
             elif not file_types.is_hidden(member.name.split("/")):
                 is_empty = False
-                inner, place = f"{path}/{member.name}".lstrip("/"), [*at, number]
-                if self._answer.enter(place, inner):  # a problem with it does not affect those that follow
+                inner = f"{path}/{member.name}".lstrip("/")
+                place = [*at, number]
+                if self._answer.enter(place, inner):  # a problem with one file does not affect the next ones
                     arguments = member.content, inner, place, member.stored_bytes
                     if problem := self._answer.problem_of(inner, self._read, *arguments):
                         self._send_problem(inner, place, problem)
@@ -368,8 +368,8 @@ class _FileReader:
 
     @contextlib.contextmanager
     def _ending(self, name: str, known: FileType | None = None) -> Iterator[Counter[str]]:
-        """Send the last frame of a document: what was skipped, or the problem. A limit of the file is raised
-        again."""
+        """Send the last frame of a document: what was skipped, or the problem. A _LimitError of the file is
+        raised again."""
         skipped: Counter[str] = Counter()
         try:
             yield skipped
@@ -377,7 +377,7 @@ class _FileReader:
             raise
         except _LimitError as error:
             error.is_reported = error.name == name
-            reason = f"{error.problem}, and is not read"
+            reason = f"{error.problem}; skipped"
             self._answer.end(reason if error.is_reported else f"{name} is not read: {error.problem}")
             raise
         except ModuleNotFoundError as error:
@@ -391,7 +391,7 @@ class _FileReader:
             self._answer.end("", skipped)
 
     def _refuse(self, member: str, at: list[int], description: str) -> None:
-        """Say what a file is that is not read; without advice if it is in an archive."""
+        """Report the type of a file that is not read; without advice if it is in an archive."""
         description = description.partition("; ")[0] if member else description
         self._send_problem(member, at, f"{self._answer.name_of(member)} {description}")
 
@@ -422,7 +422,7 @@ def _blocks(file: IO[bytes]) -> Iterator[bytes]:
 
 
 def _zip_type(file: IO[bytes]) -> FileType:
-    """Return the type of a ZIP archive. For a damaged one, archives.py will say what is wrong."""
+    """Return the type of a ZIP archive. If it is damaged, archives.py reports the problem."""
     try:
         with zipfile.ZipFile(file) as archive:
             names, media_type = archive.namelist(), b""

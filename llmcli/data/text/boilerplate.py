@@ -1,10 +1,10 @@
-"""Boilerplate: header and license of Project Gutenberg, and lines that many documents have, such as
+"""Boilerplate: Project Gutenberg's header and license, and lines that many documents share, such as
 navigation.
 
-A line is repeated if more than one in ONE_IN documents, and at least MIN_DOCUMENTS, have it. Runs of repeated
-lines and the blank lines between them are cut, unless they are as short as a common word or a brace.
-Documents are counted in tables of a fixed size (count-min sketch, Cormode and Muthukrishnan 2005), which
-count too much only when they are full.
+A line counts as repeated if more than one in ONE_IN documents, and at least MIN_DOCUMENTS, contain it. Runs
+of repeated lines, with the blank lines between them, are cut unless they are as short as a common word or a
+brace. Documents are counted in tables of a fixed size (count-min sketch, Cormode and Muthukrishnan 2005),
+which overestimate only when they fill up.
 """
 
 import hashlib
@@ -20,15 +20,13 @@ from llmcli.data.text.documents import Document, OnRead, document_of_texts, igno
 from llmcli.data.text.temporary_files import TextCopy
 
 MIN_DOCUMENTS, ONE_IN = 5, 10
-MAX_LINES = 10_000  # different ones that are cut
-SUGGESTED_SHARE = 0.02  # minimum share of the text: source code also has some repeated lines
+MAX_LINES = 10_000  # maximum number of distinct lines that are cut
+SUGGESTED_SHARE = 0.02  # minimum share of the text for a suggestion; source code also has some repeated lines
 _MIN_RUN = 24  # bytes of a run of repeated lines that is cut
 _SLOTS = 1 << 21  # per table
-# an estimate reads this much at both ends of so many documents
-_SAMPLED_DOCUMENTS, _SAMPLED_BYTES = (
-    32,
-    1 << 15,
-)
+# an estimate reads this many bytes at both ends of this many documents
+_SAMPLED_DOCUMENTS = 32
+_SAMPLED_BYTES = 1 << 15
 _BLOCK = 1 << 16  # characters of lines written at once
 _QUOTED = 40  # characters of a line in a note
 _GUTENBERG_START = re.compile(
@@ -57,17 +55,17 @@ class Cuts:
         first = ", ".join(repr(line) for line, _ in self.lines.most_common(3))
         often = f", most often {first}" if first else ""
         return (
-            f"boilerplate: {units.size(self.text_bytes)} ({self.text_bytes / self.of_bytes:.1%} of the text) cut from "
-            f"{units.count(self.documents, 'document')}{gutenberg}: "
+            f"boilerplate: {units.size(self.text_bytes)} ({self.text_bytes / self.of_bytes:.1%} of the text) "
+            f"cut from {units.count(self.documents, 'document')}{gutenberg}: "
             f"{units.count(self.lines.total(), 'repeated line')}{often}"
         )
 
 
 class _DocumentCounts:
-    """Counts the documents that a line stands in."""
+    """Counts the documents that contain a line."""
 
     def __init__(self) -> None:
-        # two tables, each with the number of documents and the last of them in each slot
+        # two tables; each slot has the number of documents and the latest of them
         self._tables = [(array("I", bytes(4 * _SLOTS)), array("I", bytes(4 * _SLOTS))) for _ in range(2)]
 
     def add(self, line_hash: str, document: int) -> int:
@@ -83,15 +81,15 @@ class _DocumentCounts:
 
 
 def repeated_lines(documents: Sequence[Iterable[str]]) -> list[str]:
-    """Return the hashes of the repeated lines of documents, each of which is given as its lines."""
+    """Return the hashes of the lines that documents repeat; each document is an iterable of lines."""
     if len(documents) < MIN_DOCUMENTS:
         return []
     counts, repeated = _DocumentCounts(), set[str]()
-    least = max(MIN_DOCUMENTS, len(documents) // ONE_IN + 1)
+    min_documents = max(MIN_DOCUMENTS, len(documents) // ONE_IN + 1)
     for number, lines in enumerate(documents, 1):
         for line in filter(str.strip, lines):
             line_hash = _hash(line)
-            if counts.add(line_hash, number) >= least and len(repeated) < MAX_LINES:
+            if counts.add(line_hash, number) >= min_documents and len(repeated) < MAX_LINES:
                 repeated.add(line_hash)
     return sorted(repeated)
 
@@ -108,7 +106,8 @@ def strip(
     lines."""
     if repeated is None:
         repeated = repeated_lines([_Body(document, on_read) for document in documents])
-    hashes, cuts = {*repeated}, Cuts(of_bytes=sum(document.text_bytes for document in documents))
+    hashes = {*repeated}
+    cuts = Cuts(of_bytes=sum(document.text_bytes for document in documents))
     return [_strip(document, hashes, copy, cuts, on_read) for document in documents], tuple(repeated), cuts
 
 
@@ -116,14 +115,14 @@ def _strip(
     document: Document, repeated: Container[str], copy: TextCopy, cuts: Cuts, on_read: OnRead
 ) -> Document:
     body, cut, offset = _Body(document, on_read), Counter[str](), copy.size
-    found = document_of_texts(
+    stripped = document_of_texts(
         document.name, document.path, _blocks(_without_runs(body, repeated, cut)), copy, "\n"
     )
     if not cut and not body.has_gutenberg:
         copy.truncate(offset)
         return document
     cuts.documents += 1
-    cuts.text_bytes += document.text_bytes - found.text_bytes
+    cuts.text_bytes += document.text_bytes - stripped.text_bytes
     cuts.gutenberg += body.has_gutenberg
     cuts.lines.update(cut)
     reasons = (
@@ -132,11 +131,11 @@ def _strip(
     )
     return replace(
         document,
-        text_bytes=found.text_bytes,
-        sha256=found.sha256,
-        offset=found.offset,
+        text_bytes=stripped.text_bytes,
+        sha256=stripped.sha256,
+        offset=stripped.offset,
         copy=copy,
-        characters=found.characters,
+        characters=stripped.characters,
         skipped=(*document.skipped, *(reason for reason in reasons if reason[1])),
     )
 
@@ -158,13 +157,13 @@ class _Body:
 def header_lines(start: str) -> int:
     """Return the number of lines in the header of Project Gutenberg at the start of a text; 0 if there is
     none."""
-    found = _GUTENBERG_START.search(start)
-    return start.count("\n", 0, found.end()) if found else 0
+    match = _GUTENBERG_START.search(start)
+    return start.count("\n", 0, match.end()) if match else 0
 
 
 def _without_runs(lines: Iterable[str], repeated: Container[str], cut: Counter[str]) -> Iterator[str]:
-    """Yield the lines without runs of repeated ones, which `cut` counts; a run with blank lines leaves one of
-    them."""
+    """Yield the lines without runs of repeated lines, which are counted in `cut`; a run with blank lines is
+    replaced by one blank line."""
     run: list[str] = []
     for line in chain(lines, [None]):
         if line is not None and (_hash(line) in repeated if line.strip() else run):
@@ -181,7 +180,7 @@ def _without_runs(lines: Iterable[str], repeated: Container[str], cut: Counter[s
 
 
 def _blocks(lines: Iterable[str]) -> Iterator[str]:
-    """Join lines to larger pieces, which are faster to write."""
+    """Join lines into larger pieces, which are faster to write."""
     block: list[str] = []
     size = 0
     for line in lines:

@@ -1,4 +1,4 @@
-"""The corpus: documents, or parts of them, in order. Text is yielded in pieces, so it may be larger than
+"""The corpus: documents, or parts of them, in order. Text is read in pieces, so it may be larger than
 memory."""
 
 import bisect
@@ -21,13 +21,13 @@ from llmcli.errors import LLMError
 
 MAX_NAMES = 3  # files listed in a line
 WEB_ASSETS = (".css", ".js", ".mjs", ".map", ".svg")  # beside the pages of a web site
-# which programs for documentation write: Sphinx, mdBook, MkDocs
+# written by documentation generators: Sphinx, mdBook, MkDocs
 SITE_INDEXES = ("searchindex.js", "searchindex.json", "search_index.json", "sitemap.xml")
 SAMPLE_SPANS = 64  # spans that `Corpus.sample` takes from a long text
 
 
 @dataclass(frozen=True)
-class Part:
+class DocumentPart:
     """A document or a part of it: the bytes of its UTF-8 text from `start` to `end`."""
 
     document: Document
@@ -52,18 +52,17 @@ class Corpus:
     """Documents or parts of documents in order. A position in a corpus is a byte position in its UTF-8
     text."""
 
-    contents: tuple[Part, ...]
-    skipped: tuple[
-        str, ...
-    ] = ()  # reasons for files skipped in directories, one line for files with the same reason
+    contents: tuple[DocumentPart, ...]
+    # reasons for files skipped in directories, one line for files with the same reason
+    skipped: tuple[str, ...] = ()
     not_read: tuple[str, ...] = ()  # the same with one line for each file
 
     @classmethod
     def of(
         cls, documents: Iterable[Document], skipped: Iterable[str] = (), not_read: Iterable[str] = ()
     ) -> "Corpus":
-        """Make a corpus of whole documents; empty ones are left out."""
-        parts = tuple(Part(d, 0, d.text_bytes) for d in documents if d.text_bytes)
+        """Create a corpus of whole documents; empty documents are left out."""
+        parts = tuple(DocumentPart(d, 0, d.text_bytes) for d in documents if d.text_bytes)
         return cls(parts, tuple(skipped), tuple(not_read))
 
     @cached_property
@@ -98,14 +97,14 @@ class Corpus:
         starts = np.linspace(0, self.text_bytes - span, SAMPLE_SPANS).astype(np.int64).tolist()
         return Corpus(tuple(part for start in starts for part in self._parts(start, start + span)))
 
-    def _parts(self, start: int, end: int) -> Iterator[Part]:
+    def _parts(self, start: int, end: int) -> Iterator[DocumentPart]:
         for index in range(bisect.bisect_right(self._ends, start), len(self.contents)):
             part = self.contents[index]
             first = self._ends[index] - part.text_bytes
             if first >= end:
                 return
             low, high = max(0, start - first), min(end - first, part.text_bytes)
-            yield Part(part.document, part.start + low, part.start + high)
+            yield DocumentPart(part.document, part.start + low, part.start + high)
 
 
 @dataclass(frozen=True)
@@ -158,8 +157,8 @@ def _find_files(names: Iterable[str], skipped: list[str]) -> Iterator[FoundFile]
 
 
 def _matches(pattern: str, path: Path, root: Path) -> list[str]:
-    """Return the sorted names that match a pattern; `root` is its beginning without wildcards. With "**", the
-    module glob would follow links, which may lead in a circle."""
+    """Return the sorted names that match a pattern; `root` is its beginning without wildcards. For "**", the
+    module glob would follow links, which may form a cycle."""
     parts = path.parts[len(root.parts) :]
     if "**" not in parts:
         return sorted(glob.glob(pattern))
@@ -177,12 +176,13 @@ def _files_of(name: str, path: Path, root: Path, skipped: list[str]) -> Iterator
 
 
 def _text_files(directory: Path, skipped: list[str]) -> Iterable[Path]:
-    """Return the files of a directory to read: the training rows of a data set, the pages of a web site, or
-    all that are neither hidden nor generated. `skipped` gets a line for each kind of others."""
+    """Return the files to read in a directory: the training rows of a data set, the pages of a web site, or
+    all files that are neither hidden nor generated. A line for each kind of skipped files is added to
+    `skipped`."""
 
     def skip(paths: Sequence[Path], noun: str, reason: str) -> None:
         if paths:
-            names = units.some([display_name(path.name) for path in paths], MAX_NAMES)
+            names = units.listed([display_name(path.name) for path in paths], MAX_NAMES)
             skipped.append(
                 f"{display_name(str(directory))}: {units.count(len(paths), noun)} {reason}: {names}"
             )

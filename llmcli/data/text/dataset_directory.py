@@ -1,7 +1,7 @@
 """Directories that hold a data set: cloned from the Hugging Face hub, or saved by `datasets.save_to_disk`.
 
-Their rows are the text. Descriptions and licenses are not, and the rows of other splits than `train` are held
-out: those of files whose path names the split, or which the card, README.md, assigns to it
+The rows are the text; descriptions and licenses are not. Rows of splits other than `train` are held out. A
+file belongs to a split if its path names it, or if the data set card (README.md) assigns it
 (https://huggingface.co/docs/datasets/repository_structure).
 """
 
@@ -18,12 +18,14 @@ from llmcli.data.text.file_types import is_hidden, unpacked_name
 _ROWS = (".parquet", ".arrow", ".jsonl", ".ndjson", ".json", ".csv", ".tsv")
 _DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 _CARD_KEYS = re.compile(r"(?:dataset_info|configs|task_categories|size_categories|pretty_name):")
-_CARD_BYTES = 1 << 16  # of a README that are searched
+_CARD_BYTES = 1 << 16  # searched at the beginning of a README
 _ENTRY = re.compile(r"^ *- (?=\w+:)|\{", re.MULTILINE)  # begins a mapping in a list of YAML
 _SPLIT = re.compile(r"\bsplit:\s*[\"']?(\w+)")
 _WORD = re.compile(r"[^\s\"',{}]+")
-# the words by which the library `datasets` tells splits apart
-_TRAIN, _VALIDATION, _TEST = "train|training", "validation|valid|dev|val", "test|testing|eval|evaluation"
+# the words that identify splits in the library `datasets`
+_TRAIN = "train|training"
+_VALIDATION = "validation|valid|dev|val"
+_TEST = "test|testing|eval|evaluation"
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,12 @@ class DatasetDirectory:
     training: tuple[Path, ...]
     held_out: tuple[Path, ...]  # the validation split, or else the test split
     unused: tuple[Path, ...]  # the test split beside a validation split
-    others: tuple[Path, ...]  # which have no rows
+    others: tuple[Path, ...]  # files without rows
 
 
 def visible_files(directory: Path) -> tuple[list[Path], list[Path], list[Path]]:
-    """Return what is neither hidden nor generated in a directory, in order: the files, the links that are not
-    followed (to directories, which may contain them, or to nothing), and what cannot be opened."""
+    """List what is neither hidden nor generated in a directory, in order. Returns (files, links that are not
+    followed because they lead to a directory or to nothing, names that cannot be opened)."""
     visible = [
         path for path in sorted(directory.rglob("*")) if not is_hidden(path.relative_to(directory).parts)
     ]
@@ -57,8 +59,8 @@ def visible_files(directory: Path) -> tuple[list[Path], list[Path], list[Path]]:
 
 
 def find_dataset(directory: Path, files: Sequence[Path]) -> DatasetDirectory | None:
-    """Return the files of the data set in a directory with these `visible_files`; None if it holds other
-    text."""
+    """Return the files of the data set in a directory with these `visible_files`; None if it is not a data
+    set."""
     rows = [path for path in files if _suffix(path) in _ROWS and path.name not in _DESCRIPTIONS]
     if not rows:
         return None
@@ -94,7 +96,7 @@ def _is_saved(directory: Path, rows: Iterable[Path]) -> bool:
 
 
 def _card(directory: Path) -> str:
-    """Return the YAML at the beginning of a data set's README; "" if it has no key of data sets."""
+    """Return the YAML at the beginning of a data set's README; "" if it has no keys of a data set card."""
     try:
         with open_regular(directory / "README.md") as card:
             first, *lines = card.read(_CARD_BYTES).decode("utf-8", "replace").splitlines() or [""]
@@ -106,7 +108,8 @@ def _card(directory: Path) -> str:
 
 
 def _splits_in(card: str) -> Iterator[tuple[str, list[str]]]:
-    """Yield each split that a card names, with the patterns of its files, among words that match no file."""
+    """Yield each split that a card names, with the patterns of its files (and other words, which match no
+    file)."""
     for entry in _ENTRY.split(card):
         if split := _SPLIT.search(entry):
             words = (word.strip("[]").removeprefix("./") for word in _WORD.findall(entry))
@@ -114,7 +117,7 @@ def _splits_in(card: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def _with_splits(name: str, assigned: Iterable[tuple[str, list[str]]]) -> str:
-    """Return a file's path, with the splits to which a card assigns it as further parts."""
+    """Return a file's path, followed by the splits that a card assigns it to, as additional parts."""
     splits = (split for split, words in assigned if any(fnmatch.fnmatchcase(name, word) for word in words))
     return "/".join([name, *splits, ""])
 

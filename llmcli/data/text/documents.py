@@ -1,7 +1,7 @@
 """A document: a file or standard input, decoded and checked to be text.
 
-The text is UTF-8, UTF-16 or in another encoding (encodings.py). Text that cannot be read from an arbitrary
-position (all but UTF-8 in a file) is decoded once, into a temporary file.
+The text is UTF-8, UTF-16 or in another encoding (encodings.py). Unless it is UTF-8 in a file, which can be
+read from any position, it is decoded once into a temporary file.
 """
 
 import codecs
@@ -26,12 +26,12 @@ from llmcli.errors import LLMError
 OnRead: TypeAlias = Callable[[str, int], None]
 
 BLOCK_BYTES = 1 << 20  # bytes per read
-CHECKED_BYTES = 1 << 16  # checked at a time: they stay in the processor's cache
+CHECKED_BYTES = 1 << 16  # checked at a time, so that they stay in the processor's cache
 STANDARD_INPUT = "standard input"  # name in messages
 
 _START_BYTES = 1 << 16  # start of a text from which its format is recognized
 _SAMPLE_BYTES = 1 << 14  # lines that are not ASCII, from which an encoding is recognized
-_CONTINUATION_BYTES = bytes(range(0x80, 0xC0))  # all but the first of a character
+_CONTINUATION_BYTES = bytes(range(0x80, 0xC0))  # all bytes of a character except the first
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),
@@ -50,15 +50,15 @@ class NotTextError(LLMError):
 
     def __init__(self, problem: str) -> None:
         super().__init__(
-            f"{problem}; name its encoding: `encoding` NAME (ISO-8859-1, Shift_JIS, UTF-16LE, ...), or convert it to "
-            "UTF-8 with iconv"
+            f"{problem}; name its encoding: `encoding` NAME (ISO-8859-1, Shift_JIS, UTF-16LE, ...), or "
+            "convert it to UTF-8 with iconv"
         )
         self.problem = problem
 
 
 @dataclass(frozen=True)
 class Stored:
-    """Content at the end of a `TextCopy`: that of a compressed file, of a file in an archive, or of a table."""
+    """Content at the end of a `TextCopy`: of a compressed file, of a file in an archive, or of a table."""
 
     offset: int
     is_table: bool = False  # the lines of `table_lines`
@@ -66,7 +66,7 @@ class Stored:
 
 @dataclass(frozen=True)
 class Document:
-    """A text file that was read to its end once."""
+    """A text file that was read once to its end."""
 
     name: str  # as the user wrote it
     path: Path
@@ -92,7 +92,7 @@ class Document:
 
     @property
     def short_name(self) -> str:
-        """Name without directories and web addresses: what models say of it wherever they go."""
+        """Name without directories and web addresses, which is recorded in model files."""
         return units.file_name(self.relative_name, self.member)
 
     def is_unchanged(self) -> bool:
@@ -140,8 +140,8 @@ class Document:
             yield piece
 
     def lines(self, on_read: OnRead = ignore, max_characters: float = math.inf) -> Iterator[str]:
-        """Yield the lines without their ends. Only "\\n" ends a line: U+2028, a form feed and "\\r" belong to
-        it. A line of over `max_characters` is the last one, and is cut off some time after that. `on_read` is
+        """Yield the lines without line ends. Only "\\n" ends a line; U+2028, form feeds and "\\r" do not.
+        Reading stops at a line of over `max_characters`, which is cut off somewhere after that. `on_read` is
         called as by `pieces`."""
         unfinished: list[str] = []
         size = 0
@@ -184,10 +184,10 @@ def read_document(
     stored: Stored | None = None,
     encoding: str = "",
 ) -> Document:
-    """Read a file or stored content to its end, and check that it is text.  `encoding` is that of text other
-    than UTF-8; the default recognizes it if that is certain. Text other than UTF-8 in a file is appended to
-    `copy`, unless it is stored there. Raises LLMError with the type of a file or the position of a byte that
-    is not text."""
+    """Read a file or stored content to its end, and check that it is text. `encoding` is used if the text is
+    not UTF-8; by default, the encoding is detected if it is certain. Text other than UTF-8 in a file is
+    appended to `copy`, unless it is already stored there. Raises LLMError, which gives the type of the file
+    or the position of a byte that is not text."""
     given = encodings.codec_of(encoding) if encoding else ""
     first = given if encodings.is_seven_bit(given) else ""
     try:
@@ -204,9 +204,9 @@ def read_document(
 def _recognize(
     name: str, path: Path, copy: TextCopy, stored: Stored | None, error: NotTextError, on_read: OnRead
 ) -> str:
-    """Return the codec of a file that is not UTF-8. Raises LLMError if it is uncertain; `error` is that of
-    UTF-8."""
-    sample = bytearray()  # whole lines: no encoding but UTF-16 has bytes of line ends inside characters
+    """Return the codec of a file that is not UTF-8. Raises LLMError if it is uncertain; `error` is from
+    decoding it as UTF-8."""
+    sample = bytearray()  # whole lines: except in UTF-16, characters do not contain bytes of line ends
     with _blocks(display_name(name), path, copy, stored) as (blocks, _):
         for block in blocks:
             on_read(display_name(name), 0)
@@ -250,8 +250,9 @@ def _read_as(
     stored: Stored | None,
     may_be_iso2022_jp: bool = False,
 ) -> Document:
-    """Read a document as `read_document` does; `codec` is for text without a byte-order mark, "" is UTF-8."""
-    is_file = stored is None and name != "-"  # standard input is in a file that is removed afterwards
+    """Read a document like `read_document`. `codec` is that of text without a byte-order mark; "" is
+    UTF-8."""
+    is_file = stored is None and name != "-"  # standard input is stored in a file that is removed afterwards
     name = display_name(name)
     with _blocks(name, path, copy, stored) as (blocks, status):
         start = next(blocks, b"")
@@ -305,7 +306,7 @@ def _read_as(
 def document_of_texts(
     name: str, path: Path, texts: Iterable[str], copy: TextCopy, separator: str = "\n\n"
 ) -> Document:
-    """Make one document of the texts in a file, by default joined by blank lines, and appended to `copy`."""
+    """Join the texts in a file to one document, by default with blank lines, and append it to `copy`."""
     offset, text = copy.size, TextDigest(copy)
     try:
         for number, part in enumerate(texts):
@@ -317,7 +318,7 @@ def document_of_texts(
 
 
 class TextDigest:
-    """Size, characters and hash of UTF-8 text, which is appended to a copy if there is one."""
+    """Counts the bytes and characters of UTF-8 text and hashes it; appends it to a copy if there is one."""
 
     def __init__(self, copy: TextCopy | None) -> None:
         self._copy = copy
@@ -346,7 +347,7 @@ def open_regular_file(name: str, path: Path) -> Iterator[io.BufferedReader]:
 
 
 def peek(path: Path) -> bytes:
-    """Return the first bytes of a file; b"" if it cannot be read: reading it will raise the error again."""
+    """Return the first bytes of a file; b"" if it cannot be read, since reading it later raises the error."""
     with contextlib.suppress(OSError), open_regular(path) as file:
         return file.read(file_types.START_BYTES) or b""  # None: a file of the system that has nothing yet
     return b""
@@ -378,8 +379,8 @@ def _decode(name: str, blocks: Iterable[bytes], encoding: str, first: int = 0) -
         if "\0" in text:
             position = start + len(text[: text.index("\0")].encode(encoding))
             raise NotTextError(
-                f"{name} is not text: a zero byte at position {position:,} (a binary file, or UTF-16 without a "
-                "byte-order mark)"
+                f"{name} is not text: a zero byte at position {position:,} (a binary file, or UTF-16 without "
+                "a byte-order mark)"
             )
         if text:
             yield text

@@ -1,4 +1,5 @@
-"""Types of files: formats that data/documents extracts text from, and others, with advice on how to do that.
+"""File types: formats that data/documents extracts text from, and others, with advice on extracting their
+text.
 
 A file is recognized by the first bytes of its content and a ZIP container by the names of its members, not by
 the file name, except for text with markup.
@@ -117,7 +118,8 @@ COLLECTION_KINDS = {
     known.kind for known in (_MAILBOX, *(known for known, _ in _READABLE)) if known.is_collection
 }
 TEXT_KINDS = {known.kind for known in (_PAGE, _NOTEBOOK, _MAILBOX, _MESSAGE, _SAVED_PAGE)}
-_XML_DECLARATION, _COMMENT = re.compile(r"\s*(?:<\?xml[^>]*>\s*)?", re.I), re.compile(r"<!--.*?-->\s*", re.S)
+_XML_DECLARATION = re.compile(r"\s*(?:<\?xml[^>]*>\s*)?", re.I)
+_COMMENT = re.compile(r"<!--.*?-->\s*", re.S)
 _FIRST_TAG = re.compile(r"<(?:!doctype html|html|head|body)\b", re.I)
 _MBOX = re.compile(r"From \S.* \d\d:\d\d")
 _HEADER = re.compile(r"[\w-]+:\s")
@@ -174,8 +176,8 @@ def _readable_text(name: str, start: bytes) -> FileType | None:
 
 
 def describe_binary(name: str, start: bytes) -> str | None:
-    """Describe the type of a file that is not text, by its first bytes, and say how to extract its text, in one
-    line that follows its name; None if unknown.
+    """Describe the type of a file that is not text, judged by its first bytes, and how to extract its text:
+    the end of a line that begins with its name. None if unknown.
 
     >>> describe_binary("my book.djvu", b"AT&TFORM ...")
     "is a DjVu document, not text; extract its text first: djvutxt 'my book.djvu' TEXT"
@@ -185,15 +187,15 @@ def describe_binary(name: str, start: bytes) -> str | None:
 
 
 def describe(name: str, known: FileType) -> str:
-    """Say, in one line that follows its name, what a file is and how to extract its text."""
+    """Describe a file and how to extract its text: the end of a line that begins with its name."""
     file = "FILE" if name == "standard input" else shlex.quote(name)
     advice = known.advice or "extract its text first: llm text {file} > TEXT"
     return f"is {known.description}, not text; {advice.format(file=file)}"
 
 
 def is_hidden(parts: Iterable[str]) -> bool:
-    """Return whether a path in a directory or archive is hidden or generated, and so left out unless it is
-    named."""
+    """Return whether a path in a directory or archive is hidden or generated, and therefore left out unless
+    the user names it."""
     return any(part.startswith(".") or part in _GENERATED_DIRECTORIES for part in parts)
 
 

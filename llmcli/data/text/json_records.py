@@ -1,8 +1,7 @@
 """Records in a JSON file with their line numbers: one per line (JSON Lines), in an array, or one after the
 other.
 
-Stricter than Python's parser: a repeated key in an object is an error. Numbers of any length are read as
-floats.
+Stricter than Python's parser: a repeated key in an object is an error. Long integers are read as floats.
 """
 
 import json
@@ -15,11 +14,11 @@ from typing import Any
 from llmcli.errors import LLMError, brief
 
 _SPACE = re.compile(r"[ \t\n\r]*")  # what JSON allows between values; Python's str.strip removes more
-MAX_RECORD = 64_000_000  # characters, which are in memory at once
-# a value takes a hundred bytes of memory, also if it has two in the file: a record of over a million
+MAX_RECORD = 64_000_000  # characters, all held in memory
+# a value takes a hundred bytes of memory, even if it takes two in the file: a record of over a million
 # characters ...
 _CHECKED_RECORD, _MAX_VALUES = 1_000_000, 1_000_000  # ... may have at most this many
-_PIECES = 4  # of text that are read at once, 1 MiB each
+_PIECES = 4  # pieces of text that are read at once, 1 MiB each
 # characters that a number, a word or an escape may have before it is an error where it begins
 _LONGEST_WORD = 16
 
@@ -48,8 +47,8 @@ def records_of_lines(name: str, lines: Iterable[str]) -> Iterator[tuple[int, obj
                 raise _JSONError(end, f"extra text after the value: {brief(line[end : end + 20], 20)}")
         except _JSONError as error:
             raise InvalidJSONError(
-                f"{name} line {number:,}: invalid JSON at character {error.position + 1:,} ({error}); wanted one "
-                f"record per line: {{...}}"
+                f"{name} line {number:,}: invalid JSON at character {error.position + 1:,} ({error}); wanted "
+                f"one record per line: {{...}}"
             ) from error
         yield number, value
 
@@ -77,8 +76,8 @@ def records_of_text(name: str, pieces: Iterable[str]) -> Iterator[tuple[int, obj
 
 
 def wrapped_records(value: object) -> list[object]:
-    """Return the records of a document that wraps them: {"data": [...]}, or the questions of SQuAD, where
-    each has a context and possible answers (Rajpurkar et al. 2016); [] for any other value.
+    """Return the records inside a document: {"data": [...]}, or the questions of SQuAD, each with its context
+    and possible answers (Rajpurkar et al. 2016). Returns [] for any other value.
 
     >>> wrapped_records({"version": 1, "data": [{"text": "a"}]})
     [{'text': 'a'}]
@@ -98,13 +97,14 @@ def wrapped_records(value: object) -> list[object]:
 
 
 def _squad_question(question: dict[str, Any], context: object) -> dict[str, object]:
-    answers = question["answers"]  # of which the first is learned; none if it is not in the context
+    # the first is learned; none if the question cannot be answered from the context
+    answers = question["answers"]
     answer = answers[0]["text"] if answers else ""
     return {"instruction": question["question"], "context": context, "response": answer}
 
 
 class _Values:
-    """Reads one value after the other, and keeps no text before the next one."""
+    """Reads one value after the other; text before the next value is dropped."""
 
     def __init__(self, name: str, pieces: Iterable[str]) -> None:
         self._name = name
@@ -112,7 +112,7 @@ class _Values:
         self._text = ""
         self.position = 0  # in this text
         self._line = 1
-        self._counted = 0  # position in this text to which lines are counted
+        self._counted = 0  # position in this text up to which lines are counted
 
     def line(self, position: int) -> int:
         """Return the number of the line at a position."""
@@ -128,11 +128,11 @@ class _Values:
                 return self._text[self.position : self.position + 1]
 
     def rest(self) -> str:
-        """Return the beginning of what is left."""
+        """Return the beginning of the remaining text."""
         return self.character() and self._text[self.position : self.position + 20]
 
     def skip(self, character: str) -> bool:
-        """Go on after the next character if it is this one. Returns whether it is."""
+        """Skip the next character if it is this one. Returns whether it is."""
         is_next = self.character() == character
         self.position += is_next
         return is_next
@@ -147,8 +147,9 @@ class _Values:
                 if not (error.is_cut_off and self._read_on()):
                     raise
                 continue
-            if end < len(self._text) or not self._read_on():  # or a number may go on
-                line, self.position = self.line(self.position), end
+            if end < len(self._text) or not self._read_on():  # otherwise a number may continue
+                line = self.line(self.position)
+                self.position = end
                 return line, value
 
     def _read_on(self) -> bool:
@@ -164,7 +165,7 @@ class _Values:
 
 
 def _check_size(source: str, record: str) -> None:
-    """Raise LLMError if a record, or what is read of it, takes too much memory."""
+    """Raise LLMError if a record, or the part read so far, takes too much memory."""
     if len(record) > MAX_RECORD:
         problem = f"{MAX_RECORD:,} characters"
     elif len(record) > _CHECKED_RECORD and sum(map(record.count, "[{,")) > _MAX_VALUES:
@@ -194,7 +195,7 @@ def _value(text: str, position: int) -> tuple[object, int]:
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make an object of key-value pairs. Raises ValueError for a repeated key."""
+    """Create an object from key-value pairs. Raises ValueError for a repeated key."""
     keys = dict(pairs)
     if len(keys) < len(pairs):
         [(twice, _)] = Counter(key for key, _ in pairs).most_common(1)

@@ -1,12 +1,12 @@
-"""What the lines of a text are: entries of a list, or of a log."""
+"""The kind of lines in a text: entries of a list, or of a log."""
 
 import re
 from typing import Literal
 
 LineKind = Literal["list", "log"]
 
-MIN_LINES = 20  # that are not empty
-MOST = 0.9  # share of the lines that must be alike
+MIN_LINES = 20  # minimum of nonempty lines
+MIN_LINE_SHARE = 0.9  # minimum share of the lines that are of the kind
 MAX_ITEM = 40  # characters in an item of a list
 # "2026-01-31", "31.1.2026", "12:00:06", "Jan 31 12:00", possibly in brackets, or a web server's "::1 - -
 # [31/Jan/2026"
@@ -18,8 +18,8 @@ _SENTENCE_END = (".", "!", "?", ",", ";", ":", "。", "！", "？", "、")
 
 
 def line_kind(text: str) -> LineKind | None:
-    """Return what most lines of a text are, if it has enough: entries with a time, or short items that differ
-    and that are no sentences.
+    """Return the kind of most lines in a text: log entries with a time, or list items, which are short,
+    distinct and not sentences. None if there are too few lines or they are neither.
 
     >>> line_kind("".join(f"12:00:{second} GET /\\n" for second in range(10, 60)))
     'log'
@@ -29,7 +29,7 @@ def line_kind(text: str) -> LineKind | None:
     lines = [line for line in map(str.strip, text.splitlines()) if line]
     if len(lines) < MIN_LINES:
         return None
-    if sum(bool(_TIME.match(line)) for line in lines) >= MOST * len(lines):
+    if sum(bool(_TIME.match(line)) for line in lines) >= MIN_LINE_SHARE * len(lines):
         return "log"
     items = [line for line in lines if len(line) <= MAX_ITEM and not line.endswith(_SENTENCE_END)]
-    return "list" if min(len(items), len(set(lines))) >= MOST * len(lines) else None
+    return "list" if min(len(items), len(set(lines))) >= MIN_LINE_SHARE * len(lines) else None

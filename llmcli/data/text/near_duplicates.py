@@ -1,11 +1,11 @@
-"""Near-duplicate documents: versions of a file, copies with small changes, a log and its beginning.
+"""Near-duplicate documents, such as versions of a file, copies with small changes, or a log and its
+beginning.
 
 The beginning of each document is reduced to a sketch: the smallest hashes of all its strings of SHINGLE_BYTES
 bytes (bottom-k, Broder 1997, "On the resemblance and containment of documents"). Two documents are
-near-duplicates if one contains most of the other's strings, which sketches detect for lengths that differ by
-a factor of up to about 8. The ends of long documents are compared in the same way, since a list of changes
-grows at its beginning. Spaces, line ends and ASCII punctuation are left out, because they differ between
-formats of one document.
+near-duplicates if one contains most of the other's strings, which sketches detect up to a length ratio of
+about 8. The ends of long documents are compared in the same way, since change logs grow at the beginning.
+Spaces, line ends and ASCII punctuation are ignored, because they differ between formats of the same document.
 """
 
 import string
@@ -20,7 +20,7 @@ from llmcli.data.text.string_hashes import string_hashes
 COMPARED_BYTES = 1 << 16  # at the beginning and at the end of each document
 SHINGLE_BYTES = 32
 SKETCH_SIZE = 64  # hashes
-SHARED = 2 / 3  # least share of the strings of one near-duplicate that are in the other
+SHARED = 2 / 3  # minimum share of one document's strings that the other contains
 MIN_SHARED = 8  # common hashes (fewer in smaller sketches) before two documents are compared
 NEIGHBORS = 4  # a document is compared with this many others that have the same hash
 LEFT_OUT = (string.whitespace + string.punctuation).encode()
@@ -53,8 +53,8 @@ def near_duplicates(documents: Sequence[Document]) -> list[list[int]]:
 
 
 def largest_group(documents: Sequence[Document]) -> int:
-    """Return the largest number of documents that are near-duplicates, such as versions of one text; 1 if
-    none are."""
+    """Return the size of the largest group of near-duplicates, such as versions of one text; 1 if there are
+    none."""
     return max(map(len, near_duplicates(documents)), default=1)
 
 
@@ -64,7 +64,7 @@ def sketch(data: bytes) -> Sketch:
         np.partition(values, 4 * SKETCH_SIZE)[: 4 * SKETCH_SIZE] if len(values) > 4 * SKETCH_SIZE else values
     )
     hashes = np.unique(smallest)
-    if len(hashes) < SKETCH_SIZE:  # much of the text is repeated
+    if len(hashes) < SKETCH_SIZE:  # the text repeats itself
         hashes = np.unique(values)
     return np.array(hashes[:SKETCH_SIZE])
 
@@ -94,7 +94,7 @@ def _similar(sketches: Sequence[Sketch]) -> Iterator[tuple[int, int]]:
         left, right = sketches[first], sketches[second]
         if count < min(MIN_SHARED, len(left), len(right)):
             continue
-        # a full sketch says nothing about hashes above its last
+        # a full sketch says nothing about hashes above its last one
         limit = min((full[-1] for full in (left, right) if len(full) == SKETCH_SIZE), default=hashes[-1])
         known = min(np.searchsorted(left, limit, side="right"), np.searchsorted(right, limit, side="right"))
         if len(np.intersect1d(left, right, assume_unique=True)) >= SHARED * known:

@@ -11,12 +11,12 @@ from typing import IO, Any, TypeAlias
 
 from llmcli.errors import LLMError, missing_extra
 
-_BATCH_ROWS = 128  # held in memory at once
-# of a column that are read at once; otherwise pyarrow reads that of a whole row group
+_BATCH_ROWS = 128  # rows held in memory at once
+# bytes of a column that are read at once; without this, pyarrow reads the column of a whole row group
 _BUFFER_BYTES = 1 << 20
-_GROUP_ROWS, _GROUP_CHARACTERS = 1024, 16_000_000  # in a row group that is written
+_GROUP_ROWS, _GROUP_CHARACTERS = 1024, 16_000_000  # maximum in a row group that is written
 
-PARQUET, ARROW_FILE = b"PAR1", b"ARRO"  # the first bytes of a table; a stream of Arrow begins otherwise
+PARQUET, ARROW_FILE = b"PAR1", b"ARRO"  # the first bytes of a table, except for a stream of Arrow
 _Batches: TypeAlias = Callable[[list[str]], Iterable[Any]]  # columns -> pyarrow's record batches of them
 # names of columns -> records with these columns
 Rows: TypeAlias = Callable[[Container[str]], Iterator[dict[str, Any]]]
@@ -24,15 +24,15 @@ Rows: TypeAlias = Callable[[Container[str]], Iterator[dict[str, Any]]]
 
 @contextlib.contextmanager
 def open_table(name: str, table: IO[bytes]) -> Iterator[tuple[list[str], Rows]]:
-    """Yield (columns of a table, function that reads rows), in one thread and with little memory beside a
-    page of each column. Raises LLMError, also later, if the file is damaged."""
+    """Yield (columns of a table, function that reads rows). Uses one thread, and little memory besides a page
+    of each column. Raises LLMError if the file is damaged, also while rows are read."""
     try:
         import pyarrow
         import pyarrow.ipc
         import pyarrow.parquet
     except ImportError as error:
         raise missing_extra(f"reading {name}", "pyarrow", "parquet") from error
-    pyarrow.set_memory_pool(pyarrow.system_memory_pool())  # the others reserve a gigabyte of addresses
+    pyarrow.set_memory_pool(pyarrow.system_memory_pool())  # other pools reserve a gigabyte of address space
     open_file = _open_parquet if _start(table) == PARQUET else _open_arrow
     try:
         with open_file(table) as (columns, batches):
@@ -102,7 +102,8 @@ def write_parquet(path: Path, columns: Sequence[str], rows: Iterable[Sequence[st
     except ImportError as error:
         raise missing_extra("writing Parquet files", "pyarrow", "parquet") from error
     schema = pyarrow.schema([(column, pyarrow.string()) for column in columns])
-    # pyarrow would read some names as those of other file systems, and refuses names that are not UTF-8
+    # passes an open file: pyarrow takes some names for other file systems, and refuses names that are not
+    # UTF-8
     with open(path, "wb") as opened, pyarrow.parquet.ParquetWriter(opened, schema) as file:
         for group in _groups(rows):
             values = zip(*group, strict=True)

@@ -1,14 +1,13 @@
-"""Passages of the training text that also occur in the held-out text: a chapter in the book beside it, for
-example.
+"""Passages of the training text that also occur in the held-out text, such as a chapter in another edition.
 
-Every STRIDE characters, a string of LENGTH characters of the held-out text is searched for at all positions
-of the training text, so every common passage of LENGTH + STRIDE - 1 characters is found, and none shorter
-than LENGTH. Spaces, line ends, punctuation, capital letters and accents do not count: they differ between
-formats of one text. (An accented letter may be one character or two.)
+A string of LENGTH characters is taken from the held-out text every STRIDE characters, and searched for at all
+positions of the training text. So every common passage of LENGTH + STRIDE - 1 characters is found, and none
+shorter than LENGTH. Spaces, line ends, punctuation, case and accents are ignored, because they differ between
+formats of the same text. (An accented letter may be one character or two.)
 
-A string that occurs in more than COPIES places of the training text is no copy of the held-out text. It is
-how such texts are written: a license, a form letter, a log. If there is more of this than of copies, the text
-repeats itself, and nothing is left out.
+A string that occurs in more than COPIES places of the training text is not a copy of held-out text but a
+common phrase of such texts: a license, a form letter, a log. If there are more common strings than copies,
+the text repeats itself, and nothing is left out.
 """
 
 import itertools
@@ -21,15 +20,15 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from llmcli.data.text.corpus import Corpus, Part
+from llmcli.data.text.corpus import Corpus, DocumentPart
 from llmcli.data.text.near_duplicates import LEFT_OUT
 from llmcli.data.text.string_hashes import string_hashes
 
 LENGTH, STRIDE = 120, 32  # about 150 and 40 characters of English prose with its spaces
 MAX_STRINGS = 1 << 20  # strings of the held-out text; in a longer one, they are further apart
-COPIES = 8  # in each version of a text
+COPIES = 8  # maximum number of copies in each version of a text
 MAX_LEFT_OUT = 0.5  # share of the training text; if more of it repeats held-out text, none is left out
-MIN_PIECE = 8  # shortest training text beside a passage, in bytes per character of the stride
+MIN_PIECE = 8  # minimum training text between two passages, in bytes per character of the stride
 _TABLE_BITS = 5  # slots per string, as a power of 2: few hash collisions
 _NOT_COUNTED = (  # categories of characters: controls, accents, punctuation, spaces
     "Cc",
@@ -53,7 +52,7 @@ _IS_FIRST = bytes(byte & 0xC0 != 0x80 for byte in range(256))  # whether a byte 
 
 @dataclass(frozen=True)
 class Repetitions:
-    """What the training text and the held-out text have in common."""
+    """The passages that the training text and the held-out text have in common."""
 
     training: Corpus  # training text without the passages of the held-out text
     left_out: int  # bytes of these passages
@@ -63,8 +62,8 @@ class Repetitions:
 def find_repetitions(
     training: Corpus, held_out: Corpus, *, versions: int = 1, keeps_training: bool = False
 ) -> Repetitions:
-    """Search the training text for passages of the held-out text, and leave them out unless it
-    `keeps_training`. The corpus has up to so many `versions` of a text."""
+    """Search the training text for passages of the held-out text, and leave them out unless `keeps_training`.
+    The corpus has up to `versions` versions of a text."""
     strings = _Strings(held_out)
     if not len(strings.hashes):  # nothing to search for
         return Repetitions(training, 0, 0.0)
@@ -72,7 +71,8 @@ def find_repetitions(
     for part in training.contents:
         for hashes, _ in _blocks(part):
             np.add.at(counts, strings.find(hashes)[1], 1)
-    is_copied, is_common = (counts > 0) & (counts <= COPIES * versions), counts > COPIES * versions
+    is_copied = (counts > 0) & (counts <= COPIES * versions)
+    is_common = counts > COPIES * versions
     copied, common = (int(strings.occurrences[kind].sum()) for kind in (is_copied, is_common))
     rest = training
     if copied > common and not keeps_training:
@@ -91,19 +91,20 @@ def find_repetitions(
 def find_in_texts(
     held_out: Corpus, texts: Iterable[str], *, versions: int = 1, keeps_training: bool = False
 ) -> tuple[set[int], float]:
-    """Search texts to train on, such as conversations, for passages of the held-out text, as
-    `find_repetitions` does. Returns (indices of the texts to leave out, share of the held-out text that
-    occurs in the others)."""
+    """Like `find_repetitions`, for separate training texts such as conversations. Returns (indices of the
+    texts to leave out, share of the held-out text that occurs in the others)."""
     strings, nothing = _Strings(held_out), np.empty(0, np.intp)
-    found = [
+    strings_of_texts = [
         np.unique(strings.find(string_hashes(_compared(text), LENGTH))[1]) if len(text) >= LENGTH else nothing
         for text in texts
     ]
-    counts = np.bincount(np.concatenate([nothing, *found]), minlength=len(strings.hashes))
-    left_out = {index for index, inside in enumerate(found) if (counts[inside] <= COPIES * versions).any()}
-    if keeps_training or len(left_out) > MAX_LEFT_OUT * len(found):
+    counts = np.bincount(np.concatenate([nothing, *strings_of_texts]), minlength=len(strings.hashes))
+    left_out = {
+        index for index, inside in enumerate(strings_of_texts) if (counts[inside] <= COPIES * versions).any()
+    }
+    if keeps_training or len(left_out) > MAX_LEFT_OUT * len(strings_of_texts):
         left_out = set()
-    others = [nothing, *(inside for index, inside in enumerate(found) if index not in left_out)]
+    others = [nothing, *(inside for index, inside in enumerate(strings_of_texts) if index not in left_out)]
     known = int(strings.occurrences[np.unique(np.concatenate(others))].sum())
     return left_out, known / max(1, int(strings.occurrences.sum()))
 
@@ -119,7 +120,7 @@ class _Strings:
             for block, _ in _blocks(part):
                 hashes.append(block[first::stride])
                 first = (first - len(block)) % stride
-        # ascending, and how often each occurs in the text
+        # ascending hashes, and how often each occurs in the text
         self.hashes, self.occurrences = np.unique(np.concatenate(hashes), return_counts=True)
         bits = len(self.hashes).bit_length() + _TABLE_BITS
         self._shift = np.uint64(64 - bits)
@@ -134,9 +135,10 @@ class _Strings:
         return places[is_same], indices[is_same]
 
 
-def _without(part: Part, strings: _Strings, is_copied: NDArray[np.bool_], min_piece: int) -> Iterator[Part]:
-    """Yield the pieces of a part between the strings that are copied, but none shorter than `min_piece`
-    bytes."""
+def _without(
+    part: DocumentPart, strings: _Strings, is_copied: NDArray[np.bool_], min_piece: int
+) -> Iterator[DocumentPart]:
+    """Yield the pieces of a part between copied strings, except pieces shorter than `min_piece` bytes."""
     start, is_whole = part.start, True
     for hashes, positions in _blocks(part):
         places, indices = strings.find(hashes)
@@ -145,16 +147,16 @@ def _without(part: Part, strings: _Strings, is_copied: NDArray[np.bool_], min_pi
             positions[places].tolist(), (positions[places + LENGTH - 1] + 1).tolist(), strict=True
         ):
             if first - start >= min_piece:
-                yield Part(part.document, start, first)
+                yield DocumentPart(part.document, start, first)
             start, is_whole = end, False
     if is_whole or part.end - start >= min_piece:
-        yield Part(part.document, start, part.end)
+        yield DocumentPart(part.document, start, part.end)
 
 
 @cache
 def _table() -> NDArray[np.uint32]:
-    """Return what each character is compared as, by code point: the first character of its decomposition
-    without case, or 0 if it does not count."""
+    """Return the character that each code point is compared as: the first character of its decomposition
+    without case, or 0 if it is ignored."""
     table = np.arange(sys.maxunicode + 1, dtype=np.uint32)
     for code in range(1 << 16):  # few letters with case or punctuation are above
         character = unicodedata.normalize("NFKD", chr(code))[0]
@@ -166,15 +168,17 @@ def _table() -> NDArray[np.uint32]:
 
 
 def _compared(text: str) -> NDArray[np.uint32]:
-    """Return the characters [N] of a text that count, as numbers."""
+    """Return the code points [N] of a text that are compared."""
     characters = _table()[np.frombuffer(text.encode("utf-32-le"), "<u4")]
     return characters[characters != 0]
 
 
-def _blocks(part: Part) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.int64]]]:
-    """Yield (hashes [N] of the strings of LENGTH characters from each character on, positions [N + LENGTH -
-    1] of these characters in the document) of successive blocks."""
-    characters, positions, start = np.empty(0, np.uint32), np.empty(0, np.int64), part.start
+def _blocks(part: DocumentPart) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.int64]]]:
+    """Yield, for successive blocks, (hashes [N] of the strings of LENGTH characters that start at each
+    character, positions [N + LENGTH - 1] of these characters in the document)."""
+    characters = np.empty(0, np.uint32)
+    positions = np.empty(0, np.int64)
+    start = part.start
     for piece in part.text():
         data = piece.encode("utf-8")
         read = _table()[np.frombuffer(piece.encode("utf-32-le"), "<u4")]

@@ -1,20 +1,20 @@
 """The split of a corpus into training text and held-out text.
 
 The end of each long document is held out. Short documents are held out as a whole, chosen by a hash of their
-names, with near-duplicates on the same side. The split therefore does not depend on the location or order of
-the files.
+names, with near-duplicates on the same side. So the split does not depend on the location or order of the
+files.
 
 Near-duplicates that are too large to be held out are all trained on. If they make up most of the corpus, the
 end of the longest one is held out.
 
-What the training text has in common with the held-out text is found afterwards (repetitions.py).
+Passages of the held-out text in the training text are found afterwards (repetitions.py).
 """
 
 import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from llmcli.data.text.corpus import Corpus, Part
+from llmcli.data.text.corpus import Corpus, DocumentPart
 from llmcli.data.text.near_duplicates import near_duplicates
 
 LONG_SHARE = 0.5  # a document with more than this share of the bytes to hold out is long
@@ -38,7 +38,9 @@ def split(corpus: Corpus, share: float) -> CorpusSplit:
     longest = LONG_SHARE * share * corpus.text_bytes
     groups = [(group, sum(corpus.contents[i].text_bytes for i in group)) for group in _groups(corpus)]
     short = [(group, size) for group, size in groups if size <= longest]
-    whole, held_out, target = set[int](), 0, share * sum(size for _, size in short)
+    whole = set[int]()
+    held_out = 0
+    target = share * sum(size for _, size in short)
     for group, size in short:
         if held_out + size / 2 <= target:
             whole.update(group)
@@ -78,8 +80,8 @@ def _cut(
     training, held_out = [], []
     for index, part in enumerate(corpus.contents):
         middle = part.end - held_out_bytes.get(index, 0)
-        training.append(Part(part.document, part.start, middle))
-        held_out.append(Part(part.document, middle, part.end))
+        training.append(DocumentPart(part.document, part.start, middle))
+        held_out.append(DocumentPart(part.document, middle, part.end))
     kept, validation = (
         Corpus(tuple(part for part in parts if part.text_bytes)) for parts in (training, held_out)
     )

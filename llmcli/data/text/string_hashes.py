@@ -6,15 +6,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 _FACTOR = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2**64
-_CHUNK = 1 << 16  # values at a time: they stay in the processor's cache
+_CHUNK = 1 << 16  # values at a time, so that they stay in the processor's cache
 
 
 def string_hashes(values: NDArray[np.unsignedinteger], length: int) -> NDArray[np.uint64]:
     """Return the hash of the string of `length` values (bytes or code points) at each position, [N - length +
     1].
 
-    It is a polynomial modulo 2**64, as the difference of two prefix sums, so its upper bits are better mixed
-    than its lower ones. `length` is at most some thousands.
+    The hash is a polynomial modulo 2**64, computed as the difference of two prefix sums, so its upper bits
+    are better mixed than the lower ones. `length` is at most a few thousand.
     """
     count = max(0, len(values) - length + 1)
     hashes, step = np.empty(count, np.uint64), _CHUNK - length + 1

@@ -1,6 +1,6 @@
 r"""Templates that join columns of a record into one text: "{title}\n{body}".
 
-Names of columns stand in braces, without the conversions and formats of `str.format`; a brace of the text is doubled.
+Names of columns are in braces, without the conversions and formats of `str.format`; literal braces are doubled.
 """
 
 import re
@@ -13,7 +13,7 @@ _EXAMPLE = r"'{title}\n{body}'"
 
 
 def unescaped(template: str) -> str:
-    r"""Return a template as it was typed with line ends and tabs in place of \n and \t, which a shell passes on.
+    r"""Replace \n and \t in a template, which a shell passes on unchanged, by line ends and tabs.
 
     >>> unescaped(r"{a}\n{b}\\")
     '{a}\n{b}\\'
@@ -29,13 +29,13 @@ def columns_of(template: str) -> tuple[str, ...]:
     ('title', 'body')
     """
     columns: dict[str, None] = {}
-    for found in _FIELD.finditer(template):
-        if found[1] is not None:
-            columns[found[1].strip()] = None
-        elif len(found[0]) == 1:
+    for match in _FIELD.finditer(template):
+        if match[1] is not None:
+            columns[match[1].strip()] = None
+        elif len(match[0]) == 1:
             raise usage(
-                f"`template`: the brace at character {found.start() + 1} of {brief(template)} has no partner; wanted "
-                f"columns in braces, as in {_EXAMPLE}, and each brace of the text doubled"
+                f"`template`: the brace at character {match.start() + 1} of {brief(template)} is unmatched; "
+                f"wanted columns in braces, as in {_EXAMPLE}, and each brace of the text doubled"
             )
     if not columns or "" in columns:
         raise usage(f"`template` must name columns in braces, as in {_EXAMPLE}; found {brief(template)}")
@@ -49,4 +49,4 @@ def fill(template: str, values: Sequence[str]) -> str:
     'A: {B} A'
     """
     by_name = dict(zip(columns_of(template), values, strict=True))
-    return _FIELD.sub(lambda found: found[0][0] if found[1] is None else by_name[found[1].strip()], template)
+    return _FIELD.sub(lambda match: match[0][0] if match[1] is None else by_name[match[1].strip()], template)

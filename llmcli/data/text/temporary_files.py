@@ -11,11 +11,11 @@ from typing import IO
 from llmcli import units
 from llmcli.errors import LLMError
 
-_SPOOLED_BYTES = 1 << 20  # kept in memory
+_SPOOLED_BYTES = 1 << 20  # larger content is stored on disk
 
 
 class ReadingEndsError(LLMError):
-    """Stops the reading of all files, not only of the file it names."""
+    """Ends the reading of all files, not only of the one it names."""
 
 
 class TemporaryFileError(ReadingEndsError):
@@ -29,8 +29,8 @@ def temporary_file_errors(content: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise TemporaryFileError(
-            f"cannot store {content} in {_temporary_directory()}: {error.strerror or error}; free some space there, or "
-            f"set TMPDIR to a directory on a disk with more"
+            f"cannot store {content} in {_temporary_directory()}: {error.strerror or error}; free some space "
+            f"there, or set TMPDIR to a directory on a disk with more"
         ) from error
 
 
@@ -46,12 +46,12 @@ def check_temporary_space(name: str, size: int) -> None:
     directory = _temporary_directory()
     try:
         free = shutil.disk_usage(directory).free
-    except OSError:  # writing the file will show it
+    except OSError:  # writing the file reports the error
         return
     if size > free:
         raise TemporaryFileError(
-            f"{name} holds {units.size(size)} of text, and {directory} has space for {units.size(free)}; set TMPDIR to "
-            "a directory on a disk with more, or read a part of it"
+            f"{name} holds {units.size(size)} of text, and {directory} has space for {units.size(free)}; set "
+            "TMPDIR to a directory on a disk with more, or read a part of it"
         )
 
 

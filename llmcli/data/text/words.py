@@ -5,9 +5,9 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 
-SEARCHED_CHARACTERS = 1 << 16  # minimum searched for a place to cut
+SEARCHED_CHARACTERS = 1 << 16  # minimum number searched for a position to cut
 WORD_END = re.compile(r"(?<=\S)[ \n]")
-# the patterns of Llama 3 and Qwen 2 put the line ends after a punctuation mark into its pre-token
+# in the patterns of Llama 3 and Qwen 2, line ends after a punctuation mark belong to its pre-token
 WORD_OR_LINE_END = re.compile(r"(?<=\S) |(?<=\n)(?=\S)")
 _BLOCKS = {  # class -> ranges of Unicode code points; the first class with a matching range wins
     "han": [
@@ -25,9 +25,9 @@ _BLOCKS = {  # class -> ranges of Unicode code points; the first class with a ma
 def pieces(
     texts: Iterable[str], boundary: re.Pattern[str] = WORD_END, size: int = SEARCHED_CHARACTERS
 ) -> Iterator[str]:
-    """Cut text into pieces of about `size` characters at matches of `boundary`, where a word ends in any
-    case: the pieces are encoded as the whole text is. In 2 * SEARCHED_CHARACTERS without a match the cut is
-    arbitrary."""
+    """Cut text into pieces of about `size` characters at matches of `boundary`, where a word always ends, so
+    that the pieces have the same tokens as the whole text. Without a match in 2 * SEARCHED_CHARACTERS, the
+    cut is arbitrary."""
     longest = 2 * SEARCHED_CHARACTERS
     rest = ""
     for text in texts:

@@ -48,13 +48,13 @@ CONTROL_TOKENS = (
 # names of the end-of-text token, in order of preference
 _EOS_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>")
 MAX_TAIL = 200  # characters searched for the last word of a prompt
-MAX_TOKEN_BYTES = 63  # longer tokens are boilerplate, and would leave a short text with too few tokens
+MAX_TOKEN_BYTES = 63  # longer tokens would be boilerplate, and a short text would have too few tokens
 MAX_TRAINING_WORD = 256  # characters of a pre-token in training
-BATCH_CHARACTERS = 1 << 19  # per call of the library; its Encoding takes about 200 bytes per token
-# Characters that the library encodes at a time: its allocations stay in the processor's cache. With 65,536 it
-# takes a third longer (LOG.md, "10 GB of text").
+BATCH_CHARACTERS = 1 << 19  # per call of the library, whose Encoding takes about 200 bytes per token
+# Characters that the library encodes at a time, so that its allocations stay in the processor's cache. With
+# 65,536 it takes a third longer (LOG.md, "10 GB of text").
 PIECE_CHARACTERS = 2048
-# bytes that hardly occur in text: control characters, and first bytes of unassigned code points
+# bytes that hardly ever occur in text: control characters, and first bytes of unassigned code points
 RARE_BYTES = {*range(9), 11, 12, *range(14, 32), 127, 0xC0, 0xC1, *range(0xF1, 0x100)}
 _LAST_WORD = re.compile(r"\s*\S*\Z")
 
@@ -71,12 +71,13 @@ class Tokenizer:
         eos_ids: Iterable[int] = (),
         seen_bytes: bytes | None = None,
     ) -> None:
-        """`kind`: "bpe" (byte-level), "spm" (SentencePiece) or "char" (no merges: one token per character)."""
+        """`kind`: "bpe" (byte-level), "spm" (SentencePiece) or "char" (no merges: one token per
+        character)."""
         self.kind = kind
         self._bos_token = bos_token
         self._prefix_space = prefix_space
         self._end_ids = frozenset(eos_ids)
-        self.imported = False  # whether another program trained its model
+        self.imported = False  # whether the model was trained by another program
         self.seen_bytes = seen_bytes  # byte values in the training text; None if unknown
         inner.no_padding()
         inner.no_truncation()
@@ -86,9 +87,9 @@ class Tokenizer:
 
     @classmethod
     def train_bpe(cls, texts: Iterable[str], vocab_size: int) -> Tokenizer:
-        """Train byte-level BPE (Sennrich et al. 2016; GPT-2 section 2.2): CONTROL_TOKENS, the 256 bytes, and
-        merges of at most MAX_TOKEN_BYTES in the order of training, until `vocab_size` is reached or no pairs
-        are left."""
+        """Train byte-level BPE (Sennrich et al. 2016; GPT-2 section 2.2). The vocabulary is CONTROL_TOKENS,
+        the 256 bytes, and merges of at most MAX_TOKEN_BYTES in the order of training, until `vocab_size` is
+        reached or there are no more pairs."""
         _check_vocab_size(vocab_size, f"(256 bytes and {len(CONTROL_TOKENS)} control tokens)")
         inner = tokenizers.Tokenizer(models.BPE())
         inner.pre_tokenizer = _training_pre_tokenizer()
@@ -107,8 +108,9 @@ class Tokenizer:
 
     @classmethod
     def train_char(cls, texts: Iterable[str], vocab_size: int | None = None) -> Tokenizer:
-        """Train one token per character: all ASCII characters of the texts and the most frequent others; the
-        rest is encoded as bytes. The tokenizer.json is a BPE without merges and with `byte_fallback`."""
+        """Train a tokenizer with one token per character: all ASCII characters of the texts and the most
+        frequent others; the rest is encoded as bytes. In tokenizer.json, it is a BPE without merges and with
+        `byte_fallback`."""
         counts: Counter[str] = Counter()
         if vocab_size is not None:
             _check_vocab_size(vocab_size, "for `tokenizer` char")
@@ -134,9 +136,9 @@ class Tokenizer:
         eos_ids: Iterable[int] = (),
         seen_bytes: bytes | None = None,
     ) -> Tokenizer:
-        """Read a tokenizer.json, as text or parsed: a BPE, byte-level or with byte fallback; LLMError for any
-        other kind. With `max_vocab_size`, that of a model, control tokens beyond it are left out, and bytes
-        may be without a token (LLMError in `encode`). `eos_ids` end a text; `seen_bytes` occur in the
+        """Read a tokenizer.json, as text or parsed. Raises LLMError unless it is a BPE, byte-level or with
+        byte fallback. With the `max_vocab_size` of a model, control tokens beyond it are left out, and bytes
+        may have no token (`encode` then raises LLMError). `eos_ids` end a text; `seen_bytes` occur in the
         training text."""
         safe = tokenizer_json.sanitize(tokenizer_json.parse(text), max_vocab_size)
         try:
@@ -156,8 +158,8 @@ class Tokenizer:
             raise LLMError(f"the tokenizer could not be read: {problem}") from error
         for token in safe.added:
             if (expected := inner.token_to_id(token["content"])) != token["id"]:
-                found = f"the tokenizer's added token {brief(token['content'])} has id {token['id']}"
-                raise LLMError(f"{found}; expected {expected}, from its other tokens")
+                actual = f"the tokenizer's added token {brief(token['content'])} has id {token['id']}"
+                raise LLMError(f"{actual}; expected {expected}, from its other tokens")
         inner.decoder = _decoder(safe.kind)
         tokenizer = cls(inner, safe.kind, safe.bos_token, safe.prefix_space, eos_ids, seen_bytes)
         tokenizer._boundary = _boundary(safe.pre_tokenizer)
@@ -231,7 +233,7 @@ class Tokenizer:
 
     @property
     def bos_ids(self) -> list[int]:
-        """The ids before a prompt: the beginning-of-text token if there is one."""
+        """The ids before a prompt: the beginning-of-text token, if there is one."""
         return [] if self._bos_token is None else [self.bos_id]
 
     @cached_property
@@ -259,7 +261,7 @@ class Tokenizer:
     def vocabulary(self) -> Vocabulary:
         """An index of the bytes of all tokens. Models trained here generate no control tokens except
         `eos_ids`."""
-        # imports numpy, which encoding does not need
+        # imported here, since it needs numpy and encoding does not
         from llmcli.data.tokenizers.vocabulary import (
             Vocabulary,
         )
@@ -267,22 +269,24 @@ class Tokenizer:
         return Vocabulary(self.token_bytes, self.seen_bytes, self.eos_ids, unrestricted=self.imported)
 
     def for_model(self, seen_bytes: bytes | None, eos_ids: Iterable[int] = ()) -> Tokenizer:
-        """Return a copy with the model's seen byte values (None: unknown) and other tokens that also end a
+        """Return a copy with the model's seen byte values (None: unknown) and additional tokens that end a
         text."""
         other = copy.copy(self)
-        other.seen_bytes, other.eos_id, other._end_ids = seen_bytes, self.eos_id, self.eos_ids | set(eos_ids)
+        other.seen_bytes = seen_bytes
+        other.eos_id = self.eos_id
+        other._end_ids = self.eos_ids | set(eos_ids)
         for name in ("vocabulary", "eos_ids", "of_any_bytes"):
             other.__dict__.pop(name, None)
         return other
 
     @cached_property
     def of_any_bytes(self) -> Tokenizer:
-        """This tokenizer, for texts that may have other bytes than the training text."""
+        """Return this tokenizer for texts that may have other bytes than the training text."""
         return self if self.seen_bytes is None else self.for_model(None)
 
     def with_chat_tokens(self) -> Tokenizer:
         """Return this tokenizer if it has the control tokens of ChatML, otherwise a copy with the missing
-        ones appended. `eos_id` stays. Raises LLMError if ordinary text would become a control token."""
+        ones appended and the same `eos_id`. Raises LLMError if ordinary text would become a control token."""
         missing = [name for name in (IM_START, IM_END) if name not in self.control_ids]
         if not missing:
             return self
@@ -293,7 +297,9 @@ class Tokenizer:
         other = Tokenizer(
             inner, self.kind, self._bos_token, self._prefix_space, self.eos_ids, self.seen_bytes
         )
-        other._boundary, other.eos_id, other.imported = self._boundary, self.eos_id, self.imported
+        other._boundary = self._boundary
+        other.eos_id = self.eos_id
+        other.imported = self.imported
         for name in missing:
             if other.control_ids[name] in other.encode(name):
                 raise LLMError(
@@ -325,7 +331,7 @@ class Tokenizer:
 
     @cached_property
     def _missing_bytes(self) -> bytes:
-        """Bytes without a token, as in some published vocabularies. The library would drop them."""
+        """Bytes without a token, as in some published vocabularies. The library would silently drop them."""
         table = set(self.token_bytes)
         return bytes(b for b in range(256) if bytes([b]) not in table)
 
@@ -337,7 +343,7 @@ class Tokenizer:
 
     def encode_part(self, text: str, *, after_control_token: bool) -> tuple[list[int], list[tuple[int, int]]]:
         """Return (ids, spans) of text between control tokens, with a space before it where other programs
-        prepend one. A span is (first character, one past the last), the same for tokens of one character."""
+        prepend one. A span is (first character, one past the last); tokens of the same character share it."""
         check_unicode(text)
         scheme, has_space = self._prefix_space, text.startswith((" ", SPACE))
         adds_space = scheme == "prepend" or (
@@ -356,9 +362,9 @@ class Tokenizer:
         return ids, spans
 
     def split_last_word(self, text: str) -> tuple[str, str]:
-        """Split a text into (head, last word), where words are the pre-tokens of this tokenizer: no token
-        crosses the split. The last word is "" for character tokenizers; a very long word is cut to its last
-        MAX_TAIL characters."""
+        """Split a text into (head, last word). Words are the pre-tokens of this tokenizer, so no token
+        crosses the split. The last word is "" for character tokenizers, and at most MAX_TAIL characters of a
+        long word."""
         if self.kind == "char" or not text:
             return text, ""
         end = text[-MAX_TAIL:]
@@ -369,15 +375,15 @@ class Tokenizer:
         return text[: len(text) - len(word)], word
 
     def encode_stream(self, texts: Iterable[str], *, continued: bool = False) -> Iterator[array[int]]:
-        """Yield the ids of a long text as bounded arrays. They do not depend on the parts, except in runs of
-        over 65,536 characters without a space. `continued`: it is the rest of a text that was cut at
-        `first_cut`."""
+        """Yield the ids of a long text in arrays of bounded size. The ids do not depend on how the text is
+        divided into `texts`, except in runs of over 65,536 characters without a space. `continued`: this is
+        the rest of a text that was cut at `first_cut`."""
         batch: list[str] = []
         characters = 0
         if self.adds_prefix_space and not continued:
             texts = filter(None, texts)
             texts = itertools.chain([" " + first for first in itertools.islice(texts, 1)], texts)
-        # SentencePiece has no pattern that splits text into words, so its pieces are long
+        # SentencePiece has no pattern that splits text into words, so the pieces are long
         size = words.SEARCHED_CHARACTERS if self.kind == "spm" else PIECE_CHARACTERS
         for piece in words.pieces(texts, self._boundary, size):
             batch.append(piece)
@@ -389,8 +395,8 @@ class Tokenizer:
             yield self._encode_batch(batch)
 
     def first_cut(self, text: str) -> int | None:
-        """Return the first position at which a text may be cut into two that are encoded separately, or
-        None."""
+        """Return the first position at which a text may be cut into two parts that are encoded separately;
+        None if there is none."""
         match = self._boundary.search(text, 1)
         return match.start() if match else None
 
@@ -407,7 +413,8 @@ class Tokenizer:
             if len(data.translate(None, self._missing_bytes)) != len(data):
                 byte = next(byte for byte in data if byte in self._missing_bytes)
                 raise LLMError(
-                    f"the tokenizer has no token for the byte 0x{byte:02x} in the text; remove it from the text"
+                    f"the tokenizer has no token for the byte 0x{byte:02x} in the text; "
+                    "remove it from the text"
                 )
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -416,7 +423,7 @@ class Tokenizer:
         return self.decode_bytes(ids).decode("utf-8", "replace")
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """Return the exact bytes of ids. Raises LLMError as `decode` does."""
+        """Return the exact bytes of ids. Raises LLMError like `decode`."""
         table = self.token_bytes
         parts = []
         for i in ids:
@@ -427,8 +434,8 @@ class Tokenizer:
 
 
 def stream_decoder() -> codecs.IncrementalDecoder:
-    """Decode bytes to text without splitting characters; invalid UTF-8 becomes U+FFFD as soon as it is known
-    to be invalid.
+    """Return a decoder from bytes to text that does not split characters; invalid UTF-8 becomes U+FFFD as
+    soon as it is known to be invalid.
 
     >>> d = stream_decoder(); [d.decode(b"\\xe3\\x81"), d.decode(b"\\x82!"), d.decode(b"", final=True)]
     ['', 'あ!', '']
@@ -457,7 +464,7 @@ def _boundary(pre_tokenizer: str | None) -> re.Pattern[str]:
 
 def _added_token(token: dict[str, Any]) -> AddedToken:
     flags = {key: bool(token.get(key)) for key in ("single_word", "normalized", "special")}
-    if flags["special"]:  # beside other tokens, such as </s> of Phi-3, a text would lose its white space
+    if flags["special"]:  # next to other tokens, such as </s> in Phi-3, text must keep its white space
         flags |= {key: bool(token.get(key)) for key in ("lstrip", "rstrip")}
     return AddedToken(token["content"], **flags)
 
@@ -483,7 +490,7 @@ def _decoder(kind: str) -> Any:
 
 
 def read_tokenizer(path: str, expected: str = "a tokenizer.json") -> tuple[str, Tokenizer]:
-    """Return (text, tokenizer) in a file. Errors (LLMError) ask for what is `expected`."""
+    """Return (text, tokenizer) of a file. Raises LLMError, which asks for what is `expected`."""
     if not path:
         raise usage(f"`tokenizer` is empty; give {expected}")
     if not Path(path).exists():

@@ -1,10 +1,10 @@
-"""Reading of tokenizer.json files from untrusted sources: classified, checked and reduced to their safe
+"""Reading tokenizer.json files from untrusted sources: they are classified, checked and reduced to safe
 parts.
 
-The parser of the `tokenizers` library aborts the process on some files (padding to a billion tokens, a
-regular expression that never ends). The file is therefore parsed as JSON first, and only parts that are known
-to be safe, and that cannot lose or change text, are passed to the library. A file of 150,000 tokens takes
-most of the time in which a model is opened, so each part is read once, either here or by the library.
+The parser of the `tokenizers` library aborts or hangs the process on some files (padding to a billion tokens,
+a regular expression that never ends). Therefore the file is parsed as JSON first, and only parts that are
+known to be safe and cannot lose or change text are passed to the library. Reading a file of 150,000 tokens
+takes most of the time of opening a model, so each part is read only once, either here or by the library.
 """
 
 import codecs
@@ -20,7 +20,7 @@ from typing import Any
 from llmcli.errors import LLMError, brief
 
 SPACE = "\u2581"  # represents a space in SentencePiece tokens
-MAX_CHARACTERS = 1 << 26  # length of the JSON: twice the largest published one, that of Gemma 3
+MAX_CHARACTERS = 1 << 26  # length of the JSON: twice that of Gemma 3, the largest published one
 MAX_TOKEN_CHARACTERS = 1024  # length of an added token
 MAX_ADDED_TOKENS = 1 << 14
 MAX_STEPS = 64  # steps of a pre-tokenizer, normalizer or post-processor: ten times the published maximum
@@ -63,7 +63,7 @@ class SafeTokenizer:
     vocabulary: dict[str, int]  # without added tokens
     merges: "MergePairs"
     flags: dict[str, bool]  # byte_fallback and ignore_merges of the BPE
-    added: list[dict[str, Any]]  # tokens besides the vocabulary, or that a text is split by
+    added: list[dict[str, Any]]  # tokens that are not in the vocabulary, or that text is split at
     text: str  # tokenizer.json without the parts described by the other fields
     bos_token: str | None  # control token prepended to a text
     prefix_space: str  # how a space is prepended to a text; see `prefix_space`
@@ -71,8 +71,7 @@ class SafeTokenizer:
 
 
 class MergePairs(list[Any]):
-    """The entries of `merges`. Iteration yields pairs, which need no memory together: there may be
-    300,000."""
+    """The entries of `merges`, up to 300,000. Iteration yields the pairs one by one, to save memory."""
 
     def __iter__(self) -> Iterator[tuple[str, ...]]:
         entries = super().__iter__()
@@ -83,7 +82,7 @@ class MergePairs(list[Any]):
 
 @contextmanager
 def without_collector() -> Iterator[None]:
-    """Switch the garbage collector off, which would visit hundreds of thousands of merges again and again."""
+    """Switch off the garbage collector, which would visit hundreds of thousands of merges repeatedly."""
     is_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -101,7 +100,8 @@ def parse(text: str | dict[str, Any]) -> Any:
         return text
     if len(text) > MAX_CHARACTERS:
         raise LLMError(
-            f"the tokenizer is {len(text):,} characters long; expected a tokenizer.json of at most {MAX_CHARACTERS:,}"
+            f"the tokenizer is {len(text):,} characters long; "
+            f"expected a tokenizer.json of at most {MAX_CHARACTERS:,}"
         )
     try:
         return json.loads(text)
@@ -113,16 +113,14 @@ def parse(text: str | dict[str, Any]) -> Any:
 def sanitize(document: Any, max_vocab_size: int | None = None) -> SafeTokenizer:
     """Reduce a parsed tokenizer.json to its safe parts, without control tokens from id `max_vocab_size` on,
     which the model does not have (Gemma's text models lack the image token). Raises LLMError unless it is a
-    BPE, byte-level or with byte fallback, and all its parts are supported."""
+    BPE, byte-level or with byte fallback, all of whose parts are supported."""
     kind, problem = classify(document)
     if problem:
         raise LLMError(
             f"the tokenizer {problem}; expected a BPE tokenizer.json with ByteLevel or byte_fallback"
         )
-    model, added = (
-        document["model"],
-        sorted(document.get("added_tokens") or [], key=lambda token: token["id"]),
-    )
+    model = document["model"]
+    added = sorted(document.get("added_tokens") or [], key=lambda token: token["id"])
     if max_vocab_size is not None:
         added = [token for token in added if token["id"] < max_vocab_size or not token.get("special")]
     own = {*model["vocab"].values()}
@@ -241,7 +239,7 @@ def _is_sentencepiece(document: Mapping[str, Any]) -> bool:
     if not all(any(items <= step.items() for items in known) for step in steps):
         return False
     metaspace = document.get("pre_tokenizer")
-    # no space is left to split at
+    # SPACE has replaced all spaces, so there are none to split at
     if all(_SPLIT_AT_SPACES.items() <= step.items() for step in _steps(metaspace)):
         return any(step.get("type") == "Replace" for step in steps)
     return isinstance(metaspace, dict) and (metaspace.get("type"), metaspace.get("replacement")) == (
@@ -255,8 +253,8 @@ def _is_sentencepiece(document: Mapping[str, Any]) -> bool:
 
 def prefix_space(document: Mapping[str, Any]) -> str:
     """Return how a SentencePiece BPE prepends a space. "prepend": to a text and to each part after a control
-    token (the normalizer Prepend). The other values belong to the pre-tokenizer Metaspace, which adds no
-    space if there is one already. "always": also to each part. "first": only to a text. "": never."""
+    token (the normalizer Prepend). "always": the same, but not if there is a space already; "first":
+    likewise, but only to a text (both by the pre-tokenizer Metaspace). "": never."""
     if "Prepend" in _step_types(document.get("normalizer")):
         return "prepend"
     metaspace = document.get("pre_tokenizer") or {}
@@ -280,7 +278,7 @@ def merge_pair(merge: Any) -> tuple[str, str]:
 
 
 def decoder(kind: str, *, adds_prefix_space: bool = False) -> dict[str, Any]:
-    """Return the decoder for other programs; this one joins the bytes of the tokens."""
+    """Return the decoder for other programs; llmcli itself joins the bytes of the tokens."""
     if kind == "bpe":
         return dict(BYTE_LEVEL)
     steps: list[dict[str, Any]] = [{"type": "ByteFallback"}, {"type": "Fuse"}]
@@ -324,9 +322,9 @@ def pre_tokenizer_name(pre_tokenizer: Any) -> str | None:
 
 
 def _steps(part: Any) -> Iterator[dict[str, Any]]:
-    """Return the steps of a pre-tokenizer, normalizer or post-processor (or None) with every Sequence
-    flattened. A step that is not an object is replaced by one of type "nonstandard", and so are all steps
-    after MAX_STEPS."""
+    """Return the steps of a pre-tokenizer, normalizer or post-processor (or None), with every Sequence
+    flattened. Steps that are not objects, and those after MAX_STEPS, are replaced by one of type
+    "nonstandard"."""
     pending = [] if part is None else [part]
     for _ in range(MAX_STEPS):
         if not pending:
@@ -378,8 +376,7 @@ def byte_level_alphabet() -> dict[str, int]:
 
 _BYTE_NAME = re.compile(r"<0x([0-9A-F]{2})>")  # name of a single-byte token beside character tokens
 _BYTE_OF_CHARACTER = byte_level_alphabet()
-# a table that the codec searches in a third of the time of a dictionary; it cannot map another character to
-# byte 0
+# a table that the codec searches in a third of the time of a dictionary; it can map only U+0000 to byte 0
 _BYTES_BUT_ZERO = codecs.charmap_build(
     "\0" + "".join(sorted(_BYTE_OF_CHARACTER, key=_BYTE_OF_CHARACTER.__getitem__)[1:])
 )

@@ -1,4 +1,4 @@
-"""Training of a tokenizer on a corpus, with a choice of the vocabulary size."""
+"""Training a tokenizer on a corpus, and choosing its vocabulary size."""
 
 import itertools
 import math
@@ -25,8 +25,9 @@ def train_tokenizer(
     """Return (tokenizer trained on at most `max_bytes` of a corpus and on `contents`, reason for its
     vocabulary size).
 
-    Without `vocab_size`, that grows with the text, up to `max_vocab_size`. `characters` makes each character
-    a token; `content_bytes` is the size of `contents`. Raises LLMError if `vocab_size` is too small.
+    By default, the vocabulary size grows with the text, up to `max_vocab_size`. With `characters`, each
+    character is a token. `content_bytes` is the size of `contents`. Raises LLMError if `vocab_size` is too
+    small.
     """
     sample = corpus.sample(min(max_bytes, TRAINING_BYTES))
     text = itertools.chain((piece for part in sample.texts() for piece in part), contents)

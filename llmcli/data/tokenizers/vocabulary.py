@@ -1,9 +1,9 @@
 """An index of the bytes of all tokens: tokens that begin with given bytes, and tokens that keep a text valid.
 
 Three rules restrict the tokens that a model may generate. The text stays valid UTF-8: a token that breaks a
-character has probability only because training did not reduce it to zero. Byte values that do not occur in
-the training text, if these are known, are not generated. Control tokens are generated only to end a text.
-Models trained by other programs are not restricted.
+character only has a probability because training did not reduce it to zero. Byte values that do not occur in
+the training text (if known) are not generated. Control tokens are generated only to end a text. Models
+trained by other programs are not restricted.
 
 V = size of the vocabulary.
 """
@@ -78,8 +78,8 @@ class Vocabulary:
         *,
         unrestricted: bool = False,
     ) -> None:
-        """`seen_bytes` occur in the training text (None: unknown), `end_ids` end a text; `unrestricted`: all
-        may be generated."""
+        """`seen_bytes` occur in the training text (None: unknown); `end_ids` end a text; with `unrestricted`,
+        all tokens may be generated."""
         self.token_bytes = token_bytes
         self._unrestricted = unrestricted
         self._end_ids = end_ids
@@ -93,11 +93,11 @@ class Vocabulary:
         return next(iter(self._tokens_of(data)), None)
 
     def prefixes_of(self, data: bytes) -> list[int]:
-        """Return the tokens whose bytes are a prefix of `data`, or all of it."""
+        """Return the tokens whose bytes are a prefix of `data`, including all of `data`."""
         return [i for end in range(1, min(len(data), self._longest) + 1) for i in self._tokens_of(data[:end])]
 
     def spell(self, data: bytes) -> list[int]:
-        """Return tokens that spell `data`: from the left, the longest ones."""
+        """Return tokens that spell `data`, the longest possible from left to right."""
         ids: list[int] = []
         while data:
             ids.append(max(self.prefixes_of(data), key=lambda token: len(self.token_bytes[token])))
@@ -106,7 +106,7 @@ class Vocabulary:
 
     def extensions_of(self, data: bytes) -> NDArray[np.int64]:
         order, sorted_bytes = self._sorted
-        # whatever begins with `data` sorts before `stem` with its last byte plus one
+        # everything that begins with `data` sorts before `stem` with its last byte plus one
         stem = data.rstrip(b"\xff")
         end = bisect_left(sorted_bytes, stem[:-1] + bytes([stem[-1] + 1])) if stem else len(order)
         return order[bisect_right(sorted_bytes, data) : end]
@@ -132,8 +132,8 @@ class Vocabulary:
         return mask
 
     def allowed(self, state: int) -> NDArray[np.bool_] | None:
-        """Return the mask [V] of tokens that may be generated in a state; None if all are allowed, or none
-        would be."""
+        """Return the mask [V] of the tokens that may be generated in a state; None if that is all or none of
+        them."""
         if self._unrestricted:
             return None
         if state not in self._allowed:
@@ -165,7 +165,7 @@ class Vocabulary:
 
     @cached_property
     def _incomplete(self) -> dict[int, int]:
-        """Tokens that are not whole characters, with the state after each from START."""
+        """Tokens that are not whole characters, and the state after each (beginning in START)."""
         states = {}
         for i, data in enumerate(self.token_bytes):
             try:

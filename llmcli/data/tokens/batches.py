@@ -72,9 +72,9 @@ class Batches:
         return len(self.tokens) // self.context
 
     def batch(self, step: int, window: int | None = None, bpe_dropout: float = 0.0) -> NDArray[np.int64]:
-        """Return the ids [B * T / W, W + 1] of a step in windows of W tokens (default: T), which must divide
-        T: inputs, and targets one column later. `bpe_dropout` is the share of merged tokens that are split
-        again, drawn for each step (after arXiv:1910.13267); longer windows are truncated."""
+        """Return the ids [B * T / W, W + 1] of a step, in windows of W tokens (default: T; must divide T).
+        Targets are the inputs one column later. `bpe_dropout` is the share of merged tokens that are split
+        again, drawn for each step (after arXiv:1910.13267); windows that become longer are truncated."""
         window = window or self.context
         if self.context % window:
             raise ValueError(f"windows of {window} tokens do not fill blocks of {self.context}")
@@ -89,8 +89,8 @@ class Batches:
         return ids
 
     def _visited_blocks(self, visits: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the start positions of the blocks of ascending visits, numbered from the beginning of the
-        run."""
+        """Return the start positions of the blocks of ascending visits, which are numbered from the beginning
+        of the run."""
         starts = []
         for epoch in range(visits[0] // self.blocks, visits[-1] // self.blocks + 1):
             indices = visits[visits // self.blocks == epoch] % self.blocks

@@ -1,7 +1,6 @@
-"""Tokenization of a corpus that may be larger than memory, on all cores, into a file that is mapped into
-memory.
+"""Tokenization of a corpus, which may be larger than memory, into a memory-mapped file, using all cores.
 
-The tokens of a long text are also stored in the cache, for the next run on the same text with the same
+The tokens of a long text are also stored in the cache, for later runs on the same text with the same
 tokenizer.
 """
 
@@ -18,7 +17,7 @@ from dataclasses import dataclass
 import tokenizers
 
 from llmcli import units
-from llmcli.data.text.corpus import Part
+from llmcli.data.text.corpus import DocumentPart
 from llmcli.data.text.documents import Document, continuation_bytes
 from llmcli.data.text.words import SEARCHED_CHARACTERS
 from llmcli.data.tokenizers.tokenizer import Tokenizer
@@ -28,9 +27,9 @@ from llmcli.data.tokens.tokens import TokenIds, encode_texts, store_tokens
 PIECE_BYTES = 16_000_000  # text that a thread tokenizes at a time
 # tokens of a text up to this size are not cached: tokenizing it takes a few seconds
 CACHED_BYTES = 64_000_000
-CORES_PER_THREAD = 4  # the library has threads of its own; ours read text and store tokens
+CORES_PER_THREAD = 4  # the library has its own threads; ours read text and store tokens
 MIN_THREADS = 2
-NOTED_BYTES = 16_000_000  # progress is reported for more text than this; less takes a few seconds
+NOTED_BYTES = 16_000_000  # progress is reported only for longer text; less takes a few seconds
 NOTE_SECONDS = 20.0  # minimum between two notes; later a third of the elapsed time
 
 OnNote = Callable[[str], None]
@@ -41,18 +40,18 @@ class TextPiece:
     """Consecutive parts of a corpus that are tokenized together. An end-of-text token precedes each text
     except the very first."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[DocumentPart, ...]
     begins_text: bool  # False: the first part continues a text from the previous piece
-    is_first: bool  # first piece of all
+    is_first: bool  # whether this is the first piece of the corpus
 
     @property
     def text_bytes(self) -> int:
         return sum(part.text_bytes for part in self.parts)
 
 
-def divide(parts: Iterable[Part], tokenizer: Tokenizer) -> Iterator[TextPiece]:
+def divide(parts: Iterable[DocumentPart], tokenizer: Tokenizer) -> Iterator[TextPiece]:
     """Cut `parts`, each a text, into pieces of about PIECE_BYTES."""
-    piece: list[Part] = []
+    piece: list[DocumentPart] = []
     size, begins_text, is_first = 0, True, True
     for part in parts:
         start = part.start
@@ -60,9 +59,9 @@ def divide(parts: Iterable[Part], tokenizer: Tokenizer) -> Iterator[TextPiece]:
             cut = _cut(part.document, start + PIECE_BYTES - size, part.end, tokenizer)
             if cut >= part.end:
                 break
-            yield TextPiece((*piece, Part(part.document, start, cut)), begins_text, is_first)
+            yield TextPiece((*piece, DocumentPart(part.document, start, cut)), begins_text, is_first)
             piece, size, begins_text, is_first, start = [], 0, False, False, cut
-        piece.append(Part(part.document, start, part.end))
+        piece.append(DocumentPart(part.document, start, part.end))
         size += part.end - start
         if size >= PIECE_BYTES:
             yield TextPiece(tuple(piece), begins_text, is_first)
@@ -72,7 +71,7 @@ def divide(parts: Iterable[Part], tokenizer: Tokenizer) -> Iterator[TextPiece]:
 
 
 def _cut(document: Document, position: int, end: int, tokenizer: Tokenizer) -> int:
-    """Find the next byte position at which a text may be cut, or the end of a character if there is none
+    """Find the next byte position at which a text may be cut; the end of a character if there is none
     nearby."""
     data = document.utf8(position, min(2 * SEARCHED_CHARACTERS, end - position))
     start = continuation_bytes(data[:4])
@@ -82,9 +81,9 @@ def _cut(document: Document, position: int, end: int, tokenizer: Tokenizer) -> i
 
 
 def tokenize_corpus(
-    parts: Sequence[Part], tokenizer: Tokenizer, on_note: OnNote = lambda note: None
+    parts: Sequence[DocumentPart], tokenizer: Tokenizer, on_note: OnNote = lambda note: None
 ) -> TokenIds:
-    """Tokenize parts of a corpus, with an end-of-text id between two, or read their tokens from the cache.
+    """Tokenize parts of a corpus, with an end-of-text token between two, or read their tokens from the cache.
     Raises LLMError if there is no disk space."""
     size = sum(part.text_bytes for part in parts)
     directory = cache_directory()
@@ -108,7 +107,7 @@ def tokenize_corpus(
     return tokens
 
 
-def cache_key(parts: Iterable[Part], tokenizer_hash: str) -> str:
+def cache_key(parts: Iterable[DocumentPart], tokenizer_hash: str) -> str:
     """Hash the text and the tokenizer, on which the tokens depend."""
     content = [
         2,
@@ -124,13 +123,13 @@ def _tokenizer_hash(tokenizer: Tokenizer) -> str:
     return hashlib.sha256(f"{tokenizers.__version__}\n{tokenizer.to_json()}".encode()).hexdigest()
 
 
-def _label(parts: Iterable[Part]) -> str:
+def _label(parts: Iterable[DocumentPart]) -> str:
     names = dict.fromkeys(part.document.name for part in parts)
     return next(iter(names)) + (f" and {len(names) - 1:,} more" if len(names) > 1 else "")
 
 
-def _tokenize(parts: Iterable[Part], tokenizer: Tokenizer, size: int, on_note: OnNote) -> TokenIds:
-    """Tokenize pieces in several threads and store their tokens in order in a temporary file."""
+def _tokenize(parts: Iterable[DocumentPart], tokenizer: Tokenizer, size: int, on_note: OnNote) -> TokenIds:
+    """Tokenize pieces in several threads, and store their tokens in order in a temporary file."""
     progress = TokenizingProgress(size, on_note)
     is_stopped = threading.Event()  # another piece failed, or Ctrl-C was pressed
 

@@ -1,8 +1,7 @@
-"""The token cache: a directory of token files, which a later run on the same text reads instead of
-tokenizing.
+"""The token cache: a directory of token files, which later runs on the same text read instead of tokenizing.
 
-A file has a header of HEADER_BYTES (a line of JSON), then the little-endian tokens. The least recently used
-files are removed first.
+A file has a header of HEADER_BYTES (a line of JSON), followed by the little-endian tokens. The least recently
+used files are removed first.
 """
 
 import contextlib
@@ -28,7 +27,7 @@ SUFFIX = ".tokens"
 TEMPORARY_SUFFIX = ".tmp"  # while a file is written
 LIMIT_VARIABLE = "LLMCLI_CACHE_GB"
 MAX_BYTES = 20e9  # total size of all files ...
-DISK_SHARE = 0.1  # ... and its share of the disk space that is free without them
+DISK_SHARE = 0.1  # ... and maximum share of the disk space that would be free without them
 HEADER_BYTES = 4096
 FORMAT = 3
 MAX_LABEL = 200  # characters of a text's name
@@ -81,7 +80,8 @@ class TokenCache:
                 if 0 <= (gigabytes := float(requested)) < math.inf:
                     return gigabytes * 1e9
             raise LLMError(
-                f"{LIMIT_VARIABLE} must be a number of gigabytes, 0 or more, found {requested!r}; for example 20"
+                f"{LIMIT_VARIABLE} must be a number of gigabytes, 0 or more, found {requested!r}; "
+                "for example 20"
             )
         try:
             existing = next(path for path in (self.directory, *self.directory.parents) if path.exists())
@@ -148,11 +148,9 @@ class TokenCache:
             if time.time() - file.used > STALE_SECONDS:
                 with contextlib.suppress(OSError):
                     file.path.unlink()
-        # it would be replaced
-        limit, files = (
-            self.limit(),
-            [file for file in self.files() if file.key != key],
-        )
+        # without the file that would be replaced
+        limit = self.limit()
+        files = [file for file in self.files() if file.key != key]
         if size > limit:
             return False
         excess = sum(file.size for file in files) + size - limit

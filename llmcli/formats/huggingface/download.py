@@ -116,7 +116,7 @@ class Download:
         if weights and (weights != ggufs or len(ggufs) == 1):
             return weights
         at = f"@{self._revision}" if self._revision != "main" else ""
-        listed = units.some([f"hf:{self._repository}/{name}{at}" for name in ggufs], _MAX_NAMES)
+        listed = units.listed([f"hf:{self._repository}/{name}{at}" for name in ggufs], _MAX_NAMES)
         if ggufs or self._file:
             problem = "there is no such file" if self._file else "name one file"
             raise LLMError(f"{self._name}: {problem}; its GGUF files: {listed or 'none'}")

@@ -73,7 +73,7 @@ def find_target(name: str, *, private: bool, force: bool) -> Target:
         )
     if target.replaced and not force:
         raise LLMError(
-            f"hf:{repository} exists; add `overwrite=True` to replace {_some(target.replaced)} in it (its "
+            f"hf:{repository} exists; add `overwrite=True` to replace {_names_text(target.replaced)} in it (its "
             "history keeps them), or give another name"
         )
     return target
@@ -97,7 +97,7 @@ def push(
     )
     kept = sorted((target.files or frozenset()) - names - {*stale, ".gitattributes"})
     changes = {"replaces": sorted(names & (target.files or set())), "deletes": stale, "keeps": kept}
-    if listed := [f"{verb} {_some(those)}" for verb, those in changes.items() if those]:
+    if listed := [f"{verb} {_names_text(those)}" for verb, those in changes.items() if those]:
         on_note("; ".join(listed))
     operations: list[CommitOperationAdd | CommitOperationDelete] = [
         *(CommitOperationAdd(file.name, str(file)) for file in files),
@@ -128,8 +128,8 @@ def push(
     return str(commit.oid)
 
 
-def _some(names: list[str]) -> str:
-    return units.some(names, _MAX_NAMES)
+def _names_text(names: list[str]) -> str:
+    return units.listed(names, _MAX_NAMES)
 
 
 def _changed(target: Target, again: str) -> str:

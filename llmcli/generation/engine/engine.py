@@ -68,9 +68,8 @@ class Engine:
         self._models: dict[str, Future[Opened]] = {}
         self._loading = threading.Lock()  # one model at a time
         self._analyzing = threading.Lock()  # one function at a time
-        self.active: list[
-            Sequence
-        ] = []  # in progress; only the engine's thread changes this and the following
+        # in progress; only the engine's thread changes this and the following
+        self.active: list[Sequence] = []
         self.prefixes = PrefixCache(self._limits.prefix_bytes)
 
     # ---- from any thread

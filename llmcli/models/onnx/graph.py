@@ -77,11 +77,9 @@ def decoder_graph(checkpoint: Checkpoint, scheme: str | None) -> Graph:
     graph.input("total", [1], np.int32)
     for table in rotary_inputs(config):
         graph.input(table, ["positions", config.head_dim // 2])
-    eps, is_parallel, norms = (
-        config.rms_norm_eps,
-        config.use_parallel_residual,
-        config.architecture.norm_names,
-    )
+    eps = config.rms_norm_eps
+    is_parallel = config.use_parallel_residual
+    norms = config.architecture.norm_names
     normed = graph.norm(x, _norm(checkpoint, "model.layers.0.input_layernorm"), eps, "first")
     for i in range(config.num_hidden_layers):
         name, last = f"model.layers.{i}.", i == config.num_hidden_layers - 1
@@ -110,7 +108,9 @@ def _add_attention(
 ) -> str:
     """Normalized x -> the attention output of a layer, [B, T, C]."""
     config, tensors = checkpoint.config, checkpoint.tensors
-    H, G, D = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+    H = config.num_attention_heads
+    G = config.num_key_value_heads
+    D = config.head_dim
     name = f"model.layers.{layer}.self_attn."
     qkv = graph.linear(
         x, *_linear(checkpoint, scheme, *(f"{name}{which}_proj.weight" for which in "qkv")), name
@@ -148,7 +148,8 @@ def _add_attention(
 
 def _add_mlp(graph: "_GraphBuilder", checkpoint: Checkpoint, scheme: str | None, layer: int, x: str) -> str:
     """Normalized x -> the MLP output of a layer, [B, T, C]."""
-    size, name = checkpoint.config.intermediate_size, f"model.layers.{layer}.mlp."
+    size = checkpoint.config.intermediate_size
+    name = f"model.layers.{layer}.mlp."
     *inputs, down = checkpoint.config.mlp_names(layer)[0]
     projections = [name + "gate", name + "up"][: len(inputs)]
     joined = graph.linear(x, *_linear(checkpoint, scheme, *inputs), name + "gate_up")
@@ -216,11 +217,9 @@ class _GraphBuilder:
         """x [B, T, inputs] -> [B, T, outputs]; for a quantized weight x is quantized to int8, block by
         block."""
         if not isinstance(weight, QuantizedMatrix):
-            product, name, kind = (
-                out if bias is None else f"{out}.product",
-                f"array.{len(self._arrays)}",
-                self._proto,
-            )
+            product = out if bias is None else f"{out}.product"
+            name = f"array.{len(self._arrays)}"
+            kind = self._proto
             self._arrays[name] = np.ascontiguousarray(weight)
             tensor = kind(name=name, data_type=kind.FLOAT, dims=weight.shape, data_location=kind.EXTERNAL)
             tensor.external_data.add(key="location", value="memory")  # required but unused

@@ -1,9 +1,9 @@
 """Runs models on a CPU with onnxruntime, faster than numpy: quantized to 8 or 4 bits, which need less memory
 bandwidth, or in float32, with fused operations on all cores.
 
-Results of quantized models differ slightly from numpy_runtime.py, since matrix products quantize their inputs
-to int8, block by block. Float32 weights are in memory twice: onnxruntime copies each matrix into its own
-order. Needs onnxruntime and onnx, which are optional. Never imports torch.
+Results of quantized models differ slightly from those of numpy_runtime.py, since matrix products quantize
+their inputs to int8, block by block. Float32 weights are in memory twice, because onnxruntime copies each
+matrix into its own layout. Needs onnxruntime and onnx, which are optional. Never imports torch.
 
 T = tokens; B = texts processed together; V = vocabulary size; C = hidden size; D = head size.
 """
@@ -26,7 +26,7 @@ from llmcli.models.logits import token_losses
 from llmcli.models.onnx.graph import Graph, decoder_graph, head_graph, read_weight, rotary_inputs
 from llmcli.models.runtime import LOGITS_AT_ONCE, Array, Ints, Scores, check_context, check_input
 
-PREFILL_CHUNK = 256  # tokens processed at a time; numpy takes fewer
+PREFILL_CHUNK = 256  # tokens processed at a time; more than in numpy
 
 
 def is_installed() -> bool:
@@ -67,8 +67,8 @@ class OnnxRuntime(KVCacheRuntime):
 
     def prefill(self, ids: Sequence[int]) -> Array:
         """Process one token or more; return the logits [V] of the next one. A quantized model processes the
-        last token alone, because rounding depends on the batch: the logits then do not depend on what was
-        cached before."""
+        last token alone: rounding depends on the batch, and this way the logits do not depend on which tokens
+        were cached before."""
         if self._is_quantized and len(ids) > 1:
             check_input(ids, self.length, self.context)
             self.cache.reserve(self.length + len(ids))
@@ -160,16 +160,18 @@ class _Network:
         return x if self._positions is None else x + _rows(self._positions, positions)
 
     def rotary_tables(self, length: int) -> list[Any]:
-        """Return the `rotary_inputs` for at least `length` positions: a config may claim a far longer context
-        than is ever used."""
+        """Return the `rotary_inputs` for at least `length` positions, but not for the whole context, which
+        may be far longer than is ever used."""
         tables = self._rotary  # another thread may replace them
         known = tables[0].shape()[0] if tables else 0
         if length > known:
             positions = np.arange(min(self.config.max_position_embeddings, max(length, 2 * known, 128)))
             frequencies = [np.array(self.config.rope_frequencies(kind)) for kind in self.config.layer_kinds]
-            angles = [positions[:, None] * one for one in frequencies]
+            angles = [positions[:, None] * frequency for frequency in frequencies]
             tables = [
-                self.value(table(one).astype(np.float32)) for one in angles for table in (np.cos, np.sin)
+                self.value(table(frequency).astype(np.float32))
+                for frequency in angles
+                for table in (np.cos, np.sin)
             ]
             self._rotary = tables
         return tables
@@ -180,7 +182,8 @@ class _Binding:
     copied."""
 
     def __init__(self, network: _Network, count: int, batch: int = 1) -> None:
-        self._network, config = network, network.config
+        self._network = network
+        config = network.config
         self._x = np.zeros((batch, count, config.hidden_size), np.float32)
         self._hidden = np.zeros_like(self._x)
         self._past = np.zeros(batch, np.int32)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from llmcli.errors import LLMError
 
-# what torch, cuBLAS, cuDNN and MPS (whose buffers have a maximum size) say when memory runs out
+# messages of torch, cuBLAS, cuDNN and MPS (whose buffers have a maximum size) when memory runs out
 OUT_OF_MEMORY = "(not enough|out of|allocate) memory|std::bad_alloc|STATUS_ALLOC_FAILED|Invalid buffer size"
 
 
@@ -67,7 +67,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
 @contextlib.contextmanager
 def memory_errors() -> Iterator[None]:
-    """Turn torch's out-of-memory errors into MemoryError. Other errors pass."""
+    """Turn torch's out-of-memory errors into MemoryError. Other errors propagate."""
     try:
         yield
     except RuntimeError as error:

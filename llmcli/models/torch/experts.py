@@ -59,7 +59,7 @@ class Experts(nn.Module):
         self.gate_up: Tensor | None = None  # see `fold`
 
     def fold(self, dtype: torch.dtype, gain: Tensor | None) -> None:
-        """Stack the gate and up matrices once, for inference only. Their gain is applied to the
+        """Stack the gate and up matrices once, for inference only. Their gain is still applied to the
         activations."""
         self.gate_up = torch.cat([self.gate_proj.detach(), self.up_proj.detach()], 1)
         self.register_parameter("gate_proj", None)

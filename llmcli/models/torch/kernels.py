@@ -81,8 +81,8 @@ def _sum_dtype(x: Tensor) -> torch.dtype:
 
 
 def _empty_heads_first(like: Tensor) -> Tensor:
-    """Allocate [B, T, N, D] in memory order [N, B, T, D], so that attention needs no copy. torch.compile
-    refuses it."""
+    """Allocate [B, T, N, D] in memory order [N, B, T, D], so that attention needs no copy. torch.compile does
+    not support it."""
     B, T, N, D = like.shape
     return like.new_empty(N, B, T, D).permute(1, 2, 0, 3)
 
@@ -174,7 +174,8 @@ class _Attention(_Function):
         grad_k, grad_v = (torch.zeros_like(x, dtype=_sum_dtype(x)) for x in (k, v))
         for i, weight in enumerate(weights):
             start, end = i * QUERY_BLOCK, min(T, (i + 1) * QUERY_BLOCK)
-            grad_block, keys = grad[:, start:end], slice(end - weight.shape[2], end)
+            grad_block = grad[:, start:end]
+            keys = slice(end - weight.shape[2], end)
             grad_v[:, keys] += torch.bmm(weight.mT, grad_block)
             grad_scores = torch.bmm(grad_block, v[:, keys].mT).sub_(projection[:, start:end]).mul_(weight)
             grad_q.append(torch.bmm(grad_scores, k[:, keys]))
@@ -226,7 +227,9 @@ class _StackedLinear(_Function):
         is_trained = any(ctx.needs_input_grad[4 + gains + biases :])
         kept = () if recompute else (joined if is_trained else matrix, matrix)
         ctx.save_for_backward(x, *tensors, *kept)
-        ctx.gains, ctx.biases, ctx.kept = gains, biases, len(kept)
+        ctx.gains = gains
+        ctx.biases = biases
+        ctx.kept = len(kept)
         return functional.linear(x, matrix, bias)
 
     @staticmethod
@@ -422,17 +425,18 @@ RowLoss = Callable[[slice], tuple[Tensor, Tensor]]  # block of rows -> (summed l
 class _HeadLoss(_Function):
     """The mean over rows of a loss on the logits x head^T; x [R, C], head [V, C].
 
-    The forward pass already computes the gradients, one block of rows at a time (about `most_logits` logits
+    The forward pass already computes the gradients, one block of rows at a time (about `max_logits` logits
     on a GPU), so that the logits [R, V] are never held in memory. Call it only in training; backward scales
     these gradients in place, so call it at most once.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, head: Tensor, most_logits: int, row_loss: RowLoss) -> Tensor:
-        sum_dtype, ctx.head_is_trained = _sum_dtype(x), ctx.needs_input_grad[1]
+    def forward(ctx: Any, x: Tensor, head: Tensor, max_logits: int, row_loss: RowLoss) -> Tensor:
+        sum_dtype = _sum_dtype(x)
+        ctx.head_is_trained = ctx.needs_input_grad[1]
         loss, grad_x = x.new_zeros((), dtype=sum_dtype), torch.empty_like(x)
         grad_head = torch.zeros_like(head if ctx.head_is_trained else head[:0], dtype=sum_dtype)
-        rows = LOSS_ROWS if _is_on_cpu(x) else max(LOSS_ROWS, most_logits // head.shape[0])
+        rows = LOSS_ROWS if _is_on_cpu(x) else max(LOSS_ROWS, max_logits // head.shape[0])
         for start in range(0, len(x), rows):
             block = slice(start, start + rows)
             block_loss, grad_logits = row_loss(block)

@@ -1,8 +1,8 @@
 """Linear layers with optional low-rank adapters, and trainable rows of embeddings.
 
-Weights stay float32 and are cast to the dtype of the activations for each product, or once if they are
-frozen (`fold`). `reset_parameters` does nothing: LanguageModel initializes or loads all weights, and a
-billion random numbers that are overwritten would take seconds.
+Weights stay float32 and are cast to the dtype of the activations for each product, or once if they are frozen
+(`fold`). `reset_parameters` does nothing, because LanguageModel initializes or loads all weights, and drawing
+a billion random numbers only to overwrite them would take seconds.
 """
 
 import torch
@@ -37,7 +37,7 @@ class Linear(nn.Linear):
         super().__init__(inputs, outputs, bias=bias)
         self.adapter: LowRankAdapter | None = None
         self.folded: tuple[Tensor, Tensor | None] | None = None  # see `fold`
-        self.saves_memory = False  # even on a CPU, at the cost of some time
+        self.saves_memory = False  # recompute even on a CPU, which takes some time
 
     def recomputes(self, x: Tensor) -> bool:
         """Return whether the backward pass recomputes the cast copy of the weights."""

@@ -33,7 +33,7 @@ class TorchRuntime(Runtime):
         self._model = LanguageModel(config).to(device).eval()
         self._model.load_arrays(checkpoint.tensors)  # one by one: the CPU never holds all weights
         self._model.fold_gains()  # layer by layer: the device holds two copies of one layer at most
-        if device != "cpu":  # return the memory that torch keeps for later tensors to the system
+        if device != "cpu":  # return to the system the memory that torch keeps for later tensors
             (torch.cuda if device == "cuda" else torch.mps).empty_cache()
         self._caches = [LayerKVCache() for _ in range(config.num_hidden_layers)]
 
@@ -86,8 +86,8 @@ class TorchRuntime(Runtime):
     @memory_errors()
     @torch.inference_mode()
     def _process(self, ids: Sequence[int], span: slice) -> Array:
-        """Process one token or more; return the logits [., V] after those in `span`: all would take
-        gigabytes."""
+        """Process one token or more; return the logits [., V] after the tokens in `span`, since those of all
+        tokens would take gigabytes."""
         check_input(ids, self.length, self.context)
         batch = torch.tensor([list(ids)], device=self._model.cos.device)
         return self._logits(self._model.hidden_states(batch, self._caches)[0, span])
@@ -100,7 +100,7 @@ class TorchRuntime(Runtime):
 
 @torch.inference_mode()
 def score(model: LanguageModel, ids: Ints) -> Scores:
-    """Compute token losses as `Scorer.score` does. Dropout is off only if the model is in eval mode."""
+    """Compute token losses like `Scorer.score`. Dropout is off only if the model is in eval mode."""
     losses, correct = [], []
     for logits, targets in _logits_and_targets(model, ids):
         losses.append(F.cross_entropy(logits, targets, reduction="none"))
@@ -112,9 +112,9 @@ def score(model: LanguageModel, ids: Ints) -> Scores:
 @torch.inference_mode()
 def fit_inverse_temperature(model: LanguageModel, ids: Ints, near: float = 1.0) -> tuple[float, float]:
     """Find the factor on all logits that minimizes the loss of windows ids [B, T + 1]: temperature scaling
-    (arXiv:1706.04599, section 4.2). Returns (factor, that loss in nats). The loss is convex in the factor, so
-    the three factors around `near` are tried first, and others only if the best of them has just one
-    neighbor; the result is the minimum of a parabola through three."""
+    (arXiv:1706.04599, section 4.2). Returns (factor, loss in nats). The loss is convex in the factor, so the
+    three factors around `near` are tried first, and others only if the best of them is at an end; the result
+    is the minimum of the parabola through three points."""
     factors, losses = INVERSE_TEMPERATURES, dict[int, float]()
     inner = range(1, len(factors) - 1)
     center = min(inner, key=lambda i: abs(factors[i] - near))
@@ -150,7 +150,8 @@ def _logits_and_targets(model: LanguageModel, ids: Ints) -> Iterator[tuple[Tenso
     rows = max(1, LOGITS_AT_ONCE // model.config.vocab_size)
     block = max(1, CPU_BLOCK_LOGITS // model.config.vocab_size) if windows.device.type == "cpu" else rows
     for batch in torch.split(windows, max(1, rows // (ids.shape[1] - 1))):
-        hidden, targets = model.hidden_states(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten()
+        hidden = model.hidden_states(batch[:, :-1]).flatten(0, 1)
+        targets = batch[:, 1:].flatten()
         head = model.head()
         for hidden_block, targets_block in zip(
             torch.split(hidden, block), torch.split(targets, block), strict=True

@@ -67,7 +67,7 @@ class LayerKVCache:
         self.tensors = tuple(tensor[:, :, :length] for tensor in self.tensors) if length else ()
 
     def repeated(self, batch: int) -> "LayerKVCache":
-        """Return a cache of `batch` texts, each of which begins with this one's."""
+        """Return a cache of `batch` texts, each of which begins with the tokens of this one."""
         repeated = copy(self)
         repeated.tensors = tuple(tensor.expand(batch, -1, -1, -1) for tensor in self.tensors)
         return repeated
@@ -180,7 +180,9 @@ class MLP(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        inputs, inner, bias = config.hidden_size, config.intermediate_size, config.architecture.linear_bias
+        inputs = config.hidden_size
+        inner = config.intermediate_size
+        bias = config.architecture.linear_bias
         self.gate_proj = Linear(inputs, inner, bias) if config.architecture.gated_mlp else None
         self.up_proj = Linear(inputs, inner, bias)
         self.down_proj = Linear(inner, inputs, bias)
@@ -279,9 +281,9 @@ class LanguageModel(nn.Module):
 
     cos: Tensor
     sin: Tensor
-    # called before each layer; it may raise to abort the pass
+    # called before each layer; may raise an exception to abort the pass
     between_layers: Callable[[], None] | None = None
-    teacher: "Teacher | None" = None  # for distillation: its predictions are part of the training targets
+    teacher: "Teacher | None" = None  # in distillation; its predictions are part of the training targets
 
     def __init__(self, config: ModelConfig, dropout: float = 0.0, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
@@ -307,7 +309,8 @@ class LanguageModel(nn.Module):
         """Return the mean cross-entropy in nats of ids[:, 1:] in windows ids [B, T + 1], for training; for a
         `teacher` see `cross_entropy`. `loss_mask` [B, T + 1], on the CPU, selects the counted tokens, at
         least one."""
-        hidden, targets = self.hidden_states(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten()
+        hidden = self.hidden_states(ids[:, :-1]).flatten(0, 1)
+        targets = ids[:, 1:].flatten()
         soft = self.teacher.targets(ids[:, :-1]) if self.teacher else None
         if loss_mask is not None:
             rows = loss_mask[:, 1:].flatten().nonzero().squeeze(1).to(hidden.device)
@@ -369,15 +372,15 @@ class LanguageModel(nn.Module):
         return F.linear(hidden * self._final_gain(), self._head_weight())
 
     def fold_gains(self) -> None:
-        """Fold the gains of the norms in the layers into the following matrices, for inference, or for training only
-        adapters: otherwise every pass would read and write these matrices three times."""
+        """Fold the gains of the norms in the layers into the following matrices, for inference, or for
+        training only adapters: otherwise every pass would read and write these matrices three times."""
         for layer in self.modules():
             if isinstance(layer, Layer):
                 layer.fold(self.dtype)
 
     def fold_frozen(self, arrays: Mapping[str, Array]) -> None:
-        """Keep only the folded matrices for training adapters, which are merged into `arrays`, the frozen weights.
-        Models with experts are not folded."""
+        """Keep only the folded matrices for training adapters, which are merged into `arrays`, the frozen
+        weights. Models with experts are not folded."""
         if self.config.num_experts:
             return
         self._frozen = arrays
@@ -394,8 +397,8 @@ class LanguageModel(nn.Module):
         return [module for module in self.modules() if isinstance(module, Router)]
 
     def _extend_rotary_tables(self, length: int) -> None:
-        """Extend the rotary tables to at least `length` positions: a config may claim a far longer context
-        than is ever used."""
+        """Extend the rotary tables to at least `length` positions, but not to the whole context, which may be
+        far longer than is ever used."""
         known = self.cos.shape[1]
         if length <= known:
             return
@@ -502,7 +505,7 @@ class Teacher:
 
     @torch.no_grad()
     def targets(self, ids: Tensor) -> SoftTargets:
-        """Return its predictions after each of ids [B, T], as B * T rows."""
+        """Return the teacher's predictions after each of ids [B, T], as B * T rows."""
         return SoftTargets(self.model.hidden_states(ids).flatten(0, 1), self.model.head(), self.weight)
 
 

@@ -1,4 +1,4 @@
-"""Answers of completions and chats, whole or in chunks, with log probabilities in both shapes of OpenAI's
+"""Answers of completions and chats, whole or in chunks, with log probabilities in both formats of OpenAI's
 API."""
 
 import secrets
@@ -24,7 +24,7 @@ from llmcli.server.api.models import ServedModel
 from llmcli.server.api.prompts import (
     chat_template,
     check_choices_fit,
-    compile_form,
+    compile_constraint,
     encode_messages,
     encode_prompt,
 )
@@ -42,7 +42,8 @@ class StreamedText(Generated):
 
     def take_unsent(self) -> list[Token]:
         """Return the tokens since the last call."""
-        tokens, self._sent = self.tokens[self._sent :], len(self.tokens)
+        tokens = self.tokens[self._sent :]
+        self._sent = len(self.tokens)
         return tokens
 
 
@@ -56,17 +57,18 @@ class GenerationAnswer(ABC):
     model: ServedModel
     body: GenerationBody
     requests: Sequence[GenerationRequest]  # n for the first prompt, n for the second, ...
-    dropped_turns: int = 0  # oldest turns of a conversation that do not fit the context
+    dropped_turns: int = 0  # number of oldest turns of a conversation that do not fit the context
     _id: str = field(default_factory=lambda: secrets.token_hex(12))
     _created: int = field(default_factory=lambda: int(time.time()))
 
     @abstractmethod
     def choice(self, index: int, text: StreamedText) -> JsonObject:
-        """Return a choice of the whole answer, whose text is complete."""
+        """Return a choice of the whole answer; its text is complete."""
 
     @abstractmethod
     def choice_chunk(self, index: int, event: Event, text: StreamedText) -> JsonObject | None:
-        """Return the message for an event of a choice with `text` so far; None while no text is complete."""
+        """Return the message for an event of a choice, whose text so far is `text`; None if there is nothing
+        to send yet."""
 
     def whole(self, texts: Sequence[StreamedText]) -> JsonObject:
         """Return the answer when all texts are complete."""
@@ -74,7 +76,7 @@ class GenerationAnswer(ABC):
         return self._envelope(self.kind, choices) | self._usage(texts)
 
     def chunk(self, index: int, event: Event, text: StreamedText) -> JsonObject | None:
-        """Return the part of a stream for an event; for the arguments see `choice_chunk`."""
+        """Return the chunk of a stream for an event; the arguments are those of `choice_chunk`."""
         choice = self.choice_chunk(index, event, text)
         return choice and self._envelope(self.chunk_kind, [choice])
 
@@ -125,9 +127,10 @@ class Completion(GenerationAnswer):
     def of(cls, body: CompletionBody, model: ServedModel) -> "Completion":
         """Prepare requests. Raises ApiError for a prompt that the model cannot read, LLMError for text
         without tokens."""
-        grammar = compile_form(body, model, is_answer=False)
+        grammar = compile_constraint(body, model, is_answer=False)
         max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
-        samplings, scores_prompt = body.samplings(max_tokens), body.echo and body.logprobs is not None
+        samplings = body.samplings(max_tokens)
+        scores_prompt = body.echo and body.logprobs is not None
         cuts = body.truncate_prompt_tokens is not None
         written = body.generated_tokens
         prompts = [
@@ -181,7 +184,7 @@ class Completion(GenerationAnswer):
         text: StreamedText,
         reason: str | None = None,
     ) -> JsonObject:
-        """Make a choice with the new end of the text and its tokens."""
+        """Return a choice with the newly generated end of the text and its tokens."""
         logprobs = None
         if self.body.logprobs is not None:
             end = len(self._echo(index)) + len(text.text)
@@ -195,7 +198,9 @@ class Completion(GenerationAnswer):
 class ChatCompletion(GenerationAnswer):
     """The assistant's next message in a conversation."""
 
-    kind, chunk_kind, id_prefix = "chat.completion", "chat.completion.chunk", "chatcmpl-"
+    kind = "chat.completion"
+    chunk_kind = "chat.completion.chunk"
+    id_prefix = "chatcmpl-"
     body: ChatBody
 
     @classmethod
@@ -205,7 +210,7 @@ class ChatCompletion(GenerationAnswer):
         asked = (body.max_completion_tokens, body.max_tokens, ANSWER_TOKENS)
         max_tokens = next(number for number in asked if number is not None)
         template = chat_template(model, body.chat_template_kwargs, others)
-        grammar = compile_form(body, model, is_answer=True)
+        grammar = compile_constraint(body, model, is_answer=True)
         if body.choices and body.messages[-1].role == "assistant":
             raise invalid(
                 "messages", "must end with a message of the user, of which one of the choices is the answer"
@@ -262,8 +267,8 @@ class ChatCompletion(GenerationAnswer):
 
 
 def token_text(tokenizer: Tokenizer, token: int | None, text_bytes: bytes) -> str:
-    """Return a token as text: the name of a control token, and part of a character as bytes in OpenAI's form,
-    "bytes:\\xe3\\x81"."""
+    """Return a token as text. A control token has its name; an incomplete character is written as bytes, like
+    OpenAI: "bytes:\\xe3\\x81"."""
     if token is not None and not text_bytes:
         return tokenizer.label(token)
     try:
@@ -275,8 +280,8 @@ def token_text(tokenizer: Tokenizer, token: int | None, text_bytes: bytes) -> st
 def completion_logprobs(
     tokenizer: Tokenizer, tokens: Sequence[ScoredToken], first_offset: int, end: int
 ) -> JsonObject:
-    """Return the four lists of a completion. `text_offset` counts characters in the choice's text, from
-    `first_offset` to `end`, where a stop string may have truncated it."""
+    """Return the four lists of a completion's log probabilities. `text_offset` counts characters in the
+    choice's text, from `first_offset` to `end`, at which a stop string may have truncated it."""
     offsets = []
     decoder, offset = stream_decoder(), first_offset
     for token in tokens:

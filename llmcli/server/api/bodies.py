@@ -27,7 +27,8 @@ from llmcli.server.api.schema import HARMLESS, Body
 from llmcli.server.errors import ApiError, invalid
 
 DEFAULT_WORDS = 10
-TEMPLATE_ARGUMENTS = {"messages", "tools", "documents", "add_generation_prompt"}  # that are not variables
+# arguments that are not variables of a template
+TEMPLATE_ARGUMENTS = {"messages", "tools", "documents", "add_generation_prompt"}
 FORMATS = '{"type": "json_object"}, or {"type": "json_schema", "json_schema": {"schema": ...}}'
 BIASES = f"an object of at most {limits.MAX_BIASES:,} token ids, with numbers from -100 to 100"
 
@@ -37,7 +38,7 @@ def is_ids(value: Any) -> bool:
 
 
 def check_generated_tokens(count: int, prompt: Any) -> None:
-    """Raise ApiError for tokens that a prompt of token ids does not have."""
+    """Raise ApiError if the prompt is not a list of at least `count` token ids."""
     if count and not (is_ids(prompt) and count <= len(prompt)):
         raise invalid("generated_tokens", f"needs a prompt of at least {count:,} token ids")
 
@@ -52,11 +53,12 @@ class Part(BaseModel):
     text: str
 
 
-Empty = Annotated[None, BeforeValidator(lambda value: value or None)]  # of something that is not supported
+# an empty value of an unsupported field
+Empty = Annotated[None, BeforeValidator(lambda value: value or None)]
 
 
 class RequestMessage(BaseModel):
-    """A message of a conversation. Other fields than these change nothing."""
+    """A message of a conversation. Other fields are ignored."""
 
     model_config = ConfigDict(strict=True)
     role: Literal["system", "developer", "user", "assistant"]
@@ -71,7 +73,7 @@ class RequestMessage(BaseModel):
 
 
 class Nested(BaseModel):
-    """An object in a body. As there, a default stands for null, too, and harmless fields are ignored."""
+    """An object in a body. As in a body, null means the default, and harmless fields are ignored."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -96,7 +98,8 @@ Choices = Annotated[
 
 
 class StructuredOutputs(Nested):
-    """The form of the text: one of these, in vLLM's names. OpenAI's `response_format` has JSON schemas."""
+    """A constraint on the text: one of these, under vLLM's names. OpenAI's `response_format` is for JSON
+    schemas."""
 
     choice: Choices | None = None
     regex: str | None = None
@@ -104,7 +107,7 @@ class StructuredOutputs(Nested):
 
 
 def _checked(check: Callable[[Any], Any]) -> PlainValidator:
-    """Read a field by `check`, which raises ValueError, TypeError or LLMError."""
+    """Validate a field with `check`, which raises ValueError, TypeError or LLMError."""
 
     def read(value: Any) -> Any:
         try:
@@ -140,7 +143,8 @@ def _variables(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _sampling(name: str, default: float | None = None, high: float | None = None) -> Any:
-    """Return the field for a number of SamplingConfig; by default with its default value and upper bound."""
+    """Return the field for a number in SamplingConfig, by default with the same default value and upper
+    bound."""
     setting = SAMPLING[name]
     return Field(
         getattr(SamplingConfig, name) if default is None else default,
@@ -151,7 +155,8 @@ def _sampling(name: str, default: float | None = None, high: float | None = None
 
 
 def id_list(low: int, high: int) -> Any:
-    """A field for a list of token ids; whether the vocabulary has them is checked with the model."""
+    """Return the field for a list of token ids. Whether the vocabulary has them is checked once the model is
+    known."""
     return Field(min_length=low, max_length=high, description=f"a list of {low} to {high:,} token ids")
 
 
@@ -165,7 +170,8 @@ TokenId = Annotated[int, WithJsonSchema({"type": "integer", "minimum": 0, "maxim
 MaxTokens = Annotated[int, Field(ge=0, le=limits.MAX_TOKENS)]
 Words = Annotated[int, Field(ge=1, le=limits.MAX_NEXT_WORDS)]
 Evaluations = Annotated[int, Field(ge=2, le=MAX_EVALUATIONS)]
-GeneratedTokens = Annotated[int, Field(ge=0, le=2**31 - 1)]  # at the end of the prompt: the model wrote them
+# number of tokens at the end of the prompt that the model generated
+GeneratedTokens = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Truncation = Literal[-1] | None  # -1: only the end of a prompt that exceeds the context is used (vLLM's name)
 TEXT_OR_IDS = Field(description="a text or a list of token ids")
 Position = Annotated[int, Field(ge=-limits.MAX_EXPLAIN_CHARACTERS, le=limits.MAX_EXPLAIN_CHARACTERS)]
@@ -211,7 +217,7 @@ class GenerationBody(Body):
         f"{limits.MAX_STOP_CHARACTERS:,} characters",
     )
     n: int = Field(1, ge=1, le=limits.MAX_CHOICES)  # texts for each prompt
-    # adds the prompt's; with log probabilities completions get `content`, as in chats
+    # also returns the prompt's ids; completions with log probabilities then have `content`, like chats
     return_token_ids: bool = False
     stream: bool = False
     stream_options: StreamOptions | None = None
@@ -223,7 +229,7 @@ class GenerationBody(Body):
             raise invalid(
                 "stream_options", "has no effect without stream; leave it out, or set stream to true"
             )
-        name, _ = self.form
+        name, _ = self.constraint
         if self.choices:
             try:
                 check_choices(self.choices, name)
@@ -232,12 +238,12 @@ class GenerationBody(Body):
             if other := next((field for field in ("stop", "echo") if getattr(self, field, None)), None):
                 raise invalid(other, f"has no effect with {name}; leave it out")
         elif name and self.stop:
-            raise invalid("stop", f"could end the text before it has the form of {name}; leave it out")
+            raise invalid("stop", f"would cut the output of {name} short; leave it out")
 
     @cached_property
-    def form(self) -> tuple[str, Grammar | tuple[str, ...] | None]:
-        """The field that constrains the text, and the constraint: a grammar, or choices. ("", None) if none
-        does. Raises ApiError if several do."""
+    def constraint(self) -> tuple[str, Grammar | tuple[str, ...] | None]:
+        """The field that constrains the text, and the constraint: a grammar, or choices; ("", None) without a
+        constraint. Raises ApiError if there are several."""
         nested = self.structured_outputs or StructuredOutputs()
         given: list[tuple[str, Grammar | tuple[str, ...]]] = []
         if self.response_format:
@@ -245,7 +251,7 @@ class GenerationBody(Body):
         if nested.choice:
             given.append(("structured_outputs.choice", tuple(nested.choice)))
         for kind, text in (("regex", nested.regex), ("grammar", nested.grammar)):
-            if text is not None:  # an empty text is one: it has an error, or one form
+            if text is not None:  # an empty text is a constraint too: it is invalid, or allows one text
                 given.append((f"structured_outputs.{kind}", Grammar(kind, text)))
         if len(given) > 1:
             raise invalid(given[0][0], f"and {given[1][0]} both constrain the text; give one of the two")
@@ -253,20 +259,20 @@ class GenerationBody(Body):
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The texts of which one is generated; () if any text is."""
-        form = self.form[1]
-        return form if isinstance(form, tuple) else ()
+        """The texts of which one is generated; () if the text is not restricted to choices."""
+        constraint = self.constraint[1]
+        return constraint if isinstance(constraint, tuple) else ()
 
     def samplings(self, max_tokens: int) -> list[SamplingConfig]:
         """Return the settings for each of the n texts, which differ in their seeds."""
         seed = secrets.randbelow(1 << 32) if self.seed is None else self.seed
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
-        _, form = self.form
+        _, constraint = self.constraint
         settings = SamplingConfig(
             max_tokens=max_tokens,
             stop=stop,
             logit_bias=tuple(self.logit_bias.items()),
-            grammar=form if isinstance(form, Grammar) else None,
+            grammar=constraint if isinstance(constraint, Grammar) else None,
             **{name: getattr(self, name) for name in SAMPLING if name not in ("max_tokens", "seed")},
         )
         return [replace(settings, seed=seed + number) for number in range(self.n)]
@@ -279,7 +285,7 @@ class CompletionBody(GenerationBody):
         description="a text, a list of token ids, or a list of either"
     )
     echo: bool = False
-    # some clients send the boolean of the chat's shape; false is none
+    # some clients send the boolean of the chat format; false means none
     logprobs: Annotated[
         Annotated[int, Field(ge=0, le=limits.MAX_LOGPROBS)] | None,
         BeforeValidator(lambda value: None if value is False else value),
@@ -312,7 +318,7 @@ class ChatBody(GenerationBody):
 
     messages: Messages
     chat_template_kwargs: Variables = None
-    max_completion_tokens: MaxTokens | None = None  # max_tokens by its newer name
+    max_completion_tokens: MaxTokens | None = None  # the newer name of max_tokens
     logprobs: bool = False
     top_logprobs: int = Field(0, ge=0, le=limits.MAX_TOP_LOGPROBS)
     # vLLM's names
@@ -324,7 +330,8 @@ class ChatBody(GenerationBody):
         super().model_post_init(context)
         if self.top_logprobs and not self.logprobs:
             raise invalid("top_logprobs", "has no effect without logprobs; set logprobs to true")
-        # an answer of the assistant is continued, and after any other message the header of an answer follows
+        # a last message of the assistant is continued; after any other message, the header of an answer
+        # follows
         continues = self.messages[-1].role == "assistant"
         if self.continue_final_message not in (None, continues):
             wanted = (
@@ -359,17 +366,16 @@ class ExplainBody(PromptBody):
     n: Words = DEFAULT_WORDS
     literal: bool = False
     truncate_prompt_tokens: Truncation = None
-    # what is computed: next words, the effect of each token, the attention (of one token, if `position` is
-    # given)
+    # what is computed: next words, the effect of each token, attention (with `position`, of one token)
     include: list[Literal["next", "effects", "attention"]] = Field(
         ["next", "effects", "attention"], description="a list of next, effects, attention"
     )
-    max_evaluations: Evaluations | None = None  # of the model, to find next words
+    max_evaluations: Evaluations | None = None  # evaluations of the model for finding next words
     position: Position | None = None  # index in `tokens`; negative: from the end
-    # explain this next token, in its likeliest place, instead of the most likely one
+    # explain this next token, in its most likely place, instead of the most likely token
     token_id: TokenId | None = None
     generated_tokens: GeneratedTokens = 0
-    # layers, "2", heads, "2.3", and the n-gram cache, "cache", that are switched off in a second prediction
+    # layers ("2"), heads ("2.3") and the n-gram cache ("cache") to switch off in a second prediction
     without: Annotated[
         list[Annotated[str, Field(max_length=20)]], Field(max_length=limits.MAX_SWITCHED_OFF)
     ] = Field(
@@ -386,14 +392,14 @@ class ExplainBody(PromptBody):
 
 
 class ExpertsBody(PromptBody):
-    """The fields of /v1/experts: tokens, and what they follow."""
+    """The fields of /v1/experts: tokens, and the prompt before them."""
 
     prompt: Annotated[str | list[TokenId] | None, TEXT_OR_IDS] = None
     token_ids: list[TokenId] = id_list(1, limits.MAX_TOKENS)
 
 
 class TokenizeBody(PromptBody):
-    """The fields of /tokenize: vLLM's."""
+    """The fields of /tokenize, as in vLLM."""
 
     prompt: str | None = None
     add_special_tokens: bool = False
@@ -417,9 +423,11 @@ class NextBody(Body):
     top_p: float = _sampling("top_p", 1)
     min_p: float = _sampling("min_p", 0)
     max_evaluations: Evaluations | None = None
-    token_id: TokenId | None = None  # this token's probability and rank, too
+    token_id: TokenId | None = None  # also return this token's probability and rank
     generated_tokens: GeneratedTokens = 0
-    return_token_ids: bool = False  # adds the tokens of the prompt, and what each word or token adds to it
+    return_token_ids: bool = (
+        False  # also return the tokens of the prompt, and those that each word or token adds
+    )
     truncate_prompt_tokens: Truncation = None
 
     def model_post_init(self, context: Any, /) -> None:
@@ -446,4 +454,4 @@ class DetokenizeBody(Body):
 
 def conversation(body: ChatBody | PromptBody) -> list[Message]:
     """Return the messages of a request; [] if it has none."""
-    return [one.message for one in body.messages or ()]
+    return [entry.message for entry in body.messages or ()]

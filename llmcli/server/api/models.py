@@ -23,7 +23,8 @@ MAX_LISTED = 10  # names in an error
 
 
 class ServedModel:
-    """A model file. Its header is read at once, so that a missing or damaged file is an error at startup."""
+    """A model file. Its header is read immediately, so that a missing or damaged file is an error at
+    startup."""
 
     def __init__(self, path: Path, context: int | None = None) -> None:
         """`context` limits the context length. Raises LLMError."""
@@ -49,7 +50,8 @@ class ServedModel:
         return open_chat_template(self.source, self.tokenizer)
 
     def prepare(self) -> None:
-        """Compute in advance what the first request would wait for. Errors are left to the requests."""
+        """Load what the first request would wait for. Errors are ignored here and reported by the
+        requests."""
         with suppress(LLMError, OSError, MemoryError):
             self.tokenizer.vocabulary.allowed(START)
             if self.template is not None:
@@ -57,16 +59,16 @@ class ServedModel:
                 _ = self.template.stop_ids
 
     def readable_runtime(self, checkpoint: Checkpoint) -> NumpyRuntime:
-        """Open a runtime whose activations can be recorded, for this model or one of its ensemble. The last
-        one is kept. Raises ModelFileError if the file has changed since it was opened."""
+        """Open a runtime whose activations can be recorded, for this model or a model of its ensemble. The
+        latest runtime is kept. Raises ModelFileError if the file has changed since it was opened."""
         if self._readable is None or self._readable[0] is not checkpoint:
             self.check_unchanged()  # tensors are read again
             self._readable = checkpoint, NumpyRuntime(checkpoint)
         return self._readable[1].fork()
 
     def check_unchanged(self) -> None:
-        """Raise ModelFileError if the file was replaced since it was opened: its tensors would be read with
-        the wrong header."""
+        """Raise ModelFileError if the file was replaced since it was opened, because its tensors would be
+        read with the wrong header."""
         try:
             if _version(self.path) == self._version:
                 return
@@ -126,7 +128,8 @@ class Models:
             model = ServedModel(path, context)
             if other := self._models.get(model.name):
                 raise LLMError(
-                    f"{other.path} and {path} would both be served as {model.name}; rename or leave out one of them"
+                    f"{other.path} and {path} would both be served as {model.name}; "
+                    "rename or leave out one of them"
                 )
             self._models[model.name] = model
 

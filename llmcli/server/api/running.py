@@ -24,8 +24,9 @@ class RunningRequests:
         self._requests = requests
         self._loop = asyncio.get_running_loop()
         self._arrived: deque[tuple[int, Event]] = deque()  # at most UNREAD_TOKENS, plus one per text
-        self._paused: set[int] = set()  # numbers of the requests that wait for the reader
-        # guards these two, and holds events back until their request is in `_submitted`
+        # numbers of the requests that are paused until the client has read their tokens
+        self._paused: set[int] = set()
+        # guards `_arrived` and `_paused`, and holds back events until their request is in `_submitted`
         self._lock = threading.RLock()
         self._is_woken = False  # the event loop has been notified
         self._has_arrived = asyncio.Event()
@@ -103,7 +104,7 @@ class RunningRequests:
             yield number, event
 
     async def finish(self) -> list[StreamedText]:
-        """Wait until all texts are complete, and return them. Raises ApiError as `events` does."""
+        """Wait until all texts are complete, and return them. Raises ApiError like `events`."""
         async for _ in self.events():
             pass
         return self.texts

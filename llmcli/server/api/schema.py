@@ -1,6 +1,6 @@
-"""The JSON of requests: pydantic models declare each field once, with its type and bounds. Requests are
-checked by them, and the OpenAPI description is made from them. A field that is not declared is refused: it
-could change the answer.
+"""The JSON of requests. Pydantic models declare each field once, with its type and bounds; they validate
+requests and generate the OpenAPI description. Undeclared fields are refused, since the client may expect an
+effect.
 """
 
 import difflib
@@ -20,8 +20,8 @@ JsonObject = dict[str, Any]
 REFERENCE = "#/components/schemas/{model}"
 B = TypeVar("B", bound="Body")
 
-# fields of OpenAI, vLLM, llama.cpp, Ollama and others that never change a text, or only together with one
-# below
+# fields of OpenAI, vLLM, llama.cpp, Ollama and others that never change a text, or only together with one of
+# the fields below
 HARMLESS = {
     "user",
     "metadata",
@@ -56,26 +56,26 @@ HARMLESS = {
     "include_obfuscation",
     "continuous_usage_stats",
 }
-# fields that change the text and are not supported: the values without effect (besides null), and the fields
+# unsupported fields that would change the text: (values without effect, besides null; names of the fields)
 _UNSUPPORTED: tuple[tuple[tuple[Any, ...], str], ...] = (
     (
         (0, "", [], {}, "none", "auto", ["text"], {"type": "text"}),
         "suffix use_beam_search ignore_eos mirostat dry_multiplier xtc_probability dynatemp_range n_probs "
         "post_sampling_probs lora early_stopping format stop_token_ids bad_words return_tokens_as_token_ids "
-        "include_stop_str_in_output options tools functions think echo documents return_token_ids parse_special "
-        "return_token_strs tool_choice function_call reasoning_effort modalities",
+        "include_stop_str_in_output options tools functions think echo documents return_token_ids "
+        "parse_special return_token_strs tool_choice function_call reasoning_effort modalities",
     ),
     ((1,), "best_of typical_p typ_p repeat_penalty length_penalty skip_special_tokens"),
     ((-1, 0), "top_n_sigma"),
 )
 UNSUPPORTED = {name: neutral for neutral, names in _UNSUPPORTED for name in names.split()}
-TOOLS = ("tools", "functions", "tool_choice", "function_call")  # today's names and earlier ones
-SIMILAR = 0.8  # difflib's ratio of two names from which one is taken for a misspelling of the other
+TOOLS = ("tools", "functions", "tool_choice", "function_call")  # current names and earlier ones
+SIMILAR = 0.8  # difflib's ratio of two names, above which one is taken for a misspelling of the other
 
 
 def parse_object(data: bytes) -> JsonObject:
-    """The object of a request's body. Raises ApiError for anything else, also for NaN, infinity and text that
-    is not Unicode."""
+    """Parse the object in a request's body. Raises ApiError for anything else, including NaN, infinity and
+    text that is not Unicode."""
     try:
         value = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
         if b"\\u" in data:
@@ -97,36 +97,35 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 class Body(BaseModel):
-    """The body of a request. A default stands for null, too. A field with a `description` has it in
-    errors."""
+    """The body of a request. Null means the default. Errors about a field quote its `description`, if any."""
 
     model_config = ConfigDict(strict=True, frozen=True)
     model: str | None = None  # default: the first one
 
     @classmethod
     def read(cls: type[B], values: Mapping[str, Any]) -> B:
-        """Raises ApiError that names the field for a value of another kind and for a field that is not
-        declared."""
+        """Validate the values of a body. Raises ApiError, which names the field, for an invalid value and for
+        an undeclared field."""
         _check_undeclared(values, cls.model_fields)
         try:
             return cls.model_validate({name: value for name, value in values.items() if value is not None})
         except ValidationError as error:
-            # of the kinds that a field may have, the value went furthest with the right one
-            first = max(error.errors(include_url=False), key=lambda one: len(_keys(one["loc"])))
+            # if a field may have several types, the one that was matched furthest is the intended one
+            first = max(error.errors(include_url=False), key=lambda problem: len(_keys(problem["loc"])))
         keys = _keys(first["loc"])
-        name, place, found = keys[0], ".".join(keys), first["input"]
+        name, place, actual = keys[0], ".".join(keys), first["input"]
         if first["type"] == "missing":
             raise invalid(place, "is missing")
         if first["type"] in ("extra_forbidden", "none_required"):
             raise invalid(place, "is not supported here; leave it out", "unsupported_parameter")
         wanted = re.sub(r"^\w+ should ", "must ", first["msg"])
         if described := cls.model_fields[name].description:
-            place, wanted, found = name, f"must be {described}", values[name]
-        raise invalid(place, f"{wanted}, found {brief(found)}")
+            place, wanted, actual = name, f"must be {described}", values[name]
+        raise invalid(place, f"{wanted}, found {brief(actual)}")
 
 
 def _keys(place: tuple[int | str, ...]) -> list[str]:
-    """Return the names of fields and indices of an error's place, without Python's names of kinds in it."""
+    """Return the field names and indices in an error's location, without pydantic's names of types."""
     return [str(key) for key in place if isinstance(key, int) or (key.isidentifier() and key != "str")]
 
 
@@ -143,8 +142,8 @@ def _check_undeclared(values: Mapping[str, Any], declared: Collection[str]) -> N
             message = f"{name} is not supported, found {brief(value)}; leave it out"
             if name in TOOLS:
                 message = (
-                    "tools are not supported; leave out their fields, or set tool_choice to none; for an answer as "
-                    "JSON, give a JSON schema in response_format"
+                    "tools are not supported; leave out their fields, or set tool_choice to none; for an "
+                    "answer as JSON, give a JSON schema in response_format"
                 )
             raise ApiError(message, param=name, code="unsupported_parameter")
 
@@ -154,7 +153,7 @@ def _check_undeclared(values: Mapping[str, Any], declared: Collection[str]) -> N
 
 @dataclass(frozen=True)
 class Operation:
-    """A route: a GET, or the POST of a body."""
+    """A route: a GET, or a POST with a body."""
 
     path: str
     handler: Callable[..., Any]  # the first line of its docstring is the summary
@@ -221,12 +220,12 @@ def _object(properties: JsonObject) -> JsonObject:
 
 
 def openapi(operations: Iterable[Operation]) -> JsonObject:
-    """The OpenAPI document of all routes; each has one method."""
+    """Return the OpenAPI document of all routes; each has one method."""
     operations = [*operations]
     bodies = {
-        one.body.__name__: one.body.model_json_schema(ref_template=REFERENCE)
-        for one in operations
-        if one.body
+        operation.body.__name__: operation.body.model_json_schema(ref_template=REFERENCE)
+        for operation in operations
+        if operation.body
     }
     nested = {name: schema for body in bodies.values() for name, schema in body.pop("$defs", {}).items()}
     answers = {
@@ -237,7 +236,9 @@ def openapi(operations: Iterable[Operation]) -> JsonObject:
     return {
         "openapi": "3.1.0",
         "info": {"title": "llm serve", "version": __version__, "description": described},
-        "paths": {one.path: {one.method.lower(): one.description()} for one in operations},
+        "paths": {
+            operation.path: {operation.method.lower(): operation.description()} for operation in operations
+        },
         "components": {
             "schemas": {"Error": _object({"error": _object(_ERROR)})} | nested | bodies | answers,
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},

@@ -1,7 +1,7 @@
 """Access checks: the Host and Origin headers and the API key of a request.
 
 A page on any website can send requests to a server on the browser's computer. The Origin header then names
-the website; if the website's name resolves to 127.0.0.1 (DNS rebinding), the Host header does.
+the website; if the website's name resolves to 127.0.0.1 (DNS rebinding), the Host header names it.
 """
 
 import hmac
@@ -31,7 +31,7 @@ class Access:
     def check(self, path: str, headers: Headers) -> None:
         """Raise ApiError for a request that is not allowed."""
         if "content-length" in headers and "transfer-encoding" in headers:
-            # programs disagree on where this request ends and the next one begins (RFC 9112, 6.3)
+            # implementations disagree on where such a request ends (request smuggling; RFC 9112, 6.3)
             message = "the body must have a Content-Length or a Transfer-Encoding, found both"
             raise ApiError(message, headers={"Connection": "close"})
         host, origin = headers.get("host", ""), headers.get("origin")
@@ -41,8 +41,8 @@ class Access:
             raise ApiError(message, 403, code="host_not_allowed")
         if origin is not None and not self._is_allowed(origin, host):
             raise ApiError(
-                f"requests from pages of {origin[:100]!r} are not allowed; to allow them, start the server with "
-                "--cors-origin and this origin",
+                f"requests from pages of {origin[:100]!r} are not allowed; to allow them, start the server "
+                "with --cors-origin and this origin",
                 403,
                 code="origin_not_allowed",
             )
@@ -75,7 +75,8 @@ def check_body(headers: Headers) -> None:
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise ApiError(
-            f"the body must be JSON; send it with the header Content-Type: application/json, found {kind[:100]!r}",
+            "the body must be JSON; send it with the header Content-Type: application/json, "
+            f"found {kind[:100]!r}",
             415,
         )
     length = headers.get("content-length", "0")

@@ -22,7 +22,7 @@ from llmcli.server.api.schema import JsonObject
 from llmcli.server.errors import ApiError, invalid
 from llmcli.server.http.service import Call, Check
 
-MAX_EXAMPLES = 4  # questions, or prompts
+MAX_EXAMPLES = 4  # maximum number of questions, or of prompts
 MAX_EXAMPLE_CHARACTERS = 80  # per question
 MAX_EXAMPLE_BYTES = 4_000_000  # training files searched for questions
 
@@ -88,7 +88,7 @@ def _token_json(tokenizer: Tokenizer, token: int) -> JsonObject:
 def _tokens_json(
     tokens: list[tuple[int | None, bytes, float]], tokenizer: Tokenizer, body: NextBody, prompt: str
 ) -> JsonObject:
-    """Convert next tokens to JSON, like `NextWords.as_json`; a control token, which adds no text, has its
+    """Convert next tokens to JSON, like `NextWords.as_json`. A control token adds no text and is shown by its
     name."""
     shown = [
         {
@@ -208,7 +208,7 @@ def _expert_weights(
     runtime: Runtime, prompt: list[int], ids: list[int], context: int, bos_ids: list[int], check: Check
 ) -> list[list[float]]:
     """Return the weights [T][n] of the experts that predicted each of `ids`; runs in a thread of the engine.
-    A full context continues as during generation."""
+    When the context is full, it is shifted as in generation."""
     read, rows = list(prompt), []
     for token in ids:
         check()
@@ -263,11 +263,11 @@ def examples(call: Call) -> JsonObject:
     then."""
     model = call.model
     samples = [record.samples for record in model.source.records if record.samples.texts]
-    texts = [f"{one.prompt} {one.texts[-1][1]}" for one in samples]
+    texts = [f"{sample.prompt} {sample.texts[-1][1]}" for sample in samples]
     prompts = [prompt for text in texts for prompt in example_prompts(text)]
     questions = _questions(model) if model.template else []
     if model.template and not questions:
-        questions = [one.prompt for one in samples if one.prompt]
+        questions = [sample.prompt for sample in samples if sample.prompt]
     return {"questions": questions[:MAX_EXAMPLES], "prompts": prompts[:MAX_EXAMPLES]}
 
 

@@ -71,7 +71,7 @@ SUGGESTED_ROUTES = (
 
 @dataclass(frozen=True)
 class Hooks:
-    """Callbacks of the server, which prints nothing."""
+    """Callbacks of the server, which does not print."""
 
     log: Callable[[str], None] = lambda line: None  # one line per request
     on_ready: Callable[[], None] = lambda: None  # the server accepts requests
@@ -86,8 +86,8 @@ def create_app(
     hooks: Hooks | None = None,
     log_contents: bool = False,
 ) -> Starlette:
-    """Make the application that serves these models. A single model is loaded at startup, several on first
-    use."""
+    """Create the application that serves these models. A single model is loaded at startup; several are
+    loaded on first use."""
     hooks, access = hooks or Hooks(), access or Access()
     service = Service(models, Engine(models.open_runtime, limits))
 
@@ -100,7 +100,7 @@ def create_app(
             Route(operation.path, partial(respond, operation), methods=[operation.method])
             for operation in OPERATIONS
         ],
-        # outside of the guard: a preflight request has no key, and a page may read why it was refused
+        # outside the guard, because a preflight request has no key, and a page may read why it was refused
         middleware=[
             Middleware(
                 CORSMiddleware,

@@ -34,7 +34,7 @@ async def chat_completions(call: Call, body: ChatBody) -> Response:
 
 
 async def _generate(call: Call, body: GenerationBody, prepare: Callable[[], GenerationAnswer]) -> Response:
-    has_grammar = isinstance(body.form[1], Grammar)
+    has_grammar = isinstance(body.constraint[1], Grammar)
     answer = await call.prepare(prepare, has_grammar=has_grammar)
     if body.stream:
         return EventStream(call, answer)
@@ -52,18 +52,19 @@ async def _whole(call: Call, answer: GenerationAnswer) -> Response:
 
 
 def _note(running: RunningRequests, call: Call) -> None:
-    """Note the figures of requests in the log."""
+    """Add the figures of the requests to the log entry."""
     entry, texts = call.entry, running.texts
     entry.prompt_tokens = sum(text.started.prompt_tokens for text in texts if text.started)
     entry.new_tokens = sum(
         len(text.tokens) if text.finished is None else text.finished.tokens for text in texts
     )
-    entry.seconds_to_first, entry.answer = running.seconds_to_first, "\n".join(text.text for text in texts)
+    entry.seconds_to_first = running.seconds_to_first
+    entry.answer = "\n".join(text.text for text in texts)
 
 
 class EventStream(Response):
-    """An answer in server-sent events. It begins with the engine's first event, so that an earlier error has
-    its own HTTP status; a later error is sent as an event."""
+    """An answer as server-sent events. It begins with the engine's first event, so that an error before that
+    has its own HTTP status; a later error is sent as an event."""
 
     def __init__(self, call: Call, answer: GenerationAnswer) -> None:
         super().__init__(media_type="text/event-stream; charset=utf-8", headers={"Cache-Control": "no-store"})
@@ -75,9 +76,8 @@ class EventStream(Response):
         try:
             with suppress(ClientDisconnect):
                 await while_connected(receive, self._send(send))
-        except (
-            asyncio.CancelledError
-        ):  # the server is shutting down, and the time for answers in progress is over
+        except asyncio.CancelledError:
+            # the server is shutting down, and the time for answers in progress is over
             if not self._call.entry.status:
                 raise
             await send(_part(_event(as_api_error(StoppingError()).body), more=False))

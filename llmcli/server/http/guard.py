@@ -42,8 +42,10 @@ class LogEntry:
         first = None if self.seconds_to_first is None else f"{self.seconds_to_first:.3f}s"
         figures = {"model": self.model, "prompt": self.prompt_tokens, "new": self.new_tokens, "first": first}
         noted = "".join(f"{name}={value} " for name, value in figures.items() if value is not None)
-        seconds, error = time.monotonic() - self.began, f" error: {self.error}" if self.error else ""
-        path, status = self.path[:MAX_LOGGED_PATH], self.status or "disconnected"
+        seconds = time.monotonic() - self.began
+        error = f" error: {self.error}" if self.error else ""
+        path = self.path[:MAX_LOGGED_PATH]
+        status = self.status or "disconnected"
         lines = [f"{self.method} {path} {status} {noted}{seconds:.2f}s{error}"]
         for name, text in (("prompt", self.prompt), ("answer", self.answer)):
             if with_contents and text is not None:
@@ -57,7 +59,7 @@ def error_response(error: ApiError) -> Response:
 
 
 class Guard:
-    """Passes on the requests that are allowed."""
+    """Passes allowed requests to the routes."""
 
     def __init__(self, app: ASGIApp, access: Access, log: Callable[[LogEntry], None]) -> None:
         self._app = app
@@ -91,11 +93,10 @@ class Guard:
             await self._app(scope, _bounded(receive), send)
         except ApiError as error:
             response = error_response(error)
-        except (
-            asyncio.CancelledError
-        ):  # the server is shutting down, and the time for answers in progress is over
+        except asyncio.CancelledError:
+            # the server is shutting down, and the time for answers in progress is over
             response = error_response(as_api_error(StoppingError()))
-        except Exception as error:  # a bug: logged with type and place, and hidden from the client
+        except Exception as error:  # a bug: logged with type and location, but hidden from the client
             place = extract_tb(error.__traceback__)[-1]
             entry.error = f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})"
             response = error_response(as_api_error(error))

@@ -53,8 +53,8 @@ def is_loopback(listener: socket.socket) -> bool:
 
 
 def urls(listener: socket.socket) -> list[str]:
-    """Return the address for a browser on this computer; if all addresses are listened on, also the one for
-    other computers, unless there is no network."""
+    """Return the URL for a browser on this computer; if the server listens on all addresses, also the URL for
+    other computers, if there is a network."""
     host, port = listener.getsockname()[:2]
     hosts = [host]
     if ipaddress.ip_address(host.partition("%")[0]).is_unspecified:
@@ -67,8 +67,9 @@ def urls(listener: socket.socket) -> list[str]:
 
 
 def _network_address(family: socket.AddressFamily) -> list[str]:
-    """Return the address from which this computer would reach others, if there is one."""
-    example = "192.0.2.1" if family == socket.AF_INET else "2001:db8::1"  # addresses for documentation
+    """Return the address that this computer uses to reach others, if there is one."""
+    # addresses reserved for documentation
+    example = "192.0.2.1" if family == socket.AF_INET else "2001:db8::1"
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect((example, 9))  # only chooses a route: UDP sends nothing yet
@@ -78,8 +79,8 @@ def _network_address(family: socket.AddressFamily) -> list[str]:
 
 
 class _Connection(H11Protocol):
-    """A connection that is closed if its request does not arrive or its answer is not read. If there are too
-    many connections, one without an answer in progress is closed for the next."""
+    """A connection that is closed if its request does not arrive, or if its answer is not read. If there are
+    too many connections, one without an answer in progress is closed to admit the next."""
 
     def connection_made(self, transport: Any) -> None:
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -96,15 +97,17 @@ class _Connection(H11Protocol):
             self._start_head_timer()
 
     def _rank(self) -> int:
-        """Return 0 if it awaits a request, 1 if the body has not arrived, 2 if the answer is not read, 3 if
-        it is being answered."""
+        """Return the connection's priority: 0 if it is waiting for a request, 1 if the body has not arrived,
+        2 if the client does not read the answer, 3 if the request is being answered."""
         if self._awaits_request():
             return 0
-        return 1 if self.cycle.more_body else 2 if "unread" in self._timers else 3
+        if self.cycle.more_body:
+            return 1
+        return 2 if "unread" in self._timers else 3
 
     def _awaits_request(self) -> bool:
-        """Return whether no request is being answered: the next one has not arrived, or only part of its
-        head."""
+        """Return whether no request is in progress: the next one has not arrived, or only a part of its head
+        has."""
         return self.cycle is None or self.cycle.response_complete
 
     def data_received(self, data: bytes) -> None:

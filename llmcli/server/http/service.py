@@ -1,4 +1,4 @@
-"""Shared by the routes: models and engine; receiving requests and sending answers."""
+"""What the routes share: models, the engine, receiving requests and sending answers."""
 
 import asyncio
 import threading
@@ -29,11 +29,11 @@ from llmcli.server.limits import (
 )
 
 T = TypeVar("T")
-Check = Callable[[], None]  # raises once the result is no longer awaited
+Check = Callable[[], None]  # raises an exception once the result is no longer needed
 
 
 class _AbandonedError(Exception):
-    """The result of an analysis is no longer awaited."""
+    """The result of an analysis is no longer needed."""
 
 
 @dataclass
@@ -62,8 +62,8 @@ class Call:
         return await while_connected(self.request.receive, self._in_thread(function, takes_long=has_grammar))
 
     async def _in_thread(self, function: Callable[[], T], *, takes_long: bool = False) -> T:
-        """Run a function in a thread. If it takes seconds, it waits until few others do, so that other
-        requests get threads and processor time."""
+        """Run a function in a thread. With `takes_long`, it waits until few such functions are running, so
+        that other requests get threads and processor time."""
         async with self.service.preparing if takes_long or self.is_large else nullcontext():
             return await run_in_threadpool(function)
 
@@ -107,10 +107,12 @@ class Call:
 
 
 async def respond(operation: Operation, request: Request) -> Response:
-    """Answer a request. The route's handler gets a Call and the body, and returns a Response or a value that
-    is sent as JSON; it runs in a thread unless it is a coroutine."""
+    """Answer a request. The route's handler receives a Call and the body, and returns a Response or a value
+    to send as JSON. It runs in a thread, unless it is a coroutine."""
     service, entry = request.app.state.service, request.scope[SCOPE_KEY]
-    body, data, name = None, b"", request.path_params.get("id") or request.query_params.get("model")
+    body = None
+    data = b""
+    name = request.path_params.get("id") or request.query_params.get("model")
     if operation.body is not None:
         data, read = await _receive(request), operation.body.read
         body = await run_in_threadpool(lambda: read(parse_object(data)))
@@ -136,7 +138,7 @@ async def _receive(request: Request) -> bytes:
 
 
 async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """Await `work`. If the client leaves, cancels it and raises ClientDisconnect. The body must have been
+    """Await `work`; if the client disconnects, cancel it and raise ClientDisconnect. The body must have been
     read."""
 
     async def disconnect() -> None:

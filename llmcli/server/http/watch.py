@@ -1,7 +1,7 @@
-"""The server of `llm train --watch`: a page on 127.0.0.1 that shows a run, in a thread with an event loop of
-its own.
+"""The server of `llm train --watch`: a page on 127.0.0.1 that shows a run, in a thread with its own event
+loop.
 
-It knows nothing about training: the run gives it texts, and never waits for it.
+It knows nothing about training: the run passes it texts, and never waits for it.
 """
 
 import threading
@@ -21,11 +21,11 @@ from llmcli.server.http.guard import Guard
 from llmcli.server.http.listening import Server, bind, urls
 
 HEADERS = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
-ENDING_SECONDS = 0.5  # time left to answers in progress; their thread is a daemon
+ENDING_SECONDS = 0.5  # time for answers in progress at the end; their thread is a daemon
 
 
 class WatchServer:
-    """Serves the page of a run, its `state` as JSON, and once it is saved the page of the model."""
+    """Serves the page of a run, its `state` as JSON, and, once the model is saved, the page of the model."""
 
     def __init__(self, page: bytes) -> None:
         self._page = page
@@ -50,11 +50,11 @@ class WatchServer:
         return urls(listener)[0]
 
     def offer(self, name: str, make: Callable[[], bytes]) -> None:
-        """Offer the page of the finished model under the name of a file; it is made when it is asked for."""
+        """Offer the page of the finished model under a file name; `make` is called when it is requested."""
         self._model = name, make
 
     def stop(self) -> None:
-        """Stop serving, at once unless the page of the model is being made."""
+        """Stop serving; immediately, unless the page of the model is being built."""
         self._server.stop()
         with self._making:
             self._model = None

@@ -1,13 +1,13 @@
-"""The validation slice of a text, and the weights of the n-gram cache (models/ngram_cache.py), which are
-fitted on the slice at the end of a run, or on a text that the user names.
+"""The validation slice of a text, and fitting the weights of the n-gram cache (models/ngram_cache.py) on that
+slice at the end of a run, or on a text that the user names.
 
-The slice is an evenly spread part of the training text that is not trained on. It selects the weights to
-keep, so that the held-out text selects nothing.
+The slice is an evenly spread part of the training text that is not trained on. It decides which weights are
+kept, so that the held-out text is used for nothing but the final evaluation.
 
 The cache's weights minimize the loss of the mixture on the slice. Each window counts twice: once with the
 preceding text in the cache, once with an empty cache, as at the start of a prompt. A few thousand tokens are
-enough for twenty weights, thanks to a prior: the weights for other texts, all scaled down if that fits
-better.
+enough for twenty weights thanks to a prior: the weights fitted on other texts, scaled down by a common factor
+if that fits better.
 
 N, K = tokens, orders.
 """
@@ -41,8 +41,8 @@ MAX_BYTES = 20_000_000  # maximum read from that text
 MIN_GAIN = 0.002  # minimum relative gain in loss from the cache ...
 MARGIN = 3.0  # ... and the gain in standard errors: a smaller gain may be chance
 HISTORIES = (8192, 0)  # tokens before a window
-# The mean weights for four texts that are not in any published table: tests/benchmarks/LOG.md, "The prior of the
-# n-gram cache"
+# The mean weights for four texts that are not in any published table: tests/benchmarks/LOG.md, "The prior of
+# the n-gram cache"
 PRIOR = (
     (-1.25, -0.25, -0.6, -0.1),
     (-0.1, -0.7, -1.55, -0.15),
@@ -51,7 +51,7 @@ PRIOR = (
     (-0.6, -0.8, -1.65, 0.0),
 )
 PRIOR_STRENGTH = 10.0  # nats per squared distance from the prior
-# added to all gates (logits) without penalty: with a strong network the cache is nearly off
+# offset of all gates (logits), not penalized: beside a strong network the cache is nearly off
 OFFSETS = range(0, -9, -1)
 STEPS, LEARNING_RATE, BETAS = 40, 0.05, (0.9, 0.98)  # Adam's settings; the rate falls linearly to 0
 
@@ -60,8 +60,8 @@ def reserve_tokens(
     tokens: Tokens, count: int, context: int, *, at_end: bool = False
 ) -> tuple[Tokens, NDArray[np.int64]]:
     """Return (training tokens, windows [B, T + 1] with about `count` tokens in total, T at most `context`).
-    They are spread over the whole text: its end may differ, for instance by the names in a last chapter.
-    `at_end`: they are the end, for a question about new text."""
+    They are spread over the whole text, whose end may be untypical (names that only the last chapter has).
+    With `at_end` they are the end of the text, which measures the loss on new text."""
     length = slice_window(count, context)
     windows = count // (length + 1)
     if not windows:
@@ -99,7 +99,7 @@ def window_starts(tokens: int, windows: int, length: int, *, at_end: bool = Fals
 
 @dataclass(frozen=True)
 class ValidationText:
-    """The windows [B, T + 1] that `reserve_tokens` took from `tokens`, if `at_end` from their end;
+    """The windows [B, T + 1] that `reserve_tokens` took from `tokens` (with `at_end`, from the end);
     `separator` is the token between documents."""
 
     tokens: Tokens
@@ -133,7 +133,8 @@ def fit_cache(model: Checkpoint, tokenizer: Tokenizer, text: Corpus) -> CacheWei
     count = min(FIT_TOKENS, int(FIT_SHARE * len(tokens)))
     if count < MIN_TOKENS:
         raise LLMError(
-            f"`fit_cache`: {len(tokens):,} tokens of text are too few; give at least {round(MIN_TOKENS / FIT_SHARE):,}"
+            f"`fit_cache`: {len(tokens):,} tokens of text are too few; "
+            f"give at least {round(MIN_TOKENS / FIT_SHARE):,}"
         )
     _, windows = reserve_tokens(tokens, count, min(EVALUATION_CONTEXT, model.config.max_position_embeddings))
     network = LanguageModel(model.config)

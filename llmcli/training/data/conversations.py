@@ -35,7 +35,8 @@ from llmcli.training.planning.plan import PlanRow
 from llmcli.training.planning.task import ConversationSize
 
 MAX_NAMES = 3  # files listed in a row of the plan
-MAX_LABELS, MIN_QUESTIONS = 20, 3  # different answers that are labels, and questions with each
+# for answers that are labels: maximum of different ones, minimum of questions per label
+MAX_LABELS, MIN_QUESTIONS = (20, 3)
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,13 @@ class ConversationInputs:
     new_tokens: int = 0  # appended to the base model's vocabulary for ChatML
 
     def divide(self, max_bytes: int, base_records: Sequence[TrainingRecord] = ()) -> "DividedConversations":
-        """Split into training and held-out conversations, which are new to the base model if any are; a part
-        with more than `max_bytes` is sampled evenly."""
+        """Split into training and held-out conversations. The base model was not trained on the held-out
+        ones, unless it was trained on all. A part larger than `max_bytes` is sampled evenly."""
         files = self.files if isinstance(self.held_out, float) else (*self.files, *self.held_out)
         every = [conversation for file in files for conversation in file.conversations]
         if isinstance(self.held_out, float):
-            divided, source = split(every, self.held_out), f"{100 * self.held_out:.3g}% of the conversations"
+            divided = split(every, self.held_out)
+            source = f"{100 * self.held_out:.3g}% of the conversations"
             source += ", spread evenly"
         else:
             count = sum(len(file.conversations) for file in self.files)
@@ -98,8 +100,8 @@ class DividedConversations:
     left_out: Sequence[Conversation] = ()  # training conversations in which held-out text occurs
 
     def without(self, held_out: Corpus, text: CorpusSplit) -> tuple["DividedConversations", float]:
-        """Leave out training conversations in which passages of `held_out`, a sample of that of `text`,
-        occur. Returns also the share of it that occurs in the others."""
+        """Leave out training conversations that contain passages of `held_out`, a sample of the held-out part
+        of `text`. Returns the rest, and the share of `held_out` that still occurs in it."""
         training = self.split.training
         texts = ("\n".join(message.content for message in conversation.messages) for conversation in training)
         left_out, known_share = find_in_texts(
@@ -115,7 +117,7 @@ class DividedConversations:
         return divided, known_share
 
     def texts(self) -> Iterator[str]:
-        """Yield the tokenizer's training text: the contents of the training messages, each after its role."""
+        """Yield the text to train a tokenizer on: the role and the content of each training message."""
         for conversation in self.split.training:
             for message in conversation.messages:
                 yield f"{message.role}\n{message.content}\n"
@@ -127,7 +129,8 @@ class DividedConversations:
         if not len(training):
             names = ", ".join(file.name for file in self.inputs.files[:MAX_NAMES])
             raise LLMError(
-                f"there is nothing to learn from in {names}: none of {len(self.split.training):,} conversations has an "
+                f"there is nothing to learn from in {names}: "
+                f"none of {len(self.split.training):,} conversations has an "
                 'answer to learn; each needs a message with the role "assistant", whose "weight" is not 0, and a chat '
                 "template that marks it"
             )
@@ -169,8 +172,8 @@ class PreparedConversations:
 
     @property
     def labels(self) -> list[str]:
-        """The different training answers, most frequent first, if all conversations are pairs and few answers
-        recur."""
+        """The distinct training answers, most frequent first, if all conversations are question-answer pairs
+        with a few recurring answers; otherwise empty."""
         pairs = [conversation.messages for conversation in self.split.training]
         if any(len([message for message in pair if message.role == "assistant"]) > 1 for pair in pairs):
             return []
@@ -208,7 +211,8 @@ class PreparedConversations:
         ]
 
     def _remarks(self) -> Iterator[str]:
-        files, chosen = self.divided.inputs.files, len(self.divided.split.training)
+        files = self.divided.inputs.files
+        chosen = len(self.divided.split.training)
         held_out = f"{len(self.held_out):,} held out" if len(self.held_out) else "nothing held out"
         yield f"{len(self.training):,} for training, {held_out}"
         names = ", ".join(Path(file.name).name for file in files[:MAX_NAMES])
@@ -247,7 +251,7 @@ class PreparedConversations:
         }
 
     def held_out_record(self, tokenizer: Tokenizer, texts: list[dict[str, Any]]) -> dict[str, Any]:
-        """Describe the held-out answers and the files of --val (`texts` and conversations) for the training
+        """Describe the held-out answers and the validation files (`texts` and conversations) for the training
         record."""
         held_out = self.divided.inputs.held_out
         files = texts if isinstance(held_out, float) else [*texts, *corpus_record(held_out)]
@@ -292,8 +296,8 @@ def with_chat_format(base: Checkpoint) -> tuple[Checkpoint, ChatTemplate | None,
     count = extended.vocab_size - first
 
     def compute(name: str) -> NDArray[np.float32]:
-        """Append rows with the mean of the others, so that a new token is at first as likely as an average
-        one."""
+        """Append rows with the mean of the existing rows, so that a new token starts out as likely as an
+        average one."""
         tensor = base.tensors[name]
         if name not in (EMBEDDING, HEAD):
             return tensor

@@ -1,4 +1,4 @@
-"""Greedy answers to held-out questions: how many are exact, nearly right, another training answer, or
+"""Greedy answers to held-out questions: how many are exact, nearly exact, another training answer, or
 garbled."""
 
 import difflib
@@ -39,8 +39,8 @@ class Question:
 
 
 def questions(conversations: PreparedConversations) -> Iterator[Question]:
-    """Yield the last question of each held-out or else training conversation; every prefix is evenly
-    spread."""
+    """Yield the last question of each held-out conversation (if there are none, of each training
+    conversation), in an order in which any first N are evenly spread."""
     tokens, texts = conversations.held_out, conversations.split.held_out
     if not len(tokens):
         tokens, texts = conversations.training, conversations.split.training
@@ -71,13 +71,13 @@ def greedy_answer(
     tokenizer: Tokenizer,
     ids: Sequence[int],
     stop_ids: Collection[int],
-    most: int,
+    max_tokens: int,
     is_over: Callable[[], bool] = lambda: False,
 ) -> list[int]:
-    """Answer `ids` as `llm chat` does at temperature 0, without the token that ends the answer: at most
-    `most` tokens, as far as the context has space. Once `is_over` returns True, the rest is missing."""
+    """Answer `ids` as `llm chat` does at temperature 0. Returns at most `max_tokens` tokens, limited by the
+    context length, without the token that ends the answer; stops early once `is_over` returns True."""
     runtime.rewind()
-    sampling = SamplingConfig(max_tokens=min(most, runtime.context - len(ids) + 1), temperature=0.0)
+    sampling = SamplingConfig(max_tokens=min(max_tokens, runtime.context - len(ids) + 1), temperature=0.0)
     pieces = continue_ids(runtime, tokenizer, ids, sampling, stop_ids=stop_ids)
     return [piece.id for piece in takewhile(lambda piece: not is_over(), pieces) if piece.id is not None]
 
@@ -96,13 +96,13 @@ def answer_questions(
     clock: Callable[[], float] = time.monotonic,
     stop: Callable[[], bool] = lambda: False,
 ) -> AnswerShares | None:
-    """Answer as many held-out questions as MAX_WORK and `seconds` allow, until `stop` returns True. None if
-    nothing is held out, or if there was no time for any."""
+    """Answer as many held-out questions as MAX_WORK and `seconds` allow, until `stop` returns True. Returns
+    None if nothing is held out or there was no time for a single answer."""
     if not len(conversations.held_out):
         return None
     messages = (message for conversation in conversations.split.training for message in conversation.messages)
     known = {message.content.strip() for message in messages if message.role == "assistant"}
-    end, most = clock() + seconds, longest_answer(conversations)
+    end, max_tokens = clock() + seconds, longest_answer(conversations)
     work, answers = 0.0, list[tuple[str, str]]()
 
     def is_over() -> bool:
@@ -112,7 +112,9 @@ def answer_questions(
         is_enough = len(answers) >= MIN_QUESTIONS and work > MAX_WORK
         if len(answers) == MAX_QUESTIONS or is_enough or is_over():
             break
-        ids = greedy_answer(runtime, tokenizer, question.ids, conversations.template.stop_ids, most, is_over)
+        ids = greedy_answer(
+            runtime, tokenizer, question.ids, conversations.template.stop_ids, max_tokens, is_over
+        )
         if is_over():
             break  # the answer may be incomplete
         work += runtime.parameters * (len(ids) + 1)

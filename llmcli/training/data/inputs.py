@@ -23,7 +23,7 @@ from llmcli.formats.huggingface.names import local_path
 from llmcli.training.data.conversations import ConversationInputs, with_chat_format
 from llmcli.training.planning import recipe
 
-MIN_TEXT_BYTES, MIN_ANSWERS = 1000, 5  # minimum for a new model; with less, it could only memorize
+MIN_TEXT_BYTES, MIN_ANSWERS = 1000, 5  # minimum for a new model, which would only memorize less
 MIN_FINE_TUNING_BYTES = 100  # minimum for fine-tuning; one answer is enough
 EXAMPLES = "https://github.com/llmcli/llmcli/tree/main/examples"
 
@@ -92,7 +92,8 @@ def load_inputs(
     notes = [sources.describe(), *sources.notes, *left_out, *val_sources.notes]
     if not reading.strip_boilerplate and (share := estimate(sources.text.documents)) >= SUGGESTED_SHARE:
         notes.append(
-            f"about {share:.0%} of the text is boilerplate that documents repeat; to cut it: `strip_boilerplate`"
+            f"about {share:.0%} of the text is boilerplate that documents repeat; to cut it: "
+            "`strip_boilerplate`"
         )
     return Inputs(
         sources.text,
@@ -153,11 +154,11 @@ def _check_output(sources: Sources, val: Sources, output: Path) -> None:
 
 
 def _with_enough_text(sources: Sources, *, fine_tunes: bool) -> tuple[Sources, list[str]]:
-    """Leave out text beside conversations that is shorter than a window; return also a note on it. Raises
-    LLMError for too little text and too few answers to learn from."""
+    """Leave out text shorter than a window if there are also conversations; also return notes about it.
+    Raises LLMError if there is too little text, or too few answers to learn from."""
     wanted, answers_wanted = (MIN_FINE_TUNING_BYTES, 1) if fine_tunes else (MIN_TEXT_BYTES, MIN_ANSWERS)
     size, advice = sources.text.text_bytes, f"add more; examples: {EXAMPLES}"
-    names = units.some([document.name for document in sources.text.documents], 3)
+    names = units.listed([document.name for document in sources.text.documents], 3)
     answers = sum(
         message.role == "assistant" and message.is_learned
         for conversation in sources.conversations
@@ -170,11 +171,11 @@ def _with_enough_text(sources: Sources, *, fine_tunes: bool) -> tuple[Sources, l
         )
     if size >= wanted or not size:
         return sources, []
-    found = units.count(size, "byte")
+    actual = units.count(size, "byte")
     if not answers:
         more = "" if fine_tunes else ", and 100,000 for a model that writes words"
-        raise LLMError(f"{names} is too short: {found} of text; wanted at least {wanted:,}{more}; {advice}")
-    note = f"left out {names}: {found} of plain text beside conversations; wanted {wanted:,} or more"
+        raise LLMError(f"{names} is too short: {actual} of text; wanted at least {wanted:,}{more}; {advice}")
+    note = f"left out {names}: {actual} of plain text beside conversations; wanted {wanted:,} or more"
     return replace(sources, text=Corpus((), sources.text.skipped, sources.text.not_read)), [note]
 
 

@@ -1,8 +1,7 @@
-"""The known answers that a run stores in the model file, and the confidence below which a question gets none
-of them.
+"""The known answers that a run stores in the model file, and the minimum confidence for giving one of them.
 
-That minimum is the mean of TYPICAL, the best value for several sets of questions, and the confidence that
-SHARE of some unrelated questions do not reach.
+The minimum is the mean of two values: TYPICAL, the best for several sets of questions, and the quantile SHARE
+of the confidences for unrelated questions.
 """
 
 import math
@@ -28,15 +27,15 @@ from llmcli.training.planning.plan import Plan
 
 MAX_BYTES = 1_000_000  # maximum size of the questions and answers in a model file
 TYPICAL, SHARE = 0.5, 0.95
-# weight of the network's probability; without a base model it is multiplied by 1 - 1 / wordings, because
-# after one wording of each question, a network that has read nothing else hardly knows any other
+# weight of the network's probability; without a base model it is multiplied by 1 - 1 / wordings, because a
+# network trained only on one wording of each question hardly understands others
 NETWORK_WEIGHT = 0.25
 MAX_QUESTIONS = 64  # unrelated or held-out questions
 MIN_QUESTIONS = 4  # unrelated questions for which a minimum is fitted
 UNRELATED_SHARE = 0.7  # share of the time for unrelated questions
-LARGE, MAX_QUESTIONS_LARGE = 20e6, 8  # a model with this many parameters takes a second for a question
-# time for all of this: a share of the time budget, the minimum in seconds, and the seconds for a question
-# without its tokens
+LARGE, MAX_QUESTIONS_LARGE = 20e6, 8  # a model with this many parameters takes a second per question
+# time for fitting: a share of the time budget, the minimum in seconds, and the overhead per question in
+# seconds
 TIME_SHARE, MIN_SECONDS, QUESTION_SECONDS = 0.1, 0.5, 0.01
 UNRELATED = {
     "en": (
@@ -111,7 +110,7 @@ UNRELATED = {
 
 
 def check_known_answers(conversations: ConversationInputs | None, *, adapter_only: bool) -> None:
-    """Raise LLMError if the run has no known answers to store, too many, or no place for them."""
+    """Raise LLMError if the run has no known answers to store, too many, or a file that cannot store them."""
     if adapter_only:
         raise usage("adapters have no place for `known_answers`; leave out `adapter_only`")
     if conversations is None:
@@ -141,9 +140,10 @@ def pairs_of(conversations: Iterable[Conversation]) -> tuple[tuple[str, str], ..
 
 
 def store_known_answers(checkpoint: Checkpoint, conversations: PreparedConversations) -> None:
-    """Store the questions and answers of a run in the model: those it was trained on, and those of the same
-    files that are held out or left out, with TYPICAL as the minimum confidence."""
-    divided, training = conversations.divided, pairs_of(conversations.split.training)
+    """Store the questions and answers of the training files in the model, including held-out and left-out
+    ones. The minimum confidence is TYPICAL for now."""
+    divided = conversations.divided
+    training = pairs_of(conversations.split.training)
     held_out = conversations.split.held_out if isinstance(divided.inputs.held_out, float) else []
     pairs = tuple(dict.fromkeys((*training, *pairs_of([*held_out, *divided.left_out]))))
     wordings = len(training) / max(1, len({answer for _, answer in training}))
@@ -157,19 +157,20 @@ def _question_limit(parameters: int) -> int:
 
 
 def seconds_to_fit(plan: Plan, conversations: PreparedConversations) -> float:
-    """Return the seconds for `fit_min_confidence`: those that all questions are expected to take at the
-    measured speed, but at most a share of the time budget."""
+    """Estimate the seconds that `fit_min_confidence` takes for all questions at the measured speed; at most a
+    share of the time budget."""
     if plan.train.seconds is None:
         return math.inf
-    most, tokens = TIME_SHARE * plan.train.seconds, conversations.training
+    max_seconds = TIME_SHARE * plan.train.seconds
+    tokens = conversations.training
     if plan.expected is None:
-        return most
-    # a question, and each answer as often
+        return max_seconds
+    # all questions once, and each answer NEAREST - 1 times more
     scored = len(tokens.ids) + (NEAREST - 1) * int(tokens.loss_mask.sum())
     seconds = ASSUMED_COST * scored / len(tokens) / plan.expected.tokens_per_second
     limit = _question_limit(plan.model.parameters)
     questions = limit + min(limit, len(UNRELATED["en"]))  # held-out and unrelated ones
-    return max(MIN_SECONDS, min(questions * (seconds + QUESTION_SECONDS), most))
+    return max(MIN_SECONDS, min(questions * (seconds + QUESTION_SECONDS), max_seconds))
 
 
 def fit_min_confidence(
@@ -187,7 +188,8 @@ def fit_min_confidence(
     completed share, 0 to 1."""
     known = checkpoint.known_answers
     assert known is not None
-    end, limit = time.monotonic() + seconds, _question_limit(checkpoint.parameters)
+    end = time.monotonic() + seconds
+    limit = _question_limit(checkpoint.parameters)
     assistant = open_assistant(checkpoint, runtime, tokenizer)
     weight, pairs = known.network_weight, pairs_of(conversations.split.training)
     training = KnownAnswers(pairs=pairs, network_weight=weight)
@@ -202,8 +204,12 @@ def fit_min_confidence(
         slowest = max(slowest, time.monotonic() - asked)
         on_progress(len(confidences) / len(unrelated) / 2)
     is_fitted = len(confidences) >= MIN_QUESTIONS
-    least = round((TYPICAL + float(np.quantile(confidences, SHARE))) / 2, 4) if is_fitted else TYPICAL
-    checkpoint.known_answers = KnownAnswers(pairs=known.pairs, min_confidence=least, network_weight=weight)
+    min_confidence = (
+        round((TYPICAL + float(np.quantile(confidences, SHARE))) / 2, 4) if is_fitted else TYPICAL
+    )
+    checkpoint.known_answers = KnownAnswers(
+        pairs=known.pairs, min_confidence=min_confidence, network_weight=weight
+    )
     if len(confidences) < len(unrelated) and not stop():
         how = "was fitted" if is_fitted else f"has its default, {TYPICAL}"
         number = f"{len(confidences)} of {len(unrelated)} questions"
@@ -218,9 +224,9 @@ def fit_min_confidence(
     score = score_known(
         asked_about,
         assistant,
-        AnswerFinder(training, least),
+        AnswerFinder(training, min_confidence),
         lambda share: on_progress((1 + share) / 2),
         lambda: stop() or time.monotonic() + slowest > end,
     )
     on_progress(1.0)
-    return KnownAnswerShares(score.questions, score.right, score.wrong)
+    return KnownAnswerShares(score.questions, score.correct, score.wrong)

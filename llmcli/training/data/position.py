@@ -12,8 +12,8 @@ ADDED_LATER = ("conversations_from", "stage_start", "stage_end", "student_from")
 
 @dataclass
 class Position:
-    """Counters, the best evaluation so far, and the current regularization. Resume files contain these
-    names."""
+    """Counters, the best evaluation so far, and the current regularization. The field names are stored in
+    resume files."""
 
     step: int = 0
     progress: float = 0.0  # share of the run, 0 to 1

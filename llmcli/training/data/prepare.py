@@ -1,5 +1,5 @@
-"""Preparation of a run: the split, the tokenizer, the tokens, the plan, and the data's part of the training
-record."""
+"""Preparation of a run: split, tokenizer, tokens, plan, and the part of the training record about the
+data."""
 
 import itertools
 import math
@@ -37,15 +37,17 @@ from llmcli.training.planning.plan import EpochSearch, Plan, PlanRequest, PlanRo
 from llmcli.training.planning.planner import make_plan
 from llmcli.training.planning.task import Task
 
-MAX_HELD_OUT_BYTES = 64_000_000  # held-out text to read, sampled evenly: an evaluation never covers more
+MAX_HELD_OUT_BYTES = (
+    64_000_000  # maximum of held-out text to read, sampled evenly; an evaluation never covers more
+)
 NOTED_BYTES = 4_000_000  # training a tokenizer on more takes seconds, so there is a note
 NOTED_SEARCH_BYTES = 200_000_000  # likewise for searching a training text
 # at the start of a text, searched for a prompt, and by which its lines are judged
 MAX_PROMPT_SEARCH_TOKENS = 4_000
 
 SEEN_NOTE = (
-    "the base model was trained on the held-out {0}, so the figures will not measure new {0}; hold out other {0}: "
-    "`val` FILE"
+    "the base model was trained on the held-out {0}, so the figures will not measure new {0}; hold out other "
+    "{0}: `val` FILE"
 )
 
 
@@ -73,14 +75,15 @@ class Prepared:
         return "\n".join(tokenizer.decode(list(document)) for is_text, document in documents if is_text)
 
     def example_prompt(self) -> str | None:
-        """Return the start of a sentence in the held-out or else the training text, for trying the model."""
+        """Return the start of a sentence in the held-out (or else the training) text, for trying the
+        model."""
         for ids, starts_inside in ((self.held_out, True), (self.tokens, False)):
             if prompts := example_prompts(self._beginning(ids), starts_inside=starts_inside):
                 return prompts[0]
         return None
 
     def line_kind(self) -> LineKind | None:
-        """Return what the lines of the training text are, judged by its beginning."""
+        """Return the kind of lines in the training text, judged by its beginning."""
         return line_kind(self._beginning(self.tokens))
 
     def with_plan(self, plan: Plan) -> "Prepared":
@@ -96,9 +99,11 @@ class Prepared:
         return replace(self, plan=plan, conversations=fitted, record=record)
 
     def second_run(self, search: EpochSearch, spent: float) -> "Prepared":
-        """Return the same data with the plan of the second run, for the time budget without the `spent`
-        seconds. Other shapes are as much faster than their estimates as the shape of the first run was."""
-        plan, task = self.plan, replace(self.task, seconds_spent=spent, search=search)
+        """Return the same data with the plan of the second run, for the time budget minus the `spent`
+        seconds. The ratio of measured to estimated speed in the first run is assumed for the other shapes
+        too."""
+        plan = self.plan
+        task = replace(self.task, seconds_spent=spent, search=search)
         assert plan.expected
         faster = plan.expected.tokens_per_second / estimated_speed(plan.model, plan.train)
         machine = Machine(lambda model, settings, seconds: faster * estimated_speed(model, settings, seconds))
@@ -175,8 +180,8 @@ def prepare(
 def _divide(
     inputs: Inputs, records: list[TrainingRecord], max_bytes: int, on_note: Callable[[str], None]
 ) -> tuple[CorpusSplit, Corpus, Corpus, DividedConversations | None, float]:
-    """Return (split of the text, the parts of its training and of its held-out text to read, conversations,
-    share of the held-out text that stands in the training data). `records` are those of the base model."""
+    """Return (split of the text, training text to read, held-out text to read, conversations, share of the
+    held-out text that occurs in the training data). `records` are the base model's."""
     text = _without_text_of_base(_split(inputs.corpus, inputs.held_out), records)
     held_out = text.held_out.sample(_max_held_out_bytes(text, max_bytes))
     text, read, known_share = _without_repetitions(text, held_out, max_bytes, on_note)
@@ -193,7 +198,7 @@ def _plan(
     data_rows: Sequence[PlanRow],
     machine: Machine | None,
 ) -> Plan:
-    """Plan with `data_rows` first; the last of these is the vocabulary."""
+    """Make the plan, with `data_rows` as its first rows; the last of these is the vocabulary."""
     plan = make_plan(task, machine)
     if encoded is None or plan.conversations is None:
         return replace(plan, rows=(*data_rows, *plan.rows))
@@ -245,7 +250,7 @@ def _split(corpus: Corpus, held_out: Corpus | float) -> CorpusSplit:
 
 
 def _without_text_of_base(text: CorpusSplit, records: list[TrainingRecord]) -> CorpusSplit:
-    """Remove held-out text that the base model was trained on, unless there would be none left."""
+    """Remove held-out text that the base model was trained on, unless that is all of it."""
     held_out = untrained_part(text.held_out, records)
     seen = text.held_out.text_bytes - held_out.text_bytes
     if not seen or not held_out.contents:
@@ -257,24 +262,27 @@ def _without_text_of_base(text: CorpusSplit, records: list[TrainingRecord]) -> C
 def _without_repetitions(
     text: CorpusSplit, held_out: Corpus, max_bytes: int, on_note: Callable[[str], None]
 ) -> tuple[CorpusSplit, Corpus, float]:
-    """Leave out the training text that repeats `held_out`, unless this is the text of --val. Returns (split,
-    part of the training text to read, share of the held-out text that stands in it)."""
+    """Leave out training text that repeats `held_out`, unless that is the file of --val. Returns (split,
+    training text to read, share of the held-out text that occurs in it)."""
     read = text.training.sample(max_bytes)
     if held_out.contents and read.text_bytes >= NOTED_SEARCH_BYTES:
         on_note(f"searching {units.size(read.text_bytes)} of training text for held-out passages")
-    found = find_repetitions(read, held_out, versions=text.versions, keeps_training=not text.is_from_corpus)
-    if found.left_out:
+    repetitions = find_repetitions(
+        read, held_out, versions=text.versions, keeps_training=not text.is_from_corpus
+    )
+    if repetitions.left_out:
         text = replace(
-            text, rule=f"{text.rule}; {found.left_out:,} bytes elsewhere, which repeat it, are left out"
+            text, rule=f"{text.rule}; {repetitions.left_out:,} bytes elsewhere, which repeat it, are left out"
         )
     if read is text.training:
-        text = replace(text, training=found.training)
-    return text, found.training, found.known_share
+        text = replace(text, training=repetitions.training)
+    return text, repetitions.training, repetitions.known_share
 
 
 def _description(text: CorpusSplit, known_share: float, read_bytes: int) -> str:
     """Describe the split for the plan; `read_bytes` of the training text are used."""
-    train_bytes, held_out_bytes = text.training.text_bytes, text.held_out.text_bytes
+    train_bytes = text.training.text_bytes
+    held_out_bytes = text.held_out.text_bytes
     if not held_out_bytes:
         description = f"{train_bytes:,} for training, nothing held out"
     elif text.is_from_corpus:
@@ -289,7 +297,8 @@ def _description(text: CorpusSplit, known_share: float, read_bytes: int) -> str:
 
 
 def _max_held_out_bytes(text: CorpusSplit, max_bytes: int) -> int:
-    """Return the bytes of held-out text to read: of one corpus, the same share as of its training text."""
+    """Return the bytes of held-out text to read; if it is split from the corpus, the same share as of the
+    training text."""
     held_out_bytes = text.held_out.text_bytes
     if text.is_from_corpus and held_out_bytes:
         max_bytes = max(1, round(max_bytes * held_out_bytes / (text.training.text_bytes + held_out_bytes)))
@@ -297,7 +306,7 @@ def _max_held_out_bytes(text: CorpusSplit, max_bytes: int) -> int:
 
 
 def _byte_values(tokens: TokenIds, tokenizer: Tokenizer) -> frozenset[int]:
-    """Return the byte values in the text of tokens."""
+    """Return the byte values that occur in the text of the tokens."""
     return frozenset(b"".join(tokenizer.token_bytes[i] for i in used_tokens(tokens, tokenizer.vocab_size)))
 
 
@@ -322,10 +331,10 @@ def _record(
             if left_out := document.text_bytes - trained.get(document, 0) - known.get("held_out", 0):
                 ends[document] = known | {"left_out": left_out}
     else:
-        held_out["files"] = [file_entry(one.relative_name, one) for one in text.held_out.documents]
+        held_out["files"] = [file_entry(file.relative_name, file) for file in text.held_out.documents]
     return {
         "corpus": [
-            *(file_entry(one.relative_name, one) | ends.get(one, {}) for one in corpus.documents),
+            *(file_entry(file.relative_name, file) | ends.get(file, {}) for file in corpus.documents),
             *corpus_record(inputs.files),
         ],
         "train_bytes": text.training.text_bytes,
@@ -348,7 +357,7 @@ def _seen_bytes(
 
 
 def _max_bytes(request: PlanRequest) -> int:
-    """Return the bytes of training text to read: the time budget would not suffice to train on more."""
+    """Return the maximum bytes of training text to read: as much as the time budget suffices to train on."""
     if not request.has_time_budget:
         return sys.maxsize
     factor = recipe.GPU_BYTES_FACTOR if request.device == "cuda" else recipe.CPU_BYTES_FACTOR

@@ -1,10 +1,11 @@
 """The data of a run: training batches, validation slice, held-out data.
 
-Training data are a text, conversations, or a text followed by conversations, which alone are evaluated then.
+The training data are text, conversations, or text followed by conversations; in the last case, only the
+conversations are evaluated.
 
 On text, a new model starts with short windows, many per batch, and ends with the full context length
-(sequence-length warm-up): it learns more from the same number of tokens, and short windows are faster per
-token.
+(sequence-length warm-up), which lowers the loss for a given number of tokens; short windows are also faster
+per token.
 """
 
 from collections.abc import Callable, Sequence
@@ -54,7 +55,7 @@ class RunData:
         self._batches = BatchSchedule(text, settings, tokenizer)
         self.tokens_per_epoch = len(text)
         self.conversations: ConversationPhase | None = None
-        # the validation slice, windows [B, T + 1] or conversations, which may be empty; and the held-out data
+        # validation slice (windows [B, T + 1] or conversations, possibly empty) and held-out data
         self.validation: NDArray[np.int64] | ConversationTokens = windows
         self.held_out: NDArray[np.unsignedinteger] | ConversationTokens = held_out
         if conversations and plan.conversations:
@@ -80,8 +81,8 @@ class RunData:
         return self._batches.batch(position.step, position.stage_progress, position.token_split), None
 
     def has_planned_dropout(self, position: Position) -> bool:
-        """Return whether the run has switched from text to conversations, whose dropout is planned in
-        advance."""
+        """Return whether the run has switched from text to conversations, whose dropout rate is in the
+        plan."""
         phase = self.conversations
         return phase is not None and phase.follows_text and position.conversations_from is not None
 
@@ -122,8 +123,8 @@ class BatchSchedule:
 
 
 class ConversationPhase:
-    """The part of a run that trains on conversations (all of it, or its end); the Position has the
-    progress."""
+    """The part of a run that trains on conversations: all of the run, or its end. The Position has its
+    state."""
 
     def __init__(
         self,
@@ -161,18 +162,18 @@ class ConversationPhase:
         return self._batches.batch(position.step - position.conversations_from)
 
     def prompt(self, question: str | None) -> Sequence[int]:
-        """Return the tokens of a question up to its answer; None: `question`, with the messages before it."""
+        """Encode a question as a prompt; None: the held-out question, with the messages before it."""
         if question is None:
             return self._question.ids
         messages = [Message("user", question)]
         return self._conversations.template.encode(messages, add_generation_prompt=True)
 
-    def answer(self, runtime: Runtime, most: int, is_over: Callable[[], bool] = lambda: False) -> str:
-        """Return a model's greedy answer to the question, with at most `most` tokens, until `is_over` returns
-        True."""
-        most = min(most, longest_answer(self._conversations))
+    def answer(self, runtime: Runtime, max_tokens: int, is_over: Callable[[], bool] = lambda: False) -> str:
+        """Return a model's greedy answer to the held-out question, of at most `max_tokens` tokens; stops
+        early once `is_over` returns True."""
+        max_tokens = min(max_tokens, longest_answer(self._conversations))
         stop_ids = self._conversations.template.stop_ids
-        ids = greedy_answer(runtime, self._tokenizer, self._question.ids, stop_ids, most, is_over)
+        ids = greedy_answer(runtime, self._tokenizer, self._question.ids, stop_ids, max_tokens, is_over)
         return self._tokenizer.decode(ids)
 
     def record(self, position: Position) -> dict[str, Any]:
@@ -185,8 +186,8 @@ class ConversationPhase:
 def reserve_conversations(
     conversations: ConversationTokens, count: int
 ) -> tuple[ConversationTokens, ConversationTokens]:
-    """Return (training conversations, about `count` others). A duplicate of a training conversation is in
-    neither."""
+    """Return (training conversations, about `count` for validation). Duplicates of training conversations are
+    dropped from the latter."""
     chosen = held_out_indices(len(conversations), count / len(conversations))
     reserved = set(chosen)
     kept = [i for i in range(len(conversations)) if i not in reserved]

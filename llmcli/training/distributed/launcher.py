@@ -22,7 +22,7 @@ def launch(count: int, arguments: Sequence[str], on_note: Callable[[str], None])
     process. If a process is killed, all are restarted, and the run resumes from its last saved state."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # each sets its own number of threads
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # no stack frames when a process is lost
-    logging.disable(logging.ERROR)  # torch also logs the exit code, with loggers that have their own levels
+    logging.disable(logging.ERROR)  # torch logs the exit code too, through loggers with levels of their own
     command = ["-m", "llmcli", *arguments]
     config = LaunchConfig(
         min_nodes=1,

@@ -22,17 +22,17 @@ from torch.distributed.rendezvous import rendezvous
 from llmcli.errors import LLMError
 from llmcli.training.distributed.processes import MAX_RESTARTS, OWN_RESTARTS, Processes
 
-# the others wait while rank 0 plans or evaluates; ended processes are detected
-PATIENCE = datetime.timedelta(days=7)
-# how long rank 0 waits for the others, which have nothing else to do
-JOINING = datetime.timedelta(minutes=10)
-# needed because a process does not notice that others cannot reach it
-CONNECTING = datetime.timedelta(minutes=1)
+# the other ranks wait while rank 0 plans or evaluates; a process that has ended is detected anyway
+GROUP_TIMEOUT = datetime.timedelta(days=7)
+# how long rank 0 waits for the other ranks to connect, which is the first thing they do
+JOIN_TIMEOUT = datetime.timedelta(minutes=10)
+# time limit for connecting: a process does not notice that others cannot reach it
+CONNECT_TIMEOUT = datetime.timedelta(minutes=1)
 # exit code when another process ended: the run can be restarted (EX_TEMPFAIL in sysexits.h)
 LOST_PROCESS = 75
 LOOPBACK = ("lo", "lo0")  # names of the loopback interface
 STOP = "llmcli/stop"  # key in the store: a signal received by a rank above 0
-LOOK_SECONDS = 0.5  # between two checks of that key
+STOP_CHECK_SECONDS = 0.5  # between two checks of that key
 MESSAGE_LENGTH = 7  # numbers: a Command and its arguments
 
 
@@ -65,7 +65,7 @@ class ProcessGroup:
             torch.cuda.set_device(processes.local_rank)
         self._device = torch.device("cuda" if device == "cuda" else "cpu")  # where messages are sent from
         self._store = _connect(processes, "nccl" if device == "cuda" else "gloo")
-        self._next_look = 0.0  # time of the next check for a stop request
+        self._next_stop_check = 0.0  # time of the next check for a stop request
 
     def close(self) -> None:
         with suppress(RuntimeError):
@@ -73,19 +73,19 @@ class ProcessGroup:
         dist.destroy_process_group()
 
     def request_stop(self, signal: int, _: object = None) -> None:
-        """Ask rank 0 to end the run because of a signal. The only method that a single process calls."""
+        """Ask rank 0 to end the run because of a signal. The only method that is not collective."""
         self._store.set(STOP, str(signal))
 
     def stop_request(self) -> int | None:
         """Return the signal for which another process asked rank 0 to end the run, or None."""
         now = time.monotonic()
-        if now < self._next_look:
+        if now < self._next_stop_check:
             return None
-        self._next_look = now + LOOK_SECONDS
+        self._next_stop_check = now + STOP_CHECK_SECONDS
         with explain_lost_process():
             return int(self._store.get(STOP)) if self._store.check([STOP]) else None
 
-    def tell(self, command: Command, *numbers: float) -> None:
+    def send_command(self, command: Command, *numbers: float) -> None:
         """Send a command from rank 0, which the others receive with `next_command`."""
         message = [float(command), *map(float, numbers)]
         self.broadcast(torch.tensor(message + [0.0] * (MESSAGE_LENGTH - len(message)), dtype=torch.float64))
@@ -99,7 +99,7 @@ class ProcessGroup:
         return self._overwrite(tensor, lambda sent: dist.broadcast(sent, 0))
 
     def broadcast_json(self, value: Any = None) -> Any:
-        """Return rank 0's value."""
+        """Return the value that rank 0 passes."""
         data = json.dumps(value).encode() if self.rank == 0 else b""
         size = int(self.broadcast(torch.tensor([len(data)])))
         content = (
@@ -155,7 +155,7 @@ class ProcessGroup:
         return whole[:length]
 
     def exchange(self, sent: Sequence[Tensor], received: Sequence[int]) -> list[Tensor]:
-        """Send rows to every process, by rank, and receive rows from it; `received` has their numbers."""
+        """Send rows to every rank and receive rows from it; `received` has the number of rows per rank."""
         rows = torch.cat(list(sent))
         result = rows.new_empty(sum(received), *rows.shape[1:])
         with explain_lost_process():
@@ -177,19 +177,19 @@ def _connect(processes: Processes, backend: str) -> Any:
     """Wait for all processes and connect them; return a torch.distributed.Store for this group."""
     try:
         # torchrun starts it before its processes
-        store, _, _ = next(rendezvous("env://", timeout=CONNECTING))
-        store.set_timeout(PATIENCE)
+        store, _, _ = next(rendezvous("env://", timeout=CONNECT_TIMEOUT))
+        store.set_timeout(GROUP_TIMEOUT)
         prefix = meet(store, processes)
     except RuntimeError as error:
         raise lost_process() from error
     store = dist.PrefixStore(prefix, store)  # type: ignore[attr-defined]
     try:
         dist.init_process_group(
-            backend, store=store, rank=processes.rank, world_size=processes.count, timeout=CONNECTING
+            backend, store=store, rank=processes.rank, world_size=processes.count, timeout=CONNECT_TIMEOUT
         )
     except RuntimeError as error:
         raise _unreachable(processes, error) from error
-    _set_pg_timeout(PATIENCE)
+    _set_pg_timeout(GROUP_TIMEOUT)
     return store
 
 
@@ -200,7 +200,7 @@ def meet(store: Any, processes: Processes) -> str:
         store.set(f"llmcli/joined/{processes.rank}", own)
         return str(store.get(f"llmcli/answer/{own}").decode())
     joined = [f"llmcli/joined/{rank}" for rank in range(1, processes.count)]
-    store.wait(joined, JOINING)
+    store.wait(joined, JOIN_TIMEOUT)
     for key in joined:
         store.set(f"llmcli/answer/{store.get(key).decode()}", own)
         store.delete_key(key)
@@ -212,8 +212,8 @@ def lost_process() -> LLMError:
     if int(os.environ.get(OWN_RESTARTS, MAX_RESTARTS)) < MAX_RESTARTS:
         return LLMError(problem, LOST_PROCESS)  # the launcher says that it starts all again
     return LLMError(
-        f"{problem}; unless the processes restart automatically, start the same command again: it resumes from the "
-        "last saved state",
+        f"{problem}; unless the processes restart automatically, start the same command again: it resumes "
+        "from the last saved state",
         LOST_PROCESS,
     )
 
@@ -221,11 +221,11 @@ def lost_process() -> LLMError:
 def _unreachable(processes: Processes, error: RuntimeError) -> LLMError:
     if not processes.are_on_several_machines:
         return lost_process()
-    reason = str(error).partition("\n")[0].rpartition("] ")[2]  # without the place in torch's source
+    reason = str(error).partition("\n")[0].rpartition("] ")[2]  # without the position in torch's source code
     names = [name for _, name in socket.if_nameindex() if name not in LOOPBACK] or ["eth0"]
     return LLMError(
         f"the process on {platform.node()} cannot connect to the processes on other machines ({reason}); set "
-        "GLOO_SOCKET_IFNAME (on GPUs: NCCL_SOCKET_IFNAME) to the network interface between them on each machine, and "
-        f"start again: GLOO_SOCKET_IFNAME={names[0]} torchrun ...",
+        "GLOO_SOCKET_IFNAME (on GPUs: NCCL_SOCKET_IFNAME) to the network interface between them on each "
+        f"machine, and start again: GLOO_SOCKET_IFNAME={names[0]} torchrun ...",
         LOST_PROCESS,
     )

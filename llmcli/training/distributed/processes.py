@@ -34,8 +34,8 @@ class Processes:
             return cls()
         if missing := [name for name in VARIABLES if name not in values]:
             raise LLMError(
-                f"the environment has torchrun's variable {present[0]}, but not {missing[0]}; start the run with "
-                "torchrun, or with llm train --processes N"
+                f"the environment has torchrun's variable {present[0]}, but not {missing[0]}; start the run "
+                "with torchrun, or with llm train --processes N"
             )
         try:
             rank, count, local_rank, local_count = (int(values[name]) for name in VARIABLES[:4])

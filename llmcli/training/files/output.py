@@ -1,6 +1,5 @@
-"""The output file of a training run, claimed before the run and saved after it. A file that this run did not
-write is never overwritten without --force; if the path can no longer be written to, the model is saved
-elsewhere."""
+"""The output file of a training run: locked before the run, written after it. A file from another run is
+never overwritten without --force. If the path can no longer be written to, the model is saved elsewhere."""
 
 import itertools
 import os
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Output:
-    """The files that a run writes, and existing ones."""
+    """The files that a run writes, and what already exists there."""
 
     path: Path  # model, or adapters with `adapter_only`
     resume_path: Path  # state from which a stopped run resumes
@@ -104,7 +103,7 @@ class Output:
 
 
 def dry_run_output(path: Path, *, adapter_only: bool = False) -> Output:
-    """Return the output of a run that is only planned: checks the name, creates nothing. Raises LLMError."""
+    """Return the output of a dry run: checks the name, creates nothing. Raises LLMError."""
     if not path.name:
         raise usage("-o needs the name of a file: -o model.safetensors")
     reject_gguf_name(path)
@@ -150,8 +149,9 @@ def claim_output(
         output = replace(output, rename_existing=not replaceable and rename_existing and _is_own_model(path))
         if output.stopped and not (replaceable or output.rename_existing):
             raise LLMError(
-                f"{path} was not saved by the run that stopped at step {output.stopped.state.step:,}; move it "
-                "away to resume the run, add `overwrite=True` to start over, or choose another output with `output`"
+                f"{path} was not saved by the run that stopped at step {output.stopped.state.step:,}; move "
+                "it away to resume the run, add `overwrite=True` to start over, "
+                "or choose another output with `output`"
             )
         atomic_io.check_writable(path, force=replaceable or output.rename_existing)
         yield output
@@ -160,8 +160,8 @@ def claim_output(
 def _load_stopped(path: Path, *, start_over: bool) -> StoppedRun | None:
     if path.exists() and not is_resume_file(path):
         raise LLMError(
-            f"{path} is not a resume file, but the run would save its state there; move it away, or choose another "
-            "output with `output`"
+            f"{path} is not a resume file, but the run would save its state there; move it away, or choose "
+            "another output with `output`"
         )
     return resume.load(path) if path.exists() and not start_over else None
 

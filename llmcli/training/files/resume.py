@@ -29,7 +29,8 @@ THREADS = "--threads"  # key in the identity of a run: threads of all processes 
 HEADER_BYTES = 1 << 16  # the beginning of the file, which includes FORMAT_KEY
 FIRST_PAUSE, LONGEST_PAUSE = 2.0, 60.0  # seconds between two saves: at first, and the maximum ...
 PAUSE_PER_SAVE = 50  # ... but at least this many times as long as a save takes
-_MODEL_SUFFIX, _RESUME_SUFFIXES = ".safetensors", (".resume.safetensors", ".resume")
+_MODEL_SUFFIX = ".safetensors"
+_RESUME_SUFFIXES = (".resume.safetensors", ".resume")
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ def check_model_name(model: Path) -> None:
     """Raise LLMError if a model would be named like a resume file."""
     if model.name.endswith(_RESUME_SUFFIXES):
         raise LLMError(
-            f"{model}: names that end in {' or '.join(_RESUME_SUFFIXES)} are for resume files; give another `output`"
+            f"{model}: names that end in {' or '.join(_RESUME_SUFFIXES)} are for resume files; "
+            "give another `output`"
         )
 
 
@@ -143,7 +145,8 @@ def _check_plan(plan: Plan, identity: Mapping[str, Any]) -> None:
     settings = plan.train
     if settings.context > plan.model.max_position_embeddings:
         raise ValueError(f"windows of {settings.context:,} tokens are longer than the context of its model")
-    threads, steps = identity.get(THREADS, settings.threads), identity.get("--steps", settings.steps)
+    threads = identity.get(THREADS, settings.threads)
+    steps = identity.get("--steps", settings.steps)
     if threads < settings.threads or steps != settings.steps:  # several processes share the threads
         raise ValueError("its plan and its command have different `threads` or `steps`")
 
@@ -209,7 +212,8 @@ def check_same_run(stopped: StoppedRun, identity: Mapping[str, Any], path: Path,
     ]:
         raise LLMError(
             f"{path} is from a run that stopped at step {stopped.state.step:,}, whose settings differ: "
-            f"{'; '.join(different)}; give the same to resume it, `overwrite=True` to start over, or another `output`"
+            f"{'; '.join(different)}; give the same to resume it, `overwrite=True` to start over, "
+            "or another `output`"
         )
 
 
@@ -224,8 +228,8 @@ def _quoted(value: object) -> str:
 
 
 def is_saved_in(stopped: StoppedRun, model: Path) -> bool:
-    """Return whether `model` (a model or adapters) was saved by this run when it was stopped, or just before
-    it was killed, and is unchanged. Reads the whole file."""
+    """Return whether `model` (a model or adapters) was saved by this run, when it was stopped or just before
+    it was killed, and has not changed since. Reads the whole file."""
     try:
         header = read_header(model)
         return _is_of(stopped, header.metadata) and digest(header) == header.metadata["sha256"]
@@ -234,7 +238,8 @@ def is_saved_in(stopped: StoppedRun, model: Path) -> bool:
 
 
 def _is_of(stopped: StoppedRun, metadata: Mapping[str, str]) -> bool:
-    record, identity = TrainingRecord.parse(metadata["training.json"]), stopped.identity
+    record = TrainingRecord.parse(metadata["training.json"])
+    identity = stopped.identity
     documents = [(file.name, file.bytes, file.sha256) for file in record.corpus]
     base, base_option = record.base, str(identity.get("--from") or "")
     return bool(

@@ -15,16 +15,18 @@ from llmcli.training.files.curve import answer_counts, read_curve, steps_of_mode
 
 MIN_STEPS, MIN_STEPS_FINE_TUNING = 100, 10  # fewer steps leave a model undertrained ...
 MANY_EPOCHS = 10.0  # ... except after this many epochs: the run lacks text, not steps
-MIN_SUGGESTED_MINUTES = 5  # minimum that --time is suggested with
-IMPROVEMENT = 0.03  # relative gain in the second half of a run: doubling the run would bring it again
-KNOWN = 0.02  # bits per byte: below this loss, answers are known, and more time or data would not help
+MIN_SUGGESTED_MINUTES = 5  # minimum value suggested for --time
+IMPROVEMENT = 0.03  # relative gain in the second half of a run; doubling the length would gain as much again
+KNOWN = 0.02  # bits per byte; below this loss the answers are memorized, and more time or data would not help
 DETERIORATION = 0.02  # overfitting: relative rise of the validation loss after the best weights
 NEAR_THE_LIMIT = 0.9  # share of the limit of epochs beyond which twice the time would add few epochs
 FORGETTING = 0.02  # relative rise of the bits per byte of plain text by training on conversations
 # share of generated strings in the training text, beyond the share of held-out strings, ...
 MEMORIZED_SHARE = 0.1
 ASSUMED_SHARE = 0.4  # ... which is assumed if nothing is held out
-EXACT_SHARE = 0.99  # share of held-out questions answered exactly: hardly any are left
+EXACT_SHARE = (
+    0.99  # share of held-out questions answered exactly, above which there is hardly anything to improve
+)
 MAX_LISTED_CHARACTERS = 200  # maximum length of the answers in a command
 MIN_COMPARED_BYTES = 2000  # minimum held-out text for a meaningful comparison with compressors
 
@@ -38,9 +40,9 @@ def summarize(
     resumable: bool = True,
     again: str = "the same command",
 ) -> list[str]:
-    """Summarize a finished run in at most three lines: its figures, those of conversations, and advice.
-    `command` is the run's command without its budget, twice the `seconds` of the run; `again` says how to
-    resume it if it is `resumable`."""
+    """Summarize a finished run in at most three lines: its figures, its answers, and advice. The advice may
+    be `command` (that of the run, without its budget) with twice the time of `seconds`; `again` says how to
+    resume a `resumable` run."""
     run = _FinishedRun(record)
     minutes = max(MIN_SUGGESTED_MINUTES, math.ceil(2 * seconds / 60))
     advice = _early_end(record, resumable, again) or _advice(run, command, minutes)
@@ -57,9 +59,9 @@ def usage_hint(
     knows_answers: bool = False,
     kind: LineKind | None = None,
 ) -> str:
-    """Return the command to try next with the file `model` ("": the default one) and a `prompt`. `chats`: it
-    was trained on conversations, whose answers are few `labels`; `knows_answers`: the file stores them;
-    `kind`: what the lines of its training text are."""
+    """Return the command to try next with the file `model` ("": the default one) and a `prompt`. `chats`: the
+    model was trained on conversations; `labels`: their answers, if few; `knows_answers`: whether the file
+    stores them; `kind`: the kind of lines in its training text."""
     option = f" -m {command_line([model])}" if model else ""
     note = "" if has_chat_template else "The model continues text; it does not answer questions. "
     text = shell_quoted(prompt or "...")
@@ -83,7 +85,7 @@ def _choices(labels: Sequence[str]) -> str:
 
 
 class _FinishedRun:
-    """A finished run. With two models, losses and steps belong to the kept one."""
+    """A finished run. After distillation, losses and steps are those of the kept model."""
 
     def __init__(self, record: TrainingRecord) -> None:
         self.record = record
@@ -99,7 +101,7 @@ class _FinishedRun:
 
 
 def _quality(run: _FinishedRun, baselines: Sequence[Baseline]) -> str:
-    """Report the bits per byte on held-out text at the end, network and adapting, each with its
+    """Report the final bits per byte on held-out text, for the network and adapting, each beside its
     compressors."""
     record, held_out = run.record, run.record.held_out
     what, was = ("answers", "were") if held_out.of == "answers" else ("text", "was")
@@ -115,8 +117,8 @@ def _quality(run: _FinishedRun, baselines: Sequence[Baseline]) -> str:
         part = f"{measured.bytes:,} of its {held_out.bytes:,} bytes (a sample, to save time)"
     window = f" with a context of {measured.context:,} tokens" if measured.context else ""
     quality = (
-        f"Held-out {what}{f' ({source})' if source else ''}: {figures} at the end (lower is better), on {part}, in "
-        f"float32{window}."
+        f"Held-out {what}{f' ({source})' if source else ''}: {figures} at the end (lower is better), on "
+        f"{part}, in float32{window}."
     )
     is_compared = measured.bytes == held_out.bytes >= MIN_COMPARED_BYTES
     beside = [
@@ -131,7 +133,7 @@ def _quality(run: _FinishedRun, baselines: Sequence[Baseline]) -> str:
 
 
 def _beside(name: str, bits: float, baselines: Sequence[Baseline], is_compared: bool) -> str:
-    """List the compressors comparable with a figure, and say whether it is better; "" if there are none."""
+    """List the compressors that a figure is comparable with, and whether it beats them; "" without any."""
     if not baselines:
         return ""
     ahead = " and ".join(base.name for base in baselines if base.bits_per_byte <= bits)
@@ -148,8 +150,8 @@ def _conversations(record: TrainingRecord) -> str:
     if (known := record.known_answers) and known.questions:
         unanswered = known.questions - known.right - known.wrong
         sentences.append(
-            f"With --known-answers, of {units.count(known.questions, 'held-out question')} with a training answer: "
-            f"{known.right:,} right, {known.wrong:,} wrong, {unanswered:,} not answered."
+            f"With --known-answers, of {units.count(known.questions, 'held-out question')} with a training "
+            f"answer: {known.right:,} right, {known.wrong:,} wrong, {unanswered:,} not answered."
         )
     if (plain_text := record.plain_text) and (after := plain_text.after) is not None:
         before = after if plain_text.before is None else plain_text.before
@@ -188,16 +190,17 @@ def _advice(run: _FinishedRun, command: str | None, minutes: int) -> str:
         return f"Still improving {limit}; more epochs would help{more}"
     if memorization:
         return memorization
-    loss, training = run.curve.label if validation else "training", run.curve.training[-1]
+    loss = run.curve.label if validation else "training"
+    training = run.curve.training[-1]
     values = f"{units.bits_per_byte(validation[-1])} bits per byte, training loss " if validation else ""
     return (
-        f"The {loss} loss has plateaued ({values}{units.bits_per_byte(training)}): longer training at this size would "
-        f"help little, more {run.data} would."
+        f"The {loss} loss has plateaued ({values}{units.bits_per_byte(training)}): longer training at this "
+        f"size would help little, more {run.data} would."
     )
 
 
 def _undertrained(run: _FinishedRun) -> str:
-    """Report few steps, or less than an epoch of a text that was read whole."""
+    """Report too few steps, or less than one epoch of a text that was read completely."""
     if run.limit_share >= 1:
         return ""
     reasons, record = [], run.record
@@ -211,19 +214,22 @@ def _undertrained(run: _FinishedRun) -> str:
 
 def _overfitting(run: _FinishedRun) -> str:
     """Report a validation loss that rose after the best weights."""
-    losses, name, best_step = run.curve.validation or [0.0], run.curve.label, run.record.best_step
+    losses = run.curve.validation or [0.0]
+    name = run.curve.label
+    best_step = run.record.best_step
     best, last = min(losses), losses[-1]
     if best_step >= run.steps[-1] or last <= max(best * (1 + DETERIORATION), KNOWN):
         return ""
     lowest, at_end = units.bits_per_byte(best), units.bits_per_byte(last)
     if best_step == 0:
         return (
-            f"Fine-tuning did not improve on the base model ({name} loss: {lowest} bits per byte before, {at_end} "
-            f"at the end), so its weights are kept. A lower learning rate or more {run.data} would help."
+            f"Fine-tuning did not improve on the base model ({name} loss: {lowest} bits per byte before, "
+            f"{at_end} at the end), so its weights are kept. A lower learning rate or "
+            f"more {run.data} would help."
         )
     return (
-        f"Overfitting after step {best_step:,}: the {name} loss rose from {lowest} to {at_end} bits per byte, "
-        f"so the weights of that step are kept. More {run.data} would help."
+        f"Overfitting after step {best_step:,}: the {name} loss rose from {lowest} to {at_end} bits per "
+        f"byte, so the weights of that step are kept. More {run.data} would help."
     )
 
 
@@ -234,7 +240,9 @@ def _still_improving(run: _FinishedRun) -> bool:
     tenth = losses[-max(1, len(losses) // 10) :]
     last = sum(tenth) / len(tenth)
     if len(curve.validation) > 1:
-        steps, losses, last = curve.validation_steps, curve.validation, curve.validation[-1]
+        steps = curve.validation_steps
+        losses = curve.validation
+        last = curve.validation[-1]
     has_inexact_answers = run.record.answers is not None and run.record.answers.exact < EXACT_SHARE
     if run.record.best_step < run.steps[-1] or (last < KNOWN and not has_inexact_answers):
         return False
@@ -244,14 +252,15 @@ def _still_improving(run: _FinishedRun) -> bool:
 
 
 def _memorization(record: TrainingRecord) -> str:
-    """Report training text that the model repeats more than new text would; "" if hardly more."""
+    """Report a model that repeats clearly more training text than held-out text does; "" otherwise."""
     if record.memorised is None:
         return ""
-    share, held_out_share = record.memorised.share, record.memorised.held_out_share
+    share = record.memorised.share
+    held_out_share = record.memorised.held_out_share
     if share < MEMORIZED_SHARE + (ASSUMED_SHARE if held_out_share is None else held_out_share):
         return ""
     beside = "" if held_out_share is None else f" (held-out text itself: {held_out_share:.0%})"
     return (
-        f"Memorization: {share:.0%} of generated 30-character strings occur verbatim in the training text{beside}. "
-        "More text or a smaller model would help."
+        f"Memorization: {share:.0%} of generated 30-character strings occur verbatim in the training "
+        f"text{beside}. More text or a smaller model would help."
     )

@@ -1,9 +1,9 @@
 """The choice of a run's final weights: the best on the validation slice, or the last if there is no slice.
 
-The weights are calibrated (arXiv:1706.04599, section 4.2): after several epochs a model is overconfident
-about new text. One factor for all logits, an inverse temperature, is fitted on the validation slice and
-multiplied into the gain of the final norm, so that every program that opens the file benefits. The fit also
-gives the loss of the calibrated weights, so it takes the place of their evaluation.
+The weights are calibrated (arXiv:1706.04599, section 4.2), because after several epochs a model is
+overconfident on new text. One factor for all logits, an inverse temperature, is fitted on the validation
+slice and multiplied into the gain of the final norm, so that it takes effect in every program that opens the
+file. The fit also gives the loss of the calibrated weights, so no separate evaluation is needed.
 """
 
 import contextlib
@@ -28,8 +28,8 @@ Weights = dict[str, NDArray[np.float32]]
 
 
 class BestWeights:
-    """Calibrates and evaluates the current weights of a model, and keeps the best so far; none before the
-    first evaluation. Their step, factor and loss are in the Position."""
+    """Calibrates and evaluates the current weights of a model, and keeps the best so far (none before the
+    first evaluation). The step, factor and loss of the best weights are in the Position."""
 
     def __init__(self, model: LanguageModel, job: Job, position: Position, *, is_compiled: bool) -> None:
         """`is_compiled` says whether torch compiles the layers of the model on first use."""
@@ -53,11 +53,13 @@ class BestWeights:
         return CALIBRATION_COST if self._calibrates else 1.0
 
     def evaluate(self, *, hurried: bool) -> tuple[Evaluation, Weights] | None:
-        """Calibrate and evaluate the current weights; keep them if they are the best so far, or nearly. None
-        if that was interrupted (`hurried`: after a stop request) or took too long. The evaluation before the
-        first step has a time limit; later ones do not cover more tokens, unless they calibrate."""
+        """Calibrate and evaluate the current weights; keep them if they are the best so far or tie with it.
+        Returns None if interrupted (`hurried`: after a stop request) or out of time. The evaluation before
+        the first step has a time limit, and later ones cover no more tokens than it did, unless they
+        calibrate."""
         clock, validator, position = self._clock, self.validator, self._position
-        compiles, limit = self._is_compiled and not validator.evaluated_tokens, math.inf
+        compiles = self._is_compiled and not validator.evaluated_tokens
+        limit = math.inf
         deadline, is_first = clock.final_deadline(), not position.step
         if is_first:
             limit = FIRST_EVALUATION_SHARE * max(0.0, clock.deadline - clock.elapsed)
@@ -75,9 +77,9 @@ class BestWeights:
                 weights = self._scaled_weights(factor)
         except CutShortError:
             if is_first and not (self._calibrates or clock.stop()):
-                validator.keep_units(1)  # the time was enough for one unit at most
+                validator.keep_units(1)  # there was time for at most one unit
             return None
-        # rounded as in the record, so that all displays round the same number
+        # round as the record does, so that every display rounds the same number
         bits, best = round(bits, 6), position.best_bits
         is_best = math.isfinite(bits) and (best is None or bits <= best * (1 + recipe.TIE_MARGIN))
         if is_best:
@@ -100,11 +102,12 @@ class BestWeights:
     def _keep(self, weights: Weights, factor: float) -> None:
         self.weights = weights
         self.adapters = self._model.trainable_arrays() if self._has_adapters else None
-        self._position.best_step, self._position.best_factor = self._position.step, factor
+        self._position.best_step = self._position.step
+        self._position.best_factor = factor
 
     def _measure(self, limit: float = math.inf) -> tuple[float, float]:
-        """Return (factor on the logits, bits per byte with it) on the validation slice; without calibration,
-        1.0 and those of the part evaluated until `limit`."""
+        """Return (factor on the logits, bits per byte with it) on the validation slice. Without calibration,
+        the factor is 1.0, and only the part that can be evaluated until `limit` counts."""
         if not self._calibrates:
             return 1.0, self.validator.evaluate(limit, self._clock.now).bits_per_byte
         self._model.eval()

@@ -1,8 +1,8 @@
 """The clock of a run: its start, its time limit, and the deadlines of passes through the model.
 
-Other programs may change the speed of the machine threefold during a run. The cost of an evaluation is
-therefore stored relative to training on as many tokens at that time, and the rest of the run is estimated
-from the last steps.
+Other programs may change the speed of the machine by a factor of three during a run. Therefore the cost of an
+evaluation is stored relative to training on as many tokens at that time, and the rest of the run is estimated
+from the latest steps.
 """
 
 import contextlib
@@ -21,24 +21,26 @@ from llmcli.training.step.initialization import eager_without_compiler
 
 FIRST_STEP_SECONDS = 10.0  # the first step may take this long ...
 FIRST_STEP_SHARE = 0.25  # ... or this share of the run, if that is more
-# on Ctrl-C, a step or an evaluation that has taken more seconds than this is cut short ...
+# after Ctrl-C, a step or an evaluation that has taken more seconds than this is interrupted ...
 STEP_PATIENCE = 1.0
 FINAL_PATIENCE = 3.0  # ... and likewise an evaluation after the last step
 LOADING_SECONDS_PER_MILLION = 0.015  # per million parameters, for loading another model before an evaluation
-GRACE = 1.5  # seconds in which a late run still evaluates its weights
+GRACE = 1.5  # seconds after the deadline in which a late run may still evaluate its weights
 # the current speed is the mean over at least this many steps and seconds: processes that share a core take
 # turns of up to half a second
 RECENT_STEPS, RECENT_SECONDS = 12, 2.0
 STEADY_SHARE = 0.1  # share of the run: time constant of the mean speed from which the whole run is estimated
 # maximum share of the time after planning for final evaluations; if they need more, they use fewer tokens
 LARGEST_RESERVE = 0.2
-LARGEST_EXTENSION = 0.25  # the same for the caller's work after them, if it needs less on an idle machine
+LARGEST_EXTENSION = (
+    0.25  # the same for the caller's work afterwards, if that would take less on an idle machine
+)
 
 
 class Clock:
-    """Measures the seconds since a run began, estimates the rest of its time from the steps and evaluations so
-    far, and knows whether the user asked it to stop. All times are in seconds since the run began; without a
-    time limit, the run has infinitely many."""
+    """Measures the seconds since a run began, estimates the rest of its time from the steps and evaluations
+    so far, and knows whether the user asked it to stop. All times are in seconds since the run began; without
+    a time limit, the run has infinitely many."""
 
     def __init__(
         self,
@@ -49,10 +51,10 @@ class Clock:
         stop: Callable[[], bool] = lambda: False,
         processor_time: Callable[[], float] = lambda: 0.0,
     ) -> None:
-        """The run began at `began` (in the time of `now`) or begins now; after it, the caller needs `reserve`
-        seconds of the time limit, or more if the processor is busy. `stop` returns whether the user asked the
-        run to stop; `processor_time` returns that of this thread, which says how busy the processor is (0:
-        unknown)."""
+        """The run began at `began` (on the clock `now`) or begins now. `reserve` seconds of the time limit
+        are kept for the caller's work after the run, more if the processor is busy. `stop` returns whether
+        the user asked the run to stop; `processor_time` returns this thread's processor time (0: unknown),
+        from which the load of the processor is estimated."""
         self._settings = settings
         self.seconds = math.inf if settings.seconds is None else settings.seconds
         self.reserve = reserve
@@ -62,13 +64,13 @@ class Clock:
         self.processor_time = processor_time if settings.device == "cpu" else lambda: 0.0
         self.began = now() if began is None else began
         self._training_began = 0.0
-        self.progress_began = 0.0  # later than the training by the time that is no progress
+        self.progress_began = 0.0  # start of the training, moved forward by excluded time
         self._grace_end: float | None = None  # None: the run is not late
         # recent ones: (seconds, tokens, seconds of processor time)
         self._steps: deque[tuple[float, int, float]] = deque()
         self._steady_pace = 0.0
-        self._trained_seconds = 0.0  # time in steps since this object was made
-        self._earlier_step_seconds = 0.0  # and before that, in a resumed run
+        self._trained_seconds = 0.0  # time in steps since this object was created
+        self._earlier_step_seconds = 0.0  # time in steps before a resumed run was stopped
         self._evaluation_costs: list[float] = []  # per token, as multiples of the pace at that time
 
     def start(self, stopped: Mapping[str, Any] | None = None) -> None:
@@ -81,17 +83,17 @@ class Clock:
         self._training_began = self.progress_began = self.elapsed - trained
 
     def begin_steps(self) -> None:
-        """Start the first step: the evaluation of the initial model is not progress."""
+        """Start the first step. The evaluation of the initial model does not count as progress."""
         self._training_began = self.progress_began = self.elapsed
 
     def values(self) -> dict[str, float]:
-        """Return the values from which `start` resumes."""
-        elapsed, trained = self.read()
+        """Return the values that `start` needs to resume."""
+        elapsed, trained = self.elapsed_times()
         in_steps = trained if math.isinf(self.seconds) else self.step_seconds
         return {"seconds": elapsed, "trained_seconds": trained, "step_seconds": in_steps}
 
-    def read(self) -> tuple[float, float]:
-        """Return the seconds since the run and since its training began."""
+    def elapsed_times(self) -> tuple[float, float]:
+        """Return (seconds since the run began, seconds since training began)."""
         elapsed = self.elapsed
         return elapsed, elapsed - self._training_began
 
@@ -108,7 +110,8 @@ class Clock:
     # ---- steps and evaluations
 
     def add_step(self, seconds: float, tokens: int, processor_seconds: float = 0.0) -> None:
-        """Add a step, which took this processor time of the thread that calls torch (0: unknown)."""
+        """Add a step. `processor_seconds` is the processor time of the thread that calls torch (0:
+        unknown)."""
         self._steps.append((seconds, tokens, processor_seconds))
         while len(self._steps) > RECENT_STEPS and self._recent_seconds - self._steps[0][0] >= RECENT_SECONDS:
             self._steps.popleft()
@@ -121,12 +124,12 @@ class Clock:
         )
 
     def exclude(self, seconds: float) -> None:
-        """Exclude time that says nothing about the speed, such as compiling: the run counts as begun
-        later."""
+        """Exclude time that says nothing about the speed, such as compilation, by moving the start
+        forward."""
         self.progress_began += seconds
 
     def add_evaluation(self, seconds: float, tokens: float) -> None:
-        if self.pace and tokens:  # no pace: no step yet, or steps shorter than the clock can tell
+        if self.pace and tokens:  # no pace: no step yet, or steps below the resolution of the clock
             self._evaluation_costs.append(seconds / tokens / self.pace)
 
     @property
@@ -141,9 +144,10 @@ class Clock:
 
     @property
     def slowdown(self) -> float:
-        """Seconds per second of processor time in the last steps or, before the first step, since the run
-        began: more than 1 if other programs use the processor too."""
-        seconds, processor_seconds = self._recent_seconds, sum(used for _, _, used in self._steps)
+        """Elapsed time per processor time in the latest steps (before the first step: since the run began);
+        more than 1 if other programs use the processor too."""
+        seconds = self._recent_seconds
+        processor_seconds = sum(used for _, _, used in self._steps)
         if not self._steps:
             seconds, processor_seconds = self.elapsed, self.processor_time()
         return max(1.0, seconds / processor_seconds) if processor_seconds else 1.0
@@ -152,7 +156,7 @@ class Clock:
 
     @property
     def deadline(self) -> float:
-        """Deadline of the final evaluations, so that the caller's remaining work ends in time."""
+        """Deadline of the final evaluations, which leaves time for the caller's remaining work."""
         if math.isinf(self.seconds):
             return math.inf
         longest = max(self.reserve, LARGEST_EXTENSION * (self.seconds - self.progress_began))
@@ -160,7 +164,7 @@ class Clock:
 
     def evaluation_seconds(self, tokens: float) -> float:
         """Return the time for evaluating `tokens` tokens at the current speed; 0 before the first step."""
-        # the median of all evaluations so far: a single slow one must not end a run early
+        # the median, because a single slow evaluation must not end a run early
         return statistics.median(self._evaluation_costs or [ASSUMED_COST]) * self.pace * tokens
 
     def seconds_left(self, elapsed: float, final_tokens: float) -> float:
@@ -170,16 +174,17 @@ class Clock:
         return max(0.0, self.deadline - reserve - elapsed)
 
     def progress(self, elapsed: float, final_tokens: float) -> float:
-        """Return the progress of the run, 0 to 1, linear in time; 1 if half of another step would take too
-        long, and 0 without a time limit."""
+        """Return the progress of the run, 0 to 1, linear in time; 1 if there is no time for half of another
+        step, 0 without a time limit."""
         if math.isinf(self.seconds):
             return 0.0
-        left, last_step = self.seconds_left(elapsed, final_tokens), self._steps[-1][0] if self._steps else 0.0
+        left = self.seconds_left(elapsed, final_tokens)
+        last_step = self._steps[-1][0] if self._steps else 0.0
         return 1.0 if left <= last_step / 2 else 1 - left / (left + elapsed - self.progress_began)
 
     def expected_tokens(self, elapsed: float, seen: int, final_tokens: float) -> float:
-        """Estimate the tokens seen by the end of the run, at its recent speed and share of time in
-        evaluations."""
+        """Estimate the tokens seen by the end of the run, from its recent speed and share of evaluation
+        time."""
         if not self._trained_seconds:
             return float(seen)
         overhead = max(1.0, (elapsed - self.progress_began) / self.step_seconds)

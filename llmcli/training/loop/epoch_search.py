@@ -1,8 +1,8 @@
 """The number of epochs for a short text, found by a first run with a validation slice and used by a second
 run on all of the text (Goodfellow, Bengio and Courville, "Deep Learning", algorithm 7.2).
 
-The slice decides, because the best number differs between texts: 20 for prose, 80 for sentences from
-templates. The second run has no slice: without a twelfth of so short a text, the loss is up to 3% higher.
+The number is measured because it differs between texts: 20 epochs for prose, 80 for sentences from templates.
+The second run has no slice: holding out a twelfth of so short a text would raise the loss by up to 3%.
 """
 
 import math
@@ -17,7 +17,7 @@ class FirstRun:
     """Finds the number of epochs with the lowest validation loss, before the learning rate falls."""
 
     def __init__(self, plan: Plan, evaluations: Iterable[tuple[int, float]] = ()) -> None:
-        """`evaluations` of a stopped run are pairs of a step and bits per byte."""
+        """`evaluations` are those of a stopped run: pairs (step, bits per byte)."""
         self._tie_margin = recipe.SEARCH_TIE_MARGIN / math.sqrt(plan.train.calibration_tokens)
         self._lowest = math.inf
         self._best_step = 0
@@ -30,8 +30,8 @@ class FirstRun:
             self._best_step = step
         self._lowest = min(self._lowest, bits)
 
-    def found(self, event: Event) -> EpochSearch | None:
-        """Return the number of epochs of the second run, once it is known or the time of the first run is
+    def update(self, event: Event) -> EpochSearch | None:
+        """Return the number of epochs for the second run once it is known, or once the first run's time is
         up."""
         is_confirmed = False
         if isinstance(event, Step):

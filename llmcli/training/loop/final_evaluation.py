@@ -1,7 +1,7 @@
-"""The evaluations after the last step: the n-gram cache's weights, and the scores of the final and the
-initial model.
+"""The evaluations after the last step: fitting the n-gram cache, and scoring the final and the initial model.
 
-They need another model in memory, and may be interrupted or run out of time: the weights are saved anyway.
+They need a second model in memory, and may be interrupted or run out of time; the weights are saved in any
+case.
 """
 
 import contextlib
@@ -52,7 +52,7 @@ class FinalEvaluator:
         return self._held_out.cost(trained) + cache + plain_text
 
     def evaluate(self, best: Weights, trained: int, *, hurried: bool) -> FinalEvaluation:
-        """Evaluate after training on `trained` tokens. Without enough memory or time, there are no scores."""
+        """Evaluate after training on `trained` tokens; without scores if memory or time is short."""
         interrupted_at = self._clock.final_deadline()
         loading = LOADING_SECONDS_PER_MILLION * self._parameters / 1e6 * self._clock.slowdown
         if loading > interrupted_at - self._clock.elapsed:
@@ -72,12 +72,14 @@ class FinalEvaluator:
     ) -> FinalEvaluation:
         """Score the final and the base model on the same part of the held-out data, then on plain text, until
         `end`."""
-        held_out, compared = self._held_out, None if hurried else self._plain_text
+        held_out = self._held_out
+        compared = None if hurried else self._plain_text
         score = base_score = None
         if held_out.tokens:
-            cost, plain_cost = held_out.cost(trained), compared.cost if compared else 0.0
+            cost = held_out.cost(trained)
+            plain_cost = compared.cost if compared else 0.0
             scored_by = self._part(end, cost / (cost + plain_cost))
-            # the base model, on the same part, is read from its file first
+            # leaves time to read the base model from its file and to score it on the same part
             limit = self._part(scored_by, OWN_SHARE) if self._start else scored_by
             if hurried:
                 limit = min(limit, self._clock.elapsed + FINAL_PATIENCE)
@@ -103,6 +105,7 @@ class FinalEvaluator:
         )
 
     def _part(self, end: float, share: float) -> float:
-        """Return the end of this share of the time until `end`; both in seconds since the run began."""
+        """Return the time at which this share of the time until `end` is over, in seconds since the run
+        began."""
         now = self._clock.elapsed
         return end if math.isinf(end) else now + share * max(0.0, end - now)

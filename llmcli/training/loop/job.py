@@ -1,4 +1,4 @@
-"""The inputs of a run: plan, data, starting weights, time and compute."""
+"""The inputs of a run: plan, data, initial weights, time and compute."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from llmcli.training.step.thread_tuner import ThreadTuner
 
 @dataclass(frozen=True)
 class Job:
-    """A run before it begins. If its data have conversations, their held-out answers are evaluated."""
+    """A run that has not begun. If the data include conversations, their held-out answers are evaluated."""
 
     plan: Plan
     data: RunData

@@ -1,4 +1,4 @@
-"""What the weights after an evaluation predict and write: the likeliest next words after one prompt (the
+"""Previews of the model during training: after an evaluation, the likeliest next words after one prompt (the
 probe), and a sample generated from another.
 
 There are at most about 20 evaluations (recipe.EVALUATION_INTERVAL), so the predictions take few bytes in the
@@ -27,10 +27,10 @@ LIKELIEST = 10  # words kept
 EVALUATIONS = 20  # of the network, to find the words
 DIGITS = 4  # decimal places of a probability
 SAMPLE_TOKENS = 48
-# maximum share of the time limit for both, and of the time since the previous ones
+# previews take at most this share of the time limit, and of the time since the previous ones
 TIME_SHARE, MIN_SECONDS = 0.01, 0.3
-# larger models preview nothing, and neither do runs in which copying the weights takes more than that share
-# at the present speed
+# no previews for larger models, and for runs in which copying the weights would take more than that share at
+# the current speed
 MAX_PARAMETERS = 200_000_000
 COPYING_SECONDS_PER_MILLION = 0.01  # on a slow machine
 
@@ -62,7 +62,8 @@ class Previews:
         """Predict and generate with the weights after a step; nothing is predicted if they have diverged."""
         job, now = self._job, self._job.clock.now
         began = now()
-        device = "cpu" if job.is_sharded else job.plan.train.device  # which does not hold the whole model
+        # the GPU holds only a part of a sharded model
+        device = "cpu" if job.is_sharded else job.plan.train.device
         runtime = open_trained(Checkpoint(job.plan.model, "", weights), device)
         if self.probe and (prediction := self._predict(runtime, step)):
             yield prediction
@@ -73,7 +74,8 @@ class Previews:
             self._next = now() + (now() - began) / TIME_SHARE
 
     def _predict(self, runtime: Runtime, step: int) -> Prediction | None:
-        tokenizer, prompt = self._job.data.tokenizer, Prompt.of(self.probe, self._job.data.tokenizer)
+        tokenizer = self._job.data.tokenizer
+        prompt = Prompt.of(self.probe, self._job.data.tokenizer)
         if self._conversations:
             prompt = Prompt(list(self._conversations.prompt(self._job.probe)))
         try:

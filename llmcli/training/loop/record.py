@@ -43,8 +43,8 @@ class History:
         samples: Pairs = (),
         predictions: Pairs = (),
     ) -> None:
-        """Make a history, empty or a stopped run's. Raises TypeError or ValueError for values of another
-        structure."""
+        """Create an empty history, or restore that of a stopped run. Raises TypeError or ValueError for
+        values with the wrong structure."""
         self.losses = array("d", losses)  # nats per token of each step
         self.evaluations = [(step, bits) for step, bits in evaluations]  # (step, bits per byte)
         self.samples = [(step, text) for step, text in samples]
@@ -89,8 +89,8 @@ def training_record(
     interrupted: bool,
     problem: str,
 ) -> TrainingRecord:
-    """Make the record of a run without its clock. The order of keys is fixed, so that equal runs write equal
-    files."""
+    """Create the record of a run, except for its duration. The order of keys is fixed, so that equal runs
+    write equal files."""
     plan, data, chats = job.plan, job.data, job.data.conversations
     tokens = position.step * plan.train.tokens_per_step
     score, base = final.score, final.base_score

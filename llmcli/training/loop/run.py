@@ -61,7 +61,8 @@ class Run:
         self._settings = job.plan.train
         self._tuner = (job.tuner if self._settings.seconds is not None else None) or ThreadTuner(1)
         torch.set_num_threads(self._settings.threads)
-        self._tuner.new_shape()  # sets the number of threads: too many beside another program are many times slower
+        # sets the number of threads; with too many beside another program, steps are many times slower
+        self._tuner.new_shape()
         return_freed_memory()  # used by planning
         keep_freed_memory()
         self._model = self._new_model()
@@ -134,7 +135,7 @@ class Run:
 
     @property
     def is_new(self) -> bool:
-        """Return whether there was neither a step nor an evaluation."""
+        """Return whether there has been neither a step nor an evaluation."""
         return not (self.has_begun or self._history.evaluations or self._history.samples)
 
     @property
@@ -150,7 +151,7 @@ class Run:
         return self.position.step * self._settings.tokens_per_step
 
     def step(self) -> Step | None:
-        """Take a step; None if it was not finished: `problem` has the reason, or the time is up."""
+        """Take a step; None if it was not finished, because of `problem` or because the time is up."""
         position, clock = self.position, self._clock
         began, processor_began = clock.now(), clock.processor_time()
         ids, loss_mask = self._data.next_batch(position)
@@ -175,7 +176,7 @@ class Run:
         position.progress = self._progress()
         self._adapt_regularization()
         self._history.losses.append(loss)
-        elapsed, trained = clock.read()
+        elapsed, trained = clock.elapsed_times()
         return Step(
             step=position.step,
             progress=min(1.0, position.progress),
@@ -207,7 +208,7 @@ class Run:
 
     @contextmanager
     def _all_threads(self) -> Iterator[None]:
-        """In this context, also use the threads of the other processes on this machine, which are waiting."""
+        """In this context, also use the threads of the other, waiting processes on this machine."""
         leader, threads = self._job.leader, self._settings.threads
         if leader is None or self._plan.sharded:
             yield
@@ -237,12 +238,13 @@ class Run:
             or self.is_over
             or self._data.has_planned_dropout(position)
             or position.progress < position.regularized_progress + recipe.REGULARIZE_EVERY
-            or not self._clock.pace  # no step was measured yet: the first one may compile the layers
+            or not self._clock.pace  # no step was measured yet; the first one may have compiled the layers
         ):
             return
         position.regularized_progress = position.progress
         epochs = self._expected_stage_tokens() / self._data.tokens_per_epoch
-        current, margin = (position.dropout, position.token_split), 1 + recipe.EPOCHS_MARGIN
+        current = (position.dropout, position.token_split)
+        margin = 1 + recipe.EPOCHS_MARGIN
         if current in (regularize(epochs / margin), regularize(epochs * margin)):
             return
         position.dropout, position.token_split = regularize(epochs)
@@ -267,9 +269,10 @@ class Run:
         self.position.progress = 1.0
         if not self.position.step:
             raise LLMError(
-                f"no training step could be finished in `seconds` {clock.seconds:g}s: reading and planning took "
-                f"{began - clock.began:,.0f} s, and one step takes more than {clock.now() - began:,.0f} s here; give "
-                "more time, or a smaller `context` or model, or end other programs that run on this machine"
+                f"no training step could be finished in `seconds` {clock.seconds:g}s: reading and planning "
+                f"took {began - clock.began:,.0f} s, and one step takes more than {clock.now() - began:,.0f} "
+                "s here; give more time, or a smaller `context` or model, "
+                "or end other programs that run on this machine"
             )
 
     @property
@@ -305,7 +308,8 @@ class Run:
 
     def is_evaluation_due(self) -> bool:
         """Return whether an evaluation is due; without a validation slice, it only generates a sample."""
-        position, evaluated = self.position, self._best.cost or self._settings.eval_tokens
+        position = self.position
+        evaluated = self._best.cost or self._settings.eval_tokens
         trained = (position.step - position.evaluated_step) * self._settings.tokens_per_step
         interval = recipe.SEARCH_INTERVAL if self._plan.searches else recipe.EVALUATION_INTERVAL
         return trained > 0 and (
@@ -329,8 +333,9 @@ class Run:
             yield evaluation
         elif hurried:
             return
-        position.evaluated_step, position.evaluated_progress = position.step, position.progress
-        # with a time limit, previews of the base model would cost it steps
+        position.evaluated_step = position.step
+        position.evaluated_progress = position.progress
+        # with a time limit, previews of the base model would cost training steps
         if self._previews.are_wanted and (position.step or self._settings.seconds is None):
             for preview in self._previews.make(position.step, weights or self._model.to_arrays()):
                 if isinstance(preview, Prediction):
@@ -389,7 +394,8 @@ class Run:
                 self._best.validator.keep_units(units)
         except (KeyError, LLMError, RuntimeError, TypeError, ValueError) as error:
             raise LLMError(
-                f"the state of the stopped run does not fit its plan ({error}); start over with `overwrite=True`"
+                f"the state of the stopped run does not fit its plan ({error}); "
+                "start over with `overwrite=True`"
             ) from error
 
     def finish(self, *, interrupted: bool) -> Done:
@@ -401,7 +407,7 @@ class Run:
             self._best.keep_last()
             if not all(np.isfinite(array).all() for array in self._best.weights.values()):
                 raise LLMError(_divergence(position.step, self._settings))
-        _, trained_seconds = clock.read()
+        _, trained_seconds = clock.elapsed_times()
         with self._all_threads():
             hurried = interrupted or bool(self.problem)
             final = self._final.evaluate(self._best.weights, self._seen_tokens, hurried=hurried)
@@ -435,7 +441,9 @@ class Run:
         )
 
     def _checkpoint(self, record: TrainingRecord) -> Checkpoint:
-        config, tokenizer, start = self._plan.model, self._data.tokenizer, self._job.start
+        config = self._plan.model
+        tokenizer = self._data.tokenizer
+        start = self._job.start
         tokenizer_config = (
             start.tokenizer_config_json if start else tokenizer.to_config_json(config.max_position_embeddings)
         )

@@ -15,9 +15,9 @@ from llmcli.training.loop.run import Run
 def train(job: Job, resume_from: State | None = None) -> Iterator[Event]:
     """Train from the weights of the job's `start`, or from fresh weights. The last event is Done.
 
-    When the `stop` of the job's clock returns True, the run ends early with the best weights so far. When the job's
-    `save_due` returns True, and before long evaluations, a State is yielded, from which `resume_from` leads
-    to the same weights.
+    When the `stop` of the job's clock returns True, the run ends early with the best weights so far. When the
+    job's `save_due` returns True, and before long evaluations, a State is yielded, from which `resume_from`
+    leads to the same weights.
 
     Raises LLMError if the loss becomes NaN or infinite before the first evaluation (later, the run ends with
     the best weights so far), if it is stopped before its first step, or if `resume_from` belongs to another
@@ -29,7 +29,7 @@ def train(job: Job, resume_from: State | None = None) -> Iterator[Event]:
     del resume_from  # its copy of the weights and optimizer must not stay in memory
     stopped = stop()
     if job.start and run.is_new and not stopped:
-        yield from run.evaluate()  # if training only makes these weights worse, the run ends with them
+        yield from run.evaluate()  # if training does not improve on these weights, the run ends with them
         job.clock.begin_steps()
         stopped = stop()
     while True:
@@ -38,7 +38,7 @@ def train(job: Job, resume_from: State | None = None) -> Iterator[Event]:
             stopped = stop()
         if run.problem or (run.is_over and not stopped):
             break
-        # save before an evaluation that only an interrupted run makes: a resumed run must not depend on it
+        # save first: only an interrupted run makes this evaluation, so a resumed run must not depend on it
         if stopped or (run.has_begun and job.save_due()):
             yield run.state()
         if stopped:

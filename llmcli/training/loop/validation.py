@@ -56,12 +56,12 @@ MAX_CACHED_TOKENS, SAMPLE_CACHE_TOKENS = 1 << 20, 1 << 13
 Weights = Mapping[str, NDArray[np.float32]]
 
 
-def final_evaluation_tokens(trained: int, least: int, held_out: int) -> int:
+def final_evaluation_tokens(trained: int, minimum: int, held_out: int) -> int:
     """Return the number of `held_out` tokens to evaluate after training on `trained` tokens; at least
-    `least`."""
+    `minimum`."""
     short = min(trained // recipe.SHORT_FINAL_DIVISOR, recipe.FINAL_TOKENS)
     long = min(trained // recipe.FINAL_DIVISOR, recipe.MAX_FINAL_TOKENS)
-    return min(max(short, long, least), held_out)
+    return min(max(short, long, minimum), held_out)
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,8 @@ class Validator:
     def __init__(
         self, model: LanguageModel, tokenizer: Tokenizer, data: NDArray[np.int64] | ConversationTokens
     ) -> None:
-        self._model, byte_lengths = model, tokenizer.byte_lengths
+        self._model = model
+        byte_lengths = tokenizer.byte_lengths
         self._data: _Data
         self._units: Sequence[Any]
         self._windows = np.empty((0, 1), np.int64)
@@ -143,7 +144,8 @@ class Validator:
             self._data = _Answers(data, byte_lengths)
             self._units = spread(data) if len(data) else ()
         else:
-            self._windows, width = data, data.shape[1]
+            self._windows = data
+            width = data.shape[1]
             windows = [(start, start + 1, start + width) for start in range(0, data.size, width)]
             self._data = _Text(data.ravel(), byte_lengths)
             self._units = spread_order(windows)
@@ -194,7 +196,8 @@ class HeldOutEvaluation:
         self._settings = settings
         self._clock = clock or Clock(settings)
         self._is_timed = settings.seconds is not None
-        self._separator, byte_lengths = tokenizer.bos_id, tokenizer.byte_lengths
+        self._separator = tokenizer.bos_id
+        byte_lengths = tokenizer.byte_lengths
         self.context = longest = model.config.max_position_embeddings  # conversations are scored whole
         self._data: _Data
         if isinstance(data, ConversationTokens):
@@ -254,7 +257,9 @@ class HeldOutEvaluation:
     def _evaluate(
         self, weights: Weights, cache: CacheWeights | None, limit: float, deadline: float
     ) -> tuple[LanguageModel, Score, Sequence[Any]]:
-        model, data, clock = self._model.scoring_model(weights), self._data, self._clock
+        model = self._model.scoring_model(weights)
+        data = self._data
+        clock = self._clock
         if isinstance(data, _Text):
             end = self._first_tokens[-1]
             starts = (
@@ -279,26 +284,24 @@ class HeldOutEvaluation:
             self._models * slower * final_evaluation_tokens(trained, self._settings.eval_tokens, self.tokens)
         )
 
-    def _select(self, most: int) -> Sequence[Any]:
-        """Choose units with about `most` tokens in total; every prefix is evenly spread, since time may run
+    def _select(self, tokens: int) -> Sequence[Any]:
+        """Choose units with about `tokens` tokens in total; every prefix is evenly spread, since time may run
         out."""
         if isinstance(self._data, _Answers):
-            return spread(self._data.conversations, most)
+            return spread(self._data.conversations, tokens)
         firsts = self._first_tokens
         documents = [Windows(end - first, self.context) for first, end in itertools.pairwise(firsts)]
         # number of windows up to the end of each document
         ends = list(itertools.accumulate(map(len, documents)))
         chosen: Sequence[int] = range(ends[-1])
-        if chosen and most < self.tokens:
-            keep = max(1, round(most / self.tokens * len(chosen)))
+        if chosen and tokens < self.tokens:
+            keep = max(1, round(tokens / self.tokens * len(chosen)))
             chosen = [round(i) for i in np.linspace(0, len(chosen) - 1, keep)]
         windows = []
         for i in chosen:  # no window spans two documents, as in `llm eval`
             document = bisect.bisect_right(ends, i)
-            first, window = (
-                firsts[document],
-                documents[document][i - ends[document] + len(documents[document])],
-            )
+            first = firsts[document]
+            window = documents[document][i - ends[document] + len(documents[document])]
             windows.append((first + window[0], first + window[1], first + window[2]))
         return spread_order(windows) if self._is_timed else windows
 

@@ -1,6 +1,6 @@
 """The cost model of training: a model's FLOPs, memory, speed and expected loss before it is trained.
 
-Everything is computed by formula, except that `choose_model` measures the speed of a few shapes
+Everything is computed by formulas, except the speed of a few shapes, which `choose_model` measures
 (`Machine.speed`).
 """
 
@@ -21,8 +21,8 @@ from llmcli.formats.adapters import parameter_count
 from llmcli.training.planning import recipe
 from llmcli.training.planning.plan import Plan
 
-# maximum layers x width x tokens of a micro-batch; larger ones need memory (10 GB on a GPU) and are hardly
-# faster
+# maximum layers x width x tokens of a micro-batch; larger ones need more memory (10 GB on a GPU) and are
+# hardly faster
 MICRO_BATCH_VALUES = {"cpu": 1 << 22, "cuda": 1 << 27, "mps": 1 << 25}
 
 # assumed before any measurement: the peak (per CPU thread; for MPS, of the smallest GPU), and the hidden size
@@ -33,13 +33,13 @@ HALF_PEAK_WIDTH = {"cpu": 100, "cuda": 600, "mps": 300}
 FLOAT32 = 4.0  # bytes per weight, gradient, or number in the optimizer's state
 BYTES_PER_LOGIT = 8.0  # float32 logits and probabilities in a block of the loss
 SLOW_STEP = 2.5  # times the limit of a measurement, which takes at least four steps
-BASE_BYTES = 3e8  # memory of the process before it trains
+BASE_BYTES = 3e8  # memory of the process before training
 ASSUMED_COST = 0.4  # evaluating a token / training on it, before the first evaluation (FLOPs: a third)
 MEMORY_SHARE = 0.8  # share of the free memory that a plan may use
 
 # (model, settings, seconds to measure) -> tokens/s
 Speed = Callable[[ModelConfig, TrainConfig, float], float]
-Settings = Callable[[ModelConfig, float], TrainConfig]  # (model, training tokens) -> how to train it
+Settings = Callable[[ModelConfig, float], TrainConfig]  # (model, training tokens) -> training settings
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def estimated_speed(model: ModelConfig, train: TrainConfig, seconds: float = 0.0
 def flops_per_token(model: ModelConfig, context: int) -> float:
     """Count the FLOPs per token of a forward and backward pass: 6 per weight in a matrix product
     (arXiv:2001.08361, section 2.1), and as many per query-key pair, half of which the causal mask hides."""
-    # looked up, not multiplied
+    # the embeddings are looked up, not multiplied
     embedding = 0 if model.tie_word_embeddings else model.vocab_size * model.hidden_size
     inactive = model.parameters - model.active_parameters
     matrices = sum(math.prod(shape) for shape in model.tensor_shapes().values() if len(shape) == 2)
@@ -113,17 +113,15 @@ def memory_needed(
     embeddings = model.vocab_size * model.hidden_size * (1 if model.tie_word_embeddings else 2)
     by_adamw = embeddings if train.recipe == "muon" else count
     # two numbers, or Muon's one
-    trained, optimizer = (
-        FLOAT32 * count,
-        FLOAT32 * (2 * by_adamw + count - by_adamw),
-    )
+    trained = FLOAT32 * count
+    optimizer = FLOAT32 * (2 * by_adamw + count - by_adamw)
     teacher = weights if train.teacher_share else 0.0
-    momenta = optimizer - 2 * FLOAT32 * by_adamw  # Muon's, always divided among the processes
+    momenta = optimizer - 2 * FLOAT32 * by_adamw  # Muon's momenta are always divided among the processes
     held = weights + teacher + optimizer - momenta * (1 - 1 / processes)
-    scored, copied = weights, 0.0  # another model at the end; during the run a copy of the evaluated weights
+    scored, copied = weights, 0.0  # a second model at the end; a copy of the evaluated weights during the run
     if sharded:
         held = (weights + optimizer) / processes
-        scored, copied = 0.0, 2 * weights  # gathered, and the copy of them
+        scored, copied = 0.0, 2 * weights  # the gathered weights and their copy
     step = _step_bytes(model, train, trained / (processes if sharded else 1), embeddings, processes, sharded)
     saving = trained + optimizer + teacher  # a copy of the state
     if train.device == "cuda":
@@ -159,31 +157,31 @@ def shortage(needed: Memory, free: Memory, share: float = MEMORY_SHARE) -> str:
 def _step_bytes(
     model: ModelConfig, train: TrainConfig, gradients: float, embeddings: int, processes: int, sharded: bool
 ) -> float:
-    """Estimate the peak of a step: in the backward pass, or when all gradients exist and Muon updates the
-    matrices."""
+    """Estimate the peak memory of a step, which is reached in the backward pass, or when all gradients exist
+    and Muon updates the matrices."""
     product = FLOAT32 / 2 if train.dtype == "bfloat16" else FLOAT32
     backward = _activation_bytes(model, train, processes)
     if micro_batches(model, train, processes) > 1:
         backward += gradients
-    if sharded:  # gathered at a time: the embeddings and two layers, with their gradients
+    if sharded:  # gathered at the same time: the embeddings and two layers, with their gradients
         backward += (
             2 * FLOAT32 * (embeddings + 2 * ((model.parameters - embeddings) / model.num_hidden_layers))
         )
-    elif (
-        train.device == "cpu"
-    ):  # where it keeps the matrices as they are multiplied and, if trained, before that
+    elif train.device == "cpu":
+        # the CPU keeps the matrices in the dtype of the products and, if they are trained, in float32 too
         backward += model.parameters * (product + (0.0 if train.lora_rank else FLOAT32))
     update = 0.0
     if train.recipe == "muon":
-        # the gradients of the matrices of one shape, at most about half of all weights, once more in float32,
-        # and a few times as they are multiplied
+        # the gradients of the matrices of one shape (at most about half of all weights): a copy in float32,
+        # and a few in the dtype of the products
         update = model.parameters / 2 * (FLOAT32 + 3 * product)
     return max(backward, gradients + update / processes)
 
 
 def _activation_bytes(model: ModelConfig, train: TrainConfig, processes: int) -> float:
-    """Estimate the activations of a micro-batch: the values that layers save for the backward pass, as much
-    as one layer saves for intermediate values, and a block of logits; for a teacher also the last two."""
+    """Estimate the activations of a micro-batch: the values that the layers save for the backward pass, as
+    much again as one layer saves for intermediate values, and a block of logits; the last two also for a
+    teacher."""
     models = 2 if train.teacher_share else 1
     windows = -(-train.batch_size // processes)
     tokens = train.context * -(-windows // micro_batches(model, train, processes))
@@ -199,19 +197,20 @@ def activation_size(train: TrainConfig) -> float:
 
 def saved_values(model: ModelConfig, train: TrainConfig) -> float:
     """Estimate the numbers per token that a layer saves for the backward pass, within about a tenth."""
-    width, heads, active = model.hidden_size, model.num_attention_heads, model.num_experts_per_tok
+    width = model.hidden_size
+    heads = model.num_attention_heads
+    active = model.num_experts_per_tok
     residual = 4 * width  # normalized values and a dropout mask, twice each
     # e.g. q, k: normalized, rotated; v; outputs
     attention = 4 * model.head_dim * (heads + model.num_key_value_heads)
     swiglu = 4 * model.intermediate_size  # gate and up, activated, their product
     if model.num_experts:
         swiglu = active * (swiglu + 2 * width) + width  # a copy per expert, before and after
-    scores: float = 0  # kept attention scores per query; elsewhere they are computed again
+    scores: float = 0  # attention scores kept per query; on other devices they are recomputed
     if train.device == "mps":
         scores = train.context
-    elif (
-        train.device == "cpu" and train.context <= MAX_CONTEXT_KEEPING_SCORES
-    ):  # without most of the masked ones
+    elif train.device == "cpu" and train.context <= MAX_CONTEXT_KEEPING_SCORES:
+        # most of the masked scores are not computed
         scores = min(train.context, (train.context + QUERY_BLOCK) / 2)
     return residual + attention + swiglu + heads * scores
 
@@ -222,8 +221,8 @@ def layer_parameters(model: ModelConfig) -> int:
 
 
 def expected_loss(parameters: float, seen: float, text: CorpusSize) -> float:
-    """Estimate the loss up to a constant, for ranking shapes: a term for the model size plus one for the
-    amount of data. Repeated tokens count less, as in arXiv:2305.16264, equation 5, but decay faster
+    """Estimate the loss up to a constant, to rank shapes: a term for the model size plus a term for the
+    amount of data. Repeated tokens count less, as in arXiv:2305.16264, equation 5, but with a faster decay
     (REPETITION_DECAY)."""
     epochs = seen / text.tokens
     if epochs <= 1:
@@ -248,10 +247,10 @@ def choose_model(
     min_tokens: float = 0.0,
 ) -> Estimate:
     """Choose from `models`, sorted by size, the one with the lowest expected loss after `seconds` of steps,
-    among those that see `min_tokens` even at LOW_SPEED.  Repeatedly measures the shape that ranks best, at
-    most MAX_MEASUREMENTS shapes; then measures all of these again and keeps the faster results. The ratio of
-    the last measured speed to its estimate corrects the other estimates. `measured` has tokens per second by
-    the index of a model; new measurements are added."""
+    among those that see `min_tokens` even at LOW_SPEED. Repeatedly measures the shape that ranks best, up to
+    MAX_MEASUREMENTS shapes, then measures all of these again and keeps the faster results. The ratio of the
+    latest measured speed to its estimate corrects the other estimates. `measured` maps the index of a model
+    to tokens per second; new measurements are added to it."""
     max_tokens = max_epochs * data.tokens
     estimated = [estimated_speed(model, settings(model, 0.0)) for model in models]
     new: list[int] = []

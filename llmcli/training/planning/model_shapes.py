@@ -46,7 +46,7 @@ def model_config(
     *,
     induction: bool,
 ) -> ModelConfig:
-    """Make the config of a shape. Raises LLMError if the user's numbers do not fit together."""
+    """Create the config of a shape. Raises LLMError if the user's numbers are inconsistent."""
     heads = request.heads or _heads(width)
     kv_heads = request.kv_heads or heads
     if width % heads:
@@ -64,8 +64,8 @@ def model_config(
     return ModelConfig(
         vocab_size=vocab_size,
         hidden_size=width,
-        # 8/3: the three matrices of a SwiGLU then have as many parameters as the two of an MLP that is 4
-        # times as wide; the active experts share them
+        # 8/3: gives the three matrices of a SwiGLU as many parameters as the two matrices of an MLP of four
+        # times the width; the active experts share them
         intermediate_size=max(32, round(width * 8 / 3 / active / 32) * 32),
         num_hidden_layers=layers,
         num_attention_heads=heads,

@@ -64,10 +64,10 @@ class PlanRequest:
 
     def __post_init__(self) -> None:
         convert_fields(self)
-        for name, (least, most) in BOUNDS.items():
+        for name, (low, high) in BOUNDS.items():
             if (value := getattr(self, name)) is not None:
-                above = "" if math.isinf(most) else f" and at most {most:,}"
-                require(least <= value <= most, f"`{name}`", f"at least {least}{above}", value)
+                above = "" if math.isinf(high) else f" and at most {high:,}"
+                require(low <= value <= high, f"`{name}`", f"at least {low}{above}", value)
         budgets = {"`seconds`": self.seconds, "`steps`": self.steps, "`epochs`": self.epochs}
         set_budgets = {name: value for name, value in budgets.items() if value is not None}
         if len(set_budgets) > 1:
@@ -96,7 +96,7 @@ class PlanRequest:
 
     @property
     def has_time_budget(self) -> bool:
-        """Whether the clock ends the run, not a number of steps or epochs."""
+        """Whether the clock ends the run rather than a number of steps or epochs."""
         return not (self.steps or self.epochs)
 
     @property
@@ -133,7 +133,7 @@ class PlanRow:
 
 @dataclass(frozen=True)
 class ConversationSettings:
-    """Settings for training on conversations. The names of these fields are stored in resume files."""
+    """Settings for training on conversations. The field names are stored in resume files."""
 
     share: float = 1.0  # final share of the run that trains on conversations, after text
     dropout: float = 0.0  # dropout rate in that share
@@ -149,11 +149,11 @@ class ConversationSettings:
 
 @dataclass(frozen=True)
 class EpochSearch:
-    """The number of epochs for a short text, which a first run finds. The names of these fields are stored in
-    resume files and model files."""
+    """The number of epochs for a short text, as found by a first run. The field names are stored in resume
+    files and model files."""
 
-    found: float = 0.0  # the number of epochs of this run; 0: this is the first run
-    # more epochs did not lower the validation loss; otherwise there was no time for more
+    found: float = 0.0  # number of epochs; 0 in the first run
+    # whether more epochs did not lower the validation loss; otherwise there was no time for more
     confirmed: bool = False
 
 

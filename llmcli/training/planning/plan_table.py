@@ -25,7 +25,8 @@ def rows(
     sharded: bool,
     reasons: dict[str, str],
 ) -> tuple[PlanRow, ...]:
-    """Return all rows of the plan; `tokens` are seen in training. Rows without a value are left out."""
+    """Return all rows of the plan, except those without a value. `tokens` is the number of training
+    tokens."""
     timed, request = train.seconds is not None, task.request
     budget = units.epochs(request.epochs) if request.epochs else units.count(train.steps, "step")
     if train.seconds:
@@ -69,17 +70,16 @@ def rows(
 def _model_rows(
     task: Task, model: ModelConfig, train: TrainConfig, has_conversations: bool, reasons: dict[str, str]
 ) -> list[PlanRow]:
-    heads, kv_heads, longest = (
-        model.num_attention_heads,
-        model.num_key_value_heads,
-        model.max_position_embeddings,
-    )
+    heads = model.num_attention_heads
+    kv_heads = model.num_key_value_heads
+    longest = model.max_position_embeddings
     grouped = "" if kv_heads == heads else f" ({kv_heads} for keys and values)"
     layers = units.count(model.num_hidden_layers, "layer")
     experts = (
         f"{model.num_experts_per_tok} of {model.num_experts} active per token" if model.num_experts else ""
     )
-    context_reason, evaluated = reasons["context"], evaluation_context(longest, trained=train.context)
+    context_reason = reasons["context"]
+    evaluated = evaluation_context(longest, trained=train.context)
     if evaluated < longest and not has_conversations:  # answers are evaluated with the training context
         context_reason += (
             f"; the final evaluation uses {evaluated:,} of the {longest:,} that the model supports"
@@ -103,8 +103,8 @@ def _model_rows(
 
 
 def _conversation_row(chosen: ConversationSettings, reasons: dict[str, str]) -> PlanRow:
-    """Return the row on the weight that limits forgetting, or on the phase in which conversations follow
-    text."""
+    """Return the row about the divergence weight that limits forgetting, or about the phase on conversations
+    after text."""
     if chosen.base_divergence:
         return PlanRow(
             "KL divergence", f"weight {chosen.base_divergence:g}", reasons["conversations.base_divergence"]
@@ -125,8 +125,8 @@ def learning_rate(recipe: str, multiplier: float, model: ModelConfig) -> str:
 
 
 def overview(plan: Plan) -> list[PlanRow]:
-    """Summarize the plan: corpus, vocabulary, model, training, regularization, and a learning rate of the
-    user's."""
+    """Summarize the plan: corpus, vocabulary, model, training, regularization, and a learning rate if the
+    user set it."""
     by_name = {row.name: row for row in plan.rows}
     if "corpus" not in by_name:  # resumed from a file of an earlier version, with other names
         return list(plan.rows)

@@ -1,7 +1,7 @@
 """The planner: makes a plan for a task and a machine, by the rules in rules.py.
 
-The caller measures the training speed. If a number of steps or epochs ends the run, nothing is measured, and
-the same command results in the same plan.
+The caller provides the function that measures the training speed. If a number of steps or epochs ends the
+run, nothing is measured, and the same command results in the same plan.
 """
 
 import math
@@ -29,7 +29,7 @@ from llmcli.training.planning.plan import ConversationSettings, Decision, EpochS
 from llmcli.training.planning.task import Task
 
 MAX_BATCH_DIVISOR = 64  # largest reduction of the batch; an error if no model fits even then
-MAX_SPEEDUP = 4.0  # over the estimate; a faster machine gets larger batches, which must also fit into memory
+MAX_SPEEDUP = 4.0  # over the estimate: a faster machine gets larger batches, which must also fit into memory
 
 
 def make_plan(task: Task, machine: Machine | None = None) -> Plan:
@@ -71,13 +71,13 @@ class _Planner:
         sharded = rules.sharding(request, model, train, self.machine.memory)
         if sharded.value and conversations:  # a sharded base model cannot generate text
             conversations = replace(conversations, base_divergence=0.0)
-        most_epochs = self._most_epochs(train.teacher_share)
-        if train.teacher_share:  # seen by teacher and student together, in the time of one model
+        max_epochs = self._max_epochs(train.teacher_share)
+        if train.teacher_share:  # tokens of teacher and student together, in the time of one model
             share = sum(rules.token_shares(train.teacher_share))
-            seen = min(self._tokens_in_time(estimate) * share, most_epochs * task.data.tokens)
+            seen = min(self._tokens_in_time(estimate) * share, max_epochs * task.data.tokens)
             estimate = Estimate(model, seen, estimate.tokens_per_second * share)
         estimate = replace(estimate, tokens_per_second=estimate.tokens_per_second / self._step_cost)
-        tokens = rules.training_tokens(task, most_epochs, estimate, train)
+        tokens = rules.training_tokens(task, max_epochs, estimate, train)
         reasons |= rules.model_reasons(task, model, models, fitting)
         reasons |= {"sharded": sharded.reason, "tokens": tokens.reason}
         return Plan(
@@ -99,11 +99,11 @@ class _Planner:
         self, model: ModelConfig, tokens: float, batch_divisor: int
     ) -> tuple[TrainConfig, ConversationSettings | None, dict[str, str]]:
         """Decide how to train a model on `tokens` (0: not known yet), with the batch size divided by
-        `batch_divisor`. Returns the settings, and the reasons by name of the field, prefixed by
-        "conversations." for conversations."""
+        `batch_divisor`. Returns the settings and the reasons by field name, which has the prefix
+        "conversations." for settings of conversations."""
         task, request, data = self.task, self.task.request, self.task.data.tokens
         distillation = rules.distillation(task, tokens)
-        most_epochs = self._most_epochs(distillation.value)
+        max_epochs = self._max_epochs(distillation.value)
         if request.has_time_budget:  # from here on, `tokens` are those of one model
             tokens = min(tokens * rules.token_shares(distillation.value)[1], task.max_epochs * data)
         batch_size = rules.batch_size(task, tokens, batch_divisor)
@@ -114,13 +114,13 @@ class _Planner:
         kind = rules.optimizer(task)
         validation = rules.validation(task, tokens)
         decided: dict[str, Decision[Any]] = {
-            "seconds": rules.time_budget(task, most_epochs),
+            "seconds": rules.time_budget(task, max_epochs),
             "context": task.context,
             "induction": Decision(
                 task.induction and supports_induction(model), "they emerge too slowly in short runs"
             ),
             "batch_size": batch_size,
-            "steps": rules.steps(task, tokens_per_step, most_epochs),
+            "steps": rules.steps(task, tokens_per_step, max_epochs),
             "dropout": rules.dropout(task, model, data, epochs),
             "token_split": rules.bpe_dropout(task, model, data, epochs),
             "calibration_tokens": validation,
@@ -158,7 +158,7 @@ class _Planner:
     def _settings(self, model: ModelConfig, tokens: float, batch_divisor: int) -> TrainConfig:
         return self._decide(model, tokens, batch_divisor)[0]
 
-    def _most_epochs(self, teacher_share: float) -> float:
+    def _max_epochs(self, teacher_share: float) -> float:
         """Return the limit of epochs for the whole run, doubled if it trains two models."""
         return self.task.max_epochs * (2 if teacher_share else 1)
 
@@ -184,14 +184,17 @@ class _Planner:
         return fitting, divisor
 
     def _memory_needed(self, model: ModelConfig, batch_divisor: int) -> Memory:
-        """Estimate the memory with the largest batch that the run may have, and with a possible teacher."""
+        """Estimate the memory for the largest batch that the run may have, and for a teacher if there may be
+        one."""
         settings = self._settings(model, 0.0, batch_divisor)
         in_time = MAX_SPEEDUP * (self.task.request.budget or 0.0) * estimated_speed(model, settings)
         tokens = in_time or float(settings.steps * settings.tokens_per_step)
         # maximum for a single model; with two models, each sees less and has smaller batches
-        of_one = min(tokens, math.nextafter(recipe.DISTILLATION_EPOCHS * self.task.data.tokens, 0.0))
+        single_model_tokens = min(
+            tokens, math.nextafter(recipe.DISTILLATION_EPOCHS * self.task.data.tokens, 0.0)
+        )
         needed = []
-        for count in {tokens, of_one}:
+        for count in {tokens, single_model_tokens}:
             settings = self._settings(model, count, batch_divisor)
             sharded = rules.sharding(self.task.request, model, settings, self.machine.memory).value
             needed.append(memory_needed(model, settings, self.task.request.processes, sharded=sharded))
@@ -223,8 +226,8 @@ class _Planner:
         return share * rules.training_seconds(seconds, self.task.seconds_spent) / self._step_cost
 
     def _choose(self, models: list[ModelConfig], batch_divisor: int) -> Estimate:
-        """Choose the model for the time of the run or, if that is enough for two models, for the time of
-        each."""
+        """Choose the model for the time of the run or, with distillation, for the time of each of the two
+        models."""
         task, measured = self.task, dict[int, float]()
 
         def settings(model: ModelConfig, tokens: float) -> TrainConfig:
@@ -238,7 +241,7 @@ class _Planner:
                 model for model in models if layer_parameters(model) <= tokens / recipe.TOKENS_PER_PARAMETER
             ]
             return Estimate((trainable or models[:1])[-1], tokens)
-        min_tokens = 0.0  # enough to read the conversations often enough
+        min_tokens = 0.0  # enough for CONVERSATION_MIN_EPOCHS
         if task.packed:
             min_tokens = (
                 recipe.CONVERSATION_MIN_EPOCHS * task.packed.tokens / task.conversation_share(0.0).value
@@ -257,10 +260,10 @@ class _Planner:
         teacher_share = rules.distillation(task, seconds * estimate.tokens_per_second).value
         if not teacher_share:
             return estimate
-        of_two = choose(seconds * rules.token_shares(teacher_share)[1])
-        # unless that model was measured to be slower
-        still_enough = rules.distillation(task, seconds * of_two.tokens_per_second).value
-        return of_two if still_enough else estimate
+        for_two_models = choose(seconds * rules.token_shares(teacher_share)[1])
+        # unless that model turned out to be slower
+        still_enough = rules.distillation(task, seconds * for_two_models.tokens_per_second).value
+        return for_two_models if still_enough else estimate
 
     def _tokens_in_time(self, estimate: Estimate) -> float:
         """Return the tokens of the time budget, without the limit of epochs, or of the fixed number of
@@ -270,7 +273,8 @@ class _Planner:
 
     def _too_few_steps(self, steps: float) -> str:
         """Return a warning if a time budget leaves too few steps, otherwise ""."""
-        seconds, enough_steps = self.task.request.budget, rules.min_steps(self.task)
+        seconds = self.task.request.budget
+        enough_steps = rules.min_steps(self.task)
         if seconds is None or steps >= enough_steps:
             return ""
         fitting = "less than one step fits" if steps < 1 else f"only about {steps:.0f} steps fit"

@@ -1,31 +1,31 @@
-"""The training recipe: the hyperparameters of the plan and of training, measured or published, in one table.
+"""The training recipe: the hyperparameters of planning and training, measured or published, in one table.
 
-Each constant has its meaning and, in brackets, its source: the first words of a heading in
+Each constant has a comment with its meaning and, in brackets, its source: the first words of a heading in
 tests/benchmarks/LOG.md in quotes, a publication, or "chosen" if no comparison is recorded. Constants of a
-single algorithm are in its module (Muon in muon.py, the fit of the n-gram cache in cache_fit.py), and so are
-limits on time and memory.
+single algorithm are in its module (Muon's in muon.py, those of fitting the n-gram cache in cache_fit.py), as
+are limits on time and memory.
 """
 
 import math
 
 # ---- Length of the run
-MAX_EPOCHS = 20.0  # limit for new models; with 30, they memorize ["Toy corpora"]
+MAX_EPOCHS = 20.0  # limit for new models, which memorize the text with 30 ["Toy corpora"]
 FINE_TUNING_EPOCHS = 2.0  # four are worse ["Fine-tuning"]
-# runs with a time budget use smaller batches to reach it; with fewer there is a warning [chosen]
+# runs with a time budget use smaller batches to reach this number, and warn if they cannot [chosen]
 MIN_STEPS = 10
 FINE_TUNING_MIN_STEPS = 30  # likewise for fine-tuning, even at LOW_SPEED [chosen]
 
-# ---- Search for the number of epochs of a short text: a first run ends when the loss on a validation slice no longer
-# falls, and a second run trains on all of the text for as many epochs
+# ---- Search for the number of epochs of a short text: a first run ends when the loss on a validation slice stops
+# falling, and a second run trains on all of the text for that many epochs
 SEARCH_MAX_BYTES = 32_000  # longest such text ["Short texts"]
 SEARCH_MIN_EPOCHS = 60.0  # no search if the time budget suffices for fewer ["Short texts"]
 SEARCH_EPOCHS = 400.0  # plan of the first run, which ends before its learning rate falls [chosen]
-# epochs of the second run / those with the lowest validation loss in the first, which has less data and a
-# constant rate
+# epochs of the second run / epochs at the lowest validation loss of the first run, which has less data and a
+# constant learning rate
 SEARCH_EPOCHS_FACTOR = 1.1  # ["Short texts"]
-# times the epochs with the lowest validation loss: later, the first run ends ["Short texts"]
+# the first run ends after this many times the epochs at its lowest validation loss ["Short texts"]
 SEARCH_PATIENCE = 1.5
-# evaluations with a smaller relative difference than this / sqrt(tokens in the slice) are equal: the last one
+# evaluations whose relative difference is below this / sqrt(tokens in the slice) are equal; the last one
 # counts
 SEARCH_TIE_MARGIN = 0.2  # ["Short texts"]
 SEARCH_VALIDATION_SHARE = 1 / 12  # share of the training tokens in the slice ["Short texts"] ...
@@ -36,7 +36,7 @@ RESTART_SECONDS = 1.0  # from the end of the first run to the first step of the 
 # ---- Batch size, in tokens
 CPU_BATCH_FACTOR = 1.6  # times sqrt(training tokens) ["At a fixed number", "Batches of 4,096 tokens"]
 CPU_BATCH_TOKENS = (1024, 16_384)  # minimum ["At a fixed number"] and maximum [chosen]
-CPU_LORA_BATCH_TOKENS = (256, 16_384)  # the same for adapters trained on text ["Fine-tuning"]
+CPU_LORA_BATCH_TOKENS = (256, 16_384)  # likewise for adapters trained on text ["Fine-tuning"]
 GPU_BATCH_DIVISOR = 2500  # training tokens for each token of a batch [chosen]
 GPU_BATCH_TOKENS = (16_384, 262_144)  # minimum and maximum [chosen]
 
@@ -53,7 +53,7 @@ SHORT_INDUCTION_CORE_SECONDS = 200.0  # ... less time budget x threads than this
 INDUCTION_MIN_TOKENS = 100_000  # shorter training texts get no induction heads ["Where it does not help"]
 # minimum time budget x threads on a CPU: in shorter runs, long windows cost more than they gain
 INDUCTION_MIN_CORE_SECONDS = 100.0  # ["The network alone"]
-# large, so that most pairs in a head rotate little within a window and can compare tokens
+# large, so that most pairs of dimensions in a head rotate little within a window and can match tokens
 INDUCTION_ROPE_THETA = 1e6  # ["Writing the heads"]
 
 # ---- Sequence-length warm-up: (up to this progress of the run, the context length is divided by this)
@@ -79,7 +79,7 @@ FINAL_RATE = 0.0  # ... to this fraction of its peak [arXiv:2502.15938]
 MOMENTUM = 0.85  # Muon's momentum at the beginning [modded-nanogpt, train_gpt.py]
 MOMENTUM_RISE = 0.10  # its linear rise [modded-nanogpt, train_gpt.py] ...
 MOMENTUM_WARMUP = 0.1  # ... during this first share of the run [chosen]
-ADAMW_BETAS = (0.9, 0.99)  # .95 for the second is no better ["Polar Express"]
+ADAMW_BETAS = (0.9, 0.99)  # 0.95 for the second is no better ["Polar Express"]
 ADAMW_EPSILON = 1e-10  # [chosen]
 
 # ---- Regularization
@@ -92,8 +92,8 @@ DROPOUT = (
     (math.inf, 0.2),
 )
 BPE_DROPOUT = ((4.5, 0.0), (math.inf, 0.15))  # ["At a fixed time", "Many epochs"]
-BPE_DROPOUT_UNTIL = 0.8  # progress; after that, tokens are what generation will see ["A 15-minute run"]
-# a model can memorize its text if its layers have more parameters than both limits, after this many epochs
+BPE_DROPOUT_UNTIL = 0.8  # progress; afterwards, the text is tokenized as in generation ["A 15-minute run"]
+# a model can memorize its text after this many epochs if its layers have more parameters than both limits
 LARGE_PARAMETERS = 500_000  # ["Large models"]
 LARGE_PARAMETERS_PER_TOKEN = 4.0  # per training token ["Large models"]
 LARGE_EPOCHS = 12.0  # ["Large models"]
@@ -103,12 +103,12 @@ REGULARIZE_EVERY = 0.02  # share of the run between two updates of the rates, by
 EPOCHS_MARGIN = 0.05  # relative distance beyond a threshold at which the rates change [chosen]
 
 # ---- Distillation, in runs from scratch with a time budget
-# minimum length of the training text: shorter ones are read 20 times within minutes, and have a small
+# minimum length of the training text; shorter texts reach 20 epochs within minutes and have a small
 # validation slice
 DISTILLATION_MIN_TOKENS = 100_000  # [chosen]
 DISTILLATION_EPOCHS = 7.5  # minimum; with fewer, one model is as good or better ["Training two models"]
 TEACHER_SHARE = 0.45  # share of the run; the student gets about as many, slower steps ["Training two models"]
-# weight of its predictions in the targets; .8 is no better ["Distillation from a first run"]
+# weight of the teacher's predictions in the targets; 0.8 is no better ["Distillation from a first run"]
 TEACHER_WEIGHT = 0.5
 TEACHER_COST = 0.2  # time of these predictions relative to a step without a teacher ["Training two models"]
 
@@ -148,15 +148,16 @@ TOKENS_PER_PARAMETER = 1.2
 PARAMETER_FACTOR = 0.34  # fitted ["The network alone"]
 PARAMETER_EXPONENT = 0.34  # [nanochat, dev/LOG.md, 2026-01-27]
 TOKEN_EXPONENT = 0.374  # [nanochat, dev/LOG.md, 2026-01-27]
-REFERENCE_BYTES_PER_TOKEN = 3.3  # longer tokens count for more [chosen]
+REFERENCE_BYTES_PER_TOKEN = 3.3  # longer tokens count more [chosen]
 REPETITION_DECAY = 2.0  # epochs; R* of arXiv:2305.16264, where it is 15.4; fitted ["The network alone"]
 # maximum share of the time budget; the rest is for reading, planning, evaluating, saving [chosen]
 TRAINING_SHARE = 0.9
 SHARE_OF_REST = 0.95  # maximum share of the time after reading, which is shorter in short runs [chosen] ...
 AROUND_TRAINING_SECONDS = 1.0  # ... minus these seconds for measuring speeds and ending the run [chosen]
-LEAST_TRAINING_SHARE = 0.1  # planned for even if reading used up the time budget [chosen]
+MIN_TRAINING_SHARE = 0.1  # planned for even if reading used up the time budget [chosen]
 MAX_MEASUREMENTS = 3  # shapes whose speed is measured [chosen]
-# each is measured in two rounds, and the faster one counts: a slow moment of the machine is shorter than both
+# each is measured in two rounds, and the faster one counts: a slow moment of the machine affects only one of
+# them
 MEASUREMENT_SHARE = 0.0025  # share of the run for a measurement in a round [chosen] ...
 MAX_MEASUREMENT_SECONDS = 1.0  # ... up to this maximum [chosen]
 # share of the measured speed at which a run must still have time for its conversations, and for
@@ -197,7 +198,7 @@ CONVERSATION_FINE_TUNING_EPOCHS = 3.0  # the same two limits for fine-tuning [ch
 CONVERSATION_FINE_TUNING_STEPS = 100  # [chosen]
 CONVERSATION_MIN_EPOCHS = 2.0  # prefer a model that reaches this many even at LOW_SPEED [chosen]
 CONVERSATION_BATCHES_PER_EPOCH = 4  # minimum, if a batch then has at least one row [chosen]
-CONVERSATION_SHARE = 0.3  # last share of a run in which they follow text [chosen]
+CONVERSATION_SHARE = 0.3  # last share of a run on text and conversations [chosen]
 CONVERSATION_LARGEST_SHARE = 0.8  # if there are more of them than of text [chosen]
 CONVERSATION_SMALLEST_SHARE = 0.05  # if there are few [chosen]
 # share in the validation slice ["The held-out text chooses nothing"] ...
@@ -210,8 +211,8 @@ DIVERGENCE_TIME = 0.1  # maximum share of the time budget for generating that te
 
 # ---- Corpus and vocabulary
 HELD_OUT = 0.1  # share of the corpus that is held out [chosen]
-# maximum bytes of text that a run reads: factor * (time budget x threads) ** exponent, a third more than any
-# plan can read once
+# maximum bytes of text that a run reads: factor * (time budget x threads) ** exponent, a third more than one
+# epoch of any plan
 CPU_BYTES_FACTOR = 4e5  # ["100 MB of text"]
 GPU_BYTES_FACTOR = 1.2e7  # [chosen]
 BYTES_EXPONENT = 0.6  # ["100 MB of text"]

@@ -26,29 +26,29 @@ from llmcli.training.planning.task import Task
 
 
 def check_kl_weight(task: Task) -> None:
-    """Raise LLMError for a KL weight without a divergence from a base model."""
+    """Raise LLMError for a KL weight in a run without a divergence from a base model."""
     if task.request.kl_weight and not (task.base and task.conversations_alone):
         raise usage("`kl_weight` is for fine-tuning on conversations alone, without plain text; leave it out")
 
 
-def time_budget(task: Task, most_epochs: float) -> Decision[float | None]:
+def time_budget(task: Task, max_epochs: float) -> Decision[float | None]:
     """Decide the time budget in seconds; None if a number of steps or epochs ends the run."""
     request = task.request
     if request.seconds or not request.has_time_budget:
         return Decision(request.budget, REQUESTED)
     if task.search:
         return Decision(DEFAULT_SECONDS, "default; stops when the validation loss no longer falls")
-    return Decision(DEFAULT_SECONDS, f"default; stops after {units.epochs(most_epochs)} if that comes first")
+    return Decision(DEFAULT_SECONDS, f"default; stops after {units.epochs(max_epochs)} if that comes first")
 
 
 def training_seconds(budget: float, spent: float) -> float:
-    """Return the part of a time budget for the steps, if `spent` seconds have passed before planning.
+    """Return the part of a time budget for training steps, if `spent` seconds have passed before planning.
 
     >>> [round(training_seconds(budget, spent=2.0), 1) for budget in (2, 10, 20, 142)]
     [0.2, 6.6, 16.1, 127.8]
     """
     rest = recipe.SHARE_OF_REST * (budget - spent) - recipe.AROUND_TRAINING_SECONDS
-    return max(recipe.LEAST_TRAINING_SHARE * budget, min(recipe.TRAINING_SHARE * budget, rest))
+    return max(recipe.MIN_TRAINING_SHARE * budget, min(recipe.TRAINING_SHARE * budget, rest))
 
 
 def searches_epochs(task: Task, tokens: float) -> bool:
@@ -101,12 +101,13 @@ def induction_helps(task: Task) -> bool:
 
 
 def sharding(request: PlanRequest, model: ModelConfig, train: TrainConfig, memory: Memory) -> Decision[bool]:
-    """Decide whether to shard the training state: communication costs less than very small batches."""
+    """Decide whether to shard the training state, whose communication costs less than very small batches."""
     windows = min(train.batch_size, 2 * request.processes)
-    least = memory_needed(model, replace(train, batch_size=windows), request.processes)
-    # without the free memory: the reason is part of the file, whose bytes must not depend on other programs
-    needed = f"with gradients and optimizer they need {units.size(least.device - BASE_BYTES)}"
-    if request.processes > 1 and shortage(least, memory):
+    needed_memory = memory_needed(model, replace(train, batch_size=windows), request.processes)
+    # does not name the free memory: the reason is part of the file, whose bytes must not depend on other
+    # programs
+    needed = f"with gradients and optimizer they need {units.size(needed_memory.device - BASE_BYTES)}"
+    if request.processes > 1 and shortage(needed_memory, memory):
         return Decision(True, f"{needed}, more than a process can have")
     return Decision(False, f"{needed}, which each process has")
 
@@ -114,9 +115,9 @@ def sharding(request: PlanRequest, model: ModelConfig, train: TrainConfig, memor
 def batch_size(task: Task, tokens: float, batch_divisor: int) -> Decision[int]:
     """Decide the batch size in windows. `tokens` is the length of the run (0: not known yet); `batch_divisor`
     reduces the batch to save memory. Small sets of conversations are split into several batches."""
-    request, most = task.request, task.data.tokens
+    request, max_tokens = task.request, task.data.tokens
     if task.search:  # the batches of both runs must be equal, since the number of epochs depends on them
-        tokens = min(tokens, recipe.MAX_EPOCHS * most)
+        tokens = min(tokens, recipe.MAX_EPOCHS * max_tokens)
     if request.batch_tokens:
         per_batch, reason = request.batch_tokens, REQUESTED
     elif request.device == "cuda":
@@ -131,10 +132,10 @@ def batch_size(task: Task, tokens: float, batch_divisor: int) -> Decision[int]:
             )
         reason = "small batches converge fastest in wall-clock time"
     if task.conversations_alone and not request.batch_tokens:
-        most //= recipe.CONVERSATION_BATCHES_PER_EPOCH
+        max_tokens //= recipe.CONVERSATION_BATCHES_PER_EPOCH
     if batch_divisor > 1:
         reason = "largest that fits in memory"
-    return Decision(max(1, min(per_batch, most) // task.context.value // batch_divisor), reason)
+    return Decision(max(1, min(per_batch, max_tokens) // task.context.value // batch_divisor), reason)
 
 
 def min_steps(task: Task) -> int:
@@ -142,12 +143,12 @@ def min_steps(task: Task) -> int:
     return recipe.FINE_TUNING_MIN_STEPS if task.base else recipe.MIN_STEPS
 
 
-def steps(task: Task, tokens_per_step: int, most_epochs: float) -> Decision[int]:
+def steps(task: Task, tokens_per_step: int, max_epochs: float) -> Decision[int]:
     request = task.request
     if request.steps:
         return Decision(request.steps, REQUESTED)
     steps_per_epoch = task.data.tokens / tokens_per_step
-    count = max(1, math.ceil((request.epochs or most_epochs) * steps_per_epoch))
+    count = max(1, math.ceil((request.epochs or max_epochs) * steps_per_epoch))
     epochs = units.epochs(count / steps_per_epoch)
     if request.epochs:
         return Decision(count, epochs)
@@ -165,14 +166,12 @@ def steps(task: Task, tokens_per_step: int, most_epochs: float) -> Decision[int]
     return Decision(count, f"{epochs}, the default limit for {' and '.join(data)}")
 
 
-def training_tokens(
-    task: Task, most_epochs: float, estimate: Estimate, train: TrainConfig
-) -> Decision[float]:
+def training_tokens(task: Task, max_epochs: float, estimate: Estimate, train: TrainConfig) -> Decision[float]:
     """Decide the number of training tokens; with a time budget it is estimated from the measured speed."""
     if not task.request.has_time_budget:
         return Decision(float(train.steps * train.tokens_per_step), "steps x batch size")
     epochs = estimate.tokens / task.data.tokens
-    early = "; ends before the time is up" if epochs >= most_epochs else ""
+    early = "; ends before the time is up" if epochs >= max_epochs else ""
     if task.search and not task.search.found:
         early = "; ends earlier if the validation loss no longer falls"
     reason = f"about {units.epochs(epochs)} at {estimate.tokens_per_second:,.0f} tokens/s{early}"
@@ -248,8 +247,8 @@ def _rate(table: Sequence[tuple[float, float]], epochs: float) -> float:
 
 
 def validation(task: Task, tokens: float) -> Decision[int]:
-    """Decide the size of the validation slice in tokens, for a run of `tokens`; a window is left to train
-    on."""
+    """Decide the size of the validation slice in tokens, for a run of `tokens`; at least a window is left for
+    training."""
     if task.conversations:
         return Decision(0, "of the conversations")
     text = task.text.tokens
@@ -268,8 +267,8 @@ def validation(task: Task, tokens: float) -> Decision[int]:
 
 def conversation_validation(lengths: Sequence[int], tokens: float) -> Decision[int]:
     """Decide the number of training conversations (of these lengths in tokens) in the validation slice."""
-    most = eval_tokens(tokens) * len(lengths) // sum(lengths)
-    count = min(int(len(lengths) * recipe.CONVERSATION_VALIDATION_SHARE), most)
+    affordable = eval_tokens(tokens) * len(lengths) // sum(lengths)
+    count = min(int(len(lengths) * recipe.CONVERSATION_VALIDATION_SHARE), affordable)
     if count < recipe.CONVERSATION_MIN_VALIDATION:
         return Decision(0, "there are too few conversations; the final weights are kept")
     return Decision(
@@ -304,10 +303,10 @@ def weight_decay() -> Decision[float]:
 
 
 def eval_tokens(tokens: float) -> int:
-    """Return the tokens of an evaluation, by the number of training tokens: a small part of the time of the
+    """Return the tokens of an evaluation for this number of training tokens, so that it takes little of the
     run."""
-    least, most = recipe.EVAL_TOKENS
-    return min(max(int(tokens / recipe.EVAL_DIVISOR), least), most)
+    smallest, largest = recipe.EVAL_TOKENS
+    return min(max(int(tokens / recipe.EVAL_DIVISOR), smallest), largest)
 
 
 def optimizer(task: Task) -> Decision[str]:

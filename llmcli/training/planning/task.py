@@ -1,4 +1,4 @@
-"""The planner's input: a request and the size of the data, with decisions that do not depend on the model.
+"""The planner's input: a request and the size of the data, and the decisions that do not depend on the model.
 
 The data are text, conversations, or text followed by conversations.
 """
@@ -25,8 +25,10 @@ class ConversationSize:
 
     def packed(self, context: int) -> CorpusSize:
         """Return the size of an epoch in rows, including padding. Longer conversations are truncated."""
-        most = context + 1  # a row includes the last target
-        rows = pack([min(length, most) for length in self.lengths], most, range(len(self.lengths)))
+        max_length = context + 1  # a row includes the last target
+        rows = pack(
+            [min(length, max_length) for length in self.lengths], max_length, range(len(self.lengths))
+        )
         return CorpusSize(context * len(rows), self.bytes)
 
 
@@ -57,16 +59,14 @@ class Task:
     def context(self) -> Decision[int]:
         """Decide the context length in tokens. Raises LLMError if the text is too short for it."""
         # a window has one more target
-        requested, base, longest = (
-            self.request.context,
-            self.base,
-            self.text.tokens - 1,
-        )
+        requested = self.request.context
+        base = self.base
+        longest = self.text.tokens - 1
         if not self.conversations_alone and longest < recipe.MIN_CONTEXT:
             smaller = "" if base else ", or give `vocab_size` 257 or `tokenizer` char if it is repetitive"
             raise LLMError(
-                f"the corpus is too short: {self.text.tokens} training tokens ({self.text.bytes:,} bytes), at least "
-                f"{recipe.MIN_CONTEXT + 1} are needed; add more text{smaller}"
+                f"the corpus is too short: {self.text.tokens} training tokens ({self.text.bytes:,} bytes), "
+                f"at least {recipe.MIN_CONTEXT + 1} are needed; add more text{smaller}"
             )
         if requested is None:
             return self._default_context()
@@ -79,8 +79,8 @@ class Task:
                 f" or give `context` {longest} or less" if self.request.context_reason == REQUESTED else ""
             )
             raise LLMError(
-                f"the corpus is shorter than the context length: {longest + 1} training tokens, `context` {requested} "
-                f"needs {requested + 1}; add more text{shorter}"
+                f"the corpus is shorter than the context length: {longest + 1} training tokens, `context` "
+                f"{requested} needs {requested + 1}; add more text{shorter}"
             )
         return Decision(requested, self.request.context_reason)
 
@@ -101,8 +101,8 @@ class Task:
         return context
 
     def _text_context(self) -> Decision[int]:
-        most = self.base.max_position_embeddings if self.base else math.inf
-        if self.base and most >= 2 * recipe.FINE_TUNING_CONTEXT:
+        longest = self.base.max_position_embeddings if self.base else math.inf
+        if self.base and longest >= 2 * recipe.FINE_TUNING_CONTEXT:
             is_small = self.trains_text_adapters and self.request.device == "cpu"
             length = recipe.CPU_LORA_CONTEXT if is_small else recipe.FINE_TUNING_CONTEXT
             return Decision(length, "long enough for fine-tuning; longer windows are slower")
@@ -117,22 +117,23 @@ class Task:
             decision = Decision(tokens, "long enough for a corpus of this size")
         return (
             decision
-            if decision.value <= most
-            else Decision(int(most), "the longest that the base model supports")
+            if decision.value <= longest
+            else Decision(int(longest), "the longest that the base model supports")
         )
 
     def _conversation_context(self) -> Decision[int]:
         assert self.conversations
-        shortest, most = recipe.CONVERSATION_SHORTEST_CONTEXT, recipe.CONVERSATION_LONGEST_CONTEXT
+        shortest = recipe.CONVERSATION_SHORTEST_CONTEXT
+        longest = recipe.CONVERSATION_LONGEST_CONTEXT
         if self.base:
             shortest = min(
                 recipe.CONVERSATION_SHORTEST_FINE_TUNING_CONTEXT, self.base.max_position_embeddings
             )
-            most = min(most, self.base.max_position_embeddings)
+            longest = min(longest, self.base.max_position_embeddings)
         inputs = max(self.conversations.lengths) - 1
         whole = max(shortest, 1 << max(0, inputs - 1).bit_length())  # a power of two
-        if whole > most:
-            return Decision(most, "the longest that is affordable; longer conversations are truncated")
+        if whole > longest:
+            return Decision(longest, "the longest that is affordable; longer conversations are truncated")
         several = whole == shortest
         return Decision(
             whole, f"long enough for {'several turns' if several else 'the longest conversation'}"
@@ -156,8 +157,8 @@ class Task:
             return self._text_epochs
         if self.conversations_alone:
             return self._conversation_epochs
-        most = self._text_epochs * self.text.tokens + self._conversation_epochs * self.packed.tokens
-        return most / self.data.tokens
+        tokens = self._text_epochs * self.text.tokens + self._conversation_epochs * self.packed.tokens
+        return tokens / self.data.tokens
 
     @property
     def _text_epochs(self) -> float:
@@ -168,12 +169,13 @@ class Task:
 
     @property
     def _conversation_epochs(self) -> float:
-        """Limit of epochs for conversations: few conversations need many epochs, since each is only one
+        """Limit of epochs for conversations. Few conversations need many epochs, since each is a single
         example."""
         assert self.packed
         epochs, steps = recipe.CONVERSATION_EPOCHS, recipe.CONVERSATION_STEPS
         if self.base:
-            epochs, steps = recipe.CONVERSATION_FINE_TUNING_EPOCHS, recipe.CONVERSATION_FINE_TUNING_STEPS
+            epochs = recipe.CONVERSATION_FINE_TUNING_EPOCHS
+            steps = recipe.CONVERSATION_FINE_TUNING_STEPS
         tokens, requested = self.packed.tokens, self.request.batch_tokens
         part_of_epoch = tokens / (1 if requested else recipe.CONVERSATION_BATCHES_PER_EPOCH)
         return max(epochs, steps * min(requested or recipe.CPU_BATCH_TOKENS[0], part_of_epoch) / tokens)
@@ -183,17 +185,19 @@ class Task:
         if self.packed is None or self.conversations_alone:
             return Decision(1.0, "there is no plain text")
         natural = self.packed.tokens / self.data.tokens
-        share, reason = recipe.CONVERSATION_SHARE, "text first, to learn the language; then to answer"
+        share = recipe.CONVERSATION_SHARE
+        reason = "text first, to learn the language; then to answer"
         if natural > recipe.CONVERSATION_SHARE:
             share = min(natural, recipe.CONVERSATION_LARGEST_SHARE)
             reason = "text first; in proportion to the amount of data"
         if tokens:  # text and conversations have a limit of epochs
-            least = 1 - self._text_epochs * self.text.tokens / tokens
-            most = self._conversation_epochs * self.packed.tokens / tokens
-            if most < share:
-                share = min(max(natural, recipe.CONVERSATION_SMALLEST_SHARE, most), share)
+            min_share = 1 - self._text_epochs * self.text.tokens / tokens
+            max_share = self._conversation_epochs * self.packed.tokens / tokens
+            if max_share < share:
+                share = min(max(natural, recipe.CONVERSATION_SMALLEST_SHARE, max_share), share)
                 reason = f"text first; at most {units.epochs(self._conversation_epochs)} of few conversations"
-            elif share < least:
-                share, epochs = min(least, most), units.epochs(self._text_epochs)
+            elif share < min_share:
+                share = min(min_share, max_share)
+                epochs = units.epochs(self._text_epochs)
                 reason = f"after {epochs} of the text, the default limit"
         return Decision(round(share, 3), reason)

@@ -1,7 +1,8 @@
-"""The divergence from the base model, which limits catastrophic forgetting: before a run on conversations the
-base model generates text, and each step adds the Kullback-Leibler divergence from the base model on a part of
-that text to the loss (self-distillation; LOG.md, "Catastrophic forgetting when fine-tuning on few
-conversations").
+"""The divergence from the base model, which limits catastrophic forgetting (self-distillation; LOG.md,
+"Catastrophic forgetting when fine-tuning on few conversations").
+
+The base model generates text before a run on conversations. Each step adds to the loss the Kullback-Leibler
+divergence from the base model on a part of that text.
 """
 
 from collections.abc import Callable
@@ -21,13 +22,12 @@ from llmcli.training.planning import recipe
 TEXTS = (4, 64)  # minimum and maximum number of generated texts
 WORK = 5.6e11  # parameters x tokens generated: about ten seconds on two cores
 TEXTS_AT_ONCE = 4  # per forward pass, to limit memory
-SEED = 1_000_003  # added to the run's seed: this text must differ from the text that measures forgetting
-SHARE_OF_REST = 0.25  # maximum share of the time left after reading and planning for generating the text
+SEED = 1_000_003  # added to the run's seed, so that this text differs from the text that measures forgetting
+SHARE_OF_REST = 0.25  # maximum share of the time left after reading and planning that generating may take
 
 
 def seconds_to_generate(budget: float, left: float) -> float:
-    """Return the time limit for generating the text in a run of `budget` seconds, `left` of which are
-    left."""
+    """Return the time limit for generating the text in a run of `budget` seconds, of which `left` remain."""
     return max(0.0, min(recipe.DIVERGENCE_TIME * budget, SHARE_OF_REST * left))
 
 
@@ -41,7 +41,7 @@ class GeneratedBatch:
 
 
 class BaseDivergence:
-    """Adds the gradients of the divergence to the gradients of a step."""
+    """Adds the gradients of the divergence to those of a step."""
 
     def __init__(
         self, model: LanguageModel, text: GeneratedBatch, settings: TrainConfig, weight: float
@@ -70,17 +70,17 @@ def generate(
     seed: int,
     on_progress: Callable[[float], None] = lambda share: None,
 ) -> GeneratedBatch | None:
-    """Generate text with the base model: `model`, before its adapters, if any, change it. A pass that raises
-    CutShortError ends the text early; None if it is too short. `on_progress` receives the completed share, 0
-    to 1."""
+    """Generate text with the base model, which is `model` before any training (its adapters are still zero).
+    A pass that raises CutShortError ends the text early; None if it is too short. `on_progress` receives the
+    completed share, 0 to 1."""
     length, hidden = generated_length(model.config), list[Tensor]()
 
     def keep(state: Tensor) -> None:
         hidden.append(state)
         on_progress(len(hidden) / length)
 
-    least, most = TEXTS
-    texts = int(min(max(WORK / model.config.parameters / length, least), most))
+    smallest, largest = TEXTS
+    texts = int(min(max(WORK / model.config.parameters / length, smallest), largest))
     on_progress(0.0)
     ids = generate_ids(model, tokenizer, texts, SEED + seed, keep)
     on_progress(1.0)

@@ -1,9 +1,9 @@
 """Data parallel training: each process computes the gradients of a slice of the batch and updates some
 matrices.
 
-Rank 0, the leader, does everything else: it reads, plans, keeps the clock, evaluates and saves. The others
-hold the same weights, or another part of each sharded weight, and follow its commands. Except for the order
-of sums, the run is therefore the same function of (seed, step) for any number of processes.
+Rank 0, the leader, does everything else: it reads, plans, keeps the clock, evaluates and saves. The other
+ranks hold the same weights, or their own part of each sharded weight, and execute its commands. The run is
+therefore the same function of (seed, step) for any number of processes, except for the order of sums.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ from llmcli.training.step.training_step import Batch, training_step
 
 
 class Leader:
-    """Rank 0: tells the other processes what to compute."""
+    """Rank 0, which sends commands to the other processes."""
 
     def __init__(self, group: ProcessGroup) -> None:
         self.group = group
@@ -33,21 +33,22 @@ class Leader:
     def new_model(
         self, config: ModelConfig, settings: TrainConfig, new_tokens: range, *, sharded: bool
     ) -> LanguageModel:
-        """Make a model without weights in all processes. A base model lacks the `new_tokens`."""
+        """Create a model without weights in all processes. The base model lacks the `new_tokens`."""
         added = [new_tokens.start, new_tokens.stop]
         self.group.broadcast_json([dump_config(config), as_record(settings), added, sharded])
-        self._has_started, self.group.is_sharded = True, sharded
+        self._has_started = True
+        self.group.is_sharded = sharded
         return _new_model(config, settings, new_tokens, self.group)
 
     def send_state(self, model: LanguageModel, optimizer: Mapping[str, NDArray[np.float32]] | None) -> None:
-        """Send the others the weights, unless they are sharded, and the optimizer's state in a resumed
-        run."""
+        """Send the weights (unless sharded) and, in a resumed run, the optimizer's state to the other
+        ranks."""
         if not self.group.is_sharded:
-            self.group.tell(Command.RECEIVE_WEIGHTS)
+            self.group.send_command(Command.RECEIVE_WEIGHTS)
             for parameter in model.parameters():
                 self.group.broadcast(parameter.data)
         if optimizer is not None:
-            self.group.tell(Command.LOAD_OPTIMIZER)
+            self.group.send_command(Command.LOAD_OPTIMIZER)
             self.group.broadcast_json([[name, list(array.shape)] for name, array in optimizer.items()])
             for array in optimizer.values():
                 self.group.broadcast(torch.from_numpy(array))
@@ -55,19 +56,21 @@ class Leader:
     def send_batch(self, batch: Batch) -> None:
         """Take a step in all processes."""
         is_masked = batch.loss_mask is not None
-        self.group.tell(Command.STEP, batch.step, batch.progress, batch.dropout, *batch.ids.shape, is_masked)
+        self.group.send_command(
+            Command.STEP, batch.step, batch.progress, batch.dropout, *batch.ids.shape, is_masked
+        )
         self.group.broadcast(batch.ids)
         if batch.loss_mask is not None:
             self.group.broadcast(batch.loss_mask)
 
     def read_optimizer(self, optimizer: Optimizer) -> dict[str, NDArray[np.float32]]:
-        self.group.tell(Command.SAVE_OPTIMIZER)
+        self.group.send_command(Command.SAVE_OPTIMIZER)
         return optimizer.to_arrays()
 
     def end(self) -> None:
         if self._has_started:
             self._has_started = False
-            self.group.tell(Command.END)
+            self.group.send_command(Command.END)
 
 
 def _new_model(
@@ -80,8 +83,8 @@ def _new_model(
     return new_model(config, settings, new_tokens)
 
 
-def follow(group: ProcessGroup) -> None:
-    """Worker loop of ranks above 0: follow the commands of the leader until it ends."""
+def run_worker(group: ProcessGroup) -> None:
+    """Worker loop of ranks above 0: execute the leader's commands until it ends."""
     dumped, recorded, new_tokens, group.is_sharded = group.broadcast_json()
     config, settings = parse_config(dumped), TrainConfig(**recorded)
     torch.set_num_threads(settings.threads)
@@ -112,4 +115,4 @@ def follow(group: ProcessGroup) -> None:
             for parameter in model.parameters():
                 group.broadcast(parameter.data)
         else:
-            model.take_part(command, *numbers)  # only for sharded weights
+            model.run_command(command, *numbers)  # only for sharded weights

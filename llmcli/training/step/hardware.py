@@ -1,4 +1,4 @@
-"""The hardware of this machine: the faster data type, the number of threads, free memory."""
+"""The hardware of this machine: the faster data type, the best number of threads, free memory."""
 
 import contextlib
 import ctypes
@@ -20,12 +20,12 @@ from llmcli.training.step.thread_tuner import ThreadTuner
 BFLOAT16_GAIN = 0.8
 PRODUCTS_TIMED = 16  # per data type
 THREADS_GAIN = 0.9  # fewer threads are chosen if they take less than this fraction of the time with more
-# duration of measuring the share of a core: shorter times depend on the system's time slices
+# duration of measuring the share of a core; shorter measurements depend on the scheduler's time slices
 SHARE_SECONDS = 0.1
-# share of a core; a thread with less waits for other processes. On two cores: .97 beside one busy process,
-# .48 to .87 beside two
+# share of a core below which a thread is waiting for other processes. On two cores: 0.97 beside one busy
+# process, 0.48 to 0.87 beside two
 FREE_SHARE = 0.92
-# the latter is not a hard limit, but the kernel slows down a group above it
+# memory.high is not a hard limit, but the kernel slows down a group above it
 LIMITS = (
     "memory.max",
     "memory.high",
@@ -35,7 +35,8 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # parameters of mallopt, from glibc
 
 
 def pick_dtype(requested: str, device: str, threads: int) -> tuple[str, str]:
-    """Return (dtype, reason). "auto" chooses bfloat16 if its matrix products are faster than in float32."""
+    """Return (dtype, reason). "auto" chooses bfloat16 if its matrix products are faster than those of
+    float32."""
     if requested != "auto":
         return requested, "as requested"
     if device == "cuda":
@@ -48,13 +49,14 @@ def pick_dtype(requested: str, device: str, threads: int) -> tuple[str, str]:
         return "float32", f"the default on {device}"
     torch.set_num_threads(threads)
     faster = _product_seconds(torch.bfloat16) < BFLOAT16_GAIN * _product_seconds(torch.float32)
-    # without measured figures: the reason is part of the file, whose bytes must not depend on a clock
+    # does not name measured figures: the reason is part of the file, whose bytes must not depend on a clock
     reason = f"bfloat16 matrix products are {'faster' if faster else 'not faster'} than float32 here"
     return "bfloat16" if faster else "float32", reason
 
 
 def _product_seconds(dtype: torch.dtype) -> float:
-    """Measure the processor seconds of a typical matrix product on one core: the minimum of several."""
+    """Measure the processor time of a typical matrix product on one core, in seconds: the minimum of
+    several."""
     # thread_time is too coarse there
     clock = time.perf_counter if sys.platform == "win32" else time.thread_time
     threads = torch.get_num_threads()
@@ -72,11 +74,11 @@ def _product_seconds(dtype: torch.dtype) -> float:
 def fastest_threads(counts: Sequence[int]) -> int:
     """Choose the number of threads, from descending `counts`, that currently makes small operations fastest.
 
-    Beside another busy process, fewer threads than cores are much faster, since threads wait for each other.
-    If even a single thread waits for a core, the smallest number is chosen: more would only take time from
-    other processes.
+    Threads wait for each other, so beside a busy process, fewer threads than cores are much faster. If even a
+    single thread has to wait for a core, the smallest number is chosen: more would only take time from other
+    processes.
     """
-    # twice: not just for a moment
+    # twice, to ignore a momentary load
     if len(counts) == 1 or (_core_share() < FREE_SHARE and _core_share() < FREE_SHARE):
         return counts[-1]
     best, fastest = math.inf, counts[0]
@@ -116,13 +118,14 @@ def check_can_shard() -> None:
     """Raise LLMError if this version of torch cannot shard weights."""
     if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):
         raise LLMError(
-            f"sharded weights need torch 2.6 or later, found {torch.__version__}; update it: pip install -U torch"
+            f"sharded weights need torch 2.6 or later, found {torch.__version__}; update it: "
+            "pip install -U torch"
         )
 
 
 def keep_freed_memory() -> None:
-    """Make glibc keep freed memory for the next step: mapping it again takes a twentieth of the time of a
-    step."""
+    """Make glibc keep freed memory for the next step; mapping it again would take a twentieth of a step's
+    time."""
     if libc := _glibc():  # which accepts a threshold of at most 32 MB
         libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)
         libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
@@ -140,8 +143,8 @@ def _glibc() -> ctypes.CDLL | None:
 
 
 def free_memory(device: str) -> float:
-    """Return the bytes that a run may use on a device. MPS shares the CPU's memory but may not use all of
-    it."""
+    """Return the bytes that a run may use on a device. MPS shares the CPU's memory, but not all of it may be
+    used."""
     if device == "cuda":
         return float(torch.cuda.mem_get_info()[0])
     host = min(_system_memory(), available_memory(), _process_memory())
@@ -170,7 +173,7 @@ def _windows_memory() -> float:
 
 
 def _process_memory() -> float:
-    """Return the bytes left of the limit on this process's address space (ulimit -v); infinite without a
+    """Return the bytes left within the limit on this process's address space (ulimit -v); infinite without a
     limit."""
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
@@ -183,15 +186,16 @@ def _process_memory() -> float:
 
 
 def available_memory(cgroup: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> float:
-    """Return the bytes left within the limits of this process's control groups (version 2), such as a
-    container's, named in `cgroup`; infinite without limits. A container may see its host's names: the limits
-    of `root` then count."""
+    """Return the bytes left within the limits of this process's control groups (version 2), such as those of
+    a container; infinite without limits. The file `cgroup` names the groups. A container may see the names on
+    its host, in which case the limits of `root` count."""
     groups = [root / line.removeprefix("0::/") for line in _lines(cgroup) if line.startswith("0::/")]
     return min((_available(each) for group in groups for each in (group, *group.parents)), default=math.inf)
 
 
 def _available(group: Path) -> float:
-    limit, used = min(_number(group / name) for name in LIMITS), _number(group / "memory.current")
+    limit = min(_number(group / name) for name in LIMITS)
+    used = _number(group / "memory.current")
     if math.isinf(limit) or math.isinf(used):
         return math.inf
     stat = {key: value for key, _, value in (line.partition(" ") for line in _lines(group / "memory.stat"))}
@@ -217,13 +221,13 @@ class OutOfMemoryError(LLMError):
 
 @contextlib.contextmanager
 def explain_out_of_memory() -> Iterator[None]:
-    """Turn out-of-memory errors into an OutOfMemoryError that says what to type. Other errors pass."""
+    """Turn out-of-memory errors into an OutOfMemoryError that says what to type. Other errors propagate."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
             raise OutOfMemoryError(
-                "out of memory; use a smaller batch, context or model: `batch_tokens` 1024, `context` 128, or a "
-                "smaller `width` or fewer `layers`"
+                "out of memory; use a smaller batch, context or model: `batch_tokens` 1024, `context` 128, "
+                "or a smaller `width` or fewer `layers`"
             ) from error
         raise

@@ -12,7 +12,7 @@ from llmcli.models.induction import write_induction_heads
 from llmcli.models.runtime import Array
 from llmcli.models.torch.transformer import LanguageModel
 
-COMPILE_FROM = 120.0  # minimum length of a run in seconds for which compiling pays off
+COMPILE_FROM = 120.0  # minimum length of a run, in seconds, for which compilation pays off
 
 
 def fresh_weights(config: ModelConfig, seed: int, induction: bool = False) -> dict[str, NDArray[np.float32]]:
@@ -31,7 +31,7 @@ def new_model(
     new_tokens: range = range(0),
     kind: type[LanguageModel] = LanguageModel,
 ) -> LanguageModel:
-    """Make a model without weights. With LoRA adapters, the embeddings of `new_tokens` are also trained."""
+    """Create a model without weights. With LoRA adapters, the embeddings of `new_tokens` are also trained."""
     model = kind(config, settings.dropout, getattr(torch, settings.dtype)).to(settings.device)
     if settings.lora_rank:
         model.add_adapters(settings.lora_rank, torch.Generator().manual_seed(settings.seed))
@@ -41,15 +41,15 @@ def new_model(
 
 
 def fold_frozen(model: LanguageModel, settings: TrainConfig, arrays: Mapping[str, Array]) -> None:
-    """Cast the frozen weights, `arrays`, once instead of in every step. On a GPU, casting takes little time, and the
-    cast matrices are not kept."""
+    """Cast the frozen weights, `arrays`, once instead of in every step. Not on a GPU, where casting takes
+    little time and the copies would take memory."""
     if settings.lora_rank and settings.device == "cpu":
         model.fold_frozen(arrays)
 
 
 def compile_layers(model: LanguageModel, settings: TrainConfig) -> bool:
-    """Compile each layer when it first gets windows of a new length, if that pays off; return whether it
-    does."""
+    """Compile each layer when it first receives windows of a new length, if compilation pays off; return
+    whether it does."""
     if not _is_worth_compiling(settings):
         return False
     model.dropout.exclude_from_compilation()
@@ -60,7 +60,8 @@ def compile_layers(model: LanguageModel, settings: TrainConfig) -> bool:
 
 @contextlib.contextmanager
 def eager_without_compiler(settings: TrainConfig) -> Iterator[None]:
-    """Run layers that cannot be compiled eagerly: torch needs a C compiler, which may be missing."""
+    """Fall back to eager execution if layers cannot be compiled: torch needs a C compiler, which may be
+    missing."""
     if not _is_worth_compiling(settings):
         yield
         return
@@ -71,6 +72,6 @@ def eager_without_compiler(settings: TrainConfig) -> Iterator[None]:
 
 
 def _is_worth_compiling(settings: TrainConfig) -> bool:
-    """Return True on a GPU, except in short runs. Measured on a CPU: 0 to 5% faster after 26 s of
-    compiling."""
+    """Return True on a GPU, except in short runs. On a CPU, steps are 0 to 5% faster after 26 s of
+    compilation."""
     return settings.device == "cuda" and (settings.seconds is None or settings.seconds >= COMPILE_FROM)

@@ -52,27 +52,26 @@ def _same_shapes(matrices: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
 
 
 def _nesterov(gradient: Tensor, buffer: Tensor, momentum: float) -> Tensor:
-    """Compute the Nesterov momentum of a gradient, which is overwritten; `buffer`, the momentum, is
-    updated."""
+    """Compute the Nesterov momentum of a gradient, in place; updates the momentum `buffer`."""
     buffer.lerp_(gradient, 1 - momentum)
     return gradient.lerp_(buffer, momentum)
 
 
 def _update(own: Tensor, direction: Tensor, shape: Sequence[int], lr: float, weight_decay: float) -> None:
-    """Update this process's rows of a matrix of `shape` [..., m, n]. `lr` is for square matrices."""
+    """Update this process's rows of a matrix of `shape` [..., m, n]. `lr` is the rate for square matrices."""
     rows, columns = shape[-2:]
     rate = lr * math.sqrt(max(1.0, rows / columns))
     own.mul_(1 - lr * weight_decay).add_(direction, alpha=-rate)
 
 
 class WholeMuon:
-    """Updates whole weight matrices with their gradients, which it drops. With several processes, each sums
-    and orthogonalizes its part of the matrices of a shape, and all get the result."""
+    """Updates whole weight matrices with their gradients, and drops the gradients. With several processes,
+    each sums and orthogonalizes its part of the matrices of a shape, and all receive the result."""
 
     def __init__(
         self, matrices: Iterable[nn.Parameter], dtype: torch.dtype, group: ProcessGroup | None = None
     ) -> None:
-        """`dtype` is for the matrix products."""
+        """`dtype` is the data type of the matrix products."""
         self.matrices = _same_shapes(matrices)
         self._dtype = dtype
         self._group = group
@@ -112,7 +111,7 @@ class ShardedMuon:
     """
 
     def __init__(self, matrices: Iterable[nn.Parameter], dtype: torch.dtype, group: ProcessGroup) -> None:
-        """`dtype` is for the matrix products and for sending matrices."""
+        """`dtype` is the data type of the matrix products and of matrices that are sent."""
         self.matrices = _same_shapes(matrices)
         self._dtype = dtype
         self._group = group
@@ -136,14 +135,16 @@ class ShardedMuon:
             first = (first + len(same_shape)) % self._group.count
 
     def _orthogonalize_dealt(self, parts: Sequence[Tensor], rows: int, first: int) -> list[Tensor]:
-        """Convert this process's rows of some matrices [m, n] to the same rows of the orthogonalized
+        """Given this process's rows of some matrices [m, n], return the same rows of the orthogonalized
         matrices."""
         group = self._group
         dealt = [
             [i for i in range(len(parts)) if (first + i) % group.count == rank] for rank in range(group.count)
         ]
         heights = [len(group.rows_of(rank, rows)) for rank in range(group.count)]
-        own, height, columns = dealt[group.rank], heights[group.rank], parts[0].shape[1]
+        own = dealt[group.rank]
+        height = heights[group.rank]
+        columns = parts[0].shape[1]
         sent = [torch.cat([parts[0][:0], *(parts[i] for i in indices)]) for indices in dealt]
         received = group.exchange(sent, [height * len(own) for height in heights])
         whole = torch.cat(

@@ -102,7 +102,7 @@ class Optimizer:
 
 
 def _kind(name: str, parameter: nn.Parameter) -> str:
-    """Return the key in `learning_rates` for a parameter, for recipes with several rates."""
+    """Return a parameter's key in `learning_rates`, for recipes with several rates."""
     if name.endswith(("embed_tokens.weight", "embed_positions.weight")):
         return "embedding"
     if name == "lm_head.weight":
@@ -111,7 +111,7 @@ def _kind(name: str, parameter: nn.Parameter) -> str:
 
 
 class AdamW:
-    """AdamW (arXiv:1711.05101), as torch.optim.AdamW, which would take a second to import torch's
+    """AdamW (arXiv:1711.05101). Equivalent to torch.optim.AdamW, which takes a second to import torch's
     compiler."""
 
     def __init__(self, groups: Mapping[float, list[nn.Parameter]], group: ProcessGroup | None = None) -> None:
@@ -124,8 +124,8 @@ class AdamW:
 
     @torch.no_grad()
     def step(self, lr_scale: float) -> None:
-        """Update the parameters that have a gradient, at their peak rate times `lr_scale`; drop the
-        gradient."""
+        """Update the parameters that have a gradient, with their peak rate times `lr_scale`, and drop the
+        gradients."""
         if self._group and not self._sharded:
             _sum_gradients(self._parameters, self._group)
         beta1, beta2 = recipe.ADAMW_BETAS

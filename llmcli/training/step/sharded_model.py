@@ -2,8 +2,8 @@
 (arXiv:2304.11277).
 
 Before a layer computes, the processes gather its weights; afterwards they drop them. The backward pass does
-the same, and leaves each process its part of the summed gradients. All participate when rank 0 reads weights
-or evaluates.
+the same, and leaves each process with its part of the summed gradients. All processes participate when rank 0
+reads weights or evaluates.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,7 +27,7 @@ from llmcli.training.step.initialization import new_model
 def new_sharded_model(
     config: ModelConfig, settings: TrainConfig, new_tokens: range, group: ProcessGroup
 ) -> "ShardedModel":
-    """Make a model without weights in all processes at the same time."""
+    """Create a model without weights; called by all processes at the same time."""
     plain = partial(new_model, config, replace(settings, device="cpu"), new_tokens)
     model = plain(ShardedModel)
     assert isinstance(model, ShardedModel)
@@ -36,11 +36,11 @@ def new_sharded_model(
 
 
 class ShardedModel(LanguageModel):
-    """A sharded model without a KV cache. Rank 0 calls its methods, the others `take_part`; all call
-    `loss`."""
+    """A sharded model without a KV cache. Rank 0 calls its methods, the other ranks call `run_command`, and
+    all call `loss`."""
 
     def shard(self, device: str, group: ProcessGroup, plain: Callable[[], LanguageModel]) -> None:
-        """Keep a part of each weight on a device. `plain` makes a model with whole weights on the CPU."""
+        """Keep a part of each weight on a device. `plain` creates a model with whole weights on the CPU."""
         self._group = group
         self._plain = plain
         mesh = init_device_mesh(device, (group.count,))
@@ -52,7 +52,7 @@ class ShardedModel(LanguageModel):
         for method in ("loss", "_pass"):
             register_fsdp_forward_method(self, method)
 
-    def take_part(self, command: Command, *numbers: float) -> None:
+    def run_command(self, command: Command, *numbers: float) -> None:
         if command == Command.FORWARD:
             rows, columns, in_float32, *_ = map(int, numbers)
             ids = torch.zeros(rows, columns, dtype=torch.int64, device=self.cos.device)
@@ -69,7 +69,7 @@ class ShardedModel(LanguageModel):
         assert not caches, "rank 0 scores texts"
         if self.between_layers:
             self.between_layers()
-        self._group.tell(Command.FORWARD, *ids.shape, self.dtype == torch.float32)
+        self._group.send_command(Command.FORWARD, *ids.shape, self.dtype == torch.float32)
         return self._forward_together(ids, in_float32=self.dtype == torch.float32)
 
     def _forward_together(self, ids: Tensor, *, in_float32: bool) -> Tensor:
@@ -83,7 +83,7 @@ class ShardedModel(LanguageModel):
         return super().hidden_states(ids)
 
     def _check_interruption(self) -> None:
-        """Check before a pass, not between layers: the other processes would wait for the rest of the
+        """Check before a pass, not between layers, where the other processes would wait for the rest of the
         pass."""
 
     def _use_float32(self) -> None:
@@ -93,7 +93,7 @@ class ShardedModel(LanguageModel):
             self.cos, self.sin = (table[:, :0].float() for table in (self.cos, self.sin))
 
     def scoring_model(self, arrays: Mapping[str, Array]) -> LanguageModel:
-        """Return this model with replaced weights: there is no memory for another one, and training has
+        """Return this model with new weights: there is no memory for another model, and training has
         ended."""
         self.load_arrays(arrays)
         self._use_float32()
@@ -102,22 +102,22 @@ class ShardedModel(LanguageModel):
     def load_arrays(self, arrays: Mapping[str, Array]) -> None:
         whole = self._plain()
         whole.load_arrays(arrays)
-        self._group.tell(Command.SCATTER, False)
+        self._group.send_command(Command.SCATTER, False)
         self._scatter(dict(whole.named_parameters()), trainable=False)
 
     def load_trainable(self, arrays: Mapping[str, Array]) -> None:
-        self._group.tell(Command.SCATTER, True)
+        self._group.send_command(Command.SCATTER, True)
         self._scatter({name: torch.from_numpy(array) for name, array in arrays.items()}, trainable=True)
 
     def to_arrays(self) -> dict[str, Array]:
         whole = self._plain()
-        self._group.tell(Command.GATHER, False)
+        self._group.send_command(Command.GATHER, False)
         whole.load_state_dict(self._gather(trainable=False), assign=True)
         whole.logit_factor = self.logit_factor
         return whole.to_arrays()
 
     def trainable_arrays(self) -> dict[str, Array]:
-        self._group.tell(Command.GATHER, True)
+        self._group.send_command(Command.GATHER, True)
         return {name: weight.numpy() for name, weight in self._gather(trainable=True).items()}
 
     @torch.no_grad()
@@ -131,7 +131,7 @@ class ShardedModel(LanguageModel):
 
     @torch.no_grad()
     def _gather(self, *, trainable: bool) -> dict[str, Tensor]:
-        """Return the weights on the CPU, at rank 0."""
+        """Return the weights, on the CPU of rank 0."""
         weights = {}
         for name, parameter in self._sharded(trainable=trainable):
             whole = self._group.gather(parameter.to_local(), len(parameter))
@@ -140,7 +140,7 @@ class ShardedModel(LanguageModel):
         return weights
 
     def _sharded(self, *, trainable: bool) -> Iterator[tuple[str, DTensor]]:
-        """Yield the parameters, of which this process holds a part each."""
+        """Yield the parameters; this process holds a part of each."""
         assert isinstance(self, FSDPModule)
         self.reshard()  # an evaluation leaves the embeddings gathered
         for name, parameter in self.named_parameters():

@@ -1,31 +1,31 @@
 """Tuning the number of threads for training steps, by measurement during the run.
 
 A thread whose core is taken by another process delays all others: on two cores beside one busy process, two
-threads train at 0.28 of their usual speed, one thread at 0.70 (tests/benchmarks/LOG.md). Now and then, a few
-steps are therefore tried with another number of threads. A step with too many threads may take thirty times
-as long, so more are tried only if small operations are faster with them.
+threads train at 0.28 of their usual speed, one thread at 0.70 (tests/benchmarks/LOG.md). Therefore a few
+steps are tried with another number of threads from time to time. A step with too many threads may take thirty
+times as long, so a larger number is tried only if it makes small operations faster.
 """
 
 import statistics
 from collections import deque
 from collections.abc import Callable, Sequence
 
-# steps whose mean, without the slowest, is the current pace: a median would miss the few steps that take most
-# of the time beside other processes, and the first step is always slow
+# the current pace is the mean of this many steps without the slowest. A median would miss the few slow steps
+# that take most of the time beside other processes; the first step is always slow
 RECENT_STEPS = 6
-FIRST_TRIAL = 4  # steps before the first trial, needed to know the current pace
+FIRST_TRIAL = 4  # steps before the first trial, from which the current pace is measured
 TRIAL_STEPS = 2  # measured in a trial, after one step to warm up
 GAIN = 0.95  # a trial succeeds below this fraction of the current pace
 ABORT = 1.8  # times the current pace: a slower trial ends after its first step
-# times the best pace with this number of threads: another process is busy, try fewer immediately
+# times the best pace with this number of threads, above which another process must be busy: try fewer
+# immediately
 SLOWER = 1.25
 # seconds between rounds of trials; doubled after each unsuccessful round
-SHORTEST_PAUSE, LONGEST_PAUSE = (
-    4.0,
-    32.0,
-)
+SHORTEST_PAUSE = 4.0
+LONGEST_PAUSE = 32.0
 PAUSE_PER_ROUND = 25  # a pause lasts at least this many times as long as the previous round
-# times as long while all threads are in use: a slower pace starts a round immediately
+# pauses are this many times as long while all threads are in use, since a slower pace starts a round
+# immediately
 ALL_THREADS_PAUSE = 4.0
 
 
@@ -38,8 +38,8 @@ class ThreadTuner:
         set_threads: Callable[[int], None] = lambda threads: None,
         fastest: Callable[[Sequence[int]], int] = max,
     ) -> None:
-        """`set_threads` receives every choice. `fastest` returns the number with which small operations are
-        fastest."""
+        """`set_threads` is called with every choice. `fastest` returns the number of threads that makes small
+        operations fastest."""
         self._counts = thread_counts(max_threads)
         self._set_threads = set_threads
         self._fastest = fastest
@@ -71,7 +71,7 @@ class ThreadTuner:
         self._set_threads(self.threads)
 
     def _reset(self) -> None:
-        """Forget all paces. A round of trials follows once the pace with the chosen number of threads is
+        """Forget all paces. A round of trials begins once the pace with the chosen number of threads is
         known."""
         self._recent: deque[float] = deque(maxlen=RECENT_STEPS)
         self._best = float("inf")  # pace with the chosen number of threads
@@ -99,7 +99,7 @@ class ThreadTuner:
             self._best = current
             self._pause = SHORTEST_PAUSE / 2
         elif self._since_trial >= self._pause * (1.0 if self._chosen else ALL_THREADS_PAUSE):
-            if not self._to_try:  # numbers that may be faster, nearest first
+            if not self._to_try:  # the numbers that may be faster, nearest first
                 fastest = self._counts.index(self._fastest(self._counts[: self._chosen + 1]))
                 others = [*range(fastest, self._chosen), *self._fewer()]
                 self._to_try = sorted(others, key=lambda i: abs(i - self._chosen))

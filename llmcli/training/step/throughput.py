@@ -18,7 +18,7 @@ from llmcli.training.step.optimizer import Optimizer
 from llmcli.training.step.thread_tuner import ThreadTuner
 from llmcli.training.step.training_step import accumulate_gradients
 
-MAX_SECONDS = 4.0  # after this time, two steps must be enough
+MAX_SECONDS = 4.0  # after this time, two steps are enough
 BLOCK = (1 << 16) + 1  # random numbers, which are repeated; odd, so that rows differ
 MIN_LAYER_SHARE = 1 / 6  # minimum share of the layers that represents a model
 COUNTED_SHARE = 0.4  # assumed share of a conversation's tokens that count in the loss
@@ -32,14 +32,14 @@ def measure_throughput(
     *,
     conversations: bool = False,
 ) -> float:
-    """Measure training tokens per second, the mean over the window lengths in a run, for about `seconds`, or
-    up to ten times that (0.5 s to MAX_SECONDS) until four steps are done and the `tuner` has tried its
+    """Measure training tokens per second, averaged over the window lengths of a run. Takes about `seconds`,
+    or up to ten times that (0.5 s to MAX_SECONDS) until four steps are done and the `tuner` has tried its
     numbers of threads. `conversations`: full rows, with a loss mask."""
     tuner = tuner or ThreadTuner(1)
     longest = min(MAX_SECONDS, max(0.5, 10 * seconds))
     part = _affordable_part(config, settings, longest)
     torch.set_num_threads(settings.threads)
-    tuner.new_shape()  # before any work: too many threads beside another program are many times slower
+    tuner.new_shape()  # before any work: with too many threads beside another program, steps are many times slower
     trial = _Trial(part, settings, conversations)
     paces: list[tuple[int, int, float]] = []  # (window length, threads, seconds per token)
     began, spent = perf_counter(), 0.0
@@ -64,19 +64,20 @@ def measure_throughput(
 
 
 def _affordable_part(config: ModelConfig, settings: TrainConfig, seconds: float) -> ModelConfig:
-    """Reduce a model to as many layers as keep a step within about `seconds`: all layers take the same
-    time."""
-    least = max(1, int(MIN_LAYER_SHARE * config.num_hidden_layers))
-    for layers in range(config.num_hidden_layers, least, -1):
+    """Reduce a model to the number of layers with which a step takes about `seconds`; all layers take the
+    same time."""
+    min_layers = max(1, int(MIN_LAYER_SHARE * config.num_hidden_layers))
+    for layers in range(config.num_hidden_layers, min_layers, -1):
         part = replace(config, num_hidden_layers=layers)
         if settings.tokens_per_step / estimated_speed(part, settings) <= seconds:
             return part
-    return replace(config, num_hidden_layers=least)
+    return replace(config, num_hidden_layers=min_layers)
 
 
 @torch.no_grad()
 def _fill(model: LanguageModel, device: str) -> None:
-    """Give all matrices the same random numbers: new ones for a large model take a second or more."""
+    """Fill all matrices with the same random numbers: drawing new ones for a large model takes a second or
+    more."""
     generator = torch.Generator(device).manual_seed(0)  # where the weights are
     block = torch.randn(BLOCK, device=model.cos.device, generator=generator)
     for weight in model.parameters():
@@ -107,8 +108,8 @@ class _Trial:
         return max(1, self._settings.tokens_per_step // length)
 
     def pace(self, length: int, spent: float) -> float:
-        """Return the seconds per token of a step, which is cut short at MAX_SECONDS; `spent` seconds have
-        passed."""
+        """Return the seconds per token of a step, which is interrupted once MAX_SECONDS have passed, `spent`
+        seconds of them already."""
         rows, device = self.rows(length), self._settings.device
         ids = torch.from_numpy(self._rng.integers(self._model.config.vocab_size, size=(rows, length + 1))).to(
             device

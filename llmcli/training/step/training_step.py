@@ -77,8 +77,9 @@ def training_step(
     base_divergence: BaseDivergence | None = None,
     interruptible: AbstractContextManager[None] | None = None,
 ) -> float | None:
-    """Take a step on a batch. Returns its mean loss in nats per token, or None if it was cut short, which
-    changes nothing. All processes in a `group` call this with the same batch, and each computes its rows."""
+    """Take a step on a batch. Returns its mean loss in nats per token; None if it was interrupted, in which
+    case nothing has changed. All processes of a `group` call this with the same batch; each computes its own
+    rows."""
     model.dropout.set_rate(batch.dropout)
     model.dropout.seed(settings.seed, batch.step)
     model.train()
@@ -89,8 +90,8 @@ def training_step(
             count = micro_batches(model.config, settings)
             computed = accumulate_gradients(model, batch.ids, count, batch.loss_mask)
         else:
-            share = take_share(batch, group.processes, model, settings, sharded=group.is_sharded)
-            computed = share_gradients(model, share, group.count if group.is_sharded else 0)
+            local = local_batch(batch, group.processes, model, settings, sharded=group.is_sharded)
+            computed = local_gradients(model, local, group.count if group.is_sharded else 0)
         if base_divergence:  # the divergence from the base model adds its gradients
             model.dropout.set_rows(None)
             base_divergence.add_gradients(batch.step)
@@ -102,7 +103,7 @@ def training_step(
     if loss is None:
         model.zero_grad(set_to_none=True)
         return None
-    # the optimizer sums the gradients of all processes and follows the schedules of learning rate and
+    # the optimizer sums the gradients of all processes and applies the schedules of learning rate and
     # momentum
     optimizer.step(batch.progress)
     return float(loss.item())
@@ -112,7 +113,7 @@ def training_step(
 
 
 @dataclass(frozen=True)
-class Share:
+class LocalBatch:
     """The rows of a batch that one process computes."""
 
     ids: Tensor  # [rows, T + 1]
@@ -121,9 +122,9 @@ class Share:
     micro_batches: int
 
 
-def take_share(
+def local_batch(
     batch: Batch, processes: Processes, model: LanguageModel, settings: TrainConfig, *, sharded: bool = False
-) -> Share:
+) -> LocalBatch:
     """Select the rows of a process. A single micro-batch gets its dropout masks from the whole batch."""
     ids, mask, B = batch.ids, batch.loss_mask, len(batch.ids)
     rows = range(B)[B * processes.rank // processes.count : B * (processes.rank + 1) // processes.count]
@@ -137,26 +138,27 @@ def take_share(
         model.dropout.seed(settings.seed, batch.step, processes.rank)
     else:
         model.dropout.set_rows(rows, B)
-    return Share(ids[part], None if mask is None else mask[part], weight, count)
+    return LocalBatch(ids[part], None if mask is None else mask[part], weight, count)
 
 
-def share_gradients(model: LanguageModel, share: Share, sharded_over: int = 0) -> Tensor:
-    """Accumulate the gradients of a share of a batch, times its weight; return its loss times its weight."""
+def local_gradients(model: LanguageModel, local: LocalBatch, sharded_over: int = 0) -> Tensor:
+    """Accumulate the gradients of a local batch, times its weight; return its loss times its weight."""
     if sharded_over:  # the backward pass gives each process its part of the mean gradients
         with explain_lost_process():
-            return _accumulate(model, equal_micro_batches(share), sharded_over)
-    if not share.weight:
+            return _accumulate(model, equal_micro_batches(local), sharded_over)
+    if not local.weight:
         return torch.zeros(())
-    loss = accumulate_gradients(model, share.ids, share.micro_batches, share.loss_mask)
+    loss = accumulate_gradients(model, local.ids, local.micro_batches, local.loss_mask)
     for parameter in model.parameters():
         if parameter.grad is not None:
-            parameter.grad.mul_(share.weight)
-    return loss * share.weight
+            parameter.grad.mul_(local.weight)
+    return loss * local.weight
 
 
-def equal_micro_batches(share: Share) -> Iterator[MicroBatch]:
-    """Split into as many micro-batches as the other processes; one without counted tokens has weight 0."""
-    parts = _split(share.ids, share.loss_mask, torch.tensor_split, share.micro_batches)
+def equal_micro_batches(local: LocalBatch) -> Iterator[MicroBatch]:
+    """Split into as many micro-batches as the other processes do; one without tokens in the loss has weight
+    0."""
+    parts = _split(local.ids, local.loss_mask, torch.tensor_split, local.micro_batches)
     counted = sum(tokens for _, _, tokens in parts)
     for ids, mask, tokens in parts:
-        yield (ids, mask, share.weight * tokens / counted) if tokens else (share.ids[:1], None, 0.0)
+        yield (ids, mask, local.weight * tokens / counted) if tokens else (local.ids[:1], None, 0.0)

@@ -273,7 +273,7 @@ def test_wrong_choices_are_refused(llm: Llm, chat_model: Path) -> None:
     for words, message in [
         (
             ("hi", "--choices", "mat"),
-            "--choices must be a list with commas, or a file with one on each line, found 'mat'",
+            "--choices must be a comma-separated list, or a file with one per line, found 'mat'",
         ),
         (("hi", "--choices", "a,b,a"), "--choices has 'a' twice"),
         (("hi", "--choices", "a,,b"), "an empty text (number 2)"),

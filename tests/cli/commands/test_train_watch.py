@@ -90,7 +90,7 @@ def test_an_error_of_the_page_does_not_end_the_run(llm: Llm, monkeypatch: pytest
     Path("c.txt").write_text(TEXT, "utf-8")
     result = llm("train", "c.txt", "--steps", 3, *SMALL, "--watch")
     assert result.exit_code == 0 and len(calls) == 1 and "Try it: llm generate" in result.stdout + result.stderr
-    assert result.stderr.count("the page is not updated any more (TypeError: no JSON); the run goes on") == 1
+    assert result.stderr.count("the page is no longer updated (TypeError: no JSON); the run continues") == 1
     assert json.loads(llm("inspect", "--json").stdout)["training"]["steps"] == 3
 
 

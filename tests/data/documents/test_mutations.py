@@ -55,7 +55,7 @@ def check_mutations(name: str, data: bytes, number: int) -> None:
         for job in jobs:
             reader.wait(job, lambda name, size: None)
             problems += len(job.problems)
-            texts += len(job.found)
+            texts += len(job.contents)
             for file, problem in job.problems:
                 assert "\n" not in problem and len(problem) < 600 and job.name in file
     assert texts + problems >= number and texts

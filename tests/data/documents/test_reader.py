@@ -285,8 +285,8 @@ def test_a_bomb_in_an_archive_costs_that_file() -> None:
         "b.tar/e.txt",
     ]
     assert sources.text.not_read == (
-        f"a.zip/zeros.txt unpacks to over 33.55 MB, {BOMB}, and is not read",
-        f"b.tar/in.zip/zeros.txt unpacks to over 33.55 MB, {BOMB}, and is not read",
+        f"a.zip/zeros.txt unpacks to over 33.55 MB, {BOMB}; skipped",
+        f"b.tar/in.zip/zeros.txt unpacks to over 33.55 MB, {BOMB}; skipped",
     )
 
 
@@ -303,10 +303,10 @@ def test_many_bombs_in_an_archive_end_it(monkeypatch: pytest.MonkeyPatch) -> Non
     sources = read_sources([name])
     assert list(texts(sources)) == ["a.zip/a.txt"]
     assert sources.text.not_read == (
-        "a.zip/0.txt unpacks to over 10.00 kB, over 1 times its size, and is not read",
-        "a.zip/1.txt unpacks to over 10.00 kB, over 1 times its size, and is not read",
+        "a.zip/0.txt unpacks to over 10.00 kB, over 1 times its size; skipped",
+        "a.zip/1.txt unpacks to over 10.00 kB, over 1 times its size; skipped",
         "a.zip/2.txt is not read: a.zip unpacks to over 35.00 kB, over 1 times its size",
-        "a.zip unpacks to over 35.00 kB, over 1 times its size; what follows is not read",
+        "a.zip unpacks to over 35.00 kB, over 1 times its size; the rest is skipped",
     )
 
 
@@ -315,7 +315,7 @@ def test_a_file_that_is_skipped_in_a_compressed_archive_counts(monkeypatch: pyte
     members = {"a.txt": b"a", ".hidden": bytes(2_000_000), "b.txt": b"b"}
     sources = read_sources([put("a.tar.gz", gzip.compress(samples.tarred(members)))])
     assert list(texts(sources)) == ["a.tar.gz/a.txt"]
-    assert sources.text.skipped == (f"a.tar.gz unpacks to over 1.00 MB, {BOMB}; what follows is not read",)
+    assert sources.text.skipped == (f"a.tar.gz unpacks to over 1.00 MB, {BOMB}; the rest is skipped",)
 
 
 @platforms.posix
@@ -345,14 +345,12 @@ def test_compressed_text_ends_at_the_ratio_alone_and_in_archives() -> None:
     for suffix in COMPRESSED:
         compress = COMPRESSED[suffix]
         bomb = compress(b"a" * 50_000_000)
-        assert problem_of(put(f"a.{suffix}", bomb)) == (
-            f"a.{suffix} unpacks to over 33.55 MB, {BOMB}, and is not read"
-        ), suffix
+        assert problem_of(put(f"a.{suffix}", bomb)) == (f"a.{suffix} unpacks to over 33.55 MB, {BOMB}; skipped"), suffix
         members = {f"a.{suffix}": compress(b"text"), f"b.{suffix}": bomb, f"c.{suffix}": compress(b"more")}
         for name, data in (("c.zip", zipped(members)), (f"d.tar.{suffix}", compress(samples.tarred(members)))):
             sources = read_sources([put(name, data)])
             assert texts(sources) == {f"{name}/a.{suffix}": "text", f"{name}/c.{suffix}": "more"}, suffix
-            assert sources.text.not_read == (f"{name}/b.{suffix} unpacks to over 33.55 MB, {BOMB}, and is not read",)
+            assert sources.text.not_read == (f"{name}/b.{suffix} unpacks to over 33.55 MB, {BOMB}; skipped",)
 
 
 def test_a_table_ends_at_the_ratio() -> None:
@@ -365,7 +363,7 @@ def test_a_table_ends_at_the_ratio() -> None:
         data = Path("a.parquet").read_bytes()
         assert len(data) < 10_000, name
         put("a.zip", zipped({"a.parquet": data}))
-        assert "unpacks to over 33.55 MB, over 200 times its size, and is not read" in problem_of(name), name
+        assert "unpacks to over 33.55 MB, over 200 times its size; skipped" in problem_of(name), name
 
 
 @platforms.linux
@@ -403,7 +401,7 @@ def test_many_documents_in_a_collection_end_at_their_number(monkeypatch: pytest.
     limit(monkeypatch, members=10)
     sources = read_sources(["a.mbox"])
     assert list(texts(sources)) == [f"a.mbox/{n}" for n in range(1, 11)]
-    assert sources.text.skipped == ("a.mbox has over 10 members; what follows is not read",)
+    assert sources.text.skipped == ("a.mbox has over 10 members; the rest is skipped",)
     limit(monkeypatch, members=10, bytes_per_member=Path("a.mbox").stat().st_size // 20)
     assert len(texts(read_sources(["a.mbox"]))) == 20
 
@@ -412,7 +410,7 @@ def test_many_members_end_at_their_number(monkeypatch: pytest.MonkeyPatch) -> No
     limit(monkeypatch, members=10)
     sources = read_sources([put("a.zip", zipped({f"{n}.txt": f"{n}" for n in range(20)}))])
     assert len(texts(sources)) == 10
-    assert sources.text.skipped == ("a.zip has over 10 members; what follows is not read",)
+    assert sources.text.skipped == ("a.zip has over 10 members; the rest is skipped",)
 
 
 def test_a_broken_cross_reference_table_is_repaired_or_one_line() -> None:
@@ -452,7 +450,7 @@ def test_the_beginning_of_a_document_is_kept_if_the_rest_takes_too_long(monkeypa
     put("a.docx", samples.docx(f"<w:p><w:r><w:t>{text}</w:t></w:r></w:p>" + "<w:x/>" * 10_000_000).read())
     sources = read_sources(["a.docx"])
     assert texts(sources) == {"a.docx": text.strip() + "\n"}
-    assert sources.text.skipped == ("a.docx gave no text for 2 seconds; what follows is not read",)
+    assert sources.text.skipped == ("a.docx timed out after 2 s without output; the rest is skipped",)
 
 
 @platforms.posix
@@ -461,10 +459,10 @@ def test_a_document_that_gives_nothing_costs_that_document(monkeypatch: pytest.M
     put("b.html", PAGE.encode())
     sources = read_sources([endless("a.tar"), "b.html"])
     assert texts(sources) == {"b.html": CATS}
-    assert sources.text.skipped == ("a.tar gave no text for 1 seconds, and is not read",)
+    assert sources.text.skipped == ("a.tar timed out after 1 s without output; skipped",)
     sources = read_sources([endless("c.tar", samples.tarred({"a.txt": b"a" * 512})[:1024])])
     assert list(texts(sources)) == ["c.tar/a.txt"]
-    assert sources.text.skipped == ("c.tar gave no text for 1 seconds; what follows is not read",)
+    assert sources.text.skipped == ("c.tar timed out after 1 s without output; the rest is skipped",)
 
 
 @platforms.posix
@@ -477,8 +475,8 @@ def test_files_of_an_archive_that_give_nothing_take_twice_the_time_of_one_togeth
     sources = read_sources([put("a.zip", zipped(members))])
     assert texts(sources) == {"a.zip/d.txt": "d"}
     assert sources.text.skipped == (
-        "a.zip/a.docx gave no text for 1 seconds, and is not read",
-        "2 .docx files; the first: a.zip/b.docx gave no text for 0.5 seconds, and is not read",
+        "a.zip/a.docx timed out after 1 s without output; skipped",
+        "2 .docx files; the first: a.zip/b.docx timed out after 0.5 s without output; skipped",
     )
 
 

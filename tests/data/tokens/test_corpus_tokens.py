@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.data.text.corpus import Corpus, Part
+from llmcli.data.text.corpus import Corpus, DocumentPart
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokens import corpus_tokens
 from llmcli.data.tokens import token_store as token_cache
@@ -268,7 +268,7 @@ def test_short_texts_share_a_piece() -> None:
 
 
 def test_the_key_names_text_and_tokenizer_but_no_file(tmp_path: Path) -> None:
-    def parts(name: str, text: bytes) -> tuple[Part, ...]:
+    def parts(name: str, text: bytes) -> tuple[DocumentPart, ...]:
         return read_corpus([put(name, text)]).contents
 
     key = cache_key(parts("a.txt", b"a few words"), "hash")

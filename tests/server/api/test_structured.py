@@ -115,7 +115,7 @@ def test_wrong_forms_are_one_clear_error(client) -> None:
         (form(grammar=""), "structured_outputs.grammar: the grammar cannot be read"),
         (form(grammar="root ::= x"), "structured_outputs.grammar: the grammar cannot be read: Rule 'x' not found"),
         (form(regex="a") | {"response_format": FORMAT}, "response_format and structured_outputs.regex both constrain"),
-        (form(regex="a") | {"stop": "b"}, "stop could end the text before it has the form of structured_outputs.regex"),
+        (form(regex="a") | {"stop": "b"}, "stop would cut the output of structured_outputs.regex short"),
         (form(regex="a", choice=["a", "b"]), "both constrain the text"),
         (form(structural_tag="x"), "structured_outputs.structural_tag is not supported"),
         ({"response_format": {"type": "xml"}}, 'response_format must be {"type": "json_object"}'),

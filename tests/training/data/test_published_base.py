@@ -55,7 +55,7 @@ def test_function_words_tell_english_from_other_languages() -> None:
     ],
 )
 def test_only_english_prose_is_known(name: str, known: bool) -> None:
-    assert published_base.is_known(read_corpus([str(ROOT / name)])) is known
+    assert published_base.is_english_prose(read_corpus([str(ROOT / name)])) is known
 
 
 def test_code_with_as_many_english_comments_is_not_known(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_code_with_as_many_english_comments_is_not_known(tmp_path: Path) -> None
     )
     (tmp_path / "a.c").write_text(code, "utf-8")
     assert published_base.english_share(code) > published_base.MIN_ENGLISH
-    assert not published_base.is_known(read_corpus([str(tmp_path / "a.c")]))
+    assert not published_base.is_english_prose(read_corpus([str(tmp_path / "a.c")]))
 
 
 def test_the_plan_names_it_once_with_the_command(llm: Llm) -> None:

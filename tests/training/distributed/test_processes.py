@@ -19,7 +19,7 @@ from llmcli.models.torch.kernels import Dropout
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.distributed.processes import VARIABLES, Processes
 from llmcli.training.session import pick_device
-from llmcli.training.step.training_step import Batch, accumulate_gradients, share_gradients, take_share
+from llmcli.training.step.training_step import Batch, accumulate_gradients, local_batch, local_gradients
 from tests import sample_models
 from tests.conftest import TEXT
 from tests.platforms import in_full, linux
@@ -102,8 +102,8 @@ def test_the_shares_add_up_to_the_gradients_of_the_batch(count, masked):
 
     def one_share(rank):
         def run(model):
-            share = take_share(Batch(4, 0.0, 0.0, ids, mask), Processes(rank, count), model, SETTINGS)
-            return share_gradients(model, share)
+            local = local_batch(Batch(4, 0.0, 0.0, ids, mask), Processes(rank, count), model, SETTINGS)
+            return local_gradients(model, local)
 
         return run
 

@@ -187,13 +187,13 @@ def test_a_resumed_run_counts_the_seconds_of_the_stopped_one() -> None:
     time = Time()
     clock = time.clock()
     time.now = 110.0
-    assert clock.read() == (10, 6)
+    assert clock.elapsed_times() == (10, 6)
     assert clock.values() == {"seconds": 10, "trained_seconds": 6, "step_seconds": 6}
     time.now = 104.0
     clock = time.clock()
     clock.start({"seconds": 30.0, "trained_seconds": 20.0})  # as an older version saved them
     time.now = 110.0
-    assert clock.read() == (40, 26) and clock.elapsed == 40
+    assert clock.elapsed_times() == (40, 26) and clock.elapsed == 40
 
 
 def test_a_resumed_run_with_a_time_limit_knows_the_seconds_in_steps() -> None:
@@ -230,6 +230,6 @@ def test_an_evaluation_before_the_first_step_is_no_progress() -> None:
     clock = time.clock(100.0)
     time.now = 120.0
     clock.begin_steps()
-    assert clock.read() == (20, 0)
+    assert clock.elapsed_times() == (20, 0)
     assert clock.progress(clock.elapsed, 0) == 0.0
     assert clock.progress(20 + 75 / 2, 0) == pytest.approx(0.5)

@@ -35,13 +35,13 @@ def first_run(evaluations: Iterable[tuple[int, float]] = ()) -> FirstRun:
     return FirstRun(plan, evaluations)
 
 
-def found(bits: Iterable[float], run: FirstRun, *, progress: float = 0.01) -> tuple[int, EpochSearch] | None:
-    """(the step, what was found) in a run with these validation losses, one after every two epochs."""
+def result_of(bits: Iterable[float], run: FirstRun, *, progress: float = 0.01) -> tuple[int, EpochSearch] | None:
+    """(the step, the result) of a run with these validation losses, one after every two epochs."""
     for index, loss in enumerate(bits, 1):
         step = 2 * STEPS_PER_EPOCH * index
         taken = Step(step, progress * index, 1.0, 0, step / STEPS_PER_EPOCH, 1.0, 5.0, 100.0)
         for event in (taken, Evaluation(step, loss, best=False)):
-            if search := run.found(event):
+            if search := run.update(event):
                 return step, search
     return None
 
@@ -49,25 +49,25 @@ def found(bits: Iterable[float], run: FirstRun, *, progress: float = 0.01) -> tu
 def test_the_number_of_epochs_is_the_one_with_the_lowest_validation_loss() -> None:
     """That of epoch 8, and a tenth more for the second run; it is certain at epoch 12, half as many later."""
     lowest = EpochSearch(8.8, confirmed=True)
-    assert found([4.0, 3.0, 2.5, 2.4, 2.6, 2.8, 3.0, 3.2], first_run()) == (48, lowest)
+    assert result_of([4.0, 3.0, 2.5, 2.4, 2.6, 2.8, 3.0, 3.2], first_run()) == (48, lowest)
 
 
 def test_of_losses_that_hardly_differ_the_last_one_counts() -> None:
     """On a slice of 300 tokens, a difference of 1.15% may be chance."""
     for later, epochs in [(2.02, 8.8), (2.03, 6.6)]:
-        result = found([4.0, 3.0, 2.0, later, 2.6, 2.8, 3.0, 3.2], first_run())
+        result = result_of([4.0, 3.0, 2.0, later, 2.6, 2.8, 3.0, 3.2], first_run())
         assert result and result[1] == EpochSearch(epochs, confirmed=True)
 
 
 def test_when_the_time_of_the_first_run_is_up_the_second_gets_half_as_many_epochs_again() -> None:
     """Its learning rate would fall from two fifths of its plan on, here after the fourth evaluation."""
     falling = [4.0 - i / 10 for i in range(20)]
-    assert found(falling, first_run(), progress=0.1) == (32, EpochSearch(1.5 * 6.0, confirmed=False))
+    assert result_of(falling, first_run(), progress=0.1) == (32, EpochSearch(1.5 * 6.0, confirmed=False))
 
 
 def test_a_resumed_first_run_knows_its_earlier_evaluations() -> None:
     earlier = [(8, 4.0), (16, 2.0), (24, 2.5)]
-    assert found([4.0, 3.0, 2.5], first_run(earlier)) == (24, EpochSearch(4.4, confirmed=True))
+    assert result_of([4.0, 3.0, 2.5], first_run(earlier)) == (24, EpochSearch(4.4, confirmed=True))
 
 
 def plan_of(text: CorpusSize, search: EpochSearch | None = None, **request: Any) -> Plan:
