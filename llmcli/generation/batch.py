@@ -1,7 +1,7 @@
 """Batches: many prompts, decoded together by the engine, with results in the order of the prompts.
 
-Temperature 0 gives the texts of single runs, unless two tokens are equally likely up to the last bits of
-their logits: a matrix product rounds differently with another number of rows (`Runtime.step_batch`).
+At temperature 0, the texts are those of single runs, unless two tokens are equally likely up to the last bits
+of their logits: rounding in a matrix product depends on the number of rows (`Runtime.step_batch`).
 """
 
 import math
@@ -39,7 +39,7 @@ WINDOW = 256  # prompts read ahead of the first unfinished one
 class BatchResult(Generated):
     """The text for one prompt, or the error that it caused."""
 
-    known: dict[str, float] = field(default_factory=dict)  # about a known answer: "known" and "confidence"
+    known: dict[str, float] = field(default_factory=dict)  # "known" and "confidence" of a known answer
     error: LLMError | None = None
 
     @property
@@ -48,7 +48,7 @@ class BatchResult(Generated):
 
     @property
     def choices(self) -> list[tuple[str, float]]:
-        """The given choices with their probabilities, most likely first; [] if there were none."""
+        """The given choices with their probabilities, most likely first; [] without choices."""
         return [
             (choice.text_bytes.decode("utf-8"), math.exp(choice.logprob or 0.0))
             for token in self.tokens
@@ -57,7 +57,7 @@ class BatchResult(Generated):
         ]
 
     def add(self, event: Event) -> None:
-        """Receive an event of the engine. Raises an error that is not the prompt's."""
+        """Receive an event of the engine. Raises errors that are not caused by the prompt."""
         super().add(event)
         if isinstance(event, Failed):
             error = event.error
@@ -74,15 +74,15 @@ def continuation_request(
     *,
     literal: bool = False,
 ) -> GenerationRequest:
-    """Make the request to continue a text as `generate` does, or to score its continuations."""
+    """Return the request to continue a text like `generate`, or to score its continuations."""
     return _request(Prompt.of(prompt, tokenizer, literal=literal), sampling, choices)
 
 
 def answer_request(
     messages: Sequence[Message], assistant: Assistant, sampling: SamplingConfig, choices: Sequence[str] = ()
 ) -> GenerationRequest:
-    """Make the request to answer a conversation as `Assistant.answer` does, or to score its answers. Raises
-    LLMError as that does."""
+    """Return the request to answer a conversation, or to score its answers. Raises LLMError like
+    `Assistant.answer`."""
     encode, context = assistant.tokenizer.encode, assistant.runtime.context
     longest = 1 + max(len(encode(choice)) for choice in choices) if choices else sampling.max_tokens
     ids, stop_ids = assistant.encode(messages, longest)
@@ -109,9 +109,9 @@ def decode_batch(
     requests: Iterable[GenerationRequest | BatchResult],
     ends: Callable[[int, str], bool] = lambda number, text: False,
 ) -> Iterator[BatchResult]:
-    """Process requests together; yield a result for each, in order: for a result in place of a request, the
-    same. `ends` receives the number of a request, counted from 0, and its text so far, and returns whether
-    the text ends there."""
+    """Process requests together, and yield a result for each, in order. A BatchResult in place of a request
+    is passed through. `ends` receives the number of a request (from 0) and its text so far, and returns
+    whether to end the text."""
     engine = Engine(lambda name: (runtime, tokenizer), EngineLimits(concurrent=CONCURRENT, queue=WINDOW))
     arrived: SimpleQueue[tuple[int, BatchResult, Event]] = SimpleQueue()
     source, pending, numbers = iter(requests), deque[BatchResult](), count()
@@ -135,7 +135,7 @@ def decode_batch(
             while not pending[0].is_done:
                 number, result, event = arrived.get()
                 if result.is_done:
-                    continue  # an event after the text was ended
+                    continue  # an event that arrived after the text was ended
                 result.add(event)
                 if ends(number, result.text):
                     engine.cancel(running[number])

@@ -1,8 +1,8 @@
 """Conversations with a model: messages in, pieces of the answer out.
 
-`Assistant` answers any list of messages, `Chat` keeps the messages of one conversation. The KV cache is kept
-between answers: the whole conversation is encoded each time, for the same tokens as in other programs, and
-only the tokens after the longest prefix shared with the cache are processed.
+`Assistant` answers any list of messages; `Chat` keeps the messages of one conversation. The KV cache is kept
+between answers: the whole conversation is encoded each time, so that the tokens are the same as in other
+programs, but only the tokens after the longest prefix shared with the cache are processed.
 """
 
 import json
@@ -31,15 +31,17 @@ from llmcli.generation.generator import Piece, continue_ids
 from llmcli.models.runtime import Runtime
 
 READ_CHUNK = 256  # prompt tokens processed before control returns to the caller
-ANSWER_SHARE = 4  # one in four tokens of the context is kept free for the answer
-MAX_SEARCHED, MAX_LISTED = 100, 3  # model files whose headers are read, and those listed in an error
+ANSWER_SHARE = 4  # a quarter of the context is kept free for the answer
+# model files whose headers are read, and those listed in an error
+MAX_SEARCHED = 100
+MAX_LISTED = 3
 TRAINING_FILE = "(FILE: a table of questions and answers, or conversations as JSON Lines)"
 _OTHER_LINE_ENDS = re.compile("[\x85\u2028\u2029]")  # not escaped in JSON, but line ends in many programs
 
 
 @dataclass(frozen=True)
 class TurnsDropped:
-    """The context is full: the model no longer sees the oldest turns."""
+    """The context is full, so the model no longer sees the oldest turns."""
 
     turns: int  # a turn is a question with its answer
     context: int  # tokens
@@ -103,7 +105,7 @@ class Assistant:
         self.template = template
         self._stop_ids = template.stop_ids | tokenizer.eos_ids
         self._dropped: list[Message] = []  # oldest messages of the last conversation, which did not fit
-        # of the runtime's cache after the last answer; differs if the runtime was used since
+        # length of the runtime's cache after the last answer; it differs if the runtime was used since
         self._length = 0
 
     def answer(self, messages: Sequence[Message], sampling: SamplingConfig) -> Iterator[Event]:
@@ -134,9 +136,9 @@ class Assistant:
         only_likely: bool = False,
         check: Callable[[], None] = lambda: None,
     ) -> list[ScoredText]:
-        """Score each of some answers to messages that end with a user message (choices.py), or `only_likely`
-        ones. `check` is called after each batch of answers and may raise an exception. Raises LLMError as
-        `answer` does, and for an answer that does not fit the context, unless `only_likely`."""
+        """Score answers to messages that end with a user message (choices.py); with `only_likely`, only the
+        likely ones. `check` is called after each batch of answers and may raise an exception. Raises LLMError
+        like `answer`, and, unless `only_likely`, for an answer that does not fit the context."""
         ids, _ = self._fit(messages, 1 + max(len(self.tokenizer.encode(answer)) for answer in answers))
         scores: list[ScoredText] = []
         try:
@@ -155,8 +157,8 @@ class Assistant:
             self._length = self.runtime.length
 
     def encode(self, messages: Sequence[Message], max_tokens: int) -> tuple[list[int], frozenset[int]]:
-        """Return (tokens of a conversation that does not continue the last one, tokens that end its answer of
-        at most `max_tokens`). Raises LLMError as `answer` does."""
+        """Return (tokens of a new conversation, tokens that end its answer of at most `max_tokens`). Raises
+        LLMError like `answer`."""
         self._dropped = []
         return self._fit(messages, max_tokens)[0], frozenset(self._stop_ids)
 
@@ -168,15 +170,16 @@ class Assistant:
         ids, dropped = fit(messages, self.template, context, max_tokens, self._dropped)
         if len(ids) >= context:
             raise LLMError(
-                f"the messages have {len(ids):,} tokens even without earlier turns, and the context length is "
-                f"{context:,}; use a shorter text"
+                f"the messages have {len(ids):,} tokens even without earlier turns, and the context length "
+                f"is {context:,}; use a shorter text"
             )
         known = dropped[: len(self._dropped)] == self._dropped
-        new, self._dropped = dropped[len(self._dropped) if known else 0 :], dropped
+        new = dropped[len(self._dropped) if known else 0 :]
+        self._dropped = dropped
         return ids, count_turns(new)
 
     def _read(self, ids: list[int]) -> Iterator[PrefillProgress]:
-        """Process all of `ids` except the last one and those that are already in the cache."""
+        """Process `ids` except the last token and those that are already in the cache."""
         known = []
         if self.runtime.length == self._length:
             known = (self.prompt_ids + self.answer_ids)[: self._length]
@@ -270,7 +273,8 @@ class Chat:
         try:
             for event in self._events(messages, sampling):
                 if isinstance(event, Piece):
-                    text, is_complete = text + event.text, event.finish_reason is not None
+                    text += event.text
+                    is_complete = event.finish_reason is not None
                 yield event
         finally:
             if text or is_complete:
@@ -289,9 +293,9 @@ def fit(
     dropped: Sequence[Message] = (),
 ) -> tuple[list[int], list[Message]]:
     """Return (ids of a conversation up to its next answer, oldest messages that are left out). If less than a
-    quarter of the context is free for the answer, turns are left out until half of it is, because the rest
-    must be processed again: at least those `dropped` before, but neither the system messages at the beginning
-    nor the last turn, which may still be too long. Raises LLMError for a template that renders to nothing."""
+    quarter of the context is free for the answer, turns are left out until half of it is free, since the rest
+    must be processed again. Turns `dropped` before stay out; the system messages at the beginning and the
+    last turn are kept, even if that is too long. Raises LLMError for a template that renders to nothing."""
     start = next((i for i, message in enumerate(messages) if message.role != "system"), len(messages))
     system, turns = [*messages[:start]], [*messages[start:]]
     before = len(dropped) if turns[: len(dropped)] == [*dropped] else 0
@@ -300,8 +304,8 @@ def fit(
         ids = template.encode(system + turns[first:], add_generation_prompt=True)
         if not ids:
             raise LLMError(
-                "the model's chat template renders these messages to nothing, so there is nothing to answer: it is "
-                "damaged, or made for other messages; the model can still continue a text without it"
+                "the model's chat template renders these messages to nothing, so there is nothing to answer: "
+                "it is damaged, or made for other messages; the model can still continue a text without it"
             )
         return ids
 
@@ -358,8 +362,8 @@ def as_line(messages: Sequence[Message]) -> bytes:
 
 
 def load_conversation(path: Path, number: int = 1) -> tuple[Conversation, int]:
-    """Return (a conversation from a file for `llm train`, counted from 1; number of conversations). Raises
-    LLMError."""
+    """Return (the conversation with this number, from 1, in a file for `llm train`; number of conversations).
+    Raises LLMError."""
     from llmcli.data.sources import read_conversations
 
     if not path.exists():
@@ -372,6 +376,7 @@ def load_conversation(path: Path, number: int = 1) -> tuple[Conversation, int]:
     count = len(read.conversations)
     if not 1 <= number <= count:
         raise usage(
-            f"{path} holds {units.count(count, 'conversation')}, found number {number:,}; give one from 1 to {count:,}"
+            f"{path} holds {units.count(count, 'conversation')}, found number {number:,}; "
+            f"give one from 1 to {count:,}"
         )
     return read.conversations[number - 1], count

@@ -1,11 +1,11 @@
-"""Probabilities of given texts, of any number of tokens each: as the whole answer in a conversation, or as
-the continuation of a text.
+"""Probabilities of given texts of any length, as the whole answer in a conversation or as the continuation of
+a text.
 
-An answer is tokenized as in training, and closed: its probability is that of its tokens, times that of any
-token that ends an answer. A continuation may go on, so its probability is that of all texts that begin with
-prompt + continuation, given those that begin with the prompt. It is summed over tokenizations, as in
-token_healing.py: the text's own and the most likely others, including tokens that cross the prompt's end or
-the continuation's.
+An answer is tokenized as in training and is complete: its probability is that of its tokens, times the
+probability of a token that ends an answer. A continuation may go on, so its probability is that of all texts
+that begin with prompt + continuation, given that they begin with the prompt. It is summed over tokenizations,
+as in token_healing.py: the text's own and the most likely others, including tokens that cross the end of the
+prompt or of the continuation.
 
 The prompt is processed once; then batches of texts continue its KV cache. V = vocabulary size.
 """
@@ -70,9 +70,9 @@ def score_answers(
     answers: Sequence[str],
     end_ids: Collection[int],
 ) -> Iterator[list[ScoredText]]:
-    """Score each of some answers after the tokens `ids`, given that one of `end_ids` follows it; yields a
-    batch at a time. The runtime's cache begins with all of `ids` except the last. Raises LLMError for an
-    answer that does not fit the context."""
+    """Score answers after the tokens `ids`, each followed by one of `end_ids`; yields a batch at a time. The
+    runtime's cache begins with all of `ids` except the last. Raises LLMError for an answer that does not fit
+    the context."""
     encoded = [tokenizer.encode(text) for text in answers]
     for text, answer in zip(answers, encoded, strict=True):
         if len(ids) + len(answer) > runtime.context:
@@ -91,11 +91,13 @@ def score_likely_answers(
     answers: Sequence[str],
     end_ids: Collection[int],
 ) -> Iterator[list[ScoredText]]:
-    """Like `score_answers`, most likely beginnings first, without answers that do not fit the context, or
-    that are less than UNLIKELY times as likely as the best one: an answer is scored only while its bound, the
-    probability of its beginning, leaves that open."""
+    """Like `score_answers`, but in the order of the likeliest beginnings, and without answers that do not fit
+    the context or are less than UNLIKELY times as likely as the best one. An answer is scored only if the
+    probability of its beginning, an upper bound, does not rule it out."""
     encoded = [tokenizer.encode(text) for text in answers]
-    lengths, space, best = [*map(len, encoded)], runtime.context - len(ids), -math.inf
+    lengths = [*map(len, encoded)]
+    space = runtime.context - len(ids)
+    best = -math.inf
     runtime.rewind(len(ids) - 1)
     first = runtime.prefill(ids[-1:])
     logprobs = log_softmax(first[: len(tokenizer.token_bytes)])
@@ -120,8 +122,8 @@ def score_likely_answers(
 def _lower_bounds(
     bounds: Doubles, encoded: Sequence[list[int]], known: list[int], rows: Sequence[Doubles]
 ) -> None:
-    """Lower the bounds of answers that begin as the `known` one does, after whose tokens the next has
-    `rows`."""
+    """Lower the bounds of answers that share a beginning with the `known` one; `rows` are the distributions
+    of the next token after each of its tokens."""
     totals = np.cumsum([0.0, *(row[token] for row, token in zip(rows, known, strict=False))])
     for i, answer in enumerate(encoded):
         n = next((n for n, pair in enumerate(zip(answer, known, strict=False)) if pair[0] != pair[1]), None)
@@ -136,8 +138,8 @@ def _score_batch(
     answers: Sequence[tuple[str, list[int]]],
     end_ids: Collection[int],
 ) -> Iterator[tuple[ScoredText, list[Doubles]]]:
-    """Score each of some answers (text, tokens) after the prompt, whose logits [V] are `first`; yields also
-    the log probabilities [V] of the next token after the prompt and after each token of the answer."""
+    """Score answers (text, tokens) after the prompt, whose logits [V] are `first`; also yields the log
+    probabilities [V] of the next token after the prompt and after each token of the answer."""
     V, ends = len(tokenizer.token_bytes), list(end_ids)
     logits = _logits_after(runtime, [tokens for _, tokens in answers])
     for (text, tokens), rows in zip(answers, logits, strict=True):
@@ -164,13 +166,13 @@ def score_continuations(
     reserve: int = 0,
     cached: int = 0,
 ) -> Iterator[list[ScoredText]]:
-    """Score each of some continuations of a prompt; yields a batch at a time, and [] in between, each after
-    little more time than a chunk of a prompt takes. Of a long prompt, only the end is used, so that `reserve`
-    tokens of the context stay free. The runtime's cache begins with the first `cached` tokens of the prompt's
-    head, but not all of it. Raises LLMError for a continuation that does not fit the context."""
+    """Score continuations of a prompt. Yields a batch at a time, and [] in between, so that each step takes
+    hardly longer than a chunk of a prompt. Only the end of a long prompt is used, so that `reserve` tokens of
+    the context stay free. The runtime's cache begins with the first `cached` tokens of the prompt's head, but
+    not all of it. Raises LLMError for a continuation that does not fit the context."""
     lengths = [len(tokenizer.encode(text)) for text in continuations]
     longest = max(lengths)
-    space = runtime.context - reserve - longest - 1  # one more, since other tokenizations may be longer
+    space = runtime.context - reserve - longest - 1  # minus one, since other tokenizations may be longer
     if space < 1:
         raise _too_long(continuations[lengths.index(longest)], longest, 1, runtime.context)
     head, tail = prompt.split(space, tokenizer.bos_ids)
@@ -198,24 +200,26 @@ def score_continuations(
 
 
 def _run_together(runtime: Runtime, searches: Sequence[TokenizationSearch]) -> Iterator[None]:
-    """Run searches with the same head, which is in the runtime's cache, as `TokenizationSearch.run` does;
-    yields after each batch."""
-    most = default_evaluations(runtime)
+    """Run searches with the same head, which is in the runtime's cache, like `TokenizationSearch.run`; yields
+    after each batch."""
+    max_evaluations = default_evaluations(runtime)
     while True:
-        followed = [(search, path) for search in searches if (path := search.next_path(most, NEGLIGIBLE))]
-        if not followed:
+        expanded = [
+            (search, path) for search in searches if (path := search.next_path(max_evaluations, NEGLIGIBLE))
+        ]
+        if not expanded:
             return
-        for batch in padded_batches([len(path) for _, path in followed], range(len(followed)), BATCH_TOKENS):
-            paths = [followed[i][1] for i in batch]
+        for batch in padded_batches([len(path) for _, path in expanded], range(len(expanded)), BATCH_TOKENS):
+            paths = [expanded[i][1] for i in batch]
             for i, rows in zip(batch, runtime.continuation_logits(paths), strict=True):
-                followed[i][0].follow(rows[-1])
+                expanded[i][0].expand(rows[-1])
             yield
 
 
 def _spelling(tokenizer: Tokenizer, tail: list[int], text: str, data: bytes) -> list[int]:
-    """Return tokens that spell `data`, the bytes of a prompt's tail and a text: in the tokenizer's own way if
-    possible (SentencePiece may put a space before, which is no part of the text), or else the longest tokens
-    from the left."""
+    """Return tokens that spell `data`, the bytes of a prompt's tail and a text: the tokenizer's own tokens if
+    possible (SentencePiece may prepend a space, which is not part of the text), or else the longest tokens
+    from left to right."""
     whole = data.decode("utf-8", "replace")  # the tail may begin inside a character
     for ids in (tokenizer.encode(whole), [*tail, *tokenizer.encode(text)]):
         if b"".join(tokenizer.token_bytes[token] for token in ids) == data:
@@ -225,6 +229,6 @@ def _spelling(tokenizer: Tokenizer, tail: list[int], text: str, data: bytes) -> 
 
 def _too_long(text: str, tokens: int, prompt: int, context: int) -> LLMError:
     return LLMError(
-        f"the choice {brief(text)} has {tokens:,} tokens after {prompt:,} of the prompt, and the context length is "
-        f"{context:,}; use a shorter one"
+        f"the choice {brief(text)} has {tokens:,} tokens after {prompt:,} of the prompt, and the context "
+        f"length is {context:,}; use a shorter one"
     )

@@ -141,7 +141,8 @@ class GeneratedText:
         self._vocabulary = tokenizer.vocabulary
         # a character may begin here
         before = b"".join(self._vocabulary.token_bytes[token] for token in ids[-4:])
-        self._state, _ = state_between(before), self._decoder.decode(before)
+        self._state = state_between(before)
+        _ = self._decoder.decode(before)
         self._penalizes = sampling.repetition_penalty != 1
         self._seen = {i for i in ids if i not in stop_ids} if self._penalizes else set()
         self._bias = self._initial_bias()
@@ -176,7 +177,7 @@ class GeneratedText:
 
     def choose(self, logits: Array) -> ChosenToken:
         """Choose a token from the logits [V] after `ids`."""
-        model_logits = logits[: len(self._vocabulary)]  # a model may have rows that no token uses
+        model_logits = logits[: len(self._vocabulary)]  # a model may have more rows than there are tokens
         biased, allowed = logit_bias(model_logits, self._bias), self._allowed
         masked = biased if allowed is None else np.where(allowed, biased, np.float32(-np.inf))
         return self._sampler(masked, self._seen, model_logits=model_logits)
@@ -189,8 +190,8 @@ class GeneratedText:
         return self._append(choice, self._vocabulary.token_bytes[token], state)
 
     def add_first(self, first: FirstToken) -> list[Piece]:
-        """Like `append`, for the first token after a prompt: choose it, replace the tokens of the prompt's
-        end if necessary, and bring the runtime to the state before it."""
+        """Like `append`, for the first token after a prompt: choose it, replace the tokens at the end of the
+        prompt if necessary, and bring the runtime to the state before this token."""
         if (allowed := self._allowed) is not None and (self._grammar or self.sampling.min_tokens):
             first.restrict(allowed, self._grammar.allows if self._grammar else lambda text: True)
         logits = logit_bias(first.logits, self._bias, first.tokens)
@@ -207,8 +208,8 @@ class GeneratedText:
         return self._append((chosen.tokens[-1], logprob), chosen.new_bytes, state)
 
     def _penalize(self, token: int) -> None:
-        """Apply the presence penalty to a token that was generated for the first time, the frequency penalty
-        always."""
+        """Apply the presence penalty to a token when it is first generated, the frequency penalty each
+        time."""
         if self._bias is not None:
             self._bias[token] -= self.sampling.frequency_penalty
             if token not in self._counted:
@@ -234,7 +235,8 @@ class GeneratedText:
             self._penalize(token)
             text = self._decoder.decode(new_bytes)
             if self._strips_space and text:
-                text, self._strips_space = text.removeprefix(" "), False
+                text = text.removeprefix(" ")
+                self._strips_space = False
             pieces = [Piece(token, text, logprob)]
             if self._grammar:
                 self._grammar.append(token, new_bytes)
@@ -254,9 +256,9 @@ class GeneratedText:
 
 
 def choose_together(texts: Sequence[GeneratedText], logits: Array) -> list[ChosenToken | None]:
-    """Choose tokens for several texts of one model from logits [B, V]: bit for bit as `choose` does, in fewer
-    numpy calls. None for a text that must choose by itself: with filters other than temperature and min-p, or
-    with a damaged model."""
+    """Choose tokens for several texts of one model from logits [B, V], with the same bits as `choose` but
+    fewer numpy calls. None for a text that must choose by itself, because it has filters other than
+    temperature and min-p or the model is damaged."""
 
     def is_simple(text: GeneratedText) -> bool:
         filters = text.sampling.top_k > 0 or text.sampling.top_p < 1
@@ -315,7 +317,7 @@ class _StopStrings:
 
     def feed(self, piece: Piece) -> list[Piece]:
         """Add a piece; return the pieces that can no longer be part of a stop string. At a stop string,
-        return the pieces before it and the last one, after which nothing may be fed."""
+        return the pieces before it and the last piece; nothing may be fed after that."""
         self._held.append(piece)
         text = "".join(p.text for p in self._held)
         stop = min((at for stop in self._stops if (at := text.find(stop)) >= 0), default=-1)

@@ -1,8 +1,8 @@
 """Structured output (constrained decoding): JSON that fits a schema, a regular expression, or a context-free
 grammar.
 
-llguidance follows the text with an Earley parser, and names the tokens that it can continue with; all others
-get a probability of 0. It knows the tokens as bytes, so any tokenizer will do. Where the form prescribes a
+llguidance parses the text with an Earley parser and determines the tokens that may continue it; all others
+get a probability of 0. It treats tokens as bytes, so any tokenizer works. Where the grammar prescribes a
 text, the model still chooses among its tokenizations. V = size of the vocabulary.
 """
 
@@ -69,7 +69,7 @@ class GrammarState:
         return self._allowed
 
     def allows(self, text: bytes) -> bool:
-        """Return whether the next bytes may be these, which no single token spells."""
+        """Return whether the text may continue with these bytes, which no single token spells."""
         byte = self._vocabulary.find(text[:1])
         if byte is not None and not self.allowed[byte]:  # nearly always, for thousands of texts
             return False
@@ -77,7 +77,7 @@ class GrammarState:
         return self._matcher.validate_tokens(ids) == len(ids)
 
     def append(self, token: int, text: bytes) -> None:
-        """Add a token to the text; `text` is the part of it that the prompt does not have."""
+        """Add a token to the text; `text` is the part of the token after the prompt."""
         self._allowed = None
         is_whole = text == self._vocabulary.token_bytes[token]
         self._matcher.consume_tokens([token] if is_whole else self._vocabulary.spell(text))
@@ -85,13 +85,14 @@ class GrammarState:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the text fits the grammar, and nothing longer does."""
+        """Whether the text fits the grammar and cannot be continued."""
         return self._matcher.is_stopped()
 
     def _check(self) -> None:
         if self._matcher.is_error():
             raise usage(
-                f"the {self._name} cannot be fulfilled, or is too complex ({_reason(self._matcher)}); use a simpler one"
+                f"the {self._name} cannot be fulfilled, or is too complex ({_reason(self._matcher)}); "
+                "use a simpler one"
             )
 
 
@@ -118,7 +119,8 @@ def _as_lark(grammar: Grammar, tokenizer: Tokenizer, begins_with_space: bool) ->
     from llmcli.data.child_process import NotStartedError
     from llmcli.generation.grammar_compiler import SECONDS, worker
 
-    name, special = NAMES[grammar.kind], {i: tokenizer.label(i) for i in _special_ids(tokenizer)}
+    name = NAMES[grammar.kind]
+    special = {i: tokenizer.label(i) for i in _special_ids(tokenizer)}
     request = {
         "kind": grammar.kind,
         "text": grammar.text,
@@ -171,6 +173,7 @@ def _reason(matcher: "LLMatcher") -> str:
 
 
 def _shortened(message: str) -> str:
-    """Shorten a message, whose end says what is wrong with the part of the grammar before it."""
+    """Shorten a message in the middle: its end says what is wrong with the part of the grammar at its
+    beginning."""
     half = MAX_REASON // 2
     return message if len(message) <= MAX_REASON else f"{message[:half]} … {message[-half:]}"

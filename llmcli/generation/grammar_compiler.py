@@ -1,6 +1,6 @@
-"""Compiling grammars with llguidance, and the program of a child process that does it first.
+"""Compiling grammars with llguidance, and the program of a child process that tries this first.
 
-A few hundred characters can be hours of work for llguidance, such as 25 patterns that a text must all have,
+A few hundred characters, such as 25 patterns that a text must all match, can keep llguidance busy for hours,
 or fill the memory or the stack, and nothing can interrupt it. Therefore a child process with limits compiles
 each grammar before this process does. Its requests are lines of JSON on stdin, its answers lines on stdout:
 
@@ -25,9 +25,8 @@ SECONDS = 5.0  # per grammar
 # bytes of the child process, if the system can limit them; 5,000 properties need half of that
 MEMORY = 1 << 28
 STACK = 8 << 20  # bytes for compiling in the child process; a rule that names another takes up to 10 kB
-# JSON is written on one line, with spaces as json.dumps puts them or without: between values, a model that
-# has seen no JSON would go on with white space forever. A schema may have other settings in its own
-# "x-guidance".
+# JSON is on one line, with the spaces of json.dumps or without any: a model that has seen no JSON would
+# otherwise generate white space between values forever. A schema may override this in its own "x-guidance".
 ONE_LINE = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
 MAX_LEXER_STATES = 50_000  # of 1 to 2 kB
 MAX_ITEMS = 10_000  # of the parser per token, which take .1 s; other texts wait meanwhile
@@ -59,8 +58,8 @@ class GrammarTokens:
 
 
 def compile_lark(tokens: LLTokenizer, lark: str, stack: int) -> LLMatcher:
-    """Compile a grammar in Lark's notation, in a thread whose stack has so many bytes. Returns the matcher at
-    the beginning of a text, or with an error: also if no text fits, which only the first mask shows."""
+    """Compile a grammar in Lark's notation, in a thread with a stack of this many bytes. Returns a matcher at
+    the beginning of a text, or one with an error, also if no text fits (which only the first mask shows)."""
     limits = LLParserLimits(
         max_lexer_states=MAX_LEXER_STATES,
         max_grammar_size=MAX_SYMBOLS,
@@ -79,7 +78,7 @@ def compile_lark(tokens: LLTokenizer, lark: str, stack: int) -> LLMatcher:
 
 
 def _as_lark(grammar: Grammar, begins_with_space: bool) -> str:
-    """Raises an exception of any kind for a text that cannot be read."""
+    """Convert a grammar to Lark's notation. Raises exceptions of any kind for a text that cannot be read."""
     space = '" "? ' if begins_with_space else ""
     if grammar.kind == "schema":
         schema = json.loads(grammar.text)

@@ -1,9 +1,10 @@
 """Answers chosen among those that a model was trained on (formats/training_record.py, KnownAnswers), or none.
 
-The score of a known answer is the similarity of the question to the most similar training question with that
-answer, plus ANSWER_WEIGHT times the question's similarity to the answer itself, plus `network_weight` times
-the network's probability of the answer among the NEAREST ones by these two. Similarity is the cosine of the
-TF-IDF vectors of character n-grams inside words. tests/benchmarks/faq.py measures what each part adds.
+The score of a known answer is the sum of three parts: the similarity of the question to the most similar
+training question with that answer; ANSWER_WEIGHT times the question's similarity to the answer itself; and
+`network_weight` times the network's probability of the answer among the NEAREST answers by the first two.
+Similarity is the cosine of TF-IDF vectors of character n-grams inside words. tests/benchmarks/faq.py measures
+the contribution of each part.
 """
 
 import math
@@ -29,10 +30,8 @@ from llmcli.models.runtime import Doubles
 ANSWER_WEIGHT = 0.5
 NEAREST = 20  # answers scored by the network: the time for a question does not grow with their number
 # of n-grams, in characters; without spaces between words
-LENGTHS, UNSPACED_LENGTHS = (
-    range(2, 5),
-    range(1, 4),
-)
+LENGTHS = range(2, 5)
+UNSPACED_LENGTHS = range(1, 4)
 _WORD = re.compile(r"\w+")
 _KANA, _UNSPACED = re.compile("[ぁ-ヿ]"), re.compile("[ぁ-ヿ一-鿿]")
 _UNKNOWN = {"ja": "わかりません。", "en": "I don't know."}
@@ -68,7 +67,7 @@ class TextIndex:
         }
 
     def _vector(self, count: Counter[str]) -> dict[str, float]:
-        """Weight n-grams by (1 + ln frequency) and the logarithm of the inverse share of texts that have
+        """Weight n-grams by (1 + ln frequency) times the logarithm of the inverse share of texts that contain
         them."""
         weights = {
             ngram: (1 + math.log(n)) * math.log((self._size + 1) / (self._frequencies[ngram] + 0.5))
@@ -92,8 +91,8 @@ def open_known_answers(model: Checkpoint | Ensemble) -> KnownAnswers:
     known, path = model.shared.known_answers, model.shared.path
     if known is None or not known.pairs:
         raise LLMError(
-            f"{path or 'the model'} has no known answers: training stores them only on request, since anyone who has "
-            "the file can read them; train it with `known_answers`"
+            f"{path or 'the model'} has no known answers: training stores them only on request, since anyone "
+            "who has the file can read them; train it with `known_answers`"
         )
     return known
 
@@ -111,8 +110,8 @@ class AnswerFinder:
     """Chooses among the known answers of a model."""
 
     def __init__(self, known: KnownAnswers, min_confidence: float | None = None) -> None:
-        """The minimum is that in the file by default."""
-        self._least = known.min_confidence if min_confidence is None else min_confidence
+        """By default, the minimum confidence is the one in the file."""
+        self._min_confidence = known.min_confidence if min_confidence is None else min_confidence
         questions, answers = zip(*known.pairs, strict=True)
         self.answers: list[str] = list(dict.fromkeys(answers))
         self._index = TextIndex([*questions, *self.answers])
@@ -123,11 +122,12 @@ class AnswerFinder:
     def find(
         self, assistant: Assistant, messages: Sequence[Message], check: Callable[[], None] = lambda: None
     ) -> KnownAnswer:
-        """Choose an answer to messages that end with a user message. Raises LLMError as `Assistant.score`
-        does, which explains `check`."""
+        """Choose an answer to messages that end with a user message. `check` and errors are those of
+        `Assistant.score`."""
         if messages[-1].role != "user":
             raise LLMError("a conversation must end with a user message, to be answered")
-        similarities, count = self._index.similarities(messages[-1].content), len(self._answer_of)
+        similarities = self._index.similarities(messages[-1].content)
+        count = len(self._answer_of)
         scores = ANSWER_WEIGHT * similarities[count:]
         of_questions = np.zeros(len(scores))
         np.maximum.at(of_questions, self._answer_of, similarities[:count])
@@ -139,7 +139,7 @@ class AnswerFinder:
                 scores[self._places[scored.text]] += self._network_weight * probability
         best = int(scores.argmax())
         confidence = min(1.0, float(scores[best]))
-        return KnownAnswer(self.answers[best], confidence, confidence >= self._least)
+        return KnownAnswer(self.answers[best], confidence, confidence >= self._min_confidence)
 
 
 class KnownAnswersChat(Chat):

@@ -1,4 +1,4 @@
-"""Lists: lines that a model generates one by one, without duplicates and without known ones."""
+"""Lists: lines that a model generates one by one, without duplicates and known lines."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -10,21 +10,22 @@ from llmcli.generation.engine.requests import GenerationRequest
 from llmcli.generation.token_healing import Prompt, beginning_of_line
 from llmcli.models.runtime import Runtime
 
-ATTEMPTS, MIN_ATTEMPTS = 20, 200  # texts generated at most: for each line that is wanted, and for all
+# maximum number of generated texts: for each requested line, but at least this many
+ATTEMPTS, MIN_ATTEMPTS = (20, 200)
 
 
 @dataclass
 class LineGenerator:
-    """Generates up to `count` different lines, and counts the others."""
+    """Generates up to `count` distinct lines, and counts the others."""
 
     runtime: Runtime
     tokenizer: Tokenizer
     prompt: str  # the beginning of each line; "": as a line of the training text begins
     sampling: SamplingConfig  # for the first text; the next ones have the following seeds
     count: int
-    known: Callable[[set[str]], set[str]] = lambda lines: set()  # keeps the lines that are not wanted
+    known: Callable[[set[str]], set[str]] = lambda lines: set()  # returns the lines to leave out
     generated: int = 0
-    found: int = 0
+    yielded: int = 0
     duplicates: int = 0
     dropped: int = 0  # known lines
     incomplete: int = 0  # texts that were empty, longer than `max_tokens`, or more than one line
@@ -32,15 +33,17 @@ class LineGenerator:
     def __iter__(self) -> Iterator[str]:
         seen: set[str] = set()
         limit = max(MIN_ATTEMPTS, ATTEMPTS * self.count)
-        while self.found < self.count and self.generated < limit:
+        while self.yielded < self.count and self.generated < limit:
             new = list(
-                self._round(seen, min(limit - self.generated, max(CONCURRENT, 2 * (self.count - self.found))))
+                self._round(
+                    seen, min(limit - self.generated, max(CONCURRENT, 2 * (self.count - self.yielded)))
+                )
             )
             known = self.known(set(new))
             self.dropped += len(known)
             for line in new:
-                if line not in known and self.found < self.count:
-                    self.found += 1
+                if line not in known and self.yielded < self.count:
+                    self.yielded += 1
                     yield line
 
     def _round(self, seen: set[str], texts: int) -> Iterator[str]:

@@ -32,7 +32,7 @@ MAX_WORK = 2e10  # ... so that evaluations x parameters stay below this ...
 MIN_EVALUATIONS = 50  # ... but not fewer than this
 PROMPT_SHARE = 4  # one in four evaluations goes to tokenizations of the prompt's end
 MAX_WORD_TOKENS = 16  # context tokens kept free for the word
-SPACES = " \t\u3000"  # before a word
+SPACES = " \t\u3000"  # white space before a word
 END = "<end>"  # shown as the next word where the document would end
 MIN_PROBABILITY = 1e-7  # less likely spellings stay unexplored
 PLAIN = SamplingConfig(temperature=1, min_p=0)  # the probabilities of the model itself
@@ -45,7 +45,7 @@ class NextWord:
     text: str
     probability: float
     continues: bool = False  # it continues the last word of the prompt: "s" after "apple"
-    # what it adds to the prompt: with the white space before it
+    # the text that it adds to the prompt, including white space before the word
     added: str = field(default="", compare=False)
     token: int = field(default=-1, compare=False)  # the next token with which it most likely begins
 
@@ -96,14 +96,20 @@ def next_words(
     evaluations: int | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> NextWords:
-    """Find the words that may follow a text, with the probabilities that temperature, top-k, top-p and min-p
-    give them. The search ends after at most so many `evaluations` of the model. `check` is called before each
-    and may raise an exception to end it."""
+    """Find the words that may follow a text, with their probabilities after temperature, top-k, top-p and
+    min-p. The search ends after at most `evaluations` evaluations of the model. `check` is called before
+    each, and may raise an exception to end the search."""
     limit = min(max_evaluations(runtime.parameters), evaluations or MAX_EVALUATIONS)
-    prompt, most = Prompt.of(text, tokenizer), max(2, limit // PROMPT_SHARE)
+    prompt = Prompt.of(text, tokenizer)
+    prompt_limit = max(2, limit // PROMPT_SHARE)
     sampler = Sampler(sampling)
     first = read_prompt(
-        runtime, tokenizer, prompt, max_evaluations=most, negligible=MIN_PROBABILITY, reserve=MAX_WORD_TOKENS
+        runtime,
+        tokenizer,
+        prompt,
+        max_evaluations=prompt_limit,
+        negligible=MIN_PROBABILITY,
+        reserve=MAX_WORD_TOKENS,
     )
     search = _WordSearch(tokenizer, in_word=prompt.in_word or _ends_in_word(tokenizer, prompt.ids))
     explored = 1 - first.unexplored
@@ -129,7 +135,7 @@ def next_words(
 
 
 class _WordSearch:
-    """The state of the search: words found and spellings to follow."""
+    """The state of the search: the words found, and the spellings still to be explored."""
 
     def __init__(self, tokenizer: Tokenizer, in_word: bool) -> None:
         self._end_ids = tokenizer.eos_ids
@@ -142,8 +148,8 @@ class _WordSearch:
         self.open: list[tuple[float, Path, bytes, int]] = []
 
     def add(self, probability: float, path: Path, spelled: bytes, token: int) -> None:
-        """Add a spelling that begins with the next token `token`: it is counted if its first word is
-        complete, otherwise followed later."""
+        """Add a spelling that begins with the next token `token`. It is counted if its first word is
+        complete, otherwise explored later."""
         word = _first_word(spelled, ended=path[-1] in self._end_ids)
         if word is None:
             heapq.heappush(self.open, (-probability, path, spelled, token))
@@ -162,7 +168,8 @@ class _WordSearch:
     def words(self) -> Iterator[NextWord]:
         """Yield the words found so far."""
         for (word, continues), tokens in self._words.items():
-            added, token = self._added.get((word, continues), ""), max(tokens, key=tokens.__getitem__)
+            added = self._added.get((word, continues), "")
+            token = max(tokens, key=tokens.__getitem__)
             yield NextWord(word, sum(tokens.values()), continues, added, token)
 
 

@@ -98,7 +98,7 @@ def logit_bias(logits: Array, bias: Array | None, tokens: Ints | None = None) ->
 
 
 def temperature(logits: Array, value: float) -> Array:
-    """Divide by the temperature: below 1 the distribution gets sharper, above 1 flatter."""
+    """Divide by the temperature: below 1, the distribution becomes sharper, above 1 flatter."""
     return logits if value == 1 else (logits - logits.max()) / usable_temperature(value)
 
 

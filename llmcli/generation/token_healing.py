@@ -1,16 +1,16 @@
 """Token healing: the first token after a prompt that ends inside a token or a word.
 
 A prompt may end inside a token: a model knows " eat", but has never seen " ea" followed by "t", as after "I
-like to ea". This is the prompt boundary problem; usually, token healing drops the last token and constrains
-the next one to begin with its text. Here the probability of a continuation given the prompt's bytes is a sum
-over all token sequences that spell the prompt. Each is weighted by its own probability, and its last token
-ends with the prompt or extends beyond it:
+like to ea". This is the prompt boundary problem. Token healing usually drops the last token and constrains
+the next one to begin with its text. Here, the probability of a continuation given the prompt's bytes is a sum
+over all token sequences that spell the prompt, each weighted by its own probability; its last token ends with
+the prompt or extends beyond it:
 
     p(next | prompt) = sum of p(sequence) over sequences that spell prompt + next / sum of p(sequence) over all
 
-Only the prompt's tail is tokenized again, and the most likely sequences are followed first. The probability
-of the other sequences is known and reported as unexplored. `generate`, its --next and --steps, and `explain`
-all start here.
+Only the prompt's tail is retokenized, and the most likely sequences are explored first. The total probability
+of the others is known and reported as unexplored. `generate`, its --next and --steps, and `explain` all start
+here.
 
 V = vocabulary size; N = entries in the distribution; n = tokens in a group; T = tokens.
 """
@@ -31,7 +31,7 @@ from llmcli.models.logits import DAMAGED, check_finite, log_softmax, softmax
 from llmcli.models.ngram_runtime import exclude_written
 from llmcli.models.runtime import Array, Bools, Doubles, Ints, Runtime
 
-# tokens at the prompt's end that may change; four are no better (tests/benchmarks/LOG.md)
+# tokens at the prompt's end that may be replaced; four are no better (tests/benchmarks/LOG.md)
 MAX_TAIL_TOKENS = 3
 # Evaluations of the model for other tokenizations during generation: fewer for a large model, so that they
 # take no longer than the prompt itself.
@@ -53,15 +53,16 @@ class Prompt:
     head: list[int]
     tail: list[int] = field(default_factory=list)
     in_word: bool = False  # it ends with a letter, so its last word may continue
-    # tokens at its beginning that stand for the beginning of a text
+    # number of tokens at its beginning that represent the beginning of a text
     added: int = field(default=0, compare=False)
-    # tokens at the end of a prompt without a tail that the model wrote: no n-gram cache counts them
+    # number of tokens at the end of a prompt without a tail that the model generated; an n-gram cache ignores
+    # them
     written: int = 0
 
     @classmethod
     def of(cls, text: "str | Prompt", tokenizer: Tokenizer, *, literal: bool = False) -> "Prompt":
-        """Tokenize a text; with `literal`, it has no tail. An empty one is what begins a text. A Prompt, such
-        as a conversation, is returned unchanged."""
+        """Tokenize a text; with `literal`, without a tail. An empty text becomes the tokens that begin a
+        text. A Prompt, such as a conversation, is returned unchanged."""
         if isinstance(text, Prompt):
             return text
         if not text:
@@ -110,8 +111,8 @@ def last_tokens(ids: Sequence[int], count: int, bos_ids: Sequence[int]) -> list[
 
 
 def beginning_of_line(tokenizer: Tokenizer) -> list[int]:
-    """Return the tokens before a line: a line break, or if the training text has none, what begins a
-    document."""
+    """Return the tokens before a line: a line break or, if the training text has none, the tokens that begin
+    a document."""
     if tokenizer.seen_bytes is not None and b"\n" not in tokenizer.seen_bytes:
         return [tokenizer.bos_id]
     return tokenizer.bos_ids + tokenizer.encode("\n")
@@ -178,7 +179,7 @@ class FirstToken:
         self.search = search
         self._head = head
         self._vocabulary = search.vocabulary
-        self.unexplored = unexplored  # maximum probability of the sequences that were not followed
+        self.unexplored = unexplored  # maximum probability of the sequences that were not explored
         self._extra_entries: dict[bytes, int] = {}  # text -> entry from V on
         groups = list(self._find_groups(in_word))
         total = sum(float(group.probabilities.sum()) for group in groups)
@@ -275,7 +276,9 @@ class FirstToken:
 
     def _sum_groups(self) -> None:
         N = len(self._vocabulary) + len(self._extra_entries)
-        probabilities, highest, self.tokens = np.zeros(N), np.zeros(N), np.arange(N)
+        probabilities = np.zeros(N)
+        highest = np.zeros(N)
+        self.tokens = np.arange(N)
         for group in self._groups:
             np.add.at(probabilities, group.entries, group.probabilities)
             higher = group.probabilities > highest[group.entries]
@@ -318,9 +321,9 @@ class TokenizationSearch:
         self.log_total = -math.inf  # logarithm of the total probability of both
         self.space = runtime.context - len(head)  # for tokens after the head
         self.evaluations = 0  # number of evaluations so far
-        # heap of sequences to follow: (-logprob, tokens, bytes spelled)
+        # heap of sequences to expand: (-logprob, tokens, bytes spelled)
         self._open: list[tuple[float, Path, int]] = []
-        self._followed = 0.0, Path(), 0  # the last one taken from the heap
+        self._current = 0.0, Path(), 0  # the last one taken from the heap
         self._runtime = runtime
         self._head = head
         self._tail = tail
@@ -358,27 +361,27 @@ class TokenizationSearch:
             self.log_total = 0.0
 
     def run(self, max_evaluations: int, negligible: float) -> float:
-        """Follow the most likely sequences. Returns the maximum share of the probability that the others may
+        """Explore the most likely sequences. Returns the maximum share of the probability that the others may
         have."""
         while (path := self.next_path(max_evaluations, negligible)) is not None:
-            self.follow(self._evaluate(path))
+            self.expand(self._evaluate(path))
         left = np.logaddexp.reduce([-cost for cost, _, _ in self._open], initial=-math.inf)
         return float(np.exp(left - np.logaddexp(left, self.log_total))) if left > -np.inf else 0.0
 
     def next_path(self, max_evaluations: int, negligible: float) -> Path | None:
-        """Return the most likely sequence to evaluate and `follow`, if it has more than a negligible share of
+        """Return the most likely sequence to evaluate and `expand`, if it has more than a negligible share of
         the total and fewer than `max_evaluations` were evaluated."""
         if self.evaluations >= max_evaluations or not self._open:
             return None
         if math.exp(min(0.0, -self._open[0][0] - self.log_total)) <= negligible:
             return None
-        self._followed = heapq.heappop(self._open)
+        self._current = heapq.heappop(self._open)
         self.evaluations += 1
-        return self._followed[1]
+        return self._current[1]
 
-    def follow(self, logits: Array) -> None:
-        """Continue the last sequence of `next_path`, given the logits [V] after the head and its tokens."""
-        cost, path, spelled = self._followed
+    def expand(self, logits: Array) -> None:
+        """Add the continuations of the last sequence of `next_path`, given the logits [V] after it."""
+        cost, path, spelled = self._current
         self._expand(-cost, path, spelled, self._checked(logits))
 
     def logits_after(self, path: Path) -> Array:
@@ -424,6 +427,7 @@ class TokenizationSearch:
             self.log_total = float(np.logaddexp(self.log_total, np.logaddexp.reduce(crossing)))
         for token in self.vocabulary.prefixes_of(rest):
             if token != skipped and len(path) < self.space:
-                cost, length = -logprob - float(logprobs[token]), len(self.vocabulary.token_bytes[token])
+                cost = -logprob - float(logprobs[token])
+                length = len(self.vocabulary.token_bytes[token])
                 heapq.heappush(self._open, (cost, (*path, token), spelled + length))
         return logprobs

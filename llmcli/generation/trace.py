@@ -57,12 +57,13 @@ class TraceStep:
 def trace(
     runtime: Runtime, tokenizer: Tokenizer, prompt: str, sampling: SamplingConfig, *, literal: bool = False
 ) -> Iterator[TraceStep]:
-    """Yield the steps of `generate`; stop strings are ignored. Raises LLMError as `generate` does."""
+    """Yield the steps of `generate`; stop strings are ignored. Raises LLMError like `generate`."""
     sampler = _RecordingSampler(replace(sampling, stop=()))
     for piece in generate(runtime, tokenizer, prompt, sampler, literal=literal):
-        steps, sampler.steps = sampler.steps, []
+        steps = sampler.steps
+        sampler.steps = []
         for step in steps:  # one, or none if a limit ended the text
-            # a piece's id is a token, whereas the sampler may have chosen an entry for it
+            # a piece has the id of its token, whereas the sampler may have chosen an entry that represents it
             chosen = step.chosen if piece.id is None else replace(step.chosen, id=piece.id)
             shown = tuple(chosen if candidate == step.chosen else candidate for candidate in step.candidates)
             yield replace(

@@ -6,10 +6,10 @@ generated, batched through the linear layers of its model (continuous batching).
 delays the other texts by one chunk per token, and a cancelled request is removed before the next token.
 Functions that analyze a model run in a separate thread, one at a time, on a fork.
 
-Requests may form a group, such as the texts of one HTTP request. Groups take turns: each has one chunk of its
-prompts processed, and if there are more texts than `EngineLimits.concurrent`, each group has as many in
-progress as any other, or all of its own. A group of many texts therefore delays the first token of another by
-one chunk per chunk of that prompt.
+Requests may form a group, such as the texts of one HTTP request. Groups take turns in having a chunk of their
+prompts processed. If there are more texts than `EngineLimits.concurrent`, each group has as many in progress
+as any other, or all of its own. A group of many texts therefore delays another group's first token by only
+one chunk for each chunk of that prompt.
 
 A text does not depend on other requests: each request has its own KV cache and random numbers. Only the last
 bits of logits can vary, with the number of texts in a step and the part of the prompt that was cached.
@@ -43,7 +43,7 @@ from llmcli.models.runtime import Array, Runtime, step_batch
 
 T = TypeVar("T")
 PASS_SECONDS = 0.5  # how long `close` waits for the pass in progress
-Opened = tuple[Runtime, Tokenizer]  # the runtime's cache stays empty: it is only forked
+Opened = tuple[Runtime, Tokenizer]  # the runtime's cache stays empty, since it is only forked
 
 
 class Engine:
@@ -61,7 +61,7 @@ class Engine:
         # guards _thread, failure, _is_changed, waiting, _is_closed, _models
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None  # None: not running
-        self.failure: str | None = None  # the reason why it is not running
+        self.failure: str | None = None  # the reason why the thread is not running
         self._is_changed = False  # there may be something to do
         self.waiting: list[Sequence] = []
         self._is_closed = False
@@ -75,13 +75,13 @@ class Engine:
     # ---- from any thread
 
     def start(self) -> None:
-        """Start the thread. If that fails, `failure` has the reason, and the next request tries again."""
+        """Start the thread. If that fails, `failure` is the reason, and the next request tries again."""
         with suppress(LLMError), self._changed:
             self._ensure_running()
 
     def close(self) -> None:
-        """Refuse new requests, fail the others, and end the thread. Running functions and models that are
-        being loaded are not waited for: their threads end with the process."""
+        """Refuse new requests, fail the others, and end the thread. Does not wait for running functions and
+        for models that are being loaded, whose threads end with the process."""
         with self._changed:
             self._is_closed = True
             thread = self._thread
@@ -106,7 +106,7 @@ class Engine:
         return sequence
 
     def cancel(self, sequence: Sequence) -> None:
-        """Stop a request before its next token. It may have ended already, and one more event may arrive."""
+        """Stop a request before its next token. It may already have ended, and one more event may arrive."""
         sequence.is_cancelled = True
         self._wake()
 
@@ -126,7 +126,7 @@ class Engine:
                 if future.set_running_or_notify_cancel():
                     try:
                         future.set_result(function(opened.result()[0].fork()))
-                    except Exception as error:  # raised where the result is awaited
+                    except Exception as error:  # raised to whoever waits for the result
                         future.set_exception(error)
 
         with self._changed:
@@ -172,7 +172,9 @@ class Engine:
         with self._changed:
             self._thread = None
             self.failure = str(failure)
-            sequences, self.waiting, self.active = [*self.waiting, *self.active], [], []
+            sequences = [*self.waiting, *self.active]
+            self.waiting = []
+            self.active = []
             self.prefixes = PrefixCache(self._limits.prefix_bytes)  # the caches in use may be incomplete
         for sequence in sequences:
             sequence.fail(failure)
@@ -182,7 +184,8 @@ class Engine:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._is_changed or self._placed)
-                is_changed, self._is_changed = self._is_changed, False
+                is_changed = self._is_changed
+                self._is_changed = False
                 if self._is_closed:
                     return
             self._drop_cancelled()
@@ -195,8 +198,8 @@ class Engine:
 
     @property
     def aside(self) -> list[Sequence]:
-        """Return the requests in progress whose places others have, in turn; they wait like those in the
-        queue."""
+        """Return the requests in progress that have no place, in the order of their turns; they wait like
+        those in the queue."""
         return [sequence for sequence in self.active if sequence.is_aside]
 
     @property
@@ -213,8 +216,8 @@ class Engine:
         self._remove_ended()
 
     def _admit(self) -> None:
-        """Start the queued requests that are next in turn, as many as there are places and memory for.
-        Requests for a model that is being loaded are skipped."""
+        """Start the queued requests that are next, as far as there are places and memory. Requests for a
+        model that is being loaded are skipped."""
         with self._changed:
             waiting = [sequence for sequence in self.waiting if sequence.opened.done()]
         unpaused = [sequence for sequence in self.active if not sequence.is_paused]
@@ -257,8 +260,8 @@ class Engine:
             sequence.is_aside = sequence not in placed
 
     def _prefill(self) -> None:
-        """Process a chunk of the first request that is not ready for a step; its group is the last to have
-        another turn."""
+        """Process a chunk of the first request that is not ready for a step; its group is then last in the
+        order of turns."""
         sequence = next((sequence for sequence in self._placed if not sequence.waits_for_step), None)
         if sequence is not None:
             try:
@@ -284,7 +287,7 @@ class Engine:
         try:
             logits = step_batch(runtimes, [sequence.next_token for sequence in sequences])
             choices, rows[:] = choose_together([sequence.text for sequence in sequences], logits), logits
-        except Exception:  # one sequence may be at fault: retry them one by one
+        except Exception:  # one sequence may be the cause, so retry them one by one
             for runtime, length in zip(runtimes, lengths, strict=True):
                 undo_step(runtime, length)
         for sequence, row, choice in zip(sequences, rows, choices, strict=True):
@@ -305,7 +308,7 @@ class Engine:
             if (prefix := sequence.prefix()) and not sequence.has_failed:
                 self.prefixes.keep(prefix)
         with self._changed:
-            self._is_changed = True  # there is space for others
+            self._is_changed = True  # there is now space for others
 
     # ---- models
 
@@ -314,7 +317,7 @@ class Engine:
         if name not in self._models:
             future: Future[Opened] = Future()
             _start_thread(self._load, name, future, name="load-model")
-            self._models[name] = future  # not earlier: without a thread, the future would never complete
+            self._models[name] = future  # only now: without a thread, the future would never complete
             future.add_done_callback(self._wake)
         return self._models[name]
 
@@ -323,7 +326,7 @@ class Engine:
         with self._loading:
             try:
                 future.set_result(self._open_model(name))
-            except BaseException as error:  # raised where the model is awaited
+            except BaseException as error:  # raised to whoever waits for the model
                 with self._changed:
                     del self._models[name]  # the next request tries again
                 future.set_exception(error)

@@ -48,8 +48,8 @@ class PrefixCache:
 
     def take(self, model: str, ids: Sequence[int], live: Iterable[Prefix] = ()) -> tuple[Runtime, int] | None:
         """Return (runtime for a prompt, number of `ids` in its cache), from the kept or `live` cache with the
-        longest shared prefix; None if that is too short. A kept cache without other tokens is handed over;
-        others are copied."""
+        longest shared prefix; None if the prefix is too short. A kept cache that has no other tokens is
+        reused directly; other caches are copied."""
         asked = np.array(ids, np.int64)
         known = [prefix for prefix in (*live, *self._kept) if prefix.model == model]
         lengths = [_shared(prefix, asked) for prefix in known]

@@ -19,9 +19,9 @@ class GenerationRequest:
     stop_ids: frozenset[int] = frozenset()  # tokens that end the text in addition to the tokenizer's
     top_logprobs: int = 0  # number of alternatives to report per token
     prompt_logprobs: bool = False  # also report log probabilities of the prompt, which has no tail
-    # one of these is the text: an answer if there are stop_ids, or else a continuation
+    # the text is one of these: an answer if there are stop_ids, otherwise a continuation
     choices: tuple[str, ...] = ()
-    # of `sampling`; compiled before, since the engine must not wait for that
+    # the grammar of `sampling`, compiled beforehand so that the engine does not wait for that
     grammar: CompiledGrammar | None = None
 
 
@@ -65,7 +65,7 @@ class Finished:
 
 @dataclass(frozen=True)
 class Failed:
-    """The request ended with an error; nothing follows."""
+    """The request ended with an error; this is the last event."""
 
     error: Exception
 

@@ -38,7 +38,7 @@ class Sequence:
         opened: "Future[tuple[Runtime, Tokenizer]]",
         group: object = None,
     ) -> None:
-        """Without a `group`, the request is one by itself."""
+        """Without a `group`, the request forms its own group."""
         self.request = request
         self.opened = opened
         self.group = self if group is None else group
@@ -51,7 +51,7 @@ class Sequence:
         self._alternatives: deque[tuple[ScoredToken, ...]] = deque()  # for tokens whose pieces are held back
         self._prompt: list[ScoredToken] = []
         self._first_bytes = b""  # bytes of the first token beyond a prompt that ends inside a word
-        self._choices: Iterator[list[ScoredText]] | None = None  # that are still to be scored
+        self._choices: Iterator[list[ScoredText]] | None = None  # choices that are still to be scored
         self._scored: list[ScoredText] = []
 
     # ---- the prompt
@@ -63,7 +63,8 @@ class Sequence:
         self._tokenizer = tokenizer
         self._context = context
         self._token_bytes = tokenizer.vocabulary.token_bytes
-        ids, self._prompt_length = prompt.ids, len(prompt.ids)
+        ids = prompt.ids
+        self._prompt_length = len(prompt.ids)
         self.text = GeneratedText(tokenizer, ids, sampling, self.request.stop_ids, self.request.grammar)
         # tokens to process before the next one can be chosen
         self._pending: Ids[int] = prompt.split(context, tokenizer.bos_ids)[0]
@@ -83,7 +84,8 @@ class Sequence:
         self._held, self._pending = list(self._pending[: self._cached]), self._pending[self._cached :]
 
     def advance(self) -> None:
-        """Process a chunk of the tokens before the next one; after the last chunk, choose that one."""
+        """Process a chunk of the tokens before the next token; after the last chunk, choose the next
+        token."""
         is_last = len(self._pending) <= PREFILL_CHUNK
         scores_prompt = self.request.prompt_logprobs and not self._is_started
         max_tokens = self.request.sampling.max_tokens
@@ -115,7 +117,9 @@ class Sequence:
 
     def _score_choice(self) -> None:
         """Score a batch of the choices after the prompt; after the last one, choose."""
-        request, runtime, held = self.request, self.live_runtime, len(self._held)
+        request = self.request
+        runtime = self.live_runtime
+        held = len(self._held)
         ids = [*self._held, *self._pending]
         if self._choices is None:
             if request.stop_ids:
@@ -135,7 +139,7 @@ class Sequence:
             self._choose()
 
     def _choose(self) -> None:
-        """Choose from the scored choices by the sampling settings, as from tokens."""
+        """Choose from the scored choices by the sampling settings, as if they were tokens."""
         logprobs = log_softmax(np.array([choice.logprob for choice in self._scored], np.float32))
         chosen, _ = Sampler(self.request.sampling)(logprobs.astype(np.float32))
         data = [choice.text.encode("utf-8") for choice in self._scored]
@@ -143,7 +147,7 @@ class Sequence:
         self._start()
         # without the one that ends it
         self.text.tokens = self._scored[chosen].tokens - bool(self.request.stop_ids)
-        self._tell(Token(None, data[chosen], float(logprobs[chosen]), others, self._scored[chosen].text))
+        self._send(Token(None, data[chosen], float(logprobs[chosen]), others, self._scored[chosen].text))
         self._finish("stop")
 
     def _score(self, chunk: Ids[int]) -> Array:
@@ -194,13 +198,13 @@ class Sequence:
         return Prefix(self.request.model, self.runtime, ids, self.runtime.cache_bytes)
 
     def step_done(self, logits: Array, choice: ChosenToken | None = None) -> None:
-        """Receive the logits [V] after the token of the last step, and the choice from them if it was
-        made."""
+        """Receive the logits [V] after the token of the last step, and the token chosen from them, if it was
+        chosen already."""
         self._held.append(self.next_token)
         self._add(logits, choice)
 
     def _add(self, logits: Array, choice: ChosenToken | None = None) -> None:
-        """Choose the next token from the logits [V] after all processed tokens, unless it is chosen
+        """Choose the next token from the logits [V] after all processed tokens, unless it was chosen
         already."""
         is_asked = self.request.top_logprobs > 0
         self._alternatives.append(
@@ -235,14 +239,14 @@ class Sequence:
     def fail(self, error: Exception) -> None:
         self.has_failed = True
         self._end()
-        self._tell(Failed(error))
+        self._send(Failed(error))
 
     def cancel(self) -> None:
         self._end()
 
     def _finish(self, reason: str) -> None:
         self._end()
-        self._tell(Finished(reason, self.text.tokens))
+        self._send(Finished(reason, self.text.tokens))
 
     def _end(self) -> None:
         self.is_done = True
@@ -252,25 +256,26 @@ class Sequence:
         if not self._is_started:
             self._is_started = True
             before = tuple(self.text.ids if ids is None else ids)
-            self._tell(Started(self._prompt_length, self._cached, tuple(self._prompt), before))
+            self._send(Started(self._prompt_length, self._cached, tuple(self._prompt), before))
 
     def _emit(self, pieces: list[Piece]) -> None:
         for piece in pieces:
             if piece.id is not None:
-                data, self._first_bytes = self._first_bytes or self._token_bytes[piece.id], b""
-                self._tell(Token(piece.id, data, piece.logprob, self._alternatives.popleft(), piece.text))
+                data = self._first_bytes or self._token_bytes[piece.id]
+                self._first_bytes = b""
+                self._send(Token(piece.id, data, piece.logprob, self._alternatives.popleft(), piece.text))
         if self.text.finish_reason is None:
             self._prepare()
             return
         if self.text.last_token and len(self._alternatives) == 1:  # no stop string cut the text earlier
             token, logprob = self.text.last_token
-            self._tell(Token(token, b"", logprob, self._alternatives.pop(), ends_text=True))
+            self._send(Token(token, b"", logprob, self._alternatives.pop(), ends_text=True))
         self._finish(self.text.finish_reason)
 
-    def _tell(self, event: Event) -> None:
+    def _send(self, event: Event) -> None:
         try:
             self._on_event(event)
-        except Exception:  # the receiver is gone, for instance an event loop that has ended
+        except Exception:  # the receiver is gone, for example an event loop that has ended
             self.is_cancelled = True
 
 
