@@ -263,5 +263,5 @@ def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_stop_string_and_a_grammar_exclude_each_other() -> None:
-    with pytest.raises(LLMError, match="`stop` could end a text"):
+    with pytest.raises(LLMError, match="`stop` would cut the structured output short"):
         SamplingConfig(stop=("a",), grammar=Grammar("regex", "a"))

@@ -40,7 +40,7 @@ def test_lines_are_different_new_and_complete(generator) -> None:
     lines = generator(["Ann", "Ben ", "Ann", "", "Known", "Cut...", "りんご"], 3, known=lambda some: some & {"Known"})
     assert list(lines) == ["Ann", "Ben", "りんご"]
     rounds, rest = divmod(module.CONCURRENT, 7)  # one round is enough; all its texts are counted
-    assert (lines.generated, lines.found, lines.dropped) == (module.CONCURRENT, 3, 1)
+    assert (lines.generated, lines.yielded, lines.dropped) == (module.CONCURRENT, 3, 1)
     assert lines.incomplete == 2 * rounds + (rest > 3) + (rest > 5)
     assert lines.duplicates == module.CONCURRENT - lines.incomplete - 4
 
