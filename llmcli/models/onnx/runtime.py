@@ -65,6 +65,13 @@ class OnnxRuntime(KVCacheRuntime):
         binding.run(ids[:, None], past, cache)
         return binding.last_logits()
 
+    def step(self, token: int) -> Array:
+        check_context(self.length + 1, self.context)
+        self.cache.reserve(self.length + 1)
+        self._single.run(token, self.length, self.cache)
+        self.cache.length += 1
+        return self._single.last_logits()[0]
+
     def prefill(self, ids: Sequence[int]) -> Array:
         """Process one token or more; return the logits [V] of the next one. A quantized model processes the
         last token alone: rounding depends on the batch, and this way the logits do not depend on which tokens
@@ -73,7 +80,7 @@ class OnnxRuntime(KVCacheRuntime):
             check_input(ids, self.length, self.context)
             self.cache.reserve(self.length + len(ids))
             self.read(ids[:-1])
-            ids = ids[-1:]
+            return self.step(ids[-1])
         for binding in self._process(ids):
             last = binding
         return last.last_logits()[0]
@@ -95,7 +102,7 @@ class OnnxRuntime(KVCacheRuntime):
             for first in range(0, T, size):
                 end = min(T, first + size)
                 binding = _Binding(self._network, end - first)
-                binding.run(ids[None, b, first:end], [first], cache)
+                binding.run(ids[None, b, first:end], end - 1, cache)
                 targets = ids[b, first + 1 : end + 1]
                 losses[b, first:end], correct[b, first:end] = token_losses(binding.logits()[0], targets)
         return losses, correct
@@ -107,7 +114,7 @@ class OnnxRuntime(KVCacheRuntime):
         for first in range(0, len(ids), PREFILL_CHUNK):
             chunk = ids[first : first + PREFILL_CHUNK]
             binding = self._single if len(chunk) == 1 else _Binding(self._network, len(chunk))
-            binding.run([chunk], [self.length], self.cache)
+            binding.run(np.array([chunk]), self.length + len(chunk) - 1, self.cache)
             self.cache.length += len(chunk)
             yield binding
 
@@ -125,6 +132,7 @@ class _Network:
         self.config = checkpoint.config
         _share_threads()
         self._embedding = read_weight(checkpoint, scheme, "model.embed_tokens.weight")  # [V, C]
+        self._embedding_scale = np.float32(self.config.embedding_scale)
         self._positions = (
             read_weight(checkpoint, scheme, POSITIONS) if self.config.architecture.learned_positions else None
         )
@@ -154,10 +162,12 @@ class _Network:
         """Wrap an array for onnxruntime, which uses its memory."""
         return self._ort.OrtValue.ortvalue_from_numpy(array)
 
-    def embed(self, ids: Ints, positions: Ints) -> Array:
-        """Return the embeddings of tokens [N] at positions [N], [N, C]."""
-        x = _rows(self._embedding, ids) * np.float32(self.config.embedding_scale)
-        return x if self._positions is None else x + _rows(self._positions, positions)
+    def embed(self, ids: Ints | int, last: Ints | int, x: Array) -> None:
+        """Set x [B, T, C] to the embeddings of tokens ids [B, T], the last of which are at positions `last`
+        [B]; both are one number for a single token."""
+        np.multiply(_rows(self._embedding, ids), self._embedding_scale, out=x)
+        if self._positions is not None:
+            x += _rows(self._positions, np.asarray(last)[..., None] + np.arange(1 - x.shape[1], 1))
 
     def rotary_tables(self, length: int) -> list[Any]:
         """Return the `rotary_inputs` for at least `length` positions, but not for the whole context, which
@@ -205,15 +215,14 @@ class _Binding:
         self._head.bind_ortvalue_output("logits", self._values["logits"])
         self._keys: list[Array] | None = None  # keys of the bound cache
 
-    def run(self, ids: Sequence[Sequence[int]] | Ints, past: Sequence[int] | Ints, cache: KVCache) -> None:
-        """Run tokens ids [B, T] through the decoder, after past [B] tokens in `cache`."""
+    def run(self, ids: Ints | int, last: Ints | int, cache: KVCache) -> None:
+        """Run tokens ids [B, T] through the decoder, the last of which are at positions `last` [B] in
+        `cache`; both are one number for a single token."""
         if self._keys is not cache.keys:  # another cache, or a moved one
             self._bind(cache)
-        ids = np.asarray(ids)
-        positions = np.asarray(past)[:, None] + np.arange(ids.shape[1])
-        self._x[...] = self._network.embed(ids.ravel(), positions.ravel()).reshape(self._x.shape)
-        self._past[:] = positions[:, -1]
-        self._total[0] = self._past.max() + 1
+        self._network.embed(ids, last, self._x)
+        self._past[:] = last
+        self._total[0] = max(self._past.tolist()) + 1
         self._network.decoder.run_with_iobinding(self._decoder)
 
     def _bind(self, cache: KVCache) -> None:
