@@ -27,6 +27,8 @@ from llmcli.models.onnx.graph import Graph, decoder_graph, head_graph, read_weig
 from llmcli.models.runtime import LOGITS_AT_ONCE, Array, Ints, Scores, check_context, check_input
 
 PREFILL_CHUNK = 256  # tokens processed at a time; more than in numpy
+# parameters; one thread takes less time for a token of a smaller quantized model than two
+ONE_THREAD = 2_000_000
 
 
 def is_installed() -> bool:
@@ -130,14 +132,15 @@ class _Network:
             raise missing_extra("running quantized weights", "onnxruntime", "fast") from error
         self._ort = onnxruntime
         self.config = checkpoint.config
-        _share_threads()
-        self._embedding = read_weight(checkpoint, scheme, "model.embed_tokens.weight")  # [V, C]
+        self._is_small = scheme is not None and self.config.parameters < ONE_THREAD
+        embedding = read_weight(checkpoint, scheme, "model.embed_tokens.weight")  # [V, C]
+        self._embedding = _rows(embedding, slice(None)) if self._is_small else embedding
         self._embedding_scale = np.float32(self.config.embedding_scale)
         self._positions = (
             read_weight(checkpoint, scheme, POSITIONS) if self.config.architecture.learned_positions else None
         )
         tied = self.config.tie_word_embeddings
-        head = self._embedding if tied else read_weight(checkpoint, scheme, "lm_head.weight")
+        head = embedding if tied else read_weight(checkpoint, scheme, "lm_head.weight")
         self._weights: list[Any] = []  # float32 only
         self.decoder = self._session(decoder_graph(checkpoint, scheme))
         self.head = self._session(head_graph(head))
@@ -147,7 +150,12 @@ class _Network:
 
     def _session(self, graph: Graph) -> Any:
         options = self._ort.SessionOptions()
-        options.use_per_session_threads = False
+        shares_threads = _share_threads.cache_info().currsize > 0  # then every session must
+        if self._is_small and not shares_threads:
+            options.intra_op_num_threads = 1
+        else:
+            _share_threads()
+            options.use_per_session_threads = False
         options.log_severity_level = 3
         model, arrays = graph
         weights = [self.value(array) for array in arrays.values()]
@@ -248,7 +256,7 @@ class _Binding:
         return self._logits[:, 0].copy()
 
 
-def _rows(matrix: QuantizedMatrix | Array, rows: Ints) -> Array:
+def _rows(matrix: QuantizedMatrix | Array, rows: Any) -> Array:
     return matrix.dequantize(rows) if isinstance(matrix, QuantizedMatrix) else matrix[rows]
 
 
