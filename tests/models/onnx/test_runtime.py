@@ -1,5 +1,7 @@
 """The onnxruntime graphs on quantized weights, compared with the numpy runtime on the dequantized weights."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -71,6 +73,8 @@ def test_float32_logits_are_those_of_the_numpy_runtime() -> None:
             reference.rewind()
             expected = reference.prefill(IDS[:length])
             np.testing.assert_allclose(runtime.prefill(IDS[:length]), expected, atol=1e-4 * expected.std())
+            expected = reference.step(7)
+            np.testing.assert_allclose(runtime.step(7), expected, atol=1e-4 * expected.std())
         forks, references = [[one.fork(length) for length in (3, 7, 300)] for one in (runtime, reference)]
         expected = NumpyRuntime.step_batch(references, IDS[:3])
         np.testing.assert_allclose(OnnxRuntime.step_batch(forks, IDS[:3]), expected, atol=1e-4 * expected.std())
@@ -116,9 +120,24 @@ def test_scores_are_close_to_those_of_the_numpy_runtime_and_leave_the_cache() ->
     np.testing.assert_allclose(quantized.step(IDS[9]), before, atol=0.05 * before.std())
 
 
-def test_without_onnxruntime_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
+@needs_onnxruntime
+def test_a_small_quantized_model_gives_the_same_logits_with_its_own_thread_and_the_shared_threads() -> None:
+    program = """
+import numpy as np
+from llmcli.models.onnx.runtime import OnnxRuntime
+from tests.conftest import random_checkpoint
+from tests.models.onnx.test_runtime import IDS, QWEN3
 
+model = random_checkpoint(QWEN3)
+first, larger, last = (OnnxRuntime(model, scheme) for scheme in ("int8", None, "int8"))
+larger.prefill(IDS[:20])
+np.testing.assert_array_equal(first.prefill(IDS[:20]), last.prefill(IDS[:20]))
+np.testing.assert_array_equal(first.step(7), last.step(7))
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=300)
+
+
+def test_without_onnxruntime_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(LLMError, match=r'pip install "llmcli\[fast\]"'):
         OnnxRuntime(random_checkpoint(QWEN3), "int8")
