@@ -6,6 +6,7 @@ top-k, top-p, min-p. Removed tokens have logits of -inf. V = vocabulary size.
 """
 
 from collections.abc import Collection, Iterator, Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -31,14 +32,15 @@ class Sampler:
         are the token ids of the entries, if these are not the indices. Raises LLMError for NaN or infinite
         logits."""
         model_logits = logits if model_logits is None else model_logits
-        check_finite(model_logits.max())
+        highest = model_logits.max()
+        check_finite(highest)
         *_, (_, filtered) = self.stages(logits, seen, tokens)
         if self.config.temperature == 0:
             chosen = int(filtered.argmax())
         else:
             kept = np.flatnonzero(filtered > -np.inf)
             chosen = int(kept[self.draw(filtered[kept])])
-        return chosen, token_logprob(model_logits, chosen)
+        return chosen, token_logprob(model_logits, chosen, highest)
 
     def choose(self, weights: Sequence[float]) -> int:
         """Draw the index of a choice by weight; at temperature 0, return the choice with the largest
@@ -120,7 +122,9 @@ def top_p(logits: Array, p: float) -> Array:
     if p >= 1:
         return logits
     probabilities = softmax(logits)
-    ranked = np.sort(probabilities)[::-1]
+    # V tokens below this limit have less than 1 - p together: sorting the others takes a fifth of the time
+    likely = probabilities[probabilities > (1 - p) / (2 * len(probabilities))]
+    ranked = np.sort(likely)[::-1]
     threshold = ranked[min(int(ranked.cumsum(dtype=np.float64).searchsorted(p)), len(ranked) - 1)]
     return np.where(probabilities >= threshold, logits, np.float32(-np.inf))
 
@@ -132,6 +136,7 @@ def min_p(logits: Array, p: float) -> Array:
     return np.where(logits - logits.max() >= min_logit(p), logits, np.float32(-np.inf))
 
 
+@lru_cache(maxsize=32)
 def min_logit(p: float) -> np.float32:
     """Return the lowest logit that min-p keeps, relative to the highest."""
     return np.float32(np.log(p) if p > 0 else -np.inf)

@@ -28,9 +28,10 @@ def log_softmax(logits: Array) -> Doubles:
     return shifted.astype(np.float64) - np.log(float(np.exp(shifted).sum()))
 
 
-def token_logprob(logits: Array, token: int) -> float:
-    """Compute the entry of `log_softmax` for one token, bit for bit; the logits must be finite."""
-    shifted = logits - logits.max()
+def token_logprob(logits: Array, token: int, highest: np.floating) -> float:
+    """Compute the entry of `log_softmax` for one token, bit for bit; the logits must be finite, and `highest`
+    their maximum."""
+    shifted = logits - highest
     return float(shifted[token]) - float(np.log(float(np.exp(shifted).sum())))
 
 

@@ -1,5 +1,6 @@
 """Sampling: each filter compared with vectors computed by hand, the draws with softmax."""
 
+import itertools
 import math
 from collections import Counter
 from dataclasses import fields, replace
@@ -71,6 +72,17 @@ def test_top_p_keeps_the_smallest_set_that_reaches_p():
         found = top_p(logits, p)
         assert kept(found) == expected, (p, expected)
         np.testing.assert_array_equal(found[sorted(expected)], logits[sorted(expected)])
+
+
+def test_top_p_keeps_what_sorting_all_probabilities_does():
+    rng = np.random.default_rng(1)
+    for scale, p in itertools.product((0.1, 1, 5), (0.1, 0.5, 0.9, 0.999)):
+        logits = rng.normal(0, scale, 3000).astype(np.float32)
+        logits[::7] = -INF
+        ranked = np.argsort(-logits)
+        cumulative = softmax(logits)[ranked].cumsum(dtype=np.float64)
+        expected = set(ranked[: 1 + int((cumulative < p).sum())].tolist())
+        assert kept(top_p(logits, p)) == expected, (scale, p)
 
 
 def test_min_p_keeps_tokens_at_least_p_times_as_likely_as_the_most_likely():
