@@ -10,10 +10,10 @@ import pytest
 
 from llmcli.config import SamplingConfig
 from llmcli.formats import loading
-from llmcli.formats.huggingface.gpt import FAMILIES
 from llmcli.formats.loading import open_tokenizer
 from llmcli.formats.safetensors.file import write_tensors
 from llmcli.formats.safetensors.header import read_header
+from llmcli.formats.tensor_names import TRANSFORMERS
 from llmcli.generation.generator import generate
 from llmcli.models.numpy_runtime import NumpyRuntime
 
@@ -63,7 +63,7 @@ def check_gradients_equal_those_of_transformers(reference, tmp_path):
         theirs[layer + "gate_proj"], theirs[layer + "up_proj"] = theirs[name].chunk(2, dim=1)
         theirs[layer + "down_proj"] = theirs[layer + "experts.down_proj"]
     if (
-        checkpoint.config.model_type in FAMILIES
+        checkpoint.config.model_type in TRANSFORMERS
     ):  # read the gradients like weights: under other names, in other matrices
         shutil.copytree(reference.directory, tmp_path / "gradients")
         arrays = {name: gradient.numpy() for name, gradient in theirs.items()}

@@ -24,6 +24,7 @@ from llmcli.formats.metadata import Json, parse_document
 from llmcli.formats.open_file import model_files, name_in_cache, read_text
 from llmcli.formats.safetensors import header as safetensors_header
 from llmcli.formats.safetensors.file import tensors_equal
+from llmcli.formats.tensor_names import TRANSFORMERS
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 # other files that are read ...
@@ -61,9 +62,10 @@ def read_header(directory: Path) -> Header:
     tensors = _merge_tensors(directory, headers)
     model_type, problem = config.get("model_type"), ""
     try:
-        if model_type in gpt.FAMILIES:
-            config, tensors = gpt.from_transformers(config, tensors)
-        config, tensors = rewrite(config, tensors)
+        renamed = gpt.rename_keys(config)
+        if model_type in list(TRANSFORMERS):
+            tensors = gpt.from_transformers(renamed, tensors)
+        config, tensors = rewrite(renamed, tensors)
     except LLMError as error:
         problem = str(error)
     if config.get("model_type") != model_type:
@@ -89,10 +91,8 @@ def read_header(directory: Path) -> Header:
 def published_config(path: Path) -> ModelConfig:
     """Read the config.json of a model whose weights are not there yet. Raises LLMError if it is not
     supported."""
-    config = _read_json(path)
-    if config.get("model_type") in gpt.FAMILIES:
-        config = gpt.rename_keys(config)
-    return parse_config(json.dumps(rewrite(config, {})[0]))
+    config, _ = rewrite(gpt.rename_keys(_read_json(path)), {})
+    return parse_config(json.dumps(config))
 
 
 def files(directory: Path) -> list[Path]:
@@ -248,9 +248,8 @@ def write(directory: Path, model: Checkpoint, metadata: Mapping[str, str], card:
         "do_sample": True,
     }
     model = replace(model, quantization=None)
-    is_renamed = model.config.model_type in gpt.FAMILIES
     texts = {
-        "config.json": gpt.dump_config(model) if is_renamed else model.config_json,
+        "config.json": gpt.dump_config(model),
         "generation_config.json": json.dumps(generation_config, indent=2),
         "tokenizer.json": model.tokenizer_json,
         "tokenizer_config.json": model.tokenizer_config_json,
@@ -264,7 +263,7 @@ def write(directory: Path, model: Checkpoint, metadata: Mapping[str, str], card:
             atomic_io.write(temporary / name, text.encode("utf-8"))
         stages = training_stages.to_metadata(model.record, metadata.get("name", ""))
         weights = temporary / WEIGHTS
-        if is_renamed:
+        if model.config.model_type in TRANSFORMERS:
             gpt.write_tensors(weights, model, {**metadata, **stages})
         else:
             checkpoint.write_tensors(weights, {"": model}, {**metadata, **stages})

@@ -92,13 +92,14 @@ _SAME_KEYS = {
         "rope_scaling",
     ),
 }
-FAMILIES = tuple(tensor_names.TRANSFORMERS)
 
 
 def rename_keys(config: Json) -> Json:
     """Return a config.json with the keys used here as well. Raises LLMError for a model that is not
     supported."""
-    family = config["model_type"]
+    family = config.get("model_type")
+    if family not in list(_KEYS):
+        return config
     for key, value in _SUPPORTED[family].items():
         if config.get(key, value) is not value:
             raise LLMError(
@@ -115,15 +116,15 @@ def rename_keys(config: Json) -> Json:
     return config | changes
 
 
-def from_transformers(config: Json, tensors: Mapping[str, TensorInfo]) -> tuple[Json, dict[str, TensorInfo]]:
-    """Return a config.json and the tensors under the names used here. Raises LLMError for a model that is not
-    supported."""
-    family, config = config["model_type"], rename_keys(config)
+def from_transformers(config: Json, tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
+    """Return the tensors of a model under the names used here; `config` is from `rename_keys`. Raises
+    LLMError if the model is not supported."""
     parsed = parse_config(json.dumps(config))
     if parsed.num_hidden_layers > len(tensors):  # before this number costs time or memory
         raise LLMError(f"its config has {parsed.num_hidden_layers:,} layers, the file has fewer tensors")
-    prefix = next(iter(tensor_names.TRANSFORMERS[family])).partition(".")[0] + "."
-    heads = (HEAD, "embed_out.weight")
+    modules = tensor_names.TRANSFORMERS[parsed.model_type]
+    prefix = next(iter(modules)).partition(".")[0] + "."
+    heads = {HEAD, *(f"{module}.weight" for module in modules)}
     left = {
         name if name in heads or name.startswith(prefix) else prefix + name: tensor
         for name, tensor in tensors.items()
@@ -144,12 +145,14 @@ def from_transformers(config: Json, tensors: Mapping[str, TensorInfo]) -> tuple[
             is_same = len(ours) == 1 and not _TRANSPOSED.search(theirs)
             view = None if is_same else partial(_part, parsed, theirs, expected, rows)
             named[name] = replace(tensor, name=name, shape=shape, view=view)
-    return config, named | left
+    return named | left
 
 
 def dump_config(model: Checkpoint) -> str:
     """Return the text of config.json for transformers."""
     document, family = json.loads(model.config_json), model.config.model_type
+    if family not in _KEYS:
+        return model.config_json
     values = {theirs: document[ours] for theirs, (ours, _) in _KEYS[family].items()}
     values |= {key: document[key] for key in _SAME_KEYS[family]}
     return json.dumps(dict(sorted(values.items())), indent=2)

@@ -8,14 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from llmcli.config import ARCHITECTURES, ModelConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.formats import loading
 from llmcli.formats.huggingface import directory as hf_directory
 from llmcli.formats.safetensors.file import read_tensor, write_tensors
 from llmcli.formats.safetensors.header import read_header
+from llmcli.formats.tensor_names import TRANSFORMERS
 from llmcli.models.numpy_runtime import NumpyRuntime
-from tests.conftest import TEXT
+from tests.conftest import TEXT, random_checkpoint
 
 C, L, H, F, CONTEXT = 12, 2, 2, 20, 16
 Arrays = dict[str, np.ndarray]
@@ -59,6 +61,12 @@ def gpt_neox(V: int) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
     return config, shapes
 
 
+FOO_MODULES = (
+    *(f"self_attn.{which}_proj" for which in "qkvo"),
+    *(f"mlp.{which}_proj" for which in ("gate", "up", "down")),
+    "input_layernorm",
+    "post_attention_layernorm",
+)
 FAMILIES = {"gpt2": gpt2, "gpt_neox": gpt_neox}
 
 
@@ -165,3 +173,21 @@ def test_what_is_not_supported_names_the_key(
         loading.load(tmp_path / "m")
     assert "\n" not in str(caught.value)
     assert hf_directory.read_header(tmp_path / "m").problem  # llm inspect shows it
+
+
+def test_an_architecture_with_other_names_of_tensors_is_a_row_and_a_table(
+    tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = ARCHITECTURES["llama"]._replace(transformers_class="FooForCausalLM", qkv_bias=True)
+    monkeypatch.setitem(ARCHITECTURES, "foo", row)
+    names = {"foo.words": "model.embed_tokens", "foo.last": "model.norm", "out": "lm_head"}
+    names |= {f"foo.#.{name.rpartition('.')[2]}": name for name in FOO_MODULES}
+    monkeypatch.setitem(TRANSFORMERS, "foo", names)
+    config = ModelConfig(tokenizer.vocab_size, C, F, L, H, H, C // H, CONTEXT, model_type="foo")
+    model = random_checkpoint(config, tokenizer_json=tokenizer.to_json())
+    hf_directory.write(tmp_path / "foo", model, {}, "# Foo\n")
+    stored = read_header(tmp_path / "foo" / "model.safetensors").tensors
+    assert {"foo.words.weight", "foo.1.q_proj.bias", "foo.0.down_proj.weight", "out.weight"} <= stored.keys()
+    back = loading.load(tmp_path / "foo")
+    assert back.config == config
+    assert all(np.array_equal(back.tensors[name], tensor) for name, tensor in model.tensors.items())
