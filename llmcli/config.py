@@ -94,9 +94,8 @@ class Architecture(NamedTuple):
     expert_names: tuple[str, ...] = ()
     activation: str = "silu"  # in llama.cpp, and in transformers if config.json has none
     own_keys: tuple[str, ...] = ()  # in config.json; other architectures ignore these keys
-    unsupported_keys: tuple[
-        str, ...
-    ] = ()  # in config.json: if they are set, the model computes something else
+    # in config.json: if they are set, the model computes something else
+    unsupported_keys: tuple[str, ...] = ()
 
 
 _LLAMA_TOKENS = {"eos_token_id": 2, "bos_token_id": 1}

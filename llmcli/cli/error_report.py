@@ -1,4 +1,4 @@
-"""An exception as one line on stderr, and its exit code."""
+"""Reporting an exception: one line on stderr, and an exit code."""
 
 import errno
 import os
@@ -11,7 +11,8 @@ from llmcli.errors import FAILURE, INTERRUPTED, LLMError, missing_package
 
 
 def report(error: BaseException) -> int:
-    """Print an error as one line and return the exit code. An error in this program is raised again."""
+    """Print an error as one line and return the exit code. Re-raises an error that is a bug in this
+    program."""
     if isinstance(error, KeyboardInterrupt):
         console.note("interrupted")
         return INTERRUPTED

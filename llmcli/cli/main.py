@@ -28,7 +28,7 @@ def main() -> None:
         else:
             _run_app()
     finally:
-        for number in (*signals, signal.SIGINT):  # the process is ending: no signal may interrupt that
+        for number in (*signals, signal.SIGINT):  # the process is exiting; a signal must not interrupt it
             signal.signal(number, signal.SIG_IGN)
 
 

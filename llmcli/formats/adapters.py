@@ -18,7 +18,9 @@ from llmcli.formats.open_file import read_text
 from llmcli.formats.safetensors.file import read_tensor, write_tensors
 from llmcli.formats.training_record import Base, TrainingRecord, seen_bytes
 
-PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # names in a PEFT directory
+# names in a PEFT directory
+PEFT_FILE = "adapter_model.safetensors"
+PEFT_CONFIG = "adapter_config.json"
 # keys in PEFT's config that change an adapter's computation
 _UNSUPPORTED = (
     "use_dora",
@@ -31,7 +33,7 @@ _UNSUPPORTED = (
     "trainable_token_indices",
     "modules_to_save",
 )
-# initializations that subtract the adapter from the base weights
+# initializations that subtract the initial adapter from the base weights
 _CHANGES_BASE = (
     "pissa",
     "olora",
@@ -39,8 +41,8 @@ _CHANGES_BASE = (
     "loftq",
 )
 _ADVICE = (
-    "only plain LoRA of matrices is supported; PEFT merges most other kinds: save what merge_and_unload() returns, and "
-    "import that directory"
+    "only plain LoRA of matrices is supported; PEFT merges most other kinds: save what merge_and_unload() "
+    "returns, and import that directory"
 )
 
 
@@ -53,8 +55,9 @@ def save(path: Path, adapters: Mapping[str, NDArray[np.float32]], base: Checkpoi
     """Write adapters: `x.adapter.lora_A` [rank, inputs] and `x.adapter.lora_B` [outputs, rank] for each
     matrix x.
 
-    The metadata holds PEFT's adapter_config.json and the training record of `base`. Beside a file with PEFT's
-    own name, the config is also written as a file, so that PEFT can open the directory.
+    The metadata contains PEFT's adapter_config.json and the training record of `base`. If the file has the
+    name that PEFT expects, the config is also written as a file next to it, so that PEFT can open the
+    directory.
     """
     tensors = {
         ADAPTER_PREFIX + name.replace(".adapter.", ".") + ".weight": array for name, array in adapters.items()
@@ -166,15 +169,16 @@ def merged_tensors(base: Checkpoint, header: Header) -> Mapping[str, NDArray[np.
 
 def _factors(base: Checkpoint, header: Header) -> dict[str, float]:
     """Return the factors by which a model's tensors are scaled when they are read, for adapters that another
-    program trained on the unscaled ones. Raises LLMError if the model was converted earlier."""
+    program trained on the unscaled tensors. Raises LLMError if the model was converted earlier."""
     architecture = (base.record.imported or {}).get("architecture")
     if architecture is None or _record_of(header).train is not None:
         return {}
     if base.header is None or base.header.is_ours:
         raise LLMError(
             f"{header.path}: "
-            f"its adapters are of a {brief(architecture)} model, which was converted to {base.config.model_type}"
-            f"; name its directory instead: llm import DIRECTORY --adapter {header.path}"
+            f"its adapters are of a {brief(architecture)} model, which was converted to "
+            f"{base.config.model_type}; name its directory instead: "
+            f"llm import DIRECTORY --adapter {header.path}"
         )
     return {name: tensor.factor for name, tensor in base.header.tensors.items()}
 
@@ -182,7 +186,8 @@ def _factors(base: Checkpoint, header: Header) -> dict[str, float]:
 def _read_config(header: Header) -> _Config:
     """Read PEFT's config from the metadata or the file beside it. Raises LLMError for anything except plain
     LoRA."""
-    text, beside = header.metadata.get(PEFT_CONFIG), header.path.with_name(PEFT_CONFIG)
+    text = header.metadata.get(PEFT_CONFIG)
+    beside = header.path.with_name(PEFT_CONFIG)
     if text is None and not beside.exists():
         raise LLMError(f"{header.path} has no {PEFT_CONFIG} in its metadata or beside it")
     label = f"its {PEFT_CONFIG}"

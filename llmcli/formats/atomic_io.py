@@ -1,9 +1,8 @@
 """Atomic writes: whatever fails, a file has either all of its old content or all of its new content.
 
-The steps: create a file in a temporary directory beside the target, reserve its space, write it, check its
-length, give it the target's owner and mode, flush it to disk, close it, rename it, flush the target's
-directory. Steps that the file system or operating system does not support are skipped; a step that fails is
-an error.
+The steps: create a file in a temporary directory next to the target, reserve its space, write it, check its
+length, set the target's owner and mode, flush it to disk, close it, rename it, flush the target's directory.
+Steps that the file system or operating system does not support are skipped; a step that fails is an error.
 """
 
 import contextlib
@@ -47,9 +46,9 @@ _START_BYTES = 1000
 _STARTS = {  # of the files that this program writes, in small letters; the length of a safetensors header is below 4 GB
     ".safetensors": (b"\0\0\0\0{",),
     ".gguf": (b"gguf",),
-    ".Modelfile": (b"from ", b"#"),  # people edit it, and may begin with a comment
+    ".Modelfile": (b"from ", b"#"),  # users edit it, and may begin it with a comment
     ".html": (b"<!doctype html", b"<html"),
-    ".json": (b'{"version"',),  # a tokenizer; other programs put spaces between
+    ".json": (b'{"version"',),  # a tokenizer; other programs write spaces between the tokens of JSON
     ".jsonl": (b"{",),
 }
 _WINDOWS_DEVICES = {"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"}
@@ -70,9 +69,9 @@ def name_of(path: str | Path) -> str:
 def check_writable(
     path: str | Path, *, force: bool | None, by: str = " with `output`", example: str = "model.safetensors"
 ) -> None:
-    """Raise LLMError unless `write` can write this file, and may: an existing file is replaced only with
-    `force` (None: the command has no such option), and only if it has the format of `example`. The messages
-    are those of `check_name`."""
+    """Raise LLMError unless `write` can and may write this file. An existing file is replaced only with
+    `force` (None: the command has no such option), and only if it has the format of `example`. `by` and
+    `example` are those of `check_name`."""
     path = Path(path)
     check_name(path, by=by, example=example)
     if path.exists():
@@ -100,8 +99,8 @@ def check_writable(
 
 
 def check_name(path: Path, *, by: str, example: str) -> None:
-    """Raise LLMError if this is no name for a file, or if something else has it: a directory, a device. The
-    message asks for another name, such as `example`; `by` says how to give it."""
+    """Raise LLMError if this is not a valid file name, or is the name of something else, such as a directory
+    or a device. The message asks for another name, such as `example`; `by` says how to give it."""
     option = by.removeprefix(" with")
     if WINDOWS and (problem := windows_name_problem(path.name)):
         raise LLMError(f"cannot write {path}: {problem}; give another name{by}")
@@ -124,7 +123,7 @@ def check_name(path: Path, *, by: str, example: str) -> None:
 
 
 def _has_format(path: Path, ending: str) -> bool:
-    """Return whether a file is empty, or begins as files with this ending do. Raises LLMError if it cannot be
+    """Return whether a file is empty, or begins like files with this ending. Raises LLMError if it cannot be
     read."""
     try:
         with open_regular(path) as file:
@@ -309,7 +308,7 @@ def resolve_links(path: Path) -> Path:
     """Return the target of symbolic links, which are kept. Raises LLMError."""
     try:
         return Path(os.path.realpath(path))
-    except OSError as error:  # such as a relative path in a deleted working directory
+    except OSError as error:  # for example a relative path in a deleted working directory
         raise LLMError(
             f"cannot write {path}: {error.strerror or error}; give the name of a directory that exists"
         ) from error
@@ -317,8 +316,8 @@ def resolve_links(path: Path) -> Path:
 
 @contextlib.contextmanager
 def _temporary_file(target: Path, *, keep: bool = False) -> Iterator[Path]:
-    """Yield the path of an empty file, in a directory beside `target` that others cannot enter. At the end
-    the file is flushed and replaces `target`; after an error, and if it is not to be kept, it is deleted."""
+    """Yield the path of an empty file, in a directory next to `target` that other users cannot enter. At the
+    end, the file is flushed and replaces `target`; after an error, or without `keep`, it is deleted."""
     directory = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     temporary = directory / target.name
     try:
@@ -397,7 +396,7 @@ def _reserve(descriptor: int, size: int) -> None:
 
 
 def _flush(descriptor: int) -> None:
-    """Flush a file to the disk. On macOS this takes F_FULLFSYNC, which network file systems do not
+    """Flush a file to the disk. On macOS, this requires F_FULLFSYNC, which network file systems do not
     support."""
     try:
         from fcntl import F_FULLFSYNC, fcntl  # type: ignore[attr-defined,unused-ignore]

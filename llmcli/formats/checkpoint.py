@@ -44,7 +44,7 @@ class Checkpoint:
     tensors: Mapping[str, Array]
     record: TrainingRecord = field(default_factory=TrainingRecord)
     tokenizer_config_json: str = "{}"
-    # for tensors stored as F16 or BF16; all others are F32
+    # dtypes of tensors stored as F16 or BF16; all others are F32
     dtypes: Mapping[str, str] = field(default_factory=dict)
     quantization: str | None = None  # "int8" or "int4" if the file has quantized matrices
     path: Path | None = None  # file that it was read from
@@ -87,8 +87,8 @@ class Checkpoint:
         return [self.record]
 
     def close(self) -> None:
-        """Close the files of the tensors, which Windows cannot replace while they are open, until one is read
-        again."""
+        """Close the files of the tensors until one is read again, because Windows cannot replace open
+        files."""
         if self.header:
             self.header.open_files.clear()
 
@@ -200,7 +200,8 @@ def from_header(header: Header) -> Checkpoint:
     for key in ("config.json", "tokenizer.json", "training.json"):
         if key not in metadata:
             raise LLMError(f"{path} has no {key} in its metadata; it is damaged")
-    tokenizer_config, scheme = metadata.get("tokenizer_config.json", "{}"), metadata.get("quantization")
+    tokenizer_config = metadata.get("tokenizer_config.json", "{}")
+    scheme = metadata.get("quantization")
     with prefixed(path):
         config = parse_config(metadata["config.json"])
         record = TrainingRecord.parse(metadata["training.json"])
@@ -268,9 +269,9 @@ def check_hash(header: Header, names: Iterable[str]) -> None:
 
 
 def is_changed(header: Header, names: Iterable[str]) -> bool:
-    """Return whether a model's file has other content than this program wrote. The order of its header, which
-    lists `names` here, does not matter: other programs change it when they save the same tensors and
-    metadata."""
+    """Return whether the content of a model's file differs from what this program wrote. The order of the
+    tensors in the header, given as `names`, does not matter, since other programs change it when they save
+    the same tensors and metadata."""
     recorded = header.metadata.get("sha256")
     if recorded is None or not header.is_ours:
         return False
@@ -279,7 +280,7 @@ def is_changed(header: Header, names: Iterable[str]) -> bool:
 
 def _check_tensors(header: Header, config: ModelConfig, scheme: str | None) -> None:
     """Raise LLMError unless the file has exactly the tensors of its config."""
-    # checked first: a damaged config may claim a billion layers or experts
+    # check this first, since a damaged config may claim a billion layers or experts
     if config.mlps > len(header.tensors):
         experts = f" of {config.num_experts:,} experts" if config.num_experts else ""
         raise LLMError(

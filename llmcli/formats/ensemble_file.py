@@ -64,7 +64,7 @@ class Ensemble:
 
 
 def combine(models: Mapping[str, Checkpoint]) -> Ensemble:
-    """Make an ensemble of models by name. Raises LLMError if their predictions cannot be mixed."""
+    """Combine models, by name, into an ensemble. Raises LLMError if their predictions cannot be mixed."""
     (first_name, first), *others = models.items()
     for name, model in models.items():
         if model.quantization:
@@ -78,7 +78,8 @@ def combine(models: Mapping[str, Checkpoint]) -> Ensemble:
             ("vocab_size", "embeddings of {:,} tokens"),
             ("max_position_embeddings", "a context length of {:,} tokens"),
         ):
-            own, expected = getattr(model.config, key), getattr(first.config, key)
+            own = getattr(model.config, key)
+            expected = getattr(first.config, key)
             if own != expected:
                 raise LLMError(f"{name} has {template.format(own)}, {first_name} of {expected:,}; {hint}")
         own, expected = (" and ".join(sorted(m.weight_dtypes)) for m in (model, first))
@@ -155,7 +156,7 @@ def save(path: Path, ensemble: Ensemble) -> None:
         "tokenizer.json": first.tokenizer_json,
         "tokenizer_config.json": first.tokenizer_config_json,
         "training.json": json.dumps(
-            {"experts": [one.to_json() for one in ensemble.records]}, ensure_ascii=False
+            {"experts": [record.to_json() for record in ensemble.records]}, ensure_ascii=False
         ),
     }
     checkpoint.write_tensors(path, ensemble.by_prefix, metadata)

@@ -1,5 +1,5 @@
-"""A lock on an output file, which keeps two runs from writing the same file. (`filelock.FileLock`, 4.3,
-leaves its lock file behind, and is an error on a file system without locks, where runs go on here, with a
+"""A lock on an output file, which prevents two runs from writing the same file. (`filelock.FileLock`, version
+4.3, leaves its lock file behind, and fails on a file system without locks, where runs here continue with a
 note.)"""
 
 import contextlib
@@ -46,7 +46,7 @@ def locked(path: Path) -> Iterator[str]:
     try:
         yield problem
     finally:
-        if atomic_io.WINDOWS:  # which cannot delete a file that is open here or in the next holder
+        if atomic_io.WINDOWS:  # Windows cannot delete a file that is open here or in the next holder
             os.close(descriptor)
         with contextlib.suppress(OSError):
             os.unlink(lock_file)

@@ -1,4 +1,4 @@
-"""The header of a model file, in one form for all formats."""
+"""The header of a model file, represented in the same way for all formats."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Header:
     form: str = "safetensors file"
     # for formats with their own data types
     decode: Callable[[TensorInfo], Iterator[Values]] | None = None
-    problem: str = ""  # why this program can show the file but not run its model, if so
+    problem: str = ""  # why this program can show the file but not run its model; "" if it can
     open_files: dict[Path, Any] = field(default_factory=dict, repr=False, compare=False)  # see file.py
 
     @property

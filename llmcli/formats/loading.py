@@ -1,5 +1,5 @@
-"""Opening a model in any format (our own, a Hugging Face directory, GGUF): a path -> its header -> a Checkpoint or
-an Ensemble, so that other code is independent of the format.
+"""Opening a model in any format (our own, a Hugging Face directory, GGUF): a path -> its header -> a
+Checkpoint or an Ensemble, so that other code is independent of the format.
 
 Reading a header imports neither numpy nor modules that read tensors.
 """
@@ -52,7 +52,7 @@ def load(path: str | Path, *, accept_changes: bool = False) -> "Checkpoint":
 
 
 def load_any(path: str | Path, *, accept_changes: bool = False) -> "Checkpoint | Ensemble":
-    """Open a model in any format, or an ensemble. Raises LLMError, as `load` does."""
+    """Open a model in any format, or an ensemble. Raises LLMError like `load`."""
     from llmcli.formats import checkpoint, ensemble_file
 
     header = read_header(path)

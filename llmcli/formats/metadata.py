@@ -28,16 +28,15 @@ _WANTED = {
 
 
 class Check(NamedTuple):
-    """What a JSON value must be; in `Annotated`, in place of what its type says."""
+    """A requirement on a JSON value; in `Annotated`, it replaces the check by type."""
 
     wanted: str
     is_valid: Callable[[Any], bool]
 
 
 class JsonObject:
-    """An object in a JSON document: an attribute for each key that is read, with the value of a missing key,
-    if it may be missing. Not a dataclass, because every command that opens a model would wait for these to be
-    made."""
+    """An object in a JSON document, with an attribute for each key that is read; optional keys have a
+    default. Not a dataclass, because creating dataclasses would delay every command that opens a model."""
 
     document: Json  # all of it
 
@@ -61,7 +60,7 @@ def _is_hexadecimal(value: Any) -> bool:
 
 
 Count = Annotated[int, Check("a whole number of at least 0", _is_count)]
-# NaN and infinity included, which a diverged run records
+# including NaN and infinity, which a diverged run records
 Number = Annotated[
     float,
     Check("a number", lambda value: is_number(value) or (type(value) is float and not math.isfinite(value))),
@@ -105,16 +104,19 @@ def parse_json(text: str) -> Any:
 
 
 def read_as(kind: Any, value: Any, place: str = "it") -> Any:
-    """Read a JSON value as a type: a JsonObject or NamedTuple with a field for each key that is read, a tuple,
-    a key of _WANTED, `Annotated` with a Check, or a union of these. Raises LLMError, which names the place in
-    the document."""
+    """Read a JSON value as a type: a JsonObject or NamedTuple with a field for each key that is read, a
+    tuple, a key of _WANTED, `Annotated` with a Check, or a union of these. Raises LLMError, which names the
+    place in the document."""
     kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
-    for one in kinds:
-        if _check(one).is_valid(value):
-            if get_origin(one) is tuple:
-                return _read_list(get_args(one), value, place)
-            return value if one in _WANTED or get_origin(one) else _read_object(one, value, place)
-    raise LLMError(f"{place} is {brief(value)}; expected {' or '.join(_check(one).wanted for one in kinds)}")
+    for expected in kinds:
+        if _check(expected).is_valid(value):
+            if get_origin(expected) is tuple:
+                return _read_list(get_args(expected), value, place)
+            if expected in _WANTED or get_origin(expected):
+                return value
+            return _read_object(expected, value, place)
+    wanted = " or ".join(_check(expected).wanted for expected in kinds)
+    raise LLMError(f"{place} is {brief(value)}; expected {wanted}")
 
 
 @lru_cache
@@ -142,17 +144,17 @@ def _read_list(kinds: tuple[Any, ...], value: list[Any], place: str) -> tuple[An
 
 
 def _read_object(kind: Any, value: Json, place: str) -> Any:
-    """Read an object as a class: its field `from_` is the key "from", a field `document` the object
+    """Read an object as a class. A field `from_` is the key "from"; a field `document` is the object
     itself."""
-    found: Json = {}
+    fields: Json = {}
     defaults = getattr(kind, "_field_defaults", None)  # of a NamedTuple
     for name, hint in _hints(kind, include_extras=True).items():
         key = name.removesuffix("_")
         inner = key if place == "it" else f"{place}.{key}"
         if name == "document":
-            found[name] = value
+            fields[name] = value
         elif key in value:
-            found[name] = read_as(hint, value[key], inner)
+            fields[name] = read_as(hint, value[key], inner)
         elif not (hasattr(kind, name) if defaults is None else name in defaults):
             raise LLMError(f"{inner} is missing")
-    return kind(**found)
+    return kind(**fields)

@@ -1,4 +1,5 @@
-"""Opening model files: their places, and errors that say how to get a missing file. Standard library only."""
+"""Opening model files: where they are, and errors that say how to get a missing file. Standard library
+only."""
 
 import contextlib
 import io
@@ -55,7 +56,7 @@ def update_hash(content_hash: "hashlib._Hash", file: io.BufferedReader) -> None:
 
 
 def read_text(path: Path, wanted: str = "") -> str:
-    """Read a text file beside the weights, or another one that is small. Errors (LLMError) ask for what is
+    """Read a small text file, such as those beside the weights. Raises LLMError, which asks for what is
     `wanted`."""
     try:
         text = read_file(path, wanted).decode("utf-8")  # takes a quarter of the time of `Path.read_text`
@@ -81,7 +82,7 @@ def expected_format(path: Path) -> str:
 
 def _missing_file_message(path: Path) -> str:
     """Explain why a file is missing and how to get it."""
-    text = re.sub("^([a-z]{2,}):/+", r"\1://", path.as_posix())  # a path has lost a slash
+    text = re.sub("^([a-z]{2,}):/+", r"\1://", path.as_posix())  # Path drops one of two slashes
     hub = _ON_HUB.fullmatch(text)
     rest = re.sub(r"^/(?:resolve|blob)/[^/]+", "", (hub and hub["rest"]) or "")  # "/FILE" or "@REVISION"
     name = hub["name"] + (rest if re.fullmatch(r"/.+\.gguf|@.+", rest) else "") if hub else ""

@@ -2,8 +2,8 @@
 the scale.
 
 int8 has 8 bits per weight. int4 has 4 bits in the layers, and 8 bits in the input and output embeddings,
-where 4 bits would cost the most quality (measured: tests/benchmarks/LOG.md). The layout is the one that
-onnxruntime's MatMulNBits reads without conversion.
+where 4 bits would cost the most quality (measured: tests/benchmarks/LOG.md). onnxruntime's MatMulNBits reads
+this layout without conversion.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The training record: what the file of a model says about its training, as JSON (training.json) and as a
+"""The training record: the information about a model's training in its file, as JSON (training.json) and as a
 class.
 
-The fields have the names of the JSON keys, which files of every version share; a key that is missing has a
-default. Keys that nothing reads have no field, and are kept in `document`. Standard library only.
+The fields have the names of the JSON keys, which files of every version share; missing keys have defaults.
+Keys that are not read have no field, but are kept in `document`. Standard library only.
 """
 
 import json
@@ -45,7 +45,7 @@ class TrainingFile(JsonObject):
     kind: str = ""  # format that the text was extracted from
     member: str = ""  # path in an archive
     held_out: Count | None = None  # bytes at its end; earlier versions held out the end of the whole corpus
-    left_out: Count = 0  # bytes before these that are not trained on either
+    left_out: Count = 0  # bytes before the held-out ones that were not trained on either
 
 
 class HeldOut(JsonObject):
@@ -65,8 +65,8 @@ class Conversations(JsonObject):
     training: Count = 0
     held_out: Count = 0
     held_out_share: Fraction | None = None
-    # indices of conversations that were not held out because training ones repeat them; first come those of
-    # the corpus, then those of --val
+    # indices of conversations that were not held out because training conversations repeat them: first those
+    # of the corpus, then those of --val
     repeated: tuple[Count, ...] = ()
     train_tokens: Count = 0
     train_bytes: Count = 0
@@ -99,8 +99,8 @@ class Stage(JsonObject):
 
     @property
     def sizes(self) -> dict[str, int]:
-        """The bytes of files by name, without directories and web addresses: what an exported model says of
-        them."""
+        """The sizes of files by name, without directories and web addresses, as recorded in an exported
+        model."""
         sizes: dict[str, int] = {}
         for file in self.corpus:
             name = units.file_name(file.name, file.member)
@@ -125,7 +125,7 @@ class Base(JsonObject):
 
 
 class Settings(JsonObject):
-    """The TrainConfig of the run, as far as it is read again."""
+    """The fields of the run's TrainConfig that are read again."""
 
     steps: Count = 0
     seconds: Number | None = None
@@ -151,7 +151,7 @@ class CurvePoints(JsonObject):
 
 
 class Distillation(JsonObject):
-    """The run of a teacher and then a student."""
+    """A run with a teacher and a student."""
 
     from_step: Count = 0
     teacher_bits_per_byte: Number = 0.0
@@ -229,8 +229,8 @@ class ProbeRecord(JsonObject):
 
 
 class KnownAnswers(JsonObject):
-    """The questions and answers that a model was trained on, which are stored in its file only if the user
-    asks for it (known_answers.json)."""
+    """The questions and answers that a model was trained on, which are stored in its file only on request
+    (known_answers.json)."""
 
     pairs: tuple[tuple[str, str], ...] = ()
     min_confidence: Fraction = 0.0  # below it, a question is not answered (training/data/known_answers.py)
@@ -310,7 +310,7 @@ class TrainingRecord(Stage):
 
     @classmethod
     def from_json(cls, document: Json) -> "TrainingRecord":
-        """Read a record as from a file of this content. Raises LLMError for a value of a wrong type."""
+        """Read a record from its JSON object. Raises LLMError for a value of the wrong type."""
         return read_as(cls, json.loads(json.dumps(dict(document))))
 
     @classmethod

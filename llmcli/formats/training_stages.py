@@ -1,8 +1,9 @@
-"""All training stages of a model: its own run, the models that it was made from, and its n-gram cache.
+"""All training stages of a model: its own run, those of the models that it was made from, and its n-gram
+cache.
 
 A training record lists the stages before its own run in `earlier_stages`. Each has the keys of a record that
-describe the training data, so that a stage can be read like a record. An exported model has no record, but
-has the stages in its metadata.
+describe the training data, so it can be read like a record. An exported model has no record, but has the
+stages in its metadata.
 """
 
 import itertools
@@ -15,7 +16,10 @@ from llmcli.formats.training_record import Stage, TrainingRecord
 
 Entry = Json  # a stage as JSON
 
-BASE, AVERAGE, CACHE, EXPORTED = "base model", "averaged model", "n-gram cache", "exported model"
+BASE = "base model"
+AVERAGE = "averaged model"
+CACHE = "n-gram cache"
+EXPORTED = "exported model"
 METADATA_KEY = "llmcli.earlier_stages"  # key in an exported model
 MAX_CHARACTERS = 1_000_000  # length of that entry: very long lists of files are left out
 _DESCRIPTIONS = {
@@ -41,9 +45,9 @@ def as_earlier(record: TrainingRecord, stage: str, file: str) -> list[Entry]:
     """Return a model's stages as the earlier stages of a model made from it; `stage` is its role, `file` its
     name."""
     earlier: list[Entry] = []
-    for one in record.stages:
-        entry = one.document
-        if not one.stage:
+    for trained in record.stages:
+        entry = trained.document
+        if not trained.stage:
             kept = {key: entry[key] for key in _KEYS if entry.get(key)}
             if "conversations" in kept:
                 shares = ((key, kept["conversations"].get(key)) for key in ("held_out_share", "repeated"))
@@ -51,7 +55,7 @@ def as_earlier(record: TrainingRecord, stage: str, file: str) -> list[Entry]:
             if "held_out" in kept:
                 kept["held_out"] = {key: value for key, value in kept["held_out"].items() if key == "files"}
             entry = {"stage": stage, "file": file, **kept}
-        if one.corpus:
+        if trained.corpus:
             earlier.append(entry)
     return earlier
 

@@ -294,7 +294,7 @@ def _write_modelfile(model: "Checkpoint", gguf: Path, force: bool) -> None:
         template = loading.open_chat_template(model, loading.open_tokenizer(model))
         text = modelfile(gguf.name, model.config.max_position_embeddings, template)
         atomic_io.remove_stale(path)
-        atomic_io.write(path, text.encode("utf-8", "surrogateescape"))  # the name may be other bytes
+        atomic_io.write(path, text.encode("utf-8", "surrogateescape"))  # the name may not be UTF-8
     console.note(f"for Ollama: {command_line(['ollama', 'create', gguf.stem, '-f', str(path)])}")
 
 

@@ -287,7 +287,8 @@ def _end_after(options: _Options, work: Callable[[], None]) -> NoReturn:
         code = int(end.code or 0)
     except BaseException as error:
         code = report(error)
-    on_stop_requests(signal.SIG_IGN)  # the launcher also forwards signals that the terminal has sent to all
+    # the launcher forwards signals that the terminal has already sent to all processes
+    on_stop_requests(signal.SIG_IGN)
     options.invocation.close()
     with suppress(OSError):  # the reader of the pipe is gone
         sys.stdout.flush()

@@ -1,6 +1,6 @@
 """Conversion of the fields of a GGUF file to a ModelConfig.
 
-A field that would make the model compute something else is an error, never ignored.
+A field that would change the computation is an error; it is never ignored.
 """
 
 import json
@@ -30,7 +30,8 @@ _LLAMA3_CONTEXTS = (8192, 4096, 16384, 32768, 2048)  # original context lengths 
 
 def check_architecture(fields: Json) -> None:
     """Raise LLMError if the architecture is not supported, or if the file has no complete model."""
-    content, parts = fields.get("general.type", "model"), fields.get("split.count", 1)
+    content = fields.get("general.type", "model")
+    parts = fields.get("split.count", 1)
     if content != "model":
         hint = (
             "; merge an adapter from its PEFT files: llm import MODEL --adapter DIR"
@@ -59,14 +60,13 @@ def parse_config(
     if _EMBEDDING not in tensors or len(tensors[_EMBEDDING].shape) != 2:
         raise LLMError(f"it has no {_EMBEDDING}")
     name, number = fields["general.architecture"], partial(_number, fields)
-    heads, width, experts = (
-        number("attention.head_count"),
-        number("embedding_length"),
-        number("expert_count", 0),
-    )
+    heads = number("attention.head_count")
+    width = number("embedding_length")
+    experts = number("expert_count", 0)
     head_dim = number("attention.key_length", width // max(1, heads))
     _check_neutral_fields(fields, head_dim)
-    window, context = number("attention.sliding_window", 0), number("context_length")
+    window = number("attention.sliding_window", 0)
+    context = number("context_length")
     _, eos = gguf_tokenizer.bos_and_eos(fields)
     bos = fields.get("tokenizer.ggml.bos_token_id")
     other_ends = (fields.get(f"tokenizer.ggml.{kind}_token_id", eos) for kind in ("eot", "eom"))
@@ -152,12 +152,11 @@ def _check_counts(config: ModelConfig, tensors: Mapping[str, TensorInfo]) -> Non
     stacks = (
         tensors[stack] for pattern in conventions.EXPERT_STACKS if (stack := pattern.format(0)) in tensors
     )
-    most = max([len(tensors), *(stack.shape[0] for stack in stacks if stack.shape)])
-    if config.num_experts > most or config.mlps > MAX_COUNT:
+    max_experts = max([len(tensors), *(stack.shape[0] for stack in stacks if stack.shape)])
+    if config.num_experts > max_experts or config.mlps > MAX_COUNT:
         raise LLMError(
-            "its config has "
-            f"{config.num_hidden_layers:,} layers of {config.num_experts:,} experts"
-            ", the file has fewer tensors"
+            f"its config has {config.num_hidden_layers:,} layers of {config.num_experts:,} experts, "
+            "the file has fewer tensors"
         )
 
 
@@ -264,8 +263,8 @@ def _rope_scaling(fields: Json, factors: list[float] | None, head_dim: int) -> R
 
 def _llama3_scaling(factors: list[float], theta: float, stored: Any) -> RopeScaling:
     """Return the Llama 3.1 scaling that divides the frequencies by these factors: the one that our own files
-    store as JSON (`stored`), or the first usual one that results in the factors. Raises LLMError if none
-    does."""
+    store as JSON (`stored`), or the first common one that results in these factors. Raises LLMError if there
+    is none."""
     candidates = []
     with suppress(ValueError, TypeError, RecursionError, LLMError):
         candidates.append(RopeScaling(**json.loads(stored)))

@@ -90,14 +90,14 @@ def rope_layers(model_type: str, count: int) -> Shape:
 
 
 def layer_types(pattern: int, count: int) -> tuple[str, ...]:
-    """Return the `layer_types` of a Gemma: each `pattern`-th of `count` layers attends to all tokens; 0: none
-    does."""
+    """Return the `layer_types` of a Gemma: every `pattern`-th of `count` layers attends to all tokens; 0:
+    none does."""
     return tuple(LAYER_TYPES[pattern == 0 or (layer + 1) % pattern != 0] for layer in range(count))
 
 
 def query_scalar(config: ModelConfig) -> float:
-    """Return the `query_pre_attn_scalar` of a Gemma; llama.cpp knows it by the number of layers, 62 of Gemma
-    3 27B."""
+    """Return the `query_pre_attn_scalar` of a Gemma; like llama.cpp, by the number of layers, 62 in Gemma 3
+    27B."""
     is_27b = config.num_hidden_layers == 62
     return config.hidden_size // config.num_attention_heads if is_27b else config.head_dim
 

@@ -15,8 +15,8 @@ _TEXT = "{{ .Prompt }}"  # a prompt is continued, without the turns of a convers
 
 
 def modelfile(gguf_name: str, context: int, template: ChatTemplate | None) -> str:
-    """Return the content of a Modelfile beside the GGUF file. It leaves out a template in jinja2 other than
-    CHATML: the GGUF file contains it, and Ollama recognizes the common ones there."""
+    """Return the content of a Modelfile next to the GGUF file. A jinja2 template other than CHATML is left
+    out: the GGUF file contains it, and Ollama recognizes the common ones there."""
     lines = [f'FROM "./{gguf_name}"' if " " in gguf_name else f"FROM ./{gguf_name}"]
     if template is None:
         lines.append(f'TEMPLATE """{_TEXT}"""')

@@ -59,8 +59,8 @@ def import_gguf(what: str) -> ModuleType:
 
 
 def parse_header(path: Path, file: io.BufferedReader) -> Header:
-    """Read the header of an open GGUF file. For an unsupported model it has GGUF's own names, and the reason as
-    `problem`. Raises LLMError if the file is damaged."""
+    """Read the header of an open GGUF file. For an unsupported model, the header has GGUF's own names, and
+    `problem` is the reason. Raises LLMError if the file is damaged."""
     try:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except ValueError as error:
@@ -139,7 +139,7 @@ def _translated_tensors(tensors: Mapping[str, TensorInfo], config: ModelConfig) 
 
 
 def _untranslated_header(path: Path, header: GGUFHeader, file_bytes: int, problem: str) -> Header:
-    """Make the header of an unsupported model, with GGUF's own names of tensors and fields."""
+    """Return the header of an unsupported model, with GGUF's own names of tensors and fields."""
     fields = header.fields
     architecture = str(fields.get("general.architecture", "not named"))
     known = {f"{architecture}.{gguf_key}": hf_key for gguf_key, hf_key in CONFIG_KEYS.items()}
@@ -163,7 +163,7 @@ def _untranslated_header(path: Path, header: GGUFHeader, file_bytes: int, proble
 
 
 def _training_json(path: Path, fields: Mapping[str, Any]) -> str:
-    """Make a training record with the origin of the model."""
+    """Return a training record with the origin of the model."""
     origin = {
         key: value for key in _PROVENANCE_KEYS if isinstance(value := fields.get(f"general.{key}"), str)
     }
@@ -200,8 +200,8 @@ def _decoder(path: Path, heads: Mapping[str, int]) -> Callable[[TensorInfo], Ite
 
 
 def _row_blocks(tensor: TensorInfo) -> Iterator[TensorInfo]:
-    """Yield blocks of rows of a tensor; a large one, such as the embeddings of Gemma, is never in memory
-    twice."""
+    """Yield blocks of rows of a tensor, so that a large tensor, such as the embeddings of Gemma, is never in
+    memory twice."""
     if len(tensor.shape) < 2 or tensor.size <= BLOCK_VALUES:
         yield tensor
         return

@@ -12,8 +12,8 @@ from llmcli.data.tokenizers.tokenizer_json import SPACE
 from llmcli.errors import LLMError
 from llmcli.formats.metadata import Json
 
-# llama.cpp's name of a pre-tokenizer -> name in tokenizer_json.PRE_TOKENIZERS; for writing, the first one is
-# used
+# llama.cpp's name of a pre-tokenizer -> name in tokenizer_json.PRE_TOKENIZERS; the first one is used for
+# writing
 _PRE_TOKENIZERS = {
     "gpt-2": "GPT-2",
     "smollm": "GPT-2, single digits",
@@ -33,7 +33,7 @@ _PRE_TOKENIZERS = {
     "smaug-bpe": "Llama 3",
     "deepseek-r1-qwen": "Qwen 2",
 }
-# they also prepend a token to a text and ignore merges for whole words
+# these also prepend a token to a text, and ignore merges for whole words
 _LLAMA_3 = (
     "llama-bpe",
     "llama3",
@@ -41,14 +41,15 @@ _LLAMA_3 = (
 )
 _NORMAL, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 3, 4, 5, 6  # token types
 _UNMERGED_SCORE = -1e6  # score of tokens that are not merges
-# in all ways to split the tokens of a SentencePiece: 25 times as many as Gemma 3 has
+# characters in all ways to split the tokens of a SentencePiece: 25 times as many as in Gemma 3
 MAX_SPLIT_CHARACTERS = 1 << 28
 
 
 def to_document(fields: Json) -> tuple[Json, str | None]:
     """Return (a parsed tokenizer.json, control token that begins a text). Raises LLMError if it is not
     supported."""
-    kind, tokens = fields.get("tokenizer.ggml.model"), [*_list_field(fields, "tokens", str)]
+    kind = fields.get("tokenizer.ggml.model")
+    tokens = [*_list_field(fields, "tokens", str)]
     types = [_NORMAL] * len(tokens)
     if "tokenizer.ggml.token_type" in fields:
         types = _list_field(fields, "token_type", int, len(tokens))
@@ -169,7 +170,7 @@ def _sentencepiece(fields: Json, vocabulary: dict[str, int], types: list[int]) -
 @tokenizer_json.without_collector()
 def _merges(vocabulary: dict[str, int], scores: list[float], types: list[int]) -> list[tuple[str, str]]:
     """Derive merges, each of two tokens into a third, from SentencePiece scores, by descending score. Raises
-    LLMError for tokens so long that to try all ways to split them would take seconds."""
+    LLMError for tokens so long that trying all ways to split them would take seconds."""
     size = sum(len(token) ** 2 for token in vocabulary)
     if size > MAX_SPLIT_CHARACTERS:
         raise LLMError(

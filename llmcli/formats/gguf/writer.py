@@ -62,14 +62,15 @@ def write(path: Path, checkpoint: Checkpoint, dtype: str, general: Mapping[str, 
         )
         if isinstance(template, str) and template:
             writer.add_chat_template(template)
-        size, lazy = len(checkpoint.tokenizer_json), gguf.LazyNumpyTensor  # computed when it is written
+        size = len(checkpoint.tokenizer_json)
+        lazy = gguf.LazyNumpyTensor  # computed when it is written
         for name, shape, type_name, compute in _tensors(checkpoint, dtype):
             quantization_type = gguf.GGMLQuantizationType[type_name]
             values = lazy(meta=lazy.meta_with_dtype_and_shape(np.float32, shape), func=compute)
             data = gguf.quants.quantize(values, quantization_type)
             writer.add_tensor(name, data, raw_dtype=quantization_type)
             size += data.nbytes
-        atomic_io.check_space(path, size)  # gguf's error would not say that the disk is full
+        atomic_io.check_space(path, size)  # gguf's own error would not mention that the disk is full
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
@@ -79,8 +80,8 @@ def write(path: Path, checkpoint: Checkpoint, dtype: str, general: Mapping[str, 
 
 
 def _architecture(config: ModelConfig) -> str:
-    """Return GGUF's name of a model's architecture. Raises LLMError if llama.cpp would not run the model as
-    it is."""
+    """Return GGUF's name of a model's architecture. Raises LLMError if llama.cpp would run the model
+    differently."""
     architecture = config.architecture.gguf
     if not architecture:
         raise LLMError(f"models of type {config.model_type} are not written as GGUF; use `to` hf instead")

@@ -1,6 +1,6 @@
 """Conversion between Hugging Face's config.json and a ModelConfig.
 
-A key that would make the model compute something else is an error, never ignored.
+A key that would change the computation is an error; it is never ignored.
 """
 
 import json
@@ -241,7 +241,8 @@ def _parse_rope_layers(values: Json) -> Shape:
     count = values.get("num_hidden_layers")
     if values["model_type"] != "smollm3" or type(count) is not int:
         return ()
-    layers, interval = values.get("no_rope_layers"), values.get("no_rope_layer_interval", 4)
+    layers = values.get("no_rope_layers")
+    interval = values.get("no_rope_layer_interval", 4)
     if layers is None and type(interval) is int and interval > 0 and count < 1 << 20:
         return tuple(int((layer + 1) % interval != 0) for layer in range(count))
     if not isinstance(layers, list) or len(layers) < count or any(type(n) not in (int, bool) for n in layers):
@@ -252,16 +253,14 @@ def _parse_rope_layers(values: Json) -> Shape:
 def _sliding_window(document: Json, layers: int) -> int | None:
     """Return the number of tokens that a layer attends to, including the current one; None without a limit.
     As in transformers, null differs from a missing key."""
-    model_type, window, types = (
-        document["model_type"],
-        document.get("sliding_window"),
-        document.get("layer_types"),
-    )
+    model_type = document["model_type"]
+    window = document.get("sliding_window")
+    types = document.get("layer_types")
     if model_type.startswith("qwen") and not document.get("use_sliding_window"):
         window = None
     if model_type == "smollm3" and types is None and not document.get("use_sliding_window"):
         return None
-    # these list the layer types, or name the first windowed layer, which SmolLM3 does not
+    # these list the layer types or name the first layer with a window (SmolLM3 does not name it)
     if model_type in ("qwen2", "qwen3", "smollm3"):
         if types is not None:
             is_valid = isinstance(types, list) and len(types) == layers

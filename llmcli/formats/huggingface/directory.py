@@ -114,7 +114,9 @@ def _read_tokenizer_config(directory: Path) -> Json:
         config["chat_template"] = read_text(template)
     elif isinstance(config.get("chat_template"), list):
         named = [
-            one for one in config["chat_template"] if isinstance(one, dict) and one.get("name") == "default"
+            template
+            for template in config["chat_template"]
+            if isinstance(template, dict) and template.get("name") == "default"
         ]
         config["chat_template"] = named[-1].get("template") if named else None
     return config
@@ -127,7 +129,7 @@ def _eos_tokens(directory: Path, config: Json, tokenizer_config: Json, tokenizer
     others = _read_json(directory / "generation_config.json").get("eos_token_id")
     if others is not None:
         tokens = [token for ids in (own, others) for token in (ids if isinstance(ids, list) else [ids])]
-        return {"eos_token_id": [one for i, one in enumerate(tokens) if one not in (None, *tokens[:i])]}
+        return {"eos_token_id": [token for i, token in enumerate(tokens) if token not in (None, *tokens[:i])]}
     if own is not None:
         return {}
     eos_token = tokenizer_config.get("eos_token")
@@ -239,8 +241,9 @@ def check_writable(directory: Path, *, force: bool) -> None:
 
 
 def write(directory: Path, model: Checkpoint, metadata: Mapping[str, str], card: str) -> None:
-    """Write a model as a directory, which replaces an older one as a whole. `metadata` goes into the weights
-    file, which is not quantized; `card` becomes README.md. Raises LLMError if the disk is full or fails."""
+    """Write a model as a directory, which replaces an earlier one as a whole. `metadata` is stored in the
+    weights file, which is not quantized; `card` becomes README.md. Raises LLMError if the disk is full or
+    fails."""
     config = json.loads(model.config_json)
     generation_config = {
         "bos_token_id": config["bos_token_id"],
@@ -267,4 +270,5 @@ def write(directory: Path, model: Checkpoint, metadata: Mapping[str, str], card:
             gpt.write_tensors(weights, model, {**metadata, **stages})
         else:
             checkpoint.write_tensors(weights, {"": model}, {**metadata, **stages})
-        check_writable(directory, force=True)  # again: another program may have put something there meanwhile
+        # check again, since another program may have written there meanwhile
+        check_writable(directory, force=True)

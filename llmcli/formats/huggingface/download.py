@@ -1,5 +1,5 @@
-"""Downloading a model from the Hugging Face hub into its cache: safetensors or GGUF, and the small files beside
-them.
+"""Downloading a model from the Hugging Face hub into its cache: safetensors or GGUF, and the small files
+beside them.
 
 huggingface_hub resumes a download that was interrupted, and reads HF_HOME, HF_ENDPOINT, HF_TOKEN and
 HF_HUB_OFFLINE.
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
 
 _MAX_NAMES = 5  # files listed
-_ANSWER_SECONDS = 30.0  # in which the hub must answer; without a limit, huggingface_hub waits for ever
+_ANSWER_SECONDS = 30.0  # time limit for an answer of the hub; without one, huggingface_hub waits forever
 
 
 class Download:
@@ -75,7 +75,7 @@ class Download:
                 elif name == "tokenizer.json":
                     Tokenizer.from_json(read_text(path), config.vocab_size)
         show_progress(progress)
-        paths = [self._get(name, hashes.get(name)) for name in weights]  # if the last is there, all are
+        paths = [self._get(name, hashes.get(name)) for name in weights]  # the last one exists only if all do
         return paths[-1].parent if small else paths[-1]
 
     def _get(self, name: str, sha256: str | None) -> Path:
@@ -142,7 +142,7 @@ class Download:
         return small
 
     def _announce(self, info: "ModelInfo", size: int, on_note: Callable[[str], None]) -> None:
-        """Say what will be downloaded. Raises LLMError if the disk has no space for it."""
+        """Note what will be downloaded. Raises LLMError if the disk has no space for it."""
         place = next(place for place in (self._cache, *self._cache.absolute().parents) if place.exists())
         if size > (free := shutil.disk_usage(place).free):
             raise LLMError(
@@ -153,8 +153,8 @@ class Download:
         on_note(f"downloading {self._name}: {units.size(size)} to {self._cache} (license: {license_})")
 
     def _check_redirect(self, name: str) -> None:
-        """Raise LLMError if a hub with https sends us to a place without it. huggingface_hub follows a hub or
-        a mirror to any storage, but does not send the token there."""
+        """Raise LLMError if a hub with https redirects to a host without it. huggingface_hub follows
+        redirects of a hub or a mirror to any storage, but does not send the token there."""
         from huggingface_hub import get_hf_file_metadata, get_token, hf_hub_url
 
         own = urlsplit(self._endpoint)
@@ -162,8 +162,8 @@ class Download:
         target = urlsplit(get_hf_file_metadata(url, token=get_token() or False).location)
         if own.scheme == "https" and target.scheme != "https":
             raise LLMError(
-                f"{self._name}: {own.netloc} redirects {name} to {target.scheme}://{target.netloc}, which is not "
-                "encrypted; nothing is downloaded from there"
+                f"{self._name}: {own.netloc} redirects {name} to {target.scheme}://{target.netloc}, which is "
+                "not encrypted; nothing is downloaded from there"
             )
 
     def _explained(self, error: BaseException) -> str:

@@ -1,9 +1,9 @@
-"""GPT-2 and GPT-NeoX as transformers stores them, with other names and other matrices than here.
+"""GPT-2 and GPT-NeoX as stored by transformers, with different names and matrices than in llmcli.
 
-Queries, keys and values are one matrix there. GPT-2's matrices are transposed; GPT-NeoX has the queries, keys
-and values of one head after another, and rotates the pairs (i, i + r/2) of the first r elements of a head.
-Here the pairs are (i, i + D/2), and those that are not rotated come last. `from_transformers` and
-`write_tensors` are inverse.
+In transformers, queries, keys and values are one matrix. GPT-2's matrices are transposed; GPT-NeoX has the
+queries, keys and values of one head after another, and rotates the pairs (i, i + r/2) of the first r elements
+of a head. In llmcli, the pairs are (i, i + D/2), and those that are not rotated come last.
+`from_transformers` and `write_tensors` are inverse to each other.
 """
 
 from __future__ import annotations
@@ -177,14 +177,15 @@ def write_tensors(path: Path, model: Checkpoint, metadata: Mapping[str, str]) ->
 
 
 def _shape(name: str, shape: Shape, parts: int) -> Shape:
-    """Return the shape of what transformers calls `name`, from the shape of one of its parts here."""
+    """Return the shape of the tensor that transformers calls `name`, given the shape of one of its parts
+    here."""
     stacked = parts * shape[0], *shape[1:]
     return stacked[::-1] if _TRANSPOSED.search(name) else stacked
 
 
 def _part(config: ModelConfig, name: str, shape: Shape, rows: slice, values: Values) -> Values:
-    """Return some rows, as they are here, of what transformers calls `name`. `values` are its elements,
-    flat."""
+    """Return some rows, in the layout used here, of the tensor that transformers calls `name`. `values` are
+    its elements, flat."""
     stacked = values.reshape(shape)
     if _TRANSPOSED.search(name):
         return stacked.T[rows]
@@ -198,7 +199,7 @@ def _part(config: ModelConfig, name: str, shape: Shape, rows: slice, values: Val
 
 
 def _joined(config: ModelConfig, name: str, parts: list[Values]) -> Values:
-    """Return what transformers calls `name`."""
+    """Return the tensor that transformers calls `name`."""
     import numpy as np
 
     stacked = np.concatenate(parts)
@@ -212,8 +213,8 @@ def _joined(config: ModelConfig, name: str, parts: list[Values]) -> Values:
 
 
 def _halves_as_pairs(config: ModelConfig) -> NDArray[np.int64]:
-    """The order of a head's elements that moves the pairs (i, i + r/2) of its first r to (i, i + D/2),
-    [D]."""
+    """Return the order [D] of a head's elements that moves the pairs (i, i + r/2) of its first r elements to
+    (i, i + D/2)."""
     import numpy as np
 
     D, r = config.head_dim, config.rotary_dim

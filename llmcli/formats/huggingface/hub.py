@@ -1,5 +1,5 @@
-"""The Hugging Face hub: its cache on this machine, which other programs share, and huggingface_hub's errors in one
-line, its log and its progress bars."""
+"""The Hugging Face hub: its cache on this machine, which other programs share, and huggingface_hub's errors
+in one line, its log and its progress bars."""
 
 import contextlib
 import logging
@@ -48,21 +48,22 @@ def models_in_cache() -> list[tuple[str, Path]]:
         repositories = scan_cache_dir(cache_directory()).repos
     except CacheNotFound:
         return []
-    found = []
+    models = []
     for repository in repositories:
         for snapshot in repository.revisions if repository.repo_type == "model" else ():
-            directory, revision = snapshot.snapshot_path, min(snapshot.refs, default=snapshot.commit_hash)
+            directory = snapshot.snapshot_path
+            revision = min(snapshot.refs, default=snapshot.commit_hash)
             at = "" if "main" in snapshot.refs else f"@{revision}"
             is_directory = (directory / "config.json").exists()
             for file in [""] if is_directory else [path.name for path in directory.glob("*.gguf")]:
                 if path := _model_in(directory, file):
                     name = "/".join(filter(None, (f"hf:{repository.repo_id}", file)))
-                    found.append((name + at, path))
-    return sorted(found)
+                    models.append((name + at, path))
+    return sorted(models)
 
 
 def forget_branch(repository: str) -> None:
-    """Let the next use of a model ask the hub: its branch main is now another commit than in the cache."""
+    """Make the next use of a model ask the hub, because the cached commit of branch main is out of date."""
     with contextlib.suppress(OSError):
         (_place(repository) / "refs" / "main").unlink()
 
@@ -96,7 +97,7 @@ def one_line(explain: Callable[[BaseException], str]) -> Iterator[None]:
 
 
 def reason(error: Any) -> str:
-    """Return what the hub says, or else the error, on one line."""
+    """Return the hub's message, or else the error, on one line."""
     text = getattr(error, "server_message", None) or str(error) or type(error).__name__
     return brief(" ".join(text.split()), 200)
 

@@ -1,7 +1,8 @@
-"""Architectures that are Llama up to a rewriting of their weights and config, done when a directory is read.
+"""Architectures that become Llama by rewriting their weights and config, which happens when a directory is
+read.
 
-Code that runs, trains or exports a model does not know them. Tensors are scaled (`TensorInfo.factor`) or
-split into ranges of their rows; their values are not read here.
+Code that runs, trains or exports models only sees a Llama. Tensors are scaled (`TensorInfo.factor`) or split
+into ranges of their rows; their values are not read here.
 """
 
 import math
@@ -29,11 +30,11 @@ def rewrite(config: Json, tensors: Tensors) -> tuple[Json, Tensors]:
 
 
 def _granite(config: Json, tensors: Tensors) -> tuple[Json, Tensors]:
-    """Fold the four multipliers of Granite 3, which it has from muP (arXiv:2203.03466), into the weights.
+    """Fold the four multipliers of Granite 3, which come from muP (arXiv:2203.03466), into the weights.
 
     Every sublayer reads the residual stream through an RMSNorm, so dividing the whole stream by
-    embedding_multiplier changes nothing if epsilon is divided by its square. The embeddings stay as they are,
-    tied or not, and so does the dtype of most weights.
+    embedding_multiplier changes nothing if epsilon is divided by its square. The embeddings do not change,
+    tied or not, nor does the dtype of most weights.
     """
     keys = ("embedding_multiplier", "attention_multiplier", "residual_multiplier", "logits_scaling")
     embedding, attention, residual, scaling = (_multiplier(config, key) for key in keys)

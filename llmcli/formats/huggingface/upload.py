@@ -1,5 +1,5 @@
-"""Uploading a model to the Hugging Face hub, in one commit: the model there is replaced as a whole or not at
-all, and not if another program wrote there meanwhile."""
+"""Uploading a model to the Hugging Face hub, in one commit: an existing model is replaced as a whole or not
+at all, and not if another program wrote there meanwhile."""
 
 import re
 import warnings
@@ -25,7 +25,7 @@ class Target(NamedTuple):
     repository: str  # OWNER/NAME
     endpoint: str
     files: frozenset[str] | None = None  # file names in it; None: it does not exist
-    commit: str | None = None  # that has these files
+    commit: str | None = None  # the commit with these files
 
     @property
     def replaced(self) -> list[str]:
@@ -73,8 +73,8 @@ def find_target(name: str, *, private: bool, force: bool) -> Target:
         )
     if target.replaced and not force:
         raise LLMError(
-            f"hf:{repository} exists; add `overwrite=True` to replace {_names_text(target.replaced)} in it (its "
-            "history keeps them), or give another name"
+            f"hf:{repository} exists; add `overwrite=True` to replace {_names_text(target.replaced)} in it "
+            "(its history keeps them), or give another name"
         )
     return target
 
@@ -134,8 +134,8 @@ def _names_text(names: list[str]) -> str:
 
 def _changed(target: Target, again: str) -> str:
     return (
-        f"another program wrote {target.endpoint}/{target.repository} meanwhile, so it was left as it is; look at it, "
-        f"and to replace it run the command again{again}"
+        f"another program wrote {target.endpoint}/{target.repository} meanwhile, so it was left as it is; "
+        f"look at it, and to replace it run the command again{again}"
     )
 
 
@@ -143,7 +143,7 @@ def _explained(target: Target, error: BaseException, again: str = "") -> str:
     place = f"{target.endpoint}/{target.repository}"
     # an error of huggingface_hub has the answer of the hub, or was caused by one that has it
     causes = (error, error.__cause__)
-    answers = [answer for one in causes if (answer := getattr(one, "response", None)) is not None]
+    answers = [answer for cause in causes if (answer := getattr(cause, "response", None)) is not None]
     match answers[0].status_code if answers else 0:
         case 401:
             return (

@@ -24,8 +24,8 @@ from llmcli.formats.safetensors.header import read_header
 if TYPE_CHECKING:
     from llmcli.formats.safetensors.dtypes import Array, Values
 
-BLOCK_VALUES = 1 << 18  # converted at once: they stay in the cache of the processor
-# how the hash is written in our headers, and zeros in its place while it is computed
+BLOCK_VALUES = 1 << 18  # converted at once, so that they stay in the processor's cache
+# the hash as it is written in our headers, and the zeros in its place while it is computed
 _HASH_FIELD, _ZERO_HASH = '"sha256":"%s"', "0" * 64
 
 
@@ -57,7 +57,7 @@ def _read_stored(header: Header, tensor: TensorInfo) -> Values:
         read = header.open_files.get(path)
         if read is None:
             with open_for_reading(path):
-                # not "mmap": a mapped file that is cut off meanwhile would kill the process
+                # not "mmap", since truncating a mapped file while it is read would kill the process
                 file = safe_open(path, framework="np", backend="pread")
             read = header.open_files[path] = lru_cache(maxsize=1)(file.get_tensor)
         values: Values = (read if tensor.view else read.__wrapped__)(tensor.stored_name)

@@ -1,6 +1,6 @@
 """The reader of safetensors headers.
 
-A file may be untrusted: its header is checked before anything in it is used. The time to read it does not
+A file may be untrusted; its header is checked before anything in it is used. The time to read it does not
 depend on the size of the file. The `safetensors` library then reads the tensors. (It accepts repeated names,
 takes 1.5 GB of memory for a header of 93 MB, and imports numpy to open a file, for which `llm inspect` does
 not wait.)
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     import io
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the format
-MAX_TENSORS, MAX_METADATA_ENTRIES = 1 << 17, 1 << 12  # several times the most that is published
+# several times the most that is published
+MAX_TENSORS = 1 << 17
+MAX_METADATA_ENTRIES = 1 << 12
 _LIMITS = (
     ("{", "objects", MAX_TENSORS + 2),
     ("[", "lists", 2 * MAX_TENSORS),
@@ -47,14 +49,14 @@ _CONVERT_PICKLES = (
 
 
 def read_header(path: str | Path) -> Header:
-    """Read and check the header of any safetensors file. Raises LLMError when it is not a complete one."""
+    """Read and check the header of any safetensors file. Raises LLMError if it is not complete."""
     path = Path(path)
     with open_for_reading(path) as file:
         return parse_header(path, file)
 
 
 def parse_header(path: Path, file: io.BufferedReader) -> Header:
-    """Do as `read_header` with an open file."""
+    """Like `read_header`, for an open file."""
     file_bytes = os.fstat(file.fileno()).st_size
     start = file.read(8)  # the length of the header, in a safetensors file
     length = int.from_bytes(start, "little")
@@ -82,7 +84,7 @@ def parse_header(path: Path, file: io.BufferedReader) -> Header:
 
 
 def _describe_other_format(start: bytes, file_bytes: int, length: int, expected: str) -> str:
-    """Why a file with these first eight bytes is not a safetensors file."""
+    """Explain why a file with these first eight bytes is not a safetensors file."""
     if file_bytes == 0:
         return f"is empty; expected {expected}"
     for signature, description in _OTHER_FORMATS.items():
@@ -95,8 +97,8 @@ def _describe_other_format(start: bytes, file_bytes: int, length: int, expected:
 
 
 def _parse(text: str) -> tuple[Json, dict[str, str]]:
-    """(description of each tensor by name, metadata). Raises ValueError if it is not the JSON of a header, or
-    would take much more memory than its size."""
+    """Return (description of each tensor by name, metadata). Raises ValueError if the text is not the JSON of
+    a header, or would take much more memory than its size."""
     if _excess(text):  # of what may be inside strings, as in a tokenizer.json
         outside_strings = re.sub('"[^"]*"', "", text.replace("\\\\", "").replace('\\"', ""))
         if problem := _excess(outside_strings):
@@ -113,8 +115,10 @@ def _parse(text: str) -> tuple[Json, dict[str, str]]:
 
 
 def _excess(text: str) -> str:
-    """The limit that a header exceeds; "" if none."""
-    return next((f"{most:,} {kind}" for character, kind, most in _LIMITS if text.count(character) > most), "")
+    """Return the limit that a header exceeds; "" if there is none."""
+    return next(
+        (f"{limit:,} {kind}" for character, kind, limit in _LIMITS if text.count(character) > limit), ""
+    )
 
 
 def _tensor_info(name: str, description: Any, data_start: int) -> TensorInfo:

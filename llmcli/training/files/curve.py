@@ -21,8 +21,8 @@ class Curve:
 
 
 def read_curve(record: TrainingRecord) -> Curve:
-    """Read the curve in a record; with two models, that of the kept one. Raises LLMError if it cannot be
-    read."""
+    """Read the curve in a record; after distillation, the curve of the kept model. Raises LLMError if it
+    cannot be read."""
     try:
         training = {
             step: loss * (_tokens_per_byte(record, step) / math.log(2))  # a loss is in nats per token
@@ -44,7 +44,7 @@ def read_curve(record: TrainingRecord) -> Curve:
 
 @dataclass(frozen=True)
 class ProbePoint:
-    """The likeliest next words of the probe prompt after a step; tokens in a file of an earlier version."""
+    """The likeliest next words of the probe prompt after a step (tokens in files of earlier versions)."""
 
     step: int
     bits_per_byte: float | None  # validation loss
@@ -77,7 +77,7 @@ def steps_of_model(record: TrainingRecord) -> range:
 
 
 def _tokens_per_byte(record: TrainingRecord, step: int) -> float:
-    """Return the predicted tokens per byte of their text at a step: of plain text, or of answers."""
+    """Return the tokens in the loss per byte of text at a step, which trains on plain text or on answers."""
     if (chats := record.conversations) and step > chats.from_step:
         return chats.train_tokens / chats.train_bytes
     return record.train_tokens / (record.read_bytes or record.train_bytes or 0)
