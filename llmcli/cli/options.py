@@ -406,8 +406,8 @@ def model_path(typed: str | None, others: Callable[[Path], str] | None = None) -
 
 
 def local_model(name: str) -> Path:
-    """Return the path of a model; one on the Hugging Face hub (hf:OWNER/NAME, or its short name) is downloaded if
-    necessary."""
+    """Return the path of a model; one on the Hugging Face hub (hf:OWNER/NAME, or its short name) is
+    downloaded if necessary."""
     from llmcli.formats.huggingface.names import local_path
 
     return local_path(name, console.note, progress=console.shows_progress())

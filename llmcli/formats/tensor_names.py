@@ -1,12 +1,12 @@
-"""Names of tensors in transformers and in GGUF, for each architecture whose names are not those used here: Llama's in
-transformers."""
+"""Names of tensors in transformers and in GGUF, for each architecture whose names differ from those used
+here, which are Llama's in transformers."""
 
 from collections.abc import Iterator, Mapping
 
 from llmcli.config import HEAD, ModelConfig
 
-_QKV = "self_attn.q_proj self_attn.k_proj self_attn.v_proj"  # one matrix there
-# name there -> here, without ".weight" and ".bias"; "#" is the number of a layer
+_QKV = "self_attn.q_proj self_attn.k_proj self_attn.v_proj"  # in one matrix
+# name in transformers -> names here, without ".weight" and ".bias"; "#" is the number of a layer
 TRANSFORMERS: dict[str, dict[str, str]] = {
     "gpt2": {
         "transformer.wte": "model.embed_tokens",
@@ -47,7 +47,7 @@ _GGUF = {  # of all architectures, without the norms of a layer and experts
     "blk.#.ffn_up": "mlp.up_proj",
     "blk.#.ffn_down": "mlp.down_proj",
 }
-_GGUF_QKV = {"gpt2": "blk.#.attn_qkv"}  # architectures that have one matrix
+_GGUF_QKV = {"gpt2": "blk.#.attn_qkv"}  # architectures with one matrix for all three
 # in the order of NormNames
 _GGUF_NORMS = ("blk.#.attn_norm", "blk.#.post_attention_norm", "blk.#.ffn_norm", "blk.#.post_ffw_norm")
 
@@ -58,7 +58,8 @@ def in_transformers(config: ModelConfig) -> Iterator[tuple[str, list[str]]]:
 
 
 def in_gguf(config: ModelConfig) -> Iterator[tuple[str, list[str]]]:
-    """Yield (name in GGUF, names here) of each tensor except experts; the output embedding even if it is tied.
+    """Yield (name in GGUF, names here) of each tensor except experts; the output embedding even if it is
+    tied.
 
     >>> dict(in_gguf(ModelConfig(300, 32, 64, 1, 2, 2, 16, 32)))["blk.0.attn_q.weight"]
     ['model.layers.0.self_attn.q_proj.weight']

@@ -86,8 +86,8 @@ def _load(source: str) -> "Checkpoint":
     if header is None or not checkpoint.is_changed(header, model.stored):
         return model
     console.warn(
-        f"warning: {source} was changed after it was written: its content does not match the sha256 in its metadata; "
-        "the figures of its training run are left out"
+        f"warning: {source} was changed after it was written: its content does not match the sha256 in its "
+        "metadata; the figures of its training run are left out"
     )
     record, name = model.record, atomic_io.name_of(source)
     origin = {"file": name, "form": "changed safetensors file", "sha256": digest(header)}
@@ -109,8 +109,8 @@ def _merge(base: "Checkpoint", source: str, adapter: Path) -> "Checkpoint":
         fingerprint = loading.fingerprint(base)
         if fingerprint not in hashes:
             console.warn(
-                f"warning: {adapter} was trained on {trained_on} (sha256 {hashes[0][:16]}), {source} is a different "
-                f"model (sha256 {fingerprint[:16]}); the merged model may be useless"
+                f"warning: {adapter} was trained on {trained_on} (sha256 {hashes[0][:16]}), {source} is a "
+                f"different model (sha256 {fingerprint[:16]}); the merged model may be useless"
             )
     name = atomic_io.name_of(Path(source).resolve())
     record = adapters.merged_record(base, name, header) | {"adapter": atomic_io.name_of(adapter)}

@@ -30,26 +30,26 @@ def models(options: ResultOptions) -> None:
 
     cached = hub.models_in_cache()
     supported = [(name, path) for name, path in cached if not _is_unsupported(path)]
-    found = [_describe(name, path) for name, path in (*_models_here(), *supported)]
-    if found and not options.json:
+    descriptions = [_describe(name, path) for name, path in (*_models_here(), *supported)]
+    if descriptions and not options.json:
         rows = [
-            (one["name"], "", one["problem"], "", "", "")
-            if "problem" in one
+            (model["name"], "", model["problem"], "", "", "")
+            if "problem" in model
             else (
-                one["name"],
-                one["architecture"],
-                one["origin"],
-                units.size(one["bytes"]),
-                one["license"],
-                "chat" if one["chat"] else "text",
+                model["name"],
+                model["architecture"],
+                model["origin"],
+                units.size(model["bytes"]),
+                model["license"],
+                "chat" if model["chat"] else "text",
             )
-            for one in found
+            for model in descriptions
         ]
         tables.table(("model", "architecture", "origin", "size", "license", "kind"), rows, numbers=(3,))
     others = len(cached) - len(supported)
     hidden = f"; {others:,} in the cache are of kinds that llm does not run" if others else ""
-    sentence = f"{units.count(len(found), 'model')} here and in the hub's cache{hidden}"
-    options.report({"models": found, "unsupported": others}, sentence)
+    sentence = f"{units.count(len(descriptions), 'model')} here and in the hub's cache{hidden}"
+    options.report({"models": descriptions, "unsupported": others}, sentence)
 
 
 def _is_unsupported(path: Path) -> bool:

@@ -1,5 +1,5 @@
-"""Models on the Hugging Face hub, named hf:OWNER/NAME, hf:OWNER/NAME@REVISION or hf:OWNER/NAME/FILE.gguf, or by a
-short name.
+"""Models on the Hugging Face hub, named hf:OWNER/NAME, hf:OWNER/NAME@REVISION or hf:OWNER/NAME/FILE.gguf, or
+by a short name.
 
 A model in the hub's cache is used without asking the hub; otherwise it is downloaded. For a file on this
 machine, nothing is imported for either.
@@ -20,7 +20,7 @@ SHORT_NAMES = {"smollm2": "hf:HuggingFaceTB/SmolLM2-135M"}
 def local_path(
     name: str | Path, on_note: Callable[[str], None] = lambda note: None, *, progress: bool = True
 ) -> Path:
-    """Return the path of a model. One on the Hugging Face hub, hf:OWNER/NAME or a short name of one, is
+    """Return the path of a model. A model on the Hugging Face hub (hf:OWNER/NAME, or its short name) is
     downloaded if it is not in the cache; `on_note` receives its size and license. Raises LLMError."""
     path, text = Path(name), Path(name).as_posix()
     text = SHORT_NAMES.get(text, text)
