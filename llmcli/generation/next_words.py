@@ -24,7 +24,7 @@ from llmcli.data.tokenizers.vocabulary import START, state_after
 from llmcli.generation.sampler import Sampler
 from llmcli.generation.token_healing import Path, Prompt, read_prompt
 from llmcli.models.logits import entropy
-from llmcli.models.runtime import Runtime
+from llmcli.models.runtime import Array, Runtime
 
 MAX_UNEXPLORED = 0.001  # the search stops when less probability than this is unexplored
 MAX_EVALUATIONS = 1000  # maximum forward passes; fewer for a large model ...
@@ -35,6 +35,8 @@ MAX_WORD_TOKENS = 16  # context tokens kept free for the word
 SPACES = " \t\u3000"  # white space before a word
 END = "<end>"  # shown as the next word where the document would end
 MIN_PROBABILITY = 1e-7  # less likely spellings stay unexplored
+# of the spellings that are evaluated together: as many as a matrix product takes hardly more time for than for one
+TOKENS_AT_ONCE = 16
 PLAIN = SamplingConfig(temperature=1, min_p=0)  # the probabilities of the model itself
 
 
@@ -116,11 +118,20 @@ def next_words(
     for continuation in first.continuations(MIN_PROBABILITY, None if sampling == PLAIN else sampler):
         path = continuation.tokens
         search.add(continuation.probability * explored, path, continuation.new_bytes, path[-1])
-    while first.search.evaluations < limit and search.open and 1 - search.explored >= MAX_UNEXPLORED:
+    evaluated: dict[Path, Array] = {}  # logits after spellings that are still open
+    space = first.search.space
+    while search.open and 1 - search.explored >= MAX_UNEXPLORED:
         check()
         negative, path, spelled, first_token = heapq.heappop(search.open)
-        if len(path) <= first.search.space:
-            logits = first.search.logits_after(path)
+        if len(path) <= space:
+            if path not in evaluated:
+                if (left := limit - first.search.evaluations) <= 0:
+                    break
+                others = search.likeliest_paths(TOKENS_AT_ONCE - len(path))
+                others = [other for other in others if len(other) <= space and other not in evaluated]
+                paths = [path, *others][:left]
+                evaluated |= zip(paths, first.search.logits_after(paths), strict=True)
+            logits = evaluated.pop(path)
             allowed = tokenizer.vocabulary.allowed(max(START, state_after(spelled)))
             if allowed is not None:
                 logits = np.where(allowed, logits, np.float32(-np.inf))
@@ -139,6 +150,7 @@ class _WordSearch:
 
     def __init__(self, tokenizer: Tokenizer, in_word: bool) -> None:
         self._end_ids = tokenizer.eos_ids
+        self._decoder = stream_decoder()
         self._in_word = in_word
         # (word, continues) -> probability by the next token
         self._words: dict[tuple[str, bool], dict[int, float]] = defaultdict(lambda: defaultdict(float))
@@ -150,7 +162,9 @@ class _WordSearch:
     def add(self, probability: float, path: Path, spelled: bytes, token: int) -> None:
         """Add a spelling that begins with the next token `token`. It is counted if its first word is
         complete, otherwise explored later."""
-        word = _first_word(spelled, ended=path[-1] in self._end_ids)
+        text = self._decoder.decode(spelled)  # without an incomplete character at the end
+        self._decoder.reset()
+        word = _first_word(text, ended=path[-1] in self._end_ids)
         if word is None:
             heapq.heappush(self.open, (-probability, path, spelled, token))
         else:
@@ -161,9 +175,18 @@ class _WordSearch:
             )
             self._words[word, continues][token] += probability
             if word != END:
-                text = stream_decoder().decode(spelled)
                 self._added.setdefault((word, continues), text[: len(text) - len(text.lstrip(SPACES))] + word)
             self.explored += probability
+
+    def likeliest_paths(self, tokens: int) -> list[Path]:
+        """Return the likeliest open spellings that have at most so many tokens together."""
+        likeliest = []
+        while self.open and len(self.open[0][1]) <= tokens:
+            likeliest.append(heapq.heappop(self.open))
+            tokens -= len(likeliest[-1][1])
+        for spelling in likeliest:
+            heapq.heappush(self.open, spelling)
+        return [path for _, path, _, _ in likeliest]
 
     def words(self) -> Iterator[NextWord]:
         """Yield the words found so far."""
@@ -189,14 +212,14 @@ def _ends_in_word(tokenizer: Tokenizer, ids: list[int]) -> bool:
     return text != "" and character_class(text[-1]) == "letters"
 
 
-def _first_word(spelled: bytes, *, ended: bool) -> str | None:
+def _first_word(text: str, *, ended: bool) -> str | None:
     """Return the first word without leading white space; None if it is not complete yet. With `ended`, the
     document ends here.
 
-    >>> [_first_word(text.encode(), ended=False) for text in (" app", " apple.", "\\n", " 3", "リンゴを", "!")]
+    >>> [_first_word(text, ended=False) for text in (" app", " apple.", "\\n", " 3", "リンゴを", "!")]
     [None, 'apple', '\\n', None, 'リンゴ', '!']
     """
-    text = stream_decoder().decode(spelled).lstrip(SPACES)  # without an incomplete character at the end
+    text = text.lstrip(SPACES)
     if not text:
         return END if ended else None
     kind = character_class(text[0])

@@ -384,10 +384,12 @@ class TokenizationSearch:
         cost, path, spelled = self._current
         self._expand(-cost, path, spelled, self._checked(logits))
 
-    def logits_after(self, path: Path) -> Array:
-        """Return the logits [V] after the head and the tokens of `path`, at least one."""
-        self.evaluations += 1
-        return self._checked(self._evaluate(path))
+    def logits_after(self, paths: Sequence[Path]) -> list[Array]:
+        """Return the logits [V] after the head and the tokens of each path, which has at least one."""
+        self.evaluations += len(paths)
+        self._runtime.rewind(len(self._head))
+        self._cached = Path()
+        return [self._checked(rows[-1]).copy() for rows in self._runtime.continuation_logits(paths)]
 
     def _evaluate(self, path: Path) -> Array:
         self._runtime.rewind(len(self._head))
@@ -397,7 +399,8 @@ class TokenizationSearch:
     def process(self, path: Path) -> None:
         """Bring the runtime's cache to the head and the tokens of `path`."""
         if path and path != self._cached:
-            self.logits_after(path)
+            self.evaluations += 1
+            self._checked(self._evaluate(path))
         elif not path:
             self._runtime.rewind(len(self._head))
 

@@ -44,7 +44,7 @@ class FakeRuntime:
         self.cached += ids
         assert self.length <= self.context
         self.seen.append(list(self.cached))
-        assert len(self.seen) <= MAX_EVALUATIONS, "generation does not end"
+        assert self.evaluations <= MAX_EVALUATIONS, "generation does not end"
         return np.asarray(self.logits_of(tuple(self.cached)), np.float32)
 
 

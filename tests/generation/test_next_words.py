@@ -364,6 +364,18 @@ def _check_with_a_real_tokenizer_words_and_the_unexplored_rest_sum_to_1(prompt):
     assert result.evaluations == model.evaluations <= next_words_module.MAX_EVALUATIONS
 
 
+def test_spellings_evaluated_together_give_the_words_of_one_at_a_time(monkeypatch):
+    tokenizer = Tokenizer.train_bpe(["the cat sat on the mat. りんごを食べる\n" * 9], 300)
+    for prompt in ["the cat ", "the ca", "りん", "x"]:
+        found = []
+        for tokens in (1, 7, 16):
+            monkeypatch.setattr(next_words_module, "TOKENS_AT_ONCE", tokens)
+            model = FakeRuntime(40, lambda cached: np.random.default_rng(cached).normal(0, 12, tokenizer.vocab_size))
+            found.append(next_words(model, tokenizer, prompt))
+            assert found[-1].unexplored < next_words_module.MAX_UNEXPLORED
+        assert found[0].words == found[1].words == found[2].words
+
+
 def _check_control_tokens_that_do_not_end_a_text_are_not_expected(path, expected):
     table = Table([".", "", "", " mat", "s"])
     table.vocabulary = Vocabulary(table.token_bytes, None, {0})

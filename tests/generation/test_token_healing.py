@@ -263,10 +263,14 @@ def _check_next_words_keeps_its_limit_after_a_very_long_word_and_reports_the_res
     tokenizer = Tokenizer.train_bpe([TEXT], 300)
     runtime = NumpyRuntime(random_checkpoint(ModelConfig(300, 32, 64, 2, 4, 2, 8, 256)))
     calls = [0]
-    for name in ("prefill", "logits", "step"):
+    for name in ("prefill", "logits", "continuation_logits"):
         inner = getattr(runtime, name)
-        if name != "step":
-            setattr(runtime, name, lambda ids, inner=inner: (calls.__setitem__(0, calls[0] + 1), inner(ids))[1])
+
+        def counting(ids, inner=inner, several=name == "continuation_logits"):
+            calls[0] += len(ids) if several else 1
+            return inner(ids)
+
+        setattr(runtime, name, counting)
     found = next_words(runtime, tokenizer, "The dog ate " + 150 * "q")
     assert calls[0] == found.evaluations <= limit
     assert sum(word.probability for word in found.words) + found.unexplored == pytest.approx(1, abs=1e-6)

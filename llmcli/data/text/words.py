@@ -4,6 +4,7 @@ token ids."""
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 
 SEARCHED_CHARACTERS = 1 << 16  # minimum number searched for a position to cut
 WORD_END = re.compile(r"(?<=\S)[ \n]")
@@ -47,6 +48,7 @@ def pieces(
         yield rest[start:]
 
 
+@lru_cache(maxsize=1 << 12)  # a search for next words asks a million times, for few characters
 def character_class(c: str) -> str:
     """Return the class of a character: a word is a run of characters of one class; each character of class
     "single" is a word.
