@@ -1,5 +1,5 @@
-"""Differences between GGUF and Hugging Face files: names of architectures, config keys and tensors; the row
-order of query and key projections."""
+"""Differences between GGUF and Hugging Face files: names of architectures and config keys, joined tensors, the row
+order of query and key projections. Names of tensors: formats/tensor_names.py."""
 
 from collections.abc import Iterator
 
