@@ -92,7 +92,7 @@ def eval_(options: _Options) -> None:
         per = "--per-line" if options.per_line else "--per-token"
         raise usage(f"{per} shows one model, found {len(options.models or ())}; name one with -m")
     paths = dict.fromkeys(map(model_path, options.models or (None,)))
-    models = [_Model(options, path, load_any(path)) for path in paths]
+    models = [_EvaluatedModel(options, path, load_any(path)) for path in paths]
     chats = [model for model in models if model.chat_template()]
     progress = ReadingProgress(None, console.note)
     reading = recorded_reading(_records(models))
@@ -117,7 +117,7 @@ def eval_(options: _Options) -> None:
 
 
 @dataclass(frozen=True)
-class _Model:
+class _EvaluatedModel:
     """A model that is measured."""
 
     options: _Options
@@ -171,14 +171,14 @@ def _named(path: Path) -> Iterator[None]:
         console.status("")
 
 
-def _records(models: "Sequence[_Model]") -> "list[TrainingRecord]":
+def _records(models: "Sequence[_EvaluatedModel]") -> "list[TrainingRecord]":
     return [record for model in models for record in model.source.records]
 
 
 # ---- text
 
 
-def _evaluate_text(options: _Options, models: "Sequence[_Model]", text: "Corpus") -> None:
+def _evaluate_text(options: _Options, models: "Sequence[_EvaluatedModel]", text: "Corpus") -> None:
     """Measure and print the part that no model was trained on; the whole text with --whole, or if there is no
     such part."""
     import numpy as np
@@ -253,7 +253,7 @@ def _print(
 
 
 def _text_scores(
-    model: _Model, text: "Corpus", on_tokens: "OnTokens" = lambda ids, nats: None
+    model: _EvaluatedModel, text: "Corpus", on_tokens: "OnTokens" = lambda ids, nats: None
 ) -> Iterator[ModelScore]:
     """Score a model on each document, and on all together if there are several."""
     from llmcli.evaluation.evaluator import Score, measure, stride
@@ -279,7 +279,7 @@ def _text_scores(
         yield ModelScore(name, None, total, context, step)
 
 
-def _surprisals(model: _Model, text: "Corpus") -> TokenSurprisals:
+def _surprisals(model: _EvaluatedModel, text: "Corpus") -> TokenSurprisals:
     """Measure the surprisal of each token under a model."""
     import numpy as np
 
@@ -306,7 +306,7 @@ def _surprisals(model: _Model, text: "Corpus") -> TokenSurprisals:
     )
 
 
-def _note_training_text(measured: "Corpus", trained: "Corpus", models: "Sequence[_Model]") -> None:
+def _note_training_text(measured: "Corpus", trained: "Corpus", models: "Sequence[_EvaluatedModel]") -> None:
     """Note which part of the text is measured, and whether each model was trained on it."""
     from llmcli.evaluation.figures import known_text
     from llmcli.evaluation.training_text import is_held_out, trained_in, trained_part
@@ -339,7 +339,7 @@ def _note_training_text(measured: "Corpus", trained: "Corpus", models: "Sequence
             _note_without_record(model, "this text")
 
 
-def _note_without_record(model: _Model, what: str) -> None:
+def _note_without_record(model: _EvaluatedModel, what: str) -> None:
     from llmcli.evaluation.training_text import names_training_data
 
     if not any(map(names_training_data, model.source.records)):
@@ -381,7 +381,10 @@ def _baselines(text: "Corpus", trained: "Corpus") -> "list[Baseline]":
 
 
 def _evaluate_answers(
-    options: _Options, models: "Sequence[_Model]", chats: "Sequence[_Model]", sources: "Sources"
+    options: _Options,
+    models: "Sequence[_EvaluatedModel]",
+    chats: "Sequence[_EvaluatedModel]",
+    sources: "Sources",
 ) -> None:
     """Measure and print. Raises LLMError if there is also text, or a model that has no chat template."""
     from llmcli.evaluation.training_text import held_out_files, measured_conversations
@@ -422,7 +425,9 @@ def _evaluate_answers(
     _print(options, [_answer_score(model, measured.conversations, file) for model in models], [], 0)
 
 
-def _answer_score(model: _Model, conversations: "list[Conversation]", file: str | None) -> ModelScore:
+def _answer_score(
+    model: _EvaluatedModel, conversations: "list[Conversation]", file: str | None
+) -> ModelScore:
     from llmcli.evaluation.answers import measure_answers
     from llmcli.evaluation.exact_answers import score_exact
 
@@ -439,7 +444,7 @@ def _answer_score(model: _Model, conversations: "list[Conversation]", file: str 
 
 
 def _evaluate_known_answers(
-    options: _Options, models: "Sequence[_Model]", measured: "MeasuredConversations"
+    options: _Options, models: "Sequence[_EvaluatedModel]", measured: "MeasuredConversations"
 ) -> None:
     """Measure how well each model chooses the last answers of conversations among its known answers, and
     print it."""
@@ -474,7 +479,7 @@ def _evaluate_known_answers(
 
 def _evaluate_choices(
     options: _Options,
-    models: "Sequence[_Model]",
+    models: "Sequence[_EvaluatedModel]",
     conversations: "list[Conversation]",
     files: "Sequence[ConversationFile]",
 ) -> None:

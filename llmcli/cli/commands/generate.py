@@ -117,31 +117,31 @@ def generate(options: _Options) -> None:
     known = _known_lines(options, source, path) if options.new else None
     runtime = open_runtime(source, options.device, options.quantize, console.note, cache=not options.no_cache)
     tokenizer = open_tokenizer(source)
-    run = _Run(options, sampling, runtime, tokenizer, text, usage)
+    prepared = _PreparedPrompt(options, sampling, runtime, tokenizer, text, usage)
     if not options.batch and (tokens := len(tokenizer.encode(text))) > runtime.context:
         length = runtime.context
         console.note(
             f"the prompt has {tokens:,} tokens, the context length is {length:,}: only its end is used"
         )
     if options.batch:
-        _answer_batch(run, path, choices)
+        _answer_batch(prepared, path, choices)
     elif options.lines is not None:
-        _print_lines(run, options.lines, known)
+        _print_lines(prepared, options.lines, known)
     elif options.next is not None:
-        _list_next_words(run, options.next)
+        _list_next_words(prepared, options.next)
     elif choices:
-        _score_choices(run, choices)
+        _score_choices(prepared, choices)
     elif options.steps is not None:
-        _trace_steps(run, options.steps)
+        _trace_steps(prepared, options.steps)
     else:
-        _print_texts(run, memory)
+        _print_texts(prepared, memory)
 
 
 # ---- generated text
 
 
 @dataclass(frozen=True)
-class _Run:
+class _PreparedPrompt:
     """A prompt, and a model that continues it any number of times."""
 
     options: _Options
@@ -178,11 +178,13 @@ class _Run:
         }
 
 
-def _print_texts(run: _Run, memory: "MemoryReport | None") -> None:
+def _print_texts(prepared: _PreparedPrompt, memory: "MemoryReport | None") -> None:
     """Print the pieces of each text as they are generated. With `memory`, all texts are generated first, so
     that the training text is searched only once."""
-    options = run.options
-    settings = [replace(run.sampling, seed=run.sampling.seed + number) for number in range(options.samples)]
+    options = prepared.options
+    settings = [
+        replace(prepared.sampling, seed=prepared.sampling.seed + number) for number in range(options.samples)
+    ]
 
     def print_piece(piece: "Piece") -> None:
         if options.color and piece.id is not None:
@@ -192,11 +194,11 @@ def _print_texts(run: _Run, memory: "MemoryReport | None") -> None:
         else:
             console.verbatim(piece.text)
 
-    finished = [run.generate(sampling) for sampling in settings] if memory else []
+    finished = [prepared.generate(sampling) for sampling in settings] if memory else []
     matches = memory.find([answer.text for answer, _ in finished]) if memory else []
     for index, sampling in enumerate(settings):
         if options.json:
-            answer, record = finished[index] if memory else run.generate(sampling)
+            answer, record = finished[index] if memory else prepared.generate(sampling)
             note_incomplete(answer, sampling)
             console.json_result(
                 record | ({"memory": memory.as_json(answer.text, matches[index])} if memory else {})
@@ -205,12 +207,12 @@ def _print_texts(run: _Run, memory: "MemoryReport | None") -> None:
         if len(settings) > 1:
             console.note(f"--- {index + 1}")
         if sys.stdout.isatty() and sys.stderr.isatty():
-            console.prompt(run.prompt)
+            console.prompt(prepared.prompt)
         if memory:
             answer = finished[index][0]
             memory.show(answer.text, matches[index])
         else:
-            answer = run.generate(sampling, print_piece)[0]
+            answer = prepared.generate(sampling, print_piece)[0]
             console.verbatim("\n")
         note_incomplete(answer, sampling)
         if sys.stdout.isatty():
@@ -219,8 +221,8 @@ def _print_texts(run: _Run, memory: "MemoryReport | None") -> None:
         from llmcli.cli.reports.tokens import probability_legend
 
         probability_legend()
-    if run.usage and not options.json:
-        run.usage.show()
+    if prepared.usage and not options.json:
+        prepared.usage.show()
 
 
 # ---- --lines
@@ -235,12 +237,17 @@ def _known_lines(options: _Options, source: "Checkpoint | Ensemble", path: Path)
     return lambda lines: occurring_lines(lines, (pieces for text in texts for pieces in text.documents()))
 
 
-def _print_lines(run: _Run, count: int, known: KnownLines | None) -> None:
+def _print_lines(prepared: _PreparedPrompt, count: int, known: KnownLines | None) -> None:
     from llmcli.generation.lines import LineGenerator
 
-    options = run.options
+    options = prepared.options
     lines = LineGenerator(
-        run.runtime, run.tokenizer, run.prompt, run.sampling, count, known or (lambda lines: set())
+        prepared.runtime,
+        prepared.tokenizer,
+        prepared.prompt,
+        prepared.sampling,
+        count,
+        known or (lambda lines: set()),
     )
     printed = []
     for line in lines:
@@ -255,7 +262,7 @@ def _print_lines(run: _Run, count: int, known: KnownLines | None) -> None:
                 "duplicates": lines.duplicates,
                 "known": lines.dropped,
                 "incomplete": lines.incomplete,
-                "seed": run.sampling.seed,
+                "seed": prepared.sampling.seed,
             }
         )
     figures = (
@@ -275,60 +282,62 @@ def _print_lines(run: _Run, count: int, known: KnownLines | None) -> None:
 # ---- --batch
 
 
-def _answer_batch(run: _Run, path: Path, choices: list[str]) -> None:
+def _answer_batch(prepared: _PreparedPrompt, path: Path, choices: list[str]) -> None:
     from llmcli.cli import batch
     from llmcli.generation.batch import continuation_request
 
-    options, tokenizer = run.options, run.tokenizer
+    options, tokenizer = prepared.options, prepared.tokenizer
 
     def request(row: "PromptRow", sampling: SamplingConfig) -> "GenerationRequest":
         if row.messages:
             raise LLMError("these are messages, which generate does not answer; use llm chat --batch")
         return continuation_request(row.prompt, tokenizer, sampling, choices, literal=options.literal)
 
-    batch.run(options, path, run.runtime, tokenizer, request, "text")
+    batch.run(options, path, prepared.runtime, tokenizer, request, "text")
 
 
 # ---- --choices, --next and --steps
 
 
-def _score_choices(run: _Run, choices: Sequence[str]) -> None:
+def _score_choices(prepared: _PreparedPrompt, choices: Sequence[str]) -> None:
     from llmcli.cli.reports.choices import print_choices
     from llmcli.generation.choices import score_continuations
     from llmcli.generation.token_healing import Prompt
 
-    prompt = Prompt.of(run.prompt, run.tokenizer, literal=run.options.literal)
-    scored = [*chain.from_iterable(score_continuations(run.runtime, run.tokenizer, prompt, choices))]
-    print_choices("continuation", run.prompt, scored, json_=run.options.json)
+    prompt = Prompt.of(prepared.prompt, prepared.tokenizer, literal=prepared.options.literal)
+    scored = [
+        *chain.from_iterable(score_continuations(prepared.runtime, prepared.tokenizer, prompt, choices))
+    ]
+    print_choices("continuation", prepared.prompt, scored, json_=prepared.options.json)
 
 
-def _list_next_words(run: _Run, count: int) -> None:
+def _list_next_words(prepared: _PreparedPrompt, count: int) -> None:
     from llmcli.cli.reports.tokens import print_next_words
     from llmcli.generation.next_words import max_evaluations, next_words
 
-    search = next_words(run.runtime, run.tokenizer, run.prompt)
-    if search.evaluations == (limit := max_evaluations(run.runtime.parameters)):
+    search = next_words(prepared.runtime, prepared.tokenizer, prepared.prompt)
+    if search.evaluations == (limit := max_evaluations(prepared.runtime.parameters)):
         console.note(f"the search stopped after {limit:,} evaluations of the model; the rest is unexplored")
-    if run.options.json:
-        console.json_result(search.as_json(run.prompt, count))
+    if prepared.options.json:
+        console.json_result(search.as_json(prepared.prompt, count))
     else:
-        print_next_words(search, run.prompt, count)
+        print_next_words(search, prepared.prompt, count)
 
 
-def _trace_steps(run: _Run, count: int) -> None:
+def _trace_steps(prepared: _PreparedPrompt, count: int) -> None:
     from llmcli.cli.reports.trace import print_end, print_step, trace_json
     from llmcli.generation.trace import trace
 
     steps = []
-    text = run.prompt
-    sampling = replace(run.sampling, max_tokens=count)
-    for step in trace(run.runtime, run.tokenizer, text, sampling, literal=run.options.literal):
+    text = prepared.prompt
+    sampling = replace(prepared.sampling, max_tokens=count)
+    for step in trace(prepared.runtime, prepared.tokenizer, text, sampling, literal=prepared.options.literal):
         steps.append(step)
-        if not run.options.json:
-            print_step(step, len(steps), text, run.tokenizer, sampling)
+        if not prepared.options.json:
+            print_step(step, len(steps), text, prepared.tokenizer, sampling)
         text += step.text
-    if run.options.json:
-        console.json_result(trace_json(steps, run.prompt, run.tokenizer, sampling.seed))
+    if prepared.options.json:
+        console.json_result(trace_json(steps, prepared.prompt, prepared.tokenizer, sampling.seed))
     else:
         print_end(text, sampling.seed)
 

@@ -21,13 +21,13 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 from llmcli.config import cpu_cores
 from llmcli.data.child_process import ChildProcess, NotStartedError
-from llmcli.data.documents.worker import Limits
+from llmcli.data.documents.worker import FileLimits
 from llmcli.data.text import file_types
 from llmcli.data.text.documents import Document, OnRead, Stored, TextDigest, display_name, peek
 from llmcli.data.text.temporary_files import ReadingEndsError, TextCopy, check_temporary_space
 from llmcli.errors import LLMError
 
-LIMITS = Limits()
+LIMITS = FileLimits()
 _MODULE = "llmcli.data.documents.worker"
 _WAKE_SECONDS = 0.25  # between two checks for Ctrl-C and for silent processes
 _SPARE_SECONDS = 30.0  # after the time limit at which a process should have ended itself
@@ -166,7 +166,7 @@ class _ProcessReader(Generic[T]):
         for restarts in range(1 + _MAX_RESTARTS):
             # all files of an archive together may take twice the time of one
             limits = replace(LIMITS, stalled_seconds=LIMITS.stalled_seconds / 2**restarts)
-            answer = _Answer(pending, self._copy, self._read_file, self._on_read)
+            answer = _AnswerReader(pending, self._copy, self._read_file, self._on_read)
             request = {"path": str(pending.path.absolute()), "name": pending.name, "reading": pending.reading}
             try:
                 answer.receive(self._started().frames(request | {"after": after, "limits": asdict(limits)}))
@@ -217,7 +217,7 @@ class _ProcessReader(Generic[T]):
         return child.stop() if child else 0
 
 
-def _reason(status: int, limits: Limits, is_kept: bool) -> str:
+def _reason(status: int, limits: FileLimits, is_kept: bool) -> str:
     """Explain why a process ended with this exit status. `is_kept`: the beginning of the document is kept."""
     reason = f"is damaged, or needs over {limits.memory >> 20:,} MB of memory"
     if status == -getattr(signal, "SIGALRM", math.inf):
@@ -227,7 +227,7 @@ def _reason(status: int, limits: Limits, is_kept: bool) -> str:
     return reason + ("; the rest is skipped" if is_kept else "; skipped")
 
 
-class _Answer(Generic[T]):
+class _AnswerReader(Generic[T]):
     """Adds the contents of a file to a PendingFile, from the frames of a child process."""
 
     def __init__(

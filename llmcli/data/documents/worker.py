@@ -49,7 +49,7 @@ _MAX_MEDIA_TYPE = 200  # bytes of the member "mimetype"
 
 
 @dataclass(frozen=True)
-class Limits:
+class FileLimits:
     """Limits for one file."""
 
     memory: int = 1 << 30  # bytes of this process, where the system can limit it
@@ -79,18 +79,18 @@ class _LimitError(Exception):
 
 
 def main() -> None:
-    with become_child(Limits.memory) as answers, contextlib.suppress(BrokenPipeError):
+    with become_child(FileLimits.memory) as answers, contextlib.suppress(BrokenPipeError):
         for line in sys.stdin.buffer:
             request = json.loads(line)
             end_after(request["limits"]["stalled_seconds"])
-            answer = _Answer(answers, request)
+            answer = _AnswerWriter(answers, request)
             reader = _FileReader(answer, request["reading"])
             problem = answer.problem_of("", reader.read_path, Path(request["path"]))
             end_after(0)
             write_frame(answers, {"done": problem})
 
 
-def _problem(name: str, error: Exception, limits: Limits) -> str:
+def _problem(name: str, error: Exception, limits: FileLimits) -> str:
     """Describe an error in one line."""
     if isinstance(error, LLMError):
         return str(error)
@@ -102,12 +102,12 @@ def _problem(name: str, error: Exception, limits: Limits) -> str:
     return f"{name} {text if len(text) <= _MAX_PROBLEM else f'{text[:_MAX_PROBLEM]}...'}"
 
 
-class _Answer:
+class _AnswerWriter:
     """Writes the frames of an answer, except for documents that were read before, and enforces the limits."""
 
     def __init__(self, file: IO[bytes], request: dict[str, Any]) -> None:
         self._file = file
-        self.limits = Limits(**request["limits"])
+        self.limits = FileLimits(**request["limits"])
         self._name = request["name"]
         self._after: list[int] | None = request["after"]
         self._taken = self._begun = self._members = self._allowed_members = 0
@@ -248,7 +248,7 @@ class _FileReader:
     """Sends the contents of a file. With `plain` in `reading`, text with markup is sent as it is, and tables
     are not read."""
 
-    def __init__(self, answer: _Answer, reading: dict[str, Any]) -> None:
+    def __init__(self, answer: _AnswerWriter, reading: dict[str, Any]) -> None:
         self._answer = answer
         self._reading = reading
         self._plain: bool = reading["plain"]

@@ -22,7 +22,7 @@ import pytest
 from llmcli.data.child_process import end_after
 from llmcli.data.conversations.record_kinds import ReadOptions
 from llmcli.data.documents import reader, worker
-from llmcli.data.documents.worker import Limits
+from llmcli.data.documents.worker import FileLimits
 from llmcli.data.sources import Sources, read_sources
 from llmcli.errors import LLMError
 from tests import platforms
@@ -266,7 +266,7 @@ def stop_idle() -> None:
 
 
 def limit(monkeypatch: pytest.MonkeyPatch, **limits: float) -> None:
-    monkeypatch.setattr(reader, "LIMITS", replace(Limits(), **limits))  # type: ignore[arg-type]
+    monkeypatch.setattr(reader, "LIMITS", replace(FileLimits(), **limits))  # type: ignore[arg-type]
 
 
 BOMB = "over 200 times its size"
@@ -321,7 +321,7 @@ def test_a_file_that_is_skipped_in_a_compressed_archive_counts(monkeypatch: pyte
 @platforms.posix
 def test_time_without_text_goes_on_when_a_document_begins() -> None:
     """Thus a file that is read twice, to recognize and to send it, has no more time than another."""
-    answer = worker._Answer(io.BytesIO(), {"name": "a", "after": None, "limits": {"stalled_seconds": 1000}})
+    answer = worker._AnswerWriter(io.BytesIO(), {"name": "a", "after": None, "limits": {"stalled_seconds": 1000}})
     try:
         end_after(900)
         answer.begin([], "", "", 0)
