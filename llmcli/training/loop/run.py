@@ -94,11 +94,15 @@ class Run:
             model = leader.new_model(plan.model, settings, new_tokens, sharded=plan.sharded)
         else:
             model = new_model(plan.model, settings, new_tokens)
-        arrays = start.tensors if start else fresh_weights(plan.model, settings.seed, settings.induction)
+        arrays = start.tensors if start else self._fresh_weights(settings.seed)
         model.load_arrays(arrays)
         if not leader:  # it sends them to the other processes
             fold_frozen(model, settings, arrays)
         return model
+
+    def _fresh_weights(self, seed: int) -> Weights:
+        tokens = self._data.tokenizer.token_bytes
+        return fresh_weights(self._plan.model, seed, self._settings.induction, tokens)
 
     def _new_optimizer(self) -> Optimizer:
         group = self._job.leader.group if self._job.leader else None
@@ -288,7 +292,7 @@ class Run:
         if self.is_evaluated and not self.is_over:
             self._set_teacher(self._best.weights)
             seed = self._settings.seed + STUDENT_SEED
-            self._model.load_arrays(fresh_weights(self._plan.model, seed, self._settings.induction))
+            self._model.load_arrays(self._fresh_weights(seed))
             del self._optimizer  # its state must not stay in memory beside the new one
             self._optimizer = self._new_optimizer()
             position.student_from = position.step

@@ -1,7 +1,7 @@
 """The initial model of a run: fresh weights, LoRA adapters, compiled layers."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -10,16 +10,22 @@ from numpy.typing import NDArray
 from llmcli.config import ModelConfig, TrainConfig
 from llmcli.models.induction import write_induction_heads
 from llmcli.models.runtime import Array
+from llmcli.models.spelling import spelled_embeddings
 from llmcli.models.torch.transformer import LanguageModel
 
 COMPILE_FROM = 120.0  # minimum length of a run, in seconds, for which compilation pays off
 
 
-def fresh_weights(config: ModelConfig, seed: int, induction: bool = False) -> dict[str, NDArray[np.float32]]:
-    """Make random weights by tensor name, optionally with induction heads (models/induction.py)."""
+def fresh_weights(
+    config: ModelConfig, seed: int, induction: bool = False, tokens: Sequence[bytes] = ()
+) -> dict[str, NDArray[np.float32]]:
+    """Make random weights by tensor name, optionally with induction heads (models/induction.py) and with
+    embeddings for the bytes of `tokens` (models/spelling.py)."""
     model = LanguageModel(config)
     model.initialize(torch.Generator().manual_seed(seed))
     weights = model.to_arrays()
+    if tokens and not config.tie_word_embeddings:
+        weights["model.embed_tokens.weight"] = spelled_embeddings(tokens, config.hidden_size, seed)
     if induction:
         write_induction_heads(config, weights, seed)
     return weights
