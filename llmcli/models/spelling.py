@@ -1,8 +1,9 @@
 """Initial embeddings by spelling: tokens that are spelled alike begin with similar embeddings.
 
 Most tokens are rare in a text that is read in minutes. What training learns about "the" then holds for " The"
-from the first step on, and what it learns about one word in "-ing" for others. The architecture does not
-change, and the embeddings are trained like all other weights.
+from the first step on, and what it learns about one word in "-ing" for others
+(tests/benchmarks/LOG.md, "Embeddings by spelling"). The architecture does not change, and the embeddings are trained
+like all other weights.
 
 V, C = vocabulary size, hidden size.
 """
