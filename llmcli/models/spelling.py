@@ -41,11 +41,10 @@ def spelled_embeddings(tokens: Sequence[bytes], size: int, seed: int) -> Array:
         rows = [numbers.setdefault(value, len(numbers)) for value in values]
         spelled += weight * rng.standard_normal((len(numbers), size), np.float32)[rows]
     spelled /= np.sqrt(sum(weight**2 for weight in WEIGHTS.values()))
-    share = np.array(
-        [[SPELLING_SHARE if token else 0.0] for token in tokens], np.float32
-    )  # none: control tokens
     noise = rng.standard_normal(spelled.shape, np.float32)
-    return np.sqrt(share) * spelled + np.sqrt(1 - share) * noise
+    # control tokens have no spelling
+    share = np.array([SPELLING_SHARE if token else 0.0 for token in tokens])[:, None]
+    return (np.sqrt(share) * spelled + np.sqrt(1 - share) * noise).astype(np.float32)
 
 
 def _properties(token: bytes) -> Iterator[Hashable]:

@@ -21,7 +21,7 @@ def test_a_run_can_start_with_induction_heads(tmp_path: Path) -> None:
     config, settings = ready.plan.model, replace(ready.plan.train, induction=True, dropout=0.0)
     first = losses(run(replace(ready, plan=replace(ready.plan, train=settings))))[0]
     model = LanguageModel(config)
-    model.load_arrays(fresh_weights(config, settings.seed, induction=True))
+    model.load_arrays(fresh_weights(config, settings.seed, induction=True, tokens=ready.tokenizer.token_bytes))
     tokens, _ = reserve_tokens(ready.tokens, settings.calibration_tokens, settings.context)
     ids = BatchSchedule(tokens, settings, ready.tokenizer).batch(0, 0.0)
     assert supports_induction(config)
