@@ -123,7 +123,9 @@ def read_as(kind: Any, value: Any, place: str = "it") -> Any:
 def _check(kind: Any) -> Check:
     if get_origin(kind) is Annotated:
         return kind.__metadata__[0]
-    json_type = kind if kind in _WANTED else list if get_origin(kind) is tuple else dict
+    json_type = list if get_origin(kind) is tuple else dict
+    if kind in _WANTED:
+        json_type = kind
     return Check(_WANTED[json_type], lambda value: isinstance(value, json_type))
 
 

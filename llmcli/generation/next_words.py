@@ -226,7 +226,9 @@ def _first_word(text: str, *, ended: bool) -> str | None:
     if kind == "single":
         return text[0]
     end = next((i for i in range(1, len(text)) if not _continues(text, i, kind)), None)
-    return text[:end] if end is not None else text.rstrip("'’") if ended else None
+    if end is not None:
+        return text[:end]
+    return text.rstrip("'’") if ended else None
 
 
 def _continues(text: str, i: int, kind: str) -> bool:

@@ -134,7 +134,9 @@ def _model_and_output(options: _Options) -> tuple[Path, Path]:
     suffix = SUFFIXES.get(options.to)
     if not output:
         stem = name_of(path.absolute()).removesuffix(".safetensors").removesuffix(".gguf")
-        ending = f"-{options.to}" if suffix is None else f"-{options.quantize}" if options.quantize else ""
+        ending = f"-{options.quantize}" if options.quantize else ""
+        if suffix is None:
+            ending = f"-{options.to}"
         return path, Path(f"{stem}{ending}{suffix or ''}")
     return path, Path(output)
 

@@ -180,8 +180,10 @@ def _prose_column(columns: Iterable[str], records: Sequence[Record]) -> str:
 
 def _text_bytes(value: object) -> int:
     """Return the size of a text, or of a list or object with text in it; 0 for numbers."""
-    text = value if isinstance(value, str) else str(value) if isinstance(value, list | Mapping) else ""
-    return len(text.encode("utf-8", "replace")) if isinstance(value, str) or set(text) & {"'", '"'} else 0
+    if isinstance(value, str):
+        return len(value.encode("utf-8", "replace"))
+    text = str(value) if isinstance(value, list | Mapping) else ""
+    return len(text.encode("utf-8", "replace")) if set(text) & {"'", '"'} else 0
 
 
 def _is_prose(text: str) -> bool:

@@ -90,7 +90,9 @@ def push(
     names = {file.name for file in files}
     stale = [name for name in target.replaced if name not in names]
     size = units.size(sum(file.stat().st_size for file in files))
-    visible = "" if target.files is not None else " (new, private)" if private else " (new, public)"
+    visible = ""
+    if target.files is None:
+        visible = " (new, private)" if private else " (new, public)"
     on_note(
         f"uploading {directory} to {target.endpoint}/{target.repository}{visible}: "
         f"{units.count(len(files), 'file')}, {size}"
