@@ -45,6 +45,7 @@ ORDERS = 5  # K in models trained here; longer contexts add nothing
 ALONE = (1.0,)  # weight of a single model
 # the weights of a model, or of the models in an ensemble; None: no cache
 Weights = CacheWeights | Sequence[CacheWeights | None]
+FEW_TOKENS = 16  # up to this many, Python's floats take less time than numpy's calls
 MAX_GATE = 0.999  # the network always has some weight
 MAX_LOGIT = 50.0  # limit of a gate's negated logit, whose exponential stays finite
 BLOCK_TOKENS = 1 << 17  # scoring a whole text empties the cache after this many tokens
@@ -199,10 +200,15 @@ class NgramCache:
             return logits
         highest = logits.max()
         total = float(highest) + math.log(float(np.exp(logits - highest).sum()))
-        tokens = np.fromiter(added, np.int64, len(added))
-        from_cache = total + np.log(np.fromiter(added.values(), np.float64, len(added)))
         mixed = logits.copy()
-        mixed[tokens] = np.logaddexp(logits[tokens], from_cache)
+        if len(added) > FEW_TOKENS:
+            tokens = np.fromiter(added, np.int64, len(added))
+            from_cache = total + np.log(np.fromiter(added.values(), np.float64, len(added)))
+            mixed[tokens] = np.logaddexp(logits[tokens], from_cache)
+            return mixed
+        for token, value in added.items():
+            lower, higher = sorted((logits.item(token), total + math.log(value)))
+            mixed[token] = higher + math.log1p(math.exp(lower - higher))
         return mixed
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from llmcli.data.tokens.batches import PrefixedTokens
 from llmcli.errors import LLMError
 from llmcli.formats.training_record import CacheWeights, TrainingRecord
+from llmcli.models import ngram_cache
 from llmcli.models.logits import softmax
 from llmcli.models.ngram_cache import NgramCache, NgramText, find_matches
 
@@ -42,7 +43,9 @@ def defined(ids: Sequence[int], probabilities: NDArray[np.floating]) -> NDArray[
     return p
 
 
-def test_a_growing_text_gives_the_mixture_of_the_definition() -> None:
+@pytest.mark.parametrize("few", [0, ngram_cache.FEW_TOKENS])  # mixed in numpy, and in Python's floats
+def test_a_growing_text_gives_the_mixture_of_the_definition(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ngram_cache, "FEW_TOKENS", few)
     ids, cache = text(60), NgramCache(WEIGHTS)
     for count, token in enumerate(ids):
         logits = network(count)
