@@ -6,7 +6,7 @@ top-k, top-p, min-p. Removed tokens have logits of -inf. V = vocabulary size.
 """
 
 from collections.abc import Collection, Iterator, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -22,7 +22,12 @@ class Sampler:
 
     def __init__(self, config: SamplingConfig) -> None:
         self.config = config
-        self._rng = np.random.default_rng(config.seed)
+
+    @cached_property
+    def _rng(self) -> "np.random.Generator":
+        """Made for the first draw: the import of numpy.random takes a twentieth of the time of a short
+        command."""
+        return np.random.default_rng(self.config.seed)
 
     def __call__(
         self, logits: Array, seen: Ids = (), *, model_logits: Array | None = None, tokens: Ints | None = None

@@ -39,7 +39,9 @@ NEVER = {
     "llmcli.formats.gguf.reader", "llmcli.models.onnx.runtime", "llmcli.models.onnx.graph",
     "llmcli.models.torch.transformer", "llmcli.data.conversations.messages", "llmcli.data.conversations.chat_template",
     "llmcli.data.conversations.template_renderer", "llmcli.generation.chat", "llmcli.data.tokens.batches",
-    "llmcli.data.text.corpus",
+    "llmcli.data.text.corpus", "llmcli.data.text.documents", "llmcli.data.conversations.example_prompt",
+    "llmcli.evaluation.compressors", "llmcli.formats.huggingface.download", "llmcli.formats.huggingface.hub",
+    "llmcli.training.files.summary",
 }  # fmt: skip
 ONLY_FOR_RUNNING = {"numpy", "safetensors", "secrets", "llmcli.generation", "llmcli.models"}
 
@@ -54,19 +56,23 @@ def run(*words: str) -> dict[str, object]:
 @pytest.mark.slow
 @pytest.mark.usefixtures("tiny_model")
 @pytest.mark.parametrize(
-    ("words", "also_never"),
+    ("words", "own_modules", "also_never"),
     [
         (
             ("generate", "The cat", "-n", "1"),
+            60,
             {"llmcli.cli.terminal.charts", "llmcli.cli.terminal.tables", "llmcli.cli.reports.memory"},
         ),
-        (("inspect",), {*ONLY_FOR_RUNNING, "hashlib", "tokenizers"}),
-        (("inspect", "--json"), {*ONLY_FOR_RUNNING, "hashlib", "tokenizers"}),
-        (("tokenize", "The cat"), ONLY_FOR_RUNNING),
+        (("generate", "The cat", "--next", "2"), 63, {"numpy.random"}),
+        (("inspect", "model.safetensors"), 50, {*ONLY_FOR_RUNNING, "hashlib", "tokenizers"}),
+        (("inspect", "--json"), 48, {*ONLY_FOR_RUNNING, "hashlib", "tokenizers"}),
+        (("tokenize", "The cat", "-m", "model.safetensors"), 48, ONLY_FOR_RUNNING),
     ],
-    ids=lambda words: " ".join(sorted(words)) if isinstance(words, set) else " ".join(words),
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_a_short_command_reads_once_and_imports_what_it_uses(words: tuple[str, ...], also_never: set[str]) -> None:
+def test_a_short_command_reads_once_and_imports_what_it_uses(
+    words: tuple[str, ...], own_modules: int, also_never: set[str]
+) -> None:
     report = run(*words)
     assert report["tokenizer.json"] == 1
     assert report["header"] == 1
@@ -75,6 +81,19 @@ def test_a_short_command_reads_once_and_imports_what_it_uses(words: tuple[str, .
     assert isinstance(modules, list)
     unneeded = {name for name in modules if name in NEVER | also_never}
     assert not unneeded, f"imported without need: {sorted(unneeded)}"
+    own = [name for name in modules if name.startswith("llmcli")]
+    assert len(own) <= own_modules, f"{len(own)} modules: {own}"
+
+
+def test_the_version_is_printed_before_the_command_line_is_imported() -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "llmcli", "--version"]
+    report = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=True).stderr
+    imported = {line.rpartition("|")[2].strip() for line in report.splitlines()}
+    own = {name.removeprefix("llmcli.") for name in imported if name.startswith("llmcli.")}
+    assert own == {"cli", "cli.main", "cli.process_start", "cli.terminal", "version"} | {
+        f"cli.terminal.{name}" for name in ("signals", "streams")
+    }
+    assert not imported & {"typer", "rich", "json", "shutil"}
 
 
 @pytest.mark.slow

@@ -6,7 +6,6 @@ A file that is written gets a hash of its whole content into its metadata.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
@@ -110,6 +109,8 @@ def tensors_equal(first: TensorInfo, other: TensorInfo) -> bool:
 def digest(header: Header, names: Iterable[str] | None = None) -> str:
     """Return the sha256, in hexadecimal, of the file with zeros in place of the hash in its own metadata.
     With `names`, the header is hashed as `write` writes it for tensors in this order and sorted metadata."""
+    import hashlib  # not needed to read tensors
+
     file_hash = hashlib.sha256()
     with open_for_reading(header.path) as file:
         head = file.read(header.data_start)
