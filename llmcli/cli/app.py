@@ -3,6 +3,7 @@
 import importlib
 import keyword
 import sys
+from collections.abc import Callable
 from copy import copy
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any
@@ -61,6 +62,12 @@ class ErrorHandlingGroup(TyperGroup):
 
     def get_command(self, ctx: "Context", cmd_name: str) -> "Command | None":
         return subcommand(cmd_name) if cmd_name in SUBCOMMANDS else None
+
+    def format_commands(self, ctx: "Context", formatter: "HelpFormatter") -> None:
+        """List the subcommands with the first lines of their descriptions, for which Typer would convert all
+        options."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, str(_function(name).__doc__).split("\n")[0]) for name in SUBCOMMANDS])
 
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run and exit. Also handles errors outside a subcommand, such as one while printing help."""
@@ -159,15 +166,18 @@ app = typer.Typer(
 )
 
 
+def _function(name: str) -> Callable[[Any], None]:
+    """Load the function of a subcommand from its module in `cli/commands/`, whose name ends in "_" if it is a
+    Python keyword."""
+    module = importlib.import_module(f"llmcli.cli.commands.{name}{'_' if keyword.iskeyword(name) else ''}")
+    return vars(module).get(name) or vars(module)[f"{name}_"]
+
+
 @cache
 def subcommand(name: str) -> "Command":
-    """Load a subcommand from its module in `cli/commands/`, whose name ends in "_" if it is a Python
-    keyword."""
-    module = importlib.import_module(f"llmcli.cli.commands.{name}{'_' if keyword.iskeyword(name) else ''}")
-    function = vars(module).get(name) or vars(module)[f"{name}_"]
-    typer_app = typer.Typer(rich_markup_mode=None, add_completion=False)
-    typer_app.command(name, cls=Subcommand)(as_function(function))
-    return typer.main.get_command(typer_app)
+    app_of_one = typer.Typer(rich_markup_mode=None, add_completion=False)
+    app_of_one.command(name, cls=Subcommand)(as_function(_function(name)))
+    return typer.main.get_command(app_of_one)
 
 
 @app.callback()
