@@ -38,6 +38,17 @@ NORMALIZED_SCALE = 16.0
 COPY_LOGIT = 0.05  # scale of the copied token in the output embedding
 
 
+def with_stronger_copies(
+    config: ModelConfig, weights: Mapping[str, Array], factor: float
+) -> dict[str, Array]:
+    """Return trained weights with the output of the induction head multiplied by `factor`. Training text is
+    known from other windows too, so a model learns to copy less than new text needs."""
+    name = "model.layers.1.self_attn.o_proj.weight"
+    output = weights[name].copy()
+    output[:, : config.head_dim] *= factor
+    return {**weights, name: output}
+
+
 def supports_induction(config: ModelConfig) -> bool:
     """Return whether a model is large enough for the heads."""
     has_space = config.hidden_size >= MIN_HIDDEN_SIZE and config.head_dim >= MIN_HEAD_SIZE

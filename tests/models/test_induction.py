@@ -12,7 +12,7 @@ from llmcli.analysis.explain import ActivationRecorder
 from llmcli.config import ModelConfig
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.models import induction
-from llmcli.models.induction import initialized_heads, supports_induction, write_induction_heads
+from llmcli.models.induction import initialized_heads, supports_induction, with_stronger_copies, write_induction_heads
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.training.step.initialization import fresh_weights
 
@@ -48,6 +48,19 @@ def test_a_fresh_model_predicts_repeated_text_better():
         assert abs(first - math.log(config.vocab_size)) < 0.3, config  # otherwise it predicts uniformly
         first, second = losses_of_halves(config, fresh_weights(config, 0), repeated(config, rng))
         assert abs(second - first) < 1e-3, config  # without the heads it predicts uniformly
+
+
+def test_a_stronger_copy_predicts_repeated_text_better():
+    weights = fresh_weights(CONFIG, 0, induction=True)
+    ids = repeated(CONFIG, np.random.default_rng(1))
+    first, second = losses_of_halves(CONFIG, weights, ids)
+    stronger = with_stronger_copies(CONFIG, weights, 2.0)
+    new_first, new_second = losses_of_halves(CONFIG, stronger, ids)
+    assert new_second < second - 0.2
+    assert abs(new_first - first) < 0.05
+    output = "model.layers.1.self_attn.o_proj.weight"  # of head 0 and head 1, which is as before
+    assert np.array_equal(stronger[output], weights[output] * np.repeat(np.float32([2, 1]), CONFIG.head_dim))
+    assert all(stronger[name] is weights[name] for name in weights if name != output)
 
 
 def test_heads_attend_as_their_names_say():

@@ -20,6 +20,7 @@ from llmcli.data.conversations.chat_template import with_chat_template
 from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.training_record import TrainingRecord
+from llmcli.models.induction import with_stronger_copies
 from llmcli.models.torch.transformer import LanguageModel, Teacher
 from llmcli.training.data.position import Position
 from llmcli.training.loop.best_weights import BestWeights, Weights
@@ -412,9 +413,10 @@ class Run:
             if not all(np.isfinite(array).all() for array in self._best.weights.values()):
                 raise LLMError(_divergence(position.step, self._settings))
         _, trained_seconds = clock.elapsed_times()
+        weights = self._final_weights()
         with self._all_threads():
             hurried = interrupted or bool(self.problem)
-            final = self._final.evaluate(self._best.weights, self._seen_tokens, hurried=hurried)
+            final = self._final.evaluate(weights, self._seen_tokens, hurried=hurried)
         seconds = clock.elapsed
         record = training_record(
             self._job,
@@ -433,7 +435,7 @@ class Run:
                 "clock": clock_record(self._plan.expected, seconds, self._seen_tokens / trained_seconds)
             }
         return Done(
-            checkpoint=self._checkpoint(record),
+            checkpoint=self._checkpoint(weights, record),
             step=position.step,
             best_step=position.best_step,
             seconds=seconds,
@@ -444,7 +446,13 @@ class Run:
             adapters=self._best.adapters,
         )
 
-    def _checkpoint(self, record: TrainingRecord) -> Checkpoint:
+    def _final_weights(self) -> Weights:
+        """Return the best weights, with stronger copies from the context."""
+        if not self._settings.induction:
+            return self._best.weights
+        return with_stronger_copies(self._plan.model, self._best.weights, recipe.COPY_FACTOR)
+
+    def _checkpoint(self, weights: Weights, record: TrainingRecord) -> Checkpoint:
         config = self._plan.model
         tokenizer = self._data.tokenizer
         start = self._job.start
@@ -453,7 +461,7 @@ class Run:
         )
         if self._data.conversations and (template := self._data.conversations.template):
             tokenizer_config = with_chat_template(tokenizer_config, template)
-        return Checkpoint(config, tokenizer.to_json(), self._best.weights, record, tokenizer_config)
+        return Checkpoint(config, tokenizer.to_json(), weights, record, tokenizer_config)
 
 
 def _divergence(step: int, settings: TrainConfig) -> str:
