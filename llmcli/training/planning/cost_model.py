@@ -248,7 +248,7 @@ def choose_model(
 ) -> Estimate:
     """Choose from `models`, sorted by size, the one with the lowest expected loss after `seconds` of steps,
     among those that see `min_tokens` even at LOW_SPEED. Repeatedly measures the shape that ranks best, up to
-    MAX_MEASUREMENTS shapes, then measures all of these again and keeps the faster results. The ratio of the
+    MAX_MEASUREMENTS shapes, then measures all of these again and keeps the means. The ratio of the
     latest measured speed to its estimate corrects the other estimates. `measured` maps the index of a model
     to tokens per second; new measurements are added to it."""
     max_tokens = max_epochs * data.tokens
@@ -287,7 +287,7 @@ def choose_model(
     for i in new if len(models) > 1 else []:
         step_seconds = settings(models[i], tokens(i)).tokens_per_step / measured[i]
         if step_seconds <= SLOW_STEP * limit(i):  # otherwise it would take much longer than its limit
-            measured[i] = max(measured[i], measure(i))
+            measured[i] = (measured[i] + measure(i)) / 2
     search()
     best = min(measured, key=rank)
     return Estimate(models[best], tokens(best), measured[best])

@@ -157,8 +157,7 @@ SHARE_OF_REST = 0.95  # maximum share of the time after reading, which is shorte
 AROUND_TRAINING_SECONDS = 1.0  # ... minus these seconds for measuring speeds and ending the run [chosen]
 MIN_TRAINING_SHARE = 0.1  # planned for even if reading used up the time budget [chosen]
 MAX_MEASUREMENTS = 3  # shapes whose speed is measured [chosen]
-# each is measured in two rounds, and the faster one counts: a slow moment of the machine affects only one of
-# them
+# each is measured in two rounds, some time apart, and the mean counts ["Planned and reached"]
 MEASUREMENT_SHARE = 0.0025  # share of the run for a measurement in a round [chosen] ...
 MAX_MEASUREMENT_SECONDS = 1.0  # ... up to this maximum [chosen]
 # share of the measured speed at which a run must still have time for its conversations, and for
