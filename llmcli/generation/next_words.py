@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from llmcli.config import SamplingConfig
 from llmcli.data.text.words import character_class
@@ -137,10 +138,7 @@ def next_words(
                 logits = np.where(allowed, logits, np.float32(-np.inf))
             if not np.isfinite(logits).any():
                 continue
-            probabilities = -negative * sampler.probabilities(logits)
-            for token in (probabilities >= MIN_PROBABILITY).nonzero()[0].tolist():
-                new_bytes = tokenizer.token_bytes[token]
-                search.add(float(probabilities[token]), (*path, token), spelled + new_bytes, first_token)
+            search.add_all(-negative * sampler.probabilities(logits), path, spelled, first_token)
     words = tuple(sorted(search.words(), key=lambda word: (-word.probability, word.text, word.continues)))
     return NextWords(words, max(0.0, 1 - search.explored), first.search.evaluations)
 
@@ -150,6 +148,7 @@ class _WordSearch:
 
     def __init__(self, tokenizer: Tokenizer, in_word: bool) -> None:
         self._end_ids = tokenizer.eos_ids
+        self._vocabulary = tokenizer.vocabulary
         self._decoder = stream_decoder()
         self._in_word = in_word
         # (word, continues) -> probability by the next token
@@ -177,6 +176,22 @@ class _WordSearch:
             if word != END:
                 self._added.setdefault((word, continues), text[: len(text) - len(text.lstrip(SPACES))] + word)
             self.explored += probability
+
+    def add_all(self, probabilities: NDArray[np.floating], path: Path, spelled: bytes, token: int) -> None:
+        """Add an open spelling with each of the next tokens, which have these probabilities [V]."""
+        likely = probabilities >= MIN_PROBABILITY
+        if _ends_after_letter(spelled):  # most tokens either complete this word, or certainly do not
+            completing = likely & self._vocabulary.ends_words
+            if completing.any():
+                self.add(float(probabilities[completing].sum(dtype=np.float64)), path, spelled + b" ", token)
+            continuing = likely & self._vocabulary.only_letters
+            for i in continuing.nonzero()[0].tolist():
+                longer = spelled + self._vocabulary.token_bytes[i]
+                heapq.heappush(self.open, (-float(probabilities[i]), (*path, i), longer, token))
+            likely &= ~(completing | continuing)
+        for i in likely.nonzero()[0].tolist():
+            longer = spelled + self._vocabulary.token_bytes[i]
+            self.add(float(probabilities[i]), (*path, i), longer, token)
 
     def likeliest_paths(self, tokens: int) -> list[Path]:
         """Return the likeliest open spellings that have at most so many tokens together."""
@@ -210,6 +225,14 @@ def next_tokens(
 def _ends_in_word(tokenizer: Tokenizer, ids: list[int]) -> bool:
     text = b"".join(tokenizer.token_bytes[token] for token in ids[-4:]).decode("utf-8", "ignore")
     return text != "" and character_class(text[-1]) == "letters"
+
+
+def _ends_after_letter(spelled: bytes) -> bool:
+    """Return whether an open spelling ends after a letter of a word of letters."""
+    if state_after(spelled) != START:
+        return False
+    word = spelled.decode("utf-8").lstrip(SPACES)
+    return word != "" and character_class(word[0]) == character_class(word[-1]) == "letters"
 
 
 def _first_word(text: str, *, ended: bool) -> str | None:

@@ -376,6 +376,26 @@ def test_spellings_evaluated_together_give_the_words_of_one_at_a_time(monkeypatc
         assert found[0].words == found[1].words == found[2].words
 
 
+def test_tokens_added_together_give_the_words_of_one_at_a_time(monkeypatch):
+    tokenizer = Tokenizer.train_bpe(["the cat's mat isn't 3,5 élan été. りんごを食べる don'\n" * 9], 330)
+    for prompt in ["the cat ", "the ca", "don", "don'", "été", "りん"]:
+        found = []
+        for together in (True, False):
+            if not together:
+                monkeypatch.setattr(next_words_module, "_ends_after_letter", lambda spelled: False)
+            model = FakeRuntime(40, lambda cached: np.random.default_rng(cached).normal(0, 6, tokenizer.vocab_size))
+            found.append(next_words(model, tokenizer, prompt))
+        monkeypatch.undo()
+        fast, slow = found
+        assert fast.evaluations == slow.evaluations
+        assert fast.unexplored == pytest.approx(slow.unexplored, abs=1e-9)
+        assert {(word.text, word.continues, word.added, word.token) for word in fast.words} == {
+            (word.text, word.continues, word.added, word.token) for word in slow.words
+        }
+        for word, other in zip(fast.words, slow.words, strict=True):
+            assert word.probability == pytest.approx(other.probability, rel=1e-9)
+
+
 def _check_control_tokens_that_do_not_end_a_text_are_not_expected(path, expected):
     table = Table([".", "", "", " mat", "s"])
     table.vocabulary = Vocabulary(table.token_bytes, None, {0})

@@ -131,6 +131,18 @@ class Vocabulary:
         mask[tokens] = self.letter_at(tokens, 0)
         return mask
 
+    @cached_property
+    def only_letters(self) -> NDArray[np.bool_]:
+        """Mask of the tokens that consist of ASCII letters and digits, [V]."""
+        letters = _ASCII_LETTERS.tolist()
+        return np.array([data != b"" and all(letters[byte] for byte in data) for data in self.token_bytes])
+
+    @cached_property
+    def ends_words(self) -> NDArray[np.bool_]:
+        """Mask of the tokens that begin with an ASCII character that ends a word after a letter, [V]."""
+        ending = frozenset(set(range(128)) - set(np.flatnonzero(_ASCII_LETTERS)) - set(b"'"))
+        return np.array([data[:1] != b"" and data[0] in ending for data in self.token_bytes])
+
     def allowed(self, state: int) -> NDArray[np.bool_] | None:
         """Return the mask [V] of the tokens that may be generated in a state; None if that is all or none of
         them."""
