@@ -126,7 +126,7 @@ class Model:
     def __init__(self, source: Checkpoint | Ensemble, runtime: Runtime, tokenizer: Tokenizer) -> None:
         self._source = source
         self.runtime = runtime
-        # that of the last chat, which may continue; empty while it answers
+        # the assistant of the last chat, which may continue; empty while it answers
         self._assistants: list[Assistant] = []
         self.tokenizer = tokenizer
         self._finder: AnswerFinder | None = None
@@ -725,9 +725,9 @@ def _biases(logit_bias: object) -> tuple[tuple[int, float], ...]:
 
 def _grammar(schema: Mapping[str, Any] | None, regex: str | None, grammar: str | None) -> Grammar | None:
     """Return the constraint on the text, if one was given. Raises LLMError."""
-    forms = {"schema": schema, "regex": regex, "grammar": grammar}
-    given = [name for name, form in forms.items() if form is not None]
+    constraints = {"schema": schema, "regex": regex, "grammar": grammar}
+    given = [name for name, constraint in constraints.items() if constraint is not None]
     Grammar.check_single(given)
     if schema is not None:
         return Grammar.of_schema(schema)
-    return Grammar(given[0], _text(forms[given[0]], given[0])) if given else None
+    return Grammar(given[0], _text(constraints[given[0]], given[0])) if given else None

@@ -538,7 +538,7 @@ class TrainConfig:
     induction: bool = False  # initial weights contain induction heads (models/induction.py)
     recipe: str = "muon"  # one of RECIPES
     lora_rank: int = 0  # above 0 for the recipe "lora" only
-    # fraction of the run that trains the teacher (training/loop/stepper.py); 0: none
+    # fraction of the run that trains the teacher (training/loop/run.py); 0: none
     teacher_share: float = 0.0
     eval_tokens: int = 4096  # minimum of held-out tokens to evaluate, even after a short or interrupted run
     seed: int = 0

@@ -66,7 +66,7 @@ class _Output:
         else:
             raise LLMError(
                 f"{self.partial} belongs to a batch with another model, other options or other prompts; "
-                "repeat that command to finish it, or remove it"
+                "repeat the command of that batch to finish it, or remove it"
             )
 
     def _write(self, record: dict[str, Any]) -> None:

@@ -143,8 +143,8 @@ class Options:
         ]
 
     def reject(self, condition: str, *names: str) -> None:
-        """Raise LLMError if any of these options was typed, which have no effect `condition` (part of the
-        message)."""
+        """Raise LLMError if any of these options was typed. The message says that it has no effect
+        `condition`."""
         if typed := self.typed(*names):
             have, pronoun = ("has", "it") if len(typed) == 1 else ("have", "them")
             raise usage(f"{' and '.join(typed)} {have} no effect {condition}; leave {pronoun} out")
@@ -246,7 +246,7 @@ def read_choices(value: str, *, strips: bool) -> list[str]:
     value = utf8_argument(value, "list of choices") if not is_file else _read(value, "choices")
     choices = [line for line in value.splitlines() if line.strip()] if is_file else value.split(",")
     if len(choices) == 1 and not is_file:
-        raise usage(f"--choices must be {CHOICES_HELP}, found {brief(value)}, which is no file")
+        raise usage(f"--choices must be {CHOICES_HELP}, found {brief(value)}, which is not a file")
     choices = [choice.strip() for choice in choices] if strips else choices
     check_choices(choices, "--choices")
     return choices

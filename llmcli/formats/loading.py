@@ -1,7 +1,7 @@
 """Opening a model in any format (our own, a Hugging Face directory, GGUF): a path -> its header -> a
 Checkpoint or an Ensemble, so that other code is independent of the format.
 
-Reading a header imports neither numpy nor modules that read tensors.
+Reading the header of a safetensors file imports neither numpy nor modules that read tensors.
 """
 
 from pathlib import Path

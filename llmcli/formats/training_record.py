@@ -86,8 +86,7 @@ class Reading(JsonObject):
 
 
 class Stage(JsonObject):
-    """What a model was trained on in one stage of its training, and what was held out
-    (training_stages.py)."""
+    """The training data and the held-out data of one stage of a model's training (training_stages.py)."""
 
     corpus: tuple[TrainingFile, ...] = ()
     held_out: HeldOut = HeldOut()

@@ -10,8 +10,8 @@ from llmcli.generation.engine.requests import GenerationRequest
 from llmcli.generation.token_healing import Prompt, beginning_of_line
 from llmcli.models.runtime import Runtime
 
-# maximum number of generated texts: for each requested line, but at least this many
-ATTEMPTS, MIN_ATTEMPTS = (20, 200)
+ATTEMPTS = 20  # maximum number of generated texts for each requested line ...
+MIN_ATTEMPTS = 200  # ... but at least this many in total
 
 
 @dataclass

@@ -36,7 +36,7 @@ MAX_WORD_TOKENS = 16  # context tokens kept free for the word
 SPACES = " \t\u3000"  # white space before a word
 END = "<end>"  # shown as the next word where the document would end
 MIN_PROBABILITY = 1e-7  # less likely spellings stay unexplored
-# of the spellings that are evaluated together: as many as a matrix product takes hardly more time for than for one
+# maximum number of tokens in spellings that are evaluated together: a matrix product takes hardly longer than for one
 TOKENS_AT_ONCE = 16
 PLAIN = SamplingConfig(temperature=1, min_p=0)  # the probabilities of the model itself
 
@@ -194,7 +194,7 @@ class _WordSearch:
             self.add(float(probabilities[i]), (*path, i), longer, token)
 
     def likeliest_paths(self, tokens: int) -> list[Path]:
-        """Return the likeliest open spellings that have at most so many tokens together."""
+        """Return the likeliest open spellings, with at most `tokens` tokens in total."""
         likeliest = []
         while self.open and len(self.open[0][1]) <= tokens:
             likeliest.append(heapq.heappop(self.open))

@@ -25,8 +25,8 @@ class Sampler:
 
     @cached_property
     def _rng(self) -> "np.random.Generator":
-        """Made for the first draw: the import of numpy.random takes a twentieth of the time of a short
-        command."""
+        """The random numbers of the draws. Created for the first one, because importing numpy.random takes a
+        twentieth of the time of a short command."""
         return np.random.default_rng(self.config.seed)
 
     def __call__(

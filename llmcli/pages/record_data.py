@@ -1,4 +1,4 @@
-"""The training data shown on the page of a model: figures, plan, loss curve and samples."""
+"""The facts about training that the page of a model shows: figures, plan, loss curve and samples."""
 
 from typing import TYPE_CHECKING
 

@@ -120,8 +120,8 @@ class _TarInfo(tarfile.TarInfo):
 
 
 class _Finite:
-    """A file that raises EOFError at its end: tarfile would skip the 2^50 bytes of a damaged header block by
-    block."""
+    """A file that raises EOFError if it is read on after its end: tarfile would skip the 2^50 bytes that a
+    damaged header announces, block by block."""
 
     def __init__(self, file: IO[bytes], on_read: Callable[[int], None]) -> None:
         self._file = file

@@ -34,7 +34,7 @@ _SPARE_SECONDS = 30.0  # after the time limit at which a process should have end
 _MAX_RESTARTS = 10  # processes that one archive may crash
 
 T = TypeVar("T")
-# (name, path, *, content of the file, copy for its text, on_read) -> contents of a file
+# (name, path, *, content, copy, on_read) -> contents of a file: arguments of `files.read_records`
 ReadFile: TypeAlias = Callable[..., T]
 
 Frames: TypeAlias = Iterator[tuple[dict[str, Any], bytes]]
@@ -53,9 +53,8 @@ class PendingFile(Generic[T]):
     contents: list[tuple["Document | T", str]] = field(default_factory=list)
     # (name of a file, line that says why it is not read)
     problems: list[tuple[str, str]] = field(default_factory=list)
-    is_text: bool = (
-        False  # not a document or an archive; then a problem with a file that the user named is an error
-    )
+    # not a document or an archive; then a problem with a file that the user named is an error
+    is_text: bool = False
     future: "Future[None]" = field(default_factory=Future)
 
 
@@ -70,7 +69,7 @@ class DocumentReader(Generic[T]):
         self._events: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()  # arguments of OnRead
         self._closed = threading.Event()
         self._readers: list[_ProcessReader[T]] = []
-        self._free: deque[_ProcessReader[T]] = deque()  # those that read nothing
+        self._free: deque[_ProcessReader[T]] = deque()  # readers without a file
 
     def submit(self, name: str, path: Path, *, plain: bool = False) -> PendingFile[T]:
         """Start reading a file. With `plain`, text with markup is read as plain text, and tables are not

@@ -1,7 +1,8 @@
 """Records in a JSON file with their line numbers: one per line (JSON Lines), in an array, or one after the
 other.
 
-Stricter than Python's parser: a repeated key in an object is an error. Long integers are read as floats.
+Stricter than Python's parser: a repeated key in an object is an error. All numbers are read as
+floats, however long they are.
 """
 
 import json

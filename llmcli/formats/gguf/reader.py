@@ -31,7 +31,7 @@ from llmcli.formats.safetensors import dtypes
 from llmcli.formats.safetensors.file import cut_off_error
 
 MAX_ROPE_FACTORS = 1 << 16
-BLOCK_VALUES = 1 << 18  # decoded at once: they stay in the cache of the processor
+BLOCK_VALUES = 1 << 18  # decoded at once, so that they stay in the processor's cache
 ROW_VALUES = 1 << 13  # per row for `gguf`, which decodes 16 rows at a time: short rows are slow
 _PROVENANCE_KEYS = (  # without "general."
     "name",
@@ -206,7 +206,7 @@ def _row_blocks(tensor: TensorInfo) -> Iterator[TensorInfo]:
         yield tensor
         return
     rows = tensor.shape[0]
-    # a power of two, so that the blocks of all tensors but odd ones divide into rows of ROW_VALUES
+    # a power of two, so that blocks divide into rows of ROW_VALUES for all usual shapes
     step = 1 << max(1, BLOCK_VALUES // (tensor.size // rows)).bit_length() - 1
     for first in range(0, rows, step):
         yield tensor.rows(first, min(rows, first + step))

@@ -1,5 +1,5 @@
-"""Architectures that become Llama by rewriting their weights and config, which happens when a directory is
-read.
+"""Architectures that become Llama by rewriting their weights and config, which happens when a directory or a
+GGUF file is read.
 
 Code that runs, trains or exports models only sees a Llama. Tensors are scaled (`TensorInfo.factor`) or split
 into ranges of their rows; their values are not read here.

@@ -335,7 +335,7 @@ class ChatBody(GenerationBody):
         continues = self.messages[-1].role == "assistant"
         if self.continue_final_message not in (None, continues):
             wanted = (
-                "must be true: the last answer goes on"
+                "must be true: the last answer is continued"
                 if continues
                 else "needs a last message of the assistant"
             )
@@ -425,9 +425,8 @@ class NextBody(Body):
     max_evaluations: Evaluations | None = None
     token_id: TokenId | None = None  # also return this token's probability and rank
     generated_tokens: GeneratedTokens = 0
-    return_token_ids: bool = (
-        False  # also return the tokens of the prompt, and those that each word or token adds
-    )
+    # also return the tokens of the prompt, and those that each word or token adds
+    return_token_ids: bool = False
     truncate_prompt_tokens: Truncation = None
 
     def model_post_init(self, context: Any, /) -> None:

@@ -60,7 +60,7 @@ def compile_constraint(
 
 def check_choices_fit(choices: Sequence[str], prompts: Sequence[Prompt], model: ServedModel) -> None:
     """Raise ApiError for a choice that does not fit the context after the longest prompt. One token is kept
-    free for other tokenizations of the prompt."""
+    free, since other tokenizations may be longer."""
     taken = max(len(prompt.ids) for prompt in prompts)
     for choice in choices:
         if taken + (tokens := len(model.tokenizer.encode(choice))) >= model.context:

@@ -90,7 +90,7 @@ def parse_object(data: bytes) -> JsonObject:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number in JSON")
+    raise ValueError(f"{name} is not a number in JSON")
 
 
 # ---- objects

@@ -208,7 +208,7 @@ def _expert_weights(
     runtime: Runtime, prompt: list[int], ids: list[int], context: int, bos_ids: list[int], check: Check
 ) -> list[list[float]]:
     """Return the weights [T][n] of the experts that predicted each of `ids`; runs in a thread of the engine.
-    When the context is full, it is shifted as in generation."""
+    When the context is full, its newer half is kept, as in generation."""
     read, rows = list(prompt), []
     for token in ids:
         check()

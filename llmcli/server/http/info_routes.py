@@ -56,7 +56,7 @@ def card(call: Call) -> JsonObject:
 
 
 def page_facts(call: Call) -> JsonObject:
-    """What the page shows about a model, and needs to run it."""
+    """Return the facts about a model that the page shows, or needs to run it."""
     model, source = call.model, call.model.source
     model.check_unchanged()
     has_cache = (

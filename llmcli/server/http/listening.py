@@ -97,8 +97,8 @@ class _Connection(H11Protocol):
             self._start_head_timer()
 
     def _rank(self) -> int:
-        """Return the connection's priority: 0 if it is waiting for a request, 1 if the body has not arrived,
-        2 if the client does not read the answer, 3 if the request is being answered."""
+        """Return 0 if the connection is waiting for a request, 1 if the body has not arrived, 2 if the client
+        does not read the answer, 3 if the request is being answered. The lowest rank is closed first."""
         if self._awaits_request():
             return 0
         if self.cycle.more_body:

@@ -1,4 +1,4 @@
-"""What the routes share: models, the engine, receiving requests and sending answers."""
+"""Shared by the routes: models, the engine, receiving requests and sending answers."""
 
 import asyncio
 import threading
