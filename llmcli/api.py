@@ -9,9 +9,10 @@ from __future__ import annotations
 import operator
 import os
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from itertools import chain
 from numbers import Real
@@ -130,6 +131,8 @@ class Model:
         self._assistants: list[Assistant] = []
         self.tokenizer = tokenizer
         self._finder: AnswerFinder | None = None
+        # one batch at a time: texts that are decoded together share memory, which belongs to the runtime
+        self._decoding = threading.Lock()
 
     def __repr__(self) -> str:
         name = f" {self.path}" if self.path else ""
@@ -277,10 +280,11 @@ class Model:
         for number, item in enumerate(items):
             with prefixed(f"number {number + 1:,}"):
                 requests.append(request(item, replace(sampling, seed=sampling.seed + number)))
-        for number, result in enumerate(decode_batch(self.runtime, self.tokenizer, requests)):
-            if result.error is not None:
-                raise LLMError(f"number {number + 1:,}: {result.error}") from result.error
-            texts.append(result.text)
+        with self._decoding, closing(decode_batch(self.runtime, self.tokenizer, requests)) as results:
+            for number, result in enumerate(results):
+                if result.error is not None:
+                    raise LLMError(f"number {number + 1:,}: {result.error}") from result.error
+                texts.append(result.text)
         return texts
 
     def next_words(self, prompt: str, count: int = 10) -> list[tuple[str, float]]:

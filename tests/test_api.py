@@ -90,7 +90,12 @@ def test_calls_between_the_pieces_of_a_stream_change_nothing(tiny_model: Path) -
 @pytest.mark.usefixtures("short_search")
 def test_calls_from_several_threads_give_what_they_give_alone(tiny_model: Path) -> None:
     model = llmcli.load(tiny_model)
-    calls = [partial(model.generate, PROMPT, max_tokens=12, temperature=0), partial(model.next_words, "The", 3)] * 8
+    prompts = [PROMPT, *(f"The cat {number}" for number in range(8))]
+    calls = [
+        partial(model.generate, PROMPT, max_tokens=12, temperature=0),
+        partial(model.next_words, "The", 3),
+        partial(model.generate_batch, prompts, max_tokens=12, temperature=0),
+    ] * 8
     alone = [call() for call in calls]
     with ThreadPoolExecutor(4) as threads:
         assert list(threads.map(lambda call: call(), calls)) == alone

@@ -6,7 +6,7 @@ of their logits: rounding in a matrix product depends on the number of rows (`Ru
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from queue import SimpleQueue
@@ -108,7 +108,7 @@ def decode_batch(
     tokenizer: Tokenizer,
     requests: Iterable[GenerationRequest | BatchResult],
     ends: Callable[[int, str], bool] = lambda number, text: False,
-) -> Iterator[BatchResult]:
+) -> Generator[BatchResult, None, None]:
     """Process requests together, and yield a result for each, in order. A BatchResult in place of a request
     is passed through. `ends` receives the number of a request (from 0) and its text so far, and returns
     whether to end the text."""
