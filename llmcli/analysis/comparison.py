@@ -132,8 +132,9 @@ def compare(
     **options: Any,
 ) -> Comparison:
     """Compare a model with and without some parts, or `prompt` with the `other` prompt (both without these
-    parts). Both explanations are about `token`, by default the one that the whole model predicts. The other
-    arguments are those of `explain`."""
+    parts). With and without parts, the explanations are about the same `token`, by default the one that the
+    whole model predicts; after the `other` prompt, about the one that is predicted there. The other arguments
+    are those of `explain`."""
     without = tuple(dict.fromkeys(without))  # each once
     whole = network, predictor or network
     reduced = _without(*whole, without) if without else whole

@@ -88,9 +88,8 @@ class Explanation:
     # generated: incomplete UTF-8, and bytes that are not in the training text
     logprobs: Doubles
     attribution: Attribution  # contributions to the network's logit for `token`
-    added: (
-        AddedText  # the prediction by text, which differs from `logprobs` if tokens start inside the prompt
-    )
+    # the prediction by text, which differs from `logprobs` if tokens start inside the prompt
+    added: AddedText
     tokenizer: Tokenizer
     copies: tuple[Copy, ...] | None = None  # added by the n-gram cache; None: the model has none
     words: NextWords = NO_WORDS  # the next words, if requested

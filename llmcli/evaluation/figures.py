@@ -10,7 +10,8 @@ from llmcli import units
 from llmcli.formats.training_record import TrainingRecord
 
 NETWORK, ADAPTING = "network", "adapting"
-KNOWN_SHARE = 0.1  # share of the held-out text in the training text from which on every figure mentions it
+# minimum share of the held-out text in the training text that is mentioned beside every figure
+KNOWN_SHARE = 0.1
 
 
 @dataclass(frozen=True)

@@ -113,9 +113,8 @@ class MeasuredConversations:
     """The conversations on which the answers of models are measured."""
 
     conversations: list[Conversation]
-    trained: (
-        int  # number of conversations that a model was trained on; these are left out, unless that is all
-    )
+    # number of conversations that a model was trained on; these are left out, unless that is all
+    trained: int
     contains_training: bool  # True if all are measured although a model was trained on some
 
 

@@ -3,7 +3,8 @@
 One token is limited by memory bandwidth: every weight is read for one multiplication. A few tokens, as when
 several texts are generated together, should cost hardly more. But BLAS first copies the weights into another
 layout, except for small matrices, which pays off only for many tokens. A small matrix is also stored by
-columns, an order in which BLAS multiplies a few tokens up to twice as fast. Figures: tests/benchmarks/LOG.md.
+columns, an order in which BLAS multiplies one token faster, and a few tokens up to twice as fast. Figures:
+tests/benchmarks/LOG.md.
 
 BLAS's own threads wait for each other by spinning, so beside other programs a product can take thirty times
 as long. A program for which that matters sets BLAS_THREADS to 1 before it imports numpy; this module uses
@@ -92,8 +93,7 @@ def _multiply_blocks(weight: Array, x: Array, y: Array) -> None:
 
 @lru_cache(maxsize=1)
 def _threads() -> "ThreadPoolExecutor":
-    from concurrent.futures import (
-        ThreadPoolExecutor,  # imported here because it imports logging, which a small model does not need
-    )
+    # imported here because it imports logging, which a small model does not need
+    from concurrent.futures import ThreadPoolExecutor
 
     return ThreadPoolExecutor(max(1, cpu_cores() - 1), "linear")

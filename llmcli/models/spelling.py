@@ -1,9 +1,9 @@
 """Initial embeddings by spelling: tokens that are spelled alike begin with similar embeddings.
 
-Most tokens are rare in a text that is read in minutes. What training learns about "the" then holds for " The"
-from the first step on, and what it learns about one word in "-ing" for others
-(tests/benchmarks/LOG.md, "Embeddings by spelling"). The architecture does not change, and the embeddings are trained
-like all other weights.
+Most tokens are rare in a text that is read in minutes. From the first step on, the model applies what it learns
+about "the" to " The" too, and what it learns about one word in "-ing" to the others (tests/benchmarks/LOG.md,
+"Embeddings by spelling"). The architecture does not change, and the embeddings are trained like all other
+weights.
 
 V, C = vocabulary size, hidden size.
 """
@@ -17,7 +17,7 @@ from llmcli.models.runtime import Array
 
 # Weights of the properties of a token; each value of a property has a random vector.
 WEIGHTS = {
-    "word": 1.0,  # in lowercase, without space
+    "word": 1.0,  # in lowercase, without the space before it
     "last characters": 0.5,
     "last two characters": 0.5,
     "last three characters": 0.5,
@@ -28,11 +28,11 @@ WEIGHTS = {
     "begins with space": 0.4,
     "capitalized": 0.4,
 }
-SPELLING_SHARE = 0.9  # share of the variance; the rest is different for every token
+SPELLING_SHARE = 0.9  # share of the variance; the rest is random for each token
 
 
 def spelled_embeddings(tokens: Sequence[bytes], size: int, seed: int) -> Array:
-    """Make random embeddings [V, C] with variance 1 for tokens with these bytes, of C = `size`."""
+    """Make random embeddings [V, C] with variance 1 for tokens with these bytes; `size` is C."""
     rng = np.random.default_rng([seed, 2])
     spelled = np.zeros((len(tokens), size), np.float32)
     columns = zip(*(_properties(token) for token in tokens), strict=True)
@@ -48,8 +48,8 @@ def spelled_embeddings(tokens: Sequence[bytes], size: int, seed: int) -> Array:
 
 
 def _properties(token: bytes) -> Iterator[Hashable]:
-    """Yield the properties of a token in the order of WEIGHTS. Bytes that are no UTF-8, such as parts of a
-    character, are properties themselves."""
+    """Yield the properties of a token in the order of WEIGHTS. Bytes that are not UTF-8, such as parts of a
+    character, are read as Latin-1: each is a character."""
     try:
         text = token.decode("utf-8")
     except UnicodeDecodeError:

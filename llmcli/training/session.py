@@ -182,7 +182,8 @@ def _resumed_plan(plan: Plan, request: PlanRequest, processes: Processes) -> Pla
 
 
 def _check_stored(inputs: Inputs, output: Output, known_answers: bool) -> None:
-    """Raise LLMError if the output file cannot store everything that the run produces."""
+    """Raise LLMError if the output file cannot store everything that the run produces, or if there are no
+    known answers to store."""
     if known_answers:
         check_known_answers(inputs.conversations, adapter_only=output.adapter_only)
     if output.adapter_only and inputs.conversations and inputs.conversations.template is None:

@@ -157,5 +157,6 @@ def test_a_full_disk_names_the_file_and_says_how_to_go_on(
     monkeypatch.setattr(batch._Output, "add", write)
     answer = llm("generate", "--batch", "p.txt", "-n", 2, "-o", "r.jsonl")
     assert answer.exit_code == 1
-    last = "cannot write r.jsonl.partial: No space left on device; after fixing that, the same command"
+    last = "No space left on device; after fixing that, the same command resumes from here"
+    assert "cannot write r.jsonl.partial: " in answer.stderr
     assert last in answer.stderr

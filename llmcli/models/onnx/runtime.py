@@ -27,7 +27,7 @@ from llmcli.models.onnx.graph import Graph, decoder_graph, head_graph, read_weig
 from llmcli.models.runtime import LOGITS_AT_ONCE, Array, Ints, Scores, check_context, check_input
 
 PREFILL_CHUNK = 256  # tokens processed at a time; more than in numpy
-# parameters; one thread takes less time for a token of a smaller quantized model than two
+# parameters; a quantized model with fewer takes less time for a token in one thread than in two
 ONE_THREAD = 2_000_000
 
 
@@ -150,7 +150,7 @@ class _Network:
 
     def _session(self, graph: Graph) -> Any:
         options = self._ort.SessionOptions()
-        shares_threads = _share_threads.cache_info().currsize > 0  # then every session must
+        shares_threads = _share_threads.cache_info().currsize > 0  # then all sessions have to share them
         if self._is_small and not shares_threads:
             options.intra_op_num_threads = 1
         else:
@@ -187,9 +187,7 @@ class _Network:
             frequencies = [np.array(self.config.rope_frequencies(kind)) for kind in self.config.layer_kinds]
             angles = [positions[:, None] * frequency for frequency in frequencies]
             tables = [
-                self.value(table(frequency).astype(np.float32))
-                for frequency in angles
-                for table in (np.cos, np.sin)
+                self.value(table(angle).astype(np.float32)) for angle in angles for table in (np.cos, np.sin)
             ]
             self._rotary = tables
         return tables

@@ -36,7 +36,7 @@ from llmcli.training.planning.task import ConversationSize
 
 MAX_NAMES = 3  # files listed in a row of the plan
 # for answers that are labels: maximum of different ones, minimum of questions per label
-MAX_LABELS, MIN_QUESTIONS = (20, 3)
+MAX_LABELS, MIN_QUESTIONS = 20, 3
 
 
 @dataclass(frozen=True)
@@ -92,9 +92,8 @@ class DividedConversations:
 
     inputs: ConversationInputs
     split: ConversationSplit
-    available: (
-        int  # number of training conversations, of which `split` has a sample if there is no time for all
-    )
+    # number of training conversations, of which `split` has a sample if there is no time for all
+    available: int
     source: str  # description of the held-out conversations
     seen_by_base: bool = False  # whether the base model was trained on all held-out conversations
     left_out: Sequence[Conversation] = ()  # training conversations in which held-out text occurs

@@ -23,7 +23,7 @@ from llmcli.formats.huggingface.names import local_path
 from llmcli.training.data.conversations import ConversationInputs, with_chat_format
 from llmcli.training.planning import recipe
 
-MIN_TEXT_BYTES, MIN_ANSWERS = 1000, 5  # minimum for a new model, which would only memorize less
+MIN_TEXT_BYTES, MIN_ANSWERS = 1000, 5  # minimum for a new model; with less, it would only memorize
 MIN_FINE_TUNING_BYTES = 100  # minimum for fine-tuning; one answer is enough
 EXAMPLES = "https://github.com/llmcli/llmcli/tree/main/examples"
 

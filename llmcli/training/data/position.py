@@ -28,7 +28,7 @@ class Position:
     # changes: [step, epochs, dropout, BPE-dropout]
     regularizations: list[list[float]] = field(default_factory=list)
     conversations_from: int | None = None  # number of steps before the conversations; None: not begun
-    stage_start: float = 0.0  # progress of the run at the start of the current stage (loop/stepper.py) ...
+    stage_start: float = 0.0  # progress of the run at the start of the current stage (loop/run.py) ...
     stage_end: float = 1.0  # ... and at its end
     student_from: int | None = None  # number of steps before the student in distillation; None: not begun
 

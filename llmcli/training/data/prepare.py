@@ -37,9 +37,8 @@ from llmcli.training.planning.plan import EpochSearch, Plan, PlanRequest, PlanRo
 from llmcli.training.planning.planner import make_plan
 from llmcli.training.planning.task import Task
 
-MAX_HELD_OUT_BYTES = (
-    64_000_000  # maximum of held-out text to read, sampled evenly; an evaluation never covers more
-)
+# maximum bytes of held-out text to read, sampled evenly; an evaluation never covers more
+MAX_HELD_OUT_BYTES = 64_000_000
 NOTED_BYTES = 4_000_000  # training a tokenizer on more takes seconds, so there is a note
 NOTED_SEARCH_BYTES = 200_000_000  # likewise for searching a training text
 # at the start of a text, searched for a prompt, and by which its lines are judged

@@ -52,8 +52,8 @@ class Command(IntEnum):
 
 
 class ProcessGroup:
-    """The processes of a run, which call all methods in the same order. If one has ended, methods raise
-    LLMError."""
+    """The processes of a run, which call all methods in the same order, except `request_stop` and
+    `stop_request`. If one has ended, methods raise LLMError."""
 
     def __init__(self, processes: Processes, device: str) -> None:
         """Wait until all processes have connected. `device` is the model's: "cpu", "cuda" or "mps"."""
@@ -73,7 +73,7 @@ class ProcessGroup:
         dist.destroy_process_group()
 
     def request_stop(self, signal: int, _: object = None) -> None:
-        """Ask rank 0 to end the run because of a signal. The only method that is not collective."""
+        """Ask rank 0 to end the run because of a signal."""
         self._store.set(STOP, str(signal))
 
     def stop_request(self) -> int | None:

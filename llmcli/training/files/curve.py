@@ -1,4 +1,5 @@
-"""The loss curve in a training record, the predictions of the probe, and the kept model's steps."""
+"""Figures derived from a training record: the loss curve, the predictions of the probe, the kept model's steps,
+the counts of answers."""
 
 import math
 from collections.abc import Sequence

@@ -24,9 +24,8 @@ FORGETTING = 0.02  # relative rise of the bits per byte of plain text by trainin
 # share of generated strings in the training text, beyond the share of held-out strings, ...
 MEMORIZED_SHARE = 0.1
 ASSUMED_SHARE = 0.4  # ... which is assumed if nothing is held out
-EXACT_SHARE = (
-    0.99  # share of held-out questions answered exactly, above which there is hardly anything to improve
-)
+# share of held-out questions answered exactly, above which there is hardly anything to improve
+EXACT_SHARE = 0.99
 MAX_LISTED_CHARACTERS = 200  # maximum length of the answers in a command
 MIN_COMPARED_BYTES = 2000  # minimum held-out text for a meaningful comparison with compressors
 

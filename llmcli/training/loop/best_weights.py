@@ -53,7 +53,7 @@ class BestWeights:
         return CALIBRATION_COST if self._calibrates else 1.0
 
     def evaluate(self, *, hurried: bool) -> tuple[Evaluation, Weights] | None:
-        """Calibrate and evaluate the current weights; keep them if they are the best so far or tie with it.
+        """Calibrate and evaluate the current weights; keep them if they are the best so far or tie with them.
         Returns None if interrupted (`hurried`: after a stop request) or out of time. The evaluation before
         the first step has a time limit, and later ones cover no more tokens than it did, unless they
         calibrate."""

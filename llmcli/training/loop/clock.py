@@ -32,9 +32,8 @@ RECENT_STEPS, RECENT_SECONDS = 12, 2.0
 STEADY_SHARE = 0.1  # share of the run: time constant of the mean speed from which the whole run is estimated
 # maximum share of the time after planning for final evaluations; if they need more, they use fewer tokens
 LARGEST_RESERVE = 0.2
-LARGEST_EXTENSION = (
-    0.25  # the same for the caller's work afterwards, if that would take less on an idle machine
-)
+# the same for the caller's work afterwards, if that would take less on an idle machine
+LARGEST_EXTENSION = 0.25
 
 
 class Clock:

@@ -112,9 +112,8 @@ def memory_needed(
     count = parameter_count(model, train.lora_rank) if train.lora_rank else model.parameters
     embeddings = model.vocab_size * model.hidden_size * (1 if model.tie_word_embeddings else 2)
     by_adamw = embeddings if train.recipe == "muon" else count
-    # two numbers, or Muon's one
     trained = FLOAT32 * count
-    optimizer = FLOAT32 * (2 * by_adamw + count - by_adamw)
+    optimizer = FLOAT32 * (2 * by_adamw + count - by_adamw)  # two numbers per weight, or Muon's one
     teacher = weights if train.teacher_share else 0.0
     momenta = optimizer - 2 * FLOAT32 * by_adamw  # Muon's momenta are always divided among the processes
     held = weights + teacher + optimizer - momenta * (1 - 1 / processes)

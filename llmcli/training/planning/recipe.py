@@ -198,7 +198,7 @@ CONVERSATION_FINE_TUNING_EPOCHS = 3.0  # the same two limits for fine-tuning [ch
 CONVERSATION_FINE_TUNING_STEPS = 100  # [chosen]
 CONVERSATION_MIN_EPOCHS = 2.0  # prefer a model that reaches this many even at LOW_SPEED [chosen]
 CONVERSATION_BATCHES_PER_EPOCH = 4  # minimum, if a batch then has at least one row [chosen]
-CONVERSATION_SHARE = 0.3  # last share of a run on text and conversations [chosen]
+CONVERSATION_SHARE = 0.3  # last share of the run, on conversations that follow text [chosen]
 CONVERSATION_LARGEST_SHARE = 0.8  # if there are more of them than of text [chosen]
 CONVERSATION_SMALLEST_SHARE = 0.05  # if there are few [chosen]
 # share in the validation slice ["The held-out text chooses nothing"] ...

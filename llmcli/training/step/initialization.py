@@ -20,7 +20,7 @@ def fresh_weights(
     config: ModelConfig, seed: int, induction: bool = False, tokens: Sequence[bytes] = ()
 ) -> dict[str, NDArray[np.float32]]:
     """Make random weights by tensor name, optionally with induction heads (models/induction.py) and with
-    embeddings for the bytes of `tokens` (models/spelling.py)."""
+    embeddings by the spelling of `tokens` (models/spelling.py), unless they are tied to the output."""
     model = LanguageModel(config)
     model.initialize(torch.Generator().manual_seed(seed))
     weights = model.to_arrays()

@@ -64,7 +64,7 @@ def measure_throughput(
 
 
 def _affordable_part(config: ModelConfig, settings: TrainConfig, seconds: float) -> ModelConfig:
-    """Reduce a model to the number of layers with which a step takes about `seconds`; all layers take the
+    """Reduce a model to the most layers with which a step takes at most about `seconds`; all layers take the
     same time."""
     min_layers = max(1, int(MIN_LAYER_SHARE * config.num_hidden_layers))
     for layers in range(config.num_hidden_layers, min_layers, -1):

@@ -3,16 +3,20 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from llmcli.config import ModelConfig, TrainConfig
+from llmcli.models.induction import with_stronger_copies
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.data.run_data import RunData
 from llmcli.training.loop import run
 from llmcli.training.loop.clock import Clock
+from llmcli.training.loop.events import State
 from llmcli.training.loop.job import Job
+from llmcli.training.planning import recipe
 from llmcli.training.step.thread_tuner import ThreadTuner
-from tests.training.small_runs import prepared
+from tests.training.small_runs import assert_same_end, prepared, run_to_end, through_a_file, train
 
 
 def test_an_evaluation_is_due_after_enough_progress() -> None:
@@ -41,3 +45,22 @@ def test_the_number_of_threads_is_chosen_before_any_work(tmp_path: Path, monkeyp
     data = RunData(plan, ready.tokenizer, ready.tokens, ready.held_out)
     run.Run(Job(plan, data, ready.record, Clock(plan.train), tuner=tuner))
     assert order == ["1", "model"]
+
+
+@pytest.mark.slow
+def test_the_result_copies_more_strongly_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if it was stopped, while the teacher or the student was trained."""
+    ready = prepared(tmp_path / "c.txt", width=64, steps=12)
+    settings = replace(ready.plan.train, induction=True, teacher_share=0.5)
+    ready = replace(ready, plan=replace(ready.plan, train=settings))
+    whole = list(train(ready, save_due=lambda: True))
+    for step in (3, 9):
+        state = next(event for event in whole if isinstance(event, State) and event.step == step)
+        assert_same_end(whole, list(train(ready, resume_from=through_a_file(ready, state))))
+    result = run_to_end(ready).checkpoint.tensors
+    monkeypatch.setattr(recipe, "COPY_FACTOR", 1.0)
+    without = run_to_end(ready).checkpoint.tensors
+    expected = with_stronger_copies(ready.plan.model, without, 1.15)
+    changed = {name for name in result if not np.array_equal(result[name], without[name])}
+    assert changed == {"model.layers.1.self_attn.o_proj.weight"}
+    assert all(np.array_equal(result[name], expected[name]) for name in result)

@@ -3,10 +3,11 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from llmcli.config import TrainConfig
+from llmcli.config import ModelConfig, TrainConfig
 from llmcli.models.induction import supports_induction
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.data.cache_fit import reserve_tokens
@@ -26,6 +27,14 @@ def test_a_run_can_start_with_induction_heads(tmp_path: Path) -> None:
     ids = BatchSchedule(tokens, settings, ready.tokenizer).batch(0, 0.0)
     assert supports_induction(config)
     assert first == pytest.approx(model.loss(torch.from_numpy(ids)).item(), rel=1e-5)
+
+
+def test_tied_embeddings_do_not_depend_on_spelling() -> None:
+    for tied in (True, False):
+        config = ModelConfig(50, 32, 64, 2, 2, 2, 16, 64, tie_word_embeddings=tied)
+        spelled, random = (fresh_weights(config, 0, tokens=tokens) for tokens in ([b"a"] * 50, []))
+        changed = {name for name in random if not np.array_equal(spelled[name], random[name])}
+        assert changed == (set() if tied else {"model.embed_tokens.weight"})
 
 
 @pytest.mark.slow
