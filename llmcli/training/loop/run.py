@@ -102,7 +102,9 @@ class Run:
         return model
 
     def _fresh_weights(self, seed: int) -> Weights:
-        tokens = self._data.tokenizer.token_bytes
+        # not for conversations, whose answers are learned to the letter: with similar embeddings, "sea" and
+        # "SEA" take longer to tell apart
+        tokens = () if self._data.conversations else self._data.tokenizer.token_bytes
         return fresh_weights(self._plan.model, seed, self._settings.induction, tokens)
 
     def _new_optimizer(self) -> Optimizer:
@@ -447,9 +449,9 @@ class Run:
         )
 
     def _final_weights(self) -> Weights:
-        """Return the best weights, with stronger copies from the context. Only the result has them: neither the
-        teacher nor the state of a stopped run, so that the factor applies once."""
-        if not self._settings.induction:
+        """Return the best weights; after training on text, with stronger copies from the context. Only the result
+        has them, neither the teacher nor the state of a stopped run, so that the factor applies once."""
+        if not self._settings.induction or self._data.conversations:
             return self._best.weights
         return with_stronger_copies(self._plan.model, self._best.weights, recipe.COPY_FACTOR)
 
