@@ -134,14 +134,20 @@ class Vocabulary:
     @cached_property
     def only_letters(self) -> NDArray[np.bool_]:
         """Mask of the tokens that consist of ASCII letters and digits, [V]."""
-        letters = _ASCII_LETTERS.tolist()
-        return np.array([data != b"" and all(letters[byte] for byte in data) for data in self.token_bytes])
+        joined, starts = self._joined
+        lengths = np.diff(starts, append=len(joined))
+        letters = np.concatenate([[0], np.cumsum(_ASCII_LETTERS[joined])])  # before each byte
+        return (lengths > 0) & (letters[starts + lengths] - letters[starts] == lengths)
 
     @cached_property
     def ends_words(self) -> NDArray[np.bool_]:
         """Mask of the tokens that begin with an ASCII character that ends a word after a letter, [V]."""
-        ending = frozenset(set(range(128)) - set(np.flatnonzero(_ASCII_LETTERS)) - set(b"'"))
-        return np.array([data[:1] != b"" and data[0] in ending for data in self.token_bytes])
+        mask = np.zeros(len(self), bool)
+        tokens = self._sorted[0]
+        joined, starts = self._joined
+        first = joined[starts[tokens]]
+        mask[tokens] = (first < 0x80) & ~_ASCII_LETTERS[first] & (first != ord("'"))
+        return mask
 
     def allowed(self, state: int) -> NDArray[np.bool_] | None:
         """Return the mask [V] of the tokens that may be generated in a state; None if that is all or none of
