@@ -46,14 +46,10 @@ def _print_version() -> None:
 
 
 def _run_app() -> None:
-    import gc
     import warnings
 
-    gc.disable()  # nothing that is imported becomes garbage; looking for it takes a tenth of the time
     from llmcli.cli.app import app
 
-    gc.freeze()
-    gc.enable()
     # numpy's warnings about damaged weights: the logits are checked, and the error says what is wrong
     warnings.filterwarnings("ignore", ".* encountered in ", RuntimeWarning, r"llmcli\.")
     if streams.WINDOWS:
