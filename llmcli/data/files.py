@@ -31,7 +31,7 @@ from llmcli.data.conversations.record_kinds import ReadOptions, choose_shape
 from llmcli.data.conversations.tables import TABLE_SUFFIXES, read_table
 from llmcli.data.conversations.turns import read_turns
 from llmcli.data.text import documents, file_types
-from llmcli.data.text.documents import Document, OnRead, Stored, ignore
+from llmcli.data.text.documents import Document, FileContent, OnRead, Stored, ignore
 from llmcli.data.text.json_records import (
     MAX_RECORD,
     InvalidJSONError,
@@ -44,6 +44,9 @@ from llmcli.data.text.temporary_files import TextCopy
 from llmcli.errors import LLMError, brief
 from llmcli.units import listed
 
+MARKUP = "read with"  # part of the description of text whose markup the model would learn
+_TABLE_LINES = 10
+_JSON_TEXT = re.compile(r"\s*(?:\{\s*[\"}]|\[\s*[\[{\"])")
 _PEEKED_RECORDS = 10
 _JSON_START = re.compile(r"\s*(?:\{|\[\s*[\[{])")
 _JSON_LINES_SUFFIXES = (".jsonl", ".ndjson")
@@ -140,23 +143,25 @@ class _Records:
 def read_records(
     name: str,
     path: Path,
+    content: FileContent,
     *,
     reading: ReadOptions,
     copy: TextCopy,
     text_only: bool = False,
     on_read: OnRead = ignore,
-    content: Stored | None = None,
 ) -> ConversationFile | Document:
     """Read a file as conversations, the text in a column, or plain text; with `text_only`, conversations are
-    read as plain text. Standard input ("-") is always plain text. `content` is what a child process has read
-    from the file and stored in `copy`, to which decoded text is appended. Raises LLMError, for example for a
+    read as plain text. Standard input ("-") is always plain text. `content` is the open file, or what was
+    read from it and stored in `copy`, to which decoded text is appended. Raises LLMError, for example for a
     malformed record or unknown columns."""
-    if content and content.is_table:
+    if isinstance(content, Stored) and content.is_table:
         return _read_table(name, path, content, copy, text_only)
-    document = documents.read_document(name, path, copy, on_read, content, encoding=reading.encoding)
+    document = documents.read_document(name, path, content, copy, on_read, reading.encoding)
+    start = document.start
+    document = replace(document, detail=_markup(start))
     if name == "-" or reading.plain:
         return document
-    suffix, start = _suffix(name), document.start
+    suffix = _suffix(name)
     if records := _from_text(document, start, suffix, reading, on_read):
         if records.shape.is_text:
             return records.text(copy)
@@ -164,6 +169,22 @@ def read_records(
     if text_only or suffix in TABLE_SUFFIXES or not (turns := read_turns(document, reading.speakers, start)):
         return document
     return _conversation_file(document, *turns)
+
+
+def _markup(start: str) -> str:
+    """Describe the markup in a text that begins like this, which the model would learn too; "" if there is
+    none."""
+    lines = [line for line in start.split("\n", _TABLE_LINES)[:_TABLE_LINES] if line.strip()]
+    tabs = {line.count("\t") for line in lines}
+    if file_types.is_page(start):
+        return f"HTML, {MARKUP} its tags"
+    if start.startswith("<?xml "):
+        return f"XML, {MARKUP} its tags"
+    if _JSON_TEXT.match(start):
+        return f"JSON, {MARKUP} its keys and braces"
+    if len(lines) > 1 and len(tabs) == 1 and tabs != {0}:
+        return "tabs separate columns; to read them as prompts and answers: `column` 1,2"
+    return ""
 
 
 def _suffix(name: str) -> str:

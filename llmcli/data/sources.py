@@ -18,7 +18,7 @@ from llmcli.data.conversations.messages import Conversation, normalized
 from llmcli.data.conversations.record_kinds import ReadOptions
 from llmcli.data.conversations.turns import named_speakers
 from llmcli.data.documents.reader import DocumentReader, PendingFile, needs_child
-from llmcli.data.files import ConversationFile, read_records
+from llmcli.data.files import MARKUP, ConversationFile, read_records
 from llmcli.data.text import file_types
 from llmcli.data.text.boilerplate import strip
 from llmcli.data.text.corpus import Corpus, FoundFile, find_files
@@ -26,24 +26,20 @@ from llmcli.data.text.documents import (
     BLOCK_BYTES,
     Document,
     OnRead,
+    OpenFile,
     Stored,
     display_name,
     document_of_texts,
     ignore,
-    peek,
 )
-from llmcli.data.text.file_types import COLLECTION_KINDS, TEXT_KINDS, is_page
+from llmcli.data.text.file_types import COLLECTION_KINDS, TEXT_KINDS
 from llmcli.data.text.temporary_files import ReadingEndsError, TextCopy, temporary_file_errors
 from llmcli.errors import LLMError, brief
 
 _MAX_NAMES = 3  # files listed in a description ...
 _MAX_KINDS = 3  # ... of these kinds
-_MARKUP = "read with"  # part of the description of text whose markup the model would learn
-_MAX_SEARCHED = 256  # plain texts checked for tags and braces
-_TABLE_LINES = 10
 # a position or size, which may differ between files with the same problem
 _NUMBER = re.compile(r"0x[0-9a-f]+|\d+")
-_JSON = re.compile(r"\s*(?:\{\s*[\"}]|\[\s*[\[{\"])")
 _STREAMS = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")
 _OTHER_COLUMN = "`column` NAME or `plain`"
 _AUTOMATIC = ReadOptions()
@@ -66,7 +62,7 @@ class FileGroup:
     share: float = 1.0  # of the bytes of all files
 
     def __str__(self) -> str:
-        share = f"{self.share:.0%} of the text" if _MARKUP in self.detail and self.share < 1 else ""
+        share = f"{self.share:.0%} of the text" if MARKUP in self.detail and self.share < 1 else ""
         details = "; ".join(
             filter(None, (self.detail, share, self.otherwise and f"otherwise: {self.otherwise}"))
         )
@@ -114,8 +110,8 @@ class Sources:
 
     def groups(self) -> list[FileGroup]:
         files: dict[FileGroup, list[Content]] = {}
-        for index, document in enumerate(self.text.documents):
-            files.setdefault(_kind_of_text(document, search=index < _MAX_SEARCHED), []).append(document)
+        for document in self.text.documents:
+            files.setdefault(_kind_of_text(document), []).append(document)
         for file in self.conversation_files:
             files.setdefault(_kind_of_conversations(file), []).append(file)
         sizes = {group: sum(file.text_bytes for file in same) for group, same in files.items()}
@@ -139,7 +135,7 @@ def _record(file: Content) -> dict[str, Any]:
     """Describe what was read from a file. Optional fields are left out."""
     skipped: Iterable[tuple[str, int]]
     if isinstance(file, Document):
-        kind = file.kind or ("table" if file.columns else _kind_of_text(file, search=False).kind)
+        kind = file.kind or ("table" if file.columns else _kind_of_text(file).kind)
         characters, skipped = file.characters, file.skipped
     else:
         kind = _kind_of_conversations(file).kind
@@ -159,8 +155,7 @@ def _record(file: Content) -> dict[str, Any]:
     }
 
 
-def _kind_of_text(document: Document, *, search: bool) -> FileGroup:
-    """Describe a text; with `search`, it is checked for markup, which the model would learn too."""
+def _kind_of_text(document: Document) -> FileGroup:
     if document.kind:
         return FileGroup("text", document.kind, otherwise="`plain`" if document.kind in TEXT_KINDS else "")
     encoding = document.encoding and f"decoded from {document.encoding}"
@@ -168,19 +163,7 @@ def _kind_of_text(document: Document, *, search: bool) -> FileGroup:
         return FileGroup(
             "text", "; ".join(filter(None, (document.detail, encoding))), document.columns, _OTHER_COLUMN
         )
-    start = document.start if search else ""
-    lines = [line for line in start.split("\n")[:_TABLE_LINES] if line.strip()]
-    tabs = {line.count("\t") for line in lines}
-    detail = encoding
-    if is_page(start):
-        detail = f"HTML, {_MARKUP} its tags"
-    elif start.startswith("<?xml "):
-        detail = f"XML, {_MARKUP} its tags"
-    elif _JSON.match(start):
-        detail = f"JSON, {_MARKUP} its keys and braces"
-    elif len(lines) > 1 and len(tabs) == 1 and tabs != {0}:
-        detail = "tabs separate columns; to read them as prompts and answers: `column` 1,2"
-    return FileGroup("plain text", detail)
+    return FileGroup("plain text", document.detail or encoding)
 
 
 def _kind_of_conversations(file: ConversationFile) -> FileGroup:
@@ -234,7 +217,7 @@ def sources_in_memory(
     if lines := [json.dumps(conversation) + "\n" for conversation in conversations]:
         stored = Stored(copy.size)
         copy.append("".join(lines).encode("ascii"))
-        file = read_records(_CONVERSATIONS, Path(), reading=reading, copy=copy, content=stored)
+        file = read_records(_CONVERSATIONS, Path(), stored, reading=reading, copy=copy)
         if isinstance(file, Document):
             raise LLMError(
                 f"conversations must be lists of messages, or records with answers, found {brief(lines[0])}"
@@ -362,32 +345,38 @@ def _read_files(
     unreadable: list[tuple[str, str]] = []
     copy = TextCopy()
     read = partial(read_records, reading=reading, text_only=text_only)
+    begun: list[PendingFile[Content] | Content | tuple[str, str]] = []
+
+    def read_or_submit(file: FoundFile) -> PendingFile[Content] | Content:
+        """Read plain text; other files are read by a child process."""
+        if _is_stream(file):
+            stored = _stored(file, copy, on_read)
+            start = copy.read(stored.offset, file_types.START_BYTES)
+            if needs_child(file.name, start, plain=True):
+                path = stack.enter_context(_moved(copy, stored))
+                return reader.submit(file.name, path, start, plain=True)
+            return read(file.name, file.path, stored, copy=copy, on_read=on_read)
+        with OpenFile(display_name(file.name), file.path) as opened:
+            start = opened.read(0, file_types.START_BYTES)
+            if not needs_child(file.name, start, plain=reading.plain):
+                return read(file.name, file.path, opened, copy=copy, on_read=on_read)
+        return reader.submit(file.name, file.path, start, plain=reading.plain)
+
     with DocumentReader[Content](read, asdict(reading)) as reader, contextlib.ExitStack() as stack:
-        pending_files = {
-            file: reader.submit(file.name, file.path)
-            for file in files
-            if not _is_stream(file) and needs_child(file.name, peek(file.path), plain=reading.plain)
-        }
         for file in files:
             try:
-                pending, stored = pending_files.get(file), None
-                if _is_stream(file):
-                    stored = _stored(file, copy, on_read)
-                    if needs_child(file.name, copy.read(stored.offset, file_types.START_BYTES), plain=True):
-                        pending = reader.submit(
-                            file.name, stack.enter_context(_moved(copy, stored)), plain=True
-                        )
-                if pending:
-                    contents += _contents_of(
-                        pending, file, reader, unreadable, on_read, is_alone=len(files) == 1
-                    )
-                else:
-                    content = read(file.name, file.path, content=stored, copy=copy, on_read=on_read)
-                    contents.append((content, file.relative_name))
+                begun.append(read_or_submit(file))
             except LLMError as error:
                 if file.was_named or isinstance(error, ReadingEndsError):
                     raise
-                unreadable.append((display_name(file.name), str(error)))
+                begun.append((display_name(file.name), str(error)))
+        for file, result in zip(files, begun, strict=True):
+            if isinstance(result, PendingFile):
+                contents += _contents_of(result, file, reader, unreadable, on_read, is_alone=len(files) == 1)
+            elif isinstance(result, tuple):
+                unreadable.append(result)
+            else:
+                contents.append((result, file.relative_name))
     return contents, unreadable
 
 
@@ -410,14 +399,7 @@ def _contents_of(
         if member:
             yield replace(content, path=file.path, member=member), f"{file.relative_name}/{member}"
         else:
-            yield replace(content, path=file.path, file_bytes=_size(pending.path)), file.relative_name
-
-
-def _size(path: Path) -> int:
-    """Return the size of a file; 0 if it was removed, even after it was read."""
-    with contextlib.suppress(OSError):
-        return path.stat().st_size
-    return 0
+            yield replace(content, path=file.path, file_bytes=pending.file_bytes), file.relative_name
 
 
 def _is_stream(file: FoundFile) -> bool:

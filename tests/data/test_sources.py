@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
+from llmcli.data import regular_file
 from llmcli.data.conversations.record_kinds import ReadOptions
 from llmcli.data.reading_progress import ReadingProgress
 from llmcli.data.sources import Sources, check_reading, read_sources
+from llmcli.data.text import documents
 from llmcli.errors import LLMError
 from llmcli.evaluation.training_text import recorded_reading
 from llmcli.formats.training_record import TrainingRecord
@@ -187,6 +189,38 @@ def test_a_template_with_an_unknown_column_is_an_error() -> None:
         ReadOptions.of_options(None, False, "a", False, template="{a}")
 
 
+# ---- how often a file is opened
+
+
+def test_each_file_is_opened_once_whatever_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recognition, decoding and the description share one open file. (A file that is not plain text is opened once
+    more, in the child process that reads it.)"""
+    turns = "User: Hi\nAssistant: Ho\n"
+    files = {
+        "plain.txt": (b"Some text.\n", "plain text in plain.txt"),
+        "latin.txt": ("café déjà vu, naïve garçon\n".encode("latin-1") * 100, "plain text in latin.txt (decoded"),
+        "wide.txt": ("Some text.\n".encode("utf-16"), "plain text in wide.txt"),
+        "text.jsonl": (lines(*STORIES), "text in text.jsonl"),
+        "pairs.json": (b'[{"prompt": "Hi", "completion": "Ho"}]', "pairs in pairs.json"),
+        "pairs.csv": (b"question,answer\nHi,Ho\nWho,I\n", "pairs in pairs.csv"),
+        "turns.txt": (turns.encode(), "conversations in turns.txt"),
+        "packed.txt.gz": (gzip.compress(turns.encode()), "conversations in packed.txt.gz"),
+        "book.rtf": (rb"{\rtf1}", ""),
+    }
+    opened: list[str] = []
+    real = regular_file.open_regular
+    monkeypatch.setattr(documents, "open_regular", lambda path: opened.append(str(path)) or real(path))
+    for name, (data, description) in files.items():
+        put(name, data)
+        if description:
+            assert read_sources([name]).describe().startswith(f"data: {description}"), name
+        else:
+            with pytest.raises(LLMError, match="is an RTF document"):
+                read_sources([name])
+        assert opened == [name]
+        opened.clear()
+
+
 # ---- duplicates
 
 
@@ -316,7 +350,12 @@ def test_html_that_is_read_as_plain_text_has_tags() -> None:
 def test_a_file_that_is_removed_while_it_is_read_is_read() -> None:
     put("d/a.gz", gzip.compress(b"the first text"))
     put("d/b.txt", b"the second text")
-    sources = read_sources(["d"], on_read=lambda name, size: Path("d/a.gz").unlink(missing_ok=True))
+
+    def remove(name: str, size: int) -> None:
+        if name == "d/a.gz":
+            Path(name).unlink(missing_ok=True)
+
+    sources = read_sources(["d"], on_read=remove)
     assert ["".join(text) for text in sources.text.texts()] == ["the first text", "the second text"]
 
 

@@ -23,7 +23,7 @@ from llmcli.config import cpu_cores
 from llmcli.data.child_process import ChildProcess, NotStartedError
 from llmcli.data.documents.worker import FileLimits
 from llmcli.data.text import file_types
-from llmcli.data.text.documents import Document, OnRead, Stored, TextDigest, display_name, peek
+from llmcli.data.text.documents import Document, OnRead, Stored, TextDigest, display_name
 from llmcli.data.text.temporary_files import ReadingEndsError, TextCopy, check_temporary_space
 from llmcli.errors import LLMError
 
@@ -34,7 +34,7 @@ _SPARE_SECONDS = 30.0  # after the time limit at which a process should have end
 _MAX_RESTARTS = 10  # processes that one archive may crash
 
 T = TypeVar("T")
-# (name, path, *, content, copy, on_read) -> contents of a file: arguments of `files.read_records`
+# (name, path, content, *, copy, on_read) -> contents of a file: arguments of `files.read_records`
 ReadFile: TypeAlias = Callable[..., T]
 
 Frames: TypeAlias = Iterator[tuple[dict[str, Any], bytes]]
@@ -49,6 +49,8 @@ class PendingFile(Generic[T]):
     name: str  # as the user wrote it
     path: Path
     reading: dict[str, Any]  # `ReadOptions`
+    is_compressed: bool
+    file_bytes: int = 0  # size of a file that is no archive, once it is read
     # (content, path in the archive or "")
     contents: list[tuple["Document | T", str]] = field(default_factory=list)
     # (name of a file, line that says why it is not read)
@@ -71,11 +73,12 @@ class DocumentReader(Generic[T]):
         self._readers: list[_ProcessReader[T]] = []
         self._free: deque[_ProcessReader[T]] = deque()  # readers without a file
 
-    def submit(self, name: str, path: Path, *, plain: bool = False) -> PendingFile[T]:
-        """Start reading a file. With `plain`, text with markup is read as plain text, and tables are not
-        read."""
+    def submit(self, name: str, path: Path, start: bytes, *, plain: bool) -> PendingFile[T]:
+        """Start reading a file that begins with these bytes. With `plain`, text with markup is read as plain
+        text, and tables are not read."""
+        is_compressed = bool(file_types.compression(start))
         pending: PendingFile[T] = PendingFile(
-            display_name(name), path, self._reading | ({"plain": True} if plain else {})
+            display_name(name), path, self._reading | {"plain": plain}, is_compressed
         )
         pending.future = self._executor.submit(self._read, pending)
         done = pending.name, 0  # the callback keeps no reference to the file, whose texts are in an open file
@@ -269,13 +272,15 @@ class _AnswerReader(Generic[T]):
                 self.position = self.position[:-1]
         if header["done"]:
             self._pending.problems.append((self._pending.name, header["done"]))
-            self._pending.is_text = not is_begun and bool(file_types.compression(peek(self._pending.path)))
+            self._pending.is_text = not is_begun and self._pending.is_compressed
 
     def _receive_content(self, begin: dict[str, Any], frames: Frames) -> None:
         """Receive a document, a table or another file."""
         kind = begin["kind"]
         offset = self._copy.size
         text = TextDigest(self._copy)
+        if not self._member:
+            self._pending.file_bytes = begin["bytes"]
         is_document = kind not in ("", file_types.TABLE.kind)
         if not is_document:
             check_temporary_space(self.name, begin["content"])
@@ -332,7 +337,7 @@ class _AnswerReader(Generic[T]):
         """Read a table or a file that may be text."""
         try:
             content_read = self._read_file(
-                self.name, self._pending.path, content=content, copy=self._copy, on_read=self._on_read
+                self.name, self._pending.path, content, copy=self._copy, on_read=self._on_read
             )
         except ReadingEndsError:
             raise

@@ -7,14 +7,14 @@ read from any position, it is decoded once into a temporary file.
 import codecs
 import contextlib
 import hashlib
-import io
 import itertools
 import math
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TypeAlias
+from typing import TypeAlias
 
 from llmcli import units
 from llmcli.data.regular_file import open_regular, reading_error
@@ -56,12 +56,56 @@ class NotTextError(LLMError):
         self.problem = problem
 
 
+class OpenFile:
+    """A regular file that is open for reading, in a `with` statement."""
+
+    def __init__(self, name: str, path: Path) -> None:
+        """Raises LLMError if the file cannot be opened, or is not a regular file."""
+        self.name = name
+        try:
+            self._file = open_regular(path)
+        except OSError as error:
+            raise reading_error(error, name, "a text file, or - for standard input") from error
+
+    def __enter__(self) -> "OpenFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    @property
+    def is_closed(self) -> bool:
+        return self._file.closed
+
+    @property
+    def status(self) -> os.stat_result:
+        return os.fstat(self._file.fileno())
+
+    def read(self, position: int, size: int) -> bytes:
+        """Read up to `size` bytes, fewer at the end of the file. Raises LLMError."""
+        try:
+            self._file.seek(position)
+            return self._file.read(size) or b""  # None: a file of the system that has nothing yet
+        except OSError as error:
+            raise reading_error(error, self.name) from error
+
+    def read_all(self, position: int, size: int) -> bytes:
+        """Like `read`, but also raises LLMError if the file has fewer bytes."""
+        data = self.read(position, size)
+        if len(data) < size:
+            raise LLMError(f"{self.name} became shorter while it was in use; run the command again")
+        return data
+
+
 @dataclass(frozen=True)
 class Stored:
-    """Content at the end of a `TextCopy`: of a compressed file, of a file in an archive, or of a table."""
+    """FileContent at the end of a `TextCopy`: of a compressed file, of a file in an archive, or of a table."""
 
     offset: int
     is_table: bool = False  # the lines of `table_lines`
+
+
+FileContent: TypeAlias = OpenFile | Stored  # the bytes of a file
 
 
 @dataclass(frozen=True)
@@ -75,6 +119,8 @@ class Document:
     offset: int = 0  # start of the UTF-8 text in the file, or in the copy
     # only for a file that is not plain UTF-8
     copy: TextCopy | None = field(default=None, repr=False, compare=False)
+    # the file while its format is recognized; afterwards, it is opened again for each read
+    file: OpenFile | None = field(default=None, repr=False, compare=False)
     # st_mtime_ns of the file before it was read
     changed_at: int = field(default=0, repr=False, compare=False)
     relative_name: str = ""  # path relative to the named directory, with "/"; for a named file, its name
@@ -85,7 +131,8 @@ class Document:
     member: str = ""  # path in an archive
     kind: str = ""  # format that data/documents extracted the text from, such as "PDF"; empty for plain text
     encoding: str = ""  # the file's encoding, unless it is UTF-8 or given by a byte-order mark
-    detail: str = field(default="", compare=False)  # how the columns were chosen, for users
+    # for users: how the columns were chosen, or the markup that is read as text
+    detail: str = field(default="", compare=False)
     file_bytes: int = field(default=0, compare=False)  # size of the file
     characters: int = field(default=0, compare=False)  # length of the text
     skipped: tuple[tuple[str, int], ...] = field(default=(), compare=False)  # (what was not read, how often)
@@ -163,60 +210,52 @@ class Document:
         """Open the file or the copy; yields a function (position, size) -> bytes."""
         if self.copy is not None:
             yield self.copy.read
-            return
-        with open_regular_file(self.name, self.path) as file:
-
-            def read(position: int, size: int) -> bytes:
-                file.seek(position)
-                data = _read(file, size, self.name)
-                if len(data) < size:
-                    raise LLMError(f"{self.name} became shorter while it was in use; run the command again")
-                return data
-
-            yield read
+        elif self.file and not self.file.is_closed:
+            yield self.file.read_all
+        else:
+            with OpenFile(self.name, self.path) as file:
+                yield file.read_all
 
 
 def read_document(
     name: str,
     path: Path,
+    content: FileContent,
     copy: TextCopy,
     on_read: OnRead = ignore,
-    stored: Stored | None = None,
     encoding: str = "",
 ) -> Document:
-    """Read a file or stored content to its end, and check that it is text. `encoding` is used if the text is
-    not UTF-8; by default, the encoding is detected if it is certain. Text other than UTF-8 in a file is
-    appended to `copy`, unless it is already stored there. Raises LLMError, which gives the type of the file
-    or the position of a byte that is not text."""
+    """Read a file to its end, and check that it is text. `encoding` is used if the text is not UTF-8; by
+    default, the encoding is detected if it is certain. Text other than UTF-8 is appended to `copy`, which
+    also has stored content. Raises LLMError, which gives the type of the file or the position of a byte that
+    is not text."""
+    name = display_name(name)
     given = encodings.codec_of(encoding) if encoding else ""
     first = given if encodings.is_seven_bit(given) else ""
     try:
-        return _read_as(first, name, path, copy, on_read, stored, may_be_iso2022_jp=not given)
+        return _read_as(first, name, path, content, copy, on_read, may_be_iso2022_jp=not given)
     except NotTextError as error:
         utf8_error = error
-    codec = "" if first else given or _recognize(name, path, copy, stored, utf8_error, on_read)
+    codec = "" if first else given or _recognize(name, content, copy, utf8_error, on_read)
     try:
-        return _read_as(codec, name, path, copy, on_read, stored)
+        return _read_as(codec, name, path, content, copy, on_read)
     except NotTextError as error:
         raise error if first or given else _uncertain(utf8_error) from error
 
 
-def _recognize(
-    name: str, path: Path, copy: TextCopy, stored: Stored | None, error: NotTextError, on_read: OnRead
-) -> str:
+def _recognize(name: str, content: FileContent, copy: TextCopy, error: NotTextError, on_read: OnRead) -> str:
     """Return the codec of a file that is not UTF-8. Raises LLMError if it is uncertain; `error` is from
     decoding it as UTF-8."""
     sample = bytearray()  # whole lines: except in UTF-16, characters do not contain bytes of line ends
-    with _blocks(display_name(name), path, copy, stored) as (blocks, _):
-        for block in blocks:
-            on_read(display_name(name), 0)
-            if b"\0" in block:
-                if not sample and (codec := encodings.utf16_codec(block)):
-                    return codec
-                raise error
-            sample += b"".join(line for line in block.splitlines(keepends=True) if not line.isascii())
-            if len(sample) >= _SAMPLE_BYTES:
-                break
+    for block in _blocks(content, copy):
+        on_read(name, 0)
+        if b"\0" in block:
+            if not sample and (codec := encodings.utf16_codec(block)):
+                return codec
+            raise error
+        sample += b"".join(line for line in block.splitlines(keepends=True) if not line.isascii())
+        if len(sample) >= _SAMPLE_BYTES:
+            break
     codec = encodings.recognize(bytes(sample[:_SAMPLE_BYTES]))
     if not codec:
         raise _uncertain(error) from error
@@ -227,78 +266,73 @@ def _uncertain(error: NotTextError) -> NotTextError:
     return NotTextError(f"{error.problem}; its encoding is uncertain")
 
 
-@contextlib.contextmanager
-def _blocks(
-    name: str, path: Path, copy: TextCopy, stored: Stored | None
-) -> Iterator[tuple[Iterator[bytes], os.stat_result | None]]:
-    """Yield (blocks of a file or of stored content, status of the file)."""
-    if stored:
-        end = copy.size
-        starts = range(stored.offset, end, BLOCK_BYTES)
-        yield (copy.read(start, min(BLOCK_BYTES, end - start)) for start in starts), None
-        return
-    with open_regular_file(name, path) as file:
-        yield iter(lambda: _read(file, BLOCK_BYTES, name), b""), os.fstat(file.fileno())
+def _blocks(content: FileContent, copy: TextCopy) -> Iterator[bytes]:
+    first, source, end = (
+        (content.offset, copy, copy.size) if isinstance(content, Stored) else (0, content, sys.maxsize)
+    )
+    for start in range(first, end, BLOCK_BYTES):
+        if not (block := source.read(start, min(BLOCK_BYTES, end - start))):
+            return
+        yield block
 
 
 def _read_as(
     codec: str,
     name: str,
     path: Path,
+    content: FileContent,
     copy: TextCopy,
     on_read: OnRead,
-    stored: Stored | None,
     may_be_iso2022_jp: bool = False,
 ) -> Document:
     """Read a document like `read_document`. `codec` is that of text without a byte-order mark; "" is
     UTF-8."""
-    is_file = stored is None and name != "-"  # standard input is stored in a file that is removed afterwards
-    name = display_name(name)
-    with _blocks(name, path, copy, stored) as (blocks, status):
-        start = next(blocks, b"")
-        if may_be_iso2022_jp and encodings.is_iso2022_jp(start):
-            codec = encodings.codec_of("iso2022_jp")
-        mark, encoding = next(
-            (known for known in _BYTE_ORDER_MARKS if start.startswith(known[0])), (b"", codec or "utf-8")
-        )
-        copied = encoding != "utf-8" or not (is_file or stored)
-        offset = copy.size if copied else len(mark) + (stored.offset if stored else 0)
-        text = TextDigest(copy if copied else None)
+    file = content if isinstance(content, OpenFile) else None
+    status = file and file.status
+    blocks = _blocks(content, copy)
+    start = next(blocks, b"")
+    if may_be_iso2022_jp and encodings.is_iso2022_jp(start):
+        codec = encodings.codec_of("iso2022_jp")
+    mark, encoding = next(
+        (known for known in _BYTE_ORDER_MARKS if start.startswith(known[0])), (b"", codec or "utf-8")
+    )
+    copied = encoding != "utf-8"
+    offset = copy.size if copied else len(mark) + (content.offset if isinstance(content, Stored) else 0)
+    text = TextDigest(copy if copied else None)
 
-        def content() -> Iterator[bytes]:
-            for block in itertools.chain([start[len(mark) :]], blocks):
-                on_read(name, len(block) if is_file else 0)  # other content was counted when it was stored
-                yield block
+    def counted() -> Iterator[bytes]:
+        for block in itertools.chain([start[len(mark) :]], blocks):
+            on_read(name, len(block) if file else 0)  # stored content was counted when it was stored
+            yield block
 
-        try:
-            if encoding == "utf-8":
-                starts = (
-                    (block, start) for block in content() for start in range(0, len(block), CHECKED_BYTES)
-                )
-                parts = (text.add(block[start : start + CHECKED_BYTES]) for block, start in starts)
-                for _ in _decode(name, parts, encoding, len(mark)):
-                    pass
-            else:
-                for piece in _decode(name, content(), encoding, len(mark)):
-                    text.add(piece.encode("utf-8"))
-        except LLMError as error:
-            if copied:
-                copy.truncate(offset)
-            if isinstance(error, ReadingEndsError):
-                raise
-            if description := file_types.describe_binary(name, start[: file_types.START_BYTES]):
-                raise LLMError(f"{name} {description}") from error
+    try:
+        if copied:
+            for piece in _decode(name, counted(), encoding, len(mark)):
+                text.add(piece.encode("utf-8"))
+        else:
+            starts = ((block, start) for block in counted() for start in range(0, len(block), CHECKED_BYTES))
+            parts = (text.add(block[start : start + CHECKED_BYTES]) for block, start in starts)
+            for _ in _decode(name, parts, encoding, len(mark)):
+                pass
+    except LLMError as error:
+        if copied:
+            copy.truncate(offset)
+        if isinstance(error, ReadingEndsError):
             raise
+        if description := file_types.describe_binary(name, start[: file_types.START_BYTES]):
+            raise LLMError(f"{name} {description}") from error
+        raise
     return Document(
         name,
         path,
         text.size,
         text.sha256.hexdigest(),
         offset,
-        None if is_file and not copied else copy,
-        status.st_mtime_ns if is_file and status else 0,
-        encoding=encodings.name_of(encoding) if encoding != "utf-8" and not mark else "",
-        file_bytes=status.st_size if is_file and status else text.size,
+        None if file and not copied else copy,
+        file,
+        status.st_mtime_ns if status else 0,
+        encoding=encodings.name_of(encoding) if copied and not mark else "",
+        file_bytes=status.st_size if status else text.size,
         characters=text.characters,
     )
 
@@ -333,31 +367,6 @@ class TextDigest:
         if self._copy is not None:
             self._copy.append(data)
         return data
-
-
-@contextlib.contextmanager
-def open_regular_file(name: str, path: Path) -> Iterator[io.BufferedReader]:
-    """Open a file. Raises LLMError if that fails, or if it is not a regular file."""
-    try:
-        file = open_regular(path)  # closed below; errors in the block must not count as errors of opening
-    except OSError as error:
-        raise reading_error(error, name, "a text file, or - for standard input") from error
-    with file:
-        yield file
-
-
-def peek(path: Path) -> bytes:
-    """Return the first bytes of a file; b"" if it cannot be read, since reading it later raises the error."""
-    with contextlib.suppress(OSError), open_regular(path) as file:
-        return file.read(file_types.START_BYTES) or b""  # None: a file of the system that has nothing yet
-    return b""
-
-
-def _read(file: IO[bytes], size: int, name: str) -> bytes:
-    try:
-        return file.read(size) or b""
-    except OSError as error:
-        raise reading_error(error, name) from error
 
 
 def _decode(name: str, blocks: Iterable[bytes], encoding: str, first: int = 0) -> Iterator[str]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from llmcli.data.conversations import tables
 from llmcli.data.conversations.record_kinds import ReadOptions
 from llmcli.data.files import ConversationFile, read_records
-from llmcli.data.text.documents import Document
+from llmcli.data.text.documents import Document, OpenFile
 from llmcli.data.text.temporary_files import TextCopy
 from llmcli.errors import LLMError
 from tests.data.corpora import put
@@ -22,7 +22,8 @@ AUTOMATIC = ReadOptions()
 
 def read(name: str, text: str, reading: ReadOptions = AUTOMATIC) -> ConversationFile | Document | None:
     put(name, text.encode())
-    file = read_records(name, Path(name), reading=reading, copy=TextCopy())
+    with OpenFile(name, Path(name)) as opened:
+        file = read_records(name, Path(name), opened, reading=reading, copy=TextCopy())
     return None if isinstance(file, Document) and not file.columns else file
 
 

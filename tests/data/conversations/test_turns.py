@@ -6,14 +6,15 @@ import pytest
 
 from llmcli.data.conversations.messages import Conversation
 from llmcli.data.conversations.turns import read_turns
-from llmcli.data.text.documents import Document, read_document
+from llmcli.data.text.documents import Document, OpenFile, read_document
 from llmcli.data.text.temporary_files import TextCopy
 from llmcli.errors import LLMError
 from tests.data.corpora import put
 
 
 def document(text: str) -> Document:
-    return read_document(put("a.txt", text.encode()), Path("a.txt"), TextCopy())
+    with OpenFile(put("a.txt", text.encode()), Path("a.txt")) as file:
+        return read_document("a.txt", Path("a.txt"), file, TextCopy())
 
 
 def read(text: str, names: tuple[str, str] | None = None) -> tuple[str, list[Conversation], list[str]] | None:

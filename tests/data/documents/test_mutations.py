@@ -50,8 +50,9 @@ def check_mutations(name: str, data: bytes, number: int) -> None:
         jobs = []
         for index in range(number):
             path = Path(f"{index}{name}")
-            path.write_bytes(mutated(data, chance))
-            jobs.append(reader.submit(path.name, path))
+            content = mutated(data, chance)
+            path.write_bytes(content)
+            jobs.append(reader.submit(path.name, path, content, plain=False))
         for job in jobs:
             reader.wait(job, lambda name, size: None)
             problems += len(job.problems)

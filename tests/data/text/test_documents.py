@@ -25,6 +25,7 @@ from llmcli.data.documents import reader
 from llmcli.data.text import documents, encodings
 from llmcli.data.text.corpus import Corpus
 from llmcli.data.text.documents import Document
+from llmcli.data.text.file_types import START_BYTES
 from llmcli.data.text.temporary_files import TextCopy
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokens.tokens import tokenize
@@ -106,7 +107,8 @@ def test_lines_end_at_a_newline_alone_in_every_encoding() -> None:
 
 
 def read_document(data: bytes) -> Document:
-    return documents.read_document(put("a.txt", data), Path("a.txt"), TextCopy())
+    with documents.OpenFile(put("a.txt", data), Path("a.txt")) as file:
+        return documents.read_document("a.txt", Path("a.txt"), file, TextCopy())
 
 
 def test_after_a_line_of_too_many_characters_nothing_is_read() -> None:
@@ -373,14 +375,14 @@ def test_a_file_that_is_not_text_leaves_nothing_in_the_temporary_copy(monkeypatc
 def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """A list that collects the number of bytes of each read from a file."""
     sizes: list[int] = []
-    real_read = documents._read
+    real_read = documents.OpenFile.read
 
-    def read(file: io.BufferedReader, size: int, name: str) -> bytes:
-        data = real_read(file, size, name)
+    def read(file: documents.OpenFile, position: int, size: int) -> bytes:
+        data = real_read(file, position, size)
         sizes.append(len(data))
         return data
 
-    monkeypatch.setattr(documents, "_read", read)
+    monkeypatch.setattr(documents.OpenFile, "read", read)
     return sizes
 
 
@@ -399,7 +401,7 @@ def test_text_that_must_be_decoded_is_decoded_once(monkeypatch: pytest.MonkeyPat
 
         parts = samples(corpus)
         corpus.cut(0, 200_000).utf8()
-        assert sum(sizes) == (len(data) if kind == "UTF-16" else 0), kind
+        assert sum(sizes) == START_BYTES + (len(data) if kind == "UTF-16" else 0), kind
         plain = read_corpus([put("plain", text.encode())])
         assert parts == [
             list(map("".join, plain.cut(1000, 300_000).sample(most).texts())) for most in (5000, 20_000, 299_000)
@@ -417,11 +419,9 @@ def test_reading_a_sample_reads_little_more_than_the_sample(monkeypatch: pytest.
 def test_reading_a_part_skips_the_text_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
     corpus = read_corpus([put("a.txt", b"x" * 5000 + b"needle" + b"y" * 5000)])
     monkeypatch.setattr(documents, "BLOCK_BYTES", 100)
-    read = []
-    real = documents._read
-    monkeypatch.setattr(documents, "_read", lambda *words: read.append(len(part := real(*words))) or part)
+    sizes = count_reads(monkeypatch)
     assert joined(corpus, 5000, 5006) == "needle"
-    assert sum(read) <= 4 + 2 * 100
+    assert sum(sizes) <= 4 + 2 * 100
 
 
 # ---- positions
