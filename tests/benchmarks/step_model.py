@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from llmcli.config import EMBEDDING, HEAD, ModelConfig, TrainConfig
 from llmcli.training.planning.cost_model import FLOAT32, activation_size, flops_per_token, micro_batches
-from llmcli.training.step.muon import POLAR_EXPRESS
+from llmcli.training.planning.recipe import POLAR_EXPRESS
 from tests.benchmarks.collectives import OPERATIONS, Link, least_sent
 
 MESSAGES = 3  # small ones of each step: what to do, the batch, whether all have its loss

@@ -17,10 +17,10 @@ const checkOf = (id) => async () => {
   if (id !== current) throw new Stopped();
 };
 
+// `weights` are bytes, or base64.
 function open({ data, weights }) {
-  const binary = atob(weights), bytes = new Uint8Array(binary.length);
-  for (let i = 0; i < binary.length; i++) bytes[i] = binary.charCodeAt(i);
-  const tensors = readTensors(data.tensors, bytes.buffer);
+  const bytes = typeof weights === "string" ? Uint8Array.from(atob(weights), (character) => character.charCodeAt(0)).buffer : weights;
+  const tensors = readTensors(data.tensors, bytes);
   const newModel = () => new Model(data.config, tensors); // the weights are shared
   [runtime, alternativesRuntime, changed, other] = Array.from({ length: 4 }, () => new Runtime(newModel(), data.ngram_cache));
   recording = new Recording(newModel());

@@ -12,19 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from llmcli.training.distributed.process_group import ProcessGroup
-
-# Coefficients of five iterations of x <- a x + (b A + c A A) x with A = x x', from "The Polar Express"
-# (arXiv:2505.16932), section 4: they bring singular values in [0.001, 1] close to 1. In all iterations except
-# the last, x is divided by SAFETY first: otherwise bfloat16 rounding occasionally lifts a value above the
-# interval, where it diverges (measured: a largest singular value of 2,094 instead of 1.15).
-SAFETY = 1.02
-POLAR_EXPRESS = (
-    (8.28721201814563, -23.595886519098837, 17.300387312530933),
-    (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
-    (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
-    (3.3184196573706015, -2.488488024314874, 0.51004894012372),
-    (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
-)
+from llmcli.training.planning import recipe
 
 
 def orthogonalize(x: Tensor) -> Tensor:
@@ -35,9 +23,7 @@ def orthogonalize(x: Tensor) -> Tensor:
         x = x.mT
     shape = x.shape
     x = (x / (x.norm(dim=(-2, -1), keepdim=True) * 1.01 + 1e-7)).reshape(-1, *shape[-2:]).contiguous()
-    for i, (a, b, c) in enumerate(POLAR_EXPRESS):
-        if i < len(POLAR_EXPRESS) - 1:
-            a, b, c = a / SAFETY, b / SAFETY**3, c / SAFETY**5
+    for a, b, c in recipe.polar_coefficients():
         A = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(A, A, A, beta=b, alpha=c), x, beta=a)  # a x + (b A + c A A) x
     x = x.view(shape)

@@ -1,0 +1,176 @@
+// The text to train on: its encoding, its held-out part, its tokenizer, and batches of its tokens.
+const MIN_TEXT_BYTES = 300, MAX_TEXT_BYTES = 1_000_000;
+const MIN_TRAINING_TOKENS = 64;
+const HELD_OUT = 0.1; // share of the text, at its end
+const MAX_VOCABULARY = 512; // tokens of BPE
+const MAX_CHARACTERS = 2048; // tokens that are characters; rarer ones are bytes
+const MIN_PAIRS = 2; // occurrences of a pair that is merged
+const MAX_TOKEN_BYTES = 63;
+const TRAINING_WORD = 256; // characters of a word for the training of a tokenizer
+// Encodings that are tried if a text is not UTF-8, in this order: a share of its letters must be of this kind.
+const ENCODINGS = [
+  ["shift_jis", /[\u3040-\u30ff]/u, 0.2], ["euc-jp", /[\u3040-\u30ff]/u, 0.2], ["euc-kr", /\p{Script=Hangul}/u, 0.6], ["gb18030", /\p{Script=Han}/u, 0.6],
+  ["big5", /\p{Script=Han}/u, 0.6], ["windows-1251", /[а-яё]/u, 0.6], ["windows-1252", /\p{Script=Latin}/u, 0.9],
+];
+
+// The text of a file, and its encoding. Throws a Problem for bytes that are no text.
+function decodeText(bytes) {
+  const decode = (encoding) => {
+    try { return new TextDecoder(encoding, { fatal: true }).decode(bytes); } catch { return null; }
+  };
+  const mark = bytes[0] === 0xff && bytes[1] === 0xfe ? "utf-16le" : bytes[0] === 0xfe && bytes[1] === 0xff ? "utf-16be" : "utf-8";
+  let text = decode(mark), encoding = mark;
+  if (text !== null && mark === "utf-8" && text.includes("\x1b$")) [text, encoding] = [decode("iso-2022-jp"), "iso-2022-jp"];
+  for (const [name, kind, share] of text === null ? ENCODINGS : []) {
+    const letters = decode(name)?.match(/\p{L}/gu) ?? [];
+    if (!letters.length || letters.filter((letter) => kind.test(letter)).length < share * letters.length) continue;
+    [text, encoding] = [decode(name), name];
+    break;
+  }
+  if (text === null || /[\0-\x08\x0e-\x1a]/.test(text)) throw new Problem("textUnreadable");
+  return { text, encoding };
+}
+
+// Words for the training of a tokenizer -> how often they occur.
+function countWords(text, tokenizer) {
+  const counts = new Map();
+  for (const word of tokenizer.words(text)) {
+    const characters = [...word];
+    for (let i = 0; i < characters.length; i += TRAINING_WORD) {
+      const part = characters.length > TRAINING_WORD ? characters.slice(i, i + TRAINING_WORD).join("") : word;
+      counts.set(part, (counts.get(part) ?? 0) + 1);
+    }
+  }
+  return counts;
+}
+
+// Byte-pair encoding (Sennrich et al. 2016): merges the most frequent pair, of several the one of the lowest tokens, until there
+// are MAX_VOCABULARY tokens. `data` is a tokenizer of single bytes; it gets the merges.
+function trainMerges(data, text) {
+  const base = new Tokenizer(data), words = [...countWords(text, base)].map(([word, count]) => ({ ids: base.symbols(word), count }));
+  const pairs = new Map(); // left * MAX_VOCABULARY + right -> {count, words}
+  const change = (word, sign) => {
+    for (let i = 1; i < word.ids.length; i++) {
+      const key = word.ids[i - 1] * MAX_VOCABULARY + word.ids[i];
+      if (!pairs.has(key)) pairs.set(key, { count: 0, words: new Set() });
+      const pair = pairs.get(key);
+      pair.count += sign * word.count;
+      if (sign > 0) pair.words.add(word);
+    }
+  };
+  for (const word of words) change(word, 1);
+  while (data.tokens.length < MAX_VOCABULARY) {
+    let best = -1, most = MIN_PAIRS - 1;
+    for (const [key, { count }] of pairs) if (count > most || (count === most && best >= 0 && key < best)) [best, most] = [key, count];
+    if (best < 0) break;
+    const left = Math.floor(best / MAX_VOCABULARY), right = best % MAX_VOCABULARY, bytes = data.tokens[left] + data.tokens[right];
+    const affected = pairs.get(best).words;
+    pairs.delete(best);
+    if (bytes.length > MAX_TOKEN_BYTES) continue;
+    if (!data.tokens.includes(bytes)) data.tokens.push(bytes); // otherwise two pairs spell the same
+    const id = data.tokens.indexOf(bytes);
+    data.merges.push(left, right, id);
+    for (const word of affected) {
+      change(word, -1);
+      const merged = [];
+      for (let i = 0; i < word.ids.length; i++) {
+        const isPair = word.ids[i] === left && word.ids[i + 1] === right;
+        merged.push(isPair ? id : word.ids[i]);
+        if (isPair) i++;
+      }
+      word.ids = merged;
+      change(word, 1);
+    }
+  }
+}
+
+// Characters as tokens: all of ASCII in the text and the most frequent others; the rest is bytes.
+function trainCharacters(data, text) {
+  const counts = new Map();
+  for (const character of text) counts.set(character, (counts.get(character) ?? 0) + 1);
+  const others = [...counts.keys()].filter((character) => character > "\x7f").sort((a, b) => counts.get(b) - counts.get(a) || a.codePointAt(0) - b.codePointAt(0));
+  const kept = [...[...counts.keys()].filter((character) => character <= "\x7f"), ...others.slice(0, MAX_CHARACTERS - data.tokens.length)];
+  const bytes = data.tokens.filter((token) => !kept.includes(token) || token > "\x7f");
+  data.firstCharacter = bytes.length;
+  data.tokens = [...bytes, ...kept.sort((a, b) => a.codePointAt(0) - b.codePointAt(0)).map(toBytes)];
+  data.byte_ids = Array.from({ length: 256 }, (_, byte) => data.tokens.indexOf(String.fromCharCode(byte)));
+}
+
+// The text of tokenizer.json; `document` is that of a tokenizer without merges.
+function tokenizerJson(document, data) {
+  const names = new Map(Object.entries(document.model.vocab).map(([name, id]) => [id, name])), isBpe = data.kind === "bpe", merges = [];
+  if (isBpe) {
+    for (let i = 0; i < data.merges.length; i += 3) {
+      const [left, right, id] = data.merges.slice(i, i + 3);
+      merges.push([names.get(left), names.get(right)]);
+      names.set(id, names.get(left) + names.get(right));
+    }
+  }
+  const hex = (bytes) => `<0x${bytes.charCodeAt(0).toString(16).toUpperCase().padStart(2, "0")}>`;
+  const nameOf = (bytes, id) => data.control_names[id] ?? (isBpe ? names.get(id) : id < data.firstCharacter ? hex(bytes) : toText(bytes));
+  const vocab = Object.fromEntries(data.tokens.map((bytes, id) => [nameOf(bytes, id), id]));
+  return JSON.stringify({ ...document, model: { ...document.model, vocab, merges } });
+}
+
+// A text, split and tokenized.
+class Corpus {
+  // `bases` are the tokenizers without merges in the data of the page, by kind.
+  constructor(bytes, name, kind, bases) {
+    if (bytes.length > MAX_TEXT_BYTES) throw new Problem("textTooLarge", { size: bytes.length, maximum: MAX_TEXT_BYTES });
+    const { text, encoding } = decodeText(bytes);
+    const characters = [...text], size = new TextEncoder().encode(text).length;
+    if (size < MIN_TEXT_BYTES) throw new Problem("textTooShort", { size, minimum: MIN_TEXT_BYTES });
+    if (new Set(characters).size < 2) throw new Problem("oneCharacter", { character: characters[0] });
+    const cut = Math.floor((1 - HELD_OUT) * characters.length), training = characters.slice(0, cut).join("");
+    this.heldOut = characters.slice(cut).join("");
+    Object.assign(this, { name, encoding, fileBytes: bytes.length, size, characters: characters.length, start: text.slice(0, 200) });
+    this.heldOutBytes = new TextEncoder().encode(this.heldOut).length;
+    this.data = { ...structuredClone(bases[kind].data), seen_bytes: [...new Set(new TextEncoder().encode(training))].sort((a, b) => a - b) };
+    if (kind === "bpe") trainMerges(this.data, training);
+    else trainCharacters(this.data, training);
+    this.tokenizer = new Tokenizer(this.data);
+    this.tokenizerJson = tokenizerJson(bases[kind].document, this.data);
+    this.tokens = Int32Array.from(this.tokenizer.encode(training));
+    this.heldOutTokens = Int32Array.from([this.data.eos_ids[0], ...this.tokenizer.encode(this.heldOut)]); // after the end of another text
+    if (this.tokens.length < MIN_TRAINING_TOKENS) throw new Problem("tooFewTokens", { tokens: this.tokens.length, minimum: MIN_TRAINING_TOKENS });
+    this.lengths = this.data.tokens.map((token) => token.length); // of tokens, in bytes
+  }
+}
+
+// Batches of tokens. An epoch visits each block of `context` tokens once, from a random offset in a random order; the text is circular.
+class Batches {
+  constructor({ tokens, data }, context, random) {
+    Object.assign(this, { tokens, context, random, blocks: [], pairs: new Map() }); // token -> the two that it was merged from
+    for (let i = 0; i < data.merges.length; i += 3) this.pairs.set(data.merges[i + 2], data.merges.slice(i, i + 2));
+  }
+
+  // `count` blocks, in windows of T tokens, which divides the context: the tokens [R], and those that follow [R]. A share of
+  // `split` of the merged tokens is split again (BPE-dropout, arXiv:1910.13267).
+  next(count, T, split = 0) {
+    const inputs = [], targets = [];
+    for (let block = 0; block < count; block++) {
+      if (!this.blocks.length) this.shuffle();
+      const start = this.blocks.pop();
+      for (let first = start; first < start + this.context; first += T) {
+        const window = [];
+        for (let i = first; window.length <= T; i++) {
+          const token = this.tokens[i % this.tokens.length];
+          if (split && this.pairs.has(token) && this.random() < split) window.push(...this.pairs.get(token));
+          else window.push(token);
+        }
+        inputs.push(...window.slice(0, T));
+        targets.push(...window.slice(1, T + 1));
+      }
+    }
+    return { inputs: Int32Array.from(inputs), targets: Int32Array.from(targets) };
+  }
+
+  shuffle() {
+    const offset = Math.floor(this.random() * this.tokens.length);
+    this.blocks = Array.from({ length: Math.floor(this.tokens.length / this.context) }, (_, i) => offset + i * this.context);
+    for (let i = this.blocks.length - 1; i > 0; i--) {
+      const j = Math.floor(this.random() * (i + 1));
+      [this.blocks[i], this.blocks[j]] = [this.blocks[j], this.blocks[i]];
+    }
+  }
+}

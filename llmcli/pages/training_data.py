@@ -1,0 +1,64 @@
+"""What a page needs in order to train a model: the recipe, and the parts of a model file that are the same for all."""
+
+import json
+import math
+from collections.abc import Sequence
+
+from llmcli.config import ModelConfig, TrainConfig
+from llmcli.data.tokenizers.tokenizer import Tokenizer
+from llmcli.formats.huggingface.config import dump_config
+from llmcli.formats.metadata import Json
+from llmcli.pages.live_text import tokenizer_data
+from llmcli.training.planning import recipe
+from llmcli.version import __version__
+
+TRAINING_SCRIPTS = (
+    "products",
+    "network",
+    "optimizer",
+    "corpus",
+    "saved_file",
+    "trainer",
+)  # in pages/training/
+
+
+def training_data() -> Json:
+    """Collect what the scripts in pages/training/ read as `templates`."""
+    config = ModelConfig(512, 32, 96, 1, 1, 1, 32, 128)
+    tokenizers = {"bpe": Tokenizer.train_bpe([], 261), "char": Tokenizer.train_char([])}
+    return {
+        "recipe": {
+            "rates": recipe.learning_rates("muon", config.hidden_size, tied=False),
+            "warmup": recipe.WARMUP,
+            "initial_rate": recipe.INITIAL_RATE,
+            "decay": recipe.DECAY,
+            "final_rate": recipe.FINAL_RATE,
+            "momentum": recipe.MOMENTUM,
+            "momentum_rise": recipe.MOMENTUM_RISE,
+            "momentum_warmup": recipe.MOMENTUM_WARMUP,
+            "weight_decay": TrainConfig.weight_decay,
+            "betas": recipe.ADAMW_BETAS,
+            "epsilon": recipe.ADAMW_EPSILON,
+            "polar_express": recipe.polar_coefficients(),
+            "dropout": _table(recipe.DROPOUT),
+            "bpe_dropout": _table(recipe.BPE_DROPOUT),
+            "bpe_dropout_until": recipe.BPE_DROPOUT_UNTIL,
+            "rope_theta": config.rope_theta,
+            "rms_norm_eps": config.rms_norm_eps,
+        },
+        "tokenizers": {
+            kind: {
+                "data": tokenizer_data(tokenizer, tokenizer.to_json()),
+                "document": json.loads(tokenizer.to_json()),
+            }
+            for kind, tokenizer in tokenizers.items()
+        },
+        "config_json": json.loads(dump_config(config, "float32")),
+        "tokenizer_config_json": json.loads(tokenizers["bpe"].to_config_json(128)),
+        "version": __version__,
+    }
+
+
+def _table(rows: Sequence[tuple[float, float]]) -> list[tuple[float | None, float]]:
+    """Return the rows with None for infinity, which JSON does not have."""
+    return [(None if math.isinf(limit) else limit, rate) for limit, rate in rows]
