@@ -15,7 +15,7 @@ PACKAGES = [  # from the bottom to the top; what is not named here stands alone 
     "analysis", "training", "handover", "pages", "server", "api", "cli", "__main__",
 ]  # fmt: skip
 SUB_PACKAGES = {  # of each package, likewise; the modules beside them may import them and be imported by them
-    "data": ["text", "documents", "tokenizers", "conversations", "tokens"],
+    "data": ["text", "tokenizers", "conversations", "documents", "tokens"],
     "formats": ["safetensors", "huggingface", "gguf"],
     "models": ["torch", "onnx"],
     "generation": ["engine"],

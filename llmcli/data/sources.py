@@ -8,16 +8,16 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePath
-from typing import Any, TypeAlias
+from typing import Any
 
 from llmcli import units
 from llmcli.data.conversations.messages import Conversation, normalized
 from llmcli.data.conversations.record_kinds import ReadOptions
 from llmcli.data.conversations.turns import named_speakers
-from llmcli.data.documents.reader import DocumentReader, PendingFile, needs_child
+from llmcli.data.documents.reader import Content, DocumentReader, PendingFile, needs_child
 from llmcli.data.files import MARKUP, ConversationFile, read_records
 from llmcli.data.text import file_types
 from llmcli.data.text.boilerplate import strip
@@ -46,8 +46,6 @@ _AUTOMATIC = ReadOptions()
 # kind of a text in memory; name of conversations in memory
 _IN_MEMORY = "in memory"
 _CONVERSATIONS = "conversations in memory"
-
-Content: TypeAlias = Document | ConversationFile
 
 
 @dataclass(frozen=True)
@@ -345,9 +343,9 @@ def _read_files(
     unreadable: list[tuple[str, str]] = []
     copy = TextCopy()
     read = partial(read_records, reading=reading, text_only=text_only)
-    begun: list[PendingFile[Content] | Content | tuple[str, str]] = []
+    begun: list[PendingFile | Content | tuple[str, str]] = []
 
-    def read_or_submit(file: FoundFile) -> PendingFile[Content] | Content:
+    def read_or_submit(file: FoundFile) -> PendingFile | Content:
         """Read plain text; other files are read by a child process."""
         if _is_stream(file):
             stored = _stored(file, copy, on_read)
@@ -362,7 +360,7 @@ def _read_files(
                 return read(file.name, file.path, opened, copy=copy, on_read=on_read)
         return reader.submit(file.name, file.path, start, plain=reading.plain)
 
-    with DocumentReader[Content](read, asdict(reading)) as reader, contextlib.ExitStack() as stack:
+    with DocumentReader(reading, text_only=text_only) as reader, contextlib.ExitStack() as stack:
         for file in files:
             try:
                 begun.append(read_or_submit(file))
@@ -381,9 +379,9 @@ def _read_files(
 
 
 def _contents_of(
-    pending: PendingFile[Content],
+    pending: PendingFile,
     file: FoundFile,
-    reader: DocumentReader[Content],
+    reader: DocumentReader,
     unreadable: list[tuple[str, str]],
     on_read: OnRead,
     *,

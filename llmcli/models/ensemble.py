@@ -13,12 +13,12 @@ from collections.abc import Iterator, Sequence
 from copy import copy
 
 import numpy as np
-from numpy.typing import NDArray
 
 from llmcli.models.logits import softmax
 from llmcli.models.runtime import (
     PREFILL_CHUNK,
     Array,
+    Ints,
     Runtime,
     Scores,
     WeightedScores,
@@ -114,11 +114,11 @@ class EnsembleRuntime(Runtime):
         """Return the models' weights [tokens, n] in the predictions after each of the last tokens."""
         return self._weights(self.length - tokens + 1, self.length)
 
-    def score(self, ids: NDArray[np.int64]) -> Scores:
+    def score(self, ids: Ints) -> Scores:
         """See `Runtime`; the cache is empty afterwards."""
         return self.score_with_weights(ids)[:2]
 
-    def score_with_weights(self, ids: NDArray[np.int64]) -> WeightedScores:
+    def score_with_weights(self, ids: Ints) -> WeightedScores:
         """Like `score`, with the models' weights [B, T, n] for each target."""
         B, T = ids.shape[0], ids.shape[1] - 1
         check_context(T, self.context)

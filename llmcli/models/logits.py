@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmcli.errors import LLMError
-from llmcli.models.runtime import Array, Doubles, Ints
+from llmcli.models.runtime import Array, Bools, Doubles, Ints
 
 DAMAGED = "its weights are damaged; llm inspect --verify says whether they were saved like this"
 Floats = TypeVar("Floats", bound=np.floating)
@@ -41,7 +41,7 @@ def check_finite(value: float | np.floating) -> None:
         raise LLMError(f"the model produced NaN or infinite logits: {DAMAGED}")
 
 
-def token_losses(logits: Array, targets: Ints) -> tuple[Doubles, NDArray[np.bool_]]:
+def token_losses(logits: Array, targets: Ints) -> tuple[Doubles, Bools]:
     """Return (cross-entropy in nats [N], whether the target was the most likely token [N]) for token ids
     `targets` [N]; `logits` [N, V] is overwritten."""
     logits -= logits.max(axis=-1, keepdims=True)

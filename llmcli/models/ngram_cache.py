@@ -34,7 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmcli.formats.training_record import CacheWeights
-from llmcli.models.runtime import Array, Doubles, Ints
+from llmcli.models.runtime import Array, Bools, Doubles, Ints
 
 if TYPE_CHECKING:
     from llmcli.data.tokens.batches import PrefixedTokens
@@ -277,7 +277,7 @@ def _count_matches(contexts: Ints, followers: Ints, positions: Ints) -> Ints:
     return results
 
 
-def _ranks(ordered: Ints) -> tuple[Ints, NDArray[np.bool_]]:
+def _ranks(ordered: Ints) -> tuple[Ints, Bools]:
     """Return, for sorted values, (number of equal values before each, whether there are none)."""
     is_first = np.concatenate([[True], ordered[1:] != ordered[:-1]])[: len(ordered)]
     places = np.arange(len(ordered))
@@ -316,7 +316,7 @@ class NgramText:
         self._separator = separator
         self._models, self._orders = _models_and_orders(weights)
         self._starts = starts or range(0, max(1, len(ids)), BLOCK_TOKENS)
-        self._blocks: dict[int, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
+        self._blocks: dict[int, tuple[Array, Array]] = {}
 
     def nats(
         self, first: int, network: NDArray[np.floating], shares: NDArray[np.floating] | None = None
@@ -338,7 +338,7 @@ class NgramText:
             done = here.stop
         return mixed
 
-    def _block(self, number: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def _block(self, number: int) -> tuple[Array, Array]:
         """Return `shares_of_mixture` for the tokens in a block and each model [n, N], computed once."""
         if number not in self._blocks:
             end = self._starts[number + 1] if number + 1 < len(self._starts) else len(self._ids)

@@ -39,6 +39,7 @@ from llmcli.models.runtime import (
     LOGITS_AT_ONCE,
     PREFILL_CHUNK,
     Array,
+    Bools,
     Ints,
     Scores,
     check_context,
@@ -464,7 +465,7 @@ def _attention(q: Array, keys: Array, values: Array, window: int, recorder: Reco
 
 
 def _attention_together(
-    q: Array, keys: Array, values: Array, lengths: Ints, masked: NDArray[np.bool_], window: int
+    q: Array, keys: Array, values: Array, lengths: Ints, masked: Bools, window: int
 ) -> Array:
     """Attention of the last token of B texts: q [B, H, D], keys and values [B, G, capacity, D] -> [B, H * D].
     The first `lengths` [B] positions of each text are in use; the others, and those before its window, are
@@ -489,7 +490,7 @@ def _softmax_in_place(x: Array) -> None:
 
 
 @lru_cache(maxsize=32)
-def _masked(T: int, S: int, window: int) -> NDArray[np.bool_]:
+def _masked(T: int, S: int, window: int) -> Bools:
     """The causal mask [T, S]: True where a position comes after the query or before its window, for the last
     T of S positions."""
     distance = np.arange(S - T, S)[:, None] - np.arange(S)

@@ -16,12 +16,15 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 from llmcli.config import cpu_cores
 from llmcli.data.child_process import ChildProcess, NotStartedError
+from llmcli.data.conversations.record_kinds import ReadOptions
 from llmcli.data.documents.worker import FileLimits
+from llmcli.data.files import ConversationFile, read_records
 from llmcli.data.text import file_types
 from llmcli.data.text.documents import Document, OnRead, Stored, TextDigest, display_name
 from llmcli.data.text.temporary_files import ReadingEndsError, TextCopy, check_temporary_space
@@ -33,26 +36,25 @@ _WAKE_SECONDS = 0.25  # between two checks for Ctrl-C and for silent processes
 _SPARE_SECONDS = 30.0  # after the time limit at which a process should have ended itself
 _MAX_RESTARTS = 10  # processes that one archive may crash
 
-T = TypeVar("T")
-# (name, path, content, *, copy, on_read) -> contents of a file: arguments of `files.read_records`
-ReadFile: TypeAlias = Callable[..., T]
-
+Content: TypeAlias = Document | ConversationFile
+# (name, path, stored content, *, copy, on_read) -> content: `read_records` with the options of a reader
+ReadStored: TypeAlias = Callable[..., Content]
 Frames: TypeAlias = Iterator[tuple[dict[str, Any], bytes]]
 
 _idle: list[ChildProcess] = []  # at most one: starting it takes longer than reading a small document
 
 
 @dataclass
-class PendingFile(Generic[T]):
+class PendingFile:
     """A file to read, and its contents when it is done."""
 
     name: str  # as the user wrote it
     path: Path
-    reading: dict[str, Any]  # `ReadOptions`
+    reading: ReadOptions
     is_compressed: bool
     file_bytes: int = 0  # size of a file that is no archive, once it is read
     # (content, path in the archive or "")
-    contents: list[tuple["Document | T", str]] = field(default_factory=list)
+    contents: list[tuple[Content, str]] = field(default_factory=list)
     # (name of a file, line that says why it is not read)
     problems: list[tuple[str, str]] = field(default_factory=list)
     # not a document or an archive; then a problem with a file that the user named is an error
@@ -60,41 +62,39 @@ class PendingFile(Generic[T]):
     future: "Future[None]" = field(default_factory=Future)
 
 
-class DocumentReader(Generic[T]):
-    """Reads files in child processes; `read_file` reads the texts and records in them."""
+class DocumentReader:
+    """Reads files in child processes."""
 
-    def __init__(self, read_file: "ReadFile[T]", reading: dict[str, Any]) -> None:
-        """`reading` are the `ReadOptions`."""
-        self._read_file = read_file
+    def __init__(self, reading: ReadOptions, *, text_only: bool = False) -> None:
+        """The arguments are those of `read_records`, which reads the texts and tables in these files."""
         self._reading = reading
+        self._read_stored = partial(read_records, reading=reading, text_only=text_only)
         self._executor = ThreadPoolExecutor(cpu_cores())
         self._events: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()  # arguments of OnRead
         self._closed = threading.Event()
-        self._readers: list[_ProcessReader[T]] = []
-        self._free: deque[_ProcessReader[T]] = deque()  # readers without a file
+        self._readers: list[_ProcessReader] = []
+        self._free: deque[_ProcessReader] = deque()  # readers without a file
 
-    def submit(self, name: str, path: Path, start: bytes, *, plain: bool) -> PendingFile[T]:
+    def submit(self, name: str, path: Path, start: bytes, *, plain: bool) -> PendingFile:
         """Start reading a file that begins with these bytes. With `plain`, text with markup is read as plain
         text, and tables are not read."""
-        is_compressed = bool(file_types.compression(start))
-        pending: PendingFile[T] = PendingFile(
-            display_name(name), path, self._reading | {"plain": plain}, is_compressed
-        )
+        reading = replace(self._reading, plain=plain)
+        pending = PendingFile(display_name(name), path, reading, bool(file_types.compression(start)))
         pending.future = self._executor.submit(self._read, pending)
         done = pending.name, 0  # the callback keeps no reference to the file, whose texts are in an open file
         pending.future.add_done_callback(lambda _: self._events.put(done))
         return pending
 
-    def _read(self, pending: PendingFile[T]) -> None:
+    def _read(self, pending: PendingFile) -> None:
         try:
             reader = self._free.pop()
         except IndexError:
-            reader = _ProcessReader(self._read_file, self._events, self._closed)
+            reader = _ProcessReader(self._read_stored, self._events, self._closed)
             self._readers.append(reader)
         reader.read(pending)
         self._free.append(reader)
 
-    def wait(self, pending: PendingFile[T], on_read: OnRead) -> None:
+    def wait(self, pending: PendingFile, on_read: OnRead) -> None:
         """Wait for a file. `on_read` receives the progress of all files, and may raise ReadingEndsError."""
         while not (pending.future.done() and self._events.empty()):
             with contextlib.suppress(queue.Empty):
@@ -103,7 +103,7 @@ class DocumentReader(Generic[T]):
                 reader.end_if_silent()
         pending.future.result()
 
-    def __enter__(self) -> "DocumentReader[T]":
+    def __enter__(self) -> "DocumentReader":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -126,16 +126,16 @@ def needs_child(name: str, start: bytes, *, plain: bool) -> bool:
     return bool(file_types.compression(start)) or (known is not None and not (plain and known.is_text))
 
 
-class _ProcessReader(Generic[T]):
+class _ProcessReader:
     """A child process, and the copy of the texts that it has sent."""
 
     def __init__(
         self,
-        read_file: "ReadFile[T]",
+        read_stored: ReadStored,
         events: "queue.SimpleQueue[tuple[str, int]]",
         closed: threading.Event,
     ) -> None:
-        self._read_file = read_file
+        self._read_stored = read_stored
         self._events = events
         self._copy = TextCopy()
         self.child: ChildProcess | None = None
@@ -151,7 +151,7 @@ class _ProcessReader(Generic[T]):
         if self._heard and (child := self.child):
             child.kill()
 
-    def read(self, pending: PendingFile[T]) -> None:
+    def read(self, pending: PendingFile) -> None:
         self._heard = time.monotonic()
         try:
             self._read_all(pending)
@@ -161,17 +161,23 @@ class _ProcessReader(Generic[T]):
         finally:
             self._heard = 0.0
 
-    def _read_all(self, pending: PendingFile[T]) -> None:
+    def _read_all(self, pending: PendingFile) -> None:
         """Read a file. If the process ends, continue after the document (or file in an archive) at which it
         ended."""
         after: list[int] | None = None
         for restarts in range(1 + _MAX_RESTARTS):
             # all files of an archive together may take twice the time of one
             limits = replace(LIMITS, stalled_seconds=LIMITS.stalled_seconds / 2**restarts)
-            answer = _AnswerReader(pending, self._copy, self._read_file, self._on_read)
-            request = {"path": str(pending.path.absolute()), "name": pending.name, "reading": pending.reading}
+            answer = _AnswerReader(pending, self._copy, self._read_stored, self._on_read)
+            request = {
+                "path": str(pending.path.absolute()),
+                "name": pending.name,
+                "reading": asdict(pending.reading),
+                "after": after,
+                "limits": asdict(limits),
+            }
             try:
-                answer.receive(self._started().frames(request | {"after": after, "limits": asdict(limits)}))
+                answer.receive(self._started().frames(request))
                 return
             except EOFError:
                 problem = _reason(self._stop(), limits, answer.is_kept)
@@ -229,15 +235,15 @@ def _reason(status: int, limits: FileLimits, is_kept: bool) -> str:
     return reason + ("; the rest is skipped" if is_kept else "; skipped")
 
 
-class _AnswerReader(Generic[T]):
+class _AnswerReader:
     """Adds the contents of a file to a PendingFile, from the frames of a child process."""
 
     def __init__(
-        self, pending: PendingFile[T], copy: TextCopy, read_file: "ReadFile[T]", on_read: OnRead
+        self, pending: PendingFile, copy: TextCopy, read_stored: ReadStored, on_read: OnRead
     ) -> None:
         self._pending = pending
         self._copy = copy
-        self._read_file = read_file
+        self._read_stored = read_stored
         self._on_read = on_read
         # position of the current document, or else of the archive or collection around it
         self.position: list[int] = []
@@ -336,7 +342,7 @@ class _AnswerReader(Generic[T]):
     def _read_content(self, content: Stored) -> None:
         """Read a table or a file that may be text."""
         try:
-            content_read = self._read_file(
+            content_read = self._read_stored(
                 self.name, self._pending.path, content, copy=self._copy, on_read=self._on_read
             )
         except ReadingEndsError:

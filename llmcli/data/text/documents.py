@@ -99,7 +99,7 @@ class OpenFile:
 
 @dataclass(frozen=True)
 class Stored:
-    """FileContent at the end of a `TextCopy`: of a compressed file, of a file in an archive, or of a table."""
+    """Content at the end of a `TextCopy`: of a compressed file, of a file in an archive, or of a table."""
 
     offset: int
     is_table: bool = False  # the lines of `table_lines`

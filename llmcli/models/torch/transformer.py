@@ -17,9 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -533,6 +531,6 @@ def _stacked_names(config: ModelConfig) -> dict[str, tuple[str, int | None]]:
     return stacked
 
 
-def copied(weight: Tensor) -> NDArray[np.float32]:
+def copied(weight: Tensor) -> Array:
     """Copy to the CPU in float32."""
     return weight.detach().to("cpu", torch.float32, copy=True).numpy()

@@ -30,6 +30,7 @@ from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.training_record import FEATURES, CacheWeights
 from llmcli.models.ngram_cache import MAX_GATE, ORDERS, Matches, find_matches, gate_features, token_shares
+from llmcli.models.runtime import Ints
 from llmcli.models.torch.runtime import score
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.planning import recipe
@@ -56,9 +57,7 @@ OFFSETS = range(0, -9, -1)
 STEPS, LEARNING_RATE, BETAS = 40, 0.05, (0.9, 0.98)  # Adam's settings; the rate falls linearly to 0
 
 
-def reserve_tokens(
-    tokens: Tokens, count: int, context: int, *, at_end: bool = False
-) -> tuple[Tokens, NDArray[np.int64]]:
+def reserve_tokens(tokens: Tokens, count: int, context: int, *, at_end: bool = False) -> tuple[Tokens, Ints]:
     """Return (training tokens, windows [B, T + 1] with about `count` tokens in total, T at most `context`).
     They are spread over the whole text, whose end may be untypical (names that only the last chapter has).
     With `at_end` they are the end of the text, which measures the loss on new text."""
@@ -86,7 +85,7 @@ def slice_window(count: int, context: int) -> int:
     return length
 
 
-def window_starts(tokens: int, windows: int, length: int, *, at_end: bool = False) -> NDArray[np.int64]:
+def window_starts(tokens: int, windows: int, length: int, *, at_end: bool = False) -> Ints:
     """Return the start positions of the windows that `reserve_tokens` takes from a text of `tokens` tokens.
 
     >>> window_starts(100, 3, 9).tolist(), window_starts(100, 3, 9, at_end=True).tolist()
@@ -103,7 +102,7 @@ class ValidationText:
     `separator` is the token between documents."""
 
     tokens: Tokens
-    windows: NDArray[np.int64]
+    windows: Ints
     separator: int
     at_end: bool = False
 

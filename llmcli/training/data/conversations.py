@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from llmcli import units
 from llmcli.config import EMBEDDING, HEAD
@@ -31,6 +30,7 @@ from llmcli.formats import loading
 from llmcli.formats.checkpoint import Checkpoint, ComputedTensors
 from llmcli.formats.training_record import TrainingRecord
 from llmcli.formats.training_stages import all_stages
+from llmcli.models.runtime import Array
 from llmcli.training.planning.plan import PlanRow
 from llmcli.training.planning.task import ConversationSize
 
@@ -294,7 +294,7 @@ def with_chat_format(base: Checkpoint) -> tuple[Checkpoint, ChatTemplate | None,
     config = replace(base.config, vocab_size=max(base.config.vocab_size, extended.vocab_size))
     count = extended.vocab_size - first
 
-    def compute(name: str) -> NDArray[np.float32]:
+    def compute(name: str) -> Array:
         """Append rows with the mean of the existing rows, so that a new token starts out as likely as an
         average one."""
         tensor = base.tensors[name]

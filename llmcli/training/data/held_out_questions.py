@@ -16,7 +16,7 @@ from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.evaluation.answers import spread
 from llmcli.formats.training_record import AnswerShares
 from llmcli.generation.generator import continue_ids
-from llmcli.models.runtime import Runtime
+from llmcli.models.runtime import Bools, Runtime
 from llmcli.training.data.conversations import PreparedConversations
 
 MAX_QUESTIONS = 64
@@ -60,7 +60,7 @@ def questions(conversations: PreparedConversations) -> Iterator[Question]:
         )
 
 
-def _answers(loss_mask: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def _answers(loss_mask: Bools) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Return (starts, exclusive ends) of the answers in a loss mask [N]."""
     edges = np.diff(np.concatenate([[False], loss_mask, [False]]).astype(np.int8))
     return np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)

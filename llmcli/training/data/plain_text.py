@@ -23,6 +23,7 @@ from llmcli.errors import LLMError
 from llmcli.evaluation.training_text import find_corpus, trained_in, untrained_part
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.training_record import PlainTextScores
+from llmcli.models.runtime import Array, Ints
 from llmcli.models.torch.runtime import score
 from llmcli.models.torch.transformer import LanguageModel, LayerKVCache
 from llmcli.training.data.inputs import Inputs
@@ -39,7 +40,7 @@ MIN_LENGTH = 8  # minimum, if there is no time for more
 GENERATION_SHARE = 0.6  # generation's share of the time for generating a text and scoring it with two models
 GENERATION_COST = 5.0  # generating a token and scoring it with two models / scoring it once
 
-Weights = Mapping[str, NDArray[np.float32]]
+Weights = Mapping[str, Array]
 # context manager that gives a model a share of the remaining time; its passes may raise CutShortError
 Interruptible = Callable[[LanguageModel, float], AbstractContextManager[None]]
 
@@ -48,7 +49,7 @@ Interruptible = Callable[[LanguageModel, float], AbstractContextManager[None]]
 class PlainText:
     """A text to score."""
 
-    windows: NDArray[np.int64]  # [W, T + 1]: the first token of each is context only
+    windows: Ints  # [W, T + 1]: the first token of each is context only
     source: str  # description
 
     @property
@@ -94,7 +95,7 @@ def affordable_tokens(parameters: int) -> int:
     return int(min(max(WORK / parameters, smallest), largest))
 
 
-def windows_of(ids: NDArray[np.integer], bos_id: int, context: int, tokens: int) -> NDArray[np.int64]:
+def windows_of(ids: NDArray[np.integer], bos_id: int, context: int, tokens: int) -> Ints:
     """Return evenly spread windows [W, T + 1] with about `tokens` tokens of a text [N]; `bos_id` precedes the
     text."""
     text = np.concatenate([[bos_id], ids]).astype(np.int64)

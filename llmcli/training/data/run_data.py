@@ -22,7 +22,7 @@ from llmcli.data.conversations.messages import Message
 from llmcli.data.conversations.split import held_out_indices
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokens.batches import Batches, Tokens
-from llmcli.models.runtime import Runtime
+from llmcli.models.runtime import Ints, Runtime
 from llmcli.training.data.cache_fit import ValidationText, reserve_tokens
 from llmcli.training.data.conversations import PreparedConversations
 from llmcli.training.data.held_out_questions import greedy_answer, longest_answer, questions
@@ -56,7 +56,7 @@ class RunData:
         self.tokens_per_epoch = len(text)
         self.conversations: ConversationPhase | None = None
         # validation slice (windows [B, T + 1] or conversations, possibly empty) and held-out data
-        self.validation: NDArray[np.int64] | ConversationTokens = windows
+        self.validation: Ints | ConversationTokens = windows
         self.held_out: NDArray[np.unsignedinteger] | ConversationTokens = held_out
         if conversations and plan.conversations:
             self.conversations = ConversationPhase(conversations, plan.conversations, settings, tokenizer)
@@ -73,7 +73,7 @@ class RunData:
             return {"conversations": len(data), "tokens": data.targets}
         return {"tokens": data.size}
 
-    def next_batch(self, position: Position) -> tuple[NDArray[np.int64], torch.Tensor | None]:
+    def next_batch(self, position: Position) -> tuple[Ints, torch.Tensor | None]:
         """Return (token ids [B, T + 1] of the next step, loss mask or None); switches from text to
         conversations."""
         if self.conversations and (batch := self.conversations.next_batch(position)):
@@ -113,7 +113,7 @@ class BatchSchedule:
         self._tokenizer = tokenizer
         self._batches = Batches(tokens, settings.context, settings.batch_size, settings.seed)
 
-    def batch(self, step: int, progress: float, bpe_dropout: float | None = None) -> NDArray[np.int64]:
+    def batch(self, step: int, progress: float, bpe_dropout: float | None = None) -> Ints:
         """Return the token ids [rows, window + 1] of a step. `bpe_dropout` overrides the configured rate."""
         rate = self._settings.token_split if bpe_dropout is None else bpe_dropout
         rate = rate if progress < recipe.BPE_DROPOUT_UNTIL else 0.0

@@ -9,9 +9,7 @@ file. The fit also gives the loss of the calibrated weights, so no separate eval
 import contextlib
 import math
 
-import numpy as np
-from numpy.typing import NDArray
-
+from llmcli.models.runtime import Array
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.data.position import Position
 from llmcli.training.interruption import CutShortError
@@ -24,7 +22,7 @@ from llmcli.training.planning import recipe
 FIRST_EVALUATION_SHARE = 0.03  # maximum share of the remaining time for evaluating the initial model
 CALIBRATION_COST = 1.5  # cost per token of an evaluation that fits the temperature, relative to others
 
-Weights = dict[str, NDArray[np.float32]]
+Weights = dict[str, Array]
 
 
 class BestWeights:

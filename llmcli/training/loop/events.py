@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from llmcli.evaluation.evaluator import Score
 from llmcli.formats.checkpoint import Checkpoint
+from llmcli.models.runtime import Array
 from llmcli.training.planning.plan import Plan
 
 
@@ -95,7 +95,7 @@ class Done:
     problem: str = ""  # the reason if the run could not continue
     base_score: Score | None = None  # the initial model's score on the same text
     # best LoRA matrices by name, if they were trained
-    adapters: Mapping[str, NDArray[np.float32]] | None = None
+    adapters: Mapping[str, Array] | None = None
 
 
 RunEvent = Step | Evaluation | Prediction | Sample | TeacherTrained | Restarted  # shown to users

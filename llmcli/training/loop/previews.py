@@ -9,9 +9,6 @@ import math
 from collections.abc import Iterator, Mapping
 from itertools import takewhile
 
-import numpy as np
-from numpy.typing import NDArray
-
 from llmcli.config import SamplingConfig
 from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import Checkpoint
@@ -19,7 +16,7 @@ from llmcli.generation.generator import generate
 from llmcli.generation.next_words import next_words
 from llmcli.generation.token_healing import Prompt
 from llmcli.models.open_runtime import open_trained
-from llmcli.models.runtime import Runtime
+from llmcli.models.runtime import Array, Runtime
 from llmcli.training.loop.events import Prediction, Sample
 from llmcli.training.loop.job import Job
 
@@ -58,7 +55,7 @@ class Previews:
         clock = self._job.clock
         return self._copying_seconds * clock.slowdown <= self._longest and clock.now() >= self._next
 
-    def make(self, step: int, weights: Mapping[str, NDArray[np.float32]]) -> Iterator[Prediction | Sample]:
+    def make(self, step: int, weights: Mapping[str, Array]) -> Iterator[Prediction | Sample]:
         """Predict and generate with the weights after a step; nothing is predicted if they have diverged."""
         job, now = self._job, self._job.clock.now
         began = now()

@@ -21,6 +21,7 @@ from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.training_record import TrainingRecord
 from llmcli.models.induction import with_stronger_copies
+from llmcli.models.runtime import Ints
 from llmcli.models.torch.transformer import LanguageModel, Teacher
 from llmcli.training.data.position import Position
 from llmcli.training.loop.best_weights import BestWeights, Weights
@@ -195,7 +196,7 @@ class Run:
             tokens_per_second=self._seen_tokens / max(1e-9, trained),
         )
 
-    def _train_on(self, ids: NDArray[np.int64], loss_mask: torch.Tensor | None) -> float | None:
+    def _train_on(self, ids: Ints, loss_mask: torch.Tensor | None) -> float | None:
         """Take a step on a batch; return its loss in nats per token, or None if it was cut short."""
         position, leader = self.position, self._job.leader
         on_device = torch.from_numpy(ids).to(self._settings.device)

@@ -34,6 +34,7 @@ from llmcli.evaluation.evaluator import (
 )
 from llmcli.formats.training_record import CacheWeights
 from llmcli.models.ngram_cache import NgramText, document_blocks
+from llmcli.models.runtime import Array, Ints
 from llmcli.models.torch.runtime import fit_inverse_temperature
 from llmcli.models.torch.runtime import score as score_with_torch
 from llmcli.models.torch.transformer import LanguageModel
@@ -53,7 +54,7 @@ BATCH_OPERATIONS = 1e11  # ... and maximum parameters x tokens
 # cache
 MAX_CACHED_TOKENS, SAMPLE_CACHE_TOKENS = 1 << 20, 1 << 13
 
-Weights = Mapping[str, NDArray[np.float32]]
+Weights = Mapping[str, Array]
 
 
 def final_evaluation_tokens(trained: int, minimum: int, held_out: int) -> int:
@@ -69,7 +70,7 @@ class _Text:
     """A text, scored in windows (start, first position counted, end) as units."""
 
     ids: NDArray[np.integer] | PrefixedTokens
-    byte_lengths: NDArray[np.int64]
+    byte_lengths: Ints
     first_bytes: int = 0  # prepended to a document by the tokenizer
     bos_ids: Sequence[int] = ()  # every window begins with them, as in `evaluate_windows`
     cached: NgramText | None = None  # the same ids with an n-gram cache
@@ -113,7 +114,7 @@ class _Answers:
     """Answers in conversations, scored with the indices of conversations as units."""
 
     conversations: ConversationTokens
-    byte_lengths: NDArray[np.int64]
+    byte_lengths: Ints
 
     def tokens(self, units: Sequence[int]) -> int:
         return int(self.conversations.lengths[list(units)].sum())
@@ -132,9 +133,7 @@ _Data = _Text | _Answers
 class Validator:
     """Evaluates the validation slice: windows [B, T + 1], or conversations. It may be empty."""
 
-    def __init__(
-        self, model: LanguageModel, tokenizer: Tokenizer, data: NDArray[np.int64] | ConversationTokens
-    ) -> None:
+    def __init__(self, model: LanguageModel, tokenizer: Tokenizer, data: Ints | ConversationTokens) -> None:
         self._model = model
         byte_lengths = tokenizer.byte_lengths
         self._data: _Data

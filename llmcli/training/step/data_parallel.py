@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from llmcli.config import ModelConfig, TrainConfig, as_record
 from llmcli.formats.huggingface.config import dump_config, parse_config
+from llmcli.models.runtime import Array
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.distributed.process_group import Command, ProcessGroup
 from llmcli.training.step.hardware import keep_freed_memory
@@ -40,7 +40,7 @@ class Leader:
         self.group.is_sharded = sharded
         return _new_model(config, settings, new_tokens, self.group)
 
-    def send_state(self, model: LanguageModel, optimizer: Mapping[str, NDArray[np.float32]] | None) -> None:
+    def send_state(self, model: LanguageModel, optimizer: Mapping[str, Array] | None) -> None:
         """Send the weights (unless sharded) and, in a resumed run, the optimizer's state to the other
         ranks."""
         if not self.group.is_sharded:
@@ -63,7 +63,7 @@ class Leader:
         if batch.loss_mask is not None:
             self.group.broadcast(batch.loss_mask)
 
-    def read_optimizer(self, optimizer: Optimizer) -> dict[str, NDArray[np.float32]]:
+    def read_optimizer(self, optimizer: Optimizer) -> dict[str, Array]:
         self.group.send_command(Command.SAVE_OPTIMIZER)
         return optimizer.to_arrays()
 

@@ -3,9 +3,7 @@
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from llmcli.config import ModelConfig, TrainConfig
 from llmcli.models.induction import write_induction_heads
@@ -18,7 +16,7 @@ COMPILE_FROM = 120.0  # minimum length of a run, in seconds, for which compilati
 
 def fresh_weights(
     config: ModelConfig, seed: int, induction: bool = False, tokens: Sequence[bytes] = ()
-) -> dict[str, NDArray[np.float32]]:
+) -> dict[str, Array]:
     """Make random weights by tensor name, optionally with induction heads (models/induction.py) and with
     embeddings by the spelling of `tokens` (models/spelling.py), unless they are tied to the output."""
     model = LanguageModel(config)

@@ -8,13 +8,12 @@ recipe.py.
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
 from llmcli.config import TrainConfig
+from llmcli.models.runtime import Array
 from llmcli.models.torch.transformer import copied
 from llmcli.training.distributed.process_group import ProcessGroup
 from llmcli.training.planning import recipe
@@ -81,11 +80,11 @@ class Optimizer:
         for name, value in self._adamw.state():
             yield ADAMW + name, value
 
-    def to_arrays(self) -> dict[str, NDArray[np.float32]]:
+    def to_arrays(self) -> dict[str, Array]:
         """Copy the state by name."""
         return {name: copied(value) for name, value in self.state()}
 
-    def load_arrays(self, arrays: Mapping[str, NDArray[np.float32]]) -> None:
+    def load_arrays(self, arrays: Mapping[str, Array]) -> None:
         """Restore the state that `to_arrays` returned. Raises KeyError if the momentum of matrices is
         missing."""
         for i in range(len(self._muon.matrices)):
@@ -93,7 +92,7 @@ class Optimizer:
         for name, array in arrays.items():
             self.load_array(name, array)
 
-    def load_array(self, name: str, array: NDArray[np.float32]) -> None:
+    def load_array(self, name: str, array: Array) -> None:
         value = torch.from_numpy(array)
         if name.startswith(MUON):
             self._muon.load_momenta(int(name.removeprefix(MUON)), value)

@@ -428,7 +428,7 @@ def test_a_broken_cross_reference_table_is_repaired_or_one_line() -> None:
 
 
 def test_a_document_that_vanishes_before_its_turn_is_a_line() -> None:
-    with reader.DocumentReader[None](lambda *_, **__: None, {"plain": True}) as documents:
+    with reader.DocumentReader(ReadOptions(plain=True)) as documents:
         job = documents.submit("a.html", Path("a.html"), b"", plain=False)
         documents.wait(job, lambda name, size: None)
     assert job.problems == [("a.html", "a.html cannot be read: No such file or directory")]
@@ -523,8 +523,9 @@ def test_ctrl_c_ends_the_reading_and_leaves_no_process() -> None:
     endless("a.tar")
     code = (
         "from pathlib import Path\n"
+        "from llmcli.data.conversations.record_kinds import ReadOptions\n"
         "from llmcli.data.documents import reader\n"
-        "with reader.DocumentReader(None, {'plain': True}) as documents:\n"
+        "with reader.DocumentReader(ReadOptions(plain=True)) as documents:\n"
         "    job = documents.submit('a.tar', Path('a.tar'), b'', plain=True)\n"
         "    while not documents._readers or not documents._readers[0].child: pass\n"
         "    print(documents._readers[0].child.pid, flush=True)\n"
