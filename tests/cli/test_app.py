@@ -374,22 +374,13 @@ READING = (
 @pytest.mark.usefixtures("no_hang")
 def test_what_is_no_file_is_named_once_and_not_waited_for(llm: Llm, tiny_model: Path) -> None:
     Path("c.txt").write_text(TEXT, "utf-8")
-    os.mkfifo("pipe")
+    for name in ("pipe", "f.gguf", "q.safetensors"):
+        os.mkfifo(name)
     for words in READING:
-        for name in ("pipe", "/dev/zero"):
+        for name in ("pipe", "f.gguf", "q.safetensors", "/dev/zero"):
             answer = llm(*words.split(), name)
             assert answer.exit_code == 1 and answer.stderr.count("\n") == 1, answer.stderr
             assert f"{name} is not a regular file" in answer.stderr and answer.stderr.count(name) == 1
-
-
-@platforms.named_pipes
-@pytest.mark.usefixtures("no_hang")
-def test_a_named_pipe_is_not_read_as_a_model(llm: Llm) -> None:
-    for name in ["f.gguf", "q.safetensors", "pipe"]:
-        os.mkfifo(name)
-        for words in (("inspect", name), ("generate", "x", "-m", name), ("import", name, "-o", "m.safetensors")):
-            answer = llm(*words)
-            assert answer.exit_code == 1 and "is not a regular file" in answer.stderr
 
 
 @platforms.symbolic_links
@@ -479,3 +470,13 @@ def test_a_closed_stdout_is_an_error_before_the_work_begins(tiny_model: Path) ->
         )
         assert run.returncode == 1 and run.stderr.startswith("error: standard output is closed; to keep the results")
     assert sorted(path.name for path in Path().iterdir()) == ["model.safetensors", "prompts.txt"]
+
+
+@pytest.mark.slow
+@platforms.posix
+def test_a_closed_stdin_is_empty_and_closed_errors_go_nowhere(tiny_model: Path) -> None:
+    for words, closed, code in ((["tokenize", "The"], "2>&-", 0), (["generate", "-"], "<&-", 1)):
+        run = subprocess.run(
+            ["sh", "-c", f'exec "$0" -m llmcli "$@" {closed}', sys.executable, *words], capture_output=True
+        )
+        assert run.returncode == code and run.stderr.count(b"\n") == code and b"Traceback" not in run.stderr

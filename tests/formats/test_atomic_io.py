@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import gc
 import os
 import re
 import shutil
@@ -44,7 +43,7 @@ def umask(bits: int) -> Iterator[None]:
 
 
 def open_descriptors() -> int:
-    gc.collect()  # closes files that nothing refers to
+    """Their number; files of earlier tests, to which nothing refers, may be closed at any time."""
     return len(listing("/proc/self/fd")) if Path("/proc/self/fd").is_dir() else 0
 
 
@@ -71,13 +70,17 @@ def test_a_reader_of_the_old_file_keeps_its_bytes() -> None:
 
 
 @platforms.posix
-def test_the_mode_of_the_old_file_is_kept() -> None:
+def test_mode_and_owner_of_the_old_file_are_kept() -> None:
     for bits in [0o600, 0o640, 0o444, 0o755, 0o666]:
         Path("f").write_bytes(OLD)
         Path("f").chmod(bits)
+        if AS_ROOT:
+            os.chown("f", 12345, 23456)
+        before = Path("f").stat()
         with umask(0o077):
             atomic_io.write("f", NEW)
-        assert mode("f") == bits, bits
+        after = Path("f").stat()
+        assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid), bits
         assert Path("f").read_bytes() == NEW, bits
 
 
@@ -162,7 +165,7 @@ def test_a_failing_disk_leaves_the_old_file_and_nothing_else(kind: str, existing
         with pytest.raises(LLMError, match=r"cannot write .*f: .*nothing there was changed") as caught:
             atomic_io.write("f", NEW + NEW)
     assert caught.value.exit_code == 1
-    assert open_descriptors() == before
+    assert open_descriptors() <= before
     assert listing() == (["f"] if existing else [])
     if existing:
         assert Path("f").read_bytes() == OLD
@@ -233,7 +236,7 @@ def test_a_directory_that_cannot_be_flushed_is_an_error(monkeypatch: pytest.Monk
         patch.setattr(os, "fsync", refuse(errno.EIO, 1, os.fsync))
         with pytest.raises(LLMError, match="cannot flush"):
             atomic_io.write("f", NEW)
-    assert open_descriptors() == before
+    assert open_descriptors() <= before
     assert listing() == ["f"]
 
 

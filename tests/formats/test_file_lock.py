@@ -36,7 +36,7 @@ def test_without_file_locks_the_work_goes_on(number: int, monkeypatch: pytest.Mo
             assert problem == os.strerror(number)
     with file_lock.locked(Path("f")) as problem:
         assert problem == ""
-    assert listing() == [] and open_descriptors() == before
+    assert listing() == [] and open_descriptors() <= before
 
 
 @platforms.file_locks
@@ -47,7 +47,7 @@ def test_every_system_error_for_a_held_lock_is_recognized(number: int, monkeypat
         patch.setattr("fcntl.flock", refuse(number))
         with pytest.raises(LLMError, match="another run is writing to f"), file_lock.locked(Path("f")):
             pass
-    assert open_descriptors() == before
+    assert open_descriptors() <= before
 
 
 def test_a_lock_is_released_when_its_holder_is_killed() -> None:

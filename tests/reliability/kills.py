@@ -1,12 +1,10 @@
-"""Runs that are killed, interrupted, started twice or changed: what they leave behind, and how they resume."""
+"""Runs that are killed, interrupted or short of memory: what they leave behind, and how they resume."""
 
 import random
 import signal
 import subprocess
 import time
 from pathlib import Path
-
-import numpy as np
 
 from llmcli.formats.loading import load
 from tests.reliability.runs import (
@@ -147,92 +145,6 @@ def stale_files_go(where: Path, tries: int) -> list[str]:
     return failures
 
 
-def two_runs(where: Path, tries: int) -> list[str]:
-    """R9: of two runs with the same output the second is refused in one line; a kill releases the lock."""
-    failures = []
-    for _ in range(tries):
-        first = train(where, steps=10_000)
-        wait_until_saved(first, where)
-        second = train(where, steps=10_000)
-        stderr = end(second)
-        if second.returncode != 1 or not stderr.startswith(b"error: another run is writing to model.safetensors"):
-            failures.append(f"the second ended with {second.returncode}: {stderr!r}")
-        if first.poll() is not None:
-            failures.append("the first did not continue")
-        end(first, signal.SIGKILL)
-        third = train(where, steps=10_000)
-        wait_until_saved(third, where, (where / RESUME_FILE).stat().st_mtime_ns)
-        if third.poll() is not None:
-            failures.append(f"after a kill: {end(third)!r}")
-        end(third, signal.SIGKILL)
-        (where / RESUME_FILE).unlink()
-    return failures
-
-
-def changed_runs(where: Path, tries: int) -> list[str]:
-    """R11: a stopped run is not resumed with another text, option or number of threads; the error says which."""
-    failures = []
-    run = train(where, steps=STEPS)
-    wait_until_saved(run, where)
-    end(run, signal.SIGKILL)
-    before = (where / RESUME_FILE).read_bytes()
-    changes = {
-        "the text": ([], TEXT + "One more.\n"),
-        "--seed": (["--seed", "5"], TEXT),
-        "--steps": (["--steps", str(STEPS + 1)], TEXT),
-        "--lr-scale": (["--lr-scale", "2"], TEXT),
-        "--vocab-size": (["--vocab-size", "300"], TEXT),
-        "--threads": (["--threads", "2"], TEXT),
-        "--val": (["--val", "0.2"], TEXT),
-    }
-    for what, (options, text) in changes.items():
-        run = train(where, *options, steps=STEPS, text=text)
-        stderr = end(run)
-        if run.returncode != 1 or what.encode() not in stderr or b"--force to start over" not in stderr:
-            failures.append(f"{what}: {run.returncode}, {stderr!r}")
-        if (where / RESUME_FILE).read_bytes() != before:
-            failures.append(f"{what}: the resume file was changed")
-    return failures + problems(train(where, steps=STEPS), 0)
-
-
-EXPLODES = """
-import llmcli.models.torch.transformer, llmcli.training.planning.recipe as recipe
-recipe.TRAINING_PER_EVALUATED = 1
-real, steps = llmcli.models.torch.transformer.LanguageModel.loss, []
-def loss(self, ids, learned=None):
-    steps.append(1)
-    return real(self, ids, learned) * (float("nan") if len(steps) > 60 else 1)
-llmcli.models.torch.transformer.LanguageModel.loss = loss
-from llmcli.cli.main import main
-main()
-"""
-
-
-def exploding_loss(where: Path, tries: int) -> list[str]:
-    """R12: a loss of NaN ends the run with one line; the best weights so far are saved, or else an old model stays."""
-    failures = []
-    end(train(where, steps=2))
-    before = (where / "model.safetensors").read_bytes()
-    run = train(where, "--lr-scale", "1e9", "--force", steps=STEPS)
-    stderr = end(run)
-    told = all(words in stderr for words in (b"became NaN or infinite", b"--lr"))
-    if run.returncode != 1 or not told or b"Traceback" in stderr:
-        failures.append(f"--lr-scale 1e9: {run.returncode}, {stderr!r}")
-    if (where / "model.safetensors").read_bytes() != before:
-        failures.append("the existing model was replaced")
-    long = TEXT * (200_000 // len(TEXT))  # with a validation slice, which decides what the best weights are
-    run = train(where, "--force", steps=STEPS, code=EXPLODES, text=long)
-    stderr = end(run)
-    if run.returncode != 1 or b"the best weights so far (step" not in stderr or b"Traceback" in stderr:
-        failures.append(f"late: {run.returncode}, {stderr!r}")
-    model = load(where / "model.safetensors")
-    if not all(np.isfinite(tensor).all() for tensor in model.tensors.values()) or model.record.steps != 60:
-        failures.append("the last good weights were not saved")
-    if names(where) != ["c.txt", "model.safetensors"]:
-        failures.append(f"left behind: {names(where)}")
-    return failures
-
-
 LIMITED = """
 import resource, sys
 most = int(sys.argv.pop(1))
@@ -267,16 +179,6 @@ def short_memory(where: Path, tries: int) -> list[str]:
 
 
 SIZES = (8, 10, 12, 16)  # quarters of a gigabyte: from hardly enough for torch alone to enough
-
-
-def same_run_same_bytes(where: Path, tries: int) -> list[str]:
-    """R28: the same command gives the same file."""
-    failures = []
-    for output in ("a.safetensors", "b.safetensors"):
-        failures += problems(train(where, steps=20, output=output), 0)
-    if (where / "a.safetensors").read_bytes() != (where / "b.safetensors").read_bytes():
-        failures.append("two runs differ")
-    return failures
 
 
 def soak(where: Path, tries: int) -> list[str]:

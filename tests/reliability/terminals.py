@@ -1,19 +1,11 @@
-"""Input and output: absurd options, long prompts, closed pipes, hostile text in a terminal."""
+"""Input: absurd options, long prompts, a long line."""
 
-import os
-import pty
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
-
-from llmcli.config import ModelConfig
-from llmcli.data.tokenizers.tokenizer import Tokenizer
-from llmcli.formats.checkpoint import Checkpoint, save
 from llmcli.formats.loading import load
-from llmcli.formats.training_record import TrainingRecord
-from tests.reliability.runs import TIMEOUT, invoke, small_model
+from tests.reliability.runs import TIMEOUT, invoke, measured, small_model
 
 NUMBERS = ("0", "-1", "1e-320", "1e308", "nan", "inf", "-inf", "1e400", "x", "")
 WHOLE = ("0", "-1", "1000000000", "99999999999999999999", "1.5", "nan", "x", "")
@@ -58,91 +50,11 @@ def long_prompts(where: Path, tries: int) -> list[str]:
     return failures
 
 
-# (what the shell runs, its expected exit codes, whether it may write to stderr)
-PIPES = {
-    "head": ("$LLM generate Anna -n 500 | head -c 1; exit ${PIPESTATUS[0]}", (0, 1, 141), False),
-    "a closed output": ("$LLM generate Anna -n 5 >&-", (1,), True),
-    "a full output": ("$LLM generate Anna -n 5 >/dev/full", (1,), True),
-    "inspect into a full output": ("$LLM inspect model.safetensors >/dev/full", (1,), True),
-    "closed errors": ("$LLM generate Anna -n 5 2>&-", (0,), False),
-    "ASCII": ("PYTHONIOENCODING=ascii $LLM generate りんご -n 5", (0,), False),
-    "the C locale": ("PYTHONCOERCECLOCALE=0 PYTHONUTF8=0 LC_ALL=C $LLM generate りんご -n 5", (0,), False),
-    "a closed input": ("$LLM generate - <&-", (1, 2), True),
-    "tokens into head": ("$LLM tokenize \"$(head -c 100000 /dev/zero | tr '\\0' a)\" | head -1; exit ${PIPESTATUS[0]}",
-                         (0, 1, 141), False),
-}  # fmt: skip
-
-
-def pipes(where: Path, tries: int) -> list[str]:
-    """R23: closed pipes, full disks and ASCII encodings: no traceback, and no colours outside a terminal."""
-    small_model(where / "model.safetensors")
-    failures = []
-    for name, (line, codes, words) in PIPES.items():
-        if "/dev/full" in line and not Path("/dev/full").is_char_device():  # the shell would create a file
-            continue
-        run = subprocess.run(
-            ["bash", "-c", line],
-            cwd=where, env=os.environ | {"LLM": f"{sys.executable} -m llmcli"}, capture_output=True, timeout=TIMEOUT,
-        )  # fmt: skip
-        quiet = words or not run.stderr
-        if run.returncode not in codes or not quiet or b"Traceback" in run.stderr or b"\x1b[" in run.stdout:
-            failures.append(f"{name}: {run.returncode}, {run.stderr[-300:]!r}")
-    return failures
-
-
-HOSTILE = "\x1b]52;c;YQ==\x07\x1b[2J\x9b31m\u202e\u2066[red]\x08\x7f"
-
-
-def commanding_text(where: Path, tries: int) -> list[str]:
-    """R24: terminal escape sequences in text and names are escaped by every command; in a pipe, text is unchanged."""
-    tokenizer = Tokenizer.train_char([HOSTILE + "Anna"])
-    config = ModelConfig(tokenizer.vocab_size, 16, 32, 1, 2, 1, 8, 64)
-    tensors = {name: np.zeros(shape, "f4") for name, shape in config.tensor_shapes().items()}
-    for name in ("model.embed_tokens.weight", "model.norm.weight"):
-        tensors[name][:] = 1
-    tensors["lm_head.weight"][:] = -1
-    tensors["lm_head.weight"][tokenizer.encode(HOSTILE)] = 1  # it generates only these
-    record = {"corpus": [{"name": HOSTILE, "bytes": 1, "sha256": HOSTILE}], "steps": 1, HOSTILE: HOSTILE}
-    path = where / "model.safetensors"
-    save(path, Checkpoint(config, tokenizer.to_json(), tensors, TrainingRecord.from_json(record)))
-    failures = []
-    for words in (
-        ["generate", HOSTILE, "-n", "200", "--min-p", "0", "--seed", "1"],
-        ["generate", HOSTILE, "-n", "200", "--min-p", "0", "--seed", "1", "--color"],
-        ["generate", HOSTILE, "--next", "20"],
-        ["tokenize", HOSTILE],
-        ["inspect", "model.safetensors"],
-        ["inspect", "--tensors", "model.safetensors"],
-        ["inspect", HOSTILE],
-        ["generate", "x", "-m", HOSTILE],
-    ):
-        shown = _in_terminal(where, words)
-        for bad in (b"\x1b]", b"\x1b[2J", "\x9b".encode(), "\u202e".encode(), "\u2066".encode(), b"\x08", b"\x7f"):
-            if bad in shown:
-                failures.append(f"{words[0]} {words[-1]!r} let {bad!r} through")
-        if b"Traceback" in shown or not shown.strip():
-            failures.append(f"{words[0]}: {shown[-200:]!r}")
-    command = [sys.executable, "-m", "llmcli", "generate", "Anna", "-n", "200", "--min-p", "0", "--seed", "1"]
-    if b"\x1b" not in subprocess.run(command, cwd=where, capture_output=True).stdout:
-        failures.append("the model generates no escape sequence: the test proves nothing")
-    return failures
-
-
-def _in_terminal(where: Path, words: list[str]) -> bytes:
-    """What a command writes to a terminal."""
-    ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "llmcli", *words]
-    run = subprocess.Popen(command, cwd=where, stdin=theirs, stdout=theirs, stderr=theirs, close_fds=True)
-    os.close(theirs)
-    seen = b""
-    while True:
-        try:
-            data = os.read(ours, 65536)
-        except OSError:
-            break
-        if not data:
-            break
-        seen += data
-    os.close(ours)
-    run.wait(TIMEOUT)
-    return seen
+def long_line(where: Path, tries: int) -> list[str]:
+    """R13: `tries` MB of text in one line are planned for, or refused, with less than 1500 MB of memory."""
+    path = where / "long.txt"
+    with open(path, "wb") as file:
+        for _ in range(tries):
+            file.write(b"a" * 1_000_000)
+    code, stderr, megabytes, _ = measured(where, "train", str(path), "--dry-run", "--steps", "1")
+    return [f"{code}, {megabytes:.0f} MB, {stderr[-200:]!r}"] if code not in (0, 1) or megabytes > 1500 else []

@@ -13,7 +13,14 @@ from tokenizers import models, normalizers, pre_tokenizers, trainers
 
 from llmcli.config import MIN_VOCAB_SIZE
 from llmcli.data.tokenizers import tokenizer as module
-from llmcli.data.tokenizers.tokenizer import CONTROL_TOKENS, END_OF_TEXT, IM_END, IM_START, Tokenizer
+from llmcli.data.tokenizers.tokenizer import (
+    CONTROL_TOKENS,
+    END_OF_TEXT,
+    IM_END,
+    IM_START,
+    Tokenizer,
+    stream_decoder,
+)
 from llmcli.errors import LLMError
 from tests.conftest import TEXT
 
@@ -106,6 +113,13 @@ def test_the_control_tokens_are_the_first_ids_and_have_no_bytes(tokenizer: Token
     assert [tokenizer.label(i) for i in range(5)] == list(CONTROL_IDS)
     assert tokenizer.decode([*tokenizer.encode("a"), 0, *tokenizer.encode("b")]) == "ab"
     assert 256 + len(CONTROL_TOKENS) == MIN_VOCAB_SIZE
+
+
+@given(ids=st.lists(st.integers(0, BPE.vocab_size - 1)))
+def test_streamed_text_equals_the_text_decoded_at_once(ids: list[int]) -> None:
+    decoder = stream_decoder()
+    streamed = "".join(decoder.decode(BPE.token_bytes[i]) for i in ids) + decoder.decode(b"", final=True)
+    assert streamed == b"".join(BPE.token_bytes[i] for i in ids).decode("utf-8", "replace")
 
 
 @BOTH

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from llmcli.errors import LLMError
+from llmcli.formats import file_lock
 from llmcli.training import session
 from llmcli.training.data.prepare import Prepared
 from llmcli.training.files import resume
@@ -231,7 +232,13 @@ def test_a_disk_that_cannot_be_written_causes_one_warning(ready: Prepared, whole
     assert saver.resumable
 
 
-# (killed runs, signals and two runs at once are rows of the scorecard: tests/reliability)
+def test_the_second_run_with_one_output_is_an_error() -> None:
+    with file_lock.locked(Path("model.safetensors")):
+        answer = train_here(HERE, steps=2)
+    assert answer.exit_code == 1 and answer.stderr.startswith("error: another run is writing to model.safetensors")
+
+
+# (killed runs and signals are rows of the scorecard: tests/reliability)
 @platforms.posix
 @pytest.mark.baselines  # as in the other process
 def test_a_run_killed_after_saving_its_model_resumes_to_the_same_model() -> None:
