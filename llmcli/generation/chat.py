@@ -27,7 +27,7 @@ from llmcli.formats.loading import open_chat_template, read_header
 from llmcli.formats.metadata import parse_document
 from llmcli.formats.open_file import model_files
 from llmcli.generation.choices import ScoredText, score_answers, score_likely_answers
-from llmcli.generation.generator import Piece, continue_ids
+from llmcli.generation.generator import GeneratedText, Piece, decode
 from llmcli.models.runtime import Runtime
 
 READ_CHUNK = 256  # prompt tokens processed before control returns to the caller
@@ -196,7 +196,8 @@ class Assistant:
     def _generate(self, sampling: SamplingConfig) -> Iterator[Piece]:
         space = self.runtime.context - len(self.prompt_ids)
         sampling = replace(sampling, max_tokens=min(sampling.max_tokens, space))
-        for piece in continue_ids(self.runtime, self.tokenizer, self.prompt_ids, sampling, self._stop_ids):
+        answer = GeneratedText(self.tokenizer, self.prompt_ids, sampling, self._stop_ids)
+        for piece in decode(self.runtime, answer):
             if piece.id is not None:
                 self.answer_ids.append(piece.id)
             yield piece

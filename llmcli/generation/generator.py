@@ -41,6 +41,8 @@ def decode(runtime: Runtime, text: "GeneratedText") -> Iterator[Piece]:
 
     The runtime has processed no token of the text yet, or all except the last.
     """
+    if not text.sampling.max_tokens:
+        yield text.end("length")
     while text.finish_reason is None:
         length, new = next_input(text.ids, runtime.length, runtime.context, text.bos_ids)
         if length:  # step: process the last chosen token; the KV cache holds the previous ones
@@ -70,27 +72,12 @@ def generate(
     known = Prompt.of(prompt, tokenizer, literal=literal)
     text = GeneratedText(tokenizer, known.ids, sampling)
     tokenizer = tokenizer.of_any_bytes if text.sampling.grammar else tokenizer
-    if not text.sampling.max_tokens:
-        yield text.end("length")
-    elif known.tail or known.in_word:  # it may end inside a token or inside a word
+    runtime.rewind()
+    if text.sampling.max_tokens and (
+        known.tail or known.in_word
+    ):  # it may end inside a token or inside a word
         yield from text.add_first(read_prompt(runtime, tokenizer, known))
-    else:
-        runtime.rewind()
     yield from decode(runtime, text)
-
-
-def continue_ids(
-    runtime: Runtime,
-    tokenizer: Tokenizer,
-    ids: Sequence[int],
-    sampling: SamplingConfig,
-    stop_ids: Collection[int] = (),
-) -> Iterator[Piece]:
-    """Continue token ids as `generate` does; the runtime has processed none of them, or all except the last.
-    `stop_ids` also end the text; the repetition penalty does not apply to them, since every turn of a
-    conversation has them."""
-    text = GeneratedText(tokenizer, ids, sampling, stop_ids)
-    return decode(runtime, text) if sampling.max_tokens else iter([text.end("length")])
 
 
 def next_input(
@@ -124,8 +111,9 @@ class GeneratedText:
         stop_ids: Collection[int] = (),
         grammar: CompiledGrammar | None = None,
     ) -> None:
-        """`ids` are the prompt's tokens; for `stop_ids` see `continue_ids`. A `grammar` is the one of the
-        settings, if it is compiled already."""
+        """`ids` are the prompt's tokens. `stop_ids` also end the text; the repetition penalty does not apply
+        to them, since every turn of a conversation has them. A `grammar` is the one of the settings, if it is
+        compiled already."""
         self.ids = list(ids)
         self.bos_ids = tokenizer.bos_ids  # prompt and text, without the token that ends it
         self.tokens = 0  # number of new tokens

@@ -23,7 +23,7 @@ from llmcli.errors import LLMError
 from llmcli.formats.loading import load_any, open_tokenizer
 from llmcli.generation import grammar as grammar_module
 from llmcli.generation import grammar_compiler
-from llmcli.generation.generator import GeneratedText, choose_together, continue_ids, generate
+from llmcli.generation.generator import GeneratedText, choose_together, decode, generate
 from llmcli.generation.grammar import GrammarState, compile_grammar
 from tests.conftest import TEXT
 from tests.data.tokens.test_corpus_tokens import spm
@@ -104,7 +104,7 @@ def test_texts_parse_and_fit_their_schema(tokenizer) -> None:
         for number in range(8):
             schema = random_schema(rng)
             sampling = SamplingConfig(300, temperature, seed=number, grammar=Grammar.of_schema(schema))
-            pieces = [*continue_ids(RandomModel(tokenizer), tokenizer, tokenizer.encode("A: "), sampling)]
+            pieces = [*decode(RandomModel(tokenizer), GeneratedText(tokenizer, tokenizer.encode("A: "), sampling))]
             text = "".join(piece.text for piece in pieces)
             reasons.append(pieces[-1].finish_reason)
             if reasons[-1] == "stop":
@@ -159,20 +159,20 @@ def test_minimum_length_and_bias_do_not_break_the_grammar() -> None:
     tokenizer = TOKENIZERS["bpe"]
     x = tokenizer.vocabulary.find(b"x")
     sampling = SamplingConfig(20, 0, min_tokens=9, logit_bias=((x, 100.0),), grammar=Grammar("regex", "ab|ac{3,6}"))
-    pieces = [*continue_ids(RandomModel(tokenizer), tokenizer, [5], sampling)]
+    pieces = [*decode(RandomModel(tokenizer), GeneratedText(tokenizer, [5], sampling))]
     assert re.fullmatch("ab|ac{3,6}", "".join(piece.text for piece in pieces)) and pieces[-1].finish_reason == "stop"
 
 
 def test_a_text_that_is_cut_off_says_so() -> None:
     sampling = SamplingConfig(3, 0, grammar=Grammar("regex", "[ab]{9}"))
-    *_, last = continue_ids(RandomModel(TOKENIZERS["char"]), TOKENIZERS["char"], [5], sampling)
+    *_, last = decode(RandomModel(TOKENIZERS["char"]), GeneratedText(TOKENIZERS["char"], [5], sampling))
     assert last.finish_reason == "length"
 
 
 def test_the_settings_of_a_schema_are_kept() -> None:
     spread = {"x-guidance": {"item_separator": ",\n", "key_separator": ": "}, "enum": [[1, 2]]}
     sampling = SamplingConfig(20, 0, grammar=Grammar.of_schema(spread))
-    pieces = [*continue_ids(RandomModel(TOKENIZERS["char"]), TOKENIZERS["char"], [5], sampling)]
+    pieces = [*decode(RandomModel(TOKENIZERS["char"]), GeneratedText(TOKENIZERS["char"], [5], sampling))]
     assert json.loads("".join(piece.text for piece in pieces)) == [1, 2]
 
 
@@ -225,9 +225,8 @@ def test_a_grammar_that_is_too_complex_is_one_line_within_the_limits(monkeypatch
         grammar, message = HOSTILE[name]
         monkeypatch.setattr(grammar_compiler, "SECONDS", 1.0 if "over 1 seconds" in message else 60.0)
         with pytest.raises(LLMError, match=message) as error:
-            list(
-                continue_ids(RandomModel(TOKENIZERS["bpe"]), TOKENIZERS["bpe"], [5], SamplingConfig(9, grammar=grammar))
-            )
+            text = GeneratedText(TOKENIZERS["bpe"], [5], SamplingConfig(9, grammar=grammar))
+            list(decode(RandomModel(TOKENIZERS["bpe"]), text))
         assert error.value.exit_code == 2 and "\n" not in str(error.value) and len(str(error.value)) < 500, name
         assert "panic" not in str(error.value) and "backtrace" not in str(error.value), name
         monkeypatch.setattr(grammar_compiler, "SECONDS", 60.0)

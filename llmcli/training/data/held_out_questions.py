@@ -15,7 +15,7 @@ from llmcli.config import SamplingConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.evaluation.answers import spread
 from llmcli.formats.training_record import AnswerShares
-from llmcli.generation.generator import continue_ids
+from llmcli.generation.generator import GeneratedText, decode
 from llmcli.models.runtime import Bools, Runtime
 from llmcli.training.data.conversations import PreparedConversations
 
@@ -78,7 +78,7 @@ def greedy_answer(
     context length, without the token that ends the answer; stops early once `is_over` returns True."""
     runtime.rewind()
     sampling = SamplingConfig(max_tokens=min(max_tokens, runtime.context - len(ids) + 1), temperature=0.0)
-    pieces = continue_ids(runtime, tokenizer, ids, sampling, stop_ids=stop_ids)
+    pieces = decode(runtime, GeneratedText(tokenizer, ids, sampling, stop_ids))
     return [piece.id for piece in takewhile(lambda piece: not is_over(), pieces) if piece.id is not None]
 
 

@@ -25,7 +25,7 @@ from llmcli.generation.engine.requests import (
     Started,
     Token,
 )
-from llmcli.generation.generator import continue_ids, generate
+from llmcli.generation.generator import GeneratedText, decode, generate
 from llmcli.generation.token_healing import Prompt
 from llmcli.models.ensemble import EnsembleRuntime
 from llmcli.models.logits import log_softmax
@@ -112,10 +112,10 @@ def ask(engine, prompt, sampling=GREEDY, model="dense", group=None, **more):
 
 
 def alone(model, prompt, sampling=GREEDY):
-    """(text, why it ended) of generate() or continue_ids()."""
+    """(text, why it ended) of generate() or decode()."""
     runtime = runtime_of(model).fork()
     text = generate(runtime, TOKENIZER, prompt, sampling) if isinstance(prompt, str) else None
-    pieces = list(text if text is not None else continue_ids(runtime, TOKENIZER, prompt, sampling))
+    pieces = list(text if text is not None else decode(runtime, GeneratedText(TOKENIZER, prompt, sampling)))
     return "".join(piece.text for piece in pieces), pieces[-1].finish_reason
 
 
