@@ -20,7 +20,6 @@ from llmcli.data.tokenizers.tokenizer import Tokenizer, check_unicode
 from llmcli.errors import LLMError, brief, usage
 from llmcli.generation.token_healing import NEGLIGIBLE, Prompt, TokenizationSearch, default_evaluations
 from llmcli.models.logits import log_softmax, softmax
-from llmcli.models.ngram_runtime import exclude_written
 from llmcli.models.runtime import PREFILL_CHUNK, Array, Doubles, Runtime, padded_batches
 
 UNLIKELY = 0.01  # relative to the most likely answer
@@ -181,8 +180,7 @@ def score_continuations(
     spelled = [tail]
     for text in continuations:
         spelled.append(_spelling(tokenizer, tail, text, beginning + text.encode("utf-8")))
-    runtime.rewind(cached)
-    exclude_written(runtime, len(head), prompt.written)
+    runtime.begin_prompt(cached, len(head), prompt.written)
     first = runtime.prefill(head[cached:])
     of_prompt = 0.0
     for batch in padded_batches([*map(len, spelled)], range(len(spelled)), BATCH_TOKENS):

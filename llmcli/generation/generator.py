@@ -18,7 +18,6 @@ from llmcli.errors import usage
 from llmcli.generation.grammar import CompiledGrammar, GrammarState, compile_grammar
 from llmcli.generation.sampler import Sampler, logit_bias, min_logit, usable_temperature
 from llmcli.generation.token_healing import FirstToken, Prompt, last_tokens, read_prompt
-from llmcli.models.ngram_runtime import recompute
 from llmcli.models.runtime import Array, Bools, Ints, Runtime
 
 ChosenToken = tuple[int, float]  # (token, log probability under the model)
@@ -49,7 +48,7 @@ def decode(runtime: Runtime, text: "GeneratedText") -> Iterator[Piece]:
             logits = runtime.step(new[0])
         else:  # prefill: process the prompt
             if runtime.length:  # the context is full: process its newer half again
-                recompute(runtime, len(new) - 1)
+                runtime.recompute(len(new) - 1)
             logits = runtime.prefill(new)
         choice = text.choose(logits)  # sample: draw the next token from its probabilities
         yield from text.append(choice)

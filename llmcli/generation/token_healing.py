@@ -28,7 +28,6 @@ from llmcli.data.tokenizers.vocabulary import START, Vocabulary, state_after, st
 from llmcli.errors import LLMError
 from llmcli.generation.sampler import Sampler
 from llmcli.models.logits import DAMAGED, check_finite, log_softmax, softmax
-from llmcli.models.ngram_runtime import exclude_written
 from llmcli.models.runtime import Array, Bools, Doubles, Ints, Runtime
 
 # tokens at the prompt's end that may be replaced; four are no better (tests/benchmarks/LOG.md)
@@ -336,8 +335,7 @@ class TokenizationSearch:
     def read(self, cached: int, written: int = 0) -> None:
         """Process head and tail; the runtime's cache begins with the first `cached` tokens of the head, but
         not all of it. The model wrote the last `written` tokens of the head."""
-        self._runtime.rewind(cached)
-        exclude_written(self._runtime, len(self._head), written)
+        self._runtime.begin_prompt(cached, len(self._head), written)
         rows = [self._runtime.prefill(self._head[cached:])]
         if self._tail:
             rows += [*self._runtime.logits(self._tail)]

@@ -1,7 +1,7 @@
 """A runtime that mixes its predictions with an n-gram cache of the text so far (ngram_cache.py).
 
 Tokens that the model generates (`step`) do not count in the cache, because the model would repeat itself
-(LOG.md, "An n-gram cache"). After a rewind, all remaining tokens count, except those that `exclude_written`
+(LOG.md, "An n-gram cache"). After a rewind, all remaining tokens count, except those that `begin_prompt`
 excludes.
 
 B, T, V = batch, tokens, vocabulary size.
@@ -54,6 +54,22 @@ class NgramRuntime(Runtime):
             self.cache = self.cache.part(start, start + length)
         else:
             self.cache.rewind(length)
+
+    def begin_prompt(self, cached: int, tokens: int, written: int) -> None:
+        """See `Runtime`. Tokens that the model generated do not count in the n-gram cache."""
+        self.rewind(cached)
+        self.cache.count_first(max(0, tokens - written) if written else None)
+
+    def undo_step(self, length: int) -> None:
+        """See `Runtime`. This does not change which tokens count in the n-gram cache."""
+        self.network.rewind(length)
+        self.cache.drop(self._start + length)
+
+    def recompute(self, tokens: int) -> None:
+        """See `Runtime`. The n-gram cache keeps the whole text."""
+        self.network.rewind()
+        self._ahead = tokens
+        self._start = len(self.cache) - tokens
 
     def prefill(self, ids: Sequence[int]) -> Array:
         logits = self.network.prefill(ids)
@@ -133,30 +149,6 @@ class NgramEnsemble(NgramRuntime):
 
     def _shares(self, tokens: int) -> Array:
         return self.network.recent_weights(tokens)
-
-
-def recompute(runtime: Runtime, tokens: int) -> None:
-    """Empty the KV cache, before the last `tokens` tokens of a text are processed again. An n-gram cache
-    keeps the whole text."""
-    network_of(runtime).rewind()
-    if isinstance(runtime, NgramRuntime):
-        runtime._ahead = tokens
-        runtime._start = len(runtime.cache) - tokens
-
-
-def exclude_written(runtime: Runtime, tokens: int, written: int) -> None:
-    """Prepare for a prompt of `tokens` tokens, the last `written` of which the model generated, so that they
-    do not count in an n-gram cache. The KV cache holds the beginning of the prompt."""
-    if isinstance(runtime, NgramRuntime):
-        runtime.cache.count_first(max(0, tokens - written) if written else None)
-
-
-def undo_step(runtime: Runtime, length: int) -> None:
-    """Keep only the first `length` tokens after a failed step. Unlike `rewind`, this does not change which
-    tokens count in an n-gram cache."""
-    network_of(runtime).rewind(length)
-    if isinstance(runtime, NgramRuntime):
-        runtime.cache.drop(runtime._start + length)
 
 
 def network_of(runtime: Runtime) -> Runtime:

@@ -72,6 +72,23 @@ class Runtime(ABC):
     def rewind(self, length: int = 0) -> None:
         """Keep only the first `length` tokens in the cache."""
 
+    # ---- an n-gram cache (ngram_runtime.py) distinguishes these from `rewind`
+
+    def begin_prompt(self, cached: int, tokens: int, written: int) -> None:
+        """Keep the first `cached` tokens of a prompt of `tokens` tokens, the last `written` of which the
+        model generated."""
+        self.rewind(cached)
+
+    def undo_step(self, length: int) -> None:
+        """Keep only the first `length` tokens after a failed step."""
+        self.rewind(length)
+
+    def recompute(self, tokens: int) -> None:
+        """Empty the KV cache, before the last `tokens` tokens of the text are processed again."""
+        self.rewind()
+
+    # ----
+
     @abstractmethod
     def score(self, ids: Ints, /) -> Scores:
         """See `Scorer`."""

@@ -40,6 +40,15 @@ class FakeRuntime:
     def rewind(self, length=0):
         del self.cached[length:]
 
+    def begin_prompt(self, cached, tokens, written):
+        self.rewind(cached)
+
+    def undo_step(self, length):
+        self.rewind(length)
+
+    def recompute(self, tokens):
+        self.rewind()
+
     def _process(self, ids):
         self.cached += ids
         assert self.length <= self.context

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from llmcli.config import ModelConfig
+from llmcli.config import ModelConfig, SamplingConfig
 from llmcli.data.tokens.batches import PrefixedTokens
 from llmcli.formats.ensemble_file import Ensemble
 from llmcli.formats.training_record import CacheWeights, TrainingRecord
@@ -16,10 +16,7 @@ from llmcli.models.ngram_cache import NgramCache, NgramText
 from llmcli.models.ngram_runtime import (
     NgramEnsemble,
     NgramRuntime,
-    exclude_written,
     network_of,
-    recompute,
-    undo_step,
     with_ngram_cache,
 )
 from llmcli.models.numpy_runtime import NumpyRuntime
@@ -67,7 +64,7 @@ def test_a_step_that_failed_is_undone_without_counting_what_was_written() -> Non
         for token in written[:-1]:
             runtime.step(token)
         (runtime if is_added else runtime.network).step(3)
-        undo_step(runtime, 25)
+        runtime.undo_step(25)
         np.testing.assert_allclose(runtime.step(written[-1]), expected(prompt, written), rtol=1e-4, atol=1e-5)
 
 
@@ -120,7 +117,7 @@ def test_tokens_that_the_model_wrote_do_not_count_when_they_are_read_again() -> 
         runtime, prompt, written = cached(), text(12), text(8, seed=1)
         ids = [*prompt, *written]
         runtime.prefill(ids[:known]) if known else None
-        exclude_written(runtime, len(ids), len(written))
+        runtime.begin_prompt(known, len(ids), len(written))
         np.testing.assert_allclose(runtime.prefill(ids[known:]), expected(prompt, written), rtol=1e-4, atol=1e-5)
         for kept in (19, 13, 9):
             runtime.rewind(kept)
@@ -147,7 +144,7 @@ def test_a_text_that_goes_on_beyond_the_context_keeps_its_prompt_in_the_cache() 
     for token in written:
         runtime.step(token)
     new = [*prompt, *written, 2][-32:]
-    recompute(runtime, 31)
+    runtime.recompute(31)
     runtime.read(new[:20])
     logits = runtime.prefill(new[20:])
     cache = NgramCache(WEIGHTS, prompt)
@@ -164,7 +161,7 @@ def test_generation_beyond_the_context_copies_only_from_the_prompt() -> None:
     class Given:
         """A text whose tokens are given, not chosen."""
 
-        finish_reason, bos_ids = None, ()
+        finish_reason, bos_ids, sampling = None, (), SamplingConfig()
         ids, following = text(40), text(60, seed=1)
 
         def choose(self, logits: Array) -> int:

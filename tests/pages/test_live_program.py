@@ -26,7 +26,7 @@ from llmcli.generation.sampler import Sampler
 from llmcli.generation.token_healing import Prompt, last_tokens, read_prompt
 from llmcli.models.logits import entropy, softmax
 from llmcli.models.ngram_cache import NgramCache
-from llmcli.models.ngram_runtime import exclude_written, with_ngram_cache
+from llmcli.models.ngram_runtime import with_ngram_cache
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.pages.live_text import tokenizer_data
 from llmcli.pages.live_weights import with_page_values
@@ -268,7 +268,7 @@ def test_colors_of_a_text_longer_than_the_context(blank: "Page", tmp_path: Path,
             while len(expected) < len(ids) - 1:
                 window = last_tokens(ids[:end], end - start, bos)
                 runtime = runtime_of(path)
-                exclude_written(runtime, len(window), max(0, end - (len(ids) - written)))
+                runtime.begin_prompt(0, len(window), max(0, end - (len(ids) - written)))
                 rows = runtime.logits(window)
                 for i in range(len(expected) + 1, end):
                     allowed = tokenizer.vocabulary.allowed(

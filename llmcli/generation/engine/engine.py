@@ -38,7 +38,6 @@ from llmcli.generation.engine.requests import (
 )
 from llmcli.generation.engine.sequence import Sequence
 from llmcli.generation.generator import ChosenToken, choose_together
-from llmcli.models.ngram_runtime import undo_step
 from llmcli.models.runtime import Array, Runtime, step_batch
 
 T = TypeVar("T")
@@ -289,7 +288,7 @@ class Engine:
             choices, rows[:] = choose_together([sequence.text for sequence in sequences], logits), logits
         except Exception:  # one sequence may be the cause, so retry them one by one
             for runtime, length in zip(runtimes, lengths, strict=True):
-                undo_step(runtime, length)
+                runtime.undo_step(length)
         for sequence, row, choice in zip(sequences, rows, choices, strict=True):
             try:
                 sequence.step_done(

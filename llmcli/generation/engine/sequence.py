@@ -24,7 +24,6 @@ from llmcli.generation.generator import ChosenToken, GeneratedText, Piece, next_
 from llmcli.generation.sampler import Sampler
 from llmcli.generation.token_healing import Prompt, last_tokens, read_prompt
 from llmcli.models.logits import log_softmax
-from llmcli.models.ngram_runtime import exclude_written, recompute
 from llmcli.models.runtime import PREFILL_CHUNK, Array, Doubles, Runtime
 
 
@@ -79,8 +78,8 @@ class Sequence:
         shareable = () if self.request.prompt_logprobs else self._pending[:-1]
         shared = prefixes.take(self.request.model, shareable, live)
         self.runtime, self._cached = shared or (self.opened.result()[0].fork(), 0)
-        self.runtime.rewind(self._cached)  # tokens generated for an earlier request are part of this prompt
-        exclude_written(self.runtime, len(self._pending), self.request.prompt.written)
+        # tokens generated for an earlier request are part of this prompt
+        self.runtime.begin_prompt(self._cached, len(self._pending), self.request.prompt.written)
         self._held, self._pending = list(self._pending[: self._cached]), self._pending[self._cached :]
 
     def advance(self) -> None:
@@ -230,7 +229,7 @@ class Sequence:
         )
         self.waits_for_step = keep > 0
         if not keep:
-            recompute(self.live_runtime, len(new) - 1)
+            self.live_runtime.recompute(len(new) - 1)
             self._held = []
             self._pending = new
 
