@@ -200,6 +200,33 @@ def test_a_hundred_steps_are_those_of_torch(worker: "Page") -> None:
     np.testing.assert_allclose(found, losses, atol=1e-3)
 
 
+def test_several_workers_add_up_to_the_gradients_of_one(worker: "Page") -> None:
+    """The same batches, divided among one, two or more workers than there are windows."""
+    runs = worker.evaluate(
+        """async (text) => {
+            const bytes = new TextEncoder().encode(text), weights = [];
+            const corpus = new Corpus(bytes, "x.txt", "bpe", templates.tokenizers);
+            corpus.bytesPerToken = 1;
+            for (const others of [0, 1, 9]) {
+                const channels = Array.from({ length: others }, () => new MessageChannel());
+                for (const { port2 } of channels) atOnce.assist({ port: port2 });
+                const shape = { layers: 1, width: 16, heads: 1, context: 32 };
+                const settings = { steps: 100, ports: channels.map(({ port1 }) => port1) };
+                const run = new Run(corpus, shape, settings, { ...templates.recipe, dropout: [[null, 0]] });
+                for (let step = 0; step < 5; step++) await run.next();
+                weights.push([[...run.network.arrays.weights], run.losses]);
+            }
+            return weights;
+        }""",
+        STORY,
+    )
+    (one, losses), *others = runs
+    assert np.abs(np.array(one)).max() > 0.1 and losses[-1] < losses[0]
+    for weights, same_losses in others:
+        np.testing.assert_allclose(weights, one, atol=1e-3)
+        np.testing.assert_allclose(same_losses, losses, rtol=1e-4)
+
+
 def test_the_kernel_is_made_from_its_source(tmp_path: Path) -> None:
     if not shutil.which("wat2wasm"):
         pytest.skip("needs wat2wasm, from the package wabt")
