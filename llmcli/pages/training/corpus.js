@@ -118,20 +118,20 @@ class Corpus {
   constructor(bytes, name, kind, bases) {
     if (bytes.length > MAX_TEXT_BYTES) throw new Problem("textTooLarge", { size: bytes.length, maximum: MAX_TEXT_BYTES });
     const { text, encoding } = decodeText(bytes);
-    const characters = [...text], size = new TextEncoder().encode(text).length;
+    const encoded = new TextEncoder().encode(text), size = encoded.length, characters = [...text];
     if (size < MIN_TEXT_BYTES) throw new Problem("textTooShort", { size, minimum: MIN_TEXT_BYTES });
     if (new Set(characters).size < 2) throw new Problem("oneCharacter", { character: characters[0] });
-    const cut = Math.floor((1 - HELD_OUT) * characters.length), training = characters.slice(0, cut).join("");
-    this.heldOut = characters.slice(cut).join("");
-    Object.assign(this, { name, encoding, fileBytes: bytes.length, size, characters: characters.length, start: text.slice(0, 200) });
-    this.heldOutBytes = new TextEncoder().encode(this.heldOut).length;
-    this.data = { ...structuredClone(bases[kind].data), seen_bytes: [...new Set(new TextEncoder().encode(training))].sort((a, b) => a - b) };
+    let cut = size - Math.floor(HELD_OUT * size);
+    while ((encoded[cut] & 0xc0) === 0x80) cut++; // to the next character
+    const [training, heldOut] = [encoded.subarray(0, cut), encoded.subarray(cut)].map((part) => new TextDecoder("utf-8", { ignoreBOM: true }).decode(part));
+    Object.assign(this, { name, encoding, fileBytes: bytes.length, size, characters: characters.length, start: text.slice(0, 200), heldOutBytes: size - cut });
+    this.data = { ...structuredClone(bases[kind].data), seen_bytes: [...new Set(encoded.subarray(0, cut))].sort((a, b) => a - b) };
     if (kind === "bpe") trainMerges(this.data, training);
     else trainCharacters(this.data, training);
     this.tokenizer = new Tokenizer(this.data);
     this.tokenizerJson = tokenizerJson(bases[kind].document, this.data);
     this.tokens = Int32Array.from(this.tokenizer.encode(training));
-    this.heldOutTokens = Int32Array.from([this.data.eos_ids[0], ...this.tokenizer.encode(this.heldOut)]); // after the end of another text
+    this.heldOutTokens = Int32Array.from([this.data.eos_ids[0], ...this.tokenizer.encode(heldOut)]); // after the end of another text
     if (this.tokens.length < MIN_TRAINING_TOKENS) throw new Problem("tooFewTokens", { tokens: this.tokens.length, minimum: MIN_TRAINING_TOKENS });
     this.lengths = this.data.tokens.map((token) => token.length); // of tokens, in bytes
   }
