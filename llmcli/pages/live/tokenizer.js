@@ -80,17 +80,30 @@ class Tokenizer {
     return this.kind === "bpe" ? ofBytes(word) : [...word].flatMap((character) => this.ids.get(toBytes(character)) ?? ofBytes(character));
   }
 
-  // Byte-pair encoding: merges the pair of the lowest rank, of several the leftmost, until no pair is left.
+  // Byte-pair encoding: merges the pair of the lowest rank, of several the leftmost, until no pair is left. All pairs of a rank are
+  // merged in one pass, except if a new pair has a lower rank.
   merge(ids) {
-    const rank = (i) => this.ranks.get(this.pair(ids[i], ids[i + 1])) ?? Infinity;
-    const ranks = Array.from({ length: ids.length - 1 }, (_, i) => rank(i));
+    const rank = (left, right) => this.ranks.get(this.pair(left, right)) ?? Infinity;
+    let ranks = ids.map((id, i) => rank(id, ids[i + 1])); // of a token and the next one
     for (;;) {
-      const lowest = ranks.reduce((a, b) => Math.min(a, b), Infinity), i = ranks.indexOf(lowest);
+      const lowest = ranks.reduce((a, b) => Math.min(a, b), Infinity), merged = [], before = ids;
       if (lowest === Infinity) return ids;
-      ids.splice(i, 2, this.merges[3 * lowest + 2]);
-      ranks.splice(i, 1);
-      if (i > 0) ranks[i - 1] = rank(i - 1);
-      if (i < ranks.length) ranks[i] = rank(i);
+      const mergedRanks = [];
+      let isOver = false;
+      for (let i = 0; i < before.length; i++) {
+        const isPair = ranks[i] === lowest && !isOver;
+        merged.push(isPair ? this.merges[3 * lowest + 2] : before[i]);
+        if (!isPair) {
+          mergedRanks.push(ranks[i]);
+          continue;
+        }
+        i++; // over the right token of the pair
+        const last = merged.length - 1;
+        if (last > 0) mergedRanks[last - 1] = rank(merged[last - 1], merged[last]);
+        mergedRanks.push(rank(merged[last], before[i + 1]));
+        isOver = Math.min(mergedRanks[last - 1] ?? Infinity, mergedRanks[last]) < lowest;
+      }
+      [ids, ranks] = [merged, mergedRanks];
     }
   }
 

@@ -49,19 +49,17 @@ function countWords(text, tokenizer) {
 function trainMerges(data, text) {
   const base = new Tokenizer(data), words = [...countWords(text, base)].map(([word, count]) => ({ ids: base.symbols(word), count }));
   const pairs = new Map(); // left * MAX_VOCABULARY + right -> {count, words}
-  const change = (word, sign) => {
-    for (let i = 1; i < word.ids.length; i++) {
-      const key = word.ids[i - 1] * MAX_VOCABULARY + word.ids[i];
-      if (!pairs.has(key)) pairs.set(key, { count: 0, words: new Set() });
-      const pair = pairs.get(key);
-      pair.count += sign * word.count;
-      if (sign > 0) pair.words.add(word);
-    }
+  const count = (word, left, right, sign) => {
+    if (left === undefined || right === undefined) return;
+    const key = left * MAX_VOCABULARY + right, pair = pairs.get(key) ?? { count: 0, words: new Set() };
+    pair.count += sign * word.count;
+    pair.words.add(word);
+    pairs.set(key, pair);
   };
-  for (const word of words) change(word, 1);
+  for (const word of words) word.ids.forEach((id, i) => count(word, id, word.ids[i + 1], 1));
   while (data.tokens.length < MAX_VOCABULARY) {
     let best = -1, most = MIN_PAIRS - 1;
-    for (const [key, { count }] of pairs) if (count > most || (count === most && best >= 0 && key < best)) [best, most] = [key, count];
+    for (const [key, pair] of pairs) if (pair.count > most || (pair.count === most && best >= 0 && key < best)) [best, most] = [key, pair.count];
     if (best < 0) break;
     const left = Math.floor(best / MAX_VOCABULARY), right = best % MAX_VOCABULARY, bytes = data.tokens[left] + data.tokens[right];
     const affected = pairs.get(best).words;
@@ -71,16 +69,22 @@ function trainMerges(data, text) {
     const id = data.tokens.indexOf(bytes);
     data.merges.push(left, right, id);
     for (const word of affected) {
-      change(word, -1);
-      const merged = [];
-      for (let i = 0; i < word.ids.length; i++) {
-        const isPair = word.ids[i] === left && word.ids[i + 1] === right;
-        merged.push(isPair ? id : word.ids[i]);
-        if (isPair) i++;
+      const { ids } = word, merged = [];
+      for (let i = 0; i < ids.length; i++) {
+        if (ids[i] !== left || ids[i + 1] !== right) {
+          merged.push(ids[i]);
+          continue;
+        }
+        for (const [sign, own] of [[-1, [left, right]], [1, [id]]]) {
+          count(word, merged.at(-1), own[0], sign);
+          count(word, own.at(-1), ids[i + 2], sign);
+        }
+        merged.push(id);
+        i++;
       }
       word.ids = merged;
-      change(word, 1);
     }
+    pairs.delete(best); // counted down above
   }
 }
 
