@@ -128,18 +128,6 @@ def test_a_model_round_trips_exactly() -> None:
             assert result.tobytes() == array.tobytes()
 
 
-def test_the_safetensors_library_reads_the_same_tensors() -> None:
-    for config in [UNTIED, TIED]:
-        save("m", model(config))
-        result = safetensors.numpy.load_file("m")
-        assert result.keys() == model(config).tensors.keys(), config
-        for name, array in model(config).tensors.items():
-            assert result[name].dtype == np.float32
-            assert np.array_equal(result[name], array)
-        with safetensors.safe_open("m", "numpy") as file:
-            assert file.metadata() == read_header("m").metadata
-
-
 def test_a_file_written_by_the_safetensors_library_loads() -> None:
     path = with_tensors(lambda tensors: None)
     loaded = load(path)
@@ -313,17 +301,6 @@ def test_a_corpus_whose_name_is_not_unicode_can_be_in_the_record() -> None:
     checkpoint.record |= {"corpus": [{"name": document.name} for document in corpus.documents]}  # as planner does
     save("m", checkpoint)
     assert len(load("m").record.document["corpus"]) == 1
-
-
-def test_a_failing_disk_is_an_error_and_leaves_the_old_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    path = saved()
-    before = path.read_bytes()
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", mock.Mock(side_effect=OSError(28, "No space left on device")))
-        with pytest.raises(LLMError, match="No space left"):
-            save(path, model(seed=1))
-    assert path.read_bytes() == before
-    assert [p.name for p in Path().iterdir()] == [path.name]
 
 
 # ---- reading values

@@ -161,21 +161,21 @@ def test_a_damaged_directory_is_an_error_of_one_line(directory: Path, name: str,
     assert "\n" not in str(caught.value)
 
 
-@platforms.named_pipes
-@pytest.mark.parametrize(
-    "name",
-    [
-        "config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja",
-        "model.safetensors.index.json", "model.safetensors",
-    ],
+READ = (
+    "config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja",
+    "model.safetensors.index.json", "model.safetensors",
 )  # fmt: skip
+
+
+@platforms.named_pipes
 @pytest.mark.usefixtures("no_hang")
-def test_a_pipe_in_place_of_a_file_is_named_once(directory: Path, name: str, llm) -> None:
-    path = directory / name
-    path.unlink(missing_ok=True)
-    os.mkfifo(path)
-    advice = "; name a safetensors file" if name == "model.safetensors" else ""
-    assert llm("inspect", directory).stderr == f"error: {path} is not a regular file{advice}\n"
+def test_a_pipe_in_place_of_a_file_is_named_once(directory: Path, llm) -> None:
+    for name in READ:
+        path = shutil.copytree(directory, Path("copies", name)) / name
+        path.unlink(missing_ok=True)
+        os.mkfifo(path)
+        advice = "; name a safetensors file" if name == "model.safetensors" else ""
+        assert llm("inspect", path.parent).stderr == f"error: {path} is not a regular file{advice}\n"
 
 
 def test_pickles_are_an_error(directory: Path) -> None:
@@ -280,21 +280,26 @@ def test_weights_in_several_files_are_one_model(tiny_model: Path, shards: Path) 
 
 
 @platforms.symbolic_links
-@pytest.mark.parametrize("name", ["model-00001-of-00002.safetensors", "config.json", "model.safetensors"])
-@pytest.mark.parametrize("words", ["--quantize int8", "--to gguf", "--to tokenizer", "import", "mix", "train"])
-def test_no_file_of_the_model_being_read_is_overwritten(shards: Path, name: str, words: str, llm) -> None:
-    before, output = inside(shards), shards / name
+def test_no_file_of_the_model_being_read_is_overwritten(shards: Path, llm) -> None:
+    before = inside(shards)
     Path("c.txt").write_text("The cat sat on the mat. " * 200)
     Path("other").symlink_to(shards)
-    result = {
-        "import": lambda: llm("import", shards, "-o", output, "--force"),
-        "mix": lambda: llm("mix", shards, "model.safetensors", "-o", output, "--force"),
-        "train": lambda: llm("train", "c.txt", "--from", "other", "-o", output, "--force", "--steps", 1),
-    }.get(words, lambda: llm("export", shards, output, "--force", *words.split()))()
-    assert result.exit_code == 1 and "another name" in result.stderr
-    assert "part of " in result.stderr or f"{name} exists and is not a .safetensors file" in result.stderr
-    assert ("with -o" in result.stderr) == (words in ("import", "mix", "train"))
-    assert inside(shards) == before
+    for name in ("model-00001-of-00002.safetensors", "config.json", "model.safetensors"):
+        output = shards / name
+        for words in (
+            *(
+                ("export", shards, output, *option.split())
+                for option in ("--quantize int8", "--to gguf", "--to tokenizer")
+            ),
+            ("import", shards, "-o", output),
+            ("mix", shards, "model.safetensors", "-o", output),
+            ("train", "c.txt", "--from", "other", "--steps", 1, "-o", output),
+        ):
+            result = llm(*words, "--force")
+            assert result.exit_code == 1 and "another name" in result.stderr, words
+            assert "part of " in result.stderr or f"{name} exists and is not a .safetensors file" in result.stderr
+            assert ("with -o" in result.stderr) == (words[0] != "export")
+            assert inside(shards) == before
 
 
 def test_a_directory_that_holds_the_model_is_not_replaced(directory: Path, tiny_model: Path, llm) -> None:
