@@ -171,10 +171,10 @@ class Model:
     def generate(self, prompt: str, *, literal: bool = False, **options: Unpack[SamplingOptions]) -> str:
         r"""Continue a prompt; returns the new text only.
 
-        The defaults are `SamplingConfig`'s, except for the seed, which is random. literal=True keeps the tokenization
-        of the prompt fixed; see `llm generate --help`. With `schema`, `regex` or `grammar`, the text matches that
-        constraint, unless max_tokens cuts it off (see the finish reason of `pieces`). An empty prompt begins a text.
-        Raises LLMError for an invalid value.
+        The defaults are `SamplingConfig`'s, except for the seed, which is random. literal=True keeps the
+        tokenization of the prompt fixed; see `llm generate --help`. With `schema`, `regex` or `grammar`, the
+        text matches that constraint, unless max_tokens cuts it off (see the finish reason of `pieces`). An
+        empty prompt begins a text. Raises LLMError for an invalid value.
 
             model.generate("The train leaves at", regex=r" \d\d:\d\d")
         """
@@ -299,8 +299,8 @@ class Model:
     def choose(
         self, prompt: str | Sequence[Mapping[str, str]], choices: Sequence[str]
     ) -> list[tuple[str, float]]:
-        """Return the choices with their probabilities, most likely first. The probabilities are those of
-        `score`, normalized to sum to 1.
+        """Return the choices with their probabilities, most likely first. They are the probabilities that
+        `score` gives, normalized to sum to 1.
 
         `prompt` is a conversation as for `chat`, and each choice is a whole answer; or it is a text, which
         each choice continues: begin a choice with a space if it begins a word. Raises LLMError for fewer than
@@ -619,7 +619,7 @@ def _train(
         yield from session.run(plan)
 
 
-# ---- arguments: without a type checker, a caller gets a clear message rather than an error from inside the package
+# ---- arguments: a caller without a type checker gets a clear message, not an error from inside the package
 
 
 def _text(value: object, name: str) -> str:

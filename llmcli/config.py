@@ -208,8 +208,8 @@ REWRITTEN = {"granite": "llama", "phi3": "llama"}
 
 
 class Setting(NamedTuple):
-    """A number in a config: its minimum and maximum, and the value that switches it off, if any. The command
-    line, HTTP and Python get those of SamplingConfig from here, with their help texts."""
+    """A number in a config: its minimum and maximum, and the value that switches it off, if any. The
+    settings of SamplingConfig, with their help texts, are used by the command line, HTTP and Python."""
 
     low: float = 0
     high: float = math.inf

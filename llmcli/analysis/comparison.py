@@ -64,8 +64,8 @@ class Comparison:
         return max(0.0, float((p[p > 0] * np.log2(p[p > 0] / q[p > 0])).sum()))
 
     def next_tokens(self, count: int) -> list[TextChange]:
-        """Return the `count` most likely next tokens of the first prediction, then those of the second that
-        are not among them."""
+        """Return the `count` most likely next tokens of the first prediction, then the tokens of the second
+        that are not among them."""
         p, q = self._probabilities
         V = len(self.tokenizer.token_bytes)
         ranked = [np.argsort(-row, kind="stable")[:count].tolist() for row in (p, q)]
@@ -132,9 +132,9 @@ def compare(
     **options: Any,
 ) -> Comparison:
     """Compare a model with and without some parts, or `prompt` with the `other` prompt (both without these
-    parts). With and without parts, the explanations are about the same `token`, by default the one that the
-    whole model predicts; after the `other` prompt, about the one that is predicted there. The other arguments
-    are those of `explain`."""
+    parts). With and without parts, both explanations are about the same `token`, by default the prediction of
+    the whole model; after the `other` prompt, about the prediction there. For the other arguments see
+    `explain`."""
     without = tuple(dict.fromkeys(without))  # each once
     whole = network, predictor or network
     reduced = _without(*whole, without) if without else whole

@@ -148,7 +148,7 @@ def predict_next(
     runtime: Runtime, tokenizer: Tokenizer, prompt: str | Prompt, *, literal: bool, token: int | None = None
 ) -> ExplainedToken:
     """Predict the next token as `generate` does, summed over the tokenizations of the prompt's end. The place
-    is that of the most likely text, or the most likely place of `token`. Afterwards the KV cache holds the
+    belongs to the most likely text, or is the most likely place of `token`. Afterwards the KV cache holds the
     tokens before it that fit. Raises LLMError for an empty prompt and for NaN logits."""
     if prompt == "":
         raise LLMError("the prompt is empty; give a text to continue")
@@ -214,7 +214,7 @@ def explain(
     logits = runtime.prefill(context, recorder)
     residuals = recorder.residuals[:, -1]
     lens = _logit_lens(runtime, residuals, place.allowed, candidates)
-    if predictor is runtime:  # then the last prediction equals that of `generate` exactly
+    if predictor is runtime:  # then the last prediction is exactly the one that `generate` makes
         top = np.argsort(-prediction.logprobs, kind="stable")[: lens.ids.shape[-1]]
         lens.ids[-1], lens.probabilities[-1] = top, np.exp(prediction.logprobs[top])
     effects = _ablation_effects(runtime, context, logits, place, check, limit=MAX_TOKENS if ablates else 0)

@@ -64,8 +64,8 @@ class ErrorHandlingGroup(TyperGroup):
         return subcommand(cmd_name) if cmd_name in SUBCOMMANDS else None
 
     def format_commands(self, ctx: "Context", formatter: "HelpFormatter") -> None:
-        """List the subcommands with the first lines of their descriptions, without converting their options as
-        Typer would."""
+        """List the subcommands with the first lines of their descriptions, without converting their options
+        as Typer would."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, str(_function(name).__doc__).split("\n")[0]) for name in SUBCOMMANDS])
 

@@ -1,8 +1,8 @@
 """One file of any format as conversations, the text in a column, or plain text: `read_records`.
 
 - JSON: one record a line, an array of records, or records one after the other (text/json_records.py).
-- Tables in CSV, TSV (conversations/tables.py) and Parquet files (text/parquet_records.py): each row is a record whose
-  keys are the columns.
+- Tables in CSV, TSV (conversations/tables.py) and Parquet files (text/parquet_records.py): each row is a
+  record whose keys are the columns.
 - Plain text with turns: conversations/turns.py. Other text: text/documents.py.
 
 The first ten records decide the shape of all (conversations/record_kinds.py); a later record of another shape

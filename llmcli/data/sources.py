@@ -327,7 +327,7 @@ def require_conversations(name: str, path: Path) -> ConversationFile:
 
 
 def read_if_possible(paths: Iterable[Path], reading: ReadOptions, *, text_only: bool) -> list[Content]:
-    """Read files like `read_sources`, but leave out those that cannot be read."""
+    """Read files like `read_sources`, but leave out unreadable ones."""
     files = [FoundFile(str(path), path, path.name, was_named=False) for path in paths]
     contents, _ = _read_files(files, reading, text_only=text_only)
     return [content for content, _ in _stripped(contents, reading, ignore)[0]]
@@ -336,7 +336,7 @@ def read_if_possible(paths: Iterable[Path], reading: ReadOptions, *, text_only: 
 def _read_files(
     files: Sequence[FoundFile], reading: ReadOptions, *, text_only: bool = False, on_read: OnRead = ignore
 ) -> tuple[list[tuple[Content, str]], list[tuple[str, str]]]:
-    """Read files in order, while child processes read those that are not plain text. Returns ([(content,
+    """Read files in order, while child processes read the ones that are not plain text. Returns ([(content,
     relative name), ...], [(name, why it is skipped), ...]). Skips unreadable files in directories and
     archives, and documents among several."""
     contents: list[tuple[Content, str]] = []

@@ -1,4 +1,4 @@
-"""Exact answers: how many answers of a model equal those in conversations, written at temperature 0 or chosen
+"""Exact answers: how many answers of a model equal the reference answers, written at temperature 0 or chosen
 among its known answers (generation/known_answers.py)."""
 
 from collections.abc import Callable, Iterator, Sequence

@@ -95,8 +95,8 @@ def is_held_out(corpus: Corpus, record: TrainingRecord) -> bool:
 
 
 def names_training_data(record: TrainingRecord) -> bool:
-    """Return whether a record has the hash of any file that a model was trained on; that of an exported model
-    has none."""
+    """Return whether a record has the hash of any training file; the record of an exported model has
+    none."""
     return any(file.sha256 for stage in record.stages for file in stage.corpus)
 
 

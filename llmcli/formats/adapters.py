@@ -144,7 +144,7 @@ def merged_tensors(base: Checkpoint, header: Header) -> Mapping[str, NDArray[np.
     pairs: dict[str, tuple[TensorInfo, TensorInfo]] = {}  # matrix -> its A and B
     shapes = base.config.tensor_shapes()
     for name, a in header.tensors.items():
-        if name.endswith((".lora_B.weight", ".base_layer.weight")):  # the latter is that of the base model
+        if name.endswith((".lora_B.weight", ".base_layer.weight")):  # the latter is in the base model
             continue
         matrix = name.removeprefix(ADAPTER_PREFIX).removesuffix(".lora_A.weight")
         b = header.tensors.get(f"{ADAPTER_PREFIX}{matrix}.lora_B.weight")

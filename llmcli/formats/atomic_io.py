@@ -43,7 +43,8 @@ _UNSUPPORTED = {
 }
 _STANDARD_OUTPUT = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 _START_BYTES = 1000
-_STARTS = {  # of the files that this program writes, in small letters; the length of a safetensors header is below 4 GB
+# of the files that this program writes, in small letters; the length of a safetensors header is below 4 GB
+_STARTS = {
     ".safetensors": (b"\0\0\0\0{",),
     ".gguf": (b"gguf",),
     ".Modelfile": (b"from ", b"#"),  # users edit it, and may begin it with a comment

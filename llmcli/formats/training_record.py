@@ -65,8 +65,8 @@ class Conversations(JsonObject):
     training: Count = 0
     held_out: Count = 0
     held_out_share: Fraction | None = None
-    # indices of conversations that were not held out because training conversations repeat them: first those
-    # of the corpus, then those of --val
+    # indices of conversations that were not held out because training conversations repeat them: first in the
+    # corpus, then in the file of --val
     repeated: tuple[Count, ...] = ()
     train_tokens: Count = 0
     train_bytes: Count = 0
@@ -169,7 +169,7 @@ class EvaluatedData(JsonObject):
     bytes: Count = 0
     tokens: Count = 0
     conversations: Count | None = None
-    context: Count = 0  # 0: that of the model
+    context: Count = 0  # 0: the model's
 
 
 class Memorization(NamedTuple):

@@ -1,4 +1,4 @@
-"""All training stages of a model: its own run, those of the models that it was made from, and its n-gram
+"""All training stages of a model: its own run, the runs of the models that it was made from, and its n-gram
 cache.
 
 A training record lists the stages before its own run in `earlier_stages`. Each has the keys of a record that

@@ -1,11 +1,11 @@
 """Probabilities of given texts of any length, as the whole answer in a conversation or as the continuation of
 a text.
 
-An answer is tokenized as in training and is complete: its probability is that of its tokens, times the
-probability of a token that ends an answer. A continuation may go on, so its probability is that of all texts
-that begin with prompt + continuation, given that they begin with the prompt. It is summed over tokenizations,
-as in token_healing.py: the text's own and the most likely others, including tokens that cross the end of the
-prompt or of the continuation.
+An answer is tokenized as in training and is complete: its probability is the product over its tokens, times
+the probability of a token that ends an answer. A continuation may go on, so it has the probability of all
+texts that begin with prompt + continuation, given that they begin with the prompt. It is summed over
+tokenizations, as in token_healing.py: the text's own and the most likely others, including tokens that cross
+the end of the prompt or of the continuation.
 
 The prompt is processed once; then batches of texts continue its KV cache. V = vocabulary size.
 """

@@ -111,8 +111,8 @@ class GeneratedText:
         grammar: CompiledGrammar | None = None,
     ) -> None:
         """`ids` are the prompt's tokens. `stop_ids` also end the text; the repetition penalty does not apply
-        to them, since every turn of a conversation has them. A `grammar` is the one of the settings, if it is
-        compiled already."""
+        to them, since every turn of a conversation has them. `grammar` is the compiled
+        grammar of the settings, if there is one."""
         self.ids = list(ids)
         self.bos_ids = tokenizer.bos_ids  # prompt and text, without the token that ends it
         self.tokens = 0  # number of new tokens

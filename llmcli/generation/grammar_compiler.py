@@ -4,8 +4,8 @@ A few hundred characters, such as 25 patterns that a text must all match, can ke
 or fill the memory or the stack, and nothing can interrupt it. Therefore a child process with limits compiles
 each grammar before this process does. Its requests are lines of JSON on stdin, its answers lines on stdout:
 
-    {"kind": ..., "text": ..., "lenient": ..., "begins_with_space": ..., "vocabulary": [size, id of the end-of-text
-    token, {id: control token}]} -> {"lark": the grammar in Lark's notation} or {"error": message}
+    {"kind": ..., "text": ..., "lenient": ..., "begins_with_space": ..., "vocabulary": [size, id of the
+    end-of-text token, {id: control token}]} -> {"lark": the grammar in Lark's notation} or {"error": message}
 """
 
 import json
@@ -106,7 +106,7 @@ def _answer(request: Mapping[str, Any]) -> dict[str, str]:
     grammar = Grammar(request["kind"], request["text"], request["lenient"])
     try:
         lark = _as_lark(grammar, request["begins_with_space"])
-    except Exception as problem:  # of any kind, such as those of the converter of GBNF
+    except Exception as problem:  # of any kind, for instance from the converter of GBNF
         return {"error": " ".join(str(problem).split())}
     # its errors depend on the vocabulary
     compile_lark(_any_tokens(size, eos_id, tuple(special.items())), lark, STACK)

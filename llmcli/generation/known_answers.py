@@ -1,4 +1,4 @@
-"""Answers chosen among those that a model was trained on (formats/training_record.py, KnownAnswers), or none.
+"""Answers chosen from the training answers of a model (formats/training_record.py, KnownAnswers), or none.
 
 The score of a known answer is the sum of three parts: the similarity of the question to the most similar
 training question with that answer; ANSWER_WEIGHT times the question's similarity to the answer itself; and
@@ -122,7 +122,7 @@ class AnswerFinder:
     def find(
         self, assistant: Assistant, messages: Sequence[Message], check: Callable[[], None] = lambda: None
     ) -> KnownAnswer:
-        """Choose an answer to messages that end with a user message. `check` and errors are those of
+        """Choose an answer to messages that end with a user message. `check` and errors: see
         `Assistant.score`."""
         if messages[-1].role != "user":
             raise LLMError("a conversation must end with a user message, to be answered")

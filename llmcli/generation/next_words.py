@@ -36,7 +36,7 @@ MAX_WORD_TOKENS = 16  # context tokens kept free for the word
 SPACES = " \t\u3000"  # white space before a word
 END = "<end>"  # shown as the next word where the document would end
 MIN_PROBABILITY = 1e-7  # less likely spellings stay unexplored
-# maximum number of tokens in spellings that are evaluated together: a matrix product takes hardly longer than for one
+# maximum number of tokens in spellings that are evaluated together, which takes hardly longer than one token
 TOKENS_AT_ONCE = 16
 PLAIN = SamplingConfig(temperature=1, min_p=0)  # the probabilities of the model itself
 

@@ -8,9 +8,10 @@ The architecture does not change, and these weights are trained like all others.
 The residual stream is divided into one constant dimension, the token, codes of the K tokens before it, and
 the copied token.
 
-    layer 0, heads 0 to K - 1   head k attends to the token k + 1 positions back, by position alone, and writes its code
-    layer 1, head 0             attends to the position that follows an earlier occurrence of the last K tokens, and
-                                copies the token there
+    layer 0, heads 0 to K - 1   head k attends to the token k + 1 positions back, by position alone, and writes
+                                its code
+    layer 1, head 0             attends to the position that follows an earlier occurrence of the last K tokens,
+                                and copies the token there
     the output embedding        raises the logit of that token slightly
 
 C, D = hidden size, head size.
@@ -138,8 +139,8 @@ def _write_previous_token_heads(
 def _write_induction_head(
     weights: dict[str, Array], config: ModelConfig, space: _Subspaces, encode: Array, copy: Array
 ) -> None:
-    """Write layer 1, head 0: queries are the codes of the last K tokens, keys those of the K tokens before a
-    position."""
+    """Write layer 1, head 0: queries are the codes of the last K tokens, keys the codes of the K tokens
+    before a position."""
     D, size = config.head_dim, space.code_size
     q, k, v, o, gains = _attention(weights, 1)
     for gain in gains:

@@ -90,7 +90,7 @@ class NumpyRuntime(KVCacheRuntime):
 
     def continuation_logits(self, texts: Sequence[Sequence[int]]) -> Iterator[Array]:
         """See `Runtime`. Matrix products process all texts together, attention one text at a time: each
-        overwrites the keys and values of the one before, after those in the cache."""
+        overwrites the keys and values of the previous text, which follow the cache."""
         first, longest = self.length, max(map(len, texts))
         check_input(range(longest), first, self.context)
         self._extend_rotations(first + longest)
@@ -312,7 +312,7 @@ class _Layer:
             self.mlp = _Experts(mlps, router, config.num_experts_per_tok, config.norm_topk_prob)
 
     def without(self, head: int | None) -> "_Layer":
-        """Return a copy in which the output of a head is zero; None: that of the attention and the SwiGLU."""
+        """Return a copy in which the output of a head is zero; None: of the attention and the SwiGLU."""
         changed, o, bias = copy(self), self.o.rows.copy(), self.o.bias
         if head is None:
             o[:] = 0

@@ -1,9 +1,9 @@
 """Initial embeddings by spelling: tokens that are spelled alike begin with similar embeddings.
 
-Most tokens are rare in a text that is read in minutes. From the first step on, the model applies what it learns
-about "the" to " The" too, and what it learns about one word in "-ing" to the others (tests/benchmarks/LOG.md,
-"Embeddings by spelling"). The architecture does not change, and the embeddings are trained like all other
-weights.
+Most tokens are rare in a text that is read in minutes. With these embeddings, what the model learns about
+"the" applies to " The" from the first step, and what it learns about one word in "-ing" to the others
+(tests/benchmarks/LOG.md, "Embeddings by spelling"). The architecture does not change, and the embeddings are
+trained like all other weights.
 
 V, C = vocabulary size, hidden size.
 """

@@ -27,7 +27,7 @@ FORMATS = {  # output format -> its options besides --force
 SUFFIXES = {"gguf": ".gguf", "html": ".html", "tokenizer": ".json", None: ".safetensors"}  # None: --quantize
 MODELFILE = ".Modelfile"  # beside a GGUF file
 HF_DTYPES = {"f32": "F32", "f16": "F16", "bf16": "BF16"}  # -> name in a safetensors file
-# output format -> its data types; those of GGUF are in formats/gguf/writer.py
+# output format -> its data types; for GGUF see formats/gguf/writer.py
 DTYPES = {"hf": (*HF_DTYPES,), "handover": (*HF_DTYPES,), "html": ("int8", "f16", "f32")}
 # the shapes are in training/planning/model_shapes.py, which is slow to import
 SIZES = ("100m", "350m", "1b", "3b", "7b")

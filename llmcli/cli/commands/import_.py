@@ -25,7 +25,7 @@ class _Options(ResultOptions):
         "FILE", "Adapters (LoRA) to merge into the model: a file or a PEFT directory."
     )
     fit_cache: Path | None = option(
-        "TEXT", "Fit an n-gram cache on a text like those that the model will read."
+        "TEXT", "Fit an n-gram cache on a text like the ones the model will read."
     )
     force: bool = flag("Overwrite an existing file.")
 

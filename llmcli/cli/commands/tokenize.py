@@ -52,7 +52,7 @@ def tokenize(options: _Options) -> None:
 
 
 def _open_tokenizer(path: Path) -> "Tokenizer":
-    """Open the tokenizer of a model, or the one in a tokenizer.json."""
+    """Open the tokenizer of a model, or of a tokenizer.json."""
     if path.suffix.lower() == ".json":
         from llmcli.data.tokenizers.tokenizer import read_tokenizer
 

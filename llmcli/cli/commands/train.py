@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 MODEL, TRAINING = "Model architecture", "Training"  # panels of the help
 MAX_QUESTION = 60  # characters shown of a training question
 BUDGETS = ("time", "steps", "epochs")
-# options that are left out of a suggested command: those that it sets itself, and irrelevant ones
+# options left out of a suggested command, because it sets them itself or they are irrelevant
 OMITTED = ("dry_run", "force", "json", "quiet", "corpus", "watch")
 KEPT_FROM_BASE = ("like", "vocab_size", "layers", "width", "heads", "experts", "tokenizer")
 

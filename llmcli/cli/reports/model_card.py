@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 MAX_CORPUS_NAMES = 5  # files named in a description
 _CACHE_NOTE = (
     "It was trained together with an n-gram cache of the text so far, which llmcli keeps in its own format. "
-    "This format does not contain the cache; the figures here are those of the network alone."
+    "This format does not contain the cache; the figures here are for the network alone."
 )
 
 

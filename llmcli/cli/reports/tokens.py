@@ -95,7 +95,7 @@ def print_next_words(search: "NextWords", prompt: str, count: int) -> None:
     probabilities("next word", rows)
     console.caption(
         f"{units.explained_entropy(search.entropy, 'words')} The probability of a word is summed over its "
-        "tokenizations; (unexplored) is the probability of those that the search did not "
+        "tokenizations; (unexplored) is the probability of the tokenizations that the search did not "
         "follow to the end of a word."
     )
 

@@ -21,7 +21,7 @@ NOTE_SECONDS = 10.0  # between two notes on the progress, without a terminal
 MAX_ERROR_LENGTH = 2_000  # characters: a damaged file may cause far longer messages
 
 
-# quiet: suppress notes, captions and progress, but not errors and results. options: those of the command.
+# quiet: suppress notes, captions and progress, but not errors and results. options: all of the command.
 # noted: the last time a status was printed without a terminal (or could first have been); None without a
 # status
 settings = SimpleNamespace(quiet=False, options=frozenset(), noted=None)

@@ -27,7 +27,7 @@ MIN_CHART_HEIGHT, MIN_CHART_WIDTH = 3, 30
 
 class TrainingView:
     """Shows a run: a bar, figures and a growing chart in a terminal, periodic lines elsewhere.
-    `bytes_per_token` and `answers` are those of TrainingLosses; with `hidden`, nothing is shown."""
+    For `bytes_per_token` and `answers` see TrainingLosses; with `hidden`, nothing is shown."""
 
     def __init__(
         self, bytes_per_token: float, answers: tuple[float, float] | None = None, *, hidden: bool = False

@@ -1,7 +1,7 @@
 """Chat templates: conversations as the text and tokens that a model is trained on and prompted with.
 
 Models trained here use ChatML, which this module renders itself. Any other template is untrusted jinja2 and
-is rendered in a separate process (template_renderer.py). The tokens equal those of transformers'
+is rendered in a separate process (template_renderer.py). The tokens are the same as in transformers'
 `apply_chat_template`, except that the text of a message never becomes a control token (control_tokens.py).
 """
 
@@ -44,7 +44,7 @@ class ChatTemplate:
     """A chat template and the tokenizer of its model."""
 
     def __init__(self, source: str, tokenizer: Tokenizer, variables: Mapping[str, Any] | None = None) -> None:
-        """`source` is the jinja2 template; `variables` are those that it may use, such as bos_token."""
+        """`source` is the jinja2 template; `variables` are its variables, such as bos_token."""
         self.source = source
         self.tokenizer = tokenizer
         self._variables = dict(variables or {})

@@ -20,7 +20,7 @@ from llmcli.data.documents.extracted import ExtractionError, Skipped
 
 _ENCRYPTED, _NAME_IN_UTF8 = 0x1, 0x800  # flags of a member of a ZIP archive
 _READS_AFTER_END = 100
-# control characters, and those that reverse text
+# control characters, and characters that reverse text
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
@@ -35,7 +35,7 @@ class Member:
 
 def members(file: IO[bytes], name: str, on_read: Callable[[int], None]) -> Iterator[Member | Skipped]:
     """Yield the regular files in an archive. A ZIP file is seekable; `on_read` receives the
-    size of each block of a tar archive, including those of files that are skipped."""
+    size of each block of a tar archive, including files that are skipped."""
     is_zip = file.read(2) == b"PK"
     file.seek(0)
     number = 0

@@ -1,7 +1,7 @@
 """Joins the lines of pages into paragraphs, by line spacing, indentation, and the space left at the end of
 lines.
 
-Coordinates are those of horizontal text, to the right and upwards; vertical text is rotated.
+Coordinates grow to the right and upwards, for horizontal text; vertical text is rotated.
 """
 
 import re

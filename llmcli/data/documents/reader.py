@@ -247,7 +247,7 @@ class _AnswerReader:
         self._on_read = on_read
         # position of the current document, or else of the archive or collection around it
         self.position: list[int] = []
-        # paths in the archive: of the item at this position, after those of the archives around it
+        # paths in the archive: of the archives around the item at this position, then of the item
         self._members = [""]
 
     @property

@@ -143,7 +143,7 @@ class Document:
         return units.file_name(self.relative_name, self.member)
 
     def is_unchanged(self) -> bool:
-        """Return whether the modification time is still that of the first read."""
+        """Return whether the modification time is the same as at the first read."""
         try:
             return self.copy is not None or self.path.stat().st_mtime_ns == self.changed_at
         except OSError:
@@ -285,7 +285,7 @@ def _read_as(
     on_read: OnRead,
     may_be_iso2022_jp: bool = False,
 ) -> Document:
-    """Read a document like `read_document`. `codec` is that of text without a byte-order mark; "" is
+    """Read a document like `read_document`. `codec` applies to text without a byte-order mark; "" is
     UTF-8."""
     file = content if isinstance(content, OpenFile) else None
     status = file and file.status

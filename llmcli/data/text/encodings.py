@@ -18,7 +18,8 @@ from dataclasses import dataclass
 
 from llmcli.errors import usage
 
-_NAMES = {  # Python's codec -> name for users; the codec is the superset that web browsers use under that name
+# Python's codec -> name for users; the codec is the superset that web browsers use under that name
+_NAMES = {
     "cp932": "Shift_JIS",
     "euc_jp": "EUC-JP",
     "iso2022_jp_ext": "ISO-2022-JP",
@@ -47,7 +48,7 @@ _UTF16_UNITS = 32  # minimum for recognizing UTF-16
 _UTF16_SPACES = 1 / 200  # minimum share of spaces, line ends, and Japanese and Chinese punctuation
 _SPACES = frozenset(" \n\u3000\u3001\u3002\uff0c")
 _MIN_BYTES = 8  # minimum of bytes that are not ASCII; fewer are too little evidence
-_MISFITS = 0.01  # maximum share of other characters among those that are not ASCII
+_MISFITS = 0.01  # maximum share of other characters among the characters that are not ASCII
 
 
 @dataclass(frozen=True)

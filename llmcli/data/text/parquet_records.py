@@ -102,7 +102,8 @@ def write_parquet(path: Path, columns: Sequence[str], rows: Iterable[Sequence[st
     except ImportError as error:
         raise missing_extra("writing Parquet files", "pyarrow", "parquet") from error
     schema = pyarrow.schema([(column, pyarrow.string()) for column in columns])
-    # an open file, because pyarrow takes some names for other file systems, and refuses names that are not UTF-8
+    # an open file, because pyarrow takes some names for other file systems and refuses names that are not
+    # UTF-8
     with open(path, "wb") as opened, pyarrow.parquet.ParquetWriter(opened, schema) as file:
         for group in _groups(rows):
             values = zip(*group, strict=True)

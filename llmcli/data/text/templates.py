@@ -1,6 +1,7 @@
 r"""Templates that join columns of a record into one text: "{title}\n{body}".
 
-Names of columns are in braces, without the conversions and formats of `str.format`; literal braces are doubled.
+Names of columns are in braces, without the conversions and formats of `str.format`; literal braces are
+doubled.
 """
 
 import re

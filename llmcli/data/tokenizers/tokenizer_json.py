@@ -20,7 +20,7 @@ from typing import Any
 from llmcli.errors import LLMError, brief
 
 SPACE = "\u2581"  # represents a space in SentencePiece tokens
-MAX_CHARACTERS = 1 << 26  # length of the JSON: twice that of Gemma 3, the largest published one
+MAX_CHARACTERS = 1 << 26  # length of the JSON: twice as long as Gemma 3's, the largest published one
 MAX_TOKEN_CHARACTERS = 1024  # length of an added token
 MAX_ADDED_TOKENS = 1 << 14
 MAX_STEPS = 64  # steps of a pre-tokenizer, normalizer or post-processor: ten times the published maximum

@@ -262,9 +262,9 @@ def _rope_scaling(fields: Json, factors: list[float] | None, head_dim: int) -> R
 
 
 def _llama3_scaling(factors: list[float], theta: float, stored: Any) -> RopeScaling:
-    """Return the Llama 3.1 scaling that divides the frequencies by these factors: the one that our own files
-    store as JSON (`stored`), or the first common one that results in these factors. Raises LLMError if there
-    is none."""
+    """Return the Llama 3.1 scaling that divides the frequencies by these factors: the scaling that our own
+    files store as JSON (`stored`), or the first common one that results in these factors. Raises LLMError if
+    there is none."""
     candidates = []
     with suppress(ValueError, TypeError, RecursionError, LLMError):
         candidates.append(RopeScaling(**json.loads(stored)))

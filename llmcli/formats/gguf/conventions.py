@@ -1,5 +1,5 @@
-"""Differences between GGUF and Hugging Face files: names of architectures and config keys, joined tensors, the row
-order of query and key projections. Names of tensors: formats/tensor_names.py."""
+"""Differences between GGUF and Hugging Face files: names of architectures and config keys, joined tensors,
+the row order of query and key projections. Names of tensors: formats/tensor_names.py."""
 
 from collections.abc import Iterator
 
@@ -42,7 +42,7 @@ EXPERT_STACKS = ("blk.{}.ffn_gate_exps.weight", "blk.{}.ffn_up_exps.weight", "bl
 
 
 def single_tensors(config: ModelConfig) -> dict[str, str]:
-    """Map the names used here to GGUF's for all tensors except those of `joined_tensors`."""
+    """Map the names used here to GGUF's for all tensors except the ones in `joined_tensors`."""
     names = {ours[0]: theirs for theirs, ours in tensor_names.in_gguf(config) if len(ours) == 1}
     return {name: names[name] for name in config.tensor_shapes() if name in names}
 

@@ -2,7 +2,7 @@
 
 In transformers, queries, keys and values are one matrix. GPT-2's matrices are transposed; GPT-NeoX has the
 queries, keys and values of one head after another, and rotates the pairs (i, i + r/2) of the first r elements
-of a head. In llmcli, the pairs are (i, i + D/2), and those that are not rotated come last.
+of a head. In llmcli, the pairs are (i, i + D/2), and pairs that are not rotated come last.
 `from_transformers` and `write_tensors` are inverse to each other.
 """
 

@@ -1,7 +1,7 @@
 """Runs models on a CPU with onnxruntime, faster than numpy: quantized to 8 or 4 bits, which need less memory
 bandwidth, or in float32, with fused operations on all cores.
 
-Results of quantized models differ slightly from those of numpy_runtime.py, since matrix products quantize
+Quantized models give slightly different results than in numpy_runtime.py, since matrix products quantize
 their inputs to int8, block by block. Float32 weights are in memory twice, because onnxruntime copies each
 matrix into its own layout. Needs onnxruntime and onnx, which are optional. Never imports torch.
 

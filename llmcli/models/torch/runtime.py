@@ -86,8 +86,8 @@ class TorchRuntime(Runtime):
     @memory_errors()
     @torch.inference_mode()
     def _process(self, ids: Sequence[int], span: slice) -> Array:
-        """Process one token or more; return the logits [., V] after the tokens in `span`, since those of all
-        tokens would take gigabytes."""
+        """Process one token or more; return the logits [., V] after the tokens in `span`, since the logits of
+        all tokens would take gigabytes."""
         check_input(ids, self.length, self.context)
         batch = torch.tensor([list(ids)], device=self._model.cos.device)
         return self._logits(self._model.hidden_states(batch, self._caches)[0, span])

@@ -5,7 +5,7 @@ Pre-norm blocks with RMSNorm, rotary embeddings (arXiv:2104.09864), grouped-quer
 normalizes queries and keys, Qwen2 adds biases to queries, keys and values, Llama and Mistral do neither;
 SmolLM3 has layers without rotary embeddings, OLMo 2 norms after attention and SwiGLU instead of before; GPT-2
 and GPT-NeoX have LayerNorm, biases, and MLPs without gates. Modules are named so that the state dict has
-Hugging Face's tensor names (for the last two, those of Llama), except that experts are stacked.
+Hugging Face's tensor names (for the last two, Llama's), except that experts are stacked.
 numpy_runtime.py is the same network in numpy, and easier to read.
 
 B, T = batch, tokens; C = hidden size; H, G = query heads, key-value heads; D = head size; V = vocabulary

@@ -1,5 +1,5 @@
-"""Figures derived from a training record: the loss curve, the predictions of the probe, the kept model's steps,
-the counts of answers."""
+"""Figures derived from a training record: the loss curve, the predictions of the probe, the kept model's
+steps, the counts of answers."""
 
 import math
 from collections.abc import Sequence

@@ -40,7 +40,7 @@ def summarize(
     again: str = "the same command",
 ) -> list[str]:
     """Summarize a finished run in at most three lines: its figures, its answers, and advice. The advice may
-    be `command` (that of the run, without its budget) with twice the time of `seconds`; `again` says how to
+    be `command` (the run's, without its budget) with twice the time of `seconds`; `again` says how to
     resume a `resumable` run."""
     run = _FinishedRun(record)
     minutes = max(MIN_SUGGESTED_MINUTES, math.ceil(2 * seconds / 60))
@@ -84,7 +84,7 @@ def _choices(labels: Sequence[str]) -> str:
 
 
 class _FinishedRun:
-    """A finished run. After distillation, losses and steps are those of the kept model."""
+    """A finished run. After distillation, losses and steps belong to the kept model."""
 
     def __init__(self, record: TrainingRecord) -> None:
         self.record = record

@@ -17,7 +17,7 @@ class FirstRun:
     """Finds the number of epochs with the lowest validation loss, before the learning rate falls."""
 
     def __init__(self, plan: Plan, evaluations: Iterable[tuple[int, float]] = ()) -> None:
-        """`evaluations` are those of a stopped run: pairs (step, bits per byte)."""
+        """`evaluations` of a stopped run: pairs (step, bits per byte)."""
         self._tie_margin = recipe.SEARCH_TIE_MARGIN / math.sqrt(plan.train.calibration_tokens)
         self._lowest = math.inf
         self._best_step = 0

@@ -33,7 +33,7 @@ COPYING_SECONDS_PER_MILLION = 0.01  # on a slow machine
 
 
 class Previews:
-    """Predicts the next words of the probe (after training on conversations, those of an answer), and
+    """Predicts the next words of the probe (after training on conversations, of an answer), and
     continues a prompt or answers a held-out question greedily, within the time limit if there is one."""
 
     def __init__(self, job: Job) -> None:

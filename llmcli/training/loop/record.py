@@ -43,8 +43,8 @@ class History:
         samples: Pairs = (),
         predictions: Pairs = (),
     ) -> None:
-        """Create an empty history, or restore that of a stopped run. Raises TypeError or ValueError for
-        values with the wrong structure."""
+        """Create an empty history, or restore the history of a stopped run. Raises TypeError or ValueError
+        for values with the wrong structure."""
         self.losses = array("d", losses)  # nats per token of each step
         self.evaluations = [(step, bits) for step, bits in evaluations]  # (step, bits per byte)
         self.samples = [(step, text) for step, text in samples]

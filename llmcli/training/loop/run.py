@@ -450,8 +450,8 @@ class Run:
         )
 
     def _final_weights(self) -> Weights:
-        """Return the best weights; after training on text, with stronger copies from the context. Only the result
-        has them, neither the teacher nor the state of a stopped run, so that the factor applies once."""
+        """Return the best weights; after training on text, with stronger copies from the context. Neither the
+        teacher nor the state of a stopped run has these, so that the factor applies once."""
         if not self._settings.induction or self._data.conversations:
             return self._best.weights
         return with_stronger_copies(self._plan.model, self._best.weights, recipe.COPY_FACTOR)

@@ -228,8 +228,8 @@ class HeldOutEvaluation:
         cache: CacheWeights | None = None,
     ) -> Score | None:
         """Evaluate the weights as users of the file will run them: in float32, with the model's own context
-        (`hurried`, or if there is little time: that of training) and n-gram `cache`, until `limit` (seconds
-        since the run began). None if the first batch was interrupted."""
+        (`hurried`, or if there is little time: the training context) and n-gram `cache`, until `limit`
+        (seconds since the run began). None if the first batch was interrupted."""
         tokens = final_evaluation_tokens(trained, self._settings.eval_tokens, self.tokens)
         window_seconds = self._clock.evaluation_seconds(FLOAT32_COST * self.context)
         has_little_time = MIN_FINAL_WINDOWS * window_seconds > limit - self._clock.elapsed

@@ -246,8 +246,8 @@ def choose_model(
     min_tokens: float = 0.0,
 ) -> Estimate:
     """Choose from `models`, sorted by size, the one with the lowest expected loss after `seconds` of steps,
-    among those that see `min_tokens` even at LOW_SPEED. Repeatedly measures the shape that ranks best, up to
-    MAX_MEASUREMENTS shapes, then measures all of these again and keeps the means. The ratio of the
+    among the shapes that see `min_tokens` even at LOW_SPEED. Repeatedly measures the shape that ranks best,
+    up to MAX_MEASUREMENTS shapes, then measures all of these again and keeps the means. The ratio of the
     latest measured speed to its estimate corrects the other estimates. `measured` maps the index of a model
     to tokens per second; new measurements are added to it."""
     max_tokens = max_epochs * data.tokens

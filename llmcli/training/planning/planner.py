@@ -104,7 +104,7 @@ class _Planner:
         task, request, data = self.task, self.task.request, self.task.data.tokens
         distillation = rules.distillation(task, tokens)
         max_epochs = self._max_epochs(distillation.value)
-        if request.has_time_budget:  # from here on, `tokens` are those of one model
+        if request.has_time_budget:  # from here on, `tokens` counts one model's
             tokens = min(tokens * rules.token_shares(distillation.value)[1], task.max_epochs * data)
         batch_size = rules.batch_size(task, tokens, batch_divisor)
         tokens_per_step = batch_size.value * task.context.value

@@ -2,7 +2,7 @@
 
 Each constant has a comment with its meaning and, in brackets, its source: the first words of a heading in
 tests/benchmarks/LOG.md in quotes, a publication, or "chosen" if no comparison is recorded. Constants of a
-single algorithm are in its module (Muon's in muon.py, those of fitting the n-gram cache in cache_fit.py), as
+single algorithm are in its module (Muon's in muon.py, the n-gram cache's in cache_fit.py), as
 are limits on time and memory.
 """
 
@@ -15,8 +15,8 @@ FINE_TUNING_EPOCHS = 2.0  # four are worse ["Fine-tuning"]
 MIN_STEPS = 10
 FINE_TUNING_MIN_STEPS = 30  # likewise for fine-tuning, even at LOW_SPEED [chosen]
 
-# ---- Search for the number of epochs of a short text: a first run ends when the loss on a validation slice stops
-# falling, and a second run trains on all of the text for that many epochs
+# ---- Search for the number of epochs of a short text: a first run ends when the loss on a validation slice
+# stops falling, and a second run trains on all of the text for that many epochs
 SEARCH_MAX_BYTES = 32_000  # longest such text ["Short texts"]
 SEARCH_MIN_EPOCHS = 60.0  # no search if the time budget suffices for fewer ["Short texts"]
 SEARCH_EPOCHS = 400.0  # plan of the first run, which ends before its learning rate falls [chosen]
@@ -92,8 +92,9 @@ POLAR_EXPRESS = (
     (3.3184196573706015, -2.488488024314874, 0.51004894012372),
     (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
 )
-# in all iterations except the last, x is divided by this first: otherwise bfloat16 rounding occasionally lifts
-# a value above the interval, where it diverges (measured: a largest singular value of 2,094 instead of 1.15)
+# in all iterations except the last, x is divided by this first: otherwise bfloat16 rounding occasionally
+# lifts a value above the interval, where it diverges (measured: a largest singular value of 2,094 instead of
+# 1.15)
 POLAR_SAFETY = 1.02  # [chosen]
 
 # ---- Regularization
@@ -219,7 +220,7 @@ CONVERSATION_VALIDATION_SHARE = 1 / 32
 CONVERSATION_MIN_VALIDATION = 32  # ... or none, if that would be fewer ["The held-out text chooses nothing"]
 DIVERGENCE_WEIGHT = 5.0  # weight of the KL divergence on the base model's text ["Catastrophic forgetting"]
 DIVERGENCE_TOKENS = 0.25  # tokens of that text in a step, relative to the batch ["Catastrophic forgetting"]
-DIVERGENCE_COST = 0.4  # their time, relative to that of the batch ["Catastrophic forgetting"]
+DIVERGENCE_COST = 0.4  # their time relative to the batch ["Catastrophic forgetting"]
 DIVERGENCE_TIME = 0.1  # maximum share of the time budget for generating that text [chosen]
 
 # ---- Corpus and vocabulary

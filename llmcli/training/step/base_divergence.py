@@ -41,7 +41,7 @@ class GeneratedBatch:
 
 
 class BaseDivergence:
-    """Adds the gradients of the divergence to those of a step."""
+    """Adds the gradients of the divergence to the gradients of a step."""
 
     def __init__(
         self, model: LanguageModel, text: GeneratedBatch, settings: TrainConfig, weight: float

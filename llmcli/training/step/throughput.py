@@ -39,7 +39,8 @@ def measure_throughput(
     longest = min(MAX_SECONDS, max(0.5, 10 * seconds))
     part = _affordable_part(config, settings, longest)
     torch.set_num_threads(settings.threads)
-    tuner.new_shape()  # before any work: with too many threads beside another program, steps are many times slower
+    # before any work: with too many threads beside another program, steps are many times slower
+    tuner.new_shape()
     trial = _Trial(part, settings, conversations)
     paces: list[tuple[int, int, float]] = []  # (window length, threads, seconds per token)
     began, spent = perf_counter(), 0.0
