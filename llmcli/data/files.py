@@ -31,7 +31,7 @@ from llmcli.data.conversations.record_kinds import ReadOptions, choose_shape
 from llmcli.data.conversations.tables import TABLE_SUFFIXES, read_table
 from llmcli.data.conversations.turns import read_turns
 from llmcli.data.text import documents, file_types
-from llmcli.data.text.documents import Document, FileContent, OnRead, Stored, ignore
+from llmcli.data.text.documents import Document, FileContent, FileFacts, OnRead, Stored, ignore
 from llmcli.data.text.json_records import (
     MAX_RECORD,
     InvalidJSONError,
@@ -55,25 +55,13 @@ _AUTOMATIC = ReadOptions()
 
 
 @dataclass(frozen=True)
-class ConversationFile:
+class ConversationFile(FileFacts):
     """The usable conversations in a file: each ends with an answer, and no answer is blank."""
 
-    name: str  # as the user wrote it
-    path: Path
     shape: str  # "messages", "prompt/completion", "ShareGPT", "two columns", "User:/Assistant: turns", ...
-    # the prompt and answer columns, or the messages column
-    columns: tuple[str, ...] = field(kw_only=True, default=())
-    all_columns: tuple[str, ...] = field(kw_only=True, default=())  # including unread ones
-    member: str = field(kw_only=True, default="")  # path in an archive
-    # how the first row of a table with unknown names was read
-    first_row: str = field(kw_only=True, default="")
-    encoding: str = field(kw_only=True, default="")  # as in `Document`
-    file_bytes: int = field(kw_only=True, default=0)
     conversations: tuple[Conversation, ...] = field(repr=False)
-    dropped: int  # conversations without an answer
-    notes: tuple[str, ...]  # one line each: how the file was read, what was dropped and why
-    text_bytes: int  # size of all messages in UTF-8
-    sha256: str  # hash of the file's text; for Parquet, of its bytes
+    dropped: int = 0  # conversations without an answer
+    first_row: str = ""  # how the first row of a table with unknown names was read
 
 
 @dataclass
@@ -327,12 +315,12 @@ def _conversation_file(
     return ConversationFile(
         document.name,
         document.path,
+        sum(conversation.text_bytes for conversation in kept),
+        document.sha256,
         shape,
+        tuple(kept),
+        len(unanswered),
         encoding=document.encoding,
         file_bytes=document.file_bytes,
-        conversations=tuple(kept),
-        dropped=len(unanswered),
         notes=(*notes, *dropped),
-        text_bytes=sum(conversation.text_bytes for conversation in kept),
-        sha256=document.sha256,
     )

@@ -13,7 +13,7 @@ from llmcli.formats.training_stages import BASE, as_earlier
 
 def file(name: str, count: int, first: int = 0) -> ConversationFile:
     every = tuple(Conversation((Message("user", f"{first + i}?"), Message("assistant", "Yes."))) for i in range(count))
-    return ConversationFile(name, Path(name), "messages", every, 0, (), 10 * count, f"hash of {name}")
+    return ConversationFile(name, Path(name), 10 * count, f"hash of {name}", "messages", every)
 
 
 def record(*files: ConversationFile, share: float | None = 0.1) -> TrainingRecord:
@@ -61,7 +61,7 @@ def test_all_are_measured_where_nothing_was_held_out_or_on_request() -> None:
 
 
 def test_a_repeated_conversation_is_not_measured_if_it_was_trained_on() -> None:
-    repeated = ConversationFile("r", Path("r"), "messages", A.conversations * 2, 0, (), 1, "r")
+    repeated = ConversationFile("r", Path("r"), 1, "r", "messages", A.conversations * 2)
     measured = measured_conversations([repeated], [record(repeated)])
     held_out = {i % 34 for i in held_out_indices(68, 0.1)}
     trained = {i % 34 for i in set(range(68)) - set(held_out_indices(68, 0.1))}

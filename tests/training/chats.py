@@ -33,7 +33,7 @@ def conversation_file(
     conversations: list[Conversation], name: str = "chats.jsonl", dropped: int = 0
 ) -> ConversationFile:
     size = sum(len(message.content.encode()) for one in conversations for message in one.messages)
-    return ConversationFile(name, Path(name), "messages", tuple(conversations), dropped, (), size, "0" * 64)
+    return ConversationFile(name, Path(name), size, "0" * 64, "messages", tuple(conversations), dropped)
 
 
 def inputs(conversations: list[Conversation] | None = None, held_out: float = 0.1) -> ConversationInputs:

@@ -12,7 +12,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
@@ -109,13 +109,28 @@ FileContent: TypeAlias = OpenFile | Stored  # the bytes of a file
 
 
 @dataclass(frozen=True)
-class Document:
-    """A text file that was read once to its end."""
+class FileFacts:
+    """The facts about a file that was read, as a text or as conversations."""
 
     name: str  # as the user wrote it
     path: Path
-    text_bytes: int  # size of the text in UTF-8, without a byte-order mark
-    sha256: str  # hash of the text
+    text_bytes: int  # size of the text, or of all messages, in UTF-8, without a byte-order mark
+    sha256: str  # hash of the file's text; for Parquet, of its bytes
+    _: KW_ONLY
+    # columns that were read: of the text, the prompt and the answer, or the messages; empty for a whole text
+    columns: tuple[str, ...] = ()
+    all_columns: tuple[str, ...] = field(default=(), compare=False)  # including unread ones
+    # one line each: how the file was read, what was left out and why
+    notes: tuple[str, ...] = field(default=(), compare=False)
+    member: str = ""  # path in an archive
+    encoding: str = ""  # the file's encoding, unless it is UTF-8 or given by a byte-order mark
+    file_bytes: int = field(default=0, compare=False)  # size of the file
+
+
+@dataclass(frozen=True)
+class Document(FileFacts):
+    """A text file that was read once to its end."""
+
     offset: int = 0  # start of the UTF-8 text in the file, or in the copy
     # only for a file that is not plain UTF-8
     copy: TextCopy | None = field(default=None, repr=False, compare=False)
@@ -124,16 +139,10 @@ class Document:
     # st_mtime_ns of the file before it was read
     changed_at: int = field(default=0, repr=False, compare=False)
     relative_name: str = ""  # path relative to the named directory, with "/"; for a named file, its name
-    columns: tuple[str, ...] = ()  # columns of the text; empty for the text of the whole file
     template: str = ""  # joins several columns
-    all_columns: tuple[str, ...] = field(default=(), compare=False)  # including unread ones
-    notes: tuple[str, ...] = field(default=(), compare=False)  # what was left out, one line each
-    member: str = ""  # path in an archive
     kind: str = ""  # format that data/documents extracted the text from, such as "PDF"; empty for plain text
-    encoding: str = ""  # the file's encoding, unless it is UTF-8 or given by a byte-order mark
     # for users: how the columns were chosen, or the markup that is read as text
     detail: str = field(default="", compare=False)
-    file_bytes: int = field(default=0, compare=False)  # size of the file
     characters: int = field(default=0, compare=False)  # length of the text
     skipped: tuple[tuple[str, int], ...] = field(default=(), compare=False)  # (what was not read, how often)
 
