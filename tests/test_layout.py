@@ -53,7 +53,7 @@ STANDARD_LIBRARY_ONLY = {
     "data.conversations.record_kinds", "data.conversations.tables", "data.conversations.template_renderer",
     "data.conversations.turns", "data.documents.compressed", "data.documents.extracted", "data.documents.reader",
     "data.documents.worker", "data.files", "data.regular_file", "data.text.boilerplate",
-    "data.text.dataset_directory", "data.text.documents", "data.text.encodings", "data.text.file_types",
+    "data.text.dataset_directory", "data.text.decoding", "data.text.encodings", "data.text.file_types",
     "data.text.json_records", "data.text.templates", "data.text.temporary_files", "data.text.words",
     "data.tokenizers.tokenizer_json", "errors", "evaluation.compressors",
     "evaluation.figures", "formats.atomic_io", "formats.gguf.tokenizer", "formats.metadata",

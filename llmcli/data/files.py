@@ -3,7 +3,7 @@
 - JSON: one record a line, an array of records, or records one after the other (text/json_records.py).
 - Tables in CSV, TSV (conversations/tables.py) and Parquet files (text/parquet_records.py): each row is a
   record whose keys are the columns.
-- Plain text with turns: conversations/turns.py. Other text: text/documents.py.
+- Plain text with turns: conversations/turns.py. Other text: text/decoding.py.
 
 The first ten records decide the shape of all (conversations/record_kinds.py); a later record of another shape
 is an error. Records without an answer are left out and counted. Conversations are held in memory.
@@ -30,8 +30,8 @@ from llmcli.data.conversations.messages import (
 from llmcli.data.conversations.record_kinds import ReadOptions, choose_shape
 from llmcli.data.conversations.tables import TABLE_SUFFIXES, read_table
 from llmcli.data.conversations.turns import read_turns
-from llmcli.data.text import documents, file_types
-from llmcli.data.text.documents import Document, FileContent, FileFacts, OnRead, Stored, ignore
+from llmcli.data.text import decoding, file_types
+from llmcli.data.text.decoding import Document, FileContent, FileFacts, OnRead, Stored, ignore
 from llmcli.data.text.json_records import (
     MAX_RECORD,
     InvalidJSONError,
@@ -90,7 +90,7 @@ class _Records:
                     blank += 1
 
         name, keys = self.file.name, self.shape.keys
-        document = documents.document_of_texts(name, self.file.path, texts(), copy)
+        document = decoding.document_of_texts(name, self.file.path, texts(), copy)
         if not document.text_bytes:
             raise LLMError(
                 f"{name}: the column {listed(keys, _MAX_KEYS)} has no text; name another: `column` NAME"
@@ -144,7 +144,7 @@ def read_records(
     malformed record or unknown columns."""
     if isinstance(content, Stored) and content.is_table:
         return _read_table(name, path, content, copy, text_only)
-    document = documents.read_document(name, path, content, copy, on_read, reading.encoding)
+    document = decoding.read_document(name, path, content, copy, on_read, reading.encoding)
     start = document.start
     document = replace(document, detail=_markup(start))
     if name == "-" or reading.plain:
@@ -222,7 +222,7 @@ def _no_text(name: str) -> LLMError:
 
 def _sha256(file: IO[bytes]) -> str:
     digest = hashlib.sha256()
-    while block := file.read(documents.BLOCK_BYTES):
+    while block := file.read(decoding.BLOCK_BYTES):
         digest.update(block)
     return digest.hexdigest()
 

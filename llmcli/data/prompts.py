@@ -15,7 +15,7 @@ from llmcli.data.conversations.record_kinds import ReadOptions
 from llmcli.data.conversations.tables import TABLE_SUFFIXES, read_table
 from llmcli.data.sources import read_text
 from llmcli.data.text import file_types
-from llmcli.data.text.documents import Document
+from llmcli.data.text.decoding import Document
 from llmcli.errors import LLMError, brief, usage
 from llmcli.units import listed
 

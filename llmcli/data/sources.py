@@ -22,7 +22,7 @@ from llmcli.data.files import MARKUP, ConversationFile, read_records
 from llmcli.data.text import file_types
 from llmcli.data.text.boilerplate import strip
 from llmcli.data.text.corpus import Corpus, FoundFile, find_files
-from llmcli.data.text.documents import (
+from llmcli.data.text.decoding import (
     BLOCK_BYTES,
     Document,
     OnRead,

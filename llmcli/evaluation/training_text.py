@@ -18,7 +18,7 @@ from llmcli.data.conversations.turns import speakers_in
 from llmcli.data.files import ConversationFile
 from llmcli.data.sources import Sources, read_if_possible, was_in_memory
 from llmcli.data.text.corpus import Corpus, DocumentPart
-from llmcli.data.text.documents import Document
+from llmcli.data.text.decoding import Document
 from llmcli.errors import LLMError
 from llmcli.formats.training_record import Reading, Stage, TrainingFile, TrainingRecord
 from llmcli.formats.training_stages import CACHE, all_stages, describe

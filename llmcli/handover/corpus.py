@@ -6,7 +6,7 @@ from pathlib import Path
 
 from llmcli.data.sources import Sources, read_sources
 from llmcli.data.text.corpus import Corpus, DocumentPart
-from llmcli.data.text.documents import Document
+from llmcli.data.text.decoding import Document
 from llmcli.data.text.near_duplicates import largest_group
 from llmcli.data.text.repetitions import find_repetitions
 from llmcli.data.text.split import split

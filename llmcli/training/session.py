@@ -16,7 +16,7 @@ from typing import Any
 
 from llmcli.config import ModelConfig, TrainConfig, as_record
 from llmcli.data.files import ConversationFile
-from llmcli.data.text.documents import Document
+from llmcli.data.text.decoding import Document
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError, option_of
 from llmcli.evaluation import compressors, memorization

@@ -39,7 +39,7 @@ NEVER = {
     "llmcli.formats.gguf.reader", "llmcli.models.onnx.runtime", "llmcli.models.onnx.graph",
     "llmcli.models.torch.transformer", "llmcli.data.conversations.messages", "llmcli.data.conversations.chat_template",
     "llmcli.data.conversations.template_renderer", "llmcli.generation.chat", "llmcli.data.tokens.batches",
-    "llmcli.data.text.corpus", "llmcli.data.text.documents", "llmcli.data.conversations.example_prompt",
+    "llmcli.data.text.corpus", "llmcli.data.text.decoding", "llmcli.data.conversations.example_prompt",
     "llmcli.evaluation.compressors", "llmcli.formats.huggingface.download", "llmcli.formats.huggingface.hub",
     "llmcli.training.files.summary",
 }  # fmt: skip

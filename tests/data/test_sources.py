@@ -13,7 +13,7 @@ from llmcli.data import regular_file
 from llmcli.data.conversations.record_kinds import ReadOptions
 from llmcli.data.reading_progress import ReadingProgress
 from llmcli.data.sources import Sources, check_reading, read_sources
-from llmcli.data.text import documents
+from llmcli.data.text import decoding
 from llmcli.errors import LLMError
 from llmcli.evaluation.training_text import recorded_reading
 from llmcli.formats.training_record import TrainingRecord
@@ -209,7 +209,7 @@ def test_each_file_is_opened_once_whatever_its_kind(monkeypatch: pytest.MonkeyPa
     }
     opened: list[str] = []
     real = regular_file.open_regular
-    monkeypatch.setattr(documents, "open_regular", lambda path: opened.append(str(path)) or real(path))
+    monkeypatch.setattr(decoding, "open_regular", lambda path: opened.append(str(path)) or real(path))
     for name, (data, description) in files.items():
         put(name, data)
         if description:

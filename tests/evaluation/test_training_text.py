@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from typer.testing import Result
 
 from llmcli.data.sources import Sources, read_sources
-from llmcli.data.text import documents
+from llmcli.data.text import decoding
 from llmcli.data.text.corpus import Corpus
 from llmcli.errors import LLMError
 from llmcli.evaluation.memorization import LENGTH, find_verbatim
@@ -392,8 +392,8 @@ def test_samples_read_the_text_as_often_as_one(
     """Once to verify its hash and once to search it; the results equal those of single samples."""
     words = ("generate", "The cat", "-n", 60, "--memory", "--json", "--seed")
     sizes: list[int] = []
-    real = documents.OpenFile.read
-    monkeypatch.setattr(documents.OpenFile, "read", lambda *given: sizes.append(len(data := real(*given))) or data)
+    real = decoding.OpenFile.read
+    monkeypatch.setattr(decoding.OpenFile, "read", lambda *given: sizes.append(len(data := real(*given))) or data)
     alone = [json.loads(llm(*words, seed).stdout) for seed in (1, 2, 3)]
     once = sum(sizes) // len(alone)
     sizes.clear()

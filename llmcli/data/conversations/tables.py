@@ -16,7 +16,7 @@ from typing import Literal, TypeAlias
 
 from llmcli.data.conversations.messages import PAIRS, normalized
 from llmcli.data.conversations.record_kinds import ReadOptions, column_option
-from llmcli.data.text.documents import Document, OnRead, ignore
+from llmcli.data.text.decoding import Document, OnRead, ignore
 from llmcli.errors import LLMError, brief
 from llmcli.units import count
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from llmcli.data.conversations.messages import ROLES, Conversation, Message
-from llmcli.data.text.documents import Document
+from llmcli.data.text.decoding import Document
 from llmcli.errors import LLMError, usage
 
 _COLON = r"[ \t\u00a0\u202f]?[:：](?![:/\\])[ \t\u3000]*(?P<text>.*)"

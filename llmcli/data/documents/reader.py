@@ -26,7 +26,7 @@ from llmcli.data.conversations.record_kinds import ReadOptions
 from llmcli.data.documents.worker import FileLimits
 from llmcli.data.files import ConversationFile, read_records
 from llmcli.data.text import file_types
-from llmcli.data.text.documents import Document, OnRead, Stored, TextDigest, display_name
+from llmcli.data.text.decoding import Document, OnRead, Stored, TextDigest, display_name
 from llmcli.data.text.temporary_files import ReadingEndsError, TextCopy, check_temporary_space
 from llmcli.errors import LLMError
 

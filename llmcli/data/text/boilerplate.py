@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain, islice, takewhile
 
 from llmcli import units
-from llmcli.data.text.documents import Document, OnRead, document_of_texts, ignore
+from llmcli.data.text.decoding import Document, OnRead, document_of_texts, ignore
 from llmcli.data.text.temporary_files import TextCopy
 
 MIN_DOCUMENTS, ONE_IN = 5, 10

@@ -15,7 +15,7 @@ import numpy as np
 
 from llmcli import units
 from llmcli.data.text.dataset_directory import find_dataset, visible_files
-from llmcli.data.text.documents import STANDARD_INPUT, Document, display_name
+from llmcli.data.text.decoding import STANDARD_INPUT, Document, display_name
 from llmcli.data.text.file_types import is_hidden
 from llmcli.errors import LLMError
 

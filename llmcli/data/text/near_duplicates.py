@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from llmcli.data.text.documents import Document
+from llmcli.data.text.decoding import Document
 from llmcli.data.text.string_hashes import string_hashes
 
 COMPARED_BYTES = 1 << 16  # at the beginning and at the end of each document

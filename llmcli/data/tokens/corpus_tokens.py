@@ -18,7 +18,7 @@ import tokenizers
 
 from llmcli import units
 from llmcli.data.text.corpus import DocumentPart
-from llmcli.data.text.documents import Document, continuation_bytes
+from llmcli.data.text.decoding import Document, continuation_bytes
 from llmcli.data.text.words import SEARCHED_CHARACTERS
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokens.token_store import LIMIT_VARIABLE, TokenCache, cache_directory

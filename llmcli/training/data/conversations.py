@@ -20,7 +20,7 @@ from llmcli.data.conversations.messages import Conversation
 from llmcli.data.conversations.split import ConversationSplit, answers, divide, is_known, split
 from llmcli.data.files import ConversationFile
 from llmcli.data.text.corpus import Corpus
-from llmcli.data.text.documents import Document
+from llmcli.data.text.decoding import Document
 from llmcli.data.text.repetitions import find_in_texts
 from llmcli.data.text.split import CorpusSplit
 from llmcli.data.tokenizers.tokenizer import Tokenizer

@@ -13,7 +13,7 @@ from llmcli import units
 from llmcli.config import MAX_DEFAULT_VOCAB_SIZE, MIN_DEFAULT_VOCAB_SIZE
 from llmcli.data.conversations.example_prompt import example_prompts
 from llmcli.data.text.corpus import Corpus
-from llmcli.data.text.documents import Document
+from llmcli.data.text.decoding import Document
 from llmcli.data.text.line_kinds import LineKind, line_kind
 from llmcli.data.text.repetitions import find_repetitions
 from llmcli.data.text.split import CorpusSplit, split

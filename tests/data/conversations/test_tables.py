@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from llmcli.data.conversations import tables
 from llmcli.data.conversations.record_kinds import ReadOptions
 from llmcli.data.files import ConversationFile, read_records
-from llmcli.data.text.documents import Document, OpenFile
+from llmcli.data.text.decoding import Document, OpenFile
 from llmcli.data.text.temporary_files import TextCopy
 from llmcli.errors import LLMError
 from tests.data.corpora import put

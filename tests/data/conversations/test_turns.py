@@ -6,7 +6,7 @@ import pytest
 
 from llmcli.data.conversations.messages import Conversation
 from llmcli.data.conversations.turns import read_turns
-from llmcli.data.text.documents import Document, OpenFile, read_document
+from llmcli.data.text.decoding import Document, OpenFile, read_document
 from llmcli.data.text.temporary_files import TextCopy
 from llmcli.errors import LLMError
 from tests.data.corpora import put

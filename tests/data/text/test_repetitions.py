@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmcli.data.sources import read_sources
-from llmcli.data.text import documents
+from llmcli.data.text import decoding
 from llmcli.data.text.corpus import Corpus
 from llmcli.data.text.repetitions import COPIES, LENGTH, STRIDE, Repetitions, find_in_texts, find_repetitions
 from llmcli.data.text.split import split
@@ -108,7 +108,7 @@ def test_all_long_passages_are_left_out_and_no_short_ones(
         training += passage + letters(others, seed + 20_000 + number)
         kept += others + (size if size < LENGTH else 0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(documents, "BLOCK_BYTES", block)
+        patch.setattr(decoding, "BLOCK_BYTES", block)
         found = search(training, held_out)
     texts = joined(found.training)
     assert all(text in training for text in texts) and sum(map(len, texts)) == len(training) - found.left_out

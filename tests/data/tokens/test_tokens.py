@@ -9,7 +9,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from llmcli.data.text import documents
+from llmcli.data.text import decoding
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokens.tokens import tokenize
 from llmcli.errors import LLMError
@@ -33,7 +33,7 @@ def test_tokens_of_documents_have_one_end_of_text_between_two() -> None:
 
 def test_tokens_do_not_depend_on_where_blocks_end() -> None:
     put("a", TEXT.encode())
-    with mock.patch.object(documents, "BLOCK_BYTES", 10):
+    with mock.patch.object(decoding, "BLOCK_BYTES", 10):
         assert tokenize(read_corpus(["a"]).texts(), BPE).tolist() == BPE.encode(TEXT)
 
 

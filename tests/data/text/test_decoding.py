@@ -22,9 +22,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmcli.data.documents import reader
-from llmcli.data.text import documents, encodings
+from llmcli.data.text import decoding, encodings
 from llmcli.data.text.corpus import Corpus
-from llmcli.data.text.documents import Document
+from llmcli.data.text.decoding import Document
 from llmcli.data.text.file_types import START_BYTES
 from llmcli.data.text.temporary_files import TextCopy
 from llmcli.data.tokenizers.tokenizer import Tokenizer
@@ -78,7 +78,7 @@ def test_only_the_first_byte_order_mark_is_removed() -> None:
 
 def test_text_longer_than_a_block_is_read_completely() -> None:
     text = "a" + "あ" * 360_000 + "\r\n🍎"  # each block ends inside a character
-    assert len(text.encode()) > documents.BLOCK_BYTES
+    assert len(text.encode()) > decoding.BLOCK_BYTES
     corpus = read_corpus([put("a.txt", text.encode()), put("b.gz", gzip.compress(text.encode(), 1))])
     assert joined(corpus) == text * 2
     assert {d.sha256 for d in corpus.documents} == {hashlib.sha256(text.encode()).hexdigest()}
@@ -89,7 +89,7 @@ def test_text_longer_than_a_block_is_read_completely() -> None:
 def test_where_blocks_end_does_not_matter(text: str, block: int) -> None:
     for encoding in ["utf-8", "utf-8-sig", "utf-16"]:
         put("a.txt", text.encode(encoding))
-        with mock.patch.object(documents, "BLOCK_BYTES", block):
+        with mock.patch.object(decoding, "BLOCK_BYTES", block):
             assert joined(read_corpus(["a.txt"])) == text, encoding
 
 
@@ -107,13 +107,13 @@ def test_lines_end_at_a_newline_alone_in_every_encoding() -> None:
 
 
 def read_document(data: bytes) -> Document:
-    with documents.OpenFile(put("a.txt", data), Path("a.txt")) as file:
-        return documents.read_document("a.txt", Path("a.txt"), file, TextCopy())
+    with decoding.OpenFile(put("a.txt", data), Path("a.txt")) as file:
+        return decoding.read_document("a.txt", Path("a.txt"), file, TextCopy())
 
 
 def test_after_a_line_of_too_many_characters_nothing_is_read() -> None:
     document = read_document(b"one\n" + b"a" * 99 + b"\nthree\n")
-    with mock.patch.object(documents, "BLOCK_BYTES", 10):
+    with mock.patch.object(decoding, "BLOCK_BYTES", 10):
         first, second = document.lines(max_characters=20)
     assert first == "one" and 20 < len(second) <= 30
 
@@ -199,7 +199,7 @@ def test_bytes_decode_as_in_python_and_fail_at_the_same_position(chunks: list[by
     data = b"x" + b"".join(chunks).replace(b"\0", b"")
     put("a.txt", data)
     no_others = mock.patch.multiple(encodings, recognize=lambda _: "", is_iso2022_jp=lambda _: False)
-    with mock.patch.object(documents, "BLOCK_BYTES", block), no_others:
+    with mock.patch.object(decoding, "BLOCK_BYTES", block), no_others:
         try:
             text = data.decode("utf-8")
         except UnicodeDecodeError as error:
@@ -375,14 +375,14 @@ def test_a_file_that_is_not_text_leaves_nothing_in_the_temporary_copy(monkeypatc
 def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """A list that collects the number of bytes of each read from a file."""
     sizes: list[int] = []
-    real_read = documents.OpenFile.read
+    real_read = decoding.OpenFile.read
 
-    def read(file: documents.OpenFile, position: int, size: int) -> bytes:
+    def read(file: decoding.OpenFile, position: int, size: int) -> bytes:
         data = real_read(file, position, size)
         sizes.append(len(data))
         return data
 
-    monkeypatch.setattr(documents.OpenFile, "read", read)
+    monkeypatch.setattr(decoding.OpenFile, "read", read)
     return sizes
 
 
@@ -418,7 +418,7 @@ def test_reading_a_sample_reads_little_more_than_the_sample(monkeypatch: pytest.
 
 def test_reading_a_part_skips_the_text_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
     corpus = read_corpus([put("a.txt", b"x" * 5000 + b"needle" + b"y" * 5000)])
-    monkeypatch.setattr(documents, "BLOCK_BYTES", 100)
+    monkeypatch.setattr(decoding, "BLOCK_BYTES", 100)
     sizes = count_reads(monkeypatch)
     assert joined(corpus, 5000, 5006) == "needle"
     assert sum(sizes) <= 4 + 2 * 100
@@ -448,7 +448,7 @@ def test_no_split_loses_or_repeats_text(texts: list[str], fractions: list[float]
     whole = "".join(texts).encode()
     assert corpus.text_bytes == len(whole)
     edges = [0, *sorted(round(f * len(whole)) for f in fractions), len(whole)]
-    with mock.patch.object(documents, "BLOCK_BYTES", block):
+    with mock.patch.object(decoding, "BLOCK_BYTES", block):
         for low, high in itertools.pairwise(edges):
             assert joined(corpus, low, high).encode() == whole[character_end(whole, low) : character_end(whole, high)]
         assert "".join(joined(corpus, low, high) for low, high in itertools.pairwise(edges)).encode() == whole
