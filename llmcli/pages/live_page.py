@@ -3,6 +3,7 @@
 - A page with a model inside: one HTML file that runs the model offline in any browser. It contains the weights, the
   config, the tokenizer and the training record as data. The runtime is JavaScript in a web worker (live/model.js
   corresponds to numpy_runtime.py, one token at a time).
+  A trainable page trains a model, too: live/ is the same, and training/ adds a tab, and a trainer to the worker.
 - The page of `llm serve`: the runtime is live/http.js, which sends requests to the server, also for the facts about a
   model.
 """
@@ -27,7 +28,8 @@ from llmcli.formats.metadata import Json
 from llmcli.pages.live_text import chat_data, tokenizer_data
 from llmcli.pages.live_weights import check_size, choose_dtype, pack
 from llmcli.pages.record_data import record_data
-from llmcli.pages.template import fill, joined, json_for_script
+from llmcli.pages.template import compressed, fill, joined, json_for_script, source_hash
+from llmcli.pages.training_data import TRAINING_SCRIPTS, training_data
 
 if TYPE_CHECKING:
     from llmcli.formats.header import Header
@@ -58,8 +60,17 @@ VIEW_SCRIPTS = (
 )
 PAGE_SCRIPTS = ("templates/shared.js", "live/local.js", *VIEW_SCRIPTS)
 SERVED_SCRIPTS = ("templates/shared.js", "live/shown.js", "live/http.js", *VIEW_SCRIPTS)
+TRAINABLE_SCRIPTS = (
+    *PAGE_SCRIPTS[:-1],
+    "training/train_texts.js",
+    "live/page.js",
+    "training/examples.js",
+    "training/train_view.js",
+)
+UNPACKING = ("training/unpack.js",)  # the script of a trainable page, which has all others compressed
 MAX_EXAMPLES = 4
 STYLES = ("templates/page.css", "live/page.css")
+_WITHOUT_TAB = {"train_tab": "", "train_panel": ""}  # placeholders for the tab Train
 _CONFIG_KEYS = (
     "num_hidden_layers",
     "num_attention_heads",
@@ -86,9 +97,10 @@ def live_page(
     compare: str | None = None,
     without: Sequence[str] = (),
     if_too_large: str | None = None,
+    trainable: bool = False,
 ) -> bytes:
     """Write the page of a model that was opened from a file. The data type of its weights is chosen unless
-    `dtype` is given.
+    `dtype` is given. A `trainable` page can replace the model by one that it trains.
 
     With a `prompt`, the page opens at its prediction, with the parts `without` switched off ("2": layer 2,
     "2.3": head 3 of layer 2); with `compare` too, it opens at both prompts side by side. Raises LLMError for
@@ -121,32 +133,42 @@ def live_page(
     if prompt is not None:
         data["start"] |= {"view": "inside" if compare is None else "compare", "text": prompt}
     name = name_of(header.path.resolve())
-    page = fill(
-        "live/page.html",
-        STYLES,
-        PAGE_SCRIPTS,
-        name if header.path.is_dir() else Path(name).stem,
-        "worker-src blob:; ",
-        icon="",
-        data=json_for_script(data),
-        program=Template(joined(["live/program.html"])).substitute(
-            weights=base64.b64encode(weights).decode(),
-            worker='"use strict";\n' + joined([f"live/{script}.js" for script in MODEL_SCRIPTS]),
-        ),
-    )
+    title = name if header.path.is_dir() else Path(name).stem
+    page = _page(title, data, weights, trainable=trainable)
     check_size(model.config, dtype, len(page), if_too_large)
     on_note(f"weights: {note}")
     return page
+
+
+def training_page() -> bytes:
+    """Write the trainable page without a model."""
+    return _page("llmcli", {}, b"", trainable=True)
+
+
+def _page(title: str, data: Json, weights: bytes, *, trainable: bool) -> bytes:
+    worker = '"use strict";\n' + joined([f"live/{script}.js" for script in MODEL_SCRIPTS])
+    values = _WITHOUT_TAB | {"icon": "", "weights": base64.b64encode(weights).decode(), "worker": worker}
+    styles, scripts, sources = [*STYLES], [*PAGE_SCRIPTS], "; worker-src blob:"
+    program = "live/program.html"
+    if trainable:
+        data = data | {"training": training_data()}
+        trainer = joined([f"training/{script}.js" for script in TRAINING_SCRIPTS])
+        script = joined(TRAINABLE_SCRIPTS)
+        values |= {name: joined([f"training/{name}.html"]) for name in _WITHOUT_TAB}
+        values |= {"worker": compressed(f"{worker}\n{trainer}"), "page": compressed(script)}
+        styles, scripts, program = [*STYLES, "training/train.css"], [*UNPACKING], "training/program.html"
+        sources = f" '{source_hash(script)}' 'wasm-unsafe-eval'{sources}"  # WebAssembly for matrix products
+    values |= {"data": json_for_script(data), "program": Template(joined([program])).substitute(values)}
+    return fill("live/page.html", styles, scripts, title, sources, **values)
 
 
 @cache
 def served_page() -> bytes:
     """Write the page of `llm serve`, which is the same for all models."""
     icon = '<link rel="icon" href="data:,">'  # otherwise the browser requests one from the server
-    sources = "connect-src 'self'; img-src data:; "
-    return fill(
-        "live/page.html", STYLES, SERVED_SCRIPTS, "llm serve", sources, icon=icon, data="{}", program=""
-    )
+    sources = "; connect-src 'self'; img-src data:"
+    values = _WITHOUT_TAB | {"icon": icon, "data": "{}", "program": ""}
+    return fill("live/page.html", STYLES, SERVED_SCRIPTS, "llm serve", sources, **values)
 
 
 def served_facts(source: Checkpoint | Ensemble, header: "Header") -> Json:

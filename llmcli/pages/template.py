@@ -5,6 +5,7 @@ Content-Security-Policy forbids all other scripts.
 """
 
 import base64
+import gzip
 import hashlib
 import html
 import json
@@ -16,8 +17,8 @@ from string import Template
 def fill(
     template: str, styles: Sequence[str], scripts: Sequence[str], title: str, sources: str = "", **values: str
 ) -> bytes:
-    """Fill a page template. `styles` and `scripts` are file names, `sources` is added to the
-    Content-Security-Policy, and `values` are markup, or JSON from `json_for_script`."""
+    """Fill a page template. `styles` and `scripts` are file names, `sources` follow the hash of the script in
+    the Content-Security-Policy, and `values` are markup, or JSON from `json_for_script`."""
     style, script, title = joined(styles), joined(scripts), html.escape(printable(title))
     head = Template(joined(["templates/head.html"])).substitute(
         style_hash=source_hash(style),
@@ -46,6 +47,11 @@ def json_for_script(data: Mapping[str, object]) -> str:
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
+
+
+def compressed(text: str) -> str:
+    """Compress a script, as base64."""
+    return base64.b64encode(gzip.compress(text.encode("utf-8"), mtime=0)).decode()
 
 
 def source_hash(text: str) -> str:

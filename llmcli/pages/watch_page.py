@@ -15,4 +15,4 @@ SCRIPTS = (
 
 def watch_page(title: str) -> bytes:
     """Return the page, which shares texts, charts and bars with the page with a model inside."""
-    return fill("live/watch.html", STYLES, SCRIPTS, title, "connect-src 'self'; img-src data:; ")
+    return fill("live/watch.html", STYLES, SCRIPTS, title, "; connect-src 'self'; img-src data:")

@@ -1,6 +1,6 @@
 """A browser for the tests of pages, and models that are small and quick to train."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,34 @@ def blank(browser: "Browser") -> "Iterator[Page]":
     opened.on("pageerror", lambda error: messages.append(str(error)))
     yield opened
     opened.close()
+    assert messages == []
+
+
+@pytest.fixture
+def open_html(browser: "Browser", tmp_path: Path) -> "Iterator[Callable[..., Page]]":
+    """`open_html(text)`: the page with this text in an offline browser, ready. Fails if the browser logs a message, or
+    asks for any address but that of the page and its workers."""
+    messages: list[str] = []
+    contexts = []
+
+    def open_page(text: str, *, width: int = 1200, locale: str = "en-US") -> "Page":
+        path = tmp_path / f"page{len(contexts)}.html"
+        path.write_text(text, "utf-8")
+        size = {"width": width, "height": 800}
+        context = browser.new_context(viewport=size, locale=locale, offline=True, reduced_motion="reduce")
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: messages.append(message.text))
+        page.on("pageerror", lambda error: messages.append(str(error)))
+        page.on("dialog", lambda dialog: messages.append("an alert"))
+        page.on("request", lambda request: request.url.startswith(("file:", "blob:")) or messages.append(request.url))
+        page.goto(path.as_uri())
+        page.wait_for_selector("html[data-ready]")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
     assert messages == []
 
 

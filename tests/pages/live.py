@@ -1,5 +1,7 @@
 """Driving the page with a model inside: its run program alone in a browser, or the page itself."""
 
+import base64
+import gzip
 import json
 import re
 import shutil
@@ -82,13 +84,32 @@ def element(text: str, id_: str) -> str:
     return found[1]
 
 
+def worker_of(text: str) -> str:
+    """The program of the worker; that of a trainable page is compressed."""
+    worker = element(text, "worker")
+    return worker if worker.startswith('"use strict"') else gzip.decompress(base64.b64decode(worker)).decode()
+
+
+def bars(page: "Page", list_: str = "next") -> list[tuple[str, float]]:
+    """(name, percent) of the bars."""
+    rows = page.locator(f"#{list_} li").evaluate_all(
+        "(all) => all.map((one) => [one.children[0].textContent, parseFloat(one.children[1].textContent)])"
+    )
+    return [tuple(row) for row in rows]
+
+
+def wait_until_shown(page: "Page") -> None:
+    """Wait until the open tab shows all."""
+    page.wait_for_selector("[role=tabpanel]:not([hidden]):not([aria-busy=true])")
+
+
 class Program:
     """The run program of a page, in a browser, without the page around it."""
 
     def __init__(self, page: "Page", text: str) -> None:
         self.page = page
         page.goto("about:blank")
-        page.add_script_tag(content=element(text, "worker"))
+        page.add_script_tag(content=worker_of(text))
         page.evaluate(
             "([data, weights]) => open({ data, weights })",
             [json.loads(element(text, "data")), element(text, "weights")],

@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 FORMATS = {  # output format -> its options besides --force
     "hf": "dtype name license push private",
     "gguf": "dtype name license",
-    "html": "dtype",
+    "html": "dtype trainable",
     "tokenizer": "",
     "handover": "dtype name license size corpus",
 }
 SUFFIXES = {"gguf": ".gguf", "html": ".html", "tokenizer": ".json", None: ".safetensors"}  # None: --quantize
+TRAINING_PAGE = "train.html"  # default name of the trainable page without a model
 MODELFILE = ".Modelfile"  # beside a GGUF file
 HF_DTYPES = {"f32": "F32", "f16": "F16", "bf16": "BF16"}  # -> name in a safetensors file
 # output format -> its data types; for GGUF see formats/gguf/writer.py
@@ -63,6 +64,9 @@ class _Options(ResultOptions):
     corpus: list[str] | None = option(
         "FILE", "With --to handover: the training text, if it is not found, and more text."
     )
+    trainable: bool = flag(
+        "With --to html: add a tab that trains a model in the browser; without MODEL, the page starts with it."
+    )
     force: bool = flag("Overwrite an existing output.")
 
 
@@ -78,12 +82,17 @@ def export(options: _Options) -> None:
     """
     _check_options(options)
     to = options.to
+    names = options.names or [TRAINING_PAGE]
+    if options.trainable and len(names) == 1 and names[0].endswith(SUFFIXES["html"]):
+        _export_training_page(Path(names[0]), options)
+        return
     path, output = _model_and_output(options)
     from llmcli.cli.reports import model_card
     from llmcli.formats import atomic_io, loading
 
     model = loading.load_any(path).shared if to == "tokenizer" else loading.load(path)
-    _check_output(options, output, path)
+    part = "part of " if path.is_dir() else ""
+    _check_output(options, output, loading.files(path), f"{part}the model to export")
     target = None
     if options.push is not None:
         from llmcli.formats.huggingface import upload
@@ -95,7 +104,7 @@ def export(options: _Options) -> None:
     if to == "tokenizer":
         atomic_io.write(output, model.tokenizer_json.encode("utf-8"))
     elif to == "html":
-        _export_html(model, output, options.dtype)
+        _export_html(model, output, options)
     elif to == "handover":
         _export_handover(model, output, path, options)
         return
@@ -167,14 +176,13 @@ def _check_options(options: _Options) -> None:
         raise usage(f"--dtype must be {', '.join(map(str, known))} with --to {to}, found {dtype}")
 
 
-def _check_output(options: _Options, output: Path, model: Path) -> None:
+def _check_output(options: _Options, output: Path, inputs: list[Path], role: str = "") -> None:
     """Raise LLMError if the output cannot be written, would replace the model, or has the name of another
     format."""
-    from llmcli.formats import atomic_io, loading
+    from llmcli.formats import atomic_io
     from llmcli.formats.huggingface import directory as hf_directory
 
-    part = "part of " if model.is_dir() else ""
-    reject_overwriting(output, "export", loading.files(model), f"{part}the model to export", by="")
+    reject_overwriting(output, "export", inputs, role, by="")
     if options.to not in ("hf", "handover"):
         example = f"model{SUFFIXES[options.to]}"
         atomic_io.check_name(output, by="", example=example)
@@ -264,13 +272,26 @@ def _export_handover(model: "Checkpoint", output: Path, path: Path, options: _Op
     )
 
 
-def _export_html(model: "Checkpoint", output: Path, dtype: str | None) -> None:
+def _export_html(model: "Checkpoint", output: Path, options: _Options) -> None:
     from llmcli.formats import atomic_io
     from llmcli.pages.live_page import live_page
     from llmcli.pages.live_weights import page_bytes
 
-    atomic_io.check_space(output, page_bytes(model.config, dtype))
-    atomic_io.write(output, live_page(model, dtype, console.note))
+    atomic_io.check_space(output, page_bytes(model.config, options.dtype))
+    page = live_page(model, options.dtype, console.note, trainable=options.trainable)
+    atomic_io.write(output, page)
+
+
+def _export_training_page(output: Path, options: _Options) -> None:
+    """Write the trainable page without a model."""
+    from llmcli.formats import atomic_io
+    from llmcli.pages.live_page import training_page
+
+    options.reject("without a model", "dtype")
+    _check_output(options, output, [])
+    atomic_io.write(output, page := training_page())
+    record = {"file": str(output), "to": "html", "bytes": len(page)}
+    options.report(record, f"saved {output}: {units.size(len(page))}")
 
 
 def _export_gguf(model: "Checkpoint", output: Path, dtype: str | None, metadata: dict[str, str]) -> None:

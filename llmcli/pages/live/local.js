@@ -1,5 +1,6 @@
 // The run program in this page: a worker, which has the weights.
-const program = new Worker(URL.createObjectURL(new Blob([byId("worker").textContent], { type: "text/javascript" })));
+const newWorker = () => new Worker(URL.createObjectURL(new Blob([byId("worker").textContent], { type: "text/javascript" })));
+const program = newWorker();
 const openingOf = () => { // what the program needs to run the model
   const weights = byId("weights").textContent;
   byId("weights").remove();

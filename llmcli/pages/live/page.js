@@ -366,4 +366,4 @@ byId("models").addEventListener("change", () => openModel(byId("models").value))
 
 language = remembered("llm.settings").language ?? language;
 showTexts();
-openModel();
+if (data.record || !data.training) openModel();

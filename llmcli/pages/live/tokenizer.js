@@ -80,30 +80,22 @@ class Tokenizer {
     return this.kind === "bpe" ? ofBytes(word) : [...word].flatMap((character) => this.ids.get(toBytes(character)) ?? ofBytes(character));
   }
 
-  // Byte-pair encoding: merges the pair of the lowest rank, of several the leftmost, until no pair is left. All pairs of a rank are
-  // merged in one pass, except if a new pair has a lower rank.
+  // Byte-pair encoding: merges the pair of the lowest rank, of several the leftmost, until no pair is left. One pass merges all of
+  // them, up to one that makes a pair of a lower rank: a word may have a million bytes.
   merge(ids) {
     const rank = (left, right) => this.ranks.get(this.pair(left, right)) ?? Infinity;
-    let ranks = ids.map((id, i) => rank(id, ids[i + 1])); // of a token and the next one
     for (;;) {
-      const lowest = ranks.reduce((a, b) => Math.min(a, b), Infinity), merged = [], before = ids;
+      let lowest = Infinity, i = 0, isLower = false;
+      for (let j = 1; j < ids.length; j++) lowest = Math.min(lowest, rank(ids[j - 1], ids[j]));
       if (lowest === Infinity) return ids;
-      const mergedRanks = [];
-      let isOver = false;
-      for (let i = 0; i < before.length; i++) {
-        const isPair = ranks[i] === lowest && !isOver;
-        merged.push(isPair ? this.merges[3 * lowest + 2] : before[i]);
-        if (!isPair) {
-          mergedRanks.push(ranks[i]);
-          continue;
-        }
-        i++; // over the right token of the pair
-        const last = merged.length - 1;
-        if (last > 0) mergedRanks[last - 1] = rank(merged[last - 1], merged[last]);
-        mergedRanks.push(rank(merged[last], before[i + 1]));
-        isOver = Math.min(mergedRanks[last - 1] ?? Infinity, mergedRanks[last]) < lowest;
+      const token = this.merges[3 * lowest + 2], merged = [];
+      while (i < ids.length && !isLower) {
+        const isPair = rank(ids[i], ids[i + 1]) === lowest;
+        merged.push(isPair ? token : ids[i]);
+        i += isPair ? 2 : 1;
+        isLower = isPair && Math.min(rank(merged.at(-2), token), rank(token, ids[i])) < lowest;
       }
-      [ids, ranks] = [merged, mergedRanks];
+      ids = merged.concat(ids.slice(i));
     }
   }
 

@@ -17,10 +17,15 @@ const checkOf = (id) => async () => {
   if (id !== current) throw new Stopped();
 };
 
-// `weights` are bytes, or base64.
+function decodeBase64(text) {
+  const binary = atob(text), bytes = new Uint8Array(binary.length);
+  for (let i = 0; i < binary.length; i++) bytes[i] = binary.charCodeAt(i);
+  return bytes.buffer;
+}
+
+// `weights` are base64 in a page, and bytes from a trainer.
 function open({ data, weights }) {
-  const bytes = typeof weights === "string" ? Uint8Array.from(atob(weights), (character) => character.charCodeAt(0)).buffer : weights;
-  const tensors = readTensors(data.tensors, bytes);
+  const tensors = readTensors(data.tensors, typeof weights === "string" ? decodeBase64(weights) : weights);
   const newModel = () => new Model(data.config, tensors); // the weights are shared
   [runtime, alternativesRuntime, changed, other] = Array.from({ length: 4 }, () => new Runtime(newModel(), data.ngram_cache));
   recording = new Recording(newModel());

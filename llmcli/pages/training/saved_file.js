@@ -35,10 +35,12 @@ function pageData({ network, corpus, curve, step, seconds, validation, shape }) 
     return { name, shape, dtype: "f32", offset: start };
   });
   const prompt = corpus.start.split(/\s/).slice(0, 3).join(" ").slice(0, 40), bits = validation?.toFixed(3);
-  const rows = [
-    ["trained", "in a browser"], ["corpus", `${corpus.name}, ${corpus.fileBytes.toLocaleString("en")} bytes`], ["sha256", corpus.sha256], ["parameters", parameters],
-    ["architecture", `${shape.layers} layers, hidden size ${shape.width}, ${shape.heads} heads`], ["tokenizer", `${corpus.data.kind}, ${corpus.data.tokens.length} tokens`],
-    ["steps", step.toLocaleString("en")], ["seconds", seconds.toFixed(0)], ...(bits ? [["held-out bits per byte", bits]] : []),
+  const count = (amount, name) => `${amount.toLocaleString("en")} ${name}${amount === 1 ? "" : "s"}`;
+  const rows = [ // as record_rows of model_facts.py has them
+    ["form", "a model trained in a browser"], ["corpus", `${corpus.name}, ${count(corpus.fileBytes, "byte")}`], ["sha256 of the corpus", corpus.sha256],
+    ["tokenizer", `${corpus.data.kind}, ${count(corpus.data.tokens.length, "token")}`], ["model size", count(weights.length, "parameter")],
+    ["architecture", `${count(shape.layers, "layer")}, hidden size ${shape.width}, ${count(shape.heads, "head")}`],
+    ["steps", step.toLocaleString("en")], ["time", `${seconds.toFixed(0)}s`], ...(bits ? [["held-out", `${bits} bits per byte`]] : []),
   ];
   const summary = curve.training.length ? `The training loss went from ${curve.training[0].toFixed(3)} to ${curve.training.at(-1).toFixed(3)} bits per byte by step ${step.toLocaleString("en")}.` : "";
   const data = {

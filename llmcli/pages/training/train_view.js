@@ -1,0 +1,286 @@
+// The tab Train: a text becomes a model, in workers of this page. A trainer is a worker with the program of `program`; what it is asked,
+// and answers, is in trainer.js. Each text has a trainer of its own. Helpers are further workers, one for each further core.
+const MAX_WORKERS = 8, MAX_FILE_BYTES = 1_000_000, TYPING_PAUSE = 400; // milliseconds without a keystroke, after which a text is read
+const SAMPLE_TOKENS = 80, SAMPLE_SETTINGS = { temperature: 0.8, topP: 1, minP: 0.05 }, PREDICTION_SETTINGS = { temperature: 1, topP: 1, minP: 0 };
+const MAX_PROBE_POINTS = 24; // of more, every second one is kept
+const TYPED = { bytes: null, name: "text.txt" };
+let source = TYPED; // of the text: {bytes, name} of a file or an example
+let draft = null; // what the next training starts with: {trainer, facts, shapes, plan}; without facts while it reads the text
+let planned = null; // facts, shapes and plan of the newest text
+let run = null; // {trainer, workers, name, phase, progress, model, opened, probe}; `opened` is the model that the other tabs show
+let typing = 0; // timer
+let isSaved = true, isPredicting = false;
+const train = (name) => byId(`train-${name}`);
+
+// ---- workers
+
+function newTrainer() {
+  const worker = newWorker();
+  worker.onmessage = ({ data: answer }) => program.onmessage({ data: answer.error ? { ...answer, error: shownError(answer.error) } : answer });
+  worker.onerror = (event) => {
+    event.preventDefault();
+    if (run?.workers.includes(worker)) endTraining("isBroken");
+    else endReading(worker);
+    showProblem(say(...shownError(["failed", { error: event.message }])));
+  };
+  return worker;
+}
+function askTrainer(worker, type, body, receive = () => {}, transferred = []) {
+  receivers.set(++lastRequest, receive);
+  worker.postMessage({ id: lastRequest, type, ...body }, transferred);
+}
+const numbersAsText = (values) => Object.fromEntries(Object.entries(values).map(([key, value]) => [key, typeof value === "number" ? value.toLocaleString("en") : value]));
+function shownError([name, values = {}]) {
+  if (/memory|allocat|array (buffer|length)/i.test(values.error ?? "")) return ["outOfMemory"]; // of Chromium, Firefox and Safari
+  return [name, numbersAsText(values)];
+}
+
+// ---- the text
+
+// Has a text read, and its training planned; `then` follows if it can be trained on.
+function prepare(next = source, then = () => {}) {
+  const bytes = next.bytes ?? toUtf8(train("text").value);
+  clearTimeout(typing);
+  endReading(draft?.trainer);
+  showProblem("");
+  if (!bytes.length) return;
+  const own = draft = { trainer: newTrainer() }, body = { bytes: bytes.slice().buffer, name: next.name, kind: train("kind").value, training: data.training };
+  askTrainer(own.trainer, "prepare", body, (answer) => {
+    if (answer.error) return endReading(own.trainer);
+    if (!answer.facts) return own.facts && then();
+    planned = Object.assign(own, answer);
+    if (next.bytes) [source, train("text").value] = [next, new TextDecoder(own.facts.encoding).decode(bytes)];
+    const { layers, width, seconds } = own.plan;
+    train("size").max = own.shapes.length - 1;
+    const values = { size: own.shapes.findIndex((shape) => shape.layers === layers && shape.width === width), seconds };
+    for (const [name, value] of Object.entries(values)) if (!train(name).dataset.isChosen) train(name).value = value;
+    showTraining();
+  });
+  showTraining();
+}
+function endReading(trainer) {
+  if (trainer === draft?.trainer) {
+    trainer?.terminate();
+    draft = planned = null;
+  }
+  showTraining();
+}
+async function readFile(file) {
+  try {
+    if (file.size > MAX_FILE_BYTES) showProblem(say(...shownError(["textTooLarge", { size: file.size, maximum: MAX_FILE_BYTES }])));
+    else prepare({ bytes: new Uint8Array(await file.arrayBuffer()), name: file.name });
+  } catch { showProblem(say("textUnreadable")); } // a folder, or a file that is gone
+}
+
+// ---- training
+
+function start() {
+  if (!draft?.facts) return prepare(source, start); // again, or at once after a keystroke
+  run?.workers.forEach((worker) => worker.terminate());
+  const { trainer, facts: { name }, shapes } = draft, count = Math.min(MAX_WORKERS, navigator.hardwareConcurrency || 1) - 1;
+  const own = run = { trainer, workers: [trainer], name, phase: "isTraining", progress: null, model: null, opened: null, probe: { prompt: "", points: [] } };
+  const ports = Array.from({ length: count }, () => {
+    const { port1, port2: port } = new MessageChannel(), helper = newTrainer();
+    own.workers.push(helper);
+    askTrainer(helper, "assist", { port }, () => {}, [port]);
+    return port1;
+  });
+  [draft, isSaved] = [null, false];
+  showProblem("");
+  const settings = { shape: shapes[train("size").value], seconds: Number(train("seconds").value), rate: rateFactor(), ports };
+  askTrainer(trainer, "train", settings, ({ progress, model, done, error }) => {
+    if (own !== run) return;
+    Object.assign(own, progress && { progress }, model && { model });
+    if (done) return endTraining(error ? "isBroken" : "isDone");
+    showTraining();
+    if (model) openNewest();
+  }, ports);
+  showTraining();
+  train("pause").focus();
+}
+function endTraining(phase) {
+  run.phase = phase;
+  for (const worker of run.workers) if (worker !== run.trainer || phase === "isBroken") worker.terminate(); // the trainer saves its model
+  showTraining();
+  openNewest();
+}
+function pauseOrGoOn() {
+  const isPaused = run.phase === "isPaused";
+  run.phase = isPaused ? "isTraining" : "isPaused";
+  askTrainer(run.trainer, isPaused ? "resume" : "pause", {});
+  showTraining();
+}
+
+// ---- the newest model
+
+const openTabName = () => openPanel().getAttribute("aria-labelledby").slice("tab-".length);
+const isHere = () => ["train", "record"].includes(openTabName()); // in the other tabs somebody looks at a model
+const probeOf = ({ probe }) => (probe.points.length ? probe : null);
+
+// What a page shows of the newest model: it begins with the prompt.
+function newestFacts() {
+  const { data: facts } = run.model, text = train("prompt").value || facts.start.text, prompts = [...new Set([text, ...facts.examples.prompts])];
+  return { ...facts, record: { ...facts.record, probe: probeOf(run) }, start: { ...facts.start, text }, examples: { ...facts.examples, prompts } };
+}
+
+// Opens the newest model for all tabs, but not while training runs and somebody looks at another; then shows it here.
+function openNewest() {
+  if (!run?.model || run.opened === run.model || (run.phase === "isTraining" && !isHere())) return showOpened();
+  const own = run, isFirst = !own.opened, kept = state.text === data.start?.text ? "" : state.text;
+  own.opened = run.model;
+  Object.assign(data, newestFacts());
+  Object.assign(data.start, { view: openTabName().replace("chat", "write"), run: Date.now() }); // nothing is remembered of another model
+  request("open", { data, weights: run.model.weights }, ({ error }) => {
+    if (error || run !== own) return;
+    if (isFirst) {
+      for (const tab of tabs) tab.hidden = false;
+      showModel();
+      if (kept) setText(kept);
+      train("prompt").value ||= data.start.text;
+    } else if (!isHere()) refresh();
+    showOpened();
+  });
+}
+
+// Shows the open model here: the chart, what follows the prompt, and a sample.
+function showOpened() {
+  const isRecord = openTabName() === "record";
+  byId(isRecord ? "curve-section" : "train-curve").append(byId("curve"));
+  if (!run?.opened || !isHere()) return;
+  byId("summary").textContent = say("trainedSummary", data);
+  data.record.probe = probeOf(run);
+  if (isRecord) showRecord();
+  else showLosses(data.record.curve && { ...data.record.curve, summary: recordValue("curve", data.record.curve.summary) });
+  if (!isPredicting) predict(); // else the next model waits: its request would end the one before
+}
+const answersTo = (type, body, receive) => new Promise((resolve) => { request(type, body, (answer) => { receive(answer); if (answer.done) resolve(); }); });
+async function predict() {
+  const { probe, opened, progress } = run, text = train("prompt").value, prompt = { text, ids: null, prefix: 0, written: 0 };
+  let listed = [], sample = "";
+  isPredicting = true;
+  await answersTo("next", { ...prompt, settings: PREDICTION_SETTINGS, unit: "words" }, ({ choices, rest }) => {
+    if (!choices) return;
+    listed = choices.map(({ text: word, probability }) => [word, probability]);
+    const rows = choices.map(({ text: word, continues, probability }) => [choiceSpan(word, continues), percent(probability), Math.min(1, probability), ""]);
+    showBars(train("bars"), [...rows, [element("span", {}, say("rest")), percent(rest), rest, "rest"]]);
+  });
+  if (listed.length && progress) addProbePoint(probe, text, [progress.step, progress.validation, listed]);
+  if (isHere()) {
+    await answersTo("generate", { ...prompt, settings: SAMPLE_SETTINGS, count: SAMPLE_TOKENS }, ({ piece = "" }) => { sample += piece; });
+    train("sample").replaceChildren(element("i", {}, text), sample);
+  }
+  isPredicting = false;
+  if (run.opened !== opened || train("prompt").value !== text) showOpened();
+}
+function addProbePoint(probe, prompt, point) {
+  if (prompt !== probe.prompt) Object.assign(probe, { prompt, points: [] });
+  probe.points = [...probe.points.filter(([step]) => step !== point[0]), point];
+  if (probe.points.length > MAX_PROBE_POINTS) probe.points = probe.points.filter((_, i) => i % 2 === 0);
+}
+
+// ---- what the tab shows
+
+const rateFactor = () => 2 ** Number(train("rate").value);
+const modelSize = ({ layers, width }) => say(layers === 1 ? "modelSizeOne" : "modelSize", { layers, width });
+function showTraining() {
+  const put = (name, text) => { if (train(name).textContent !== text) train(name).textContent = text; }; // else it is read aloud again
+  const phase = run?.phase, isTraining = phase === "isTraining", rate = Number(rateFactor().toPrecision(2));
+  put("plan", draft && !draft.facts ? say("reading") : planned ? planText(planned) : "");
+  put("size-value", planned ? modelSize(planned.shapes[train("size").value]) : "");
+  put("seconds-value", say("secondsValue", { seconds: train("seconds").value }));
+  put("rate-value", say(rate === 1 ? "planned" : "rateValue", { rate }));
+  put("start", say(run ? "startAgain" : "start"));
+  put("pause", say(phase === "isPaused" ? "goOn" : "pause"));
+  setDisabled("train-start", isTraining || !train("text").value, "train-pause");
+  setDisabled("train-pause", !isTraining && phase !== "isPaused", "train-start");
+  setDisabled("save-page", !run?.model);
+  setDisabled("save-model", !run?.model || phase === "isBroken");
+  train("background").hidden ||= !isTraining;
+  train("live").hidden = !run;
+  if (!run) return;
+  put("phase", say(phase));
+  put("figures", run.progress ? progressText(run.progress) : "");
+  train("progress").value = run.progress?.share ?? 0;
+}
+function progressText({ step, share, tokensPerSecond, training, validation }) {
+  const values = numbersAsText({ step, speed: Math.round(tokensPerSecond) });
+  const figures = say("trainFigures", { ...values, share: `${Math.floor(100 * share)}%`, training: training.toFixed(3) });
+  return validation === null ? figures : say("figuresValidation", { figures, validation: validation.toFixed(3) });
+}
+function planText({ facts, plan }) {
+  const reason = say(...shownError(plan.reason));
+  return `${say("textFacts", numbersAsText(facts))} ${say("planText", { model: modelSize(plan), seconds: plan.seconds, reason })}`;
+}
+function showTrainTexts() {
+  train("examples").replaceChildren(...Object.entries(GRAMMARS).map(([name, grammar]) => clickable(() => {
+    train("prompt").value = grammar.prompt;
+    prepare({ bytes: toUtf8(exampleText(grammar)), name: grammar.name });
+  }, {}, say(name))));
+  if (!data.record) byId("summary").textContent = say("trainSummary");
+  showTraining();
+  showOpened();
+}
+
+// ---- files
+
+function saveFile(parts, type, name) {
+  const link = element("a", { href: URL.createObjectURL(new Blob(parts, { type })), download: name });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000); // it is read after the click
+  isSaved = true;
+}
+const base64 = (buffer) => btoa(Array.from(new Uint8Array(buffer), (byte) => String.fromCharCode(byte)).join(""));
+// No text can end the element, as in json_for_script of template.py.
+const jsonForScript = (value) => JSON.stringify(value).replace(/[<>&\u2028\u2029]/g, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`);
+
+// Saves this page as it was opened, with the newest model inside.
+function savePage() {
+  const page = pristine.cloneNode(true), title = run.name.replace(/\.[^.]*$/, "");
+  page.querySelector("#data").textContent = jsonForScript({ ...newestFacts(), training: data.training });
+  page.querySelector("#weights").textContent = base64(run.model.weights);
+  for (const node of page.querySelectorAll("title, #title")) node.textContent = title;
+  saveFile(["<!DOCTYPE html>\n", page.outerHTML, "\n"], "text/html", `${title}.html`);
+}
+function saveModel() {
+  askTrainer(run.trainer, "save", { probe: probeOf(run) }, ({ file }) => file && saveFile([file], "application/octet-stream", "model.safetensors"));
+}
+
+// ---- events
+
+train("text").addEventListener("input", () => {
+  source = TYPED;
+  endReading(draft?.trainer);
+  clearTimeout(typing);
+  typing = setTimeout(prepare, TYPING_PAUSE);
+});
+train("kind").addEventListener("change", () => prepare());
+train("choose").addEventListener("click", () => train("file").click());
+train("file").addEventListener("change", () => readFile(train("file").files[0]));
+for (const type of ["dragover", "drop"]) document.addEventListener(type, (event) => {
+  if (!event.dataTransfer.types.includes("Files")) return;
+  event.preventDefault(); // the browser would open the file in the place of this page
+  if (type === "drop" && openTabName() === "train") readFile(event.dataTransfer.files[0]);
+});
+for (const name of ["size", "seconds", "rate"]) train(name).addEventListener("input", () => {
+  train(name).dataset.isChosen = "yes";
+  showTraining();
+});
+for (const [id, listener] of [["train-start", start], ["train-pause", pauseOrGoOn], ["save-page", savePage], ["save-model", saveModel], ["language", showTrainTexts], ["tabs", openNewest]]) {
+  byId(id).addEventListener("click", () => listener());
+}
+byId("tabs").addEventListener("keydown", openNewest);
+train("prompt").addEventListener("input", showOpened);
+window.addEventListener("resize", () => openTabName() === "train" && showOpened());
+document.addEventListener("visibilitychange", () => { train("background").hidden = run?.phase !== "isTraining"; });
+window.addEventListener("beforeunload", (event) => isSaved || event.preventDefault());
+
+if (!data.record) { // the other tabs wait for a model
+  for (const tab of tabs) tab.hidden = tab.id !== "tab-train";
+  openTab(byId("tab-train"));
+  document.documentElement.dataset.ready = "";
+}
+showTrainTexts();
+const textName = `llm.train.${location.pathname}`; // the text survives a reload
+window.addEventListener("pagehide", () => store(textName, { text: train("text").value }));
+train("text").value = remembered(textName).text ?? "";
+if (train("text").value) prepare();
