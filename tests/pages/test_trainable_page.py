@@ -263,3 +263,13 @@ def test_a_megabyte_of_emoji(opened: Any) -> None:
     assert page.input_value("#train-text") == text
     train(page, 1)
     wait_for_end(page)
+
+
+@needs_browser
+def test_an_older_browser_is_told(browser: Any, tmp_path: Path) -> None:
+    (tmp_path / "train.html").write_bytes(training_page())
+    page = browser.new_page()
+    page.add_init_script("delete window.DecompressionStream")
+    page.goto((tmp_path / "train.html").as_uri())
+    page.locator("#problem:not([hidden])", has_text="needs a newer browser").wait_for()
+    page.close()
