@@ -187,16 +187,8 @@ def test_probabilities_equal_those_of_generate_exactly() -> None:
                 expected = np.full(300, -np.inf)
                 np.logaddexp.at(expected, range(300) if tokens is None else tokens, logprobs)
                 assert np.array_equal(explanation.logprobs, expected), (context, literal, prompt)
-                assert explanation.most_likely(1) == [next_token] == [explanation.logit_lens.ids[-1, 0]], (
-                    context,
-                    literal,
-                    prompt,
-                )
-                assert explanation.logit_lens.probabilities[-1, 0] == np.float32(np.exp(explanation.logprobs.max())), (
-                    context,
-                    literal,
-                    prompt,
-                )
+                assert explanation.most_likely(1) == [next_token] == [explanation.logit_lens.ids[-1, 0]], context
+                assert explanation.logit_lens.probabilities[-1, 0] == np.float32(np.exp(explanation.logprobs.max()))
                 assert literal is False or explanation.tail == "", (context, literal, prompt)
 
 

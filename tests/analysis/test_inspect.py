@@ -242,10 +242,7 @@ def test_without_a_finite_value_the_statistics_are_nan(tmp_path):
         assert all(
             math.isnan(value) for value in (statistics.mean, statistics.deviation, statistics.min, statistics.max)
         ), (values, not_finite)
-        assert (statistics.zeros, statistics.not_finite, statistics.histogram) == (0, not_finite, []), (
-            values,
-            not_finite,
-        )
+        assert (statistics.zeros, statistics.not_finite, statistics.histogram) == (0, not_finite, []), values
 
 
 @settings(max_examples=30, deadline=None)

@@ -187,10 +187,7 @@ def test_sentencepiece_gives_the_tokens_of_transformers(rules, tmp_path: Path) -
                 assert_same_tokens(ours, theirs, messages, masks=True)
             again = Tokenizer.from_json(tokenizer.to_json())
             messages = [Message("user", "the world"), Message("assistant", " 12 ")]
-            assert ChatTemplate(source, again, ours._variables).encode(messages) == ours.encode(messages), (
-                source,
-                form,
-            )
+            assert ChatTemplate(source, again, ours._variables).encode(messages) == ours.encode(messages), source
 
 
 @pytest.fixture

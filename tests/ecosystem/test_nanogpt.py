@@ -1,11 +1,12 @@
 """A checkpoint in nanoGPT's layout, converted by examples/nanogpt_to_hf.py: the logits are those of its definition."""
 
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from llmcli.formats import loading
 from llmcli.models.numpy_runtime import NumpyRuntime
@@ -50,7 +51,7 @@ def logits(W: dict[str, Any], ids: list[int]) -> np.ndarray:
     return np.asarray(linear(norm(x, "transformer.ln_f"), "lm_head").numpy())
 
 
-def test_the_logits_of_a_converted_checkpoint(tmp_path: Path) -> None:
+def test_the_logits_of_a_converted_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     tokenizer = tokenizer_with_pre_tokenizer("GPT-2")
@@ -71,8 +72,9 @@ def test_the_logits_of_a_converted_checkpoint(tmp_path: Path) -> None:
         content = {"model": {f"_orig_mod.{name}": weight for name, weight in made.items()}, "model_args": shape,
                    "optimizer": {"state": {}}, "iter_num": 5, "best_val_loss": torch.tensor(3.0)}  # fmt: skip
         torch.save(content, tmp_path / "ckpt.pt")
-        script = [sys.executable, ROOT / "examples" / "nanogpt_to_hf.py", tmp_path / "ckpt.pt"]
-        subprocess.run([*script, tmp_path / f"hf-{bias}", tmp_path / "tokenizer"], check=True)
+        files = [tmp_path / "ckpt.pt", tmp_path / f"hf-{bias}", tmp_path / "tokenizer"]
+        monkeypatch.setattr(sys, "argv", ["nanogpt_to_hf.py", *map(str, files)])
+        runpy.run_path(str(ROOT / "examples" / "nanogpt_to_hf.py"))
         ids = list(range(1, CONTEXT))
         np.testing.assert_allclose(
             NumpyRuntime(loading.load(tmp_path / f"hf-{bias}")).logits(ids), logits(made, ids), atol=1e-4

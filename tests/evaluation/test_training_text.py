@@ -101,18 +101,10 @@ def test_what_models_were_trained_on_and_the_rest() -> None:
     ]:
         corpus = corpus_of("one", "two", "three")
         found = [record_of(corpus, train_bytes, **held_out) for train_bytes, held_out in records]
-        assert (joined(trained_part(corpus, found)), joined(untrained_part(corpus, found))) == (trained, rest), (
-            records,
-            trained,
-            rest,
-        )
+        assert (joined(trained_part(corpus, found)), joined(untrained_part(corpus, found))) == (trained, rest), records
         assert all(trained_in(corpus, one) for one in found), (records, trained, rest)
         assert not any(trained_in(untrained_part(corpus, found), one) for one in found), (records, trained, rest)
-        assert all(is_held_out(untrained_part(corpus, found), one) for one in found) == bool(rest), (
-            records,
-            trained,
-            rest,
-        )
+        assert all(is_held_out(untrained_part(corpus, found), one) for one in found) == bool(rest), records
 
 
 def test_a_text_is_known_in_any_order_and_beside_others() -> None:

@@ -265,12 +265,7 @@ def test_wrong_use(model: Path, llm) -> None:
             Path(change).parent.mkdir(exist_ok=True)
             Path(change).write_text("changed")
         answer = llm("export", "model.safetensors", "out", "--to", "handover", *words)
-        assert (answer.exit_code, answer.stderr.count("\n")) == (status, 1) and message in answer.stderr, (
-            change,
-            words,
-            status,
-            message,
-        )
+        assert (answer.exit_code, answer.stderr.count("\n")) == (status, 1) and message in answer.stderr, change
 
 
 def test_a_directory_is_only_replaced_with_force(model: Path, llm) -> None:

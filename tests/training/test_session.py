@@ -111,22 +111,17 @@ def test_a_run_resumes_where_its_device_works() -> None:
     _check_hardware(stopped_on("cpu", "float32"), RESUME_FILE)
 
 
-def check_without_the_device_the_error_says_what_to_type(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+def test_without_the_device_the_error_says_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    with pytest.raises(LLMError) as caught:
-        _check_hardware(stopped_on(device, "bfloat16"), RESUME_FILE)
-    assert str(caught.value) == (
-        f"model.resume.safetensors is from a run on {device} in bfloat16, but torch {torch.__version__} finds no "
-        f"{device} device here; resume it on a machine where that works, or start over here with `device` auto "
-        "`dtype` auto `overwrite=True`"
-    )
-
-
-def test_without_the_device_the_error_says_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
     for device in ["cuda", "mps"]:
-        with monkeypatch.context() as patch:
-            check_without_the_device_the_error_says_what_to_type(patch, device)
+        with pytest.raises(LLMError) as caught:
+            _check_hardware(stopped_on(device, "bfloat16"), RESUME_FILE)
+        assert str(caught.value) == (
+            f"model.resume.safetensors is from a run on {device} in bfloat16, but torch {torch.__version__} finds no "
+            f"{device} device here; resume it on a machine where that works, or start over here with `device` auto "
+            "`dtype` auto `overwrite=True`"
+        )
 
 
 def test_processes_on_a_cpu_share_its_memory_and_on_gpus_rank_0_alone_has_copies_on_the_host(monkeypatch) -> None:

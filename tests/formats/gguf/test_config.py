@@ -67,10 +67,7 @@ def test_the_error_names_what_is_missing_or_invalid(tmp_path: Path) -> None:
         path.write_bytes(gguf_bytes(fields))
         with pytest.raises(LLMError, match=message) as caught:
             loading.load(path)
-        assert caught.value.exit_code == 1 and "\n" not in str(caught.value) and str(path) in str(caught.value), (
-            fields,
-            message,
-        )
+        assert caught.value.exit_code == 1 and "\n" not in str(caught.value) and str(path) in str(caught.value), fields
 
 
 def test_a_stored_rope_scaling_that_does_not_give_the_factors_is_ignored() -> None:

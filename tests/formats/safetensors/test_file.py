@@ -28,11 +28,7 @@ def test_values_of_every_readable_type() -> None:
         header = read_header(
             put({"a": tensor("U8", [3], 0, 3), "b": tensor(dtype, [2], 3, 3 + len(data))}, b"abc" + data)
         )
-        assert [v for piece in read_values(header, header.tensors["b"]) for v in piece.tolist()] == values, (
-            dtype,
-            code,
-            values,
-        )
+        assert [v for piece in read_values(header, header.tensors["b"]) for v in piece.tolist()] == values, dtype
 
 
 def test_a_tensor_without_elements_is_read() -> None:

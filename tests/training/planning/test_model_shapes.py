@@ -57,12 +57,8 @@ def test_requests_that_give_no_model_are_wrong_usage() -> None:
         assert caught.value.exit_code == 2
 
 
-def check_the_heads_are_those_of_an_exhaustive_search(width) -> None:
-    preferred = 32 if width < 96 else 64
-    possible = [n for n in range(1, width // 2 + 1) if width % (2 * n) == 0]
-    assert _heads(width) == min(possible, key=lambda heads: abs(math.log(width / heads / preferred)), default=1)
-
-
 def test_the_heads_are_those_of_an_exhaustive_search() -> None:
     for width in [2, 6, 30, 97, 128, 1000, 4096, 999_998]:
-        check_the_heads_are_those_of_an_exhaustive_search(width)
+        preferred = 32 if width < 96 else 64
+        possible = [n for n in range(1, width // 2 + 1) if width % (2 * n) == 0]
+        assert _heads(width) == min(possible, key=lambda heads: abs(math.log(width / heads / preferred)), default=1)

@@ -26,15 +26,14 @@ def test_the_dtype_is_the_faster(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not any(letter.isdigit() for letter in reason.replace("16", "").replace("32", ""))
 
 
-def check_a_gpu_that_only_emulates_bfloat16_trains_in_float32(monkeypatch, native: bool, chosen: str) -> None:
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: native or including_emulation)
-    assert hardware.pick_dtype("auto", "cuda", 1)[0] == chosen
-
-
 def test_a_gpu_that_only_emulates_bfloat16_trains_in_float32(monkeypatch) -> None:
     for native, chosen in [(True, "bfloat16"), (False, "float32")]:
         with monkeypatch.context() as patch:
-            check_a_gpu_that_only_emulates_bfloat16_trains_in_float32(patch, native, chosen)
+            supported = {True: True, False: native}  # with and without emulation
+            patch.setattr(
+                torch.cuda, "is_bf16_supported", lambda including_emulation=True, of=supported: of[including_emulation]
+            )
+            assert hardware.pick_dtype("auto", "cuda", 1)[0] == chosen
 
 
 def test_the_free_memory_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,29 +80,20 @@ def test_the_message_of_torch_is_recognized() -> None:
         torch.empty(1 << 60)
 
 
-def check_the_fastest_number_of_threads_is_chosen(seconds: dict[int, float], fastest: int, monkeypatch) -> None:
-    monkeypatch.setattr(hardware, "_chain_seconds", seconds.__getitem__)
-    monkeypatch.setattr(hardware, "_core_share", lambda: 1.0)
-    assert hardware.fastest_threads([2, 1]) == fastest
-
-
 def test_the_fastest_number_of_threads_is_chosen(monkeypatch) -> None:
     for seconds, fastest in [({2: 0.01, 1: 0.001}, 1), ({2: 0.001, 1: 0.002}, 2), ({2: 0.001, 1: 0.00095}, 2)]:
         with monkeypatch.context() as patch:
-            check_the_fastest_number_of_threads_is_chosen(seconds, fastest, patch)
-
-
-def check_where_a_thread_waits_for_a_core_there_is_only_one(shares: list[float], threads: int, monkeypatch) -> None:
-    measured = iter(shares)
-    monkeypatch.setattr(hardware, "_chain_seconds", {2: 0.001, 1: 0.002}.__getitem__)
-    monkeypatch.setattr(hardware, "_core_share", lambda: next(measured))
-    assert hardware.fastest_threads([2, 1]) == threads
+            patch.setattr(hardware, "_chain_seconds", seconds.__getitem__)
+            patch.setattr(hardware, "_core_share", lambda: 1.0)
+            assert hardware.fastest_threads([2, 1]) == fastest
 
 
 def test_where_a_thread_waits_for_a_core_there_is_only_one(monkeypatch) -> None:
     for shares, threads in [([0.7, 0.7], 1), ([0.97], 2), ([0.5, 0.97], 2)]:
         with monkeypatch.context() as patch:
-            check_where_a_thread_waits_for_a_core_there_is_only_one(shares, threads, patch)
+            patch.setattr(hardware, "_chain_seconds", {2: 0.001, 1: 0.002}.__getitem__)
+            patch.setattr(hardware, "_core_share", iter(shares).__next__)
+            assert hardware.fastest_threads([2, 1]) == threads
 
 
 @platforms.linux

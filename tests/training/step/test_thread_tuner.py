@@ -30,25 +30,17 @@ def simulate(
     return tokens / now, history
 
 
-def check_alone_hardly_any_speed_is_lost(noise: float) -> None:
-    speed, _ = simulate(lambda now, threads: ALONE[threads], 140, noise=noise)
-    assert speed > 0.985 * ALONE[2]
-
-
 def test_alone_hardly_any_speed_is_lost() -> None:
     for noise in [0.0, 0.15]:
-        check_alone_hardly_any_speed_is_lost(noise)
-
-
-def check_beside_a_busy_process_fewer_threads_are_chosen(noise: float) -> None:
-    speed, _ = simulate(lambda now, threads: BUSY[threads], 60, noise=noise)
-    assert speed > 0.95 * BUSY[1]
-    assert speed > 0.55 * ALONE[2]  # all threads would have 0.27
+        speed, _ = simulate(lambda now, threads: ALONE[threads], 140, noise=noise)
+        assert speed > 0.985 * ALONE[2]
 
 
 def test_beside_a_busy_process_fewer_threads_are_chosen() -> None:
     for noise in [0.0, 0.15]:
-        check_beside_a_busy_process_fewer_threads_are_chosen(noise)
+        speed, _ = simulate(lambda now, threads: BUSY[threads], 60, noise=noise)
+        assert speed > 0.95 * BUSY[1]
+        assert speed > 0.55 * ALONE[2]  # all threads would have 0.27
 
 
 def test_the_number_follows_when_another_process_starts_and_ends() -> None:
@@ -61,19 +53,11 @@ def test_the_number_follows_when_another_process_starts_and_ends() -> None:
     assert after.count(2) > 0.97 * len(after)
 
 
-def check_as_many_of_many_cores_are_used_as_are_free(busy: int) -> None:
-    def speed(now: float, threads: int) -> float:
-        free = 16 - busy
-        return 10_000 * (threads**0.8 if threads <= free else 0.3 * free**0.8)
-
-    average, _ = simulate(speed, 120, max_threads=16)
-    reachable = max(speed(0, threads) for threads in thread_counts(16))
-    assert average > 0.85 * reachable
-
-
 def test_as_many_of_many_cores_are_used_as_are_free() -> None:
-    for busy in [0, 1, 2, 3, 8, 15]:
-        check_as_many_of_many_cores_are_used_as_are_free(busy)
+    for free in [1, 8, 13, 14, 15, 16]:
+        speeds = {threads: 10_000 * (threads if threads <= free else 0.3**1.25 * free) ** 0.8 for threads in range(17)}
+        average, _ = simulate(lambda now, threads, speeds=speeds: speeds[threads], 120, max_threads=16)
+        assert average > 0.85 * max(speeds[threads] for threads in thread_counts(16))
 
 
 def test_more_threads_are_not_tried_where_small_operations_are_slower_with_them() -> None:
