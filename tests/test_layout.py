@@ -36,6 +36,7 @@ ONLY_IN = {  # library -> the modules, or the packages, that may import it
     "ml_dtypes": {"formats.safetensors.dtypes"},
     "starlette": {"server"},
     "uvicorn": {"server.http.listening"},
+    "segno": {"server.http.classroom"},
     "pydantic": {"server.api.schema", "server.api.bodies"},
     "jinja2": {"data.conversations.template_worker"},
     "huggingface_hub": {"formats.huggingface"},

@@ -49,7 +49,6 @@ MODEL_SCRIPTS = (
 VIEW_SCRIPTS = (
     "templates/curve.js",
     "templates/arcs.js",
-    "live/texts.js",
     "live/record_texts.js",
     "live/settings_view.js",
     "live/inside_view.js",
@@ -58,8 +57,15 @@ VIEW_SCRIPTS = (
     "live/record.js",
     "live/page.js",
 )
-PAGE_SCRIPTS = ("templates/shared.js", "live/local.js", *VIEW_SCRIPTS)
-SERVED_SCRIPTS = ("templates/shared.js", "live/shown.js", "live/http.js", *VIEW_SCRIPTS)
+PAGE_SCRIPTS = ("templates/shared.js", "live/texts.js", "live/local.js", *VIEW_SCRIPTS)
+SERVED_SCRIPTS = (
+    "templates/shared.js",
+    "live/shown.js",
+    "live/texts.js",
+    "live/class.js",
+    "live/http.js",
+    *VIEW_SCRIPTS,
+)
 TRAINABLE_SCRIPTS = (
     *PAGE_SCRIPTS[:-1],
     "training/train_texts.js",
@@ -166,9 +172,9 @@ def _page(title: str, data: Json, weights: bytes, *, trainable: bool) -> bytes:
 def served_page() -> bytes:
     """Write the page of `llm serve`, which is the same for all models."""
     icon = '<link rel="icon" href="data:,">'  # otherwise the browser requests one from the server
-    sources = "; connect-src 'self'; img-src data:"
+    sources, styles = "; connect-src 'self'; img-src data:", (*STYLES, "live/class.css")
     values = _WITHOUT_TAB | {"icon": icon, "data": "{}", "program": ""}
-    return fill("live/page.html", STYLES, SERVED_SCRIPTS, "llm serve", sources, **values)
+    return fill("live/page.html", styles, SERVED_SCRIPTS, "llm serve", sources, **values)
 
 
 def served_facts(source: Checkpoint | Ensemble, header: "Header") -> Json:

@@ -2,13 +2,14 @@
 
 from llmcli.pages.template import fill
 
-STYLES = ("templates/page.css", "live/page.css", "live/watch.css")
+STYLES = ("templates/page.css", "live/page.css", "live/watch.css", "live/class.css")
 SCRIPTS = (
     "templates/shared.js",
     "templates/curve.js",
     "live/texts.js",
     "live/record_texts.js",
     "live/record.js",
+    "live/class.js",
     "live/watch.js",
 )
 

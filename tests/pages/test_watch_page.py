@@ -38,7 +38,7 @@ def bars(page: "Page") -> list[list[str]]:
 @pytest.mark.slow
 @needs_browser
 def test_two_tabs_follow_the_run_and_show_its_end(browser: "Browser", watch: WatchServer) -> None:
-    address = watch.start()
+    [address] = watch.start()
     pages = [browser.new_page(locale=locale, viewport={"width": 400, "height": 800}) for locale in ("en-US", "ja-JP")]
     messages: list[str] = []
     for page in pages:
@@ -81,3 +81,32 @@ def test_two_tabs_follow_the_run_and_show_its_end(browser: "Browser", watch: Wat
     english.wait_for_selector("#lost:not([hidden])")
     for page in pages:
         page.close()
+
+
+@pytest.mark.slow
+@needs_browser
+def test_a_class_watches_with_the_code(browser: "Browser") -> None:
+    server = WatchServer(watch_page("m.safetensors"), "0.0.0.0")
+    address = server.start()[-1]
+    classroom = server.classroom
+    assert classroom
+    server.state = json.dumps(STATE | {"phase": "saved", "model": True, "class": classroom.invitation}).encode()
+    server.offer("m.html", lambda: b"<title>The model</title>")
+    page = browser.new_page(locale="en-US")
+    page.goto(address)
+    page.wait_for_selector("#problem:text('Type the class code')")
+    for typed in ("CCCCCC", classroom.code.lower()):
+        page.fill("#api-key", typed)
+        page.press("#api-key", "Enter")
+        page.wait_for_selector("#class" if typed != "CCCCCC" else "#problem:text('This is not the class code')")
+    assert page.is_hidden("#key") and page.is_hidden("#problem")
+    assert page.locator("#class b").text_content() == classroom.code
+    assert len(str(page.get_attribute("#class path", "d"))) > 1000
+    with page.expect_popup() as opened:
+        page.click("#model a >> nth=0")
+    assert opened.value.title() == "The model"
+    with page.expect_download() as download:
+        page.click("#model a >> nth=1")
+    assert download.value.suggested_filename == "m.html"
+    page.close()
+    server.stop()

@@ -513,6 +513,59 @@ def test_a_key_is_asked_for(browser: "playwright.Browser", folder: Path) -> None
         page.close()
 
 
+def test_a_class_joins_with_the_code_or_the_qr_code(browser: "playwright.Browser", folder: Path) -> None:
+    segno = pytest.importorskip("segno", reason="needs segno: pip install segno")
+    options, limits = ("--host", "0.0.0.0"), {"CLASS_WRONG_CODES": 2}
+    with serving(folder / "words.safetensors", options=options, limits=limits) as served:
+        code, link = re.findall(r"class code (\w+), or open (\S+)", served.log)[0]
+        pages = [browser.new_page(locale=locale, viewport={"width": 400, "height": 800}) for locale in ("ja", "en")]
+        typing, scanning = pages
+        typing.goto(served.url)
+        typing.wait_for_selector("#key:not([hidden])")
+        assert typing.inner_text("#key").strip() == "クラスコード" and "入力してください" in typing.inner_text("#problem")
+        full_width = "".join(chr(ord(character) + 0xFEE0) for character in code.lower())
+        for typed, opens in (("CCCCCC", False), (f"{full_width[:3]} {full_width[3:]}", True)):
+            typing.fill("#api-key", typed)
+            typing.press("#api-key", "Enter")
+            typing.wait_for_selector("html[data-ready]" if opens else "#problem:text('クラスコードが違います')")
+        scanning.goto(link)
+        scanning.wait_for_selector("html[data-ready]")
+        assert scanning.url == link.partition("#")[0] and bars(scanning)[:10] == bars(typing)[:10]
+        for page in pages:
+            assert page.is_hidden("#key") and page.is_hidden("#problem")
+            page.click("#class summary")
+            shown = page.locator("#class .big").all_inner_texts()
+            assert shown == [link.partition("/#")[0].removeprefix("http://"), code]
+            drawn = re.findall(r"M(\d+) (\d+)h1v1h-1z", str(page.get_attribute("#class path", "d")))
+            matrix = segno.make(link, micro=False).matrix_iter(border=4)
+            dark = {(x, y) for y, row in enumerate(matrix) for x, module in enumerate(row) if module}
+            assert {(int(x), int(y)) for x, y in drawn} == dark
+            assert page.evaluate("document.documentElement.scrollWidth") <= 400
+        typing.evaluate("sessionStorage.clear()")
+        for typed in ("CCCCCC", code):  # the second wrong code locks the address
+            typing.evaluate(f"stored.set('llm.api_key', '{typed}')")
+            typing.evaluate("openModel()")
+            typing.wait_for_selector(f"#problem:text('{'違います' if typed != code else '1分待って'}')")
+        for page in pages:
+            page.close()
+
+
+def test_what_a_busy_server_refuses_is_sent_again(browser: "playwright.Browser", address: str) -> None:
+    page, refused = browser.new_page(), []
+
+    def refuse_once(route: "playwright.Route") -> None:
+        refused.append(route.request.post_data)
+        if len(refused) > 1:
+            route.continue_()
+        else:
+            route.fulfill(status=429, json={"error": {"code": "queue_full", "message": "8 analyses are in progress"}})
+
+    page.route("**/v1/next", refuse_once)
+    load(page, address)
+    assert bars(page) and refused[0] == refused[1] and page.is_hidden("#problem")
+    page.close()
+
+
 # ---- the page
 
 

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -72,6 +73,34 @@ def test_every_address_that_is_shown_can_be_opened():
             for url in shown:
                 name, _, port = url.removeprefix("http://").rpartition(":")
                 socket.create_connection((name.strip("[]"), int(port)), timeout=10).close()
+
+
+def test_a_network_without_a_way_out_has_the_addresses_of_the_computers_name(monkeypatch):
+    def refuse(*_):
+        raise OSError("Network is unreachable")
+
+    def resolve(name, _, family):
+        assert (name, family) == (socket.gethostname(), socket.AF_INET)
+        return [(family, 0, 0, "", (address, 0)) for address in ("127.0.1.1", "192.168.1.20", "192.168.1.20")]
+
+    with bind("0.0.0.0", 0) as listener:
+        monkeypatch.setattr(socket.socket, "connect", refuse)
+        monkeypatch.setattr(socket, "getaddrinfo", resolve)
+        port = listener.getsockname()[1]
+        assert urls(listener) == [f"http://127.0.0.1:{port}", f"http://192.168.1.20:{port}"]
+        monkeypatch.setattr(socket, "getaddrinfo", refuse)
+        assert urls(listener) == [f"http://127.0.0.1:{port}"]
+
+
+def test_without_a_key_other_computers_need_the_class_code_that_is_printed(served):
+    with serving(served[0], options=("--host", "0.0.0.0")) as process:
+        [(code, address)] = re.findall(r"^class code (\w{6}), or open (http://\S+)/#\1$", process.log, re.M)
+        assert address.rpartition(":")[2] == str(process.port) and "\x1b" not in process.log  # no QR code in a file
+        for key, status in (("", 401), ("WRONG", 401), (code, 200)):
+            client = http.client.HTTPConnection(address.removeprefix("http://"), timeout=60)
+            client.request("GET", "/v1/models", headers={"Authorization": f"Bearer {key}"})
+            assert client.getresponse().status == status
+        assert process.log.count(code) == 2  # it is not in the log of requests
 
 
 def test_it_listens_on_loopback_and_answers(running):

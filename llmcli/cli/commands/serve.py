@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from llmcli.cli.options import Options, flag, model_path, option
 from llmcli.cli.terminal import console
+from llmcli.cli.terminal.invitation import invite
 from llmcli.cli.terminal.signals import stop_signals
 from llmcli.config import DEFAULT_MODEL
 from llmcli.errors import LLMError, require_server, usage
@@ -34,7 +35,7 @@ class _Options(Options):
     )
     host: str = option(
         "HOST",
-        "Address to listen on; one that other computers can reach needs a key.",
+        "Address to listen on; 0.0.0.0: other computers can connect, with a key or the class code that is printed.",
         "127.0.0.1",
         panel=NETWORK,
     )
@@ -71,10 +72,11 @@ def serve(options: _Options) -> None:
     # before importing numpy: BLAS's threads are slow beside other programs (models/matrix_product.py)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from llmcli.server.api.models import Models
+    from llmcli.server.http.access import Access
     from llmcli.server.http.listening import bind
 
     with bind(options.host, options.port) as listener:
-        access = _access(listener, options.host, key, origins)
+        access = Access.to(listener, options.host, key, origins)
         models = Models(
             paths,
             device=options.device,
@@ -136,20 +138,6 @@ def _origin(value: str) -> str:
     return origin
 
 
-def _access(listener: "socket.socket", host: str, key: str | None, origins: list[str]) -> "Access":
-    """Return the access rules. Raises LLMError if they would admit everybody."""
-    from llmcli.server.http.access import LOOPBACK_NAMES, Access
-    from llmcli.server.http.listening import is_loopback
-
-    hosts = LOOPBACK_NAMES | {host.lower()} if is_loopback(listener) else None
-    if hosts is None and key is None:
-        raise usage(
-            f"--host {host} lets other computers connect, so a key is needed; give one: --api-key KEY, or "
-            f"set {API_KEY_VARIABLE}"
-        )
-    return Access(hosts, frozenset(origins), key)
-
-
 def _run(models: "Models", listener: "socket.socket", access: "Access", options: _Options) -> None:
     """Serve until a signal. Raises LLMError if a single model cannot be loaded."""
     from llmcli.generation.engine.requests import EngineLimits
@@ -157,7 +145,6 @@ def _run(models: "Models", listener: "socket.socket", access: "Access", options:
     from llmcli.server.http.listening import Server, urls
 
     names = ", ".join(model.name for model in models)
-    address = " and on this network at ".join(urls(listener))
     load_errors: list[BaseException] = []
 
     def on_load_error(error: BaseException) -> None:
@@ -166,7 +153,7 @@ def _run(models: "Models", listener: "socket.socket", access: "Access", options:
 
     hooks = Hooks(
         log=console.note,
-        on_ready=lambda: console.warn(f"serving {names} at {address} (Ctrl-C ends it)"),
+        on_ready=lambda: invite(f"serving {names} at", " (Ctrl-C ends it)", urls(listener), access.classroom),
         on_load_error=on_load_error,
     )
     limits = EngineLimits(concurrent=options.max_concurrent, context=options.context)

@@ -51,7 +51,7 @@ MODEL, TRAINING = "Model architecture", "Training"  # panels of the help
 MAX_QUESTION = 60  # characters shown of a training question
 BUDGETS = ("time", "steps", "epochs")
 # options left out of a suggested command, because it sets them itself or they are irrelevant
-OMITTED = ("dry_run", "force", "json", "quiet", "corpus", "watch")
+OMITTED = ("dry_run", "force", "json", "quiet", "corpus", "watch", "host", "port")
 KEPT_FROM_BASE = ("like", "vocab_size", "layers", "width", "heads", "experts", "tokenizer")
 
 
@@ -73,6 +73,12 @@ class _Options(InputOptions):
     epochs: float | None = option("X", "Number of epochs (passes over the text).")
     dry_run: bool = flag("Print the plan and exit.")
     watch: bool = flag("Show the run on a local web page; needs the extra serve.")
+    host: str = option(
+        "HOST",
+        "With --watch: 0.0.0.0 shows it to other computers, with the class code that is printed.",
+        "127.0.0.1",
+    )
+    port: int = option("N", "With --watch: port of the page (default: a free one).", 0, min=0, max=65535)
     force: bool = flag("Overwrite an existing output, and start over instead of resuming.")
     from_: Path | None = option(
         "FILE",
@@ -329,7 +335,10 @@ def _check_options(options: _Options) -> None:
         options.reject("with --from, which keeps the tokenizer and the size of the base model", *fixed)
     else:
         options.reject("without --from", "lora", "adapter_only", "kl_weight")
-    options.check({"like": "tokenizer vocab_size context", "dry_run": "watch"}, {"lora": "adapter_only"})
+    options.check(
+        {"like": "tokenizer vocab_size context", "dry_run": "watch"},
+        {"lora": "adapter_only", "watch": "host port"},
+    )
     if options.tokenizer not in ("bpe", "char"):
         options.reject("with --tokenizer FILE", "vocab_size")
 
@@ -375,7 +384,8 @@ def _run(options: _Options, run: "PlannedRun") -> None:
     else:
         from llmcli.cli.reports.watch import watching
 
-        with watching(run.output.path, run.prepared.plan, view.losses) as watch:
+        address = options.host, options.port
+        with watching(run.output.path, run.prepared.plan, view.losses, address) as watch:
             result, signals = _train(options, run, view, watch.add)
             watch.finish(result, has_model=not run.output.adapter_only)
             _report(options, result, run)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmcli.cli.terminal import console
+from llmcli.cli.terminal.invitation import invite
 from llmcli.cli.terminal.progress import time_left
 
 if TYPE_CHECKING:
@@ -29,17 +30,22 @@ DIGITS = 4
 class Watch:
     """The page of a run."""
 
-    def __init__(self, output: Path, plan: "Plan", losses: "TrainingLosses") -> None:
+    def __init__(
+        self, output: Path, plan: "Plan", losses: "TrainingLosses", address: tuple[str, int]
+    ) -> None:
         from llmcli.pages.watch_page import watch_page
         from llmcli.server.http.watch import WatchServer
 
         self._losses = losses
         self._stated = -math.inf
-        self._server = WatchServer(watch_page(output.name))
+        self._server = WatchServer(watch_page(output.name), *address)
+        self.urls = self._server.start()
+        self.classroom = self._server.classroom
         self._state: dict[str, Any] = {"phase": "preparing", "file": output.name, "step": None, "verdict": []}
+        if self.classroom:
+            self._state["class"] = self.classroom.invitation
         self._has_failed = False
         self._begin_model(plan)
-        self.url = self._server.start()
 
     def _begin_model(self, plan: "Plan") -> None:
         rows = [(row.name, row.value, row.reason) for row in plan.rows]
@@ -123,7 +129,8 @@ class Watch:
         if self._has_failed:
             return
         if self._state["model"]:
-            console.warn(f"the page of the model: {self.url}/model")
+            code = f"?code={self.classroom.code}" if self.classroom else ""
+            console.warn(f"the page of the model: {self.urls[0]}/model{code}")
         console.warn("the page stays open until Enter or Ctrl-C")
         try:
             sys.stdin.readline()
@@ -142,16 +149,19 @@ def _model_page(file: Path) -> bytes:
 
 
 @contextmanager
-def watching(output: Path, plan: "Plan", losses: "TrainingLosses") -> Iterator[Watch]:
+def watching(
+    output: Path, plan: "Plan", losses: "TrainingLosses", address: tuple[str, int]
+) -> Iterator[Watch]:
     """Open the page of a run, and close it on exit. `losses` must be up to date when an event is added."""
-    watch = Watch(output, plan, losses)
+    watch = Watch(output, plan, losses, address)
     try:
-        console.warn(f"watch the run at {watch.url}")
+        invite("watch the run at", "", watch.urls, watch.classroom)
         if sys.stderr.isatty() and _has_display():
             import webbrowser
 
             # in a thread, since opening a browser may take seconds
-            threading.Thread(target=webbrowser.open, args=(watch.url,), daemon=True).start()
+            link = watch.classroom.link if watch.classroom else watch.urls[0]
+            threading.Thread(target=webbrowser.open, args=(link,), daemon=True).start()
         yield watch
     finally:
         watch.close()

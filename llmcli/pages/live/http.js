@@ -1,5 +1,6 @@
 // The run program on a server: it answers the requests of the page as worker.js does, by the routes of llm serve.
 const TYPING_PAUSE = 100; // milliseconds in which a newer request may replace one
+const BUSY_TRIES = 15, BUSY_PAUSE = 1000; // milliseconds, on average, before a request that a busy server refused is sent again
 
 let facts = {}; // about the model
 const knownTokens = new Map(); // id -> {text, bytes}
@@ -30,22 +31,23 @@ const openingOf = () => ({});
 
 // ---- the server
 
-const stored = { // lost when the tab is closed
-  get: (name) => { try { return sessionStorage.getItem(name); } catch { return null; } },
-  set: (name, value) => { try { sessionStorage.setItem(name, value); } catch { /* a browser without storage */ } },
-};
 const problem = (name, values = {}) => Object.assign(new Error(name), { problem: [name, values] });
 
-async function post(path, body, signal) {
-  const key = stored.get("llm.api_key"), headers = { "Content-Type": "application/json", ...(key ? { Authorization: `Bearer ${key}` } : {}) };
+async function post(path, body, signal, tries = BUSY_TRIES) {
+  const key = stored.get("llm.api_key"), headers = { "Content-Type": "application/json", ...authorization() };
   const answer = await fetch(path, body ? { method: "POST", headers, body: JSON.stringify(body), signal } : { headers, signal }).catch((error) => {
     throw error.name === "AbortError" ? error : problem("noServer");
   });
-  byId("key").hidden = answer.status !== 401;
+  const found = answer.ok ? null : await answer.json().catch(() => null), code = found?.error?.code;
+  askForKey(answer.status, code);
   if (answer.ok) return answer;
+  if (code === "queue_full" && tries > 1) { // a whole class asks at once
+    await pause(signal, BUSY_PAUSE * (0.5 + Math.random()));
+    return post(path, body, signal, tries - 1);
+  }
+  if (code in REFUSALS) throw problem(REFUSALS[code]);
   if (answer.status === 401) throw problem(key ? "wrongKey" : "needsKey");
-  const found = await answer.json().catch(() => null);
-  if (path.includes("/chat/") && found?.error?.code === "context_length_exceeded") throw problem("messageTooLong");
+  if (path.includes("/chat/") && code === "context_length_exceeded") throw problem("messageTooLong");
   throw problem("serverSays", { error: found?.error?.message ?? answer.status });
 }
 const fetchJson = async (path, body, signal) => (await post(path, body && { model: facts.model, ...body }, signal)).json();
@@ -67,17 +69,13 @@ async function* streamed(path, body, signal) {
     }
   }
 }
-byId("key").addEventListener("submit", (event) => {
-  event.preventDefault();
-  stored.set("llm.api_key", byId("api-key").value);
-  openModel();
-});
+onKey(() => openModel());
 
 // ---- requests and answers in the words of the page
 
-const pause = (signal) => new Promise((resolve, reject) => {
-  setTimeout(resolve, TYPING_PAUSE);
-  signal.addEventListener("abort", () => reject(new DOMException("replaced", "AbortError")));
+const pause = (signal, milliseconds = TYPING_PAUSE) => new Promise((resolve, reject) => {
+  setTimeout(resolve, milliseconds);
+  signal?.addEventListener("abort", () => reject(new DOMException("replaced", "AbortError")));
 });
 const promptOf = ({ text, ids, written }) => ({ prompt: ids ?? (text || facts.beginning), ...(ids && written ? { generated_tokens: written } : {}) });
 const filters = ({ temperature, topP, minP }) => ({ temperature, top_p: topP, min_p: minP });
@@ -187,6 +185,7 @@ const asked = {
     const name = models.includes(before) ? before : models[0], path = `/v1/models/${encodeURIComponent(name)}`;
     stored.set("llm.model", name);
     const [page, examples] = await Promise.all([fetchJson(`${path}/page`), fetchJson(`${path}/examples`)]);
+    showInvitation(page.class);
     knownTokens.clear();
     explained = null;
     facts = { ...page, models, examples, isServed: true, colorings: ["probability", "memory", ...(page.experts.length ? ["experts"] : [])] };

@@ -26,6 +26,9 @@ function showState() {
   byId("figures").textContent = step && phase === "running" ? say("figures", step) : "";
   showVerdict(verdict);
   byId("model").hidden = !state.model;
+  showInvitation(state.class);
+  const key = stored.get("llm.api_key"), code = key ? `code=${encodeURIComponent(key)}` : "";
+  [...byId("model").querySelectorAll("a")].forEach((link, i) => { link.href = ["/model?", "/model?download&"][i] + code; });
   showPairs("plan", plan);
   if (curve) {
     const training = say("lossNow", { training: curve.training.at(-1).toFixed(3) });
@@ -36,11 +39,20 @@ function showState() {
   showSamples(samples.slice().reverse(), prompt);
 }
 
+function showRefusal({ ok, status }, text) {
+  const code = ok ? null : JSON.parse(text).error.code, isStill = status === 401 && !byId("key").hidden && code === "class_code_missing";
+  askForKey(status, code);
+  if (isStill) return; // what was wrong with the code that was sent stays
+  byId("problem").hidden = ok;
+  byId("problem").textContent = ok ? "" : say(REFUSALS[code] ?? "serverSays", { error: code });
+}
+
 async function poll() {
   try {
-    const answer = await fetch("/state", { cache: "no-store" }), text = await answer.text();
+    const answer = await fetch("/state", { cache: "no-store", headers: authorization() }), text = await answer.text();
     byId("lost").hidden = true;
-    if (text !== shown) {
+    showRefusal(answer, text);
+    if (answer.ok && text !== shown) {
       [shown, state] = [text, JSON.parse(text)];
       showState();
     }
@@ -59,5 +71,6 @@ byId("language").addEventListener("click", () => {
   showTexts();
 });
 window.addEventListener("resize", showState);
+onKey(() => { byId("key").hidden = true; });
 showTexts();
 poll();

@@ -6,10 +6,13 @@ the website; if the website's name resolves to 127.0.0.1 (DNS rebinding), the Ho
 
 import hmac
 import re
-from collections.abc import Mapping
+import socket
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from llmcli.server.errors import ApiError
+from llmcli.server.http.classroom import Classroom
+from llmcli.server.http.listening import is_loopback, urls
 from llmcli.server.limits import MAX_BODY_BYTES
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -23,10 +26,21 @@ Headers = Mapping[str, str]
 class Access:
     """The access rules for all requests."""
 
-    # allowed in the Host header; None: any, which is safe with a key
+    # allowed in the Host header; None: any, which is safe with a key or a class code
     hosts: frozenset[str] | None = LOOPBACK_NAMES
     origins: frozenset[str] = frozenset()  # allowed besides the server's own; "*": any
     api_key: str | None = None
+    classroom: Classroom | None = None  # admits requests where there is no key
+
+    @classmethod
+    def to(
+        cls, listener: socket.socket, host: str, api_key: str | None = None, origins: Iterable[str] = ()
+    ) -> "Access":
+        """Return the rules of a server on `host`. If other computers can connect and there is no key, a class
+        code is needed."""
+        hosts = LOOPBACK_NAMES | {host.lower()} if is_loopback(listener) else None
+        classroom = Classroom(urls(listener)[-1]) if hosts is None and api_key is None else None
+        return cls(hosts, frozenset(origins), api_key, classroom)
 
     def check(self, path: str, headers: Headers) -> None:
         """Raise ApiError for a request that is not allowed."""

@@ -89,7 +89,7 @@ def create_app(
     """Create the application that serves these models. A single model is loaded at startup; several are
     loaded on first use."""
     hooks, access = hooks or Hooks(), access or Access()
-    service = Service(models, Engine(models.open_runtime, limits))
+    service = Service(models, Engine(models.open_runtime, limits), access.classroom)
 
     def log(entry: LogEntry) -> None:
         for line in entry.lines(with_contents=log_contents):

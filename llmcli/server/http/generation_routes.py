@@ -35,7 +35,13 @@ async def chat_completions(call: Call, body: ChatBody) -> Response:
 
 async def _generate(call: Call, body: GenerationBody, prepare: Callable[[], GenerationAnswer]) -> Response:
     has_grammar = isinstance(body.constraint[1], Grammar)
-    answer = await call.prepare(prepare, has_grammar=has_grammar)
+    is_class = call.service.classroom is not None
+    answer = None if is_class and body.constraint[0] else await call.prepare(prepare, has_grammar=has_grammar)
+    if answer is None or (is_class and len(answer.requests) > 1):
+        message = (
+            "a class code admits one prompt, with n=1 and without a form of the text; an API key admits more"
+        )
+        raise ApiError(message, 403, code="not_for_classes")
     if body.stream:
         return EventStream(call, answer)
     return await while_connected(call.request.receive, _whole(call, answer))

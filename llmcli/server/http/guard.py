@@ -4,17 +4,19 @@ import asyncio
 import json
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from traceback import extract_tb
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llmcli.generation.engine.requests import StoppingError
 from llmcli.server.errors import ApiError, as_api_error
-from llmcli.server.http.access import Access, too_large
+from llmcli.server.http.access import OPEN_PATHS, Access, too_large
 from llmcli.server.limits import MAX_BODY_BYTES
 
 MAX_LOGGED_PATH, MAX_LOGGED_TEXT = 100, 2_000  # characters
@@ -90,7 +92,9 @@ class Guard:
         response: Response | None = None
         try:
             self._access.check(entry.path, headers)
-            await self._app(scope, _bounded(receive), send)
+            is_open, classroom = entry.path in OPEN_PATHS, self._access.classroom
+            with classroom.admit(HTTPConnection(scope), is_open=is_open) if classroom else nullcontext():
+                await self._app(scope, _bounded(receive), send)
         except ApiError as error:
             response = error_response(error)
         except asyncio.CancelledError:

@@ -64,6 +64,7 @@ def page_facts(call: Call) -> JsonObject:
     )
     return served_facts(source, read_header(model.path)) | {
         "model": model.name,
+        "class": call.service.classroom and call.service.classroom.invitation,
         "chat": model.template is not None,
         "context": model.context,
         "experts": model.experts,

@@ -7,7 +7,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import uvicorn
@@ -53,7 +53,7 @@ def is_loopback(listener: socket.socket) -> bool:
 
 
 def urls(listener: socket.socket) -> list[str]:
-    """Return the URL for a browser on this computer; if the server listens on all addresses, also the URL for
+    """Return the URL for a browser on this computer; if the server listens on all addresses, also those for
     other computers, if there is a network."""
     host, port = listener.getsockname()[:2]
     hosts = [host]
@@ -61,19 +61,23 @@ def urls(listener: socket.socket) -> list[str]:
         is_ipv4 = ":" not in host or socket.has_dualstack_ipv6()
         hosts = [
             "127.0.0.1" if is_ipv4 else "::1",
-            *_network_address(socket.AF_INET if is_ipv4 else socket.AF_INET6),
+            *_network_addresses(socket.AF_INET if is_ipv4 else socket.AF_INET6),
         ]
     return [f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}" for host in hosts]
 
 
-def _network_address(family: socket.AddressFamily) -> list[str]:
-    """Return the address that this computer uses to reach others, if there is one."""
+def _network_addresses(family: socket.AddressFamily) -> list[str]:
+    """Return the address that this computer uses to reach others; in a network without a way out, all that its
+    name has."""
     # addresses reserved for documentation
     example = "192.0.2.1" if family == socket.AF_INET else "2001:db8::1"
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect((example, 9))  # only chooses a route: UDP sends nothing yet
         except OSError:
+            with suppress(OSError):  # a name without addresses
+                found = {str(info[4][0]) for info in socket.getaddrinfo(socket.gethostname(), None, family)}
+                return sorted(name for name in found if not ipaddress.ip_address(name).is_loopback)
             return []
         return [probe.getsockname()[0]]
 

@@ -19,6 +19,7 @@ from llmcli.server.api.models import Models, ServedModel
 from llmcli.server.api.schema import Operation, parse_object
 from llmcli.server.errors import ApiError
 from llmcli.server.http.access import check_body
+from llmcli.server.http.classroom import Classroom
 from llmcli.server.http.guard import SCOPE_KEY, LogEntry
 from llmcli.server.limits import (
     LARGE_BODY_BYTES,
@@ -42,6 +43,7 @@ class Service:
 
     models: Models
     engine: Engine
+    classroom: Classroom | None = None
     loading: bool = False  # the first model is being loaded
     analyses: int = 0  # analyses in progress
     preparing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_PREPARING))

@@ -1,5 +1,4 @@
-"""The server of `llm train --watch`: a page on 127.0.0.1 that shows a run, in a thread with its own event
-loop.
+"""The server of `llm train --watch`: a page that shows a run, in a thread with its own event loop.
 
 It knows nothing about training: the run passes it texts, and never waits for it.
 """
@@ -17,6 +16,7 @@ from starlette.routing import Route
 
 from llmcli.errors import LLMError
 from llmcli.server.http.access import Access
+from llmcli.server.http.classroom import Classroom
 from llmcli.server.http.guard import Guard
 from llmcli.server.http.listening import Server, bind, urls
 
@@ -27,27 +27,31 @@ ENDING_SECONDS = 0.5  # time for answers in progress at the end; their thread is
 class WatchServer:
     """Serves the page of a run, its `state` as JSON, and, once the model is saved, the page of the model."""
 
-    def __init__(self, page: bytes) -> None:
+    def __init__(self, page: bytes, host: str = "127.0.0.1", port: int = 0) -> None:
         self._page = page
+        self._address = host, port
+        self.classroom: Classroom | None = None
         self.state = b"{}"
         self._model: tuple[str, Callable[[], bytes]] | None = None
         self._made: bytes | None = None
         self._making = threading.Lock()
         self._listener = ExitStack()
 
-    def start(self) -> str:
-        """Start serving on a free port; return the address. Raises LLMError."""
-        listener = self._listener.enter_context(bind("127.0.0.1", 0))
+    def start(self) -> list[str]:
+        """Start serving; return the addresses. Raises LLMError."""
+        listener = self._listener.enter_context(bind(*self._address))
+        access = Access.to(listener, self._address[0])
+        self.classroom = access.classroom
         routes = [
             Route("/", self._show),
             Route("/state", self._show_state),
             Route("/model", self._show_model),
         ]
-        guard = Middleware(Guard, access=Access(), log=lambda entry: None)
+        guard = Middleware(Guard, access=access, log=lambda entry: None)
         self._server = Server(Starlette(routes=routes, middleware=[guard]))
         self._thread = threading.Thread(target=self._server.run, args=([listener],), daemon=True)
         self._thread.start()
-        return urls(listener)[0]
+        return urls(listener)
 
     def offer(self, name: str, make: Callable[[], bytes]) -> None:
         """Offer the page of the finished model under a file name; `make` is called when it is requested."""

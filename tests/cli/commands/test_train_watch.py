@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -41,7 +42,7 @@ def test_a_watched_run_writes_the_same_file(llm: Llm, monkeypatch: pytest.Monkey
     add, finish = Watch.add, Watch.finish
 
     def read(watch: Watch) -> dict[str, Any]:
-        with urllib.request.urlopen(f"{watch.url}/state", timeout=10) as answer:
+        with urllib.request.urlopen(f"{watch.urls[0]}/state", timeout=10) as answer:
             return json.load(answer)  # type: ignore[no-any-return]
 
     def add_and_read(watch: Watch, event: object) -> None:
@@ -51,7 +52,7 @@ def test_a_watched_run_writes_the_same_file(llm: Llm, monkeypatch: pytest.Monkey
     def finish_and_read(watch: Watch, *arguments: Any, **options: Any) -> None:
         finish(watch, *arguments, **options)
         states.append(read(watch))
-        with urllib.request.urlopen(f"{watch.url}/model", timeout=60) as answer:
+        with urllib.request.urlopen(f"{watch.urls[0]}/model", timeout=60) as answer:
             pages.append(answer.read().decode())
 
     monkeypatch.setattr(Watch, "add", add_and_read)
@@ -113,6 +114,31 @@ def test_ctrl_c_ends_the_run_and_its_page_and_saves(own_directory: Path) -> None
     assert Path("model.safetensors").exists() and Path("model.resume.safetensors").exists()
     with pytest.raises(OSError):
         urllib.request.urlopen(address, timeout=5)
+
+
+def test_the_address_of_the_page_needs_a_page(llm: Llm) -> None:
+    for option in (("--host", "0.0.0.0"), ("--port", "8000")):
+        result = llm("train", "c.txt", *option)
+        assert result.exit_code == 2 and f"{option[0]} has no effect without --watch" in result.stderr
+
+
+@pytest.mark.slow
+def test_other_computers_see_the_run_with_the_class_code(own_directory: Path) -> None:
+    Path("c.txt").write_text(TEXT, "utf-8")
+    terminal = Typist(
+        "train", "c.txt", "--steps", "3", *SMALL, "--watch", "--host", "0.0.0.0", DISPLAY="", WAYLAND_DISPLAY=""
+    )
+    before = terminal.wait_for("the page stays open until Enter or Ctrl-C")
+    address, code = re.findall(r"class code (\w{6}), or open (http://\S+)/#\1", before)[0][::-1]
+    assert f"the page of the model: http://127.0.0.1:{address.rpartition(':')[2]}/model?code={code}" in before
+    assert "\x1b[38;5;16;48;5;231m" in before  # the QR code
+    for path in ("/state", "/model"):
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(address + path, timeout=60)
+        with urllib.request.urlopen(f"{address}{path}?code={code}", timeout=60) as answer:
+            assert answer.status == 200
+    terminal.type("\r")
+    assert terminal.end() == 0
 
 
 @pytest.mark.slow

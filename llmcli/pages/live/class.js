@@ -1,0 +1,60 @@
+// A class: the code that its browsers send as their key, what the server says when it refuses them, and the invitation for the projector.
+Object.assign(TEXTS.en, {
+  classCode: "Class code", needsCode: "Type the class code, which stands beside the address.", wrongCode: "This is not the class code.",
+  addressLocked: "Too many wrong class codes came from this device. Wait a minute, then try again.",
+  busy: "The server has too much to do. Try again in a moment.",
+  tooManyRequests: "Too many requests came from this device within a minute. Wait a moment, then try again.",
+  invitation: "Join this page", invitationHint: "Scan the code, or type the address and the class code into a browser.",
+});
+Object.assign(TEXTS.ja, {
+  classCode: "クラスコード", needsCode: "アドレスのそばに表示されているクラスコードを入力してください。", wrongCode: "クラスコードが違います。",
+  addressLocked: "この端末から、間違ったクラスコードが何度も送られました。1分待ってから、もう一度試してください。",
+  busy: "サーバーが混み合っています。少し待ってから、もう一度試してください。",
+  tooManyRequests: "この端末からのリクエストが、1分間の上限を超えました。少し待ってから、もう一度試してください。",
+  invitation: "このページに参加する", invitationHint: "QR コードを読み取るか、ブラウザにアドレスとクラスコードを入力してください。",
+});
+const REFUSALS = { // the code of an error -> the name of a text
+  class_code_missing: "needsCode", class_code_wrong: "wrongCode", address_locked: "addressLocked",
+  too_many_requests: "tooManyRequests", queue_full: "busy",
+};
+const stored = { // lost when the tab is closed
+  get: (name) => { try { return sessionStorage.getItem(name); } catch { return null; } },
+  set: (name, value) => { try { sessionStorage.setItem(name, value); } catch { /* a browser without storage */ } },
+};
+if (location.hash.length > 1) { // the address of the QR code ends with the class code
+  stored.set("llm.api_key", location.hash.slice(1));
+  history.replaceState(null, "", location.pathname);
+}
+function authorization() {
+  const key = stored.get("llm.api_key");
+  return key ? { Authorization: `Bearer ${key}` } : {};
+}
+// Shows the field for the key if an answer asks for it: the class code, or an API key. A wrong code is not sent again.
+function askForKey(status, code) {
+  byId("key").hidden = status !== 401 && code !== "address_locked";
+  if (!/^(class|address)_/.test(code)) return;
+  byId("api-key").type = "text";
+  const name = byId("key").querySelector("span");
+  name.dataset.text = "classCode";
+  name.textContent = say("classCode");
+  if (code === "class_code_wrong") stored.set("llm.api_key", "");
+}
+// Calls `open` with each key that is typed. Class codes are typed in any case and width.
+function onKey(open) {
+  byId("key").addEventListener("submit", (event) => {
+    event.preventDefault();
+    const typed = byId("api-key").value, isCode = byId("api-key").type === "text";
+    stored.set("llm.api_key", isCode ? typed.normalize("NFKC").replace(/[^\x21-\x7e]/g, "") : typed);
+    open();
+  });
+}
+// Shows how others join, closed at first: the address, the class code, and a QR code of both.
+function showInvitation(invitation) {
+  if (!invitation || byId("class")) return;
+  const { url, code, qr } = invitation, text = (tag, name) => element(tag, { "data-text": name }, say(name));
+  const modules = qr.flatMap((row, y) => [...row].map((dark, x) => (dark === "1" ? `M${x} ${y}h1v1h-1z` : ""))).join("");
+  const drawn = element("svg", { viewBox: `0 0 ${qr.length} ${qr.length}`, "aria-hidden": true }, element("path", { d: modules }));
+  const words = [element("p", { class: "big" }, url.replace("http://", "")), element("p", {}, text("span", "classCode"), " ", element("b", { class: "big" }, code)), text("p", "invitationHint")];
+  const columns = element("div", { class: "columns" }, element("div", {}, ...words), ...(qr.length ? [drawn] : []));
+  document.querySelector(".top").after(element("details", { id: "class" }, text("summary", "invitation"), columns));
+}
