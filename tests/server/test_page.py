@@ -522,7 +522,8 @@ def test_a_class_joins_with_the_code_or_the_qr_code(browser: "playwright.Browser
         typing, scanning = pages
         typing.goto(served.url)
         typing.wait_for_selector("#key:not([hidden])")
-        assert typing.inner_text("#key").strip() == "クラスコード" and "入力してください" in typing.inner_text("#problem")
+        assert typing.inner_text("#key").strip() == "クラスコード"
+        assert "入力してください" in typing.inner_text("#problem")
         full_width = "".join(chr(ord(character) + 0xFEE0) for character in code.lower())
         for typed, opens in (("CCCCCC", False), (f"{full_width[:3]} {full_width[3:]}", True)):
             typing.fill("#api-key", typed)

@@ -58,7 +58,7 @@ KEPT_FROM_BASE = ("like", "vocab_size", "layers", "width", "heads", "experts", "
 class _Options(InputOptions):
     RARE = (
         "kl_weight adapter_only heads batch_tokens lr_scale optimizer dtype threads processes template "
-        "strip_boilerplate probe"
+        "strip_boilerplate probe port"
     )
     corpus: list[str] = argument(
         "CORPUS",

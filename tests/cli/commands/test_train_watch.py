@@ -131,7 +131,7 @@ def test_other_computers_see_the_run_with_the_class_code(own_directory: Path) ->
     before = terminal.wait_for("the page stays open until Enter or Ctrl-C")
     address, code = re.findall(r"class code (\w{6}), or open (http://\S+)/#\1", before)[0][::-1]
     assert f"the page of the model: http://127.0.0.1:{address.rpartition(':')[2]}/model?code={code}" in before
-    assert "\x1b[38;5;16;48;5;231m" in before  # the QR code
+    assert "\x1b[38;5;16;48;5;231m" in terminal.screen  # the QR code
     for path in ("/state", "/model"):
         with pytest.raises(urllib.error.HTTPError, match="401"):
             urllib.request.urlopen(address + path, timeout=60)
