@@ -205,13 +205,15 @@ def sources_in_memory(
     texts: Iterable[str], conversations: Iterable[object] = (), reading: ReadOptions = _AUTOMATIC
 ) -> Sources:
     """Create a document for each text, and read conversations, each a list of messages or a record."""
-    copy, contents = TextCopy(), list[tuple[Content, str]]()
+    copy, contents = TextCopy(), list[Content]()
     for number, text in enumerate(texts, 1):
         name, text = f"text {number}", text.removeprefix("\ufeff")
         if "\0" in text:
             raise LLMError(f"{name} is not text: a zero character at position {text.index(chr(0)):,}")
         document = document_of_texts(name, Path(), [text], copy)
-        contents.append((replace(document, kind=_IN_MEMORY, file_bytes=document.text_bytes), name))
+        contents.append(
+            replace(document, kind=_IN_MEMORY, file_bytes=document.text_bytes, relative_name=name)
+        )
     if lines := [json.dumps(conversation) + "\n" for conversation in conversations]:
         stored = Stored(copy.size)
         copy.append("".join(lines).encode("ascii"))
@@ -220,7 +222,7 @@ def sources_in_memory(
             raise LLMError(
                 f"conversations must be lists of messages, or records with answers, found {brief(lines[0])}"
             )
-        contents.append((file, _CONVERSATIONS))
+        contents.append(file)
     return _sources_of(contents, [], [], reading, ignore)
 
 
@@ -230,63 +232,57 @@ def was_in_memory(name: str, kind: str) -> bool:
 
 
 def _sources_of(
-    contents: list[tuple[Content, str]],
+    contents: list[Content],
     skipped: list[str],
     not_read: list[str],
     reading: ReadOptions,
     on_read: OnRead,
 ) -> Sources:
-    """Combine contents, each with its relative name, into a corpus and conversations; duplicate texts are
-    read once."""
+    """Combine contents into a corpus and conversations; duplicate texts are read once."""
     contents, boilerplate, cuts = _stripped(contents, reading, on_read)
-    files = tuple(file for file, _ in contents if isinstance(file, ConversationFile))
-    documents = [(file, relative) for file, relative in contents if isinstance(file, Document)]
-    documents, duplicates = _without_duplicates(documents)
+    files = tuple(file for file in contents if isinstance(file, ConversationFile))
+    documents, duplicates = _without_duplicates([file for file in contents if isinstance(file, Document)])
     if duplicates:
         number = units.count(len(duplicates), "document")
         names = units.listed(duplicates, _MAX_NAMES)
         skipped.append(f"{number} with the text of another, which is read once: {names}")
     not_read += [f"{line}: the same text, which is read once" for line in duplicates]
-    named = [replace(document, relative_name=relative) for document, relative in documents]
-    if not files and not any(document.text_bytes for document in named):
-        raise LLMError(f"{named[0].name} is empty; give some text to read")
-    return Sources(Corpus.of(named, skipped, not_read), files, boilerplate, cuts)
+    if not files and not any(document.text_bytes for document in documents):
+        raise LLMError(f"{documents[0].name} is empty; give some text to read")
+    return Sources(Corpus.of(documents, skipped, not_read), files, boilerplate, cuts)
 
 
 def _stripped(
-    contents: list[tuple[Content, str]], reading: ReadOptions, on_read: OnRead
-) -> tuple[list[tuple[Content, str]], tuple[str, ...] | None, str]:
+    contents: list[Content], reading: ReadOptions, on_read: OnRead
+) -> tuple[list[Content], tuple[str, ...] | None, str]:
     """Cut boilerplate from documents, if requested. Returns (contents, hashes of lines, description of what
     was cut)."""
     if not reading.strip_boilerplate:
         return contents, None, ""
-    documents = [file for file, _ in contents if isinstance(file, Document)]
+    documents = [file for file in contents if isinstance(file, Document)]
     stripped, boilerplate, cut = strip(documents, reading.boilerplate, TextCopy(), on_read)
     new = iter(stripped)
     return (
-        [(next(new) if isinstance(content, Document) else content, name) for content, name in contents],
+        [next(new) if isinstance(content, Document) else content for content in contents],
         boilerplate,
         str(cut),
     )
 
 
 def _without_duplicates(
-    documents: list[tuple[Document, str]],
-) -> tuple[list[tuple[Document, str]], list[str]]:
-    """Keep the first of several documents with the same text. Returns (documents with names, "NAME (as NAME)"
-    for each duplicate)."""
+    documents: list[Document],
+) -> tuple[list[Document], list[str]]:
+    """Keep the first of several documents with the same text. Returns (documents, "NAME (as NAME)" for each
+    duplicate)."""
     first: dict[str, Document] = {}
-    kept = [
-        entry
-        for entry in documents
-        if first.setdefault(entry[0].sha256, entry[0]) is entry[0] or not entry[0].text_bytes
-    ]
-    others = [
-        (entry, same)
-        for entry, _ in documents
-        if (same := first[entry.sha256]) is not entry and entry.text_bytes
-    ]
-    return kept, [f"{entry.name} (as {same.name})" for entry, same in others]
+    kept, duplicates = [], []
+    for document in documents:
+        same = first.setdefault(document.sha256, document)
+        if same is document or not document.text_bytes:
+            kept.append(document)
+        else:
+            duplicates.append(f"{document.name} (as {same.name})")
+    return kept, duplicates
 
 
 def read_text(name: str) -> Document:
@@ -296,7 +292,7 @@ def read_text(name: str) -> Document:
     contents, _ = _read_files([file], ReadOptions(plain=True))
     documents = [
         content
-        for content, _ in contents
+        for content in contents
         if isinstance(content, Document) and not (content.kind or content.member)
     ]
     if len(documents) != 1:
@@ -313,7 +309,7 @@ def read_text(name: str) -> Document:
 def read_conversations(name: str, path: Path, reading: ReadOptions = _AUTOMATIC) -> ConversationFile | None:
     """Read one file of conversations; None for other text. Raises LLMError as `read_sources` does."""
     contents, _ = _read_files([FoundFile(name, path, path.name, was_named=True)], reading)
-    return next((file for file, _ in contents if isinstance(file, ConversationFile)), None)
+    return next((file for file in contents if isinstance(file, ConversationFile)), None)
 
 
 def require_conversations(name: str, path: Path) -> ConversationFile:
@@ -330,16 +326,16 @@ def read_if_possible(paths: Iterable[Path], reading: ReadOptions, *, text_only: 
     """Read files like `read_sources`, but leave out unreadable ones."""
     files = [FoundFile(str(path), path, path.name, was_named=False) for path in paths]
     contents, _ = _read_files(files, reading, text_only=text_only)
-    return [content for content, _ in _stripped(contents, reading, ignore)[0]]
+    return _stripped(contents, reading, ignore)[0]
 
 
 def _read_files(
     files: Sequence[FoundFile], reading: ReadOptions, *, text_only: bool = False, on_read: OnRead = ignore
-) -> tuple[list[tuple[Content, str]], list[tuple[str, str]]]:
-    """Read files in order, while child processes read the ones that are not plain text. Returns ([(content,
-    relative name), ...], [(name, why it is skipped), ...]). Skips unreadable files in directories and
-    archives, and documents among several."""
-    contents: list[tuple[Content, str]] = []
+) -> tuple[list[Content], list[tuple[str, str]]]:
+    """Read files in order, while child processes read the ones that are not plain text. Returns (contents,
+    [(name, why it is skipped), ...]). Skips unreadable files in directories and archives, and documents among
+    several."""
+    contents: list[Content] = []
     unreadable: list[tuple[str, str]] = []
     copy = TextCopy()
     read = partial(read_records, reading=reading, text_only=text_only)
@@ -374,7 +370,7 @@ def _read_files(
             elif isinstance(result, tuple):
                 unreadable.append(result)
             else:
-                contents.append((result, file.relative_name))
+                contents.append(replace(result, relative_name=file.relative_name))
     return contents, unreadable
 
 
@@ -386,18 +382,16 @@ def _contents_of(
     on_read: OnRead,
     *,
     is_alone: bool,
-) -> Iterator[tuple[Content, str]]:
-    """Yield what a child process reads from a file, with relative names."""
+) -> Iterator[Content]:
+    """Yield what a child process reads from a file."""
     reader.wait(pending, on_read)
     if pending.problems and not pending.contents and file.was_named and (pending.is_text or is_alone):
         # a problem with the whole archive is more useful than the first file's
         raise LLMError(min(pending.problems, key=lambda problem: problem[0] != pending.name)[1])
     unreadable += pending.problems
-    for content, member in pending.contents:
-        if member:
-            yield replace(content, path=file.path, member=member), f"{file.relative_name}/{member}"
-        else:
-            yield replace(content, path=file.path, file_bytes=pending.file_bytes), file.relative_name
+    for content in pending.contents:
+        relative_name = f"{file.relative_name}/{content.member}".rstrip("/")
+        yield replace(content, path=file.path, relative_name=relative_name)
 
 
 def _is_stream(file: FoundFile) -> bool:

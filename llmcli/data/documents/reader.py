@@ -52,9 +52,7 @@ class PendingFile:
     path: Path
     reading: ReadOptions
     is_compressed: bool
-    file_bytes: int = 0  # size of a file that is no archive, once it is read
-    # (content, path in the archive or "")
-    contents: list[tuple[Content, str]] = field(default_factory=list)
+    contents: list[Content] = field(default_factory=list)
     # (name of a file, line that says why it is not read)
     problems: list[tuple[str, str]] = field(default_factory=list)
     # not a document or an archive; then a problem with a file that the user named is an error
@@ -261,7 +259,7 @@ class _AnswerReader:
     @property
     def is_kept(self) -> bool:
         """Whether any text of the item at this position is kept."""
-        return any(member.startswith(self._member) for _, member in self._pending.contents)
+        return any(content.member.startswith(self._member) for content in self._pending.contents)
 
     def receive(self, frames: Frames) -> None:
         """Receive all contents. Raises EOFError if the process ends."""
@@ -285,8 +283,6 @@ class _AnswerReader:
         kind = begin["kind"]
         offset = self._copy.size
         text = TextDigest(self._copy)
-        if not self._member:
-            self._pending.file_bytes = begin["bytes"]
         is_document = kind not in ("", file_types.TABLE.kind)
         if not is_document:
             check_temporary_space(self.name, begin["content"])
@@ -313,7 +309,7 @@ class _AnswerReader:
             self._copy.truncate(offset)
             self._add_problem(problem)
         elif not is_document:
-            self._read_content(Stored(offset, is_table=bool(kind)))
+            self._read_content(begin["bytes"], Stored(offset, is_table=bool(kind)))
         elif text.size:
             self._add_document(begin, offset, text, skipped)
 
@@ -321,26 +317,24 @@ class _AnswerReader:
         self, begin: dict[str, Any], offset: int, text: TextDigest, skipped: Mapping[str, int]
     ) -> None:
         self._pending.contents.append(
-            (
-                Document(
-                    self.name,
-                    self._pending.path,
-                    text.size,
-                    text.sha256.hexdigest(),
-                    offset,
-                    self._copy,
-                    characters=text.characters,
-                    member=self._member,
-                    kind=begin["kind"],
-                    file_bytes=begin["bytes"],
-                    skipped=tuple(skipped.items()),
-                ),
-                self._member,
+            Document(
+                self.name,
+                self._pending.path,
+                text.size,
+                text.sha256.hexdigest(),
+                offset,
+                self._copy,
+                characters=text.characters,
+                member=self._member,
+                kind=begin["kind"],
+                file_bytes=begin["bytes"],
+                skipped=tuple(skipped.items()),
             )
         )
 
-    def _read_content(self, content: Stored) -> None:
-        """Read a table or a file that may be text."""
+    def _read_content(self, file_bytes: int, content: Stored) -> None:
+        """Read a table or a file that may be text; `file_bytes` is the size of the file, or in an archive its
+        packed size."""
         try:
             content_read = self._read_stored(
                 self.name, self._pending.path, content, copy=self._copy, on_read=self._on_read
@@ -351,7 +345,8 @@ class _AnswerReader:
             self._copy.truncate(content.offset)
             self._add_problem(str(error))
         else:
-            self._pending.contents.append((content_read, self._member))
+            file_bytes = content_read.file_bytes if self._member else file_bytes
+            self._pending.contents.append(replace(content_read, member=self._member, file_bytes=file_bytes))
 
     def _add_problem(self, problem: str) -> None:
         self._pending.problems.append((self.name, problem))

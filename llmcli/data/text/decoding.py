@@ -123,6 +123,8 @@ class FileFacts:
     # one line each: how the file was read, what was left out and why
     notes: tuple[str, ...] = field(default=(), compare=False)
     member: str = ""  # path in an archive
+    # path relative to the named directory, with "/", and that in an archive; for a named file, its name
+    relative_name: str = ""
     encoding: str = ""  # the file's encoding, unless it is UTF-8 or given by a byte-order mark
     file_bytes: int = field(default=0, compare=False)  # size of the file
 
@@ -138,7 +140,6 @@ class Document(FileFacts):
     file: OpenFile | None = field(default=None, repr=False, compare=False)
     # st_mtime_ns of the file before it was read
     changed_at: int = field(default=0, repr=False, compare=False)
-    relative_name: str = ""  # path relative to the named directory, with "/"; for a named file, its name
     template: str = ""  # joins several columns
     kind: str = ""  # format that data/documents extracted the text from, such as "PDF"; empty for plain text
     # for users: how the columns were chosen, or the markup that is read as text
