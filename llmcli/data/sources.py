@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, TypeAlias
 
 from llmcli import units
 from llmcli.data.conversations.messages import Conversation, normalized
@@ -46,6 +46,8 @@ _AUTOMATIC = ReadOptions()
 # kind of a text in memory; name of conversations in memory
 _IN_MEMORY = "in memory"
 _CONVERSATIONS = "conversations in memory"
+# contents, and for each file that is not read its name and a line that says why
+_Read: TypeAlias = tuple[list[Content], list[tuple[str, str]]]
 
 
 @dataclass(frozen=True)
@@ -331,17 +333,16 @@ def read_if_possible(paths: Iterable[Path], reading: ReadOptions, *, text_only: 
 
 def _read_files(
     files: Sequence[FoundFile], reading: ReadOptions, *, text_only: bool = False, on_read: OnRead = ignore
-) -> tuple[list[Content], list[tuple[str, str]]]:
-    """Read files in order, while child processes read the ones that are not plain text. Returns (contents,
-    [(name, why it is skipped), ...]). Skips unreadable files in directories and archives, and documents among
-    several."""
+) -> _Read:
+    """Read files in order, while child processes read the ones that are not plain text. Skips unreadable
+    files in directories and archives, and documents among several."""
     contents: list[Content] = []
     unreadable: list[tuple[str, str]] = []
     copy = TextCopy()
     read = partial(read_records, reading=reading, text_only=text_only)
-    begun: list[PendingFile | Content | tuple[str, str]] = []
+    begun: list[PendingFile | _Read] = []
 
-    def read_or_submit(file: FoundFile) -> PendingFile | Content:
+    def read_or_submit(file: FoundFile) -> PendingFile | _Read:
         """Read plain text; other files are read by a child process."""
         if _is_stream(file):
             stored = _stored(file, copy, on_read)
@@ -349,11 +350,11 @@ def _read_files(
             if needs_child(file.name, start, plain=True):
                 path = stack.enter_context(_moved(copy, stored))
                 return reader.submit(file.name, path, start, plain=True)
-            return read(file.name, file.path, stored, copy=copy, on_read=on_read)
+            return [read(file.name, file.path, stored, copy=copy, on_read=on_read)], []
         with OpenFile(display_name(file.name), file.path) as opened:
             start = opened.read(0, file_types.START_BYTES)
             if not needs_child(file.name, start, plain=reading.plain):
-                return read(file.name, file.path, opened, copy=copy, on_read=on_read)
+                return [read(file.name, file.path, opened, copy=copy, on_read=on_read)], []
         return reader.submit(file.name, file.path, start, plain=reading.plain)
 
     with DocumentReader(reading, text_only=text_only) as reader, contextlib.ExitStack() as stack:
@@ -363,35 +364,21 @@ def _read_files(
             except LLMError as error:
                 if file.was_named or isinstance(error, ReadingEndsError):
                     raise
-                begun.append((display_name(file.name), str(error)))
+                begun.append(([], [(display_name(file.name), str(error))]))
         for file, result in zip(files, begun, strict=True):
             if isinstance(result, PendingFile):
-                contents += _contents_of(result, file, reader, unreadable, on_read, is_alone=len(files) == 1)
-            elif isinstance(result, tuple):
-                unreadable.append(result)
-            else:
-                contents.append(replace(result, relative_name=file.relative_name))
+                reader.wait(result, on_read)
+                is_alone = result.is_text or len(files) == 1
+                if result.problems and not result.contents and file.was_named and is_alone:
+                    # a problem with the whole archive is more useful than the first file's
+                    of_archive = (line for name, line in result.problems if name == result.name)
+                    raise LLMError(next(of_archive, result.problems[0][1]))
+                result = result.contents, result.problems
+            unreadable += result[1]
+            for content in result[0]:
+                relative_name = f"{file.relative_name}/{content.member}".rstrip("/")
+                contents.append(replace(content, path=file.path, relative_name=relative_name))
     return contents, unreadable
-
-
-def _contents_of(
-    pending: PendingFile,
-    file: FoundFile,
-    reader: DocumentReader,
-    unreadable: list[tuple[str, str]],
-    on_read: OnRead,
-    *,
-    is_alone: bool,
-) -> Iterator[Content]:
-    """Yield what a child process reads from a file."""
-    reader.wait(pending, on_read)
-    if pending.problems and not pending.contents and file.was_named and (pending.is_text or is_alone):
-        # a problem with the whole archive is more useful than the first file's
-        raise LLMError(min(pending.problems, key=lambda problem: problem[0] != pending.name)[1])
-    unreadable += pending.problems
-    for content in pending.contents:
-        relative_name = f"{file.relative_name}/{content.member}".rstrip("/")
-        yield replace(content, path=file.path, relative_name=relative_name)
 
 
 def _is_stream(file: FoundFile) -> bool:
