@@ -30,7 +30,6 @@ from llmcli.formats.safetensors import file as safetensors_file
 from llmcli.formats.safetensors.file import digest, read_values
 from llmcli.formats.safetensors.header import read_header
 from llmcli.formats.training_record import TrainingRecord
-from tests import platforms
 from tests.conftest import random_checkpoint
 from tests.data.corpora import read_corpus
 from tests.reliability.malformed import FOUR, ONE, OTHERS, put, tensor
@@ -411,14 +410,6 @@ def test_a_file_with_a_changed_byte_is_read_or_an_error(position: int, value: in
         assert "m.safetensors" in str(error)
     else:
         assert sum(array.size for array in result.tensors.values()) == result.config.parameters == 1076
-
-
-@platforms.named_pipes
-def test_a_fifo_is_an_error_and_is_not_opened(no_hang: None) -> None:
-    os.mkfifo("pipe")
-    for read in (read_header, load):
-        with pytest.raises(LLMError, match="pipe is not a regular file"):
-            read("pipe")
 
 
 def test_a_directory_and_a_missing_file_are_errors() -> None:
