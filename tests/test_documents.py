@@ -43,7 +43,7 @@ NOT_RUN = {  # the beginning of a command -> why it is not run here
     "python3 examples/nanogpt_to_hf.py": "reads a checkpoint of nanoGPT; tests/ecosystem/test_nanogpt.py runs it",
     "llm generate Once upon a time -m nanogpt-hf": "reads what that script writes",
 }
-SMALLER = {"llmcli/": "llmcli/generation/"}  # a directory of a page -> the part of it that is read here
+SMALLER = {"llmcli/": "llmcli/handover/"}  # a directory of a page -> the part of it that is read here
 STEPS = 2  # in place of the time or steps that a run is given, or of the default of five minutes
 
 
@@ -140,7 +140,7 @@ class CommandRunner:
         self.commands = 0
         (directory / "llmcli").symlink_to(ROOT / "llmcli")
         examples = [path for path in (ROOT / "examples").iterdir() if path.suffix in (".txt", ".tsv", ".md")]
-        for path in (*examples, *(ROOT / "docs").glob("[a-c]*.md"), *(ROOT / "tests").glob("test_[a-g]*.py")):
+        for path in (*examples, *(ROOT / "docs").glob("[a-c]*.md"), *(ROOT / "tests").glob("test_[a-c]*.py")):
             copy = directory / path.relative_to(ROOT)
             copy.parent.mkdir(exist_ok=True)
             copy.write_text(beginning(path), "utf-8")
