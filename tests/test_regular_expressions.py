@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 
 import pytest
 
@@ -82,9 +83,10 @@ def run_all() -> None:
                 function(text)
 
 
-def texts(length: int) -> Iterator[str]:
-    for prefix, repeated in itertools.product(PREFIXES, REPEATED):
-        yield (prefix + repeated * length)[:length] + "\0"
+@cache
+def texts(length: int) -> list[str]:
+    parts = itertools.product(PREFIXES, REPEATED)
+    return [(prefix + repeated * (length // len(repeated) + 1))[:length] + "\0" for prefix, repeated in parts]
 
 
 @pytest.mark.slow

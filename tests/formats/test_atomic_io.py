@@ -172,14 +172,6 @@ def test_a_failing_disk_leaves_the_old_file_and_nothing_else(kind: str, existing
         assert mode("f") == 0o640
 
 
-@pytest.mark.parametrize(("call", "number"), [("write", errno.ENOSPC), ("posix_fallocate", errno.EDQUOT)])
-def test_the_error_has_the_reason(call: str, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(os, call, refuse(number), raising=False)
-        with pytest.raises(LLMError, match=os.strerror(number)):
-            atomic_io.write("f", NEW)
-
-
 def test_an_interrupt_leaves_the_old_file_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("f").write_bytes(OLD)
 
@@ -363,13 +355,6 @@ def test_a_file_in_place_of_the_parent_directory_and_a_name_that_is_too_long_are
     for name, message in (("a/f", "no directory"), ("f" * 300, "cannot write")):
         with pytest.raises(LLMError, match=message):
             atomic_io.check_writable(name, force=False)
-
-
-def test_a_read_only_file_system_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "open", refuse(errno.EROFS))
-        with pytest.raises(LLMError, match=r"cannot write .*f: Read-only"):
-            atomic_io.check_writable("f", force=False)
 
 
 @pytest.mark.parametrize("call", ["posix_fallocate", "write", "fsync"])

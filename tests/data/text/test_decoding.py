@@ -229,13 +229,6 @@ def test_the_error_gives_the_position_of_a_zero_byte() -> None:
             read_corpus([put("a.bin", data)])
 
 
-@platforms.named_pipes
-def test_a_fifo_is_an_error_and_is_not_opened(no_hang: None) -> None:
-    os.mkfifo("pipe")
-    with pytest.raises(LLMError, match="pipe is not a regular file"):
-        read_corpus(["pipe"])
-
-
 COMPRESSED = gzip.compress(TEXT.encode())
 DAMAGED = {
     "two bytes": COMPRESSED[:2],
