@@ -27,7 +27,14 @@ sys.path.insert(0, str(EXAMPLES))
 from draw_terminal import record, screen  # noqa: E402
 
 INDENT, PROMPT, GAP = "    ", "$ ", "..."
-PAGES = ("examples/tour.md", "examples/tour.ja.md", "examples/README.md", "docs/chat.md")
+PAGES = (
+    "examples/tour.md",
+    "examples/tour.ja.md",
+    "examples/README.md",
+    "docs/chat.md",
+    "docs/lesson.md",
+    "docs/lesson.ja.md",
+)
 
 
 @dataclass

@@ -63,6 +63,6 @@ def test_a_page_of_the_site_links_only_to_pages_of_the_site() -> None:
 
 def test_the_menu_names_every_page() -> None:
     menu = (ROOT / "zensical.toml").read_text("utf-8").split("\nnav = [")[1].split("\n]")[0]
-    named = re.findall(r'"([\w-]+\.md)"', menu)
+    named = re.findall(r'"([\w.-]+\.md)"', menu)
     pages = {page.name for page in (ROOT / "docs").glob("*.md")}
     assert sorted(named) == sorted(pages)

@@ -1,4 +1,4 @@
-"""The guided tours run as printed, in English and in Japanese, with the results that they describe."""
+"""The guided tours and the lessons run as printed, in English and in Japanese, with the results that they describe."""
 
 import os
 import re
@@ -17,6 +17,8 @@ sys.path.insert(0, str(ROOT / "examples"))  # a program, not a package
 import renew_output  # noqa: E402
 
 TOURS = {name: (ROOT / "examples" / name).read_text("utf-8") for name in ("tour.md", "tour.ja.md")}
+LESSONS = {name: (ROOT / "docs" / name).read_text("utf-8") for name in ("lesson.md", "lesson.ja.md")}
+PAGES = TOURS | LESSONS
 
 
 def commands(text: str) -> list[str]:
@@ -31,6 +33,7 @@ FACTS = {  # numbers in the prose that no command shows
     "8,000", "1,920", "0.375", "0.146", "0.167",  # sentences of the corpora, and shares of them
     "2,160", "240", "239",  # sentences of translate.tsv and translate-test.tsv, and how many a longer run translates
     "256", "0.1",  # byte values; a bound on bits
+    "609", "0.5",  # names in names.txt; a temperature
 }  # fmt: skip
 
 
@@ -52,13 +55,13 @@ def disagreement(shown: str, printed: str) -> str:
 
 @in_full
 @pseudo_terminals
-@pytest.mark.parametrize("tour", TOURS)
+@pytest.mark.parametrize("tour", PAGES)
 def test_a_tour_shows_what_its_commands_print(tour: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a terminal, typed one after the other. What depends on the last digits of the weights, as sampled text does,
     has to be found but is not compared. Section 8 is left out: its answers need minutes of training. The benchmarks
     measure them, and test_documents.py runs the commands."""
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    commands = renew_output.read(TOURS[tour].split("\n## 8")[0])
+    commands = renew_output.read(PAGES[tour].split("\n## 8")[0])
     found = []
     for shown, output in zip(commands, renew_output.run([one.command for one in commands]), strict=True):
         assert output is not None, f"{shown.command} fails"
@@ -72,10 +75,10 @@ def test_a_tour_shows_what_its_commands_print(tour: str, monkeypatch: pytest.Mon
     assert not found, "\n".join(found)
 
 
-@pytest.mark.parametrize("tour", TOURS)
+@pytest.mark.parametrize("tour", PAGES)
 def test_the_figures_in_the_prose_of_a_tour_are_those_that_it_shows(tour: str) -> None:
     """So that a page whose output is renewed cannot go on to discuss the old output."""
-    lines = TOURS[tour].splitlines()
+    lines = PAGES[tour].splitlines()
     shown = set(NUMBER.findall("\n".join(line for line in lines if line.startswith("    "))))
     shown |= {number.rstrip("0") for number in shown if "." in number}
     decimals = [float(number.replace(",", "")) for number in shown if "." in number]
@@ -91,6 +94,47 @@ def test_both_tours_have_the_same_sections() -> None:
                          for text in TOURS.values())  # fmt: skip
     assert english == japanese == [f"## {number}" for number in range(1, 9)]
     assert all(15 <= len(commands(text)) <= 36 for text in TOURS.values())
+
+
+def test_both_lessons_have_the_same_sections_and_commands() -> None:
+    english, japanese = LESSONS.values()
+    assert [line.split()[0] for line in english.splitlines() if line.startswith("#")] == [
+        line.split()[0] for line in japanese.splitlines() if line.startswith("#")
+    ]
+    words = [[command.split()[:2] for command in commands(text)] for text in (english, japanese)]
+    assert words[0] == words[1] and len(words[0]) == 8
+
+
+def test_a_lesson_names_the_buttons_and_tabs_of_its_page() -> None:
+    """So that a button that is renamed is renamed here."""
+    scripts = [
+        (ROOT / "llmcli" / "pages" / name).read_text("utf-8") for name in ("live/texts.js", "training/train_texts.js")
+    ]
+    english, japanese = (
+        set(re.findall('"([^"]+)"', "\n".join(part))) for part in zip(*map(halves, scripts), strict=True)
+    )
+    quoted = re.findall(r"(?<!\*)\*\*?([A-Z][^*?:]+?)\*\*?(?![*:])", LESSONS["lesson.md"])
+    assert len(quoted) > 15 and set(quoted) <= english, set(quoted) - english
+    quoted = [text for text in re.findall("「([^」。…]+)」", LESSONS["lesson.ja.md"]) if text not in NOT_OF_THE_PAGE]
+    assert len(quoted) > 15 and set(quoted) <= japanese, set(quoted) - japanese
+
+
+NOT_OF_THE_PAGE = {
+    "私は毎朝",
+    "リンゴ",
+    "私たちは公園で",
+    "サッカー",
+    "サ",
+    "公園",
+    "眠",
+    "眠ります",
+}  # prompts and words
+
+
+def halves(script: str) -> tuple[str, str]:
+    """The English and the Japanese texts of a script."""
+    english, _, japanese = script.partition("ja: {") if "  ja: {" in script else script.partition("TEXTS.ja")
+    return english, japanese
 
 
 PROSE = [line for line in TOURS["tour.ja.md"].splitlines() if line and not line.startswith(("    ", "#"))]

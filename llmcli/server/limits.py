@@ -23,8 +23,7 @@ MAX_MEMORY_CHARACTERS = 20_000
 MAX_PREPARING = 2
 MAX_ANALYSES = 8  # concurrent requests to /v1/explain, next, memory and experts; more are refused
 MAX_CONNECTIONS = 256
-# of each address, with a class code: requests, and wrong codes, in this many seconds; requests in progress
-CLASS_SECONDS = 60
+# of each address, with a class code: requests and wrong codes in a minute; requests in progress
 CLASS_REQUESTS = 600
 CLASS_WRONG_CODES = 10
 CLASS_CONCURRENT = 6  # as many as a browser sends to one server
