@@ -135,9 +135,10 @@ def test_a_session(opened: Any, open_html: Any, blank: "Page", tmp_path: Path) -
     page.click("#tab-train")
     paused = page.text_content("#train-figures")
     download(page, "#save-model", tmp_path)
-    assert page.text_content("#train-figures") == paused
+    assert page.text_content("#train-figures") == paused and page.evaluate("isSaved")
     page.click("#train-pause")
     wait_for_end(page)
+    assert not page.evaluate("isSaved")  # what was trained since
     assert "100%" in str(page.text_content("#train-figures")) and page.input_value("#train-text") == HOSTILE
 
     model = loading.load(download(page, "#save-model", tmp_path))
@@ -220,7 +221,7 @@ def test_errors_are_one_line_and_the_text_stays(opened: Any) -> None:
         assert page.input_value("#train-text") == text
     plan(page, TEXT)
     assert page.is_hidden("#problem")
-    for data, message in ((bytes(1000), "not text"), (b"a" * 1_000_001, "1,000,001 bytes")):
+    for data, message in ((b"", "has 0"), (bytes(1000), "not text"), (b"a" * 1_000_001, "1,000,001 bytes")):
         page.set_input_files("#train-file", {"name": "x", "mimeType": "", "buffer": data})
         page.locator(problem, has_text=message).wait_for()
         assert page.input_value("#train-text") == TEXT

@@ -342,7 +342,7 @@ def test_the_saved_file(worker: "Page", tmp_path: Path, kind: str, text: str) ->
     np.testing.assert_allclose(NumpyRuntime(model).logits(answer["ids"]), answer["logits"], atol=1e-4)
 
     progress = [one["progress"] for one in answer["answers"] if "progress" in one]
-    record, held_out = model.record, data[len(data) - len(data) // 10 :].decode("utf-8", "ignore")
+    record, held_out = model.record, data[len(data) - round(0.1 * len(data)) :].decode("utf-8", "ignore")
     assert record.corpus[0].name == "story.txt" and record.corpus[0].bytes == len(data)
     assert record.corpus[0].sha256 == answer["answers"][0]["facts"]["sha256"]
     assert record.corpus[0].held_out == len(held_out.encode())
@@ -351,3 +351,32 @@ def test_the_saved_file(worker: "Page", tmp_path: Path, kind: str, text: str) ->
     assert record.bits_per_byte == pytest.approx(score.bits_per_byte, abs=1e-4)
     assert progress[-1]["validation"] == record.bits_per_byte < progress[0]["validation"] / 1.5
     assert record.probe and record.probe.prompt == "The"
+
+
+def test_the_figure_of_a_run_that_goes_on_is_that_of_its_weights(worker: "Page", tmp_path: Path) -> None:
+    """Saving and pausing measure all of the held-out text; between them it is measured each second only."""
+    script = """async ([bytes, shape]) => {
+        const answer = {}, noCheck = async () => {}, text = Uint8Array.from(bytes).buffer;
+        const request = { bytes: text, name: "story.txt", kind: "bpe", training: templates };
+        for await (const _ of jobs.prepare(request, noCheck));
+        const check = async () => {
+            if (training.step === 5) answer.file = [...new Uint8Array(atOnce.save({ probe: null }).file)];
+            training.isPaused = training.step === 8 && !training.isPaused;
+        };
+        for await (const { model } of jobs.train({ shape, steps: 10, ports: [] }, check)) {
+            if (!training.isPaused || !model) continue;
+            Object.assign(answer, { rows: model.data.record.rows, expected: training.heldOutLoss(Infinity) });
+        }
+        return { ...answer, curve: training.curve.validation_steps };
+    }"""
+    shape = {"layers": 1, "width": 32, "heads": 2, "context": 32}
+    answer = worker.evaluate(script, [list(STORY.encode()), shape])
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(bytes(answer["file"]))
+    model = loading.load(path)
+    held_out = STORY.encode()[-model.record.corpus[0].held_out :].decode()
+    score = measure("held out", [held_out], NumpyRuntime(model), open_tokenizer(model))
+    assert model.record.bits_per_byte == pytest.approx(score.bits_per_byte, abs=1e-4)
+    rows = dict(answer["rows"])
+    assert rows["steps"] == "8" and rows["held-out"] == f"{answer['expected']:.3f} bits per byte"
+    assert {1, 5, 8, 10} <= {*answer["curve"]} and answer["curve"] == sorted({*answer["curve"]})

@@ -125,7 +125,7 @@ class Corpus {
     const encoded = new TextEncoder().encode(text), size = encoded.length, characters = [...text];
     if (size < MIN_TEXT_BYTES) throw new Problem("textTooShort", { size, minimum: MIN_TEXT_BYTES });
     if (new Set(characters).size < 2) throw new Problem("oneCharacter", { character: characters[0] });
-    let cut = size - Math.floor(HELD_OUT * size);
+    let cut = size - Math.round(HELD_OUT * size);
     while ((encoded[cut] & 0xc0) === 0x80) cut++; // to the next character
     const [training, heldOut] = [encoded.subarray(0, cut), encoded.subarray(cut)].map((part) => new TextDecoder("utf-8", { ignoreBOM: true }).decode(part));
     Object.assign(this, { name, encoding, fileBytes: bytes.length, size, characters: characters.length, start: text.slice(0, 200), heldOutBytes: size - cut });

@@ -17,7 +17,7 @@ Object.assign(TEXTS.en, {
   trainFigures: "{share} · step {step} · {speed} tokens per second · training loss {training} bits per byte", figuresValidation: "{figures}, validation loss {validation}",
   inBackground: "In the background, browsers slow this tab down or stop it: keep it in front until training is finished.",
   trainCurveHint: "Bits per byte, lower is better. The validation loss is that of the held-out text.", yourPrompt: "What follows your prompt", sampleTitle: "A sample",
-  textTooLarge: "The text has {size} bytes; at most {maximum} can be trained on here. Shorten it.", textTooShort: "The text has {size} bytes; at least {minimum} are needed. Add more text.",
+  textTooLarge: "The text has {size} bytes; at most {maximum} can be trained on here. Shorten it.", textTooShort: "At least {minimum} bytes of text are needed, and this text has {size}. Add more text.",
   textUnreadable: "This is not text, or its encoding is unknown. Save it as UTF-8.", oneCharacter: "The text only repeats “{character}”: there is nothing to learn. Choose another text.",
   tooFewTokens: "The text has {tokens} tokens; at least {minimum} are needed. Add more text, or choose characters as tokens.",
   outOfMemory: "The browser has no memory left for training. Choose a smaller size or a shorter text, or close other tabs.",

@@ -43,7 +43,7 @@ function prepare(next = source, then = () => {}) {
   clearTimeout(typing);
   endReading(draft?.trainer);
   showProblem("");
-  if (!bytes.length) return;
+  if (!bytes.length && !next.bytes) return;
   const own = draft = { trainer: newTrainer() }, body = { bytes: bytes.slice().buffer, name: next.name, kind: train("kind").value, training: data.training };
   askTrainer(own.trainer, "prepare", body, (answer) => {
     if (answer.error) return endReading(own.trainer);
@@ -91,6 +91,7 @@ function start() {
   askTrainer(trainer, "train", settings, ({ progress, model, done, error }) => {
     if (own !== run) return;
     Object.assign(own, progress && { progress }, model && { model });
+    if (model) isSaved = false; // also after a model of this run was saved
     if (done) return endTraining(error ? "isBroken" : "isDone");
     showTraining();
     if (model) openNewest();

@@ -92,6 +92,12 @@ class Run {
     this.losses.push(loss / total / Math.LN2 / this.corpus.bytesPerToken);
   }
 
+  // Measures all of the held-out text, so that its loss is that of the weights that are shown or saved.
+  measure() {
+    if (this.measured !== this.step) this.evaluate(Infinity);
+    this.measured = this.step;
+  }
+
   // Adds a point to the curve: the mean training loss since the last one, and the loss of the held-out text.
   evaluate(maxTokens) {
     const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length, { curve } = this;
@@ -101,6 +107,7 @@ class Run {
       this.losses = [];
     }
     this.validation = this.heldOutLoss(maxTokens);
+    if (curve.validation_steps.at(-1) === this.step) for (const values of [curve.validation_steps, curve.validation]) values.pop();
     curve.validation_steps.push(this.step);
     curve.validation.push(this.validation);
     if (curve.steps.length <= MAX_POINTS) return;
@@ -152,8 +159,12 @@ Object.assign(jobs, {
     let shown = -Infinity, sent = -Infinity;
     while (training.share < 1) {
       await check();
-      if (training.isPaused) yield { model: pageData(training) };
-      while (training.isPaused) {
+      if (training.isPaused && training.step) {
+        training.measure();
+        yield { progress: progressOf(training) };
+        yield { model: pageData(training) };
+      }
+      while (training.isPaused && training.step) {
         await new Promise((resolve) => { setTimeout(resolve, PAUSE_MILLISECONDS); });
         await check();
       }
@@ -169,7 +180,7 @@ Object.assign(jobs, {
         yield { model: pageData(training) };
       }
     }
-    training.evaluate(Infinity);
+    training.measure();
     yield { progress: progressOf(training) };
     yield { model: pageData(training) };
   },
@@ -181,7 +192,10 @@ const progressOf = ({ step, seconds, share, tokensPerSecond, curve, losses, vali
 Object.assign(atOnce, {
   pause() { training.isPaused = true; },
   resume() { training.isPaused = false; },
-  save({ probe }) { return { file: modelFile(training, templates, probe) }; },
+  save({ probe }) {
+    training.measure();
+    return { file: modelFile(training, templates, probe) };
+  },
   assist({ port }) {
     let network;
     port.onmessage = ({ data: { config, tokens, window, weights, batch, total } }) => {
