@@ -69,16 +69,13 @@ class Classroom:
             self._minute, self._running = minute, +self._running
             self._requests, self._wrong_codes = Counter(), Counter()
         self._requests[address] += 1
-        later = {"Retry-After": "60"}
-        if self._wrong_codes[address] >= limits.CLASS_WRONG_CODES:
-            message = "too many wrong class codes from this address; try again in a minute"
-            raise ApiError(message, 429, code="address_locked", headers=later)
-        if (
-            self._requests[address] > limits.CLASS_REQUESTS
-            or self._running[address] >= limits.CLASS_CONCURRENT
-        ):
-            message = "too many requests from this address; try again in a minute"
-            raise ApiError(message, 429, code="too_many_requests", headers=later)
+        is_locked = self._wrong_codes[address] >= limits.CLASS_WRONG_CODES
+        is_full = self._running[address] >= limits.CLASS_CONCURRENT
+        if is_locked or is_full or self._requests[address] > limits.CLASS_REQUESTS:
+            what = "wrong class codes" if is_locked else "requests"
+            message = f"too many {what} from this address; try again in a minute"
+            code = "address_locked" if is_locked else "too_many_requests"
+            raise ApiError(message, 429, code=code, headers={"Retry-After": "60"})
         if not is_open:
             self._check(request, address)
         self._running[address] += 1
