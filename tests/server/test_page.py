@@ -546,8 +546,9 @@ def test_a_class_joins_with_the_code_or_the_qr_code(browser: "playwright.Browser
             typing.evaluate("(stored.set('llm.api_key', 'CCCCCC'), openModel())")
             typing.wait_for_selector("#problem:text-matches('違います|1分待って')")
             typing.evaluate("showProblem('')")
-        typing.evaluate("openModel()")
+        typing.reload()
         typing.wait_for_selector("#problem:text('1分待って')")
+        assert typing.is_visible("#key")
         for page in pages:
             page.close()
 

@@ -69,7 +69,7 @@ class Classroom:
             self._minute, self._running = minute, +self._running
             self._requests, self._wrong_codes = Counter(), Counter()
         self._requests[address] += 1
-        is_locked = self._wrong_codes[address] >= limits.CLASS_WRONG_CODES
+        is_locked = not is_open and self._wrong_codes[address] >= limits.CLASS_WRONG_CODES
         is_full = self._running[address] >= limits.CLASS_CONCURRENT
         if is_locked or is_full or self._requests[address] > limits.CLASS_REQUESTS:
             what = "wrong class codes" if is_locked else "requests"
