@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from llmcli.config import ModelConfig, TrainConfig
+from llmcli.data.text.split import split
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.evaluation.evaluator import measure
 from llmcli.formats import loading
@@ -23,6 +24,7 @@ from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.pages.live_page import MODEL_SCRIPTS
 from llmcli.pages.template import joined
 from llmcli.pages.training_data import TRAINING_SCRIPTS, training_data
+from tests.data.corpora import read_corpus
 from tests.pages.live import needs_browser
 
 if TYPE_CHECKING:
@@ -284,6 +286,21 @@ def test_encodings(worker: "Page", encoding: str, text: str) -> None:
     data = text.encode({"utf-16le": "utf-16-le", "utf-16be": "utf-16-be"}.get(encoding, encoding)) * 3
     found = worker.evaluate("(bytes) => decodeText(new Uint8Array(bytes))", list(data))
     assert found == {"text": (text * 3).removeprefix("\ufeff"), "encoding": encoding}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "shift_jis"])
+def test_a_text_has_the_facts_that_llm_records(worker: "Page", tmp_path: Path, encoding: str) -> None:
+    """They are those of its UTF-8, by which `llm eval` finds the held-out part."""
+    data = ("私は毎朝リンゴを食べます。\r\n猫はマットの上で寝ます。\n" * 12).encode(encoding)
+    script = """(bytes) => {
+        const corpus = new Corpus(Uint8Array.from(bytes), "x.txt", "char", templates.tokenizers);
+        return [corpus.size, corpus.sha256, corpus.characters, corpus.heldOutBytes];
+    }"""
+    (tmp_path / "x.txt").write_bytes(data)
+    corpus = read_corpus([str(tmp_path / "x.txt")])
+    text, held_out = corpus.documents[0], split(corpus, 0.1).held_out.text_bytes
+    expected = [text.text_bytes, text.sha256, text.characters, held_out]
+    assert worker.evaluate(script, list(data)) == expected
 
 
 @pytest.mark.parametrize(

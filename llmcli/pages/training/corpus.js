@@ -128,7 +128,7 @@ class Corpus {
     let cut = size - Math.round(HELD_OUT * size);
     while ((encoded[cut] & 0xc0) === 0x80) cut++; // to the next character
     const [training, heldOut] = [encoded.subarray(0, cut), encoded.subarray(cut)].map((part) => new TextDecoder("utf-8", { ignoreBOM: true }).decode(part));
-    Object.assign(this, { name, encoding, fileBytes: bytes.length, size, characters: characters.length, start: text.slice(0, 200), heldOutBytes: size - cut });
+    Object.assign(this, { name, encoding, size, sha256: sha256(encoded), characters: characters.length, start: text.slice(0, 200), heldOutBytes: size - cut });
     this.data = { ...structuredClone(bases[kind].data), seen_bytes: [...new Set(encoded.subarray(0, cut))].sort((a, b) => a - b) };
     if (kind === "bpe") trainMerges(this.data, training);
     else trainCharacters(this.data, training);

@@ -37,7 +37,7 @@ function pageData({ network, corpus, curve, step, seconds, validation, shape }) 
   const prompt = corpus.start.split(/\s/).slice(0, 3).join(" ").slice(0, 40), bits = validation?.toFixed(3);
   const count = (amount, name) => `${amount.toLocaleString("en")} ${name}${amount === 1 ? "" : "s"}`;
   const rows = [ // as record_rows of model_facts.py has them
-    ["form", "a model trained in a browser"], ["corpus", `${corpus.name}, ${count(corpus.fileBytes, "byte")}`], ["sha256 of the corpus", corpus.sha256],
+    ["form", "a model trained in a browser"], ["corpus", `${corpus.name}, ${count(corpus.size, "byte")}`], ["sha256 of the corpus", corpus.sha256],
     ["tokenizer", `${corpus.data.kind}, ${count(corpus.data.tokens.length, "token")}`], ["model size", count(weights.length, "parameter")],
     ["architecture", `${count(shape.layers, "layer")}, hidden size ${shape.width}, ${count(shape.heads, "head")}`],
     ["steps", step.toLocaleString("en")], ["time", `${seconds.toFixed(0)}s`], ...(bits ? [["held-out", `${bits} bits per byte`]] : []),
@@ -55,7 +55,7 @@ function pageData({ network, corpus, curve, step, seconds, validation, shape }) 
 function modelFile({ network, corpus, curve, step, seconds, validation, tokensPerSecond, shape }, { config_json, tokenizer_config_json, version }, probe) {
   const { config } = network, bitsToNats = corpus.bytesPerToken * Math.LN2;
   const record = {
-    corpus: [{ name: corpus.name, bytes: corpus.fileBytes, sha256: corpus.sha256, held_out: corpus.heldOutBytes, ...(corpus.encoding === "utf-8" ? {} : { encoding: corpus.encoding }) }],
+    corpus: [{ name: corpus.name, bytes: corpus.size, sha256: corpus.sha256, held_out: corpus.heldOutBytes, ...(corpus.encoding === "utf-8" ? {} : { encoding: corpus.encoding }) }],
     train_bytes: corpus.size - corpus.heldOutBytes, read_bytes: corpus.size - corpus.heldOutBytes, train_tokens: corpus.tokens.length,
     held_out: { bytes: corpus.heldOutBytes, tokens: corpus.heldOutTokens.length - 1, from: "the last tenth of the text" },
     seen_bytes: corpus.data.seen_bytes.map((byte) => byte.toString(16).padStart(2, "0")).join(""),

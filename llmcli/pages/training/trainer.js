@@ -141,13 +141,12 @@ Object.assign(jobs, {
   async *prepare({ bytes, name, kind, training: all }) {
     templates = all;
     corpus = new Corpus(new Uint8Array(bytes), name, kind, templates.tokenizers);
-    corpus.sha256 = sha256(new Uint8Array(bytes));
     corpus.bytesPerToken = (corpus.size - corpus.heldOutBytes) / corpus.tokens.length;
     const plan = planOf(corpus), trial = new Run(corpus, plan, { steps: 4 }, templates.recipe);
     while (trial.share < 1) await trial.next(); // the first steps are slow
     const seconds = (MAX_EPOCHS * corpus.tokens.length) / trial.tokensPerSecond;
     yield {
-      facts: { name, bytes: corpus.fileBytes, characters: corpus.characters, sha256: corpus.sha256, encoding: corpus.encoding, tokens: corpus.tokens.length,
+      facts: { name, bytes: corpus.size, characters: corpus.characters, sha256: corpus.sha256, encoding: corpus.encoding, tokens: corpus.tokens.length,
         vocabulary: corpus.data.tokens.length, heldOutBytes: corpus.heldOutBytes },
       shapes: SHAPES.map((shape) => shapeOf(shape, corpus.tokens.length)),
       plan: { ...plan, rate: 1, seconds: Math.round(Math.min(SECONDS[1], Math.max(SECONDS[0], seconds))) },
