@@ -367,7 +367,7 @@ def test_the_saved_file(worker: "Page", tmp_path: Path, kind: str, text: str) ->
     score = measure("held out", [held_out], NumpyRuntime(model), tokenizer)
     assert record.bits_per_byte == pytest.approx(score.bits_per_byte, abs=1e-4)
     assert progress[-1]["validation"] == record.bits_per_byte < progress[0]["validation"] / 1.5
-    assert record.probe and record.probe.prompt == "The"
+    assert record.probe and record.probe.prompt == "The" and not record.interrupted
 
 
 def test_the_figure_of_a_run_that_goes_on_is_that_of_its_weights(worker: "Page", tmp_path: Path) -> None:
@@ -393,7 +393,7 @@ def test_the_figure_of_a_run_that_goes_on_is_that_of_its_weights(worker: "Page",
     model = loading.load(path)
     held_out = STORY.encode()[-model.record.corpus[0].held_out :].decode()
     score = measure("held out", [held_out], NumpyRuntime(model), open_tokenizer(model))
-    assert model.record.bits_per_byte == pytest.approx(score.bits_per_byte, abs=1e-4)
+    assert model.record.bits_per_byte == pytest.approx(score.bits_per_byte, abs=1e-4) and model.record.interrupted
     rows = dict(answer["rows"])
     assert rows["steps"] == "8" and rows["held-out"] == f"{answer['expected']:.3f} bits per byte"
     assert {1, 5, 8, 10} <= {*answer["curve"]} and answer["curve"] == sorted({*answer["curve"]})

@@ -52,7 +52,7 @@ function pageData({ network, corpus, curve, step, seconds, validation, shape }) 
 }
 
 // The bytes of model.safetensors: a header in JSON, and the weights. The hash in it is of the file with zeros in its place.
-function modelFile({ network, corpus, curve, step, seconds, validation, tokensPerSecond, shape }, { config_json, tokenizer_config_json, version }, probe) {
+function modelFile({ network, corpus, curve, step, seconds, share, validation, tokensPerSecond, shape }, { config_json, tokenizer_config_json, version }, probe) {
   const { config } = network, bitsToNats = corpus.bytesPerToken * Math.LN2;
   const record = {
     corpus: [{ name: corpus.name, bytes: corpus.size, sha256: corpus.sha256, held_out: corpus.heldOutBytes, ...(corpus.encoding === "utf-8" ? {} : { encoding: corpus.encoding }) }],
@@ -61,7 +61,7 @@ function modelFile({ network, corpus, curve, step, seconds, validation, tokensPe
     seen_bytes: corpus.data.seen_bytes.map((byte) => byte.toString(16).padStart(2, "0")).join(""),
     versions: { llmcli: version },
     train: { steps: step, seconds, context: config.max_position_embeddings, recipe: "muon", device: "browser", dtype: "float32" },
-    steps: step, best_step: step, epochs: (step * BATCH_TOKENS) / corpus.tokens.length,
+    steps: step, best_step: step, epochs: (step * BATCH_TOKENS) / corpus.tokens.length, interrupted: share < 1,
     ...(validation === null ? {} : { bits_per_byte: validation, held_out_measured: { bytes: corpus.heldOutBytes, tokens: corpus.heldOutTokens.length - 1 } }),
     clock: { seconds, tokens_per_second: Math.round(tokensPerSecond) },
     curve: { step: curve.steps, loss: curve.training.map((bits) => bits * bitsToNats), eval_step: curve.validation_steps, eval_bits_per_byte: curve.validation },
