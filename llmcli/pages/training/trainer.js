@@ -8,7 +8,7 @@ const CONTEXT = 128; // tokens
 const SHAPES = [[1, 32], [1, 48], [1, 64], [2, 64], [2, 96], [2, 128]]; // layers x hidden size
 const SHAPE_BYTES = [10_000, 40_000, 80_000, 200_000, 500_000]; // a longer text gets the next shape
 const MAX_EPOCHS = 20; // a small text is memorized with more
-const SECONDS = [10, 60]; // minimum and maximum of the plan
+const SECONDS = [10, 60], SECONDS_STEP = 10; // minimum and maximum of the plan, and the step of its slider
 const PROGRESS_SECONDS = 0.25, MODEL_SECONDS = 1;
 const INTERIM_TOKENS = 4096; // of the held-out text, in an evaluation during the run
 const PAUSE_MILLISECONDS = 50; // between two looks whether training goes on
@@ -149,7 +149,7 @@ Object.assign(jobs, {
       facts: { name, bytes: corpus.size, characters: corpus.characters, sha256: corpus.sha256, encoding: corpus.encoding, tokens: corpus.tokens.length,
         vocabulary: corpus.data.tokens.length, heldOutBytes: corpus.heldOutBytes },
       shapes: SHAPES.map((shape) => shapeOf(shape, corpus.tokens.length)),
-      plan: { ...plan, rate: 1, seconds: Math.round(Math.min(SECONDS[1], Math.max(SECONDS[0], seconds))) },
+      plan: { ...plan, rate: 1, seconds: SECONDS_STEP * Math.round(Math.min(SECONDS[1], Math.max(SECONDS[0], seconds)) / SECONDS_STEP) },
     };
   },
 
