@@ -128,7 +128,7 @@ def next_words(
             if path not in evaluated:
                 if (left := limit - first.search.evaluations) <= 0:
                     break
-                others = search.likeliest_paths(TOKENS_AT_ONCE - len(path))
+                others = search.likeliest_paths(path, first.search.tail)
                 others = [other for other in others if len(other) <= space and other not in evaluated]
                 paths = [path, *others][:left]
                 evaluated |= zip(paths, first.search.logits_after(paths), strict=True)
@@ -193,12 +193,17 @@ class _WordSearch:
             longer = spelled + self._vocabulary.token_bytes[i]
             self.add(float(probabilities[i]), (*path, i), longer, token)
 
-    def likeliest_paths(self, tokens: int) -> list[Path]:
-        """Return the likeliest open spellings, with at most `tokens` tokens in total."""
+    def likeliest_paths(self, path: Path, tail: Path) -> list[Path]:
+        """Return the likeliest open spellings to evaluate together with `path`. Those that begin with the
+        `tail` of the prompt share its evaluation."""
+        start = len(tail) if path[: len(tail)] == tail else 0
+        tokens = TOKENS_AT_ONCE - (len(path) - start)
         likeliest = []
-        while self.open and len(self.open[0][1]) <= tokens:
+        while (
+            self.open and self.open[0][1][:start] == tail[:start] and len(self.open[0][1]) - start <= tokens
+        ):
             likeliest.append(heapq.heappop(self.open))
-            tokens -= len(likeliest[-1][1])
+            tokens -= len(likeliest[-1][1]) - start
         for spelling in likeliest:
             heapq.heappush(self.open, spelling)
         return [path for _, path, _, _ in likeliest]

@@ -306,6 +306,13 @@ class _Group:
     probabilities: Doubles  # [n]
 
 
+def _common_prefix(paths: Sequence[Path]) -> Path:
+    first, last = min(paths), max(paths)
+    return first[
+        : next((i for i, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), None)
+    ]
+
+
 class TokenizationSearch:
     """Best-first search for token sequences that spell the bytes of a tail."""
 
@@ -325,7 +332,7 @@ class TokenizationSearch:
         self._current = 0.0, Path(), 0  # the last one taken from the heap
         self._runtime = runtime
         self._head = head
-        self._tail = tail
+        self.tail = tuple(tail)
         self._cached = Path()  # tokens after the head in the runtime's cache
         self._text = b"".join(vocabulary.token_bytes[token] for token in tail)
         # UTF-8 decoder state at the beginning of the text, and at its end
@@ -337,15 +344,15 @@ class TokenizationSearch:
         not all of it. The model wrote the last `written` tokens of the head."""
         self._runtime.begin_prompt(cached, len(self._head), written)
         rows = [self._runtime.prefill(self._head[cached:])]
-        if self._tail:
-            rows += [*self._runtime.logits(self._tail)]
-            self._cached = tuple(self._tail)
+        if self.tail:
+            rows += [*self._runtime.logits(self.tail)]
+            self._cached = self.tail
         self.begin(rows)
 
     def begin(self, rows: Sequence[Array]) -> None:
         """Expand every prefix of the tail's own tokenization, given the logits [V] after the head and each
         token of the tail."""
-        tail, rows = self._tail, [self._checked(row) for row in rows]
+        tail, rows = self.tail, [self._checked(row) for row in rows]
         self.evaluations = 1 + bool(tail)
         logprob, spelled = 0.0, 0
         for count, row in enumerate(rows):
@@ -383,11 +390,17 @@ class TokenizationSearch:
         self._expand(-cost, path, spelled, self._checked(logits))
 
     def logits_after(self, paths: Sequence[Path]) -> list[Array]:
-        """Return the logits [V] after the head and the tokens of each path, which has at least one."""
+        """Return the logits [V] after the head and the tokens of each path, which has at least one. Tokens
+        with which all paths begin are processed once, or not again."""
         self.evaluations += len(paths)
-        self._runtime.rewind(len(self._head))
-        self._cached = Path()
-        return [self._checked(rows[-1]).copy() for rows in self._runtime.continuation_logits(paths)]
+        shared = _common_prefix(paths)[: min(map(len, paths)) - 1]
+        cached = _common_prefix([shared, self._cached])
+        self._runtime.rewind(len(self._head) + len(cached))
+        if len(cached) < len(shared):
+            self._runtime.read(shared[len(cached) :])
+        self._cached = shared
+        rest = [path[len(shared) :] for path in paths]
+        return [self._checked(rows[-1]).copy() for rows in self._runtime.continuation_logits(rest)]
 
     def _evaluate(self, path: Path) -> Array:
         self._runtime.rewind(len(self._head))

@@ -32,6 +32,9 @@ class FakeRuntime:
         self.evaluations += 1
         return np.stack([self._process([token]) for token in ids])
 
+    def read(self, ids):
+        self._process(ids)
+
     def continuation_logits(self, texts):
         for ids in texts:
             yield self.logits(ids)

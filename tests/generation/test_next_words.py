@@ -14,7 +14,7 @@ from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokenizers.vocabulary import Vocabulary
 from llmcli.generation import next_words as next_words_module
 from llmcli.generation.next_words import NextWord, NextWords, next_words
-from llmcli.generation.token_healing import CONTINUE_WORD_FACTOR
+from llmcli.generation.token_healing import CONTINUE_WORD_FACTOR, Prompt, TokenizationSearch
 from tests.generation import fakes
 from tests.generation.fakes import FakeRuntime
 
@@ -407,3 +407,20 @@ def _check_control_tokens_that_do_not_end_a_text_are_not_expected(path, expected
 
 def test_the_unexplored_rest_counts_as_one_word_in_the_entropy() -> None:
     assert NextWords((NextWord("a", 0.5), NextWord("b", 0.25)), 0.25, 1).entropy == pytest.approx(1.5)
+
+
+def test_tokens_that_all_spellings_share_are_processed_once():
+    tokenizer = Tokenizer.train_bpe(["the cat sat on the mat. The cats sat.\n" * 9], 300)
+    model = FakeRuntime(40, lambda cached: np.random.default_rng(cached[-1]).normal(0, 4, tokenizer.vocab_size))
+    prompt = Prompt.of("the cat sat", tokenizer)
+    search = TokenizationSearch(model, tokenizer.vocabulary, prompt.head, prompt.tail)
+    search.read(0, 0)
+    tail, (first, *others) = search.tail, [(*prompt.tail, token) for token in (20, 30, 40)]
+    model.seen.clear()
+    together = search.logits_after([first, *others])
+    assert [ids[len(prompt.head) :] for ids in model.seen] == [[*first], *map(list, others)]  # the tail is cached
+    model.seen.clear()
+    alone = [search.logits_after([path])[0] for path in [(50, 60), first, *others]]
+    processed = [ids[len(prompt.head) :] for ids in model.seen]
+    assert processed == [[50], [50, 60], [*tail], [*first], *map(list, others)]  # the tail once, after another path
+    np.testing.assert_array_equal(together, alone[1:])
