@@ -617,7 +617,7 @@ def test_tabs_are_reached_by_keys(opened: Any, words_model: Path) -> None:
 @needs_browser
 def test_the_slider_moves_the_bars_of_one_prompt_over_the_run(opened: Any, words_model: Path, tmp_path: Path) -> None:
     model, path = loading.load(words_model), tmp_path / "probe.safetensors"
-    predictions = [[10, [[" a", 0.5], [" b", 0.25]]], [20, [[" c", 0.75], [" a", 0.125]]]]
+    predictions = [[10, [[" a", 0.5], [" b", 0.25]]], [20, [[" c", 0.5], [" a", 0.125]]]]
     curve = {"step": [12, 20], "loss": [2.0, 1.0], "eval_step": [20], "eval_bits_per_byte": [1.5]}
     record = model.record | {"steps": 20, "probe": {"prompt": "The cat", "predictions": predictions}, "curve": curve}
     checkpoint.save(path, replace(model, record=record))
@@ -630,7 +630,7 @@ def test_the_slider_moves_the_bars_of_one_prompt_over_the_run(opened: Any, words
     assert page.inner_text("#probe-prompt") == "The cat"
     assert page.inner_text("#probe-value") == "Step 20: validation loss 1.500 bits per byte"
     assert [text.split("\n") for text in bars()] == [
-        ["·c", "75.0%"], ["·a", "12.5%"], ["·b", "< 12.5%"], ["all others", "12.5%"]
+        ["·c", "50.0%"], ["·a", "12.5%"], ["·b", "< 12.5%"], ["all others", "37.5%"]
     ]  # fmt: skip
     page.focus("#probe-step")
     page.keyboard.press("Home")

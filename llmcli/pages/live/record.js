@@ -46,10 +46,11 @@ function showProbePoint() {
   const [step, bits, likeliest] = probe.points[Number(byId("probe-step").value)];
   const shares = new Map(likeliest), last = probe.points.at(-1)[2].map(([word]) => word);
   const earlier = probe.points.flatMap(([, , words]) => words.slice(0, ONCE_LIKELY).map(([word]) => word));
-  const words = [...new Set([...last, ...earlier])], others = Math.max(0, likeliest.reduce((rest, [, share]) => rest - share, 1));
+  const words = [...new Set([...last, ...earlier])];
+  const most = Math.max(0, Math.min(likeliest.reduce((rest, [, share]) => rest - share, 1), ...shares.values())); // of a word that is not listed
   const rows = words.map((word) => {
     const share = shares.get(word);
-    return [choiceSpan(word), share === undefined ? "< " + percent(others) : percent(share), share ?? 0, ""];
+    return [choiceSpan(word), share === undefined ? "< " + percent(most) : percent(share), share ?? 0, ""];
   });
   const rest = 1 - words.reduce((sum, word) => sum + (shares.get(word) ?? 0), 0);
   if (rest >= 0.0005) rows.push([element("span", {}, say("rest")), percent(rest), Math.min(1, rest), "rest"]);
