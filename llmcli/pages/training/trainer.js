@@ -135,7 +135,7 @@ function planOf({ size, tokens }) {
   const largest = SHAPE_BYTES.findIndex((bytes) => size <= bytes), [layers, width] = SHAPES[largest < 0 ? SHAPES.length - 1 : largest];
   return { ...shapeOf([layers, width], tokens.length), reason: ["planReason", { layers, width, size }] };
 }
-const shapeOf = ([layers, width], tokens) => ({ layers, width, heads: Math.max(1, Math.round(width / 32)), context: Math.min(CONTEXT, 2 ** Math.floor(Math.log2(tokens / 2))) });
+const shapeOf = ([layers, width], tokens) => ({ layers, width, heads: width / (width % 32 ? 16 : 32), context: Math.min(CONTEXT, 2 ** Math.floor(Math.log2(tokens / 2))) });
 
 Object.assign(jobs, {
   async *prepare({ bytes, name, kind, training: all }) {
