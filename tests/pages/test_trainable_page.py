@@ -129,6 +129,12 @@ def test_a_session(opened: Any, open_html: Any, blank: "Page", tmp_path: Path) -
     for tab, shown in {"write": "#next li", "inside": "#effects li", "compare": "#compared li"}.items():
         page.click(f"#tab-{tab}")
         page.wait_for_selector(shown)
+    page.click("#tab-write")
+    prompts = page.locator("#examples button").all_text_contents()
+    assert prompts[0] == "The cat likes" and len(prompts) == page.evaluate("data.examples.prompts.length") == 2
+    page.click("#step")
+    page.wait_for_selector("#step:not(:disabled)")
+    assert page.input_value("#text") not in (*prompts, "")
     page.click("#tab-record")
     page.wait_for_selector("#probe-bars li")
     assert "The cat likes" in str(page.text_content("#probe-prompt")) and page.locator("#curve svg").is_visible()

@@ -338,6 +338,12 @@ function openModel(model) {
     document.documentElement.dataset.ready = "";
   });
 }
+function showPrompts() {
+  showExamples("examples", data.examples?.prompts, "text", (text) => {
+    if (text !== state.text) keepForUndo();
+    setText(text);
+  });
+}
 function showModel() {
   const before = remembered(), isChat = Boolean(data.chat);
   if (data.isServed) byId("title").textContent = document.title = data.model;
@@ -353,10 +359,7 @@ function showModel() {
   byId("other").value = before.other ?? data.start.compare;
   byId("unit").value = before.unit ?? byId("unit").value;
   resetChat(before);
-  showExamples("examples", data.examples?.prompts, "text", (text) => {
-    if (text !== state.text) keepForUndo();
-    setText(text);
-  });
+  showPrompts();
   showTexts();
   byId("coloring").value = before.coloring ?? byId("coloring").value;
   setState(before.state ?? { text: data.start.text, ids: null, prefix: 0, written: 0 });

@@ -130,6 +130,7 @@ function openNewest() {
   const own = run, isFirst = !own.opened, kept = state.text === data.start?.text ? "" : state.text;
   own.opened = run.model;
   Object.assign(data, newestFacts());
+  showPrompts();
   Object.assign(data.start, { view: openTabName().replace("chat", "write"), run: Date.now() }); // nothing is remembered of another model
   request("open", { data, weights: run.model.weights }, ({ error }) => {
     if (error || run !== own) return;
