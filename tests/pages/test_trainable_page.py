@@ -158,7 +158,7 @@ def test_a_session(opened: Any, open_html: Any, blank: "Page", tmp_path: Path) -
 
     again = open_html(saved)
     wait_until_shown(again)
-    assert again.is_visible("#write") and again.text_content("#title") == "text" and len(bars(again)) > 3
+    assert again.is_visible("#write") and again.text_content("#title") == "script script alert" and len(bars(again)) > 3
     again.click("#tab-train")
     plan(again, TEXT, "bpe")
     train(again, 1)
@@ -245,7 +245,7 @@ def test_errors_are_one_line_and_the_text_stays(opened: Any) -> None:
     )
     page.locator("#train-plan", has_text="dropped.txt").wait_for()
     page.reload()
-    page.locator("#train-plan", has_text="text.txt").wait_for()
+    page.locator("#train-plan", has_text="I like to.txt").wait_for()
     assert page.input_value("#train-text") == TEXT
     train(page, 60)
     page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")

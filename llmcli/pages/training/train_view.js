@@ -3,8 +3,7 @@
 const MAX_WORKERS = 8, MAX_FILE_BYTES = 1_000_000, TYPING_PAUSE = 400; // milliseconds without a keystroke, after which a text is read
 const SAMPLE_TOKENS = 80, SAMPLE_SETTINGS = { temperature: 0.8, topP: 1, minP: 0.05 }, PREDICTION_SETTINGS = { temperature: 1, topP: 1, minP: 0 };
 const MAX_PROBE_POINTS = 24; // of more, every second one is kept
-const TYPED = { bytes: null, name: "text.txt" };
-let source = TYPED; // of the text: {bytes, name} of a file or an example
+let source = null; // of the text: {bytes, name} of a file or an example; null if it was typed
 let draft = null; // what the next training starts with: {trainer, facts, shapes, plan}; without facts while it reads the text
 let planned = null; // facts, shapes and plan of the newest text
 let run = null; // {trainer, workers, name, phase, progress, model, opened, probe}; `opened` is the model that the other tabs show
@@ -37,19 +36,22 @@ function shownError([name, values = {}]) {
 
 // ---- the text
 
+// A typed text is named after its first words, so that a class has pages of different names.
+const typedName = (text) => `${[...(text.slice(0, 200).match(/[\p{L}\p{M}\p{N}]+/gu) ?? ["text"]).slice(0, 3).join(" ")].slice(0, 30).join("")}.txt`;
+
 // Has a text read, and its training planned; `then` follows if it can be trained on.
 function prepare(next = source, then = () => {}) {
-  const bytes = next.bytes ?? toUtf8(train("text").value);
+  const typed = train("text").value, bytes = next?.bytes ?? toUtf8(typed), name = next?.name ?? typedName(typed);
   clearTimeout(typing);
   endReading(draft?.trainer);
   showProblem("");
-  if (!bytes.length && !next.bytes) return;
-  const own = draft = { trainer: newTrainer() }, body = { bytes: bytes.slice().buffer, name: next.name, kind: train("kind").value, training: data.training };
+  if (!bytes.length && !next) return;
+  const own = draft = { trainer: newTrainer() }, body = { bytes: bytes.slice().buffer, name, kind: train("kind").value, training: data.training };
   askTrainer(own.trainer, "prepare", body, (answer) => {
     if (answer.error) return endReading(own.trainer);
     if (!answer.facts) return own.facts && then();
     planned = Object.assign(own, answer);
-    if (next.bytes) [source, train("text").value] = [next, new TextDecoder(own.facts.encoding).decode(bytes)];
+    if (next) [source, train("text").value] = [next, new TextDecoder(own.facts.encoding).decode(bytes)];
     const { layers, width, seconds } = own.plan;
     train("size").max = own.shapes.length - 1;
     const values = { size: own.shapes.findIndex((shape) => shape.layers === layers && shape.width === width), seconds };
@@ -250,7 +252,7 @@ function saveModel() {
 // ---- events
 
 train("text").addEventListener("input", () => {
-  source = TYPED;
+  source = null;
   endReading(draft?.trainer);
   clearTimeout(typing);
   typing = setTimeout(prepare, TYPING_PAUSE);
