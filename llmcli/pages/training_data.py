@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Sequence
 
-from llmcli.config import ModelConfig, TrainConfig
+from llmcli.config import MIN_VOCAB_SIZE, ModelConfig, TrainConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.formats.huggingface.config import dump_config
 from llmcli.formats.metadata import Json
@@ -24,11 +24,16 @@ TRAINING_SCRIPTS = (
 
 def training_data() -> Json:
     """Collect what the scripts in pages/training/ read as `templates`."""
-    config = ModelConfig(512, 32, 96, 1, 1, 1, 32, 128)
-    tokenizers = {"bpe": Tokenizer.train_bpe([], 261), "char": Tokenizer.train_char([])}
+    config = ModelConfig(MIN_VOCAB_SIZE, 32, 96, 1, 1, 1, 32, recipe.SHORT_CONTEXT)
+    tokenizers = {"bpe": Tokenizer.train_bpe([], MIN_VOCAB_SIZE), "char": Tokenizer.train_char([])}
     return {
         "recipe": {
             "rates": recipe.learning_rates("muon", config.hidden_size, tied=False),
+            "held_out": recipe.HELD_OUT,
+            "max_epochs": recipe.MAX_EPOCHS,
+            "context": recipe.SHORT_CONTEXT,
+            "batch_tokens": recipe.CPU_BATCH_TOKENS[0],
+            "length_warmup": recipe.LENGTH_WARMUP,
             "warmup": recipe.WARMUP,
             "initial_rate": recipe.INITIAL_RATE,
             "decay": recipe.DECAY,
@@ -54,7 +59,7 @@ def training_data() -> Json:
             for kind, tokenizer in tokenizers.items()
         },
         "config_json": json.loads(dump_config(config, "float32")),
-        "tokenizer_config_json": json.loads(tokenizers["bpe"].to_config_json(128)),
+        "tokenizer_config_json": json.loads(tokenizers["bpe"].to_config_json(recipe.SHORT_CONTEXT)),
         "version": __version__,
     }
 

@@ -207,7 +207,7 @@ def test_several_workers_add_up_to_the_gradients_of_one(worker: "Page") -> None:
     runs = worker.evaluate(
         """async (text) => {
             const bytes = new TextEncoder().encode(text), weights = [];
-            const corpus = new Corpus(bytes, "x.txt", "bpe", templates.tokenizers);
+            const corpus = new Corpus(bytes, "x.txt", "bpe", templates);
             corpus.bytesPerToken = 1;
             for (const others of [0, 1, 9]) {
                 const channels = Array.from({ length: others }, () => new MessageChannel());
@@ -293,7 +293,7 @@ def test_a_text_has_the_facts_that_llm_records(worker: "Page", tmp_path: Path, e
     """They are those of its UTF-8, by which `llm eval` finds the held-out part."""
     data = ("私は毎朝リンゴを食べます。\r\n猫はマットの上で寝ます。\n" * 12).encode(encoding)
     script = """(bytes) => {
-        const corpus = new Corpus(Uint8Array.from(bytes), "x.txt", "char", templates.tokenizers);
+        const corpus = new Corpus(Uint8Array.from(bytes), "x.txt", "char", templates);
         return [corpus.size, corpus.sha256, corpus.characters, corpus.heldOutBytes];
     }"""
     (tmp_path / "x.txt").write_bytes(data)
@@ -318,7 +318,7 @@ def test_a_text_has_the_facts_that_llm_records(worker: "Page", tmp_path: Path, e
 def test_texts_that_cannot_be_trained_on(worker: "Page", data: bytes, problem: list[Any]) -> None:
     script = """(bytes) => {
         try {
-            new Corpus(Uint8Array.from(bytes), "x.txt", "bpe", templates.tokenizers);
+            new Corpus(Uint8Array.from(bytes), "x.txt", "bpe", templates);
         } catch (error) {
             return textOf(error);
         }

@@ -1,7 +1,6 @@
 // The text to train on: its encoding, its held-out part, its tokenizer, and batches of its tokens.
 const MIN_TEXT_BYTES = 300, MAX_TEXT_BYTES = 1_000_000;
 const MIN_TRAINING_TOKENS = 64;
-const HELD_OUT = 0.1; // share of the text, at its end
 const MAX_VOCABULARY = 512; // tokens of BPE
 const MAX_CHARACTERS = 2048; // tokens that are characters; rarer ones are bytes
 const MIN_PAIRS = 2; // occurrences of a pair that is merged
@@ -118,22 +117,22 @@ function tokenizerJson(document, data) {
 
 // A text, split and tokenized.
 class Corpus {
-  // `bases` are the tokenizers without merges in the data of the page, by kind.
-  constructor(bytes, name, kind, bases) {
+  // `tokenizers`, by kind, have no merges and no characters yet.
+  constructor(bytes, name, kind, { tokenizers, recipe }) {
     if (bytes.length > MAX_TEXT_BYTES) throw new Problem("textTooLarge", { size: bytes.length, maximum: MAX_TEXT_BYTES });
     const { text, encoding } = decodeText(bytes);
     const encoded = new TextEncoder().encode(text), size = encoded.length, characters = [...text];
     if (size < MIN_TEXT_BYTES) throw new Problem("textTooShort", { size, minimum: MIN_TEXT_BYTES });
     if (new Set(characters).size < 2) throw new Problem("oneCharacter", { character: characters[0] });
-    let cut = size - Math.round(HELD_OUT * size);
+    let cut = size - Math.round(recipe.held_out * size);
     while ((encoded[cut] & 0xc0) === 0x80) cut++; // to the next character
     const [training, heldOut] = [encoded.subarray(0, cut), encoded.subarray(cut)].map((part) => new TextDecoder("utf-8", { ignoreBOM: true }).decode(part));
     Object.assign(this, { name, encoding, size, sha256: sha256(encoded), characters: characters.length, start: text.slice(0, 200), heldOutBytes: size - cut });
-    this.data = { ...structuredClone(bases[kind].data), seen_bytes: [...new Set(encoded.subarray(0, cut))].sort((a, b) => a - b) };
+    this.data = { ...structuredClone(tokenizers[kind].data), seen_bytes: [...new Set(encoded.subarray(0, cut))].sort((a, b) => a - b) };
     if (kind === "bpe") trainMerges(this.data, training);
     else trainCharacters(this.data, training);
     this.tokenizer = new Tokenizer(this.data);
-    this.tokenizerJson = tokenizerJson(bases[kind].document, this.data);
+    this.tokenizerJson = tokenizerJson(tokenizers[kind].document, this.data);
     this.tokens = Int32Array.from(this.tokenizer.encode(training));
     this.heldOutTokens = Int32Array.from([this.data.eos_ids[0], ...this.tokenizer.encode(heldOut)]); // after the end of another text
     if (this.tokens.length < MIN_TRAINING_TOKENS) throw new Problem("tooFewTokens", { tokens: this.tokens.length, minimum: MIN_TRAINING_TOKENS });

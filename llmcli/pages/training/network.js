@@ -114,11 +114,11 @@ class Network {
     for (let layer = 0; layer < num_hidden_layers; layer++) for (const [name, size] of Object.entries(ofLayer)) sizes[`${name}${layer}`] = size;
     this.arrays = new Arrays(sizes);
     this.layers = Array.from({ length: num_hidden_layers }, (_, layer) => Object.fromEntries(Object.keys(ofLayer).map((name) => [name, this.arrays[`${name}${layer}`]])));
-    this.tensors = new Map(); // name -> its shape, weights, gradients, and transposed weights
+    this.tensors = new Map(); // name -> its shape, its place in the weights, weights, gradients, and transposed weights
     let start = 0;
     for (const [name, shape] of this.shapes) {
       const part = (array) => array.subarray(start, start + sizeOf(shape)), { weights, gradients, transposed } = this.arrays;
-      this.tensors.set(name, { name, shape, data: part(weights), gradient: part(gradients), transposed: part(transposed) });
+      this.tensors.set(name, { name, shape, start, data: part(weights), gradient: part(gradients), transposed: part(transposed) });
       start += sizeOf(shape);
     }
     const half = D / 2, angles = Array.from({ length: window * half }, (_, i) => Math.floor(i / half) * config.rope_frequencies[i % half]);

@@ -13,8 +13,7 @@ class Arrays {
       length += Math.ceil(size / 4) * 4; // vectors of four values are loaded faster if they are aligned
     }
     const memory = new WebAssembly.Memory({ initial: Math.ceil((4 * length) / KERNEL_PAGE) || 1 });
-    const binary = Uint8Array.from(atob(KERNEL), (character) => character.charCodeAt(0));
-    this.kernel = new WebAssembly.Instance(new WebAssembly.Module(binary), { page: { memory } }).exports.multiply;
+    this.kernel = new WebAssembly.Instance(new WebAssembly.Module(decodeBase64(KERNEL)), { page: { memory } }).exports.multiply;
     for (const [name, start] of starts) this[name] = new Float32Array(memory.buffer, 4 * start, sizes[name]);
   }
 

@@ -28,12 +28,7 @@ function sha256(bytes) {
 // What the page shows of the model; `run` is a Run of trainer.js.
 function pageData({ network, corpus, curve, step, seconds, validation, shape }) {
   const weights = network.arrays.weights.slice(), { config } = network, parameters = number(weights.length);
-  let offset = 0;
-  const tensors = network.shapes.map(([name, shape]) => {
-    const start = offset;
-    offset += 4 * sizeOf(shape);
-    return { name, shape, dtype: "f32", offset: start };
-  });
+  const tensors = [...network.tensors.values()].map(({ name, shape, start }) => ({ name, shape, dtype: "f32", offset: 4 * start }));
   const prompt = corpus.start.split(/\s/).slice(0, 3).join(" ").slice(0, 40), bits = validation?.toFixed(3);
   const count = (amount, name) => `${amount.toLocaleString("en")} ${name}${amount === 1 ? "" : "s"}`;
   const rows = [ // as record_rows of model_facts.py has them
@@ -52,7 +47,7 @@ function pageData({ network, corpus, curve, step, seconds, validation, shape }) 
 }
 
 // The bytes of model.safetensors: a header in JSON, and the weights. The hash in it is of the file with zeros in its place.
-function modelFile({ network, corpus, curve, step, seconds, share, validation, tokensPerSecond, shape }, { config_json, tokenizer_config_json, version }, probe) {
+function modelFile({ network, corpus, curve, step, seconds, share, validation, tokensPerSecond, shape, recipe }, { config_json, tokenizer_config_json, version }, probe) {
   const { config } = network, bitsToNats = corpus.bytesPerToken * Math.LN2;
   const record = {
     corpus: [{ name: corpus.name, bytes: corpus.size, sha256: corpus.sha256, held_out: corpus.heldOutBytes, ...(corpus.encoding === "utf-8" ? {} : { encoding: corpus.encoding }) }],
@@ -61,7 +56,7 @@ function modelFile({ network, corpus, curve, step, seconds, share, validation, t
     seen_bytes: corpus.data.seen_bytes.map((byte) => byte.toString(16).padStart(2, "0")).join(""),
     versions: { llmcli: version },
     train: { steps: step, seconds, context: config.max_position_embeddings, recipe: "muon", device: "browser", dtype: "float32" },
-    steps: step, best_step: step, epochs: (step * BATCH_TOKENS) / corpus.tokens.length, interrupted: share < 1,
+    steps: step, best_step: step, epochs: (step * recipe.batch_tokens) / corpus.tokens.length, interrupted: share < 1,
     ...(validation === null ? {} : { bits_per_byte: validation, held_out_measured: { bytes: corpus.heldOutBytes, tokens: corpus.heldOutTokens.length - 1 } }),
     clock: { seconds, tokens_per_second: Math.round(tokensPerSecond) },
     curve: { step: curve.steps, loss: curve.training.map((bits) => bits * bitsToNats), eval_step: curve.validation_steps, eval_bits_per_byte: curve.validation },
@@ -74,15 +69,14 @@ function modelFile({ network, corpus, curve, step, seconds, share, validation, t
     "config.json": JSON.stringify(configJson), format: "pt", llmcli: "1", sha256: "0".repeat(64), "tokenizer.json": corpus.tokenizerJson,
     "tokenizer_config.json": JSON.stringify({ ...tokenizer_config_json, model_max_length: config.max_position_embeddings }), "training.json": JSON.stringify(record),
   };
-  let offset = 0;
-  const entries = network.shapes.map(([name, shape]) => [name, { dtype: "F32", shape, data_offsets: [offset, offset += 4 * sizeOf(shape)] }]);
-  const encode = (text) => new TextEncoder().encode(text), header = encode(JSON.stringify({ __metadata__: metadata, ...Object.fromEntries(entries) }));
-  const size = Math.ceil(header.length / 8) * 8, file = new Uint8Array(8 + size + offset).fill(32);
+  const entries = [...network.tensors.values()].map(({ name, shape, start, data }) => [name, { dtype: "F32", shape, data_offsets: [4 * start, 4 * (start + data.length)] }]);
+  const encode = (text) => new TextEncoder().encode(text), text = JSON.stringify({ __metadata__: metadata, ...Object.fromEntries(entries) });
+  const { buffer, byteOffset, byteLength } = network.arrays.weights, header = encode(text);
+  const size = Math.ceil(header.length / 8) * 8, file = new Uint8Array(8 + size + byteLength).fill(32);
   new DataView(file.buffer).setBigUint64(0, BigInt(size), true);
   file.set(header, 8);
-  file.set(new Uint8Array(network.arrays.weights.slice().buffer), 8 + size);
-  const hash = sha256(file), place = new TextDecoder().decode(header).indexOf('"sha256":"0000');
-  const before = encode(new TextDecoder().decode(header).slice(0, place)).length + '"sha256":"'.length;
-  file.set(encode(hash), 8 + before);
+  file.set(new Uint8Array(buffer, byteOffset, byteLength), 8 + size);
+  const hash = encode(sha256(file)), field = '"sha256":"', before = text.slice(0, text.indexOf(`${field}0000`) + field.length);
+  file.set(hash, 8 + encode(before).length);
   return file.buffer;
 }

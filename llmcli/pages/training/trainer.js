@@ -3,17 +3,13 @@
 //   train {shape, seconds, rate, ports} -> {progress}, {model}, ...: the last text; `ports` lead to other workers
 //   pause, resume; save {probe} -> {file}: model.safetensors
 //   assist {port}: be one of those other workers
-const BATCH_TOKENS = 1024;
-const CONTEXT = 128; // tokens
 const SHAPES = [[1, 32], [1, 48], [1, 64], [2, 64], [2, 96], [2, 128]]; // layers x hidden size
 const SHAPE_BYTES = [10_000, 40_000, 80_000, 200_000, 500_000]; // a longer text gets the next shape
-const MAX_EPOCHS = 20; // a small text is memorized with more
 const SECONDS = [10, 60], SECONDS_STEP = 10; // minimum and maximum of the plan, and the step of its slider
 const PROGRESS_SECONDS = 0.25, MODEL_SECONDS = 1;
 const INTERIM_TOKENS = 4096; // of the held-out text, in an evaluation during the run
 const PAUSE_MILLISECONDS = 50; // between two looks whether training goes on
 const MAX_POINTS = 300; // of the curve
-const WARMUP = [[0.2, 4], [0.5, 2]]; // up to this share of the run, windows are shorter by this factor
 
 let corpus = null, training = null; // the last text; the last run
 let templates = null; // `training` in the data of the page
@@ -43,7 +39,7 @@ class Run {
   constructor(corpus, shape, { seconds, steps = null, rate = 1, ports = [], seed = 1 }, recipe) {
     Object.assign(this, { corpus, shape, limit: seconds, steps, rate, step: 0, seconds: 0, validation: null, tokensPerSecond: 0 });
     const random = randomNumbers(seed);
-    this.batchBlocks = Math.max(1, Math.round(BATCH_TOKENS / shape.context));
+    this.batchBlocks = Math.max(1, Math.round(recipe.batch_tokens / shape.context));
     this.network = new Network(configOf(shape, corpus.data.tokens.length, recipe), this.batchBlocks * shape.context, shape.context, random);
     initialize(this.network, random);
     this.network.changed();
@@ -60,15 +56,15 @@ class Run {
 
   // The rates of dropout and BPE-dropout for as many epochs as the run will have at its present speed.
   regularization() {
-    const { share, recipe, corpus: { tokens } } = this, epochs = (this.step * BATCH_TOKENS) / tokens.length / (share || 1);
+    const { share, recipe, corpus: { tokens } } = this, epochs = (this.step * recipe.batch_tokens) / tokens.length / (share || 1);
     const rateOf = (table) => table.find(([most]) => most === null || epochs <= most)[1];
     return { dropout: rateOf(recipe.dropout), split: share < recipe.bpe_dropout_until ? rateOf(recipe.bpe_dropout) : 0 };
   }
 
   // A step of the optimizer; each worker computes its part of the windows.
   async next() {
-    const began = performance.now(), { network, share, ports, shape: { context } } = this, blocks = this.batchBlocks, workers = ports.length + 1;
-    const factor = WARMUP.find(([end]) => share < end)?.[1] ?? 1, T = context % factor ? context : context / factor;
+    const began = performance.now(), { network, share, ports, recipe, shape: { context } } = this, blocks = this.batchBlocks, workers = ports.length + 1;
+    const factor = recipe.length_warmup.find(([end]) => share < end)?.[1] ?? 1, T = context % factor ? context : context / factor;
     const { dropout, split } = this.regularization(), { inputs, targets } = this.batches.next(blocks, T, split), total = inputs.length;
     const part = (worker) => {
       const [first, last] = [worker, worker + 1].map((n) => Math.floor((n * blocks) / workers) * context);
@@ -131,30 +127,30 @@ class Run {
 }
 
 // The shape for a text of this size, and why.
-function planOf({ size, tokens }) {
+function planOf({ size, tokens }, { context }) {
   const largest = SHAPE_BYTES.findIndex((bytes) => size <= bytes), [layers, width] = SHAPES[largest < 0 ? SHAPES.length - 1 : largest];
-  return { ...shapeOf([layers, width], tokens.length), reason: ["planReason", { layers, width, size }] };
+  return { ...shapeOf([layers, width], tokens.length, context), reason: ["planReason", { layers, width, size }] };
 }
-const shapeOf = ([layers, width], tokens) => ({ layers, width, heads: width / (width % 32 ? 16 : 32), context: Math.min(CONTEXT, 2 ** Math.floor(Math.log2(tokens / 2))) });
+const shapeOf = ([layers, width], tokens, longest) => ({ layers, width, heads: width / (width % 32 ? 16 : 32), context: Math.min(longest, 2 ** Math.floor(Math.log2(tokens / 2))) });
 
 Object.assign(jobs, {
   async *prepare({ bytes, name, kind, training: all }) {
     templates = all;
-    corpus = new Corpus(new Uint8Array(bytes), name, kind, templates.tokenizers);
+    corpus = new Corpus(new Uint8Array(bytes), name, kind, templates);
     corpus.bytesPerToken = (corpus.size - corpus.heldOutBytes) / corpus.tokens.length;
-    const plan = planOf(corpus), trial = new Run(corpus, plan, { steps: 4 }, templates.recipe);
+    const { recipe } = templates, plan = planOf(corpus, recipe), trial = new Run(corpus, plan, { steps: 4 }, recipe);
     while (trial.share < 1) await trial.next(); // the first steps are slow
-    const seconds = (MAX_EPOCHS * corpus.tokens.length) / trial.tokensPerSecond;
+    const seconds = (recipe.max_epochs * corpus.tokens.length) / trial.tokensPerSecond;
     yield {
       facts: { name, bytes: corpus.size, characters: corpus.characters, sha256: corpus.sha256, encoding: corpus.encoding, tokens: corpus.tokens.length,
         vocabulary: corpus.data.tokens.length, heldOutBytes: corpus.heldOutBytes },
-      shapes: SHAPES.map((shape) => shapeOf(shape, corpus.tokens.length)),
+      shapes: SHAPES.map((shape) => shapeOf(shape, corpus.tokens.length, recipe.context)),
       plan: { ...plan, rate: 1, seconds: SECONDS_STEP * Math.round(Math.min(SECONDS[1], Math.max(SECONDS[0], seconds)) / SECONDS_STEP) },
     };
   },
 
   async *train({ shape, ...settings }, check) {
-    training = new Run(corpus, shape ?? planOf(corpus), settings, templates.recipe);
+    training = new Run(corpus, shape ?? planOf(corpus, templates.recipe), settings, templates.recipe);
     let shown = -Infinity, sent = -Infinity;
     while (training.share < 1) {
       await check();

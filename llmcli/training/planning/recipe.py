@@ -2,8 +2,7 @@
 
 Each constant has a comment with its meaning and, in brackets, its source: the first words of a heading in
 tests/benchmarks/LOG.md in quotes, a publication, or "chosen" if no comparison is recorded. Constants of a
-single algorithm are in its module (Muon's in muon.py, the n-gram cache's in cache_fit.py), as
-are limits on time and memory.
+single algorithm are in its module (the n-gram cache's in cache_fit.py), as are limits on time and memory.
 """
 
 import math
