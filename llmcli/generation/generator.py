@@ -72,9 +72,8 @@ def generate(
     text = GeneratedText(tokenizer, known.ids, sampling)
     tokenizer = tokenizer.of_any_bytes if text.sampling.grammar else tokenizer
     runtime.rewind()
-    if text.sampling.max_tokens and (
-        known.tail or known.in_word
-    ):  # it may end inside a token or inside a word
+    # it may end inside a token or inside a word
+    if text.sampling.max_tokens and (known.tail or known.in_word):
         yield from text.add_first(read_prompt(runtime, tokenizer, known))
     yield from decode(runtime, text)
 
@@ -111,8 +110,8 @@ class GeneratedText:
         grammar: CompiledGrammar | None = None,
     ) -> None:
         """`ids` are the prompt's tokens. `stop_ids` also end the text; the repetition penalty does not apply
-        to them, since every turn of a conversation has them. `grammar` is the compiled
-        grammar of the settings, if there is one."""
+        to them, since every turn of a conversation has them. `grammar` is the compiled grammar of the
+        settings, if there is one."""
         self.ids = list(ids)
         self.bos_ids = tokenizer.bos_ids  # prompt and text, without the token that ends it
         self.tokens = 0  # number of new tokens

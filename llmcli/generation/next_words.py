@@ -206,7 +206,7 @@ class _WordSearch:
             tokens -= len(likeliest[-1][1]) - start
         for spelling in likeliest:
             heapq.heappush(self.open, spelling)
-        return [path for _, path, _, _ in likeliest]
+        return [other for _, other, _, _ in likeliest]
 
     def words(self) -> Iterator[NextWord]:
         """Yield the words found so far."""

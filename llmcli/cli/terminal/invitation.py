@@ -11,7 +11,7 @@ from llmcli.cli.terminal.text_layout import terminal_width
 if TYPE_CHECKING:
     from llmcli.server.http.classroom import Classroom
 
-BLOCKS = " ▄▀█"  # of two modules, one above the other: none dark, the lower, the upper, both
+BLOCKS = " ▄▀█"  # for two modules, one above the other, by which are dark: none, lower, upper, both
 
 
 def invite(before: str, after: str, urls: Sequence[str], classroom: "Classroom | None") -> None:
