@@ -192,7 +192,9 @@ class Model:
         """Like `stream`, with token id, natural log probability and finish reason of each piece."""
         from llmcli.generation.generator import generate
 
-        prompt, literal, sampling = _text(prompt, "prompt"), _flag(literal, "literal"), _sampling(options)
+        prompt = _text(prompt, "prompt")
+        literal = _flag(literal, "literal")
+        sampling = _sampling(options)
         return generate(self.runtime.fork(), self.tokenizer, prompt, sampling, literal=literal)
 
     def chat(self, messages: Sequence[Mapping[str, str]], **options: Unpack[SamplingOptions]) -> str:
@@ -243,7 +245,8 @@ class Model:
         texts are in the order of the prompts; their seeds are `seed` and the following numbers."""
         from llmcli.generation.batch import continuation_request
 
-        texts, literal = _texts(prompts, "prompts"), _flag(literal, "literal")
+        texts = _texts(prompts, "prompts")
+        literal = _flag(literal, "literal")
 
         def request(prompt: str, sampling: SamplingConfig) -> GenerationRequest:
             return continuation_request(prompt, self.tokenizer, sampling, literal=literal)
@@ -276,7 +279,8 @@ class Model:
         request is invalid."""
         from llmcli.generation.batch import decode_batch
 
-        requests, texts = [], []
+        requests = []
+        texts = []
         for number, item in enumerate(items):
             with prefixed(f"number {number + 1:,}"):
                 requests.append(request(item, replace(sampling, seed=sampling.seed + number)))
@@ -410,7 +414,8 @@ class Model:
             raise LLMError(
                 'explain needs a single model on the CPU with its own weights: llmcli.load("model.safetensors")'
             )
-        text, literal = _text(prompt, "prompt"), _flag(literal, "literal")
+        text = _text(prompt, "prompt")
+        literal = _flag(literal, "literal")
         without = _texts(without, "without")
         if compare is None and not without:
             return explain.explain(network, self.tokenizer, text, literal=literal, predictor=runtime)

@@ -22,7 +22,8 @@ QUANTIZATIONS = ("int8", "int4")  # weight formats
 DEVICES = ("cpu", "cuda", "mps")
 DTYPES = ("float32", "bfloat16")  # types of matrix products in training
 DEFAULT_MODEL = "model.safetensors"  # `llm train` writes it and the other commands read it by default
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"  # tensors with one row per token
+EMBEDDING = "model.embed_tokens.weight"  # one row per token
+HEAD = "lm_head.weight"  # one row per token
 POSITIONS = "model.embed_positions.weight"  # learned, one row per position
 FINAL_NORM = "model.norm.weight"
 ROPE_TYPES = ("linear", "llama3")
@@ -39,14 +40,16 @@ MAX_CONTEXT_KEEPING_SCORES = 1024
 # queries per head in a block of that attention; smaller blocks read keys and values more often, larger blocks
 # compute more masked scores
 QUERY_BLOCK = 128
-# a training step computes logits in blocks: LOSS_ROWS tokens on a CPU, so that they stay in its cache; about
-# LOSS_LOGITS logits on a GPU
-LOSS_ROWS, LOSS_LOGITS = 512, 1 << 28
+# a training step computes logits in blocks
+LOSS_ROWS = 512  # tokens per block on a CPU; the logits stay in its cache
+LOSS_LOGITS = 1 << 28  # logits per block on a GPU
 _KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}  # names in messages
 LARGEST_COUNT = (1 << 31) - 1  # largest integer in a config: other programs read it as int32
 MIN_VOCAB_SIZE = 261  # the 256 bytes and the 5 control tokens of data/tokenizers/tokenizer.py
 MAX_VOCAB_SIZE = 1_000_000  # four times the largest published vocabulary
-MIN_DEFAULT_VOCAB_SIZE, MAX_DEFAULT_VOCAB_SIZE = 512, 8192  # chosen without --vocab-size
+# bounds of the size chosen without --vocab-size
+MIN_DEFAULT_VOCAB_SIZE = 512
+MAX_DEFAULT_VOCAB_SIZE = 8192
 
 
 def require(valid: bool, name: str, wanted: str, value: object) -> None:
@@ -225,7 +228,8 @@ class Setting(NamedTuple):
 
 
 _POSITIVE = Setting(1e-30, 1e30)  # numbers that float32 can represent and divide by
-_SIZE, _COUNT_OR_NONE = Setting(1, LARGEST_COUNT), Setting(0, LARGEST_COUNT)
+_SIZE = Setting(1, LARGEST_COUNT)
+_COUNT_OR_NONE = Setting(0, LARGEST_COUNT)
 MODEL_BOUNDS = {
     "vocab_size": _SIZE,
     "hidden_size": _SIZE,

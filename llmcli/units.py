@@ -27,7 +27,7 @@ def change(share: float) -> str:
 
 def count(number: int, noun: str) -> str:
     """1024, "head" -> "1,024 heads"."""
-    return f"{number:,} {noun}{'s' * (number != 1)}"
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def listed(names: Sequence[str], limit: int) -> str:
@@ -52,7 +52,8 @@ def bits_per_byte(value: float) -> str:
 
 def entropy(value: float, *, at_least: bool = False) -> str:
     """Format an entropy in bits and as a perplexity: "entropy 2.82 bits (perplexity 7.1)"."""
-    return f"entropy {'at least ' * at_least}{bits(value)} bits (perplexity {2.0 ** min(value, 64.0):,.1f})"
+    shown = f"at least {bits(value)}" if at_least else bits(value)
+    return f"entropy {shown} bits (perplexity {2.0 ** min(value, 64.0):,.1f})"
 
 
 def explained_entropy(value: float, what: str) -> str:
@@ -99,4 +100,4 @@ def epochs(count: float) -> str:
         text = f"{count:.2g}"
     elif abs(count - nearest) < 0.05:
         text = f"{nearest}"
-    return f"{text} epoch{'s' * (text != '1')}"
+    return "1 epoch" if text == "1" else f"{text} epochs"

@@ -82,10 +82,11 @@ class Comparison:
     def next_words(self, count: int) -> list[TextChange]:
         """Like `next_tokens`, for words; "…" marks a word that continues the prompt's last one."""
         first, second = (
-            {"…" * word.continues + word.text: word for word in words.words}
+            {f"…{word.text}" if word.continues else word.text: word for word in words.words}
             for words in (self.first.words, self.second.words)
         )
-        none, known = NextWord("", 0.0), second | first
+        none = NextWord("", 0.0)
+        known = second | first
         return [
             TextChange(
                 text, first.get(text, none).probability, second.get(text, none).probability, known[text].token
@@ -181,7 +182,7 @@ def parse_part(name: str, config: ModelConfig, setting: str = "without") -> Mode
         numbers = f"layers 1 to {layers}" if layers > 1 else "one layer"
         raise usage(
             f"`{setting}` names a layer, as in 1, or a head of a layer, as in 1.{heads}; the model has "
-            f"{numbers}, with {units.count(heads, 'head')}{' each' * (layers > 1)}, found {brief(name)}"
+            f"{numbers}, with {units.count(heads, 'head')}{' each' if layers > 1 else ''}, found {brief(name)}"
         )
     return layer - 1, head - 1 if match[2] else None
 

@@ -30,8 +30,8 @@ from llmcli.notebook import table
 SHOWN_TOKENS = 10  # next tokens in a notebook
 MAX_TOKENS = 256  # analyzed tokens: the memory for attention weights grows quadratically
 MAX_ABLATION_WORK = 3e10  # parameters x tokens processed, over all ablations: a few seconds
-# maximum number of copies listed, and minimum probability that the cache adds to a copy
-MAX_COPIES, MIN_ADDED = 5, 0.001
+MAX_COPIES = 5  # maximum number of copies listed
+MIN_ADDED = 0.001  # minimum probability that the cache adds to a listed copy
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,8 @@ def predict_next(
     logprobs = np.where(np.isneginf(first.logits), -np.inf, own)
     added = AddedText(logprobs, tuple(first.token_of(i)[1] for i in range(len(vocabulary), len(logprobs))))
     if first.tokens is not None:  # entry -> token; several entries may have one token
-        entries, logprobs = logprobs, np.full(len(vocabulary), -np.inf)
+        entries = logprobs
+        logprobs = np.full(len(vocabulary), -np.inf)
         np.logaddexp.at(logprobs, first.tokens, entries)
     allowed = np.ones(len(vocabulary), bool)
     if tail:
@@ -383,7 +384,8 @@ def choose_explained_model(
     predict_next(runtime, tokenizer, prompt, literal=literal)
     weights = runtime.expert_weights()[0].tolist()
     top = weights.index(max(weights))
-    name, checkpoint = source.names[top], source.experts[top]
+    name = source.names[top]
+    checkpoint = source.experts[top]
     on_note(
         f"ensemble of {len(weights)} models: showing the activations of {name}, which has the largest "
         f"weight after this prompt ({weights[top]:.3f}); the final probabilities are the ensemble's"

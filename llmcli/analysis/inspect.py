@@ -150,17 +150,22 @@ def tensor_statistics(header: Header, *tensors: TensorInfo) -> TensorStatistics:
     dtype."""
     import numpy as np
 
-    count, zeros, not_finite, low, high = 0, 0, 0, np.inf, -np.inf
+    count = zeros = not_finite = 0
+    low = np.inf
+    high = -np.inf
     for values, excluded in _finite_values(header, tensors):
         not_finite += excluded
         if len(values):
-            count, zeros = count + len(values), zeros + int((values == 0).sum())
-            low, high = min(low, float(values.min())), max(high, float(values.max()))
+            count += len(values)
+            zeros += int((values == 0).sum())
+            low = min(low, float(values.min()))
+            high = max(high, float(values.max()))
     if count == 0:
         return TensorStatistics(np.nan, np.nan, np.nan, np.nan, 0, not_finite, [])
     scale = max(abs(low), abs(high)) or 1.0  # values are divided by it to avoid overflow
     mean = sum(float((values / scale).sum()) for values, _ in _finite_values(header, tensors)) / count
-    squares, histogram = 0.0, np.zeros(HISTOGRAM_BINS, np.int64)
+    squares = 0.0
+    histogram = np.zeros(HISTOGRAM_BINS, np.int64)
     span = high / scale - low / scale
     for values, _ in _finite_values(header, tensors):
         squares += float(((values / scale - mean) ** 2).sum())

@@ -91,7 +91,8 @@ def one_of(
 
 def sampling_option(name: str, metavar: str = "X", *, names: str = "") -> Any:
     """Declare the option of a number in SamplingConfig."""
-    default, help = getattr(SamplingConfig, name), SAMPLING[name].help
+    default = getattr(SamplingConfig, name)
+    help = SAMPLING[name].help
     return option(metavar, help, default, names=names, panel=SAMPLING_PANEL)
 
 

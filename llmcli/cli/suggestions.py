@@ -139,7 +139,8 @@ def command_hint(name: str, known: Sequence[str]) -> str:
     >>> command_hint("trian", ["train", "generate"])
     'there is no command trian; did you mean: llm train? see: llm --help'
     """
-    shown, key = shlex.quote(truncate(name, LONGEST_NAME)), name.strip().lower()
+    shown = shlex.quote(truncate(name, LONGEST_NAME))
+    key = name.strip().lower()
     hints = {other: hint for hint, others in COMMANDS.items() for other in others.split()}
     if key in hints:
         hint = hints[key]

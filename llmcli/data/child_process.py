@@ -77,7 +77,8 @@ class ChildProcess:
     def ask(self, request: Mapping[str, Any] | None, seconds: float) -> dict[str, Any]:
         """Send a request and return the header of the answer. Raises EOFError without one, or TimeoutError
         after killing the process."""
-        started, timer = time.monotonic(), threading.Timer(seconds, self.kill)
+        started = time.monotonic()
+        timer = threading.Timer(seconds, self.kill)
         timer.start()
         try:
             return next(self.frames(request))[0]

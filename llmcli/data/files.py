@@ -263,7 +263,8 @@ def _from_json(
         first = _first(records_of_text(name, document.text()), InvalidJSONError)
         records = records_of_text(name, document.pieces(on_read))
     if not must_be_lines and len(first) == 1 and (inner := wrapped_records(first[0])):
-        first, records = inner[:_PEEKED_RECORDS], enumerate(inner, 1)
+        first = inner[:_PEEKED_RECORDS]
+        records = enumerate(inner, 1)
     must_be_known = suffix in _JSON_LINES_SUFFIXES or len(first) > 1
     shape = choose_shape(name, first, reading, must_be_known=must_be_known)
     return _Records(document, shape, records) if shape else None

@@ -101,7 +101,8 @@ class Sources:
     def notes(self) -> list[str]:
         """Notes on how files were read and what was left out, one line each."""
         files: list[Content] = [*self.conversation_files, *self.text.documents]
-        return [note for file in files for note in file.notes] + [self.cuts] * bool(self.cuts)
+        notes = [note for file in files for note in file.notes]
+        return [*notes, self.cuts] if self.cuts else notes
 
     def records(self) -> list[dict[str, Any]]:
         """Describe each file for JSON: its kind, its size, the characters that were read, and the skipped
@@ -207,9 +208,11 @@ def sources_in_memory(
     texts: Iterable[str], conversations: Iterable[object] = (), reading: ReadOptions = _AUTOMATIC
 ) -> Sources:
     """Create a document for each text, and read conversations, each a list of messages or a record."""
-    copy, contents = TextCopy(), list[Content]()
+    copy = TextCopy()
+    contents = list[Content]()
     for number, text in enumerate(texts, 1):
-        name, text = f"text {number}", text.removeprefix("\ufeff")
+        name = f"text {number}"
+        text = text.removeprefix("\ufeff")
         if "\0" in text:
             raise LLMError(f"{name} is not text: a zero character at position {text.index(chr(0)):,}")
         document = document_of_texts(name, Path(), [text], copy)
@@ -277,7 +280,8 @@ def _without_duplicates(
     """Keep the first of several documents with the same text. Returns (documents, "NAME (as NAME)" for each
     duplicate)."""
     first: dict[str, Document] = {}
-    kept, duplicates = [], []
+    kept = []
+    duplicates = []
     for document in documents:
         same = first.setdefault(document.sha256, document)
         if same is document or not document.text_bytes:
@@ -388,7 +392,8 @@ def _is_stream(file: FoundFile) -> bool:
 
 def _stored(file: FoundFile, copy: TextCopy, on_read: OnRead) -> Stored:
     """Append the content of a stream to a copy."""
-    stored, name = Stored(copy.size), display_name(file.name)
+    stored = Stored(copy.size)
+    name = display_name(file.name)
     try:
         with (
             contextlib.nullcontext(sys.stdin.buffer) if file.name == "-" else open(file.path, "rb") as stream

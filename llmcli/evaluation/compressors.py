@@ -13,15 +13,20 @@ from dataclasses import dataclass
 
 from llmcli import units
 
-ADAPTIVE_PPM, STATIC_PPM = "PPM, adaptive", "PPM, static"
+ADAPTIVE_PPM = "PPM, adaptive"
+STATIC_PPM = "PPM, static"
 PPM_ORDER = 6  # bytes of context
 PIECE_BYTES = 1024  # short enough that PPM adapts little within a piece
-MAX_PIECES, MIN_PIECES = 24, 8
+MAX_PIECES = 24
+MIN_PIECES = 8
 PPM_MEMORY = 1 << 28  # maximum bytes; the model is reset when this memory is full
 # bytes per second on one slow core, and shares of the time. They are constants, not measurements, so that
 # results are the same on every machine
-XZ_SPEED, PPM_SPEED = 1.5e6, 4e6
-XZ_SHARE, ADAPTING_SHARE, STATIC_SHARE = 0.3, 0.2, 0.5
+XZ_SPEED = 1.5e6
+PPM_SPEED = 4e6
+XZ_SHARE = 0.3
+ADAPTING_SHARE = 0.2
+STATIC_SHARE = 0.5
 DEFAULT_SECONDS = 10.0
 
 

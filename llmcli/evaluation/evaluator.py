@@ -110,10 +110,12 @@ def _bits_per_byte(nats: float, size: int) -> float:
 def total_score(batches: Iterable[tuple[Sequence[Any], Score]], count: int, on_progress: OnProgress) -> Score:
     """Add up the scores of batches with `count` units in total. Raises LLMError at the first NaN or infinite
     loss."""
-    total, done = Score(0.0, 0, 0), 0
+    total = Score(0.0, 0, 0)
+    done = 0
     for batch, score in batches:
         check_finite(score.nats)
-        total, done = total + score, done + len(batch)
+        total += score
+        done += len(batch)
         on_progress(done / count)
     return total
 
@@ -154,7 +156,8 @@ def evaluate_windows(
         total = Score(0.0, 0, 0)
         for row, (start, counted_from, end) in enumerate(batch):
             counted = slice(counted_from - start - 1, end - start - 1)
-            targets, network = ids[counted_from:end], losses[row, counted]
+            targets = ids[counted_from:end]
+            network = losses[row, counted]
             shares = [weights[row, counted] for weights in of_models]
             nats = cached.nats(counted_from, network, *shares) if cached else network
             on_tokens(targets, nats)
@@ -273,7 +276,8 @@ def measure(
     if isinstance(model, NgramRuntime):
         score_network = model.score_network
         cached = NgramText(ids_with_bos, model.weights)
-    lengths, context = tokenizer.byte_lengths, context or evaluation_context(model.context)
+    lengths = tokenizer.byte_lengths
+    context = context or evaluation_context(model.context)
     windows = Windows(len(ids_with_bos), context)
     batches = evaluate_windows(
         ids_with_bos,
@@ -345,7 +349,9 @@ def surprisal_of_lines(tokens: Sequence[bytes], bits: Sequence[float]) -> list[L
     [(1, b'ab', 3), (2, b'', 3), (3, b'cd', 1)]
     """
     texts = b"".join(tokens).split(b"\n")
-    lines, number, first = [], 1, 0
+    lines = []
+    number = 1
+    first = 0
     for i, token in enumerate(tokens):
         breaks = token.count(b"\n")
         if not breaks and i + 1 < len(tokens):
@@ -356,20 +362,23 @@ def surprisal_of_lines(tokens: Sequence[bytes], bits: Sequence[float]) -> list[L
         lines.append(
             LineSurprisal(number, texts[number - 1], inside, sum(bits[first : i + 1]), size, highest)
         )
-        number, first = number + breaks, i + 1
+        number += breaks
+        first = i + 1
     return lines
 
 
 def divergence(reference: Runtime, other: Runtime, tokenizer: "Tokenizer") -> tuple[float, float]:
     """Return KL(reference || other) of the next token on a text sampled from `reference`, in bits per byte
     and as a share of the text's bits under `reference`. Raises LLMError for NaN logits."""
-    ids, V = _sampled_text(reference, tokenizer), len(tokenizer.token_bytes)
+    ids = _sampled_text(reference, tokenizer)
+    V = len(tokenizer.token_bytes)
     size = sum(len(tokenizer.token_bytes[token]) for token in ids[1:])
     reference.rewind()
     other.rewind()
     nats = entropy = 0.0
     for p_logits, q_logits in zip(reference.logits(ids[:-1]), other.logits(ids[:-1]), strict=True):
-        p, q = log_softmax(p_logits[:V]), log_softmax(q_logits[:V])
+        p = log_softmax(p_logits[:V])
+        q = log_softmax(q_logits[:V])
         nats += float(np.exp(p) @ (p - q))
         entropy -= float(np.exp(p) @ p)
     return round(nats / math.log(2) / max(1, size), 6), nats / entropy if entropy else 0.0

@@ -90,7 +90,8 @@ def score_known(
     stop: Callable[[], bool] = lambda: False,
 ) -> KnownScore:
     """Choose a known answer to the last question of each conversation, or none, until `stop()`."""
-    asked, known = [*last_answers(conversations)], set(finder.answers)
+    asked = [*last_answers(conversations)]
+    known = set(finder.answers)
     correct = wrong = answerable = 0
     for done, (messages, answer) in enumerate(asked, 1):
         if stop():

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from llmcli import units
 from llmcli.formats.training_record import TrainingRecord
 
-NETWORK, ADAPTING = "network", "adapting"
+NETWORK = "network"
+ADAPTING = "adapting"
 # minimum share of the held-out text in the training text that is mentioned beside every figure
 KNOWN_SHARE = 0.1
 

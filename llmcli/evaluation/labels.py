@@ -70,7 +70,8 @@ def score_labels(
             raise LLMError(
                 f"{conversation.source}: the answer {brief(answer)} is none of the choices; add it"
             )
-    chosen, confidences = [], []
+    chosen = []
+    confidences = []
     for number, conversation in enumerate(conversations, 1):
         best, probability = ranked(assistant.score(conversation.messages[:-1], choices))[0]
         chosen.append(best.text)

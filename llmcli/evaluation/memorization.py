@@ -95,7 +95,8 @@ def find_verbatim(
             yield piece
 
     documents = (checked(pieces) for text in training_texts for pieces in text.documents())
-    occurring, results = occurring_strings(set(strings(texts)), documents), []
+    occurring = occurring_strings(set(strings(texts)), documents)
+    results = []
     searched = sum(text.bytes for text in training_texts)
     for text in texts:
         covered = bytearray(len(text))

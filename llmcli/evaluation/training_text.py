@@ -87,7 +87,8 @@ def trained_in(corpus: Corpus, record: TrainingRecord) -> list[str]:
 def is_held_out(corpus: Corpus, record: TrainingRecord) -> bool:
     """Return whether a text was held out when a model was trained, as part of its corpus or as a separate
     file."""
-    files, trained = held_out_files(record), trained_lengths(record.stages)
+    files = held_out_files(record)
+    trained = trained_lengths(record.stages)
     return bool(corpus.contents) and all(
         part.document.sha256 in files or part.start >= trained.get(part.document.sha256, sys.maxsize)
         for part in corpus.contents
@@ -345,7 +346,9 @@ def recorded_path(file: Path, model: Path) -> str | None:
     """Return a training file's path relative to the model, so that both can be moved together. None for
     standard input and outside the current directory, because a record must not reveal directories that the
     user did not name."""
-    here, file, model = Path.cwd(), Path(os.path.abspath(file)), Path(os.path.abspath(model))
+    here = Path.cwd()
+    file = Path(os.path.abspath(file))
+    model = Path(os.path.abspath(model))
     if not (file.is_file() and file.is_relative_to(here) and model.is_relative_to(here)):
         return None
     return Path(os.path.relpath(file, model.parent)).as_posix()

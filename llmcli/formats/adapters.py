@@ -138,7 +138,8 @@ def _record_of(header: Header) -> TrainingRecord:
 
 def merged_tensors(base: Checkpoint, header: Header) -> Mapping[str, NDArray[np.float32]]:
     """Merge adapters into the tensors of a model. Raises LLMError for adapters that do not fit."""
-    path, config = header.path, _read_config(header)
+    path = header.path
+    config = _read_config(header)
     scale = np.float32(config.lora_alpha / config.r)
     factors = _factors(base, header)
     pairs: dict[str, tuple[TensorInfo, TensorInfo]] = {}  # matrix -> its A and B

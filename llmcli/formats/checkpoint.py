@@ -129,7 +129,8 @@ class Checkpoint:
 
         shapes = [self.config.tensor_shapes()[name] for name in names]
         stacked = np.empty((sum(shape[0] for shape in shapes), *shapes[0][1:]), np.float32)
-        start, header = 0, self.header
+        start = 0
+        header = self.header
         for name, shape in zip(names, shapes, strict=True):
             place = stacked[start : start + shape[0]]
             if header and name in header.tensors:
@@ -326,7 +327,8 @@ def write_tensors(path: str | Path, models: Mapping[str, Checkpoint], metadata: 
     sources: dict[str, tuple[Checkpoint, str]] = {}
     for prefix, model in models.items():
         for name, entry in model.stored.items():
-            stored[prefix + name], sources[prefix + name] = entry, (model, name)
+            stored[prefix + name] = entry
+            sources[prefix + name] = (model, name)
 
     @lru_cache(maxsize=1)  # the scales of a matrix follow its codes in the file
     def quantized(name: str) -> QuantizedMatrix | None:

@@ -126,6 +126,7 @@ def fingerprint(model: "Checkpoint") -> str:
 def source_fingerprint(model: "Checkpoint") -> str | None:
     """Return the fingerprint of the model that this one was imported from; None if the weights changed since,
     or if it was not imported."""
-    record, sha256 = model.record, (model.record.imported or {}).get("sha256")
+    record = model.record
+    sha256 = (model.record.imported or {}).get("sha256")
     is_changed = record.train or record.adapter or record.average_of or model.quantization
     return sha256 if isinstance(sha256, str) and not is_changed else None

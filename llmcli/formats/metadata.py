@@ -93,7 +93,8 @@ def parse_json(text: str) -> Any:
         value = json.loads(text)
     except RecursionError as error:
         raise ValueError("it is nested too deep") from error
-    level, depth = [value] if isinstance(value, dict | list) else [], 0
+    level = [value] if isinstance(value, dict | list) else []
+    depth = 0
     while level:
         children = [child for node in level for child in (node.values() if isinstance(node, dict) else node)]
         level = [child for child in children if isinstance(child, dict | list)]

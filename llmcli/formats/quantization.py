@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 BLOCK = 32  # weights that share a scale
 MAX_FLOAT16 = 65504.0  # larger weights need another data type
-CODES, SCALES = ".codes", ".scales"  # suffixes of a matrix's name in a file
+# suffixes of a matrix's name in a file
+CODES = ".codes"
+SCALES = ".scales"
 _ZERO_CODE = {8: 128, 4: 8}  # bits -> code for 0
 
 

@@ -114,7 +114,9 @@ def decode_batch(
     whether to end the text."""
     engine = Engine(lambda name: (runtime, tokenizer), EngineLimits(concurrent=CONCURRENT, queue=WINDOW))
     arrived: SimpleQueue[tuple[int, BatchResult, Event]] = SimpleQueue()
-    source, pending, numbers = iter(requests), deque[BatchResult](), count()
+    source = iter(requests)
+    pending = deque[BatchResult]()
+    numbers = count()
     running: dict[int, EngineSequence] = {}
 
     def submit(request: GenerationRequest | BatchResult) -> None:

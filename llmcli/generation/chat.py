@@ -270,7 +270,8 @@ class Chat:
     def _answer(self, messages: list[Message]) -> Iterator[Event]:
         sampling = self.sampling
         self._answers += 1
-        text, is_complete = "", False
+        text = ""
+        is_complete = False
         try:
             for event in self._events(messages, sampling):
                 if isinstance(event, Piece):
@@ -298,7 +299,8 @@ def fit(
     must be processed again. Turns `dropped` before stay out; the system messages at the beginning and the
     last turn are kept, even if that is too long. Raises LLMError for a template that renders to nothing."""
     start = next((i for i, message in enumerate(messages) if message.role != "system"), len(messages))
-    system, turns = [*messages[:start]], [*messages[start:]]
+    system = [*messages[:start]]
+    turns = [*messages[start:]]
     before = len(dropped) if turns[: len(dropped)] == [*dropped] else 0
 
     def encode(first: int) -> list[int]:

@@ -108,7 +108,8 @@ def score_likely_answers(
         batch = next(padded_batches(lengths, order, BATCH_TOKENS), None)
         if batch is None:
             return
-        scores, pairs = [], [(answers[i], encoded[i]) for i in batch]
+        scores = []
+        pairs = [(answers[i], encoded[i]) for i in batch]
         scored_pairs = _score_batch(runtime, tokenizer, first, pairs, end_ids)
         for i, (scored, rows) in zip(batch, scored_pairs, strict=True):
             scores.append(scored)
@@ -139,7 +140,8 @@ def _score_batch(
 ) -> Iterator[tuple[ScoredText, list[Doubles]]]:
     """Score answers (text, tokens) after the prompt, whose logits [V] are `first`; also yields the log
     probabilities [V] of the next token after the prompt and after each token of the answer."""
-    V, ends = len(tokenizer.token_bytes), list(end_ids)
+    V = len(tokenizer.token_bytes)
+    ends = list(end_ids)
     logits = _logits_after(runtime, [tokens for _, tokens in answers])
     for (text, tokens), rows in zip(answers, logits, strict=True):
         logprobs = [log_softmax(row[:V]) for row in (first, *rows)]

@@ -141,7 +141,8 @@ class GeneratedText:
 
     def _initial_bias(self) -> Array | None:
         """Return the bias [V] of the logits, which penalties change; None without any. Raises LLMError."""
-        sampling, V = self.sampling, len(self._vocabulary)
+        sampling = self.sampling
+        V = len(self._vocabulary)
         if not (sampling.logit_bias or sampling.presence_penalty or sampling.frequency_penalty):
             return None
         bias = np.zeros(V, np.float32)
@@ -164,7 +165,8 @@ class GeneratedText:
     def choose(self, logits: Array) -> ChosenToken:
         """Choose a token from the logits [V] after `ids`."""
         model_logits = logits[: len(self._vocabulary)]  # a model may have more rows than there are tokens
-        biased, allowed = logit_bias(model_logits, self._bias), self._allowed
+        biased = logit_bias(model_logits, self._bias)
+        allowed = self._allowed
         masked = biased if allowed is None else np.where(allowed, biased, np.float32(-np.inf))
         return self._sampler(masked, self._seen, model_logits=model_logits)
 

@@ -39,7 +39,8 @@ _stack_size_lock = threading.Lock()
 class GrammarTokens:
     """A vocabulary as llguidance reads it."""
 
-    is_tokenizer_wrapper, bos_token_id = True, None
+    is_tokenizer_wrapper = True
+    bos_token_id = None
 
     def __init__(
         self,

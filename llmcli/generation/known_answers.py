@@ -33,7 +33,8 @@ NEAREST = 20  # answers scored by the network: the time for a question does not 
 LENGTHS = range(2, 5)
 UNSPACED_LENGTHS = range(1, 4)
 _WORD = re.compile(r"\w+")
-_KANA, _UNSPACED = re.compile("[ぁ-ヿ]"), re.compile("[ぁ-ヿ一-鿿]")
+_KANA = re.compile("[ぁ-ヿ]")
+_UNSPACED = re.compile("[ぁ-ヿ一-鿿]")
 _UNKNOWN = {"ja": "わかりません。", "en": "I don't know."}
 
 

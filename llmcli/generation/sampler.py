@@ -93,7 +93,8 @@ def repetition_penalty(logits: Array, seen: Ids, penalty: float) -> Array:
     4.1)."""
     if penalty == 1 or not len(seen):
         return logits
-    logits, ids = logits.copy(), np.fromiter(seen, np.int64, len(seen))
+    logits = logits.copy()
+    ids = np.fromiter(seen, np.int64, len(seen))
     seen_logits = logits[ids]
     logits[ids] = np.where(seen_logits > 0, seen_logits / penalty, seen_logits * penalty)
     return logits

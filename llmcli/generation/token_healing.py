@@ -73,7 +73,8 @@ class Prompt:
         # a line break replaces a missing beginning-of-text token
         line = [] if before or tokenizer.bos_ids else tokenizer.encode("\n")
         ids = tokenizer.bos_ids + line + tokenizer.encode(text)
-        cut, word_bytes = len(ids), len(last_word.encode("utf-8"))
+        cut = len(ids)
+        word_bytes = len(last_word.encode("utf-8"))
         while cut > max(1, len(ids) - MAX_TAIL_TOKENS):  # the tail lies within the last word
             word_bytes -= len(tokenizer.token_bytes[ids[cut - 1]])
             if word_bytes < 0:
@@ -188,7 +189,8 @@ class FirstToken:
         if len(groups) > 1 or in_word:
             self._sum_groups()
         else:
-            allowed, (_, _, logits) = self._vocabulary.allowed(search.end_state), search.aligned[0]
+            allowed = self._vocabulary.allowed(search.end_state)
+            _, _, logits = search.aligned[0]
             self.model_logits = logits
             self.logits = logits if allowed is None else np.where(allowed, logits, np.float32(-np.inf))
 
@@ -198,7 +200,8 @@ class FirstToken:
         entries = np.append(allowed, np.array([allows(text) for text in self._extra_entries], bool))
         self.logits = np.where(entries, self.logits, np.float32(-np.inf))
         if np.isneginf(self.logits).all():  # too unlikely for the sum: use the logits after one tokenization
-            (_, path, row), every = self.search.aligned[0], np.arange(len(allowed))
+            _, path, row = self.search.aligned[0]
+            every = np.arange(len(allowed))
             self.logits = np.where(allowed, row, np.float32(-np.inf))
             self.model_logits = row
             self.tokens = None
@@ -248,7 +251,8 @@ class FirstToken:
         return sorted(selected, key=lambda continuation: -continuation.probability)
 
     def _find_groups(self, in_word: bool) -> Iterator["_Group"]:
-        vocabulary, every = self._vocabulary, np.arange(len(self._vocabulary))
+        vocabulary = self._vocabulary
+        every = np.arange(len(self._vocabulary))
         factors = (
             np.where(vocabulary.begins_with_letter, CONTINUE_WORD_FACTOR, 1.0)
             if in_word
@@ -307,7 +311,8 @@ class _Group:
 
 
 def _common_prefix(paths: Sequence[Path]) -> Path:
-    first, last = min(paths), max(paths)
+    first = min(paths)
+    last = max(paths)
     return first[
         : next((i for i, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), None)
     ]
@@ -352,7 +357,8 @@ class TokenizationSearch:
     def begin(self, rows: Sequence[Array]) -> None:
         """Expand every prefix of the tail's own tokenization, given the logits [V] after the head and each
         token of the tail."""
-        tail, rows = self.tail, [self._checked(row) for row in rows]
+        tail = self.tail
+        rows = [self._checked(row) for row in rows]
         self.evaluations = 1 + bool(tail)
         logprob, spelled = 0.0, 0
         for count, row in enumerate(rows):

@@ -107,7 +107,8 @@ def _recorded_parts(
 ) -> tuple[list[DocumentPart], list[DocumentPart]]:
     """Return (training parts, held-out parts) of the texts of a stage."""
     trained = trained_lengths([stage])
-    training, held_out = list[DocumentPart](), list[DocumentPart]()
+    training = list[DocumentPart]()
+    held_out = list[DocumentPart]()
     for entry in {file.sha256: file for file in stage.texts if file.bytes}.values():
         document = by_hash[entry.sha256]
         middle = trained.get(entry.sha256, entry.bytes)

@@ -69,7 +69,8 @@ def larger_model(model: Checkpoint, size: str) -> Checkpoint:
     require_torch()
     from llmcli.training.step.initialization import fresh_weights  # imports torch
 
-    old, (layers, width) = model.config, SIZES[size]
+    old = model.config
+    layers, width = SIZES[size]
     context = max(CONTEXT, old.max_position_embeddings)
     config = model_config(
         PlanRequest(), layers, width, context, old.vocab_size, old.eos_token_id, induction=False
@@ -143,7 +144,8 @@ class Handover:
         tokenizer = loading.open_tokenizer(model)
         atomic_io.check_space(directory, model.stored_bytes + 4 * (training.text_bytes + held_out.text_bytes))
         with atomic_io.replace_directory(directory) as temporary:
-            tokens, text = temporary / "tokens", temporary / "text"
+            tokens = temporary / "tokens"
+            text = temporary / "text"
             tokens.mkdir()
             text.mkdir()
             written = {

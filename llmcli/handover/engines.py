@@ -28,7 +28,8 @@ FOR_MODEL_TYPE = (
     "torchtitan_config.py",
     "skypilot.yaml",
 )
-LEARNING_RATE, FINAL_LEARNING_RATE = "3.0e-4", "3.0e-5"  # AdamW's rates [chosen]
+LEARNING_RATE = "3.0e-4"  # of AdamW [chosen]
+FINAL_LEARNING_RATE = "3.0e-5"  # [chosen]
 WARMUP = 0.05  # share of the steps; the optimizer state is new [chosen]
 MIN_STEPS = 10
 GPUS = 16  # GPUs in skypilot.yaml; each must get a part of every batch

@@ -46,7 +46,9 @@ def write_split(
     """Write a split: `tokens` with the suffixes .bin and .idx, and `parquet`. `names` maps the sha256 of
     documents to their names. Raises LLMError if the disk is full, or if pyarrow is not installed."""
     dtype = token_type(tokenizer)
-    written, lengths, starts = list[WrittenDocument](), list[int](), list[int]()
+    written = list[WrittenDocument]()
+    lengths = list[int]()
+    starts = list[int]()
 
     def rows(file: Any) -> Iterator[tuple[str, ...]]:
         """Yield the rows of the Parquet file, and write the tokens of each to a file."""

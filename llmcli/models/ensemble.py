@@ -120,9 +120,11 @@ class EnsembleRuntime(Runtime):
 
     def score_with_weights(self, ids: Ints) -> WeightedScores:
         """Like `score`, with the models' weights [B, T, n] for each target."""
-        B, T = ids.shape[0], ids.shape[1] - 1
+        B = ids.shape[0]
+        T = ids.shape[1] - 1
         check_context(T, self.context)
-        losses, correct = np.empty((B, T)), np.empty((B, T), np.bool_)
+        losses = np.empty((B, T))
+        correct = np.empty((B, T), np.bool_)
         weights = np.empty((B, T, len(self._members)), np.float32)
         for b in range(B):
             self.rewind()

@@ -26,7 +26,9 @@ from llmcli.config import ModelConfig
 from llmcli.models.runtime import Array, Ints
 
 MATCHED_TOKENS = 3  # K (at most the number of key-value heads)
-MIN_HIDDEN_SIZE, MIN_HEAD_SIZE = 48, 16  # smaller sizes have no space for the codes
+# smaller sizes have no space for the codes
+MIN_HIDDEN_SIZE = 48
+MIN_HEAD_SIZE = 16
 # maximum shares of the hidden size for the codes and for the copied token
 CODE_SHARE = 1 / 4
 COPY_SHARE = 1 / 6
@@ -117,7 +119,8 @@ def _write_previous_token_heads(
 ) -> None:
     """Write layer 0: query head k of key-value group k attends k + 1 positions back and writes that token's
     code."""
-    D, half = config.head_dim, config.head_dim // 2
+    D = config.head_dim
+    half = config.head_dim // 2
     group = config.num_attention_heads // config.num_key_value_heads  # query heads that share keys and values
     frequencies = np.array(config.rope_frequencies())
     fast = np.flatnonzero(frequencies >= POSITION_FREQUENCY)
@@ -127,7 +130,9 @@ def _write_previous_token_heads(
     for n, code in enumerate(space.codes):
         query = slice(n * group * D, (n * group + 1) * D)
         key = slice(n * D, (n + 1) * D)
-        q[query], k[key], v[key] = 0, 0, 0
+        q[query] = 0
+        k[key] = 0
+        v[key] = 0
         angles = frequencies[fast] * (n + 1)
         q[query.start + fast, 0] = NORMALIZED_SCALE
         k[key.start + fast, 0] = NORMALIZED_SCALE * np.cos(angles)
@@ -141,11 +146,14 @@ def _write_induction_head(
 ) -> None:
     """Write layer 1, head 0: queries are the codes of the last K tokens, keys the codes of the K tokens
     before a position."""
-    D, size = config.head_dim, space.code_size
+    D = config.head_dim
+    size = space.code_size
     q, k, v, o, gains = _attention(weights, 1)
     for gain in gains:
         gain[space.content] = NORM_GAIN
-    q[:D], k[:D], v[:D] = 0, 0, 0
+    q[:D] = 0
+    k[:D] = 0
+    v[:D] = 0
     identity = np.eye(size, dtype=np.float32)
     # this token and the previous ones
     recent = [

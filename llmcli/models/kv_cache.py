@@ -46,7 +46,8 @@ class KVCache:
         layer."""
         end = self.length + len(k)
         keys, values = self.keys[layer][0], self.values[layer][0]  # [G, S, D]
-        keys[:, self.length : end], values[:, self.length : end] = k.swapaxes(0, 1), v.swapaxes(0, 1)
+        keys[:, self.length : end] = k.swapaxes(0, 1)
+        values[:, self.length : end] = v.swapaxes(0, 1)
         return keys[:, :end], values[:, :end]
 
     def fork(self, length: int = 0) -> "KVCache":
@@ -119,7 +120,8 @@ class KVSlots:
 
     def _make_space(self, count: int, length: int) -> None:
         """Make space for `count` slots of `length` tokens; both grow by doubling."""
-        slots, capacity = len(self._caches), self._cache.capacity
+        slots = len(self._caches)
+        capacity = self._cache.capacity
         if count <= slots and length <= capacity:
             return
         if length > capacity:
@@ -168,7 +170,8 @@ class KVCacheRuntime(Runtime):
             check_input((0,), runtime.length, runtime.context)
         cache, slots = runtimes[0]._slots.arrange([runtime.cache for runtime in runtimes])
         ids, past = np.zeros((2, len(runtimes)), np.int64)
-        ids[slots], past[slots] = tokens, [runtime.length for runtime in runtimes]
+        ids[slots] = tokens
+        past[slots] = [runtime.length for runtime in runtimes]
         logits = runtimes[0]._step_slots(ids, past, cache)[slots]
         for runtime in runtimes:
             runtime.cache.length += 1

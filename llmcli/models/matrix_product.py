@@ -51,7 +51,8 @@ def linear(x: Array, matrix: Matrix) -> Array:
 def _product(x: Array, matrix: Matrix) -> Array:
     """x [T, inputs] -> [T, outputs] without the bias, for a matrix that is not small."""
     weight = matrix.rows
-    T, outputs = len(x), len(weight)
+    T = len(x)
+    outputs = len(weight)
     if T == 1:  # vecdot reads weights at 20 GB/s on one core, BLAS's matrix-vector product at 10
         return np.vecdot(weight, x[0])[None]
     if T <= DOT_TOKENS:

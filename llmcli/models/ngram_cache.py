@@ -90,7 +90,8 @@ class NgramCache:
     def append(self, token: int, *, counts: bool = True) -> None:
         """Add a token. With `counts=False`, it is context only, and does not count as a continuation until
         `rewind`; beyond the limit of `count_first`, it never counts."""
-        recent, position = tuple(self._ids[-self.orders :]), len(self._ids)
+        recent = tuple(self._ids[-self.orders :])
+        position = len(self._ids)
         self._ids.append(token)
         if not counts or position >= self._limit:
             self._before.append(None)
@@ -129,7 +130,8 @@ class NgramCache:
     def drop(self, length: int) -> None:
         """Keep only the first `length` tokens, without changing which of them count."""
         while len(self._ids) > length:
-            token, before = self._ids.pop(), self._before.pop()
+            token = self._ids.pop()
+            before = self._before.pop()
             recent = tuple(self._ids[-self.orders :])
             for n, last in enumerate(before or (), 1):
                 context = self._contexts[recent[-n:]]
@@ -287,9 +289,11 @@ def _ranks(ordered: Ints) -> tuple[Ints, Bools]:
 def shares_of_mixture(gates: Doubles, shares: Doubles) -> tuple[Doubles, Doubles]:
     """Return (a, b) [N] such that a token's probability in the mixture is a times the network's, plus b;
     `gates` and `shares` [N, K] are g and c / T."""
-    a, b = np.ones(len(gates)), np.zeros(len(gates))
+    a = np.ones(len(gates))
+    b = np.zeros(len(gates))
     for gate, share in zip(gates.T, shares.T, strict=True):
-        a, b = (1 - gate) * a, (1 - gate) * b + gate * share
+        a = (1 - gate) * a
+        b = (1 - gate) * b + gate * share
     return a, b
 
 
@@ -331,7 +335,8 @@ class NgramText:
             a, b = (part[:, offset : offset + len(network) - done] for part in self._block(block))
             here = slice(done, done + a.shape[1])
             if shares is None:
-                a, b = a[0], b[0]
+                a = a[0]
+                b = b[0]
             else:
                 a, b = ((part * shares[here].T).sum(0) for part in (a, b))
             mixed[here] = -np.log(a * np.exp(-network[here].astype(np.float64)) + b)

@@ -91,7 +91,8 @@ class NumpyRuntime(KVCacheRuntime):
     def continuation_logits(self, texts: Sequence[Sequence[int]]) -> Iterator[Array]:
         """See `Runtime`. Matrix products process all texts together, attention one text at a time: each
         overwrites the keys and values of the previous text, which follow the cache."""
-        first, longest = self.length, max(map(len, texts))
+        first = self.length
+        longest = max(map(len, texts))
         check_input(range(longest), first, self.context)
         self._extend_rotations(first + longest)
         self.cache.reserve(first + longest)
@@ -146,11 +147,13 @@ class NumpyRuntime(KVCacheRuntime):
 
     def score(self, ids: Ints) -> Scores:
         """Score windows with B * T hidden states in memory, never B * T * V logits."""
-        B, T = ids.shape[0], ids.shape[1] - 1
+        B = ids.shape[0]
+        T = ids.shape[1] - 1
         check_context(T, self.context)
         x = self._final_norm(self._forward_windows(ids[:, :-1]))
         targets = ids[:, 1:].ravel()
-        losses, correct = np.empty(B * T), np.empty(B * T, np.bool_)
+        losses = np.empty(B * T)
+        correct = np.empty(B * T, np.bool_)
         rows = max(1, LOGITS_AT_ONCE // self.config.vocab_size)
         for start in range(0, B * T, rows):
             block = slice(start, start + rows)
@@ -204,7 +207,8 @@ class NumpyRuntime(KVCacheRuntime):
 
         def attend(layer: int, q: Array, k: Array, v: Array) -> Array:
             keys, values = cache.keys[layer], cache.values[layer]  # [B, G, capacity, D]
-            keys[rows, :, past], values[rows, :, past] = k, v
+            keys[rows, :, past] = k
+            values[rows, :, past] = v
             window = self._layers[layer].window
             return _attention_together(q, keys, values, past + 1, masked[window], window)
 
@@ -313,7 +317,9 @@ class _Layer:
 
     def without(self, head: int | None) -> "_Layer":
         """Return a copy in which the output of a head is zero; None: of the attention and the SwiGLU."""
-        changed, o, bias = copy(self), self.o.rows.copy(), self.o.bias
+        changed = copy(self)
+        o = self.o.rows.copy()
+        bias = self.o.bias
         if head is None:
             o[:] = 0
             bias = None
@@ -396,7 +402,8 @@ def _stacked(
 ) -> tuple[Array, Array | None]:
     """Stack matrices [., C] with the same input, and their biases if they have any. The gain g and the bias b
     of the norm of their input are folded in: W (g x + b) + c = (W g) x + (W b + c)."""
-    rows, biases = checkpoint.stacked(names), [bias_of(name) for name in names]
+    rows = checkpoint.stacked(names)
+    biases = [bias_of(name) for name in names]
     bias = checkpoint.stacked(biases) if biases[0] in checkpoint.config.tensor_shapes() else None
     if norm is not None:
         if norm.bias is not None:
@@ -452,7 +459,8 @@ def _attention(q: Array, keys: Array, values: Array, window: int, recorder: Reco
     T, H, D = q.shape
     before = max(0, keys.shape[1] - T - window + 1)  # positions before all windows
     if before:
-        keys, values = keys[:, before:], values[:, before:]
+        keys = keys[:, before:]
+        values = values[:, before:]
     G, S = keys.shape[:2]
     weights = q.swapaxes(0, 1).reshape(G, H // G * T, D) @ keys.swapaxes(1, 2)  # [G, H/G * T, S]
     if T > 1:
@@ -471,7 +479,8 @@ def _attention_together(
     The first `lengths` [B] positions of each text are in use; the others, and those before its window, are
     `masked` [B, S]."""
     B, H, D = q.shape
-    G, S = keys.shape[1], masked.shape[1]
+    G = keys.shape[1]
+    S = masked.shape[1]
     if 2 * lengths.sum() < B * S:  # one long text among short ones: most scores would be masked
         texts = enumerate(lengths.tolist())
         return np.concatenate(

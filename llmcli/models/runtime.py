@@ -142,7 +142,8 @@ def padded_batches(
         width_with_it = max(width, int(lengths[index]))
         if batch and (len(batch) + 1) * width_with_it > batch_tokens:
             yield batch
-            batch, width_with_it = [], int(lengths[index])
+            batch = []
+            width_with_it = int(lengths[index])
         batch.append(index)
         width = width_with_it
     if batch:

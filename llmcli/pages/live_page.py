@@ -117,7 +117,8 @@ def live_page(
         raise LLMError(
             f"pages do not support models of type {model.config.model_type}; export it to hf or gguf"
         )
-    header, tokenizer = model.header, open_tokenizer(model)
+    header = model.header
+    tokenizer = open_tokenizer(model)
     assert header, "it was opened from a file"
     dtype, note = choose_dtype(model, tokenizer, dtype, if_too_large)
     template = open_chat_template(model, tokenizer)
@@ -154,7 +155,9 @@ def training_page() -> bytes:
 def _page(title: str, data: Json, weights: bytes, *, trainable: bool) -> bytes:
     worker = '"use strict";\n' + joined([f"live/{script}.js" for script in MODEL_SCRIPTS])
     values = _WITHOUT_TAB | {"icon": "", "weights": base64.b64encode(weights).decode(), "worker": worker}
-    styles, scripts, sources = [*STYLES], [*PAGE_SCRIPTS], "; worker-src blob:"
+    styles = [*STYLES]
+    scripts = [*PAGE_SCRIPTS]
+    sources = "; worker-src blob:"
     program = "live/program.html"
     if trainable:
         data = data | {"training": training_data()}
@@ -162,7 +165,9 @@ def _page(title: str, data: Json, weights: bytes, *, trainable: bool) -> bytes:
         script = joined(TRAINABLE_SCRIPTS)
         values |= {name: joined([f"training/{name}.html"]) for name in _WITHOUT_TAB}
         values |= {"worker": compressed(f"{worker}\n{trainer}"), "page": compressed(script)}
-        styles, scripts, program = [*STYLES, "training/train.css"], [*UNPACKING], "training/program.html"
+        styles = [*STYLES, "training/train.css"]
+        scripts = [*UNPACKING]
+        program = "training/program.html"
         sources = f" '{source_hash(script)}' 'wasm-unsafe-eval'{sources}"  # WebAssembly for matrix products
     values |= {"data": json_for_script(data), "program": Template(joined([program])).substitute(values)}
     return fill("live/page.html", styles, scripts, title, sources, **values)
@@ -172,7 +177,8 @@ def _page(title: str, data: Json, weights: bytes, *, trainable: bool) -> bytes:
 def served_page() -> bytes:
     """Write the page of `llm serve`, which is the same for all models."""
     icon = '<link rel="icon" href="data:,">'  # otherwise the browser requests one from the server
-    sources, styles = "; connect-src 'self'; img-src data:", (*STYLES, "live/class.css")
+    sources = "; connect-src 'self'; img-src data:"
+    styles = (*STYLES, "live/class.css")
     values = _WITHOUT_TAB | {"icon": icon, "data": "{}", "program": ""}
     return fill("live/page.html", styles, SERVED_SCRIPTS, "llm serve", sources, **values)
 
@@ -190,7 +196,8 @@ def served_facts(source: Checkpoint | Ensemble, header: "Header") -> Json:
 
 def _facts(source: Checkpoint | Ensemble, header: "Header") -> Json:
     record = record_data(header)
-    prompt, samples = record["prompt"], record["samples"]
+    prompt = record["prompt"]
+    samples = record["samples"]
     prompts = example_prompts(prompt)  # without the last word, which the model is to predict
     more = example_prompts(prompt + samples[-1][1]) if samples else []
     return {

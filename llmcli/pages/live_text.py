@@ -33,7 +33,8 @@ def tokenizer_data(tokenizer: Tokenizer, stored: str) -> Json:
     """Return the data that live/tokenizer.js needs; `stored` is the tokenizer.json in the model file. Bytes
     are strings of the characters U+0000 to U+00FF. Raises LLMError for a pre-tokenizer that pages do not
     support."""
-    document, kind = json.loads(tokenizer.to_json()), tokenizer.kind
+    document = json.loads(tokenizer.to_json())
+    kind = tokenizer.kind
     model = document["model"]
     added = [token for token in document["added_tokens"] if not token["special"]]
     merges = [tokenizer_json.merge_pair(merge) for merge in model["merges"]]

@@ -94,7 +94,8 @@ def pack(model: Checkpoint, dtype: str) -> tuple[list[Json], bytes]:
 
     def put(array: NDArray[Any]) -> int:
         nonlocal offset
-        start, data = offset, array.tobytes()
+        start = offset
+        data = array.tobytes()
         parts.append(data + bytes(-len(data) % 4))  # float32 values must be aligned
         offset += len(parts[-1])
         return start

@@ -19,7 +19,9 @@ def fill(
 ) -> bytes:
     """Fill a page template. `styles` and `scripts` are file names, `sources` follow the hash of the script in
     the Content-Security-Policy, and `values` are markup, or JSON from `json_for_script`."""
-    style, script, title = joined(styles), joined(scripts), html.escape(printable(title))
+    style = joined(styles)
+    script = joined(scripts)
+    title = html.escape(printable(title))
     head = Template(joined(["templates/head.html"])).substitute(
         style_hash=source_hash(style),
         script_hash=source_hash(script),

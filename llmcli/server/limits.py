@@ -7,7 +7,8 @@ MAX_CHOICES = 32  # prompts x n
 MAX_MESSAGES = 1_000
 MAX_TOKENS = 32_768  # new tokens per text
 MAX_TEMPERATURE = 100
-MAX_STOPS, MAX_STOP_CHARACTERS = 16, 1_000
+MAX_STOPS = 16
+MAX_STOP_CHARACTERS = 1_000
 # alternatives per token: completions, chats
 MAX_LOGPROBS = 5
 MAX_TOP_LOGPROBS = 20

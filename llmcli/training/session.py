@@ -64,11 +64,13 @@ RESERVED_SECONDS = 0.6
 MEMORIZATION_SECONDS_PER_MILLION = 0.02
 SAVING_SECONDS_PER_MILLION = 0.04
 LARGEST_SAVING_SHARE = 0.15
-# time for the compressors: a share of the time budget, or seconds without a budget; and their niceness, where
-# threads can have one
-BASELINE_TIME_SHARE, BASELINE_SECONDS, BASELINE_NICENESS = 0.03, 9.99, 10
+# time for the compressors: a share of the time budget, or seconds without a budget
+BASELINE_TIME_SHARE = 0.03
+BASELINE_SECONDS = 9.99
+BASELINE_NICENESS = 10  # of the compressors' threads, where threads can have one
 # time for greedy answers to held-out questions: a share of the time budget, and the minimum in seconds
-ANSWERS_TIME_SHARE, ANSWERS_SECONDS = 0.03, 0.5
+ANSWERS_TIME_SHARE = 0.03
+ANSWERS_SECONDS = 0.5
 SAMPLE_PROMPT_CHARACTERS = 24
 ONE_PROCESS = Processes()
 # tasks before the first step and after the last one, shown with their progress
@@ -268,7 +270,8 @@ def _run_identity(
 ) -> dict[str, Any]:
     """Return the identity of a run as JSON. A stopped run resumes only if its identity is equal. It is stored
     in resume files, so renaming or adding a key makes older files unusable."""
-    tokenizer, base = inputs.tokenizer, None
+    tokenizer = inputs.tokenizer
+    base = None
     values = as_record(request) | {"lora": request.lora or None, "seconds": time_given or request.seconds}
     if inputs.tokenizer_json is not None:
         tokenizer = hashlib.sha256(inputs.tokenizer_json.encode("utf-8")).hexdigest()
@@ -373,7 +376,9 @@ def run(
     receives a signal that reached another process, after which `stop` is called again. `on_progress` receives
     the name and the completed share (0 to 1) of a task before the first step or after the last one.
     """
-    prepared, output, stopped = plan.prepared, plan.output, plan.output.stopped
+    prepared = plan.prepared
+    output = plan.output
+    stopped = plan.output.stopped
     baselines = _Baselines(prepared)
     first_run = None
     if prepared.plan.searches:
@@ -407,7 +412,8 @@ def run(
                 yield event
                 if search and first_run and first_run.last and not stop():
                     events.close()
-                    last, first_run = first_run.last, None
+                    last = first_run.last
+                    first_run = None
                     second = prepared.second_run(search, last.seconds + recipe.RESTART_SECONDS)
                     # in a resumed run, the seconds before it was stopped count too
                     earlier = stopped.state.values["seconds"] if stopped else 0.0
@@ -652,5 +658,6 @@ def _first_words(text: str) -> str:
     >>> _first_words("Once upon a time there was a king.\\n")
     'Once upon a time there'
     """
-    line, longest = text.strip().split("\n", 1)[0], SAMPLE_PROMPT_CHARACTERS
+    line = text.strip().split("\n", 1)[0]
+    longest = SAMPLE_PROMPT_CHARACTERS
     return line if len(line) <= longest else line[:longest].rsplit(" ", 1)[0]

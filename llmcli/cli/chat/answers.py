@@ -50,7 +50,8 @@ class Answer:
     @property
     def tokens_per_second(self) -> float:
         """Speed after the first token."""
-        seconds, later = self.last_at - self.first_at, len(self.pieces) - 1
+        seconds = self.last_at - self.first_at
+        later = len(self.pieces) - 1
         return later / seconds if later > 0 and seconds > 0 else 0.0
 
     def as_json(self) -> dict[str, Any]:
@@ -95,7 +96,8 @@ def receive(
     propagate."""
     from llmcli.generation.chat import READ_CHUNK, PrefillProgress, TurnsDropped
 
-    answer, is_answered = Answer(max_tokens), False
+    answer = Answer(max_tokens)
+    is_answered = False
     wrap = WordWrap(terminal_width()) if sys.stdout.isatty() else None
     try:
         for event in events:

@@ -26,7 +26,8 @@ def show(source: "Checkpoint | Ensemble", assistant: "Assistant", answer: Answer
     from llmcli.cli.reports.explanation import ExplanationReport
 
     position = find_token(answer, which)
-    piece, tokenizer = answer.pieces[position], assistant.tokenizer
+    piece = answer.pieces[position]
+    tokenizer = assistant.tokenizer
     assert piece.id is not None
     if styles.has_colors(sys.stdout):
         console.heading("the answer, each token colored by its probability")

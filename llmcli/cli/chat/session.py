@@ -110,10 +110,12 @@ class Session:
     def _load(self, rest: str) -> None:
         from llmcli.generation.chat import as_line, load_conversation
 
-        path, number = _path(rest, "load"), 1
+        path = _path(rest, "load")
+        number = 1
         name, _, last = rest.rpartition(" ")
         if last.isdecimal() and name.strip() and not path.exists():
-            path, number = _path(name.strip(), "load"), int(last)
+            path = _path(name.strip(), "load")
+            number = int(last)
         conversation, count = load_conversation(path, number)
         self._chat.messages = list(conversation.messages)
         self._last = None
@@ -138,7 +140,8 @@ class Session:
         rows = [("conversation", units.count(self._chat.turns, "turn"))]
         last = self._last
         if last and last.reading:
-            prompt, pieces = last.reading.tokens, len(last.pieces)
+            prompt = last.reading.tokens
+            pieces = len(last.pieces)
             rows.append(("prompt", f"{prompt:,} tokens, {last.reading.cached:,} of them from the cache"))
             if pieces:
                 rows.append(("first token", f"after {last.seconds_to_first_token:.2f} s"))

@@ -23,7 +23,8 @@ def cache(options: ResultOptions) -> None:
     if directory is None:
         raise LLMError("there is no home directory, so nothing is kept; set XDG_CACHE_HOME to a directory")
     opened = TokenCache(directory)
-    files, limit = opened.files()[::-1], opened.limit()  # most recently used first
+    files = opened.files()[::-1]  # most recently used first
+    limit = opened.limit()
     size = sum(file.size for file in files)
     rows = [(*_text(file), file.size, _date(file.used)) for file in files]
     if rows and not options.json:

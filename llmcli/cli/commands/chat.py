@@ -198,7 +198,8 @@ def _parse_turn(line: str, number: int) -> tuple[str, str]:
         record = None
     if not isinstance(record, dict) or "role" not in record:
         return "user", line
-    role, text = record["role"], record.get("content")
+    role = record["role"]
+    text = record.get("content")
     if role not in ("user", "system") or not isinstance(text, str):
         raise usage(
             f'line {number:,} must be a text, or {{"role": "user", "content": "..."}} (or "system"), found {line[:80]}'

@@ -259,7 +259,8 @@ def _text_scores(
     from llmcli.evaluation.evaluator import Score, measure, stride
     from llmcli.formats.loading import open_tokenizer
 
-    name, total = model.name, Score(0.0, 0, 0)
+    name = model.name
+    total = Score(0.0, 0, 0)
     tokenizer = open_tokenizer(model.source)
     with model.opened() as (runtime, context):
         step = stride(context)
@@ -293,7 +294,9 @@ def _surprisals(model: _EvaluatedModel, text: "Corpus") -> TokenSurprisals:
         ids.extend(tokens.tolist())
         bits.extend((np.asarray(nats, np.float64) / math.log(2)).tolist())
 
-    first_tokens, files, total = [0], [], Score(0.0, 0, 0)
+    first_tokens = [0]
+    files = []
+    total = Score(0.0, 0, 0)
     for scored in _text_scores(model, text, add_tokens):
         if scored.file is not None:
             first_tokens.append(len(ids))
@@ -391,7 +394,8 @@ def _evaluate_answers(
 
     files = sources.conversation_files
     if sources.text.documents:
-        text, other = sources.text.documents[0].name, files[0].name
+        text = sources.text.documents[0].name
+        other = files[0].name
         raise usage(f"{text} is text and {other} has conversations; measure one kind at a time")
     if others := [model for model in models if model not in chats]:
         raise LLMError(

@@ -157,7 +157,8 @@ class _PreparedPrompt:
         """Return (one generated text, its JSON). `on_piece` receives each piece as it is generated."""
         from llmcli.generation.generator import generate
 
-        answer, experts = Answer(sampling.max_tokens), []
+        answer = Answer(sampling.max_tokens)
+        experts = []
         for piece in generate(
             self.runtime, self.tokenizer, self.prompt, sampling, literal=self.options.literal
         ):

@@ -65,7 +65,8 @@ def import_(options: _Options) -> None:
     if text is not None:
         model = _with_cache(model, text, str(cache_text))
     checkpoint.save(output, model)
-    parameters, imported = model.config.parameters, model.record.imported or {}
+    parameters = model.config.parameters
+    imported = model.record.imported or {}
     options.report(
         {"file": str(output), "parameters": parameters, "imported": imported},
         f"saved {output}: {units.number(parameters)} parameters, {units.size(output.stat().st_size)}",
@@ -89,7 +90,8 @@ def _load(source: str) -> "Checkpoint":
         f"warning: {source} was changed after it was written: its content does not match the sha256 in its "
         "metadata; the figures of its training run are left out"
     )
-    record, name = model.record, atomic_io.name_of(source)
+    record = model.record
+    name = atomic_io.name_of(source)
     origin = {"file": name, "form": "changed safetensors file", "sha256": digest(header)}
     entries: dict[str, object] = {"imported": {**(record.imported or {}), **origin}}
     entries |= {key: record.document[key] for key in ("seen_bytes", "ngram_cache") if key in record.document}

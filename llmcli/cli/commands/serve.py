@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from llmcli.server.http.access import Access
 
 API_KEY_VARIABLE = "LLMCLI_API_KEY"
-NETWORK, LIMITS = "Network", "Limits"  # panels of the help
+# panels of the help
+NETWORK = "Network"
+LIMITS = "Limits"
 
 
 class _Options(Options):

@@ -66,7 +66,8 @@ def _open_tokenizer(path: Path) -> "Tokenizer":
 
 
 def _print_tokens(tokenizer: "Tokenizer", text: str, options: _Options) -> None:
-    ids, size = tokenizer.encode(text), len(text.encode("utf-8"))
+    ids = tokenizer.encode(text)
+    size = len(text.encode("utf-8"))
     if options.json:
         console.json_result(
             {"ids": ids, "tokens": [tokenizer.decode([token]) for token in ids], "bytes": size}
@@ -113,7 +114,9 @@ def _print_conversations(options: _Options, file: Path, template: "ChatTemplate"
     from llmcli.data.sources import require_conversations
 
     read = require_conversations(str(file), file)
-    tokenizer, total, learned_total = template.tokenizer, 0, 0
+    tokenizer = template.tokenizer
+    total = 0
+    learned_total = 0
     for conversation in read.conversations:
         try:
             encoded = template.encode_conversation(conversation.messages)
@@ -130,7 +133,8 @@ def _print_conversations(options: _Options, file: Path, template: "ChatTemplate"
             console.heading(conversation.source)
             token_output.with_highlights(text, spans)
             console.verbatim("" if text.endswith("\n") else "\n")
-        total, learned_total = total + len(encoded.ids), learned_total + sum(encoded.loss_mask)
+        total += len(encoded.ids)
+        learned_total += sum(encoded.loss_mask)
     for note in read.notes:
         console.note(note)
     console.note(
@@ -141,12 +145,14 @@ def _print_conversations(options: _Options, file: Path, template: "ChatTemplate"
 
 def _marked_text(tokenizer: "Tokenizer", encoded: "EncodedConversation") -> tuple[str, list[tuple[int, int]]]:
     """Return (text of a conversation with the names of control tokens, spans of the tokens in the loss)."""
-    text, spans = "", []
+    text = ""
+    spans = []
     for learned, run in itertools.groupby(
         zip(encoded.loss_mask, encoded.ids, strict=True), key=lambda pair: pair[0]
     ):
         data = b"".join(tokenizer.token_bytes[i] or tokenizer.label(i).encode() for _, i in run)
-        start, text = len(text), text + data.decode("utf-8", "replace")
+        start = len(text)
+        text += data.decode("utf-8", "replace")
         if learned:
             spans.append((start, len(text)))
     return text, spans

@@ -47,7 +47,9 @@ if TYPE_CHECKING:
     from llmcli.training.planning.plan import PlanRequest
     from llmcli.training.session import PlannedRun, Result
 
-MODEL, TRAINING = "Model architecture", "Training"  # panels of the help
+# panels of the help
+MODEL = "Model architecture"
+TRAINING = "Training"
 MAX_QUESTION = 60  # characters shown of a training question
 BUDGETS = ("time", "steps", "epochs")
 # options left out of a suggested command, because it sets them itself or they are irrelevant

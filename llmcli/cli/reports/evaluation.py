@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from llmcli.evaluation.evaluator import Score, Span
     from llmcli.evaluation.exact_answers import ExactScore, KnownScore
 
-EXACT, TEXT = "exact answers", "text"  # headings of columns
+# column headings
+EXACT = "exact answers"
+TEXT = "text"
 
 
 @dataclass(frozen=True)
@@ -280,7 +282,8 @@ def _characters_of_tokens(tokens: "Sequence[bytes]") -> "Iterator[tuple[str, int
     >>> list(_characters_of_tokens(["a赤".encode()[:2], "赤".encode()[1:], b"b"]))
     [('a赤', 0, 2), ('b', 2, 3)]
     """
-    begins, offset = [], 0  # (token, where its first character begins)
+    begins = []  # (token, byte offset of its first character)
+    offset = 0
     for i, token in enumerate(tokens):
         begins += [(i, offset + k) for k, byte in enumerate(token) if byte & 0xC0 != 0x80][:1]
         offset += len(token)

@@ -176,7 +176,8 @@ class ExplanationReport:
         if not copies:
             console.paragraph("none: the end of the prompt did not occur in it before")
             return
-        rows, first = [], self.explanation.preceding  # tokens are numbered from 1
+        rows = []
+        first = self.explanation.preceding  # tokens are numbered from 1
         for copy in copies:
             numbers = [
                 f"{at - first + 1:,}" if at >= first else "earlier" for at in copy.positions[-MAX_POSITIONS:]

@@ -10,7 +10,8 @@ from llmcli.errors import with_options
 if TYPE_CHECKING:
     from llmcli.data.text.corpus import Corpus
 
-MAX_ROWS, MAX_NOTES = 10, 5
+MAX_ROWS = 10
+MAX_NOTES = 5
 
 
 def note_skipped_files(corpus: "Corpus") -> None:

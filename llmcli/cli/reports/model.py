@@ -22,10 +22,14 @@ from llmcli.training.files.curve import ProbePoint, probe_points, read_curve
 if TYPE_CHECKING:
     from llmcli.formats.header import Header
 
-MIN_CURVE_WIDTH, MAX_CURVE_WIDTH, CURVE_HEIGHT = 30, 120, 12  # columns, columns, lines
+MIN_CURVE_WIDTH = 30  # columns
+MAX_CURVE_WIDTH = 120
+CURVE_HEIGHT = 12  # lines
 MAX_ROWS = 20  # rows of metadata
 MAX_LIKELIEST = 4  # likeliest tokens shown per step
-MAX_KEY, MAX_VALUE = 60, 200  # characters shown of metadata
+# characters shown of metadata
+MAX_KEY = 60
+MAX_VALUE = 200
 OWN_KEYS = (
     "format",
     "llmcli",

@@ -30,7 +30,8 @@ _CACHE_NOTE = (
 
 def metadata(model: "Checkpoint", path: Path, name: str | None, license_: str | None) -> dict[str, str]:
     """Return name, license, author and description of a model, under the keys of GGUF's general.*."""
-    record, origin = model.record, model.record.imported or {}
+    record = model.record
+    origin = model.record.imported or {}
     values = {
         "type": "model",
         "name": name or _origin_name(origin) or Path(atomic_io.name_of(path.resolve())).stem,

@@ -20,12 +20,14 @@ def tokens(labels: Sequence[str], ids: Sequence[int]) -> None:
             tables.tab_separated((str(token), label))
         return
     columns = terminal_width()
-    top, bottom, used = "", "", 0
+    top = bottom = ""
+    used = 0
     for i, (label, number) in enumerate(zip(labels, map(str, ids), strict=True)):
         cell = max(text_width(label), len(number)) + 1
         if used and used + cell > columns:
             console.result(f"{top}\n{bottom}\n", raw=True)
-            top, bottom, used = "", "", 0
+            top = bottom = ""
+            used = 0
         top += styles.alternating(label, i) + " " * (cell - text_width(label))
         bottom += number.ljust(cell)
         used += cell
@@ -102,10 +104,12 @@ def print_next_words(search: "NextWords", prompt: str, count: int) -> None:
 
 def prompt_end(text: str) -> str:
     """Return the end of a text for a one-line heading."""
-    text, columns = one_line(text), terminal_width() - 8
+    text = one_line(text)
+    columns = terminal_width() - 8
     return text if len(text) <= columns else f"…{text[-max(1, columns) :].lstrip()}"
 
 
 def word_label(word: "NextWord") -> str:
     """Return a word for a table; "…" marks one that continues the prompt's last word."""
-    return "…" * word.continues + visible_whitespace(word.text)
+    text = visible_whitespace(word.text)
+    return f"…{text}" if word.continues else text

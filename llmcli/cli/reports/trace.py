@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from llmcli.generation.trace import CandidateToken, TraceStep
 
 MAX_TOKEN_WIDTH = 16  # columns
-MAX_BAR, MIN_BAR, OTHER_COLUMNS = 40, 8, 50  # columns of the bars, and of everything else
+# width of the bars, and of everything else, in columns
+MAX_BAR = 40
+MIN_BAR = 8
+OTHER_COLUMNS = 50
 
 
 def print_step(

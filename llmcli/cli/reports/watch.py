@@ -118,7 +118,8 @@ class Watch:
         self._update(lambda: self._finish(result, has_model))
 
     def _finish(self, result: "Result", has_model: bool) -> None:
-        file, verdict = result.file, list(result.done.checkpoint.record.verdict)
+        file = result.file
+        verdict = list(result.done.checkpoint.record.verdict)
         self._state |= {"phase": "saved", "file": str(file), "verdict": verdict, "model": has_model}
         if has_model:
             self._server.offer(f"{file.stem}.html", lambda: _model_page(file))

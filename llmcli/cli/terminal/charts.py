@@ -40,7 +40,8 @@ def curve(
         return round(math.log(high / max(y, low)) / math.log(high / low) * (4 * height - 1))
 
     labels = [""] * height
-    labels[-1], labels[0] = _label(low), _label(high)
+    labels[-1] = _label(low)
+    labels[0] = _label(high)
     for value in round_values(low, high):
         row = dot_row(value) // 4
         if not any(labels[max(0, row - 1) : row + 2]):
@@ -58,7 +59,8 @@ def curve(
         f"{label:>{margin - 1}} │{''.join(row).rstrip(chr(_BLANK))}"
         for label, row in zip(labels, grid, strict=True)
     ]
-    first, last = f"{x_low:,.0f}", f"{x_high:,.0f}"
+    first = f"{x_low:,.0f}"
+    last = f"{x_high:,.0f}"
     space = columns - len(first) - len(last)
     return [*lines, " " * margin + first + (legend if len(legend) + 4 <= space else "").center(space) + last]
 

@@ -15,7 +15,8 @@ from prompt_toolkit.styles import Style
 
 from llmcli.cli.terminal import styles
 
-PROMPT, CONTINUATION = "> ", "  "
+PROMPT = "> "
+CONTINUATION = "  "
 MENU_LINES = 6  # height of the menu of completions
 # (text before the cursor) -> (completion, number of characters before the cursor that it replaces, meaning)
 Complete = Callable[[str], Iterable[tuple[str, int, str]]]

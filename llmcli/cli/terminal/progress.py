@@ -20,9 +20,12 @@ if TYPE_CHECKING:
     from llmcli.training.loop.events import Step
 
 REFRESH_SECONDS = 0.25  # between two updates of the live view
-LINE_SECONDS, LINE_PROGRESS = 10, 0.02  # minimum between two lines elsewhere
+# minimum between two lines of output outside a terminal: seconds, and share of the run
+LINE_SECONDS = 10
+LINE_PROGRESS = 0.02
 MIN_STEPS_FOR_ESTIMATE = 5  # earlier, the time left is not shown
-MIN_CHART_HEIGHT, MIN_CHART_WIDTH = 3, 30
+MIN_CHART_HEIGHT = 3
+MIN_CHART_WIDTH = 30
 
 
 class TrainingView:
@@ -137,7 +140,8 @@ class TrainingView:
 
         if self._step is None:
             return Text("")
-        event, (columns, rows) = self._step, live.console.size
+        event = self._step
+        columns, rows = live.console.size
         figures = f"{event.progress:4.0%}  {time_left(event)} left  {event.tokens_per_second:,.0f} tokens/s"
         width = max(10, min(100, columns - len(figures) - 4))
         filled = round(event.progress * width)

@@ -44,7 +44,8 @@ def enable_escape_codes() -> None:
     kernel = ctypes.windll.kernel32  # type: ignore[attr-defined,unused-ignore]
     kernel.GetStdHandle.restype = ctypes.c_void_p
     for stream in (-11, -12):  # STD_OUTPUT_HANDLE, STD_ERROR_HANDLE
-        handle, mode = ctypes.c_void_p(kernel.GetStdHandle(stream)), ctypes.c_uint32()
+        handle = ctypes.c_void_p(kernel.GetStdHandle(stream))
+        mode = ctypes.c_uint32()
         is_console = kernel.GetConsoleMode(handle, ctypes.byref(mode))
         # ENABLE_VIRTUAL_TERMINAL_PROCESSING
         if is_console and not kernel.SetConsoleMode(handle, mode.value | 4):

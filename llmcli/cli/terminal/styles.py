@@ -24,7 +24,9 @@ SURPRISALS = (  # in bits
 )
 Scale = tuple[tuple[float, int | None, str], ...]
 ALTERNATING_COLORS = (24, 22, 54, 58, 88, 30, 94, 60)
-BOLD, DIM, RED = "1", "2", "31"
+BOLD = "1"
+DIM = "2"
+RED = "31"
 
 
 def has_colors(stream: TextIO) -> bool:
@@ -61,5 +63,6 @@ def _on_background(color: int | None, text: str) -> str:
     text = visible(text)
     if color is None or not text or not has_colors(sys.stdout):
         return text
-    start, end = f"\x1b[48;5;{color};38;5;255m", "\x1b[0m"
+    start = f"\x1b[48;5;{color};38;5;255m"
+    end = "\x1b[0m"
     return start + text.replace("\n", f"{end}\n{start}") + end

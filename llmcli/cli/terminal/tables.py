@@ -9,7 +9,8 @@ from llmcli.cli.terminal import console
 from llmcli.cli.terminal.safe_text import visible_line
 from llmcli.cli.terminal.text_layout import fit, pad, terminal_width, text_width
 
-GAP, MIN_GAP = 3, 2  # spaces between two columns
+GAP = 3  # spaces between two columns
+MIN_GAP = 2
 MIN_TEXT_COLUMN = 12  # minimum width of a folded text column
 MIN_VALUE_COLUMN = 24  # if there is less space beside the names, values continue below them
 MAX_TREE_NAME = 80  # characters
@@ -97,7 +98,8 @@ def tree(rows: Sequence[tuple[int, str, str, str]]) -> None:
     is_narrow = left + middle + figures_width + 4 > columns
     if is_narrow:
         figures = [figure.strip() for figure in figures]
-        middle, figures_width = 0, max(map(len, figures))
+        middle = 0
+        figures_width = max(map(len, figures))
         left = min(left, max(8, int(columns) - figures_width - 3))
     for name, detail, figure in zip(names, details, figures, strict=True):
         shown = f"  {detail:>{middle}}" if middle else ""
@@ -106,7 +108,8 @@ def tree(rows: Sequence[tuple[int, str, str, str]]) -> None:
 
 def _branches(rows: Sequence[tuple[int, str, str, str]]) -> list[str]:
     """Draw the lines that connect each row of a tree with its parent and siblings."""
-    branches, siblings = [], set[int]()  # levels on which another row follows
+    branches = []
+    siblings = set[int]()  # levels on which another row follows
     for depth, *_ in reversed(rows):
         line = "".join("│  " if level in siblings else "   " for level in range(depth))
         branches.append(line + ("├─ " if depth in siblings else "└─ "))

@@ -84,7 +84,8 @@ def _split_word(word: str) -> list[str]:
         return [word.replace(_JOINER, " ")]
     from unicodedata import combining, east_asian_width
 
-    units, base = [word[0]], word[0]  # `base`: the character before, without its combining marks
+    units = [word[0]]
+    base = word[0]  # the previous character that is not a combining mark
     for before, character in itertools.pairwise(word):
         base = base if combining(before) else before
         is_wide = any(east_asian_width(c) in "WF" for c in (base, character))

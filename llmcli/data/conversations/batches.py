@@ -127,7 +127,8 @@ class ConversationBatches:
             end = 0
             for index in self._visited(step * self._batch_size + row):
                 span = self._conversations.span(index)
-                begin, end = end, end + span.stop - span.start
+                begin = end
+                end += span.stop - span.start
                 ids[row, begin:end] = self._conversations.ids[span]
                 loss_mask[row, begin:end] = self._conversations.loss_mask[span]
         return MaskedBatch(ids, loss_mask)
@@ -164,7 +165,8 @@ def pack(lengths: Sequence[int], capacity: int, order: Iterable[int]) -> list[li
         at = bisect.bisect_left(spaces, (lengths[index], -1))
         if at == len(spaces):
             rows.append([])
-            space, row = capacity, len(rows) - 1
+            space = capacity
+            row = len(rows) - 1
         else:
             space, row = spaces.pop(at)
         rows[row].append(index)

@@ -165,14 +165,18 @@ def _learned_spans(answers: list[Span], messages: Sequence[Message]) -> list[Spa
 
 def _render_chatml(messages: Sequence[Message], add_generation_prompt: bool) -> Rendering:
     """Return the same text as rendering CHATML."""
-    text, answers = "", []
+    text = ""
+    answers = []
     for message in messages:
         text += f"{IM_START}{message.role}\n"
-        start, text = len(text), f"{text}{message.content}{IM_END}"
+        start = len(text)
+        text = f"{text}{message.content}{IM_END}"
         if message.role == "assistant":
             answers.append((start, len(text)))
         text += "\n"
-    return Rendering(text + f"{IM_START}assistant\n" * add_generation_prompt, answers)
+    if add_generation_prompt:
+        text += f"{IM_START}assistant\n"
+    return Rendering(text, answers)
 
 
 def with_chat_template(tokenizer_config_json: str, source: str) -> str:

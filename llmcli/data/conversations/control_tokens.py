@@ -87,10 +87,12 @@ class ControlTokens:
 
     def _tokens(self, text: str, controls: Sequence[tuple[int, int, int]]) -> Iterator[tuple[int, Span]]:
         """Yield (id, span) of each token of a text, with control tokens only at `controls`."""
-        start, before = 0, None
+        start = 0
+        before = None
         for control in (*controls, None):
             end = control[0] if control else len(text)
-            first, part = start, text[start:end]
+            first = start
+            part = text[start:end]
             if before is not None and self._tokenizer.strips(before)[1]:
                 part = _SPACE_AFTER.sub("", part, count=1)
                 first = end - len(part)
@@ -100,7 +102,8 @@ class ControlTokens:
             yield from ((token, (first + a, first + b)) for token, (a, b) in zip(ids, spans, strict=True))
             if control:
                 yield control[2], control[:2]
-                start, before = control[1], control[2]
+                start = control[1]
+                before = control[2]
 
 
 def _overlaps(spans: Iterable[Span], marked: Sequence[Span]) -> Iterator[bool]:

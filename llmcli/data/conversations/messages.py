@@ -63,7 +63,8 @@ def without_blank_answers(messages: Iterable[Message]) -> tuple[list[Message], l
     return kept, unanswered
 
 
-_TURN_START, _TURN_END = "<|im_start|>", "<|im_end|>"
+_TURN_START = "<|im_start|>"
+_TURN_END = "<|im_end|>"
 _RENDERED = "ChatML in a text"
 PAIRS = {  # keys of the prompt and the answer -> key of optional text appended to the prompt
     ("prompt", "completion"): "",
@@ -245,7 +246,8 @@ def _read_message(item: object, name: str) -> Message:
             "conversations out"
         )
     content = _content(item.get(content_key), f'"{content_key}" of {name}')
-    weight, train = item.get("weight"), item.get("train")
+    weight = item.get("weight")
+    train = item.get("train")
     if isinstance(weight, bool) or weight not in (None, 0, 1):
         raise LLMError(
             f'"weight" of {name} is {brief(weight)}; wanted 1, or 0 for an answer that is not trained on'

@@ -24,7 +24,8 @@ from llmcli.errors import LLMError, brief, usage
 from llmcli.units import listed
 
 _MAX_COLUMNS = 8  # listed in a message
-_PROSE_BYTES, _PROSE_RATIO = 100, 4  # mean size of prose, also relative to any other column
+_PROSE_BYTES = 100  # minimum mean size of a column of prose ...
+_PROSE_RATIO = 4  # ... and its minimum ratio to the mean size of any other column
 _MIN_WORDS = 8  # minimum length of prose, if its script has spaces
 
 

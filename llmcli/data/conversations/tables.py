@@ -21,7 +21,8 @@ from llmcli.errors import LLMError, brief
 from llmcli.units import count
 
 TABLE_SUFFIXES = (".csv", ".tsv")
-_PEEKED_LINES, _PEEKED_ROWS = 50, 10
+_PEEKED_LINES = 50
+_PEEKED_ROWS = 10
 # maximum characters of a cell, and of a line; Python's own limit of 131,072 is too small for some answers
 MAX_CELL = 64_000_000
 _HEADERS = ({"text"}, {"messages"}, {"conversations"}, {"chosen", "rejected"}, *map(set, PAIRS))
@@ -181,7 +182,8 @@ def _is_known_header(row: list[str]) -> bool:
 
 
 def _has_header(rows: list[list[str]], width: int, reading: ReadOptions) -> bool:
-    first, others = rows[0], [row for row in rows[1:] if len(row) == width]
+    first = rows[0]
+    others = [row for row in rows[1:] if len(row) == width]
     if len(first) != width:
         return False
     if _has_columns(first, reading):

@@ -77,7 +77,8 @@ _KNOWN = (
 
 def named_speakers(user: str, assistant: str) -> Speakers:
     """Return speakers with these names. Raises LLMError unless the names are different and not empty."""
-    user, assistant = user.strip().rstrip(":："), assistant.strip().rstrip(":：")
+    user = user.strip().rstrip(":：")
+    assistant = assistant.strip().rstrip(":：")
     if not user or not assistant or user == assistant:
         raise usage(
             f"the speakers are {user!r} and {assistant!r}; wanted two names: who asks, and who answers"
@@ -147,7 +148,8 @@ def _read(lines: Iterable[str], label: re.Pattern[str]) -> tuple[list[_Turn], de
     for number, line in enumerate(lines, 1):
         line = line.removesuffix("\r")
         if match := label.match(line):
-            gap, role = turns[-1].end() if turns else 0, _role(match)
+            gap = turns[-1].end() if turns else 0
+            role = _role(match)
             if role != "system" or gap or not turns:
                 turns.append(_Turn(number, role, gap, [match["text"]]))
                 continue
@@ -176,7 +178,9 @@ def _split(turns: list[_Turn], questions: bool) -> Iterator[tuple[list[_Turn], b
             min_gap = 0
         if (is_system and group) or (speaks and turn.role == opening and turn.gap >= min_gap):
             yield group, bool(spaced)
-            group, speaks, spaced = [], False, None
+            group = []
+            speaks = False
+            spaced = None
         group.append(turn)
         speaks = speaks or not is_system
         if spaced is None and turn.role not in ("system", opening):

@@ -18,7 +18,9 @@ from typing import IO, cast
 from llmcli import units
 from llmcli.data.documents.extracted import ExtractionError, Skipped
 
-_ENCRYPTED, _NAME_IN_UTF8 = 0x1, 0x800  # flags of a member of a ZIP archive
+# flags of a member of a ZIP archive
+_ENCRYPTED = 0x1
+_NAME_IN_UTF8 = 0x800
 _READS_AFTER_END = 100
 # control characters, and characters that reverse text
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")

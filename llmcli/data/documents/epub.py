@@ -8,7 +8,8 @@ from llmcli.data.documents import packages
 from llmcli.data.documents.extracted import Extracted, ExtractionError, Skipped
 from llmcli.data.documents.html import VOID_ELEMENTS, decode, plain_text
 
-_CONTAINER, _ENCRYPTION = "META-INF/container.xml", "META-INF/encryption.xml"
+_CONTAINER = "META-INF/container.xml"
+_ENCRYPTION = "META-INF/encryption.xml"
 _FONT_OBFUSCATION = ("http://www.idpf.org/2008/embedding", "http://ns.adobe.com/pdf/enc#RC")
 _TEXT_TYPES = ("application/xhtml+xml", "text/html", "application/x-dtbook+xml")
 _EMPTY_ELEMENT = re.compile(rf"<(?!(?:{VOID_ELEMENTS})\b)([a-zA-Z][\w:-]*)((?:\s[^<>]*)?)/>")

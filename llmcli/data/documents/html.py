@@ -25,7 +25,8 @@ _SKIPPED_ELEMENTS = ("rt", "rp", "template")
 _ITEM = "§§§"  # at the beginning of an item of an unordered list
 _MAX_LISTS = 50  # nested lists that are indented
 # finding the main text takes quadratic time for many nested elements; above both numbers, it takes seconds
-_MANY, _MAX_DEPTH = 5000, 512
+_MANY = 5000
+_MAX_DEPTH = 512
 VOID_ELEMENTS = "area|base|br|col|embed|hr|img|input|link|meta|param|source|track|wbr"
 _VOID = frozenset(VOID_ELEMENTS.split("|"))
 _LIST_INDENT = re.compile(r"\n  ( *(?:•|[0-9]+\.) )")
@@ -128,7 +129,8 @@ def _navigation(html: str) -> set[int]:
     text = linked = position = 0
     is_link = False
     for tag in _TAG.finditer(html):
-        size, position = tag.start() - position, tag.end()
+        size = tag.start() - position
+        position = tag.end()
         text += size
         linked += size if is_link else 0
         end, name = tag.groups()

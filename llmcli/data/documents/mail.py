@@ -30,7 +30,8 @@ _SIGNATURE = "-- "  # the line before a signature (RFC 3676, section 4.3)
 def extract(file: IO[bytes], name: str) -> Extracted:
     is_mailbox = bool(_SEPARATOR.match(file.readline(_MAX_LINE)))
     file.seek(0)
-    skipped, has_text = Counter[str](), False
+    skipped = Counter[str]()
+    has_text = False
     for number, data in enumerate(_messages(file), 1):
         try:
             # this class's policy is much faster than the default one
@@ -67,7 +68,8 @@ def _messages(file: IO[bytes]) -> Iterator[bytes]:
     while line := file.readline(_MAX_LINE):
         if after_blank and _SEPARATOR.match(line):
             yield b"".join(lines)
-            lines, size = [], 0
+            lines = []
+            size = 0
         elif size < _MAX_MESSAGE:
             lines.append(line[1:] if _ESCAPED.match(line) else line)
             size += len(line)

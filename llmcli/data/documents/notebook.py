@@ -34,7 +34,8 @@ def _blocks(cells: list[Any], language: str) -> Iterator[tuple[str, bool] | Skip
     skipped: Counter[str] = Counter()
     for cell in cells:
         try:
-            kind, source = cell["cell_type"], cell["source"]
+            kind = cell["cell_type"]
+            source = cell["source"]
             text = _IMAGE_DATA.sub("", source if isinstance(source, str) else "".join(source)).strip("\n")
             skipped["output"] += len(cell.get("outputs", ()))
         except (LookupError, TypeError, AttributeError):

@@ -98,7 +98,8 @@ def _notes(package: zipfile.ZipFile, main: str) -> dict[tuple[str, str], str]:
     notes = {}
     for kind in ("footnote", "endnote"):
         for part in _related(package, main, f"{kind}s").values():
-            reader, identifier = _Reader(_OFFICE_OPEN), ""
+            reader = _Reader(_OFFICE_OPEN)
+            identifier = ""
             for event in packages.events(package, part):
                 reader.read(event)
                 if event[:2] == (START, kind):
@@ -225,7 +226,8 @@ class _Reader:
         text = "".join(paragraph.pieces).strip(" ")
         if self._outside_slide or not text:
             return
-        text = "• " * paragraph.is_item + text
+        if paragraph.is_item:
+            text = f"• {text}"
         if self._open_notes:
             self._notes.append(f"[{self._note_number}] {text}")
         elif self._cells:

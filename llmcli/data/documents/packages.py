@@ -17,7 +17,9 @@ from xml.parsers import expat
 
 from llmcli.data.documents.extracted import ExtractionError
 
-START, END, TEXT = "start", "end", "text"
+START = "start"
+END = "end"
+TEXT = "text"
 # (START, element, attributes), (END, element, {}), (TEXT, text, {})
 Event: TypeAlias = "tuple[str, str, dict[str, str]]"
 

@@ -119,7 +119,8 @@ class _Paragraph:
 
     def continues_in(self, block: _Block) -> bool:
         """Return whether the paragraph continues in a block of the next column or page."""
-        first, last = block.lines[0], self.last
+        first = block.lines[0]
+        last = self.last
         if block.page == self.block.page and first.baseline < last.baseline and first.left < last.right:
             return False
         if not _same_kind(last, first) or _MARKER.match(first.text) or _SENTENCE_END.search(last.text):
@@ -203,7 +204,8 @@ def _same_kind(line: Line, other: Line) -> bool:
 def _right(block: Sequence[Line], neighbors: Sequence[Line]) -> float:
     """Return the right margin of a block: where three of its lines end, or else the rightmost end of
     neighboring lines that begin in the same column."""
-    right, size = max(line.right for line in block), block[0].size
+    right = max(line.right for line in block)
+    size = block[0].size
     if sum(line.right > right - _EVEN * size for line in block[:-1]) >= _EVEN_LINES:
         return right
     return max(

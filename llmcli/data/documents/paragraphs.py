@@ -27,7 +27,7 @@ def spaced(blocks: Iterable[tuple[str, bool] | Skipped]) -> Iterator[str | Skipp
         text, is_line = block
         if text := text.strip("\n"):
             separate = previous_is_line is not None and not (previous_is_line and is_line)
-            yield "\n" * separate + text + "\n"
+            yield f"\n{text}\n" if separate else f"{text}\n"
             previous_is_line = is_line
         elif previous_is_line is not None:
             previous_is_line = previous_is_line and is_line
@@ -42,7 +42,8 @@ def joined(text: str, line: str, *, hyphenated: bool = False) -> str:
     >>> joined("a sen-", "tence", hyphenated=True), joined("Jean-", "Paul"), joined("日本", "語"), joined("a", "b")
     ('a sentence', 'Jean-Paul', '日本語', 'a b')
     """
-    text, line = text.rstrip(" "), line.lstrip(" ")
+    text = text.rstrip(" ")
+    line = line.lstrip(" ")
     if not text or not line:
         return text + line
     if text.endswith(_HYPHENS):

@@ -133,8 +133,10 @@ class _PageReader:
                 self._pieces.append("\t")
             elif self._space and gap > self._smallest_space(character):
                 self._pieces.append(" ")
-            line[0], line[1] = min(box.left, line[0]), min(box.bottom, line[1])
-            line[2], line[3] = max(box.right, line[2]), max(box.top, line[3])
+            line[0] = min(box.left, line[0])
+            line[1] = min(box.bottom, line[1])
+            line[2] = max(box.right, line[2])
+            line[3] = max(box.top, line[3])
         self._space = self._line_ended = False
         self._pieces.append(character)
 
@@ -157,7 +159,8 @@ class _PageReader:
         self._box = [box.left, box.bottom, box.right, box.top]
 
     def _origin(self, index: int) -> float:
-        x, y = ctypes.c_double(), ctypes.c_double()
+        x = ctypes.c_double()
+        y = ctypes.c_double()
         raw.FPDFText_GetCharOrigin(self._page, index, x, y)
         return y.value
 

@@ -300,7 +300,8 @@ class _AnswerReader:
             else:
                 self._copy.truncate(offset)
             raise
-        problem, skipped = end["end"], end["skipped"]
+        problem = end["end"]
+        skipped = end["skipped"]
         # the documents of a collection come after it
         if is_document and not text.size and (skipped or kind not in file_types.COLLECTION_KINDS):
             reasons = ", ".join(f"{reason}: {count:,}" for reason, count in skipped.items())

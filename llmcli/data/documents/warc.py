@@ -16,7 +16,8 @@ _MAX_NAME = 200  # characters of an address
 
 
 def extract(file: IO[bytes], name: str) -> Extracted:
-    pages, skipped = 0, Counter[str]()
+    pages = 0
+    skipped = Counter[str]()
     try:
         for record in ArchiveIterator(file, record_types=_RECORDS, auto_decode="all"):
             text = _text(record)

@@ -146,7 +146,8 @@ class _AnswerWriter:
     def problem_of(self, member: str, read: Callable[..., None], *arguments: Any) -> str:
         """Call `read`, which reads a file. Returns the problem that prevented reading all of it, or "".
         Raises _LimitError if the archive around it exceeds a limit."""
-        begun, name = self._begun, self.name_of(member)
+        begun = self._begun
+        name = self.name_of(member)
         try:
             read(*arguments)
         except BrokenPipeError:
@@ -267,7 +268,9 @@ class _FileReader:
     def _read(self, file: IO[bytes], member: str, at: list[int], size: int) -> None:
         """Send the text or document in a file, or the contents of an archive. `member` is the path in the
         archive around it, which can only be read forwards."""
-        name, content, unpacked = self._answer.name_of(member), file, 0
+        name = self._answer.name_of(member)
+        content = file
+        unpacked = 0
         start = file.read(START_BYTES)
         with contextlib.ExitStack() as stack:
             if program := compression(start):
@@ -425,7 +428,8 @@ def _zip_type(file: IO[bytes]) -> FileType:
     """Return the type of a ZIP archive. If it is damaged, archives.py reports the problem."""
     try:
         with zipfile.ZipFile(file) as archive:
-            names, media_type = archive.namelist(), b""
+            names = archive.namelist()
+            media_type = b""
             if "mimetype" in names:
                 with archive.open("mimetype") as member:
                     media_type = member.read(_MAX_MEDIA_TYPE)

@@ -19,7 +19,8 @@ from llmcli import units
 from llmcli.data.text.decoding import Document, OnRead, document_of_texts, ignore
 from llmcli.data.text.temporary_files import TextCopy
 
-MIN_DOCUMENTS, ONE_IN = 5, 10
+MIN_DOCUMENTS = 5
+ONE_IN = 10
 MAX_LINES = 10_000  # maximum number of distinct lines that are cut
 SUGGESTED_SHARE = 0.02  # minimum share of the text for a suggestion; source code also has some repeated lines
 _MIN_RUN = 24  # bytes of a run of repeated lines that is cut
@@ -70,7 +71,8 @@ class _DocumentCounts:
 
     def add(self, line_hash: str, document: int) -> int:
         """Count a line of a document, numbered from 1. Returns the number of documents so far."""
-        counted, number = [], int(line_hash, 16)
+        counted = []
+        number = int(line_hash, 16)
         for counts, last in self._tables:
             number, slot = divmod(number, _SLOTS)
             if last[slot] != document:
@@ -84,7 +86,8 @@ def repeated_lines(documents: Sequence[Iterable[str]]) -> list[str]:
     """Return the hashes of the lines that documents repeat; each document is an iterable of lines."""
     if len(documents) < MIN_DOCUMENTS:
         return []
-    counts, repeated = _DocumentCounts(), set[str]()
+    counts = _DocumentCounts()
+    repeated = set[str]()
     min_documents = max(MIN_DOCUMENTS, len(documents) // ONE_IN + 1)
     for number, lines in enumerate(documents, 1):
         for line in filter(str.strip, lines):
@@ -114,7 +117,9 @@ def strip(
 def _strip(
     document: Document, repeated: Container[str], copy: TextCopy, cuts: Cuts, on_read: OnRead
 ) -> Document:
-    body, cut, offset = _Body(document, on_read), Counter[str](), copy.size
+    body = _Body(document, on_read)
+    cut = Counter[str]()
+    offset = copy.size
     stripped = document_of_texts(
         document.name, document.path, _blocks(_without_runs(body, repeated, cut)), copy, "\n"
     )
@@ -188,7 +193,8 @@ def _blocks(lines: Iterable[str]) -> Iterator[str]:
         size += len(line)
         if size >= _BLOCK:
             yield "\n".join(block)
-            block, size = [], 0
+            block = []
+            size = 0
     if block:
         yield "\n".join(block)
 

@@ -103,7 +103,8 @@ class Corpus:
             first = self._ends[index] - part.text_bytes
             if first >= end:
                 return
-            low, high = max(0, start - first), min(end - first, part.text_bytes)
+            low = max(0, start - first)
+            high = min(end - first, part.text_bytes)
             yield DocumentPart(part.document, part.start + low, part.start + high)
 
 

@@ -44,7 +44,9 @@ def visible_files(directory: Path) -> tuple[list[Path], list[Path], list[Path]]:
     visible = [
         path for path in sorted(directory.rglob("*")) if not is_hidden(path.relative_to(directory).parts)
     ]
-    files, links, closed = list[Path](), list[Path](), list[Path]()
+    files = list[Path]()
+    links = list[Path]()
+    closed = list[Path]()
     for path in visible:
         try:
             if path.is_file():
@@ -74,7 +76,9 @@ def find_dataset(directory: Path, files: Sequence[Path]) -> DatasetDirectory | N
         return None
     training = [path for path in rows if path not in validation and path not in test]
     if not training:  # there is no other split
-        training, validation, test = rows, [], []
+        training = rows
+        validation = []
+        test = []
     held_out = validation or test
     unused = [path for path in test if path not in held_out]
     others = [path for path in files if path not in rows]

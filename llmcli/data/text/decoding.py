@@ -178,7 +178,8 @@ class Document(FileFacts):
                     read(self.offset + position, min(3, self.text_bytes - position))
                 )
 
-            first, last = character_end(min(start, end)), character_end(end)
+            first = character_end(min(start, end))
+            last = character_end(end)
             blocks = (
                 read(self.offset + position, min(BLOCK_BYTES, last - position))
                 for position in range(first, last, BLOCK_BYTES)
@@ -207,7 +208,8 @@ class Document(FileFacts):
             if complete:
                 yield "".join([*unfinished, complete[0]])
                 yield from complete[1:]
-                unfinished, size = [], 0
+                unfinished = []
+                size = 0
             unfinished.append(rest)
             size += len(rest)
             if size > max_characters:
@@ -351,7 +353,8 @@ def document_of_texts(
     name: str, path: Path, texts: Iterable[str], copy: TextCopy, separator: str = "\n\n"
 ) -> Document:
     """Join the texts in a file to one document, by default with blank lines, and append it to `copy`."""
-    offset, text = copy.size, TextDigest(copy)
+    offset = copy.size
+    text = TextDigest(copy)
     try:
         for number, part in enumerate(texts):
             text.add((f"{separator}{part}" if number else part).encode("utf-8"))
@@ -382,7 +385,8 @@ class TextDigest:
 def _decode(name: str, blocks: Iterable[bytes], encoding: str, first: int = 0) -> Iterator[str]:
     """Decode blocks, the first of which is at position `first` of the file. Raises NotTextError with the
     position."""
-    decoder, read = codecs.getincrementaldecoder(encoding)(), first
+    decoder = codecs.getincrementaldecoder(encoding)()
+    read = first
     for block in itertools.chain(blocks, [b""]):
         # position of the bytes to decode: a character may be unfinished
         start = read - len(decoder.getstate()[0])

@@ -167,7 +167,8 @@ def recognize(sample: bytes) -> str:
 
 def _fits(text: str, language: _Language) -> bool:
     """Return whether a text may be in a language."""
-    letters, capitals = language.letters, language.letters.replace("ß", "").upper()  # its capital is SS
+    letters = language.letters
+    capitals = letters.replace("ß", "").upper()  # the capital of ß is SS
     misfits = [rf"[^\x00-\x7f{letters}{capitals}{_PUNCTUATION}]", "(?<=[a-z])[“”„«»](?=[a-z])"]
     if letters != capitals:
         misfits.append(f"(?<=[a-z{letters}])[{capitals}]")

@@ -16,9 +16,9 @@ from llmcli.errors import LLMError, brief
 
 _SPACE = re.compile(r"[ \t\n\r]*")  # what JSON allows between values; Python's str.strip removes more
 MAX_RECORD = 64_000_000  # characters, all held in memory
-# a value takes a hundred bytes of memory, even if it takes two in the file: a record of over a million
-# characters ...
-_CHECKED_RECORD, _MAX_VALUES = 1_000_000, 1_000_000  # ... may have at most this many
+# a value takes a hundred bytes of memory, even if it takes two in the file
+_CHECKED_RECORD = 1_000_000  # a record with more characters than this ...
+_MAX_VALUES = 1_000_000  # ... may have at most this many values
 _PIECES = 4  # pieces of text that are read at once, 1 MiB each
 # characters that a number, a word or an escape may have before it is an error where it begins
 _LONGEST_WORD = 16

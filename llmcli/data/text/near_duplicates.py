@@ -44,7 +44,8 @@ def near_duplicates(documents: Sequence[Document]) -> list[list[int]]:
     starts = [sketch(document.utf8(0, COMPARED_BYTES)) for document in documents]
     ends = [sketch(documents[i].utf8(documents[i].text_bytes - COMPARED_BYTES, COMPARED_BYTES)) for i in long]
     for first, second in (*_similar(starts), *((long[i], long[j]) for i, j in _similar(ends))):
-        a, b = root(first), root(second)
+        a = root(first)
+        b = root(second)
         parents[max(a, b)] = min(a, b)
     groups: dict[int, list[int]] = {}
     for index in range(len(documents)):
@@ -83,7 +84,8 @@ def _similar(sketches: Sequence[Sketch]) -> Iterator[tuple[int, int]]:
     hashes = np.concatenate([*sketches, np.empty(0, np.uint64)])
     owners = np.repeat(np.arange(len(sketches)), [len(sketch) for sketch in sketches])
     order = np.lexsort((owners, hashes))
-    hashes, owners = hashes[order], owners[order]
+    hashes = hashes[order]
+    owners = owners[order]
     pairs = []
     for step in range(1, NEIGHBORS + 1):
         same = hashes[:-step] == hashes[step:]
@@ -91,7 +93,8 @@ def _similar(sketches: Sequence[Sketch]) -> Iterator[tuple[int, int]]:
     codes, counts = np.unique(np.concatenate(pairs), return_counts=True)
     for code, count in zip(codes.tolist(), counts.tolist(), strict=True):
         first, second = divmod(code, len(sketches))
-        left, right = sketches[first], sketches[second]
+        left = sketches[first]
+        right = sketches[second]
         if count < min(MIN_SHARED, len(left), len(right)):
             continue
         # a full sketch says nothing about hashes above its last one

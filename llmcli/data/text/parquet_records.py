@@ -14,9 +14,13 @@ from llmcli.errors import LLMError, missing_extra
 _BATCH_ROWS = 128  # rows held in memory at once
 # bytes of a column that are read at once; without this, pyarrow reads the column of a whole row group
 _BUFFER_BYTES = 1 << 20
-_GROUP_ROWS, _GROUP_CHARACTERS = 1024, 16_000_000  # maximum in a row group that is written
+# maximum size of a row group that is written
+_GROUP_ROWS = 1024
+_GROUP_CHARACTERS = 16_000_000
 
-PARQUET, ARROW_FILE = b"PAR1", b"ARRO"  # the first bytes of a table, except for a stream of Arrow
+# first bytes of a table; an Arrow stream has none
+PARQUET = b"PAR1"
+ARROW_FILE = b"ARRO"
 _Batches: TypeAlias = Callable[[list[str]], Iterable[Any]]  # columns -> pyarrow's record batches of them
 # names of columns -> records with these columns
 Rows: TypeAlias = Callable[[Container[str]], Iterator[dict[str, Any]]]
@@ -119,6 +123,7 @@ def _groups(rows: Iterable[Sequence[str]]) -> Iterator[list[Sequence[str]]]:
         characters += sum(map(len, row))
         if len(group) == _GROUP_ROWS or characters >= _GROUP_CHARACTERS:
             yield group
-            group, characters = [], 0
+            group = []
+            characters = 0
     if group:
         yield group

@@ -24,7 +24,8 @@ from llmcli.data.text.corpus import Corpus, DocumentPart
 from llmcli.data.text.near_duplicates import LEFT_OUT
 from llmcli.data.text.string_hashes import string_hashes
 
-LENGTH, STRIDE = 120, 32  # about 150 and 40 characters of English prose with its spaces
+LENGTH = 120  # about 150 characters of English prose with its spaces
+STRIDE = 32  # about 40 characters
 MAX_STRINGS = 1 << 20  # strings of the held-out text; in a longer one, they are further apart
 COPIES = 8  # maximum number of copies in each version of a text
 MAX_LEFT_OUT = 0.5  # share of the training text; if more of it repeats held-out text, none is left out
@@ -93,7 +94,8 @@ def find_in_texts(
 ) -> tuple[set[int], float]:
     """Like `find_repetitions`, for separate training texts such as conversations. Returns (indices of the
     texts to leave out, share of the held-out text that occurs in the others)."""
-    strings, nothing = _Strings(held_out), np.empty(0, np.intp)
+    strings = _Strings(held_out)
+    nothing = np.empty(0, np.intp)
     strings_of_texts = [
         np.unique(strings.find(string_hashes(_compared(text), LENGTH))[1]) if len(text) >= LENGTH else nothing
         for text in texts
@@ -139,7 +141,8 @@ def _without(
     part: DocumentPart, strings: _Strings, is_copied: NDArray[np.bool_], min_piece: int
 ) -> Iterator[DocumentPart]:
     """Yield the pieces of a part between copied strings, except pieces shorter than `min_piece` bytes."""
-    start, is_whole = part.start, True
+    start = part.start
+    is_whole = True
     for hashes, positions in _blocks(part):
         places, indices = strings.find(hashes)
         places = places[is_copied[indices]]
@@ -148,7 +151,8 @@ def _without(
         ):
             if first - start >= min_piece:
                 yield DocumentPart(part.document, start, first)
-            start, is_whole = end, False
+            start = end
+            is_whole = False
     if is_whole or part.end - start >= min_piece:
         yield DocumentPart(part.document, start, part.end)
 
@@ -190,4 +194,5 @@ def _blocks(part: DocumentPart) -> Iterator[tuple[NDArray[np.uint64], NDArray[np
         hashes = string_hashes(characters, LENGTH)
         if len(hashes):
             yield hashes, positions
-            characters, positions = characters[len(hashes) :], positions[len(hashes) :]
+            characters = characters[len(hashes) :]
+            positions = positions[len(hashes) :]

@@ -77,7 +77,8 @@ def _cut(
     if are_cut:
         longest = [max(group, key=sizes.__getitem__) for group in families]
         held_out_bytes |= {index: ends[index] for index in longest}
-    training, held_out = [], []
+    training = []
+    held_out = []
     for index, part in enumerate(corpus.contents):
         middle = part.end - held_out_bytes.get(index, 0)
         training.append(DocumentPart(part.document, part.start, middle))

@@ -17,8 +17,10 @@ def string_hashes(values: NDArray[np.unsignedinteger], length: int) -> NDArray[n
     are better mixed than the lower ones. `length` is at most a few thousand.
     """
     count = max(0, len(values) - length + 1)
-    hashes, step = np.empty(count, np.uint64), _CHUNK - length + 1
-    powers, inverse = _powers(_FACTOR), _powers(pow(_FACTOR, -1, 1 << 64))
+    hashes = np.empty(count, np.uint64)
+    step = _CHUNK - length + 1
+    powers = _powers(_FACTOR)
+    inverse = _powers(pow(_FACTOR, -1, 1 << 64))
     for first in range(0, count, step):
         chunk = values[first : first + _CHUNK]
         sums = np.zeros(len(chunk) + 1, np.uint64)

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from llmcli.data.tokenizers.vocabulary import Vocabulary
 
 END_OF_TEXT = "<|endoftext|>"  # GPT-2's name for the end of a document
-IM_START, IM_END = "<|im_start|>", "<|im_end|>"  # ChatML's names for the beginning and the end of a turn
+IM_START = "<|im_start|>"
+IM_END = "<|im_end|>"  # ChatML's names for the beginning and the end of a turn
 # control tokens of tokenizers trained here, from id 0 on; the last two are spare, with names from Llama 3
 CONTROL_TOKENS = (
     END_OF_TEXT,
@@ -345,7 +346,8 @@ class Tokenizer:
         """Return (ids, spans) of text between control tokens, with a space before it where other programs
         prepend one. A span is (first character, one past the last); tokens of the same character share it."""
         check_unicode(text)
-        scheme, has_space = self._prefix_space, text.startswith((" ", SPACE))
+        scheme = self._prefix_space
+        has_space = text.startswith((" ", SPACE))
         adds_space = scheme == "prepend" or (
             not has_space and (scheme == "always" or (scheme == "first" and not after_control_token))
         )
@@ -390,7 +392,8 @@ class Tokenizer:
             characters += len(piece)
             if characters >= BATCH_CHARACTERS:
                 yield self._encode_batch(batch)
-                batch, characters = [], 0
+                batch = []
+                characters = 0
         if batch:
             yield self._encode_batch(batch)
 

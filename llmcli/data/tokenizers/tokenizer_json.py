@@ -187,7 +187,8 @@ def classify(document: Any) -> tuple[str, str]:
 
 def _problems(document: Mapping[str, Any], kind: str) -> Iterator[str]:
     """Yield the reasons why a BPE is unsupported; each check relies on the previous ones."""
-    model, normalizer = document["model"], document.get("normalizer")
+    model = document["model"]
+    normalizer = document.get("normalizer")
     if kind != "spm" and normalizer is not None and (types := _step_types(normalizer)) != ["NFC"]:
         yield f"changes the text with a {'/'.join(types)[:60] or 'nonstandard'} normalizer"
     if any(model.get(key) for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix")):

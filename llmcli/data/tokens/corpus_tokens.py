@@ -52,7 +52,9 @@ class TextPiece:
 def divide(parts: Iterable[DocumentPart], tokenizer: Tokenizer) -> Iterator[TextPiece]:
     """Cut `parts`, each a text, into pieces of about PIECE_BYTES."""
     piece: list[DocumentPart] = []
-    size, begins_text, is_first = 0, True, True
+    size = 0
+    begins_text = True
+    is_first = True
     for part in parts:
         start = part.start
         while part.end - start > PIECE_BYTES - size:
@@ -60,12 +62,19 @@ def divide(parts: Iterable[DocumentPart], tokenizer: Tokenizer) -> Iterator[Text
             if cut >= part.end:
                 break
             yield TextPiece((*piece, DocumentPart(part.document, start, cut)), begins_text, is_first)
-            piece, size, begins_text, is_first, start = [], 0, False, False, cut
+            piece = []
+            size = 0
+            begins_text = False
+            is_first = False
+            start = cut
         piece.append(DocumentPart(part.document, start, part.end))
         size += part.end - start
         if size >= PIECE_BYTES:
             yield TextPiece(tuple(piece), begins_text, is_first)
-            piece, size, begins_text, is_first = [], 0, True, False
+            piece = []
+            size = 0
+            begins_text = True
+            is_first = False
     if piece:
         yield TextPiece(tuple(piece), begins_text, is_first)
 

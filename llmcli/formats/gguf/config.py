@@ -59,7 +59,8 @@ def parse_config(
     supported."""
     if _EMBEDDING not in tensors or len(tensors[_EMBEDDING].shape) != 2:
         raise LLMError(f"it has no {_EMBEDDING}")
-    name, number = fields["general.architecture"], partial(_number, fields)
+    name = fields["general.architecture"]
+    number = partial(_number, fields)
     heads = number("attention.head_count")
     width = number("embedding_length")
     experts = number("expert_count", 0)

@@ -72,7 +72,9 @@ _SCALARS = {
     11: "<q",
     12: "<d",
 }
-_STRING, _ARRAY = 8, 9  # types of a field's value besides _SCALARS
+# types of a field's value besides _SCALARS
+_STRING = 8
+_ARRAY = 9
 
 
 class GGUFHeader:
@@ -85,7 +87,8 @@ class GGUFHeader:
         version = parser.number("<I")
         if version not in (2, 3):
             raise ValueError(f"it is of version {version}; 2 and 3 are supported")
-        tensors, fields = parser.count(), parser.count()
+        tensors = parser.count()
+        fields = parser.count()
         self.fields: dict[str, Any] = {}
         for _ in range(fields):
             name = parser.text()
@@ -164,7 +167,8 @@ class _Parser:
 
     def tensor_entry(self) -> tuple[str, Shape, int, int]:
         """Read (name, shape, type number, offset) of a tensor."""
-        name, dimensions = self.text(), self.number("<I")
+        name = self.text()
+        dimensions = self.number("<I")
         if dimensions > MAX_DIMENSIONS:
             raise ValueError(f"tensor {name[:100]!r} has {dimensions} dimensions")
         shape = tuple(reversed([self.number("<Q") for _ in range(dimensions)]))
@@ -178,7 +182,8 @@ class _Parser:
             return self.text()
         if value_type != _ARRAY:
             raise ValueError(f"a value in its header is of type {value_type}")
-        entry_type, count = self.number("<I"), self.number("<Q")
+        entry_type = self.number("<I")
+        count = self.number("<Q")
         # nested arrays are refused, as in ggml; they would also be slow to read
         if entry_type != _STRING and entry_type not in _SCALARS:
             raise ValueError(f"an array in its header has entries of type {entry_type}")

@@ -81,13 +81,15 @@ def parse_header(path: Path, file: io.BufferedReader) -> Header:
 
 def _translated_header(path: Path, header: GGUFHeader, mapped: mmap.mmap) -> Header:
     """Convert a header to Hugging Face's names. Raises LLMError if the model is not supported."""
-    fields, tensors = header.fields, dict(header.tensors)
+    fields = header.fields
+    tensors = dict(header.tensors)
     gguf_config.check_architecture(fields)
     without_values = {name for name, _, _ in TYPES_WITHOUT_VALUES.values()}
     for name, tensor in tensors.items():
         if tensor.dtype in without_values:
             raise unsupported_type(name, tensor.dtype)
-    factors, divisors = None, tensors.pop(ROPE_FACTORS, None)
+    factors = None
+    divisors = tensors.pop(ROPE_FACTORS, None)
     if divisors:
         if divisors.dtype != "F32" or divisors.size > MAX_ROPE_FACTORS:
             raise LLMError(

@@ -39,7 +39,12 @@ _LLAMA_3 = (
     "llama3",
     "llama-v3",
 )
-_NORMAL, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 3, 4, 5, 6  # token types
+# token types
+_NORMAL = 1
+_CONTROL = 3
+_USER_DEFINED = 4
+_UNUSED = 5
+_BYTE = 6
 _UNMERGED_SCORE = -1e6  # score of tokens that are not merges
 # characters in all ways to split the tokens of a SentencePiece: 25 times as many as in Gemma 3
 MAX_SPLIT_CHARACTERS = 1 << 28
@@ -197,7 +202,8 @@ def to_fields(document: Json, config: ModelConfig) -> list[tuple[str, Any]]:
     types = [_UNUSED] * config.vocab_size
     for token, i in document["model"]["vocab"].items():
         is_byte = kind != "bpe" and len(token) == 6 and token.startswith("<0x")
-        tokens[i], types[i] = token, _BYTE if is_byte else _NORMAL
+        tokens[i] = token
+        types[i] = _BYTE if is_byte else _NORMAL
     for added in document.get("added_tokens") or []:
         # llama.cpp would print it
         is_merged = kind == "spm" and SPACE in added["content"] and not added.get("special")

@@ -149,7 +149,8 @@ def _tensors(
     checkpoint: Checkpoint, dtype: str
 ) -> Iterator[tuple[str, Shape, str, Callable[[], NDArray[np.float32]]]]:
     """Yield (GGUF's name, shape, type, function that computes the values) of each tensor."""
-    config, shapes = checkpoint.config, checkpoint.config.tensor_shapes()
+    config = checkpoint.config
+    shapes = checkpoint.config.tensor_shapes()
     heads = conventions.interleaved_heads(config, config.architecture.gguf)
 
     def joined(names: list[str], is_stack: bool) -> NDArray[np.float32]:

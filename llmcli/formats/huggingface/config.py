@@ -100,12 +100,14 @@ def parse_config(text: str) -> ModelConfig:
     if activation not in list(_ACTIVATIONS):
         raise _unsupported(key, activation, ", ".join(_ACTIVATIONS))
     values = {key: value for key, value in document.items() if value is not None}
-    heads, width = values.get("num_attention_heads"), values.get("hidden_size")
+    heads = values.get("num_attention_heads")
+    width = values.get("hidden_size")
     if type(heads) is int:
         values.setdefault("num_key_value_heads", heads)
         if type(width) is int:
             values.setdefault("head_dim", width // max(1, heads))
-    eos, bos = values.get("eos_token_id", 0), values.get("bos_token_id")
+    eos = values.get("eos_token_id", 0)
+    bos = values.get("bos_token_id")
     eos, *extra = eos if isinstance(eos, list) and eos else [eos]
     values |= {
         "eos_token_id": eos,
@@ -213,7 +215,8 @@ def _parse_gemma(values: Json) -> Json:
     """Read the kind of each layer of Gemma, and the rotary positions of each kind, which transformers 5
     stores in two objects in rope_parameters. Only those of full_attention may be scaled, and rope_scaling is
     for them."""
-    types, count = values.get("layer_types"), values.get("num_hidden_layers")
+    types = values.get("layer_types")
+    count = values.get("num_hidden_layers")
     if types is None:
         pattern = values.get("sliding_window_pattern")
         if type(pattern) is not int or pattern < 1:

@@ -26,7 +26,8 @@ from llmcli.formats.safetensors import header as safetensors_header
 from llmcli.formats.safetensors.file import tensors_equal
 from llmcli.formats.tensor_names import TRANSFORMERS
 
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
 # other files that are read ...
 TEXTS = (
     "config.json",
@@ -60,7 +61,8 @@ def read_header(directory: Path) -> Header:
     stages = training_stages.from_metadata(headers[0].metadata.get(training_stages.METADATA_KEY))
     origin = _provenance(directory, config)
     tensors = _merge_tensors(directory, headers)
-    model_type, problem = config.get("model_type"), ""
+    model_type = config.get("model_type")
+    problem = ""
     try:
         renamed = gpt.rename_keys(config)
         if model_type in list(TRANSFORMERS):
@@ -164,7 +166,8 @@ def _provenance(directory: Path, config: Json) -> Json:
 
 def weight_files(directory: Path) -> list[Path]:
     """List the files with the weights, from the index if there is one. Raises LLMError if there are none."""
-    index, single = directory / INDEX, directory / WEIGHTS
+    index = directory / INDEX
+    single = directory / WEIGHTS
     if index.exists():
         weight_map = _read_json(index).get("weight_map")
         named = list(weight_map.values()) if isinstance(weight_map, dict) else []

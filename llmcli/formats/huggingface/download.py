@@ -169,7 +169,8 @@ class Download:
     def _explained(self, error: BaseException) -> str:
         from huggingface_hub import errors
 
-        name, place = self._name, f"{self._endpoint}/{self._repository}"
+        name = self._name
+        place = f"{self._endpoint}/{self._repository}"
         match error:
             case errors.GatedRepoError():
                 return (

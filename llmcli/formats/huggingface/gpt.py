@@ -150,7 +150,8 @@ def from_transformers(config: Json, tensors: Mapping[str, TensorInfo]) -> dict[s
 
 def dump_config(model: Checkpoint) -> str:
     """Return the text of config.json for transformers."""
-    document, family = json.loads(model.config_json), model.config.model_type
+    document = json.loads(model.config_json)
+    family = model.config.model_type
     if family not in _KEYS:
         return model.config_json
     values = {theirs: document[ours] for theirs, (ours, _) in _KEYS[family].items()}
@@ -161,7 +162,8 @@ def dump_config(model: Checkpoint) -> str:
 def write_tensors(path: Path, model: Checkpoint, metadata: Mapping[str, str]) -> None:
     """Write a safetensors file with the tensors that transformers has. Raises LLMError if the disk is full or
     fails."""
-    config, shapes = model.config, model.config.tensor_shapes()
+    config = model.config
+    shapes = model.config.tensor_shapes()
     parts = {theirs: ours for theirs, ours in tensor_names.in_transformers(config) if ours[0] in shapes}
     stored = {}
     for theirs, ours in parts.items():

@@ -22,7 +22,8 @@ def local_path(
 ) -> Path:
     """Return the path of a model. A model on the Hugging Face hub (hf:OWNER/NAME, or its short name) is
     downloaded if it is not in the cache; `on_note` receives its size and license. Raises LLMError."""
-    path, text = Path(name), Path(name).as_posix()
+    path = Path(name)
+    text = Path(name).as_posix()
     text = SHORT_NAMES.get(text, text)
     if not text.startswith("hf:") or text.startswith("hf:/") or path.exists():
         return path

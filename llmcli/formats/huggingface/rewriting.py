@@ -61,7 +61,8 @@ def _phi3(config: Json, tensors: Tensors) -> tuple[Json, Tensors]:
     groups = heads if config.get("num_key_value_heads") is None else count(config, "num_key_value_heads")
     head_dim = config.get("head_dim") or count(config, "hidden_size") // heads
     inner = count(config, "intermediate_size")
-    q, kv = heads * head_dim, groups * head_dim
+    q = heads * head_dim
+    kv = groups * head_dim
     parts = {  # rows of each
         "self_attn.qkv_proj": {"self_attn.q_proj": q, "self_attn.k_proj": kv, "self_attn.v_proj": kv},
         "mlp.gate_up_proj": {"mlp.gate_proj": inner, "mlp.up_proj": inner},

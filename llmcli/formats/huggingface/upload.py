@@ -48,7 +48,8 @@ def find_target(name: str, *, private: bool, force: bool) -> Target:
         raise usage(
             f"{name} is not the name of a repository on the Hugging Face hub; wanted `push` OWNER/NAME"
         )
-    repository, endpoint = parts[1], constants.ENDPOINT
+    repository = parts[1]
+    endpoint = constants.ENDPOINT
     if constants.HF_HUB_OFFLINE:
         raise LLMError(f"HF_HUB_OFFLINE forbids to upload to {endpoint}; unset it once")
     if not get_token():

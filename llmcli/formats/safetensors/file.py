@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 BLOCK_VALUES = 1 << 18  # converted at once, so that they stay in the processor's cache
 # the hash as it is written in our headers, and the zeros in its place while it is computed
-_HASH_FIELD, _ZERO_HASH = '"sha256":"%s"', "0" * 64
+_HASH_FIELD = '"sha256":"%s"'
+_ZERO_HASH = "0" * 64
 
 
 def read_values(header: Header, tensor: TensorInfo) -> Iterator[Values]:
@@ -82,7 +83,8 @@ def read_tensor(header: Header, tensor: TensorInfo) -> Values:
 
 def read_into(header: Header, tensor: TensorInfo, out: Array) -> None:
     """Fill the contiguous array `out` with a tensor."""
-    flat, done = out.reshape(-1), 0
+    flat = out.reshape(-1)
+    done = 0
     for values in read_values(header, tensor):
         flat[done : done + len(values)] = values
         done += len(values)

@@ -124,7 +124,9 @@ def _excess(text: str) -> str:
 def _tensor_info(name: str, description: Any, data_start: int) -> TensorInfo:
     """Raises ValueError for an invalid description."""
     try:
-        dtype, shape, (start, end) = description["dtype"], description["shape"], description["data_offsets"]
+        dtype = description["dtype"]
+        shape = description["shape"]
+        start, end = description["data_offsets"]
         name.encode("utf-8")
         are_sizes = all(type(n) is int and 0 <= n < 1 << 63 for n in (*shape, start, end))
         valid = are_sizes and isinstance(dtype, str) and isinstance(shape, list) and len(shape) <= 64

@@ -285,7 +285,8 @@ class Engine:
         lengths = [runtime.length for runtime in runtimes]
         try:
             logits = step_batch(runtimes, [sequence.next_token for sequence in sequences])
-            choices, rows[:] = choose_together([sequence.text for sequence in sequences], logits), logits
+            choices = choose_together([sequence.text for sequence in sequences], logits)
+            rows[:] = logits
         except Exception:  # one sequence may be the cause, so retry them one by one
             for runtime, length in zip(runtimes, lengths, strict=True):
                 runtime.undo_step(length)
@@ -333,7 +334,8 @@ class Engine:
 
 def _in_turn(sequences: Iterable[Sequence]) -> list[Sequence]:
     """Order sequences by turns: the first one of each group, then the second one of each, and so on."""
-    turns, numbered = Counter[object](), []
+    turns = Counter[object]()
+    numbered = []
     for sequence in sequences:
         numbered.append((turns[sequence.group], sequence))
         turns[sequence.group] += 1

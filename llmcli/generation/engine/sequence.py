@@ -80,7 +80,8 @@ class Sequence:
         self.runtime, self._cached = shared or (self.opened.result()[0].fork(), 0)
         # tokens generated for an earlier request are part of this prompt
         self.runtime.begin_prompt(self._cached, len(self._pending), self.request.prompt.written)
-        self._held, self._pending = list(self._pending[: self._cached]), self._pending[self._cached :]
+        self._held = list(self._pending[: self._cached])
+        self._pending = self._pending[self._cached :]
 
     def advance(self) -> None:
         """Process a chunk of the tokens before the next token; after the last chunk, choose the next
@@ -99,7 +100,8 @@ class Sequence:
         if is_last and (prompt.tail or prompt.in_word) and not self._is_started:
             self._read_end(prompt)
             return
-        chunk, self._pending = self._pending[:PREFILL_CHUNK], self._pending[PREFILL_CHUNK:]
+        chunk = self._pending[:PREFILL_CHUNK]
+        self._pending = self._pending[PREFILL_CHUNK:]
         if scores_prompt:
             logits = self._score(chunk)
         elif is_last:

@@ -82,7 +82,8 @@ def decoder_graph(checkpoint: Checkpoint, scheme: str | None) -> Graph:
     norms = config.architecture.norm_names
     normed = graph.norm(x, _norm(checkpoint, "model.layers.0.input_layernorm"), eps, "first")
     for i in range(config.num_hidden_layers):
-        name, last = f"model.layers.{i}.", i == config.num_hidden_layers - 1
+        name = f"model.layers.{i}."
+        last = i == config.num_hidden_layers - 1
         following = _norm(checkpoint, "model.norm" if last else f"model.layers.{i + 1}.input_layernorm")
         weights = _norm(checkpoint, name + norms.before_mlp)
         y = _add_attention(graph, checkpoint, scheme, i, normed)

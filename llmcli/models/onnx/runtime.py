@@ -95,9 +95,11 @@ class OnnxRuntime(KVCacheRuntime):
         return np.concatenate([binding.logits()[0] for binding in self._process(ids)])
 
     def score(self, ids: Ints) -> Scores:
-        B, T = ids.shape[0], ids.shape[1] - 1
+        B = ids.shape[0]
+        T = ids.shape[1] - 1
         check_context(T, self.context)
-        losses, correct = np.empty((B, T)), np.empty((B, T), np.bool_)
+        losses = np.empty((B, T))
+        correct = np.empty((B, T), np.bool_)
         cache = KVCache(self.config, capacity=T)
         size = max(1, min(PREFILL_CHUNK, LOGITS_AT_ONCE // self.config.vocab_size))
         for b in range(B):

@@ -74,7 +74,8 @@ class Experts(nn.Module):
         weights: Tensor
         weights, chosen, counts = self.gate(x)
         order = chosen.flatten().argsort(stable=True)  # [N * K], by expert
-        inverse, ends = order.argsort(), list(accumulate(counts))
+        inverse = order.argsort()
+        ends = list(accumulate(counts))
         x = regroup(x, order, inverse, weights.shape[1])  # [N * K, C]
         gate_up = torch.cat([self.gate_proj, self.up_proj], 1) if self.gate_up is None else self.gate_up
         inner = swiglu(grouped_linear(x, gate_up.to(x.dtype), ends), self.activation)

@@ -150,9 +150,11 @@ class _Attention(_Function):
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
         B, T, N, D = q.shape
         q, k, v = (x.permute(2, 0, 1, 3).reshape(N * B, T, D) for x in (q, k, v))
-        outputs, weights = [], []
+        outputs = []
+        weights = []
         for start in range(0, T, QUERY_BLOCK):
-            end, first = min(T, start + QUERY_BLOCK), max(0, start - window + 1)
+            end = min(T, start + QUERY_BLOCK)
+            first = max(0, start - window + 1)
             scores = torch.bmm(q[:, start:end], k[:, first:end].mT)
             scores[:, :, start - first :].masked_fill_(_future(end - start, q.device), -math.inf)
             if end > window:
@@ -173,7 +175,8 @@ class _Attention(_Function):
         grad_q = []
         grad_k, grad_v = (torch.zeros_like(x, dtype=_sum_dtype(x)) for x in (k, v))
         for i, weight in enumerate(weights):
-            start, end = i * QUERY_BLOCK, min(T, (i + 1) * QUERY_BLOCK)
+            start = i * QUERY_BLOCK
+            end = min(T, (i + 1) * QUERY_BLOCK)
             grad_block = grad[:, start:end]
             keys = slice(end - weight.shape[2], end)
             grad_v[:, keys] += torch.bmm(weight.mT, grad_block)
@@ -357,7 +360,8 @@ class _GroupedLinear(_Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         x, weights = ctx.saved_tensors
-        grad_x, grad_weights = torch.empty_like(x), torch.empty_like(weights)
+        grad_x = torch.empty_like(x)
+        grad_weights = torch.empty_like(weights)
         for i, (start, end) in enumerate(pairwise((0, *ctx.ends))):
             grad = grads[0][start:end]
             torch.mm(grad, weights[i], out=grad_x[start:end])
@@ -434,7 +438,8 @@ class _HeadLoss(_Function):
     def forward(ctx: Any, x: Tensor, head: Tensor, max_logits: int, row_loss: RowLoss) -> Tensor:
         sum_dtype = _sum_dtype(x)
         ctx.head_is_trained = ctx.needs_input_grad[1]
-        loss, grad_x = x.new_zeros((), dtype=sum_dtype), torch.empty_like(x)
+        loss = x.new_zeros((), dtype=sum_dtype)
+        grad_x = torch.empty_like(x)
         grad_head = torch.zeros_like(head if ctx.head_is_trained else head[:0], dtype=sum_dtype)
         rows = LOSS_ROWS if _is_on_cpu(x) else max(LOSS_ROWS, max_logits // head.shape[0])
         for start in range(0, len(x), rows):

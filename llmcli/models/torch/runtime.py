@@ -101,7 +101,8 @@ class TorchRuntime(Runtime):
 @torch.inference_mode()
 def score(model: LanguageModel, ids: Ints) -> Scores:
     """Compute token losses like `Scorer.score`. Dropout is off only if the model is in eval mode."""
-    losses, correct = [], []
+    losses = []
+    correct = []
     for logits, targets in _logits_and_targets(model, ids):
         losses.append(F.cross_entropy(logits, targets, reduction="none"))
         correct.append(logits.argmax(dim=-1) == targets)
@@ -115,7 +116,8 @@ def fit_inverse_temperature(model: LanguageModel, ids: Ints, near: float = 1.0) 
     (arXiv:1706.04599, section 4.2). Returns (factor, loss in nats). The loss is convex in the factor, so the
     three factors around `near` are tried first, and others only if the best of them is at an end; the result
     is the minimum of the parabola through three points."""
-    factors, losses = INVERSE_TEMPERATURES, dict[int, float]()
+    factors = INVERSE_TEMPERATURES
+    losses = dict[int, float]()
     inner = range(1, len(factors) - 1)
     center = min(inner, key=lambda i: abs(factors[i] - near))
     while True:
@@ -127,7 +129,9 @@ def fit_inverse_temperature(model: LanguageModel, ids: Ints, near: float = 1.0) 
             break
         center = best
     below, at, above = (losses[i] for i in tried)
-    slope, curvature = 0.5 * (above - below), max(below - 2 * at + above, 1e-9)  # per step between factors
+    # per step between factors
+    slope = 0.5 * (above - below)
+    curvature = max(below - 2 * at + above, 1e-9)
     step = factors[1] - factors[0]
     factor = min(max(factors[center] - step * (slope / curvature), factors[0]), factors[-1])
     offset = (factor - factors[center]) / step

@@ -122,7 +122,9 @@ class Attention(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return rotated queries [B, T, H, D], scaled for attention, rotated keys and values [B, T, G, D]."""
         B, T, _ = x.shape
-        H, G, D = self.H, self.G, self.D
+        H = self.H
+        G = self.G
+        D = self.D
         qkv = stacked_linear(x, gain, self.q_proj, self.k_proj, self.v_proj).view(B, T, H + 2 * G, D)
         qk = qkv[:, :, : H + G]
         cos, sin, scale = cos[self.kind], sin[self.kind], self.scale  # the scale is applied to the queries
@@ -146,7 +148,8 @@ class Attention(nn.Module):
         """Attention with torch's own kernel, including tokens in the cache: [B, T, H or G, D] -> [B, T, H,
         D]."""
         q, k, v = (contiguous_on_mps(t.transpose(1, 2)) for t in (q, k, v))  # [B, H or G, T, D]
-        T, past = q.shape[2], cache.length if cache else 0
+        T = q.shape[2]
+        past = cache.length if cache else 0
         mask: Tensor | None = None
         if cache:
             k, v = cache.extend(k, v)
@@ -312,7 +315,8 @@ class LanguageModel(nn.Module):
         soft = self.teacher.targets(ids[:, :-1]) if self.teacher else None
         if loss_mask is not None:
             rows = loss_mask[:, 1:].flatten().nonzero().squeeze(1).to(hidden.device)
-            hidden, targets = hidden.index_select(0, rows), targets.index_select(0, rows)
+            hidden = hidden.index_select(0, rows)
+            targets = targets.index_select(0, rows)
             soft = soft and replace(soft, x=soft.x.index_select(0, rows))
         loss = cross_entropy(hidden, self.head(), targets, soft)
         if self.config.num_experts and self.training:
@@ -335,7 +339,8 @@ class LanguageModel(nn.Module):
             x = x * self.config.embedding_scale
         if self.model.embed_positions is not None:
             x = x + self.model.embed_positions.weight[start:end].to(self.dtype)
-        cos, sin = self.cos[:, start:end], self.sin[:, start:end]
+        cos = self.cos[:, start:end]
+        sin = self.sin[:, start:end]
         for i, layer in enumerate(self.model.layers):
             self._check_interruption()
             x = layer(x, cos, sin, caches[i] if caches else None)

@@ -283,7 +283,8 @@ def completion_logprobs(
     """Return the four lists of a completion's log probabilities. `text_offset` counts characters in the
     choice's text, from `first_offset` to `end`, at which a stop string may have truncated it."""
     offsets = []
-    decoder, offset = stream_decoder(), first_offset
+    decoder = stream_decoder()
+    offset = first_offset
     for token in tokens:
         offsets.append(min(offset, end))
         offset += len(decoder.decode(token.text_bytes))

@@ -113,14 +113,18 @@ class Body(BaseModel):
             # if a field may have several types, the one that was matched furthest is the intended one
             first = max(error.errors(include_url=False), key=lambda problem: len(_keys(problem["loc"])))
         keys = _keys(first["loc"])
-        name, place, actual = keys[0], ".".join(keys), first["input"]
+        name = keys[0]
+        place = ".".join(keys)
+        actual = first["input"]
         if first["type"] == "missing":
             raise invalid(place, "is missing")
         if first["type"] in ("extra_forbidden", "none_required"):
             raise invalid(place, "is not supported here; leave it out", "unsupported_parameter")
         wanted = re.sub(r"^\w+ should ", "must ", first["msg"])
         if described := cls.model_fields[name].description:
-            place, wanted, actual = name, f"must be {described}", values[name]
+            place = name
+            wanted = f"must be {described}"
+            actual = values[name]
         raise invalid(place, f"{wanted}, found {brief(actual)}")
 
 

@@ -48,7 +48,8 @@ class Access:
             # implementations disagree on where such a request ends (request smuggling; RFC 9112, 6.3)
             message = "the body must have a Content-Length or a Transfer-Encoding, found both"
             raise ApiError(message, headers={"Connection": "close"})
-        host, origin = headers.get("host", ""), headers.get("origin")
+        host = headers.get("host", "")
+        origin = headers.get("origin")
         if self.hosts is not None and _name(host) not in self.hosts:
             names = ", ".join(sorted(self.hosts))
             message = f"the Host header must name this computer ({names}), found {host[:100]!r}"

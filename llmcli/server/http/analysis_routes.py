@@ -53,7 +53,8 @@ def _text(prompt: Any, model: ServedModel) -> str:
 async def next_word_list(call: Call, body: NextBody) -> JsonObject:
     """The most likely next words after a text."""
     call.entry.prompt = str(body.prompt)
-    prompt, tokenizer = await call.search(lambda _: _encode(body, call.model)), call.model.tokenizer
+    prompt = await call.search(lambda _: _encode(body, call.model))
+    tokenizer = call.model.tokenizer
     title = _text(body.prompt, call.model)
     if body.token_id is not None:
         check_ids("token_id", [body.token_id], call.model)
@@ -209,7 +210,8 @@ def _expert_weights(
 ) -> list[list[float]]:
     """Return the weights [T][n] of the experts that predicted each of `ids`; runs in a thread of the engine.
     When the context is full, its newer half is kept, as in generation."""
-    read, rows = list(prompt), []
+    read = list(prompt)
+    rows = []
     for token in ids:
         check()
         keep, new = next_input(read, runtime.length, context, bos_ids)

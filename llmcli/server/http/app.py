@@ -88,7 +88,8 @@ def create_app(
 ) -> Starlette:
     """Create the application that serves these models. A single model is loaded at startup; several are
     loaded on first use."""
-    hooks, access = hooks or Hooks(), access or Access()
+    hooks = hooks or Hooks()
+    access = access or Access()
     service = Service(models, Engine(models.open_runtime, limits), access.classroom)
 
     def log(entry: LogEntry) -> None:

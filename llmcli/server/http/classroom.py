@@ -66,8 +66,10 @@ class Classroom:
         for one without the code, unless its route `is_open`."""
         address = request.client.host if request.client else ""
         if (minute := self.clock() // 60) != self._minute:  # also forgets the addresses that send nothing
-            self._minute, self._running = minute, +self._running
-            self._requests, self._wrong_codes = Counter(), Counter()
+            self._minute = minute
+            self._running = +self._running
+            self._requests = Counter()
+            self._wrong_codes = Counter()
         self._requests[address] += 1
         is_locked = not is_open and self._wrong_codes[address] >= limits.CLASS_WRONG_CODES
         is_full = self._running[address] >= limits.CLASS_CONCURRENT

@@ -59,7 +59,8 @@ async def _whole(call: Call, answer: GenerationAnswer) -> Response:
 
 def _note(running: RunningRequests, call: Call) -> None:
     """Add the figures of the requests to the log entry."""
-    entry, texts = call.entry, running.texts
+    entry = call.entry
+    texts = running.texts
     entry.prompt_tokens = sum(text.started.prompt_tokens for text in texts if text.started)
     entry.new_tokens = sum(
         len(text.tokens) if text.finished is None else text.finished.tokens for text in texts

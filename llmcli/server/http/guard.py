@@ -19,7 +19,8 @@ from llmcli.server.errors import ApiError, as_api_error
 from llmcli.server.http.access import OPEN_PATHS, Access, too_large
 from llmcli.server.limits import MAX_BODY_BYTES
 
-MAX_LOGGED_PATH, MAX_LOGGED_TEXT = 100, 2_000  # characters
+MAX_LOGGED_PATH = 100  # characters
+MAX_LOGGED_TEXT = 2_000  # characters
 SCOPE_KEY = "llmcli.log"  # key of the log entry in a request's ASGI scope
 
 
@@ -92,7 +93,8 @@ class Guard:
         response: Response | None = None
         try:
             self._access.check(entry.path, headers)
-            is_open, classroom = entry.path in OPEN_PATHS, self._access.classroom
+            is_open = entry.path in OPEN_PATHS
+            classroom = self._access.classroom
             with classroom.admit(HTTPConnection(scope), is_open=is_open) if classroom else nullcontext():
                 await self._app(scope, _bounded(receive), send)
         except ApiError as error:

@@ -80,7 +80,8 @@ def page_facts(call: Call) -> JsonObject:
 
 def tokenize(call: Call, body: TokenizeBody) -> JsonObject:
     """The tokens of a text or a conversation."""
-    tokenizer, text = call.model.tokenizer, body.prompt or ""
+    tokenizer = call.model.tokenizer
+    text = body.prompt or ""
     if body.messages is not None:
         template = chat_template(call.model, body.chat_template_kwargs)
         ids = template.encode(conversation(body), add_generation_prompt=body.add_generation_prompt)
@@ -94,7 +95,8 @@ def tokenize(call: Call, body: TokenizeBody) -> JsonObject:
 
 def detokenize(call: Call, body: DetokenizeBody) -> JsonObject:
     """The text of the tokens; a single control token is shown by its name."""
-    tokenizer, ids = call.model.tokenizer, body.tokens
+    tokenizer = call.model.tokenizer
+    ids = body.tokens
     check_ids("tokens", ids, call.model)
     is_control = len(ids) == 1 and not tokenizer.token_bytes[ids[0]]
     text = tokenizer.label(ids[0]) if is_control else tokenizer.decode(ids)

@@ -111,12 +111,14 @@ class Call:
 async def respond(operation: Operation, request: Request) -> Response:
     """Answer a request. The route's handler receives a Call and the body, and returns a Response or a value
     to send as JSON. It runs in a thread, unless it is a coroutine."""
-    service, entry = request.app.state.service, request.scope[SCOPE_KEY]
+    service = request.app.state.service
+    entry = request.scope[SCOPE_KEY]
     body = None
     data = b""
     name = request.path_params.get("id") or request.query_params.get("model")
     if operation.body is not None:
-        data, read = await _receive(request), operation.body.read
+        data = await _receive(request)
+        read = operation.body.read
         body = await run_in_threadpool(lambda: read(parse_object(data)))
         name = body.model
     call = Call(request, service, service.models.find(name or None), entry, len(data) > LARGE_BODY_BYTES)

@@ -54,7 +54,10 @@ PRIOR = (
 PRIOR_STRENGTH = 10.0  # nats per squared distance from the prior
 # offset of all gates (logits), not penalized: beside a strong network the cache is nearly off
 OFFSETS = range(0, -9, -1)
-STEPS, LEARNING_RATE, BETAS = 40, 0.05, (0.9, 0.98)  # Adam's settings; the rate falls linearly to 0
+# Adam's settings
+STEPS = 40
+LEARNING_RATE = 0.05  # falls linearly to 0
+BETAS = (0.9, 0.98)
 
 
 def reserve_tokens(tokens: Tokens, count: int, context: int, *, at_end: bool = False) -> tuple[Tokens, Ints]:
@@ -115,7 +118,8 @@ class ValidationText:
         """Fit weights for a model; None if the cache does not help."""
         model.eval()
         network, _ = score(model, self.windows)
-        T, parts = self.windows.shape[1] - 1, []
+        T = self.windows.shape[1] - 1
+        parts = []
         starts = window_starts(len(self.tokens), len(self.windows), T, at_end=self.at_end).tolist()
         for history, start in itertools.product(HISTORIES, starts):
             first = max(0, start - history)

@@ -35,8 +35,9 @@ from llmcli.training.planning.plan import PlanRow
 from llmcli.training.planning.task import ConversationSize
 
 MAX_NAMES = 3  # files listed in a row of the plan
-# for answers that are labels: maximum of different ones, minimum of questions per label
-MAX_LABELS, MIN_QUESTIONS = 20, 3
+# answers are labels if at most MAX_LABELS of them differ, and each answers at least MIN_QUESTIONS questions
+MAX_LABELS = 20
+MIN_QUESTIONS = 3
 
 
 @dataclass(frozen=True)
@@ -234,7 +235,8 @@ class PreparedConversations:
 
     def record(self, tokenizer: Tokenizer) -> dict[str, Any]:
         """Describe the conversations for the training record."""
-        inputs, left_out = self.divided.inputs, len(self.divided.left_out)
+        inputs = self.divided.inputs
+        left_out = len(self.divided.left_out)
         return {
             "training": len(self.training),
             "held_out": len(self.held_out),

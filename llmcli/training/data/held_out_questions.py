@@ -102,8 +102,10 @@ def answer_questions(
         return None
     messages = (message for conversation in conversations.split.training for message in conversation.messages)
     known = {message.content.strip() for message in messages if message.role == "assistant"}
-    end, max_tokens = clock() + seconds, longest_answer(conversations)
-    work, answers = 0.0, list[tuple[str, str]]()
+    end = clock() + seconds
+    max_tokens = longest_answer(conversations)
+    work = 0.0
+    answers = list[tuple[str, str]]()
 
     def is_over() -> bool:
         return stop() or clock() > end

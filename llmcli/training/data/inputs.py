@@ -23,7 +23,9 @@ from llmcli.formats.huggingface.names import local_path
 from llmcli.training.data.conversations import ConversationInputs, with_chat_format
 from llmcli.training.planning import recipe
 
-MIN_TEXT_BYTES, MIN_ANSWERS = 1000, 5  # minimum for a new model; with less, it would only memorize
+# minimum for a new model; with less, it would only memorize
+MIN_TEXT_BYTES = 1000
+MIN_ANSWERS = 5
 MIN_FINE_TUNING_BYTES = 100  # minimum for fine-tuning; one answer is enough
 EXAMPLES = "https://github.com/llmcli/llmcli/tree/main/examples"
 
@@ -83,7 +85,8 @@ def load_inputs(
     base_sha256 = loading.fingerprint(base_model) if base_model else ""
     conversations = None
     if files := sources.conversation_files:
-        template, new_tokens = None, 0
+        template = None
+        new_tokens = 0
         if base_model:
             base_model, template, new_tokens = with_chat_format(base_model)
         held_out = val_sources.conversation_files or fraction
@@ -157,7 +160,8 @@ def _with_enough_text(sources: Sources, *, fine_tunes: bool) -> tuple[Sources, l
     """Leave out text shorter than a window if there are also conversations; also return notes about it.
     Raises LLMError if there is too little text, or too few answers to learn from."""
     wanted, answers_wanted = (MIN_FINE_TUNING_BYTES, 1) if fine_tunes else (MIN_TEXT_BYTES, MIN_ANSWERS)
-    size, advice = sources.text.text_bytes, f"add more; examples: {EXAMPLES}"
+    size = sources.text.text_bytes
+    advice = f"add more; examples: {EXAMPLES}"
     names = units.listed([document.name for document in sources.text.documents], 3)
     answers = sum(
         message.role == "assistant" and message.is_learned

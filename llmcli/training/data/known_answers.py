@@ -26,17 +26,20 @@ from llmcli.training.planning.cost_model import ASSUMED_COST
 from llmcli.training.planning.plan import Plan
 
 MAX_BYTES = 1_000_000  # maximum size of the questions and answers in a model file
-TYPICAL, SHARE = 0.5, 0.95
+TYPICAL = 0.5
+SHARE = 0.95
 # weight of the network's probability; without a base model it is multiplied by 1 - 1 / wordings, because a
 # network trained only on one wording of each question hardly understands others
 NETWORK_WEIGHT = 0.25
 MAX_QUESTIONS = 64  # unrelated or held-out questions
 MIN_QUESTIONS = 4  # unrelated questions for which a minimum is fitted
 UNRELATED_SHARE = 0.7  # share of the time for unrelated questions
-LARGE, MAX_QUESTIONS_LARGE = 20e6, 8  # a model with this many parameters takes a second per question
-# time for fitting: a share of the time budget, the minimum in seconds, and the overhead per question in
-# seconds
-TIME_SHARE, MIN_SECONDS, QUESTION_SECONDS = 0.1, 0.5, 0.01
+LARGE = 20e6  # a model with this many parameters takes a second per question
+MAX_QUESTIONS_LARGE = 8  # unrelated or held-out questions for such a model
+# time for fitting
+TIME_SHARE = 0.1  # maximum share of the time budget
+MIN_SECONDS = 0.5
+QUESTION_SECONDS = 0.01  # overhead per question
 UNRELATED = {
     "en": (
         "What is the tallest building in the world?",
@@ -191,9 +194,12 @@ def fit_min_confidence(
     end = time.monotonic() + seconds
     limit = _question_limit(checkpoint.parameters)
     assistant = open_assistant(checkpoint, runtime, tokenizer)
-    weight, pairs = known.network_weight, pairs_of(conversations.split.training)
+    weight = known.network_weight
+    pairs = pairs_of(conversations.split.training)
     training = KnownAnswers(pairs=pairs, network_weight=weight)
-    finder, confidences, slowest = AnswerFinder(training), list[float](), 0.0
+    finder = AnswerFinder(training)
+    confidences = list[float]()
+    slowest = 0.0
     unrelated = UNRELATED[language_of(finder.answers)][:limit]
     on_progress(0.0)
     for question in unrelated:

@@ -63,7 +63,9 @@ def find_plain_text(inputs: Inputs, prepared: Prepared) -> PlainText | None:
     conversations."""
     if not prepared.conversations:
         return None
-    ids, source, corpus = prepared.held_out, "the held-out text", inputs.corpus
+    ids = prepared.held_out
+    source = "the held-out text"
+    corpus = inputs.corpus
     if inputs.base and not trained_in(corpus, inputs.base.record):
         ids = _held_out_text_of(inputs.base, inputs.base_path, prepared.tokenizer)
         source = "the text held out from the base model"
@@ -188,7 +190,8 @@ class PlainTextComparison:
         interruptible: Interruptible = lambda model, share: nullcontext(),
     ) -> PlainTextScores | None:
         """Score the final weights of a run of `model`. None if there is no text, or no time."""
-        text, before = self._text, None
+        text = self._text
+        before = None
         try:
             if self._start:
                 text, before = self._before(self._start, model, interruptible)
@@ -204,7 +207,8 @@ class PlainTextComparison:
     ) -> tuple[PlainText | None, float]:
         """Return the text, generated if there is none, and its score under the base model, which is then
         freed."""
-        model, text = run_model.scoring_model(start.tensors), self._text
+        model = run_model.scoring_model(start.tensors)
+        text = self._text
         if text is None:
             with interruptible(model, GENERATION_SHARE):
                 text = generate_text(

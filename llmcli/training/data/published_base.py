@@ -6,12 +6,14 @@ import zlib
 
 from llmcli.data.text.corpus import Corpus
 
-NAME, DOWNLOAD_MEGABYTES = "smollm2", 270  # 134.5 million weights in bfloat16, and the tokenizer
+NAME = "smollm2"
+DOWNLOAD_MEGABYTES = 270  # 134.5 million weights in bfloat16, and the tokenizer
 FUNCTION_WORDS = re.compile(
     r"(?:the|of|to|that|was|it|his|he|you|be|which|at|by|had|are|but|they|and|with|this|she|what|there|would|not|from)"
 )
 SYMBOLS = re.compile(r"[][(){}<>=+*/\\|&$@#_]")
-SAMPLE_BYTES, MIN_WORDS = 1 << 16, 200
+SAMPLE_BYTES = 1 << 16
+MIN_WORDS = 200
 # share of function words: 16 to 27% in English novels, plays and manuals, at most 5% in other languages
 MIN_ENGLISH = 0.1
 # symbols per word: at most 0.16 in prose, more in source code, whose comments may have as many function words

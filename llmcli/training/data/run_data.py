@@ -49,7 +49,8 @@ class RunData:
         settings = plan.train
         self.tokenizer = tokenizer
         self.plain_text = plain_text
-        count, at_end = settings.calibration_tokens, plan.searches
+        count = settings.calibration_tokens
+        at_end = plan.searches
         text, windows = reserve_tokens(tokens, count, settings.context, at_end=at_end)
         self.validation_text = ValidationText(tokens, windows, tokenizer.eos_id, at_end)
         self._batches = BatchSchedule(text, settings, tokenizer)

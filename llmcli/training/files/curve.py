@@ -55,7 +55,8 @@ class ProbePoint:
 def probe_points(record: TrainingRecord) -> list[ProbePoint]:
     """List the probe's predictions by the kept model, in the order of the run."""
     losses = dict(zip(record.curve.eval_step, record.curve.eval_bits_per_byte, strict=False))
-    kept, points = steps_of_model(record), record.probe.predictions if record.probe else ()
+    kept = steps_of_model(record)
+    points = record.probe.predictions if record.probe else ()
     return [
         ProbePoint(step, losses.get(step), likeliest)
         for step, likeliest in points

@@ -129,7 +129,8 @@ def claim_output(
     with `force`, replaced. `model` is read."""
     planned = dry_run_output(path, adapter_only=adapter_only)
     output = replace(planned, force=force, on_note=on_note, on_warning=on_warning)
-    directory, path = path, output.path
+    directory = path
+    path = output.path
     with ExitStack() as stack:
         if path != directory:
             stack.enter_context(_adapter_directory(directory, path, force))

@@ -24,10 +24,12 @@ from llmcli.formats.training_record import TrainingRecord
 from llmcli.training.loop.events import State
 from llmcli.training.planning.plan import ConversationSettings, EpochSearch, Expected, Plan, PlanRow
 
-FORMAT_KEY, FORMAT_VERSION = "llmcli.resume", "1"
+FORMAT_KEY = "llmcli.resume"
+FORMAT_VERSION = "1"
 THREADS = "--threads"  # key in the identity of a run: threads of all processes on the machine of rank 0
 HEADER_BYTES = 1 << 16  # the beginning of the file, which includes FORMAT_KEY
-FIRST_PAUSE, LONGEST_PAUSE = 2.0, 60.0  # seconds between two saves: at first, and the maximum ...
+FIRST_PAUSE = 2.0  # seconds between two saves, at first
+LONGEST_PAUSE = 60.0  # maximum seconds between two saves ...
 PAUSE_PER_SAVE = 50  # ... but at least this many times as long as a save takes
 _MODEL_SUFFIX = ".safetensors"
 _RESUME_SUFFIXES = (".resume.safetensors", ".resume")
@@ -118,7 +120,8 @@ def load(path: Path) -> StoppedRun:
     if digest(header) != metadata.get("sha256"):
         raise LLMError(f"{path} is damaged: its hash does not match; start over with `overwrite=True`")
     try:
-        identity, plan = json.loads(metadata["identity"]), _read_plan(metadata)
+        identity = json.loads(metadata["identity"])
+        plan = _read_plan(metadata)
         _check_plan(plan, identity)
         arrays = {name: read_tensor(header, tensor) for name, tensor in header.tensors.items()}
         state = State(arrays, json.loads(metadata["figures"]))
@@ -204,7 +207,8 @@ def check_same_run(stopped: StoppedRun, identity: Mapping[str, Any], path: Path,
     # another number of processes changes the order of sums anyway, so threads do not matter
     if processes != stopped.processes and THREADS in stopped.identity:
         identity = {**identity, THREADS: stopped.identity[THREADS]}
-    before, now = stopped.identity, json.loads(json.dumps(identity))
+    before = stopped.identity
+    now = json.loads(json.dumps(identity))
     if different := [
         f"{_setting(key)} was {_quoted(before.get(key))}, is {_quoted(now.get(key))}"
         for key in dict.fromkeys([*before, *now])
@@ -241,7 +245,8 @@ def _is_of(stopped: StoppedRun, metadata: Mapping[str, str]) -> bool:
     record = TrainingRecord.parse(metadata["training.json"])
     identity = stopped.identity
     documents = [(file.name, file.bytes, file.sha256) for file in record.corpus]
-    base, base_option = record.base, str(identity.get("--from") or "")
+    base = record.base
+    base_option = str(identity.get("--from") or "")
     return bool(
         record.train  # a resumed run may have another number of threads
         and record.train.document | {"threads": None} == as_record(stopped.plan.train) | {"threads": None}

@@ -13,7 +13,8 @@ from llmcli.evaluation.figures import ADAPTING, NETWORK, Figures, known_text
 from llmcli.formats.training_record import EvaluatedData, Settings, TrainingRecord
 from llmcli.training.files.curve import answer_counts, read_curve, steps_of_model
 
-MIN_STEPS, MIN_STEPS_FINE_TUNING = 100, 10  # fewer steps leave a model undertrained ...
+MIN_STEPS = 100  # fewer steps leave a model undertrained (MIN_STEPS_FINE_TUNING for fine-tuning) ...
+MIN_STEPS_FINE_TUNING = 10
 MANY_EPOCHS = 10.0  # ... except after this many epochs: the run lacks text, not steps
 MIN_SUGGESTED_MINUTES = 5  # minimum value suggested for --time
 IMPROVEMENT = 0.03  # relative gain in the second half of a run; doubling the length would gain as much again
@@ -178,7 +179,8 @@ def _advice(run: _FinishedRun, command: str | None, minutes: int) -> str:
         return f"Undertrained: {undertrained}. Train longer{longer}"
     if overfitting := _overfitting(run):
         return overfitting
-    memorization, validation = _memorization(run.record), run.curve.validation
+    memorization = _memorization(run.record)
+    validation = run.curve.validation
     search = run.record.epoch_search  # a first run, which may have found that more epochs do not help
     # without validation, a model that memorizes lowers its training loss
     if _still_improving(run) and (validation or not (memorization or (search and search.confirmed))):
@@ -202,7 +204,8 @@ def _undertrained(run: _FinishedRun) -> str:
     """Report too few steps, or less than one epoch of a text that was read completely."""
     if run.limit_share >= 1:
         return ""
-    reasons, record = [], run.record
+    reasons = []
+    record = run.record
     if record.steps < (MIN_STEPS_FINE_TUNING if run.fine_tuned else MIN_STEPS) and run.epochs < MANY_EPOCHS:
         reasons.append(units.count(record.steps, "step"))
     if run.epochs < 1 and (not record.read_bytes or record.read_bytes >= (record.train_bytes or 0)):
@@ -216,10 +219,12 @@ def _overfitting(run: _FinishedRun) -> str:
     losses = run.curve.validation or [0.0]
     name = run.curve.label
     best_step = run.record.best_step
-    best, last = min(losses), losses[-1]
+    best = min(losses)
+    last = losses[-1]
     if best_step >= run.steps[-1] or last <= max(best * (1 + DETERIORATION), KNOWN):
         return ""
-    lowest, at_end = units.bits_per_byte(best), units.bits_per_byte(last)
+    lowest = units.bits_per_byte(best)
+    at_end = units.bits_per_byte(last)
     if best_step == 0:
         return (
             f"Fine-tuning did not improve on the base model ({name} loss: {lowest} bits per byte before, "
@@ -235,7 +240,9 @@ def _overfitting(run: _FinishedRun) -> str:
 def _still_improving(run: _FinishedRun) -> bool:
     """Return whether the best weights are the last, and the second half of the run lowered the loss by
     IMPROVEMENT."""
-    curve, steps, losses = run.curve, run.curve.steps, run.curve.training
+    curve = run.curve
+    steps = run.curve.steps
+    losses = run.curve.training
     tenth = losses[-max(1, len(losses) // 10) :]
     last = sum(tenth) / len(tenth)
     if len(curve.validation) > 1:

@@ -55,10 +55,13 @@ class BestWeights:
         Returns None if interrupted (`hurried`: after a stop request) or out of time. The evaluation before
         the first step has a time limit, and later ones cover no more tokens than it did, unless they
         calibrate."""
-        clock, validator, position = self._clock, self.validator, self._position
+        clock = self._clock
+        validator = self.validator
+        position = self._position
         compiles = self._is_compiled and not validator.evaluated_tokens
         limit = math.inf
-        deadline, is_first = clock.final_deadline(), not position.step
+        deadline = clock.final_deadline()
+        is_first = not position.step
         if is_first:
             limit = FIRST_EVALUATION_SHARE * max(0.0, clock.deadline - clock.elapsed)
             deadline = clock.elapsed + 2 * limit
@@ -78,7 +81,8 @@ class BestWeights:
                 validator.keep_units(1)  # there was time for at most one unit
             return None
         # round as the record does, so that every display rounds the same number
-        bits, best = round(bits, 6), position.best_bits
+        bits = round(bits, 6)
+        best = position.best_bits
         is_best = math.isfinite(bits) and (best is None or bits <= best * (1 + recipe.TIE_MARGIN))
         if is_best:
             self._keep(weights, factor)
@@ -88,7 +92,8 @@ class BestWeights:
     def keep_last(self) -> None:
         """Keep the current weights without an evaluation, calibrated if there is a slice and no stop
         request."""
-        deadline, factor = self._clock.final_deadline(), 1.0
+        deadline = self._clock.final_deadline()
+        factor = 1.0
         if self._calibrates:
             with (
                 contextlib.suppress(CutShortError),

@@ -28,7 +28,8 @@ LOADING_SECONDS_PER_MILLION = 0.015  # per million parameters, for loading anoth
 GRACE = 1.5  # seconds after the deadline in which a late run may still evaluate its weights
 # the current speed is the mean over at least this many steps and seconds: processes that share a core take
 # turns of up to half a second
-RECENT_STEPS, RECENT_SECONDS = 12, 2.0
+RECENT_STEPS = 12
+RECENT_SECONDS = 2.0
 STEADY_SHARE = 0.1  # share of the run: time constant of the mean speed from which the whole run is estimated
 # maximum share of the time after planning for final evaluations; if they need more, they use fewer tokens
 LARGEST_RESERVE = 0.2
@@ -148,7 +149,8 @@ class Clock:
         seconds = self._recent_seconds
         processor_seconds = sum(used for _, _, used in self._steps)
         if not self._steps:
-            seconds, processor_seconds = self.elapsed, self.processor_time()
+            seconds = self.elapsed
+            processor_seconds = self.processor_time()
         return max(1.0, seconds / processor_seconds) if processor_seconds else 1.0
 
     # ---- the rest of the run

@@ -24,8 +24,8 @@ LIKELIEST = 10  # words kept
 EVALUATIONS = 20  # of the network, to find the words
 DIGITS = 4  # decimal places of a probability
 SAMPLE_TOKENS = 48
-# previews take at most this share of the time limit, and of the time since the previous ones
-TIME_SHARE, MIN_SECONDS = 0.01, 0.3
+TIME_SHARE = 0.01  # maximum share of the time limit, and of the time between two previews
+MIN_SECONDS = 0.3
 # no previews for larger models, and for runs in which copying the weights would take more than that share at
 # the current speed
 MAX_PARAMETERS = 200_000_000
@@ -79,8 +79,11 @@ class Previews:
             words = next_words(runtime, tokenizer, prompt, evaluations=EVALUATIONS).words[:LIKELIEST]
         except LLMError:  # NaN or infinite logits
             return None
-        likeliest = (("…" * word.continues + word.text, round(word.probability, DIGITS)) for word in words)
-        return Prediction(step, self.probe, tuple(likeliest))
+        likeliest = tuple(
+            (f"…{word.text}" if word.continues else word.text, round(word.probability, DIGITS))
+            for word in words
+        )
+        return Prediction(step, self.probe, likeliest)
 
     def _sample(self, runtime: Runtime, prompt: str, end: float) -> str:
         def is_over() -> bool:

@@ -91,7 +91,9 @@ def training_record(
 ) -> TrainingRecord:
     """Create the record of a run, except for its duration. The order of keys is fixed, so that equal runs
     write equal files."""
-    plan, data, chats = job.plan, job.data, job.data.conversations
+    plan = job.plan
+    data = job.data
+    chats = job.data.conversations
     tokens = position.step * plan.train.tokens_per_step
     score, base = final.score, final.base_score
     samples = {"samples": {"prompt": sample_prompt, "texts": history.samples}}

@@ -88,7 +88,9 @@ class Run:
 
     def _new_model(self) -> LanguageModel:
         """Make a model with the weights of the job's `start`, or with fresh ones."""
-        plan, settings, start = self._plan, self._settings, self._job.start
+        plan = self._plan
+        settings = self._settings
+        start = self._job.start
         vocab_size = self._data.tokenizer.vocab_size
         added = plan.conversations.new_tokens if plan.conversations else 0
         new_tokens = range(vocab_size - added, vocab_size)  # missing in the base model
@@ -127,7 +129,8 @@ class Run:
 
     def _generate_base_text(self, weight: float, resume_from: State | None) -> None:
         """Let the base model generate text for the divergence."""
-        seconds, budget = math.inf, self._settings.seconds
+        seconds = math.inf
+        budget = self._settings.seconds
         if budget is not None:
             earlier = resume_from.values.get("seconds") if resume_from else None
             # other values will be refused
@@ -161,7 +164,8 @@ class Run:
     def step(self) -> Step | None:
         """Take a step; None if it was not finished, because of `problem` or because the time is up."""
         position, clock = self.position, self._clock
-        began, processor_began = clock.now(), clock.processor_time()
+        began = clock.now()
+        processor_began = clock.processor_time()
         ids, loss_mask = self._data.next_batch(position)
         has_new_shape = ids.shape[1] != self._window
         self._window = ids.shape[1]
@@ -175,7 +179,8 @@ class Run:
             self.problem = _divergence(position.step + 1, self._settings)
             return None
         position.step += 1
-        seconds, tokens = clock.now() - began, self._settings.tokens_per_step
+        seconds = clock.now() - began
+        tokens = self._settings.tokens_per_step
         if has_new_shape and self._is_compiled:
             clock.exclude(seconds)
         else:
@@ -330,7 +335,9 @@ class Run:
 
     def evaluate(self, hurried: bool = False) -> Iterator[Event]:
         """Evaluate the weights, keep the best, make previews. Yields nothing if interrupted."""
-        position, history, weights = self.position, self._history, None
+        position = self.position
+        history = self._history
+        weights = None
         if self._best.validator.tokens:
             with self._all_threads():
                 evaluated = self._best.evaluate(hurried=hurried)

@@ -50,9 +50,9 @@ MIN_FINAL_WINDOWS = 4  # if there is no time for as many with the model's own co
 SEARCHED_TOKENS = 1 << 16  # searched at a time
 BATCH_TOKENS = 4096  # maximum evaluated between two readings of the clock ...
 BATCH_OPERATIONS = 1e11  # ... and maximum parameters x tokens
-# a sample of a held-out text with more tokens than the first is scored with only the second in the n-gram
-# cache
-MAX_CACHED_TOKENS, SAMPLE_CACHE_TOKENS = 1 << 20, 1 << 13
+# a sample of a held-out text with more tokens than this is scored with few tokens in the n-gram cache
+MAX_CACHED_TOKENS = 1 << 20
+SAMPLE_CACHE_TOKENS = 1 << 13
 
 Weights = Mapping[str, Array]
 
@@ -317,11 +317,13 @@ def _evaluate(
     """Return (score, evaluated units): all, or those until `limit` (in the time of `now`), but at least a
     batch. An interruption raises CutShortError unless a part is enough (`partial_ok`)."""
     model.eval()
-    total, done = Score(0.0, 0, 0), 0
+    total = Score(0.0, 0, 0)
+    done = 0
     batch_tokens = int(min(BATCH_TOKENS, BATCH_OPERATIONS / model.config.parameters))
     try:
         for batch, batch_score in data.evaluate(units, partial(score_with_torch, model), batch_tokens):
-            total, done = total + batch_score, done + len(batch)
+            total += batch_score
+            done += len(batch)
             if now() > limit:
                 break
     except CutShortError:

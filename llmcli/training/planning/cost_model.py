@@ -117,10 +117,12 @@ def memory_needed(
     teacher = weights if train.teacher_share else 0.0
     momenta = optimizer - 2 * FLOAT32 * by_adamw  # Muon's momenta are always divided among the processes
     held = weights + teacher + optimizer - momenta * (1 - 1 / processes)
-    scored, copied = weights, 0.0  # a second model at the end; a copy of the evaluated weights during the run
+    scored = weights  # a second model at the end
+    copied = 0.0  # copies of the evaluated weights during the run
     if sharded:
         held = (weights + optimizer) / processes
-        scored, copied = 0.0, 2 * weights  # the gathered weights and their copy
+        scored = 0.0
+        copied = 2 * weights  # the gathered weights and their copy
     step = _step_bytes(model, train, trained / (processes if sharded else 1), embeddings, processes, sharded)
     saving = trained + optimizer + teacher  # a copy of the state
     if train.device == "cuda":

@@ -27,7 +27,8 @@ def rows(
 ) -> tuple[PlanRow, ...]:
     """Return all rows of the plan, except those without a value. `tokens` is the number of training
     tokens."""
-    timed, request = train.seconds is not None, task.request
+    timed = train.seconds is not None
+    request = task.request
     budget = units.epochs(request.epochs) if request.epochs else units.count(train.steps, "step")
     if train.seconds:
         budget = units.duration(train.seconds)
@@ -45,12 +46,17 @@ def rows(
         weights = "sharded over the processes" if sharded else "in each process"
     distillation = f"from {train.teacher_share:.0%} of the run" if train.teacher_share else "off"
     bpe_dropout = f"{train.token_split:.0%}" if train.token_split else "off"
+    steps = f"{train.steps:,}"
+    trained = f"{tokens:,.0f}"
+    if timed:
+        steps = f"at most {steps}"
+        trained = f"about {trained}"
     table = [
         PlanRow("budget", budget, reasons["seconds"]),
         *_model_rows(task, model, train, conversations is not None, reasons),
         PlanRow("batch size", f"{train.batch_size} x {train.context} tokens", reasons["batch_size"]),
-        PlanRow("steps", f"{'at most ' * timed}{train.steps:,}", reasons["steps"]),
-        PlanRow("training tokens", f"{'about ' * timed}{tokens:,.0f}", reasons["tokens"]),
+        PlanRow("steps", steps, reasons["steps"]),
+        PlanRow("training tokens", trained, reasons["tokens"]),
         *([_conversation_row(conversations, reasons)] if conversations else []),
         PlanRow("distillation", distillation, reasons["teacher_share"]),
         PlanRow("dropout", f"{train.dropout:g}", reasons["dropout"]),
@@ -140,7 +146,8 @@ def overview(plan: Plan) -> list[PlanRow]:
         regularizers.append(f"BPE-dropout {by_name['BPE-dropout'].value}")
     if plan.train.teacher_share:
         regularizers.append("distillation")
-    size, architecture = by_name["model size"], by_name["architecture"]
+    size = by_name["model size"]
+    architecture = by_name["architecture"]
     return [
         by_name["corpus"],
         *([by_name["conversations"]] if "conversations" in by_name else []),

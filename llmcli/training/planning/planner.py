@@ -66,7 +66,9 @@ class _Planner:
         self, models: list[ModelConfig], fitting: list[ModelConfig], batch_divisor: int, estimate: Estimate
     ) -> Plan:
         """Make the plan for the model chosen from `models` and those `fitting` into memory."""
-        task, request, model = self.task, self.task.request, estimate.model
+        task = self.task
+        request = self.task.request
+        model = estimate.model
         train, conversations, reasons = self._decide(model, self._tokens_in_time(estimate), batch_divisor)
         sharded = rules.sharding(request, model, train, self.machine.memory)
         if sharded.value and conversations:  # a sharded base model cannot generate text
@@ -101,7 +103,8 @@ class _Planner:
         """Decide how to train a model on `tokens` (0: not known yet), with the batch size divided by
         `batch_divisor`. Returns the settings and the reasons by field name, which has the prefix
         "conversations." for settings of conversations."""
-        task, request, data = self.task, self.task.request, self.task.data.tokens
+        task, request = self.task, self.task.request
+        data = task.data.tokens
         distillation = rules.distillation(task, tokens)
         max_epochs = self._max_epochs(distillation.value)
         if request.has_time_budget:  # from here on, `tokens` counts one model's
@@ -166,7 +169,9 @@ class _Planner:
 
     def _fit(self, models: list[ModelConfig]) -> tuple[list[ModelConfig], int]:
         """Return (models that fit into memory, the smallest possible divisor of their batch)."""
-        free, task, divisor = self.machine.memory, self.task, 1
+        free = self.machine.memory
+        task = self.task
+        divisor = 1
         while not (
             fitting := [model for model in models if not shortage(self._memory_needed(model, divisor), free)]
         ):
@@ -228,7 +233,8 @@ class _Planner:
     def _choose(self, models: list[ModelConfig], batch_divisor: int) -> Estimate:
         """Choose the model for the time of the run or, with distillation, for the time of each of the two
         models."""
-        task, measured = self.task, dict[int, float]()
+        task = self.task
+        measured = dict[int, float]()
 
         def settings(model: ModelConfig, tokens: float) -> TrainConfig:
             return self._settings(model, tokens, batch_divisor)

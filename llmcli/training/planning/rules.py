@@ -119,7 +119,8 @@ def batch_size(task: Task, tokens: float, batch_divisor: int) -> Decision[int]:
     if task.search:  # the batches of both runs must be equal, since the number of epochs depends on them
         tokens = min(tokens, recipe.MAX_EPOCHS * max_tokens)
     if request.batch_tokens:
-        per_batch, reason = request.batch_tokens, REQUESTED
+        per_batch = request.batch_tokens
+        reason = REQUESTED
     elif request.device == "cuda":
         per_batch = nearest_power_of_two(tokens / recipe.GPU_BATCH_DIVISOR, *recipe.GPU_BATCH_TOKENS)
         reason = "grows with the length of the run"

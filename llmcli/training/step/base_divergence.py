@@ -73,7 +73,8 @@ def generate(
     """Generate text with the base model, which is `model` before any training (its adapters are still zero).
     A pass that raises CutShortError ends the text early; None if it is too short. `on_progress` receives the
     completed share, 0 to 1."""
-    length, hidden = generated_length(model.config), list[Tensor]()
+    length = generated_length(model.config)
+    hidden = list[Tensor]()
 
     def keep(state: Tensor) -> None:
         hidden.append(state)

@@ -86,7 +86,8 @@ def _new_model(
 def run_worker(group: ProcessGroup) -> None:
     """Worker loop of ranks above 0: execute the leader's commands until it ends."""
     dumped, recorded, new_tokens, group.is_sharded = group.broadcast_json()
-    config, settings = parse_config(dumped), TrainConfig(**recorded)
+    config = parse_config(dumped)
+    settings = TrainConfig(**recorded)
     torch.set_num_threads(settings.threads)
     keep_freed_memory()
     # a ShardedModel, whose import takes time, or a LanguageModel

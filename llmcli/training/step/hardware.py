@@ -31,7 +31,9 @@ LIMITS = (
     "memory.high",
 )
 PAGE_CACHE = ("inactive_file", "active_file")  # keys in memory.stat; the kernel frees it when necessary
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # parameters of mallopt, from glibc's malloc.h
+# parameters of mallopt, from glibc's malloc.h
+M_TRIM_THRESHOLD = -1
+M_MMAP_THRESHOLD = -3
 
 
 def pick_dtype(requested: str, device: str, threads: int) -> tuple[str, str]:
@@ -81,10 +83,12 @@ def fastest_threads(counts: Sequence[int]) -> int:
     # twice, to ignore a momentary load
     if len(counts) == 1 or (_core_share() < FREE_SHARE and _core_share() < FREE_SHARE):
         return counts[-1]
-    best, fastest = math.inf, counts[0]
+    best = math.inf
+    fastest = counts[0]
     for count in counts:
         if (seconds := _chain_seconds(count)) < THREADS_GAIN * best:
-            best, fastest = seconds, count
+            best = seconds
+            fastest = count
     return fastest
 
 
@@ -92,7 +96,8 @@ def _core_share() -> float:
     """Measure the share of a core, 0 to 1, that a thread gets now; 1 if the system's clock is too coarse."""
     if sys.platform == "win32":
         return 1.0
-    began, worked = time.perf_counter(), time.thread_time()
+    began = time.perf_counter()
+    worked = time.thread_time()
     while (seconds := time.perf_counter() - began) < SHARE_SECONDS:
         pass
     return (time.thread_time() - worked) / seconds
@@ -101,8 +106,10 @@ def _core_share() -> float:
 def _chain_seconds(threads: int) -> float:
     """Measure the seconds for ten small products, each of which depends on the previous one."""
     torch.set_num_threads(threads)
-    x, y = torch.ones(512, 256), torch.ones(256, 256) / 256
-    began, rounds = time.perf_counter(), 0
+    x = torch.ones(512, 256)
+    y = torch.ones(256, 256) / 256
+    began = time.perf_counter()
+    rounds = 0
     while rounds < 2 or time.perf_counter() - began < 0.03:
         for _ in range(10):
             x = torch.relu(x @ y)

@@ -19,7 +19,9 @@ from llmcli.training.distributed.process_group import ProcessGroup
 from llmcli.training.planning import recipe
 from llmcli.training.step.muon import ShardedMuon, WholeMuon, own_part
 
-MUON, ADAMW = "muon.", "adamw."  # prefixes of names in the state
+# prefixes of names in the state
+MUON = "muon."
+ADAMW = "adamw."
 ROUTER_SUFFIX = "mlp.gate.weight"  # routers of experts are updated by AdamW, like gains
 
 

@@ -43,10 +43,12 @@ def measure_throughput(
     tuner.new_shape()
     trial = _Trial(part, settings, conversations)
     paces: list[tuple[int, int, float]] = []  # (window length, threads, seconds per token)
-    began, spent = perf_counter(), 0.0
+    began = perf_counter()
+    spent = 0.0
     while len(paces) < 2 or spent < (longest if len(paces) < 4 or tuner.trial is not None else seconds):
         length = trial.lengths[len(paces) % 2]
-        threads, tokens = tuner.threads, trial.rows(length) * length
+        threads = tuner.threads
+        tokens = trial.rows(length) * length
         pace = trial.pace(length, spent)
         paces.append((length, threads, pace))
         tuner.add_step(pace * tokens, tokens)
@@ -111,13 +113,15 @@ class _Trial:
     def pace(self, length: int, spent: float) -> float:
         """Return the seconds per token of a step, which is interrupted once MAX_SECONDS have passed, `spent`
         seconds of them already."""
-        rows, device = self.rows(length), self._settings.device
+        rows = self.rows(length)
+        device = self._settings.device
         ids = torch.from_numpy(self._rng.integers(self._model.config.vocab_size, size=(rows, length + 1))).to(
             device
         )
         loss_mask = torch.arange(length + 1) < COUNTED_SHARE * (length + 1)
         _synchronize(device)
-        began, done = perf_counter(), 0
+        began = perf_counter()
+        done = 0
         for micro_batch in ids.chunk(micro_batches(self._model.config, self._settings)):
             mask = loss_mask.expand(micro_batch.shape) if self._masked else None
             accumulate_gradients(self._model, micro_batch, 1, mask)

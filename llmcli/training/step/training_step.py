@@ -126,13 +126,17 @@ def local_batch(
     batch: Batch, processes: Processes, model: LanguageModel, settings: TrainConfig, *, sharded: bool = False
 ) -> LocalBatch:
     """Select the rows of a process. A single micro-batch gets its dropout masks from the whole batch."""
-    ids, mask, B = batch.ids, batch.loss_mask, len(batch.ids)
+    ids = batch.ids
+    mask = batch.loss_mask
+    B = len(batch.ids)
     rows = range(B)[B * processes.rank // processes.count : B * (processes.rank + 1) // processes.count]
     part = slice(rows.start, rows.stop)
     weight = len(rows) / B if mask is None else float(mask[part, 1:].sum() / mask[:, 1:].sum())
     count = micro_batches(model.config, settings, processes.count)
     if sharded and not rows:
-        part, rows = slice(0, 1), range(1)  # its weight is 0
+        # its weight is 0
+        part = slice(0, 1)
+        rows = range(1)
     if count > 1:
         model.dropout.set_rows(None)
         model.dropout.seed(settings.seed, batch.step, processes.rank)
