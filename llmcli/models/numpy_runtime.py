@@ -30,7 +30,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from llmcli.config import EMBEDDING, FINAL_NORM, HEAD, POSITIONS, bias_of
+from llmcli.config import EMBEDDING, FINAL_NORM, HEAD, POSITIONS, bias_of, cpu_cores
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.models.kv_cache import KVCache, KVCacheRuntime
 from llmcli.models.logits import softmax, token_losses
@@ -47,6 +47,7 @@ from llmcli.models.runtime import (
 )
 
 ModelPart = tuple[int, int | None]  # (layer, head), or (layer, None) for a whole layer; both counted from 0
+THREADED_PARAMETERS = 10_000_000  # the layers of a model with at least this many are read in threads
 # (index of a layer, queries [T, H, D], keys [T, G, D], values [T, G, D]) -> attention outputs [T, H * D]
 Attend = Callable[[int, Array, Array, Array], Array]
 
@@ -72,8 +73,7 @@ class NumpyRuntime(KVCacheRuntime):
         self._embedding = checkpoint.stacked([EMBEDDING])
         # [context, C]
         self._positions = checkpoint.stacked([POSITIONS]) if config.architecture.learned_positions else None
-        with np.errstate(over="ignore", invalid="ignore"):  # damaged weights are detected in the logits
-            self._layers = [_Layer(checkpoint, index) for index in range(config.num_hidden_layers)]
+        self._layers = _read_layers(checkpoint)
         self._norm = _Norm(checkpoint, FINAL_NORM)
         self._head = Matrix(self._embedding if config.tie_word_embeddings else checkpoint.stacked([HEAD]))
         self._eps = np.float32(config.rms_norm_eps)
@@ -387,6 +387,23 @@ class _MLP:
         F = self.down.rows.shape[1]
         inner = self.activation(gate_up[:, :F])
         return linear(inner * gate_up[:, F:] if self.is_gated else inner, self.down)
+
+
+def _read_layers(checkpoint: Checkpoint) -> list[_Layer]:
+    """Read all layers; those of a large model in a thread per core."""
+
+    def read(index: int) -> _Layer:
+        with np.errstate(over="ignore", invalid="ignore"):  # damaged weights are detected in the logits
+            return _Layer(checkpoint, index)
+
+    indices = range(checkpoint.config.num_hidden_layers)
+    if checkpoint.parameters < THREADED_PARAMETERS:
+        return list(map(read, indices))
+    # imported here because it imports logging, which a small model does not need
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(cpu_cores(), "layers") as pool:
+        return list(pool.map(read, indices))
 
 
 class _Norm:

@@ -1,6 +1,8 @@
 """The numpy runtime: its cache, scoring and limits. test_transformer.py compares its logits with those of torch."""
 
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,6 +32,20 @@ def test_prefill_in_several_calls_gives_the_same_logits() -> None:
         several.step(ids[3])
         assert np.abs(expected - several.prefill(ids[4:])).max() < 1e-4, config
         assert once.length == several.length == len(ids), config
+
+
+def test_layers_read_in_threads_are_those_read_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "m.safetensors"
+    save(path, random_checkpoint(replace(CONFIG, num_hidden_layers=9)))
+    expected = NumpyRuntime(load(path)).prefill(range(9))
+    monkeypatch.setattr(runtime_module, "THREADED_PARAMETERS", 0)
+    assert np.array_equal(NumpyRuntime(load(path)).prefill(range(9)), expected)
+    opened = load(path)
+    os.truncate(path, path.stat().st_size // 2)
+    with pytest.raises(LLMError, match="ends inside model.layers"):
+        NumpyRuntime(opened)
 
 
 def test_more_tokens_than_the_context_are_an_error_and_leave_the_cache() -> None:
