@@ -44,7 +44,7 @@ def test_layers_read_in_threads_are_those_read_one_by_one(
     assert np.array_equal(NumpyRuntime(load(path)).prefill(range(9)), expected)
     opened = load(path)
     os.truncate(path, path.stat().st_size // 2)
-    with pytest.raises(LLMError, match="ends inside model.layers"):
+    with pytest.raises(LLMError, match=r"cannot read .*m.safetensors"):
         NumpyRuntime(opened)
 
 
