@@ -34,9 +34,7 @@ def test_prefill_in_several_calls_gives_the_same_logits() -> None:
         assert once.length == several.length == len(ids), config
 
 
-def test_layers_read_in_threads_are_those_read_one_by_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_layers_read_in_threads_are_those_read_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "m.safetensors"
     save(path, random_checkpoint(replace(CONFIG, num_hidden_layers=9)))
     expected = NumpyRuntime(load(path)).prefill(range(9))
