@@ -39,7 +39,7 @@ def _exit_at_once(code: int) -> None:
 
 def run() -> None:
     """Run the command line; never returns."""
-    # a process started with nohup ignores it
+    # nohup starts a process that ignores SIGINT
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signals.end_process)
     try:

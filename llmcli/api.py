@@ -70,24 +70,24 @@ class SamplingOptions(TypedDict, total=False):
     presence_penalty: float
     frequency_penalty: float
     min_tokens: int
-    logit_bias: Mapping[int, float]  # token -> what is added to its logit
+    logit_bias: Mapping[int, float]  # token -> bias added to its logit
     schema: Mapping[str, Any]  # the text is JSON that fits this JSON schema
     regex: str  # the text matches this regular expression
-    grammar: str  # the text fits this grammar: Lark as llguidance reads it, or GBNF
-    seed: int | None  # None: random, so each call gives another text
+    grammar: str  # the text fits this grammar, in llguidance's Lark notation or GBNF
+    seed: int | None  # None: random, so each call generates a different text
     stop: str | Sequence[str]
 
 
 class ReadingOptions(TypedDict, total=False):
     """How to read the files of a corpus; by default, their content decides."""
 
-    speakers: tuple[str, str] | None  # names of who asks and who answers, in text with turns
+    speakers: tuple[str, str] | None  # names of the user and the assistant in text with turns
     pairs: bool  # read two-column tables as prompts and answers
     column: str | None  # the text column in tables, JSON and Parquet, or two columns, "question,answer"
     template: str | None  # columns joined to a text, "{title}\n{body}"
     plain: bool  # read everything as text
     encoding: str | None  # encoding of text other than UTF-8
-    strip_boilerplate: bool  # cut what many documents repeat
+    strip_boilerplate: bool  # remove lines that many documents repeat
 
 
 class PlanOptions(TypedDict, total=False):
@@ -127,11 +127,11 @@ class Model:
     def __init__(self, source: Checkpoint | Ensemble, runtime: Runtime, tokenizer: Tokenizer) -> None:
         self._source = source
         self.runtime = runtime
-        # the assistant of the last chat, which may continue; empty while it answers
+        # the assistant of the last chat, whose KV cache the next chat may reuse; empty while it answers
         self._assistants: list[Assistant] = []
         self.tokenizer = tokenizer
         self._finder: AnswerFinder | None = None
-        # one batch at a time: texts that are decoded together share memory, which belongs to the runtime
+        # one batch at a time: the texts of a batch share memory of the runtime
         self._decoding = threading.Lock()
 
     def __repr__(self) -> str:
@@ -226,7 +226,7 @@ class Model:
 
     @contextmanager
     def _assistant(self) -> Iterator[Assistant]:
-        """Yield the assistant of the last chat, or a new one if that is busy."""
+        """Yield the assistant of the last chat, or a new assistant while that one is busy."""
         from llmcli.generation.chat import open_assistant
 
         try:
@@ -303,8 +303,8 @@ class Model:
     def choose(
         self, prompt: str | Sequence[Mapping[str, str]], choices: Sequence[str]
     ) -> list[tuple[str, float]]:
-        """Return the choices with their probabilities, most likely first. They are the probabilities that
-        `score` gives, normalized to sum to 1.
+        """Return the choices with their probabilities, most likely first: those of `score`, normalized to sum
+        to 1.
 
         `prompt` is a conversation as for `chat`, and each choice is a whole answer; or it is a text, which
         each choice continues: begin a choice with a space if it begins a word. Raises LLMError for fewer than
@@ -371,7 +371,7 @@ class Model:
         from llmcli.evaluation.evaluator import evaluation_context, measure, trained_context
 
         if text == "":
-            raise usage("the text is empty; give one to score")
+            raise usage("the text is empty; give a text to score")
         if prompt is not None:
             return self._score(prompt, [_text(text, "text")])[0]
         context = evaluation_context(self.runtime.context, trained=trained_context(self._source.records))
@@ -398,8 +398,8 @@ class Model:
 
         `without` switches layers ("2") and heads ("2.3": head 3 of layer 2) off, counted from 1: the result
         compares the predictions before and after (`.first`, `.second`, `.kl_divergence`, `.next_tokens(5)`,
-        `.next_words(5)`). `compare` is another prompt, whose prediction is the second one; both are then
-        without these parts.
+        `.next_words(5)`). With another prompt in `compare`, `.second` is the prediction after that prompt, and
+        the parts are switched off for both prompts.
 
         Raises LLMError for a model that does not run in numpy (a GPU, quantized weights), for an ensemble,
         and for parts that the model does not have.
@@ -412,7 +412,8 @@ class Model:
         network = network_of(runtime)
         if not isinstance(network, NumpyRuntime):
             raise LLMError(
-                'explain needs a single model on the CPU with its own weights: llmcli.load("model.safetensors")'
+                "explain needs a single model on the CPU with unquantized weights: "
+                'llmcli.load("model.safetensors")'
             )
         text = _text(prompt, "prompt")
         literal = _flag(literal, "literal")
@@ -481,8 +482,8 @@ def train(
 ) -> Iterator[RunEvent | Result]:
     """Train a model on text or conversations and save it. Yields events; the last one is the `Result`.
 
-    `corpus` is one or more files, directories or glob patterns. In its place, `text` is one or more documents
-    in memory, such as a list or the column of a data frame, and `conversations` a list of conversations as
+    `corpus` is one or more files, directories or glob patterns. Alternatively, `text` is one or more documents
+    in memory, such as a list or the column of a data frame, and `conversations` is a list of conversations as
     for `Model.chat`, or of records such as {"prompt": ..., "completion": ...}.
 
     `val` is a validation file or the fraction to hold out, `base` a model to fine-tune, `like` a model whose
@@ -557,7 +558,7 @@ def _corpus(corpus: object, text: object, conversations: object, reading: ReadOp
     in_memory = {"text": [text] if isinstance(text, str) else text, "conversations": conversations}
     in_memory = {name: value for name, value in in_memory.items() if value is not None}
     if (corpus is None) is not bool(in_memory):
-        raise usage("give either corpus, the names of files, or text and conversations, which are in memory")
+        raise usage("give either corpus (names of files), or text and conversations (in memory)")
     if corpus is not None:
         return [str(file) for file in _paths(corpus)]
     if reading.is_for_files:
@@ -571,7 +572,7 @@ def _corpus(corpus: object, text: object, conversations: object, reading: ReadOp
     texts = [_text(value, f"text {number}") for number, value in enumerate(lists.get("text", ()), 1)]
     try:
         return sources_in_memory(texts, lists.get("conversations", ()), reading)
-    except TypeError as error:  # json's
+    except TypeError as error:  # raised by json
         raise TypeError(f"conversations must be lists of messages, or records of str: {error}") from error
 
 

@@ -17,10 +17,10 @@ from llmcli.errors import brief, prefixed, usage
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-Shape = tuple[int, ...]  # of a tensor
+Shape = tuple[int, ...]
 QUANTIZATIONS = ("int8", "int4")  # weight formats
 DEVICES = ("cpu", "cuda", "mps")
-DTYPES = ("float32", "bfloat16")  # types of matrix products in training
+DTYPES = ("float32", "bfloat16")  # data types of matrix products in training
 DEFAULT_MODEL = "model.safetensors"  # `llm train` writes it and the other commands read it by default
 EMBEDDING = "model.embed_tokens.weight"  # one row per token
 HEAD = "lm_head.weight"  # one row per token
@@ -28,16 +28,16 @@ POSITIONS = "model.embed_positions.weight"  # learned, one row per position
 FINAL_NORM = "model.norm.weight"
 ROPE_TYPES = ("linear", "llama3")
 LAYER_TYPES = ("full_attention", "sliding_attention")
-ACTIVATIONS = ("silu", "gelu_pytorch_tanh", "gelu")  # of an MLP; the second is an approximation of the third
-ANSWER_TOKENS = 1000  # maximum length of a chat answer; most models stop long before
+ACTIVATIONS = ("silu", "gelu_pytorch_tanh", "gelu")  # gelu_pytorch_tanh approximates gelu
+ANSWER_TOKENS = 1000  # maximum length of a chat answer; most answers are far shorter
 RECIPES = ("muon", "adamw", "fine-tune", "lora")  # see training/step/optimizer.py
-FINE_TUNING_RECIPES = ("fine-tune", "lora")  # their learning rates are for a pretrained model
+FINE_TUNING_RECIPES = ("fine-tune", "lora")  # with learning rates for a pretrained model
 LORA_SCALE = 2.0  # alpha / rank, in PEFT's terms
 EVALUATION_CONTEXT = 2048  # tokens; default maximum for an evaluation
 # longest context for which CPU training keeps the attention weights for the backward pass, which is faster
 # than recomputing them
 MAX_CONTEXT_KEEPING_SCORES = 1024
-# queries per head in a block of that attention; smaller blocks read keys and values more often, larger blocks
+# queries per head in a block of CPU attention: smaller blocks read keys and values more often, larger blocks
 # compute more masked scores
 QUERY_BLOCK = 128
 # a training step computes logits in blocks
@@ -82,29 +82,29 @@ class Architecture(NamedTuple):
 
     transformers_class: str
     gguf: str = ""  # name of the architecture in GGUF; "": not written as GGUF
-    # defaults in transformers for keys missing in config.json, where they differ between architectures. Sizes
-    # of tensors may come from here, since the tensors are checked against them.
+    # transformers' defaults for keys that config.json lacks, if they differ between architectures. They may
+    # include tensor sizes, because the tensors are checked against them.
     defaults: Mapping[str, Any] = MappingProxyType({})
     norm_names: NormNames = NormNames()
     layer_norm: bool = False  # LayerNorm with biases instead of RMSNorm
     qk_norm: bool = False  # RMSNorm on queries and keys, per head
-    joint_qk_norm: bool = False  # RMSNorm on the queries of all heads together instead, likewise on the keys
+    joint_qk_norm: bool = False  # one RMSNorm over the queries of all heads, and one over their keys
     qkv_bias: bool = False  # on the matrices of queries, keys and values
     linear_bias: bool = False  # on all matrices in the layers
     gated_mlp: bool = True  # SwiGLU or the like instead of two matrices
     learned_positions: bool = False  # added to the embeddings of tokens, instead of rotary positions
     # tensor names in a layer with experts: router; gate, up and down of an expert
     expert_names: tuple[str, ...] = ()
-    activation: str = "silu"  # in llama.cpp, and in transformers if config.json has none
-    own_keys: tuple[str, ...] = ()  # in config.json; other architectures ignore these keys
-    # in config.json: if they are set, the model computes something else
+    activation: str = "silu"  # the only one in llama.cpp; transformers' default
+    own_keys: tuple[str, ...] = ()  # keys of config.json that other architectures ignore
+    # keys of config.json that, if set, change the computation in an unsupported way
     unsupported_keys: tuple[str, ...] = ()
 
 
 _LLAMA_TOKENS = {"eos_token_id": 2, "bos_token_id": 1}
 _OLDER_GPT = Architecture("", layer_norm=True, qkv_bias=True, linear_bias=True, gated_mlp=False)
 ARCHITECTURES = {  # by model_type
-    "qwen3": Architecture(  # of models trained here
+    "qwen3": Architecture(  # used for models trained here
         "Qwen3ForCausalLM",
         "qwen3",
         {"num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28, "head_dim": 128},
@@ -206,7 +206,7 @@ ARCHITECTURES = {  # by model_type
         own_keys=("partial_rotary_factor", "use_parallel_residual"),
     ),
 }
-# architectures that are another one with other weights, which are converted when they are read
+# architecture -> the architecture that it becomes by converting its weights when they are read
 REWRITTEN = {"granite": "llama", "phi3": "llama"}
 
 
@@ -331,10 +331,10 @@ class ModelConfig:
     # SmolLM3: 0 for a layer without rotary positions, otherwise 1; (): all 1
     no_rope_layers: tuple[int, ...] = ()
     layer_types: tuple[str, ...] = ()  # Gemma: one of LAYER_TYPES for each layer; (): full_attention
-    # tokens that a layer of type sliding_attention attends to, including the current one
+    # number of tokens that a layer of type sliding_attention attends to, including the current token
     sliding_window: int = 0
-    rope_local_base_freq: float = 10000.0  # rope_theta of those layers, without rope_scaling
-    # attention scores are divided by its square root; None: by head_dim's
+    rope_local_base_freq: float = 10000.0  # rope_theta of sliding_attention layers, without rope_scaling
+    # attention scores are divided by the square root of this number; None: of head_dim
     query_pre_attn_scalar: float | None = None
     partial_rotary_factor: float = 1.0  # GPT-NeoX: share of a head that is rotated
     use_parallel_residual: bool = False  # GPT-NeoX: attention and MLP of a layer have the same input

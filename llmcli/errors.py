@@ -126,7 +126,7 @@ def missing_package(error: ImportError) -> LLMError | None:
     if name in ("", "llmcli"):
         return None
     return LLMError(
-        f"the package {name} is needed but cannot be imported ({error}); install it: pip install {name}"
+        f"the required package {name} cannot be imported ({error}); install it: pip install {name}"
     )
 
 
@@ -142,8 +142,8 @@ def missing_extra(what: str, package: str, extra: str) -> LLMError:
 
 
 def require_torch() -> None:
-    """Raise LLMError if torch is not installed. Called early, since torch is imported after work that may
-    take long."""
+    """Raise LLMError if torch is not installed. Called early, because torch itself is imported only after
+    work that may take long."""
     from importlib.util import find_spec
 
     if find_spec("torch") is None:

@@ -37,10 +37,12 @@ def listed(names: Sequence[str], limit: int) -> str:
 
 
 def file_name(name: str, member: str = "") -> str:
-    """Return the last part of a file's name; a page in a web archive has the name of the archive.
+    """Return the last part of a file's name; for a page in a web archive, the name of the archive.
 
-    >>> file_name("notes/2024/diary.txt"), file_name("crawl/site.warc/https://example.com/a", "https://example.com/a")
-    ('diary.txt', 'site.warc')
+    >>> file_name("notes/2024/diary.txt")
+    'diary.txt'
+    >>> file_name("crawl/site.warc/https://example.com/a", "https://example.com/a")
+    'site.warc'
     """
     return (name.removesuffix(f"/{member}") if "://" in member else name).rpartition("/")[2]
 
@@ -75,8 +77,8 @@ def size(count: float) -> str:
 
 
 def _scaled(value: float, units: Sequence[str], digits: Sequence[int]) -> str:
-    """Format a value in the first unit in which it rounds to less than 1000; each unit is 1000 times the
-    previous one."""
+    """Format a value in the smallest of `units` in which it rounds to less than 1000; each unit is 1000 times
+    the one before."""
     if value >= 10**18:
         return f"over 1,000,000{units[-1]}"
     power = next(

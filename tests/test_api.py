@@ -332,7 +332,7 @@ def test_errors_name_arguments(tiny_model: Path) -> None:
         (lambda: llmcli.train([]), "^corpus is an empty list"),
         (lambda: llmcli.train(TEXT), "^corpus must be the name of a file, found a text"),
         (lambda: llmcli.train(io.StringIO(TEXT)), "^corpus must be a list, found"),
-        (lambda: llmcli.train(), "^give either corpus, the names of files, or text and conversations, which are in"),
+        (lambda: llmcli.train(), r"^give either corpus \(names of files\), or text and conversations \(in"),
         (lambda: llmcli.train("c.txt", text=[TEXT]), "^give either corpus"),
         (lambda: llmcli.train(text=[]), "^text is an empty list"),
         (lambda: llmcli.train(text=[TEXT, math.nan]), "^text 2 must be a str, found nan"),

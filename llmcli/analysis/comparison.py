@@ -26,7 +26,7 @@ from llmcli.models.numpy_runtime import ModelPart, NumpyRuntime
 from llmcli.models.runtime import Doubles, Runtime
 from llmcli.notebook import table
 
-CACHE = "cache"  # the name of the n-gram cache among the parts that can be switched off
+CACHE = "cache"  # the n-gram cache in `without`
 MIN_PROBABILITY = 1e-9  # assumed for a text that the search reached in only one of two predictions
 
 
@@ -133,10 +133,10 @@ def compare(
     **options: Any,
 ) -> Comparison:
     """Compare a model with and without some parts, or `prompt` with the `other` prompt (both without these
-    parts). With and without parts, both explanations are about the same `token`, by default the prediction of
-    the whole model; after the `other` prompt, about the prediction there. For the other arguments see
-    `explain`."""
-    without = tuple(dict.fromkeys(without))  # each once
+    parts). If parts are switched off, both explanations are for the same `token`, by default the prediction of
+    the whole model; the explanation of the `other` prompt is for the prediction after that prompt. See
+    `explain` for the other arguments."""
+    without = tuple(dict.fromkeys(without))  # no duplicates
     whole = network, predictor or network
     reduced = _without(*whole, without) if without else whole
     options |= {"literal": literal, "evaluations": evaluations}
@@ -155,9 +155,7 @@ def _without(network: NumpyRuntime, predictor: Runtime, names: Sequence[str]) ->
     reduced = network.without(parse_parts(names, network.config))
     if predictor is network:
         if CACHE in names:
-            raise usage(
-                f"the model has no n-gram cache that could be switched off; leave out `without` {CACHE}"
-            )
+            raise usage(f"the model has no n-gram cache to switch off; leave out `without` {CACHE}")
         return reduced, reduced
     if predictor.parameters != network.parameters:
         raise usage("`without` needs a single model, found an ensemble; name the file of one of its models")

@@ -27,7 +27,7 @@ from llmcli.models.open_runtime import open_runtime
 from llmcli.models.runtime import Array, Bools, Doubles, Ints, Runtime
 from llmcli.notebook import table
 
-SHOWN_TOKENS = 10  # next tokens in a notebook
+SHOWN_TOKENS = 10  # next tokens shown in a notebook
 MAX_TOKENS = 256  # analyzed tokens: the memory for attention weights grows quadratically
 MAX_ABLATION_WORK = 3e10  # parameters x tokens processed, over all ablations: a few seconds
 MAX_COPIES = 5  # maximum number of copies listed
@@ -64,7 +64,7 @@ class AddedText:
 
 @dataclass(frozen=True)
 class Place:
-    """The next token that is explained, and where it begins: after the prompt, or inside the prompt."""
+    """The explained next token, and where it begins: after the prompt or inside it."""
 
     token: int
     context: list[int]  # the tokens before it that fit the model's context
@@ -78,7 +78,7 @@ class Explanation:
     """The activations of a model for a prompt, and its prediction of the next token."""
 
     ids: list[int]  # [N], the analyzed tokens
-    place: Place  # the next token that is explained: the most likely or the requested one
+    place: Place  # the explained next token: the most likely or the requested token
     preceding: int  # T - N, tokens in the context before the analyzed ones
     attention: Array  # [L, H, N, N]; each row (query) sums to 1 minus its weight on preceding tokens
     logit_lens: Candidates  # predictions of the next token after each layer
@@ -91,7 +91,7 @@ class Explanation:
     # the prediction by text, which differs from `logprobs` if tokens start inside the prompt
     added: AddedText
     tokenizer: Tokenizer
-    copies: tuple[Copy, ...] | None = None  # added by the n-gram cache; None: the model has none
+    copies: tuple[Copy, ...] | None = None  # tokens made more likely by the n-gram cache; None: no cache
     words: NextWords = NO_WORDS  # the next words, if requested
 
     @property
@@ -331,7 +331,7 @@ def _ablation_effects(
     T = len(context)
     effects = np.full(T, np.nan)
     if T == 1:
-        return effects  # nothing would be left to predict from
+        return effects  # no token would be left to predict from
     original = _masked_logprob(logits, place)
     count = min(T, limit, math.isqrt(int(2 * MAX_ABLATION_WORK / runtime.config.parameters)))
     for removed in range(T - 1, T - 1 - count, -1):

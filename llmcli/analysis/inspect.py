@@ -35,7 +35,8 @@ class ParameterGroup:
 
 @dataclass(frozen=True)
 class TensorStatistics:
-    """Statistics of the values in one or more tensors; NaN and an empty histogram if no value is finite."""
+    """Statistics of the values in one or more tensors. If no value is finite, they are NaN and the histogram
+    is empty."""
 
     mean: float
     deviation: float  # standard deviation
@@ -47,12 +48,11 @@ class TensorStatistics:
 
 
 def json_object(header: Header, key: str, on_note: OnNote = lambda note: None) -> dict[str, Any]:
-    """Parse a JSON document in the metadata; {} if it is missing or not an object. Invalid JSON causes a
-    note."""
+    """Parse a JSON document in the metadata; {} if it is missing or not an object. Notes invalid JSON."""
     try:
         value = parse_json(header.metadata.get(key, "{}"))
     except ValueError:
-        on_note(f"its {key} is not JSON and is left out here")
+        on_note(f"left out its {key}, which is not valid JSON")
         return {}
     return value if isinstance(value, dict) else {}
 

@@ -17,8 +17,8 @@ from llmcli.cli.terminal import console
 from llmcli.errors import WRONG_USAGE, LLMError, usage
 from llmcli.version import __version__
 
-# Typer ships its own copy of Click and exports only one usage error, BadParameter; their base class is next
-# in its method resolution order. The private modules are imported for type checking only.
+# Typer ships its own copy of Click and exports only one usage error, BadParameter; the base class of usage
+# errors is next in its method resolution order. The private modules are imported for type checking only.
 if TYPE_CHECKING:
     from typer._click import Command, Context, HelpFormatter
     from typer._click.exceptions import UsageError

@@ -65,7 +65,7 @@ class _Output:
             console.note(f"{self.done:,} of {len(rows):,} prompts are already done")
         else:
             raise LLMError(
-                f"{self.partial} belongs to a batch with another model, other options or other prompts; "
+                f"{self.partial} belongs to a batch with a different model, options or prompts; "
                 "repeat the command of that batch to finish it, or remove it"
             )
 
@@ -87,8 +87,8 @@ class _Output:
 
 
 def _seed_of(header: bytes, key: str) -> int | None:
-    """Return the seed in the first line of a partial file; None if the line is damaged or has another
-    hash."""
+    """Return the seed in the first line of a partial file; None if the line is damaged or from a different
+    batch."""
     try:
         record = json.loads(header)
         return int(record["seed"]) if record["batch"] == key else None
@@ -116,8 +116,8 @@ def run(
     request_of: "Callable[[PromptRow, SamplingConfig], GenerationRequest | BatchResult]",
     answer_key: str,
 ) -> None:
-    """Answer all prompts of --batch; `answer_key` is the key of the text in a record. `request_of` may raise
-    errors."""
+    """Answer all prompts of --batch; `answer_key` is the key of the text in a record. If `request_of` raises
+    an error, it becomes the result of that prompt."""
     from llmcli.generation.batch import BatchResult, decode_batch
     from llmcli.generation.grammar import compile_grammar
 

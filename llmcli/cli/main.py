@@ -12,7 +12,7 @@ def main() -> None:
     """Run the command line; never returns."""
     is_closed = sys.stdout is None
     streams.prepare()
-    # the results would be lost after the work, or written into a file that takes its descriptor
+    # results would be lost, or written to the next file opened, which reuses the descriptor
     if is_closed:
         from llmcli.cli.terminal import console
         from llmcli.errors import FAILURE
@@ -50,7 +50,7 @@ def _run_app() -> None:
 
     from llmcli.cli.app import app
 
-    # numpy's warnings about damaged weights: the logits are checked, and the error says what is wrong
+    # numpy's warnings about damaged weights: the logits are checked, and that error is clearer
     warnings.filterwarnings("ignore", ".* encountered in ", RuntimeWarning, r"llmcli\.")
     if streams.WINDOWS:
         streams.enable_escape_codes()

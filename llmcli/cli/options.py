@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from llmcli.data.conversations.record_kinds import ReadOptions
 
-MAX_NAMED_MODELS = 3  # offered in the error about a missing model
+MAX_NAMED_MODELS = 3  # models suggested if the default model is missing
 # panels of the help
 DATA = "Data"
 SAMPLING_PANEL = "Sampling"
@@ -104,8 +104,9 @@ def max_tokens_option(default: int) -> Any:
 class Options:
     """The options and arguments of a subcommand; an instance has their values.
 
-    A subclass annotates the options of its subcommand, in the order of the help; the options of a group, also
-    a subclass, follow them. The attributes here are shared: a subclass only needs to annotate them.
+    A subclass annotates the options of its subcommand, in the order of the help; the options that it inherits
+    from a group, such as GenerationOptions, follow. The attributes here are declared for all subcommands: a
+    subclass only needs to annotate the ones that it has.
     """
 
     RARE = ""  # names of the options that only --help-all shows
@@ -135,7 +136,7 @@ class Options:
         vars(self).update(values)
 
     def typed(self, *names: str) -> list[str]:
-        """Return the options among these that were typed, by name."""
+        """Return the names of the given options that the user typed."""
         source = self.invocation.get_parameter_source
         return [
             _name(param)
@@ -144,16 +145,15 @@ class Options:
         ]
 
     def reject(self, condition: str, *names: str) -> None:
-        """Raise LLMError if any of these options was typed. The message says that it has no effect
-        `condition`."""
+        """Raise LLMError if the user typed any of these options, which have no effect `condition`."""
         if typed := self.typed(*names):
             have, pronoun = ("has", "it") if len(typed) == 1 else ("have", "them")
             raise usage(f"{' and '.join(typed)} {have} no effect {condition}; leave {pronoun} out")
 
     def check(self, conflicts: Mapping[str, str], requirements: Mapping[str, str] | None = None) -> None:
-        """Raise LLMError if an option was typed that has no effect. `conflicts` maps an option to the options
-        (separated by spaces) that have no effect with it, `requirements` to those that have no effect without
-        it."""
+        """Raise LLMError if the user typed an option that has no effect. `conflicts` maps an option to the
+        options (separated by spaces) that have no effect with it, `requirements` to those that have no effect
+        without it."""
         given = {name for name, value in vars(self).items() if value or value == ""}
         for name in filter(given.__contains__, conflicts):
             self.reject(f"with {option_of(name)}", *conflicts[name].split())
@@ -169,7 +169,7 @@ class ResultOptions(Options):
     quiet: bool
 
     def claim(self, output: Path) -> None:
-        """Lock an output until the command ends, and remove temporary files that killed runs left. Raises
+        """Lock an output until the command ends, and remove temporary files left by killed runs. Raises
         LLMError."""
         from llmcli.formats import atomic_io, file_lock
 
@@ -281,7 +281,8 @@ class GenerationOptions(ResultOptions):
     )
     batch: str | None = option(
         "FILE",
-        'File of prompts: lines, JSON Lines with "prompt" or "messages", or a table; prints a line of JSON for each.',
+        'File of prompts: lines, JSON Lines with "prompt" or "messages", or a table; prints a line of JSON '
+        "for each.",
         panel=BATCH,
     )
     output: str | None = option(
@@ -407,7 +408,7 @@ def model_path(typed: str | None, others: Callable[[Path], str] | None = None) -
 
 
 def local_model(name: str) -> Path:
-    """Return the path of a model; one on the Hugging Face hub (hf:OWNER/NAME, or its short name) is
+    """Return the path of a model; a model on the Hugging Face hub (hf:OWNER/NAME, or its short name) is
     downloaded if necessary."""
     from llmcli.formats.huggingface.names import local_path
 
@@ -423,8 +424,8 @@ def _other_models(directory: Path) -> str:
 
 
 def text_argument(text: str | None, what: str) -> str:
-    """Return the text argument, or standard input for "-" or if stdin is not a terminal; errors call it
-    `what`."""
+    """Return the text argument; standard input for "-", or for no argument if stdin is not a terminal. Errors
+    call the text `what`."""
     if text is None and sys.stdin.isatty():
         raise usage(f"no {what} was given; write it in quotes, or - to read standard input")
     if text is None or text == "-":

@@ -10,7 +10,7 @@ _began: float | None = None
 
 
 def remember() -> None:
-    """Record that this process runs a single command, so the command began when the process did."""
+    """Record that this process runs a single command, so that the command began when the process started."""
     global _began
     _began = time.monotonic() - _age()
 

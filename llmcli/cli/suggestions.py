@@ -19,30 +19,39 @@ LONGEST_NAME = 60  # columns of an unknown name in a message
 
 _CHAT = "to talk with a model: llm chat -m FILE"
 _GENERATE = 'to continue a text: llm generate "Once upon a time" -m FILE'
-# what to type here -> subcommands of other programs
+# suggestion -> names of subcommands in other programs
 COMMANDS = {
     _CHAT: "talk repl ask conversation interactive",
     f"{_CHAT}; {_GENERATE}": "run",
     _GENERATE: "prompt complete completion predict infer inference sample",
     "to answer over HTTP, with a page for the browser: llm serve -m MODEL": "server api web ui",
     "to see what is in a model file: llm inspect FILE": "show info view describe",
-    "to list the models: llm models; they are plain files; to see what is in one: llm inspect FILE": "ls list cp",
+    "to list the models: llm models; they are plain files; to see what is in one: llm inspect FILE": (
+        "ls list cp"
+    ),
     "to remove a model: rm FILE; from the hub's cache: hf cache rm model/OWNER/NAME": "rm remove delete",
-    "to upload a model to the Hugging Face hub: llm export MODEL DIRECTORY --to hf --push OWNER/NAME": "push upload "
-    "publish share",
+    "to upload a model to the Hugging Face hub: llm export MODEL DIRECTORY --to hf --push OWNER/NAME": (
+        "push upload publish share"
+    ),
     "to download a model from the Hugging Face hub, name it: llm chat -m hf:OWNER/NAME, or llm import "
     "hf:OWNER/NAME -o FILE": "pull download get",
     "for quantized weights: llm export MODEL FILE --quantize int8, or llm export MODEL FILE.gguf --to gguf "
     "--dtype q8_0": "quantize quantise",
-    "to convert: llm import SOURCE -o FILE.safetensors, or llm export MODEL OUTPUT --to gguf (or --to hf)": "convert",
-    "to measure how well a model predicts a text: llm eval TEXT -m FILE": "perplexity ppl evaluate test bench",
-    "to fine-tune: llm train TEXT --from MODEL -o FILE (--lora 8 for low-rank adapters)": "finetune fine-tune sft lora",
+    "to convert: llm import SOURCE -o FILE.safetensors, or llm export MODEL OUTPUT --to gguf (or --to hf)": (
+        "convert"
+    ),
+    "to measure how well a model predicts a text: llm eval TEXT -m FILE": (
+        "perplexity ppl evaluate test bench"
+    ),
+    "to fine-tune: llm train TEXT --from MODEL -o FILE (--lora 8 for low-rank adapters)": (
+        "finetune fine-tune sft lora"
+    ),
     "to resume a run that was stopped, type the same llm train command again": "resume continue",
     "that is a command of another program named llm (llm.datasette.io); this one is llmcli and is also "
     "installed under that name": "keys templates plugins logs install uninstall aliases embed openai",
 }
-# (subcommands, suggestion, options in other programs). "*" is any subcommand with the suggested option. A
-# suggestion that begins with "-" follows "did you mean".
+# (subcommands, suggestion, options in other programs). "*" stands for every subcommand that has the suggested
+# option. A suggestion that begins with "-" is printed after "did you mean".
 OPTIONS = (
     ("llm", "--version", "-v -V"),
     (
@@ -162,7 +171,7 @@ def option_hint(command: str, name: str, options: Known) -> str:
     'llm train has no option --hidden_size; did you mean --width N, the hidden size? see: llm train --help'
     """
     own = list(options.get(command, ()))
-    # regardless of the name that the program was started by
+    # whatever name the program was started under
     path = f"llm {command}" if command in options else "llm"
     start = f"{path} has no option {truncate(name, LONGEST_NAME)}"
     see = f"see: {path} --help"

@@ -19,7 +19,10 @@ from typing import IO, Any
 
 START_SECONDS = 60.0  # time to start on a busy machine
 # with this process's sys.path, so that the child finds the same modules
-_COMMAND = "import importlib, sys; name, sys.path[:] = sys.argv[1], sys.argv[2:]; importlib.import_module(name).main()"
+_COMMAND = (
+    "import importlib, sys; name, sys.path[:] = sys.argv[1], sys.argv[2:]; "
+    "importlib.import_module(name).main()"
+)
 
 
 class NotStartedError(Exception):
@@ -105,11 +108,11 @@ class ChildProcess:
 
 
 class Worker:
-    """A process that answers requests, one at a time. It is started for the first request, and again after
-    one that it did not answer."""
+    """A process that answers requests, one at a time. It is started for the first request, and restarted after
+    a request that it did not answer."""
 
     def __init__(self, module: str) -> None:
-        """The `main` of a module runs in the process."""
+        """`module` is the name of the module whose `main` the process runs."""
         self._module = module
         self._lock = threading.Lock()
         self.running: ChildProcess | None = None
@@ -124,7 +127,7 @@ class Worker:
             try:
                 return self.running.ask(request, seconds)
             except BaseException:
-                # including Ctrl-C: a late answer would be taken for the answer to the next request
+                # also after Ctrl-C: a late answer would be mistaken for the answer to the next request
                 self.stop()
                 raise
 
@@ -140,8 +143,8 @@ class Worker:
 
 
 def become_child(memory: int) -> IO[bytes]:
-    """Limit the memory of this process to this many bytes, where the system can, and return the file for
-    answers. Output of libraries is discarded, and Ctrl-C in the terminal is left to the parent."""
+    """Limit the memory of this process to `memory` bytes, if the system can, and return the file for answers.
+    Discards the output of libraries, and leaves Ctrl-C to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
@@ -171,8 +174,8 @@ def answer_requests(answer: Callable[[Any], Mapping[str, Any]], memory: int, sec
 
 
 def end_after(seconds: float) -> float:
-    """Make the system, where it can, end this process after some seconds (0: never), in case its parent has
-    died. Returns the seconds that were left of the previous limit."""
+    """Make the system, if it can, end this process after some seconds (0: never), in case its parent has
+    died. Returns the remaining seconds of the previous limit."""
     if hasattr(signal, "setitimer") and hasattr(signal, "ITIMER_REAL"):
         return signal.setitimer(signal.ITIMER_REAL, seconds)[0]
     return 0.0

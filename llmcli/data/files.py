@@ -50,7 +50,7 @@ _JSON_TEXT = re.compile(r"\s*(?:\{\s*[\"}]|\[\s*[\[{\"])")
 _PEEKED_RECORDS = 10
 _JSON_START = re.compile(r"\s*(?:\{|\[\s*[\[{])")
 _JSON_LINES_SUFFIXES = (".jsonl", ".ndjson")
-_MAX_KEYS = 5  # listed in a note
+_MAX_KEYS = 5  # columns listed in a note
 _AUTOMATIC = ReadOptions()
 
 
@@ -139,9 +139,9 @@ def read_records(
     on_read: OnRead = ignore,
 ) -> ConversationFile | Document:
     """Read a file as conversations, the text in a column, or plain text; with `text_only`, conversations are
-    read as plain text. Standard input ("-") is always plain text. `content` is the open file, or what was
-    read from it and stored in `copy`, to which decoded text is appended. Raises LLMError, for example for a
-    malformed record or unknown columns."""
+    read as plain text. Standard input ("-") is always plain text. `content` is the open file, or its content
+    stored in `copy`; decoded text is appended to `copy`. Raises LLMError, for example for a malformed record
+    or unknown columns."""
     if isinstance(content, Stored) and content.is_table:
         return _read_table(name, path, content, copy, text_only)
     document = decoding.read_document(name, path, content, copy, on_read, reading.encoding)
@@ -160,7 +160,7 @@ def read_records(
 
 
 def _markup(start: str) -> str:
-    """Describe the markup in a text that begins like this, which the model would learn too; "" if there is
+    """Describe the markup in a text with this beginning, which the model would also learn; "" if there is
     none."""
     lines = [line for line in start.split("\n", _TABLE_LINES)[:_TABLE_LINES] if line.strip()]
     tabs = {line.count("\t") for line in lines}
@@ -181,8 +181,8 @@ def _suffix(name: str) -> str:
 
 def table_lines(name: str, file: IO[bytes], reading: Mapping[str, Any]) -> Iterator[str]:
     """Yield the rows of a Parquet file as lines of JSON, each a list of the values in the columns that are
-    read; the first line describes the table. Runs in the child process with limits; `reading` are
-    `ReadOptions`. Raises LLMError."""
+    read; the first line describes the table. Runs in the child process with limits; `reading` has the fields
+    of `ReadOptions`. Raises LLMError."""
     file_facts = {"sha256": _sha256(file), "bytes": file.seek(0, io.SEEK_END)}
     with open_table(name, file) as (columns, rows):
         if not (first := list(islice(rows(columns), _PEEKED_RECORDS))):
@@ -197,7 +197,8 @@ def table_lines(name: str, file: IO[bytes], reading: Mapping[str, Any]) -> Itera
 
 
 def _json_line(value: object) -> str:
-    """Return a value as a line of JSON. Dates, bytes and the like, which are not read, become objects."""
+    """Return a value as a line of JSON. Values of other types, such as dates and bytes, are not read, and become
+    objects."""
     return json.dumps(value, ensure_ascii=False, default=lambda other: {"type": type(other).__name__}) + "\n"
 
 

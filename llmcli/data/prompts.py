@@ -1,6 +1,6 @@
 """Prompts of a batch: the lines of a text, the records of a JSON Lines file, or a column of a table.
 
-A record that cannot be read has an error instead of a prompt, so that it does not stop the others.
+A record that cannot be read gets an error instead of a prompt, so that the others are still processed.
 """
 
 import json
@@ -24,7 +24,7 @@ _WANTED = 'wanted {"prompt": "..."} or {"messages": [{"role": "user", "content":
 
 @dataclass(frozen=True)
 class PromptRow:
-    """One row: a prompt, or messages, or an error."""
+    """A row with a prompt, messages or an error."""
 
     number: int  # number of the line, or of the row in a table, from 1
     prompt: str = ""
@@ -69,7 +69,7 @@ def _is_object(line: str) -> bool:
 def _json_row(number: int, line: str) -> PromptRow:
     try:
         record = json.loads(line)
-        json.dumps(record, ensure_ascii=False).encode("utf-8")  # a lone surrogate is no text
+        json.dumps(record, ensure_ascii=False).encode("utf-8")  # fails for a lone surrogate
     except (ValueError, RecursionError) as error:
         return PromptRow(number, error=f"not JSON ({error}); {_WANTED}")
     if not isinstance(record, dict):
@@ -109,7 +109,7 @@ def _table_rows(document: Document, suffix: str, column: str | None) -> Iterator
     try:
         records = list(table.records)
     except LLMError as error:
-        raise LLMError(str(error).partition("; or add `plain`")[0]) from error  # no option of a batch
+        raise LLMError(str(error).partition("; or add `plain`")[0]) from error  # --batch has no --plain
     for number, (_, record) in enumerate(records, 1):
         prompt = record[columns[normalized(wanted)]].strip()
         yield PromptRow(number, prompt, error="" if prompt else "empty prompt")

@@ -1,4 +1,4 @@
-"""Progress of reading files: prints notes, and ends reading that takes too much of the time budget."""
+"""Progress of reading files: notes, and a limit on the share of the time budget."""
 
 import time
 from collections.abc import Callable

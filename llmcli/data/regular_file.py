@@ -8,7 +8,7 @@ from pathlib import Path
 
 from llmcli.errors import LLMError
 
-MAX_BYTES = 100_000_000  # of a file that is read at once: three times the largest published tokenizer.json
+MAX_BYTES = 100_000_000  # of a file read at once: three times the largest published tokenizer.json
 # has no effect on regular files; Windows has neither flag nor such files
 _NON_BLOCKING = getattr(os, "O_NONBLOCK", 0)
 
@@ -18,7 +18,7 @@ class NotRegularError(OSError):
 
 
 def open_regular(path: Path) -> io.BufferedReader:
-    """Open a file for reading. Raises OSError, also if it is not a regular file."""
+    """Open a regular file for reading. Raises OSError, including NotRegularError."""
     return open(path, "rb", opener=_descriptor)
 
 
@@ -32,20 +32,20 @@ def _descriptor(path: str, flags: int) -> int:
 
 
 def read_file(path: Path, wanted: str = "") -> bytes:
-    """Read a whole file of at most MAX_BYTES. Raises LLMError, which asks for what is `wanted`."""
+    """Read a whole file of at most MAX_BYTES. Raises LLMError; its message names what is `wanted`."""
     try:
         with open_regular(path) as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise reading_error(error, path, wanted) from error
     if len(data) > MAX_BYTES:
-        raise LLMError(f"{path} has over {MAX_BYTES:,} bytes, too many for a file of this kind")
+        raise LLMError(f"{path} has over {MAX_BYTES:,} bytes, which is too large for a file of this kind")
     return data
 
 
 def reading_error(error: OSError, name: object, wanted: str = "") -> LLMError:
     """Return the error for a file called `name` that cannot be opened or read. If it does not exist or is not
-    a file, the message asks for what is `wanted`."""
+    a file, the message also names what is `wanted`."""
     advice = f"; name {wanted}" if wanted else ""
     if isinstance(error, NotRegularError):
         return LLMError(f"{name} is {error.strerror}{advice}")

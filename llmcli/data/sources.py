@@ -46,7 +46,7 @@ _AUTOMATIC = ReadOptions()
 # kind of a text in memory; name of conversations in memory
 _IN_MEMORY = "in memory"
 _CONVERSATIONS = "conversations in memory"
-# contents, and for each file that is not read its name and a line that says why
+# contents, and (name, reason in one line) of each file that is not read
 _Read: TypeAlias = tuple[list[Content], list[tuple[str, str]]]
 
 
@@ -99,7 +99,7 @@ class Sources:
 
     @property
     def notes(self) -> list[str]:
-        """Notes on how files were read and what was left out, one line each."""
+        """Notes, one line each, on how files were read and what was left out."""
         files: list[Content] = [*self.conversation_files, *self.text.documents]
         notes = [note for file in files for note in file.notes]
         return [*notes, self.cuts] if self.cuts else notes
@@ -323,8 +323,8 @@ def require_conversations(name: str, path: Path) -> ConversationFile:
     if file := read_conversations(name, path):
         return file
     raise LLMError(
-        f'{name} has no conversations; expected records with "messages", "prompt" and "completion", "instruction" and '
-        '"output" or "conversations", two columns, or turns such as User: and Assistant:'
+        f'{name} has no conversations; expected records with "messages", "prompt" and "completion", '
+        '"instruction" and "output" or "conversations", two columns, or turns such as User: and Assistant:'
     )
 
 
@@ -338,8 +338,8 @@ def read_if_possible(paths: Iterable[Path], reading: ReadOptions, *, text_only: 
 def _read_files(
     files: Sequence[FoundFile], reading: ReadOptions, *, text_only: bool = False, on_read: OnRead = ignore
 ) -> _Read:
-    """Read files in order, while child processes read the ones that are not plain text. Skips unreadable
-    files in directories and archives, and documents among several."""
+    """Read files in order; child processes read those that are not plain text. Skips unreadable files in
+    directories and archives, and unreadable documents if there are several."""
     contents: list[Content] = []
     unreadable: list[tuple[str, str]] = []
     copy = TextCopy()
@@ -428,8 +428,8 @@ def check_reading(reading: ReadOptions, sources: Iterable[Sources]) -> None:
         user, assistant = reading.speakers
         raise LLMError(
             f"`speakers` {user},{assistant}: no file has turns of both; "
-            "wanted a text with lines that begin with "
-            f'"{user}:" and "{assistant}:", including the first line; check the names, or leave `speakers` out'
+            f'wanted a text with lines that begin with "{user}:" and "{assistant}:", '
+            "including the first line; check the names, or leave `speakers` out"
         )
     requested = {normalized(column) for column in reading.columns}
     read: list[Content] = [*files, *(text for source in sources for text in source.text.documents)]

@@ -59,9 +59,9 @@ class Baseline:
 
 
 def baselines(text: bytes, past: bytes = b"", *, seconds: float = DEFAULT_SECONDS) -> list[Baseline]:
-    """Compress a text with xz and PPM, which adapt to it, and, given a past, with static PPM, which does not
-    adapt, like a trained model. Only the end of the past is used, so that this takes about `seconds`. Returns
-    [] for an empty text."""
+    """Compress a text with xz and PPM, which adapt to the text, and, given a past, with static PPM, which like
+    a trained model does not adapt. Only as much of the end of the past is used as can be compressed in about
+    `seconds`. Returns [] for an empty text."""
     if not text:
         return []
     xz_past, ppm_past, _ = (past[-limit:] for limit in _past_limits(seconds))
@@ -73,8 +73,8 @@ def baselines(text: bytes, past: bytes = b"", *, seconds: float = DEFAULT_SECOND
 
 
 def affordable(text_bytes: int, past_bytes: int, seconds: float) -> bool:
-    """Return whether `baselines` can read at least 90% of the past in this time, which a fair comparison
-    needs."""
+    """Return whether `baselines` can read at least 90% of the past in this time, as a fair comparison
+    requires."""
     return text_bytes / 1e6 <= seconds / 2 and 0.9 * past_bytes <= min(_past_limits(seconds))
 
 
@@ -83,8 +83,8 @@ def max_past_bytes(seconds: float = DEFAULT_SECONDS) -> int:
 
 
 def _past_limits(seconds: float) -> tuple[int, int, int]:
-    """Return the bytes of the past for xz and adaptive PPM, which read it twice, and static PPM (once per
-    piece)."""
+    """Return the bytes of the past for xz and adaptive PPM, which read it twice, and for static PPM, which
+    reads it once per piece."""
     speeds = XZ_SHARE * XZ_SPEED / 2, ADAPTING_SHARE * PPM_SPEED / 2, STATIC_SHARE * PPM_SPEED / MIN_PIECES
     xz, adapting, static = (max(1, int(speed * seconds)) for speed in speeds)
     return xz, adapting, static
@@ -135,6 +135,5 @@ def ppm_size(data: bytes) -> int:
 
 
 def memory(size: int) -> int:
-    """Return PPM's memory for `size` bytes of text: 32 times the size, twice what measurements showed to
-    suffice."""
+    """Return PPM's memory for `size` bytes of text: 32 times the size, twice the measured requirement."""
     return min(PPM_MEMORY, max(1 << 20, 32 * size))

@@ -1,7 +1,7 @@
 """A model's bits per byte on a text, which are comparable between models with different tokenizers.
 
 Windows of the model's context length slide over the text with a stride of half a window. Each token is
-counted in one window, in which at least half a window precedes it (or the whole beginning of the text).
+counted in one window, in which at least half a window (or all of the text so far) precedes it.
 Losses are computed by any runtime or by torch. A model's n-gram cache (models/ngram_cache.py) sees all of the
 preceding text.
 """
@@ -29,7 +29,7 @@ from llmcli.notebook import table
 if TYPE_CHECKING:
     from llmcli.data.tokenizers.tokenizer import Tokenizer
 
-# windows ids [B, T + 1] -> for each of ids[:, 1:]: (loss in nats, whether it was the most likely token), both
+# ids [B, T + 1] of windows -> (loss in nats, whether the token was the most likely) for ids[:, 1:], both
 # [B, T]; an ensemble also returns the weights of its models [B, T, n]
 ScoreWindows = Callable[[Ints], Scores | WeightedScores]
 Window = tuple[int, int, int]  # start, first position counted, end

@@ -1,7 +1,7 @@
-"""The two figures for a model on a text, in bits per byte, under the same names everywhere.
+"""The two figures for a model on a text, in bits per byte, with the same names everywhere.
 
-network: the network alone, which has seen only the training text, like static compressors. adapting: the
-network with its n-gram cache, which also adapts to the text so far, like adaptive compressors.
+- network: the network alone, which has seen only the training text, like static compressors
+- adapting: the network with its n-gram cache, which also adapts to the text so far, like adaptive compressors
 """
 
 from dataclasses import dataclass

@@ -62,13 +62,13 @@ def score_labels(
     choices: Sequence[str],
     on_progress: Callable[[float], None] = lambda share: None,
 ) -> LabelScore:
-    """Choose the last answer of each conversation. Raises LLMError if one of them is not among the
-    choices."""
+    """Choose the last answer of each conversation. Raises LLMError if the answer of a conversation is not among
+    the choices."""
 
     for conversation in conversations:
         if (answer := conversation.messages[-1].content) not in choices:
             raise LLMError(
-                f"{conversation.source}: the answer {brief(answer)} is none of the choices; add it"
+                f"{conversation.source}: the answer {brief(answer)} is not among the choices; add it"
             )
     chosen = []
     confidences = []

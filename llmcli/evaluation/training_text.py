@@ -54,8 +54,8 @@ def _trained_bytes(stage: Stage) -> list[int]:
 
 def _divide(corpus: Corpus, stages: Iterable[Stage]) -> Iterator[tuple[DocumentPart, DocumentPart]]:
     """Yield (part that any stage was trained on, rest) of each text. The rest includes the ends of
-    near-duplicates that the split left out. They may repeat a held-out end, but are the only untrained text
-    of such a file if it is the only one named."""
+    near-duplicates that the split left out: they may repeat a held-out end, but if only one near-duplicate is
+    measured, they are its only untrained text."""
     known = trained_lengths(stages)
     for part in corpus.contents:
         middle = min(max(part.start, known.get(part.document.sha256, 0)), part.end)
@@ -73,8 +73,8 @@ def untrained_part(corpus: Corpus, records: Iterable[TrainingRecord]) -> Corpus:
 
 
 def trained_in(corpus: Corpus, record: TrainingRecord) -> list[str]:
-    """Describe the stages in which a model was trained on any of this text, by file hashes; "" is the run
-    that made the model."""
+    """Describe the stages in which a model was trained on any of this text, by file hashes; "" stands for the
+    run that made the model."""
     hashes = {document.sha256 for document in corpus.documents}
     return [
         describe(stage)
@@ -114,7 +114,7 @@ class MeasuredConversations:
     """The conversations on which the answers of models are measured."""
 
     conversations: list[Conversation]
-    # number of conversations that a model was trained on; these are left out, unless that is all
+    # number of conversations that a model was trained on; they are left out, unless no others remain
     trained: int
     contains_training: bool  # True if all are measured although a model was trained on some
 
@@ -122,7 +122,8 @@ class MeasuredConversations:
 def measured_conversations(
     files: Sequence[ConversationFile], records: Iterable[TrainingRecord], *, whole: bool = False
 ) -> MeasuredConversations:
-    """Select the conversations that were held out for all models; all if there are none, or if `whole`."""
+    """Select the conversations that no model was trained on; all conversations if there are none, or if
+    `whole`."""
     conversations = [conversation for file in files for conversation in file.conversations]
     trained = _trained_in_any(files, records)
     rest = split.divide(conversations, [i for i in range(len(conversations)) if i not in trained]).held_out
@@ -177,8 +178,8 @@ class TrainingText:
     def of(
         cls, sources: Sources, records: Iterable[TrainingRecord], *, whole: bool = False
     ) -> "TrainingText":
-        """Select the parts that were trained on according to the records. Other files are kept whole; with
-        `whole`, all files are."""
+        """Select the parts that were trained on according to the records. Other files are kept whole, as are all
+        files with `whole`."""
         if whole:
             return cls(sources.text, sources.conversation_files, sources.conversations)
         records = list(records)
@@ -332,12 +333,12 @@ def _recorded_way(entry: TrainingFile, stage: Stage) -> tuple[ReadOptions, bool]
 
 
 def _paths(entry: TrainingFile, model: Path) -> Iterator[Path]:
-    """Yield the paths at which a file of a record may be, as far as they exist."""
+    """Yield the existing paths at which a file of a record may be."""
     given = Path(entry.name.removesuffix(f"/{entry.member}") if entry.member else entry.name)
     beside = [model.parent / entry.path] if entry.path else []
     places = (*beside, given, model.parent / given, Path(given.name), model.parent / given.name)
     for path in dict.fromkeys(places):
-        with suppress(OSError, ValueError):  # the name in the record is no file name
+        with suppress(OSError, ValueError):  # the name in the record may not be a valid file name
             if path.is_file():
                 yield path
 

@@ -41,8 +41,8 @@ _CHANGES_BASE = (
     "loftq",
 )
 _ADVICE = (
-    "only plain LoRA of matrices is supported; PEFT merges most other kinds: save what merge_and_unload() "
-    "returns, and import that directory"
+    "only plain LoRA of matrices is supported; for most other kinds, save the model that PEFT's "
+    "merge_and_unload() returns, and import that directory"
 )
 
 
@@ -106,8 +106,8 @@ def find_file(path: Path) -> Path:
 
 
 def base_of(header: Header) -> tuple[str, list[str]]:
-    """Return (name, hashes) of the adapters' base model: its own hash, and that of the model it was imported
-    from."""
+    """Return (name, hashes) of the adapters' base model; the hashes are its own and that of the model from
+    which it was imported."""
     base = _record_of(header).base or Base()
     return base.file, [sha256 for sha256 in (base.sha256, base.source_sha256) if sha256]
 
@@ -145,7 +145,7 @@ def merged_tensors(base: Checkpoint, header: Header) -> Mapping[str, NDArray[np.
     pairs: dict[str, tuple[TensorInfo, TensorInfo]] = {}  # matrix -> its A and B
     shapes = base.config.tensor_shapes()
     for name, a in header.tensors.items():
-        if name.endswith((".lora_B.weight", ".base_layer.weight")):  # the latter is in the base model
+        if name.endswith((".lora_B.weight", ".base_layer.weight")):  # base_layer is the base model's weight
             continue
         matrix = name.removeprefix(ADAPTER_PREFIX).removesuffix(".lora_A.weight")
         b = header.tensors.get(f"{ADAPTER_PREFIX}{matrix}.lora_B.weight")

@@ -21,7 +21,7 @@ from llmcli.errors import LLMError, usage
 from llmcli.formats.open_file import name_in_cache
 
 WINDOWS = os.name == "nt"
-BINARY_FLAG = getattr(os, "O_BINARY", 0)  # otherwise Windows writes two bytes for each line feed
+BINARY_FLAG = getattr(os, "O_BINARY", 0)  # without it, Windows writes two bytes for each line feed
 # seconds between attempts to rename a file on Windows
 RENAME_PAUSES = (
     0.01,
@@ -43,11 +43,11 @@ _UNSUPPORTED = {
 }
 _STANDARD_OUTPUT = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 _START_BYTES = 1000
-# of the files that this program writes, in small letters; the length of a safetensors header is below 4 GB
+# first bytes, in lower case, of the files that this program writes; a safetensors header is shorter than 4 GB
 _STARTS = {
     ".safetensors": (b"\0\0\0\0{",),
     ".gguf": (b"gguf",),
-    ".Modelfile": (b"from ", b"#"),  # users edit it, and may begin it with a comment
+    ".Modelfile": (b"from ", b"#"),  # users may edit it and add a comment at the top
     ".html": (b"<!doctype html", b"<html"),
     ".json": (b'{"version"',),  # a tokenizer; other programs write spaces between the tokens of JSON
     ".jsonl": (b"{",),
@@ -57,8 +57,8 @@ _WINDOWS_DEVICES |= {f"{port}{number}" for port in ("COM", "LPT") for number in 
 
 
 def name_of(path: str | Path) -> str:
-    """Return the last part of a path as text, even if the name is not UTF-8; NAME for OWNER/NAME in the hub's
-    cache."""
+    """Return the last part of a path as text, even if the name is not UTF-8; for OWNER/NAME in the hub's cache,
+    return NAME."""
     if name := name_in_cache(Path(path)):
         return name.partition("/")[2]
     return os.fsencode(Path(path).name).decode("utf-8", "replace")
@@ -71,8 +71,8 @@ def check_writable(
     path: str | Path, *, force: bool | None, by: str = " with `output`", example: str = "model.safetensors"
 ) -> None:
     """Raise LLMError unless `write` can and may write this file. An existing file is replaced only with
-    `force` (None: the command has no such option), and only if it has the format of `example`. `by` and
-    `example` are those of `check_name`."""
+    `force` (None: the command has no such option), and only if it has the format of `example`. See
+    `check_name` for `by` and `example`."""
     path = Path(path)
     check_name(path, by=by, example=example)
     if path.exists():
@@ -88,7 +88,7 @@ def check_writable(
     target = resolve_links(path)
     if not target.parent.is_dir():
         raise LLMError(f"there is no directory {target.parent}; make it first: mkdir -p {target.parent}")
-    # as `write` does, except renaming
+    # all steps of `write` except renaming
     with (
         _temporary_file(target) as temporary,
         _opened(temporary) as descriptor,
@@ -138,7 +138,8 @@ def _has_format(path: Path, ending: str) -> bool:
 
 
 def windows_name_problem(name: str) -> str:
-    """Return why Windows cannot create a file with this name, or would write elsewhere; "" if it can."""
+    """Return the reason why Windows cannot create a file with this name, or would write elsewhere; "" if it
+    can."""
     device = name.split(".")[0].rstrip(" ").upper()
     if device in _WINDOWS_DEVICES:
         return f"{device} is the name of a device on Windows"
@@ -251,7 +252,7 @@ def remove_stale(path: Path) -> None:
 
 
 def check_directory_name(directory: Path) -> None:
-    """Raise LLMError unless a directory may have this name: it is one already, or can be made there."""
+    """Raise LLMError unless this is a directory, or one can be created here."""
     if str(directory) == "-":
         raise LLMError("expected a directory, found -, which is standard output; give another name")
     if directory.is_symlink() or (directory.exists() and not directory.is_dir()):
@@ -263,7 +264,8 @@ def check_directory_name(directory: Path) -> None:
 
 
 def is_in_use(directory: Path) -> bool:
-    """Return whether an existing directory cannot be replaced: a disk is mounted there, or we are in it."""
+    """Return whether an existing directory cannot be replaced: a disk is mounted there, or it contains the
+    current directory."""
     here = Path.cwd()
     return os.path.ismount(directory) or directory.resolve() in here.parents or directory.samefile(here)
 
@@ -317,8 +319,9 @@ def resolve_links(path: Path) -> Path:
 
 @contextlib.contextmanager
 def _temporary_file(target: Path, *, keep: bool = False) -> Iterator[Path]:
-    """Yield the path of an empty file, in a directory next to `target` that other users cannot enter. At the
-    end, the file is flushed and replaces `target`; after an error, or without `keep`, it is deleted."""
+    """Yield the path of an empty file, in a directory next to `target` that other users cannot enter. On exit,
+    the file is flushed and, with `keep`, replaces `target`; after an error, or without `keep`, it is
+    deleted."""
     directory = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     temporary = directory / target.name
     try:
@@ -354,7 +357,7 @@ def _opened(path: Path, flags: int = 0) -> Iterator[int]:
 
 
 def _set_owner_and_mode(descriptor: int, status: os.stat_result) -> None:
-    """Give a file the owner and the mode of another."""
+    """Copy the owner and the mode of another file."""
     if hasattr(os, "fchown"):
         with contextlib.suppress(OSError):  # only the administrator may change the owner
             os.fchown(descriptor, status.st_uid, status.st_gid)

@@ -103,7 +103,7 @@ class Checkpoint:
         return quantization.quantize(self.tensors[name], bits)
 
     def with_quantized_values(self, scheme: str) -> Checkpoint:
-        """Return this model in float32, with weights that were quantized and dequantized."""
+        """Return this model in float32, after quantizing and dequantizing its weights."""
 
         def compute(name: str) -> Array:
             matrix = self.quantized(name, scheme)
@@ -254,7 +254,7 @@ def check_hash(header: Header, names: Iterable[str]) -> None:
     if header.file_bytes > MAX_HASHED_BYTES or not is_changed(header, names):
         return
     keys = list(header.metadata)
-    # by this version, or earlier ones
+    # the order of keys in this version and in earlier versions
     as_written = keys == sorted(keys) or (keys[0], keys[-1]) == (
         "format",
         "sha256",
@@ -285,7 +285,7 @@ def _check_tensors(header: Header, config: ModelConfig, scheme: str | None) -> N
     if config.mlps > len(header.tensors):
         experts = f" of {config.num_experts:,} experts" if config.num_experts else ""
         raise LLMError(
-            f"its config has {config.num_hidden_layers:,} layers{experts}, the file has fewer tensors"
+            f"its config has {config.num_hidden_layers:,} layers{experts}, but the file has fewer tensors"
         )
     expected = quantization.stored_tensors(config, scheme)
     for name, (dtype, shape) in expected.items():
@@ -293,12 +293,12 @@ def _check_tensors(header: Header, config: ModelConfig, scheme: str | None) -> N
             raise LLMError(f"tensor {name} is missing; the file is damaged")
         tensor = header.tensors[name]
         if tensor.shape != shape:
-            raise LLMError(f"tensor {name} has shape {list(tensor.shape)}, its config has {list(shape)}")
+            raise LLMError(f"tensor {name} has shape {list(tensor.shape)}; its config requires {list(shape)}")
         allowed = WEIGHT_DTYPES if dtype == "F32" else (dtype,)
         if tensor.dtype not in allowed and not header.decode:
             raise LLMError(f"tensor {name} is {tensor.dtype}; expected {' or '.join(allowed)}")
     if extra := header.tensors.keys() - expected.keys():
-        raise LLMError(f"tensor {min(extra)[:100]!r} is not part of the model that its config describes")
+        raise LLMError(f"tensor {min(extra)[:100]!r} is not part of the model described by its config")
 
 
 # ---- writing

@@ -1,6 +1,5 @@
 """A lock on an output file, which prevents two runs from writing the same file. (`filelock.FileLock`, version
-4.3, leaves its lock file behind, and fails on a file system without locks, where runs here continue with a
-note.)"""
+4.3, leaves its lock file behind, and fails on file systems without locks; here, runs continue with a note.)"""
 
 import contextlib
 import errno
@@ -11,7 +10,7 @@ from pathlib import Path
 from llmcli.errors import LLMError
 from llmcli.formats import atomic_io
 
-# errors for a locked file on various systems
+# errors that operating systems report for a locked file
 _HELD = {
     errno.EAGAIN,
     errno.EWOULDBLOCK,

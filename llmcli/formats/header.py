@@ -1,4 +1,4 @@
-"""The header of a model file, represented in the same way for all formats."""
+"""The header of a model file, in one representation for all formats."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """One tensor as the header describes it."""
+    """A tensor as described in the header."""
 
     name: str
     dtype: str
     shape: Shape
     start: int  # position of its first byte in the file
     end: int  # position after its last byte
-    path: Path | None = None  # of the file that holds it, if the model has several
-    factor: float = 1.0  # its values are multiplied by this number when they are read
-    offset: float = 0.0  # then this number is added
-    stored_name: str = ""  # in the file
-    # its elements, from those of the stored tensor
+    path: Path | None = None  # file with the tensor, if the model has several files
+    factor: float = 1.0  # values are multiplied by this number when they are read ...
+    offset: float = 0.0  # ... and this number is added
+    stored_name: str = ""  # name in the file
+    # selects the tensor's elements from those of the stored tensor
     view: Callable[[Values], Values] | None = None
 
     @property
@@ -43,7 +43,7 @@ class TensorInfo:
         return math.prod(self.shape)
 
     def rows(self, first: int, last: int) -> TensorInfo:
-        """Return some of its rows as a tensor of their own."""
+        """Return a range of its rows as a separate tensor."""
         row_bytes = (self.end - self.start) // self.shape[0]
         return replace(
             self,

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def read_header(path: str | Path) -> Header:
     """Read the header of a model or any safetensors file; no tensor is read. Raises LLMError."""
     path = Path(path)
-    # the others are imported only for their formats: short commands wait for imports
+    # other formats are imported only when needed, because imports delay short commands
     if path.is_dir():
         from llmcli.formats.huggingface import directory
 
@@ -39,8 +39,9 @@ def read_header(path: str | Path) -> Header:
 
 
 def load(path: str | Path, *, accept_changes: bool = False) -> "Checkpoint":
-    """Open a model in any format. Tensors stay on disk until they are accessed. Raises LLMError, also for an
-    ensemble, and for a file of our own that was changed unless `accept_changes` is True."""
+    """Open a model in any format. Tensors stay on disk until they are accessed. Raises LLMError for a file that
+    cannot be opened, for an ensemble, and, unless `accept_changes`, for a file written by llmcli that was
+    changed."""
     from llmcli.formats.ensemble_file import Ensemble
 
     model = load_any(path, accept_changes=accept_changes)
@@ -77,7 +78,7 @@ def check_packages(model: "Checkpoint | Ensemble") -> None:
 def open_tokenizer(model: "Checkpoint | Ensemble") -> "Tokenizer":
     """Open a model's tokenizer. Raises LLMError if it is damaged or does not match the model's vocabulary
     size."""
-    from llmcli.data.tokenizers.tokenizer import Tokenizer  # slow to import, and not needed to inspect a file
+    from llmcli.data.tokenizers.tokenizer import Tokenizer  # slow to import; not needed to inspect a file
 
     shared, config = model.shared, model.shared.config
     known_bytes = seen_bytes(model.records)

@@ -1,4 +1,4 @@
-"""The JSON documents stored with a model, read as the types of this program.
+"""The JSON documents stored with a model, converted to types.
 
 Documents may come from untrusted files. They are checked once, when a model is opened, so that later code can
 rely on the types. config.json is checked by `config.ModelConfig`. Standard library only.
@@ -38,7 +38,7 @@ class JsonObject:
     """An object in a JSON document, with an attribute for each key that is read; optional keys have a
     default. Not a dataclass, because creating dataclasses would delay every command that opens a model."""
 
-    document: Json  # all of it
+    document: Json  # the whole object
 
     def __init__(self, **values: Any) -> None:
         vars(self).update({"document": {}} | values)
@@ -72,11 +72,10 @@ Hexadecimal = Annotated[str, Check("bytes in hexadecimal", _is_hexadecimal)]
 
 
 def parse_document(text: str, label: str, kind: Any = dict) -> Any:
-    """Parse a document as an object: a dict, or a class as `read_as` takes it. `label` is its name in
-    messages.
+    """Parse a document as an object of a kind that `read_as` supports. `label` is its name in messages.
 
-    Raises LLMError if it is not JSON, does not fit, or has a lone surrogate, which cannot be written to a
-    file.
+    Raises LLMError if it is not JSON, does not fit `kind`, or has a lone surrogate, which cannot be written to
+    a file.
     """
     try:
         document = parse_json(text)
@@ -92,7 +91,7 @@ def parse_json(text: str) -> Any:
     try:
         value = json.loads(text)
     except RecursionError as error:
-        raise ValueError("it is nested too deep") from error
+        raise ValueError("it is nested too deeply") from error
     level = [value] if isinstance(value, dict | list) else []
     depth = 0
     while level:
@@ -100,14 +99,14 @@ def parse_json(text: str) -> Any:
         level = [child for child in children if isinstance(child, dict | list)]
         depth += 1
         if depth > MAX_DEPTH:
-            raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
+            raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
     return value
 
 
 def read_as(kind: Any, value: Any, place: str = "it") -> Any:
     """Read a JSON value as a type: a JsonObject or NamedTuple with a field for each key that is read, a
-    tuple, a key of _WANTED, `Annotated` with a Check, or a union of these. Raises LLMError, which names the
-    place in the document."""
+    tuple, a key of _WANTED, `Annotated` with a Check, or a union of these. The message of an LLMError names
+    the place in the document."""
     kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
     for expected in kinds:
         if _check(expected).is_valid(value):

@@ -1,5 +1,4 @@
-"""Opening model files: where they are, and errors that say how to get a missing file. Standard library
-only."""
+"""Opening model files, with errors that say how to get a missing file. Standard library only."""
 
 import contextlib
 import io
@@ -27,7 +26,7 @@ _FILE_SUFFIXES = (".gguf", ".bin", ".pt", ".pth", ".json", ".txt")
 
 
 def name_in_cache(path: Path) -> str | None:
-    """Return OWNER/NAME for a directory in the hub's cache, or for the file that a link in it leads to.
+    """Return OWNER/NAME for a directory in the hub's cache, or for a file to which a link there points.
 
     >>> name_in_cache(Path("hub/models--HuggingFaceTB--SmolLM2-135M/snapshots/93efa2f0"))
     'HuggingFaceTB/SmolLM2-135M'
@@ -56,8 +55,7 @@ def update_hash(content_hash: "hashlib._Hash", file: io.BufferedReader) -> None:
 
 
 def read_text(path: Path, wanted: str = "") -> str:
-    """Read a small text file, such as those beside the weights. Raises LLMError, which asks for what is
-    `wanted`."""
+    """Read a small text file, such as a config. Raises LLMError; its message names what is `wanted`."""
     try:
         text = read_file(path, wanted).decode("utf-8")  # takes a quarter of the time of `Path.read_text`
     except UnicodeDecodeError as error:
@@ -87,9 +85,11 @@ def _missing_file_message(path: Path) -> str:
     rest = re.sub(r"^/(?:resolve|blob)/[^/]+", "", (hub and hub["rest"]) or "")  # "/FILE" or "@REVISION"
     name = hub["name"] + (rest if re.fullmatch(r"/.+\.gguf|@.+", rest) else "") if hub else ""
     if hub and hub["hub"]:
-        return f"{text} is on the Hugging Face hub; name it so: hf:{name}"
+        return f"{text} is on the Hugging Face hub; use its name there: hf:{name}"
     if text.startswith(("https://", "http://")):
-        return f"{text} is a URL, from which llm does not download; download it first: curl -LO {shlex.quote(text)}"
+        return (
+            f"{text} is a URL, which llm does not download; download it first: curl -LO {shlex.quote(text)}"
+        )
     if path.is_symlink():
         return f"{path} is a link to {path.readlink()}, which is missing"
     for suffix in (".safetensors", ".gguf"):

@@ -1,7 +1,7 @@
 """Quantized matrices: each block of 32 weights in a row has a scale, and a weight is a small integer times
 the scale.
 
-int8 has 8 bits per weight. int4 has 4 bits in the layers, and 8 bits in the input and output embeddings,
+int8 uses 8 bits per weight. int4 uses 4 bits in the layers, and 8 bits in the input and output embeddings,
 where 4 bits would cost the most quality (measured: tests/benchmarks/LOG.md). onnxruntime's MatMulNBits reads
 this layout without conversion.
 """

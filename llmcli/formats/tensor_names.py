@@ -1,11 +1,11 @@
-"""Names of tensors in transformers and in GGUF, for each architecture whose names differ from those used
-here, which are Llama's in transformers."""
+"""Names of tensors in transformers and in GGUF, for each architecture whose names differ from those used here
+(Llama's in transformers)."""
 
 from collections.abc import Iterator, Mapping
 
 from llmcli.config import HEAD, ModelConfig
 
-_QKV = "self_attn.q_proj self_attn.k_proj self_attn.v_proj"  # in one matrix
+_QKV = "self_attn.q_proj self_attn.k_proj self_attn.v_proj"  # stacked in one matrix
 # name in transformers -> names here, without ".weight" and ".bias"; "#" is the number of a layer
 TRANSFORMERS: dict[str, dict[str, str]] = {
     "gpt2": {
@@ -47,7 +47,7 @@ _GGUF = {  # of all architectures, without the norms of a layer and experts
     "blk.#.ffn_up": "mlp.up_proj",
     "blk.#.ffn_down": "mlp.down_proj",
 }
-_GGUF_QKV = {"gpt2": "blk.#.attn_qkv"}  # architectures with one matrix for all three
+_GGUF_QKV = {"gpt2": "blk.#.attn_qkv"}  # architectures that stack queries, keys and values
 # in the order of NormNames
 _GGUF_NORMS = ("blk.#.attn_norm", "blk.#.post_attention_norm", "blk.#.ffn_norm", "blk.#.post_ffw_norm")
 

@@ -39,13 +39,13 @@ class TrainingFile(JsonObject):
     sha256: str = ""
     shape: str | None = None  # shape of the conversations' records; None: a text
     conversations: Count = 0
-    columns: tuple[str, ...] = ()  # that were read
-    template: str = ""  # that joins several columns
+    columns: tuple[str, ...] = ()  # columns that were read
+    template: str = ""  # template that joins several columns
     encoding: str = ""  # the file's encoding, if it is not UTF-8
     kind: str = ""  # format that the text was extracted from
     member: str = ""  # path in an archive
     held_out: Count | None = None  # bytes at its end; earlier versions held out the end of the whole corpus
-    left_out: Count = 0  # bytes before the held-out ones that were not trained on either
+    left_out: Count = 0  # bytes before the held-out bytes that were not trained on either
 
 
 class HeldOut(JsonObject):
@@ -55,7 +55,7 @@ class HeldOut(JsonObject):
     from_: str = ""  # how they were held out, in words
     of: str = ""  # "answers" if conversations were held out
     known_share: Fraction = 0.0  # share of the held-out text that also occurs in the training text
-    files: tuple[TrainingFile, ...] = ()  # that --val named
+    files: tuple[TrainingFile, ...] = ()  # files named by --val
     seen_by_base: bool = False
 
 
@@ -186,11 +186,10 @@ class AnswerShares(NamedTuple):
     """Greedy answers to held-out questions (training/data/held_out_questions.py)."""
 
     questions: Count = 0
-    verbatim: Fraction = 0.0  # share of them, 0 to 1, answered with an answer of the training data
-    exact: Fraction = 0.0  # share of them answered with the reference answer
-    near: Fraction = 0.0  # share answered almost with it: not exactly, but with a similarity of NEAR
-    # share answered with none of these: not exact, not near, and no training answer; None in files of earlier
-    # versions
+    verbatim: Fraction = 0.0  # share of the questions, 0 to 1, whose answer is a training answer
+    exact: Fraction = 0.0  # share whose answer is the reference answer
+    near: Fraction = 0.0  # share whose answer is not exact, but has a similarity of NEAR or more
+    # share whose answer is not exact, not near, and not a training answer; None in files of earlier versions
     garbled: Fraction | None = None
     seen: Fraction = 0.0  # share whose reference answer is one of the training answers
 
@@ -200,7 +199,7 @@ class KnownAnswerShares(NamedTuple):
 
     questions: Count = 0
     right: Count = 0
-    wrong: Count = 0  # the others are not answered: the confidence is too low
+    wrong: Count = 0  # the remaining questions are not answered, because the confidence is too low
 
 
 class PlainTextScores(NamedTuple):
@@ -232,7 +231,7 @@ class KnownAnswers(JsonObject):
     (known_answers.json)."""
 
     pairs: tuple[tuple[str, str], ...] = ()
-    min_confidence: Fraction = 0.0  # below it, a question is not answered (training/data/known_answers.py)
+    min_confidence: Fraction = 0.0  # minimum for answering a question (training/data/known_answers.py)
     # weight of the network's probability in the score (generation/known_answers.py)
     network_weight: Fraction = 0.0
 
@@ -270,7 +269,7 @@ class TrainingRecord(Stage):
     """The record of the run that made a model. Change it with `|` and `without`, which change its JSON."""
 
     average_of: tuple[str, ...] = ()
-    adapter: str = ""  # that was merged into the model
+    adapter: str = ""  # name of the adapter that was merged into the model
     base: Base | None = None
     earlier_stages: tuple[Stage, ...] = ()
     imported: Json | None = None  # the origin of a published model
@@ -305,7 +304,7 @@ class TrainingRecord(Stage):
     answers: AnswerShares | None = None
     known_answers: KnownAnswerShares | None = None
     verdict: tuple[str, ...] = ()  # the summary of the run
-    experts: "tuple[TrainingRecord, ...]" = ()  # the records of an ensemble, which has nothing else
+    experts: "tuple[TrainingRecord, ...]" = ()  # records of an ensemble's models; its only entry
 
     @classmethod
     def from_json(cls, document: Json) -> "TrainingRecord":
@@ -318,7 +317,7 @@ class TrainingRecord(Stage):
         return parse_document(text, "its training.json", cls)
 
     def to_json(self) -> Json:
-        """Return the JSON object that the record was made of, with all its keys in their order."""
+        """Return the JSON object of the record, with all keys in their original order."""
         return dict(self.document)
 
     def __or__(self, entries: Json) -> "TrainingRecord":

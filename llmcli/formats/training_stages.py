@@ -1,5 +1,4 @@
-"""All training stages of a model: its own run, the runs of the models that it was made from, and its n-gram
-cache.
+"""All training stages of a model: its own run, the runs of its base models, and the fit of its n-gram cache.
 
 A training record lists the stages before its own run in `earlier_stages`. Each has the keys of a record that
 describe the training data, so it can be read like a record. An exported model has no record, but has the
@@ -32,7 +31,7 @@ _KEYS = ("corpus", "train_bytes", "held_out", "conversations", "reading")  # kep
 
 
 def all_stages(records: Iterable[TrainingRecord]) -> list[Stage]:
-    """Yield the stages of several models."""
+    """List the stages of several models."""
     return [stage for record in records for stage in record.stages]
 
 

@@ -1,7 +1,7 @@
 """Batches: many prompts, decoded together by the engine, with results in the order of the prompts.
 
-At temperature 0, the texts are those of single runs, unless two tokens are equally likely up to the last bits
-of their logits: rounding in a matrix product depends on the number of rows (`Runtime.step_batch`).
+At temperature 0, the texts equal those of single runs, unless two tokens are equally likely up to the last
+bits of their logits: rounding in a matrix product depends on the number of rows (`Runtime.step_batch`).
 """
 
 import math
@@ -32,7 +32,7 @@ from llmcli.generation.token_healing import Prompt
 from llmcli.models.runtime import Runtime
 
 CONCURRENT = 32  # texts decoded together
-WINDOW = 256  # prompts read ahead of the first unfinished one
+WINDOW = 256  # prompts read ahead of the first unfinished prompt
 
 
 @dataclass

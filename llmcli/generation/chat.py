@@ -32,11 +32,13 @@ from llmcli.models.runtime import Runtime
 
 READ_CHUNK = 256  # prompt tokens processed before control returns to the caller
 ANSWER_SHARE = 4  # a quarter of the context is kept free for the answer
-# model files whose headers are read, and those listed in an error
+# model files whose headers are read, and files listed in an error
 MAX_SEARCHED = 100
 MAX_LISTED = 3
 TRAINING_FILE = "(FILE: a table of questions and answers, or conversations as JSON Lines)"
-_OTHER_LINE_ENDS = re.compile("[\x85\u2028\u2029]")  # not escaped in JSON, but line ends in many programs
+_OTHER_LINE_ENDS = re.compile(
+    "[\x85\u2028\u2029]"
+)  # JSON does not escape them; many programs end lines there
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def models_that_can_chat(directory: Path) -> str:
             config = parse_document(
                 read_header(path).metadata["tokenizer_config.json"], "its tokenizer_config.json"
             )
-        except (LLMError, OSError, KeyError):  # damaged, or not a model
+        except (LLMError, OSError, KeyError):  # damaged or not a model
             return False
         return bool(config.get("chat_template"))
 
@@ -105,7 +107,7 @@ class Assistant:
         self.template = template
         self._stop_ids = template.stop_ids | tokenizer.eos_ids
         self._dropped: list[Message] = []  # oldest messages of the last conversation, which did not fit
-        # length of the runtime's cache after the last answer; it differs if the runtime was used since
+        # length of the runtime's cache after the last answer; it changes if the runtime is used elsewhere
         self._length = 0
 
     def answer(self, messages: Sequence[Message], sampling: SamplingConfig) -> Iterator[Event]:
@@ -165,7 +167,7 @@ class Assistant:
     def _fit(self, messages: Sequence[Message], max_tokens: int) -> tuple[list[int], int]:
         """Return (ids of the conversation, number of turns left out in addition to earlier ones)."""
         if not messages or messages[-1].role != "user":
-            raise LLMError("a conversation must end with a user message, to be answered")
+            raise LLMError("a conversation must end with a user message")
         context = self.runtime.context
         ids, dropped = fit(messages, self.template, context, max_tokens, self._dropped)
         if len(ids) >= context:
@@ -261,7 +263,7 @@ class Chat:
     def _last_question(self) -> int:
         indices = [i for i, message in enumerate(self.messages) if message.role == "user"]
         if not indices:
-            raise usage("there is no question yet; type one")
+            raise usage("there is no question yet; type a question")
         return indices[-1]
 
     def _events(self, messages: Sequence[Message], sampling: SamplingConfig) -> Iterator[Event]:
@@ -295,9 +297,10 @@ def fit(
     dropped: Sequence[Message] = (),
 ) -> tuple[list[int], list[Message]]:
     """Return (ids of a conversation up to its next answer, oldest messages that are left out). If less than a
-    quarter of the context is free for the answer, turns are left out until half of it is free, since the rest
-    must be processed again. Turns `dropped` before stay out; the system messages at the beginning and the
-    last turn are kept, even if that is too long. Raises LLMError for a template that renders to nothing."""
+    quarter of the context is free for the answer, turns are left out until half of it is free, because the
+    remaining turns must be processed again each time. Turns that were `dropped` before stay out; the system
+    messages at the beginning and the last turn are kept, even if they are too long. Raises LLMError for a
+    template that renders to nothing."""
     start = next((i for i, message in enumerate(messages) if message.role != "system"), len(messages))
     system = [*messages[:start]]
     turns = [*messages[start:]]
@@ -307,8 +310,8 @@ def fit(
         ids = template.encode(system + turns[first:], add_generation_prompt=True)
         if not ids:
             raise LLMError(
-                "the model's chat template renders these messages to nothing, so there is nothing to answer: "
-                "it is damaged, or made for other messages; the model can still continue a text without it"
+                "the model's chat template renders these messages to an empty text: it is damaged, or was made "
+                "for other messages; the model can still continue a text"
             )
         return ids
 
@@ -326,7 +329,8 @@ def messages_from(records: Iterable[Mapping[str, Any]]) -> list[Message]:
     missing text."""
     if isinstance(records, str | bytes | Mapping) or not isinstance(records, Iterable):
         raise usage(
-            f'messages must be a list such as [{{"role": "user", "content": "Hello"}}], found {brief(records)}'
+            'messages must be a list such as [{"role": "user", "content": "Hello"}], '
+            f"found {brief(records)}"
         )
     messages = []
     for number, record in enumerate(records, 1):
@@ -335,7 +339,8 @@ def messages_from(records: Iterable[Mapping[str, Any]]) -> list[Message]:
         )
         if role not in ROLES or not isinstance(content, str):
             raise usage(
-                f'message {number} must be {{"role": {" or ".join(ROLES)}, "content": a text}}, found {brief(record)}'
+                f'message {number} must be {{"role": {" or ".join(ROLES)}, "content": a text}}, '
+                f"found {brief(record)}"
             )
         messages.append(Message(role, content))
     return messages

@@ -2,10 +2,10 @@
 a text.
 
 An answer is tokenized as in training and is complete: its probability is the product over its tokens, times
-the probability of a token that ends an answer. A continuation may go on, so it has the probability of all
+the probability of a token that ends an answer. A continuation is open-ended: its probability is that of all
 texts that begin with prompt + continuation, given that they begin with the prompt. It is summed over
-tokenizations, as in token_healing.py: the text's own and the most likely others, including tokens that cross
-the end of the prompt or of the continuation.
+tokenizations, as in token_healing.py: the text's own tokenization and the most likely others, including
+tokens that cross the end of the prompt or of the continuation.
 
 The prompt is processed once; then batches of texts continue its KV cache. V = vocabulary size.
 """
@@ -90,9 +90,9 @@ def score_likely_answers(
     answers: Sequence[str],
     end_ids: Collection[int],
 ) -> Iterator[list[ScoredText]]:
-    """Like `score_answers`, but in the order of the likeliest beginnings, and without answers that do not fit
-    the context or are less than UNLIKELY times as likely as the best one. An answer is scored only if the
-    probability of its beginning, an upper bound, does not rule it out."""
+    """Like `score_answers`, but in the order of the likeliest beginnings. Leaves out answers that do not fit the
+    context, and answers less than UNLIKELY times as likely as the best answer. The probability of an answer's
+    beginning is an upper bound: an answer that it rules out is not scored."""
     encoded = [tokenizer.encode(text) for text in answers]
     lengths = [*map(len, encoded)]
     space = runtime.context - len(ids)
@@ -168,12 +168,12 @@ def score_continuations(
     cached: int = 0,
 ) -> Iterator[list[ScoredText]]:
     """Score continuations of a prompt. Yields a batch at a time, and [] in between, so that each step takes
-    hardly longer than a chunk of a prompt. Only the end of a long prompt is used, so that `reserve` tokens of
+    little longer than a chunk of a prompt. Only the end of a long prompt is used, so that `reserve` tokens of
     the context stay free. The runtime's cache begins with the first `cached` tokens of the prompt's head, but
     not all of it. Raises LLMError for a continuation that does not fit the context."""
     lengths = [len(tokenizer.encode(text)) for text in continuations]
     longest = max(lengths)
-    space = runtime.context - reserve - longest - 1  # minus one, since other tokenizations may be longer
+    space = runtime.context - reserve - longest - 1  # minus one: other tokenizations may be longer
     if space < 1:
         raise _too_long(continuations[lengths.index(longest)], longest, 1, runtime.context)
     head, tail = prompt.split(space, tokenizer.bos_ids)
@@ -230,5 +230,5 @@ def _spelling(tokenizer: Tokenizer, tail: list[int], text: str, data: bytes) -> 
 def _too_long(text: str, tokens: int, prompt: int, context: int) -> LLMError:
     return LLMError(
         f"the choice {brief(text)} has {tokens:,} tokens after {prompt:,} of the prompt, and the context "
-        f"length is {context:,}; use a shorter one"
+        f"length is {context:,}; use a shorter choice"
     )

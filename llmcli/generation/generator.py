@@ -86,8 +86,10 @@ def next_input(
     The cache holds `length` tokens: none of `ids`, or all except the last. If `ids` do not fit the context,
     their end is used (`last_tokens`). When the context is full, its newer half is kept.
 
-    >>> next_input([1, 2, 3, 4, 5], 0, 4, []), next_input([1, 2, 3], 2, 4, []), next_input([1, 2, 3, 4, 5], 4, 4, [])
-    ((0, [2, 3, 4, 5]), (2, [3]), (0, [4, 5]))
+    >>> next_input([1, 2, 3, 4, 5], 0, 4, []), next_input([1, 2, 3], 2, 4, [])
+    ((0, [2, 3, 4, 5]), (2, [3]))
+    >>> next_input([1, 2, 3, 4, 5], 4, 4, [])
+    (0, [4, 5])
     """
     if length == 0:
         return 0, last_tokens(ids, context, bos_ids)
@@ -98,8 +100,7 @@ def next_input(
 
 class GeneratedText:
     """A text during generation: it chooses each token from logits, and detects the end of the text. It does
-    not run the model: `decode` passes it the logits of one runtime, a server the logits of a batch of
-    texts."""
+    not run the model: `decode` passes the logits of one runtime, the engine those of a batch of texts."""
 
     def __init__(
         self,
@@ -132,7 +133,7 @@ class GeneratedText:
         self._penalizes = sampling.repetition_penalty != 1
         self._seen = {i for i in ids if i not in stop_ids} if self._penalizes else set()
         self._bias = self._initial_bias()
-        self._counted: set[int] = set()  # generated tokens that have got the presence penalty
+        self._counted: set[int] = set()  # generated tokens to which the presence penalty was applied
         self._stops = _StopStrings(sampling.stop) if sampling.stop else None
         self._grammar = None
         if sampling.grammar:
@@ -196,8 +197,8 @@ class GeneratedText:
         return self._append((chosen.tokens[-1], logprob), chosen.new_bytes, state)
 
     def _penalize(self, token: int) -> None:
-        """Apply the presence penalty to a token when it is first generated, the frequency penalty each
-        time."""
+        """Apply the presence penalty to a token the first time it is generated, and the frequency penalty
+        every time."""
         if self._bias is not None:
             self._bias[token] -= self.sampling.frequency_penalty
             if token not in self._counted:
@@ -305,16 +306,16 @@ class _StopStrings:
 
     def feed(self, piece: Piece) -> list[Piece]:
         """Add a piece; return the pieces that can no longer be part of a stop string. At a stop string,
-        return the pieces before it and the last piece; nothing may be fed after that."""
+        return the pieces before it and the last piece; do not call this again afterwards."""
         self._held.append(piece)
         text = "".join(p.text for p in self._held)
         stop = min((at for stop in self._stops if (at := text.find(stop)) >= 0), default=-1)
         safe = len(text)  # no stop string begins before this position
-        if not piece.finish_reason:  # the longest end of the text that begins a stop string may become one
+        if not piece.finish_reason:  # the text may end with the beginning of a stop string: hold that back
             longest = max(map(len, self._stops)) - 1
             starts = range(max(0, safe - longest), safe)
             safe = next((i for i in starts if any(stop.startswith(text[i:]) for stop in self._stops)), safe)
-        if 0 <= stop <= safe:  # otherwise a longer stop string that began earlier may still be completed
+        if 0 <= stop <= safe:  # otherwise, a longer stop string that began earlier may still be completed
             kept = []
             for held in self._held:  # the pieces of the first `stop` characters
                 if stop <= 0:

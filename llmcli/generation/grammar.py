@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 
 NAMES = {"schema": "JSON schema", "regex": "regular expression", "grammar": "grammar"}
 MAX_CHARACTERS = 200_000
-MAX_REASON = 300  # characters of an error of llguidance
-NO_TEXT = "NoExtension"  # llguidance's reason if a rule never ends
-_EXCERPT = re.compile(r"\s+\d+ \| .*|\s*\^+\s*")  # of the grammar, in an error
+MAX_REASON = 300  # characters of llguidance's error that are shown
+NO_TEXT = "NoExtension"  # llguidance's reason for a rule that never ends
+_EXCERPT = re.compile(r"\s+\d+ \| .*|\s*\^+\s*")  # lines of the grammar quoted in an error
 _PLACE = re.compile(r"at \d+\(\d+\): (failed to compile JSON schema: )?")
 
 
 @dataclass(frozen=True)
 class CompiledGrammar:
-    """A grammar at the beginning of a text, for texts with the tokens of one vocabulary."""
+    """A compiled grammar for texts in one vocabulary, in the state before the first token."""
 
     name: str  # for errors
     matcher: "LLMatcher"
@@ -45,7 +45,7 @@ def compile_grammar(grammar: Grammar, tokenizer: Tokenizer, *, is_answer: bool) 
 
 
 class GrammarState:
-    """A text during generation: which tokens its grammar allows next."""
+    """The state of a grammar during generation: the tokens that it allows next."""
 
     def __init__(self, grammar: CompiledGrammar, tokenizer: Tokenizer, end_ids: Collection[int]) -> None:
         """`end_ids` end the text."""
@@ -71,7 +71,7 @@ class GrammarState:
     def allows(self, text: bytes) -> bool:
         """Return whether the text may continue with these bytes, which no single token spells."""
         byte = self._vocabulary.find(text[:1])
-        if byte is not None and not self.allowed[byte]:  # nearly always, for thousands of texts
+        if byte is not None and not self.allowed[byte]:  # a fast check that rules out nearly all texts
             return False
         ids = self._vocabulary.spell(text)
         return self._matcher.validate_tokens(ids) == len(ids)
@@ -96,7 +96,7 @@ class GrammarState:
             )
 
 
-@lru_cache(maxsize=8)  # of up to 150 MB
+@lru_cache(maxsize=8)  # entries may take 150 MB
 def _compiled(grammar: Grammar, tokenizer: Tokenizer, begins_with_space: bool) -> CompiledGrammar:
     name = NAMES[grammar.kind]
     if len(grammar.text) > MAX_CHARACTERS:
@@ -104,11 +104,12 @@ def _compiled(grammar: Grammar, tokenizer: Tokenizer, begins_with_space: bool) -
     tokens = _tokens(tokenizer)
     from llmcli.generation.grammar_compiler import STACK, compile_lark
 
-    # twice the stack with which the child process compiled it
+    # twice the stack with which the child process compiled the grammar
     matcher = compile_lark(tokens, _as_lark(grammar, tokenizer, begins_with_space), 2 * STACK)
     if matcher.is_error():
         reason = _reason(matcher)
-        reason = reason if grammar.kind == "grammar" else _PLACE.sub("", reason)  # not a line of the user's
+        # the line number in the converted grammar means nothing to the user
+        reason = reason if grammar.kind == "grammar" else _PLACE.sub("", reason)
         raise usage(f"the {name} cannot be used: {reason}")
     return CompiledGrammar(name, matcher)
 
@@ -137,7 +138,7 @@ def _as_lark(grammar: Grammar, tokenizer: Tokenizer, begins_with_space: bool) ->
         reason = (
             f"it takes over {SECONDS:g} seconds"
             if took_long
-            else "it needs too much memory or too deep recursion"
+            else "it needs too much memory or recurses too deeply"
         )
         raise usage(f"the {name} is too complex to compile ({reason}); use a simpler one") from None
     if "error" in answer:
@@ -156,7 +157,8 @@ def _tokens(tokenizer: Tokenizer) -> "LLTokenizer":
     # a grammar may name control tokens: <|im_end|>
     tokens = [text or tokenizer.label(i).encode("utf-8") for i, text in enumerate(tokenizer.token_bytes)]
     spell = tokenizer.vocabulary.spell
-    return LLTokenizer(GrammarTokens(tokens, tokenizer.eos_id, _special_ids(tokenizer), spell))  # type: ignore[arg-type]
+    vocabulary = GrammarTokens(tokens, tokenizer.eos_id, _special_ids(tokenizer), spell)
+    return LLTokenizer(vocabulary)  # type: ignore[arg-type]
 
 
 def _special_ids(tokenizer: Tokenizer) -> list[int]:
@@ -173,7 +175,7 @@ def _reason(matcher: "LLMatcher") -> str:
 
 
 def _shortened(message: str) -> str:
-    """Shorten a message in the middle: its end says what is wrong with the part of the grammar at its
+    """Shorten a message in the middle: the end says what is wrong with the part of the grammar quoted at the
     beginning."""
     half = MAX_REASON // 2
     return message if len(message) <= MAX_REASON else f"{message[:half]} … {message[-half:]}"

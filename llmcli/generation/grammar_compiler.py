@@ -1,8 +1,8 @@
-"""Compiling grammars with llguidance, and the program of a child process that tries this first.
+"""Compiling grammars with llguidance, first in a child process, whose program this is.
 
 A few hundred characters, such as 25 patterns that a text must all match, can keep llguidance busy for hours,
 or fill the memory or the stack, and nothing can interrupt it. Therefore a child process with limits compiles
-each grammar before this process does. Its requests are lines of JSON on stdin, its answers lines on stdout:
+each grammar before this process does. Requests are lines of JSON on its stdin, answers lines on its stdout:
 
     {"kind": ..., "text": ..., "lenient": ..., "begins_with_space": ..., "vocabulary": [size, id of the
     end-of-text token, {id: control token}]} -> {"lark": the grammar in Lark's notation} or {"error": message}
@@ -24,13 +24,13 @@ from llmcli.data.child_process import Worker, answer_requests
 SECONDS = 5.0  # per grammar
 # bytes of the child process, if the system can limit them; 5,000 properties need half of that
 MEMORY = 1 << 28
-STACK = 8 << 20  # bytes for compiling in the child process; a rule that names another takes up to 10 kB
+STACK = 8 << 20  # bytes for compiling in the child process; each level of nested rules takes up to 10 kB
 # JSON is on one line, with the spaces of json.dumps or without any: a model that has seen no JSON would
 # otherwise generate white space between values forever. A schema may override this in its own "x-guidance".
 ONE_LINE = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
-MAX_LEXER_STATES = 50_000  # of 1 to 2 kB
-MAX_ITEMS = 10_000  # of the parser per token, which take .1 s; other texts wait meanwhile
-MAX_SYMBOLS = 50_000  # in all rules; llguidance has numbers for 65,525
+MAX_LEXER_STATES = 50_000  # 1 to 2 kB each
+MAX_ITEMS = 10_000  # parser items per token, which take 0.1 s while other texts wait
+MAX_SYMBOLS = 50_000  # in all rules; llguidance supports 65,525
 
 worker = Worker("llmcli.generation.grammar_compiler")  # the child process
 _stack_size_lock = threading.Lock()
@@ -60,7 +60,8 @@ class GrammarTokens:
 
 def compile_lark(tokens: LLTokenizer, lark: str, stack: int) -> LLMatcher:
     """Compile a grammar in Lark's notation, in a thread with a stack of this many bytes. Returns a matcher at
-    the beginning of a text, or one with an error, also if no text fits (which only the first mask shows)."""
+    the beginning of a text. The matcher has an error if the grammar is invalid or no text fits it, which only
+    the first mask shows."""
     limits = LLParserLimits(
         max_lexer_states=MAX_LEXER_STATES,
         max_grammar_size=MAX_SYMBOLS,
@@ -68,7 +69,7 @@ def compile_lark(tokens: LLTokenizer, lark: str, stack: int) -> LLMatcher:
         verbose_errors=False,
     )
     with ThreadPoolExecutor(1) as pool:
-        with _stack_size_lock:  # of threads that are started from now on
+        with _stack_size_lock:  # the size applies to all threads started from now on
             others = threading.stack_size(stack)
             compiling = pool.submit(LLMatcher, tokens, lark, log_level=0, limits=limits)
             threading.stack_size(others)
@@ -88,7 +89,8 @@ def _as_lark(grammar: Grammar, begins_with_space: bool) -> str:
     elif grammar.kind == "regex":
         if (len(grammar.text) - len(grammar.text.rstrip("\\"))) % 2:  # which regex_to_lark leaves out
             raise ValueError("it ends with a single backslash")
-        lark = f"start: {space}/{regex_to_lark(grammar.text, 'd')}/"  # \d is 0 to 9; \w also letters outside ASCII
+        # "d": \d is 0 to 9, but \w includes non-ASCII letters
+        lark = f"start: {space}/{regex_to_lark(grammar.text, 'd')}/"
     else:
         lark = any_to_lark(grammar.text)
     # the model, not a tokenizer, chooses the tokens of a prescribed text
@@ -116,8 +118,9 @@ def _answer(request: Mapping[str, Any]) -> dict[str, str]:
 
 @lru_cache(maxsize=4)
 def _any_tokens(size: int, eos_id: int | None, special: Sequence[tuple[str, str]]) -> LLTokenizer:
-    """Return a vocabulary of bytes, with the size and the control tokens of another."""
+    """Return a vocabulary of single bytes with the size and the control tokens of a real vocabulary."""
     tokens = [bytes([i % 256]) for i in range(size)]
     for i, name in special:
         tokens[int(i)] = name.encode("utf-8")
-    return LLTokenizer(GrammarTokens(tokens, eos_id, [int(i) for i, _ in special], list))  # type: ignore[arg-type]
+    vocabulary = GrammarTokens(tokens, eos_id, [int(i) for i, _ in special], list)
+    return LLTokenizer(vocabulary)  # type: ignore[arg-type]

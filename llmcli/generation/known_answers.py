@@ -29,7 +29,7 @@ from llmcli.models.runtime import Doubles
 
 ANSWER_WEIGHT = 0.5
 NEAREST = 20  # answers scored by the network: the time for a question does not grow with their number
-# of n-grams, in characters; without spaces between words
+# lengths of n-grams in characters; UNSPACED_LENGTHS for scripts without spaces between words
 LENGTHS = range(2, 5)
 UNSPACED_LENGTHS = range(1, 4)
 _WORD = re.compile(r"\w+")
@@ -39,7 +39,7 @@ _UNKNOWN = {"ja": "わかりません。", "en": "I don't know."}
 
 
 def language_of(texts: Sequence[str]) -> str:
-    """Return "ja" if there are kana in at least half of the texts, or else "en"."""
+    """Return "ja" if at least half of the texts contain kana, otherwise "en"."""
     return "ja" if 2 * sum(map(bool, map(_KANA.search, texts))) >= len(texts) > 0 else "en"
 
 
@@ -62,7 +62,7 @@ class TextIndex:
         for i, count in enumerate(counts):
             for ngram, weight in self._vector(count).items():
                 postings[ngram].append((i, weight))
-        self._postings = {  # n-gram -> (the texts with it, its weights in their vectors)
+        self._postings = {  # n-gram -> (texts that contain it, its weights in their vectors)
             ngram: (np.array([i for i, _ in entries]), np.array([weight for _, weight in entries]))
             for ngram, entries in postings.items()
         }
@@ -92,7 +92,7 @@ def open_known_answers(model: Checkpoint | Ensemble) -> KnownAnswers:
     known, path = model.shared.known_answers, model.shared.path
     if known is None or not known.pairs:
         raise LLMError(
-            f"{path or 'the model'} has no known answers: training stores them only on request, since anyone "
+            f"{path or 'the model'} has no known answers: training stores them only on request, because anyone "
             "who has the file can read them; train it with `known_answers`"
         )
     return known
@@ -126,7 +126,7 @@ class AnswerFinder:
         """Choose an answer to messages that end with a user message. `check` and errors: see
         `Assistant.score`."""
         if messages[-1].role != "user":
-            raise LLMError("a conversation must end with a user message, to be answered")
+            raise LLMError("a conversation must end with a user message")
         similarities = self._index.similarities(messages[-1].content)
         count = len(self._answer_of)
         scores = ANSWER_WEIGHT * similarities[count:]
@@ -162,8 +162,8 @@ class KnownAnswersChat(Chat):
         self.last: KnownAnswer | None = None
 
     def find(self, messages: Sequence[Message]) -> KnownAnswer:
-        """Answer messages that need not belong to this conversation; the text is `unknown` if there is no
-        answer."""
+        """Answer messages, which need not belong to this conversation; without an answer, the text is
+        `unknown`."""
         answer = self._finder.find(self.assistant, messages)
         return answer if answer.is_known else replace(answer, text=self.unknown)
 

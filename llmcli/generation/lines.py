@@ -1,4 +1,4 @@
-"""Lists: lines that a model generates one by one, without duplicates and known lines."""
+"""Lists: lines that a model generates one by one, without duplicates or known lines."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -20,8 +20,8 @@ class LineGenerator:
 
     runtime: Runtime
     tokenizer: Tokenizer
-    prompt: str  # the beginning of each line; "": as a line of the training text begins
-    sampling: SamplingConfig  # for the first text; the next ones have the following seeds
+    prompt: str  # the beginning of each line; "": start like a line of the training text
+    sampling: SamplingConfig  # for the first text; later texts use the following seeds
     count: int
     known: Callable[[set[str]], set[str]] = lambda lines: set()  # returns the lines to leave out
     generated: int = 0

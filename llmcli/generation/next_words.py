@@ -27,16 +27,16 @@ from llmcli.generation.token_healing import Path, Prompt, read_prompt
 from llmcli.models.logits import entropy
 from llmcli.models.runtime import Array, Runtime
 
-MAX_UNEXPLORED = 0.001  # the search stops when less probability than this is unexplored
+MAX_UNEXPLORED = 0.001  # the search stops when the unexplored probability falls below this
 MAX_EVALUATIONS = 1000  # maximum forward passes; fewer for a large model ...
 MAX_WORK = 2e10  # ... so that evaluations x parameters stay below this ...
-MIN_EVALUATIONS = 50  # ... but not fewer than this
+MIN_EVALUATIONS = 50  # ... but at least this many
 PROMPT_SHARE = 4  # one in four evaluations goes to tokenizations of the prompt's end
 MAX_WORD_TOKENS = 16  # context tokens kept free for the word
 SPACES = " \t\u3000"  # white space before a word
 END = "<end>"  # shown as the next word where the document would end
 MIN_PROBABILITY = 1e-7  # less likely spellings stay unexplored
-# maximum number of tokens in spellings that are evaluated together, which takes hardly longer than one token
+# maximum number of tokens in spellings evaluated together, which takes little longer than a single token
 TOKENS_AT_ONCE = 16
 PLAIN = SamplingConfig(temperature=1, min_p=0)  # the probabilities of the model itself
 
@@ -50,7 +50,7 @@ class NextWord:
     continues: bool = False  # it continues the last word of the prompt: "s" after "apple"
     # the text that it adds to the prompt, including white space before the word
     added: str = field(default="", compare=False)
-    token: int = field(default=-1, compare=False)  # the next token with which it most likely begins
+    token: int = field(default=-1, compare=False)  # its most likely first token
 
     def as_json(self, **more: object) -> dict[str, object]:
         shown = {"text": self.text, "probability": round(self.probability, 6), **more}
@@ -219,8 +219,8 @@ class _WordSearch:
 def next_tokens(
     runtime: Runtime, tokenizer: Tokenizer, prompt: Prompt, sampling: SamplingConfig
 ) -> list[tuple[int | None, bytes, float]]:
-    """Return (token, the bytes that it adds, its probability by the sampling settings) of all tokens that may
-    follow a prompt, most likely first; None for a text that only the end of a longer token spells."""
+    """Return (token, bytes that it adds, probability under the sampling settings) of all tokens that may follow
+    a prompt, most likely first. The token is None for a text that only the end of a longer token spells."""
     first = read_prompt(runtime, tokenizer, prompt)
     probabilities = Sampler(sampling).probabilities(first.logits, first.tokens)
     ranked = np.argsort(-probabilities, kind="stable").tolist()
@@ -233,7 +233,7 @@ def _ends_in_word(tokenizer: Tokenizer, ids: list[int]) -> bool:
 
 
 def _ends_after_letter(spelled: bytes) -> bool:
-    """Return whether an open spelling ends after a letter of a word of letters."""
+    """Return whether an open spelling ends with a letter, in a word of letters."""
     if state_after(spelled) != START:
         return False
     word = spelled.decode("utf-8").lstrip(SPACES)
@@ -263,6 +263,6 @@ def _continues(text: str, i: int, kind: str) -> bool:
     c = text[i]
     if character_class(c) == kind or unicodedata.category(c)[0] == "M" or (kind == "katakana" and c == "ー"):
         return True
-    return (
-        kind == "letters" and c in "'’" and (i + 1 == len(text) or character_class(text[i + 1]) == "letters")
-    )
+    if kind != "letters" or c not in "'’":
+        return False
+    return i + 1 == len(text) or character_class(text[i + 1]) == "letters"

@@ -25,7 +25,7 @@ class Sampler:
 
     @cached_property
     def _rng(self) -> "np.random.Generator":
-        """The random numbers of the draws. Created for the first one, because importing numpy.random takes a
+        """The random numbers of the draws. Created for the first draw, because importing numpy.random takes a
         twentieth of the time of a short command."""
         return np.random.default_rng(self.config.seed)
 
@@ -33,8 +33,8 @@ class Sampler:
         self, logits: Array, seen: Ids = (), *, model_logits: Array | None = None, tokens: Ints | None = None
     ) -> tuple[int, float]:
         """Choose an entry of `logits`, where -inf marks entries that are not allowed. The repetition penalty
-        applies to the tokens `seen`. The log probability comes from `model_logits`, if different. `tokens`
-        are the token ids of the entries, if these are not the indices. Raises LLMError for NaN or infinite
+        applies to the tokens `seen`. The log probability is computed from `model_logits`, if given. `tokens`
+        are the token ids of the entries (default: their indices). Raises LLMError for NaN or infinite
         logits."""
         model_logits = logits if model_logits is None else model_logits
         highest = model_logits.max()
@@ -106,7 +106,7 @@ def logit_bias(logits: Array, bias: Array | None, tokens: Ints | None = None) ->
 
 
 def temperature(logits: Array, value: float) -> Array:
-    """Divide by the temperature: below 1, the distribution becomes sharper, above 1 flatter."""
+    """Divide by the temperature: below 1, the distribution becomes sharper; above 1, flatter."""
     return logits if value == 1 else (logits - logits.max()) / usable_temperature(value)
 
 

@@ -1,16 +1,17 @@
 """Token healing: the first token after a prompt that ends inside a token or a word.
 
-A prompt may end inside a token: a model knows " eat", but has never seen " ea" followed by "t", as after "I
-like to ea". This is the prompt boundary problem. Token healing usually drops the last token and constrains
-the next one to begin with its text. Here, the probability of a continuation given the prompt's bytes is a sum
-over all token sequences that spell the prompt, each weighted by its own probability; its last token ends with
-the prompt or extends beyond it:
+A prompt such as "I like to ea" may end inside a token: a model knows " eat", but has never seen " ea" followed
+by "t". This is the prompt boundary problem. Token healing usually drops the last token and constrains the next
+token to begin with its text. Here, the probability of a continuation given the prompt's bytes is a sum over
+all token sequences that spell the prompt, whose last token ends with the prompt or extends beyond it:
 
-    p(next | prompt) = sum of p(sequence) over sequences that spell prompt + next / sum of p(sequence) over all
+                       sum of p(sequence) over sequences that spell prompt + next
+    p(next | prompt) = ----------------------------------------------------------
+                       sum of p(sequence) over sequences that spell prompt
 
 Only the prompt's tail is retokenized, and the most likely sequences are explored first. The total probability
-of the others is known and reported as unexplored. `generate`, its --next and --steps, and `explain` all start
-here.
+of the others is known and reported as unexplored. `generate`, its --next and --steps, and `explain` all use
+this module for the first token.
 
 V = vocabulary size; N = entries in the distribution; n = tokens in a group; T = tokens.
 """
@@ -32,13 +33,13 @@ from llmcli.models.runtime import Array, Bools, Doubles, Ints, Runtime
 
 # tokens at the prompt's end that may be replaced; four are no better (tests/benchmarks/LOG.md)
 MAX_TAIL_TOKENS = 3
-# Evaluations of the model for other tokenizations during generation: fewer for a large model, so that they
-# take no longer than the prompt itself.
+# maximum evaluations of the model for other tokenizations during generation; fewer for a large model, so that
+# they take no longer than the prompt itself
 MAX_EVALUATIONS = 8
 MAX_WORK = 150_000_000  # evaluations x parameters
 NEGLIGIBLE = 1e-3  # sequences less likely than this share of the total so far are not followed
-# People end prompts at the end of a word more often than random cuts of a text do. The probability that the
-# last word continues is therefore multiplied by this factor, measured on prompts of both kinds
+# People's prompts end at the end of a word more often than texts cut at random. The probability that the last
+# word continues is therefore multiplied by this factor, measured on prompts of both kinds
 # (tests/benchmarks/LOG.md).
 CONTINUE_WORD_FACTOR = 0.4
 
@@ -51,11 +52,10 @@ class Prompt:
 
     head: list[int]
     tail: list[int] = field(default_factory=list)
-    in_word: bool = False  # it ends with a letter, so its last word may continue
+    in_word: bool = False  # whether it ends with a letter, so that its last word may continue
     # number of tokens at its beginning that represent the beginning of a text
     added: int = field(default=0, compare=False)
-    # number of tokens at the end of a prompt without a tail that the model generated; an n-gram cache ignores
-    # them
+    # number of tokens at its end that the model generated, which an n-gram cache ignores; 0 if there is a tail
     written: int = 0
 
     @classmethod
@@ -96,10 +96,9 @@ class Prompt:
 
 
 def last_tokens(ids: Sequence[int], count: int, bos_ids: Sequence[int]) -> list[int]:
-    """Return the last `count` tokens of a text, the first of them replaced by its beginning-of-text token if
-    it has one (`bos_ids` of its tokenizer). Models that saw this token before every text in training direct
-    much of their attention to it and predict badly without it (attention sink: Xiao et al. 2023,
-    arXiv:2309.17453).
+    """Return the last `count` tokens of a text. If the tokenizer has a beginning-of-text token (`bos_ids`), it
+    replaces the first of them. Models that saw this token before every text in training direct much of their
+    attention to it and predict badly without it (attention sink: Xiao et al. 2023, arXiv:2309.17453).
 
     >>> last_tokens([7, 8, 9], 2, []), last_tokens([1, 7, 8, 9], 2, [1]), last_tokens([1, 7, 8], 5, [1])
     ([8, 9], [1, 9], [1, 7, 8])
@@ -208,8 +207,8 @@ class FirstToken:
             self._groups = [_Group(path, 0, every, every, softmax(self.logits.astype(np.float64)))]
 
     def continuations(self, min_probability: float, sampler: Sampler | None = None) -> Iterator[Continuation]:
-        """Yield all continuations with at least this probability, which a sampler's filters change. Each adds
-        at least one token after the prompt's text."""
+        """Yield all continuations with at least this probability, after a sampler's filters if there is a
+        sampler. Each adds at least one token after the prompt's text."""
         factors = np.ones(len(self.logits))
         if sampler is not None:
             own = softmax(self.logits.astype(np.float64))
@@ -237,8 +236,8 @@ class FirstToken:
         return None, texts[entry - len(self._vocabulary)]
 
     def process(self, continuation: Continuation) -> list[int]:
-        """Bring the runtime to the state before a continuation's last token. Returns all tokens before it, of
-        which the runtime holds as many at the end as fit the context."""
+        """Bring the runtime to the state before a continuation's last token. Returns all tokens before it; the
+        runtime holds the last of them that fit the context."""
         self.search.process(continuation.tokens[:-1])
         return [*self._head, *continuation.tokens[:-1]]
 
@@ -327,7 +326,7 @@ class TokenizationSearch:
         # sequences that end with the prompt: (log probability, tokens, logits [V] after them)
         self.aligned: list[tuple[float, Path, Array]] = []
         # sequences whose last token extends beyond the prompt: (log probabilities [n], tokens before the
-        # last, bytes of the last token that belong to the prompt, last tokens [n])
+        # last token, bytes of the last token that belong to the prompt, last tokens [n])
         self.crossing: list[tuple[Doubles, Path, int, Ints]] = []
         self.log_total = -math.inf  # logarithm of the total probability of both
         self.space = runtime.context - len(head)  # for tokens after the head
@@ -372,8 +371,8 @@ class TokenizationSearch:
             self.log_total = 0.0
 
     def run(self, max_evaluations: int, negligible: float) -> float:
-        """Explore the most likely sequences. Returns the maximum share of the probability that the others may
-        have."""
+        """Explore the most likely sequences. Returns an upper bound for the share of the probability of the
+        others."""
         while (path := self.next_path(max_evaluations, negligible)) is not None:
             self.expand(self._evaluate(path))
         left = np.logaddexp.reduce([-cost for cost, _, _ in self._open], initial=-math.inf)
@@ -396,8 +395,8 @@ class TokenizationSearch:
         self._expand(-cost, path, spelled, self._checked(logits))
 
     def logits_after(self, paths: Sequence[Path]) -> list[Array]:
-        """Return the logits [V] after the head and the tokens of each path, which has at least one. Tokens
-        with which all paths begin are processed once, or not again."""
+        """Return the logits [V] after the head and the tokens of each path, which has at least one token.
+        Tokens shared by the beginnings of all paths are processed at most once."""
         self.evaluations += len(paths)
         shared = _common_prefix(paths)[: min(map(len, paths)) - 1]
         cached = _common_prefix([shared, self._cached])
@@ -414,7 +413,7 @@ class TokenizationSearch:
         return self._runtime.prefill(path)
 
     def process(self, path: Path) -> None:
-        """Bring the runtime's cache to the head and the tokens of `path`."""
+        """Make the runtime's cache hold the head and the tokens of `path`."""
         if path and path != self._cached:
             self.evaluations += 1
             self._checked(self._evaluate(path))
@@ -438,7 +437,7 @@ class TokenizationSearch:
             self.log_total = float(np.logaddexp(self.log_total, logprob))
             return logprobs
         last = self.vocabulary.extensions_of(rest)
-        if len(last):  # near the end of the text only, which may be long
+        if len(last):  # only near the end of the text, which may be long
             allowed = self.vocabulary.allowed(max(START, state_after(self._text[:spelled], self._state)))
             last = last if allowed is None else last[allowed[last]]
         if len(last):

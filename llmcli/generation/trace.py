@@ -1,5 +1,5 @@
-"""Step-by-step traces of generation: the candidates for each token, the filters' removals, and the chosen
-token.
+"""Step-by-step traces of generation: the candidates for each token, the tokens that filters remove, and the
+chosen token.
 
 The loop is in generator.py; a subclass of Sampler records the choices.
 """
@@ -63,7 +63,7 @@ def trace(
         steps = sampler.steps
         sampler.steps = []
         for step in steps:  # one, or none if a limit ended the text
-            # a piece has the id of its token, whereas the sampler may have chosen an entry that represents it
+            # a piece has the id of its token; the sampler may have chosen an entry that stands for this token
             chosen = step.chosen if piece.id is None else replace(step.chosen, id=piece.id)
             shown = tuple(chosen if candidate == step.chosen else candidate for candidate in step.candidates)
             yield replace(
@@ -74,7 +74,7 @@ def trace(
 class _RecordingSampler(Sampler):
     def __init__(self, config: SamplingConfig) -> None:
         super().__init__(config)
-        self.steps: list[TraceStep] = []  # not yet taken by the caller
+        self.steps: list[TraceStep] = []  # steps that the caller has not taken yet
 
     def __call__(
         self, logits: Array, seen: Ids = (), *, model_logits: Array | None = None, tokens: Ints | None = None

@@ -28,7 +28,7 @@ class RecordedSplit:
     new: tuple[str, ...]  # names of documents that the record does not have
     conversations: tuple[str, ...]  # names of files of conversations, which are not part of the split
     read: Sources
-    has_record: bool  # False: the record of the model names no text
+    has_record: bool  # whether the record of the model names a text
     left_out: int  # bytes of training text that repeat held-out text
     known_share: float  # share of the held-out text that still occurs in the training text
 
@@ -38,7 +38,7 @@ def recorded_split(record: TrainingRecord, model: Path, corpus: Sequence[str]) -
     record, or among the files in `corpus`; other files in `corpus` are newly split. Training text that
     repeats held-out text is left out.
 
-    Raises LLMError if a file is missing or has changed, or if there is none.
+    Raises LLMError if a file is missing or has changed, or if there is no text.
     """
     stage = next((stage for stage in record.stages if stage.texts), record)
     held_out_files = [file for file in stage.held_out.files if file.shape is None]
@@ -92,7 +92,7 @@ def recorded_split(record: TrainingRecord, model: Path, corpus: Sequence[str]) -
 
 
 def _check_not_handed_over(documents: Sequence[Document]) -> None:
-    """Raise LLMError for a file in a directory that was handed over: it may be held-out text."""
+    """Raise LLMError for a file in a handover directory: it may be held-out text."""
     for document in documents:
         for place in document.path.absolute().parents:
             if (place / MANIFEST).is_file():

@@ -42,7 +42,7 @@ def check_writable(directory: Path, *, force: bool) -> None:
     if others:
         raise LLMError(
             f"{directory} "
-            f"has {min(others).relative_to(directory)} in it, which was not handed over and would be lost"
+            f"contains {min(others).relative_to(directory)}, which is not part of a handover and would be lost"
             "; move it away, or name another directory"
         )
     if not force:
@@ -50,8 +50,8 @@ def check_writable(directory: Path, *, force: bool) -> None:
 
 
 def _is_part(path: Path, is_directory: bool) -> bool:
-    """Return whether `Handover.write` writes a file, or a folder, of this name in its directory, as opposed
-    to files that engines add there, such as checkpoints."""
+    """Return whether `Handover.write` writes a file or a folder of this name, as opposed to files that engines
+    add to the directory, such as checkpoints."""
     match path.parts:
         case [name] if is_directory:
             return name in ("model", *FOLDERS)
@@ -98,7 +98,7 @@ class Handover:
     def included(self) -> list[str]:
         lines = ["the tokenizer, with its chat template if there is one"]
         if self.split.has_record:
-            lines.append("the split: the same text is trained on, and the same text is held out")
+            lines.append("the split: the same training text and the same held-out text")
             if not self.split.new:
                 lines.append("the mixture: each document has the same share of the training tokens")
         if not self.size:
@@ -113,14 +113,14 @@ class Handover:
         known = known_text(self.split.known_share)
         changed = ""
         if new := units.count(len(self.split.new), "text") if self.split.new else "":
-            changed = f"the mixture: {new} added, and split here"
+            changed = f"the mixture: {new} added, newly split"
             if not self.split.has_record:
-                changed = f"the split and the mixture: the model has no record of them; {new} split here"
+                changed = f"the split and the mixture: the model has no record of them; {new} newly split"
         return [
             *filter(None, [changed]),
             *([f"{left_out:,} bytes of training text, which repeat held-out text"] if left_out else []),
-            *([f"held-out text that is all new: {known}"] if known else []),
-            *(["what the model learned: the larger one begins with random weights"] if self.size else []),
+            *([f"entirely new held-out text: {known}"] if known else []),
+            *(["the trained weights: the larger model begins with random weights"] if self.size else []),
             *([] if cache is None else ["the n-gram cache: other programs run the network alone"]),
             *([f"conversations: {', '.join(conversations)}"] if conversations else []),
             "the state of the optimizer and the learning rate: both start over, with a warm-up",
@@ -139,7 +139,7 @@ class Handover:
         if not (training.contents and held_out.contents):
             missing = "held out" if training.contents else "trained on"
             raise LLMError(
-                f"no text was {missing}, which engines need; add a file to `corpus`: new text is split"
+                f"no text was {missing}, but engines need some; add a file to `corpus`: new text is split"
             )
         tokenizer = loading.open_tokenizer(model)
         atomic_io.check_space(directory, model.stored_bytes + 4 * (training.text_bytes + held_out.text_bytes))

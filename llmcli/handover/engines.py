@@ -15,9 +15,11 @@ COMMANDS = {  # file -> how to use it
     "nemo_automodel.yaml": "`automodel nemo_automodel.yaml --nproc-per-node 8`",
     "litgpt.yaml": "`litgpt convert_to_litgpt model --model_name Qwen3-0.6B`, then\n"
     "  `PYTHONPATH=. litgpt pretrain --config litgpt.yaml`",
-    "torchtitan_config.py": "`PYTHONPATH=. torchrun --nproc-per-node 8 -m torchtitan.train --module torchtitan_config\n"
+    "torchtitan_config.py": "`PYTHONPATH=. torchrun --nproc-per-node 8 -m torchtitan.train "
+    "--module torchtitan_config\n"
     "  --config handover`",
-    "skypilot.yaml": "`sky launch -c handover skypilot.yaml` rents two machines with eight GPUs each, for torchtitan",
+    "skypilot.yaml": "`sky launch -c handover skypilot.yaml` rents two machines with eight GPUs each, "
+    "for torchtitan",
 }
 OTHERS = {"litgpt.yaml": ("litgpt_data.py",)}  # file -> other files that it needs
 NAMES = {"README.md", *COMMANDS, *(name for names in OTHERS.values() for name in names)}
@@ -36,7 +38,7 @@ GPUS = 16  # GPUs in skypilot.yaml; each must get a part of every batch
 
 
 def skipped(config: ModelConfig) -> list[str]:
-    """Return the files that cannot be written for a model."""
+    """List the files that cannot be written for a model."""
     is_plain = config.rope_scaling is None and not config.no_rope_layers and config.hidden_act == "silu"
     return [] if config.model_type == MODEL_TYPE and is_plain else list(FOR_MODEL_TYPE)
 

@@ -1,8 +1,8 @@
 """Training text and held-out text as files: tokens for Megatron-LM and nanoGPT, text as Parquet.
 
-NAME.bin contains only little-endian token ids, so that nanoGPT can read it too. Megatron-LM's NAME.idx lists
-the sequences in it. The ids are in the order in which `llm train` reads them: a start token precedes the
-first document, an end-of-text token each later one. A long document is cut into several sequences.
+NAME.bin contains only little-endian token ids, so that nanoGPT can also read it. Megatron-LM's NAME.idx lists
+the sequences in it. The ids are in the order in which `llm train` reads them: a start token precedes the first
+document, an end-of-text token precedes each later document. A long document is cut into several sequences.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from llmcli.formats import atomic_io
 
 MAGIC = b"MMIDIDX\0\0"
 TYPE_CODES = {"<u2": 8, "<u4": 4}  # Megatron-LM's codes for uint16, and for int32: ids are below 2**31
-COLUMNS = ("text", "name", "sha256")  # columns of the Parquet file; the hash is that of the whole document
+COLUMNS = ("text", "name", "sha256")  # columns of the Parquet file; sha256 is the hash of the whole document
 
 
 @dataclass

@@ -27,7 +27,7 @@ from llmcli.models.runtime import (
 )
 
 DECAY = 0.9  # weight of a token's log-likelihood per later token: measured, tests/benchmarks/LOG.md
-REFRESH = 8  # tokens after which all models catch up
+REFRESH = 8  # number of tokens after which all models catch up with the text
 MIN_WEIGHT = 0.001  # a model with less weight at a refresh does not run until the next one
 MIN_PROBABILITY = 1e-37  # lower bound of probabilities, so that their logarithms stay finite
 

@@ -8,10 +8,10 @@ The architecture does not change, and these weights are trained like all others.
 The residual stream is divided into one constant dimension, the token, codes of the K tokens before it, and
 the copied token.
 
-    layer 0, heads 0 to K - 1   head k attends to the token k + 1 positions back, by position alone, and writes
-                                its code
-    layer 1, head 0             attends to the position that follows an earlier occurrence of the last K tokens,
-                                and copies the token there
+    layer 0, heads 0 to K - 1   head k attends to the token k + 1 positions back, by position alone, and
+                                writes its code
+    layer 1, head 0             attends to the position that follows an earlier occurrence of the last K
+                                tokens, and copies the token there
     the output embedding        raises the logit of that token slightly
 
 C, D = hidden size, head size.
@@ -44,8 +44,8 @@ COPY_LOGIT = 0.05  # scale of the copied token in the output embedding
 def with_stronger_copies(
     config: ModelConfig, weights: Mapping[str, Array], factor: float
 ) -> dict[str, Array]:
-    """Return trained weights with the output of the induction head multiplied by `factor`. Training text is
-    known from other windows too, so a model learns to copy less than new text needs."""
+    """Return trained weights with the output of the induction head multiplied by `factor`. The model knows the
+    training text from other windows too, so it learns to copy less than is best for new text."""
     name = "model.layers.1.self_attn.o_proj.weight"
     output = weights[name].copy()
     output[:, : config.head_dim] *= factor
@@ -53,7 +53,7 @@ def with_stronger_copies(
 
 
 def supports_induction(config: ModelConfig) -> bool:
-    """Return whether a model is large enough for the heads."""
+    """Return whether a model is large enough for induction heads."""
     has_space = config.hidden_size >= MIN_HIDDEN_SIZE and config.head_dim >= MIN_HEAD_SIZE
     return (
         config.num_hidden_layers >= 2

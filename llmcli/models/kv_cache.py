@@ -29,7 +29,7 @@ class KVCache:
 
     def __init__(self, config: ModelConfig, *, batch: int = 1, capacity: int = 0) -> None:
         self.length = 0
-        self.slot = -1  # index in KVSlots; -1 outside
+        self.slot = -1  # index in KVSlots; -1: not in a slot
         self.limit = config.max_position_embeddings
         shape = batch, config.num_key_value_heads, capacity, config.head_dim
         self.keys = [np.zeros(shape, np.float32) for _ in range(config.num_hidden_layers)]
@@ -62,7 +62,7 @@ class KVCache:
             self.resize(min(self.limit, max(length, 2 * self.capacity, MIN_CAPACITY)))
 
     def resize(self, capacity: int) -> None:
-        """Move to newly allocated memory for `capacity` tokens, more or fewer than now."""
+        """Move to newly allocated memory with a larger or smaller capacity, in tokens."""
         B, G, _, D = self.keys[0].shape
         keys, values = ([np.zeros((B, G, capacity, D), np.float32) for _ in self.keys] for _ in range(2))
         self.move(keys, values, -1)
@@ -76,13 +76,13 @@ class KVCache:
 
 
 class KVSlots:
-    """Slots in one large cache for the caches of a runtime's forks. A cache moves into a slot when it is
-    first processed together with others, and out of it when another takes its place."""
+    """Slots in one large cache for the caches of a runtime's forks. A cache moves into a slot when it is first
+    processed together with others, and out of the slot when another cache takes it."""
 
     def __init__(self, config: ModelConfig) -> None:
         self._config = config
         self._cache = KVCache(config, batch=0)  # [slots, G, S, D]
-        # latest cache in each slot, which may have moved out
+        # the latest cache in each slot, which may have moved out
         self._caches: list[weakref.ref[KVCache] | None] = []
         self._parts: dict[int, KVCache] = {}  # the first B slots, by B
 

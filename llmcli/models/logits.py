@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from llmcli.errors import LLMError
 from llmcli.models.runtime import Array, Bools, Doubles, Ints
 
-DAMAGED = "its weights are damaged; llm inspect --verify says whether they were saved like this"
+DAMAGED = "its weights are damaged; llm inspect --verify shows whether they were saved like this"
 Floats = TypeVar("Floats", bound=np.floating)
 
 
@@ -29,8 +29,8 @@ def log_softmax(logits: Array) -> Doubles:
 
 
 def token_logprob(logits: Array, token: int, highest: np.floating) -> float:
-    """Compute the entry of `log_softmax` for one token, bit for bit; the logits must be finite, and `highest`
-    their maximum."""
+    """Compute the entry of `log_softmax` for one token, with identical bits. The logits must be finite, and
+    `highest` must be their maximum."""
     shifted = logits - highest
     return float(shifted[token]) - float(np.log(float(np.exp(shifted).sum())))
 

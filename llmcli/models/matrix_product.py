@@ -1,14 +1,14 @@
-"""Matrix products of a linear layer in numpy, for one token, a few, or many.
+"""Matrix products of a linear layer in numpy, for one, a few or many tokens.
 
-One token is limited by memory bandwidth: every weight is read for one multiplication. A few tokens, as when
-several texts are generated together, should cost hardly more. But BLAS first copies the weights into another
-layout, except for small matrices, which pays off only for many tokens. A small matrix is also stored by
+With one token, memory bandwidth is the limit: every weight is read for one multiplication. A few tokens, as
+when several texts are generated together, should cost little more. But except for small matrices, BLAS first
+copies the weights into another layout, which pays off only for many tokens. Small matrices are also stored by
 columns, an order in which BLAS multiplies one token faster, and a few tokens up to twice as fast. Figures:
 tests/benchmarks/LOG.md.
 
-BLAS's own threads wait for each other by spinning, so beside other programs a product can take thirty times
-as long. A program for which that matters sets BLAS_THREADS to 1 before it imports numpy; this module uses
-Python's threads.
+BLAS's own threads wait for each other by spinning, so a product can take thirty times as long while other
+programs are running. Programs for which this matters set BLAS_THREADS to 1 before importing numpy; this module
+uses Python's threads.
 """
 
 import os
@@ -24,16 +24,16 @@ from llmcli.models.runtime import Array
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
-DOT_TOKENS = 3  # up to this many: a dot product per output and token
-FEW_TOKENS = 16  # up to this many: products of blocks of the weights
+DOT_TOKENS = 3  # maximum number of tokens for a dot product per output and token
+FEW_TOKENS = 16  # maximum number of tokens for products of blocks of the weights
 BLOCK_PRODUCTS = 250_000  # multiplications per block; OpenBLAS starts no threads for fewer than 262,144
-THREAD_PRODUCTS = 3_000_000  # multiplications that are worth another thread
+THREAD_PRODUCTS = 3_000_000  # minimum multiplications for which several threads pay off
 SMALL_WEIGHTS = 200_000  # a smaller matrix is stored in both orders
 BLAS_THREADS = "OPENBLAS_NUM_THREADS"  # environment variable
 
 
 class Matrix:
-    """The constant weights [outputs, inputs] of a linear layer, with a bias [outputs] or without one."""
+    """The constant weights [outputs, inputs] and optional bias [outputs] of a linear layer."""
 
     def __init__(self, rows: Array, bias: Array | None = None) -> None:
         self.rows = rows

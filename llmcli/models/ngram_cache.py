@@ -6,7 +6,8 @@ followed the last 1, 2, ... K tokens earlier in the text; longer contexts are ap
 most:
 
     p_0(v) = the network's probability
-    p_k(v) = (1 - g_k) p_(k-1)(v) + g_k c_k(v) / T_k     where the last k tokens occurred before, otherwise p_(k-1)(v)
+    p_k(v) = (1 - g_k) p_(k-1)(v) + g_k c_k(v) / T_k   if the last k tokens occurred before,
+             p_(k-1)(v)                                otherwise
     g_k    = sigmoid(w_k . (1, log T_k, log(D_k / T_k), log G_k))
 
 T_k is the number of earlier occurrences of these k tokens, D_k the number of different tokens that followed
@@ -45,7 +46,7 @@ ORDERS = 5  # K in models trained here; longer contexts add nothing
 ALONE = (1.0,)  # weight of a single model
 # the weights of a model, or of the models in an ensemble; None: no cache
 Weights = CacheWeights | Sequence[CacheWeights | None]
-FEW_TOKENS = 16  # up to this many, Python's floats take less time than numpy's calls
+FEW_TOKENS = 16  # up to this number of tokens, Python's floats are faster than numpy's calls
 MAX_GATE = 0.999  # the network always has some weight
 MAX_LOGIT = 50.0  # limit of a gate's negated logit, whose exponential stays finite
 BLOCK_TOKENS = 1 << 17  # scoring a whole text empties the cache after this many tokens
@@ -79,7 +80,7 @@ class NgramCache:
         self._contexts: dict[tuple[int, ...], _Context] = {}
         # for each token, the `last` of its contexts before it was added; None: the token does not count
         self._before: list[list[int] | None] = []
-        self._counted = 0  # tokens before the first one that does not count
+        self._counted = 0  # number of tokens before the first token that does not count
         self._limit = sys.maxsize  # number of tokens that may count; see `count_first`
         for token in ids:
             self.append(token)
@@ -88,8 +89,8 @@ class NgramCache:
         return len(self._ids)
 
     def append(self, token: int, *, counts: bool = True) -> None:
-        """Add a token. With `counts=False`, it is context only, and does not count as a continuation until
-        `rewind`; beyond the limit of `count_first`, it never counts."""
+        """Add a token. With `counts=False`, it is only context and does not count as a continuation until
+        `rewind` is called; beyond the limit of `count_first`, it never counts."""
         recent = tuple(self._ids[-self.orders :])
         position = len(self._ids)
         self._ids.append(token)
@@ -121,8 +122,8 @@ class NgramCache:
             self.append(token)
 
     def count_first(self, tokens: int | None) -> None:
-        """Let only the first `tokens` tokens of this text count, because the model generated the others.
-        None: all count."""
+        """Count only the first `tokens` tokens of this text, because the model generated the others. None: count
+        all."""
         self._limit = sys.maxsize if tokens is None else tokens
         if self._ids:
             self.rewind(len(self))

@@ -139,8 +139,7 @@ class NgramRuntime(Runtime):
 
 
 class NgramEnsemble(NgramRuntime):
-    """An ensemble with its n-gram cache, in which each model has its own gates and its weight in the
-    ensemble."""
+    """An ensemble with its n-gram cache, in which each model has its own gates and its own weight."""
 
     network: "EnsembleRuntime"
 

@@ -267,9 +267,9 @@ class _Layer:
     pair is one complex number and a rotation one complex product. Queries and keys are permuted in the same
     way, so attention scores do not change.
 
-    LayerNorm (arXiv:1607.06450) is RMSNorm of x minus its mean. The embeddings and the outputs of the
-    matrices that add to the residual stream have their mean subtracted instead: the stream then has none, and
-    LayerNorm is RMSNorm.
+    LayerNorm (arXiv:1607.06450) is RMSNorm of x minus its mean. Here, the mean is subtracted from the embeddings
+    and from the outputs of the matrices that add to the residual stream: the stream then has a mean of 0, and
+    LayerNorm equals RMSNorm.
     """
 
     def __init__(self, checkpoint: Checkpoint, index: int) -> None:

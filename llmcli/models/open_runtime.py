@@ -14,7 +14,7 @@ from llmcli.models.ngram_runtime import NgramEnsemble, with_ngram_cache
 from llmcli.models.runtime import Runtime
 
 FAST_BYTES = 2 << 30  # largest float32 weights that are kept in memory twice for speed
-WORTH_FAST = 20_000_000  # parameters; a smaller model is fast enough anyway
+WORTH_FAST = 20_000_000  # parameters; smaller models are fast enough without onnxruntime
 OnNote = Callable[[str], None]
 
 
@@ -64,11 +64,11 @@ def _open_network(
     from llmcli.models.onnx import runtime as onnx_runtime
 
     unsupported = onnx_runtime.unsupported(checkpoint.config)
-    # stored quantized weights also run without it
+    # stored quantized weights also run without onnxruntime
     if not unsupported and (quantize or onnx_runtime.is_installed()):
         try:
             return onnx_runtime.OnnxRuntime(checkpoint, scheme)
-        except LLMError as error:  # it cannot be loaded, for example a build for another system
+        except LLMError as error:  # for example, onnxruntime was built for another system
             if quantize:
                 raise
             on_note(

@@ -62,11 +62,11 @@ class Runtime(ABC):
 
     @abstractmethod
     def prefill(self, ids: Sequence[int]) -> Array:
-        """Process one token or more; return the logits [V] of the next one."""
+        """Process at least one token; return the logits [V] of the next token."""
 
     @abstractmethod
     def logits(self, ids: Sequence[int]) -> Array:
-        """Process one token or more; return the logits [T, V] after each."""
+        """Process at least one token; return the logits [T, V] after each."""
 
     @abstractmethod
     def rewind(self, length: int = 0) -> None:
@@ -94,23 +94,23 @@ class Runtime(ABC):
         """See `Scorer`."""
 
     def step(self, token: int) -> Array:
-        """Process one token; return the logits [V] of the next one."""
+        """Process one token; return the logits [V] of the next token."""
         return self.prefill((token,))
 
     def read(self, ids: Sequence[int]) -> None:
-        """Process one token or more without returning logits."""
+        """Process at least one token without returning logits."""
         self.prefill(ids)
 
     @staticmethod
     def step_batch(runtimes: Sequence[Any], tokens: Sequence[int]) -> Array:
-        """Call `step` for each of B forks of one runtime; return the logits [B, V]. Each weight is read once
-        for all of them, so several texts take hardly longer than one. The last bits may differ, because the
+        """Call `step` for each of B forks of one runtime; return the logits [B, V]. Each weight is read only
+        once for all forks, so several texts take little longer than one. The last bits may differ, because the
         order of additions in a matrix product depends on its shape."""
         return np.stack([runtime.step(token) for runtime, token in zip(runtimes, tokens, strict=True)])
 
     def continuation_logits(self, texts: Sequence[Sequence[int]]) -> Iterator[Array]:
-        """Yield, for each of some nonempty texts, the logits [T, V] after each of its tokens. The texts
-        continue the cache independently of each other; exhausting the iterator leaves the cache unchanged."""
+        """Yield, for each text, the logits [T, V] after each of its tokens. The nonempty texts continue the
+        cache independently of each other; after the iterator is exhausted, the cache is unchanged."""
         length = self.length
         for ids in texts:
             yield self.logits(ids)
@@ -118,7 +118,7 @@ class Runtime(ABC):
 
     def expert_weights(self) -> Array:
         """Return the weights [layers, experts] of the experts in sparse layers, or of the models in an
-        ensemble (one layer), for the last token. Raises LLMError if they are not known."""
+        ensemble (one layer), for the last token. Raises LLMError if they are unknown."""
         raise LLMError(
             "expert weights are only available on the CPU; run the model without `quantize` and `device`"
         )

@@ -1,7 +1,7 @@
 """Initial embeddings by spelling: tokens that are spelled alike begin with similar embeddings.
 
-Most tokens are rare in a text that is read in minutes. With these embeddings, what the model learns about
-"the" applies to " The" from the first step, and what it learns about one word in "-ing" to the others
+Most tokens are rare in a text that is read in minutes. With these embeddings, the model applies its knowledge
+of "the" to " The" from the first step, and its knowledge of one word in "-ing" to other such words
 (tests/benchmarks/LOG.md, "Embeddings by spelling"). The architecture does not change, and the embeddings are
 trained like all other weights.
 

@@ -1,11 +1,11 @@
 """The page of a model, in two forms that differ only in the runtime.
 
-- A page with a model inside: one HTML file that runs the model offline in any browser. It contains the weights, the
-  config, the tokenizer and the training record as data. The runtime is JavaScript in a web worker (live/model.js
-  corresponds to numpy_runtime.py, one token at a time).
-  A trainable page trains a model, too: live/ is the same, and training/ adds a tab, and a trainer to the worker.
-- The page of `llm serve`: the runtime is live/http.js, which sends requests to the server, also for the facts about a
-  model.
+- A page with a model inside: one HTML file that runs the model offline in any browser. It contains the
+  weights, the config, the tokenizer and the training record as data. The runtime is JavaScript in a web worker
+  (live/model.js corresponds to numpy_runtime.py, one token at a time).
+  A trainable page also trains a model: in addition to live/, training/ has a tab and a trainer for the worker.
+- The page of `llm serve`: the runtime is live/http.js, which requests results, and the facts about a model,
+  from the server.
 """
 
 import base64
@@ -73,7 +73,7 @@ TRAINABLE_SCRIPTS = (
     "training/examples.js",
     "training/train_view.js",
 )
-UNPACKING = ("training/unpack.js",)  # the script of a trainable page, which has all others compressed
+UNPACKING = ("training/unpack.js",)  # the script of a trainable page; it unpacks the other scripts
 MAX_EXAMPLES = 4
 STYLES = ("templates/page.css", "live/page.css")
 _WITHOUT_TAB = {"train_tab": "", "train_panel": ""}  # placeholders for the tab Train
@@ -106,7 +106,7 @@ def live_page(
     trainable: bool = False,
 ) -> bytes:
     """Write the page of a model that was opened from a file. The data type of its weights is chosen unless
-    `dtype` is given. A `trainable` page can replace the model by one that it trains.
+    `dtype` is given. A `trainable` page can replace the model by a model trained in the page.
 
     With a `prompt`, the page opens at its prediction, with the parts `without` switched off ("2": layer 2,
     "2.3": head 3 of layer 2); with `compare` too, it opens at both prompts side by side. Raises LLMError for

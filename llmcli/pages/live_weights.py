@@ -25,8 +25,7 @@ BASE64 = 4 / 3  # bytes of the page per byte of weights
 def choose_dtype(
     model: Checkpoint, tokenizer: Tokenizer, dtype: str | None, if_too_large: str | None = None
 ) -> tuple[str, str]:
-    """Return (data type of the matrices, a note on it and on the weights that the recorded figures belong
-    to).
+    """Return (data type of the matrices, a note on its effect compared with the original weights).
 
     The default is int8 if it costs less than MAX_COST, otherwise float16. Raises LLMError if the weights are
     too large for a page.
@@ -64,8 +63,8 @@ def check_size(config: ModelConfig, dtype: str, size: int, advice: str | None = 
     )
     max_parameters = units.number(MAX_BYTES / BASE64 / BYTES_PER_WEIGHT[dtype])
     raise LLMError(
-        f"the page would take {units.size(size)} with {dtype} weights; at most {units.size(MAX_BYTES)} are "
-        f"written, which {max_parameters} parameters fill; {advice}"
+        f"the page would take {units.size(size)} with {dtype} weights; at most {units.size(MAX_BYTES)} "
+        f"({max_parameters} parameters) are written; {advice}"
     )
 
 

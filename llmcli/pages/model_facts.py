@@ -44,7 +44,7 @@ def facts(header: "Header", on_note: OnNote) -> Json:
 
 
 def _with_figures(document: Json) -> Json:
-    """Add the figures under their own names (network, adapting) to a record that can be read."""
+    """Add the figures under the names network and adapting to a readable record."""
     if not document.keys() & {"bits_per_byte", "bits_per_byte_before"}:
         return document
     try:

@@ -19,7 +19,7 @@ def record_data(header: "Header") -> Json:
     record = training_record(header)
     try:
         curve = _curve_data(read_curve(record))
-    except LLMError:  # a model that was not trained by this program
+    except LLMError:  # the model was not trained by llmcli
         curve = None
     samples = [[str(step), text] for step, text in record.samples.texts]
     return {
@@ -52,7 +52,7 @@ def _rows(header: "Header", record: TrainingRecord) -> Rows:
 
 
 def _plan_rows(document: Json) -> list[list[str]]:
-    """List the decisions of the plan as (name, value, reason); a record from elsewhere may contain
+    """List the decisions of the plan as (name, value, reason); another program's record may contain
     anything."""
     plan = document.get("plan")
     rows = [row for row in plan if isinstance(row, dict)] if isinstance(plan, list) else []

@@ -1,4 +1,4 @@
-"""What a page needs in order to train a model: the recipe, and the parts of a model file that are the same for all."""
+"""The data with which a page trains a model: the recipe, and the parts that all model files share."""
 
 import json
 import math
@@ -23,7 +23,7 @@ TRAINING_SCRIPTS = (
 
 
 def training_data() -> Json:
-    """Collect what the scripts in pages/training/ read as `templates`."""
+    """Collect the data that the scripts in pages/training/ read as `templates`."""
     config = ModelConfig(MIN_VOCAB_SIZE, 32, 96, 1, 1, 1, 32, recipe.SHORT_CONTEXT)
     tokenizers = {"bpe": Tokenizer.train_bpe([], MIN_VOCAB_SIZE), "char": Tokenizer.train_char([])}
     return {

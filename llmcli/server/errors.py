@@ -1,4 +1,4 @@
-"""Errors over HTTP, in OpenAI's shape."""
+"""Errors over HTTP, in OpenAI's format."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -51,8 +51,8 @@ def invalid(param: str, message: str, code: str | None = None) -> ApiError:
 
 
 def as_api_error(error: BaseException, status: int = 500) -> ApiError:
-    """Convert an exception to the error of a request. `status` is for an LLMError that has no status of its
-    own and is not about the request's arguments."""
+    """Convert an exception to the error of a request. `status` is for an LLMError of a class without a specific
+    status that is not about the request's arguments."""
     match error:
         case ApiError():
             return error

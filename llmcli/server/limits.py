@@ -9,10 +9,10 @@ MAX_TOKENS = 32_768  # new tokens per text
 MAX_TEMPERATURE = 100
 MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 1_000
-# alternatives per token: completions, chats
+# maximum alternatives per token, in completions and in chats
 MAX_LOGPROBS = 5
 MAX_TOP_LOGPROBS = 20
-# texts of which one is generated
+# number and length of the texts among which the model chooses
 MAX_GIVEN_CHOICES = 256
 MAX_GIVEN_CHARACTERS = 2_000
 MAX_BIASES = 1_000  # tokens in logit_bias
@@ -24,7 +24,7 @@ MAX_MEMORY_CHARACTERS = 20_000
 MAX_PREPARING = 2
 MAX_ANALYSES = 8  # concurrent requests to /v1/explain, next, memory and experts; more are refused
 MAX_CONNECTIONS = 256
-# of each address, with a class code: requests and wrong codes in a minute; requests in progress
+# per address, with a class code: requests and wrong codes in a minute, requests in progress
 CLASS_REQUESTS = 600
 CLASS_WRONG_CODES = 10
 CLASS_CONCURRENT = 6  # as many as a browser sends to one server
@@ -32,6 +32,6 @@ CLASS_CONCURRENT = 6  # as many as a browser sends to one server
 RECEIVE_SECONDS = 10  # time for the head of a request, and again for its body
 REQUEST_SECONDS = 600  # time for an answer, including the queue
 UNREAD_SECONDS = 30  # a client that leaves its answer unread for longer is disconnected
-UNREAD_TOKENS = 256  # per request; it is then paused until they are read, so that others can be decoded
+UNREAD_TOKENS = 256  # a request with more is paused until they are read, so that others can be decoded
 KEEP_ALIVE_SECONDS = 10  # time without text after which a stream sends a comment
 DRAIN_SECONDS = 3  # time for answers in progress at shutdown

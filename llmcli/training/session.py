@@ -174,8 +174,8 @@ def _resumed_plan(plan: Plan, request: PlanRequest, processes: Processes) -> Pla
     train = replace(plan.train, threads=request.threads)
     if plan.train.teacher_share and processes.are_several:
         raise LLMError(
-            "the stopped run trains a second model from the predictions of a first, which takes one process: "
-            "resume it without `processes`, or start over with `overwrite=True`"
+            "the stopped run trains a student with a teacher, which is only possible in one process: resume it "
+            "without `processes`, or start over with `overwrite=True`"
         )
     needs_whole_weights = plan.conversations is not None and plan.conversations.base_divergence > 0
     sharded = not needs_whole_weights and rules.sharding(request, plan.model, train, memory).value
@@ -190,10 +190,10 @@ def _check_stored(inputs: Inputs, output: Output, known_answers: bool) -> None:
         check_known_answers(inputs.conversations, adapter_only=output.adapter_only)
     if output.adapter_only and inputs.conversations and inputs.conversations.template is None:
         count = inputs.conversations.new_tokens
-        lacks = f"{count} tokens of one" if count else "one to store"
+        lacks = f"the {count} tokens of a template" if count else "a template"
         raise LLMError(
-            f"{inputs.base_path} has no chat template, and adapters have no place for {lacks}; leave out "
-            "`adapter_only`: the merged model has it"
+            f"{inputs.base_path} has no chat template, and adapters cannot store {lacks}; leave out "
+            "`adapter_only`: the merged model stores the template"
         )
 
 
@@ -204,7 +204,7 @@ def pick_device(name: str, processes: Processes) -> str:
     if not processes.are_several or device == "cpu":
         return device
     if device == "mps":
-        raise LLMError("a run on mps has one process; leave out `processes`, or add `device` cpu")
+        raise LLMError("a run on mps has only one process; leave out `processes`, or add `device` cpu")
     if (count := devices.gpu_count()) < processes.local_count:
         raise LLMError(
             f"{processes.local_count} processes need a GPU each, but torch finds {count} here; use "
@@ -340,7 +340,7 @@ def _inputs_record(record: TrainingRecord, inputs: Inputs, output: Output) -> di
 class Result:
     """A finished run with a saved model."""
 
-    done: Done = field(repr=False)  # it holds all weights
+    done: Done = field(repr=False)  # includes all weights
     file: Path  # where the model was saved
     baselines: list[Baseline]
     resumable: bool  # whether an interrupted run can resume
@@ -404,7 +404,7 @@ def run(
                     event, plan, baselines, resumable=saver.resumable, stop=stop, on_progress=on_progress
                 )
                 file = output.save(event)
-                if not event.interrupted:  # even after a problem, since a resumed run would have it again
+                if not event.interrupted:  # even after a problem, because a resumed run would fail again
                     output.discard_resume_file()
                 yield Result(event, file, measured_baselines, saver.resumable)
                 return
@@ -415,7 +415,7 @@ def run(
                     last = first_run.last
                     first_run = None
                     second = prepared.second_run(search, last.seconds + recipe.RESTART_SECONDS)
-                    # in a resumed run, the seconds before it was stopped count too
+                    # in a resumed run, the seconds before the stop also count
                     earlier = stopped.state.values["seconds"] if stopped else 0.0
                     plan = replace(plan, prepared=second, started=plan.started - earlier)
                     saver.run = replace(saved, plan=second.plan)
@@ -454,8 +454,8 @@ def _train(
 
 
 def _probe_prompt(prepared: Prepared) -> str | None:
-    """Return the start of a sentence. With a character tokenizer, the space after it is included, since
-    predicting that would take an extra pass."""
+    """Return the start of a sentence. With a character tokenizer, it includes the following space, whose
+    prediction would take an extra pass."""
     prompt = prepared.example_prompt()
     return f"{prompt} " if prompt and " " in prompt and prepared.tokenizer.kind == "char" else prompt
 
@@ -480,8 +480,8 @@ def _leading(
     try:
         yield leader, stop_anywhere
     except LLMError:
-        # after any other error, the other ranks may be waiting inside a pass; they notice that this process
-        # ends
+        # after any other error, the other ranks may be waiting inside a pass; they detect the end of this
+        # process
         leader.end()
         raise
     leader.end()
@@ -541,7 +541,7 @@ class _Baselines(Thread):
             self.start()
 
     def run(self) -> None:
-        if sys.platform == "linux":  # elsewhere it would be the priority of all threads
+        if sys.platform == "linux":  # elsewhere, this would change the priority of all threads
             os.nice(BASELINE_NICENESS)
         try:
             self._measured = compressors.baselines(*self._texts, seconds=self._seconds)

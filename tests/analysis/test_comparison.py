@@ -134,7 +134,7 @@ def test_an_ngram_cache_stays_on() -> None:
     alone = explain(reduced.network, TOKENIZER, prompt, literal=True)
     np.testing.assert_allclose(without.logprobs, alone.logprobs, atol=1e-5)
     assert without.copies is None
-    with pytest.raises(LLMError, match="the model has no n-gram cache that could be switched off"):
+    with pytest.raises(LLMError, match="the model has no n-gram cache to switch off"):
         compare(network, TOKENIZER, prompt, without=["cache"])
 
 

@@ -51,7 +51,7 @@ def test_a_batch_that_was_ended_goes_on_with_the_same_results(
     seed = json.loads(partial.read_text("utf-8").splitlines()[1])["seed"]  # random, and kept
     for changed in (("--min-p", 0), ("-n", 7)):
         refused = llm(*GENERATE, *changed)
-        assert refused.exit_code == 1 and "belongs to a batch with another model, other options" in refused.stderr
+        assert refused.exit_code == 1 and "belongs to a batch with a different model, options" in refused.stderr
     done = llm(*GENERATE)
     assert done.exit_code == 0 and "2 of 5 prompts are already done" in done.stderr, done.stderr
     assert not partial.exists()
@@ -100,7 +100,7 @@ def test_a_batch_does_not_go_on_with_another_form_of_the_same_name(
         assert isinstance(llm(*words).exception, RuntimeError)
     form.write_text('{"type": "null"}' if option == "--json-schema" else 'start: "b"', "utf-8")
     refused = llm(*words)
-    assert refused.exit_code == 1 and "other options or other prompts" in refused.stderr
+    assert refused.exit_code == 1 and "a different model, options or prompts" in refused.stderr
 
 
 def test_another_file_with_the_name_of_the_partial_one_is_kept(llm: Llm, prompts: Path) -> None:

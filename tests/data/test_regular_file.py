@@ -38,7 +38,9 @@ def test_what_is_no_file_is_an_error() -> None:
 def test_errors_of_reading_a_whole_file_are_one_sentence() -> None:
     with open("large", "wb") as file:
         file.truncate(MAX_BYTES + 1)
-    with pytest.raises(LLMError, match=r"^large has over 100,000,000 bytes, too many for a file of this kind$"):
+    with pytest.raises(
+        LLMError, match=r"^large has over 100,000,000 bytes, which is too large for a file of this kind$"
+    ):
         read_file(Path("large"))
     with pytest.raises(LLMError, match=r"^there is no file missing; name a list$"):
         read_file(Path("missing"), "a list")

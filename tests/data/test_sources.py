@@ -65,8 +65,8 @@ def test_another_column_is_named_by_the_user() -> None:
     with pytest.raises(LLMError) as caught:
         read("a.jsonl", data)
     assert str(caught.value) == (
-        "a.jsonl: unclear which columns to train on: 'title', 'content'; name one with text, or two with prompts "
-        "and answers: `column` title,content, or add `plain`"
+        "a.jsonl: unclear which columns to train on: 'title', 'content'; name a column of text, or two columns of "
+        "prompts and answers: `column` title,content, or add `plain`"
     )
     assert text_of(read("a.jsonl", data, ReadOptions(columns=("content",)))) == "C0\n\nC1"
     pairs = read("a.jsonl", data, ReadOptions(columns=("title", "content"))).conversations
@@ -185,7 +185,7 @@ def test_a_template_with_an_unknown_column_is_an_error() -> None:
         LLMError, match=r"^`template` '{title} {boddy}': no file has these columns; a\.jsonl has id, text"
     ):
         check_reading(reading, [read("a.jsonl", lines(*STORIES), reading)])
-    with pytest.raises(LLMError, match="exclude each other"):
+    with pytest.raises(LLMError, match="cannot be combined"):
         ReadOptions.of_options(None, False, "a", False, template="{a}")
 
 
@@ -254,7 +254,7 @@ def test_preferences_are_refused_and_the_chosen_answers_are_read() -> None:
         ).conversations
         assert [message.content for message in one.messages] == ["Hi", "Ho"]
     feedback = [{"prompt": "Hi", "completion": "Ho", "label": label} for label in (True, False)]
-    with pytest.raises(LLMError, match="keep only the good ones"):
+    with pytest.raises(LLMError, match="keep only the good answers"):
         read("a.jsonl", lines(*feedback))
 
 
@@ -336,7 +336,7 @@ def test_options_that_no_file_fits_are_an_error() -> None:
     for column in ("a,b,c", "a,,b", "a,a"):
         with pytest.raises(LLMError, match="column must be one name, or two as in question,answer"):
             ReadOptions.of_options(None, False, column, False)
-    with pytest.raises(LLMError, match="exclude each other"):
+    with pytest.raises(LLMError, match="cannot be combined"):
         ReadOptions.of_options(None, True, None, True)
 
 

@@ -61,7 +61,7 @@ def test_choices_that_cannot_be_measured_are_one_clear_error(tmp_path: Path, llm
     (tmp_path / "labels.tsv").write_text("a mat\tcat\na hat\tdog\n" * 9, "utf-8")
     (tmp_path / "text.txt").write_text("The cat sat on the mat.\n" * 60, "utf-8")
     for words, message in (
-        (("labels.tsv", "--choices", "cat,bird"), "labels.tsv line 2: the answer 'dog' is none of the choices"),
+        (("labels.tsv", "--choices", "cat,bird"), "labels.tsv line 2: the answer 'dog' is not among the choices"),
         (("text.txt", "--choices", "cat,dog"), "--choices needs conversations"),
         (("labels.tsv", "--choices", "cat"), "--choices must be a comma-separated list"),
         (("labels.tsv", "--choices", "answers", "--context", 8), "--context has no effect with --choices"),

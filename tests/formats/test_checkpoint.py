@@ -464,12 +464,12 @@ def test_a_config_that_does_not_match_is_an_error_of_the_file_not_of_usage(no_ha
     cases = [
         ({"model_type": "bert"}, "model_type to 'bert'"),
         ({"hidden_size": 0}, "`hidden_size` must be"),
-        ({"num_hidden_layers": 10**9}, "has 1,000,000,000 layers, the file has fewer tensors"),
+        ({"num_hidden_layers": 10**9}, "has 1,000,000,000 layers, but the file has fewer tensors"),
         ({"num_hidden_layers": 10**4000}, "must be between 1 and 2,147,483,647, found a number of 13288 bits$"),
         ({"num_hidden_layers": 2}, r"model\.layers\.1\.input_layernorm\.weight is missing"),
         ({"vocab_size": 10**9}, r"embed_tokens\.weight has shape \[11, 8\]"),
         ({"vocab_size": 10**30}, "`vocab_size` must be between 1 and"),
-        ({"hidden_size": 10}, r"embed_tokens\.weight has shape \[11, 8\], its config has \[11, 10\]"),
+        ({"hidden_size": 10}, r"embed_tokens\.weight has shape \[11, 8\]; its config requires \[11, 10\]"),
         ({"tie_word_embeddings": True}, r"'lm_head\.weight' is not part of the model"),
     ]
     for changes, message in cases:
@@ -491,7 +491,7 @@ def test_the_error_names_the_tensor() -> None:
         *((lambda tensors, name=name: tensors.pop(name), f"tensor {name} is missing; the file is damaged")
           for name in ("model.embed_tokens.weight", LAYER[4][0], "model.norm.weight", "lm_head.weight")),
         (put_in("model.layers.1.x", np.zeros(3, "f4")), r"tensor 'model\.layers\.1\.x' is not part of the model"),
-        (put_in(O_PROJ, np.zeros((24, 8), "f4")), rf"tensor {O_PROJ} has shape \[24, 8\], its config has \[8, 24\]"),
+        (put_in(O_PROJ, np.zeros((24, 8), "f4")), rf"{O_PROJ} has shape \[24, 8\]; its config requires \[8, 24\]"),
         *((put_in("model.norm.weight", np.zeros(8, dtype)), rf"norm\.weight is {name}; expected F32 or F16 or BF16")
           for dtype, name in (("i4", "I32"), ("f8", "F64"), ("u2", "U16"))),
     ]  # fmt: skip

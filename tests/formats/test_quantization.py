@@ -77,7 +77,7 @@ def test_codes_of_another_shape_are_an_error(tmp_path: Path) -> None:
     )
     data = (tmp_path / "s.safetensors").read_bytes().replace(b'"quantization":"int8"', b'"quantization":"int4"')
     (tmp_path / "s.safetensors").write_bytes(data)
-    with pytest.raises(LLMError, match=r"codes has shape \[64, 2, 32\], its config has \[64, 2, 16\]"):
+    with pytest.raises(LLMError, match=r"codes has shape \[64, 2, 32\]; its config requires \[64, 2, 16\]"):
         loading.load(tmp_path / "s.safetensors")
 
 

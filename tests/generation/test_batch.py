@@ -85,7 +85,7 @@ def test_choices_have_the_probabilities_of_single_calls(assistant: Assistant) ->
         assert [text for text, _ in result.choices] == [text for text, _ in expected]
         assert [p for _, p in result.choices] == pytest.approx([p for _, p in expected], rel=1e-4)
         assert math.fsum(p for _, p in result.choices) == pytest.approx(1)
-    assert "has" in str(results[2].error) and "use a shorter one" in str(results[5].error)
+    assert "has" in str(results[2].error) and "use a shorter choice" in str(results[5].error)
 
 
 def test_a_text_that_is_ended_early_leaves_the_others_alone(assistant: Assistant) -> None:

@@ -39,7 +39,7 @@ def test_a_template_that_renders_nothing_is_one_clear_error():
     model = NumpyRuntime(random_checkpoint(ModelConfig(TOKENIZER.vocab_size, 16, 16, 1, 2, 1, 8, 32)))
     template = ChatTemplate("{% if never %}x{% endif %}", TOKENIZER)
     chat = Chat(Assistant(model, TOKENIZER, template), GREEDY)
-    with pytest.raises(LLMError, match="chat template renders these messages to nothing"):
+    with pytest.raises(LLMError, match="chat template renders these messages to an empty text"):
         list(chat.answer("Hello"))
     assert chat.messages == []
 

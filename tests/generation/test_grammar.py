@@ -204,7 +204,7 @@ HOSTILE = {
     "nested rules": (Grammar("grammar", "root ::= " + "(" * 5000), "the grammar cannot be read: maximum recursion"),
     "a chain of rules": (
         Grammar("grammar", "start: r0\n" + "".join(f"r{i}: r{i + 1}\n" for i in range(9000)) + 'r9000: "a"'),
-        r"the grammar is too complex to compile \(it needs too much memory or too deep recursion\); use a simpler one",
+        r"the grammar is too complex to compile \(it needs too much memory or recurses too deeply\); use a simpler one",
     ),
     "25 patterns": (
         Grammar.of_schema({"type": "string", "allOf": [{"pattern": f"a{i}"} for i in range(25)]}),

@@ -233,7 +233,7 @@ def test_text_that_repeats_held_out_text_is_not_handed_over(model: Path, llm) ->
     assert [row["name"] for row in rows] == ["a.txt", "b.txt", "b.txt"]
     assert sizes == [8100, 8100, pytest.approx(7200, abs=STRIDE)]
     assert first[:8100] == rows[0]["text"] == rows[1]["text"] and not any(first[8150:8200] in r["text"] for r in rows)
-    note = f"not included: the mixture: 1 text added, and split here; {17_100 - sum(sizes[1:]) - 900} bytes of training"
+    note = f"not included: the mixture: 1 text added, newly split; {17_100 - sum(sizes[1:]) - 900} bytes of training"
     assert note in answer.stderr
     entries = {entry["name"]: entry["train"] for entry in json.loads(answer.stdout)["documents"]}
     text = rows[1]["text"] + rows[2]["text"]
@@ -278,7 +278,7 @@ def test_a_directory_is_only_replaced_with_force(model: Path, llm) -> None:
         Path("out", added).write_text("weights")
         refused = llm("export", "model.safetensors", "out", "--to", "handover", "--force")
         missing = "outputs" if added.startswith("outputs") else added
-        assert refused.exit_code == 1 and f"out has {missing} in it" in refused.stderr
+        assert refused.exit_code == 1 and f"out contains {missing}," in refused.stderr
         assert Path("out", added).read_text() == "weights"
         Path("out", added).unlink()
 
@@ -289,7 +289,7 @@ def test_models_without_a_record_need_a_corpus(tiny_model: Path, llm) -> None:
     Path("own.txt").write_text("A text of this user, and one more sentence.\n" * 50)
     assert llm("export", "model.safetensors", "out", "--to", "handover", "--corpus", "own.txt").exit_code == 0
     readme = Path("out/README.md").read_text("utf-8")
-    assert "- the split:" not in readme and "the model has no record of them; 1 text split here" in readme
+    assert "- the split:" not in readme and "the model has no record of them; 1 text newly split" in readme
     tokens = json.loads(Path("out/handover.json").read_text("utf-8"))["tokens"]["train"]
     steps = yaml.safe_load(Path("out/nemo_automodel.yaml").read_text("utf-8"))["step_scheduler"]
     read = steps["max_steps"] * steps["global_batch_size"] * 32

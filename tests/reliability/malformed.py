@@ -36,7 +36,7 @@ def zipped() -> bytes:
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 OTHERS = {
     "empty": (lambda: b"", "is empty"),
-    "5 bytes": (lambda: b"\x10\0\0\0\0", "is cut off: .* the file has 5$"),
+    "5 bytes": (lambda: b"\x10\0\0\0\0", "is cut off: .* but the file has 5$"),
     "zip": (zipped, "PyTorch pickle or another zip archive"),
     "pickle": (lambda: pickle.dumps({"weights": list(range(999))}), "Python pickle"),
     "GGUF": (lambda: b"GGUF" + struct.pack("<IQQ", 3, 291, 24) + bytes(99), "GGUF file"),
@@ -45,7 +45,10 @@ OTHERS = {
     "git-lfs": (lambda: LFS, "git-lfs pointer: the real file was not downloaded"),
     "text": (lambda: b"Once upon a time there was a king.", "is not a safetensors file"),
     "zeros": (lambda: bytes(100), "is not a safetensors file"),
-    "a header longer than the file": (lambda: struct.pack("<Q", 200) + b"{" * 92, "needs 208 bytes, the file has 100"),
+    "a header longer than the file": (
+        lambda: struct.pack("<Q", 200) + b"{" * 92,
+        "needs 208 bytes, but the file has 100",
+    ),
     "a header beyond the limit": (lambda: struct.pack("<Q", 10**15) + b"{}", "is not a safetensors file"),
 }
 
@@ -94,7 +97,7 @@ MALFORMED = {
     "the same bytes twice": ({"a": ONE, "b": ONE}, FOUR, "overlaps"),
     "gap": ({"a": ONE, "b": tensor("F32", [1], 8, 12)}, bytes(12), "gap"),
     "gap at the start": ({"a": tensor("F32", [1], 4, 8)}, EIGHT, "gap"),
-    "cut off body": ({"a": ONE}, bytes(3), r"cut off: the tensors end at byte \d+, the file at \d+"),
+    "cut off body": ({"a": ONE}, bytes(3), r"cut off: the tensors end at byte \d+, but the file ends at \d+"),
     "no body": ({"a": ONE}, b"", "cut off"),
     "something after": ({"a": ONE}, bytes(5), "followed by something else"),
     "something after nothing": ({}, b"\n", "followed by something else"),

@@ -28,7 +28,7 @@ class Answer:
     text: str = ""
     pieces: "list[Piece]" = field(default_factory=list)  # only pieces with a token
     finish_reason: str | None = None
-    reading: "PrefillProgress | None" = None  # the latest one
+    reading: "PrefillProgress | None" = None  # latest progress of the prefill
     dropped_turns: int = 0
     started: float = field(default_factory=time.perf_counter)
     first_at: float = math.nan  # arrival of the first token
@@ -91,9 +91,9 @@ def receive(
     dropped_note: str | None = "",
     is_stopped: Callable[[], bool] = lambda: False,
 ) -> Answer:
-    """Show an answer as it arrives, wrapped in a terminal, until `is_stopped()`, and return it. When the
-    context is full, print a note that ends with `dropped_note` (None: no note). Exceptions from `events`
-    propagate."""
+    """Show an answer as it arrives, until `is_stopped()`, and return it; in a terminal, lines are wrapped.
+    When the context is full, print a note that ends with `dropped_note` (None: no note). Exceptions from
+    `events` propagate."""
     from llmcli.generation.chat import READ_CHUNK, PrefillProgress, TurnsDropped
 
     answer = Answer(max_tokens)

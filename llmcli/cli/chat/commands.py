@@ -16,7 +16,7 @@ COMMANDS = {  # usage -> help
     "/reset": "Start a new conversation; the system message stays.",
     "/system [TEXT]": "Show or set the system message; - removes it.",
     "/save FILE": "Write the conversation to a new JSON Lines file, which llm train reads.",
-    "/load FILE [N]": "Continue a saved conversation, or the Nth of a file with several.",
+    "/load FILE [N]": "Continue a saved conversation; N selects one if the file has several.",
     "/retry": "Answer the last question again, with another seed.",
     "/undo": "Take the last question back, to edit and send it again.",
     "/set [NAME VALUE]": f"Show or change {', '.join(SETTINGS[:-1])} or {SETTINGS[-1]}.",
@@ -37,7 +37,7 @@ _ALIASES = {
     "bye": "exit",
 }
 
-# words that are probably an attempt to leave, or a shell command
+# input that is probably an attempt to leave, or a shell command
 _NO_MESSAGE = re.compile(
     r"(?i:(exit|quit)(\(\))?|logout|:w?q!?)|clear|help|llm( -.*| (chat|explain|generate|inspect|train)( .*)?)?"
 )

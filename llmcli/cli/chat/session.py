@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Session:
-    """Reads input, answers, and runs commands."""
+    """Reads messages and commands, and answers or runs them."""
 
     def __init__(self, chat: "Chat", read: Callable[[str], str], source: "Checkpoint | Ensemble") -> None:
         """`read` comes from `line_editor.open_reader`."""

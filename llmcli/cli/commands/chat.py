@@ -64,8 +64,8 @@ def chat(options: _Options) -> None:
 
     Without MESSAGE, a conversation begins; in a terminal it has editing and commands (/help lists them). With
     --json, the lines of standard input are the user's messages, and each answer is a line of JSON. The model
-    sees earlier messages until its context is full; with --batch, each line of a file is a conversation of
-    its own.
+    sees earlier messages until its context is full; with --batch, each line of a file is a separate
+    conversation.
 
     Example: llm chat -m model.safetensors
     """
@@ -190,7 +190,7 @@ def _answer_lines(conversation: "Chat") -> None:
 
 
 def _parse_turn(line: str, number: int) -> tuple[str, str]:
-    """Return (role, text) of a line: a user's text, or a message as JSON. Raises LLMError for another
+    """Return (role, text) of a line: a user's text, or a message as JSON. Raises LLMError for any other
     role."""
     try:
         record = json.loads(line) if line.startswith("{") else None
@@ -202,7 +202,8 @@ def _parse_turn(line: str, number: int) -> tuple[str, str]:
     text = record.get("content")
     if role not in ("user", "system") or not isinstance(text, str):
         raise usage(
-            f'line {number:,} must be a text, or {{"role": "user", "content": "..."}} (or "system"), found {line[:80]}'
+            f'line {number:,} must be a text, or {{"role": "user", "content": "..."}} (or "system"), '
+            f"found {line[:80]}"
         )
     return role, text
 

@@ -74,10 +74,9 @@ class _Options(ResultOptions):
 def eval_(options: _Options) -> None:
     """Measure bits per byte and perplexity on text or answers.
 
-    Files are read as in the model's training; for another way to read them: llm text FILE --column NAME | llm
-    eval -. On questions and answers, the exact answers are counted too. The compressors xz and PPM are
-    measured on the same text as baselines. Lower is better; 8 bits per byte is a uniform guess over all byte
-    values.
+    Files are read as in the model's training; to read them differently: llm text FILE --column NAME | llm
+    eval -. For questions and answers, exact answers are counted too. The compressors xz and PPM are measured
+    on the same text as baselines. Lower is better; 8 bits per byte is a uniform guess over all byte values.
 
     Example: llm eval held-out.txt -m a.safetensors -m b.safetensors
     """
@@ -118,7 +117,7 @@ def eval_(options: _Options) -> None:
 
 @dataclass(frozen=True)
 class _EvaluatedModel:
-    """A model that is measured."""
+    """A model to measure."""
 
     options: _Options
     path: Path
@@ -130,8 +129,8 @@ class _EvaluatedModel:
 
     @contextmanager
     def opened(self) -> "Iterator[tuple[Runtime, int]]":
-        """Yield (runtime, context length of the evaluation). LLMErrors raised inside get the name of the
-        model."""
+        """Yield (runtime, context length of the evaluation). LLMErrors raised in this context are prefixed
+        with the name of the model."""
         from llmcli.evaluation.evaluator import evaluation_context, trained_context
         from llmcli.models.open_runtime import open_runtime
 
@@ -281,7 +280,7 @@ def _text_scores(
 
 
 def _surprisals(model: _EvaluatedModel, text: "Corpus") -> TokenSurprisals:
-    """Measure the surprisal of each token under a model."""
+    """Compute the surprisal of each token under a model."""
     import numpy as np
 
     from llmcli.evaluation.evaluator import Score
@@ -350,7 +349,7 @@ def _note_without_record(model: _EvaluatedModel, what: str) -> None:
 
 
 def _earlier_stages(text: "Corpus", records: "Sequence[TrainingRecord]") -> str:
-    """Describe the stages, except the model's own run, in which it was trained on any of a text."""
+    """Describe the stages before the model's own run in which it was trained on part of a text."""
     from llmcli.evaluation.training_text import trained_in
 
     stages = [stage for record in records for stage in trained_in(text, record)]
@@ -358,7 +357,7 @@ def _earlier_stages(text: "Corpus", records: "Sequence[TrainingRecord]") -> str:
 
 
 def _first_byte(text: "Corpus", measured: "Corpus") -> int:
-    """Return the position of the first measured byte in a text."""
+    """Return the position of the first byte that is measured in a text."""
     first = measured.contents[0]
     before = itertools.takewhile(lambda part: part.document != first.document, text.contents)
     return sum(part.text_bytes for part in before) + first.start

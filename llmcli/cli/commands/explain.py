@@ -134,7 +134,7 @@ def _compare(
     text: str,
     extra: dict[str, Any],
 ) -> None:
-    """Show the prediction beside the one without some parts, or beside the one after another prompt."""
+    """Show two predictions side by side: with and without some parts, or after two prompts."""
     from llmcli.analysis.comparison import compare
     from llmcli.cli.reports import comparison as report
     from llmcli.pages.explanation_json import comparison_json
@@ -177,8 +177,8 @@ def _print_notes(explanation: "Explanation", config: "ModelConfig") -> None:
         )
     if explanation.tail:
         console.note(
-            "the token that is explained begins inside the prompt, with "
-            f"{visible_whitespace(explanation.tail)}; --literal keeps the prompt's own tokens"
+            f"the explained token begins inside the prompt, with {visible_whitespace(explanation.tail)}; "
+            "--literal keeps the prompt's own tokens"
         )
     if explanation.preceding:
         console.note(

@@ -38,14 +38,14 @@ MIN_DIVERGENCE = 0.001  # bits per byte: smaller estimates from one short text m
 class _Options(ResultOptions):
     names: list[str] = argument(
         "[MODEL [OUTPUT]]",
-        f"Model (default: $LLMCLI_MODEL or {DEFAULT_MODEL}), and file or directory to write (default: the "
-        "model's name with the ending of the format, here).",
+        f"Model (default: $LLMCLI_MODEL or {DEFAULT_MODEL}), and file or directory to write (default: named "
+        "after the model, in the current directory).",
         (),
     )
     to: str | None = one_of(
         *FORMATS,
-        help="Output format: Hugging Face directory, GGUF file, HTML page, the tokenizer alone, or a directory for "
-        "training engines.",
+        help="Output format: Hugging Face directory, GGUF file, HTML page, the tokenizer alone, or a "
+        "directory for training engines.",
     )
     quantize: str | None = one_of(
         *QUANTIZATIONS, help="Write a .safetensors file with quantized weights instead."
@@ -62,10 +62,11 @@ class _Options(ResultOptions):
         *SIZES, help="With --to handover: a larger model with random weights, instead of this one."
     )
     corpus: list[str] | None = option(
-        "FILE", "With --to handover: the training text, if it is not found, and more text."
+        "FILE", "With --to handover: the training text, if it cannot be found, and additional text."
     )
     trainable: bool = flag(
-        "With --to html: add a tab that trains a model in the browser; without MODEL, the page starts with it."
+        "With --to html: add a tab that trains a model in the browser; without MODEL, the page opens on "
+        "this tab."
     )
     force: bool = flag("Overwrite an existing output.")
 
@@ -218,7 +219,7 @@ def _export_hf(
     readme = output / "README.md"
     card = read_text(readme) if readme.is_file() else ""
     if card and not model_card.is_unedited(card):
-        console.note(f"kept {readme}, the model card that is there; remove it for a new one")
+        console.note(f"kept the existing model card {readme}; to write a new one, remove it first")
     else:
         if "license" not in values:
             console.note("the model card states no license; add one with --license, such as --license mit")
@@ -312,7 +313,7 @@ def _write_modelfile(model: "Checkpoint", gguf: Path, force: bool) -> None:
 
     path = gguf.with_suffix(MODELFILE)
     if path.exists() and not force:
-        console.note(f"kept {path}, which is there already; --force replaces it")
+        console.note(f"kept the existing {path}; --force replaces it")
     else:
         template = loading.open_chat_template(model, loading.open_tokenizer(model))
         text = modelfile(gguf.name, model.config.max_position_embeddings, template)

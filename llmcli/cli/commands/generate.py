@@ -230,7 +230,7 @@ def _print_texts(prepared: _PreparedPrompt, memory: "MemoryReport | None") -> No
 
 
 def _known_lines(options: _Options, source: "Checkpoint | Ensemble", path: Path) -> KnownLines:
-    """Return a function that filters lines: it returns those that occur in the training text."""
+    """Return a function that returns the lines, among those given, that occur in the training text."""
     from llmcli.cli.reports.memory import training_texts
     from llmcli.evaluation.memorization import occurring_lines
 

@@ -53,8 +53,8 @@ def models(options: ResultOptions) -> None:
 
 
 def _is_unsupported(path: Path) -> bool:
-    """Return whether a model in the cache, which all programs share, is of another kind: for images, for
-    example."""
+    """Return whether a model in the cache, which other programs also use, is of a kind that llm does not run,
+    such as an image model."""
     from llmcli.formats.huggingface.config import published_problem
     from llmcli.formats.metadata import parse_document
     from llmcli.formats.open_file import read_text
@@ -65,12 +65,12 @@ def _is_unsupported(path: Path) -> bool:
 
 
 def _models_here() -> Iterator[tuple[str, Path]]:
-    directories = (path.parent for path in Path().glob("[!.]*/config.json"))  # not what is being written
+    directories = (path.parent for path in Path().glob("[!.]*/config.json"))  # no temporary directories
     yield from ((str(path), path) for path in sorted([*model_files(Path()), *directories]))
 
 
 def _describe(name: str, path: Path) -> dict[str, Any]:
-    """Read what the header of a model says, or why it cannot be read."""
+    """Return the facts in a model's header, or the reason why it cannot be read."""
     from llmcli.formats.loading import read_header
     from llmcli.formats.metadata import parse_document
     from llmcli.formats.training_record import TrainingRecord
@@ -98,7 +98,7 @@ def _describe(name: str, path: Path) -> dict[str, Any]:
 
 
 def _origin(record: "TrainingRecord", name: str) -> str:
-    """Return what a model was made from, beyond what its name says: a published model, training files."""
+    """Describe a model's origin: its published base model (unless its name says it) and training files."""
     base = (record.imported or {}).get("name") or (record.base.file if record.base else "")
     files = dict.fromkeys(file.name for stage in record.stages for file in stage.corpus)
     parts = [str(base) if f":{base}" not in name else "", units.listed(list(files), MAX_NAMES)]

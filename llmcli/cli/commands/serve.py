@@ -37,7 +37,8 @@ class _Options(Options):
     )
     host: str = option(
         "HOST",
-        "Address to listen on; 0.0.0.0: other computers can connect, with a key or the class code that is printed.",
+        "Address to listen on; 0.0.0.0: other computers can connect, with a key or the class code that is "
+        "printed.",
         "127.0.0.1",
         panel=NETWORK,
     )
@@ -97,9 +98,9 @@ def serve(options: _Options) -> None:
 
 @contextmanager
 def exits_at_once(stop: Callable[[], None]) -> Iterator[None]:
-    """End the process at once if a signal ends the server while a model is being loaded or analyzed, because
-    native code in a thread would crash Python's finalization. `stop` ends a server that receives a signal
-    before it listens."""
+    """End the process immediately if a signal stops the server while a model is being loaded or analyzed,
+    because native code in a thread would crash Python's finalization. `stop` ends a server that receives a
+    signal before it listens."""
     received: list[int] = []
 
     def receive(number: int, _: FrameType | None) -> None:

@@ -52,7 +52,7 @@ def tokenize(options: _Options) -> None:
 
 
 def _open_tokenizer(path: Path) -> "Tokenizer":
-    """Open the tokenizer of a model, or of a tokenizer.json."""
+    """Open a tokenizer.json, or the tokenizer of a model."""
     if path.suffix.lower() == ".json":
         from llmcli.data.tokenizers.tokenizer import read_tokenizer
 
@@ -79,7 +79,7 @@ def _print_tokens(tokenizer: "Tokenizer", text: str, options: _Options) -> None:
 
 
 def _decode(tokenizer: "Tokenizer", text: str) -> None:
-    """Print the bytes of token ids, given with spaces, commas or brackets between them."""
+    """Print the bytes of token ids, which spaces, commas or brackets separate."""
     try:
         ids = [int(part) for part in text.replace(",", " ").replace("[", " ").replace("]", " ").split()]
     except ValueError as error:

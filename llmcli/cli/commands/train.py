@@ -193,7 +193,7 @@ def train(options: _Options) -> None:
             raise typer.Exit(_launch(options.processes))
     if processes.rank:
         if not options.dry_run:
-            # until this process has connected to rank 0, which may never happen
+            # signals end this process until it has connected to rank 0, which may never happen
             on_stop_requests(signal.SIG_DFL)
             from llmcli.training.session import run_worker
 
@@ -284,8 +284,8 @@ def _claim_output(options: _Options, processes: Processes) -> "Output":
 
 
 def _end_after(options: _Options, work: Callable[[], None]) -> NoReturn:
-    """Do the work of a rank, then exit without finalizing Python, since torch's threads may crash
-    finalization, which looks as if the process was killed."""
+    """Do the work of a rank, then exit without finalizing Python: torch's threads may crash finalization, and
+    the process would look as if it was killed."""
     code = 0
     try:
         work()
@@ -331,7 +331,7 @@ def _request(options: _Options, processes: Processes) -> "PlanRequest":
 
 
 def _check_options(options: _Options) -> None:
-    """Raise LLMError for options that contradict each other."""
+    """Raise LLMError for conflicting options."""
     if options.from_:
         fixed = KEPT_FROM_BASE if options.tokenizer != "bpe" else KEPT_FROM_BASE[:-1]
         options.reject("with --from, which keeps the tokenizer and the size of the base model", *fixed)
@@ -547,7 +547,7 @@ def _report(options: _Options, result: "Result", run: "PlannedRun") -> None:
 
 
 def _command(options: _Options, omitted: Container[str], *added: str) -> str:
-    """Return the typed command without the `omitted` options, and with other words added."""
+    """Return the typed command without the `omitted` options and with the words `added`."""
     words = ["llm", "train", *options.corpus]
     for param in options.params:
         name = str(param.name)

@@ -60,7 +60,7 @@ class ModelScore:
 def print_scores(
     scores: "Sequence[ModelScore]", baselines: "Sequence[Baseline]", baseline_file: str | None
 ) -> None:
-    """Print a table of models and compressors; each compressor is in the column it is comparable with."""
+    """Print a table of models and compressors; each compressor is in the column with comparable figures."""
     rows = [
         {
             "model": row.model,

@@ -48,7 +48,7 @@ class ExplanationReport:
     initialized_heads: "Mapping[str, str]" = field(default_factory=dict)  # see `comparison.initialized_heads`
 
     def show(self, *, is_summary: bool = False) -> None:
-        """Print the explanation; a summary fits on a screen and has only the tokens with the largest
+        """Print the explanation. A summary fits on a screen and lists only the tokens with the largest
         effects."""
         ids = self.explanation.ids
         labels = [self._label(token) for token in ids]
@@ -174,7 +174,7 @@ class ExplanationReport:
         """Print the tokens that the n-gram cache makes more likely, and their positions in the prompt."""
         console.heading("copies from the prompt (n-gram cache)")
         if not copies:
-            console.paragraph("none: the end of the prompt did not occur in it before")
+            console.paragraph("none: the end of the prompt does not occur earlier in it")
             return
         rows = []
         first = self.explanation.preceding  # tokens are numbered from 1

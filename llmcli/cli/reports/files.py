@@ -23,7 +23,7 @@ def note_skipped_files(corpus: "Corpus") -> None:
 
 
 def not_read(corpus: "Corpus") -> list[str]:
-    """Return a line for each file that is not read, with the reason, for JSON."""
+    """Return a line for each file that was not read, with the reason, for JSON."""
     return [with_options(line, console.settings.options) for line in corpus.not_read]
 
 

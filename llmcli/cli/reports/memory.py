@@ -20,7 +20,8 @@ MAX_NAMES = 3  # training files listed in a note
 def training_texts(
     names: list[str] | None, source: "Checkpoint | Ensemble", path: Path, *, whole: bool = False
 ) -> "list[TrainingText]":
-    """Find a model's training text (with the held-out part if `whole`), or read the named files instead."""
+    """Find a model's training text (with the held-out part if `whole`); if files are named, read them
+    instead."""
     from llmcli.data.sources import read_sources
     from llmcli.evaluation.training_text import (
         TrainingText,

@@ -122,7 +122,8 @@ def _print_size(
     if not header.is_ours:
         kind = f"a {header.form}" + (", not made by llmcli" if header.form == "safetensors file" else "")
     elif origin:
-        kind = f"a model {'fine-tuned' if training.get('train') else 'imported'} by llmcli from a {origin.get('form')}"
+        verb = "fine-tuned" if training.get("train") else "imported"
+        kind = f"a model {verb} by llmcli from a {origin.get('form')}"
     else:
         kind = "an ensemble made by llmcli" if "experts" in training else "a model made by llmcli"
     console.paragraph(with_hub_names(f"{header.path}: {kind}"))

@@ -65,7 +65,7 @@ def _mark(text: str) -> str:
 
 
 def _origin_name(origin: dict[str, Any]) -> Any:
-    """Return the name of an imported model; only the last part of a path, since the rest is private."""
+    """Return the name of an imported model; only the last part of a path, because the rest is private."""
     name = origin.get("name")
     return re.split(r"[/\\]", name)[-1] if isinstance(name, str) and re.match(r"[/\\.~]|\w:", name) else name
 
@@ -151,7 +151,7 @@ def _table(model: "Checkpoint") -> str:
 
 
 def _plain(text: str) -> str:
-    """Return a text as one line of Markdown in which nothing is markup."""
+    """Escape a text as one line of Markdown without markup."""
     return re.sub(r"([\\`*\[\]<|])", r"\\\1", " ".join(text.split()))
 
 

@@ -50,7 +50,7 @@ def probabilities(column: str, rows: Sequence[tuple[str, float]]) -> None:
 
 
 def bar(share: float, columns: int) -> str:
-    """Return a bar of `share` (0 to 1) of the columns in a terminal, "" for a program."""
+    """Return a bar that fills `share` (0 to 1) of the columns; "" without a terminal."""
     return charts.bar(share, columns) if sys.stdout.isatty() else ""
 
 

@@ -106,7 +106,7 @@ def show_result(
     sentences: list[str],
     json_: bool,
 ) -> None:
-    """Show the saved file and its losses; `sentences` are the summary of the run."""
+    """Show the saved file and its losses, then `sentences`, the summary of the run."""
     record = done.checkpoint.record.to_json()
     of_answers = "conversations" in record
     if json_:

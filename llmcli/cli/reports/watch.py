@@ -1,7 +1,7 @@
 """The page of `llm train --watch`: its contents, and when it opens and closes.
 
-About once a second, the run writes the page's state as JSON; the server, in a thread of its own, only sends
-that text. So a run is the same with or without open pages, and an error in a page does not end it.
+About once a second, the run writes the page's state as JSON; the server, in a separate thread, only sends that
+text. Open pages therefore do not change the run, and an error in a page does not end it.
 """
 
 import json
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from llmcli.training.planning.plan import Plan
     from llmcli.training.session import Result
 
-STATE_SECONDS = 1.0  # between two states while there are only steps
+STATE_SECONDS = 1.0  # between two updates of the state while the run takes steps
 DIGITS = 4
 
 
@@ -62,7 +62,7 @@ class Watch:
             return
         try:
             update()
-        except Exception as error:  # no error in the page may end the run
+        except Exception as error:  # an error in the page must not end the run
             self._has_failed = True
             console.warn(
                 f"the page is no longer updated ({type(error).__name__}: {error}); the run continues"

@@ -109,7 +109,7 @@ def _draw_line(dots: Sequence[tuple[int, int]], columns: int, rows: int) -> list
 
 
 def bar(share: float, width: int) -> str:
-    """Draw a bar of `share` (0 to 1) of `width` characters, exact to an eighth of one."""
+    """Draw a bar of `share` (0 to 1) of `width` characters, exact to an eighth of a character."""
     eighths = round(max(0.0, min(1.0, share)) * max(0, width) * 8)
     return "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()
 

@@ -17,13 +17,14 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-NOTE_SECONDS = 10.0  # between two notes on the progress, without a terminal
+NOTE_SECONDS = 10.0  # between two progress notes, without a terminal
 MAX_ERROR_LENGTH = 2_000  # characters: a damaged file may cause far longer messages
 
 
-# quiet: suppress notes, captions and progress, but not errors and results. options: all of the command.
-# noted: the last time a status was printed without a terminal (or could first have been); None without a
-# status
+# quiet: suppress notes, captions and progress, but not errors and results
+# options: the names of all options of the command
+# noted: without a terminal, the time of the last printed status, or of the first status if none was printed
+# yet; None while there is no status
 settings = SimpleNamespace(quiet=False, options=frozenset(), noted=None)
 
 

@@ -11,7 +11,7 @@ from llmcli.cli.terminal.text_layout import terminal_width
 if TYPE_CHECKING:
     from llmcli.server.http.classroom import Classroom
 
-BLOCKS = " ▄▀█"  # for two modules, one above the other, by which are dark: none, lower, upper, both
+BLOCKS = " ▄▀█"  # two modules, one above the other: none dark, the lower, the upper, both
 
 
 def invite(before: str, after: str, urls: Sequence[str], classroom: "Classroom | None") -> None:
@@ -23,7 +23,7 @@ def invite(before: str, after: str, urls: Sequence[str], classroom: "Classroom |
 
 
 def _draw(rows: list[str]) -> None:
-    """Draw a QR code in a terminal with colors that is wide enough: black on white, whatever its colors are."""
+    """Draw a QR code, black on white, if the terminal has colors and is wide enough."""
     is_seen = console.shows_progress() and styles.has_colors(sys.stderr)
     if is_seen and rows and len(rows[0]) <= terminal_width(sys.stderr):
         for pair in zip_longest(rows[::2], rows[1::2], fillvalue="0" * len(rows[0])):

@@ -65,7 +65,7 @@ class _Commands(Completer):
 def _key_bindings() -> KeyBindings:
     """Enter sends; Alt-Enter and a backslash at the end begin another line."""
     keys = KeyBindings()
-    is_message = has_focus(DEFAULT_BUFFER)  # not the line of a search through the history
+    is_message = has_focus(DEFAULT_BUFFER)  # False while the history is searched
 
     @keys.add("enter", filter=is_message)
     def _(event: KeyPressEvent) -> None:

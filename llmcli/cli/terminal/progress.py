@@ -117,7 +117,7 @@ class TrainingView:
             if since >= REFRESH_SECONDS:
                 self._shown_seconds = event.seconds
                 self._erase_note(self._live)
-                self._live.start()  # not before the first step, which notes and status lines precede
+                self._live.start()  # only now, because notes and status lines precede the first step
                 self._live.update(self._draw(self._live), refresh=True)
         elif event.progress >= 1 or (
             since >= LINE_SECONDS and event.progress - self._shown_progress >= LINE_PROGRESS
@@ -161,7 +161,7 @@ class TrainingView:
             sample = sample[:max_lines]
             sample[-1].truncate(columns - 2)
             sample[-1].append("…")
-        # a row is left for the cursor, one is the chart's axis; the plan above stays visible if it fits
+        # one row is for the cursor and one for the chart's axis; the plan above stays visible if it fits
         height = min(16, max(6, columns // 10), rows - len(lines) - len(sample) - 2)
         if height >= MIN_CHART_HEIGHT and columns >= MIN_CHART_WIDTH:
             lines += self._chart(min(columns - 1, 200), height)

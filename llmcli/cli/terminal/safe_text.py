@@ -11,7 +11,7 @@ import re
 _CONTROL = "\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff"
 _UNSAFE = re.compile(f"[{_CONTROL}]")
 _UNSAFE_IN_LINE = re.compile(f"[{_CONTROL}\t\n\u2028\u2029]")
-_UNSAFE_IN_JSON = re.compile(f"[{_CONTROL}\u2028\u2029]")  # JSON has none of them outside its strings
+_UNSAFE_IN_JSON = re.compile(f"[{_CONTROL}\u2028\u2029]")  # they occur only inside JSON strings
 
 
 def visible(text: str) -> str:

@@ -31,8 +31,8 @@ def _not_ignored(*numbers: signal.Signals) -> list[signal.Signals]:
 
 
 def end_process(number: int, frame: FrameType | None) -> None:
-    """Handle a signal: raise KeyboardInterrupt or SystemExit, or retry shortly after if the exception would
-    be lost here."""
+    """Handle a signal: raise KeyboardInterrupt or SystemExit. If Python would lose the exception here, retry
+    shortly afterwards."""
     if _loses_exceptions(frame):
         timer = threading.Timer(RETRY_SECONDS, _send, [number])
         timer.daemon = True
@@ -74,11 +74,10 @@ def on_stop_requests(handler: Callable[[int, FrameType | None], None] | signal.H
 def stop_requests(
     can_save: Callable[[], bool] = lambda: True, show_note: Callable[[str], None] | None = None
 ) -> Iterator[list[int]]:
-    """Collect the first stop signal in a list instead of raising an exception. With `show_note`, a run can
-    then end and save, and the note tells the user; without it, only Ctrl-C is collected, and an answer can
-    end between two tokens. A second request raises KeyboardInterrupt. Unless `can_save`, the previous
-    handlers are called. One request may arrive as two signals: from `timeout` or a shell, and from the
-    kernel."""
+    """Collect the first stop signal in a list instead of raising an exception, so that a run can end and save.
+    `show_note` tells the user; without it, only Ctrl-C is collected, so that an answer can end between two
+    tokens. A second request raises KeyboardInterrupt. Unless `can_save`, the previous handlers are called.
+    One request may arrive as two signals: one from `timeout` or a shell, one from the kernel."""
     received: list[int] = []
     first_at = 0.0
 

@@ -38,7 +38,7 @@ def _utf8(stream: "TextIO", kind: type[io.FileIO]) -> "TextIO":
 
 
 def enable_escape_codes() -> None:
-    """Make Windows consoles interpret ANSI escape codes; one that cannot do that gets no colors."""
+    """Make Windows consoles interpret ANSI escape codes; a console that cannot gets no colors."""
     import ctypes
 
     kernel = ctypes.windll.kernel32  # type: ignore[attr-defined,unused-ignore]
@@ -53,7 +53,8 @@ def enable_escape_codes() -> None:
 
 
 class _StandardOutput(io.FileIO):
-    """Standard output, whose errors carry the name OUTPUT to distinguish them from errors of other files."""
+    """Standard output. Its errors carry the name OUTPUT, which distinguishes them from errors of other
+    files."""
 
     def write(self, data: "Any", /) -> int:
         try:

@@ -59,7 +59,7 @@ def alternating(text: str, index: int) -> str:
 
 
 def _on_background(color: int | None, text: str) -> str:
-    """Put text for stdout on one of the 256 colors; the background ends at the end of a line."""
+    """Put text for stdout on a background, one of the 256 colors, which ends at the end of a line."""
     text = visible(text)
     if color is None or not text or not has_colors(sys.stdout):
         return text

@@ -97,13 +97,13 @@ class ConversationBatches:
     """Training batches of conversations as a pure function of (seed, step).
 
     An epoch visits every conversation once. Conversations are packed, in an order drawn from (seed, epoch),
-    into rows of `context` + 1 tokens, filled up with `padding`. The rows are visited in another random order.
+    into rows of `context` + 1 tokens, padded with `padding`. The rows are visited in another random order.
     """
 
     def __init__(
         self, conversations: ConversationTokens, context: int, batch_size: int, seed: int, padding: int
     ) -> None:
-        """Conversations have at most `context` + 1 tokens; a batch has `batch_size` rows."""
+        """Each conversation has at most `context` + 1 tokens."""
         if not len(conversations) or conversations.lengths.max() > context + 1:
             raise ValueError(f"no conversations, or one with more than {context + 1} tokens")
         self._conversations = conversations

@@ -68,7 +68,7 @@ class ChatTemplate:
         return cls(source, tokenizer, names)
 
     def with_variables(self, variables: Mapping[str, Any]) -> "ChatTemplate":
-        """Return this template with other values of variables (the keyword arguments in transformers)."""
+        """Return this template with different values of variables (keyword arguments in transformers)."""
         return ChatTemplate(self.source, self.tokenizer, self._variables | dict(variables))
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> str:

@@ -75,7 +75,7 @@ class ControlTokens:
         growth = [0, *accumulate(len(names[text[i]]) - 1 for i in places)]
 
         def moved(position: int) -> int:
-            """Return a position in the text once the placeholders before it are replaced by names."""
+            """Convert a position to the text in which names have replaced the placeholders."""
             return position + growth[bisect_left(places, position)]
 
         controls = [(moved(start), moved(end), control) for start, end, control in self.find(text)]

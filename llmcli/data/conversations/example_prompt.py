@@ -22,7 +22,7 @@ def example_prompts(text: str, *, starts_inside: bool = False) -> list[str]:
     """Return the first few words of all sentences and lines that have a letter or digit, without duplicates.
     Long ones that need no shell escaping come first.
 
-    With `starts_inside`, the text may begin in the middle of a sentence, whose words then come last.
+    With `starts_inside`, the text may begin in the middle of a sentence; the words of that sentence come last.
 
     >>> example_prompts("I like to eat apple.\\nThe cat likes to sleep. I like to eat soup.")
     ['I like to eat', 'The cat likes to']
@@ -42,8 +42,8 @@ def example_prompts(text: str, *, starts_inside: bool = False) -> list[str]:
 
 
 def shell_quoted(text: str) -> str:
-    """Quote a text for a shell: in double quotes, which every shell supports, unless it has characters that
-    are special inside them.
+    """Quote a text for a shell, with double quotes (which every shell supports) unless the text has characters
+    that are special inside them.
 
     >>> shell_quoted("I like to eat"), shell_quoted("for $5")
     ('"I like to eat"', "'for $5'")
@@ -87,7 +87,7 @@ def _is_cased(text: str) -> bool:
 
 
 def _joins(text: str, i: int) -> bool:
-    """Return whether character i belongs to the previous one: a combining mark, a modifier, a joined
+    """Return whether character i belongs to the previous character: a combining mark, a modifier, a joined
     emoji."""
     category = unicodedata.category(text[i])
     return category[0] == "M" or category in ("Lm", "Sk", "Cf") or text[i - 1] == "\u200d"

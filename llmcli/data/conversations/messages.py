@@ -152,8 +152,8 @@ def is_list_of_messages(value: object) -> bool:
 
 
 def from_record(record: object, source: str, shape: RecordShape) -> Conversation:
-    """Read the conversation in a record. Raises LLMError, which begins with the source; for example if a
-    system message does not come first, or if there is no user message between two answers."""
+    """Read the conversation in a record. Raises LLMError with a message that begins with the source, for
+    example if a system message does not come first, or if two answers follow each other."""
     try:
         messages = tuple(_read(_fields(_with_key(record)), shape))
         _check_order(messages)
@@ -242,8 +242,8 @@ def _read_message(item: object, name: str) -> Message:
         raise LLMError(f"{name} has the role {brief(role)}; wanted system, user or assistant")
     if call := next((key for key in ("tool_calls", "function_call") if item.get(key)), None):
         raise LLMError(
-            f'{name} has "{call}", which is not read: the model would learn to answer without calling; leave such '
-            "conversations out"
+            f'{name} has "{call}", which is not supported: the model would learn to answer without calling; '
+            "leave such conversations out"
         )
     content = _content(item.get(content_key), f'"{content_key}" of {name}')
     weight = item.get("weight")

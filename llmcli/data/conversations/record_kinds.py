@@ -23,7 +23,7 @@ from llmcli.data.text.encodings import codec_of
 from llmcli.errors import LLMError, brief, usage
 from llmcli.units import listed
 
-_MAX_COLUMNS = 8  # listed in a message
+_MAX_COLUMNS = 8  # columns listed in a message
 _PROSE_BYTES = 100  # minimum mean size of a column of prose ...
 _PROSE_RATIO = 4  # ... and its minimum ratio to the mean size of any other column
 _MIN_WORDS = 8  # minimum length of prose, if its script has spaces
@@ -77,12 +77,13 @@ class ReadOptions:
         encoding: str | None = None,
         strip_boilerplate: bool = False,
     ) -> "ReadOptions":
-        """Parse the options. `column` is NAME or PROMPT,ANSWER; a name with a comma is in double quotes."""
+        """Parse the options. `column` is NAME or PROMPT,ANSWER; a name that contains a comma needs double
+        quotes."""
         columns = tuple(map(str.strip, next(csv.reader([column], skipinitialspace=True)))) if column else ()
         if len(columns) > 2 or not all(columns) or len(set(columns)) < len(columns):
             raise usage(f"column must be one name, or two as in question,answer; found {column}")
         if pairs + plain + bool(columns) + (template is not None) > 1:
-            raise usage("`pairs`, `column`, `template` and `plain` exclude each other; give one of them")
+            raise usage("`pairs`, `column`, `template` and `plain` cannot be combined; give one of them")
         if encoding is not None:
             codec_of(encoding)
         if template is not None:
@@ -119,15 +120,15 @@ def choose_shape(
         label_values = {str(record[label]).lower() for record in objects if label in record}
         if not shape.is_text and "false" in label_values and label_values <= {"true", "false"}:
             raise LLMError(
-                f'{name}: "label" marks good answers, and the model would also learn the others; keep only the good '
-                "ones"
+                f'{name}: "label" marks good answers, and the model would also learn the others; keep only '
+                "the good answers"
             )
         return shape
     if not objects or 2 * len(objects) < len(records):
         return None
     prose = _prose_column(columns, objects) if must_be_known and not reading.columns else ""
     if cells_are_text and len(columns) == 2:
-        # a table of numbers has few rows with a letter, and a number is no prompt for prose
+        # a table of numbers has few rows with a letter, and a number is not a prompt for prose
         worded = [[any(map(str.isalpha, str(row.get(column, "")))) for column in columns] for row in objects]
         if 2 * sum(map(any, worded)) > len(objects) and not (prose and not any(map(all, worded))):
             return RecordShape("two columns", tuple(columns))
@@ -141,8 +142,8 @@ def choose_shape(
         raise LLMError(f"{name}: its records are empty; wanted a text, or a prompt and an answer, in each")
     if must_be_known:
         raise LLMError(
-            f"{name}: unclear which columns to train on: {_listed(columns)}; name one with text, or two with "
-            f"prompts and answers: {column_option(*list(columns)[:2])}"
+            f"{name}: unclear which columns to train on: {_listed(columns)}; name a column of text, or two "
+            f"columns of prompts and answers: {column_option(*list(columns)[:2])}"
             + (", or add `plain`" if is_text else "")
         )
     return None
@@ -164,8 +165,8 @@ def _refuse_preferences(name: str, records: Sequence[object], known: dict[str, s
 
 
 def _prose_column(columns: Iterable[str], records: Sequence[Record]) -> str:
-    """Return the only column with prose, which must be several times as long as any other; "" if there is
-    none."""
+    """Return the only column with prose, whose texts must be several times as long as those of any other
+    column; "" if there is none."""
     sizes = {
         column: sum(_text_bytes(record.get(column)) for record in records) / len(records)
         for column in columns

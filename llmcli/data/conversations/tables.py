@@ -1,9 +1,9 @@
 """Tables in CSV and TSV files: the delimiter, the header, and the rows as records.
 
-A file is a table if at least four in five of its first rows have the same number of columns, which is two or
-more; a row with another number is then an error. Prose with commas is not a table. The first row is a header
-if it names known columns, such as question and answer, if all its cells are common column names, or if a
-column has letters only in that row.
+A file is a table if at least four in five of its first rows have the same number of columns, two or more; a
+row with a different number is then an error. Prose with commas is not a table. The first row is a header if it
+names known columns, such as question and answer, if all its cells are common column names, or if a column has
+letters only in that row.
 """
 
 import contextlib
@@ -135,8 +135,8 @@ def read_table(
     document: Document, suffix: str, reading: ReadOptions, on_read: OnRead = ignore
 ) -> Table | None:
     """Read a table; None if the file is not a table. Unless the suffix is in TABLE_SUFFIXES, only tabs
-    separate columns. Empty rows are left out. Raises LLMError for a row with another number of columns, also
-    while the records are read."""
+    separate columns. Empty rows are left out. Raises LLMError for a row with a different number of columns;
+    so does reading the records."""
     dialects: list[_Dialect] = [("\t", True), ("\t", False)]
     if suffix == ".csv":
         dialects = [(delimiter, True) for delimiter in DELIMITERS]

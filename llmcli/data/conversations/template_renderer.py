@@ -31,7 +31,7 @@ def render(
     source: str, variables: Mapping[str, Any], jobs: Sequence[tuple[Sequence[Message], bool]]
 ) -> list[Rendering]:
     """Render a template for each list of messages, with or without a generation prompt. Raises LLMError if
-    that fails, and TemplateRefusalError if the template refuses the messages."""
+    rendering fails, and TemplateRefusalError if the template refuses the messages."""
     sent = [([{"role": m.role, "content": m.content} for m in messages], prompt) for messages, prompt in jobs]
     try:
         answer = _worker.ask({"template": source, "variables": dict(variables), "jobs": sent}, SECONDS)
@@ -45,7 +45,7 @@ def render(
         ) from None
     except EOFError:
         raise LLMError(
-            "the process that rendered the model's chat template ended: it may have needed too much memory"
+            "the process that rendered the model's chat template died: it may have needed too much memory"
         ) from None
     if "refused" in answer:
         raise TemplateRefusalError(f"the model's chat template refuses these messages: {answer['refused']}")

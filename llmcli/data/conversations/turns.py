@@ -1,16 +1,16 @@
 """Conversations in plain text, in which each turn begins with a name and a colon: User:/Assistant: or Q:/A:.
 
-A text holds conversations if its first nonblank line begins with the name of a speaker, both speakers have
-turns, and there are at least two answers or the text is short. There must not be a third speaker: no other
-name with a colon begins lines in the turns of both (as in a play), and A: is not a choice next to B: (as in a
-quiz).
+A text contains conversations if its first nonblank line begins with the name of a speaker, both speakers have
+turns, and there are at least two answers or the text is short. There must not be a third speaker, as in a play
+(another name with a colon that begins lines in the turns of both), and A: must not be a choice next to B:, as
+in a quiz.
 
 A turn continues until the next speaker. Names are at the very beginning of a line: words in any case, or
 capital Q and A, optionally with a number (Q1:). The colon may be full-width, and a space may precede it.
 
 In Q:/A: text, each question begins a conversation. In User:/Assistant: text, a conversation begins after a
-blank line, with the speaker who begins the text; if blank lines separate all turns, after two blank lines or
-a line such as ---. Consecutive turns of one speaker are one message. "System:" at the beginning of a
+blank line, with the speaker who begins the text; if blank lines separate all turns, it begins after two blank
+lines or a line such as ---. Consecutive turns of one speaker are one message. "System:" at the beginning of a
 conversation is its system message.
 """
 
@@ -27,7 +27,7 @@ from llmcli.errors import LLMError, usage
 _COLON = r"[ \t\u00a0\u202f]?[:：](?![:/\\])[ \t\u3000]*(?P<text>.*)"
 _SHORT_TEXT = 10_000  # characters; one answer is enough in a shorter text
 _OTHER_NAME = re.compile(r"(?P<name>[^\W\d_][\w.'-]{0,30}(?: [\w.'-]{1,30}){0,2})" + _COLON)
-_TURNS_PER_OTHER = 8  # a name that begins less than one line per this many turns is not a third speaker
+_TURNS_PER_OTHER = 8  # a name that begins fewer lines than one per this many turns is not a third speaker
 _RULE = re.compile(r"[ \t]*([-=*])([ \t]*\1){2,}[ \t]*")  # a rule: three or more of a character
 
 
@@ -81,7 +81,8 @@ def named_speakers(user: str, assistant: str) -> Speakers:
     assistant = assistant.strip().rstrip(":：")
     if not user or not assistant or user == assistant:
         raise usage(
-            f"the speakers are {user!r} and {assistant!r}; wanted two names: who asks, and who answers"
+            f"the speakers are {user!r} and {assistant!r}; wanted two different names: the user's and the "
+            "assistant's"
         )
     return Speakers(f"{user}:/{assistant}: turns", _label(re.escape(user), re.escape(assistant), "System"))
 

@@ -77,7 +77,7 @@ def _zip_members(file: IO[bytes]) -> Iterator[Member | Skipped]:
                 yield Skipped("file with an unknown compression")
                 continue
             except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, ValueError, struct.error):
-                yield Skipped("damaged file")  # only its own header is damaged
+                yield Skipped("damaged file")  # only the header of this member is damaged
                 continue
             yield Member(display_path(_zip_name(info)), content, min(info.compress_size, size))
 
@@ -109,7 +109,7 @@ def _tar_members(file: IO[bytes], on_read: Callable[[int], None]) -> Iterator[Me
 
 
 class _TarInfo(tarfile.TarInfo):
-    """Raises an error for a damaged header, which tarfile would take for the end of the archive."""
+    """Raises an error for a damaged header, which tarfile would mistake for the end of the archive."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_TarInfo":
@@ -122,8 +122,8 @@ class _TarInfo(tarfile.TarInfo):
 
 
 class _Finite:
-    """A file that raises EOFError if it is read on after its end: tarfile would skip the 2^50 bytes that a
-    damaged header announces, block by block."""
+    """A file that raises EOFError if it is repeatedly read after its end: tarfile would skip the 2^50 bytes
+    that a damaged header announces, block by block."""
 
     def __init__(self, file: IO[bytes], on_read: Callable[[int], None]) -> None:
         self._file = file

@@ -19,7 +19,7 @@ def decompressed(name: str, file: IO[bytes], program: str) -> IO[bytes]:
 
 
 def content_size(name: str, file: IO[bytes], program: str) -> int:
-    """Return the size of the content as stored in the file (modulo 4 GiB in gzip); 0 if missing or
+    """Return the size of the content that the file states (modulo 4 GiB in gzip); 0 if missing or
     implausible."""
     size = 0
     with contextlib.suppress(Exception):  # OSError, ZstdError: reading the file raises them again

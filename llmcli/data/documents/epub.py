@@ -36,13 +36,13 @@ def _refuse_protection(package: zipfile.ZipFile) -> None:
 
 
 def _reading_order(package: zipfile.ZipFile) -> tuple[list[str], list[Skipped]]:
-    """Return (the parts with the chapters, what is left out)."""
+    """Return (parts with the chapters, skipped parts)."""
     root = next(
         (attributes.get("full-path") for _, attributes in packages.elements(package, _CONTAINER, "rootfile")),
         None,
     )
     if not root:
-        raise ExtractionError("is damaged: it names no book")
+        raise ExtractionError("is damaged: its container names no book")
     items: dict[str, dict[str, str]] = {}
     chapters: list[str] = []
     skipped = []
@@ -54,9 +54,9 @@ def _reading_order(package: zipfile.ZipFile) -> tuple[list[str], list[Skipped]]:
         if "nav" in item.get("properties", "").split():
             skipped.append(Skipped("table of contents"))
         elif attributes.get("linear") == "no":
-            skipped.append(Skipped("part beside the text"))
+            skipped.append(Skipped("part outside the main text"))
         elif item.get("media-type") not in _TEXT_TYPES:
-            skipped.append(Skipped("part that is no text"))
+            skipped.append(Skipped("part that is not text"))
         else:
             chapters.append(packages.relative_part(root, item.get("href", "")))
     if not chapters:
@@ -65,6 +65,6 @@ def _reading_order(package: zipfile.ZipFile) -> tuple[list[str], list[Skipped]]:
 
 
 def as_html(xhtml: str) -> str:
-    """Convert XHTML to HTML: elements such as <title/> get an end tag, without which they would hide all that
-    follows."""
+    """Convert XHTML to HTML: elements such as <title/> get an end tag; without it they would hide everything
+    that follows."""
     return _EMPTY_ELEMENT.sub(r"<\1\2></\1>", xhtml)

@@ -7,13 +7,13 @@ from typing import TypeAlias
 
 
 class ExtractionError(Exception):
-    """A document cannot be read. The message is one line for users: what is wrong with it, without its
-    name."""
+    """A document cannot be read. The message is one line for users that says what is wrong, without the
+    document's name."""
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """Something in a document that is not read."""
+    """A part of a document that is not read."""
 
     reason: str  # in the singular: "page without readable text", "image", "quoted reply"
     count: int = 1

@@ -17,10 +17,10 @@ _MIN_MAIN_SHARE = 0.1  # minimum share of a page's text that counts as its main 
 _MAX_LINKED = 0.5  # share of linked text beyond which a list is navigation
 _META_BYTES = 4096  # start of a page in which it declares its encoding
 _DECLARED = re.compile(rb"""(?:charset|<\?xml[^>]{0,100}encoding)\s*=[\s"']*([\w.:-]{2,40})""", re.I)
-# tags of serialized HTML. The last one may be cut off: otherwise each "<" without a ">" would search the rest
+# tags of serialized HTML. A last tag without ">" also matches: otherwise each "<" would search the whole rest
 _TAG = re.compile(r"<(/?)([\w:-]*)[^>]*>?")
 _LIST_TAG = re.compile(r"<(/?)(li|[uo]l)(?=[ >])[^>]*>?")
-# ruby: pronunciation above characters, which would be inserted between them
+# rt and rp: ruby, the pronunciation above characters, which would be inserted between them
 _SKIPPED_ELEMENTS = ("rt", "rp", "template")
 _ITEM = "§§§"  # at the beginning of an item of an unordered list
 _MAX_LISTS = 50  # nested lists that are indented
@@ -56,7 +56,7 @@ def main_text(html: str) -> str:
         return _text(tree)
     main = _text(tree, main_content=True)
     shortest = len(main) / _MIN_MAIN_SHARE
-    # both are longer than the text, and fast
+    # both lengths are upper bounds for the length of all text, and fast to compute
     if shortest >= len(html) or shortest >= len(tree.body.text or ""):
         return main
     everything = _text(tree)
@@ -101,7 +101,7 @@ def _depth(html: str) -> int:
 
 def _with_marked_lists(html: str) -> str:
     """Turn unordered lists that are not navigation into ordered lists with marked items, because resiliparse
-    takes few <ul> for main text. Lists that are nested too deeply are merged with the list around them."""
+    rarely counts <ul> as main text. Lists that are nested too deeply are merged with the list around them."""
     navigation = _navigation(html)
     opened: list[bool] = []  # whether each list around a tag was turned into an ordered one
 
@@ -147,8 +147,8 @@ def _navigation(html: str) -> set[int]:
 
 def decode(data: bytes, declared: str | None = None) -> str:
     """Decode a page by its byte-order mark, as UTF-8, by the `declared` encoding or its own declaration, or
-    by a guess from its bytes. Most pages that declare a wrong encoding are UTF-8, and text in other encodings
-    is hardly ever valid UTF-8."""
+    by detection from its bytes, in this order. Most pages that declare a wrong encoding are UTF-8, and text in
+    other encodings is hardly ever valid UTF-8."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return data.decode("utf-16", "replace")
     if b"\x1b$" not in data[:_META_BYTES]:  # ISO-2022-JP is all ASCII

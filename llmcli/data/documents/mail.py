@@ -23,7 +23,8 @@ _MAX_LINE = 1 << 16
 _MAX_HEADERS = 1 << 18
 _MAX_HEADER = 1 << 14
 _ANNOUNCEMENT = re.compile(r"(?=.*(?:\d|@|wrote|schrieb|écrit|escribió|scritto|書)).*[:：]\s*")
-_BEGUN_ANNOUNCEMENT = re.compile(r"(?=.*\d).*[^.!?。！？\s]\s*")  # with a date, and no end of a sentence
+# the first of two lines: it has a digit, as in a date, and does not end a sentence
+_BEGUN_ANNOUNCEMENT = re.compile(r"(?=.*\d).*[^.!?。！？\s]\s*")
 _SIGNATURE = "-- "  # the line before a signature (RFC 3676, section 4.3)
 
 
@@ -78,7 +79,7 @@ def _messages(file: IO[bytes]) -> Iterator[bytes]:
 
 
 def _with_short_headers(data: bytes, skipped: Counter[str]) -> bytes:
-    """Cut long headers, for which the standard library takes quadratic time and much memory."""
+    """Cut long headers: the standard library takes quadratic time and much memory to parse them."""
     head, blank, body = data.partition(b"\n\n")
     if len(head) <= _MAX_HEADERS:
         return data

@@ -1,8 +1,8 @@
 """Documents and presentations of office programs: DOCX and PPTX (Office Open XML) and ODT (OpenDocument).
 
-Extracted: paragraphs, headings, list items ("• "), tables (rows as lines, cells separated by tabs), footnotes
-(after their paragraph), and the notes of slides. Left out: layout, headers and footers, comments, deleted
-text.
+Extracted: paragraphs, headings, list items ("• "), tables (rows as lines, cells separated by tabs),
+footnotes (after their paragraph), and the notes of slides. Left out: layout, headers and footers, comments,
+deleted text.
 """
 
 import re

@@ -47,7 +47,7 @@ def open_part(package: zipfile.ZipFile, part: str) -> Iterator[IO[bytes]]:
     try:
         info = package.getinfo(part)
     except KeyError as error:
-        raise ExtractionError(f"is damaged: {part!r} is missing in it") from error
+        raise ExtractionError(f"is damaged: it has no {part!r}") from error
     if info.flag_bits & _ENCRYPTED:
         raise ExtractionError("is encrypted; save it without a password first")
     with package.open(info) as file:
@@ -107,10 +107,12 @@ def elements(package: zipfile.ZipFile, part: str, *names: str) -> list[tuple[str
 
 
 def relative_part(part: str, target: str) -> str:
-    """Return the part that a reference in another part names.
+    """Resolve a reference in a part to the name of another part.
 
-    >>> relative_part("ppt/slides/slide1.xml", "../notesSlides/notes%201.xml"), relative_part("a/b.xml", "/c.xml")
-    ('ppt/notesSlides/notes 1.xml', 'c.xml')
+    >>> relative_part("ppt/slides/slide1.xml", "../notesSlides/notes%201.xml")
+    'ppt/notesSlides/notes 1.xml'
+    >>> relative_part("a/b.xml", "/c.xml")
+    'c.xml'
     """
     path = posixpath.join("/", posixpath.dirname(part), unquote(target.partition("#")[0]))
     return posixpath.normpath(path).lstrip("/")

@@ -18,27 +18,27 @@ _MARGIN_LINES = 3  # lines at the top and at the bottom of a page that may be he
 _SAME_PLACE = 2.0  # maximum offset of repeated lines, in points
 _REPEATS = 2  # minimum number on neighboring pages; a document of two pages has one
 _SAME_SIZE = 0.15  # relative difference
-# distance between lines of a paragraph / font size; the following values are also relative to the font size
+# maximum distance between lines of a paragraph, relative to the font size, like the following values
 _MAX_LEADING = 2.2
 _INDENT = 0.8
 _MIN_WIDTH = 8.0  # minimum width of lines that are joined
 _ROOM = 0.5  # space that a full line may leave beyond the width of the next word
-# the same where a line may break between any two characters but must not begin with punctuation
+# the same for scripts in which a line may break between any two characters but not before punctuation
 _CJK_ROOM = 2.5
 _EVEN_LINES = 3  # this many lines that end at the same position mark the end of a column
 _EVEN = 1.5  # distance within which lines end at the same position
 _COLUMN = 4.0  # distance within which lines begin in the same column
 _SMALL = 0.65  # maximum font size of ruby, relative to the characters below it
 _NEAR = 4  # maximum number of lines, in file order, between a line and its ruby
-# lines, in file order, around a block that are searched for the end of its column: more than a page of a book
-# has
+# lines around a block, in file order, that are searched for the end of its column: more than on a page of a
+# book
 _NEIGHBORING = 500
 _MAX_PARAGRAPH = 100_000  # characters; the rest becomes another paragraph
 _WIDER = 1.25  # minimum distance between paragraphs, relative to that between lines
 _MARKER = re.compile(r"[•◦▪‣●○■□◆◇※①-⑳]|[・*–—-]\s|[(（]?(?:\d{1,3}|[a-z])[)）]|\d{1,3}\.\s")
 _LEADERS = re.compile(r"(?:\. ?){4}\s*[\w.-]{1,8}$")  # dots to a page number in a table of contents
 _DOTS = re.compile(r" ?(?:\. ?){5,}")  # dots before a page number
-_MAX_LEADERS = 40  # characters at the end of a line that are searched for them
+_MAX_LEADERS = 40  # characters at the end of a line that are searched for _LEADERS
 _SENTENCE_END = re.compile(r"[.!?:;。！？：；][\"'”’」』)）\]]*$")
 _KANA = re.compile("[\u3041-\u30ff\\s]+")
 _NUMBER = re.compile(r"\d+|\b[ivxlc]+\b", re.I)
@@ -130,7 +130,7 @@ class _Paragraph:
 
     @property
     def is_line(self) -> bool:
-        """Whether it is one of several lines, as in a list."""
+        """Whether the paragraph is one of several lines, as in a list."""
         return (self.lines == 1 and len(self.block.lines) > 1) or bool(_MARKER.match(self.text))
 
 

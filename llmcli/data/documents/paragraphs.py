@@ -12,9 +12,9 @@ _HYPHENS = ("-", "\u2010", "\u00ad")
 
 
 def spaced(blocks: Iterable[tuple[str, bool] | Skipped]) -> Iterator[str | Skipped]:
-    """Yield blocks as text, each ending in "\\n". A blank line separates two blocks, unless both are lines of
-    a list, table or listing, which the second value of a block says. An empty block that is not such a line
-    also separates.
+    """Yield blocks as text, each ending in "\\n". The second value of a block says whether it is a line of a
+    list, table or listing. A blank line separates two blocks unless both are such lines; an empty block that is
+    not such a line also separates its neighbors.
 
     >>> list(spaced([("Title", False), ("• a", True), ("• b", True), ("Text", False)]))
     ['Title\\n', '\\n• a\\n', '• b\\n', '\\nText\\n']
@@ -39,8 +39,10 @@ def joined(text: str, line: str, *, hyphenated: bool = False) -> str:
 
     `hyphenated`: the text ends inside a word, with a hyphen that does not belong to the word.
 
-    >>> joined("a sen-", "tence", hyphenated=True), joined("Jean-", "Paul"), joined("日本", "語"), joined("a", "b")
-    ('a sentence', 'Jean-Paul', '日本語', 'a b')
+    >>> joined("a sen-", "tence", hyphenated=True), joined("Jean-", "Paul")
+    ('a sentence', 'Jean-Paul')
+    >>> joined("日本", "語"), joined("a", "b")
+    ('日本語', 'a b')
     """
     text = text.rstrip(" ")
     line = line.lstrip(" ")

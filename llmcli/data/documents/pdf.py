@@ -36,8 +36,8 @@ _CJK_SPACE = 0.8
 _SPACE_AFTER_END = 0.15
 _SAME_HEIGHT = 0.3  # maximum difference of baselines on the same line / font size
 _VERTICAL = 2.0  # minimum height / width of a line of vertical text
-# Control characters, private use, the replacement character and noncharacters: what programs write for glyphs
-# without a known character
+# control characters, private-use characters, the replacement character and noncharacters, which programs write
+# for glyphs without a known character
 _UNREADABLE = re.compile(
     "[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ue000-\uf8ff\ufffd-\uffff\U000f0000-\U0010ffff]|\\(cid:"
 )
@@ -84,7 +84,7 @@ def _lines(document: pypdfium2.PdfDocument, number: int, skipped: Counter[str]) 
 
 
 class _PageReader:
-    """Collects the characters of a page in lines. pdfium takes some horizontal pages for vertical text, so
+    """Collects the characters of a page in lines. pdfium reports some horizontal pages as vertical text, so
     the lines are checked."""
 
     def __init__(self, page: Any) -> None:

@@ -1,5 +1,4 @@
-"""Reads documents, archives, compressed files and tables in child processes, several at once, which run
-worker.py.
+"""Reads documents, archives, compressed files and tables in several child processes, which run worker.py.
 
 For each process, a thread appends the text that it sends to a temporary file, so that memory does not grow
 with the text, and files can be read ahead. If a process dies or hangs, another one continues after the
@@ -34,7 +33,7 @@ LIMITS = FileLimits()
 _MODULE = "llmcli.data.documents.worker"
 _WAKE_SECONDS = 0.25  # between two checks for Ctrl-C and for silent processes
 _SPARE_SECONDS = 30.0  # after the time limit at which a process should have ended itself
-_MAX_RESTARTS = 10  # processes that one archive may crash
+_MAX_RESTARTS = 10  # restarts after crashes while one archive is read
 
 Content: TypeAlias = Document | ConversationFile
 # (name, path, stored content, *, copy, on_read) -> content: `read_records` with the options of a reader
@@ -55,7 +54,7 @@ class PendingFile:
     contents: list[Content] = field(default_factory=list)
     # (name of a file, line that says why it is not read)
     problems: list[tuple[str, str]] = field(default_factory=list)
-    # not a document or an archive; then a problem with a file that the user named is an error
+    # text rather than a document or an archive; a problem with text that the user named is an error
     is_text: bool = False
     future: "Future[None]" = field(default_factory=Future)
 
@@ -164,7 +163,7 @@ class _ProcessReader:
         ended."""
         after: list[int] | None = None
         for restarts in range(1 + _MAX_RESTARTS):
-            # all files of an archive together may take twice the time of one
+            # all files of an archive together may take twice the time of a single file
             limits = replace(LIMITS, stalled_seconds=LIMITS.stalled_seconds / 2**restarts)
             answer = _AnswerReader(pending, self._copy, self._read_stored, self._on_read)
             request = {
@@ -199,7 +198,7 @@ class _ProcessReader:
 
     def _check_open(self) -> None:
         if self._closed.is_set():
-            raise ReadingEndsError("the reading was ended")
+            raise ReadingEndsError("reading was stopped")
 
     def _started(self) -> ChildProcess:
         if self.child is None:
@@ -211,7 +210,7 @@ class _ProcessReader:
                 self.child = ChildProcess(_MODULE)
             except NotStartedError as error:
                 raise ReadingEndsError(
-                    "the process that reads documents does not start; is there enough memory?"
+                    "the process that reads documents did not start; is there enough memory?"
                 ) from error
         self._check_open()  # otherwise, `kill_if_busy` sees this process
         return self.child
@@ -224,7 +223,8 @@ class _ProcessReader:
 
 
 def _reason(status: int, limits: FileLimits, is_kept: bool) -> str:
-    """Explain why a process ended with this exit status. `is_kept`: the beginning of the document is kept."""
+    """Explain why a process ended with this exit status. `is_kept` says whether the beginning of the document
+    is kept."""
     reason = f"is damaged, or needs over {limits.memory >> 20:,} MB of memory"
     if status == -getattr(signal, "SIGALRM", math.inf):
         reason = f"timed out after {limits.stalled_seconds:g} s without output"

@@ -2,7 +2,7 @@
 from standard input and streams the contents back, in the frames of data/child_process.py.
 
 The file is untrusted: it may try to fill the memory or the disk, or never end. This process therefore has
-limits and may end at any time; reader.py then starts another.
+limits and may die at any time; reader.py then starts a new one.
 
 A request is {"path": PATH, "name": NAME, "reading": OPTIONS, "after": POSITION, "limits": {}}, where OPTIONS
 are `ReadOptions`. The answer has these frames for each document or other file after POSITION (null: for all):
@@ -69,7 +69,7 @@ class FileLimits:
 
 
 class _LimitError(Exception):
-    """Stops the reading of a file, or of a file in an archive; the documents read before are kept."""
+    """Stops reading a file, or a file in an archive; documents that were already read are kept."""
 
     def __init__(self, name: str, problem: str, max_taken: float = math.inf) -> None:
         self.name = name  # of the file that exceeds its limit
@@ -168,7 +168,7 @@ class _AnswerWriter:
         self.count(size)
 
     def count(self, size: int) -> None:
-        """Count bytes that are read but not used, and do not extend the time limit. Raises _LimitError."""
+        """Count bytes that are read but not used; they do not extend the time limit. Raises _LimitError."""
         self._taken += size
         if self._taken > self._limit.max_taken:
             raise self._limit
@@ -198,8 +198,8 @@ class _AnswerWriter:
         return not self._is_skipping
 
     def _is_before(self, at: list[int]) -> bool:
-        """Return whether a position was handled before: it is neither after the position in the request nor
-        an archive around that."""
+        """Return whether a position was handled by an earlier process: it is neither after the position in the
+        request nor an archive that contains it."""
         after = self._after
         return after is not None and at <= after and (at == after or after[: len(at)] != at)
 
@@ -234,8 +234,8 @@ class _AnswerWriter:
         end_after(seconds_left)
 
     def _limit_processor_time(self, file_bytes: int) -> None:
-        """Make the system, where it can, end this process after the processor time that a file of this size
-        may take."""
+        """Make the system, if it can, end this process after the processor time that a file of this size may
+        take."""
         with contextlib.suppress(ImportError, OSError, ValueError):
             import resource
 
@@ -312,7 +312,7 @@ class _FileReader:
         from llmcli.data.documents import archives
 
         if len(at) == self._answer.limits.depth:
-            raise ExtractionError(f"is an archive in {len(at)} others, and not read; unpack it first")
+            raise ExtractionError(f"is an archive inside {len(at)} others and is not read; unpack it first")
         name = self._answer.name_of(path)
         skipped: Counter[str] = Counter()
         is_empty = True
@@ -330,9 +330,9 @@ class _FileReader:
                         self._send_problem(inner, place, problem)
         if skipped:
             counts = ", ".join(f"{reason} ({number:,})" for reason, number in skipped.items())
-            self._send_problem(path, at, f"{name} has what cannot be read: {counts}")
+            self._send_problem(path, at, f"{name} has members that cannot be read: {counts}")
         elif is_empty:
-            raise ExtractionError("holds no files to read")
+            raise ExtractionError("has no files to read")
 
     def _read_document(self, file: IO[bytes], member: str, at: list[int], known: FileType, size: int) -> None:
         """Send a document, a table, or each document in a collection."""

@@ -23,7 +23,7 @@ MIN_DOCUMENTS = 5
 ONE_IN = 10
 MAX_LINES = 10_000  # maximum number of distinct lines that are cut
 SUGGESTED_SHARE = 0.02  # minimum share of the text for a suggestion; source code also has some repeated lines
-_MIN_RUN = 24  # bytes of a run of repeated lines that is cut
+_MIN_RUN = 24  # minimum bytes of a run of repeated lines that is cut
 _SLOTS = 1 << 21  # per table
 # an estimate reads this many bytes at both ends of this many documents
 _SAMPLED_DOCUMENTS = 32
@@ -44,7 +44,7 @@ class Cuts:
     documents: int = 0
     text_bytes: int = 0
     of_bytes: int = 0  # size of all documents
-    gutenberg: int = 0  # documents with its header
+    gutenberg: int = 0  # documents with the header of Project Gutenberg
     lines: Counter[str] = field(default_factory=Counter)  # the beginnings of repeated lines
 
     def __str__(self) -> str:
@@ -104,9 +104,9 @@ def _hash(line: str) -> str:
 def strip(
     documents: Sequence[Document], repeated: Sequence[str] | None, copy: TextCopy, on_read: OnRead = ignore
 ) -> tuple[list[Document], tuple[str, ...], Cuts]:
-    """Cut boilerplate from documents, which are appended to `copy`. Returns (the documents, the hashes of the
-    repeated lines, what was cut). `repeated` are hashes that an earlier call returned, to cut the same
-    lines."""
+    """Cut boilerplate from documents, and append them to `copy`. Returns (documents, hashes of the repeated
+    lines, counts of the text that was cut). With `repeated`, the hashes returned by an earlier call, the same
+    lines are cut."""
     if repeated is None:
         repeated = repeated_lines([_Body(document, on_read) for document in documents])
     hashes = {*repeated}

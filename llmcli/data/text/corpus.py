@@ -19,8 +19,8 @@ from llmcli.data.text.decoding import STANDARD_INPUT, Document, display_name
 from llmcli.data.text.file_types import is_hidden
 from llmcli.errors import LLMError
 
-MAX_NAMES = 3  # files listed in a line
-WEB_ASSETS = (".css", ".js", ".mjs", ".map", ".svg")  # beside the pages of a web site
+MAX_NAMES = 3  # files listed on a line
+WEB_ASSETS = (".css", ".js", ".mjs", ".map", ".svg")  # files of a web site that are not pages
 # written by documentation generators: Sphinx, mdBook, MkDocs
 SITE_INDEXES = ("searchindex.js", "searchindex.json", "search_index.json", "sitemap.xml")
 SAMPLE_SPANS = 64  # spans that `Corpus.sample` takes from a long text
@@ -53,9 +53,9 @@ class Corpus:
     text."""
 
     contents: tuple[DocumentPart, ...]
-    # reasons for files skipped in directories, one line for files with the same reason
+    # lines about files skipped in directories: one per reason
     skipped: tuple[str, ...] = ()
-    not_read: tuple[str, ...] = ()  # the same with one line for each file
+    not_read: tuple[str, ...] = ()  # the same, one line per file
 
     @classmethod
     def of(
@@ -115,12 +115,12 @@ class FoundFile:
     name: str  # displayed name
     path: Path
     relative_name: str  # path relative to the named directory, with "/"; for a named file, its name
-    was_named: bool  # the user named it, rather than its directory
+    was_named: bool  # whether the user named the file itself, not its directory
 
 
 def find_files(names: Iterable[str]) -> tuple[list[FoundFile], list[str]]:
-    """Return (files in order, a line for each repeated name). A name is a file, directory, glob, or "-"
-    (stdin)."""
+    """Return (files in order, a line for each file that was named twice). A name is a file, directory, glob,
+    or "-" (stdin)."""
     files: dict[str, FoundFile] = {}
     skipped: list[str] = []
     for file in _find_files(names, skipped):
@@ -169,7 +169,8 @@ def _matches(pattern: str, path: Path, root: Path) -> list[str]:
 
 
 def _files_of(name: str, path: Path, root: Path, skipped: list[str]) -> Iterator[FoundFile]:
-    """Yield a file, or a directory's files with names relative to `root`, but no hidden or generated ones."""
+    """Yield a file, or the files in a directory, with names relative to `root`, except hidden and generated
+    files."""
     is_directory = path.is_dir()
     for file in _text_files(path, skipped) if is_directory else [path]:
         relative = unicodedata.normalize("NFC", display_name(file.relative_to(root).as_posix()))
@@ -178,8 +179,7 @@ def _files_of(name: str, path: Path, root: Path, skipped: list[str]) -> Iterator
 
 def _text_files(directory: Path, skipped: list[str]) -> Iterable[Path]:
     """Return the files to read in a directory: the training rows of a data set, the pages of a web site, or
-    all files that are neither hidden nor generated. A line for each kind of skipped files is added to
-    `skipped`."""
+    all files that are neither hidden nor generated. Adds a line to `skipped` for each kind of skipped file."""
 
     def skip(paths: Sequence[Path], noun: str, reason: str) -> None:
         if paths:
@@ -199,6 +199,6 @@ def _text_files(directory: Path, skipped: list[str]) -> Iterable[Path]:
     assets = [path for path in files if path.suffix.lower() in WEB_ASSETS or path.name in SITE_INDEXES]
     pages = sum(path.suffix.lower() in (".html", ".htm", ".xhtml") for path in files)
     if assets and (pages > len(assets) or (pages and any(path.name in SITE_INDEXES for path in assets))):
-        skip(assets, "file", "of a web site that are no pages")
+        skip(assets, "file", "beside the pages of a web site")
         return [path for path in files if path not in assets]
     return files

@@ -39,8 +39,8 @@ class DatasetDirectory:
 
 
 def visible_files(directory: Path) -> tuple[list[Path], list[Path], list[Path]]:
-    """List what is neither hidden nor generated in a directory, in order. Returns (files, links that are not
-    followed because they lead to a directory or to nothing, names that cannot be opened)."""
+    """List the entries of a directory that are neither hidden nor generated, in order. Returns (files, links
+    to a directory or to nothing, which are not followed, names that cannot be opened)."""
     visible = [
         path for path in sorted(directory.rglob("*")) if not is_hidden(path.relative_to(directory).parts)
     ]
@@ -87,7 +87,7 @@ def find_dataset(directory: Path, files: Sequence[Path]) -> DatasetDirectory | N
 
 
 def held_out_splits(names: Iterable[str]) -> list[str]:
-    """Return the files that the data sets among these names hold out."""
+    """Return the files held out by the data sets among these names."""
     directories = [Path(name) for name in names if Path(name).is_dir()]
     datasets = [find_dataset(directory, visible_files(directory)[0]) for directory in directories]
     return [str(path) for dataset in datasets if dataset for path in dataset.held_out]
@@ -131,5 +131,5 @@ def _suffix(path: Path) -> str:
 
 
 def _names_split(name: str, words: str) -> bool:
-    """Return whether a part of a path, or of the file's name between marks, is one of the words."""
+    """Return whether one of the words is a part of a path, or a part of a file name between separators."""
     return re.search(rf"(?:^|[/_. -])(?:{words})(?=[/_. -])", name.lower()) is not None

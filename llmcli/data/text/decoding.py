@@ -31,11 +31,11 @@ STANDARD_INPUT = "standard input"  # name in messages
 
 _START_BYTES = 1 << 16  # start of a text from which its format is recognized
 _SAMPLE_BYTES = 1 << 14  # lines that are not ASCII, from which an encoding is recognized
-_CONTINUATION_BYTES = bytes(range(0x80, 0xC0))  # all bytes of a character except the first
+_CONTINUATION_BYTES = bytes(range(0x80, 0xC0))  # bytes of a character after the first
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF32_LE, "utf-32-le"),
-    (codecs.BOM_UTF32_BE, "utf-32-be"),  # begins as UTF-16LE does
+    (codecs.BOM_UTF32_LE, "utf-32-le"),  # before UTF-16, because it begins with UTF-16LE's mark
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
@@ -85,7 +85,7 @@ class OpenFile:
         """Read up to `size` bytes, fewer at the end of the file. Raises LLMError."""
         try:
             self._file.seek(position)
-            return self._file.read(size) or b""  # None: a file of the system that has nothing yet
+            return self._file.read(size) or b""  # None: a system file that has no data yet
         except OSError as error:
             raise reading_error(error, self.name) from error
 
@@ -142,7 +142,7 @@ class Document(FileFacts):
     changed_at: int = field(default=0, repr=False, compare=False)
     template: str = ""  # joins several columns
     kind: str = ""  # format that data/documents extracted the text from, such as "PDF"; empty for plain text
-    # for users: how the columns were chosen, or the markup that is read as text
+    # how the columns were chosen, or the markup that is read as text; shown to users
     detail: str = field(default="", compare=False)
     characters: int = field(default=0, compare=False)  # length of the text
     skipped: tuple[tuple[str, int], ...] = field(default=(), compare=False)  # (what was not read, how often)
@@ -238,9 +238,9 @@ def read_document(
     encoding: str = "",
 ) -> Document:
     """Read a file to its end, and check that it is text. `encoding` is used if the text is not UTF-8; by
-    default, the encoding is detected if it is certain. Text other than UTF-8 is appended to `copy`, which
-    also has stored content. Raises LLMError, which gives the type of the file or the position of a byte that
-    is not text."""
+    default, the encoding is detected, if that is certain. Text in other encodings is appended to `copy` as
+    UTF-8; stored content is also in `copy`. Raises LLMError with the type of the file or the position of a
+    byte that is not text."""
     name = display_name(name)
     given = encodings.codec_of(encoding) if encoding else ""
     first = given if encodings.is_seven_bit(given) else ""

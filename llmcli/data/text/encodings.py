@@ -1,14 +1,14 @@
 """The encoding of text that is not UTF-8: codecs by name, and detection.
 
-A wrong encoding yields other characters rather than an error. Therefore `recognize` returns an encoding only
+A wrong encoding yields wrong characters rather than an error. Therefore `recognize` returns an encoding only
 if the decoded text fits a language and no other encoding yields a text that does. A text fits a language if
 nearly all characters are letters of its alphabet or common punctuation, no capital is inside a word and, in
-scripts other than Latin, many letters are among the most frequent ones.
+non-Latin scripts, many letters are among the most frequent.
 
-Of 200 texts in each of 24 supported languages and encodings, none was misdetected; of 4,000 texts in 20
-others, 2 were. Most texts without a result have too few such characters (measured by
+None of 200 texts in each of 24 supported languages and encodings was misdetected, and 2 of 4,000 texts in 20
+other languages and encodings. Most texts without a result have too few non-ASCII characters (measured by
 tests/benchmarks/legacy_encodings.py at 2c809383). charset-normalizer misdetected most Spanish, Dutch and
-Catalan texts, with the same confidence as the correct ones.
+Catalan texts, and was as confident as for correct results.
 """
 
 import codecs
@@ -42,13 +42,13 @@ _SUPERSETS = {
     "cp950": "big5hkscs",
     "iso8859-1": "cp1252",
 }
-_SEVEN_BIT = ("iso2022", "hz", "utf-7")  # text in them is valid UTF-8 as well
+_SEVEN_BIT = ("iso2022", "hz", "utf-7")  # encodings whose text is also valid UTF-8
 _ESCAPES = (b"\x1b$B", b"\x1b$@")  # ISO-2022-JP's switches to JIS X 0208
 _UTF16_UNITS = 32  # minimum for recognizing UTF-16
 _UTF16_SPACES = 1 / 200  # minimum share of spaces, line ends, and Japanese and Chinese punctuation
 _SPACES = frozenset(" \n\u3000\u3001\u3002\uff0c")
-_MIN_BYTES = 8  # minimum of bytes that are not ASCII; fewer are too little evidence
-_MISFITS = 0.01  # maximum share of other characters among the characters that are not ASCII
+_MIN_BYTES = 8  # minimum number of non-ASCII bytes; fewer are too little evidence
+_MISFITS = 0.01  # maximum share of characters that do not fit, among the non-ASCII characters
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class _Language:
     codecs: tuple[str, ...]
     letters: str  # a character class of a regular expression; lower-case letters include capitals
     frequent: str  # letters ...
-    share: float  # ... and their minimum share of the letters that are not ASCII
+    share: float  # ... and their minimum share of the non-ASCII letters
 
 
 _HAN = "\u2010-\u266f\u3000-\u3020\u4e00-\u9fff\ufe30-\ufe4f\uff01-\uff5e"  # with symbols and punctuation
@@ -142,14 +142,14 @@ def _is_utf16(data: bytes, codec: str) -> bool:
 
 
 def is_mostly_utf8(sample: bytes) -> bool:
-    """Return whether bytes are UTF-8 with some errors: damaged, not in another encoding."""
+    """Return whether bytes are damaged UTF-8 (with a few errors) rather than in another encoding."""
     text = sample.decode("utf-8", "replace")
     errors = text.count("\ufffd")
     return sum(not character.isascii() for character in text) - errors > errors
 
 
 def recognize(sample: bytes) -> str:
-    """Return the codec of lines that are not ASCII; "" if it is uncertain."""
+    """Return the codec of non-ASCII lines; "" if it is uncertain."""
     if len(re.findall(rb"[\x80-\xff]", sample)) < _MIN_BYTES or is_mostly_utf8(sample):
         return ""
     texts: dict[str, str] = {}  # text that fits -> codec

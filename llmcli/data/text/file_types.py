@@ -18,7 +18,7 @@ _COMPRESSED = {  # pattern of the first bytes -> program
     rb"\x1f\x8b": "gzip",
     rb"BZh[1-9](?:1AY&SY|\x17\x72\x45\x38\x50\x90)": "bzip2",
     rb"\xfd7zXZ\0": "xz",
-    # a frame, or one to skip: pzstd begins with it
+    # a frame, or the skippable frame with which pzstd begins
     rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18": "zstd",
 }
 
@@ -33,7 +33,7 @@ class FileType:
     module: str = ""  # module of data/documents that reads it
     advice: str = ""  # how to extract text if there is no such module
     is_text: bool = False  # whether it can also be read as plain text
-    is_collection: bool = False  # whether it holds documents, which are read one by one
+    is_collection: bool = False  # whether it consists of documents, which are read one by one
 
     @property
     def kind(self) -> str:
@@ -176,8 +176,8 @@ def _readable_text(name: str, start: bytes) -> FileType | None:
 
 
 def describe_binary(name: str, start: bytes) -> str | None:
-    """Describe the type of a file that is not text, judged by its first bytes, and how to extract its text:
-    the end of a line that begins with its name. None if unknown.
+    """Describe the type of a file that is not text, by its first bytes, and how to extract its text, as the
+    end of a sentence that begins with its name. None if unknown.
 
     >>> describe_binary("my book.djvu", b"AT&TFORM ...")
     "is a DjVu document, not text; extract its text first: djvutxt 'my book.djvu' TEXT"
@@ -187,7 +187,7 @@ def describe_binary(name: str, start: bytes) -> str | None:
 
 
 def describe(name: str, known: FileType) -> str:
-    """Describe a file and how to extract its text: the end of a line that begins with its name."""
+    """Describe a file and how to extract its text, as the end of a sentence that begins with its name."""
     file = "FILE" if name == "standard input" else shlex.quote(name)
     advice = known.advice or "extract its text first: llm text {file} > TEXT"
     return f"is {known.description}, not text; {advice.format(file=file)}"

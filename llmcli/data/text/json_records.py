@@ -20,7 +20,7 @@ MAX_RECORD = 64_000_000  # characters, all held in memory
 _CHECKED_RECORD = 1_000_000  # a record with more characters than this ...
 _MAX_VALUES = 1_000_000  # ... may have at most this many values
 _PIECES = 4  # pieces of text that are read at once, 1 MiB each
-# characters that a number, a word or an escape may have before it is an error where it begins
+# an error this close to the end may be a number, word or escape that is cut off
 _LONGEST_WORD = 16
 
 
@@ -98,7 +98,7 @@ def wrapped_records(value: object) -> list[object]:
 
 
 def _squad_question(question: dict[str, Any], context: object) -> dict[str, object]:
-    # the first is learned; none if the question cannot be answered from the context
+    # the first answer is learned; there is none if the context does not answer the question
     answers = question["answers"]
     answer = answers[0]["text"] if answers else ""
     return {"instruction": question["question"], "context": context, "response": answer}

@@ -18,8 +18,8 @@ _SENTENCE_END = (".", "!", "?", ",", ";", ":", "。", "！", "？", "、")
 
 
 def line_kind(text: str) -> LineKind | None:
-    """Return the kind of most lines in a text: log entries with a time, or list items, which are short,
-    distinct and not sentences. None if there are too few lines or they are neither.
+    """Return the kind of most lines in a text: log entries with a time, or list items (short, distinct, and
+    not sentences). None if the lines are neither, or too few.
 
     >>> line_kind("".join(f"12:00:{second} GET /\\n" for second in range(10, 60)))
     'log'

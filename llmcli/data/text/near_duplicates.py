@@ -21,7 +21,7 @@ COMPARED_BYTES = 1 << 16  # at the beginning and at the end of each document
 SHINGLE_BYTES = 32
 SKETCH_SIZE = 64  # hashes
 SHARED = 2 / 3  # minimum share of one document's strings that the other contains
-MIN_SHARED = 8  # common hashes (fewer in smaller sketches) before two documents are compared
+MIN_SHARED = 8  # hashes that two documents must share to be compared (fewer for smaller sketches)
 NEIGHBORS = 4  # a document is compared with this many others that have the same hash
 LEFT_OUT = (string.whitespace + string.punctuation).encode()
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
@@ -97,7 +97,7 @@ def _similar(sketches: Sequence[Sketch]) -> Iterator[tuple[int, int]]:
         right = sketches[second]
         if count < min(MIN_SHARED, len(left), len(right)):
             continue
-        # a full sketch says nothing about hashes above its last one
+        # a full sketch says nothing about hashes above its largest one
         limit = min((full[-1] for full in (left, right) if len(full) == SKETCH_SIZE), default=hashes[-1])
         known = min(np.searchsorted(left, limit, side="right"), np.searchsorted(right, limit, side="right"))
         if len(np.intersect1d(left, right, assume_unique=True)) >= SHARED * known:

@@ -91,8 +91,8 @@ def _rows(name: str, batches: Iterable[Any]) -> Iterator[dict[str, Any]]:
             rows = batch.to_pylist()
         except UnicodeDecodeError as error:
             raise LLMError(
-                f"{name}: text that is not UTF-8 ({error.reason}) in the {batch.num_rows:,} rows from row "
-                f"{before + 1:,} on; wanted a column of type string"
+                f"{name}: text that is not UTF-8 ({error.reason}) within {batch.num_rows:,} rows starting at "
+                f"row {before + 1:,}; wanted a column of type string"
             ) from error
         yield from rows
         before += len(rows)
@@ -106,7 +106,7 @@ def write_parquet(path: Path, columns: Sequence[str], rows: Iterable[Sequence[st
     except ImportError as error:
         raise missing_extra("writing Parquet files", "pyarrow", "parquet") from error
     schema = pyarrow.schema([(column, pyarrow.string()) for column in columns])
-    # an open file, because pyarrow takes some names for other file systems and refuses names that are not
+    # an open file, because pyarrow interprets some names as other file systems and refuses names that are not
     # UTF-8
     with open(path, "wb") as opened, pyarrow.parquet.ParquetWriter(opened, schema) as file:
         for group in _groups(rows):

@@ -1,9 +1,9 @@
 """Passages of the training text that also occur in the held-out text, such as a chapter in another edition.
 
 A string of LENGTH characters is taken from the held-out text every STRIDE characters, and searched for at all
-positions of the training text. So every common passage of LENGTH + STRIDE - 1 characters is found, and none
-shorter than LENGTH. Spaces, line ends, punctuation, case and accents are ignored, because they differ between
-formats of the same text. (An accented letter may be one character or two.)
+positions of the training text. This finds every common passage of at least LENGTH + STRIDE - 1 characters, and
+no passage shorter than LENGTH. Spaces, line ends, punctuation, case and accents are ignored, because they
+differ between formats of the same text (an accented letter may be one character or two).
 
 A string that occurs in more than COPIES places of the training text is not a copy of held-out text but a
 common phrase of such texts: a license, a form letter, a log. If there are more common strings than copies,
@@ -48,7 +48,7 @@ _NOT_COUNTED = (  # categories of characters: controls, accents, punctuation, sp
     "Zs",
 )
 _LATER_JAMO = range(0x1160, 0x1200)  # vowels and final consonants of a decomposed Korean syllable
-_IS_FIRST = bytes(byte & 0xC0 != 0x80 for byte in range(256))  # whether a byte begins a character
+_IS_FIRST = bytes(byte & 0xC0 != 0x80 for byte in range(256))  # by byte: whether it begins a character
 
 
 @dataclass(frozen=True)

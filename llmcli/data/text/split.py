@@ -1,7 +1,7 @@
 """The split of a corpus into training text and held-out text.
 
 The end of each long document is held out. Short documents are held out as a whole, chosen by a hash of their
-names, with near-duplicates on the same side. So the split does not depend on the location or order of the
+names; near-duplicates stay together. The split therefore does not depend on the location or order of the
 files.
 
 Near-duplicates that are too large to be held out are all trained on. If they make up most of the corpus, the

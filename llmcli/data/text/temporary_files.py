@@ -15,7 +15,7 @@ _SPOOLED_BYTES = 1 << 20  # larger content is stored on disk
 
 
 class ReadingEndsError(LLMError):
-    """Ends the reading of all files, not only of the one it names."""
+    """Stops reading altogether, not only the file that it names."""
 
 
 class TemporaryFileError(ReadingEndsError):

@@ -493,11 +493,11 @@ def _decoder(kind: str) -> Any:
 
 
 def read_tokenizer(path: str, expected: str = "a tokenizer.json") -> tuple[str, Tokenizer]:
-    """Return (text, tokenizer) of a file. Raises LLMError, which asks for what is `expected`."""
+    """Return (text, tokenizer) of a file. Raises LLMError; its message names what is `expected`."""
     if not path:
         raise usage(f"`tokenizer` is empty; give {expected}")
     if not Path(path).exists():
-        raise LLMError(f"{path}: there is no such file; give {expected}")
+        raise LLMError(f"there is no file {path}; give {expected}")
     data = read_file(Path(path), expected)
     try:
         text = data.decode("utf-8")

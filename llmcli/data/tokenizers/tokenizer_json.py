@@ -57,7 +57,7 @@ _SPLIT_AT_SPACES = {"type": "Split", "pattern": {"String": " "}, "invert": False
 
 @dataclass(frozen=True)
 class SafeTokenizer:
-    """A tokenizer.json reduced to the parts that are safe for the library."""
+    """The parts of a tokenizer.json that are safe for the library."""
 
     kind: str  # "bpe" (byte-level), "spm" (SentencePiece: spaces are written as SPACE) or "char"
     vocabulary: dict[str, int]  # without added tokens
@@ -94,7 +94,7 @@ def without_collector() -> Iterator[None]:
 
 @without_collector()
 def parse(text: str | dict[str, Any]) -> Any:
-    """Parse a tokenizer.json, unless it is parsed already. Raises LLMError for other text, or one that is too
+    """Parse a tokenizer.json, unless it is already parsed. Raises LLMError for text that is not JSON or too
     long."""
     if isinstance(text, dict):
         return text
@@ -233,14 +233,14 @@ def _pre_tokenizer_problems(steps: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _is_sentencepiece(document: Mapping[str, Any]) -> bool:
-    """Return whether the tokenizer changes a text only by turning spaces into SPACE, and perhaps prepending
-    one."""
+    """Return whether the tokenizer changes a text only by turning spaces into SPACE, and perhaps by prepending
+    a SPACE."""
     steps = list(_steps(document.get("normalizer") or None))
     known = (_PREPEND_SPACE.items(), _REPLACE_SPACES.items())
     if not all(any(items <= step.items() for items in known) for step in steps):
         return False
     metaspace = document.get("pre_tokenizer")
-    # SPACE has replaced all spaces, so there are none to split at
+    # SPACE has replaced all spaces, so splitting at spaces has no effect
     if all(_SPLIT_AT_SPACES.items() <= step.items() for step in _steps(metaspace)):
         return any(step.get("type") == "Replace" for step in steps)
     return isinstance(metaspace, dict) and (metaspace.get("type"), metaspace.get("replacement")) == (

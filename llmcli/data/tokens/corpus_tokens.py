@@ -29,8 +29,8 @@ PIECE_BYTES = 16_000_000  # text that a thread tokenizes at a time
 CACHED_BYTES = 64_000_000
 CORES_PER_THREAD = 4  # the library has its own threads; ours read text and store tokens
 MIN_THREADS = 2
-NOTED_BYTES = 16_000_000  # progress is reported only for longer text; less takes a few seconds
-NOTE_SECONDS = 20.0  # minimum between two notes; later a third of the elapsed time
+NOTED_BYTES = 16_000_000  # progress is reported only for longer text; this much takes a few seconds
+NOTE_SECONDS = 20.0  # minimum between two notes; later, a third of the elapsed time
 
 OnNote = Callable[[str], None]
 
@@ -38,7 +38,7 @@ OnNote = Callable[[str], None]
 @dataclass(frozen=True)
 class TextPiece:
     """Consecutive parts of a corpus that are tokenized together. An end-of-text token precedes each text
-    except the very first."""
+    except the first of the corpus."""
 
     parts: tuple[DocumentPart, ...]
     begins_text: bool  # False: the first part continues a text from the previous piece
@@ -92,8 +92,8 @@ def _cut(document: Document, position: int, end: int, tokenizer: Tokenizer) -> i
 def tokenize_corpus(
     parts: Sequence[DocumentPart], tokenizer: Tokenizer, on_note: OnNote = lambda note: None
 ) -> TokenIds:
-    """Tokenize parts of a corpus, with an end-of-text token between two, or read their tokens from the cache.
-    Raises LLMError if there is no disk space."""
+    """Tokenize parts of a corpus, separated by end-of-text tokens, or read their tokens from the cache. Raises
+    LLMError if there is no disk space."""
     size = sum(part.text_bytes for part in parts)
     directory = cache_directory()
     cache = TokenCache(directory) if directory and size > CACHED_BYTES else None
@@ -108,7 +108,7 @@ def tokenize_corpus(
     if all(part.document.is_unchanged() for part in parts):
         try:
             is_stored = cache.write(key, tokens, text=_label(parts), tokenizer=tokenizer_hash[:12])
-            problem = "" if is_stored else f"may have {units.size(cache.limit())} ({LIMIT_VARIABLE})"
+            problem = "" if is_stored else f"is limited to {units.size(cache.limit())} ({LIMIT_VARIABLE})"
         except OSError as error:
             problem = f"cannot be written: {error.strerror or error}"
         if problem:
@@ -128,7 +128,7 @@ def cache_key(parts: Iterable[DocumentPart], tokenizer_hash: str) -> str:
 
 
 def _tokenizer_hash(tokenizer: Tokenizer) -> str:
-    """Hash everything in a tokenizer that the tokens of a text depend on."""
+    """Hash the properties of a tokenizer on which the tokens of a text depend."""
     return hashlib.sha256(f"{tokenizers.__version__}\n{tokenizer.to_json()}".encode()).hexdigest()
 
 

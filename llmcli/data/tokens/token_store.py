@@ -1,4 +1,4 @@
-"""The token cache: a directory of token files, which later runs on the same text read instead of tokenizing.
+"""The token cache: a directory of token files, which later runs on the same text read instead of tokenizing it.
 
 A file has a header of HEADER_BYTES (a line of JSON), followed by the little-endian tokens. The least recently
 used files are removed first.
@@ -40,7 +40,7 @@ class CachedFile:
 
     path: Path
     size: int  # bytes
-    used: float  # when it was written, or last opened by a run, in seconds since 1970
+    used: float  # time when it was written or last opened by a run, in seconds since 1970
 
     @property
     def key(self) -> str:

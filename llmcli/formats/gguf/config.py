@@ -29,7 +29,7 @@ _LLAMA3_CONTEXTS = (8192, 4096, 16384, 32768, 2048)  # original context lengths 
 
 
 def check_architecture(fields: Json) -> None:
-    """Raise LLMError if the architecture is not supported, or if the file has no complete model."""
+    """Raise LLMError if the architecture is not supported, or if the file does not contain a whole model."""
     content = fields.get("general.type", "model")
     parts = fields.get("split.count", 1)
     if content != "model":
@@ -148,7 +148,7 @@ def _check_counts(config: ModelConfig, tensors: Mapping[str, TensorInfo]) -> Non
     """Raise LLMError for more layers or experts than tensors, before these numbers cost time or memory."""
     if config.num_hidden_layers > len(tensors):
         raise LLMError(
-            f"its config has {config.num_hidden_layers:,} layers, the file has {len(tensors):,} tensors"
+            f"its config has {config.num_hidden_layers:,} layers, but the file has {len(tensors):,} tensors"
         )
     stacks = (
         tensors[stack] for pattern in conventions.EXPERT_STACKS if (stack := pattern.format(0)) in tensors
@@ -157,7 +157,7 @@ def _check_counts(config: ModelConfig, tensors: Mapping[str, TensorInfo]) -> Non
     if config.num_experts > max_experts or config.mlps > MAX_COUNT:
         raise LLMError(
             f"its config has {config.num_hidden_layers:,} layers of {config.num_experts:,} experts, "
-            "the file has fewer tensors"
+            "but the file has fewer tensors"
         )
 
 
@@ -269,7 +269,7 @@ def _llama3_scaling(factors: list[float], theta: float, stored: Any) -> RopeScal
     candidates = []
     with suppress(ValueError, TypeError, RecursionError, LLMError):
         candidates.append(RopeScaling(**json.loads(stored)))
-    with suppress(LLMError):  # factors that are not even positive numbers
+    with suppress(LLMError):  # the factors may not be positive numbers
         largest = round(max(factors), 4)
         candidates += [RopeScaling("llama3", largest, 1.0, 4.0, context) for context in _LLAMA3_CONTEXTS]
     frequencies = [theta ** (-2 * i / (2 * len(factors))) for i in range(len(factors))]

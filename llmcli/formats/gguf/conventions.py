@@ -10,8 +10,8 @@ from llmcli.config import ARCHITECTURES as KNOWN
 from llmcli.config import LAYER_TYPES, REWRITTEN, ModelConfig, Shape
 from llmcli.formats import tensor_names
 
-# GGUF's architecture -> transformers' model_type, after its rewriting (huggingface/rewriting.py); of several
-# model_types with one name in GGUF, the first
+# GGUF's architecture -> transformers' model_type, after rewriting (huggingface/rewriting.py). If several
+# model_types have the same name in GGUF, the first is used
 ARCHITECTURES = {known.gguf: name for name, known in reversed(KNOWN.items()) if known.gguf}
 ARCHITECTURES |= REWRITTEN
 MODEL_TYPES_WITH_EXPERTS = {known.gguf: name for name, known in KNOWN.items() if known.expert_names}
@@ -33,16 +33,18 @@ CONFIG_KEYS = {  # GGUF's key without the prefix of the architecture -> Hugging 
     "expert_used_count": "num_experts_per_tok",
     "rope.freq_base": "rope_theta",
 }
-ROPE_LAYER_INTERVAL = 4  # llama.cpp: each fourth layer of a SmolLM3 has no rotary positions
+ROPE_LAYER_INTERVAL = 4  # llama.cpp: every fourth layer of SmolLM3 has no rotary positions
 ROPE_FACTORS = "rope_freqs.weight"  # tensor with a divisor for each rotary frequency
-ROPE_SCALING_KEY = "llmcli.rope_scaling"  # our own key: with its own keys, llama.cpp would scale twice
+ROPE_SCALING_KEY = (
+    "llmcli.rope_scaling"  # llama.cpp does not know this key; with its own it would scale twice
+)
 _ROUTER = "blk.{}.ffn_gate_inp.weight"
-# one tensor with the matrices of all experts of a layer
+# each tensor stacks the matrices of all experts of a layer
 EXPERT_STACKS = ("blk.{}.ffn_gate_exps.weight", "blk.{}.ffn_up_exps.weight", "blk.{}.ffn_down_exps.weight")
 
 
 def single_tensors(config: ModelConfig) -> dict[str, str]:
-    """Map the names used here to GGUF's for all tensors except the ones in `joined_tensors`."""
+    """Map the names used here to GGUF's names, for all tensors except those of `joined_tensors`."""
     names = {ours[0]: theirs for theirs, ours in tensor_names.in_gguf(config) if len(ours) == 1}
     return {name: names[name] for name in config.tensor_shapes() if name in names}
 
@@ -61,8 +63,8 @@ def phi3_names(config: ModelConfig) -> dict[str, str]:
 
 
 def joined_tensors(config: ModelConfig) -> Iterator[tuple[str, list[str], bool]]:
-    """Yield (GGUF's name, our names, whether they are stacked in a new dimension) of each router, stack of
-    experts, and GPT-2's queries, keys and values."""
+    """Yield (GGUF's name, our names, whether they are stacked in a new dimension) for each router, each stack
+    of experts, and each matrix of GPT-2's queries, keys and values."""
     for theirs, ours in tensor_names.in_gguf(config):
         if len(ours) > 1:
             yield theirs, ours, False
@@ -90,14 +92,14 @@ def rope_layers(model_type: str, count: int) -> Shape:
 
 
 def layer_types(pattern: int, count: int) -> tuple[str, ...]:
-    """Return the `layer_types` of a Gemma: every `pattern`-th of `count` layers attends to all tokens; 0:
-    none does."""
+    """Return the `layer_types` of a Gemma: every `pattern`-th of `count` layers attends to all tokens (0: no
+    layer does)."""
     return tuple(LAYER_TYPES[pattern == 0 or (layer + 1) % pattern != 0] for layer in range(count))
 
 
 def query_scalar(config: ModelConfig) -> float:
-    """Return the `query_pre_attn_scalar` of a Gemma; like llama.cpp, by the number of layers, 62 in Gemma 3
-    27B."""
+    """Return the `query_pre_attn_scalar` of a Gemma. Like llama.cpp, recognize Gemma 3 27B by its 62
+    layers."""
     is_27b = config.num_hidden_layers == 62
     return config.hidden_size // config.num_attention_heads if is_27b else config.head_dim
 

@@ -1,5 +1,5 @@
-"""The header of a GGUF file (version 2 or 3, ggml's docs/gguf.md). Files may be untrusted, so everything is
-bounded."""
+"""The header of a GGUF file (version 2 or 3, ggml's docs/gguf.md). Files may be untrusted, so all sizes are
+limited."""
 
 import math
 import mmap
@@ -35,7 +35,7 @@ TYPES = {
     14: ("Q6_K", 256, 210),
     30: ("BF16", 1, 2),
 }
-# other types: a file can be inspected, but its model cannot run
+# types whose values cannot be read: the file can be inspected, but its model cannot run
 TYPES_WITHOUT_VALUES = {
     9: ("Q8_1", 32, 40),
     15: ("Q8_K", 256, 292),
@@ -110,7 +110,7 @@ class GGUFHeader:
             position = tensor.end
         if position > len(data):
             raise ValueError(
-                f"it is cut off: the tensors end at byte {position:,}, the file at {len(data):,}"
+                f"it is cut off: the tensors end at byte {position:,}, but the file ends at {len(data):,}"
             )
 
     def _tensor_info(self, name: str, shape: Shape, type_number: int, offset: int) -> TensorInfo:
@@ -125,7 +125,7 @@ class GGUFHeader:
 
 
 def unsupported_type(name: str, type_name: str) -> LLMError:
-    """Return the error for a tensor whose values cannot be read."""
+    """Return the error for a tensor of a type whose values cannot be read."""
     supported = ", ".join(known for known, _, _ in TYPES.values())
     return LLMError(f"tensor {name[:100]} is of type {type_name}, which is not supported; {supported} are")
 
@@ -199,7 +199,7 @@ class _Parser:
         return self._texts(count)
 
     def _texts(self, count: int) -> list[str]:
-        """Read several strings. Faster than `text` for each, since a vocabulary with its merges has
+        """Read several strings, faster than by calling `text` for each: a vocabulary with its merges has
         400,000."""
         data = self._data
         end = self._end

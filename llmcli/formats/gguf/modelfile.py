@@ -1,7 +1,6 @@
-"""The Modelfile with which Ollama imports a GGUF file: template, texts that end an answer, context,
-temperature.
+"""The Modelfile with which Ollama imports a GGUF file: template, stop strings, context, temperature.
 
-https://docs.ollama.com/modelfile describes the format; a template is one of Go's text/template.
+https://docs.ollama.com/modelfile describes the format; its templates are Go's text/template.
 """
 
 from llmcli.config import SamplingConfig
@@ -11,7 +10,7 @@ from llmcli.data.conversations.chat_template import CHATML, ChatTemplate
 _CHATML = (
     "{{ range .Messages }}<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n{{ end }}<|im_start|>assistant\n"
 )
-_TEXT = "{{ .Prompt }}"  # a prompt is continued, without the turns of a conversation
+_TEXT = "{{ .Prompt }}"  # continues the prompt, without turns of a conversation
 
 
 def modelfile(gguf_name: str, context: int, template: ChatTemplate | None) -> str:

@@ -1,5 +1,5 @@
-"""Reading GGUF files, the format of llama.cpp, Ollama and LM Studio, with Hugging Face's names of tensors and
-keys."""
+"""Reading GGUF files, the format of llama.cpp, Ollama and LM Studio. Tensors and keys get Hugging Face's
+names."""
 
 import io
 import json
@@ -59,7 +59,7 @@ def import_gguf(what: str) -> ModuleType:
 
 
 def parse_header(path: Path, file: io.BufferedReader) -> Header:
-    """Read the header of an open GGUF file. For an unsupported model, the header has GGUF's own names, and
+    """Read the header of an open GGUF file. For an unsupported model, the header keeps GGUF's names, and
     `problem` is the reason. Raises LLMError if the file is damaged."""
     try:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -94,7 +94,7 @@ def _translated_header(path: Path, header: GGUFHeader, mapped: mmap.mmap) -> Hea
         if divisors.dtype != "F32" or divisors.size > MAX_ROPE_FACTORS:
             raise LLMError(
                 f"its {ROPE_FACTORS} has {divisors.size:,} numbers of type {divisors.dtype}"
-                "; expected F32, half as many as a head has"
+                "; expected F32, half as many as the head size"
             )
         factors = np.frombuffer(mapped, "<f4", divisors.size, divisors.start).tolist()
     config = gguf_config.parse_config(fields, tensors, factors)
@@ -154,7 +154,7 @@ def _untranslated_header(path: Path, header: GGUFHeader, file_bytes: int, proble
     others = {
         key: f"{len(value):,} entries" if isinstance(value, list) else str(value)
         for key, value in fields.items()
-        # leave out fields that could be mistaken for metadata of our own files
+        # leave out fields that could be mistaken for metadata of files written by llmcli
         if key not in known and not key.startswith("general.") and "." in key and not key.endswith(".json")
     }
     metadata = others | {"config.json": json.dumps(config), "training.json": _training_json(path, fields)}

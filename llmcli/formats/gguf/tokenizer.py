@@ -46,7 +46,7 @@ _USER_DEFINED = 4
 _UNUSED = 5
 _BYTE = 6
 _UNMERGED_SCORE = -1e6  # score of tokens that are not merges
-# characters in all ways to split the tokens of a SentencePiece: 25 times as many as in Gemma 3
+# maximum total length of all ways to split the tokens of a SentencePiece vocabulary: 25 times Gemma 3's
 MAX_SPLIT_CHARACTERS = 1 << 28
 
 
@@ -142,7 +142,7 @@ def _byte_level(fields: Json, vocabulary: dict[str, int]) -> Json:
     name = fields.get("tokenizer.ggml.pre")
     if name is None:
         raise LLMError(
-            "it has no tokenizer.ggml.pre, the name of its pre-tokenizer; get a newer file of this model"
+            "it has no tokenizer.ggml.pre, the name of its pre-tokenizer; get a newer GGUF file of this model"
         )
     if name not in _PRE_TOKENIZERS:
         raise LLMError(f"its pre-tokenizer is {name!r}; {', '.join(_PRE_TOKENIZERS)} are supported")
@@ -160,7 +160,7 @@ def _sentencepiece(fields: Json, vocabulary: dict[str, int], types: list[int]) -
     character."""
     merges = _merges(vocabulary, _list_field(fields, "scores", float, len(types)), types)
     model = {"type": "BPE", "vocab": vocabulary, "merges": merges, "byte_fallback": True}
-    if not merges:  # one token per character; a space is a space
+    if not merges:  # one token per character; spaces are not replaced
         names = {" " if token == SPACE else token: i for token, i in vocabulary.items()}
         return {"model": model | {"vocab": names}, "decoder": tokenizer_json.decoder("char")}
     adds_prefix_space = bool(fields.get("tokenizer.ggml.add_space_prefix", True))
@@ -205,7 +205,7 @@ def to_fields(document: Json, config: ModelConfig) -> list[tuple[str, Any]]:
         tokens[i] = token
         types[i] = _BYTE if is_byte else _NORMAL
     for added in document.get("added_tokens") or []:
-        # llama.cpp would print it
+        # llama.cpp would print SPACE
         is_merged = kind == "spm" and SPACE in added["content"] and not added.get("special")
         if added["id"] < config.vocab_size and not is_merged:
             tokens[added["id"]] = added["content"]
@@ -253,7 +253,9 @@ def _scores(model: Json, kind: str, tokens: list[str]) -> tuple[list[float], lis
     """Return (scores, tokens) for llama.cpp's SentencePiece; the first merge has the highest score."""
     if kind == "char":
         if " " in tokens and SPACE in tokens:
-            raise LLMError(f"the vocabulary has both a space and {SPACE}, which are one token in llama.cpp")
+            raise LLMError(
+                f"the vocabulary has both a space and {SPACE}, which llama.cpp treats as one token"
+            )
         return [0.0] * len(tokens), [SPACE if token == " " else token for token in tokens]
     ids = {token: i for i, token in enumerate(tokens)}
     scores = [_UNMERGED_SCORE] * len(tokens)

@@ -25,8 +25,8 @@ QUANTIZED_BLOCK = 32  # elements per block in Q8_0 and Q4_0
 
 def write(path: Path, checkpoint: Checkpoint, dtype: str, general: Mapping[str, str]) -> None:
     """Write a model, with one tensor in memory at a time. Matrices become `dtype`, norms and biases float32;
-    a matrix whose rows do not divide into quantized blocks becomes float16. `general` has the fields
-    general.*: name, ...
+    a matrix whose rows do not divide into quantized blocks becomes float16. `general` has the values of
+    GGUF's fields general.*, such as name.
 
     Raises LLMError for a model or tokenizer that llama.cpp does not support, and if the disk is full or
     fails.
@@ -96,20 +96,20 @@ def _architecture(config: ModelConfig) -> str:
     pattern = conventions.layer_types(_layer_pattern(config), config.num_hidden_layers)
     if config.layer_types not in ((), pattern):
         raise LLMError(
-            "llama.cpp supports layers of types full_attention and sliding_attention only in turns"
+            "llama.cpp supports layers of type full_attention only at a regular interval among sliding_attention"
         )
     problem = ""
     if config.rope_scaling and config.rope_scaling.rope_type == "llama3" and architecture != "llama":
         problem = f"Llama 3's RoPE scaling only in models of type llama, not {config.model_type}"
     if config.no_rope_layers != conventions.rope_layers(config.model_type, config.num_hidden_layers):
-        problem = f"smollm3 only with each {conventions.ROPE_LAYER_INTERVAL}th layer without RoPE"
+        problem = f"smollm3 only if every {conventions.ROPE_LAYER_INTERVAL}th layer has no RoPE"
     if problem:
         raise LLMError(f"llama.cpp supports {problem}; use `to` hf instead")
     return architecture
 
 
 def _config_fields(config: ModelConfig) -> dict[str, Any]:
-    """Return each field's value by the method of gguf's writer."""
+    """Map methods of gguf's writer to the values of the fields that they write."""
     experts = {
         "add_expert_count": config.num_experts,
         "add_expert_used_count": config.num_experts_per_tok,

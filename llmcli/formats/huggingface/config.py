@@ -132,7 +132,7 @@ def parse_config(text: str) -> ModelConfig:
 
 
 def architecture_problem(document: Json) -> str:
-    """Return why the architecture in a config.json is not supported; "" if it is."""
+    """Return the reason why the architecture in a config.json is not supported; "" if it is."""
     model_type = document.get("model_type")
     if model_type is None:
         return str(_missing("model_type"))
@@ -142,7 +142,8 @@ def architecture_problem(document: Json) -> str:
 
 
 def published_problem(document: Json) -> str:
-    """Return why a published model with this config.json is not supported, before its tensors are known."""
+    """Return the reason why a published model with this config.json is not supported, judged without its
+    tensors; "" if it may be supported."""
     return "" if document.get("model_type") in list(REWRITTEN) else architecture_problem(document)
 
 
@@ -213,8 +214,8 @@ def _parse_rope(values: Json) -> Json:
 
 def _parse_gemma(values: Json) -> Json:
     """Read the kind of each layer of Gemma, and the rotary positions of each kind, which transformers 5
-    stores in two objects in rope_parameters. Only those of full_attention may be scaled, and rope_scaling is
-    for them."""
+    stores in two objects in rope_parameters. Only the positions of full_attention may be scaled, by
+    rope_scaling."""
     types = values.get("layer_types")
     count = values.get("num_hidden_layers")
     if types is None:

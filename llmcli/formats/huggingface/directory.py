@@ -91,7 +91,7 @@ def read_header(directory: Path) -> Header:
 
 
 def published_config(path: Path) -> ModelConfig:
-    """Read the config.json of a model whose weights are not there yet. Raises LLMError if it is not
+    """Read the config.json of a model whose weights are not downloaded yet. Raises LLMError if the model is not
     supported."""
     config, _ = rewrite(gpt.rename_keys(_read_json(path)), {})
     return parse_config(json.dumps(config))
@@ -136,7 +136,7 @@ def _eos_tokens(directory: Path, config: Json, tokenizer_config: Json, tokenizer
         return {}
     eos_token = tokenizer_config.get("eos_token")
     content = eos_token.get("content") if isinstance(eos_token, dict) else eos_token
-    with suppress(ValueError, RecursionError, KeyError, TypeError):  # opening the tokenizer reports them
+    with suppress(ValueError, RecursionError, KeyError, TypeError):  # opening the tokenizer reports the error
         for added in json.loads(tokenizer)["added_tokens"]:
             if added["content"] == content and type(added["id"]) is int:
                 return {"eos_token_id": added["id"]}
@@ -174,7 +174,7 @@ def weight_files(directory: Path) -> list[Path]:
         beside = all(isinstance(name, str) and Path(name).name == name for name in named)
         names = list(dict.fromkeys(named)) if beside else []
         if not (beside and 0 < len(names) <= MAX_WEIGHT_FILES):
-            raise LLMError(f"{index} has no weight_map of files beside it")
+            raise LLMError(f"{index} has no valid weight_map: it must name files in the same directory")
         for name in names:
             if not (directory / name).exists():
                 raise LLMError(f"{directory / name} is missing: the download is incomplete, get it again")
@@ -193,8 +193,8 @@ def weight_files(directory: Path) -> list[Path]:
 
 
 def _merge_tensors(directory: Path, headers: list[Header]) -> dict[str, TensorInfo]:
-    """Collect the tensors of all files. Those of a base model (transformers' AutoModel) get the prefix
-    "model.", which they lack. Raises LLMError for a name that occurs twice."""
+    """Collect the tensors of all files. The names of a base model (transformers' AutoModel) lack the prefix
+    "model.", which is added. Raises LLMError for a name that occurs twice."""
     tensors: dict[str, TensorInfo] = {}
     for header in headers:
         for name, tensor in header.tensors.items():
@@ -210,8 +210,8 @@ def _merge_tensors(directory: Path, headers: list[Header]) -> dict[str, TensorIn
 
 
 def _is_tied(config: Json, tensors: Mapping[str, TensorInfo]) -> bool:
-    """Return whether input and output embeddings are tied. If the config says so but the files have two
-    different matrices, both are used, as in transformers."""
+    """Return whether input and output embeddings are tied. If the config says that they are, but the files
+    have two different matrices, both are used, as in transformers."""
     if "tie_word_embeddings" not in config:
         return HEAD not in tensors
     if not config["tie_word_embeddings"] or not {HEAD, EMBEDDING} <= tensors.keys():
@@ -236,7 +236,7 @@ def check_writable(directory: Path, *, force: bool) -> None:
         )
     others = [file.name for file in contents if file.is_dir() or not is_part(file.name)]
     if others:
-        problem = f"has {others[0]} in it, which is not part of a model and would be lost"
+        problem = f"contains {others[0]}, which is not part of a model and would be lost"
         raise LLMError(f"{directory} {problem}; move it away, or name another directory")
     if atomic_io.is_in_use(directory):
         problem = "cannot be replaced: another disk is mounted there, or it is the current directory"

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
 
 _MAX_NAMES = 5  # files listed
-_ANSWER_SECONDS = 30.0  # time limit for an answer of the hub; without one, huggingface_hub waits forever
+_ANSWER_SECONDS = 30.0  # time limit for the hub's answer; without it, huggingface_hub waits forever
 
 
 class Download:
@@ -54,8 +54,8 @@ class Download:
 
         if constants.HF_HUB_OFFLINE:
             raise LLMError(
-                f"{self._name} is not in {self._cache}, and HF_HUB_OFFLINE forbids to download it; unset it "
-                "once"
+                f"{self._name} is not in {self._cache}, and HF_HUB_OFFLINE forbids downloading it; unset this "
+                "variable and run the command again"
             )
         show_progress(False)  # small files have no bars
         with one_line(self._explained):
@@ -79,8 +79,8 @@ class Download:
         return paths[-1].parent if small else paths[-1]
 
     def _get(self, name: str, sha256: str | None) -> Path:
-        """Download a file into the cache. Raises LLMError, and removes the file, if it is not what the hub
-        lists."""
+        """Download a file into the cache. If it is not the file that the hub lists, removes it and raises
+        LLMError."""
         from huggingface_hub import hf_hub_download
 
         with one_line(self._explained):
@@ -98,8 +98,8 @@ class Download:
             os.unlink(path.resolve())
             path.unlink(missing_ok=True)
             raise LLMError(
-                f"{self._name}: {name} arrived damaged (its sha256 is not the one that the hub lists) and "
-                "was removed; type the command again"
+                f"{self._name}: {name} was damaged during the download (its sha256 differs from the hub's) and "
+                "was removed; run the command again"
             )
         return path
 
@@ -131,13 +131,13 @@ class Download:
         for name in ("config.json", "tokenizer.json"):
             if name not in sizes:
                 raise LLMError(
-                    f"{self._name} has no {name}, which a model needs; look for a conversion or a GGUF of it"
+                    f"{self._name} has no {name}, which a model needs; look for a converted version or a GGUF file"
                 )
         small = [name for name in (*TEXTS, INDEX) if name in sizes]
         for name in small:
             if sizes[name] > MAX_BYTES:
                 raise LLMError(
-                    f"{self._name}: {name} has {units.size(sizes[name])}, too much for a file of this kind"
+                    f"{self._name}: {name} has {units.size(sizes[name])}, too large for a file of this kind"
                 )
         return small
 

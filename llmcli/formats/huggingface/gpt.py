@@ -64,7 +64,7 @@ _ALIASES = (
     "num_attention_heads",
     "max_position_embeddings",
 )
-_SUPPORTED = {  # keys of which one value is supported
+_SUPPORTED = {  # keys with only one supported value
     "gpt2": {
         "scale_attn_weights": True,
         "scale_attn_by_inverse_layer_idx": False,
@@ -95,8 +95,7 @@ _SAME_KEYS = {
 
 
 def rename_keys(config: Json) -> Json:
-    """Return a config.json with the keys used here as well. Raises LLMError for a model that is not
-    supported."""
+    """Add the keys used here to a config.json. Raises LLMError for a model that is not supported."""
     family = config.get("model_type")
     if family not in list(_KEYS):
         return config
@@ -121,7 +120,7 @@ def from_transformers(config: Json, tensors: Mapping[str, TensorInfo]) -> dict[s
     LLMError if the model is not supported."""
     parsed = parse_config(json.dumps(config))
     if parsed.num_hidden_layers > len(tensors):  # before this number costs time or memory
-        raise LLMError(f"its config has {parsed.num_hidden_layers:,} layers, the file has fewer tensors")
+        raise LLMError(f"its config has {parsed.num_hidden_layers:,} layers, but the file has fewer tensors")
     modules = tensor_names.TRANSFORMERS[parsed.model_type]
     prefix = next(iter(modules)).partition(".")[0] + "."
     heads = {HEAD, *(f"{module}.weight" for module in modules)}
@@ -139,7 +138,9 @@ def from_transformers(config: Json, tensors: Mapping[str, TensorInfo]) -> dict[s
         shape = shapes.get(ours[0], tensor.shape)
         expected = _shape(theirs, shape, len(ours))
         if tensor.shape != expected:
-            raise LLMError(f"tensor {theirs} has shape {list(tensor.shape)}, its config has {list(expected)}")
+            raise LLMError(
+                f"tensor {theirs} has shape {list(tensor.shape)}; its config requires {list(expected)}"
+            )
         for i, name in enumerate(ours):
             rows = slice(i * shape[0], (i + 1) * shape[0])
             is_same = len(ours) == 1 and not _TRANSPOSED.search(theirs)

@@ -1,5 +1,5 @@
-"""The Hugging Face hub: its cache on this machine, which other programs share, and huggingface_hub's errors
-in one line, its log and its progress bars."""
+"""The Hugging Face hub: its cache on this machine, shared with other programs, and huggingface_hub's errors,
+log and progress bars."""
 
 import contextlib
 import logging
@@ -63,7 +63,7 @@ def models_in_cache() -> list[tuple[str, Path]]:
 
 
 def forget_branch(repository: str) -> None:
-    """Make the next use of a model ask the hub, because the cached commit of branch main is out of date."""
+    """Make the next use of a model query the hub, because the cached commit of branch main is out of date."""
     with contextlib.suppress(OSError):
         (_place(repository) / "refs" / "main").unlink()
 
@@ -81,13 +81,13 @@ def check_endpoint() -> None:
         import huggingface_hub.constants  # noqa: F401
     except ValueError as error:
         raise LLMError(
-            f"HF_ENDPOINT is not an address ({error}); unset it, or set it to one: https://HOST"
+            f"HF_ENDPOINT is not an address ({error}); unset it, or set it to an address: https://HOST"
         ) from error
 
 
 @contextlib.contextmanager
 def one_line(explain: Callable[[BaseException], str]) -> Iterator[None]:
-    """Turn an error of huggingface_hub into an LLMError."""
+    """Turn errors of huggingface_hub into an LLMError with one line."""
     try:
         yield
     except LLMError:

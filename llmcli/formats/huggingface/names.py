@@ -1,8 +1,8 @@
 """Models on the Hugging Face hub, named hf:OWNER/NAME, hf:OWNER/NAME@REVISION or hf:OWNER/NAME/FILE.gguf, or
 by a short name.
 
-A model in the hub's cache is used without asking the hub; otherwise it is downloaded. Neither is imported for
-a model that is not on the hub.
+A model in the hub's cache is used without a request to the hub; otherwise it is downloaded. The modules for the
+cache and for downloads are imported only for models on the hub.
 """
 
 import re

@@ -18,7 +18,7 @@ Tensors = dict[str, TensorInfo]
 
 
 def rewrite(config: Json, tensors: Tensors) -> tuple[Json, Tensors]:
-    """Return the config.json and the tensors of the model as a Llama; another architecture is not changed.
+    """Return the config.json and the tensors of the model as a Llama; other architectures are unchanged.
     Raises LLMError if that is not possible."""
     model_type = config.get("model_type")
     if model_type not in list(_FUNCTIONS):
@@ -76,7 +76,9 @@ def _phi3(config: Json, tensors: Tensors) -> tuple[Json, Tensors]:
             continue
         if not tensor.shape or tensor.shape[0] != sum(parts[module].values()):
             wanted = sum(parts[module].values())
-            raise LLMError(f"tensor {name} has shape {list(tensor.shape)}, its config has {wanted:,} rows")
+            raise LLMError(
+                f"tensor {name} has shape {list(tensor.shape)}; its config requires {wanted:,} rows"
+            )
         first = 0
         for part, rows in parts[module].items():
             own = f"{layer}.layers.{number}.{part}.weight"

@@ -1,5 +1,5 @@
 """Uploading a model to the Hugging Face hub, in one commit: an existing model is replaced as a whole or not
-at all, and not if another program wrote there meanwhile."""
+at all, and only if no other program has changed the repository in the meantime."""
 
 import re
 import warnings
@@ -38,8 +38,8 @@ class Target(NamedTuple):
 
 
 def find_target(name: str, *, private: bool, force: bool) -> Target:
-    """Return the repository to write. Raises LLMError if it is not the user's, is public in spite of
-    `private` or, unless `force`, has a model."""
+    """Return the repository to write. Raises LLMError if it is not the user's, if it is public despite
+    `private`, or if it has a model, unless `force`."""
     check_endpoint()
     from huggingface_hub import HfApi, constants, get_token
     from huggingface_hub.errors import RepositoryNotFoundError
@@ -51,17 +51,17 @@ def find_target(name: str, *, private: bool, force: bool) -> Target:
     repository = parts[1]
     endpoint = constants.ENDPOINT
     if constants.HF_HUB_OFFLINE:
-        raise LLMError(f"HF_HUB_OFFLINE forbids to upload to {endpoint}; unset it once")
+        raise LLMError(f"HF_HUB_OFFLINE forbids uploading to {endpoint}; unset it and run the command again")
     if not get_token():
         raise LLMError(
-            f"uploading to {endpoint} needs a token; set HF_TOKEN to one with write access, from "
+            f"uploading to {endpoint} needs a token; set HF_TOKEN to a token with write access, from "
             f"{endpoint}/settings/tokens"
         )
     show_progress(False)
     target = Target(repository, endpoint)
     api = HfApi(endpoint=endpoint)
     with one_line(lambda error: _explained(target, error)):
-        api.whoami()  # a token that is not accepted is an error before the work
+        api.whoami()  # an invalid token is reported before the work
         try:
             info = api.model_info(repository)
         except RepositoryNotFoundError:
@@ -69,13 +69,13 @@ def find_target(name: str, *, private: bool, force: bool) -> Target:
     target = target.at(info)
     if private and not info.private:
         raise LLMError(
-            f"{endpoint}/{repository} exists and is public; make it private in its settings there, or leave "
-            "out `private`"
+            f"{endpoint}/{repository} exists and is public; make it private in its settings, or leave out "
+            "`private`"
         )
     if target.replaced and not force:
         raise LLMError(
-            f"hf:{repository} exists; add `overwrite=True` to replace {_names_text(target.replaced)} in it "
-            "(its history keeps them), or give another name"
+            f"hf:{repository} exists; add `overwrite=True` to replace its {_names_text(target.replaced)} (the "
+            "history of the repository keeps them), or give another name"
         )
     return target
 
@@ -137,24 +137,24 @@ def _names_text(names: list[str]) -> str:
 
 def _changed(target: Target, again: str) -> str:
     return (
-        f"another program wrote {target.endpoint}/{target.repository} meanwhile, so it was left as it is; "
-        f"look at it, and to replace it run the command again{again}"
+        f"another program changed {target.endpoint}/{target.repository} in the meantime, so nothing was "
+        f"uploaded; check it, and to replace it run the command again{again}"
     )
 
 
 def _explained(target: Target, error: BaseException, again: str = "") -> str:
     place = f"{target.endpoint}/{target.repository}"
-    # an error of huggingface_hub has the answer of the hub, or was caused by one that has it
+    # the hub's response is an attribute of huggingface_hub's error or of its cause
     causes = (error, error.__cause__)
     answers = [answer for cause in causes if (answer := getattr(cause, "response", None)) is not None]
     match answers[0].status_code if answers else 0:
         case 401:
             return (
-                f"{target.endpoint} does not accept the token; set HF_TOKEN to one with write access, from "
+                f"{target.endpoint} does not accept the token; set HF_TOKEN to a token with write access, from "
                 f"{target.endpoint}/settings/tokens"
             )
         case 403:
-            return f"the token may not write {place} ({reason(error)}); set HF_TOKEN to one with write access"
+            return f"the token may not write {place} ({reason(error)}); set HF_TOKEN to a token with write access"
         case 400:
             return f"{target.endpoint} refuses the files: {reason(error)}"
         case 409 | 412:

@@ -1,7 +1,6 @@
-"""The tensors of a safetensors file, read and written with the `safetensors` library. Knows nothing of
-models.
+"""The tensors of a safetensors file, read and written with the `safetensors` library. Independent of models.
 
-A file that is written gets a hash of its whole content into its metadata.
+The metadata of a written file contains a hash of the whole file.
 """
 
 from __future__ import annotations
@@ -45,8 +44,8 @@ def read_values(header: Header, tensor: TensorInfo) -> Iterator[Values]:
 
 
 def _read_stored(header: Header, tensor: TensorInfo) -> Values:
-    """Read a tensor as it is stored. Its file stays open for the next one; a tensor that is read in parts is
-    kept."""
+    """Read a tensor as stored. Its file stays open for the next tensor; a tensor that is read in parts stays in
+    memory."""
     from safetensors import SafetensorError, safe_open
 
     if not dtypes.is_readable(tensor.dtype):
@@ -71,7 +70,7 @@ def _read_stored(header: Header, tensor: TensorInfo) -> Values:
 
 
 def read_tensor(header: Header, tensor: TensorInfo) -> Values:
-    """Read a whole tensor, with the elements of `read_values`."""
+    """Read a whole tensor; its elements are those of `read_values`."""
     import numpy as np
 
     if not header.decode and tensor.is_raw and tensor.view is None and tensor.dtype != "BF16":

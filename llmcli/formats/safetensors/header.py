@@ -1,9 +1,9 @@
 """The reader of safetensors headers.
 
 A file may be untrusted; its header is checked before anything in it is used. The time to read it does not
-depend on the size of the file. The `safetensors` library then reads the tensors. (It accepts repeated names,
-takes 1.5 GB of memory for a header of 93 MB, and imports numpy to open a file, for which `llm inspect` does
-not wait.)
+depend on the size of the file. The `safetensors` library then reads the tensors. (It does not read the header,
+because it accepts repeated names, takes 1.5 GB of memory for a header of 93 MB, and imports numpy, which
+`llm inspect` does not need.)
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import io
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the format
-# several times the most that is published
+# several times the published maximum
 MAX_TENSORS = 1 << 17
 MAX_METADATA_ENTRIES = 1 << 12
 _LIMITS = (
@@ -49,7 +49,7 @@ _CONVERT_PICKLES = (
 
 
 def read_header(path: str | Path) -> Header:
-    """Read and check the header of any safetensors file. Raises LLMError if it is not complete."""
+    """Read and check the header of any safetensors file. Raises LLMError if the file is damaged."""
     path = Path(path)
     with open_for_reading(path) as file:
         return parse_header(path, file)
@@ -76,7 +76,7 @@ def parse_header(path: Path, file: io.BufferedReader) -> Header:
         if position != file_bytes:
             problem = "cut off" if file_bytes < position else "followed by something else"
             raise ValueError(
-                f"it is {problem}: the tensors end at byte {position:,}, the file at {file_bytes:,}"
+                f"it is {problem}: the tensors end at byte {position:,}, but the file ends at {file_bytes:,}"
             )
     except (ValueError, RecursionError) as error:
         raise LLMError(f"{path} is not a complete safetensors file: {error}") from error
@@ -92,14 +92,14 @@ def _describe_other_format(start: bytes, file_bytes: int, length: int, expected:
             advice = _CONVERT_PICKLES if signature in _PICKLES else ""
             return f"{description}, not {expected}{advice}"
     if length <= MAX_HEADER_BYTES:
-        return f"is cut off: its header needs {length + 8:,} bytes, the file has {file_bytes:,}"
+        return f"is cut off: its header needs {length + 8:,} bytes, but the file has {file_bytes:,}"
     return f"is not {expected}"
 
 
 def _parse(text: str) -> tuple[Json, dict[str, str]]:
     """Return (description of each tensor by name, metadata). Raises ValueError if the text is not the JSON of
     a header, or would take much more memory than its size."""
-    if _excess(text):  # of what may be inside strings, as in a tokenizer.json
+    if _excess(text):  # the characters may be inside strings, such as a tokenizer.json
         outside_strings = re.sub('"[^"]*"', "", text.replace("\\\\", "").replace('\\"', ""))
         if problem := _excess(outside_strings):
             raise ValueError(f"its header has more than {problem}")
@@ -108,7 +108,7 @@ def _parse(text: str) -> tuple[Json, dict[str, str]]:
     if metadata is None:
         return descriptions, {}
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise ValueError("__metadata__ holds something that is not text")
+        raise ValueError("__metadata__ has a value that is not text")
     if len(metadata) > MAX_METADATA_ENTRIES:
         raise ValueError(f"its metadata has more than {MAX_METADATA_ENTRIES:,} entries")
     return descriptions, metadata

@@ -7,12 +7,12 @@ delays the other texts by one chunk per token, and a cancelled request is remove
 Functions that analyze a model run in a separate thread, one at a time, on a fork.
 
 Requests may form a group, such as the texts of one HTTP request. Groups take turns in having a chunk of their
-prompts processed. If there are more texts than `EngineLimits.concurrent`, each group has as many in progress
-as any other, or all of its own. A group of many texts therefore delays another group's first token by only
+prompts processed. If there are more texts than `EngineLimits.concurrent`, the groups get equal numbers of
+places, but no more than they need. A group of many texts therefore delays another group's first token by only
 one chunk for each chunk of that prompt.
 
 A text does not depend on other requests: each request has its own KV cache and random numbers. Only the last
-bits of logits can vary, with the number of texts in a step and the part of the prompt that was cached.
+bits of logits depend on the number of texts in a step and on the part of the prompt that was cached.
 
 Requests are admitted while all keys and values that they may need fit `EngineLimits.live_bytes` (one is
 always admitted). Caches grow by doubling, so up to twice as much may be allocated.
@@ -67,7 +67,7 @@ class Engine:
         self._models: dict[str, Future[Opened]] = {}
         self._loading = threading.Lock()  # one model at a time
         self._analyzing = threading.Lock()  # one function at a time
-        # in progress; only the engine's thread changes this and the following
+        # requests in progress; only the engine's thread changes this and the following attributes
         self.active: list[Sequence] = []
         self.prefixes = PrefixCache(self._limits.prefix_bytes)
 
@@ -89,9 +89,9 @@ class Engine:
             thread.join(PASS_SECONDS)
 
     def submit(self, request: GenerationRequest, on_event: OnEvent, group: object = None) -> Sequence:
-        """Add a request to the queue. Requests of one `group` take turns with other groups as a single
-        request does. Raises QueueFullError if too many are waiting, StoppingError after `close`, and
-        UnavailableError if the engine cannot run."""
+        """Add a request to the queue. All requests of a `group` together take turns with other groups. Raises
+        QueueFullError if too many requests are waiting, StoppingError after `close`, and UnavailableError if
+        the engine cannot run."""
         with self._changed:
             self._ensure_running()
             if (
@@ -110,7 +110,8 @@ class Engine:
         self._wake()
 
     def pause(self, sequence: Sequence, is_paused: bool) -> None:
-        """Pause a request before its next token (it keeps its cache but gives up its place), or resume it."""
+        """Pause a request before its next token, or resume it. A paused request keeps its cache but gives up
+        its place."""
         sequence.is_paused = is_paused
         self._wake()
 
@@ -125,7 +126,7 @@ class Engine:
                 if future.set_running_or_notify_cancel():
                     try:
                         future.set_result(function(opened.result()[0].fork()))
-                    except Exception as error:  # raised to whoever waits for the result
+                    except Exception as error:  # raised by the future's `result`
                         future.set_exception(error)
 
         with self._changed:
@@ -197,8 +198,8 @@ class Engine:
 
     @property
     def aside(self) -> list[Sequence]:
-        """Return the requests in progress that have no place, in the order of their turns; they wait like
-        those in the queue."""
+        """Return the requests in progress that have no place, in the order of their turns. They wait like
+        requests in the queue."""
         return [sequence for sequence in self.active if sequence.is_aside]
 
     @property
@@ -215,8 +216,8 @@ class Engine:
         self._remove_ended()
 
     def _admit(self) -> None:
-        """Start the queued requests that are next, as far as there are places and memory. Requests for a
-        model that is being loaded are skipped."""
+        """Start the next queued requests while there are places and memory. Requests for a model that is still
+        being loaded are skipped."""
         with self._changed:
             waiting = [sequence for sequence in self.waiting if sequence.opened.done()]
         unpaused = [sequence for sequence in self.active if not sequence.is_paused]
@@ -251,8 +252,7 @@ class Engine:
         return True
 
     def _assign_places(self) -> None:
-        """Set aside the requests that are paused, and those beyond the number of places. They keep their
-        caches."""
+        """Set aside paused requests and requests beyond the number of places. They keep their caches."""
         unpaused = [sequence for sequence in self.active if not sequence.is_paused]
         placed = _in_turn(unpaused)[: self._limits.concurrent]
         for sequence in self.active:
@@ -317,7 +317,7 @@ class Engine:
         if name not in self._models:
             future: Future[Opened] = Future()
             _start_thread(self._load, name, future, name="load-model")
-            self._models[name] = future  # only now: without a thread, the future would never complete
+            self._models[name] = future  # after starting the thread, without which it would never complete
             future.add_done_callback(self._wake)
         return self._models[name]
 
@@ -326,14 +326,14 @@ class Engine:
         with self._loading:
             try:
                 future.set_result(self._open_model(name))
-            except BaseException as error:  # raised to whoever waits for the model
+            except BaseException as error:  # raised by the future's `result`
                 with self._changed:
                     del self._models[name]  # the next request tries again
                 future.set_exception(error)
 
 
 def _in_turn(sequences: Iterable[Sequence]) -> list[Sequence]:
-    """Order sequences by turns: the first one of each group, then the second one of each, and so on."""
+    """Order sequences by turns: the first of each group, then the second of each, and so on."""
     turns = Counter[object]()
     numbered = []
     for sequence in sequences:

@@ -8,7 +8,7 @@ import numpy as np
 
 from llmcli.models.runtime import Ints, Runtime
 
-MIN_SHARED = 4  # tokens that are worth a copy
+MIN_SHARED = 4  # minimum shared tokens for which copying a cache pays off
 MAX_KEPT = 256  # caches, each of which is compared with every new prompt
 
 
@@ -38,7 +38,7 @@ class PrefixCache:
         return sum(prefix.bytes for prefix in self._kept)
 
     def keep(self, prefix: Prefix) -> None:
-        """Keep a cache whose runtime is no longer in use. It replaces kept caches of shorter prefixes."""
+        """Keep a cache whose runtime is no longer in use. It replaces kept caches that are prefixes of it."""
         if prefix.bytes > self._max_bytes or not len(prefix.ids):
             return
         self._kept = [p for p in self._kept if p.model != prefix.model or _shared(p, prefix.ids) < len(p.ids)]
@@ -48,11 +48,11 @@ class PrefixCache:
 
     def take(self, model: str, ids: Sequence[int], live: Iterable[Prefix] = ()) -> tuple[Runtime, int] | None:
         """Return (runtime for a prompt, number of `ids` in its cache), from the kept or `live` cache with the
-        longest shared prefix; None if the prefix is too short. A kept cache that has no other tokens is
-        reused directly; other caches are copied."""
-        asked = np.array(ids, np.int64)
+        longest shared prefix; None if the prefix is too short. A kept cache without other tokens is reused
+        directly; other caches are copied."""
+        prompt = np.array(ids, np.int64)
         known = [prefix for prefix in (*live, *self._kept) if prefix.model == model]
-        lengths = [_shared(prefix, asked) for prefix in known]
+        lengths = [_shared(prefix, prompt) for prefix in known]
         length = max(lengths, default=0)
         if length < MIN_SHARED:
             return None

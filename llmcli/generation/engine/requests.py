@@ -19,9 +19,9 @@ class GenerationRequest:
     stop_ids: frozenset[int] = frozenset()  # tokens that end the text in addition to the tokenizer's
     top_logprobs: int = 0  # number of alternatives to report per token
     prompt_logprobs: bool = False  # also report log probabilities of the prompt, which has no tail
-    # the text is one of these: an answer if there are stop_ids, otherwise a continuation
+    # the text is one of these choices: an answer if there are stop_ids, otherwise a continuation
     choices: tuple[str, ...] = ()
-    # the grammar of `sampling`, compiled beforehand so that the engine does not wait for that
+    # the grammar of `sampling`, compiled beforehand so that the engine does not wait for the compiler
     grammar: CompiledGrammar | None = None
 
 
@@ -29,11 +29,11 @@ class GenerationRequest:
 class ScoredToken:
     """A token with its natural log probability under the model, before any filter."""
 
-    # None: text that no single token spells, after a prompt with several tokenizations; a choice
+    # None for a choice, and for text that no single token spells (after a prompt with several tokenizations)
     id: int | None
     text_bytes: bytes
     logprob: float | None  # None: the first token of a prompt
-    alternatives: "tuple[ScoredToken, ...]" = ()  # most likely first, without alternatives of their own
+    alternatives: "tuple[ScoredToken, ...]" = ()  # most likely first; theirs are empty
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class Started:
 
 @dataclass(frozen=True)
 class Token(ScoredToken):
-    """A new token and the text that it completes. If the prompt ends inside a word, the first token's
-    `text_bytes` are only the bytes beyond the prompt."""
+    """A new token and the text that it completes. If the prompt ends inside a word, the `text_bytes` of the
+    first token are only the bytes beyond the prompt."""
 
     text: str = ""  # "" while a character or a possible stop string is incomplete
     ends_text: bool = False  # an end-of-text token, which is not part of the text

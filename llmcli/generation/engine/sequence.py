@@ -56,7 +56,7 @@ class Sequence:
     # ---- the prompt
 
     def open(self, tokenizer: Tokenizer, context: int, bytes_per_token: int) -> None:
-        """Prepare for a model. The prompt has at least one token, and fits `context` if it is scored."""
+        """Prepare for a model. The prompt has at least one token; a prompt to score fits `context`."""
         prompt, sampling = self.request.prompt, self.request.sampling
         tokenizer = tokenizer.of_any_bytes if sampling.grammar else tokenizer
         self._tokenizer = tokenizer
@@ -73,8 +73,8 @@ class Sequence:
         self.is_open = True
 
     def begin(self, prefixes: PrefixCache, live: Iterable[Prefix]) -> None:
-        """Get a runtime whose cache has as much of the prompt as any kept or `live` cache."""
-        # not the last token, whose logits are needed; none if the prompt's log probabilities are requested
+        """Get a runtime whose cache holds the longest part of the prompt found in any kept or `live` cache."""
+        # without the last token, whose logits are needed; empty if the prompt's log probabilities are requested
         shareable = () if self.request.prompt_logprobs else self._pending[:-1]
         shared = prefixes.take(self.request.model, shareable, live)
         self.runtime, self._cached = shared or (self.opened.result()[0].fork(), 0)
@@ -181,7 +181,7 @@ class Sequence:
 
     @property
     def live_runtime(self) -> Runtime:
-        assert self.runtime is not None, "it has begun"
+        assert self.runtime is not None, "call `begin` first"
         return self.runtime
 
     # ---- the text
@@ -199,14 +199,14 @@ class Sequence:
         return Prefix(self.request.model, self.runtime, ids, self.runtime.cache_bytes)
 
     def step_done(self, logits: Array, choice: ChosenToken | None = None) -> None:
-        """Receive the logits [V] after the token of the last step, and the token chosen from them, if it was
-        chosen already."""
+        """Receive the logits [V] after the token of the last step, and the token chosen from them, if it is
+        already chosen."""
         self._held.append(self.next_token)
         self._add(logits, choice)
 
     def _add(self, logits: Array, choice: ChosenToken | None = None) -> None:
-        """Choose the next token from the logits [V] after all processed tokens, unless it was chosen
-        already."""
+        """Choose the next token from the logits [V] after all processed tokens, unless it is already
+        chosen."""
         is_asked = self.request.top_logprobs > 0
         self._alternatives.append(
             self._most_likely(log_softmax(logits[: len(self._token_bytes)])) if is_asked else ()

@@ -1,8 +1,8 @@
 """The decoder as ONNX graphs of onnxruntime's fused operators, with quantized or float32 weights.
 
-Two graphs: `decoder_graph` from token embeddings to final hidden states, with the key-value cache as inputs
-and outputs that share memory; `head_graph` from hidden states to logits. A layer is nine operators: using
-onnxruntime only for matrix products, with the rest in numpy, took 1.7 times as long
+There are two graphs: `decoder_graph` from token embeddings to final hidden states, with the key-value cache as
+inputs and outputs that share memory, and `head_graph` from hidden states to logits. A layer consists of nine
+operators; using onnxruntime only for matrix products, with the rest in numpy, took 1.7 times as long
 (tests/benchmarks/LOG.md). Float32 matrices are not copied into the graph: onnxruntime reads the arrays of
 this process.
 
@@ -32,7 +32,7 @@ _ACTIVATIONS: dict[str, tuple[str, dict[str, float]]] = {  # operators and their
 Weight = QuantizedMatrix | Array  # in a linear layer, [outputs, inputs]
 
 
-# a model, and the arrays that it refers to by name, which must outlive it
+# a model and, by name, the arrays that it refers to, which must outlive it
 Graph = tuple[bytes, dict[str, Array]]
 
 

@@ -36,7 +36,7 @@ def is_installed() -> bool:
 
 
 def unsupported(config: ModelConfig) -> str | None:
-    """Return the property of a model that onnxruntime's operators do not support, or None."""
+    """Return a property of a model that onnxruntime's operators do not support, or None."""
     if config.num_experts:
         return "mixture-of-experts layers"
     if config.architecture.joint_qk_norm:
@@ -75,9 +75,9 @@ class OnnxRuntime(KVCacheRuntime):
         return self._single.last_logits()[0]
 
     def prefill(self, ids: Sequence[int]) -> Array:
-        """Process one token or more; return the logits [V] of the next one. A quantized model processes the
-        last token alone: rounding depends on the batch, and this way the logits do not depend on which tokens
-        were cached before."""
+        """Process at least one token; return the logits [V] of the next token. A quantized model processes the
+        last token separately: rounding depends on the batch, and so the logits do not depend on the number of
+        tokens that were already cached."""
         if self._is_quantized and len(ids) > 1:
             check_input(ids, self.length, self.context)
             self.cache.reserve(self.length + len(ids))
@@ -152,7 +152,7 @@ class _Network:
 
     def _session(self, graph: Graph) -> Any:
         options = self._ort.SessionOptions()
-        shares_threads = _share_threads.cache_info().currsize > 0  # then all sessions have to share them
+        shares_threads = _share_threads.cache_info().currsize > 0  # if one session does, all sessions must
         if self._is_small and not shares_threads:
             options.intra_op_num_threads = 1
         else:
@@ -165,7 +165,7 @@ class _Network:
         options.add_external_initializers(list(arrays), weights)
         try:
             return self._ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # the library's errors have no common base class
+        except Exception as error:  # onnxruntime's errors have no common base class
             raise LLMError(f"onnxruntime {self._ort.__version__} cannot run this model: {error}") from error
 
     def value(self, array: NDArray[Any]) -> Any:

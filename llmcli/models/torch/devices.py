@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from llmcli.errors import LLMError
 
-# messages of torch, cuBLAS, cuDNN and MPS (whose buffers have a maximum size) when memory runs out
+# out-of-memory messages of torch, cuBLAS, cuDNN and MPS (whose buffers have a maximum size)
 OUT_OF_MEMORY = "(not enough|out of|allocate) memory|std::bad_alloc|STATUS_ALLOC_FAILED|Invalid buffer size"
 
 
@@ -34,7 +34,7 @@ def check_dtype(dtype: str, device: str) -> None:
 
 
 def find_problem(dtype: str, device: str) -> str:
-    """Return why this machine cannot multiply matrices of `dtype` on `device`; "" if it can."""
+    """Return the reason why this machine cannot multiply matrices of `dtype` on `device`; "" if it can."""
     import torch
 
     if missing := _missing(device):

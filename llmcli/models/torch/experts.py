@@ -45,8 +45,8 @@ class Router(nn.Module):
 
 
 class Experts(nn.Module):
-    """E SwiGLUs, of which K process each token, without a capacity limit (arXiv:1701.06538, section 2;
-    arXiv:2401.04088, section 2.1). Their matrices are stacked; a file stores them one by one."""
+    """E SwiGLUs; K of them process each token, without a capacity limit (arXiv:1701.06538, section 2;
+    arXiv:2401.04088, section 2.1). Their matrices are stacked here, but separate in a file."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

@@ -37,7 +37,7 @@ class Linear(nn.Linear):
         super().__init__(inputs, outputs, bias=bias)
         self.adapter: LowRankAdapter | None = None
         self.folded: tuple[Tensor, Tensor | None] | None = None  # see `fold`
-        self.saves_memory = False  # recompute even on a CPU, which takes some time
+        self.saves_memory = False  # whether to recompute even on a CPU, where that is slower
 
     def recomputes(self, x: Tensor) -> bool:
         """Return whether the backward pass recomputes the cast copy of the weights."""
@@ -52,9 +52,9 @@ class Linear(nn.Linear):
 
 
 class TokenRows(nn.Module):
-    """Trainable embeddings of consecutive tokens, which replace their rows in the frozen matrices: with LoRA
-    alone, a model cannot learn the tokens that were appended for a chat template. B, T, C, V = batch, tokens,
-    hidden size, vocabulary size."""
+    """Trainable embeddings of consecutive tokens, which replace their rows in the frozen matrices. Without
+    them, LoRA could not learn the tokens appended for a chat template. B, T, C, V = batch, tokens, hidden size,
+    vocabulary size."""
 
     def __init__(self, first: int, count: int, hidden_size: int, tied: bool) -> None:
         super().__init__()

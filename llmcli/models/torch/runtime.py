@@ -17,7 +17,7 @@ from llmcli.models.torch.devices import memory_errors
 from llmcli.models.torch.transformer import LanguageModel, LayerKVCache
 
 LOGITS_AT_ONCE = 1 << 25  # logits of windows that are scored together
-CACHED_TOKENS = 1 << 13  # tokens in all copies of a cache that several texts continue
+CACHED_TOKENS = 1 << 13  # total tokens in the copies of a cache that several texts continue
 # logits in memory at once on a CPU: 32 MB, and up to four times that during calibration
 CPU_BLOCK_LOGITS = 1 << 23
 INVERSE_TEMPERATURES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3)  # evenly spaced
@@ -33,7 +33,7 @@ class TorchRuntime(Runtime):
         self._model = LanguageModel(config).to(device).eval()
         self._model.load_arrays(checkpoint.tensors)  # one by one: the CPU never holds all weights
         self._model.fold_gains()  # layer by layer: the device holds two copies of one layer at most
-        if device != "cpu":  # return to the system the memory that torch keeps for later tensors
+        if device != "cpu":  # return the memory that torch keeps for later tensors
             (torch.cuda if device == "cuda" else torch.mps).empty_cache()
         self._caches = [LayerKVCache() for _ in range(config.num_hidden_layers)]
 
@@ -86,8 +86,8 @@ class TorchRuntime(Runtime):
     @memory_errors()
     @torch.inference_mode()
     def _process(self, ids: Sequence[int], span: slice) -> Array:
-        """Process one token or more; return the logits [., V] after the tokens in `span`, since the logits of
-        all tokens would take gigabytes."""
+        """Process at least one token; return the logits [., V] after the tokens in `span` only, because the
+        logits of all tokens would take gigabytes."""
         check_input(ids, self.length, self.context)
         batch = torch.tensor([list(ids)], device=self._model.cos.device)
         return self._logits(self._model.hidden_states(batch, self._caches)[0, span])

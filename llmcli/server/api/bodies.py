@@ -27,7 +27,7 @@ from llmcli.server.api.schema import HARMLESS, Body
 from llmcli.server.errors import ApiError, invalid
 
 DEFAULT_WORDS = 10
-# arguments that are not variables of a template
+# arguments with a fixed meaning, which are not variables of a template
 TEMPLATE_ARGUMENTS = {"messages", "tools", "documents", "add_generation_prompt"}
 FORMATS = '{"type": "json_object"}, or {"type": "json_schema", "json_schema": {"schema": ...}}'
 BIASES = f"an object of at most {limits.MAX_BIASES:,} token ids, with numbers from -100 to 100"
@@ -98,8 +98,7 @@ Choices = Annotated[
 
 
 class StructuredOutputs(Nested):
-    """A constraint on the text: one of these, under vLLM's names. OpenAI's `response_format` is for JSON
-    schemas."""
+    """A constraint on the text, under one of vLLM's names. OpenAI's `response_format` is for JSON schemas."""
 
     choice: Choices | None = None
     regex: str | None = None
@@ -155,7 +154,7 @@ def _sampling(name: str, default: float | None = None, high: float | None = None
 
 
 def id_list(low: int, high: int) -> Any:
-    """Return the field for a list of token ids. Whether the vocabulary has them is checked once the model is
+    """Return the field for a list of token ids, which are checked against the vocabulary once the model is
     known."""
     return Field(min_length=low, max_length=high, description=f"a list of {low} to {high:,} token ids")
 
@@ -217,7 +216,7 @@ class GenerationBody(Body):
         f"{limits.MAX_STOP_CHARACTERS:,} characters",
     )
     n: int = Field(1, ge=1, le=limits.MAX_CHOICES)  # texts for each prompt
-    # also returns the prompt's ids; completions with log probabilities then have `content`, like chats
+    # also return the prompt's ids; completions with log probabilities then have `content`, like chats
     return_token_ids: bool = False
     stream: bool = False
     stream_options: StreamOptions | None = None
@@ -242,8 +241,8 @@ class GenerationBody(Body):
 
     @cached_property
     def constraint(self) -> tuple[str, Grammar | tuple[str, ...] | None]:
-        """The field that constrains the text, and the constraint: a grammar, or choices; ("", None) without a
-        constraint. Raises ApiError if there are several."""
+        """(name of the field that constrains the text, grammar or choices); ("", None) without a constraint.
+        Raises ApiError for several constraints."""
         nested = self.structured_outputs or StructuredOutputs()
         given: list[tuple[str, Grammar | tuple[str, ...]]] = []
         if self.response_format:
@@ -251,15 +250,15 @@ class GenerationBody(Body):
         if nested.choice:
             given.append(("structured_outputs.choice", tuple(nested.choice)))
         for kind, text in (("regex", nested.regex), ("grammar", nested.grammar)):
-            if text is not None:  # an empty text is a constraint too: it is invalid, or allows one text
+            if text is not None:  # an empty text is also a constraint: it is invalid, or allows one text
                 given.append((f"structured_outputs.{kind}", Grammar(kind, text)))
         if len(given) > 1:
-            raise invalid(given[0][0], f"and {given[1][0]} both constrain the text; give one of the two")
+            raise invalid(given[0][0], f"and {given[1][0]} both constrain the text; give only one of them")
         return given[0] if given else ("", None)
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The texts of which one is generated; () if the text is not restricted to choices."""
+        """The texts from which one is chosen; () if the text is not restricted to choices."""
         constraint = self.constraint[1]
         return constraint if isinstance(constraint, tuple) else ()
 
@@ -285,7 +284,7 @@ class CompletionBody(GenerationBody):
         description="a text, a list of token ids, or a list of either"
     )
     echo: bool = False
-    # some clients send the boolean of the chat format; false means none
+    # some clients send a boolean, as in chats; false means no log probabilities
     logprobs: Annotated[
         Annotated[int, Field(ge=0, le=limits.MAX_LOGPROBS)] | None,
         BeforeValidator(lambda value: None if value is False else value),
@@ -330,8 +329,7 @@ class ChatBody(GenerationBody):
         super().model_post_init(context)
         if self.top_logprobs and not self.logprobs:
             raise invalid("top_logprobs", "has no effect without logprobs; set logprobs to true")
-        # a last message of the assistant is continued; after any other message, the header of an answer
-        # follows
+        # if the last message is the assistant's, it is continued; otherwise, the header of an answer follows
         continues = self.messages[-1].role == "assistant"
         if self.continue_final_message not in (None, continues):
             wanted = (
@@ -366,7 +364,7 @@ class ExplainBody(PromptBody):
     n: Words = DEFAULT_WORDS
     literal: bool = False
     truncate_prompt_tokens: Truncation = None
-    # what is computed: next words, the effect of each token, attention (with `position`, of one token)
+    # results to compute: next words, the effect of each token, attention (with `position`, of one token)
     include: list[Literal["next", "effects", "attention"]] = Field(
         ["next", "effects", "attention"], description="a list of next, effects, attention"
     )

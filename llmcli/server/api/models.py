@@ -30,7 +30,7 @@ class ServedModel:
         """`context` limits the context length. Raises LLMError."""
         self.path = path
         self.name = path.stem if path.is_file() else name_of(path.resolve())
-        if self.name != self.name.encode("utf-8", "replace").decode("utf-8"):  # JSON cannot hold it
+        if self.name != self.name.encode("utf-8", "replace").decode("utf-8"):  # not representable in JSON
             raise LLMError(f"the name {path} is not UTF-8 text; rename the file")
         self.source = load_any(path)
         self.experts = expert_names(self.source)
@@ -50,7 +50,7 @@ class ServedModel:
         return open_chat_template(self.source, self.tokenizer)
 
     def prepare(self) -> None:
-        """Load what the first request would wait for. Errors are ignored here and reported by the
+        """Load everything that would delay the first request. Errors are ignored here and reported by
         requests."""
         with suppress(LLMError, OSError, MemoryError):
             self.tokenizer.vocabulary.allowed(START)
@@ -148,7 +148,7 @@ class Models:
     def open_runtime(self, name: str) -> tuple[Runtime, Tokenizer]:
         """Load a model. Raises LLMError."""
         model = self._models[name]
-        with suppress(RuntimeError):  # no thread can be started: the first request does the work
+        with suppress(RuntimeError):  # if no thread can be started, the first request does the work
             Thread(target=model.prepare, name="prepare-model", daemon=True).start()
         try:
             model.check_unchanged()

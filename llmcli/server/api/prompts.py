@@ -67,7 +67,7 @@ def check_choices_fit(choices: Sequence[str], prompts: Sequence[Prompt], model: 
             raise invalid(
                 "structured_outputs.choice",
                 f"has {brief(choice)} with {tokens:,} tokens after {taken:,} of the prompt, and the context "
-                f"length of {model.name} is {model.context:,}; use a shorter one",
+                f"length of {model.name} is {model.context:,}; use a shorter choice",
                 "context_length_exceeded",
             )
 
@@ -92,9 +92,9 @@ def chat_template(
 def encode_messages(
     messages: Sequence[Message], template: ChatTemplate, context: int, max_tokens: int
 ) -> tuple[Prompt, int]:
-    """Return (tokens of a conversation with the header of the answer, number of oldest turns that are left
-    out as in `llm chat`). An assistant message at the end is the beginning of the answer. Raises ApiError if
-    even the last turn does not fit."""
+    """Return (tokens of a conversation with the header of the answer, number of oldest turns left out, as in
+    `llm chat`). A last message of the assistant is the beginning of the answer. Raises ApiError if even the
+    last turn does not fit."""
     prefill = messages[-1].content if messages[-1].role == "assistant" else ""
     asked = messages[:-1] if messages[-1].role == "assistant" else messages
     beginning = Prompt.of(prefill, template.tokenizer) if prefill else Prompt([])

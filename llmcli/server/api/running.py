@@ -17,7 +17,7 @@ from llmcli.server.limits import KEEP_ALIVE_SECONDS, REQUEST_SECONDS, UNREAD_TOK
 
 
 class RunningRequests:
-    """A context manager for requests in the engine. Unfinished requests are cancelled on exit."""
+    """A context manager for requests in the engine; it cancels unfinished requests on exit."""
 
     def __init__(self, engine: Engine, requests: Sequence[GenerationRequest]) -> None:
         self._engine = engine
@@ -26,7 +26,7 @@ class RunningRequests:
         self._arrived: deque[tuple[int, Event]] = deque()  # at most UNREAD_TOKENS, plus one per text
         # numbers of the requests that are paused until the client has read their tokens
         self._paused: set[int] = set()
-        # guards `_arrived` and `_paused`, and holds back events until their request is in `_submitted`
+        # guards `_arrived` and `_paused`, and blocks events until their request is in `_submitted`
         self._lock = threading.RLock()
         self._is_woken = False  # the event loop has been notified
         self._has_arrived = asyncio.Event()

@@ -20,8 +20,8 @@ JsonObject = dict[str, Any]
 REFERENCE = "#/components/schemas/{model}"
 B = TypeVar("B", bound="Body")
 
-# fields of OpenAI, vLLM, llama.cpp, Ollama and others that never change a text, or only together with one of
-# the fields below
+# fields of OpenAI, vLLM, llama.cpp, Ollama and others that do not change a text, unless used together with one
+# of the fields below
 HARMLESS = {
     "user",
     "metadata",
@@ -70,7 +70,7 @@ _UNSUPPORTED: tuple[tuple[tuple[Any, ...], str], ...] = (
 )
 UNSUPPORTED = {name: neutral for neutral, names in _UNSUPPORTED for name in names.split()}
 TOOLS = ("tools", "functions", "tool_choice", "function_call")  # current names and earlier ones
-SIMILAR = 0.8  # difflib's ratio of two names, above which one is taken for a misspelling of the other
+SIMILAR = 0.8  # difflib's ratio above which a name is considered a misspelling of another
 
 
 def parse_object(data: bytes) -> JsonObject:
@@ -110,7 +110,7 @@ class Body(BaseModel):
         try:
             return cls.model_validate({name: value for name, value in values.items() if value is not None})
         except ValidationError as error:
-            # if a field may have several types, the one that was matched furthest is the intended one
+            # if a field may have several types, report the error of the type that matched furthest
             first = max(error.errors(include_url=False), key=lambda problem: len(_keys(problem["loc"])))
         keys = _keys(first["loc"])
         name = keys[0]
@@ -146,8 +146,8 @@ def _check_undeclared(values: Mapping[str, Any], declared: Collection[str]) -> N
             message = f"{name} is not supported, found {brief(value)}; leave it out"
             if name in TOOLS:
                 message = (
-                    "tools are not supported; leave out their fields, or set tool_choice to none; for an "
-                    "answer as JSON, give a JSON schema in response_format"
+                    "tools are not supported; leave out their fields, or set tool_choice to none; for a JSON "
+                    "answer, give a JSON schema in response_format"
                 )
             raise ApiError(message, param=name, code="unsupported_parameter")
 

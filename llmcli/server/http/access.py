@@ -17,7 +17,7 @@ from llmcli.server.limits import MAX_BODY_BYTES
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 OPEN_PATHS = frozenset({"/", "/health", "/v1/health"})  # no key required
-_HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::\d{1,5})?")  # no user name or anything else
+_HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::\d{1,5})?")  # only a host and a port
 
 Headers = Mapping[str, str]
 
@@ -30,7 +30,7 @@ class Access:
     hosts: frozenset[str] | None = LOOPBACK_NAMES
     origins: frozenset[str] = frozenset()  # allowed besides the server's own; "*": any
     api_key: str | None = None
-    classroom: Classroom | None = None  # admits requests where there is no key
+    classroom: Classroom | None = None  # admits requests if there is no key
 
     @classmethod
     def to(

@@ -39,7 +39,7 @@ OPERATIONS = [
     Operation("/openapi.json", description),
     *(
         Operation(prefix + path, handler, body, answer)
-        for prefix in ("/v1", "")  # many programs take the server's address without /v1
+        for prefix in ("/v1", "")  # many programs expect an address without /v1
         for path, handler, body, answer in (
             ("/models", info_routes.models, None, "Models"),
             ("/models/{id}", info_routes.model, None, "Model"),
@@ -101,7 +101,7 @@ def create_app(
             Route(operation.path, partial(respond, operation), methods=[operation.method])
             for operation in OPERATIONS
         ],
-        # outside the guard, because a preflight request has no key, and a page may read why it was refused
+        # outside the guard, because preflight requests have no key, and pages must be able to read refusals
         middleware=[
             Middleware(
                 CORSMiddleware,
@@ -132,7 +132,7 @@ async def _lifespan(service: Service, hooks: Hooks) -> AsyncIterator[None]:
 
 
 def _preload(service: Service, hooks: Hooks) -> None:
-    """Load a single model; the server is not healthy until then."""
+    """Load a single model; until it is loaded, the server is not healthy."""
 
     def on_loaded(loading: "asyncio.Future[None]") -> None:
         service.loading = False

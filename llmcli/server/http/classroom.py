@@ -1,7 +1,7 @@
-"""A class: the code that its browsers send in place of an API key, the limits of each address, and the invitation.
+"""A class: the code that its browsers send instead of an API key, the limits per address, and the invitation.
 
-The code is short enough to be typed from a projector. So it opens only what the page needs, and an address that
-sends wrong codes is refused for the rest of the minute.
+The code is short, so that students can type it from a projector. Therefore it gives access only to the routes
+that the page needs, and an address that sends wrong codes is refused for the rest of the minute.
 """
 
 import hmac
@@ -20,9 +20,9 @@ from starlette.requests import HTTPConnection
 from llmcli.server import limits
 from llmcli.server.errors import ApiError
 
-ALPHABET = "CDFGHJKMNPRTVWXY3479"  # no vowels, which would make words, and no two characters that look alike
+ALPHABET = "CDFGHJKMNPRTVWXY3479"  # no vowels, which could form words, and no characters that look alike
 CODE_CHARACTERS = 6  # 64 million codes
-# what the pages of `llm serve` and `llm train --watch` request
+# routes that the pages of `llm serve` and `llm train --watch` request
 PAGE_ROUTES = re.compile(
     r"/v1/(models(/[^/]+/(page|examples))?|next|explain|memory|experts|(chat/)?completions)|/state|/model"
 )
@@ -40,19 +40,19 @@ class Classroom:
     code: str = field(default_factory=new_code)
     clock: Callable[[], float] = time.monotonic
     _minute: float = -1
-    # of each address: requests and wrong codes in this minute, requests in progress
+    # by address: requests and wrong codes in this minute, requests in progress
     _requests: Counter[str] = field(default_factory=Counter)
     _wrong_codes: Counter[str] = field(default_factory=Counter)
     _running: Counter[str] = field(default_factory=Counter)
 
     @property
     def link(self) -> str:
-        """The URL with the code, which a browser keeps to itself: the page reads it and sends it as the key."""
+        """The URL with the code in the fragment, which browsers do not send: the page sends it as the key."""
         return f"{self.url}/#{self.code}"
 
     @cached_property
     def invitation(self) -> dict[str, Any]:
-        """What the page shows for others to join; without segno, the QR code has no rows."""
+        """The data that the page shows so that others can join; without segno, the QR code has no rows."""
         try:
             import segno
         except ImportError:
@@ -62,8 +62,8 @@ class Classroom:
 
     @contextmanager
     def admit(self, request: HTTPConnection, *, is_open: bool) -> Iterator[None]:
-        """Count a request while it is answered. Raises ApiError for one beyond the limits of its address, and
-        for one without the code, unless its route `is_open`."""
+        """Count a request while it is answered. Raises ApiError if its address exceeds a limit, or if the
+        request lacks the code, unless its route `is_open`."""
         address = request.client.host if request.client else ""
         if (minute := self.clock() // 60) != self._minute:  # also forgets the addresses that send nothing
             self._minute = minute
@@ -96,5 +96,5 @@ class Classroom:
             self._wrong_codes[address] += 1
             raise ApiError("the class code is wrong", 401, code="class_code_wrong")
         if not PAGE_ROUTES.fullmatch(request.scope["path"]):
-            message = "a class code opens only what the page shows; for all routes, start the server with --api-key KEY"
+            message = "a class code gives access only to the page; for all routes, start the server with --api-key KEY"
             raise ApiError(message, 403, code="not_for_classes")

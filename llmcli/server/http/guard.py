@@ -26,7 +26,7 @@ SCOPE_KEY = "llmcli.log"  # key of the log entry in a request's ASGI scope
 
 @dataclass
 class LogEntry:
-    """The log entry of a request; some fields are filled in while it is answered."""
+    """The log entry of a request; some fields are set while the request is answered."""
 
     method: str
     path: str

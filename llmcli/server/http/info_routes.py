@@ -17,7 +17,7 @@ async def health(call: Call) -> Response:
     """Whether the server is ready."""
     engine = call.service.engine
     if failure := engine.failure:
-        engine.start()  # it may be healthy again at the next check
+        engine.start()  # so that it may be healthy at the next check
         return JSONResponse({"status": "failed", "error": failure}, 503, {"Retry-After": "1"})
     if call.service.loading:
         return JSONResponse({"status": "loading"}, 503, {"Retry-After": "1"})
@@ -26,7 +26,7 @@ async def health(call: Call) -> Response:
 
 async def page(call: Call) -> Response:
     """The page."""
-    policy = "frame-ancestors 'none'"  # the page itself has the rest
+    policy = "frame-ancestors 'none'"  # the page itself declares the rest
     headers = {
         "Cache-Control": "no-cache",
         "Referrer-Policy": "no-referrer",
@@ -86,8 +86,7 @@ def tokenize(call: Call, body: TokenizeBody) -> JsonObject:
         template = chat_template(call.model, body.chat_template_kwargs)
         ids = template.encode(conversation(body), add_generation_prompt=body.add_generation_prompt)
     else:
-        # lm_eval requests the id of the end-of-text token by name; a name within a longer text is ordinary
-        # text
+        # lm_eval requests the id of the end-of-text token by name; within a longer text, a name is plain text
         ids = [tokenizer.control_ids[text]] if text in tokenizer.control_ids else tokenizer.encode(text)
         ids = (tokenizer.bos_ids if body.add_special_tokens else []) + ids
     return {"tokens": ids, "count": len(ids), "max_model_len": call.model.context}

@@ -19,7 +19,7 @@ from llmcli.errors import LLMError, usage
 from llmcli.server.limits import DRAIN_SECONDS, MAX_CONNECTIONS, RECEIVE_SECONDS, UNREAD_SECONDS
 
 KEEP_ALIVE_IDLE_SECONDS = 30  # how long a connection stays open between requests
-SEND_BUFFER_BYTES = 65_536  # with the default of several MB, a client counts as slow only after minutes
+SEND_BUFFER_BYTES = 65_536  # with the default of several MB, slow clients would be noticed only after minutes
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -38,7 +38,7 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         if error.errno == errno.EADDRNOTAVAIL:
             raise usage(
-                f"--host {host} is not an address of this computer; give one: --host 127.0.0.1"
+                f"--host {host} is not an address of this computer; give its address, such as --host 127.0.0.1"
             ) from error
         is_used = error.errno == errno.EADDRINUSE
         reason = "is in use by another program" if is_used else f"cannot be used: {error.strerror}"
@@ -53,8 +53,8 @@ def is_loopback(listener: socket.socket) -> bool:
 
 
 def urls(listener: socket.socket) -> list[str]:
-    """Return the URL for a browser on this computer; if the server listens on all addresses, also those for
-    other computers, if there is a network."""
+    """Return the URL for a browser on this computer and, if the server listens on all addresses, the URLs for
+    other computers on the network."""
     host, port = listener.getsockname()[:2]
     hosts = [host]
     if ipaddress.ip_address(host.partition("%")[0]).is_unspecified:
@@ -67,15 +67,15 @@ def urls(listener: socket.socket) -> list[str]:
 
 
 def _network_addresses(family: socket.AddressFamily) -> list[str]:
-    """Return the address that this computer uses to reach others; in a network without a way out, all that its
-    name has."""
+    """Return the address that this computer uses to reach others or, in a network without a default route, all
+    addresses of its host name."""
     # addresses reserved for documentation
     example = "192.0.2.1" if family == socket.AF_INET else "2001:db8::1"
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect((example, 9))  # only chooses a route: UDP sends nothing yet
         except OSError:
-            with suppress(OSError):  # a name without addresses
+            with suppress(OSError):  # the host name may have no address
                 found = {str(info[4][0]) for info in socket.getaddrinfo(socket.gethostname(), None, family)}
                 return sorted(name for name in found if not ipaddress.ip_address(name).is_loopback)
             return []
@@ -84,7 +84,7 @@ def _network_addresses(family: socket.AddressFamily) -> list[str]:
 
 class _Connection(H11Protocol):
     """A connection that is closed if its request does not arrive, or if its answer is not read. If there are
-    too many connections, one without an answer in progress is closed to admit the next."""
+    too many connections, a connection without an answer in progress is closed to admit the next."""
 
     def connection_made(self, transport: Any) -> None:
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -110,8 +110,8 @@ class _Connection(H11Protocol):
         return 2 if "unread" in self._timers else 3
 
     def _awaits_request(self) -> bool:
-        """Return whether no request is in progress: the next one has not arrived, or only a part of its head
-        has."""
+        """Return whether no request is in progress, that is, the head of the next request has not completely
+        arrived."""
         return self.cycle is None or self.cycle.response_complete
 
     def data_received(self, data: bytes) -> None:
@@ -173,7 +173,7 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Keep ignoring signals that the parent process had ignored."""
+        """Keep ignoring the signals that the parent process ignored."""
         ignored = [number for number in HANDLED_SIGNALS if signal.getsignal(number) is signal.SIG_IGN]
         with super().capture_signals():
             if threading.current_thread() is threading.main_thread():
@@ -182,5 +182,5 @@ class Server(uvicorn.Server):
             yield
 
     def stop(self) -> None:
-        """Shut down after the answers in progress."""
+        """Shut down after finishing the answers in progress."""
         self.should_exit = True

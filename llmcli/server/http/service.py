@@ -64,15 +64,15 @@ class Call:
         return await while_connected(self.request.receive, self._in_thread(function, takes_long=has_grammar))
 
     async def _in_thread(self, function: Callable[[], T], *, takes_long: bool = False) -> T:
-        """Run a function in a thread. With `takes_long`, it waits until few such functions are running, so
+        """Run a function in a thread. With `takes_long`, it waits while too many such functions are running, so
         that other requests get threads and processor time."""
         async with self.service.preparing if takes_long or self.is_large else nullcontext():
             return await run_in_threadpool(function)
 
     async def analyze(self, function: Callable[[Runtime, Check], T]) -> T:
         """Run a function on a fork of the model's runtime, in a thread of the engine. The function must
-        regularly call its second argument, `check`, which raises once the client has left or the time is up.
-        Raises ApiError and ClientDisconnect."""
+        regularly call its second argument, `check`, which raises an exception once the client has left or the
+        time is up. Raises ApiError and ClientDisconnect."""
         engine, name = self.service.engine, self.model.name
         return await self._bounded(
             lambda check: asyncio.wrap_future(engine.run(name, lambda runtime: function(runtime, check)))

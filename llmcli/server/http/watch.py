@@ -1,6 +1,6 @@
 """The server of `llm train --watch`: a page that shows a run, in a thread with its own event loop.
 
-It knows nothing about training: the run passes it texts, and never waits for it.
+It is independent of training: the run passes texts to the server, and never waits for it.
 """
 
 import threading
@@ -66,7 +66,7 @@ class WatchServer:
         self._listener.close()
 
     async def _show(self, _: Request) -> Response:
-        policy = {"Content-Security-Policy": "frame-ancestors 'none'"}  # the page itself has the rest
+        policy = {"Content-Security-Policy": "frame-ancestors 'none'"}  # the page itself declares the rest
         return HTMLResponse(self._page, headers=HEADERS | policy)
 
     async def _show_state(self, _: Request) -> Response:

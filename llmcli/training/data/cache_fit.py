@@ -1,8 +1,8 @@
-"""The validation slice of a text, and fitting the weights of the n-gram cache (models/ngram_cache.py) on that
-slice at the end of a run, or on a text that the user names.
+"""The validation slice of a text, and fitting the weights of the n-gram cache (models/ngram_cache.py), on that
+slice at the end of a run or on a text that the user names.
 
-The slice is an evenly spread part of the training text that is not trained on. It decides which weights are
-kept, so that the held-out text is used for nothing but the final evaluation.
+The slice is an evenly spread part of the training text that is not trained on. It selects the weights to keep,
+so that the held-out text is used only for the final evaluation.
 
 The cache's weights minimize the loss of the mixture on the slice. Each window counts twice: once with the
 preceding text in the cache, once with an empty cache, as at the start of a prompt. A few thousand tokens are
@@ -52,7 +52,7 @@ PRIOR = (
     (-0.6, -0.8, -1.65, 0.0),
 )
 PRIOR_STRENGTH = 10.0  # nats per squared distance from the prior
-# offset of all gates (logits), not penalized: beside a strong network the cache is nearly off
+# offset of all gates (logits), not penalized: next to a strong network, the cache is nearly off
 OFFSETS = range(0, -9, -1)
 # Adam's settings
 STEPS = 40
@@ -62,8 +62,9 @@ BETAS = (0.9, 0.98)
 
 def reserve_tokens(tokens: Tokens, count: int, context: int, *, at_end: bool = False) -> tuple[Tokens, Ints]:
     """Return (training tokens, windows [B, T + 1] with about `count` tokens in total, T at most `context`).
-    They are spread over the whole text, whose end may be untypical (names that only the last chapter has).
-    With `at_end` they are the end of the text, which measures the loss on new text."""
+    They are spread over the whole text, because its end may be untypical (for example, with names that only
+    occur in the last chapter). With `at_end` they are the end of the text, which measures the loss on new
+    text."""
     length = slice_window(count, context)
     windows = count // (length + 1)
     if not windows:

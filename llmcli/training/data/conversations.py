@@ -93,7 +93,7 @@ class DividedConversations:
 
     inputs: ConversationInputs
     split: ConversationSplit
-    # number of training conversations, of which `split` has a sample if there is no time for all
+    # number of training conversations; `split` has only a sample if there is no time for all of them
     available: int
     source: str  # description of the held-out conversations
     seen_by_base: bool = False  # whether the base model was trained on all held-out conversations
@@ -130,9 +130,8 @@ class DividedConversations:
             names = ", ".join(file.name for file in self.inputs.files[:MAX_NAMES])
             raise LLMError(
                 f"there is nothing to learn from in {names}: "
-                f"none of {len(self.split.training):,} conversations has an "
-                'answer to learn; each needs a message with the role "assistant", whose "weight" is not 0, and a chat '
-                "template that marks it"
+                f"none of {len(self.split.training):,} conversations has an answer to learn; each needs a "
+                'message with the role "assistant", whose "weight" is not 0, and a chat template that marks it'
             )
         held_out, kept_held_out = _encode(self.split.held_out, template)
         chosen = ConversationSplit(kept, kept_held_out, self.split.repeated)
@@ -298,7 +297,7 @@ def with_chat_format(base: Checkpoint) -> tuple[Checkpoint, ChatTemplate | None,
 
     def compute(name: str) -> Array:
         """Append rows with the mean of the existing rows, so that a new token starts out as likely as an
-        average one."""
+        average token."""
         tensor = base.tensors[name]
         if name not in (EMBEDDING, HEAD):
             return tensor

@@ -20,9 +20,9 @@ from llmcli.models.runtime import Bools, Runtime
 from llmcli.training.data.conversations import PreparedConversations
 
 MAX_QUESTIONS = 64
-MAX_WORK = 2e10  # parameters x tokens generated: a few seconds on one core; but at least ...
+MAX_WORK = 2e10  # maximum parameters x tokens generated (a few seconds on one core), but at least ...
 MIN_QUESTIONS = 4
-LONGEST_ANSWER = 2.0  # times the length of the longest training answer, in tokens; plus SLACK
+LONGEST_ANSWER = 2.0  # maximum tokens of an answer: this factor on the longest training answer, plus SLACK
 SLACK = 8
 # minimum similarity (Ratcliff and Obershelp: twice the number of matching characters, divided by the total
 # length) of nearly equal answers
@@ -52,7 +52,7 @@ def questions(conversations: PreparedConversations) -> Iterator[Question]:
         learned = [
             i for i, message in enumerate(messages) if message.role == "assistant" and message.is_learned
         ]
-        answer = learned[min(len(starts), len(learned)) - 1]  # the last one that is not truncated
+        answer = learned[min(len(starts), len(learned)) - 1]  # the last answer that is not truncated
         yield Question(
             messages[answer - 1].content if answer else "",
             tuple(ids[: starts[-1]].tolist()),

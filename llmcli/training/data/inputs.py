@@ -46,8 +46,10 @@ class Inputs:
     tokenizer_reason: str = ""
     reading: ReadOptions = field(default_factory=ReadOptions)
     groups: list[FileGroup] = field(default_factory=list)  # kinds of files
-    notes: list[str] = field(default_factory=list)  # the kinds in one line, and what was left out
-    files_read: list[dict[str, Any]] = field(default_factory=list)  # what was read of each file, for JSON
+    notes: list[str] = field(
+        default_factory=list
+    )  # a line about the kinds, and lines about what was left out
+    files_read: list[dict[str, Any]] = field(default_factory=list)  # facts about each file, for JSON
 
     @property
     def files(self) -> tuple[ConversationFile, ...]:
@@ -117,8 +119,8 @@ def load_inputs(
 
 
 def _validation(val: str | float | None, corpus: Sequence[str] | Sources) -> tuple[list[str], float]:
-    """Return (validation files: --val, or those that a data set holds out; the fraction to hold out
-    otherwise). Raises LLMError."""
+    """Return (validation files, from --val or held out by a data set; the fraction to hold out otherwise).
+    Raises LLMError."""
     if val is None:
         return [] if isinstance(corpus, Sources) else held_out_splits(corpus), recipe.HELD_OUT
     if isinstance(val, str) and Path(val).exists():
@@ -127,7 +129,8 @@ def _validation(val: str | float | None, corpus: Sequence[str] | Sources) -> tup
 
 
 def _check_kinds(names: Sequence[str], held_out: Sources, sources: Sources) -> None:
-    """Raise LLMError if validation files have text or conversations that the training data lack."""
+    """Raise LLMError if there are validation files of a kind (text or conversations) that the training data
+    lack."""
     if held_out.text.documents and not sources.text.documents:
         raise LLMError(f"`val` {names[0]} has no conversations; name a file of conversations, or a fraction")
     if held_out.conversation_files and not sources.conversation_files:

@@ -32,9 +32,9 @@ SHARE = 0.95
 # network trained only on one wording of each question hardly understands others
 NETWORK_WEIGHT = 0.25
 MAX_QUESTIONS = 64  # unrelated or held-out questions
-MIN_QUESTIONS = 4  # unrelated questions for which a minimum is fitted
+MIN_QUESTIONS = 4  # minimum number of unrelated questions for fitting the minimum confidence
 UNRELATED_SHARE = 0.7  # share of the time for unrelated questions
-LARGE = 20e6  # a model with this many parameters takes a second per question
+LARGE = 20e6  # parameters of a model that takes a second per question
 MAX_QUESTIONS_LARGE = 8  # unrelated or held-out questions for such a model
 # time for fitting
 TIME_SHARE = 0.1  # maximum share of the time budget
@@ -115,7 +115,7 @@ UNRELATED = {
 def check_known_answers(conversations: ConversationInputs | None, *, adapter_only: bool) -> None:
     """Raise LLMError if the run has no known answers to store, too many, or a file that cannot store them."""
     if adapter_only:
-        raise usage("adapters have no place for `known_answers`; leave out `adapter_only`")
+        raise usage("adapters cannot store `known_answers`; leave out `adapter_only`")
     if conversations is None:
         raise usage(
             "`known_answers` needs questions and answers, and the training data are plain text; leave it out"
@@ -155,7 +155,8 @@ def store_known_answers(checkpoint: Checkpoint, conversations: PreparedConversat
 
 
 def _question_limit(parameters: int) -> int:
-    """Return the largest number of unrelated, and of held-out questions for a model of this size."""
+    """Return the maximum number of unrelated questions, and of held-out questions, for a model of this
+    size."""
     return MAX_QUESTIONS_LARGE if parameters > LARGE else MAX_QUESTIONS
 
 
@@ -187,7 +188,7 @@ def fit_min_confidence(
     on_progress: Callable[[float], None] = lambda share: None,
 ) -> KnownAnswerShares:
     """Fit the minimum confidence of the known answers stored in a model, with `seconds` for all questions.
-    Returns how it answers held-out questions that have a training answer. `on_progress` receives the
+    Returns the model's score on held-out questions that have a training answer. `on_progress` receives the
     completed share, 0 to 1."""
     known = checkpoint.known_answers
     assert known is not None

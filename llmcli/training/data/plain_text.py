@@ -33,7 +33,7 @@ from llmcli.training.interruption import CutShortError
 WORK = 1.5e11  # parameters x tokens scored: a few seconds on two cores ...
 TOKENS = (256, 16_384)  # ... but at least and at most this many tokens
 WINDOW = 256  # tokens scored together
-MAX_BASE_TEXT_BYTES = 64_000_000  # size of a base model's training text up to which it is searched for
+MAX_BASE_TEXT_BYTES = 64_000_000  # a larger training text of a base model is not searched for
 BYTES_PER_TOKEN = 8  # assumed maximum
 GENERATED_LENGTH = 64  # tokens of each generated text
 MIN_LENGTH = 8  # minimum, if there is no time for more
@@ -58,8 +58,8 @@ class PlainText:
 
 
 def find_plain_text(inputs: Inputs, prepared: Prepared) -> PlainText | None:
-    """Return the held-out text of a run that trains on text before conversations; with a base model, the text
-    held out when the base model was trained, if it is found. None without such text or without
+    """Return the held-out text of a run that trains on text before conversations or, with a base model, the
+    text that was held out when it was trained, if that is found. None without such text or without
     conversations."""
     if not prepared.conversations:
         return None

@@ -7,7 +7,7 @@ from typing import Any
 
 from llmcli.config import TrainConfig, convert_fields
 
-ADDED_LATER = ("conversations_from", "stage_start", "stage_end", "student_from")  # older versions lack them
+ADDED_LATER = ("conversations_from", "stage_start", "stage_end", "student_from")  # missing in older files
 
 
 @dataclass

@@ -39,9 +39,9 @@ from llmcli.training.planning.task import Task
 
 # maximum bytes of held-out text to read, sampled evenly; an evaluation never covers more
 MAX_HELD_OUT_BYTES = 64_000_000
-NOTED_BYTES = 4_000_000  # training a tokenizer on more takes seconds, so there is a note
-NOTED_SEARCH_BYTES = 200_000_000  # likewise for searching a training text
-# at the start of a text, searched for a prompt, and by which its lines are judged
+NOTED_BYTES = 4_000_000  # training a tokenizer on more text takes seconds, so a note is shown
+NOTED_SEARCH_BYTES = 200_000_000  # the same for searching a training text
+# tokens at the start of a text that are searched for a prompt, and that determine the kind of its lines
 MAX_PROMPT_SEARCH_TOKENS = 4_000
 
 SEEN_NOTE = (
@@ -59,13 +59,13 @@ class Prepared:
     tokenizer: Tokenizer
     split: CorpusSplit
     read: Corpus  # the part of the training text that the run reads
-    tokens: TokenIds  # of this text; may be empty if there are conversations
+    tokens: TokenIds  # tokens of `read`; may be empty if there are conversations
     held_out: TokenIds  # validation text; may be empty
     record: TrainingRecord  # the part about the corpus
     max_bytes: int = sys.maxsize  # training text that fits the time budget
     encoded: PreparedConversations | None = None  # conversations of any length
     conversations: PreparedConversations | None = None  # fitted to the plan's context
-    data_rows: tuple[PlanRow, ...] = ()  # of the plan; the last of these is the vocabulary
+    data_rows: tuple[PlanRow, ...] = ()  # rows of the plan about the data; the last is the vocabulary
 
     def _beginning(self, ids: TokenIds) -> str:
         """Return the first documents of a text, joined by line ends."""
@@ -99,8 +99,8 @@ class Prepared:
 
     def second_run(self, search: EpochSearch, spent: float) -> "Prepared":
         """Return the same data with the plan of the second run, for the time budget minus the `spent`
-        seconds. The ratio of measured to estimated speed in the first run is assumed for the other shapes
-        too."""
+        seconds. Other shapes are assumed to have the same ratio of measured to estimated speed as the first
+        run's."""
         plan = self.plan
         task = replace(self.task, seconds_spent=spent, search=search)
         assert plan.expected
@@ -163,7 +163,7 @@ def prepare(
     return Prepared(
         plan,
         task,
-        # as it will be opened with the model
+        # the tokenizer as it is opened with the model
         tokenizer.for_model(seen_bytes, plan.model.extra_eos_ids if encoded else ()),
         text,
         read,
@@ -296,8 +296,8 @@ def _description(text: CorpusSplit, known_share: float, read_bytes: int) -> str:
 
 
 def _max_held_out_bytes(text: CorpusSplit, max_bytes: int) -> int:
-    """Return the bytes of held-out text to read; if it is split from the corpus, the same share as of the
-    training text."""
+    """Return the bytes of held-out text to read; if it was split from the corpus, read the same share as of
+    the training text."""
     held_out_bytes = text.held_out.text_bytes
     if text.is_from_corpus and held_out_bytes:
         max_bytes = max(1, round(max_bytes * held_out_bytes / (text.training.text_bytes + held_out_bytes)))
@@ -356,7 +356,7 @@ def _seen_bytes(
 
 
 def _max_bytes(request: PlanRequest) -> int:
-    """Return the maximum bytes of training text to read: as much as the time budget suffices to train on."""
+    """Return the maximum bytes of training text to read: as many as can be trained on in the time budget."""
     if not request.has_time_budget:
         return sys.maxsize
     factor = recipe.GPU_BYTES_FACTOR if request.device == "cuda" else recipe.CPU_BYTES_FACTOR

@@ -16,7 +16,7 @@ SAMPLE_BYTES = 1 << 16
 MIN_WORDS = 200
 # share of function words: 16 to 27% in English novels, plays and manuals, at most 5% in other languages
 MIN_ENGLISH = 0.1
-# symbols per word: at most 0.16 in prose, more in source code, whose comments may have as many function words
+# symbols per word: at most 0.16 in prose, more in source code (whose comments may have many function words)
 MAX_SYMBOLS = 0.2
 # bits per byte of zlib: 2.8 to 3.5 for prose, fewer for repetitive text, which a new model predicts well
 MIN_COMPRESSED_BITS = 2.5

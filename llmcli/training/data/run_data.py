@@ -124,8 +124,8 @@ class BatchSchedule:
 
 
 class ConversationPhase:
-    """The part of a run that trains on conversations: all of the run, or its end. The Position has its
-    state."""
+    """The part of a run that trains on conversations: all of the run, or its end. Its state is in the
+    Position."""
 
     def __init__(
         self,
@@ -153,7 +153,7 @@ class ConversationPhase:
         """Return the batch of the next step; None until the progress of the run reaches the conversations."""
         if position.conversations_from is None:
             begin = 1 - self._chosen.share
-            if self._settings.seconds is None:  # even a short run takes one step on conversations
+            if self._settings.seconds is None:  # even a short run takes a step on conversations
                 begin = min(begin, (self._settings.steps - 1) / self._settings.steps)
             if position.progress < begin:
                 return None

@@ -22,7 +22,7 @@ def launch(count: int, arguments: Sequence[str], on_note: Callable[[str], None])
     process. If a process is killed, all are restarted, and the run resumes from its last saved state."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # each sets its own number of threads
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # no stack frames when a process is lost
-    logging.disable(logging.ERROR)  # torch logs the exit code too, through loggers with levels of their own
+    logging.disable(logging.ERROR)  # torch also logs the exit code, through loggers with separate levels
     command = ["-m", "llmcli", *arguments]
     config = LaunchConfig(
         min_nodes=1,
@@ -47,13 +47,13 @@ def launch(count: int, arguments: Sequence[str], on_note: Callable[[str], None])
             if not _may_restart(codes) or restarts == MAX_RESTARTS:
                 code = codes.get(0, next(iter(codes.values())))
                 return 128 - code if code < 0 else code
-        on_note("a process of this run was killed; starting all again from the last saved state")
-        os.environ.pop(BEGAN, None)  # the state of the run has the earlier seconds
+        on_note("a process of this run was killed; restarting all processes from the last saved state")
+        os.environ.pop(BEGAN, None)  # the saved state includes the seconds before
     return 1
 
 
 def _may_restart(codes: Mapping[int, int]) -> bool:
-    """Return whether a process was killed or lost another one, but not because rank 0 ended with an error."""
+    """Return whether a process was killed or lost another process, unless rank 0 ended with an error."""
     if codes.get(0, 0) > 0 and codes[0] not in (LOST_PROCESS, 128 + signal.SIGTERM):
         return False
     return any(code < 0 or code == LOST_PROCESS for code in codes.values())

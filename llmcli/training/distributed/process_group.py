@@ -22,11 +22,11 @@ from torch.distributed.rendezvous import rendezvous
 from llmcli.errors import LLMError
 from llmcli.training.distributed.processes import MAX_RESTARTS, OWN_RESTARTS, Processes
 
-# the other ranks wait while rank 0 plans or evaluates; a process that has ended is detected anyway
+# other ranks wait while rank 0 plans or evaluates; the end of a process is detected without this limit
 GROUP_TIMEOUT = datetime.timedelta(days=7)
 # how long rank 0 waits for the other ranks to connect, which is the first thing they do
 JOIN_TIMEOUT = datetime.timedelta(minutes=10)
-# time limit for connecting: a process does not notice that others cannot reach it
+# time limit for connecting: a process cannot detect that others cannot reach it
 CONNECT_TIMEOUT = datetime.timedelta(minutes=1)
 # exit code when another process ended: the run can be restarted (EX_TEMPFAIL in sysexits.h)
 LOST_PROCESS = 75
@@ -53,7 +53,7 @@ class Command(IntEnum):
 
 class ProcessGroup:
     """The processes of a run, which call all methods in the same order, except `request_stop` and
-    `stop_request`. If one has ended, methods raise LLMError."""
+    `stop_request`. If a process has ended, methods raise LLMError."""
 
     def __init__(self, processes: Processes, device: str) -> None:
         """Wait until all processes have connected. `device` is the model's: "cpu", "cuda" or "mps"."""
@@ -63,7 +63,7 @@ class ProcessGroup:
         self.is_sharded = False  # whether each process holds a part of every weight
         if device == "cuda":
             torch.cuda.set_device(processes.local_rank)
-        self._device = torch.device("cuda" if device == "cuda" else "cpu")  # where messages are sent from
+        self._device = torch.device("cuda" if device == "cuda" else "cpu")  # device of the messages
         self._store = _connect(processes, "nccl" if device == "cuda" else "gloo")
         self._next_stop_check = 0.0  # time of the next check for a stop request
 
@@ -86,7 +86,7 @@ class ProcessGroup:
             return int(self._store.get(STOP)) if self._store.check([STOP]) else None
 
     def send_command(self, command: Command, *numbers: float) -> None:
-        """Send a command from rank 0, which the others receive with `next_command`."""
+        """Send a command from rank 0; other ranks receive it with `next_command`."""
         message = [float(command), *map(float, numbers)]
         self.broadcast(torch.tensor(message + [0.0] * (MESSAGE_LENGTH - len(message)), dtype=torch.float64))
 
@@ -99,7 +99,7 @@ class ProcessGroup:
         return self._overwrite(tensor, lambda sent: dist.broadcast(sent, 0))
 
     def broadcast_json(self, value: Any = None) -> Any:
-        """Return the value that rank 0 passes."""
+        """Send rank 0's value to all ranks, and return it."""
         data = json.dumps(value).encode() if self.rank == 0 else b""
         size = int(self.broadcast(torch.tensor([len(data)])))
         content = (
@@ -135,7 +135,7 @@ class ProcessGroup:
         return part
 
     def rows_of(self, rank: int, length: int) -> range:
-        """Return the range of a process in `length` rows. FSDP2 shards weights in the same way."""
+        """Return the range of `length` rows that a process has. FSDP2 shards weights in the same way."""
         size = self.part_length(length)
         return range(length)[rank * size : (rank + 1) * size]
 
@@ -210,7 +210,7 @@ def meet(store: Any, processes: Processes) -> str:
 def lost_process() -> LLMError:
     problem = "another process of this run has ended, or cannot be reached"
     if int(os.environ.get(OWN_RESTARTS, MAX_RESTARTS)) < MAX_RESTARTS:
-        return LLMError(problem, LOST_PROCESS)  # the launcher says that it starts all again
+        return LLMError(problem, LOST_PROCESS)  # the launcher notes the restart
     return LLMError(
         f"{problem}; unless the processes restart automatically, start the same command again: it resumes "
         "from the last saved state",

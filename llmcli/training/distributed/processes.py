@@ -1,5 +1,4 @@
-"""The processes of a training run, read from the environment variables that torchrun sets. Imports nothing
-heavy."""
+"""The processes of a training run, read from the environment variables that torchrun sets. Fast to import."""
 
 import os
 from collections.abc import Mapping

@@ -88,7 +88,7 @@ def _tokens_per_byte(record: TrainingRecord, step: int) -> float:
 def answer_counts(record: TrainingRecord) -> str:
     """Count the greedy answers to held-out questions in a sentence; "" if no question was asked."""
     measured = record.answers
-    if measured is None or measured.garbled is None:  # files of earlier versions count less
+    if measured is None or measured.garbled is None:  # files of earlier versions lack some counts
         return ""
     count = measured.questions
     exact, near, garbled = (

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 class Output:
     """The files that a run writes, and what already exists there."""
 
-    path: Path  # model, or adapters with `adapter_only`
-    resume_path: Path  # state from which a stopped run resumes
+    path: Path  # file of the model, or of the adapters with `adapter_only`
+    resume_path: Path  # file with the state from which a stopped run resumes
     adapter_only: bool
     force: bool
     stopped: StoppedRun | None = None  # run to resume
@@ -38,7 +38,7 @@ class Output:
     def may_replace(self) -> bool:
         """Return whether `path` is free, or --force was given, or the existing file was saved by the stopped
         run."""
-        exists = os.path.exists(self.path)  # noqa: PTH110 (Path.exists raises where the directory may not be read)
+        exists = os.path.exists(self.path)  # noqa: PTH110 (Path.exists raises if the directory is unreadable)
         return self.force or not exists or (self.stopped is not None and is_saved_in(self.stopped, self.path))
 
     def note_existing(self) -> None:
@@ -78,8 +78,7 @@ class Output:
                 self.resume_path.unlink()
 
     def _free_path(self) -> Path:
-        """Return `path` after renaming an existing model there or, if that is not allowed, a new path beside
-        it."""
+        """Return `path`, after renaming an existing model there, or else a new path in the same directory."""
         if self.may_replace():
             return self.path
         problem = f"{self.path} was created by another process during the run and is kept"
@@ -125,8 +124,8 @@ def claim_output(
     on_warning: Callable[[str], None] = lambda warning: None,
 ) -> Iterator[Output]:
     """Check and lock the output path until the context ends, and load the state of a stopped run (with
-    `force` only in a run `restarted` after a crash). An existing model is renamed (`rename_existing`) or,
-    with `force`, replaced. `model` is read."""
+    `force`, only in a run `restarted` after a crash). An existing model is renamed (`rename_existing`) or,
+    with `force`, replaced; but `model`, which the run reads, must not be overwritten."""
     planned = dry_run_output(path, adapter_only=adapter_only)
     output = replace(planned, force=force, on_note=on_note, on_warning=on_warning)
     directory = path

@@ -39,18 +39,18 @@ _RESUME_SUFFIXES = (".resume.safetensors", ".resume")
 class StoppedRun:
     """A run that can continue."""
 
-    identity: dict[str, Any]  # options, text and versions on which it depends; JSON
+    identity: dict[str, Any]  # options, text and versions on which the run depends, as JSON
     plan: Plan
     tokenizer_json: str
     state: State
-    max_bytes: int | None = None  # limit of the training text; None: not saved by an older version
+    max_bytes: int | None = None  # limit of the training text; None: not saved (by an older version)
 
     @property
     def processes(self) -> int:
         return int(self.state.values.get("processes", 1))
 
     def take_state(self) -> State:
-        """Return the state, whose large arrays are dropped here."""
+        """Return the state, and drop its large arrays here."""
         taken = State(dict(self.state.arrays), self.state.values)
         self.state.arrays.clear()
         return taken
@@ -147,7 +147,7 @@ def _read_plan(metadata: Mapping[str, str]) -> Plan:
 def _check_plan(plan: Plan, identity: Mapping[str, Any]) -> None:
     settings = plan.train
     if settings.context > plan.model.max_position_embeddings:
-        raise ValueError(f"windows of {settings.context:,} tokens are longer than the context of its model")
+        raise ValueError(f"windows of {settings.context:,} tokens are longer than the model's context")
     threads = identity.get(THREADS, settings.threads)
     steps = identity.get("--steps", settings.steps)
     if threads < settings.threads or steps != settings.steps:  # several processes share the threads
@@ -168,8 +168,8 @@ class StateSaver:
 
     @property
     def resumable(self) -> bool:
-        """Return whether a run that is stopped now can resume, from a saved state or one that can be
-        saved."""
+        """Return whether a run that is stopped now can resume, from a state that is already saved or can be
+        saved now."""
         return self._has_saved or not self._has_failed
 
     def is_due(self) -> bool:
@@ -179,7 +179,8 @@ class StateSaver:
         """Save a state. The first failure is a warning; the run continues."""
         began = time.monotonic()
         try:
-            if os.path.exists(self._path) and not is_resume_file(self._path):  # noqa: PTH110 (Path.exists may raise)
+            exists = os.path.exists(self._path)  # noqa: PTH110 (Path.exists may raise)
+            if exists and not is_resume_file(self._path):
                 raise LLMError(f"{self._path} was created by another process during the run and is kept")
             save(self._path, replace(self.run, state=state))
             self._has_saved = True
@@ -203,8 +204,8 @@ def text_fingerprint(documents: Iterable[tuple[str, int, str]]) -> str:
 
 
 def check_same_run(stopped: StoppedRun, identity: Mapping[str, Any], path: Path, processes: int = 1) -> None:
-    """Raise LLMError with the differences if the stopped run in the file `path` has another identity."""
-    # another number of processes changes the order of sums anyway, so threads do not matter
+    """Raise LLMError with the differences if the stopped run in the file `path` has a different identity."""
+    # a different number of processes changes the order of sums anyway, so threads do not matter
     if processes != stopped.processes and THREADS in stopped.identity:
         identity = {**identity, THREADS: stopped.identity[THREADS]}
     before = stopped.identity
@@ -248,7 +249,7 @@ def _is_of(stopped: StoppedRun, metadata: Mapping[str, str]) -> bool:
     base = record.base
     base_option = str(identity.get("--from") or "")
     return bool(
-        record.train  # a resumed run may have another number of threads
+        record.train  # a resumed run may have a different number of threads
         and record.train.document | {"threads": None} == as_record(stopped.plan.train) | {"threads": None}
         and metadata.get("tokenizer.json", stopped.tokenizer_json)
         == stopped.tokenizer_json  # adapters have none

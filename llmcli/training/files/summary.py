@@ -13,7 +13,8 @@ from llmcli.evaluation.figures import ADAPTING, NETWORK, Figures, known_text
 from llmcli.formats.training_record import EvaluatedData, Settings, TrainingRecord
 from llmcli.training.files.curve import answer_counts, read_curve, steps_of_model
 
-MIN_STEPS = 100  # fewer steps leave a model undertrained (MIN_STEPS_FINE_TUNING for fine-tuning) ...
+# fewer steps leave a model undertrained ...
+MIN_STEPS = 100
 MIN_STEPS_FINE_TUNING = 10
 MANY_EPOCHS = 10.0  # ... except after this many epochs: the run lacks text, not steps
 MIN_SUGGESTED_MINUTES = 5  # minimum value suggested for --time
@@ -25,7 +26,7 @@ FORGETTING = 0.02  # relative rise of the bits per byte of plain text by trainin
 # share of generated strings in the training text, beyond the share of held-out strings, ...
 MEMORIZED_SHARE = 0.1
 ASSUMED_SHARE = 0.4  # ... which is assumed if nothing is held out
-# share of held-out questions answered exactly, above which there is hardly anything to improve
+# share of held-out questions answered exactly, above which there is little left to improve
 EXACT_SHARE = 0.99
 MAX_LISTED_CHARACTERS = 200  # maximum length of the answers in a command
 MIN_COMPARED_BYTES = 2000  # minimum held-out text for a meaningful comparison with compressors
@@ -93,7 +94,7 @@ class _FinishedRun:
         self.steps = steps_of_model(record)
         of_answers = record.held_out.of == "answers"
         self.data = "conversations" if of_answers else "text"
-        settings = record.train or Settings()  # a time limit makes `steps` the limit of epochs
+        settings = record.train or Settings()  # with a time limit, `steps` comes from the limit of epochs
         self.fine_tuned = bool(record.base or settings.recipe in FINE_TUNING_RECIPES)
         self.limit_share = 0.0 if settings.seconds is None else record.steps / settings.steps
         epochs = record.conversations.epochs if record.conversations and of_answers else record.epochs

@@ -26,7 +26,7 @@ Weights = dict[str, Array]
 
 
 class BestWeights:
-    """Calibrates and evaluates the current weights of a model, and keeps the best so far (none before the
+    """Calibrates and evaluates the current weights of a model, and keeps the best so far (no weights before the
     first evaluation). The step, factor and loss of the best weights are in the Position."""
 
     def __init__(self, model: LanguageModel, job: Job, position: Position, *, is_compiled: bool) -> None:
@@ -109,8 +109,8 @@ class BestWeights:
         self._position.best_factor = factor
 
     def _measure(self, limit: float = math.inf) -> tuple[float, float]:
-        """Return (factor on the logits, bits per byte with it) on the validation slice. Without calibration,
-        the factor is 1.0, and only the part that can be evaluated until `limit` counts."""
+        """Return (factor on the logits, bits per byte with this factor) on the validation slice. Without
+        calibration, the factor is 1.0, and only the part that can be evaluated until `limit` counts."""
         if not self._calibrates:
             return 1.0, self.validator.evaluate(limit, self._clock.now).bits_per_byte
         self._model.eval()

@@ -23,17 +23,17 @@ FIRST_STEP_SECONDS = 10.0  # the first step may take this long ...
 FIRST_STEP_SHARE = 0.25  # ... or this share of the run, if that is more
 # after Ctrl-C, a step or an evaluation that has taken more seconds than this is interrupted ...
 STEP_PATIENCE = 1.0
-FINAL_PATIENCE = 3.0  # ... and likewise an evaluation after the last step
+FINAL_PATIENCE = 3.0  # ... or, for an evaluation after the last step, more than this
 LOADING_SECONDS_PER_MILLION = 0.015  # per million parameters, for loading another model before an evaluation
 GRACE = 1.5  # seconds after the deadline in which a late run may still evaluate its weights
-# the current speed is the mean over at least this many steps and seconds: processes that share a core take
-# turns of up to half a second
+# the current speed is the mean over at least this many steps and seconds: processes that share a core
+# alternate in turns of up to half a second
 RECENT_STEPS = 12
 RECENT_SECONDS = 2.0
 STEADY_SHARE = 0.1  # share of the run: time constant of the mean speed from which the whole run is estimated
 # maximum share of the time after planning for final evaluations; if they need more, they use fewer tokens
 LARGEST_RESERVE = 0.2
-# the same for the caller's work afterwards, if that would take less on an idle machine
+# the same share for the caller's work afterwards, if it would take less on an idle machine
 LARGEST_EXTENSION = 0.25
 
 
@@ -60,13 +60,13 @@ class Clock:
         self.reserve = reserve
         self.now = now
         self.stop = stop
-        # it waits for a GPU
+        # with a GPU, the thread waits, so that its processor time says nothing about the load
         self.processor_time = processor_time if settings.device == "cpu" else lambda: 0.0
         self.began = now() if began is None else began
         self._training_began = 0.0
         self.progress_began = 0.0  # start of the training, moved forward by excluded time
         self._grace_end: float | None = None  # None: the run is not late
-        # recent ones: (seconds, tokens, seconds of processor time)
+        # recent steps: (seconds, tokens, seconds of processor time)
         self._steps: deque[tuple[float, int, float]] = deque()
         self._steady_pace = 0.0
         self._trained_seconds = 0.0  # time in steps since this object was created
@@ -197,8 +197,8 @@ class Clock:
         return max(self.deadline, self.elapsed + longest) if first else self.deadline
 
     def final_deadline(self) -> float:
-        """Return the time at which the last evaluations are interrupted: the deadline, or GRACE later for a
-        late run."""
+        """Return the time at which the last evaluations are interrupted: the deadline or, in a late run, GRACE
+        seconds later."""
         if self._grace_end is None and self.elapsed + GRACE > self.deadline:
             self._grace_end = self.elapsed + GRACE
         return max(self.deadline, self._grace_end or 0.0)

@@ -2,7 +2,7 @@
 run on all of the text (Goodfellow, Bengio and Courville, "Deep Learning", algorithm 7.2).
 
 The number is measured because it differs between texts: 20 epochs for prose, 80 for sentences from templates.
-The second run has no slice: holding out a twelfth of so short a text would raise the loss by up to 3%.
+The second run has no slice: holding out a twelfth of such a short text would raise the loss by up to 3%.
 """
 
 import math

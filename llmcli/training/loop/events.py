@@ -55,7 +55,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class TeacherTrained:
-    """In distillation, the teacher is trained, and the student begins."""
+    """The end of the teacher's training and the start of the student, in distillation."""
 
     step: int
     bits_per_byte: float  # the teacher's validation loss

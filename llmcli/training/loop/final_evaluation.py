@@ -23,7 +23,7 @@ NO_MEMORY = "out of memory"
 
 
 class FinalEvaluator:
-    """Evaluates the final weights of a run of `model` as users of the file will run them."""
+    """Evaluates the final weights of a run in the same way as users of the file will run them."""
 
     def __init__(self, model: LanguageModel, job: Job) -> None:
         self._model = model
@@ -79,7 +79,7 @@ class FinalEvaluator:
             cost = held_out.cost(trained)
             plain_cost = compared.cost if compared else 0.0
             scored_by = self._part(end, cost / (cost + plain_cost))
-            # leaves time to read the base model from its file and to score it on the same part
+            # leave time to read the base model from its file and to score it on the same part
             limit = self._part(scored_by, OWN_SHARE) if self._start else scored_by
             if hurried:
                 limit = min(limit, self._clock.elapsed + FINAL_PATIENCE)

@@ -22,7 +22,7 @@ class Job:
     clock: Clock
     start: Checkpoint | None = None  # initial model; None: fresh weights
     sample_prompt: str | None = None
-    # prompt, or question; None: a held-out question, or no predictions without conversations
+    # prompt or question; None: a held-out question or, without conversations, no predictions
     probe: str | None = None
     # (dropout, BPE-dropout) by the number of epochs, in a run with a time limit
     regularize: Callable[[float], tuple[float, float]] | None = None
@@ -30,7 +30,7 @@ class Job:
     tuner: ThreadTuner | None = None
     leader: Leader | None = None  # rank 0 of several processes, which compute each step together
     save_due: Callable[[], bool] = lambda: False  # whether to yield a State for resuming
-    # progress of the text that a base model generates first
+    # receives the progress of the base model's text generation before the first step
     on_progress: Callable[[float], None] = lambda share: None
 
     @property

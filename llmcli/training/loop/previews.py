@@ -21,19 +21,19 @@ from llmcli.training.loop.events import Prediction, Sample
 from llmcli.training.loop.job import Job
 
 LIKELIEST = 10  # words kept
-EVALUATIONS = 20  # of the network, to find the words
+EVALUATIONS = 20  # maximum evaluations of the network to find the words
 DIGITS = 4  # decimal places of a probability
 SAMPLE_TOKENS = 48
 TIME_SHARE = 0.01  # maximum share of the time limit, and of the time between two previews
 MIN_SECONDS = 0.3
-# no previews for larger models, and for runs in which copying the weights would take more than that share at
-# the current speed
+# no previews for larger models, and none while copying the weights would take more than the time limit of
+# previews
 MAX_PARAMETERS = 200_000_000
 COPYING_SECONDS_PER_MILLION = 0.01  # on a slow machine
 
 
 class Previews:
-    """Predicts the next words of the probe (after training on conversations, of an answer), and
+    """Predicts the next words of the probe (in training on conversations, the first words of its answer), and
     continues a prompt or answers a held-out question greedily, within the time limit if there is one."""
 
     def __init__(self, job: Job) -> None:
@@ -59,7 +59,7 @@ class Previews:
         """Predict and generate with the weights after a step; nothing is predicted if they have diverged."""
         job, now = self._job, self._job.clock.now
         began = now()
-        # the GPU holds only a part of a sharded model
+        # a GPU has only a part of a sharded model
         device = "cpu" if job.is_sharded else job.plan.train.device
         runtime = open_trained(Checkpoint(job.plan.model, "", weights), device)
         if self.probe and (prediction := self._predict(runtime, step)):

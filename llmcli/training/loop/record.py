@@ -145,7 +145,7 @@ def _distillation(position: Position, history: History) -> dict[str, float]:
 
 
 def _given(key: str, value: object) -> Mapping[str, object]:
-    """Return the entry unless the value is empty."""
+    """Return the entry, unless its value is empty."""
     return {key: value} if value else {}
 
 

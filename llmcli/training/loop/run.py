@@ -63,7 +63,7 @@ class Run:
         self._settings = job.plan.train
         self._tuner = (job.tuner if self._settings.seconds is not None else None) or ThreadTuner(1)
         torch.set_num_threads(self._settings.threads)
-        # sets the number of threads; with too many beside another program, steps are many times slower
+        # sets the number of threads; with too many while other programs run, steps are many times slower
         self._tuner.new_shape()
         return_freed_memory()  # used by planning
         keep_freed_memory()
@@ -73,7 +73,7 @@ class Run:
         self._is_compiled = is_compiled
         self._window = 0  # window length in the last step
         self._base_divergence: BaseDivergence | None = None
-        # size of the base model's text for the divergence; None: not planned
+        # tokens of the base model's text for the divergence; None: not planned
         self.base_tokens: int | None = None
         self.position = Position(
             dropout=self._settings.dropout,
@@ -100,13 +100,13 @@ class Run:
             model = new_model(plan.model, settings, new_tokens)
         arrays = start.tensors if start else self._fresh_weights(settings.seed)
         model.load_arrays(arrays)
-        if not leader:  # it sends them to the other processes
+        if not leader:  # a leader first sends the weights to the other processes
             fold_frozen(model, settings, arrays)
         return model
 
     def _fresh_weights(self, seed: int) -> Weights:
-        # not for conversations, whose answers are learned to the letter: with similar embeddings, "sea" and
-        # "SEA" take longer to tell apart
+        # not for conversations, whose answers are learned exactly: with similar embeddings, the model takes
+        # longer to distinguish "sea" from "SEA"
         tokens = () if self._data.conversations else self._data.tokenizer.token_bytes
         return fresh_weights(self._plan.model, seed, self._settings.induction, tokens)
 
@@ -133,7 +133,7 @@ class Run:
         budget = self._settings.seconds
         if budget is not None:
             earlier = resume_from.values.get("seconds") if resume_from else None
-            # other values will be refused
+            # values of other types are refused later
             spent = self._clock.elapsed + (earlier if isinstance(earlier, float) else 0.0)
             seconds = base_divergence.seconds_to_generate(budget, budget - self._clock.reserve - spent)
         with self._clock.interruptible(self._model, 0.0, self._clock.elapsed + seconds):
@@ -266,8 +266,7 @@ class Run:
         )
 
     def _expected_stage_tokens(self) -> float:
-        """Estimate the tokens that the current stage will have trained on at its end, at the current
-        speed."""
+        """Estimate the tokens that the current stage trains on until its end, at the current speed."""
         position, seen = self.position, self._seen_tokens
         expected = self._clock.expected_tokens(self._clock.elapsed, seen, self._final_cost())
         left = max(0.0, min(expected, self._settings.steps * self._settings.tokens_per_step) - seen)
@@ -302,7 +301,7 @@ class Run:
             self._set_teacher(self._best.weights)
             seed = self._settings.seed + STUDENT_SEED
             self._model.load_arrays(self._fresh_weights(seed))
-            del self._optimizer  # its state must not stay in memory beside the new one
+            del self._optimizer  # its state must not stay in memory next to the new state
             self._optimizer = self._new_optimizer()
             position.student_from = position.step
             position.stage_start = position.progress
@@ -457,8 +456,8 @@ class Run:
         )
 
     def _final_weights(self) -> Weights:
-        """Return the best weights; after training on text, with stronger copies from the context. Neither the
-        teacher nor the state of a stopped run has these, so that the factor applies once."""
+        """Return the best weights; after training on text, with stronger copies from the context. The factor
+        is not applied to the teacher or to the state of a stopped run, so that it applies only once."""
         if not self._settings.induction or self._data.conversations:
             return self._best.weights
         return with_stronger_copies(self._plan.model, self._best.weights, recipe.COPY_FACTOR)
@@ -477,7 +476,8 @@ class Run:
 
 def _divergence(step: int, settings: TrainConfig) -> str:
     lower = min(settings.lr / 4, 0.5)
-    return f"the loss became NaN or infinite at step {step}; lower the learning rate: `lr` {lower:g} `overwrite=True`"
+    advice = f"lower the learning rate: `lr` {lower:g} `overwrite=True`"
+    return f"the loss became NaN or infinite at step {step}; {advice}"
 
 
 def _with_prefix(arrays: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:

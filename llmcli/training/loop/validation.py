@@ -43,10 +43,10 @@ from llmcli.training.loop.clock import FINAL_PATIENCE, GRACE, Clock
 from llmcli.training.planning import recipe
 
 EXTRA_FINAL_TOKENS = 3  # maximum factor on the tokens at the end, if there is time left
-# assumed seconds of an evaluation in float32 per second in bfloat16 (measured: 1.3 to 2.2, by processor and
-# model). If it takes more, fewer tokens are evaluated in the remaining time
+# assumed time of an evaluation in float32 relative to bfloat16 (measured: 1.3 to 2.2, depending on processor
+# and model). If it takes longer, fewer tokens are evaluated in the remaining time
 FLOAT32_COST = 1.4
-MIN_FINAL_WINDOWS = 4  # if there is no time for as many with the model's own context, they are shorter
+MIN_FINAL_WINDOWS = 4  # if there is no time for this many windows with the model's context, they are shorter
 SEARCHED_TOKENS = 1 << 16  # searched at a time
 BATCH_TOKENS = 4096  # maximum evaluated between two readings of the clock ...
 BATCH_OPERATIONS = 1e11  # ... and maximum parameters x tokens
@@ -152,8 +152,8 @@ class Validator:
         self.keep_units(len(self._units))
 
     def evaluate(self, limit: float = math.inf, now: Callable[[], float] = time.monotonic) -> Score:
-        """Evaluate the current weights. If `limit` ends this early, later evaluations cover no more
-        either."""
+        """Evaluate the current weights. If `limit` ends this evaluation early, later evaluations cover no more
+        tokens."""
         score, units = _evaluate(self._model, self._data, self._units, limit, now)
         self.evaluated_tokens = self._data.tokens(units)
         self.keep_units(len(units))
@@ -161,7 +161,7 @@ class Validator:
 
     def calibrate(self, near: float) -> tuple[float, float]:
         """Fit the factor on the logits (best_weights.py), which is about `near`, on all windows. Returns
-        (factor, bits per byte with it); the model keeps its own."""
+        (factor, bits per byte with this factor); the factor of the model does not change."""
         factor, nats = fit_inverse_temperature(self._model, self._windows, near)
         targets = self._windows[:, 1:]
         self.evaluated_tokens = targets.size
@@ -188,7 +188,7 @@ class HeldOutEvaluation:
         *,
         models: int = 1,
     ) -> None:
-        """`model` is the run's. `models` is the number of evaluated models: 2 if the run starts from another
+        """`model` is the run's. `models` is the number of evaluated models: 2 if the run starts from an existing
         model."""
         self._model = model
         self._models = models

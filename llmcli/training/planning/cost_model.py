@@ -21,18 +21,18 @@ from llmcli.formats.adapters import parameter_count
 from llmcli.training.planning import recipe
 from llmcli.training.planning.plan import Plan
 
-# maximum layers x width x tokens of a micro-batch; larger ones need more memory (10 GB on a GPU) and are
-# hardly faster
+# maximum layers x width x tokens of a micro-batch; larger micro-batches need more memory (10 GB on a GPU) and
+# are hardly faster
 MICRO_BATCH_VALUES = {"cpu": 1 << 22, "cuda": 1 << 27, "mps": 1 << 25}
 
-# assumed before any measurement: the peak (per CPU thread; for MPS, of the smallest GPU), and the hidden size
-# that reaches half of it
+# assumptions before any measurement: the peak (per CPU thread; for MPS, that of the smallest GPU), and the hidden
+# size that reaches half of the peak
 PEAK_FLOPS = {"cpu": 5e10, "cuda": 2e14, "mps": 2e12}
 HALF_PEAK_WIDTH = {"cpu": 100, "cuda": 600, "mps": 300}
 
 FLOAT32 = 4.0  # bytes per weight, gradient, or number in the optimizer's state
 BYTES_PER_LOGIT = 8.0  # float32 logits and probabilities in a block of the loss
-SLOW_STEP = 2.5  # times the limit of a measurement, which takes at least four steps
+SLOW_STEP = 2.5  # maximum time of a step / time limit of a measurement, which takes at least four steps
 BASE_BYTES = 3e8  # memory of the process before training
 ASSUMED_COST = 0.4  # evaluating a token / training on it, before the first evaluation (FLOPs: a third)
 MEMORY_SHARE = 0.8  # share of the free memory that a plan may use
@@ -137,7 +137,7 @@ def check_fits(plan: Plan, memory: Memory, processes: int = 1) -> None:
     if problem := shortage(needed, memory, 1.0):
         smaller = "`context`" if plan.train.is_fine_tuning else "`width`"
         raise LLMError(
-            f"resuming {problem}; free some, or start over with `overwrite=True` and a smaller {smaller} or "
+            f"resuming {problem}; free some memory, or start over with `overwrite=True` and a smaller {smaller} or "
             "`batch_tokens`"
         )
 

@@ -25,7 +25,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "epochs": (0, 1_000_000),
     "kl_weight": (0, 1_000_000),
 }
-REQUESTED = "as requested"  # reason for a value that the user fixed
+REQUESTED = "as requested"  # reason for a value set by the user
 FROM_BASE = "from the base model"
 
 T_co = TypeVar("T_co", covariant=True)

@@ -28,8 +28,10 @@ from llmcli.training.planning.model_shapes import candidates
 from llmcli.training.planning.plan import ConversationSettings, Decision, EpochSearch, Expected, Plan
 from llmcli.training.planning.task import Task
 
-MAX_BATCH_DIVISOR = 64  # largest reduction of the batch; an error if no model fits even then
-MAX_SPEEDUP = 4.0  # over the estimate: a faster machine gets larger batches, which must also fit into memory
+MAX_BATCH_DIVISOR = 64  # largest reduction of the batch; if no model fits even then, planning fails
+MAX_SPEEDUP = (
+    4.0  # over the estimated speed: faster machines get larger batches, which must also fit into memory
+)
 
 
 def make_plan(task: Task, machine: Machine | None = None) -> Plan:
@@ -41,7 +43,7 @@ def make_plan(task: Task, machine: Machine | None = None) -> Plan:
         with_heads = replace(task, induction=True)
         if any(map(supports_induction, candidates(with_heads, task.text, with_heads.context.value))):
             plan = _Planner(with_heads, machine).plan()
-            if plan.train.induction:  # otherwise the best model cannot hold the heads
+            if plan.train.induction:  # otherwise, the best model is too small for the heads
                 return plan
     return _Planner(task, machine).plan()
 
@@ -194,7 +196,7 @@ class _Planner:
         settings = self._settings(model, 0.0, batch_divisor)
         in_time = MAX_SPEEDUP * (self.task.request.budget or 0.0) * estimated_speed(model, settings)
         tokens = in_time or float(settings.steps * settings.tokens_per_step)
-        # maximum for a single model; with two models, each sees less and has smaller batches
+        # maximum for a single model; with two models, each sees fewer tokens and has smaller batches
         single_model_tokens = min(
             tokens, math.nextafter(recipe.DISTILLATION_EPOCHS * self.task.data.tokens, 0.0)
         )
@@ -209,8 +211,8 @@ class _Planner:
 
     @property
     def _has_divergence(self) -> bool:
-        """Return whether steps also limit the divergence from a base model, on text that it generates
-        first."""
+        """Return whether steps also limit the divergence from a base model, on text that the base model
+        generates before the first step."""
         base, request = self.task.base, self.task.request
         if base is None or not self.task.conversations_alone or request.kl_weight == 0:
             return False

@@ -12,7 +12,7 @@ MAX_EPOCHS = 20.0  # limit for new models, which memorize the text with 30 ["Toy
 FINE_TUNING_EPOCHS = 2.0  # four are worse ["Fine-tuning"]
 # runs with a time budget use smaller batches to reach this number, and warn if they cannot [chosen]
 MIN_STEPS = 10
-FINE_TUNING_MIN_STEPS = 30  # likewise for fine-tuning, even at LOW_SPEED [chosen]
+FINE_TUNING_MIN_STEPS = 30  # the same for fine-tuning, even at LOW_SPEED [chosen]
 
 # ---- Search for the number of epochs of a short text: a first run ends when the loss on a validation slice
 # stops falling, and a second run trains on all of the text for that many epochs
@@ -24,8 +24,8 @@ SEARCH_EPOCHS = 400.0  # plan of the first run, which ends before its learning r
 SEARCH_EPOCHS_FACTOR = 1.1  # ["Short texts"]
 # the first run ends after this many times the epochs at its lowest validation loss ["Short texts"]
 SEARCH_PATIENCE = 1.5
-# evaluations whose relative difference is below this / sqrt(tokens in the slice) are equal; the last one
-# counts
+# evaluations whose relative difference is below this / sqrt(tokens in the slice) count as equal; the last of
+# them is used
 SEARCH_TIE_MARGIN = 0.2  # ["Short texts"]
 SEARCH_VALIDATION_SHARE = 1 / 12  # share of the training tokens in the slice ["Short texts"] ...
 SEARCH_VALIDATION_TOKENS = 66  # ... but at least this many, in a text of at least four times as many [chosen]
@@ -35,7 +35,7 @@ RESTART_SECONDS = 1.0  # from the end of the first run to the first step of the 
 # ---- Batch size, in tokens
 CPU_BATCH_FACTOR = 1.6  # times sqrt(training tokens) ["At a fixed number", "Batches of 4,096 tokens"]
 CPU_BATCH_TOKENS = (1024, 16_384)  # minimum ["At a fixed number"] and maximum [chosen]
-CPU_LORA_BATCH_TOKENS = (256, 16_384)  # likewise for adapters trained on text ["Fine-tuning"]
+CPU_LORA_BATCH_TOKENS = (256, 16_384)  # the same for adapters trained on text ["Fine-tuning"]
 GPU_BATCH_DIVISOR = 2500  # training tokens for each token of a batch [chosen]
 GPU_BATCH_TOKENS = (16_384, 262_144)  # minimum and maximum [chosen]
 
@@ -45,7 +45,7 @@ SHORT_CONTEXT = 128  # texts shorter than CONTEXT_TOKENS [chosen]
 CONTEXT = 256  # longer texts [chosen]
 CONTEXT_TOKENS = 100_000  # [chosen]
 FINE_TUNING_CONTEXT = 512  # if the base model has at least twice that [chosen]
-CPU_LORA_CONTEXT = 256  # likewise for adapters trained on text on a CPU ["Fine-tuning"]
+CPU_LORA_CONTEXT = 256  # the same for adapters trained on text on a CPU ["Fine-tuning"]
 INDUCTION_CONTEXT = 1024  # context length of models with induction heads ["Useful context length"] ...
 SHORT_INDUCTION_CONTEXT = 512  # ... and in short runs on a CPU ["The network alone"], with ...
 SHORT_INDUCTION_CORE_SECONDS = 200.0  # ... less time budget x threads than this ["Induction heads in"]
@@ -91,8 +91,8 @@ POLAR_EXPRESS = (
     (3.3184196573706015, -2.488488024314874, 0.51004894012372),
     (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
 )
-# in all iterations except the last, x is divided by this first: otherwise bfloat16 rounding occasionally
-# lifts a value above the interval, where it diverges (measured: a largest singular value of 2,094 instead of
+# in all iterations except the last, x is first divided by this: otherwise, bfloat16 rounding occasionally
+# raises a value above the interval, where it diverges (measured: a largest singular value of 2,094 instead of
 # 1.15)
 POLAR_SAFETY = 1.02  # [chosen]
 
@@ -185,8 +185,8 @@ MIN_VALIDATION_TOKENS = 512  # ... or none, if that would be fewer ["The held-ou
 MIN_VALIDATION_WINDOWS = 8  # windows are shorter than the training context if necessary [chosen] ...
 SHORTEST_VALIDATION_WINDOW = 32  # ... but not shorter than this, in tokens [chosen]
 TIE_MARGIN = 0.002  # evaluations with a smaller relative difference count as equal [chosen]
-CALIBRATION_EPOCHS = 6.0  # fewer do not make a model overconfident ["A 15-minute run"]
-# fewer give a factor that is mostly noise ["The held-out text chooses nothing"]
+CALIBRATION_EPOCHS = 6.0  # with fewer, a model is not overconfident ["A 15-minute run"]
+# with fewer, the factor is mostly noise ["The held-out text chooses nothing"]
 MIN_CALIBRATION_TOKENS = 1024
 
 # ---- Evaluation during the run and at its end

@@ -104,7 +104,7 @@ def sharding(request: PlanRequest, model: ModelConfig, train: TrainConfig, memor
     """Decide whether to shard the training state, whose communication costs less than very small batches."""
     windows = min(train.batch_size, 2 * request.processes)
     needed_memory = memory_needed(model, replace(train, batch_size=windows), request.processes)
-    # does not name the free memory: the reason is part of the file, whose bytes must not depend on other
+    # without the free memory, because the reason is part of the file, whose bytes must not depend on other
     # programs
     needed = f"with gradients and optimizer they need {units.size(needed_memory.device - BASE_BYTES)}"
     if request.processes > 1 and shortage(needed_memory, memory):
@@ -254,7 +254,10 @@ def validation(task: Task, tokens: float) -> Decision[int]:
         return Decision(0, "of the conversations")
     text = task.text.tokens
     if task.search:
-        why = "the end of the training text, not trained on in the first run: its loss decides on the number of epochs"
+        why = (
+            "the end of the training text, not trained on in the first run: its loss decides on the number of "
+            "epochs"
+        )
         return (
             Decision(0, "trained on in this run") if task.search.found else Decision(_search_slice(task), why)
         )

@@ -58,7 +58,7 @@ class Task:
     @cached_property
     def context(self) -> Decision[int]:
         """Decide the context length in tokens. Raises LLMError if the text is too short for it."""
-        # a window has one more target
+        # a window has one more token, the last target
         requested = self.request.context
         base = self.base
         longest = self.text.tokens - 1
@@ -169,7 +169,7 @@ class Task:
 
     @property
     def _conversation_epochs(self) -> float:
-        """Limit of epochs for conversations. Few conversations need many epochs, since each is a single
+        """Limit of epochs for conversations. Few conversations need many epochs, because each is only one
         example."""
         assert self.packed
         epochs, steps = recipe.CONVERSATION_EPOCHS, recipe.CONVERSATION_STEPS

@@ -22,7 +22,7 @@ from llmcli.training.planning import recipe
 TEXTS = (4, 64)  # minimum and maximum number of generated texts
 WORK = 5.6e11  # parameters x tokens generated: about ten seconds on two cores
 TEXTS_AT_ONCE = 4  # per forward pass, to limit memory
-SEED = 1_000_003  # added to the run's seed, so that this text differs from the text that measures forgetting
+SEED = 1_000_003  # added to the run's seed; this text must differ from the text that measures forgetting
 SHARE_OF_REST = 0.25  # maximum share of the time left after reading and planning that generating may take
 
 
@@ -54,7 +54,7 @@ class BaseDivergence:
         self._texts_per_step = min(max(1, texts), len(text.ids))
 
     def add_gradients(self, step: int) -> None:
-        """Use texts that are a pure function of (seed, step)."""
+        """Add the gradients on texts chosen as a pure function of (seed, step)."""
         text, model = self._text, self._model
         rng = np.random.default_rng([self._seed, step, SEED])
         chosen = rng.choice(len(text.ids), self._texts_per_step, replace=False)

@@ -25,7 +25,7 @@ SHARE_SECONDS = 0.1
 # share of a core below which a thread is waiting for other processes. On two cores: 0.97 beside one busy
 # process, 0.48 to 0.87 beside two
 FREE_SHARE = 0.92
-# memory.high is not a hard limit, but the kernel slows down a group above it
+# memory.high is not a hard limit, but the kernel throttles a group that exceeds it
 LIMITS = (
     "memory.max",
     "memory.high",
@@ -51,7 +51,7 @@ def pick_dtype(requested: str, device: str, threads: int) -> tuple[str, str]:
         return "float32", f"the default on {device}"
     torch.set_num_threads(threads)
     faster = _product_seconds(torch.bfloat16) < BFLOAT16_GAIN * _product_seconds(torch.float32)
-    # does not name measured figures: the reason is part of the file, whose bytes must not depend on a clock
+    # without measured figures, because the reason is part of the file, whose bytes must not depend on a clock
     reason = f"bfloat16 matrix products are {'faster' if faster else 'not faster'} than float32 here"
     return "bfloat16" if faster else "float32", reason
 
@@ -76,11 +76,11 @@ def _product_seconds(dtype: torch.dtype) -> float:
 def fastest_threads(counts: Sequence[int]) -> int:
     """Choose the number of threads, from descending `counts`, that currently makes small operations fastest.
 
-    Threads wait for each other, so beside a busy process, fewer threads than cores are much faster. If even a
-    single thread has to wait for a core, the smallest number is chosen: more would only take time from other
-    processes.
+    Threads wait for each other, so fewer threads than cores are much faster if another process is busy. If even a
+    single thread has to wait for a core, the smallest number is chosen: more threads would only take time from
+    other processes.
     """
-    # twice, to ignore a momentary load
+    # measured twice, to ignore a momentary load
     if len(counts) == 1 or (_core_share() < FREE_SHARE and _core_share() < FREE_SHARE):
         return counts[-1]
     best = math.inf

@@ -52,8 +52,8 @@ def fold_frozen(model: LanguageModel, settings: TrainConfig, arrays: Mapping[str
 
 
 def compile_layers(model: LanguageModel, settings: TrainConfig) -> bool:
-    """Compile each layer when it first receives windows of a new length, if compilation pays off; return
-    whether it does."""
+    """If compilation pays off, compile each layer when it first receives windows of a new length. Returns
+    whether it pays off."""
     if not _is_worth_compiling(settings):
         return False
     model.dropout.exclude_from_compilation()

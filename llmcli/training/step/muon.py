@@ -52,7 +52,7 @@ def _update(own: Tensor, direction: Tensor, shape: Sequence[int], lr: float, wei
 
 class WholeMuon:
     """Updates whole weight matrices with their gradients, and drops the gradients. With several processes,
-    each sums and orthogonalizes its part of the matrices of a shape, and all receive the result."""
+    each process sums and orthogonalizes a part of the matrices of a shape, and all receive the results."""
 
     def __init__(
         self, matrices: Iterable[nn.Parameter], dtype: torch.dtype, group: ProcessGroup | None = None
@@ -105,7 +105,7 @@ class ShardedMuon:
 
     @torch.no_grad()
     def step(self, lr: float, momentum: float, weight_decay: float) -> None:
-        first = 0  # the process that gets the first matrix: processes take turns over all shapes
+        first = 0  # process that gets the first matrix; the processes take turns across all shapes
         for same_shape, buffers in zip(self.matrices, self._momenta, strict=True):
             shape = same_shape[0].shape
             smoothed = [

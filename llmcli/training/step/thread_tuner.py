@@ -1,8 +1,8 @@
 """Tuning the number of threads for training steps, by measurement during the run.
 
-A thread whose core is taken by another process delays all others: on two cores beside one busy process, two
-threads train at 0.28 of their usual speed, one thread at 0.70 (tests/benchmarks/LOG.md). Therefore a few
-steps are tried with another number of threads from time to time. A step with too many threads may take thirty
+A thread whose core is taken by another process delays all others: on two cores with one busy process, two
+threads train at 0.28 of their usual speed, one thread at 0.70 (tests/benchmarks/LOG.md). Therefore, from time
+to time, a few steps are tried with a different number of threads. A step with too many threads may take thirty
 times as long, so a larger number is tried only if it makes small operations faster.
 """
 
@@ -11,21 +11,20 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 # the current pace is the mean of this many steps without the slowest. A median would miss the few slow steps
-# that take most of the time beside other processes; the first step is always slow
+# that take most of the time while other processes run; the first step is always slow
 RECENT_STEPS = 6
 FIRST_TRIAL = 4  # steps before the first trial, from which the current pace is measured
 TRIAL_STEPS = 2  # measured in a trial, after one step to warm up
 GAIN = 0.95  # a trial succeeds below this fraction of the current pace
-ABORT = 1.8  # times the current pace: a slower trial ends after its first step
-# times the best pace with this number of threads, above which another process must be busy: try fewer
-# immediately
+ABORT = 1.8  # multiple of the current pace: a slower trial ends after its first step
+# multiple of the best pace with the same number of threads: if steps are slower, another process must be busy, and
+# fewer threads are tried immediately
 SLOWER = 1.25
 # seconds between rounds of trials; doubled after each unsuccessful round
 SHORTEST_PAUSE = 4.0
 LONGEST_PAUSE = 32.0
 PAUSE_PER_ROUND = 25  # a pause lasts at least this many times as long as the previous round
-# pauses are this many times as long while all threads are in use, since a slower pace starts a round
-# immediately
+# factor on pauses while all threads are in use, because a slower pace starts a round immediately
 ALL_THREADS_PAUSE = 4.0
 
 

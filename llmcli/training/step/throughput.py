@@ -18,8 +18,8 @@ from llmcli.training.step.optimizer import Optimizer
 from llmcli.training.step.thread_tuner import ThreadTuner
 from llmcli.training.step.training_step import accumulate_gradients
 
-MAX_SECONDS = 4.0  # after this time, two steps are enough
-BLOCK = (1 << 16) + 1  # random numbers, which are repeated; odd, so that rows differ
+MAX_SECONDS = 4.0  # after this time, two steps are sufficient
+BLOCK = (1 << 16) + 1  # number of random numbers, which are repeated; odd, so that rows differ
 MIN_LAYER_SHARE = 1 / 6  # minimum share of the layers that represents a model
 COUNTED_SHARE = 0.4  # assumed share of a conversation's tokens that count in the loss
 
@@ -39,7 +39,7 @@ def measure_throughput(
     longest = min(MAX_SECONDS, max(0.5, 10 * seconds))
     part = _affordable_part(config, settings, longest)
     torch.set_num_threads(settings.threads)
-    # before any work: with too many threads beside another program, steps are many times slower
+    # before any work: with too many threads while other programs run, steps are many times slower
     tuner.new_shape()
     trial = _Trial(part, settings, conversations)
     paces: list[tuple[int, int, float]] = []  # (window length, threads, seconds per token)
@@ -67,8 +67,8 @@ def measure_throughput(
 
 
 def _affordable_part(config: ModelConfig, settings: TrainConfig, seconds: float) -> ModelConfig:
-    """Reduce a model to the most layers with which a step takes at most about `seconds`; all layers take the
-    same time."""
+    """Reduce a model to the largest number of layers with which a step takes at most about `seconds`; all
+    layers take the same time."""
     min_layers = max(1, int(MIN_LAYER_SHARE * config.num_hidden_layers))
     for layers in range(config.num_hidden_layers, min_layers, -1):
         part = replace(config, num_hidden_layers=layers)
@@ -81,7 +81,7 @@ def _affordable_part(config: ModelConfig, settings: TrainConfig, seconds: float)
 def _fill(model: LanguageModel, device: str) -> None:
     """Fill all matrices with the same random numbers: drawing new ones for a large model takes a second or
     more."""
-    generator = torch.Generator(device).manual_seed(0)  # where the weights are
+    generator = torch.Generator(device).manual_seed(0)
     block = torch.randn(BLOCK, device=model.cos.device, generator=generator)
     for weight in model.parameters():
         if weight.ndim >= 2:
@@ -111,8 +111,8 @@ class _Trial:
         return max(1, self._settings.tokens_per_step // length)
 
     def pace(self, length: int, spent: float) -> float:
-        """Return the seconds per token of a step, which is interrupted once MAX_SECONDS have passed, `spent`
-        seconds of them already."""
+        """Return the seconds per token of a step, which is interrupted after MAX_SECONDS, including the `spent`
+        seconds."""
         rows = self.rows(length)
         device = self._settings.device
         ids = torch.from_numpy(self._rng.integers(self._model.config.vocab_size, size=(rows, length + 1))).to(

@@ -101,7 +101,7 @@ def test_a_modelfile_for_ollama_is_written_beside_a_gguf(tiny_model: Path, llm) 
     assert (metadata["name"], metadata["license"]) == ("Cat", "mit")
     Path("m.Modelfile").write_text("# mine\nFROM ./m.gguf\n")
     Path("m.gguf").unlink()
-    assert "kept m.Modelfile" in llm("export", "model.safetensors", "m.gguf", "--to", "gguf").stderr
+    assert "kept the existing m.Modelfile" in llm("export", "model.safetensors", "m.gguf", "--to", "gguf").stderr
     assert Path("m.Modelfile").read_text().startswith("# mine")
     again = llm("export", "model.safetensors", "m.gguf", "--to", "gguf", "--force", "--json")
     assert json.loads(again.stdout)["to"] == "gguf" and Path("m.Modelfile").read_text() == expected

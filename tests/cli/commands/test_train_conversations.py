@@ -146,7 +146,7 @@ def test_adapters_alone_have_no_place_for_a_template(llm: Llm, tiny_model: Path)
     answer = llm("train", "chats.jsonl", "--from", tiny_model, "--lora", 2, "--adapter-only", "-o", "a.safetensors")
     assert answer.exit_code == 1 and answer.stderr.count("\n") == 1
     assert (
-        "has no chat template, and adapters have no place for one to store; leave out --adapter-only" in answer.stderr
+        "has no chat template, and adapters cannot store a template; leave out --adapter-only" in answer.stderr
     )
 
 

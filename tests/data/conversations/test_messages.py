@@ -192,8 +192,8 @@ def test_calls_of_tools_are_refused() -> None:
         with pytest.raises(LLMError) as caught:
             read({"messages": [*openai(USER), answer]}, "a.jsonl line 7")
         assert str(caught.value) == (
-            f'a.jsonl line 7: message 2 of "messages" has "{key}", which is not read: the model would learn to answer '
-            "without calling; leave such conversations out"
+            f'a.jsonl line 7: message 2 of "messages" has "{key}", which is not supported: the model would learn to '
+            "answer without calling; leave such conversations out"
         ), key
         assert read({"messages": [*openai(USER), answer | {"content": "Ho", key: []}]}, "a").messages[1] == ASSISTANT
 

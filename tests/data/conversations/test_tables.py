@@ -121,15 +121,15 @@ def test_the_options_say_otherwise() -> None:
 
 
 REFUSED = [
-    ("1,2\n3,4\n5,6\n", "unclear which columns to train on: '1', '2'; name one with text, or two with prompts and "
-     "answers: `column` 1,2, or add `plain`"),
+    ("1,2\n3,4\n5,6\n", "unclear which columns to train on: '1', '2'; name a column of text, or two columns of prompts "
+     "and answers: `column` 1,2, or add `plain`"),
     ("date,temp\n2024-01,3.5\n2024-02,4.1\n", "unclear which columns to train on: 'date', 'temp'"),
     ("chosen,rejected\nyes,no\n", "preference data: the model would also learn the rejected answers; to train on the "
      "chosen ones: `column` chosen"),
     ("prompt,chosen,rejected\nHi,yes,no\n", "preference data: the model would also learn the rejected answers; to "
      "train on the chosen ones: `column` prompt,chosen"),
     ("'question, or prompt',x,n\n".replace("'", '"') + "Hi,Ho,1\nHa,He,2\n", "unclear which columns to train "
-     "on: 'question, or prompt', 'x', 'n'; name one with text, or two with prompts and answers: `column` "
+     "on: 'question, or prompt', 'x', 'n'; name a column of text, or two columns of prompts and answers: `column` "
      "'\"question, or prompt\",x'"),
     ("prompt,completion,label\nHi,Ho,True\nHi,No,False\n", '"label" marks good answers, and the model would'),
 ]  # fmt: skip

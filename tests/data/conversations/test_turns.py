@@ -128,7 +128,7 @@ def test_named_speakers_are_the_only_ones() -> None:
 
 def test_two_different_names_are_wanted() -> None:
     for names in [("", "Bob"), ("Alice", " "), ("Alice", "Alice:")]:
-        with pytest.raises(LLMError, match="wanted two names") as caught:
+        with pytest.raises(LLMError, match="wanted two different names") as caught:
             turns("x", names)
         assert caught.value.exit_code == 2, names
 

@@ -25,7 +25,7 @@ def test_chapters_in_the_order_of_the_spine() -> None:
     book = samples.epub(CHAPTERS, ["nav", "two", "one", 'notes linear="no"'])
     text, skipped = samples.split_extracted(epub.extract(book, "a.epub"))
     assert text == "Two\n\nNot left out.\n\nOne\n\nFirst chapter.\n\n猫は鳴く。\n"
-    assert skipped == {"table of contents": 1, "part beside the text": 1}
+    assert skipped == {"table of contents": 1, "part outside the main text": 1}
 
 
 def test_a_protected_book_is_refused_and_one_with_obfuscated_fonts_is_not() -> None:

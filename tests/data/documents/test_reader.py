@@ -156,7 +156,7 @@ def test_archives_in_archives_are_read_to_a_depth_of_three() -> None:
     sources = read_sources([put("b.zip", nested(4))])
     assert list(texts(sources).values()) == ["b1", "b2", "b3"]
     assert sources.text.skipped == (
-        "b.zip/in.zip/in.zip/in.zip is an archive in 3 others, and not read; unpack it first",
+        "b.zip/in.zip/in.zip/in.zip is an archive inside 3 others and is not read; unpack it first",
     )
 
 
@@ -232,7 +232,7 @@ def test_a_zip_archive_that_is_no_text_has_its_advice() -> None:
     assert problem_of("a.pth").startswith("a.pth is a PyTorch model, not text; convert it")
     put("a.zip", b"PK\x03\x04" + bytes(40))
     assert problem_of("a.zip").startswith("a.zip is damaged")
-    assert problem_of(put("empty.zip", zipped({}))) == "empty.zip holds no files to read"
+    assert problem_of(put("empty.zip", zipped({}))) == "empty.zip has no files to read"
 
 
 def test_a_missing_package_is_a_line_with_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -208,7 +208,7 @@ def test_of_a_web_site_only_the_pages_are_read() -> None:
     put("site/notes.txt", b"Notes.")
     found, skipped = find_files(["site"])
     assert [file.relative_name for file in found] == ["a.html", "b.html", "index.html", "notes.txt"]
-    assert skipped == ["site: 2 files of a web site that are no pages: searchindex.js, style.css"]
+    assert skipped == ["site: 2 files beside the pages of a web site: searchindex.js, style.css"]
 
 
 def test_the_scripts_of_a_program_are_text() -> None:

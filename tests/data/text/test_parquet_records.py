@@ -67,7 +67,7 @@ def test_text_that_is_not_utf_8_is_an_error() -> None:
     column = pyarrow.Array.from_buffers(pyarrow.string(), len(answers), answers.buffers())
     prompts = pyarrow.array(["Hi"] * len(answers))
     parquet.write_table(pyarrow.table({"prompt": prompts, "completion": column}), "a.parquet")
-    with pytest.raises(LLMError, match=r"^a\.parquet: text that is not UTF-8 .* from row 1,409 on"):
+    with pytest.raises(LLMError, match=r"^a\.parquet: text that is not UTF-8 .* starting at row 1,409"):
         read("a.parquet")
 
 
@@ -94,7 +94,7 @@ def test_what_cannot_be_told_is_not_recommended_as_plain_text() -> None:
     with pytest.raises(LLMError, match=r"`column` title,abstract$"):
         read("a.parquet")
     write("b.parquet", [{"id": 1}])
-    with pytest.raises(LLMError, match=r"unclear which columns to train on: 'id'; name one with text"):
+    with pytest.raises(LLMError, match=r"unclear which columns to train on: 'id'; name a column of text"):
         read("b.parquet")
 
 

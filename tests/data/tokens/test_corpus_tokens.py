@@ -164,7 +164,7 @@ def little_space(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (unwritable, "cannot be written: "),
         (full_disk, "cannot be written: No space left"),
-        (little_space, "may have 5.00 kB"),
+        (little_space, "is limited to 5.00 kB"),
     ],
 )
 def test_without_a_cache_the_tokens_are_the_same_and_one_note_says_why(monkeypatch, problem: object, note: str) -> None:

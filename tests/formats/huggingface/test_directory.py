@@ -143,14 +143,18 @@ def write(text: str):
         ("tokenizer.json", Path.unlink, "has no tokenizer.json"),
         ("model.safetensors", Path.unlink, "has no model.safetensors"),
         ("model.safetensors", write("no"), "is cut off"),
-        ("model.safetensors.index.json", write('{"weight_map": {"a": "../../etc/passwd"}}'), "files beside it"),
-        ("model.safetensors.index.json", write('{"weight_map": {"a": []}}'), "files beside it"),
+        (
+            "model.safetensors.index.json",
+            write('{"weight_map": {"a": "../../etc/passwd"}}'),
+            "must name files in the same directory",
+        ),
+        ("model.safetensors.index.json", write('{"weight_map": {"a": []}}'), "must name files in the same directory"),
         (
             "model.safetensors.index.json",
             write('{"weight_map": {"a": "b.safetensors"}}'),
             "b.safetensors is missing: the download is incomplete",
         ),
-        ("model.safetensors.index.json", write("{}"), "has no weight_map"),
+        ("model.safetensors.index.json", write("{}"), "has no valid weight_map"),
         ("generation_config.json", write('{"eos_token_id": 10000}'), "is not below vocab_size"),
     ],
 )
@@ -248,7 +252,7 @@ def test_files_that_are_not_of_a_model_are_never_deleted(directory: Path, name: 
     (directory / name).mkdir() if name.endswith("/") else (directory / name).write_text("mine")
     before = sorted(directory.iterdir())
     result = llm("export", "model.safetensors", directory, "--to", "hf", "--force")
-    assert result.exit_code == 1 and f"has {name.rstrip('/')} in it" in result.stderr
+    assert result.exit_code == 1 and f"contains {name.rstrip('/')}," in result.stderr
     assert sorted(directory.iterdir()) == before
 
 

@@ -88,7 +88,9 @@ def test_an_interrupted_download_goes_on(hub: SimpleNamespace, monkeypatch: pyte
 def test_damaged_weights_are_removed(hub: SimpleNamespace) -> None:
     data = hub.tiny.files["model.safetensors"]
     hub.tiny.served["model.safetensors"] = data[:-1] + bytes([data[-1] ^ 1])
-    with pytest.raises(LLMError, match=r"model\.safetensors arrived damaged .* was removed; type the command again"):
+    with pytest.raises(
+        LLMError, match=r"model\.safetensors was damaged during the download .* was removed; run the command again"
+    ):
         local_path(NAME)
     hub.tiny.served.clear()
     assert (local_path(NAME) / "model.safetensors").read_bytes() == data
@@ -97,7 +99,7 @@ def test_damaged_weights_are_removed(hub: SimpleNamespace) -> None:
 def test_weights_of_another_size_are_refused(hub: SimpleNamespace) -> None:
     for served in [b"", b"0" * 3_000_000]:
         hub.tiny.served["model.safetensors"] = served
-        with pytest.raises(LLMError, match=r"^hf:owner/tiny: model\.safetensors arrived damaged|^cannot download"):
+        with pytest.raises(LLMError, match=r"^hf:owner/tiny: model\.safetensors was damaged|^cannot download"):
             local_path(NAME)
 
 
@@ -130,14 +132,16 @@ def test_errors_say_what_to_do(hub: SimpleNamespace, files: dict[str, bytes], mo
     assert "has no tokenizer.json, which a model needs" in message(NAME)
     hub.tiny.files = dict(files)
     hub.tiny.sizes = {"tokenizer.json": 10**9}
-    assert "tokenizer.json has 1.00 GB, too much for a file of this kind" in message(NAME)
+    assert "tokenizer.json has 1.00 GB, too large for a file of this kind" in message(NAME)
     hub.tiny.sizes = {}
     del hub.tiny.files["model.safetensors"]
     assert "has only Python pickles, which can run code" in message(NAME)
     hub.tiny.files |= {"a-q4.gguf": b"GGUF4", "a-q8.gguf": b"GGUF8"}
     assert message(NAME) == f"{NAME}: name one file; its GGUF files: {NAME}/a-q4.gguf, {NAME}/a-q8.gguf"
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert message(NAME).endswith("and HF_HUB_OFFLINE forbids to download it; unset it once")
+    assert message(NAME).endswith(
+        "and HF_HUB_OFFLINE forbids downloading it; unset this variable and run the command again"
+    )
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     assert local_path(f"{NAME}/a-q8.gguf").read_bytes() == b"GGUF8"
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")

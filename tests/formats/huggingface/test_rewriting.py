@@ -87,7 +87,7 @@ def test_what_cannot_be_rewritten_is_an_error() -> None:
         (GRANITE | {"attention_multiplier": True}, "attention_multiplier to True; supported"),
         (GRANITE | {"rms_norm_eps": None}, "rms_norm_eps to None; supported: a number"),
         (PHI3 | {"num_attention_heads": 0}, "num_attention_heads to 0; supported: a number of at least 1"),
-        (PHI3 | {"intermediate_size": 7}, r"mlp.gate_up_proj.weight has shape \[12, 8\], its config has 14 rows"),
+        (PHI3 | {"intermediate_size": 7}, r"mlp.gate_up_proj.weight has shape \[12, 8\]; its config requires 14 rows"),
     ]
     for config, message in cases:
         with pytest.raises(LLMError, match=message):

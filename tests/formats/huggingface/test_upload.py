@@ -74,7 +74,7 @@ def test_a_card_is_kept_once_it_was_edited(trained: SimpleNamespace, llm: Llm) -
     assert "kept" not in llm(*words, "--force", "--license", "mit").stderr
     assert 'license: "mit"' in card.read_text("utf-8")
     card.write_text("# Mine\n", "utf-8")
-    assert "kept d/README.md, the model card that is there" in llm(*words, "--force").stderr
+    assert "kept the existing model card d/README.md" in llm(*words, "--force").stderr
     assert card.read_text("utf-8") == "# Mine\n"
 
 
@@ -84,7 +84,7 @@ def test_an_older_model_is_replaced_as_a_whole(trained: SimpleNamespace, llm: Ll
     cat = trained.hub.repositories["owner/cat"] = Repository(old | mine)
     answer = llm(*PUSH)
     assert answer.exit_code == 1 and not Path("d").exists()
-    assert answer.stderr.startswith("error: hf:owner/cat exists; add --force to replace config.json, model-0000")
+    assert answer.stderr.startswith("error: hf:owner/cat exists; add --force to replace its config.json, model-0000")
     answer = llm(*PUSH, "--force")
     assert answer.exit_code == 0, answer.stderr
     assert (
@@ -92,7 +92,7 @@ def test_an_older_model_is_replaced_as_a_whole(trained: SimpleNamespace, llm: Ll
         in answer.stderr
     )
     assert cat.files.keys() == {path.name for path in Path("d").iterdir()} | mine.keys()
-    assert "is public; make it private in its settings there" in llm(*PUSH, "--force", "--private").stderr
+    assert "is public; make it private in its settings" in llm(*PUSH, "--force", "--private").stderr
 
 
 @pytest.mark.parametrize("when", ["before it is created", "after it is created", "before it is replaced"])
@@ -119,7 +119,7 @@ def test_two_pushes_do_not_mix_two_models(
     if when != "after it is created":
         another_push()
     with pytest.raises(
-        LLMError, match=r"^another program wrote \S+/owner/cat meanwhile, so it was left as it is; look"
+        LLMError, match=r"^another program changed \S+/owner/cat in the meantime, so nothing was uploaded"
     ):
         upload.push(target, Path("d"), lambda note: None, private=False, progress=False)
     cat = trained.hub.repositories["owner/cat"]
@@ -147,16 +147,18 @@ def test_errors_say_what_to_do(trained: SimpleNamespace, llm: Llm, monkeypatch: 
     )
     hub.refused = {}
     monkeypatch.setenv("HF_TOKEN", "wrong")
-    assert error().startswith(f"error: {hub.endpoint} does not accept the token; set HF_TOKEN to one with write access")
+    assert error().startswith(
+        f"error: {hub.endpoint} does not accept the token; set HF_TOKEN to a token with write access"
+    )
     monkeypatch.delenv("HF_TOKEN")
     assert error().endswith(
-        f"needs a token; set HF_TOKEN to one with write access, from {hub.endpoint}/settings/tokens"
+        f"needs a token; set HF_TOKEN to a token with write access, from {hub.endpoint}/settings/tokens"
     )
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     assert error().startswith("error: cannot upload to http://127.0.0.1:9/owner/cat: ")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert "HF_HUB_OFFLINE forbids to upload" in error()
+    assert "HF_HUB_OFFLINE forbids uploading" in error()
     assert (
         "--private has no effect without --push"
         in llm("export", "model.safetensors", "x", "--to", "hf", "--private").stderr

@@ -58,7 +58,7 @@ def test_a_file_cut_off_in_its_header_is_not_mistaken_for_another_format() -> No
         whole = put(b"{}" + b" " * (length - 2)).read_bytes()
         assert read_header("x.safetensors").tensors == {}, length
         Path("x.safetensors").write_bytes(whole[:50])
-        with pytest.raises(LLMError, match=f"is cut off: its header needs {length + 8} bytes, the file has 50"):
+        with pytest.raises(LLMError, match=f"is cut off: its header needs {length + 8} bytes, but the file has 50"):
             read_header("x.safetensors")
 
 

@@ -106,7 +106,7 @@ def test_a_template_that_renders_nothing_is_named(other_template):
     with other_template("{% if never %}x{% endif %}") as client:
         response = client.post("/v1/chat/completions", json={"messages": [QUESTION]})
     assert response.status_code == 400
-    assert "chat template renders these messages to nothing" in response.json()["error"]["message"]
+    assert "chat template renders these messages to an empty text" in response.json()["error"]["message"]
 
 
 def test_the_end_of_the_prompt_is_that_of_the_messages(client, chat):

@@ -78,7 +78,7 @@ def test_wrong_choices_are_one_clear_error(client) -> None:
         ({"choice": ["a", "a"]}, "structured_outputs.choice has 'a' twice"),
         ({"choice": ["a", ""]}, "structured_outputs.choice has an empty text"),
         ({"structural_tag": "a+"}, "structural_tag"),
-        ({"choice": ["a", "b"], "regex": "a"}, "give one of the two"),
+        ({"choice": ["a", "b"], "regex": "a"}, "give only one of them"),
         ({"choice": ["a", "x" * 400]}, "the context length of chat is 128"),
     ]:
         response = client.post("/v1/chat/completions", json=CHAT | {"structured_outputs": form})

@@ -93,7 +93,7 @@ def test_pairs_are_the_turns_that_are_learned() -> None:
 
 def test_a_run_without_known_answers_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     check_known_answers(inputs(), adapter_only=False)
-    with pytest.raises(LLMError, match="adapters have no place for `known_answers`"):
+    with pytest.raises(LLMError, match="adapters cannot store `known_answers`"):
         check_known_answers(inputs(), adapter_only=True)
     with pytest.raises(LLMError, match="the training data are plain text"):
         check_known_answers(None, adapter_only=False)

@@ -68,7 +68,7 @@ def test_several_processes_on_mps_are_refused_before_they_start(device, monkeypa
     monkeypatch.setattr("llmcli.cli.commands.train._launch", lambda count: pytest.fail("started"))
     result = llm("train", "c.txt", "--processes", 2, "--device", device)
     assert result.exit_code == 1
-    assert result.stderr == "error: a run on mps has one process; leave out --processes, or add --device cpu\n"
+    assert result.stderr == "error: a run on mps has only one process; leave out --processes, or add --device cpu\n"
 
 
 def test_the_masks_of_some_rows_are_those_of_the_whole_batch():
