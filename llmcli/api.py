@@ -398,8 +398,8 @@ class Model:
 
         `without` switches layers ("2") and heads ("2.3": head 3 of layer 2) off, counted from 1: the result
         compares the predictions before and after (`.first`, `.second`, `.kl_divergence`, `.next_tokens(5)`,
-        `.next_words(5)`). With another prompt in `compare`, `.second` is the prediction after that prompt, and
-        the parts are switched off for both prompts.
+        `.next_words(5)`). With another prompt in `compare`, `.second` is the prediction after that prompt,
+        and the parts are switched off for both prompts.
 
         Raises LLMError for a model that does not run in numpy (a GPU, quantized weights), for an ensemble,
         and for parts that the model does not have.
@@ -482,9 +482,9 @@ def train(
 ) -> Iterator[RunEvent | Result]:
     """Train a model on text or conversations and save it. Yields events; the last one is the `Result`.
 
-    `corpus` is one or more files, directories or glob patterns. Alternatively, `text` is one or more documents
-    in memory, such as a list or the column of a data frame, and `conversations` is a list of conversations as
-    for `Model.chat`, or of records such as {"prompt": ..., "completion": ...}.
+    `corpus` is one or more files, directories or glob patterns. Alternatively, `text` is one or more
+    documents in memory, such as a list or the column of a data frame, and `conversations` is a list of
+    conversations as for `Model.chat`, or of records such as {"prompt": ..., "completion": ...}.
 
     `val` is a validation file or the fraction to hold out, `base` a model to fine-tune, `like` a model whose
     tokenizer to use. `known_answers` stores the questions and answers in the file, for `Model.known_answer`.

@@ -448,14 +448,14 @@ class ModelConfig:
             norms = arch.norm_names
             norm_shapes = {name: self._norm_shapes(layer + name) if name else {} for name in norms}
             shapes |= norm_shapes[norms.before_attention]
-            shapes |= {f"{layer}self_attn.{which}_proj.weight": (size, d) for which, size in sizes.items()}
+            shapes |= {f"{layer}self_attn.{kind}_proj.weight": (size, d) for kind, size in sizes.items()}
             if arch.qkv_bias:
-                shapes |= {f"{layer}self_attn.{which}_proj.bias": (size,) for which, size in sizes.items()}
+                shapes |= {f"{layer}self_attn.{kind}_proj.bias": (size,) for kind, size in sizes.items()}
             if arch.qk_norm:
                 joint = arch.joint_qk_norm
                 shapes |= {
-                    f"{layer}self_attn.{which}_norm.weight": (sizes[which] if joint else self.head_dim,)
-                    for which in "qk"
+                    f"{layer}self_attn.{kind}_norm.weight": (sizes[kind] if joint else self.head_dim,)
+                    for kind in "qk"
                 }
             shapes |= self._linear_shapes(f"{layer}self_attn.o_proj.weight", d, q)
             shapes |= norm_shapes[norms.after_attention] | norm_shapes[norms.before_mlp]
@@ -491,8 +491,8 @@ class ModelConfig:
         if not self.num_experts:
             return [
                 tuple(
-                    f"{start}mlp.{which}_proj.weight"
-                    for which in ("gate", "up", "down")[not self.architecture.gated_mlp :]
+                    f"{start}mlp.{kind}_proj.weight"
+                    for kind in ("gate", "up", "down")[not self.architecture.gated_mlp :]
                 )
             ]
         _, *names = (f"{start}{name}.weight" for name in self.architecture.expert_names)

@@ -133,8 +133,8 @@ def missing_package(error: ImportError) -> LLMError | None:
 def missing_extra(what: str, package: str, extra: str) -> LLMError:
     """Return the error for a feature that needs a package of an optional extra.
 
-    >>> str(missing_extra("reading a.parquet", "pyarrow", "parquet"))
-    'reading a.parquet needs pyarrow, which this installation lacks; install it: pip install "llmcli[parquet]"'
+    >>> str(missing_extra("reading Parquet", "pyarrow", "parquet"))
+    'reading Parquet needs pyarrow, which this installation lacks; install it: pip install "llmcli[parquet]"'
     """
     return LLMError(
         f'{what} needs {package}, which this installation lacks; install it: pip install "llmcli[{extra}]"'

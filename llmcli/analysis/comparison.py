@@ -133,8 +133,8 @@ def compare(
     **options: Any,
 ) -> Comparison:
     """Compare a model with and without some parts, or `prompt` with the `other` prompt (both without these
-    parts). If parts are switched off, both explanations are for the same `token`, by default the prediction of
-    the whole model; the explanation of the `other` prompt is for the prediction after that prompt. See
+    parts). If parts are switched off, both explanations are for the same `token`, by default the prediction
+    of the whole model; the explanation of the `other` prompt is for the prediction after that prompt. See
     `explain` for the other arguments."""
     without = tuple(dict.fromkeys(without))  # no duplicates
     whole = network, predictor or network
@@ -177,10 +177,11 @@ def parse_part(name: str, config: ModelConfig, setting: str = "without") -> Mode
     match = re.fullmatch(r"0*([0-9]{1,6})(?:\.0*([0-9]{1,6}))?", name) if isinstance(name, str) else None
     layer, head = (int(match[1]), int(match[2] or 1)) if match else (0, 0)
     if not match or not (1 <= layer <= layers and 1 <= head <= heads):
-        numbers = f"layers 1 to {layers}" if layers > 1 else "one layer"
+        counted = units.count(heads, "head")
+        size = f"layers 1 to {layers}, with {counted} each" if layers > 1 else f"one layer, with {counted}"
         raise usage(
             f"`{setting}` names a layer, as in 1, or a head of a layer, as in 1.{heads}; the model has "
-            f"{numbers}, with {units.count(heads, 'head')}{' each' if layers > 1 else ''}, found {brief(name)}"
+            f"{size}, found {brief(name)}"
         )
     return layer - 1, head - 1 if match[2] else None
 

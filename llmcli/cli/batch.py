@@ -102,7 +102,8 @@ def _hash(options: GenerationOptions, model: Path, rows: Sequence[PromptRow]) ->
     given = [(param.name, vars(options).get(param.name or "")) for param in options.params]
     compared = [pair for pair in given if pair[0] not in _NOT_COMPARED]
     named = [str(value) for name, value in given if name in _FILES and value is not None]
-    contents = [read_file(Path(name)) for name in named if os.path.exists(name)]  # noqa: PTH110 (--choices may be a list)
+    # --choices may be a list instead of a file
+    contents = [read_file(Path(name)) for name in named if os.path.exists(name)]  # noqa: PTH110
     return hashlib.sha256(
         repr((versions, compared, contents, rows)).encode("utf-8", "surrogatepass")
     ).hexdigest()

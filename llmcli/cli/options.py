@@ -243,7 +243,7 @@ def read_choices(value: str, *, strips: bool) -> list[str]:
     around each choice."""
     from llmcli.generation.choices import check_choices
 
-    is_file = os.path.exists(value)  # noqa: PTH110 (Path.exists raises for a list that is too long for a name)
+    is_file = os.path.exists(value)  # noqa: PTH110 (Path.exists raises if a list is too long for a file name)
     value = utf8_argument(value, "list of choices") if not is_file else _read(value, "choices")
     choices = [line for line in value.splitlines() if line.strip()] if is_file else value.split(",")
     if len(choices) == 1 and not is_file:

@@ -108,8 +108,8 @@ class ChildProcess:
 
 
 class Worker:
-    """A process that answers requests, one at a time. It is started for the first request, and restarted after
-    a request that it did not answer."""
+    """A process that answers requests, one at a time. It is started for the first request, and restarted
+    after a request that it did not answer."""
 
     def __init__(self, module: str) -> None:
         """`module` is the name of the module whose `main` the process runs."""

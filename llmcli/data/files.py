@@ -197,8 +197,8 @@ def table_lines(name: str, file: IO[bytes], reading: Mapping[str, Any]) -> Itera
 
 
 def _json_line(value: object) -> str:
-    """Return a value as a line of JSON. Values of other types, such as dates and bytes, are not read, and become
-    objects."""
+    """Return a value as a line of JSON. Values of other types, such as dates and bytes, are not read, and
+    become objects."""
     return json.dumps(value, ensure_ascii=False, default=lambda other: {"type": type(other).__name__}) + "\n"
 
 
@@ -307,8 +307,8 @@ def _conversation_file(
         none = f"{document.name}: none of the {total:,} conversations has an answer"
         raise LLMError(f"{f'{unanswered[0]}: no answer' if total == 1 else none}; wanted answers to train on")
     dropped = [
-        f"{document.name}: {len(sources):,} {what} (first: {sources[0]})"
-        for sources, what in (
+        f"{document.name}: {len(sources):,} {problem} (first: {sources[0]})"
+        for sources, problem in (
             (unanswered, f"of {total:,} conversations left out: no answer"),
             (blank, f"of {answer_count:,} answers left out with their questions: blank"),
         )

@@ -59,9 +59,9 @@ class Baseline:
 
 
 def baselines(text: bytes, past: bytes = b"", *, seconds: float = DEFAULT_SECONDS) -> list[Baseline]:
-    """Compress a text with xz and PPM, which adapt to the text, and, given a past, with static PPM, which like
-    a trained model does not adapt. Only as much of the end of the past is used as can be compressed in about
-    `seconds`. Returns [] for an empty text."""
+    """Compress a text with xz and PPM, which adapt to the text, and, given a past, with static PPM, which
+    like a trained model does not adapt. Only as much of the end of the past is used as can be compressed in
+    about `seconds`. Returns [] for an empty text."""
     if not text:
         return []
     xz_past, ppm_past, _ = (past[-limit:] for limit in _past_limits(seconds))

@@ -55,10 +55,10 @@ def score_exact(
 ) -> ExactScore:
     """Generate the last answer of each conversation at temperature 0. Generation stops at the first
     difference from the reference answer."""
-    asked = [*last_answers(conversations)]
+    references = [*last_answers(conversations)]
 
     def requests() -> Iterator[GenerationRequest | BatchResult]:
-        for messages, answer in asked:
+        for messages, answer in references:
             # a token has at least one byte; the answer may have a space on either side
             max_tokens = len(answer.encode("utf-8")) + 2
             try:
@@ -69,16 +69,16 @@ def score_exact(
                 yield BatchResult(error=error)
 
     def differs(number: int, text: str) -> bool:
-        return not asked[number][1].startswith(text.strip())
+        return not references[number][1].startswith(text.strip())
 
     exact = questions = 0
     results = decode_batch(assistant.runtime, assistant.tokenizer, requests(), differs)
-    for done, ((_, answer), result) in enumerate(zip(asked, results, strict=True), 1):
+    for done, ((_, answer), result) in enumerate(zip(references, results, strict=True), 1):
         questions += result.error is None
         exact += (
             result.finished is not None and result.finished.reason == "stop" and result.text.strip() == answer
         )
-        on_progress(done / len(asked))
+        on_progress(done / len(references))
     return ExactScore(exact, questions)
 
 
@@ -90,16 +90,16 @@ def score_known(
     stop: Callable[[], bool] = lambda: False,
 ) -> KnownScore:
     """Choose a known answer to the last question of each conversation, or none, until `stop()`."""
-    asked = [*last_answers(conversations)]
+    questions = [*last_answers(conversations)]
     known = set(finder.answers)
     correct = wrong = answerable = 0
-    for done, (messages, answer) in enumerate(asked, 1):
+    for done, (messages, answer) in enumerate(questions, 1):
         if stop():
-            del asked[done - 1 :]
+            del questions[done - 1 :]
             break
         chosen = finder.find(assistant, messages)
         answerable += answer in known
         correct += chosen.is_known and chosen.text == answer
         wrong += chosen.is_known and chosen.text != answer
-        on_progress(done / len(asked))
-    return KnownScore(correct, wrong, len(asked) - correct - wrong, answerable)
+        on_progress(done / len(questions))
+    return KnownScore(correct, wrong, len(questions) - correct - wrong, answerable)

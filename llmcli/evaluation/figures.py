@@ -11,7 +11,7 @@ from llmcli.formats.training_record import TrainingRecord
 
 NETWORK = "network"
 ADAPTING = "adapting"
-# minimum share of the held-out text in the training text that is mentioned beside every figure
+# minimum share of the held-out text in the training text that is mentioned with every figure
 KNOWN_SHARE = 0.1
 
 

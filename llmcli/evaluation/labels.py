@@ -62,8 +62,8 @@ def score_labels(
     choices: Sequence[str],
     on_progress: Callable[[float], None] = lambda share: None,
 ) -> LabelScore:
-    """Choose the last answer of each conversation. Raises LLMError if the answer of a conversation is not among
-    the choices."""
+    """Choose the last answer of each conversation. Raises LLMError if the answer of a conversation is not
+    among the choices."""
 
     for conversation in conversations:
         if (answer := conversation.messages[-1].content) not in choices:

@@ -178,8 +178,8 @@ class TrainingText:
     def of(
         cls, sources: Sources, records: Iterable[TrainingRecord], *, whole: bool = False
     ) -> "TrainingText":
-        """Select the parts that were trained on according to the records. Other files are kept whole, as are all
-        files with `whole`."""
+        """Select the parts that were trained on according to the records. Other files are kept whole, as are
+        all files with `whole`."""
         if whole:
             return cls(sources.text, sources.conversation_files, sources.conversations)
         records = list(records)
@@ -266,8 +266,8 @@ def find_training_texts(
 
 
 def find_sources(stage: Stage, model: Path) -> Sources:
-    """Find the texts and conversations of a stage by their sha256, here and beside the model. Raises LLMError
-    when the record names none, or when a file is missing or has changed."""
+    """Find the texts and conversations of a stage by their sha256, in the current directory and the model's.
+    Raises LLMError if the record names none, or if a file is missing or has changed."""
     files = [
         file for file in _find(stage, stage.conversation_files, model) if isinstance(file, ConversationFile)
     ]
@@ -312,7 +312,7 @@ def _find(stage: Stage, entries: Sequence[TrainingFile], model: Path) -> list[Do
                     contents[index] = content
     for index, entry in enumerate(entries):
         if index not in contents:
-            missing = f"{entry.name[:200]}, is missing or has changed (searched here and beside the model)"
+            missing = f"{entry.name[:200]}, is missing or has changed (searched here and next to the model)"
             if was_in_memory(entry.name, entry.kind):
                 missing = f"{entry.name}, was in memory and has no file"
             raise LLMError(f"the training text of {model}, {missing}; name it: `corpus` FILE")
@@ -347,9 +347,9 @@ def recorded_path(file: Path, model: Path) -> str | None:
     """Return a training file's path relative to the model, so that both can be moved together. None for
     standard input and outside the current directory, because a record must not reveal directories that the
     user did not name."""
-    here = Path.cwd()
+    directory = Path.cwd()
     file = Path(os.path.abspath(file))
     model = Path(os.path.abspath(model))
-    if not (file.is_file() and file.is_relative_to(here) and model.is_relative_to(here)):
+    if not (file.is_file() and file.is_relative_to(directory) and model.is_relative_to(directory)):
         return None
     return Path(os.path.relpath(file, model.parent)).as_posix()

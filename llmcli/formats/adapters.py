@@ -185,12 +185,12 @@ def _factors(base: Checkpoint, header: Header) -> dict[str, float]:
 
 
 def _read_config(header: Header) -> _Config:
-    """Read PEFT's config from the metadata or the file beside it. Raises LLMError for anything except plain
+    """Read PEFT's config from the metadata or from the file next to it. Raises LLMError for anything except plain
     LoRA."""
     text = header.metadata.get(PEFT_CONFIG)
     beside = header.path.with_name(PEFT_CONFIG)
     if text is None and not beside.exists():
-        raise LLMError(f"{header.path} has no {PEFT_CONFIG} in its metadata or beside it")
+        raise LLMError(f"{header.path} has no {PEFT_CONFIG} in its metadata or next to it")
     label = f"its {PEFT_CONFIG}"
     with prefixed(header.path):
         document = parse_document(read_text(beside) if text is None else text, label)

@@ -57,8 +57,8 @@ _WINDOWS_DEVICES |= {f"{port}{number}" for port in ("COM", "LPT") for number in 
 
 
 def name_of(path: str | Path) -> str:
-    """Return the last part of a path as text, even if the name is not UTF-8; for OWNER/NAME in the hub's cache,
-    return NAME."""
+    """Return the last part of a path as text, even if the name is not UTF-8; for OWNER/NAME in the hub's
+    cache, return NAME."""
     if name := name_in_cache(Path(path)):
         return name.partition("/")[2]
     return os.fsencode(Path(path).name).decode("utf-8", "replace")
@@ -223,7 +223,7 @@ def move_aside(path: Path) -> Path:
     try:
         try:
             os.link(path, new_path)
-        except FileExistsError:  # created by another process meanwhile
+        except FileExistsError:  # another process has just created it
             return move_aside(path)
         except OSError:  # no hard links here
             path.rename(new_path)
@@ -234,7 +234,7 @@ def move_aside(path: Path) -> Path:
 
 
 def remove_stale(path: Path) -> None:
-    """Remove temporary files that killed runs left beside an output, and restore a directory that was being
+    """Remove temporary files that killed runs left next to an output, and restore a directory that was being
     replaced. The caller must hold the output's lock."""
     target = resolve_links(path)
     for stale in target.parent.glob(f".{glob.escape(target.name)}.*.*"):
@@ -266,8 +266,8 @@ def check_directory_name(directory: Path) -> None:
 def is_in_use(directory: Path) -> bool:
     """Return whether an existing directory cannot be replaced: a disk is mounted there, or it contains the
     current directory."""
-    here = Path.cwd()
-    return os.path.ismount(directory) or directory.resolve() in here.parents or directory.samefile(here)
+    current = Path.cwd()
+    return os.path.ismount(directory) or directory.resolve() in current.parents or directory.samefile(current)
 
 
 @contextlib.contextmanager
@@ -319,8 +319,8 @@ def resolve_links(path: Path) -> Path:
 
 @contextlib.contextmanager
 def _temporary_file(target: Path, *, keep: bool = False) -> Iterator[Path]:
-    """Yield the path of an empty file, in a directory next to `target` that other users cannot enter. On exit,
-    the file is flushed and, with `keep`, replaces `target`; after an error, or without `keep`, it is
+    """Yield the path of an empty file, in a directory next to `target` that other users cannot enter. On
+    exit, the file is flushed and, with `keep`, replaces `target`; after an error, or without `keep`, it is
     deleted."""
     directory = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     temporary = directory / target.name

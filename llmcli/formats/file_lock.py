@@ -1,5 +1,6 @@
 """A lock on an output file, which prevents two runs from writing the same file. (`filelock.FileLock`, version
-4.3, leaves its lock file behind, and fails on file systems without locks; here, runs continue with a note.)"""
+4.3, leaves its lock file behind, and fails on file systems without locks; here, runs continue with a
+note.)"""
 
 import contextlib
 import errno

@@ -39,9 +39,9 @@ def read_header(path: str | Path) -> Header:
 
 
 def load(path: str | Path, *, accept_changes: bool = False) -> "Checkpoint":
-    """Open a model in any format. Tensors stay on disk until they are accessed. Raises LLMError for a file that
-    cannot be opened, for an ensemble, and, unless `accept_changes`, for a file written by llmcli that was
-    changed."""
+    """Open a model in any format. Tensors stay on disk until they are accessed. Raises LLMError for a file
+    that cannot be opened, for an ensemble, and, unless `accept_changes`, for a file written by llmcli that
+    was changed."""
     from llmcli.formats.ensemble_file import Ensemble
 
     model = load_any(path, accept_changes=accept_changes)

@@ -74,8 +74,8 @@ Hexadecimal = Annotated[str, Check("bytes in hexadecimal", _is_hexadecimal)]
 def parse_document(text: str, label: str, kind: Any = dict) -> Any:
     """Parse a document as an object of a kind that `read_as` supports. `label` is its name in messages.
 
-    Raises LLMError if it is not JSON, does not fit `kind`, or has a lone surrogate, which cannot be written to
-    a file.
+    Raises LLMError if it is not JSON, does not fit `kind`, or has a lone surrogate, which cannot be written
+    to a file.
     """
     try:
         document = parse_json(text)

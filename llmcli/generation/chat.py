@@ -310,8 +310,8 @@ def fit(
         ids = template.encode(system + turns[first:], add_generation_prompt=True)
         if not ids:
             raise LLMError(
-                "the model's chat template renders these messages to an empty text: it is damaged, or was made "
-                "for other messages; the model can still continue a text"
+                "the model's chat template renders these messages to an empty text: it is damaged, or was "
+                "made for other messages; the model can still continue a text"
             )
         return ids
 

@@ -90,9 +90,9 @@ def score_likely_answers(
     answers: Sequence[str],
     end_ids: Collection[int],
 ) -> Iterator[list[ScoredText]]:
-    """Like `score_answers`, but in the order of the likeliest beginnings. Leaves out answers that do not fit the
-    context, and answers less than UNLIKELY times as likely as the best answer. The probability of an answer's
-    beginning is an upper bound: an answer that it rules out is not scored."""
+    """Like `score_answers`, but in the order of the likeliest beginnings. Leaves out answers that do not fit
+    the context, and answers less than UNLIKELY times as likely as the best answer. The probability of an
+    answer's beginning is an upper bound: an answer that it rules out is not scored."""
     encoded = [tokenizer.encode(text) for text in answers]
     lengths = [*map(len, encoded)]
     space = runtime.context - len(ids)

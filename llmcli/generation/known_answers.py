@@ -92,8 +92,8 @@ def open_known_answers(model: Checkpoint | Ensemble) -> KnownAnswers:
     known, path = model.shared.known_answers, model.shared.path
     if known is None or not known.pairs:
         raise LLMError(
-            f"{path or 'the model'} has no known answers: training stores them only on request, because anyone "
-            "who has the file can read them; train it with `known_answers`"
+            f"{path or 'the model'} has no known answers: training stores them only on request, because "
+            "anyone who has the file can read them; train it with `known_answers`"
         )
     return known
 

@@ -219,8 +219,9 @@ class _WordSearch:
 def next_tokens(
     runtime: Runtime, tokenizer: Tokenizer, prompt: Prompt, sampling: SamplingConfig
 ) -> list[tuple[int | None, bytes, float]]:
-    """Return (token, bytes that it adds, probability under the sampling settings) of all tokens that may follow
-    a prompt, most likely first. The token is None for a text that only the end of a longer token spells."""
+    """Return (token, bytes that it adds, probability under the sampling settings) of all tokens that may
+    follow a prompt, most likely first. The token is None for a text that only the end of a longer token
+    spells."""
     first = read_prompt(runtime, tokenizer, prompt)
     probabilities = Sampler(sampling).probabilities(first.logits, first.tokens)
     ranked = np.argsort(-probabilities, kind="stable").tolist()

@@ -1,9 +1,10 @@
 """Token healing: the first token after a prompt that ends inside a token or a word.
 
-A prompt such as "I like to ea" may end inside a token: a model knows " eat", but has never seen " ea" followed
-by "t". This is the prompt boundary problem. Token healing usually drops the last token and constrains the next
-token to begin with its text. Here, the probability of a continuation given the prompt's bytes is a sum over
-all token sequences that spell the prompt, whose last token ends with the prompt or extends beyond it:
+A prompt such as "I like to ea" may end inside a token: a model knows " eat", but has never seen " ea"
+followed by "t". This is the prompt boundary problem. Token healing usually drops the last token and
+constrains the next token to begin with its text. Here, the probability of a continuation given the prompt's
+bytes is a sum over all token sequences that spell the prompt, whose last token ends with the prompt or
+extends beyond it:
 
                        sum of p(sequence) over sequences that spell prompt + next
     p(next | prompt) = ----------------------------------------------------------
@@ -55,7 +56,8 @@ class Prompt:
     in_word: bool = False  # whether it ends with a letter, so that its last word may continue
     # number of tokens at its beginning that represent the beginning of a text
     added: int = field(default=0, compare=False)
-    # number of tokens at its end that the model generated, which an n-gram cache ignores; 0 if there is a tail
+    # number of tokens at its end that the model generated, which an n-gram cache ignores; 0 if there is a
+    # tail
     written: int = 0
 
     @classmethod
@@ -96,9 +98,9 @@ class Prompt:
 
 
 def last_tokens(ids: Sequence[int], count: int, bos_ids: Sequence[int]) -> list[int]:
-    """Return the last `count` tokens of a text. If the tokenizer has a beginning-of-text token (`bos_ids`), it
-    replaces the first of them. Models that saw this token before every text in training direct much of their
-    attention to it and predict badly without it (attention sink: Xiao et al. 2023, arXiv:2309.17453).
+    """Return the last `count` tokens of a text. If the tokenizer has a beginning-of-text token (`bos_ids`),
+    it replaces the first of them. Models that saw this token before every text in training direct much of
+    their attention to it and predict badly without it (attention sink: Xiao et al. 2023, arXiv:2309.17453).
 
     >>> last_tokens([7, 8, 9], 2, []), last_tokens([1, 7, 8, 9], 2, [1]), last_tokens([1, 7, 8], 5, [1])
     ([8, 9], [1, 9], [1, 7, 8])
@@ -236,8 +238,8 @@ class FirstToken:
         return None, texts[entry - len(self._vocabulary)]
 
     def process(self, continuation: Continuation) -> list[int]:
-        """Bring the runtime to the state before a continuation's last token. Returns all tokens before it; the
-        runtime holds the last of them that fit the context."""
+        """Bring the runtime to the state before a continuation's last token. Returns all tokens before it;
+        the runtime holds the last of them that fit the context."""
         self.search.process(continuation.tokens[:-1])
         return [*self._head, *continuation.tokens[:-1]]
 

@@ -42,7 +42,8 @@ def check_writable(directory: Path, *, force: bool) -> None:
     if others:
         raise LLMError(
             f"{directory} "
-            f"contains {min(others).relative_to(directory)}, which is not part of a handover and would be lost"
+            f"contains {min(others).relative_to(directory)}, "
+            "which is not part of a handover and would be lost"
             "; move it away, or name another directory"
         )
     if not force:
@@ -50,8 +51,8 @@ def check_writable(directory: Path, *, force: bool) -> None:
 
 
 def _is_part(path: Path, is_directory: bool) -> bool:
-    """Return whether `Handover.write` writes a file or a folder of this name, as opposed to files that engines
-    add to the directory, such as checkpoints."""
+    """Return whether `Handover.write` writes a file or a folder of this name, as opposed to files that
+    engines add to the directory, such as checkpoints."""
     match path.parts:
         case [name] if is_directory:
             return name in ("model", *FOLDERS)
@@ -172,7 +173,7 @@ class Handover:
             for name, content in texts.items():
                 atomic_io.write(temporary / name, content.encode("utf-8"))
             hf_directory.write(temporary / "model", model, metadata, card)
-            # check again, since another program may have written there meanwhile
+            # check again, since another program may have written there in the meantime
             check_writable(directory, force=True)
         return manifest
 

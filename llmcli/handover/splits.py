@@ -1,8 +1,9 @@
 """Training text and held-out text as files: tokens for Megatron-LM and nanoGPT, text as Parquet.
 
 NAME.bin contains only little-endian token ids, so that nanoGPT can also read it. Megatron-LM's NAME.idx lists
-the sequences in it. The ids are in the order in which `llm train` reads them: a start token precedes the first
-document, an end-of-text token precedes each later document. A long document is cut into several sequences.
+the sequences in it. The ids are in the order in which `llm train` reads them: a start token precedes the
+first document, an end-of-text token precedes each later document. A long document is cut into several
+sequences.
 """
 
 import hashlib

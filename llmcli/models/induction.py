@@ -44,8 +44,8 @@ COPY_LOGIT = 0.05  # scale of the copied token in the output embedding
 def with_stronger_copies(
     config: ModelConfig, weights: Mapping[str, Array], factor: float
 ) -> dict[str, Array]:
-    """Return trained weights with the output of the induction head multiplied by `factor`. The model knows the
-    training text from other windows too, so it learns to copy less than is best for new text."""
+    """Return trained weights with the output of the induction head multiplied by `factor`. The model knows
+    the training text from other windows too, so it learns to copy less than is best for new text."""
     name = "model.layers.1.self_attn.o_proj.weight"
     output = weights[name].copy()
     output[:, : config.head_dim] *= factor

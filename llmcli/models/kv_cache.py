@@ -76,8 +76,8 @@ class KVCache:
 
 
 class KVSlots:
-    """Slots in one large cache for the caches of a runtime's forks. A cache moves into a slot when it is first
-    processed together with others, and out of the slot when another cache takes it."""
+    """Slots in one large cache for the caches of a runtime's forks. A cache moves into a slot when it is
+    first processed together with others, and out of the slot when another cache takes it."""
 
     def __init__(self, config: ModelConfig) -> None:
         self._config = config

@@ -122,8 +122,8 @@ class NgramCache:
             self.append(token)
 
     def count_first(self, tokens: int | None) -> None:
-        """Count only the first `tokens` tokens of this text, because the model generated the others. None: count
-        all."""
+        """Count only the first `tokens` tokens of this text, because the model generated the others. None:
+        count all."""
         self._limit = sys.maxsize if tokens is None else tokens
         if self._ids:
             self.rewind(len(self))
@@ -334,14 +334,14 @@ class NgramText:
             block = bisect.bisect_right(self._starts, first + done) - 1
             offset = first + done - self._starts[block]
             a, b = (part[:, offset : offset + len(network) - done] for part in self._block(block))
-            here = slice(done, done + a.shape[1])
+            span = slice(done, done + a.shape[1])
             if shares is None:
                 a = a[0]
                 b = b[0]
             else:
-                a, b = ((part * shares[here].T).sum(0) for part in (a, b))
-            mixed[here] = -np.log(a * np.exp(-network[here].astype(np.float64)) + b)
-            done = here.stop
+                a, b = ((part * shares[span].T).sum(0) for part in (a, b))
+            mixed[span] = -np.log(a * np.exp(-network[span].astype(np.float64)) + b)
+            done = span.stop
         return mixed
 
     def _block(self, number: int) -> tuple[Array, Array]:

@@ -267,9 +267,9 @@ class _Layer:
     pair is one complex number and a rotation one complex product. Queries and keys are permuted in the same
     way, so attention scores do not change.
 
-    LayerNorm (arXiv:1607.06450) is RMSNorm of x minus its mean. Here, the mean is subtracted from the embeddings
-    and from the outputs of the matrices that add to the residual stream: the stream then has a mean of 0, and
-    LayerNorm equals RMSNorm.
+    LayerNorm (arXiv:1607.06450) is RMSNorm of x minus its mean. Here, the mean is subtracted from the
+    embeddings and from the outputs of the matrices that add to the residual stream: the stream then has a
+    mean of 0, and LayerNorm equals RMSNorm.
     """
 
     def __init__(self, checkpoint: Checkpoint, index: int) -> None:
@@ -295,7 +295,7 @@ class _Layer:
         self.after_mlp = None if after_mlp is None else after_mlp.gain
 
         qkv, bias = _stacked(
-            checkpoint, [f"{attention}{which}_proj.weight" for which in "qkv"], before_attention
+            checkpoint, [f"{attention}{kind}_proj.weight" for kind in "qkv"], before_attention
         )
         self.qk_norm: Array | None = None
         if config.architecture.qk_norm:

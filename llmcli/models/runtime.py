@@ -104,8 +104,8 @@ class Runtime(ABC):
     @staticmethod
     def step_batch(runtimes: Sequence[Any], tokens: Sequence[int]) -> Array:
         """Call `step` for each of B forks of one runtime; return the logits [B, V]. Each weight is read only
-        once for all forks, so several texts take little longer than one. The last bits may differ, because the
-        order of additions in a matrix product depends on its shape."""
+        once for all forks, so several texts take little longer than one. The last bits may differ, because
+        the order of additions in a matrix product depends on its shape."""
         return np.stack([runtime.step(token) for runtime, token in zip(runtimes, tokens, strict=True)])
 
     def continuation_logits(self, texts: Sequence[Sequence[int]]) -> Iterator[Array]:

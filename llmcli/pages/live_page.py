@@ -1,9 +1,9 @@
 """The page of a model, in two forms that differ only in the runtime.
 
 - A page with a model inside: one HTML file that runs the model offline in any browser. It contains the
-  weights, the config, the tokenizer and the training record as data. The runtime is JavaScript in a web worker
-  (live/model.js corresponds to numpy_runtime.py, one token at a time).
-  A trainable page also trains a model: in addition to live/, training/ has a tab and a trainer for the worker.
+  weights, the config, the tokenizer and the training record as data. The runtime is JavaScript in a web
+  worker (live/model.js corresponds to numpy_runtime.py, one token at a time). A trainable page also trains a
+  model: in addition to live/, training/ has a tab and a trainer for the worker.
 - The page of `llm serve`: the runtime is live/http.js, which requests results, and the facts about a model,
   from the server.
 """

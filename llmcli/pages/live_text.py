@@ -73,7 +73,8 @@ def _splits(pre_tokenizer: Any) -> list[str]:
     if name not in _SPLITS:
         known = ", ".join(_SPLITS)
         raise LLMError(
-            f"the tokenizer splits words differently from {known}, the only ones that pages support; use --to hf"
+            f"the tokenizer splits words differently from {known}, the only ones that pages support; "
+            "use --to hf"
         )
     patterns = []
     for pattern in _SPLITS[name]:

@@ -127,6 +127,6 @@ def _page_names(config: ModelConfig) -> dict[str, str]:
         start = f"model.layers.{layer}.mlp."
         names[config.router_name(layer)] = f"{start}gate.weight"
         for expert, matrices in enumerate(config.mlp_names(layer)):
-            for which, name in zip(("gate", "up", "down"), matrices, strict=True):
-                names[name] = f"{start}experts.{expert}.{which}_proj.weight"
+            for kind, name in zip(("gate", "up", "down"), matrices, strict=True):
+                names[name] = f"{start}experts.{expert}.{kind}_proj.weight"
     return names

@@ -34,7 +34,7 @@ def record_data(header: "Header") -> Json:
 
 
 def _rows(header: "Header", record: TrainingRecord) -> Rows:
-    """List the (name, value) pairs shown beside the loss curve."""
+    """List the (name, value) pairs shown next to the loss curve."""
     rows = [
         ("form", "a model of llmcli" if header.is_ours else header.form),
         ("types", ", ".join(parameters_by_dtype(header))),

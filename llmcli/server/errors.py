@@ -51,8 +51,8 @@ def invalid(param: str, message: str, code: str | None = None) -> ApiError:
 
 
 def as_api_error(error: BaseException, status: int = 500) -> ApiError:
-    """Convert an exception to the error of a request. `status` is for an LLMError of a class without a specific
-    status that is not about the request's arguments."""
+    """Convert an exception to the error of a request. `status` is for an LLMError of a class without a
+    specific status that is not about the request's arguments."""
     match error:
         case ApiError():
             return error

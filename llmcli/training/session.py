@@ -174,8 +174,8 @@ def _resumed_plan(plan: Plan, request: PlanRequest, processes: Processes) -> Pla
     train = replace(plan.train, threads=request.threads)
     if plan.train.teacher_share and processes.are_several:
         raise LLMError(
-            "the stopped run trains a student with a teacher, which is only possible in one process: resume it "
-            "without `processes`, or start over with `overwrite=True`"
+            "the stopped run trains a student with a teacher, which is only possible in one process: resume "
+            "it without `processes`, or start over with `overwrite=True`"
         )
     needs_whole_weights = plan.conversations is not None and plan.conversations.base_divergence > 0
     sharded = not needs_whole_weights and rules.sharding(request, plan.model, train, memory).value
@@ -190,9 +190,9 @@ def _check_stored(inputs: Inputs, output: Output, known_answers: bool) -> None:
         check_known_answers(inputs.conversations, adapter_only=output.adapter_only)
     if output.adapter_only and inputs.conversations and inputs.conversations.template is None:
         count = inputs.conversations.new_tokens
-        lacks = f"the {count} tokens of a template" if count else "a template"
+        missing = f"the {count} tokens of a template" if count else "a template"
         raise LLMError(
-            f"{inputs.base_path} has no chat template, and adapters cannot store {lacks}; leave out "
+            f"{inputs.base_path} has no chat template, and adapters cannot store {missing}; leave out "
             "`adapter_only`: the merged model stores the template"
         )
 

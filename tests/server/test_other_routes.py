@@ -205,7 +205,7 @@ def test_the_training_text_must_be_at_hand(client, tmp_path):
     record = {"corpus": [{"name": "cats.txt", "sha256": "0"}, {"name": "dogs.txt", "sha256": "1"}]}
     model = random_checkpoint(ModelConfig(300, 16, 16, 1, 2, 1, 8, 32))
     save(path, replace(model, record=TrainingRecord.from_json(record)))
-    with pytest.raises(ApiError, match=r"of pets, cats.txt, dogs.txt, is missing or has changed; put it beside"):
+    with pytest.raises(ApiError, match=r"of pets, cats.txt, dogs.txt, is missing or has changed; put it next to"):
         training_texts(ServedModel(path))
 
 

@@ -104,9 +104,9 @@ def receive(
             if isinstance(event, TurnsDropped):
                 answer.dropped_turns = event.turns
                 if dropped_note is not None:
-                    which = "the oldest turn" if event.turns == 1 else f"the {event.turns:,} oldest turns"
+                    dropped = "the oldest turn" if event.turns == 1 else f"the {event.turns:,} oldest turns"
                     full = f"the context of {event.context:,} tokens is full"
-                    console.note(f"{full}: from now on the model does not see {which}{dropped_note}")
+                    console.note(f"{full}: from now on the model does not see {dropped}{dropped_note}")
             elif isinstance(event, PrefillProgress):
                 answer.reading = event
                 if event.tokens - event.cached > READ_CHUNK:
@@ -123,7 +123,8 @@ def receive(
                     console.verbatim(text, raw=True)
             if is_stopped() and answer.finish_reason is None:
                 answer.finish_reason = INTERRUPTED
-                events.close()  # type: ignore[attr-defined]  # a generator: the conversation keeps what has arrived
+                # a generator: the conversation keeps the text that has arrived
+                events.close()  # type: ignore[attr-defined]
                 break
         is_answered = True
     finally:

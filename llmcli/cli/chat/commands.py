@@ -39,7 +39,8 @@ _ALIASES = {
 
 # input that is probably an attempt to leave, or a shell command
 _NO_MESSAGE = re.compile(
-    r"(?i:(exit|quit)(\(\))?|logout|:w?q!?)|clear|help|llm( -.*| (chat|explain|generate|inspect|train)( .*)?)?"
+    r"(?i:(exit|quit)(\(\))?|logout|:w?q!?)|clear|help|"
+    r"llm( -.*| (chat|explain|generate|inspect|train)( .*)?)?"
 )
 
 INPUT_HELP = (

@@ -121,8 +121,8 @@ class Session:
         self._last = None
         if count == 1 and path.read_bytes() == (written := as_line(conversation.messages)):
             self._saved[path] = written
-        which = f"conversation {number} of {count:,} in {path}" if count > 1 else str(path)
-        console.warn(f"loaded {which} ({units.count(self._chat.turns, 'turn')})")
+        source = f"conversation {number} of {count:,} in {path}" if count > 1 else str(path)
+        console.warn(f"loaded {source} ({units.count(self._chat.turns, 'turn')})")
 
     def _retry(self, rest: str) -> None:
         self._answer(self._chat.regenerate())
@@ -166,4 +166,4 @@ def _path(text: str, command: str) -> Path:
     name = text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text
     if not name:
         raise usage(f"a file name is missing: {chat_commands.USAGE[command]}")
-    return Path(os.path.expanduser(name))  # noqa: PTH111  # unlike Path.expanduser it does not fail without a home
+    return Path(os.path.expanduser(name))  # noqa: PTH111 (Path.expanduser fails without a home directory)

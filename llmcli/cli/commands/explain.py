@@ -27,7 +27,7 @@ class _Options(ResultOptions):
         "Switch off a layer (2), a head (2.3: head 3 of layer 2) or the n-gram cache (cache); "
         "can be repeated.",
     )
-    compare: str | None = option("PROMPT", "Show the prediction after another prompt beside this one.")
+    compare: str | None = option("PROMPT", "Compare with the prediction after another prompt.")
     next: int = option("N", "Number of next tokens and words to show.", 5, min=1)
     token: str | None = option("TEXT", "Explain this next token instead of the most likely one.")
     literal: bool = flag("Disable token healing: keep the tokens of the prompt as they are.")
@@ -96,8 +96,8 @@ def _explain_prompt(options: _Options, path: Path, text: str) -> None:
 
 
 def _write_page(options: _Options, output: Path, path: Path, text: str) -> None:
-    """Write the page with the model inside, which opens at the prompt: with some parts switched off, or
-    beside another prompt."""
+    """Write the page that contains the model. It opens at the prompt, with some parts switched off or with
+    another prompt for comparison."""
     from llmcli.analysis.comparison import parse_parts
     from llmcli.formats import atomic_io
     from llmcli.formats.loading import load

@@ -26,7 +26,7 @@ FORMATS = {  # output format -> its options besides --force
 }
 SUFFIXES = {"gguf": ".gguf", "html": ".html", "tokenizer": ".json", None: ".safetensors"}  # None: --quantize
 TRAINING_PAGE = "train.html"  # default name of the trainable page without a model
-MODELFILE = ".Modelfile"  # beside a GGUF file
+MODELFILE = ".Modelfile"  # suffix of Ollama's file, written next to a GGUF file
 HF_DTYPES = {"f32": "F32", "f16": "F16", "bf16": "BF16"}  # -> name in a safetensors file
 # output format -> its data types; for GGUF see formats/gguf/writer.py
 DTYPES = {"hf": (*HF_DTYPES,), "handover": (*HF_DTYPES,), "html": ("int8", "f16", "f32")}

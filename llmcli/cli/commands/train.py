@@ -178,11 +178,11 @@ def train(options: _Options) -> None:
     """
     require_torch()
     _check_options(options)
-    # before numpy is imported: BLAS's threads are slow beside other programs (models/matrix_product.py)
+    # before numpy is imported: BLAS's threads are slow while other programs run (models/matrix_product.py)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if options.watch:
         require_server("llm train --watch")
-    how = options.reading()
+    reading = options.reading()
     processes = Processes.of()
     if options.processes and options.processes > 1 and not processes.are_several:
         processes = Processes(count=options.processes, local_count=options.processes)
@@ -208,13 +208,13 @@ def train(options: _Options) -> None:
         console.note(
             f"rank 0 runs on the machine {platform.node()}: it reads the text and saves the model there"
         )
-    train_and_save = partial(_plan_and_run, options, how, processes)
+    train_and_save = partial(_plan_and_run, options, reading, processes)
     if processes.are_several and not options.dry_run:
         _end_after(options, train_and_save)
     train_and_save()
 
 
-def _plan_and_run(options: _Options, how: "ReadOptions", processes: Processes) -> None:
+def _plan_and_run(options: _Options, reading: "ReadOptions", processes: Processes) -> None:
     """Read the text, show the plan, train and save (rank 0)."""
     from llmcli.cli.reports.files import note_skipped_files
     from llmcli.cli.reports.training import show_plan
@@ -230,7 +230,7 @@ def _plan_and_run(options: _Options, how: "ReadOptions", processes: Processes) -
         options.like,
         options.tokenizer,
         target.path,
-        reading=how,
+        reading=reading,
         seconds=request.budget,
         on_note=console.note,
     )

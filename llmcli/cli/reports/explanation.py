@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from llmcli.analysis.explain import Copy, Explanation
 
-LABEL_WIDTH = 14  # columns of a token's label beside a chart
+LABEL_WIDTH = 14  # columns of a token's label to the left of a chart
 MAX_HEAT_MAP_ROWS = 60
 MAX_HEADS = 5  # rows in the table of heads with the highest attention weights
 # columns of a token in the logit lens, and of a token with its probability

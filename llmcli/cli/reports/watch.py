@@ -1,7 +1,7 @@
 """The page of `llm train --watch`: its contents, and when it opens and closes.
 
-About once a second, the run writes the page's state as JSON; the server, in a separate thread, only sends that
-text. Open pages therefore do not change the run, and an error in a page does not end it.
+About once a second, the run writes the page's state as JSON; the server, in a separate thread, only sends
+that text. Open pages therefore do not change the run, and an error in a page does not end it.
 """
 
 import json

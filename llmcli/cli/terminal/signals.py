@@ -74,10 +74,10 @@ def on_stop_requests(handler: Callable[[int, FrameType | None], None] | signal.H
 def stop_requests(
     can_save: Callable[[], bool] = lambda: True, show_note: Callable[[str], None] | None = None
 ) -> Iterator[list[int]]:
-    """Collect the first stop signal in a list instead of raising an exception, so that a run can end and save.
-    `show_note` tells the user; without it, only Ctrl-C is collected, so that an answer can end between two
-    tokens. A second request raises KeyboardInterrupt. Unless `can_save`, the previous handlers are called.
-    One request may arrive as two signals: one from `timeout` or a shell, one from the kernel."""
+    """Collect the first stop signal in a list instead of raising an exception, so that a run can end and
+    save. `show_note` tells the user; without it, only Ctrl-C is collected, so that an answer can end between
+    two tokens. A second request raises KeyboardInterrupt. Unless `can_save`, the previous handlers are
+    called. One request may arrive as two signals: one from `timeout` or a shell, one from the kernel."""
     received: list[int] = []
     first_at = 0.0
 

@@ -12,7 +12,7 @@ from llmcli.cli.terminal.text_layout import fit, pad, terminal_width, text_width
 GAP = 3  # spaces between two columns
 MIN_GAP = 2
 MIN_TEXT_COLUMN = 12  # minimum width of a folded text column
-MIN_VALUE_COLUMN = 24  # if there is less space beside the names, values continue below them
+MIN_VALUE_COLUMN = 24  # with less space, the next lines of a value begin below the name
 MAX_TREE_NAME = 80  # characters
 
 

@@ -22,7 +22,8 @@ def example_prompts(text: str, *, starts_inside: bool = False) -> list[str]:
     """Return the first few words of all sentences and lines that have a letter or digit, without duplicates.
     Long ones that need no shell escaping come first.
 
-    With `starts_inside`, the text may begin in the middle of a sentence; the words of that sentence come last.
+    With `starts_inside`, the text may begin in the middle of a sentence; the words of that sentence come
+    last.
 
     >>> example_prompts("I like to eat apple.\\nThe cat likes to sleep. I like to eat soup.")
     ['I like to eat', 'The cat likes to']
@@ -42,8 +43,8 @@ def example_prompts(text: str, *, starts_inside: bool = False) -> list[str]:
 
 
 def shell_quoted(text: str) -> str:
-    """Quote a text for a shell, with double quotes (which every shell supports) unless the text has characters
-    that are special inside them.
+    """Quote a text for a shell, with double quotes (which every shell supports) unless the text has
+    characters that are special inside them.
 
     >>> shell_quoted("I like to eat"), shell_quoted("for $5")
     ('"I like to eat"', "'for $5'")

@@ -1,9 +1,9 @@
 """Tables in CSV and TSV files: the delimiter, the header, and the rows as records.
 
 A file is a table if at least four in five of its first rows have the same number of columns, two or more; a
-row with a different number is then an error. Prose with commas is not a table. The first row is a header if it
-names known columns, such as question and answer, if all its cells are common column names, or if a column has
-letters only in that row.
+row with a different number is then an error. Prose with commas is not a table. The first row is a header if
+it names known columns, such as question and answer, if all its cells are common column names, or if a column
+has letters only in that row.
 """
 
 import contextlib

@@ -1,9 +1,9 @@
 """Conversations in plain text, in which each turn begins with a name and a colon: User:/Assistant: or Q:/A:.
 
 A text contains conversations if its first nonblank line begins with the name of a speaker, both speakers have
-turns, and there are at least two answers or the text is short. There must not be a third speaker, as in a play
-(another name with a colon that begins lines in the turns of both), and A: must not be a choice next to B:, as
-in a quiz.
+turns, and there are at least two answers or the text is short. There must not be a third speaker, as in a
+play (another name with a colon that begins lines in the turns of both), and A: must not be a choice next to
+B:, as in a quiz.
 
 A turn continues until the next speaker. Names are at the very beginning of a line: words in any case, or
 capital Q and A, optionally with a number (Q1:). The colon may be full-width, and a space may precede it.

@@ -147,8 +147,8 @@ def _navigation(html: str) -> set[int]:
 
 def decode(data: bytes, declared: str | None = None) -> str:
     """Decode a page by its byte-order mark, as UTF-8, by the `declared` encoding or its own declaration, or
-    by detection from its bytes, in this order. Most pages that declare a wrong encoding are UTF-8, and text in
-    other encodings is hardly ever valid UTF-8."""
+    by detection from its bytes, in this order. Most pages that declare a wrong encoding are UTF-8, and text
+    in other encodings is hardly ever valid UTF-8."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return data.decode("utf-16", "replace")
     if b"\x1b$" not in data[:_META_BYTES]:  # ISO-2022-JP is all ASCII

@@ -6,15 +6,18 @@ from collections.abc import Iterable, Iterator
 from llmcli.data.documents.extracted import Skipped
 
 # Letters and punctuation of Chinese and Japanese, which put no spaces between words (Korean does).
-CJK = "\u2e80-\u30ff\u31c0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\ufe30-\ufe4f\uff01-\uff9f\U00020000-\U0003ffff"
+CJK = (
+    "\u2e80-\u30ff\u31c0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
+    "\uf900-\ufaff\ufe30-\ufe4f\uff01-\uff9f\U00020000-\U0003ffff"
+)
 _CJK_CHARACTER = re.compile(f"[{CJK}]")
 _HYPHENS = ("-", "\u2010", "\u00ad")
 
 
 def spaced(blocks: Iterable[tuple[str, bool] | Skipped]) -> Iterator[str | Skipped]:
     """Yield blocks as text, each ending in "\\n". The second value of a block says whether it is a line of a
-    list, table or listing. A blank line separates two blocks unless both are such lines; an empty block that is
-    not such a line also separates its neighbors.
+    list, table or listing. A blank line separates two blocks unless both are such lines; an empty block that
+    is not such a line also separates its neighbors.
 
     >>> list(spaced([("Title", False), ("• a", True), ("• b", True), ("Text", False)]))
     ['Title\\n', '\\n• a\\n', '• b\\n', '\\nText\\n']

@@ -30,14 +30,14 @@ _HYPHEN = 0x02  # pdfium's character for a hyphen at the end of a line, instead 
 _LINE_ENDS = (0x0A, 0x0D)
 _SPACE = 0x20
 # minimum gaps between characters, relative to the font size: between cells of a table (a tab), for a space
-# beside Chinese and Japanese characters, and for a space where pdfium wrongly reports the end of a line
+# next to Chinese and Japanese characters, and for a space where pdfium wrongly reports the end of a line
 _COLUMN_GAP = 1.5
 _CJK_SPACE = 0.8
 _SPACE_AFTER_END = 0.15
 _SAME_HEIGHT = 0.3  # maximum difference of baselines on the same line / font size
 _VERTICAL = 2.0  # minimum height / width of a line of vertical text
-# control characters, private-use characters, the replacement character and noncharacters, which programs write
-# for glyphs without a known character
+# control characters, private-use characters, the replacement character and noncharacters, which programs
+# write for glyphs without a known character
 _UNREADABLE = re.compile(
     "[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ue000-\uf8ff\ufffd-\uffff\U000f0000-\U0010ffff]|\\(cid:"
 )

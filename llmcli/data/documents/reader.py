@@ -136,27 +136,31 @@ class _ProcessReader:
         self._events = events
         self._copy = TextCopy()
         self.child: ChildProcess | None = None
-        self._heard = 0.0  # when the process sent something; 0 while it has nothing to do
+        self._last_sent_at = 0.0  # time of the last frame from the process; 0 while it is idle
         self._closed = closed  # set to end the reading
 
     def end_if_silent(self) -> None:
-        heard, child = self._heard, self.child
-        if heard and child and time.monotonic() - heard > LIMITS.stalled_seconds + _SPARE_SECONDS:
+        last_sent_at, child = self._last_sent_at, self.child
+        if (
+            last_sent_at
+            and child
+            and time.monotonic() - last_sent_at > LIMITS.stalled_seconds + _SPARE_SECONDS
+        ):
             child.kill()
 
     def kill_if_busy(self) -> None:
-        if self._heard and (child := self.child):
+        if self._last_sent_at and (child := self.child):
             child.kill()
 
     def read(self, pending: PendingFile) -> None:
-        self._heard = time.monotonic()
+        self._last_sent_at = time.monotonic()
         try:
             self._read_all(pending)
         except BaseException:
             self._stop()
             raise
         finally:
-            self._heard = 0.0
+            self._last_sent_at = 0.0
 
     def _read_all(self, pending: PendingFile) -> None:
         """Read a file. If the process ends, continue after the document (or file in an archive) at which it
@@ -192,7 +196,7 @@ class _ProcessReader:
         )
 
     def _on_read(self, name: str, size: int) -> None:
-        self._heard = time.monotonic()
+        self._last_sent_at = time.monotonic()
         self._check_open()
         self._events.put((name, size))
 

@@ -198,8 +198,8 @@ class _AnswerWriter:
         return not self._is_skipping
 
     def _is_before(self, at: list[int]) -> bool:
-        """Return whether a position was handled by an earlier process: it is neither after the position in the
-        request nor an archive that contains it."""
+        """Return whether a position was handled by an earlier process: it is neither after the position in
+        the request nor an archive that contains it."""
         after = self._after
         return after is not None and at <= after and (at == after or after[: len(at)] != at)
 

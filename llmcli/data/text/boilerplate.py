@@ -31,7 +31,8 @@ _SAMPLED_BYTES = 1 << 15
 _BLOCK = 1 << 16  # characters of lines written at once
 _QUOTED = 40  # characters of a line in a note
 _GUTENBERG_START = re.compile(
-    r"^(?:\*\*\* ?START OF (?:THE |THIS )?PROJECT GUTENBERG[^*]{0,300}\*\*\*|\*END ?\*? ?THE SMALL PRINT!).*\n",
+    r"^(?:\*\*\* ?START OF (?:THE |THIS )?PROJECT GUTENBERG[^*]{0,300}\*\*\*|"
+    r"\*END ?\*? ?THE SMALL PRINT!).*\n",
     re.I | re.M,
 )
 _GUTENBERG_END = re.compile(r"\s*(?:\*\*\* ?END OF (?:THE |THIS )?|End of (?:the )?)Project Gutenberg", re.I)

@@ -179,7 +179,8 @@ def _files_of(name: str, path: Path, root: Path, skipped: list[str]) -> Iterator
 
 def _text_files(directory: Path, skipped: list[str]) -> Iterable[Path]:
     """Return the files to read in a directory: the training rows of a data set, the pages of a web site, or
-    all files that are neither hidden nor generated. Adds a line to `skipped` for each kind of skipped file."""
+    all files that are neither hidden nor generated. Adds a line to `skipped` for each kind of skipped
+    file."""
 
     def skip(paths: Sequence[Path], noun: str, reason: str) -> None:
         if paths:

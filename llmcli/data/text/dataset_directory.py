@@ -34,7 +34,7 @@ class DatasetDirectory:
 
     training: tuple[Path, ...]
     held_out: tuple[Path, ...]  # the validation split, or else the test split
-    unused: tuple[Path, ...]  # the test split beside a validation split
+    unused: tuple[Path, ...]  # the test split if there is also a validation split
     others: tuple[Path, ...]  # files without rows
 
 

@@ -395,9 +395,9 @@ def _decode(name: str, blocks: Iterable[bytes], encoding: str, first: int = 0) -
             text = decoder.decode(block, final=not block)
         except UnicodeDecodeError as error:
             byte = (error.object[error.start :] or b"\0")[0]
-            what = encodings.name_of(encoding)
+            encoding_name = encodings.name_of(encoding)
             raise NotTextError(
-                f"{name} is not {what} text: byte 0x{byte:02x} at position {start + error.start:,}"
+                f"{name} is not {encoding_name} text: byte 0x{byte:02x} at position {start + error.start:,}"
             ) from error
         if "\0" in text:
             position = start + len(text[: text.index("\0")].encode(encoding))

@@ -56,7 +56,7 @@ _READABLE = (  # (type, pattern of the first bytes)
     (TABLE, rb"PAR1|ARROW1|\xff\xff\xff\xff"),  # the last is a stream of Arrow
     (FileType("an RTF document", advice=_CONVERT, is_text=True), rb"\{\\rtf"),
 )
-_OTHERS = (  # likewise
+_OTHERS = (  # (type, pattern of the first bytes)
     (FileType("a DjVu document", advice="extract its text first: djvutxt {file} TEXT"), rb"AT&TFORM"),
     (FileType("a 7z archive", advice=_UNPACK + "7z x -oDIRECTORY {file}"), rb"7z\xbc\xaf\x27\x1c"),
     (FileType("a RAR archive", advice=_UNPACK + "unrar x {file} DIRECTORY/"), rb"Rar!\x1a\x07"),

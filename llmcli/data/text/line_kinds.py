@@ -11,7 +11,8 @@ MAX_ITEM = 40  # characters in an item of a list
 # "2026-01-31", "31.1.2026", "12:00:06", "Jan 31 12:00", possibly in brackets, or a web server's "::1 - -
 # [31/Jan/2026"
 _TIME = re.compile(
-    r"\W?(\d{4}[-/.]\d\d?[-/.]\d\d?|\d\d?[-/.]\d\d?[-/.]\d{4}|\d\d?:\d\d:\d\d|[A-Z][a-z]{2} [ \d]\d \d\d:\d\d)"
+    r"\W?(\d{4}[-/.]\d\d?[-/.]\d\d?|\d\d?[-/.]\d\d?[-/.]\d{4}|"
+    r"\d\d?:\d\d:\d\d|[A-Z][a-z]{2} [ \d]\d \d\d:\d\d)"
     r"|\S+ \S+ \S+ \[\d\d/[A-Z][a-z]{2}/\d{4}"
 )
 _SENTENCE_END = (".", "!", "?", ",", ";", ":", "。", "！", "？", "、")

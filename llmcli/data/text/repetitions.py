@@ -1,8 +1,8 @@
 """Passages of the training text that also occur in the held-out text, such as a chapter in another edition.
 
 A string of LENGTH characters is taken from the held-out text every STRIDE characters, and searched for at all
-positions of the training text. This finds every common passage of at least LENGTH + STRIDE - 1 characters, and
-no passage shorter than LENGTH. Spaces, line ends, punctuation, case and accents are ignored, because they
+positions of the training text. This finds every common passage of at least LENGTH + STRIDE - 1 characters,
+and no passage shorter than LENGTH. Spaces, line ends, punctuation, case and accents are ignored, because they
 differ between formats of the same text (an accented letter may be one character or two).
 
 A string that occurs in more than COPIES places of the training text is not a copy of held-out text but a

@@ -81,7 +81,8 @@ class TextCopy:
     def append(self, data: bytes) -> None:
         with temporary_file_errors("the decoded text"), self._lock:
             if self._file is None:
-                self._file = tempfile.TemporaryFile(prefix="llmcli-", buffering=0)  # noqa: SIM115 (lives as long as this)
+                # not a context manager: the file lives as long as this object
+                self._file = tempfile.TemporaryFile(prefix="llmcli-", buffering=0)  # noqa: SIM115
             self._file.seek(self.size)
             view = memoryview(data)
             while view:

@@ -27,9 +27,11 @@ MAX_STEPS = 64  # steps of a pre-tokenizer, normalizer or post-processor: ten ti
 # patterns that split text into pre-tokens
 PATTERNS = {
     "GPT-2": r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
-    "Llama 3": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
+    "Llama 3": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
+    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
     r"\s+(?!\S)|\s+",
-    "Qwen 2": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
+    "Qwen 2": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|"
+    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
     r"\s+(?!\S)|\s+",
 }
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
@@ -200,7 +202,8 @@ def _problems(document: Mapping[str, Any], kind: str) -> Iterator[str]:
     if len(added) > MAX_ADDED_TOKENS:
         yield f"has {len(added):,} added tokens; at most {MAX_ADDED_TOKENS:,} are supported"
     if not all(_is_added_token(token) for token in added):
-        yield f"has an added token without an id, or without a text of 1 to {MAX_TOKEN_CHARACTERS:,} characters"
+        limit = f"{MAX_TOKEN_CHARACTERS:,} characters"
+        yield f"has an added token without an id, or without a text of 1 to {limit}"
     if kind == "char" and (not model.get("byte_fallback") or model.get("merges")):
         yield "is not byte-level"
     if kind == "bpe":
@@ -233,8 +236,8 @@ def _pre_tokenizer_problems(steps: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _is_sentencepiece(document: Mapping[str, Any]) -> bool:
-    """Return whether the tokenizer changes a text only by turning spaces into SPACE, and perhaps by prepending
-    a SPACE."""
+    """Return whether the tokenizer changes a text only by turning spaces into SPACE, and perhaps by
+    prepending a SPACE."""
     steps = list(_steps(document.get("normalizer") or None))
     known = (_PREPEND_SPACE.items(), _REPLACE_SPACES.items())
     if not all(any(items <= step.items() for items in known) for step in steps):
@@ -255,7 +258,7 @@ def _is_sentencepiece(document: Mapping[str, Any]) -> bool:
 def prefix_space(document: Mapping[str, Any]) -> str:
     """Return how a SentencePiece BPE prepends a space. "prepend": to a text and to each part after a control
     token (the normalizer Prepend). "always": the same, but not if there is a space already; "first":
-    likewise, but only to a text (both by the pre-tokenizer Metaspace). "": never."""
+    as "always", but only to a text (both by the pre-tokenizer Metaspace). "": never."""
     if "Prepend" in _step_types(document.get("normalizer")):
         return "prepend"
     metaspace = document.get("pre_tokenizer") or {}
@@ -375,7 +378,7 @@ def byte_level_alphabet() -> dict[str, int]:
     return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
 
 
-_BYTE_NAME = re.compile(r"<0x([0-9A-F]{2})>")  # name of a single-byte token beside character tokens
+_BYTE_NAME = re.compile(r"<0x([0-9A-F]{2})>")  # name of a single-byte token in a vocabulary of characters
 _BYTE_OF_CHARACTER = byte_level_alphabet()
 # a table that the codec searches in a third of the time of a dictionary; it can map only U+0000 to byte 0
 _BYTES_BUT_ZERO = codecs.charmap_build(

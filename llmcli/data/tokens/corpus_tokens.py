@@ -92,8 +92,8 @@ def _cut(document: Document, position: int, end: int, tokenizer: Tokenizer) -> i
 def tokenize_corpus(
     parts: Sequence[DocumentPart], tokenizer: Tokenizer, on_note: OnNote = lambda note: None
 ) -> TokenIds:
-    """Tokenize parts of a corpus, separated by end-of-text tokens, or read their tokens from the cache. Raises
-    LLMError if there is no disk space."""
+    """Tokenize parts of a corpus, separated by end-of-text tokens, or read their tokens from the cache.
+    Raises LLMError if there is no disk space."""
     size = sum(part.text_bytes for part in parts)
     directory = cache_directory()
     cache = TokenCache(directory) if directory and size > CACHED_BYTES else None

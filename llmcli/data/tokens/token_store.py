@@ -1,4 +1,5 @@
-"""The token cache: a directory of token files, which later runs on the same text read instead of tokenizing it.
+"""The token cache: a directory of token files, which later runs on the same text read instead of tokenizing
+it.
 
 A file has a header of HEADER_BYTES (a line of JSON), followed by the little-endian tokens. The least recently
 used files are removed first.

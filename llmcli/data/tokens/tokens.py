@@ -23,8 +23,8 @@ def token_type(tokenizer: Tokenizer) -> str:
 def encode_texts(
     texts: Iterable[Iterator[str]], tokenizer: Tokenizer, *, continued: bool = False, is_first: bool = True
 ) -> Iterator[bytes]:
-    """Yield the ids of texts as bytes in `token_type`, separated by end-of-text tokens. `continued`: the first
-    text is the rest of a text that was cut at `first_cut`; `is_first`: no other text precedes it."""
+    """Yield the ids of texts as bytes in `token_type`, separated by end-of-text tokens. `continued`: the
+    first text is the rest of a text that was cut at `first_cut`; `is_first`: no other text precedes it."""
     dtype = token_type(tokenizer)
     for text in texts:
         needs_end = not (is_first or continued)

@@ -96,7 +96,8 @@ def _architecture(config: ModelConfig) -> str:
     pattern = conventions.layer_types(_layer_pattern(config), config.num_hidden_layers)
     if config.layer_types not in ((), pattern):
         raise LLMError(
-            "llama.cpp supports layers of type full_attention only at a regular interval among sliding_attention"
+            "llama.cpp supports layers of type full_attention only at a regular interval among layers of "
+            "type sliding_attention"
         )
     problem = ""
     if config.rope_scaling and config.rope_scaling.rope_type == "llama3" and architecture != "llama":

@@ -91,8 +91,8 @@ def read_header(directory: Path) -> Header:
 
 
 def published_config(path: Path) -> ModelConfig:
-    """Read the config.json of a model whose weights are not downloaded yet. Raises LLMError if the model is not
-    supported."""
+    """Read the config.json of a model whose weights are not downloaded yet. Raises LLMError if the model is
+    not supported."""
     config, _ = rewrite(gpt.rename_keys(_read_json(path)), {})
     return parse_config(json.dumps(config))
 
@@ -273,5 +273,5 @@ def write(directory: Path, model: Checkpoint, metadata: Mapping[str, str], card:
             gpt.write_tensors(weights, model, {**metadata, **stages})
         else:
             checkpoint.write_tensors(weights, {"": model}, {**metadata, **stages})
-        # check again, since another program may have written there meanwhile
+        # check again, since another program may have written there in the meantime
         check_writable(directory, force=True)

@@ -1,5 +1,5 @@
-"""Downloading a model from the Hugging Face hub into its cache: safetensors or GGUF, and the small files
-beside them.
+"""Downloading a model from the Hugging Face hub into its cache: safetensors or GGUF, and the small files with
+them.
 
 huggingface_hub resumes a download that was interrupted, and reads HF_HOME, HF_ENDPOINT, HF_TOKEN and
 HF_HUB_OFFLINE.
@@ -54,8 +54,8 @@ class Download:
 
         if constants.HF_HUB_OFFLINE:
             raise LLMError(
-                f"{self._name} is not in {self._cache}, and HF_HUB_OFFLINE forbids downloading it; unset this "
-                "variable and run the command again"
+                f"{self._name} is not in {self._cache}, and HF_HUB_OFFLINE forbids downloading it; unset "
+                "this variable and run the command again"
             )
         show_progress(False)  # small files have no bars
         with one_line(self._explained):
@@ -98,8 +98,8 @@ class Download:
             os.unlink(path.resolve())
             path.unlink(missing_ok=True)
             raise LLMError(
-                f"{self._name}: {name} was damaged during the download (its sha256 differs from the hub's) and "
-                "was removed; run the command again"
+                f"{self._name}: {name} was damaged during the download (its sha256 differs from the hub's) "
+                "and was removed; run the command again"
             )
         return path
 
@@ -125,13 +125,14 @@ class Download:
         raise LLMError(f"{self._name} has {what}; wanted {WEIGHTS} or a .gguf file")
 
     def _small_files(self, sizes: Mapping[str, int]) -> list[str]:
-        """Choose the files beside the weights. Raises LLMError if one is missing or too large."""
+        """Choose the files to download in addition to the weights. Raises LLMError if one is missing or too large."""
         from llmcli.formats.huggingface.directory import INDEX, TEXTS
 
         for name in ("config.json", "tokenizer.json"):
             if name not in sizes:
                 raise LLMError(
-                    f"{self._name} has no {name}, which a model needs; look for a converted version or a GGUF file"
+                    f"{self._name} has no {name}, which a model needs; look for a converted version or a "
+                    "GGUF file"
                 )
         small = [name for name in (*TEXTS, INDEX) if name in sizes]
         for name in small:

@@ -1,8 +1,8 @@
 """Models on the Hugging Face hub, named hf:OWNER/NAME, hf:OWNER/NAME@REVISION or hf:OWNER/NAME/FILE.gguf, or
 by a short name.
 
-A model in the hub's cache is used without a request to the hub; otherwise it is downloaded. The modules for the
-cache and for downloads are imported only for models on the hub.
+A model in the hub's cache is used without a request to the hub; otherwise it is downloaded. The modules for
+the cache and for downloads are imported only for models on the hub.
 """
 
 import re
@@ -12,7 +12,8 @@ from pathlib import Path
 from llmcli.errors import usage
 
 _NAME = re.compile(
-    r"hf:(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)(?:/(?P<file>[\w./-]+\.gguf))?(?:@(?P<revision>[\w][\w./-]*))?"
+    r"hf:(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)(?:/(?P<file>[\w./-]+\.gguf))?"
+    r"(?:@(?P<revision>[\w][\w./-]*))?"
 )
 SHORT_NAMES = {"smollm2": "hf:HuggingFaceTB/SmolLM2-135M"}
 

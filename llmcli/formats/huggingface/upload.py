@@ -74,8 +74,8 @@ def find_target(name: str, *, private: bool, force: bool) -> Target:
         )
     if target.replaced and not force:
         raise LLMError(
-            f"hf:{repository} exists; add `overwrite=True` to replace its {_names_text(target.replaced)} (the "
-            "history of the repository keeps them), or give another name"
+            f"hf:{repository} exists; add `overwrite=True` to replace its {_names_text(target.replaced)} "
+            "(the history of the repository keeps them), or give another name"
         )
     return target
 
@@ -100,7 +100,7 @@ def push(
     )
     kept = sorted((target.files or frozenset()) - names - {*stale, ".gitattributes"})
     changes = {"replaces": sorted(names & (target.files or set())), "deletes": stale, "keeps": kept}
-    if listed := [f"{verb} {_names_text(those)}" for verb, those in changes.items() if those]:
+    if listed := [f"{verb} {_names_text(changed)}" for verb, changed in changes.items() if changed]:
         on_note("; ".join(listed))
     operations: list[CommitOperationAdd | CommitOperationDelete] = [
         *(CommitOperationAdd(file.name, str(file)) for file in files),
@@ -150,11 +150,12 @@ def _explained(target: Target, error: BaseException, again: str = "") -> str:
     match answers[0].status_code if answers else 0:
         case 401:
             return (
-                f"{target.endpoint} does not accept the token; set HF_TOKEN to a token with write access, from "
-                f"{target.endpoint}/settings/tokens"
+                f"{target.endpoint} does not accept the token; set HF_TOKEN to a token with write access, "
+                f"from {target.endpoint}/settings/tokens"
             )
         case 403:
-            return f"the token may not write {place} ({reason(error)}); set HF_TOKEN to a token with write access"
+            advice = "set HF_TOKEN to a token with write access"
+            return f"the token may not write {place} ({reason(error)}); {advice}"
         case 400:
             return f"{target.endpoint} refuses the files: {reason(error)}"
         case 409 | 412:

@@ -44,8 +44,8 @@ def read_values(header: Header, tensor: TensorInfo) -> Iterator[Values]:
 
 
 def _read_stored(header: Header, tensor: TensorInfo) -> Values:
-    """Read a tensor as stored. Its file stays open for the next tensor; a tensor that is read in parts stays in
-    memory."""
+    """Read a tensor as stored. Its file stays open for the next tensor; a tensor that is read in parts stays
+    in memory."""
     from safetensors import SafetensorError, safe_open
 
     if not dtypes.is_readable(tensor.dtype):

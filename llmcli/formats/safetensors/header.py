@@ -1,9 +1,9 @@
 """The reader of safetensors headers.
 
 A file may be untrusted; its header is checked before anything in it is used. The time to read it does not
-depend on the size of the file. The `safetensors` library then reads the tensors. (It does not read the header,
-because it accepts repeated names, takes 1.5 GB of memory for a header of 93 MB, and imports numpy, which
-`llm inspect` does not need.)
+depend on the size of the file. The `safetensors` library then reads the tensors. (It does not read the
+header, because it accepts repeated names, takes 1.5 GB of memory for a header of 93 MB, and imports numpy,
+which `llm inspect` does not need.)
 """
 
 from __future__ import annotations

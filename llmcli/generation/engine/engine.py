@@ -216,8 +216,8 @@ class Engine:
         self._remove_ended()
 
     def _admit(self) -> None:
-        """Start the next queued requests while there are places and memory. Requests for a model that is still
-        being loaded are skipped."""
+        """Start the next queued requests while there are places and memory. Requests for a model that is
+        still being loaded are skipped."""
         with self._changed:
             waiting = [sequence for sequence in self.waiting if sequence.opened.done()]
         unpaused = [sequence for sequence in self.active if not sequence.is_paused]

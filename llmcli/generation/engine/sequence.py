@@ -73,8 +73,10 @@ class Sequence:
         self.is_open = True
 
     def begin(self, prefixes: PrefixCache, live: Iterable[Prefix]) -> None:
-        """Get a runtime whose cache holds the longest part of the prompt found in any kept or `live` cache."""
-        # without the last token, whose logits are needed; empty if the prompt's log probabilities are requested
+        """Get a runtime whose cache holds the longest part of the prompt found in any kept or `live`
+        cache."""
+        # without the last token, whose logits are needed; empty if the prompt's log probabilities are
+        # requested
         shareable = () if self.request.prompt_logprobs else self._pending[:-1]
         shared = prefixes.take(self.request.model, shareable, live)
         self.runtime, self._cached = shared or (self.opened.result()[0].fork(), 0)

@@ -1,8 +1,8 @@
 """The decoder as ONNX graphs of onnxruntime's fused operators, with quantized or float32 weights.
 
-There are two graphs: `decoder_graph` from token embeddings to final hidden states, with the key-value cache as
-inputs and outputs that share memory, and `head_graph` from hidden states to logits. A layer consists of nine
-operators; using onnxruntime only for matrix products, with the rest in numpy, took 1.7 times as long
+There are two graphs: `decoder_graph` from token embeddings to final hidden states, with the key-value cache
+as inputs and outputs that share memory, and `head_graph` from hidden states to logits. A layer consists of
+nine operators; using onnxruntime only for matrix products, with the rest in numpy, took 1.7 times as long
 (tests/benchmarks/LOG.md). Float32 matrices are not copied into the graph: onnxruntime reads the arrays of
 this process.
 
@@ -114,20 +114,20 @@ def _add_attention(
     D = config.head_dim
     name = f"model.layers.{layer}.self_attn."
     qkv = graph.linear(
-        x, *_linear(checkpoint, scheme, *(f"{name}{which}_proj.weight" for which in "qkv")), name
+        x, *_linear(checkpoint, scheme, *(f"{name}{kind}_proj.weight" for kind in "qkv")), name
     )
     projections = [qkv, "", ""]  # the operator takes all three as one input
     if config.architecture.qk_norm:
-        projections = [f"{name}{which}" for which in "qkv"]
+        projections = [f"{name}{kind}" for kind in "qkv"]
         sizes = graph.constant(np.array([H * D, G * D, G * D], np.int64))
         graph.add("Split", [qkv, sizes], projections, axis=-1)
-        for which, heads in (("q", H), ("k", G)):
+        for kind, heads in (("q", H), ("k", G)):
             per_head = graph.constant(np.array([0, -1, heads, D], np.int64))
             flat = graph.constant(np.array([0, -1, heads * D], np.int64))
-            split = graph.add("Reshape", [f"{name}{which}", per_head], [f"{name}{which}.heads"])
-            gain = tensors[f"{name}{which}_norm.weight"]
-            normed = graph.norm(split, [gain], config.rms_norm_eps, f"{name}{which}.normed")
-            projections["qk".index(which)] = graph.add("Reshape", [normed, flat], [f"{name}{which}.flat"])
+            split = graph.add("Reshape", [f"{name}{kind}", per_head], [f"{name}{kind}.heads"])
+            gain = tensors[f"{name}{kind}_norm.weight"]
+            normed = graph.norm(split, [gain], config.rms_norm_eps, f"{name}{kind}.normed")
+            projections["qk".index(kind)] = graph.add("Reshape", [normed, flat], [f"{name}{kind}.flat"])
     caches = [f"{part}.{layer}" for part in ("keys", "values")]
     for cache in caches:
         graph.input(cache, ["B", G, "capacity", D])

@@ -75,9 +75,9 @@ class OnnxRuntime(KVCacheRuntime):
         return self._single.last_logits()[0]
 
     def prefill(self, ids: Sequence[int]) -> Array:
-        """Process at least one token; return the logits [V] of the next token. A quantized model processes the
-        last token separately: rounding depends on the batch, and so the logits do not depend on the number of
-        tokens that were already cached."""
+        """Process at least one token; return the logits [V] of the next token. A quantized model processes
+        the last token separately: rounding depends on the batch, and so the logits do not depend on the
+        number of tokens that were already cached."""
         if self._is_quantized and len(ids) > 1:
             check_input(ids, self.length, self.context)
             self.cache.reserve(self.length + len(ids))

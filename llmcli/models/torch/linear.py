@@ -53,8 +53,8 @@ class Linear(nn.Linear):
 
 class TokenRows(nn.Module):
     """Trainable embeddings of consecutive tokens, which replace their rows in the frozen matrices. Without
-    them, LoRA could not learn the tokens appended for a chat template. B, T, C, V = batch, tokens, hidden size,
-    vocabulary size."""
+    them, LoRA could not learn the tokens appended for a chat template. B, T, C, V = batch, tokens, hidden
+    size, vocabulary size."""
 
     def __init__(self, first: int, count: int, hidden_size: int, tied: bool) -> None:
         super().__init__()

@@ -3,9 +3,9 @@
 Pre-norm blocks with RMSNorm, rotary embeddings (arXiv:2104.09864), grouped-query attention
 (arXiv:2305.13245), SwiGLU (arXiv:2002.05202) or a sparse mixture of them, optional tied embeddings. Qwen3
 normalizes queries and keys; Qwen2 adds biases to queries, keys and values; Llama and Mistral do neither.
-SmolLM3 has layers without rotary embeddings, and OLMo 2 has norms after attention and SwiGLU instead of before
-them. GPT-2 and GPT-NeoX have LayerNorm, biases, and MLPs without gates. Modules are named so that the state
-dict has Hugging Face's tensor names (Llama's for GPT-2 and GPT-NeoX), except that experts are stacked.
+SmolLM3 has layers without rotary embeddings, and OLMo 2 has norms after attention and SwiGLU instead of
+before them. GPT-2 and GPT-NeoX have LayerNorm, biases, and MLPs without gates. Modules are named so that the
+state dict has Hugging Face's tensor names (Llama's for GPT-2 and GPT-NeoX), except that experts are stacked.
 numpy_runtime.py is the same network in numpy, and easier to read.
 
 B, T = batch, tokens; C = hidden size; H, G = query heads, key-value heads; D = head size; V = vocabulary

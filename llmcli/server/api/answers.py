@@ -207,8 +207,8 @@ class ChatCompletion(GenerationAnswer):
     def of(cls, body: ChatBody, model: ServedModel, others: Iterable[ServedModel]) -> "ChatCompletion":
         """Prepare requests. Raises ApiError for messages that do not fit or a missing chat template, and
         LLMError if the template refuses the messages."""
-        asked = (body.max_completion_tokens, body.max_tokens, ANSWER_TOKENS)
-        max_tokens = next(number for number in asked if number is not None)
+        limits = (body.max_completion_tokens, body.max_tokens, ANSWER_TOKENS)
+        max_tokens = next(number for number in limits if number is not None)
         template = chat_template(model, body.chat_template_kwargs, others)
         grammar = compile_constraint(body, model, is_answer=True)
         if body.choices and body.messages[-1].role == "assistant":
@@ -267,8 +267,8 @@ class ChatCompletion(GenerationAnswer):
 
 
 def token_text(tokenizer: Tokenizer, token: int | None, text_bytes: bytes) -> str:
-    """Return a token as text: a control token by its name, an incomplete character as bytes, in OpenAI's form:
-    "bytes:\\xe3\\x81"."""
+    """Return a token as text: a control token by its name, an incomplete character as bytes, in OpenAI's
+    form: "bytes:\\xe3\\x81"."""
     if token is not None and not text_bytes:
         return tokenizer.label(token)
     try:

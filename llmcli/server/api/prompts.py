@@ -61,12 +61,12 @@ def compile_constraint(
 def check_choices_fit(choices: Sequence[str], prompts: Sequence[Prompt], model: ServedModel) -> None:
     """Raise ApiError for a choice that does not fit the context after the longest prompt. One token is kept
     free, since other tokenizations may be longer."""
-    taken = max(len(prompt.ids) for prompt in prompts)
+    prompt_tokens = max(len(prompt.ids) for prompt in prompts)
     for choice in choices:
-        if taken + (tokens := len(model.tokenizer.encode(choice))) >= model.context:
+        if prompt_tokens + (tokens := len(model.tokenizer.encode(choice))) >= model.context:
             raise invalid(
                 "structured_outputs.choice",
-                f"has {brief(choice)} with {tokens:,} tokens after {taken:,} of the prompt, and the context "
+                f"has {brief(choice)} with {tokens:,} tokens after {prompt_tokens:,} of the prompt, and the context "
                 f"length of {model.name} is {model.context:,}; use a shorter choice",
                 "context_length_exceeded",
             )
@@ -96,9 +96,9 @@ def encode_messages(
     `llm chat`). A last message of the assistant is the beginning of the answer. Raises ApiError if even the
     last turn does not fit."""
     prefill = messages[-1].content if messages[-1].role == "assistant" else ""
-    asked = messages[:-1] if messages[-1].role == "assistant" else messages
+    conversation = messages[:-1] if messages[-1].role == "assistant" else messages
     beginning = Prompt.of(prefill, template.tokenizer) if prefill else Prompt([])
-    ids, dropped = fit(asked, template, context - len(beginning.ids), max_tokens)
+    ids, dropped = fit(conversation, template, context - len(beginning.ids), max_tokens)
     prompt = Prompt(ids + beginning.head, beginning.tail, beginning.in_word)
     if len(prompt.ids) >= context:
         raise invalid(

@@ -20,8 +20,8 @@ JsonObject = dict[str, Any]
 REFERENCE = "#/components/schemas/{model}"
 B = TypeVar("B", bound="Body")
 
-# fields of OpenAI, vLLM, llama.cpp, Ollama and others that do not change a text, unless used together with one
-# of the fields below
+# fields of OpenAI, vLLM, llama.cpp, Ollama and others that do not change a text, unless used together with
+# one of the fields below
 HARMLESS = {
     "user",
     "metadata",

@@ -250,7 +250,7 @@ def training_texts(model: ServedModel) -> list[TrainingText]:
         files = [file.name for record in model.source.records for file in record.corpus]
         names = ", ".join(dict.fromkeys(files))
         message = (
-            f"the training text of {model.name}, {names}, is missing or has changed; put it beside the model"
+            f"the training text of {model.name}, {names}, is missing or has changed; put it next to the model"
             if names
             else f"{model.name} does not record its training text"
         )
@@ -283,6 +283,6 @@ def _questions(model: ServedModel) -> list[str]:
         ]
     except (ApiError, OSError):
         return []
-    asked = [first.content for first in (c.messages[0] for c in conversations) if first.role == "user"]
-    short = list(dict.fromkeys(text for text in asked if len(text) <= MAX_EXAMPLE_CHARACTERS))
+    questions = [first.content for first in (c.messages[0] for c in conversations) if first.role == "user"]
+    short = list(dict.fromkeys(text for text in questions if len(text) <= MAX_EXAMPLE_CHARACTERS))
     return short[:: max(1, -(-len(short) // MAX_EXAMPLES))]

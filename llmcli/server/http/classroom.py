@@ -96,5 +96,8 @@ class Classroom:
             self._wrong_codes[address] += 1
             raise ApiError("the class code is wrong", 401, code="class_code_wrong")
         if not PAGE_ROUTES.fullmatch(request.scope["path"]):
-            message = "a class code gives access only to the page; for all routes, start the server with --api-key KEY"
+            message = (
+                "a class code gives access only to the page; "
+                "for all routes, start the server with --api-key KEY"
+            )
             raise ApiError(message, 403, code="not_for_classes")

@@ -38,7 +38,10 @@ async def _generate(call: Call, body: GenerationBody, prepare: Callable[[], Gene
     is_class = call.service.classroom is not None
     answer = None if is_class and body.constraint[0] else await call.prepare(prepare, has_grammar=has_grammar)
     if answer is None or (is_class and len(answer.requests) > 1):
-        message = "a class code allows one prompt, with n=1 and without constraints on the text; an API key allows more"
+        message = (
+            "a class code allows one prompt, with n=1 and without constraints on the text; "
+            "an API key allows more"
+        )
         raise ApiError(message, 403, code="not_for_classes")
     if body.stream:
         return EventStream(call, answer)
@@ -68,8 +71,8 @@ def _note(running: RunningRequests, call: Call) -> None:
 
 
 class EventStream(Response):
-    """An answer as server-sent events. It begins with the engine's first event, so that an earlier error gets an
-    HTTP status; a later error is sent as an event."""
+    """An answer as server-sent events. It begins with the engine's first event, so that an earlier error gets
+    an HTTP status; a later error is sent as an event."""
 
     def __init__(self, call: Call, answer: GenerationAnswer) -> None:
         super().__init__(media_type="text/event-stream; charset=utf-8", headers={"Cache-Control": "no-store"})

@@ -38,7 +38,8 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         if error.errno == errno.EADDRNOTAVAIL:
             raise usage(
-                f"--host {host} is not an address of this computer; give its address, such as --host 127.0.0.1"
+                f"--host {host} is not an address of this computer; give its address, such as "
+                "--host 127.0.0.1"
             ) from error
         is_used = error.errno == errno.EADDRINUSE
         reason = "is in use by another program" if is_used else f"cannot be used: {error.strerror}"
@@ -67,8 +68,8 @@ def urls(listener: socket.socket) -> list[str]:
 
 
 def _network_addresses(family: socket.AddressFamily) -> list[str]:
-    """Return the address that this computer uses to reach others or, in a network without a default route, all
-    addresses of its host name."""
+    """Return the address that this computer uses to reach others or, in a network without a default route,
+    all addresses of its host name."""
     # addresses reserved for documentation
     example = "192.0.2.1" if family == socket.AF_INET else "2001:db8::1"
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
@@ -76,8 +77,10 @@ def _network_addresses(family: socket.AddressFamily) -> list[str]:
             probe.connect((example, 9))  # only chooses a route: UDP sends nothing yet
         except OSError:
             with suppress(OSError):  # the host name may have no address
-                found = {str(info[4][0]) for info in socket.getaddrinfo(socket.gethostname(), None, family)}
-                return sorted(name for name in found if not ipaddress.ip_address(name).is_loopback)
+                addresses = {
+                    str(info[4][0]) for info in socket.getaddrinfo(socket.gethostname(), None, family)
+                }
+                return sorted(name for name in addresses if not ipaddress.ip_address(name).is_loopback)
             return []
         return [probe.getsockname()[0]]
 

@@ -64,8 +64,8 @@ class Call:
         return await while_connected(self.request.receive, self._in_thread(function, takes_long=has_grammar))
 
     async def _in_thread(self, function: Callable[[], T], *, takes_long: bool = False) -> T:
-        """Run a function in a thread. With `takes_long`, it waits while too many such functions are running, so
-        that other requests get threads and processor time."""
+        """Run a function in a thread. With `takes_long`, it waits while too many such functions are running,
+        so that other requests get threads and processor time."""
         async with self.service.preparing if takes_long or self.is_large else nullcontext():
             return await run_in_threadpool(function)
 

@@ -1,8 +1,8 @@
-"""The validation slice of a text, and fitting the weights of the n-gram cache (models/ngram_cache.py), on that
-slice at the end of a run or on a text that the user names.
+"""The validation slice of a text, and fitting the weights of the n-gram cache (models/ngram_cache.py), on
+that slice at the end of a run or on a text that the user names.
 
-The slice is an evenly spread part of the training text that is not trained on. It selects the weights to keep,
-so that the held-out text is used only for the final evaluation.
+The slice is an evenly spread part of the training text that is not trained on. It selects the weights to
+keep, so that the held-out text is used only for the final evaluation.
 
 The cache's weights minimize the loss of the mixture on the slice. Each window counts twice: once with the
 preceding text in the cache, once with an empty cache, as at the start of a prompt. A few thousand tokens are

@@ -131,7 +131,8 @@ class DividedConversations:
             raise LLMError(
                 f"there is nothing to learn from in {names}: "
                 f"none of {len(self.split.training):,} conversations has an answer to learn; each needs a "
-                'message with the role "assistant", whose "weight" is not 0, and a chat template that marks it'
+                'message with the role "assistant", whose "weight" is not 0, and a chat template '
+                "that marks it"
             )
         held_out, kept_held_out = _encode(self.split.held_out, template)
         chosen = ConversationSplit(kept, kept_held_out, self.split.repeated)

@@ -182,7 +182,7 @@ def _with_enough_text(sources: Sources, *, fine_tunes: bool) -> tuple[Sources, l
     if not answers:
         more = "" if fine_tunes else ", and 100,000 for a model that writes words"
         raise LLMError(f"{names} is too short: {actual} of text; wanted at least {wanted:,}{more}; {advice}")
-    note = f"left out {names}: {actual} of plain text beside conversations; wanted {wanted:,} or more"
+    note = f"left out {names}: {actual} of plain text in addition to conversations; wanted {wanted:,} or more"
     return replace(sources, text=Corpus((), sources.text.skipped, sources.text.not_read)), [note]
 
 

@@ -204,11 +204,11 @@ def fit_min_confidence(
     unrelated = UNRELATED[language_of(finder.answers)][:limit]
     on_progress(0.0)
     for question in unrelated:
-        asked = time.monotonic()
-        if stop() or asked + slowest > end - (1 - UNRELATED_SHARE) * seconds:
+        began = time.monotonic()
+        if stop() or began + slowest > end - (1 - UNRELATED_SHARE) * seconds:
             break
         confidences.append(finder.find(assistant, [Message("user", question)]).confidence)
-        slowest = max(slowest, time.monotonic() - asked)
+        slowest = max(slowest, time.monotonic() - began)
         on_progress(len(confidences) / len(unrelated) / 2)
     is_fitted = len(confidences) >= MIN_QUESTIONS
     min_confidence = (
@@ -218,9 +218,9 @@ def fit_min_confidence(
         pairs=known.pairs, min_confidence=min_confidence, network_weight=weight
     )
     if len(confidences) < len(unrelated) and not stop():
-        how = "was fitted" if is_fitted else f"has its default, {TYPICAL}"
+        outcome = "was fitted" if is_fitted else f"has its default, {TYPICAL}"
         number = f"{len(confidences)} of {len(unrelated)} questions"
-        on_note(f"the minimum confidence of known answers {how}: there was time for {number}")
+        on_note(f"the minimum confidence of known answers {outcome}: there was time for {number}")
     answerable = [
         conversation
         for conversation in conversations.split.held_out

@@ -9,7 +9,8 @@ from llmcli.data.text.corpus import Corpus
 NAME = "smollm2"
 DOWNLOAD_MEGABYTES = 270  # 134.5 million weights in bfloat16, and the tokenizer
 FUNCTION_WORDS = re.compile(
-    r"(?:the|of|to|that|was|it|his|he|you|be|which|at|by|had|are|but|they|and|with|this|she|what|there|would|not|from)"
+    r"(?:the|of|to|that|was|it|his|he|you|be|which|at|by|had|are|but|they|and|with|this|she|what|there|would|"
+    r"not|from)"
 )
 SYMBOLS = re.compile(r"[][(){}<>=+*/\\|&$@#_]")
 SAMPLE_BYTES = 1 << 16

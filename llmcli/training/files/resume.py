@@ -1,4 +1,4 @@
-"""The resume file: a second safetensors file beside the model, from which a stopped run continues.
+"""The resume file: a second safetensors file next to the model, from which a stopped run continues.
 
 It holds the plan, the tokenizer, the identity of the run (its settings and data), and its state after a step.
 Data order and dropout are functions of (seed, step), so no random generator's state is saved.
@@ -57,7 +57,7 @@ class StoppedRun:
 
 
 def resume_path(model: Path) -> Path:
-    """Return the path of the resume file beside `model`, or beside the target of a symbolic link.
+    """Return the path of the resume file next to `model`, or next to the target of a symbolic link.
 
     >>> resume_path(Path("a/model.safetensors")).name, resume_path(Path("a/model")).name
     ('model.resume.safetensors', 'model.resume')

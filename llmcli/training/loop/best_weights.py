@@ -26,8 +26,8 @@ Weights = dict[str, Array]
 
 
 class BestWeights:
-    """Calibrates and evaluates the current weights of a model, and keeps the best so far (no weights before the
-    first evaluation). The step, factor and loss of the best weights are in the Position."""
+    """Calibrates and evaluates the current weights of a model, and keeps the best so far (no weights before
+    the first evaluation). The step, factor and loss of the best weights are in the Position."""
 
     def __init__(self, model: LanguageModel, job: Job, position: Position, *, is_compiled: bool) -> None:
         """`is_compiled` says whether torch compiles the layers of the model on first use."""

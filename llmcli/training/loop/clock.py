@@ -197,8 +197,8 @@ class Clock:
         return max(self.deadline, self.elapsed + longest) if first else self.deadline
 
     def final_deadline(self) -> float:
-        """Return the time at which the last evaluations are interrupted: the deadline or, in a late run, GRACE
-        seconds later."""
+        """Return the time at which the last evaluations are interrupted: the deadline or, in a late run,
+        GRACE seconds later."""
         if self._grace_end is None and self.elapsed + GRACE > self.deadline:
             self._grace_end = self.elapsed + GRACE
         return max(self.deadline, self._grace_end or 0.0)

@@ -99,31 +99,31 @@ def training_record(
     samples = {"samples": {"prompt": sample_prompt, "texts": history.samples}}
     plain_text = final.plain_text._asdict().items() if final.plain_text else ()
     return job.record | {
-        **_given("conversations", chats and job.record.document["conversations"] | chats.record(position)),
+        **_entry("conversations", chats and job.record.document["conversations"] | chats.record(position)),
         "versions": versions(),
         "plan": [as_record(row) for row in plan.rows],
         "train": as_record(plan.train),
-        **_given("epoch_search", plan.search and as_record(plan.search)),
+        **_entry("epoch_search", plan.search and as_record(plan.search)),
         "steps": position.step,
         "best_step": position.best_step,
         "tokens": tokens,
         "epochs": round(tokens / data.tokens_per_epoch, 4),
         "interrupted": interrupted,
-        **_given("problem", problem),
-        **_given("regularization", position.regularizations),
-        **_given("distillation", _distillation(position, history)),
+        **_entry("problem", problem),
+        **_entry("regularization", position.regularizations),
+        **_entry("distillation", _distillation(position, history)),
         **(score.figures.as_record() if score else {"bits_per_byte": None}),
         **(base.figures.as_record("_before") if base else {}),
         "sharpness": position.best_factor,  # the factor on the logits (best_weights.py); files keep the name
-        **_given("ngram_cache", final.cache and final.cache._asdict()),
-        **_given("expert_shares", final.expert_shares),
-        **_given("not_evaluated", final.problem),
+        **_entry("ngram_cache", final.cache and final.cache._asdict()),
+        **_entry("expert_shares", final.expert_shares),
+        **_entry("not_evaluated", final.problem),
         "held_out_measured": score and _measured(score, final, plan.model.max_position_embeddings),
-        **_given("plain_text", {name.removesuffix("_"): value for name, value in plain_text}),
-        **_given("validation", data.validation_size()),
+        **_entry("plain_text", {name.removesuffix("_"): value for name, value in plain_text}),
+        **_entry("validation", data.validation_size()),
         "curve": history.curve(),
         **(samples if plan.model.parameters <= MAX_PARAMETERS_WITH_SAMPLES else {}),
-        **_given("probe", history.predictions and {"prompt": probe, "predictions": history.predictions}),
+        **_entry("probe", history.predictions and {"prompt": probe, "predictions": history.predictions}),
     }
 
 
@@ -144,7 +144,7 @@ def _distillation(position: Position, history: History) -> dict[str, float]:
     return {"from_step": step, "teacher_bits_per_byte": teacher}
 
 
-def _given(key: str, value: object) -> Mapping[str, object]:
+def _entry(key: str, value: object) -> Mapping[str, object]:
     """Return the entry, unless its value is empty."""
     return {key: value} if value else {}
 

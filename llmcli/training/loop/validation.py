@@ -152,8 +152,8 @@ class Validator:
         self.keep_units(len(self._units))
 
     def evaluate(self, limit: float = math.inf, now: Callable[[], float] = time.monotonic) -> Score:
-        """Evaluate the current weights. If `limit` ends this evaluation early, later evaluations cover no more
-        tokens."""
+        """Evaluate the current weights. If `limit` ends this evaluation early, later evaluations cover no
+        more tokens."""
         score, units = _evaluate(self._model, self._data, self._units, limit, now)
         self.evaluated_tokens = self._data.tokens(units)
         self.keep_units(len(units))
@@ -188,8 +188,8 @@ class HeldOutEvaluation:
         *,
         models: int = 1,
     ) -> None:
-        """`model` is the run's. `models` is the number of evaluated models: 2 if the run starts from an existing
-        model."""
+        """`model` is the run's. `models` is the number of evaluated models: 2 if the run starts from an
+        existing model."""
         self._model = model
         self._models = models
         self._settings = settings

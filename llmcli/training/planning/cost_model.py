@@ -25,8 +25,8 @@ from llmcli.training.planning.plan import Plan
 # are hardly faster
 MICRO_BATCH_VALUES = {"cpu": 1 << 22, "cuda": 1 << 27, "mps": 1 << 25}
 
-# assumptions before any measurement: the peak (per CPU thread; for MPS, that of the smallest GPU), and the hidden
-# size that reaches half of the peak
+# assumptions before any measurement: the peak (per CPU thread; for MPS, that of the smallest GPU), and the
+# hidden size that reaches half of the peak
 PEAK_FLOPS = {"cpu": 5e10, "cuda": 2e14, "mps": 2e12}
 HALF_PEAK_WIDTH = {"cpu": 100, "cuda": 600, "mps": 300}
 
@@ -137,8 +137,8 @@ def check_fits(plan: Plan, memory: Memory, processes: int = 1) -> None:
     if problem := shortage(needed, memory, 1.0):
         smaller = "`context`" if plan.train.is_fine_tuning else "`width`"
         raise LLMError(
-            f"resuming {problem}; free some memory, or start over with `overwrite=True` and a smaller {smaller} or "
-            "`batch_tokens`"
+            f"resuming {problem}; free some memory, or start over with `overwrite=True` and a smaller "
+            f"{smaller} or `batch_tokens`"
         )
 
 

@@ -255,8 +255,8 @@ def validation(task: Task, tokens: float) -> Decision[int]:
     text = task.text.tokens
     if task.search:
         why = (
-            "the end of the training text, not trained on in the first run: its loss decides on the number of "
-            "epochs"
+            "the end of the training text, not trained on in the first run: its loss decides on the number "
+            "of epochs"
         )
         return (
             Decision(0, "trained on in this run") if task.search.found else Decision(_search_slice(task), why)

@@ -22,8 +22,8 @@ PRODUCTS_TIMED = 16  # per data type
 THREADS_GAIN = 0.9  # fewer threads are chosen if they take less than this fraction of the time with more
 # duration of measuring the share of a core; shorter measurements depend on the scheduler's time slices
 SHARE_SECONDS = 0.1
-# share of a core below which a thread is waiting for other processes. On two cores: 0.97 beside one busy
-# process, 0.48 to 0.87 beside two
+# share of a core below which a thread is waiting for other processes. Measured on two cores: 0.97 while one
+# other process is busy, 0.48 to 0.87 while two are
 FREE_SHARE = 0.92
 # memory.high is not a hard limit, but the kernel throttles a group that exceeds it
 LIMITS = (
@@ -76,9 +76,9 @@ def _product_seconds(dtype: torch.dtype) -> float:
 def fastest_threads(counts: Sequence[int]) -> int:
     """Choose the number of threads, from descending `counts`, that currently makes small operations fastest.
 
-    Threads wait for each other, so fewer threads than cores are much faster if another process is busy. If even a
-    single thread has to wait for a core, the smallest number is chosen: more threads would only take time from
-    other processes.
+    Threads wait for each other, so fewer threads than cores are much faster if another process is busy. If
+    even a single thread has to wait for a core, the smallest number is chosen: more threads would only take
+    time from other processes.
     """
     # measured twice, to ignore a momentary load
     if len(counts) == 1 or (_core_share() < FREE_SHARE and _core_share() < FREE_SHARE):
@@ -174,7 +174,8 @@ def _windows_memory() -> float:
     GlobalMemoryStatusEx."""
     # dwLength first; all are little-endian
     status = (ctypes.c_uint64 * 8)(ctypes.sizeof(ctypes.c_uint64) * 8)
-    if not ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status)):  # type: ignore[attr-defined,unused-ignore]
+    kernel = ctypes.windll.kernel32  # type: ignore[attr-defined,unused-ignore]
+    if not kernel.GlobalMemoryStatusEx(ctypes.byref(status)):
         raise OSError("GlobalMemoryStatusEx failed")
     return float(status[2])
 

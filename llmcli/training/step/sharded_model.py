@@ -83,7 +83,8 @@ class ShardedModel(LanguageModel):
         return super().hidden_states(ids)
 
     def _check_interruption(self) -> None:
-        """Check before a pass, not between layers: the other processes would wait for the rest of the pass."""
+        """Check before a pass, not between layers: the other processes would wait for the rest of the
+        pass."""
 
     def _use_float32(self) -> None:
         """Switch to float32, as users of the file will."""
@@ -92,7 +93,8 @@ class ShardedModel(LanguageModel):
             self.cos, self.sin = (table[:, :0].float() for table in (self.cos, self.sin))
 
     def scoring_model(self, arrays: Mapping[str, Array]) -> LanguageModel:
-        """Return this model with new weights: there is no memory for a second model, and training has ended."""
+        """Return this model with new weights: there is no memory for a second model, and training has
+        ended."""
         self.load_arrays(arrays)
         self._use_float32()
         return self

@@ -2,8 +2,8 @@
 
 A thread whose core is taken by another process delays all others: on two cores with one busy process, two
 threads train at 0.28 of their usual speed, one thread at 0.70 (tests/benchmarks/LOG.md). Therefore, from time
-to time, a few steps are tried with a different number of threads. A step with too many threads may take thirty
-times as long, so a larger number is tried only if it makes small operations faster.
+to time, a few steps are tried with a different number of threads. A step with too many threads may take
+thirty times as long, so a larger number is tried only if it makes small operations faster.
 """
 
 import statistics
@@ -17,8 +17,8 @@ FIRST_TRIAL = 4  # steps before the first trial, from which the current pace is 
 TRIAL_STEPS = 2  # measured in a trial, after one step to warm up
 GAIN = 0.95  # a trial succeeds below this fraction of the current pace
 ABORT = 1.8  # multiple of the current pace: a slower trial ends after its first step
-# multiple of the best pace with the same number of threads: if steps are slower, another process must be busy, and
-# fewer threads are tried immediately
+# multiple of the best pace with the same number of threads: if steps are slower, another process must be
+# busy, and fewer threads are tried immediately
 SLOWER = 1.25
 # seconds between rounds of trials; doubled after each unsuccessful round
 SHORTEST_PAUSE = 4.0

@@ -111,8 +111,8 @@ class _Trial:
         return max(1, self._settings.tokens_per_step // length)
 
     def pace(self, length: int, spent: float) -> float:
-        """Return the seconds per token of a step, which is interrupted after MAX_SECONDS, including the `spent`
-        seconds."""
+        """Return the seconds per token of a step, which is interrupted after MAX_SECONDS, including the
+        `spent` seconds."""
         rows = self.rows(length)
         device = self._settings.device
         ids = torch.from_numpy(self._rng.integers(self._model.config.vocab_size, size=(rows, length + 1))).to(

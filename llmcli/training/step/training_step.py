@@ -160,8 +160,8 @@ def local_gradients(model: LanguageModel, local: LocalBatch, sharded_over: int =
 
 
 def equal_micro_batches(local: LocalBatch) -> Iterator[MicroBatch]:
-    """Split into as many micro-batches as in the other processes; a micro-batch without tokens in the loss has
-    weight 0."""
+    """Split into as many micro-batches as in the other processes; a micro-batch without tokens in the loss
+    has weight 0."""
     parts = _split(local.ids, local.loss_mask, torch.tensor_split, local.micro_batches)
     counted = sum(tokens for _, _, tokens in parts)
     for ids, mask, tokens in parts:

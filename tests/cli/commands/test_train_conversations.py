@@ -145,9 +145,7 @@ def test_a_base_model_learns_to_answer(llm: Llm, lora: tuple[object, ...]) -> No
 def test_adapters_alone_have_no_place_for_a_template(llm: Llm, tiny_model: Path) -> None:
     answer = llm("train", "chats.jsonl", "--from", tiny_model, "--lora", 2, "--adapter-only", "-o", "a.safetensors")
     assert answer.exit_code == 1 and answer.stderr.count("\n") == 1
-    assert (
-        "has no chat template, and adapters cannot store a template; leave out --adapter-only" in answer.stderr
-    )
+    assert "has no chat template, and adapters cannot store a template; leave out --adapter-only" in answer.stderr
 
 
 def test_conversations_without_answers_are_one_line(llm: Llm) -> None:
