@@ -185,8 +185,8 @@ def _factors(base: Checkpoint, header: Header) -> dict[str, float]:
 
 
 def _read_config(header: Header) -> _Config:
-    """Read PEFT's config from the metadata or from the file next to it. Raises LLMError for anything except plain
-    LoRA."""
+    """Read PEFT's config from the metadata or from the file next to it. Raises LLMError for anything except
+    plain LoRA."""
     text = header.metadata.get(PEFT_CONFIG)
     beside = header.path.with_name(PEFT_CONFIG)
     if text is None and not beside.exists():

@@ -125,7 +125,7 @@ class Download:
         raise LLMError(f"{self._name} has {what}; wanted {WEIGHTS} or a .gguf file")
 
     def _small_files(self, sizes: Mapping[str, int]) -> list[str]:
-        """Choose the files to download in addition to the weights. Raises LLMError if one is missing or too large."""
+        """Choose the files besides the weights. Raises LLMError if one is missing or too large."""
         from llmcli.formats.huggingface.directory import INDEX, TEXTS
 
         for name in ("config.json", "tokenizer.json"):

@@ -66,8 +66,8 @@ def check_choices_fit(choices: Sequence[str], prompts: Sequence[Prompt], model: 
         if prompt_tokens + (tokens := len(model.tokenizer.encode(choice))) >= model.context:
             raise invalid(
                 "structured_outputs.choice",
-                f"has {brief(choice)} with {tokens:,} tokens after {prompt_tokens:,} of the prompt, and the context "
-                f"length of {model.name} is {model.context:,}; use a shorter choice",
+                f"has {brief(choice)} with {tokens:,} tokens after {prompt_tokens:,} of the prompt, "
+                f"and the context length of {model.name} is {model.context:,}; use a shorter choice",
                 "context_length_exceeded",
             )
 
