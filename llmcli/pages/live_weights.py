@@ -63,8 +63,8 @@ def check_size(config: ModelConfig, dtype: str, size: int, advice: str | None = 
     )
     max_parameters = units.number(MAX_BYTES / BASE64 / BYTES_PER_WEIGHT[dtype])
     raise LLMError(
-        f"the page would take {units.size(size)} with {dtype} weights; at most {units.size(MAX_BYTES)} "
-        f"({max_parameters} parameters) are written; {advice}"
+        f"the page would take {units.size(size)} with {dtype} weights; the limit is {units.size(MAX_BYTES)} "
+        f"({max_parameters} parameters); {advice}"
     )
 
 

@@ -88,7 +88,7 @@ def test_infinite_weights_are_one_line(llm: Llm, tiny_model: Path) -> None:
         found = llm(*words.split())
         assert found.exit_code == 1 and found.stderr.count("\n") == 1, found.stderr
         assert "NaN or infinite logits: its weights are damaged" in found.stderr
-        assert "llm inspect --verify says whether" in found.stderr
+        assert "llm inspect --verify shows whether" in found.stderr
     assert "intact" in llm("inspect", "--verify").stdout
 
 

@@ -170,7 +170,7 @@ def test_a_larger_model_has_random_weights_and_the_tokenizer(model: Path, llm, m
     pytest.importorskip("torch")
     monkeypatch.setitem(SIZES, "1b", (3, 64))
     answer = llm("export", "model.safetensors", "out", "--to", "handover", "--size", "1b", "--dtype", "bf16", "--json")
-    assert answer.exit_code == 0 and "the larger one begins with random weights" in answer.stderr
+    assert answer.exit_code == 0 and "the larger model begins with random weights" in answer.stderr
     larger, old = loading.load("out/model"), loading.load(model)
     assert json.loads(answer.stdout)["model"]["parameters"] == larger.parameters
     assert (larger.config.num_hidden_layers, larger.config.hidden_size) == (3, 64)
