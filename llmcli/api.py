@@ -127,7 +127,7 @@ class Model:
     def __init__(self, source: Checkpoint | Ensemble, runtime: Runtime, tokenizer: Tokenizer) -> None:
         self._source = source
         self.runtime = runtime
-        # the assistant of the last chat, whose KV cache the next chat may reuse; empty while it answers
+        # the assistant of the last chat; the next chat may reuse its KV cache. Empty while it answers
         self._assistants: list[Assistant] = []
         self.tokenizer = tokenizer
         self._finder: AnswerFinder | None = None

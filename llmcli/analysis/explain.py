@@ -206,7 +206,8 @@ def explain(
     predictor = predictor or runtime
     prediction = predict_next(predictor, tokenizer, prompt, literal=literal, token=token)
     place = place or prediction.place
-    context, copies = place.context, None
+    context = place.context
+    copies = None
     if isinstance(predictor, NgramRuntime) and predictor.parameters == runtime.parameters:  # not an ensemble
         alone = predict_next(runtime, tokenizer, prompt, literal=literal)
         copies = find_copies(prompt, context, predictor.cache.orders, alone.logprobs, prediction.logprobs)
@@ -217,7 +218,8 @@ def explain(
     lens = _logit_lens(runtime, residuals, place.allowed, candidates)
     if predictor is runtime:  # then the last prediction is exactly the one that `generate` makes
         top = np.argsort(-prediction.logprobs, kind="stable")[: lens.ids.shape[-1]]
-        lens.ids[-1], lens.probabilities[-1] = top, np.exp(prediction.logprobs[top])
+        lens.ids[-1] = top
+        lens.probabilities[-1] = np.exp(prediction.logprobs[top])
     effects = _ablation_effects(runtime, context, logits, place, check, limit=MAX_TOKENS if ablates else 0)
     words = NO_WORDS
     if evaluations != 0:

@@ -167,8 +167,8 @@ app = typer.Typer(
 
 
 def _function(name: str) -> Callable[[Any], None]:
-    """Load the function of a subcommand from its module in `cli/commands/`, whose name ends in "_" if it is a
-    Python keyword."""
+    """Load the function of a subcommand from its module in `cli/commands/`. If the name is a Python keyword,
+    the module's ends in "_"."""
     module = importlib.import_module(f"llmcli.cli.commands.{name}{'_' if keyword.iskeyword(name) else ''}")
     return vars(module).get(name) or vars(module)[f"{name}_"]
 

@@ -86,7 +86,7 @@ class FileGroup:
 
 @dataclass(frozen=True)
 class Sources:
-    """The contents of files: text and conversations, one of which may be empty."""
+    """The contents of files: text and conversations. One of them may be empty."""
 
     text: Corpus
     conversation_files: tuple[ConversationFile, ...]

@@ -1,7 +1,7 @@
 """A model's bits per byte on a text, which are comparable between models with different tokenizers.
 
 Windows of the model's context length slide over the text with a stride of half a window. Each token is
-counted in one window, in which at least half a window (or all of the text so far) precedes it.
+counted in one window: one where at least half a window (or all of the text so far) precedes it.
 Losses are computed by any runtime or by torch. A model's n-gram cache (models/ngram_cache.py) sees all of the
 preceding text.
 """
@@ -342,7 +342,7 @@ class LineSurprisal:
 
 
 def surprisal_of_lines(tokens: Sequence[bytes], bits: Sequence[float]) -> list[LineSurprisal]:
-    """Return the lines of a text, given as tokens, in which a token begins.
+    """Return the lines of a text, given as tokens; lines in which no token begins are left out.
 
     >>> lines = surprisal_of_lines([b"a", b"b\\n", b"\\nc", b"d"], [1, 2, 3, 1])
     >>> [(line.number, line.text, line.bits) for line in lines]

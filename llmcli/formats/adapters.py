@@ -114,8 +114,8 @@ def base_of(header: Header) -> tuple[str, list[str]]:
 
 def merged_record(base: Checkpoint, name: str, header: Header) -> TrainingRecord:
     """Return the record of model `name` with merged adapters: the record of the run that trained them, with
-    earlier stages. Adapters from other programs, whose text is unknown, leave the model's own record without
-    "seen_bytes"."""
+    earlier stages. The training text of adapters from other programs is unknown: the model's own record is
+    then returned without "seen_bytes"."""
     adapters_record = _record_of(header)
     if adapters_record.train is None:
         return base.record.without("seen_bytes")

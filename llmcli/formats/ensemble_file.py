@@ -1,4 +1,4 @@
-"""Ensemble files: several models with one tokenizer, whose predictions are mixed (models/ensemble.py).
+"""Ensemble files: several models with one tokenizer. Their predictions are mixed (models/ensemble.py).
 
 The tensors of each model are under `experts.0.`, `experts.1.`, ...; config.json lists their configs,
 training.json their records.
@@ -33,7 +33,7 @@ class EnsembleConfig(JsonObject):
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Models with one tokenizer, one context length and one dtype, whose predictions are mixed."""
+    """Models with the same tokenizer, context length and dtype. Their predictions are mixed."""
 
     experts: tuple[Checkpoint, ...]
     names: tuple[str, ...]

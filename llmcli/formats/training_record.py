@@ -186,7 +186,7 @@ class AnswerShares(NamedTuple):
     """Greedy answers to held-out questions (training/data/held_out_questions.py)."""
 
     questions: Count = 0
-    verbatim: Fraction = 0.0  # share of the questions, 0 to 1, whose answer is a training answer
+    verbatim: Fraction = 0.0  # share of the questions (0 to 1) whose answer is a training answer
     exact: Fraction = 0.0  # share whose answer is the reference answer
     near: Fraction = 0.0  # share whose answer is not exact, but has a similarity of NEAR or more
     # share whose answer is not exact, not near, and not a training answer; None in files of earlier versions

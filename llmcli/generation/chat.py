@@ -206,7 +206,7 @@ class Assistant:
 
 
 class Chat:
-    """The messages of one conversation, to which an assistant's answers are added."""
+    """The messages of one conversation. The assistant's answers are added to it."""
 
     def __init__(
         self, assistant: Assistant, sampling: SamplingConfig, messages: Iterable[Message] = ()

@@ -138,8 +138,8 @@ def _score_batch(
     answers: Sequence[tuple[str, list[int]]],
     end_ids: Collection[int],
 ) -> Iterator[tuple[ScoredText, list[Doubles]]]:
-    """Score answers (text, tokens) after the prompt, whose logits [V] are `first`; also yields the log
-    probabilities [V] of the next token after the prompt and after each token of the answer."""
+    """Score answers (text, tokens) after the prompt. `first` has the logits [V] after the prompt. Also yields
+    the log probabilities [V] of the next token after the prompt and after each token of the answer."""
     V = len(tokenizer.token_bytes)
     ends = list(end_ids)
     logits = _logits_after(runtime, [tokens for _, tokens in answers])
@@ -151,8 +151,7 @@ def _score_batch(
 
 
 def _logits_after(runtime: Runtime, texts: Sequence[list[int]]) -> list[list[Array]]:
-    """Return the logits [V] after each token of texts that continue the cache, some of which may have no
-    tokens."""
+    """Return the logits [V] after each token of texts that continue the cache. A text may have no tokens."""
     with_tokens = [ids for ids in texts if ids]
     rows = iter([*runtime.continuation_logits(with_tokens)] if with_tokens else ())
     return [[*next(rows)] if ids else [] for ids in texts]

@@ -1,4 +1,4 @@
-"""Compiling grammars with llguidance, first in a child process, whose program this is.
+"""Compiling grammars with llguidance, first in a child process, which runs this module.
 
 A few hundred characters, such as 25 patterns that a text must all match, can keep llguidance busy for hours,
 or fill the memory or the stack, and nothing can interrupt it. Therefore a child process with limits compiles

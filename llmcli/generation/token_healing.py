@@ -3,8 +3,8 @@
 A prompt such as "I like to ea" may end inside a token: a model knows " eat", but has never seen " ea"
 followed by "t". This is the prompt boundary problem. Token healing usually drops the last token and
 constrains the next token to begin with its text. Here, the probability of a continuation given the prompt's
-bytes is a sum over all token sequences that spell the prompt, whose last token ends with the prompt or
-extends beyond it:
+bytes is a sum over all token sequences that spell the prompt; the last token of a sequence ends with the
+prompt or extends beyond it:
 
                        sum of p(sequence) over sequences that spell prompt + next
     p(next | prompt) = ----------------------------------------------------------
@@ -49,7 +49,7 @@ Path = tuple[int, ...]  # tokens after a prompt's head
 
 @dataclass(frozen=True)
 class Prompt:
-    """A tokenized prompt, whose `tail` may be tokenized differently."""
+    """A tokenized prompt. Its `tail` may be tokenized differently."""
 
     head: list[int]
     tail: list[int] = field(default_factory=list)
@@ -161,7 +161,7 @@ class Continuation:
 
 
 class FirstToken:
-    """A distribution over N entries, from which a Sampler chooses.
+    """A distribution over N entries; a Sampler chooses one.
 
     The first V entries are the tokens of the vocabulary, by the text that they add; the others are texts that
     only the end of a longer token spells. The probabilities of all continuations that add the same text are
@@ -361,7 +361,8 @@ class TokenizationSearch:
         tail = self.tail
         rows = [self._checked(row) for row in rows]
         self.evaluations = 1 + bool(tail)
-        logprob, spelled = 0.0, 0
+        logprob = 0.0
+        spelled = 0
         for count, row in enumerate(rows):
             following = tail[count] if count < len(tail) else None
             logprobs = self._expand(logprob, tuple(tail[:count]), spelled, row, following)

@@ -1,7 +1,7 @@
-"""An ensemble of models, whose next-token distributions are averaged at every step.
+"""An ensemble of models. Their next-token distributions are averaged at every step.
 
 A model's weight is the posterior of its domain given the text so far: a uniform prior times the model's
-likelihood of the text, in which older tokens count less (DEMix, arXiv:2108.05036, section 4.1;
+likelihood of the text, with older tokens counting less (DEMix, arXiv:2108.05036, section 4.1;
 Branch-Train-Merge, arXiv:2208.03306, section 3). A model with a negligible weight is not run. Every REFRESH
 tokens, all models catch up with the text, and their weights are recomputed.
 

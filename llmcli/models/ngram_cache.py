@@ -48,7 +48,7 @@ ALONE = (1.0,)  # weight of a single model
 Weights = CacheWeights | Sequence[CacheWeights | None]
 FEW_TOKENS = 16  # up to this number of tokens, Python's floats are faster than numpy's calls
 MAX_GATE = 0.999  # the network always has some weight
-MAX_LOGIT = 50.0  # limit of a gate's negated logit, whose exponential stays finite
+MAX_LOGIT = 50.0  # limit of a gate's negated logit, so that its exponential stays finite
 BLOCK_TOKENS = 1 << 17  # scoring a whole text empties the cache after this many tokens
 BYTES_PER_TOKEN = 250 * ORDERS  # approximate memory per token in a cache
 
@@ -146,7 +146,7 @@ class NgramCache:
         self._counted = min(self._counted, length)
 
     def part(self, start: int, end: int) -> "NgramCache":
-        """Return the cache of a part of the text, all of which counts."""
+        """Return the cache of a part of the text. All tokens of the part are counted."""
         return NgramCache(self._models, self._ids[start:end])
 
     def matches(self, model: int = 0) -> Iterator[tuple[int, float, int, Mapping[int, int]]]:

@@ -139,7 +139,7 @@ class NgramRuntime(Runtime):
 
 
 class NgramEnsemble(NgramRuntime):
-    """An ensemble with its n-gram cache, in which each model has its own gates and its own weight."""
+    """An ensemble with its n-gram cache. Each model has its own gates and its own weight in it."""
 
     network: "EnsembleRuntime"
 

@@ -60,7 +60,7 @@ class Recorder(Protocol):
         """Receive the residual stream [t, C]: once before the first layer, then after each layer."""
 
     def attention(self, weights: Array, y: Array) -> None:
-        """Receive the attention weights [H, t, S] of each layer in turn, whose rows sum to 1, and the outputs
+        """Receive the attention weights [H, t, S] of each layer in turn (the rows sum to 1) and the outputs
         of its heads [t, H * D]."""
 
 

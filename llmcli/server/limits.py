@@ -20,14 +20,14 @@ MAX_NEXT_WORDS = 100
 MAX_EXPLAIN_CHARACTERS = 4_000
 MAX_SWITCHED_OFF = 1_024  # layers and heads
 MAX_MEMORY_CHARACTERS = 20_000
-# concurrent requests with a grammar or a large body, whose preparation takes seconds; others wait
+# concurrent requests with a grammar or a large body (their preparation takes seconds); others wait
 MAX_PREPARING = 2
 MAX_ANALYSES = 8  # concurrent requests to /v1/explain, next, memory and experts; more are refused
 MAX_CONNECTIONS = 256
 # per address, with a class code: requests and wrong codes in a minute, requests in progress
 CLASS_REQUESTS = 600
 CLASS_WRONG_CODES = 10
-CLASS_CONCURRENT = 6  # as many as a browser sends to one server
+CLASS_CONCURRENT = 6  # a browser sends at most 6 requests to a server at a time
 
 RECEIVE_SECONDS = 10  # time for the head of a request, and again for its body
 REQUEST_SECONDS = 600  # time for an answer, including the queue

@@ -369,8 +369,8 @@ def run(
     on_stop_request: Callable[[int], None] = lambda signal: None,
     on_progress: OnProgress = lambda task, share: None,
 ) -> Iterator[RunEvent | Result]:
-    """Train and save the model. Yields events, the last of which is the Result. The run may start over once,
-    with the number of epochs found by a first run.
+    """Train and save the model. Yields events; the last one is the Result. The run may start over once, with
+    the number of epochs found by a first run.
 
     When `stop()` returns True, the run ends after the current step and saves the model. `on_stop_request`
     receives a signal that reached another process, after which `stop` is called again. `on_progress` receives

@@ -138,8 +138,8 @@ def _print_conversations(options: _Options, file: Path, template: "ChatTemplate"
     for note in read.notes:
         console.note(note)
     console.note(
-        f"{count(len(read.conversations), 'conversation')} with {total:,} tokens, of which {learned_total:,} "
-        "are in the loss (marked): the answers and the tokens that end them"
+        f"{count(len(read.conversations), 'conversation')} with {total:,} tokens; {learned_total:,} "
+        "of them are in the loss (marked): the answers and the tokens that end them"
     )
 
 

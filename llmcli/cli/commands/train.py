@@ -118,7 +118,7 @@ class _Options(InputOptions):
     heads: int | None = option("N", "Number of attention heads; must divide --width.", min=1, panel=MODEL)
     experts: int | None = option(
         "N",
-        "Experts per layer, of which each token uses 2 (mixture of experts).",
+        "Experts per layer; each token uses 2 of them (mixture of experts).",
         min=2,
         max=1024,
         panel=MODEL,

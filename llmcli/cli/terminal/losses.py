@@ -13,7 +13,7 @@ MAX_POINTS = 240  # maximum length of a curve
 
 class TrainingLosses:
     """The losses of the current model. `bytes_per_token` converts them to bits per byte. `answers` is None,
-    or (progress, 0 to 1, at which training on conversations begins; bytes per token of their answers)."""
+    or (the progress, 0 to 1, when training on conversations begins; bytes per token of their answers)."""
 
     def __init__(self, bytes_per_token: float, answers: tuple[float, float] | None = None) -> None:
         self._bytes_per_token = bytes_per_token

@@ -1,4 +1,4 @@
-"""Encoding rendered chat templates, in which the names of control tokens are written as text.
+"""Encoding rendered chat templates. In these, the names of control tokens are written as text.
 
 User text must never become a control token. Therefore each name of a control token in a message is replaced
 by a placeholder before the template is rendered: a private-use character that occurs nowhere else. All names

@@ -1,4 +1,4 @@
-"""Conversations in plain text, in which each turn begins with a name and a colon: User:/Assistant: or Q:/A:.
+"""Conversations in plain text. Each turn begins with a name and a colon: User:/Assistant: or Q:/A:.
 
 A text contains conversations if its first nonblank line begins with the name of a speaker, both speakers have
 turns, and there are at least two answers or the text is short. There must not be a third speaker, as in a

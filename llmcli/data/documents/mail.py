@@ -65,7 +65,8 @@ def _messages(file: IO[bytes]) -> Iterator[bytes]:
         yield first + file.read(_MAX_MESSAGE)
         return
     lines: list[bytes] = []
-    size, after_blank = 0, False
+    size = 0
+    after_blank = False
     while line := file.readline(_MAX_LINE):
         if after_blank and _SEPARATOR.match(line):
             yield b"".join(lines)

@@ -103,7 +103,7 @@ class _Block:
 
 
 class _Paragraph:
-    """A paragraph, to which lines are added."""
+    """A paragraph that is read line by line."""
 
     def __init__(self, line: Line, block: _Block) -> None:
         self.text = line.text

@@ -78,7 +78,10 @@ class DocumentReader:
         reading = replace(self._reading, plain=plain)
         pending = PendingFile(display_name(name), path, reading, bool(file_types.compression(start)))
         pending.future = self._executor.submit(self._read, pending)
-        done = pending.name, 0  # the callback keeps no reference to the file, whose texts are in an open file
+        done = (
+            pending.name,
+            0,
+        )  # the callback must not keep `pending` alive, since its texts are in an open file
         pending.future.add_done_callback(lambda _: self._events.put(done))
         return pending
 
@@ -140,7 +143,8 @@ class _ProcessReader:
         self._closed = closed  # set to end the reading
 
     def end_if_silent(self) -> None:
-        last_sent_at, child = self._last_sent_at, self.child
+        last_sent_at = self._last_sent_at
+        child = self.child
         if (
             last_sent_at
             and child

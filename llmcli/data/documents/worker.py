@@ -128,7 +128,8 @@ class _AnswerWriter:
     def limited(self, name: str, file_bytes: int, *, is_archive: bool = False) -> Iterator[None]:
         """In this context, limit what a file of this size may unpack to; the archive around it may allow
         less."""
-        limits, outer = self.limits, self._limit
+        limits = self.limits
+        outer = self._limit
         by_bytes = max(limits.bytes, limits.usual_ratio * file_bytes)
         by_ratio = max(
             limits.ratio * file_bytes, limits.archive_bytes if is_archive else limits.unpacked_bytes

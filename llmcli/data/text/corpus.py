@@ -40,7 +40,7 @@ class DocumentPart:
 
     @property
     def first_line(self) -> int:
-        """Number of the line in the document, from 1, in which this part begins."""
+        """Number of the line in the document (from 1) where this part begins."""
         return 1 + sum(piece.count("\n") for piece in self.document.text(0, self.start))
 
     def text(self) -> Iterator[str]:

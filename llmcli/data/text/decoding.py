@@ -383,8 +383,7 @@ class TextDigest:
 
 
 def _decode(name: str, blocks: Iterable[bytes], encoding: str, first: int = 0) -> Iterator[str]:
-    """Decode blocks, the first of which is at position `first` of the file. Raises NotTextError with the
-    position."""
+    """Decode blocks; the first is at position `first` of the file. Raises NotTextError with the position."""
     decoder = codecs.getincrementaldecoder(encoding)()
     read = first
     for block in itertools.chain(blocks, [b""]):

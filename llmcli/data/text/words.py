@@ -26,8 +26,8 @@ _BLOCKS = {  # class -> ranges of Unicode code points; the first class with a ma
 def pieces(
     texts: Iterable[str], boundary: re.Pattern[str] = WORD_END, size: int = SEARCHED_CHARACTERS
 ) -> Iterator[str]:
-    """Cut text into pieces of about `size` characters at matches of `boundary`, where a word always ends, so
-    that the pieces have the same tokens as the whole text. Without a match in 2 * SEARCHED_CHARACTERS, the
+    """Cut text into pieces of about `size` characters at matches of `boundary`. A word always ends there, so
+    the pieces have the same tokens as the whole text. Without a match in 2 * SEARCHED_CHARACTERS, the
     cut is arbitrary."""
     longest = 2 * SEARCHED_CHARACTERS
     rest = ""

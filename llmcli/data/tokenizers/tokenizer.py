@@ -51,7 +51,7 @@ _EOS_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>")
 MAX_TAIL = 200  # characters searched for the last word of a prompt
 MAX_TOKEN_BYTES = 63  # longer tokens would be boilerplate, and a short text would have too few tokens
 MAX_TRAINING_WORD = 256  # characters of a pre-token in training
-BATCH_CHARACTERS = 1 << 19  # per call of the library, whose Encoding takes about 200 bytes per token
+BATCH_CHARACTERS = 1 << 19  # per call of the library; its Encoding takes about 200 bytes per token
 # Characters that the library encodes at a time, so that its allocations stay in the processor's cache. With
 # 65,536 it takes a third longer (LOG.md, "10 GB of text").
 PIECE_CHARACTERS = 2048

@@ -115,7 +115,7 @@ def parse(text: str | dict[str, Any]) -> Any:
 def sanitize(document: Any, max_vocab_size: int | None = None) -> SafeTokenizer:
     """Reduce a parsed tokenizer.json to its safe parts, without control tokens from id `max_vocab_size` on,
     which the model does not have (Gemma's text models lack the image token). Raises LLMError unless it is a
-    BPE, byte-level or with byte fallback, all of whose parts are supported."""
+    BPE, byte-level or with byte fallback, without unsupported parts."""
     kind, problem = classify(document)
     if problem:
         raise LLMError(

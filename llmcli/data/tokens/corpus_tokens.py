@@ -117,7 +117,7 @@ def tokenize_corpus(
 
 
 def cache_key(parts: Iterable[DocumentPart], tokenizer_hash: str) -> str:
-    """Hash the text and the tokenizer, on which the tokens depend."""
+    """Hash the text and the tokenizer, since the tokens depend on both."""
     content = [
         2,
         tokenizer_hash,

@@ -228,7 +228,5 @@ def _dequantize(data: bytes, tensor: TensorInfo) -> NDArray[np.float32]:
         with np.errstate(all="ignore"):  # a damaged scale causes infinities and NaN
             values = gguf.quants.dequantize(rows, quantization_type)
     except NotImplementedError as error:
-        raise LLMError(
-            f"{tensor.name[:100]} is of type {tensor.dtype}, whose values are not supported"
-        ) from error
+        raise LLMError(f"{tensor.name[:100]} is of type {tensor.dtype}, which is not supported") from error
     return values

@@ -80,7 +80,7 @@ class Engine:
 
     def close(self) -> None:
         """Refuse new requests, fail the others, and end the thread. Does not wait for running functions and
-        for models that are being loaded, whose threads end with the process."""
+        for models that are being loaded; their threads end with the process."""
         with self._changed:
             self._is_closed = True
             thread = self._thread

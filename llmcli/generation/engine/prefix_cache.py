@@ -9,7 +9,7 @@ import numpy as np
 from llmcli.models.runtime import Ints, Runtime
 
 MIN_SHARED = 4  # minimum shared tokens for which copying a cache pays off
-MAX_KEPT = 256  # caches, each of which is compared with every new prompt
+MAX_KEPT = 256  # caches; every new prompt is compared with all of them
 
 
 @dataclass(frozen=True, eq=False)

@@ -75,7 +75,7 @@ class Sequence:
     def begin(self, prefixes: PrefixCache, live: Iterable[Prefix]) -> None:
         """Get a runtime whose cache holds the longest part of the prompt found in any kept or `live`
         cache."""
-        # without the last token, whose logits are needed; empty if the prompt's log probabilities are
+        # without the last token, because its logits are needed; empty if the prompt's log probabilities are
         # requested
         shareable = () if self.request.prompt_logprobs else self._pending[:-1]
         shared = prefixes.take(self.request.model, shareable, live)

@@ -186,7 +186,10 @@ class _GraphBuilder:
         self._helper = helper
         self._tensor = numpy_helper.from_array
         self._proto = TensorProto
-        self._nodes, self._constants, self._inputs, self._outputs = (list[Any]() for _ in range(4))
+        self._nodes: list[Any] = []
+        self._constants: list[Any] = []
+        self._inputs: list[Any] = []
+        self._outputs: list[Any] = []
         self._arrays: dict[str, Array] = {}
 
     def input(self, name: str, shape: Sequence[int | str], dtype: type[np.generic] = np.float32) -> None:

@@ -173,8 +173,8 @@ class _Network:
         return self._ort.OrtValue.ortvalue_from_numpy(array)
 
     def embed(self, ids: Ints | int, last: Ints | int, x: Array) -> None:
-        """Set x [B, T, C] to the embeddings of tokens ids [B, T], the last of which are at positions `last`
-        [B]; both are one number for a single token."""
+        """Set x [B, T, C] to the embeddings of tokens ids [B, T]. `last` [B] are the positions of the last
+        tokens. For a single token, both are one number."""
         np.multiply(_rows(self._embedding, ids), self._embedding_scale, out=x)
         if self._positions is not None:
             x += _rows(self._positions, np.asarray(last)[..., None] + np.arange(1 - x.shape[1], 1))
@@ -224,8 +224,8 @@ class _Binding:
         self._keys: list[Array] | None = None  # keys of the bound cache
 
     def run(self, ids: Ints | int, last: Ints | int, cache: KVCache) -> None:
-        """Run tokens ids [B, T] through the decoder, the last of which are at positions `last` [B] in
-        `cache`; both are one number for a single token."""
+        """Run tokens ids [B, T] through the decoder. `last` [B] are the positions of the last tokens in
+        `cache`. For a single token, both are one number."""
         if self._keys is not cache.keys:  # another cache, or a moved one
             self._bind(cache)
         self._network.embed(ids, last, self._x)

@@ -27,7 +27,7 @@ MIN_PROBABILITY = 1e-37  # lower bound of probabilities before the logarithm
 
 
 def contiguous_on_mps(x: Tensor) -> Tensor:
-    """Return x, copied if it is a view on MPS, where several torch versions silently compute wrong results
+    """Return x, copied if it is a view on MPS: there, several torch versions silently compute wrong results
     for attention and SiLU's gradient on views (issues 163597, 175188 and 181133 in pytorch/pytorch)."""
     return x.contiguous() if _is_on_mps(x) else x
 
@@ -89,7 +89,7 @@ def _empty_heads_first(like: Tensor) -> Tensor:
 
 class _NormalizeRotate(_Function):
     """RMSNorm of each head, times its gain, then the rotary embedding of its position (arXiv:2104.09864): x
-    [B, T, N, D], gain [N, D]; cos and sin [T, 1, D] of position * frequency, whose two halves of D are
+    [B, T, N, D], gain [N, D]; cos and sin [T, 1, D] of position * frequency; the two halves of D are
     equal."""
 
     @staticmethod

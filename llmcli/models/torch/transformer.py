@@ -65,7 +65,7 @@ class LayerKVCache:
         self.tensors = tuple(tensor[:, :, :length] for tensor in self.tensors) if length else ()
 
     def repeated(self, batch: int) -> "LayerKVCache":
-        """Return a cache of `batch` texts, each of which begins with the tokens of this one."""
+        """Return a cache of `batch` texts that all begin with the tokens of this one."""
         repeated = copy(self)
         repeated.tensors = tuple(tensor.expand(batch, -1, -1, -1) for tensor in self.tensors)
         return repeated

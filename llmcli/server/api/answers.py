@@ -67,8 +67,8 @@ class GenerationAnswer(ABC):
 
     @abstractmethod
     def choice_chunk(self, index: int, event: Event, text: StreamedText) -> JsonObject | None:
-        """Return the message for an event of a choice, whose text so far is `text`; None if there is nothing
-        to send yet."""
+        """Return the message for an event of a choice; `text` is the choice's text so far. None if there is
+        nothing to send yet."""
 
     def whole(self, texts: Sequence[StreamedText]) -> JsonObject:
         """Return the answer when all texts are complete."""
@@ -281,7 +281,7 @@ def completion_logprobs(
     tokenizer: Tokenizer, tokens: Sequence[ScoredToken], first_offset: int, end: int
 ) -> JsonObject:
     """Return the four lists of a completion's log probabilities. `text_offset` counts characters in the
-    choice's text, from `first_offset` to `end`, at which a stop string may have truncated it."""
+    choice's text, from `first_offset` to `end` (a stop string may have truncated the text there)."""
     offsets = []
     decoder = stream_decoder()
     offset = first_offset

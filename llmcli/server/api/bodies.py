@@ -343,7 +343,7 @@ class ChatBody(GenerationBody):
 
 
 class PromptBody(Body):
-    """A text, or a conversation, whose last answer may be incomplete. `chat_template_kwargs` are variables of
+    """A text, or a conversation; its last answer may be incomplete. `chat_template_kwargs` are variables of
     the chat template, such as {"enable_thinking": false}."""
 
     prompt: Any = None

@@ -73,7 +73,8 @@ class Call:
         """Run a function on a fork of the model's runtime, in a thread of the engine. The function must
         regularly call its second argument, `check`, which raises an exception once the client has left or the
         time is up. Raises ApiError and ClientDisconnect."""
-        engine, name = self.service.engine, self.model.name
+        engine = self.service.engine
+        name = self.model.name
         return await self._bounded(
             lambda check: asyncio.wrap_future(engine.run(name, lambda runtime: function(runtime, check)))
         )

@@ -125,8 +125,9 @@ def prepare(
     elapsed: Callable[[], float] = lambda: 0.0,
 ) -> Prepared:
     """Split the corpus, train a tokenizer unless there is one, tokenize, and plan. At most `max_bytes` of
-    training text are read (default: by the time budget, of which `elapsed` seconds are spent)."""
-    base, max_bytes = inputs.base, max_bytes or _max_bytes(request)
+    training text are read (default: by the time budget; `elapsed` seconds of it have passed)."""
+    base = inputs.base
+    max_bytes = max_bytes or _max_bytes(request)
     records = [base.record] if base else []
     text, read, held_out, divided, known_share = _divide(inputs, records, max_bytes, on_note)
     reason = inputs.tokenizer_reason

@@ -82,7 +82,7 @@ class RunData:
         return self._batches.batch(position.step, position.stage_progress, position.token_split), None
 
     def has_planned_dropout(self, position: Position) -> bool:
-        """Return whether the run has switched from text to conversations, whose dropout rate is in the
+        """Return whether the run has switched from text to conversations; their dropout rate is in the
         plan."""
         phase = self.conversations
         return phase is not None and phase.follows_text and position.conversations_from is not None

@@ -1,4 +1,4 @@
-"""The resume file: a second safetensors file next to the model, from which a stopped run continues.
+"""The resume file: a second safetensors file next to the model. A stopped run continues from it.
 
 It holds the plan, the tokenizer, the identity of the run (its settings and data), and its state after a step.
 Data order and dropout are functions of (seed, step), so no random generator's state is saved.
@@ -216,7 +216,7 @@ def check_same_run(stopped: StoppedRun, identity: Mapping[str, Any], path: Path,
         if before.get(key) != now.get(key)
     ]:
         raise LLMError(
-            f"{path} is from a run that stopped at step {stopped.state.step:,}, whose settings differ: "
+            f"{path} is from a run that stopped at step {stopped.state.step:,} and had other settings: "
             f"{'; '.join(different)}; give the same to resume it, `overwrite=True` to start over, "
             "or another `output`"
         )

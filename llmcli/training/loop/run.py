@@ -2,7 +2,7 @@
 history, in one process or several.
 
 In distillation a run trains two models of the same shape, one after the other (born-again networks,
-arXiv:1805.04770): a teacher, then a student from fresh weights, whose targets include the teacher's
+arXiv:1805.04770): a teacher, then a student from fresh weights. The student's targets include the teacher's
 predictions (arXiv:1503.02531, section 2). Each is a stage of the run, with its own learning-rate schedule.
 """
 
@@ -105,8 +105,8 @@ class Run:
         return model
 
     def _fresh_weights(self, seed: int) -> Weights:
-        # not for conversations, whose answers are learned exactly: with similar embeddings, the model takes
-        # longer to distinguish "sea" from "SEA"
+        # not for conversations, because their answers are learned exactly: with similar embeddings, the model
+        # takes longer to distinguish "sea" from "SEA"
         tokens = () if self._data.conversations else self._data.tokenizer.token_bytes
         return fresh_weights(self._plan.model, seed, self._settings.induction, tokens)
 

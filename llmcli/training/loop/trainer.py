@@ -16,8 +16,8 @@ def train(job: Job, resume_from: State | None = None) -> Iterator[Event]:
     """Train from the weights of the job's `start`, or from fresh weights. The last event is Done.
 
     When the `stop` of the job's clock returns True, the run ends early with the best weights so far. When the
-    job's `save_due` returns True, and before long evaluations, a State is yielded, from which `resume_from`
-    leads to the same weights.
+    job's `save_due` returns True, and before long evaluations, a State is yielded; a run that resumes from it
+    (`resume_from`) reaches the same weights.
 
     Raises LLMError if the loss becomes NaN or infinite before the first evaluation (later, the run ends with
     the best weights so far), if it is stopped before its first step, or if `resume_from` belongs to another

@@ -97,7 +97,7 @@ class _Text:
 
 
 class _Documents(PrefixedTokens):
-    """Tokens with `eos` between documents, in which each document is preceded by `bos`."""
+    """Tokens with `eos` between documents, where each document is preceded by `bos`."""
 
     def __init__(self, tokens: NDArray[np.integer], bos: int, eos: int) -> None:
         super().__init__(bos, tokens)

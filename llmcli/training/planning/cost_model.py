@@ -86,7 +86,7 @@ def estimated_speed(model: ModelConfig, train: TrainConfig, seconds: float = 0.0
 
 def flops_per_token(model: ModelConfig, context: int) -> float:
     """Count the FLOPs per token of a forward and backward pass: 6 per weight in a matrix product
-    (arXiv:2001.08361, section 2.1), and as many per query-key pair, half of which the causal mask hides."""
+    (arXiv:2001.08361, section 2.1), and 6 per query-key pair; the causal mask hides half of the pairs."""
     # the embeddings are looked up, not multiplied
     embedding = 0 if model.tie_word_embeddings else model.vocab_size * model.hidden_size
     inactive = model.parameters - model.active_parameters

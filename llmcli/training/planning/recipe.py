@@ -74,7 +74,7 @@ LORA_TEXT_FACTOR = 2.0  # times that rate if adapters are trained on text alone 
 # ---- Schedules of the learning rate and of the momentum; AdamW
 WARMUP = 0.01  # share of the run in which the learning rate rises linearly [chosen] ...
 INITIAL_RATE = 0.1  # ... from this fraction of its peak [chosen]
-DECAY = 0.6  # share of the run, at its end, in which it falls linearly ["At a fixed number"]
+DECAY = 0.6  # share of the run, at the end, when it falls linearly ["At a fixed number"]
 FINAL_RATE = 0.0  # ... to this fraction of its peak [arXiv:2502.15938]
 MOMENTUM = 0.85  # Muon's momentum at the beginning [modded-nanogpt, train_gpt.py]
 MOMENTUM_RISE = 0.10  # its linear rise [modded-nanogpt, train_gpt.py] ...

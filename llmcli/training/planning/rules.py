@@ -101,10 +101,10 @@ def induction_helps(task: Task) -> bool:
 
 
 def sharding(request: PlanRequest, model: ModelConfig, train: TrainConfig, memory: Memory) -> Decision[bool]:
-    """Decide whether to shard the training state, whose communication costs less than very small batches."""
+    """Decide whether to shard the training state. The communication costs less than very small batches."""
     windows = min(train.batch_size, 2 * request.processes)
     needed_memory = memory_needed(model, replace(train, batch_size=windows), request.processes)
-    # without the free memory, because the reason is part of the file, whose bytes must not depend on other
+    # does not mention the free memory: the reason is saved in the file, which must not depend on other
     # programs
     needed = f"with gradients and optimizer they need {units.size(needed_memory.device - BASE_BYTES)}"
     if request.processes > 1 and shortage(needed_memory, memory):

@@ -172,11 +172,13 @@ class Task:
         """Limit of epochs for conversations. Few conversations need many epochs, because each is only one
         example."""
         assert self.packed
-        epochs, steps = recipe.CONVERSATION_EPOCHS, recipe.CONVERSATION_STEPS
+        epochs = recipe.CONVERSATION_EPOCHS
+        steps = recipe.CONVERSATION_STEPS
         if self.base:
             epochs = recipe.CONVERSATION_FINE_TUNING_EPOCHS
             steps = recipe.CONVERSATION_FINE_TUNING_STEPS
-        tokens, requested = self.packed.tokens, self.request.batch_tokens
+        tokens = self.packed.tokens
+        requested = self.request.batch_tokens
         part_of_epoch = tokens / (1 if requested else recipe.CONVERSATION_BATCHES_PER_EPOCH)
         return max(epochs, steps * min(requested or recipe.CPU_BATCH_TOKENS[0], part_of_epoch) / tokens)
 

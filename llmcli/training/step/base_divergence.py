@@ -27,7 +27,7 @@ SHARE_OF_REST = 0.25  # maximum share of the time left after reading and plannin
 
 
 def seconds_to_generate(budget: float, left: float) -> float:
-    """Return the time limit for generating the text in a run of `budget` seconds, of which `left` remain."""
+    """Return the time limit for generating the text in a run of `budget` seconds with `left` seconds left."""
     return max(0.0, min(recipe.DIVERGENCE_TIME * budget, SHARE_OF_REST * left))
 
 

@@ -90,7 +90,7 @@ def run_worker(group: ProcessGroup) -> None:
     settings = TrainConfig(**recorded)
     torch.set_num_threads(settings.threads)
     keep_freed_memory()
-    # a ShardedModel, whose import takes time, or a LanguageModel
+    # a ShardedModel (not imported here, since that takes time) or a LanguageModel
     model: Any = _new_model(config, settings, range(*new_tokens), group)
     optimizer = Optimizer(model, settings, config.hidden_size, group)
     compile_layers(model, settings)

@@ -51,7 +51,7 @@ def pick_dtype(requested: str, device: str, threads: int) -> tuple[str, str]:
         return "float32", f"the default on {device}"
     torch.set_num_threads(threads)
     faster = _product_seconds(torch.bfloat16) < BFLOAT16_GAIN * _product_seconds(torch.float32)
-    # without measured figures, because the reason is part of the file, whose bytes must not depend on a clock
+    # does not mention measured times: the reason is saved in the file, which must not depend on a clock
     reason = f"bfloat16 matrix products are {'faster' if faster else 'not faster'} than float32 here"
     return "bfloat16" if faster else "float32", reason
 
@@ -104,7 +104,7 @@ def _core_share() -> float:
 
 
 def _chain_seconds(threads: int) -> float:
-    """Measure the seconds for ten small products, each of which depends on the previous one."""
+    """Measure the seconds for ten small products; each depends on the previous one."""
     torch.set_num_threads(threads)
     x = torch.ones(512, 256)
     y = torch.ones(256, 256) / 256

@@ -1,5 +1,4 @@
-"""A model sharded over N processes, each of which holds 1/N of every weight: torch's FSDP2
-(arXiv:2304.11277).
+"""A model sharded over N processes: each holds 1/N of every weight (torch's FSDP2, arXiv:2304.11277).
 
 Before a layer computes, the processes gather its weights; afterwards they drop them. The backward pass does
 the same, and leaves each process with its part of the summed gradients. All processes participate when rank 0
@@ -90,7 +89,8 @@ class ShardedModel(LanguageModel):
         """Switch to float32, as users of the file will."""
         if self.dtype != torch.float32:
             self.dtype = torch.float32
-            self.cos, self.sin = (table[:, :0].float() for table in (self.cos, self.sin))
+            self.cos = self.cos[:, :0].float()
+            self.sin = self.sin[:, :0].float()
 
     def scoring_model(self, arrays: Mapping[str, Array]) -> LanguageModel:
         """Return this model with new weights: there is no memory for a second model, and training has
