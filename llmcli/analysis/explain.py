@@ -200,9 +200,8 @@ def explain(
 
     Only the last tokens are analyzed, limited by MAX_TOKENS and MAX_ABLATION_WORK; without `ablates`, no
     token is removed. `place` comes from another explanation of the prompt. `predictor` makes the prediction
-    if `runtime` is only a part of it: a model of an ensemble, or a network with an n-gram cache. The search
-    for next words uses at most `evaluations` of the model (None: see `next_words`). `check` may raise to stop
-    the analysis. Raises LLMError like `predict_next`."""
+    if `runtime` is only a part of it: a model of an ensemble, or a network with an n-gram cache. `next_words`
+    gets `evaluations` (0: do not search). `check` may raise to stop. Raises LLMError like `predict_next`."""
     predictor = predictor or runtime
     prediction = predict_next(predictor, tokenizer, prompt, literal=literal, token=token)
     place = place or prediction.place
@@ -217,9 +216,8 @@ def explain(
     residuals = recorder.residuals[:, -1]
     lens = _logit_lens(runtime, residuals, place.allowed, candidates)
     if predictor is runtime:  # then the last prediction is exactly the one that `generate` makes
-        top = np.argsort(-prediction.logprobs, kind="stable")[: lens.ids.shape[-1]]
-        lens.ids[-1] = top
-        lens.probabilities[-1] = np.exp(prediction.logprobs[top])
+        lens.ids[-1] = np.argsort(-prediction.logprobs, kind="stable")[: lens.ids.shape[-1]]
+        lens.probabilities[-1] = np.exp(prediction.logprobs[lens.ids[-1]])
     effects = _ablation_effects(runtime, context, logits, place, check, limit=MAX_TOKENS if ablates else 0)
     words = NO_WORDS
     if evaluations != 0:

@@ -164,7 +164,6 @@ def prepare(
     return Prepared(
         plan,
         task,
-        # the tokenizer as it is opened with the model
         tokenizer.for_model(seen_bytes, plan.model.extra_eos_ids if encoded else ()),
         text,
         read,
