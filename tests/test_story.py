@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.platforms import in_full
+from tests.sample_models import run
 
 pytestmark = pytest.mark.slow
 
@@ -36,8 +37,8 @@ def true_frequencies(corpus: str, start: str, end: str) -> dict[str, float]:
 
 
 def next_words(prompt: str, directory: Path) -> dict[str, float]:
-    predicted = json.loads(llm("generate", prompt, "--next", "12", "--json", directory=directory).stdout)
-    return {word["text"]: word["probability"] for word in predicted["next"]}
+    predicted = run("generate", prompt, "-m", directory / "model.safetensors", "--next", 12, "--json")
+    return {word["text"]: word["probability"] for word in json.loads(predicted.stdout)["next"]}
 
 
 @pytest.fixture(scope="module")

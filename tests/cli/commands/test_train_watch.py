@@ -123,7 +123,7 @@ def test_the_address_of_the_page_needs_a_page(llm: Llm) -> None:
 
 
 @pytest.mark.slow
-def test_other_computers_see_the_run_with_the_class_code(own_directory: Path) -> None:
+def test_other_computers_see_the_run_with_the_class_code_until_enter(own_directory: Path) -> None:
     Path("c.txt").write_text(TEXT, "utf-8")
     terminal = Typist(
         "train", "c.txt", "--steps", "3", *SMALL, "--watch", "--host", "0.0.0.0", DISPLAY="", WAYLAND_DISPLAY=""
@@ -137,18 +137,6 @@ def test_other_computers_see_the_run_with_the_class_code(own_directory: Path) ->
             urllib.request.urlopen(address + path, timeout=60)
         with urllib.request.urlopen(f"{address}{path}?code={code}", timeout=60) as answer:
             assert answer.status == 200
-    terminal.type("\r")
-    assert terminal.end() == 0
-
-
-@pytest.mark.slow
-def test_at_a_terminal_the_page_stays_open_until_enter(own_directory: Path) -> None:
-    Path("c.txt").write_text(TEXT, "utf-8")
-    terminal = Typist("train", "c.txt", "--steps", "3", *SMALL, "--watch", DISPLAY="", WAYLAND_DISPLAY="")
-    before = terminal.wait_for("the page stays open until Enter or Ctrl-C")
-    address = re.findall(r"the page of the model: (http://\S+/model)", before)[0]
-    with urllib.request.urlopen(address, timeout=60) as answer:
-        assert answer.status == 200
     terminal.type("\r")
     assert terminal.end() == 0
     with pytest.raises(OSError):

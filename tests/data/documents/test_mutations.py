@@ -3,12 +3,11 @@
 import random
 from pathlib import Path
 
-import pytest
-
 from llmcli.data.conversations.record_kinds import ReadOptions
 from llmcli.data.documents.reader import DocumentReader
 from tests.data.documents import samples
 from tests.data.documents.test_reader import DOCUMENTS, MEMBERS, zipped
+from tests.platforms import FULL
 
 TEXT = "A page about cats. " * 20
 FILES = {name: made(TEXT) for name, (made, _) in DOCUMENTS.items() if name.count(".") == 1} | {
@@ -38,8 +37,8 @@ def mutated(data: bytes, chance: random.Random) -> bytes:
     return bytes(changed)
 
 
-@pytest.mark.parametrize("number", [20, pytest.param(300, marks=pytest.mark.slow)])
-def test_a_mutated_file_is_text_or_one_line(number: int) -> None:
+def test_a_mutated_file_is_text_or_one_line() -> None:
+    number = 300 if FULL else 60
     assert sum(count_texts(name, data, number) for name, data in FILES.items()) > number
 
 
