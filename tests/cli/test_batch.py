@@ -135,11 +135,7 @@ def test_a_second_run_does_not_write_the_same_file(llm: Llm, prompts: Path) -> N
 
 
 def test_options_without_effect_are_refused(llm: Llm, prompts: Path) -> None:
-    for words in (
-        ("The", "--batch", "p.txt"),
-        ("--batch", "p.txt", "--samples", 2),
-        ("The", "-o", "x"),
-    ):
+    for words in (("The", "--batch", "p.txt"), ("--batch", "p.txt", "--samples", 2), ("The", "-o", "x")):
         assert llm("generate", *words).exit_code == 2
     for words in (("-o", "p.txt"), ("-o", "model.safetensors"), ("-o", "no/x")):
         assert llm("generate", "--batch", "p.txt", *words).exit_code == 1

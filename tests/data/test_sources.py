@@ -163,10 +163,7 @@ def test_records_without_any_of_the_columns_are_left_out() -> None:
 
 def test_a_template_that_cannot_be_filled_is_an_error() -> None:
     for template, message in [
-        (
-            "{title",
-            r"^`template`: the brace at character 1 of '{title' is unmatched; wanted columns in braces, as in ",
-        ),
+        ("{title", r"^`template`: the brace at character 1 of '{title' is unmatched; wanted columns in braces, as in "),
         ("a } b {c}", "^`template`: the brace at character 3 of "),
         ("title", r"^`template` must name columns in braces, as in '{title}\\n{body}'; found 'title'$"),
         ("{}", "^`template` must name columns in braces"),

@@ -106,12 +106,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt_neox": ("gpt_neox", {}),
     "gpt_neox-sequential": (
         "gpt_neox",
-        {
-            "use_parallel_residual": False,
-            "rotary_pct": 0.5,
-            "tie_word_embeddings": True,
-            "hidden_act": "gelu_new",
-        },
+        {"use_parallel_residual": False, "rotary_pct": 0.5, "tie_word_embeddings": True, "hidden_act": "gelu_new"},
     ),
 }
 

@@ -13,12 +13,7 @@ from llmcli.generation.generator import Piece, decode
 from llmcli.models.ensemble import EnsembleRuntime
 from llmcli.models.logits import log_softmax, softmax
 from llmcli.models.ngram_cache import NgramCache, NgramText
-from llmcli.models.ngram_runtime import (
-    NgramEnsemble,
-    NgramRuntime,
-    network_of,
-    with_ngram_cache,
-)
+from llmcli.models.ngram_runtime import NgramEnsemble, NgramRuntime, network_of, with_ngram_cache
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.open_runtime import open_runtime
 from llmcli.models.runtime import Array, step_batch

@@ -87,10 +87,7 @@ def test_a_dry_run_shows_what_was_taken(llm: Llm) -> None:
     assert run.exit_code == 0, run.stderr
     header, *table = rows(run.stdout)
     assert header == ["kind", "documents", "bytes", "characters", "not read"]
-    assert table[:2] == [
-        ["plain text", "3", "4,440", "4,440"],
-        ["table", "1", "36", "10", "record without text (1)"],
-    ]
+    assert table[:2] == [["plain text", "3", "4,440", "4,440"], ["table", "1", "36", "10", "record without text (1)"]]
     assert table[2][0] == "not read" and table[2][4].startswith("d/c.png is an image, not text")
     assert table[3] == ["setting", "value", "reason"]
     record = json.loads(llm("train", "d", "--dry-run", "--json", *SMALL).stdout)

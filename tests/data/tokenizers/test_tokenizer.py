@@ -13,14 +13,7 @@ from tokenizers import models, normalizers, pre_tokenizers, trainers
 
 from llmcli.config import MIN_VOCAB_SIZE
 from llmcli.data.tokenizers import tokenizer as module
-from llmcli.data.tokenizers.tokenizer import (
-    CONTROL_TOKENS,
-    END_OF_TEXT,
-    IM_END,
-    IM_START,
-    Tokenizer,
-    stream_decoder,
-)
+from llmcli.data.tokenizers.tokenizer import CONTROL_TOKENS, END_OF_TEXT, IM_END, IM_START, Tokenizer, stream_decoder
 from llmcli.errors import LLMError
 from tests.conftest import TEXT
 

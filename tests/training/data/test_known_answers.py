@@ -16,12 +16,7 @@ from llmcli.generation.known_answers import AnswerFinder
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.open_runtime import open_runtime
 from llmcli.training.data import known_answers as module
-from llmcli.training.data.known_answers import (
-    check_known_answers,
-    fit_min_confidence,
-    pairs_of,
-    store_known_answers,
-)
+from llmcli.training.data.known_answers import check_known_answers, fit_min_confidence, pairs_of, store_known_answers
 from tests.training.chats import PAIRS, conversation, inputs, prepared, run_to_end
 
 

@@ -16,15 +16,7 @@ from llmcli.training.loop.events import Done, Evaluation, Event, State, Step, Te
 from llmcli.training.planning import recipe
 from llmcli.training.planning.plan import PlanRequest
 from tests.training.plans import plan
-from tests.training.small_runs import (
-    Schedule,
-    SimulatedMachine,
-    assert_same_end,
-    losses,
-    prepared,
-    run,
-    through_a_file,
-)
+from tests.training.small_runs import Schedule, SimulatedMachine, assert_same_end, losses, prepared, run, through_a_file
 
 CONFIG = ModelConfig(50, 32, 64, 2, 2, 2, 16, 64)
 OFTEN = Schedule(training_per_evaluated=1)
