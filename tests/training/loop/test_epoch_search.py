@@ -102,13 +102,19 @@ def test_the_second_run_has_the_same_batches_and_all_of_the_text() -> None:
     assert "no time to find whether more would" in row(plan_of(TEXT, EpochSearch(50.0)), "steps").reason
 
 
-@pytest.mark.slow
-def test_a_run_on_a_short_text_starts_over_on_all_of_it(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> tuple[object, ...]:
+    """A run that searches. There is nothing to learn but the frequencies of letters."""
     use_ticking_clock(monkeypatch, 0.01)
     monkeypatch.setattr(throughput, "measure_throughput", lambda *_, **__: 50_000.0)
-    letters = np.random.default_rng(0).choice(list("aeiostrnl"), (250, 6))  # nothing to learn but their frequencies
+    letters = np.random.default_rng(0).choice(list("aeiostrnl"), (250, 6))
     Path("c.txt").write_text("\n".join(map("".join, letters)) + "\n", "utf-8")
-    answer = llm("train", "c.txt", "--threads", 1, "--json", "--time", "600s")
+    return ("train", "c.txt", "--layers", 1, "--width", 32, "--threads", 1, "--json", "--time", "600s")
+
+
+@pytest.mark.slow
+def test_a_run_on_a_short_text_starts_over_on_all_of_it(llm: Llm, command: tuple[object, ...]) -> None:
+    answer = llm(*command)
     assert answer.exit_code == 0, answer.stderr
     events = [json.loads(line) for line in answer.stdout.splitlines()]
     kinds = [event["event"] for event in events]
@@ -124,13 +130,10 @@ def test_a_run_on_a_short_text_starts_over_on_all_of_it(llm: Llm, monkeypatch: p
 
 
 @pytest.mark.slow
-def test_a_first_run_that_was_stopped_resumes_and_starts_over(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_first_run_that_was_stopped_resumes_and_starts_over(
+    llm: Llm, command: tuple[object, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The second run starts from fresh weights; the seconds before the stop count."""
-    use_ticking_clock(monkeypatch, 0.01)
-    monkeypatch.setattr(throughput, "measure_throughput", lambda *_, **__: 50_000.0)
-    letters = np.random.default_rng(0).choice(list("aeiostrnl"), (250, 6))
-    Path("c.txt").write_text("\n".join(map("".join, letters)) + "\n", "utf-8")
-    command = ("train", "c.txt", "--threads", 1, "--json", "--time", "600s", "-o", "m.safetensors")
     save = StateSaver.save
 
     def save_and_fail(saver: StateSaver, state: State) -> None:
@@ -141,7 +144,7 @@ def test_a_first_run_that_was_stopped_resumes_and_starts_over(llm: Llm, monkeypa
         patch.setattr(StateSaver, "is_due", lambda saver: True)
         patch.setattr(StateSaver, "save", save_and_fail)
         assert llm(*command).exit_code == 1
-    earlier = resume.load(Path("m.resume.safetensors")).state.values["seconds"]
+    earlier = resume.load(Path("model.resume.safetensors")).state.values["seconds"]
     starts: list[float] = []
     run = session._train
     monkeypatch.setattr(
