@@ -54,6 +54,7 @@ def test_a_watched_run_writes_the_same_file(llm: Llm, monkeypatch: pytest.Monkey
         states.append(read(watch))
         with urllib.request.urlopen(f"{watch.urls[0]}/model", timeout=60) as answer:
             pages.append(answer.read().decode())
+        watch.stay_open()  # as at a terminal
 
     monkeypatch.setattr(Watch, "add", add_and_read)
     monkeypatch.setattr(Watch, "finish", finish_and_read)
@@ -62,7 +63,8 @@ def test_a_watched_run_writes_the_same_file(llm: Llm, monkeypatch: pytest.Monkey
     watched = llm(*run, "watched.safetensors", "--watch")
     assert llm(*run, "plain.safetensors").exit_code == watched.exit_code == 0
     assert Path("watched.safetensors").read_bytes() == Path("plain.safetensors").read_bytes()
-    assert re.search(r"watch the run at http://127\.0\.0\.1:\d+\n", watched.stderr)
+    [address] = re.findall(r"watch the run at (http://127\.0\.0\.1:\d+)\n", watched.stderr)
+    assert f"the page of the model: {address}/model\nthe page stays open" in watched.stderr
 
     record = json.loads(llm("inspect", "plain.safetensors", "--json").stdout)["training"]
     last = states[-1]
