@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from llmcli import units
 from llmcli.data.conversations import split
 from llmcli.data.conversations.messages import Conversation
 from llmcli.data.conversations.record_kinds import ReadOptions
@@ -23,6 +24,7 @@ from llmcli.errors import LLMError
 from llmcli.formats.training_record import Reading, Stage, TrainingFile, TrainingRecord
 from llmcli.formats.training_stages import CACHE, all_stages, describe
 
+MAX_SMALL_BYTES = 16_000_000  # of the training files
 _JOINED = 1_000  # conversations searched at a time
 SEPARATOR = "\ud800"  # between messages: half of a surrogate pair, which occurs in no text
 
@@ -120,12 +122,18 @@ class MeasuredConversations:
 
 
 def measured_conversations(
-    files: Sequence[ConversationFile], records: Iterable[TrainingRecord], *, whole: bool = False
+    files: Sequence[ConversationFile],
+    records: Iterable[TrainingRecord],
+    others: Iterable[Conversation] = (),
+    *,
+    whole: bool = False,
 ) -> MeasuredConversations:
     """Select the conversations that no model was trained on; all conversations if there are none, or if
-    `whole`."""
+    `whole`. `others` are training conversations in other files."""
     conversations = [conversation for file in files for conversation in file.conversations]
+    known = split.answers(others)
     trained = _trained_in_any(files, records)
+    trained |= {i for i, conversation in enumerate(conversations) if split.is_known(conversation, known)}
     rest = split.divide(conversations, [i for i in range(len(conversations)) if i not in trained]).held_out
     if whole or not rest:
         return MeasuredConversations(conversations, len(trained), bool(trained))
@@ -220,6 +228,20 @@ def names_sources(record: TrainingRecord, sources: Sources) -> bool:
     return bool(hashes & trained or _trained_in_any(sources.conversation_files, [record]))
 
 
+def changed_files(sources: Sources, records: Iterable[TrainingRecord]) -> list[str]:
+    """Return the names of the files that have the name of a training file and other content, for instance
+    because they have been edited since."""
+    records = list(records)
+    entries = [entry for stage in all_stages(records) for entry in stage.corpus]
+    names = {units.file_name(entry.name, entry.member) for entry in entries}
+    hashes = {entry.sha256 for entry in entries}.union(*map(held_out_files, records))
+    return [
+        file.name
+        for file in (*sources.text.documents, *sources.conversation_files)
+        if file.sha256 not in hashes and units.file_name(file.name, file.member) in names
+    ]
+
+
 def recorded_reading(records: Iterable[TrainingRecord]) -> ReadOptions:
     """Return the read options that the user gave when a model was trained."""
     records = list(records)
@@ -263,6 +285,18 @@ def find_training_texts(
                     raise
                 missing += [file.name for file in stage.corpus]
     return texts, missing
+
+
+def find_small_training_texts(records: Sequence[TrainingRecord], model: Path) -> list[TrainingText]:
+    """Like `find_training_texts`, but returns [] if a file is missing, or if the files are so large that
+    reading them takes more than a few seconds."""
+    entries = [entry for stage in all_stages(records) for entry in stage.corpus]
+    if sum(entry.bytes for entry in entries) > MAX_SMALL_BYTES:
+        return []
+    try:
+        return find_training_texts(records, model)[0]
+    except LLMError:
+        return []
 
 
 def find_sources(stage: Stage, model: Path) -> Sources:

@@ -144,6 +144,39 @@ def test_other_files_that_repeat_the_training_text_are_noted(llm: Llm) -> None:
     assert "in other files" not in llm("eval", "book.txt").stderr
 
 
+@pytest.mark.slow
+def test_a_later_version_of_the_training_text_is_noted(llm: Llm) -> None:
+    """Its hash is another, so the part that was held out is not known."""
+    book = "".join(random.Random(0).choices("abcdefghijklmnopqrstuvwxyz ", k=6000))
+    Path("book.txt").write_text(book)
+    assert llm("train", "book.txt", *SMALL, "-q").exit_code == 0
+    edited = (book + "One more line.\n").replace("e ", "e\r\n")
+    Path("other-name.txt").write_bytes(edited.encode())
+    notes = llm("eval", "other-name.txt").stderr
+    assert f"{len(edited):,} bytes of the measured text are in other files, but 89% of it also occurs in the" in notes
+    Path("book.txt").write_bytes(edited.encode())
+    for name in ("book.txt", "other-name.txt"):  # the text of the training is no longer to be found
+        notes = llm("eval", name).stderr
+        is_noted = "book.txt: a model was trained on a file of this name with other content; if that was" in notes
+        assert is_noted == (name == "book.txt") and "in other files" not in notes
+
+
+@pytest.mark.slow
+def test_a_later_version_of_the_training_conversations_is_measured_without_them_or_noted(llm: Llm) -> None:
+    rows = [f"What is {i}?,It is number {i}.\n" for i in range(60)]
+    Path("qa.csv").write_text("question,answer\n" + "".join(rows))
+    assert llm("train", "qa.csv", *SMALL, "-q").exit_code == 0
+    held_out = load("model.safetensors").record.to_json()["conversations"]["held_out"]
+    later = "question,answer\n" + "".join([*reversed(rows), "What is new?,It is number 60.\n"])
+    Path("later.csv").write_text(later)
+    notes = llm("eval", "later.csv").stderr
+    assert f"{60 - held_out} conversations were trained on; the {held_out + 1} others are measured" in notes
+    Path("qa.csv").write_text(later)
+    notes = llm("eval", "qa.csv").stderr
+    assert "qa.csv: a model was trained on a file of this name with other content" in notes
+    assert "were trained on" not in notes
+
+
 def test_documents_that_were_held_out_are_found_again(llm: Llm) -> None:
     Path("c/more").mkdir(parents=True)
     for i in range(40):
