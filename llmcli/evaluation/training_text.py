@@ -25,6 +25,7 @@ from llmcli.formats.training_record import Reading, Stage, TrainingFile, Trainin
 from llmcli.formats.training_stages import CACHE, all_stages, describe
 
 MAX_SMALL_BYTES = 16_000_000  # of the training files
+MAX_NAMES = 3  # files listed in a note
 _JOINED = 1_000  # conversations searched at a time
 SEPARATOR = "\ud800"  # between messages: half of a surrogate pair, which occurs in no text
 
@@ -228,18 +229,38 @@ def names_sources(record: TrainingRecord, sources: Sources) -> bool:
     return bool(hashes & trained or _trained_in_any(sources.conversation_files, [record]))
 
 
-def changed_files(sources: Sources, records: Iterable[TrainingRecord]) -> list[str]:
-    """Return the names of the files that have the name of a training file and other content, for instance
-    because they have been edited since."""
+def unrecorded_part(corpus: Corpus, records: Iterable[TrainingRecord]) -> Corpus:
+    """Return the parts of a corpus whose files no record names, for instance because they have been edited
+    since."""
+    hashes = _recorded_hashes(records)
+    return Corpus(tuple(part for part in corpus.contents if part.document.sha256 not in hashes))
+
+
+def changed_files_note(sources: Sources, records: Iterable[TrainingRecord]) -> str:
+    """Return a note about the files that have the name of a training file and other content; "" if there are
+    none."""
     records = list(records)
     entries = [entry for stage in all_stages(records) for entry in stage.corpus]
-    names = {units.file_name(entry.name, entry.member) for entry in entries}
-    hashes = {entry.sha256 for entry in entries}.union(*map(held_out_files, records))
-    return [
+    trained = {units.file_name(entry.name, entry.member) for entry in entries}
+    hashes = _recorded_hashes(records)
+    names = [
         file.name
         for file in (*sources.text.documents, *sources.conversation_files)
-        if file.sha256 not in hashes and units.file_name(file.name, file.member) in names
+        if file.sha256 not in hashes and units.file_name(file.name, file.member) in trained
     ]
+    if not names:
+        return ""
+    return (
+        f"{units.listed(names, MAX_NAMES)}: a model was trained on a file of this name with other content; if "
+        "that was an earlier version, the figures do not measure generalization"
+    )
+
+
+def _recorded_hashes(records: Iterable[TrainingRecord]) -> set[str]:
+    """Return the sha256 of each file that a model was trained on or that was held out."""
+    records = list(records)
+    trained = {entry.sha256 for stage in all_stages(records) for entry in stage.corpus}
+    return trained.union(*map(held_out_files, records))
 
 
 def recorded_reading(records: Iterable[TrainingRecord]) -> ReadOptions:

@@ -1,5 +1,7 @@
 """Plans for tests, and strategies of what they are made from."""
 
+from pathlib import Path
+
 from hypothesis import strategies as st
 
 from llmcli.config import ModelConfig
@@ -54,6 +56,7 @@ def prepare(
     *,
     base: ModelConfig | None = None,
     base_record: TrainingRecord | None = None,
+    base_path: Path | None = None,
     characters: bool = False,
     held_out: Corpus | float = 0.1,
     conversations: ConversationInputs | None = None,
@@ -61,7 +64,7 @@ def prepare(
 ) -> Prepared:
     """`training.data.prepare.prepare` with what a test needs of a base model."""
     model = Checkpoint(base or BASE, "", {}, base_record or TrainingRecord()) if base or base_record else None
-    inputs = Inputs(corpus, held_out, conversations, model, tokenizer="char" if characters else "bpe")
+    inputs = Inputs(corpus, held_out, conversations, model, base_path, tokenizer="char" if characters else "bpe")
     return prepare_inputs(request, inputs, **options)  # type: ignore[arg-type]
 
 

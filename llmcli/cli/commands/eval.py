@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -186,20 +186,21 @@ def _evaluate_text(options: _Options, models: "Sequence[_EvaluatedModel]", text:
     from llmcli.data.text.near_duplicates import largest_group
     from llmcli.data.text.repetitions import find_repetitions
     from llmcli.evaluation.evaluator import most_surprising
-    from llmcli.evaluation.training_text import held_out_files, trained_part, untrained_part
+    from llmcli.evaluation.training_text import trained_part, unrecorded_part, untrained_part
 
     records = _records(models)
     measured = text if options.whole else untrained_part(text, records)
     measured = measured if measured.contents else text
     trained = trained_part(text, records) if measured.text_bytes < text.text_bytes else Corpus(())
-    recorded = {file.sha256 for record in records for stage in record.stages for file in stage.texts}
+    others = unrecorded_part(measured, records)
     if trained.contents:
-        held_out = _of_files(measured, lambda sha256: sha256 in recorded)
+        new = {part.document.sha256 for part in others.contents}
+        held_out = Corpus(tuple(part for part in measured.contents if part.document.sha256 not in new))
         # passages that repeat held-out text were left out in training too, but not those that repeat other
         # files
         trained = find_repetitions(trained, held_out, versions=largest_group(text.documents)).training
-    recorded |= {sha256 for record in records for sha256 in held_out_files(record)}
-    _note_other_files(_of_files(measured, lambda sha256: sha256 not in recorded), trained, models)
+    if others.contents:
+        _note_other_files(others, trained, models)
     _note_training_text(measured, trained, models)
     if options.per_token or options.per_line:
         [model] = models
@@ -298,13 +299,6 @@ def _surprisals(model: _EvaluatedModel, text: "Corpus") -> TokenSurprisals:
     )
 
 
-def _of_files(text: "Corpus", is_included: "Callable[[str], bool]") -> "Corpus":
-    """Return the parts of a text whose files have these hashes."""
-    from llmcli.data.text.corpus import Corpus
-
-    return Corpus(tuple(part for part in text.contents if is_included(part.document.sha256)))
-
-
 def _note_other_files(others: "Corpus", trained: "Corpus", models: "Sequence[_EvaluatedModel]") -> None:
     """Note if `others`, texts that no record names, repeat the text that a model was trained on: `trained`,
     and what is found of it here and beside the models. An edited file is such a text."""
@@ -312,10 +306,8 @@ def _note_other_files(others: "Corpus", trained: "Corpus", models: "Sequence[_Ev
     from llmcli.data.text.corpus import Corpus
     from llmcli.data.text.repetitions import find_repetitions
     from llmcli.evaluation.figures import known_text
-    from llmcli.evaluation.training_text import find_small_training_texts
+    from llmcli.evaluation.training_text import changed_files_note, find_small_training_texts
 
-    if not others.contents:
-        return
     parts = {part.document.sha256: part for part in trained.contents}
     for model in models:
         for text in find_small_training_texts(model.source.records, model.path):
@@ -326,18 +318,8 @@ def _note_other_files(others: "Corpus", trained: "Corpus", models: "Sequence[_Ev
             f"{others.text_bytes:,} bytes of the measured text are in other files, but {known}, so their "
             "scores do not measure generalization"
         )
-    else:
-        _note_changed_files(Sources(others, ()), models)
-
-
-def _note_changed_files(sources: "Sources", models: "Sequence[_EvaluatedModel]") -> None:
-    from llmcli.evaluation.training_text import changed_files
-
-    if names := changed_files(sources, _records(models)):
-        console.note(
-            f"{units.listed(names, MAX_NAMES)}: a model was trained on a file of this name with other content; "
-            "if that was an earlier version, the scores do not measure generalization"
-        )
+    elif note := changed_files_note(Sources(others, ()), _records(models)):
+        console.note(note)
 
 
 def _note_training_text(measured: "Corpus", trained: "Corpus", models: "Sequence[_EvaluatedModel]") -> None:
@@ -421,7 +403,9 @@ def _evaluate_answers(
     sources: "Sources",
 ) -> None:
     """Measure and print. Raises LLMError if there is also text, or a model that has no chat template."""
+    from llmcli.evaluation.figures import known_text
     from llmcli.evaluation.training_text import (
+        changed_files_note,
         find_small_training_texts,
         held_out_files,
         measured_conversations,
@@ -439,8 +423,8 @@ def _evaluate_answers(
     found = [text for model in models for text in find_small_training_texts(model.source.records, model.path)]
     trained = [conversation for text in found for conversation in text.conversations]
     measured = measured_conversations(files, _records(models), trained, whole=options.whole)
-    if not trained:
-        _note_changed_files(sources, models)
+    if not trained and (note := changed_files_note(sources, _records(models))):
+        console.note(note)
     if measured.contains_training:
         share = "all" if measured.trained == len(measured.conversations) else "some"
         console.note(
@@ -453,9 +437,19 @@ def _evaluate_answers(
             "are measured (--whole measures all)"
         )
     hashes = {file.sha256 for file in files}
+    is_rest = measured.trained and not measured.contains_training
     for model in models:
-        if any(hashes <= held_out_files(record) for record in model.source.records):
-            console.note(f"{model.path}: these conversations were held out in training")
+        held_out = [
+            record
+            for record in model.source.records
+            if hashes <= held_out_files(record)
+            or (is_rest and hashes <= {file.sha256 for file in record.conversation_files})
+        ]
+        if held_out:
+            known = known_text(max(record.held_out.known_share for record in held_out))
+            console.note(
+                f"{model.path}: these conversations were held out in training{known and f', but {known}'}"
+            )
         else:
             _note_without_record(model, "these conversations")
     if options.choices is not None:

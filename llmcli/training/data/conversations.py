@@ -5,7 +5,7 @@ tokenizer; `fit` once the context length is planned.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,9 @@ from llmcli.data.text.repetitions import find_in_texts
 from llmcli.data.text.split import CorpusSplit
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
-from llmcli.evaluation.training_text import trained_indices
+from llmcli.evaluation.figures import known_text
+from llmcli.evaluation.memorization import MAX_SEARCHED_BYTES, find_verbatim
+from llmcli.evaluation.training_text import TrainingText, trained_indices
 from llmcli.formats import loading
 from llmcli.formats.checkpoint import Checkpoint, ComputedTensors
 from llmcli.formats.training_record import TrainingRecord
@@ -35,6 +37,7 @@ from llmcli.training.planning.plan import PlanRow
 from llmcli.training.planning.task import ConversationSize
 
 MAX_NAMES = 3  # files listed in a row of the plan
+MAX_ANSWER_BYTES = 200_000  # held-out conversations whose answers are searched for: a second
 # answers are labels if at most MAX_LABELS of them differ, and each answers at least MIN_QUESTIONS questions
 MAX_LABELS = 20
 MIN_QUESTIONS = 3
@@ -49,9 +52,15 @@ class ConversationInputs:
     template: ChatTemplate | None = None  # the base model's own; None: ChatML
     new_tokens: int = 0  # appended to the base model's vocabulary for ChatML
 
-    def divide(self, max_bytes: int, base_records: Sequence[TrainingRecord] = ()) -> "DividedConversations":
+    def divide(
+        self,
+        max_bytes: int,
+        base_records: Sequence[TrainingRecord] = (),
+        base_conversations: Iterable[Conversation] = (),
+    ) -> "DividedConversations":
         """Split into training and held-out conversations. The base model was not trained on the held-out
-        ones, unless it was trained on all. A part larger than `max_bytes` is sampled evenly."""
+        ones, unless it was trained on all; `base_conversations` are those that it was trained on, as far as
+        their files are found. A part larger than `max_bytes` is sampled evenly."""
         files = self.files if isinstance(self.held_out, float) else (*self.files, *self.held_out)
         every = [conversation for file in files for conversation in file.conversations]
         if isinstance(self.held_out, float):
@@ -63,6 +72,7 @@ class ConversationInputs:
             divided = divide(every, range(count, len(every)))
             source = ", ".join(Path(file.name).name for file in self.held_out)
         seen = answers(every[i] for stage in all_stages(base_records) for i in trained_indices(files, stage))
+        seen |= answers(base_conversations)
         held_out = [conversation for conversation in divided.held_out if not is_known(conversation, seen)]
         seen_by_base = not held_out and bool(divided.held_out)
         if seen_by_base:
@@ -98,6 +108,7 @@ class DividedConversations:
     source: str  # description of the held-out conversations
     seen_by_base: bool = False  # whether the base model was trained on all held-out conversations
     left_out: Sequence[Conversation] = ()  # training conversations in which held-out text occurs
+    known_share: float = 0.0  # share of the held-out answers that occurs verbatim in the training text
 
     def without(self, held_out: Corpus, text: CorpusSplit) -> tuple["DividedConversations", float]:
         """Leave out training conversations that contain passages of `held_out`, a sample of the held-out part
@@ -115,6 +126,18 @@ class DividedConversations:
             left_out=[training[index] for index in sorted(left_out)],
         )
         return divided, known_share
+
+    def compared_with(self, training: Iterable[Corpus]) -> "DividedConversations":
+        """Search training texts for the held-out answers."""
+        texts = [
+            message.content
+            for conversation in _sample(self.split.held_out, MAX_ANSWER_BYTES)
+            for message in conversation.messages
+            if message.role == "assistant" and message.is_learned
+        ]
+        found = find_verbatim(texts, [TrainingText(corpus.sample(MAX_SEARCHED_BYTES)) for corpus in training])
+        known = sum(spans.share * len(text) for spans, text in zip(found, texts, strict=True))
+        return replace(self, known_share=known / max(1, sum(map(len, texts))))
 
     def texts(self) -> Iterator[str]:
         """Yield the text to train a tokenizer on: the role and the content of each training message."""
@@ -214,6 +237,8 @@ class PreparedConversations:
         files = self.divided.inputs.files
         chosen = len(self.divided.split.training)
         held_out = f"{len(self.held_out):,} held out" if len(self.held_out) else "nothing held out"
+        if known := known_text(self.divided.known_share):
+            held_out += f" ({known})"
         yield f"{len(self.training):,} for training, {held_out}"
         names = ", ".join(Path(file.name).name for file in files[:MAX_NAMES])
         more = f" and {len(files) - MAX_NAMES} more files" if len(files) > MAX_NAMES else ""
@@ -261,6 +286,7 @@ class PreparedConversations:
             "tokens": self.held_out.targets,
             "from": self.divided.source,
             "of": "answers",
+            **({"known_share": round(self.divided.known_share, 4)} if self.divided.known_share else {}),
             **({"files": files} if files else {}),
             **({"seen_by_base": True} if self.divided.seen_by_base else {}),
         }

@@ -12,6 +12,7 @@ from typing import Any
 from llmcli import units
 from llmcli.config import MAX_DEFAULT_VOCAB_SIZE, MIN_DEFAULT_VOCAB_SIZE
 from llmcli.data.conversations.example_prompt import example_prompts
+from llmcli.data.sources import Sources
 from llmcli.data.text.corpus import Corpus
 from llmcli.data.text.decoding import Document
 from llmcli.data.text.line_kinds import LineKind, line_kind
@@ -22,7 +23,13 @@ from llmcli.data.tokenizers.training import TRAINING_BYTES, nearest_power_of_two
 from llmcli.data.tokens.corpus_tokens import tokenize_corpus
 from llmcli.data.tokens.tokens import TokenIds, count_bytes, tokenize, used_tokens
 from llmcli.evaluation.figures import known_text
-from llmcli.evaluation.training_text import trained_part, untrained_part
+from llmcli.evaluation.training_text import (
+    changed_files_note,
+    find_small_training_texts,
+    trained_part,
+    unrecorded_part,
+    untrained_part,
+)
 from llmcli.formats.training_record import TrainingRecord
 from llmcli.training.data.conversations import (
     DividedConversations,
@@ -181,13 +188,28 @@ def _divide(
 ) -> tuple[CorpusSplit, Corpus, Corpus, DividedConversations | None, float]:
     """Return (split of the text, training text to read, held-out text to read, conversations, share of the
     held-out text that occurs in the training data). `records` are the base model's."""
+    base_texts = find_small_training_texts(records, inputs.base_path) if inputs.base_path else []
+    sources = Sources(inputs.corpus, inputs.files)
+    if not base_texts and (note := changed_files_note(sources, records)):
+        on_note(note)
     text = _without_text_of_base(_split(inputs.corpus, inputs.held_out), records)
     held_out = text.held_out.sample(_max_held_out_bytes(text, max_bytes))
     text, read, known_share = _without_repetitions(text, held_out, max_bytes, on_note)
-    divided = inputs.conversations.divide(max_bytes, records) if inputs.conversations else None
-    if divided and held_out.contents:
+    # other versions of the base model's training text, whose hashes its record does not have
+    new = unrecorded_part(held_out, records)
+    for base_text in base_texts:
+        found = find_repetitions(base_text.corpus, new, keeps_training=True).known_share
+        known_share = max(known_share, found * new.text_bytes / max(1, held_out.text_bytes))
+    if not inputs.conversations:
+        return text, read, held_out, None, known_share
+    base_conversations = [
+        conversation for base_text in base_texts for conversation in base_text.conversations
+    ]
+    divided = inputs.conversations.divide(max_bytes, records, base_conversations)
+    if held_out.contents:
         divided, share = divided.without(held_out, text)
         known_share = max(known_share, share)
+    divided = divided.compared_with([read, *(base_text.corpus for base_text in base_texts)])
     return text, read, held_out, divided, known_share
 
 

@@ -162,6 +162,16 @@ def test_a_later_version_of_the_training_text_is_noted(llm: Llm) -> None:
 
 
 @pytest.mark.slow
+def test_held_out_answers_that_the_training_text_has_are_noted(llm: Llm) -> None:
+    answers = ["".join(random.Random(i).choices("abcdefgh ijkl", k=60)) for i in range(40)]
+    Path("qa.csv").write_text("question,answer\n" + "".join(f"What is {i}?,{text}\n" for i, text in enumerate(answers)))
+    Path("faq.txt").write_text("\n".join(answers))
+    assert llm("train", "faq.txt", "qa.csv", *SMALL, "-q").exit_code == 0
+    notes = llm("eval", "qa.csv").stderr
+    assert "these conversations were held out in training, but 100% of it also occurs in the training text" in notes
+
+
+@pytest.mark.slow
 def test_a_later_version_of_the_training_conversations_is_measured_without_them_or_noted(llm: Llm) -> None:
     rows = [f"What is {i}?,It is number {i}.\n" for i in range(60)]
     Path("qa.csv").write_text("question,answer\n" + "".join(rows))

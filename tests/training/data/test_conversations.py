@@ -59,6 +59,29 @@ def test_conversations_that_the_base_model_was_trained_on_are_not_held_out() -> 
         assert divided.source.endswith(f", without {excluded} that the base model was trained on")
 
 
+def test_conversations_of_the_base_model_in_another_file_are_not_held_out() -> None:
+    """The base model was trained on an earlier version of the file, of which only the first ten remain."""
+    every = [conversation(*pair) for pair in PAIRS]
+    divided = inputs(every).divide(10**9, base_conversations=every[:10])
+    chosen = held_out_indices(35, 0.1)
+    assert divided.split.held_out == [every[i] for i in chosen if i >= 10]
+    assert 0 < len(divided.split.held_out) < len(chosen)
+
+
+def test_the_share_of_held_out_answers_that_the_training_text_has_is_noted(tmp_path: Path) -> None:
+    answers = [letters(60, seed) for seed in range(40)]
+    file = inputs([conversation(f"{i}?", answer) for i, answer in enumerate(answers)])
+    chosen = held_out_indices(40, 0.1)
+    for quoted, share in ([], 0), (chosen[:1], 1 / len(chosen)), (chosen, 1):
+        (tmp_path / "faq.txt").write_text(
+            "\n".join([letters(2000, 100), *(answers[i] for i in quoted), letters(2000, 99)])
+        )
+        ready = prepare(PlanRequest(steps=30), read_corpus([str(tmp_path / "faq.txt")]), conversations=file)
+        assert ready.record.held_out.known_share == pytest.approx(share, abs=0.01)
+        known = f"4 held out ({share:.0%} of it also occurs in the training text)" if quoted else "4 held out;"
+        assert known in row(ready.plan, "conversations").reason
+
+
 def test_if_the_base_model_knows_all_held_out_conversations_that_is_recorded() -> None:
     base = prepared(conversations=inputs(held_out=0.0))
     notes: list[str] = []

@@ -207,6 +207,28 @@ def test_no_held_out_text_is_what_the_base_model_was_trained_on(tmp_path) -> Non
         }
 
 
+def test_another_version_of_the_text_of_the_base_model_is_noted(tmp_path) -> None:
+    """Its hash is another; the text of the base model is beside it, or was edited."""
+    book = letters(9000, 0)
+    corpus = corpus_of(tmp_path, book)
+    first = prepare(PlanRequest(steps=5), corpus)
+    (tmp_path / "chapter.txt").write_text(book[2000:6000].upper(), "utf-8")
+    chapter = read_corpus([str(tmp_path / "chapter.txt")])
+    base = {"base_record": first.record, "base_path": tmp_path / "model.safetensors"}
+    notes: list[str] = []
+    ready = prepare(PlanRequest(steps=5), chapter, on_note=notes.append, **base)
+    assert ready.record.held_out.known_share == 1 and not notes
+    assert row(ready.plan, "corpus").reason.endswith("100% of it also occurs in the training text")
+    (tmp_path / "new.txt").write_text(letters(9000, 1), "utf-8")
+    new = prepare(PlanRequest(steps=5), read_corpus([str(tmp_path / "new.txt")]), **base)
+    assert new.record.held_out.known_share == 0
+    edited = corpus_of(tmp_path, book[2000:])
+    ready = prepare(PlanRequest(steps=5), edited, on_note=notes.append, **base)
+    assert [note.partition("; ")[0] for note in notes] == [
+        f"{edited.documents[0].name}: a model was trained on a file of this name with other content"
+    ]
+
+
 def test_without_other_held_out_text_it_is_said_that_the_base_model_knows_it(tmp_path):
     corpus = corpus_of(tmp_path, words(1000))
     first = prepare(PlanRequest(steps=5), corpus, held_out=0.0)
