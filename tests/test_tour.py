@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.pages.live import TEXTS
 from tests.platforms import in_full, pseudo_terminals
 
 pytestmark = pytest.mark.slow
@@ -107,11 +108,8 @@ def test_both_lessons_have_the_same_sections_and_commands() -> None:
 
 def test_a_lesson_names_the_buttons_and_tabs_of_its_page() -> None:
     """So that a button that is renamed is renamed here."""
-    scripts = [
-        (ROOT / "llmcli" / "pages" / name).read_text("utf-8") for name in ("live/texts.js", "training/train_texts.js")
-    ]
     english, japanese = (
-        set(re.findall('"([^"]+)"', "\n".join(part))) for part in zip(*map(halves, scripts), strict=True)
+        {text for section in ("page", "train") for text in texts[section].values()} for texts in TEXTS.values()
     )
     quoted = re.findall(r"(?<!\*)\*\*?([A-Z][^*?:]+?)\*\*?(?![*:])", LESSONS["lesson.md"])
     assert len(quoted) > 15 and set(quoted) <= english, set(quoted) - english
@@ -129,12 +127,6 @@ NOT_OF_THE_PAGE = {
     "眠",
     "眠ります",
 }  # prompts and words
-
-
-def halves(script: str) -> tuple[str, str]:
-    """The English and the Japanese texts of a script."""
-    english, _, japanese = script.partition("ja: {") if "  ja: {" in script else script.partition("TEXTS.ja")
-    return english, japanese
 
 
 PROSE = [line for line in TOURS["tour.ja.md"].splitlines() if line and not line.startswith(("    ", "#"))]

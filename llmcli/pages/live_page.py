@@ -28,8 +28,8 @@ from llmcli.formats.metadata import Json
 from llmcli.pages.live_text import chat_data, tokenizer_data
 from llmcli.pages.live_weights import check_size, choose_dtype, pack
 from llmcli.pages.record_data import record_data
-from llmcli.pages.template import compressed, fill, joined, json_for_script, source_hash
-from llmcli.pages.training_data import TRAINING_SCRIPTS, training_data
+from llmcli.pages.template import compressed, fill, joined, json_for_script, script_of, source_hash
+from llmcli.pages.training_data import TRAINING_SCRIPTS, example_texts, training_data
 
 if TYPE_CHECKING:
     from llmcli.formats.header import Header
@@ -49,7 +49,6 @@ MODEL_SCRIPTS = (
 VIEW_SCRIPTS = (
     "templates/curve.js",
     "templates/arcs.js",
-    "live/record_texts.js",
     "live/settings_view.js",
     "live/inside_view.js",
     "live/compare_view.js",
@@ -66,14 +65,8 @@ SERVED_SCRIPTS = (
     "live/http.js",
     *VIEW_SCRIPTS,
 )
-TRAINABLE_SCRIPTS = (
-    *PAGE_SCRIPTS[:-1],
-    "training/train_texts.js",
-    "live/page.js",
-    "training/examples.js",
-    "training/train_view.js",
-)
-UNPACKING = ("training/unpack.js",)  # the script of a trainable page; it unpacks the other scripts
+TRAINABLE_SCRIPTS = (*PAGE_SCRIPTS, "training/train_view.js")
+TEXTS = ("page", "record")
 MAX_EXAMPLES = 4
 STYLES = ("templates/page.css", "live/page.css")
 _WITHOUT_TAB = {"train_tab": "", "train_panel": ""}  # placeholders for the tab Train
@@ -156,21 +149,21 @@ def _page(title: str, data: Json, weights: bytes, *, trainable: bool) -> bytes:
     worker = '"use strict";\n' + joined([f"live/{script}.js" for script in MODEL_SCRIPTS])
     values = _WITHOUT_TAB | {"icon": "", "weights": base64.b64encode(weights).decode(), "worker": worker}
     styles = [*STYLES]
-    scripts = [*PAGE_SCRIPTS]
+    script = script_of(PAGE_SCRIPTS, TEXTS)
     sources = "; worker-src blob:"
     program = "live/program.html"
     if trainable:
         data = data | {"training": training_data()}
         trainer = joined([f"training/{script}.js" for script in TRAINING_SCRIPTS])
-        script = joined(TRAINABLE_SCRIPTS)
+        page = script_of(TRAINABLE_SCRIPTS, (*TEXTS, "train"), EXAMPLES=example_texts())
         values |= {name: joined([f"training/{name}.html"]) for name in _WITHOUT_TAB}
-        values |= {"worker": compressed(f"{worker}\n{trainer}"), "page": compressed(script)}
+        values |= {"worker": compressed(f"{worker}\n{trainer}"), "page": compressed(page)}
         styles = [*STYLES, "training/train.css"]
-        scripts = [*UNPACKING]
+        script = joined(["training/unpack.js"])
         program = "training/program.html"
-        sources = f" '{source_hash(script)}' 'wasm-unsafe-eval'{sources}"  # WebAssembly for matrix products
+        sources = f" '{source_hash(page)}' 'wasm-unsafe-eval'{sources}"  # WebAssembly for matrix products
     values |= {"data": json_for_script(data), "program": Template(joined([program])).substitute(values)}
-    return fill("live/page.html", styles, scripts, title, sources, **values)
+    return fill("live/page.html", styles, script, title, sources, **values)
 
 
 @cache
@@ -180,7 +173,8 @@ def served_page() -> bytes:
     sources = "; connect-src 'self'; img-src data:"
     styles = (*STYLES, "live/class.css")
     values = _WITHOUT_TAB | {"icon": icon, "data": "{}", "program": ""}
-    return fill("live/page.html", styles, SERVED_SCRIPTS, "llm serve", sources, **values)
+    script = script_of(SERVED_SCRIPTS, (*TEXTS, "class"))
+    return fill("live/page.html", styles, script, "llm serve", sources, **values)
 
 
 def served_facts(source: Checkpoint | Ensemble, header: "Header") -> Json:

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
+from importlib.resources import files
 
 from llmcli.config import MIN_VOCAB_SIZE, ModelConfig, TrainConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
@@ -12,14 +13,9 @@ from llmcli.pages.live_text import tokenizer_data
 from llmcli.training.planning import recipe
 from llmcli.version import __version__
 
-TRAINING_SCRIPTS = (
-    "products",
-    "network",
-    "optimizer",
-    "corpus",
-    "saved_file",
-    "trainer",
-)  # in pages/training/
+# in pages/training/
+TRAINING_SCRIPTS = ("products", "network", "optimizer", "corpus", "saved_file", "trainer")
+EXAMPLES = ("english", "japanese", "questions")
 
 
 def training_data() -> Json:
@@ -62,6 +58,12 @@ def training_data() -> Json:
         "tokenizer_config_json": json.loads(tokenizers["bpe"].to_config_json(recipe.SHORT_CONTEXT)),
         "version": __version__,
     }
+
+
+def example_texts() -> dict[str, str]:
+    """Return the texts to begin with, by name."""
+    folder = files("llmcli.pages") / "training" / "examples"
+    return {name: (folder / f"{name}.txt").read_text("utf-8") for name in EXAMPLES}
 
 
 def _table(rows: Sequence[tuple[float, float]]) -> list[tuple[float | None, float]]:

@@ -21,6 +21,7 @@ from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.runtime import Runtime
 from llmcli.pages.live_page import live_page
 from llmcli.pages.live_weights import with_page_values
+from llmcli.pages.template import LANGUAGES, joined
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -29,12 +30,7 @@ BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil
 needs_browser = pytest.mark.skipif(
     BROWSER is None or find_spec("playwright") is None, reason="needs chromium, and playwright: pip install playwright"
 )
-# texts without a translation, or with other values in it
-MISSING_TEXTS = r"""(() => {
-    const values = (text = "") => [...new Set(text.match(/\{\w+\}/g))].sort().join();
-    return Object.keys({ ...TEXTS.en, ...TEXTS.ja }).filter((key) =>
-        !TEXTS.en[key] || !TEXTS.ja[key] || values(TEXTS.en[key]) !== values(TEXTS.ja[key]));
-})()"""
+TEXTS = {language: json.loads(joined([f"texts/{language}.json"])) for language in LANGUAGES}
 GREEDY = {"temperature": 0, "topP": 1, "minP": 0}
 PLAIN = {"temperature": 1, "topP": 1, "minP": 0}
 CACHE = {"weights": [[-2.5, 0.3, -0.8, -0.1], [-1.5, 0.4, -0.9, -0.1], [-0.5, 0.5, -1.0, -0.2]]}

@@ -1,22 +1,5 @@
 // A class: the code that its browsers send as their key, what the server says when it refuses them, and the invitation for the projector.
-Object.assign(TEXTS.en, {
-  classCode: "Class code", needsCode: "Type the class code, which stands beside the address.", wrongCode: "This is not the class code.",
-  addressLocked: "Too many wrong class codes came from this device. Wait a minute, then try again.",
-  busy: "The server has too much to do. Try again in a moment.",
-  tooManyRequests: "Too many requests came from this device within a minute. Wait a moment, then try again.",
-  invitation: "Join this page", invitationHint: "Scan the code, or type the address and the class code into a browser.",
-});
-Object.assign(TEXTS.ja, {
-  classCode: "クラスコード", needsCode: "アドレスのそばに表示されているクラスコードを入力してください。", wrongCode: "クラスコードが違います。",
-  addressLocked: "この端末から、間違ったクラスコードが何度も送られました。1分待ってから、もう一度試してください。",
-  busy: "サーバーが混み合っています。少し待ってから、もう一度試してください。",
-  tooManyRequests: "この端末からのリクエストが、1分間の上限を超えました。少し待ってから、もう一度試してください。",
-  invitation: "このページに参加する", invitationHint: "QR コードを読み取るか、ブラウザにアドレスとクラスコードを入力してください。",
-});
-const REFUSALS = { // the code of an error -> the name of a text
-  class_code_missing: "needsCode", class_code_wrong: "wrongCode", address_locked: "addressLocked",
-  too_many_requests: "tooManyRequests", queue_full: "busy",
-};
+const isRefusal = (code) => code in TEXTS[language]; // the code of an error is then the name of a text
 const stored = { // lost when the tab is closed
   get: (name) => { try { return sessionStorage.getItem(name); } catch { return null; } },
   set: (name, value) => { try { sessionStorage.setItem(name, value); } catch { /* a browser without storage */ } },

@@ -45,7 +45,7 @@ async function post(path, body, signal, tries = BUSY_TRIES) {
     await pause(signal, BUSY_PAUSE * (0.5 + Math.random()));
     return post(path, body, signal, tries - 1);
   }
-  if (code in REFUSALS) throw problem(REFUSALS[code]);
+  if (isRefusal(code)) throw problem(code);
   if (answer.status === 401) throw problem(key ? "wrongKey" : "needsKey");
   if (path.includes("/chat/") && code === "context_length_exceeded") throw problem("messageTooLong");
   throw problem("serverSays", { error: found?.error?.message ?? answer.status });

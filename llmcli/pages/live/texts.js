@@ -1,141 +1,4 @@
-// The texts of the page in each language; {name} is replaced by a value.
-const TEXTS = {
-  en: {
-    summary: "{parameters} parameters, {weights} weights. The whole model is in this file and runs in this browser: nothing is sent anywhere.",
-    servedSummary: "{parameters} parameters. The model runs on the server of llm serve.",
-    noServer: "The server does not answer, or ended the answer. Is llm serve running?", needsKey: "The server needs an API key.", wrongKey: "This is not the API key of the server.", serverSays: "{error}", apiKey: "API key",
-    write: "Write", chat: "Chat", record: "How it was trained",
-    inside: "Inside", compare: "Two prompts",
-    partsTitle: "Parts of the model", allOn: "Switch all on",
-    partsHint: "The text goes through the layers from top to bottom; each has several attention heads and an MLP (feed-forward network). Blue parts raise the prediction, orange ones lower it. Click a head or a layer to switch it off, here and in “Two prompts”; arrow keys move between them.",
-    embedding: "Embedding", layerName: "Layer {layer}", headName: "Layer {layer}, head {head}", mlpName: "Layer {layer}, MLP",
-    layerInText: "layer {layer}", headInText: "head {heads} of layer {layer}", headsInText: "heads {heads} of layer {layer}", cacheInText: "the n-gram cache",
-    ngramCache: "N-gram cache", cacheHint: "The n-gram cache comes after the network: it makes more likely what followed the same tokens earlier in the text. Heads may copy, too: switch the cache off before you judge them. Attention and contributions below are those of the network alone.",
-    isOff: "{part} is off.", isOn: "{part} is on.",
-    previousTokenHeads: "Previous-token heads: {heads}. They were written into the model before training, to attend {back} tokens back.",
-    inductionHeads: "Induction head: {heads}. It was written into the model before training, to find where the last tokens stood before, and to copy what followed. Give it a text that repeats itself, and switch it off.",
-    tail: "The text ends inside a token: below, the model predicts “{token}” in the place of “{tail}”.",
-    firstToken: "“{word}” begins with the token “{token}”: below is what adds up to that token.",
-    answerHere: "The conversation comes before. “One token” begins the answer; typing starts another text.",
-    switchSomething: "All parts are on. Which head matters most? Switch one off and compare.",
-    lessLikely: "“{token}” went from {p} to {q}: it lost {bits} bits. Pale: before.", moreLikely: "“{token}” went from {p} to {q}: it gained {bits} bits. Pale: before.",
-    chooseHint: "Click a word to see below what adds up to its first token.",
-    unchanged: "“{token}” stayed at {q}: nothing changed here. Pale: before.",
-    entropy: "Entropy {bits} bits: as uncertain as a choice among {count} equally likely tokens.",
-    attentionTitle: "Attention", head: "Head", headsCaption: "The token that each head attends to most from “{token}”. Choose a head to show its arcs.", allHeads: "Mean of all heads", layerMean: "Layer {layer}, mean",
-    attentionHint: "To predict, a token gathers information from the tokens before it: the thicker the arc, the more. Choose a head, and a token. Which heads attend to the token before? Which to a token that fits the meaning?",
-    attendsTo: "“{token}” attends to {listed}.", weightOf: "“{token}” {weight}", comma: ", ", noAttention: "This layer is switched off.",
-    lensTitle: "Layer by layer", lensHint: "The logit lens: what the model would predict if it ended after this layer. After which layer does it know?",
-    lensCaption: "Most likely tokens", layer: "Layer",
-    attributionTitle: "What adds up to “{token}”", attributionHint: "Direct logit attribution: what each part itself adds to the logit of the token. The higher the logit, the more likely. What a part changes in later layers is not in it: for that, switch it off.",
-    otherParts: "{count} others", logit: "Sum: the logit",
-    effectsTitle: "What each token contributes to “{token}”", effectsHint: "The bits that the prediction loses when the token is left out of the text. Below zero: it would be more likely without it. The last token is never left out.",
-    compareHint: "Change one word, and see what else changes: another animal, another verb, another time.",
-    otherLabel: "Second text", noText: "⟨no text⟩", without: "Without {parts}", compareLensHint: "After which layer do the two predictions part?",
-    textLabel: "Text", step: "One token", run: "Run", stop: "Stop", undo: "Undo",
-    writeHint: "A language model only predicts what comes next. To write, it draws one of the predictions, adds it to the text, and predicts again.",
-    nextTitle: "What comes next", unit: "in", words: "words", tokens: "tokens",
-    nextHint: "The longer the bar, the more likely the model thinks it is. Click one to add it to the text: all bars change.",
-    rest: "all others", end: "⟨end of the text⟩",
-    settingsTitle: "How it chooses", temperature: "Temperature", topP: "Top-p", minP: "Min-p",
-    temperatureHint: "Below 1 likely tokens become even more likely; at 0 the most likely one is always chosen. Above 1 unlikely ones are chosen more often.",
-    topPHint: "Only the most likely tokens that together reach this probability can be chosen. 1: all.",
-    minPHint: "Only tokens at least this many times as likely as the most likely one can be chosen. 0: all.",
-    tokensTitle: "The tokens of the text", tokensHint: "The model reads tokens: words, or parts of words. A dot stands for a space, ⏎ for a line break; a character that it does not know is read byte by byte, such as \\xf0. Choose a token to see what else could have stood there; arrow keys move between them.",
-    alternativesTitle: "In the place of “{token}”", alternativesHint: "“{token}” was number {rank} by probability; its surprisal was {bits} bits. Choose another, and the text continues from there.",
-    noAlternatives: "Nothing precedes the first token, so there is no prediction for it.",
-    outsideChat: "This model was trained on conversations, so its predictions for other texts are poor. “Tokens of the answer” in “Chat” opens an answer here, after its conversation.",
-    chatHint: "This model was trained on conversations: it predicts what an answer looks like, token by token. It knows nothing else.",
-    again: "Another answer", newChat: "New chat", copy: "Copy the answer", copied: "Copied.", answerTokens: "Tokens of the answer",
-    moreSettings: "More settings", maxTokens: "Tokens at most", repetitionPenalty: "Repetition penalty", seed: "Seed (empty: random)", stopStrings: "Stop before (one text per line)", systemMessage: "System message",
-    coloring: "Color by", noColors: "nothing", probability: "probability", memory: "training text", experts: "experts",
-    probabilityLegend: "The stronger the color, the less likely the token was after the tokens before it.",
-    longProbabilityLegend: "The stronger the color, the less likely the token was after the tokens before it. Only the last {count} tokens are colored.",
-    memoryLegend: "Colored: passages of at least 30 characters that occur verbatim in the training text, {share}% of the characters. {corpus}",
-    expertsLegend: "The expert with the largest weight: {shares}",
-    expert: "Below is what happens in {name}, which has the largest weight here ({weight}); the prediction is that of the whole ensemble.", noSwitches: "Parts of an ensemble cannot be switched off here: serve the file of one of its models.",
-    contextFull: "The context is full: the model answers without reading what is above this line.", message: "Message", send: "Send", lookInside: "Look inside", you: "You", model: "Model", waiting: "…",
-    recordHint: "The model file keeps a record of how it was trained.",
-    curveTitle: "Loss during training", curveHint: "Bits per byte: how many bits the model needs on average for the next byte of text. Lower is better.",
-    samplesTitle: "Samples during training", samplesHint: "At each evaluation, the model continued the same prompt.", atStep: "step {step}",
-    probeTitle: "One prompt over the course of training", probeLabel: "Evaluation, from the first to the last",
-    probeHint: "At each evaluation, the network predicted what follows this text. Move the slider (or use the arrow keys) to see the bars change as it learned.",
-    probeValidation: "Step {step}: validation loss {bits} bits per byte", probeTraining: "Step {step}: training loss {bits} bits per byte",
-    factsTitle: "Record", planTitle: "Plan", training: "training", validation: "validation",
-    added: "Added “{text}”.", finished: "{count} tokens added.", ended: "The model ended the text.",
-    switchTo: "日本語", failed: "Unexpected error: {error}",
-    damagedWeights: "The model produced NaN or infinite logits: its weights are damaged.", noByteToken: "The tokenizer has no token for the byte {byte}.",
-    messageTooLong: "The message is longer than the context of the model.", space: "space", lineEnd: "line end",
-  },
-  ja: {
-    summary: "パラメータ数は {parameters}、重みは {weights} です。モデル全体がこのファイルに入っていて、このブラウザの中で動きます。データはどこにも送信されません。",
-    servedSummary: "パラメータ数は {parameters} です。モデルは llm serve のサーバーで動いています。",
-    noServer: "サーバーから応答がないか、応答が途中で終わりました。llm serve は動いていますか。", needsKey: "サーバーには API キーが必要です。", wrongKey: "API キーが違います。", serverSays: "サーバーからのメッセージ：{error}", apiKey: "API キー",
-    write: "書く", chat: "チャット", record: "学習の記録",
-    inside: "内部", compare: "2つの文章",
-    partsTitle: "モデルの部品", allOn: "すべてオンにする",
-    partsHint: "文章は上から下へ、層を順に通ります。各層には、いくつかのアテンションヘッドと MLP（順伝播ネットワーク）があります。青い部品は、予測されたトークンの確率を上げ、オレンジの部品は下げます。ヘッドや層をクリックすると、ここと「2つの文章」でオフになります。矢印キーで部品を移動できます。",
-    embedding: "埋め込み", layerName: "第{layer}層", headName: "第{layer}層のヘッド{head}", mlpName: "第{layer}層の MLP",
-    layerInText: "第{layer}層", headInText: "第{layer}層のヘッド{heads}", headsInText: "第{layer}層のヘッド{heads}", cacheInText: "n-gram キャッシュ",
-    ngramCache: "n-gram キャッシュ", cacheHint: "n-gram キャッシュはネットワークの後にあり、文章の前のほうで同じトークンの次に現れたものの確率を上げます。ヘッドが写すこともあるので、ヘッドを調べる前にキャッシュをオフにしましょう。下のアテンションと影響は、ネットワークだけのものです。",
-    isOff: "{part} をオフにしました。", isOn: "{part} をオンにしました。",
-    previousTokenHeads: "前のトークンに注目するヘッド：{heads}。学習の前に、{back}つ前のトークンを見るようにモデルに書き込まれました。",
-    inductionHeads: "誘導ヘッド：{heads}。学習の前に、直前のトークンが前にも現れた場所を探し、その続きを写すようにモデルに書き込まれました。同じ言葉が繰り返される文章を入れて、オフにしてみましょう。",
-    tail: "文章がトークンの途中で終わっています。下では、「{tail}」の代わりに「{token}」を予測しています。",
-    firstToken: "「{word}」は、トークン「{token}」で始まります。下に示すのは、このトークンのロジットの内訳です。",
-    answerHere: "この前に会話があります。「1トークン」で答えが始まります。入力すると、会話とは別の文章になります。",
-    switchSomething: "すべての部品がオンです。一番大切なヘッドはどれでしょう。1つオフにして比べてみましょう。",
-    lessLikely: "「{token}」は {p} から {q} に下がりました（{bits}ビットの減少）。薄い棒は、オフにする前です。", moreLikely: "「{token}」は {p} から {q} に上がりました（{bits}ビットの増加）。薄い棒は、オフにする前です。",
-    chooseHint: "単語をクリックすると、その最初のトークンのロジットの内訳が下に表示されます。",
-    unchanged: "「{token}」は {q} のままです。ここでは変化がありません。薄い棒は、オフにする前です。",
-    entropy: "エントロピーは{bits}ビットです。同じ確率の{count}個のトークンから選ぶのと同じくらい不確かです。",
-    headsCaption: "「{token}」から各ヘッドが最も注目しているトークンです。ヘッドを選ぶと弧が表示されます。",
-    attentionTitle: "アテンション（注意）", head: "ヘッド", allHeads: "すべてのヘッドの平均", layerMean: "第{layer}層の平均",
-    attentionHint: "予測のために、トークンは前にあるトークンから情報を集めます。弧が太いほど、多く集めています。ヘッドとトークンを選んでください。直前のトークンに注目するヘッドはどれでしょう。意味の合うトークンに注目するヘッドはどれでしょう。",
-    attendsTo: "「{token}」が注目しているトークン：{listed}", weightOf: "「{token}」{weight}", comma: "、", noAttention: "この層はオフです。",
-    lensTitle: "層ごとの予測", lensHint: "ロジットレンズ：その層で計算を止めた場合の予測です。どの層の後で答えが決まるでしょう。",
-    lensCaption: "確率の高いトークン", layer: "層",
-    attributionTitle: "「{token}」のロジットの内訳", attributionHint: "各部品が、このトークンのロジットに直接加える量です。ロジットが大きいほど、確率が高くなります。後の層を通した影響は含みません。その影響は、部品をオフにすると分かります。",
-    otherParts: "ほか{count}個", logit: "合計：ロジット",
-    effectsTitle: "各トークンが「{token}」に与える影響", effectsHint: "そのトークンを文章から除くと、予測が失うビット数です。マイナスなら、そのトークンがないほうが確率が高くなります。最後のトークンは除きません。",
-    compareHint: "言葉を1つ変えると、予測はどう変わるでしょう。動物や動詞、時間を表す言葉を変えてみましょう。",
-    otherLabel: "2つ目の文章", noText: "⟨文章なし⟩", without: "{parts}をオフにした場合", compareLensHint: "2つの予測は、どの層から違ってくるでしょう。",
-    textLabel: "文章", step: "1トークン", run: "続ける", stop: "停止", undo: "元に戻す",
-    writeHint: "言語モデルは、次に来るものを予測するだけです。文章を書くときは、予測の中から1つを確率に従って選んで文章に加え、また予測します。",
-    nextTitle: "次に来るもの", unit: "単位", words: "単語", tokens: "トークン",
-    nextHint: "棒が長いほど、次に来る確率が高いとモデルは予測しています。クリックすると文章に加わり、すべての棒が変わります。",
-    rest: "その他すべて", end: "⟨文章の終わり⟩",
-    settingsTitle: "トークンの選び方", temperature: "温度", topP: "Top-p", minP: "Min-p",
-    temperatureHint: "1より低いと、確率の高いトークンがさらに選ばれやすくなります。0では必ず最も確率の高いものを選びます。1より高いと、確率の低いものも選ばれやすくなります。",
-    topPHint: "確率の高い順に足して、合計がこの値に達するまでのトークンの中から選びます。1なら、すべてのトークンから選びます。",
-    minPHint: "最も高い確率にこの値を掛けたものより確率の低いトークンを、候補から外します。0なら、何も外しません。",
-    tokensTitle: "文章のトークン", tokensHint: "モデルは文章をトークン（単語や単語の一部）に分けて読みます。点は空白、⏎ は改行です。知らない文字は \\xf0 のように1バイトずつ読みます。1つ選ぶと、そこに来たかもしれないほかのトークンが表示されます。矢印キーで移動できます。",
-    alternativesTitle: "「{token}」の代わりに", alternativesHint: "「{token}」は確率が{rank}番目で、サプライザル（意外さ）は{bits}ビットでした。別のトークンを選ぶと、文章はそこから続きます。",
-    noAlternatives: "最初のトークンの前には何もないので、予測はありません。",
-    outsideChat: "このモデルは会話で学習したので、会話でない文章の予測は苦手です。「チャット」の「答えのトークン」を押すと、会話の続きとして答えをここで調べられます。",
-    chatHint: "このモデルは会話で学習しました。どのような答えが続くかを、1トークンずつ予測します。それ以外のことは知りません。",
-    again: "別の答え", newChat: "新しいチャット", copy: "答えをコピー", copied: "コピーしました。", answerTokens: "答えのトークン",
-    moreSettings: "そのほかの設定", maxTokens: "最大トークン数", repetitionPenalty: "繰り返しのペナルティ", seed: "シード（空欄：ランダム）", stopStrings: "この文字列の前で止める（1行に1つ）", systemMessage: "システムメッセージ",
-    coloring: "色分け", noColors: "なし", probability: "確率", memory: "学習データ", experts: "エキスパート",
-    probabilityLegend: "色が濃いほど、前のトークンに続く確率が低かったトークンです。",
-    longProbabilityLegend: "色が濃いほど、前のトークンに続く確率が低かったトークンです。最後の{count}トークンだけに色がついています。",
-    memoryLegend: "色つきの部分：学習データにそのまま現れる、30文字以上の部分（全体の{share}%）。{corpus}",
-    expertsLegend: "重みが最大のエキスパート：{shares}",
-    expert: "下に示すのは、ここで重みが最大（{weight}）の {name} の内部です。予測はアンサンブル全体のものです。", noSwitches: "アンサンブルの部品はオフにできません。その中の1つのモデルのファイルを指定して、llm serve を起動してください。",
-    contextFull: "コンテキストがいっぱいになったので、モデルはここより上の会話を読まずに答えています。", message: "メッセージ", send: "送信", lookInside: "内部を見る", you: "あなた", model: "モデル", waiting: "…",
-    recordHint: "モデルのファイルには、学習の記録が入っています。学習の評価と計画の理由は、記録にあるとおり英語で表示します。",
-    curveTitle: "学習中の損失", curveHint: "1バイトあたりのビット数：次の1バイトを予測するのに、平均で何ビット必要かを表します。小さいほど良い予測です。",
-    samplesTitle: "学習中の出力", samplesHint: "評価のたびに、モデルは同じプロンプトの続きを書きました。", atStep: "ステップ{step}",
-    probeTitle: "同じプロンプトに対する予測の移り変わり", probeLabel: "評価（最初から最後まで）",
-    probeHint: "評価のたびに、ネットワークはこのプロンプトの続きを予測しました。スライダーを（矢印キーでも）動かすと、学習が進むにつれて棒が変わる様子が見られます。",
-    probeValidation: "ステップ{step}：検証損失 {bits}ビット/バイト", probeTraining: "ステップ{step}：学習損失 {bits}ビット/バイト",
-    factsTitle: "記録", planTitle: "計画", training: "学習", validation: "検証",
-    added: "「{text}」を加えました。", finished: "{count}トークンを加えました。", ended: "モデルは文章を終えました。",
-    switchTo: "English", failed: "予期しないエラーが起きました：{error}",
-    damagedWeights: "モデルのロジットが NaN または無限大になりました。重みが壊れています。", noByteToken: "バイト {byte} を表すトークンが、トークナイザーにありません。",
-    messageTooLong: "メッセージが長すぎて、モデルのコンテキストに入りません。", space: "空白", lineEnd: "改行",
-  },
-};
+// The texts of the page are in texts/*.json, by language; {name} is replaced by a value.
 let language = navigator.language?.startsWith("ja") ? "ja" : "en";
 const say = (name, values = {}) => TEXTS[language][name].replace(/\{(\w+)\}/g, (_, key) => values[key]);
 
@@ -146,4 +9,23 @@ function translatePage() {
   Object.assign(WHITE_SPACE, { " ": say("space"), "\n": say("lineEnd") });
   byId("language").textContent = say("switchTo");
   byId("language").lang = language === "ja" ? "en" : "ja";
+}
+
+// ---- the record of a model file, which is English: rules translate its names and units; what a group matches is data, and stays
+
+const AS_IT_IS = ["types", "settings", "versions", "optimizer"]; // names of settings, data types and programs
+const MAX_TRANSLATED = 2000; // characters of a value: the expressions take quadratic time, and longer values are names
+
+function translated(text, rules) {
+  return rules.reduce((all, [english, own]) => all.replace(new RegExp(english, "g"), own), text);
+}
+function recordName(name) {
+  const { recordNames, recordNameRules } = TEXTS[language];
+  return recordNames[name] ?? translated(name, Object.entries(recordNameRules));
+}
+function recordValue(name, value) {
+  if (AS_IT_IS.includes(name) || value.length > MAX_TRANSLATED) return value;
+  const { recordValues, recordWords } = TEXTS[language];
+  const whole = Object.entries(recordValues).find(([english]) => new RegExp(english).test(value));
+  return translated(value, whole ? [whole] : Object.entries(recordWords));
 }

@@ -1,4 +1,3 @@
-"use strict";
 // Shared by all pages. All text is inserted as text, never as markup.
 const data = JSON.parse(document.getElementById("data").textContent);
 const byId = (id) => document.getElementById(id);

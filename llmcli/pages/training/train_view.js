@@ -2,6 +2,10 @@
 // and answers, is in trainer.js. Each text has a trainer of its own. Helpers are further workers, one for each further core.
 const MAX_WORKERS = 8, MAX_FILE_BYTES = 1_000_000, TYPING_PAUSE = 400; // milliseconds without a keystroke, after which a text is read
 const SAMPLE_TOKENS = 80, SAMPLE_SETTINGS = { temperature: 0.8, topP: 1, minP: 0.05 }, PREDICTION_SETTINGS = { temperature: 1, topP: 1, minP: 0 };
+const EXAMPLE_PROMPTS = { // for the texts in examples/
+  english: "I like to", japanese: "私は毎朝、", questions: "Question: What does a cat eat?\nAnswer:",
+};
+const toUtf8 = (text) => new TextEncoder().encode(text);
 const MAX_PROBE_POINTS = 24; // of more, every second one is kept
 let source = null; // of the text: {bytes, name} of a file or an example; null if it was typed
 let draft = null; // what the next training starts with: {trainer, facts, shapes, plan}; without facts while it reads the text
@@ -216,9 +220,9 @@ function planText({ facts, plan }) {
   return `${say("textFacts", numbersAsText(facts))} ${say("planText", { model: modelSize(plan), seconds: plan.seconds, reason })}`;
 }
 function showTrainTexts() {
-  train("examples").replaceChildren(...Object.entries(GRAMMARS).map(([name, grammar]) => clickable(() => {
-    train("prompt").value = grammar.prompt;
-    prepare({ bytes: toUtf8(exampleText(grammar)), name: grammar.name });
+  train("examples").replaceChildren(...Object.entries(EXAMPLE_PROMPTS).map(([name, prompt]) => clickable(() => {
+    train("prompt").value = prompt;
+    prepare({ bytes: toUtf8(EXAMPLES[name]), name: `${name}.txt` });
   }, {}, say(name))));
   if (!data.record) byId("summary").textContent = say("trainSummary");
   showTraining();
