@@ -1,8 +1,7 @@
 """The data with which a page trains a model: the recipe, and the parts that all model files share."""
 
 import json
-import math
-from collections.abc import Sequence
+import sys
 from importlib.resources import files
 
 from llmcli.config import MIN_VOCAB_SIZE, ModelConfig, TrainConfig
@@ -15,6 +14,10 @@ from llmcli.version import __version__
 
 # in pages/training/
 TRAINING_SCRIPTS = ("products", "network", "optimizer", "corpus", "saved_file", "trainer")
+RECIPE = (  # constants of recipe.py
+    "HELD_OUT MAX_EPOCHS SHORT_CONTEXT LENGTH_WARMUP WARMUP INITIAL_RATE DECAY FINAL_RATE MOMENTUM MOMENTUM_RISE "
+    "MOMENTUM_WARMUP ADAMW_BETAS ADAMW_EPSILON BPE_DROPOUT_UNTIL"
+)
 EXAMPLES = ("english", "japanese", "questions")
 
 
@@ -24,26 +27,14 @@ def training_data() -> Json:
     tokenizers = {"bpe": Tokenizer.train_bpe([], MIN_VOCAB_SIZE), "char": Tokenizer.train_char([])}
     return {
         "recipe": {
+            **{name.lower(): getattr(recipe, name) for name in RECIPE.split()},
             "rates": recipe.learning_rates("muon", config.hidden_size, tied=False),
-            "held_out": recipe.HELD_OUT,
-            "max_epochs": recipe.MAX_EPOCHS,
-            "context": recipe.SHORT_CONTEXT,
             "batch_tokens": recipe.CPU_BATCH_TOKENS[0],
-            "length_warmup": recipe.LENGTH_WARMUP,
-            "warmup": recipe.WARMUP,
-            "initial_rate": recipe.INITIAL_RATE,
-            "decay": recipe.DECAY,
-            "final_rate": recipe.FINAL_RATE,
-            "momentum": recipe.MOMENTUM,
-            "momentum_rise": recipe.MOMENTUM_RISE,
-            "momentum_warmup": recipe.MOMENTUM_WARMUP,
             "weight_decay": TrainConfig.weight_decay,
-            "betas": recipe.ADAMW_BETAS,
-            "epsilon": recipe.ADAMW_EPSILON,
             "polar_express": recipe.polar_coefficients(),
-            "dropout": _table(recipe.DROPOUT),
-            "bpe_dropout": _table(recipe.BPE_DROPOUT),
-            "bpe_dropout_until": recipe.BPE_DROPOUT_UNTIL,
+            # JSON has no infinity
+            "dropout": [(min(limit, sys.maxsize), rate) for limit, rate in recipe.DROPOUT],
+            "bpe_dropout": [(min(limit, sys.maxsize), rate) for limit, rate in recipe.BPE_DROPOUT],
             "rope_theta": config.rope_theta,
             "rms_norm_eps": config.rms_norm_eps,
         },
@@ -64,8 +55,3 @@ def example_texts() -> dict[str, str]:
     """Return the texts to begin with, by name."""
     folder = files("llmcli.pages") / "training" / "examples"
     return {name: (folder / f"{name}.txt").read_text("utf-8") for name in EXAMPLES}
-
-
-def _table(rows: Sequence[tuple[float, float]]) -> list[tuple[float | None, float]]:
-    """Return the rows with None for infinity, which JSON does not have."""
-    return [(None if math.isinf(limit) else limit, rate) for limit, rate in rows]

@@ -244,8 +244,10 @@ def test_errors_are_one_line_and_the_text_stays(opened: Any) -> None:
     )
     page.locator("#train-plan", has_text="dropped.txt").wait_for()
     page.reload()
-    page.locator("#train-plan", has_text="I like to.txt").wait_for()
+    page.locator("#train-plan", has_text="dropped.txt").wait_for()
     assert page.input_value("#train-text") == TEXT
+    page.fill("#train-text", TEXT + "x")
+    page.locator("#train-plan", has_text="I like to.txt").wait_for()
     train(page, 60)
     page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
     assert "keep it in front" in str(page.locator("#train-background:not([hidden])").text_content())

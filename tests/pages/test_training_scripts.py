@@ -208,13 +208,14 @@ def test_several_workers_add_up_to_the_gradients_of_one(worker: "Page") -> None:
         """async (text) => {
             const bytes = new TextEncoder().encode(text), weights = [];
             const corpus = new Corpus(bytes, "x.txt", "bpe", templates);
-            corpus.bytesPerToken = 1;
             for (const others of [0, 1, 9]) {
                 const channels = Array.from({ length: others }, () => new MessageChannel());
-                for (const { port2 } of channels) atOnce.assist({ port: port2 });
+                for (const { port2: port } of channels) {
+                    port.onmessage = ({ data }) => port.postMessage(atOnce.assist(data));
+                }
                 const shape = { layers: 1, width: 16, heads: 1, context: 32 };
-                const settings = { steps: 100, ports: channels.map(({ port1 }) => port1) };
-                const run = new Run(corpus, shape, settings, { ...templates.recipe, dropout: [[null, 0]] });
+                const settings = { steps: 100, helpers: channels.map(({ port1 }) => port1) };
+                const run = new Run(corpus, shape, settings, { ...templates.recipe, dropout: [[Infinity, 0]] });
                 for (let step = 0; step < 5; step++) await run.next();
                 weights.push([[...run.network.arrays.weights], run.losses]);
             }
@@ -293,8 +294,8 @@ def test_a_text_has_the_facts_that_llm_records(worker: "Page", tmp_path: Path, e
     """They are those of its UTF-8, by which `llm eval` finds the held-out part."""
     data = ("私は毎朝リンゴを食べます。\r\n猫はマットの上で寝ます。\n" * 12).encode(encoding)
     script = """(bytes) => {
-        const corpus = new Corpus(Uint8Array.from(bytes), "x.txt", "char", templates);
-        return [corpus.size, corpus.sha256, corpus.characters, corpus.heldOutBytes];
+        const { facts } = new Corpus(Uint8Array.from(bytes), "x.txt", "char", templates);
+        return [facts.bytes, facts.sha256, facts.characters, facts.heldOutBytes];
     }"""
     (tmp_path / "x.txt").write_bytes(data)
     corpus = read_corpus([str(tmp_path / "x.txt")])
@@ -331,7 +332,7 @@ TRAIN = """async ([bytes, name, kind, steps]) => {
     const shape = { layers: 1, width: 32, heads: 2, context: 32 };
     const preparing = jobs.prepare({ bytes: text, name, kind, training: templates }, noCheck);
     for await (const answer of preparing) answers.push(answer);
-    for await (const { progress, model } of jobs.train({ shape, steps, ports: [] }, noCheck)) {
+    for await (const { progress, model } of jobs.train({ shape, steps, helpers: 0 }, noCheck)) {
         if (progress) answers.push({ progress });
         if (model) self.lastModel = model;
     }
@@ -380,7 +381,7 @@ def test_the_figure_of_a_run_that_goes_on_is_that_of_its_weights(worker: "Page",
             if (training.step === 5) answer.file = [...new Uint8Array(atOnce.save({ probe: null }).file)];
             training.isPaused = training.step === 8 && !training.isPaused;
         };
-        for await (const { model } of jobs.train({ shape, steps: 10, ports: [] }, check)) {
+        for await (const { model } of jobs.train({ shape, steps: 10, helpers: 0 }, check)) {
             if (!training.isPaused || !model) continue;
             Object.assign(answer, { rows: model.data.record.rows, expected: training.heldOutLoss(Infinity) });
         }

@@ -543,7 +543,7 @@ def test_a_class_joins_with_the_code_or_the_qr_code(browser: "playwright.Browser
             assert {(int(x), int(y)) for x, y in drawn} == dark
             assert page.evaluate("document.documentElement.scrollWidth") <= 400
         for _ in range(3):  # a minute may end between the first two wrong codes
-            typing.evaluate("(stored.set('llm.api_key', 'CCCCCC'), openModel())")
+            typing.evaluate("(store('llm.api_key', 'CCCCCC'), openModel())")
             typing.wait_for_selector("#problem:text-matches('違います|1分待って')")
             typing.evaluate("showProblem('')")
         typing.reload()

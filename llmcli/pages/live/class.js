@@ -1,15 +1,11 @@
 // A class: the code that its browsers send as their key, what the server says when it refuses them, and the invitation for the projector.
 const isRefusal = (code) => code in TEXTS[language]; // the code of an error is then the name of a text
-const stored = { // lost when the tab is closed
-  get: (name) => { try { return sessionStorage.getItem(name); } catch { return null; } },
-  set: (name, value) => { try { sessionStorage.setItem(name, value); } catch { /* a browser without storage */ } },
-};
 if (location.hash.length > 1) { // the address of the QR code ends with the class code
-  stored.set("llm.api_key", location.hash.slice(1));
+  store("llm.api_key", location.hash.slice(1));
   history.replaceState(null, "", location.pathname);
 }
 function authorization() {
-  const key = stored.get("llm.api_key");
+  const key = remembered("llm.api_key");
   return key ? { Authorization: `Bearer ${key}` } : {};
 }
 // Shows the field for the key if an answer asks for it: the class code, or an API key. A wrong code is not sent again.
@@ -20,14 +16,14 @@ function askForKey(status, code) {
   const name = byId("key").querySelector("span");
   name.dataset.text = "classCode";
   name.textContent = say("classCode");
-  if (code === "class_code_wrong") stored.set("llm.api_key", "");
+  if (code === "class_code_wrong") store("llm.api_key", "");
 }
 // Calls `open` with each key that is typed. Class codes are typed in any case and width.
 function onKey(open) {
   byId("key").addEventListener("submit", (event) => {
     event.preventDefault();
     const typed = byId("api-key").value, isCode = byId("api-key").type === "text";
-    stored.set("llm.api_key", isCode ? typed.normalize("NFKC").replace(/[^\x21-\x7e]/g, "") : typed);
+    store("llm.api_key", isCode ? typed.normalize("NFKC").replace(/[^\x21-\x7e]/g, "") : typed);
     open();
   });
 }

@@ -7,36 +7,15 @@ const knownTokens = new Map(); // id -> {text, bytes}
 let explained = null; // the last request to explain a prediction, and the attention of its tokens
 let coloring = new AbortController(); // of the last request for colors
 
-const program = {
-  controller: new AbortController(),
-  // A new request for one of `jobs`, or "stop", ends the one before.
-  async postMessage({ id, type, ...message }) {
-    const tell = (answer) => program.onmessage({ data: { id, ...answer } });
-    const isJob = !(type in asked);
-    if (isJob) {
-      program.controller.abort();
-      program.controller = new AbortController();
-    }
-    if (type === "stop") return;
-    const { signal } = program.controller, answers = isJob ? jobs[type](message, signal) : asked[type](message);
-    try {
-      for await (const answer of answers) if (!isJob || !signal.aborted) tell(answer);
-      tell({ done: true });
-    } catch (error) {
-      tell(error.name === "AbortError" ? { done: true } : { done: true, error: error.problem ?? ["failed", { error: error.message }] });
-    }
-  },
-};
+const program = {};
 const openingOf = () => ({});
 
 // ---- the server
 
-const problem = (name, values = {}) => Object.assign(new Error(name), { problem: [name, values] });
-
 async function post(path, body, signal, tries = BUSY_TRIES) {
-  const key = stored.get("llm.api_key"), headers = { "Content-Type": "application/json", ...authorization() };
+  const key = remembered("llm.api_key"), headers = { "Content-Type": "application/json", ...authorization() };
   const answer = await fetch(path, body ? { method: "POST", headers, body: JSON.stringify(body), signal } : { headers, signal }).catch((error) => {
-    throw error.name === "AbortError" ? error : problem("noServer");
+    throw error.name === "AbortError" ? error : new Problem("noServer");
   });
   const found = answer.ok ? null : await answer.json().catch(() => null), code = found?.error?.code;
   askForKey(answer.status, code);
@@ -45,10 +24,10 @@ async function post(path, body, signal, tries = BUSY_TRIES) {
     await pause(signal, BUSY_PAUSE * (0.5 + Math.random()));
     return post(path, body, signal, tries - 1);
   }
-  if (isRefusal(code)) throw problem(code);
-  if (answer.status === 401) throw problem(key ? "wrongKey" : "needsKey");
-  if (path.includes("/chat/") && code === "context_length_exceeded") throw problem("messageTooLong");
-  throw problem("serverSays", { error: found?.error?.message ?? answer.status });
+  if (isRefusal(code)) throw new Problem(code);
+  if (answer.status === 401) throw new Problem(key ? "wrongKey" : "needsKey");
+  if (path.includes("/chat/") && code === "context_length_exceeded") throw new Problem("messageTooLong");
+  throw new Problem("serverSays", { error: found?.error?.message ?? answer.status });
 }
 const fetchJson = async (path, body, signal) => (await post(path, body && { model: facts.model, ...body }, signal)).json();
 
@@ -58,13 +37,13 @@ async function* streamed(path, body, signal) {
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   for (let buffer = ""; ;) {
     const { value, done } = await reader.read();
-    if (done) throw problem("noServer");
+    if (done) throw new Problem("noServer");
     const events = (buffer + value).split("\n\n");
     buffer = events.pop();
     for (const event of events.filter((one) => one.startsWith("data: "))) {
       if (event === "data: [DONE]") return;
       const chunk = JSON.parse(event.slice(6));
-      if (chunk.error) throw problem("serverSays", { error: chunk.error.message });
+      if (chunk.error) throw new Problem("serverSays", { error: chunk.error.message });
       yield chunk.choices[0] ?? { usage: chunk.usage };
     }
   }
@@ -178,51 +157,44 @@ const jobs = {
 };
 
 // Requests that are answered beside a job.
-const asked = {
-  async *open({ model }) {
+const atOnce = {
+  async open({ model }) {
     facts = {};
-    const models = (await fetchJson("/v1/models")).data.map(({ id }) => id), before = model ?? stored.get("llm.model");
+    const models = (await fetchJson("/v1/models")).data.map(({ id }) => id), before = model ?? remembered("llm.model");
     const name = models.includes(before) ? before : models[0], path = `/v1/models/${encodeURIComponent(name)}`;
-    stored.set("llm.model", name);
+    store("llm.model", name);
     const [page, examples] = await Promise.all([fetchJson(`${path}/page`), fetchJson(`${path}/examples`)]);
     showInvitation(page.class);
     knownTokens.clear();
     explained = null;
     facts = { ...page, models, examples, isServed: true, colorings: ["probability", "memory", ...(page.experts.length ? ["experts"] : [])] };
-    yield { facts };
+    return { facts };
   },
 
-  async *alternatives({ prefix, position, ...state }) {
+  async alternatives({ prefix, position, ...state }) {
     const { ids } = state;
-    if (position === 0) return yield { choices: [] };
+    if (position === 0) return { choices: [] };
     const body = { ...promptOf({ ids: ids.slice(0, position), written: writtenBefore(position, state) }), unit: "tokens", n: SHOWN, token_id: ids[position], truncate_prompt_tokens: -1 };
     const { next, token } = await fetchJson("/v1/next", body), isListed = next.some(({ id }) => id === token.id);
-    yield { rank: token.rank, choices: [...next, ...(isListed ? [] : [token])].map(({ id, text, bytes, probability }) => ({
+    return { rank: token.rank, choices: [...next, ...(isListed ? [] : [token])].map(({ id, text, bytes, probability }) => ({
       label: text, probability, isChosen: id === token.id, canChoose: id !== token.id && bytes.length > 0,
       ids: [...ids.slice(0, position), id], text: decodeIds(ids.slice(prefix, position), bytes),
     })) };
   },
 
-  async *attention({ position, layer, head }) {
+  async attention({ position, layer, head }) {
     const { body, rows } = explained;
     if (!rows.has(position)) {
       const { second, ...first } = await fetchJson("/v1/explain", { ...body, include: ["attention"], position });
       rows.set(position, (second ?? first).attention.weights);
     }
-    const isOff = (layer) => body.without.includes(`${layer + 1}`), layers = rows.get(position).map((heads, layer) => (isOff(layer) ? [] : heads));
-    const heads = layer === null ? layers.flat() : layers[layer], chosen = head === null ? heads : heads.slice(head, head + 1);
-    const seen = (row) => row.slice(0, position + 1);
-    yield {
-      weights: chosen.length ? seen(chosen[0]).map((_, i) => chosen.reduce((sum, row) => sum + row[i], 0) / chosen.length) : [],
-      strongest: rows.get(position).map((row, layer) => row.map((weights) => {
-        const largest = isOff(layer) ? 0 : Math.max(...seen(weights));
-        return largest > 0 ? [weights.indexOf(largest), largest] : null;
-      })),
-    };
+    const isOff = (layer) => body.without.includes(`${layer + 1}`);
+    const seen = rows.get(position).map((heads, i) => (isOff(i) ? [] : heads.map((row) => row.slice(0, position + 1))));
+    return attentionOf(seen, layer, head);
   },
 
   // What the tokens of the text are colored by: {marks: [{share, hue}], legend: a text of the page}.
-  async *color({ prefix, kind, ...state }) {
+  async color({ prefix, kind, ...state }) {
     const { ids } = state, first = Math.max(1, prefix), marks = ids.map(() => null);
     coloring.abort();
     coloring = new AbortController();
@@ -233,19 +205,20 @@ const asked = {
         const { choices: [{ logprobs }] } = await fetchJson("/v1/completions", { ...body, max_tokens: 0, echo: true, logprobs: 0 }, signal);
         for (let i = from; i < end; i++) marks[i] = { probability: Math.exp(logprobs.token_logprobs[i - start]) };
       }
-      yield { marks: marks.slice(prefix), legend: colorLegend(ids.length, windows) };
+      return { marks: marks.slice(prefix), legend: colorLegend(ids.length, windows) };
     } else if (kind === "memory") {
       const decoder = new TextDecoder(), texts = ids.slice(prefix).map((id) => decoder.decode(new Uint8Array(knownTokens.get(id).bytes), { stream: true }));
       const { spans, share, corpus } = await fetchJson("/v1/memory", { text: texts.join("") });
       let at = 0; // spans count characters, not UTF-16 units
       const verbatim = texts.map((text) => { const start = at; at += [...text].length; return spans.some((span) => span.start < at && span.end > start); });
-      yield { marks: verbatim.map((is) => (is ? { share: 1, hue: 145 } : null)), legend: ["memoryLegend", { share: Math.round(100 * share), corpus: (corpus ?? []).slice(0, 3).join(", ") }] };
+      return { marks: verbatim.map((is) => (is ? { share: 1, hue: 145 } : null)), legend: ["memoryLegend", { share: Math.round(100 * share), corpus: (corpus ?? []).slice(0, 3).join(", ") }] };
     } else {
       const { experts, weights } = await fetchJson("/v1/experts", { prompt: ids.slice(0, first), token_ids: ids.slice(first) });
       const top = weights.map((row) => row.indexOf(Math.max(...row)));
       top.forEach((expert, i) => { marks[i + first] = { share: 1, hue: (expert * 137) % 360, note: experts[expert] }; });
       const shares = experts.map((name, i) => `${name} ${Math.round((100 * top.filter((one) => one === i).length) / Math.max(1, top.length))}%`);
-      yield { marks: marks.slice(prefix), legend: ["expertsLegend", { shares: shares.join(", ") }] };
+      return { marks: marks.slice(prefix), legend: ["expertsLegend", { shares: shares.join(", ") }] };
     }
   },
 };
+program.postMessage = answering(jobs, atOnce, (data) => program.onmessage({ data }));

@@ -41,22 +41,9 @@ class Recording {
     this.weights.fill(null, 0, this.first);
   }
 
-  // What a token attends to: the weights of one head, or the mean of all heads of a layer, or of all layers. Positions count from
-  // the first token whose attention is kept.
-  attention(position, layer, head) {
-    const layers = this.weights[this.first + position] ?? [], heads = layer === null ? layers.flat() : layers[layer] ?? [];
-    const rows = head === null ? heads : heads.slice(head, head + 1);
-    const mean = rows[0]?.map((_, i) => rows.reduce((sum, row) => sum + row[i], 0) / rows.length);
-    return mean ? [...mean.subarray(this.first)] : [];
-  }
-
-  // The token that each head attends to most, with the weight: [L][H] of [position, weight], or null if the layer is switched off.
-  strongest(position) {
-    const { layers, config } = this.runtime.model;
-    return layers.map((_, layer) => Array.from({ length: config.num_attention_heads }, (_, head) => {
-      const weights = this.attention(position, layer, head), largest = Math.max(...weights);
-      return weights.length ? [weights.indexOf(largest), largest] : null;
-    }));
+  // The weights of a token, [L][H]. Positions count from the first token whose attention is kept.
+  attention(position) {
+    return (this.weights[this.first + position] ?? []).map((heads) => heads.map((weights) => weights.subarray(this.first)));
   }
 
   // The logit lens: the most likely next tokens if no layer followed, after 0, 1, ... L layers; only those that `fits` accepts.

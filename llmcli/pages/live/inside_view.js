@@ -117,21 +117,16 @@ function showChange({ pairs, chosen, token, tail, entropy, expert }) {
   const amount = { token: text === "<end>" ? say("end") : readable(text), p: percent(p), q: percent(q), bits: Math.abs(bits).toFixed(2) };
   const change = Number(amount.bits) === 0 ? "unchanged" : bits < 0 ? "lessLikely" : "moreLikely";
   byId("change").textContent = off.size || canSwitch() ? say(off.size ? change : "switchSomething", amount) : "";
-  const focused = [...byId("change-bars").querySelectorAll("button")].indexOf(document.activeElement);
   showBothBars(byId("change-bars"), pairs, off.size > 0, (one) => clickable(() => { target = one; refresh(); },
     { class: "choice", "aria-pressed": one === text }, choiceSpan(one)));
-  byId("change-bars").querySelectorAll("button")[focused]?.focus();
 }
 
 // Bars of one prediction, or of two: the first, then the second.
 function showBothBars(list, pairs, areTwo, nameNode = choiceSpan) {
-  showBars(list, pairs.map(({ text, p }) => [nameNode(text), percent(p), Math.min(1, p), areTwo ? "first" : ""]));
-  if (areTwo) pairs.forEach(({ q }, i) => {
-    const bar = element("div", { class: "bar second" });
-    bar.style.width = 100 * Math.min(1, q) + "%";
-    list.children[i].append(element("span", { class: "figure" }, percent(q)), element("div", { class: "track" }, bar));
-    list.children[i].classList.add("pair");
-  });
+  showBars(list, pairs.map(({ text, p, q }) => {
+    const second = areTwo ? [percent(q), Math.min(1, q), "second"] : [];
+    return [nameNode(text), percent(p), Math.min(1, p), areTwo ? "first" : "", ...second];
+  }));
 }
 
 // ---- attention
@@ -238,9 +233,9 @@ function showHeads(strongest) {
     node.style.setProperty("--share", weight);
     return node;
   };
-  const rows = strongest.map((row, layer) => [layer + 1, ...row.map((found, head) => (found ? button(layer, head, found) : ""))]);
+  const rows = strongest.map((row, layer) => [layer + 1, ...row.map((found, head) => button(layer, head, found))]);
   const caption = say("headsCaption", { token: readable(inside.labels[selected.token]) });
-  byId("heads").replaceChildren(table(caption, [say("layer"), ...strongest[0].map((_, head) => `${say("head")} ${head + 1}`)], rows));
+  byId("heads").replaceChildren(table(caption, [say("layer"), ...Array.from({ length: H }, (_, head) => `${say("head")} ${head + 1}`)], rows));
   if (focused) byId("heads").querySelector(`[data-head="${focused}"]`)?.focus({ preventScroll: true });
 }
 new ResizeObserver(() => byId("inside").hidden || !inside.weights.length || showAttention()).observe(byId("token-area"));

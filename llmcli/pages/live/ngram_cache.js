@@ -7,8 +7,7 @@ class NgramCache {
   constructor(orders) {
     this.orders = orders;
     this.ids = [];
-    this.contexts = new Map(); // tokens, joined by commas -> {counts of the tokens that followed, their total, last position}
-    this.before = []; // of each token: `last` of its contexts before it was added; null: the token does not count
+    this.contexts = new Map(); // tokens, joined by commas -> the positions of the tokens that followed and count
     this.counted = 0; // tokens before the first that does not count
     this.limit = Infinity; // number of tokens that may count; see `countFirst`
   }
@@ -21,16 +20,11 @@ class NgramCache {
 
   // Adds a token. One that does not count is context only: tokens that the model writes, or it would repeat itself.
   append(token, mayCount = true) {
-    const position = this.ids.length, before = [], counts = mayCount && position < this.limit;
+    const position = this.ids.length, counts = mayCount && position < this.limit;
     for (const key of counts ? this.keys() : []) {
-      const context = this.contexts.get(key) ?? { counts: new Map(), total: 0, last: 0 };
-      this.contexts.set(key, context);
-      before.push(context.last);
-      context.counts.set(token, (context.counts.get(token) ?? 0) + 1);
-      context.total++;
-      context.last = position;
+      if (!this.contexts.has(key)) this.contexts.set(key, []);
+      this.contexts.get(key).push(position);
     }
-    this.before.push(counts ? before : null);
     if (counts && this.counted === position) this.counted++;
     this.ids.push(token);
   }
@@ -40,14 +34,11 @@ class NgramCache {
   rewind(length) {
     const counting = Math.min(length, this.counted, this.limit), kept = this.ids.slice(counting, length); // counted again
     while (this.ids.length > counting) {
-      const token = this.ids.pop(), before = this.before.pop() ?? [], keys = this.keys();
-      for (const last of before) {
-        const key = keys.next().value, context = this.contexts.get(key), count = context.counts.get(token) - 1;
-        context.last = last;
-        context.total--;
-        if (count) context.counts.set(token, count);
-        else context.counts.delete(token);
-        if (!context.total) this.contexts.delete(key);
+      this.ids.pop();
+      for (const key of this.keys()) {
+        const positions = this.contexts.get(key);
+        if (positions?.at(-1) === this.ids.length) positions.pop();
+        if (positions?.length === 0) this.contexts.delete(key);
       }
     }
     this.counted = counting;
@@ -66,10 +57,11 @@ class NgramCache {
     const added = new Map(); // token -> what the cache adds to the network's probability, before all are normalized again
     let left = 1, n = 0;
     for (const key of this.keys()) {
-      const context = this.contexts.get(key), [bias, ofTotal, ofDistinct, ofGap] = this.orders[n++];
-      if (!context) break;
-      const { counts, total, last } = context;
-      const z = bias + ofTotal * Math.log(total) + ofDistinct * Math.log(counts.size / total) + ofGap * Math.log(this.ids.length - last);
+      const positions = this.contexts.get(key), [bias, ofTotal, ofDistinct, ofGap] = this.orders[n++];
+      if (!positions) break;
+      const total = positions.length, gap = this.ids.length - positions.at(-1);
+      const counts = countsOf(positions.map((position) => this.ids[position]));
+      const z = bias + ofTotal * Math.log(total) + ofDistinct * Math.log(counts.size / total) + ofGap * Math.log(gap);
       const gate = Math.min(MAX_GATE, 1 / (1 + Math.exp(-Math.max(z, -MAX_GATE_LOGIT))));
       left *= 1 - gate;
       for (const [token, count] of counts) added.set(token, (added.get(token) ?? 0) + (gate / (left * total)) * count);
@@ -79,6 +71,12 @@ class NgramCache {
     for (const [token, share] of added) mixed[token] = logSumExp([logits[token], logTotal + Math.log(share)]);
     return mixed;
   }
+}
+
+function countsOf(values) {
+  const counts = new Map();
+  for (const value of values) counts.set(value, (counts.get(value) ?? 0) + 1);
+  return counts;
 }
 
 function logSumExp(values) {

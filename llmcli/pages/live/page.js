@@ -39,9 +39,9 @@ const receivers = new Map(); // number of a request -> what receives its answers
 let lastRequest = 0;
 
 // Sends a request, and returns its number; `receive` is called with each answer, the last of which is `done`.
-function request(type, body, receive = () => {}) {
+function request(type, body, receive = () => {}, worker = program) {
   receivers.set(++lastRequest, receive);
-  program.postMessage({ id: lastRequest, type, ...body });
+  worker.postMessage({ id: lastRequest, type, ...body });
   return lastRequest;
 }
 program.onmessage = ({ data: answer }) => {
@@ -119,10 +119,7 @@ function showNext({ choices, rest }) {
     const node = added ? clickable(add, { class: "choice" }, label) : label;
     return [node, percent(probability), Math.min(1, probability), ""];
   });
-  if (rest >= 0.0005) rows.push([element("span", {}, say("rest")), percent(rest), rest, "rest"]);
-  const focused = [...byId("next").querySelectorAll("button")].indexOf(document.activeElement);
-  showBars(byId("next"), rows);
-  if (focused >= 0) (byId("next").querySelectorAll("button")[focused] ?? byId("text")).focus();
+  showBars(byId("next"), [...rows, ...restRow(rest)]);
 }
 
 function generate(count) {
@@ -292,9 +289,7 @@ function showTexts() {
   showHeadChoices();
   showParts();
 }
-byId("language").addEventListener("click", () => {
-  language = language === "ja" ? "en" : "ja";
-  store("llm.settings", { language });
+onLanguage(() => {
   showTexts();
   if (data.record) refresh();
 });
@@ -319,12 +314,6 @@ function remember() {
   };
   store(storageName(), saved);
 }
-function store(name, value) {
-  try { sessionStorage.setItem(name, JSON.stringify(value)); } catch { /* no storage, or it is full */ }
-}
-function remembered(name = storageName()) {
-  try { return JSON.parse(sessionStorage.getItem(name)) ?? {}; } catch { return {}; }
-}
 window.addEventListener("pagehide", () => data.record && remember());
 
 // Opens a model: the one in the page, or the server's with this name, or its first.
@@ -345,7 +334,7 @@ function showPrompts() {
   });
 }
 function showModel() {
-  const before = remembered(), isChat = Boolean(data.chat);
+  const before = remembered(storageName()) ?? {}, isChat = Boolean(data.chat);
   if (data.isServed) byId("title").textContent = document.title = data.model;
   byId("models").replaceChildren(...(data.models ?? []).map((name) => element("option", { value: name, ...(name === data.model ? { selected: "" } : {}) }, name)));
   byId("models-label").hidden = (data.models ?? []).length < 2;
@@ -367,6 +356,5 @@ function showModel() {
 }
 byId("models").addEventListener("change", () => openModel(byId("models").value));
 
-language = remembered("llm.settings").language ?? language;
 showTexts();
 if (data.record || !data.training) openModel();

@@ -26,6 +26,8 @@ function showSamples(samples, prompt) {
 
 const ONCE_LIKELY = 3; // a word that was ever among so many likeliest ones has a row
 const choiceSpan = (name, continues) => (name === "<end>" ? element("span", {}, say("end")) : tokenSpan((continues ? "…" : "") + name));
+// The bar of all other choices together.
+const restRow = (rest) => (rest < 0.0005 ? [] : [[element("span", {}, say("rest")), percent(rest), Math.min(1, rest), "rest"]]);
 let probe = null; // its prompt and points: [step, validation loss or null, [[word, probability], ...]]
 let probeCurve = null;
 
@@ -53,15 +55,14 @@ function showProbePoint() {
     return [choiceSpan(word), share === undefined ? "< " + percent(most) : percent(share), share ?? 0, ""];
   });
   const rest = 1 - words.reduce((sum, word) => sum + (shares.get(word) ?? 0), 0);
-  if (rest >= 0.0005) rows.push([element("span", {}, say("rest")), percent(rest), Math.min(1, rest), "rest"]);
-  showBars(byId("probe-bars"), rows);
+  showBars(byId("probe-bars"), [...rows, ...restRow(rest)]);
   byId("probe-step").setAttribute("aria-valuetext", say("atStep", { step }));
   byId("probe-value").textContent = probeLoss(step, bits);
 }
 
 function probeLoss(step, bits) {
-  if (bits !== null) return say("probeValidation", { step: step.toLocaleString("en"), bits: bits.toFixed(3) });
+  if (bits !== null) return say("probeValidation", { step, bits: bits.toFixed(3) });
   const i = probeCurve?.steps.findIndex((one) => one >= step) ?? -1;
-  return i < 0 ? say("atStep", { step }) : say("probeTraining", { step: step.toLocaleString("en"), bits: probeCurve.training[i].toFixed(3) });
+  return i < 0 ? say("atStep", { step }) : say("probeTraining", { step, bits: probeCurve.training[i].toFixed(3) });
 }
 byId("probe-step").addEventListener("input", showProbePoint);

@@ -1,4 +1,37 @@
-// How much of a prediction the page shows: the rules of both run programs, in the page and on a server.
+// What both run programs, in the page and on a server, have in common: how they answer requests, and how much of a prediction they show.
+
+// An error that the page shows in its language: the name of one of its texts, and the values in it.
+class Problem extends Error {
+  constructor(name, values = {}) {
+    super(name);
+    this.values = values;
+  }
+}
+const textOf = (error) => (error instanceof Problem ? [error.message, error.values] : ["failed", { error: error.message }]);
+
+// Answers requests {id, type, ...} with messages {id, ...} to `send`, the last of which is `done`. A new request for one of `jobs`, or
+// "stop", aborts the one before; those for `atOnce` are answered in between.
+function answering(jobs, atOnce, send) {
+  let controller = new AbortController(), queue = Promise.resolve();
+  async function answer({ id, type, ...request }, signal) {
+    try {
+      if (atOnce[type]) return send({ id, done: true, ...await atOnce[type](request) });
+      signal.throwIfAborted();
+      for await (const found of jobs[type](request, signal)) if (!signal.aborted) send({ id, ...found });
+      send({ id, done: true });
+    } catch (error) {
+      send({ id, done: true, ...(error.name === "AbortError" ? {} : { error: textOf(error) }) });
+    }
+  }
+  return (request) => {
+    if (atOnce[request.type]) return void answer(request);
+    controller.abort();
+    controller = new AbortController();
+    const { signal } = controller;
+    if (request.type !== "stop") queue = queue.then(() => answer(request, signal));
+  };
+}
+
 const QUICK_EVALUATIONS = 20; // of the model, for a first look at the next words
 const SHOWN = 10, ALWAYS_SHOWN = 3; // bars
 const VISIBLE = 0.0005; // probability that is not shown as 0.0%
@@ -34,6 +67,18 @@ function colorWindows(length, context, parameters) {
   return windows;
 }
 const colorLegend = (length, [first]) => (first?.from > 1 ? ["longProbabilityLegend", { count: length - first.from }] : ["probabilityLegend"]);
+
+// What a token attends to, from the weights of all its heads [L][H], with none for layers that are switched off: those of one head,
+// or the mean of all heads of a layer, or of all layers; and the token that each head attends to most, with the weight.
+function attentionOf(layers, layer, head) {
+  const heads = layer === null ? layers.flat() : layers[layer] ?? [], rows = head === null ? heads : heads.slice(head, head + 1);
+  const weights = [...(rows[0] ?? []).keys()].map((i) => rows.reduce((sum, row) => sum + row[i], 0) / rows.length);
+  const strongest = layers.map((heads) => heads.map((weights) => {
+    const largest = Math.max(...weights);
+    return [weights.indexOf(largest), largest];
+  }));
+  return { weights, strongest };
+}
 
 // A text with its probabilities in two predictions, and the bits between them.
 const pairOf = (text, p, q) => ({ text, p, q, bits: Math.log2(Math.max(q, MIN_COMPARED) / Math.max(p, MIN_COMPARED)) });

@@ -1,6 +1,7 @@
-// The texts of the page are in texts/*.json, by language; {name} is replaced by a value.
-let language = navigator.language?.startsWith("ja") ? "ja" : "en";
-const say = (name, values = {}) => TEXTS[language][name].replace(/\{(\w+)\}/g, (_, key) => values[key]);
+// The texts of the page are in texts/*.json, by language; {name} is replaced by a value, and numbers get commas.
+let language = remembered("llm.language") ?? (navigator.language?.startsWith("ja") ? "ja" : "en");
+const shownValue = (value) => (typeof value === "number" ? value.toLocaleString("en") : value);
+const say = (name, values = {}) => TEXTS[language][name].replace(/\{(\w+)\}/g, (_, key) => shownValue(values[key]));
 
 // Shows what the markup of the page says in the current language.
 function translatePage() {
@@ -9,6 +10,14 @@ function translatePage() {
   Object.assign(WHITE_SPACE, { " ": say("space"), "\n": say("lineEnd") });
   byId("language").textContent = say("switchTo");
   byId("language").lang = language === "ja" ? "en" : "ja";
+}
+// Calls `show` when the language was changed.
+function onLanguage(show) {
+  byId("language").addEventListener("click", () => {
+    language = language === "ja" ? "en" : "ja";
+    store("llm.language", language);
+    show();
+  });
 }
 
 // ---- the record of a model file, which is English: rules translate its names and units; what a group matches is data, and stays

@@ -9,14 +9,6 @@ const completeText = (bytes) => (/[\x80-\xff]/.test(bytes) ? newDecoder().decode
 const LAST_WORD = /[\p{White_Space}\x1c-\x1f]*[^\p{White_Space}\x1c-\x1f]*$/u; // white space as Python has it
 const MAX_TAIL = 200; // characters at the end of a text that are searched for its last word
 
-// An error that the page shows in its language: the name of one of its texts, and the values in it.
-class Problem extends Error {
-  constructor(name, values = {}) {
-    super(name);
-    this.values = values;
-  }
-}
-
 class Tokenizer {
   // `data` is what `tokenizer_data` of live_page.py writes: the kind ("bpe": byte-level, "spm": SentencePiece, "char"), the
   // byte string of each token, "" for control tokens, and more.

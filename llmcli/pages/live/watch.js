@@ -11,7 +11,7 @@ function showState() {
   showVerdict(verdict);
   byId("model").hidden = !state.model;
   showInvitation(state.class);
-  const key = stored.get("llm.api_key"), code = key ? `code=${encodeURIComponent(key)}` : "";
+  const key = remembered("llm.api_key"), code = key ? `code=${encodeURIComponent(key)}` : "";
   [...byId("model").querySelectorAll("a")].forEach((link, i) => { link.href = ["/model?", "/model?download&"][i] + code; });
   showPairs("plan", plan);
   if (curve) {
@@ -50,10 +50,7 @@ function showTexts() {
   translatePage();
   showState();
 }
-byId("language").addEventListener("click", () => {
-  language = language === "ja" ? "en" : "ja";
-  showTexts();
-});
+onLanguage(showTexts);
 window.addEventListener("resize", showState);
 onKey(() => { byId("key").hidden = true; });
 showTexts();

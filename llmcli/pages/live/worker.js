@@ -1,20 +1,16 @@
-// The model in a worker, so that the page never freezes. A request {id, type, ...} is answered by messages with its id. A new
-// request for one of `jobs` stops the one before; those for `atOnce` are answered in between.
+// The model in a worker, so that the page never freezes.
 let tokenizer, vocabulary, chat;
 // Each of these has a KV cache of its own, so that one job does not undo the work of another; the weights are shared.
 let runtime, alternativesRuntime; // the whole model
 let changed, other; // the model without the parts that are switched off; `other` reads the second of two prompts
 let recording; // the network without those parts, and its activations
-let current = 0; // the request that runs; any other ends
-let queue = Promise.resolve();
 const { port1, port2 } = new MessageChannel();
 const PLAIN = { temperature: 1, topP: 1, minP: 0 }; // the probabilities of the model itself
-class Stopped extends Error {}
 
 // Lets messages arrive, and ends a request that another has replaced.
-const checkOf = (id) => async () => {
+const checkOf = (signal) => async () => {
   await new Promise((resolve) => { port1.onmessage = resolve; port2.postMessage(null); });
-  if (id !== current) throw new Stopped();
+  signal.throwIfAborted();
 };
 
 function decodeBase64(text) {
@@ -167,9 +163,7 @@ function alternatives({ prefix, position, ...state }) {
 const atOnce = {
   open,
   alternatives,
-  attention: ({ position, layer, head }) => ({
-    weights: recording.attention(position, layer, head), strongest: recording.strongest(position),
-  }),
+  attention: ({ position, layer, head }) => attentionOf(recording.attention(position), layer, head),
   // How likely each token of a text was.
   color({ prefix, ...state }) {
     const { ids } = state, { context, model } = alternativesRuntime, marks = ids.map(() => null);
@@ -188,28 +182,6 @@ const atOnce = {
   },
 };
 
-// The text of the page for an error: its name and values.
-const textOf = (error) => (error instanceof Problem ? [error.message, error.values] : ["failed", { error: error.message }]);
-
-async function run({ id, type, ...request }) {
-  if (id !== current) return;
-  try {
-    for await (const answer of jobs[type](request, checkOf(id))) if (id === current) postMessage({ id, ...answer });
-    postMessage({ id, done: true });
-  } catch (error) {
-    postMessage(error instanceof Stopped ? { id, done: true } : { id, done: true, error: textOf(error) });
-  }
-}
-
-onmessage = ({ data: request }) => {
-  const { id, type } = request;
-  try {
-    if (atOnce[type]) postMessage({ id, done: true, ...atOnce[type](request) });
-    else {
-      current = id;
-      if (type !== "stop") queue = queue.then(() => run(request));
-    }
-  } catch (error) {
-    postMessage({ id, done: true, error: textOf(error) });
-  }
-};
+const withChecks = Object.keys(jobs).map((type) => [type, (request, signal) => jobs[type](request, checkOf(signal))]);
+const answerRequest = answering(Object.fromEntries(withChecks), atOnce, (answer) => postMessage(answer));
+onmessage = ({ data }) => answerRequest(data);

@@ -3,6 +3,14 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const byId = (id) => document.getElementById(id);
 const SVG_TAGS = ["svg", "path", "line", "polyline", "circle", "text", "title", "clipPath", "rect"];
 
+// What a page keeps until its tab is closed, if the browser has storage, and it is not full.
+function store(name, value) {
+  try { sessionStorage.setItem(name, JSON.stringify(value)); } catch { /* nothing is kept */ }
+}
+function remembered(name) {
+  try { return JSON.parse(sessionStorage.getItem(name)); } catch { return null; }
+}
+
 function element(tag, attributes = {}, ...children) {
   const node = SVG_TAGS.includes(tag) ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
@@ -39,11 +47,18 @@ function table(caption, headings, rows) {
     element("tbody", {}, ...rows.map((row) => row instanceof Node ? row : element("tr", {}, ...cells(row)))));
 }
 
-// A list of bars; rows are [name, figure, share of the full width, class of the bar].
+// A list of bars; rows are [name, figure, share of the full width, class of the bar], and then the same of a second bar, if there is one.
+// The focus stays on the button in the same place.
 function showBars(list, rows) {
-  list.replaceChildren(...rows.map(([name, figure, share, kind]) => {
-    const bar = element("div", { class: kind ? "bar " + kind : "bar" });
-    bar.style.width = 100 * share + "%";
-    return element("li", {}, name, element("span", { class: "figure" }, figure), element("div", { class: "track" }, bar));
+  const buttons = () => [...list.querySelectorAll("button")], focused = buttons().indexOf(document.activeElement);
+  const bar = (figure, share, kind) => {
+    const node = element("div", { class: `bar ${kind}` });
+    node.style.width = 100 * share + "%";
+    return [element("span", { class: "figure" }, figure), element("div", { class: "track" }, node)];
+  };
+  list.replaceChildren(...rows.map(([name, figure, share, kind, ...second]) => {
+    const bars = [...bar(figure, share, kind), ...(second.length ? bar(...second) : [])];
+    return element("li", { class: second.length ? "pair" : "" }, name, ...bars);
   }));
+  if (focused >= 0) (buttons()[focused] ?? byId("text")).focus();
 }

@@ -30,23 +30,14 @@ function decodeText(bytes) {
   return { text, encoding };
 }
 
-// Words for the training of a tokenizer -> how often they occur.
-function countWords(text, tokenizer) {
-  const counts = new Map();
-  for (const word of tokenizer.words(text)) {
-    const characters = [...word];
-    for (let i = 0; i < characters.length; i += TRAINING_WORD) {
-      const part = characters.length > TRAINING_WORD ? characters.slice(i, i + TRAINING_WORD).join("") : word;
-      counts.set(part, (counts.get(part) ?? 0) + 1);
-    }
-  }
-  return counts;
-}
+// The words of a text for the training of a tokenizer; a long one is cut.
+const CUT = new RegExp(`.{1,${TRAINING_WORD}}`, "gsu");
+const trainingWords = (text, tokenizer) => tokenizer.words(text).flatMap((word) => word.match(CUT));
 
 // Byte-pair encoding (Sennrich et al. 2016): merges the most frequent pair, of several the one of the lowest tokens, until there
 // are MAX_VOCABULARY tokens. `data` is a tokenizer of single bytes; it gets the merges.
 function trainMerges(data, text) {
-  const base = new Tokenizer(data), words = [...countWords(text, base)].map(([word, count]) => ({ ids: base.symbols(word), count }));
+  const base = new Tokenizer(data), words = [...countsOf(trainingWords(text, base))].map(([word, count]) => ({ ids: base.symbols(word), count }));
   const pairs = new Map(); // left * MAX_VOCABULARY + right -> {count, words}
   const count = (word, left, right, sign) => {
     if (left === undefined || right === undefined) return;
@@ -89,8 +80,7 @@ function trainMerges(data, text) {
 
 // Characters as tokens: all of ASCII in the text and the most frequent others; the rest is bytes.
 function trainCharacters(data, text) {
-  const counts = new Map();
-  for (const character of text) counts.set(character, (counts.get(character) ?? 0) + 1);
+  const counts = countsOf(text);
   const others = [...counts.keys()].filter((character) => character > "\x7f").sort((a, b) => counts.get(b) - counts.get(a) || a.codePointAt(0) - b.codePointAt(0));
   const kept = [...[...counts.keys()].filter((character) => character <= "\x7f"), ...others.slice(0, MAX_CHARACTERS - data.tokens.length)];
   const bytes = data.tokens.filter((token) => !kept.includes(token) || token > "\x7f");
@@ -127,7 +117,7 @@ class Corpus {
     let cut = size - Math.round(recipe.held_out * size);
     while ((encoded[cut] & 0xc0) === 0x80) cut++; // to the next character
     const [training, heldOut] = [encoded.subarray(0, cut), encoded.subarray(cut)].map((part) => new TextDecoder("utf-8", { ignoreBOM: true }).decode(part));
-    Object.assign(this, { name, encoding, size, sha256: sha256(encoded), characters: characters.length, start: text.slice(0, 200), heldOutBytes: size - cut });
+    this.start = text.slice(0, 200);
     this.data = { ...structuredClone(tokenizers[kind].data), seen_bytes: [...new Set(encoded.subarray(0, cut))].sort((a, b) => a - b) };
     if (kind === "bpe") trainMerges(this.data, training);
     else trainCharacters(this.data, training);
@@ -135,8 +125,14 @@ class Corpus {
     this.tokenizerJson = tokenizerJson(tokenizers[kind].document, this.data);
     this.tokens = Int32Array.from(this.tokenizer.encode(training));
     this.heldOutTokens = Int32Array.from([this.data.eos_ids[0], ...this.tokenizer.encode(heldOut)]); // after the end of another text
-    if (this.tokens.length < MIN_TRAINING_TOKENS) throw new Problem("tooFewTokens", { tokens: this.tokens.length, minimum: MIN_TRAINING_TOKENS });
+    const tokens = this.tokens.length;
+    if (tokens < MIN_TRAINING_TOKENS) throw new Problem("tooFewTokens", { tokens, minimum: MIN_TRAINING_TOKENS });
     this.lengths = this.data.tokens.map((token) => token.length); // of tokens, in bytes
+    this.bytesPerToken = cut / tokens;
+    this.facts = {
+      name, encoding, bytes: size, sha256: sha256(encoded), characters: characters.length, tokens,
+      vocabulary: this.data.tokens.length, heldOutBytes: size - cut,
+    };
   }
 }
 

@@ -54,7 +54,8 @@ class Optimizer {
   }
 
   adamw({ data, gradient, average, squares }, rate) {
-    const { betas: [beta1, beta2], epsilon } = this.recipe, first = 1 - beta1 ** this.step, second = 1 - beta2 ** this.step;
+    const { adamw_betas: [beta1, beta2], adamw_epsilon: epsilon } = this.recipe;
+    const first = 1 - beta1 ** this.step, second = 1 - beta2 ** this.step;
     for (let i = 0; i < data.length; i++) {
       const g = gradient[i];
       average[i] += (1 - beta1) * (g - average[i]);

@@ -27,13 +27,14 @@ function sha256(bytes) {
 
 // What the page shows of the model; `run` is a Run of trainer.js.
 function pageData({ network, corpus, curve, step, seconds, validation, shape }) {
+  const { facts } = corpus;
   const weights = network.arrays.weights.slice(), { config } = network, parameters = number(weights.length);
   const tensors = [...network.tensors.values()].map(({ name, shape, start }) => ({ name, shape, dtype: "f32", offset: 4 * start }));
   const prompt = corpus.start.split(/\s/).slice(0, 3).join(" ").slice(0, 40), bits = validation?.toFixed(3);
   const count = (amount, name) => `${amount.toLocaleString("en")} ${name}${amount === 1 ? "" : "s"}`;
   const rows = [ // as record_rows of model_facts.py has them
-    ["form", "a model trained in a browser"], ["corpus", `${corpus.name}, ${count(corpus.size, "byte")}`], ["sha256 of the corpus", corpus.sha256],
-    ["tokenizer", `${corpus.data.kind}, ${count(corpus.data.tokens.length, "token")}`], ["model size", count(weights.length, "parameter")],
+    ["form", "a model trained in a browser"], ["corpus", `${facts.name}, ${count(facts.bytes, "byte")}`], ["sha256 of the corpus", facts.sha256],
+    ["tokenizer", `${corpus.data.kind}, ${count(facts.vocabulary, "token")}`], ["model size", count(weights.length, "parameter")],
     ["architecture", `${count(shape.layers, "layer")}, hidden size ${shape.width}, ${count(shape.heads, "head")}`],
     ["steps", step.toLocaleString("en")], ["time", `${seconds.toFixed(0)}s`], ...(bits ? [["held-out", `${bits} bits per byte`]] : []),
   ];
@@ -49,15 +50,17 @@ function pageData({ network, corpus, curve, step, seconds, validation, shape }) 
 // The bytes of model.safetensors: a header in JSON, and the weights. The hash in it is of the file with zeros in its place.
 function modelFile({ network, corpus, curve, step, seconds, share, validation, tokensPerSecond, shape, recipe }, { config_json, tokenizer_config_json, version }, probe) {
   const { config } = network, bitsToNats = corpus.bytesPerToken * Math.LN2;
+  const { name, bytes, sha256: hashOfText, encoding, tokens, heldOutBytes } = corpus.facts, trainBytes = bytes - heldOutBytes;
+  const heldOut = { bytes: heldOutBytes, tokens: corpus.heldOutTokens.length - 1 };
   const record = {
-    corpus: [{ name: corpus.name, bytes: corpus.size, sha256: corpus.sha256, held_out: corpus.heldOutBytes, ...(corpus.encoding === "utf-8" ? {} : { encoding: corpus.encoding }) }],
-    train_bytes: corpus.size - corpus.heldOutBytes, read_bytes: corpus.size - corpus.heldOutBytes, train_tokens: corpus.tokens.length,
-    held_out: { bytes: corpus.heldOutBytes, tokens: corpus.heldOutTokens.length - 1, from: "the last tenth of the text" },
+    corpus: [{ name, bytes, sha256: hashOfText, held_out: heldOutBytes, ...(encoding === "utf-8" ? {} : { encoding }) }],
+    train_bytes: trainBytes, read_bytes: trainBytes, train_tokens: tokens,
+    held_out: { ...heldOut, from: "the last tenth of the text" },
     seen_bytes: corpus.data.seen_bytes.map((byte) => byte.toString(16).padStart(2, "0")).join(""),
     versions: { llmcli: version },
     train: { steps: step, seconds, context: config.max_position_embeddings, recipe: "muon", device: "browser", dtype: "float32" },
-    steps: step, best_step: step, epochs: (step * recipe.batch_tokens) / corpus.tokens.length, interrupted: share < 1,
-    ...(validation === null ? {} : { bits_per_byte: validation, held_out_measured: { bytes: corpus.heldOutBytes, tokens: corpus.heldOutTokens.length - 1 } }),
+    steps: step, best_step: step, epochs: (step * recipe.batch_tokens) / tokens, interrupted: share < 1,
+    ...(validation === null ? {} : { bits_per_byte: validation, held_out_measured: heldOut }),
     clock: { seconds, tokens_per_second: Math.round(tokensPerSecond) },
     curve: { step: curve.steps, loss: curve.training.map((bits) => bits * bitsToNats), eval_step: curve.validation_steps, eval_bits_per_byte: curve.validation },
     ...(probe ? { probe: { prompt: probe.prompt, predictions: probe.points.map(([at, , likeliest]) => [at, likeliest]) } } : {}),

@@ -1,5 +1,5 @@
-// The tab Train: a text becomes a model, in workers of this page. A trainer is a worker with the program of `program`; what it is asked,
-// and answers, is in trainer.js. Each text has a trainer of its own. Helpers are further workers, one for each further core.
+// The tab Train: a text becomes a model, in a trainer: a worker with the program of `program`. What it is asked, and answers, is in
+// trainer.js. Each text has a trainer of its own.
 const MAX_WORKERS = 8, MAX_FILE_BYTES = 1_000_000, TYPING_PAUSE = 400; // milliseconds without a keystroke, after which a text is read
 const SAMPLE_TOKENS = 80, SAMPLE_SETTINGS = { temperature: 0.8, topP: 1, minP: 0.05 }, PREDICTION_SETTINGS = { temperature: 1, topP: 1, minP: 0 };
 const EXAMPLE_PROMPTS = { // for the texts in examples/
@@ -8,9 +8,8 @@ const EXAMPLE_PROMPTS = { // for the texts in examples/
 const toUtf8 = (text) => new TextEncoder().encode(text);
 const MAX_PROBE_POINTS = 24; // of more, every second one is kept
 let source = null; // of the text: {bytes, name} of a file or an example; null if it was typed
-let draft = null; // what the next training starts with: {trainer, facts, shapes, plan}; without facts while it reads the text
-let planned = null; // facts, shapes and plan of the newest text
-let run = null; // {trainer, workers, name, phase, progress, model, opened, probe}; `opened` is the model that the other tabs show
+let draft = null; // what the next training starts with: {trainer, facts, shapes, ...}; without facts while the text is read
+let run = null; // {trainer, name, phase, progress, model, opened, probe}; `opened` is the model that the other tabs show
 let typing = 0; // timer
 let isSaved = true, isPredicting = false;
 const train = (name) => byId(`train-${name}`);
@@ -22,20 +21,15 @@ function newTrainer() {
   worker.onmessage = ({ data: answer }) => program.onmessage({ data: answer.error ? { ...answer, error: shownError(answer.error) } : answer });
   worker.onerror = (event) => {
     event.preventDefault();
-    if (run?.workers.includes(worker)) endTraining("isBroken");
+    if (run?.trainer === worker) endTraining("isBroken");
     else endReading(worker);
     showProblem(say(...shownError(["failed", { error: event.message }])));
   };
   return worker;
 }
-function askTrainer(worker, type, body, receive = () => {}, transferred = []) {
-  receivers.set(++lastRequest, receive);
-  worker.postMessage({ id: lastRequest, type, ...body }, transferred);
-}
-const numbersAsText = (values) => Object.fromEntries(Object.entries(values).map(([key, value]) => [key, typeof value === "number" ? value.toLocaleString("en") : value]));
 function shownError([name, values = {}]) {
-  if (/memory|allocat|array (buffer|length)/i.test(values.error ?? "")) return ["outOfMemory"]; // of Chromium, Firefox and Safari
-  return [name, numbersAsText(values)];
+  const isMemory = /memory|allocat|array (buffer|length)/i.test(values.error ?? ""); // of Chromium, Firefox and Safari
+  return isMemory ? ["outOfMemory"] : [name, values];
 }
 
 // ---- the text
@@ -50,30 +44,30 @@ function prepare(next = source, then = () => {}) {
   endReading(draft?.trainer);
   showProblem("");
   if (!bytes.length && !next) return;
-  const own = draft = { trainer: newTrainer() }, body = { bytes: bytes.slice().buffer, name, kind: train("kind").value, training: data.training };
-  askTrainer(own.trainer, "prepare", body, (answer) => {
+  const own = draft = { trainer: newTrainer() };
+  const body = { bytes: bytes.slice().buffer, name, kind: train("kind").value, training: data.training };
+  request("prepare", body, (answer) => {
     if (answer.error) return endReading(own.trainer);
     if (!answer.facts) return own.facts && then();
-    planned = Object.assign(own, answer);
+    Object.assign(own, answer);
     if (next) [source, train("text").value] = [next, new TextDecoder(own.facts.encoding).decode(bytes)];
-    const { layers, width, seconds } = own.plan;
     train("size").max = own.shapes.length - 1;
-    const values = { size: own.shapes.findIndex((shape) => shape.layers === layers && shape.width === width), seconds };
-    for (const [name, value] of Object.entries(values)) if (!train(name).dataset.isChosen) train(name).value = value;
+    const plan = { size: own.planned, seconds: own.seconds };
+    for (const [name, value] of Object.entries(plan)) if (!train(name).dataset.isChosen) train(name).value = value;
     showTraining();
-  });
+  }, own.trainer);
   showTraining();
 }
 function endReading(trainer) {
   if (trainer === draft?.trainer) {
     trainer?.terminate();
-    draft = planned = null;
+    draft = null;
   }
   showTraining();
 }
 async function readFile(file) {
   try {
-    if (file.size > MAX_FILE_BYTES) showProblem(say(...shownError(["textTooLarge", { size: file.size, maximum: MAX_FILE_BYTES }])));
+    if (file.size > MAX_FILE_BYTES) showProblem(say("textTooLarge", { size: file.size, maximum: MAX_FILE_BYTES }));
     else prepare({ bytes: new Uint8Array(await file.arrayBuffer()), name: file.name });
   } catch { showProblem(say("textUnreadable")); } // a folder, or a file that is gone
 }
@@ -81,40 +75,38 @@ async function readFile(file) {
 // ---- training
 
 function start() {
-  if (!draft?.facts) return prepare(source, start); // again, or at once after a keystroke
-  run?.workers.forEach((worker) => worker.terminate());
-  const { trainer, facts: { name }, shapes } = draft, count = Math.min(MAX_WORKERS, navigator.hardwareConcurrency || 1) - 1;
-  const own = run = { trainer, workers: [trainer], name, phase: "isTraining", progress: null, model: null, opened: null, probe: { prompt: "", points: [] } };
-  const ports = Array.from({ length: count }, () => {
-    const { port1, port2: port } = new MessageChannel(), helper = newTrainer();
-    own.workers.push(helper);
-    askTrainer(helper, "assist", { port }, () => {}, [port]);
-    return port1;
-  });
-  [draft, isSaved] = [null, false];
+  if (!draft?.trainer || !draft.facts) return prepare(source, start); // again, or at once after a keystroke
+  run?.trainer.terminate();
+  const { trainer, facts: { name }, shapes } = draft, probe = { prompt: "", points: [] };
+  const own = run = { trainer, name, phase: "isTraining", progress: null, model: null, opened: null, probe };
+  draft.trainer = null;
+  isSaved = false;
   showProblem("");
-  const settings = { shape: shapes[train("size").value], seconds: Number(train("seconds").value), rate: rateFactor(), ports };
-  askTrainer(trainer, "train", settings, ({ progress, model, done, error }) => {
+  const settings = {
+    shape: shapes[train("size").value], seconds: Number(train("seconds").value), rate: rateFactor(),
+    helpers: Math.min(MAX_WORKERS, navigator.hardwareConcurrency || 1) - 1, program: byId("worker").textContent,
+  };
+  request("train", settings, ({ progress, model, done, error }) => {
     if (own !== run) return;
     Object.assign(own, progress && { progress }, model && { model });
     if (model) isSaved = false; // also after a model of this run was saved
     if (done) return endTraining(error ? "isBroken" : "isDone");
     showTraining();
     if (model) openNewest();
-  }, ports);
+  }, trainer);
   showTraining();
   train("pause").focus();
 }
 function endTraining(phase) {
   run.phase = phase;
-  for (const worker of run.workers) if (worker !== run.trainer || phase === "isBroken") worker.terminate(); // the trainer saves its model
+  if (phase === "isBroken") run.trainer.terminate(); // otherwise it saves its model
   showTraining();
   openNewest();
 }
 function pauseOrGoOn() {
   const isPaused = run.phase === "isPaused";
   run.phase = isPaused ? "isTraining" : "isPaused";
-  askTrainer(run.trainer, isPaused ? "resume" : "pause", {});
+  request(isPaused ? "resume" : "pause", {}, () => {}, run.trainer);
   showTraining();
 }
 
@@ -170,7 +162,7 @@ async function predict() {
     if (!choices) return;
     listed = choices.map(({ text: word, probability }) => [word, probability]);
     const rows = choices.map(({ text: word, continues, probability }) => [choiceSpan(word, continues), percent(probability), Math.min(1, probability), ""]);
-    showBars(train("bars"), [...rows, [element("span", {}, say("rest")), percent(rest), rest, "rest"]]);
+    showBars(train("bars"), [...rows, ...restRow(rest)]);
   });
   if (listed.length && progress) addProbePoint(probe, text, [progress.step, progress.validation, listed]);
   if (isHere()) {
@@ -193,8 +185,8 @@ const modelSize = ({ layers, width }) => say(layers === 1 ? "modelSizeOne" : "mo
 function showTraining() {
   const put = (name, text) => { if (train(name).textContent !== text) train(name).textContent = text; }; // else it is read aloud again
   const phase = run?.phase, isTraining = phase === "isTraining", rate = Number(rateFactor().toPrecision(2));
-  put("plan", draft && !draft.facts ? say("reading") : planned ? planText(planned) : "");
-  put("size-value", planned ? modelSize(planned.shapes[train("size").value]) : "");
+  put("plan", draft ? (draft.facts ? planText(draft) : say("reading")) : "");
+  put("size-value", draft?.facts ? modelSize(draft.shapes[train("size").value]) : "");
   put("seconds-value", say("secondsValue", { seconds: train("seconds").value }));
   put("rate-value", say(rate === 1 ? "planned" : "rateValue", { rate }));
   put("start", say(run ? "startAgain" : "start"));
@@ -202,7 +194,8 @@ function showTraining() {
   setDisabled("train-start", isTraining || !train("text").value, "train-pause");
   setDisabled("train-pause", !isTraining && phase !== "isPaused", "train-start");
   setDisabled("save-page", !run?.model);
-  setDisabled("save-model", !run?.model || phase === "isBroken");
+  setDisabled("save-model", !run?.model || phase === "isBroken" || run.isSaving);
+  byId("save-model").textContent = say(run?.isSaving ? "saving" : "saveModel");
   train("background").hidden ||= !isTraining;
   train("live").hidden = !run;
   if (!run) return;
@@ -211,13 +204,13 @@ function showTraining() {
   train("progress").value = run.progress?.share ?? 0;
 }
 function progressText({ step, share, tokensPerSecond, training, validation }) {
-  const values = numbersAsText({ step, speed: Math.round(tokensPerSecond) });
-  const figures = say("trainFigures", { ...values, share: `${Math.floor(100 * share)}%`, training: training.toFixed(3) });
+  const values = { step, speed: Math.round(tokensPerSecond), share: `${Math.floor(100 * share)}%` };
+  const figures = say("trainFigures", { ...values, training: training.toFixed(3) });
   return validation === null ? figures : say("figuresValidation", { figures, validation: validation.toFixed(3) });
 }
-function planText({ facts, plan }) {
-  const reason = say(...shownError(plan.reason));
-  return `${say("textFacts", numbersAsText(facts))} ${say("planText", { model: modelSize(plan), seconds: plan.seconds, reason })}`;
+function planText({ facts, shapes, planned, seconds }) {
+  const reason = say("planReason", { size: facts.bytes }), model = modelSize(shapes[planned]);
+  return `${say("textFacts", facts)} ${say("planText", { model, seconds, reason })}`;
 }
 function showTrainTexts() {
   train("examples").replaceChildren(...Object.entries(EXAMPLE_PROMPTS).map(([name, prompt]) => clickable(() => {
@@ -250,7 +243,14 @@ function savePage() {
   saveFile(["<!DOCTYPE html>\n", page.outerHTML, "\n"], "text/html", `${title}.html`);
 }
 function saveModel() {
-  askTrainer(run.trainer, "save", { probe: probeOf(run) }, ({ file }) => file && saveFile([file], "application/octet-stream", "model.safetensors"));
+  const own = run;
+  own.isSaving = true; // the held-out text is measured first
+  request("save", { probe: probeOf(own) }, ({ file }) => {
+    own.isSaving = false;
+    if (file) saveFile([file], "application/octet-stream", "model.safetensors");
+    showTraining();
+  }, own.trainer);
+  showTraining();
 }
 
 // ---- events
@@ -289,6 +289,8 @@ if (!data.record) { // the other tabs wait for a model
 }
 showTrainTexts();
 const textName = `llm.train.${location.pathname}`; // the text survives a reload
-window.addEventListener("pagehide", () => store(textName, { text: train("text").value }));
-train("text").value = remembered(textName).text ?? "";
-if (train("text").value) prepare();
+window.addEventListener("pagehide", () => store(textName, { text: train("text").value, name: source?.name }));
+const { text: kept = "", name: keptName } = remembered(textName) ?? {};
+train("text").value = kept;
+source = keptName ? { bytes: toUtf8(kept), name: keptName } : null;
+if (kept) prepare();

@@ -1,8 +1,9 @@
 // Training in this worker, and in others that compute the gradients of some windows of each batch. Requests, beside those of worker.js:
-//   prepare {bytes, name, kind, training} -> {facts, shapes, plan}: a text, and the model that suits it; `training` is in the data of the page
-//   train {shape, seconds, rate, ports} -> {progress}, {model}, ...: the last text; `ports` lead to other workers
+//   prepare {bytes, name, kind, training} -> {facts, shapes, planned, seconds}: a text, the models that it may train, and the plan;
+//     `training` is in the data of the page
+//   train {shape, seconds, rate, helpers, program} -> {progress, model}, ...: the last text, with so many other workers
 //   pause, resume; save {probe} -> {file}: model.safetensors
-//   assist {port}: be one of those other workers
+//   assist {config, tokens, window, weights, batch, total} -> {gradients, loss}: what such another worker computes
 const SHAPES = [[1, 32], [1, 48], [1, 64], [2, 64], [2, 96], [2, 128]]; // layers x hidden size
 const SHAPE_BYTES = [10_000, 40_000, 80_000, 200_000, 500_000]; // a longer text gets the next shape
 const SECONDS = [10, 60], SECONDS_STEP = 10; // minimum and maximum of the plan, and the step of its slider
@@ -12,6 +13,7 @@ const PAUSE_MILLISECONDS = 50; // between two looks whether training goes on
 const MAX_POINTS = 300; // of the curve
 
 let corpus = null, training = null; // the last text; the last run
+let assisted = null; // the network of a worker that helps
 let templates = null; // `training` in the data of the page
 
 function configOf({ layers, width, heads, context }, vocabulary, { rope_theta, rms_norm_eps }) {
@@ -36,8 +38,9 @@ function computeGradients(network, { inputs, targets, T, dropout }, total) {
 
 class Run {
   // Of `shape`, for `seconds` of computing (or a number of `steps`), with learning rates that are `rate` times those of the recipe.
-  constructor(corpus, shape, { seconds, steps = null, rate = 1, ports = [], seed = 1 }, recipe) {
-    Object.assign(this, { corpus, shape, limit: seconds, steps, rate, step: 0, seconds: 0, validation: null, tokensPerSecond: 0 });
+  constructor(corpus, shape, { seconds, steps = null, rate = 1, helpers = [], seed = 1 }, recipe) {
+    Object.assign(this, { corpus, shape, limit: seconds, steps, rate, helpers, recipe });
+    Object.assign(this, { step: 0, seconds: 0, validation: null, tokensPerSecond: 0 });
     const random = randomNumbers(seed);
     this.batchBlocks = Math.max(1, Math.round(recipe.batch_tokens / shape.context));
     this.network = new Network(configOf(shape, corpus.data.tokens.length, recipe), this.batchBlocks * shape.context, shape.context, random);
@@ -45,11 +48,8 @@ class Run {
     this.network.changed();
     this.optimizer = new Optimizer(this.network, recipe);
     this.batches = new Batches(corpus, shape.context, random);
-    this.recipe = recipe;
     this.curve = { steps: [], training: [], validation_steps: [], validation: [] };
     this.losses = []; // since the last point of the curve, in bits per byte
-    this.ports = ports;
-    for (const port of ports) port.postMessage({ config: this.network.config, tokens: this.batchBlocks * shape.context, window: shape.context });
   }
 
   get share() { return Math.min(1, this.steps === null ? this.seconds / this.limit : this.step / this.steps); }
@@ -57,28 +57,32 @@ class Run {
   // The rates of dropout and BPE-dropout for as many epochs as the run will have at its present speed.
   regularization() {
     const { share, recipe, corpus: { tokens } } = this, epochs = (this.step * recipe.batch_tokens) / tokens.length / (share || 1);
-    const rateOf = (table) => table.find(([most]) => most === null || epochs <= most)[1];
+    const rateOf = (table) => table.find(([most]) => epochs <= most)[1];
     return { dropout: rateOf(recipe.dropout), split: share < recipe.bpe_dropout_until ? rateOf(recipe.bpe_dropout) : 0 };
   }
 
   // A step of the optimizer; each worker computes its part of the windows.
   async next() {
-    const began = performance.now(), { network, share, ports, recipe, shape: { context } } = this, blocks = this.batchBlocks, workers = ports.length + 1;
+    const began = performance.now(), { network, share, helpers, recipe, shape: { context } } = this;
+    const blocks = this.batchBlocks, workers = helpers.length + 1;
     const factor = recipe.length_warmup.find(([end]) => share < end)?.[1] ?? 1, T = context % factor ? context : context / factor;
     const { dropout, split } = this.regularization(), { inputs, targets } = this.batches.next(blocks, T, split), total = inputs.length;
     const part = (worker) => {
       const [first, last] = [worker, worker + 1].map((n) => Math.floor((n * blocks) / workers) * context);
       return { inputs: inputs.slice(first, last), targets: targets.slice(first, last), T, dropout };
     };
-    const answers = ports.map((port, i) => new Promise((resolve) => {
-      port.onmessage = ({ data }) => resolve(data);
-      port.postMessage({ weights: network.arrays.weights.slice(), batch: part(i + 1), total });
+    const request = {
+      type: "assist", config: network.config, tokens: blocks * context, window: context, total,
+      weights: network.arrays.weights.slice(),
+    };
+    const answers = helpers.map((helper, i) => new Promise((resolve, reject) => {
+      helper.onmessage = ({ data }) => (data.error ? reject(new Error(data.error[1].error)) : resolve(data));
+      helper.postMessage({ ...request, batch: part(i + 1) });
     }));
     let loss = computeGradients(network, part(0), total);
-    for (const answer of answers) {
-      const { gradients, loss: added } = await answer, own = network.arrays.gradients;
+    for (const { gradients, loss: added } of await Promise.all(answers)) {
       loss += added;
-      for (let i = 0; i < own.length; i++) own[i] += gradients[i];
+      add(network.arrays.gradients, gradients);
     }
     this.optimizer.update(share, this.rate);
     this.step++;
@@ -126,63 +130,56 @@ class Run {
   }
 }
 
-// The shape for a text of this size, and why.
-function planOf({ size, tokens }, { context }) {
-  const largest = SHAPE_BYTES.findIndex((bytes) => size <= bytes), [layers, width] = SHAPES[largest < 0 ? SHAPES.length - 1 : largest];
-  return { ...shapeOf([layers, width], tokens.length, context), reason: ["planReason", { layers, width, size }] };
-}
-const shapeOf = ([layers, width], tokens, longest) => ({ layers, width, heads: width / (width % 32 ? 16 : 32), context: Math.min(longest, 2 ** Math.floor(Math.log2(tokens / 2))) });
-
 Object.assign(jobs, {
   async *prepare({ bytes, name, kind, training: all }) {
     templates = all;
     corpus = new Corpus(new Uint8Array(bytes), name, kind, templates);
-    corpus.bytesPerToken = (corpus.size - corpus.heldOutBytes) / corpus.tokens.length;
-    const { recipe } = templates, plan = planOf(corpus, recipe), trial = new Run(corpus, plan, { steps: 4 }, recipe);
+    const { recipe } = templates, { bytes: size, tokens } = corpus.facts;
+    const context = Math.min(recipe.short_context, 2 ** Math.floor(Math.log2(tokens / 2)));
+    const shapes = SHAPES.map(([layers, width]) => ({ layers, width, heads: width / (width % 32 ? 16 : 32), context }));
+    const planned = SHAPE_BYTES.filter((bytes) => size > bytes).length;
+    const trial = new Run(corpus, shapes[planned], { steps: 4 }, recipe);
     while (trial.share < 1) await trial.next(); // the first steps are slow
-    const seconds = (recipe.max_epochs * corpus.tokens.length) / trial.tokensPerSecond;
-    yield {
-      facts: { name, bytes: corpus.size, characters: corpus.characters, sha256: corpus.sha256, encoding: corpus.encoding, tokens: corpus.tokens.length,
-        vocabulary: corpus.data.tokens.length, heldOutBytes: corpus.heldOutBytes },
-      shapes: SHAPES.map((shape) => shapeOf(shape, corpus.tokens.length, recipe.context)),
-      plan: { ...plan, rate: 1, seconds: SECONDS_STEP * Math.round(Math.min(SECONDS[1], Math.max(SECONDS[0], seconds)) / SECONDS_STEP) },
-    };
+    const [least, most] = SECONDS, seconds = (recipe.max_epochs * tokens) / trial.tokensPerSecond;
+    const rounded = SECONDS_STEP * Math.round(Math.min(most, Math.max(least, seconds)) / SECONDS_STEP);
+    yield { facts: corpus.facts, shapes, planned, seconds: rounded };
   },
 
-  async *train({ shape, ...settings }, check) {
-    training = new Run(corpus, shape ?? planOf(corpus, templates.recipe), settings, templates.recipe);
+  async *train({ shape, helpers: count, program, ...settings }, check) {
+    const helpers = Array.from({ length: count }, () => newWorker(program));
+    training = new Run(corpus, shape, { ...settings, helpers }, templates.recipe);
     let shown = -Infinity, sent = -Infinity;
     while (training.share < 1) {
       await check();
-      if (training.isPaused && training.step) {
-        training.measure();
-        yield { progress: progressOf(training) };
-        yield { model: pageData(training) };
-      }
-      while (training.isPaused && training.step) {
+      for (let isFirst = true; training.isPaused && training.step; isFirst = false) {
+        if (isFirst) yield measured();
         await new Promise((resolve) => { setTimeout(resolve, PAUSE_MILLISECONDS); });
         await check();
       }
       await training.next();
       const isDue = training.seconds - sent >= MODEL_SECONDS || training.step === 1;
-      if (isDue || training.seconds - shown >= PROGRESS_SECONDS) {
-        if (isDue) training.evaluate(INTERIM_TOKENS);
+      if (isDue) {
+        training.evaluate(INTERIM_TOKENS);
+        sent = shown = training.seconds;
+        yield { progress: progressOf(training), model: pageData(training) };
+      } else if (training.seconds - shown >= PROGRESS_SECONDS) {
         shown = training.seconds;
         yield { progress: progressOf(training) };
       }
-      if (isDue) {
-        sent = training.seconds;
-        yield { model: pageData(training) };
-      }
     }
-    training.measure();
-    yield { progress: progressOf(training) };
-    yield { model: pageData(training) };
+    for (const helper of helpers) helper.terminate();
+    yield measured();
   },
 });
+// A worker may open the program that it is given, but in a page from a file not the one that the page made for itself.
+const newWorker = (program) => new Worker(URL.createObjectURL(new Blob([program], { type: "text/javascript" })));
 const progressOf = ({ step, seconds, share, tokensPerSecond, curve, losses, validation }) => ({
   step, seconds, share, tokensPerSecond, training: losses.at(-1) ?? curve.training.at(-1), validation,
 });
+function measured() {
+  training.measure();
+  return { progress: progressOf(training), model: pageData(training) };
+}
 
 Object.assign(atOnce, {
   pause() { training.isPaused = true; },
@@ -191,17 +188,11 @@ Object.assign(atOnce, {
     training.measure();
     return { file: modelFile(training, templates, probe) };
   },
-  assist({ port }) {
-    let network;
-    port.onmessage = ({ data: { config, tokens, window, weights, batch, total } }) => {
-      if (config) {
-        network = new Network(config, tokens, window);
-        return;
-      }
-      network.arrays.weights.set(weights);
-      network.changed();
-      const loss = computeGradients(network, batch, total), gradients = network.arrays.gradients.slice();
-      port.postMessage({ gradients, loss }, [gradients.buffer]);
-    };
+  assist({ config, tokens, window, weights, batch, total }) {
+    assisted ??= new Network(config, tokens, window);
+    assisted.arrays.weights.set(weights);
+    assisted.changed();
+    const loss = computeGradients(assisted, batch, total);
+    return { gradients: assisted.arrays.gradients.slice(), loss };
   },
 });
