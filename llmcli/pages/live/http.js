@@ -189,8 +189,8 @@ const atOnce = {
       rows.set(position, (second ?? first).attention.weights);
     }
     const isOff = (layer) => body.without.includes(`${layer + 1}`);
-    const seen = rows.get(position).map((heads, i) => (isOff(i) ? [] : heads.map((row) => row.slice(0, position + 1))));
-    return attentionOf(seen, layer, head);
+    const layers = rows.get(position).map((heads, i) => (isOff(i) ? [] : heads));
+    return attentionOf(layers.map((heads) => heads.map((row) => row.slice(0, position + 1))), layer, head);
   },
 
   // What the tokens of the text are colored by: {marks: [{share, hue}], legend: a text of the page}.

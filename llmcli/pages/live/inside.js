@@ -43,7 +43,8 @@ class Recording {
 
   // The weights of a token, [L][H]. Positions count from the first token whose attention is kept.
   attention(position) {
-    return (this.weights[this.first + position] ?? []).map((heads) => heads.map((weights) => weights.subarray(this.first)));
+    const layers = this.weights[this.first + position] ?? [];
+    return layers.map((heads) => heads.map((weights) => weights.subarray(this.first)));
   }
 
   // The logit lens: the most likely next tokens if no layer followed, after 0, 1, ... L layers; only those that `fits` accepts.

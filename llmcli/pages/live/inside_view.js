@@ -233,9 +233,10 @@ function showHeads(strongest) {
     node.style.setProperty("--share", weight);
     return node;
   };
-  const rows = strongest.map((row, layer) => [layer + 1, ...row.map((found, head) => button(layer, head, found))]);
+  const rows = strongest.map((row, layer) => [layer + 1, ...row.map((one, head) => button(layer, head, one))]);
   const caption = say("headsCaption", { token: readable(inside.labels[selected.token]) });
-  byId("heads").replaceChildren(table(caption, [say("layer"), ...Array.from({ length: H }, (_, head) => `${say("head")} ${head + 1}`)], rows));
+  const headings = [say("layer"), ...Array.from({ length: H }, (_, head) => `${say("head")} ${head + 1}`)];
+  byId("heads").replaceChildren(table(caption, headings, rows));
   if (focused) byId("heads").querySelector(`[data-head="${focused}"]`)?.focus({ preventScroll: true });
 }
 new ResizeObserver(() => byId("inside").hidden || !inside.weights.length || showAttention()).observe(byId("token-area"));

@@ -7,7 +7,7 @@ class NgramCache {
   constructor(orders) {
     this.orders = orders;
     this.ids = [];
-    this.contexts = new Map(); // tokens, joined by commas -> the positions of the tokens that followed and count
+    this.contexts = new Map(); // tokens, joined by commas -> positions of the tokens that followed and count
     this.counted = 0; // tokens before the first that does not count
     this.limit = Infinity; // number of tokens that may count; see `countFirst`
   }
@@ -61,7 +61,8 @@ class NgramCache {
       if (!positions) break;
       const total = positions.length, gap = this.ids.length - positions.at(-1);
       const counts = countsOf(positions.map((position) => this.ids[position]));
-      const z = bias + ofTotal * Math.log(total) + ofDistinct * Math.log(counts.size / total) + ofGap * Math.log(gap);
+      const share = counts.size / total;
+      const z = bias + ofTotal * Math.log(total) + ofDistinct * Math.log(share) + ofGap * Math.log(gap);
       const gate = Math.min(MAX_GATE, 1 / (1 + Math.exp(-Math.max(z, -MAX_GATE_LOGIT))));
       left *= 1 - gate;
       for (const [token, count] of counts) added.set(token, (added.get(token) ?? 0) + (gate / (left * total)) * count);

@@ -249,7 +249,7 @@ function showRecord() {
   showPairs("plan", plan);
   byId("plan-section").hidden = !plan.length;
   showSamples(samples, prompt);
-  showLosses(curve && { ...curve, summary: recordValue("curve", curve.summary) });
+  showLosses(curve);
   showProbe(predictions, curve);
 }
 

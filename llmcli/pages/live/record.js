@@ -10,10 +10,12 @@ const showVerdict = (sentences) => byId("verdict").replaceChildren(...sentences.
 function showLosses(curve) {
   byId("curve-section").hidden = !curve;
   if (!curve) return;
+  const summary = recordValue("curve", curve.summary);
   const key = (name) => element("span", {}, element("i", { class: name }), ` ${say(name)}`);
   const width = Math.max(320, Math.min(900, byId("curve").clientWidth || 900));
   const legend = element("p", { class: "legend" }, key("training"), ...(curve.validation.length ? [key("validation")] : []));
-  byId("curve").replaceChildren(legend, curveChart(curve, width, (step) => say("atStep", { step })), element("p", {}, curve.summary));
+  const chart = curveChart({ ...curve, summary }, width, (step) => say("atStep", { step }));
+  byId("curve").replaceChildren(legend, chart, element("p", {}, summary));
 }
 
 function showSamples(samples, prompt) {
@@ -27,7 +29,9 @@ function showSamples(samples, prompt) {
 const ONCE_LIKELY = 3; // a word that was ever among so many likeliest ones has a row
 const choiceSpan = (name, continues) => (name === "<end>" ? element("span", {}, say("end")) : tokenSpan((continues ? "…" : "") + name));
 // The bar of all other choices together.
-const restRow = (rest) => (rest < 0.0005 ? [] : [[element("span", {}, say("rest")), percent(rest), Math.min(1, rest), "rest"]]);
+function restRow(rest) {
+  return rest < 0.0005 ? [] : [[element("span", {}, say("rest")), percent(rest), Math.min(1, rest), "rest"]];
+}
 let probe = null; // its prompt and points: [step, validation loss or null, [[word, probability], ...]]
 let probeCurve = null;
 

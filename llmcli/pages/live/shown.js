@@ -1,4 +1,5 @@
-// What both run programs, in the page and on a server, have in common: how they answer requests, and how much of a prediction they show.
+// What both run programs, in the page and on a server, have in common: how they answer requests, and how much of a
+// prediction they show.
 
 // An error that the page shows in its language: the name of one of its texts, and the values in it.
 class Problem extends Error {
@@ -7,17 +8,20 @@ class Problem extends Error {
     this.values = values;
   }
 }
-const textOf = (error) => (error instanceof Problem ? [error.message, error.values] : ["failed", { error: error.message }]);
+const textOf = ({ message, values }) => (values ? [message, values] : ["failed", { error: message }]);
 
-// Answers requests {id, type, ...} with messages {id, ...} to `send`, the last of which is `done`. A new request for one of `jobs`, or
-// "stop", aborts the one before; those for `atOnce` are answered in between.
-function answering(jobs, atOnce, send) {
+// Answers requests {id, type, ...} with messages {id, ...} to `send`, the last of which is `done`. A new request for one
+// of `jobs`, or "stop", aborts the one before, which got a signal, or what `contextOf` makes of it; requests for `atOnce`
+// are answered in between.
+function answering(jobs, atOnce, send, contextOf = (signal) => signal) {
   let controller = new AbortController(), queue = Promise.resolve();
   async function answer({ id, type, ...request }, signal) {
     try {
       if (atOnce[type]) return send({ id, done: true, ...await atOnce[type](request) });
       signal.throwIfAborted();
-      for await (const found of jobs[type](request, signal)) if (!signal.aborted) send({ id, ...found });
+      for await (const found of jobs[type](request, contextOf(signal))) {
+        if (!signal.aborted) send({ id, ...found });
+      }
       send({ id, done: true });
     } catch (error) {
       send({ id, done: true, ...(error.name === "AbortError" ? {} : { error: textOf(error) }) });
@@ -68,11 +72,13 @@ function colorWindows(length, context, parameters) {
 }
 const colorLegend = (length, [first]) => (first?.from > 1 ? ["longProbabilityLegend", { count: length - first.from }] : ["probabilityLegend"]);
 
-// What a token attends to, from the weights of all its heads [L][H], with none for layers that are switched off: those of one head,
-// or the mean of all heads of a layer, or of all layers; and the token that each head attends to most, with the weight.
+// What a token attends to, from the weights of all its heads [L][H], with none for layers that are switched off: those
+// of one head, or the mean of all heads of a layer, or of all layers; and the token that each head attends to most, with
+// the weight.
 function attentionOf(layers, layer, head) {
-  const heads = layer === null ? layers.flat() : layers[layer] ?? [], rows = head === null ? heads : heads.slice(head, head + 1);
-  const weights = [...(rows[0] ?? []).keys()].map((i) => rows.reduce((sum, row) => sum + row[i], 0) / rows.length);
+  const heads = layer === null ? layers.flat() : layers[layer] ?? [];
+  const rows = head === null ? heads : heads.slice(head, head + 1);
+  const weights = Array.from(rows[0] ?? [], (_, i) => rows.reduce((sum, row) => sum + row[i], 0) / rows.length);
   const strongest = layers.map((heads) => heads.map((weights) => {
     const largest = Math.max(...weights);
     return [weights.indexOf(largest), largest];

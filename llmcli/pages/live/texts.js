@@ -1,7 +1,9 @@
-// The texts of the page are in texts/*.json, by language; {name} is replaced by a value, and numbers get commas.
+// The texts of the page are in texts/, a file for each language; {name} is replaced by a value.
 let language = remembered("llm.language") ?? (navigator.language?.startsWith("ja") ? "ja" : "en");
-const shownValue = (value) => (typeof value === "number" ? value.toLocaleString("en") : value);
-const say = (name, values = {}) => TEXTS[language][name].replace(/\{(\w+)\}/g, (_, key) => shownValue(values[key]));
+function say(name, values = {}) {
+  const shownValue = (value) => (typeof value === "number" ? value.toLocaleString("en") : value);
+  return TEXTS[language][name].replace(/\{(\w+)\}/g, (_, key) => shownValue(values[key]));
+}
 
 // Shows what the markup of the page says in the current language.
 function translatePage() {
@@ -20,10 +22,10 @@ function onLanguage(show) {
   });
 }
 
-// ---- the record of a model file, which is English: rules translate its names and units; what a group matches is data, and stays
+// ---- the record of a model file, which is English: rules translate its names and units; what a group matches stays
 
 const AS_IT_IS = ["types", "settings", "versions", "optimizer"]; // names of settings, data types and programs
-const MAX_TRANSLATED = 2000; // characters of a value: the expressions take quadratic time, and longer values are names
+const MAX_TRANSLATED = 2000; // characters: the expressions take quadratic time, and longer values are names
 
 function translated(text, rules) {
   return rules.reduce((all, [english, own]) => all.replace(new RegExp(english, "g"), own), text);

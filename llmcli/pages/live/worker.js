@@ -182,6 +182,5 @@ const atOnce = {
   },
 };
 
-const withChecks = Object.keys(jobs).map((type) => [type, (request, signal) => jobs[type](request, checkOf(signal))]);
-const answerRequest = answering(Object.fromEntries(withChecks), atOnce, (answer) => postMessage(answer));
+const answerRequest = answering(jobs, atOnce, (answer) => postMessage(answer), checkOf);
 onmessage = ({ data }) => answerRequest(data);

@@ -47,10 +47,11 @@ function table(caption, headings, rows) {
     element("tbody", {}, ...rows.map((row) => row instanceof Node ? row : element("tr", {}, ...cells(row)))));
 }
 
-// A list of bars; rows are [name, figure, share of the full width, class of the bar], and then the same of a second bar, if there is one.
-// The focus stays on the button in the same place.
+// A list of bars; rows are [name, figure, share of the full width, class of the bar], and then the same of a second bar,
+// if there is one. The focus stays on the button in the same place.
 function showBars(list, rows) {
-  const buttons = () => [...list.querySelectorAll("button")], focused = buttons().indexOf(document.activeElement);
+  const buttons = () => [...list.querySelectorAll("button")];
+  const focused = buttons().indexOf(document.activeElement);
   const bar = (figure, share, kind) => {
     const node = element("div", { class: `bar ${kind}` });
     node.style.width = 100 * share + "%";

@@ -37,7 +37,8 @@ const trainingWords = (text, tokenizer) => tokenizer.words(text).flatMap((word) 
 // Byte-pair encoding (Sennrich et al. 2016): merges the most frequent pair, of several the one of the lowest tokens, until there
 // are MAX_VOCABULARY tokens. `data` is a tokenizer of single bytes; it gets the merges.
 function trainMerges(data, text) {
-  const base = new Tokenizer(data), words = [...countsOf(trainingWords(text, base))].map(([word, count]) => ({ ids: base.symbols(word), count }));
+  const base = new Tokenizer(data), counted = [...countsOf(trainingWords(text, base))];
+  const words = counted.map(([word, count]) => ({ ids: base.symbols(word), count }));
   const pairs = new Map(); // left * MAX_VOCABULARY + right -> {count, words}
   const count = (word, left, right, sign) => {
     if (left === undefined || right === undefined) return;

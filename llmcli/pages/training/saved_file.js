@@ -33,8 +33,9 @@ function pageData({ network, corpus, curve, step, seconds, validation, shape }) 
   const prompt = corpus.start.split(/\s/).slice(0, 3).join(" ").slice(0, 40), bits = validation?.toFixed(3);
   const count = (amount, name) => `${amount.toLocaleString("en")} ${name}${amount === 1 ? "" : "s"}`;
   const rows = [ // as record_rows of model_facts.py has them
-    ["form", "a model trained in a browser"], ["corpus", `${facts.name}, ${count(facts.bytes, "byte")}`], ["sha256 of the corpus", facts.sha256],
-    ["tokenizer", `${corpus.data.kind}, ${count(facts.vocabulary, "token")}`], ["model size", count(weights.length, "parameter")],
+    ["form", "a model trained in a browser"], ["corpus", `${facts.name}, ${count(facts.bytes, "byte")}`],
+    ["sha256 of the corpus", facts.sha256], ["tokenizer", `${corpus.data.kind}, ${count(facts.vocabulary, "token")}`],
+    ["model size", count(weights.length, "parameter")],
     ["architecture", `${count(shape.layers, "layer")}, hidden size ${shape.width}, ${count(shape.heads, "head")}`],
     ["steps", step.toLocaleString("en")], ["time", `${seconds.toFixed(0)}s`], ...(bits ? [["held-out", `${bits} bits per byte`]] : []),
   ];
@@ -50,7 +51,8 @@ function pageData({ network, corpus, curve, step, seconds, validation, shape }) 
 // The bytes of model.safetensors: a header in JSON, and the weights. The hash in it is of the file with zeros in its place.
 function modelFile({ network, corpus, curve, step, seconds, share, validation, tokensPerSecond, shape, recipe }, { config_json, tokenizer_config_json, version }, probe) {
   const { config } = network, bitsToNats = corpus.bytesPerToken * Math.LN2;
-  const { name, bytes, sha256: hashOfText, encoding, tokens, heldOutBytes } = corpus.facts, trainBytes = bytes - heldOutBytes;
+  const { name, bytes, sha256: hashOfText, encoding, tokens, heldOutBytes } = corpus.facts;
+  const trainBytes = bytes - heldOutBytes;
   const heldOut = { bytes: heldOutBytes, tokens: corpus.heldOutTokens.length - 1 };
   const record = {
     corpus: [{ name, bytes, sha256: hashOfText, held_out: heldOutBytes, ...(encoding === "utf-8" ? {} : { encoding }) }],

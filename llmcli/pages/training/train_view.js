@@ -1,5 +1,5 @@
-// The tab Train: a text becomes a model, in a trainer: a worker with the program of `program`. What it is asked, and answers, is in
-// trainer.js. Each text has a trainer of its own.
+// The tab Train: a text becomes a model, in a trainer: a worker with the program of `program`. What it is asked,
+// and answers, is in trainer.js. Each text has a trainer of its own.
 const MAX_WORKERS = 8, MAX_FILE_BYTES = 1_000_000, TYPING_PAUSE = 400; // milliseconds without a keystroke, after which a text is read
 const SAMPLE_TOKENS = 80, SAMPLE_SETTINGS = { temperature: 0.8, topP: 1, minP: 0.05 }, PREDICTION_SETTINGS = { temperature: 1, topP: 1, minP: 0 };
 const EXAMPLE_PROMPTS = { // for the texts in examples/
@@ -8,8 +8,8 @@ const EXAMPLE_PROMPTS = { // for the texts in examples/
 const toUtf8 = (text) => new TextEncoder().encode(text);
 const MAX_PROBE_POINTS = 24; // of more, every second one is kept
 let source = null; // of the text: {bytes, name} of a file or an example; null if it was typed
-let draft = null; // what the next training starts with: {trainer, facts, shapes, ...}; without facts while the text is read
-let run = null; // {trainer, name, phase, progress, model, opened, probe}; `opened` is the model that the other tabs show
+let draft = null; // for the next training: {trainer, facts, shapes, ...}; without facts while the text is read
+let run = null; // {trainer, name, phase, progress, model, opened, probe}; the other tabs show the model `opened`
 let typing = 0; // timer
 let isSaved = true, isPredicting = false;
 const train = (name) => byId(`train-${name}`);
@@ -28,7 +28,7 @@ function newTrainer() {
   return worker;
 }
 function shownError([name, values = {}]) {
-  const isMemory = /memory|allocat|array (buffer|length)/i.test(values.error ?? ""); // of Chromium, Firefox and Safari
+  const isMemory = /memory|allocat|array (buffer|length)/i.test(values.error ?? ""); // as browsers say it
   return isMemory ? ["outOfMemory"] : [name, values];
 }
 
@@ -53,7 +53,9 @@ function prepare(next = source, then = () => {}) {
     if (next) [source, train("text").value] = [next, new TextDecoder(own.facts.encoding).decode(bytes)];
     train("size").max = own.shapes.length - 1;
     const plan = { size: own.planned, seconds: own.seconds };
-    for (const [name, value] of Object.entries(plan)) if (!train(name).dataset.isChosen) train(name).value = value;
+    for (const [name, value] of Object.entries(plan)) {
+      if (!train(name).dataset.isChosen) train(name).value = value;
+    }
     showTraining();
   }, own.trainer);
   showTraining();
@@ -67,7 +69,8 @@ function endReading(trainer) {
 }
 async function readFile(file) {
   try {
-    if (file.size > MAX_FILE_BYTES) showProblem(say("textTooLarge", { size: file.size, maximum: MAX_FILE_BYTES }));
+    const { size } = file;
+    if (size > MAX_FILE_BYTES) showProblem(say("textTooLarge", { size, maximum: MAX_FILE_BYTES }));
     else prepare({ bytes: new Uint8Array(await file.arrayBuffer()), name: file.name });
   } catch { showProblem(say("textUnreadable")); } // a folder, or a file that is gone
 }
@@ -84,7 +87,8 @@ function start() {
   showProblem("");
   const settings = {
     shape: shapes[train("size").value], seconds: Number(train("seconds").value), rate: rateFactor(),
-    helpers: Math.min(MAX_WORKERS, navigator.hardwareConcurrency || 1) - 1, program: byId("worker").textContent,
+    helpers: Math.min(MAX_WORKERS, navigator.hardwareConcurrency || 1) - 1,
+    program: byId("worker").textContent,
   };
   request("train", settings, ({ progress, model, done, error }) => {
     if (own !== run) return;
@@ -150,7 +154,7 @@ function showOpened() {
   byId("summary").textContent = say("trainedSummary", data);
   data.record.probe = probeOf(run);
   if (isRecord) showRecord();
-  else showLosses(data.record.curve && { ...data.record.curve, summary: recordValue("curve", data.record.curve.summary) });
+  else showLosses(data.record.curve);
   if (!isPredicting) predict(); // else the next model waits: its request would end the one before
 }
 const answersTo = (type, body, receive) => new Promise((resolve) => { request(type, body, (answer) => { receive(answer); if (answer.done) resolve(); }); });
@@ -213,10 +217,11 @@ function planText({ facts, shapes, planned, seconds }) {
   return `${say("textFacts", facts)} ${say("planText", { model, seconds, reason })}`;
 }
 function showTrainTexts() {
-  train("examples").replaceChildren(...Object.entries(EXAMPLE_PROMPTS).map(([name, prompt]) => clickable(() => {
-    train("prompt").value = prompt;
+  const choose = (name) => () => {
+    train("prompt").value = EXAMPLE_PROMPTS[name];
     prepare({ bytes: toUtf8(EXAMPLES[name]), name: `${name}.txt` });
-  }, {}, say(name))));
+  };
+  train("examples").replaceChildren(...Object.keys(EXAMPLES).map((name) => clickable(choose(name), {}, say(name))));
   if (!data.record) byId("summary").textContent = say("trainSummary");
   showTraining();
   showOpened();

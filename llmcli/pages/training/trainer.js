@@ -1,9 +1,9 @@
 // Training in this worker, and in others that compute the gradients of some windows of each batch. Requests, beside those of worker.js:
-//   prepare {bytes, name, kind, training} -> {facts, shapes, planned, seconds}: a text, the models that it may train, and the plan;
-//     `training` is in the data of the page
-//   train {shape, seconds, rate, helpers, program} -> {progress, model}, ...: the last text, with so many other workers
+//   prepare {bytes, name, kind, training} -> {facts, shapes, planned, seconds}: a text, possible shapes of a model, and
+//     the plan: the number of one, and seconds; `training` is in the data of the page
+//   train {shape, seconds, rate, helpers, program} -> {progress, model}, ...: the last text; with so many other workers
 //   pause, resume; save {probe} -> {file}: model.safetensors
-//   assist {config, tokens, window, weights, batch, total} -> {gradients, loss}: what such another worker computes
+//   assist {config, tokens, window, weights, batch, total} -> {gradients, loss}: what such another worker is asked
 const SHAPES = [[1, 32], [1, 48], [1, 64], [2, 64], [2, 96], [2, 128]]; // layers x hidden size
 const SHAPE_BYTES = [10_000, 40_000, 80_000, 200_000, 500_000]; // a longer text gets the next shape
 const SECONDS = [10, 60], SECONDS_STEP = 10; // minimum and maximum of the plan, and the step of its slider
@@ -171,8 +171,10 @@ Object.assign(jobs, {
     yield measured();
   },
 });
-// A worker may open the program that it is given, but in a page from a file not the one that the page made for itself.
-const newWorker = (program) => new Worker(URL.createObjectURL(new Blob([program], { type: "text/javascript" })));
+// In a page from a file, a worker may not open the program that the page made for itself: it makes its own.
+function newWorker(program) {
+  return new Worker(URL.createObjectURL(new Blob([program], { type: "text/javascript" })));
+}
 const progressOf = ({ step, seconds, share, tokensPerSecond, curve, losses, validation }) => ({
   step, seconds, share, tokensPerSecond, training: losses.at(-1) ?? curve.training.at(-1), validation,
 });
