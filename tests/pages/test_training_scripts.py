@@ -274,6 +274,8 @@ def test_sha256(worker: "Page") -> None:
         ("utf-8", "naïve café, ﬁn\n"),
         ("utf-16le", "\ufeffI like tea.\n"),
         ("utf-16be", "\ufeffI like tea.\n"),
+        ("utf-16le", "I like tea.\n"),
+        ("utf-16be", "I like tea.\n"),
         ("shift_jis", "私は毎朝リンゴを食べます。\n"),
         ("euc-jp", "私は毎朝リンゴを食べます。\n"),
         ("iso-2022-jp", "私は毎朝リンゴを食べます。\n"),

@@ -17,15 +17,18 @@ function decodeText(bytes) {
   const decode = (encoding) => {
     try { return new TextDecoder(encoding, { fatal: true }).decode(bytes); } catch { return null; }
   };
-  const mark = bytes[0] === 0xff && bytes[1] === 0xfe ? "utf-16le" : bytes[0] === 0xfe && bytes[1] === 0xff ? "utf-16be" : "utf-8";
-  let text = decode(mark), encoding = mark;
-  if (text !== null && mark === "utf-8" && text.includes("\x1b$")) [text, encoding] = [decode("iso-2022-jp"), "iso-2022-jp"];
-  for (const [name, kind, share] of text === null ? ENCODINGS : []) {
-    const letters = decode(name)?.match(/\p{L}/gu) ?? [];
-    if (!letters.length || letters.filter((letter) => kind.test(letter)).length < share * letters.length) continue;
-    [text, encoding] = [decode(name), name];
-    break;
+  const [first, second] = bytes; // a byte order mark, or a letter of ASCII in UTF-16
+  const isLittle = second === 0 || (first === 0xff && second === 0xfe);
+  const isBig = first === 0 || (first === 0xfe && second === 0xff);
+  let encoding = isLittle ? "utf-16le" : isBig ? "utf-16be" : "utf-8";
+  if (encoding === "utf-8" && decode(encoding)?.includes("\x1b$")) encoding = "iso-2022-jp";
+  if (decode(encoding) === null) {
+    encoding = ENCODINGS.find(([name, kind, share]) => {
+      const letters = decode(name)?.match(/\p{L}/gu) ?? [];
+      return letters.length && letters.filter((letter) => kind.test(letter)).length >= share * letters.length;
+    })?.[0];
   }
+  const text = encoding ? decode(encoding) : null;
   if (text === null || /[\0-\x08\x0e-\x1a]/.test(text)) throw new Problem("textUnreadable");
   return { text, encoding };
 }
