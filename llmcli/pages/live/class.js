@@ -8,15 +8,18 @@ function authorization() {
   const key = remembered("llm.api_key");
   return key ? { Authorization: `Bearer ${key}` } : {};
 }
-// Shows the field for the key if an answer asks for it: the class code, or an API key. A wrong code is not sent again.
-function askForKey(status, code) {
-  byId("key").hidden = status !== 401 && code !== "address_locked";
-  if (!/^(class|address)_/.test(code)) return;
+// Returns the error in an answer, or null. Shows the field for the key if the answer asks for it: the class code, or an
+// API key. A wrong code is not sent again.
+async function refusalOf(answer) {
+  const error = answer.ok ? null : (await answer.json().catch(() => null))?.error ?? {}, code = error?.code;
+  byId("key").hidden = answer.status !== 401 && code !== "address_locked";
+  if (!/^(class|address)_/.test(code)) return error;
   byId("api-key").type = "text";
   const name = byId("key").querySelector("span");
   name.dataset.text = "classCode";
   name.textContent = say("classCode");
   if (code === "class_code_wrong") store("llm.api_key", "");
+  return error;
 }
 // Calls `open` with each key that is typed. Class codes are typed in any case and width.
 function onKey(open) {

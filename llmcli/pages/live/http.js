@@ -17,9 +17,8 @@ async function post(path, body, signal, tries = BUSY_TRIES) {
   const answer = await fetch(path, body ? { method: "POST", headers, body: JSON.stringify(body), signal } : { headers, signal }).catch((error) => {
     throw error.name === "AbortError" ? error : new Problem("noServer");
   });
-  const found = answer.ok ? null : await answer.json().catch(() => null), code = found?.error?.code;
-  askForKey(answer.status, code);
-  if (answer.ok) return answer;
+  const error = await refusalOf(answer), code = error?.code;
+  if (!error) return answer;
   if (code === "queue_full" && tries > 1) { // a whole class asks at once
     await pause(signal, BUSY_PAUSE * (0.5 + Math.random()));
     return post(path, body, signal, tries - 1);
@@ -27,7 +26,7 @@ async function post(path, body, signal, tries = BUSY_TRIES) {
   if (isRefusal(code)) throw new Problem(code);
   if (answer.status === 401) throw new Problem(key ? "wrongKey" : "needsKey");
   if (path.includes("/chat/") && code === "context_length_exceeded") throw new Problem("messageTooLong");
-  throw new Problem("serverSays", { error: found?.error?.message ?? answer.status });
+  throw new Problem("serverSays", { error: error.message ?? answer.status });
 }
 const fetchJson = async (path, body, signal) => (await post(path, body && { model: facts.model, ...body }, signal)).json();
 

@@ -53,11 +53,6 @@ program.onmessage = ({ data: answer }) => {
 };
 program.onerror = (event) => showProblem(say("failed", { error: event.message }));
 
-function showProblem(text) {
-  byId("problem").textContent = text;
-  byId("problem").hidden = !text;
-}
-
 // ---- the text
 
 // `ids` are the tokens if the model wrote the last `written` of them, null if the text was typed. What it wrote does not count in its

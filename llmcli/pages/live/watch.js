@@ -23,20 +23,17 @@ function showState() {
   showSamples(samples.slice().reverse(), prompt);
 }
 
-function showRefusal({ ok, status }, text) {
-  const code = ok ? null : JSON.parse(text).error.code, isStill = status === 401 && !byId("key").hidden && code === "class_code_missing";
-  askForKey(status, code);
-  if (isStill) return; // what was wrong with the code that was sent stays
-  byId("problem").hidden = ok;
-  byId("problem").textContent = ok ? "" : say(isRefusal(code) ? code : "serverSays", { error: code });
-}
-
 async function poll() {
+  const isAsking = !byId("key").hidden;
   try {
-    const answer = await fetch("/state", { cache: "no-store", headers: authorization() }), text = await answer.text();
+    const answer = await fetch("/state", { cache: "no-store", headers: authorization() });
+    const error = await refusalOf(answer), code = error?.code, text = error ? shown : await answer.text();
     byId("lost").hidden = true;
-    showRefusal(answer, text);
-    if (answer.ok && text !== shown) {
+    if (!error) showProblem("");
+    else if (!isAsking || code !== "class_code_missing") { // what was wrong with the code that was sent stays
+      showProblem(say(isRefusal(code) ? code : "serverSays", { error: code }));
+    }
+    if (text !== shown) {
       [shown, state] = [text, JSON.parse(text)];
       showState();
     }

@@ -18,6 +18,11 @@ function element(tag, attributes = {}, ...children) {
   return node;
 }
 
+function showProblem(text) {
+  byId("problem").textContent = text;
+  byId("problem").hidden = !text;
+}
+
 // Text on one line: marks for white space, code points for control characters and bidirectional overrides.
 function visible(text) {
   return text.replace(/ /g, "·").replace(/\n/g, "⏎").replace(/\t/g, "⇥").replace(/\r/g, "␍")
