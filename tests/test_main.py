@@ -11,6 +11,7 @@ from types import FrameType
 import pytest
 
 from llmcli.cli.terminal import signals
+from tests import platforms
 
 AT_CALL = """
 import os, runpy, signal, sys
@@ -48,6 +49,15 @@ def test_a_signal_in_the_start_ends_it(tiny_model: Path, place: tuple[str, str],
         capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
     assert run.returncode == 128 + number and "Traceback" not in run.stderr, run.stderr
+
+
+@platforms.posix
+@pytest.mark.slow
+def test_under_nohup_a_closed_terminal_ends_nothing(tiny_model: Path) -> None:
+    ignoring = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)" + AT_CALL
+    words = ["get_command", "1", str(int(signal.SIGHUP)), "generate", "The cat", "-n", "1", "-m", str(tiny_model)]
+    run = subprocess.run([sys.executable, "-c", ignoring, *words], capture_output=True, timeout=240, check=False)
+    assert run.returncode == 0 and run.stdout
 
 
 def test_a_signal_that_would_be_lost_is_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -404,19 +404,6 @@ def test_an_ignored_signal_stays_ignored(clock: list[float]) -> None:
         signal.signal(signal.SIGINT, before)
 
 
-@platforms.posix
-def test_under_nohup_a_closed_terminal_does_not_end_a_run() -> None:
-    code = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); " + runs.SAVING_EVERY_STEP
-    process = runs.train(HERE, steps=100_000, code=code)
-    runs.wait_until_saved(process, HERE)
-    process.send_signal(signal.SIGHUP)
-    for _ in range(3):
-        runs.wait_until_saved(process, HERE, runs.saved_at(HERE))
-    assert process.poll() is None, "the run ended"
-    runs.end(process, signal.SIGTERM)
-    assert process.returncode == 143
-
-
 # ---- closed pipes and full outputs
 
 

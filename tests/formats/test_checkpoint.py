@@ -315,55 +315,40 @@ def bits_to_floats(bits: np.ndarray) -> list[float]:
     return [struct.unpack("<f", b"\0\0" + struct.pack("<H", b))[0] for b in bits.ravel().tolist()]
 
 
-def test_a_model_in_bfloat16_is_read_as_float32() -> None:
-    for block in [16, 1 << 24]:
-        metadata = unhashed_metadata()
-        rng = np.random.default_rng(1)
-        stored = {name: rng.integers(0, 0x7F80, shape).astype("<u2") for name, shape in UNTIED.tensor_shapes().items()}
-        stored["model.norm.weight"][:] = [0x3F80, 0xC000, 0x4049, 0x7F80, 0x0001, 0x0000, 0x8000, 0xFF80]
-        header, body = {"__metadata__": metadata}, b""
-        for name, array in stored.items():
-            header[name] = tensor("BF16", list(array.shape), len(body), len(body) + array.nbytes)
-            body += array.tobytes()
-        loaded = load(put(header, body))
-        with mock.patch.object(safetensors_file, "BLOCK_VALUES", block):
-            assert loaded.tensors["model.norm.weight"].tolist() == [
-                1,
-                -2,
-                3.140625,
-                math.inf,
-                2.0**-133,
-                0,
-                0,
-                -math.inf,
-            ]
-            for name, array in stored.items():
-                result = loaded.tensors[name]
-                assert (result.dtype, result.shape) == (np.float32, array.shape)
-                assert result.ravel().tolist() == bits_to_floats(array)
+HALVES: dict[str, tuple[list[int], list[float], int]] = {  # type -> (bits by hand, their values, bits of infinity)
+    "BF16": (
+        [0x3F80, 0xC000, 0x4049, 0x7F80, 0x0001, 0x0000, 0x8000, 0xFF80],
+        [1, -2, 3.140625, math.inf, 2.0**-133, 0, 0, -math.inf],
+        0x7F80,
+    ),
+    "F16": (
+        [0x3C00, 0xC000, 0x0001, 0x7BFF, 0x7C00, 0xFC00, 0x3555, 0x8001],
+        [1, -2, 2.0**-24, 65504, math.inf, -math.inf, 0x555 / 2**12, -(2.0**-24)],
+        0x7C00,
+    ),
+}
 
 
-def test_a_model_in_float16_is_read_as_float32() -> None:
-    for block in [16, 1 << 24]:
-        metadata = unhashed_metadata()
-        rng = np.random.default_rng(2)
-        header, body, expected = {"__metadata__": metadata}, b"", {}
-        for name, shape in UNTIED.tensor_shapes().items():
-            bits = rng.integers(0, 0x7C00, math.prod(shape)).tolist()
-            if name == "model.norm.weight":
-                bits = [0x3C00, 0xC000, 0x0001, 0x7BFF, 0x7C00, 0xFC00, 0x3555, 0x8001]
-            data = struct.pack(f"<{len(bits)}H", *bits)
-            expected[name] = list(struct.unpack(f"<{len(bits)}e", data))
-            header[name] = tensor("F16", list(shape), len(body), len(body) + len(data))
-            body += data
-        loaded = load(put(header, body))
-        with mock.patch.object(safetensors_file, "BLOCK_VALUES", block):
-            assert loaded.tensors["model.norm.weight"].tolist() == [
-                1, -2, 2.0**-24, 65504, math.inf, -math.inf, 0x555 / 2**12, -(2.0**-24),
-            ]  # fmt: skip
-            for name, values in expected.items():
-                assert loaded.tensors[name].dtype == np.float32
-                assert loaded.tensors[name].ravel().tolist() == values
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("block", [16, 1 << 24])
+def test_a_model_in_16_bits_is_read_as_float32(dtype: str, block: int) -> None:
+    bits, values, infinity = HALVES[dtype]
+    rng = np.random.default_rng(1)
+    header, body, expected = {"__metadata__": unhashed_metadata()}, b"", {}
+    for name, shape in UNTIED.tensor_shapes().items():
+        stored = rng.integers(0, infinity, shape).astype("<u2")
+        if name == "model.norm.weight":
+            stored[:] = bits
+        header[name] = tensor(dtype, list(shape), len(body), len(body) + stored.nbytes)
+        body += stored.tobytes()
+        expected[name] = bits_to_floats(stored) if dtype == "BF16" else stored.view("<f2").ravel().tolist()
+    loaded = load(put(header, body))
+    with mock.patch.object(safetensors_file, "BLOCK_VALUES", block):
+        assert loaded.tensors["model.norm.weight"].tolist() == values
+        for name, floats in expected.items():
+            result = loaded.tensors[name]
+            assert (result.dtype, list(result.shape)) == (np.float32, header[name]["shape"])
+            assert result.ravel().tolist() == floats
 
 
 def test_a_file_cut_off_while_it_is_read_is_an_error() -> None:

@@ -107,7 +107,7 @@ def command(monkeypatch: pytest.MonkeyPatch) -> tuple[object, ...]:
     """A run that searches. There is nothing to learn but the frequencies of letters."""
     use_ticking_clock(monkeypatch, 0.01)
     monkeypatch.setattr(throughput, "measure_throughput", lambda *_, **__: 50_000.0)
-    letters = np.random.default_rng(0).choice(list("aeiostrnl"), (250, 6))
+    letters = np.random.default_rng(0).choice(list("aeiostrnl"), (180, 6))
     Path("c.txt").write_text("\n".join(map("".join, letters)) + "\n", "utf-8")
     return ("train", "c.txt", "--layers", 1, "--width", 32, "--threads", 1, "--json", "--time", "600s")
 
