@@ -408,7 +408,7 @@ def test_grammars_that_are_being_compiled_delay_no_other_request(served, monkeyp
         assert {response.result().status_code for response in slow} == {200}
 
 
-def test_large_bodies_delay_no_small_ones(served, monkeypatch):
+def test_large_bodies_delay_no_small_ones(served, monkeypatch, short_search):
     """Only MAX_PREPARING of them are tokenized at a time."""
     for path in ["/tokenize", "/v1/completions", "/v1/next"]:
         _check_large_bodies_delay_no_small_ones(served, monkeypatch, path)
