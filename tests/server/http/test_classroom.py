@@ -9,13 +9,14 @@ from importlib.resources import files
 import pytest
 from starlette.testclient import TestClient
 
+from llmcli.server import limits
 from llmcli.server.api.models import Models
 from llmcli.server.http import app as application
 from llmcli.server.http.access import OPEN_PATHS, Access
 from llmcli.server.http.app import create_app
 from llmcli.server.http.classroom import PAGE_ROUTES, Classroom, new_code
 from llmcli.server.http.listening import bind
-from llmcli.server.limits import CLASS_CONCURRENT, CLASS_REQUESTS, CLASS_WRONG_CODES
+from llmcli.server.limits import CLASS_CONCURRENT, CLASS_WRONG_CODES
 
 URL, CODE = "http://192.168.1.20:8000", "K7MPR4"
 ADDRESSES = ("192.168.1.30", "192.168.1.31")
@@ -94,9 +95,10 @@ def test_the_addresses_of_the_past_are_forgotten(students, clock) -> None:
     assert set(classroom._requests) == set(classroom._running) == {ADDRESSES[0]}
 
 
-def test_an_address_has_a_number_of_requests(students, clock) -> None:
+def test_an_address_has_a_number_of_requests(students, clock, monkeypatch) -> None:
+    monkeypatch.setattr(limits, "CLASS_REQUESTS", 20)
     busy, other = students
-    assert [ask(busy) for _ in range(CLASS_REQUESTS)] == [(200, None)] * CLASS_REQUESTS
+    assert [ask(busy) for _ in range(20)] == [(200, None)] * 20
     refused = busy.get("/v1/models", headers={"authorization": f"Bearer {CODE}"})
     assert refused.status_code == 429 and refused.json()["error"]["code"] == "too_many_requests"
     assert refused.headers["retry-after"] == "60"
