@@ -1,4 +1,4 @@
-"""Draw the pictures of the page with a model inside, and of the page in which one trains: open them in Chromium,
+"""Draw the pictures of the page with a model inside, and of the page that trains a model: open them in Chromium,
 light and dark.
 
     pip install playwright
