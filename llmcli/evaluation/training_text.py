@@ -24,7 +24,7 @@ from llmcli.errors import LLMError
 from llmcli.formats.training_record import Reading, Stage, TrainingFile, TrainingRecord
 from llmcli.formats.training_stages import CACHE, all_stages, describe
 
-MAX_SMALL_BYTES = 16_000_000  # of the training files
+MAX_SMALL_BYTES = 16_000_000  # of the training files, as they are on the disk
 MAX_NAMES = 3  # files listed in a note
 _JOINED = 1_000  # conversations searched at a time
 SEPARATOR = "\ud800"  # between messages: half of a surrogate pair, which occurs in no text
@@ -312,11 +312,13 @@ def find_small_training_texts(records: Sequence[TrainingRecord], model: Path) ->
     """Like `find_training_texts`, but returns [] if a file is missing, or if the files are so large that
     reading them takes more than a few seconds."""
     entries = [entry for stage in all_stages(records) for entry in stage.corpus]
-    if sum(entry.bytes for entry in entries) > MAX_SMALL_BYTES:
-        return []
+    paths = {path for entry in entries for path in _paths(entry, model)}
     try:
+        # the record of an untrusted model may name any file, and give it any size
+        if sum(path.stat().st_size for path in paths) > MAX_SMALL_BYTES:
+            return []
         return find_training_texts(records, model)[0]
-    except LLMError:
+    except (LLMError, OSError):
         return []
 
 

@@ -16,10 +16,12 @@ from llmcli.data.sources import Sources, read_sources
 from llmcli.data.text import decoding
 from llmcli.data.text.corpus import Corpus
 from llmcli.errors import LLMError
+from llmcli.evaluation import training_text
 from llmcli.evaluation.memorization import LENGTH, find_verbatim
 from llmcli.evaluation.training_text import (
     TrainingText,
     find_corpus,
+    find_small_training_texts,
     find_sources,
     find_training_texts,
     is_held_out,
@@ -254,6 +256,18 @@ def test_a_missing_or_changed_text_is_an_error() -> None:
             match=r"training text of m\.safetensors, c\.txt, is missing or has changed .*; name it: `corpus` FILE",
         ):
             find_corpus(record("c.txt", TRAINING_TEXT), Path("m.safetensors"))
+
+
+def test_a_large_or_missing_text_is_not_read_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever size the record of an untrusted model gives it."""
+    Path("c.txt").write_text(TRAINING_TEXT, "utf-8")
+    records, model = [record("c.txt", TRAINING_TEXT)], Path("m.safetensors")
+    size = Path("c.txt").stat().st_size
+    for limit, is_found in [(size - 1, False), (size, True)]:
+        monkeypatch.setattr(training_text, "MAX_SMALL_BYTES", limit)
+        assert bool(find_small_training_texts(records, model)) == is_found
+    Path("c.txt").unlink()
+    assert find_small_training_texts(records, model) == []
 
 
 def test_a_record_without_a_text_is_an_error() -> None:
