@@ -99,9 +99,9 @@ def test_eval_shows_how_many_answers_are_exact(llm: Llm, own_directory: Path) ->
     ended = [(one["prompt"], one["content"].strip()) for one in written if one["finish_reason"] == "stop"]
     assert len(ended) > 10 and all(text for _, text in ended)
     write_chats("own.jsonl", [*ended, (PAIRS[0][0], "Rain."), (PAIRS[1][0], "Snow.")])
-    [own] = results(llm("eval", "own.jsonl", "--json"))
+    [own] = results(llm("eval", "own.jsonl", "--whole", "--json"))
     assert (own["exact"], own["questions"]) == (len(ended), len(ended) + 2)
-    head, row = llm("eval", "own.jsonl").stdout.splitlines()[:2]
+    head, row = llm("eval", "own.jsonl", "--whole").stdout.splitlines()[:2]
     assert dict(zip(head.split("\t"), row.split("\t"), strict=True))["exact answers"] == str(
         ExactScore(len(ended), len(ended) + 2)
     )
@@ -123,9 +123,11 @@ def test_eval_chooses_among_known_answers_without_the_held_out_questions(llm: Ll
     assert result["min_confidence"] == known.min_confidence
     assert (whole["questions"], whole["right"]) == (len(PAIRS), len(PAIRS))
     write_chats("new.jsonl", [("How do I repair a bicycle?", "With tools."), PAIRS[0]])
-    [new] = results(llm("eval", "new.jsonl", "--known-answers", "--json"))
+    [new] = results(llm("eval", "new.jsonl", "--known-answers", "--whole", "--json"))
     assert [new[key] for key in ("right", "wrong", "unanswered", "answerable")] == [1, 0, 1, 1]
-    head, row = llm("eval", "new.jsonl", "--known-answers").stdout.splitlines()[:2]
+    [unseen] = results(llm("eval", "new.jsonl", "--known-answers", "--json"))  # PAIRS[0] was trained on
+    assert [unseen[key] for key in ("right", "wrong", "unanswered", "answerable")] == [0, 0, 1, 0]
+    head, row = llm("eval", "new.jsonl", "--known-answers", "--whole").stdout.splitlines()[:2]
     assert head.split("\t")[1:] == ["right", "wrong", "unanswered", "answerable", "minimum confidence"]
     assert row.split("\t")[1:-1] == ["1", "0", "1", "1"]
     save(Path("other.safetensors"), replace(model, known_answers=None, record=TrainingRecord()))
