@@ -403,11 +403,9 @@ def _evaluate_answers(
     sources: "Sources",
 ) -> None:
     """Measure and print. Raises LLMError if there is also text, or a model that has no chat template."""
-    from llmcli.evaluation.figures import known_text
     from llmcli.evaluation.training_text import (
         changed_files_note,
         find_small_training_texts,
-        held_out_files,
         measured_conversations,
     )
 
@@ -425,6 +423,25 @@ def _evaluate_answers(
     measured = measured_conversations(files, _records(models), trained, whole=options.whole)
     if not trained and (note := changed_files_note(sources, _records(models))):
         console.note(note)
+    _note_trained_and_held_out(models, measured, {file.sha256 for file in files})
+    if options.choices is not None:
+        _evaluate_choices(options, models, measured.conversations, files)
+        return
+    if options.known_answers:
+        _evaluate_known_answers(options, models, measured)
+        return
+    file = files[0].name if len(files) == 1 else None
+    _print(options, [_answer_score(model, measured.conversations, file) for model in models], [], 0)
+
+
+def _note_trained_and_held_out(
+    models: "Sequence[_EvaluatedModel]", measured: "MeasuredConversations", hashes: set[str]
+) -> None:
+    """Note which of the conversations in files with these hashes the models were trained on, and which were
+    held out."""
+    from llmcli.evaluation.figures import known_text
+    from llmcli.evaluation.training_text import held_out_files
+
     if measured.contains_training:
         share = "all" if measured.trained == len(measured.conversations) else "some"
         console.note(
@@ -436,7 +453,6 @@ def _evaluate_answers(
             f"{measured.trained:,} conversations were trained on; the {len(measured.conversations):,} others "
             "are measured (--whole measures all)"
         )
-    hashes = {file.sha256 for file in files}
     is_rest = measured.trained and not measured.contains_training
     for model in models:
         held_out = [
@@ -452,14 +468,6 @@ def _evaluate_answers(
             )
         else:
             _note_without_record(model, "these conversations")
-    if options.choices is not None:
-        _evaluate_choices(options, models, measured.conversations, files)
-        return
-    if options.known_answers:
-        _evaluate_known_answers(options, models, measured)
-        return
-    file = files[0].name if len(files) == 1 else None
-    _print(options, [_answer_score(model, measured.conversations, file) for model in models], [], 0)
 
 
 def _answer_score(
