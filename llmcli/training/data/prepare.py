@@ -154,6 +154,7 @@ def prepare(
         base.config if base else None,
         encoded.size if encoded else None,
         seconds_spent=elapsed(),
+        has_few_words=_has_few_words(request, inputs, tokenizer, text.training.text_bytes),
     )
     data_rows = [PlanRow("vocabulary", f"{tokenizer.vocab_size} tokens", reason)]
     if inputs.corpus.documents or not encoded:
@@ -261,6 +262,13 @@ def _trained_tokenizer(
         if divided
         else 0,
     )
+
+
+def _has_few_words(request: PlanRequest, inputs: Inputs, tokenizer: Tokenizer, text_bytes: int) -> bool:
+    """Return whether the tokenizer of the run has fewer tokens than it may have, because no pair was left to
+    merge: each word is one token. In short texts most pairs occur once and are not merged."""
+    is_own = inputs.tokenizer == "bpe" and inputs.tokenizer_json is None and request.vocab_size is None
+    return is_own and tokenizer.vocab_size < MIN_DEFAULT_VOCAB_SIZE and text_bytes > recipe.SEARCH_MAX_BYTES
 
 
 def _split(corpus: Corpus, held_out: Corpus | float) -> CorpusSplit:

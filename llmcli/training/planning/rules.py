@@ -213,7 +213,8 @@ def dropout(task: Task, model: ModelConfig, tokens: int, epochs: float) -> Decis
         return Decision(task.request.dropout, REQUESTED)
     if task.base and task.conversations_alone:
         return Decision(0.0, "the base model was trained without dropout")
-    rate = recipe.LARGE_DROPOUT if _memorizes(model, tokens, epochs) else _rate(recipe.DROPOUT, epochs)
+    table = recipe.FEW_WORDS_DROPOUT if task.has_few_words else recipe.DROPOUT
+    rate = recipe.LARGE_DROPOUT if _memorizes(model, tokens, epochs) else _rate(table, epochs)
     return Decision(
         rate, f"{'reduces overfitting over' if rate else 'not needed for'} about {units.epochs(epochs)}"
     )
@@ -223,6 +224,8 @@ def bpe_dropout(task: Task, model: ModelConfig, tokens: int, epochs: float) -> D
     """Decide the share of merged tokens that are split again (arXiv:1910.13267), by the number of epochs."""
     if task.conversations_alone:  # it would move the loss mask
         return Decision(0.0, "not used with conversations")
+    if task.has_few_words:  # it would split what the model has to find in the context
+        return Decision(0.0, "not used where each word is one token")
     rate = (
         recipe.LARGE_BPE_DROPOUT if _memorizes(model, tokens, epochs) else _rate(recipe.BPE_DROPOUT, epochs)
     )

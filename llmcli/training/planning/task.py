@@ -44,6 +44,7 @@ class Task:
     conversations: ConversationSize | None = None
     seconds_spent: float = 0.0  # part of the time budget spent before the first step
     induction: bool = False  # whether initial weights get induction heads, if they fit the model
+    has_few_words: bool = False  # whether each word of the text is one token
     search: EpochSearch | None = None  # if a first run finds the number of epochs
 
     @property
