@@ -106,8 +106,11 @@ class Run:
 
     def _fresh_weights(self, seed: int) -> Weights:
         # not for conversations, because their answers are learned exactly: with similar embeddings, the model
-        # takes longer to distinguish "sea" from "SEA"
-        tokens = () if self._data.conversations else self._data.tokenizer.token_bytes
+        # takes longer to distinguish "sea" from "SEA"; nor for short texts, which gain nothing on average
+        is_spelled = (
+            not self._data.conversations and self._data.tokens_per_epoch >= recipe.SPELLING_MIN_TOKENS
+        )
+        tokens = self._data.tokenizer.token_bytes if is_spelled else ()
         return fresh_weights(self._plan.model, seed, self._settings.induction, tokens)
 
     def _new_optimizer(self) -> Optimizer:

@@ -52,6 +52,7 @@ SHORT_INDUCTION_CORE_SECONDS = 200.0  # ... less time budget x threads than this
 INDUCTION_MIN_TOKENS = 100_000  # shorter training texts get no induction heads ["Where it does not help"]
 # minimum time budget x threads on a CPU: in shorter runs, long windows cost more than they gain
 INDUCTION_MIN_CORE_SECONDS = 100.0  # ["The network alone"]
+SPELLING_MIN_TOKENS = 100_000  # shorter texts have random embeddings ["Texts of less than 100,000"]
 COPY_FACTOR = 1.15  # on the output of the trained induction head ["The induction head's output"]
 # large, so that most pairs of dimensions in a head rotate little within a window and can match tokens
 INDUCTION_ROPE_THETA = 1e6  # ["Writing the heads"]
