@@ -12,21 +12,24 @@ from llmcli.models.induction import supports_induction
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.data.cache_fit import reserve_tokens
 from llmcli.training.data.run_data import BatchSchedule
+from llmcli.training.planning import recipe
 from llmcli.training.step.initialization import eager_without_compiler, fresh_weights
 from tests.training.small_runs import losses, prepared, run
 
 
 @pytest.mark.slow
-def test_a_run_can_start_with_induction_heads(tmp_path: Path) -> None:
+def test_a_run_can_start_with_induction_heads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ready = prepared(tmp_path / "c.txt", layers=2, width=64)
     config, settings = ready.plan.model, replace(ready.plan.train, induction=True, dropout=0.0)
-    first = losses(run(replace(ready, plan=replace(ready.plan, train=settings))))[0]
-    model = LanguageModel(config)
-    model.load_arrays(fresh_weights(config, settings.seed, induction=True, tokens=ready.tokenizer.token_bytes))
     tokens, _ = reserve_tokens(ready.tokens, settings.calibration_tokens, settings.context)
     ids = BatchSchedule(tokens, settings, ready.tokenizer).batch(0, 0.0)
     assert supports_induction(config)
-    assert first == pytest.approx(model.loss(torch.from_numpy(ids)).item(), rel=1e-5)
+    for limit, spelling in [(len(tokens), ready.tokenizer.token_bytes), (len(tokens) + 1, ())]:
+        monkeypatch.setattr(recipe, "SPELLING_MIN_TOKENS", limit)
+        first = losses(run(replace(ready, plan=replace(ready.plan, train=settings))))[0]
+        model = LanguageModel(config)
+        model.load_arrays(fresh_weights(config, settings.seed, induction=True, tokens=spelling))
+        assert first == pytest.approx(model.loss(torch.from_numpy(ids)).item(), rel=1e-5)
 
 
 def test_tied_embeddings_do_not_depend_on_spelling() -> None:
