@@ -158,8 +158,7 @@ def prepare(
     )
     data_rows = [PlanRow("vocabulary", f"{tokenizer.vocab_size} tokens", reason)]
     if inputs.corpus.documents or not encoded:
-        description = _description(text, known_share, read_bytes)
-        data_rows.insert(0, PlanRow("corpus", f"{inputs.corpus.text_bytes:,} bytes", description))
+        data_rows.insert(0, _corpus_row(inputs.corpus.text_bytes, text, known_share, read_bytes))
     plan = _plan(task, encoded, data_rows, machine)
     record = _record(inputs, text, known_share, read_bytes, len(tokens), len(held_out_tokens))
     if trained_part(text.held_out, records).contents:
@@ -308,8 +307,8 @@ def _without_repetitions(
     return text, repetitions.training, repetitions.known_share
 
 
-def _description(text: CorpusSplit, known_share: float, read_bytes: int) -> str:
-    """Describe the split for the plan; `read_bytes` of the training text are used."""
+def _corpus_row(corpus_bytes: int, text: CorpusSplit, known_share: float, read_bytes: int) -> PlanRow:
+    """Describe the corpus and its split for the plan; `read_bytes` of the training text are used."""
     train_bytes = text.training.text_bytes
     held_out_bytes = text.held_out.text_bytes
     if not held_out_bytes:
@@ -322,7 +321,7 @@ def _description(text: CorpusSplit, known_share: float, read_bytes: int) -> str:
         description += f"; {known}"
     if read_bytes < train_bytes:
         description += f"; the time budget allows for {read_bytes:,} bytes of training text, sampled evenly"
-    return description
+    return PlanRow("corpus", f"{corpus_bytes:,} bytes", description)
 
 
 def _max_held_out_bytes(text: CorpusSplit, max_bytes: int) -> int:
