@@ -109,6 +109,8 @@ DROPOUT = (
 # where each word is one token: stronger dropout, without BPE-dropout ["Texts of few words"]
 FEW_WORDS_DROPOUT = (
     (6, 0.0),
+    (8, 0.05),
+    (12, 0.1),
     (math.inf, 0.5),
 )
 BPE_DROPOUT = ((4.5, 0.0), (math.inf, 0.15))  # ["At a fixed time", "Many epochs"]

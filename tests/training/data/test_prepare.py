@@ -102,16 +102,16 @@ def test_the_plan_describes_the_split(tmp_path):
 def test_a_text_in_which_each_word_is_one_token_gets_no_bpe_dropout(tmp_path) -> None:
     few = "".join(f"{name} has a {thing}.\n" for thing in ("kite", "boat") for name in ("Anna", "Ben", "Clara"))
     few *= 40_000 // len(few)
-    request = PlanRequest(epochs=10.0, layers=1, width=32)
+    request = PlanRequest(epochs=20.0, layers=1, width=32)
 
     def rates(text: str, **options: object) -> tuple[float, float]:
         ready = prepare(request, corpus_of(tmp_path, text), **options)  # type: ignore[arg-type]
         train = ready.plan.train
-        assert ready.regularization()(10.0) == (train.dropout, train.token_split)  # as updated during the run
+        assert ready.regularization()(20.0) == (train.dropout, train.token_split)  # as updated during the run
         return train.dropout, train.token_split
 
     usual = rates(words(40_000))
-    assert usual == (0.1, 0.15)
+    assert usual == (0.2, 0.15)
     assert rates(few) == (0.5, 0.0)
     assert rates(few, tokenizer=prepare(request, corpus_of(tmp_path, few)).tokenizer) == (0.5, 0.0)  # resumed
     assert rates(few[:20_000]) == usual  # in so short a text, pairs that occur once are not merged
