@@ -303,8 +303,8 @@ class Model:
     def choose(
         self, prompt: str | Sequence[Mapping[str, str]], choices: Sequence[str]
     ) -> list[tuple[str, float]]:
-        """Return the choices with their probabilities, most likely first: those of `score`, normalized to sum
-        to 1.
+        """Return the choices, most likely first, with the probabilities that `score` gives them, normalized
+        to sum to 1.
 
         `prompt` is a conversation as for `chat`, and each choice is a whole answer; or it is a text, which
         each choice continues: begin a choice with a space if it begins a word. Raises LLMError for fewer than

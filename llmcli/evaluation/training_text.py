@@ -251,8 +251,8 @@ def changed_files_note(sources: Sources, records: Iterable[TrainingRecord]) -> s
     if not names:
         return ""
     return (
-        f"{units.listed(names, MAX_NAMES)}: a model was trained on a file of this name with other content; if "
-        "that was an earlier version, the figures do not measure generalization"
+        f"{units.listed(names, MAX_NAMES)}: a model was trained on a file of this name with other content; "
+        "if that was an earlier version, the figures do not measure generalization"
     )
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from llmcli.data.text.corpus import Corpus
     from llmcli.evaluation.compressors import Baseline
     from llmcli.evaluation.evaluator import OnTokens
-    from llmcli.evaluation.training_text import MeasuredConversations
+    from llmcli.evaluation.training_text import MeasuredConversations, TrainingText
     from llmcli.formats.checkpoint import Checkpoint
     from llmcli.formats.ensemble_file import Ensemble
     from llmcli.formats.training_record import TrainingRecord
@@ -306,12 +306,11 @@ def _note_other_files(others: "Corpus", trained: "Corpus", models: "Sequence[_Ev
     from llmcli.data.text.corpus import Corpus
     from llmcli.data.text.repetitions import find_repetitions
     from llmcli.evaluation.figures import known_text
-    from llmcli.evaluation.training_text import changed_files_note, find_small_training_texts
+    from llmcli.evaluation.training_text import changed_files_note
 
     parts = {part.document.sha256: part for part in trained.contents}
-    for model in models:
-        for text in find_small_training_texts(model.source.records, model.path):
-            parts |= {part.document.sha256: part for part in text.corpus.contents}
+    for text in _small_training_texts(models):
+        parts |= {part.document.sha256: part for part in text.corpus.contents}
     searched = Corpus(tuple(parts.values()))
     if known := known_text(find_repetitions(searched, others, keeps_training=True).known_share):
         console.note(
@@ -322,9 +321,14 @@ def _note_other_files(others: "Corpus", trained: "Corpus", models: "Sequence[_Ev
         console.note(note)
 
 
+def _small_training_texts(models: "Sequence[_EvaluatedModel]") -> "list[TrainingText]":
+    from llmcli.evaluation.training_text import find_small_training_texts
+
+    return [text for model in models for text in find_small_training_texts(model.source.records, model.path)]
+
+
 def _note_training_text(measured: "Corpus", trained: "Corpus", models: "Sequence[_EvaluatedModel]") -> None:
     """Note which part of the text is measured, and whether each model was trained on it."""
-    from llmcli.evaluation.figures import known_text
     from llmcli.evaluation.training_text import is_held_out, trained_in, trained_part
 
     if trained.contents:
@@ -349,10 +353,16 @@ def _note_training_text(measured: "Corpus", trained: "Corpus", models: "Sequence
                 f"{path}: trained on {share} of this text{when}, so its scores do not measure generalization"
             )
         elif held_out := [record for record in records if is_held_out(measured, record)]:
-            known = known_text(max(record.held_out.known_share for record in held_out))
-            console.note(f"{path}: this text was held out in training{known and f', but {known}'}")
+            _note_held_out(path, "this text was", held_out)
         else:
             _note_without_record(model, "this text")
+
+
+def _note_held_out(path: Path, what: str, records: "Sequence[TrainingRecord]") -> None:
+    from llmcli.evaluation.figures import known_text
+
+    known = known_text(max(record.held_out.known_share for record in records))
+    console.note(f"{path}: {what} held out in training{known and f', but {known}'}")
 
 
 def _note_without_record(model: _EvaluatedModel, what: str) -> None:
@@ -403,11 +413,7 @@ def _evaluate_answers(
     sources: "Sources",
 ) -> None:
     """Measure and print. Raises LLMError if there is also text, or a model that has no chat template."""
-    from llmcli.evaluation.training_text import (
-        changed_files_note,
-        find_small_training_texts,
-        measured_conversations,
-    )
+    from llmcli.evaluation.training_text import changed_files_note, measured_conversations
 
     files = sources.conversation_files
     if sources.text.documents:
@@ -418,8 +424,7 @@ def _evaluate_answers(
         raise LLMError(
             f"{others[0].path} has no chat template, so its answers cannot be measured; leave it out"
         )
-    found = [text for model in models for text in find_small_training_texts(model.source.records, model.path)]
-    trained = [conversation for text in found for conversation in text.conversations]
+    trained = [conversation for text in _small_training_texts(models) for conversation in text.conversations]
     measured = measured_conversations(files, _records(models), trained, whole=options.whole)
     if not trained and (note := changed_files_note(sources, _records(models))):
         console.note(note)
@@ -439,21 +444,20 @@ def _note_trained_and_held_out(
 ) -> None:
     """Note which of the conversations in files with these hashes the models were trained on, and which were
     held out."""
-    from llmcli.evaluation.figures import known_text
     from llmcli.evaluation.training_text import held_out_files
 
+    is_rest = measured.trained > 0 and not measured.contains_training
     if measured.contains_training:
         share = "all" if measured.trained == len(measured.conversations) else "some"
         console.note(
             f"a model was trained on {share} of these conversations, "
             "so its score does not measure generalization"
         )
-    elif measured.trained:
+    elif is_rest:
         console.note(
             f"{measured.trained:,} conversations were trained on; the {len(measured.conversations):,} others "
             "are measured (--whole measures all)"
         )
-    is_rest = measured.trained and not measured.contains_training
     for model in models:
         held_out = [
             record
@@ -462,10 +466,7 @@ def _note_trained_and_held_out(
             or (is_rest and hashes <= {file.sha256 for file in record.conversation_files})
         ]
         if held_out:
-            known = known_text(max(record.held_out.known_share for record in held_out))
-            console.note(
-                f"{model.path}: these conversations were held out in training{known and f', but {known}'}"
-            )
+            _note_held_out(model.path, "these conversations were", held_out)
         else:
             _note_without_record(model, "these conversations")
 

@@ -105,8 +105,8 @@ class ChatTemplate:
 
     @cached_property
     def stop_ids(self) -> frozenset[int]:
-        """Tokens that end an answer: those of the tokenizer, and the first control token that the template
-        writes after an answer."""
+        """The tokenizer's end tokens, and the first control token that the template writes after an
+        answer."""
         probe = unused_characters(1, [self.source])[0]
         try:
             text = self.render([Message("user", "Hello"), Message("assistant", probe)])

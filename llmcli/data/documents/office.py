@@ -178,7 +178,7 @@ class _Reader:
             self._open.append(_Paragraph(is_item=self._item_begins))
             self._item_begins = False
         elif element in markup.replaced:
-            count = attributes.get("c", "1")[:3]  # of the spaces that <text:s> stands for
+            count = attributes.get("c", "1")[:3]  # <text:s text:c="3"/> stands for three spaces
             self._add(markup.replaced[element] * (min(int(count), _MAX_SPACES) if count.isdecimal() else 1))
         elif element == markup.row:
             self._rows += 1

@@ -63,7 +63,7 @@ class DocumentReader:
     """Reads files in child processes."""
 
     def __init__(self, reading: ReadOptions, *, text_only: bool = False) -> None:
-        """The arguments are those of `read_records`, which reads the texts and tables in these files."""
+        """Take the arguments of `read_records`, which reads the texts and tables in the files."""
         self._reading = reading
         self._read_stored = partial(read_records, reading=reading, text_only=text_only)
         self._executor = ThreadPoolExecutor(cpu_cores())

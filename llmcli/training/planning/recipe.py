@@ -106,13 +106,8 @@ DROPOUT = (
     (12, 0.1),
     (math.inf, 0.2),
 )
-# where each word is one token: stronger dropout, without BPE-dropout ["Texts of few words"]
-FEW_WORDS_DROPOUT = (
-    (6, 0.0),
-    (8, 0.05),
-    (12, 0.1),
-    (math.inf, 0.5),
-)
+# where each word is one token: stronger dropout, without BPE-dropout ["Texts with few"]
+FEW_WORDS_DROPOUT = (*DROPOUT[:-1], (math.inf, 0.5))
 BPE_DROPOUT = ((4.5, 0.0), (math.inf, 0.15))  # ["At a fixed time", "Many epochs"]
 BPE_DROPOUT_UNTIL = 0.8  # progress; afterwards, the text is tokenized as in generation ["A 15-minute run"]
 # a model can memorize its text after this many epochs if its layers have more parameters than both limits
