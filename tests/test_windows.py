@@ -19,7 +19,7 @@ import pytest
 
 import llmcli
 from llmcli.cli.terminal import streams
-from llmcli.cli.terminal.signals import termination_signals
+from llmcli.cli.terminal.signals import stop_signals
 from llmcli.errors import LLMError, command_line
 from llmcli.formats import atomic_io, file_lock, loading
 from llmcli.models.open_runtime import open_runtime
@@ -270,7 +270,7 @@ def test_other_commands_write_their_files(windows: Windows, llm: Llm, tiny_model
 
 
 def test_the_signals_of_windows_end_a_run(windows: Windows) -> None:
-    assert termination_signals() == [signal.SIGTERM, signal.SIGUSR1]  # the latter stands for SIGBREAK
+    assert [*stop_signals()] == [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1]  # the latter stands for SIGBREAK
 
 
 def test_a_header_and_a_running_model_keep_no_file_open(windows: Windows, llm: Llm) -> None:

@@ -4,7 +4,7 @@ import signal
 import sys
 
 from llmcli.cli.terminal import streams
-from llmcli.cli.terminal.signals import end_process, termination_signals
+from llmcli.cli.terminal.signals import end_process, on_stop_requests
 from llmcli.version import __version__
 
 
@@ -19,17 +19,14 @@ def main() -> None:
 
         console.fail("standard output is closed; to keep the results: > FILE, to discard them: > /dev/null")
         sys.exit(FAILURE)
-    signals = termination_signals()
-    for number in signals:
-        signal.signal(number, end_process)
+    on_stop_requests(end_process)
     try:
         if sys.argv[1:] == ["--version"]:
             _print_version()
         else:
             _run_app()
     finally:
-        for number in (*signals, signal.SIGINT):  # the process is exiting; a signal must not interrupt it
-            signal.signal(number, signal.SIG_IGN)
+        on_stop_requests(signal.SIG_IGN)  # the process is exiting; a signal must not interrupt it
 
 
 def _print_version() -> None:

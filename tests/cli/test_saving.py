@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from llmcli.cli.terminal import console, signals
-from llmcli.cli.terminal.signals import stop_requests, termination_signals
+from llmcli.cli.terminal.signals import stop_requests, stop_signals
 from llmcli.config import ModelConfig, TrainConfig, as_record
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
@@ -334,6 +334,14 @@ def test_two_signals_at_once_count_as_one_and_a_later_one_ends_the_run(
         pytest.fail("the run continues")
 
 
+def test_a_run_that_ends_for_another_reason_still_saves_after_the_first_signal(clock: list[float], capfd) -> None:
+    """The events can no longer be written, or a signal reached another process."""
+    with stop_requests(lambda: True, console.note_from_signal_handler) as caught:
+        caught.append(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+        assert caught == [signal.SIGTERM, signal.SIGINT]
+
+
 def test_while_there_is_nothing_to_save_a_signal_has_its_usual_effect(clock: list[float], capfd) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # torch leaves a handler of its own where a process group ended
@@ -390,9 +398,9 @@ def test_an_interrupt_before_the_first_step_ends_the_command_at_once(
 
 @platforms.posix
 def test_an_ignored_signal_stays_ignored(clock: list[float]) -> None:
-    assert {signal.SIGTERM, signal.SIGHUP} <= set(termination_signals())
+    assert {signal.SIGTERM, signal.SIGHUP} <= set(stop_signals())
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    assert signal.SIGHUP not in termination_signals() and signal.SIGTERM in termination_signals()
+    assert signal.SIGHUP not in stop_signals() and signal.SIGTERM in stop_signals()
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         for collected in (stop_requests(lambda: True, console.note_from_signal_handler), stop_requests()):
@@ -425,9 +433,9 @@ def test_a_closed_pipe_of_events_does_not_lose_the_model() -> None:
 
 def test_an_output_that_is_full_before_the_first_step_is_named(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
 
-    def run(*_: object, stop: Callable[[], bool], **__: object) -> Iterator[Evaluation]:
+    def run(*_: object, signals: list[int], **__: object) -> Iterator[Evaluation]:
         yield Evaluation(0, 1.0, True)
-        assert stop()
+        assert signals
         raise LLMError("stopped before the first training step was finished; no model was written")
 
     monkeypatch.setattr(session, "run", run)

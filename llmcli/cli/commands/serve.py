@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from llmcli.cli.options import Options, flag, model_path, option
 from llmcli.cli.terminal import console
 from llmcli.cli.terminal.invitation import invite
-from llmcli.cli.terminal.signals import stop_signals
+from llmcli.cli.terminal.signals import handled_by, stop_signals
 from llmcli.config import DEFAULT_MODEL
 from llmcli.errors import LLMError, require_server, usage
 
@@ -107,12 +107,10 @@ def exits_at_once(stop: Callable[[], None]) -> Iterator[None]:
         received.append(number)
         stop()
 
-    handlers = {number: signal.signal(number, receive) for number in stop_signals()}
     try:
-        yield
+        with handled_by(receive, stop_signals()):
+            yield
     finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
         computing = [thread for thread in threading.enumerate() if thread.daemon]
         if received and computing:
             sys.stdout.flush()

@@ -6,28 +6,23 @@ Imports little, since the entry point installs its handler before importing anyt
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 RETRY_SECONDS = 0.05
 SAME_REQUEST = 0.5  # seconds within which a second signal belongs to the same request
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")  # the last is Ctrl-Break and a closed window on Windows
+Handler = Callable[[int, FrameType | None], Any] | int | None
 
 
-def termination_signals() -> list[signal.Signals]:
-    """List the signals besides SIGINT that ask a process to end, without ignored ones."""
-    names = ("SIGTERM", "SIGHUP", "SIGBREAK")  # the last is Ctrl-Break and a closed window on Windows
-    return _not_ignored(*(number for name in names if (number := getattr(signal, name, None)) is not None))
-
-
-def stop_signals() -> list[signal.Signals]:
-    """List SIGINT and the termination signals, without ignored ones."""
-    return [*_not_ignored(signal.SIGINT), *termination_signals()]
-
-
-def _not_ignored(*numbers: signal.Signals) -> list[signal.Signals]:
-    """Leave out signals that the parent process ignores, as nohup does with SIGHUP."""
-    return [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+def stop_signals(*names: str) -> dict[signal.Signals, Handler]:
+    """Return the signals that ask a process to end (default: NAMES) with their handlers, without those that
+    the parent process ignores, as nohup does with SIGHUP."""
+    numbers = [getattr(signal, name) for name in names or NAMES if hasattr(signal, name)]
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    return {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}
 
 
 def end_process(number: int, frame: FrameType | None) -> None:
@@ -63,11 +58,23 @@ def _send(number: int) -> None:
         _thread.interrupt_main(signal.Signals(number))
 
 
-def on_stop_requests(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
+def on_stop_requests(handler: Handler) -> None:
     """Handle stop signals with `handler` from now on. With signal.SIG_DFL they end the process immediately,
     even while it waits in native code; signal.SIG_IGN is for a process that is already ending."""
     for number in stop_signals():
         signal.signal(number, handler)
+
+
+@contextmanager
+def handled_by(handler: Handler, earlier: Mapping[signal.Signals, Handler]) -> Iterator[None]:
+    """In this context, handle signals with `handler` instead of their `earlier` handlers."""
+    try:
+        for number in earlier:
+            signal.signal(number, handler)
+        yield
+    finally:
+        for number, before in earlier.items():
+            signal.signal(number, before)
 
 
 @contextmanager
@@ -79,19 +86,19 @@ def stop_requests(
     two tokens. A second request raises KeyboardInterrupt. Unless `can_save`, the previous handlers are
     called. One request may arrive as two signals: one from `timeout` or a shell, one from the kernel."""
     received: list[int] = []
-    first_at = 0.0
+    first_at: float | None = None
 
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal first_at
         now = time.monotonic()
         if not (received or can_save()):
-            earlier = handlers[signal.Signals(number)]
-            if callable(earlier):
-                earlier(number, frame)
-            elif earlier is signal.SIG_DFL:
+            before = earlier[signal.Signals(number)]
+            if callable(before):
+                before(number, frame)
+            elif before is signal.SIG_DFL:
                 raise SystemExit(128 + number)
             return
-        if not received:
+        if first_at is None:
             first_at = now
             received.append(number)
             if show_note:
@@ -99,12 +106,6 @@ def stop_requests(
         elif now - first_at >= SAME_REQUEST:
             end_process(signal.SIGINT, frame)
 
-    numbers = stop_signals() if show_note else _not_ignored(signal.SIGINT)
-    handlers = {number: signal.getsignal(number) for number in numbers}
-    try:
-        for number in numbers:
-            signal.signal(number, handle)
+    earlier = stop_signals() if show_note else stop_signals("SIGINT")
+    with handled_by(handle, earlier):
         yield received
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
