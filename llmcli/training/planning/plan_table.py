@@ -1,7 +1,7 @@
 """The decisions of a plan as displayed rows: hyperparameter, value, reason."""
 
 from llmcli import units
-from llmcli.config import ModelConfig, TrainConfig
+from llmcli.config import ModelConfig
 from llmcli.evaluation.evaluator import evaluation_context
 from llmcli.training.planning.plan import FROM_BASE, REQUESTED, ConversationSettings, Plan, PlanRow
 from llmcli.training.planning.recipe import learning_rates
@@ -16,17 +16,9 @@ OPTIMIZERS = {
 }
 
 
-def rows(
-    task: Task,
-    model: ModelConfig,
-    train: TrainConfig,
-    conversations: ConversationSettings | None,
-    tokens: float,
-    sharded: bool,
-    reasons: dict[str, str],
-) -> tuple[PlanRow, ...]:
-    """Return all rows of the plan, except those without a value. `tokens` is the number of training
-    tokens."""
+def rows(task: Task, plan: Plan, tokens: float, reasons: dict[str, str]) -> tuple[PlanRow, ...]:
+    """Return all rows of a plan, except those without a value. `tokens` is the number of training tokens."""
+    train, conversations = plan.train, plan.conversations
     timed = train.seconds is not None
     request = task.request
     budget = units.epochs(request.epochs) if request.epochs else units.count(train.steps, "step")
@@ -43,7 +35,7 @@ def rows(
     weights = ""
     if request.processes > 1:
         machine = f"{request.processes} processes, each {machine}"
-        weights = "sharded over the processes" if sharded else "in each process"
+        weights = "sharded over the processes" if plan.sharded else "in each process"
     distillation = f"from {train.teacher_share:.0%} of the run" if train.teacher_share else "off"
     bpe_dropout = f"{train.token_split:.0%}" if train.token_split else "off"
     steps = f"{train.steps:,}"
@@ -53,7 +45,7 @@ def rows(
         trained = f"about {trained}"
     table = [
         PlanRow("budget", budget, reasons["seconds"]),
-        *_model_rows(task, model, train, conversations is not None, reasons),
+        *_model_rows(task, plan, reasons),
         PlanRow("batch size", f"{train.batch_size} x {train.context} tokens", reasons["batch_size"]),
         PlanRow("steps", steps, reasons["steps"]),
         PlanRow("training tokens", trained, reasons["tokens"]),
@@ -67,15 +59,14 @@ def rows(
         PlanRow("LoRA rank", str(request.lora or ""), f"{REQUESTED}; the base model's weights stay frozen"),
         PlanRow("weights", weights, reasons["sharded"]),
         PlanRow("optimizer", OPTIMIZERS[train.recipe], reasons["recipe"]),
-        PlanRow("learning rate", learning_rate(train.recipe, train.lr, model), reasons["lr"]),
+        PlanRow("learning rate", learning_rate(train.recipe, train.lr, plan.model), reasons["lr"]),
         PlanRow("device", machine, request.machine_reason),
     ]
     return tuple(row for row in table if row.value)
 
 
-def _model_rows(
-    task: Task, model: ModelConfig, train: TrainConfig, has_conversations: bool, reasons: dict[str, str]
-) -> list[PlanRow]:
+def _model_rows(task: Task, plan: Plan, reasons: dict[str, str]) -> list[PlanRow]:
+    model, train = plan.model, plan.train
     heads = model.num_attention_heads
     kv_heads = model.num_key_value_heads
     longest = model.max_position_embeddings
@@ -86,7 +77,7 @@ def _model_rows(
     )
     context_reason = reasons["context"]
     evaluated = evaluation_context(longest, trained=train.context)
-    if evaluated < longest and not has_conversations:  # answers are evaluated with the training context
+    if evaluated < longest and not plan.conversations:  # answers are evaluated with the training context
         context_reason += (
             f"; the final evaluation uses {evaluated:,} of the {longest:,} that the model supports"
         )

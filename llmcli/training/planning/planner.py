@@ -52,26 +52,25 @@ def make_plan(task: Task, machine: Machine | None = None) -> Plan:
 class _Planner:
     task: Task
     machine: Machine
+    batch_divisor: int = 1  # reduces the batch, to save memory
 
     def plan(self) -> Plan:
         task = self.task
         models = candidates(task, task.data, task.context.value)
-        fitting, batch_divisor = self._fit(models)
-        estimate = self._choose(fitting, batch_divisor)
-        in_time = self._tokens_in_time(estimate)
+        planner, fitting = self._fit(models)
+        estimate = planner._choose(fitting)
+        in_time = planner._tokens_in_time(estimate)
         if rules.searches_epochs(task, in_time):
             task = replace(task, search=EpochSearch())
             estimate = replace(estimate, tokens=min(in_time, task.max_epochs * task.data.tokens))
-        return replace(self, task=task)._complete(models, fitting, batch_divisor, estimate)
+        return replace(planner, task=task)._complete(models, fitting, estimate)
 
-    def _complete(
-        self, models: list[ModelConfig], fitting: list[ModelConfig], batch_divisor: int, estimate: Estimate
-    ) -> Plan:
+    def _complete(self, models: list[ModelConfig], fitting: list[ModelConfig], estimate: Estimate) -> Plan:
         """Make the plan for the model chosen from `models` and those `fitting` into memory."""
         task = self.task
         request = self.task.request
         model = estimate.model
-        train, conversations, reasons = self._decide(model, self._tokens_in_time(estimate), batch_divisor)
+        train, conversations, reasons = self._decide(model, self._tokens_in_time(estimate))
         sharded = rules.sharding(request, model, train, self.machine.memory)
         if sharded.value and conversations:  # a sharded base model cannot generate text
             conversations = replace(conversations, base_divergence=0.0)
@@ -84,10 +83,10 @@ class _Planner:
         tokens = rules.training_tokens(task, max_epochs, estimate, train)
         reasons |= rules.model_reasons(task, model, models, fitting)
         reasons |= {"sharded": sharded.reason, "tokens": tokens.reason}
-        return Plan(
+        plan = Plan(
             model=model,
             train=train,
-            rows=plan_table.rows(task, model, train, conversations, tokens.value, sharded.value, reasons),
+            rows=(),
             warning=self._too_few_steps(tokens.value / train.tokens_per_step),
             conversations=conversations,
             expected=Expected(estimate.tokens_per_second, tokens.value / task.data.tokens)
@@ -96,22 +95,22 @@ class _Planner:
             search=task.search,
             sharded=sharded.value,
         )
+        return replace(plan, rows=plan_table.rows(task, plan, tokens.value, reasons))
 
     # ---- training settings
 
     def _decide(
-        self, model: ModelConfig, tokens: float, batch_divisor: int
+        self, model: ModelConfig, tokens: float
     ) -> tuple[TrainConfig, ConversationSettings | None, dict[str, str]]:
-        """Decide how to train a model on `tokens` (0: not known yet), with the batch size divided by
-        `batch_divisor`. Returns the settings and the reasons by field name, which has the prefix
-        "conversations." for settings of conversations."""
+        """Decide how to train a model on `tokens` (0: not known yet). Returns the settings and the reasons by
+        field name, which has the prefix "conversations." for settings of conversations."""
         task, request = self.task, self.task.request
         data = task.data.tokens
         distillation = rules.distillation(task, tokens)
         max_epochs = self._max_epochs(distillation.value)
         if request.has_time_budget:  # from here on, `tokens` counts one model's
             tokens = min(tokens * rules.token_shares(distillation.value)[1], task.max_epochs * data)
-        batch_size = rules.batch_size(task, tokens, batch_divisor)
+        batch_size = rules.batch_size(task, tokens, self.batch_divisor)
         tokens_per_step = batch_size.value * task.context.value
         if request.steps:
             tokens = float(request.steps * tokens_per_step)
@@ -160,8 +159,8 @@ class _Planner:
         reasons |= {f"conversations.{name}": decision.reason for name, decision in chosen.items()}
         return train, conversations, reasons
 
-    def _settings(self, model: ModelConfig, tokens: float, batch_divisor: int) -> TrainConfig:
-        return self._decide(model, tokens, batch_divisor)[0]
+    def _settings(self, model: ModelConfig, tokens: float) -> TrainConfig:
+        return self._decide(model, tokens)[0]
 
     def _max_epochs(self, teacher_share: float) -> float:
         """Return the limit of epochs for the whole run, doubled if it trains two models."""
@@ -169,31 +168,27 @@ class _Planner:
 
     # ---- memory
 
-    def _fit(self, models: list[ModelConfig]) -> tuple[list[ModelConfig], int]:
-        """Return (models that fit into memory, the smallest possible divisor of their batch)."""
-        free = self.machine.memory
-        task = self.task
-        divisor = 1
-        while not (
-            fitting := [model for model in models if not shortage(self._memory_needed(model, divisor), free)]
-        ):
-            if task.request.batch_tokens or divisor >= MAX_BATCH_DIVISOR:
-                problem = shortage(self._memory_needed(models[0], divisor), free)
-                options = (
-                    "`batch_tokens` or `context`"
-                    if task.base
-                    else "`width`, `batch_tokens` or fewer `layers`"
-                )
-                raise LLMError(
-                    f"training {models[0].parameters:,} parameters {problem}; give a smaller {options}"
-                )
-            divisor *= 2
-        return fitting, divisor
+    def _fit(self, models: list[ModelConfig]) -> tuple["_Planner", list[ModelConfig]]:
+        """Return (this planner with a batch that is small enough for one of the models, those that fit into
+        memory)."""
+        task, free = self.task, self.machine.memory
+        problems = [shortage(self._memory_needed(model), free) for model in models]
+        fitting = [model for model, problem in zip(models, problems, strict=True) if not problem]
+        if fitting:
+            return self, fitting
+        if task.request.batch_tokens or self.batch_divisor >= MAX_BATCH_DIVISOR:
+            options = (
+                "`batch_tokens` or `context`" if task.base else "`width`, `batch_tokens` or fewer `layers`"
+            )
+            raise LLMError(
+                f"training {models[0].parameters:,} parameters {problems[0]}; give a smaller {options}"
+            )
+        return replace(self, batch_divisor=2 * self.batch_divisor)._fit(models)
 
-    def _memory_needed(self, model: ModelConfig, batch_divisor: int) -> Memory:
+    def _memory_needed(self, model: ModelConfig) -> Memory:
         """Estimate the memory for the largest batch that the run may have, and for a teacher if there may be
         one."""
-        settings = self._settings(model, 0.0, batch_divisor)
+        settings = self._settings(model, 0.0)
         in_time = MAX_SPEEDUP * (self.task.request.budget or 0.0) * estimated_speed(model, settings)
         tokens = in_time or float(settings.steps * settings.tokens_per_step)
         # maximum for a single model; with two models, each sees fewer tokens and has smaller batches
@@ -202,7 +197,7 @@ class _Planner:
         )
         needed = []
         for count in {tokens, single_model_tokens}:
-            settings = self._settings(model, count, batch_divisor)
+            settings = self._settings(model, count)
             sharded = rules.sharding(self.task.request, model, settings, self.machine.memory).value
             needed.append(memory_needed(model, settings, self.task.request.processes, sharded=sharded))
         return Memory(max(memory.device for memory in needed), max(memory.host for memory in needed))
@@ -216,7 +211,8 @@ class _Planner:
         base, request = self.task.base, self.task.request
         if base is None or not self.task.conversations_alone or request.kl_weight == 0:
             return False
-        return not rules.sharding(request, base, self._settings(base, 0.0, 1), self.machine.memory).value
+        settings = replace(self, batch_divisor=1)._settings(base, 0.0)
+        return not rules.sharding(request, base, settings, self.machine.memory).value
 
     @property
     def _step_cost(self) -> float:
@@ -232,18 +228,13 @@ class _Planner:
         share = 1 - recipe.DIVERGENCE_TIME if self._has_divergence else 1.0
         return share * rules.training_seconds(seconds, self.task.seconds_spent) / self._step_cost
 
-    def _choose(self, models: list[ModelConfig], batch_divisor: int) -> Estimate:
+    def _choose(self, models: list[ModelConfig]) -> Estimate:
         """Choose the model for the time of the run or, with distillation, for the time of each of the two
         models."""
         task = self.task
-        measured = dict[int, float]()
-
-        def settings(model: ModelConfig, tokens: float) -> TrainConfig:
-            return self._settings(model, tokens, batch_divisor)
-
         seconds = self._batch_seconds
         if seconds is None:
-            first = settings(models[0], 0.0)
+            first = self._settings(models[0], 0.0)
             tokens = float(first.steps * first.tokens_per_step)
             trainable = [
                 model for model in models if layer_parameters(model) <= tokens / recipe.TOKENS_PER_PARAMETER
@@ -258,10 +249,10 @@ class _Planner:
             choose_model,
             models,
             data=task.data,
-            settings=settings,
+            settings=self._settings,
             machine=self.machine,
             max_epochs=task.max_epochs,
-            measured=measured,
+            measured={},
             min_tokens=min_tokens,
         )
         estimate = choose(seconds)
