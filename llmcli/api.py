@@ -610,19 +610,18 @@ def _train(
         )
         from llmcli.training import session  # imports torch: report errors in the text first
 
-        plan = session.plan_run(
+        planned = session.plan_run(
             request,
             inputs,
             place,
             fixed_threads=fixed_threads,
             started=started,
-            on_note=on_note,
             known_answers=known_answers,
         )
         for note in inputs.notes:
             on_note(note)
-        plan.check_space()
-        yield from session.run(plan)
+        planned.check_space()
+        yield from session.run(planned)
 
 
 # ---- arguments: a caller without a type checker gets a clear message, not an error from inside the package

@@ -24,7 +24,6 @@ from llmcli.evaluation.compressors import Baseline
 from llmcli.evaluation.training_text import recorded_path
 from llmcli.formats import adapters, atomic_io, loading, training_stages
 from llmcli.formats.checkpoint import Checkpoint
-from llmcli.formats.training_record import TrainingRecord
 from llmcli.models.open_runtime import open_trained
 from llmcli.models.torch import devices
 from llmcli.training.data.conversations import PreparedConversations
@@ -49,11 +48,11 @@ from llmcli.training.loop import trainer
 from llmcli.training.loop.clock import LOADING_SECONDS_PER_MILLION, Clock
 from llmcli.training.loop.epoch_search import FirstRun
 from llmcli.training.loop.events import Done, Event, Restarted, RunEvent, State
-from llmcli.training.loop.job import Job
 from llmcli.training.loop.record import versions
+from llmcli.training.loop.run import Run
 from llmcli.training.planning import recipe, rules
 from llmcli.training.planning.cost_model import BASE_BYTES, Machine, Memory, check_fits
-from llmcli.training.planning.plan import Plan, PlanRequest
+from llmcli.training.planning.plan import EpochSearch, Plan, PlanRequest
 from llmcli.training.step import data_parallel, hardware, throughput
 from llmcli.training.step.data_parallel import Leader
 from llmcli.training.step.thread_tuner import ThreadTuner
@@ -86,15 +85,12 @@ NOT_IN_IDENTITY = {"context_reason", "machine_reason", "processes", "threads"}
 class PlannedRun:
     """Everything that training needs."""
 
-    inputs: Inputs
     output: Output
     prepared: Prepared
     identity: dict[str, Any]
     started: float  # start of the time budget (time.monotonic)
-    on_note: Callable[[str], None]
     processes: Processes
     tuner: ThreadTuner | None  # None: the number of threads is fixed
-    probe: str | None = None  # the requested prompt
     known_answers: bool = False  # whether the model stores its training questions and answers
 
     def check_space(self) -> None:
@@ -105,6 +101,13 @@ class PlannedRun:
             size = 4 * adapters.parameter_count(plan.model, plan.train.lora_rank)
         atomic_io.check_space(self.output.path, size)
 
+    def second_run(self, search: EpochSearch, spent: float) -> "PlannedRun":
+        """Return the run that starts over with the number of epochs that this run found in `spent` seconds."""
+        # in a resumed run, the seconds before the stop also count
+        earlier = self.output.stopped.state.values["seconds"] if self.output.stopped else 0.0
+        prepared = self.prepared.second_run(search, spent + recipe.RESTART_SECONDS)
+        return replace(self, prepared=prepared, started=self.started - earlier)
+
 
 def plan_run(
     request: PlanRequest,
@@ -113,7 +116,6 @@ def plan_run(
     *,
     fixed_threads: bool,
     started: float,
-    on_note: Callable[[str], None] = lambda note: None,
     processes: Processes = ONE_PROCESS,
     time_given: str | None = None,
     known_answers: bool = False,
@@ -129,12 +131,13 @@ def plan_run(
     # if steps or epochs end the run, the model's bytes depend on the number of threads
     is_fixed = fixed_threads or not request.has_time_budget or processes.are_several
     tuner = None if is_fixed else hardware.torch_thread_tuner(request.threads)
-    machine = None
+    machine = plan = None
     if stopped := output.stopped:
         resume.check_same_run(stopped, identity, output.resume_path, processes.count)
         _check_hardware(stopped, output.resume_path)
         pick_device(stopped.plan.train.device, processes)
         request = replace(request, device=stopped.plan.train.device, dtype=stopped.plan.train.dtype)
+        plan = _resumed_plan(stopped.plan, request, processes)
     else:
         conversations_alone = inputs.conversations is not None and not inputs.corpus.documents
         request, machine = _choose_hardware(request, tuner, processes, conversations=conversations_alone)
@@ -143,26 +146,22 @@ def plan_run(
             request,
             inputs,
             machine,
+            stopped_plan=plan,
             tokenizer=_open_tokenizer(inputs, stopped),
             max_bytes=stopped.max_bytes if stopped else None,
-            on_note=on_note,
+            on_note=output.on_note,
             elapsed=lambda: time.monotonic() - started,
         )
-    if stopped:
-        prepared = prepared.with_plan(_resumed_plan(stopped.plan, request, processes))
-    prepared = replace(prepared, record=prepared.record | _inputs_record(prepared.record, inputs, output))
+    prepared = replace(prepared, record=prepared.record | _inputs_record(prepared, output))
     if prepared.plan.sharded:
         hardware.check_can_shard()
     return PlannedRun(
-        inputs,
         output,
         prepared,
         identity,
         started,
-        on_note,
         processes,
         tuner,
-        request.probe,
         known_answers,
     )
 
@@ -316,11 +315,13 @@ def _held_out_fingerprint(inputs: Inputs) -> str | float:
     return _data_fingerprint(documents, () if isinstance(files, float) else files)
 
 
-def _inputs_record(record: TrainingRecord, inputs: Inputs, output: Output) -> dict[str, Any]:
+def _inputs_record(prepared: Prepared, output: Output) -> dict[str, Any]:
     """Return the record's entries about the inputs: files and how they were read, the base model and its
     origin."""
+    inputs = prepared.inputs
+    corpus = prepared.record.document["corpus"]
     files = [*(document.path for document in inputs.corpus.documents), *(file.path for file in inputs.files)]
-    listed = zip(record.document["corpus"], (recorded_path(file, output.path) for file in files), strict=True)
+    listed = zip(corpus, (recorded_path(file, output.path) for file in files), strict=True)
     entries: dict[str, Any] = {"corpus": [file | ({"path": path} if path else {}) for file, path in listed]}
     if inputs.base and inputs.base_path:
         earlier = inputs.base.record
@@ -363,94 +364,88 @@ class Result:
 
 
 def run(
-    plan: PlannedRun,
+    planned: PlannedRun,
     *,
-    stop: Callable[[], bool] = lambda: False,
-    on_stop_request: Callable[[int], None] = lambda signal: None,
+    signals: list[int] | None = None,
     on_progress: OnProgress = lambda task, share: None,
 ) -> Iterator[RunEvent | Result]:
     """Train and save the model. Yields events; the last one is the Result. The run may start over once, with
     the number of epochs found by a first run.
 
-    When `stop()` returns True, the run ends after the current step and saves the model. `on_stop_request`
-    receives a signal that reached another process, after which `stop` is called again. `on_progress` receives
-    the name and the completed share (0 to 1) of a task before the first step or after the last one.
+    Once `signals` has one, the run ends after the current step and saves the model; a signal that reached
+    another process is added to it. `on_progress` receives the name and the completed share (0 to 1) of a task
+    before the first step or after the last one.
     """
-    prepared = plan.prepared
-    output = plan.output
-    stopped = plan.output.stopped
+    signals = [] if signals is None else signals
+    prepared = planned.prepared
+    output = planned.output
+    stopped = output.stopped
     baselines = _Baselines(prepared)
     first_run = None
     if prepared.plan.searches:
         first_run = FirstRun(prepared.plan, stopped.state.values.get("evaluations", ()) if stopped else ())
     saved = StoppedRun(
-        plan.identity, prepared.plan, prepared.tokenizer.to_json(), State({}, {}), prepared.max_bytes
+        planned.identity, prepared.plan, prepared.tokenizer.to_json(), State({}, {}), prepared.max_bytes
     )
-    saver = resume.StateSaver(output.resume_path, saved, plan.on_note)
-    with hardware.explain_out_of_memory(), _leading(plan, stop, on_stop_request) as (leader, stop_anywhere):
-        generating = partial(on_progress, GENERATING)
+    saver = resume.StateSaver(output.resume_path, saved, output.on_note)
+    with hardware.explain_out_of_memory(), _leading(planned) as leader:
         train = partial(
-            _train, save_due=saver.is_due, leader=leader, stop=stop_anywhere, on_progress=generating
+            _train, leader, signals, save_due=saver.is_due, on_progress=partial(on_progress, GENERATING)
         )
-        events = train(plan, stopped)
+        events = train(planned, stopped)
         while True:
             event = next(events)
-            search = first_run.update(event) if first_run else None
+            found = first_run.update(event) if first_run else None
             if isinstance(event, State):
                 saver.save(event)
                 del event  # its copy of all weights must not stay in memory while training continues
             elif isinstance(event, Done):
-                measured_baselines = _complete_record(
-                    event, plan, baselines, resumable=saver.resumable, stop=stop, on_progress=on_progress
+                measured = _complete_record(
+                    event, planned, baselines, signals, on_progress, resumable=saver.resumable
                 )
                 file = output.save(event)
                 if not event.interrupted:  # even after a problem, because a resumed run would fail again
                     output.discard_resume_file()
-                yield Result(event, file, measured_baselines, saver.resumable)
+                yield Result(event, file, measured, saver.resumable)
                 return
             else:
                 yield event
-                if search and first_run and first_run.last and not stop():
+                if found and not signals:
                     events.close()
-                    last = first_run.last
                     first_run = None
-                    second = prepared.second_run(search, last.seconds + recipe.RESTART_SECONDS)
-                    # in a resumed run, the seconds before the stop also count
-                    earlier = stopped.state.values["seconds"] if stopped else 0.0
-                    plan = replace(plan, prepared=second, started=plan.started - earlier)
-                    saver.run = replace(saved, plan=second.plan)
-                    yield Restarted(last.step, last.seconds, second.plan)
-                    events = train(plan, None)
+                    search, last = found
+                    planned = planned.second_run(search, last.seconds)
+                    saver.run = replace(saved, plan=planned.prepared.plan)
+                    yield Restarted(last.step, last.seconds, planned.prepared.plan)
+                    events = train(planned, None)
 
 
 def _train(
-    plan: PlannedRun, stopped: StoppedRun | None, stop: Callable[[], bool], **options: Any
+    leader: Leader | None,
+    signals: list[int],
+    planned: PlannedRun,
+    stopped: StoppedRun | None,
+    **options: Any,
 ) -> Generator[Event, None, None]:
     """Yield the trainer's events."""
-    prepared, inputs = plan.prepared, plan.inputs
+
+    def stop() -> bool:
+        if leader and not signals and (number := leader.group.stop_request()):
+            signals.append(number)
+        return bool(signals)
+
+    prepared, inputs = planned.prepared, planned.prepared.inputs
     data = RunData(
-        prepared.plan,
-        prepared.tokenizer,
-        prepared.tokens,
-        prepared.held_out,
-        prepared.conversations,
-        find_plain_text(inputs, prepared),
-    )
-    reserve = _reserve_seconds(prepared, plan.known_answers)
-    clock = Clock(prepared.plan.train, plan.started, reserve, stop=stop, processor_time=time.thread_time)
-    job = Job(
-        prepared.plan,
-        data,
-        prepared.record,
-        clock,
+        prepared,
         inputs.base,
+        find_plain_text(prepared),
         sample_prompt=_first_words(next(next(inputs.corpus.texts()))) if inputs.corpus.documents else None,
-        probe=plan.probe or (None if prepared.conversations else _probe_prompt(prepared)),
-        regularize=prepared.regularization(),
-        tuner=plan.tuner,
-        **options,
+        probe=prepared.task.request.probe or (None if prepared.conversations else _probe_prompt(prepared)),
     )
-    yield from trainer.train(job, stopped.take_state() if stopped else None)
+    reserve = _reserve_seconds(prepared, planned.known_answers)
+    clock = Clock(prepared.plan.train, planned.started, reserve, stop=stop, processor_time=time.thread_time)
+    run = Run(data, clock, tuner=planned.tuner, leader=leader)
+    yield from trainer.train(run, stopped.take_state() if stopped else None, **options)
 
 
 def _probe_prompt(prepared: Prepared) -> str | None:
@@ -461,24 +456,15 @@ def _probe_prompt(prepared: Prepared) -> str | None:
 
 
 @contextmanager
-def _leading(
-    plan: PlannedRun, stop: Callable[[], bool], on_stop_request: Callable[[int], None]
-) -> Iterator[tuple[Leader | None, Callable[[], bool]]]:
-    """Yield (rank 0 of several processes, connected to the other ranks, which it shuts down on exit; `stop`,
-    which also reports stop requests received by other processes)."""
-    if not plan.processes.are_several:
-        yield None, stop
+def _leading(planned: PlannedRun) -> Iterator[Leader | None]:
+    """Yield rank 0 of several processes, connected to the other ranks, which it shuts down on exit."""
+    if not planned.processes.are_several:
+        yield None
         return
-    group = ProcessGroup(plan.processes, plan.prepared.plan.train.device)
+    group = ProcessGroup(planned.processes, planned.prepared.plan.train.device)
     leader = Leader(group)
-
-    def stop_anywhere() -> bool:
-        if not stop() and (number := group.stop_request()):
-            on_stop_request(number)
-        return stop()
-
     try:
-        yield leader, stop_anywhere
+        yield leader
     except LLMError:
         # after any other error, the other ranks may be waiting inside a pass; they detect the end of this
         # process
@@ -560,18 +546,18 @@ class _Baselines(Thread):
 
 def _complete_record(
     done: Done,
-    plan: PlannedRun,
+    planned: PlannedRun,
     baselines: _Baselines,
+    signals: Sequence[int],
+    on_progress: OnProgress,
     *,
     resumable: bool,
-    stop: Callable[[], bool],
-    on_progress: OnProgress,
 ) -> list[Baseline]:
     """Add memorization or answers, and the summary of the run, to the model's record. Returns the baselines
     that the summary mentions."""
     checkpoint = done.checkpoint
-    prepared = plan.prepared
-    settings = plan.prepared.plan.train
+    prepared = planned.prepared
+    settings = prepared.plan.train
     seconds = math.inf if settings.seconds is None else settings.seconds - done.seconds
     seconds -= _saving_seconds(prepared.plan)
     loading = LOADING_SECONDS_PER_MILLION * checkpoint.parameters / 1e6  # before any measurement
@@ -581,12 +567,12 @@ def _complete_record(
     conversations = prepared.conversations
 
     def is_over() -> bool:
-        return stop() or time.monotonic() > end
+        return bool(signals) or time.monotonic() > end
 
     if conversations:
-        entries |= _measure_answers(checkpoint, plan, conversations, end, stop, on_progress)
+        entries |= _measure_answers(checkpoint, planned, conversations, end, signals, on_progress)
     elif end > -math.inf:
-        with _noting_errors(plan, "memorization could not be measured"):
+        with _noting_errors(planned, "memorization could not be measured"):
             measured = memorization.measure_memorization(
                 checkpoint,
                 prepared.tokenizer,
@@ -597,7 +583,7 @@ def _complete_record(
             )
             entries["memorised"] = measured and measured._asdict()
     measured_baselines: list[Baseline] = []
-    with _noting_errors(plan, "compressors could not be measured"):
+    with _noting_errors(planned, "compressors could not be measured"):
         measured_baselines = baselines.wait(is_over)
     record = checkpoint.record | entries
     checkpoint.record = record | {"verdict": summarize(record, measured_baselines, resumable=resumable)}
@@ -606,27 +592,32 @@ def _complete_record(
 
 def _measure_answers(
     checkpoint: Checkpoint,
-    plan: PlannedRun,
+    planned: PlannedRun,
     conversations: PreparedConversations,
     end: float,
-    stop: Callable[[], bool],
+    signals: Sequence[int],
     on_progress: OnProgress,
 ) -> dict[str, Any]:
     """Measure answers to held-out questions, and store the known answers if the run has some, until `end`
     (time.monotonic). Returns entries of the record; None for what was not measured."""
-    prepared, settings = plan.prepared, plan.prepared.plan.train
+    prepared, settings = planned.prepared, planned.prepared.plan.train
     entries: dict[str, Any] = {"answers": None}
-    if plan.known_answers:
+    if planned.known_answers:
         entries["known_answers"] = None
         store_known_answers(checkpoint, conversations)
     if end == -math.inf:
         return entries
-    with _noting_errors(plan, "answers to held-out questions could not be measured"):
+    with _noting_errors(planned, "answers to held-out questions could not be measured"):
         runtime = open_trained(checkpoint, settings.device)
-        seconds = min(end - time.monotonic(), _answers_seconds(settings.seconds))
-        answers = answer_questions(runtime, prepared.tokenizer, conversations, seconds, stop=stop)
+        answers_end = min(end, time.monotonic() + _answers_seconds(settings.seconds))
+        answers = answer_questions(
+            runtime,
+            prepared.tokenizer,
+            conversations,
+            lambda: bool(signals) or time.monotonic() > answers_end,
+        )
         entries["answers"] = answers and answers._asdict()
-        if plan.known_answers:
+        if planned.known_answers:
             seconds = min(end - time.monotonic(), seconds_to_fit(prepared.plan, conversations))
             shares = fit_min_confidence(
                 checkpoint,
@@ -634,8 +625,8 @@ def _measure_answers(
                 prepared.tokenizer,
                 conversations,
                 seconds,
-                stop,
-                plan.on_note,
+                lambda: bool(signals),
+                planned.output.on_note,
                 partial(on_progress, FITTING),
             )
             entries["known_answers"] = shares._asdict()
@@ -643,13 +634,13 @@ def _measure_answers(
 
 
 @contextmanager
-def _noting_errors(plan: PlannedRun, what: str) -> Iterator[None]:
+def _noting_errors(planned: PlannedRun, what: str) -> Iterator[None]:
     """Turn an error into a note, because the model must be saved even if the text was removed or memory ran
     out."""
     try:
         yield
     except Exception as error:
-        plan.on_note(f"{what}: {error}")
+        planned.output.on_note(f"{what}: {error}")
 
 
 def _first_words(text: str) -> str:

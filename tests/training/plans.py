@@ -5,6 +5,7 @@ from pathlib import Path
 from hypothesis import strategies as st
 
 from llmcli.config import ModelConfig
+from llmcli.data.sources import Sources
 from llmcli.data.text.corpus import Corpus
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.training_record import TrainingRecord
@@ -64,7 +65,8 @@ def prepare(
 ) -> Prepared:
     """`training.data.prepare.prepare` with what a test needs of a base model."""
     model = Checkpoint(base or BASE, "", {}, base_record or TrainingRecord()) if base or base_record else None
-    inputs = Inputs(corpus, held_out, conversations, model, base_path, tokenizer="char" if characters else "bpe")
+    sources = Sources(corpus, conversations.files if conversations else ())
+    inputs = Inputs(sources, held_out, conversations, model, base_path, tokenizer="char" if characters else "bpe")
     return prepare_inputs(request, inputs, **options)  # type: ignore[arg-type]
 
 

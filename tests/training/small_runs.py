@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import torch
 
+from llmcli.config import TrainConfig
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.models.torch.transformer import LanguageModel
+from llmcli.training import session
 from llmcli.training.data.prepare import Prepared
 from llmcli.training.data.run_data import RunData
 from llmcli.training.files import resume
@@ -21,7 +23,7 @@ from llmcli.training.loop import run as run_module
 from llmcli.training.loop import trainer, validation
 from llmcli.training.loop.clock import Clock
 from llmcli.training.loop.events import Done, Event, State, Step
-from llmcli.training.loop.job import Job
+from llmcli.training.loop.run import Run
 from llmcli.training.planning import recipe
 from llmcli.training.planning.plan import PlanRequest
 from llmcli.training.step import training_step
@@ -73,10 +75,12 @@ def train(
     resume_from: State | None = None,
     compute: Compute = REAL,
     schedule: Schedule = USUAL,
+    sample_prompt: str | None = None,
+    probe: str | None = None,
     **options: object,
 ) -> Iterator[Event]:
-    """The events of a run; `options` are those of a Job."""
-    data = RunData(ready.plan, ready.tokenizer, ready.tokens, ready.held_out, ready.conversations)
+    """The events of a run; `options` are those of `trainer.train`."""
+    data = RunData(ready, start, sample_prompt=sample_prompt, probe=probe)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training_step, "accumulate_gradients", compute.gradients)
         patch.setattr(validation, "score_with_torch", compute.score)
@@ -84,8 +88,7 @@ def train(
         patch.setattr(recipe, "EVALUATION_INTERVAL", schedule.min_progress)
         patch.setattr(run_module, "LONG_EVALUATION", schedule.long_evaluation)
         timer = Clock(ready.plan.train, started_at, reserve_seconds, clock, stop, processor_time)
-        job = Job(ready.plan, data, ready.record, timer, start, **options)  # type: ignore[arg-type]
-        yield from trainer.train(job, resume_from)
+        yield from trainer.train(Run(data, timer), resume_from, **options)  # type: ignore[arg-type]
 
 
 def run(ready: Prepared, start: Checkpoint | None = None, **options: object) -> list[Event]:
@@ -127,13 +130,12 @@ def assert_same_end(first: list[Event], second: list[Event]) -> None:
 
 def use_ticking_clock(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """The time budgets of runs pass by `seconds` with each reading of the clock, however busy the machine is."""
-    real, ticks = trainer.train, count()
+    ticks = count()
 
-    def with_clock(job: Job, resume_from: State | None) -> Iterator[Event]:
-        ticking = Clock(job.plan.train, 0.0, job.clock.reserve, lambda: seconds * next(ticks), job.clock.stop)
-        return real(replace(job, clock=ticking), resume_from)
+    def clock(settings: TrainConfig, began: float, reserve: float, stop: Callable[[], bool], **_: object) -> Clock:
+        return Clock(settings, 0.0, reserve, lambda: seconds * next(ticks), stop)
 
-    monkeypatch.setattr(trainer, "train", with_clock)
+    monkeypatch.setattr(session, "Clock", clock)
 
 
 class SimulatedMachine:

@@ -95,7 +95,7 @@ def test_a_sample_answers_a_held_out_question() -> None:
     assert isinstance(done, Done) and done.checkpoint.record.document["samples"]["prompt"] == samples[0].prompt
     probe = done.checkpoint.record.probe  # of the same question
     assert probe and probe.prompt == samples[0].prompt
-    phase = RunData(ready.plan, ready.tokenizer, ready.tokens, ready.held_out, ready.conversations).conversations
+    phase = RunData(ready).conversations
     assert phase and list(phase.prompt(None)) == list(phase.prompt(probe.prompt))
     ids = phase.prompt(None)
     assert ready.tokenizer.decode(list(ids)).endswith("assistant\n")

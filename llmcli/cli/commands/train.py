@@ -237,13 +237,12 @@ def _plan_and_run(options: _Options, reading: "ReadOptions", processes: Processe
     note_skipped_files(inputs.corpus)
     from llmcli.training import session  # imports torch: report errors in the text first
 
-    run = session.plan_run(
+    planned = session.plan_run(
         request,
         inputs,
         target,
         fixed_threads=options.threads is not None,
         started=started,
-        on_note=console.note,
         processes=processes,
         time_given=options.time,
         known_answers=options.known_answers,
@@ -251,16 +250,16 @@ def _plan_and_run(options: _Options, reading: "ReadOptions", processes: Processe
     _note_stopped_run(target, options.dry_run, processes.count)
     for note in inputs.notes:
         console.note(note)
-    show_plan(run.prepared.plan, inputs, dry_run=options.dry_run, json_=options.json)
-    if run.prepared.plan.warning:
-        console.warn(run.prepared.plan.warning)
+    show_plan(planned.prepared.plan, inputs, dry_run=options.dry_run, json_=options.json)
+    if planned.prepared.plan.warning:
+        console.warn(planned.prepared.plan.warning)
     if not (options.from_ or target.stopped):
         _note_published_base(options, inputs)
     if options.dry_run:
         return
-    run.check_space()
+    planned.check_space()
     target.note_existing()
-    _run(options, run)
+    _run(options, planned)
 
 
 def _claim_output(options: _Options, processes: Processes) -> "Output":
@@ -268,7 +267,9 @@ def _claim_output(options: _Options, processes: Processes) -> "Output":
     from llmcli.training.files import output as training_output
 
     if options.dry_run:
-        return training_output.dry_run_output(options.output, adapter_only=options.adapter_only)
+        return training_output.dry_run_output(
+            options.output, adapter_only=options.adapter_only, on_note=console.note
+        )
     return options.invocation.with_resource(
         training_output.claim_output(
             options.output,
@@ -375,32 +376,32 @@ def _note_published_base(options: _Options, inputs: "Inputs") -> None:
     )
 
 
-def _run(options: _Options, run: "PlannedRun") -> None:
+def _run(options: _Options, planned: "PlannedRun") -> None:
     """Train, show progress, and report the result."""
     from llmcli.cli.terminal.progress import TrainingView
 
-    view = TrainingView(*_loss_units(run), hidden=options.json)
+    view = TrainingView(*_loss_units(planned), hidden=options.json)
     if not options.watch:
-        result, signals = _train(options, run, view)
-        _report(options, result, run)
+        result, signals = _train(options, planned, view)
+        _report(options, result, planned)
     else:
         from llmcli.cli.reports.watch import watching
 
         address = options.host, options.port
-        with watching(run.output.path, run.prepared.plan, view.losses, address) as watch:
-            result, signals = _train(options, run, view, watch.add)
-            watch.finish(result, has_model=not run.output.adapter_only)
-            _report(options, result, run)
+        with watching(planned.output.path, planned.prepared.plan, view.losses, address) as watch:
+            result, signals = _train(options, planned, view, watch.add)
+            watch.finish(result, has_model=not planned.output.adapter_only)
+            _report(options, result, planned)
             is_at_terminal = sys.stdin.isatty() and sys.stderr.isatty()
-            if is_at_terminal and not (signals or options.json or run.processes.are_several):
+            if is_at_terminal and not (signals or options.json or planned.processes.are_several):
                 watch.stay_open()
     if signals:
         raise typer.Exit(128 + signals[0])
 
 
-def _loss_units(run: "PlannedRun") -> tuple[float, tuple[float, float] | None]:
+def _loss_units(planned: "PlannedRun") -> tuple[float, tuple[float, float] | None]:
     """Return the arguments of TrainingLosses."""
-    prepared, chosen = run.prepared, run.prepared.plan.conversations
+    prepared, chosen = planned.prepared, planned.prepared.plan.conversations
     bytes_per_token = prepared.record.read_bytes / max(1, len(prepared.tokens))
     if chosen and (learned := prepared.record.conversations):
         return bytes_per_token, (1 - chosen.share, max(1, learned.train_bytes) / learned.train_tokens)
@@ -409,7 +410,7 @@ def _loss_units(run: "PlannedRun") -> tuple[float, tuple[float, float] | None]:
 
 def _train(
     options: _Options,
-    run: "PlannedRun",
+    planned: "PlannedRun",
     view: "TrainingView",
     on_event: Callable[[object], None] = lambda event: None,
 ) -> "tuple[Result, list[int]]":
@@ -420,18 +421,13 @@ def _train(
 
     output_error: OSError | None = None
     trains = False  # whether a step was taken, so that there are weights to save after a stop request
-    of_answers = run.prepared.plan.conversations is not None
+    of_answers = planned.prepared.plan.conversations is not None
     with (
-        _first_step_interrupted(run.output, lambda: trains),
+        _first_step_interrupted(planned.output, lambda: trains),
         stop_requests(lambda: trains, view.note_from_signal_handler) as signals,
         view,
     ):
-        events = session.run(
-            run,
-            stop=lambda: bool(signals or output_error),
-            on_stop_request=signals.append,
-            on_progress=partial(_show_progress, view),
-        )
+        events = session.run(planned, signals=signals, on_progress=partial(_show_progress, view))
         try:
             for event in events:
                 if isinstance(event, session.Result):
@@ -442,6 +438,7 @@ def _train(
                     show_event(event, view, json_=options.json, of_answers=of_answers)
                 except OSError as error:  # the reader is gone, or the disk is full: save the weights so far
                     output_error = output_error or error
+                    signals.append(signal.SIGTERM)
                 on_event(event)
         except LLMError as error:
             if output_error:
@@ -487,15 +484,15 @@ def _show_progress(view: "TrainingView", task: str, share: float) -> None:
 # ---- the report
 
 
-def _report(options: _Options, result: "Result", run: "PlannedRun") -> None:
+def _report(options: _Options, result: "Result", planned: "PlannedRun") -> None:
     """Report the saved file, the quality of the model, and the command to try next."""
     from llmcli.cli.reports.training import show_result
     from llmcli.training.files.summary import summarize, usage_hint
 
     done = result.done
-    inputs = run.inputs
-    output = run.output
-    conversations = run.prepared.conversations
+    inputs = planned.prepared.inputs
+    output = planned.output
+    conversations = planned.prepared.conversations
     labels = conversations.labels if conversations else []
     sentences = summarize(
         done.checkpoint.record,
@@ -528,11 +525,11 @@ def _report(options: _Options, result: "Result", run: "PlannedRun") -> None:
             ""
             if str(result.file) == DEFAULT_MODEL
             else str(result.file),  # the default model need not be named
-            question[:MAX_QUESTION] if chats else run.prepared.example_prompt(),
+            question[:MAX_QUESTION] if chats else planned.prepared.example_prompt(),
             chats=chats,
             labels=labels,
             knows_answers=done.checkpoint.known_answers is not None,
-            kind=None if chats else run.prepared.line_kind(),
+            kind=None if chats else planned.prepared.line_kind(),
             has_chat_template='"chat_template"' in (done.checkpoint.tokenizer_config_json or ""),
         )
         sentences.append(hint)

@@ -25,12 +25,15 @@ if TYPE_CHECKING:
 def show_plan(plan: "Plan", inputs: "Inputs", *, dry_run: bool, json_: bool) -> None:
     """Print the plan. With --dry-run it is the result, after the table of files; otherwise it goes to stderr,
     shortened in a terminal."""
+    sources = inputs.sources
     if json_:
-        files = {"documents": inputs.files_read, "not_read": not_read(inputs.corpus)} if dry_run else {}
-        json_event("plan", **_plan_record(plan), data=[group.as_record() for group in inputs.groups], **files)
+        files = {"documents": sources.records(), "not_read": not_read(sources.text)} if dry_run else {}
+        json_event(
+            "plan", **_plan_record(plan), data=[group.as_record() for group in sources.groups()], **files
+        )
         return
     if dry_run:
-        show_files(inputs.files_read, inputs.corpus.skipped)
+        show_files(sources.records(), sources.text.skipped)
     if dry_run or not sys.stderr.isatty():
         rows = [(row.name, row.value, row.reason) for row in plan.rows]
         tables.table(("setting", "value", "reason"), rows, to_stderr=not dry_run)

@@ -31,6 +31,8 @@ class CorpusSplit:
     rule: str  # description of the held-out text; "" if there is none
     is_from_corpus: bool = True  # False: the held-out text is another corpus
     versions: int = 1  # documents in the largest group of near-duplicates that is not held out as a whole
+    known_share: float = 0.0  # share of the held-out text that occurs verbatim in the training data
+    seen_by_base: bool = False  # whether the base model was trained on all of the held-out text
 
 
 def split(corpus: Corpus, share: float) -> CorpusSplit:

@@ -2,8 +2,6 @@
 garbled."""
 
 import difflib
-import math
-import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -92,24 +90,17 @@ def answer_questions(
     runtime: Runtime,
     tokenizer: Tokenizer,
     conversations: PreparedConversations,
-    seconds: float = math.inf,
-    clock: Callable[[], float] = time.monotonic,
-    stop: Callable[[], bool] = lambda: False,
+    is_over: Callable[[], bool] = lambda: False,
 ) -> AnswerShares | None:
-    """Answer as many held-out questions as MAX_WORK and `seconds` allow, until `stop` returns True. Returns
-    None if nothing is held out or there was no time for a single answer."""
+    """Answer as many held-out questions as MAX_WORK allows, until `is_over` returns True. Returns None if
+    nothing is held out or there was no time for a single answer."""
     if not len(conversations.held_out):
         return None
     messages = (message for conversation in conversations.split.training for message in conversation.messages)
     known = {message.content.strip() for message in messages if message.role == "assistant"}
-    end = clock() + seconds
     max_tokens = longest_answer(conversations)
     work = 0.0
     answers = list[tuple[str, str]]()
-
-    def is_over() -> bool:
-        return stop() or clock() > end
-
     for question in questions(conversations):
         is_enough = len(answers) >= MIN_QUESTIONS and work > MAX_WORK
         if len(answers) == MAX_QUESTIONS or is_enough or is_over():

@@ -4,13 +4,12 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from llmcli import units
 from llmcli.data.conversations.record_kinds import ReadOptions
 from llmcli.data.files import ConversationFile
 from llmcli.data.reading_progress import ReadingProgress
-from llmcli.data.sources import FileGroup, Sources, check_reading, read_sources
+from llmcli.data.sources import Sources, check_reading, read_sources
 from llmcli.data.text.boilerplate import SUGGESTED_SHARE, estimate
 from llmcli.data.text.corpus import Corpus
 from llmcli.data.text.dataset_directory import held_out_splits
@@ -34,7 +33,7 @@ EXAMPLES = "https://github.com/llmcli/llmcli/tree/main/examples"
 class Inputs:
     """The inputs of a run."""
 
-    corpus: Corpus  # plain text; may be empty if there are conversations
+    sources: Sources  # texts and conversations
     held_out: Corpus | float = recipe.HELD_OUT  # validation text, or the fraction of the corpus to hold out
     conversations: ConversationInputs | None = None
     base: Checkpoint | None = None  # the model to fine-tune
@@ -45,16 +44,18 @@ class Inputs:
     tokenizer_json: str | None = None  # an existing tokenizer; None: a new one is trained
     tokenizer_reason: str = ""
     reading: ReadOptions = field(default_factory=ReadOptions)
-    groups: list[FileGroup] = field(default_factory=list)  # kinds of files
-    notes: list[str] = field(
-        default_factory=list
-    )  # a line about the kinds, and lines about what was left out
-    files_read: list[dict[str, Any]] = field(default_factory=list)  # facts about each file, for JSON
+    # a line about the kinds of files, and lines about what was left out
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def corpus(self) -> Corpus:
+        """Plain text; may be empty if there are conversations."""
+        return self.sources.text
 
     @property
     def files(self) -> tuple[ConversationFile, ...]:
         """Conversation files."""
-        return self.conversations.files if self.conversations else ()
+        return self.sources.conversation_files
 
 
 def load_inputs(
@@ -101,7 +102,7 @@ def load_inputs(
             "`strip_boilerplate`"
         )
     return Inputs(
-        sources.text,
+        sources,
         val_sources.text if val_sources.text.documents else fraction,
         conversations,
         base_model,
@@ -112,9 +113,7 @@ def load_inputs(
         tokenizer_json,
         reason,
         reading,
-        sources.groups(),
         notes,
-        sources.records(),
     )
 
 

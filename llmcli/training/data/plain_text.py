@@ -26,7 +26,6 @@ from llmcli.formats.training_record import PlainTextScores
 from llmcli.models.runtime import Array, Ints
 from llmcli.models.torch.runtime import score
 from llmcli.models.torch.transformer import LanguageModel, LayerKVCache
-from llmcli.training.data.inputs import Inputs
 from llmcli.training.data.prepare import Prepared
 from llmcli.training.interruption import CutShortError
 
@@ -57,7 +56,7 @@ class PlainText:
         return self.windows[:, 1:].size
 
 
-def find_plain_text(inputs: Inputs, prepared: Prepared) -> PlainText | None:
+def find_plain_text(prepared: Prepared) -> PlainText | None:
     """Return the held-out text of a run that trains on text before conversations or, with a base model, the
     text that was held out when it was trained, if that is found. None without such text or without
     conversations."""
@@ -65,8 +64,8 @@ def find_plain_text(inputs: Inputs, prepared: Prepared) -> PlainText | None:
         return None
     ids = prepared.held_out
     source = "the held-out text"
-    corpus = inputs.corpus
-    if inputs.base and not trained_in(corpus, inputs.base.record):
+    inputs = prepared.inputs
+    if inputs.base and not trained_in(inputs.corpus, inputs.base.record):
         ids = _held_out_text_of(inputs.base, inputs.base_path, prepared.tokenizer)
         source = "the text held out from the base model"
     config = prepared.plan.model

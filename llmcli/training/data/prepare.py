@@ -5,14 +5,13 @@ import itertools
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 from llmcli import units
 from llmcli.config import MAX_DEFAULT_VOCAB_SIZE, MIN_DEFAULT_VOCAB_SIZE
 from llmcli.data.conversations.example_prompt import example_prompts
-from llmcli.data.sources import Sources
 from llmcli.data.text.corpus import Corpus
 from llmcli.data.text.decoding import Document
 from llmcli.data.text.line_kinds import LineKind, line_kind
@@ -26,7 +25,6 @@ from llmcli.evaluation.figures import known_text
 from llmcli.evaluation.training_text import (
     changed_files_note,
     find_small_training_texts,
-    trained_part,
     unrecorded_part,
     untrained_part,
 )
@@ -61,6 +59,7 @@ SEEN_NOTE = (
 class Prepared:
     """A plan with the tokens to train on."""
 
+    inputs: Inputs
     plan: Plan
     task: Task
     tokenizer: Tokenizer
@@ -68,11 +67,10 @@ class Prepared:
     read: Corpus  # the part of the training text that the run reads
     tokens: TokenIds  # tokens of `read`; may be empty if there are conversations
     held_out: TokenIds  # validation text; may be empty
-    record: TrainingRecord  # the part about the corpus
     max_bytes: int = sys.maxsize  # training text that fits the time budget
-    encoded: PreparedConversations | None = None  # conversations of any length
     conversations: PreparedConversations | None = None  # fitted to the plan's context
-    data_rows: tuple[PlanRow, ...] = ()  # rows of the plan about the data; the last is the vocabulary
+    # the part about the data, which `prepare` adds
+    record: TrainingRecord = field(default_factory=TrainingRecord)
 
     def _beginning(self, ids: TokenIds) -> str:
         """Return the first documents of a text, joined by line ends."""
@@ -92,32 +90,22 @@ class Prepared:
         """Return the kind of lines in the training text, judged by its beginning."""
         return line_kind(self._beginning(self.tokens))
 
-    def with_plan(self, plan: Plan) -> "Prepared":
-        """Return the same data for another plan, with conversations fitted to its context and recorded."""
-        if self.encoded is None:
-            return replace(self, plan=plan)
-        fitted = self.encoded.fit(plan.train.context)
-        texts = [file for file in self.record.document["held_out"].get("files", []) if "shape" not in file]
-        record = self.record | {
-            "held_out": fitted.held_out_record(self.tokenizer, texts),
-            "conversations": fitted.record(self.tokenizer),
-        }
-        return replace(self, plan=plan, conversations=fitted, record=record)
-
     def second_run(self, search: EpochSearch, spent: float) -> "Prepared":
-        """Return the same data with the plan of the second run, for the time budget minus the `spent`
+        """Return the same data, a text, with the plan of the second run, for the time budget minus the `spent`
         seconds. Other shapes are assumed to have the same ratio of measured to estimated speed as the first
         run's."""
-        plan = self.plan
+        first = self.plan
         task = replace(self.task, seconds_spent=spent, search=search)
-        assert plan.expected
-        faster = plan.expected.tokens_per_second / estimated_speed(plan.model, plan.train)
+        assert first.expected
+        faster = first.expected.tokens_per_second / estimated_speed(first.model, first.train)
         machine = Machine(lambda model, settings, seconds: faster * estimated_speed(model, settings, seconds))
-        return self.with_plan(_plan(task, self.encoded, self.data_rows, machine))
+        corpus, vocabulary, *_ = first.rows
+        return replace(self, plan=_with_data(make_plan(task, machine), [corpus, vocabulary], None))
 
     def regularization(self) -> Callable[[float], tuple[float, float]]:
         """Return the regularization as a function of the number of epochs, which the trainer estimates."""
-        packed = self.encoded.size.packed(self.plan.train.context).tokens if self.encoded else 0
+        conversations = self.task.conversations
+        packed = conversations.packed(self.plan.train.context).tokens if conversations else 0
         return partial(rules.regularization, self.task, self.plan.model, len(self.tokens) + packed)
 
 
@@ -126,29 +114,30 @@ def prepare(
     inputs: Inputs,
     machine: Machine | None = None,
     *,
+    stopped_plan: Plan | None = None,
     tokenizer: Tokenizer | None = None,
     max_bytes: int | None = None,
     on_note: Callable[[str], None] = lambda note: None,
     elapsed: Callable[[], float] = lambda: 0.0,
 ) -> Prepared:
-    """Split the corpus, train a tokenizer unless there is one, tokenize, and plan. At most `max_bytes` of
-    training text are read (default: by the time budget; `elapsed` seconds of it have passed)."""
+    """Split the corpus, train a tokenizer unless there is one, tokenize, and plan, unless there is a
+    `stopped_plan`. At most `max_bytes` of training text are read (default: by the time budget; `elapsed` seconds of
+    it have passed)."""
     base = inputs.base
     max_bytes = max_bytes or _max_bytes(request)
     records = [base.record] if base else []
-    text, read, held_out, divided, known_share = _divide(inputs, records, max_bytes, on_note)
+    text, read, held_out, divided = _divide(inputs, records, max_bytes, on_note)
     reason = inputs.tokenizer_reason
     if tokenizer is None:
         tokenizer, reason = _trained_tokenizer(request, inputs, text, divided, max_bytes, on_note)
     tokens = tokenize_corpus(read.contents, tokenizer, on_note)
     held_out_tokens = tokenize(held_out.texts(), tokenizer)
     encoded = divided.encode(tokenizer) if divided else None
-    read_bytes = text.training.text_bytes
-    if read_bytes > max_bytes:  # only a part was read
+    if (read_bytes := text.training.text_bytes) > max_bytes:  # only a part was read
         read_bytes = count_bytes(tokens, tokenizer.byte_lengths)
     task = Task(
         request,
-        CorpusSize(len(tokens), read_bytes or 3 * len(tokens)),
+        CorpusSize(len(tokens), read_bytes),
         tokenizer.vocab_size,
         tokenizer.eos_id,
         base.config if base else None,
@@ -156,19 +145,19 @@ def prepare(
         seconds_spent=elapsed(),
         has_few_words=_has_few_words(request, inputs, tokenizer, text.training.text_bytes),
     )
-    data_rows = [PlanRow("vocabulary", f"{tokenizer.vocab_size} tokens", reason)]
+    plan = stopped_plan or make_plan(task, machine)
+    conversations = encoded.fit(plan.train.context) if encoded else None
+    rows = [PlanRow("vocabulary", f"{tokenizer.vocab_size} tokens", reason)]
     if inputs.corpus.documents or not encoded:
-        data_rows.insert(0, _corpus_row(inputs.corpus.text_bytes, text, known_share, read_bytes))
-    plan = _plan(task, encoded, data_rows, machine)
-    record = _record(inputs, text, known_share, read_bytes, len(tokens), len(held_out_tokens))
-    if trained_part(text.held_out, records).contents:
-        record["held_out"]["seen_by_base"] = True
+        rows.insert(0, _corpus_row(inputs.corpus.text_bytes, text, read_bytes))
+    plan = stopped_plan or _with_data(plan, rows, conversations)
+    if text.seen_by_base:
         on_note(SEEN_NOTE.format("text"))
     if divided and divided.seen_by_base:
         on_note(SEEN_NOTE.format("conversations"))
-    if seen_bytes := _seen_bytes(tokens, encoded, tokenizer, fine_tunes=base is not None):
-        record["seen_bytes"] = seen_bytes.hex()
-    return Prepared(
+    seen_bytes = _seen_bytes(tokens, encoded, tokenizer, fine_tunes=base is not None)
+    prepared = Prepared(
+        inputs,
         plan,
         task,
         tokenizer.for_model(seen_bytes, plan.model.extra_eos_ids if encoded else ()),
@@ -176,60 +165,54 @@ def prepare(
         read,
         tokens,
         held_out_tokens,
-        TrainingRecord.from_json(record),
         max_bytes,
-        encoded,
-        data_rows=tuple(data_rows),
-    ).with_plan(plan)
+        conversations,
+    )
+    return replace(prepared, record=_record(prepared))
 
 
 def _divide(
     inputs: Inputs, records: list[TrainingRecord], max_bytes: int, on_note: Callable[[str], None]
-) -> tuple[CorpusSplit, Corpus, Corpus, DividedConversations | None, float]:
-    """Return (split of the text, training text to read, held-out text to read, conversations, share of the
-    held-out text that occurs in the training data). `records` are the base model's."""
+) -> tuple[CorpusSplit, Corpus, Corpus, DividedConversations | None]:
+    """Return (split of the text, training text to read, held-out text to read, conversations). `records` are
+    the base model's."""
     base_texts = find_small_training_texts(records, inputs.base_path) if inputs.base_path else []
-    sources = Sources(inputs.corpus, inputs.files)
-    if not base_texts and (note := changed_files_note(sources, records)):
+    if not base_texts and (note := changed_files_note(inputs.sources, records)):
         on_note(note)
     text = _without_text_of_base(_split(inputs.corpus, inputs.held_out), records)
     held_out = text.held_out.sample(_max_held_out_bytes(text, max_bytes))
-    text, read, known_share = _without_repetitions(text, held_out, max_bytes, on_note)
+    text, read = _without_repetitions(text, held_out, max_bytes, on_note)
+    known_share = text.known_share
     # other versions of the base model's training text, whose hashes its record does not have
     new = unrecorded_part(held_out, records)
     for base_text in base_texts:
         found = find_repetitions(base_text.corpus, new, keeps_training=True).known_share
         known_share = max(known_share, found * new.text_bytes / max(1, held_out.text_bytes))
-    if not inputs.conversations:
-        return text, read, held_out, None, known_share
-    base_conversations = [
-        conversation for base_text in base_texts for conversation in base_text.conversations
-    ]
-    divided = inputs.conversations.divide(max_bytes, records, base_conversations)
-    if held_out.contents:
-        divided, share = divided.without(held_out, text)
-        known_share = max(known_share, share)
-    divided = divided.compared_with([read, *(base_text.corpus for base_text in base_texts)])
-    return text, read, held_out, divided, known_share
+    divided = None
+    if inputs.conversations:
+        base_conversations = [
+            conversation for base_text in base_texts for conversation in base_text.conversations
+        ]
+        divided = inputs.conversations.divide(max_bytes, records, base_conversations)
+        if held_out.contents:
+            divided, share = divided.without(held_out, text)
+            known_share = max(known_share, share)
+        divided = divided.compared_with([read, *(base_text.corpus for base_text in base_texts)])
+    return replace(text, known_share=known_share), read, held_out, divided
 
 
-def _plan(
-    task: Task,
-    encoded: PreparedConversations | None,
-    data_rows: Sequence[PlanRow],
-    machine: Machine | None,
-) -> Plan:
-    """Make the plan, with `data_rows` as its first rows; the last of these is the vocabulary."""
-    plan = make_plan(task, machine)
-    if encoded is None or plan.conversations is None:
-        return replace(plan, rows=(*data_rows, *plan.rows))
-    stop_ids = {*plan.model.extra_eos_ids, *encoded.template.stop_ids} - {plan.model.eos_token_id}
-    rows = encoded.fit(plan.train.context).rows("conversations" if len(data_rows) > 1 else "corpus")
+def _with_data(plan: Plan, rows: Sequence[PlanRow], conversations: PreparedConversations | None) -> Plan:
+    """Complete a plan with what depends on the data: the first `rows`, of which the last is the vocabulary,
+    and the tokens of a chat template."""
+    if conversations is None or plan.conversations is None:
+        return replace(plan, rows=(*rows, *plan.rows))
+    stop_ids = {*plan.model.extra_eos_ids, *conversations.template.stop_ids} - {plan.model.eos_token_id}
+    about_conversations = conversations.rows("conversations" if len(rows) > 1 else "corpus")
     return replace(
         plan,
         model=replace(plan.model, extra_eos_ids=tuple(sorted(stop_ids))),
-        rows=(*data_rows[:-1], *rows, data_rows[-1], *plan.rows),
-        conversations=replace(plan.conversations, new_tokens=encoded.divided.inputs.new_tokens),
+        rows=(*rows[:-1], *about_conversations, rows[-1], *plan.rows),
+        conversations=replace(plan.conversations, new_tokens=conversations.divided.inputs.new_tokens),
     )
 
 
@@ -282,16 +265,16 @@ def _without_text_of_base(text: CorpusSplit, records: list[TrainingRecord]) -> C
     held_out = untrained_part(text.held_out, records)
     seen = text.held_out.text_bytes - held_out.text_bytes
     if not seen or not held_out.contents:
-        return text
+        return replace(text, seen_by_base=seen > 0)
     rule = f"{text.rule}, without {seen:,} bytes that the base model was trained on"
     return replace(text, held_out=held_out, rule=rule)
 
 
 def _without_repetitions(
     text: CorpusSplit, held_out: Corpus, max_bytes: int, on_note: Callable[[str], None]
-) -> tuple[CorpusSplit, Corpus, float]:
+) -> tuple[CorpusSplit, Corpus]:
     """Leave out training text that repeats `held_out`, unless that is the file of --val. Returns (split,
-    training text to read, share of the held-out text that occurs in it)."""
+    training text to read)."""
     read = text.training.sample(max_bytes)
     if held_out.contents and read.text_bytes >= NOTED_SEARCH_BYTES:
         on_note(f"searching {units.size(read.text_bytes)} of training text for held-out passages")
@@ -304,10 +287,10 @@ def _without_repetitions(
         )
     if read is text.training:
         text = replace(text, training=repetitions.training)
-    return text, repetitions.training, repetitions.known_share
+    return replace(text, known_share=repetitions.known_share), repetitions.training
 
 
-def _corpus_row(corpus_bytes: int, text: CorpusSplit, known_share: float, read_bytes: int) -> PlanRow:
+def _corpus_row(corpus_bytes: int, text: CorpusSplit, read_bytes: int) -> PlanRow:
     """Describe the corpus and its split for the plan; `read_bytes` of the training text are used."""
     train_bytes = text.training.text_bytes
     held_out_bytes = text.held_out.text_bytes
@@ -317,7 +300,7 @@ def _corpus_row(corpus_bytes: int, text: CorpusSplit, known_share: float, read_b
         description = f"{train_bytes:,} for training, {held_out_bytes:,} held out: {text.rule}"
     else:
         description = f"all for training; held out: the {held_out_bytes:,} bytes of {text.rule}"
-    if known := known_text(known_share):
+    if known := known_text(text.known_share):
         description += f"; {known}"
     if read_bytes < train_bytes:
         description += f"; the time budget allows for {read_bytes:,} bytes of training text, sampled evenly"
@@ -338,18 +321,18 @@ def _byte_values(tokens: TokenIds, tokenizer: Tokenizer) -> frozenset[int]:
     return frozenset(b"".join(tokenizer.token_bytes[i] for i in used_tokens(tokens, tokenizer.vocab_size)))
 
 
-def _record(
-    inputs: Inputs, text: CorpusSplit, known_share: float, read_bytes: int, tokens: int, held_out_tokens: int
-) -> dict[str, Any]:
-    """Describe the corpus for the training record."""
-    corpus = inputs.corpus
+def _record(prepared: Prepared) -> TrainingRecord:
+    """Describe the data for the training record."""
+    corpus = prepared.inputs.corpus
+    text = prepared.split
+    tokenizer = prepared.tokenizer
     held_out: dict[str, Any] = {
         "bytes": text.held_out.text_bytes,
-        "tokens": held_out_tokens,
+        "tokens": len(prepared.held_out),
         "from": text.rule,
     }
-    if known_share:
-        held_out["known_share"] = round(known_share, 4)
+    if text.known_share:
+        held_out["known_share"] = round(text.known_share, 4)
     ends: dict[Document, dict[str, int]] = {}
     if text.is_from_corpus:
         ends = {part.document: {"held_out": part.text_bytes} for part in text.held_out.contents}
@@ -360,16 +343,24 @@ def _record(
                 ends[document] = known | {"left_out": left_out}
     else:
         held_out["files"] = [file_entry(file.relative_name, file) for file in text.held_out.documents]
-    return {
+    if text.seen_by_base:
+        held_out["seen_by_base"] = True
+    record = {
         "corpus": [
             *(file_entry(file.relative_name, file) | ends.get(file, {}) for file in corpus.documents),
-            *corpus_record(inputs.files),
+            *corpus_record(prepared.inputs.files),
         ],
         "train_bytes": text.training.text_bytes,
-        "read_bytes": read_bytes,  # part of train_bytes
-        "train_tokens": tokens,
+        "read_bytes": prepared.task.text.bytes,  # part of train_bytes
+        "train_tokens": len(prepared.tokens),
         "held_out": held_out,
     }
+    if tokenizer.seen_bytes:
+        record["seen_bytes"] = tokenizer.seen_bytes.hex()
+    if conversations := prepared.conversations:
+        record["held_out"] = conversations.held_out_record(tokenizer, held_out.get("files", []))
+        record["conversations"] = conversations.record(tokenizer)
+    return TrainingRecord.from_json(record)
 
 
 def _seen_bytes(

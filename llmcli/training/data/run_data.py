@@ -1,4 +1,4 @@
-"""The data of a run: training batches, validation slice, held-out data.
+"""What a run reads: its plan, training batches, validation slice, held-out data, and the model to start from.
 
 The training data are text, conversations, or text followed by conversations; in the last case, only the
 conversations are evaluated.
@@ -21,49 +21,69 @@ from llmcli.data.conversations.batches import ConversationBatches, ConversationT
 from llmcli.data.conversations.messages import Message
 from llmcli.data.conversations.split import held_out_indices
 from llmcli.data.tokenizers.tokenizer import Tokenizer
-from llmcli.data.tokens.batches import Batches, Tokens
+from llmcli.data.tokens.batches import Batches
+from llmcli.formats.checkpoint import Checkpoint
+from llmcli.generation.token_healing import Prompt
 from llmcli.models.runtime import Ints, Runtime
 from llmcli.training.data.cache_fit import ValidationText, reserve_tokens
 from llmcli.training.data.conversations import PreparedConversations
 from llmcli.training.data.held_out_questions import greedy_answer, longest_answer, questions
 from llmcli.training.data.plain_text import PlainText
 from llmcli.training.data.position import Position
+from llmcli.training.data.prepare import Prepared
 from llmcli.training.planning import recipe
-from llmcli.training.planning.plan import ConversationSettings, Plan
+from llmcli.training.planning.plan import ConversationSettings
 
 
 class RunData:
-    """All data of a run. The next batch is a function of the run's Position."""
+    """Everything that a run reads and does not change. The next batch is a function of the run's Position."""
 
     def __init__(
         self,
-        plan: Plan,
-        tokenizer: Tokenizer,
-        tokens: Tokens,
-        held_out: NDArray[np.unsignedinteger],
-        conversations: PreparedConversations | None = None,
+        prepared: Prepared,
+        start: Checkpoint | None = None,
         plain_text: PlainText | None = None,
+        *,
+        sample_prompt: str | None = None,
+        probe: str | None = None,
     ) -> None:
-        """`tokens` [N] and `held_out` [H] are texts; `plain_text` is scored after training on
-        conversations."""
+        """The run starts with the weights of `start`, or with fresh ones. `plain_text` is scored after training
+        on conversations. The previews of a run on text continue `sample_prompt` and predict the word after
+        `probe`, a prompt or question; for None, they are about a held-out question if there are any."""
+        self.plan = plan = prepared.plan
         settings = plan.train
-        self.tokenizer = tokenizer
+        tokens = prepared.tokens
+        conversations = prepared.conversations
+        self.record = prepared.record  # the part about the corpus; loop/record.py adds the rest
+        self.regularization = prepared.regularization()
+        self.start = start
         self.plain_text = plain_text
+        self._probe = probe
+        self.tokenizer = tokenizer = prepared.tokenizer
         count = settings.calibration_tokens
         at_end = plan.searches
         text, windows = reserve_tokens(tokens, count, settings.context, at_end=at_end)
         self.validation_text = ValidationText(tokens, windows, tokenizer.eos_id, at_end)
-        self._batches = BatchSchedule(text, settings, tokenizer)
+        self._batches = Batches(text, settings.context, settings.batch_size, settings.seed)
         self.tokens_per_epoch = len(text)
         self.conversations: ConversationPhase | None = None
         # validation slice (windows [B, T + 1] or conversations, possibly empty) and held-out data
         self.validation: Ints | ConversationTokens = windows
-        self.held_out: NDArray[np.unsignedinteger] | ConversationTokens = held_out
+        self.held_out: NDArray[np.unsignedinteger] | ConversationTokens = prepared.held_out
         if conversations and plan.conversations:
             self.conversations = ConversationPhase(conversations, plan.conversations, settings, tokenizer)
             self.validation = self.conversations.validation
             self.held_out = conversations.held_out
             self.tokens_per_epoch += self.conversations.tokens_per_epoch
+        question = self.conversations.question if self.conversations else ""
+        self.sample_prompt = question or sample_prompt
+        self.probe = probe or question
+
+    def probe_prompt(self) -> Prompt:
+        """Return the tokens of the probe: of a text, or of a question with the messages before it."""
+        if self.conversations:
+            return Prompt(list(self.conversations.prompt(self._probe)))
+        return Prompt.of(self.probe, self.tokenizer)
 
     def validation_size(self) -> dict[str, int]:
         """Return the size of the validation slice for the record; {} if there is none."""
@@ -79,7 +99,12 @@ class RunData:
         conversations."""
         if self.conversations and (batch := self.conversations.next_batch(position)):
             return batch.ids, torch.from_numpy(batch.loss_mask)
-        return self._batches.batch(position.step, position.stage_progress, position.token_split), None
+        progress = position.stage_progress
+        bpe_dropout = position.token_split if progress < recipe.BPE_DROPOUT_UNTIL else 0.0
+        if bpe_dropout and self._batches.merge_pairs is None:
+            self._batches = replace(self._batches, merge_pairs=np.array(self.tokenizer.merge_pairs))
+        length = window_length(progress, self.plan.train)
+        return self._batches.batch(position.step, length, bpe_dropout), None
 
     def has_planned_dropout(self, position: Position) -> bool:
         """Return whether the run has switched from text to conversations; their dropout rate is in the
@@ -104,23 +129,6 @@ def window_length(progress: float, settings: TrainConfig) -> int:
     divisor = next((divisor for until, divisor in warmup if progress < until), 1)
     shortest = max(min(context, recipe.SHORTEST_WINDOW), context // divisor)
     return next(length for length in range(shortest, context + 1) if context % length == 0)
-
-
-class BatchSchedule:
-    """Batches of a constant number of tokens. Each is a function of (seed, step, progress, BPE-dropout)."""
-
-    def __init__(self, tokens: Tokens, settings: TrainConfig, tokenizer: Tokenizer) -> None:
-        self._settings = settings
-        self._tokenizer = tokenizer
-        self._batches = Batches(tokens, settings.context, settings.batch_size, settings.seed)
-
-    def batch(self, step: int, progress: float, bpe_dropout: float | None = None) -> Ints:
-        """Return the token ids [rows, window + 1] of a step. `bpe_dropout` overrides the configured rate."""
-        rate = self._settings.token_split if bpe_dropout is None else bpe_dropout
-        rate = rate if progress < recipe.BPE_DROPOUT_UNTIL else 0.0
-        if rate and self._batches.merge_pairs is None:
-            self._batches = replace(self._batches, merge_pairs=np.array(self._tokenizer.merge_pairs))
-        return self._batches.batch(step, window_length(progress, self._settings), rate)
 
 
 class ConversationPhase:

@@ -32,7 +32,7 @@ class Output:
     force: bool
     stopped: StoppedRun | None = None  # run to resume
     rename_existing: bool = False  # rename an existing model instead of requiring --force
-    on_note: Callable[[str], None] = lambda note: None
+    on_note: Callable[[str], None] = lambda note: None  # receives notes about the whole run
     on_warning: Callable[[str], None] = lambda warning: None
 
     def may_replace(self) -> bool:
@@ -101,14 +101,16 @@ class Output:
             save(path, done.checkpoint)
 
 
-def dry_run_output(path: Path, *, adapter_only: bool = False) -> Output:
+def dry_run_output(
+    path: Path, *, adapter_only: bool = False, on_note: Callable[[str], None] = lambda note: None
+) -> Output:
     """Return the output of a dry run: checks the name, creates nothing. Raises LLMError."""
     if not path.name:
         raise usage("-o needs the name of a file: -o model.safetensors")
     reject_gguf_name(path)
     path = _adapter_file(path) if adapter_only else path
     resume.check_model_name(path)
-    return Output(path, resume.resume_path(path), adapter_only, force=False)
+    return Output(path, resume.resume_path(path), adapter_only, force=False, on_note=on_note)
 
 
 @contextmanager
@@ -126,8 +128,8 @@ def claim_output(
     """Check and lock the output path until the context ends, and load the state of a stopped run (with
     `force`, only in a run `restarted` after a crash). An existing model is renamed (`rename_existing`) or,
     with `force`, replaced; but `model`, which the run reads, must not be overwritten."""
-    planned = dry_run_output(path, adapter_only=adapter_only)
-    output = replace(planned, force=force, on_note=on_note, on_warning=on_warning)
+    planned = dry_run_output(path, adapter_only=adapter_only, on_note=on_note)
+    output = replace(planned, force=force, on_warning=on_warning)
     directory = path
     path = output.path
     with ExitStack() as stack:

@@ -12,10 +12,10 @@ import math
 from llmcli.models.runtime import Array
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.data.position import Position
+from llmcli.training.data.run_data import RunData
 from llmcli.training.interruption import CutShortError
-from llmcli.training.loop.clock import FINAL_PATIENCE, STEP_PATIENCE
+from llmcli.training.loop.clock import FINAL_PATIENCE, STEP_PATIENCE, Clock
 from llmcli.training.loop.events import Evaluation
-from llmcli.training.loop.job import Job
 from llmcli.training.loop.validation import Validator
 from llmcli.training.planning import recipe
 
@@ -29,15 +29,17 @@ class BestWeights:
     """Calibrates and evaluates the current weights of a model, and keeps the best so far (no weights before
     the first evaluation). The step, factor and loss of the best weights are in the Position."""
 
-    def __init__(self, model: LanguageModel, job: Job, position: Position, *, is_compiled: bool) -> None:
+    def __init__(
+        self, model: LanguageModel, data: RunData, clock: Clock, position: Position, *, is_compiled: bool
+    ) -> None:
         """`is_compiled` says whether torch compiles the layers of the model on first use."""
         self._model = model
-        self._clock = job.clock
+        self._clock = clock
         self._position = position
         self._is_compiled = is_compiled
-        self._has_adapters = job.plan.train.lora_rank > 0
-        self.validator = Validator(model, job.data.tokenizer, job.data.validation)
-        self._calibrates = job.plan.train.calibrates and self.validator.tokens > 0
+        self._has_adapters = data.plan.train.lora_rank > 0
+        self.validator = Validator(model, data.tokenizer, data.validation)
+        self._calibrates = data.plan.train.calibrates and self.validator.tokens > 0
         self.weights: Weights = {}
         self.adapters: Weights | None = None  # trained LoRA matrices by name
 

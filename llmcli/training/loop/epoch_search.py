@@ -23,24 +23,24 @@ class FirstRun:
         self._best_step = 0
         for step, bits in evaluations:
             self._add(step, bits)
-        self.last: Step | None = None
+        self._last: Step | None = None
 
     def _add(self, step: int, bits: float) -> None:
         if bits <= self._lowest * (1 + self._tie_margin):
             self._best_step = step
         self._lowest = min(self._lowest, bits)
 
-    def update(self, event: Event) -> EpochSearch | None:
-        """Return the number of epochs for the second run once it is known, or once the first run's time is
-        up."""
+    def update(self, event: Event) -> tuple[EpochSearch, Step] | None:
+        """Return (the number of epochs for the second run, the last step of the first one) once it is known,
+        or once the first run's time is up."""
         is_confirmed = False
         if isinstance(event, Step):
-            self.last = event
+            self._last = event
         elif isinstance(event, Evaluation):
             self._add(event.step, event.bits_per_byte)
             is_confirmed = event.step >= recipe.SEARCH_PATIENCE * self._best_step
-        last = self.last
+        last = self._last
         if not (last and self._best_step and (is_confirmed or last.progress >= 1 - recipe.DECAY)):
             return None
         factor = recipe.SEARCH_EPOCHS_FACTOR if is_confirmed else recipe.SEARCH_PATIENCE
-        return EpochSearch(round(factor * self._best_step * last.epoch / last.step, 2), is_confirmed)
+        return EpochSearch(round(factor * self._best_step * last.epoch / last.step, 2), is_confirmed), last

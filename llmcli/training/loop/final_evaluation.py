@@ -10,9 +10,9 @@ import math
 from llmcli.formats.training_record import CacheWeights
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.data.plain_text import PlainTextComparison
+from llmcli.training.data.run_data import RunData
 from llmcli.training.interruption import CutShortError
-from llmcli.training.loop.clock import FINAL_PATIENCE, GRACE, LOADING_SECONDS_PER_MILLION
-from llmcli.training.loop.job import Job
+from llmcli.training.loop.clock import FINAL_PATIENCE, GRACE, LOADING_SECONDS_PER_MILLION, Clock
 from llmcli.training.loop.record import FinalEvaluation
 from llmcli.training.loop.validation import HeldOutEvaluation, Weights
 from llmcli.training.step.hardware import OutOfMemoryError, explain_out_of_memory
@@ -25,23 +25,20 @@ NO_MEMORY = "out of memory"
 class FinalEvaluator:
     """Evaluates the final weights of a run in the same way as users of the file will run them."""
 
-    def __init__(self, model: LanguageModel, job: Job) -> None:
+    def __init__(self, model: LanguageModel, data: RunData, clock: Clock) -> None:
         self._model = model
-        self._start = job.start
-        self._clock = job.clock
-        self._parameters = job.plan.model.parameters
-        data, settings = job.data, job.plan.train
-        self._held_out = HeldOutEvaluation(
-            model, data.tokenizer, data.held_out, settings, job.clock, models=2 if job.start else 1
-        )
+        self._start = data.start
+        self._clock = clock
+        plan = data.plan
+        self._held_out = HeldOutEvaluation(model, data, clock)
         self._plain_text: PlainTextComparison | None = None
         # sharded weights cannot generate text
-        if data.conversations and (data.plain_text or not job.is_sharded):
+        if data.conversations and (data.plain_text or not plan.sharded):
             self._plain_text = PlainTextComparison(
-                job.plan.model, data.tokenizer, data.plain_text, job.start, settings
+                plan.model, data.tokenizer, data.plain_text, data.start, plan.train
             )
         # the n-gram cache needs enough text, and is not for conversations
-        has_cache = not data.conversations and not job.is_sharded and data.validation_text.is_sufficient
+        has_cache = not data.conversations and not plan.sharded and data.validation_text.is_sufficient
         self._cache_text = data.validation_text if has_cache else None
 
     def cost(self, trained: int) -> float:
@@ -54,7 +51,7 @@ class FinalEvaluator:
     def evaluate(self, best: Weights, trained: int, *, hurried: bool) -> FinalEvaluation:
         """Evaluate after training on `trained` tokens; without scores if memory or time is short."""
         interrupted_at = self._clock.final_deadline()
-        loading = LOADING_SECONDS_PER_MILLION * self._parameters / 1e6 * self._clock.slowdown
+        loading = LOADING_SECONDS_PER_MILLION * self._model.config.parameters / 1e6 * self._clock.slowdown
         if loading > interrupted_at - self._clock.elapsed:
             return FinalEvaluation()
         cache = None

@@ -14,11 +14,11 @@ from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.generation.generator import generate
 from llmcli.generation.next_words import next_words
-from llmcli.generation.token_healing import Prompt
 from llmcli.models.open_runtime import open_trained
 from llmcli.models.runtime import Array, Runtime
+from llmcli.training.data.run_data import RunData
+from llmcli.training.loop.clock import Clock
 from llmcli.training.loop.events import Prediction, Sample
-from llmcli.training.loop.job import Job
 
 LIKELIEST = 10  # words kept
 EVALUATIONS = 20  # maximum evaluations of the network to find the words
@@ -36,61 +36,57 @@ class Previews:
     """Predicts the next words of the probe (in training on conversations, the first words of its answer), and
     continues a prompt or answers a held-out question greedily, within the time limit if there is one."""
 
-    def __init__(self, job: Job) -> None:
-        self._job = job
-        self._conversations = job.data.conversations
-        question = self._conversations.question if self._conversations else None
-        self.prompt = question or job.sample_prompt
-        self.probe = job.probe or question or ""
-        seconds, parameters = job.plan.train.seconds, job.plan.model.parameters
+    def __init__(self, data: RunData, clock: Clock) -> None:
+        self._data = data
+        self._clock = clock
+        seconds, parameters = data.plan.train.seconds, data.plan.model.parameters
         self._longest = math.inf if seconds is None else max(MIN_SECONDS, TIME_SHARE * seconds)
         self._copying_seconds = COPYING_SECONDS_PER_MILLION * parameters / 1e6
-        has_prompt = bool(self.prompt or self.probe)
+        has_prompt = bool(data.sample_prompt or data.probe)
         # earliest time of the next previews on the clock
         self._next = -math.inf if has_prompt and parameters <= MAX_PARAMETERS else math.inf
 
     @property
     def are_wanted(self) -> bool:
         """Return whether to make previews now."""
-        clock = self._job.clock
+        clock = self._clock
         return self._copying_seconds * clock.slowdown <= self._longest and clock.now() >= self._next
 
     def make(self, step: int, weights: Mapping[str, Array]) -> Iterator[Prediction | Sample]:
         """Predict and generate with the weights after a step; nothing is predicted if they have diverged."""
-        job, now = self._job, self._job.clock.now
+        data, now = self._data, self._clock.now
+        plan = data.plan
         began = now()
         # a GPU has only a part of a sharded model
-        device = "cpu" if job.is_sharded else job.plan.train.device
-        runtime = open_trained(Checkpoint(job.plan.model, "", weights), device)
-        if self.probe and (prediction := self._predict(runtime, step)):
+        device = "cpu" if plan.sharded else plan.train.device
+        runtime = open_trained(Checkpoint(plan.model, "", weights), device)
+        if data.probe and (prediction := self._predict(runtime, step)):
             yield prediction
-        if self.prompt:
+        if prompt := data.sample_prompt:
             runtime.rewind()
-            yield Sample(step, self.prompt, self._sample(runtime, self.prompt, began + self._longest))
-        if job.plan.train.seconds is not None:
+            yield Sample(step, prompt, self._sample(runtime, prompt, began + self._longest))
+        if plan.train.seconds is not None:
             self._next = now() + (now() - began) / TIME_SHARE
 
     def _predict(self, runtime: Runtime, step: int) -> Prediction | None:
-        tokenizer = self._job.data.tokenizer
-        prompt = Prompt.of(self.probe, self._job.data.tokenizer)
-        if self._conversations:
-            prompt = Prompt(list(self._conversations.prompt(self._job.probe)))
+        data = self._data
+        prompt = data.probe_prompt()
         try:
-            words = next_words(runtime, tokenizer, prompt, evaluations=EVALUATIONS).words[:LIKELIEST]
+            words = next_words(runtime, data.tokenizer, prompt, evaluations=EVALUATIONS).words[:LIKELIEST]
         except LLMError:  # NaN or infinite logits
             return None
         likeliest = tuple(
             (f"…{word.text}" if word.continues else word.text, round(word.probability, DIGITS))
             for word in words
         )
-        return Prediction(step, self.probe, likeliest)
+        return Prediction(step, data.probe, likeliest)
 
     def _sample(self, runtime: Runtime, prompt: str, end: float) -> str:
         def is_over() -> bool:
-            return self._job.clock.now() > end
+            return self._clock.now() > end
 
-        if self._conversations:
-            return self._conversations.answer(runtime, SAMPLE_TOKENS, is_over)
+        if self._data.conversations:
+            return self._data.conversations.answer(runtime, SAMPLE_TOKENS, is_over)
         sampling = SamplingConfig(max_tokens=SAMPLE_TOKENS)
-        tokens = generate(runtime, self._job.data.tokenizer, prompt, sampling)
+        tokens = generate(runtime, self._data.tokenizer, prompt, sampling)
         return "".join(token.text for token in takewhile(lambda _: not is_over(), tokens))

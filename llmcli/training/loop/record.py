@@ -14,7 +14,7 @@ from llmcli.config import as_record
 from llmcli.evaluation.evaluator import Score
 from llmcli.formats.training_record import CacheWeights, PlainTextScores, TrainingRecord
 from llmcli.training.data.position import Position
-from llmcli.training.loop.job import Job
+from llmcli.training.data.run_data import RunData
 from llmcli.training.planning.plan import Expected
 from llmcli.version import __version__
 
@@ -79,27 +79,24 @@ class FinalEvaluation:
 
 
 def training_record(
-    job: Job,
+    data: RunData,
     position: Position,
     history: History,
     final: FinalEvaluation,
     *,
-    sample_prompt: str | None,
-    probe: str,
     interrupted: bool,
     problem: str,
 ) -> TrainingRecord:
     """Create the record of a run, except for its duration. The order of keys is fixed, so that equal runs
     write equal files."""
-    plan = job.plan
-    data = job.data
-    chats = job.data.conversations
+    plan = data.plan
+    chats = data.conversations
     tokens = position.step * plan.train.tokens_per_step
     score, base = final.score, final.base_score
-    samples = {"samples": {"prompt": sample_prompt, "texts": history.samples}}
+    samples = {"samples": {"prompt": data.sample_prompt, "texts": history.samples}}
     plain_text = final.plain_text._asdict().items() if final.plain_text else ()
-    return job.record | {
-        **_entry("conversations", chats and job.record.document["conversations"] | chats.record(position)),
+    return data.record | {
+        **_entry("conversations", chats and data.record.document["conversations"] | chats.record(position)),
         "versions": versions(),
         "plan": [as_record(row) for row in plan.rows],
         "train": as_record(plan.train),
@@ -123,7 +120,7 @@ def training_record(
         **_entry("validation", data.validation_size()),
         "curve": history.curve(),
         **(samples if plan.model.parameters <= MAX_PARAMETERS_WITH_SAMPLES else {}),
-        **_entry("probe", history.predictions and {"prompt": probe, "predictions": history.predictions}),
+        **_entry("probe", history.predictions and {"prompt": data.probe, "predictions": history.predictions}),
     }
 
 

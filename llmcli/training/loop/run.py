@@ -7,7 +7,7 @@ predictions (arXiv:1503.02531, section 2). Each is a stage of the run, with its 
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,16 +24,17 @@ from llmcli.models.induction import with_stronger_copies
 from llmcli.models.runtime import Ints
 from llmcli.models.torch.transformer import LanguageModel, Teacher
 from llmcli.training.data.position import Position
+from llmcli.training.data.run_data import RunData
 from llmcli.training.loop.best_weights import BestWeights, Weights
-from llmcli.training.loop.clock import STEP_PATIENCE
+from llmcli.training.loop.clock import STEP_PATIENCE, Clock
 from llmcli.training.loop.events import Done, Event, Prediction, State, Step, TeacherTrained
 from llmcli.training.loop.final_evaluation import FinalEvaluator
-from llmcli.training.loop.job import Job
 from llmcli.training.loop.previews import Previews
 from llmcli.training.loop.record import History, clock_record, training_record
 from llmcli.training.planning import recipe
 from llmcli.training.step import base_divergence
 from llmcli.training.step.base_divergence import BaseDivergence
+from llmcli.training.step.data_parallel import Leader
 from llmcli.training.step.hardware import keep_freed_memory, return_freed_memory
 from llmcli.training.step.initialization import compile_layers, fold_frozen, fresh_weights, new_model
 from llmcli.training.step.optimizer import Optimizer, lr_schedule
@@ -46,7 +47,7 @@ LONG_EVALUATION = 5e11  # FLOPs (a few seconds on a few cores); the state is sav
 SAVING_SECONDS_PER_MILLION = 0.12  # per million parameters with the optimizer's state, on a slow disk
 
 
-def is_evaluation_due(trained: int, evaluated: float, progress: float, interval: float) -> bool:
+def is_worth_evaluating(trained: int, evaluated: float, progress: float, interval: float) -> bool:
     """Return whether to evaluate `evaluated` tokens (more with calibration, which takes longer), `trained`
     tokens and `progress` after the last evaluation; `interval` is the minimum progress."""
     return trained >= recipe.TRAINING_PER_EVALUATED * evaluated and progress >= interval
@@ -55,13 +56,22 @@ def is_evaluation_due(trained: int, evaluated: float, progress: float, interval:
 class Run:
     """A training run and the operations in its loop."""
 
-    def __init__(self, job: Job) -> None:
-        self._job = job
-        self._clock = job.clock
-        self._plan = job.plan
-        self._data = job.data
-        self._settings = job.plan.train
-        self._tuner = (job.tuner if self._settings.seconds is not None else None) or ThreadTuner(1)
+    def __init__(
+        self,
+        data: RunData,
+        clock: Clock,
+        *,
+        tuner: ThreadTuner | None = None,
+        leader: Leader | None = None,
+    ) -> None:
+        """`tuner` chooses the number of threads from step to step, in a run with a time limit; `leader` is rank
+        0 of several processes, which compute each step together."""
+        self.data = data
+        self.clock = clock
+        self._leader = leader
+        self._plan = data.plan
+        self._settings = data.plan.train
+        self._tuner = tuner or ThreadTuner(1)
         torch.set_num_threads(self._settings.threads)
         # sets the number of threads; with too many while other programs run, steps are many times slower
         self._tuner.new_shape()
@@ -69,8 +79,7 @@ class Run:
         keep_freed_memory()
         self._model = self._new_model()
         self._optimizer = self._new_optimizer()
-        is_compiled = compile_layers(self._model, self._settings)
-        self._is_compiled = is_compiled
+        self._is_compiled = compile_layers(self._model, self._settings)
         self._window = 0  # window length in the last step
         self._base_divergence: BaseDivergence | None = None
         # tokens of the base model's text for the divergence; None: not planned
@@ -81,20 +90,19 @@ class Run:
             stage_end=self._settings.teacher_share or 1.0,
         )
         self._history = History()
-        self._best = BestWeights(self._model, job, self.position, is_compiled=is_compiled)
-        self._previews = Previews(job)
-        self._final = FinalEvaluator(self._model, job)
+        self._best = BestWeights(self._model, data, clock, self.position, is_compiled=self._is_compiled)
+        self._previews = Previews(data, clock)
+        self._final = FinalEvaluator(self._model, data, clock)
         self.problem = ""  # the reason why the run cannot continue
 
     def _new_model(self) -> LanguageModel:
-        """Make a model with the weights of the job's `start`, or with fresh ones."""
         plan = self._plan
         settings = self._settings
-        start = self._job.start
-        vocab_size = self._data.tokenizer.vocab_size
+        start = self.data.start
+        vocab_size = self.data.tokenizer.vocab_size
         added = plan.conversations.new_tokens if plan.conversations else 0
         new_tokens = range(vocab_size - added, vocab_size)  # missing in the base model
-        if leader := self._job.leader:
+        if leader := self._leader:
             model = leader.new_model(plan.model, settings, new_tokens, sharded=plan.sharded)
         else:
             model = new_model(plan.model, settings, new_tokens)
@@ -107,41 +115,44 @@ class Run:
     def _fresh_weights(self, seed: int) -> Weights:
         # not for conversations, because their answers are learned exactly: with similar embeddings, the model
         # takes longer to distinguish "sea" from "SEA"; nor for short texts, which gain nothing on average
-        is_spelled = (
-            not self._data.conversations and self._data.tokens_per_epoch >= recipe.SPELLING_MIN_TOKENS
-        )
-        tokens = self._data.tokenizer.token_bytes if is_spelled else ()
+        is_spelled = not self.data.conversations and self.data.tokens_per_epoch >= recipe.SPELLING_MIN_TOKENS
+        tokens = self.data.tokenizer.token_bytes if is_spelled else ()
         return fresh_weights(self._plan.model, seed, self._settings.induction, tokens)
 
     def _new_optimizer(self) -> Optimizer:
-        group = self._job.leader.group if self._job.leader else None
+        group = self._leader.group if self._leader else None
         return Optimizer(self._model, self._settings, self._plan.model.hidden_size, group)
 
-    def begin(self, resume_from: State | None) -> None:
-        """Prepare the steps, restore the state of a stopped run, and start the clock."""
+    def begin(
+        self, resume_from: State | None, on_progress: Callable[[float], None] = lambda share: None
+    ) -> None:
+        """Prepare the steps, restore the state of a stopped run, and start the clock. `on_progress` receives
+        the progress of the base model's text generation."""
         conversations = self._plan.conversations
-        if self._data.conversations and conversations and conversations.base_divergence:
-            self._generate_base_text(conversations.base_divergence, resume_from)
+        if conversations and conversations.base_divergence:
+            self._generate_base_text(conversations.base_divergence, resume_from, on_progress)
         if resume_from:
             self._restore(resume_from)
         else:
-            self._clock.start()
-        if leader := self._job.leader:
+            self.clock.start()
+        if leader := self._leader:
             optimizer = _with_prefix(resume_from.arrays, "optimizer.") if resume_from else None
             leader.send_state(self._model, optimizer)
 
-    def _generate_base_text(self, weight: float, resume_from: State | None) -> None:
+    def _generate_base_text(
+        self, weight: float, resume_from: State | None, on_progress: Callable[[float], None]
+    ) -> None:
         """Let the base model generate text for the divergence."""
         seconds = math.inf
         budget = self._settings.seconds
         if budget is not None:
             earlier = resume_from.values.get("seconds") if resume_from else None
             # values of other types are refused later
-            spent = self._clock.elapsed + (earlier if isinstance(earlier, float) else 0.0)
-            seconds = base_divergence.seconds_to_generate(budget, budget - self._clock.reserve - spent)
-        with self._clock.interruptible(self._model, 0.0, self._clock.elapsed + seconds):
+            spent = self.clock.elapsed + (earlier if isinstance(earlier, float) else 0.0)
+            seconds = base_divergence.seconds_to_generate(budget, budget - self.clock.reserve - spent)
+        with self.clock.interruptible(self._model, 0.0, self.clock.elapsed + seconds):
             text = base_divergence.generate(
-                self._model, self._data.tokenizer, self._settings.seed, self._job.on_progress
+                self._model, self.data.tokenizer, self._settings.seed, on_progress
             )
         self.base_tokens = text.ids[:, 1:].numel() if text else 0
         if text:
@@ -166,10 +177,10 @@ class Run:
 
     def step(self) -> Step | None:
         """Take a step; None if it was not finished, because of `problem` or because the time is up."""
-        position, clock = self.position, self._clock
+        position, clock = self.position, self.clock
         began = clock.now()
         processor_began = clock.processor_time()
-        ids, loss_mask = self._data.next_batch(position)
+        ids, loss_mask = self.data.next_batch(position)
         has_new_shape = ids.shape[1] != self._window
         self._window = ids.shape[1]
         if has_new_shape:
@@ -198,7 +209,7 @@ class Run:
             progress=min(1.0, position.progress),
             loss=loss,
             tokens=self._seen_tokens,
-            epoch=self._seen_tokens / self._data.tokens_per_epoch,
+            epoch=self._seen_tokens / self.data.tokens_per_epoch,
             rate=lr_schedule(position.stage_progress),
             seconds=elapsed,
             tokens_per_second=self._seen_tokens / max(1e-9, trained),
@@ -206,12 +217,12 @@ class Run:
 
     def _train_on(self, ids: Ints, loss_mask: torch.Tensor | None) -> float | None:
         """Take a step on a batch; return its loss in nats per token, or None if it was cut short."""
-        position, leader = self.position, self._job.leader
+        position, leader = self.position, self._leader
         on_device = torch.from_numpy(ids).to(self._settings.device)
         batch = Batch(position.step, position.stage_progress, position.dropout, on_device, loss_mask)
         if leader:
             leader.send_batch(batch)
-        deadline = self._clock.step_deadline(first=not position.step)
+        deadline = self.clock.step_deadline(first=not position.step)
         return training_step(
             self._model,
             self._optimizer,
@@ -219,13 +230,13 @@ class Run:
             self._settings,
             group=leader.group if leader else None,
             base_divergence=self._base_divergence,
-            interruptible=self._clock.interruptible(self._model, STEP_PATIENCE, deadline),
+            interruptible=self.clock.interruptible(self._model, STEP_PATIENCE, deadline),
         )
 
     @contextmanager
     def _all_threads(self) -> Iterator[None]:
         """In this context, also use the threads of the other, waiting processes on this machine."""
-        leader, threads = self._job.leader, self._settings.threads
+        leader, threads = self._leader, self._settings.threads
         if leader is None or self._plan.sharded:
             yield
             return
@@ -237,7 +248,7 @@ class Run:
 
     def _progress(self) -> float:
         """Return the progress of the run, 0 to 1, by its steps or by the clock."""
-        in_time = self._clock.progress(self._clock.elapsed, self._final_cost())
+        in_time = self.clock.progress(self.clock.elapsed, self._final_cost())
         return max(self.position.step / self._settings.steps, in_time)
 
     def _final_cost(self) -> float:
@@ -247,23 +258,22 @@ class Run:
 
     def _adapt_regularization(self) -> None:
         """Adapt regularization to the number of epochs that the run will reach at its current speed."""
-        position, regularize = self.position, self._job.regularize
+        position, regularization = self.position, self.data.regularization
         if (
             self._settings.seconds is None
-            or not regularize
             or self.is_over
-            or self._data.has_planned_dropout(position)
+            or self.data.has_planned_dropout(position)
             or position.progress < position.regularized_progress + recipe.REGULARIZE_EVERY
-            or not self._clock.pace  # no step was measured yet; the first one may have compiled the layers
+            or not self.clock.pace  # no step was measured yet; the first one may have compiled the layers
         ):
             return
         position.regularized_progress = position.progress
-        epochs = self._expected_stage_tokens() / self._data.tokens_per_epoch
+        epochs = self._expected_stage_tokens() / self.data.tokens_per_epoch
         current = (position.dropout, position.token_split)
         margin = 1 + recipe.EPOCHS_MARGIN
-        if current in (regularize(epochs / margin), regularize(epochs * margin)):
+        if current in (regularization(epochs / margin), regularization(epochs * margin)):
             return
-        position.dropout, position.token_split = regularize(epochs)
+        position.dropout, position.token_split = regularization(epochs)
         position.regularizations.append(
             [position.step, round(epochs, 2), position.dropout, position.token_split]
         )
@@ -271,14 +281,14 @@ class Run:
     def _expected_stage_tokens(self) -> float:
         """Estimate the tokens that the current stage trains on until its end, at the current speed."""
         position, seen = self.position, self._seen_tokens
-        expected = self._clock.expected_tokens(self._clock.elapsed, seen, self._final_cost())
+        expected = self.clock.expected_tokens(self.clock.elapsed, seen, self._final_cost())
         left = max(0.0, min(expected, self._settings.steps * self._settings.tokens_per_step) - seen)
         in_stage = max(0.0, position.stage_end - position.progress) / (1 - position.progress)
         return position.stage_step * self._settings.tokens_per_step + in_stage * left
 
     def _give_up_step(self, began: float) -> None:
         """End the run, unless the user asked to stop. Raises LLMError if that was its first step."""
-        clock = self._clock
+        clock = self.clock
         if clock.stop():
             return
         self.position.progress = 1.0
@@ -330,7 +340,7 @@ class Run:
         return trained > 0 and (
             self.is_over
             or self.is_student_due
-            or is_evaluation_due(
+            or is_worth_evaluating(
                 trained, evaluated, position.progress - position.evaluated_progress, interval
             )
         )
@@ -364,14 +374,14 @@ class Run:
     def has_long_final_evaluation(self) -> bool:
         """Return whether the final evaluations take so long that the state should be saved first, if there is
         time."""
-        left = self._clock.final_deadline() - self._clock.elapsed
+        left = self.clock.final_deadline() - self.clock.elapsed
         if SAVING_SECONDS_PER_MILLION * self._plan.model.parameters / 1e6 > left / 2:
             return False
         return 2 * self._plan.model.parameters * self._final_cost() > LONG_EVALUATION
 
     def state(self) -> State:
         """Return everything that the following steps depend on."""
-        history, leader = self._history, self._job.leader
+        history, leader = self._history, self._leader
         optimizer, teacher = self._optimizer, self._model.teacher
         groups: dict[str, Mapping[str, NDArray[Any]]] = {
             "model": self._model.trainable_arrays(),
@@ -387,7 +397,7 @@ class Run:
             | {"evaluations": list(history.evaluations), "samples": list(history.samples)}
             | {"predictions": list(history.predictions)}
             | {"validation_units": self._best.validator.units}
-            | self._clock.values()
+            | self.clock.values()
             | ({"processes": leader.group.count} if leader else {}),
         )
 
@@ -406,7 +416,7 @@ class Run:
             losses = state.arrays["losses"].tolist()
             self._history = History(losses, values["evaluations"], values["samples"], predictions)
             self.position.restore(values, self._settings)
-            self._clock.start(values)
+            self.clock.start(values)
             if units := values.get("validation_units"):  # older versions lack it
                 self._best.validator.keep_units(units)
         except (KeyError, LLMError, RuntimeError, TypeError, ValueError) as error:
@@ -417,7 +427,7 @@ class Run:
 
     def finish(self, *, interrupted: bool) -> Done:
         """Evaluate the best weights as users of the file will run them, and write the run's record."""
-        position, clock = self.position, self._clock
+        position, clock = self.position, self.clock
         if position.best_bits is None:
             if self.problem:
                 raise LLMError(self.problem)
@@ -431,12 +441,10 @@ class Run:
             final = self._final.evaluate(weights, self._seen_tokens, hurried=hurried)
         seconds = clock.elapsed
         record = training_record(
-            self._job,
+            self.data,
             position,
             self._history,
             final,
-            sample_prompt=self._previews.prompt,
-            probe=self._previews.probe,
             interrupted=interrupted,
             problem=self.problem,
         )
@@ -461,18 +469,18 @@ class Run:
     def _final_weights(self) -> Weights:
         """Return the best weights; after training on text, with stronger copies from the context. The factor
         is not applied to the teacher or to the state of a stopped run, so that it applies only once."""
-        if not self._settings.induction or self._data.conversations:
+        if not self._settings.induction or self.data.conversations:
             return self._best.weights
         return with_stronger_copies(self._plan.model, self._best.weights, recipe.COPY_FACTOR)
 
     def _checkpoint(self, weights: Weights, record: TrainingRecord) -> Checkpoint:
         config = self._plan.model
-        tokenizer = self._data.tokenizer
-        start = self._job.start
+        tokenizer = self.data.tokenizer
+        start = self.data.start
         tokenizer_config = (
             start.tokenizer_config_json if start else tokenizer.to_config_json(config.max_position_embeddings)
         )
-        if self._data.conversations and (template := self._data.conversations.template):
+        if self.data.conversations and (template := self.data.conversations.template):
             tokenizer_config = with_chat_template(tokenizer_config, template)
         return Checkpoint(config, tokenizer.to_json(), weights, record, tokenizer_config)
 

@@ -4,33 +4,37 @@ All randomness (the order of the data, dropout, fresh weights) is a function of 
 and resumed runs take the same path.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from llmcli.errors import LLMError
 from llmcli.training.loop.events import Event, State
-from llmcli.training.loop.job import Job
 from llmcli.training.loop.run import Run
 
 
-def train(job: Job, resume_from: State | None = None) -> Iterator[Event]:
-    """Train from the weights of the job's `start`, or from fresh weights. The last event is Done.
+def train(
+    run: Run,
+    resume_from: State | None = None,
+    *,
+    save_due: Callable[[], bool] = lambda: False,
+    on_progress: Callable[[float], None] = lambda share: None,
+) -> Iterator[Event]:
+    """Train until the run is over. The last event is Done.
 
-    When the `stop` of the job's clock returns True, the run ends early with the best weights so far. When the
-    job's `save_due` returns True, and before long evaluations, a State is yielded; a run that resumes from it
-    (`resume_from`) reaches the same weights.
+    When the `stop` of the run's clock returns True, the run ends early with the best weights so far. When
+    `save_due` returns True, and before long evaluations, a State is yielded; a run that resumes from it
+    (`resume_from`) reaches the same weights. For `on_progress` see `Run.begin`.
 
     Raises LLMError if the loss becomes NaN or infinite before the first evaluation (later, the run ends with
     the best weights so far), if it is stopped before its first step, or if `resume_from` belongs to another
     run.
     """
-    stop = job.clock.stop
-    run = Run(job)
-    run.begin(resume_from)
+    stop = run.clock.stop
+    run.begin(resume_from, on_progress)
     del resume_from  # its copy of the weights and optimizer must not stay in memory
     stopped = stop()
-    if job.start and run.is_new and not stopped:
+    if run.data.start and run.is_new and not stopped:
         yield from run.evaluate()  # if training does not improve on these weights, the run ends with them
-        job.clock.begin_steps()
+        run.clock.begin_steps()
         stopped = stop()
     while True:
         if run.is_evaluation_due() and not stopped:
@@ -39,7 +43,7 @@ def train(job: Job, resume_from: State | None = None) -> Iterator[Event]:
         if run.problem or (run.is_over and not stopped):
             break
         # save first: only an interrupted run makes this evaluation, so a resumed run must not depend on it
-        if stopped or (run.has_begun and job.save_due()):
+        if stopped or (run.has_begun and save_due()):
             yield run.state()
         if stopped:
             break

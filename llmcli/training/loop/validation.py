@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from llmcli.config import TrainConfig
 from llmcli.data.conversations.batches import ConversationTokens
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokens.batches import PrefixedTokens
@@ -38,6 +37,7 @@ from llmcli.models.runtime import Array, Ints
 from llmcli.models.torch.runtime import fit_inverse_temperature
 from llmcli.models.torch.runtime import score as score_with_torch
 from llmcli.models.torch.transformer import LanguageModel
+from llmcli.training.data.run_data import RunData
 from llmcli.training.interruption import CutShortError
 from llmcli.training.loop.clock import FINAL_PATIENCE, GRACE, Clock
 from llmcli.training.planning import recipe
@@ -178,23 +178,14 @@ class Validator:
 class HeldOutEvaluation:
     """The evaluation on the held-out data, a text [N] or conversations, at the end of a run."""
 
-    def __init__(
-        self,
-        model: LanguageModel,
-        tokenizer: Tokenizer,
-        data: NDArray[np.unsignedinteger] | ConversationTokens,
-        settings: TrainConfig,
-        clock: Clock | None = None,
-        *,
-        models: int = 1,
-    ) -> None:
-        """`model` is the run's. `models` is the number of evaluated models: 2 if the run starts from an
-        existing model."""
+    def __init__(self, model: LanguageModel, run_data: RunData, clock: Clock) -> None:
+        """`model` is the run's."""
         self._model = model
-        self._models = models
-        self._settings = settings
-        self._clock = clock or Clock(settings)
+        self._models = 2 if run_data.start else 1  # evaluated
+        self._settings = settings = run_data.plan.train
+        self._clock = clock
         self._is_timed = settings.seconds is not None
+        tokenizer, data = run_data.tokenizer, run_data.held_out
         self._separator = tokenizer.bos_id
         byte_lengths = tokenizer.byte_lengths
         self.context = longest = model.config.max_position_embeddings  # conversations are scored whole

@@ -209,7 +209,7 @@ def test_what_is_longer_than_the_context_is_truncated_and_counted() -> None:
     tokens = ready.conversations.training
     assert "Ann." in ready.tokenizer.decode(tokens.ids[tokens.span(35)].tolist())
     assert ready.conversations.split.training[-1] == long
-    longer = ready.with_plan(replace(ready.plan, train=replace(ready.plan.train, context=5000)))
+    longer = prepared(conversations=inputs(every, held_out=0.0), context=5000)
     assert longer.conversations is not None
     assert (longer.conversations.truncated, longer.conversations.too_long) == (0, 0)
 
@@ -232,7 +232,6 @@ def test_a_validation_file_is_held_out_whole() -> None:
     assert ready.record.held_out.from_ == "val.jsonl" and ready.record.conversations.training == 35
     assert (ready.record.conversations.held_out_share, ready.record.conversations.repeated) == (None, (36,))
     assert [file.name for file in ready.record.held_out.files] == ["val.jsonl"]
-    assert ready.with_plan(ready.plan).record == ready.record  # as when a run is resumed
 
 
 def test_of_more_than_there_is_time_for_an_even_sample_is_read(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,11 +118,11 @@ def test_shares_of_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     ask = partial(answer_questions, Scripted(script, end), tokenizer, conversations)  # type: ignore[arg-type]
     found = ask()
     assert found == AnswerShares(3, 0.6667, 0.6667, garbled=0.0, seen=0.3333)  # Yes., No.; Yes., Is so.
-    # read before and after each answer and for each of its tokens: the time is over in the second answer
-    clock = itertools.chain([0.0], itertools.repeat(0.5, 5 + len(tokenizer.encode(" Yes. "))), itertools.repeat(1.5))
-    first = ask(1.0, lambda: next(clock))
+    # asked before and after each answer and for each of its tokens: the time is over in the second answer
+    over = itertools.chain(itertools.repeat(False, 5 + len(tokenizer.encode(" Yes. "))), itertools.repeat(True))
+    first = ask(lambda: next(over))
     assert first == AnswerShares(1, 1.0, 1.0, garbled=0.0, seen=1.0)
-    assert ask(stop=lambda: True) is None
+    assert ask(lambda: True) is None
     monkeypatch.setattr(held_out_questions, "MAX_QUESTIONS", 2)
     limited = ask()
     assert limited is not None and limited.questions == 2

@@ -14,7 +14,6 @@ from llmcli.training.loop import validation
 from llmcli.training.loop.best_weights import BestWeights
 from llmcli.training.loop.clock import Clock
 from llmcli.training.loop.events import Done
-from llmcli.training.loop.job import Job
 from tests.training.small_runs import SimulatedMachine, losses, prepared, run, with_slice
 
 
@@ -46,13 +45,11 @@ def evaluator(tmp_path: Path, monkeypatch) -> tuple[BestWeights, Clock, Simulate
     )
     monkeypatch.setattr(validation, "score_with_torch", machine.compute.score)
     monkeypatch.setattr(validation, "BATCH_TOKENS", 1)
-    data = RunData(ready.plan, ready.tokenizer, ready.tokens, ready.held_out, ready.conversations)
     model, clock = LanguageModel(ready.plan.model), Clock(ready.plan.train, 0.0, now=lambda: machine.time)
     model.initialize(torch.Generator().manual_seed(0))
     machine.time = 100.0
     clock.start()
-    job = Job(ready.plan, data, ready.record, clock)
-    return BestWeights(model, job, Position(), is_compiled=True), clock, machine
+    return BestWeights(model, RunData(ready), clock, Position(), is_compiled=True), clock, machine
 
 
 def test_the_first_evaluation_of_compiled_layers_says_nothing_of_the_speed(evaluator) -> None:

@@ -41,8 +41,8 @@ def result_of(bits: Iterable[float], run: FirstRun, *, progress: float = 0.01) -
         step = 2 * STEPS_PER_EPOCH * index
         taken = Step(step, progress * index, 1.0, 0, step / STEPS_PER_EPOCH, 1.0, 5.0, 100.0)
         for event in (taken, Evaluation(step, loss, best=False)):
-            if search := run.update(event):
-                return step, search
+            if found := run.update(event):
+                return step, found[0]
     return None
 
 
@@ -148,7 +148,9 @@ def test_a_first_run_that_was_stopped_resumes_and_starts_over(
     starts: list[float] = []
     run = session._train
     monkeypatch.setattr(
-        session, "_train", lambda plan, *rest, **more: (starts.append(plan.started), run(plan, *rest, **more))[1]
+        session,
+        "_train",
+        lambda *places, **more: (starts.append(places[2].started), run(*places, **more))[1],
     )
     answer = llm(*command)
     assert answer.exit_code == 0, answer.stderr

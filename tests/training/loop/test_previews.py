@@ -15,7 +15,6 @@ from llmcli.training.data.run_data import RunData
 from llmcli.training.files.curve import probe_points
 from llmcli.training.loop.clock import Clock
 from llmcli.training.loop.events import Done, Evaluation, Prediction, State
-from llmcli.training.loop.job import Job
 from llmcli.training.loop.previews import EVALUATIONS, LIKELIEST, Previews
 from tests.training.small_runs import Schedule, assert_same_end, prepared, run, run_until, through_a_file
 
@@ -51,8 +50,7 @@ def test_the_last_prediction_is_that_of_the_saved_network_and_a_resumed_run_keep
 def previews(path: Path, clock: Callable[[Prepared], Clock], seconds: float) -> tuple[Previews, Prepared]:
     ready = prepared(path)
     ready = replace(ready, plan=replace(ready.plan, train=replace(ready.plan.train, seconds=seconds)))
-    data = RunData(ready.plan, ready.tokenizer, ready.tokens, ready.held_out)
-    return Previews(Job(ready.plan, data, ready.record, clock(ready), probe="Anna")), ready
+    return Previews(RunData(ready, probe="Anna"), clock(ready)), ready
 
 
 def test_in_a_timed_run_previews_take_a_small_share_of_the_time(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from llmcli.training.data.run_data import RunData
 from llmcli.training.loop import run
 from llmcli.training.loop.clock import Clock
 from llmcli.training.loop.events import State
-from llmcli.training.loop.job import Job
 from llmcli.training.planning import recipe
 from llmcli.training.step.thread_tuner import ThreadTuner
 from tests.training.small_runs import assert_same_end, prepared, run_to_end, through_a_file, train
@@ -26,7 +25,7 @@ def test_an_evaluation_is_due_after_enough_progress() -> None:
         (24_000, 0.049, False),
         (10**9, 0.0, False),
     ):
-        assert run.is_evaluation_due(trained, 1000, progress, 0.05) == due
+        assert run.is_worth_evaluating(trained, 1000, progress, 0.05) == due
 
 
 def test_the_number_of_threads_is_chosen_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,8 +41,7 @@ def test_the_number_of_threads_is_chosen_before_any_work(tmp_path: Path, monkeyp
     monkeypatch.setattr(run, "new_model", new_model)
     tuner = ThreadTuner(2, lambda threads: order.append(f"{threads}"), min)
     order.clear()
-    data = RunData(plan, ready.tokenizer, ready.tokens, ready.held_out)
-    run.Run(Job(plan, data, ready.record, Clock(plan.train), tuner=tuner))
+    run.Run(RunData(replace(ready, plan=plan)), Clock(plan.train), tuner=tuner)
     assert order == ["1", "model"]
 
 

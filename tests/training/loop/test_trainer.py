@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from functools import partial
 from itertools import chain, count, pairwise, repeat
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,6 @@ from llmcli.training.loop.events import Done, Evaluation, Sample, State, Step
 from llmcli.training.loop.previews import SAMPLE_TOKENS
 from llmcli.training.planning import recipe
 from llmcli.training.planning.plan import PlanRequest
-from llmcli.training.planning.rules import regularization
 from llmcli.training.step.training_step import accumulate_gradients
 from tests.data.corpora import read_corpus
 from tests.training.plans import prepare
@@ -283,8 +281,8 @@ def check_a_timed_run_ends_on_time_with_the_regularization_for_its_epochs(
     settings = replace(
         ready.plan.train, steps=10**9, dropout=0.2, token_split=0.15, eval_tokens=64, calibration_tokens=66
     )
-    task = replace(ready.task, request=PlanRequest(seconds=200.0))
-    regularize = partial(regularization, task, ready.plan.model, len(ready.tokens))
+    ready = replace(ready, task=replace(ready.task, request=PlanRequest(seconds=200.0)))
+    regularize = ready.regularization()
     events = run(
         replace(ready, plan=replace(ready.plan, train=settings)),
         started_at=0.0,
@@ -292,7 +290,6 @@ def check_a_timed_run_ends_on_time_with_the_regularization_for_its_epochs(
         clock=lambda: machine.time,
         processor_time=lambda: machine.time / 2,  # beside another program
         compute=machine.compute,
-        regularize=regularize,
     )
     done = events[-1]
     assert isinstance(done, Done) and done.score
@@ -322,10 +319,9 @@ def test_a_timed_run_ends_on_time_with_the_regularization_for_its_epochs(tmp_pat
 def check_a_timed_run_of_few_steps_ends(tmp_path: Path, speed: float) -> None:
     ready = prepared(tmp_path / "c.txt", steps=None, seconds=200.0, batch_tokens=64)
     machine = SimulatedMachine(lambda time: speed)
-    task = replace(ready.task, request=PlanRequest(seconds=200.0))
-    regularize = partial(regularization, task, ready.plan.model, len(ready.tokens))
+    ready = replace(ready, task=replace(ready.task, request=PlanRequest(seconds=200.0)))
     options = {"started_at": 0.0, "clock": lambda: machine.time, "compute": machine.compute}
-    done = run_to_end(ready, regularize=regularize, **options)
+    done = run_to_end(ready, **options)
     assert done.step > 1 and done.seconds < 250
 
 

@@ -10,25 +10,31 @@ import pytest
 import torch
 
 from llmcli.config import EVALUATION_CONTEXT, ModelConfig
+from llmcli.data.sources import Sources
+from llmcli.data.text.corpus import Corpus
+from llmcli.data.text.split import CorpusSplit
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokens.tokens import tokenize
 from llmcli.evaluation.evaluator import Score, measure
 from llmcli.formats.checkpoint import Checkpoint
-from llmcli.formats.training_record import TrainingRecord
 from llmcli.models import ngram_cache
 from llmcli.models.ngram_runtime import with_ngram_cache
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.torch.runtime import score
 from llmcli.models.torch.transformer import LanguageModel
-from llmcli.training.data.cache_fit import reserve_tokens
-from llmcli.training.data.run_data import BatchSchedule, RunData
+from llmcli.training.data.inputs import Inputs
+from llmcli.training.data.position import Position
+from llmcli.training.data.prepare import Prepared
+from llmcli.training.data.run_data import RunData
 from llmcli.training.loop import trainer, validation
 from llmcli.training.loop.clock import Clock
 from llmcli.training.loop.events import Done
-from llmcli.training.loop.job import Job
 from llmcli.training.loop.record import FinalEvaluation, _measured
+from llmcli.training.loop.run import Run
 from llmcli.training.loop.validation import HeldOutEvaluation, Validator, final_evaluation_tokens
-from llmcli.training.planning.plan import PlanRequest
+from llmcli.training.planning.cost_model import CorpusSize
+from llmcli.training.planning.plan import Plan, PlanRequest
+from llmcli.training.planning.task import Task
 from tests.conftest import random_checkpoint
 from tests.evaluation.scoring import evaluate
 from tests.models.test_ngram_cache import WEIGHTS
@@ -36,6 +42,13 @@ from tests.training.plans import plan
 from tests.training.small_runs import LINES, prepared, run_to_end
 
 BYTES = Tokenizer.train_bpe(["a"], 261)  # one token for each byte
+
+
+def run_data(made: Plan, tokenizer: Tokenizer, tokens: np.ndarray, start: Checkpoint | None = None) -> RunData:
+    """The data of a run that trains on the tokens of its held-out text."""
+    task, text = Task(PlanRequest(), CorpusSize(len(tokens), len(tokens)), tokenizer.vocab_size, 0), Corpus(())
+    inputs, split = Inputs(Sources(text, ())), CorpusSplit(text, text, "")
+    return RunData(Prepared(inputs, made, task, tokenizer, split, text, tokens, tokens), start)
 
 
 @pytest.mark.slow
@@ -64,8 +77,7 @@ def test_a_model_with_a_long_context_is_evaluated_with_a_shorter_one_that_is_rec
         return score(model, ids)
 
     monkeypatch.setattr(validation, "score_with_torch", recorded_score)
-    job = Job(made, RunData(made, BYTES, tokens, tokens), TrainingRecord(), Clock(made.train), base)
-    *_, done = trainer.train(job)
+    *_, done = trainer.train(Run(run_data(made, BYTES, tokens, base), Clock(made.train)))
     assert isinstance(done, Done) and done.score and done.base_score
     assert max(lengths) == EVALUATION_CONTEXT
     assert done.checkpoint.record.document["held_out_measured"]["context"] == EVALUATION_CONTEXT
@@ -83,7 +95,8 @@ def test_documents_are_evaluated_one_by_one(tmp_path: Path) -> None:
     for ids in documents:
         expected += evaluate(np.array([end, *ids]), lengths, 32, partial(score, model))
     joined = np.array([*documents[0], end, *documents[1], end, *documents[2], end, *documents[3]])
-    held_out = HeldOutEvaluation(model, ready.tokenizer, joined, settings)
+    ready = replace(ready, held_out=joined, plan=replace(ready.plan, train=settings))
+    held_out = HeldOutEvaluation(model, RunData(ready), Clock(settings))
     found = held_out.evaluate(model.to_arrays(), 0)
     assert found is not None and (found.tokens, found.bytes, found.correct) == (172, expected.bytes, expected.correct)
     assert found.nats == pytest.approx(expected.nats, rel=1e-5)
@@ -107,9 +120,9 @@ def model() -> LanguageModel:
 
 def held_out(model: LanguageModel, tokenizer: Tokenizer, eval_tokens: int) -> HeldOutEvaluation:
     tokens = tokenize(iter([iter([document]) for document in DOCUMENTS]), tokenizer)
-    settings = plan(PlanRequest(steps=2, batch_tokens=64), train_tokens=9000, vocab_size=261).train
-    settings = replace(settings, context=32, eval_tokens=eval_tokens)
-    return HeldOutEvaluation(model, tokenizer, tokens, settings)
+    made = plan(PlanRequest(steps=2, batch_tokens=64), train_tokens=9000, vocab_size=261)
+    settings = replace(made.train, context=32, eval_tokens=eval_tokens)
+    return HeldOutEvaluation(model, run_data(replace(made, train=settings), tokenizer, tokens), Clock(settings))
 
 
 def final_score(evaluation: HeldOutEvaluation, model: LanguageModel) -> Score:
@@ -185,17 +198,20 @@ def test_the_text_is_not_held_in_memory(tmp_path: Path) -> None:
     tokens = np.memmap(tmp_path / "tokens", np.uint16, "r")
     tracemalloc.start()
     try:
-        train_tokens, reserved = reserve_tokens(tokens, 8192, 256)
-        batches = BatchSchedule(train_tokens, settings, ready.tokenizer)
-        assert batches.batch(0, 0.0).size + batches.batch(10**6, 1.0).size > 1000
-        assert Validator(model, ready.tokenizer, reserved).evaluate().tokens == 31 * 256
-        held_out = HeldOutEvaluation(model, ready.tokenizer, tokens, settings)
+        settings = replace(settings, calibration_tokens=8192)
+        made = replace(ready.plan, train=settings)
+        data = RunData(replace(ready, tokens=tokens, held_out=tokens, plan=made))
+        assert isinstance(data.validation, np.ndarray)
+        batches = [data.next_batch(Position(step, progress))[0] for step, progress in ((0, 0.0), (10**6, 1.0))]
+        assert sum(batch.size for batch in batches) > 1000
+        assert Validator(model, ready.tokenizer, data.validation).evaluate().tokens == 31 * 256
+        held_out = HeldOutEvaluation(model, data, Clock(settings))
         score = held_out.evaluate(model.to_arrays(), 0, hurried=True)
         assert score is not None and score.tokens >= settings.eval_tokens
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert len(train_tokens) + reserved.size == len(tokens)
+    assert data.tokens_per_epoch + data.validation.size == len(tokens)
     assert peak < 2_000_000
 
 

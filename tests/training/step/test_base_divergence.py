@@ -17,7 +17,6 @@ from llmcli.training.data.run_data import RunData
 from llmcli.training.interruption import stop_between_layers
 from llmcli.training.loop.clock import Clock
 from llmcli.training.loop.events import Done, State
-from llmcli.training.loop.job import Job
 from llmcli.training.loop.run import Run
 from llmcli.training.step import base_divergence
 from llmcli.training.step.base_divergence import BaseDivergence
@@ -92,10 +91,8 @@ def prepared_text(
     ready, start = fine_tuning(base(context=128), **request)
     settings = replace(ready.plan.train, seconds=seconds)
     clock = PassingTime()
-    data = RunData(ready.plan, ready.tokenizer, ready.tokens, ready.held_out, ready.conversations)
     timer = Clock(settings, -spent, now=clock, stop=lambda: stop)
-    plan = replace(ready.plan, train=settings)
-    run = Run(Job(plan, data, ready.record, timer, start))
+    run = Run(RunData(replace(ready, plan=replace(ready.plan, train=settings)), start), timer)
     began = clock.time
     run.begin(None)
     return run.base_tokens if run.base_tokens is not None else -1, clock.time - began

@@ -10,8 +10,8 @@ import torch
 from llmcli.config import ModelConfig, TrainConfig
 from llmcli.models.induction import supports_induction
 from llmcli.models.torch.transformer import LanguageModel
-from llmcli.training.data.cache_fit import reserve_tokens
-from llmcli.training.data.run_data import BatchSchedule
+from llmcli.training.data.position import Position
+from llmcli.training.data.run_data import RunData
 from llmcli.training.planning import recipe
 from llmcli.training.step.initialization import eager_without_compiler, fresh_weights
 from tests.training.small_runs import losses, prepared, run
@@ -21,12 +21,13 @@ from tests.training.small_runs import losses, prepared, run
 def test_a_run_can_start_with_induction_heads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ready = prepared(tmp_path / "c.txt", layers=2, width=64)
     config, settings = ready.plan.model, replace(ready.plan.train, induction=True, dropout=0.0)
-    tokens, _ = reserve_tokens(ready.tokens, settings.calibration_tokens, settings.context)
-    ids = BatchSchedule(tokens, settings, ready.tokenizer).batch(0, 0.0)
+    ready = replace(ready, plan=replace(ready.plan, train=settings))
+    data = RunData(ready)
+    ids, _ = data.next_batch(Position(token_split=settings.token_split))
     assert supports_induction(config)
-    for limit, spelling in [(len(tokens), ready.tokenizer.token_bytes), (len(tokens) + 1, ())]:
+    for limit, spelling in [(data.tokens_per_epoch, ready.tokenizer.token_bytes), (data.tokens_per_epoch + 1, ())]:
         monkeypatch.setattr(recipe, "SPELLING_MIN_TOKENS", limit)
-        first = losses(run(replace(ready, plan=replace(ready.plan, train=settings))))[0]
+        first = losses(run(ready))[0]
         model = LanguageModel(config)
         model.load_arrays(fresh_weights(config, settings.seed, induction=True, tokens=spelling))
         assert first == pytest.approx(model.loss(torch.from_numpy(ids)).item(), rel=1e-5)
