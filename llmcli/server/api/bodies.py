@@ -174,9 +174,11 @@ GeneratedTokens = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Truncation = Literal[-1] | None  # -1: only the end of a prompt that exceeds the context is used (vLLM's name)
 TEXT_OR_IDS = Field(description="a text or a list of token ids")
 Position = Annotated[int, Field(ge=-limits.MAX_EXPLAIN_CHARACTERS, le=limits.MAX_EXPLAIN_CHARACTERS)]
-Prompted = Annotated[str | list[TokenId], TEXT_OR_IDS]
+# an error for each id of a large body would take seconds and a gigabyte
+Ids = Annotated[list[TokenId], Field(fail_fast=True)]
+Prompted = Annotated[str | Ids, TEXT_OR_IDS]
 ExplainedPrompt = Annotated[
-    Annotated[str, Field(max_length=limits.MAX_EXPLAIN_CHARACTERS)] | list[TokenId] | None,
+    Annotated[str, Field(max_length=limits.MAX_EXPLAIN_CHARACTERS)] | Ids | None,
     Field(
         description=f"a text of at most {limits.MAX_EXPLAIN_CHARACTERS:,} characters, or a list of token ids"
     ),
@@ -280,7 +282,7 @@ class GenerationBody(Body):
 class CompletionBody(GenerationBody):
     """The fields of a completion."""
 
-    prompt: str | list[TokenId] | list[str | list[TokenId]] = Field(
+    prompt: str | Ids | Annotated[list[str | Ids], Field(fail_fast=True)] = Field(
         description="a text, a list of token ids, or a list of either"
     )
     echo: bool = False
@@ -392,8 +394,8 @@ class ExplainBody(PromptBody):
 class ExpertsBody(PromptBody):
     """The fields of /v1/experts: tokens, and the prompt before them."""
 
-    prompt: Annotated[str | list[TokenId] | None, TEXT_OR_IDS] = None
-    token_ids: list[TokenId] = id_list(1, limits.MAX_TOKENS)
+    prompt: Annotated[str | Ids | None, TEXT_OR_IDS] = None
+    token_ids: Ids = id_list(1, limits.MAX_TOKENS)
 
 
 class TokenizeBody(PromptBody):
@@ -446,7 +448,7 @@ class MemoryBody(Body):
 class DetokenizeBody(Body):
     """The fields of /detokenize."""
 
-    tokens: list[TokenId] = id_list(0, limits.MAX_BODY_BYTES)
+    tokens: Ids = id_list(0, limits.MAX_BODY_BYTES)
 
 
 def conversation(body: ChatBody | PromptBody) -> list[Message]:

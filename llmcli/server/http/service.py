@@ -91,22 +91,28 @@ class Call:
             if is_over.is_set():
                 raise _AbandonedError
 
-        if self.service.analyses >= MAX_ANALYSES:
-            raise ApiError(
-                f"{MAX_ANALYSES} analyses are in progress; try again later", 429, code="queue_full"
-            )
-        self.service.analyses += 1
         try:
-            return await while_connected(
-                self.request.receive, asyncio.wait_for(start(check), REQUEST_SECONDS)
-            )
-        except asyncio.TimeoutError as error:
-            raise ApiError(
-                f"the answer took longer than {REQUEST_SECONDS} seconds", 503, code="timeout"
-            ) from error
+            return await while_connected(self.request.receive, self._in_turn(start, check))
         finally:
-            self.service.analyses -= 1
             is_over.set()
+
+    async def _in_turn(self, start: Callable[[Check], Awaitable[T]], check: Check) -> T:
+        """Run an analysis; in a class, after the others of this address, so that they fill no queue."""
+        service = self.service
+        async with service.classroom.turn(self.request) if service.classroom else nullcontext():
+            if service.analyses >= MAX_ANALYSES:
+                raise ApiError(
+                    f"{MAX_ANALYSES} analyses are in progress; try again later", 429, code="queue_full"
+                )
+            service.analyses += 1
+            try:
+                return await asyncio.wait_for(start(check), REQUEST_SECONDS)
+            except asyncio.TimeoutError as error:
+                raise ApiError(
+                    f"the answer took longer than {REQUEST_SECONDS} seconds", 503, code="timeout"
+                ) from error
+            finally:
+                service.analyses -= 1
 
 
 async def respond(operation: Operation, request: Request) -> Response:

@@ -3,7 +3,15 @@
 import pytest
 from pydantic import ValidationError
 
-from llmcli.server.api.bodies import ChatBody, CompletionBody, ExplainBody, RequestMessage
+from llmcli.server.api.bodies import (
+    ChatBody,
+    CompletionBody,
+    DetokenizeBody,
+    ExpertsBody,
+    ExplainBody,
+    NextBody,
+    RequestMessage,
+)
 from llmcli.server.api.schema import parse_object
 from llmcli.server.errors import ApiError
 from tests.server.wrong_requests import WRONG, wrong_fields
@@ -121,6 +129,18 @@ def test_reading_the_parts_of_a_message_ends_at_the_first_wrong_one():
     with pytest.raises(ValidationError) as error:
         RequestMessage.model_validate({"role": "user", "content": [{"type": "image_url"}] * 1000})
     assert error.value.error_count() <= 3
+
+
+def test_reading_token_ids_ends_at_the_first_wrong_one():
+    """Otherwise, a body of a megabyte has hundreds of thousands of errors, which take seconds and a gigabyte."""
+    for wrong in (True, "a", 1.5, [True]):
+        for body in (CompletionBody, ExplainBody, ExpertsBody, NextBody):
+            with pytest.raises(ValidationError) as raised:
+                body.model_validate({"prompt": [1, *[wrong] * 1000, None], "token_ids": [wrong] * 1000})
+            assert raised.value.error_count() < 10, (wrong, body)
+    with pytest.raises(ValidationError) as raised:
+        DetokenizeBody.model_validate({"tokens": [None] * 1000})
+    assert raised.value.error_count() == 1
 
 
 def test_an_error_says_what_was_found_and_what_is_wanted():

@@ -4,19 +4,23 @@ import re
 import socket
 import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 
 import pytest
 from starlette.testclient import TestClient
 
+from llmcli.generation.next_words import NO_WORDS
 from llmcli.server import limits
 from llmcli.server.api.models import Models
+from llmcli.server.http import analysis_routes, service
 from llmcli.server.http import app as application
 from llmcli.server.http.access import OPEN_PATHS, Access
 from llmcli.server.http.app import create_app
-from llmcli.server.http.classroom import PAGE_ROUTES, Classroom, new_code
+from llmcli.server.http.classroom import ALPHABET, CODE_CHARACTERS, PAGE_ROUTES, Classroom, network_of, new_code
 from llmcli.server.http.listening import bind
-from llmcli.server.limits import CLASS_CONCURRENT, CLASS_WRONG_CODES
+from llmcli.server.limits import CLASS_CONCURRENT, CLASS_NETWORK_WRONG_CODES, CLASS_WRONG_CODES
 
 URL, CODE = "http://192.168.1.20:8000", "K7MPR4"
 ADDRESSES = ("192.168.1.30", "192.168.1.31")
@@ -63,7 +67,7 @@ def test_a_code_may_be_typed_in_lower_case_and_in_parts(students) -> None:
         assert ask(students[0], typed) == (200, None)
     assert ask(students[0], "", f"/v1/models?code={CODE}") == (200, None)
     for path in OPEN_PATHS:
-        assert ask(students[0], "", path)[0] in (200, 503)  # loading
+        assert students[0].get(path).status_code in (200, 503)  # loading
     assert ask(students[0], "") == (401, "class_code_missing")
     for wrong in ("K7MPR", "K7MPR44", "K7MPR3", "ключ", "Ａ"):
         assert ask(students[0], wrong) == (401, "class_code_wrong")
@@ -83,6 +87,51 @@ def test_an_address_that_guesses_is_refused_for_the_rest_of_the_minute(students,
     clock.seconds = 1260
     assert ask(guessing) == (200, None)
     assert ask(guessing, "CCCCCC") == (401, "class_code_wrong")
+
+
+def test_a_device_with_many_addresses_tries_few_codes(students, clock) -> None:
+    """The addresses of an IPv6 network count together, except those that have sent the code: a class shares it."""
+    app = students[0].app
+
+    def client(address: str) -> TestClient:
+        return TestClient(app, base_url=URL, client=(address, 1))
+
+    student, outside = client("2001:db8:0:1::5"), client("2001:db8:0:2::5")
+    assert ask(student) == (200, None)
+    answers = [ask(client(f"2001:db8:0:1:{n:x}::1"), "CCCCCC") for n in range(2 * CLASS_NETWORK_WRONG_CODES)]
+    assert answers == [
+        *[(401, "class_code_wrong")] * CLASS_NETWORK_WRONG_CODES,
+        *[(429, "address_locked")] * CLASS_NETWORK_WRONG_CODES,
+    ]
+    assert ask(client("2001:db8:0:1:f::1")) == (429, "address_locked")
+    assert ask(student) == ask(outside) == ask(students[0]) == (200, None)
+    clock.seconds += 60
+    assert ask(client("2001:db8:0:1:f::1")) == (200, None)
+    assert len(ALPHABET) ** CODE_CHARACTERS / 400 > 60 * 24 * CLASS_NETWORK_WRONG_CODES  # codes in a day
+    mapped = [client(f"::ffff:192.0.2.{n}") for n in range(1, 3)]  # IPv4 devices of a server that listens to both
+    for _ in range(CLASS_WRONG_CODES):
+        assert ask(mapped[0], "CCCCCC") == (401, "class_code_wrong")
+    assert ask(mapped[0]) == (429, "address_locked") and ask(mapped[1]) == (200, None)
+    assert network_of("192.0.2.1") is None and network_of("2001:db8::1") != network_of("2001:db8:0:1::1")
+
+
+def test_an_address_does_one_analysis_at_a_time(students, monkeypatch) -> None:
+    """So its analyses take no more than one of the places."""
+    release = threading.Event()
+    monkeypatch.setattr(service, "MAX_ANALYSES", 2)
+    monkeypatch.setattr(analysis_routes, "next_words", lambda *_, **__: release.wait(30) and NO_WORDS)
+
+    def post(client) -> int:
+        key = {"authorization": f"Bearer {CODE}"}
+        return client.post("/v1/next", json={"prompt": "The"}, headers=key).status_code
+
+    classroom = students[0].app.state.service.classroom
+    with ThreadPoolExecutor(CLASS_CONCURRENT + 1) as threads:
+        asked = [threads.submit(post, client) for client in [students[0]] * CLASS_CONCURRENT + [students[1]]]
+        while classroom._requests.total() < len(asked):
+            time.sleep(0.01)
+        release.set()
+        assert [one.result(30) for one in asked] == [200] * len(asked)
 
 
 def test_the_addresses_of_the_past_are_forgotten(students, clock) -> None:
