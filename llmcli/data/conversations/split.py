@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from llmcli.data.conversations.messages import Conversation
 
 GOLDEN = (math.sqrt(5) - 1) / 2
+# sentence punctuation; other characters, such as operators, may distinguish two questions
+_PUNCTUATION = str.maketrans(dict.fromkeys(".,;:!?…'\"‘’“”«»¿¡、。，！？：；「」『』", " "))
 
 
 @dataclass(frozen=True)
@@ -50,14 +52,15 @@ def is_known(conversation: Conversation, known: Container[bytes]) -> bool:
 
 
 def _answers(conversation: Conversation) -> Iterator[tuple[bytes, int]]:
-    """Yield (hash of an answer and the message before it, length of the answer), ignoring white space."""
+    """Yield (hash of an answer and the message before it, length of the answer), ignoring white space, case
+    and punctuation."""
     before = ""
     for message in conversation.messages:
-        content = " ".join(message.content.split())
+        content = " ".join(message.content.casefold().translate(_PUNCTUATION).split())
         if message.role == "assistant" and message.is_learned:
             yield (
                 hashlib.sha256(f"{before}\n{content}".encode("utf-8", "surrogatepass")).digest(),
-                len(content),
+                len(message.content),
             )
         before = content
 

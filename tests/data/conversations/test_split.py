@@ -46,16 +46,31 @@ def test_the_two_parts_are_all_conversations() -> None:
 
 
 def test_what_is_trained_on_is_not_held_out() -> None:
-    """Whatever the spaces, the system prompt and the other turns: the answers are measured, each after its question."""
-    training = [conversation("Why?"), Conversation(conversation("Who?").messages, "elsewhere")]
-    held_out = [
-        conversation("Who?"),
-        conversation("What?"),
-        conversation("Who?", "I."),
-        conversation(" Who?\n", "Yes. "),
+    """Whatever the spaces, the case, the punctuation, the system prompt and the other turns: the answers are measured,
+    each after its question."""
+    training = [
+        conversation("Why?"),
+        Conversation(conversation("Who is it?").messages, "elsewhere"),
+        conversation("2 + 3", "5"),
+        conversation("だれですか。", "私です。"),
     ]
-    parts = divide([*training, *held_out], range(2, 6))
-    assert (parts.training, parts.held_out, parts.repeated) == (training, held_out[1:3], [2, 5])
+    new = [
+        conversation("What?"),
+        conversation("Who is it?", "I."),
+        conversation("Who isn't it?"),
+        conversation("2 * 3", "6"),
+        conversation("23", "5"),
+        conversation("2 - 3", "5"),
+    ]
+    known = [
+        conversation("Who is it?"),
+        conversation(" Who  is it?\n", "Yes. "),
+        conversation("who is it", "yes"),
+        conversation("WHO, is it?!", "“Yes”"),
+        conversation("だれですか？", "私です"),
+    ]
+    parts = divide([*training, *new, *known], range(4, 15))
+    assert (parts.training, parts.held_out, parts.repeated) == (training, new, [*range(10, 15)])
 
 
 def test_a_conversation_is_known_if_most_of_its_answers_are() -> None:
