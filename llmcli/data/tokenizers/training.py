@@ -17,21 +17,20 @@ def train_tokenizer(
     vocab_size: int | None = None,
     *,
     max_vocab_size: int = MAX_DEFAULT_VOCAB_SIZE,
-    max_bytes: int = TRAINING_BYTES,
     characters: bool = False,
     contents: Iterable[str] = (),
-    content_bytes: int = 0,
+    other_bytes: int = 0,
 ) -> tuple[Tokenizer, str]:
-    """Return (tokenizer trained on at most `max_bytes` of a corpus and on `contents`, reason for its
+    """Return (tokenizer trained on at most TRAINING_BYTES of a corpus and on `contents`, reason for its
     vocabulary size).
 
     By default, the vocabulary size grows with the text, up to `max_vocab_size`. With `characters`, each
-    character is a token. `content_bytes` is the size of `contents`. Raises LLMError if `vocab_size` is too
-    small.
+    character is a token. `other_bytes` is the size of `contents` and of training text that is not read.
+    Raises LLMError if `vocab_size` is too small.
     """
-    sample = corpus.sample(min(max_bytes, TRAINING_BYTES))
+    sample = corpus.sample(TRAINING_BYTES)
     text = itertools.chain((piece for part in sample.texts() for piece in part), contents)
-    train_bytes = corpus.text_bytes + content_bytes
+    train_bytes = corpus.text_bytes + other_bytes
     if characters:
         return Tokenizer.train_char(text, vocab_size), "one token per character, as requested"
     by_text = nearest_power_of_two(

@@ -129,7 +129,7 @@ def prepare(
     text, read, held_out, divided = _divide(inputs, records, max_bytes, on_note)
     reason = inputs.tokenizer_reason
     if tokenizer is None:
-        tokenizer, reason = _trained_tokenizer(request, inputs, text, divided, max_bytes, on_note)
+        tokenizer, reason = _trained_tokenizer(request, inputs, text, read, divided, on_note)
     tokens = tokenize_corpus(read.contents, tokenizer, on_note)
     held_out_tokens = tokenize(held_out.texts(), tokenizer)
     encoded = divided.encode(tokenizer) if divided else None
@@ -220,12 +220,12 @@ def _trained_tokenizer(
     request: PlanRequest,
     inputs: Inputs,
     text: CorpusSplit,
+    read: Corpus,
     divided: DividedConversations | None,
-    max_bytes: int,
     on_note: Callable[[str], None],
 ) -> tuple[Tokenizer, str]:
-    """Train a tokenizer. Returns (tokenizer, reason for its vocabulary size)."""
-    size = min(text.training.text_bytes, max_bytes, TRAINING_BYTES)
+    """Train a tokenizer on the text to read. Returns (tokenizer, reason for its vocabulary size)."""
+    size = min(read.text_bytes, TRAINING_BYTES)
     if size >= NOTED_BYTES:
         on_note(f"training a tokenizer on {units.size(size)} of text")
     largest = MAX_DEFAULT_VOCAB_SIZE
@@ -233,16 +233,16 @@ def _trained_tokenizer(
     if request.device != "cuda" and request.has_time_budget:
         best = recipe.VOCABULARY_FACTOR * math.sqrt(request.core_seconds)
         largest = nearest_power_of_two(best, MIN_DEFAULT_VOCAB_SIZE, MAX_DEFAULT_VOCAB_SIZE)
+    training = divided.split.training if divided else []
     return train_tokenizer(
-        text.training,
+        read,
         request.vocab_size,
         max_vocab_size=largest,
-        max_bytes=max_bytes,
         characters=inputs.tokenizer == "char",
         contents=divided.texts() if divided else (),
-        content_bytes=sum(conversation.text_bytes for conversation in divided.split.training)
-        if divided
-        else 0,
+        other_bytes=text.training.text_bytes
+        - read.text_bytes
+        + sum(conversation.text_bytes for conversation in training),
     )
 
 

@@ -3,6 +3,7 @@
 import random
 import string
 
+from llmcli.data.tokenizers import training
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokenizers.training import train_tokenizer
 from tests.data.corpora import read_corpus
@@ -36,14 +37,14 @@ def test_the_target_size_grows_with_the_text(tmp_path, monkeypatch):
         monkeypatch.setattr(
             Tokenizer, "train_bpe", lambda texts, size, to=targets: to.append(size) or Tokenizer.train_char([""])
         )
-        train_tokenizer(corpus_of(tmp_path, "t"), content_bytes=train_bytes - 1)
+        train_tokenizer(corpus_of(tmp_path, "t"), other_bytes=train_bytes - 1)
         assert targets == [expected], train_bytes
 
 
 def test_a_varied_text_gets_the_target_size(tmp_path):
     text = " ".join(f"{n * 7919 % 99991:x}" for n in range(20_000))
     tokenizer, reason = train_tokenizer(
-        corpus_of(tmp_path, text), content_bytes=900_000
+        corpus_of(tmp_path, text), other_bytes=900_000
     )  # as if it were that much longer
     assert tokenizer.vocab_size == 1024
     assert reason.startswith("about one token per 1,000 bytes")
@@ -68,10 +69,11 @@ def test_each_character_becomes_a_token(tmp_path):
     assert train_tokenizer(corpus, 264, characters=True)[0].vocab_size == 264
 
 
-def test_a_tokenizer_is_trained_on_evenly_sampled_parts_of_a_long_corpus(tmp_path):
+def test_a_tokenizer_is_trained_on_evenly_sampled_parts_of_a_long_corpus(tmp_path, monkeypatch):
     text = words(5000)
     corpus = corpus_of(tmp_path, text)
-    tokenizer, _ = train_tokenizer(corpus, 300, max_bytes=6400)
+    monkeypatch.setattr(training, "TRAINING_BYTES", 6400)
+    tokenizer, _ = train_tokenizer(corpus, 300)
     parts = [piece for part in corpus.sample(6400).texts() for piece in part]
     assert len("".join(parts)) == 6400
     assert tokenizer.to_json() == Tokenizer.train_bpe(parts, 300).to_json()
