@@ -8,6 +8,7 @@ A text begins as token ids. If the prompt may end inside a word, token_healing.p
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from llmcli.config import SamplingConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer, stream_decoder
 from llmcli.data.tokenizers.vocabulary import START, state_after, state_between
 from llmcli.errors import usage
+from llmcli.generation.drafts import Drafts
 from llmcli.generation.grammar import CompiledGrammar, GrammarState, compile_grammar
 from llmcli.generation.sampler import Sampler, logit_bias, min_logit, usable_temperature
 from llmcli.generation.token_healing import FirstToken, Prompt, last_tokens, read_prompt
@@ -45,13 +47,34 @@ def decode(runtime: Runtime, text: "GeneratedText") -> Iterator[Piece]:
     while text.finish_reason is None:
         length, new = next_input(text.ids, runtime.length, runtime.context, text.bos_ids)
         if length:  # step: process the last chosen token; the KV cache holds the previous ones
-            logits = runtime.step(new[0])
-        else:  # prefill: process the prompt
-            if runtime.length:  # the context is full: process its newer half again
-                runtime.recompute(len(new) - 1)
-            logits = runtime.prefill(new)
-        choice = text.choose(logits)  # sample: draw the next token from its probabilities
+            for _, pieces in step_with_draft(runtime, text, runtime.context):
+                yield from pieces
+            continue
+        # prefill: process the prompt
+        if runtime.length:  # the context is full: process its newer half again
+            runtime.recompute(len(new) - 1)
+        choice = text.choose(runtime.prefill(new))  # sample: draw the next token from its probabilities
         yield from text.append(choice)
+
+
+def step_with_draft(runtime: Runtime, text: "GeneratedText", context: int) -> list[tuple[Array, list[Piece]]]:
+    """Process the last chosen token, together with a draft of the next ones if there is one, and append
+    tokens until one differs from the draft. Returns, for each, (logits [V], pieces). The cache then holds all
+    tokens of the text except the last; `context` limits their number."""
+    length = runtime.length
+    token = text.ids[-1]
+    draft = text.drafts.draft(text.ids, min(runtime.draft_tokens, context - length - 1))
+    rows = runtime.logits_of_draft([token, *draft]) if draft else runtime.step(token)[None]
+    steps = []
+    for logits, drafted in zip_longest(rows, draft):
+        length += 1
+        choice = text.choose(logits)
+        steps.append((logits, text.append(choice)))
+        if text.finish_reason or choice[0] != drafted:
+            break
+    if draft:
+        runtime.undo_step(length)
+    return steps
 
 
 def generate(
@@ -114,6 +137,7 @@ class GeneratedText:
         to them, since every turn of a conversation has them. `grammar` is the compiled grammar of the
         settings, if there is one."""
         self.ids = list(ids)
+        self.drafts = Drafts()
         self.bos_ids = tokenizer.bos_ids  # prompt and text, without the token that ends it
         self.tokens = 0  # number of new tokens
         self.finish_reason: str | None = None

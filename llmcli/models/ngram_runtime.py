@@ -28,6 +28,7 @@ class NgramRuntime(Runtime):
         self.network = network
         self.weights = weights
         self.cache = cache or NgramCache(weights)
+        self.draft_tokens = network.draft_tokens
         self._start = 0  # position in the n-gram cache of the first token in the KV cache
         self._ahead = 0  # tokens at the end of the n-gram cache that the network must process again
 
@@ -64,6 +65,10 @@ class NgramRuntime(Runtime):
         """See `Runtime`. This does not change which tokens count in the n-gram cache."""
         self.network.rewind(length)
         self.cache.drop(self._start + length)
+
+    def logits_of_draft(self, ids: Sequence[int]) -> Array:
+        rows = zip(ids, self.network.logits_of_draft(ids), strict=True)
+        return np.stack([self._after_step(token, row) for token, row in rows])
 
     def recompute(self, tokens: int) -> None:
         """See `Runtime`. The n-gram cache keeps the whole text."""

@@ -47,7 +47,8 @@ from llmcli.models.runtime import (
 )
 
 ModelPart = tuple[int, int | None]  # (layer, head), or (layer, None) for a whole layer; both counted from 0
-THREADED_PARAMETERS = 10_000_000  # the layers of a model with at least this many are read in threads
+# a model with at least this many is read in threads, and takes little longer for two tokens than for one
+LARGE_PARAMETERS = 10_000_000
 # (index of a layer, queries [T, H, D], keys [T, G, D], values [T, G, D]) -> attention outputs [T, H * D]
 Attend = Callable[[int, Array, Array, Array], Array]
 
@@ -80,6 +81,7 @@ class NumpyRuntime(KVCacheRuntime):
         self._embedding_scale = np.float32(config.embedding_scale)
         # rotations by position, [positions, 1, D/2] for each of ModelConfig.layer_kinds
         self._rotations = [np.zeros((0, 1, config.head_dim // 2), np.complex64) for _ in config.layer_kinds]
+        self.draft_tokens = int(config.parameters >= LARGE_PARAMETERS and not config.num_experts)
         self._expert_weights: list[Array] = []  # [E] for the last token, in each layer
 
     def prefill(self, ids: Sequence[int], recorder: Recorder | None = None) -> Array:
@@ -397,7 +399,7 @@ def _read_layers(checkpoint: Checkpoint) -> list[_Layer]:
             return _Layer(checkpoint, index)
 
     indices = range(checkpoint.config.num_hidden_layers)
-    if checkpoint.parameters < THREADED_PARAMETERS:
+    if checkpoint.parameters < LARGE_PARAMETERS:
         return list(map(read, indices))
     # imported here because it imports logging, which a small model does not need
     from concurrent.futures import ThreadPoolExecutor

@@ -40,6 +40,8 @@ class Runtime(ABC):
     Methods that process tokens raise LLMError if the tokens do not fit the context, and ValueError if there
     are none."""
 
+    draft_tokens = 0  # number of further tokens that take little time when a token is processed
+
     def __init__(self, context: int, parameters: int, cache_bytes_per_token: int) -> None:
         self.context = context
         self.parameters = parameters
@@ -80,8 +82,13 @@ class Runtime(ABC):
         self.rewind(cached)
 
     def undo_step(self, length: int) -> None:
-        """Keep only the first `length` tokens after a failed step."""
+        """Keep only the first `length` tokens after a step that failed or processed a draft."""
         self.rewind(length)
+
+    def logits_of_draft(self, ids: Sequence[int]) -> Array:
+        """Like `logits`, for a token that the model generated and a draft of the next ones, which
+        `undo_step` removes."""
+        return self.logits(ids)
 
     def recompute(self, tokens: int) -> None:
         """Empty the KV cache, before the last `tokens` tokens of the text are processed again."""

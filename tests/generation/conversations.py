@@ -45,7 +45,7 @@ class Turns:
 class CountingModel:
     """A runtime whose next token is a function of those in its cache; counts the tokens that it processes."""
 
-    parameters = 1
+    parameters, draft_tokens = 1, 0
 
     def __init__(self, next_token, context=1000):
         self.context, self.cached, self.processed = context, [], 0

@@ -12,8 +12,8 @@ class FakeRuntime:
 
     parameters = 1
 
-    def __init__(self, context, logits_of):
-        self.context, self.logits_of = context, logits_of
+    def __init__(self, context, logits_of, draft_tokens=0):
+        self.context, self.logits_of, self.draft_tokens = context, logits_of, draft_tokens
         self.cached, self.seen, self.evaluations = [], [], 0
 
     @property
@@ -31,6 +31,8 @@ class FakeRuntime:
     def logits(self, ids):
         self.evaluations += 1
         return np.stack([self._process([token]) for token in ids])
+
+    logits_of_draft = logits
 
     def read(self, ids):
         self._process(ids)

@@ -9,7 +9,8 @@ from llmcli.config import ModelConfig, SamplingConfig
 from llmcli.data.tokens.batches import PrefixedTokens
 from llmcli.formats.ensemble_file import Ensemble
 from llmcli.formats.training_record import CacheWeights, TrainingRecord
-from llmcli.generation.generator import Piece, decode
+from llmcli.generation.drafts import Drafts
+from llmcli.generation.generator import ChosenToken, Piece, decode
 from llmcli.models.ensemble import EnsembleRuntime
 from llmcli.models.logits import log_softmax, softmax
 from llmcli.models.ngram_cache import NgramCache, NgramText
@@ -157,14 +158,14 @@ def test_generation_beyond_the_context_copies_only_from_the_prompt() -> None:
         """A text whose tokens are given, not chosen."""
 
         finish_reason, bos_ids, sampling = None, (), SamplingConfig()
-        ids, following = text(40), text(60, seed=1)
+        ids, following, drafts = text(40), text(60, seed=1), Drafts()
 
-        def choose(self, logits: Array) -> int:
+        def choose(self, logits: Array) -> ChosenToken:
             self.logits = logits
-            return self.following.pop(0)
+            return self.following.pop(0), 0.0
 
-        def append(self, token: int) -> list[Piece]:
-            self.ids.append(token)
+        def append(self, choice: ChosenToken) -> list[Piece]:
+            self.ids.append(choice[0])
             self.finish_reason = None if self.following else "length"
             return []
 

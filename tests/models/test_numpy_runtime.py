@@ -38,7 +38,7 @@ def test_layers_read_in_threads_are_those_read_one_by_one(tmp_path: Path, monkey
     path = tmp_path / "m.safetensors"
     save(path, random_checkpoint(replace(CONFIG, num_hidden_layers=9)))
     expected = NumpyRuntime(load(path)).prefill(range(9))
-    monkeypatch.setattr(runtime_module, "THREADED_PARAMETERS", 0)
+    monkeypatch.setattr(runtime_module, "LARGE_PARAMETERS", 0)
     assert np.array_equal(NumpyRuntime(load(path)).prefill(range(9)), expected)
     opened = load(path)
     os.truncate(path, path.stat().st_size // 2)

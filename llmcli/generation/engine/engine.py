@@ -2,9 +2,10 @@
 many requests together.
 
 The thread works in passes: a chunk of one prompt (chunked prefill), then one token of each text that is being
-generated, batched through the linear layers of its model (continuous batching). A long prompt therefore
-delays the other texts by one chunk per token, and a cancelled request is removed before the next token.
-Functions that analyze a model run in a separate thread, one at a time, on a fork.
+generated, batched through the linear layers of its model (continuous batching). A long prompt therefore delays the
+other texts by one chunk per token, and a cancelled request is removed before the next token. A text that is
+generated alone has drafts (drafts.py). Functions that analyze a model run in a separate thread, one at a
+time, on a fork.
 
 Requests may form a group, such as the texts of one HTTP request. Groups take turns in having a chunk of their
 prompts processed. If there are more texts than `EngineLimits.concurrent`, the groups get equal numbers of
@@ -37,8 +38,8 @@ from llmcli.generation.engine.requests import (
     UnavailableError,
 )
 from llmcli.generation.engine.sequence import Sequence
-from llmcli.generation.generator import ChosenToken, choose_together
-from llmcli.models.runtime import Array, Runtime, step_batch
+from llmcli.generation.generator import choose_together
+from llmcli.models.runtime import Runtime, step_batch
 
 T = TypeVar("T")
 PASS_SECONDS = 0.5  # how long `close` waits for the pass in progress
@@ -279,24 +280,32 @@ class Engine:
             self._step_model([sequence for sequence in ready if sequence.request.model == name])
 
     def _step_model(self, sequences: list[Sequence]) -> None:
-        rows: list[Array | None] = [None] * len(sequences)
-        choices: list[ChosenToken | None] = [None] * len(sequences)
+        if len(sequences) > 1 and self._step_together(sequences):
+            return
+        for sequence in sequences:
+            try:
+                sequence.step()
+            except Exception as error:
+                sequence.fail(error)
+
+    def _step_together(self, sequences: list[Sequence]) -> bool:
+        """Process one token of each text at once. After an error, which one of the texts may have caused,
+        nothing has changed, and the result is False."""
         runtimes = [sequence.live_runtime for sequence in sequences]
         lengths = [runtime.length for runtime in runtimes]
         try:
             logits = step_batch(runtimes, [sequence.next_token for sequence in sequences])
             choices = choose_together([sequence.text for sequence in sequences], logits)
-            rows[:] = logits
-        except Exception:  # one sequence may be the cause, so retry them one by one
+        except Exception:
             for runtime, length in zip(runtimes, lengths, strict=True):
                 runtime.undo_step(length)
-        for sequence, row, choice in zip(sequences, rows, choices, strict=True):
+            return False
+        for sequence, row, choice in zip(sequences, logits, choices, strict=True):
             try:
-                sequence.step_done(
-                    sequence.live_runtime.step(sequence.next_token) if row is None else row, choice
-                )
+                sequence.step_done(row, choice)
             except Exception as error:
                 sequence.fail(error)
+        return True
 
     def _remove_ended(self) -> None:
         """Remove finished requests, and keep their caches for later ones."""

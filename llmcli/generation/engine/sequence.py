@@ -20,7 +20,7 @@ from llmcli.generation.engine.requests import (
     Started,
     Token,
 )
-from llmcli.generation.generator import ChosenToken, GeneratedText, Piece, next_input
+from llmcli.generation.generator import ChosenToken, GeneratedText, Piece, next_input, step_with_draft
 from llmcli.generation.sampler import Sampler
 from llmcli.generation.token_healing import Prompt, last_tokens, read_prompt
 from llmcli.models.logits import log_softmax
@@ -200,6 +200,15 @@ class Sequence:
         ids = np.array(self._held[: self.runtime.length], np.int64)
         return Prefix(self.request.model, self.runtime, ids, self.runtime.cache_bytes)
 
+    def step(self) -> None:
+        """Process the next token of this text alone, with a draft of the tokens after it."""
+        first = len(self.text.ids) - 1
+        steps = step_with_draft(self.live_runtime, self.text, self._context)
+        self._held += self.text.ids[first : first + len(steps)]
+        for logits, _ in steps:
+            self._add_alternatives(logits)
+        self._emit([piece for _, pieces in steps for piece in pieces])
+
     def step_done(self, logits: Array, choice: ChosenToken | None = None) -> None:
         """Receive the logits [V] after the token of the last step, and the token chosen from them, if it is
         already chosen."""
@@ -209,11 +218,14 @@ class Sequence:
     def _add(self, logits: Array, choice: ChosenToken | None = None) -> None:
         """Choose the next token from the logits [V] after all processed tokens, unless it is already
         chosen."""
+        self._add_alternatives(logits)
+        self._emit(self.text.append(choice or self.text.choose(logits)))
+
+    def _add_alternatives(self, logits: Array) -> None:
         is_asked = self.request.top_logprobs > 0
         self._alternatives.append(
             self._most_likely(log_softmax(logits[: len(self._token_bytes)])) if is_asked else ()
         )
-        self._emit(self.text.append(choice or self.text.choose(logits)))
 
     def _most_likely(
         self, logprobs: Doubles, token_of: Callable[[int], tuple[int | None, bytes]] | None = None

@@ -29,6 +29,7 @@ from llmcli.models.runtime import LOGITS_AT_ONCE, Array, Ints, Scores, check_con
 PREFILL_CHUNK = 256  # tokens processed at a time; more than in numpy
 # parameters; a quantized model with fewer takes less time for a token in one thread than in two
 ONE_THREAD = 2_000_000
+DRAFT_TOKENS = 3  # further tokens take a tenth more time in a large model, and two fifths in a small one
 
 
 def is_installed() -> bool:
@@ -52,12 +53,14 @@ class OnnxRuntime(KVCacheRuntime):
         LLMError if onnxruntime is not installed."""
         super().__init__(checkpoint.config)
         self._is_quantized = scheme is not None
+        # a quantized model's results depend on the number of tokens
+        self.draft_tokens = 0 if self._is_quantized else DRAFT_TOKENS
         self._network = _Network(checkpoint, scheme)
-        self._single = _Binding(self._network, 1)
+        self._few: dict[int, _Binding] = {}  # arrays for one token and for drafts, by the number of tokens
 
     def fork(self, length: int = 0) -> "OnnxRuntime":
         forked = super().fork(length)
-        forked._single = _Binding(self._network, 1)
+        forked._few = {}
         return forked
 
     def _step_slots(self, ids: Ints, past: Ints, cache: KVCache) -> Array:
@@ -70,9 +73,10 @@ class OnnxRuntime(KVCacheRuntime):
     def step(self, token: int) -> Array:
         check_context(self.length + 1, self.context)
         self.cache.reserve(self.length + 1)
-        self._single.run(token, self.length, self.cache)
+        single = self._binding(1)
+        single.run(token, self.length, self.cache)
         self.cache.length += 1
-        return self._single.last_logits()[0]
+        return single.last_logits()[0]
 
     def prefill(self, ids: Sequence[int]) -> Array:
         """Process at least one token; return the logits [V] of the next token. A quantized model processes
@@ -111,13 +115,20 @@ class OnnxRuntime(KVCacheRuntime):
                 losses[b, first:end], correct[b, first:end] = token_losses(binding.logits()[0], targets)
         return losses, correct
 
+    def _binding(self, tokens: int) -> "_Binding":
+        """Return arrays for some tokens; those for a draft are kept."""
+        binding = self._few.get(tokens) or _Binding(self._network, tokens)
+        if tokens <= 1 + DRAFT_TOKENS:
+            self._few[tokens] = binding
+        return binding
+
     def _process(self, ids: Sequence[int]) -> "Iterator[_Binding]":
         """Run tokens through the decoder; yields the binding with the results of each chunk."""
         check_input(ids, self.length, self.context)
         self.cache.reserve(self.length + len(ids))
         for first in range(0, len(ids), PREFILL_CHUNK):
             chunk = ids[first : first + PREFILL_CHUNK]
-            binding = self._single if len(chunk) == 1 else _Binding(self._network, len(chunk))
+            binding = self._binding(len(chunk))
             binding.run(np.array([chunk]), self.length + len(chunk) - 1, self.cache)
             self.cache.length += len(chunk)
             yield binding

@@ -51,8 +51,15 @@ def trained() -> Checkpoint:
     return model
 
 
+def drafting() -> NumpyRuntime:
+    """The model with drafts, as if it were large: the texts below are compared with those without drafts."""
+    runtime = NumpyRuntime(trained())
+    runtime.draft_tokens = 3
+    return runtime
+
+
 MODELS = {
-    "dense": lambda: NumpyRuntime(trained()),
+    "dense": drafting,
     "moe": lambda: NumpyRuntime(random_checkpoint(MOE, seed=1)),
     "ensemble": lambda: EnsembleRuntime([NumpyRuntime(random_checkpoint(DENSE, seed)) for seed in range(2)]),
     "int8": lambda: OnnxRuntime(trained(), "int8"),
@@ -114,6 +121,7 @@ def ask(engine, prompt, sampling=GREEDY, model="dense", group=None, **more):
 def alone(model, prompt, sampling=GREEDY):
     """(text, why it ended) of generate() or decode()."""
     runtime = runtime_of(model).fork()
+    runtime.draft_tokens = 0
     text = generate(runtime, TOKENIZER, prompt, sampling) if isinstance(prompt, str) else None
     pieces = list(text if text is not None else decode(runtime, GeneratedText(TOKENIZER, prompt, sampling)))
     return "".join(piece.text for piece in pieces), pieces[-1].finish_reason
@@ -342,6 +350,10 @@ class Failing:
     def step(self, token):
         self.check([token])
         return self.inner.step(token)
+
+    def logits_of_draft(self, ids):
+        self.check(ids)
+        return self.inner.logits_of_draft(ids)
 
     @staticmethod
     def step_batch(runtimes, tokens):

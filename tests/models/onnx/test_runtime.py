@@ -73,6 +73,11 @@ def test_float32_logits_are_those_of_the_numpy_runtime() -> None:
             reference.rewind()
             expected = reference.prefill(IDS[:length])
             np.testing.assert_allclose(runtime.prefill(IDS[:length]), expected, atol=1e-4 * expected.std())
+            for draft in ([7, 8, 9, 7], [8, 7, 9, 8]):
+                expected = reference.logits(draft)
+                np.testing.assert_allclose(runtime.logits_of_draft(draft), expected, atol=1e-4 * expected.std())
+                for one in (runtime, reference):
+                    one.undo_step(length)
             expected = reference.step(7)
             np.testing.assert_allclose(runtime.step(7), expected, atol=1e-4 * expected.std())
         forks, references = [[one.fork(length) for length in (3, 7, 300)] for one in (runtime, reference)]
@@ -147,10 +152,10 @@ def test_without_onnxruntime_the_error_says_what_to_install(monkeypatch: pytest.
 def test_a_step_after_a_longer_score_uses_rotary_tables_that_still_exist() -> None:
     model = OnnxRuntime(random_checkpoint(QWEN3), "int8")
     before = model.prefill(IDS[:1])
-    bound = model._single._tables
+    bound = model._binding(1)._tables
     model.score(np.array([IDS[:351]]))  # replaces the tables of the network
     assert model._network.rotary_tables(1) is not bound
-    assert model._single._tables is bound  # a value must live as long as it is bound
+    assert model._binding(1)._tables is bound  # a value must live as long as it is bound
     model.rewind()
     np.testing.assert_array_equal(model.prefill(IDS[:1]), before)
 

@@ -29,7 +29,7 @@ from tests.training.chats import conversation, inputs, prepared, run_to_end, tex
 class Scripted:
     """A runtime whose most likely tokens follow a script for each prompt, then end the answer."""
 
-    context, parameters = 64, 1
+    context, parameters, draft_tokens = 64, 1, 0
 
     def __init__(self, script: dict[tuple[int, ...], list[int]], end: int) -> None:
         self._script, self._end = script, end
