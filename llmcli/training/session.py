@@ -21,8 +21,7 @@ from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError, option_of
 from llmcli.evaluation import compressors, memorization
 from llmcli.evaluation.compressors import Baseline
-from llmcli.evaluation.training_text import recorded_path
-from llmcli.formats import adapters, atomic_io, loading, training_stages
+from llmcli.formats import adapters, atomic_io, loading
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.models.open_runtime import open_trained
 from llmcli.models.torch import devices
@@ -101,6 +100,12 @@ class PlannedRun:
             size = 4 * adapters.parameter_count(plan.model, plan.train.lora_rank)
         atomic_io.check_space(self.output.path, size)
 
+    def stopped_in(self, state: State) -> StoppedRun:
+        """Return what a resume file holds if the run is stopped in this state."""
+        prepared = self.prepared
+        tokenizer = prepared.tokenizer.to_json()
+        return StoppedRun(self.identity, prepared.plan, tokenizer, state, prepared.max_bytes)
+
     def second_run(self, search: EpochSearch, spent: float) -> "PlannedRun":
         """Return the run that starts over with the number of epochs that this run found in `spent` seconds."""
         # in a resumed run, the seconds before the stop also count
@@ -146,13 +151,13 @@ def plan_run(
             request,
             inputs,
             machine,
+            output=output.path,
             stopped_plan=plan,
             tokenizer=_open_tokenizer(inputs, stopped),
             max_bytes=stopped.max_bytes if stopped else None,
             on_note=output.on_note,
             elapsed=lambda: time.monotonic() - started,
         )
-    prepared = replace(prepared, record=prepared.record | _inputs_record(prepared, output))
     if prepared.plan.sharded:
         hardware.check_can_shard()
     return PlannedRun(
@@ -315,28 +320,6 @@ def _held_out_fingerprint(inputs: Inputs) -> str | float:
     return _data_fingerprint(documents, () if isinstance(files, float) else files)
 
 
-def _inputs_record(prepared: Prepared, output: Output) -> dict[str, Any]:
-    """Return the record's entries about the inputs: files and how they were read, the base model and its
-    origin."""
-    inputs = prepared.inputs
-    corpus = prepared.record.document["corpus"]
-    files = [*(document.path for document in inputs.corpus.documents), *(file.path for file in inputs.files)]
-    listed = zip(corpus, (recorded_path(file, output.path) for file in files), strict=True)
-    entries: dict[str, Any] = {"corpus": [file | ({"path": path} if path else {}) for file, path in listed]}
-    if inputs.base and inputs.base_path:
-        earlier = inputs.base.record
-        name = atomic_io.name_of(inputs.base_path.resolve())
-        entries["base"] = {"file": name, "sha256": inputs.base_sha256}
-        entries |= training_stages.joined(training_stages.as_earlier(earlier, training_stages.BASE, name))
-        if source := loading.source_fingerprint(inputs.base):
-            entries["base"]["source_sha256"] = source
-        if earlier.imported is not None:
-            entries["imported"] = earlier.imported
-    if reading := inputs.reading.as_record():
-        entries["reading"] = reading
-    return entries
-
-
 @dataclass(frozen=True)
 class Result:
     """A finished run with a saved model."""
@@ -384,10 +367,7 @@ def run(
     first_run = None
     if prepared.plan.searches:
         first_run = FirstRun(prepared.plan, stopped.state.values.get("evaluations", ()) if stopped else ())
-    saved = StoppedRun(
-        planned.identity, prepared.plan, prepared.tokenizer.to_json(), State({}, {}), prepared.max_bytes
-    )
-    saver = resume.StateSaver(output.resume_path, saved, output.on_note)
+    saver = resume.StateSaver(output.resume_path, output.on_note)
     with hardware.explain_out_of_memory(), _leading(planned) as leader:
         train = partial(
             _train, leader, signals, save_due=saver.is_due, on_progress=partial(on_progress, GENERATING)
@@ -397,7 +377,7 @@ def run(
             event = next(events)
             found = first_run.update(event) if first_run else None
             if isinstance(event, State):
-                saver.save(event)
+                saver.save(planned.stopped_in(event))
                 del event  # its copy of all weights must not stay in memory while training continues
             elif isinstance(event, Done):
                 measured = _complete_record(
@@ -415,7 +395,6 @@ def run(
                     first_run = None
                     search, last = found
                     planned = planned.second_run(search, last.seconds)
-                    saver.run = replace(saved, plan=planned.prepared.plan)
                     yield Restarted(last.step, last.seconds, planned.prepared.plan)
                     events = train(planned, None)
 

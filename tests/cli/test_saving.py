@@ -190,12 +190,12 @@ def test_a_link_and_its_target_share_a_resume_file() -> None:
 def test_a_file_of_another_process_is_not_replaced_by_a_resume_file() -> None:
     warnings: list[str] = []
     stopped = saved_by("small", MODEL)
-    saver = resume.StateSaver(Path("m.resume.safetensors"), stopped, warnings.append)
-    saver.save(stopped.state)
-    saver.save(stopped.state)
+    saver = resume.StateSaver(Path("m.resume.safetensors"), warnings.append)
+    saver.save(stopped)
+    saver.save(stopped)
     assert warnings == [] and resume.is_resume_file(Path("m.resume.safetensors"))
     Path("m.resume.safetensors").write_bytes(MODEL.read_bytes())
-    saver.save(stopped.state)
+    saver.save(stopped)
     assert len(warnings) == 1 and "was created by another process" in warnings[0]
     assert Path("m.resume.safetensors").read_bytes() == MODEL.read_bytes()
 
@@ -281,7 +281,7 @@ def test_a_directory_that_became_unreadable_loses_no_model(done: SimpleNamespace
     output = Path("closed/m.safetensors")
     beside = resume.resume_path(output)
     monkeypatch.setattr(os, "stat", refuse)
-    resume.StateSaver(beside, stopped, warnings.append).save(stopped.state)
+    resume.StateSaver(beside, warnings.append).save(stopped)
     assert len(warnings) == 1 and "Permission denied" in warnings[0]
     assert [Output(output, beside, False, False, on_warning=console.warn).save(done)] == files_in(elsewhere)
 

@@ -48,7 +48,7 @@ def test_a_state_that_was_saved_is_dropped_before_the_next_step(llm: Llm, monkey
         return step(run)
 
     monkeypatch.setattr(StateSaver, "is_due", lambda saver: True)
-    monkeypatch.setattr(StateSaver, "save", lambda saver, state: saved.append(weakref.ref(state)))
+    monkeypatch.setattr(StateSaver, "save", lambda saver, run: saved.append(weakref.ref(run.state)))
     monkeypatch.setattr(Run, "step", noted_step)
     Path("c.txt").write_text(LINES, "utf-8")
     answer = llm("train", "c.txt", "--steps", 4, "--context", 32, "--batch-tokens", 64, "-q")
@@ -64,8 +64,8 @@ def test_the_state_of_a_resumed_run_is_dropped_before_its_first_step(llm: Llm, m
     kept: list[str] = []
     restore, step = Run._restore, Run.step
 
-    def save_and_fail(saver: StateSaver, state: State) -> None:
-        save(saver, state)
+    def save_and_fail(saver: StateSaver, run: StoppedRun) -> None:
+        save(saver, run)
         raise LLMError("stopped")
 
     def noted_restore(run: Run, state: State) -> None:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from llmcli import units
@@ -25,9 +26,12 @@ from llmcli.evaluation.figures import known_text
 from llmcli.evaluation.training_text import (
     changed_files_note,
     find_small_training_texts,
+    recorded_path,
     unrecorded_part,
     untrained_part,
 )
+from llmcli.formats import atomic_io, loading, training_stages
+from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.training_record import TrainingRecord
 from llmcli.training.data.conversations import (
     DividedConversations,
@@ -114,6 +118,7 @@ def prepare(
     inputs: Inputs,
     machine: Machine | None = None,
     *,
+    output: Path | None = None,
     stopped_plan: Plan | None = None,
     tokenizer: Tokenizer | None = None,
     max_bytes: int | None = None,
@@ -125,8 +130,7 @@ def prepare(
     it have passed)."""
     base = inputs.base
     max_bytes = max_bytes or _max_bytes(request)
-    records = [base.record] if base else []
-    text, read, held_out, divided = _divide(inputs, records, max_bytes, on_note)
+    text, read, held_out, divided = _divide(inputs, max_bytes, on_note)
     reason = inputs.tokenizer_reason
     if tokenizer is None:
         tokenizer, reason = _trained_tokenizer(request, inputs, text, read, divided, on_note)
@@ -168,14 +172,14 @@ def prepare(
         max_bytes,
         conversations,
     )
-    return replace(prepared, record=_record(prepared))
+    return replace(prepared, record=_record(prepared, output))
 
 
 def _divide(
-    inputs: Inputs, records: list[TrainingRecord], max_bytes: int, on_note: Callable[[str], None]
+    inputs: Inputs, max_bytes: int, on_note: Callable[[str], None]
 ) -> tuple[CorpusSplit, Corpus, Corpus, DividedConversations | None]:
-    """Return (split of the text, training text to read, held-out text to read, conversations). `records` are
-    the base model's."""
+    """Return (split of the text, training text to read, held-out text to read, conversations)."""
+    records = [inputs.base.record] if inputs.base else []
     base_texts = find_small_training_texts(records, inputs.base_path) if inputs.base_path else []
     if not base_texts and (note := changed_files_note(inputs.sources, records)):
         on_note(note)
@@ -321,9 +325,11 @@ def _byte_values(tokens: TokenIds, tokenizer: Tokenizer) -> frozenset[int]:
     return frozenset(b"".join(tokenizer.token_bytes[i] for i in used_tokens(tokens, tokenizer.vocab_size)))
 
 
-def _record(prepared: Prepared) -> TrainingRecord:
-    """Describe the data for the training record."""
-    corpus = prepared.inputs.corpus
+def _record(prepared: Prepared, output: Path | None) -> TrainingRecord:
+    """Describe the data and the base model for the training record, with the paths of files relative to the
+    `output`."""
+    inputs = prepared.inputs
+    documents = inputs.corpus.documents
     text = prepared.split
     tokenizer = prepared.tokenizer
     held_out: dict[str, Any] = {
@@ -337,7 +343,7 @@ def _record(prepared: Prepared) -> TrainingRecord:
     if text.is_from_corpus:
         ends = {part.document: {"held_out": part.text_bytes} for part in text.held_out.contents}
         trained = {part.document: part.end for part in text.training.contents}  # of several parts, the last
-        for document in corpus.documents:
+        for document in documents:
             known = ends.get(document, {})
             if left_out := document.text_bytes - trained.get(document, 0) - known.get("held_out", 0):
                 ends[document] = known | {"left_out": left_out}
@@ -345,11 +351,15 @@ def _record(prepared: Prepared) -> TrainingRecord:
         held_out["files"] = [file_entry(file.relative_name, file) for file in text.held_out.documents]
     if text.seen_by_base:
         held_out["seen_by_base"] = True
+    entries = [
+        *(file_entry(file.relative_name, file) | ends.get(file, {}) for file in documents),
+        *corpus_record(inputs.files),
+    ]
+    for file, entry in zip((*documents, *inputs.files), entries, strict=True):
+        if output and (path := recorded_path(file.path, output)):
+            entry["path"] = path
     record = {
-        "corpus": [
-            *(file_entry(file.relative_name, file) | ends.get(file, {}) for file in corpus.documents),
-            *corpus_record(prepared.inputs.files),
-        ],
+        "corpus": entries,
         "train_bytes": text.training.text_bytes,
         "read_bytes": prepared.task.text.bytes,  # part of train_bytes
         "train_tokens": len(prepared.tokens),
@@ -360,7 +370,23 @@ def _record(prepared: Prepared) -> TrainingRecord:
     if conversations := prepared.conversations:
         record["held_out"] = conversations.held_out_record(tokenizer, held_out.get("files", []))
         record["conversations"] = conversations.record(tokenizer)
+    if inputs.base and inputs.base_path:
+        record |= _base_record(inputs.base, inputs.base_path, inputs.base_sha256)
+    if reading := inputs.reading.as_record():
+        record["reading"] = reading
     return TrainingRecord.from_json(record)
+
+
+def _base_record(base: Checkpoint, path: Path, sha256: str) -> dict[str, Any]:
+    """Describe the base model and its origin for the training record."""
+    name = atomic_io.name_of(path.resolve())
+    entries: dict[str, Any] = {"base": {"file": name, "sha256": sha256}}
+    entries |= training_stages.joined(training_stages.as_earlier(base.record, training_stages.BASE, name))
+    if source := loading.source_fingerprint(base):
+        entries["base"]["source_sha256"] = source
+    if base.record.imported is not None:
+        entries["imported"] = base.record.imported
+    return entries
 
 
 def _seen_bytes(

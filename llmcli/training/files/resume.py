@@ -9,7 +9,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -157,10 +157,9 @@ def _check_plan(plan: Plan, identity: Mapping[str, Any]) -> None:
 class StateSaver:
     """Saves the state of a run at growing intervals, long enough that saving takes a fiftieth of the time."""
 
-    def __init__(self, path: Path, run: StoppedRun, warn: Callable[[str], None]) -> None:
-        """`run` is saved with each state; `warn` receives the first failure."""
+    def __init__(self, path: Path, warn: Callable[[str], None]) -> None:
+        """`warn` receives the first failure."""
         self._path = path
-        self.run = run
         self._warn = warn
         self._pause = FIRST_PAUSE
         self._next = time.monotonic() + FIRST_PAUSE
@@ -175,14 +174,14 @@ class StateSaver:
     def is_due(self) -> bool:
         return time.monotonic() >= self._next
 
-    def save(self, state: State) -> None:
-        """Save a state. The first failure is a warning; the run continues."""
+    def save(self, run: StoppedRun) -> None:
+        """Save a run. The first failure is a warning; the run continues."""
         began = time.monotonic()
         try:
             exists = os.path.exists(self._path)  # noqa: PTH110 (Path.exists may raise)
             if exists and not is_resume_file(self._path):
                 raise LLMError(f"{self._path} was created by another process during the run and is kept")
-            save(self._path, replace(self.run, state=state))
+            save(self._path, run)
             self._has_saved = True
         except LLMError as error:
             if not self._has_failed:

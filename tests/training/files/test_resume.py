@@ -217,18 +217,16 @@ def test_differences_of_identities_are_listed(ready: Prepared) -> None:
 
 
 def test_a_disk_that_cannot_be_written_causes_one_warning(ready: Prepared, whole: list[Event]) -> None:
-    state = states(whole)[0]
+    stopped = resume.StoppedRun({}, ready.plan, "{}", states(whole)[0])
     warnings: list[str] = []
-    saver = resume.StateSaver(
-        Path("nowhere/m.resume.safetensors"), resume.StoppedRun({}, ready.plan, "{}", state), warnings.append
-    )
+    saver = resume.StateSaver(Path("nowhere/m.resume.safetensors"), warnings.append)
     assert saver.resumable
-    saver.save(state)
-    saver.save(state)
+    saver.save(stopped)
+    saver.save(stopped)
     assert len(warnings) == 1 and "if this run is stopped, it cannot be resumed" in warnings[0]
     assert not saver.is_due() and not saver.resumable
     Path("nowhere").mkdir()
-    saver.save(state)
+    saver.save(stopped)
     assert saver.resumable
 
 

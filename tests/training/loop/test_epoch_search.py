@@ -13,7 +13,7 @@ from llmcli.training import session
 from llmcli.training.files import resume
 from llmcli.training.files.resume import StateSaver
 from llmcli.training.loop.epoch_search import FirstRun
-from llmcli.training.loop.events import Evaluation, State, Step
+from llmcli.training.loop.events import Evaluation, Step
 from llmcli.training.planning.cost_model import CorpusSize, Machine, estimated_speed
 from llmcli.training.planning.plan import EpochSearch, Plan, PlanRequest
 from llmcli.training.planning.planner import make_plan
@@ -136,8 +136,8 @@ def test_a_first_run_that_was_stopped_resumes_and_starts_over(
     """The second run starts from fresh weights; the seconds before the stop count."""
     save = StateSaver.save
 
-    def save_and_fail(saver: StateSaver, state: State) -> None:
-        save(saver, state)
+    def save_and_fail(saver: StateSaver, run: resume.StoppedRun) -> None:
+        save(saver, run)
         raise LLMError("stopped")
 
     with monkeypatch.context() as patch:
