@@ -60,20 +60,6 @@ LEARNING_RATE = 0.05  # falls linearly to 0
 BETAS = (0.9, 0.98)
 
 
-def reserve_tokens(tokens: Tokens, count: int, context: int, *, at_end: bool = False) -> tuple[Tokens, Ints]:
-    """Return (training tokens, windows [B, T + 1] with about `count` tokens in total, T at most `context`).
-    They are spread over the whole text, because its end may be untypical (for example, with names that only
-    occur in the last chapter). With `at_end` they are the end of the text, which measures the loss on new
-    text."""
-    length = slice_window(count, context)
-    windows = count // (length + 1)
-    if not windows:
-        return tokens, np.empty((0, length + 1), np.int64)
-    starts = window_starts(len(tokens), windows, length, at_end=at_end)
-    reserved = tokens[starts[:, None] + np.arange(length + 1)].astype(np.int64)
-    return TokensWithoutSpans(tokens, starts, length + 1), reserved
-
-
 def slice_window(count: int, context: int) -> int:
     """Return the number of inputs per window in a slice of `count` tokens.
 
@@ -102,13 +88,12 @@ def window_starts(tokens: int, windows: int, length: int, *, at_end: bool = Fals
 
 @dataclass(frozen=True)
 class ValidationText:
-    """The windows [B, T + 1] that `reserve_tokens` took from `tokens` (with `at_end`, from the end);
-    `separator` is the token between documents."""
+    """The windows that `reserve_tokens` takes from a text."""
 
-    tokens: Tokens
-    windows: Ints
+    tokens: Tokens  # of the whole text
+    starts: Ints  # [B]
+    windows: Ints  # [B, T + 1]
     separator: int
-    at_end: bool = False
 
     @property
     def is_sufficient(self) -> bool:
@@ -121,13 +106,26 @@ class ValidationText:
         network, _ = score(model, self.windows)
         T = self.windows.shape[1] - 1
         parts = []
-        starts = window_starts(len(self.tokens), len(self.windows), T, at_end=self.at_end).tolist()
-        for history, start in itertools.product(HISTORIES, starts):
+        for history, start in itertools.product(HISTORIES, self.starts.tolist()):
             first = max(0, start - history)
             text = self.tokens[np.arange(first, start + T + 1)]
             # the predicted tokens
             parts.append(find_matches(text, ORDERS, self.separator)[:, start + 1 - first :])
         return fit_weights(np.tile(network.reshape(-1), len(HISTORIES)), np.concatenate(parts, axis=1))
+
+
+def reserve_tokens(
+    tokens: Tokens, count: int, context: int, separator: int, *, at_end: bool = False
+) -> tuple[Tokens, ValidationText]:
+    """Return (training tokens, about `count` validation tokens in windows of at most `context`). The windows are
+    spread over the whole text, because its end may be untypical (for example, with names that only occur in the
+    last chapter). With `at_end` they are the end of the text, which measures the loss on new text. `separator`
+    is the token between documents."""
+    length = slice_window(count, context)
+    starts = window_starts(len(tokens), count // (length + 1), length, at_end=at_end)
+    windows = tokens[starts[:, None] + np.arange(length + 1)].astype(np.int64)
+    training = TokensWithoutSpans(tokens, starts, length + 1) if len(starts) else tokens
+    return training, ValidationText(tokens, starts, windows, separator)
 
 
 def fit_cache(model: Checkpoint, tokenizer: Tokenizer, text: Corpus) -> CacheWeights | None:
@@ -140,10 +138,11 @@ def fit_cache(model: Checkpoint, tokenizer: Tokenizer, text: Corpus) -> CacheWei
             f"`fit_cache`: {len(tokens):,} tokens of text are too few; "
             f"give at least {round(MIN_TOKENS / FIT_SHARE):,}"
         )
-    _, windows = reserve_tokens(tokens, count, min(EVALUATION_CONTEXT, model.config.max_position_embeddings))
+    context = min(EVALUATION_CONTEXT, model.config.max_position_embeddings)
+    _, validation = reserve_tokens(tokens, count, context, tokenizer.eos_id)
     network = LanguageModel(model.config)
     network.load_arrays(model.tensors)
-    return ValidationText(tokens, windows, tokenizer.eos_id).fit_cache(network)
+    return validation.fit_cache(network)
 
 
 def fit_weights(network: NDArray[np.floating], matches: Matches) -> CacheWeights | None:

@@ -25,7 +25,7 @@ from llmcli.data.tokens.batches import Batches
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.generation.token_healing import Prompt
 from llmcli.models.runtime import Ints, Runtime
-from llmcli.training.data.cache_fit import ValidationText, reserve_tokens
+from llmcli.training.data.cache_fit import reserve_tokens
 from llmcli.training.data.conversations import PreparedConversations
 from llmcli.training.data.held_out_questions import greedy_answer, longest_answer, questions
 from llmcli.training.data.plain_text import PlainText
@@ -52,7 +52,6 @@ class RunData:
         `probe`, a prompt or question; for None, they are about a held-out question if there are any."""
         self.plan = plan = prepared.plan
         settings = plan.train
-        tokens = prepared.tokens
         conversations = prepared.conversations
         self.record = prepared.record  # the part about the corpus; loop/record.py adds the rest
         self.regularization = prepared.regularization()
@@ -60,15 +59,18 @@ class RunData:
         self.plain_text = plain_text
         self._probe = probe
         self.tokenizer = tokenizer = prepared.tokenizer
-        count = settings.calibration_tokens
-        at_end = plan.searches
-        text, windows = reserve_tokens(tokens, count, settings.context, at_end=at_end)
-        self.validation_text = ValidationText(tokens, windows, tokenizer.eos_id, at_end)
+        text, self.validation_text = reserve_tokens(
+            prepared.tokens,
+            settings.calibration_tokens,
+            settings.context,
+            tokenizer.eos_id,
+            at_end=plan.searches,
+        )
         self._batches = Batches(text, settings.context, settings.batch_size, settings.seed)
         self.tokens_per_epoch = len(text)
         self.conversations: ConversationPhase | None = None
         # validation slice (windows [B, T + 1] or conversations, possibly empty) and held-out data
-        self.validation: Ints | ConversationTokens = windows
+        self.validation: Ints | ConversationTokens = self.validation_text.windows
         self.held_out: NDArray[np.unsignedinteger] | ConversationTokens = prepared.held_out
         if conversations and plan.conversations:
             self.conversations = ConversationPhase(conversations, plan.conversations, settings, tokenizer)

@@ -82,8 +82,6 @@ class Run:
         self._is_compiled = compile_layers(self._model, self._settings)
         self._window = 0  # window length in the last step
         self._base_divergence: BaseDivergence | None = None
-        # tokens of the base model's text for the divergence; None: not planned
-        self.base_tokens: int | None = None
         self.position = Position(
             dropout=self._settings.dropout,
             token_split=self._settings.token_split,
@@ -151,12 +149,14 @@ class Run:
             spent = self.clock.elapsed + (earlier if isinstance(earlier, float) else 0.0)
             seconds = base_divergence.seconds_to_generate(budget, budget - self.clock.reserve - spent)
         with self.clock.interruptible(self._model, 0.0, self.clock.elapsed + seconds):
-            text = base_divergence.generate(
-                self._model, self.data.tokenizer, self._settings.seed, on_progress
+            self._base_divergence = base_divergence.generate(
+                self._model, self.data.tokenizer, self._settings, weight, on_progress
             )
-        self.base_tokens = text.ids[:, 1:].numel() if text else 0
-        if text:
-            self._base_divergence = BaseDivergence(self._model, text, self._settings, weight)
+
+    @property
+    def base_tokens(self) -> int:
+        """Return the tokens of the base model's text for the divergence."""
+        return self._base_divergence.ids[:, 1:].numel() if self._base_divergence else 0
 
     @property
     def is_new(self) -> bool:
@@ -448,8 +448,9 @@ class Run:
             interrupted=interrupted,
             problem=self.problem,
         )
-        if (tokens := self.base_tokens) is not None:
-            record |= {"conversations": record.document["conversations"] | {"base_tokens": tokens}}
+        if (chosen := self._plan.conversations) and chosen.base_divergence:
+            added = {"base_tokens": self.base_tokens}
+            record |= {"conversations": record.document["conversations"] | added}
         if self._settings.seconds is not None:
             record |= {
                 "clock": clock_record(self._plan.expected, seconds, self._seen_tokens / trained_seconds)

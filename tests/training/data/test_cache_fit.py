@@ -9,7 +9,7 @@ from llmcli.formats.training_record import CacheWeights
 from llmcli.models.ngram_cache import NgramText
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.data import cache_fit
-from llmcli.training.data.cache_fit import ValidationText, reserve_tokens
+from llmcli.training.data.cache_fit import reserve_tokens
 
 V, SEPARATOR = 50, 50
 TOKENS = 12_000
@@ -31,8 +31,8 @@ def losses(chain: NDArray[np.float64], ids: NDArray[np.int64]) -> NDArray[np.flo
 
 def fit(network: NDArray[np.float64], ids: NDArray[np.int64], monkeypatch: pytest.MonkeyPatch) -> CacheWeights | None:
     monkeypatch.setattr(cache_fit, "score", lambda model, windows: (losses(network, windows), None))
-    _, windows = reserve_tokens(ids, 2000, 128)
-    return ValidationText(ids, windows, SEPARATOR).fit_cache(LanguageModel(ModelConfig(V + 1, 8, 8, 1, 1, 1, 8, 128)))
+    _, validation = reserve_tokens(ids, 2000, 128, SEPARATOR)
+    return validation.fit_cache(LanguageModel(ModelConfig(V + 1, 8, 8, 1, 1, 1, 8, 128)))
 
 
 def adapting(weights: CacheWeights | None, ids: NDArray[np.int64], nats: NDArray[np.float64]) -> float:

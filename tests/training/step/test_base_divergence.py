@@ -29,9 +29,9 @@ SETTINGS = TrainConfig(steps=9, context=64, batch_size=16)
 
 
 def divergence(of: LanguageModel, tokenizer: Tokenizer = BYTES, weight: float = 2.0) -> BaseDivergence:
-    text = base_divergence.generate(of, tokenizer, SETTINGS.seed)
-    assert text
-    return BaseDivergence(of, text, SETTINGS, weight)
+    made = base_divergence.generate(of, tokenizer, SETTINGS, weight)
+    assert made
+    return made
 
 
 def gradients(of: LanguageModel) -> dict[str, torch.Tensor]:
@@ -47,7 +47,7 @@ def test_the_gradients_are_those_of_the_divergence() -> None:
         for name, weight in tuned.named_parameters():
             weight.add_(0.05 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(len(name))))
     texts = np.random.default_rng([0, 5, base_divergence.SEED]).choice(64, 4, replace=False)
-    ids = added._text.ids[torch.from_numpy(texts), :-1]
+    ids = added.ids[torch.from_numpy(texts), :-1]
     added.add_gradients(5)
     found = gradients(tuned)
     tuned.zero_grad(set_to_none=True)
@@ -95,7 +95,7 @@ def prepared_text(
     run = Run(RunData(replace(ready, plan=replace(ready.plan, train=settings)), start), timer)
     began = clock.time
     run.begin(None)
-    return run.base_tokens if run.base_tokens is not None else -1, clock.time - began
+    return run.base_tokens, clock.time - began
 
 
 def test_the_text_of_the_base_model_keeps_its_share_of_the_time() -> None:
@@ -115,10 +115,10 @@ def test_without_a_time_budget_the_text_does_not_depend_on_the_clock() -> None:
 
 
 def test_shorter_texts_are_the_beginnings_of_the_whole_ones() -> None:
-    whole = base_divergence.generate(model(1), BYTES, 0)
+    whole = base_divergence.generate(model(1), BYTES, SETTINGS, 2.0)
     short, readings = model(1), iter(range(10**6))
     with stop_between_layers(short, lambda: next(readings) >= 2 * 10):
-        part = base_divergence.generate(short, BYTES, 0)
+        part = base_divergence.generate(short, BYTES, SETTINGS, 2.0)
     assert whole and part and part.hidden.shape == (64, 10, 32)
     assert torch.equal(part.ids, whole.ids[:, :11]) and torch.equal(part.hidden, whole.hidden[:, :10])
 
