@@ -459,7 +459,7 @@ def run_worker(
     """Worker loop of ranks above 0. `on_connected` receives a function that asks rank 0 to stop the run."""
     group = ProcessGroup(processes, pick_device(device, processes))
     on_connected(group.request_stop)
-    data_parallel.run_worker(group)
+    data_parallel.execute_commands(group)
     group.close()
 
 

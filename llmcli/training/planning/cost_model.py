@@ -133,7 +133,7 @@ def memory_needed(
 
 def check_fits(plan: Plan, memory: Memory, processes: int = 1) -> None:
     """Raise LLMError if an earlier plan does not fit into the free `memory` of each process."""
-    needed = memory_needed(plan.model, plan.train, processes, sharded=plan.sharded and processes > 1)
+    needed = memory_needed(plan.model, plan.train, processes, sharded=plan.sharded)
     if problem := shortage(needed, memory, 1.0):
         smaller = "`context`" if plan.train.is_fine_tuning else "`width`"
         raise LLMError(

@@ -19,7 +19,7 @@ SIZES = {
 }
 
 
-def candidates(task: Task, data: CorpusSize, context: int) -> list[ModelConfig]:
+def candidates(task: Task, data: CorpusSize) -> list[ModelConfig]:
     """List the models that the amount of data supports, smallest first; only one if the shape is fixed."""
     if task.base:
         return [task.base]
@@ -31,7 +31,9 @@ def candidates(task: Task, data: CorpusSize, context: int) -> list[ModelConfig]:
     shapes = shapes or [recipe.SHAPES[0]]
     distinct = dict.fromkeys((request.layers or layers, request.width or width) for layers, width in shapes)
     return [
-        model_config(request, *shape, context, task.vocab_size, task.eos_id, induction=task.induction)
+        model_config(
+            request, *shape, task.context.value, task.vocab_size, task.eos_id, induction=task.induction
+        )
         for shape in distinct
     ]
 

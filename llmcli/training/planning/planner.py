@@ -41,7 +41,7 @@ def make_plan(task: Task, machine: Machine | None = None) -> Plan:
     machine = machine or Machine(estimated_speed)
     if rules.induction_helps(task):
         with_heads = replace(task, induction=True)
-        if any(map(supports_induction, candidates(with_heads, task.text, with_heads.context.value))):
+        if any(map(supports_induction, candidates(with_heads, task.text))):
             plan = _Planner(with_heads, machine).plan()
             if plan.train.induction:  # otherwise, the best model is too small for the heads
                 return plan
@@ -56,7 +56,7 @@ class _Planner:
 
     def plan(self) -> Plan:
         task = self.task
-        models = candidates(task, task.data, task.context.value)
+        models = candidates(task, task.data)
         planner, fitting = self._fit(models)
         estimate = planner._choose(fitting)
         in_time = planner._tokens_in_time(estimate)

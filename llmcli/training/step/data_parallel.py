@@ -83,8 +83,8 @@ def _new_model(
     return new_model(config, settings, new_tokens)
 
 
-def run_worker(group: ProcessGroup) -> None:
-    """Worker loop of ranks above 0: execute the leader's commands until it ends."""
+def execute_commands(group: ProcessGroup) -> None:
+    """Execute, in ranks above 0, the leader's commands until it ends."""
     dumped, recorded, new_tokens, group.is_sharded = group.broadcast_json()
     config = parse_config(dumped)
     settings = TrainConfig(**recorded)

@@ -30,7 +30,7 @@ def test_candidates_are_the_shapes_that_the_corpus_is_large_enough_for():
 
     def shapes(tokens: int) -> list[tuple[int, int]]:
         text = CorpusSize(tokens, 4 * tokens)
-        configs = candidates(Task(PlanRequest(), text, 1000, 0), text, 128)
+        configs = candidates(Task(PlanRequest(), text, 1000, 0), text)
         return [(config.num_hidden_layers, config.hidden_size) for config in configs]
 
     assert shapes(100_000) == list(recipe.SHAPES[:4])
