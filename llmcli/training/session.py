@@ -41,7 +41,7 @@ from llmcli.training.distributed.process_group import ProcessGroup
 from llmcli.training.distributed.processes import Processes
 from llmcli.training.files import resume
 from llmcli.training.files.output import Output
-from llmcli.training.files.resume import StoppedRun, text_fingerprint
+from llmcli.training.files.resume import StateSaver, StoppedRun, text_fingerprint
 from llmcli.training.files.summary import summarize
 from llmcli.training.loop import trainer
 from llmcli.training.loop.clock import LOADING_SECONDS_PER_MILLION, Clock
@@ -367,11 +367,9 @@ def run(
     first_run = None
     if prepared.plan.searches:
         first_run = FirstRun(prepared.plan, stopped.state.values.get("evaluations", ()) if stopped else ())
-    saver = resume.StateSaver(output.resume_path, output.on_note)
+    saver = StateSaver(output.resume_path, output.on_note)
     with hardware.explain_out_of_memory(), _leading(planned) as leader:
-        train = partial(
-            _train, leader, signals, save_due=saver.is_due, on_progress=partial(on_progress, GENERATING)
-        )
+        train = partial(_train, leader, signals, saver, partial(on_progress, GENERATING))
         events = train(planned, stopped)
         while True:
             event = next(events)
@@ -402,9 +400,10 @@ def run(
 def _train(
     leader: Leader | None,
     signals: list[int],
+    saver: StateSaver,
+    on_progress: Callable[[float], None],
     planned: PlannedRun,
     stopped: StoppedRun | None,
-    **options: Any,
 ) -> Generator[Event, None, None]:
     """Yield the trainer's events."""
 
@@ -424,7 +423,8 @@ def _train(
     reserve = _reserve_seconds(prepared, planned.known_answers)
     clock = Clock(prepared.plan.train, planned.started, reserve, stop=stop, processor_time=time.thread_time)
     run = Run(data, clock, tuner=planned.tuner, leader=leader)
-    yield from trainer.train(run, stopped.take_state() if stopped else None, **options)
+    run.begin(stopped.take_state() if stopped else None, on_progress)
+    yield from trainer.train(run, saver.is_due)
 
 
 def _probe_prompt(prepared: Prepared) -> str | None:

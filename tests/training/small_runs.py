@@ -88,7 +88,9 @@ def train(
         patch.setattr(recipe, "EVALUATION_INTERVAL", schedule.min_progress)
         patch.setattr(run_module, "LONG_EVALUATION", schedule.long_evaluation)
         timer = Clock(ready.plan.train, started_at, reserve_seconds, clock, stop, processor_time)
-        yield from trainer.train(Run(data, timer), resume_from, **options)  # type: ignore[arg-type]
+        begun = Run(data, timer)
+        begun.begin(resume_from)
+        yield from trainer.train(begun, **options)  # type: ignore[arg-type]
 
 
 def run(ready: Prepared, start: Checkpoint | None = None, **options: object) -> list[Event]:

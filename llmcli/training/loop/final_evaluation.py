@@ -9,12 +9,12 @@ import math
 
 from llmcli.formats.training_record import CacheWeights
 from llmcli.models.torch.transformer import LanguageModel
-from llmcli.training.data.plain_text import PlainTextComparison
+from llmcli.training.data.plain_text import PlainTextComparison, Weights
 from llmcli.training.data.run_data import RunData
 from llmcli.training.interruption import CutShortError
 from llmcli.training.loop.clock import FINAL_PATIENCE, GRACE, LOADING_SECONDS_PER_MILLION, Clock
 from llmcli.training.loop.record import FinalEvaluation
-from llmcli.training.loop.validation import HeldOutEvaluation, Weights
+from llmcli.training.loop.validation import HeldOutEvaluation
 from llmcli.training.step.hardware import OutOfMemoryError, explain_out_of_memory
 
 CACHE_FIT_COST = 8.0  # cost per token of fitting the n-gram cache, relative to an evaluation

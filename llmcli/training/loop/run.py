@@ -44,7 +44,7 @@ from llmcli.training.step.training_step import Batch, training_step
 STATE = ("model", "best", "optimizer", "adapters", "teacher")  # prefixes of the arrays of a State
 STUDENT_SEED = 2_000_003  # added to the run's seed for the student's fresh weights
 LONG_EVALUATION = 5e11  # FLOPs (a few seconds on a few cores); the state is saved before a longer evaluation
-SAVING_SECONDS_PER_MILLION = 0.12  # per million parameters with the optimizer's state, on a slow disk
+STATE_SECONDS_PER_MILLION = 0.12  # for saving a million parameters with the optimizer's state, on a slow disk
 
 
 def is_worth_evaluating(trained: int, evaluated: float, progress: float, interval: float) -> bool:
@@ -125,7 +125,8 @@ class Run:
         self, resume_from: State | None, on_progress: Callable[[float], None] = lambda share: None
     ) -> None:
         """Prepare the steps, restore the state of a stopped run, and start the clock. `on_progress` receives
-        the progress of the base model's text generation."""
+        the progress of the base model's text generation. Raises LLMError if the state belongs to another
+        run."""
         conversations = self._plan.conversations
         if conversations and conversations.base_divergence:
             self._generate_base_text(conversations.base_divergence, resume_from, on_progress)
@@ -375,7 +376,7 @@ class Run:
         """Return whether the final evaluations take so long that the state should be saved first, if there is
         time."""
         left = self.clock.final_deadline() - self.clock.elapsed
-        if SAVING_SECONDS_PER_MILLION * self._plan.model.parameters / 1e6 > left / 2:
+        if STATE_SECONDS_PER_MILLION * self._plan.model.parameters / 1e6 > left / 2:
             return False
         return 2 * self._plan.model.parameters * self._final_cost() > LONG_EVALUATION
 

@@ -7,30 +7,21 @@ and resumed runs take the same path.
 from collections.abc import Callable, Iterator
 
 from llmcli.errors import LLMError
-from llmcli.training.loop.events import Event, State
+from llmcli.training.loop.events import Event
 from llmcli.training.loop.run import Run
 
 
-def train(
-    run: Run,
-    resume_from: State | None = None,
-    *,
-    save_due: Callable[[], bool] = lambda: False,
-    on_progress: Callable[[float], None] = lambda share: None,
-) -> Iterator[Event]:
-    """Train until the run is over. The last event is Done.
+def train(run: Run, save_due: Callable[[], bool] = lambda: False) -> Iterator[Event]:
+    """Train a run that has begun until it is over. The last event is Done.
 
     When the `stop` of the run's clock returns True, the run ends early with the best weights so far. When
     `save_due` returns True, and before long evaluations, a State is yielded; a run that resumes from it
-    (`resume_from`) reaches the same weights. For `on_progress` see `Run.begin`.
+    reaches the same weights.
 
     Raises LLMError if the loss becomes NaN or infinite before the first evaluation (later, the run ends with
-    the best weights so far), if it is stopped before its first step, or if `resume_from` belongs to another
-    run.
+    the best weights so far), or if it is stopped before its first step.
     """
     stop = run.clock.stop
-    run.begin(resume_from, on_progress)
-    del resume_from  # its copy of the weights and optimizer must not stay in memory
     stopped = stop()
     if run.data.start and run.is_new and not stopped:
         yield from run.evaluate()  # if training does not improve on these weights, the run ends with them

@@ -8,7 +8,7 @@ import bisect
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -33,10 +33,11 @@ from llmcli.evaluation.evaluator import (
 )
 from llmcli.formats.training_record import CacheWeights
 from llmcli.models.ngram_cache import NgramText, document_blocks
-from llmcli.models.runtime import Array, Ints
+from llmcli.models.runtime import Ints
 from llmcli.models.torch.runtime import fit_inverse_temperature
 from llmcli.models.torch.runtime import score as score_with_torch
 from llmcli.models.torch.transformer import LanguageModel
+from llmcli.training.data.plain_text import Weights
 from llmcli.training.data.run_data import RunData
 from llmcli.training.interruption import CutShortError
 from llmcli.training.loop.clock import FINAL_PATIENCE, GRACE, Clock
@@ -53,8 +54,6 @@ BATCH_OPERATIONS = 1e11  # ... and maximum parameters x tokens
 # a sample of a held-out text with more tokens than this is scored with few tokens in the n-gram cache
 MAX_CACHED_TOKENS = 1 << 20
 SAMPLE_CACHE_TOKENS = 1 << 13
-
-Weights = Mapping[str, Array]
 
 
 def final_evaluation_tokens(trained: int, minimum: int, held_out: int) -> int:

@@ -150,7 +150,7 @@ def test_a_first_run_that_was_stopped_resumes_and_starts_over(
     monkeypatch.setattr(
         session,
         "_train",
-        lambda *places, **more: (starts.append(places[2].started), run(*places, **more))[1],
+        lambda *places, **more: (starts.append(places[4].started), run(*places, **more))[1],
     )
     answer = llm(*command)
     assert answer.exit_code == 0, answer.stderr

@@ -77,7 +77,9 @@ def test_a_model_with_a_long_context_is_evaluated_with_a_shorter_one_that_is_rec
         return score(model, ids)
 
     monkeypatch.setattr(validation, "score_with_torch", recorded_score)
-    *_, done = trainer.train(Run(run_data(made, BYTES, tokens, base), Clock(made.train)))
+    begun = Run(run_data(made, BYTES, tokens, base), Clock(made.train))
+    begun.begin(None)
+    *_, done = trainer.train(begun)
     assert isinstance(done, Done) and done.score and done.base_score
     assert max(lengths) == EVALUATION_CONTEXT
     assert done.checkpoint.record.document["held_out_measured"]["context"] == EVALUATION_CONTEXT
