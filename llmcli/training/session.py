@@ -140,7 +140,7 @@ def plan_run(
     if stopped := output.stopped:
         resume.check_same_run(stopped, identity, output.resume_path, processes.count)
         _check_hardware(stopped, output.resume_path)
-        pick_device(stopped.plan.train.device, processes)
+        device_of_process(stopped.plan.train.device, processes)
         request = replace(request, device=stopped.plan.train.device, dtype=stopped.plan.train.dtype)
         plan = _resumed_plan(stopped.plan, request, processes)
     else:
@@ -201,8 +201,8 @@ def _check_stored(inputs: Inputs, output: Output, known_answers: bool) -> None:
         )
 
 
-def pick_device(name: str, processes: Processes) -> str:
-    """Return the device of this process; each process has its own GPU. Raises LLMError if there are too few
+def device_of_process(name: str, processes: Processes) -> str:
+    """Return the device of this process; each has its own GPU. Raises LLMError if there are too few
     GPUs."""
     device = devices.pick_device(name)
     if not processes.are_several or device == "cpu":
@@ -222,7 +222,7 @@ def _choose_hardware(
 ) -> tuple[PlanRequest, Machine]:
     """Return (request with device and data type, the machine with its free memory); `conversations` means
     that there is no plain text."""
-    device = pick_device(request.device, processes)
+    device = device_of_process(request.device, processes)
     dtype, reason = hardware.pick_dtype(request.dtype, device, request.threads)
     devices.check_dtype(dtype, device)
 
@@ -355,7 +355,7 @@ def run(
     """Train and save the model. Yields events; the last one is the Result. The run may start over once, with
     the number of epochs found by a first run.
 
-    Once `signals` has one, the run ends after the current step and saves the model; a signal that reached
+    Once `signals` has an entry, the run ends after the current step and saves the model; a signal that reached
     another process is added to it. `on_progress` receives the name and the completed share (0 to 1) of a task
     before the first step or after the last one.
     """
@@ -457,7 +457,7 @@ def run_worker(
     processes: Processes, device: str, on_connected: Callable[[Callable[[int, object], None]], None]
 ) -> None:
     """Worker loop of ranks above 0. `on_connected` receives a function that asks rank 0 to stop the run."""
-    group = ProcessGroup(processes, pick_device(device, processes))
+    group = ProcessGroup(processes, device_of_process(device, processes))
     on_connected(group.request_stop)
     data_parallel.execute_commands(group)
     group.close()

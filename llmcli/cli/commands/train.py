@@ -186,9 +186,9 @@ def train(options: _Options) -> None:
     processes = Processes.of()
     if options.processes and options.processes > 1 and not processes.are_several:
         processes = Processes(count=options.processes, local_count=options.processes)
-        from llmcli.training.session import pick_device
+        from llmcli.training.session import device_of_process
 
-        pick_device(options.device, processes)  # otherwise every process would report the error
+        device_of_process(options.device, processes)  # otherwise every process would report the error
         if not options.dry_run:
             raise typer.Exit(_launch(options.processes))
     if processes.rank:

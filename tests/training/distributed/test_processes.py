@@ -18,7 +18,7 @@ from llmcli.formats.loading import load
 from llmcli.models.torch.kernels import Dropout
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.distributed.processes import VARIABLES, Processes
-from llmcli.training.session import pick_device
+from llmcli.training.session import device_of_process
 from llmcli.training.step.training_step import Batch, accumulate_gradients, local_batch, local_gradients
 from tests import sample_models
 from tests.conftest import TEXT
@@ -52,11 +52,11 @@ def test_an_incomplete_environment_is_refused(damage):
 def test_several_processes_need_a_gpu_each(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert pick_device("auto", Processes(count=2, local_count=2)) == "cuda"
-    assert pick_device("auto", Processes(count=8, local_count=2)) == "cuda"  # on four machines
+    assert device_of_process("auto", Processes(count=2, local_count=2)) == "cuda"
+    assert device_of_process("auto", Processes(count=8, local_count=2)) == "cuda"  # on four machines
     with pytest.raises(LLMError, match=r"^3 processes need a GPU each, but torch finds 2 here; use `processes` 2, or"):
-        pick_device("auto", Processes(count=3, local_count=3))
-    assert pick_device("cpu", Processes(count=3, local_count=3)) == "cpu"
+        device_of_process("auto", Processes(count=3, local_count=3))
+    assert device_of_process("cpu", Processes(count=3, local_count=3)) == "cpu"
 
 
 @pytest.mark.parametrize("device", ["mps", "auto"])
@@ -64,7 +64,7 @@ def test_several_processes_on_mps_are_refused_before_they_start(device, monkeypa
     """A machine has one such device, and processes on different machines cannot send each other its tensors."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert pick_device(device, Processes()) == "mps"
+    assert device_of_process(device, Processes()) == "mps"
     monkeypatch.setattr("llmcli.cli.commands.train._launch", lambda count: pytest.fail("started"))
     result = llm("train", "c.txt", "--processes", 2, "--device", device)
     assert result.exit_code == 1
