@@ -82,6 +82,19 @@ def test_no_piece_of_the_held_out_text_is_trained_on() -> None:
             assert found.left_out < 1.3 * divided.held_out.text_bytes, write
 
 
+def test_hardly_any_of_an_edited_copy_is_trained_on() -> None:
+    """Another edition, with one word in twenty replaced, and a scan, with one letter in a hundred."""
+    text, generator = english(12_000, 0), random.Random(0)
+    wrong_words = re.sub(r"\w+", lambda word: "other" if generator.random() < 0.05 else word[0], text)
+    wrong_letters = re.sub(r"\w", lambda letter: "x" if generator.random() < 0.01 else letter[0], text)
+    for copy in [wrong_words, wrong_letters]:
+        found = search(f"{english(30_000, 1)}{copy}{english(30_000, 2)}", text)
+        trained = "\0".join(joined(found.training))
+        strings = [copy[i : i + 30] for i in range(0, len(copy) - 30, 30)]
+        assert sum(string in trained for string in strings) < 0.2 * len(strings)
+        assert found.left_out < 1.2 * len(copy)
+
+
 def search(training: str, held_out: str, **options: bool) -> Repetitions:
     corpus = write_texts({"a.txt": training, "b.txt": held_out})
     return find_repetitions(Corpus(corpus.contents[:1]), Corpus(corpus.contents[1:]), **options)
@@ -90,7 +103,7 @@ def search(training: str, held_out: str, **options: bool) -> Repetitions:
 @settings(max_examples=60, deadline=None)
 @given(
     passages=st.lists(
-        st.tuples(st.integers(0, 800), st.integers(LENGTH - 20, 2 * LENGTH), st.integers(300, 900)),
+        st.tuples(st.integers(0, 800), st.integers(LENGTH - 20, 2 * LENGTH), st.integers(1100, 1700)),
         min_size=1, max_size=4,
     ),
     block=st.sampled_from([LENGTH // 3, 1000, 1 << 20]),
