@@ -122,6 +122,9 @@ def test_eval_chooses_among_known_answers_without_the_held_out_questions(llm: Ll
     assert result["unanswered"] == 4 - result["right"] - result["wrong"] and result["answerable"] == 4
     assert result["min_confidence"] == known.min_confidence
     assert (whole["questions"], whole["right"]) == (len(PAIRS), len(PAIRS))
+    write_chats("upper.jsonl", [(question.upper(), answer) for question, answer in PAIRS])
+    [upper] = results(llm("eval", "upper.jsonl", "--known-answers", "--json"))
+    assert upper["questions"] == 4 and upper["right"] <= result["right"] < 4
     write_chats("new.jsonl", [("How do I repair a bicycle?", "With tools."), PAIRS[0]])
     [new] = results(llm("eval", "new.jsonl", "--known-answers", "--whole", "--json"))
     assert [new[key] for key in ("right", "wrong", "unanswered", "answerable")] == [1, 0, 1, 1]

@@ -192,15 +192,13 @@ def _evaluate_text(options: _Options, models: "Sequence[_EvaluatedModel]", text:
     measured = text if options.whole else untrained_part(text, records)
     measured = measured if measured.contents else text
     trained = trained_part(text, records) if measured.text_bytes < text.text_bytes else Corpus(())
-    others = unrecorded_part(measured, records)
     if trained.contents:
-        new = {part.document.sha256 for part in others.contents}
+        new = {part.document.sha256 for part in unrecorded_part(measured, records).contents}
         held_out = Corpus(tuple(part for part in measured.contents if part.document.sha256 not in new))
         # passages that repeat held-out text were left out in training too, but not those that repeat other
         # files
         trained = find_repetitions(trained, held_out, versions=largest_group(text.documents)).training
-    if others.contents:
-        _note_other_files(others, trained, models)
+    _note_other_files(measured, trained, models)
     _note_training_text(measured, trained, models)
     if options.per_token or options.per_line:
         [model] = models
@@ -299,25 +297,39 @@ def _surprisals(model: _EvaluatedModel, text: "Corpus") -> TokenSurprisals:
     )
 
 
-def _note_other_files(others: "Corpus", trained: "Corpus", models: "Sequence[_EvaluatedModel]") -> None:
-    """Note if `others`, texts that no record names, repeat the text that a model was trained on: `trained`,
-    and what is found of it here and beside the models. An edited file is such a text."""
+def _note_other_files(measured: "Corpus", trained: "Corpus", models: "Sequence[_EvaluatedModel]") -> None:
+    """Note if texts that a record does not name, such as an edited file, repeat the text that its model was
+    trained on: its part of `trained`, and what is found beside the model."""
     from llmcli.data.sources import Sources
     from llmcli.data.text.corpus import Corpus
     from llmcli.data.text.repetitions import find_repetitions
     from llmcli.evaluation.figures import known_text
-    from llmcli.evaluation.training_text import changed_files_note
+    from llmcli.evaluation.training_text import (
+        changed_files_note,
+        find_small_training_texts,
+        trained_part,
+        unrecorded_part,
+    )
 
-    parts = {part.document.sha256: part for part in trained.contents}
-    for text in _small_training_texts(models):
-        parts |= {part.document.sha256: part for part in text.corpus.contents}
-    searched = Corpus(tuple(parts.values()))
-    if known := known_text(find_repetitions(searched, others, keeps_training=True).known_share):
+    known_share, known_bytes = 0.0, 0
+    for model in models:
+        for record in model.source.records:
+            if (others := unrecorded_part(measured, [record])).contents:
+                parts = {part.document.sha256: part for part in trained_part(trained, [record]).contents}
+                for text in find_small_training_texts([record], model.path):
+                    parts |= {part.document.sha256: part for part in text.corpus.contents}
+                found = find_repetitions(Corpus(tuple(parts.values())), others, keeps_training=True)
+                known_share, known_bytes = max(
+                    (known_share, known_bytes), (found.known_share, others.text_bytes)
+                )
+    if known := known_text(known_share):
         console.note(
-            f"{others.text_bytes:,} bytes of the measured text are in other files, but {known}, so their "
+            f"{known_bytes:,} bytes of the measured text are in other files, but {known}, so their "
             "scores do not measure generalization"
         )
-    elif note := changed_files_note(Sources(others, ()), _records(models)):
+        return
+    records = _records(models)
+    if note := changed_files_note(Sources(unrecorded_part(measured, records), ()), records):
         console.note(note)
 
 
@@ -495,13 +507,14 @@ def _evaluate_known_answers(
     """Measure how well each model chooses the last answers of conversations among its known answers, and
     print it."""
     from llmcli.cli.reports.evaluation import print_known_scores
+    from llmcli.data.conversations.split import answer_hash
     from llmcli.evaluation.exact_answers import last_answers, score_known
     from llmcli.formats.training_record import KnownAnswers
     from llmcli.generation.known_answers import AnswerFinder, open_known_answers
 
     options.reject("with --known-answers", "context")
     held_out = {
-        (messages[-1].content, answer)
+        answer_hash(messages[-1].content, answer)
         for messages, answer in last_answers(measured.conversations if measured.trained else ())
         if not measured.contains_training
     }
@@ -510,7 +523,7 @@ def _evaluate_known_answers(
         with model.opened() as (runtime, _):
             known = open_known_answers(model.source)
             # the file stores these too
-            pairs = tuple(pair for pair in known.pairs if tuple(pair) not in held_out)
+            pairs = tuple(pair for pair in known.pairs if answer_hash(*pair) not in held_out)
             finder = AnswerFinder(
                 KnownAnswers(
                     pairs=pairs, min_confidence=known.min_confidence, network_weight=known.network_weight

@@ -51,18 +51,19 @@ def is_known(conversation: Conversation, known: Container[bytes]) -> bool:
     return 2 * sum(size for size, is_in in sizes if is_in) >= sum(size for size, _ in sizes) > 0
 
 
+def answer_hash(question: str, answer: str) -> bytes:
+    """Hash an answer and the message before it, ignoring white space, case and punctuation."""
+    compared = (" ".join(text.casefold().translate(_PUNCTUATION).split()) for text in (question, answer))
+    return hashlib.sha256("\n".join(compared).encode("utf-8", "surrogatepass")).digest()
+
+
 def _answers(conversation: Conversation) -> Iterator[tuple[bytes, int]]:
-    """Yield (hash of an answer and the message before it, length of the answer), ignoring white space, case
-    and punctuation."""
+    """Yield (hash, length) of each learned answer."""
     before = ""
     for message in conversation.messages:
-        content = " ".join(message.content.casefold().translate(_PUNCTUATION).split())
         if message.role == "assistant" and message.is_learned:
-            yield (
-                hashlib.sha256(f"{before}\n{content}".encode("utf-8", "surrogatepass")).digest(),
-                len(message.content),
-            )
-        before = content
+            yield answer_hash(before, message.content), len(message.content)
+        before = message.content
 
 
 def held_out_indices(count: int, share: float) -> list[int]:
