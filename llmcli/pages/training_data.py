@@ -16,8 +16,9 @@ from llmcli.version import __version__
 TRAINING_SCRIPTS = ("products", "network", "optimizer", "corpus", "saved_file", "trainer")
 RECIPE = (  # constants of recipe.py
     "HELD_OUT MAX_EPOCHS SHORT_CONTEXT LENGTH_WARMUP WARMUP INITIAL_RATE DECAY FINAL_RATE MOMENTUM "
-    "MOMENTUM_RISE MOMENTUM_WARMUP ADAMW_BETAS ADAMW_EPSILON BPE_DROPOUT_UNTIL"
+    "MOMENTUM_RISE MOMENTUM_WARMUP ADAMW_BETAS ADAMW_EPSILON BPE_DROPOUT_UNTIL SEARCH_MAX_BYTES"
 )
+RATES = ("DROPOUT", "FEW_WORDS_DROPOUT", "BPE_DROPOUT")  # tables of recipe.py, by the number of epochs
 EXAMPLES = ("english", "japanese", "questions")
 
 
@@ -33,8 +34,10 @@ def training_data() -> Json:
             "weight_decay": TrainConfig.weight_decay,
             "polar_express": recipe.polar_coefficients(),
             # JSON has no infinity
-            "dropout": [(min(limit, sys.maxsize), rate) for limit, rate in recipe.DROPOUT],
-            "bpe_dropout": [(min(limit, sys.maxsize), rate) for limit, rate in recipe.BPE_DROPOUT],
+            **{
+                name.lower(): [(min(limit, sys.maxsize), rate) for limit, rate in getattr(recipe, name)]
+                for name in RATES
+            },
             "rope_theta": config.rope_theta,
             "rms_norm_eps": config.rms_norm_eps,
         },

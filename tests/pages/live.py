@@ -141,11 +141,10 @@ class Program:
             const all = {}, request = { text, ids: null, prefix: 0, without }, { layers, config } = runtime.model;
             for await (const answer of jobs.inside(request, async () => {})) Object.assign(all, answer);
             const heads = [...Array(config.num_attention_heads).keys()], rows = all.labels.map((_, i) => i);
-            const weights = (position, layer, head) => atOnce.attention({ position, layer, head }).weights;
+            const weights = rows.map((position) => atOnce.attention({ position }).attention);
+            all.last = all.attention.map((heads) => heads.map((row) => [...row]));
             all.attention = layers.map((_, layer) => heads.map((head) => rows.map((i) =>
-                [...weights(i, layer, head), ...rows.slice(i + 1).map(() => 0)])));
-            all.strongest = atOnce.attention({ position: rows.length - 1, layer: null, head: null }).strongest;
-            all.mean = weights(rows.length - 1, null, null);
+                [...(weights[i][layer][head] ?? []), ...rows.slice(i + 1).map(() => 0)])));
             return all;
         }"""
         return self.page.evaluate(script, [text, without])

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import random
 import re
 import shutil
 import subprocess
@@ -44,6 +45,10 @@ CONFIG_KEYS = [
     *("num_key_value_heads", "head_dim", "tie_word_embeddings", "rms_norm_eps"),
 ]
 
+SCRIPTS = """window.postMessage = () => {};
+    const randomNumbers = (seed) => () => (seed = (seed * 16807) % 2147483647) / 2147483647; // Park and Miller 1988
+"""
+
 
 @pytest.fixture(scope="module")
 def worker(browser: "Browser") -> "Iterator[Page]":
@@ -51,7 +56,7 @@ def worker(browser: "Browser") -> "Iterator[Page]":
     page = browser.new_page()
     page.goto("about:blank")
     names = [f"live/{name}.js" for name in MODEL_SCRIPTS] + [f"training/{name}.js" for name in TRAINING_SCRIPTS]
-    page.add_script_tag(content="window.postMessage = () => {};" + joined(names))
+    page.add_script_tag(content=SCRIPTS + joined(names))
     page.evaluate("(all) => { templates = all; }", training_data())
     yield page
     page.close()
@@ -214,7 +219,8 @@ def test_several_workers_add_up_to_the_gradients_of_one(worker: "Page") -> None:
                     port.onmessage = ({ data }) => port.postMessage(atOnce.assist(data));
                 }
                 const shape = { layers: 1, width: 16, heads: 1, context: 32 };
-                const settings = { steps: 100, helpers: channels.map(({ port1 }) => port1) };
+                const helpers = channels.map(({ port1 }) => port1), random = randomNumbers(1);
+                const settings = { steps: 100, helpers, random };
                 const run = new Run(corpus, shape, settings, { ...templates.recipe, dropout: [[Infinity, 0]] });
                 for (let step = 0; step < 5; step++) await run.next();
                 weights.push([[...run.network.arrays.weights], run.losses]);
@@ -258,6 +264,28 @@ def test_tokenizers_are_those_of_llm_train(worker: "Page", text: str) -> None:
         )
         assert json.loads(found) == json.loads(tokenizer.to_json()), kind
         assert ids == tokenizer.encode(text), kind
+
+
+def test_a_text_in_which_each_word_is_one_token_gets_no_bpe_dropout(worker: "Page") -> None:
+    """As in `llm train`: here after 10 of 20 epochs."""
+    few = "".join(f"{name} has a {thing}.\n" for thing in ("kite", "boat") for name in ("Anna", "Ben", "Clara"))
+    few *= 40_000 // len(few)
+    letters = random.Random(0).choices("abcdefghijklmnopqrstuvwxyz", k=40_000)
+    many = "".join(letter + " " * (i % 5 == 4) for i, letter in enumerate(letters))
+    script = """([text, kind]) => {
+        const corpus = new Corpus(new TextEncoder().encode(text), "x.txt", kind, templates), { recipe } = templates;
+        const run = { corpus, recipe, share: 0.5, step: (10 * corpus.tokens.length) / recipe.batch_tokens };
+        const { dropout, split } = Run.prototype.regularization.call(run);
+        return [dropout, split];
+    }"""
+    usual = [0.2, 0.15]
+    for text, kind, expected in [
+        (few, "bpe", [0.5, 0]),
+        (few[:20_000], "bpe", usual),
+        (few, "char", usual),
+        (many, "bpe", usual),
+    ]:
+        assert worker.evaluate(script, [text, kind]) == expected, (text[:40], kind)
 
 
 def test_sha256(worker: "Page") -> None:
@@ -381,11 +409,12 @@ def test_the_figure_of_a_run_that_goes_on_is_that_of_its_weights(worker: "Page",
         for await (const _ of jobs.prepare(request, noCheck));
         const check = async () => {
             if (training.step === 5) answer.file = [...new Uint8Array(atOnce.save({ probe: null }).file)];
-            training.isPaused = training.step === 8 && !training.isPaused;
+            if (training.step === 8) atOnce.pause();
         };
         for await (const { model } of jobs.train({ shape, steps: 10, helpers: 0 }, check)) {
-            if (!training.isPaused || !model) continue;
+            if (!training.pause || !model) continue;
             Object.assign(answer, { rows: model.data.record.rows, expected: training.heldOutLoss(Infinity) });
+            atOnce.resume();
         }
         return { ...answer, curve: training.curve.validation_steps };
     }"""

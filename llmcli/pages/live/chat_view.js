@@ -17,7 +17,7 @@ function showMessages() {
   for (const id of ["chat-undo", "new-chat"]) setDisabled(id, !messages.length && !(id === "chat-undo" && earlier.length), "message");
   for (const id of ["again", "copy", "look-inside", "answer-tokens"]) setDisabled(id, !messages.at(-1)?.ids);
   showExamples("questions", messages.length ? [] : data.examples?.questions, "message", (text) => {
-    keep(byId("message").value);
+    keep();
     ask(text);
   });
   if (isInView && messages.length) controls.scrollIntoView({ block: "nearest" });
@@ -27,31 +27,33 @@ function setAnswering(answering) {
   byId("chat-stop").disabled = !answering;
   byId("messages").setAttribute("aria-busy", String(answering)); // a screen reader reads the answer when it is complete
 }
-function resetChat({ messages: before = [], message = "" }) {
+function endAnswer() {
+  stop();
   turn++;
+  setAnswering(false);
+}
+function resetChat(before = []) {
+  endAnswer();
   earlier = [];
   messages = before.length && !before.at(-1).content ? before.slice(0, -2) : before;
-  byId("message").value = message;
-  setAnswering(false);
 }
 
 // Shows the conversation as it was before the last change.
 function takeBack() {
   const before = earlier.pop() ?? { messages: messages.slice(0, -2), draft: messages.at(-2)?.content ?? "" };
-  turn++;
-  setAnswering(false);
+  endAnswer();
   messages = before.messages;
   byId("message").value = before.draft;
   showMessages();
 }
-function keep(draft) {
-  stop();
+function keep() {
+  endAnswer();
+  const draft = byId("message").value;
   earlier.push({ messages, draft });
 }
 
 // Answers a message after those that are shown, or after `before`.
 function ask(content, before = messages) {
-  if (byId("send").disabled) return;
   const own = ++turn, answer = { content: "", dropped: before.at(-1)?.dropped };
   messages = [...before, { content }, answer];
   showProblem("");
@@ -69,26 +71,20 @@ function ask(content, before = messages) {
 function send() {
   const content = byId("message").value.trim();
   if (!content || byId("send").disabled) return;
-  keep(content);
+  keep();
   byId("message").value = "";
   ask(content);
 }
 byId("send").addEventListener("click", send);
 byId("chat-stop").addEventListener("click", () => stop());
-byId("chat-undo").addEventListener("click", () => {
-  stop();
-  takeBack();
-});
+byId("chat-undo").addEventListener("click", takeBack);
 byId("again").addEventListener("click", () => {
   const question = messages.at(-2).content;
-  keep(byId("message").value);
-  setAnswering(false);
+  keep();
   ask(question, messages.slice(0, -2));
 });
 byId("new-chat").addEventListener("click", () => {
-  keep(byId("message").value);
-  turn++;
-  setAnswering(false);
+  keep();
   messages = [];
   showMessages();
   byId("message").focus();

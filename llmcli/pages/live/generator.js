@@ -125,9 +125,9 @@ class WordSearch {
 
   // Removes the most likely spelling, and returns it.
   next() {
-    let best = 0;
-    for (let i = 1; i < this.open.length; i++) if (this.open[i].probability > this.open[best].probability) best = i;
-    return this.open.splice(best, 1)[0];
+    const best = this.open.reduce((a, b) => (b.probability > a.probability ? b : a));
+    this.open.splice(this.open.indexOf(best), 1);
+    return best;
   }
 
   ranked() {

@@ -4,7 +4,7 @@ const BUSY_TRIES = 15, BUSY_PAUSE = 1000; // milliseconds, on average, before a 
 
 let facts = {}; // about the model
 const knownTokens = new Map(); // id -> {text, bytes}
-let explained = null; // the last request to explain a prediction, and the attention of its tokens
+let explained = null; // the last request to explain a prediction
 let coloring = new AbortController(); // of the last request for colors
 
 const program = {};
@@ -81,6 +81,12 @@ function lensOf({ lens, next_tokens: prediction }, without) {
   return rows.map((row) => row.slice(0, LENS_TOKENS).map(({ text, probability }) => ({ label: text, probability })));
 }
 
+// The attention of a token in an explanation, [L][H][tokens so far]; layers that are switched off have none.
+function attentionOf({ second, ...first }, position) {
+  const { weights } = (second ?? first).attention, isOff = (layer) => explained.without.includes(`${layer + 1}`);
+  return weights.map((heads, layer) => (isOff(layer) ? [] : heads.map((row) => row.slice(0, position + 1))));
+}
+
 const jobs = {
   async *next({ settings, unit, ...text }, signal) {
     await pause(signal);
@@ -118,10 +124,11 @@ const jobs = {
     body.token_id = chosen.id;
     const isExplained = (quick.second ?? quick).attribution.id === chosen.id, answer = isExplained ? quick : await ask(["attention"], { position: -1 });
     const one = answer.second ?? answer, { tail, tokens, entropy_bits: entropy, attribution: { text: token, embedding, layers } } = one;
-    explained = { body, rows: new Map([[tokens.length - 1, one.attention.weights]]) };
+    explained = body;
     yield { pairs, chosen, token, tail, entropy, expert: answer.expert };
     const attribution = { embedding, heads: layers.map(({ heads }) => heads), mlp: layers.map(({ mlp }) => mlp) };
-    yield { labels: tokens.map((token) => token.text), lens: lensOf(one, without), attribution };
+    const shown = { lens: lensOf(one, without), attribution, attention: attentionOf(answer, tokens.length - 1) };
+    yield { labels: tokens.map((token) => token.text), ...shown };
     const all = pairsOf(await ask(["next"]));
     yield { pairs: all, chosen: all.find((pair) => pair.text === chosen.text) ?? chosen, token, tail, entropy, expert: answer.expert };
     const { second, ...first } = await ask(["effects"]);
@@ -175,21 +182,15 @@ const atOnce = {
     if (position === 0) return { choices: [] };
     const body = { ...promptOf({ ids: ids.slice(0, position), written: writtenBefore(position, state) }), unit: "tokens", n: SHOWN, token_id: ids[position], truncate_prompt_tokens: -1 };
     const { next, token } = await fetchJson("/v1/next", body), isListed = next.some(({ id }) => id === token.id);
-    return { rank: token.rank, choices: [...next, ...(isListed ? [] : [token])].map(({ id, text, bytes, probability }) => ({
-      label: text, probability, isChosen: id === token.id, canChoose: id !== token.id && bytes.length > 0,
-      ids: [...ids.slice(0, position), id], text: decodeIds(ids.slice(prefix, position), bytes),
-    })) };
+    const choices = isListed ? next : [...next, token], before = ids.slice(prefix, position);
+    return { rank: token.rank, choices: choices.map(({ id, text: label, bytes, probability }) => (
+      { id, label, probability, text: bytes.length ? decodeIds(before, bytes) : null }
+    )) };
   },
 
-  async attention({ position, layer, head }) {
-    const { body, rows } = explained;
-    if (!rows.has(position)) {
-      const { second, ...first } = await fetchJson("/v1/explain", { ...body, include: ["attention"], position });
-      rows.set(position, (second ?? first).attention.weights);
-    }
-    const isOff = (layer) => body.without.includes(`${layer + 1}`);
-    const layers = rows.get(position).map((heads, i) => (isOff(i) ? [] : heads));
-    return attentionOf(layers.map((heads) => heads.map((row) => row.slice(0, position + 1))), layer, head);
+  async attention({ position }) {
+    const found = await fetchJson("/v1/explain", { ...explained, include: ["attention"], position });
+    return { attention: attentionOf(found, position) };
   },
 
   // What the tokens of the text are colored by: {marks: [{share, hue}], legend: a text of the page}.

@@ -8,36 +8,23 @@ const dot = (x, y) => x.reduce((sum, value, i) => sum + value * y[i], 0);
 const byProbability = (probabilities) => [...probabilities.keys()].sort((a, b) => probabilities[b] - probabilities[a]);
 
 // A network without its n-gram cache, and its activations.
-class Recording {
+class Recording extends Runtime {
   constructor(model) {
-    this.runtime = new Runtime(model, null);
+    super(model, null);
     this.weights = []; // of each token in the KV cache: [L][H][tokens so far]
     this.first = 0; // the first token whose attention is kept
-    this.residuals = []; // of the last token, after 0, 1, ... L layers
-    this.outputs = []; // of its heads, in each layer
-    model.recorder = {
-      residual: (x) => {
-        if (this.residuals.length > model.layers.length) this.residuals = [];
-        if (!this.residuals.length) { // a new token
-          this.weights.push(model.layers.map(() => []));
-          this.outputs = [];
-        }
-        this.residuals.push(x);
-      },
-      attention: (layer, head, weights) => { this.weights.at(-1)[layer][head] = Float32Array.from(weights); },
-      heads: (layer, y) => { this.outputs[layer] = y; },
-    };
   }
 
   // Processes a text, of which the beginning may be known.
-  async read(ids, check) {
-    const { runtime } = this;
-    this.weights.length = runtime.reuse(ids);
-    for (let i = runtime.length; i < ids.length; i += READ_AT_ONCE) {
-      await check();
-      runtime.read(ids.slice(i, i + READ_AT_ONCE));
-    }
+  async record(ids, check) {
     this.first = Math.max(0, ids.length - MAX_RECORDED);
+    for (let i = this.weights.length = this.reuse(ids); i < ids.length; i++) {
+      if (i % READ_AT_ONCE === 0) await check();
+      this.model.step(ids[i], false);
+      this.ids.push(ids[i]);
+      const { weights } = this.model.activations;
+      this.weights.push(weights.map((heads) => heads.map((row) => Float32Array.from(row))));
+    }
     this.weights.fill(null, 0, this.first);
   }
 
@@ -49,8 +36,8 @@ class Recording {
 
   // The logit lens: the most likely next tokens if no layer followed, after 0, 1, ... L layers; only those that `fits` accepts.
   lens(fits) {
-    return this.residuals.map((x) => {
-      const probabilities = fittingProbabilities(this.runtime.model.logits(x), fits);
+    return this.model.activations.residuals.map((x) => {
+      const probabilities = fittingProbabilities(this.model.logits(x), fits);
       return byProbability(probabilities).slice(0, LENS_TOKENS).map((id) => ({ label: tokenizer.label(id), probability: probabilities[id] }));
     });
   }
@@ -58,11 +45,12 @@ class Recording {
   // Direct logit attribution: what the embedding, each head [L][H] and each MLP [L] adds to the logit of a token, which is
   // their sum.
   attribution(token) {
-    const { model } = this.runtime, { num_attention_heads: H, head_dim: D } = model.config;
-    const direction = model.logitDirection(this.residuals.at(-1), token), streams = this.residuals.map((x) => dot(x, direction));
+    const { model } = this, { num_attention_heads: H, head_dim: D } = model.config;
+    const { residuals, outputs } = model.activations, direction = model.logitDirection(residuals.at(-1), token);
+    const streams = residuals.map((x) => dot(x, direction));
     const heads = model.layers.map(({ o }, layer) => Array.from({ length: H }, (_, head) => {
       const y = new Float32Array(H * D), own = head * D;
-      if (this.outputs[layer]) y.set(this.outputs[layer].subarray(own, own + D), own);
+      if (outputs[layer]) y.set(outputs[layer].subarray(own, own + D), own);
       return dot(multiply({ ...o, bias: null }, y), direction);
     }));
     const mlp = heads.map((row, layer) => streams[layer + 1] - streams[layer] - row.reduce((a, b) => a + b));

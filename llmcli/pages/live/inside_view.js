@@ -5,7 +5,7 @@ const MAX_CONTRIBUTIONS = 8, MAX_EFFECTS = 16; // bars
 const off = new Set(); // parts that are switched off
 const selected = { layer: null, head: null, token: 0 }; // counted from 0; null: the mean
 let target = ""; // the next word whose first token is explained, if it is not the most likely one
-let inside = { labels: [], weights: [] }; // what the page shows
+let inside = { labels: [], attention: [] }; // what the page shows; the attention is that of the selected token
 let lastAttention = 0; // number of the last request
 
 // Forgets what was shown of another model.
@@ -16,7 +16,7 @@ function resetInside() {
   for (const part of data.start.without) off.add(part);
   Object.assign(selected, { layer: null, head: null, token: 0 });
   target = "";
-  inside = { labels: [], weights: [] };
+  inside = { labels: [], attention: [] };
 }
 
 const refreshInside = () => request("inside", { ...state, without: [...off], target }, (answer) => {
@@ -50,17 +50,13 @@ function showParts() {
   const focused = document.activeElement.dataset.part;
   const cell = (label, contribution, name, part, layerIsOff = false) => {
     const title = contribution === undefined ? name : `${name}: ${signed(contribution)}`;
-    const node = part && canSwitch() ? clickable(() => switchPart(part), { role: "switch", "aria-checked": !isOff(part), tabindex: -1, "data-part": part }, label)
-      : element("span", {}, label);
-    node.title = title;
-    node.setAttribute("aria-label", title);
-    node.classList.toggle("off", layerIsOff);
-    node.classList.toggle("planted", part in data.planted);
-    if (contribution) {
-      node.style.setProperty("--share", Math.abs(contribution) / inside.largest);
-      node.classList.toggle("negative", contribution < 0);
-    }
-    return node;
+    const kinds = { off: layerIsOff, planted: part in data.planted, negative: contribution < 0 };
+    const names = Object.keys(kinds).filter((kind) => kinds[kind]).join(" ");
+    const share = contribution ? Math.abs(contribution) / inside.largest : 0;
+    const attributes = { title, "aria-label": title, class: names, share };
+    if (!part || !canSwitch()) return element("span", attributes, label);
+    const ofSwitch = { role: "switch", "aria-checked": !isOff(part), tabindex: -1, "data-part": part };
+    return clickable(() => switchPart(part), { ...attributes, ...ofSwitch }, label);
   };
   const { embedding, heads, mlp } = inside.attribution ?? {};
   const rows = [[cell(say("embedding"), embedding, say("embedding"))], ...Array.from({ length: L }, (_, layer) => [
@@ -123,17 +119,14 @@ function showChange({ pairs, chosen, token, tail, entropy, expert }) {
 
 // Bars of one prediction, or of two: the first, then the second.
 function showBothBars(list, pairs, areTwo, nameNode = choiceSpan) {
-  showBars(list, pairs.map(({ text, p, q }) => {
-    const second = areTwo ? [percent(q), Math.min(1, q), "second"] : [];
-    return [nameNode(text), percent(p), Math.min(1, p), areTwo ? "first" : "", ...second];
-  }));
+  showBars(list, pairs.map(({ text, p, q }) => ({ name: nameNode(text), share: p, second: areTwo ? q : undefined })));
 }
 
 // ---- attention
 
 const wholePercent = (weight) => Math.round(100 * weight) + "%";
 
-function showActivations({ labels, lens, attribution }) {
+function showActivations({ labels, lens, attribution, attention }) {
   const hasNewTokens = labels.join("\n") !== inside.labels.join("\n");
   if (attribution.mlp.length !== L || attribution.heads[0].length !== H) { // another model of an ensemble
     [L, H] = [attribution.mlp.length, attribution.heads[0].length];
@@ -147,12 +140,14 @@ function showActivations({ labels, lens, attribution }) {
   showParts();
   showLens(byId("lens"), lens, inside.token, say("lensCaption"));
   showAttribution();
-  requestAttention();
+  if (selected.token < labels.length - 1) return requestAttention();
+  lastAttention = 0;
+  inside.attention = attention;
+  showAttention();
 }
 
 function showInsideTokens() {
   selected.token = inside.labels.length - 1;
-  inside.weights = []; // those of the tokens before
   byId("effects").replaceChildren();
   byId("tokens").setAttribute("aria-label", say("tokensTitle"));
   byId("tokens").dataset.size = inside.labels.length <= 12 ? "medium" : "small";
@@ -173,7 +168,7 @@ byId("tokens").addEventListener("keydown", (event) => moveFocus(event, byId("tok
 byId("head").addEventListener("change", (event) => {
   const [layer, head] = event.target.value.split(".").map((number) => number - 1);
   selectHead(event.target.value ? layer : null, head ?? null);
-  requestAttention();
+  showAttention();
 });
 
 function selectHead(layer, head) {
@@ -200,17 +195,18 @@ function plantedHeads() {
 }
 
 function requestAttention() {
-  const { layer, head, token: position } = selected;
-  lastAttention = request("attention", { layer, head, position }, ({ id, weights, strongest }) => {
-    if (id !== lastAttention || !weights) return;
-    inside.weights = weights;
+  lastAttention = request("attention", { position: selected.token }, ({ id, attention }) => {
+    if (id !== lastAttention || !attention) return;
+    inside.attention = attention;
     showAttention();
-    showHeads(strongest);
   });
 }
 
 function showAttention() {
-  const { weights, labels } = inside, nodes = [...byId("tokens").children];
+  const { labels, attention } = inside, { layer, head } = selected, nodes = [...byId("tokens").children];
+  const ofLayer = layer === null ? attention.flat() : attention[layer];
+  const heads = head === null ? ofLayer : ofLayer.slice(head, head + 1);
+  const weights = Array.from(heads[0] ?? [], (_, i) => heads.reduce((sum, row) => sum + row[i], 0) / heads.length);
   const ranked = [...weights.keys()].sort((a, b) => weights[b] - weights[a]).filter((i) => weights[i] >= MIN_WEIGHT).slice(0, MAX_ARCS);
   nodes.forEach((node, i) => {
     node.setAttribute("aria-selected", String(i === selected.token));
@@ -220,36 +216,38 @@ function showAttention() {
   drawArcs(nodes, selected.token, weights, ranked.filter((i) => i !== selected.token));
   const listed = ranked.slice(0, 3).map((i) => say("weightOf", { token: readable(labels[i]), weight: wholePercent(weights[i]) })).join(say("comma"));
   byId("attention-text").textContent = listed ? say("attendsTo", { token: readable(labels[selected.token]), listed }) : say("noAttention");
+  showHeads();
 }
 
 // The token that each head attends to most; a click shows the arcs of the head.
-function showHeads(strongest) {
+function showHeads() {
   const focused = document.activeElement.dataset.head;
-  const button = (layer, head, [position, weight]) => {
-    const label = inside.labels[position], figure = wholePercent(weight), isSelected = selected.layer === layer && selected.head === head;
-    const node = clickable(() => { selectHead(layer, head); requestAttention(); }, {
-      class: "cell", "data-head": `${layer}.${head}`, "aria-pressed": isSelected, "aria-label": `${partName(layer, head)}: ${readable(label)} ${figure}`,
+  const button = (layer, head, weights) => {
+    const weight = Math.max(...weights), label = inside.labels[weights.indexOf(weight)], figure = wholePercent(weight);
+    const isSelected = selected.layer === layer && selected.head === head;
+    const name = `${partName(layer, head)}: ${readable(label)} ${figure}`;
+    return clickable(() => { selectHead(layer, head); showAttention(); }, {
+      class: "cell", "data-head": `${layer}.${head}`, "aria-pressed": isSelected, "aria-label": name, share: weight,
     }, tokenSpan(label), element("span", { class: "figure" }, figure));
-    node.style.setProperty("--share", weight);
-    return node;
   };
-  const rows = strongest.map((row, layer) => [layer + 1, ...row.map((one, head) => button(layer, head, one))]);
+  const rows = inside.attention.map((row, layer) => [layer + 1, ...row.map((one, head) => button(layer, head, one))]);
   const caption = say("headsCaption", { token: readable(inside.labels[selected.token]) });
   const headings = [say("layer"), ...Array.from({ length: H }, (_, head) => `${say("head")} ${head + 1}`)];
   byId("heads").replaceChildren(table(caption, headings, rows));
   if (focused) byId("heads").querySelector(`[data-head="${focused}"]`)?.focus({ preventScroll: true });
 }
-new ResizeObserver(() => byId("inside").hidden || !inside.weights.length || showAttention()).observe(byId("token-area"));
+new ResizeObserver(() => {
+  if (!byId("inside").hidden && inside.attention.length) showAttention();
+}).observe(byId("token-area"));
 
 // ---- layers, parts and tokens
 
 // A row for each layer; `token`, which is predicted in the end, is outlined.
 function showLens(node, lens, token, caption) {
   const cell = ({ label, probability }) => {
-    const figure = element("span", { class: "figure" }, Math.round(100 * probability) + "%");
-    const node = element("span", { class: readable(label) === token ? "cell predicted" : "cell", title: visible(label) }, tokenSpan(label), figure);
-    node.style.setProperty("--share", probability);
-    return node;
+    const kind = readable(label) === token ? "cell predicted" : "cell", figure = wholePercent(probability);
+    const attributes = { class: kind, title: visible(label), share: probability };
+    return element("span", attributes, tokenSpan(label), element("span", { class: "figure" }, figure));
   };
   const rows = lens.map((row, depth) => [depth > L ? say("ngramCache") : depth || say("embedding"), ...row.map(cell)]);
   node.replaceChildren(table(caption, [say("layer"), ...lens[0].map((_, i) => i + 1)], rows));
@@ -258,7 +256,10 @@ function showLens(node, lens, token, caption) {
 // Signed bars of [name, value].
 function showSigned(list, rows) {
   const largest = Math.max(...rows.map(([, value]) => Math.abs(value)), 1); // less never fills the width
-  showBars(list, rows.map(([name, value]) => [element("span", {}, name), signed(value), Math.abs(value) / largest, value < 0 ? "negative" : ""]));
+  showBars(list, rows.map(([name, value]) => {
+    const kind = value < 0 ? "negative" : "", share = Math.abs(value) / largest;
+    return { name: element("span", {}, name), share, kind, figure: signed(value) };
+  }));
 }
 const bySize = (rows) => [...rows].sort(([, a], [, b]) => Math.abs(b) - Math.abs(a));
 const sum = (rows) => rows.reduce((total, [, value]) => total + value, 0);

@@ -104,9 +104,9 @@ class Model {
     });
     this.length = 0; // tokens in the KV cache
     this.without = new Set(); // what is switched off: "2" is layer 2, "2.3" head 3 of layer 2, counted from 1
-    // What receives the activations of each token, or null: residual(x), once before the first layer and then after each;
-    // attention(layer, head, weights); heads(layer, their outputs [H * D]). Layers and heads are counted from 0.
-    this.recorder = null;
+    // Of the last token: the residual stream before the first layer and after each; attention weights, [L][H][tokens so
+    // far]; outputs of the heads, [L][H * D]. Layers that are switched off have none.
+    this.activations = { residuals: [], weights: [], outputs: [] };
   }
 
   // Drops all but the first `length` tokens from the KV cache.
@@ -124,14 +124,14 @@ class Model {
   step(token, wantsLogits = true) {
     const x = rowOf(this.embedding, token), parallel = this.config.use_parallel_residual; // GPT-NeoX: the MLP reads the same x
     if (this.positions) add(x, rowOf(this.positions, this.length));
-    this.recorder?.residual(x.slice());
+    this.activations = { residuals: [x.slice()], weights: this.layers.map(() => []), outputs: [] };
     this.layers.forEach((layer, index) => {
       if (!this.without.has(`${index + 1}`)) {
         const before = x.slice();
         add(x, this.attention(layer, index, this.normalize(x, layer.inputNorm)));
         add(x, this.mlp(layer, this.normalize(parallel ? before : x, layer.mlpNorm)));
       }
-      this.recorder?.residual(x.slice());
+      this.activations.residuals.push(x.slice());
     });
     this.length++;
     return wantsLogits ? this.logits(x) : null;
@@ -157,7 +157,8 @@ class Model {
   // Causal attention. H / G query heads share each key-value head.
   attention(layer, index, x) {
     const { num_attention_heads: H, num_key_value_heads: G, head_dim: D } = this.config, position = this.length;
-    const frequencies = this.config.no_rope_layers[index] === 0 ? [] : this.config.rope_frequencies; // SmolLM3 has layers without
+    const isWithout = this.config.no_rope_layers?.[index] === 0; // as some layers of SmolLM3
+    const frequencies = isWithout ? [] : this.config.rope_frequencies;
     const rotations = frequencies.map((frequency) => [Math.cos(position * frequency), Math.sin(position * frequency)]);
     const q = multiply(layer.q, x), k = multiply(layer.k, x), v = multiply(layer.v, x);
     this.normAndRotate(q, layer.qNorm, rotations);
@@ -174,14 +175,14 @@ class Model {
         scores[t] = sum / Math.sqrt(D);
       }
       const weights = softmax(scores);
-      this.recorder?.attention(index, head, weights);
+      this.activations.weights[index][head] = weights;
       if (this.without.has(`${index + 1}.${head + 1}`)) continue; // its output stays 0
       for (let t = 0; t <= position; t++) {
         const value = layer.values[t], weight = weights[t];
         for (let i = 0; i < D; i++) y[own + i] += weight * value[shared + i];
       }
     }
-    this.recorder?.heads(index, y);
+    this.activations.outputs[index] = y;
     return multiply(layer.o, y);
   }
 

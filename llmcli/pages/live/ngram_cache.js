@@ -4,63 +4,41 @@ const MAX_GATE = 0.999, MAX_GATE_LOGIT = 50;
 
 class NgramCache {
   // `orders`: for each k the four weights of its gate.
-  constructor(orders) {
+  constructor(orders, ids = []) {
     this.orders = orders;
-    this.ids = [];
-    this.contexts = new Map(); // tokens, joined by commas -> positions of the tokens that followed and count
-    this.counted = 0; // tokens before the first that does not count
-    this.limit = Infinity; // number of tokens that may count; see `countFirst`
-  }
-
-  // The contexts at the end of the text, of 1, 2, ... K tokens.
-  *keys() {
-    const last = this.ids.slice(-this.orders.length);
-    for (let n = 1; n <= last.length; n++) yield last.slice(-n).join();
+    this.ids = ids.slice();
+    this.countFirst(Infinity);
   }
 
   // Adds a token. One that does not count is context only: tokens that the model writes, or it would repeat itself.
   append(token, mayCount = true) {
-    const position = this.ids.length, counts = mayCount && position < this.limit;
-    for (const key of counts ? this.keys() : []) {
-      if (!this.contexts.has(key)) this.contexts.set(key, []);
-      this.contexts.get(key).push(position);
-    }
-    if (counts && this.counted === position) this.counted++;
+    if (mayCount && this.ids.length < this.limit) this.counting.push(this.ids.length);
     this.ids.push(token);
   }
 
   // Drops all but the first `length` tokens. All that are left count from now on, up to the limit of `countFirst`, which ends
   // with the text: at length 0.
   rewind(length) {
-    const counting = Math.min(length, this.counted, this.limit), kept = this.ids.slice(counting, length); // counted again
-    while (this.ids.length > counting) {
-      this.ids.pop();
-      for (const key of this.keys()) {
-        const positions = this.contexts.get(key);
-        if (positions?.at(-1) === this.ids.length) positions.pop();
-        if (positions?.length === 0) this.contexts.delete(key);
-      }
-    }
-    this.counted = counting;
-    if (!length) this.limit = Infinity;
-    for (const token of kept) this.append(token);
+    this.ids.length = Math.min(length, this.ids.length);
+    this.countFirst(length ? this.limit : Infinity);
   }
 
   // Lets only the first tokens of this text count: the model wrote the others.
   countFirst(tokens) {
-    this.limit = tokens;
-    if (this.ids.length) this.rewind(this.ids.length);
+    this.limit = tokens; // of those that may count
+    this.counting = [...this.ids.slice(0, tokens).keys()]; // the positions of those that do
   }
 
   // The logits of the mixture, from the network's logits after the text.
   mix(logits) {
+    const { ids } = this, end = ids.length - 1;
     const added = new Map(); // token -> what the cache adds to the network's probability, before all are normalized again
-    let left = 1, n = 0;
-    for (const key of this.keys()) {
-      const positions = this.contexts.get(key), [bias, ofTotal, ofDistinct, ofGap] = this.orders[n++];
-      if (!positions) break;
-      const total = positions.length, gap = this.ids.length - positions.at(-1);
-      const counts = countsOf(positions.map((position) => this.ids[position]));
+    let left = 1, positions = this.counting; // of the tokens that followed the last n
+    for (const [n, [bias, ofTotal, ofDistinct, ofGap]] of this.orders.entries()) {
+      positions = positions.filter((position) => position > n && ids[position - 1 - n] === ids[end - n]);
+      const total = positions.length, gap = ids.length - positions.at(-1);
+      if (!total) break;
+      const counts = countsOf(positions.map((position) => ids[position]));
       const share = counts.size / total;
       const z = bias + ofTotal * Math.log(total) + ofDistinct * Math.log(share) + ofGap * Math.log(gap);
       const gate = Math.min(MAX_GATE, 1 / (1 + Math.exp(-Math.max(z, -MAX_GATE_LOGIT))));
@@ -92,7 +70,7 @@ function logSumExp(values) {
 class Runtime {
   constructor(model, orders) {
     this.model = model;
-    this.newCache = () => orders && new NgramCache(orders);
+    this.newCache = (ids) => orders && new NgramCache(orders, ids);
     this.cache = this.newCache();
     this.ids = []; // in the KV cache
     this.context = model.config.max_position_embeddings;
@@ -104,10 +82,7 @@ class Runtime {
     this.ids.length = Math.min(length, this.ids.length);
     this.model.rewind(length);
     if (isWhole) this.cache.rewind(length);
-    else if (this.cache) {
-      this.cache = this.newCache();
-      for (const token of this.ids) this.cache.append(token);
-    }
+    else if (this.cache) this.cache = this.newCache(this.ids);
   }
 
   // Keeps the tokens with which `ids` begins, but not all of `ids`. Returns how many.
@@ -140,8 +115,7 @@ class Runtime {
   readHalf(half) {
     this.model.rewind();
     this.ids = half.slice();
-    let logits = null;
-    half.forEach((token, i) => { logits = this.model.step(token, i === half.length - 1); });
+    const logits = half.map((token, i) => this.model.step(token, i === half.length - 1)).at(-1);
     this.cache?.append(half.at(-1), false);
     return this.cache ? this.cache.mix(logits) : logits;
   }

@@ -3,11 +3,11 @@
 //   open {model} -> {facts}: about the model, if they are not in the page; the rest is about the open model
 //   next {text, ids, prefix, written, settings, unit} -> {tokens}, {choices, rest}: what may follow a text; better ones replace the first
 //   generate {text, ids, prefix, written, settings, count} -> {piece, ids, prefix}, {end}
-//   inside {text, ids, prefix, written, without, target} -> {pairs, ...}, {labels, lens, attribution}, {pairs, ...}, {effects}
+//   inside {text, ids, prefix, written, without, target} -> {pairs, ...}, {labels, lens, ...}, {pairs, ...}, {effects}
 //   compare {texts, without} -> {lenses}, {pairs}
 //   chat {messages, settings} -> {answer, ids, prefix}, {dropped}: the number of turns that did not fit the context
 //   alternatives {ids, prefix, written, position} -> {choices, rank}: what else could have stood in the place of a token
-//   attention {position, layer, head} -> {weights, strongest}: of the last text that `inside` was asked about
+//   attention {position} -> {attention}: of another token than the last of the text that `inside` was asked about
 //   color {ids, prefix, written, kind} -> {marks, legend}
 //   stop: ends the last of next, generate, inside, compare and chat, as a new one of them does
 const RUN_TOKENS = 200; // of one click on Run
@@ -108,11 +108,10 @@ function refreshNext() {
 }
 
 function showNext({ choices, rest }) {
-  const rows = choices.map(({ text: name, added, continues, probability }) => {
-    const label = choiceSpan(name, continues);
+  const rows = choices.map(({ text, added, continues, probability: share }) => {
+    const label = choiceSpan(text, continues);
     const add = () => { keepForUndo(); setText(state.text + added); announce(say("added", { text: readable(added) })); };
-    const node = added ? clickable(add, { class: "choice" }, label) : label;
-    return [node, percent(probability), Math.min(1, probability), ""];
+    return { name: added ? clickable(add, { class: "choice" }, label) : label, share };
   });
   showBars(byId("next"), [...rows, ...restRow(rest)]);
 }
@@ -207,17 +206,20 @@ function showAlternatives(index) {
   [...byId("strip").children].forEach((node, i) => node.setAttribute("aria-pressed", String(i === index)));
   request("alternatives", { ids, prefix, written, position }, ({ choices, rank }) => {
     if (!choices) return;
-    const bits = (-Math.log2(choices.find((one) => one.isChosen)?.probability)).toFixed(2).replace("Infinity", "∞");
+    const chosen = choices.find(({ id }) => id === ids[position]);
+    const bits = (-Math.log2(chosen?.probability)).toFixed(2).replace("Infinity", "∞");
     byId("alternatives-title").textContent = say("alternativesTitle", { token: label });
     byId("alternatives-hint").textContent = choices.length ? say("alternativesHint", { token: label, rank, bits }) : say("noAlternatives");
-    showBars(byId("alternatives-bars"), choices.map((one) => {
+    showBars(byId("alternatives-bars"), choices.map(({ id, label: other, text, probability: share }) => {
       const choose = () => {
         keepForUndo();
-        setState({ text: one.text, ids: one.ids, prefix, written: Math.max(0, one.ids.length - (ids.length - written)) });
+        const own = Math.max(0, position + 1 - (ids.length - written)); // tokens that the model wrote
+        setState({ text, ids: [...ids.slice(0, position), id], prefix, written: own });
         byId("text").focus();
       };
-      const node = !one.canChoose ? element("b", {}, tokenSpan(one.label)) : clickable(choose, { class: "choice" }, tokenSpan(one.label));
-      return [node, percent(one.probability), one.probability, one.isChosen ? "" : "rest"];
+      const token = tokenSpan(other), isFixed = id === chosen.id || text === null; // a control token cannot be chosen
+      const name = isFixed ? element("b", {}, token) : clickable(choose, { class: "choice" }, token);
+      return { name, share, kind: id === chosen.id ? "" : "rest" };
     }));
     byId("alternatives").hidden = false;
   });
@@ -238,14 +240,9 @@ function moveFocus(event, node, kind = "*") {
 // ---- the record
 
 function showRecord() {
-  const { rows, plan, verdict, curve, samples, prompt, probe: predictions } = data.record;
-  showVerdict(verdict);
-  showPairs("record", rows);
-  showPairs("plan", plan);
-  byId("plan-section").hidden = !plan.length;
-  showSamples(samples, prompt);
-  showLosses(curve);
-  showProbe(predictions, curve);
+  showPairs("record", data.record.rows);
+  byId("plan-section").hidden = !data.record.plan.length;
+  showRun(data.record);
 }
 
 // ---- tabs and languages
@@ -302,12 +299,11 @@ function showExamples(id, texts, field, choose) {
 
 // What was typed and written survives a reload; it is lost when the tab is closed.
 const storageName = () => `llm.${location.pathname}.${data.model ?? ""}.${JSON.stringify(data.start)}`;
+const FIELDS = ["message", "other", "unit", "coloring"];
 function remember() {
-  const saved = {
-    state, messages, message: byId("message").value, other: byId("other").value, sliders: sliders(), off: [...off],
-    unit: byId("unit").value, coloring: byId("coloring").value, tab: openPanel().getAttribute("aria-labelledby"),
-  };
-  store(storageName(), saved);
+  const fields = Object.fromEntries(FIELDS.map((id) => [id, byId(id).value]));
+  const tab = openPanel().getAttribute("aria-labelledby");
+  store(storageName(), { state, messages, fields, sliders: sliders(), off: [...off], tab });
 }
 window.addEventListener("pagehide", () => data.record && remember());
 
@@ -340,12 +336,11 @@ function showModel() {
   showSettings(before.sliders ?? (isChat ? CHAT_SLIDERS : WRITE_SLIDERS));
   resetInside();
   if (before.off) [off.clear(), before.off.forEach((part) => off.add(part))];
-  byId("other").value = before.other ?? data.start.compare;
-  byId("unit").value = before.unit ?? byId("unit").value;
-  resetChat(before);
+  resetChat(before.messages);
   showPrompts();
   showTexts();
-  byId("coloring").value = before.coloring ?? byId("coloring").value;
+  const fields = before.fields ?? { message: "", other: data.start.compare };
+  for (const [id, value] of Object.entries(fields)) byId(id).value = value;
   setState(before.state ?? { text: data.start.text, ids: null, prefix: 0, written: 0 });
   openTab(byId(before.tab ?? `tab-${isChat && data.start.view === "write" ? "chat" : data.start.view}`));
 }

@@ -5,7 +5,19 @@ const showPairs = (id, rows) => byId(id).replaceChildren(...rows.flatMap(([name,
   element("dt", {}, visibleWithSpaces(recordName(name))),
   element("dd", {}, visibleWithSpaces(recordValue(name, value)), ...(reason ? [element("span", { lang: "en" }, ` (${visibleWithSpaces(reason)})`)] : [])),
 ]));
-const showVerdict = (sentences) => byId("verdict").replaceChildren(...sentences.map((one) => element("p", { lang: "en" }, visibleWithSpaces(one))));
+
+// Shows a run: the record of a model, or the state of a run in progress.
+function showRun({ plan, verdict, curve, samples, prompt, probe: predictions }) {
+  byId("verdict").replaceChildren(...verdict.map((one) => element("p", { lang: "en" }, visibleWithSpaces(one))));
+  showPairs("plan", plan);
+  byId("samples").replaceChildren(...samples.map(([step, sample]) => {
+    const words = [element("b", {}, say("atStep", { step })), element("i", {}, visibleWithSpaces(prompt))];
+    return element("li", {}, ...words.flatMap((node) => [node, " "]), visibleWithSpaces(sample));
+  }));
+  byId("samples-section").hidden = !samples.length;
+  showLosses(curve);
+  showProbe(predictions, curve);
+}
 
 function showLosses(curve) {
   byId("curve-section").hidden = !curve;
@@ -18,19 +30,13 @@ function showLosses(curve) {
   byId("curve").replaceChildren(legend, chart, element("p", {}, summary));
 }
 
-function showSamples(samples, prompt) {
-  byId("samples").replaceChildren(...samples.map(([step, sample]) =>
-    element("li", {}, element("b", {}, say("atStep", { step })), " ", element("i", {}, visibleWithSpaces(prompt)), " ", visibleWithSpaces(sample))));
-  byId("samples-section").hidden = !samples.length;
-}
-
 // ---- the probe
 
 const ONCE_LIKELY = 3; // a word that was ever among so many likeliest ones has a row
 const choiceSpan = (name, continues) => (name === "<end>" ? element("span", {}, say("end")) : tokenSpan((continues ? "…" : "") + name));
 // The bar of all other choices together.
 function restRow(rest) {
-  return rest < 0.0005 ? [] : [[element("span", {}, say("rest")), percent(rest), Math.min(1, rest), "rest"]];
+  return rest < 0.0005 ? [] : [{ name: element("span", {}, say("rest")), share: rest, kind: "rest" }];
 }
 let probe = null; // its prompt and points: [step, validation loss or null, [[word, probability], ...]]
 let probeCurve = null;
@@ -55,8 +61,8 @@ function showProbePoint() {
   const words = [...new Set([...last, ...earlier])];
   const most = Math.max(0, Math.min(likeliest.reduce((rest, [, share]) => rest - share, 1), ...shares.values())); // of a word that is not listed
   const rows = words.map((word) => {
-    const share = shares.get(word);
-    return [choiceSpan(word), share === undefined ? "< " + percent(most) : percent(share), share ?? 0, ""];
+    const share = shares.get(word), figure = share === undefined ? "< " + percent(most) : percent(share);
+    return { name: choiceSpan(word), share: share ?? 0, figure };
   });
   const rest = 1 - words.reduce((sum, word) => sum + (shares.get(word) ?? 0), 0);
   showBars(byId("probe-bars"), [...rows, ...restRow(rest)]);

@@ -25,12 +25,7 @@ function samplingProbabilities(logits, { temperature, topP, minP }) {
 
 // An index, drawn with these probabilities.
 function draw(probabilities, random = Math.random) {
-  const total = probabilities.reduce((a, b) => a + b, 0);
-  let left = random() * total, last = -1;
-  for (let i = 0; i < probabilities.length; i++) {
-    if (!probabilities[i]) continue;
-    last = i;
-    if ((left -= probabilities[i]) < 0) break;
-  }
-  return last;
+  let left = random() * probabilities.reduce((a, b) => a + b, 0);
+  const drawn = probabilities.findIndex((probability) => probability && (left -= probability) < 0);
+  return drawn < 0 ? probabilities.findLastIndex(Boolean) : drawn; // sums are rounded
 }

@@ -17,10 +17,8 @@ function showSettings(values = sliders()) {
     byId(`${name}-value`).textContent = Number(byId(name).value).toFixed(2);
   }
 }
-for (const name of SLIDERS) {
-  byId(name).addEventListener("input", () => {
-    showSettings();
-    refresh();
-  });
-}
-for (const node of furtherSettings) node.addEventListener("input", () => node.setAttribute("aria-invalid", String(!node.checkValidity())));
+byId("settings").addEventListener("input", ({ target }) => {
+  if (!SLIDERS.includes(target.id)) return target.setAttribute("aria-invalid", String(!target.checkValidity()));
+  showSettings();
+  refresh();
+});

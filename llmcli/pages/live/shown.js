@@ -72,20 +72,6 @@ function colorWindows(length, context, parameters) {
 }
 const colorLegend = (length, [first]) => (first?.from > 1 ? ["longProbabilityLegend", { count: length - first.from }] : ["probabilityLegend"]);
 
-// What a token attends to, from the weights of all its heads [L][H], with none for layers that are switched off: those
-// of one head, or the mean of all heads of a layer, or of all layers; and the token that each head attends to most, with
-// the weight.
-function attentionOf(layers, layer, head) {
-  const heads = layer === null ? layers.flat() : layers[layer] ?? [];
-  const rows = head === null ? heads : heads.slice(head, head + 1);
-  const weights = Array.from(rows[0] ?? [], (_, i) => rows.reduce((sum, row) => sum + row[i], 0) / rows.length);
-  const strongest = layers.map((heads) => heads.map((weights) => {
-    const largest = Math.max(...weights);
-    return [weights.indexOf(largest), largest];
-  }));
-  return { weights, strongest };
-}
-
 // A text with its probabilities in two predictions, and the bits between them.
 const pairOf = (text, p, q) => ({ text, p, q, bits: Math.log2(Math.max(q, MIN_COMPARED) / Math.max(p, MIN_COMPARED)) });
 

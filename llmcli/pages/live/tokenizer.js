@@ -1,7 +1,11 @@
 // Text <-> token ids. The bytes of a text or a token are a "byte string" here: a string that has a character from U+0000
 // to U+00FF for each byte.
 const toBytes = (text) => Array.from(new TextEncoder().encode(text), (byte) => String.fromCharCode(byte)).join("");
-const byteArray = (bytes) => Uint8Array.from(bytes, (character) => character.charCodeAt(0));
+function byteArray(bytes) {
+  const array = new Uint8Array(bytes.length);
+  for (let i = 0; i < bytes.length; i++) array[i] = bytes.charCodeAt(i);
+  return array;
+}
 const newDecoder = () => new TextDecoder("utf-8", { ignoreBOM: true });
 const toText = (bytes) => newDecoder().decode(byteArray(bytes));
 // The text of bytes, without a character at the end that is not complete.

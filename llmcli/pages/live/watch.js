@@ -4,23 +4,19 @@ let state = null, shown = "";
 
 function showState() {
   if (!state) return;
-  const { phase, file, step, plan, verdict, samples, prompt } = state, curve = state.curve && { ...state.curve };
+  const { phase, file, step } = state, curve = state.curve && { ...state.curve };
   byId("phase").textContent = say(phase, { file });
   byId("progress").value = step?.progress ?? 0;
   byId("figures").textContent = step && phase === "running" ? say("figures", step) : "";
-  showVerdict(verdict);
   byId("model").hidden = !state.model;
   showInvitation(state.class);
   const key = remembered("llm.api_key"), code = key ? `code=${encodeURIComponent(key)}` : "";
   [...byId("model").querySelectorAll("a")].forEach((link, i) => { link.href = ["/model?", "/model?download&"][i] + code; });
-  showPairs("plan", plan);
   if (curve) {
     const training = say("lossNow", { training: curve.training.at(-1).toFixed(3) });
     curve.summary = curve.validation.length ? say("validationNow", { training, validation: curve.validation.at(-1).toFixed(3) }) : training;
   }
-  showLosses(curve);
-  showProbe(state.probe, curve);
-  showSamples(samples.slice().reverse(), prompt);
+  showRun({ ...state, curve, samples: [...state.samples].reverse() });
 }
 
 async function poll() {

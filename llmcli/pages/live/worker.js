@@ -13,15 +13,9 @@ const checkOf = (signal) => async () => {
   signal.throwIfAborted();
 };
 
-function decodeBase64(text) {
-  const binary = atob(text), bytes = new Uint8Array(binary.length);
-  for (let i = 0; i < binary.length; i++) bytes[i] = binary.charCodeAt(i);
-  return bytes.buffer;
-}
-
 // `weights` are base64 in a page, and bytes from a trainer.
 function open({ data, weights }) {
-  const tensors = readTensors(data.tensors, typeof weights === "string" ? decodeBase64(weights) : weights);
+  const tensors = readTensors(data.tensors, typeof weights === "string" ? byteArray(atob(weights)).buffer : weights);
   const newModel = () => new Model(data.config, tensors); // the weights are shared
   [runtime, alternativesRuntime, changed, other] = Array.from({ length: 4 }, () => new Runtime(newModel(), data.ngram_cache));
   recording = new Recording(newModel());
@@ -85,7 +79,7 @@ const jobs = {
   async *inside({ without, target, ...state }, check) {
     const prompt = promptOf(state), runtimes = without.length ? [runtime, changed] : [changed], tokens = [], words = [];
     switchOff(changed, without);
-    switchOff(recording.runtime, without);
+    switchOff(recording, without);
     for (const one of runtimes) tokens.push(await nextTokens(one, vocabulary, prompt, PLAIN, check));
     const searches = runtimes.map((one) => nextWords(one, vocabulary, prompt, PLAIN, check)), after = tokens.at(-1);
     for (const search of searches) words.push((await search.next()).value);
@@ -93,9 +87,10 @@ const jobs = {
     const chosen = chosenPair(quick, target), { ids, token, tail, fits } = placeOf(prompt, chosen.place);
     const answer = { chosen, token: tokenizer.label(token), tail: toText(tail), entropy: entropy(after) };
     yield { ...answer, pairs: quick };
-    await recording.read(ids, check);
+    await recording.record(ids, check);
     const { first } = recording, labels = ids.slice(first).map((id) => tokenizer.label(id));
-    yield { labels, lens: lensOf(fits, after, changed.cache), attribution: recording.attribution(token) };
+    const shown = { lens: lensOf(fits, after, changed.cache), attribution: recording.attribution(token) };
+    yield { labels, ...shown, attention: recording.attention(labels.length - 1) };
     for (const [i, search] of searches.entries()) for await (const more of search) words[i] = more;
     const all = found();
     yield { ...answer, pairs: all, chosen: all.find(({ text }) => text === chosen.text) ?? chosen };
@@ -109,10 +104,10 @@ const jobs = {
   async *compare({ texts, without }, check) {
     const prompts = texts.map(promptOf), runtimes = [changed, other], words = [[], []];
     const lenses = [];
-    for (const one of [...runtimes, recording.runtime]) switchOff(one, without);
+    for (const one of [...runtimes, recording]) switchOff(one, without);
     for (const [i, prompt] of prompts.entries()) {
       const found = await nextTokens(runtimes[i], vocabulary, prompt, PLAIN, check), { ids, token, fits } = placeOf(prompt, found[0]);
-      await recording.read(ids, check);
+      await recording.record(ids, check);
       lenses.push({ token: tokenizer.label(token), lens: lensOf(fits, found, changed.cache) });
     }
     yield { lenses };
@@ -150,11 +145,10 @@ function alternatives({ prefix, position, ...state }) {
   const probabilities = samplingProbabilities(vocabulary.maskLogits(logits, vocabulary.stateAfterTokens(before)), PLAIN);
   const ranked = [...probabilities.keys()].sort((a, b) => probabilities[b] - probabilities[a]);
   const start = ids.slice(prefix, position).map((id) => tokenizer.tokens[id]).join("");
-  const describe = (id) => ({
-    label: tokenizer.label(id), probability: probabilities[id],
-    isChosen: id === ids[position], canChoose: id !== ids[position] && tokenizer.tokens[id] !== "",
-    ids: [...ids.slice(0, position), id], text: withoutSpace(completeText(start + tokenizer.tokens[id])),
-  });
+  const textOf = (bytes) => (bytes ? withoutSpace(completeText(start + bytes)) : null); // of a control token
+  const describe = (id) => (
+    { id, label: tokenizer.label(id), probability: probabilities[id], text: textOf(tokenizer.tokens[id]) }
+  );
   const listed = ranked.slice(0, SHOWN);
   if (!listed.includes(ids[position])) listed.push(ids[position]);
   return { choices: listed.map(describe), rank: ranked.indexOf(ids[position]) + 1 };
@@ -163,7 +157,7 @@ function alternatives({ prefix, position, ...state }) {
 const atOnce = {
   open,
   alternatives,
-  attention: ({ position, layer, head }) => attentionOf(recording.attention(position), layer, head),
+  attention: ({ position }) => ({ attention: recording.attention(position) }),
   // How likely each token of a text was.
   color({ prefix, ...state }) {
     const { ids } = state, { context, model } = alternativesRuntime, marks = ids.map(() => null);

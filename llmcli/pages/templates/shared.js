@@ -11,17 +11,16 @@ function remembered(name) {
   try { return JSON.parse(sessionStorage.getItem(name)); } catch { return null; }
 }
 
-function element(tag, attributes = {}, ...children) {
+// `share`, from 0 to 1, is not an attribute: it colors a node, or is the length of a bar.
+function element(tag, { share, ...attributes } = {}, ...children) {
   const node = SVG_TAGS.includes(tag) ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  if (share !== undefined) node.style.setProperty("--share", share);
   node.append(...children.map((child) => (child instanceof Node ? child : String(child))));
   return node;
 }
 
-function showProblem(text) {
-  byId("problem").textContent = text;
-  byId("problem").hidden = !text;
-}
+const showProblem = (text) => { byId("problem").textContent = text; };
 
 // Text on one line: marks for white space, code points for control characters and bidirectional overrides.
 function visible(text) {
@@ -52,19 +51,16 @@ function table(caption, headings, rows) {
     element("tbody", {}, ...rows.map((row) => row instanceof Node ? row : element("tr", {}, ...cells(row)))));
 }
 
-// A list of bars; rows are [name, figure, share of the full width, class of the bar], and then the same of a second bar,
-// if there is one. The focus stays on the button in the same place.
+// A list of bars, each `share` of the full width; `kind` is the class of a bar, `second` the share of a second bar, if
+// there is one. The focus stays on the button in the same place.
 function showBars(list, rows) {
   const buttons = () => [...list.querySelectorAll("button")];
   const focused = buttons().indexOf(document.activeElement);
-  const bar = (figure, share, kind) => {
-    const node = element("div", { class: `bar ${kind}` });
-    node.style.width = 100 * share + "%";
-    return [element("span", { class: "figure" }, figure), element("div", { class: "track" }, node)];
-  };
-  list.replaceChildren(...rows.map(([name, figure, share, kind, ...second]) => {
-    const bars = [...bar(figure, share, kind), ...(second.length ? bar(...second) : [])];
-    return element("li", { class: second.length ? "pair" : "" }, name, ...bars);
+  const bar = (share, kind, figure = percent(share)) => [element("span", { class: "figure" }, figure),
+    element("div", { class: "track" }, element("div", { class: `bar ${kind}`, share: Math.min(1, share) }))];
+  list.replaceChildren(...rows.map(({ name, share, kind = "", figure, second }) => {
+    if (second === undefined) return element("li", {}, name, ...bar(share, kind, figure));
+    return element("li", { class: "pair" }, name, ...bar(share, "first"), ...bar(second, "second"));
   }));
   if (focused >= 0) (buttons()[focused] ?? byId("text")).focus();
 }

@@ -40,45 +40,30 @@ const trainingWords = (text, tokenizer) => tokenizer.words(text).flatMap((word) 
 // Byte-pair encoding (Sennrich et al. 2016): merges the most frequent pair, of several the one of the lowest tokens, until there
 // are MAX_VOCABULARY tokens. `data` is a tokenizer of single bytes; it gets the merges.
 function trainMerges(data, text) {
-  const base = new Tokenizer(data), counted = [...countsOf(trainingWords(text, base))];
-  const words = counted.map(([word, count]) => ({ ids: base.symbols(word), count }));
-  const pairs = new Map(); // left * MAX_VOCABULARY + right -> {count, words}
-  const count = (word, left, right, sign) => {
-    if (left === undefined || right === undefined) return;
-    const key = left * MAX_VOCABULARY + right, pair = pairs.get(key) ?? { count: 0, words: new Set() };
-    pair.count += sign * word.count;
-    pair.words.add(word);
-    pairs.set(key, pair);
-  };
-  for (const word of words) word.ids.forEach((id, i) => count(word, id, word.ids[i + 1], 1));
-  while (data.tokens.length < MAX_VOCABULARY) {
-    let best = -1, most = MIN_PAIRS - 1;
-    for (const [key, pair] of pairs) if (pair.count > most || (pair.count === most && best >= 0 && key < best)) [best, most] = [key, pair.count];
-    if (best < 0) break;
-    const left = Math.floor(best / MAX_VOCABULARY), right = best % MAX_VOCABULARY, bytes = data.tokens[left] + data.tokens[right];
-    const affected = pairs.get(best).words;
-    pairs.delete(best);
-    if (bytes.length > MAX_TOKEN_BYTES) continue;
-    if (!data.tokens.includes(bytes)) data.tokens.push(bytes); // otherwise two pairs spell the same
-    const id = data.tokens.indexOf(bytes);
-    data.merges.push(left, right, id);
-    for (const word of affected) {
-      const { ids } = word, merged = [];
-      for (let i = 0; i < ids.length; i++) {
-        if (ids[i] !== left || ids[i + 1] !== right) {
-          merged.push(ids[i]);
-          continue;
-        }
-        for (const [sign, own] of [[-1, [left, right]], [1, [id]]]) {
-          count(word, merged.at(-1), own[0], sign);
-          count(word, own.at(-1), ids[i + 2], sign);
-        }
-        merged.push(id);
-        i++;
-      }
-      word.ids = merged;
+  const base = new Tokenizer(data), { tokens, merges } = data;
+  const words = [...countsOf(trainingWords(text, base))].map(([word, count]) => ({ ids: base.symbols(word), count }));
+  const counts = new Int32Array(MAX_VOCABULARY ** 2); // of the pair left * MAX_VOCABULARY + right
+  while (tokens.length < MAX_VOCABULARY) {
+    counts.fill(0);
+    for (const { ids, count } of words) {
+      for (let i = 1; i < ids.length; i++) counts[ids[i - 1] * MAX_VOCABULARY + ids[i]] += count;
     }
-    pairs.delete(best); // counted down above
+    let best = null, most = MIN_PAIRS - 1;
+    for (let pair = 0; pair < counts.length; pair++) {
+      if (counts[pair] <= most) continue;
+      const left = Math.floor(pair / MAX_VOCABULARY), right = pair % MAX_VOCABULARY;
+      const bytes = tokens[left] + tokens[right];
+      if (bytes.length <= MAX_TOKEN_BYTES) [best, most] = [{ left, right, bytes }, counts[pair]];
+    }
+    if (!best) break;
+    if (!tokens.includes(best.bytes)) tokens.push(best.bytes); // otherwise two pairs spell the same
+    const id = tokens.indexOf(best.bytes);
+    merges.push(best.left, best.right, id);
+    for (const { ids } of words) {
+      for (let i = 1; i < ids.length; i++) {
+        if (ids[i - 1] === best.left && ids[i] === best.right) ids.splice(i - 1, 2, id);
+      }
+    }
   }
 }
 
@@ -131,6 +116,8 @@ class Corpus {
     this.heldOutTokens = Int32Array.from([this.data.eos_ids[0], ...this.tokenizer.encode(heldOut)]); // after the end of another text
     const tokens = this.tokens.length;
     if (tokens < MIN_TRAINING_TOKENS) throw new Problem("tooFewTokens", { tokens, minimum: MIN_TRAINING_TOKENS });
+    // no pair was left to merge: each word is one token, except in short texts, where most pairs occur once
+    this.hasFewWords = kind === "bpe" && this.data.tokens.length < MAX_VOCABULARY && cut > recipe.search_max_bytes;
     this.lengths = this.data.tokens.map((token) => token.length); // of tokens, in bytes
     this.bytesPerToken = cut / tokens;
     this.facts = {
@@ -170,10 +157,7 @@ class Batches {
 
   shuffle() {
     const offset = Math.floor(this.random() * this.tokens.length);
-    this.blocks = Array.from({ length: Math.floor(this.tokens.length / this.context) }, (_, i) => offset + i * this.context);
-    for (let i = this.blocks.length - 1; i > 0; i--) {
-      const j = Math.floor(this.random() * (i + 1));
-      [this.blocks[i], this.blocks[j]] = [this.blocks[j], this.blocks[i]];
-    }
+    const drawn = Array.from({ length: Math.floor(this.tokens.length / this.context) }, this.random);
+    this.blocks = [...drawn.keys()].sort((a, b) => drawn[a] - drawn[b]).map((block) => offset + block * this.context);
   }
 }

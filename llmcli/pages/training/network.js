@@ -1,60 +1,11 @@
 // The network of model.js for training: whole windows of tokens forward, and the gradients of all weights backward. Only the
 // architecture that this page trains: as many key-value heads as query heads, RMSNorm for queries and keys, no biases.
 //
+// The network is a list of operations. Each computes the `data` [R, width] of a value from others. Backward, in reverse
+// order, each adds to the gradients of the others, for the `gradient` of its own value.
+//
 // R = tokens in all windows, T = tokens of a window, C = hidden size, H = heads, D = head size, I = intermediate size,
 // V = vocabulary. The gradient of the loss with respect to x is called dx, as in other programs.
-
-// Name and shape of each weight, in the order in which they are stored.
-function tensorShapes({ vocab_size: V, hidden_size: C, intermediate_size: I, num_hidden_layers, num_attention_heads: H, head_dim: D, tie_word_embeddings: tied }) {
-  const layers = Array.from({ length: num_hidden_layers }, (_, index) => {
-    const name = `model.layers.${index}.`, attention = name + "self_attn.", mlp = name + "mlp.";
-    return [
-      [name + "input_layernorm.weight", [C]], [attention + "q_proj.weight", [H * D, C]], [attention + "k_proj.weight", [H * D, C]],
-      [attention + "v_proj.weight", [H * D, C]], [attention + "o_proj.weight", [C, H * D]],
-      [attention + "q_norm.weight", [D]], [attention + "k_norm.weight", [D]], [name + "post_attention_layernorm.weight", [C]],
-      [mlp + "gate_proj.weight", [I, C]], [mlp + "up_proj.weight", [I, C]], [mlp + "down_proj.weight", [C, I]],
-    ];
-  }).flat();
-  return [["model.embed_tokens.weight", [V, C]], ...layers, ["model.norm.weight", [C]], ...(tied ? [] : [["lm_head.weight", [V, C]]])];
-}
-const sizeOf = (shape) => shape.reduce((product, length) => product * length, 1);
-
-// RMSNorm of each row of x [rows, width]; `scales` keeps 1 / root mean square of each row.
-function normalizeRows(out, scales, x, gain, rows, width, eps) {
-  for (let row = 0, start = 0; row < rows; row++, start += width) {
-    let squares = 0;
-    for (let i = 0; i < width; i++) squares += x[start + i] * x[start + i];
-    const scale = scales[row] = 1 / Math.sqrt(squares / width + eps);
-    for (let i = 0; i < width; i++) out[start + i] = x[start + i] * scale * gain[i];
-  }
-}
-
-// Adds to dx and dgain, for the gradient dout of the output of normalizeRows.
-function normalizeRowsBackward(dx, dgain, dout, x, scales, gain, rows, width) {
-  for (let row = 0, start = 0; row < rows; row++, start += width) {
-    const scale = scales[row];
-    let sum = 0;
-    for (let i = 0; i < width; i++) sum += dout[start + i] * gain[i] * x[start + i];
-    const shared = (sum * scale * scale * scale) / width;
-    for (let i = 0; i < width; i++) {
-      dx[start + i] += dout[start + i] * gain[i] * scale - x[start + i] * shared;
-      dgain[i] += dout[start + i] * x[start + i] * scale;
-    }
-  }
-}
-
-// Rotates each head of x [R, H * D] by the angle of its position in the window, in place; backward with `direction` -1.
-function rotate(x, { cos, sin }, R, T, H, D, direction) {
-  const half = D / 2;
-  for (let start = 0, end = R * H * D; start < end; start += D) {
-    const angles = (Math.floor(start / (H * D)) % T) * half;
-    for (let i = 0; i < half; i++) {
-      const a = x[start + i], b = x[start + i + half], c = cos[angles + i], s = direction * sin[angles + i];
-      x[start + i] = a * c - b * s;
-      x[start + i + half] = b * c + a * s;
-    }
-  }
-}
 
 // Each row of scores [T, stride] becomes the weights of the tokens up to its own; the others get 0.
 function causalSoftmax(scores, T, stride, factor) {
@@ -64,14 +15,6 @@ function causalSoftmax(scores, T, stride, factor) {
     for (let i = 0; i <= t; i++) total += scores[start + i] = Math.exp((scores[start + i] - highest) * factor);
     for (let i = 0; i <= t; i++) scores[start + i] /= total;
     scores.fill(0, start + t + 1, start + stride);
-  }
-}
-
-// out = x + out, of which a share is dropped: the mask is 0 there, and elsewhere what makes up for it.
-function addWithDropout(out, x, mask, size, rate, random) {
-  for (let i = 0; i < size; i++) {
-    mask[i] = rate && random() < rate ? 0 : 1 / (1 - rate);
-    out[i] = x[i] + out[i] * mask[i];
   }
 }
 
@@ -85,44 +28,25 @@ function causalSoftmaxBackward(dweights, weights, T, stride, factor) {
   }
 }
 
-function swigluRows(out, gate, up, size) {
-  for (let i = 0; i < size; i++) out[i] = (gate[i] / (1 + Math.exp(-gate[i]))) * up[i];
-}
-
-// The gradients of gate and up, in their places.
-function swigluRowsBackward(dout, gate, up, size) {
-  for (let i = 0; i < size; i++) {
-    const g = gate[i], sigmoid = 1 / (1 + Math.exp(-g)), d = dout[i];
-    gate[i] = d * up[i] * sigmoid * (1 + g * (1 - sigmoid));
-    up[i] = d * g * sigmoid;
-  }
-}
+const rowLength = (T) => Math.ceil(T / 8) * 8; // of scores: the kernel computes eight columns at once
 
 class Network {
   // For batches of at most `tokens` tokens, in windows of at most `window`; `random` draws what is dropped.
   constructor(config, tokens, window, random = Math.random) {
-    this.random = random;
-    const { hidden_size: C, intermediate_size: I, num_attention_heads: H, head_dim: D, vocab_size: V, num_hidden_layers } = config;
-    this.config = config;
-    this.shapes = tensorShapes(config);
-    const P = this.shapes.reduce((sum, [, shape]) => sum + sizeOf(shape), 0), R = tokens, S = Math.ceil(window / 8) * 8;
-    const ofLayer = { x: R * C, normed: R * C, scales: R, q: R * H * D, k: R * H * D, qScales: R * H, kScales: R * H, qRotated: R * H * D,
-      kRotated: R * H * D, v: R * H * D, weights: R * H * S, y: R * H * D, attended: R * C, mlpNormed: R * C, mlpScales: R, gate: R * I, up: R * I, inner: R * I,
-      attentionMask: R * C, mlpMask: R * C };
-    const sizes = { weights: P, gradients: P, transposed: P, last: R * C, lastNormed: R * C, lastScales: R, logits: R * V,
-      dx: R * C, dadded: R * C, dnormed: R * C, dq: R * H * D, dk: R * H * D, dv: R * H * D, dy: R * H * D, dinner: R * I, dscores: window * S, columns: D * S };
-    for (let layer = 0; layer < num_hidden_layers; layer++) for (const [name, size] of Object.entries(ofLayer)) sizes[`${name}${layer}`] = size;
-    this.arrays = new Arrays(sizes);
-    this.layers = Array.from({ length: num_hidden_layers }, (_, layer) => Object.fromEntries(Object.keys(ofLayer).map((name) => [name, this.arrays[`${name}${layer}`]])));
+    Object.assign(this, { config, window, random, values: [], operations: [], size: 0 });
     this.tensors = new Map(); // name -> its shape, its place in the weights, weights, gradients, and transposed weights
-    let start = 0;
-    for (const [name, shape] of this.shapes) {
-      const part = (array) => array.subarray(start, start + sizeOf(shape)), { weights, gradients, transposed } = this.arrays;
-      this.tensors.set(name, { name, shape, start, data: part(weights), gradient: part(gradients), transposed: part(transposed) });
-      start += sizeOf(shape);
+    this.logits = this.build();
+    const { size } = this, sizes = { weights: size, gradients: size, transposed: size };
+    sizes.columns = config.head_dim * rowLength(window);
+    this.values.forEach(({ width }, i) => { sizes[`data${i}`] = sizes[`gradient${i}`] = tokens * width; });
+    const arrays = this.arrays = new Arrays(sizes), { weights, gradients, transposed } = arrays;
+    for (const [i, value] of this.values.entries()) {
+      Object.assign(value, { data: arrays[`data${i}`], gradient: arrays[`gradient${i}`] });
     }
-    const half = D / 2, angles = Array.from({ length: window * half }, (_, i) => Math.floor(i / half) * config.rope_frequencies[i % half]);
-    this.rotations = { cos: Float32Array.from(angles, Math.cos), sin: Float32Array.from(angles, Math.sin) };
+    for (const tensor of this.tensors.values()) {
+      const part = (array) => array.subarray(tensor.start, tensor.end);
+      Object.assign(tensor, { data: part(weights), gradient: part(gradients), transposed: part(transposed) });
+    }
   }
 
   // Must follow each change of the weights.
@@ -130,128 +54,197 @@ class Network {
     for (const { shape, data, transposed } of this.tensors.values()) if (shape.length > 1) transpose(transposed, data, ...shape);
   }
 
-  tensor(name) { return this.tensors.get(name + ".weight"); }
-  inLayer(index, name) { return this.tensor(`model.layers.${index}.${name}`); }
-  get head() { return this.tensor("lm_head") ?? this.tensor("model.embed_tokens"); }
-
-  // out [R, rows of the matrix] = x times the transposed matrix
-  linear(out, x, { shape: [rows, columns], transposed }) {
-    this.arrays.multiply(out, x, transposed, this.R, rows, columns);
-  }
-  // Adds to the gradient of the matrix; dx gets, or is added, the gradient of x.
-  linearBackward(dx, dout, x, { shape: [rows, columns], data, gradient }, adds) {
-    this.arrays.multiply(gradient, dout, x, rows, columns, this.R, { transposed: true, adds: true });
-    this.arrays.multiply(dx, dout, data, this.R, columns, rows, { adds });
+  // Lists weights and operations; returns the value of the last operation, the logits.
+  build() {
+    const { vocab_size: V, hidden_size: C, intermediate_size: I, num_hidden_layers: L, ...rest } = this.config;
+    const { num_attention_heads: H, head_dim: D, tie_word_embeddings: isTied } = rest;
+    const linear = (x, name, width) => this.linear(x, this.tensor(name, width, x.width));
+    const norm = (x, name, width) => this.normalize(x, this.tensor(name, width));
+    const embedding = this.tensor("model.embed_tokens", V, C);
+    let x = this.embed(embedding);
+    for (let layer = 0; layer < L; layer++) {
+      const name = `model.layers.${layer}.`, attention = name + "self_attn.", mlp = name + "mlp.";
+      const normed = norm(x, name + "input_layernorm", C);
+      const [q, k, v] = ["q", "k", "v"].map((one) => linear(normed, `${attention}${one}_proj`, H * D));
+      const rotated = ["q", "k"].map((one, i) => this.rotate(norm([q, k][i], `${attention}${one}_norm`, D)));
+      x = this.add(x, linear(this.attend(...rotated, v), attention + "o_proj", C));
+      const mlpNormed = norm(x, name + "post_attention_layernorm", C);
+      const [gate, up] = ["gate", "up"].map((one) => linear(mlpNormed, `${mlp}${one}_proj`, I));
+      x = this.add(x, linear(this.swiglu(gate, up), mlp + "down_proj", C));
+    }
+    const normed = norm(x, "model.norm", C);
+    return isTied ? this.linear(normed, embedding) : linear(normed, "lm_head", V);
   }
 
   // The logits [R, V] of windows of T tokens, `ids` [R]; `dropout` is the rate for what the layers add to the residual stream.
   forward(ids, T, dropout = 0) {
-    const { hidden_size: C, num_attention_heads: H, head_dim: D, intermediate_size: I, rms_norm_eps: eps } = this.config, R = this.R = ids.length;
-    this.T = T;
-    this.ids = ids;
-    const { last, lastNormed, lastScales, logits } = this.arrays, embedding = this.tensor("model.embed_tokens").data, first = this.layers[0].x;
-    for (let row = 0; row < R; row++) for (let i = 0; i < C; i++) first[row * C + i] = embedding[ids[row] * C + i];
-    this.layers.forEach((layer, index) => {
-      const next = this.layers[index + 1]?.x ?? last, matrix = (name) => this.inLayer(index, name), gain = (name) => matrix(name).data;
-      normalizeRows(layer.normed, layer.scales, layer.x, gain("input_layernorm"), R, C, eps);
-      for (const name of ["q", "k", "v"]) this.linear(layer[name], layer.normed, matrix(`self_attn.${name}_proj`));
-      for (const name of ["q", "k"]) {
-        normalizeRows(layer[`${name}Rotated`], layer[`${name}Scales`], layer[name], gain(`self_attn.${name}_norm`), R * H, D, eps);
-        rotate(layer[`${name}Rotated`], this.rotations, R, T, H, D, 1);
-      }
-      this.attention(layer);
-      this.linear(layer.attended, layer.y, matrix("self_attn.o_proj"));
-      addWithDropout(layer.attended, layer.x, layer.attentionMask, R * C, dropout, this.random);
-      normalizeRows(layer.mlpNormed, layer.mlpScales, layer.attended, gain("post_attention_layernorm"), R, C, eps);
-      for (const name of ["gate", "up"]) this.linear(layer[name], layer.mlpNormed, matrix(`mlp.${name}_proj`));
-      swigluRows(layer.inner, layer.gate, layer.up, R * I);
-      this.linear(next, layer.inner, matrix("mlp.down_proj"));
-      addWithDropout(next, layer.attended, layer.mlpMask, R * C, dropout, this.random);
-    });
-    normalizeRows(lastNormed, lastScales, last, this.tensor("model.norm").data, R, C, eps);
-    this.linear(logits, lastNormed, this.head);
-    return logits;
-  }
-
-  // Calls `visit(offset of a window's head in [R, H * D], offset of its weights)`.
-  forEachHead(visit) {
-    const { num_attention_heads: H, head_dim: D } = this.config, S = Math.ceil(this.T / 8) * 8;
-    for (let row = 0; row < this.R; row += this.T) for (let head = 0; head < H; head++) visit(row * H * D + head * D, (row * H + head * this.T) * S, S);
-  }
-
-  attention({ qRotated, kRotated, v, weights, y }) {
-    const { num_attention_heads: H, head_dim: D } = this.config, { T, arrays } = this, stride = H * D;
-    this.forEachHead((at, start, S) => {
-      const scores = weights.subarray(start, start + T * S);
-      transpose(arrays.columns, kRotated.subarray(at), T, D, stride, S);
-      arrays.multiply(scores, qRotated.subarray(at), arrays.columns, T, S, D, { aStride: stride });
-      causalSoftmax(scores, T, S, 1 / Math.sqrt(D));
-      arrays.multiply(y.subarray(at), scores, v.subarray(at), T, D, T, { aStride: S, bStride: stride, cStride: stride });
-    });
-  }
-
-  attentionBackward({ qRotated, kRotated, v, weights }) {
-    const { num_attention_heads: H, head_dim: D } = this.config, { T, arrays } = this, { dq, dk, dv, dy, dscores, columns } = arrays, stride = H * D;
-    this.forEachHead((at, start, S) => {
-      const own = weights.subarray(start, start + T * S), rows = { aStride: S, bStride: stride, cStride: stride };
-      arrays.multiply(dv.subarray(at), own, dy.subarray(at), T, D, T, { ...rows, transposed: true });
-      transpose(columns, v.subarray(at), T, D, stride, S);
-      arrays.multiply(dscores, dy.subarray(at), columns, T, S, D, { aStride: stride });
-      causalSoftmaxBackward(dscores, own, T, S, 1 / Math.sqrt(D));
-      arrays.multiply(dq.subarray(at), dscores, kRotated.subarray(at), T, D, T, rows);
-      arrays.multiply(dk.subarray(at), dscores, qRotated.subarray(at), T, D, T, { ...rows, transposed: true });
-    });
-  }
-
-  // The loss in nats of each target, summed over those that `counts` says; the logits become their gradients, divided by `total`.
-  crossEntropy(targets, total, counts = () => true) {
-    const { vocab_size: V } = this.config, { logits } = this.arrays;
-    let loss = 0;
-    for (let row = 0, start = 0; row < this.R; row++, start += V) {
-      let highest = -Infinity, sum = 0;
-      for (let i = 0; i < V; i++) highest = Math.max(highest, logits[start + i]);
-      if (counts(row)) {
-        const target = logits[start + targets[row]] - highest;
-        for (let i = 0; i < V; i++) sum += logits[start + i] = Math.exp(logits[start + i] - highest);
-        loss += Math.log(sum) - target;
-        for (let i = 0; i < V; i++) logits[start + i] /= sum * total;
-        logits[start + targets[row]] -= 1 / total;
-      } else logits.fill(0, start, start + V);
-    }
-    return loss;
+    Object.assign(this, { ids, T, dropout, R: ids.length });
+    for (const { forward } of this.operations) forward();
+    return this.logits.data;
   }
 
   // Adds the gradients of all weights, for the gradients of the logits that `crossEntropy` left.
   backward() {
-    const { hidden_size: C, num_attention_heads: H, head_dim: D, intermediate_size: I } = this.config, { R, T, ids } = this;
-    const { last, lastNormed, lastScales, logits, dx, dadded, dnormed, dq, dk, dv, dy, dinner } = this.arrays;
-    const norm = this.tensor("model.norm");
-    this.linearBackward(dnormed, logits, lastNormed, this.head, false);
-    dx.fill(0, 0, R * C);
-    normalizeRowsBackward(dx, norm.gradient, dnormed, last, lastScales, norm.data, R, C);
-    for (const [index, layer] of [...this.layers.entries()].reverse()) {
-      const matrix = (name) => this.inLayer(index, name), ofNorm = (name) => [matrix(name).gradient, matrix(name).data];
-      for (let i = 0; i < R * C; i++) dadded[i] = dx[i] * layer.mlpMask[i];
-      this.linearBackward(dinner, dadded, layer.inner, matrix("mlp.down_proj"), false);
-      swigluRowsBackward(dinner, layer.gate, layer.up, R * I);
-      this.linearBackward(dnormed, layer.gate, layer.mlpNormed, matrix("mlp.gate_proj"), false);
-      this.linearBackward(dnormed, layer.up, layer.mlpNormed, matrix("mlp.up_proj"), true);
-      const [dmlpGain, mlpGain] = ofNorm("post_attention_layernorm");
-      normalizeRowsBackward(dx, dmlpGain, dnormed, layer.attended, layer.mlpScales, mlpGain, R, C);
-      for (let i = 0; i < R * C; i++) dadded[i] = dx[i] * layer.attentionMask[i];
-      this.linearBackward(dy, dadded, layer.y, matrix("self_attn.o_proj"), false);
-      this.attentionBackward(layer);
-      for (const [name, drotated] of [["q", dq], ["k", dk]]) {
-        rotate(drotated, this.rotations, R, T, H, D, -1);
-        const into = layer[`${name}Rotated`].subarray(0, R * H * D).fill(0), [dgain, gain] = ofNorm(`self_attn.${name}_norm`);
-        normalizeRowsBackward(into, dgain, drotated, layer[name], layer[`${name}Scales`], gain, R * H, D);
-        this.linearBackward(dnormed, into, layer.normed, matrix(`self_attn.${name}_proj`), name === "k");
-      }
-      this.linearBackward(dnormed, dv, layer.normed, matrix("self_attn.v_proj"), true);
-      const [dgain, gain] = ofNorm("input_layernorm");
-      normalizeRowsBackward(dx, dgain, dnormed, layer.x, layer.scales, gain, R, C);
+    for (const { backward } of [...this.operations].reverse()) backward();
+  }
+
+  // The loss in nats, summed over the targets that `counts` says. Their logits get gradients, divided by `total`.
+  crossEntropy(targets, total, counts = () => true) {
+    const { data, gradient, width: V } = this.logits;
+    let loss = 0;
+    for (const value of this.values) value.gradient.fill(0, 0, this.R * value.width);
+    for (let row = 0, start = 0; row < this.R; row++, start += V) {
+      if (!counts(row)) continue;
+      let highest = -Infinity, sum = 0;
+      for (let i = 0; i < V; i++) highest = Math.max(highest, data[start + i]);
+      for (let i = 0; i < V; i++) sum += gradient[start + i] = Math.exp(data[start + i] - highest);
+      for (let i = 0; i < V; i++) gradient[start + i] /= sum * total;
+      gradient[start + targets[row]] -= 1 / total;
+      loss += Math.log(sum) + highest - data[start + targets[row]];
     }
-    const embedding = this.tensor("model.embed_tokens").gradient;
-    for (let row = 0; row < R; row++) for (let i = 0; i < C; i++) embedding[ids[row] * C + i] += dx[row * C + i];
+    return loss;
+  }
+
+  // ---- operations
+
+  tensor(layer, ...shape) {
+    const name = `${layer}.weight`, start = this.size;
+    this.size += shape.reduce((product, length) => product * length, 1);
+    this.tensors.set(name, { name, shape, start, end: this.size });
+    return this.tensors.get(name);
+  }
+  value(width) {
+    this.values.push({ width, data: null, gradient: null });
+    return this.values.at(-1);
+  }
+  operation(width, forward, backward) {
+    const out = this.value(width);
+    this.operations.push({ forward: () => forward(out), backward: () => backward(out) });
+    return out;
+  }
+
+  embed(matrix) {
+    const C = matrix.shape[1], row = (array, i) => array.subarray(i * C, (i + 1) * C);
+    return this.operation(C, ({ data }) => {
+      this.ids.forEach((id, i) => row(data, i).set(row(matrix.data, id)));
+    }, ({ gradient }) => {
+      this.ids.forEach((id, i) => add(row(matrix.gradient, id), row(gradient, i)));
+    });
+  }
+
+  // x times the transposed matrix
+  linear(x, matrix) {
+    const [rows, columns] = matrix.shape;
+    return this.operation(rows, ({ data }) => {
+      this.arrays.multiply(data, x.data, matrix.transposed, this.R, rows, columns);
+    }, ({ gradient }) => {
+      this.arrays.multiply(matrix.gradient, gradient, x.data, rows, columns, this.R, { transposed: true, adds: true });
+      this.arrays.multiply(x.gradient, gradient, matrix.data, this.R, columns, rows, { adds: true });
+    });
+  }
+
+  // RMSNorm of each part of x that is as wide as the gain; `scales` are 1 / root mean square of each.
+  normalize(x, gain) {
+    const width = gain.shape[0], scales = this.value(x.width / width);
+    return this.operation(x.width, ({ data }) => {
+      for (let row = 0, start = 0; row < this.R * scales.width; row++, start += width) {
+        let squares = 0;
+        for (let i = 0; i < width; i++) squares += x.data[start + i] * x.data[start + i];
+        const scale = scales.data[row] = 1 / Math.sqrt(squares / width + this.config.rms_norm_eps);
+        for (let i = 0; i < width; i++) data[start + i] = x.data[start + i] * scale * gain.data[i];
+      }
+    }, ({ gradient }) => {
+      for (let row = 0, start = 0; row < this.R * scales.width; row++, start += width) {
+        const scale = scales.data[row];
+        let sum = 0;
+        for (let i = 0; i < width; i++) sum += gradient[start + i] * gain.data[i] * x.data[start + i];
+        const shared = (sum * scale * scale * scale) / width;
+        for (let i = 0; i < width; i++) {
+          x.gradient[start + i] += gradient[start + i] * gain.data[i] * scale - x.data[start + i] * shared;
+          gain.gradient[i] += gradient[start + i] * x.data[start + i] * scale;
+        }
+      }
+    });
+  }
+
+  // Rotates each head of x by the angle of its position in the window, in place.
+  rotate(x) {
+    const { head_dim: D, rope_frequencies: frequencies } = this.config, half = D / 2;
+    const angles = Array.from({ length: this.window * half }, (_, i) => Math.floor(i / half) * frequencies[i % half]);
+    const cos = Float32Array.from(angles, Math.cos), sin = Float32Array.from(angles, Math.sin);
+    const turn = (array, direction) => {
+      for (let start = 0; start < this.R * x.width; start += D) {
+        const first = (Math.floor(start / x.width) % this.T) * half;
+        for (let i = 0; i < half; i++) {
+          const a = array[start + i], b = array[start + i + half], c = cos[first + i], s = direction * sin[first + i];
+          array[start + i] = a * c - b * s;
+          array[start + i + half] = b * c + a * s;
+        }
+      }
+    };
+    this.operations.push({ forward: () => turn(x.data, 1), backward: () => turn(x.gradient, -1) });
+    return x;
+  }
+
+  // Causal attention, one head of a window at a time.
+  attend(q, k, v) {
+    const { num_attention_heads: H, head_dim: D } = this.config, stride = H * D, factor = 1 / Math.sqrt(D);
+    const weights = this.value(H * rowLength(this.window));
+    const forEachHead = (visit) => { // with what views the part of an array, and of the weights
+      const { R, T } = this, S = rowLength(T);
+      for (let row = 0; row < R; row += T) for (let head = 0; head < H; head++) {
+        const start = (row * H + head * T) * S;
+        const own = (array) => array.subarray(row * stride + head * D);
+        visit(own, (array) => array.subarray(start, start + T * S), T, S);
+      }
+    };
+    return this.operation(stride, ({ data }) => forEachHead((own, ofWeights, T, S) => {
+      const { arrays } = this, scores = ofWeights(weights.data);
+      transpose(arrays.columns, own(k.data), T, D, stride, S);
+      arrays.multiply(scores, own(q.data), arrays.columns, T, S, D, { aStride: stride });
+      causalSoftmax(scores, T, S, factor);
+      arrays.multiply(own(data), scores, own(v.data), T, D, T, { aStride: S, bStride: stride, cStride: stride });
+    }), ({ gradient }) => forEachHead((own, ofWeights, T, S) => {
+      const { arrays } = this, scores = ofWeights(weights.data), dscores = ofWeights(weights.gradient);
+      const rows = { aStride: S, bStride: stride, cStride: stride };
+      arrays.multiply(own(v.gradient), scores, own(gradient), T, D, T, { ...rows, transposed: true });
+      transpose(arrays.columns, own(v.data), T, D, stride, S);
+      arrays.multiply(dscores, own(gradient), arrays.columns, T, S, D, { aStride: stride });
+      causalSoftmaxBackward(dscores, scores, T, S, factor);
+      arrays.multiply(own(q.gradient), dscores, own(k.data), T, D, T, rows);
+      arrays.multiply(own(k.gradient), dscores, own(q.data), T, D, T, { ...rows, transposed: true });
+    }));
+  }
+
+  // silu(gate) * up
+  swiglu(gate, up) {
+    return this.operation(gate.width, ({ width, data }) => {
+      const gates = gate.data, ups = up.data, size = this.R * width;
+      for (let i = 0; i < size; i++) data[i] = (gates[i] / (1 + Math.exp(-gates[i]))) * ups[i];
+    }, ({ width, gradient }) => {
+      const gates = gate.data, ups = up.data, dgates = gate.gradient, dups = up.gradient, size = this.R * width;
+      for (let i = 0; i < size; i++) {
+        const g = gates[i], sigmoid = 1 / (1 + Math.exp(-g)), d = gradient[i];
+        dgates[i] = d * ups[i] * sigmoid * (1 + g * (1 - sigmoid));
+        dups[i] = d * g * sigmoid;
+      }
+    });
+  }
+
+  // x + y, of which a share is dropped: the mask is 0 there, and elsewhere what makes up for it.
+  add(x, y) {
+    const mask = this.value(y.width);
+    return this.operation(y.width, ({ width, data }) => {
+      const { dropout, random } = this, kept = 1 / (1 - dropout);
+      for (let i = 0; i < this.R * width; i++) {
+        mask.data[i] = dropout && random() < dropout ? 0 : kept;
+        data[i] = x.data[i] + y.data[i] * mask.data[i];
+      }
+    }, ({ width, gradient }) => {
+      for (let i = 0; i < this.R * width; i++) {
+        x.gradient[i] += gradient[i];
+        y.gradient[i] = gradient[i] * mask.data[i];
+      }
+    });
   }
 }

@@ -15,17 +15,6 @@ function initialize(network, random) {
   }
 }
 
-// Random numbers from 0 to 1, the same for the same seed: xorshift32 (Marsaglia 2003).
-function randomNumbers(seed) {
-  let state = seed || 1;
-  return () => {
-    state ^= state << 13;
-    state ^= state >>> 17;
-    state ^= state << 5;
-    return (state >>> 0) / 2 ** 32;
-  };
-}
-
 class Optimizer {
   constructor(network, recipe) {
     Object.assign(this, { network, recipe, step: 0 });

@@ -13,7 +13,8 @@ class Arrays {
       length += Math.ceil(size / 4) * 4; // vectors of four values are loaded faster if they are aligned
     }
     const memory = new WebAssembly.Memory({ initial: Math.ceil((4 * length) / KERNEL_PAGE) || 1 });
-    this.kernel = new WebAssembly.Instance(new WebAssembly.Module(decodeBase64(KERNEL)), { page: { memory } }).exports.multiply;
+    const program = new WebAssembly.Module(byteArray(atob(KERNEL)));
+    this.kernel = new WebAssembly.Instance(program, { page: { memory } }).exports.multiply;
     for (const [name, start] of starts) this[name] = new Float32Array(memory.buffer, 4 * start, sizes[name]);
   }
 

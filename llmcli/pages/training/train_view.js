@@ -1,10 +1,7 @@
 // The tab Train: a text becomes a model, in a trainer: a worker with the program of `program`. What it is asked,
 // and answers, is in trainer.js. Each text has a trainer of its own.
 const MAX_WORKERS = 8, MAX_FILE_BYTES = 1_000_000, TYPING_PAUSE = 400; // milliseconds without a keystroke, after which a text is read
-const SAMPLE_TOKENS = 80, SAMPLE_SETTINGS = { temperature: 0.8, topP: 1, minP: 0.05 }, PREDICTION_SETTINGS = { temperature: 1, topP: 1, minP: 0 };
-const EXAMPLE_PROMPTS = { // for the texts in examples/
-  english: "I like to", japanese: "私は毎朝、", questions: "Question: What does a cat eat?\nAnswer:",
-};
+const SAMPLE_TOKENS = 80;
 const toUtf8 = (text) => new TextEncoder().encode(text);
 const MAX_PROBE_POINTS = 24; // of more, every second one is kept
 let source = null; // of the text: {bytes, name} of a file or an example; null if it was typed
@@ -13,6 +10,13 @@ let run = null; // {trainer, name, phase, progress, model, opened, probe}; the o
 let typing = 0; // timer
 let isSaved = true, isPredicting = false;
 const train = (name) => byId(`train-${name}`);
+// As `request`, until the answers are done.
+const answersTo = (type, body, receive, worker) => new Promise((resolve) => {
+  request(type, body, (answer) => {
+    receive(answer);
+    if (answer.done) resolve();
+  }, worker);
+});
 
 // ---- workers
 
@@ -22,7 +26,7 @@ function newTrainer() {
   worker.onerror = (event) => {
     event.preventDefault();
     if (run?.trainer === worker) endTraining("isBroken");
-    else endReading(worker);
+    else endReading();
     showProblem(say(...shownError(["failed", { error: event.message }])));
   };
   return worker;
@@ -37,18 +41,19 @@ function shownError([name, values = {}]) {
 // A typed text is named after its first words, so that a class has pages of different names.
 const typedName = (text) => `${[...(text.slice(0, 200).match(/[\p{L}\p{M}\p{N}]+/gu) ?? ["text"]).slice(0, 3).join(" ")].slice(0, 30).join("")}.txt`;
 
-// Has a text read, and its training planned; `then` follows if it can be trained on.
-function prepare(next = source, then = () => {}) {
+// Has a text read, and its training planned.
+async function prepare(next = source) {
   const typed = train("text").value, bytes = next?.bytes ?? toUtf8(typed), name = next?.name ?? typedName(typed);
   clearTimeout(typing);
-  endReading(draft?.trainer);
+  endReading();
   showProblem("");
   if (!bytes.length && !next) return;
   const own = draft = { trainer: newTrainer() };
+  showTraining();
   const body = { bytes: bytes.slice().buffer, name, kind: train("kind").value, training: data.training };
-  request("prepare", body, (answer) => {
-    if (answer.error) return endReading(own.trainer);
-    if (!answer.facts) return own.facts && then();
+  await answersTo("prepare", body, (answer) => {
+    if (answer.error) return endReading();
+    if (!answer.facts) return;
     Object.assign(own, answer);
     if (next) [source, train("text").value] = [next, new TextDecoder(own.facts.encoding).decode(bytes)];
     train("size").max = own.shapes.length - 1;
@@ -58,13 +63,10 @@ function prepare(next = source, then = () => {}) {
     }
     showTraining();
   }, own.trainer);
-  showTraining();
 }
-function endReading(trainer) {
-  if (trainer === draft?.trainer) {
-    trainer?.terminate();
-    draft = null;
-  }
+function endReading() {
+  draft?.trainer?.terminate();
+  draft = null;
   showTraining();
 }
 async function readFile(file) {
@@ -77,8 +79,9 @@ async function readFile(file) {
 
 // ---- training
 
-function start() {
-  if (!draft?.trainer || !draft.facts) return prepare(source, start); // again, or at once after a keystroke
+async function start() {
+  if (!draft?.trainer || !draft.facts) await prepare(); // again, or at once after a keystroke
+  if (!draft?.trainer || !draft.facts) return;
   run?.trainer.terminate();
   const { trainer, facts: { name }, shapes } = draft, probe = { prompt: "", points: [] };
   const own = run = { trainer, name, phase: "isTraining", progress: null, model: null, opened: null, probe };
@@ -157,20 +160,22 @@ function showOpened() {
   else showLosses(data.record.curve);
   if (!isPredicting) predict(); // else the next model waits: its request would end the one before
 }
-const answersTo = (type, body, receive) => new Promise((resolve) => { request(type, body, (answer) => { receive(answer); if (answer.done) resolve(); }); });
 async function predict() {
   const { probe, opened, progress } = run, text = train("prompt").value, prompt = { text, ids: null, prefix: 0, written: 0 };
   let listed = [], sample = "";
   isPredicting = true;
-  await answersTo("next", { ...prompt, settings: PREDICTION_SETTINGS, unit: "words" }, ({ choices, rest }) => {
+  await answersTo("next", { ...prompt, settings: WRITE_SLIDERS, unit: "words" }, ({ choices, rest }) => {
     if (!choices) return;
     listed = choices.map(({ text: word, probability }) => [word, probability]);
-    const rows = choices.map(({ text: word, continues, probability }) => [choiceSpan(word, continues), percent(probability), Math.min(1, probability), ""]);
+    const rows = choices.map(({ text: word, continues, probability }) => (
+      { name: choiceSpan(word, continues), share: probability }
+    ));
     showBars(train("bars"), [...rows, ...restRow(rest)]);
   });
   if (listed.length && progress) addProbePoint(probe, text, [progress.step, progress.validation, listed]);
   if (isHere()) {
-    await answersTo("generate", { ...prompt, settings: SAMPLE_SETTINGS, count: SAMPLE_TOKENS }, ({ piece = "" }) => { sample += piece; });
+    const body = { ...prompt, settings: CHAT_SLIDERS, count: SAMPLE_TOKENS };
+    await answersTo("generate", body, ({ piece = "" }) => { sample += piece; });
     train("sample").replaceChildren(element("i", {}, text), sample);
   }
   isPredicting = false;
@@ -217,11 +222,6 @@ function planText({ facts, shapes, planned, seconds }) {
   return `${say("textFacts", facts)} ${say("planText", { model, seconds, reason })}`;
 }
 function showTrainTexts() {
-  const choose = (name) => () => {
-    train("prompt").value = EXAMPLE_PROMPTS[name];
-    prepare({ bytes: toUtf8(EXAMPLES[name]), name: `${name}.txt` });
-  };
-  train("examples").replaceChildren(...Object.keys(EXAMPLES).map((name) => clickable(choose(name), {}, say(name))));
   if (!data.record) byId("summary").textContent = say("trainSummary");
   showTraining();
   showOpened();
@@ -262,9 +262,14 @@ function saveModel() {
 
 train("text").addEventListener("input", () => {
   source = null;
-  endReading(draft?.trainer);
+  endReading();
   clearTimeout(typing);
   typing = setTimeout(prepare, TYPING_PAUSE);
+});
+train("examples").addEventListener("click", ({ target: { dataset: { text: name, prompt } } }) => {
+  if (!name) return; // between the buttons
+  train("prompt").value = prompt;
+  prepare({ bytes: toUtf8(EXAMPLES[name]), name: `${name}.txt` });
 });
 train("kind").addEventListener("change", () => prepare());
 train("choose").addEventListener("click", () => train("file").click());

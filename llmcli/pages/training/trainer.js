@@ -9,8 +9,6 @@ const SHAPE_BYTES = [10_000, 40_000, 80_000, 200_000, 500_000]; // a longer text
 const SECONDS = [10, 60], SECONDS_STEP = 10; // minimum and maximum of the plan, and the step of its slider
 const PROGRESS_SECONDS = 0.25, MODEL_SECONDS = 1;
 const INTERIM_TOKENS = 4096; // of the held-out text, in an evaluation during the run
-const PAUSE_MILLISECONDS = 50; // between two looks whether training goes on
-const MAX_POINTS = 300; // of the curve
 
 let corpus = null, training = null; // the last text; the last run
 let assisted = null; // the network of a worker that helps
@@ -19,9 +17,9 @@ let templates = null; // `training` in the data of the page
 function configOf({ layers, width, heads, context }, vocabulary, { rope_theta, rms_norm_eps }) {
   const D = width / heads;
   return {
-    vocab_size: vocabulary, hidden_size: width, intermediate_size: Math.max(32, Math.round(width / 12) * 32), num_hidden_layers: layers, num_attention_heads: heads,
-    num_key_value_heads: heads, head_dim: D, max_position_embeddings: context, rms_norm_eps, rope_theta, hidden_act: "silu", num_experts: 0, tie_word_embeddings: false,
-    no_rope_layers: [], use_parallel_residual: false,
+    vocab_size: vocabulary, hidden_size: width, intermediate_size: Math.max(32, Math.round(width / 12) * 32),
+    num_hidden_layers: layers, num_attention_heads: heads, num_key_value_heads: heads, head_dim: D,
+    max_position_embeddings: context, hidden_act: "silu", rms_norm_eps, rope_theta,
     rope_frequencies: Array.from({ length: D / 2 }, (_, i) => rope_theta ** ((-2 * i) / D)),
   };
 }
@@ -38,10 +36,9 @@ function computeGradients(network, { inputs, targets, T, dropout }, total) {
 
 class Run {
   // Of `shape`, for `seconds` of computing (or a number of `steps`), with learning rates that are `rate` times those of the recipe.
-  constructor(corpus, shape, { seconds, steps = null, rate = 1, helpers = [], seed = 1 }, recipe) {
+  constructor(corpus, shape, { seconds, steps = null, rate = 1, helpers = [], random = Math.random }, recipe) {
     Object.assign(this, { corpus, shape, limit: seconds, steps, rate, helpers, recipe });
-    Object.assign(this, { step: 0, seconds: 0, validation: null, tokensPerSecond: 0 });
-    const random = randomNumbers(seed);
+    Object.assign(this, { step: 0, seconds: 0, validation: null, tokensPerSecond: 0, pause: null });
     this.batchBlocks = Math.max(1, Math.round(recipe.batch_tokens / shape.context));
     this.network = new Network(configOf(shape, corpus.data.tokens.length, recipe), this.batchBlocks * shape.context, shape.context, random);
     initialize(this.network, random);
@@ -56,8 +53,10 @@ class Run {
 
   // The rates of dropout and BPE-dropout for as many epochs as the run will have at its present speed.
   regularization() {
-    const { share, recipe, corpus: { tokens } } = this, epochs = (this.step * recipe.batch_tokens) / tokens.length / (share || 1);
+    const { share, recipe, corpus: { tokens, hasFewWords } } = this;
+    const epochs = (this.step * recipe.batch_tokens) / tokens.length / (share || 1);
     const rateOf = (table) => table.find(([most]) => epochs <= most)[1];
+    if (hasFewWords) return { dropout: rateOf(recipe.few_words_dropout), split: 0 };
     return { dropout: rateOf(recipe.dropout), split: share < recipe.bpe_dropout_until ? rateOf(recipe.bpe_dropout) : 0 };
   }
 
@@ -110,8 +109,6 @@ class Run {
     if (curve.validation_steps.at(-1) === this.step) for (const values of [curve.validation_steps, curve.validation]) values.pop();
     curve.validation_steps.push(this.step);
     curve.validation.push(this.validation);
-    if (curve.steps.length <= MAX_POINTS) return;
-    for (const [name, values] of Object.entries(curve)) curve[name] = values.filter((_, i) => (values.length - i) % 2); // every second one, and the last
   }
 
   // Bits per byte of the beginning of the held-out text: in windows that overlap by half, as `llm eval` has them.
@@ -151,21 +148,19 @@ Object.assign(jobs, {
     let shown = -Infinity, sent = -Infinity;
     while (training.share < 1) {
       await check();
-      for (let isFirst = true; training.isPaused && training.step; isFirst = false) {
-        if (isFirst) yield measured();
-        await new Promise((resolve) => { setTimeout(resolve, PAUSE_MILLISECONDS); });
-        await check();
+      if (training.pause && training.step) {
+        yield measured();
+        await training.pause; // until `resume`
       }
       await training.next();
-      const isDue = training.seconds - sent >= MODEL_SECONDS || training.step === 1;
+      if (training.seconds - shown < PROGRESS_SECONDS) continue;
+      shown = training.seconds;
+      const isDue = shown - sent >= MODEL_SECONDS;
       if (isDue) {
         training.evaluate(INTERIM_TOKENS);
-        sent = shown = training.seconds;
-        yield { progress: progressOf(training), model: pageData(training) };
-      } else if (training.seconds - shown >= PROGRESS_SECONDS) {
-        shown = training.seconds;
-        yield { progress: progressOf(training) };
+        sent = shown;
       }
+      yield { progress: progressOf(training), model: isDue ? pageData(training) : null };
     }
     for (const helper of helpers) helper.terminate();
     yield measured();
@@ -184,8 +179,11 @@ function measured() {
 }
 
 Object.assign(atOnce, {
-  pause() { training.isPaused = true; },
-  resume() { training.isPaused = false; },
+  pause() { training.pause = new Promise((resolve) => { training.resume = resolve; }); },
+  resume() {
+    training.resume();
+    training.pause = null;
+  },
   save({ probe }) {
     training.measure();
     return { file: modelFile(training, templates, probe) };

@@ -12,7 +12,6 @@ Promise.all(["page", "worker"].map(unpack)).then(([page]) => {
   script.textContent = page;
   document.body.append(script);
 }, () => {
-  const problem = document.getElementById("problem");
-  problem.textContent = "This page needs a newer browser. このページには、新しいブラウザが必要です。";
-  problem.hidden = false;
+  const problem = "This page needs a newer browser. このページには、新しいブラウザが必要です。";
+  document.getElementById("problem").textContent = problem;
 });
