@@ -48,8 +48,7 @@ function takeBack() {
 }
 function keep() {
   endAnswer();
-  const draft = byId("message").value;
-  earlier.push({ messages, draft });
+  earlier.push({ messages, draft: byId("message").value });
 }
 
 // Answers a message after those that are shown, or after `before`.

@@ -2,7 +2,6 @@
 const TYPING_PAUSE = 100; // milliseconds in which a newer request may replace one
 const BUSY_TRIES = 15, BUSY_PAUSE = 1000; // milliseconds, on average, before a request that a busy server refused is sent again
 
-let facts = {}; // about the model
 const knownTokens = new Map(); // id -> {text, bytes}
 let explained = null; // the last request to explain a prediction
 let coloring = new AbortController(); // of the last request for colors
@@ -28,11 +27,11 @@ async function post(path, body, signal, tries = BUSY_TRIES) {
   if (path.includes("/chat/") && code === "context_length_exceeded") throw new Problem("messageTooLong");
   throw new Problem("serverSays", { error: error.message ?? answer.status });
 }
-const fetchJson = async (path, body, signal) => (await post(path, body && { model: facts.model, ...body }, signal)).json();
+const fetchJson = async (path, body, signal) => (await post(path, body && { model: data.model, ...body }, signal)).json();
 
 // The choices in a stream of server-sent events.
 async function* streamed(path, body, signal) {
-  const answer = await post(path, { model: facts.model, stream: true, return_token_ids: true, ...body }, signal);
+  const answer = await post(path, { model: data.model, stream: true, return_token_ids: true, ...body }, signal);
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   for (let buffer = ""; ;) {
     const { value, done } = await reader.read();
@@ -55,7 +54,7 @@ const pause = (signal, milliseconds = TYPING_PAUSE) => new Promise((resolve, rej
   setTimeout(resolve, milliseconds);
   signal?.addEventListener("abort", () => reject(new DOMException("replaced", "AbortError")));
 });
-const promptOf = ({ text, ids, written }) => ({ prompt: ids ?? (text || facts.beginning), ...(ids && written ? { generated_tokens: written } : {}) });
+const promptOf = ({ text, ids, written }) => ({ prompt: ids ?? (text || data.beginning), ...(ids && written ? { generated_tokens: written } : {}) });
 const filters = ({ temperature, topP, minP }) => ({ temperature, top_p: topP, min_p: minP });
 function sampling({ temperature, topP, minP, stop, system, ...more }) { // `more` have the names of the route
   return { ...filters({ temperature, topP, minP }), ...more, ...(stop ? { stop: stop.split("\n").filter(Boolean) } : {}) };
@@ -63,7 +62,7 @@ function sampling({ temperature, topP, minP, stop, system, ...more }) { // `more
 const decode = (bytes) => new TextDecoder("utf-8", { ignoreBOM: true }).decode(new Uint8Array(bytes), { stream: true }); // without an incomplete end
 const decodeIds = (ids, more = []) => {
   const text = decode([...ids.flatMap((id) => knownTokens.get(id).bytes), ...more]);
-  return facts.prefix_space ? text.replace(/^ /, "") : text;
+  return data.prefix_space ? text.replace(/^ /, "") : text;
 };
 const idsOf = (choice) => (choice.logprobs?.content ?? []).map(({ id }) => id);
 // The words of an explanation, or of two; if none was found, tokens in their place.
@@ -77,7 +76,7 @@ function pairsOf({ next, next_tokens: tokens, second }) {
 
 // The logit lens of an explanation; the n-gram cache comes after the last layer.
 function lensOf({ lens, next_tokens: prediction }, without) {
-  const rows = [...lens.map((row) => row.next_tokens), ...(facts.ngram_cache && !without.includes("cache") ? [prediction] : [])];
+  const rows = [...lens.map((row) => row.next_tokens), ...(data.ngram_cache && !without.includes("cache") ? [prediction] : [])];
   return rows.map((row) => row.slice(0, LENS_TOKENS).map(({ text, probability }) => ({ label: text, probability })));
 }
 
@@ -165,7 +164,6 @@ const jobs = {
 // Requests that are answered beside a job.
 const atOnce = {
   async open({ model }) {
-    facts = {};
     const models = (await fetchJson("/v1/models")).data.map(({ id }) => id), before = model ?? remembered("llm.model");
     const name = models.includes(before) ? before : models[0], path = `/v1/models/${encodeURIComponent(name)}`;
     store("llm.model", name);
@@ -173,8 +171,8 @@ const atOnce = {
     showInvitation(page.class);
     knownTokens.clear();
     explained = null;
-    facts = { ...page, models, examples, isServed: true, colorings: ["probability", "memory", ...(page.experts.length ? ["experts"] : [])] };
-    return { facts };
+    const colorings = ["probability", "memory", ...(page.experts.length ? ["experts"] : [])];
+    return { facts: { ...page, models, examples, isServed: true, colorings } };
   },
 
   async alternatives({ prefix, position, ...state }) {
@@ -199,9 +197,9 @@ const atOnce = {
     coloring.abort();
     coloring = new AbortController();
     if (kind === "probability") {
-      const { signal } = coloring, windows = colorWindows(ids.length, facts.context, facts.config.parameters);
+      const { signal } = coloring, windows = colorWindows(ids.length, data.context, data.config.parameters);
       for (const { start, from, end } of windows) {
-        const window = lastTokens(ids.slice(0, end), end - start, facts.bos_ids), body = promptOf({ ids: window, written: writtenBefore(end, state) });
+        const window = lastTokens(ids.slice(0, end), end - start, data.bos_ids), body = promptOf({ ids: window, written: writtenBefore(end, state) });
         const { choices: [{ logprobs }] } = await fetchJson("/v1/completions", { ...body, max_tokens: 0, echo: true, logprobs: 0 }, signal);
         for (let i = from; i < end; i++) marks[i] = { probability: Math.exp(logprobs.token_logprobs[i - start]) };
       }

@@ -203,6 +203,7 @@ function requestAttention() {
 }
 
 function showAttention() {
+  if (!inside.attention.length) return; // no answer yet
   const { labels, attention } = inside, { layer, head } = selected, nodes = [...byId("tokens").children];
   const ofLayer = layer === null ? attention.flat() : attention[layer];
   const heads = head === null ? ofLayer : ofLayer.slice(head, head + 1);
@@ -236,9 +237,7 @@ function showHeads() {
   byId("heads").replaceChildren(table(caption, headings, rows));
   if (focused) byId("heads").querySelector(`[data-head="${focused}"]`)?.focus({ preventScroll: true });
 }
-new ResizeObserver(() => {
-  if (!byId("inside").hidden && inside.attention.length) showAttention();
-}).observe(byId("token-area"));
+new ResizeObserver(() => byId("inside").hidden || showAttention()).observe(byId("token-area"));
 
 // ---- layers, parts and tokens
 

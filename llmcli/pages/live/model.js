@@ -157,8 +157,8 @@ class Model {
   // Causal attention. H / G query heads share each key-value head.
   attention(layer, index, x) {
     const { num_attention_heads: H, num_key_value_heads: G, head_dim: D } = this.config, position = this.length;
-    const isWithout = this.config.no_rope_layers?.[index] === 0; // as some layers of SmolLM3
-    const frequencies = isWithout ? [] : this.config.rope_frequencies;
+    const hasPositions = this.config.no_rope_layers?.[index] !== 0; // some layers of SmolLM3 have none
+    const frequencies = hasPositions ? this.config.rope_frequencies : [];
     const rotations = frequencies.map((frequency) => [Math.cos(position * frequency), Math.sin(position * frequency)]);
     const q = multiply(layer.q, x), k = multiply(layer.k, x), v = multiply(layer.v, x);
     this.normAndRotate(q, layer.qNorm, rotations);

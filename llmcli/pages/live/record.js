@@ -39,12 +39,11 @@ function restRow(rest) {
   return rest < 0.0005 ? [] : [{ name: element("span", {}, say("rest")), share: rest, kind: "rest" }];
 }
 let probe = null; // its prompt and points: [step, validation loss or null, [[word, probability], ...]]
-let probeCurve = null;
 
 // Shows the predictions; the slider stays where it is, or at the newest prediction.
 function showProbe(next, curve) {
   const slider = byId("probe-step"), isAtEnd = !probe || Number(slider.value) >= probe.points.length - 1;
-  [probe, probeCurve] = [next, curve];
+  probe = next && { ...next, curve };
   byId("probe-section").hidden = !probe;
   if (!probe) return;
   slider.max = probe.points.length - 1;
@@ -72,7 +71,7 @@ function showProbePoint() {
 
 function probeLoss(step, bits) {
   if (bits !== null) return say("probeValidation", { step, bits: bits.toFixed(3) });
-  const i = probeCurve?.steps.findIndex((one) => one >= step) ?? -1;
-  return i < 0 ? say("atStep", { step }) : say("probeTraining", { step, bits: probeCurve.training[i].toFixed(3) });
+  const i = probe.curve?.steps.findIndex((one) => one >= step) ?? -1;
+  return i < 0 ? say("atStep", { step }) : say("probeTraining", { step, bits: probe.curve.training[i].toFixed(3) });
 }
 byId("probe-step").addEventListener("input", showProbePoint);
