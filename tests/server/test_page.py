@@ -116,9 +116,8 @@ def set_up(page: "playwright.Page", **settings: object) -> None:
     """Move sliders, and fill further settings."""
     for name, value in settings.items():
         if name in ("temperature", "topP", "minP"):
-            page.locator(f"#{name}").evaluate(
-                "(node, value) => { node.value = value; node.dispatchEvent(new Event('input', { bubbles: true })); }", value
-            )
+            move = "(node, value) => { node.value = value; node.dispatchEvent(new Event('input', { bubbles: true })); }"
+            page.locator(f"#{name}").evaluate(move, value)
         else:
             page.locator("#more").evaluate("(node) => { node.open = true; }")
             page.fill(f"[name={name}]", str(value))
