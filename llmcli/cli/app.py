@@ -25,22 +25,22 @@ if TYPE_CHECKING:
 else:
     UsageError = typer.BadParameter.__mro__[1]
 
-SUBCOMMANDS = (
-    "train",
-    "generate",
-    "chat",
-    "serve",
-    "eval",
-    "explain",
-    "inspect",
-    "text",
-    "tokenize",
-    "mix",
-    "import",
-    "export",
-    "models",
-    "cache",
-)
+SUBCOMMANDS = {  # name -> first line of its help; the docstring of its function has the rest
+    "train": "Train a model on text or conversations and save it as one file.",
+    "generate": "Continue a prompt, or list the most likely next words.",
+    "chat": "Talk with a model that was trained on conversations.",
+    "serve": "Serve models over HTTP, with OpenAI's API and a web page.",
+    "eval": "Measure bits per byte and perplexity on text or answers.",
+    "explain": "Show how a model arrives at its prediction for a prompt.",
+    "inspect": "Show what is in a model file: tensors, config, training record.",
+    "text": "Print the text that llm train would read from files.",
+    "tokenize": "Show the tokens of a text.",
+    "mix": "Combine several models into an ensemble.",
+    "import": "Convert a published model to one file.",
+    "export": "Convert a model to GGUF, Hugging Face or HTML, or quantize it.",
+    "models": "List the models on this machine.",
+    "cache": "List the tokens of long texts kept for later runs.",
+}
 HELP_ALL = "--help-all"
 
 
@@ -64,10 +64,9 @@ class ErrorHandlingGroup(TyperGroup):
         return subcommand(cmd_name) if cmd_name in SUBCOMMANDS else None
 
     def format_commands(self, ctx: "Context", formatter: "HelpFormatter") -> None:
-        """List the subcommands with the first lines of their descriptions, without converting their options
-        as Typer would."""
+        """List the subcommands without importing them."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, str(_function(name).__doc__).split("\n")[0]) for name in SUBCOMMANDS])
+            formatter.write_dl([*SUBCOMMANDS.items()])
 
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run and exit. Also handles errors outside a subcommand, such as one while printing help."""
@@ -176,7 +175,7 @@ def _function(name: str) -> Callable[[Any], None]:
 @cache
 def subcommand(name: str) -> "Command":
     app_of_one = typer.Typer(rich_markup_mode=None, add_completion=False)
-    app_of_one.command(name, cls=Subcommand)(as_function(_function(name)))
+    app_of_one.command(name, cls=Subcommand)(as_function(_function(name), SUBCOMMANDS[name]))
     return typer.main.get_command(app_of_one)
 
 

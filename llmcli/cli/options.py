@@ -10,7 +10,7 @@ from contextlib import suppress
 from copy import copy
 from dataclasses import fields
 from functools import partial
-from inspect import Parameter, Signature
+from inspect import Parameter, Signature, cleandoc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -325,8 +325,9 @@ class GenerationOptions(ResultOptions):
             raise LLMError(f"{self.json_schema} is not JSON: {error}") from error
 
 
-def as_function(command: Callable[[Any], None]) -> Callable[..., None]:
-    """Return a function with one parameter per option, as Typer requires, which calls `command(options)`."""
+def as_function(command: Callable[[Any], None], summary: str) -> Callable[..., None]:
+    """Return a function with one parameter per option, as Typer requires, which calls `command(options)`. Its
+    docstring, the help, begins with the summary."""
     kind = command.__annotations__["options"]
 
     def run(context_: typer.Context, **values: Any) -> None:
@@ -343,7 +344,7 @@ def as_function(command: Callable[[Any], None]) -> Callable[..., None]:
             info.hidden = name in kind.RARE.split()
         parameters.append(Parameter(name, Parameter.KEYWORD_ONLY, default=info, annotation=annotation))
     run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
-    run.__doc__ = command.__doc__
+    run.__doc__ = f"{summary}\n\n{cleandoc(command.__doc__ or '')}"
     return run
 
 

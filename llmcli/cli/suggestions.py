@@ -142,7 +142,7 @@ def usage_message(error: "UsageError", words: Sequence[str], options: Known) -> 
     return f"{message}; see: {path} --help"
 
 
-def command_hint(name: str, known: Sequence[str]) -> str:
+def command_hint(name: str, known: Iterable[str]) -> str:
     """Return one line for an unknown subcommand `name`; `known` are the existing ones.
 
     >>> command_hint("trian", ["train", "generate"])

@@ -10,9 +10,7 @@ from llmcli.errors import LLMError
 
 
 def cache(options: ResultOptions) -> None:
-    """List the tokens of long texts kept for later runs.
-
-    llm train keeps the tokens of texts of more than 64 MB, so that the next run on the same text with the
+    """llm train keeps the tokens of texts of more than 64 MB, so that the next run on the same text with the
     same tokenizer starts sooner. The cache takes at most 20 GB or a tenth of the free disk space, or
     $LLMCLI_CACHE_GB; the least recently used files are removed first. To clear the cache, remove the
     directory shown.

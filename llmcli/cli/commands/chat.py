@@ -60,9 +60,7 @@ class _Options(GenerationOptions):
 
 
 def chat(options: _Options) -> None:
-    """Talk with a model that was trained on conversations.
-
-    Without MESSAGE, a conversation begins; in a terminal it has editing and commands (/help lists them). With
+    """Without MESSAGE, a conversation begins; in a terminal it has editing and commands (/help lists them). With
     --json, the lines of standard input are the user's messages, and each answer is a line of JSON. The model
     sees earlier messages until its context is full; with --batch, each line of a file is a separate
     conversation.

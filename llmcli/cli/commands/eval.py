@@ -72,9 +72,7 @@ class _Options(ResultOptions):
 
 
 def eval_(options: _Options) -> None:
-    """Measure bits per byte and perplexity on text or answers.
-
-    Files are read as in the model's training; to read them differently: llm text FILE --column NAME | llm
+    """Files are read as in the model's training; to read them differently: llm text FILE --column NAME | llm
     eval -. For questions and answers, exact answers are counted too. The compressors xz and PPM are measured
     on the same text as baselines. Lower is better; 8 bits per byte is a uniform guess over all byte values.
 

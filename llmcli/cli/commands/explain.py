@@ -37,9 +37,7 @@ class _Options(ResultOptions):
 
 
 def explain(options: _Options) -> None:
-    """Show how a model arrives at its prediction for a prompt.
-
-    Prints the tokens, the attention between them, the prediction after each layer (logit lens), the effect of
+    """Prints the tokens, the attention between them, the prediction after each layer (logit lens), the effect of
     leaving out each token (ablation), the contribution of each head (logit attribution), and the next tokens
     and words. --without shows how the prediction changes if layers or heads are switched off.
 

@@ -72,9 +72,7 @@ class _Options(ResultOptions):
 
 
 def export(options: _Options) -> None:
-    """Convert a model to GGUF, Hugging Face or HTML, or quantize it.
-
-    --to html writes one file with the model inside, which runs in any browser, offline. --to hf is for
+    """--to html writes one file with the model inside, which runs in any browser, offline. --to hf is for
     transformers, --to gguf for llama.cpp, Ollama and LM Studio; these have no token healing and no n-gram
     cache, so to compare with them, use: llm generate --literal --no-cache. --to handover is for torchtitan,
     NeMo, Megatron-LM, litgpt, TRL and nanoGPT.

@@ -3,10 +3,10 @@
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmcli import units
 from llmcli.cli.chat.answers import Answer, note_incomplete
@@ -86,10 +86,7 @@ class _Options(GenerationOptions):
 
 
 def generate(options: _Options) -> None:
-    """Continue a prompt, or list the most likely next words.
-
-    Example: llm generate "I like to eat" --next 5
-    """
+    """Example: llm generate "I like to eat" --next 5"""
     options.check(CONFLICTS, {"lines": "new"})
     if not (options.memory or options.new):
         options.reject("without --memory or --new", "corpus")
@@ -140,8 +137,7 @@ def generate(options: _Options) -> None:
 # ---- generated text
 
 
-@dataclass(frozen=True)
-class _PreparedPrompt:
+class _PreparedPrompt(NamedTuple):
     """A prompt, and a model that continues it any number of times."""
 
     options: _Options

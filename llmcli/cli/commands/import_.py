@@ -31,9 +31,7 @@ class _Options(ResultOptions):
 
 
 def import_(options: _Options) -> None:
-    """Convert a published model to one file.
-
-    The file contains the weights, the config, the tokenizer, and their origin. Weights in float16 and
+    """The file contains the weights, the config, the tokenizer, and their origin. Weights in float16 and
     bfloat16 keep their type; quantized GGUF weights become float32. The other commands also read the
     directory or .gguf directly.
 

@@ -22,9 +22,7 @@ class _Options(ResultOptions):
 
 
 def inspect(options: _Options) -> None:
-    """Show what is in a model file: tensors, config, training record.
-
-    Only the header is read, so a large file takes no longer. --tensor, --weights and --verify also read
+    """Only the header is read, so a large file takes no longer. --tensor, --weights and --verify also read
     tensors.
 
     Example: llm inspect model.safetensors

@@ -23,9 +23,7 @@ class _Options(ResultOptions):
 
 
 def mix(options: _Options) -> None:
-    """Combine several models into an ensemble.
-
-    The better a model predicts the text so far, the larger its weight in the next prediction. All models need
+    """The better a model predicts the text so far, the larger its weight in the next prediction. All models need
     the same tokenizer and context length: train the second and later ones with --like the first.
 
     Example: llm mix cooking.safetensors law.safetensors -o expert.safetensors

@@ -61,9 +61,7 @@ class _Options(Options):
 
 
 def serve(options: _Options) -> None:
-    """Serve models over HTTP, with OpenAI's API and a web page.
-
-    Each model answers under the name of its file: food for food.safetensors. Ctrl-C ends the server.
+    """Each model answers under the name of its file: food for food.safetensors. Ctrl-C ends the server.
 
     Example: llm serve -m model.safetensors
     """

@@ -19,9 +19,7 @@ class _Options(InputOptions):
 
 
 def text(options: _Options) -> None:
-    """Print the text that llm train would read from files.
-
-    A table on standard error shows how each kind of file was read, and what was left out.
+    """A table on standard error shows how each kind of file was read, and what was left out.
 
     Example: llm text book.txt.gz
     """

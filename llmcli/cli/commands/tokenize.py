@@ -33,9 +33,7 @@ class _Options(ResultOptions):
 
 
 def tokenize(options: _Options) -> None:
-    """Show the tokens of a text.
-
-    For the text of a document: llm text book.pdf | llm tokenize -
+    """For the text of a document: llm text book.pdf | llm tokenize -
 
     Example: llm tokenize "I like to eat"
     """

@@ -168,9 +168,7 @@ class _Options(InputOptions):
 
 
 def train(options: _Options) -> None:
-    """Train a model on text or conversations and save it as one file.
-
-    Settings without an option are chosen for the data, the time budget and this machine; --dry-run shows
+    """Settings without an option are chosen for the data, the time budget and this machine; --dry-run shows
     them. From conversations (JSON Lines with messages, tables of prompts and answers, ...) the model learns
     to answer; see llm chat. If there is also text, the run ends with the conversations.
 
