@@ -10,7 +10,7 @@ import pytest
 import llmcli
 
 PROGRAM = """
-import collections, json, sys
+import collections, gc, json, sys
 from json.decoder import JSONDecoder
 counts = collections.Counter()
 decode, raw_decode = JSONDecoder.decode, JSONDecoder.raw_decode
@@ -24,11 +24,17 @@ def profile(frame, event, _):
     if event == "call" and frame.f_code.co_name == "digest":
         counts["hash"] += 1
 sys.setprofile(profile)
+usual = gc.get_threshold()
 from llmcli.cli import main
+gc.collect()
+counts["collections"] = -sum(generation["collections"] for generation in gc.get_stats())
 sys.argv = ["llm", *sys.argv[1:]]
 try: main.main()
 except SystemExit as end: assert not end.code, end.code
 sys.setprofile(None)
+counts["collections"] += sum(generation["collections"] for generation in gc.get_stats())
+gc.collect()
+counts["restored"] = gc.get_threshold() == usual
 print(json.dumps({**counts, "modules": sorted(sys.modules)}), file=sys.stderr)
 """
 # imported by no short command
@@ -64,7 +70,7 @@ def run(*words: str) -> dict[str, object]:
             {"llmcli.cli.terminal.charts", "llmcli.cli.terminal.tables", "llmcli.cli.reports.memory"},
         ),
         (("generate", "The cat", "--next", "2"), 63, {"numpy.random"}),
-        (("inspect", "model.safetensors"), 50, {*ONLY_FOR_RUNNING, "hashlib", "tokenizers"}),
+        (("inspect", "model.safetensors"), 50, {*ONLY_FOR_RUNNING, "hashlib", "tokenizers", "rich"}),
         (("inspect", "--json"), 48, {*ONLY_FOR_RUNNING, "hashlib", "tokenizers"}),
         (("tokenize", "The cat", "-m", "model.safetensors"), 48, ONLY_FOR_RUNNING),
     ],
@@ -77,6 +83,8 @@ def test_a_short_command_reads_once_and_imports_what_it_uses(
     assert report["tokenizer.json"] == 1
     assert report["header"] == 1
     assert report.get("hash", 0) <= (words[0] != "inspect")
+    # no garbage is collected while modules are imported; the search for next words goes on for longer
+    assert ("--next" in words or report["collections"] == 0) and report["restored"]
     modules = report["modules"]
     assert isinstance(modules, list)
     unneeded = {name for name in modules if name in NEVER | also_never}
