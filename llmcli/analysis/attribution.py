@@ -9,7 +9,7 @@ al. 2021). Effects through later layers are not included; to measure all effects
 L, H, C, D = layers, heads, hidden size, head size.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,8 +17,7 @@ from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.runtime import Array, Doubles
 
 
-@dataclass(frozen=True)
-class Attribution:
+class Attribution(NamedTuple):
     """The contributions to the logit of a token. Their sum is the logit."""
 
     token: int

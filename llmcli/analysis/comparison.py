@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,8 +30,7 @@ CACHE = "cache"  # the n-gram cache in `without`
 MIN_PROBABILITY = 1e-9  # assumed for a text that the search reached in only one of two predictions
 
 
-@dataclass(frozen=True)
-class TextChange:
+class TextChange(NamedTuple):
     """The text of a next token or word, and its probability in two predictions."""
 
     text: str

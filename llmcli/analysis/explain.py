@@ -9,6 +9,7 @@ ones); K = candidates per layer.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -34,16 +35,14 @@ MAX_COPIES = 5  # maximum number of copies listed
 MIN_ADDED = 0.001  # minimum probability that the cache adds to a listed copy
 
 
-@dataclass(frozen=True)
-class Candidates:
+class Candidates(NamedTuple):
     """The K most likely next tokens after 0, 1, ... L layers, most likely first."""
 
     ids: Ints  # [L + 1, K]
     probabilities: Array  # [L + 1, K]
 
 
-@dataclass(frozen=True)
-class Copy:
+class Copy(NamedTuple):
     """A token that the n-gram cache makes more likely, because it followed the same context earlier in the
     text."""
 
@@ -54,16 +53,14 @@ class Copy:
     positions: tuple[int, ...]  # its positions after that context
 
 
-@dataclass(frozen=True)
-class AddedText:
+class AddedText(NamedTuple):
     """The distribution of the text that the next token adds to the prompt."""
 
     logprobs: Doubles  # [N], of the texts of the V tokens, then of `others`
     others: tuple[bytes, ...] = ()  # texts that are spelled only by the end of a longer token
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """The explained next token, and where it begins: after the prompt or inside it."""
 
     token: int
@@ -135,8 +132,7 @@ class Explanation:
         return [(self.tokenizer.label(i), f"{np.exp(self.logprobs[i]):.3f}") for i in self.most_likely(count)]
 
 
-@dataclass(frozen=True)
-class ExplainedToken:
+class ExplainedToken(NamedTuple):
     """A model's prediction of the next token."""
 
     place: Place
@@ -350,8 +346,7 @@ def _masked_logprob(logits: Array, place: Place) -> float:
     return float(log_softmax(np.where(allowed, logits[: len(allowed)], np.float32(-np.inf)))[place.token])
 
 
-@dataclass(frozen=True)
-class ExplainedModel:
+class ExplainedModel(NamedTuple):
     """The model whose activations are explained, and the runtime that predicts."""
 
     checkpoint: Checkpoint

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmcli.errors import LLMError
 from llmcli.formats.header import Header, TensorInfo
@@ -33,8 +33,7 @@ class ParameterGroup:
     tensors: list[TensorInfo] = field(default_factory=list)  # empty except in a leaf
 
 
-@dataclass(frozen=True)
-class TensorStatistics:
+class TensorStatistics(NamedTuple):
     """Statistics of the values in one or more tensors. If no value is finite, they are NaN and the histogram
     is empty."""
 

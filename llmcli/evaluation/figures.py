@@ -4,7 +4,7 @@
 - adapting: the network with its n-gram cache, which also adapts to the text so far, like adaptive compressors
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from llmcli import units
 from llmcli.formats.training_record import TrainingRecord
@@ -15,8 +15,7 @@ ADAPTING = "adapting"
 KNOWN_SHARE = 0.1
 
 
-@dataclass(frozen=True)
-class Figures:
+class Figures(NamedTuple):
     """A model's bits per byte on a text."""
 
     network: float

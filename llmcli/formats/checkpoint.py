@@ -213,7 +213,7 @@ def from_header(header: Header) -> Checkpoint:
         _check_tensors(header, config, scheme)
     if config.is_gemma:  # it stores the gains of norms minus 1
         norms = {name: t for name, t in header.tensors.items() if len(t.shape) == 1}
-        gains = {name: replace(tensor, offset=tensor.offset + 1) for name, tensor in norms.items()}
+        gains = {name: tensor._replace(offset=tensor.offset + 1) for name, tensor in norms.items()}
         header = replace(header, tensors=header.tensors | gains)
     tensors = TensorsOnDisk(header, config.tensor_shapes())
     halves = [(name, t) for name, t in header.tensors.items() if t.dtype in ("F16", "BF16") and t.factor == 1]

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from llmcli.errors import LLMError
 from llmcli.formats import checkpoint
@@ -31,8 +31,7 @@ class EnsembleConfig(JsonObject):
     names: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Ensemble:
+class Ensemble(NamedTuple):
     """Models with the same tokenizer, context length and dtype. Their predictions are mixed."""
 
     experts: tuple[Checkpoint, ...]
@@ -97,7 +96,7 @@ def with_short_names(ensemble: Ensemble, names: Sequence[str]) -> Ensemble:
         unique.append(
             name if name not in unique else next(other for other in numbered if other not in unique)
         )
-    return replace(ensemble, names=tuple(unique))
+    return ensemble._replace(names=tuple(unique))
 
 
 def from_header(header: Header) -> Ensemble:
@@ -127,7 +126,7 @@ def from_header(header: Header) -> Ensemble:
             raise LLMError(
                 f"{header.path}: tensor {name[:100]!r} belongs to none of its {len(configs)} experts"
             )
-        tensors[int(number)][inner] = replace(tensor, name=inner)
+        tensors[int(number)][inner] = tensor._replace(name=inner)
     shared = {
         key: text
         for key, text in header.metadata.items()

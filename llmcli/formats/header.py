@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmcli.config import Shape
 from llmcli.formats.metadata import Json
@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from llmcli.formats.safetensors.dtypes import Values
 
 
-@dataclass(frozen=True)
-class TensorInfo:
+class TensorInfo(NamedTuple):
     """A tensor as described in the header."""
 
     name: str
@@ -45,8 +44,7 @@ class TensorInfo:
     def rows(self, first: int, last: int) -> TensorInfo:
         """Return a range of its rows as a separate tensor."""
         row_bytes = (self.end - self.start) // self.shape[0]
-        return replace(
-            self,
+        return self._replace(
             shape=(last - first, *self.shape[1:]),
             start=self.start + first * row_bytes,
             end=self.start + last * row_bytes,

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     import hashlib
 
 GGUF_MAGIC = b"GGUF"
-HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")  # owner/name
+HUB_NAME = r"[\w-][\w.-]*/[\w-][\w.-]*"  # owner/name
 # hf://owner/name, hf:owner/name, hf.co/owner/name, https://huggingface.co/owner/name/..., owner/name
-_ON_HUB = re.compile(
+_ON_HUB = (
     r"(?i)(?P<hub>hf:/*|(?:https?:/+)?(?:www\.)?(?:hf\.co|huggingface\.co)/)?(?!datasets/|spaces/)"
     r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)(?P<rest>[/:?#@].*)?"
 )
@@ -81,7 +81,7 @@ def expected_format(path: Path) -> str:
 def _missing_file_message(path: Path) -> str:
     """Explain why a file is missing and how to get it."""
     text = re.sub("^([a-z]{2,}):/+", r"\1://", path.as_posix())  # Path drops one of two slashes
-    hub = _ON_HUB.fullmatch(text)
+    hub = re.fullmatch(_ON_HUB, text)
     rest = re.sub(r"^/(?:resolve|blob)/[^/]+", "", (hub and hub["rest"]) or "")  # "/FILE" or "@REVISION"
     name = hub["name"] + (rest if re.fullmatch(r"/.+\.gguf|@.+", rest) else "") if hub else ""
     if hub and hub["hub"]:

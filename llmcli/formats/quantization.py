@@ -8,8 +8,7 @@ this layout without conversion.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmcli.config import EMBEDDING, HEAD, POSITIONS, ModelConfig, Shape
 
@@ -27,8 +26,7 @@ SCALES = ".scales"
 _ZERO_CODE = {8: 128, 4: 8}  # bits -> code for 0
 
 
-@dataclass(frozen=True)
-class QuantizedMatrix:
+class QuantizedMatrix(NamedTuple):
     """A matrix [rows, columns] in blocks; the last block of a row is padded."""
 
     # [rows, blocks, 32], or [rows, blocks, 16]: two 4-bit codes per byte, low nibble first

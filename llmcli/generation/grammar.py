@@ -8,9 +8,8 @@ text, the model still chooses among its tokenizations. V = size of the vocabular
 
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -26,12 +25,11 @@ NAMES = {"schema": "JSON schema", "regex": "regular expression", "grammar": "gra
 MAX_CHARACTERS = 200_000
 MAX_REASON = 300  # characters of llguidance's error that are shown
 NO_TEXT = "NoExtension"  # llguidance's reason for a rule that never ends
-_EXCERPT = re.compile(r"\s+\d+ \| .*|\s*\^+\s*")  # lines of the grammar quoted in an error
-_PLACE = re.compile(r"at \d+\(\d+\): (failed to compile JSON schema: )?")
+_EXCERPT = r"\s+\d+ \| .*|\s*\^+\s*"  # lines of the grammar quoted in an error
+_PLACE = r"at \d+\(\d+\): (failed to compile JSON schema: )?"
 
 
-@dataclass(frozen=True)
-class CompiledGrammar:
+class CompiledGrammar(NamedTuple):
     """A compiled grammar for texts in one vocabulary, in the state before the first token."""
 
     name: str  # for errors
@@ -109,7 +107,7 @@ def _compiled(grammar: Grammar, tokenizer: Tokenizer, begins_with_space: bool) -
     if matcher.is_error():
         reason = _reason(matcher)
         # the line number in the converted grammar means nothing to the user
-        reason = reason if grammar.kind == "grammar" else _PLACE.sub("", reason)
+        reason = reason if grammar.kind == "grammar" else re.sub(_PLACE, "", reason)
         raise usage(f"the {name} cannot be used: {reason}")
     return CompiledGrammar(name, matcher)
 
@@ -170,7 +168,7 @@ def _reason(matcher: "LLMatcher") -> str:
     message = matcher.get_error().removesuffix("<non-verbose/>")
     for addition in ("<backtrace>", "; either increase limits."):
         message = message.partition(addition)[0]
-    lines = [line.strip() for line in message.splitlines() if not _EXCERPT.fullmatch(line)]
+    lines = [line.strip() for line in message.splitlines() if not re.fullmatch(_EXCERPT, line)]
     return "no text fits it" if message.startswith(NO_TEXT) else _shortened(" ".join(filter(None, lines)))
 
 

@@ -20,7 +20,8 @@ V = vocabulary size; N = entries in the distribution; n = tokens in a group; T =
 import heapq
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -151,8 +152,7 @@ def read_prompt(
     return FirstToken(search, prompt.ids[: len(prompt.ids) - len(tail)], prompt.in_word, unexplored)
 
 
-@dataclass(frozen=True)
-class Continuation:
+class Continuation(NamedTuple):
     """A token sequence that spells a prompt's tail."""
 
     probability: float
@@ -186,7 +186,7 @@ class FirstToken:
         total = sum(float(group.probabilities.sum()) for group in groups)
         if not total:
             raise LLMError(f"the model gives every allowed token a probability of 0: {DAMAGED}")
-        self._groups = [replace(group, probabilities=group.probabilities / total) for group in groups]
+        self._groups = [group._replace(probabilities=group.probabilities / total) for group in groups]
         if len(groups) > 1 or in_word:
             self._sum_groups()
         else:
@@ -219,7 +219,7 @@ class FirstToken:
         for group in self._groups:
             probabilities = group.probabilities * factors[group.entries]
             for i in np.flatnonzero(probabilities >= min_probability).tolist():
-                yield replace(self._continuation(group, i), probability=float(probabilities[i]))
+                yield self._continuation(group, i)._replace(probability=float(probabilities[i]))
 
     def continuations_of(self, entry: int) -> list[Continuation]:
         """Return the continuations summed in an entry, most likely first."""
@@ -300,8 +300,7 @@ class FirstToken:
         return Continuation(float(group.probabilities[i]), (*group.before, token), new_bytes)
 
 
-@dataclass(frozen=True)
-class _Group:
+class _Group(NamedTuple):
     """Continuations that differ only in their last token."""
 
     before: Path

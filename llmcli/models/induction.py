@@ -18,7 +18,7 @@ C, D = hidden size, head size.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -89,8 +89,7 @@ def write_induction_heads(config: ModelConfig, weights: dict[str, Array], seed: 
     weights["lm_head.weight"][:, space.copied] = COPY_LOGIT * embedding[:, space.token] @ copy.T
 
 
-@dataclass(frozen=True)
-class _Subspaces:
+class _Subspaces(NamedTuple):
     """Slices of the residual stream, and rows in a head."""
 
     token: slice

@@ -106,7 +106,8 @@ def _front_matter(model: "Checkpoint", values: dict[str, str]) -> str:
         entries["license"] = values["license"]
     origin = model.record.imported or {}
     base = str(origin.get("name"))
-    if HUB_NAME.fullmatch(base) and base.endswith(f"/{origin.get('file')}"):  # opened by its name on the hub
+    # opened by its name on the hub
+    if re.fullmatch(HUB_NAME, base) and base.endswith(f"/{origin.get('file')}"):
         entries["base_model"] = base
     lines = (f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in entries.items())
     return "\n".join(["---", *lines, "---"])

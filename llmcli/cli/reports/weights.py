@@ -1,6 +1,5 @@
 """Tensors in `llm inspect`: a list, and statistics of one tensor or of each group."""
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from llmcli import units
@@ -25,7 +24,7 @@ def print_tensor(header: "Header", name: str, *, json_: bool) -> None:
     statistics = tensor_statistics(header, tensor)
     if json_:
         description = {"name": tensor.name, "dtype": tensor.dtype, "shape": list(tensor.shape)}
-        console.json_result(description | asdict(statistics))
+        console.json_result(description | statistics._asdict())
         return
     console.paragraph(f"{tensor.name}: {shape_text(tensor.shape)}, {tensor.dtype}, {tensor.size:,} values")
     rows = [
@@ -53,7 +52,8 @@ def print_weights(header: "Header", *, json_: bool) -> None:
         console.status("")
     if json_:
         parts = [
-            {"name": path, "parameters": group.parameters, "tensors": len(group.tensors)} | asdict(statistics)
+            {"name": path, "parameters": group.parameters, "tensors": len(group.tensors)}
+            | statistics._asdict()
             for _, path, group, statistics in groups
             if statistics
         ]

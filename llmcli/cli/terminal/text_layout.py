@@ -19,13 +19,17 @@ def terminal_width(stream: TextIO | None = None) -> int:
 
 
 def text_width(text: str) -> int:
-    """Count the columns of a text. rich is imported only for non-ASCII text, so that short commands stay
-    fast."""
-    if text.isascii() and text.isprintable():
+    """Count the columns of a text. rich is imported only for characters that may be wide or invisible, so that
+    short commands stay fast."""
+    if re.fullmatch(_NARROW, text):
         return len(text)
     from rich.cells import cell_len
 
     return cell_len(text)
+
+
+# ASCII, Latin letters without the soft hyphen, "…" and lines of boxes
+_NARROW = "[ -~\xa1-\xac\xae-\u02ff\u2026\u2500-\u257f]*"
 
 
 def truncate(text: str, columns: int) -> str:
@@ -62,13 +66,13 @@ def wrap(text: str, columns: int, indent: int = 0, hanging: int = 0) -> list[str
     >>> wrap("私は毎朝リンゴを食べます。", 12)
     ['私は毎朝リン', 'ゴを食べま', 'す。']
     """
-    joined = _COMMAND.sub(lambda command: command[0].replace(" ", _JOINER), text)
+    joined = re.sub(_COMMAND, lambda command: command[0].replace(" ", _JOINER), text)
     wrapped = WordWrap(columns, indent, hanging).feed(f"{joined}\n")
     return (" " * indent + wrapped.removesuffix("\n")).split("\n")
 
 
 # commands in our messages: after a colon, up to the end of the clause
-_COMMAND = re.compile(
+_COMMAND = (
     r"(?<=: )(?:bzip2|curl|hf|iconv|jq|llm|mkdir|ollama|pandoc|pdftotext|pip|tar|tesseract|unzip|xz|zstd) "
     r".+?(?:[;,)](?=\s)|$)"
 )

@@ -57,7 +57,7 @@ BATCH_CHARACTERS = 1 << 19  # per call of the library; its Encoding takes about 
 PIECE_CHARACTERS = 2048
 # bytes that hardly ever occur in text: control characters, and first bytes of unassigned code points
 RARE_BYTES = {*range(9), 11, 12, *range(14, 32), 127, 0xC0, 0xC1, *range(0xF1, 0x100)}
-_LAST_WORD = re.compile(r"\s*\S*\Z")
+_LAST_WORD = r"\s*\S*\Z"
 
 
 class Tokenizer:
@@ -371,7 +371,7 @@ class Tokenizer:
             return text, ""
         end = text[-MAX_TAIL:]
         if self.kind == "spm":  # a SentencePiece token begins with spaces and ends before the next space
-            word = _LAST_WORD.search(end)[0]  # type: ignore[index]  # the pattern matches any text
+            word = re.search(_LAST_WORD, end)[0]  # type: ignore[index]  # the pattern matches any text
         else:
             word = end[self._inner.pre_tokenizer.pre_tokenize_str(end)[-1][1][0] :]
         return text[: len(text) - len(word)], word

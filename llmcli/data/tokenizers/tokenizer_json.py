@@ -13,9 +13,8 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import repeat
-from typing import Any
+from typing import Any, NamedTuple
 
 from llmcli.errors import LLMError, brief
 
@@ -57,8 +56,7 @@ _SPLIT_AT_SPACES = {"type": "Split", "pattern": {"String": " "}, "invert": False
 # ---- checking
 
 
-@dataclass(frozen=True)
-class SafeTokenizer:
+class SafeTokenizer(NamedTuple):
     """The parts of a tokenizer.json that are safe for the library."""
 
     kind: str  # "bpe" (byte-level), "spm" (SentencePiece: spaces are written as SPACE) or "char"

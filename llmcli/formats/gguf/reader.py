@@ -131,11 +131,11 @@ def _translated_tensors(tensors: Mapping[str, TensorInfo], config: ModelConfig) 
         count = rows // len(names)
         for i, name in enumerate(names):
             part = tensor.rows(i * count, (i + 1) * count)
-            translated[name] = replace(part, shape=part.shape[is_stack:])
-    named = {name: replace(tensor, name=name) for name, tensor in translated.items()}
+            translated[name] = part._replace(shape=part.shape[is_stack:])
+    named = {name: tensor._replace(name=name) for name, tensor in translated.items()}
     if config.is_gemma:  # Hugging Face's files store the gains of norms minus 1
         named |= {
-            name: replace(tensor, offset=-1.0) for name, tensor in named.items() if len(tensor.shape) == 1
+            name: tensor._replace(offset=-1.0) for name, tensor in named.items() if len(tensor.shape) == 1
         }
     return named
 

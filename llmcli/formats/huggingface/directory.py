@@ -202,11 +202,11 @@ def _merge_tensors(directory: Path, headers: list[Header]) -> dict[str, TensorIn
                 continue
             if name in tensors:
                 raise LLMError(f"{directory}: tensor {name[:100]} is in two of its files")
-            tensors[name] = replace(tensor, path=header.path)
+            tensors[name] = tensor._replace(path=header.path)
     if EMBEDDING.removeprefix("model.") not in tensors:
         return tensors
     named = ((name if name == HEAD else f"model.{name}", tensor) for name, tensor in tensors.items())
-    return {name: replace(tensor, name=name) for name, tensor in named}
+    return {name: tensor._replace(name=name) for name, tensor in named}
 
 
 def _is_tied(config: Json, tensors: Mapping[str, TensorInfo]) -> bool:

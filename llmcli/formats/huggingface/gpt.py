@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -145,7 +144,7 @@ def from_transformers(config: Json, tensors: Mapping[str, TensorInfo]) -> dict[s
             rows = slice(i * shape[0], (i + 1) * shape[0])
             is_same = len(ours) == 1 and not _TRANSPOSED.search(theirs)
             view = None if is_same else partial(_part, parsed, theirs, expected, rows)
-            named[name] = replace(tensor, name=name, shape=shape, view=view)
+            named[name] = tensor._replace(name=name, shape=shape, view=view)
     return named | left
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from llmcli.errors import usage
 
-_NAME = re.compile(
+_NAME = (
     r"hf:(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)(?:/(?P<file>[\w./-]+\.gguf))?"
     r"(?:@(?P<revision>[\w][\w./-]*))?"
 )
@@ -28,7 +28,7 @@ def local_path(
     text = SHORT_NAMES.get(text, text)
     if not text.startswith("hf:") or text.startswith("hf:/") or path.exists():
         return path
-    if not (parts := _NAME.fullmatch(text)):
+    if not (parts := re.fullmatch(_NAME, text)):
         raise usage(
             f"{text} is not the name of a model on the Hugging Face hub; wanted hf:OWNER/NAME, "
             "hf:OWNER/NAME@REVISION or hf:OWNER/NAME/FILE.gguf"

@@ -7,7 +7,6 @@ into ranges of their rows; their values are not read here.
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 
 from llmcli.config import ARCHITECTURES, FINAL_NORM, REWRITTEN
 from llmcli.errors import LLMError, brief
@@ -46,7 +45,7 @@ def _granite(config: Json, tensors: Tensors) -> tuple[Json, Tensors]:
         FINAL_NORM: 1 / scaling,
     }
     scaled = {
-        name: replace(tensor, factor=factors.get(name, factors.get(name.split(".", 3)[-1], 1.0)))
+        name: tensor._replace(factor=factors.get(name, factors.get(name.split(".", 3)[-1], 1.0)))
         for name, tensor in tensors.items()
     }
     eps = config.get("rms_norm_eps", 1e-6)
@@ -82,7 +81,7 @@ def _phi3(config: Json, tensors: Tensors) -> tuple[Json, Tensors]:
         first = 0
         for part, rows in parts[module].items():
             own = f"{layer}.layers.{number}.{part}.weight"
-            split[own] = replace(tensor.rows(first, first + rows), name=own)
+            split[own] = tensor.rows(first, first + rows)._replace(name=own)
             first += rows
     defaults = {"rms_norm_eps": 1e-5, "eos_token_id": 32000}
     return {key: value for key, value in defaults.items() if key not in config}, split

@@ -3,15 +3,14 @@ steps, the counts of answers."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from llmcli import units
 from llmcli.errors import LLMError
 from llmcli.formats.training_record import TrainingRecord
 
 
-@dataclass(frozen=True)
-class Curve:
+class Curve(NamedTuple):
     """The losses of a model during training, in bits per byte."""
 
     steps: list[int]
@@ -43,8 +42,7 @@ def read_curve(record: TrainingRecord) -> Curve:
     return Curve([*training], [*training.values()], [*validation], [*validation.values()], label)
 
 
-@dataclass(frozen=True)
-class ProbePoint:
+class ProbePoint(NamedTuple):
     """The likeliest next words of the probe prompt after a step (tokens in files of earlier versions)."""
 
     step: int

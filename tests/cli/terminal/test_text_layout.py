@@ -6,7 +6,9 @@ import textwrap
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.cells import cell_len
 
+from llmcli.cli.terminal import text_layout
 from llmcli.cli.terminal.text_layout import text_width, truncate, wrap
 
 
@@ -44,6 +46,13 @@ def test_text_without_spaces_wraps_by_the_columns_it_takes(text: str, columns: i
     for line in lines:  # one wide character or a run of narrow ones, with its punctuation, is not broken
         one = re.fullmatch("「*(私|🍎|カ\u3099|(e\u0301?)+)?[、。」]*", line)
         assert text_width(line) <= columns or one, (line, lines)
+
+
+def test_widths_without_rich_are_those_of_rich() -> None:
+    characters = [chr(code) for code in range(0x10000) if not 0xD800 <= code < 0xE000]
+    narrow = re.findall(text_layout._NARROW.removesuffix("*"), "".join(characters))
+    assert len(narrow) > 600 and {*map(cell_len, narrow)} == {1}
+    assert text_width("".join(narrow)) == len(narrow) and text_width("リンゴ\u0301") == 6
 
 
 def test_a_combining_mark_does_not_hide_the_width_of_what_it_is_combined_with() -> None:
