@@ -66,7 +66,7 @@ def run(*words: str) -> dict[str, object]:
     [
         (
             ("generate", "The cat", "-n", "1"),
-            60,
+            61,
             {"llmcli.cli.terminal.charts", "llmcli.cli.terminal.tables", "llmcli.cli.reports.memory"},
         ),
         (("generate", "The cat", "--next", "2"), 63, {"numpy.random"}),
