@@ -46,8 +46,11 @@ def expressions() -> Iterator[tuple[str, Expression, set[str]]]:
         for call in ast.walk(ast.parse(source)):
             if isinstance(call, ast.Call) and ast.unparse(call.func).startswith("re.") and call.args:
                 method, pattern = ast.unparse(call.func).removeprefix("re."), call.args[0]
-                if isinstance(pattern, ast.Constant) and isinstance(pattern.value, str) and method in METHODS:
-                    yield f"{module}:{call.lineno}", re.compile(pattern.value), {method}
+                value = pattern.value if isinstance(pattern, ast.Constant) else None
+                if isinstance(pattern, ast.Name):  # a constant of the module, or a local variable
+                    value = getattr(importlib.import_module(f"llmcli.{module}"), pattern.id, None)
+                if isinstance(value, str) and method in METHODS:
+                    yield f"{module}:{call.lineno}", re.compile(value), {method}
         if "re.compile" in source:
             try:
                 values = vars(importlib.import_module(f"llmcli.{module}"))
