@@ -3,14 +3,15 @@ it."""
 
 import hashlib
 import math
+import re
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from llmcli.data.conversations.messages import Conversation
 
 GOLDEN = (math.sqrt(5) - 1) / 2
-# sentence punctuation; other characters, such as operators, may distinguish two questions
-_PUNCTUATION = str.maketrans(dict.fromkeys(".,;:!?…'\"‘’“”«»¿¡、。，！？：；「」『』", " "))
+# text without sentence punctuation; other characters, such as operators, may distinguish two questions
+_COMPARED = re.compile(r"""[^\s.,;:!?…'"‘’“”«»¿¡、。，！？：；「」『』]+""")
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def is_known(conversation: Conversation, known: Container[bytes]) -> bool:
 
 def answer_hash(question: str, answer: str) -> bytes:
     """Hash an answer and the message before it, ignoring white space, case and punctuation."""
-    compared = (" ".join(text.casefold().translate(_PUNCTUATION).split()) for text in (question, answer))
+    compared = (" ".join(_COMPARED.findall(text.casefold())) for text in (question, answer))
     return hashlib.sha256("\n".join(compared).encode("utf-8", "surrogatepass")).digest()
 
 
