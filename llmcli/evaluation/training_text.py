@@ -182,6 +182,9 @@ class TrainingText:
     corpus: Corpus
     files: tuple[ConversationFile, ...] = ()
     conversations: Sequence[Conversation] = field(default=(), repr=False)  # conversations in these files
+    recorded: frozenset[str] = (
+        frozenset()
+    )  # sha256 of each file that was trained on or held out with this text
 
     @classmethod
     def of(
@@ -199,6 +202,11 @@ class TrainingText:
         if trained_on := _trained_in_any(files, records):
             conversations = [conversations[i] for i in sorted(trained_on)]
         return cls(Corpus(tuple(part for part in parts if part.text_bytes)), files, conversations)
+
+    def others(self, corpus: Corpus) -> Corpus:
+        """Return the parts of a corpus whose files were neither trained on nor held out with this text: other
+        versions of it, or files that repeat it."""
+        return Corpus(tuple(part for part in corpus.contents if part.document.sha256 not in self.recorded))
 
     @property
     def names(self) -> list[str]:
@@ -299,7 +307,9 @@ def find_training_texts(
             if number and hashes <= searched:
                 continue
             try:
-                texts.append(TrainingText.of(find_sources(stage, model), [record], whole=whole))
+                text = TrainingText.of(find_sources(stage, model), [record], whole=whole)
+                files = {file.sha256 for file in stage.held_out.files}
+                texts.append(replace(text, recorded=frozenset(hashes | files)))
                 searched |= hashes
             except LLMError:
                 if not number:

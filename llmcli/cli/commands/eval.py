@@ -312,11 +312,15 @@ def _note_other_files(measured: "Corpus", trained: "Corpus", models: "Sequence[_
     known_share, known_bytes = 0.0, 0
     for model in models:
         for record in model.source.records:
-            if (others := unrecorded_part(measured, [record])).contents:
-                parts = {part.document.sha256: part for part in trained_part(trained, [record]).contents}
-                for text in find_small_training_texts([record], model.path):
-                    parts |= {part.document.sha256: part for part in text.corpus.contents}
-                found = find_repetitions(Corpus(tuple(parts.values())), others, keeps_training=True)
+            texts = find_small_training_texts([record], model.path)
+            parts = {part.document.sha256: part for part in trained_part(trained, [record]).contents}
+            for text in texts:
+                parts |= {part.document.sha256: part for part in text.corpus.contents}
+            searches = [(Corpus(tuple(parts.values())), unrecorded_part(measured, [record]))]
+            # a stage may have been trained on text that another one held out
+            searches += [(text.corpus, text.others(measured)) for text in texts if len(texts) > 1]
+            for searched, others in searches:
+                found = find_repetitions(searched, others, keeps_training=True)
                 known_share, known_bytes = max(
                     (known_share, known_bytes), (found.known_share, others.text_bytes)
                 )

@@ -27,7 +27,6 @@ from llmcli.evaluation.training_text import (
     changed_files_note,
     find_small_training_texts,
     recorded_path,
-    unrecorded_part,
     untrained_part,
 )
 from llmcli.formats import atomic_io, loading, training_stages
@@ -187,9 +186,8 @@ def _divide(
     held_out = text.held_out.sample(_max_held_out_bytes(text, max_bytes))
     text, read = _without_repetitions(text, held_out, max_bytes, on_note)
     known_share = text.known_share
-    # other versions of the base model's training text, whose hashes its record does not have
-    new = unrecorded_part(held_out, records)
     for base_text in base_texts:
+        new = base_text.others(held_out)
         found = find_repetitions(base_text.corpus, new, keeps_training=True).known_share
         known_share = max(known_share, found * new.text_bytes / max(1, held_out.text_bytes))
     divided = None

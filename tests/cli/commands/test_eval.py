@@ -144,11 +144,16 @@ def test_other_files_that_repeat_the_training_text_are_noted(llm: Llm) -> None:
     assert "in other files" not in llm("eval", "book.txt").stderr
     others = "".join(random.Random(1).choices("abcdefghijklmnopqrstuvwxyz ", k=9000))
     Path("quotes.txt").write_text(f"{others[:4000]}{book[-600:]}{others[4000:]}")  # with what was held out
-    assert llm("train", "quotes.txt", *SMALL[:4], "--like", "model.safetensors", "-o", "b.safetensors").exit_code == 0
+    train = ("train", "quotes.txt", *SMALL[:2])
+    assert llm(*train, *SMALL[2:4], "--like", "model.safetensors", "-o", "b.safetensors").exit_code == 0
+    assert llm(*train, "--from", "model.safetensors", "-o", "tuned.safetensors").exit_code == 0
     assert llm("mix", "model.safetensors", "b.safetensors").exit_code == 0
-    for models in (["mixture.safetensors"], ["model.safetensors", "b.safetensors"]):
-        notes = llm("eval", "book.txt", *(part for name in models for part in ("-m", name))).stderr
-        assert "600 bytes of the measured text are in other files, but 100% of it also occurs in the" in notes
+    for models in (["mixture"], ["model", "b"], ["tuned"]):
+        named = [part for name in models for part in ("-m", f"{name}.safetensors")]
+        notes = llm("eval", "book.txt", *named).stderr
+        assert "600 bytes of the measured text are in other files, but 100% of it also occurs in the" in notes, models
+    plan = llm("train", "book.txt", "--from", "tuned.safetensors", "--dry-run").stdout
+    assert "600 held out: the last tenth of the text; 100% of it also occurs in the training text" in plan
 
 
 @pytest.mark.slow
