@@ -9,12 +9,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
 
 RETRY_SECONDS = 0.05
 SAME_REQUEST = 0.5  # seconds within which a second signal belongs to the same request
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")  # the last is Ctrl-Break and a closed window on Windows
-Handler = Callable[[int, FrameType | None], Any] | int | None
+Handler = Callable[[int, FrameType | None], object] | int | None
 
 
 def stop_signals(*names: str) -> dict[signal.Signals, Handler]:
