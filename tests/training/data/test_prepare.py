@@ -8,6 +8,7 @@ import pytest
 
 from llmcli.config import ModelConfig
 from llmcli.data.documents.reader import DocumentReader
+from llmcli.data.sources import read_sources
 from llmcli.data.text.corpus import SAMPLE_SPANS
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokens import corpus_tokens
@@ -205,6 +206,16 @@ def test_validation_text_that_is_in_the_training_text_is_noted(tmp_path):
     assert ready.record.held_out.known_share == pytest.approx(0.6, abs=0.02)
     known = f"{ready.record.held_out.known_share:.0%} of it also occurs in the training text"
     assert row(ready.plan, "corpus").reason.endswith(f"the 5,000 bytes of val.txt; {known}")
+
+
+def test_short_rows_of_a_table_that_repeat_are_noted(tmp_path) -> None:
+    """Half of the rows are drawn from a few: each held-out one of these is also a training row."""
+    common = [letters(40, seed) for seed in range(20)]
+    rows = [common[i % 19] if i % 2 else letters(40, 100 + i) for i in range(1000)]
+    (tmp_path / "rows.jsonl").write_text("".join(f'{{"text": "{row}"}}\n' for row in rows), "utf-8")
+    ready = prepare(PlanRequest(steps=5), read_sources([str(tmp_path / "rows.jsonl")]).text)
+    assert ready.record.held_out.known_share == pytest.approx(0.5, abs=0.05)
+    assert row(ready.plan, "corpus").reason.endswith("% of it also occurs in the training text")
 
 
 def test_no_held_out_text_is_what_the_base_model_was_trained_on(tmp_path) -> None:
