@@ -1,4 +1,5 @@
-"""One file of any format as conversations, the text in a column, or plain text: `read_records`.
+"""One file of records or plain text as conversations, the text in a column, or plain text: `read_records`.
+Documents (PDF, HTML, ...) are read in data/documents/ first, unless they are read as plain text.
 
 - JSON: one record a line, an array of records, or records one after the other (text/json_records.py).
 - Tables in CSV, TSV (conversations/tables.py) and Parquet files (text/parquet_records.py): each row is a

@@ -3,7 +3,8 @@ followed the last few tokens earlier in the text (arXiv:2304.04487).
 
 A large model takes about as long for four tokens as for one, because it reads every weight once in either
 case. So the model processes the last token of a text together with a draft, and the text keeps the tokens of
-the draft that are also chosen from the model's own predictions: it is the same text as without a draft.
+the draft that are also chosen from the model's own predictions. It is the same text as without a draft, unless
+two tokens are equally likely up to the last bits of their logits (`Runtime.step_batch`).
 """
 
 from collections.abc import Sequence
@@ -21,8 +22,9 @@ class Drafts:
         self._next: dict[tuple[int, ...], int] = {}
 
     def draft(self, ids: Sequence[int], most: int) -> list[int]:
-        """Return up to `most` tokens that may follow the text `ids`, or none: one less than those that match.
-        `ids` begin with those of the previous call.
+        """Return up to `most` tokens that may follow the text `ids`. If its last n tokens (2 to 4, as many as
+        possible) occurred earlier, these are the n - 1 tokens that followed them. `ids` begin with those of the
+        previous call.
 
         >>> Drafts().draft([1, 2, 3, 4, 1, 2, 3], 4)
         [4, 1]
@@ -36,7 +38,7 @@ class Drafts:
         drafted: list[int] = []
         for length in range(LONGEST, SHORTEST - 1, -1):
             if (position := self._next.get(tuple(ids[-length:]))) is not None:
-                for i in range(position, position + min(most, length - 1)):
+                for i in range(position, position + min(most, length - 1)):  # beyond the text: its own tokens
                     drafted.append(ids[i] if i < len(ids) else drafted[i - len(ids)])
                 break
         return drafted

@@ -8,7 +8,6 @@ A text begins as token ids. If the prompt may end inside a word, token_healing.p
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import zip_longest
 
 import numpy as np
 
@@ -59,21 +58,21 @@ def decode(runtime: Runtime, text: "GeneratedText") -> Iterator[Piece]:
 
 def step_with_draft(runtime: Runtime, text: "GeneratedText", context: int) -> list[tuple[Array, list[Piece]]]:
     """Process the last chosen token, together with a draft of the next ones if there is one, and append
-    tokens until one differs from the draft. Returns, for each, (logits [V], pieces). The cache then holds all
-    tokens of the text except the last; `context` limits their number."""
+    tokens until one differs from the draft. Returns, for each appended token, (logits [V], pieces). The cache
+    then holds the tokens before the last appended one; `context` limits their number."""
     length = runtime.length
     token = text.ids[-1]
-    draft = text.drafts.draft(text.ids, min(runtime.draft_tokens, context - length - 1))
+    most = min(runtime.draft_tokens, context - length - 1, text.sampling.max_tokens - text.tokens - 1)
+    draft = text.drafts.draft(text.ids, most)
     rows = runtime.logits_of_draft([token, *draft]) if draft else runtime.step(token)[None]
     steps = []
-    for logits, drafted in zip_longest(rows, draft):
-        length += 1
+    for i, logits in enumerate(rows):
         choice = text.choose(logits)
         steps.append((logits, text.append(choice)))
-        if text.finish_reason or choice[0] != drafted:
+        if text.finish_reason or i == len(draft) or choice[0] != draft[i]:
             break
     if draft:
-        runtime.undo_step(length)
+        runtime.undo_step(length + len(steps))
     return steps
 
 
@@ -136,9 +135,9 @@ class GeneratedText:
         """`ids` are the prompt's tokens. `stop_ids` also end the text; the repetition penalty does not apply
         to them, since every turn of a conversation has them. `grammar` is the compiled grammar of the
         settings, if there is one."""
-        self.ids = list(ids)
+        self.ids = list(ids)  # prompt and text, without the token that ends it
         self.drafts = Drafts()
-        self.bos_ids = tokenizer.bos_ids  # prompt and text, without the token that ends it
+        self.bos_ids = tokenizer.bos_ids
         self.tokens = 0  # number of new tokens
         self.finish_reason: str | None = None
         self.last_token: ChosenToken | None = None  # the token that ended the text, and its log probability

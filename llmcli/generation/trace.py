@@ -4,6 +4,7 @@ chosen token.
 The loop is in generator.py; a subclass of Sampler records the choices.
 """
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -60,21 +61,21 @@ def trace(
     """Yield the steps of `generate`; stop strings are ignored. Raises LLMError like `generate`."""
     sampler = _RecordingSampler(replace(sampling, stop=()))
     for piece in generate(runtime, tokenizer, prompt, sampler, literal=literal):
-        steps = sampler.steps
-        sampler.steps = []
-        for step in steps:  # one, or none if a limit ended the text
-            # a piece has the id of its token; the sampler may have chosen an entry that stands for this token
-            chosen = step.chosen if piece.id is None else replace(step.chosen, id=piece.id)
-            shown = tuple(chosen if candidate == step.chosen else candidate for candidate in step.candidates)
-            yield replace(
-                step, chosen=chosen, candidates=shown, text=piece.text, finish_reason=piece.finish_reason
-            )
+        if not sampler.steps:  # a limit ended the text
+            return
+        step = sampler.steps.popleft()  # several are chosen before their pieces come if a draft was right
+        # a piece has the id of its token; the sampler may have chosen an entry that stands for this token
+        chosen = step.chosen if piece.id is None else replace(step.chosen, id=piece.id)
+        shown = tuple(chosen if candidate == step.chosen else candidate for candidate in step.candidates)
+        yield replace(
+            step, chosen=chosen, candidates=shown, text=piece.text, finish_reason=piece.finish_reason
+        )
 
 
 class _RecordingSampler(Sampler):
     def __init__(self, config: SamplingConfig) -> None:
         super().__init__(config)
-        self.steps: list[TraceStep] = []  # steps that the caller has not taken yet
+        self.steps = deque[TraceStep]()  # steps that the caller has not taken yet
 
     def __call__(
         self, logits: Array, seen: Ids = (), *, model_logits: Array | None = None, tokens: Ints | None = None

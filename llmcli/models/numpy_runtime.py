@@ -81,7 +81,7 @@ class NumpyRuntime(KVCacheRuntime):
         self._embedding_scale = np.float32(config.embedding_scale)
         # rotations by position, [positions, 1, D/2] for each of ModelConfig.layer_kinds
         self._rotations = [np.zeros((0, 1, config.head_dim // 2), np.complex64) for _ in config.layer_kinds]
-        self.draft_tokens = int(config.parameters >= LARGE_PARAMETERS and not config.num_experts)
+        self.draft_tokens = 1 if config.parameters >= LARGE_PARAMETERS and not config.num_experts else 0
         self._expert_weights: list[Array] = []  # [E] for the last token, in each layer
 
     def prefill(self, ids: Sequence[int], recorder: Recorder | None = None) -> Array:

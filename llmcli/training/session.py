@@ -1,5 +1,5 @@
-"""A training run from inputs to model file: read, plan, train, save. Used by the command line and the Python
-API."""
+"""A training run from its inputs (data/inputs.py) to a model file: plan, train, save. Used by the command line
+and the Python API."""
 
 import hashlib
 import math
@@ -407,7 +407,7 @@ def _train(
 ) -> Generator[Event, None, None]:
     """Yield the trainer's events."""
 
-    def stop() -> bool:
+    def stop_requested() -> bool:
         if leader and not signals and (number := leader.group.stop_request()):
             signals.append(number)
         return bool(signals)
@@ -421,7 +421,13 @@ def _train(
         probe=prepared.task.request.probe or (None if prepared.conversations else _probe_prompt(prepared)),
     )
     reserve = _reserve_seconds(prepared, planned.known_answers)
-    clock = Clock(prepared.plan.train, planned.started, reserve, stop=stop, processor_time=time.thread_time)
+    clock = Clock(
+        prepared.plan.train,
+        planned.started,
+        reserve,
+        stop_requested=stop_requested,
+        processor_time=time.thread_time,
+    )
     run = Run(data, clock, tuner=planned.tuner, leader=leader)
     run.begin(stopped.take_state() if stopped else None, on_progress)
     yield from trainer.train(run, saver.is_due)

@@ -18,6 +18,7 @@ from llmcli.generation.trace import TraceStep, trace
 from llmcli.models.numpy_runtime import NumpyRuntime
 from tests.cli.terminals import STYLES, in_a_terminal
 from tests.conftest import TEXT, Llm, random_checkpoint
+from tests.generation.fakes import Digits, FakeRuntime
 
 TOKENIZER = Tokenizer.train_bpe([TEXT], 300)
 CONFIG = ModelConfig(300, 32, 64, 2, 4, 2, 8, 32)
@@ -44,6 +45,14 @@ def test_steps_choose_the_tokens_of_generate() -> None:
             steps, text = traced("The cat sat", literal, **values)
             assert "".join(step.text for step in steps) == text, (literal, values)
             assert any(step.retokenized for step in steps) is not literal, (literal, values)
+
+
+def test_steps_are_those_of_their_pieces_when_a_draft_is_right() -> None:
+    runtime = FakeRuntime(1000, lambda cached: 50 * np.eye(5)[cached[-1] % 4 + 1], draft_tokens=3)
+    steps = list(trace(runtime, Digits(*"abcd"), "123412", SamplingConfig(max_tokens=9, temperature=0.0)))
+    assert "".join(step.text for step in steps) == "cdabcdabc"
+    assert [step.chosen.id for step in steps] == [3, 4, 1, 2, 3, 4, 1, 2, 3]
+    assert runtime.evaluations < 5
 
 
 def test_probabilities_and_removals_are_those_of_the_definition() -> None:

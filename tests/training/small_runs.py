@@ -134,8 +134,10 @@ def use_ticking_clock(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """The time budgets of runs pass by `seconds` with each reading of the clock, however busy the machine is."""
     ticks = count()
 
-    def clock(settings: TrainConfig, began: float, reserve: float, stop: Callable[[], bool], **_: object) -> Clock:
-        return Clock(settings, 0.0, reserve, lambda: seconds * next(ticks), stop)
+    def clock(
+        settings: TrainConfig, began: float, reserve: float, stop_requested: Callable[[], bool], **_: object
+    ) -> Clock:
+        return Clock(settings, 0.0, reserve, lambda: seconds * next(ticks), stop_requested)
 
     monkeypatch.setattr(session, "Clock", clock)
 

@@ -41,7 +41,7 @@ def unsupported(config: ModelConfig) -> str | None:
     if config.num_experts:
         return "mixture-of-experts layers"
     if config.architecture.joint_qk_norm:
-        return "norms after attention"
+        return "norms of all heads together"
     return f"a head size of {config.head_dim} (only multiples of 16)" if config.head_dim % 16 else None
 
 

@@ -79,7 +79,7 @@ class BestWeights:
                     clock.add_evaluation(seconds, self._token_cost * validator.evaluated_tokens)
                 weights = self._scaled_weights(factor)
         except CutShortError:
-            if is_first and not (self._calibrates or clock.stop()):
+            if is_first and not (self._calibrates or clock.stop_requested()):
                 validator.keep_units(1)  # there was time for at most one unit
             return None
         # round as the record does, so that every display rounds the same number

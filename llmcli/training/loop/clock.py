@@ -48,18 +48,18 @@ class Clock:
         began: float | None = None,
         reserve: float = 0.0,
         now: Callable[[], float] = time.monotonic,
-        stop: Callable[[], bool] = lambda: False,
+        stop_requested: Callable[[], bool] = lambda: False,
         processor_time: Callable[[], float] = lambda: 0.0,
     ) -> None:
         """The run began at `began` (on the clock `now`) or begins now. `reserve` seconds of the time limit
-        are kept for the caller's work after the run, more if the processor is busy. `stop` returns whether
-        the user asked the run to stop; `processor_time` returns this thread's processor time (0: unknown),
+        are kept for the caller's work after the run, more if the processor is busy. `stop_requested` returns
+        whether the user asked the run to stop; `processor_time` returns this thread's processor time (0: unknown),
         from which the load of the processor is estimated."""
         self._settings = settings
         self.seconds = math.inf if settings.seconds is None else settings.seconds
         self.reserve = reserve
         self.now = now
-        self.stop = stop
+        self.stop_requested = stop_requested
         # with a GPU, the thread waits, so that its processor time says nothing about the load
         self.processor_time = processor_time if settings.device == "cpu" else lambda: 0.0
         self.began = now() if began is None else began
@@ -207,13 +207,13 @@ class Clock:
     def interruptible(
         self, model: LanguageModel, patience: float, deadline: float = math.inf
     ) -> Iterator[None]:
-        """In this context, forward passes of `model` raise CutShortError once `stop` returns True and
+        """In this context, forward passes of `model` raise CutShortError once `stop_requested` returns True and
         `patience` seconds have passed, or at `deadline`."""
         entered = self.now()
 
         def should_stop() -> bool:
             now = self.now()
-            return now - self.began > deadline or (now - entered > patience and self.stop())
+            return now - self.began > deadline or (now - entered > patience and self.stop_requested())
 
         with eager_without_compiler(self._settings), stop_between_layers(model, should_stop):
             yield

@@ -290,7 +290,7 @@ class Run:
     def _give_up_step(self, began: float) -> None:
         """End the run, unless the user asked to stop. Raises LLMError if that was its first step."""
         clock = self.clock
-        if clock.stop():
+        if clock.stop_requested():
             return
         self.position.progress = 1.0
         if not self.position.step:

@@ -14,23 +14,23 @@ from llmcli.training.loop.run import Run
 def train(run: Run, save_due: Callable[[], bool] = lambda: False) -> Iterator[Event]:
     """Train a run that has begun until it is over. The last event is Done.
 
-    When the `stop` of the run's clock returns True, the run ends early with the best weights so far. When
+    When `stop_requested` of the run's clock returns True, the run ends early with the best weights so far. When
     `save_due` returns True, and before long evaluations, a State is yielded; a run that resumes from it
     reaches the same weights.
 
     Raises LLMError if the loss becomes NaN or infinite before the first evaluation (later, the run ends with
     the best weights so far), or if it is stopped before its first step.
     """
-    stop = run.clock.stop
-    stopped = stop()
+    stop_requested = run.clock.stop_requested
+    stopped = stop_requested()
     if run.data.start and run.is_new and not stopped:
         yield from run.evaluate()  # if training does not improve on these weights, the run ends with them
         run.clock.begin_steps()
-        stopped = stop()
+        stopped = stop_requested()
     while True:
         if run.is_evaluation_due() and not stopped:
             yield from run.evaluate()
-            stopped = stop()
+            stopped = stop_requested()
         if run.problem or (run.is_over and not stopped):
             break
         # save first: only an interrupted run makes this evaluation, so a resumed run must not depend on it
@@ -43,7 +43,7 @@ def train(run: Run, save_due: Callable[[], bool] = lambda: False) -> Iterator[Ev
         else:
             if step := run.step():
                 yield step
-            stopped = stop()
+            stopped = stop_requested()
         if run.is_over and run.has_long_final_evaluation():
             yield run.state()  # a failure in the following evaluations loses no steps
     if not (run.has_begun or run.problem):

@@ -91,7 +91,7 @@ def prepared_text(
     ready, start = fine_tuning(base(context=128), **request)
     settings = replace(ready.plan.train, seconds=seconds)
     clock = PassingTime()
-    timer = Clock(settings, -spent, now=clock, stop=lambda: stop)
+    timer = Clock(settings, -spent, now=clock, stop_requested=lambda: stop)
     run = Run(RunData(replace(ready, plan=replace(ready.plan, train=settings)), start), timer)
     began = clock.time
     run.begin(None)
