@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from llmcli.formats.safetensors.dtypes import Values
 
+# of GPT-2's layers of class Conv1D; no other architecture here has these names
 _TRANSPOSED = re.compile(r"\.(c_attn|c_proj|c_fc)\.weight$")
 _BY_HEAD = ".query_key_value."
 _NOT_WEIGHTS = re.compile(r"\.(attn|attention)\.(bias|masked_bias)$")  # causal masks in older files
