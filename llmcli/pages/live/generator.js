@@ -33,7 +33,7 @@ async function* generate(runtime, vocabulary, prompt, settings, check, endIds = 
     if (isNew) { // prefill: process the prompt
       const last = lastTokens(ids, context, bos_ids);
       logits = runtime.read(last.slice(runtime.begin(last, prompt.written)));
-    } else if (runtime.length < context) { // step: process the token that was chosen last
+    } else if (runtime.ids.length < context) { // step: process the token that was chosen last
       logits = runtime.read(ids.slice(-1), { counts: false });
     } else logits = runtime.readHalf(lastTokens(ids, Math.max(1, Math.floor(context / 2)), bos_ids));
     isNew = false;

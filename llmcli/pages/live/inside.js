@@ -2,7 +2,6 @@
 // each token contributes. The figures are those of `llm explain`.
 const MAX_RECORDED = 256; // the last tokens of a text, whose attention is kept
 const MAX_HIDING_WORK = 4e9; // parameters x tokens that are processed while tokens are hidden: some seconds
-const READ_AT_ONCE = 8; // tokens between two checks
 
 const dot = (x, y) => x.reduce((sum, value, i) => sum + value * y[i], 0);
 const byProbability = (probabilities) => [...probabilities.keys()].sort((a, b) => probabilities[b] - probabilities[a]);
@@ -19,7 +18,7 @@ class Recording extends Runtime {
   async record(ids, check) {
     this.first = Math.max(0, ids.length - MAX_RECORDED);
     for (let i = this.weights.length = this.reuse(ids); i < ids.length; i++) {
-      if (i % READ_AT_ONCE === 0) await check();
+      await check();
       this.model.step(ids[i], false);
       this.ids.push(ids[i]);
       const { weights } = this.model.activations;

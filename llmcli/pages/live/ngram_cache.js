@@ -75,7 +75,6 @@ class Runtime {
     this.ids = []; // in the KV cache
     this.context = model.config.max_position_embeddings;
   }
-  get length() { return this.ids.length; }
 
   rewind(length = 0) {
     const isWhole = this.cache?.ids.length === this.ids.length; // otherwise it holds more than the context

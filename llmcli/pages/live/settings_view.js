@@ -1,13 +1,12 @@
 // How the next token is chosen: sliders, and further settings that only a server has.
 const SLIDERS = ["temperature", "topP", "minP"];
 const WRITE_SLIDERS = { temperature: 1, topP: 1, minP: 0 }, CHAT_SLIDERS = { temperature: 0.8, topP: 1, minP: 0.05 }; // as llm chat
-const furtherSettings = [...byId("more").querySelectorAll("input, textarea")];
 
 const sliders = () => Object.fromEntries(SLIDERS.map((name) => [name, Number(byId(name).value)]));
 
 // All settings; of the further ones, those that are given. They have the names of the server's fields.
 function settings() {
-  const given = furtherSettings.filter((node) => node.value !== "" && node.checkValidity());
+  const given = [...byId("more").querySelectorAll(":valid")].filter((node) => node.value !== "");
   return { ...sliders(), ...Object.fromEntries(given.map((node) => [node.name, node.type === "number" ? Number(node.value) : node.value])) };
 }
 

@@ -74,17 +74,14 @@ class Vocabulary {
 
   // For each token whether it may be generated in a state; null if all may be.
   allowed(state) {
-    if (this.tokenizer.is_imported) return null;
-    if (!this.masks.has(state)) this.masks.set(state, this.mask(state));
-    return this.masks.get(state);
-  }
-  mask(state) {
-    const { seen_bytes: seen, eos_ids: ends } = this.tokenizer, isSeen = new Set(seen);
-    const mask = this.tokens.map((bytes, id) => {
+    const { is_imported, seen_bytes: seen, eos_ids: ends } = this.tokenizer;
+    if (is_imported || this.masks.has(state)) return this.masks.get(state) ?? null;
+    const isSeen = new Set(seen), mask = this.tokens.map((bytes, id) => {
       const fits = bytes ? stateAfter(bytes, state) !== INVALID : state === START && ends.includes(id);
       return fits && (!seen || [...bytes].every((byte) => isSeen.has(byte.charCodeAt(0))));
     });
-    return mask.includes(true) && mask.includes(false) ? mask : null;
+    this.masks.set(state, mask.includes(true) && mask.includes(false) ? mask : null);
+    return this.masks.get(state);
   }
 
   // The logits of the tokens that may be generated; -Infinity for the others, and without rows that no token uses.

@@ -5,7 +5,7 @@ const MAX_VOCABULARY = 512; // tokens of BPE
 const MAX_CHARACTERS = 2048; // tokens that are characters; rarer ones are bytes
 const MIN_PAIRS = 2; // occurrences of a pair that is merged
 const MAX_TOKEN_BYTES = 63;
-const TRAINING_WORD = 256; // characters of a word for the training of a tokenizer
+const TRAINING_WORD = /.{1,256}/gsu; // a longer word is cut for the training of a tokenizer
 // Encodings that are tried if a text is not UTF-8, in this order: a share of its letters must be of this kind.
 const ENCODINGS = [
   ["shift_jis", /[\u3040-\u30ff]/u, 0.2], ["euc-jp", /[\u3040-\u30ff]/u, 0.2], ["euc-kr", /\p{Script=Hangul}/u, 0.6], ["gb18030", /\p{Script=Han}/u, 0.6],
@@ -33,15 +33,12 @@ function decodeText(bytes) {
   return { text, encoding };
 }
 
-// The words of a text for the training of a tokenizer; a long one is cut.
-const CUT = new RegExp(`.{1,${TRAINING_WORD}}`, "gsu");
-const trainingWords = (text, tokenizer) => tokenizer.words(text).flatMap((word) => word.match(CUT));
-
 // Byte-pair encoding (Sennrich et al. 2016): merges the most frequent pair, of several the one of the lowest tokens, until there
 // are MAX_VOCABULARY tokens. `data` is a tokenizer of single bytes; it gets the merges.
 function trainMerges(data, text) {
   const base = new Tokenizer(data), { tokens, merges } = data;
-  const words = [...countsOf(trainingWords(text, base))].map(([word, count]) => ({ ids: base.symbols(word), count }));
+  const counted = countsOf(base.words(text).flatMap((word) => word.match(TRAINING_WORD)));
+  const words = [...counted].map(([word, count]) => ({ ids: base.symbols(word), count }));
   const counts = new Int32Array(MAX_VOCABULARY ** 2); // of the pair left * MAX_VOCABULARY + right
   while (tokens.length < MAX_VOCABULARY) {
     counts.fill(0);
