@@ -516,11 +516,11 @@ def test_a_class_joins_with_the_code_or_the_qr_code(browser: "playwright.Browser
     segno = pytest.importorskip("segno", reason="needs segno: pip install segno")
     options, limits = ("--host", "0.0.0.0"), {"CLASS_WRONG_CODES": 2}
     with serving(folder / "words.safetensors", options=options, limits=limits) as served:
-        code, link = re.findall(r"class code (\w+), or open (\S+)", served.log)[0]
         pages = [browser.new_page(locale=locale, viewport={"width": 400, "height": 800}) for locale in ("ja", "en")]
         typing, scanning = pages
         typing.goto(served.url)
         typing.wait_for_selector("#key:not([hidden])")
+        code, link = re.findall(r"class code (\w+), or open (\S+)", served.log)[0]  # printed after the address
         assert typing.inner_text("#key").strip() == "クラスコード"
         assert "入力してください" in typing.inner_text("#problem")
         full_width = "".join(chr(ord(character) + 0xFEE0) for character in code.lower())
