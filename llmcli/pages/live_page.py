@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from llmcli import units
 from llmcli.analysis.comparison import initialized_heads
-from llmcli.config import ModelConfig
+from llmcli.config import ModelConfig, SamplingConfig
 from llmcli.data.conversations.example_prompt import example_prompts
 from llmcli.errors import LLMError
 from llmcli.formats.atomic_io import name_of
@@ -67,6 +67,13 @@ SERVED_SCRIPTS = (
 )
 TRAINABLE_SCRIPTS = (*PAGE_SCRIPTS, "training/train_view.js")
 TEXTS = ("page", "record")
+_DEFAULTS = SamplingConfig()
+# positions of the sliders for answers, and for the samples of a model in training
+CHAT_SLIDERS = {
+    "temperature": _DEFAULTS.temperature,
+    "topP": _DEFAULTS.top_p,
+    "minP": _DEFAULTS.min_p,
+}
 MAX_EXAMPLES = 4
 STYLES = ("templates/page.css", "live/page.css")
 _WITHOUT_TAB = {"train_tab": "", "train_panel": ""}  # placeholders for the tab Train
@@ -149,13 +156,15 @@ def _page(title: str, data: Json, weights: bytes, *, trainable: bool) -> bytes:
     worker = '"use strict";\n' + joined([f"live/{script}.js" for script in MODEL_SCRIPTS])
     values = _WITHOUT_TAB | {"icon": "", "weights": base64.b64encode(weights).decode(), "worker": worker}
     styles = [*STYLES]
-    script = script_of(PAGE_SCRIPTS, TEXTS)
+    script = script_of(PAGE_SCRIPTS, TEXTS, CHAT_SLIDERS=CHAT_SLIDERS)
     sources = "; worker-src blob:"
     program = "live/program.html"
     if trainable:
         data = data | {"training": training_data()}
         trainer = joined([f"training/{script}.js" for script in TRAINING_SCRIPTS])
-        page = script_of(TRAINABLE_SCRIPTS, (*TEXTS, "train"), EXAMPLES=example_texts())
+        page = script_of(
+            TRAINABLE_SCRIPTS, (*TEXTS, "train"), CHAT_SLIDERS=CHAT_SLIDERS, EXAMPLES=example_texts()
+        )
         values |= {name: joined([f"training/{name}.html"]) for name in _WITHOUT_TAB}
         values |= {"worker": compressed(f"{worker}\n{trainer}"), "page": compressed(page)}
         styles = [*STYLES, "training/train.css"]
@@ -173,7 +182,7 @@ def served_page() -> bytes:
     sources = "; connect-src 'self'; img-src data:"
     styles = (*STYLES, "live/class.css")
     values = _WITHOUT_TAB | {"icon": icon, "data": "{}", "program": ""}
-    script = script_of(SERVED_SCRIPTS, (*TEXTS, "class"))
+    script = script_of(SERVED_SCRIPTS, (*TEXTS, "class"), CHAT_SLIDERS=CHAT_SLIDERS)
     return fill("live/page.html", styles, script, "llm serve", sources, **values)
 
 

@@ -1,6 +1,6 @@
 // How the next token is chosen: sliders, and further settings that only a server has.
 const SLIDERS = ["temperature", "topP", "minP"];
-const WRITE_SLIDERS = { temperature: 1, topP: 1, minP: 0 }, CHAT_SLIDERS = { temperature: 0.8, topP: 1, minP: 0.05 }; // as llm chat
+const WRITE_SLIDERS = { temperature: 1, topP: 1, minP: 0 }; // CHAT_SLIDERS come from the defaults of llm chat
 
 const sliders = () => Object.fromEntries(SLIDERS.map((name) => [name, Number(byId(name).value)]));
 
