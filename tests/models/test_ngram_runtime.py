@@ -157,7 +157,7 @@ def test_generation_beyond_the_context_copies_only_from_the_prompt() -> None:
     class Given:
         """A text whose tokens are given, not chosen."""
 
-        finish_reason, bos_ids, sampling = None, (), SamplingConfig()
+        finish_reason, bos_ids, sampling, tokens = None, (), SamplingConfig(), 0
         ids, following, drafts = text(40), text(60, seed=1), Drafts()
 
         def choose(self, logits: Array) -> ChosenToken:
