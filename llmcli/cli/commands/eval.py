@@ -309,7 +309,8 @@ def _note_other_files(measured: "Corpus", trained: "Corpus", models: "Sequence[_
         unrecorded_part,
     )
 
-    known_share, known_bytes = 0.0, 0
+    known_share = 0.0
+    known_bytes = 0
     for model in models:
         for record in model.source.records:
             texts = find_small_training_texts([record], model.path)

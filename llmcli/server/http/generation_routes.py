@@ -36,7 +36,9 @@ async def chat_completions(call: Call, body: ChatBody) -> Response:
 async def _generate(call: Call, body: GenerationBody, prepare: Callable[[], GenerationAnswer]) -> Response:
     has_grammar = isinstance(body.constraint[1], Grammar)
     is_class = call.service.classroom is not None
-    answer = None if is_class and body.constraint[0] else await call.prepare(prepare, has_grammar=has_grammar)
+    answer = (
+        None if is_class and body.constraint[0] else await call.in_thread(prepare, takes_long=has_grammar)
+    )
     if answer is None or (is_class and len(answer.requests) > 1):
         message = (
             "a class code allows one prompt, with n=1 and without constraints on the text; "

@@ -59,13 +59,13 @@ class Call:
     entry: LogEntry
     is_large: bool = False  # whether reading the body takes long
 
-    async def prepare(self, function: Callable[[], T], *, has_grammar: bool = False) -> T:
-        """Run a function in a thread. Raises ClientDisconnect if the client leaves before it begins."""
-        return await while_connected(self.request.receive, self._in_thread(function, takes_long=has_grammar))
-
-    async def _in_thread(self, function: Callable[[], T], *, takes_long: bool = False) -> T:
+    async def in_thread(self, function: Callable[[], T], *, takes_long: bool = False) -> T:
         """Run a function in a thread. With `takes_long`, it waits while too many such functions are running,
-        so that other requests get threads and processor time."""
+        so that other requests get threads and processor time. Raises ClientDisconnect if the client leaves
+        before it begins."""
+        return await while_connected(self.request.receive, self._when_free(function, takes_long=takes_long))
+
+    async def _when_free(self, function: Callable[[], T], *, takes_long: bool) -> T:
         async with self.service.preparing if takes_long or self.is_large else nullcontext():
             return await run_in_threadpool(function)
 
@@ -82,7 +82,7 @@ class Call:
     async def search(self, function: Callable[[Check], T]) -> T:
         """Like `analyze`, for a function that takes seconds and needs no runtime; it runs in a separate
         thread."""
-        return await self._bounded(lambda check: self._in_thread(lambda: function(check)))
+        return await self._bounded(lambda check: self._when_free(lambda: function(check), takes_long=False))
 
     async def _bounded(self, start: Callable[[Check], Awaitable[T]]) -> T:
         is_over = threading.Event()
@@ -134,9 +134,9 @@ async def respond(operation: Operation, request: Request) -> Response:
     arguments = (call,) if body is None else (call, body)
     handler = operation.handler
     answer = await (
-        handler(*arguments) if iscoroutinefunction(handler) else call.prepare(lambda: handler(*arguments))
+        handler(*arguments) if iscoroutinefunction(handler) else call.in_thread(lambda: handler(*arguments))
     )
-    return answer if isinstance(answer, Response) else await call.prepare(lambda: JSONResponse(answer))
+    return answer if isinstance(answer, Response) else await call.in_thread(lambda: JSONResponse(answer))
 
 
 async def _receive(request: Request) -> bytes:
