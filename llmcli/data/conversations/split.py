@@ -53,8 +53,9 @@ def is_known(conversation: Conversation, known: Container[bytes]) -> bool:
 
 
 def answer_hash(question: str, answer: str) -> bytes:
-    """Hash an answer and the message before it, ignoring white space, case and punctuation."""
-    compared = (" ".join(_COMPARED.findall(text.casefold())) for text in (question, answer))
+    """Hash an answer and the message before it, ignoring white space, case and punctuation, unless a text
+    consists of punctuation."""
+    compared = (" ".join(_COMPARED.findall(text.casefold())) or text for text in (question, answer))
     return hashlib.sha256("\n".join(compared).encode("utf-8", "surrogatepass")).digest()
 
 

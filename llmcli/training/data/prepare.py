@@ -296,9 +296,13 @@ def _without_repetitions(
 
 def _known_rows(training: Corpus, held_out: Corpus) -> float:
     """Return the share of held-out text in rows of tables that are also in the training text. The search for
-    passages does not find short rows, which have other neighbors there."""
-    tables = "\n".join("".join(part.text()) for part in held_out.contents if part.document.columns)
-    lines = list(filter(None, map(str.strip, tables.split("\n"))))
+    passages does not find short rows, which have other neighbors there. Only tables whose rows are one line
+    each are compared: in others, lines such as those of a template repeat without their rows."""
+    lines: list[str] = []
+    for part in held_out.contents:
+        if part.document.columns and not part.document.template:
+            rows = "".join(part.text()).strip().split("\n\n")
+            lines += [] if any("\n" in row for row in rows) else map(str.strip, rows)
     if not lines:
         return 0.0
     occurring = occurring_lines(set(lines), training.texts())

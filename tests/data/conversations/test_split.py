@@ -53,6 +53,7 @@ def test_what_is_trained_on_is_not_held_out() -> None:
         Conversation(conversation("Who is it?").messages, "elsewhere"),
         conversation("2 + 3", "5"),
         conversation("だれですか。", "私です。"),
+        conversation("?", "!"),
     ]
     new = [
         conversation("What?"),
@@ -61,6 +62,7 @@ def test_what_is_trained_on_is_not_held_out() -> None:
         conversation("2 * 3", "6"),
         conversation("23", "5"),
         conversation("2 - 3", "5"),
+        conversation("??", "!"),
     ]
     known = [
         conversation("Who is it?"),
@@ -69,8 +71,8 @@ def test_what_is_trained_on_is_not_held_out() -> None:
         conversation("WHO, is it?!", "“Yes”"),
         conversation("だれですか？", "私です"),
     ]
-    parts = divide([*training, *new, *known], range(4, 15))
-    assert (parts.training, parts.held_out, parts.repeated) == (training, new, [*range(10, 15)])
+    parts = divide([*training, *new, *known], range(5, 17))
+    assert (parts.training, parts.held_out, parts.repeated) == (training, new, [*range(12, 17)])
 
 
 def test_a_conversation_is_known_if_most_of_its_answers_are() -> None:

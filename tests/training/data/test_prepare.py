@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from llmcli.config import ModelConfig
+from llmcli.data.conversations.record_kinds import ReadOptions
 from llmcli.data.documents.reader import DocumentReader
 from llmcli.data.sources import read_sources
 from llmcli.data.text.corpus import SAMPLE_SPANS
@@ -216,6 +217,17 @@ def test_short_rows_of_a_table_that_repeat_are_noted(tmp_path) -> None:
     ready = prepare(PlanRequest(steps=5), read_sources([str(tmp_path / "rows.jsonl")]).text)
     assert ready.record.held_out.known_share == pytest.approx(0.5, abs=0.05)
     assert row(ready.plan, "corpus").reason.endswith("% of it also occurs in the training text")
+
+
+@pytest.mark.parametrize("template", ["", "Text: {text}\nLabel: {label}", "Text: {text}\n\nLabel: {label}"])
+def test_lines_that_many_rows_of_a_table_have_are_not_repeated_rows(tmp_path, template) -> None:
+    greeting = "" if template else "Dear Sir or Madam,\n"
+    records = [{"text": greeting + letters(40, i), "label": "yes" if i % 2 else "no"} for i in range(400)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")
+    columns = ("text", "label") if template else ("text",)
+    reading = ReadOptions(columns=columns, template=template)
+    ready = prepare(PlanRequest(steps=5), read_sources([str(tmp_path / "rows.jsonl")], reading).text)
+    assert not ready.record.held_out.known_share
 
 
 def test_no_held_out_text_is_what_the_base_model_was_trained_on(tmp_path) -> None:
