@@ -47,8 +47,8 @@ def _print_version() -> None:
 
 
 def _delay_garbage_collection() -> None:
-    """Begin to collect garbage after FIRST_COLLECTION objects. Those of imported modules stay, and visiting them
-    repeatedly takes a twentieth of the time of a short command."""
+    """Begin to collect garbage after FIRST_COLLECTION objects. Those of imported modules stay, and visiting
+    them repeatedly takes a twentieth of the time of a short command."""
     thresholds = gc.get_threshold()
     gc.set_threshold(FIRST_COLLECTION)
     gc.callbacks.append(lambda phase, info: gc.set_threshold(*thresholds))

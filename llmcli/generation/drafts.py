@@ -3,8 +3,8 @@ followed the last few tokens earlier in the text (arXiv:2304.04487).
 
 A large model takes about as long for four tokens as for one, because it reads every weight once in either
 case. So the model processes the last token of a text together with a draft, and the text keeps the tokens of
-the draft that are also chosen from the model's own predictions. It is the same text as without a draft, unless
-two tokens are equally likely up to the last bits of their logits (`Runtime.step_batch`).
+the draft that are also chosen from the model's own predictions. It is the same text as without a draft,
+unless two tokens are equally likely up to the last bits of their logits (`Runtime.step_batch`).
 """
 
 from collections.abc import Sequence
@@ -23,8 +23,8 @@ class Drafts:
 
     def draft(self, ids: Sequence[int], most: int) -> list[int]:
         """Return up to `most` tokens that may follow the text `ids`. If its last n tokens (2 to 4, as many as
-        possible) occurred earlier, these are the n - 1 tokens that followed them. `ids` begin with those of the
-        previous call.
+        possible) occurred earlier, these are the n - 1 tokens that followed them. `ids` begin with those of
+        the previous call.
 
         >>> Drafts().draft([1, 2, 3, 4, 1, 2, 3], 4)
         [4, 1]

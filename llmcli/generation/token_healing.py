@@ -11,9 +11,8 @@ prompt or extends beyond it:
                        sum of p(sequence) over sequences that spell prompt
 
 Only the prompt's tail is retokenized, and the most likely sequences are explored first. The total probability
-of the others is known and reported as unexplored. Whatever predicts or generates
-what follows a prompt of text uses this module for the first token: `generate`, `explain`, choices, batches and
-the HTTP routes.
+of the others is known and reported as unexplored. Whatever predicts or generates what follows a prompt of
+text uses this module for the first token: `generate`, `explain`, choices, batches and the HTTP routes.
 
 V = vocabulary size; N = entries in the distribution; n = tokens in a group; T = tokens.
 """

@@ -28,8 +28,8 @@ MAX_CONNECTIONS = 256
 CLASS_REQUESTS = 600
 CLASS_WRONG_CODES = 10
 CLASS_CONCURRENT = 6  # a browser sends at most 6 requests to a server at a time
-# wrong codes in a minute from an IPv6 network, where a device may have any number of addresses; after a restart,
-# all browsers of a class may send the previous code
+# wrong codes in a minute from an IPv6 network, where a device may have any number of addresses; after a
+# restart, all browsers of a class may send the previous code
 CLASS_NETWORK_WRONG_CODES = 100
 
 RECEIVE_SECONDS = 10  # time for the head of a request, and again for its body

@@ -1,5 +1,5 @@
-"""A training run from its inputs (data/inputs.py) to a model file: plan, train, save. Used by the command line
-and the Python API."""
+"""A training run from its inputs (data/inputs.py) to a model file: plan, train, save. Used by the command
+line and the Python API."""
 
 import hashlib
 import math
@@ -107,7 +107,8 @@ class PlannedRun:
         return StoppedRun(self.identity, prepared.plan, tokenizer, state, prepared.max_bytes)
 
     def second_run(self, search: EpochSearch, spent: float) -> "PlannedRun":
-        """Return the run that starts over with the number of epochs that this run found in `spent` seconds."""
+        """Return the run that starts over with the number of epochs that this run found in `spent`
+        seconds."""
         # in a resumed run, the seconds before the stop also count
         earlier = self.output.stopped.state.values["seconds"] if self.output.stopped else 0.0
         prepared = self.prepared.second_run(search, spent + recipe.RESTART_SECONDS)
@@ -355,9 +356,9 @@ def run(
     """Train and save the model. Yields events; the last one is the Result. The run may start over once, with
     the number of epochs found by a first run.
 
-    Once `signals` has an entry, the run ends after the current step and saves the model; a signal that reached
-    another process is added to it. `on_progress` receives the name and the completed share (0 to 1) of a task
-    before the first step or after the last one.
+    Once `signals` has an entry, the run ends after the current step and saves the model; a signal that
+    reached another process is added to it. `on_progress` receives the name and the completed share (0 to 1)
+    of a task before the first step or after the last one.
     """
     signals = [] if signals is None else signals
     prepared = planned.prepared

@@ -37,9 +37,9 @@ class _Options(ResultOptions):
 
 
 def explain(options: _Options) -> None:
-    """Prints the tokens, the attention between them, the prediction after each layer (logit lens), the effect of
-    leaving out each token (ablation), the contribution of each head (logit attribution), and the next tokens
-    and words. --without shows how the prediction changes if layers or heads are switched off.
+    """Prints the tokens, the attention between them, the prediction after each layer (logit lens), the effect
+    of leaving out each token (ablation), the contribution of each head (logit attribution), and the next
+    tokens and words. --without shows how the prediction changes if layers or heads are switched off.
 
     Example: llm explain "I like to eat" --without 2.3 --without 1
     """

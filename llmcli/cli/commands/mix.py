@@ -23,8 +23,8 @@ class _Options(ResultOptions):
 
 
 def mix(options: _Options) -> None:
-    """The better a model predicts the text so far, the larger its weight in the next prediction. All models need
-    the same tokenizer and context length: train the second and later ones with --like the first.
+    """The better a model predicts the text so far, the larger its weight in the next prediction. All models
+    need the same tokenizer and context length: train the second and later ones with --like the first.
 
     Example: llm mix cooking.safetensors law.safetensors -o expert.safetensors
     """

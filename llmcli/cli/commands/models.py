@@ -18,9 +18,9 @@ MAX_NAMES = 2  # maximum number of training files that are named
 
 
 def models(options: ResultOptions) -> None:
-    """These are the ones in this directory and in the cache of the Hugging Face hub. Their names can be given to
-    -m and --from. A model that you have trained is a file: remove it like any other file. To remove one from
-    the cache: hf cache rm model/OWNER/NAME
+    """These are the ones in this directory and in the cache of the Hugging Face hub. Their names can be given
+    to -m and --from. A model that you have trained is a file: remove it like any other file. To remove one
+    from the cache: hf cache rm model/OWNER/NAME
 
     Example: llm models
     """

@@ -19,8 +19,8 @@ def terminal_width(stream: TextIO | None = None) -> int:
 
 
 def text_width(text: str) -> int:
-    """Count the columns of a text. rich is imported only for characters that may be wide or invisible, so that
-    short commands stay fast."""
+    """Count the columns of a text. rich is imported only for characters that may be wide or invisible, so
+    that short commands stay fast."""
     if re.fullmatch(_NARROW, text):
         return len(text)
     from rich.cells import cell_len

@@ -3,8 +3,8 @@
 A string of LENGTH characters is taken from the held-out text every STRIDE characters, and searched for at all
 positions of the training text. This finds every common passage of at least LENGTH + STRIDE - 1 characters,
 and no passage shorter than LENGTH. Spaces, line ends, punctuation, case and accents are ignored, because they
-differ between formats of the same text (an accented letter may be one character or two). A copy with errors or
-edits consists of such passages and short pieces between them (MIN_BETWEEN), which are left out too.
+differ between formats of the same text (an accented letter may be one character or two). A copy with errors
+or edits consists of such passages and short pieces between them (MIN_BETWEEN), which are left out too.
 
 A string that occurs in more than COPIES places of the training text is not a copy of held-out text but a
 common phrase of such texts: a license, a form letter, a log. If there are more common strings than copies,
@@ -30,8 +30,9 @@ STRIDE = 32  # about 40 characters
 MAX_STRINGS = 1 << 20  # strings of the held-out text; in a longer one, they are further apart
 COPIES = 8  # maximum number of copies in each version of a text
 MAX_LEFT_OUT = 0.5  # share of the training text; if more of it repeats held-out text, none is left out
-# minimum training text before or after all passages, and between two, in bytes per character of the stride: of a
-# copy in which 1 % of the characters are wrong, 10 % of the strings of 30 characters remain (with 8, 28 %)
+# minimum training text before or after all passages, and between two, in bytes per character of the stride:
+# of a copy in which 1 % of the characters are wrong, 10 % of the strings of 30 characters remain (with 8,
+# 28 %)
 MIN_PIECE = 8
 MIN_BETWEEN = 32
 _TABLE_BITS = 5  # slots per string, as a power of 2: few hash collisions

@@ -2,10 +2,10 @@
 many requests together.
 
 The thread works in passes: a chunk of one prompt (chunked prefill), then one token of each text that is being
-generated, batched through the linear layers of its model (continuous batching). A long prompt therefore delays the
-other texts by one chunk per token, and a cancelled request is removed before the next token. A text that is
-generated alone has drafts (drafts.py). Functions that analyze a model run in a separate thread, one at a
-time, on a fork.
+generated, batched through the linear layers of its model (continuous batching). A long prompt therefore
+delays the other texts by one chunk per token, and a cancelled request is removed before the next token. A
+text that is generated alone has drafts (drafts.py). Functions that analyze a model run in a separate thread,
+one at a time, on a fork.
 
 Requests may form a group, such as the texts of one HTTP request. Groups take turns in having a chunk of their
 prompts processed. If there are more texts than `EngineLimits.concurrent`, the groups get equal numbers of

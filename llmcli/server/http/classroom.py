@@ -2,8 +2,8 @@
 
 The code is short, so that students can type it from a projector. Therefore it gives access only to the routes
 that the page needs, and an address that sends wrong codes is refused for the rest of the minute. A device may
-have any number of addresses in its IPv6 network, which a class usually shares; after many wrong codes from such
-a network, only its addresses that have already sent the code are served.
+have any number of addresses in its IPv6 network, which a class usually shares; after many wrong codes from
+such a network, only its addresses that have already sent the code are served.
 """
 
 import asyncio

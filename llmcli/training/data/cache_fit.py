@@ -117,10 +117,10 @@ class ValidationText:
 def reserve_tokens(
     tokens: Tokens, count: int, context: int, separator: int, *, at_end: bool = False
 ) -> tuple[Tokens, ValidationText]:
-    """Return (training tokens, about `count` validation tokens in windows of at most `context`). The windows are
-    spread over the whole text, because its end may be untypical (for example, with names that only occur in the
-    last chapter). With `at_end` they are the end of the text, which measures the loss on new text. `separator`
-    is the token between documents."""
+    """Return (training tokens, about `count` validation tokens in windows of at most `context`). The windows
+    are spread over the whole text, because its end may be untypical (for example, with names that only occur
+    in the last chapter). With `at_end` they are the end of the text, which measures the loss on new text.
+    `separator` is the token between documents."""
     length = slice_window(count, context)
     starts = window_starts(len(tokens), count // (length + 1), length, at_end=at_end)
     windows = tokens[starts[:, None] + np.arange(length + 1)].astype(np.int64)

@@ -95,9 +95,9 @@ class Prepared:
         return line_kind(self._beginning(self.tokens))
 
     def second_run(self, search: EpochSearch, spent: float) -> "Prepared":
-        """Return the same data, a text, with the plan of the second run, for the time budget minus the `spent`
-        seconds. Other shapes are assumed to have the same ratio of measured to estimated speed as the first
-        run's."""
+        """Return the same data, a text, with the plan of the second run, for the time budget minus the
+        `spent` seconds. Other shapes are assumed to have the same ratio of measured to estimated speed as the
+        first run's."""
         first = self.plan
         task = replace(self.task, seconds_spent=spent, search=search)
         assert first.expected
@@ -126,8 +126,8 @@ def prepare(
     elapsed: Callable[[], float] = lambda: 0.0,
 ) -> Prepared:
     """Split the corpus, train a tokenizer unless there is one, tokenize, and plan, unless there is a
-    `stopped_plan`. At most `max_bytes` of training text are read (default: by the time budget; `elapsed` seconds of
-    it have passed)."""
+    `stopped_plan`. At most `max_bytes` of training text are read (default: by the time budget; `elapsed`
+    seconds of it have passed)."""
     base = inputs.base
     max_bytes = max_bytes or _max_bytes(request)
     text, read, held_out, divided = _divide(inputs, max_bytes, on_note)

@@ -47,9 +47,9 @@ class RunData:
         sample_prompt: str | None = None,
         probe: str | None = None,
     ) -> None:
-        """The run starts with the weights of `start`, or with fresh ones. `plain_text` is scored after training
-        on conversations. The previews of a run on text continue `sample_prompt` and predict the word after
-        `probe`, a prompt or question; for None, they are about a held-out question if there are any."""
+        """The run starts with the weights of `start`, or with fresh ones. `plain_text` is scored after
+        training on conversations. The previews of a run on text continue `sample_prompt` and predict the word
+        after `probe`, a prompt or question; for None, they are about a held-out question if there are any."""
         self.plan = plan = prepared.plan
         settings = plan.train
         conversations = prepared.conversations

@@ -53,8 +53,8 @@ class Clock:
     ) -> None:
         """The run began at `began` (on the clock `now`) or begins now. `reserve` seconds of the time limit
         are kept for the caller's work after the run, more if the processor is busy. `stop_requested` returns
-        whether the user asked the run to stop; `processor_time` returns this thread's processor time (0: unknown),
-        from which the load of the processor is estimated."""
+        whether the user asked the run to stop; `processor_time` returns this thread's processor time (0:
+        unknown), from which the load of the processor is estimated."""
         self._settings = settings
         self.seconds = math.inf if settings.seconds is None else settings.seconds
         self.reserve = reserve
@@ -207,8 +207,8 @@ class Clock:
     def interruptible(
         self, model: LanguageModel, patience: float, deadline: float = math.inf
     ) -> Iterator[None]:
-        """In this context, forward passes of `model` raise CutShortError once `stop_requested` returns True and
-        `patience` seconds have passed, or at `deadline`."""
+        """In this context, forward passes of `model` raise CutShortError once `stop_requested` returns True
+        and `patience` seconds have passed, or at `deadline`."""
         entered = self.now()
 
         def should_stop() -> bool:

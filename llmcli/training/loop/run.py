@@ -64,8 +64,8 @@ class Run:
         tuner: ThreadTuner | None = None,
         leader: Leader | None = None,
     ) -> None:
-        """`tuner` chooses the number of threads from step to step, in a run with a time limit; `leader` is rank
-        0 of several processes, which compute each step together."""
+        """`tuner` chooses the number of threads from step to step, in a run with a time limit; `leader` is
+        rank 0 of several processes, which compute each step together."""
         self.data = data
         self.clock = clock
         self._leader = leader

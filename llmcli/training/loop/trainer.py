@@ -14,8 +14,8 @@ from llmcli.training.loop.run import Run
 def train(run: Run, save_due: Callable[[], bool] = lambda: False) -> Iterator[Event]:
     """Train a run that has begun until it is over. The last event is Done.
 
-    When `stop_requested` of the run's clock returns True, the run ends early with the best weights so far. When
-    `save_due` returns True, and before long evaluations, a State is yielded; a run that resumes from it
+    When `stop_requested` of the run's clock returns True, the run ends early with the best weights so far.
+    When `save_due` returns True, and before long evaluations, a State is yielded; a run that resumes from it
     reaches the same weights.
 
     Raises LLMError if the loss becomes NaN or infinite before the first evaluation (later, the run ends with
