@@ -47,11 +47,16 @@ def _print_version() -> None:
 
 
 def _delay_garbage_collection() -> None:
-    """Begin to collect garbage after FIRST_COLLECTION objects. Those of imported modules stay, and visiting
-    them repeatedly takes a twentieth of the time of a short command."""
-    thresholds = gc.get_threshold()
+    """Collect no garbage before FIRST_COLLECTION objects exist. A short command has hardly any besides its
+    modules, and visiting these again and again takes a twentieth of its time."""
+    usual = gc.get_threshold()
+
+    def restore(phase: str, info: object) -> None:
+        gc.set_threshold(*usual)
+        gc.callbacks.remove(restore)
+
     gc.set_threshold(FIRST_COLLECTION)
-    gc.callbacks.append(lambda phase, info: gc.set_threshold(*thresholds))
+    gc.callbacks.append(restore)
 
 
 def _run_app() -> None:

@@ -182,9 +182,8 @@ class TrainingText:
     corpus: Corpus
     files: tuple[ConversationFile, ...] = ()
     conversations: Sequence[Conversation] = field(default=(), repr=False)  # conversations in these files
-    recorded: frozenset[str] = (
-        frozenset()
-    )  # sha256 of each file that was trained on or held out with this text
+    # sha256 of each file that was trained on or held out with this text
+    recorded: frozenset[str] = frozenset()
 
     @classmethod
     def of(

@@ -48,12 +48,11 @@ def decode(runtime: Runtime, text: "GeneratedText") -> Iterator[Piece]:
         if length:  # step: process the last chosen token; the KV cache holds the previous ones
             for _, pieces in step_with_draft(runtime, text, runtime.context):
                 yield from pieces
-            continue
-        # prefill: process the prompt
-        if runtime.length:  # the context is full: process its newer half again
-            runtime.recompute(len(new) - 1)
-        choice = text.choose(runtime.prefill(new))  # sample: draw the next token from its probabilities
-        yield from text.append(choice)
+        else:  # prefill: process the prompt
+            if runtime.length:  # the context is full: process its newer half again
+                runtime.recompute(len(new) - 1)
+            choice = text.choose(runtime.prefill(new))  # sample: draw the next token from its probabilities
+            yield from text.append(choice)
 
 
 def step_with_draft(runtime: Runtime, text: "GeneratedText", context: int) -> list[tuple[Array, list[Piece]]]:

@@ -313,11 +313,14 @@ def _note_other_files(measured: "Corpus", trained: "Corpus", models: "Sequence[_
     known_bytes = 0
     for model in models:
         for record in model.source.records:
+            unrecorded = unrecorded_part(measured, [record])
+            if not unrecorded.contents and len(record.stages) == 1:
+                continue  # the files of the training text need not be read
             texts = find_small_training_texts([record], model.path)
             parts = {part.document.sha256: part for part in trained_part(trained, [record]).contents}
             for text in texts:
                 parts |= {part.document.sha256: part for part in text.corpus.contents}
-            searches = [(Corpus(tuple(parts.values())), unrecorded_part(measured, [record]))]
+            searches = [(Corpus(tuple(parts.values())), unrecorded)]
             # a stage may have been trained on text that another one held out
             searches += [(text.corpus, text.others(measured)) for text in texts if len(texts) > 1]
             for searched, others in searches:

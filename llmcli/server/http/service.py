@@ -65,7 +65,7 @@ class Call:
         before it begins."""
         return await while_connected(self.request.receive, self._when_free(function, takes_long=takes_long))
 
-    async def _when_free(self, function: Callable[[], T], *, takes_long: bool) -> T:
+    async def _when_free(self, function: Callable[[], T], *, takes_long: bool = False) -> T:
         async with self.service.preparing if takes_long or self.is_large else nullcontext():
             return await run_in_threadpool(function)
 
@@ -82,7 +82,7 @@ class Call:
     async def search(self, function: Callable[[Check], T]) -> T:
         """Like `analyze`, for a function that takes seconds and needs no runtime; it runs in a separate
         thread."""
-        return await self._bounded(lambda check: self._when_free(lambda: function(check), takes_long=False))
+        return await self._bounded(lambda check: self._when_free(lambda: function(check)))
 
     async def _bounded(self, start: Callable[[Check], Awaitable[T]]) -> T:
         is_over = threading.Event()
