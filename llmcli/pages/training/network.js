@@ -85,6 +85,7 @@ class Network {
 
   // Adds the gradients of all weights, for the gradients of the logits that `crossEntropy` left.
   backward() {
+    for (const value of this.values) if (value !== this.logits) value.gradient.fill(0, 0, this.R * value.width);
     for (const { backward } of [...this.operations].reverse()) backward();
   }
 
@@ -92,7 +93,7 @@ class Network {
   crossEntropy(targets, total, counts = () => true) {
     const { data, gradient, width: V } = this.logits;
     let loss = 0;
-    for (const value of this.values) value.gradient.fill(0, 0, this.R * value.width);
+    gradient.fill(0, 0, this.R * V);
     for (let row = 0, start = 0; row < this.R; row++, start += V) {
       if (!counts(row)) continue;
       let highest = -Infinity, sum = 0;
