@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from llmcli.data.regular_file import open_regular
 from llmcli.data.text.file_types import is_hidden, unpacked_name
@@ -26,6 +27,7 @@ _WORD = re.compile(r"[^\s\"',{}]+")
 _TRAIN = "train|training"
 _VALIDATION = "validation|valid|dev|val"
 _TEST = "test|testing|eval|evaluation"
+_Row = TypeVar("_Row", Path, str)
 
 
 @dataclass(frozen=True)
@@ -68,10 +70,8 @@ def find_dataset(directory: Path, files: Sequence[Path]) -> DatasetDirectory | N
         return None
     card = _card(directory)
     assigned = list(_splits_in(card))
-    names = {path: _with_splits(path.relative_to(directory).as_posix(), assigned) for path in rows}
-    train, validation, test = (
-        [path for path in rows if _names_split(names[path], split)] for split in (_TRAIN, _VALIDATION, _TEST)
-    )
+    names = [_with_splits(path.relative_to(directory).as_posix(), assigned) for path in rows]
+    train, validation, test = (_named(names, rows, split) for split in (_TRAIN, _VALIDATION, _TEST))
     if not (card or _is_saved(directory, rows) or (train and (validation or test))):
         return None
     training = [path for path in rows if path not in validation and path not in test]
@@ -84,6 +84,18 @@ def find_dataset(directory: Path, files: Sequence[Path]) -> DatasetDirectory | N
     others = [path for path in files if path not in rows]
     held_out = [path for path in held_out if path.stat().st_size]
     return DatasetDirectory(tuple(training), tuple(held_out), tuple(unused), tuple(others))
+
+
+def other_splits(members: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return (the held-out split, an unused split) of the data set in an archive with these paths, which has
+    a split for training beside another one; nothing for another archive."""
+    rows = [member for member in members if Path(unpacked_name(member)).suffix.lower() in _ROWS]
+    names = [f"{row}/" for row in rows]
+    train, validation, test = (_named(names, rows, split) for split in (_TRAIN, _VALIDATION, _TEST))
+    held_out = validation or test
+    if not set(train).difference(validation, test):
+        return [], []
+    return held_out, [row for row in test if row not in held_out]
 
 
 def held_out_splits(names: Iterable[str]) -> list[str]:
@@ -130,6 +142,7 @@ def _suffix(path: Path) -> str:
     return Path(unpacked_name(path.name)).suffix.lower()
 
 
-def _names_split(name: str, words: str) -> bool:
-    """Return whether one of the words is a part of a path, or a part of a file name between separators."""
-    return re.search(rf"(?:^|[/_. -])(?:{words})(?=[/_. -])", name.lower()) is not None
+def _named(names: Iterable[str], rows: Sequence[_Row], words: str) -> list[_Row]:
+    """Return the rows with one of the words as a part of the name, or between separators of a part."""
+    named = re.compile(rf"(?:^|[/_. -])(?:{words})(?=[/_. -])")
+    return [row for name, row in zip(names, rows, strict=True) if named.search(name.lower())]

@@ -11,8 +11,9 @@ from llmcli.data.files import ConversationFile
 from llmcli.data.reading_progress import ReadingProgress
 from llmcli.data.sources import Sources, check_reading, read_sources
 from llmcli.data.text.boilerplate import SUGGESTED_SHARE, estimate
-from llmcli.data.text.corpus import Corpus
-from llmcli.data.text.dataset_directory import held_out_splits
+from llmcli.data.text.corpus import MAX_NAMES, Corpus
+from llmcli.data.text.dataset_directory import held_out_splits, other_splits
+from llmcli.data.text.decoding import FileFacts, display_name
 from llmcli.data.tokenizers.tokenizer import read_tokenizer
 from llmcli.errors import LLMError, usage
 from llmcli.formats import loading
@@ -78,10 +79,14 @@ def load_inputs(
     reading = reading or ReadOptions()
     progress = ReadingProgress(seconds, on_note)
     sources = corpus if isinstance(corpus, Sources) else read_sources(corpus, reading, on_read=progress)
+    sources, val_sources, splits = _without_other_splits(sources)
     sources, left_out = _with_enough_text(sources, fine_tunes=base is not None)
     reading = replace(reading, boilerplate=sources.boilerplate)
     names, fraction = _validation(val, corpus)
-    val_sources = read_sources(names, reading, on_read=progress) if names else Sources(Corpus(()), ())
+    if names:
+        val_sources = read_sources(names, reading, on_read=progress)
+    elif val is not None:
+        val_sources = Sources(Corpus(()), ())
     _check_kinds(names, val_sources, sources)
     check_reading(reading, (sources, val_sources))
     _check_output(sources, val_sources, output)
@@ -95,7 +100,7 @@ def load_inputs(
         held_out = val_sources.conversation_files or fraction
         conversations = ConversationInputs(files, held_out, template, new_tokens)
     tokenizer_json, reason = _existing_tokenizer(tokenizer, base_model, like_model, output)
-    notes = [sources.describe(), *sources.notes, *left_out, *val_sources.notes]
+    notes = [sources.describe(), *sources.notes, *splits, *left_out, *val_sources.notes]
     if not reading.strip_boilerplate and (share := estimate(sources.text.documents)) >= SUGGESTED_SHARE:
         notes.append(
             f"about {share:.0%} of the text is boilerplate that documents repeat; to cut it: "
@@ -125,6 +130,39 @@ def _validation(val: str | float | None, corpus: Sequence[str] | Sources) -> tup
     if isinstance(val, str) and Path(val).exists():
         return [val], recipe.HELD_OUT
     return [], _fraction(val)
+
+
+def _without_other_splits(sources: Sources) -> tuple[Sources, Sources, list[str]]:
+    """Separate the held-out split of each data set in an archive. Returns (the rest without unused splits,
+    the held-out splits, notes)."""
+    members: dict[Path, list[str]] = {}
+    for file in (*sources.text.documents, *sources.conversation_files):
+        if file.member:
+            members.setdefault(file.path, []).append(file.member)
+    held_out = set[tuple[Path, str]]()
+    others = set[tuple[Path, str]]()
+    notes: list[str] = []
+    for path, names in members.items():
+        of_validation, of_test = other_splits(names)
+        held_out |= {(path, name) for name in of_validation}
+        others |= {(path, name) for name in of_validation + of_test}
+        for split, what in ((of_validation, "held out"), (of_test, "of another split, not used")):
+            if split:
+                found = f"{units.count(len(split), 'file')} {what}: {units.listed(split, MAX_NAMES)}"
+                notes.append(f"{display_name(path.name)}: {found}")
+    if not others:
+        return sources, Sources(Corpus(()), ()), []
+    training = _selected(sources, lambda file: (file.path, file.member) not in others)
+    all_files = Sources(Corpus(sources.text.contents), sources.conversation_files)
+    return training, _selected(all_files, lambda file: (file.path, file.member) in held_out), notes
+
+
+def _selected(sources: Sources, is_wanted: Callable[[FileFacts], bool]) -> Sources:
+    parts = tuple(part for part in sources.text.contents if is_wanted(part.document))
+    text = replace(sources.text, contents=parts)
+    return replace(
+        sources, text=text, conversation_files=tuple(filter(is_wanted, sources.conversation_files))
+    )
 
 
 def _check_kinds(names: Sequence[str], held_out: Sources, sources: Sources) -> None:

@@ -1,6 +1,8 @@
 """Directories of data sets: their training rows are read, other splits are held out, descriptions are not text."""
 
 import json
+import re
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -129,3 +131,21 @@ def test_a_test_split_alone_is_trained_on_without_its_card() -> None:
     put("set/README.md", CARD)
     put_rows("set/test.jsonl", "test")
     assert "test row" in read_text("set") and "no row" not in read_text("set")
+
+
+def test_the_splits_of_an_archive_are_those_of_the_unpacked_directory() -> None:
+    for split in ("train", "test", "validation"):
+        put_rows(f"set/{split}.jsonl", split)
+    with zipfile.ZipFile("two.zip", "w") as two, zipfile.ZipFile("three.zip", "w") as three:
+        for archive, names in ((two, ("train", "test")), (three, ("train", "test", "validation"))):
+            for name in names:
+                archive.write(f"set/{name}.jsonl", f"data/{name}.jsonl")
+    for archive_name, val, held_out in (("two", None, "test"), ("three", None, "validation"), ("three", 0.1, "train")):
+        inputs = load_inputs([f"{archive_name}.zip"], val, None, None, "bpe", Path("m.safetensors"))
+        text = inputs.corpus.utf8().decode()
+        assert "train row" in text and "test row" not in text and "validation row" not in text
+        if val is None:
+            assert set(re.findall(r"(\w+) row", inputs.held_out.utf8().decode())) == {held_out}
+        else:
+            assert inputs.held_out == val
+        assert any("test.jsonl" in note for note in inputs.notes)
