@@ -9,6 +9,7 @@ ones); K = candidates per layer.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import NamedTuple
 
 import numpy as np
@@ -25,7 +26,7 @@ from llmcli.models.logits import entropy, log_softmax, softmax
 from llmcli.models.ngram_runtime import NgramRuntime, network_of, with_ngram_cache
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.open_runtime import open_runtime
-from llmcli.models.runtime import Array, Bools, Doubles, Ints, Runtime
+from llmcli.models.runtime import PREFILL_CHUNK, Array, Bools, Doubles, Ints, Runtime
 from llmcli.notebook import table
 
 SHOWN_TOKENS = 10  # next tokens shown in a notebook
@@ -141,15 +142,25 @@ class ExplainedToken(NamedTuple):
 
 
 def predict_next(
-    runtime: Runtime, tokenizer: Tokenizer, prompt: str | Prompt, *, literal: bool, token: int | None = None
+    runtime: Runtime,
+    tokenizer: Tokenizer,
+    prompt: str | Prompt,
+    *,
+    literal: bool,
+    token: int | None = None,
+    held: Sequence[int] = (),
+    check: Callable[[], None] | None = None,
 ) -> ExplainedToken:
     """Predict the next token as `generate` does, summed over the tokenizations of the prompt's end. The place
-    belongs to the most likely text, or is the most likely place of `token`. Afterwards the KV cache holds the
-    tokens before it that fit. Raises LLMError for an empty prompt and for NaN logits."""
+    belongs to the most likely text, or is the most likely place of `token`. The KV cache holds the tokens
+    `held`; afterwards it holds the tokens before the place that fit. For `check`, see `read_prompt`. Raises
+    LLMError for an empty prompt and for NaN logits."""
     if prompt == "":
         raise LLMError("the prompt is empty; give a text to continue")
     vocabulary = tokenizer.vocabulary
-    first = read_prompt(runtime, tokenizer, Prompt.of(prompt, tokenizer, literal=literal))
+    prompt = Prompt.of(prompt, tokenizer, literal=literal)
+    cached = _common_length(held, prompt.split(runtime.context, tokenizer.bos_ids)[0][:-1])
+    first = read_prompt(runtime, tokenizer, prompt, cached=cached, check=check)
     continuations = (
         first.continuations_of(int(first.logits.argmax())) if token is None else first.continuations_to(token)
     )
@@ -170,6 +181,11 @@ def predict_next(
     ids = first.process(continuations[0])
     context = last_tokens(ids, runtime.length, tokenizer.bos_ids)
     return ExplainedToken(Place(token, context, len(ids) - len(context), tail, allowed), logprobs, added)
+
+
+def _common_length(first: Sequence[int], second: Sequence[int]) -> int:
+    """Return the number of tokens with which both texts begin."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
 
 
 def explain(
@@ -199,16 +215,24 @@ def explain(
     if `runtime` is only a part of it: a model of an ensemble, or a network with an n-gram cache. `next_words`
     gets `evaluations` (0: do not search). `check` may raise to stop. Raises LLMError like `predict_next`."""
     predictor = predictor or runtime
-    prediction = predict_next(predictor, tokenizer, prompt, literal=literal, token=token)
+    prediction = predict_next(predictor, tokenizer, prompt, literal=literal, token=token, check=check)
     place = place or prediction.place
     context = place.context
+    held = (
+        prediction.place.context if network_of(predictor) is runtime else []
+    )  # in the KV cache of `runtime`
     copies = None
     if isinstance(predictor, NgramRuntime) and predictor.parameters == runtime.parameters:  # not an ensemble
-        alone = predict_next(runtime, tokenizer, prompt, literal=literal)
+        alone = predict_next(runtime, tokenizer, prompt, literal=literal, held=held, check=check)
+        held = alone.place.context
         copies = find_copies(prompt, context, predictor.cache.orders, alone.logprobs, prediction.logprobs)
     recorder = ActivationRecorder(runtime, len(context), min(len(context), MAX_TOKENS))
-    runtime.rewind()
-    logits = runtime.prefill(context, recorder)
+    cached = _common_length(held, context[: recorder.first])
+    runtime.rewind(cached)
+    recorder.processed = cached
+    for start in range(cached, len(context), PREFILL_CHUNK):
+        check()
+        logits = runtime.prefill(context[start : start + PREFILL_CHUNK], recorder)
     residuals = recorder.residuals[:, -1]
     lens = _logit_lens(runtime, residuals, place.allowed, candidates)
     if predictor is runtime:  # then the last prediction is exactly the one that `generate` makes
@@ -281,23 +305,23 @@ class ActivationRecorder:
         self.weights = np.zeros((L, H, kept, kept), np.float32)
         self.head_outputs = np.zeros((L, H * config.head_dim), np.float32)  # at the last token
         self._depth = 0  # layers completed for the current chunk
-        self._processed = 0  # tokens in previous chunks
+        self.processed = 0  # tokens in previous chunks, or not recorded
 
     def residual(self, x: Array) -> None:
         """Receive the residual stream [t, C] of a chunk, before the first layer and after each."""
-        start = self._processed - self.first
+        start = self.processed - self.first
         self.residuals[self._depth, max(0, start) : max(0, start + len(x))] = x[max(0, -start) :]
         self._depth += 1
         if self._depth == len(self.residuals):
             self._depth = 0
-            self._processed += len(x)
+            self.processed += len(x)
 
     def attention(self, weights: Array, y: Array) -> None:
         """Receive the attention weights [H, t, S] and the outputs of heads [t, H * D] of a chunk in the next
         layer."""
         self.head_outputs[self._depth - 1] = y[-1]
         # positions relative to the recorded tokens
-        start = self._processed - self.first
+        start = self.processed - self.first
         end = weights.shape[-1] - self.first
         if end > 0:
             rows = weights[:, max(0, -start) :, self.first :]
@@ -364,9 +388,11 @@ def choose_explained_model(
     on_note: Callable[[str], None],
     runtime: Runtime | None = None,
     open_network: Callable[[Checkpoint], NumpyRuntime] = NumpyRuntime,
+    check: Callable[[], None] | None = None,
 ) -> ExplainedModel:
     """Choose the model to explain: in an ensemble, the one with the largest weight after the prompt.
-    `runtime` is the source's, if it is already open; otherwise `open_network` opens the chosen model."""
+    `runtime` is the source's, if it is already open; otherwise `open_network` opens the chosen model. For
+    `check`, see `read_prompt`."""
     if not isinstance(source, Ensemble):
         used = runtime and network_of(runtime)
         network = used if isinstance(used, NumpyRuntime) else open_network(source)
@@ -376,7 +402,7 @@ def choose_explained_model(
         return ExplainedModel(source, network, runtime if isinstance(runtime, NgramRuntime) else network)
     if runtime is None or not isinstance(network_of(runtime), EnsembleRuntime):
         runtime = open_runtime(source, on_note=on_note)
-    predict_next(runtime, tokenizer, prompt, literal=literal)
+    predict_next(runtime, tokenizer, prompt, literal=literal, check=check)
     weights = runtime.expert_weights()[0].tolist()
     top = weights.index(max(weights))
     name = source.names[top]

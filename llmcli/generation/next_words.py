@@ -101,7 +101,7 @@ def next_words(
 ) -> NextWords:
     """Find the words that may follow a text, with their probabilities after temperature, top-k, top-p and
     min-p. The search ends after at most `evaluations` evaluations of the model. `check` is called before
-    each, and may raise an exception to end the search."""
+    each and while the text is read, and may raise an exception to stop."""
     limit = min(max_evaluations(runtime.parameters), evaluations or MAX_EVALUATIONS)
     prompt = Prompt.of(text, tokenizer)
     prompt_limit = max(2, limit // PROMPT_SHARE)
@@ -113,6 +113,7 @@ def next_words(
         max_evaluations=prompt_limit,
         negligible=MIN_PROBABILITY,
         reserve=MAX_WORD_TOKENS,
+        check=check,
     )
     search = _WordSearch(tokenizer, in_word=prompt.in_word or _ends_in_word(tokenizer, prompt.ids))
     explored = 1 - first.unexplored

@@ -31,7 +31,7 @@ from llmcli.data.tokenizers.vocabulary import START, Vocabulary, state_after, st
 from llmcli.errors import LLMError
 from llmcli.generation.sampler import Sampler
 from llmcli.models.logits import DAMAGED, check_finite, log_softmax, softmax
-from llmcli.models.runtime import Array, Bools, Doubles, Ints, Runtime
+from llmcli.models.runtime import PREFILL_CHUNK, Array, Bools, Doubles, Ints, Runtime
 
 # tokens at the prompt's end that may be replaced; four are no better (tests/benchmarks/LOG.md)
 MAX_TAIL_TOKENS = 3
@@ -134,6 +134,7 @@ def read_prompt(
     negligible: float = NEGLIGIBLE,
     reserve: int = 0,
     cached: int = 0,
+    check: Callable[[], None] | None = None,
 ) -> "FirstToken":
     """Process a prompt; return the distribution of the next token.
 
@@ -141,13 +142,14 @@ def read_prompt(
     evaluated at most `max_evaluations` times (at least 2; the default depends on MAX_EVALUATIONS and
     MAX_WORK). Sequences less likely than `negligible` times the total so far are not followed. The runtime's
     cache begins with the first `cached` tokens of the used part of the prompt's head, but not all of it.
-    Raises LLMError for damaged weights.
+    `check` is called before each chunk, and may raise an exception to stop. Raises LLMError for damaged
+    weights.
     """
     if max_evaluations is None:
         max_evaluations = default_evaluations(runtime)
     head, tail = prompt.split(runtime.context - reserve, tokenizer.bos_ids)
     search = TokenizationSearch(runtime, tokenizer.vocabulary, head, tail)
-    search.read(cached, prompt.written)
+    search.read(cached, prompt.written, check)
     unexplored = search.run(max_evaluations, negligible)
     return FirstToken(search, prompt.ids[: len(prompt.ids) - len(tail)], prompt.in_word, unexplored)
 
@@ -344,10 +346,15 @@ class TokenizationSearch:
         self._state = state_between(b"".join(vocabulary.token_bytes[token] for token in head[-4:]))
         self.end_state = START if tail else self._state
 
-    def read(self, cached: int, written: int = 0) -> None:
+    def read(self, cached: int, written: int = 0, check: Callable[[], None] | None = None) -> None:
         """Process head and tail; the runtime's cache begins with the first `cached` tokens of the head, but
-        not all of it. The model wrote the last `written` tokens of the head."""
+        not all of it. The model wrote the last `written` tokens of the head. For `check`, see
+        `read_prompt`."""
         self._runtime.begin_prompt(cached, len(self._head), written)
+        while check is not None and len(self._head) - cached > PREFILL_CHUNK:
+            check()
+            self._runtime.read(self._head[cached : cached + PREFILL_CHUNK])
+            cached += PREFILL_CHUNK
         rows = [self._runtime.prefill(self._head[cached:])]
         if self.tail:
             rows += [*self._runtime.logits(self.tail)]

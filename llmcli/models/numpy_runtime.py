@@ -87,6 +87,9 @@ class NumpyRuntime(KVCacheRuntime):
     def prefill(self, ids: Sequence[int], recorder: Recorder | None = None) -> Array:
         return linear(self._process(ids, recorder)[-1:], self._head)[0]
 
+    def read(self, ids: Sequence[int]) -> None:
+        self._process(ids)
+
     def logits(self, ids: Sequence[int]) -> Array:
         return linear(self._process(ids), self._head)
 

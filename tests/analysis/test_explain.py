@@ -292,3 +292,45 @@ def test_the_entropy_of_a_uniform_distribution_is_the_logarithm_of_its_size() ->
     allowed = TOKENIZER.vocabulary.allowed(START)
     assert explanation.entropy == pytest.approx(math.log2(allowed.sum()))
     assert explanation.most_likely(3) == np.flatnonzero(allowed)[:3].tolist()
+
+
+def processed_tokens(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The numbers of tokens that networks process from now on, one per call."""
+    counts: list[int] = []
+    process = NumpyRuntime._process
+
+    def counting(self: NumpyRuntime, ids: list[int], *rest: object) -> object:
+        counts.append(len(ids))
+        return process(self, ids, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(NumpyRuntime, "_process", counting)
+    return counts
+
+
+def test_a_long_prompt_is_processed_once_and_its_analyzed_end_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(CONFIG, max_position_embeddings=6 * PREFILL_CHUNK)
+    network, prompt = NumpyRuntime(random_checkpoint(config)), Prompt([5, 6, 7, 8] * 150)
+    for predictor in [network, NgramRuntime(network, WEIGHTS)]:
+        counts = processed_tokens(monkeypatch)
+        whole = explain(network, TOKENIZER, prompt, literal=True, predictor=predictor, ablates=False)
+        assert sum(counts) <= 600 + explain_module.MAX_TOKENS + 1
+        monkeypatch.undo()
+        alone = NumpyRuntime(random_checkpoint(config))
+        recorder = explain_module.ActivationRecorder(alone, 600, explain_module.MAX_TOKENS)
+        alone.prefill(prompt.ids, recorder)
+        np.testing.assert_allclose(whole.attention, recorder.weights, atol=1e-5)
+
+
+def test_an_explanation_stops_while_the_prompt_is_processed(monkeypatch: pytest.MonkeyPatch) -> None:
+    class StoppedError(Exception):
+        pass
+
+    def stop() -> None:
+        if counts:
+            raise StoppedError
+
+    network = NumpyRuntime(random_checkpoint(CONFIG))
+    counts = processed_tokens(monkeypatch)
+    with pytest.raises(StoppedError):
+        explain(network, TOKENIZER, Prompt([5, 6, 7, 8] * 70), literal=True, check=stop)
+    assert counts == [PREFILL_CHUNK]

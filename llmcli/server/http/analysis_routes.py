@@ -149,6 +149,7 @@ def _explain(
         on_note=lambda note: None,
         runtime=runtime,
         open_network=model.readable_runtime,
+        check=check,
     )
     options: dict[str, Any] = {
         "literal": body.literal,
