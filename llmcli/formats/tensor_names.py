@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from llmcli.config import HEAD, ModelConfig
 
 _QKV = "self_attn.q_proj self_attn.k_proj self_attn.v_proj"  # stacked in one matrix
+_GATE_UP = "mlp.gate_proj mlp.up_proj"
 # name in transformers -> names here, without ".weight" and ".bias"; "#" is the number of a layer
 TRANSFORMERS: dict[str, dict[str, str]] = {
     "gpt2": {
@@ -31,6 +32,10 @@ TRANSFORMERS: dict[str, dict[str, str]] = {
         "gpt_neox.layers.#.mlp.dense_h_to_4h": "mlp.up_proj",
         "gpt_neox.layers.#.mlp.dense_4h_to_h": "mlp.down_proj",
     },
+    "phi3": {  # and Llama's names
+        "model.layers.#.self_attn.qkv_proj": _QKV,
+        "model.layers.#.mlp.gate_up_proj": _GATE_UP,
+    },
 }
 _GGUF = {  # of all architectures, without the norms of a layer and experts
     "token_embd": "model.embed_tokens",
@@ -47,27 +52,31 @@ _GGUF = {  # of all architectures, without the norms of a layer and experts
     "blk.#.ffn_up": "mlp.up_proj",
     "blk.#.ffn_down": "mlp.down_proj",
 }
-_GGUF_QKV = {"gpt2": "blk.#.attn_qkv"}  # architectures that stack queries, keys and values
+_GGUF_STACKED = {  # by GGUF's architecture
+    "gpt2": {"blk.#.attn_qkv": _QKV},
+    "phi3": {"blk.#.attn_qkv": _QKV, "blk.#.ffn_up": _GATE_UP},
+}
 # in the order of NormNames
 _GGUF_NORMS = ("blk.#.attn_norm", "blk.#.post_attention_norm", "blk.#.ffn_norm", "blk.#.post_ffw_norm")
 
 
-def in_transformers(config: ModelConfig) -> Iterator[tuple[str, list[str]]]:
-    """Yield (name in transformers, names here) of each tensor; the output embedding even if it is tied."""
-    return _expanded(config, TRANSFORMERS[config.model_type])
+def in_transformers(config: ModelConfig, model_type: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield (name in transformers, names here) of each tensor of a model of type `model_type`; the output
+    embedding even if it is tied."""
+    return _expanded(config, TRANSFORMERS[model_type])
 
 
-def in_gguf(config: ModelConfig) -> Iterator[tuple[str, list[str]]]:
+def in_gguf(config: ModelConfig, architecture: str) -> Iterator[tuple[str, list[str]]]:
     """Yield (name in GGUF, names here) of each tensor except experts; the output embedding even if it is
     tied.
 
-    >>> dict(in_gguf(ModelConfig(300, 32, 64, 1, 2, 2, 16, 32)))["blk.0.attn_q.weight"]
+    >>> dict(in_gguf(ModelConfig(300, 32, 64, 1, 2, 2, 16, 32), "qwen3"))["blk.0.attn_q.weight"]
     ['model.layers.0.self_attn.q_proj.weight']
     """
     names = _GGUF | dict(zip(_GGUF_NORMS, config.architecture.norm_names, strict=True))
-    if joined := _GGUF_QKV.get(config.model_type):
-        names = {theirs: ours for theirs, ours in names.items() if ours not in _QKV} | {joined: _QKV}
-    return _expanded(config, names)
+    stacked = _GGUF_STACKED.get(architecture, {})
+    parts = " ".join(stacked.values()).split()
+    return _expanded(config, {theirs: ours for theirs, ours in names.items() if ours not in parts} | stacked)
 
 
 def _expanded(config: ModelConfig, names: Mapping[str, str]) -> Iterator[tuple[str, list[str]]]:

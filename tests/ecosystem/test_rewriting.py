@@ -106,8 +106,12 @@ def gguf_of(family: Reference, path: Path, dtype: str) -> Path:
     else:
         writer.add_sliding_window(config.sliding_window)
     weights = {name: weight.detach().float().numpy() for name, weight in family.model.named_parameters()}
-    names = conventions.single_tensors(converted.config)
-    names |= {theirs: name for name, theirs in conventions.phi3_names(converted.config).items()}
+    names = conventions.single_tensors(converted.config, kind)
+    names |= {
+        f"model.layers.{layer}.{ours}.weight": f"blk.{layer}.{theirs}.weight"
+        for layer in range(config.num_hidden_layers)
+        for ours, theirs in (("self_attn.qkv_proj", "attn_qkv"), ("mlp.gate_up_proj", "ffn_up"))  # Phi-3's
+    }
     heads = conventions.interleaved_heads(converted.config, kind)
     for name, weight in weights.items():
         projection = name.split(".")[-2]

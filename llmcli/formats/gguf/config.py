@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from llmcli.config import ARCHITECTURES as KNOWN
-from llmcli.config import ModelConfig, RopeScaling, as_record
+from llmcli.config import ModelConfig, RopeScaling
 from llmcli.errors import LLMError
 from llmcli.formats.gguf import conventions
 from llmcli.formats.gguf import tokenizer as gguf_tokenizer
@@ -112,19 +112,15 @@ def parse_config(
     )
 
 
-def before_rewriting(fields: Json, config: ModelConfig) -> Json:
-    """Return the keys of Hugging Face's config.json that a rewriting needs (huggingface/rewriting.py)."""
-    name = fields["general.architecture"]
-    known = as_record(config) | {"model_type": name}
-    if name == "granite":
-        known["attention_multiplier"] = config.head_dim**-0.5
-        scales = {hf_key: fields.get(f"{name}.{key}") for key, hf_key in conventions.GRANITE_KEYS.items()}
-        known |= {
-            key: scale if type(scale) is not float else _shortest_float(scale)
-            for key, scale in scales.items()
-            if scale
-        }
-    return known
+def granite_keys(fields: Json, config: ModelConfig) -> Json:
+    """Return the keys of a Granite's config.json that its conversion needs (huggingface/conversion.py)."""
+    keys = {"rms_norm_eps": config.rms_norm_eps, "attention_multiplier": config.head_dim**-0.5}
+    scales = {hf_key: fields.get(f"granite.{key}") for key, hf_key in conventions.GRANITE_KEYS.items()}
+    return keys | {
+        key: scale if type(scale) is not float else _shortest_float(scale)
+        for key, scale in scales.items()
+        if scale
+    }
 
 
 def _number(fields: Json, key: str, default: Any = None) -> Any:

@@ -10,7 +10,7 @@ from llmcli.config import ARCHITECTURES as KNOWN
 from llmcli.config import LAYER_TYPES, REWRITTEN, ModelConfig, Shape
 from llmcli.formats import tensor_names
 
-# GGUF's architecture -> transformers' model_type, after rewriting (huggingface/rewriting.py). If several
+# GGUF's architecture -> transformers' model_type, after conversion (huggingface/conversion.py). If several
 # model_types have the same name in GGUF, the first is used
 ARCHITECTURES = {known.gguf: name for name, known in reversed(KNOWN.items()) if known.gguf}
 ARCHITECTURES |= REWRITTEN
@@ -43,29 +43,16 @@ _ROUTER = "blk.{}.ffn_gate_inp.weight"
 EXPERT_STACKS = ("blk.{}.ffn_gate_exps.weight", "blk.{}.ffn_up_exps.weight", "blk.{}.ffn_down_exps.weight")
 
 
-def single_tensors(config: ModelConfig) -> dict[str, str]:
+def single_tensors(config: ModelConfig, architecture: str) -> dict[str, str]:
     """Map the names used here to GGUF's names, for all tensors except those of `joined_tensors`."""
-    names = {ours[0]: theirs for theirs, ours in tensor_names.in_gguf(config) if len(ours) == 1}
+    names = {ours[0]: theirs for theirs, ours in tensor_names.in_gguf(config, architecture) if len(ours) == 1}
     return {name: names[name] for name in config.tensor_shapes() if name in names}
 
 
-def phi3_names(config: ModelConfig) -> dict[str, str]:
-    """Map GGUF's names of Phi-3's stacked matrices to Hugging Face's.
-
-    >>> phi3_names(ModelConfig(300, 32, 64, 1, 2, 2, 16, 32))["blk.0.ffn_up.weight"]
-    'model.layers.0.mlp.gate_up_proj.weight'
-    """
-    return {
-        f"blk.{layer}.{theirs}.weight": f"model.layers.{layer}.{name}.weight"
-        for layer in range(config.num_hidden_layers)
-        for theirs, name in (("attn_qkv", "self_attn.qkv_proj"), ("ffn_up", "mlp.gate_up_proj"))
-    }
-
-
-def joined_tensors(config: ModelConfig) -> Iterator[tuple[str, list[str], bool]]:
+def joined_tensors(config: ModelConfig, architecture: str) -> Iterator[tuple[str, list[str], bool]]:
     """Yield (GGUF's name, our names, whether they are stacked in a new dimension) for each router, each stack
-    of experts, and each matrix of GPT-2's queries, keys and values."""
-    for theirs, ours in tensor_names.in_gguf(config):
+    of experts, and each stacked matrix of GPT-2 and Phi-3."""
+    for theirs, ours in tensor_names.in_gguf(config, architecture):
         if len(ours) > 1:
             yield theirs, ours, False
     for layer in range(config.num_hidden_layers if config.num_experts else 0):

@@ -25,7 +25,7 @@ from llmcli.formats.gguf.conventions import CONFIG_KEYS, ROPE_FACTORS
 from llmcli.formats.gguf.header import TYPES_WITHOUT_VALUES, GGUFHeader, unsupported_type
 from llmcli.formats.header import Header, TensorInfo
 from llmcli.formats.huggingface.config import dump_config
-from llmcli.formats.huggingface.rewriting import rewrite
+from llmcli.formats.huggingface.conversion import granite_epsilon, scale_granite
 from llmcli.formats.open_file import open_for_reading
 from llmcli.formats.safetensors import dtypes
 from llmcli.formats.safetensors.file import cut_off_error
@@ -98,10 +98,11 @@ def _translated_header(path: Path, header: GGUFHeader, mapped: mmap.mmap) -> Hea
             )
         factors = np.frombuffer(mapped, "<f4", divisors.size, divisors.start).tolist()
     config = gguf_config.parse_config(fields, tensors, factors)
-    named = _translated_tensors(tensors, config)
-    if fields["general.architecture"] in REWRITTEN:
-        rewritten, named = rewrite(gguf_config.before_rewriting(fields, config), named)
-        config = replace(config, rms_norm_eps=rewritten["rms_norm_eps"])
+    named = _translated_tensors(tensors, config, fields["general.architecture"])
+    if fields["general.architecture"] == "granite":
+        keys = gguf_config.granite_keys(fields, config)
+        named = scale_granite(keys, config.head_dim, named)
+        config = replace(config, rms_norm_eps=granite_epsilon(keys))
     tokenizer, bos_token = gguf_tokenizer.to_document(fields)
     tokenizer_config = gguf_tokenizer.to_config(fields, config, bos_token)
     metadata = {
@@ -114,24 +115,27 @@ def _translated_header(path: Path, header: GGUFHeader, mapped: mmap.mmap) -> Hea
     return Header(path, len(mapped), header.data_start, named, metadata, "GGUF file", decode)
 
 
-def _translated_tensors(tensors: Mapping[str, TensorInfo], config: ModelConfig) -> dict[str, TensorInfo]:
+def _translated_tensors(
+    tensors: Mapping[str, TensorInfo], config: ModelConfig, architecture: str
+) -> dict[str, TensorInfo]:
     """Rename tensors to Hugging Face's names, and split joined ones."""
-    ours = {theirs: name for name, theirs in conventions.single_tensors(config).items()}
-    is_phi3 = "blk.0.attn_qkv.weight" in tensors and config.model_type != "gpt2"
-    ours |= conventions.phi3_names(config) if is_phi3 else {}
+    ours = {theirs: name for name, theirs in conventions.single_tensors(config, architecture).items()}
     translated = {ours.get(name, name): tensor for name, tensor in tensors.items()}
-    for gguf_name, names, is_stack in conventions.joined_tensors(config):
+    shapes = config.tensor_shapes()
+    for gguf_name, names, is_stack in conventions.joined_tensors(config, architecture):
         tensor = translated.pop(gguf_name, None)
         if tensor is None:
             continue
         rows, *columns = tensor.shape or (0,)
-        if (len(columns) != 2 or rows != len(names)) if is_stack else not rows or rows % len(names):
-            wanted = f"{len(names)} matrices" if is_stack else f"a multiple of {len(names)} rows"
+        sizes = [1 if is_stack else shapes[name][0] for name in names]
+        if rows != sum(sizes) or (is_stack and len(columns) != 2):
+            wanted = f"{len(names)} matrices" if is_stack else f"{sum(sizes)} rows"
             raise LLMError(f"its {gguf_name} has shape {list(tensor.shape)}; expected {wanted}")
-        count = rows // len(names)
-        for i, name in enumerate(names):
-            part = tensor.rows(i * count, (i + 1) * count)
+        first = 0
+        for name, size in zip(names, sizes, strict=True):
+            part = tensor.rows(first, first + size)
             translated[name] = part._replace(shape=part.shape[is_stack:])
+            first += size
     named = {name: tensor._replace(name=name) for name, tensor in translated.items()}
     if config.is_gemma:  # Hugging Face's files store the gains of norms minus 1
         named |= {

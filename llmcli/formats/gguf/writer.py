@@ -151,8 +151,9 @@ def _tensors(
 ) -> Iterator[tuple[str, Shape, str, Callable[[], NDArray[np.float32]]]]:
     """Yield (GGUF's name, shape, type, function that computes the values) of each tensor."""
     config = checkpoint.config
-    shapes = checkpoint.config.tensor_shapes()
-    heads = conventions.interleaved_heads(config, config.architecture.gguf)
+    shapes = config.tensor_shapes()
+    architecture = config.architecture.gguf
+    heads = conventions.interleaved_heads(config, architecture)
 
     def joined(names: list[str], is_stack: bool) -> NDArray[np.float32]:
         return (np.stack if is_stack else np.concatenate)([checkpoint.tensors[name] for name in names])
@@ -166,12 +167,12 @@ def _tensors(
             values = values * np.float32(config.attention_scale * math.sqrt(conventions.query_scalar(config)))
         return values
 
-    for gguf_name, names, is_stack in conventions.joined_tensors(config):
+    for gguf_name, names, is_stack in conventions.joined_tensors(config, architecture):
         rows, *columns = shapes[names[0]]
         shape = (len(names), rows, *columns) if is_stack else (len(names) * rows, *columns)
         type_name = _tensor_type(dtype, shape, gguf_name) if len(names) > 1 else "F32"  # F32: a router
         yield gguf_name, shape, type_name, partial(joined, names, is_stack)
-    for name, gguf_name in conventions.single_tensors(config).items():
+    for name, gguf_name in conventions.single_tensors(config, architecture).items():
         yield gguf_name, shapes[name], _tensor_type(dtype, shapes[name], name), partial(single, name)
     if config.rope_scaling and config.rope_scaling.rope_type == "llama3":
         plain = [config.rope_theta ** (-2 * i / config.head_dim) for i in range(config.head_dim // 2)]

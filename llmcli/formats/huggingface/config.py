@@ -102,10 +102,8 @@ def parse_config(text: str) -> ModelConfig:
     values = {key: value for key, value in document.items() if value is not None}
     heads = values.get("num_attention_heads")
     width = values.get("hidden_size")
-    if type(heads) is int:
-        values.setdefault("num_key_value_heads", heads)
-        if type(width) is int:
-            values.setdefault("head_dim", width // max(1, heads))
+    values.setdefault("num_key_value_heads", heads)
+    values.setdefault("head_dim", width // max(1, heads) if type(heads) is type(width) is int else None)
     eos = values.get("eos_token_id", 0)
     bos = values.get("bos_token_id")
     eos, *extra = eos if isinstance(eos, list) and eos else [eos]

@@ -17,9 +17,8 @@ from llmcli.errors import LLMError
 from llmcli.formats import atomic_io, checkpoint, training_stages
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.header import Header, TensorInfo
-from llmcli.formats.huggingface import gpt
+from llmcli.formats.huggingface import conversion
 from llmcli.formats.huggingface.config import architecture_problem, parse_config
-from llmcli.formats.huggingface.rewriting import rewrite
 from llmcli.formats.metadata import Json, parse_document
 from llmcli.formats.open_file import model_files, name_in_cache, read_text
 from llmcli.formats.safetensors import header as safetensors_header
@@ -64,10 +63,8 @@ def read_header(directory: Path) -> Header:
     model_type = config.get("model_type")
     problem = ""
     try:
-        renamed = gpt.rename_keys(config)
-        if model_type in list(TRANSFORMERS):
-            tensors = gpt.from_transformers(renamed, tensors)
-        config, tensors = rewrite(renamed, tensors)
+        tensors = conversion.convert_tensors(config, tensors)
+        config = conversion.convert_config(config)
     except LLMError as error:
         problem = str(error)
     if config.get("model_type") != model_type:
@@ -93,8 +90,7 @@ def read_header(directory: Path) -> Header:
 def published_config(path: Path) -> ModelConfig:
     """Read the config.json of a model whose weights are not downloaded yet. Raises LLMError if the model is
     not supported."""
-    config, _ = rewrite(gpt.rename_keys(_read_json(path)), {})
-    return parse_config(json.dumps(config))
+    return parse_config(json.dumps(conversion.convert_config(_read_json(path))))
 
 
 def files(directory: Path) -> list[Path]:
@@ -255,7 +251,7 @@ def write(directory: Path, model: Checkpoint, metadata: Mapping[str, str], card:
     }
     model = replace(model, quantization=None)
     texts = {
-        "config.json": gpt.dump_config(model),
+        "config.json": conversion.dump_config(model),
         "generation_config.json": json.dumps(generation_config, indent=2),
         "tokenizer.json": model.tokenizer_json,
         "tokenizer_config.json": model.tokenizer_config_json,
@@ -270,7 +266,7 @@ def write(directory: Path, model: Checkpoint, metadata: Mapping[str, str], card:
         stages = training_stages.to_metadata(model.record, metadata.get("name", ""))
         weights = temporary / WEIGHTS
         if model.config.model_type in TRANSFORMERS:
-            gpt.write_tensors(weights, model, {**metadata, **stages})
+            conversion.write_tensors(weights, model, {**metadata, **stages})
         else:
             checkpoint.write_tensors(weights, {"": model}, {**metadata, **stages})
         # check again, since another program may have written there in the meantime

@@ -1,7 +1,8 @@
-"""GPT-2 and GPT-NeoX in transformers' layout: tensors by hand, both ways, and errors of one line. Logits:
+"""Models in transformers' layout: tensors by hand, GPT's both ways, and errors of one line. Logits:
 tests/ecosystem."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from llmcli.config import ARCHITECTURES, ModelConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.formats import loading
+from llmcli.formats.header import TensorInfo
 from llmcli.formats.huggingface import directory as hf_directory
+from llmcli.formats.huggingface.conversion import convert_config, convert_tensors
 from llmcli.formats.safetensors.file import read_tensor, write_tensors
 from llmcli.formats.safetensors.header import read_header
 from llmcli.formats.tensor_names import TRANSFORMERS
@@ -155,7 +158,7 @@ def test_older_files_have_no_prefix_and_causal_masks(kind: str, tmp_path: Path, 
         ),
         ("gpt2", {"add_cross_attention": True}, "sets add_cross_attention to true; supported: false"),
         ("gpt2", {"activation_function": "relu"}, "sets hidden_act to 'relu'; supported: silu"),
-        ("gpt2", {"n_head": "2"}, "sets num_attention_heads to '2'; supported: a number of at least 1"),
+        ("gpt2", {"n_head": "2"}, "num_attention_heads must be an integer, found '2'"),
         ("gpt2", {"n_layer": 2**31 - 1}, "its config has 2,147,483,647 layers, but the file has fewer tensors"),
         ("gpt2", {"n_positions": 20}, r"transformer.wpe.weight has shape \[16, 12\]; its config requires \[20, 12\]"),
         ("gpt2", {"n_inner": None}, r"c_fc.weight has shape \[12, 20\]; its config requires \[12, 48\]"),
@@ -191,3 +194,81 @@ def test_an_architecture_with_other_names_of_tensors_is_a_row_and_a_table(
     back = loading.load(tmp_path / "foo")
     assert back.config == config
     assert all(np.array_equal(back.tensors[name], tensor) for name, tensor in model.tensors.items())
+
+
+SHAPE: dict[str, Any] = {
+    "hidden_size": 8, "intermediate_size": 6, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 4,
+    "vocab_size": 300, "num_hidden_layers": 1, "max_position_embeddings": 64,
+}  # fmt: skip
+GRANITE = SHAPE | {
+    "model_type": "granite", "embedding_multiplier": 12.0, "attention_multiplier": 0.25, "residual_multiplier": 0.5,
+    "logits_scaling": 8.0, "rms_norm_eps": 1e-5,
+}  # fmt: skip
+PHI3 = SHAPE | {"model_type": "phi3", "vocab_size": 32064}
+
+
+def in_layer(number: int, **shapes: tuple[int, ...]) -> dict[str, TensorInfo]:
+    names = {f"model.layers.{number}.{name.replace('__', '.')}.weight": shape for name, shape in shapes.items()}
+    return {name: TensorInfo(name, "BF16", shape, 0, 0) for name, shape in names.items()}
+
+
+def test_the_multipliers_of_granite_are_factors_of_tensors() -> None:
+    stored = in_layer(11, self_attn__q_proj=(8, 8), self_attn__k_proj=(8, 8), self_attn__o_proj=(8, 8))
+    stored |= in_layer(11, mlp__down_proj=(8, 6)) | {"model.norm.weight": TensorInfo("", "BF16", (8,), 0, 0)}
+    factors = {name.split(".")[-2]: tensor.factor for name, tensor in convert_tensors(GRANITE, stored).items()}
+    assert factors == {"q_proj": 0.5, "k_proj": 1, "o_proj": 0.5 / 12, "down_proj": 0.5 / 12, "norm": 1 / 8}
+    config = convert_config(GRANITE)
+    assert config["model_type"] == "llama" and config["rms_norm_eps"] == 1e-5 / 144
+    assert config["logits_scaling"] is None
+
+
+def test_the_stacked_matrices_of_phi3_are_split() -> None:
+    stored = in_layer(0, self_attn__qkv_proj=(32, 8), mlp__gate_up_proj=(12, 8))
+    stacked = {name: np.arange(8 * tensor.shape[0]).reshape(tensor.shape) for name, tensor in stored.items()}
+    split = convert_tensors(PHI3, stored)
+    for name, parts in (("qkv_proj", {"q": 16, "k": 8, "v": 8}), ("gate_up_proj", {"gate": 6, "up": 6})):
+        theirs = next(full for full in stored if name in full)
+        ours = [split[theirs.replace(name, f"{part}_proj")] for part in parts]
+        assert [tensor.shape for tensor in ours] == [(rows, 8) for rows in parts.values()]
+        rows = [tensor.view(stacked[theirs]) for tensor in ours if tensor.view]
+        np.testing.assert_array_equal(np.concatenate(rows), stacked[theirs])
+    config = convert_config(PHI3)
+    assert config["rms_norm_eps"] == 1e-5 and config["eos_token_id"] == 32000  # defaults
+    assert convert_config(PHI3 | {"rms_norm_eps": 1e-6})["rms_norm_eps"] == 1e-6
+
+
+def test_what_cannot_be_converted_is_an_error() -> None:
+    cases = [
+        (GRANITE | {"residual_multiplier": "2"}, "residual_multiplier to '2'; supported: a positive number"),
+        (GRANITE | {"embedding_multiplier": 0}, "embedding_multiplier to 0; supported"),
+        (GRANITE | {"attention_multiplier": True}, "attention_multiplier to True; supported"),
+        (GRANITE | {"rms_norm_eps": None}, "rms_norm_eps to None; supported: a positive number"),
+        (PHI3 | {"num_attention_heads": 0}, "num_attention_heads` must be between 1"),
+        (
+            PHI3 | {"intermediate_size": 7},
+            r"mlp.gate_up_proj.weight has shape \[12, 8\]; its config requires \[14, 8\]",
+        ),
+    ]
+    for config, message in cases:
+        with pytest.raises(LLMError, match=message):
+            convert_tensors(config, in_layer(0, mlp__gate_up_proj=(12, 8)))
+
+
+def test_a_directory_of_granite_is_read_as_a_llama(tmp_path: Path) -> None:
+    config = ModelConfig(300, 32, 48, 2, 4, 2, 8, 64, model_type="llama", rms_norm_eps=1e-5)
+    model = random_checkpoint(config)
+    there = tmp_path / "there"
+    hf_directory.write(there, replace(model, dtypes=dict.fromkeys(config.tensor_shapes(), "F16")), {}, "# A model\n")
+    document = json.loads((there / "config.json").read_text("utf-8"))
+    granite = {key: value for key, value in GRANITE.items() if key not in SHAPE}
+    (there / "config.json").write_text(json.dumps(document | granite), "utf-8")
+    opened = loading.load(there)
+    assert (opened.record.imported or {})["architecture"] == "granite"
+    name = "model.layers.1.mlp.down_proj.weight"
+    expected = model.tensors[name].astype(np.float16).astype(np.float32) * (0.5 / 12)
+    np.testing.assert_allclose(opened.tensors[name], expected, rtol=1e-6)
+    assert name not in opened.dtypes and opened.dtypes["model.layers.1.mlp.up_proj.weight"] == "F16"
+    assert np.isfinite(NumpyRuntime(opened).logits([1, 2, 3])).all()
+    (there / "config.json").write_text(json.dumps(document | granite | {"logits_scaling": "x"}), "utf-8")
+    with pytest.raises(LLMError, match="logits_scaling to 'x'"):
+        loading.load(there)
