@@ -167,8 +167,7 @@ def predict_next(
     token = continuations[0].tokens[-1]
     token_bytes = vocabulary.token_bytes[token]
     tail = token_bytes[: len(token_bytes) - len(continuations[0].new_bytes)]
-    own = log_softmax(first.logits if first.model_logits is None else first.model_logits)
-    logprobs = np.where(np.isneginf(first.logits), -np.inf, own)
+    logprobs = np.where(np.isneginf(first.logits), -np.inf, log_softmax(first.model_logits))
     added = AddedText(logprobs, tuple(first.token_of(i)[1] for i in range(len(vocabulary), len(logprobs))))
     if first.tokens is not None:  # entry -> token; several entries may have one token
         entries = logprobs

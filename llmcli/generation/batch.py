@@ -27,7 +27,7 @@ from llmcli.generation.engine.requests import (
     StoppingError,
     UnavailableError,
 )
-from llmcli.generation.engine.sequence import Sequence as EngineSequence
+from llmcli.generation.engine.sequence import GeneratedSequence
 from llmcli.generation.token_healing import Prompt
 from llmcli.models.runtime import Runtime
 
@@ -117,7 +117,7 @@ def decode_batch(
     source = iter(requests)
     pending = deque[BatchResult]()
     numbers = count()
-    running: dict[int, EngineSequence] = {}
+    running: dict[int, GeneratedSequence] = {}
 
     def submit(request: GenerationRequest | BatchResult) -> None:
         number = next(numbers)

@@ -28,6 +28,7 @@ from llmcli.formats.metadata import parse_document
 from llmcli.formats.open_file import model_files
 from llmcli.generation.choices import ScoredText, score_answers, score_likely_answers
 from llmcli.generation.generator import GeneratedText, Piece, decode
+from llmcli.generation.token_healing import shared_length
 from llmcli.models.runtime import Runtime
 
 READ_CHUNK = 256  # prompt tokens processed before control returns to the caller
@@ -182,11 +183,10 @@ class Assistant:
 
     def _read(self, ids: list[int]) -> Iterator[PrefillProgress]:
         """Process `ids` except the last token and those that are already in the cache."""
-        known = []
+        cached = 0
         if self.runtime.length == self._length:
-            known = (self.prompt_ids + self.answer_ids)[: self._length]
-        differing = (i for i, (a, b) in enumerate(zip(known, ids, strict=False)) if a != b)
-        cached = min(next(differing, len(known)), len(ids) - 1)
+            before = (self.prompt_ids + self.answer_ids)[: self._length]
+            cached = min(shared_length(before, ids), len(ids) - 1)
         self.runtime.rewind(cached)
         self.prompt_ids = ids
         self.answer_ids = []

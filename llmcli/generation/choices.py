@@ -18,7 +18,13 @@ import numpy as np
 
 from llmcli.data.tokenizers.tokenizer import Tokenizer, check_unicode
 from llmcli.errors import LLMError, brief, usage
-from llmcli.generation.token_healing import NEGLIGIBLE, Prompt, TokenizationSearch, default_evaluations
+from llmcli.generation.token_healing import (
+    NEGLIGIBLE,
+    Prompt,
+    TokenizationSearch,
+    default_evaluations,
+    shared_length,
+)
 from llmcli.models.logits import log_softmax, softmax
 from llmcli.models.runtime import PREFILL_CHUNK, Array, Doubles, Runtime, padded_batches
 
@@ -126,8 +132,7 @@ def _lower_bounds(
     of the next token after each of its tokens."""
     totals = np.cumsum([0.0, *(row[token] for row, token in zip(rows, known, strict=False))])
     for i, answer in enumerate(encoded):
-        n = next((n for n, pair in enumerate(zip(answer, known, strict=False)) if pair[0] != pair[1]), None)
-        n = min(len(answer), len(known)) if n is None else n
+        n = shared_length(answer, known)
         bounds[i] = min(bounds[i], totals[n] + (rows[n][answer[n]] if n < len(answer) else 0.0))
 
 

@@ -19,7 +19,7 @@ from llmcli.generation.drafts import Drafts
 from llmcli.generation.grammar import CompiledGrammar, GrammarState, compile_grammar
 from llmcli.generation.sampler import Sampler, logit_bias, min_logit, usable_temperature
 from llmcli.generation.token_healing import FirstToken, Prompt, last_tokens, read_prompt
-from llmcli.models.runtime import Array, Bools, Ints, Runtime
+from llmcli.models.runtime import Array, Bools, Runtime
 
 ChosenToken = tuple[int, float]  # (token, log probability under the model)
 
@@ -34,6 +34,7 @@ class Piece:
         float  # under the model, without filters; for the first token given all tokenizations of the prompt
     )
     finish_reason: str | None = None  # "stop" (stop string or end-of-text token) or "length"
+    new_bytes: bytes = b""  # of the token; of the first token, only those beyond the prompt
 
 
 def decode(runtime: Runtime, text: "GeneratedText") -> Iterator[Piece]:
@@ -89,13 +90,13 @@ def generate(
     (token_healing.py). If the prompt is longer than the context, its end is used. When the context is full,
     generation continues with its newer half.
     """
-    known = Prompt.of(prompt, tokenizer, literal=literal)
-    text = GeneratedText(tokenizer, known.ids, sampling)
+    encoded = Prompt.of(prompt, tokenizer, literal=literal)
+    text = GeneratedText(tokenizer, encoded.ids, sampling)
     tokenizer = tokenizer.of_any_bytes if text.sampling.grammar else tokenizer
     runtime.rewind()
     # it may end inside a token or inside a word
-    if text.sampling.max_tokens and (known.tail or known.in_word):
-        yield from text.add_first(read_prompt(runtime, tokenizer, known))
+    if text.sampling.max_tokens and (encoded.tail or encoded.in_word):
+        yield from text.add_first(read_prompt(runtime, tokenizer, encoded))
     yield from decode(runtime, text)
 
 
@@ -140,7 +141,6 @@ class GeneratedText:
         self.tokens = 0  # number of new tokens
         self.finish_reason: str | None = None
         self.last_token: ChosenToken | None = None  # the token that ended the text, and its log probability
-        self.first_bytes = b""  # bytes of the first token beyond the prompt; set by `add_first`
         self._sampler = how if isinstance(how, Sampler) else Sampler(how)
         self._decoder = stream_decoder()
         self.sampling = sampling = self._sampler.config
@@ -152,28 +152,21 @@ class GeneratedText:
         before = b"".join(self._vocabulary.token_bytes[token] for token in ids[-4:])
         self._state = state_between(before)
         _ = self._decoder.decode(before)
-        self._penalizes = sampling.repetition_penalty != 1
-        self._seen = {i for i in ids if i not in stop_ids} if self._penalizes else set()
-        self._bias = self._initial_bias()
+        self._seen = set(ids).difference(stop_ids)
+        bias = np.zeros(len(self._vocabulary), np.float32)
+        for i, value in sampling.logit_bias:
+            if not 0 <= i < len(bias):
+                raise usage(f"`logit_bias` must have token ids from 0 to {len(bias) - 1}, found {i}")
+            bias[i] = value
+        # [V], added to the logits; penalties change it
+        is_biased = sampling.logit_bias or sampling.presence_penalty or sampling.frequency_penalty
+        self._bias = bias if is_biased else None
         self._counted: set[int] = set()  # generated tokens to which the presence penalty was applied
         self._stops = _StopStrings(sampling.stop) if sampling.stop else None
         self._grammar = None
         if sampling.grammar:
             grammar = grammar or compile_grammar(sampling.grammar, tokenizer, is_answer=bool(stop_ids))
             self._grammar = GrammarState(grammar, tokenizer, self._end_ids)
-
-    def _initial_bias(self) -> Array | None:
-        """Return the bias [V] of the logits, which penalties change; None without any. Raises LLMError."""
-        sampling = self.sampling
-        V = len(self._vocabulary)
-        if not (sampling.logit_bias or sampling.presence_penalty or sampling.frequency_penalty):
-            return None
-        bias = np.zeros(V, np.float32)
-        for token, value in sampling.logit_bias:
-            if not 0 <= token < V:
-                raise usage(f"`logit_bias` must have token ids from 0 to {V - 1}, found {token}")
-            bias[token] = value
-        return bias
 
     @property
     def _allowed(self) -> Bools | None:
@@ -206,26 +199,17 @@ class GeneratedText:
         if (allowed := self._allowed) is not None and (self._grammar or self.sampling.min_tokens):
             first.restrict(allowed, self._grammar.allows if self._grammar else lambda text: True)
         logits = logit_bias(first.logits, self._bias, first.tokens)
-        model_logits = first.logits if first.model_logits is None else first.model_logits
         self._strips_space = False  # the prompt has the beginning of the word
-        entry, logprob = self._sampler(logits, self._seen, model_logits=model_logits, tokens=first.tokens)
+        entry, logprob = self._sampler(
+            logits, self._seen, model_logits=first.model_logits, tokens=first.tokens
+        )
         continuations = first.continuations_of(entry)
         chosen = continuations[
             self._sampler.choose([continuation.probability for continuation in continuations])
         ]
         self.ids = first.process(chosen)
-        self.first_bytes = chosen.new_bytes
         state = max(START, state_after(chosen.new_bytes, self._state))
         return self._append((chosen.tokens[-1], logprob), chosen.new_bytes, state)
-
-    def _penalize(self, token: int) -> None:
-        """Apply the presence penalty to a token the first time it is generated, and the frequency penalty
-        every time."""
-        if self._bias is not None:
-            self._bias[token] -= self.sampling.frequency_penalty
-            if token not in self._counted:
-                self._counted.add(token)
-                self._bias[token] -= self.sampling.presence_penalty
 
     def end(self, reason: str) -> Piece:
         """End the text and return the last piece; an incomplete character is dropped."""
@@ -241,14 +225,17 @@ class GeneratedText:
             self.ids.append(token)
             self.tokens += 1
             self._state = state
-            if self._penalizes:
-                self._seen.add(token)
-            self._penalize(token)
+            self._seen.add(token)
+            if self._bias is not None:
+                self._bias[token] -= self.sampling.frequency_penalty
+                if token not in self._counted:  # the presence penalty applies once
+                    self._bias[token] -= self.sampling.presence_penalty
+                self._counted.add(token)
             text = self._decoder.decode(new_bytes)
             if self._strips_space and text:
                 text = text.removeprefix(" ")
                 self._strips_space = False
-            pieces = [Piece(token, text, logprob)]
+            pieces = [Piece(token, text, logprob, new_bytes=new_bytes)]
             if self._grammar:
                 self._grammar.append(token, new_bytes)
             if self._grammar and self._grammar.is_complete:
@@ -273,7 +260,8 @@ def choose_together(texts: Sequence[GeneratedText], logits: Array) -> list[Chose
 
     def is_simple(text: GeneratedText) -> bool:
         filters = text.sampling.top_k > 0 or text.sampling.top_p < 1
-        return not text._penalizes and text._bias is None and not (filters and text.sampling.temperature)
+        penalizes = text.sampling.repetition_penalty != 1 or text._bias is not None
+        return not penalizes and not (filters and text.sampling.temperature)
 
     choices: list[ChosenToken | None] = [None] * len(texts)
     together = [i for i, text in enumerate(texts) if is_simple(text)]
@@ -291,32 +279,22 @@ def choose_together(texts: Sequence[GeneratedText], logits: Array) -> list[Chose
     if any(mask is not allowed for mask in masks):
         every = np.ones(rows.shape[1], bool)
         allowed = np.stack([every if mask is None else mask for mask in masks])
-    tokens = _choose_from_rows(
-        texts, rows if allowed is None else np.where(allowed, rows, np.float32(-np.inf))
-    )
+    masked = rows if allowed is None else np.where(allowed, rows, np.float32(-np.inf))
+    tokens = masked.argmax(axis=1)
+    if drawn := [i for i, text in enumerate(texts) if text.sampling.temperature]:
+        samplings = [texts[i].sampling for i in drawn]
+        temperatures = np.array([usable_temperature(sampling.temperature) for sampling in samplings])
+        scaled = (masked[drawn] - masked[drawn].max(axis=1, keepdims=True)) / temperatures[:, None]
+        kept = scaled >= np.array([min_logit(sampling.min_p) for sampling in samplings])[:, None]
+        for i, row, kept_row in zip(drawn, scaled, kept, strict=True):
+            candidates = np.flatnonzero(kept_row)
+            tokens[i] = candidates[texts[i]._sampler.draw(row[candidates])]
     shifted = rows - highest
     chosen = shifted[np.arange(len(rows)), tokens].astype(np.float64)
     logprobs = chosen - np.log(np.exp(shifted).sum(axis=1).astype(np.float64))  # as token_logprob
     for i, choice in zip(together, zip(tokens.tolist(), logprobs.tolist(), strict=True), strict=True):
         choices[i] = choice
     return choices
-
-
-def _choose_from_rows(texts: Sequence[GeneratedText], rows: Array) -> Ints:
-    """Draw a token for each text [B] from logits [B, V]; -inf marks tokens that are not allowed."""
-    tokens: Ints = rows.argmax(axis=1)
-    drawn = [i for i, text in enumerate(texts) if text.sampling.temperature]
-    if not drawn:
-        return tokens
-    samplings = [texts[i].sampling for i in drawn]
-    rows = rows if len(drawn) == len(texts) else rows[drawn]
-    temperatures = np.array([usable_temperature(sampling.temperature) for sampling in samplings])
-    scaled = (rows - rows.max(axis=1, keepdims=True)) / temperatures[:, None]
-    kept = scaled >= np.array([min_logit(sampling.min_p) for sampling in samplings])[:, None]
-    for i, row, kept_row in zip(drawn, scaled, kept, strict=True):
-        candidates = np.flatnonzero(kept_row)
-        tokens[i] = candidates[texts[i]._sampler.draw(row[candidates])]
-    return tokens
 
 
 class _StopStrings:

@@ -171,7 +171,7 @@ class FirstToken:
     """
 
     logits: Array  # [N], -inf where an entry is not allowed
-    model_logits: Array | None = None  # [N], if they differ from `logits`
+    model_logits: Array  # [N], without the restrictions of a grammar or of the vocabulary
     tokens: Ints | None = None  # [N], the most likely last token of each entry; None: the entry itself
 
     def __init__(
@@ -199,14 +199,13 @@ class FirstToken:
 
     def restrict(self, allowed: Bools, allows: Callable[[bytes], bool]) -> None:
         """Allow only entries whose text a token of `allowed` [V] adds, or which `allows` accepts."""
-        self.model_logits = self.logits if self.model_logits is None else self.model_logits
         entries = np.append(allowed, np.array([allows(text) for text in self._extra_entries], bool))
         self.logits = np.where(entries, self.logits, np.float32(-np.inf))
         if np.isneginf(self.logits).all():  # too unlikely for the sum: use the logits after one tokenization
             _, path, row = self.search.aligned[0]
             every = np.arange(len(allowed))
-            self.logits = np.where(allowed, row, np.float32(-np.inf))
             self.model_logits = row
+            self.logits = np.where(allowed, row, np.float32(-np.inf))
             self.tokens = None
             self._groups = [_Group(path, 0, every, every, softmax(self.logits.astype(np.float64)))]
 
@@ -256,11 +255,9 @@ class FirstToken:
     def _find_groups(self, in_word: bool) -> Iterator["_Group"]:
         vocabulary = self._vocabulary
         every = np.arange(len(self._vocabulary))
-        factors = (
-            np.where(vocabulary.begins_with_letter, CONTINUE_WORD_FACTOR, 1.0)
-            if in_word
-            else np.ones(len(every))
-        )
+        factors = np.ones(len(every))
+        if in_word:
+            factors[vocabulary.begins_with_letter] = CONTINUE_WORD_FACTOR
         allowed = vocabulary.allowed(self.search.end_state)
         if allowed is not None:
             factors[~allowed] = 0
@@ -294,7 +291,7 @@ class FirstToken:
         aligned = self.search.aligned
         shift = float(np.logaddexp.reduce(aligned[0][2].astype(np.float64))) if aligned else 0.0
         with np.errstate(divide="ignore"):
-            self.logits = (np.log(probabilities) + shift).astype(np.float32)
+            self.logits = self.model_logits = (np.log(probabilities) + shift).astype(np.float32)
 
     def _continuation(self, group: "_Group", i: int) -> Continuation:
         token = int(group.tokens[i])
@@ -312,12 +309,10 @@ class _Group(NamedTuple):
     probabilities: Doubles  # [n]
 
 
-def _common_prefix(paths: Sequence[Path]) -> Path:
-    first = min(paths)
-    last = max(paths)
-    return first[
-        : next((i for i, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), None)
-    ]
+def shared_length(a: Sequence[int], b: Sequence[int]) -> int:
+    """Count the tokens at the beginning that two texts share."""
+    differing = (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y)
+    return next(differing, min(len(a), len(b)))
 
 
 class TokenizationSearch:
@@ -383,7 +378,9 @@ class TokenizationSearch:
         """Explore the most likely sequences. Returns an upper bound for the share of the probability of the
         others."""
         while (path := self.next_path(max_evaluations, negligible)) is not None:
-            self.expand(self._evaluate(path))
+            self._runtime.rewind(len(self._head))
+            self._cached = path
+            self.expand(self._runtime.prefill(path))
         left = np.logaddexp.reduce([-cost for cost, _, _ in self._open], initial=-math.inf)
         return float(np.exp(left - np.logaddexp(left, self.log_total))) if left > -np.inf else 0.0
 
@@ -407,27 +404,23 @@ class TokenizationSearch:
         """Return the logits [V] after the head and the tokens of each path, which has at least one token.
         Tokens shared by the beginnings of all paths are processed at most once."""
         self.evaluations += len(paths)
-        shared = _common_prefix(paths)[: min(map(len, paths)) - 1]
-        cached = _common_prefix([shared, self._cached])
-        self._runtime.rewind(len(self._head) + len(cached))
-        if len(cached) < len(shared):
-            self._runtime.read(shared[len(cached) :])
+        # of sorted paths, the first and the last differ most
+        length = min(shared_length(min(paths), max(paths)), min(map(len, paths)) - 1)
+        shared = paths[0][:length]
+        cached = shared_length(shared, self._cached)
+        self._runtime.rewind(len(self._head) + cached)
+        if cached < length:
+            self._runtime.read(shared[cached:])
         self._cached = shared
-        rest = [path[len(shared) :] for path in paths]
+        rest = [path[length:] for path in paths]
         return [self._checked(rows[-1]).copy() for rows in self._runtime.continuation_logits(rest)]
-
-    def _evaluate(self, path: Path) -> Array:
-        self._runtime.rewind(len(self._head))
-        self._cached = path
-        return self._runtime.prefill(path)
 
     def process(self, path: Path) -> None:
         """Make the runtime's cache hold the head and the tokens of `path`."""
-        if path and path != self._cached:
-            self.evaluations += 1
-            self._checked(self._evaluate(path))
-        elif not path:
+        if path != self._cached:
             self._runtime.rewind(len(self._head))
+            if path:
+                self._runtime.read(path)
 
     def _checked(self, logits: Array) -> Array:
         row = logits[: len(self.vocabulary)]  # a model may have rows that no token uses

@@ -37,7 +37,7 @@ from llmcli.generation.engine.requests import (
     StoppingError,
     UnavailableError,
 )
-from llmcli.generation.engine.sequence import Sequence
+from llmcli.generation.engine.sequence import GeneratedSequence
 from llmcli.generation.generator import choose_together
 from llmcli.models.runtime import Runtime, step_batch
 
@@ -63,13 +63,13 @@ class Engine:
         self._thread: threading.Thread | None = None  # None: not running
         self.failure: str | None = None  # the reason why the thread is not running
         self._is_changed = False  # there may be something to do
-        self.waiting: list[Sequence] = []
+        self.waiting: list[GeneratedSequence] = []
         self._is_closed = False
         self._models: dict[str, Future[Opened]] = {}
         self._loading = threading.Lock()  # one model at a time
         self._analyzing = threading.Lock()  # one function at a time
         # requests in progress; only the engine's thread changes this and the following attributes
-        self.active: list[Sequence] = []
+        self.active: list[GeneratedSequence] = []
         self.prefixes = PrefixCache(self._limits.prefix_bytes)
 
     # ---- from any thread
@@ -89,28 +89,28 @@ class Engine:
         if thread is not None:
             thread.join(PASS_SECONDS)
 
-    def submit(self, request: GenerationRequest, on_event: OnEvent, group: object = None) -> Sequence:
+    def submit(
+        self, request: GenerationRequest, on_event: OnEvent, group: object = None
+    ) -> GeneratedSequence:
         """Add a request to the queue. All requests of a `group` together take turns with other groups. Raises
         QueueFullError if too many requests are waiting, StoppingError after `close`, and UnavailableError if
         the engine cannot run."""
         with self._changed:
             self._ensure_running()
-            if (
-                sum(not sequence.is_cancelled for sequence in (*self.waiting, *self.aside))
-                >= self._limits.queue
-            ):
+            waiting = [sequence for sequence in (*self.waiting, *self.aside) if not sequence.is_cancelled]
+            if len(waiting) >= self._limits.queue:
                 raise QueueFullError(f"{self._limits.queue} requests are waiting already; try again later")
-            sequence = Sequence(request, on_event, self._model(request.model), group)
+            sequence = GeneratedSequence(request, on_event, self._model(request.model), group)
             self.waiting.append(sequence)
         self._wake()
         return sequence
 
-    def cancel(self, sequence: Sequence) -> None:
+    def cancel(self, sequence: GeneratedSequence) -> None:
         """Stop a request before its next token. It may already have ended, and one more event may arrive."""
         sequence.is_cancelled = True
         self._wake()
 
-    def pause(self, sequence: Sequence, is_paused: bool) -> None:
+    def pause(self, sequence: GeneratedSequence, is_paused: bool) -> None:
         """Pause a request before its next token, or resume it. A paused request keeps its cache but gives up
         its place."""
         sequence.is_paused = is_paused
@@ -198,13 +198,13 @@ class Engine:
             self._remove_ended()
 
     @property
-    def aside(self) -> list[Sequence]:
+    def aside(self) -> list[GeneratedSequence]:
         """Return the requests in progress that have no place, in the order of their turns. They wait like
         requests in the queue."""
         return [sequence for sequence in self.active if sequence.is_aside]
 
     @property
-    def _placed(self) -> list[Sequence]:
+    def _placed(self) -> list[GeneratedSequence]:
         """Return the requests in progress that are neither set aside nor, since the last turn, paused."""
         return [sequence for sequence in self.active if not (sequence.is_aside or sequence.is_paused)]
 
@@ -213,7 +213,7 @@ class Engine:
             cancelled = [sequence for sequence in (*self.waiting, *self.active) if sequence.is_cancelled]
             self.waiting = [sequence for sequence in self.waiting if sequence not in cancelled]
         for sequence in cancelled:
-            sequence.cancel()
+            sequence.end()
         self._remove_ended()
 
     def _admit(self) -> None:
@@ -226,7 +226,7 @@ class Engine:
             if sequence not in waiting:
                 continue
             try:
-                if not sequence.is_open:
+                if not sequence.max_bytes:
                     runtime, tokenizer = sequence.opened.result()
                     context = min(runtime.context, self._limits.context or runtime.context)
                     sequence.open(tokenizer, context, runtime.cache_bytes_per_token)
@@ -238,7 +238,7 @@ class Engine:
             with self._changed:
                 self.waiting.remove(sequence)
 
-    def _has_memory(self, sequence: Sequence) -> bool:
+    def _has_memory(self, sequence: GeneratedSequence) -> bool:
         """Return whether a request can begin. Paused requests fail if it needs their memory."""
         unpaused = [other for other in self.active if not other.is_paused]
         free = self._limits.live_bytes - sum(other.max_bytes for other in unpaused)
@@ -279,7 +279,7 @@ class Engine:
         for name in dict.fromkeys(sequence.request.model for sequence in ready):
             self._step_model([sequence for sequence in ready if sequence.request.model == name])
 
-    def _step_model(self, sequences: list[Sequence]) -> None:
+    def _step_model(self, sequences: list[GeneratedSequence]) -> None:
         if len(sequences) > 1 and self._step_together(sequences):
             return
         for sequence in sequences:
@@ -288,7 +288,7 @@ class Engine:
             except Exception as error:
                 sequence.fail(error)
 
-    def _step_together(self, sequences: list[Sequence]) -> bool:
+    def _step_together(self, sequences: list[GeneratedSequence]) -> bool:
         """Process one token of each text at once. After an error, which one of the texts may have caused,
         nothing has changed, and the result is False."""
         runtimes = [sequence.live_runtime for sequence in sequences]
@@ -302,7 +302,7 @@ class Engine:
             return False
         for sequence, row, choice in zip(sequences, logits, choices, strict=True):
             try:
-                sequence.step_done(row, choice)
+                sequence.finish_step(row, choice)
             except Exception as error:
                 sequence.fail(error)
         return True
@@ -314,7 +314,7 @@ class Engine:
             return
         self.active = [sequence for sequence in self.active if not sequence.is_done]
         for sequence in ended:
-            if (prefix := sequence.prefix()) and not sequence.has_failed:
+            if prefix := sequence.prefix():
                 self.prefixes.keep(prefix)
         with self._changed:
             self._is_changed = True  # there is now space for others
@@ -323,7 +323,8 @@ class Engine:
 
     def _model(self, name: str) -> "Future[Opened]":
         """Return a model, which may still be loading. The caller holds `_changed`."""
-        if name not in self._models:
+        known = self._models.get(name)
+        if known is None or (known.done() and known.exception()):  # after an error, try again
             future: Future[Opened] = Future()
             _start_thread(self._load, name, future, name="load-model")
             self._models[name] = future  # after starting the thread, without which it would never complete
@@ -336,12 +337,10 @@ class Engine:
             try:
                 future.set_result(self._open_model(name))
             except BaseException as error:  # raised by the future's `result`
-                with self._changed:
-                    del self._models[name]  # the next request tries again
                 future.set_exception(error)
 
 
-def _in_turn(sequences: Iterable[Sequence]) -> list[Sequence]:
+def _in_turn(sequences: Iterable[GeneratedSequence]) -> list[GeneratedSequence]:
     """Order sequences by turns: the first of each group, then the second of each, and so on."""
     turns = Counter[object]()
     numbered = []

@@ -1,8 +1,7 @@
 """A request being processed: its prompt in chunks, then token by token. V = vocabulary size."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from collections.abc import Sequence as Ids
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 
 import numpy as np
@@ -26,8 +25,10 @@ from llmcli.generation.token_healing import Prompt, last_tokens, read_prompt
 from llmcli.models.logits import log_softmax
 from llmcli.models.runtime import PREFILL_CHUNK, Array, Doubles, Runtime
 
+TokenOf = Callable[[int], tuple[int | None, bytes]]  # entry -> (token, its bytes)
 
-class Sequence:
+
+class GeneratedSequence:
     """The tokens of a request, and the runtime that processes them."""
 
     def __init__(
@@ -42,14 +43,13 @@ class Sequence:
         self.opened = opened
         self.group = self if group is None else group
         self.is_cancelled = self.is_paused = False  # set from any thread
-        self.is_open = self.is_aside = self.is_done = self.has_failed = False
+        self.is_aside = self.is_done = False
         self.runtime: Runtime | None = None
-        self.max_bytes = 0  # maximum memory of the KV cache
+        self.max_bytes = 0  # maximum memory of the KV cache; 0 before `open`
         self.waits_for_step = False  # the prompt is processed, and the next step processes one token
         self._on_event = on_event
         self._alternatives: deque[tuple[ScoredToken, ...]] = deque()  # for tokens whose pieces are held back
         self._prompt: list[ScoredToken] = []
-        self._first_bytes = b""  # bytes of the first token beyond a prompt that ends inside a word
         self._choices: Iterator[list[ScoredText]] | None = None  # choices that are still to be scored
         self._scored: list[ScoredText] = []
 
@@ -63,14 +63,12 @@ class Sequence:
         self._context = context
         self._token_bytes = tokenizer.vocabulary.token_bytes
         ids = prompt.ids
-        self._prompt_length = len(prompt.ids)
         self.text = GeneratedText(tokenizer, ids, sampling, self.request.stop_ids, self.request.grammar)
         # tokens to process before the next one can be chosen
-        self._pending: Ids[int] = prompt.split(context, tokenizer.bos_ids)[0]
-        self._held: list[int] = []  # the tokens in the cache
+        self._pending: Sequence[int] = prompt.split(context, tokenizer.bos_ids)[0]
+        self._cached_ids: list[int] = []  # the tokens in the cache
         self._is_started = False
         self.max_bytes = min(context, len(ids) + sampling.max_tokens) * bytes_per_token
-        self.is_open = True
 
     def begin(self, prefixes: PrefixCache, live: Iterable[Prefix]) -> None:
         """Get a runtime whose cache holds the longest part of the prompt found in any kept or `live`
@@ -79,11 +77,11 @@ class Sequence:
         # requested
         shareable = () if self.request.prompt_logprobs else self._pending[:-1]
         shared = prefixes.take(self.request.model, shareable, live)
-        self.runtime, self._cached = shared or (self.opened.result()[0].fork(), 0)
+        self.runtime, self._shared = shared or (self.opened.result()[0].fork(), 0)
         # tokens generated for an earlier request are part of this prompt
-        self.runtime.begin_prompt(self._cached, len(self._pending), self.request.prompt.written)
-        self._held = list(self._pending[: self._cached])
-        self._pending = self._pending[self._cached :]
+        self.runtime.begin_prompt(self._shared, len(self._pending), self.request.prompt.written)
+        self._cached_ids = list(self._pending[: self._shared])
+        self._pending = self._pending[self._shared :]
 
     def advance(self) -> None:
         """Process a chunk of the tokens before the next token; after the last chunk, choose the next
@@ -91,7 +89,7 @@ class Sequence:
         is_last = len(self._pending) <= PREFILL_CHUNK
         scores_prompt = self.request.prompt_logprobs and not self._is_started
         max_tokens = self.request.sampling.max_tokens
-        if not max_tokens and not self.request.prompt_logprobs:
+        if not max_tokens and not scores_prompt:
             self._start()
             self._finish("length")
             return
@@ -110,7 +108,7 @@ class Sequence:
             logits = self.live_runtime.prefill(chunk)
         else:
             self.live_runtime.read(chunk)
-        self._held += chunk
+        self._cached_ids += chunk
         if is_last:
             self._start()
             if max_tokens:
@@ -122,23 +120,23 @@ class Sequence:
         """Score a batch of the choices after the prompt; after the last one, choose."""
         request = self.request
         runtime = self.live_runtime
-        held = len(self._held)
-        ids = [*self._held, *self._pending]
+        cached = len(self._cached_ids)
+        ids = [*self._cached_ids, *self._pending]
         if self._choices is None:
             if request.stop_ids:
-                if len(ids) > held + 1:
-                    runtime.read(ids[held:-1])
+                if len(ids) > cached + 1:
+                    runtime.read(ids[cached:-1])
                 self._choices = score_answers(
                     runtime, self._tokenizer, ids, request.choices, request.stop_ids
                 )
             else:
                 reserve = runtime.context - self._context
                 self._choices = score_continuations(
-                    runtime, self._tokenizer, request.prompt, request.choices, reserve=reserve, cached=held
+                    runtime, self._tokenizer, request.prompt, request.choices, reserve=reserve, cached=cached
                 )
         self._scored += next(self._choices)
         if len(self._scored) == len(request.choices):
-            runtime.rewind(held)
+            runtime.rewind(cached)
             self._choose()
 
     def _choose(self) -> None:
@@ -153,10 +151,10 @@ class Sequence:
         self._send(Token(None, data[chosen], float(logprobs[chosen]), others, self._scored[chosen].text))
         self._finish("stop")
 
-    def _score(self, chunk: Ids[int]) -> Array:
+    def _score(self, chunk: Sequence[int]) -> Array:
         """Process tokens of the prompt with their log probabilities; return the logits [V] after the last."""
         rows = self.live_runtime.logits(chunk)
-        if not self._held:
+        if not self._cached_ids:
             self._prompt.append(ScoredToken(chunk[0], self._token_bytes[chunk[0]], None))
         following = [*chunk[1:], *self._pending[:1]]
         for row, token in zip(rows, following, strict=False):
@@ -168,17 +166,14 @@ class Sequence:
 
     def _read_end(self, prompt: Prompt) -> None:
         """Process the end of a prompt with several tokenizations, and choose the first token."""
-        cached = len(self._held)
+        cached = len(self._cached_ids)
         reserve = self.live_runtime.context - self._context
         first = read_prompt(self.live_runtime, self._tokenizer, prompt, reserve=reserve, cached=cached)
-        logits = first.logits if first.model_logits is None else first.model_logits
-        is_asked = self.request.top_logprobs > 0
-        self._alternatives.append(self._most_likely(log_softmax(logits), first.token_of) if is_asked else ())
+        self._add_alternatives(first.model_logits, first.token_of)
         pieces = self.text.add_first(first)
-        self._first_bytes = self.text.first_bytes
         ids = self.text.ids if self.text.last_token else self.text.ids[:-1]
         self._start(ids)
-        self._held = last_tokens(ids, self.live_runtime.length, self._tokenizer.bos_ids)
+        self._cached_ids = last_tokens(ids, self.live_runtime.length, self._tokenizer.bos_ids)
         self._emit(pieces)
 
     @property
@@ -197,43 +192,43 @@ class Sequence:
         """Return the cache with its tokens, or None."""
         if self.runtime is None:
             return None
-        ids = np.array(self._held[: self.runtime.length], np.int64)
+        ids = np.array(self._cached_ids[: self.runtime.length], np.int64)
         return Prefix(self.request.model, self.runtime, ids, self.runtime.cache_bytes)
 
     def step(self) -> None:
         """Process the next token of this text alone, with a draft of the tokens after it."""
         first = len(self.text.ids) - 1
         steps = step_with_draft(self.live_runtime, self.text, self._context)
-        self._held += self.text.ids[first : first + len(steps)]
+        self._cached_ids += self.text.ids[first : first + len(steps)]
         for logits, _ in steps:
-            self._add_alternatives(logits)
+            self._add_alternatives(logits[: len(self._token_bytes)])
         self._emit([piece for _, pieces in steps for piece in pieces])
 
-    def step_done(self, logits: Array, choice: ChosenToken | None = None) -> None:
+    def finish_step(self, logits: Array, choice: ChosenToken | None) -> None:
         """Receive the logits [V] after the token of the last step, and the token chosen from them, if it is
         already chosen."""
-        self._held.append(self.next_token)
+        self._cached_ids.append(self.next_token)
         self._add(logits, choice)
 
     def _add(self, logits: Array, choice: ChosenToken | None = None) -> None:
         """Choose the next token from the logits [V] after all processed tokens, unless it is already
         chosen."""
-        self._add_alternatives(logits)
+        self._add_alternatives(logits[: len(self._token_bytes)])
         self._emit(self.text.append(choice or self.text.choose(logits)))
 
-    def _add_alternatives(self, logits: Array) -> None:
-        is_asked = self.request.top_logprobs > 0
-        self._alternatives.append(
-            self._most_likely(log_softmax(logits[: len(self._token_bytes)])) if is_asked else ()
-        )
+    def _token_of(self, token: int) -> tuple[int | None, bytes]:
+        return token, self._token_bytes[token]
 
-    def _most_likely(
-        self, logprobs: Doubles, token_of: Callable[[int], tuple[int | None, bytes]] | None = None
-    ) -> tuple[ScoredToken, ...]:
+    def _add_alternatives(self, logits: Array, token_of: TokenOf | None = None) -> None:
+        is_asked = self.request.top_logprobs > 0
+        self._alternatives.append(self._most_likely(log_softmax(logits), token_of) if is_asked else ())
+
+    def _most_likely(self, logprobs: Doubles, token_of: TokenOf | None = None) -> tuple[ScoredToken, ...]:
         """Return the requested number of tokens, most likely first, from a Sampler's log probabilities
         [V]."""
+        describe = token_of or self._token_of
         return tuple(
-            ScoredToken(*(token_of(i) if token_of else (i, self._token_bytes[i])), float(logprobs[i]))
+            ScoredToken(*describe(i), float(logprobs[i]))
             for i in _highest(logprobs, self.request.top_logprobs)
             if logprobs[i] > -np.inf
         )
@@ -246,39 +241,36 @@ class Sequence:
         self.waits_for_step = keep > 0
         if not keep:
             self.live_runtime.recompute(len(new) - 1)
-            self._held = []
+            self._cached_ids = []
             self._pending = new
 
     # ---- events
 
     def fail(self, error: Exception) -> None:
-        self.has_failed = True
-        self._end()
+        self.runtime = None  # its cache may be incomplete
+        self.end()
         self._send(Failed(error))
 
-    def cancel(self) -> None:
-        self._end()
-
     def _finish(self, reason: str) -> None:
-        self._end()
+        self.end()
         self._send(Finished(reason, self.text.tokens))
 
-    def _end(self) -> None:
+    def end(self) -> None:
         self.is_done = True
         self.waits_for_step = False
 
-    def _start(self, ids: Ids[int] | None = None) -> None:
+    def _start(self, ids: Sequence[int] | None = None) -> None:
         if not self._is_started:
             self._is_started = True
             before = tuple(self.text.ids if ids is None else ids)
-            self._send(Started(self._prompt_length, self._cached, tuple(self._prompt), before))
+            prompt_tokens = len(self.request.prompt.ids)
+            self._send(Started(prompt_tokens, self._shared, tuple(self._prompt), before))
 
     def _emit(self, pieces: list[Piece]) -> None:
         for piece in pieces:
             if piece.id is not None:
-                data = self._first_bytes or self._token_bytes[piece.id]
-                self._first_bytes = b""
-                self._send(Token(piece.id, data, piece.logprob, self._alternatives.popleft(), piece.text))
+                alternatives = self._alternatives.popleft()
+                self._send(Token(piece.id, piece.new_bytes, piece.logprob, alternatives, piece.text))
         if self.text.finish_reason is None:
             self._prepare()
             return

@@ -10,7 +10,7 @@ from functools import partial
 from llmcli.errors import LLMError
 from llmcli.generation.engine.engine import Engine
 from llmcli.generation.engine.requests import Event, Failed, Finished, GenerationRequest, Token
-from llmcli.generation.engine.sequence import Sequence as Submitted
+from llmcli.generation.engine.sequence import GeneratedSequence
 from llmcli.server.api.answers import StreamedText
 from llmcli.server.errors import ApiError, as_api_error
 from llmcli.server.limits import KEEP_ALIVE_SECONDS, REQUEST_SECONDS, UNREAD_TOKENS
@@ -30,7 +30,7 @@ class RunningRequests:
         self._lock = threading.RLock()
         self._is_woken = False  # the event loop has been notified
         self._has_arrived = asyncio.Event()
-        self._submitted: list[Submitted] = []
+        self._submitted: list[GeneratedSequence] = []
         self._submitted_at = time.monotonic()
         self.seconds_to_first: float | None = None
         self.texts = [StreamedText() for _ in requests]

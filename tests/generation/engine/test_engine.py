@@ -263,9 +263,12 @@ def test_groups_of_many_texts_delay_another_by_one_chunk_each(start, monkeypatch
 
 
 def _check_groups_of_many_texts_delay_another_by_one_chunk_each(start, monkeypatch, more, groups):
-    turns, advance = [], sequence_module.Sequence.advance
+    turns, sequence_class = [], sequence_module.GeneratedSequence
+    advance = sequence_class.advance
     monkeypatch.setattr(sequence_module, "PREFILL_CHUNK", 8)
-    monkeypatch.setattr(sequence_module.Sequence, "advance", lambda one: (turns.append(one.group), advance(one)))
+    monkeypatch.setattr(
+        sequence_module.GeneratedSequence, "advance", lambda one: (turns.append(one.group), advance(one))
+    )
     engine = start(EngineLimits(prefix_bytes=0))
     blocking = blocked(engine)
     many = [ask(engine, (5, text, *range(30)), group=group, **more) for group in range(groups) for text in range(8)]
