@@ -1,6 +1,7 @@
 """Command-line entry point: prepares the standard streams and signals, then runs the app."""
 
 import gc
+import os
 import signal
 import sys
 
@@ -62,6 +63,8 @@ def _delay_garbage_collection() -> None:
 def _run_app() -> None:
     import warnings
 
+    # for numpy: BLAS's threads are slow while other programs run (models/matrix_product.py)
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from llmcli.cli.app import app
 
     # numpy's warnings about damaged weights: the logits are checked, and that error is clearer

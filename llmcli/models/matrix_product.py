@@ -7,8 +7,8 @@ columns, an order in which BLAS multiplies one token faster, and a few tokens up
 tests/benchmarks/LOG.md.
 
 BLAS's own threads wait for each other by spinning, so a product can take thirty times as long while other
-programs are running. Programs for which this matters set BLAS_THREADS to 1 before importing numpy; this
-module uses Python's threads.
+programs are running. The command line sets BLAS_THREADS to 1 before numpy is imported; this module then uses
+Python's threads.
 """
 
 import os

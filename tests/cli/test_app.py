@@ -68,10 +68,11 @@ def test_help_imports_no_heavy_library_and_no_other_subcommand() -> None:
         (["inspect", "--help"], "{m for m in loaded if m.startswith(commands)} == {commands + 'inspect'}"),
     ]:
         found = python(
-            f"import sys; sys.argv = ['llm', *{words!r}]\n"
+            f"import os, sys; sys.argv = ['llm', *{words!r}]; os.environ.pop('OPENBLAS_NUM_THREADS', None)\n"
             "from llmcli.cli.main import main\n"
             "try: main()\n"
             "except SystemExit: pass\n"
+            "assert os.environ['OPENBLAS_NUM_THREADS'] == '1'  # numpy reads it when it is imported\n"
             f"loaded, commands = set(sys.modules), 'llmcli.cli.commands.'; assert {check}"
         )
         assert found.returncode == 0, found.stderr

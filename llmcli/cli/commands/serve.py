@@ -70,8 +70,6 @@ def serve(options: _Options) -> None:
     paths = [model_path(name) for name in options.models or (None,)]
     key = _api_key(options.api_key)
     origins = [_origin(value) for value in options.cors_origin or []]
-    # before importing numpy: BLAS's threads are slow while other programs run (models/matrix_product.py)
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from llmcli.server.api.models import Models
     from llmcli.server.http.access import Access
     from llmcli.server.http.listening import bind

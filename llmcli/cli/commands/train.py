@@ -176,8 +176,6 @@ def train(options: _Options) -> None:
     """
     require_torch()
     _check_options(options)
-    # before numpy is imported: BLAS's threads are slow while other programs run (models/matrix_product.py)
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if options.watch:
         require_server("llm train --watch")
     reading = options.reading()
