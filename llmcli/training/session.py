@@ -34,7 +34,6 @@ from llmcli.training.data.known_answers import (
     seconds_to_fit,
     store_known_answers,
 )
-from llmcli.training.data.plain_text import find_plain_text
 from llmcli.training.data.prepare import Prepared, prepare
 from llmcli.training.data.run_data import RunData
 from llmcli.training.distributed.process_group import ProcessGroup
@@ -90,7 +89,9 @@ class PlannedRun:
     started: float  # start of the time budget (time.monotonic)
     processes: Processes
     tuner: ThreadTuner | None  # None: the number of threads is fixed
-    known_answers: bool = False  # whether the model stores its training questions and answers
+    known_answers: bool  # whether the model stores its training questions and answers
+    signals: list[int] = field(default_factory=list)  # once there is one, the run ends and saves the model
+    on_progress: OnProgress = lambda task, share: None
 
     def check_space(self) -> None:
         """Raise LLMError if the disk has no space for the model, or for adapters only."""
@@ -105,6 +106,15 @@ class PlannedRun:
         prepared = self.prepared
         tokenizer = prepared.tokenizer.to_json()
         return StoppedRun(self.identity, prepared.plan, tokenizer, state, prepared.max_bytes)
+
+    @contextmanager
+    def noting_errors(self, what: str) -> Iterator[None]:
+        """Turn an error into a note, because the model must be saved even if the text was removed or memory
+        ran out."""
+        try:
+            yield
+        except Exception as error:
+            self.output.on_note(f"{what}: {error}")
 
     def second_run(self, search: EpochSearch, spent: float) -> "PlannedRun":
         """Return the run that starts over with the number of epochs that this run found in `spent`
@@ -360,18 +370,16 @@ def run(
     reached another process is added to it. `on_progress` receives the name and the completed share (0 to 1)
     of a task before the first step or after the last one.
     """
-    signals = [] if signals is None else signals
-    prepared = planned.prepared
-    output = planned.output
+    planned = replace(planned, signals=[] if signals is None else signals, on_progress=on_progress)
+    plan, output = planned.prepared.plan, planned.output
     stopped = output.stopped
-    baselines = _Baselines(prepared)
+    baselines = _Baselines(planned.prepared)
     first_run = None
-    if prepared.plan.searches:
-        first_run = FirstRun(prepared.plan, stopped.state.values.get("evaluations", ()) if stopped else ())
+    if plan.searches:
+        first_run = FirstRun(plan, stopped.state.values.get("evaluations", ()) if stopped else ())
     saver = StateSaver(output.resume_path, output.on_note)
     with hardware.explain_out_of_memory(), _leading(planned) as leader:
-        train = partial(_train, leader, signals, saver, partial(on_progress, GENERATING))
-        events = train(planned, stopped)
+        events = _train(planned, leader, saver, stopped)
         while True:
             event = next(events)
             found = first_run.update(event) if first_run else None
@@ -379,9 +387,7 @@ def run(
                 saver.save(planned.stopped_in(event))
                 del event  # its copy of all weights must not stay in memory while training continues
             elif isinstance(event, Done):
-                measured = _complete_record(
-                    event, planned, baselines, signals, on_progress, resumable=saver.resumable
-                )
+                measured = _complete_record(event, planned, baselines, resumable=saver.resumable)
                 file = output.save(event)
                 if not event.interrupted:  # even after a problem, because a resumed run would fail again
                     output.discard_resume_file()
@@ -389,48 +395,41 @@ def run(
                 return
             else:
                 yield event
-                if found and not signals:
+                if found and not planned.signals:
                     events.close()
                     first_run = None
                     search, last = found
                     planned = planned.second_run(search, last.seconds)
                     yield Restarted(last.step, last.seconds, planned.prepared.plan)
-                    events = train(planned, None)
+                    events = _train(planned, leader, saver, None)
 
 
 def _train(
-    leader: Leader | None,
-    signals: list[int],
-    saver: StateSaver,
-    on_progress: Callable[[float], None],
-    planned: PlannedRun,
-    stopped: StoppedRun | None,
+    planned: PlannedRun, leader: Leader | None, saver: StateSaver, stopped: StoppedRun | None
 ) -> Generator[Event, None, None]:
     """Yield the trainer's events."""
+    signals, prepared = planned.signals, planned.prepared
 
     def stop_requested() -> bool:
         if leader and not signals and (number := leader.group.stop_request()):
             signals.append(number)
         return bool(signals)
 
-    prepared, inputs = planned.prepared, planned.prepared.inputs
+    corpus = prepared.inputs.corpus
     data = RunData(
         prepared,
-        inputs.base,
-        find_plain_text(prepared),
-        sample_prompt=_first_words(next(next(inputs.corpus.texts()))) if inputs.corpus.documents else None,
+        sample_prompt=_first_words(next(next(corpus.texts()))) if corpus.documents else None,
         probe=prepared.task.request.probe or (None if prepared.conversations else _probe_prompt(prepared)),
     )
-    reserve = _reserve_seconds(prepared, planned.known_answers)
     clock = Clock(
         prepared.plan.train,
         planned.started,
-        reserve,
+        _reserve_seconds(planned),
         stop_requested=stop_requested,
         processor_time=time.thread_time,
     )
     run = Run(data, clock, tuner=planned.tuner, leader=leader)
-    run.begin(stopped.take_state() if stopped else None, on_progress)
+    run.begin(stopped.take_state() if stopped else None, partial(planned.on_progress, GENERATING))
     yield from trainer.train(run, saver.is_due)
 
 
@@ -470,18 +469,19 @@ def run_worker(
     group.close()
 
 
-def _reserve_seconds(prepared: Prepared, known_answers: bool = False) -> float:
+def _reserve_seconds(planned: PlannedRun) -> float:
     """Return the seconds of the time budget reserved for the end of the run, after training and
     evaluations."""
-    budget = prepared.plan.train.seconds
-    millions = prepared.plan.model.parameters / 1e6
+    plan, conversations = planned.prepared.plan, planned.prepared.conversations
+    budget = plan.train.seconds
+    millions = plan.model.parameters / 1e6
     if budget is None:
         return 0.0
     measuring = MEMORIZATION_SECONDS_PER_MILLION * millions
-    if prepared.conversations:
+    if conversations:
         measuring = LOADING_SECONDS_PER_MILLION * millions + _answers_seconds(budget)
-        measuring += seconds_to_fit(prepared.plan, prepared.conversations) if known_answers else 0.0
-    return RESERVED_SECONDS + measuring + _saving_seconds(prepared.plan)
+        measuring += seconds_to_fit(plan, conversations) if planned.known_answers else 0.0
+    return RESERVED_SECONDS + measuring + _saving_seconds(plan)
 
 
 def _saving_seconds(plan: Plan) -> float:
@@ -531,13 +531,7 @@ class _Baselines(Thread):
 
 
 def _complete_record(
-    done: Done,
-    planned: PlannedRun,
-    baselines: _Baselines,
-    signals: Sequence[int],
-    on_progress: OnProgress,
-    *,
-    resumable: bool,
+    done: Done, planned: PlannedRun, baselines: _Baselines, *, resumable: bool
 ) -> list[Baseline]:
     """Add memorization or answers, and the summary of the run, to the model's record. Returns the baselines
     that the summary mentions."""
@@ -550,15 +544,14 @@ def _complete_record(
     # a run that is late measures nothing
     end = -math.inf if done.interrupted or done.problem or seconds < loading else time.monotonic() + seconds
     entries: dict[str, Any] = {"memorised": None}
-    conversations = prepared.conversations
 
     def is_over() -> bool:
-        return bool(signals) or time.monotonic() > end
+        return bool(planned.signals) or time.monotonic() > end
 
-    if conversations:
-        entries |= _measure_answers(checkpoint, planned, conversations, end, signals, on_progress)
+    if prepared.conversations:
+        entries |= _measure_answers(checkpoint, planned, prepared.conversations, end)
     elif end > -math.inf:
-        with _noting_errors(planned, "memorization could not be measured"):
+        with planned.noting_errors("memorization could not be measured"):
             measured = memorization.measure_memorization(
                 checkpoint,
                 prepared.tokenizer,
@@ -568,21 +561,16 @@ def _complete_record(
                 is_over,
             )
             entries["memorised"] = measured and measured._asdict()
-    measured_baselines: list[Baseline] = []
-    with _noting_errors(planned, "compressors could not be measured"):
-        measured_baselines = baselines.wait(is_over)
+    compressed: list[Baseline] = []
+    with planned.noting_errors("compressors could not be measured"):
+        compressed = baselines.wait(is_over)
     record = checkpoint.record | entries
-    checkpoint.record = record | {"verdict": summarize(record, measured_baselines, resumable=resumable)}
-    return measured_baselines
+    checkpoint.record = record | {"verdict": summarize(record, compressed, resumable=resumable)}
+    return compressed
 
 
 def _measure_answers(
-    checkpoint: Checkpoint,
-    planned: PlannedRun,
-    conversations: PreparedConversations,
-    end: float,
-    signals: Sequence[int],
-    on_progress: OnProgress,
+    checkpoint: Checkpoint, planned: PlannedRun, conversations: PreparedConversations, end: float
 ) -> dict[str, Any]:
     """Measure answers to held-out questions, and store the known answers if the run has some, until `end`
     (time.monotonic). Returns entries of the record; None for what was not measured."""
@@ -593,14 +581,14 @@ def _measure_answers(
         store_known_answers(checkpoint, conversations)
     if end == -math.inf:
         return entries
-    with _noting_errors(planned, "answers to held-out questions could not be measured"):
+    with planned.noting_errors("answers to held-out questions could not be measured"):
         runtime = open_trained(checkpoint, settings.device)
         answers_end = min(end, time.monotonic() + _answers_seconds(settings.seconds))
         answers = answer_questions(
             runtime,
             prepared.tokenizer,
             conversations,
-            lambda: bool(signals) or time.monotonic() > answers_end,
+            lambda: bool(planned.signals) or time.monotonic() > answers_end,
         )
         entries["answers"] = answers and answers._asdict()
         if planned.known_answers:
@@ -611,22 +599,12 @@ def _measure_answers(
                 prepared.tokenizer,
                 conversations,
                 seconds,
-                lambda: bool(signals),
+                lambda: bool(planned.signals),
                 planned.output.on_note,
-                partial(on_progress, FITTING),
+                partial(planned.on_progress, FITTING),
             )
             entries["known_answers"] = shares._asdict()
     return entries
-
-
-@contextmanager
-def _noting_errors(planned: PlannedRun, what: str) -> Iterator[None]:
-    """Turn an error into a note, because the model must be saved even if the text was removed or memory ran
-    out."""
-    try:
-        yield
-    except Exception as error:
-        planned.output.on_note(f"{what}: {error}")
 
 
 def _first_words(text: str) -> str:

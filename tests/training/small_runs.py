@@ -63,6 +63,10 @@ def with_slice(ready: Prepared, tokens: int = 330) -> Prepared:
     return replace(ready, plan=replace(ready.plan, train=replace(ready.plan.train, calibration_tokens=tokens)))
 
 
+def with_base(ready: Prepared, base: Checkpoint | None) -> Prepared:
+    return replace(ready, inputs=replace(ready.inputs, base=base))
+
+
 def train(
     ready: Prepared,
     start: Checkpoint | None = None,
@@ -80,7 +84,7 @@ def train(
     **options: object,
 ) -> Iterator[Event]:
     """The events of a run; `options` are those of `trainer.train`."""
-    data = RunData(ready, start, sample_prompt=sample_prompt, probe=probe)
+    data = RunData(with_base(ready, start), sample_prompt=sample_prompt, probe=probe)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training_step, "accumulate_gradients", compute.gradients)
         patch.setattr(validation, "score_with_torch", compute.score)

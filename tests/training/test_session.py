@@ -140,7 +140,8 @@ def test_the_reserve_for_the_end_leaves_time_for_steps() -> None:
     ]:
         plan = SimpleNamespace(model=SimpleNamespace(parameters=135_000_000), train=SimpleNamespace(seconds=budget))
         prepared: Any = SimpleNamespace(plan=plan, conversations=conversations or None)
-        assert _reserve_seconds(prepared) == pytest.approx(seconds)
+        planned: Any = SimpleNamespace(prepared=prepared, known_answers=False)
+        assert _reserve_seconds(planned) == pytest.approx(seconds)
 
 
 def test_the_time_for_fitting_the_minimum_confidence_follows_the_measured_speed() -> None:
@@ -148,16 +149,16 @@ def test_the_time_for_fitting_the_minimum_confidence_follows_the_measured_speed(
         (None, 192.0, 135e6, math.inf),
         (120.0, 192.0, 135e6, 16 * 0.41),  # 8 unrelated and 8 held-out questions, each with 20 answers: 192 tokens
         (120.0, 19.2, 135e6, 12.0),  # a tenth of the budget at most
-        (120.0, None, 135e6, 12.0),  # a run of an earlier version, resumed
         (120.0, 7680.0, 1e6, 96 * 0.02),  # a small model is asked 32 and 64
         (3.0, 7680.0, 1e6, 0.5),
     ]:
         tokens = ConversationTokens(np.zeros(400, np.uint32), np.arange(400) % 5 == 0, np.arange(0, 401, 40))
-        expected = speed and SimpleNamespace(tokens_per_second=speed)
+        expected = SimpleNamespace(tokens_per_second=speed)
         model, train = SimpleNamespace(parameters=parameters), SimpleNamespace(seconds=budget)
         plan = SimpleNamespace(model=model, train=train, expected=expected)
         prepared: Any = SimpleNamespace(plan=plan, conversations=SimpleNamespace(training=tokens))
         assert seconds_to_fit(plan, prepared.conversations) == pytest.approx(seconds)  # type: ignore[arg-type]
         if budget:
-            rest = _reserve_seconds(prepared)
-            assert _reserve_seconds(prepared, known_answers=True) == pytest.approx(rest + seconds)
+            planned: list[Any] = [SimpleNamespace(prepared=prepared, known_answers=known) for known in (False, True)]
+            without, reserved = map(_reserve_seconds, planned)
+            assert reserved == pytest.approx(without + seconds)

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.distributed.processes import Processes
 from llmcli.training.planning.cost_model import BASE_BYTES, Machine, Memory, estimated_speed, memory_needed
 from llmcli.training.planning.plan import PlanRequest
-from llmcli.training.step.training_step import Batch, equal_micro_batches, local_batch
+from llmcli.training.step.training_step import Batch, local_micro_batches
 from tests.platforms import in_full, linux
 from tests.training.distributed.test_processes import SECONDS, command, corpus, losses, run, run_here, wait_for
 from tests.training.plans import plan, row
@@ -66,9 +67,9 @@ def test_all_processes_have_equally_many_micro_batches_which_add_up_to_the_batch
     mask = learned if masked else None
     total, counts = 0.0, set()
     for rank in range(count):
-        local = local_batch(Batch(0, 0.0, 0.0, ids, mask), Processes(rank, count), model, settings, sharded=True)
+        group = SimpleNamespace(processes=Processes(rank, count), is_sharded=True)
+        found = local_micro_batches(Batch(0, 0.0, 0.0, ids, mask), group, model, settings)
         model.dropout.seed(1)
-        found = list(equal_micro_batches(local))
         counts.add(len(found))
         total += sum(weight * model.loss(part, part_mask).item() for part, part_mask, weight in found)
     assert len(counts) == 1

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from llmcli.config import ModelConfig, TrainConfig
+from llmcli.config import ModelConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokens.tokens import tokenize
 from llmcli.errors import LLMError
@@ -155,66 +155,41 @@ def bits_per_byte(model: LanguageModel, text: PlainText, byte_lengths: NDArray[n
     return float(losses.sum(dtype=np.float64)) / math.log(2) / max(1, size)
 
 
-class PlainTextComparison:
-    """Scores plain text with a run's final model and its base model."""
+def comparison_cost(text: PlainText | None, base: Checkpoint | None, parameters: int) -> float:
+    """Return the cost of `compare` for models of this size as a number of evaluated tokens."""
+    if base is None:
+        return text.tokens if text else 0.0
+    return 2.0 * text.tokens if text else GENERATION_COST * affordable_tokens(parameters)
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        tokenizer: Tokenizer,
-        text: PlainText | None,
-        start: Checkpoint | None,
-        settings: TrainConfig,
-    ) -> None:
-        """Without a text, the base model `start` generates one; without both, nothing is compared."""
-        self._config = config
-        self._tokenizer = tokenizer
-        self._text = text
-        self._start = start
-        self._seed = settings.seed
 
-    @property
-    def cost(self) -> float:
-        """Return the cost of `scores` as a number of evaluated tokens."""
-        if self._start is None:
-            return self._text.tokens if self._text else 0.0
-        if self._text:
-            return 2.0 * self._text.tokens
-        return GENERATION_COST * affordable_tokens(self._config.parameters)
+def compare(
+    text: PlainText | None,
+    base: Checkpoint | None,
+    model: LanguageModel,
+    best: Weights,
+    tokenizer: Tokenizer,
+    seed: int,
+    interruptible: Interruptible = lambda model, share: nullcontext(),
+) -> PlainTextScores | None:
+    """Score a text with the final weights of a run of `model` and with its base model, which generates the text
+    if there is none. None without both, or without time."""
 
-    def scores(
-        self,
-        best: Weights,
-        model: LanguageModel,
-        interruptible: Interruptible = lambda model, share: nullcontext(),
-    ) -> PlainTextScores | None:
-        """Score the final weights of a run of `model`. None if there is no text, or no time."""
-        text = self._text
-        before = None
-        try:
-            if self._start:
-                text, before = self._before(self._start, model, interruptible)
+    def scored(network: LanguageModel, text: PlainText) -> float:
+        with interruptible(network, 1.0):
+            return round(bits_per_byte(network, text, tokenizer.byte_lengths), 6)
+
+    before = None
+    try:
+        if base:
+            network = model.scoring_model(base.tensors)
             if text is None:
-                return None
-            after = self._score(text, model.scoring_model(best), interruptible)
-        except CutShortError:
-            return None
-        return PlainTextScores(text.source, text.tokens, before and round(before, 6), round(after, 6))
-
-    def _before(
-        self, start: Checkpoint, run_model: LanguageModel, interruptible: Interruptible
-    ) -> tuple[PlainText | None, float]:
-        """Return the text, generated if there is none, and its score under the base model, which is then
-        freed."""
-        model = run_model.scoring_model(start.tensors)
-        text = self._text
+                with interruptible(network, GENERATION_SHARE):
+                    tokens = affordable_tokens(model.config.parameters)
+                    text = generate_text(network, tokenizer, tokens, seed)
+            before = scored(network, text) if text else None
+            del network  # no two models are in memory at a time
         if text is None:
-            with interruptible(model, GENERATION_SHARE):
-                text = generate_text(
-                    model, self._tokenizer, affordable_tokens(self._config.parameters), self._seed
-                )
-        return text, self._score(text, model, interruptible) if text else math.nan
-
-    def _score(self, text: PlainText, model: LanguageModel, interruptible: Interruptible) -> float:
-        with interruptible(model, 1.0):
-            return bits_per_byte(model, text, self._tokenizer.byte_lengths)
+            return None
+        return PlainTextScores(text.source, text.tokens, before, scored(model.scoring_model(best), text))
+    except CutShortError:
+        return None

@@ -1,4 +1,4 @@
-"""The position of a training run between two steps."""
+"""The position of a training run between two steps, and its history so far."""
 
 import math
 from collections.abc import Mapping
@@ -7,13 +7,13 @@ from typing import Any
 
 from llmcli.config import TrainConfig, convert_fields
 
-ADDED_LATER = ("conversations_from", "stage_start", "stage_end", "student_from")  # missing in older files
+HISTORY = ("evaluations", "samples", "predictions")
 
 
 @dataclass
 class Position:
-    """Counters, the best evaluation so far, and the current regularization. The field names are stored in
-    resume files."""
+    """Counters, the best evaluation so far, the current regularization, and the history. The field names are
+    stored in resume files."""
 
     step: int = 0
     progress: float = 0.0  # share of the run, 0 to 1
@@ -31,6 +31,9 @@ class Position:
     stage_start: float = 0.0  # progress of the run at the start of the current stage (loop/run.py) ...
     stage_end: float = 1.0  # ... and at its end
     student_from: int | None = None  # number of steps before the student in distillation; None: not begun
+    evaluations: list[tuple[int, float]] = field(default_factory=list)  # (step, bits per byte)
+    samples: list[tuple[int, str]] = field(default_factory=list)
+    predictions: list[tuple[int, Any]] = field(default_factory=list)  # (step, likeliest words of the probe)
 
     @property
     def stage_progress(self) -> float:
@@ -47,8 +50,8 @@ class Position:
         """Restore the values of a stopped run. Raises KeyError, TypeError or ValueError if they are not
         valid."""
         for name in (item.name for item in fields(self)):
-            if name in values or name not in ADDED_LATER:
-                setattr(self, name, values[name])
+            value = values[name]
+            setattr(self, name, [(step, each) for step, each in value] if name in HISTORY else value)
         convert_fields(self)
         earlier = (
             self.best_step,

@@ -22,13 +22,12 @@ from llmcli.data.conversations.messages import Message
 from llmcli.data.conversations.split import held_out_indices
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokens.batches import Batches
-from llmcli.formats.checkpoint import Checkpoint
 from llmcli.generation.token_healing import Prompt
 from llmcli.models.runtime import Ints, Runtime
 from llmcli.training.data.cache_fit import reserve_tokens
 from llmcli.training.data.conversations import PreparedConversations
 from llmcli.training.data.held_out_questions import greedy_answer, longest_answer, questions
-from llmcli.training.data.plain_text import PlainText
+from llmcli.training.data.plain_text import find_plain_text
 from llmcli.training.data.position import Position
 from llmcli.training.data.prepare import Prepared
 from llmcli.training.planning import recipe
@@ -41,22 +40,19 @@ class RunData:
     def __init__(
         self,
         prepared: Prepared,
-        start: Checkpoint | None = None,
-        plain_text: PlainText | None = None,
         *,
         sample_prompt: str | None = None,
         probe: str | None = None,
     ) -> None:
-        """The run starts with the weights of `start`, or with fresh ones. `plain_text` is scored after
-        training on conversations. The previews of a run on text continue `sample_prompt` and predict the word
-        after `probe`, a prompt or question; for None, they are about a held-out question if there are any."""
+        """The previews of a run on text continue `sample_prompt` and predict the word after `probe`, a prompt
+        or question; for None, they are about a held-out question if there are any."""
         self.plan = plan = prepared.plan
         settings = plan.train
         conversations = prepared.conversations
         self.record = prepared.record  # the part about the corpus; loop/record.py adds the rest
         self.regularization = prepared.regularization()
-        self.start = start
-        self.plain_text = plain_text
+        self.base = prepared.inputs.base  # the weights to start from; None: fresh ones
+        self.plain_text = find_plain_text(prepared)  # scored after training on conversations
         self._probe = probe
         self.tokenizer = tokenizer = prepared.tokenizer
         text, self.validation_text = reserve_tokens(

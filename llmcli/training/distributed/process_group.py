@@ -10,7 +10,6 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from enum import IntEnum
 from typing import Any
 
 import torch
@@ -33,22 +32,6 @@ LOST_PROCESS = 75
 LOOPBACK = ("lo", "lo0")  # names of the loopback interface
 STOP = "llmcli/stop"  # key in the store: a signal received by a rank above 0
 STOP_CHECK_SECONDS = 0.5  # between two checks of that key
-MESSAGE_LENGTH = 7  # numbers: a Command and its arguments
-
-
-class Command(IntEnum):
-    """Commands from rank 0 to the other ranks; data_parallel.py and sharded_model.py define their
-    arguments."""
-
-    END = 0
-    STEP = 1  # compute the gradients of a share of a batch, and update the weights
-    SAVE_OPTIMIZER = 2  # participate in reading the optimizer's state
-    LOAD_OPTIMIZER = 3  # receive the optimizer's state of a resumed run
-    RECEIVE_WEIGHTS = 4
-    # only with sharded weights:
-    FORWARD = 5  # a pass without gradients
-    GATHER = 6  # participate in reading the weights
-    SCATTER = 7  # receive this process's part of the weights
 
 
 class ProcessGroup:
@@ -84,15 +67,6 @@ class ProcessGroup:
         self._next_stop_check = now + STOP_CHECK_SECONDS
         with explain_lost_process():
             return int(self._store.get(STOP)) if self._store.check([STOP]) else None
-
-    def send_command(self, command: Command, *numbers: float) -> None:
-        """Send a command from rank 0; other ranks receive it with `next_command`."""
-        message = [float(command), *map(float, numbers)]
-        self.broadcast(torch.tensor(message + [0.0] * (MESSAGE_LENGTH - len(message)), dtype=torch.float64))
-
-    def next_command(self) -> tuple[Command, list[float]]:
-        command, *numbers = self.broadcast(torch.zeros(MESSAGE_LENGTH, dtype=torch.float64)).tolist()
-        return Command(int(command)), numbers
 
     def broadcast(self, tensor: Tensor) -> Tensor:
         """Overwrite a tensor with rank 0's; its shape and dtype are the same everywhere."""

@@ -79,7 +79,7 @@ class Clock:
         if stopped:
             self.began -= stopped["seconds"]
             trained = stopped["trained_seconds"]
-            self._earlier_step_seconds = stopped.get("step_seconds", trained)  # older versions lack it
+            self._earlier_step_seconds = stopped["step_seconds"]
         self._training_began = self.progress_began = self.elapsed - trained
 
     def begin_steps(self) -> None:

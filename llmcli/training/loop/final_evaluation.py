@@ -9,7 +9,7 @@ import math
 
 from llmcli.formats.training_record import CacheWeights
 from llmcli.models.torch.transformer import LanguageModel
-from llmcli.training.data.plain_text import PlainTextComparison, Weights
+from llmcli.training.data.plain_text import Weights, compare, comparison_cost
 from llmcli.training.data.run_data import RunData
 from llmcli.training.interruption import CutShortError
 from llmcli.training.loop.clock import FINAL_PATIENCE, GRACE, LOADING_SECONDS_PER_MILLION, Clock
@@ -27,26 +27,28 @@ class FinalEvaluator:
 
     def __init__(self, model: LanguageModel, data: RunData, clock: Clock) -> None:
         self._model = model
-        self._start = data.start
+        self._data = data
         self._clock = clock
-        plan = data.plan
+        sharded = data.plan.sharded
         self._held_out = HeldOutEvaluation(model, data, clock)
-        self._plain_text: PlainTextComparison | None = None
         # sharded weights cannot generate text
-        if data.conversations and (data.plain_text or not plan.sharded):
-            self._plain_text = PlainTextComparison(
-                plan.model, data.tokenizer, data.plain_text, data.start, plan.train
-            )
+        self._compares = bool(data.conversations and (data.plain_text or not sharded))
         # the n-gram cache needs enough text, and is not for conversations
-        has_cache = not data.conversations and not plan.sharded and data.validation_text.is_sufficient
+        has_cache = not data.conversations and not sharded and data.validation_text.is_sufficient
         self._cache_text = data.validation_text if has_cache else None
 
     def cost(self, trained: int) -> float:
         """Return the cost after training on `trained` tokens, as a number of tokens of the validation
         slice."""
         cache = CACHE_FIT_COST * self._cache_text.windows.size if self._cache_text else 0.0
-        plain_text = self._plain_text.cost if self._plain_text else 0.0
-        return self._held_out.cost(trained) + cache + plain_text
+        return self._held_out.cost(trained) + cache + self._plain_cost
+
+    @property
+    def _plain_cost(self) -> float:
+        data = self._data
+        return (
+            comparison_cost(data.plain_text, data.base, data.plan.model.parameters) if self._compares else 0.0
+        )
 
     def evaluate(self, best: Weights, trained: int, *, hurried: bool) -> FinalEvaluation:
         """Evaluate after training on `trained` tokens; without scores if memory or time is short."""
@@ -69,27 +71,30 @@ class FinalEvaluator:
     ) -> FinalEvaluation:
         """Score the final and the base model on the same part of the held-out data, then on plain text, until
         `end`."""
-        held_out = self._held_out
-        compared = None if hurried else self._plain_text
+        held_out, data, clock = self._held_out, self._data, self._clock
+        base = data.base
+        compares = self._compares and not hurried
         score = base_score = None
         if held_out.tokens:
             cost = held_out.cost(trained)
-            plain_cost = compared.cost if compared else 0.0
-            scored_by = self._part(end, cost / (cost + plain_cost))
+            scored_by = self._part(end, cost / (cost + (self._plain_cost if compares else 0.0)))
             # leave time to read the base model from its file and to score it on the same part
-            limit = self._part(scored_by, OWN_SHARE) if self._start else scored_by
+            limit = self._part(scored_by, OWN_SHARE) if base else scored_by
             if hurried:
-                limit = min(limit, self._clock.elapsed + FINAL_PATIENCE)
+                limit = min(limit, clock.elapsed + FINAL_PATIENCE)
             score = held_out.evaluate(best, trained, limit, hurried=hurried, cache=cache)
-            if self._start and score:
-                base_cache = self._start.record.ngram_cache
-                base_score = held_out.evaluate_base(self._start.tensors, scored_by + GRACE, base_cache)
+            if base and score:
+                base_score = held_out.evaluate_base(base.tensors, scored_by + GRACE, base.record.ngram_cache)
         plain_text = None
-        if compared and self._clock.elapsed < end:
-            plain_text = compared.scores(
-                best,
+        if compares and clock.elapsed < end:
+            plain_text = compare(
+                data.plain_text,
+                base,
                 self._model,
-                lambda model, share: self._clock.interruptible(model, FINAL_PATIENCE, self._part(end, share)),
+                best,
+                data.tokenizer,
+                data.plan.train.seed,
+                lambda model, share: clock.interruptible(model, FINAL_PATIENCE, self._part(end, share)),
             )
         return FinalEvaluation(
             score,

@@ -1,8 +1,7 @@
-"""The history of a run, and its training record in the model file."""
+"""The training record of a run in the model file."""
 
 import math
-from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +18,6 @@ from llmcli.training.planning.plan import Expected
 from llmcli.version import __version__
 
 CURVE_POINTS = 300  # maximum in the record's loss curve
-Pairs = Iterable[tuple[int, Any]]  # (step, value)
 MAX_PARAMETERS_WITH_SAMPLES = 20_000_000  # a larger model's record has no samples
 
 
@@ -33,34 +31,17 @@ def versions() -> dict[str, str]:
     }
 
 
-class History:
-    """A run's losses, evaluations, samples and predictions of the probe."""
-
-    def __init__(
-        self,
-        losses: Iterable[float] = (),
-        evaluations: Pairs = (),
-        samples: Pairs = (),
-        predictions: Pairs = (),
-    ) -> None:
-        """Create an empty history, or restore the history of a stopped run. Raises TypeError or ValueError
-        for values with the wrong structure."""
-        self.losses = array("d", losses)  # nats per token of each step
-        self.evaluations = [(step, bits) for step, bits in evaluations]  # (step, bits per byte)
-        self.samples = [(step, text) for step, text in samples]
-        self.predictions = [(step, likeliest) for step, likeliest in predictions]
-
-    def curve(self) -> dict[str, list[Any]]:
-        """Return at most CURVE_POINTS mean losses, each placed at the last of its steps, and all
-        evaluations."""
-        width = math.ceil(len(self.losses) / CURVE_POINTS)
-        ends = range(width, len(self.losses) + width, width) if width else ()
-        return {
-            "step": [min(end, len(self.losses)) for end in ends],
-            "loss": [round(float(np.mean(self.losses[end - width : end])), 4) for end in ends],
-            "eval_step": [step for step, _ in self.evaluations],
-            "eval_bits_per_byte": [bits for _, bits in self.evaluations],
-        }
+def loss_curve(position: Position, losses: Sequence[float]) -> dict[str, list[Any]]:
+    """Return at most CURVE_POINTS means of the losses of all steps, each placed at the last of its steps, and
+    all evaluations."""
+    width = math.ceil(len(losses) / CURVE_POINTS)
+    ends = range(width, len(losses) + width, width) if width else ()
+    return {
+        "step": [min(end, len(losses)) for end in ends],
+        "loss": [round(float(np.mean(losses[end - width : end])), 4) for end in ends],
+        "eval_step": [step for step, _ in position.evaluations],
+        "eval_bits_per_byte": [bits for _, bits in position.evaluations],
+    }
 
 
 @dataclass(frozen=True)
@@ -81,19 +62,19 @@ class FinalEvaluation:
 def training_record(
     data: RunData,
     position: Position,
-    history: History,
+    losses: Sequence[float],
     final: FinalEvaluation,
     *,
     interrupted: bool,
     problem: str,
 ) -> TrainingRecord:
     """Create the record of a run, except for its duration. The order of keys is fixed, so that equal runs
-    write equal files."""
+    write equal files. `losses` are those of the steps, in nats per token."""
     plan = data.plan
     chats = data.conversations
     tokens = position.step * plan.train.tokens_per_step
     score, base = final.score, final.base_score
-    samples = {"samples": {"prompt": data.sample_prompt, "texts": history.samples}}
+    samples = {"samples": {"prompt": data.sample_prompt, "texts": position.samples}}
     plain_text = final.plain_text._asdict().items() if final.plain_text else ()
     return data.record | {
         **_entry("conversations", chats and data.record.document["conversations"] | chats.record(position)),
@@ -108,7 +89,7 @@ def training_record(
         "interrupted": interrupted,
         **_entry("problem", problem),
         **_entry("regularization", position.regularizations),
-        **_entry("distillation", _distillation(position, history)),
+        **_entry("distillation", _distillation(position)),
         **(score.figures.as_record() if score else {"bits_per_byte": None}),
         **(base.figures.as_record("_before") if base else {}),
         "sharpness": position.best_factor,  # the factor on the logits (best_weights.py); files keep the name
@@ -118,9 +99,11 @@ def training_record(
         "held_out_measured": score and _measured(score, final, plan.model.max_position_embeddings),
         **_entry("plain_text", {name.removesuffix("_"): value for name, value in plain_text}),
         **_entry("validation", data.validation_size()),
-        "curve": history.curve(),
+        "curve": loss_curve(position, losses),
         **(samples if plan.model.parameters <= MAX_PARAMETERS_WITH_SAMPLES else {}),
-        **_entry("probe", history.predictions and {"prompt": data.probe, "predictions": history.predictions}),
+        **_entry(
+            "probe", position.predictions and {"prompt": data.probe, "predictions": position.predictions}
+        ),
     }
 
 
@@ -133,11 +116,11 @@ def clock_record(expected: Expected | None, seconds: float, tokens_per_second: f
     return record
 
 
-def _distillation(position: Position, history: History) -> dict[str, float]:
+def _distillation(position: Position) -> dict[str, float]:
     """Record the student's first step and the teacher's score; {} without a teacher."""
     if (step := position.student_from) is None:
         return {}
-    teacher = min(bits for evaluated, bits in history.evaluations if evaluated <= step)
+    teacher = min(bits for evaluated, bits in position.evaluations if evaluated <= step)
     return {"from_step": step, "teacher_bits_per_byte": teacher}
 
 

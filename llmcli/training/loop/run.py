@@ -1,12 +1,14 @@
-"""The state of a training run and the operations in its loop: the model, its optimizer, the position and the
-history, in one process or several.
+"""The state of a training run and the operations in its loop: the model, its optimizer and the position, in
+one process or several.
 
 In distillation a run trains two models of the same shape, one after the other (born-again networks,
 arXiv:1805.04770): a teacher, then a student from fresh weights. The student's targets include the teacher's
 predictions (arXiv:1503.02531, section 2). Each is a stage of the run, with its own learning-rate schedule.
 """
 
+import copy
 import math
+from array import array
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -30,7 +32,7 @@ from llmcli.training.loop.clock import STEP_PATIENCE, Clock
 from llmcli.training.loop.events import Done, Event, Prediction, State, Step, TeacherTrained
 from llmcli.training.loop.final_evaluation import FinalEvaluator
 from llmcli.training.loop.previews import Previews
-from llmcli.training.loop.record import History, clock_record, training_record
+from llmcli.training.loop.record import clock_record, training_record
 from llmcli.training.planning import recipe
 from llmcli.training.step import base_divergence
 from llmcli.training.step.base_divergence import BaseDivergence
@@ -87,7 +89,7 @@ class Run:
             token_split=self._settings.token_split,
             stage_end=self._settings.teacher_share or 1.0,
         )
-        self._history = History()
+        self._losses = array("d")  # of each step, in nats per token
         self._best = BestWeights(self._model, data, clock, self.position, is_compiled=self._is_compiled)
         self._previews = Previews(data, clock)
         self._final = FinalEvaluator(self._model, data, clock)
@@ -96,7 +98,7 @@ class Run:
     def _new_model(self) -> LanguageModel:
         plan = self._plan
         settings = self._settings
-        start = self.data.start
+        base = self.data.base
         vocab_size = self.data.tokenizer.vocab_size
         added = plan.conversations.new_tokens if plan.conversations else 0
         new_tokens = range(vocab_size - added, vocab_size)  # missing in the base model
@@ -104,7 +106,7 @@ class Run:
             model = leader.new_model(plan.model, settings, new_tokens, sharded=plan.sharded)
         else:
             model = new_model(plan.model, settings, new_tokens)
-        arrays = start.tensors if start else self._fresh_weights(settings.seed)
+        arrays = base.tensors if base else self._fresh_weights(settings.seed)
         model.load_arrays(arrays)
         if not leader:  # a leader first sends the weights to the other processes
             fold_frozen(model, settings, arrays)
@@ -118,8 +120,7 @@ class Run:
         return fresh_weights(self._plan.model, seed, self._settings.induction, tokens)
 
     def _new_optimizer(self) -> Optimizer:
-        group = self._leader.group if self._leader else None
-        return Optimizer(self._model, self._settings, self._plan.model.hidden_size, group)
+        return Optimizer(self._model, self._settings, self._leader.group if self._leader else None)
 
     def begin(
         self, resume_from: State | None, on_progress: Callable[[float], None] = lambda share: None
@@ -155,14 +156,9 @@ class Run:
             )
 
     @property
-    def base_tokens(self) -> int:
-        """Return the tokens of the base model's text for the divergence."""
-        return self._base_divergence.ids[:, 1:].numel() if self._base_divergence else 0
-
-    @property
     def is_new(self) -> bool:
         """Return whether there has been neither a step nor an evaluation."""
-        return not (self.has_begun or self._history.evaluations or self._history.samples)
+        return not (self.has_begun or self.position.evaluations or self.position.samples)
 
     @property
     def has_begun(self) -> bool:
@@ -203,7 +199,7 @@ class Run:
             self._tuner.add_step(seconds, tokens)
         position.progress = self._progress()
         self._adapt_regularization()
-        self._history.losses.append(loss)
+        self._losses.append(loss)
         elapsed, trained = clock.elapsed_times()
         return Step(
             step=position.step,
@@ -349,7 +345,6 @@ class Run:
     def evaluate(self, hurried: bool = False) -> Iterator[Event]:
         """Evaluate the weights, keep the best, make previews. Yields nothing if interrupted."""
         position = self.position
-        history = self._history
         weights = None
         if self._best.validator.tokens:
             with self._all_threads():
@@ -357,7 +352,7 @@ class Run:
             if evaluated is None:
                 return
             evaluation, weights = evaluated
-            history.evaluations.append((position.step, evaluation.bits_per_byte))
+            position.evaluations.append((position.step, evaluation.bits_per_byte))
             yield evaluation
         elif hurried:
             return
@@ -367,9 +362,9 @@ class Run:
         if self._previews.are_wanted and (position.step or self._settings.seconds is None):
             for preview in self._previews.make(position.step, weights or self._model.to_arrays()):
                 if isinstance(preview, Prediction):
-                    history.predictions.append((preview.step, preview.next))
+                    position.predictions.append((preview.step, preview.next))
                 else:
-                    history.samples.append((preview.step, preview.text))
+                    position.samples.append((preview.step, preview.text))
                 yield preview
 
     def has_long_final_evaluation(self) -> bool:
@@ -382,7 +377,7 @@ class Run:
 
     def state(self) -> State:
         """Return everything that the following steps depend on."""
-        history, leader = self._history, self._leader
+        leader = self._leader
         optimizer, teacher = self._optimizer, self._model.teacher
         groups: dict[str, Mapping[str, NDArray[Any]]] = {
             "model": self._model.trainable_arrays(),
@@ -393,10 +388,8 @@ class Run:
         }
         arrays = {f"{kind}.{name}": array for kind in STATE for name, array in groups[kind].items()}
         return State(
-            arrays | {"losses": np.array(history.losses, np.float64)},
-            as_record(self.position)
-            | {"evaluations": list(history.evaluations), "samples": list(history.samples)}
-            | {"predictions": list(history.predictions)}
+            arrays | {"losses": np.array(self._losses)},
+            copy.deepcopy(as_record(self.position))
             | {"validation_units": self._best.validator.units}
             | self.clock.values()
             | ({"processes": leader.group.count} if leader else {}),
@@ -413,13 +406,10 @@ class Run:
             self._optimizer.load_arrays(groups["optimizer"])
             if groups["teacher"]:
                 self._set_teacher(groups["teacher"])
-            predictions = values.get("predictions", ())  # older versions lack them
-            losses = state.arrays["losses"].tolist()
-            self._history = History(losses, values["evaluations"], values["samples"], predictions)
+            self._losses = array("d", state.arrays["losses"].tolist())
             self.position.restore(values, self._settings)
             self.clock.start(values)
-            if units := values.get("validation_units"):  # older versions lack it
-                self._best.validator.keep_units(units)
+            self._best.validator.keep_units(values["validation_units"])
         except (KeyError, LLMError, RuntimeError, TypeError, ValueError) as error:
             raise LLMError(
                 f"the state of the stopped run does not fit its plan ({error}); "
@@ -444,13 +434,14 @@ class Run:
         record = training_record(
             self.data,
             position,
-            self._history,
+            self._losses,
             final,
             interrupted=interrupted,
             problem=self.problem,
         )
         if (chosen := self._plan.conversations) and chosen.base_divergence:
-            added = {"base_tokens": self.base_tokens}
+            divergence = self._base_divergence
+            added = {"base_tokens": divergence.ids[:, 1:].numel() if divergence else 0}
             record |= {"conversations": record.document["conversations"] | added}
         if self._settings.seconds is not None:
             record |= {
@@ -478,9 +469,9 @@ class Run:
     def _checkpoint(self, weights: Weights, record: TrainingRecord) -> Checkpoint:
         config = self._plan.model
         tokenizer = self.data.tokenizer
-        start = self.data.start
+        base = self.data.base
         tokenizer_config = (
-            start.tokenizer_config_json if start else tokenizer.to_config_json(config.max_position_embeddings)
+            base.tokenizer_config_json if base else tokenizer.to_config_json(config.max_position_embeddings)
         )
         if self.data.conversations and (template := self.data.conversations.template):
             tokenizer_config = with_chat_template(tokenizer_config, template)

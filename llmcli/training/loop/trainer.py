@@ -23,7 +23,7 @@ def train(run: Run, save_due: Callable[[], bool] = lambda: False) -> Iterator[Ev
     """
     stop_requested = run.clock.stop_requested
     stopped = stop_requested()
-    if run.data.start and run.is_new and not stopped:
+    if run.data.base and run.is_new and not stopped:
         yield from run.evaluate()  # if training does not improve on these weights, the run ends with them
         run.clock.begin_steps()
         stopped = stop_requested()

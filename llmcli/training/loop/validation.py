@@ -180,7 +180,7 @@ class HeldOutEvaluation:
     def __init__(self, model: LanguageModel, run_data: RunData, clock: Clock) -> None:
         """`model` is the run's."""
         self._model = model
-        self._models = 2 if run_data.start else 1  # evaluated
+        self._models = 2 if run_data.base else 1  # evaluated
         self._settings = settings = run_data.plan.train
         self._clock = clock
         self._is_timed = settings.seconds is not None

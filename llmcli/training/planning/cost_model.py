@@ -160,7 +160,7 @@ def _step_bytes(
 ) -> float:
     """Estimate the peak memory of a step, which is reached in the backward pass, or when all gradients exist
     and Muon updates the matrices."""
-    product = FLOAT32 / 2 if train.dtype == "bfloat16" else FLOAT32
+    product = activation_size(train)
     backward = _activation_bytes(model, train, processes)
     if micro_batches(model, train, processes) > 1:
         backward += gradients

@@ -4,26 +4,26 @@ import math
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from llmcli.config import MAX_VOCAB_SIZE, ModelConfig, TrainConfig, convert_fields, require
+from llmcli.config import MAX_VOCAB_SIZE, ModelConfig, Setting, TrainConfig, check_fields, require
 from llmcli.errors import usage
 
 DEFAULT_SECONDS = 300.0  # time budget if the user gives none
 MAX_PROBE = 500  # characters
 # minimum and maximum of settings; there are at most 1,000 layers, and experts per layer
-BOUNDS: dict[str, tuple[float, float]] = {
-    "vocab_size": (1, MAX_VOCAB_SIZE),
-    "layers": (1, 1_000),
-    "width": (1, math.inf),
-    "heads": (1, math.inf),
-    "kv_heads": (1, math.inf),
-    "context": (1, math.inf),
-    "batch_tokens": (1, math.inf),
-    "experts": (1, 1_000),
-    "active": (1, math.inf),
-    "threads": (1, math.inf),
-    "seed": (0, (1 << 63) - 1),
-    "epochs": (0, 1_000_000),
-    "kl_weight": (0, 1_000_000),
+BOUNDS = {
+    "vocab_size": Setting(1, MAX_VOCAB_SIZE),
+    "layers": Setting(1, 1_000),
+    "width": Setting(1),
+    "heads": Setting(1),
+    "kv_heads": Setting(1),
+    "context": Setting(1),
+    "batch_tokens": Setting(1),
+    "experts": Setting(1, 1_000),
+    "active": Setting(1),
+    "threads": Setting(1),
+    "seed": Setting(0, (1 << 63) - 1),
+    "epochs": Setting(0, 1_000_000),
+    "kl_weight": Setting(0, 1_000_000),
 }
 REQUESTED = "as requested"  # reason for a value set by the user
 FROM_BASE = "from the base model"
@@ -63,16 +63,12 @@ class PlanRequest:
     probe: str | None = None  # prompt whose likeliest next words the run records
 
     def __post_init__(self) -> None:
-        convert_fields(self)
-        for name, (low, high) in BOUNDS.items():
-            if (value := getattr(self, name)) is not None:
-                above = "" if math.isinf(high) else f" and at most {high:,}"
-                require(low <= value <= high, f"`{name}`", f"at least {low}{above}", value)
+        check_fields(self, BOUNDS)
         budgets = {"`seconds`": self.seconds, "`steps`": self.steps, "`epochs`": self.epochs}
-        set_budgets = {name: value for name, value in budgets.items() if value is not None}
-        if len(set_budgets) > 1:
-            raise usage(f"{' and '.join(set_budgets)} both set the length of the run; give one of them")
-        for name, value in set_budgets.items():
+        given = {name: value for name, value in budgets.items() if value is not None}
+        if len(given) > 1:
+            raise usage(f"{' and '.join(given)} both set the length of the run; give one of them")
+        for name, value in given.items():
             require(0 < value < math.inf, name, "a number above 0", value)
         require(self.optimizer in (None, "muon", "adamw"), "`optimizer`", "muon or adamw", self.optimizer)
         if self.active and not self.experts:
@@ -85,14 +81,9 @@ class PlanRequest:
             raise usage("`lora` trains with AdamW; leave out `optimizer` muon")
         if self.width is not None and self.heads is not None and self.width % self.heads:
             raise usage(f"`heads` {self.heads} does not divide `width` {self.width}; give a divisor of it")
-        if self.probe is not None:
-            given = f"{len(self.probe)} characters"
-            require(
-                0 < len(self.probe) <= MAX_PROBE,
-                "`probe`",
-                f"a text of at most {MAX_PROBE} characters",
-                given,
-            )
+        length = 1 if self.probe is None else len(self.probe)
+        wanted = f"a text of at most {MAX_PROBE} characters"
+        require(0 < length <= MAX_PROBE, "`probe`", wanted, f"{length} characters")
 
     @property
     def has_time_budget(self) -> bool:

@@ -125,8 +125,6 @@ def overview(plan: Plan) -> list[PlanRow]:
     """Summarize the plan: corpus, vocabulary, model, training, regularization, and a learning rate if the
     user set it."""
     by_name = {row.name: row for row in plan.rows}
-    if "corpus" not in by_name:  # resumed from a file of an earlier version, with other names
-        return list(plan.rows)
     batch = by_name["batch size"].value
     training = PlanRow("training", f"{by_name['steps'].value} steps of {batch}", by_name["steps"].reason)
     if plan.train.seconds:

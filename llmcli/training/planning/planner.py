@@ -129,7 +129,9 @@ class _Planner:
             "token_split": rules.bpe_dropout(task, model, data, epochs),
             "calibration_tokens": validation,
             "calibrates": rules.calibration(task, validation.value, epochs),
-            "weight_decay": rules.weight_decay(),
+            "weight_decay": Decision(
+                TrainConfig.weight_decay, "higher values did not help at any epoch count"
+            ),
             "recipe": kind,
             "lr": rules.learning_rate(task, kind.value),
             "teacher_share": distillation,
@@ -159,7 +161,7 @@ class _Planner:
         reasons |= {f"conversations.{name}": decision.reason for name, decision in chosen.items()}
         return train, conversations, reasons
 
-    def _settings(self, model: ModelConfig, tokens: float) -> TrainConfig:
+    def _settings(self, model: ModelConfig, tokens: float = 0.0) -> TrainConfig:
         return self._decide(model, tokens)[0]
 
     def _max_epochs(self, teacher_share: float) -> float:
@@ -188,7 +190,7 @@ class _Planner:
     def _memory_needed(self, model: ModelConfig) -> Memory:
         """Estimate the memory for the largest batch that the run may have, and for a teacher if there may be
         one."""
-        settings = self._settings(model, 0.0)
+        settings = self._settings(model)
         in_time = MAX_SPEEDUP * (self.task.request.budget or 0.0) * estimated_speed(model, settings)
         tokens = in_time or float(settings.steps * settings.tokens_per_step)
         # maximum for a single model; with two models, each sees fewer tokens and has smaller batches
@@ -211,7 +213,7 @@ class _Planner:
         base, request = self.task.base, self.task.request
         if base is None or not self.task.conversations_alone or request.kl_weight == 0:
             return False
-        settings = replace(self, batch_divisor=1)._settings(base, 0.0)
+        settings = replace(self, batch_divisor=1)._settings(base)
         return not rules.sharding(request, base, settings, self.machine.memory).value
 
     @property
@@ -234,7 +236,7 @@ class _Planner:
         task = self.task
         seconds = self._batch_seconds
         if seconds is None:
-            first = self._settings(models[0], 0.0)
+            first = self._settings(models[0])
             tokens = float(first.steps * first.tokens_per_step)
             trainable = [
                 model for model in models if layer_parameters(model) <= tokens / recipe.TOKENS_PER_PARAMETER

@@ -305,10 +305,6 @@ def calibration(task: Task, validation_tokens: int, epochs: float) -> Decision[b
     return Decision(True, "the temperature is fitted on the validation slice")
 
 
-def weight_decay() -> Decision[float]:
-    return Decision(TrainConfig.weight_decay, "higher values did not help at any epoch count")
-
-
 def eval_tokens(tokens: float) -> int:
     """Return the tokens of an evaluation for this number of training tokens, so that it takes little of the
     run."""

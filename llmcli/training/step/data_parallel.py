@@ -16,7 +16,7 @@ from llmcli.config import ModelConfig, TrainConfig, as_record
 from llmcli.formats.huggingface.config import dump_config, parse_config
 from llmcli.models.runtime import Array
 from llmcli.models.torch.transformer import LanguageModel
-from llmcli.training.distributed.process_group import Command, ProcessGroup
+from llmcli.training.distributed.process_group import ProcessGroup
 from llmcli.training.step.hardware import keep_freed_memory
 from llmcli.training.step.initialization import compile_layers, new_model
 from llmcli.training.step.optimizer import Optimizer
@@ -44,33 +44,32 @@ class Leader:
         """Send the weights (unless sharded) and, in a resumed run, the optimizer's state to the other
         ranks."""
         if not self.group.is_sharded:
-            self.group.send_command(Command.RECEIVE_WEIGHTS)
+            self.group.broadcast_json(["receive weights"])
             for parameter in model.parameters():
                 self.group.broadcast(parameter.data)
         if optimizer is not None:
-            self.group.send_command(Command.LOAD_OPTIMIZER)
-            self.group.broadcast_json([[name, list(array.shape)] for name, array in optimizer.items()])
+            shapes = [[name, list(array.shape)] for name, array in optimizer.items()]
+            self.group.broadcast_json(["load optimizer", shapes])
             for array in optimizer.values():
                 self.group.broadcast(torch.from_numpy(array))
 
     def send_batch(self, batch: Batch) -> None:
         """Take a step in all processes."""
         is_masked = batch.loss_mask is not None
-        self.group.send_command(
-            Command.STEP, batch.step, batch.progress, batch.dropout, *batch.ids.shape, is_masked
-        )
+        shape = list(batch.ids.shape)
+        self.group.broadcast_json(["step", batch.step, batch.progress, batch.dropout, shape, is_masked])
         self.group.broadcast(batch.ids)
         if batch.loss_mask is not None:
             self.group.broadcast(batch.loss_mask)
 
     def read_optimizer(self, optimizer: Optimizer) -> dict[str, Array]:
-        self.group.send_command(Command.SAVE_OPTIMIZER)
+        self.group.broadcast_json(["save optimizer"])
         return optimizer.to_arrays()
 
     def end(self) -> None:
         if self._has_started:
             self._has_started = False
-            self.group.send_command(Command.END)
+            self.group.broadcast_json(["end"])
 
 
 def _new_model(
@@ -92,28 +91,26 @@ def execute_commands(group: ProcessGroup) -> None:
     keep_freed_memory()
     # a ShardedModel (not imported here, since that takes time) or a LanguageModel
     model: Any = _new_model(config, settings, range(*new_tokens), group)
-    optimizer = Optimizer(model, settings, config.hidden_size, group)
+    optimizer = Optimizer(model, settings, group)
     compile_layers(model, settings)
-    while (message := group.next_command())[0] != Command.END:
-        command, numbers = message
-        if command == Command.STEP:
-            step, progress, dropout, rows, columns, is_masked = numbers
-            shape = int(rows), int(columns)
+    while (message := group.broadcast_json())[0] != "end":
+        command, *arguments = message
+        if command == "step":
+            step, progress, dropout, shape, is_masked = arguments
             ids = group.broadcast(torch.zeros(shape, dtype=torch.int64, device=settings.device))
             mask = group.broadcast(torch.zeros(shape, dtype=torch.bool)) if is_masked else None
-            training_step(
-                model, optimizer, Batch(int(step), progress, dropout, ids, mask), settings, group=group
-            )
-        elif command == Command.SAVE_OPTIMIZER:
+            batch = Batch(step, progress, dropout, ids, mask)
+            training_step(model, optimizer, batch, settings, group=group)
+        elif command == "save optimizer":  # participate in reading its state
             for _ in optimizer.state():
                 pass
-        elif command == Command.LOAD_OPTIMIZER:
-            for name, shape in group.broadcast_json():
+        elif command == "load optimizer":
+            for name, shape in arguments[0]:
                 array = np.zeros(shape, np.float32)
                 group.broadcast(torch.from_numpy(array))
                 optimizer.load_array(name, array)
-        elif command == Command.RECEIVE_WEIGHTS:
+        elif command == "receive weights":
             for parameter in model.parameters():
                 group.broadcast(parameter.data)
         else:
-            model.run_command(command, *numbers)  # only for sharded weights
+            model.run_command(command, *arguments)  # only for sharded weights

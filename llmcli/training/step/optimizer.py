@@ -14,7 +14,7 @@ from torch.optim.adamw import adamw
 
 from llmcli.config import TrainConfig
 from llmcli.models.runtime import Array
-from llmcli.models.torch.transformer import copied
+from llmcli.models.torch.transformer import LanguageModel, copied
 from llmcli.training.distributed.process_group import ProcessGroup
 from llmcli.training.planning import recipe
 from llmcli.training.step.muon import ShardedMuon, WholeMuon, own_part
@@ -42,13 +42,10 @@ def momentum(progress: float) -> float:
 class Optimizer:
     """Updates all trainable parameters of a model. All processes call the methods in the same order."""
 
-    def __init__(
-        self, model: nn.Module, config: TrainConfig, width: int = 1, group: ProcessGroup | None = None
-    ) -> None:
-        """`width` is the hidden size."""
+    def __init__(self, model: LanguageModel, config: TrainConfig, group: ProcessGroup | None = None) -> None:
         self._config = config
-        names = [name for name, _ in model.named_parameters()]
-        rates = recipe.learning_rates(config.recipe, width, tied="lm_head.weight" not in names)
+        shape = model.config
+        rates = recipe.learning_rates(config.recipe, shape.hidden_size, shape.tie_word_embeddings)
         matrices: list[nn.Parameter] = []
         groups: dict[float, list[nn.Parameter]] = defaultdict(list)
         for name, parameter in model.named_parameters():

@@ -8,6 +8,7 @@ reads weights or evaluates.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from llmcli.config import ModelConfig, TrainConfig
 from llmcli.models.runtime import Array
 from llmcli.models.torch.linear import Linear
 from llmcli.models.torch.transformer import LanguageModel, LayerKVCache
-from llmcli.training.distributed.process_group import Command, ProcessGroup, explain_lost_process
+from llmcli.training.distributed.process_group import ProcessGroup, explain_lost_process
 from llmcli.training.step.initialization import new_model
 
 
@@ -51,16 +52,18 @@ class ShardedModel(LanguageModel):
         for method in ("loss", "_pass"):
             register_fsdp_forward_method(self, method)
 
-    def run_command(self, command: Command, *numbers: float) -> None:
-        if command == Command.FORWARD:
-            rows, columns, in_float32, *_ = map(int, numbers)
-            ids = torch.zeros(rows, columns, dtype=torch.int64, device=self.cos.device)
+    def run_command(self, command: str, *arguments: Any) -> None:
+        """Execute a command of rank 0: a pass without gradients, or participating in reading or receiving
+        weights."""
+        if command == "forward":
+            shape, in_float32 = arguments
             self.eval()
-            self._forward_together(ids, in_float32=bool(in_float32))
-        elif command == Command.GATHER:
-            self._gather(trainable=bool(numbers[0]))
+            ids = torch.zeros(shape, dtype=torch.int64, device=self.cos.device)
+            self._forward_together(ids, in_float32=in_float32)
+        elif command == "gather":
+            self._gather(trainable=arguments[0])
         else:
-            self._scatter(None, trainable=bool(numbers[0]))
+            self._scatter(None, trainable=arguments[0])
 
     def hidden_states(self, ids: Tensor, caches: Sequence[LayerKVCache] | None = None) -> Tensor:
         if torch.is_grad_enabled():
@@ -68,8 +71,9 @@ class ShardedModel(LanguageModel):
         assert not caches, "rank 0 scores texts"
         if self.between_layers:
             self.between_layers()
-        self._group.send_command(Command.FORWARD, *ids.shape, self.dtype == torch.float32)
-        return self._forward_together(ids, in_float32=self.dtype == torch.float32)
+        in_float32 = self.dtype == torch.float32
+        self._group.broadcast_json(["forward", list(ids.shape), in_float32])
+        return self._forward_together(ids, in_float32=in_float32)
 
     def _forward_together(self, ids: Tensor, *, in_float32: bool) -> Tensor:
         if in_float32:
@@ -102,22 +106,22 @@ class ShardedModel(LanguageModel):
     def load_arrays(self, arrays: Mapping[str, Array]) -> None:
         whole = self._plain()
         whole.load_arrays(arrays)
-        self._group.send_command(Command.SCATTER, False)
+        self._group.broadcast_json(["scatter", False])
         self._scatter(dict(whole.named_parameters()), trainable=False)
 
     def load_trainable(self, arrays: Mapping[str, Array]) -> None:
-        self._group.send_command(Command.SCATTER, True)
+        self._group.broadcast_json(["scatter", True])
         self._scatter({name: torch.from_numpy(array) for name, array in arrays.items()}, trainable=True)
 
     def to_arrays(self) -> dict[str, Array]:
         whole = self._plain()
-        self._group.send_command(Command.GATHER, False)
+        self._group.broadcast_json(["gather", False])
         whole.load_state_dict(self._gather(trainable=False), assign=True)
         whole.logit_factor = self.logit_factor
         return whole.to_arrays()
 
     def trainable_arrays(self) -> dict[str, Array]:
-        self._group.send_command(Command.GATHER, True)
+        self._group.broadcast_json(["gather", True])
         return {name: weight.numpy() for name, weight in self._gather(trainable=True).items()}
 
     @torch.no_grad()

@@ -7,6 +7,7 @@ from time import perf_counter
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from llmcli.config import ModelConfig, TrainConfig
 from llmcli.models.torch.transformer import LanguageModel
@@ -41,15 +42,22 @@ def measure_throughput(
     torch.set_num_threads(settings.threads)
     # before any work: with too many threads while other programs run, steps are many times slower
     tuner.new_shape()
-    trial = _Trial(part, settings, conversations)
+    keep_freed_memory()
+    model = _random_model(part, settings)
+    optimizer = Optimizer(model, settings)
+    rng = np.random.default_rng(0)
+    # shortest and longest, in turn
+    lengths = settings.context if conversations else window_length(0.0, settings), settings.context
     paces: list[tuple[int, int, float]] = []  # (window length, threads, seconds per token)
     began = perf_counter()
     spent = 0.0
     while len(paces) < 2 or spent < (longest if len(paces) < 4 or tuner.trial is not None else seconds):
-        length = trial.lengths[len(paces) % 2]
+        length = lengths[len(paces) % 2]
         threads = tuner.threads
-        tokens = trial.rows(length) * length
-        pace = trial.pace(length, spent)
+        rows = max(1, settings.tokens_per_step // length)
+        tokens = rows * length
+        ids = torch.from_numpy(rng.integers(part.vocab_size, size=(rows, length + 1))).to(settings.device)
+        pace = _step_pace(model, optimizer, settings, ids, conversations, began + MAX_SECONDS)
         paces.append((length, threads, pace))
         tuner.add_step(pace * tokens, tokens)
         if pace * tokens > longest:
@@ -78,62 +86,42 @@ def _affordable_part(config: ModelConfig, settings: TrainConfig, seconds: float)
 
 
 @torch.no_grad()
-def _fill(model: LanguageModel, device: str) -> None:
-    """Fill all matrices with the same random numbers: drawing new ones for a large model takes a second or
-    more."""
-    generator = torch.Generator(device).manual_seed(0)
+def _random_model(config: ModelConfig, settings: TrainConfig) -> LanguageModel:
+    """Return a model whose matrices have the same random numbers: drawing new ones for a large model takes a
+    second or more."""
+    model = new_model(config, settings)
+    generator = torch.Generator(settings.device).manual_seed(0)
     block = torch.randn(BLOCK, device=model.cos.device, generator=generator)
     for weight in model.parameters():
         if weight.ndim >= 2:
             scale = 1 / math.sqrt(weight.shape[-1])
             for part in torch.split(weight.view(-1), BLOCK):
                 torch.mul(block[: len(part)], scale, out=part)
+    fold_frozen(model, settings, {})
+    return model.train()
 
 
-class _Trial:
-    """A model with random weights, trained on random tokens."""
-
-    def __init__(self, config: ModelConfig, settings: TrainConfig, conversations: bool) -> None:
-        self._settings = settings
-        self._masked = conversations
-        keep_freed_memory()
-        self._model = new_model(config, settings)
-        _fill(self._model, settings.device)
-        fold_frozen(self._model, settings, {})
-        self._model.train()
-        self._optimizer = Optimizer(self._model, settings, config.hidden_size)
-        self._rng = np.random.default_rng(0)
-        # shortest and longest, in turn
-        self.lengths = settings.context if conversations else window_length(0.0, settings), settings.context
-
-    def rows(self, length: int) -> int:
-        """Return the number of windows of `length` tokens in a step."""
-        return max(1, self._settings.tokens_per_step // length)
-
-    def pace(self, length: int, spent: float) -> float:
-        """Return the seconds per token of a step, which is interrupted after MAX_SECONDS, including the
-        `spent` seconds."""
-        rows = self.rows(length)
-        device = self._settings.device
-        ids = torch.from_numpy(self._rng.integers(self._model.config.vocab_size, size=(rows, length + 1))).to(
-            device
-        )
-        loss_mask = torch.arange(length + 1) < COUNTED_SHARE * (length + 1)
-        _synchronize(device)
-        began = perf_counter()
-        done = 0
-        for micro_batch in ids.chunk(micro_batches(self._model.config, self._settings)):
-            mask = loss_mask.expand(micro_batch.shape) if self._masked else None
-            accumulate_gradients(self._model, micro_batch, 1, mask)
-            done += micro_batch.shape[0] * length
-            if spent + perf_counter() - began > MAX_SECONDS:
-                break
-        _synchronize(device)
-        gradients = perf_counter() - began
-        self._optimizer.step(0.5)
-        _synchronize(device)
-        update = perf_counter() - began - gradients
-        return gradients / done + update / (rows * length)
+def _step_pace(
+    model: LanguageModel, optimizer: Optimizer, settings: TrainConfig, ids: Tensor, masked: bool, end: float
+) -> float:
+    """Return the seconds per token of a step, which is interrupted at `end` (perf_counter)."""
+    length = ids.shape[1] - 1
+    loss_mask = torch.arange(length + 1) < COUNTED_SHARE * (length + 1)
+    _synchronize(settings.device)
+    began = perf_counter()
+    done = 0
+    for micro_batch in ids.chunk(micro_batches(model.config, settings)):
+        mask = loss_mask.expand(micro_batch.shape) if masked else None
+        accumulate_gradients(model, micro_batch, 1, mask)
+        done += micro_batch.shape[0] * length
+        if perf_counter() > end:
+            break
+    _synchronize(settings.device)
+    gradients = perf_counter() - began
+    optimizer.step(0.5)
+    _synchronize(settings.device)
+    update = perf_counter() - began - gradients
+    return gradients / done + update / (len(ids) * length)
 
 
 def _synchronize(device: str) -> None:

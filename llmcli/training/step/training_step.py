@@ -1,7 +1,7 @@
 """One training step, in one process or data parallel in several."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -11,7 +11,6 @@ from torch import Tensor
 from llmcli.config import TrainConfig
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.distributed.process_group import ProcessGroup, explain_lost_process
-from llmcli.training.distributed.processes import Processes
 from llmcli.training.interruption import CutShortError
 from llmcli.training.planning.cost_model import micro_batches
 from llmcli.training.step.base_divergence import BaseDivergence
@@ -41,10 +40,10 @@ def accumulate_gradients(
     Gradients are accumulated in the parameters, in at most `count` micro-batches, to limit memory."""
     parts = _split(ids, loss_mask, torch.chunk, count)
     counted = sum(tokens for _, _, tokens in parts)
-    return _accumulate(model, [(part, mask, tokens / counted) for part, mask, tokens in parts if tokens])
+    return accumulate(model, [(part, mask, tokens / counted) for part, mask, tokens in parts if tokens])
 
 
-def _accumulate(model: LanguageModel, batches: Iterable[MicroBatch], scale: float = 1.0) -> Tensor:
+def accumulate(model: LanguageModel, batches: Iterable[MicroBatch], scale: float = 1.0) -> Tensor:
     """Return the weighted sum of the losses of micro-batches; gradients are multiplied by `scale`."""
     total = torch.zeros((), device=model.cos.device)
     for ids, mask, weight in batches:
@@ -90,8 +89,10 @@ def training_step(
             count = micro_batches(model.config, settings)
             computed = accumulate_gradients(model, batch.ids, count, batch.loss_mask)
         else:
-            local = local_batch(batch, group.processes, model, settings, sharded=group.is_sharded)
-            computed = local_gradients(model, local, group.count if group.is_sharded else 0)
+            # with sharded weights, the backward pass gives each process its part of the mean gradients
+            scale = float(group.count) if group.is_sharded else 1.0
+            with explain_lost_process():
+                computed = accumulate(model, local_micro_batches(batch, group, model, settings), scale)
         if base_divergence:  # the divergence from the base model adds its gradients
             model.dropout.set_rows(None)
             base_divergence.add_gradients(batch.step)
@@ -109,60 +110,24 @@ def training_step(
     return float(loss.item())
 
 
-# ---- several processes
-
-
-@dataclass(frozen=True)
-class LocalBatch:
-    """The rows of a batch that one process computes."""
-
-    ids: Tensor  # [rows, T + 1]
-    loss_mask: Tensor | None
-    weight: float  # weight of its mean loss in the loss of the whole batch
-    micro_batches: int
-
-
-def local_batch(
-    batch: Batch, processes: Processes, model: LanguageModel, settings: TrainConfig, *, sharded: bool = False
-) -> LocalBatch:
-    """Select the rows of a process. A single micro-batch gets its dropout masks from the whole batch."""
-    ids = batch.ids
-    mask = batch.loss_mask
-    B = len(batch.ids)
+def local_micro_batches(
+    batch: Batch, group: ProcessGroup, model: LanguageModel, settings: TrainConfig
+) -> list[MicroBatch]:
+    """Return the micro-batches of this process. A single one gets its dropout masks from the whole batch. With
+    sharded weights, all processes have equally many; one without tokens in the loss has weight 0."""
+    processes, mask, B = group.processes, batch.loss_mask, len(batch.ids)
     rows = range(B)[B * processes.rank // processes.count : B * (processes.rank + 1) // processes.count]
-    part = slice(rows.start, rows.stop)
-    weight = len(rows) / B if mask is None else float(mask[part, 1:].sum() / mask[:, 1:].sum())
+    own = slice(rows.start, rows.stop)
     count = micro_batches(model.config, settings, processes.count)
-    if sharded and not rows:
-        # its weight is 0
-        part = slice(0, 1)
-        rows = range(1)
     if count > 1:
         model.dropout.set_rows(None)
         model.dropout.seed(settings.seed, batch.step, processes.rank)
     else:
-        model.dropout.set_rows(rows, B)
-    return LocalBatch(ids[part], None if mask is None else mask[part], weight, count)
-
-
-def local_gradients(model: LanguageModel, local: LocalBatch, sharded_over: int = 0) -> Tensor:
-    """Accumulate the gradients of a local batch, times its weight; return its loss times its weight."""
-    if sharded_over:  # the backward pass gives each process its part of the mean gradients
-        with explain_lost_process():
-            return _accumulate(model, equal_micro_batches(local), sharded_over)
-    if not local.weight:
-        return torch.zeros(())
-    loss = accumulate_gradients(model, local.ids, local.micro_batches, local.loss_mask)
-    for parameter in model.parameters():
-        if parameter.grad is not None:
-            parameter.grad.mul_(local.weight)
-    return loss * local.weight
-
-
-def equal_micro_batches(local: LocalBatch) -> Iterator[MicroBatch]:
-    """Split into as many micro-batches as in the other processes; a micro-batch without tokens in the loss
-    has weight 0."""
-    parts = _split(local.ids, local.loss_mask, torch.tensor_split, local.micro_batches)
-    counted = sum(tokens for _, _, tokens in parts)
-    for ids, mask, tokens in parts:
-        yield (ids, mask, local.weight * tokens / counted) if tokens else (local.ids[:1], None, 0.0)
+        model.dropout.set_rows(rows or range(1), B)
+    total = batch.ids[:, 1:].numel() if mask is None else int(mask[:, 1:].sum())
+    parts = _split(batch.ids[own], None if mask is None else mask[own], torch.tensor_split, count)
+    return [
+        (ids if len(ids) else batch.ids[:1], part_mask if tokens else None, tokens / total)
+        for ids, part_mask, tokens in parts
+        if tokens or group.is_sharded
+    ]

@@ -11,16 +11,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmcli.config import ModelConfig, TrainConfig
+from llmcli.config import ModelConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.data import plain_text
 from llmcli.training.data.plain_text import (
     PlainText,
-    PlainTextComparison,
     affordable_tokens,
     bits_per_byte,
+    compare,
     generate_text,
     windows_of,
 )
@@ -85,7 +85,6 @@ def test_without_time_for_whole_texts_they_are_shorter_or_left_out() -> None:
     """Passes are counted: two layers for each token that is generated, then two for each of two models' scores."""
     made = model()
     checkpoint = Checkpoint(made.config, BYTES.to_json(), made.to_arrays())
-    comparison = PlainTextComparison(made.config, BYTES, None, checkpoint, TrainConfig(steps=1))
     count = max(1, affordable_tokens(made.config.parameters) // plain_text.GENERATED_LENGTH)
 
     def scores(tokens: int, layers: float = math.inf) -> plain_text.PlainTextScores | None:
@@ -93,7 +92,7 @@ def test_without_time_for_whole_texts_they_are_shorter_or_left_out() -> None:
             limit, passed = 2 * tokens if share < 1 else layers, itertools.count()
             return stop_between_layers(of, lambda: next(passed) >= limit)
 
-        return comparison.scores(checkpoint.tensors, made, interruptible)
+        return compare(None, checkpoint, made, checkpoint.tensors, BYTES, 0, interruptible)
 
     found = scores(10)
     assert found and found.tokens == 10 * count and found.before == found.after
@@ -114,6 +113,5 @@ def test_no_two_models_are_in_memory_at_a_time(monkeypatch: pytest.MonkeyPatch) 
             alive.add(self)
 
     monkeypatch.setattr(plain_text, "LanguageModel", Counted)
-    comparison = PlainTextComparison(made.config, BYTES, None, checkpoint, TrainConfig(steps=1))
-    scores = comparison.scores(checkpoint.tensors, LanguageModel(made.config))
+    scores = compare(None, checkpoint, LanguageModel(made.config), checkpoint.tensors, BYTES, 0)
     assert scores is not None and scores.before == scores.after

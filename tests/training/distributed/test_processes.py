@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from llmcli.models.torch.kernels import Dropout
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.distributed.processes import VARIABLES, Processes
 from llmcli.training.session import device_of_process
-from llmcli.training.step.training_step import Batch, accumulate_gradients, local_batch, local_gradients
+from llmcli.training.step.training_step import Batch, accumulate, accumulate_gradients, local_micro_batches
 from tests import sample_models
 from tests.conftest import TEXT
 from tests.platforms import in_full, linux
@@ -102,8 +103,8 @@ def test_the_shares_add_up_to_the_gradients_of_the_batch(count, masked):
 
     def one_share(rank):
         def run(model):
-            local = local_batch(Batch(4, 0.0, 0.0, ids, mask), Processes(rank, count), model, SETTINGS)
-            return local_gradients(model, local)
+            group = SimpleNamespace(processes=Processes(rank, count), is_sharded=False)
+            return accumulate(model, local_micro_batches(Batch(4, 0.0, 0.0, ids, mask), group, model, SETTINGS))
 
         return run
 

@@ -130,7 +130,7 @@ def test_time_already_used_counts(ready: Prepared) -> None:
 
 
 def test_the_keys_of_the_file_stay(ready: Prepared, whole: list[Event]) -> None:
-    """A run that an earlier version stopped can be resumed: what is in the file is a format, not a module's names."""
+    """What is in the file is a format, not a module's names."""
     state = states(whole)[0]
     through_a_file(ready, state)
     metadata, tensors = read_safetensors(Path("model.resume.safetensors"))
@@ -168,6 +168,7 @@ def test_a_state_that_does_not_fit_the_plan_is_refused(ready: Prepared, whole: l
         (state.arrays | {embedding: state.arrays[embedding][:3]}, {}),
         (state.arrays | {"optimizer.muon.0": np.zeros((2, 3), np.float32)}, {}),
         (state.arrays, {"evaluations": 7}),
+        (state.arrays, {"evaluations": [(1, 3.5, 7)]}),
         (state.arrays, {"seconds": "long"}),
         (state.arrays, {"step": -5}),
         (state.arrays, {"step": 10**30}),

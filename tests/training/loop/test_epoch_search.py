@@ -148,9 +148,7 @@ def test_a_first_run_that_was_stopped_resumes_and_starts_over(
     starts: list[float] = []
     run = session._train
     monkeypatch.setattr(
-        session,
-        "_train",
-        lambda *places, **more: (starts.append(places[4].started), run(*places, **more))[1],
+        session, "_train", lambda planned, *rest: (starts.append(planned.started), run(planned, *rest))[1]
     )
     answer = llm(*command)
     assert answer.exit_code == 0, answer.stderr

@@ -47,8 +47,8 @@ BYTES = Tokenizer.train_bpe(["a"], 261)  # one token for each byte
 def run_data(made: Plan, tokenizer: Tokenizer, tokens: np.ndarray, start: Checkpoint | None = None) -> RunData:
     """The data of a run that trains on the tokens of its held-out text."""
     task, text = Task(PlanRequest(), CorpusSize(len(tokens), len(tokens)), tokenizer.vocab_size, 0), Corpus(())
-    inputs, split = Inputs(Sources(text, ())), CorpusSplit(text, text, "")
-    return RunData(Prepared(inputs, made, task, tokenizer, split, text, tokens, tokens), start)
+    inputs, split = Inputs(Sources(text, ()), base=start), CorpusSplit(text, text, "")
+    return RunData(Prepared(inputs, made, task, tokenizer, split, text, tokens, tokens))
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ def test_conflicting_requests_are_wrong_usage() -> None:
         ({"epochs": 0.0}, "`epochs`"),
         ({"epochs": -1.0}, "`epochs`"),
         ({"epochs": float("nan")}, "`epochs`"),
-        ({"epochs": float("inf")}, "`epochs` must be at least 0 and at most 1,000,000, found"),
+        ({"epochs": float("inf")}, "`epochs` must be between 0 and 1,000,000, found"),
     ]:
         with pytest.raises(LLMError, match=message) as caught:
             PlanRequest(**requested)

@@ -75,13 +75,6 @@ def test_the_overview_has_five_rows() -> None:
     assert overview(prepared(PlanRequest(epochs=1)))[4].value == "dropout 0"
 
 
-def test_the_overview_of_a_plan_from_an_earlier_version_has_all_its_rows() -> None:
-    earlier = replace(
-        plan(PlanRequest(steps=10)), rows=(PlanRow("text", "9 bytes", "all"), PlanRow("size", "9", "small"))
-    )
-    assert overview(earlier) == list(earlier.rows)
-
-
 def test_the_context_of_the_final_evaluation_is_given_where_it_is_shorter_than_the_model_s() -> None:
     for request in (
         PlanRequest(steps=9),

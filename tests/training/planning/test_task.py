@@ -146,7 +146,7 @@ def test_a_weight_of_the_divergence_that_would_have_no_effect_is_refused() -> No
         with pytest.raises(LLMError, match="`kl_weight` is for fine-tuning on conversations alone"):
             plan(size(), PlanRequest(kl_weight=2.0), **options)  # type: ignore[arg-type]
     for weight in (-1.0, math.nan, math.inf):
-        with pytest.raises(LLMError, match="`kl_weight` must be at least 0"):
+        with pytest.raises(LLMError, match="`kl_weight` must be between 0 and 1,000,000"):
             plan(size(), PlanRequest(kl_weight=weight))
 
 

@@ -23,7 +23,7 @@ from llmcli.training.step.base_divergence import BaseDivergence
 from tests.platforms import in_full
 from tests.training.data.test_appended_tokens import base, fine_tune, fine_tuning
 from tests.training.data.test_plain_text import BYTES, model
-from tests.training.small_runs import assert_same_end, run, run_to_end, through_a_file, train
+from tests.training.small_runs import assert_same_end, run, run_to_end, through_a_file, train, with_base
 
 SETTINGS = TrainConfig(steps=9, context=64, batch_size=16)
 
@@ -92,10 +92,12 @@ def prepared_text(
     settings = replace(ready.plan.train, seconds=seconds)
     clock = PassingTime()
     timer = Clock(settings, -spent, now=clock, stop_requested=lambda: stop)
-    run = Run(RunData(replace(ready, plan=replace(ready.plan, train=settings)), start), timer)
+    ready = with_base(replace(ready, plan=replace(ready.plan, train=settings)), start)
+    run = Run(RunData(ready), timer)
     began = clock.time
     run.begin(None)
-    return run.base_tokens, clock.time - began
+    divergence = run._base_divergence
+    return divergence.ids[:, 1:].numel() if divergence else 0, clock.time - began
 
 
 def test_the_text_of_the_base_model_keeps_its_share_of_the_time() -> None:

@@ -41,7 +41,7 @@ def applied_rates(model: LanguageModel, train: TrainConfig) -> dict[str, float]:
     for name, parameter in model.named_parameters():
         nn.init.constant_(parameter, 1.0 if name in by_muon else 0.0)
         parameter.grad = torch.full_like(parameter, 0.0 if name in by_muon else 1.0)
-    Optimizer(model, train, width=16).step(0.2)  # between warm-up and decay
+    Optimizer(model, train).step(0.2)  # between warm-up and decay
     return {
         name: (1 - parameter.mean().item()) / train.weight_decay if name in by_muon else -parameter.mean().item()
         for name, parameter in model.named_parameters()
@@ -163,7 +163,9 @@ def test_torchs_compiler_is_not_imported() -> None:
     code = (
         "import sys, torch; from llmcli.config import TrainConfig; "
         "from llmcli.training.step.optimizer import Optimizer; "
-        "model = torch.nn.Linear(4, 4); model(torch.ones(1, 4)).sum().backward(); "
+        "from llmcli.config import ModelConfig; from llmcli.models.torch.transformer import LanguageModel; "
+        "model = LanguageModel(ModelConfig(50, 16, 32, 1, 2, 2, 8, 16)); "
+        "model.loss(torch.ones(1, 9, dtype=int)).backward(); "
         "Optimizer(model, TrainConfig(steps=1)).step(0.5); print('torch._dynamo' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -12,6 +12,7 @@ from llmcli.config import ModelConfig, TrainConfig
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.planning.cost_model import estimated_speed
 from llmcli.training.step import throughput
+from llmcli.training.step.optimizer import Optimizer
 from llmcli.training.step.thread_tuner import ThreadTuner
 from llmcli.training.step.throughput import measure_throughput
 from llmcli.training.step.training_step import accumulate_gradients
@@ -73,8 +74,9 @@ def test_what_a_gpu_has_queued_is_waited_for(monkeypatch: pytest.MonkeyPatch) ->
     config = ModelConfig(300, 16, 32, 2, 2, 2, 8, 32)
     settings = TrainConfig(steps=1, context=32, batch_size=16)
     simulate(monkeypatch, gradients, lambda: now)
-    trial = throughput._Trial(config, settings, False)
-    assert trial.pace(32, 0.0) == pytest.approx(1 / 4096)
+    model, ids = throughput._random_model(config, settings), torch.zeros(16, 33, dtype=torch.int64)
+    pace = throughput._step_pace(model, Optimizer(model, settings), settings, ids, False, 200.0)
+    assert pace == pytest.approx(1 / 4096)
 
 
 def test_a_model_whose_step_takes_long_is_measured_by_some_of_its_layers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +111,7 @@ def test_the_weights_of_a_trial_are_drawn_on_their_device(monkeypatch: pytest.Mo
     monkeypatch.setattr(throughput, "new_model", lambda config, settings: LanguageModel(config))
     for device in ("cuda", "mps", "cpu"):
         settings = TrainConfig(steps=1, context=32, device=device)
-        throughput._Trial(ModelConfig(300, 16, 32, 2, 2, 2, 8, 32), settings, False)
+        throughput._random_model(ModelConfig(300, 16, 32, 2, 2, 2, 8, 32), settings)
     assert drawn_on == ["cuda", "mps", "cpu"]
 
 
