@@ -217,21 +217,13 @@ def explain(
     prediction = predict_next(predictor, tokenizer, prompt, literal=literal, token=token, check=check)
     place = place or prediction.place
     context = place.context
-    held = (
-        prediction.place.context if network_of(predictor) is runtime else []
-    )  # in the KV cache of `runtime`
+    held = prediction.place.context if network_of(predictor) is runtime else []
     copies = None
     if isinstance(predictor, NgramRuntime) and predictor.parameters == runtime.parameters:  # not an ensemble
         alone = predict_next(runtime, tokenizer, prompt, literal=literal, held=held, check=check)
         held = alone.place.context
         copies = find_copies(prompt, context, predictor.cache.orders, alone.logprobs, prediction.logprobs)
-    recorder = ActivationRecorder(runtime, len(context), min(len(context), MAX_TOKENS))
-    cached = _common_length(held, context[: recorder.first])
-    runtime.rewind(cached)
-    recorder.processed = cached
-    for start in range(cached, len(context), PREFILL_CHUNK):
-        check()
-        logits = runtime.prefill(context[start : start + PREFILL_CHUNK], recorder)
+    recorder, logits = _recorded(runtime, context, held, check)
     residuals = recorder.residuals[:, -1]
     lens = _logit_lens(runtime, residuals, place.allowed, candidates)
     if predictor is runtime:  # then the last prediction is exactly the one that `generate` makes
@@ -255,6 +247,20 @@ def explain(
         ablation_effects=effects[recorder.first :],
         logprobs=prediction.logprobs,
     )
+
+
+def _recorded(
+    runtime: NumpyRuntime, context: list[int], held: list[int], check: Callable[[], None]
+) -> "tuple[ActivationRecorder, Array]":
+    """Record the activations of the last MAX_TOKENS tokens of a context; return them, and the logits [V]
+    after it. The KV cache holds the tokens `held`, so that earlier tokens need not be processed again."""
+    recorder = ActivationRecorder(runtime, len(context), min(len(context), MAX_TOKENS))
+    recorder.processed = _common_length(held, context[: recorder.first])
+    runtime.rewind(recorder.processed)
+    for start in range(recorder.processed, len(context), PREFILL_CHUNK):
+        check()
+        logits = runtime.prefill(context[start : start + PREFILL_CHUNK], recorder)
+    return recorder, logits
 
 
 def find_copies(

@@ -28,11 +28,9 @@ from llmcli.config import SamplingConfig
 from llmcli.errors import LLMError
 
 if TYPE_CHECKING:
-    from llmcli.cli.reports.memory import MemoryReport
     from llmcli.data.prompts import PromptRow
     from llmcli.data.tokenizers.tokenizer import Tokenizer
-    from llmcli.formats.checkpoint import Checkpoint
-    from llmcli.formats.ensemble_file import Ensemble
+    from llmcli.evaluation.training_text import TrainingText
     from llmcli.generation.engine.requests import GenerationRequest
     from llmcli.generation.generator import Piece
     from llmcli.models.runtime import Runtime
@@ -46,7 +44,6 @@ CONFLICTS = {
     "experts": "color device memory",
     "memory": "color",
 }
-KnownLines = Callable[[set[str]], set[str]]
 
 
 class _Options(GenerationOptions):
@@ -106,12 +103,11 @@ def generate(options: _Options) -> None:
         raise LLMError(
             f"{path} has no experts; use an ensemble (llm mix), or a model trained with llm train --experts"
         )
-    memory = None
-    if options.memory:
-        from llmcli.cli.reports.memory import MemoryReport, training_texts
+    texts: list[TrainingText] = []
+    if options.memory or options.new:
+        from llmcli.cli.reports.memory import training_texts
 
-        memory = MemoryReport(training_texts(options.corpus, source, path))
-    known = _known_lines(options, source, path) if options.new else None
+        texts = training_texts(options.corpus, source, path, whole=options.new)
     runtime = open_runtime(source, options.device, options.quantize, console.note, cache=not options.no_cache)
     tokenizer = open_tokenizer(source)
     prepared = _PreparedPrompt(options, sampling, runtime, tokenizer, text, usage)
@@ -123,7 +119,7 @@ def generate(options: _Options) -> None:
     if options.batch:
         _answer_batch(prepared, path, choices)
     elif options.lines is not None:
-        _print_lines(prepared, options.lines, known)
+        _print_lines(prepared, options.lines, texts)
     elif options.next is not None:
         _list_next_words(prepared, options.next)
     elif choices:
@@ -131,7 +127,7 @@ def generate(options: _Options) -> None:
     elif options.steps is not None:
         _trace_steps(prepared, options.steps)
     else:
-        _print_texts(prepared, memory)
+        _print_texts(prepared, texts)
 
 
 # ---- generated text
@@ -175,9 +171,9 @@ class _PreparedPrompt(NamedTuple):
         }
 
 
-def _print_texts(prepared: _PreparedPrompt, memory: "MemoryReport | None") -> None:
-    """Print the pieces of each text as they are generated. With `memory`, all texts are generated first, so
-    that the training text is searched only once."""
+def _print_texts(prepared: _PreparedPrompt, texts: "list[TrainingText]") -> None:
+    """Print the pieces of each text as they are generated. With --memory, all are generated first, so that
+    the training texts are searched only once."""
     options = prepared.options
     settings = [
         replace(prepared.sampling, seed=prepared.sampling.seed + number) for number in range(options.samples)
@@ -191,25 +187,31 @@ def _print_texts(prepared: _PreparedPrompt, memory: "MemoryReport | None") -> No
         else:
             console.verbatim(piece.text)
 
-    finished = [prepared.generate(sampling) for sampling in settings] if memory else []
-    matches = memory.find([answer.text for answer, _ in finished]) if memory else []
+    finished: list[tuple[Answer, dict[str, Any]]] = []
+    if options.memory:
+        from llmcli.cli.reports.memory import print_memory
+        from llmcli.evaluation.memorization import find_verbatim
+
+        names = [name for text in texts for name in text.names]
+        finished = [prepared.generate(sampling) for sampling in settings]
+        matches = find_verbatim([answer.text for answer, _ in finished], texts)
     for index, sampling in enumerate(settings):
         if options.json:
-            answer, record = finished[index] if memory else prepared.generate(sampling)
+            answer, record = finished[index] if finished else prepared.generate(sampling)
             note_incomplete(answer, sampling)
-            console.json_result(
-                record | ({"memory": memory.as_json(answer.text, matches[index])} if memory else {})
-            )
+            if finished:
+                record |= {"memory": matches[index].as_json(answer.text, names)}
+            console.json_result(record)
             continue
         if len(settings) > 1:
             console.note(f"--- {index + 1}")
         if sys.stdout.isatty() and sys.stderr.isatty():
             console.prompt(prepared.prompt)
-        if memory:
-            answer = finished[index][0]
-            memory.show(answer.text, matches[index])
+        if finished:
+            answer, _ = finished[index]
+            print_memory(answer.text, matches[index], names)
         else:
-            answer = prepared.generate(sampling, print_piece)[0]
+            answer, _ = prepared.generate(sampling, print_piece)
             console.verbatim("\n")
         note_incomplete(answer, sampling)
         if sys.stdout.isatty():
@@ -225,16 +227,9 @@ def _print_texts(prepared: _PreparedPrompt, memory: "MemoryReport | None") -> No
 # ---- --lines
 
 
-def _known_lines(options: _Options, source: "Checkpoint | Ensemble", path: Path) -> KnownLines:
-    """Return a function that returns the lines, among those given, that occur in the training text."""
-    from llmcli.cli.reports.memory import training_texts
+def _print_lines(prepared: _PreparedPrompt, count: int, texts: "list[TrainingText]") -> None:
+    """Generate and print distinct lines, with --new without the lines of the training texts."""
     from llmcli.evaluation.memorization import occurring_lines
-
-    texts = training_texts(options.corpus, source, path, whole=True)
-    return lambda lines: occurring_lines(lines, (pieces for text in texts for pieces in text.documents()))
-
-
-def _print_lines(prepared: _PreparedPrompt, count: int, known: KnownLines | None) -> None:
     from llmcli.generation.lines import LineGenerator
 
     options = prepared.options
@@ -244,7 +239,7 @@ def _print_lines(prepared: _PreparedPrompt, count: int, known: KnownLines | None
         prepared.prompt,
         prepared.sampling,
         count,
-        known or (lambda lines: set()),
+        lambda lines: occurring_lines(lines, (pieces for text in texts for pieces in text.documents())),
     )
     printed = []
     for line in lines:
@@ -265,7 +260,7 @@ def _print_lines(prepared: _PreparedPrompt, count: int, known: KnownLines | None
     figures = (
         f"{units.count(lines.generated, 'line')} generated: {units.count(lines.duplicates, 'duplicate')}"
     )
-    if known:
+    if options.new:
         figures += f", {lines.dropped:,} in the training text"
     if lines.incomplete:
         figures += f", {lines.incomplete:,} empty, longer than -n or several lines"

@@ -138,7 +138,7 @@ def _origin(value: str) -> str:
 def _run(models: "Models", listener: "socket.socket", access: "Access", options: _Options) -> None:
     """Serve until a signal. Raises LLMError if a single model cannot be loaded."""
     from llmcli.generation.engine.requests import EngineLimits
-    from llmcli.server.http.app import Hooks, create_app
+    from llmcli.server.http.app import create_app
     from llmcli.server.http.listening import Server, urls
 
     names = ", ".join(model.name for model in models)
@@ -148,15 +148,16 @@ def _run(models: "Models", listener: "socket.socket", access: "Access", options:
         load_errors.append(error)
         server.stop()
 
-    hooks = Hooks(
+    app = create_app(
+        models,
+        limits=EngineLimits(concurrent=options.max_concurrent, context=options.context),
+        access=access,
         log=console.note,
+        log_contents=options.log_prompts,
         on_ready=lambda: invite(f"serving {names} at", " (Ctrl-C ends it)", urls(listener), access.classroom),
         on_load_error=on_load_error,
     )
-    limits = EngineLimits(concurrent=options.max_concurrent, context=options.context)
-    server = Server(
-        create_app(models, limits=limits, access=access, hooks=hooks, log_contents=options.log_prompts)
-    )
+    server = Server(app)
     with exits_at_once(server.stop):
         server.run([listener])
     if load_errors:

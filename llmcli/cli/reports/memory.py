@@ -45,37 +45,20 @@ def training_texts(
     return [TrainingText.of(sources, source.records, whole=whole)]
 
 
-class MemoryReport:
-    """Finds passages in the training text and shows them."""
+def print_memory(text: str, matches: "VerbatimSpans", names: list[str]) -> None:
+    """Print a text with its verbatim passages marked, then their share. `names` are the training files."""
+    from llmcli.evaluation.memorization import LENGTH
 
-    def __init__(self, texts: "list[TrainingText]") -> None:
-        self._texts = texts
-        self._names = [name for text in texts for name in text.names]
-
-    def find(self, generated: list[str]) -> "list[VerbatimSpans]":
-        """Search the training text once for all generated texts."""
-        from llmcli.evaluation.memorization import find_verbatim
-
-        return find_verbatim(generated, self._texts)
-
-    def show(self, text: str, matches: "VerbatimSpans") -> None:
-        """Print a text with its verbatim passages marked, then their share."""
-        from llmcli.evaluation.memorization import LENGTH
-
-        with_highlights(text, matches.spans)
-        console.result()
-        if len(text) < LENGTH:
-            console.note(
-                f"{len(text)} characters are too few: only passages of at least {LENGTH} count; "
-                "use a larger -n"
-            )
-            return
-        longest = max((end - start for start, end in matches.spans), default=0)
+    with_highlights(text, matches.spans)
+    console.result()
+    if len(text) < LENGTH:
         console.note(
-            f"{matches.share:.0%} of the {len(text):,} characters occur verbatim in "
-            f"{units.listed(self._names, MAX_NAMES)}, in passages of at least {LENGTH} characters"
-            f"{f'; the longest has {longest:,}' if longest else ''}"
+            f"{len(text)} characters are too few: only passages of at least {LENGTH} count; use a larger -n"
         )
-
-    def as_json(self, text: str, matches: "VerbatimSpans") -> dict[str, object]:
-        return matches.as_json(text, self._names)
+        return
+    longest = max((end - start for start, end in matches.spans), default=0)
+    console.note(
+        f"{matches.share:.0%} of the {len(text):,} characters occur verbatim in "
+        f"{units.listed(names, MAX_NAMES)}, in passages of at least {LENGTH} characters"
+        f"{f'; the longest has {longest:,}' if longest else ''}"
+    )

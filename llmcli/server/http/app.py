@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 
 from starlette.applications import Starlette
@@ -69,32 +68,36 @@ SUGGESTED_ROUTES = (
 )
 
 
-@dataclass(frozen=True)
-class Hooks:
-    """Callbacks of the server, which does not print."""
-
-    log: Callable[[str], None] = lambda line: None  # one line per request
-    on_ready: Callable[[], None] = lambda: None  # the server accepts requests
-    on_load_error: Callable[[BaseException], None] = lambda error: None  # called only with a single model
-
-
 def create_app(
     models: Models,
     *,
     limits: EngineLimits | None = None,
     access: Access | None = None,
-    hooks: Hooks | None = None,
+    log: Callable[[str], None] = lambda line: None,
     log_contents: bool = False,
+    on_ready: Callable[[], None] = lambda: None,
+    on_load_error: Callable[[BaseException], None] = lambda error: None,
 ) -> Starlette:
     """Create the application that serves these models. A single model is loaded at startup; several are
-    loaded on first use."""
-    hooks = hooks or Hooks()
+    loaded on first use. `log` receives a line per request, `on_ready` is called when requests are accepted,
+    and `on_load_error` if a single model cannot be loaded."""
     access = access or Access()
     service = Service(models, Engine(models.open_runtime, limits), access.classroom)
 
-    def log(entry: LogEntry) -> None:
+    def log_entry(entry: LogEntry) -> None:
         for line in entry.lines(with_contents=log_contents):
-            hooks.log(line)
+            log(line)
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        service.engine.start()
+        if len(list(models)) == 1:
+            _preload(service, on_load_error)
+        on_ready()
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(service.engine.close)
 
     app = Starlette(
         routes=[
@@ -109,35 +112,23 @@ def create_app(
                 allow_methods=["GET", "POST"],
                 allow_headers=["*"],
             ),
-            Middleware(Guard, access=access, log=log),
+            Middleware(Guard, access=access, log=log_entry),
         ],
         exception_handlers=dict.fromkeys((ApiError, LLMError, HTTPException, ClientDisconnect), _handle),
-        lifespan=lambda _: _lifespan(service, hooks),
+        lifespan=lifespan,
     )
     app.router.redirect_slashes = False
     app.state.service = service
     return app
 
 
-@asynccontextmanager
-async def _lifespan(service: Service, hooks: Hooks) -> AsyncIterator[None]:
-    service.engine.start()
-    if len(list(service.models)) == 1:
-        _preload(service, hooks)
-    hooks.on_ready()
-    try:
-        yield
-    finally:
-        await asyncio.to_thread(service.engine.close)
-
-
-def _preload(service: Service, hooks: Hooks) -> None:
+def _preload(service: Service, on_load_error: Callable[[BaseException], None]) -> None:
     """Load a single model; until it is loaded, the server is not healthy."""
 
     def on_loaded(loading: "asyncio.Future[None]") -> None:
         service.loading = False
         if (error := loading.exception()) and not isinstance(error, UnavailableError):
-            hooks.on_load_error(error)
+            on_load_error(error)
 
     with suppress(UnavailableError):  # the first request tries again
         loading = asyncio.wrap_future(service.engine.run(service.models.find().name, lambda runtime: None))

@@ -27,7 +27,7 @@ from llmcli.server.api import prompts, running
 from llmcli.server.api.models import Models, ServedModel
 from llmcli.server.errors import ApiError, ModelLoadError, as_api_error
 from llmcli.server.http import analysis_routes, service
-from llmcli.server.http.app import Hooks, create_app
+from llmcli.server.http.app import create_app
 from llmcli.server.limits import LARGE_BODY_BYTES, MAX_ANALYSES, MAX_PREPARING
 from tests.models.test_ngram_cache import WEIGHTS
 from tests.sample_models import run
@@ -104,7 +104,7 @@ def test_the_first_model_that_cannot_be_loaded_is_reported(served, monkeypatch):
 
     monkeypatch.setattr(models, "open_runtime", fail)
     errors, notes = [], []
-    app = create_app(Models(served[:1], on_note=notes.append), hooks=Hooks(on_load_error=errors.append))
+    app = create_app(Models(served[:1], on_note=notes.append), on_load_error=errors.append)
     with TestClient(app, base_url=URL) as client:
         response = client.post("/v1/completions", json={"prompt": "The"})
         assert response.status_code == 503 and str(served[0].parent) not in response.text
@@ -241,7 +241,7 @@ def test_a_thread_that_cannot_be_started_fails_one_request_at_most(served, monke
 def test_the_only_model_is_loaded_later_where_no_thread_could_be_started(served, monkeypatch):
     errors = []
     FewThreads(monkeypatch, "load-model")
-    with TestClient(create_app(Models(served[:1]), hooks=Hooks(on_load_error=errors.append)), base_url=URL) as client:
+    with TestClient(create_app(Models(served[:1]), on_load_error=errors.append), base_url=URL) as client:
         assert client.post("/v1/completions", json=COMPLETE).status_code in (200, 503)
         assert client.post("/v1/completions", json=COMPLETE).status_code == 200
         assert client.get("/health").json() == {"status": "ok"} and not errors
@@ -254,7 +254,7 @@ def test_an_engine_that_ends_fails_its_requests_and_starts_again(served, monkeyp
 
 def _check_an_engine_that_ends_fails_its_requests_and_starts_again(served, monkeypatch, error):
     lines, texts = [], []
-    app = create_app(Models(served), hooks=Hooks(log=lines.append))
+    app = create_app(Models(served), log=lines.append)
     admit = engine.Engine._admit
 
     def fail(self):
@@ -358,7 +358,7 @@ def test_what_is_not_read_gives_up_its_memory_for_others(served, monkeypatch):
 def test_the_log_has_a_line_a_request_and_contents_only_if_asked(served):
     for with_contents in [False, True]:
         lines = []
-        app = create_app(Models(served), hooks=Hooks(log=lines.append), log_contents=with_contents)
+        app = create_app(Models(served), log=lines.append, log_contents=with_contents)
         with TestClient(app, base_url=URL) as client:
             client.post("/v1/completions", json={"prompt": "Zebra\nsecret", "max_tokens": 3})
             client.get("/nowhere?q=secret")

@@ -105,10 +105,9 @@ def test_errors_have_one_shape(client):
 
 def test_an_unexpected_error_says_nothing_to_the_client(served, monkeypatch):
     from llmcli.server.http import info_routes
-    from llmcli.server.http.app import Hooks
 
     lines = []
-    app = create_app(Models(served), hooks=Hooks(log=lines.append))
+    app = create_app(Models(served), log=lines.append)
 
     def fail(*_, **__):
         raise RuntimeError("a secret of /home/me")
