@@ -117,7 +117,7 @@ def own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for name in ("LLMCLI_MODEL", "COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR"):
         monkeypatch.delenv(name, raising=False)
-    console.set_quiet(False)
+    console.settings.quiet = False
     return tmp_path
 
 

@@ -69,11 +69,9 @@ def option(
     )
 
 
-def flag(
-    help: str, *, names: str = "", panel: str | None = None, callback: Callable[..., Any] | None = None
-) -> Any:
+def flag(help: str, *, names: str = "", panel: str | None = None) -> Any:
     """Declare an option without a value, off by default."""
-    return option(None, help, False, names=names, panel=panel, callback=callback)
+    return option(None, help, False, names=names, panel=panel)
 
 
 def one_of(
@@ -128,7 +126,7 @@ class Options:
     )
     no_cache: bool = flag("Predict with the network alone, without the n-gram cache of the text so far.")
     json: bool = flag("Print the result as JSON.")
-    quiet: bool = flag("Print only results and errors.", names="-q --quiet", callback=console.set_quiet)
+    quiet: bool = flag("Print only results and errors.", names="-q --quiet")
 
     def __init__(self, invocation: typer.Context, /, **values: Any) -> None:
         self.invocation = invocation
@@ -332,6 +330,7 @@ def as_function(command: Callable[[Any], None], summary: str) -> Callable[..., N
 
     def run(context_: typer.Context, **values: Any) -> None:
         console.settings.options = {name for param in context_.command.params for name in param.opts}
+        console.settings.quiet = values["quiet"]
         command(kind(context_, **values))
 
     parameters = [Parameter("context_", Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)]

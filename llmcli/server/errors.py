@@ -37,11 +37,12 @@ class ApiError(Exception):
 
 
 class ModelLoadError(LLMError):
-    """A served model that cannot be loaded. The message names files and is for the log."""
+    """A served model that cannot be loaded. Clients see the `hint`; the message names files and is for the
+    log."""
 
-
-class ModelFileError(ModelLoadError):
-    """The file of a served model has changed. The message names only the model, so clients may see it."""
+    def __init__(self, message: str, hint: str = "the model could not be loaded; the server's log says why"):
+        super().__init__(message)
+        self.hint = hint
 
 
 def invalid(param: str, message: str, code: str | None = None) -> ApiError:
@@ -57,15 +58,13 @@ def as_api_error(error: BaseException, status: int = 500) -> ApiError:
         case ApiError():
             return error
         case ModelLoadError():
-            hidden = "the model could not be loaded; the server's log says why"
-            message = str(error) if isinstance(error, ModelFileError) else hidden
-            return ApiError(message, 503, param="model", code="model_not_loaded")
+            return ApiError(error.hint, 503, param="model", code="model_not_loaded")
         case QueueFullError():
             return ApiError(str(error), 429, code="queue_full")
-        case StoppingError() | UnavailableError():
-            return ApiError(
-                str(error), 503, code="stopping" if isinstance(error, StoppingError) else "unavailable"
-            )
+        case StoppingError():
+            return ApiError(str(error), 503, code="stopping")
+        case UnavailableError():
+            return ApiError(str(error), 503, code="unavailable")
         case LLMError():
             return ApiError(str(error), 400 if error.exit_code == WRONG_USAGE else status)
     if isinstance(error, MemoryError) or "can't start new thread" in str(error):

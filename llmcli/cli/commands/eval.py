@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from llmcli.data.text.corpus import Corpus
     from llmcli.evaluation.compressors import Baseline
     from llmcli.evaluation.evaluator import OnTokens
-    from llmcli.evaluation.training_text import MeasuredConversations, TrainingText
+    from llmcli.evaluation.training_text import MeasuredConversations
     from llmcli.formats.checkpoint import Checkpoint
     from llmcli.formats.ensemble_file import Ensemble
     from llmcli.formats.training_record import TrainingRecord
@@ -339,12 +339,6 @@ def _note_other_files(measured: "Corpus", trained: "Corpus", models: "Sequence[_
         console.note(note)
 
 
-def _small_training_texts(models: "Sequence[_EvaluatedModel]") -> "list[TrainingText]":
-    from llmcli.evaluation.training_text import find_small_training_texts
-
-    return [text for model in models for text in find_small_training_texts(model.source.records, model.path)]
-
-
 def _note_training_text(measured: "Corpus", trained: "Corpus", models: "Sequence[_EvaluatedModel]") -> None:
     """Note which part of the text is measured, and whether each model was trained on it."""
     from llmcli.evaluation.training_text import is_held_out, trained_in, trained_part
@@ -431,7 +425,11 @@ def _evaluate_answers(
     sources: "Sources",
 ) -> None:
     """Measure and print. Raises LLMError if there is also text, or a model that has no chat template."""
-    from llmcli.evaluation.training_text import changed_files_note, measured_conversations
+    from llmcli.evaluation.training_text import (
+        changed_files_note,
+        find_small_training_texts,
+        measured_conversations,
+    )
 
     files = sources.conversation_files
     if sources.text.documents:
@@ -442,7 +440,12 @@ def _evaluate_answers(
         raise LLMError(
             f"{others[0].path} has no chat template, so its answers cannot be measured; leave it out"
         )
-    trained = [conversation for text in _small_training_texts(models) for conversation in text.conversations]
+    trained = [
+        conversation
+        for model in models
+        for text in find_small_training_texts(model.source.records, model.path)
+        for conversation in text.conversations
+    ]
     measured = measured_conversations(files, _records(models), trained, whole=options.whole)
     if not trained and (note := changed_files_note(sources, _records(models))):
         console.note(note)

@@ -54,14 +54,14 @@ class Watch:
 
     def add(self, event: object) -> None:
         """Show the next event of the run."""
-        self._update(lambda: self._add(event))
+        self._update(self._add, event)
 
-    def _update(self, update: Callable[[], None]) -> None:
+    def _update(self, update: Callable[..., None], *arguments: object) -> None:
         """Call a function that changes the page. After the first failure, the page is no longer changed."""
         if self._has_failed:
             return
         try:
-            update()
+            update(*arguments)
         except Exception as error:  # an error in the page must not end the run
             self._has_failed = True
             console.warn(
@@ -115,7 +115,7 @@ class Watch:
 
     def finish(self, result: "Result", *, has_model: bool) -> None:
         """Show the end of the run, and offer the page of the model, unless only adapters were saved."""
-        self._update(lambda: self._finish(result, has_model))
+        self._update(self._finish, result, has_model)
 
     def _finish(self, result: "Result", has_model: bool) -> None:
         file = result.file

@@ -28,12 +28,6 @@ MAX_ERROR_LENGTH = 2_000  # characters: a damaged file may cause far longer mess
 settings = SimpleNamespace(quiet=False, options=frozenset(), noted=None)
 
 
-def set_quiet(quiet: bool) -> bool:
-    """Set --quiet; return its value, as an option's callback must."""
-    settings.quiet = quiet
-    return quiet
-
-
 def result(line: str = "", *, raw: bool = False) -> None:
     """Print a line of a result on stdout, made safe for a terminal unless it is `raw` (contains our own
     escape sequences)."""

@@ -17,7 +17,7 @@ from llmcli.formats.loading import check_packages, load_any, open_chat_template,
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.open_runtime import expert_names, open_runtime
 from llmcli.models.runtime import Runtime
-from llmcli.server.errors import ApiError, ModelFileError, ModelLoadError
+from llmcli.server.errors import ApiError, ModelLoadError
 
 MAX_LISTED = 10  # names in an error
 
@@ -60,14 +60,14 @@ class ServedModel:
 
     def readable_runtime(self, checkpoint: Checkpoint) -> NumpyRuntime:
         """Open a runtime whose activations can be recorded, for this model or a model of its ensemble. The
-        latest runtime is kept. Raises ModelFileError if the file has changed since it was opened."""
+        latest runtime is kept. Raises ModelLoadError if the file has changed since it was opened."""
         if self._readable is None or self._readable[0] is not checkpoint:
             self.check_unchanged()  # tensors are read again
             self._readable = checkpoint, NumpyRuntime(checkpoint)
         return self._readable[1].fork()
 
     def check_unchanged(self) -> None:
-        """Raise ModelFileError if the file was replaced since it was opened, because its tensors would be
+        """Raise ModelLoadError if the file was replaced since it was opened, because its tensors would be
         read with the wrong header."""
         try:
             if _version(self.path) == self._version:
@@ -75,7 +75,8 @@ class ServedModel:
             reason = "was replaced while the server was running"
         except OSError as error:
             reason = f"can no longer be read ({error.strerror})"
-        raise ModelFileError(f"the file of {self.name} {reason}; restart llm serve")
+        message = f"the file of {self.name} {reason}; restart llm serve"
+        raise ModelLoadError(message, message)
 
     def as_json(self) -> dict[str, object]:
         """Return the model's entry in /v1/models."""

@@ -104,7 +104,7 @@ def test_a_line_end_in_a_name_does_not_break_a_line(monkeypatch, capsys) -> None
 
 
 def test_quiet_drops_notes_and_keeps_errors(capsys: pytest.CaptureFixture[str]) -> None:
-    console.set_quiet(True)
+    console.settings.quiet = True
     console.note("note")
     console.fail("broken\nin two lines")
     assert capsys.readouterr().err == "error: broken in two lines\n"
