@@ -435,7 +435,9 @@ def test_a_disk_that_fails_at_any_step_leaves_the_old_directory(monkeypatch, nam
     if old:
         replace_files("old", 3)
     before = listing()
-    owner = os if hasattr(os, name) and name != "mkdir" else Path  # pathlib of Python 3.10 keeps the function of os that it imported
+    owner = (
+        os if hasattr(os, name) and name != "mkdir" else Path
+    )  # pathlib of Python 3.10 keeps the function of os that it imported
     for after in range(4):
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, refuse_once(errno.ENOSPC, after, getattr(owner, name)))

@@ -19,7 +19,7 @@ from llmcli.config import (
     as_record,
 )
 from llmcli.errors import LLMError, brief, prefixed
-from llmcli.formats.metadata import Json, parse_document
+from llmcli.formats.metadata import Count, Json, JsonObject, parse_document, read_as
 
 UNSUPPORTED_KEYS = ("quantization_config", "per_layer_config", "attention_chunk_size")  # of any architecture
 _OWN_KEYS = {key for architecture in ARCHITECTURES.values() for key in architecture.own_keys}
@@ -33,6 +33,21 @@ _ACTIVATIONS = {  # some have several names
     "gelu_new": "gelu_pytorch_tanh",
 }
 _LAYER_TYPES = (*LAYER_TYPES, "attention")  # an older name of "full_attention"
+_MAX_LISTED_LAYERS = 1 << 20
+
+
+class _Keys(JsonObject):  # those that are not fields of a ModelConfig, or have another type there
+    eos_token_id: Count | tuple[Count, ...] = 0
+    layer_types: tuple[str, ...] | None = None
+    max_window_layers: Count = 0
+    no_rope_layer_interval: Count = 4
+    no_rope_layers: tuple[Count | bool, ...] | None = None
+    num_hidden_layers: Count = 0
+    rope_parameters: Json | None = None
+    rope_scaling: Json | None = None
+    sliding_window: Count | None = None
+    sliding_window_pattern: Count = 0
+    use_sliding_window: object = False
 
 
 def dump_config(config: ModelConfig, dtype: str = "float32") -> str:
@@ -100,21 +115,26 @@ def parse_config(text: str) -> ModelConfig:
     if activation not in list(_ACTIVATIONS):
         raise _unsupported(key, activation, ", ".join(_ACTIVATIONS))
     values = {key: value for key, value in document.items() if value is not None}
+    with prefixed("its config.json is not valid"):
+        keys: _Keys = read_as(_Keys, values)
     heads = values.get("num_attention_heads")
     width = values.get("hidden_size")
     values.setdefault("num_key_value_heads", heads)
     values.setdefault("head_dim", width // max(1, heads) if type(heads) is type(width) is int else None)
-    eos = values.get("eos_token_id", 0)
+    if keys.eos_token_id == ():
+        raise _unsupported("eos_token_id", [], "a token, or a list of tokens")
+    eos, *extra = keys.eos_token_id if isinstance(keys.eos_token_id, tuple) else [keys.eos_token_id]
     bos = values.get("bos_token_id")
-    eos, *extra = eos if isinstance(eos, list) and eos else [eos]
     values |= {
         "eos_token_id": eos,
         "extra_eos_ids": tuple(extra),
         "bos_token_id": bos if type(bos) is int and bos != eos else None,
     }
     values["hidden_act"] = _ACTIVATIONS[activation]
-    values |= _parse_gemma(values) if is_gemma else _parse_rope(values)
-    values |= _parse_experts(values) | {"no_rope_layers": _parse_rope_layers(values)}
+    rope = keys.rope_scaling or keys.rope_parameters or {}
+    values |= _parse_gemma(keys) if is_gemma else _parse_rope(values, rope)
+    is_smollm3 = document["model_type"] == "smollm3"
+    values |= _parse_experts(values) | {"no_rope_layers": _parse_rope_layers(keys) if is_smollm3 else ()}
     for key in _OWN_KEYS.difference(architecture.own_keys):
         values.pop(key, None)
     names = [field.name for field in fields(ModelConfig) if field.default is MISSING or field.name in values]
@@ -123,7 +143,7 @@ def parse_config(text: str) -> ModelConfig:
             raise _missing(name)
     with prefixed("its config.json is not valid"):
         config = ModelConfig(**{name: values[name] for name in names})
-    window = None if is_gemma else _sliding_window(document, config.num_hidden_layers)
+    window = None if is_gemma else _sliding_window(config.model_type, keys)
     if window is None or window >= config.max_position_embeddings:
         return config
     return replace(config, max_position_embeddings=window)
@@ -175,12 +195,9 @@ def _parse_experts(values: Json) -> Json:
     return experts
 
 
-def _parse_rope(values: Json) -> Json:
+def _parse_rope(values: Json, parameters: Json) -> Json:
     """Read rope_theta and rope_scaling, which transformers 5 stores in rope_parameters. As in transformers,
     rope_scaling takes precedence over rope_parameters, and an inner rope_theta over an outer one."""
-    parameters = values.get("rope_scaling") or values.get("rope_parameters") or {}
-    if not isinstance(parameters, Mapping):
-        raise _unsupported("rope_scaling", parameters, "an object")
     if any(isinstance(value, Mapping) for value in parameters.values()):
         raise LLMError(
             "its config.json has rope_parameters for each type of layer; supported: one for all layers"
@@ -210,76 +227,72 @@ def _parse_rope(values: Json) -> Json:
         return theta | {"rope_scaling": RopeScaling(rope_type=rope_type, **arguments)}
 
 
-def _parse_gemma(values: Json) -> Json:
+def _parse_gemma(keys: _Keys) -> Json:
     """Read the kind of each layer of Gemma, and the rotary positions of each kind, which transformers 5
     stores in two objects in rope_parameters. Only the positions of full_attention may be scaled, by
     rope_scaling."""
-    types = values.get("layer_types")
-    count = values.get("num_hidden_layers")
+    values = {key: value for key, value in keys.document.items() if key != "original_max_position_embeddings"}
+    types = keys.layer_types
     if types is None:
-        pattern = values.get("sliding_window_pattern")
-        if type(pattern) is not int or pattern < 1:
-            raise _unsupported("sliding_window_pattern", pattern, "a number of layers")
-        if type(count) is int and count < 1 << 20:
-            types = [LAYER_TYPES[(layer + 1) % pattern != 0] for layer in range(count)]
-    if not isinstance(types, list) or any(kind not in LAYER_TYPES for kind in types):
-        raise _unsupported("layer_types", types, f"a list of {', '.join(LAYER_TYPES)}")
-    parameters = values.get("rope_parameters") or {}
-    if not isinstance(parameters, Mapping) or parameters.keys() - {*LAYER_TYPES}:
-        raise _unsupported("rope_parameters", parameters, f"an object with {' and '.join(LAYER_TYPES)}")
-    full, local = ({"rope_type": "default"} | (parameters.get(kind) or {}) for kind in LAYER_TYPES)
-    others = {key: value for key, value in values.items() if key != "original_max_position_embeddings"}
-    rope = _parse_rope(others | {"rope_scaling": full | (values.get("rope_scaling") or {})})
-    rope_local = _parse_rope(others | {"rope_scaling": local})
+        types = tuple(LAYER_TYPES[is_other] for is_other in _others(keys, keys.sliding_window_pattern))
+    if any(kind not in LAYER_TYPES for kind in types):
+        raise _unsupported("layer_types", list(types), f"a list of {', '.join(LAYER_TYPES)}")
+    parameters = keys.rope_parameters or {}
+    if parameters.keys() - {*LAYER_TYPES} or not all(isinstance(own, dict) for own in parameters.values()):
+        raise _unsupported("rope_parameters", parameters, f"objects for {' and '.join(LAYER_TYPES)}")
+    full, local = ({"rope_type": "default"} | parameters.get(kind, {}) for kind in LAYER_TYPES)
+    rope = _parse_rope(values, full | (keys.rope_scaling or {}))
+    rope_local = _parse_rope(values, local)
     if rope_local["rope_scaling"]:
         raise LLMError("its config.json scales the rotary positions of layers of type sliding_attention")
     theta = rope_local.get("rope_theta", values.get("rope_local_base_freq", 10000.0))
-    return rope | {"layer_types": tuple(types), "rope_local_base_freq": theta}
+    return rope | {"layer_types": types, "rope_local_base_freq": theta}
 
 
-def _parse_rope_layers(values: Json) -> Shape:
+def _parse_rope_layers(keys: _Keys) -> Shape:
     """Return 0 for each layer of SmolLM3 without rotary positions, otherwise 1: by a list, or at a regular
     interval."""
-    count = values.get("num_hidden_layers")
-    if values["model_type"] != "smollm3" or type(count) is not int:
-        return ()
-    layers = values.get("no_rope_layers")
-    interval = values.get("no_rope_layer_interval", 4)
-    if layers is None and type(interval) is int and interval > 0 and count < 1 << 20:
-        return tuple(int((layer + 1) % interval != 0) for layer in range(count))
-    if not isinstance(layers, list) or len(layers) < count or any(type(n) not in (int, bool) for n in layers):
-        raise _unsupported("no_rope_layers", layers, f"0 or 1 for each of {count} layers")
-    return tuple(int(n != 0) for n in layers[:count])
+    layers = keys.no_rope_layers
+    if layers is None:
+        return tuple(map(int, _others(keys, keys.no_rope_layer_interval)))
+    if len(layers) < keys.num_hidden_layers:
+        raise _unsupported("no_rope_layers", layers, f"0 or 1 for each of {keys.num_hidden_layers} layers")
+    return tuple(int(n != 0) for n in layers[: keys.num_hidden_layers])
 
 
-def _sliding_window(document: Json, layers: int) -> int | None:
+def _others(keys: _Keys, interval: int) -> list[bool]:
+    """Return False for each `interval`-th layer, otherwise True."""
+    if not interval > 0 or keys.num_hidden_layers > _MAX_LISTED_LAYERS:
+        raise LLMError(
+            f"its config.json has {keys.num_hidden_layers:,} layers with an interval of {interval:,}; "
+            f"supported: at most {_MAX_LISTED_LAYERS:,}, with an interval of at least 1"
+        )
+    return [(layer + 1) % interval != 0 for layer in range(keys.num_hidden_layers)]
+
+
+def _sliding_window(model_type: str, keys: _Keys) -> int | None:
     """Return the number of tokens that a layer attends to, including the current one; None without a limit.
     As in transformers, null differs from a missing key."""
-    model_type = document["model_type"]
-    window = document.get("sliding_window")
-    types = document.get("layer_types")
-    if model_type.startswith("qwen") and not document.get("use_sliding_window"):
+    window = keys.sliding_window
+    types = keys.layer_types
+    layers = keys.num_hidden_layers
+    if model_type.startswith("qwen") and not keys.use_sliding_window:
         window = None
-    if model_type == "smollm3" and types is None and not document.get("use_sliding_window"):
+    if model_type == "smollm3" and types is None and not keys.use_sliding_window:
         return None
     # these list the layer types or name the first layer with a window (SmolLM3 does not name it)
     if model_type in ("qwen2", "qwen3", "smollm3"):
         if types is not None:
-            is_valid = isinstance(types, list) and len(types) == layers
-            if not is_valid or any(kind not in _LAYER_TYPES for kind in types):
-                raise _unsupported("layer_types", types, f"{layers} of {', '.join(_LAYER_TYPES)}")
+            if len(types) != layers or any(kind not in _LAYER_TYPES for kind in types):
+                raise _unsupported("layer_types", list(types), f"{layers} of {', '.join(_LAYER_TYPES)}")
             if "sliding_attention" not in types:
                 return None
             if window is None:
                 raise LLMError(
                     "its config.json has layers with sliding_attention, but no sliding_window in use"
                 )
-        elif model_type != "smollm3":
-            first = document["max_window_layers"]
-            if type(first) is not int:
-                raise _unsupported("max_window_layers", first, "a number of layers")
-            if first >= layers:
-                return None
-    if window is not None and (type(window) is not int or window < 1):
+        elif model_type != "smollm3" and keys.max_window_layers >= layers:
+            return None
+    if window == 0:
         raise _unsupported("sliding_window", window, "a number of tokens, or null")
     return window
