@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 
-from llmcli.cli.terminal import signals
+from llmcli import signals
 
 
 def main() -> None:

@@ -12,8 +12,9 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from numbers import Real
 from pathlib import Path
@@ -30,6 +31,7 @@ from llmcli.config import (
 )
 from llmcli.errors import LLMError, brief, missing_package, prefixed, require_torch, usage
 from llmcli.notebook import Ranking
+from llmcli.signals import stop_requests
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -49,6 +51,8 @@ if TYPE_CHECKING:
     from llmcli.generation.generator import Piece
     from llmcli.generation.known_answers import AnswerFinder, KnownAnswer
     from llmcli.models.runtime import Runtime
+    from llmcli.training.data.inputs import Inputs
+    from llmcli.training.files.output import Output
     from llmcli.training.loop.events import RunEvent
     from llmcli.training.planning.plan import PlanRequest
     from llmcli.training.session import Result
@@ -489,30 +493,31 @@ def train(
     `val` is a validation file or the fraction to hold out, `base` a model to fine-tune, `like` a model whose
     tokenizer to use. `known_answers` stores the questions and answers in the file, for `Model.known_answer`.
     An existing file at `output` is replaced only with `overwrite`. The options are `ReadingOptions` and
-    `PlanOptions`. The same call resumes a stopped run; closing the iterator early discards the run. Raises
-    LLMError.
+    `PlanOptions`. Ctrl-C ends the run and saves the model, a second one raises KeyboardInterrupt; the same call
+    resumes a stopped run, and closing the iterator early discards it. Raises LLMError.
     """
     require_torch()
     _check_names(options, [*(train.__kwdefaults__ or ()), *TrainOptions.__annotations__])
+    from llmcli.training.data.inputs import load_inputs
+    from llmcli.training.files.output import claim_output
+
     reading = _reading(options)
     if val is not None and not isinstance(val, str | Real):
         val = str(_path(val, "val"))
-    return _train(
-        _request(
-            options, seconds=seconds, steps=steps, epochs=epochs, device=device, dtype=dtype, threads=threads
-        ),
-        _corpus(corpus, text, conversations, reading),
-        val,
-        None if base is None else _path(base, "base"),
-        None if like is None else _path(like, "like"),
-        _text(tokenizer, "tokenizer"),
-        _path(output, "output"),
-        reading,
-        force=_flag(overwrite, "overwrite"),
-        fixed_threads=threads is not None,
-        on_note=on_note,
-        known_answers=_flag(known_answers, "known_answers"),
+    request = _request(
+        options, seconds=seconds, steps=steps, epochs=epochs, device=device, dtype=dtype, threads=threads
     )
+    sources = _corpus(corpus, text, conversations, reading)
+    base_path = None if base is None else _path(base, "base")
+    like_path = None if like is None else _path(like, "like")
+    tokenizer = _text(tokenizer, "tokenizer")
+    claim = partial(claim_output, _path(output, "output"), force=_flag(overwrite, "overwrite"))
+    claimed = claim(model=base_path or like_path, on_note=on_note, on_warning=on_note)
+    load = partial(
+        load_inputs, sources, val, base_path, like_path, tokenizer, reading=reading, on_note=on_note
+    )
+    known_answers = _flag(known_answers, "known_answers")
+    return _train(request, claimed, load, fixed_threads=threads is not None, known_answers=known_answers)
 
 
 def _request(
@@ -578,50 +583,34 @@ def _corpus(corpus: object, text: object, conversations: object, reading: ReadOp
 
 def _train(
     request: PlanRequest,
-    corpus: list[str] | Sources,
-    val: Any,
-    base: Path | None,
-    like: Path | None,
-    tokenizer: str,
-    output: Path,
-    reading: ReadOptions,
+    claimed: AbstractContextManager[Output],
+    load: Callable[..., Inputs],
     *,
-    force: bool,
     fixed_threads: bool,
-    on_note: Callable[[str], None],
     known_answers: bool,
 ) -> Iterator[RunEvent | Result]:
     """Implement `train` with checked arguments."""
-    from llmcli.training.data.inputs import load_inputs
-    from llmcli.training.files.output import claim_output
-
     started = time.monotonic()
-    with claim_output(output, force=force, model=base or like, on_note=on_note, on_warning=on_note) as place:
-        inputs = load_inputs(
-            corpus,
-            val,
-            base,
-            like,
-            tokenizer,
-            place.path,
-            reading=reading,
-            seconds=request.budget,
-            on_note=on_note,
-        )
+    with claimed as place:
+        inputs = load(output=place.path, seconds=request.budget)
         from llmcli.training import session  # imports torch: report errors in the text first
+        from llmcli.training.loop.events import Step
 
         planned = session.plan_run(
-            request,
-            inputs,
-            place,
-            fixed_threads=fixed_threads,
-            started=started,
-            known_answers=known_answers,
+            request, inputs, place, fixed_threads=fixed_threads, started=started, known_answers=known_answers
         )
         for note in inputs.notes:
-            on_note(note)
+            place.on_note(note)
         planned.check_space()
-        yield from session.run(planned)
+        trains = False  # whether a step was taken, so that there are weights to save
+        is_main = threading.current_thread() is threading.main_thread()  # only there, signals can be handled
+        stops: AbstractContextManager[list[int]] = (
+            stop_requests(lambda: trains) if is_main else nullcontext([])
+        )
+        with stops as signals:
+            for event in session.run(planned, signals=signals):
+                trains = trains or isinstance(event, Step)
+                yield event
 
 
 # ---- arguments: a caller without a type checker gets a clear message, not an error from inside the package

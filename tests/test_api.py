@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -177,6 +178,28 @@ def test_training_gives_the_model_of_the_command(own_directory: Path, llm: Llm) 
     assert {llmcli.Step, llmcli.Evaluation} <= {type(event) for event in events}
     assert Path("api.safetensors").read_bytes() == Path("command.safetensors").read_bytes()
     assert llmcli.load("api.safetensors").record["bits_per_byte"] == pytest.approx(result.bits_per_byte, abs=1e-4)
+
+
+def test_ctrl_c_ends_a_run_that_is_saved_and_a_second_one_interrupts_it(own_directory: Path) -> None:
+    """In the main thread, which alone receives signals; before the first step there is nothing to save."""
+    Path("c.txt").write_text(TEXT, "utf-8")
+    earlier = signal.getsignal(signal.SIGINT)
+    events = llmcli.train("c.txt", **RUN)
+    steps = 0
+    for event in events:
+        if isinstance(event, llmcli.Step):
+            steps += 1
+            signal.raise_signal(signal.SIGINT)
+    assert steps == 1 and event.done.interrupted and event.file.exists() and event.resumable
+    assert signal.getsignal(signal.SIGINT) is earlier
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("llmcli.signals.SAME_REQUEST", 0.0)
+        for _ in llmcli.train("c.txt", "second.safetensors", **RUN):
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+    with ThreadPoolExecutor(1) as executor:
+        done = executor.submit(lambda: list(llmcli.train("c.txt", "thread.safetensors", **RUN))[-1])
+    assert done.result().done.step == 4
 
 
 def test_a_stopped_run_of_the_command_is_resumed_by_the_api_to_the_same_bytes(own_directory: Path, llm: Llm) -> None:

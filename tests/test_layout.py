@@ -11,8 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = [  # from the bottom to the top; what is not named here stands alone beside them
-    "version", "errors", "units", "notebook", "config", "data", "formats", "models", "generation", "evaluation",
-    "analysis", "training", "handover", "pages", "server", "api", "cli", "__main__",
+    "version", "errors", "signals", "units", "notebook", "config", "data", "formats", "models", "generation",
+    "evaluation", "analysis", "training", "handover", "pages", "server", "api", "cli", "__main__",
 ]  # fmt: skip
 SUB_PACKAGES = {  # of each package, likewise; the modules beside them may import them and be imported by them
     "data": ["text", "tokenizers", "conversations", "documents", "tokens"],

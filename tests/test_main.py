@@ -10,7 +10,7 @@ from types import FrameType
 
 import pytest
 
-from llmcli.cli.terminal import signals
+from llmcli import signals
 from tests import platforms
 
 AT_CALL = """
@@ -81,10 +81,7 @@ def test_elsewhere_an_interrupt_is_raised_at_once() -> None:
 
 def test_a_signal_ends_a_long_import_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """That of torch takes a second, and many on a busy machine."""
-    code = (
-        "import signal, sys\nfrom llmcli.cli.terminal import signals\n"
-        "signals.end_process(signal.SIGTERM, sys._getframe())"
-    )
+    code = "import signal, sys\nfrom llmcli import signals\nsignals.end_process(signal.SIGTERM, sys._getframe())"
     (tmp_path / "takes_long.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(SystemExit, match="143"):

@@ -19,11 +19,11 @@ import pytest
 
 import llmcli
 from llmcli.cli.terminal import streams
-from llmcli.cli.terminal.signals import stop_signals
 from llmcli.errors import LLMError, command_line
 from llmcli.formats import atomic_io, file_lock, loading
 from llmcli.models.open_runtime import open_runtime
 from llmcli.models.torch.transformer import LanguageModel
+from llmcli.signals import stop_signals
 from llmcli.training.files import resume
 from tests import platforms
 from tests.conftest import Llm

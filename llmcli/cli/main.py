@@ -6,7 +6,7 @@ import signal
 import sys
 
 from llmcli.cli.terminal import streams
-from llmcli.cli.terminal.signals import end_process, on_stop_requests
+from llmcli.signals import end_process, on_stop_requests
 from llmcli.version import __version__
 
 FIRST_COLLECTION = 100_000  # objects; the modules of a short command have fewer

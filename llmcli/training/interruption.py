@@ -1,6 +1,6 @@
 """Interrupting a training step or an evaluation that takes too long after Ctrl-C or a time limit.
 
-cli/terminal/signals.py handles Ctrl-C, loop/clock.py decides when to interrupt, and loop/trainer.py then ends
+signals.py handles Ctrl-C, loop/clock.py decides when to interrupt, and loop/trainer.py then ends
 the run.
 """
 

@@ -556,7 +556,7 @@ def _complete_record(
                 checkpoint,
                 prepared.tokenizer,
                 prepared.held_out,
-                prepared.read.texts(),
+                prepared.training_text.texts(),
                 settings.seed,
                 is_over,
             )

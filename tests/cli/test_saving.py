@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from llmcli.cli.terminal import console, signals
-from llmcli.cli.terminal.signals import stop_requests, stop_signals
+from llmcli import signals
+from llmcli.cli.terminal import console
 from llmcli.config import ModelConfig, TrainConfig, as_record
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
@@ -23,6 +23,7 @@ from llmcli.evaluation import memorization
 from llmcli.formats import adapters, checkpoint, ensemble_file, loading
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.training_record import TrainingRecord
+from llmcli.signals import stop_requests, stop_signals
 from llmcli.training import session
 from llmcli.training.files import resume
 from llmcli.training.files.output import Output

@@ -97,7 +97,7 @@ def signals(where: Path, tries: int) -> list[str]:
 
 
 # two signals count as one request, however much time passes between them on a busy machine
-SAME_REQUEST = "import llmcli.cli.terminal.signals as c; c.SAME_REQUEST = float('inf');"
+SAME_REQUEST = "import llmcli.signals as c; c.SAME_REQUEST = float('inf');"
 SIGNALLED = (
     SAME_REQUEST
     + """

@@ -11,8 +11,8 @@ from llmcli.cli.chat import commands as chat_commands
 from llmcli.cli.chat import explanation as chat_explanation
 from llmcli.cli.terminal import console, tables
 from llmcli.cli.terminal.console import without_echo
-from llmcli.cli.terminal.signals import stop_requests
 from llmcli.errors import LLMError, usage
+from llmcli.signals import stop_requests
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from llmcli.cli.options import Options, flag, model_path, option
 from llmcli.cli.terminal import console
 from llmcli.cli.terminal.invitation import invite
-from llmcli.cli.terminal.signals import handled_by, stop_signals
 from llmcli.config import DEFAULT_MODEL
 from llmcli.errors import LLMError, require_server, usage
+from llmcli.signals import handled_by, stop_signals
 
 if TYPE_CHECKING:
     import socket

@@ -26,7 +26,6 @@ from llmcli.cli.options import (
     utf8_argument,
 )
 from llmcli.cli.terminal import console
-from llmcli.cli.terminal.signals import on_stop_requests, stop_requests
 from llmcli.config import (
     DEFAULT_MODEL,
     DEVICES,
@@ -37,6 +36,7 @@ from llmcli.config import (
     cpu_cores,
 )
 from llmcli.errors import INTERRUPTED, LLMError, command_line, require_server, require_torch, usage
+from llmcli.signals import on_stop_requests, stop_requests
 from llmcli.training.distributed.processes import BEGAN, Processes
 
 if TYPE_CHECKING:

@@ -148,21 +148,28 @@ def fit_cache(model: Checkpoint, tokenizer: Tokenizer, text: Corpus) -> CacheWei
 def fit_weights(network: NDArray[np.floating], matches: Matches) -> CacheWeights | None:
     """Minimize the loss of the mixture, given the network's losses in nats [N]; None if the gain may be
     chance."""
-    features = torch.from_numpy(gate_features(matches))
+    features = torch.from_numpy(gate_features(matches))  # [N, K, FEATURES]
     known = torch.from_numpy(matches[0] > 0)
     shares = torch.from_numpy(token_shares(matches))
     probabilities = torch.exp(-torch.from_numpy(network.astype(np.float64)))
     first = torch.tensor([1.0] + [0.0] * (FEATURES - 1), dtype=torch.float64)
     priors = [torch.tensor(PRIOR, dtype=torch.float64) + offset * first for offset in OFFSETS]
-    prior = min(
-        priors, key=lambda weights: float(_losses(weights, probabilities, features, known, shares).sum())
-    )
+
+    def losses(weights: Tensor) -> Tensor:
+        """Compute the losses of the mixture in nats [N]."""
+        gates = (torch.sigmoid((features * weights).sum(-1)) * known).clamp(max=MAX_GATE)
+        mixed = probabilities
+        for gate, share in zip(gates.T, shares.T, strict=True):
+            mixed = (1 - gate) * mixed + gate * share
+        return -torch.log(mixed)
+
+    prior = min(priors, key=lambda weights: float(losses(weights).sum()))
     weights = prior.clone()
     moments = torch.zeros(2, *prior.shape, dtype=torch.float64)
     # Adam (arXiv:1412.6980); torch.optim would take a second to import its compiler
     for step in range(STEPS):
         weights.requires_grad_()
-        total = _losses(weights, probabilities, features, known, shares).sum()
+        total = losses(weights).sum()
         total = total + PRIOR_STRENGTH * ((weights - prior) ** 2).sum()
         (gradient,) = torch.autograd.grad(total, weights)
         moments[0].lerp_(gradient, 1 - BETAS[0])
@@ -171,18 +178,8 @@ def fit_weights(network: NDArray[np.floating], matches: Matches) -> CacheWeights
             moment / (1 - beta ** (step + 1)) for moment, beta in zip(moments, BETAS, strict=True)
         )
         weights = (weights - LEARNING_RATE * (1 - step / STEPS) * mean / (square.sqrt() + 1e-8)).detach()
-    gains = network - _losses(weights, probabilities, features, known, shares).numpy()
+    gains = network - losses(weights).numpy()
     error = float(gains.std()) * math.sqrt(len(gains))
     if not gains.sum() > MIN_GAIN * network.sum(dtype=np.float64) + MARGIN * error:
         return None
     return CacheWeights(tuple(tuple(round(value, 4) for value in row) for row in weights.tolist()))
-
-
-def _losses(weights: Tensor, network: Tensor, features: Tensor, known: Tensor, shares: Tensor) -> Tensor:
-    """Compute the losses of the mixture in nats [N], given the network's probabilities [N], the features [N,
-    K, FEATURES], whether contexts are known, and the relative frequencies of the tokens [N, K]."""
-    gates = (torch.sigmoid((features * weights).sum(-1)) * known).clamp(max=MAX_GATE)
-    mixed = network
-    for gate, share in zip(gates.T, shares.T, strict=True):
-        mixed = (1 - gate) * mixed + gate * share
-    return -torch.log(mixed)

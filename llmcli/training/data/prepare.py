@@ -68,8 +68,8 @@ class Prepared:
     task: Task
     tokenizer: Tokenizer
     split: CorpusSplit
-    read: Corpus  # the part of the training text that the run reads
-    tokens: TokenIds  # tokens of `read`; may be empty if there are conversations
+    training_text: Corpus  # the part of it that the run reads
+    tokens: TokenIds  # tokens of `training_text`; may be empty if there are conversations
     held_out: TokenIds  # validation text; may be empty
     max_bytes: int = sys.maxsize  # training text that fits the time budget
     conversations: PreparedConversations | None = None  # fitted to the plan's context
@@ -128,7 +128,6 @@ def prepare(
     """Split the corpus, train a tokenizer unless there is one, tokenize, and plan, unless there is a
     `stopped_plan`. At most `max_bytes` of training text are read (default: by the time budget; `elapsed`
     seconds of it have passed)."""
-    base = inputs.base
     max_bytes = max_bytes or _max_bytes(request)
     text, read, held_out, divided = _divide(inputs, max_bytes, on_note)
     reason = inputs.tokenizer_reason
@@ -144,22 +143,23 @@ def prepare(
         CorpusSize(len(tokens), read_bytes),
         tokenizer.vocab_size,
         tokenizer.eos_id,
-        base.config if base else None,
+        inputs.base.config if inputs.base else None,
         encoded.size if encoded else None,
         seconds_spent=elapsed(),
         has_few_words=_has_few_words(request, inputs, tokenizer, text.training.text_bytes),
     )
     plan = stopped_plan or make_plan(task, machine)
     conversations = encoded.fit(plan.train.context) if encoded else None
-    rows = [PlanRow("vocabulary", f"{tokenizer.vocab_size} tokens", reason)]
-    if inputs.corpus.documents or not encoded:
-        rows.insert(0, _corpus_row(inputs.corpus.text_bytes, text, read_bytes))
-    plan = stopped_plan or _with_data(plan, rows, conversations)
+    if stopped_plan is None:
+        rows = [PlanRow("vocabulary", f"{tokenizer.vocab_size} tokens", reason)]
+        if inputs.corpus.documents or not encoded:
+            rows.insert(0, _corpus_row(inputs.corpus.text_bytes, text, read_bytes))
+        plan = _with_data(plan, rows, conversations)
     if text.seen_by_base:
         on_note(SEEN_NOTE.format("text"))
     if divided and divided.seen_by_base:
         on_note(SEEN_NOTE.format("conversations"))
-    seen_bytes = _seen_bytes(tokens, encoded, tokenizer, fine_tunes=base is not None)
+    seen_bytes = _seen_bytes(tokens, encoded, tokenizer, fine_tunes=inputs.base is not None)
     prepared = Prepared(
         inputs,
         plan,

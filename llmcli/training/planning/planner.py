@@ -129,9 +129,6 @@ class _Planner:
             "token_split": rules.bpe_dropout(task, model, data, epochs),
             "calibration_tokens": validation,
             "calibrates": rules.calibration(task, validation.value, epochs),
-            "weight_decay": Decision(
-                TrainConfig.weight_decay, "higher values did not help at any epoch count"
-            ),
             "recipe": kind,
             "lr": rules.learning_rate(task, kind.value),
             "teacher_share": distillation,
@@ -146,6 +143,7 @@ class _Planner:
             threads=request.threads,
         )
         reasons = {name: decision.reason for name, decision in decided.items()}
+        reasons["weight_decay"] = "higher values did not help at any epoch count"
         if task.packed is None or task.conversations is None:
             return train, None, reasons
         share = task.conversation_share(tokens)

@@ -122,7 +122,7 @@ def test_without_a_terminal_the_status_is_a_note_now_and_then(monkeypatch, capsy
 
 def test_a_signal_during_a_note_is_caught_and_acknowledged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Python runs a handler between two steps of a stream's writing, where the stream cannot be written to again."""
-    from llmcli.cli.terminal.signals import stop_requests
+    from llmcli.signals import stop_requests
 
     with open(tmp_path / "notes", "wb", buffering=0) as file:
 

@@ -183,7 +183,7 @@ def test_training_text_that_repeats_held_out_text_is_not_read(tmp_path, monkeypa
         ready = prepare(request, corpus, characters=True)
         held_out = ready.tokenizer.decode(ready.held_out.tolist())
         trained = ready.tokenizer.decode(ready.tokens.tolist())
-        assert trained == "".join("".join(text) for text in ready.read.texts()) == "".join(learned)
+        assert trained == "".join("".join(text) for text in ready.training_text.texts()) == "".join(learned)
         assert (200_000 if sampled else 540_000) < len(trained) < (310_000 if sampled else 620_000)
         pieces = [held_out[i : i + 200] for i in range(0, len(held_out) - 199, 200)]
         assert not any(piece in trained for piece in pieces) and "known_share" not in ready.record.document["held_out"]
@@ -193,7 +193,7 @@ def test_training_text_that_repeats_held_out_text_is_not_read(tmp_path, monkeypa
             assert ready.record.train_bytes == ready.record.read_bytes == len(trained)
             lengths = trained_lengths(ready.record.stages)
             ends = dict.fromkeys(corpus.documents, 0)
-            ends |= {part.document: part.end for part in ready.read.contents}
+            ends |= {part.document: part.end for part in ready.training_text.contents}
             assert lengths == {document.sha256: end for document, end in ends.items()}
 
 
@@ -348,7 +348,7 @@ def test_of_a_text_too_long_for_the_time_budget_parts_are_read(tmp_path, monkeyp
     ids = ready.tokens.tolist()
     assert len(ready.tokenizer.decode_bytes(ids)) == 12_800
     assert ids.count(ready.tokenizer.eos_id) == SAMPLE_SPANS - 1
-    read = ["".join(part) for part in ready.read.texts()]
+    read = ["".join(part) for part in ready.training_text.texts()]
     assert ready.tokenizer.decode(ids) == "".join(read)
     assert all(part in text[:train_bytes] for part in read)
     assert len(ready.tokenizer.decode_bytes(ready.held_out.tolist())) == 1280
