@@ -441,44 +441,41 @@ class ModelConfig:
         q = self.num_attention_heads * self.head_dim
         kv = self.num_key_value_heads * self.head_dim
         shapes: dict[str, Shape] = {EMBEDDING: (self.vocab_size, d)}
-        shapes |= {POSITIONS: (self.max_position_embeddings, d)} if arch.learned_positions else {}
+
+        def add(weight: str, *shape: int, bias: bool = False) -> None:
+            shapes[weight] = shape
+            if bias:
+                shapes[bias_of(weight)] = shape[:1]
+
+        def add_norm(name: str) -> None:
+            if name:
+                add(f"{layer}{name}.weight", d, bias=arch.layer_norm)
+
+        if arch.learned_positions:
+            add(POSITIONS, self.max_position_embeddings, d)
         for i in range(self.num_hidden_layers):
             layer = f"model.layers.{i}."
-            sizes = {"q": q, "k": kv, "v": kv}
-            norms = arch.norm_names
-            norm_shapes = {name: self._norm_shapes(layer + name) if name else {} for name in norms}
-            shapes |= norm_shapes[norms.before_attention]
-            shapes |= {f"{layer}self_attn.{kind}_proj.weight": (size, d) for kind, size in sizes.items()}
+            sizes = {f"{layer}self_attn.{kind}": size for kind, size in (("q", q), ("k", kv), ("v", kv))}
+            add_norm(arch.norm_names.before_attention)
+            shapes |= {f"{name}_proj.weight": (size, d) for name, size in sizes.items()}
             if arch.qkv_bias:
-                shapes |= {f"{layer}self_attn.{kind}_proj.bias": (size,) for kind, size in sizes.items()}
-            if arch.qk_norm:
-                joint = arch.joint_qk_norm
-                shapes |= {
-                    f"{layer}self_attn.{kind}_norm.weight": (sizes[kind] if joint else self.head_dim,)
-                    for kind in "qk"
-                }
-            shapes |= self._linear_shapes(f"{layer}self_attn.o_proj.weight", d, q)
-            shapes |= norm_shapes[norms.after_attention] | norm_shapes[norms.before_mlp]
+                shapes |= {f"{name}_proj.bias": (size,) for name, size in sizes.items()}
+            for name, size in [*sizes.items()][: 2 * arch.qk_norm]:
+                add(f"{name}_norm.weight", size if arch.joint_qk_norm else self.head_dim)
+            add(f"{layer}self_attn.o_proj.weight", d, q, bias=arch.linear_bias)
+            add_norm(arch.norm_names.after_attention)
+            add_norm(arch.norm_names.before_mlp)
             if self.num_experts:
-                shapes[self.router_name(i)] = (self.num_experts, d)
+                add(self.router_name(i), self.num_experts, d)
             for *inputs, down in self.mlp_names(i):
                 for name in inputs:
-                    shapes |= self._linear_shapes(name, ff, d)
-                shapes |= self._linear_shapes(down, d, ff)
-            shapes |= norm_shapes[norms.after_mlp]
-        shapes |= self._norm_shapes(FINAL_NORM.removesuffix(".weight"))
+                    add(name, ff, d, bias=arch.linear_bias)
+                add(down, d, ff, bias=arch.linear_bias)
+            add_norm(arch.norm_names.after_mlp)
+        add(FINAL_NORM, d, bias=arch.layer_norm)
         if not self.tie_word_embeddings:
-            shapes[HEAD] = (self.vocab_size, d)
+            add(HEAD, self.vocab_size, d)
         return shapes
-
-    def _norm_shapes(self, name: str) -> dict[str, Shape]:
-        weight: dict[str, Shape] = {f"{name}.weight": (self.hidden_size,)}
-        return weight | ({f"{name}.bias": (self.hidden_size,)} if self.architecture.layer_norm else {})
-
-    def _linear_shapes(self, name: str, outputs: int, inputs: int) -> dict[str, Shape]:
-        return {name: (outputs, inputs)} | (
-            {bias_of(name): (outputs,)} if self.architecture.linear_bias else {}
-        )
 
     def router_name(self, layer: int) -> str:
         """Name of the router of a layer's experts, [experts, hidden_size]."""
@@ -664,25 +661,16 @@ def check_fields(config: "DataclassInstance", bounds: Mapping[str, Setting]) -> 
 
 def convert_fields(config: "DataclassInstance") -> None:
     """Check fields of type int, float, bool or str (or None), and convert numpy's numbers to Python's."""
-    from numbers import Integral, Real
-
     for declared in fields(config):
         kinds = get_args(declared.type) if isinstance(declared.type, UnionType) else (declared.type,)
-        value = getattr(config, declared.name)
         expected = next((name for kind, name in _KINDS.items() if kind in kinds), None)
-        is_huge = isinstance(value, int) and value.bit_length() > 1000  # more than a float can hold
-        if (
-            type(value) in kinds
-            or expected is None
-            or (type(value) is int and float in kinds and not is_huge)
-        ):
-            continue
-        is_bool = type(value).__name__ in ("bool", "bool_")  # "bool_" in numpy before version 2
-        if int in kinds and isinstance(value, Integral) and not is_bool:
-            object.__setattr__(config, declared.name, int(value))
-        elif float in kinds and isinstance(value, Real) and not is_bool and not is_huge:
-            object.__setattr__(config, declared.name, float(value))
-        else:
+        value = getattr(config, declared.name)
+        if getattr(value, "shape", None) == ():
+            value = value.item()
+            object.__setattr__(config, declared.name, value)
+        # a larger int is more than a float can hold
+        is_float = float in kinds and type(value) is int and value.bit_length() <= 1000
+        if expected and type(value) not in kinds and not is_float:
             raise usage(f"{declared.name} must be {expected}, found {brief(value)}")
 
 

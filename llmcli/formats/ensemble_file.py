@@ -49,7 +49,7 @@ class Ensemble(NamedTuple):
     @property
     def by_prefix(self) -> dict[str, Checkpoint]:
         """Each model by the prefix of its tensors in a file."""
-        return {f"experts.{i}.": expert for i, expert in enumerate(self.experts)}
+        return {_prefix(i): expert for i, expert in enumerate(self.experts)}
 
     @property
     def stored(self) -> list[str]:
@@ -60,6 +60,10 @@ class Ensemble(NamedTuple):
     def records(self) -> list[TrainingRecord]:
         """Training record of each model."""
         return [expert.record for expert in self.experts]
+
+
+def _prefix(number: int) -> str:
+    return f"experts.{number}."
 
 
 def combine(models: Mapping[str, Checkpoint]) -> Ensemble:
@@ -117,27 +121,21 @@ def from_header(header: Header) -> Ensemble:
         raise LLMError(
             f"{header.path} is an ensemble whose config.json or training.json is damaged: {error}"
         ) from error
-    # per expert, without the prefix of the names
-    tensors: list[dict[str, TensorInfo]] = [{} for _ in configs]
+    tensors: dict[str, dict[str, TensorInfo]] = {_prefix(i): {} for i in range(len(configs))}
     for name, tensor in header.tensors.items():
-        prefix, _, rest = name.partition(".")
-        number, _, inner = rest.partition(".")
-        if prefix != "experts" or not number.isdecimal() or len(number) > 3 or int(number) >= len(configs):
+        start, number, inner = (*name.split(".", 2), "", "")[:3]
+        own = tensors.get(f"{start}.{number}.")
+        if own is None:
             raise LLMError(
                 f"{header.path}: tensor {name[:100]!r} belongs to none of its {len(configs)} experts"
             )
-        tensors[int(number)][inner] = tensor._replace(name=inner)
-    shared = {
-        key: text
-        for key, text in header.metadata.items()
-        if key in ("tokenizer.json", "tokenizer_config.json")
-    }
+        own[inner] = tensor._replace(name=inner)
+    shared_keys = header.metadata.keys() & {"tokenizer.json", "tokenizer_config.json"}
+    shared = {key: header.metadata[key] for key in shared_keys}
     experts = []
-    for own_tensors, own_config, record in zip(tensors, configs, records, strict=True):
-        metadata = shared | {
-            "config.json": json.dumps(own_config),
-            "training.json": json.dumps(record.to_json()),
-        }
+    for own_tensors, own_config, record in zip(tensors.values(), configs, records, strict=True):
+        own_documents = {"config.json": own_config, "training.json": record.to_json()}
+        metadata = shared | {key: json.dumps(value) for key, value in own_documents.items()}
         expert = replace(header, tensors=own_tensors, metadata=metadata, form="expert of an ensemble")
         experts.append(checkpoint.from_header(expert))
     return combine(dict(zip(names, experts, strict=True)))

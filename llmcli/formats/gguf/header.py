@@ -157,13 +157,8 @@ class _Parser:
         return int(count)
 
     def text(self) -> str:
-        length = self.number("<Q")
-        self._require(length)
-        if length > MAX_STRING_BYTES:
-            raise ValueError(f"a string in its header has {length:,} bytes")
-        data = self._data[self.position : self.position + length]
-        self.position += length
-        return data.decode("utf-8", "replace")
+        (text,) = self._texts(1)
+        return text
 
     def tensor_entry(self) -> tuple[str, Shape, int, int]:
         """Read (name, shape, type number, offset) of a tensor."""
@@ -199,8 +194,7 @@ class _Parser:
         return self._texts(count)
 
     def _texts(self, count: int) -> list[str]:
-        """Read several strings, faster than by calling `text` for each: a vocabulary with its merges has
-        400,000."""
+        """Read several strings. This is fast, since a vocabulary with its merges has 400,000."""
         data = self._data
         end = self._end
         unpack = struct.Struct("<Q").unpack_from
@@ -210,9 +204,10 @@ class _Parser:
             start = stop = position + 8
             if start <= end:
                 stop += unpack(data, position)[0]
-            if stop > end or stop - start > MAX_STRING_BYTES:
-                self.position = position
-                return [self.text()]  # raises the error
+            if stop > end:
+                self._require(stop - self.position)
+            if stop - start > MAX_STRING_BYTES:
+                raise ValueError(f"a string in its header has {stop - start:,} bytes")
             texts.append(data[start:stop])
             position = stop
         self.position = position
