@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from importlib.resources import files as package_files
 from string import Template
 
-from llmcli.config import ModelConfig
+from llmcli.config import ModelConfig, as_record
 from llmcli.formats.metadata import Json
 from llmcli.training.planning import recipe
 from llmcli.training.planning.cost_model import MICRO_BATCH_VALUES
@@ -76,25 +76,16 @@ def _values(config: ModelConfig, manifest: Json) -> dict[str, object]:
     steps = max(MIN_STEPS, tokens["train"] // (batch * context))
     times = round(steps * batch * context / tokens["train"])
     is_wide = manifest["dtype"] != "<u2"
-    return {
+    return as_record(config) | {
         "origin": model["from"],
         "weights": model["weights"],
         "parameters": f"{model['parameters']:,}",
         "version": __version__,
-        "vocab_size": config.vocab_size,
-        "width": config.hidden_size,
-        "layers": config.num_hidden_layers,
-        "heads": config.num_attention_heads,
-        "kv_heads": config.num_key_value_heads,
-        "head_dim": config.head_dim,
-        "intermediate_size": config.intermediate_size,
         "norm_eps": _number(config.rms_norm_eps),
         "rope_theta": round(config.rope_theta),
-        "context": context,
         "window": f"{context:,}",
         "tied": str(config.tie_word_embeddings).lower(),
         "tied_python": config.tie_word_embeddings,
-        "eos_id": config.eos_token_id,
         "dtype": manifest["dtype"],
         "train_count": f"{tokens['train']:,}",
         "val_count": f"{tokens['val']:,}",

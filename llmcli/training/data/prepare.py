@@ -6,7 +6,6 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,7 @@ from llmcli.training.data.conversations import (
     file_entry,
 )
 from llmcli.training.data.inputs import Inputs
-from llmcli.training.planning import recipe, rules
+from llmcli.training.planning import recipe
 from llmcli.training.planning.cost_model import CorpusSize, Machine, estimated_speed
 from llmcli.training.planning.plan import EpochSearch, Plan, PlanRequest, PlanRow
 from llmcli.training.planning.planner import make_plan
@@ -105,12 +104,6 @@ class Prepared:
         machine = Machine(lambda model, settings, seconds: faster * estimated_speed(model, settings, seconds))
         corpus, vocabulary, *_ = first.rows
         return replace(self, plan=_with_data(make_plan(task, machine), [corpus, vocabulary], None))
-
-    def regularization(self) -> Callable[[float], tuple[float, float]]:
-        """Return the regularization as a function of the number of epochs, which the trainer estimates."""
-        conversations = self.task.conversations
-        packed = conversations.packed(self.plan.train.context).tokens if conversations else 0
-        return partial(rules.regularization, self.task, self.plan.model, len(self.tokens) + packed)
 
 
 def prepare(

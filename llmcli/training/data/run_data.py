@@ -10,6 +10,7 @@ per token.
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ from llmcli.training.data.held_out_questions import greedy_answer, longest_answe
 from llmcli.training.data.plain_text import find_plain_text
 from llmcli.training.data.position import Position
 from llmcli.training.data.prepare import Prepared
-from llmcli.training.planning import recipe
+from llmcli.training.planning import recipe, rules
 from llmcli.training.planning.plan import ConversationSettings
 
 
@@ -50,7 +51,11 @@ class RunData:
         settings = plan.train
         conversations = prepared.conversations
         self.record = prepared.record  # the part about the corpus; loop/record.py adds the rest
-        self.regularization = prepared.regularization()
+        # (dropout, BPE-dropout) by the number of epochs, which the run estimates
+        size = len(prepared.tokens)
+        if chats := prepared.task.conversations:
+            size += chats.packed(settings.context).tokens
+        self.regularization = partial(rules.regularization, prepared.task, plan.model, size)
         self.base = prepared.inputs.base  # the weights to start from; None: fresh ones
         self.plain_text = find_plain_text(prepared)  # scored after training on conversations
         self._probe = probe

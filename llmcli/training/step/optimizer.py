@@ -63,79 +63,35 @@ class Optimizer:
             if group and group.is_sharded
             else WholeMuon(matrices, dtype, group)
         )
-        self._adamw = AdamW(groups, group)
+        self._groups = groups  # parameters updated by AdamW, by their peak learning rate
+        self._group = group
+        self._sharded = group is not None and group.is_sharded
+        self._parameters = [parameter for same_rate in groups.values() for parameter in same_rate]
+        self._moments: dict[nn.Parameter, dict[str, Tensor]] = {}  # of AdamW, for those that had a gradient
 
     def step(self, progress: float) -> None:
         """Update every parameter with its gradient, then drop the gradients. `progress` is 0 to 1 of the
         run."""
         lr_scale = self._config.lr * lr_schedule(progress)
-        self._adamw.step(lr_scale)
+        self._adamw_step(lr_scale)
         self._muon.step(self._muon_lr * lr_scale, momentum(progress), self._config.weight_decay)
 
-    def state(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield the state by name, one array at a time."""
-        for i, momenta in enumerate(self._muon.momenta()):
-            yield f"{MUON}{i}", momenta
-        for name, value in self._adamw.state():
-            yield ADAMW + name, value
-
-    def to_arrays(self) -> dict[str, Array]:
-        """Copy the state by name."""
-        return {name: copied(value) for name, value in self.state()}
-
-    def load_arrays(self, arrays: Mapping[str, Array]) -> None:
-        """Restore the state that `to_arrays` returned. Raises KeyError if the momentum of matrices is
-        missing."""
-        for i in range(len(self._muon.matrices)):
-            arrays[f"{MUON}{i}"]
-        for name, array in arrays.items():
-            self.load_array(name, array)
-
-    def load_array(self, name: str, array: Array) -> None:
-        value = torch.from_numpy(array)
-        if name.startswith(MUON):
-            self._muon.load_momenta(int(name.removeprefix(MUON)), value)
-        else:
-            self._adamw.load(name.removeprefix(ADAMW), value)
-
-
-def _kind(name: str, parameter: nn.Parameter) -> str:
-    """Return a parameter's key in `learning_rates`, for recipes with several rates."""
-    if name.endswith(("embed_tokens.weight", "embed_positions.weight")):
-        return "embedding"
-    if name == "lm_head.weight":
-        return "head"
-    return "matrices" if parameter.ndim >= 2 and not name.endswith(ROUTER_SUFFIX) else "gains"
-
-
-class AdamW:
-    """AdamW (arXiv:1711.05101). Equivalent to torch.optim.AdamW, which takes a second to import torch's
-    compiler."""
-
-    def __init__(self, groups: Mapping[float, list[nn.Parameter]], group: ProcessGroup | None = None) -> None:
-        """`groups` are the parameters by their peak learning rate."""
-        self._groups = groups
-        self._group = group
-        self._sharded = group is not None and group.is_sharded
-        self._parameters = [parameter for same_rate in groups.values() for parameter in same_rate]
-        self._state: dict[nn.Parameter, dict[str, Tensor]] = {}  # only parameters that have had a gradient
-
     @torch.no_grad()
-    def step(self, lr_scale: float) -> None:
-        """Update the parameters that have a gradient, with their peak rate times `lr_scale`, and drop the
-        gradients."""
+    def _adamw_step(self, lr_scale: float) -> None:
+        """Update the parameters that have a gradient by AdamW (arXiv:1711.05101), with their peak rate times
+        `lr_scale`. Equivalent to torch.optim.AdamW, which takes a second to import torch's compiler."""
         if self._group and not self._sharded:
             _sum_gradients(self._parameters, self._group)
         beta1, beta2 = recipe.ADAMW_BETAS
         for peak, same_rate in self._groups.items():
             updated = [parameter for parameter in same_rate if parameter.grad is not None]
             for parameter in updated:
-                if parameter not in self._state:
+                if parameter not in self._moments:
                     own = own_part(parameter)
                     step = torch.zeros((), device=own.device)
                     moments = {"exp_avg": torch.zeros_like(own), "exp_avg_sq": torch.zeros_like(own)}
-                    self._state[parameter] = {"step": step, **moments}
-            states = [self._state[parameter] for parameter in updated]
+                    self._moments[parameter] = {"step": step, **moments}
+            states = [self._moments[parameter] for parameter in updated]
             adamw(
                 [own_part(p) for p in updated],
                 [own_part(p.grad) for p in updated if p.grad is not None],
@@ -156,20 +112,47 @@ class AdamW:
                 parameter.grad = None
 
     def state(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield the whole state by name."""
+        """Yield the whole state by name, one array at a time."""
+        for i, momenta in enumerate(self._muon.momenta()):
+            yield f"{MUON}{i}", momenta
         for i, parameter in enumerate(self._parameters):
-            for name, value in self._state.get(parameter, {}).items():
+            for name, value in self._moments.get(parameter, {}).items():
                 if self._sharded and self._group and value.ndim:
                     value = self._group.gather(value, len(parameter))
-                yield f"{i}.{name}", value
+                yield f"{ADAMW}{i}.{name}", value
 
-    def load(self, name: str, value: Tensor) -> None:
-        index, _, name = name.partition(".")
+    def to_arrays(self) -> dict[str, Array]:
+        """Copy the state by name."""
+        return {name: copied(value) for name, value in self.state()}
+
+    def load_arrays(self, arrays: Mapping[str, Array]) -> None:
+        """Restore the state that `to_arrays` returned. Raises KeyError if the momentum of matrices is
+        missing."""
+        for i in range(len(self._muon.matrices)):
+            arrays[f"{MUON}{i}"]
+        for name, array in arrays.items():
+            self.load_array(name, array)
+
+    def load_array(self, name: str, array: Array) -> None:
+        value = torch.from_numpy(array)
+        if name.startswith(MUON):
+            self._muon.load_momenta(int(name.removeprefix(MUON)), value)
+            return
+        index, _, kind = name.removeprefix(ADAMW).partition(".")
         parameter = self._parameters[int(index)]
-        own = own_part(parameter)
         if self._sharded and self._group and value.ndim:
             value = self._group.rows(value)
-        self._state.setdefault(parameter, {})[name] = value.to(own.device, copy=True)
+        moments = self._moments.setdefault(parameter, {})
+        moments[kind] = value.to(own_part(parameter).device, copy=True)
+
+
+def _kind(name: str, parameter: nn.Parameter) -> str:
+    """Return a parameter's key in `learning_rates`, for recipes with several rates."""
+    if name.endswith(("embed_tokens.weight", "embed_positions.weight")):
+        return "embedding"
+    if name == "lm_head.weight":
+        return "head"
+    return "matrices" if parameter.ndim >= 2 and not name.endswith(ROUTER_SUFFIX) else "gains"
 
 
 def _sum_gradients(parameters: Sequence[nn.Parameter], group: ProcessGroup) -> None:

@@ -17,6 +17,7 @@ from llmcli.errors import LLMError
 from llmcli.evaluation.training_text import trained_lengths
 from llmcli.formats.training_record import TrainingRecord
 from llmcli.training.data import prepare as prepare_module
+from llmcli.training.data.run_data import RunData
 from llmcli.training.planning import recipe
 from llmcli.training.planning.plan import PlanRequest
 from tests.data.corpora import read_corpus
@@ -109,7 +110,7 @@ def test_a_text_in_which_each_word_is_one_token_gets_no_bpe_dropout(tmp_path) ->
     def rates(text: str, **options: object) -> tuple[float, float]:
         ready = prepare(request, corpus_of(tmp_path, text), **options)  # type: ignore[arg-type]
         train = ready.plan.train
-        assert ready.regularization()(20.0) == (train.dropout, train.token_split)  # as updated during the run
+        assert RunData(ready).regularization(20.0) == (train.dropout, train.token_split)  # as updated during the run
         return train.dropout, train.token_split
 
     usual = rates(words(40_000))

@@ -18,6 +18,7 @@ from llmcli.generation.generator import generate
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.torch import runtime as torch_runtime
 from llmcli.models.torch.transformer import LanguageModel
+from llmcli.training.data.run_data import RunData
 from llmcli.training.interruption import CutShortError
 from llmcli.training.loop import final_evaluation, validation
 from llmcli.training.loop.best_weights import BestWeights
@@ -282,7 +283,7 @@ def check_a_timed_run_ends_on_time_with_the_regularization_for_its_epochs(
         ready.plan.train, steps=10**9, dropout=0.2, token_split=0.15, eval_tokens=64, calibration_tokens=66
     )
     ready = replace(ready, task=replace(ready.task, request=PlanRequest(seconds=200.0)))
-    regularize = ready.regularization()
+    regularize = RunData(ready).regularization
     events = run(
         replace(ready, plan=replace(ready.plan, train=settings)),
         started_at=0.0,
