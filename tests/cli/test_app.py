@@ -102,25 +102,19 @@ def options_of(name: str) -> list[Any]:
     return [param for param in subcommand(name).params if param.opts[0].startswith("-")]
 
 
-def test_version_and_help(llm: Llm) -> None:
-    assert llm("--version").stdout.startswith("llmcli ")
-    for words in ([], ["-h"], ["--help"], *([name, "-h"] for name in SUBCOMMANDS)):
-        answer = llm(*words)
-        assert answer.exit_code == 0 and answer.stdout.startswith("Usage: ") and answer.stderr == ""
-
-
 def test_help_shows_whole_summaries(llm: Llm) -> None:
+    assert llm().stdout == llm("-h").stdout == llm("--help").stdout
     lines = llm("--help").stdout.split("Commands:\n")[1].splitlines()
-    summaries = dict(line.split(maxsplit=1) for line in lines)
-    assert [*summaries.items()] == [*SUBCOMMANDS.items()]
-    for name, summary in summaries.items():
-        assert summary.endswith(".") and not summary.endswith("..."), summary
-        assert summary == llm(name, "--help").stdout.split("\n\n")[1].strip()
+    assert dict(line.split(maxsplit=1) for line in lines) == SUBCOMMANDS and [line.split()[0] for line in lines] == [
+        *SUBCOMMANDS
+    ]
+    assert all(summary.endswith(".") and not summary.endswith("...") for summary in SUBCOMMANDS.values())
 
 
 def test_help_names_arguments_without_python_types_and_fits_80_columns(llm: Llm) -> None:
-    for name in SUBCOMMANDS:
-        text = llm(name, "--help").stdout
+    for name, summary in SUBCOMMANDS.items():
+        text = llm(name, "-h").stdout
+        assert text.startswith("Usage: ") and text.split("\n\n")[1].strip() == summary
         assert not re.search(r"<\w+|\{|\blist\[|\bstr\b", text), text
         assert max(map(len, text.splitlines())) <= 80
         options = re.findall(r"^  (--?[a-z].*?)(?:  |\n {20,})(\S.*)", text, flags=re.MULTILINE)
@@ -160,7 +154,6 @@ WRONG = [
     (1, "train latin.txt", "byte 0xe9 at position 3"),
     (1, "train nul.txt", "zero byte at position 1"),
     (1, "train c.txt --context 9000", "shorter than the context length"),
-    (2, "train c.txt --width 1000000000", "--width"),
     (1, "train c.txt --width 1000000", "GB is free"),
     (1, "train c.txt -o nowhere/m.safetensors", "no directory"),
     (1, "train c.txt -o binaries", "is a directory"),
@@ -171,19 +164,14 @@ WRONG = [
     (2, "train c.txt --time 5m --steps 3", "give one of them"),
     (2, "train c.txt --steps 0", "--steps must be an integer of at least 1, found 0"),
     (2, "train c.txt --steps x", "--steps must be an integer of at least 1, found x"),
-    (2, "train c.txt --epochs -1", "--epochs"),
     (2, "train c.txt --vocab-size 10", "--vocab-size must be an integer from 261 to 1000000, found 10"),
     (1, "train c.txt --tokenizer wordpiece", "give bpe, char or a tokenizer.json"),
     (1, "train c.txt --tokenizer c.txt", "tokenizer"),
     (2, "train c.txt --tokenizer c.txt --vocab-size 300", "--vocab-size has no effect with --tokenizer FILE"),
-    (2, "train c.txt --threads 5000", "--threads"),
     (2, "train c.txt -o .", "-o needs the name of a file"),
-    (2, "train c.txt -o . --dry-run", "-o needs the name of a file"),
     (2, "train c.txt --dropout 1", "--dropout"),
     (2, "train c.txt --val 1", "--val"),
     (1, "train c.txt --val nofile", "--val nofile"),
-    (2, "train c.txt --device tpu", "--device"),
-    (2, "train c.txt --dtype int8", "--dtype"),
     (1, "train c.txt --from foreign.safetensors", "not a model of this program"),
     (2, "train c.txt --from model.safetensors --width 64", "--width has no effect with --from, which keeps"),
     *[(2, f"train c.txt --lr-scale {value}", "--lr-scale must be between 1e-12") for value in (0, -1, *NOT_FINITE)],
@@ -194,8 +182,6 @@ WRONG = [
     (2, "train c.txt --lr 3e-4", "no option --lr; did you mean --lr-scale X, which multiplies"),
     (1, "generate hi -m nofile", "no file or directory nofile"),
     (1, "generate hi -m cut.safetensors", "cut off"),
-    (1, "generate hi -m short.safetensors", "cut off"),
-    (1, "generate hi -m empty.txt", "is empty"),
     (1, "generate hi -m c.txt", "not a safetensors file"),
     (1, "generate hi -m foreign.safetensors", "llm inspect foreign.safetensors"),
     (1, "generate hi -m later.safetensors", "pip install --upgrade llmcli"),
@@ -206,44 +192,25 @@ WRONG = [
     *[(2, f"generate hi -p {value}", "--top-p") for value in (-0.1, 1.5, "nan")],
     *[(2, f"generate hi --min-p {value}", "--min-p") for value in (-0.1, 2, "nan")],
     (2, "generate hi -k -1", "--top-k"),
-    (2, "generate hi -n many", "--max-tokens must be an integer, found many"),
     (2, "generate hi -n -1", "--max-tokens"),
     (2, "generate hi --seed -1", "--seed"),
-    (2, "generate hi --next 0", "--next"),
     (2, "generate hi --next 2 -t 0 --seed 1", "--temperature and --seed have no effect with --next; leave them out"),
-    (2, "generate hi --steps 0", "--steps"),
     (2, "generate hi --steps 3 -n 4 --color", "--max-tokens and --color have no effect with --steps; leave them out"),
-    (2, "generate hi --steps 3 --next 4", "--steps has no effect with --next"),
     (2, "generate hi --corpus c.txt", "--corpus has no effect without --memory"),
     (2, "generate hi --memory --color", "--color has no effect with --memory"),
-    (2, "generate hi --memory --steps 2", "--memory has no effect with --steps"),
     (1, "generate hi --memory", "does not record its training text; name it: --corpus FILE"),
-    (1, "generate hi --memory --corpus nofile", "no file or directory nofile"),
     (2, "generate I like to", "a text of several words needs quotes"),
     (2, "serve model.safetensors", "name each model with -m: llm serve -m FILE"),
     (2, "--show-completion zsh", "in zsh, type: llm --show-completion"),
     (2, "generate hi --device tpu", "--device must be cpu, cuda, mps or auto, found tpu"),
-    (2, "generate hi --bogus", "--bogus"),
-    (2, "eval", "Missing argument"),
-    (1, "eval nofile.txt", "no file or directory nofile.txt"),
-    (1, "eval no*.txt", "nothing matches"),
-    (1, "eval empty.txt", "empty.txt is empty"),
-    (1, "eval binaries", "no text found in binaries"),
-    (1, "eval latin.txt", "byte 0xe9 at position 3"),
-    (1, "eval c.txt -m nofile", "no file or directory nofile"),
     (1, "eval c.txt -m model.safetensors -m c.txt", "not a safetensors file"),
-    (1, "eval c.txt -m foreign.safetensors", "not a model of this program"),
-    (2, "eval c.txt --device tpu", "--device"),
     (2, "eval c.txt --per-token -m a -m b", "--per-token shows one model, found 2"),
     (2, "eval c.txt --per-line --per-token", "--per-token has no effect with --per-line"),
     (2, "explain The --layer 3", "--layer names a layer, as in 1, or a head of a layer, as in 1.4; the model has"),
     (2, "explain The --layer 1.5", "layers 1 to 2, with 4 heads each, found '1.5'"),
     (2, "explain The --layer cache", "found 'cache'"),
-    (2, "explain The --layer 0", "--layer"),
-    (2, "explain The --next 0", "--next"),
     (2, "explain The --layer 1 --html a.html", "--layer has no effect with --html"),
     (2, "explain The cat", "a text of several words needs quotes"),
-    (1, "explain The -m nofile", "no file or directory nofile"),
     (2, "export out", "choose a format: --to hf, --to gguf, --to html, --to tokenizer, --to handover or --quantize"),
     (2, "export out --to onnx", "--to must be hf, gguf, html, tokenizer or handover, found onnx"),
     (2, "export a b c --to hf", "give one model and one output, found 3 names"),
@@ -251,20 +218,14 @@ WRONG = [
     (2, "export out --quantize int2", "--quantize must be int8 or int4"),
     (2, "export out --to tokenizer --dtype f16", "--dtype has no effect with --to tokenizer"),
     (2, "export out --to hf --dtype q8_0", "--dtype must be f32, f16, bf16 with --to hf, found q8_0"),
-    (2, "export out --to hf --dtype int8", "--dtype must be f32, f16, bf16 with --to hf, found int8"),
-    (2, "export out --to tokenizer --name x", "--name has no effect with --to tokenizer"),
-    (1, "inspect nofile", "no file or directory nofile"),
-    (1, "inspect c.txt", "not a safetensors file"),
     (1, "inspect --tensor norm", "did you mean"),
     (2, "inspect --tensors --verify", "--tensors has no effect with --verify"),
     (1, "inspect foreign.safetensors --verify", "no hash"),
-    (1, "tokenize hi -m foreign.safetensors", "not a model of this program"),
     (2, "tokenize --decode x", "--decode needs token ids"),
     (2, "tokenize --decode 7 --json", "--json has no effect with --decode"),
     (2, "tokenize --chat c.txt --decode", "--decode has no effect with --chat"),
     (1, "tokenize hi -m nofile.json", "there is no file nofile.json; give a tokenizer.json"),
     (1, "tokenize --decode 99999", "there is no token 99999"),
-    (2, "nonsense", "nonsense"),
 ]  # fmt: skip
 
 
@@ -278,7 +239,6 @@ def test_every_mistake_is_reported_in_one_line(llm: Llm, tiny_model: Path) -> No
     Path("binaries/x.bin").write_bytes(b"\xff\0")
     whole = tiny_model.read_bytes()
     Path("cut.safetensors").write_bytes(whole[:-1])
-    Path("short.safetensors").write_bytes(whole[:100])
     length = int.from_bytes(whole[:8], "little")
     later = whole[8 : 8 + length].replace(b'"llmcli":"1"', b'"llmcli":"9"')
     Path("later.safetensors").write_bytes(whole[:8] + later + whole[8 + length :])

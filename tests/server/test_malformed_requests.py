@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 from llmcli.server.api.models import Models
 from llmcli.server.http.app import create_app
 from tests.server.conftest import URL
-from tests.server.random_requests import byte_requests, damaged_requests, field_requests, path_requests
+from tests.server.random_requests import any_request
 
 REQUESTS = int(os.environ.get("LLMCLI_TEST_REQUESTS", "100"))
 JSON = {"content-type": "application/json"}
@@ -25,33 +25,17 @@ thorough = settings(max_examples=REQUESTS, deadline=None, suppress_health_check=
 
 def check(response):
     assert response.status_code < 500, response.text
-    if response.status_code >= 400:
+    if response.status_code >= 400 and response.content:  # the answer to HEAD has no body
         assert set(response.json()["error"]) == {"message", "type", "param", "code"}
         assert "Traceback" not in response.text and ".py" not in response.text
 
 
 @pytest.mark.slow
 @thorough
-@given(field_requests() | damaged_requests())
-def test_random_fields_and_damaged_bodies(client, request_):
+@given(any_request)
+def test_random_requests(client, request_):
     method, path, body = request_
     check(client.request(method, path, content=body, headers=JSON))
-
-
-@thorough
-@given(byte_requests)
-def test_random_bytes(client, request_):
-    method, path, body = request_
-    response = client.request(method, path, content=body, headers=JSON)
-    check(response)
-    assert response.status_code >= 400
-
-
-@thorough
-@given(path_requests())
-def test_random_paths(client, request_):
-    method, path, _ = request_
-    assert client.request(method, path).status_code < 500
 
 
 @pytest.mark.slow

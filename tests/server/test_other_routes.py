@@ -37,16 +37,6 @@ def test_health_and_models(client):
     assert (missing.status_code, missing.json()["error"]["code"]) == (404, "model_not_found")
 
 
-def test_openai_routes_answer_without_a_version_too(client):
-    for path in ("/models", "/models/chat"):
-        assert client.get(path).json() == client.get("/v1" + path).json()
-    body = {"prompt": "The cat", "messages": [{"role": "user", "content": "Hi"}], "temperature": 0, "max_tokens": 2}
-    for path, model, field in (("/completions", "text", "prompt"), ("/chat/completions", "chat", "messages")):
-        fields = {"model": model, field: body[field], "temperature": 0, "max_tokens": 2}
-        answers = [client.post(prefix + path, json=fields).json()["choices"] for prefix in ("", "/v1")]
-        assert answers[0] == answers[1]
-
-
 def test_tokens_and_back(client, tokenizer, served):
     text = "The cat <|endoftext|> りんご"
     answer = client.post("/tokenize", json={"prompt": text}).json()
@@ -150,13 +140,8 @@ def test_any_token_is_explained_also_where_the_prompt_ends_inside_a_word(client,
             assert (refused.status_code, refused.json()["error"]["param"]) == (400, "token_id"), (prompt, fields)
 
 
-def test_an_explanation_is_that_of_explain(client, served, llm, short_search):
-    printed = json.loads(llm("explain", "The cat", "--next", 4, "--json", "-m", served[0]).stdout)
-    assert client.post("/v1/explain", json={"prompt": "The cat", "n": 4}).json() == {"model": "text"} | printed
-
-
-def test_a_comparison_is_that_of_explain(client, served, llm, short_search):
-    for fields in [{"without": ["2.3", "1"]}, {"compare": "The dog"}]:
+def test_explanations_and_comparisons_are_those_of_explain(client, served, llm, short_search):
+    for fields in [{}, {"without": ["2.3", "1"]}, {"compare": "The dog"}]:
         options = [word for name, value in fields.items() for one in ([value] if name == "compare" else value)
                    for word in (f"--{name}", one)]  # fmt: skip
         printed = json.loads(llm("explain", "The cat", "--next", 4, "--json", "-m", served[0], *options).stdout)

@@ -80,12 +80,8 @@ def test_each_curl_command_is_answered_with_the_fields_that_are_shown(running, t
         assert all(field in answered for field in fields(shown(command))), command  # in the same order
 
 
-def test_the_programs_print_the_answer(running, tmp_path):
-    for program in blocks("python"):
-        _check_the_programs_print_the_answer(running, program, tmp_path)
-
-
-def _check_the_programs_print_the_answer(running, program, tmp_path):
+@pytest.mark.parametrize("program", blocks("python"), ids=lambda program: program.split()[1])
+def test_the_programs_print_the_answer(running, program):
     package = program.split()[1]
     pytest.importorskip(package, reason=f"needs pip install {PACKAGES[package]}")
     result = subprocess.run(

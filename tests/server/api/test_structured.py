@@ -10,7 +10,6 @@ pytest.importorskip("llguidance", reason='needs pip install "llmcli[structured]"
 import jsonschema
 
 from llmcli.generation import generator
-from tests.server.streams import events
 
 SCHEMA = {
     "type": "object",
@@ -63,15 +62,6 @@ def test_any_object(client, completion) -> None:
     bias = {str(brace): 50, str(end): 100}
     [choice] = completion(**TEXT, response_format={"type": "json_object"}, logit_bias=bias)["choices"]
     assert json.loads(text_of(choice)) == {}
-
-
-def test_a_stream_has_the_same_text(client, completion) -> None:
-    body = CHAT | {"response_format": FORMAT, "temperature": 0}
-    whole = text_of(completion("/v1/chat/completions", **body)["choices"][0])
-    with client.stream("POST", "/v1/chat/completions", json=body | {"stream": True}) as response:
-        chunks = events(response.read().decode())
-    assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks) == whole
-    assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
 
 
 def test_texts_decoded_together_have_their_own_forms(client) -> None:

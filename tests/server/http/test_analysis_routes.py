@@ -62,19 +62,6 @@ def test_a_wrong_request_is_an_error(client: TestClient) -> None:
 
 
 @pytest.mark.slow
-def test_completions_have_token_ids_when_asked(client: TestClient, folder: Path) -> None:
-    answer = run("generate", PROMPT, "-m", folder / "m.safetensors", "-t", 0, "-n", 5, "--json")
-    tokens = json.loads(answer.stdout)["tokens"]
-    asked = {"model": "m", "prompt": PROMPT, "temperature": 0, "max_tokens": 5, "logprobs": 2}
-    choice = client.post("/v1/completions", json=asked | {"return_token_ids": True}).json()["choices"][0]
-    content = choice["logprobs"]["content"]
-    assert [token["id"] for token in content] == [token["id"] for token in tokens]
-    assert [token["logprob"] for token in content] == choice["logprobs"]["token_logprobs"]
-    assert all(len(token["top_logprobs"]) == 2 for token in content)
-    assert "content" not in client.post("/v1/completions", json=asked).json()["choices"][0]["logprobs"]
-
-
-@pytest.mark.slow
 def test_models_list_their_experts(client: TestClient) -> None:
     listed = {model["id"]: model["experts"] for model in client.get("/v1/models").json()["data"]}
     assert listed == {"m": [], "sparse": ["0", "1"], "mixture": ["m", "other"]}
