@@ -141,31 +141,6 @@ def test_every_tensor_is_in_the_tree_whatever_its_name():
         assert len(leaves(root)) == 2, name
 
 
-names_of_tensors = st.builds(
-    lambda parts, last: ".".join([*parts, last]),
-    st.lists(st.sampled_from(["a", "b", "h", "0", "1", "2", "17"]), max_size=4),
-    st.sampled_from(["weight", "bias"]),
-)
-
-
-@settings(max_examples=150, deadline=None)
-@given(st.dictionaries(names_of_tensors, st.lists(st.integers(0, 5), max_size=3), min_size=1, max_size=20))
-@pytest.mark.slow
-def test_the_children_of_a_group_sum_to_the_group(shapes):
-    header = header_of(shapes, "BF16")
-    root = parameter_tree(header)
-
-    def check(group):
-        if group.children:
-            assert group.parameters == sum(child.parameters for child in group.children.values())
-        for child in group.children.values():
-            check(child)
-
-    check(root)
-    assert root.parameters == header.parameters
-    assert sum(leaf.copies for leaf in leaves(root)) == len(shapes)
-
-
 def test_parameters_are_counted_by_dtype_the_most_frequent_first():
     tensors = header_of({"a": (2,)}).tensors | header_of({"b": (9,)}, "I8").tensors | header_of({"c": (3,)}).tensors
     counts = parameters_by_dtype(Header(Path("x"), 0, 0, tensors, {}))

@@ -74,13 +74,6 @@ def test_bits_per_byte_by_hand():
     assert result + result == Score(2 * result.nats, 12, 2 * size, 2)
 
 
-def test_a_uniform_model_of_bytes_has_8_bits_per_byte():
-    ids = np.arange(200) % 256
-    result = evaluate(ids, np.ones(256, int), 16, constant_loss(math.log(256)))
-    assert result.bits_per_byte == pytest.approx(8, abs=1e-9)
-    assert result.perplexity == pytest.approx(256, abs=1e-6)
-
-
 @settings(max_examples=100, deadline=None)
 @given(ids_of, st.integers(1, 20), st.integers(1, 200))
 def test_each_token_is_scored_once_at_its_position_for_any_window_and_batch_size(ids, context, batch_tokens):

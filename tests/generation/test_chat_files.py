@@ -18,19 +18,16 @@ MESSAGES = (
 PATH = Path("chat.jsonl")
 
 
-def test_a_conversation_is_read_as_it_was_written() -> None:
+def test_a_conversation_is_read_as_it_was_written_by_training_too() -> None:
     save_messages(PATH, MESSAGES)
-    assert PATH.read_bytes().count(b"\n") == 1
+    [line] = PATH.read_text("utf-8").split("\n")[:-1]
+    assert json.loads(line) == {"messages": [{"role": m.role, "content": m.content} for m in MESSAGES]}
     conversation, count = load_conversation(PATH)
     assert conversation.messages == MESSAGES and count == 1
-
-
-def test_the_file_is_one_that_training_reads() -> None:
-    save_messages(PATH, MESSAGES)
-    records = [json.loads(line) for line in PATH.read_text("utf-8").splitlines()]
-    assert records == [{"messages": [{"role": m.role, "content": m.content} for m in MESSAGES]}]
     read = read_conversations("chat.jsonl", PATH)
     assert read is not None and [one.messages for one in read.conversations] == [MESSAGES]
+    with pytest.raises(LLMError, match="holds 1 conversation, found number 2"):
+        load_conversation(PATH, 2)
 
 
 def test_only_the_conversation_as_it_was_saved_is_replaced() -> None:
@@ -64,12 +61,6 @@ def test_one_of_several_conversations_is_loaded_by_its_number() -> None:
     for number in (0, 4):
         with pytest.raises(LLMError, match="holds 3 conversations"):
             load_conversation(PATH, number)
-
-
-def test_a_number_above_one_of_a_single_conversation_is_an_error() -> None:
-    save_messages(PATH, MESSAGES)
-    with pytest.raises(LLMError, match="holds 1 conversation, found number 2"):
-        load_conversation(PATH, 2)
 
 
 def test_a_file_without_conversations_is_named() -> None:

@@ -5,12 +5,11 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmcli.config import SamplingConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
-from llmcli.errors import LLMError
 from llmcli.generation.generator import Piece, generate
 from tests.generation.fakes import Digits, FakeRuntime, Table
 
@@ -190,26 +189,9 @@ def test_control_tokens_without_text_count_as_tokens():
     assert pieces[-1].finish_reason == "length"
 
 
-def test_logprobs_are_those_of_the_model_whatever_the_temperature():
-    for temperature in [0.0, 0.1, 3.0]:
-        _check_logprobs_are_those_of_the_model_whatever_the_temperature(temperature)
-
-
-def _check_logprobs_are_those_of_the_model_whatever_the_temperature(temperature):
-    model = FakeRuntime(100, lambda _: [-math.inf, math.log(0.5), math.log(0.3), math.log(0.2)])
-    table = Digits(b"a", b"b", b"c")
-    pieces = list(generate(model, table, "1", SamplingConfig(temperature=temperature, max_tokens=30, min_p=0.0)))
-    for piece in pieces[:-1]:
-        assert piece.logprob == pytest.approx(math.log({1: 0.5, 2: 0.3, 3: 0.2}[piece.id]), abs=1e-6)
-
-
 def test_tokens_that_the_tokenizer_does_not_have_are_never_generated():
     model = FakeRuntime(100, lambda _: [0.0, 1.0, 2.0, 9.0, 9.0])  # five logits
-    try:
-        pieces = list(generate(model, Digits(b"a", b"b"), "1", SamplingConfig(temperature=0.0, max_tokens=3)))
-    except LLMError:
-        return
-    assert joined(pieces) == "bbb"
+    assert joined(generate(model, Digits(b"a", b"b"), "1", SamplingConfig(temperature=0.0, max_tokens=3))) == "bbb"
 
 
 # ---- stop strings
@@ -252,12 +234,6 @@ def test_the_beginning_of_a_stop_string_is_released_at_max_tokens():
     assert pieces[-1].finish_reason == "length"
 
 
-def test_the_model_is_not_evaluated_after_a_stop_string():
-    model = alphabetical(100)
-    list(generate(model, LETTERS, "1", SamplingConfig(temperature=0.0, stop=("cd",))))
-    assert len(model.seen) == 3
-
-
 def test_text_that_cannot_begin_a_stop_string_is_not_held_back():
     model = alphabetical(100)
     pieces = generate(model, LETTERS, "1", SamplingConfig(temperature=0.0, stop=("dz",)))
@@ -265,23 +241,9 @@ def test_text_that_cannot_begin_a_stop_string_is_not_held_back():
     assert len(model.seen) == 2
     assert next(pieces).text == "d"  # after "e" was seen
     assert len(model.seen) == 4
-
-
-def inside(stop, others):
-    return any(stop != other and stop in other for other in others)
-
-
-@pytest.mark.slow
-@settings(max_examples=200, deadline=None)
-@given(
-    st.lists(st.text("abc", min_size=1, max_size=4), max_size=8),
-    st.lists(st.text("abc", min_size=1, max_size=4), min_size=1, max_size=3),
-)
-def test_output_is_the_text_cut_at_the_earliest_stop_string(texts, stops):
-    assume(not any(inside(stop, stops) for stop in stops))
-    text = "".join(texts)
-    end = min((at for stop in stops if (at := text.find(stop)) >= 0), default=len(text))
-    assert joined(pieces_of_texts(texts, tuple(stops))) == text[:end]
+    model = alphabetical(100)
+    list(generate(model, LETTERS, "1", SamplingConfig(temperature=0.0, stop=("cd",))))
+    assert len(model.seen) == 3  # not after the stop string
 
 
 # ---- the context
@@ -387,14 +349,10 @@ def test_the_cache_holds_the_prompt_and_the_text_generated(tokenizer, prompt, da
 # ---- the seed
 
 
-def text_with(model, **options):
-    return joined(generate(model, LETTERS, "123", SamplingConfig(max_tokens=30, **options)))
-
-
 def test_a_used_runtime_is_rewound():
     model = alphabetical(9)
     model.prefill([7, 7, 7])
-    assert text_with(model, temperature=0.0) == text_with(alphabetical(9), temperature=0.0)
+    assert joined(generate(model, LETTERS, "123", SamplingConfig(temperature=0.0, max_tokens=3))) == "def"
     assert model.seen[1] == [1, 2, 3]
 
 

@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections import Counter
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -50,10 +50,7 @@ def test_top_k_keeps_the_k_most_likely():
         (1000, [1, 3, 2, 0]),
     ]:
         np.testing.assert_array_equal(top_k(vector(1, 3, 2, 0), k), vector(*expected))
-
-
-def test_top_k_keeps_ties_with_the_last_one_kept():
-    np.testing.assert_array_equal(top_k(vector(1, 3, 1, 0), 2), vector(1, 3, 1, -INF))
+    np.testing.assert_array_equal(top_k(vector(1, 3, 1, 0), 2), vector(1, 3, 1, -INF))  # ties with the last one stay
 
 
 def test_top_p_keeps_the_smallest_set_that_reaches_p():
@@ -166,22 +163,6 @@ ANY_OPTIONS = st.builds(
 )  # fmt: skip
 
 
-@pytest.mark.slow
-@settings(max_examples=150, deadline=None)
-@given(ANY_LOGITS, ANY_OPTIONS)
-def test_removed_tokens_are_never_drawn(values, config):
-    assume(max(values) > -INF)
-    tempered = temperature(vector(*values), config.temperature).tolist()  # in float32, where close logits may tie
-    least_k = sorted(tempered, reverse=True)[min(config.top_k or len(tempered), len(tempered)) - 1]
-    weights = [math.exp(value - max(tempered)) if value >= least_k and value > -INF else 0.0 for value in tempered]
-    probabilities = [weight / sum(weights) for weight in weights]
-    for token in draws(config, vector(*values), 10):
-        assert values[token] > -INF
-        assert tempered[token] >= least_k
-        assert sum(p for p in probabilities if p > probabilities[token] * 1.001) < config.top_p + 1e-4
-        assert probabilities[token] >= config.min_p * max(probabilities) * 0.999
-
-
 @settings(max_examples=100, deadline=None)
 @given(ANY_LOGITS, ANY_OPTIONS, st.sets(st.integers(0, 11)))
 def test_logprobs_are_those_of_the_raw_logits(values, config, seen):
@@ -223,27 +204,6 @@ def constant():
     return FakeRuntime(200, lambda _: vector(-INF, 2.0, 1.7, 1.4, 1.0))
 
 
-OTHER_OPTIONS = {
-    "max_tokens": 12,
-    "temperature": 0.0,
-    "top_k": 1,
-    "top_p": 0.3,
-    "min_p": 0.9,
-    "repetition_penalty": 9.0,
-    "presence_penalty": 2.0,
-    "frequency_penalty": 0.5,
-    "seed": 8,
-    "stop": ("b",),
-    "min_tokens": 0,  # see tests/generation/test_penalties.py
-    "logit_bias": ((3, 4.0),),
-    "grammar": None,  # see tests/generation/test_grammar.py
-}
-
-
-def test_every_option_is_tested_here():
-    assert list(OTHER_OPTIONS) == [field.name for field in fields(SamplingConfig)]
-
-
 def test_the_sampler_receives_each_seen_token_once():
     given = []
 
@@ -255,17 +215,3 @@ def test_the_sampler_receives_each_seen_token_once():
     config = SamplingConfig(max_tokens=90, repetition_penalty=1.5)
     list(generate(constant(), LETTERS, "1" * 9, Spy(config)))
     assert given[0] == 1 and max(given) <= 4
-
-
-def test_every_option_changes_the_text():
-    for name in [name for name in OTHER_OPTIONS if name not in ("min_tokens", "grammar")]:
-        _check_every_option_changes_the_text(name)
-
-
-def _check_every_option_changes_the_text(name):
-    def text(config):
-        return "".join(piece.text for piece in generate(constant(), LETTERS, "1", config))
-
-    plain = SamplingConfig(max_tokens=40)
-    assert set(text(plain)) == set("abcd")
-    assert text(replace(plain, **{name: OTHER_OPTIONS[name]})) != text(plain)

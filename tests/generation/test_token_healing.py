@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import re
 from collections import defaultdict
 from functools import lru_cache
 
@@ -125,49 +124,6 @@ def test_words_and_first_tokens_are_those_of_the_sum_over_all_sequences() -> Non
                 prompt,
             )
             assert first.unexplored == 0, (seed, prompt)
-
-
-@pytest.mark.slow
-def test_sampling_and_next_agree(monkeypatch: pytest.MonkeyPatch) -> None:
-    for prompt in PROMPTS:
-        _check_sampling_and_next_agree(prompt, monkeypatch)
-
-
-def _check_sampling_and_next_agree(prompt: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llmcli.generation.next_words.MAX_UNEXPLORED", 1e-9)
-    monkeypatch.setattr("llmcli.generation.next_words.MIN_PROBABILITY", 1e-14)
-    for seed in range(4):
-        words: dict[str, float] = defaultdict(float)
-        known = Prompt.of(prompt, TABLE)  # type: ignore[arg-type]
-        first = read_prompt(Model(seed), TABLE, known, max_evaluations=10**5, negligible=0)  # type: ignore[arg-type]
-
-        def follow(
-            path: tuple[int, ...],
-            new: bytes,
-            probability: float,
-            words: dict[str, float] = words,
-            start: tuple[int, ...] = tuple(known.head),
-            seed: int = seed,
-        ) -> None:
-            if path[-1] == 0 or re.match(rb" *(\n|\.|\w+\W)", new):
-                words[reference_word(new.decode())] += probability
-                return
-            following = next_token(seed, (*start, *path))
-            for token in np.flatnonzero(following).tolist():
-                follow((*path, token), new + TOKENS[token], probability * following[token] / following.sum())
-
-        chosen = softmax(first.logits.astype(np.float64))
-        for entry in np.flatnonzero(chosen).tolist():
-            continuations = first.continuations_of(entry)
-            for continuation in continuations:
-                share = continuation.probability / sum(continuation.probability for continuation in continuations)
-                follow(continuation.tokens, continuation.new_bytes, chosen[entry] * share)
-        shares: dict[str, float] = defaultdict(float)
-        for word in all_next_words(seed, prompt).words:
-            shares[word.text] += word.probability
-        assert {text for text, probability in words.items() if probability > 1e-6} <= set(shares)
-        for text, probability in words.items():
-            assert shares[text] == pytest.approx(probability, abs=1e-6)
 
 
 def test_drawn_texts_have_the_frequencies_of_the_sum() -> None:

@@ -34,7 +34,7 @@ from tests.conftest import TEXT, random_checkpoint
 from tests.data.tokenizers.test_tokenizer import AWKWARD
 from tests.ecosystem.texts import varied
 from tests.pages.conftest import SENTENCES
-from tests.pages.live import CACHE, GREEDY, Program, needs_browser, page_of, runtime_of, save_with_cache, switched_off
+from tests.pages.live import CACHE, Program, needs_browser, page_of, runtime_of, save_with_cache, switched_off
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -389,16 +389,3 @@ def test_next_words_are_those_of_llm_generate_next(blank: "Page", request: pytes
             assert shown["choices"][0]["text"] == expected[0].text
             total = sum(one["probability"] for one in shown["choices"]) + shown["rest"]
             assert total == pytest.approx(1, abs=1e-9)
-
-
-def test_settings_move_the_words(blank: "Page", words_model: Path) -> None:
-    """At temperature 0 a single word is left, which greedy decoding writes; min-p leaves the likely ones."""
-    program = Program(blank, page_of(words_model))
-    plain = program.next("I like to")["choices"]
-    greedy = program.next("I like to", settings=GREEDY)["choices"]
-    assert len(plain) > 1 and [one["probability"] for one in greedy] == [pytest.approx(1, abs=1e-3)]
-    assert program.generate("I like to", 6).split()[0].startswith(greedy[0]["text"][:3])
-    few = program.next("I like to", settings={"temperature": 1, "topP": 1, "minP": 0.3})["choices"]
-    assert 0 < len(few) < len(plain) and few[0]["probability"] > plain[0]["probability"]
-    tokens = program.next("I like to", unit="tokens")
-    assert sum(one["probability"] for one in tokens["choices"]) + tokens["rest"] == pytest.approx(1)
