@@ -89,48 +89,33 @@ def test_the_tree_of_our_own_model():
     assert root.parameters == CONFIG.parameters
 
 
+EXPERTS = [f"model.layers.{i}.mlp.experts.{j}.{w}.weight" for i in range(2) for j in range(4) for w in ("w1", "w2")]
+
+
+def test_trees_of_names():
+    for shapes, expected in [
+        ({"0.weight": (4,), "0.bias": (1,), "2.weight": (4,), "2.bias": (1,)},
+         [("weight", 2, 8, []), ("bias", 2, 2, [])]),  # names that begin with numbers
+        ({f"scale.{i}": (3,) for i in range(5)} | {"x": (1,)},
+         [("scale.#", 5, 15, []), ("x", 1, 1, [])]),  # numbered tensors that are not blocks
+        ({f"h.{i}.{w}": (3,) for i in range(5) for w in ("w", "b")} | {"h.scale": (1,)},  # a node of their own
+         [("h", 0, 31, [("#", 5, 30, [("w", 5, 15, []), ("b", 5, 15, [])]), ("scale", 1, 1, [])])]),
+        ({"a": (2,), "a.b": (3,)}, [("a", 1, 5, [("b", 1, 3, [])])]),  # a tensor with the name of a group
+        (dict.fromkeys(EXPERTS, (5,)) | {f"model.layers.{i}.mlp.gate.weight": (3,) for i in range(2)},
+         [("model.layers", 2, 86, [
+             ("mlp", 0, 86, [
+                 ("experts", 4, 80, [("w1.weight", 8, 40, []), ("w2.weight", 8, 40, [])]),
+                 ("gate.weight", 2, 6, []),
+             ]),
+         ])]),
+    ]:  # fmt: skip
+        assert outline(parameter_tree(header_of(shapes))) == expected
+
+
 def test_a_leaf_has_the_shapes_of_its_tensors():
     root = parameter_tree(header_of({"a.0.w": (2, 3), "a.1.w": (2, 3), "a.2.w": (5, 3)}))
     (leaf,) = leaves(root)
     assert leaf.shapes == {(2, 3): 2, (5, 3): 1}
-
-
-def test_experts_inside_layers():
-    names = [f"model.layers.{i}.mlp.experts.{j}.{w}.weight" for i in range(2) for j in range(4) for w in ("w1", "w2")]
-    shapes = dict.fromkeys(names, (5,)) | {f"model.layers.{i}.mlp.gate.weight": (3,) for i in range(2)}
-    assert outline(parameter_tree(header_of(shapes))) == [
-        ("model.layers", 2, 86, [
-            ("mlp", 0, 86, [
-                ("experts", 4, 80, [("w1.weight", 8, 40, []), ("w2.weight", 8, 40, [])]),
-                ("gate.weight", 2, 6, []),
-            ]),
-        ]),
-    ]  # fmt: skip
-
-
-def test_names_that_begin_with_numbers():
-    root = parameter_tree(header_of({"0.weight": (4,), "0.bias": (1,), "2.weight": (4,), "2.bias": (1,)}))
-    assert root.copies == 2
-    assert outline(root) == [("weight", 2, 8, []), ("bias", 2, 2, [])]
-
-
-def test_numbered_tensors_that_are_not_blocks():
-    assert outline(parameter_tree(header_of({f"scale.{i}": (3,) for i in range(5)} | {"x": (1,)}))) == [
-        ("scale.#", 5, 15, []),
-        ("x", 1, 1, []),
-    ]
-
-
-def test_numbered_blocks_beside_another_tensor_are_a_node_of_their_own():
-    shapes = {f"h.{i}.{w}": (3,) for i in range(5) for w in ("w", "b")} | {"h.scale": (1,)}
-    assert outline(parameter_tree(header_of(shapes))) == [
-        ("h", 0, 31, [("#", 5, 30, [("w", 5, 15, []), ("b", 5, 15, [])]), ("scale", 1, 1, [])])
-    ]
-
-
-def test_a_tensor_may_have_the_name_of_a_group():
-    root = parameter_tree(header_of({"a": (2,), "a.b": (3,)}))
-    assert outline(root) == [("a", 1, 5, [("b", 1, 3, [])])]
 
 
 def test_every_tensor_is_in_the_tree_whatever_its_name():

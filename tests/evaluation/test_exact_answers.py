@@ -1,7 +1,6 @@
 """How many answers are exact: compared with the answers of a chat, and with known answers chosen one by one."""
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,8 @@ from llmcli.generation.generator import Piece
 from llmcli.generation.known_answers import AnswerFinder
 from llmcli.models.numpy_runtime import NumpyRuntime
 from tests.cli.commands.test_train_conversations import SMALL, write_chats
+from tests.conftest import Llm
 from tests.training.chats import PAIRS, conversation, prepared, run_to_end
-
-Llm = Callable[..., Result]
 
 
 @pytest.fixture(scope="module")

@@ -2,17 +2,14 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from typer.testing import Result
 
 import llmcli
 from llmcli.evaluation.labels import LabelScore, expected_calibration_error
 from tests.cli.commands.test_chat import write_chat_model
-
-Llm = Callable[..., Result]
+from tests.conftest import Llm
 
 
 def test_the_calibration_error_by_hand() -> None:

@@ -3,14 +3,12 @@
 import hashlib
 import itertools
 import json
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from typer.testing import Result
 
 from llmcli.data.sources import Sources, read_sources
 from llmcli.data.text import decoding
@@ -36,10 +34,9 @@ from llmcli.formats.loading import load
 from llmcli.formats.training_record import TrainingRecord
 from llmcli.formats.training_stages import BASE, as_earlier, cache_stage
 from llmcli.formats.training_stages import joined as joined_stages
-from tests.conftest import random_checkpoint
+from tests.conftest import Llm, random_checkpoint
 from tests.data.corpora import read_corpus
 
-Llm = Callable[..., Result]
 TRAINING_TEXT = (
     "".join(chr(0x3042 + i % 80) for i in range(200)) + "👨‍👩‍👧" + "The cat sat on the mat and looked at the moon. "
 )

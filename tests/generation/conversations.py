@@ -3,6 +3,7 @@
 import numpy as np
 
 from llmcli.data.tokenizers.vocabulary import Vocabulary
+from tests.generation.fakes import FakeRuntime
 
 END, USER, ASSISTANT, SYSTEM, PAIR = 0, 27, 28, 29, 30  # tokens besides the letters; PAIR spells "ab"
 CONTROL = {"user": USER, "assistant": ASSISTANT, "system": SYSTEM}
@@ -42,35 +43,16 @@ class Turns:
         return ids + [ASSISTANT] * add_generation_prompt
 
 
-class CountingModel:
+class CountingModel(FakeRuntime):
     """A runtime whose next token is a function of those in its cache; counts the tokens that it processes."""
 
-    parameters, draft_tokens = 1, 0
-
     def __init__(self, next_token, context=1000):
-        self.context, self.cached, self.processed = context, [], 0
-        self._next_token = next_token
+        super().__init__(context, lambda cached: 50 * np.eye(31)[next_token(cached)])
+        self.processed = 0
 
-    @property
-    def length(self):
-        return len(self.cached)
-
-    def prefill(self, ids):
-        assert len(ids) > 0
-        for token in ids:
-            self.cached.append(token)
-            self.processed += 1
-        assert self.length <= self.context
-        return 50 * np.eye(31, dtype=np.float32)[self._next_token(self.cached)]
-
-    def step(self, token):
-        return self.prefill([token])
-
-    def read(self, ids):
-        self.prefill(ids)
-
-    def rewind(self, length=0):
-        del self.cached[length:]
+    def _process(self, ids):
+        self.processed += len(ids)
+        return super()._process(ids)
 
 
 def answering(*answers):

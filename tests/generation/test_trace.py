@@ -1,6 +1,5 @@
 """The steps of generation: choices are those of `generate`, candidates those of a softmax computed here."""
 
-import json
 import math
 import re
 from pathlib import Path
@@ -17,7 +16,7 @@ from llmcli.generation.token_healing import Prompt, read_prompt
 from llmcli.generation.trace import TraceStep, trace
 from llmcli.models.numpy_runtime import NumpyRuntime
 from tests.cli.terminals import STYLES, in_a_terminal
-from tests.conftest import TEXT, Llm, random_checkpoint
+from tests.conftest import TEXT, random_checkpoint
 from tests.generation.fakes import Digits, FakeRuntime
 
 TOKENIZER = Tokenizer.train_bpe([TEXT], 300)
@@ -103,16 +102,6 @@ def test_the_end_of_the_document_can_be_chosen() -> None:
         trace(NumpyRuntime(model), TOKENIZER, "a", SamplingConfig(max_tokens=9, temperature=0.0), literal=True)
     )
     assert [(step.chosen.id, step.text, step.finish_reason) for step in steps] == [(0, "", "stop")]
-
-
-def test_json_has_every_step(llm: Llm, tiny_model: Path) -> None:
-    found = json.loads(llm("generate", "The cat", "--steps", 3, "--seed", 1, "--literal", "--json").stdout)
-    assert set(found) == {"prompt", "text", "steps", "finish_reason", "seed"} and len(found["steps"]) == 3
-    generated = json.loads(llm("generate", "The cat", "-n", 3, "--seed", 1, "--literal", "--json").stdout)
-    assert [step["chosen"]["id"] for step in found["steps"]] == [token["id"] for token in generated["tokens"]]
-    assert [round(math.exp(token["logprob"]), 5) for token in generated["tokens"]] == [
-        pytest.approx(step["chosen"]["probability"], abs=1e-5) for step in found["steps"]
-    ]
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import gzip
 import json
 import re
 import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,6 +31,14 @@ BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil
 needs_browser = pytest.mark.skipif(
     BROWSER is None or find_spec("playwright") is None, reason="needs chromium, and playwright: pip install playwright"
 )
+
+
+def browser_test(test: Callable[..., None]) -> Callable[..., None]:
+    """Mark a test that drives a browser."""
+    marked: Callable[..., None] = pytest.mark.slow(needs_browser(test))
+    return marked
+
+
 TEXTS = {language: json.loads(joined([f"texts/{language}.json"])) for language in LANGUAGES}
 GREEDY = {"temperature": 0, "topP": 1, "minP": 0}
 PLAIN = {"temperature": 1, "topP": 1, "minP": 0}
@@ -58,7 +67,7 @@ def save_with_cache(path: Path, model: Checkpoint, tokenizer: Tokenizer | None =
     return path
 
 
-def switched_off(model: Checkpoint, without: list[str]) -> Checkpoint:
+def switched_off(model: Checkpoint, without: Sequence[str]) -> Checkpoint:
     """Set the output matrices of parts to 0."""
     tensors = {name: np.array(tensor) for name, tensor in model.tensors.items()}
     D = model.config.head_dim

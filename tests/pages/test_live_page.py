@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from typer.testing import Result
 
-from llmcli.analysis.explain import explain
 from llmcli.config import ModelConfig
 from llmcli.data.conversations.chat_template import CHATML, ChatTemplate, with_chat_template
 from llmcli.data.conversations.example_prompt import example_prompts
@@ -29,12 +27,12 @@ from llmcli.pages.live_page import MODEL_SCRIPTS, PAGE_SCRIPTS, SERVED_SCRIPTS, 
 from llmcli.pages.live_text import chat_data
 from llmcli.pages.live_weights import MAX_BYTES, check_size, choose_dtype, pack, with_page_values
 from llmcli.pages.training_data import TRAINING_SCRIPTS
-from tests.conftest import TEXT, random_checkpoint
+from tests.conftest import TEXT, Llm, random_checkpoint
 from tests.pages.live import (
     TEXTS,
     bars,
+    browser_test,
     element,
-    needs_browser,
     page_of,
     runtime_of,
     switched_off,
@@ -44,7 +42,6 @@ from tests.pages.live import (
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-Llm = Callable[..., Result]
 HOSTILE = '</script><script>alert(1)</script><img src=x onerror="alert(2)"> &lt; <!-- \u202e \u2028"\\${x}'
 
 
@@ -60,21 +57,8 @@ def test_each_row_has_its_own_scale() -> None:
 
 def test_packed_weights_are_the_values_that_a_page_computes_with() -> None:
     for dtype in ["int8", "f16", "f32"]:
-        config = ModelConfig(
-            301,
-            30,
-            47,
-            2,
-            4,
-            2,
-            8,
-            32,
-            model_type="mixtral",
-            num_experts=3,
-            num_experts_per_tok=2,
-            tie_word_embeddings=True,
-        )
-        model = random_checkpoint(config)
+        experts = {"model_type": "mixtral", "num_experts": 3, "num_experts_per_tok": 2}
+        model = random_checkpoint(ModelConfig(301, 30, 47, 2, 4, 2, 8, 32, tie_word_embeddings=True, **experts))
         entries, block = pack(model, dtype)
         expected = with_page_values(model, dtype).tensors
         kinds = {"int8": np.int8, "f16": np.float16, "f32": np.float32}
@@ -201,8 +185,7 @@ def set_slider(page: "Page", name: str, value: float) -> None:
     )
 
 
-@pytest.mark.slow
-@needs_browser
+@browser_test
 def test_next_words_follow_each_keystroke_and_can_be_added(opened: Any, words_model: Path) -> None:
     page = opened(words_model)
     page.fill("#text", "I like to")
@@ -224,8 +207,7 @@ def test_next_words_follow_each_keystroke_and_can_be_added(opened: Any, words_mo
     assert tokens != first and sum(percent for _, percent in tokens) == pytest.approx(100, abs=0.6)
 
 
-@pytest.mark.slow
-@needs_browser
+@browser_test
 def test_sliders_move_the_bars(opened: Any, words_model: Path) -> None:
     page = opened(words_model)
     page.fill("#text", "I like to")
@@ -245,8 +227,7 @@ def test_sliders_move_the_bars(opened: Any, words_model: Path) -> None:
     assert page.text_content("#topP-value") == "0.05"
 
 
-@pytest.mark.slow
-@needs_browser
+@browser_test
 def test_step_run_stop_and_undo(opened: Any, words_model: Path) -> None:
     page = opened(words_model)
     set_slider(page, "temperature", 0)
@@ -292,8 +273,7 @@ def test_step_run_stop_and_undo(opened: Any, words_model: Path) -> None:
     assert text_of(page).endswith("私は") and page.is_enabled("#run") and page.is_disabled("#stop")
 
 
-@pytest.mark.slow
-@needs_browser
+@browser_test
 def test_a_token_opens_what_else_could_have_stood_there(opened: Any, words_model: Path) -> None:
     page = opened(words_model)
     page.fill("#text", "I like to eat apple.")
@@ -319,8 +299,7 @@ def test_a_token_opens_what_else_could_have_stood_there(opened: Any, words_model
     assert text_of(page) == "I like to eat apple."
 
 
-@pytest.mark.slow
-@needs_browser
+@browser_test
 def test_a_head_is_switched_off(opened: Any, words_model: Path) -> None:
     """The bars of the next words move to their probabilities in the model without the head, and back."""
     page, tokenizer = opened(words_model), open_tokenizer(loading.load(words_model))
@@ -361,8 +340,7 @@ def test_a_head_is_switched_off(opened: Any, words_model: Path) -> None:
     assert page.locator("#tokens .token").all_text_contents()[-1].startswith("I")
 
 
-@pytest.mark.slow
-@needs_browser
+@browser_test
 def test_a_reload_keeps_what_was_chosen(opened: Any, words_model: Path) -> None:
     page = opened(words_model)
     page.select_option("#unit", "tokens")
@@ -380,8 +358,7 @@ def test_a_reload_keeps_what_was_chosen(opened: Any, words_model: Path) -> None:
     assert (page.input_value("#unit"), page.input_value("#coloring")) == ("tokens", "probability")
 
 
-@pytest.mark.slow
-@needs_browser
+@browser_test
 def test_inside_by_keyboard(opened: Any, words_model: Path) -> None:
     page = opened(words_model)
     page.focus("#tab-write")
@@ -413,34 +390,7 @@ def test_inside_by_keyboard(opened: Any, words_model: Path) -> None:
     assert page.locator("#effects li").count() == page.locator("#tokens .token").count() - 1
 
 
-@pytest.mark.slow
-@needs_browser
-def test_the_parts_of_another_next_word(opened: Any, words_model: Path) -> None:
-    """The attribution is that of the word's first token, as numpy computes it, with the keyboard too."""
-    page, tokenizer = opened(words_model, prompt="The cat likes to"), open_tokenizer(loading.load(words_model))
-    wait_until_shown(page)
-    choice = page.locator("#change-bars button").nth(2)
-    name = str(choice.text_content())
-    choice.focus()
-    page.keyboard.press("Enter")
-    wait_until_shown(page)
-    assert page.evaluate("document.activeElement.getAttribute('aria-pressed')") == "true"
-    assert page.locator("#change-bars [aria-pressed=true]").count() == 1
-    words = next_words(runtime_of(words_model), tokenizer, "The cat likes to").words
-    token = next(word.token for word in words if word.text == name)
-    explanation = explain(runtime_of(words_model), tokenizer, "The cat likes to", literal=False, token=token)
-    label = tokenizer.label(token).strip()
-    assert page.text_content("#attribution-title") == f"What adds up to “{label}”"
-    hint = f"“{name}” begins with the token “{label}”"
-    assert page.text_content("#tail").partition(":")[0] == (hint if label != name else "")
-    assert bars(page, "attribution")[-1][1] == pytest.approx(explanation.attribution.logit, abs=0.006)
-    page.fill("#text", "私は毎朝")  # it is not among the likeliest: the first one is shown
-    wait_until_shown(page)
-    assert page.locator("#change-bars [aria-pressed=true]").first.text_content() == bars(page, "change-bars")[0][0]
-
-
-@pytest.mark.slow
-@needs_browser
+@browser_test
 def test_two_prompts(opened: Any, words_model: Path) -> None:
     page = opened(words_model, prompt="The cat likes to", compare="I like to")
     assert page.is_visible("#compare") and page.input_value("#other") == "I like to"
@@ -468,8 +418,7 @@ def test_two_prompts(opened: Any, words_model: Path) -> None:
     assert page.input_value("#other") == "The cat likes to"  # to change a word of it
 
 
-@pytest.mark.slow
-@needs_browser
+@browser_test
 def test_the_page_opens_at_a_prompt_without_some_parts(opened: Any, words_model: Path, tmp_path: Path) -> None:
     model, path = loading.load(words_model), tmp_path / "planted.safetensors"
     checkpoint.save(path, replace(model, record=model.record | {"train": {"induction": True}}))
@@ -485,8 +434,7 @@ def test_the_page_opens_at_a_prompt_without_some_parts(opened: Any, words_model:
     assert page.evaluate("document.documentElement.scrollWidth") <= 400
 
 
-@pytest.mark.slow
-@needs_browser
+@browser_test
 def test_a_conversation(opened: Any, sums_model: Path) -> None:
     page = opened(sums_model)
     assert page.is_visible("#chat") and not page.is_visible("#write")
@@ -533,8 +481,7 @@ def test_a_conversation(opened: Any, sums_model: Path) -> None:
     assert text_of(page).strip() and answer.startswith(text_of(page).strip())
 
 
-@pytest.mark.slow
-@needs_browser
+@browser_test
 def test_a_conversation_longer_than_the_context(opened: Any, sums_model: Path) -> None:
     page = opened(sums_model, width=400)
     for count in range(1, 9):
@@ -561,8 +508,7 @@ def test_a_conversation_longer_than_the_context(opened: Any, sums_model: Path) -
     assert tokens.count("What is") == 8 - unread // 2
 
 
-@pytest.mark.slow
-@needs_browser
+@browser_test
 def test_widths_and_languages(opened: Any, sums_model: Path) -> None:
     """Nothing is wider than the window, all controls have names, and all texts follow the language."""
     for width, locale in [(400, "ja-JP"), (1200, "de-DE")]:
@@ -595,52 +541,7 @@ def test_widths_and_languages(opened: Any, sums_model: Path) -> None:
         assert page.evaluate(unnamed) == [], (width, locale)
 
 
-@pytest.mark.slow
-@needs_browser
-def test_tabs_are_reached_by_keys(opened: Any, words_model: Path) -> None:
-    page = opened(words_model)
-    page.focus("#tab-write")
-    for _ in range(3):
-        page.keyboard.press("ArrowRight")  # there is no chat
-    assert page.is_visible("#record-view") and not page.is_visible("#write")
-    assert page.get_attribute("#tab-record", "aria-selected") == "true"
-    assert page.locator("#curve svg polyline.training").count() == 1
-    assert "weights in this page" in str(page.text_content("#record"))
-    assert page.locator("#plan dt").count() > 3
-
-
-@pytest.mark.slow
-@needs_browser
-def test_the_slider_moves_the_bars_of_one_prompt_over_the_run(opened: Any, words_model: Path, tmp_path: Path) -> None:
-    model, path = loading.load(words_model), tmp_path / "probe.safetensors"
-    predictions = [[10, [[" a", 0.5], [" b", 0.25]]], [20, [[" c", 0.5], [" a", 0.125]]]]
-    curve = {"step": [12, 20], "loss": [2.0, 1.0], "eval_step": [20], "eval_bits_per_byte": [1.5]}
-    record = model.record | {"steps": 20, "probe": {"prompt": "The cat", "predictions": predictions}, "curve": curve}
-    checkpoint.save(path, replace(model, record=record))
-    page = opened(path)
-    page.click("#tab-record")
-
-    def bars() -> list[str]:
-        return page.locator("#probe-bars li").all_inner_texts()  # type: ignore[no-any-return]
-
-    assert page.inner_text("#probe-prompt") == "The cat"
-    assert page.inner_text("#probe-value") == "Step 20: validation loss 1.500 bits per byte"
-    assert [text.split("\n") for text in bars()] == [
-        ["·c", "50.0%"], ["·a", "12.5%"], ["·b", "< 12.5%"], ["all others", "37.5%"]
-    ]  # fmt: skip
-    page.focus("#probe-step")
-    page.keyboard.press("Home")
-    assert [text.split("\n") for text in bars()] == [
-        ["·c", "< 25.0%"], ["·a", "50.0%"], ["·b", "25.0%"], ["all others", "25.0%"]
-    ]  # fmt: skip
-    training = json.loads(element(page_of(path), "data"))["record"]["curve"]["training"][0]
-    assert page.inner_text("#probe-value") == f"Step 10: training loss {training:.3f} bits per byte"
-    page.click("#language")
-    assert page.get_attribute("#probe-step", "aria-valuetext") == "ステップ10"  # it stays there
-
-
-@pytest.mark.slow
-@needs_browser
+@browser_test
 def test_the_record_in_japanese(opened: Any, words_model: Path, tmp_path: Path) -> None:
     """Names and units are translated; data, such as names of files, is not."""
     model, path = loading.load(words_model), tmp_path / "record.safetensors"
@@ -655,7 +556,11 @@ def test_the_record_in_japanese(opened: Any, words_model: Path, tmp_path: Path) 
     }  # fmt: skip
     checkpoint.save(path, replace(model, record=record))
     page = opened(path, locale="ja-JP")
-    page.click("#tab-record")
+    page.focus("#tab-write")
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")  # there is no chat
+    assert page.is_hidden("#write") and page.get_attribute("#tab-record", "aria-selected") == "true"
+    assert page.locator("#curve svg polyline.training").count() == 1 and page.locator("#plan dt").count() > 3
     names = page.locator("#record-view dt").all_text_contents()
     assert (
         len(names) > 30
@@ -706,8 +611,7 @@ def test_the_rows_of_plans_and_records_have_japanese_names() -> None:
     assert len(names) > 40 and names - {"name", "seed"} - TEXTS["ja"]["record"]["recordNames"].keys() == set()
 
 
-@pytest.mark.slow
-@needs_browser
+@browser_test
 def test_hostile_names_and_texts_are_shown_as_text(opened: Any, words_model: Path, tmp_path: Path) -> None:
     model = loading.load(words_model)
     record = model.record | {
@@ -730,8 +634,7 @@ def test_hostile_names_and_texts_are_shown_as_text(opened: Any, words_model: Pat
     assert page.locator("img").count() == 0 and "⟨U+202E⟩" in str(page.text_content("#plan"))
 
 
-@pytest.mark.slow
-@needs_browser
+@browser_test
 def test_damaged_weights_are_reported(opened: Any, tiny_model: Path) -> None:
     model = loading.load(tiny_model)
     tensors = {name: np.array(tensor) for name, tensor in model.tensors.items()}

@@ -8,19 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from typer.testing import Result
 
 from llmcli.formats import loading
 from llmcli.formats.loading import open_tokenizer
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.pages.live_page import served_page, training_page
+from tests.conftest import Llm
 from tests.pages.conftest import SENTENCES
-from tests.pages.live import Program, bars, element, needs_browser, page_of, wait_until_shown
+from tests.pages.live import Program, bars, browser_test, element, needs_browser, page_of, wait_until_shown
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-Llm = Callable[..., Result]
 MAX_BYTES = 200_000  # of the page without a model
 TEXT = SENTENCES * 20
 HOSTILE = "</script><script>alert(1)</script><!-- & \u2028 <b>" * 20 + TEXT
@@ -111,8 +110,7 @@ def download(page: "Page", button: str, folder: Path) -> Path:
     return folder / info.value.suggested_filename
 
 
-@pytest.mark.slow
-@needs_browser
+@browser_test
 def test_a_session(opened: Any, open_html: Any, blank: "Page", tmp_path: Path) -> None:
     """Paste, train, look at it, save both files: they have the same logits, and the page trains anew."""
     page = opened()
@@ -170,8 +168,7 @@ def test_a_session(opened: Any, open_html: Any, blank: "Page", tmp_path: Path) -
     assert json.loads(element(second, "data"))["tokenizer"]["kind"] == "bpe"
 
 
-@pytest.mark.slow
-@needs_browser
+@browser_test
 def test_the_tabs_of_a_model_stay_until_there_is_a_new_one(open_html: Any, tiny_model: Path) -> None:
     page = open_html(page_of(tiny_model, trainable=True))
     page.fill("#text", "I like to")
@@ -190,8 +187,7 @@ def test_the_tabs_of_a_model_stay_until_there_is_a_new_one(open_html: Any, tiny_
     assert page.input_value("#text") == "I like to" and bars(page) != before
 
 
-@pytest.mark.slow
-@needs_browser
+@browser_test
 def test_by_keyboard_in_japanese(opened: Any) -> None:
     page = opened(width=400, locale="ja-JP")
     page.keyboard.press("Tab")  # the language
@@ -216,8 +212,7 @@ def test_by_keyboard_in_japanese(opened: Any) -> None:
     page.wait_for_selector("#next li")
 
 
-@pytest.mark.slow
-@needs_browser
+@browser_test
 def test_errors_are_one_line_and_the_text_stays(opened: Any) -> None:
     page, problem = opened(), "#problem:not([hidden])"
     for text, message in {"short": "at least 300", "a" * 400: "“a”", "ab" * 400: "tokens; at least"}.items():
@@ -261,8 +256,7 @@ def test_errors_are_one_line_and_the_text_stays(opened: Any) -> None:
     assert page.is_hidden("#problem")
 
 
-@pytest.mark.slow
-@needs_browser
+@browser_test
 def test_a_megabyte_of_emoji(opened: Any) -> None:
     page = opened()
     text = "🍎🐱🦊🐻🍌🚀🌳🎵" * 31_000

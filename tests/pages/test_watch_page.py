@@ -8,7 +8,7 @@ import pytest
 
 from llmcli.pages.watch_page import watch_page
 from llmcli.server.http.watch import WatchServer
-from tests.pages.live import needs_browser
+from tests.pages.live import browser_test
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -35,8 +35,7 @@ def bars(page: "Page") -> list[list[str]]:
     return [text.split("\n") for text in page.locator("#probe-bars li").all_inner_texts()]
 
 
-@pytest.mark.slow
-@needs_browser
+@browser_test
 def test_two_tabs_follow_the_run_and_show_its_end(browser: "Browser", watch: WatchServer) -> None:
     [address] = watch.start()
     pages = [browser.new_page(locale=locale, viewport={"width": 400, "height": 800}) for locale in ("en-US", "ja-JP")]
@@ -82,8 +81,7 @@ def test_two_tabs_follow_the_run_and_show_its_end(browser: "Browser", watch: Wat
         page.close()
 
 
-@pytest.mark.slow
-@needs_browser
+@browser_test
 def test_a_class_watches_with_the_code(browser: "Browser") -> None:
     server = WatchServer(watch_page("m.safetensors"), "0.0.0.0")
     address = server.start()[-1]

@@ -4,9 +4,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
-
-from tests.pages.live import needs_browser
+from tests.pages.live import browser_test
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -14,8 +12,7 @@ if TYPE_CHECKING:
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-@pytest.mark.slow
-@needs_browser
+@browser_test
 def test_a_worksheet_is_printed_on_one_page(browser: "Browser") -> None:
     for name in ("worksheet.html", "worksheet.ja.html"):
         page = browser.new_page()
