@@ -78,17 +78,11 @@ def test_passages_are_sorted_do_not_overlap_and_stay_within_a_document(
         taken |= span
 
 
-def test_a_short_text_is_one_passage() -> None:
-    assert most_surprising(np.array([1.0, 2.0])) == [Span(0, 2, 3.0)]
-
-
-def test_passages_may_be_adjacent() -> None:
-    assert most_surprising(np.array([1.0, 1.0, 2.0, 2.0]), length=2) == [Span(2, 4, 4.0), Span(0, 2, 2.0)]
-
-
-def test_empty_texts_have_no_passages() -> None:
+def test_passages_of_short_texts() -> None:
     assert most_surprising(np.array([])) == []
+    assert most_surprising(np.array([1.0, 2.0])) == [Span(0, 2, 3.0)]
     assert most_surprising(np.array([1.0, 2.0]), breaks=[2]) == [Span(0, 2, 3.0)]  # the last document is empty
+    assert most_surprising(np.array([1.0, 1.0, 2.0, 2.0]), length=2) == [Span(2, 4, 4.0), Span(0, 2, 2.0)]
 
 
 @pytest.mark.slow

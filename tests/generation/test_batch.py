@@ -7,13 +7,12 @@ import pytest
 
 from llmcli.config import SamplingConfig
 from llmcli.data.conversations.messages import Message
-from llmcli.errors import LLMError
 from llmcli.formats.loading import load_any, open_tokenizer
 from llmcli.generation import batch
-from llmcli.generation.batch import BatchResult, answer_request, continuation_request, decode_batch
+from llmcli.generation.batch import answer_request, continuation_request, decode_batch
 from llmcli.generation.chat import Assistant, open_assistant
 from llmcli.generation.choices import ranked, score_continuations
-from llmcli.generation.generator import Piece, generate
+from llmcli.generation.generator import generate
 from llmcli.generation.token_healing import Prompt
 from llmcli.models.open_runtime import open_runtime
 from tests.cli.commands.test_chat import write_chat_model
@@ -43,28 +42,6 @@ def test_continuations_are_those_of_single_calls_in_order(
         assert result.text == "".join(piece.text for piece in pieces), prompt
         assert result.finished.reason == pieces[-1].finish_reason and result.error is None
         assert result.started.prompt_tokens == len(Prompt.of(prompt, tokenizer).ids)
-
-
-def test_answers_are_those_of_separate_conversations(assistant: Assistant) -> None:
-    system = Message("system", "Be brief.")
-    turns = [Message("user", "What did the cat do? " * 3), Message("assistant", "It sat."), Message("user", "Where?")]
-    conversations = [
-        [Message("user", "The cat")],
-        [system, *turns],
-        [*turns[:2], *turns],
-        [Message("user", "x " * 400)],
-    ]
-    requests: list = []
-    for messages in conversations:
-        try:
-            requests.append(answer_request(messages, assistant, GREEDY))
-        except LLMError as error:
-            requests.append(BatchResult(error=error))
-    results = [*decode_batch(assistant.runtime, assistant.tokenizer, requests)]
-    assert "the context length is 128" in str(results[-1].error)
-    for messages, result in zip(conversations[:-1], results, strict=False):
-        events = assistant.answer(messages, GREEDY)
-        assert result.text == "".join(event.text for event in events if isinstance(event, Piece))
 
 
 def test_choices_have_the_probabilities_of_single_calls(assistant: Assistant) -> None:

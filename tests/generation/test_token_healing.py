@@ -16,7 +16,6 @@ from llmcli.generation.generator import generate
 from llmcli.generation.next_words import NextWords, next_words
 from llmcli.generation.sampler import Sampler
 from llmcli.generation.token_healing import CONTINUE_WORD_FACTOR, MAX_TAIL_TOKENS, Prompt, read_prompt
-from llmcli.models.ensemble import EnsembleRuntime
 from llmcli.models.logits import softmax
 from llmcli.models.numpy_runtime import NumpyRuntime
 from tests.conftest import TEXT, random_checkpoint
@@ -246,18 +245,3 @@ def test_the_end_of_a_long_prompt_is_used() -> None:
             model = Model(0, context)
             read_prompt(model, TABLE, Prompt.of("ab. ab. ab. ab abab", TABLE), reserve=reserve)  # type: ignore[arg-type]
             assert 1 <= model.length <= context
-
-
-def test_an_ensemble_of_equal_models_gives_the_distribution_of_one_model() -> None:
-    tokenizer = Tokenizer.train_bpe([TEXT], 300)
-    model = random_checkpoint(ModelConfig(300, 32, 64, 2, 4, 2, 8, 32))
-    known = Prompt.of("The dog", tokenizer)
-    one = read_prompt(NumpyRuntime(model), tokenizer, known, max_evaluations=50, negligible=1e-6)
-    both = read_prompt(
-        EnsembleRuntime([NumpyRuntime(model), NumpyRuntime(model)]),
-        tokenizer,
-        known,
-        max_evaluations=50,
-        negligible=1e-6,
-    )
-    np.testing.assert_allclose(softmax(both.logits), softmax(one.logits), atol=1e-5)
