@@ -19,14 +19,15 @@ from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.ensemble_file import Ensemble
+from llmcli.formats.metadata import Json
 from llmcli.generation.next_words import NO_WORDS, NextWords, next_words
-from llmcli.generation.token_healing import Prompt, last_tokens, read_prompt
+from llmcli.generation.token_healing import Prompt, last_tokens, read_prompt, shared_length
 from llmcli.models.ensemble import EnsembleRuntime
 from llmcli.models.logits import entropy, log_softmax, softmax
 from llmcli.models.ngram_runtime import NgramRuntime, network_of, with_ngram_cache
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.open_runtime import open_runtime
-from llmcli.models.runtime import PREFILL_CHUNK, Array, Bools, Doubles, Ints, Runtime
+from llmcli.models.runtime import PREFILL_CHUNK, Array, Bools, Check, Doubles, Ints, Runtime, no_check
 from llmcli.notebook import table
 
 SHOWN_TOKENS = 10  # next tokens shown in a notebook
@@ -149,7 +150,7 @@ def predict_next(
     literal: bool,
     token: int | None = None,
     held: Sequence[int] = (),
-    check: Callable[[], None] | None = None,
+    check: Check | None = None,
 ) -> ExplainedToken:
     """Predict the next token as `generate` does, summed over the tokenizations of the prompt's end. The place
     belongs to the most likely text, or is the most likely place of `token`. The KV cache holds the tokens
@@ -199,7 +200,7 @@ def explain(
     predictor: Runtime | None = None,
     ablates: bool = True,
     evaluations: int | None = 0,
-    check: Callable[[], None] = lambda: None,
+    check: Check = no_check,
 ) -> Explanation:
     """Run a prompt through a model and record its activations.
 
@@ -269,16 +270,16 @@ def find_copies(
     """Find the tokens that an n-gram cache of `orders` makes more likely after `context`, the end of a
     prompt; the largest increase comes first. `network` and `mixed` [V] are the log probabilities of the next
     token without and with the cache, summed over the tokenizations of the prompt's end."""
-    counted = len(context) - (prompt.written if isinstance(prompt, Prompt) else 0)
+    T = len(context)
+    backward = context[::-1]
     matches: dict[int, tuple[int, list[int]]] = {}  # token -> (length of the context, positions)
-    for matched in range(1, min(orders, len(context) - 1) + 1):
-        end = tuple(context[-matched:])
-        for position in range(matched, counted):
-            if tuple(context[position - matched : position]) == end:
-                token = context[position]
-                if matches.get(token, (0, []))[0] < matched:
-                    matches[token] = matched, []
-                matches[token][1].append(position)
+    for position in range(1, T - (prompt.written if isinstance(prompt, Prompt) else 0)):
+        matched = shared_length(backward[T - position : T - position + orders], backward)
+        longest, positions = matches.get(context[position], (1, []))
+        if matched > longest:
+            positions = []
+        if matched >= longest:
+            matches[context[position]] = matched, [*positions, position]
     copies = [
         Copy(token, math.exp(network[token]), math.exp(mixed[token]), matched, tuple(positions))
         for token, (matched, positions) in matches.items()
@@ -347,7 +348,7 @@ def _ablation_effects(
     context: Sequence[int],
     logits: Array,
     place: Place,
-    check: Callable[[], None],
+    check: Check,
     limit: int,
 ) -> Doubles:
     """Return the bits that the predicted token loses without each of the last `limit` tokens of the context
@@ -361,10 +362,9 @@ def _ablation_effects(
     count = min(T, limit, math.isqrt(int(2 * MAX_ABLATION_WORK / runtime.config.parameters)))
     for removed in range(T - 1, T - 1 - count, -1):
         check()
-        # at least one token must be processed for a prediction
-        kept = removed if removed < T - 1 else removed - 1
+        kept = min(removed, T - 2)  # at least one token must be processed for a prediction
         runtime.rewind(kept)
-        logits = runtime.prefill(context[removed + 1 :] if removed < T - 1 else context[kept:removed])
+        logits = runtime.prefill(context[removed + 1 :] or context[kept:removed])
         effects[removed] = (original - _masked_logprob(logits, place)) / math.log(2)
     return effects
 
@@ -381,7 +381,7 @@ class ExplainedModel(NamedTuple):
     checkpoint: Checkpoint
     network: NumpyRuntime
     predictor: Runtime  # the network, possibly with its n-gram cache, or the ensemble that it belongs to
-    member: dict[str, object] | None = None  # name and weight of the model in the ensemble
+    member: Json | None = None  # name and weight of the model in the ensemble
 
 
 def choose_explained_model(
@@ -393,7 +393,7 @@ def choose_explained_model(
     on_note: Callable[[str], None],
     runtime: Runtime | None = None,
     open_network: Callable[[Checkpoint], NumpyRuntime] = NumpyRuntime,
-    check: Callable[[], None] | None = None,
+    check: Check | None = None,
 ) -> ExplainedModel:
     """Choose the model to explain: in an ensemble, the one with the largest weight after the prompt.
     `runtime` is the source's, if it is already open; otherwise `open_network` opens the chosen model. For
@@ -416,5 +416,5 @@ def choose_explained_model(
         f"ensemble of {len(weights)} models: showing the activations of {name}, which has the largest "
         f"weight after this prompt ({weights[top]:.3f}); the final probabilities are the ensemble's"
     )
-    member: dict[str, object] = {"name": name, "weight": round(weights[top], 6)}
+    member: Json = {"name": name, "weight": round(weights[top], 6)}
     return ExplainedModel(checkpoint, open_network(checkpoint), runtime, member)

@@ -3,11 +3,11 @@
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from llmcli.errors import LLMError
 from llmcli.formats.header import Header, TensorInfo
-from llmcli.formats.metadata import parse_json
+from llmcli.formats.metadata import Json, parse_json
 from llmcli.formats.training_record import KNOWN_ANSWERS
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class TensorStatistics(NamedTuple):
     histogram: list[int]  # counts in HISTOGRAM_BINS equal intervals from min to max
 
 
-def json_object(header: Header, key: str, on_note: OnNote = lambda note: None) -> dict[str, Any]:
+def json_object(header: Header, key: str, on_note: OnNote = lambda note: None) -> Json:
     """Parse a JSON document in the metadata; {} if it is missing or not an object. Notes invalid JSON."""
     try:
         value = parse_json(header.metadata.get(key, "{}"))
@@ -56,7 +56,7 @@ def json_object(header: Header, key: str, on_note: OnNote = lambda note: None) -
     return value if isinstance(value, dict) else {}
 
 
-def tokenizer_facts(header: Header) -> dict[str, Any]:
+def tokenizer_facts(header: Header) -> Json:
     """Return {"kind", "vocab_size"} of the tokenizer; {} if there is none."""
     if "tokenizer.json" not in header.metadata:
         return {}
@@ -65,7 +65,7 @@ def tokenizer_facts(header: Header) -> dict[str, Any]:
     return describe(header.metadata["tokenizer.json"])
 
 
-def known_answer_facts(header: Header) -> dict[str, Any]:
+def known_answer_facts(header: Header) -> Json:
     """Return {"questions", "min_confidence"} of the known answers in the file; {} if there are none."""
     document = json_object(header, KNOWN_ANSWERS)
     pairs = document.get("pairs")

@@ -17,10 +17,11 @@ from llmcli.data.text.string_hashes import string_hashes
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.evaluation.training_text import SEPARATOR, TrainingText
 from llmcli.formats.checkpoint import Checkpoint
+from llmcli.formats.metadata import Json
 from llmcli.formats.training_record import Memorization
 from llmcli.generation.generator import generate
 from llmcli.models.numpy_runtime import NumpyRuntime
-from llmcli.models.runtime import Bools
+from llmcli.models.runtime import Bools, Check, no_check
 
 LENGTH = 30  # characters per string: longer than almost any phrase that people write twice by chance
 SAMPLED_CHARACTERS = 2_000  # generated in total
@@ -72,7 +73,7 @@ class VerbatimSpans:
     share: float  # share of the characters, 0 to 1
     searched_bytes: int
 
-    def as_json(self, text: str, corpus: Sequence[str]) -> dict[str, object]:
+    def as_json(self, text: str, corpus: Sequence[str]) -> Json:
         """Return the passages as printed by `--memory --json`; `corpus` lists the names of the files."""
         return {
             "corpus": list(corpus),
@@ -83,7 +84,7 @@ class VerbatimSpans:
 
 
 def find_verbatim(
-    texts: Sequence[str], training_texts: Sequence[TrainingText], *, check: Callable[[], None] = lambda: None
+    texts: Sequence[str], training_texts: Sequence[TrainingText], *, check: Check = no_check
 ) -> list[VerbatimSpans]:
     """Find the spans of each text that occur in the training texts, which are read only once; overlapping
     strings form one span. `check` is called before each piece of the training texts, and may raise an

@@ -8,7 +8,7 @@ programs, but only the tokens after the longest prefix shared with the cache are
 import json
 import re
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -29,7 +29,7 @@ from llmcli.formats.open_file import model_files
 from llmcli.generation.choices import ScoredText, score_answers, score_likely_answers
 from llmcli.generation.generator import GeneratedText, Piece, decode
 from llmcli.generation.token_healing import shared_length
-from llmcli.models.runtime import Runtime
+from llmcli.models.runtime import Check, Runtime, no_check
 
 READ_CHUNK = 256  # prompt tokens processed before control returns to the caller
 ANSWER_SHARE = 4  # a quarter of the context is kept free for the answer
@@ -137,7 +137,7 @@ class Assistant:
         answers: Sequence[str],
         *,
         only_likely: bool = False,
-        check: Callable[[], None] = lambda: None,
+        check: Check = no_check,
     ) -> list[ScoredText]:
         """Score answers to messages that end with a user message (choices.py); with `only_likely`, only the
         likely ones. `check` is called after each batch of answers and may raise an exception. Raises LLMError

@@ -11,7 +11,7 @@ import math
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,7 +25,7 @@ from llmcli.formats.training_record import KnownAnswers
 from llmcli.generation.chat import Assistant, Chat, Event
 from llmcli.generation.choices import ranked
 from llmcli.generation.generator import Piece
-from llmcli.models.runtime import Doubles
+from llmcli.models.runtime import Check, Doubles, no_check
 
 ANSWER_WEIGHT = 0.5
 NEAREST = 20  # answers scored by the network: the time for a question does not grow with their number
@@ -120,9 +120,7 @@ class AnswerFinder:
         self._answer_of = np.array([self._places[answer] for answer in answers])
         self._network_weight = known.network_weight
 
-    def find(
-        self, assistant: Assistant, messages: Sequence[Message], check: Callable[[], None] = lambda: None
-    ) -> KnownAnswer:
+    def find(self, assistant: Assistant, messages: Sequence[Message], check: Check = no_check) -> KnownAnswer:
         """Choose an answer to messages that end with a user message. `check` and errors: see
         `Assistant.score`."""
         if messages[-1].role != "user":

@@ -12,7 +12,7 @@ is a word.
 import heapq
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,10 +22,11 @@ from llmcli.config import SamplingConfig
 from llmcli.data.text.words import character_class
 from llmcli.data.tokenizers.tokenizer import Tokenizer, stream_decoder
 from llmcli.data.tokenizers.vocabulary import START, state_after
+from llmcli.formats.metadata import Json
 from llmcli.generation.sampler import Sampler
 from llmcli.generation.token_healing import Path, Prompt, read_prompt
 from llmcli.models.logits import entropy
-from llmcli.models.runtime import Array, Runtime
+from llmcli.models.runtime import Array, Check, Runtime, no_check
 
 MAX_UNEXPLORED = 0.001  # the search stops when the unexplored probability falls below this
 MAX_EVALUATIONS = 1000  # maximum forward passes; fewer for a large model ...
@@ -52,7 +53,7 @@ class NextWord:
     added: str = field(default="", compare=False)
     token: int = field(default=-1, compare=False)  # its most likely first token
 
-    def as_json(self, **more: object) -> dict[str, object]:
+    def as_json(self, **more: object) -> Json:
         shown = {"text": self.text, "probability": round(self.probability, 6), **more}
         return shown | ({"continues": True} if self.continues else {})
 
@@ -71,7 +72,7 @@ class NextWords:
         bound."""
         return entropy(np.array([*(word.probability for word in self.words), self.unexplored]))
 
-    def as_json(self, prompt: str, count: int) -> dict[str, object]:
+    def as_json(self, prompt: str, count: int) -> Json:
         """Return the `count` most likely words after a prompt as printed by `llm generate --next --json`."""
         return {
             "prompt": prompt,
@@ -97,7 +98,7 @@ def next_words(
     *,
     sampling: SamplingConfig = PLAIN,
     evaluations: int | None = None,
-    check: Callable[[], None] = lambda: None,
+    check: Check = no_check,
 ) -> NextWords:
     """Find the words that may follow a text, with their probabilities after temperature, top-k, top-p and
     min-p. The search ends after at most `evaluations` evaluations of the model. `check` is called before

@@ -31,7 +31,7 @@ from llmcli.data.tokenizers.vocabulary import START, Vocabulary, state_after, st
 from llmcli.errors import LLMError
 from llmcli.generation.sampler import Sampler
 from llmcli.models.logits import DAMAGED, check_finite, log_softmax, softmax
-from llmcli.models.runtime import PREFILL_CHUNK, Array, Bools, Doubles, Ints, Runtime
+from llmcli.models.runtime import PREFILL_CHUNK, Array, Bools, Check, Doubles, Ints, Runtime
 
 # tokens at the prompt's end that may be replaced; four are no better (tests/benchmarks/LOG.md)
 MAX_TAIL_TOKENS = 3
@@ -134,7 +134,7 @@ def read_prompt(
     negligible: float = NEGLIGIBLE,
     reserve: int = 0,
     cached: int = 0,
-    check: Callable[[], None] | None = None,
+    check: Check | None = None,
 ) -> "FirstToken":
     """Process a prompt; return the distribution of the next token.
 
@@ -341,7 +341,7 @@ class TokenizationSearch:
         self._state = state_between(b"".join(vocabulary.token_bytes[token] for token in head[-4:]))
         self.end_state = START if tail else self._state
 
-    def read(self, cached: int, written: int = 0, check: Callable[[], None] | None = None) -> None:
+    def read(self, cached: int, written: int = 0, check: Check | None = None) -> None:
         """Process head and tail; the runtime's cache begins with the first `cached` tokens of the head, but
         not all of it. The model wrote the last `written` tokens of the head. For `check`, see
         `read_prompt`."""

@@ -4,7 +4,7 @@ B, T, V = batch, tokens, vocabulary size.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,8 +20,14 @@ Bools = NDArray[np.bool_]
 Scores = tuple[NDArray[np.floating], NDArray[np.bool_]]
 # Scores and the weights [B, T, n] of n models
 WeightedScores = tuple[NDArray[np.floating], NDArray[np.bool_], Array]
+# called between evaluations of a model; may raise an exception, such as when the result is no longer needed
+Check = Callable[[], None]
 PREFILL_CHUNK = 128  # tokens processed at a time during prefill
 LOGITS_AT_ONCE = 1 << 22  # logits held in memory while scoring: 16 MB
+
+
+def no_check() -> None:
+    """Let the work go on."""
 
 
 class Scorer(Protocol):

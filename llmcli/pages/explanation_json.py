@@ -7,6 +7,7 @@ from llmcli.analysis.attribution import Attribution
 from llmcli.analysis.comparison import Comparison, TextChange
 from llmcli.analysis.explain import Explanation
 from llmcli.data.tokenizers.tokenizer import Tokenizer
+from llmcli.formats.metadata import Json
 from llmcli.models.runtime import Array
 
 
@@ -19,19 +20,19 @@ def explanation_json(
     *,
     position: int | None = None,
     attention: bool = True,
-) -> dict[str, object]:
+) -> Json:
     """Convert an explanation to JSON, with `count` next tokens and words. `attention` selects a layer and a
     head, numbered from 1 (None: all); with `position`, only the attention of that token is included.
     Positions of copies, which only a model with an n-gram cache has, are indices in "tokens"."""
 
-    def token_json(token: int, **values: object) -> dict[str, object]:
+    def token_json(token: int, **values: object) -> Json:
         return {"id": token, "text": explanation.tokenizer.label(token), **values}
 
     lens, words = explanation.logit_lens, explanation.words
     bits = [None if math.isnan(bits) else round(bits, 6) for bits in explanation.ablation_effects.tolist()]
     effects = zip(explanation.ids, bits, strict=True)
     next_tokens = [(token, float(explanation.logprobs[token])) for token in explanation.most_likely(count)]
-    result: dict[str, object] = {
+    result: Json = {
         "prompt": prompt,
         "tokens": [token_json(token, effect_bits=bits) for token, bits in effects],
         "tail": explanation.tail,
@@ -72,9 +73,7 @@ def explanation_json(
     return result
 
 
-def _attention_json(
-    weights: Array, layer: int | None, head: int | None, position: int | None
-) -> dict[str, object]:
+def _attention_json(weights: Array, layer: int | None, head: int | None, position: int | None) -> Json:
     layers = range(len(weights)) if layer is None else [layer - 1]
     heads = range(weights.shape[1]) if head is None else [head - 1]
     shown = weights[layers][:, heads]
@@ -85,7 +84,7 @@ def _attention_json(
     }
 
 
-def _attribution_json(attribution: Attribution, tokenizer: Tokenizer) -> dict[str, object]:
+def _attribution_json(attribution: Attribution, tokenizer: Tokenizer) -> Json:
     return {
         "id": attribution.token,
         "text": tokenizer.label(attribution.token),
@@ -98,9 +97,7 @@ def _attribution_json(attribution: Attribution, tokenizer: Tokenizer) -> dict[st
     }
 
 
-def comparison_json(
-    comparison: Comparison, prompts: tuple[str, str], count: int, **shown: Any
-) -> dict[str, object]:
+def comparison_json(comparison: Comparison, prompts: tuple[str, str], count: int, **shown: Any) -> Json:
     """Convert a comparison of two predictions to JSON. The two prompts may be equal; `shown` are the other
     arguments of `explanation_json`."""
     return {
@@ -120,5 +117,5 @@ def comparison_json(
     }
 
 
-def _change_json(change: TextChange) -> dict[str, object]:
+def _change_json(change: TextChange) -> Json:
     return {"text": change.text, "first": round(change.first, 6), "second": round(change.second, 6)}

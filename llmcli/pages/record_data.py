@@ -68,7 +68,7 @@ def _probe_data(record: TrainingRecord) -> Json | None:
     }
 
 
-def _curve_data(curve: Curve) -> dict[str, object]:
+def _curve_data(curve: Curve) -> Json:
     first, last = (units.bits_per_byte(bits) for bits in (curve.training[0], curve.training[-1]))
     summary = f"The training loss went from {first} to {last} bits per byte by step {curve.steps[-1]:,}"
     if curve.validation:

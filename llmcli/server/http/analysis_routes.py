@@ -13,14 +13,14 @@ from llmcli.evaluation.training_text import TrainingText, find_training_texts
 from llmcli.generation.generator import next_input
 from llmcli.generation.next_words import next_tokens, next_words
 from llmcli.generation.token_healing import Prompt
-from llmcli.models.runtime import Runtime
+from llmcli.models.runtime import Check, Runtime
 from llmcli.pages.explanation_json import comparison_json, explanation_json
 from llmcli.server.api.bodies import ExpertsBody, ExplainBody, MemoryBody, NextBody, PromptBody, conversation
 from llmcli.server.api.models import ServedModel
 from llmcli.server.api.prompts import chat_template, check_ids, encode_messages, encode_prompt
 from llmcli.server.api.schema import JsonObject
 from llmcli.server.errors import ApiError, invalid
-from llmcli.server.http.service import Call, Check
+from llmcli.server.http.service import Call
 
 MAX_EXAMPLES = 4  # maximum number of questions, or of prompts
 MAX_EXAMPLE_CHARACTERS = 80  # per question

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive
 
 from llmcli.generation.engine.engine import Engine
-from llmcli.models.runtime import Runtime
+from llmcli.models.runtime import Check, Runtime
 from llmcli.server.api.models import Models, ServedModel
 from llmcli.server.api.schema import Operation, parse_object
 from llmcli.server.errors import ApiError
@@ -30,7 +30,6 @@ from llmcli.server.limits import (
 )
 
 T = TypeVar("T")
-Check = Callable[[], None]  # raises an exception once the result is no longer needed
 
 
 class _AbandonedError(Exception):
