@@ -26,7 +26,7 @@ from llmcli.formats.ensemble_file import Ensemble
 from llmcli.formats.loading import open_chat_template, read_header
 from llmcli.formats.metadata import parse_document
 from llmcli.formats.open_file import model_files
-from llmcli.generation.choices import ScoredText, score_answers, score_likely_answers
+from llmcli.generation.choices import ScoredText, score_answers
 from llmcli.generation.generator import GeneratedText, Piece, decode
 from llmcli.generation.token_healing import shared_length
 from llmcli.models.runtime import Check, Runtime, no_check
@@ -147,8 +147,9 @@ class Assistant:
         try:
             for _ in self._read(ids):
                 pass
-            score = score_likely_answers if only_likely else score_answers
-            for batch in score(self.runtime, self.tokenizer, ids, answers, self._stop_ids):
+            for batch in score_answers(
+                self.runtime, self.tokenizer, ids, answers, self._stop_ids, only_likely=only_likely
+            ):
                 check()
                 scores += batch
             return scores

@@ -74,43 +74,31 @@ def score_answers(
     ids: Sequence[int],
     answers: Sequence[str],
     end_ids: Collection[int],
+    *,
+    only_likely: bool = False,
 ) -> Iterator[list[ScoredText]]:
     """Score answers after the tokens `ids`, each followed by one of `end_ids`; yields a batch at a time. The
     runtime's cache begins with all of `ids` except the last. Raises LLMError for an answer that does not fit
-    the context."""
-    encoded = [tokenizer.encode(text) for text in answers]
-    for text, answer in zip(answers, encoded, strict=True):
-        if len(ids) + len(answer) > runtime.context:
-            raise _too_long(text, len(answer), len(ids), runtime.context)
-    runtime.rewind(len(ids) - 1)
-    first = runtime.prefill(ids[-1:])
-    for batch in padded_batches([*map(len, encoded)], range(len(encoded)), BATCH_TOKENS):
-        pairs = [(answers[i], encoded[i]) for i in batch]
-        yield [scored for scored, _ in _score_batch(runtime, tokenizer, first, pairs, end_ids)]
+    the context.
 
-
-def score_likely_answers(
-    runtime: Runtime,
-    tokenizer: Tokenizer,
-    ids: Sequence[int],
-    answers: Sequence[str],
-    end_ids: Collection[int],
-) -> Iterator[list[ScoredText]]:
-    """Like `score_answers`, but in the order of the likeliest beginnings. Leaves out answers that do not fit
-    the context, and answers less than UNLIKELY times as likely as the best answer. The probability of an
+    With `only_likely`, the order is that of the likeliest beginnings. Answers that do not fit the context are
+    left out, and answers less than UNLIKELY times as likely as the best answer. The probability of an
     answer's beginning is an upper bound: an answer that it rules out is not scored."""
     encoded = [tokenizer.encode(text) for text in answers]
     lengths = [*map(len, encoded)]
-    space = runtime.context - len(ids)
-    best = -math.inf
+    for text, length in zip(answers, lengths, strict=True):
+        if len(ids) + length > runtime.context and not only_likely:
+            raise _too_long(text, length, len(ids), runtime.context)
     runtime.rewind(len(ids) - 1)
     first = runtime.prefill(ids[-1:])
-    logprobs = log_softmax(first[: len(tokenizer.token_bytes)])
-    bounds = np.array([logprobs[answer[0]] if len(answer) <= space else -math.inf for answer in encoded])
+    bounds = np.zeros(len(encoded))
+    least = -math.inf
+    if only_likely:
+        logprobs = log_softmax(first[: len(tokenizer.token_bytes)])
+        space = runtime.context - len(ids)
+        bounds = np.array([logprobs[answer[0]] if len(answer) <= space else -math.inf for answer in encoded])
     while True:
-        order = [
-            i for i in np.argsort(-bounds, kind="stable").tolist() if bounds[i] > best + math.log(UNLIKELY)
-        ]
+        order = [i for i in np.argsort(-bounds, kind="stable").tolist() if bounds[i] > least]
         batch = next(padded_batches(lengths, order, BATCH_TOKENS), None)
         if batch is None:
             return
@@ -119,8 +107,9 @@ def score_likely_answers(
         scored_pairs = _score_batch(runtime, tokenizer, first, pairs, end_ids)
         for i, (scored, rows) in zip(batch, scored_pairs, strict=True):
             scores.append(scored)
-            _lower_bounds(bounds, encoded, encoded[i], rows)
-            best = max(best, scored.logprob)
+            if only_likely:
+                _lower_bounds(bounds, encoded, encoded[i], rows)
+                least = max(least, scored.logprob + math.log(UNLIKELY))
         bounds[batch] = -math.inf
         yield scores
 
