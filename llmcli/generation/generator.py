@@ -162,7 +162,7 @@ class GeneratedText:
         is_biased = sampling.logit_bias or sampling.presence_penalty or sampling.frequency_penalty
         self._bias = bias if is_biased else None
         self._counted: set[int] = set()  # generated tokens to which the presence penalty was applied
-        self._stops = _StopStrings(sampling.stop) if sampling.stop else None
+        self._withheld = deque[Piece]()  # pieces that may contain the beginning of a stop string
         self._grammar = None
         if sampling.grammar:
             grammar = grammar or compile_grammar(sampling.grammar, tokenizer, is_answer=bool(stop_ids))
@@ -242,11 +242,12 @@ class GeneratedText:
                 pieces.append(self.end("stop"))
             elif self.tokens == self.sampling.max_tokens:
                 pieces.append(self.end("length"))
-        if self._stops is None or self.tokens <= self.sampling.min_tokens:
+        if not self.sampling.stop or self.tokens <= self.sampling.min_tokens:
             return pieces
         complete: list[Piece] = []
         for piece in pieces:
-            complete += self._stops.feed(piece)
+            self._withheld.append(piece)
+            complete += _released(self._withheld, self.sampling.stop)
             if complete and complete[-1].finish_reason:
                 self.finish_reason = complete[-1].finish_reason
                 break
@@ -297,34 +298,24 @@ def choose_together(texts: Sequence[GeneratedText], logits: Array) -> list[Chose
     return choices
 
 
-class _StopStrings:
-    """Holds back pieces of a text as long as they may contain the beginning of a stop string."""
-
-    def __init__(self, stops: Sequence[str]) -> None:
-        self._stops = stops
-        self._held: deque[Piece] = deque()
-
-    def feed(self, piece: Piece) -> list[Piece]:
-        """Add a piece; return the pieces that can no longer be part of a stop string. At a stop string,
-        return the pieces before it and the last piece; do not call this again afterwards."""
-        self._held.append(piece)
-        text = "".join(p.text for p in self._held)
-        stop = min((at for stop in self._stops if (at := text.find(stop)) >= 0), default=-1)
-        safe = len(text)  # no stop string begins before this position
-        if not piece.finish_reason:  # the text may end with the beginning of a stop string: hold that back
-            longest = max(map(len, self._stops)) - 1
-            starts = range(max(0, safe - longest), safe)
-            safe = next((i for i in starts if any(stop.startswith(text[i:]) for stop in self._stops)), safe)
-        if 0 <= stop <= safe:  # otherwise, a longer stop string that began earlier may still be completed
-            kept = []
-            for held in self._held:  # the pieces of the first `stop` characters
-                if stop <= 0:
-                    break
-                kept.append(replace(held, text=held.text[:stop], finish_reason=None))
-                stop -= len(held.text)
-            return [*kept, Piece(None, "", 0.0, "stop")]
-        complete = []
-        while self._held and len(self._held[0].text) <= safe:
-            safe -= len(self._held[0].text)
-            complete.append(self._held.popleft())
-        return complete
+def _released(pieces: deque[Piece], stops: Sequence[str]) -> list[Piece]:
+    """Remove and return the pieces that can no longer be part of a stop string. At a stop string, return the
+    pieces before it and the last piece."""
+    text = "".join(piece.text for piece in pieces)
+    stop = min((at for stop in stops if (at := text.find(stop)) >= 0), default=-1)
+    safe = len(text)  # no stop string begins before this position
+    if not pieces[-1].finish_reason:  # the text may end with the beginning of a stop string: hold that back
+        longest = max(map(len, stops)) - 1
+        starts = range(max(0, safe - longest), safe)
+        safe = next((i for i in starts if any(stop.startswith(text[i:]) for stop in stops)), safe)
+    complete = []
+    if 0 <= stop <= safe:  # otherwise, a longer stop string that began earlier may still be completed
+        while stop > 0:  # the pieces of the first `stop` characters
+            piece = pieces.popleft()
+            complete.append(replace(piece, text=piece.text[:stop], finish_reason=None))
+            stop -= len(piece.text)
+        return [*complete, Piece(None, "", 0.0, "stop")]
+    while pieces and len(pieces[0].text) <= safe:
+        safe -= len(pieces[0].text)
+        complete.append(pieces.popleft())
+    return complete

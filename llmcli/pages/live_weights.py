@@ -72,16 +72,27 @@ def with_page_values(model: Checkpoint, dtype: str) -> Checkpoint:
     """Return the model in float32, with the weights that a page of this dtype uses."""
 
     def compute(name: str) -> NDArray[Any]:
-        values = model.tensors[name]
-        if values.ndim < 2 or dtype == "f32":
-            return values
-        if dtype == "f16":
-            return values.astype(np.float16).astype(np.float32)
-        codes, scales = quantize_rows(values)
-        return codes * scales[:, None]
+        stored, *scales = _stored(name, model.tensors[name], dtype)
+        return stored * scales[0][:, None] if scales else stored.astype(np.float32)
 
     tensors = ComputedTensors(list(model.config.tensor_shapes()), compute)
     return replace(model, tensors=tensors, dtypes={}, quantization=None)
+
+
+def _stored(name: str, values: NDArray[Any], dtype: str) -> list[NDArray[Any]]:
+    """Return the arrays that a page has for a tensor: its values, or codes and a scale for each row. Vectors
+    are float32. Raises LLMError for a value that is too large for float16."""
+    if values.ndim < 2 or dtype == "f32":
+        return [values.astype("<f4")]
+    if dtype == "int8":
+        codes, scales = quantize_rows(values)
+        return [codes, scales.astype("<f4")]
+    if (largest := float(np.abs(values).max(initial=0.0))) > MAX_FLOAT16:
+        raise LLMError(
+            f"{name} contains {largest:.6g}, the largest float16 is {MAX_FLOAT16:,.0f}"
+            "; export with --dtype f32"
+        )
+    return [values.astype("<f2")]
 
 
 def pack(model: Checkpoint, dtype: str) -> tuple[list[Json], bytes]:
@@ -102,20 +113,13 @@ def pack(model: Checkpoint, dtype: str) -> tuple[list[Json], bytes]:
     names = _page_names(model.config)
     for name in model.config.tensor_shapes():
         values = model.tensors[name]
-        entry: Json = {"name": names.get(name, name), "shape": values.shape, "dtype": dtype}
-        if values.ndim < 2 or dtype == "f32":
-            entry |= {"dtype": "f32", "offset": put(values.astype("<f4"))}
-        elif dtype == "f16":
-            if (largest := float(np.abs(values).max(initial=0.0))) > MAX_FLOAT16:
-                raise LLMError(
-                    f"{name} contains {largest:.6g}, the largest float16 is {MAX_FLOAT16:,.0f}"
-                    "; export with --dtype f32"
-                )
-            entry["offset"] = put(values.astype("<f2"))
-        else:
-            codes, scales = quantize_rows(values)
-            entry |= {"offset": put(codes), "scales": put(scales.astype("<f4"))}
-        entries.append(entry)
+        entry: Json = {
+            "name": names.get(name, name),
+            "shape": values.shape,
+            "dtype": "f32" if values.ndim < 2 else dtype,
+        }
+        arrays = _stored(name, values, dtype)
+        entries.append(entry | dict(zip(("offset", "scales"), map(put, arrays), strict=False)))
     return entries, b"".join(parts)
 
 

@@ -277,16 +277,14 @@ class Engine:
         """Process one token of each text that is being generated; texts of the same model are batched."""
         ready = [sequence for sequence in self._placed if sequence.waits_for_step]
         for name in dict.fromkeys(sequence.request.model for sequence in ready):
-            self._step_model([sequence for sequence in ready if sequence.request.model == name])
-
-    def _step_model(self, sequences: list[GeneratedSequence]) -> None:
-        if len(sequences) > 1 and self._step_together(sequences):
-            return
-        for sequence in sequences:
-            try:
-                sequence.step()
-            except Exception as error:
-                sequence.fail(error)
+            sequences = [sequence for sequence in ready if sequence.request.model == name]
+            if len(sequences) > 1 and self._step_together(sequences):
+                continue
+            for sequence in sequences:
+                try:
+                    sequence.step()
+                except Exception as error:
+                    sequence.fail(error)
 
     def _step_together(self, sequences: list[GeneratedSequence]) -> bool:
         """Process one token of each text at once. After an error, which one of the texts may have caused,
