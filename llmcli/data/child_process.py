@@ -1,7 +1,7 @@
 """Child processes that handle untrusted files, templates and grammars: starting, limiting and stopping them.
 
-The parent uses `ChildProcess`, or `Worker` for requests with one answer; the child calls `become_child` and
-`end_after`, or `answer_requests`. A request is a line of JSON on its stdin. The answer on its stdout consists
+The parent uses `ChildProcess`; the child calls `answer_requests` or, if an answer has several frames,
+`become_child` and `end_after`. A request is a line of JSON on its stdin. The answer on its stdout consists
 of frames: a line of JSON, whose key "data" is the number of bytes that follow it.
 """
 
@@ -30,63 +30,73 @@ class NotStartedError(Exception):
 
 
 class ChildProcess:
-    """A running child process, which ends with its parent."""
+    """A process that runs the `main` of a module. The first request starts it, as does the next request after
+    it ended; it ends with this process."""
 
     def __init__(self, module: str) -> None:
-        """Run the `main` of a module. Raises NotStartedError."""
+        self._module = module
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Start the process unless it is running. Raises NotStartedError."""
+        if self.is_running:
+            return
+        self.stop()
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _COMMAND, module, *sys.path],
+                [sys.executable, "-c", _COMMAND, self._module, *sys.path],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,  # the terminal's signals must reach only the parent
             )
-        except OSError as error:
+            atexit.register(self.stop)
+            self._answer(None, START_SECONDS)  # the frame of `become_child`
+        except (OSError, EOFError) as error:  # a TimeoutError is an OSError
             raise NotStartedError from error
-        self.pid = self._process.pid
-        atexit.register(self.stop)
-        try:
-            self.ask(None, START_SECONDS)  # the frame of `become_child`
-        except BaseException as error:
-            self.stop()
-            if isinstance(error, EOFError | TimeoutError):
-                raise NotStartedError from error
-            raise
-
-    @property
-    def is_running(self) -> bool:
-        return self._process.poll() is None
 
     def frames(self, request: Mapping[str, Any] | None) -> Iterator[tuple[dict[str, Any], bytes]]:
         """Send a request, if any, and yield the frames (header, data) of the answer. Raises EOFError if the
-        process ends."""
-        assert self._process.stdin is not None and self._process.stdout is not None
+        process ends. `start` was called before."""
+        process = self._process
+        assert process is not None and process.stdin is not None and process.stdout is not None
         try:
             if request is not None:
-                self._process.stdin.write(json.dumps(request).encode("ascii") + b"\n")
-                self._process.stdin.flush()
+                process.stdin.write(json.dumps(request).encode("ascii") + b"\n")
+                process.stdin.flush()
             while True:
                 # a malicious document that has taken over the process may send anything
-                header: dict[str, Any] = json.loads(self._process.stdout.readline())
+                header: dict[str, Any] = json.loads(process.stdout.readline())
                 size = header.get("data", 0)
-                data = self._process.stdout.read(size) if size else b""
+                data = process.stdout.read(size) if size else b""
                 if len(data) < size:
                     raise EOFError
                 yield header, data
         except (OSError, ValueError) as error:
             raise EOFError from error
 
-    def ask(self, request: Mapping[str, Any] | None, seconds: float) -> dict[str, Any]:
-        """Send a request and return the header of the answer. Raises EOFError without one, or TimeoutError
-        after killing the process."""
+    def ask(self, request: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+        """Return the answer to a request, which is a single header. Raises NotStartedError, TimeoutError, or
+        EOFError if the process ended."""
+        with self._lock:
+            self.start()
+            return self._answer(request, seconds)
+
+    def _answer(self, request: Mapping[str, Any] | None, seconds: float) -> dict[str, Any]:
         started = time.monotonic()
         timer = threading.Timer(seconds, self.kill)
         timer.start()
         try:
             return next(self.frames(request))[0]
-        except EOFError as error:
-            if time.monotonic() - started >= seconds:
+        except BaseException as error:
+            # also after Ctrl-C: a late answer would be mistaken for the answer to the next request
+            self.stop()
+            if isinstance(error, EOFError) and time.monotonic() - started >= seconds:
                 raise TimeoutError from error
             raise
         finally:
@@ -94,49 +104,22 @@ class ChildProcess:
 
     def kill(self) -> None:
         """Kill the process, from any thread; call `stop` afterwards."""
-        self._process.kill()
+        if process := self._process:
+            process.kill()
 
     def stop(self) -> int:
         """Kill the process if it is running. Returns its exit status, which is negative for a signal."""
         atexit.unregister(self.stop)
-        self._process.kill()
-        status = self._process.wait()
-        for pipe in filter(None, (self._process.stdin, self._process.stdout)):
+        process = self._process
+        self._process = None
+        if process is None:
+            return 0
+        process.kill()
+        status = process.wait()
+        for pipe in filter(None, (process.stdin, process.stdout)):
             with contextlib.suppress(OSError):
                 pipe.close()
         return status
-
-
-class Worker:
-    """A process that answers requests, one at a time. It is started for the first request, and restarted
-    after a request that it did not answer."""
-
-    def __init__(self, module: str) -> None:
-        """`module` is the name of the module whose `main` the process runs."""
-        self._module = module
-        self._lock = threading.Lock()
-        self.running: ChildProcess | None = None
-
-    def ask(self, request: Mapping[str, Any], seconds: float) -> dict[str, Any]:
-        """Return the answer to a request. Raises NotStartedError, TimeoutError, or EOFError if the process
-        ended."""
-        with self._lock:
-            if self.running is None or not self.running.is_running:
-                self.stop()
-                self.running = ChildProcess(self._module)
-            try:
-                return self.running.ask(request, seconds)
-            except BaseException:
-                # also after Ctrl-C: a late answer would be mistaken for the answer to the next request
-                self.stop()
-                raise
-
-    def stop(self) -> None:
-        """End the process, if it is running."""
-        process = self.running
-        self.running = None
-        if process is not None:
-            process.stop()
 
 
 # ---- in the child
@@ -163,7 +146,7 @@ def write_frame(answers: IO[bytes], header: Mapping[str, Any], data: bytes = b""
 
 
 def answer_requests(answer: Callable[[Any], Mapping[str, Any]], memory: int, seconds: float) -> None:
-    """Answer the requests of a `Worker`, using at most `memory` bytes; a request that takes more than
+    """Answer requests that have an answer of one frame, using at most `memory` bytes; a request that takes more than
     `seconds` ends the process."""
     with become_child(memory) as answers:
         for line in sys.stdin.buffer:

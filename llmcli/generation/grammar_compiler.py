@@ -19,7 +19,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer, regex_to_lark
 from llguidance.gbnf_to_lark import any_to_lark
 
 from llmcli.config import Grammar
-from llmcli.data.child_process import Worker, answer_requests
+from llmcli.data.child_process import ChildProcess, answer_requests
 
 SECONDS = 5.0  # per grammar
 # bytes of the child process, if the system can limit them; 5,000 properties need half of that
@@ -32,7 +32,7 @@ MAX_LEXER_STATES = 50_000  # 1 to 2 kB each
 MAX_ITEMS = 10_000  # parser items per token, which take 0.1 s while other texts wait
 MAX_SYMBOLS = 50_000  # in all rules; llguidance supports 65,525
 
-worker = Worker("llmcli.generation.grammar_compiler")  # the child process
+worker = ChildProcess("llmcli.generation.grammar_compiler")  # the child process
 _stack_size_lock = threading.Lock()
 
 

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmcli.data.child_process import NotStartedError, Worker
+from llmcli.data.child_process import ChildProcess, NotStartedError
 from llmcli.data.conversations.messages import Message
 from llmcli.errors import LLMError
 
 SECONDS = 5.0  # time limit for all renderings of a call
-_worker = Worker("llmcli.data.conversations.template_worker")
+_worker = ChildProcess("llmcli.data.conversations.template_worker")
 
 
 class TemplateRefusalError(LLMError):

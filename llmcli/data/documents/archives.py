@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import IO, cast
 
 from llmcli import units
-from llmcli.data.documents.extracted import ExtractionError, Skipped
+from llmcli.data.documents.extracted import ExtractionError
 
 # flags of a member of a ZIP archive
 _ENCRYPTED = 0x1
@@ -35,15 +35,15 @@ class Member:
     stored_bytes: int  # size in the archive; in a ZIP file, the compressed size
 
 
-def members(file: IO[bytes], name: str, on_read: Callable[[int], None]) -> Iterator[Member | Skipped]:
-    """Yield the regular files in an archive. A ZIP file is seekable; `on_read` receives the
-    size of each block of a tar archive, including files that are skipped."""
+def members(file: IO[bytes], on_read: Callable[[int], None]) -> Iterator[Member | str]:
+    """Yield the regular files in an archive; for one that cannot be read, the reason. A ZIP file is seekable;
+    `on_read` receives the size of each block of a tar archive, including files that are skipped."""
     is_zip = file.read(2) == b"PK"
     file.seek(0)
     number = 0
     try:
         for member in _zip_members(file) if is_zip else _tar_members(file, on_read):
-            if isinstance(member, Skipped):
+            if isinstance(member, str):
                 yield member
                 continue
             with member.content:
@@ -61,7 +61,7 @@ def members(file: IO[bytes], name: str, on_read: Callable[[int], None]) -> Itera
         raise ExtractionError(f"is damaged after {units.count(number, 'file')} ({error})") from error
 
 
-def _zip_members(file: IO[bytes]) -> Iterator[Member | Skipped]:
+def _zip_members(file: IO[bytes]) -> Iterator[Member | str]:
     size = file.seek(0, io.SEEK_END)
     with zipfile.ZipFile(file) as archive:
         for info in archive.infolist():
@@ -69,15 +69,15 @@ def _zip_members(file: IO[bytes]) -> Iterator[Member | Skipped]:
             if info.is_dir() or (stat.S_IFMT(mode) and not stat.S_ISREG(mode)):
                 continue
             if info.flag_bits & _ENCRYPTED:
-                yield Skipped("encrypted file")
+                yield "encrypted file"
                 continue
             try:
                 content = archive.open(info)
             except NotImplementedError:
-                yield Skipped("file with an unknown compression")
+                yield "file with an unknown compression"
                 continue
             except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, ValueError, struct.error):
-                yield Skipped("damaged file")  # only the header of this member is damaged
+                yield "damaged file"  # only the header of this member is damaged
                 continue
             yield Member(display_path(_zip_name(info)), content, min(info.compress_size, size))
 
@@ -96,14 +96,14 @@ def _zip_name(info: zipfile.ZipInfo) -> str:
     return info.filename
 
 
-def _tar_members(file: IO[bytes], on_read: Callable[[int], None]) -> Iterator[Member | Skipped]:
+def _tar_members(file: IO[bytes], on_read: Callable[[int], None]) -> Iterator[Member | str]:
     with tarfile.open(
         fileobj=cast("IO[bytes]", _Finite(file, on_read)), mode="r|", tarinfo=_TarInfo
     ) as archive:
         for info in archive:
             archive.members.clear()  # type: ignore[attr-defined]  # otherwise it would keep all members
             if info.issparse():  # may be terabytes of zeros
-                yield Skipped("sparse file")
+                yield "sparse file"
             elif info.isreg() and (content := archive.extractfile(info)):
                 yield Member(display_path(info.name), content, info.size)
 

@@ -5,7 +5,7 @@ import zipfile
 from typing import IO
 
 from llmcli.data.documents import packages
-from llmcli.data.documents.extracted import Extracted, ExtractionError, Skipped
+from llmcli.data.documents.extracted import Extracted, ExtractionError, SkippedParts
 from llmcli.data.documents.html import VOID_ELEMENTS, decode, plain_text
 
 _CONTAINER = "META-INF/container.xml"
@@ -15,13 +15,11 @@ _TEXT_TYPES = ("application/xhtml+xml", "text/html", "application/x-dtbook+xml")
 _EMPTY_ELEMENT = re.compile(rf"<(?!(?:{VOID_ELEMENTS})\b)([a-zA-Z][\w:-]*)((?:\s[^<>]*)?)/>")
 
 
-def extract(file: IO[bytes], name: str) -> Extracted:
+def extract(file: IO[bytes], skipped: SkippedParts) -> Extracted:
     with packages.open_package(file) as package:
         _refuse_protection(package)
-        chapters, skipped = _reading_order(package)
-        yield from skipped
         separator = ""
-        for part in chapters:
+        for part in _reading_order(package, skipped):
             if text := plain_text(as_html(decode(packages.read_part(package, part)))):
                 yield separator + text
                 separator = "\n"
@@ -35,8 +33,8 @@ def _refuse_protection(package: zipfile.ZipFile) -> None:
         raise ExtractionError("is protected (DRM) and cannot be read; get an edition without protection")
 
 
-def _reading_order(package: zipfile.ZipFile) -> tuple[list[str], list[Skipped]]:
-    """Return (parts with the chapters, skipped parts)."""
+def _reading_order(package: zipfile.ZipFile, skipped: SkippedParts) -> list[str]:
+    """Return the parts with the chapters."""
     root = next(
         (attributes.get("full-path") for _, attributes in packages.elements(package, _CONTAINER, "rootfile")),
         None,
@@ -45,23 +43,22 @@ def _reading_order(package: zipfile.ZipFile) -> tuple[list[str], list[Skipped]]:
         raise ExtractionError("is damaged: its container names no book")
     items: dict[str, dict[str, str]] = {}
     chapters: list[str] = []
-    skipped = []
     for element, attributes in packages.elements(package, root, "item", "itemref"):
         if element == "item":
             items[attributes.get("id", "")] = attributes
             continue
         item = items.get(attributes.get("idref", ""), {})
         if "nav" in item.get("properties", "").split():
-            skipped.append(Skipped("table of contents"))
+            skipped["table of contents"] += 1
         elif attributes.get("linear") == "no":
-            skipped.append(Skipped("part outside the main text"))
+            skipped["part outside the main text"] += 1
         elif item.get("media-type") not in _TEXT_TYPES:
-            skipped.append(Skipped("part that is not text"))
+            skipped["part that is not text"] += 1
         else:
             chapters.append(packages.relative_part(root, item.get("href", "")))
     if not chapters:
         raise ExtractionError("has no chapters")
-    return chapters, skipped
+    return chapters
 
 
 def as_html(xhtml: str) -> str:

@@ -1,6 +1,8 @@
-"""The result of extracting text from a document. Each format module has `extract(file, name)`, where `file`
-is seekable."""
+"""The result of extracting text from a document. Each format module has `extract(file, skipped)`, where `file`
+is seekable, and `skipped` counts the parts that are not read, by the reason in the singular: "image", "quoted
+reply"."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -12,14 +14,6 @@ class ExtractionError(Exception):
 
 
 @dataclass(frozen=True)
-class Skipped:
-    """A part of a document that is not read."""
-
-    reason: str  # in the singular: "page without readable text", "image", "quoted reply"
-    count: int = 1
-
-
-@dataclass(frozen=True)
 class DocumentStart:
     """The beginning of a document in a collection, such as a message in a mailbox."""
 
@@ -27,6 +21,7 @@ class DocumentStart:
     bytes: int
 
 
+SkippedParts: TypeAlias = Counter[str]
 # blocks of text in reading order, each ending in "\n"; in a collection, each document begins with a
 # DocumentStart
-Extracted: TypeAlias = "Iterator[str | Skipped | DocumentStart]"
+Extracted: TypeAlias = "Iterator[str | DocumentStart]"

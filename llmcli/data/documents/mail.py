@@ -11,7 +11,7 @@ from email.message import Message
 from email.parser import BytesParser
 from typing import IO, cast
 
-from llmcli.data.documents.extracted import DocumentStart, Extracted, ExtractionError, Skipped
+from llmcli.data.documents.extracted import DocumentStart, Extracted, ExtractionError, SkippedParts
 from llmcli.data.text.encodings import codec_of
 from llmcli.errors import LLMError
 
@@ -28,34 +28,34 @@ _BEGUN_ANNOUNCEMENT = re.compile(r"(?=.*\d).*[^.!?。！？\s]\s*")
 _SIGNATURE = "-- "  # the line before a signature (RFC 3676, section 4.3)
 
 
-def extract(file: IO[bytes], name: str) -> Extracted:
+def extract(file: IO[bytes], skipped: SkippedParts) -> Extracted:
     is_mailbox = bool(_SEPARATOR.match(file.readline(_MAX_LINE)))
     file.seek(0)
-    skipped = Counter[str]()
+    before = Counter[str]()  # skipped since the previous message with text
     has_text = False
     for number, data in enumerate(_messages(file), 1):
         try:
             # this class's policy is much faster than the default one
-            message = BytesParser().parsebytes(_with_short_headers(data, skipped))
+            message = BytesParser().parsebytes(_with_short_headers(data, before))
             subject = _subject(message)
-            texts = (_without_signature(_text(part), skipped) for part in _text_parts(message, skipped))
+            texts = (_without_signature(_text(part), before) for part in _text_parts(message, before))
             parts = [text for raw in texts if (text := raw.strip("\n"))]
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             # the standard library's parser fails on some damaged headers
-            skipped["damaged message"] += 1
+            before["damaged message"] += 1
             continue
-        lines = _without_quotes("\n\n".join(parts).split("\n"), skipped)
+        lines = _without_quotes("\n\n".join(parts).split("\n"), before)
         text = "\n\n".join(filter(None, [subject and f"Subject: {subject}", "\n".join(lines).strip("\n")]))
         if text:
             has_text = True
             if is_mailbox:
                 yield DocumentStart(str(number), len(data))
             yield text + "\n"
-            yield from (Skipped(reason, count) for reason, count in skipped.items())
-            skipped.clear()
-    if not has_text and not skipped:
+            skipped.update(before)
+            before.clear()
+    if not has_text and not before:
         raise ExtractionError("has no messages")
-    yield from (Skipped(reason, count) for reason, count in skipped.items())
+    skipped.update(before)
 
 
 def _messages(file: IO[bytes]) -> Iterator[bytes]:
@@ -79,7 +79,7 @@ def _messages(file: IO[bytes]) -> Iterator[bytes]:
     yield b"".join(lines)
 
 
-def _with_short_headers(data: bytes, skipped: Counter[str]) -> bytes:
+def _with_short_headers(data: bytes, skipped: SkippedParts) -> bytes:
     """Cut long headers: the standard library takes quadratic time and much memory to parse them."""
     head, blank, body = data.partition(b"\n\n")
     if len(head) <= _MAX_HEADERS:
@@ -94,7 +94,7 @@ def _subject(message: Message) -> str:
     return " ".join(str(policy.default.header_fetch_parse("Subject", raw)).split())
 
 
-def _text_parts(part: Message, skipped: Counter[str]) -> list[Message]:
+def _text_parts(part: Message, skipped: SkippedParts) -> list[Message]:
     """Return the parts that are displayed as text; among alternatives, plain text if there is any, or else
     the first with text."""
     kind = part.get_content_type()
@@ -129,14 +129,14 @@ def _text(part: Message) -> str:
     return data.decode("cp1252", "replace").replace("\r\n", "\n")
 
 
-def _without_signature(text: str, skipped: Counter[str]) -> str:
+def _without_signature(text: str, skipped: SkippedParts) -> str:
     before, mark, _ = text.partition(f"\n{_SIGNATURE}\n")
     if mark:
         skipped["signature"] += 1
     return before
 
 
-def _without_quotes(lines: list[str], skipped: Counter[str]) -> list[str]:
+def _without_quotes(lines: list[str], skipped: SkippedParts) -> list[str]:
     """Return the lines of a message without quotations and the lines that introduce them ("On Monday, Ana
     wrote:")."""
     kept = list[str]()

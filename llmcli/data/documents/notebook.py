@@ -2,17 +2,16 @@
 
 import json
 import re
-from collections import Counter
 from collections.abc import Iterator
 from typing import IO, Any
 
-from llmcli.data.documents.extracted import Extracted, ExtractionError, Skipped
+from llmcli.data.documents.extracted import Extracted, ExtractionError, SkippedParts
 from llmcli.data.documents.paragraphs import spaced
 
 _IMAGE_DATA = re.compile(r"data:image/[\w.+-]+;base64,[A-Za-z0-9+/=\s]+")
 
 
-def extract(file: IO[bytes], name: str) -> Extracted:
+def extract(file: IO[bytes], skipped: SkippedParts) -> Extracted:
     try:
         notebook = json.loads(file.read().decode("utf-8-sig"))
         cells = list(notebook["cells"])
@@ -20,7 +19,7 @@ def extract(file: IO[bytes], name: str) -> Extracted:
         raise ExtractionError(f"is not a Jupyter notebook: it is not JSON ({error})") from error
     except (LookupError, TypeError) as error:
         raise ExtractionError("is not a Jupyter notebook: it has no list of cells") from error
-    yield from spaced(_blocks(cells, _language(notebook)))
+    yield from spaced(_blocks(cells, _language(notebook), skipped))
 
 
 def _language(notebook: dict[str, Any]) -> str:
@@ -30,8 +29,7 @@ def _language(notebook: dict[str, Any]) -> str:
         return "python"
 
 
-def _blocks(cells: list[Any], language: str) -> Iterator[tuple[str, bool] | Skipped]:
-    skipped: Counter[str] = Counter()
+def _blocks(cells: list[Any], language: str, skipped: SkippedParts) -> Iterator[tuple[str, bool]]:
     for cell in cells:
         try:
             kind = cell["cell_type"]
@@ -45,4 +43,3 @@ def _blocks(cells: list[Any], language: str) -> Iterator[tuple[str, bool] | Skip
             skipped["cell of type raw" if kind == "raw" else "cell of an unknown type"] += 1
         elif text:
             yield (f"```{language}\n{text}\n```" if kind == "code" else text), False
-    yield from (Skipped(reason, count) for reason, count in skipped.items() if count)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import IO
 
 from llmcli.data.documents import packages
-from llmcli.data.documents.extracted import Extracted, ExtractionError
+from llmcli.data.documents.extracted import Extracted, ExtractionError, SkippedParts
 from llmcli.data.documents.packages import END, START, Event
 from llmcli.data.documents.paragraphs import spaced
 
@@ -59,7 +59,7 @@ _OPEN_DOCUMENT = _Markup(
 )
 
 
-def extract(file: IO[bytes], name: str) -> Extracted:
+def extract(file: IO[bytes], skipped: SkippedParts) -> Extracted:
     with packages.open_package(file) as package:
         if "content.xml" in package.namelist():
             yield from spaced(_open_document(package))

@@ -3,8 +3,6 @@
 import re
 from collections.abc import Iterable, Iterator
 
-from llmcli.data.documents.extracted import Skipped
-
 # Letters and punctuation of Chinese and Japanese, which put no spaces between words (Korean does).
 CJK = (
     "\u2e80-\u30ff\u31c0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
@@ -14,7 +12,7 @@ _CJK_CHARACTER = re.compile(f"[{CJK}]")
 _HYPHENS = ("-", "\u2010", "\u00ad")
 
 
-def spaced(blocks: Iterable[tuple[str, bool] | Skipped]) -> Iterator[str | Skipped]:
+def spaced(blocks: Iterable[tuple[str, bool]]) -> Iterator[str]:
     """Yield blocks as text, each ending in "\\n". The second value of a block says whether it is a line of a
     list, table or listing. A blank line separates two blocks unless both are such lines; an empty block that
     is not such a line also separates its neighbors.
@@ -23,11 +21,7 @@ def spaced(blocks: Iterable[tuple[str, bool] | Skipped]) -> Iterator[str | Skipp
     ['Title\\n', '\\n• a\\n', '• b\\n', '\\nText\\n']
     """
     previous_is_line: bool | None = None
-    for block in blocks:
-        if isinstance(block, Skipped):
-            yield block
-            continue
-        text, is_line = block
+    for text, is_line in blocks:
         if text := text.strip("\n"):
             separate = previous_is_line is not None and not (previous_is_line and is_line)
             yield f"\n{text}\n" if separate else f"{text}\n"

@@ -9,13 +9,12 @@ import math
 import re
 import time
 import unicodedata
-from collections import Counter
 from typing import IO, Any
 
 import pypdfium2
 from pypdfium2 import raw
 
-from llmcli.data.documents.extracted import Extracted, ExtractionError, Skipped
+from llmcli.data.documents.extracted import Extracted, ExtractionError, SkippedParts
 from llmcli.data.documents.page_layout import Line, paragraphs, without_margins
 from llmcli.data.documents.paragraphs import is_cjk, spaced
 
@@ -45,8 +44,7 @@ _UNREADABLE = re.compile(
 _PRESENTATION_FORMS = re.compile("[\u2e80-\u2fdf\ufb00-\ufb06]")
 
 
-def extract(file: IO[bytes], name: str) -> Extracted:
-    skipped: Counter[str] = Counter()
+def extract(file: IO[bytes], skipped: SkippedParts) -> Extracted:
     try:
         with pypdfium2.PdfDocument(file) as document:
             pages = (_lines(document, number, skipped) for number in range(len(document)))
@@ -60,10 +58,9 @@ def extract(file: IO[bytes], name: str) -> Extracted:
             advice = "decrypt it first: qpdf --decrypt --password=PASSWORD IN.pdf OUT.pdf"
             raise ExtractionError(f"is encrypted; {advice}") from error
         raise ExtractionError(f"is damaged ({error})") from error
-    yield from (Skipped(reason, count) for reason, count in skipped.items() if count)
 
 
-def _lines(document: pypdfium2.PdfDocument, number: int, skipped: Counter[str]) -> list[Line]:
+def _lines(document: pypdfium2.PdfDocument, number: int, skipped: SkippedParts) -> list[Line]:
     """Return the lines of a page; none if it cannot be read."""
     try:
         page = document[number]

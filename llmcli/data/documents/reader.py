@@ -112,11 +112,11 @@ class DocumentReader:
         for reader in self._readers:
             reader.kill_if_busy()
         self._executor.shutdown()
-        for child in filter(None, (reader.child for reader in self._readers)):
-            if _idle:
-                child.stop()
+        for reader in self._readers:
+            if reader.child.is_running and not _idle:
+                _idle.append(reader.child)
             else:
-                _idle.append(child)
+                reader.child.stop()
 
 
 def needs_child(name: str, start: bytes, *, plain: bool) -> bool:
@@ -138,30 +138,28 @@ class _ProcessReader:
         self._read_stored = read_stored
         self._events = events
         self._copy = TextCopy()
-        self.child: ChildProcess | None = None
+        try:
+            self.child = _idle.pop()
+        except IndexError:
+            self.child = ChildProcess(_MODULE)
         self._last_sent_at = 0.0  # time of the last frame from the process; 0 while it is idle
         self._closed = closed  # set to end the reading
 
     def end_if_silent(self) -> None:
         last_sent_at = self._last_sent_at
-        child = self.child
-        if (
-            last_sent_at
-            and child
-            and time.monotonic() - last_sent_at > LIMITS.stalled_seconds + _SPARE_SECONDS
-        ):
-            child.kill()
+        if last_sent_at and time.monotonic() - last_sent_at > LIMITS.stalled_seconds + _SPARE_SECONDS:
+            self.child.kill()
 
     def kill_if_busy(self) -> None:
-        if self._last_sent_at and (child := self.child):
-            child.kill()
+        if self._last_sent_at:
+            self.child.kill()
 
     def read(self, pending: PendingFile) -> None:
         self._last_sent_at = time.monotonic()
         try:
             self._read_all(pending)
         except BaseException:
-            self._stop()
+            self.child.stop()
             raise
         finally:
             self._last_sent_at = 0.0
@@ -182,10 +180,16 @@ class _ProcessReader:
                 "limits": asdict(limits),
             }
             try:
-                answer.receive(self._started().frames(request))
+                self.child.start()
+                self._check_open()  # otherwise, `kill_if_busy` sees this process
+                answer.receive(self.child.frames(request))
                 return
+            except NotStartedError as error:
+                raise ReadingEndsError(
+                    "the process that reads documents did not start; is there enough memory?"
+                ) from error
             except EOFError:
-                problem = _reason(self._stop(), limits, answer.is_kept)
+                problem = _reason(self.child.stop(), limits, answer.is_kept)
             if self._closed.is_set():
                 return
             pending.problems.append((answer.name, f"{answer.name} {problem}"))
@@ -207,27 +211,6 @@ class _ProcessReader:
     def _check_open(self) -> None:
         if self._closed.is_set():
             raise ReadingEndsError("reading was stopped")
-
-    def _started(self) -> ChildProcess:
-        if self.child is None:
-            with contextlib.suppress(IndexError):
-                self.child = _idle.pop()
-        if self.child is None or not self.child.is_running:
-            self._stop()
-            try:
-                self.child = ChildProcess(_MODULE)
-            except NotStartedError as error:
-                raise ReadingEndsError(
-                    "the process that reads documents did not start; is there enough memory?"
-                ) from error
-        self._check_open()  # otherwise, `kill_if_busy` sees this process
-        return self.child
-
-    def _stop(self) -> int:
-        """End the process. Returns its exit status."""
-        child = self.child
-        self.child = None
-        return child.stop() if child else 0
 
 
 def _reason(status: int, limits: FileLimits, is_kept: bool) -> str:

@@ -6,7 +6,7 @@ from typing import IO
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
 from llmcli import units
-from llmcli.data.documents.extracted import DocumentStart, Extracted, ExtractionError, Skipped
+from llmcli.data.documents.extracted import DocumentStart, Extracted, ExtractionError, SkippedParts
 from llmcli.data.documents.html import decode, main_text
 
 _RECORDS = WarcRecordType.response | WarcRecordType.conversion
@@ -15,43 +15,44 @@ _MAX_PAGE = 1 << 25  # bytes
 _MAX_NAME = 200  # characters of an address
 
 
-def extract(file: IO[bytes], name: str) -> Extracted:
+def extract(file: IO[bytes], skipped: SkippedParts) -> Extracted:
     pages = 0
-    skipped = Counter[str]()
+    before = Counter[str]()  # skipped since the previous page
     try:
         for record in ArchiveIterator(file, record_types=_RECORDS, auto_decode="all"):
-            text = _text(record)
-            if isinstance(text, Skipped):
-                skipped[text.reason] += 1
+            text, reason = _text(record)
+            if not text:
+                before[reason] += 1
                 continue
             pages += 1
             uri = "".join(filter(str.isprintable, record.headers.get("WARC-Target-URI") or ""))
             yield DocumentStart(f"{pages} {uri[:_MAX_NAME]}".strip(), min(record.content_length, _MAX_PAGE))
             yield text
-            yield from (Skipped(reason, count) for reason, count in skipped.items())
-            skipped.clear()
-        if not pages and not skipped:
+            skipped.update(before)
+            before.clear()
+        if not pages and not before:
             raise ExtractionError("has no pages")
-        yield from (Skipped(reason, count) for reason, count in skipped.items())
+        skipped.update(before)
     except (OSError, RuntimeError, ValueError) as error:
         raise ExtractionError(f"is damaged after {units.count(pages, 'page')} ({error})") from error
 
 
-def _text(record: WarcRecord) -> str | Skipped:
+def _text(record: WarcRecord) -> tuple[str, str]:
+    """Return (text, why it is skipped if there is none)."""
     if record.record_type == WarcRecordType.conversion:
         text = record.reader.read(_MAX_PAGE).decode("utf-8", "replace").strip()
-        return text + "\n" if text else Skipped("record without text")
+        return text and text + "\n", "record without text"
     if record.http_content_type not in _PAGES:
-        return Skipped("record that is not HTML")
+        return "", "record that is not HTML"
     if record.http_headers.status_code != 200:
-        return Skipped("page with an error status")
+        return "", "page with an error status"
     data = record.reader.read(_MAX_PAGE + 1)
     if len(data) > _MAX_PAGE:
         # FastWARC does not find the end of a record that it decompresses
         while record.reader.read(_MAX_PAGE):
             pass
-        return Skipped(f"page over {_MAX_PAGE >> 20} MB")
+        return "", f"page over {_MAX_PAGE >> 20} MB"
     try:
-        return main_text(decode(data, record.http_charset)) or Skipped("page without text")
+        return main_text(decode(data, record.http_charset)), "page without text"
     except (MemoryError, RuntimeError, ValueError):  # resiliparse has too little memory for the page
-        return Skipped("page that cannot be parsed")
+        return "", "page that cannot be parsed"

@@ -35,7 +35,7 @@ from typing import IO, Any
 from llmcli import units
 from llmcli.data.child_process import become_child, end_after, write_frame
 from llmcli.data.documents.compressed import content_size, decompressed
-from llmcli.data.documents.extracted import DocumentStart, Extracted, ExtractionError, Skipped
+from llmcli.data.documents.extracted import DocumentStart, Extracted, ExtractionError, SkippedParts
 from llmcli.data.regular_file import open_regular
 from llmcli.data.text import file_types
 from llmcli.data.text.file_types import START_BYTES, FileType, compression
@@ -217,7 +217,7 @@ class _AnswerWriter:
         self.take(len(data))
         self._send({"data": len(data)}, data)
 
-    def end(self, problem: str = "", skipped: Counter[str] | None = None) -> None:
+    def end(self, problem: str = "", skipped: SkippedParts | None = None) -> None:
         if not self._is_skipping:
             self._flush()
             self._send({"end": problem, "skipped": skipped or {}})
@@ -292,7 +292,7 @@ class _FileReader:
                 if problem := file_types.describe_binary(name, start):
                     self._refuse(member, at, problem)
                 elif self._answer.begin(at, member, "", size, unpacked):
-                    with self._ending(name):
+                    with self._ending(name, Counter()):
                         for block in itertools.chain([start], _blocks(content)):
                             self._answer.data(block)
                 return
@@ -315,12 +315,12 @@ class _FileReader:
         if len(at) == self._answer.limits.depth:
             raise ExtractionError(f"is an archive inside {len(at)} others and is not read; unpack it first")
         name = self._answer.name_of(path)
-        skipped: Counter[str] = Counter()
+        skipped = Counter[str]()
         is_empty = True
-        for number, member in enumerate(archives.members(file, name, self._answer.count)):
+        for number, member in enumerate(archives.members(file, self._answer.count)):
             self._answer.count_member()
-            if isinstance(member, Skipped):
-                skipped[member.reason] += member.count
+            if isinstance(member, str):
+                skipped[member] += 1
             elif not file_types.is_hidden(member.name.split("/")):
                 is_empty = False
                 inner = f"{path}/{member.name}".lstrip("/")
@@ -338,6 +338,7 @@ class _FileReader:
     def _read_document(self, file: IO[bytes], member: str, at: list[int], known: FileType, size: int) -> None:
         """Send a document, a table, or each document in a collection."""
         name = self._answer.name_of(member)
+        skipped = Counter[str]()  # in the current document
         if known is file_types.TABLE and not self._plain:
             from llmcli.data.files import table_lines
 
@@ -346,7 +347,7 @@ class _FileReader:
             self._refuse(member, at, file_types.describe(name, known))
             return
         else:
-            blocks = _extracted(file, name, known.module)
+            blocks = _extracted(file, skipped, known.module)
         part: DocumentStart | None = DocumentStart("", size)
         for number in itertools.count():
             if part is None:
@@ -359,24 +360,19 @@ class _FileReader:
             if not (is_read or known.is_collection):
                 return
             part = None
-            with self._ending(self._answer.name_of(path), known) as skipped:
+            with self._ending(self._answer.name_of(path), skipped, known):
                 for block in blocks:
                     if isinstance(block, DocumentStart):
                         part = block
                         break
-                    if isinstance(block, Skipped):
-                        skipped[block.reason] += block.count
-                        self._answer.take(0)
-                    else:
-                        self._answer.text(block)
+                    self._answer.text(block)
 
     @contextlib.contextmanager
-    def _ending(self, name: str, known: FileType | None = None) -> Iterator[Counter[str]]:
-        """Send the last frame of a document: what was skipped, or the problem. A _LimitError of the file is
+    def _ending(self, name: str, skipped: SkippedParts, known: FileType | None = None) -> Iterator[None]:
+        """Send the last frame of a document: what was `skipped`, or the problem. A _LimitError of the file is
         raised again."""
-        skipped: Counter[str] = Counter()
         try:
-            yield skipped
+            yield
         except BrokenPipeError:
             raise
         except _LimitError as error:
@@ -390,9 +386,10 @@ class _FileReader:
             as_text = "; or add `plain` to read it as it is" if known and known.is_text else ""
             self._answer.end(problem + as_text)
         except Exception as error:
-            self._answer.end(_problem(name, error, self._answer.limits), skipped)
+            self._answer.end(_problem(name, error, self._answer.limits))
         else:
-            self._answer.end("", skipped)
+            self._answer.end("", +skipped)  # without zeros
+        skipped.clear()
 
     def _refuse(self, member: str, at: list[int], description: str) -> None:
         """Report the type of a file that is not read; without advice if it is in an archive."""
@@ -415,9 +412,9 @@ class _FileReader:
         return spooled(blocks())
 
 
-def _extracted(file: IO[bytes], name: str, module: str) -> Extracted:
+def _extracted(file: IO[bytes], skipped: SkippedParts, module: str) -> Extracted:
     """Import a module, which may need a missing package, when the first block is read."""
-    yield from importlib.import_module(f"llmcli.data.documents.{module}").extract(file, name)
+    yield from importlib.import_module(f"llmcli.data.documents.{module}").extract(file, skipped)
 
 
 def _blocks(file: IO[bytes]) -> Iterator[bytes]:

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from llmcli.data.child_process import Worker
+from llmcli.data.child_process import ChildProcess
 from llmcli.data.conversations import template_renderer
 from llmcli.data.conversations.messages import Message
 from llmcli.data.conversations.template_renderer import TemplateRefusalError, render
@@ -89,21 +89,13 @@ def test_a_hostile_template_is_one_line_within_the_limits(monkeypatch, no_hang: 
         assert text("{{ messages[0].content }}") == "Hi", name  # the next one is rendered
 
 
-def test_a_process_that_was_killed_is_replaced() -> None:
-    assert text("a") == "a"
-    process = template_renderer._worker.running
-    assert process is not None
-    process.stop()
-    assert text("a") == "a"
-
-
 def test_the_process_ends_with_this_one(tmp_path) -> None:
     import subprocess
     import sys
 
     code = (
         "from llmcli.data.conversations import template_renderer as r\n"
-        "print(r.render('{{ 1 + 1 }}', {}, [([], False)])[0].text, r._worker.running.pid)"
+        "print(r.render('{{ 1 + 1 }}', {}, [([], False)])[0].text, r._worker._process.pid)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     result, pid = done.stdout.split()
@@ -117,7 +109,7 @@ def test_the_process_ends_with_this_one(tmp_path) -> None:
 def test_a_module_of_the_working_directory_is_not_imported(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "jinja2.py").write_text("raise SystemExit")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(template_renderer, "_worker", Worker("llmcli.data.conversations.template_worker"))
+    monkeypatch.setattr(template_renderer, "_worker", ChildProcess("llmcli.data.conversations.template_worker"))
     assert text("a") == "a"
     template_renderer._worker.stop()
 
@@ -125,5 +117,5 @@ def test_a_module_of_the_working_directory_is_not_imported(tmp_path, monkeypatch
 @pytest.mark.skipif(not hasattr(os, "getpgid"), reason="Windows has no process groups")
 def test_ctrl_c_in_the_terminal_does_not_reach_the_process() -> None:
     text("a")
-    process = template_renderer._worker.running
+    process = template_renderer._worker._process
     assert process and os.getpgid(process.pid) == process.pid != os.getpgid(0)

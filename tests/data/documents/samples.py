@@ -4,25 +4,22 @@ import io
 import json
 import tarfile
 import zipfile
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from email.message import EmailMessage
-from typing import IO
+from typing import IO, Any
 
-from llmcli.data.documents.extracted import DocumentStart, Extracted, Skipped
+from llmcli.data.documents.extracted import DocumentStart
 
 TextAt = tuple[float, float, float, str]  # x, y, font size, text
 
 
-def split_extracted(extracted: Extracted) -> tuple[str, dict[str, int]]:
+def extracted(module: Any, file: IO[bytes]) -> tuple[str, dict[str, int]]:
     """(the text of all parts, {reason: count} of what was skipped); each block ends in a line end."""
-    blocks, skipped = [], {}
-    for block in extracted:
-        if isinstance(block, Skipped):
-            skipped[block.reason] = skipped.get(block.reason, 0) + block.count
-        elif not isinstance(block, DocumentStart):
-            assert block.endswith("\n")
-            blocks.append(block)
-    return "".join(blocks), skipped
+    skipped = Counter[str]()
+    blocks = [block for block in module.extract(file, skipped) if not isinstance(block, DocumentStart)]
+    assert all(block.endswith("\n") for block in blocks)
+    return "".join(blocks), +skipped
 
 
 def zipped(members: Mapping[str, str | bytes]) -> IO[bytes]:

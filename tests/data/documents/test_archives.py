@@ -11,14 +11,14 @@ from typing import IO, cast
 import pytest
 
 from llmcli.data.documents import archives
-from llmcli.data.documents.extracted import ExtractionError, Skipped
+from llmcli.data.documents.extracted import ExtractionError
 from tests.data.documents import samples
 
 
-def read_all(file: IO[bytes] | gzip.GzipFile) -> tuple[dict[str, bytes], list[Skipped]]:
+def read_all(file: IO[bytes] | gzip.GzipFile) -> tuple[dict[str, bytes], list[str]]:
     contents, skipped = {}, []
     for member in members(file):
-        if isinstance(member, Skipped):
+        if isinstance(member, str):
             skipped.append(member)
         else:
             assert not isinstance(member.content, ExtractionError)
@@ -26,8 +26,8 @@ def read_all(file: IO[bytes] | gzip.GzipFile) -> tuple[dict[str, bytes], list[Sk
     return contents, skipped
 
 
-def members(file: IO[bytes] | gzip.GzipFile) -> Iterator[archives.Member | Skipped]:
-    return archives.members(cast("IO[bytes]", file), "archive", lambda size: None)
+def members(file: IO[bytes] | gzip.GzipFile) -> Iterator[archives.Member | str]:
+    return archives.members(cast("IO[bytes]", file), lambda size: None)
 
 
 def tar(members: dict[str, bytes]) -> bytes:
@@ -47,7 +47,7 @@ def test_regular_files_of_a_tar_archive() -> None:
 def test_what_is_read_of_a_tar_archive_is_counted_and_files_know_the_size_they_have_in_it() -> None:
     """Also of files that are skipped."""
     data, sizes = tar(MEMBERS), list[int]()
-    found = list(archives.members(io.BytesIO(data), "a.tar", sizes.append))
+    found = list(archives.members(io.BytesIO(data), sizes.append))
     assert sum(sizes) == len(data)
     assert {member.name: member.stored_bytes for member in found if isinstance(member, archives.Member)} == {
         name: len(content) for name, content in MEMBERS.items()
@@ -71,7 +71,7 @@ def test_a_sparse_file_is_skipped() -> None:
             archive.addfile(sparse)
             archive.addfile(tarfile.TarInfo("b.txt"))
         file.seek(0)
-        assert read_all(file) == ({"b.txt": b""}, [Skipped("sparse file")])
+        assert read_all(file) == ({"b.txt": b""}, ["sparse file"])
 
 
 def test_regular_files_of_a_zip_archive() -> None:
@@ -98,7 +98,7 @@ def test_encrypted_members_are_skipped() -> None:
     data = bytearray(samples.zipped({"a": b"secret", "b": b"text"}).read())
     for at in (6, data.index(b"PK\x01\x02") + 8):
         data[at] |= 1
-    assert read_all(io.BytesIO(data)) == ({"b": b"text"}, [Skipped("encrypted file")])
+    assert read_all(io.BytesIO(data)) == ({"b": b"text"}, ["encrypted file"])
 
 
 def test_a_damaged_archive_is_an_error() -> None:
@@ -121,8 +121,8 @@ def test_a_damaged_local_header_loses_only_its_file() -> None:
         data[: header + 26] + b"\xff\xff" + data[header + 28 :],  # length of the name
         data[: header + 30] + b"x" + data[header + 31 :],  # the name
     ):
-        found = [one if isinstance(one, Skipped) else one.name for one in members(io.BytesIO(damaged))]
-        assert found == ["a", Skipped("damaged file"), "c"]
+        found = [one if isinstance(one, str) else one.name for one in members(io.BytesIO(damaged))]
+        assert found == ["a", "damaged file", "c"]
 
 
 def test_a_damaged_header_in_a_tar_archive_is_an_error() -> None:

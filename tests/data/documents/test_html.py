@@ -8,7 +8,7 @@ pytest.importorskip("resiliparse")
 
 from llmcli.data.documents import html
 from llmcli.data.documents.extracted import ExtractionError
-from tests.data.documents.samples import split_extracted
+from tests.data.documents import samples
 
 PAGE = """<!doctype html><html><head><title>T</title><style>p {{ color: red }}</style><meta charset="{charset}">
 </head><body>
@@ -26,9 +26,7 @@ JAPANESE = {
 
 def test_the_main_text_without_navigation() -> None:
     for words in [ENGLISH, JAPANESE]:
-        text, skipped = split_extracted(
-            html.extract(io.BytesIO(PAGE.format(charset="utf-8", **words).encode()), "a.html")
-        )
+        text, skipped = samples.extracted(html, io.BytesIO(PAGE.format(charset="utf-8", **words).encode()))
         item = words["item"]
         assert [line.strip() for line in text.split("\n") if line.strip()] == [
             words["title"], words["text"].strip(), f"• {item} 1", f"• {item} 2", f"{item}\tB", "1\t2",
@@ -77,7 +75,7 @@ def test_pronunciation_is_left_out() -> None:
 
 def test_an_empty_page_is_an_error() -> None:
     with pytest.raises(ExtractionError, match="no text"):
-        list(html.extract(io.BytesIO(b"<html><body></body></html>"), "a.html"))
+        samples.extracted(html, io.BytesIO(b"<html><body></body></html>"))
 
 
 @pytest.mark.usefixtures("no_hang")

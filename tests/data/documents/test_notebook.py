@@ -15,7 +15,7 @@ def test_text_and_code_without_outputs() -> None:
     file = samples.notebook(
         ("markdown", ["# Title\n", "猫 ![](data:image/png;base64,iVBORw0KGgo=)"]), ("code", "print(1)\n"), ("raw", "x")
     )
-    text, skipped = samples.split_extracted(notebook.extract(file, "a.ipynb"))
+    text, skipped = samples.extracted(notebook, file)
     assert text == "# Title\n猫 ![]()\n\n```python\nprint(1)\n```\n"
     assert skipped == {"output": 1, "cell of type raw": 1}
 
@@ -23,11 +23,11 @@ def test_text_and_code_without_outputs() -> None:
 def test_other_json_is_an_error() -> None:
     for data in [b"", b"[]", b"{}", b"3", b'{"cells": 3}', b'{"worksheets": [1]}', b"\xff", b"[" * 99999]:
         with pytest.raises(ExtractionError, match=r"^is not a Jupyter notebook: it (is not JSON|has no list of cells)"):
-            list(notebook.extract(io.BytesIO(data), "a.ipynb"))
+            samples.extracted(notebook, io.BytesIO(data))
 
 
 def test_a_damaged_cell_is_skipped() -> None:
     for cell in ["1", '"x"', "null", "{}", *(f'{{"cell_type": "code", {rest}}}' for rest in BAD_FIELDS)]:
         data = f'{{"cells": [{cell}, {{"cell_type": "markdown", "source": "x"}}], "metadata": 3}}'
-        text, skipped = samples.split_extracted(notebook.extract(io.BytesIO(data.encode()), "a.ipynb"))
+        text, skipped = samples.extracted(notebook, io.BytesIO(data.encode()))
         assert (text, skipped) == ("x\n", {"damaged cell": 1}), cell

@@ -47,7 +47,7 @@ ODT = """
 
 
 def extract(file: object) -> str:
-    text, skipped = samples.split_extracted(office.extract(file, "document"))  # type: ignore[arg-type]
+    text, skipped = samples.extracted(office, file)  # type: ignore[arg-type]
     assert not skipped
     return text
 

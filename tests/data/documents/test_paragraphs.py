@@ -1,6 +1,5 @@
 """Joining lines of a paragraph and separating paragraphs."""
 
-from llmcli.data.documents.extracted import Skipped
 from llmcli.data.documents.paragraphs import is_cjk, joined, spaced
 
 
@@ -24,8 +23,8 @@ def test_a_divided_word_loses_its_hyphen_unless_a_name_follows() -> None:
 
 
 def test_blank_lines_separate_all_but_lines() -> None:
-    blocks = [("A", False), Skipped("image"), ("1", True), ("2", True), ("", False), ("3", True), ("B\n", False)]
-    assert list(spaced(blocks)) == ["A\n", Skipped("image"), "\n1\n", "2\n", "\n3\n", "\nB\n"]
+    blocks = [("A", False), ("1", True), ("2", True), ("", False), ("3", True), ("B\n", False)]
+    assert list(spaced(blocks)) == ["A\n", "\n1\n", "2\n", "\n3\n", "\nB\n"]
 
 
 def test_cjk_is_what_is_written_without_spaces() -> None:

@@ -24,7 +24,7 @@ def test_paragraphs_of_a_page() -> None:
     file = samples.pdf(
         [*lines_at("A title", size=20), *lines_at(*PARAGRAPH, top=740), *lines_at("Caf\xe9 (1)", top=700)]
     )
-    assert samples.split_extracted(pdf.extract(file, "a.pdf")) == (f"A title\n\n{TEXT}\n\nCafé (1)\n", {})
+    assert samples.extracted(pdf, file) == (f"A title\n\n{TEXT}\n\nCafé (1)\n", {})
 
 
 def test_headers_and_page_numbers_are_left_out() -> None:
@@ -32,24 +32,24 @@ def test_headers_and_page_numbers_are_left_out() -> None:
     for number in range(6):
         text = lines_at(f"Page {'abcdef'[number]} has a text.", top=700 - 9 * number)
         pages.append([*lines_at("My book", top=810), *text, *lines_at(f"{number}", top=30)])
-    text, _ = samples.split_extracted(pdf.extract(samples.pdf(*pages), "a.pdf"))
+    text, _ = samples.extracted(pdf, samples.pdf(*pages))
     assert text == "\n".join(f"Page {letter} has a text.\n" for letter in "abcdef")
 
 
 def test_cells_of_a_row_are_separated_by_tabs() -> None:
     rows = [(72.0 + 150 * column, 700.0 - 12 * row, 10.0, f"r{row}c{column}") for row in (1, 2) for column in (1, 2, 3)]
-    text, _ = samples.split_extracted(pdf.extract(samples.pdf(rows), "a.pdf"))
+    text, _ = samples.extracted(pdf, samples.pdf(rows))
     assert text == "r1c1\tr1c2\tr1c3\nr2c1\tr2c2\tr2c3\n"
 
 
 def test_pages_without_text_are_counted() -> None:
     file = samples.pdf(lines_at("Text"), [], [])
-    assert samples.split_extracted(pdf.extract(file, "a.pdf")) == ("Text\n", {"page without text": 2})
+    assert samples.extracted(pdf, file) == ("Text\n", {"page without text": 2})
 
 
 def test_pages_without_readable_text_are_counted() -> None:
     file = samples.pdf([(72, 700, 10, "0024002500260027")], font=UNREADABLE)
-    assert samples.split_extracted(pdf.extract(file, "a.pdf")) == ("", {"page without readable text": 1})
+    assert samples.extracted(pdf, file) == ("", {"page without readable text": 1})
 
 
 def test_scanned_encrypted_and_damaged_files_are_errors_with_one_line() -> None:
@@ -61,14 +61,14 @@ def test_scanned_encrypted_and_damaged_files_are_errors_with_one_line() -> None:
         (io.BytesIO(b"no PDF"), "is damaged"),
     ):
         with pytest.raises(ExtractionError, match=message) as caught:
-            list(pdf.extract(file, "a.pdf"))
+            samples.extracted(pdf, file)
         assert "\n" not in str(caught.value)
 
 
 def test_a_file_with_a_broken_table_of_objects_is_read() -> None:
     data = samples.pdf(lines_at(*PARAGRAPH)).read()
     broken = data.replace(b"startxref\n", b"startxref\n9")
-    assert samples.split_extracted(pdf.extract(io.BytesIO(broken), "a.pdf"))[0] == TEXT + "\n"
+    assert samples.extracted(pdf, io.BytesIO(broken))[0] == TEXT + "\n"
 
 
 def test_the_beginning_of_a_page_that_takes_too_long_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,6 +78,6 @@ def test_the_beginning_of_a_page_that_takes_too_long_is_read(monkeypatch: pytest
     clock = iter(range(1000))  # each look at it takes a second
     monkeypatch.setattr(pdf.time, "monotonic", lambda: float(next(clock)))
     monkeypatch.setattr(pdf, "MAX_SECONDS", 4.0)
-    text, skipped = samples.split_extracted(pdf.extract(file, "a.pdf"))
+    text, skipped = samples.extracted(pdf, file)
     assert text.startswith("Line 0 of many.\nLine 1 of many.\n") and text.endswith("The next page.\n")
     assert "Line 19" in text and "Line 39" not in text and skipped == {"rest of a page that takes long to read": 1}

@@ -373,7 +373,7 @@ def test_a_bomb_takes_no_more_memory_than_a_good_file() -> None:
     def peaks() -> tuple[int, int]:
         """Peak memory of this process and of the idle child, in kB."""
         [child] = reader._idle
-        [line] = re.findall(r"VmHWM:\s*(\d+) kB", Path(f"/proc/{child.pid}/status").read_text())
+        [line] = re.findall(r"VmHWM:\s*(\d+) kB", Path(f"/proc/{child._process.pid}/status").read_text())
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, int(line)
 
     with fresh_children():
@@ -527,8 +527,8 @@ def test_ctrl_c_ends_the_reading_and_leaves_no_process() -> None:
         "from llmcli.data.documents import reader\n"
         "with reader.DocumentReader(ReadOptions(plain=True)) as documents:\n"
         "    job = documents.submit('a.tar', Path('a.tar'), b'', plain=True)\n"
-        "    while not documents._readers or not documents._readers[0].child: pass\n"
-        "    print(documents._readers[0].child.pid, flush=True)\n"
+        "    while not documents._readers or not documents._readers[0].child.is_running: pass\n"
+        "    print(documents._readers[0].child._process.pid, flush=True)\n"
         "    documents.wait(job, print)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)

@@ -26,7 +26,7 @@ def test_pages_are_read_and_others_counted() -> None:
         file = samples.warc(*ARCHIVE)
         if compressed:
             file = io.BytesIO(gzip.compress(file.read()))
-        text, skipped = samples.split_extracted(warc.extract(file, "a.warc"))
+        text, skipped = samples.extracted(warc, file)
         assert text.startswith("A title\n") and text.endswith("\nCompressed by the server.\n"), compressed
         assert JAPANESE["text"] in text and "not here" not in text, compressed
         assert skipped == {"record that is not HTML": 1, "page with an error status": 1}, compressed
@@ -44,10 +44,10 @@ def test_a_page_that_is_too_large_or_cannot_be_parsed_is_skipped(monkeypatch: py
     monkeypatch.setattr(warc, "_MAX_PAGE", 1 << 20)
     bomb = "Content-Type: text/html\r\nContent-Encoding: gzip", gzip.compress(b"<p>word " * 1_000_000)
     hostile, good = (("Content-Type: text/html", text) for text in (b"<font>" * 9, b"<p>A good page.</p>"))
-    text, skipped = samples.split_extracted(warc.extract(samples.warc(bomb, hostile, good), "a.warc"))
+    text, skipped = samples.extracted(warc, samples.warc(bomb, hostile, good))
     assert text == "A good page.\n" and skipped == {"page over 1 MB": 1, "page that cannot be parsed": 1}
 
 
 def test_an_archive_without_pages_is_an_error() -> None:
     with pytest.raises(ExtractionError, match="has no pages"):
-        list(warc.extract(io.BytesIO(b"WARC/1.0\r\nWARC-Type: warcinfo\r\nContent-Length: 0\r\n\r\n\r\n\r\n"), "a"))
+        samples.extracted(warc, io.BytesIO(b"WARC/1.0\r\nWARC-Type: warcinfo\r\nContent-Length: 0\r\n\r\n\r\n\r\n"))
