@@ -98,6 +98,10 @@ class Sources:
         return [conversation for file in self.conversation_files for conversation in file.conversations]
 
     @property
+    def _files(self) -> list[Content]:
+        return [*self.text.documents, *self.conversation_files]
+
+    @property
     def notes(self) -> list[str]:
         """Notes, one line each, on how files were read and what was left out."""
         files: list[Content] = [*self.conversation_files, *self.text.documents]
@@ -107,14 +111,12 @@ class Sources:
     def records(self) -> list[dict[str, Any]]:
         """Describe each file for JSON: its kind, its size, the characters that were read, and the skipped
         parts."""
-        return [*map(_record, self.text.documents), *map(_record, self.conversation_files)]
+        return list(map(_record, self._files))
 
     def groups(self) -> list[FileGroup]:
         files: dict[FileGroup, list[Content]] = {}
-        for document in self.text.documents:
-            files.setdefault(_kind_of_text(document), []).append(document)
-        for file in self.conversation_files:
-            files.setdefault(_kind_of_conversations(file), []).append(file)
+        for file in self._files:
+            files.setdefault(_group(file), []).append(file)
         sizes = {group: sum(file.text_bytes for file in same) for group, same in files.items()}
         total = max(1, sum(sizes.values()))
         return [
@@ -134,16 +136,14 @@ class Sources:
 
 def _record(file: Content) -> dict[str, Any]:
     """Describe what was read from a file. Optional fields are left out."""
-    skipped: Iterable[tuple[str, int]]
+    kind = _group(file).kind
     if isinstance(file, Document):
-        kind = file.kind or ("table" if file.columns else _kind_of_text(file).kind)
+        kind = file.kind or ("table" if file.columns else kind)
         characters, skipped = file.characters, file.skipped
     else:
-        kind = _kind_of_conversations(file).kind
-        characters = sum(
-            len(message.content) for conversation in file.conversations for message in conversation.messages
-        )
-        skipped = [("conversation without an answer", file.dropped)]
+        messages = (message for conversation in file.conversations for message in conversation.messages)
+        characters = sum(len(message.content) for message in messages)
+        skipped = (("conversation without an answer", file.dropped),)
     reasons = [{"reason": reason, "count": count} for reason, count in skipped if count]
     optional = {"encoding": file.encoding, "columns": list(file.columns), "skipped": reasons}
     return {
@@ -156,25 +156,22 @@ def _record(file: Content) -> dict[str, Any]:
     }
 
 
-def _kind_of_text(document: Document) -> FileGroup:
-    if document.kind:
-        return FileGroup("text", document.kind, otherwise="`plain`" if document.kind in TEXT_KINDS else "")
-    encoding = document.encoding and f"decoded from {document.encoding}"
-    if document.columns:
-        return FileGroup(
-            "text", "; ".join(filter(None, (document.detail, encoding))), document.columns, _OTHER_COLUMN
-        )
-    return FileGroup("plain text", document.detail or encoding)
-
-
-def _kind_of_conversations(file: ConversationFile) -> FileGroup:
-    detail = file.shape
-    if file.shape == "two columns":
-        detail = file.first_row or f"columns {' and '.join(file.columns)}"
-    if file.encoding:
-        detail += f", decoded from {file.encoding}"
-    otherwise = _OTHER_COLUMN if file.columns and not file.first_row else "`plain`"
-    return FileGroup("pairs" if len(file.columns) == 2 else "conversations", detail, file.columns, otherwise)
+def _group(file: Content) -> FileGroup:
+    """Return the group of a file, without names."""
+    encoding = file.encoding and f"decoded from {file.encoding}"
+    if isinstance(file, ConversationFile):
+        shape = file.shape
+        if shape == "two columns":
+            shape = file.first_row or f"columns {' and '.join(file.columns)}"
+        otherwise = _OTHER_COLUMN if file.columns and not file.first_row else "`plain`"
+        kind = "pairs" if len(file.columns) == 2 else "conversations"
+        return FileGroup(kind, ", ".join(filter(None, (shape, encoding))), file.columns, otherwise)
+    if file.kind:
+        return FileGroup("text", file.kind, otherwise="`plain`" if file.kind in TEXT_KINDS else "")
+    if file.columns:
+        detail = "; ".join(filter(None, (file.detail, encoding)))
+        return FileGroup("text", detail, file.columns, _OTHER_COLUMN)
+    return FileGroup("plain text", file.detail or encoding)
 
 
 def read_sources(

@@ -147,10 +147,10 @@ def trained_indices(files: Sequence[ConversationFile], stage: Stage) -> set[int]
     shares = stage.conversations
     repeated = set((shares and shares.repeated) or ())
     count = sum(entry.conversations for entry in stage.conversation_files)  # 0 in a damaged record
-    held_out = [file for file in stage.held_out.files if file.shape is not None]
+    validation = [file for file in stage.held_out.files if file.shape is not None]
     copies: dict[str, list[tuple[int, int]]] = {}  # sha256 -> (index of the first conversation, number)
     start = 0
-    for entry in (*stage.conversation_files, *held_out) if count else ():
+    for entry in (*stage.conversation_files, *validation) if count else ():
         copies.setdefault(entry.sha256, []).append((start, entry.conversations))
         start += entry.conversations
     trained: set[int] = set()
@@ -160,10 +160,8 @@ def trained_indices(files: Sequence[ConversationFile], stage: Stage) -> set[int]
         for start, recorded_number in copies.get(file.sha256, ()):
             # read with other options than in training, so any of them may have been trained on
             share = (shares and shares.held_out_share) or 0.0 if number == recorded_number else 0.0
-            for i in range(start, start + number):
-                is_held_out = i >= count or split.is_held_out(i, count, share)
-                if not is_held_out or i in repeated:
-                    trained.add(first + i - start)
+            held_out = {*split.held_out_indices(count, share), *range(count, start + number)} - repeated
+            trained |= {first + i - start for i in range(start, start + number) if i not in held_out}
         first += number
     return trained
 

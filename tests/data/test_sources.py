@@ -11,7 +11,7 @@ from typer.testing import Result
 
 from llmcli.data import regular_file
 from llmcli.data.conversations.record_kinds import ReadOptions
-from llmcli.data.reading_progress import ReadingProgress
+from llmcli.data.reading_progress import reading_progress
 from llmcli.data.sources import Sources, check_reading, read_sources
 from llmcli.data.text import decoding
 from llmcli.errors import LLMError
@@ -415,7 +415,7 @@ def test_reading_is_noted_and_ends_after_half_of_the_time() -> None:
         now[0] += 4
         progress(name, size)
 
-    progress = ReadingProgress(None, notes.append, clock=lambda: now[0])
+    progress = reading_progress(None, notes.append, clock=lambda: now[0])
     read_sources(["a.txt.gz"], on_read=later)
     assert any(note.startswith("reading a.txt.gz: ") for note in notes)
     put("few/b.txt", b"small")
@@ -423,7 +423,7 @@ def test_reading_is_noted_and_ends_after_half_of_the_time() -> None:
     read_sources(["few"], on_read=later)  # small files count, too
     assert notes[-1].startswith("reading few/c.txt: 3 files, ")
     now[0] = 0.0
-    progress = ReadingProgress(20, notes.append, clock=lambda: now[0])
+    progress = reading_progress(20, notes.append, clock=lambda: now[0])
     with pytest.raises(LLMError) as caught:
         read_sources(["."], on_read=later)  # a directory: other errors of its files skip them
     assert str(caught.value).startswith("a.txt.gz: reading takes more than half of the time: ")
@@ -431,7 +431,7 @@ def test_reading_is_noted_and_ends_after_half_of_the_time() -> None:
     put("b.csv", b"text\n" + b"x\n" * 999_999)
     with pytest.raises(LLMError, match="give a longer `seconds`"):
         read_sources(["b.csv"], on_read=later)
-    progress = ReadingProgress(20, notes.append, clock=lambda: now[0])
+    progress = reading_progress(20, notes.append, clock=lambda: now[0])
     with pytest.raises(LLMError) as caught:
         for name in ("1.txt", "2.txt", "3.txt"):
             later(name, 10)
@@ -440,7 +440,7 @@ def test_reading_is_noted_and_ends_after_half_of_the_time() -> None:
         "text"
     )
     put("b.jsonl", b'{"text": "x"}\n' * 200_000)
-    progress = ReadingProgress(36, notes.append, clock=lambda: now[0])
+    progress = reading_progress(36, notes.append, clock=lambda: now[0])
     with pytest.raises(LLMError, match=r"^b\.jsonl: reading takes more than half"):  # records are parsed after reading
         read_sources(["b.jsonl"], on_read=later)
 

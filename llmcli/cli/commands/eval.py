@@ -79,7 +79,7 @@ def eval_(options: _Options) -> None:
     Example: llm eval held-out.txt -m a.safetensors -m b.safetensors
     """
     from llmcli.cli.reports.files import note_skipped_files
-    from llmcli.data.reading_progress import ReadingProgress
+    from llmcli.data.reading_progress import reading_progress
     from llmcli.data.sources import read_sources
     from llmcli.evaluation.training_text import recorded_reading
     from llmcli.formats.loading import load_any
@@ -91,7 +91,7 @@ def eval_(options: _Options) -> None:
     paths = dict.fromkeys(map(model_path, options.models or (None,)))
     models = [_EvaluatedModel(options, path, load_any(path)) for path in paths]
     chats = [model for model in models if model.chat_template()]
-    progress = ReadingProgress(None, console.note)
+    progress = reading_progress(None, console.note)
     reading = recorded_reading(_records(models))
     sources = read_sources(options.texts, reading, text_only=not chats, on_read=progress)
     if sources.cuts or any(group.detail for group in sources.groups()):  # more than plain text

@@ -134,19 +134,17 @@ def choose_shape(
             return RecordShape("two columns", tuple(columns))
     if prose:
         return RecordShape("text", (prose,), is_text=True, is_only_prose=True)
-    if must_be_known and (
-        missing := [column for column in reading.columns if normalized(column) not in known]
-    ):
+    if not must_be_known:
+        return None
+    if missing := [column for column in reading.columns if normalized(column) not in known]:
         raise LLMError(f"{name} has no column {_listed(missing)}; its columns: {_listed(columns)}")
-    if must_be_known and not columns:
+    if not columns:
         raise LLMError(f"{name}: its records are empty; wanted a text, or a prompt and an answer, in each")
-    if must_be_known:
-        raise LLMError(
-            f"{name}: unclear which columns to train on: {_listed(columns)}; name a column of text, or two "
-            f"columns of prompts and answers: {column_option(*list(columns)[:2])}"
-            + (", or add `plain`" if is_text else "")
-        )
-    return None
+    raise LLMError(
+        f"{name}: unclear which columns to train on: {_listed(columns)}; name a column of text, or two "
+        f"columns of prompts and answers: {column_option(*list(columns)[:2])}"
+        + (", or add `plain`" if is_text else "")
+    )
 
 
 def _refuse_preferences(name: str, records: Sequence[object], known: dict[str, str]) -> None:

@@ -135,10 +135,6 @@ def read_turns(
     return speakers.shape, conversations, notes
 
 
-def _role(label: re.Match[str]) -> str:
-    return next(role for role in ROLES if label[role] is not None)
-
-
 # ---- reading turns
 
 
@@ -150,7 +146,7 @@ def _read(lines: Iterable[str], label: re.Pattern[str]) -> tuple[list[_Turn], de
         line = line.removesuffix("\r")
         if match := label.match(line):
             gap = turns[-1].end() if turns else 0
-            role = _role(match)
+            role = next(role for role in ROLES if match[role] is not None)
             if role != "system" or gap or not turns:
                 turns.append(_Turn(number, role, gap, [match["text"]]))
                 continue

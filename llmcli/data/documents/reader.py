@@ -78,10 +78,8 @@ class DocumentReader:
         reading = replace(self._reading, plain=plain)
         pending = PendingFile(display_name(name), path, reading, bool(file_types.compression(start)))
         pending.future = self._executor.submit(self._read, pending)
-        done = (
-            pending.name,
-            0,
-        )  # the callback must not keep `pending` alive, since its texts are in an open file
+        # the callback must not keep `pending` alive, since its texts are in an open file
+        done = pending.name, 0
         pending.future.add_done_callback(lambda _: self._events.put(done))
         return pending
 

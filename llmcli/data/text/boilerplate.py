@@ -18,6 +18,7 @@ from itertools import chain, islice, takewhile
 from llmcli import units
 from llmcli.data.text.decoding import Document, OnRead, document_of_texts, ignore
 from llmcli.data.text.temporary_files import TextCopy
+from llmcli.data.text.words import grouped
 
 MIN_DOCUMENTS = 5
 ONE_IN = 10
@@ -121,9 +122,9 @@ def _strip(
     body = _Body(document, on_read)
     cut = Counter[str]()
     offset = copy.size
-    stripped = document_of_texts(
-        document.name, document.path, _blocks(_without_runs(body, repeated, cut)), copy, "\n"
-    )
+    # larger pieces are faster to write
+    blocks = map("\n".join, grouped(_without_runs(body, repeated, cut), _BLOCK))
+    stripped = document_of_texts(document.name, document.path, blocks, copy, "\n")
     if not cut and not body.has_gutenberg:
         copy.truncate(offset)
         return document
@@ -183,21 +184,6 @@ def _without_runs(lines: Iterable[str], repeated: Container[str], cut: Counter[s
         run = []
         if line is not None:
             yield line
-
-
-def _blocks(lines: Iterable[str]) -> Iterator[str]:
-    """Join lines into larger pieces, which are faster to write."""
-    block: list[str] = []
-    size = 0
-    for line in lines:
-        block.append(line)
-        size += len(line)
-        if size >= _BLOCK:
-            yield "\n".join(block)
-            block = []
-            size = 0
-    if block:
-        yield "\n".join(block)
 
 
 def estimate(documents: Sequence[Document]) -> float:

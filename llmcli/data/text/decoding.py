@@ -252,7 +252,7 @@ def read_document(
     try:
         return _read_as(codec, name, path, content, copy, on_read)
     except NotTextError as error:
-        raise error if first or given else _uncertain(utf8_error) from error
+        raise error if given else _uncertain(utf8_error) from error
 
 
 def _recognize(name: str, content: FileContent, copy: TextCopy, error: NotTextError, on_read: OnRead) -> str:

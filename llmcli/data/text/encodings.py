@@ -174,14 +174,10 @@ def _fits(text: str, language: _Language) -> bool:
         misfits.append(f"(?<=[a-z{letters}])[{capitals}]")
     if "а" in language.frequent:  # Cyrillic
         misfits.append(f"(?<=[a-z])[{letters}]|[{letters}](?=[a-z])")
-    count = {
-        name: len(re.findall(pattern, text))
-        for name, pattern in (
-            ("others", r"[^\x00-\x7f]"),
-            ("punctuation", f"[{_PUNCTUATION}]"),
-            ("misfits", "|".join(misfits)),
-            ("frequent", f"[{language.frequent}]"),
-        )
-    }
-    is_usual = count["frequent"] >= language.share * (count["others"] - count["punctuation"])
-    return is_usual and count["misfits"] <= _MISFITS * count["others"]
+
+    def count(pattern: str) -> int:
+        return len(re.findall(pattern, text))
+
+    others = count(r"[^\x00-\x7f]")
+    is_usual = count(f"[{language.frequent}]") >= language.share * (others - count(f"[{_PUNCTUATION}]"))
+    return is_usual and count("|".join(misfits)) <= _MISFITS * others

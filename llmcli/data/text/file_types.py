@@ -49,9 +49,10 @@ _DATA = "export its text to a text file first"
 _CONVERT = "save it as plain text first: soffice --headless --convert-to txt:Text {file}"
 _CSV = "save it as CSV first: soffice --headless --convert-to csv {file}"
 TABLE = FileType("a table in Parquet or Arrow", "parquet", _DATA + ", one column of it: pandas.read_parquet")
+_WARC = FileType("a WARC file", "warc", is_collection=True)
 _READABLE = (  # (type, pattern of the first bytes)
     (FileType("a PDF", "pdf"), rb"%PDF-"),
-    (FileType("a WARC file", "warc", is_collection=True), rb"WARC/"),
+    (_WARC, rb"WARC/"),
     (FileType("a tar archive", "archives"), rb".{257}ustar"),
     (TABLE, rb"PAR1|ARROW1|\xff\xff\xff\xff"),  # the last is a stream of Arrow
     (FileType("an RTF document", advice=_CONVERT, is_text=True), rb"\{\\rtf"),
@@ -114,9 +115,7 @@ _NOTEBOOK = FileType("a notebook", "notebook", is_text=True)
 _MAILBOX = FileType("a mailbox", "mail", is_text=True, is_collection=True)
 _MESSAGE = FileType("an e-mail", "mail", is_text=True)
 _SAVED_PAGE = FileType("a saved web page", "mail", is_text=True)
-COLLECTION_KINDS = {
-    known.kind for known in (_MAILBOX, *(known for known, _ in _READABLE)) if known.is_collection
-}
+COLLECTION_KINDS = {_MAILBOX.kind, _WARC.kind}
 TEXT_KINDS = {known.kind for known in (_PAGE, _NOTEBOOK, _MAILBOX, _MESSAGE, _SAVED_PAGE)}
 _XML_DECLARATION = re.compile(r"\s*(?:<\?xml[^>]*>\s*)?", re.I)
 _COMMENT = re.compile(r"<!--.*?-->\s*", re.S)

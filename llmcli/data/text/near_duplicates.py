@@ -31,26 +31,16 @@ Sketch = NDArray[np.uint64]  # ascending, without repetition, [at most SKETCH_SI
 
 def near_duplicates(documents: Sequence[Document]) -> list[list[int]]:
     """Group the indices of documents: near-duplicates are in the same group, directly or through others."""
-    parents = list(range(len(documents)))
-
-    def root(index: int) -> int:
-        """Find the first document of a group, and shorten the paths to it."""
-        while parents[index] != index:
-            parents[index] = parents[parents[index]]
-            index = parents[index]
-        return index
-
     long = [index for index, document in enumerate(documents) if document.text_bytes > COMPARED_BYTES]
     starts = [sketch(document.utf8(0, COMPARED_BYTES)) for document in documents]
     ends = [sketch(documents[i].utf8(documents[i].text_bytes - COMPARED_BYTES, COMPARED_BYTES)) for i in long]
+    group_of = {index: [index] for index in range(len(documents))}
     for first, second in (*_similar(starts), *((long[i], long[j]) for i, j in _similar(ends))):
-        a = root(first)
-        b = root(second)
-        parents[max(a, b)] = min(a, b)
-    groups: dict[int, list[int]] = {}
-    for index in range(len(documents)):
-        groups.setdefault(root(index), []).append(index)
-    return list(groups.values())
+        small, large = sorted((group_of[first], group_of[second]), key=len)
+        if small is not large:
+            large += small
+            group_of |= dict.fromkeys(small, large)
+    return sorted(map(sorted, {group[0]: group for group in group_of.values()}.values()))
 
 
 def largest_group(documents: Sequence[Document]) -> int:

@@ -36,22 +36,7 @@ MAX_LEFT_OUT = 0.5  # share of the training text; if more of it repeats held-out
 MIN_PIECE = 8
 MIN_BETWEEN = 32
 _TABLE_BITS = 5  # slots per string, as a power of 2: few hash collisions
-_NOT_COUNTED = (  # categories of characters: controls, accents, punctuation, spaces
-    "Cc",
-    "Cf",
-    "Me",
-    "Mn",
-    "Pc",
-    "Pd",
-    "Pe",
-    "Pf",
-    "Pi",
-    "Po",
-    "Ps",
-    "Zl",
-    "Zp",
-    "Zs",
-)
+_NOT_COUNTED = ("Cc", "Cf", "Me", "Mn", "P", "Z")  # categories: controls, accents, punctuation, spaces
 _LATER_JAMO = range(0x1160, 0x1200)  # vowels and final consonants of a decomposed Korean syllable
 _IS_FIRST = bytes(byte & 0xC0 != 0x80 for byte in range(256))  # by byte: whether it begins a character
 
@@ -167,7 +152,7 @@ def _table() -> NDArray[np.uint32]:
     for code in range(1 << 16):  # few letters with case or punctuation are above
         character = unicodedata.normalize("NFKD", chr(code))[0]
         forms = character.casefold(), character.lower(), character
-        is_counted = unicodedata.category(character) not in _NOT_COUNTED
+        is_counted = not unicodedata.category(character).startswith(_NOT_COUNTED)
         table[code] = ord(next(form for form in forms if len(form) == 1)) if is_counted else 0
     table[[*LEFT_OUT, *_LATER_JAMO]] = 0
     return table

@@ -11,7 +11,7 @@ Passages of the held-out text in the training text are found afterwards (repetit
 """
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from llmcli.data.text.corpus import Corpus, DocumentPart
@@ -37,19 +37,37 @@ class CorpusSplit:
 
 def split(corpus: Corpus, share: float) -> CorpusSplit:
     """Hold out about this share (0 to below 1) of the bytes of a corpus."""
+    sizes = [part.text_bytes for part in corpus.contents]
+    groups = [(group, sum(sizes[index] for index in group)) for group in _groups(corpus)]
     longest = LONG_SHARE * share * corpus.text_bytes
-    groups = [(group, sum(corpus.contents[i].text_bytes for i in group)) for group in _groups(corpus)]
-    short = [(group, size) for group, size in groups if size <= longest]
-    whole = set[int]()
+    target = share * sum(size for _, size in groups if size <= longest)
+    # indices of documents that are held out as a whole, and of those whose ends are held out
+    whole: list[int] = []
+    long: list[int] = []
+    families: list[list[int]] = []  # large groups of near-duplicates
     held_out = 0
-    target = share * sum(size for _, size in short)
-    for group, size in short:
-        if held_out + size / 2 <= target:
-            whole.update(group)
+    for group, size in groups:
+        if size > longest:
+            if len(group) == 1:
+                long += group
+            else:
+                families.append(group)
+        elif held_out + size / 2 <= target:
+            whole += group
             held_out += size
-    long = {group[0] for group, size in groups if size > longest and len(group) == 1}
-    families = [group for group, size in groups if size > longest and len(group) > 1]
-    return _cut(corpus, share, whole, long, families)
+    are_cut = share > 0 and 2 * sum(sizes[index] for group in families for index in group) > corpus.text_bytes
+    if are_cut:
+        long += [max(group, key=sizes.__getitem__) for group in families]
+    held_out_bytes = {index: sizes[index] for index in whole}
+    held_out_bytes |= {index: round(share * sizes[index]) for index in long}
+    training, validation = _divided(corpus, held_out_bytes)
+    if not validation.contents:
+        return CorpusSplit(training, validation, "")
+    rule = _rule(corpus, share, whole, long)
+    if families and not are_cut:
+        names = [corpus.documents[index].short_name for group in families for index in group]
+        rule += f"; {len(names):,} near-duplicates, such as {min(names)}, are all trained on"
+    return CorpusSplit(training, validation, rule, versions=max(map(len, families), default=1))
 
 
 def _groups(corpus: Corpus) -> list[list[int]]:
@@ -63,41 +81,21 @@ def _groups(corpus: Corpus) -> list[list[int]]:
     return [[order[i] for i in group] for group in near_duplicates([corpus.documents[i] for i in order])]
 
 
-def _cut(
-    corpus: Corpus,
-    share: float,
-    whole: Collection[int],
-    long: Collection[int],
-    families: Sequence[Sequence[int]],
-) -> CorpusSplit:
-    """Hold out the documents `whole` and the ends of `long` ones; `families` are large groups of
-    near-duplicates."""
-    sizes = [part.text_bytes for part in corpus.contents]
-    ends = {index: round(share * size) for index, size in enumerate(sizes)}
-    held_out_bytes = {index: sizes[index] for index in whole} | {index: ends[index] for index in long}
-    are_cut = share > 0 and 2 * sum(sizes[index] for group in families for index in group) > corpus.text_bytes
-    if are_cut:
-        longest = [max(group, key=sizes.__getitem__) for group in families]
-        held_out_bytes |= {index: ends[index] for index in longest}
-    training = []
-    held_out = []
-    for index, part in enumerate(corpus.contents):
-        middle = part.end - held_out_bytes.get(index, 0)
-        training.append(DocumentPart(part.document, part.start, middle))
-        held_out.append(DocumentPart(part.document, middle, part.end))
-    kept, validation = (
-        Corpus(tuple(part for part in parts if part.text_bytes)) for parts in (training, held_out)
-    )
-    if not validation.contents:
-        return CorpusSplit(kept, validation, "")
-    rule = _rule(corpus, share, whole, held_out_bytes.keys() - {*whole})
-    if families and not are_cut:
-        names = [corpus.documents[index].short_name for group in families for index in group]
-        rule += f"; {len(names):,} near-duplicates, such as {min(names)}, are all trained on"
-    return CorpusSplit(kept, validation, rule, versions=max(map(len, families), default=1))
+def _divided(corpus: Corpus, held_out: Mapping[int, int]) -> list[Corpus]:
+    """Divide a corpus into training and held-out text; `held_out` is the size of the end of each document,
+    by its index, that is held out."""
+    middles = [part.end - held_out.get(index, 0) for index, part in enumerate(corpus.contents)]
+    parts = list(zip(corpus.contents, middles, strict=True))
+    return [
+        Corpus(tuple(part for part in divided if part.text_bytes))
+        for divided in (
+            [DocumentPart(part.document, part.start, middle) for part, middle in parts],
+            [DocumentPart(part.document, middle, part.end) for part, middle in parts],
+        )
+    ]
 
 
-def _rule(corpus: Corpus, share: float, whole: Collection[int], long: Collection[int]) -> str:
+def _rule(corpus: Corpus, share: float, whole: Sequence[int], long: Sequence[int]) -> str:
     end = f"the last {FRACTIONS.get(share, f'{share:.3g}')}"
     if len(corpus.contents) == 1:
         return f"{end} of the text"

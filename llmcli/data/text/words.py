@@ -48,6 +48,21 @@ def pieces(
         yield rest[start:]
 
 
+def grouped(texts: Iterable[str], characters: int) -> Iterator[list[str]]:
+    """Group consecutive texts; each group but the last has at least this many characters."""
+    group: list[str] = []
+    size = 0
+    for text in texts:
+        group.append(text)
+        size += len(text)
+        if size >= characters:
+            yield group
+            group = []
+            size = 0
+    if group:
+        yield group
+
+
 @lru_cache(maxsize=1 << 12)  # a search for next words calls it a million times with few different characters
 def character_class(c: str) -> str:
     """Return the class of a character: a word is a run of characters of one class; each character of class

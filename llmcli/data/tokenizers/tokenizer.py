@@ -263,9 +263,7 @@ class Tokenizer:
         """An index of the bytes of all tokens. Models trained here generate no control tokens except
         `eos_ids`."""
         # imported here, since it needs numpy and encoding does not
-        from llmcli.data.tokenizers.vocabulary import (
-            Vocabulary,
-        )
+        from llmcli.data.tokenizers.vocabulary import Vocabulary
 
         return Vocabulary(self.token_bytes, self.seen_bytes, self.eos_ids, unrestricted=self.imported)
 
@@ -377,25 +375,16 @@ class Tokenizer:
         return text[: len(text) - len(word)], word
 
     def encode_stream(self, texts: Iterable[str], *, continued: bool = False) -> Iterator[array[int]]:
-        """Yield the ids of a long text in arrays of bounded size. The ids do not depend on how the text is
+        """Return the ids of a long text in arrays of bounded size. The ids do not depend on how the text is
         divided into `texts`, except in runs of over 65,536 characters without a space. `continued`: this is
         the rest of a text that was cut at `first_cut`."""
-        batch: list[str] = []
-        characters = 0
         if self.adds_prefix_space and not continued:
             texts = filter(None, texts)
             texts = itertools.chain([" " + first for first in itertools.islice(texts, 1)], texts)
         # SentencePiece has no pattern that splits text into words, so the pieces are long
         size = words.SEARCHED_CHARACTERS if self.kind == "spm" else PIECE_CHARACTERS
-        for piece in words.pieces(texts, self._boundary, size):
-            batch.append(piece)
-            characters += len(piece)
-            if characters >= BATCH_CHARACTERS:
-                yield self._encode_batch(batch)
-                batch = []
-                characters = 0
-        if batch:
-            yield self._encode_batch(batch)
+        pieces = words.pieces(texts, self._boundary, size)
+        return map(self._encode_batch, words.grouped(pieces, BATCH_CHARACTERS))
 
     def first_cut(self, text: str) -> int | None:
         """Return the first position at which a text may be cut into two parts that are encoded separately;

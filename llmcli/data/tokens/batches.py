@@ -94,9 +94,7 @@ class Batches:
         starts = []
         for epoch in range(visits[0] // self.blocks, visits[-1] // self.blocks + 1):
             indices = visits[visits // self.blocks == epoch] % self.blocks
-            starts.append(
-                _block_starts(len(self.tokens), self.context, self.blocks, self.seed, epoch)[indices]
-            )
+            starts.append(_block_starts(len(self.tokens), self.context, self.seed, epoch)[indices])
         return np.concatenate(starts)
 
 
@@ -116,11 +114,11 @@ def _split_merges(
 
 
 @lru_cache(maxsize=2)
-def _block_starts(tokens: int, context: int, blocks: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """Return the start position of each block of an epoch, in the order of the visits, [blocks]."""
+def _block_starts(tokens: int, context: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """Return the start position of each block of an epoch, in the order of the visits."""
     rng = np.random.default_rng([seed, epoch])
     offset = int(rng.integers(tokens))
-    starts = rng.permutation(blocks)
+    starts = rng.permutation(tokens // context)
     starts *= context
     starts += offset
     starts %= tokens

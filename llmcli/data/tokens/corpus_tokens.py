@@ -52,29 +52,22 @@ class TextPiece:
 def divide(parts: Iterable[DocumentPart], tokenizer: Tokenizer) -> Iterator[TextPiece]:
     """Cut `parts`, each a text, into pieces of about PIECE_BYTES."""
     piece: list[DocumentPart] = []
-    size = 0
-    begins_text = True
-    is_first = True
+    space = PIECE_BYTES
+    begins_text = is_first = True
     for part in parts:
-        start = part.start
-        while part.end - start > PIECE_BYTES - size:
-            cut = _cut(part.document, start + PIECE_BYTES - size, part.end, tokenizer)
-            if cut >= part.end:
-                break
-            yield TextPiece((*piece, DocumentPart(part.document, start, cut)), begins_text, is_first)
-            piece = []
-            size = 0
-            begins_text = False
-            is_first = False
+        cut = part.start
+        while cut < part.end:
             start = cut
-        piece.append(DocumentPart(part.document, start, part.end))
-        size += part.end - start
-        if size >= PIECE_BYTES:
-            yield TextPiece(tuple(piece), begins_text, is_first)
-            piece = []
-            size = 0
-            begins_text = True
-            is_first = False
+            is_rest = part.end - start <= space
+            cut = part.end if is_rest else _cut(part.document, start + space, part.end, tokenizer)
+            piece.append(DocumentPart(part.document, start, cut))
+            space -= cut - start
+            if space <= 0:
+                yield TextPiece(tuple(piece), begins_text, is_first)
+                piece = []
+                space = PIECE_BYTES
+                begins_text = cut == part.end
+                is_first = False
     if piece:
         yield TextPiece(tuple(piece), begins_text, is_first)
 
@@ -139,7 +132,6 @@ def _label(parts: Iterable[DocumentPart]) -> str:
 
 def _tokenize(parts: Iterable[DocumentPart], tokenizer: Tokenizer, size: int, on_note: OnNote) -> TokenIds:
     """Tokenize pieces in several threads, and store their tokens in order in a temporary file."""
-    progress = TokenizingProgress(size, on_note)
     is_stopped = threading.Event()  # another piece failed, or Ctrl-C was pressed
 
     def encode(piece: TextPiece) -> bytes:
@@ -150,38 +142,30 @@ def _tokenize(parts: Iterable[DocumentPart], tokenizer: Tokenizer, size: int, on
     executor = ThreadPoolExecutor(max(MIN_THREADS, (os.cpu_count() or 1) // CORES_PER_THREAD), "tokenize")
     try:
         pieces = list(divide(parts, tokenizer))
-        encoded = zip(pieces, executor.map(encode, pieces), strict=True)
-        return store_tokens(_counted(encoded, progress), tokenizer)
+        sizes = [piece.text_bytes for piece in pieces]
+        encoded = zip(sizes, executor.map(encode, pieces), strict=True)
+        return store_tokens(noted(encoded, size, on_note), tokenizer)
     finally:
         is_stopped.set()
         executor.shutdown(cancel_futures=True)
 
 
-def _counted(encoded: Iterable[tuple[TextPiece, bytes]], progress: "TokenizingProgress") -> Iterator[bytes]:
-    for piece, tokens in encoded:
-        progress.add(piece.text_bytes)
+def noted(
+    pieces: Iterable[tuple[int, bytes]],
+    total: int,
+    on_note: OnNote,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[bytes]:
+    """Yield the tokens of pieces (size of the text, tokens), and report the progress if the text is long."""
+    is_long = total >= NOTED_BYTES
+    if is_long:
+        on_note(f"tokenizing {units.size(total)} of text")
+    done = 0
+    started = last_noted = clock()
+    for size, tokens in pieces:
+        done += size
+        now = clock()
+        if is_long and done < total and now - last_noted >= max(NOTE_SECONDS, (now - started) / 3):
+            last_noted = now
+            on_note(f"tokenized {100 * done // total} %")
         yield tokens
-
-
-class TokenizingProgress:
-    """Reports the progress of tokenization."""
-
-    def __init__(self, total: int, on_note: OnNote, clock: Callable[[], float] = time.monotonic) -> None:
-        self._total = total
-        self._done = 0
-        self._on_note = on_note
-        self._clock = clock
-        self._started = self._noted = clock()
-        if total >= NOTED_BYTES:
-            on_note(f"tokenizing {units.size(total)} of text")
-
-    def add(self, size: int) -> None:
-        """Count bytes of text as tokenized."""
-        self._done += size
-        now = self._clock()
-        passed = now - self._started
-        is_due = now - self._noted >= max(NOTE_SECONDS, passed / 3)
-        if self._total < NOTED_BYTES or not is_due or self._done >= self._total:
-            return
-        self._noted = now
-        self._on_note(f"tokenized {100 * self._done // self._total} %")

@@ -43,10 +43,6 @@ class CachedFile:
     size: int  # bytes
     used: float  # time when it was written or last opened by a run, in seconds since 1970
 
-    @property
-    def key(self) -> str:
-        return self.path.stem
-
 
 def cache_directory() -> Path | None:
     """Return $XDG_CACHE_HOME/llmcli or ~/.cache/llmcli; on Windows %LOCALAPPDATA%\\llmcli\\cache. None
@@ -151,7 +147,7 @@ class TokenCache:
                     file.path.unlink()
         # without the file that would be replaced
         limit = self.limit()
-        files = [file for file in self.files() if file.key != key]
+        files = [file for file in self.files() if file.path != self._path(key)]
         if size > limit:
             return False
         excess = sum(file.size for file in files) + size - limit

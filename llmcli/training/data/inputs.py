@@ -8,7 +8,7 @@ from pathlib import Path
 from llmcli import units
 from llmcli.data.conversations.record_kinds import ReadOptions
 from llmcli.data.files import ConversationFile
-from llmcli.data.reading_progress import ReadingProgress
+from llmcli.data.reading_progress import reading_progress
 from llmcli.data.sources import Sources, check_reading, read_sources
 from llmcli.data.text.boilerplate import SUGGESTED_SHARE, estimate
 from llmcli.data.text.corpus import MAX_NAMES, Corpus
@@ -77,7 +77,7 @@ def load_inputs(
     base_model = loading.load(base) if base else None
     like_model = loading.load_any(like).shared if like else None
     reading = reading or ReadOptions()
-    progress = ReadingProgress(seconds, on_note)
+    progress = reading_progress(seconds, on_note)
     sources = corpus if isinstance(corpus, Sources) else read_sources(corpus, reading, on_read=progress)
     sources, val_sources, splits = _without_other_splits(sources)
     sources, left_out = _with_enough_text(sources, fine_tunes=base is not None)

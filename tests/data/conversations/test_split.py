@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmcli.data.conversations.messages import Conversation, Message
-from llmcli.data.conversations.split import divide, held_out_indices, is_held_out, split
+from llmcli.data.conversations.split import divide, held_out_indices, split
 
 
 def conversation(question: str, answer: str = "Yes.") -> Conversation:
@@ -21,11 +21,6 @@ def test_about_the_share_is_held_out_one_in_each_stretch(count: int, share: floa
     if chosen and share <= 0.5:
         stretch = count / len(chosen)
         assert all(k * stretch - 1 < i < (k + 1) * stretch for k, i in enumerate(chosen))
-
-
-@given(st.integers(0, 500), st.floats(0, 0.999))
-def test_one_index_can_be_asked_for(count: int, share: float) -> None:
-    assert [i for i in range(count) if is_held_out(i, count, share)] == held_out_indices(count, share)
 
 
 def test_no_part_of_a_repeating_pattern_is_left_out() -> None:

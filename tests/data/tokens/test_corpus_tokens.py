@@ -1,6 +1,7 @@
 """Tokens of a long text in pieces: those of the whole, whatever the cache holds or cannot hold."""
 
 import gzip
+import itertools
 import json
 import os
 import random
@@ -15,7 +16,7 @@ from llmcli.data.text.corpus import Corpus, DocumentPart
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokens import corpus_tokens
 from llmcli.data.tokens import token_store as token_cache
-from llmcli.data.tokens.corpus_tokens import TextPiece, TokenizingProgress, cache_key, divide, tokenize_corpus
+from llmcli.data.tokens.corpus_tokens import TextPiece, cache_key, divide, noted, tokenize_corpus
 from llmcli.data.tokens.token_store import TokenCache, cache_directory
 from llmcli.data.tokens.tokens import tokenize
 from llmcli.errors import LLMError
@@ -210,11 +211,9 @@ def test_the_tokens_of_a_file_that_changes_meanwhile_are_not_kept() -> None:
 def notes_of(total: int, part: int, seconds: float) -> list[str]:
     """The notes of a text of which `part` bytes are tokenized every so many seconds."""
     notes: list[str] = []
-    now = 0.0
-    progress = TokenizingProgress(total, notes.append, lambda: now)
-    for start in range(0, total, part):
-        now += seconds
-        progress.add(min(part, total - start))
+    clock = (seconds * count for count in itertools.count())
+    pieces = ((min(part, total - start), b"") for start in range(0, total, part))
+    assert list(noted(pieces, total, notes.append, lambda: next(clock)))
     return notes
 
 

@@ -24,7 +24,7 @@ def put(cache: TokenCache, key: str, size: int, used: float) -> Path:
 
 
 def keys(cache: TokenCache) -> list[str]:
-    return [file.key for file in cache.files()]
+    return [file.path.stem for file in cache.files()]
 
 
 def numbers(size: int) -> np.ndarray:
