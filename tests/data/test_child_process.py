@@ -14,13 +14,13 @@ def test_a_module_that_does_not_start_is_an_error(no_hang: None) -> None:
 
 def test_a_process_is_started_again_after_it_ended(no_hang: None) -> None:
     child = ChildProcess("llmcli.data.conversations.template_worker")
-    right = {"template": "{{ 1 + 1 }}", "variables": {}, "jobs": [([], False)]}
+    right = {"template": "{{ 1 + 1 }}", "variables": {}, "messages": [], "add_generation_prompt": False}
     endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
-    assert child.ask(right, 60.0) == {"results": [["2", []]]}
+    assert child.ask(right, 60.0) == {"text": "2", "answers": []}
     with pytest.raises(TimeoutError):
         child.ask(right | {"template": endless}, 0.5)
-    assert child.ask(right, 60.0) == {"results": [["2", []]]}
+    assert child.ask(right, 60.0) == {"text": "2", "answers": []}
     child.kill()
     assert child.stop() < 0 and not child.is_running
-    assert child.ask(right, 60.0) == {"results": [["2", []]]}
+    assert child.ask(right, 60.0) == {"text": "2", "answers": []}
     child.stop()

@@ -13,9 +13,9 @@ from functools import cached_property
 from typing import Any
 
 from llmcli.data.conversations import template_renderer
-from llmcli.data.conversations.control_tokens import ControlTokens, Span, unused_characters
-from llmcli.data.conversations.messages import Message
-from llmcli.data.conversations.template_renderer import Rendering, TemplateRefusalError
+from llmcli.data.conversations.control_tokens import ControlTokens, unused_characters
+from llmcli.data.conversations.messages import Message, Span
+from llmcli.data.conversations.template_renderer import TemplateRefusalError
 from llmcli.data.tokenizers.tokenizer import IM_END, IM_START, Tokenizer
 from llmcli.errors import LLMError
 
@@ -74,33 +74,32 @@ class ChatTemplate:
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> str:
         """Return a conversation as text; `add_generation_prompt` adds the header of the assistant's next
         turn. Raises LLMError if the template is invalid, refuses the messages or exceeds a limit."""
-        return self._render([(messages, add_generation_prompt)])[0].text
+        return self._render(messages, add_generation_prompt)[0]
 
-    def _render(self, jobs: Sequence[tuple[Sequence[Message], bool]]) -> list[Rendering]:
+    def _render(
+        self, messages: Sequence[Message], add_generation_prompt: bool = False
+    ) -> tuple[str, list[Span]]:
+        """Return (text, spans of the answers that the template marks)."""
         if self.source == CHATML:
-            return [_render_chatml(messages, prompt) for messages, prompt in jobs]
-        return template_renderer.render(self.source, self._variables, jobs)
+            return _render_chatml(messages, add_generation_prompt)
+        return template_renderer.render(self.source, self._variables, messages, add_generation_prompt)
 
     def encode(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> list[int]:
         """Return the ids of a conversation; the text of a message never becomes a control token. Raises
         LLMError like `render`."""
         hidden, names = self._hide(messages)
-        return self._control_tokens.encode(self._render([(hidden, add_generation_prompt)])[0].text, names)[0]
+        return self._control_tokens.encode(self._render(hidden, add_generation_prompt)[0], names)[0]
 
     def encode_conversation(self, messages: Sequence[Message]) -> EncodedConversation:
         """Return the ids and the loss mask of a conversation, which is True for the answers to learn and the
         token that ends each. Raises LLMError like `render`, and if the template renders a turn differently
         when other turns follow."""
         hidden, names = self._hide(messages)
-        rendering = self._render([(hidden, False)])[0]
+        text, answers = self._render(hidden)
         if not _MARKER.search(self.source):
             ends = [i for i, message in enumerate(hidden, 1) if message.role == "assistant"]
-            rendering = Rendering(
-                rendering.text, [self._answer(rendering.text, hidden[:end]) for end in ends]
-            )
-        ids, loss_mask = self._control_tokens.encode(
-            rendering.text, names, _learned_spans(rendering.answers, messages)
-        )
+            answers = [self._answer(text, hidden[:end]) for end in ends]
+        ids, loss_mask = self._control_tokens.encode(text, names, _learned_spans(answers, messages))
         return EncodedConversation(ids, loss_mask)
 
     @cached_property
@@ -123,12 +122,12 @@ class ChatTemplate:
 
     def _answer(self, whole: str, messages: Sequence[Message]) -> Span:
         """Return the span of the last message, an answer, in the rendered conversation."""
-        [until] = self._render([(messages, False)])
+        until, _ = self._render(messages)
         header = self._header(messages)
-        controls = self._control_tokens.find(until.text[len(header) :])
+        controls = self._control_tokens.find(until[len(header) :])
         # exclude the line end after the token
-        end = len(header) + controls[-1][1] if controls else len(until.text)
-        if not until.text.startswith(header) or not whole.startswith(until.text[:end]):
+        end = len(header) + controls[-1][1] if controls else len(until)
+        if not until.startswith(header) or not whole.startswith(until[:end]):
             raise LLMError(
                 "the model's chat template writes an answer differently once other messages follow, so it is "
                 "unclear which tokens to learn; give each conversation one answer, or mark answers in the "
@@ -140,8 +139,8 @@ class ChatTemplate:
         """Return the text before the last message, an answer."""
         before = messages[:-1]
         if before:
-            plain, prompt = (rendering.text for rendering in self._render([(before, False), (before, True)]))
-            if prompt != plain:
+            prompt, _ = self._render(before, add_generation_prompt=True)
+            if prompt != self._render(before)[0]:
                 return prompt
         # the template has no generation prompt, or needs a message before it
         probe = unused_characters(1, [self.source, *(message.content for message in messages)])[0]
@@ -163,7 +162,7 @@ def _learned_spans(answers: list[Span], messages: Sequence[Message]) -> list[Spa
     return [answer for answer, is_learned in zip(answers, learned, strict=True) if is_learned]
 
 
-def _render_chatml(messages: Sequence[Message], add_generation_prompt: bool) -> Rendering:
+def _render_chatml(messages: Sequence[Message], add_generation_prompt: bool) -> tuple[str, list[Span]]:
     """Return the same text as rendering CHATML."""
     text = ""
     answers = []
@@ -176,7 +175,7 @@ def _render_chatml(messages: Sequence[Message], add_generation_prompt: bool) -> 
         text += "\n"
     if add_generation_prompt:
         text += f"{IM_START}assistant\n"
-    return Rendering(text, answers)
+    return text, answers
 
 
 def with_chat_template(tokenizer_config_json: str, source: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
 
-from llmcli.data.conversations.messages import Message
+from llmcli.data.conversations.messages import Message, Span
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 
@@ -22,8 +22,6 @@ PRIVATE_USE = (
     range(0xE000, 0xF900),
 )
 _SPACE_AFTER = re.compile(r"\s*")
-
-Span = tuple[int, int]  # first character, one past the last
 
 
 def unused_characters(count: int, texts: Iterable[str]) -> list[str]:

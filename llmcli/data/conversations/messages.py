@@ -15,6 +15,7 @@ from llmcli.errors import LLMError, brief
 ROLES = ("system", "user", "assistant")
 
 Record: TypeAlias = Mapping[str, object]
+Span: TypeAlias = tuple[int, int]  # first character, one past the last
 
 _ROLE_NAMES = (
     {role: role for role in ROLES}

@@ -4,14 +4,13 @@ The process is started for the first template and renders all later ones; it end
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from llmcli.data.child_process import ChildProcess, NotStartedError
-from llmcli.data.conversations.messages import Message
+from llmcli.data.conversations.messages import Message, Span
 from llmcli.errors import LLMError
 
-SECONDS = 5.0  # time limit for all renderings of a call
+SECONDS = 5.0  # time limit
 _worker = ChildProcess("llmcli.data.conversations.template_worker")
 
 
@@ -19,22 +18,19 @@ class TemplateRefusalError(LLMError):
     """The template refuses the messages; many templates refuse two consecutive turns of the same role."""
 
 
-@dataclass(frozen=True)
-class Rendering:
-    """The text that a template produces from messages."""
-
-    text: str
-    answers: list[tuple[int, int]]  # spans of {% generation %} blocks: first character, one past the last
-
-
 def render(
-    source: str, variables: Mapping[str, Any], jobs: Sequence[tuple[Sequence[Message], bool]]
-) -> list[Rendering]:
-    """Render a template for each list of messages, with or without a generation prompt. Raises LLMError if
-    rendering fails, and TemplateRefusalError if the template refuses the messages."""
-    sent = [([{"role": m.role, "content": m.content} for m in messages], prompt) for messages, prompt in jobs]
+    source: str, variables: Mapping[str, Any], messages: Sequence[Message], add_generation_prompt: bool
+) -> tuple[str, list[Span]]:
+    """Return (the text that a template produces from messages, spans of its {% generation %} blocks). Raises
+    LLMError if rendering fails, and TemplateRefusalError if the template refuses the messages."""
+    request = {
+        "template": source,
+        "variables": dict(variables),
+        "messages": [{"role": message.role, "content": message.content} for message in messages],
+        "add_generation_prompt": add_generation_prompt,
+    }
     try:
-        answer = _worker.ask({"template": source, "variables": dict(variables), "jobs": sent}, SECONDS)
+        answer = _worker.ask(request, SECONDS)
     except NotStartedError as error:
         raise LLMError(
             "the process that renders chat templates did not start; it needs jinja2: pip install jinja2"
@@ -51,4 +47,4 @@ def render(
         raise TemplateRefusalError(f"the model's chat template refuses these messages: {answer['refused']}")
     if "error" in answer:
         raise LLMError(f"the model's chat template cannot be rendered: {answer['error']}")
-    return [Rendering(text, [(start, end) for start, end in spans]) for text, spans in answer["results"]]
+    return answer["text"], [(start, end) for start, end in answer["answers"]]

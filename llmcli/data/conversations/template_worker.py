@@ -5,8 +5,8 @@ A template from an untrusted file is a program, which may never end or fill the 
 it in a sandbox, as transformers does, and this process has limits. template_renderer.py kills it if it takes
 too long.
 
-    {"template": TEXT, "variables": {}, "jobs": [[messages, add_generation_prompt], ...]}
-    -> {"results": [[text, [[start, end], ...]], ...]} or {"refused": message} or {"error": message}
+    {"template": TEXT, "variables": {}, "messages": [...], "add_generation_prompt": BOOL}
+    -> {"text": TEXT, "answers": [[start, end], ...]} or {"refused": message} or {"error": message}
 """
 
 import functools
@@ -38,7 +38,7 @@ def main() -> None:
 def _answer(request: Mapping[str, Any]) -> dict[str, Any]:
     try:
         template = _compiled(request["template"])
-        return {"results": [_render(template, request["variables"], *job) for job in request["jobs"]]}
+        return _render(template, request["messages"], request["add_generation_prompt"], request["variables"])
     except _RefusalError as error:
         return {"refused": _one_line(error)}
     except MemoryError:
@@ -59,11 +59,11 @@ def _one_line(error: Exception) -> str:
 
 def _render(
     template: jinja2.Template,
-    variables: Mapping[str, str],
     messages: list[dict[str, str]],
     add_generation_prompt: bool,
-) -> tuple[str, list[tuple[int, int]]]:
-    """Return (text, spans of its {% generation %} blocks)."""
+    variables: Mapping[str, str],
+) -> dict[str, Any]:
+    """Return the text, and the spans of its {% generation %} blocks."""
     limit = EXTRA_CHARACTERS + 2 * sum(len(message["content"]) for message in messages)
     tracker = template.environment.extensions[_Generation.identifier]
     assert isinstance(tracker, _Generation)
@@ -81,7 +81,7 @@ def _render(
         tracker.position += len(part)
         if tracker.position > limit:
             raise TemplateError(f"it writes over {limit:,} characters")
-    return "".join(parts), tracker.spans
+    return {"text": "".join(parts), "answers": tracker.spans}
 
 
 def environment() -> jinja2.Environment:

@@ -64,18 +64,18 @@ class Cuts:
         )
 
 
-class _DocumentCounts:
-    """Counts the documents that contain a line."""
+def repeated_lines(documents: Sequence[Iterable[str]]) -> list[str]:
+    """Return the hashes of the lines that documents repeat; each document is an iterable of lines."""
+    if len(documents) < MIN_DOCUMENTS:
+        return []
+    # two tables; each slot has the number of documents and the latest of them
+    tables = [(array("I", bytes(4 * _SLOTS)), array("I", bytes(4 * _SLOTS))) for _ in range(2)]
 
-    def __init__(self) -> None:
-        # two tables; each slot has the number of documents and the latest of them
-        self._tables = [(array("I", bytes(4 * _SLOTS)), array("I", bytes(4 * _SLOTS))) for _ in range(2)]
-
-    def add(self, line_hash: str, document: int) -> int:
+    def count(line_hash: str, document: int) -> int:
         """Count a line of a document, numbered from 1. Returns the number of documents so far."""
         counted = []
         number = int(line_hash, 16)
-        for counts, last in self._tables:
+        for counts, last in tables:
             number, slot = divmod(number, _SLOTS)
             if last[slot] != document:
                 last[slot] = document
@@ -83,18 +83,12 @@ class _DocumentCounts:
             counted.append(counts[slot])
         return min(counted)
 
-
-def repeated_lines(documents: Sequence[Iterable[str]]) -> list[str]:
-    """Return the hashes of the lines that documents repeat; each document is an iterable of lines."""
-    if len(documents) < MIN_DOCUMENTS:
-        return []
-    counts = _DocumentCounts()
     repeated = set[str]()
     min_documents = max(MIN_DOCUMENTS, len(documents) // ONE_IN + 1)
     for number, lines in enumerate(documents, 1):
         for line in filter(str.strip, lines):
             line_hash = _hash(line)
-            if counts.add(line_hash, number) >= min_documents and len(repeated) < MAX_LINES:
+            if count(line_hash, number) >= min_documents and len(repeated) < MAX_LINES:
                 repeated.add(line_hash)
     return sorted(repeated)
 

@@ -62,19 +62,17 @@ def find_repetitions(
     for part in training.contents:
         for hashes, _ in _blocks(part):
             np.add.at(counts, strings.find(hashes)[1], 1)
-    is_copied = (counts > 0) & (counts <= COPIES * versions)
     is_common = counts > COPIES * versions
-    copied, common = (int(strings.occurrences[kind].sum()) for kind in (is_copied, is_common))
+    is_copied = (counts > 0) & ~is_common
+    common = strings.share(is_common)
     rest = training
-    if copied > common and not keeps_training:
+    if strings.share(is_copied) > common and not keeps_training:
         pieces = (_without(part, strings, is_copied) for part in training.contents)
         rest = Corpus(tuple(itertools.chain.from_iterable(pieces)))
         if rest.text_bytes < (1 - MAX_LEFT_OUT) * training.text_bytes:
             rest = training
-    known = common if rest is not training else copied + common
-    return Repetitions(
-        rest, training.text_bytes - rest.text_bytes, known / max(1, int(strings.occurrences.sum()))
-    )
+    known_share = strings.share(counts > 0) if rest is training else common
+    return Repetitions(rest, training.text_bytes - rest.text_bytes, known_share)
 
 
 def find_in_texts(
@@ -95,8 +93,7 @@ def find_in_texts(
     if keeps_training or len(left_out) > MAX_LEFT_OUT * len(strings_of_texts):
         left_out = set()
     others = [nothing, *(inside for index, inside in enumerate(strings_of_texts) if index not in left_out)]
-    known = int(strings.occurrences[np.unique(np.concatenate(others))].sum())
-    return left_out, known / max(1, int(strings.occurrences.sum()))
+    return left_out, strings.share(np.unique(np.concatenate(others)))
 
 
 class _Strings:
@@ -116,6 +113,10 @@ class _Strings:
         self._shift = np.uint64(64 - bits)
         self._slots = np.zeros(1 << bits, bool)
         self._slots[self.hashes >> self._shift] = True
+
+    def share(self, chosen: NDArray[np.integer] | NDArray[np.bool_]) -> float:
+        """Return the share of chosen strings (indices or a mask) in all occurrences."""
+        return int(self.occurrences[chosen].sum()) / max(1, int(self.occurrences.sum()))
 
     def find(self, hashes: NDArray[np.uint64]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """Return (positions in `hashes` [N] of strings of the text, index of the string at each)."""

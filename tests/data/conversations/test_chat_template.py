@@ -137,7 +137,7 @@ def test_chatml_is_what_jinja_makes_of_it() -> None:
         for prompt in [False, True]:
             messages = CONVERSATIONS[name]
             template = ChatTemplate(CHATML, BPE)
-            assert template._render([(messages, prompt)]) == render(CHATML, {}, [(messages, prompt)]), prompt
+            assert template._render(messages, prompt) == render(CHATML, {}, messages, prompt), prompt
 
 
 @pytest.mark.slow

@@ -17,8 +17,7 @@ MESSAGES = [Message("user", "Hi"), Message("assistant", "Hello 🍎")]
 
 
 def text(source: str, messages: list[Message] = MESSAGES, **variables: str) -> str:
-    [rendering] = render(source, variables, [(messages, True)])
-    return rendering.text
+    return render(source, variables, messages, True)[0]
 
 
 def test_a_template_is_rendered_as_by_transformers() -> None:
@@ -39,15 +38,9 @@ def test_a_template_is_rendered_as_by_transformers() -> None:
 
 def test_generation_blocks_are_reported() -> None:
     source = "{% for m in messages %}<{% generation %}{{ m.content }}!{% endgeneration %}>{% endfor %}"
-    [rendering] = render(source, {}, [(MESSAGES, False)])
-    assert rendering.text == "<Hi!><Hello 🍎!>"
-    assert [rendering.text[start:end] for start, end in rendering.answers] == ["Hi!", "Hello 🍎!"]
-
-
-def test_several_renderings_in_one_call() -> None:
-    source = "{% for m in messages %}{{ m.content }}{% endfor %}{{ '?' if add_generation_prompt }}"
-    renderings = render(source, {}, [(MESSAGES, False), (MESSAGES[:1], True), ([], True)])
-    assert [rendering.text for rendering in renderings] == ["HiHello 🍎", "Hi?", "?"]
+    rendered, answers = render(source, {}, MESSAGES, False)
+    assert rendered == "<Hi!><Hello 🍎!>"
+    assert [rendered[start:end] for start, end in answers] == ["Hi!", "Hello 🍎!"]
 
 
 def test_what_a_template_says_itself_is_shown() -> None:
@@ -95,7 +88,7 @@ def test_the_process_ends_with_this_one(tmp_path) -> None:
 
     code = (
         "from llmcli.data.conversations import template_renderer as r\n"
-        "print(r.render('{{ 1 + 1 }}', {}, [([], False)])[0].text, r._worker._process.pid)"
+        "print(r.render('{{ 1 + 1 }}', {}, [], False)[0], r._worker._process.pid)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     result, pid = done.stdout.split()
