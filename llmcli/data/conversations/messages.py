@@ -115,13 +115,13 @@ def normalized(key: object) -> str:
 
 
 def record_shape(record: object) -> RecordShape | None:
-    """Return the shape of a record, judged by its keys; None if it holds no conversation. A list of messages
-    counts as a record.
+    """Return the shape of a record, judged by its keys; None if it holds neither a conversation nor a text. A
+    list of messages counts as a record.
 
     >>> record_shape({"Question": "Who?", "answer": "Me.", "id": 1})
     RecordShape(name='question/answer', keys=('Question', 'answer'), context_key='', is_text=False)
-    >>> record_shape({"text": "Once upon a time"}) is None
-    True
+    >>> record_shape({"text": "Once upon a time"})
+    RecordShape(name='text', keys=('text',), context_key='', is_text=True)
     """
     record = _with_key(record)
     if not isinstance(record, Mapping):
@@ -131,14 +131,15 @@ def record_shape(record: object) -> RecordShape | None:
     for key, name in (("messages", "messages"), ("conversations", "ShareGPT"), ("conversation", "ShareGPT")):
         if key in present:
             return RecordShape(name, (spelled[key],))
-    if "text" in present and str(record[spelled["text"]]).startswith(_TURN_START):
+    text = record[spelled["text"]] if "text" in present else None
+    if str(text).startswith(_TURN_START):
         return RecordShape(_RENDERED, (spelled["text"],))
     for pair, context in PAIRS.items():
         if present >= {*pair}:
             return RecordShape(
                 "/".join(pair), tuple(map(spelled.__getitem__, pair)), spelled.get(context, context)
             )
-    return None
+    return RecordShape("text", (spelled["text"],), is_text=True) if isinstance(text, str) else None
 
 
 def _with_key(record: object) -> object:

@@ -113,7 +113,7 @@ def choose_shape(
     if shape := _requested(name, objects, known, reading):
         return shape
     _refuse_preferences(name, records, known)
-    shapes = Counter(filter(None, map(_shape, records))).most_common(1)
+    shapes = Counter(filter(None, map(record_shape, records))).most_common(1)
     if shapes and 2 * shapes[0][1] >= len(records):
         shape = shapes[0][0]
         label = known.get("label")
@@ -213,16 +213,6 @@ def _requested(
             f"{name}: the column {brief(chosen[0])} has no text; its columns: {_listed(known.values())}"
         )
     return RecordShape("text", chosen, is_text=True)
-
-
-def _shape(record: object) -> RecordShape | None:
-    if shape := record_shape(record):
-        return shape
-    fields = record.items() if isinstance(record, Mapping) else ()
-    key = next(
-        (str(key) for key, value in fields if normalized(key) == "text" and isinstance(value, str)), None
-    )
-    return RecordShape("text", (key,), is_text=True) if key else None
 
 
 def column_option(*columns: str) -> str:

@@ -22,41 +22,39 @@ _HEADING = re.compile(r"(?i)heading|title|\d$")  # the identifier of a paragraph
 _OUTSIDE_SLIDE = ("dt", "ftr", "hdr", "sldNum")  # placeholders: date, footer, header, number
 
 
-@dataclass(frozen=True)
-class _Markup:
-    """The meaning of a format's elements, by their names without namespaces."""
-
-    paragraphs: tuple[str, ...]
-    row: str
-    cell: str
-    skipped: frozenset[str]
-    replaced: Mapping[str, str]  # elements that represent characters
-    text: str = ""  # the element around text; "": all text in paragraphs is shown
-    item: str = ""  # the element around a list item, or in its paragraph
-    notes: tuple[str, ...] = ()  # references to notes, or the notes themselves
-
-
-_OFFICE_OPEN = _Markup(
-    paragraphs=("p",),
-    text="t",
-    row="tr",
-    cell="tc",
-    item="numId",
-    notes=("footnoteReference", "endnoteReference"),
-    skipped=frozenset({"del", "moveFrom", "Fallback", "rt", "tabs", "tabLst"}),
-    replaced={"tab": "\t", "br": "\n", "cr": "\n", "noBreakHyphen": "-"},
-)
-_OPEN_DOCUMENT = _Markup(
-    paragraphs=("p", "h"),
-    row="table-row",
-    cell="table-cell",
-    item="list-item",
-    notes=("note",),
-    skipped=frozenset(
-        {"tracked-changes", "annotation", "ruby-text", "title", "desc", "binary-data", "note-citation"}
+# what the elements of a format, without namespaces, mean: a role, or the characters that they represent
+_OFFICE_OPEN = {
+    "p": "paragraph",
+    "t": "text",  # the element around text
+    "tr": "row",
+    "tc": "cell",
+    "numId": "item",  # in the paragraph of a list item
+    "pStyle": "style",
+    "footnoteReference": "reference",
+    "endnoteReference": "reference",
+    "sp": "shape",
+    "ph": "placeholder",
+    "tab": "\t",
+    "br": "\n",
+    "cr": "\n",
+    "noBreakHyphen": "-",
+    **dict.fromkeys(("del", "moveFrom", "Fallback", "rt", "tabs", "tabLst"), "skipped"),
+}
+_OPEN_DOCUMENT = {  # all text in paragraphs is shown
+    "p": "paragraph",
+    "h": "paragraph",
+    "table-row": "row",
+    "table-cell": "cell",
+    "list-item": "item",  # around the paragraphs of a list item
+    "note": "note",
+    "tab": "\t",
+    "line-break": "\n",
+    "s": " ",
+    **dict.fromkeys(
+        ("tracked-changes", "annotation", "ruby-text", "title", "desc", "binary-data", "note-citation"),
+        "skipped",
     ),
-    replaced={"tab": "\t", "line-break": "\n", "s": " "},
-)
+}
 
 
 def extract(file: IO[bytes], skipped: SkippedParts) -> Extracted:
@@ -140,13 +138,14 @@ class _Paragraph:
 class _Reader:
     """Collects paragraphs and rows in `blocks`: (text, whether it is one of several lines, as in a list)."""
 
-    def __init__(self, markup: _Markup, notes: Mapping[tuple[str, str], str] | None = None) -> None:
+    def __init__(self, markup: Mapping[str, str], notes: Mapping[tuple[str, str], str] | None = None) -> None:
         self.blocks: list[tuple[str, bool]] = []
         self._markup = markup
         self._texts_of_notes = notes or {}
         self._open: list[_Paragraph] = []  # text boxes and notes are inside paragraphs
         self._skipped = 0  # depth inside an element that is skipped
-        self._in_text = not markup.text
+        self._marks_text = "text" in markup.values()
+        self._in_text = not self._marks_text
         self._rows = 0  # open rows; tables may be nested
         self._cells: list[list[str]] = []  # cells of the outermost row
         self._item_begins = self._outside_slide = False
@@ -162,65 +161,68 @@ class _Reader:
         elif kind == END:
             self._end(value)
         elif self._in_text:
-            self._add(value if self._markup.text else _SPACE.sub(" ", value))
+            self._add(value if self._marks_text else _SPACE.sub(" ", value))
 
     def _add(self, text: str) -> None:
         if self._open:
             self._open[-1].pieces.append(text)
 
     def _start(self, element: str, attributes: Mapping[str, str]) -> None:
-        markup = self._markup
-        if element in markup.skipped:
-            self._skipped = 1
-        elif element == markup.text:
-            self._in_text = True
-        elif element in markup.paragraphs:
-            self._open.append(_Paragraph(is_item=self._item_begins))
-            self._item_begins = False
-        elif element in markup.replaced:
-            count = attributes.get("c", "1")[:3]  # <text:s text:c="3"/> stands for three spaces
-            self._add(markup.replaced[element] * (min(int(count), _MAX_SPACES) if count.isdecimal() else 1))
-        elif element == markup.row:
-            self._rows += 1
-        elif element == markup.cell and self._rows == 1:
-            self._cells.append([])
-        elif element == markup.item and self._open:
-            self._open[-1].is_item = attributes.get("val") != "0" and not self._open[-1].is_heading
-        elif element == markup.item:
-            self._item_begins = True
-        elif element in markup.notes:
-            self._start_note(element, attributes)
-        elif element == "pStyle" and self._open:
-            self._open[-1].is_heading = bool(_HEADING.match(attributes.get("val", "")))
-        elif element == "ph":
-            self._outside_slide = attributes.get("type") in _OUTSIDE_SLIDE
+        match self._markup.get(element):
+            case None | "shape":
+                pass
+            case "skipped":
+                self._skipped = 1
+            case "text":
+                self._in_text = True
+            case "paragraph":
+                self._open.append(_Paragraph(is_item=self._item_begins))
+                self._item_begins = False
+            case "row":
+                self._rows += 1
+            case "cell":
+                if self._rows == 1:
+                    self._cells.append([])
+            case "item" if self._open:
+                self._open[-1].is_item = attributes.get("val") != "0" and not self._open[-1].is_heading
+            case "item":
+                self._item_begins = True
+            case "note" | "reference":
+                self._start_note(element, attributes)
+            case "style":
+                if self._open:
+                    self._open[-1].is_heading = bool(_HEADING.match(attributes.get("val", "")))
+            case "placeholder":
+                self._outside_slide = attributes.get("type") in _OUTSIDE_SLIDE
+            case characters:
+                count = attributes.get("c", "1")[:3]  # <text:s text:c="3"/> stands for three spaces
+                self._add(characters * (min(int(count), _MAX_SPACES) if count.isdecimal() else 1))
 
     def _start_note(self, element: str, attributes: Mapping[str, str]) -> None:
         self._note_number += 1
         self._add(f"[{self._note_number}]")
-        if element in ("footnoteReference", "endnoteReference"):
+        if self._markup[element] == "reference":
             text = self._texts_of_notes.get((element, attributes.get("id", "")), "")
             self._notes.append(f"[{self._note_number}] {text}")
         else:
             self._open_notes += 1
 
     def _end(self, element: str) -> None:
-        markup = self._markup
-        if element == markup.text:
-            self._in_text = False
-        elif element in markup.paragraphs and self._open:
-            self._end_paragraph(self._open.pop())
-        elif element == markup.row:
-            self._rows -= 1
-            if not self._rows:
-                self._end_block(
-                    "\t".join(" ".join(cell).replace("\n", " ") for cell in self._cells), is_line=True
-                )
-                self._cells = []
-        elif element == "note":
-            self._open_notes -= 1
-        elif element == "sp":
-            self._outside_slide = False
+        match self._markup.get(element):
+            case "text":
+                self._in_text = False
+            case "paragraph" if self._open:
+                self._end_paragraph(self._open.pop())
+            case "row":
+                self._rows -= 1
+                if not self._rows:
+                    row = "\t".join(" ".join(cell).replace("\n", " ") for cell in self._cells)
+                    self._end_block(row, is_line=True)
+                    self._cells = []
+            case "note":
+                self._open_notes -= 1
+            case "shape":
+                self._outside_slide = False
 
     def _end_paragraph(self, paragraph: _Paragraph) -> None:
         text = "".join(paragraph.pieces).strip(" ")

@@ -98,7 +98,7 @@ class DocumentReader:
             with contextlib.suppress(queue.Empty):
                 on_read(*self._events.get(timeout=_WAKE_SECONDS))
             for reader in self._readers:
-                reader.end_if_silent()
+                reader.end_if_silent(LIMITS.stalled_seconds + _SPARE_SECONDS)
         pending.future.result()
 
     def __enter__(self) -> "DocumentReader":
@@ -108,7 +108,7 @@ class DocumentReader:
         self._executor.shutdown(wait=False, cancel_futures=True)
         self._closed.set()
         for reader in self._readers:
-            reader.kill_if_busy()
+            reader.end_if_silent()
         self._executor.shutdown()
         for reader in self._readers:
             if reader.child.is_running and not _idle:
@@ -143,13 +143,10 @@ class _ProcessReader:
         self._last_sent_at = 0.0  # time of the last frame from the process; 0 while it is idle
         self._closed = closed  # set to end the reading
 
-    def end_if_silent(self) -> None:
+    def end_if_silent(self, seconds: float = 0.0) -> None:
+        """Kill the process if it reads a file, and has sent nothing for over `seconds`."""
         last_sent_at = self._last_sent_at
-        if last_sent_at and time.monotonic() - last_sent_at > LIMITS.stalled_seconds + _SPARE_SECONDS:
-            self.child.kill()
-
-    def kill_if_busy(self) -> None:
-        if self._last_sent_at:
+        if last_sent_at and time.monotonic() - last_sent_at >= seconds:
             self.child.kill()
 
     def read(self, pending: PendingFile) -> None:
@@ -179,7 +176,7 @@ class _ProcessReader:
             }
             try:
                 self.child.start()
-                self._check_open()  # otherwise, `kill_if_busy` sees this process
+                self._check_open()  # otherwise, `end_if_silent` sees this process
                 answer.receive(self.child.frames(request))
                 return
             except NotStartedError as error:

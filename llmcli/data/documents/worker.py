@@ -84,18 +84,17 @@ def main() -> None:
             request = json.loads(line)
             end_after(request["limits"]["stalled_seconds"])
             answer = _AnswerWriter(answers, request)
-            reader = _FileReader(answer, request["reading"])
-            problem = answer.problem_of("", reader.read_path, Path(request["path"]))
+            problem = answer.problem_of("", _read_path, Path(request["path"]))
             end_after(0)
             write_frame(answers, {"done": problem})
 
 
-def _problem(name: str, error: Exception, limits: FileLimits) -> str:
+def _problem(name: str, error: Exception) -> str:
     """Describe an error in one line."""
     if isinstance(error, LLMError):
         return str(error)
     if isinstance(error, MemoryError):
-        return f"{name} needs over {limits.memory >> 20:,} MB of memory"
+        return f"{name} needs over {FileLimits.memory >> 20:,} MB of memory"
     text = " ".join(str(error).split())
     if not isinstance(error, ExtractionError):
         text = f"is damaged ({text or type(error).__name__})"
@@ -108,6 +107,8 @@ class _AnswerWriter:
     def __init__(self, file: IO[bytes], request: dict[str, Any]) -> None:
         self._file = file
         self.limits = FileLimits(**request["limits"])
+        # with "plain", text with markup is sent as it is, and tables are not read
+        self.reading: dict[str, Any] = request["reading"]
         self._name = request["name"]
         self._after: list[int] | None = request["after"]
         self._taken = self._begun = self._members = self._allowed_members = 0
@@ -145,12 +146,12 @@ class _AnswerWriter:
             self._limit = outer
 
     def problem_of(self, member: str, read: Callable[..., None], *arguments: Any) -> str:
-        """Call `read`, which reads a file. Returns the problem that prevented reading all of it, or "".
+        """Call `read` for a file. Returns the problem that prevented reading all of it, or "".
         Raises _LimitError if the archive around it exceeds a limit."""
         begun = self._begun
         name = self.name_of(member)
         try:
-            read(*arguments)
+            read(self, *arguments)
         except BrokenPipeError:
             raise
         except _LimitError as error:
@@ -160,7 +161,7 @@ class _AnswerWriter:
                 is_kept = self._begun > begun
                 return error.problem + ("; the rest is skipped" if is_kept else "; skipped")
         except Exception as error:
-            return _problem(name, error, self.limits)
+            return _problem(name, error)
         return ""
 
     def take(self, size: int) -> None:
@@ -246,170 +247,172 @@ class _AnswerWriter:
             resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.getrlimit(resource.RLIMIT_CPU)[1]))
 
 
-class _FileReader:
-    """Sends the contents of a file. With `plain` in `reading`, text with markup is sent as it is, and tables
-    are not read."""
+def _read_path(answer: _AnswerWriter, path: Path) -> None:
+    try:
+        file = open_regular(path)  # closed below; errors of reading have another message
+    except OSError as error:
+        raise ExtractionError(f"cannot be read: {error.strerror or error}") from error
+    with file:
+        size = file.seek(0, io.SEEK_END)
+        file.seek(0)
+        answer.start(size)
+        _read(answer, file, "", [], size)
 
-    def __init__(self, answer: _AnswerWriter, reading: dict[str, Any]) -> None:
-        self._answer = answer
-        self._reading = reading
-        self._plain: bool = reading["plain"]
 
-    def read_path(self, path: Path) -> None:
-        try:
-            file = open_regular(path)  # closed below; errors of reading have another message
-        except OSError as error:
-            raise ExtractionError(f"cannot be read: {error.strerror or error}") from error
-        with file:
-            size = file.seek(0, io.SEEK_END)
-            file.seek(0)
-            self._answer.start(size)
-            self._read(file, "", [], size)
-
-    def _read(self, file: IO[bytes], member: str, at: list[int], size: int) -> None:
-        """Send the text or document in a file, or the contents of an archive. `member` is the path in the
-        archive around it, which can only be read forwards."""
-        name = self._answer.name_of(member)
-        content = file
-        unpacked = 0
-        start = file.read(START_BYTES)
-        with contextlib.ExitStack() as stack:
-            if program := compression(start):
-                packed = file
-                if member:
-                    with self._answer.limited(name, size):
-                        packed = stack.enter_context(self._spooled(file, start))
-                packed.seek(0)
-                unpacked = content_size(name, packed, program)
-                content = stack.enter_context(decompressed(name, packed, program))
-                start = content.read(START_BYTES)
-            known = file_types.recognize(name, start)
-            if known and known.is_text and self._plain:
-                known = None
-            is_archive = known is not None and known.module == "archives"
-            stack.enter_context(self._answer.limited(name, size, is_archive=is_archive))
-            if known is None:
-                if problem := file_types.describe_binary(name, start):
-                    self._refuse(member, at, problem)
-                elif self._answer.begin(at, member, "", size, unpacked):
-                    with self._ending(name, Counter()):
-                        for block in itertools.chain([start], _blocks(content)):
-                            self._answer.data(block)
-                return
-            is_read_in_order = known is not file_types.ZIP and known.module in _READ_IN_ORDER
-            if (program and not is_read_in_order) or (member and not program):
-                content = stack.enter_context(self._spooled(content, start))
-            content.seek(0)
-            if known is file_types.ZIP:
-                known = _zip_type(content)
-                is_archive = known is file_types.ZIP
-                stack.enter_context(self._answer.limited(name, size, is_archive=is_archive))
-            if is_archive:
-                self._read_members(content, member, at)
-            else:
-                self._read_document(content, member, at, known, size)
-
-    def _read_members(self, file: IO[bytes], path: str, at: list[int]) -> None:
-        from llmcli.data.documents import archives
-
-        if len(at) == self._answer.limits.depth:
-            raise ExtractionError(f"is an archive inside {len(at)} others and is not read; unpack it first")
-        name = self._answer.name_of(path)
-        skipped = Counter[str]()
-        is_empty = True
-        for number, member in enumerate(archives.members(file, self._answer.count)):
-            self._answer.count_member()
-            if isinstance(member, str):
-                skipped[member] += 1
-            elif not file_types.is_hidden(member.name.split("/")):
-                is_empty = False
-                inner = f"{path}/{member.name}".lstrip("/")
-                place = [*at, number]
-                if self._answer.enter(place, inner):  # a problem with one file does not affect the next ones
-                    arguments = member.content, inner, place, member.stored_bytes
-                    if problem := self._answer.problem_of(inner, self._read, *arguments):
-                        self._send_problem(inner, place, problem)
-        if skipped:
-            counts = ", ".join(f"{reason} ({number:,})" for reason, number in skipped.items())
-            self._send_problem(path, at, f"{name} has members that cannot be read: {counts}")
-        elif is_empty:
-            raise ExtractionError("has no files to read")
-
-    def _read_document(self, file: IO[bytes], member: str, at: list[int], known: FileType, size: int) -> None:
-        """Send a document, a table, or each document in a collection."""
-        name = self._answer.name_of(member)
-        skipped = Counter[str]()  # in the current document
-        if known is file_types.TABLE and not self._plain:
-            from llmcli.data.files import table_lines
-
-            blocks: Extracted = table_lines(name, file, self._reading)
-        elif known is file_types.TABLE or not known.module:
-            self._refuse(member, at, file_types.describe(name, known))
+def _read(answer: _AnswerWriter, file: IO[bytes], member: str, at: list[int], size: int) -> None:
+    """Send the text or document in a file, or the contents of an archive. `member` is the path in the
+    archive around it, which can only be read forwards."""
+    name = answer.name_of(member)
+    content = file
+    unpacked = 0
+    start = file.read(START_BYTES)
+    with contextlib.ExitStack() as stack:
+        if program := compression(start):
+            packed = file
+            if member:
+                with answer.limited(name, size):
+                    packed = stack.enter_context(_spooled(answer, file, start))
+            packed.seek(0)
+            unpacked = content_size(name, packed, program)
+            content = stack.enter_context(decompressed(name, packed, program))
+            start = content.read(START_BYTES)
+        known = file_types.recognize(name, start)
+        if known and known.is_text and answer.reading["plain"]:
+            known = None
+        is_archive = known is not None and known.module == "archives"
+        stack.enter_context(answer.limited(name, size, is_archive=is_archive))
+        if known is None:
+            if problem := file_types.describe_binary(name, start):
+                _refuse(answer, member, at, problem)
+            elif answer.begin(at, member, "", size, unpacked):
+                with _ending(answer, name, Counter()):
+                    for block in itertools.chain([start], _blocks(content)):
+                        answer.data(block)
             return
+        is_read_in_order = known is not file_types.ZIP and known.module in _READ_IN_ORDER
+        if (program and not is_read_in_order) or (member and not program):
+            content = stack.enter_context(_spooled(answer, content, start))
+        content.seek(0)
+        if known is file_types.ZIP:
+            known = _zip_type(content)
+            is_archive = known is file_types.ZIP
+            stack.enter_context(answer.limited(name, size, is_archive=is_archive))
+        if is_archive:
+            _read_members(answer, content, member, at)
         else:
-            blocks = _extracted(file, skipped, known.module)
-        part: DocumentStart | None = DocumentStart("", size)
-        for number in itertools.count():
-            if part is None:
-                return
-            if number:
-                self._answer.count_member()
-            place = [*at, number] if known.is_collection else at
-            path = f"{member}/{part.name}".strip("/")
-            is_read = self._answer.begin(place, path, known.kind, part.bytes)
-            if not (is_read or known.is_collection):
-                return
-            part = None
-            with self._ending(self._answer.name_of(path), skipped, known):
-                for block in blocks:
-                    if isinstance(block, DocumentStart):
-                        part = block
-                        break
-                    self._answer.text(block)
+            _read_document(answer, content, member, at, known, size)
 
-    @contextlib.contextmanager
-    def _ending(self, name: str, skipped: SkippedParts, known: FileType | None = None) -> Iterator[None]:
-        """Send the last frame of a document: what was `skipped`, or the problem. A _LimitError of the file is
-        raised again."""
-        try:
-            yield
-        except BrokenPipeError:
-            raise
-        except _LimitError as error:
-            error.is_reported = error.name == name
-            reason = f"{error.problem}; skipped"
-            self._answer.end(reason if error.is_reported else f"{name} is not read: {error.problem}")
-            raise
-        except ModuleNotFoundError as error:
-            package = (error.name or "").partition(".")[0]
-            problem = str(missing_extra(f"reading {name}", package, "documents"))
-            as_text = "; or add `plain` to read it as it is" if known and known.is_text else ""
-            self._answer.end(problem + as_text)
-        except Exception as error:
-            self._answer.end(_problem(name, error, self._answer.limits))
-        else:
-            self._answer.end("", +skipped)  # without zeros
-        skipped.clear()
 
-    def _refuse(self, member: str, at: list[int], description: str) -> None:
-        """Report the type of a file that is not read; without advice if it is in an archive."""
-        description = description.partition("; ")[0] if member else description
-        self._send_problem(member, at, f"{self._answer.name_of(member)} {description}")
+def _read_members(answer: _AnswerWriter, file: IO[bytes], path: str, at: list[int]) -> None:
+    from llmcli.data.documents import archives
 
-    def _send_problem(self, member: str, at: list[int], problem: str) -> None:
-        if self._answer.begin(at, member, "", 0):
-            self._answer.end(problem)
+    if len(at) == answer.limits.depth:
+        raise ExtractionError(f"is an archive inside {len(at)} others and is not read; unpack it first")
+    name = answer.name_of(path)
+    skipped = Counter[str]()
+    is_empty = True
+    for number, member in enumerate(archives.members(file, answer.count)):
+        answer.count_member()
+        if isinstance(member, str):
+            skipped[member] += 1
+        elif not file_types.is_hidden(member.name.split("/")):
+            is_empty = False
+            inner = f"{path}/{member.name}".lstrip("/")
+            place = [*at, number]
+            if answer.enter(place, inner):  # a problem with one file does not affect the next ones
+                arguments = member.content, inner, place, member.stored_bytes
+                if problem := answer.problem_of(inner, _read, *arguments):
+                    _send_problem(answer, inner, place, problem)
+    if skipped:
+        counts = ", ".join(f"{reason} ({number:,})" for reason, number in skipped.items())
+        _send_problem(answer, path, at, f"{name} has members that cannot be read: {counts}")
+    elif is_empty:
+        raise ExtractionError("has no files to read")
 
-    def _spooled(self, content: IO[bytes], start: bytes) -> IO[bytes]:
-        """Return a seekable file with `start` and the rest of a stream."""
 
-        def blocks() -> Iterator[bytes]:
-            yield start
-            for block in _blocks(content):
-                self._answer.take(len(block))
-                yield block
+def _read_document(
+    answer: _AnswerWriter, file: IO[bytes], member: str, at: list[int], known: FileType, size: int
+) -> None:
+    """Send a document, a table, or each document in a collection."""
+    name = answer.name_of(member)
+    skipped = Counter[str]()  # in the current document
+    if known is file_types.TABLE and not answer.reading["plain"]:
+        from llmcli.data.files import table_lines
 
-        return spooled(blocks())
+        blocks: Extracted = table_lines(name, file, answer.reading)
+    elif known is file_types.TABLE or not known.module:
+        _refuse(answer, member, at, file_types.describe(name, known))
+        return
+    else:
+        blocks = _extracted(file, skipped, known.module)
+    part: DocumentStart | None = DocumentStart("", size)
+    for number in itertools.count():
+        if part is None:
+            return
+        if number:
+            answer.count_member()
+        place = [*at, number] if known.is_collection else at
+        path = f"{member}/{part.name}".strip("/")
+        is_read = answer.begin(place, path, known.kind, part.bytes)
+        if not (is_read or known.is_collection):
+            return
+        part = None
+        with _ending(answer, answer.name_of(path), skipped, known):
+            for block in blocks:
+                if isinstance(block, DocumentStart):
+                    part = block
+                    break
+                answer.text(block)
+
+
+@contextlib.contextmanager
+def _ending(
+    answer: _AnswerWriter, name: str, skipped: SkippedParts, known: FileType | None = None
+) -> Iterator[None]:
+    """Send the last frame of a document: what was `skipped`, or the problem. A _LimitError of the file is
+    raised again."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except _LimitError as error:
+        error.is_reported = error.name == name
+        reason = f"{error.problem}; skipped"
+        answer.end(reason if error.is_reported else f"{name} is not read: {error.problem}")
+        raise
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        problem = str(missing_extra(f"reading {name}", package, "documents"))
+        as_text = "; or add `plain` to read it as it is" if known and known.is_text else ""
+        answer.end(problem + as_text)
+    except Exception as error:
+        answer.end(_problem(name, error))
+    else:
+        answer.end("", +skipped)  # without zeros
+    skipped.clear()
+
+
+def _refuse(answer: _AnswerWriter, member: str, at: list[int], description: str) -> None:
+    """Report the type of a file that is not read; without advice if it is in an archive."""
+    description = description.partition("; ")[0] if member else description
+    _send_problem(answer, member, at, f"{answer.name_of(member)} {description}")
+
+
+def _send_problem(answer: _AnswerWriter, member: str, at: list[int], problem: str) -> None:
+    if answer.begin(at, member, "", 0):
+        answer.end(problem)
+
+
+def _spooled(answer: _AnswerWriter, content: IO[bytes], start: bytes) -> IO[bytes]:
+    """Return a seekable file with `start` and the rest of a stream."""
+
+    def blocks() -> Iterator[bytes]:
+        yield start
+        for block in _blocks(content):
+            answer.take(len(block))
+            yield block
+
+    return spooled(blocks())
 
 
 def _extracted(file: IO[bytes], skipped: SkippedParts, module: str) -> Extracted:

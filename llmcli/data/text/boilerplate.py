@@ -104,7 +104,7 @@ def strip(
     lines, counts of the text that was cut). With `repeated`, the hashes returned by an earlier call, the same
     lines are cut."""
     if repeated is None:
-        repeated = repeated_lines([_Body(document, on_read) for document in documents])
+        repeated = repeated_lines([_body(document, on_read) for document in documents])
     hashes = {*repeated}
     cuts = Cuts(of_bytes=sum(document.text_bytes for document in documents))
     return [_strip(document, hashes, copy, cuts, on_read) for document in documents], tuple(repeated), cuts
@@ -113,22 +113,22 @@ def strip(
 def _strip(
     document: Document, repeated: Container[str], copy: TextCopy, cuts: Cuts, on_read: OnRead
 ) -> Document:
-    body = _Body(document, on_read)
+    has_gutenberg = header_lines(document.start) > 0
     cut = Counter[str]()
     offset = copy.size
     # larger pieces are faster to write
-    blocks = map("\n".join, grouped(_without_runs(body, repeated, cut), _BLOCK))
+    blocks = map("\n".join, grouped(_without_runs(_body(document, on_read), repeated, cut), _BLOCK))
     stripped = document_of_texts(document.name, document.path, blocks, copy, "\n")
-    if not cut and not body.has_gutenberg:
+    if not cut and not has_gutenberg:
         copy.truncate(offset)
         return document
     cuts.documents += 1
     cuts.text_bytes += document.text_bytes - stripped.text_bytes
-    cuts.gutenberg += body.has_gutenberg
+    cuts.gutenberg += has_gutenberg
     cuts.lines.update(cut)
     reasons = (
         ("repeated line", cut.total()),
-        ("header and license of Project Gutenberg", int(body.has_gutenberg)),
+        ("header and license of Project Gutenberg", int(has_gutenberg)),
     )
     return replace(
         document,
@@ -141,18 +141,11 @@ def _strip(
     )
 
 
-class _Body:
-    """The lines of a document without the header and the license of Project Gutenberg."""
-
-    def __init__(self, document: Document, on_read: OnRead) -> None:
-        self._document = document
-        self._on_read = on_read
-        self._skipped = header_lines(document.start)
-        self.has_gutenberg = self._skipped > 0
-
-    def __iter__(self) -> Iterator[str]:
-        lines = islice(self._document.lines(self._on_read), self._skipped, None)
-        return takewhile(lambda line: not _GUTENBERG_END.match(line), lines) if self.has_gutenberg else lines
+def _body(document: Document, on_read: OnRead) -> Iterator[str]:
+    """Return the lines of a document without the header and the license of Project Gutenberg."""
+    skipped = header_lines(document.start)
+    lines = islice(document.lines(on_read), skipped, None)
+    return takewhile(lambda line: not _GUTENBERG_END.match(line), lines) if skipped else lines
 
 
 def header_lines(start: str) -> int:

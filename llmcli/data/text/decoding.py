@@ -172,11 +172,8 @@ class Document(FileFacts):
         with self._reader() as read:
 
             def character_end(position: int) -> int:
-                if position in (0, self.text_bytes):
-                    return position
-                return position + continuation_bytes(
-                    read(self.offset + position, min(3, self.text_bytes - position))
-                )
+                following = read(self.offset + position, min(3, self.text_bytes - position))
+                return position + continuation_bytes(following)
 
             first = character_end(min(start, end))
             last = character_end(end)
@@ -318,14 +315,13 @@ def _read_as(
             yield block
 
     try:
-        if copied:
-            for piece in _decode(name, counted(), encoding, len(mark)):
-                text.add(piece.encode("utf-8"))
-        else:
-            starts = ((block, start) for block in counted() for start in range(0, len(block), CHECKED_BYTES))
-            parts = (text.add(block[start : start + CHECKED_BYTES]) for block, start in starts)
-            for _ in _decode(name, parts, encoding, len(mark)):
-                pass
+        parts = (
+            block[start : start + CHECKED_BYTES]
+            for block in counted()
+            for start in range(0, len(block), CHECKED_BYTES)
+        )
+        for piece in _decode(name, parts, encoding, len(mark)):
+            text.add(piece.encode("utf-8"))
     except LLMError as error:
         if copied:
             copy.truncate(offset)
@@ -373,13 +369,12 @@ class TextDigest:
         self.size = 0
         self.characters = 0
 
-    def add(self, data: bytes) -> bytes:
+    def add(self, data: bytes) -> None:
         self.sha256.update(data)
         self.size += len(data)
         self.characters += len(data.translate(None, _CONTINUATION_BYTES))
         if self._copy is not None:
             self._copy.append(data)
-        return data
 
 
 def _decode(name: str, blocks: Iterable[bytes], encoding: str, first: int = 0) -> Iterator[str]:

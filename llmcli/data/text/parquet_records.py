@@ -30,20 +30,25 @@ Rows: TypeAlias = Callable[[Container[str]], Iterator[dict[str, Any]]]
 def open_table(name: str, table: IO[bytes]) -> Iterator[tuple[list[str], Rows]]:
     """Yield (columns of a table, function that reads rows). Uses one thread, and little memory besides a page
     of each column. Raises LLMError if the file is damaged, also while rows are read."""
+    pyarrow = _pyarrow(f"reading {name}")
+    pyarrow.set_memory_pool(pyarrow.system_memory_pool())  # other pools reserve a gigabyte of address space
+    open_file = _open_parquet if _start(table) == PARQUET else _open_arrow
+    try:
+        columns, batches = open_file(pyarrow, table)
+        yield columns, lambda used: _rows(name, batches([column for column in columns if column in used]))
+    except (OSError, pyarrow.ArrowException) as error:
+        reason = str(error).split("\n")[0]
+        raise LLMError(f"{name} cannot be read as a table in Parquet or Arrow: {reason}") from error
+
+
+def _pyarrow(task: str) -> Any:
     try:
         import pyarrow
         import pyarrow.ipc
         import pyarrow.parquet
     except ImportError as error:
-        raise missing_extra(f"reading {name}", "pyarrow", "parquet") from error
-    pyarrow.set_memory_pool(pyarrow.system_memory_pool())  # other pools reserve a gigabyte of address space
-    open_file = _open_parquet if _start(table) == PARQUET else _open_arrow
-    try:
-        with open_file(table) as (columns, batches):
-            yield columns, lambda used: _rows(name, batches([column for column in columns if column in used]))
-    except (OSError, pyarrow.ArrowException) as error:
-        reason = str(error).split("\n")[0]
-        raise LLMError(f"{name} cannot be read as a table in Parquet or Arrow: {reason}") from error
+        raise missing_extra(task, "pyarrow", "parquet") from error
+    return pyarrow
 
 
 def _start(table: IO[bytes]) -> bytes:
@@ -53,22 +58,16 @@ def _start(table: IO[bytes]) -> bytes:
     return start
 
 
-@contextlib.contextmanager
-def _open_parquet(table: IO[bytes]) -> Iterator[tuple[list[str], _Batches]]:
-    import pyarrow.parquet
-
-    with pyarrow.parquet.ParquetFile(table, buffer_size=_BUFFER_BYTES) as file:
-        yield (
-            file.schema_arrow.names,
-            lambda used: file.iter_batches(batch_size=_BATCH_ROWS, columns=used, use_threads=False),
-        )
+def _open_parquet(pyarrow: Any, table: IO[bytes]) -> tuple[list[str], _Batches]:
+    file = pyarrow.parquet.ParquetFile(table, buffer_size=_BUFFER_BYTES)
+    return (
+        file.schema_arrow.names,
+        lambda used: file.iter_batches(batch_size=_BATCH_ROWS, columns=used, use_threads=False),
+    )
 
 
-@contextlib.contextmanager
-def _open_arrow(table: IO[bytes]) -> Iterator[tuple[list[str], _Batches]]:
+def _open_arrow(pyarrow: Any, table: IO[bytes]) -> tuple[list[str], _Batches]:
     """Open a stream of Arrow batches, which `datasets.save_to_disk` writes, or a file of them."""
-    import pyarrow.ipc
-
     is_file = _start(table) == ARROW_FILE
 
     def open_again() -> Any:
@@ -81,7 +80,7 @@ def _open_arrow(table: IO[bytes]) -> Iterator[tuple[list[str], _Batches]]:
             for start in range(0, batch.num_rows, _BATCH_ROWS):
                 yield batch.select(used).slice(start, _BATCH_ROWS)
 
-    yield open_again().schema.names, batches
+    return open_again().schema.names, batches
 
 
 def _rows(name: str, batches: Iterable[Any]) -> Iterator[dict[str, Any]]:
@@ -100,11 +99,7 @@ def _rows(name: str, batches: Iterable[Any]) -> Iterator[dict[str, Any]]:
 
 def write_parquet(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Write rows of strings. Raises LLMError if pyarrow is not installed, and OSError."""
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise missing_extra("writing Parquet files", "pyarrow", "parquet") from error
+    pyarrow = _pyarrow("writing Parquet files")
     schema = pyarrow.schema([(column, pyarrow.string()) for column in columns])
     # an open file, because pyarrow interprets some names as other file systems and refuses names that are not
     # UTF-8

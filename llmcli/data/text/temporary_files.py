@@ -18,17 +18,13 @@ class ReadingEndsError(LLMError):
     """Stops reading altogether, not only the file that it names."""
 
 
-class TemporaryFileError(ReadingEndsError):
-    """A temporary file could not be created, extended or read."""
-
-
 @contextlib.contextmanager
 def temporary_file_errors(content: str) -> Iterator[None]:
-    """Turn an OSError into a TemporaryFileError; `content` describes the content of the file."""
+    """Turn an OSError into a ReadingEndsError; `content` describes the content of the file."""
     try:
         yield
     except OSError as error:
-        raise TemporaryFileError(
+        raise ReadingEndsError(
             f"cannot store {content} in {_temporary_directory()}: {error.strerror or error}; free some space "
             f"there, or set TMPDIR to a directory on a disk with more"
         ) from error
@@ -42,14 +38,14 @@ def _temporary_directory() -> str:
 
 
 def check_temporary_space(name: str, size: int) -> None:
-    """Raise TemporaryFileError if there is no space for `size` bytes, the content of a file."""
+    """Raise ReadingEndsError if there is no space for `size` bytes, the content of a file."""
     directory = _temporary_directory()
     try:
         free = shutil.disk_usage(directory).free
     except OSError:  # writing the file reports the error
         return
     if size > free:
-        raise TemporaryFileError(
+        raise ReadingEndsError(
             f"{name} holds {units.size(size)} of text, and {directory} has space for {units.size(free)}; set "
             "TMPDIR to a directory on a disk with more, or read a part of it"
         )
@@ -104,6 +100,6 @@ class TextCopy:
                 self._file.seek(position)
                 return self._file.read(size)
         except OSError as error:
-            raise TemporaryFileError(
+            raise ReadingEndsError(
                 f"cannot read the decoded text in {_temporary_directory()}: {error.strerror or error}"
             ) from error

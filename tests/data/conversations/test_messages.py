@@ -13,7 +13,8 @@ SYSTEM = Message("system", "Be brief.")
 
 def read(record: object, source: str, shape: RecordShape | None = None) -> Conversation:
     """The conversation in a record; one of no known shape is in a file of messages."""
-    return from_record(record, source, shape or record_shape(record) or RecordShape("messages", ("messages",)))
+    shape = shape or record_shape(record)
+    return from_record(record, source, shape if shape and not shape.is_text else RecordShape("messages", ("messages",)))
 
 
 def openai(*messages: Message) -> list[dict[str, Any]]:
@@ -67,7 +68,7 @@ def test_each_shape_of_record_is_recognized_and_read() -> None:
 
 
 OTHER_RECORDS: list[Any] = [
-    {}, {"text": "Once"}, {"prompt": "Hi"}, {"completion": "Ho"}, {"prompt": "x", "chosen": "a", "rejected": "b"},
+    {}, {"text": 1}, {"prompt": "Hi"}, {"completion": "Ho"}, {"prompt": "x", "chosen": "a", "rejected": "b"},
     {"question": "?", "answers": {"text": ["x"]}}, {"prompt": "Hi", "completion": None}, {"messages": None},
     None, 3, "Hi", [], [1, 2], [{"a": 1}],
 ]  # fmt: skip

@@ -321,7 +321,9 @@ def test_a_file_that_is_skipped_in_a_compressed_archive_counts(monkeypatch: pyte
 @platforms.posix
 def test_time_without_text_goes_on_when_a_document_begins() -> None:
     """Thus a file that is read twice, to recognize and to send it, has no more time than another."""
-    answer = worker._AnswerWriter(io.BytesIO(), {"name": "a", "after": None, "limits": {"stalled_seconds": 1000}})
+    answer = worker._AnswerWriter(
+        io.BytesIO(), {"name": "a", "reading": {}, "after": None, "limits": {"stalled_seconds": 1000}}
+    )
     try:
         end_after(900)
         answer.begin([], "", "", 0)
