@@ -309,18 +309,18 @@ def read_text(name: str) -> Document:
     return document
 
 
-def read_conversations(name: str, path: Path, reading: ReadOptions = _AUTOMATIC) -> ConversationFile | None:
+def read_conversations(path: Path, reading: ReadOptions = _AUTOMATIC) -> ConversationFile | None:
     """Read one file of conversations; None for other text. Raises LLMError as `read_sources` does."""
-    contents, _ = _read_files([FoundFile(name, path, path.name, was_named=True)], reading)
+    contents, _ = _read_files([FoundFile(str(path), path, path.name, was_named=True)], reading)
     return next((file for file in contents if isinstance(file, ConversationFile)), None)
 
 
-def require_conversations(name: str, path: Path) -> ConversationFile:
+def require_conversations(path: Path) -> ConversationFile:
     """Like `read_conversations`, but other text also raises LLMError."""
-    if file := read_conversations(name, path):
+    if file := read_conversations(path):
         return file
     raise LLMError(
-        f'{name} has no conversations; expected records with "messages", "prompt" and "completion", '
+        f'{path} has no conversations; expected records with "messages", "prompt" and "completion", '
         '"instruction" and "output" or "conversations", two columns, or turns such as User: and Assistant:'
     )
 

@@ -377,7 +377,7 @@ def load_conversation(path: Path, number: int = 1) -> tuple[Conversation, int]:
 
     if not path.exists():
         raise LLMError(f"there is no file {path}; give the name of a file written by /save")
-    read = read_conversations(str(path), path)
+    read = read_conversations(path)
     if read is None or not read.conversations:
         raise LLMError(
             f'{path} has no conversations; expected JSON Lines with "messages", as written by /save'

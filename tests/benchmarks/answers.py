@@ -26,7 +26,7 @@ Pair = tuple[str, str]  # question, answer
 
 def read_pairs(path: Path) -> list[Pair]:
     """The pairs of a file in one of the shapes that `llm train` reads."""
-    file = read_conversations(path.name, path)
+    file = read_conversations(path)
     assert file is not None, f"{path} holds no conversations"
     contents = [[message.content for message in one.messages] for one in file.conversations]
     assert all(len(pair) == 2 for pair in contents)

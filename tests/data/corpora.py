@@ -4,15 +4,18 @@ import contextlib
 import errno
 import io
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO
 from unittest import mock
 
+import pytest
+
 from llmcli.data import sources
 from llmcli.data.conversations.record_kinds import ReadOptions
 from llmcli.data.text.corpus import Corpus
+from llmcli.errors import LLMError
 
 
 def read_corpus(names: Iterable[str], stdin: IO[bytes] | None = None, encoding: str = "") -> Corpus:
@@ -23,6 +26,14 @@ def read_corpus(names: Iterable[str], stdin: IO[bytes] | None = None, encoding: 
         # also texts that are the same
         stack.enter_context(mock.patch.object(sources, "_without_duplicates", lambda documents: (documents, [])))
         return sources.read_sources(names, ReadOptions(plain=True, encoding=encoding)).text
+
+
+def error_of(call: Callable[..., object], *arguments: object, exit_code: int = 1, **options: object) -> str:
+    """The message, one line, of the error that a call ends with."""
+    with pytest.raises(LLMError) as caught:
+        call(*arguments, **options)
+    assert caught.value.exit_code == exit_code and "\n" not in str(caught.value)
+    return str(caught.value)
 
 
 def joined(corpus: Corpus, start: int = 0, end: int | None = None) -> str:

@@ -1,5 +1,6 @@
 """Prompts of a batch: lines, JSON Lines and tables, with their bad rows."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from llmcli.data.conversations.messages import Message
 from llmcli.data.prompts import PromptRow, read_prompts
 from llmcli.errors import LLMError
+from tests.data.corpora import error_of
 
 
 def write(tmp_path: Path, name: str, text: str) -> str:
@@ -20,8 +22,7 @@ def test_each_line_of_a_text_is_a_prompt_with_its_number(tmp_path: Path) -> None
         (1, "朝ごはん", ""), (3, " {not JSON", ""), (4, "🍎 \u2028x", ""),
     ]  # fmt: skip
     assert rows[0].conversation() == [Message("user", "朝ごはん")]
-    with pytest.raises(LLMError, match="has no prompts"):
-        read_prompts(write(tmp_path, "p.txt", " \n\n"))
+    assert "has no prompts" in error_of(read_prompts, write(tmp_path, "p.txt", " \n\n"))
 
 
 def test_json_lines_have_prompts_or_messages_and_bad_rows_have_errors(tmp_path: Path) -> None:
@@ -55,17 +56,15 @@ def test_a_column_of_a_table(tmp_path: Path) -> None:
     with pytest.raises(LLMError, match=r"one.csv is a table; .* the first row is 'q'$"):
         read_prompts("one.csv")
     assert [row.prompt for row in read_prompts("t.tsv", "2")] == ["b", "2"]
-    with pytest.raises(LLMError, match="has no column '3'"):
-        read_prompts("t.tsv", "3")
+    assert "has no column '3'" in error_of(read_prompts, "t.tsv", "3", exit_code=2)
 
 
 def test_the_rows_of_a_table_are_read_as_in_training(tmp_path: Path) -> None:
     name = write(tmp_path, "p.tsv", 'prompt\tc\n"a" b\t1\n"c"\t2\n"e\t3\n')
     assert [row.prompt for row in read_prompts(name)] == ['"a" b', '"c"', '"e']
     for row, problem in (('"a" b,1', ".* expected after"), ("a", "1 column; wanted 2")):
-        with pytest.raises(LLMError, match=rf"p.csv line 3: {problem}") as caught:
-            read_prompts(write(tmp_path, "p.csv", f"prompt,c\nf,4\n{row}\n"))
-        assert "`plain`" not in str(caught.value)  # is no option of a batch
+        message = error_of(read_prompts, write(tmp_path, "p.csv", f"prompt,c\nf,4\n{row}\n"))
+        assert re.match(f"p.csv line 3: {problem}", message) and "`plain`" not in message  # no option of a batch
 
 
 def test_text_with_markup_is_no_list_of_prompts(tmp_path: Path) -> None:
@@ -76,6 +75,5 @@ def test_text_with_markup_is_no_list_of_prompts(tmp_path: Path) -> None:
         ("a.eml", mail, "is an e-mail"),
         ("a.mbox", f"From a@example.com Mon Jan  1 10:00:00 2024\n{mail}", "is a mailbox"),
     ):
-        with pytest.raises(LLMError) as caught:
-            read_prompts(write(tmp_path, name, text))
-        assert str(caught.value) == f"{name} {description}, not text; extract its text first: llm text {name} > TEXT"
+        message = error_of(read_prompts, write(tmp_path, name, text))
+        assert message == f"{name} {description}, not text; extract its text first: llm text {name} > TEXT"

@@ -24,7 +24,7 @@ def test_a_conversation_is_read_as_it_was_written_by_training_too() -> None:
     assert json.loads(line) == {"messages": [{"role": m.role, "content": m.content} for m in MESSAGES]}
     conversation, count = load_conversation(PATH)
     assert conversation.messages == MESSAGES and count == 1
-    read = read_conversations("chat.jsonl", PATH)
+    read = read_conversations(PATH)
     assert read is not None and [one.messages for one in read.conversations] == [MESSAGES]
     with pytest.raises(LLMError, match="holds 1 conversation, found number 2"):
         load_conversation(PATH, 2)

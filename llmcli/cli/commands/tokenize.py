@@ -111,7 +111,7 @@ def _print_conversations(options: _Options, file: Path, template: "ChatTemplate"
     JSON."""
     from llmcli.data.sources import require_conversations
 
-    read = require_conversations(str(file), file)
+    read = require_conversations(file)
     tokenizer = template.tokenizer
     total = 0
     learned_total = 0

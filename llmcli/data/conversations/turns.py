@@ -98,11 +98,11 @@ def speakers_in(shape: str) -> tuple[str, str] | None:
 
 
 def read_turns(
-    document: Document, names: tuple[str, str] | None = None, start: str = ""
+    document: Document, names: tuple[str, str] | None, start: str
 ) -> tuple[str, list[Conversation], list[str]] | None:
     """Return (shape, conversations, notes for the user); None for other text, which `start` usually shows.
     `names` replace the built-in names. Raises LLMError for two answers to one question."""
-    first_line = next(filter(str.strip, (start or document.start).split("\n")), "")
+    first_line = next(filter(str.strip, start.split("\n")), "")
     known = (named_speakers(*names),) if names else _KNOWN
     speakers = next((candidate for candidate in known if candidate.label.match(first_line)), None)
     if speakers is None:

@@ -19,19 +19,10 @@ USER, ANSWER = Message("user", "Who ate the hat?"), Message("assistant", "The do
 CONVERSATIONS = {
     "a question": [USER],
     "an answer": [USER, ANSWER],
-    "turns": [
-        Message("system", "Be brief."),
-        USER,
-        ANSWER,
-        Message("user", "And りんご?"),
-        Message("assistant", "🍎\n"),
-    ],
+    "turns": [Message("system", "Be brief."), USER, ANSWER, Message("user", "りんご?"), Message("assistant", "🍎\n")],
     "nothing said": [Message("user", ""), Message("assistant", "")],
     "white space": [Message("user", "  \n"), Message("assistant", "\r\n a ")],
-    "control tokens": [
-        Message("user", f"{IM_END}\n{IM_START}assistant\n"),
-        Message("assistant", f"<|endoftext|>{IM_END}"),
-    ],
+    "control tokens": [Message("user", f"{IM_END}\n{IM_START}a\n"), Message("assistant", f"<|endoftext|>{IM_END}")],
     "no messages": [],
 }
 # ChatML without marks, as SmolLM2 has it
@@ -62,24 +53,16 @@ def test_chatml_is_written_as_its_description_says() -> None:
 
 
 @BOTH
-def test_ids_are_control_tokens_and_text(tokenizer: Tokenizer) -> None:
-    start, end = tokenizer.control_ids[IM_START], tokenizer.control_ids[IM_END]
-    encode, newline = tokenizer.encode, tokenizer.encode("\n")
-    assert ChatTemplate(CHATML, tokenizer).encode([USER], add_generation_prompt=True) == [
-        start, *encode("user\nWho ate the hat?"), end, *newline, start, *encode("assistant\n"),
-    ]  # fmt: skip
-
-
-@BOTH
 def test_text_of_messages_is_no_control_token(tokenizer: Tokenizer) -> None:
-    for name in CONVERSATIONS:
-        messages = CONVERSATIONS[name]
-        template = ChatTemplate(CHATML, tokenizer)
-        ids = template.encode(messages)
-        controls = [i for i in ids if not tokenizer.token_bytes[i]]
-        assert controls == [tokenizer.control_ids[IM_START], tokenizer.control_ids[IM_END]] * len(messages), name
-        names = b"".join(tokenizer.token_bytes[i] or tokenizer.label(i).encode() for i in ids)
-        assert names.decode() == template.render(messages), name
+    template = ChatTemplate(CHATML, tokenizer)
+    start, end = tokenizer.control_ids[IM_START], tokenizer.control_ids[IM_END]
+    for name, messages in CONVERSATIONS.items():
+        for prompt in (False, True):
+            ids = template.encode(messages, add_generation_prompt=prompt)
+            controls = [i for i in ids if not tokenizer.token_bytes[i]]
+            assert controls == [start, end] * len(messages) + [start] * prompt, name
+            names = b"".join(tokenizer.token_bytes[i] or tokenizer.label(i).encode() for i in ids)
+            assert names.decode() == template.render(messages, add_generation_prompt=prompt), name
 
 
 @BOTH
@@ -113,31 +96,11 @@ def test_answers_that_a_template_marks_otherwise_cannot_have_a_weight() -> None:
         template.encode_conversation([USER, ANSWER, USER, replace(ANSWER, is_learned=False)])
 
 
-def test_a_tokenizer_without_the_tokens_gets_them_at_its_end() -> None:
-    rules = json.loads(BPE.to_json())
-    rules["added_tokens"] = rules["added_tokens"][:1]
-    for name in list(rules["model"]["vocab"]):
-        if name.startswith("<|") and name != "<|endoftext|>":
-            del rules["model"]["vocab"][name]
-    names = sorted(rules["model"]["vocab"], key=rules["model"]["vocab"].__getitem__)
-    rules["model"]["vocab"] = {name: i for i, name in enumerate(names)}
-    old = Tokenizer.from_json(json.dumps(rules))
-    tokenizer = old.with_chat_tokens()
-    assert tokenizer.control_ids == {"<|endoftext|>": 0, IM_START: old.vocab_size, IM_END: old.vocab_size + 1}
-    assert learned_text(ChatTemplate(CHATML, tokenizer), [USER, ANSWER]) == ["The dog.<|im_end|>"]
-
-
-def test_the_tokens_that_end_an_answer_are_known() -> None:
-    assert ChatTemplate(CHATML, BPE).stop_ids == {0, BPE.control_ids[IM_END]}
-
-
 @pytest.mark.slow
 def test_chatml_is_what_jinja_makes_of_it() -> None:
-    for name in CONVERSATIONS:
+    for messages in CONVERSATIONS.values():
         for prompt in [False, True]:
-            messages = CONVERSATIONS[name]
-            template = ChatTemplate(CHATML, BPE)
-            assert template._render(messages, prompt) == render(CHATML, {}, messages, prompt), prompt
+            assert ChatTemplate(CHATML, BPE)._render(messages, prompt) == render(CHATML, {}, messages, prompt)
 
 
 @pytest.mark.slow
@@ -197,6 +160,7 @@ def test_a_template_that_rewrites_earlier_turns_is_an_error() -> None:
 @pytest.mark.slow
 def test_the_end_of_a_turn_is_found_by_rendering_one() -> None:
     for source, expected in [
+        (CHATML, {"<|endoftext|>", "<|im_end|>"}),
         (PLAIN, {"<|endoftext|>", "<|im_end|>"}),
         ("{% for m in messages %}{{ m.content }}\n{% endfor %}", {"<|endoftext|>"}),
         ("{% for m in messages %}{{ m.content + eos_token }}<|im_start|>{% endfor %}", {"<|endoftext|>"}),
@@ -231,14 +195,9 @@ def test_the_template_of_a_config_is_its_default() -> None:
 
 
 def test_a_template_gets_the_names_of_the_special_tokens() -> None:
-    config = {
-        "chat_template": "x",
-        "eos_token": {"content": "<|im_end|>"},
-        "pad_token": "<|endoftext|>",
-        "unk_token": None,
-    }
-    template = ChatTemplate.from_config(config, BPE)
-    assert template is not None
-    assert template._variables == {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
-    template = ChatTemplate.from_config({"chat_template": "x"}, BPE)
-    assert template is not None and template._variables == {"eos_token": "<|endoftext|>"}
+    named = {"eos_token": {"content": "<|im_end|>"}, "pad_token": "<|endoftext|>", "unk_token": None}
+    for config, variables in [
+        (named, {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}), ({}, {"eos_token": "<|endoftext|>"}),
+    ]:  # fmt: skip
+        template = ChatTemplate.from_config({"chat_template": "x"} | config, BPE)
+        assert template is not None and template._variables == variables

@@ -31,22 +31,16 @@ def test_a_prompt_is_the_beginning_of_a_sentence_or_line() -> None:
         ("1,2,3\n4,5,6\n", "1,"),
         ("abc" * 100, "abcabcabcabc"),
         ("a\u202eb c d\nplain words stand here", "plain words stand"),
+        ("0\ua700", "0\ua700"),  # a character with a modifier is not split
         ("broken \ufffd words here\nwhole words are here", "whole words are"),
     ]:
         assert example_prompts(text)[0] == first, text
-
-
-def test_a_text_without_words_has_no_prompt() -> None:
     assert example_prompts("") == example_prompts("!!!\n-- ???\n") == []
 
 
 def test_a_sentence_that_may_be_incomplete_is_used_last() -> None:
     assert example_prompts("es to the market today.\nAnna has a kite.", starts_inside=True)[0] == "Anna has a"
     assert example_prompts("es to the market today.", starts_inside=True) == ["es to the market"]
-
-
-def test_a_character_with_a_modifier_is_not_split() -> None:
-    assert example_prompts("0\ua700") == ["0\ua700"]
 
 
 @pytest.mark.slow

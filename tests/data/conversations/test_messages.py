@@ -6,6 +6,7 @@ import pytest
 
 from llmcli.data.conversations.messages import Conversation, Message, RecordShape, from_record, record_shape
 from llmcli.errors import LLMError
+from tests.data.corpora import error_of
 
 USER, ASSISTANT = Message("user", "Hi"), Message("assistant", "Ho")
 SYSTEM = Message("system", "Be brief.")
@@ -40,6 +41,9 @@ RECORDS: list[tuple[str, Any, tuple[Message, ...]]] = [
      (SYSTEM, USER)),
     ("ShareGPT", {"conversations": openai(USER, ASSISTANT), "system": "Be brief."}, (SYSTEM, USER, ASSISTANT)),
     ("messages", {"messages": openai(SYSTEM, USER), "system": "Another"}, (SYSTEM, USER)),
+    ("ShareGPT", {"conversation": openai(USER, ASSISTANT)}, (USER, ASSISTANT)),
+    ("ChatML in a text", {"text": "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHo<|im_end|>\n"},
+     (USER, ASSISTANT)),
     ("prompt/completion", {"prompt": "Hi", "completion": "Ho"}, (USER, ASSISTANT)),
     ("prompt/completion", {"prompt": "", "completion": " Ho\n"}, (Message("user", ""), Message("assistant", " Ho\n"))),
     ("prompt/completion", {"prompt": openai(SYSTEM, USER, ASSISTANT, USER), "completion": openai(ASSISTANT)},
@@ -79,8 +83,8 @@ def test_other_records_are_of_no_known_shape() -> None:
         assert record_shape(record) is None, record
 
 
-def of(content: object) -> dict[str, Any]:
-    return {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": content}]}
+def answered(content: object = "Ho", **fields: object) -> dict[str, Any]:
+    return {"messages": [*openai(USER), {"role": "assistant", "content": content, **fields}]}
 
 
 MALFORMED: list[tuple[Any, str]] = [
@@ -107,41 +111,31 @@ MALFORMED: list[tuple[Any, str]] = [
      '"content" of message 1 of "messages" is None; wanted text in quotes'),
     ({"conversations": [{"from": "gpt", "content": "Hi"}]},
      '"value" of message 1 of "conversations" is None; wanted text in quotes'),
-    (of(None), '"content" of message 2 of "messages" is None; wanted text in quotes'),
-    (of(4.0), '"content" of message 2 of "messages" is 4.0; wanted text in quotes'),
-    (of(float("inf")), '"content" of message 2 of "messages" is inf; wanted text in quotes'),
-    (of(True), '"content" of message 2 of "messages" is True; wanted text in quotes'),
-    (of({"text": "Ho"}), "\"content\" of message 2 of \"messages\" is {'text': 'Ho'}; wanted text in quotes"),
-    (
-        of([{"type": "text", "text": "Ho"}, {"type": "image_url", "image_url": {}}]),
-        'part 2 of "content" of message 2 of "messages" is {\'image_url\': {}, \'type\': \'image_url\'}; wanted '
-        '{"type": "text", "text": ...}: the model reads text only',
-    ),
-    (
-        of(["Ho"]),
-        'part 1 of "content" of message 2 of "messages" is \'Ho\'; wanted {"type": "text", "text": ...}: the '
-        "model reads text only",
-    ),
-    (
-        of([{"type": "text"}]),
-        '"text" of part 1 of "content" of message 2 of "messages" is None; wanted text in quotes',
-    ),
-    (
-        of("Ho \ud83c"),
-        '"content" of message 2 of "messages" has a lone surrogate (\\ud83c) at position 3; wanted '
-        "both halves of the pair, or remove it",
-    ),
-    (of("H\0o"), '"content" of message 2 of "messages" has a zero character (\\u0000) at position 1; remove it'),
-    (
-        {"messages": openai(USER, ASSISTANT, ASSISTANT)},
-        "messages 2 and 3 are both the assistant's; wanted a user message between them",
-    ),
+    (answered(None), '"content" of message 2 of "messages" is None; wanted text in quotes'),
+    (answered(4.0), '"content" of message 2 of "messages" is 4.0; wanted text in quotes'),
+    (answered(float("inf")), '"content" of message 2 of "messages" is inf; wanted text in quotes'),
+    (answered(True), '"content" of message 2 of "messages" is True; wanted text in quotes'),
+    (answered({"text": "Ho"}), "\"content\" of message 2 of \"messages\" is {'text': 'Ho'}; wanted text in quotes"),
+    (answered([{"type": "text", "text": "Ho"}, {"type": "image_url", "image_url": {}}]),
+     'part 2 of "content" of message 2 of "messages" is {\'image_url\': {}, \'type\': \'image_url\'}; wanted '
+     '{"type": "text", "text": ...}: the model reads text only'),
+    (answered(["Ho"]), 'part 1 of "content" of message 2 of "messages" is \'Ho\'; wanted {"type": "text", "text": ...'
+     "}: the model reads text only"),
+    (answered([{"type": "text"}]),
+     '"text" of part 1 of "content" of message 2 of "messages" is None; wanted text in quotes'),
+    (answered("Ho \ud83c"), '"content" of message 2 of "messages" has a lone surrogate (\\ud83c) at position 3; wanted '
+     "both halves of the pair, or remove it"),
+    (answered("H\0o"), '"content" of message 2 of "messages" has a zero character (\\u0000) at position 1; remove it'),
+    ({"messages": openai(USER, ASSISTANT, ASSISTANT)},
+     "messages 2 and 3 are both the assistant's; wanted a user message between them"),
     ({"messages": openai(USER, SYSTEM)}, "message 2 is a system message; wanted it first or not at all"),
-    (
-        {"prompt": openai(USER), "completion": []},
-        '"completion" is []; wanted a list of messages: [{"role": "user", "content": "text"}, ...]',
-    ),
+    ({"prompt": openai(USER), "completion": []},
+     '"completion" is []; wanted a list of messages: [{"role": "user", "content": "text"}, ...]'),
     ({"instruction": "Hi", "input": 3.0, "output": "Ho"}, '"input" is 3.0; wanted text in quotes'),
+    ({"completion": "Ho"},
+     'the record has no "prompt"; wanted "prompt" and "completion", as in other records of the file'),
+    ({"prompt": "Hi", "completion": 4.0}, '"completion" is 4.0; wanted text in quotes'),
+    ({"prompt": None, "completion": "Ho"}, '"prompt" is None; wanted text in quotes'),
     ({"prompt": "Hi", "completion": "Ho", "system": 1.0}, '"system" is 1.0; wanted text in quotes'),
 ]  # fmt: skip
 
@@ -149,61 +143,33 @@ MALFORMED: list[tuple[Any, str]] = [
 def test_a_malformed_record_gives_one_line_with_its_place() -> None:
     for record, problem in MALFORMED:
         shape = record_shape({"prompt": "", "completion": ""}) if "completion" in str(record) else None
-        with pytest.raises(LLMError) as caught:
-            read(record, "a.jsonl line 7", shape)
-        assert str(caught.value) == f"a.jsonl line 7: {problem}", record
+        assert error_of(read, record, "a.jsonl line 7", shape) == f"a.jsonl line 7: {problem}", record
 
 
-def test_a_record_must_have_the_shape_of_its_file() -> None:
-    for record, problem in [
-        ({"completion": "Ho"}, 'the record has no "prompt"; wanted "prompt" and "completion", as in other records'),
-        ({"prompt": "Hi", "completion": 4.0}, '"completion" is 4.0; wanted text in quotes'),
-        ({"prompt": None, "completion": "Ho"}, '"prompt" is None; wanted text in quotes'),
-        ({"messages": openai(USER)}, 'the record has no "prompt"; wanted "prompt" and "completion"'),
-    ]:
-        shape = record_shape({"prompt": "Hi", "completion": "Ho"})
-        with pytest.raises(LLMError) as caught:
-            read(record, "a", shape)
-        assert str(caught.value).startswith(f"a: {problem}"), record
+def test_calls_of_tools_are_refused() -> None:
+    for key in ["tool_calls", "function_call"]:
+        assert error_of(read, answered(None, **{key: [{"name": "f"}]}), "a.jsonl line 7") == (
+            f'a.jsonl line 7: message 2 of "messages" has "{key}", which is not supported: the model would learn to '
+            "answer without calling; leave such conversations out"
+        ), key
+        assert read(answered(**{key: []}), "a").messages[1] == ASSISTANT
 
 
-def test_an_answer_of_weight_0_is_not_learned() -> None:
-    for weight, learned in [(0, False), (1, True), (0.0, False), (1.0, True), (None, True)]:
-        for keys, roles in ((("role", "content"), ("user", "assistant")), (("from", "value"), ("human", "gpt"))):
-            asked, answered_ = (dict(zip(keys, pair, strict=True)) for pair in zip(roles, ("Hi", "Ho"), strict=True))
-            record = {"messages": [asked, answered_ | {"weight": weight}]}
-            assert read(record, "a.jsonl line 1").messages == (USER, Message("assistant", "Ho", is_learned=learned))
-
-
-def test_an_answer_with_train_false_is_not_learned() -> None:
-    for train, learned in [(False, False), (True, True), (None, True)]:
-        record = {"messages": [*openai(USER), {"role": "assistant", "content": "Ho", "train": train}]}
-        assert read(record, "a.jsonl line 1").messages == (USER, Message("assistant", "Ho", is_learned=learned))
+def test_an_answer_with_weight_0_or_train_false_is_not_learned() -> None:
+    for key, values in (("weight", {0: False, 1: True, None: True}), ("train", {False: False, True: True, None: True})):
+        for value, learned in values.items():
+            expected = USER, Message("assistant", "Ho", is_learned=learned)
+            assert read(answered(**{key: value}), "a").messages == expected
+            sharegpt = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho", key: value}]
+            assert read({"conversations": sharegpt}, "a").messages == expected
+    for weight in [2, -1, 0.5, 1.5, "1", True, False, [], {}]:
+        with pytest.raises(
+            LLMError, match=r'^a line 7: "weight" of message 2 of "messages" is .*; wanted 1, or 0 for an answer that'
+        ):
+            read(answered(weight=weight), "a line 7")
 
 
 def test_the_senders_of_sharegpt_are_known() -> None:
     for sender in ["gpt", "model", "bot", "ai", "chatgpt", "bard", "assistant"]:
         record = {"conversations": [{"from": "human", "value": "Hi"}, {"from": sender, "value": "Ho"}]}
         assert read(record, "a").messages == (USER, ASSISTANT), sender
-
-
-def test_calls_of_tools_are_refused() -> None:
-    for key in ["tool_calls", "function_call"]:
-        answer = {"role": "assistant", "content": None, key: [{"name": "f"}]}
-        with pytest.raises(LLMError) as caught:
-            read({"messages": [*openai(USER), answer]}, "a.jsonl line 7")
-        assert str(caught.value) == (
-            f'a.jsonl line 7: message 2 of "messages" has "{key}", which is not supported: the model would learn to '
-            "answer without calling; leave such conversations out"
-        ), key
-        assert read({"messages": [*openai(USER), answer | {"content": "Ho", key: []}]}, "a").messages[1] == ASSISTANT
-
-
-def test_another_weight_is_an_error() -> None:
-    for weight in [2, -1, 0.5, 1.5, "1", True, False, [], {}]:
-        record = {"messages": [*openai(USER), {"role": "assistant", "content": "Ho", "weight": weight}]}
-        with pytest.raises(
-            LLMError,
-            match=r'^a\.jsonl line 7: "weight" of message 2 of "messages" is .*; wanted 1, or 0 for an answer that',
-        ):
-            read(record, "a.jsonl line 7")

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import shlex
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from llmcli.data.files import ConversationFile, read_records
 from llmcli.data.text.decoding import Document, OpenFile
 from llmcli.data.text.temporary_files import TextCopy
 from llmcli.errors import LLMError
-from tests.data.corpora import put
+from tests.data.corpora import error_of, put
 
 AUTOMATIC = ReadOptions()
 
@@ -52,13 +51,8 @@ PAIRS: list[tuple[str, str, list[tuple[str, str]], str, str]] = [  # (name, text
     ("a.csv", "Hi;Ho\nOne, two;three", [("Hi", "Ho"), ("One, two", "three")], "12", "('Hi', 'Ho')"),
     ("a.csv", "Hi, you;Ho\n" * 4 + "1;2a", [("Hi, you", "Ho")] * 4 + [("1", "2a")], "12345", ""),
     ("a.tsv", "Hi, you\tHo\n\nOne\tTwo", [("Hi, you", "Ho"), ("One", "Two")], "13", ""),
-    (
-        "a.csv",
-        '"Say ""Hi"", please","one\r\ntwo"\n\n,\n"  ",""\nx,y\n',
-        [('Say "Hi", please', "one\ntwo"), ("x", "y")],
-        "16",
-        "",
-    ),
+    ("a.csv", '"Say ""Hi"", please","one\r\ntwo"\n\n,\n"  ",""\nx,y\n',
+     [('Say "Hi", please', "one\ntwo"), ("x", "y")], "16", ""),
     ("a.csv", "question,answer\n,Ho\nHi,a\n", [("", "Ho"), ("Hi", "a")], "23", ""),
     ("a.tsv", 'Hi\t"one\ntwo"\n', [("Hi", "one\ntwo")], "1", ""),
     ("a.csv", "sep=;\nquestion;answer\nHi;Ho\n", [("Hi", "Ho")], "3", ""),
@@ -135,31 +129,20 @@ REFUSED = [
 ]  # fmt: skip
 
 
-def test_answers_that_are_all_marked_as_good_are_read() -> None:  # as the command leaves them that the refusal names
-    assert pairs_of(read("a.csv", "prompt,completion,label\nHi,Ho,True\nHe,Hu,True\n")) == [("Hi", "Ho"), ("He", "Hu")]
-
-
 def test_what_cannot_be_told_and_what_is_better_not_learned_is_refused() -> None:
     for text, problem in REFUSED:
-        with pytest.raises(LLMError) as caught:
-            read("a.csv", text)
-        assert str(caught.value).startswith(f"a.csv: {problem}"), text
+        assert error_of(read, "a.csv", text).startswith(f"a.csv: {problem}"), text
         assert read("a.csv", text, ReadOptions(plain=True)) is None, text
-        if (
-            "; add `column`" in problem or "`column` prompt,chosen" in problem
-        ):  # the command that the message names helps
-            words = shlex.split(str(caught.value).split("`column` ", 1)[1])
-            advised = words[words.index("`column`") + 1] if "`column`" in words else words[0]
-            assert pairs_of(read("a.csv", text, ReadOptions.of_options(None, False, advised, False))), text
+    # the command that a message names helps, and answers that are all marked as good are read
+    chosen = ReadOptions.of_options(None, False, "prompt,chosen", False)
+    assert pairs_of(read("a.csv", "prompt,chosen,rejected\nHi,yes,no\n", chosen)) == [("Hi", "yes")]
+    good = "prompt,completion,label\nHi,Ho,True\nHe,Hu,True\n"
+    assert pairs_of(read("a.csv", good)) == [("Hi", "Ho"), ("He", "Hu")]
 
 
 def test_quotation_marks_of_a_tsv_are_text_where_they_follow_no_rule() -> None:
-    for rows in [
-        '"Why?" he asked.\tQ\nHi\tHo',
-        'Hi\tHo\n"Why?" he asked.\tQ',
-        'Hi\tHo\n"Why?\tQ',
-        "a\tb\n" * 60 + '"x\ty',
-    ]:
+    why = '"Why?" he asked.\tQ'
+    for rows in [f"{why}\nHi\tHo", f"Hi\tHo\n{why}", 'Hi\tHo\n"Why?\tQ', "a\tb\n" * 60 + '"x\ty']:
         file = read("a.tsv", rows)
         assert pairs_of(file) == [tuple(row.split("\t")) for row in rows.split("\n") if row], rows
         assert file and "a.tsv: its quotation marks are part of the text" in file.notes, rows
@@ -206,10 +189,9 @@ def test_the_error_gives_the_line_in_which_a_row_begins() -> None:
         ("Hi,Ho\n" * 3 + "Hi\n" + "Hi,Ho\n", "line 4: 1 column; wanted 2 ("),
         ("Hi;Ho\n" * 3 + "Hi;Ho;Hu\n" + "Hi;Ho\n" * 9, "line 4: 3 columns; wanted 2 ("),
         ("a,b\n" * 99 + 'c,"d\n', "line 100: unexpected end of data"),
+        ("# made by hand\nquestion,answer\n" + "Hi,Ho\n" * 9, "line 1: 1 column; wanted 2 ("),
     ]:
-        with pytest.raises(LLMError) as caught:
-            read("a.csv", text)
-        assert str(caught.value).startswith(f"a.csv {problem}") and "\n" not in str(caught.value), text
+        assert error_of(read, "a.csv", text).startswith(f"a.csv {problem}"), text
 
 
 def test_a_line_or_a_cell_that_takes_much_memory_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,8 +202,3 @@ def test_a_line_or_a_cell_that_takes_much_memory_is_an_error(monkeypatch: pytest
     ):
         with pytest.raises(LLMError, match=problem):
             read(name, text)
-
-
-def test_a_first_row_with_other_columns_is_an_error_of_its_line() -> None:
-    with pytest.raises(LLMError, match=r"a\.csv line 1: 1 column; wanted 2"):
-        read("a.csv", "# made by hand\nquestion,answer\n" + "Hi,Ho\n" * 9)

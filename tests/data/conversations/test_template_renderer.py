@@ -36,13 +36,6 @@ def test_a_template_is_rendered_as_by_transformers() -> None:
         assert text(source, bos_token="<s>") == expected, source
 
 
-def test_generation_blocks_are_reported() -> None:
-    source = "{% for m in messages %}<{% generation %}{{ m.content }}!{% endgeneration %}>{% endfor %}"
-    rendered, answers = render(source, {}, MESSAGES, False)
-    assert rendered == "<Hi!><Hello 🍎!>"
-    assert [rendered[start:end] for start, end in answers] == ["Hi!", "Hello 🍎!"]
-
-
 def test_what_a_template_says_itself_is_shown() -> None:
     with pytest.raises(TemplateRefusalError, match=r"refuses these messages: Roles must alternate!$"):
         text("{{ raise_exception('Roles\n must alternate!') }}")

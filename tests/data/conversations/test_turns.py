@@ -8,8 +8,7 @@ from llmcli.data.conversations.messages import Conversation
 from llmcli.data.conversations.turns import read_turns
 from llmcli.data.text.decoding import Document, OpenFile, read_document
 from llmcli.data.text.temporary_files import TextCopy
-from llmcli.errors import LLMError
-from tests.data.corpora import put
+from tests.data.corpora import error_of, put
 
 
 def document(text: str) -> Document:
@@ -18,7 +17,7 @@ def document(text: str) -> Document:
 
 
 def read(text: str, names: tuple[str, str] | None = None) -> tuple[str, list[Conversation], list[str]] | None:
-    return read_turns(document(text), names)
+    return read_turns(document(text), names, text[:1000])
 
 
 def turns(text: str, names: tuple[str, str] | None = None) -> list[list[str]] | None:
@@ -49,13 +48,9 @@ def test_a_turn_goes_on_until_the_next_speaker() -> None:
         "User: Write it.\n\n  Two lines,\nNote: like this \u2028here.\nAssistant:\n\n    def f():\n        pass  \n\n"
         "Done: http://x\n\nUser: Thanks\nAssistant: A:\n  User: no turn\n\n\n"
     )
-    assert turns(text) == [
-        [
-            "u: Write it.\n\n  Two lines,\nNote: like this \u2028here.",
-            "a:     def f():\n        pass  \n\nDone: http://x",
-        ],
-        ["u: Thanks", "a: A:\n  User: no turn"],
-    ]
+    question = "u: Write it.\n\n  Two lines,\nNote: like this \u2028here."
+    answer = "a:     def f():\n        pass  \n\nDone: http://x"
+    assert turns(text) == [[question, answer], ["u: Thanks", "a: A:\n  User: no turn"]]
 
 
 CONVERSATIONS = {
@@ -93,6 +88,10 @@ CONVERSATIONS = {
         [["u: 1\n2", "a: a\nb", "u: 3", "a: c"]],
     ),
     "a question without an answer": ("User: 1\n\nUser: 2\nAI: b\nUser: 3", [["u: 1"], ["u: 2", "a: b", "u: 3"]]),
+    "a label in the answers alone is no third speaker": (
+        "User: A cake?\nAI: Easy.\nIngredients: flour, eggs\nTime: an hour\n\n" * 9,
+        [["u: A cake?", "a: Easy.\nIngredients: flour, eggs\nTime: an hour"]] * 9,
+    ),
     "an empty answer": ("Q: 1\nA:\nQ: 2\nA: b", [["u: 1", "a: "], ["u: 2", "a: b"]]),
 }
 
@@ -128,15 +127,11 @@ def test_named_speakers_are_the_only_ones() -> None:
 
 def test_two_different_names_are_wanted() -> None:
     for names in [("", "Bob"), ("Alice", " "), ("Alice", "Alice:")]:
-        with pytest.raises(LLMError, match="wanted two different names") as caught:
-            turns("x", names)
-        assert caught.value.exit_code == 2, names
+        assert "wanted two different names" in error_of(turns, "x", names, exit_code=2)
 
 
 def test_a_second_answer_to_a_question_is_an_error() -> None:
-    with pytest.raises(LLMError) as caught:
-        turns("Q: 1\nA: a\n\nQ: 2\nA: b\nor\nA: c\n")
-    assert str(caught.value) == (
+    assert error_of(turns, "Q: 1\nA: a\n\nQ: 2\nA: b\nor\nA: c\n") == (
         "a.txt line 7: a second answer to the question in line 4; wanted the question before each answer; or "
         "add `plain` to read the file as plain text"
     )
@@ -185,15 +180,10 @@ def test_other_texts_are_not_conversations() -> None:
         assert turns(OTHER_TEXTS[kind]) is None, kind
 
 
-def test_a_label_in_the_answers_alone_is_no_third_speaker() -> None:
-    text = "User: A cake?\nAI: Easy.\nIngredients: flour, eggs\nTime: an hour\n\n" * 9
-    assert turns(text) == [["u: A cake?", "a: Easy.\nIngredients: flour, eggs\nTime: an hour"]] * 9
-
-
 def test_a_long_book_is_left_after_its_first_line(monkeypatch: pytest.MonkeyPatch) -> None:
     book = document("Once upon a time.\n" * 400_000)
     monkeypatch.setattr(Document, "lines", None)  # nothing is read but the start
-    assert read_turns(book) is None
+    assert read_turns(book, None, book.start) is None
 
 
 @pytest.mark.slow

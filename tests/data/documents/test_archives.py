@@ -40,13 +40,10 @@ def tar(members: dict[str, bytes]) -> bytes:
 MEMBERS = {"a.txt": b"a", "directory/猫.txt": "猫".encode(), "large.bin": bytes(1 << 20)}
 
 
-def test_regular_files_of_a_tar_archive() -> None:
-    assert read_all(io.BytesIO(tar(MEMBERS))) == (MEMBERS, [])
-
-
 def test_what_is_read_of_a_tar_archive_is_counted_and_files_know_the_size_they_have_in_it() -> None:
     """Also of files that are skipped."""
     data, sizes = tar(MEMBERS), list[int]()
+    assert read_all(io.BytesIO(data)) == (MEMBERS, [])
     found = list(archives.members(io.BytesIO(data), sizes.append))
     assert sum(sizes) == len(data)
     assert {member.name: member.stored_bytes for member in found if isinstance(member, archives.Member)} == {
@@ -82,11 +79,6 @@ def test_regular_files_of_a_zip_archive() -> None:
         archive.writestr(link, "/etc/passwd")
     file.seek(0)
     assert read_all(file) == (MEMBERS, [])
-
-
-def test_names_cannot_lead_out_of_the_archive() -> None:
-    contents, _ = read_all(samples.zipped({"../../etc/passwd": b"", "/root/a": b"", "b\x1b[31m\n\u202e": b""}))
-    assert list(contents) == ["etc/passwd", "root/a", "b\ufffd[31m\ufffd\ufffd"]
 
 
 def test_names_of_japanese_windows() -> None:

@@ -48,7 +48,3 @@ def test_damaged_books_are_errors_with_one_line() -> None:
         with pytest.raises(ExtractionError) as caught:
             samples.extracted(epub, book)
         assert "\n" not in str(caught.value)
-
-
-def test_empty_elements_of_xhtml_get_an_end() -> None:
-    assert epub.as_html('<title/><br/><a id="a"/>x') == '<title></title><br/><a id="a"></a>x'

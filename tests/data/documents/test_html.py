@@ -39,13 +39,8 @@ def test_encodings() -> None:
         for encoding in ["shift_jis", "euc_jp", "iso2022_jp", "utf-8", "utf-16"]:
             page = PAGE.format(charset=encoding.replace("_", "-") if declares else "", **JAPANESE)
             assert JAPANESE["text"] in html.main_text(html.decode(page.encode(encoding))), encoding
-
-
-def test_utf8_that_declares_another_encoding_is_utf8() -> None:
-    assert "für" in html.decode('<meta charset="iso-8859-1">für'.encode())
-
-
-def test_the_charset_of_the_server_counts_before_that_of_the_page() -> None:
+    assert "für" in html.decode('<meta charset="iso-8859-1">für'.encode())  # UTF-8, whatever it declares
+    # the charset of the server counts before that of the page
     assert html.decode('<meta charset="utf-8">猫'.encode("shift_jis"), "shift_jis").endswith("猫")
 
 
@@ -80,12 +75,12 @@ def test_an_empty_page_is_an_error() -> None:
 
 @pytest.mark.usefixtures("no_hang")
 def test_elements_that_are_nested_deeply_are_read_in_linear_time() -> None:
-    for depth in (3, 100, 50_000):
+    for depth in (3, 100, 20_000):
         items = "".join(f"<ul><li>Item {number}\n" for number in range(depth))
         lines = html.main_text(f"<body><p>{'Text. ' * 30}</p>{items}").split("\n")
         assert [line.strip() for line in lines if "Item" in line] == [f"• Item {number}" for number in range(depth)]
     for tag in ("<div>", "<ol><li>", "<article><div>", "<b><br>"):
-        words = html.main_text(f"<body><p>{'Text. ' * 30}</p>{tag * 50_000}end").split()
+        words = html.main_text(f"<body><p>{'Text. ' * 30}</p>{tag * 20_000}end").split()
         assert words[:30] == ["Text."] * 30 and words[-1] == "end"
 
 

@@ -68,9 +68,6 @@ def test_damaged_messages_are_counted() -> None:
     text, skipped = samples.extracted(mail, file)
     assert text.endswith("Subject: B\n\ntext\n")
     assert sum(skipped.values()) <= 1
-
-
-def test_a_file_without_messages_is_an_error() -> None:
     with pytest.raises(ExtractionError, match="no messages"):
         samples.extracted(mail, io.BytesIO(b""))
 

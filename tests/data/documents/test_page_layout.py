@@ -102,10 +102,7 @@ def test_headers_and_footers_are_left_out() -> None:
     assert [[line.text.split()[0] for line in lines] for lines in pages] == [
         ["Some", "lines", "with", "the", "text", "of", "page"]
     ] * 12
-
-
-def test_a_single_page_keeps_its_lines() -> None:
-    lines = page("Title", "Text", "1")
+    lines = page("Title", "Text", "1")  # of a single page
     assert list(without_margins([lines])) == [lines]
 
 

@@ -15,9 +15,7 @@ def test_lines_of_a_paragraph_are_joined() -> None:
         ("", "text", "text"),
     ]:
         assert joined(text, line) == expected, text
-
-
-def test_a_divided_word_loses_its_hyphen_unless_a_name_follows() -> None:
+    # a divided word loses its hyphen unless a name follows
     assert joined("exam-", "ple", hyphenated=True) == "example"
     assert joined("Anglo-", "Saxon", hyphenated=True) == "Anglo-Saxon"
 

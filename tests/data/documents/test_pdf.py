@@ -42,14 +42,12 @@ def test_cells_of_a_row_are_separated_by_tabs() -> None:
     assert text == "r1c1\tr1c2\tr1c3\nr2c1\tr2c2\tr2c3\n"
 
 
-def test_pages_without_text_are_counted() -> None:
-    file = samples.pdf(lines_at("Text"), [], [])
-    assert samples.extracted(pdf, file) == ("Text\n", {"page without text": 2})
-
-
 def test_pages_without_readable_text_are_counted() -> None:
-    file = samples.pdf([(72, 700, 10, "0024002500260027")], font=UNREADABLE)
-    assert samples.extracted(pdf, file) == ("", {"page without readable text": 1})
+    for file, found in (
+        (samples.pdf(lines_at("Text"), [], []), ("Text\n", {"page without text": 2})),
+        (samples.pdf([(72, 700, 10, "0024002500260027")], font=UNREADABLE), ("", {"page without readable text": 1})),
+    ):
+        assert samples.extracted(pdf, file) == found
 
 
 def test_scanned_encrypted_and_damaged_files_are_errors_with_one_line() -> None:

@@ -24,9 +24,8 @@ from llmcli.data.conversations.record_kinds import ReadOptions
 from llmcli.data.documents import reader, worker
 from llmcli.data.documents.worker import FileLimits
 from llmcli.data.sources import Sources, read_sources
-from llmcli.errors import LLMError
 from tests import platforms
-from tests.data.corpora import put
+from tests.data.corpora import error_of, put
 from tests.data.documents import samples
 
 for package in ("resiliparse", "fastwarc", "pypdfium2"):
@@ -81,25 +80,17 @@ NAMES = {  # of the only document in a collection
 }  # fmt: skip
 
 
-def test_a_document_is_its_text() -> None:
-    for name in DOCUMENTS:
-        made, kind = DOCUMENTS[name]
-        [part] = read_sources([put(name, made("A page about cats."))]).text.contents
-        document = part.document
-        assert "".join(part.text()) == CATS and (document.name, document.kind) == (NAMES.get(name, name), kind), name
-        assert document.text_bytes == len(CATS) and not document.skipped, name
-
-
-def test_the_order_is_that_of_the_files_and_their_names_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_document_is_its_text_in_the_order_of_the_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also when several processes read them at once."""
     monkeypatch.setattr(reader, "cpu_cores", lambda: 3)
     for name, (made, _) in DOCUMENTS.items():
         put(f"d/{name}", made(f"A page about {name}."))
     put("d/b.txt", b"A page about b.txt.\n")
     names = sorted([*DOCUMENTS, "b.txt"])
-    assert list(texts(read_sources(["d"])).items()) == [
-        (f"d/{NAMES.get(name, name)}", f"A page about {name}.\n") for name in names
-    ]
+    sources = read_sources(["d"])
+    assert list(texts(sources).items()) == [(f"d/{NAMES.get(name, name)}", f"A page about {name}.\n") for name in names]
+    kinds = [DOCUMENTS[name][1] if name in DOCUMENTS else "" for name in names]
+    assert [(document.kind, document.skipped) for document in sources.text.documents] == [(kind, ()) for kind in kinds]
 
 
 CONVERSATIONS = b'{"prompt": "Hi", "completion": "Ho"}\n{"prompt": "How?", "completion": "So."}\n'
@@ -200,11 +191,7 @@ def test_advice_for_a_file_in_an_archive_names_no_path() -> None:
 
 
 def problem_of(*names: str) -> str:
-    with pytest.raises(LLMError) as caught:
-        read_sources(names)
-    message = str(caught.value)
-    assert caught.value.exit_code == 1 and "\n" not in message and len(message) < 600
-    return message
+    return error_of(read_sources, names)
 
 
 def test_a_damaged_document_is_an_error_alone_and_skipped_among_others() -> None:
@@ -213,7 +200,9 @@ def test_a_damaged_document_is_an_error_alone_and_skipped_among_others() -> None
     put("b.html", PAGE.encode())
     sources = read_sources(["a.pdf", "b.html"])
     assert texts(sources) == {"b.html": CATS} and sources.text.skipped[0].startswith("a.pdf is damaged")
-    assert "no text found in a.pdf, a.pdf.gz" in problem_of("a.pdf", put("a.pdf.gz", gzip.compress(b"%PDF-1.7 x")))
+    assert "no text found in a.pdf, a.pdf.gz" in error_of(
+        read_sources, ["a.pdf", put("a.pdf.gz", gzip.compress(b"%PDF-1.7 x"))]
+    )
 
 
 def test_rtf_is_refused_unless_it_is_read_as_plain_text() -> None:
@@ -223,15 +212,10 @@ def test_rtf_is_refused_unless_it_is_read_as_plain_text() -> None:
 
 
 def test_a_zip_archive_that_is_no_text_has_its_advice() -> None:
-    put("a.xlsx", zipped({"xl/workbook.xml": "<x/>"}))
-    assert (
-        problem_of("a.xlsx")
-        == "a.xlsx is a spreadsheet, not text; save it as CSV first: soffice --headless --convert-to csv a.xlsx"
+    assert problem_of(put("a.xlsx", zipped({"xl/workbook.xml": "<x/>"}))) == (
+        "a.xlsx is a spreadsheet, not text; save it as CSV first: soffice --headless --convert-to csv a.xlsx"
     )
-    put("a.pth", zipped({"archive/data.pkl": b"x"}))
-    assert problem_of("a.pth").startswith("a.pth is a PyTorch model, not text; convert it")
-    put("a.zip", b"PK\x03\x04" + bytes(40))
-    assert problem_of("a.zip").startswith("a.zip is damaged")
+    assert problem_of(put("a.zip", b"PK\x03\x04" + bytes(40))).startswith("a.zip is damaged")
     assert problem_of(put("empty.zip", zipped({}))) == "empty.zip has no files to read"
 
 
@@ -277,13 +261,8 @@ def test_a_bomb_in_an_archive_costs_that_file() -> None:
     put("a.zip", zipped({"a.txt": "a", "zeros.txt": bomb, "b.txt": "b"}))
     put("b.tar", samples.tarred({"in.zip": zipped({"c.txt": "c", "zeros.txt": bomb, "d.txt": "d"}), "e.txt": b"e"}))
     sources = read_sources(["a.zip", "b.tar"])
-    assert list(texts(sources)) == [
-        "a.zip/a.txt",
-        "a.zip/b.txt",
-        "b.tar/in.zip/c.txt",
-        "b.tar/in.zip/d.txt",
-        "b.tar/e.txt",
-    ]
+    found = ["a.zip/a.txt", "a.zip/b.txt", "b.tar/in.zip/c.txt", "b.tar/in.zip/d.txt", "b.tar/e.txt"]
+    assert list(texts(sources)) == found
     assert sources.text.not_read == (
         f"a.zip/zeros.txt unpacks to over 33.55 MB, {BOMB}; skipped",
         f"b.tar/in.zip/zeros.txt unpacks to over 33.55 MB, {BOMB}; skipped",
@@ -291,7 +270,7 @@ def test_a_bomb_in_an_archive_costs_that_file() -> None:
 
 
 def test_a_compressed_file_that_unpacks_to_more_than_its_limit_costs_that_file() -> None:
-    bomb = b"\x1f\x8b\x08\0" + bytes(300 << 20)  # of zeros, which are no gzip file
+    bomb = b"\x1f\x8b\x08\0" + bytes(60 << 20)  # of zeros, which are no gzip file
     sources = read_sources([put("a.zip", zipped({"a.gz": bomb, "b.txt": "cats"}))])
     assert texts(sources) == {"a.zip/b.txt": "cats"}
     assert "a.zip/a.gz unpacks to over" in sources.text.skipped[0]
@@ -344,7 +323,7 @@ COMPRESSED = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress, "zs
 
 
 def test_compressed_text_ends_at_the_ratio_alone_and_in_archives() -> None:
-    for suffix in COMPRESSED:
+    for suffix in ("gz", "zst"):
         compress = COMPRESSED[suffix]
         bomb = compress(b"a" * 35_000_000)
         assert problem_of(put(f"a.{suffix}", bomb)) == (f"a.{suffix} unpacks to over 33.55 MB, {BOMB}; skipped"), suffix
@@ -382,7 +361,7 @@ def test_a_bomb_takes_no_more_memory_than_a_good_file() -> None:
         read_sources([put("a.zip", zipped({f"a.{suffix}": COMPRESSED[suffix](b"text") for suffix in ("gz", "bz2")}))])
         before = peaks()
         for suffix in ("gz", "bz2"):
-            bomb = COMPRESSED[suffix](b"a" * 100_000_000)
+            bomb = COMPRESSED[suffix](b"a" * 70_000_000)
             before = (max(before[0], peaks()[0]), before[1])  # making it took memory
             problem_of(put("a.txt." + suffix, bomb))
             problem_of(put("b.zip", zipped({"a.txt." + suffix: bomb})))
@@ -398,35 +377,16 @@ def test_a_file_much_larger_than_the_limit_may_be_as_large_as_is_usual(monkeypat
     assert problem_of("a.txt.gz").startswith("a.txt.gz unpacks to over ")
 
 
-def test_many_documents_in_a_collection_end_at_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_members_or_documents_in_a_collection_end_at_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
     put("a.mbox", samples.mbox(*(samples.message(f"{n}", "") for n in range(20))).read())
+    put("a.zip", zipped({f"{n}.txt": f"{n}" for n in range(1, 21)}))
     limit(monkeypatch, members=10)
-    sources = read_sources(["a.mbox"])
-    assert list(texts(sources)) == [f"a.mbox/{n}" for n in range(1, 11)]
-    assert sources.text.skipped == ("a.mbox has over 10 members; the rest is skipped",)
+    for name, suffix in (("a.mbox", ""), ("a.zip", ".txt")):
+        sources = read_sources([name])
+        assert list(texts(sources)) == [f"{name}/{n}{suffix}" for n in range(1, 11)]
+        assert sources.text.skipped == (f"{name} has over 10 members; the rest is skipped",)
     limit(monkeypatch, members=10, bytes_per_member=Path("a.mbox").stat().st_size // 20)
     assert len(texts(read_sources(["a.mbox"]))) == 20
-
-
-def test_many_members_end_at_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    limit(monkeypatch, members=10)
-    sources = read_sources([put("a.zip", zipped({f"{n}.txt": f"{n}" for n in range(20)}))])
-    assert len(texts(sources)) == 10
-    assert sources.text.skipped == ("a.zip has over 10 members; the rest is skipped",)
-
-
-def test_a_broken_cross_reference_table_is_repaired_or_one_line() -> None:
-    data = pdf("A page about cats.")
-    at = data.rindex(b"startxref")
-    for broken in (
-        data[:at] + b"startxref\n99999999999999999999\n%%EOF",
-        data.replace(b"00000 n", b"99999 n"),
-        data[:at],
-    ):
-        put("d/a.pdf", broken)
-        put("d/b.html", page("Dogs."))
-        sources = read_sources(["d"])
-        assert texts(sources).get("d/a.pdf", CATS) == CATS and len(sources.text.skipped) <= 1
 
 
 def test_a_document_that_vanishes_before_its_turn_is_a_line() -> None:
@@ -516,7 +476,8 @@ def test_a_process_that_dies_costs_one_document_or_one_file_in_an_archive(monkey
 
 def test_much_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     limit(monkeypatch, ratio=10**6)
-    put("a.ipynb.gz", gzip.compress(b'{"cells": ["' + bytes([32]) * (700 << 20) + b'"]}', 1))
+    # Python stores each character of such a text in four bytes
+    put("a.ipynb.gz", gzip.compress('{"cells": ["🍎'.encode() + b" " * (240 << 20) + b'"]}', 1))
     assert "1,024 MB of memory" in problem_of("a.ipynb.gz")
 
 
@@ -579,8 +540,7 @@ def test_a_file_is_found_again_by_the_record(llm: Callable[..., object]) -> None
     found = find_sources(record, Path("m.safetensors")).text.documents
     assert {document.sha256 for document in found} == {entry.sha256 for entry in record.corpus}
     put("d/z.zip", b"PK\x03\x04")
-    with pytest.raises(LLMError, match=r"z\.zip/a\.html, is missing or has changed"):
-        find_sources(record, Path("m.safetensors"))
+    assert "z.zip/a.html, is missing or has changed" in error_of(find_sources, record, Path("m.safetensors"))
 
 
 def test_json_of_a_broken_character_is_text() -> None:

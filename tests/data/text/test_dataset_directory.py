@@ -23,15 +23,19 @@ def put_rows(name: str, split: str) -> str:
     return put(name, "".join(json.dumps(row) + "\n" for row in text_of(split)).encode())
 
 
-def saved_dataset(directory: str, split: str) -> None:
-    """What `datasets.Dataset.save_to_disk` writes: a stream of Arrow batches, and two descriptions."""
+def write_arrow(name: str, split: str, form: str = "new_stream") -> None:
     pyarrow = pytest.importorskip("pyarrow", exc_type=ImportError)
     ipc = pytest.importorskip("pyarrow.ipc", exc_type=ImportError)
     table = pyarrow.Table.from_pylist(text_of(split))
+    with open(put(name, b""), "wb") as file, getattr(ipc, form)(file, table.schema) as writer:
+        writer.write_table(table, max_chunksize=7)
+
+
+def saved_dataset(directory: str, split: str) -> None:
+    """What `datasets.Dataset.save_to_disk` writes: a stream of Arrow batches, and two descriptions."""
     for name in ("dataset_info.json", "state.json"):
         put(f"{directory}/{name}", b'{"features": {"text": "a text that is no row"}}')
-    with open(f"{directory}/data-00000-of-00001.arrow", "wb") as file, ipc.new_stream(file, table.schema) as stream:
-        stream.write_table(table, max_chunksize=7)
+    write_arrow(f"{directory}/data-00000-of-00001.arrow", split)
 
 
 def read_text(*names: str) -> str:
@@ -41,15 +45,7 @@ def read_text(*names: str) -> str:
 def test_a_saved_dataset_is_its_rows() -> None:
     saved_dataset("saved", "train")
     assert [*map(str.strip, read_text("saved").split("\n\n"))] == [row["text"] for row in text_of("train")]
-
-
-def test_a_file_of_arrow_is_a_stream_with_an_index() -> None:
-    pyarrow = pytest.importorskip("pyarrow", exc_type=ImportError)
-    ipc = pytest.importorskip("pyarrow.ipc", exc_type=ImportError)
-    table = pyarrow.Table.from_pylist(text_of("train"))
-    with open("a.arrow", "wb") as file, ipc.new_file(file, table.schema) as writer:
-        writer.write_table(table, max_chunksize=7)
-    saved_dataset("saved", "train")
+    write_arrow("a.arrow", "train", "new_file")  # a stream with an index
     assert read_text("a.arrow") == read_text("saved")
 
 

@@ -32,7 +32,7 @@ from llmcli.data.tokens.tokens import tokenize
 from llmcli.errors import LLMError
 from tests import platforms
 from tests.conftest import TEXT
-from tests.data.corpora import FullDisk, joined, names, put, read_corpus
+from tests.data.corpora import FullDisk, error_of, joined, names, put, read_corpus
 
 SAMPLE = "héllo\r\nりんご🍎\n\n  end\r"
 VARIED = st.text(st.sampled_from("ab \n\ré\u0301\ufeffりんご🍎\U0010ffff"), max_size=12)
@@ -69,19 +69,8 @@ def test_text_in_every_encoding_is_read_exactly_with_its_line_ends() -> None:
             (name, len(UTF8), hashlib.sha256(UTF8).hexdigest())
         ], kind
         assert corpus.skipped == (), kind
-
-
-def test_only_the_first_byte_order_mark_is_removed() -> None:
-    put("a.txt", ("\ufeff\ufeffa\ufeff").encode())
-    assert joined(read_corpus(["a.txt"])) == "\ufeffa\ufeff"
-
-
-def test_text_longer_than_a_block_is_read_completely() -> None:
-    text = "a" + "あ" * 360_000 + "\r\n🍎"  # each block ends inside a character
-    assert len(text.encode()) > decoding.BLOCK_BYTES
-    corpus = read_corpus([put("a.txt", text.encode()), put("b.gz", gzip.compress(text.encode(), 1))])
-    assert joined(corpus) == text * 2
-    assert {d.sha256 for d in corpus.documents} == {hashlib.sha256(text.encode()).hexdigest()}
+    # only the first byte-order mark is removed
+    assert joined(read_corpus([put("a.txt", "\ufeff\ufeffa\ufeff".encode())])) == "\ufeffa\ufeff"
 
 
 @settings(max_examples=40, deadline=None)
@@ -124,8 +113,7 @@ def test_zstd_is_read_over_several_frames() -> None:
     for frame_to_skip in (b"", struct.pack("<II4x", 0x184D2A50, 4)):
         assert joined(read_corpus([put("a.zst", frame_to_skip + data)])) == SAMPLE
     for damaged in (data[:-3], data[:12] + b"\xff" * 9):
-        with pytest.raises(LLMError, match=r"^b\.zst is damaged \("):
-            read_corpus([put("b.zst", damaged)])
+        assert error_of(read_corpus, [put("b.zst", damaged)]).startswith("b.zst is damaged (")
     with pytest.raises(LLMError, match=r"extract its text first: djvutxt a\.djvu\.zst TEXT$"):
         read_corpus([put("a.djvu.zst", zstd.compress(b"AT&TFORM\n\xff"))])
 
@@ -140,37 +128,19 @@ def test_a_file_that_became_shorter_is_an_error_and_one_that_grew_is_not() -> No
     assert [*document.text(len(UTF8))] == [*document.text(len(UTF8) + 9)] == []
     put("a.txt", UTF8[:-1])
     for read in (lambda: "".join(document.text()), lambda: document.utf8(3, 999)):
-        with pytest.raises(LLMError, match=r"^a\.txt became shorter while it was in use; run the command again$"):
-            read()
+        assert error_of(read) == "a.txt became shorter while it was in use; run the command again"
     assert document.utf8(0, 3) == UTF8[:3]
 
 
 def test_an_empty_file_is_an_error() -> None:
-    with pytest.raises(LLMError, match=r"^a\.txt is empty") as caught:
-        read_corpus([put("a.txt", b"")])
-    assert caught.value.exit_code == 1
-
-
-def test_a_file_without_a_character_is_empty() -> None:
-    for data in [codecs.BOM_UTF8, codecs.BOM_UTF16_LE, gzip.compress(b"", mtime=0)]:
-        with pytest.raises(LLMError, match="is empty"):
-            read_corpus([put("a.txt", data)])
+    for data in [b"", codecs.BOM_UTF8, codecs.BOM_UTF16_LE, gzip.compress(b"", mtime=0)]:
+        assert error_of(read_corpus, [put("a.txt", data)]).startswith("a.txt is empty")
 
 
 MIB = 1 << 20
 INVALID = {
-    "at the start": (b"\xffabc", "0xff", 0),
-    "in the middle": (b"abc\x80d", "0x80", 3),
-    "after Japanese": ("りんご".encode() + b"\xfe", "0xfe", 9),
-    "Latin-1": (b"caf\xe9 au lait", "0xe9", 3),
-    "overlong": (b"a\xc0\xaf", "0xc0", 1),
-    "a surrogate": (b"ab\xed\xa0\x80", "0xed", 2),
-    "cut off at the end": ("abあ".encode()[:-1], "0xe3", 2),
     "past the first block": (b"a" * MIB + b"bc\xff", "0xff", MIB + 2),
-    "across two blocks": (b"a" * (MIB - 1) + b"\xe3A", "0xe3", MIB - 1),
-    "across two blocks, a byte later": (b"a" * (MIB - 2) + b"\xf0\x9fA", "0xf0", MIB - 2),
-    "cut off in the second block": (b"a" * (MIB + 5) + b"\xf0\x9f\x8d", "0xf0", MIB + 5),
-    "cut off at the end of the first block": (b"a" * (MIB - 1) + b"\xe3", "0xe3", MIB - 1),
+    "across two blocks": (b"a" * (MIB - 2) + b"\xf0\x9fA", "0xf0", MIB - 2),
     "after a mark": (codecs.BOM_UTF8 + b"a\xff", "0xff", 4),
     "UTF-16 with an odd byte": (codecs.BOM_UTF16_LE + "ab".encode("utf-16-le") + b"c", "0x63", 6),
     "UTF-16 with a lone surrogate": (codecs.BOM_UTF16_BE + b"\0a\xdc\0\0b", "0xdc", 4),
@@ -210,14 +180,10 @@ def test_bytes_decode_as_in_python_and_fail_at_the_same_position(chunks: list[by
 
 
 ZEROS = {
-    "at the start": (b"\0", 0),
-    "after ASCII": (b"abc\0def", 3),
     "after Japanese": ("あ\0".encode(), 3),
     "after a mark": (codecs.BOM_UTF8 + b"a\0", 4),
-    "UTF-16 LE without a mark": ("ab".encode("utf-16-le"), 1),
-    "UTF-16 BE without a mark": ("ab".encode("utf-16-be"), 0),
+    "UTF-16 without a mark": ("ab".encode("utf-16-le"), 1),
     "inside UTF-16": (codecs.BOM_UTF16_LE + "あ\0".encode("utf-16-le"), 4),
-    "UTF-32 without a mark": ("ab".encode("utf-32-le"), 1),
     "past the first block": (b"a" * (MIB - 1) + "あb\0".encode(), MIB + 3),
 }
 
@@ -231,40 +197,27 @@ def test_the_error_gives_the_position_of_a_zero_byte() -> None:
 
 COMPRESSED = gzip.compress(TEXT.encode())
 DAMAGED = {
-    "two bytes": COMPRESSED[:2],
     "half its header": COMPRESSED[:6],
-    "its header": COMPRESSED[:10],
     "half": COMPRESSED[: len(COMPRESSED) // 2],
-    "no checksum": COMPRESSED[:-8],
-    "no length": COMPRESSED[:-1],
     "another checksum": COMPRESSED[:-8] + bytes(8),
     "an unknown method": COMPRESSED[:2] + b"\x05" + COMPRESSED[3:],
-    "damaged data": COMPRESSED[:10] + b"\xff" * 40,
     "damaged later": gzip.compress(random.Random(0).randbytes(9000).hex().encode())[:5000] + b"\xff" * 4000,
 }
 
 
-def test_a_damaged_gzip_is_an_error() -> None:
-    for kind in DAMAGED:
-        with pytest.raises(LLMError, match=r"a\.gz"):
-            read_corpus([put("a.gz", DAMAGED[kind])])
-
-
-def test_a_damaged_gzip_in_a_directory_is_skipped_with_a_reason() -> None:
-    for kind in DAMAGED:
-        put("d/a.txt", b"text")
-        put("d/b.gz", DAMAGED[kind])
+def test_a_damaged_gzip_is_an_error_and_skipped_in_a_directory() -> None:
+    put("d/a.txt", b"text")
+    for kind, data in DAMAGED.items():
+        assert "d/b.gz" in error_of(read_corpus, [put("d/b.gz", data)])
         corpus = read_corpus(["d"])
-        assert names(corpus) == ["d/a.txt"], kind
-        assert len(corpus.skipped) == 1, kind
-        assert "d/b.gz" in corpus.skipped[0], kind
+        assert names(corpus) == ["d/a.txt"] and len(corpus.skipped) == 1 and "d/b.gz" in corpus.skipped[0], kind
 
 
 # ---- standard input
 
 
 def test_standard_input_can_be_read_again() -> None:
-    for kind in ENCODINGS:
+    for kind in ("UTF-8", "UTF-8 with a mark", "UTF-16 LE", "gzip", "gzip of UTF-16"):
         corpus = read_corpus(["-"], io.BytesIO(ENCODINGS[kind][1]))
         assert names(corpus) == ["standard input"], kind
         assert joined(corpus) == joined(corpus) == SAMPLE, kind
@@ -288,22 +241,20 @@ def test_the_output_of_a_command_is_read_like_standard_input() -> None:
 def test_errors_in_standard_input_name_it() -> None:
     with pytest.raises(LLMError, match=r"^standard input is not UTF-8 text: byte 0xff at position 2"):
         read_corpus(["-"], io.BytesIO(b"ab\xff"))
-    with pytest.raises(LLMError, match=r"^standard input is empty"):
-        read_corpus(["-"], io.BytesIO(b""))
+    assert error_of(read_corpus, ["-"], io.BytesIO(b"")).startswith("standard input is empty")
 
 
 # ---- the temporary copy
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a file in use has a name there, and goes when it is closed")
-@pytest.mark.parametrize("kind", ENCODINGS)
-def test_a_killed_run_leaves_no_temporary_copy(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_run_leaves_no_temporary_copy(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("tmp").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", "tmp")
-    name, data = ENCODINGS[kind]
-    corpora = [read_corpus(["-"], io.BytesIO(data)), read_corpus([put(name, data)])]
-    assert [joined(corpus) for corpus in corpora] == [SAMPLE] * 2
-    assert list(Path("tmp").iterdir()) == []
+    for name, data in (ENCODINGS["UTF-16 LE"], ENCODINGS["gzip"]):
+        corpora = [read_corpus(["-"], io.BytesIO(data)), read_corpus([put(name, data)])]
+        assert [joined(corpus) for corpus in corpora] == [SAMPLE] * 2
+        assert list(Path("tmp").iterdir()) == []
 
 
 def test_the_temporary_copy_is_shared_and_closed_with_the_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -437,7 +388,8 @@ def character_end(data: bytes, position: int) -> int:
     block=st.integers(4, 20),
 )
 def test_no_split_loses_or_repeats_text(texts: list[str], fractions: list[float], block: int) -> None:
-    corpus = read_corpus([put(f"{i}.txt", text.encode()) for i, text in enumerate(texts)])
+    # every second document has a byte-order mark
+    corpus = read_corpus([put(f"{i}.txt", codecs.BOM_UTF8 * (i % 2) + text.encode()) for i, text in enumerate(texts)])
     whole = "".join(texts).encode()
     assert corpus.text_bytes == len(whole)
     edges = [0, *sorted(round(f * len(whole)) for f in fractions), len(whole)]
@@ -445,19 +397,3 @@ def test_no_split_loses_or_repeats_text(texts: list[str], fractions: list[float]
         for low, high in itertools.pairwise(edges):
             assert joined(corpus, low, high).encode() == whole[character_end(whole, low) : character_end(whole, high)]
         assert "".join(joined(corpus, low, high) for low, high in itertools.pairwise(edges)).encode() == whole
-
-
-def test_a_part_of_the_text_is_the_same_in_every_encoding() -> None:
-    for kind in ["plain", "with a mark", "packed", "UTF-16"]:
-        text = "".join(f"{n}りんご🍎é\n" for n in range(300))
-        data = {
-            "plain": text.encode("utf-8"),
-            "with a mark": codecs.BOM_UTF8 + text.encode("utf-8"),
-            "packed": gzip.compress(text.encode("utf-8")),
-            "UTF-16": codecs.BOM_UTF16_LE + text.encode("utf-16-le"),
-        }[kind]
-        corpus, whole = read_corpus([put("a.txt", data)]), text.encode("utf-8")
-        assert corpus.text_bytes == len(whole), kind
-        for start in [*range(40), 1000, 1001, 1002, 1003, len(whole) - 2]:
-            expected = whole[character_end(whole, start) : character_end(whole, start + 50)].decode("utf-8")
-            assert joined(corpus, start, start + 50) == expected, kind

@@ -15,9 +15,8 @@ from typer.testing import Result
 
 from llmcli.data.sources import read_sources
 from llmcli.data.text import file_types
-from llmcli.errors import LLMError
 from tests.conftest import TEXT
-from tests.data.corpora import put
+from tests.data.corpora import error_of, put
 
 Llm = Callable[..., Result]
 
@@ -85,19 +84,16 @@ def test_the_error_says_what_a_file_is_and_how_to_get_its_text() -> None:
         data = made if isinstance(made, bytes) else made()
         put(f"d/{name}", data)
         put(name, data)
-        with pytest.raises(LLMError) as caught:
-            read_sources([name])
-        assert message in str(caught.value) and "\n" not in str(caught.value), name
-        assert ("iconv" in str(caught.value)) == (name == "a.bin"), name
+        problem = error_of(read_sources, [name])
+        assert message in problem and ("iconv" in problem) == (name == "a.bin"), name
     skipped = read_sources(["d"]).text.skipped
     assert len(skipped) == len(FILES) and all(line.startswith("d/") for line in skipped)
 
 
-def test_the_name_of_a_file_does_not_matter(llm: Llm) -> None:
-    Path("poem.pdf").write_text(TEXT, "utf-8")
-    Path("MZ.txt").write_text("MZ, BM, ID3, GGUF, PAR1, OggS and %PDF-1.7 are first bytes of files.\n" + TEXT, "utf-8")
-    for name in ("poem.pdf", "MZ.txt"):
-        assert llm("train", name, "--dry-run").exit_code == 0
+def test_the_name_of_a_file_does_not_matter() -> None:
+    first_bytes = "MZ, BM, ID3, GGUF, PAR1, OggS and %PDF-1.7 are first bytes of files.\n"
+    for name, text in (("poem.pdf", TEXT), ("MZ.txt", first_bytes)):
+        assert read_sources([put(name, text.encode())]).text.utf8().decode() == text
 
 
 def test_commands_in_advice_can_be_pasted_for_any_name() -> None:
@@ -166,7 +162,6 @@ def test_a_page_begins_with_a_tag_after_comments() -> None:
         ('<?xml version="1.0"?>\n<!-- a -->\n<!-- <p> -->\n<HTML lang="en">', True),
         ("<!-- a -->\n" * 40 + "<body>", True),
         ("<!-- a -->\n" * 40 + "x", False),
-        ("<!-- a", False),
         ("<!---->" * 2000 + "<!--", False),
         ("<?xml", False),
         ("<htmlx>", False),
@@ -174,8 +169,3 @@ def test_a_page_begins_with_a_tag_after_comments() -> None:
         ("", False),
     ]:
         assert file_types.is_page(start) == expected, start
-
-
-def test_an_address_is_an_error_with_a_download_command(llm: Llm) -> None:
-    answer = llm("train", "https://example.org/book.txt", "--dry-run")
-    assert answer.exit_code == 1 and "download it first: curl -LO https://example.org/book.txt" in answer.stderr

@@ -11,20 +11,21 @@ import pytest
 
 from llmcli.data.conversations.record_kinds import ReadOptions
 from llmcli.data.files import ConversationFile, table_lines
-from llmcli.data.sources import read_conversations, require_conversations
+from llmcli.data.sources import read_conversations
 from llmcli.errors import LLMError
 from tests.data.corpora import put
 from tests.data.test_files import LISTS, MESSAGES, PAIRS, SHAPES, TEXT_BYTES, messages_of
 
+pyarrow = pytest.importorskip("pyarrow", exc_type=ImportError)
+parquet = pytest.importorskip("pyarrow.parquet", exc_type=ImportError)
+
 
 def write(name: str, records: list[dict[str, Any]], **options: Any) -> None:
-    pyarrow = pytest.importorskip("pyarrow", exc_type=ImportError)
-    parquet = pytest.importorskip("pyarrow.parquet", exc_type=ImportError)
     parquet.write_table(pyarrow.Table.from_pylist(records), name, **options)
 
 
 def read(name: str) -> ConversationFile | None:
-    return read_conversations(name, Path(name))
+    return read_conversations(Path(name))
 
 
 def test_every_shape_gives_the_same_messages() -> None:
@@ -45,32 +46,6 @@ def test_columns_that_are_not_used_are_named() -> None:
     assert file.notes == ("a.parquet: read: prompt/completion; not used: id, blob",)
 
 
-def test_other_tables_hold_no_conversation() -> None:
-    write("a.parquet", [{"text": "Once"}, {"text": "upon"}])
-    assert read("a.parquet") is None
-    with pytest.raises(LLMError, match=r"^a\.parquet has no conversations; expected records with"):
-        require_conversations("a.parquet", Path("a.parquet"))
-
-
-def test_the_error_gives_the_row() -> None:
-    pairs = [{"prompt": "Hi", "completion": "Ho"}] * 3000
-    write("a.parquet", [*pairs, {"prompt": "Hi", "completion": None}])
-    with pytest.raises(LLMError) as caught:
-        read("a.parquet")
-    assert str(caught.value) == 'a.parquet row 3,001: "completion" is None; wanted text in quotes'
-
-
-def test_text_that_is_not_utf_8_is_an_error() -> None:
-    pyarrow = pytest.importorskip("pyarrow", exc_type=ImportError)
-    parquet = pytest.importorskip("pyarrow.parquet", exc_type=ImportError)
-    answers = pyarrow.array([b"Ho"] * 1500 + [b"\xff"] + [b"Ho"] * 9, pyarrow.binary())
-    column = pyarrow.Array.from_buffers(pyarrow.string(), len(answers), answers.buffers())
-    prompts = pyarrow.array(["Hi"] * len(answers))
-    parquet.write_table(pyarrow.table({"prompt": prompts, "completion": column}), "a.parquet")
-    with pytest.raises(LLMError, match=r"^a\.parquet: text that is not UTF-8 .* starting at row 1,409"):
-        read("a.parquet")
-
-
 def test_a_damaged_file_is_an_error() -> None:
     write("a.parquet", [SHAPES["messages"](*pair) for pair in PAIRS])
     data = Path("a.parquet").read_bytes()
@@ -89,17 +64,22 @@ def test_without_pyarrow_the_error_says_what_to_install() -> None:
     )
 
 
-def test_what_cannot_be_told_is_not_recommended_as_plain_text() -> None:
-    write("a.parquet", [{"title": "One", "abstract": "Once upon a time"}])
-    with pytest.raises(LLMError, match=r"`column` title,abstract$"):
-        read("a.parquet")
-    write("b.parquet", [{"id": 1}])
-    with pytest.raises(LLMError, match=r"unclear which columns to train on: 'id'; name a column of text"):
-        read("b.parquet")
-
-
-def test_a_table_without_rows_is_an_error() -> None:
-    pyarrow = pytest.importorskip("pyarrow", exc_type=ImportError)
-    pytest.importorskip("pyarrow.parquet", exc_type=ImportError).write_table(pyarrow.table({"text": []}), "a.parquet")
-    with pytest.raises(LLMError, match=r"^a\.parquet has no rows"):
-        read("a.parquet")
+def test_a_table_that_cannot_be_read_is_an_error_with_its_row() -> None:
+    pairs = [{"prompt": "Hi", "completion": "Ho"}] * 3000
+    answers = pyarrow.array([b"Ho"] * 1500 + [b"\xff"] + [b"Ho"] * 9, pyarrow.binary())
+    column = pyarrow.Array.from_buffers(pyarrow.string(), len(answers), answers.buffers())
+    prompts = pyarrow.array(["Hi"] * len(answers))
+    tables = [
+        (pyarrow.Table.from_pylist([*pairs, {"prompt": "Hi", "completion": None}]),
+         ' row 3,001: "completion" is None; wanted text in quotes$'),
+        (pyarrow.table({"prompt": prompts, "completion": column}), ": text that is not UTF-8 .* starting at row 1,409"),
+        (pyarrow.table({"text": []}), " has no rows"),
+        # it is not recommended to read it as plain text
+        (pyarrow.Table.from_pylist([{"title": "One", "abstract": "Once upon a time"}]),
+         ": unclear which columns to train on: .* `column` title,abstract$"),
+        (pyarrow.Table.from_pylist([{"id": 1}]), ": unclear which columns to train on: 'id'; name a column of text"),
+    ]  # fmt: skip
+    for table, problem in tables:
+        parquet.write_table(table, "a.parquet")
+        with pytest.raises(LLMError, match=rf"^a\.parquet{problem}"):
+            read("a.parquet")

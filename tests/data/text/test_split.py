@@ -131,26 +131,6 @@ def test_one_more_file_changes_little() -> None:
     assert len(before ^ after) <= 2
 
 
-@settings(max_examples=10, deadline=None)
-@given(seed=st.integers(0, 1000))
-@pytest.mark.slow
-def test_near_duplicates_are_on_the_same_side(seed: int) -> None:
-    """60 documents and 1 to 3 changed copies of each, under other names."""
-    random_ = random.Random(seed)
-    path = write("c", [])
-    families: list[set[str]] = []
-    for family in range(60):
-        text, members = letters(2000, seed + family), set[str]()
-        for _ in range(random_.randint(2, 4)):
-            position, name = random_.randrange(2000), f"{random_.randrange(10**9)}.txt"
-            (path / name).write_text(text[:position] + letters(20, random_.randrange(10**9)) + text[position:])
-            members.add(name)
-        families.append(members)
-    divided = split(read_corpus([str(path)]), 0.1)
-    held_out = names(divided.held_out)
-    assert held_out and all(members <= held_out or not members & held_out for members in families)
-
-
 def passages(corpus: Corpus) -> set[str]:
     """All strings of 200 characters in a corpus."""
     return {text[i : i + 200] for text in joined(corpus) for i in range(len(text) - 199)}
@@ -204,38 +184,6 @@ def test_versions_beside_other_text_are_all_for_training() -> None:
     assert {*family} <= names(divided.training) and not {*family} & names(divided.held_out)
     assert divided.held_out.text_bytes == 4000  # a tenth of the others
     assert divided.rule.endswith("; 6 near-duplicates, such as version-0-1000.txt, are all trained on")
-
-
-def test_near_duplicate_books_are_one_text() -> None:
-    """All documents are long: an edition with a new foreword and a new last chapter, which hardly differ otherwise."""
-    book = letters(50_000, 0)
-    texts = {
-        "first.txt": book,
-        "second.txt": letters(500, 1) + book[:20_000] + "new" + book[20_000:] + letters(4000, 2),
-    }
-    divided = split_without_repetitions(write_texts(texts), 0.1)
-    assert names(divided.held_out) == {"second.txt"} and not passages(divided.training) & passages(divided.held_out)
-    assert divided.training.text_bytes > 90_000
-
-
-@settings(max_examples=25, deadline=None)
-@given(
-    families=st.lists(st.tuples(st.integers(2, 20), st.sampled_from([0.0, 1.1, 2.0])), min_size=1, max_size=3),
-    others=st.integers(0, 60),
-    share=st.sampled_from([0.05, 0.1, 0.3]),
-    seed=st.integers(0, 1000),
-)
-@pytest.mark.slow
-def test_no_held_out_passage_of_versions_is_trained_on(
-    families: list[tuple[int, float]], others: int, share: float, seed: int
-) -> None:
-    """Families of versions, among other documents or nearly alone; with random letters nothing repeats by chance."""
-    texts = {f"{i}.txt": letters(1000, 10_000 + i) for i in range(others)}
-    for i, (count, growth) in enumerate(families):
-        texts |= beginnings(min(count, 7) if growth == 2.0 else count, 10 * seed + i, growth)
-    divided = split_without_repetitions(write_texts(texts), share)
-    assert divided.held_out.contents and divided.training.text_bytes > 0.5 * sum(map(len, texts.values()))
-    assert not passages(divided.training) & passages(divided.held_out)
 
 
 @settings(max_examples=40, deadline=None)

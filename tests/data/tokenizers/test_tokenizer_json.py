@@ -13,6 +13,7 @@ from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokenizers.tokenizer_json import PATTERNS, describe
 from llmcli.errors import LLMError
 from tests.conftest import TEXT
+from tests.data.corpora import error_of
 from tests.data.tokenizers.test_tokenizer import BPE, CHAR, edited, edited_model, library, without_chat_tokens
 
 
@@ -45,18 +46,13 @@ def split(pattern: object, behavior: str = "Isolated") -> dict[str, object]:
 REFUSED = {
     "empty text": ("", "not JSON"),
     "not JSON": ("hello", "not JSON"),
-    "cut off": (BPE.to_json()[:-10], "not JSON"),
     "nested too deep": ("[" * 100_000, "not JSON"),
     "a list": ("[]", "has no model"),
     "no model": ("{}", "has no model"),
     "model is text": ('{"model": "BPE"}', "has no model"),
     "WordPiece": (of_model(models.WordPiece({"[UNK]": 0, "a": 1}, unk_token="[UNK]")), "of type 'WordPiece'"),
-    "Unigram": (of_model(models.Unigram([("<unk>", 0.0), ("a", -1.0)], 0)), "of type 'Unigram'"),
-    "WordLevel": (of_model(models.WordLevel({"a": 0}, unk_token="a")), "of type 'WordLevel'"),
     "BPE of characters": (of_model(models.BPE({"a": 0}, []), pre=False), "not byte-level"),
     "Lowercase": (with_normalizer(normalizers.Lowercase()), "Lowercase normalizer"),
-    "NFKC": (with_normalizer(normalizers.NFKC()), "NFKC normalizer"),
-    "StripAccents": (with_normalizer(normalizers.StripAccents()), "StripAccents normalizer"),
     "Lowercase in a sequence": (with_normalizer(normalizers.Sequence([normalizers.Lowercase()])), "normalizer"),
     "ids with a gap": (of_model(models.BPE({name: i + (i > 5) for i, name in enumerate(NAMES)}, [])), "without gaps"),
     "negative id": (edited_model(vocab={"a": -1}, merges=[]), "without gaps"),
@@ -85,13 +81,14 @@ REFUSED = {
     "a merge that is a number": (edited_model(merges=[5]), "not a pair of tokens"),
     "a merge without a space": (edited_model(merges=["ab"]), "not a pair of tokens"),
     "merges of two kinds": (edited_model(merges=[["a", "b"], "ab"]), "not a pair of tokens"),
-    "a merge that is an object": (edited_model(merges=[{"a": 1, "b": 2}]), "not a pair of tokens"),
     "a merge of numbers": (edited_model(merges=[[1, 2]]), "could not be read"),
     "an added token of the vocabulary with another id": (
         edited(added_tokens=[{"id": 290, "content": "a", "special": True}]),
         "added token 'a'",
     ),
     "merge of unknown tokens": (edited_model(merges=[["zz", "qq"]]), "could not be read"),
+    "no tokens": (edited(added_tokens=[], model={"type": "BPE", "vocab": {}, "merges": []}), ""),
+    **{f"the normalizer {part}": (edited(normalizer=part), "normalizer") for part in ("Lowercase", [1], 5)},
     "char without all bytes": (of_model(models.BPE({"a": 0}, [], byte_fallback=True), pre=False), "256 bytes"),
 }
 
@@ -99,9 +96,8 @@ REFUSED = {
 def test_an_unsupported_tokenizer_json_is_an_error() -> None:
     for name in REFUSED:
         text, message = REFUSED[name]
-        with pytest.raises(LLMError, match=message) as caught:
-            Tokenizer.from_json(text)
-        assert caught.value.exit_code == 1, name
+        assert message in error_of(Tokenizer.from_json, text), name
+        assert "normalizer" not in name or describe(text)["kind"] == "?"
 
 
 def test_the_library_has_the_tokenizer_of_the_file() -> None:
@@ -139,20 +135,6 @@ def test_added_tokens_get_their_ids_in_any_order() -> None:
         json.dumps(document | {"added_tokens": [*reversed(more), *document["added_tokens"]]})
     )
     assert [tokenizer.control_ids[f"<{i}>"] for i in range(3)] == [290, 291, 292]
-
-
-def test_a_normalizer_that_is_not_an_object_is_an_error() -> None:
-    for normalizer in ["Lowercase", [1], 5]:
-        with pytest.raises(LLMError):
-            Tokenizer.from_json(edited(normalizer=normalizer))
-        assert describe(edited(normalizer=normalizer)).get("kind", "?") == "?", normalizer
-
-
-def test_an_empty_vocabulary_is_an_error() -> None:
-    with pytest.raises(LLMError):
-        Tokenizer.from_json(
-            edited(added_tokens=[], model=json.loads(BPE.to_json())["model"] | {"vocab": {}, "merges": []})
-        )
 
 
 class Panic(BaseException):
@@ -239,7 +221,7 @@ def test_a_tokenizer_that_could_lose_text_is_an_error_or_keeps_all_text() -> Non
         try:
             tokenizer = Tokenizer.from_json(DOUBTFUL[name])
         except LLMError:
-            return
+            continue
         assert [tokenizer.decode(tokenizer.encode(text)) for text in TEXTS] == TEXTS, name
 
 
@@ -247,12 +229,10 @@ def test_the_tokenizer_of_a_model_may_lack_a_byte_until_text_needs_it() -> None:
     result = json.loads(Tokenizer.train_bpe([TEXT], 261).to_json())
     del result["model"]["vocab"]["z"]
     result["model"]["vocab"] = {token: i for i, token in enumerate(result["model"]["vocab"])}
-    with pytest.raises(LLMError, match="no token for 1 of the 256 bytes"):
-        Tokenizer.from_json(json.dumps(result))
+    assert "no token for 1 of the 256 bytes" in error_of(Tokenizer.from_json, json.dumps(result))
     tokenizer = Tokenizer.from_json(json.dumps(result), max_vocab_size=300)
     assert tokenizer.decode(tokenizer.encode("a cat")) == "a cat"
-    with pytest.raises(LLMError, match="no token for the byte 0x7a in the text"):
-        tokenizer.encode("a zebra")
+    assert "no token for the byte 0x7a in the text" in error_of(tokenizer.encode, "a zebra")
 
 
 def test_control_tokens_beyond_the_model_are_left_out_and_other_tokens_are_an_error() -> None:
@@ -264,14 +244,6 @@ def test_control_tokens_beyond_the_model_are_left_out_and_other_tokens_are_an_er
     for more, found in ((text, 290), (with_added("word"), 291)):
         with pytest.raises(LLMError, match=f"has {found} tokens, its model only {found - 1}"):
             Tokenizer.from_json(more, max_vocab_size=found - 1)
-
-
-def test_padding_and_truncation_of_a_tokenizer_json_are_disabled() -> None:
-    inner = library(BPE)
-    inner.enable_truncation(3)
-    inner.enable_padding(length=50)
-    tokenizer = Tokenizer.from_json(inner.to_str())
-    assert tokenizer.encode(TEXT) == BPE.encode(TEXT)
 
 
 def test_the_end_of_a_document_is_found_by_its_name() -> None:
@@ -295,24 +267,9 @@ def test_the_end_of_a_document_is_found_by_its_name() -> None:
 def test_describe_returns_kind_and_size() -> None:
     assert describe(BPE.to_json()) == {"kind": "bpe", "vocab_size": 290}
     assert describe(CHAR.to_json()) == {"kind": "char", "vocab_size": CHAR.vocab_size}
-    assert describe(of_model(models.WordPiece({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))) == {
-        "kind": "?",
-        "vocab_size": 2,
-    }
-
-
-def test_describe_of_anything_else_is_empty() -> None:
-    for text in [
-        "",
-        "x",
-        "[]",
-        "null",
-        "{}",
-        '{"model": 1}',
-        '{"model": {"vocab": []}}',
-        "[" * 100_000,
-        edited(added_tokens=5),
-    ]:
+    word_piece = of_model(models.WordPiece({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))
+    assert describe(word_piece) == {"kind": "?", "vocab_size": 2}
+    for text in ("", "x", "[]", "null", "{}", '{"model": 1}', '{"model": {"vocab": []}}', edited(added_tokens=5)):
         assert describe(text) == {}, text
 
 
@@ -325,19 +282,9 @@ def nested(depth: int) -> dict[str, Any]:
 
 
 def test_an_unknown_or_very_long_pre_tokenizer_is_an_error() -> None:
-    for cutter in [
-        nested(100),
-        nested(400),
-        {"type": "Sequence", "pretokenizers": [nested(0)] * 100_000},
-        {"type": "Sequence", "pretokenizers": [nested(1)] * 40},
-        {"type": []},
-        {"type": {}},
-        [],
-        [{}],
-        {},
-    ]:
+    sequences = [{"type": "Sequence", "pretokenizers": steps} for steps in ([nested(0)] * 100_000, [nested(1)] * 40)]
+    for cutter in [nested(100), nested(400), *sequences, {"type": []}, {"type": {}}, [], [{}], {}]:
         made = json.loads(Tokenizer.train_bpe(["the cat sat on the mat " * 9], 264).to_json())
-        with pytest.raises(LLMError, match=r"the tokenizer (is not byte-level|splits words with)") as caught:
-            Tokenizer.from_json(json.dumps(made | {"pre_tokenizer": cutter}))
-        assert len(str(caught.value)) < 200, cutter
+        message = error_of(Tokenizer.from_json, json.dumps(made | {"pre_tokenizer": cutter}))
+        assert ("is not byte-level" in message or "splits words with" in message) and len(message) < 200, cutter
         assert Tokenizer.from_json(json.dumps(made | {"pre_tokenizer": nested(9)})).encode("the cat"), cutter

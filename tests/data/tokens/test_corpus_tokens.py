@@ -2,7 +2,6 @@
 
 import gzip
 import itertools
-import json
 import os
 import random
 import re
@@ -23,6 +22,7 @@ from llmcli.errors import LLMError
 from tests import platforms
 from tests.conftest import TEXT
 from tests.data.corpora import FullDisk, put, read_corpus
+from tests.data.tokenizers.test_tokenizer import without_chat_tokens
 
 BPE = Tokenizer.train_bpe([TEXT], 280)
 CHAR = Tokenizer.train_char([TEXT])
@@ -32,29 +32,6 @@ LETTERS = ["word", "Ünder", "りんご", "🍎", " ", "\n", "  \n", "don't", "1
 def random_text(seed: int, pieces: int) -> str:
     rng = random.Random(seed)
     return "".join(rng.choices(LETTERS, k=pieces))
-
-
-def spm() -> Tokenizer:
-    """A SentencePiece tokenizer that puts a space before a text."""
-    names = ["<unk>", "<s>", "</s>", *(f"<0x{b:02X}>" for b in range(256)), "▁", "w", "o", "wo", "▁wo", "▁wor", "r"]
-    inner = {
-        "version": "1.0",
-        "added_tokens": [
-            {"id": i, "content": name, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
-             "special": True}
-            for i, name in enumerate(names[:3])
-        ],
-        "normalizer": {"type": "Sequence", "normalizers": [
-            {"type": "Prepend", "prepend": "▁"}, {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]},
-        "pre_tokenizer": None,
-        "post_processor": None,
-        "decoder": None,
-        "model": {
-            "type": "BPE", "unk_token": "<unk>", "fuse_unk": True, "byte_fallback": True,
-            "vocab": {name: i for i, name in enumerate(names)}, "merges": ["w o", "▁ wo", "▁wo r"],
-        },
-    }  # fmt: skip
-    return Tokenizer.from_json(json.dumps(inner))
 
 
 @pytest.fixture(autouse=True)
@@ -94,7 +71,7 @@ class CountingTokenizer(Tokenizer):
         return super().encode_stream(texts, continued=continued)
 
 
-@pytest.mark.parametrize("tokenizer", [BPE, CHAR, spm()], ids=["bpe", "char", "spm"])
+@pytest.mark.parametrize("tokenizer", [BPE, CHAR, without_chat_tokens("spm")], ids=["bpe", "char", "spm"])
 def test_pieces_have_the_tokens_of_the_whole(tokenizer: Tokenizer) -> None:
     whole = tokenize(corpus().texts(), tokenizer)
     assert len(list(divide(corpus().contents, tokenizer))) > 10
@@ -102,11 +79,8 @@ def test_pieces_have_the_tokens_of_the_whole(tokenizer: Tokenizer) -> None:
         tokens = tokenize_corpus(corpus().contents, tokenizer)
         assert tokens.tolist() == whole.tolist() and tokens.dtype == whole.dtype
         assert len(cached()) == 1
-
-
-def test_samples_of_a_text_are_separated_as_in_the_whole() -> None:
     sample = corpus().sample(3000)
-    assert tokenize_corpus(sample.contents, BPE).tolist() == tokenize(sample.texts(), BPE).tolist()
+    assert tokenize_corpus(sample.contents, tokenizer).tolist() == tokenize(sample.texts(), tokenizer).tolist()
 
 
 def test_the_next_run_on_the_same_text_tokenizes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,8 @@ import pytest
 
 from llmcli.data.tokens import token_store as token_cache
 from llmcli.data.tokens.token_store import HEADER_BYTES, TokenCache, cache_directory, read_header
-from llmcli.errors import LLMError
 from tests import platforms
+from tests.data.corpora import error_of
 
 
 def put(cache: TokenCache, key: str, size: int, used: float) -> Path:
@@ -107,8 +107,7 @@ def test_the_limit_is_a_tenth_of_the_disk_that_is_free_without_the_cache(cache: 
 def test_a_limit_that_is_no_number_is_refused(cache: TokenCache, monkeypatch) -> None:
     for requested in ["many", "-1", "inf", "nan"]:
         monkeypatch.setenv("LLMCLI_CACHE_GB", requested)
-        with pytest.raises(LLMError, match="LLMCLI_CACHE_GB must be a number of gigabytes"):
-            cache.limit()
+        assert "LLMCLI_CACHE_GB must be a number of gigabytes" in error_of(cache.limit)
 
 
 def test_temporary_files_of_killed_processes_are_removed(cache: TokenCache) -> None:

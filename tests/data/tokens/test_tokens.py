@@ -1,20 +1,16 @@
 """Text to tokens in a memory-mapped temporary file."""
 
-import re
-import tempfile
 from array import array
 from collections.abc import Iterable, Iterator
 from unittest import mock
 
 import numpy as np
-import pytest
 
 from llmcli.data.text import decoding
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokens.tokens import tokenize
-from llmcli.errors import LLMError
 from tests.conftest import TEXT
-from tests.data.corpora import FullDisk, put, read_corpus
+from tests.data.corpora import put, read_corpus
 
 BPE = Tokenizer.train_bpe([TEXT], 280)
 CHAR = Tokenizer.train_char([TEXT])
@@ -29,17 +25,14 @@ def test_tokens_of_documents_have_one_end_of_text_between_two() -> None:
         assert tokens.tolist() == [*expected[0], 0, *expected[1], 0, *expected[2], 0, *expected[3]], tokenizer
         assert tokens.dtype == np.uint16, tokenizer
         assert (tokens == tokenizer.eos_id).sum() == len(texts) - 1, tokenizer
+        nothing = tokenize(iter([]), tokenizer)
+        assert (nothing.shape, nothing.dtype) == ((0,), np.uint16)
 
 
 def test_tokens_do_not_depend_on_where_blocks_end() -> None:
     put("a", TEXT.encode())
     with mock.patch.object(decoding, "BLOCK_BYTES", 10):
         assert tokenize(read_corpus(["a"]).texts(), BPE).tolist() == BPE.encode(TEXT)
-
-
-def test_no_text_gives_no_tokens() -> None:
-    tokens = tokenize(iter([]), BPE)
-    assert (tokens.shape, tokens.dtype) == ((0,), np.uint16)
 
 
 class CodePointEncoder:
@@ -61,9 +54,3 @@ def test_tokens_are_uint16_up_to_a_vocabulary_of_65536() -> None:
         tokens = tokenize(iter([iter(["a", last]), iter(["b"])]), CodePointEncoder(size))
         assert tokens.dtype == dtype, size
         assert tokens.tolist() == [97, size - 1, 0, 98], size
-
-
-def test_a_full_disk_is_an_error_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: FullDisk())
-    with pytest.raises(LLMError, match=f"{re.escape(tempfile.gettempdir())}: No space left.*TMPDIR"):
-        tokenize(iter([iter(["abc"])]), BPE)
