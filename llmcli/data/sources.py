@@ -7,7 +7,7 @@ import re
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePath
@@ -22,9 +22,11 @@ from llmcli.data.files import MARKUP, ConversationFile, read_records
 from llmcli.data.text import file_types
 from llmcli.data.text.boilerplate import strip
 from llmcli.data.text.corpus import Corpus, FoundFile, find_files
+from llmcli.data.text.dataset_directory import other_splits
 from llmcli.data.text.decoding import (
     BLOCK_BYTES,
     Document,
+    FileFacts,
     OnRead,
     OpenFile,
     Stored,
@@ -199,6 +201,39 @@ def read_sources(
         number = f"{len(problems):,} {suffix or 'other'} files; the first: " if len(problems) > 1 else ""
         skipped.append(number + problems[0])
     return _sources_of(contents, skipped, not_read, reading, on_read)
+
+
+def without_other_splits(sources: Sources) -> tuple[Sources, Sources, list[str]]:
+    """Separate the held-out split of each data set in an archive, as `read_sources` does for directories.
+    Returns (the rest without unused splits, the held-out splits, notes)."""
+    members: dict[Path, list[str]] = {}
+    for file in (*sources.text.documents, *sources.conversation_files):
+        if file.member:
+            members.setdefault(file.path, []).append(file.member)
+    held_out = set[tuple[Path, str]]()
+    others = set[tuple[Path, str]]()
+    notes: list[str] = []
+    for path, names in members.items():
+        of_validation, of_test = other_splits(names)
+        held_out |= {(path, name) for name in of_validation}
+        others |= {(path, name) for name in of_validation + of_test}
+        for split, what in ((of_validation, "held out"), (of_test, "of another split, not used")):
+            if split:
+                found = f"{units.count(len(split), 'file')} {what}: {units.listed(split, _MAX_NAMES)}"
+                notes.append(f"{display_name(path.name)}: {found}")
+    if not others:
+        return sources, Sources(Corpus(()), ()), []
+    training = _selected(sources, lambda file: (file.path, file.member) not in others)
+    all_files = Sources(Corpus(sources.text.contents), sources.conversation_files)
+    return training, _selected(all_files, lambda file: (file.path, file.member) in held_out), notes
+
+
+def _selected(sources: Sources, is_wanted: Callable[[FileFacts], bool]) -> Sources:
+    parts = tuple(part for part in sources.text.contents if is_wanted(part.document))
+    text = replace(sources.text, contents=parts)
+    return replace(
+        sources, text=text, conversation_files=tuple(filter(is_wanted, sources.conversation_files))
+    )
 
 
 def sources_in_memory(

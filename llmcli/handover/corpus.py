@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmcli.data.sources import Sources, read_sources
+from llmcli.data.sources import Sources, read_sources, without_other_splits
 from llmcli.data.text.corpus import Corpus, DocumentPart
 from llmcli.data.text.decoding import Document
 from llmcli.data.text.near_duplicates import largest_group
@@ -67,7 +67,8 @@ def recorded_split(record: TrainingRecord, model: Path, corpus: Sequence[str]) -
         if entry.bytes:
             document = by_hash[entry.sha256]
             held_out.append(DocumentPart(document, 0, document.text_bytes))
-    new = Corpus.of(document for document in documents if document.sha256 not in names)
+    used = without_other_splits(read)[0].text.documents
+    new = Corpus.of(document for document in used if document.sha256 not in names)
     if new.contents:
         divided = split(new, HELD_OUT)
         training += divided.training.contents

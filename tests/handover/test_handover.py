@@ -8,6 +8,7 @@ import os
 import random
 import string
 import struct
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -298,6 +299,17 @@ def test_models_without_a_record_need_a_corpus(tiny_model: Path, llm) -> None:
     assert "there is no directory no; make it first: mkdir -p no" in missing.stderr
     assert llm("export", "model.safetensors", "m", "--to", "hf", "--size", "1b").exit_code == 2
     assert not Path("m").exists()
+
+
+def test_other_splits_of_an_archive_are_not_handed_over(tiny_model: Path, llm) -> None:
+    import pyarrow.parquet
+
+    with zipfile.ZipFile("set.zip", "w") as archive:
+        for split in ("train", "test"):
+            archive.writestr(f"{split}.jsonl", "".join(f'{{"text": "The {split} row {i}."}}\n' for i in range(99)))
+    assert llm("export", "model.safetensors", "out", "--to", "handover", "--corpus", "set.zip").exit_code == 0
+    read = [row for path in Path("out").rglob("*.parquet") for row in pyarrow.parquet.read_table(path).to_pylist()]
+    assert "train row" in str(read) and "test row" not in str(read)
 
 
 # ---- other readers, where they are installed

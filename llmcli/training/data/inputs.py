@@ -9,11 +9,10 @@ from llmcli import units
 from llmcli.data.conversations.record_kinds import ReadOptions
 from llmcli.data.files import ConversationFile
 from llmcli.data.reading_progress import reading_progress
-from llmcli.data.sources import Sources, check_reading, read_sources
+from llmcli.data.sources import Sources, check_reading, read_sources, without_other_splits
 from llmcli.data.text.boilerplate import SUGGESTED_SHARE, estimate
-from llmcli.data.text.corpus import MAX_NAMES, Corpus
-from llmcli.data.text.dataset_directory import held_out_splits, other_splits
-from llmcli.data.text.decoding import FileFacts, display_name
+from llmcli.data.text.corpus import Corpus
+from llmcli.data.text.dataset_directory import held_out_splits
 from llmcli.data.tokenizers.tokenizer import read_tokenizer
 from llmcli.errors import LLMError, usage
 from llmcli.formats import loading
@@ -79,7 +78,7 @@ def load_inputs(
     reading = reading or ReadOptions()
     progress = reading_progress(seconds, on_note)
     sources = corpus if isinstance(corpus, Sources) else read_sources(corpus, reading, on_read=progress)
-    sources, val_sources, splits = _without_other_splits(sources)
+    sources, val_sources, splits = without_other_splits(sources)
     sources, left_out = _with_enough_text(sources, fine_tunes=base is not None)
     reading = replace(reading, boilerplate=sources.boilerplate)
     names, fraction = _validation(val, corpus)
@@ -87,7 +86,7 @@ def load_inputs(
         val_sources = read_sources(names, reading, on_read=progress)
     elif val is not None:
         val_sources = Sources(Corpus(()), ())
-    _check_kinds(names, val_sources, sources)
+    _check_kinds(val_sources, sources)
     check_reading(reading, (sources, val_sources))
     _check_output(sources, val_sources, output)
     base_sha256 = loading.fingerprint(base_model) if base_model else ""
@@ -131,48 +130,15 @@ def _validation(val: str | float | None, corpus: Sequence[str] | Sources) -> tup
     return [], _fraction(val)
 
 
-def _without_other_splits(sources: Sources) -> tuple[Sources, Sources, list[str]]:
-    """Separate the held-out split of each data set in an archive. Returns (the rest without unused splits,
-    the held-out splits, notes)."""
-    members: dict[Path, list[str]] = {}
-    for file in (*sources.text.documents, *sources.conversation_files):
-        if file.member:
-            members.setdefault(file.path, []).append(file.member)
-    held_out = set[tuple[Path, str]]()
-    others = set[tuple[Path, str]]()
-    notes: list[str] = []
-    for path, names in members.items():
-        of_validation, of_test = other_splits(names)
-        held_out |= {(path, name) for name in of_validation}
-        others |= {(path, name) for name in of_validation + of_test}
-        for split, what in ((of_validation, "held out"), (of_test, "of another split, not used")):
-            if split:
-                found = f"{units.count(len(split), 'file')} {what}: {units.listed(split, MAX_NAMES)}"
-                notes.append(f"{display_name(path.name)}: {found}")
-    if not others:
-        return sources, Sources(Corpus(()), ()), []
-    training = _selected(sources, lambda file: (file.path, file.member) not in others)
-    all_files = Sources(Corpus(sources.text.contents), sources.conversation_files)
-    return training, _selected(all_files, lambda file: (file.path, file.member) in held_out), notes
-
-
-def _selected(sources: Sources, is_wanted: Callable[[FileFacts], bool]) -> Sources:
-    parts = tuple(part for part in sources.text.contents if is_wanted(part.document))
-    text = replace(sources.text, contents=parts)
-    return replace(
-        sources, text=text, conversation_files=tuple(filter(is_wanted, sources.conversation_files))
-    )
-
-
-def _check_kinds(names: Sequence[str], held_out: Sources, sources: Sources) -> None:
+def _check_kinds(held_out: Sources, sources: Sources) -> None:
     """Raise LLMError if there are validation files of a kind (text or conversations) that the training data
     lack."""
     if held_out.text.documents and not sources.text.documents:
-        raise LLMError(f"`val` {names[0]} has no conversations; name a file of conversations, or a fraction")
+        name = held_out.text.documents[0].name
+        raise LLMError(f"`val` {name} has no conversations; name a file of conversations, or a fraction")
     if held_out.conversation_files and not sources.conversation_files:
-        raise LLMError(
-            f"`val` {names[0]} has conversations, but the training data are plain text; name a text"
-        )
+        name = held_out.conversation_files[0].name
+        raise LLMError(f"`val` {name} has conversations, but the training data are plain text; name a text")
 
 
 def _fraction(val: str | float) -> float:

@@ -9,6 +9,7 @@ import pytest
 
 from llmcli.data.sources import read_sources
 from llmcli.data.text.dataset_directory import held_out_splits
+from llmcli.errors import LLMError
 from llmcli.training.data.inputs import load_inputs
 from tests.data.corpora import put
 
@@ -145,3 +146,14 @@ def test_the_splits_of_an_archive_are_those_of_the_unpacked_directory() -> None:
         else:
             assert inputs.held_out == val
         assert any("test.jsonl" in note for note in inputs.notes)
+
+
+def test_a_held_out_split_of_another_kind_is_named() -> None:
+    pairs = "".join(f"question {i}?\tThe answer is {i}.\n" for i in range(30))
+    put("train.tsv", ("prompt\tcompletion\n" + pairs).encode())
+    put_rows("test.jsonl", "test")
+    with zipfile.ZipFile("data.zip", "w") as archive:
+        for name in ("train.tsv", "test.jsonl"):
+            archive.write(name)
+    with pytest.raises(LLMError, match=r"data\.zip/test\.jsonl has no conversations"):
+        load_inputs(["data.zip"], None, None, None, "bpe", Path("m.safetensors"))
