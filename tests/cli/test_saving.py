@@ -508,17 +508,3 @@ def test_a_limit_on_the_size_of_files_is_detected_before_training(llm: Llm, monk
 
 
 # ---- devices
-
-
-def test_a_stopped_run_on_a_missing_device_is_refused_in_one_line(llm: Llm) -> None:
-    interrupted()
-    MODEL.unlink()
-    stopped = resume.load(Path(runs.RESUME_FILE))
-    settings = replace(stopped.plan.train, device="cuda")
-    resume.save(Path(runs.RESUME_FILE), replace(stopped, plan=replace(stopped.plan, train=settings)))
-    before = Path(runs.RESUME_FILE).read_bytes()
-    answer = llm("train", "c.txt", *runs.OPTIONS, "--steps", 12)
-    assert answer.exit_code == 1 and answer.stderr.count("\n") == 1
-    assert f"{runs.RESUME_FILE} is from a run on cuda in " in answer.stderr
-    assert "here with --device auto --dtype auto --force\n" in answer.stderr
-    assert Path(runs.RESUME_FILE).read_bytes() == before

@@ -2,7 +2,6 @@
 answered by a server."""
 
 import itertools
-import math
 import re
 import urllib.request
 from collections.abc import Iterator
@@ -12,17 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmcli.analysis.explain import explain
 from llmcli.api import train
-from llmcli.config import SamplingConfig
-from llmcli.formats import loading
-from llmcli.formats.loading import open_tokenizer
-from llmcli.generation.generator import generate
-from llmcli.generation.next_words import PLAIN, next_tokens, next_words
-from llmcli.generation.token_healing import Prompt
-from llmcli.models.ngram_runtime import network_of
 from llmcli.pages.live_page import served_page
-from tests.pages.live import BROWSER, page_of, runtime_of, save_with_cache
+from tests.pages.live import BROWSER, page_of
 from tests.platforms import in_full
 from tests.sample_models import run as run_llm
 from tests.server.processes import serving
@@ -48,21 +39,19 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="need
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of text, the same with an n-gram cache, and one of conversations."""
+    """A model of text, and one of conversations."""
     folder = tmp_path_factory.mktemp("served")
-    # so many steps that "words" gives less than 1% to bytes that are no text, which in Inside only the worker leaves
-    # out, and so few that "early" is not certain without an n-gram cache
-    for name, content, steps in (("words", TEXT, 200), ("sums", QUESTIONS, 30), ("early", TEXT, 30)):
+    # so many steps that "words" gives less than 1% to bytes that are no text, which only Inside in the worker omits
+    for name, content, steps in (("words", TEXT, 200), ("sums", QUESTIONS, 30)):
         (folder / f"{name}.txt").write_text(content, "utf-8")
         options = {"steps": steps, "layers": 2, "width": 32, "heads": 2, "context": 64}
         list(train(folder / f"{name}.txt", folder / f"{name}.safetensors", **options))
-    save_with_cache(folder / "cached.safetensors", loading.load(folder / "early.safetensors"))
     return folder
 
 
 @pytest.fixture(scope="module")
 def address(folder: Path) -> Iterator[str]:
-    with serving(*(folder / f"{name}.safetensors" for name in ("words", "sums", "cached"))) as served:
+    with serving(*(folder / f"{name}.safetensors" for name in ("words", "sums"))) as served:
         yield served.url
 
 
@@ -218,76 +207,6 @@ def test_a_server_answers_as_the_model_in_the_page(
     exported.close()
 
 
-def test_both_pages_explain_the_word_that_is_clicked(
-    page: "playwright.Page", browser: "playwright.Browser", folder: Path, tmp_path: Path
-) -> None:
-    """After a prompt that ends inside a word: the token that `llm explain --token` explains, with the same figures."""
-    path, prompt = folder / "words.safetensors", "She likes to e"
-    tokenizer, runtime = open_tokenizer(loading.load(path)), runtime_of(path)
-    words = {"…" * one.continues + one.text: one for one in next_words(runtime, tokenizer, prompt).words}
-    choose(page, "words")
-    for one in (page, exported_page(browser, path, tmp_path)):
-        one.fill("#text", prompt)
-        one.click("#tab-inside")
-        wait_until_shown(one)
-        names = one.locator("#change-bars button").all_text_contents()
-        assert "…at" in names and len(names) > 1
-        for i, name in enumerate(names):
-            one.locator("#change-bars button").nth(i).click()
-            wait_until_shown(one)
-            assert one.locator("#change-bars [aria-pressed=true]").all_text_contents() == [name]
-            token = words[name.replace("⏎", "\n")].token
-            expected = explain(network_of(runtime), tokenizer, prompt, literal=False, token=token, predictor=runtime)
-            label = tokenizer.label(token).strip() or "line end"
-            assert one.text_content("#attribution-title") == f"What adds up to “{label}”"
-            assert ("in the place of" in str(one.text_content("#tail"))) == bool(expected.tail)
-            logit = float(str(one.locator("#attribution .figure").last.text_content()).replace("−", "-"))
-            assert logit == pytest.approx(expected.attribution.logit, abs=0.01)
-
-
-def test_token_by_token_and_in_one_run_a_text_has_the_same_probabilities(
-    page: "playwright.Page", browser: "playwright.Browser", folder: Path, tmp_path: Path
-) -> None:
-    """On both pages, with an n-gram cache, which does not count what the model wrote: those of `llm generate`."""
-    path, prompt, count = folder / "cached.safetensors", "zzz qqq zzz", 12
-    tokenizer, sampling = open_tokenizer(loading.load(path)), SamplingConfig(temperature=0, max_tokens=count)
-    pieces = list(generate(runtime_of(path), tokenizer, prompt, sampling))[:count]
-    drawn = [100 * math.exp(piece.logprob) for piece in pieces]
-    choose(page, "cached")
-    for one in (page, exported_page(browser, path, tmp_path)):
-        one.select_option("#coloring", "probability")
-        one.select_option("#unit", "tokens")
-        shown = {}
-        for steps in (1, count):  # in one run, and in as many as there are tokens
-            set_up(one, temperature=0)
-            one.evaluate("(text) => setText(text)", prompt)
-            for _ in range(steps):
-                one.evaluate("(count) => generate(count)", count // steps)
-                one.wait_for_selector("#step:not(:disabled)")
-                wait_until_shown(one)
-            assert one.input_value("#text") == prompt + "".join(piece.text for piece in pieces)
-            set_up(one, temperature=1)
-            bars_ = bars(one)
-            shown[steps] = (
-                one.evaluate(ASK, ["color", one.evaluate("({ ...shown, kind: 'probability' })")])["marks"],
-                bars_,
-            )
-        assert shown[1] == shown[count]
-        colors = [100 * mark["probability"] for mark in shown[1][0][1:]]
-        ids, expected = one.evaluate("shown.ids"), drawn
-        if one != page:  # the worker leaves out bytes that are no text
-            texts = [
-                Prompt(ids[:length], written=length + count - len(ids)) for length in range(len(ids) - count, len(ids))
-            ]
-            found = [next_tokens(runtime_of(path), tokenizer, text, PLAIN) for text in texts]
-            expected = [100 * tokens[0][2] for tokens in found]
-        assert colors[-count + 1 :] == pytest.approx(expected[1:], abs=0.1)
-        (_, _, best), *_ = next_tokens(runtime_of(path), tokenizer, Prompt(ids, written=count), PLAIN)
-        assert float(shown[1][1][0][1][:-1]) == pytest.approx(100 * best, abs=0.11)
-        counted = one.evaluate(ASK, ["color", one.evaluate("({ ...shown, written: 0, kind: 'probability' })")])["marks"]
-        assert max(abs(100 * mark["probability"] - p) for mark, p in zip(counted[-11:], expected[1:], strict=True)) > 5
-
-
 def exported_page(browser: "playwright.Browser", model: Path, directory: Path) -> "playwright.Page":
     """The page with this model inside."""
     file = directory / "page.html"
@@ -375,64 +294,6 @@ def test_each_model_opens_with_what_it_can_do(page: "playwright.Page", address: 
     assert page.is_visible("#chat")
     page.click("#tab-record")
     assert "sums.txt" in str(page.text_content("#record"))
-
-
-@in_full
-def test_what_is_shown_survives_a_reload(page: "playwright.Page") -> None:
-    choose(page, "sums")
-    written = ask(page)
-    page.fill("#message", "a draft")
-    page.reload()
-    page.wait_for_selector("html[data-ready]")
-    assert page.title() == "sums" and answer(page) == written and page.input_value("#message") == "a draft"
-    choose(page, "words")
-    page.fill("#text", "We like")
-    set_up(page, temperature=1.5)
-    choose(page, "sums")
-    assert answer(page) == written
-    choose(page, "words")
-    assert page.input_value("#text") == "We like" and page.input_value("#temperature") == "1.5"
-    page.evaluate("void (Storage.prototype.setItem = () => { throw new Error('full') })")
-    page.fill("#text", "We like to")
-    page.reload()
-    page.wait_for_selector("html[data-ready]")
-    assert page.input_value("#text") == "We like"  # the last state that was stored
-
-
-@in_full
-def test_stop_keeps_what_has_arrived(page: "playwright.Page") -> None:
-    choose(page, "words")
-    set_up(page, max_tokens=20000)
-    page.fill("#text", "She likes")
-    page.click("#run")
-    page.wait_for_function("() => document.getElementById('text').value.length > 40")
-    page.keyboard.press("Escape")
-    page.wait_for_selector("#step:not(:disabled)")
-    wait_until_shown(page)
-    assert 5 < page.locator("#strip button").count() < 20000
-    page.click("#run")
-    page.press("#text", "End")
-    page.keyboard.type("We")  # typing ends it, too
-    wait_until_shown(page)
-    assert page.input_value("#text").endswith("We") and page.is_enabled("#run")
-
-
-@in_full
-def test_a_text_longer_than_the_context_goes_on(page: "playwright.Page") -> None:
-    choose(page, "words")
-    page.select_option("#coloring", "probability")
-    page.fill("#text", TEXT[:600])
-    assert bars(page) and page.is_hidden("#problem")
-    page.wait_for_function("() => byId('strip').lastChild.title.endsWith('%')")
-    titles = page.locator("#strip button").evaluate_all("(all) => all.map((node) => node.title)")
-    assert len(titles) > 2 * 64 and titles.count("") <= 1  # nothing precedes the first token
-    strip = "({ scrollTop, clientHeight, scrollHeight }) => scrollHeight - clientHeight - scrollTop"
-    assert page.locator("#strip").evaluate(strip) < 2  # it shows the end
-    page.click("#step")
-    page.wait_for_selector("#step:not(:disabled)")
-    assert bars(page) and page.is_hidden("#problem") and len(page.input_value("#text")) > 600
-    page.click("#tab-inside")
-    assert bars(page, "change-bars") and page.is_hidden("#problem")
 
 
 @in_full

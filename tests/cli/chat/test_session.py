@@ -144,14 +144,6 @@ def test_an_error_of_an_answer_leaves_the_conversation_as_it_was(capsys: pytest.
     assert captured.out == "c\nd\n" and "error: the messages have 63 tokens" in captured.err
 
 
-def test_dropped_turns_are_noted(capsys: pytest.CaptureFixture[str]) -> None:
-    converse("xxxxx", "yyyyy", "zzzzz", model=CountingModel(answering("c"), context=36))
-    assert (
-        "the context of 36 tokens is full: from now on the model does not see the oldest turn"
-        in capsys.readouterr().err
-    )
-
-
 def test_ctrl_c_stops_an_answer_between_two_tokens(capsys: pytest.CaptureFixture[str]) -> None:
     import os
     import signal

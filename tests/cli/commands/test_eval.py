@@ -173,32 +173,6 @@ def test_a_later_version_of_the_training_text_is_noted(llm: Llm) -> None:
         assert is_noted == (name == "book.txt") and "in other files" not in notes
 
 
-def test_documents_that_were_held_out_are_found_again(llm: Llm) -> None:
-    Path("c/more").mkdir(parents=True)
-    for i in range(40):
-        words = random.Random(i).choices(("the", "cat", "sat", "ate", "hat", "dog"), k=60)
-        Path(f"c/{'more/' * (i % 2)}{i}.txt").write_text(" ".join(words) + "\n")
-    answer = llm("train", "c", *SMALL)
-    assert answer.exit_code == 0
-    record = load("model.safetensors").record.to_json()
-    held_out = [file["name"] for file in record["corpus"] if "held_out" in file]
-    assert len(held_out) == 4 and record["held_out"]["bytes"] == sum(
-        Path("c", name).stat().st_size for name in held_out
-    )
-    rule = f"4 of 40 documents: {', '.join(Path(name).name for name in held_out[:3])}, ..."
-    assert f" held out: {rule}" in answer.stderr and f"Held-out text ({rule}): " in answer.stderr
-    Path("c").rename("elsewhere")
-    answer = llm("eval", "elsewhere", "--json")
-    *rows, total = results_of(answer)["results"]
-    assert [row["file"] for row in rows] == [f"elsewhere/{name}" for name in held_out]
-    assert total["bytes"] == record["held_out"]["bytes"]
-    assert total["bits_per_byte"] == pytest.approx(record["bits_per_byte"], abs=1e-4)
-    assert "this text was held out in training" in answer.stderr
-    assert all(one["past_bytes"] == record["train_bytes"] for one in results_of(answer)["baselines"])
-    trained = llm("eval", f"elsewhere/{next(f['name'] for f in record['corpus'] if 'held_out' not in f)}")
-    assert "trained on all of this text" in trained.stderr
-
-
 def test_the_model_trained_on_most_of_the_text_sets_the_held_out_start(llm: Llm) -> None:
     Path("c.txt").write_text("abcdefgh" * 20)
     document = read_corpus(["c.txt"]).documents[0]
@@ -246,18 +220,7 @@ def test_text_of_the_base_model_is_not_unseen(llm: Llm) -> None:
     assert f"network 1.000 bits per byte; {known}" in llm("inspect").stdout
 
 
-def test_the_error_for_an_unsuitable_tokenizer_names_its_model(llm: Llm, tiny_model: Path) -> None:
-    Path("t.txt").write_text("cafe\u0301", "utf-8")
-    good = load(tiny_model)
-    made = json.loads(good.tokenizer_json)
-    for text, message in (("", "is not JSON"), (json.dumps(made | {"normalizer": {"type": "NFC"}}), "changes t.txt")):
-        save("bad.safetensors", Checkpoint(good.config, text, dict(good.tensors)))
-        answer = llm("eval", "t.txt", "-m", "model.safetensors", "-m", "bad.safetensors", "-q")
-        assert answer.exit_code == 1 and answer.stdout == "" and answer.stderr.count("\n") == 1
-        assert answer.stderr.startswith("error: bad.safetensors: ") and message in answer.stderr
-
-
-def test_a_shorter_context_is_used_and_a_longer_one_is_refused(llm: Llm) -> None:
+def test_a_shorter_context_is_used_and_a_longer_one_is_refused(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
     bigram_model("model.safetensors", successor())
     Path("t.txt").write_text("abcdefgh" * 10)
     [whole] = results_of(llm("eval", "t.txt", "--json"))["results"]
@@ -267,15 +230,10 @@ def test_a_shorter_context_is_used_and_a_longer_one_is_refused(llm: Llm) -> None
     refused = llm("eval", "t.txt", "--context", "17")
     assert refused.exit_code == 2
     assert "--context 17 is longer than the model's context of 16 tokens; give --context 16 or less" in refused.stderr
-
-
-def test_a_long_context_is_limited_with_a_note(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llmcli.evaluation.evaluator.EVALUATION_CONTEXT", 8)
-    bigram_model("model.safetensors", UNIFORM)
-    Path("t.txt").write_text("abcdefgh" * 10)
-    answer = llm("eval", "t.txt", "--json")
-    assert results_of(answer)["results"][0]["context"] == 8
-    assert "context windows of 8 tokens (of 16; --context changes it)" in answer.stderr
+    limited = llm("eval", "t.txt", "--json")
+    assert results_of(limited)["results"][0]["context"] == 8
+    assert "context windows of 8 tokens (of 16; --context changes it)" in limited.stderr
 
 
 # ---- lines

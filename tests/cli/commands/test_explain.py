@@ -145,10 +145,7 @@ def test_heads_initialized_for_copying_are_named(llm: Llm, tiny_model: Path) -> 
 
 def test_errors_of_comparisons_are_one_line(llm: Llm, tiny_model: Path) -> None:
     for options, message in {
-        (
-            "--without",
-            "2.5",
-        ): "--without names a layer, as in 1, or a head of a layer, as in 1.4; the model has layers",
+        ("--without", "2.5"): "--without names a layer, as in 1, or a head of a layer, as in 1.4; the model has layers",
         ("--without", "1", "--layer", 1): "--layer has no effect with --without or --compare",
         ("--compare", ""): "the prompt is empty",
     }.items():
@@ -157,21 +154,16 @@ def test_errors_of_comparisons_are_one_line(llm: Llm, tiny_model: Path) -> None:
         assert message in answer.stderr and answer.stderr.count("\n") == 1
 
 
-def test_comparisons_fit_the_terminal(sure_model: Path) -> None:
-    prompt = f"りんごを食べる。{FAMILY}"
-    for columns, options in (("40", ("--without", "1")), ("80", ("--compare", "a\x1b[31mb\u202e\tc"))):
-        shown = STYLES.sub("", in_a_terminal("explain", prompt, *options, COLUMNS=columns))
-        assert "logit lens" in shown or columns == "40"
-        assert not re.search("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e]", shown), repr(shown)
-        assert all(cell_len(line.rstrip()) <= int(columns) for line in shown.splitlines())
-
-
 @pytest.mark.slow
 def test_every_line_fits_the_terminal(sure_model: Path) -> None:
-    prompts = "The cat sat on the mat. The dog ate", f"りんごを食べる。{FAMILY}", "a\x1b[31mb\u202e\tc"
-    for prompt, columns in zip(prompts, (200, 60, 80), strict=True):
-        shown = STYLES.sub("", in_a_terminal("explain", prompt, COLUMNS=str(columns)))
-        assert "logit lens" in shown and "next word" in shown
+    family, hostile = f"りんごを食べる。{FAMILY}", "a\x1b[31mb\u202e\tc"
+    commands = {
+        ("The cat sat on the mat. The dog ate",): 200, (family,): 60, (hostile,): 80, (family, "--without", "1"): 40,
+        (family, "--compare", hostile): 80,
+    }  # fmt: skip
+    for words, columns in commands.items():
+        shown = STYLES.sub("", in_a_terminal("explain", *words, COLUMNS=str(columns)))
+        assert len(words) > 1 or ("logit lens" in shown and "next word" in shown)
         assert not re.search("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e]", shown), repr(shown)
         for line in shown.splitlines():
             pictures = line.startswith((" ", "0", "1", "2")) or "█" in line

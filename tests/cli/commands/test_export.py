@@ -22,25 +22,6 @@ def test_an_unknown_dtype_of_a_gguf_is_refused(tiny_model: Path, llm) -> None:
     assert answer.exit_code == 2 and "--dtype must be f32, f16, bf16, q8_0, q4_0" in answer.stderr
 
 
-def test_a_directory_has_the_requested_dtype(tiny_model: Path, llm) -> None:
-    torch = pytest.importorskip("torch")
-    from safetensors.torch import load_file
-
-    for dtype, name in [("f32", "float32"), ("f16", "float16"), ("bf16", "bfloat16")]:
-        assert llm("export", "model.safetensors", "d", "--to", "hf", "--dtype", dtype, "--force").exit_code == 0
-        answer, before = load_file("d/model.safetensors"), load_file(tiny_model)
-        assert answer.keys() == before.keys()
-        for key, tensor in answer.items():
-            assert tensor.dtype == getattr(torch, name) and torch.equal(tensor, before[key].to(tensor.dtype))
-        config = json.loads(Path("d/config.json").read_text("utf-8"))
-        assert config.get("dtype", config.get("torch_dtype")) == name
-        assert llm("generate", "The cat", "-m", "d", "-n", 3, "-t", 0).exit_code == 0
-        assert (
-            llm("export", "d", "again", "--to", "hf", "--force").exit_code == 0
-        )  # its own type, where none is asked for
-        assert load_file("again/model.safetensors")["model.norm.weight"].dtype == getattr(torch, name)
-
-
 def test_the_model_itself_is_never_overwritten(tiny_model: Path, llm) -> None:
     before = tiny_model.read_bytes()
     for words in (("--to", "tokenizer"), ("--quantize", "int8")):

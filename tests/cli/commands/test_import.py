@@ -62,14 +62,6 @@ def test_where_it_does_not_help_the_model_gets_no_cache(directory: Path, llm, mo
     assert loading.load("m.safetensors").record.ngram_cache is None
 
 
-def test_a_text_of_just_enough_tokens_is_used(directory: Path, llm) -> None:
-    tokenizer = loading.open_tokenizer(loading.load(directory))
-    text = tokenizer.decode(tokenizer.encode(3 * repetitive(1))[:2010])
-    assert 2000 <= len(tokenizer.encode(text)) < 2020
-    Path("text.txt").write_text(text, "utf-8")
-    assert llm("import", directory, "-o", "m.safetensors", "--fit-cache", "text.txt").exit_code == 0
-
-
 @pytest.mark.parametrize(("text", "problem"), [("Anna meets Ben.\n", "--fit-cache: "), (None, "missing.txt")])
 def test_a_text_that_cannot_be_used_writes_no_model(directory: Path, llm, text: str | None, problem: str) -> None:
     file = Path("short.txt" if text else "missing.txt")

@@ -94,8 +94,3 @@ def test_a_dry_run_shows_what_was_taken(llm: Llm) -> None:
     assert record["documents"] == json.loads(llm("text", "d", "--json").stdout)["documents"]
     assert [one["name"] for one in record["documents"]] == ["d/0.txt", "d/1.txt", "d/2.txt", "d/a.jsonl"]
     assert len(record["not_read"]) == 1
-
-
-def test_a_file_without_text_is_an_error(llm: Llm) -> None:
-    assert llm("text", put("a.txt", b"")).stderr == "error: a.txt is empty; give some text to read\n"
-    assert llm("text", "nothing.txt").exit_code == 1

@@ -218,19 +218,6 @@ def test_a_compressed_corpus_gives_the_same_model(llm: Llm) -> None:
 
 
 @pytest.mark.slow
-def test_lr_scale_multiplies_the_learning_rates(llm: Llm) -> None:
-    def plan(*words: object) -> dict[str, str]:
-        answer = llm("train", "c.txt", "--steps", 2, "--dry-run", *words)
-        assert answer.exit_code == 0
-        return {row[0]: row[1] for row in (line.split("\t") for line in answer.stdout.splitlines())}
-
-    assert plan()["learning rate"] == "Muon 0.03, AdamW 0.003 (embedding 0.05)"
-    assert plan("--lr-scale", 0.5)["learning rate"] == "Muon 0.015, AdamW 0.0015 (embedding 0.025)"
-    assert llm(*RUN, "--lr-scale", "3e-4").exit_code == 0
-    assert json.loads(llm("inspect", "--json").stdout)["training"]["train"]["lr"] == 0.0003
-
-
-@pytest.mark.slow
 def test_in_a_terminal_the_plan_is_five_lines(llm: Llm) -> None:
     shown = in_a_terminal("train", "c.txt", "--steps", "2", "--threads", "1", "--seed", "1")
     plan = STYLES.sub("", shown).split("--dry-run shows the whole plan")[0].splitlines()

@@ -91,10 +91,6 @@ def test_other_speakers(llm: Llm) -> None:
     assert "conversations" not in plain
     named = llm("train", "turns.txt", "--steps", 1, *SMALL, "--speakers", "Teacher,Pupil", "--dry-run").stdout
     assert "conversations\t" in named
-    assert llm("train", "turns.txt", *SMALL, "--val", "turns.txt", "--speakers", "Teacher,Pupil", "--dry-run").stdout
-    Path("text.txt").write_text("Once upon a time. " * 50)
-    mixed = llm("train", "text.txt", "--steps", 2, *SMALL, "turns.txt", "--speakers", "Teacher,Pupil", "--dry-run")
-    assert "conversations\t" in mixed.stdout
     for file, names in (("turns.txt", "Teacher,Bob"), ("turns.txt", "Pupil,Ann"), ("chats.jsonl", "Teacher,Pupil")):
         unknown = llm("train", file, *SMALL, "--speakers", names)
         assert unknown.exit_code == 1 and unknown.stdout == "" and unknown.stderr.count("\n") == 1
@@ -124,12 +120,6 @@ def test_adapters_alone_have_no_place_for_a_template(llm: Llm, tiny_model: Path)
     answer = llm("train", "chats.jsonl", "--from", tiny_model, "--lora", 2, "--adapter-only", "-o", "a.safetensors")
     assert answer.exit_code == 1 and answer.stderr.count("\n") == 1
     assert "has no chat template, and adapters cannot store a template; leave out --adapter-only" in answer.stderr
-
-
-def test_conversations_without_answers_are_one_line(llm: Llm) -> None:
-    Path("chats.jsonl").write_text('{"messages": [{"role": "user", "content": "Hello?"}]}\n' * 12, "utf-8")
-    answer = llm(*RUN)
-    assert answer.exit_code == 1 and answer.stderr.count("\n") == 1 and "chats.jsonl" in answer.stderr
 
 
 def test_validation_files_must_be_of_the_same_kind(llm: Llm) -> None:

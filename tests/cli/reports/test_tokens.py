@@ -6,11 +6,6 @@ from llmcli.cli.reports import tokens as token_output
 from tests.cli.terminals import STYLES, colored_stdout
 
 
-def test_probabilities_in_a_pipe_are_a_table_without_bars(capsys: pytest.CaptureFixture[str]) -> None:
-    token_output.probabilities("next word", [("apple", 0.375)])
-    assert capsys.readouterr().out == "next word\tprobability\napple\t0.375\n"
-
-
 def test_tokens_are_shown_above_their_ids_and_wrap(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = colored_stdout(monkeypatch)
     monkeypatch.setenv("COLUMNS", "40")

@@ -10,17 +10,13 @@ import pytest
 
 from llmcli.cli.terminal import console
 from llmcli.cli.terminal.invitation import invite
+from tests.cli.terminals import Terminal
 
 ROWS = ["0000000", "0110100", "0101010", "0011110", "0000000"]
 
 
 CODE, LINK = "K7MPR4", "http://192.168.1.20:8000/#K7MPR4"
 CLASSROOM: Any = SimpleNamespace(code=CODE, link=LINK, invitation={"qr": ROWS})
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
 
 
 def shown(monkeypatch: pytest.MonkeyPatch, stream: io.StringIO, **environment: str) -> list[str]:

@@ -102,13 +102,6 @@ def test_template_arguments_reach_the_template(other_template):
             assert answer["usage"]["prompt_tokens"] == len(ids)
 
 
-def test_a_template_that_renders_nothing_is_named(other_template):
-    with other_template("{% if never %}x{% endif %}") as client:
-        response = client.post("/v1/chat/completions", json={"messages": [QUESTION]})
-    assert response.status_code == 400
-    assert "chat template renders these messages to an empty text" in response.json()["error"]["message"]
-
-
 def test_the_end_of_the_prompt_is_that_of_the_messages(client, chat):
     """The fields of vLLM are taken where they ask for what is done, and refused otherwise."""
     beginning = {"role": "assistant", "content": "The cat"}

@@ -126,20 +126,6 @@ def test_the_first_token_is_what_it_adds_to_a_prompt_whose_last_word_goes_on(com
     assert begins_in_prompt
 
 
-def test_a_greedy_token_is_the_largest_of_its_alternatives(completion, served):
-    """lm_eval's test of greediness, with one alternative, finds the argmax of the logits."""
-    ids = [283]
-    for _ in range(6):
-        ids.append(int(logprobs_by_hand(served[0], ids)[-1].argmax()))
-    ids[3:3] = [70, 80]  # not greedy
-    [choice] = completion(prompt=ids, echo=True, logprobs=1, max_tokens=1)["choices"]
-    by_hand = logprobs_by_hand(served[0], ids).argmax(-1)[:-1] == ids[1:]
-    figures = choice["logprobs"]
-    pairs = zip(figures["token_logprobs"][1:-1], figures["top_logprobs"][1:-1], strict=True)
-    assert [logprob == max(top.values()) for logprob, top in pairs] == by_hand.tolist()
-    assert by_hand[:2].all() and not by_hand.all()
-
-
 def test_offsets_count_characters(completion):
     [choice] = completion(prompt="りんごを食べる", echo=True, logprobs=0, max_tokens=4)["choices"]
     figures = choice["logprobs"]

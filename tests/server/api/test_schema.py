@@ -128,14 +128,11 @@ def test_an_error_says_what_was_found_and_what_is_wanted():
     for fields, message in [
         ({}, "messages is missing"),
         ({"messages": [{"role": "user"}]}, "messages.0.content is missing"),
-        ({"n": 0}, "n must be greater than or equal to 1, found 0"),
         ({"temperature": "hot"}, "temperature must be a valid number, found 'hot'"),
-        ({"stream": 1}, "stream must be a valid boolean, found 1"),
         ({"stop": ["x" * 1001]}, "stop must be a text or a list of at most 16 texts, each of 1 to 1,000 characters, "),
         ({"model": ["x"] * 61}, "model must be a valid string, found ['x', "),
         ({"suffix": "end"}, "suffix is not supported, found 'end'; leave it out"),
         ({"stream_options": {"include_usage": 1}}, "stream_options.include_usage must be a valid boolean, found 1"),
-        ({"stream_options": {"usage": True}}, "stream_options.usage is not supported here; "),
         (
             CHAT | {"chat_template_kwargs": {"tools": []}},
             "chat_template_kwargs must be an object without add_generation_prompt, documents, messages, tools, found ",
@@ -147,10 +144,6 @@ def test_an_error_says_what_was_found_and_what_is_wanted():
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
             "messages.0.content.0.type must be 'text', found 'image_url'",
-        ),
-        (
-            {"messages": [{"role": "x"}]},
-            "messages.0.role must be 'system', 'developer', 'user' or 'assistant', found 'x'",
         ),
     ]:
         with pytest.raises(ApiError) as error:
