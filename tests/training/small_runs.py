@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -13,12 +13,14 @@ import pytest
 import torch
 
 from llmcli.config import TrainConfig
+from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training import session
 from llmcli.training.data.prepare import Prepared
 from llmcli.training.data.run_data import RunData
 from llmcli.training.files import resume
+from llmcli.training.files.resume import StateSaver
 from llmcli.training.loop import run as run_module
 from llmcli.training.loop import trainer, validation
 from llmcli.training.loop.clock import Clock
@@ -127,7 +129,6 @@ def losses(events: list[Event]) -> list[float]:
 def assert_same_end(first: list[Event], second: list[Event]) -> None:
     """The same record and weights, to the bit."""
     ours, theirs = first[-1], second[-1]
-    assert isinstance(ours, Done) and isinstance(theirs, Done)
     assert ours.checkpoint.record == theirs.checkpoint.record
     assert ours.checkpoint.tensors.keys() == theirs.checkpoint.tensors.keys()
     for name, array in ours.checkpoint.tensors.items():
@@ -155,6 +156,10 @@ class SimulatedMachine:
         self.time, self.speed, self.slow_evaluation, self.evaluated = 0.0, speed, slow_evaluation, 0
         self.compute = Compute(self._gradients, self._score)
 
+    def options(self) -> dict[str, Any]:
+        """Those of a run on this machine, from the time 0."""
+        return {"started_at": 0.0, "clock": lambda: self.time, "compute": self.compute}
+
     def _gradients(self, _: LanguageModel, ids: torch.Tensor, *rest: Any) -> torch.Tensor:
         self.time += ids.shape[0] * (ids.shape[1] - 1) / self.speed(self.time)
         return torch.tensor(1.0)
@@ -165,6 +170,30 @@ class SimulatedMachine:
         tokens = ids.shape[0] * (ids.shape[1] - 1)
         self.time += slower * tokens / (3 * self.speed(self.time))
         return np.ones((ids.shape[0], ids.shape[1] - 1)), np.ones((ids.shape[0], ids.shape[1] - 1), bool)
+
+
+def stop_after_saving(patch: pytest.MonkeyPatch) -> None:
+    """Runs are stopped by an error after their first step, whose state they have saved."""
+    save = StateSaver.save
+
+    def save_and_fail(saver: StateSaver, run: resume.StoppedRun) -> None:
+        save(saver, run)
+        raise LLMError("stopped")
+
+    patch.setattr(StateSaver, "is_due", lambda saver: True)
+    patch.setattr(StateSaver, "save", save_and_fail)
+
+
+def assert_resumes_to_the_same_end(
+    ready: Prepared, steps: Iterable[int], start: Checkpoint | None = None, schedule: Schedule = USUAL
+) -> list[Event]:
+    """From its state after each of these steps. Returns the events of the whole run, with its states."""
+    whole = run(ready, start, schedule=schedule, save_due=lambda: True)
+    for state in [event for event in whole if isinstance(event, State) and event.step in steps]:
+        rest = run(ready, start, schedule=schedule, resume_from=through_a_file(ready, state))
+        assert losses(rest) == losses(whole)[state.step :]
+        assert_same_end(whole, rest)
+    return whole
 
 
 def through_a_file(ready: Prepared, state: State) -> State:

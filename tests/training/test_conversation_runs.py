@@ -20,7 +20,7 @@ from llmcli.training.loop.previews import EVALUATIONS
 from llmcli.training.step.training_step import accumulate_gradients
 from tests.platforms import in_full
 from tests.training.chats import prepared, run, run_to_end
-from tests.training.small_runs import Compute, Schedule, assert_same_end, losses, through_a_file
+from tests.training.small_runs import Compute, Schedule, assert_resumes_to_the_same_end, losses
 
 OFTEN = Schedule(training_per_evaluated=1)
 
@@ -55,7 +55,6 @@ def test_a_model_learns_to_answer_in_other_wordings() -> None:
 def test_the_validation_figure_is_what_the_numpy_graph_computes() -> None:
     ready = prepared()
     done = run_to_end(ready)
-    assert done.score is not None and ready.conversations is not None
     held_out: ConversationTokens = ready.conversations.held_out
     lengths = np.array([len(data) for data in ready.tokenizer.token_bytes])
     runtime = NumpyRuntime(done.checkpoint)
@@ -67,27 +66,11 @@ def test_the_validation_figure_is_what_the_numpy_graph_computes() -> None:
     assert "context" not in done.checkpoint.record.document["held_out_measured"]
 
 
-def test_the_model_has_the_chat_template_and_stops_at_the_end_of_a_turn() -> None:
-    import json
-
-    from llmcli.data.conversations.chat_template import CHATML
-    from llmcli.formats.loading import open_chat_template, open_tokenizer
-
-    checkpoint = run_to_end(prepared(steps=2)).checkpoint
-    assert json.loads(checkpoint.tokenizer_config_json)["chat_template"] == CHATML
-    tokenizer = open_tokenizer(checkpoint)
-    template = open_chat_template(checkpoint, tokenizer)
-    assert template is not None and template.stop_ids == tokenizer.eos_ids == {
-        tokenizer.eos_id, tokenizer.control_ids["<|im_end|>"],
-    }  # fmt: skip
-
-
 @pytest.mark.slow
 def test_a_sample_answers_a_held_out_question() -> None:
     ready = prepared(steps=60, layers=2, width=64)
     events = run(ready, schedule=OFTEN)
     samples = [event for event in events if isinstance(event, Sample)]
-    assert ready.conversations is not None
     questions = {one.messages[0].content for one in ready.conversations.split.held_out}
     assert samples and {sample.prompt for sample in samples} <= questions
     assert all("assistant" not in sample.text and "<|im" not in sample.text for sample in samples)
@@ -125,12 +108,14 @@ def test_a_run_turns_from_text_to_conversations(tmp_path: Path) -> None:
     assert done.checkpoint.record.held_out.of == "answers"
 
 
-def check_a_run_resumed_from_any_step_ends_the_same(tmp_path: Path, with_text: bool) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("with_text", [False, True])
+def test_a_run_resumed_from_any_step_ends_the_same(tmp_path: Path, with_text: bool) -> None:
     text = tmp_path / "c.txt" if with_text else None
     ready = prepared(text, steps=16, dropout=0.2)
     assert ready.plan.conversations is not None
     ready = replace(ready, plan=replace(ready.plan, conversations=replace(ready.plan.conversations, validation=6)))
-    whole = run(ready, save_due=lambda: True, schedule=OFTEN)
+    whole = assert_resumes_to_the_same_end(ready, (1, 11, 12, 13, 15), schedule=OFTEN)
     saved = [event for event in whole if isinstance(event, State)]
     assert [state.step for state in saved] == list(range(1, 16))
     assert any(isinstance(event, Evaluation) for event in whole[: len(whole) // 2])
@@ -138,17 +123,6 @@ def check_a_run_resumed_from_any_step_ends_the_same(tmp_path: Path, with_text: b
     assert [state.values["conversations_from"] for state in saved] == [
         turn if state.step > turn else None for state in saved
     ]
-    for step in (1, 11, 12, 13, 15):
-        state = saved[step - 1]
-        rest = run(ready, resume_from=through_a_file(ready, state), schedule=OFTEN)
-        assert losses(rest) == losses(whole)[step:]
-        assert_same_end(whole, rest)
-
-
-@pytest.mark.slow
-def test_a_run_resumed_from_any_step_ends_the_same(tmp_path: Path) -> None:
-    for with_text in [False, True]:
-        check_a_run_resumed_from_any_step_ends_the_same(tmp_path, with_text)
 
 
 @pytest.mark.slow
@@ -168,7 +142,6 @@ def test_conversations_of_the_validation_slice_are_not_trained_on() -> None:
 
 def test_a_conversation_that_equals_a_training_conversation_is_not_in_the_validation_slice() -> None:
     ready = prepared(steps=1)
-    assert ready.conversations is not None
     tokens = ready.conversations.training
     twice = tokens.select([i // 2 for i in range(2 * len(tokens))])
     training, validation = reserve_conversations(twice, 6)

@@ -28,7 +28,7 @@ from llmcli.training.session import _Baselines, _check_hardware, _free_memory, _
 from llmcli.training.step import hardware
 from tests.conftest import Llm
 from tests.training.plans import plan
-from tests.training.small_runs import LINES, prepared
+from tests.training.small_runs import LINES, prepared, stop_after_saving
 
 RESUME_FILE = Path("model.resume.safetensors")
 
@@ -59,14 +59,9 @@ def test_a_state_that_was_saved_is_dropped_before_the_next_step(llm: Llm, monkey
 def test_the_state_of_a_resumed_run_is_dropped_before_its_first_step(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("c.txt").write_text(LINES, "utf-8")
     command = ("train", "c.txt", "--steps", 4, "--context", 32, "--batch-tokens", 64, "-q", "-o", "m.safetensors")
-    save = StateSaver.save
     loaded: dict[str, weakref.ref[NDArray[np.float32]]] = {}
     kept: list[str] = []
     restore, step = Run._restore, Run.step
-
-    def save_and_fail(saver: StateSaver, run: StoppedRun) -> None:
-        save(saver, run)
-        raise LLMError("stopped")
 
     def noted_restore(run: Run, state: State) -> None:
         loaded.update((name, weakref.ref(array)) for name, array in state.arrays.items())
@@ -76,10 +71,9 @@ def test_the_state_of_a_resumed_run_is_dropped_before_its_first_step(llm: Llm, m
         kept.extend(name for name, ref in loaded.items() if ref() is not None and not name.startswith("best."))
         return step(run)
 
-    monkeypatch.setattr(StateSaver, "is_due", lambda saver: True)
-    monkeypatch.setattr(StateSaver, "save", save_and_fail)
-    assert llm(*command).exit_code == 1
-    monkeypatch.setattr(StateSaver, "save", save)
+    with monkeypatch.context() as patch:
+        stop_after_saving(patch)
+        assert llm(*command).exit_code == 1
     monkeypatch.setattr(Run, "_restore", noted_restore)
     monkeypatch.setattr(Run, "step", noted_step)
     answer = llm(*command)
@@ -107,13 +101,10 @@ def test_a_compressor_that_is_missing_costs_one_line(llm: Llm, monkeypatch) -> N
     assert result.stderr.count("compressors could not be measured") == 1, result.stderr
 
 
-def test_a_run_resumes_where_its_device_works() -> None:
-    _check_hardware(stopped_on("cpu", "float32"), RESUME_FILE)
-
-
 def test_without_the_device_the_error_says_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    _check_hardware(stopped_on("cpu", "float32"), RESUME_FILE)
     for device in ["cuda", "mps"]:
         with pytest.raises(LLMError) as caught:
             _check_hardware(stopped_on(device, "bfloat16"), RESUME_FILE)

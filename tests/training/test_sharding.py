@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,11 +12,8 @@ import torch
 
 from llmcli.config import ModelConfig, TrainConfig
 from llmcli.formats.loading import load
-from llmcli.models.torch.transformer import LanguageModel
-from llmcli.training.distributed.processes import Processes
 from llmcli.training.planning.cost_model import BASE_BYTES, Machine, Memory, estimated_speed, memory_needed
 from llmcli.training.planning.plan import PlanRequest
-from llmcli.training.step.training_step import Batch, local_micro_batches
 from tests.platforms import in_full, linux
 from tests.training.distributed.test_processes import SECONDS, command, corpus, losses, run, run_here, wait_for
 from tests.training.plans import plan, row
@@ -53,29 +49,6 @@ def test_memory_by_hand() -> None:
     assert memory.device - BASE_BYTES == pytest.approx(12 * every / 8 + whole, rel=0.01)
     assert memory.host - BASE_BYTES == pytest.approx(4 * every + max(8, 4 + 8) * every, rel=0.01)
     assert memory.device < 32e9 < memory_needed(LARGE, settings).device
-
-
-@pytest.mark.parametrize("count", [2, 4, 7])
-@pytest.mark.parametrize("masked", [False, True])
-def test_all_processes_have_equally_many_micro_batches_which_add_up_to_the_batch(count: int, masked: bool) -> None:
-    settings = TrainConfig(steps=1, context=16, batch_size=6)
-    ids = torch.randint(50, (6, 17), generator=torch.Generator().manual_seed(0))
-    learned = torch.zeros(6, 17, dtype=torch.bool)
-    learned[1:, 3:9] = True
-    model = LanguageModel(CONFIG, dropout=0.3).train()
-    model.initialize(torch.Generator().manual_seed(1))
-    mask = learned if masked else None
-    total, counts = 0.0, set()
-    for rank in range(count):
-        group = SimpleNamespace(processes=Processes(rank, count), is_sharded=True)
-        found = local_micro_batches(Batch(0, 0.0, 0.0, ids, mask), group, model, settings)
-        model.dropout.seed(1)
-        counts.add(len(found))
-        total += sum(weight * model.loss(part, part_mask).item() for part, part_mask, weight in found)
-    assert len(counts) == 1
-    model.dropout.set_rows(None)
-    model.dropout.seed(1)
-    assert total == pytest.approx(model.loss(ids, mask).item(), rel=1e-5)
 
 
 @pytest.fixture

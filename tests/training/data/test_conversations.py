@@ -1,15 +1,19 @@
 """From files of conversations to tokens, their mask, a plan and a record."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from llmcli.data.conversations.chat_template import CHATML
 from llmcli.data.conversations.messages import Conversation, Message
 from llmcli.data.conversations.split import held_out_indices
 from llmcli.data.text.corpus import Corpus
+from llmcli.data.tokenizers.vocabulary import START
 from llmcli.errors import LLMError
+from llmcli.formats.loading import open_chat_template, open_tokenizer
 from llmcli.training.data.conversations import ConversationInputs
 from llmcli.training.data.known_answers import store_known_answers
 from llmcli.training.planning import recipe
@@ -24,7 +28,6 @@ from tests.training.plans import prepare, row
 def test_conversations_become_chatml_of_which_the_answers_are_learned() -> None:
     every = [conversation("Who?", "Ann.", "Why?", "So.", system="Be brief."), *(conversation(*pair) for pair in PAIRS)]
     ready = prepared(conversations=inputs(every, held_out=0.0))
-    assert ready.conversations is not None
     tokens = ready.conversations.training
     ids, learned = (array[tokens.span(0)] for array in (tokens.ids, tokens.loss_mask))
     assert text_of(ready.tokenizer, ids.tolist()) == (
@@ -39,7 +42,6 @@ def test_a_tenth_is_held_out_and_no_tokenizer_is_trained_on_it() -> None:
     chosen = held_out_indices(len(PAIRS), 0.1)
     every = [conversation(question, secret if i in chosen else answer) for i, (question, answer) in enumerate(PAIRS)]
     ready = prepared(conversations=inputs(every))
-    assert ready.conversations is not None
     assert [every.index(one) for one in ready.conversations.split.held_out] == chosen
     assert len(ready.conversations.held_out) == len(chosen) and len(ready.conversations.training) == 35 - len(chosen)
     assert not any("り".encode() in data for data in ready.tokenizer.token_bytes)
@@ -89,7 +91,6 @@ def test_if_the_base_model_knows_all_held_out_conversations_that_is_recorded() -
         PlanRequest(steps=30, batch_tokens=256, context=64, dtype="float32"), Corpus(()), conversations=inputs(),
         base_record=base.record, on_note=notes.append,
     )  # fmt: skip
-    assert ready.conversations is not None
     assert len(ready.conversations.held_out) == len(held_out_indices(35, 0.1))
     assert ready.record.held_out.seen_by_base is True
     assert notes and notes[0].startswith("the base model was trained on the held-out conversations, so")
@@ -108,7 +109,6 @@ def test_conversations_with_held_out_text_are_left_out(tmp_path: Path) -> None:
             PlanRequest(steps=30, context=512), corpus, conversations=inputs(every, held_out=0.0),
             held_out=val if is_file else 0.1,
         )  # fmt: skip
-        assert ready.conversations is not None
         assert (quoting in ready.conversations.split.training) == is_file
         record = ready.record.document["conversations"]
         assert (record["training"], record["dropped"]) == ((36, 0) if is_file else (35, 1))
@@ -122,7 +122,6 @@ def test_conversations_with_held_out_text_are_left_out(tmp_path: Path) -> None:
 
 def test_the_record_describes_the_conversations() -> None:
     ready = prepared()
-    assert ready.conversations is not None
     chosen = held_out_indices(35, 0.1)
     answers = [len(answer.encode()) for _, answer in PAIRS]
     held_out_bytes = sum(answers[i] for i in chosen)
@@ -156,7 +155,6 @@ def test_few_different_answers_are_labels() -> None:
     ]:
         pairs = [conversation(f"question {i}", answer) for i, answer in enumerate(answers)]
         ready = prepared(conversations=replace(inputs(), files=(conversation_file(pairs),), held_out=0.0))
-        assert ready.conversations is not None
         assert ready.conversations.labels == labels
 
 
@@ -164,7 +162,6 @@ def test_the_plan_says_what_is_trained_on() -> None:
     ready = prepared(
         conversations=replace(inputs(), files=(conversation_file([conversation(*p) for p in PAIRS], dropped=3),))
     )
-    assert ready.conversations is not None
     corpus, learned = row(ready.plan, "corpus"), row(ready.plan, "learned tokens")
     assert corpus.value == "35 conversations"
     assert corpus.reason == ("31 for training, 4 held out; messages in chats.jsonl; 3 left out: no answer")
@@ -173,22 +170,15 @@ def test_the_plan_says_what_is_trained_on() -> None:
     assert [one.name for one in ready.plan.rows][:3] == ["corpus", "learned tokens", "vocabulary"]
 
 
-def test_answers_end_a_text_for_the_model() -> None:
-    ready = prepared()
-    assert ready.plan.model.eos_token_id == ready.tokenizer.eos_id
-    assert ready.plan.model.extra_eos_ids == (ready.tokenizer.control_ids["<|im_end|>"],)
-
-
-def test_the_tokenizer_of_a_run_is_that_of_its_model() -> None:
-    from llmcli.data.tokenizers.vocabulary import START
-    from llmcli.formats.loading import open_tokenizer
-
+def test_the_model_has_the_tokenizer_and_the_chat_template_of_its_run() -> None:
     ready = prepared(steps=1)
-    opened = open_tokenizer(run_to_end(ready).checkpoint)
-    assert ready.tokenizer.eos_ids == opened.eos_ids
-    assert opened.control_ids["<|im_end|>"] in opened.eos_ids
+    checkpoint = run_to_end(ready).checkpoint
+    opened = open_tokenizer(checkpoint)
     ours, theirs = (one.vocabulary.allowed(START) for one in (ready.tokenizer, opened))
     assert ours is not None and np.array_equal(ours, theirs)
+    assert json.loads(checkpoint.tokenizer_config_json)["chat_template"] == CHATML
+    assert opened.eos_ids == ready.tokenizer.eos_ids == {opened.eos_id, opened.control_ids["<|im_end|>"]}
+    assert open_chat_template(checkpoint, opened).stop_ids == opened.eos_ids
 
 
 def test_what_is_longer_than_the_context_is_truncated_and_counted() -> None:
@@ -196,7 +186,6 @@ def test_what_is_longer_than_the_context_is_truncated_and_counted() -> None:
     long, too_long = conversation("Who?", "Ann.", "Why?", numbers), conversation(numbers, "No.")
     every = [*(conversation(*pair) for pair in PAIRS), long, too_long]
     ready = prepared(conversations=inputs(every, held_out=0.0))
-    assert ready.conversations is not None
     assert (ready.conversations.truncated, ready.conversations.too_long) == (1, 1)
     assert ready.conversations.training.lengths.max() <= 65
     assert (
@@ -210,7 +199,6 @@ def test_what_is_longer_than_the_context_is_truncated_and_counted() -> None:
     assert "Ann." in ready.tokenizer.decode(tokens.ids[tokens.span(35)].tolist())
     assert ready.conversations.split.training[-1] == long
     longer = prepared(conversations=inputs(every, held_out=0.0), context=5000)
-    assert longer.conversations is not None
     assert (longer.conversations.truncated, longer.conversations.too_long) == (0, 0)
 
 
@@ -227,7 +215,6 @@ def test_conversations_without_anything_to_learn_are_left_out_or_an_error() -> N
 def test_a_validation_file_is_held_out_whole() -> None:
     other = conversation_file([conversation("Who is it?", "Nobody."), conversation(*PAIRS[0])], "val.jsonl")
     ready = prepared(conversations=replace(inputs(), held_out=(other,)))
-    assert ready.conversations is not None
     assert ready.conversations.split.held_out == [conversation("Who is it?", "Nobody.")]
     assert ready.record.held_out.from_ == "val.jsonl" and ready.record.conversations.training == 35
     assert (ready.record.conversations.held_out_share, ready.record.conversations.repeated) == (None, (36,))
@@ -238,7 +225,6 @@ def test_of_more_than_there_is_time_for_an_even_sample_is_read(monkeypatch: pyte
     monkeypatch.setattr(recipe, "CPU_BYTES_FACTOR", 1)
     monkeypatch.setattr(recipe, "MIN_BYTES", 500)
     ready = prepared(steps=None, seconds=5.0)
-    assert ready.conversations is not None
     read = [
         PAIRS.index((one.messages[0].content, one.messages[1].content)) for one in ready.conversations.split.training
     ]

@@ -97,7 +97,6 @@ def test_a_greedy_answer_ends_at_a_stop_token_the_limit_or_the_context() -> None
 def test_a_greedy_answer_is_that_of_a_chat() -> None:
     ready = ready_with([18, 19])
     conversations = ready.conversations
-    assert conversations is not None
     checkpoint = run_to_end(prepared(steps=30)).checkpoint
     runtime, stop_ids = NumpyRuntime(checkpoint), conversations.template.stop_ids
     assistant = Assistant(NumpyRuntime(checkpoint), ready.tokenizer, conversations.template)

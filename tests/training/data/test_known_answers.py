@@ -29,7 +29,6 @@ def test_a_run_stores_training_and_held_out_pairs_and_a_minimum_between_related_
     progress: list[float] = []
     shares = fit(on_progress=progress.append)
     known = model.known_answers
-    assert known is not None
     assert sorted(known.pairs) == sorted(PAIRS)
     assert module.TYPICAL / 2 <= known.min_confidence < 0.75
     assert progress == sorted(progress) and (progress[0], progress[-1]) == (0.0, 1.0) and progress[-2] > 0.95
@@ -71,7 +70,6 @@ def check_the_fit_ends_in_time_with_fewer_questions_and_says_so(asked: int, monk
     assert note.endswith(f": there was time for {asked} of 32 questions")
     is_fitted = asked >= module.MIN_QUESTIONS
     assert ("was fitted" if is_fitted else "has its default, 0.5") in note
-    assert model.known_answers is not None
     assert (model.known_answers.min_confidence != module.TYPICAL) == is_fitted
 
 

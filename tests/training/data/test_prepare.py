@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import shutil
 
 import pytest
 
@@ -36,18 +35,13 @@ def test_the_end_of_the_corpus_is_held_out_to_the_byte(tmp_path) -> None:
         cut = len(text) - held_bytes
         assert ready.tokenizer.decode(ready.tokens.tolist()) == text[:cut]
         assert ready.tokenizer.decode(ready.held_out.tolist()) == text[cut:]
+        held_out = f"{held_bytes:,} held out: the last" if held_bytes else "nothing held out"
+        assert row(ready.plan, "corpus").reason.startswith(f"{cut:,} for training, {held_out}")
 
 
-def test_no_character_is_cut_or_lost_by_the_split(tmp_path):
-    text = "りんごを食べる🍎 " * 101
-    for share in (0.1, 0.11, 0.12, 0.13):
-        ready = prepare(PlanRequest(steps=5), corpus_of(tmp_path, text), held_out=share, characters=True)
-        first, last = (ready.tokenizer.decode(part.tolist()) for part in (ready.tokens, ready.held_out))
-        assert first + last == text
-        assert len(last.encode()) == pytest.approx(len(text.encode()) * share, abs=4)
-
-
-def check_a_compressed_text_is_prepared_like_a_plain_one_and_read_once(tmp_path, monkeypatch, kind, budget) -> None:
+@pytest.mark.parametrize("budget", [{"seconds": 1.0}, {"steps": 5}])
+@pytest.mark.parametrize("kind", ["gzip", "UTF-16"])
+def test_a_compressed_text_is_prepared_like_a_plain_one_and_read_once(tmp_path, monkeypatch, kind, budget) -> None:
     monkeypatch.setattr(recipe, "MIN_BYTES", 5000)
     monkeypatch.setattr(recipe, "CPU_BYTES_FACTOR", 5000.0)
     text = words(20_000) + words(3000, 1, "りんごé🍎")
@@ -71,13 +65,6 @@ def check_a_compressed_text_is_prepared_like_a_plain_one_and_read_once(tmp_path,
     assert compressed.held_out.tolist() == plain.held_out.tolist()
 
 
-def test_a_compressed_text_is_prepared_like_a_plain_one_and_read_once(tmp_path, monkeypatch) -> None:
-    for budget in [{"seconds": 1.0}, {"steps": 5}]:
-        for kind in ["gzip", "UTF-16"]:
-            with monkeypatch.context() as patch:
-                check_a_compressed_text_is_prepared_like_a_plain_one_and_read_once(tmp_path, patch, kind, budget)
-
-
 def test_a_validation_corpus_is_held_out_whole(tmp_path):
     text = words(500)
     (tmp_path / "other.txt").write_text("quite another text", "utf-8")
@@ -87,19 +74,9 @@ def test_a_validation_corpus_is_held_out_whole(tmp_path):
     assert ready.tokenizer.decode(ready.tokens.tolist()) == text
     assert ready.tokenizer.decode(ready.held_out.tolist()) == "quite another text"
     assert ready.record.held_out.bytes == 18
+    assert row(ready.plan, "corpus").reason == "all for training; held out: the 18 bytes of other.txt"
     assert ready.record.held_out.from_.endswith("other.txt")
     assert ready.record.train_bytes == len(text)
-
-
-def test_the_plan_describes_the_split(tmp_path):
-    corpus, size = corpus_of(tmp_path, words(500)), len(words(500))
-    (tmp_path / "other.txt").write_text("quite another text", "utf-8")
-    for held_out, reason in (
-        (0.1, f"{size - round(size / 10):,} for training, {round(size / 10):,} held out: the last tenth of the text"),
-        (0.0, f"{size:,} for training, nothing held out"),
-        (read_corpus([str(tmp_path / "other.txt")]), "all for training; held out: the 18 bytes of other.txt"),
-    ):
-        assert row(prepare(PlanRequest(steps=5), corpus, held_out=held_out).plan, "corpus").reason == reason
 
 
 def test_a_text_in_which_each_word_is_one_token_gets_no_bpe_dropout(tmp_path) -> None:
@@ -314,26 +291,15 @@ def test_a_short_corpus_is_an_error(tmp_path):
         prepare(PlanRequest(steps=5), corpus_of(tmp_path, "few words"), characters=True)
 
 
-def check_little_time_limits_the_vocabulary(tmp_path, monkeypatch, request_, most) -> None:
-    wanted = []
-    small = Tokenizer.train_char(["ab"])
+def test_little_time_limits_the_vocabulary(tmp_path, monkeypatch) -> None:
+    wanted, small = [], Tokenizer.train_char(["ab"])
     monkeypatch.setattr(Tokenizer, "train_bpe", lambda texts, size: wanted.append(size) or small)
     corpus = corpus_of(tmp_path, "ab" * 50)
     monkeypatch.setattr(type(corpus), "text_bytes", 10**9)
-    prepare(request_, corpus)
-    assert wanted == [most]
-
-
-def test_little_time_limits_the_vocabulary(tmp_path, monkeypatch) -> None:
-    for request_, most in [
-        (PlanRequest(seconds=20.0, threads=2), 1024),
-        (PlanRequest(seconds=300.0, threads=2), 4096),
-        (PlanRequest(seconds=3600.0, threads=2), 8192),
-        (PlanRequest(seconds=20.0, device="cuda"), 8192),
-        (PlanRequest(steps=10), 8192),
-    ]:
-        with monkeypatch.context() as patch:
-            check_little_time_limits_the_vocabulary(tmp_path, patch, request_, most)
+    for budget in ({"seconds": 20.0}, {"seconds": 300.0}, {"seconds": 3600.0}, {"steps": 10}):
+        prepare(PlanRequest(**budget, threads=2), corpus)
+    prepare(PlanRequest(seconds=20.0, device="cuda"), corpus)
+    assert wanted == [1024, 4096, 8192, 8192, 8192]
 
 
 def test_of_a_text_too_long_for_the_time_budget_parts_are_read(tmp_path, monkeypatch):
@@ -354,26 +320,6 @@ def test_of_a_text_too_long_for_the_time_budget_parts_are_read(tmp_path, monkeyp
     assert all(part in text[:train_bytes] for part in read)
     assert len(ready.tokenizer.decode_bytes(ready.held_out.tolist())) == 1280
     assert "12,800 bytes of training text, sampled evenly" in row(ready.plan, "corpus").reason
-
-
-@pytest.mark.slow
-def test_a_run_is_prepared_the_same_whether_its_tokens_are_cached(tmp_path, monkeypatch) -> None:
-    for budget in [{"steps": 5}, {"seconds": 2.0, "threads": 2}]:
-        shutil.rmtree(tmp_path / "cache", ignore_errors=True)
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-        monkeypatch.setattr(corpus_tokens, "CACHED_BYTES", CACHED_BYTES)
-        monkeypatch.setattr(recipe, "MIN_BYTES", 20_000)
-        monkeypatch.setattr(recipe, "CPU_BYTES_FACTOR", 1)
-        monkeypatch.setattr(corpus_tokens, "PIECE_BYTES", 3000)
-        corpus = corpus_of(tmp_path, words(9000), words(20, 1), words(5000, 2, "りんごé🍎"))
-        plain = prepare(PlanRequest(**budget), corpus)
-        monkeypatch.setattr(corpus_tokens, "CACHED_BYTES", 1000)
-        made, read = (prepare(PlanRequest(**budget), corpus) for _ in range(2))
-        assert len(list((tmp_path / "cache" / "llmcli").iterdir())) == 1
-        for cached in (made, read):
-            assert cached.record == plain.record and cached.plan == plain.plan
-            assert cached.tokens.tolist() == plain.tokens.tolist()
-            assert cached.tokenizer.seen_bytes == plain.tokenizer.seen_bytes
 
 
 def test_no_more_of_the_held_out_text_is_read_than_an_evaluation_covers(tmp_path, monkeypatch):

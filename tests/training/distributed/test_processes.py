@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -85,12 +86,15 @@ def test_the_masks_of_some_rows_are_those_of_the_whole_batch():
 
 @pytest.mark.parametrize("count", [2, 4, 7])
 @pytest.mark.parametrize("masked", [False, True])
-def test_the_shares_add_up_to_the_gradients_of_the_batch(count, masked):
+@pytest.mark.parametrize("sharded", [False, True])
+def test_the_shares_add_up_to_the_gradients_of_the_batch(count, masked, sharded):
+    """With sharded weights, all processes have equally many micro-batches."""
     ids = torch.randint(50, (6, 17), generator=torch.Generator().manual_seed(0))
     learned = torch.zeros(6, 17, dtype=torch.bool)
     learned[1:, 3:9] = True
     learned[::2, :2] = True  # the first of them is no target
-    mask = learned if masked else None
+    learned[3] = False
+    mask, sizes = learned if masked else None, set()
 
     def gradients(run) -> tuple[float, dict[str, torch.Tensor]]:
         model = LanguageModel(CONFIG, SETTINGS.dropout)
@@ -101,18 +105,18 @@ def test_the_shares_add_up_to_the_gradients_of_the_batch(count, masked):
         zeros = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
         return float(loss), zeros | {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
 
-    def one_share(rank):
-        def run(model):
-            group = SimpleNamespace(processes=Processes(rank, count), is_sharded=False)
-            return accumulate(model, local_micro_batches(Batch(4, 0.0, 0.0, ids, mask), group, model, SETTINGS))
-
-        return run
+    def share(rank, model):
+        group = SimpleNamespace(processes=Processes(rank, count), is_sharded=sharded)
+        parts = local_micro_batches(Batch(4, 0.0, 0.0, ids, mask), group, model, SETTINGS)
+        sizes.add(len(parts))
+        return accumulate(model, parts)
 
     whole_loss, whole = gradients(lambda model: accumulate_gradients(model, ids, 1, mask))
-    parts = [gradients(one_share(rank)) for rank in range(count)]
+    parts = [gradients(partial(share, rank)) for rank in range(count)]
     assert sum(loss for loss, _ in parts) == pytest.approx(whole_loss, rel=1e-5)
     for name, expected in whole.items():
         torch.testing.assert_close(sum(part[name] for _, part in parts), expected, atol=1e-5, rtol=1e-4)
+    assert sizes == {1} or not sharded
 
 
 @pytest.fixture(scope="module")

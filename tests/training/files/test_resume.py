@@ -25,7 +25,7 @@ from tests.golden.models import read_safetensors
 from tests.reliability.runs import OPTIONS, RESUME_FILE, TEXT, end, interrupted_here, train, train_here
 from tests.training import small_runs
 from tests.training.plans import prepare
-from tests.training.small_runs import Schedule, assert_same_end, losses, through_a_file
+from tests.training.small_runs import Schedule, assert_resumes_to_the_same_end, assert_same_end, through_a_file
 
 pytestmark = pytest.mark.slow
 
@@ -57,20 +57,14 @@ def states(events: list[Event]) -> list[State]:
     return [event for event in events if isinstance(event, State)]
 
 
-def test_a_run_resumed_from_any_step_ends_the_same(ready: Prepared, whole: list[Event]) -> None:
-    saved = states(whole)
-    assert [state.step for state in saved] == list(range(1, 24))
+def test_a_run_resumed_from_any_step_ends_the_same(ready: Prepared) -> None:
+    whole = assert_resumes_to_the_same_end(ready, (1, 10, 11, 23), schedule=OFTEN)
+    assert [state.step for state in states(whole)] == list(range(1, 24))
     assert any(isinstance(event, Evaluation) for event in whole[: len(whole) // 2])
-    for state in (saved[0], saved[9], saved[10], saved[22]):
-        rest = run(ready, resume_from=through_a_file(ready, state))
-        assert losses(rest) == losses(whole)[state.step :]
-        assert_same_end(whole, rest)
 
 
 @pytest.mark.parametrize("step", [1, 8, 9])
-def test_an_interrupted_run_resumes_as_if_it_had_not_been_interrupted(
-    ready: Prepared, whole: list[Event], step: int
-) -> None:
+def test_an_interrupted_run_resumes_as_if_it_had_not_been_interrupted(ready, whole, step) -> None:
     """Though the interruption causes an evaluation that the whole run does not have."""
     interrupted = small_runs.run_until(ready, step, schedule=OFTEN)
     (state,) = states(interrupted)
@@ -117,16 +111,6 @@ def test_a_state_saved_while_progress_was_lower_than_before_resumes(ready: Prepa
     values = state.values | {"evaluated_progress": state.values["progress"] + 0.01}
     done = run(ready, resume_from=State(state.arrays, values))[-1]
     assert isinstance(done, Done) and done.step == 24
-
-
-def test_time_already_used_counts(ready: Prepared) -> None:
-    settings = replace(ready.plan.train, seconds=1000.0, steps=10**6)
-    timed = replace(ready, plan=replace(ready.plan, train=settings))
-    (state,) = states(small_runs.run_until(timed, 2))
-    late = replace(state, values=state.values | {"seconds": 999.9999, "trained_seconds": 990.0})
-    done = run(timed, resume_from=late)[-1]
-    assert isinstance(done, Done) and not done.interrupted and done.step == 2  # another would end too late
-    assert done.seconds > 999
 
 
 def test_the_keys_of_the_file_stay(ready: Prepared, whole: list[Event]) -> None:

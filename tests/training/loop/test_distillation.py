@@ -16,7 +16,16 @@ from llmcli.training.loop.events import Done, Evaluation, Event, State, Step, Te
 from llmcli.training.planning import recipe
 from llmcli.training.planning.plan import PlanRequest
 from tests.training.plans import plan
-from tests.training.small_runs import Schedule, SimulatedMachine, assert_same_end, losses, prepared, run, through_a_file
+from tests.training.small_runs import (
+    Schedule,
+    SimulatedMachine,
+    assert_resumes_to_the_same_end,
+    assert_same_end,
+    losses,
+    prepared,
+    run,
+    through_a_file,
+)
 
 CONFIG = ModelConfig(50, 32, 64, 2, 2, 2, 16, 64)
 OFTEN = Schedule(training_per_evaluated=1)
@@ -100,13 +109,8 @@ def test_the_teacher_is_kept_where_the_student_is_worse(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_stopped_run_resumes_in_either_stage(tmp_path: Path) -> None:
     ready = distilled(tmp_path / "c.txt", steps=24, dropout=0.2)
-    whole = run(ready, schedule=OFTEN, save_due=lambda: True)
-    states = [event for event in whole if isinstance(event, State) and event.step in (1, 11, 12, 13, 23)]
-    assert [state.step for state in states] == [1, 11, 12, 12, 13, 23]  # at 12 of the teacher, then of the student
-    for state in states:
-        rest = run(ready, schedule=OFTEN, resume_from=through_a_file(ready, state))
-        assert losses(rest) == losses(whole)[state.step :]
-        assert_same_end(whole, rest)
+    whole = assert_resumes_to_the_same_end(ready, (1, 11, 12, 13, 23), schedule=OFTEN)
+    assert [state.step for state in only(whole, State)][10:13] == [11, 12, 12]  # of the teacher, then of the student
 
 
 @pytest.mark.slow
@@ -142,9 +146,8 @@ def test_with_a_time_limit_the_stages_share_the_time(tmp_path: Path) -> None:
     ready = distilled(tmp_path / "c.txt", 0.4, steps=None, seconds=200.0, batch_tokens=64)
     ready = replace(ready, plan=replace(ready.plan, train=replace(ready.plan.train, steps=10**9)))
     machine = SimulatedMachine(lambda time: 90.0 if time < 80 else 60.0)
-    events = run(ready, started_at=0.0, clock=lambda: machine.time, compute=machine.compute)
+    events = run(ready, **machine.options())
     (teacher,) = only(events, TeacherTrained)
-    assert isinstance(teacher, TeacherTrained)
     steps = [event for event in events if isinstance(event, Step)]
     began = next(event.seconds for event in steps if event.step == teacher.step)
     assert 0.38 * 200 < began < 0.42 * 200

@@ -8,10 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmcli.errors import LLMError
 from llmcli.training import session
 from llmcli.training.files import resume
-from llmcli.training.files.resume import StateSaver
 from llmcli.training.loop.epoch_search import FirstRun
 from llmcli.training.loop.events import Evaluation, Step
 from llmcli.training.planning.cost_model import CorpusSize, Machine, estimated_speed
@@ -21,7 +19,7 @@ from llmcli.training.planning.task import Task
 from llmcli.training.step import throughput
 from tests.conftest import Llm
 from tests.training.plans import row
-from tests.training.small_runs import use_ticking_clock
+from tests.training.small_runs import stop_after_saving, use_ticking_clock
 
 TOKENS = 3600
 TEXT = CorpusSize(TOKENS, 8100)
@@ -130,19 +128,10 @@ def test_a_run_on_a_short_text_starts_over_on_all_of_it(llm: Llm, command: tuple
 
 
 @pytest.mark.slow
-def test_a_first_run_that_was_stopped_resumes_and_starts_over(
-    llm: Llm, command: tuple[object, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_first_run_that_was_stopped_resumes_and_starts_over(llm, command, monkeypatch) -> None:
     """The second run starts from fresh weights; the seconds before the stop count."""
-    save = StateSaver.save
-
-    def save_and_fail(saver: StateSaver, run: resume.StoppedRun) -> None:
-        save(saver, run)
-        raise LLMError("stopped")
-
     with monkeypatch.context() as patch:
-        patch.setattr(StateSaver, "is_due", lambda saver: True)
-        patch.setattr(StateSaver, "save", save_and_fail)
+        stop_after_saving(patch)
         assert llm(*command).exit_code == 1
     earlier = resume.load(Path("model.resume.safetensors")).state.values["seconds"]
     starts: list[float] = []

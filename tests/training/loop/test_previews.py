@@ -7,15 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from llmcli.config import SamplingConfig
 from llmcli.formats.training_record import TrainingRecord
+from llmcli.generation.generator import generate
 from llmcli.generation.next_words import next_words
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.training.data.prepare import Prepared
 from llmcli.training.data.run_data import RunData
 from llmcli.training.files.curve import probe_points
 from llmcli.training.loop.clock import Clock
-from llmcli.training.loop.events import Done, Evaluation, Prediction, State
-from llmcli.training.loop.previews import EVALUATIONS, LIKELIEST, Previews
+from llmcli.training.loop.events import Done, Evaluation, Prediction, Sample, State
+from llmcli.training.loop.previews import EVALUATIONS, LIKELIEST, SAMPLE_TOKENS, Previews
 from tests.training.small_runs import Schedule, assert_same_end, prepared, run, run_until, through_a_file
 
 OFTEN = Schedule(training_per_evaluated=1)
@@ -23,13 +25,13 @@ OFTEN = Schedule(training_per_evaluated=1)
 
 def record_of(events: list[object]) -> TrainingRecord:
     done = events[-1]
-    assert isinstance(done, Done)
     return done.checkpoint.record
 
 
-def test_the_last_prediction_is_that_of_the_saved_network_and_a_resumed_run_keeps_all(own_directory: Path) -> None:
+def test_the_last_preview_is_that_of_the_saved_network_and_a_resumed_run_keeps_all(own_directory: Path) -> None:
     ready = prepared(Path("c.txt"), steps=12, dtype="float32")
-    events = run(ready, probe="Anna likes", schedule=OFTEN)
+    prompts = {"probe": "Anna likes", "sample_prompt": "Anna", "schedule": OFTEN}
+    events = run(ready, **prompts)
     predictions = [event for event in events if isinstance(event, Prediction)]
     assert [one.step for one in predictions] == [event.step for event in events if isinstance(event, Evaluation)]
     assert len(predictions) > 3
@@ -42,9 +44,13 @@ def test_the_last_prediction_is_that_of_the_saved_network_and_a_resumed_run_keep
     expected = [("…" * word.continues + word.text, pytest.approx(word.probability, abs=1e-3)) for word in words]
     assert [*predictions[-1].next] == expected[:LIKELIEST] != []
 
-    stopped = [event for event in run_until(ready, 6, probe="Anna likes", schedule=OFTEN) if isinstance(event, State)]
-    resumed = run(ready, probe="Anna likes", resume_from=through_a_file(ready, stopped[-1]), schedule=OFTEN)
-    assert_same_end(events, resumed)
+    samples = [[event.step, event.text] for event in events if isinstance(event, Sample)]
+    pieces = generate(NumpyRuntime(done.checkpoint), ready.tokenizer, "Anna", SamplingConfig(max_tokens=SAMPLE_TOKENS))
+    assert samples[-1] == [12, "".join(piece.text for piece in pieces)] and len(samples) > 3
+    assert record.document["samples"] == {"prompt": "Anna", "texts": samples}
+
+    stopped = [event for event in run_until(ready, 6, **prompts) if isinstance(event, State)]
+    assert_same_end(events, run(ready, resume_from=through_a_file(ready, stopped[-1]), **prompts))
 
 
 def previews(path: Path, clock: Callable[[Prepared], Clock], seconds: float) -> tuple[Previews, Prepared]:

@@ -1,7 +1,7 @@
 """Training as a function: it learns, is deterministic, keeps the best weights, and can be stopped."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import chain, count, pairwise, repeat
 from pathlib import Path
@@ -11,19 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from llmcli.config import SamplingConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
-from llmcli.generation.generator import generate
-from llmcli.models.numpy_runtime import NumpyRuntime
+from llmcli.formats.checkpoint import Checkpoint
 from llmcli.models.torch import runtime as torch_runtime
 from llmcli.models.torch.transformer import LanguageModel
+from llmcli.training.data.prepare import Prepared
 from llmcli.training.data.run_data import RunData
 from llmcli.training.interruption import CutShortError
 from llmcli.training.loop import final_evaluation, validation
 from llmcli.training.loop.best_weights import BestWeights
-from llmcli.training.loop.events import Done, Evaluation, Sample, State, Step
-from llmcli.training.loop.previews import SAMPLE_TOKENS
+from llmcli.training.loop.events import Done, Evaluation, State, Step
 from llmcli.training.planning import recipe
 from llmcli.training.planning.plan import PlanRequest
 from llmcli.training.step.training_step import accumulate_gradients
@@ -55,7 +53,6 @@ def test_the_loss_falls_and_the_result_is_recorded(tmp_path: Path) -> None:
     assert len(per_step) == 40
     assert per_step[0] == pytest.approx(math.log(ready.plan.model.vocab_size), rel=0.01)
     assert per_step[-1] < 0.3 * per_step[0]
-    assert isinstance(done, Done)
     assert done.score is not None and done.score.bits_per_byte < 1.0
     assert done.checkpoint.record.bits_per_byte == pytest.approx(done.score.bits_per_byte, abs=1e-6)
 
@@ -69,21 +66,6 @@ def test_the_same_run_gives_the_same_weights_and_another_seed_does_not(tmp_path:
     assert np.array_equal(first.tensors[name], again.tensors[name])
     assert first.record == again.record
     assert not np.array_equal(first.tensors[name], other.tensors[name])
-
-
-@pytest.mark.slow
-def test_samples_are_recorded_and_the_last_is_what_the_saved_model_generates(tmp_path: Path) -> None:
-    ready = prepared(tmp_path / "c.txt", dtype="float32")
-    events = run(ready, sample_prompt="Anna", schedule=OFTEN)
-    done = events[-1]
-    assert isinstance(done, Done)
-    recorded = done.checkpoint.record.document["samples"]
-    assert recorded["prompt"] == "Anna" and len(recorded["texts"]) > 3
-    assert recorded["texts"] == [[event.step, event.text] for event in events if isinstance(event, Sample)]
-    sampling = SamplingConfig(max_tokens=SAMPLE_TOKENS)
-    pieces = generate(NumpyRuntime(done.checkpoint), ready.tokenizer, "Anna", sampling)
-    assert done.best_step == 40 and recorded["texts"][-1] == [40, "".join(piece.text for piece in pieces)]
-    assert run_to_end(ready).checkpoint.record.document["samples"] == {"prompt": None, "texts": []}
 
 
 # ---- which weights are kept
@@ -109,11 +91,15 @@ class ScriptedEvaluations:
 
 
 @pytest.mark.slow
-def test_the_best_weights_are_kept_not_the_last(tmp_path: Path) -> None:
-    ready = prepared(tmp_path / "c.txt", steps=30)
+@pytest.mark.parametrize("held_out", [0.1, 0.0])
+def test_the_best_weights_are_kept_not_the_last(tmp_path: Path, held_out: float) -> None:
+    """By the validation slice, so that nothing need be held out."""
+    (tmp_path / "c.txt").write_text(LINES, "utf-8")
+    corpus = read_corpus([str(tmp_path / "c.txt")])
+    ready = with_slice(prepare(PlanRequest(steps=30, batch_tokens=512, context=32), corpus, held_out=held_out))
     scripted = ScriptedEvaluations(ready.tokenizer, chain([3.0, 1.0, 2.0, 2.5, 2.6], repeat(2.7)))
     done = run_to_end(ready, compute=scripted.compute, schedule=OFTEN)
-    assert 0 < done.best_step < 30
+    assert 0 < done.best_step < 30 and bool(done.score) == bool(held_out)
     for name, array in scripted.weights[1].items():
         assert np.array_equal(done.checkpoint.tensors[name], array)
 
@@ -164,15 +150,6 @@ def test_without_a_validation_slice_the_last_weights_are_kept(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_without_held_out_text_the_validation_slice_still_chooses_the_weights(tmp_path: Path) -> None:
-    (tmp_path / "c.txt").write_text(LINES, "utf-8")
-    ready = with_slice(prepare(PlanRequest(steps=30, context=32), read_corpus([str(tmp_path / "c.txt")]), held_out=0.0))
-    scripted = ScriptedEvaluations(ready.tokenizer, chain([3.0, 1.0, 2.0, 2.5, 2.6], repeat(2.7)))
-    done = run_to_end(ready, compute=scripted.compute, schedule=OFTEN)
-    assert done.score is None and 0 < done.best_step < 30
-
-
-@pytest.mark.slow
 def test_the_held_out_text_has_no_influence_on_the_weights(tmp_path: Path) -> None:
     (tmp_path / "c.txt").write_text(LINES, "utf-8")
     (tmp_path / "same.txt").write_text(LINES[:2000], "utf-8")
@@ -207,15 +184,18 @@ def test_the_slice_is_not_trained_on_and_is_what_evaluations_measure(tmp_path: P
     assert first[-1].checkpoint.record.document["validation"] == {"tokens": 330}  # type: ignore[union-attr]
 
 
+def fine_tuning(base: Checkpoint, directory: Path, **request: object) -> Prepared:
+    """A run that fine-tunes a model on the text that it was trained on."""
+    corpus, tokenizer = read_corpus([str(directory / "c.txt")]), Tokenizer.from_json(base.tokenizer_json)
+    return with_slice(prepare(PlanRequest(**request), corpus, tokenizer=tokenizer, base=base.config))
+
+
 @pytest.mark.slow
 def test_fine_tuning_starts_where_the_base_model_is(tmp_path: Path) -> None:
     base = run_to_end(prepared(tmp_path / "c.txt", layers=3, width=64, dtype="float32")).checkpoint
-    tokenizer = Tokenizer.from_json(base.tokenizer_json)
-    request, corpus = PlanRequest(steps=2, batch_tokens=512), read_corpus([str(tmp_path / "c.txt")])
-    ready = with_slice(prepare(request, corpus, tokenizer=tokenizer, base=base.config))
+    ready = fine_tuning(base, tmp_path, steps=2, batch_tokens=512)
     events = run(ready, base)
     assert isinstance(events[0], Evaluation) and events[0].step == 0  # of the base model
-    assert isinstance(events[1], Step)
     assert events[1].loss < 1.2
     done = events[-1]
     assert isinstance(done, Done) and done.base_score and done.score
@@ -234,7 +214,6 @@ def nan_gradients(from_step: int, loss: float = math.nan) -> Compute:
         if next(steps) < from_step:
             return result
         for parameter in model.parameters():
-            assert parameter.grad is not None
             parameter.grad.fill_(math.nan)
         return torch.tensor(loss)
 
@@ -253,7 +232,6 @@ def test_a_loss_that_becomes_nan_ends_the_run_with_the_best_weights_so_far(tmp_p
     whole = [event for event in run(ready) if isinstance(event, Evaluation)]
     events = run(ready, compute=nan_gradients(from_step=31))
     done = events[-1]
-    assert isinstance(done, Done)
     assert done.problem == (
         "the loss became NaN or infinite at step 31; lower the learning rate: `lr` 0.25 `overwrite=True`"
     )
@@ -274,23 +252,31 @@ def test_weights_that_became_nan_are_never_the_best(tmp_path: Path) -> None:
 # ---- runs with a time limit
 
 
-def check_a_timed_run_ends_on_time_with_the_regularization_for_its_epochs(
-    tmp_path: Path, speed: Callable[[float], float], slow_evaluation: int
-) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("speed", "slow_evaluation"),
+    [
+        (lambda time: 90.0, 0),
+        (lambda time: 90.0 if time < 100 else 30.0, 0),
+        (lambda time: 30.0 if time < 100 else 90.0, 0),
+        (lambda time: 90.0 if time < 180 else 30.0, 0),
+        (lambda time: 90.0 if time // 20 % 2 else 30.0, 0),
+        (lambda time: 90.0, 9),
+        (lambda time: 90.0, -1),
+    ],
+)
+def test_a_timed_run_ends_on_time_with_the_regularization_for_its_epochs(tmp_path, speed, slow_evaluation) -> None:
     ready = prepared(tmp_path / "c.txt", steps=None, seconds=200.0, batch_tokens=64)
     machine = SimulatedMachine(speed, slow_evaluation)
-    settings = replace(
-        ready.plan.train, steps=10**9, dropout=0.2, token_split=0.15, eval_tokens=64, calibration_tokens=66
-    )
+    changes = {"dropout": 0.2, "token_split": 0.15, "eval_tokens": 64, "calibration_tokens": 66}
+    settings = replace(ready.plan.train, steps=10**9, **changes)
     ready = replace(ready, task=replace(ready.task, request=PlanRequest(seconds=200.0)))
     regularize = RunData(ready).regularization
     events = run(
         replace(ready, plan=replace(ready.plan, train=settings)),
-        started_at=0.0,
         reserve_seconds=5.0,
-        clock=lambda: machine.time,
         processor_time=lambda: machine.time / 2,  # beside another program
-        compute=machine.compute,
+        **machine.options(),
     )
     done = events[-1]
     assert isinstance(done, Done) and done.score
@@ -303,62 +289,32 @@ def check_a_timed_run_ends_on_time_with_the_regularization_for_its_epochs(
     assert (dropout, token_split) in {regularize(share * epochs) for share in (0.85, 1.0, 1.15)}
 
 
-@pytest.mark.slow
-def test_a_timed_run_ends_on_time_with_the_regularization_for_its_epochs(tmp_path: Path) -> None:
-    for speed, slow_evaluation in [
-        (lambda time: 90.0, 0),
-        (lambda time: 90.0 if time < 100 else 30.0, 0),
-        (lambda time: 30.0 if time < 100 else 90.0, 0),
-        (lambda time: 90.0 if time < 180 else 30.0, 0),
-        (lambda time: 90.0 if time // 20 % 2 else 30.0, 0),
-        (lambda time: 90.0, 9),
-        (lambda time: 90.0, -1),
-    ]:
-        check_a_timed_run_ends_on_time_with_the_regularization_for_its_epochs(tmp_path, speed, slow_evaluation)
-
-
-def check_a_timed_run_of_few_steps_ends(tmp_path: Path, speed: float) -> None:
+@pytest.mark.parametrize("speed", [2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0])
+def test_a_timed_run_of_few_steps_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, speed: float) -> None:
+    monkeypatch.setattr(validation, "BATCH_TOKENS", 64)  # the simulated machine does not interrupt a batch
     ready = prepared(tmp_path / "c.txt", steps=None, seconds=200.0, batch_tokens=64)
-    machine = SimulatedMachine(lambda time: speed)
     ready = replace(ready, task=replace(ready.task, request=PlanRequest(seconds=200.0)))
-    options = {"started_at": 0.0, "clock": lambda: machine.time, "compute": machine.compute}
-    done = run_to_end(ready, **options)
+    done = run_to_end(ready, **SimulatedMachine(lambda time: speed).options())
     assert done.step > 1 and done.seconds < 250
 
 
-def test_a_timed_run_of_few_steps_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(validation, "BATCH_TOKENS", 64)  # the simulated machine does not interrupt a batch
-    for speed in [2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0]:
-        check_a_timed_run_of_few_steps_ends(tmp_path, speed)
-
-
-def check_a_model_without_time_to_load_it_again_is_not_evaluated(
-    tmp_path: Path, seconds: float | None, monkeypatch
-) -> None:
+@pytest.mark.parametrize("seconds", [200.0, None])
+def test_a_model_without_time_to_load_it_again_is_not_evaluated(tmp_path: Path, seconds, monkeypatch) -> None:
     monkeypatch.setattr(final_evaluation, "LOADING_SECONDS_PER_MILLION", 1e6)
-    steps = None if seconds else 2
-    ready = prepared(tmp_path / "c.txt", steps=steps, seconds=seconds, batch_tokens=64)
-    machine = SimulatedMachine(lambda time: 2.0)
-    options = {"started_at": 0.0, "clock": lambda: machine.time, "compute": machine.compute}
-    done = run_to_end(ready, **options)
+    ready = prepared(tmp_path / "c.txt", steps=None if seconds else 2, seconds=seconds, batch_tokens=64)
+    done = run_to_end(ready, **SimulatedMachine(lambda time: 2.0).options())
     assert done.checkpoint.tensors and bool(done.score) == (seconds is None)
 
 
-def test_a_model_without_time_to_load_it_again_is_not_evaluated(tmp_path: Path, monkeypatch) -> None:
-    for seconds in [200.0, None]:
-        with monkeypatch.context() as patch:
-            check_a_model_without_time_to_load_it_again_is_not_evaluated(tmp_path, seconds, patch)
-
-
-def check_evaluations_without_end_do_not_make_a_run_late(tmp_path: Path, fine_tunes: bool) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("fine_tunes", [False, True])
+def test_evaluations_without_end_do_not_make_a_run_late(tmp_path: Path, fine_tunes: bool) -> None:
     """A step takes two seconds. Each pass of an evaluation would take an hour; it is asked every second whether to
     stop."""
     base = run_to_end(prepared(tmp_path / "c.txt", steps=4)).checkpoint if fine_tunes else None
     ready = prepared(tmp_path / "c.txt", steps=None, seconds=200.0, batch_tokens=64)
     if base:
-        tokenizer = Tokenizer.from_json(base.tokenizer_json)
-        request, corpus = PlanRequest(seconds=200.0, batch_tokens=64), read_corpus([str(tmp_path / "c.txt")])
-        ready = with_slice(prepare(request, corpus, tokenizer=tokenizer, base=base.config))
+        ready = fine_tuning(base, tmp_path, seconds=200.0, batch_tokens=64)
     machine = SimulatedMachine(lambda time: ready.plan.train.tokens_per_step / 2)
 
     def score(model: LanguageModel, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -368,25 +324,16 @@ def check_evaluations_without_end_do_not_make_a_run_late(tmp_path: Path, fine_tu
                 model.between_layers()
         pytest.fail("an evaluation has no deadline")
 
-    compute = Compute(machine.compute.gradients, score)
-    options = {"started_at": 0.0, "clock": lambda: machine.time, "compute": compute}
+    options = machine.options() | {"compute": Compute(machine.compute.gradients, score)}
     done = run_to_end(ready, base, reserve_seconds=2.0, **options)
     assert done.score is None and not done.interrupted
     assert done.step >= 5 and done.best_step == done.step  # no evaluation chose any weights
     assert done.seconds <= 200 + 5
 
 
-@pytest.mark.slow
-def test_evaluations_without_end_do_not_make_a_run_late(tmp_path: Path) -> None:
-    for fine_tunes in [False, True]:
-        check_evaluations_without_end_do_not_make_a_run_late(tmp_path, fine_tunes)
-
-
 def test_the_caller_gets_the_time_that_it_reserves(tmp_path: Path) -> None:
     ready = prepared(tmp_path / "c.txt", steps=None, seconds=200.0, batch_tokens=64)
-    machine = SimulatedMachine(lambda time: 30.0)
-    options = {"started_at": 0.0, "clock": lambda: machine.time, "compute": machine.compute}
-    done = run_to_end(ready, reserve_seconds=150.0, **options)
+    done = run_to_end(ready, reserve_seconds=150.0, **SimulatedMachine(lambda time: 30.0).options())
     assert 45 < done.seconds < 50 + 2 * 64 / 30  # two steps
 
 
@@ -449,9 +396,7 @@ def test_a_stop_request_cuts_the_calibration_short(tmp_path: Path, monkeypatch: 
 
 def test_fine_tuning_stopped_in_the_evaluation_of_its_base_begins_with_it(tmp_path: Path, monkeypatch) -> None:
     base = run_to_end(prepared(tmp_path / "c.txt", steps=4)).checkpoint
-    tokenizer = Tokenizer.from_json(base.tokenizer_json)
-    request, corpus = PlanRequest(steps=2, batch_tokens=512), read_corpus([str(tmp_path / "c.txt")])
-    ready = with_slice(prepare(request, corpus, tokenizer=tokenizer, base=base.config))
+    ready = fine_tuning(base, tmp_path, steps=2, batch_tokens=512)
     states = []
     with monkeypatch.context() as cut, pytest.raises(LLMError, match="stopped before the first training step"):
         cut.setattr(BestWeights, "evaluate", lambda self, **_: None)

@@ -39,7 +39,7 @@ from tests.conftest import random_checkpoint
 from tests.evaluation.scoring import evaluate
 from tests.models.test_ngram_cache import WEIGHTS
 from tests.training.plans import plan
-from tests.training.small_runs import LINES, prepared, run_to_end
+from tests.training.small_runs import LINES, prepared
 
 BYTES = Tokenizer.train_bpe(["a"], 261)  # one token for each byte
 
@@ -49,18 +49,6 @@ def run_data(made: Plan, tokenizer: Tokenizer, tokens: np.ndarray, start: Checkp
     task, text = Task(PlanRequest(), CorpusSize(len(tokens), len(tokens)), tokenizer.vocab_size, 0), Corpus(())
     inputs, split = Inputs(Sources(text, ()), base=start), CorpusSplit(text, text, "")
     return RunData(Prepared(inputs, made, task, tokenizer, split, text, tokens, tokens))
-
-
-@pytest.mark.slow
-def test_the_final_evaluation_is_what_the_numpy_graph_computes(tmp_path: Path) -> None:
-    ready = prepared(tmp_path / "c.txt", dtype="float32")
-    done = run_to_end(ready)
-    assert done.score is not None
-    ids = np.concatenate([[ready.tokenizer.eos_id], ready.held_out]).astype(np.int64)
-    lengths = np.array([len(data) for data in ready.tokenizer.token_bytes])
-    expected = evaluate(ids, lengths, 32, NumpyRuntime(done.checkpoint).score)
-    assert expected.bytes == done.score.bytes == len(LINES.encode()) - ready.record.train_bytes
-    assert done.score.bits_per_byte == pytest.approx(expected.bits_per_byte, abs=1e-4)
 
 
 def test_a_model_with_a_long_context_is_evaluated_with_a_shorter_one_that_is_recorded(monkeypatch) -> None:
@@ -165,20 +153,6 @@ def test_a_sample_of_a_long_text_says_how_much_the_cache_held(model: LanguageMod
     assert measured == {"tokens": score.tokens, "bytes": score.bytes, "cached_tokens": 8192}
 
 
-def test_a_resumed_run_evaluates_the_part_of_the_slice_that_the_stopped_one_did(tmp_path: Path) -> None:
-    ready = prepared(tmp_path / "c.txt")
-    model = LanguageModel(ready.plan.model)
-    model.initialize(torch.Generator().manual_seed(0))
-    windows = np.resize(ready.tokens, (300, 33)).astype(np.int64)
-    stopped, resumed = (Validator(model, ready.tokenizer, windows) for _ in range(2))
-    whole = stopped.tokens
-    part = stopped.evaluate(limit=0.0, now=lambda: 1.0)  # after the first batch
-    assert 0 < part.tokens == stopped.tokens < whole
-    resumed.keep_units(stopped.units)
-    assert (resumed.tokens, resumed.units) == (stopped.tokens, stopped.units)
-    assert resumed.evaluate().nats == pytest.approx(part.nats)
-
-
 def test_calibration_also_measures_the_loss_of_the_calibrated_model(tmp_path: Path) -> None:
     ready = prepared(tmp_path / "c.txt")
     model = LanguageModel(ready.plan.model)
@@ -203,7 +177,6 @@ def test_the_text_is_not_held_in_memory(tmp_path: Path) -> None:
         settings = replace(settings, calibration_tokens=8192)
         made = replace(ready.plan, train=settings)
         data = RunData(replace(ready, tokens=tokens, held_out=tokens, plan=made))
-        assert isinstance(data.validation, np.ndarray)
         batches = [data.next_batch(Position(step, progress))[0] for step, progress in ((0, 0.0), (10**6, 1.0))]
         assert sum(batch.size for batch in batches) > 1000
         assert Validator(model, ready.tokenizer, data.validation).evaluate().tokens == 31 * 256

@@ -78,7 +78,8 @@ def test_memory_by_hand():
     assert needed(recipe="lora", lora_rank=8, **gpu) == pytest.approx((4 + 2 * state + 4, 4 + 4), abs=0.01)
 
 
-def check_the_copy_of_the_state_takes_what_the_model_says(tmp_path: Path, optimizer: str) -> None:
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_the_copy_of_the_state_takes_what_the_model_says(tmp_path: Path, optimizer: str) -> None:
     """On the host of a GPU: the best weights, and a copy of the weights and of the optimizer to save them. Before the
     first evaluation there are no best weights yet."""
     ready = prepared(tmp_path / "c.txt", steps=2, optimizer=optimizer, width=64, layers=1)
@@ -86,11 +87,6 @@ def check_the_copy_of_the_state_takes_what_the_model_says(tmp_path: Path, optimi
     kept = sum(array.nbytes for array in states[0].arrays.values())
     needed = cost_model.memory_needed(ready.plan.model, replace(ready.plan.train, device="cuda"))
     assert needed.host - cost_model.BASE_BYTES == pytest.approx(kept + 4 * ready.plan.model.parameters, rel=0.02)
-
-
-def test_the_copy_of_the_state_takes_what_the_model_says(tmp_path: Path) -> None:
-    for optimizer in ["muon", "adamw"]:
-        check_the_copy_of_the_state_takes_what_the_model_says(tmp_path, optimizer)
 
 
 LAYERS = {
@@ -104,7 +100,11 @@ LAYERS = {
 }  # fmt: skip
 
 
-def check_a_layer_saves_what_the_model_says(shape: str, dtype: str, device: str, context: int, monkeypatch) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", LAYERS)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("device", "context"), [("cpu", 64), ("cpu", 256), ("cuda", 64), ("cuda", 256)])
+def test_a_layer_saves_what_the_model_says(shape: str, dtype: str, device: str, context: int, monkeypatch) -> None:
     """All tensors that autograd saves, counted; on the CPU in the way of a GPU too, whose attention keeps no scores."""
     monkeypatch.setattr(kernels, "_has_amx", lambda: False)  # with AMX no scores are kept either
     if device == "cuda":
@@ -118,16 +118,6 @@ def check_a_layer_saves_what_the_model_says(shape: str, dtype: str, device: str,
     of_a_layer = of_all(2, 4) - of_all(1, 4) - (of_all(2, 2) - of_all(1, 2))  # for two more rows: without the weights
     expected = cost_model.activation_size(settings) * cost_model.saved_values(config, settings)
     assert of_a_layer / (2 * context) == pytest.approx(expected, rel=0.15)
-
-
-@pytest.mark.slow
-def test_a_layer_saves_what_the_model_says(monkeypatch) -> None:
-    for context in [64, 256]:
-        for device in ["cpu", "cuda"]:
-            for dtype in ["float32", "bfloat16"]:
-                for shape in LAYERS:
-                    with monkeypatch.context() as patch:
-                        check_a_layer_saves_what_the_model_says(shape, dtype, device, context, patch)
 
 
 def _saved_bytes(config: ModelConfig, ids: torch.Tensor, dtype: str) -> int:

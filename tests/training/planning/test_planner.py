@@ -15,22 +15,17 @@ from llmcli.training.planning.task import ConversationSize
 from tests.training.plans import BASE, budgets, machines, plan, row, times, tokens
 
 SHAPES = len(recipe.SHAPES)
+LONG_BASE = replace(BASE, max_position_embeddings=8192)
 
 
-def check_on_a_slow_machine_batches_are_smaller_so_that_there_are_thirty_steps(speed: float, windows: int) -> None:
+@pytest.mark.parametrize(("speed", "windows"), [(200.0, 1), (400.0, 1), (500.0, 2)])
+def test_on_a_slow_machine_batches_are_smaller_so_that_there_are_thirty_steps(speed: float, windows: int) -> None:
     """Also at seven tenths of the measured speed, if a batch of one window allows that."""
-    result = plan(
-        PlanRequest(seconds=120), base=replace(BASE, max_position_embeddings=8192), machine=Machine(lambda *_: speed)
-    )
+    result = plan(PlanRequest(seconds=120), base=LONG_BASE, machine=Machine(lambda *_: speed))
     tokens = result.train.batch_size * result.train.context
     assert tokens == windows * 512
     assert 0.9 * 120 * speed / tokens >= 30 and (0.7 * 0.9 * 120 * speed / tokens >= 30 or windows == 1)
     assert not result.warning
-
-
-def test_on_a_slow_machine_batches_are_smaller_so_that_there_are_thirty_steps() -> None:
-    for speed, windows in [(200.0, 1), (400.0, 1), (500.0, 2)]:
-        check_on_a_slow_machine_batches_are_smaller_so_that_there_are_thirty_steps(speed, windows)
 
 
 def test_lora_on_few_conversations_takes_thirty_steps_or_says_that_it_does_not() -> None:
@@ -39,7 +34,7 @@ def test_lora_on_few_conversations_takes_thirty_steps_or_says_that_it_does_not()
     pairs = ConversationSize((57,) * 36, 36 * 150)
     for speed, rows, warning in ((2000.0, 9, ""), (60.0, 1, ""), (25.0, 1, "only about 27 steps fit in 2m; ")):
         result = plan(
-            PlanRequest(seconds=120, lora=8), base=replace(BASE, max_position_embeddings=8192), train_tokens=0,
+            PlanRequest(seconds=120, lora=8), base=LONG_BASE, train_tokens=0,
             conversations=pairs, machine=Machine(lambda *_, speed=speed: speed),
         )  # fmt: skip
         assert (result.train.batch_size, result.train.context) == (rows, 64)
@@ -47,14 +42,12 @@ def test_lora_on_few_conversations_takes_thirty_steps_or_says_that_it_does_not()
 
 
 def test_a_time_budget_for_fewer_steps_gives_a_warning() -> None:
-    result = plan(
-        PlanRequest(seconds=120), base=replace(BASE, max_position_embeddings=8192), machine=Machine(lambda *_: 10.0)
-    )
-    assert result.warning == "only about 2 steps fit in 2m; give `seconds` 27m4s or more, or a smaller `context`"
-    result = plan(
-        PlanRequest(seconds=120), base=replace(BASE, max_position_embeddings=8192), machine=Machine(lambda *_: 1.0)
-    )
-    assert result.warning.startswith("less than one step fits in 2m; give `seconds` 4h29m35s or more")
+    for speed, warning in (
+        (10.0, "only about 2 steps fit in 2m; give `seconds` 27m4s or more, or a smaller `context`"),
+        (1.0, "less than one step fits in 2m; give `seconds` 4h29m35s or more, or a smaller `context`"),
+    ):
+        result = plan(PlanRequest(seconds=120), base=LONG_BASE, machine=Machine(lambda *_, speed=speed: speed))
+        assert result.warning == warning
     assert not plan(PlanRequest(steps=2)).warning
 
 
@@ -85,21 +78,13 @@ def test_every_plan_can_be_trained(train_tokens, budget, machine, vocab_size):
 
 
 @pytest.mark.slow
-@settings(max_examples=100, deadline=None)
-@given(tokens, machines, st.lists(times, min_size=2, max_size=2))
-def test_more_time_never_makes_a_smaller_model(train_tokens, machine, both):
+@settings(max_examples=200, deadline=None)
+@given(tokens, machines, st.sampled_from(["seconds", "steps"]), st.tuples(*[st.integers(1, 200_000)] * 2))
+def test_more_time_or_steps_never_make_a_smaller_model(train_tokens, machine, unit, both):
     """Unless it is enough for two of them."""
-    less, more = (plan(PlanRequest(seconds=t, **machine), train_tokens=train_tokens) for t in sorted(both))
+    less, more = (plan(PlanRequest(**machine, **{unit: n}), train_tokens=train_tokens) for n in sorted(both))
     if less.train.teacher_share == more.train.teacher_share:
         assert less.model.parameters <= more.model.parameters
-
-
-@pytest.mark.slow
-@settings(max_examples=100, deadline=None)
-@given(st.lists(st.integers(1, 10**7), min_size=2, max_size=2), tokens)
-def test_more_steps_never_make_a_smaller_model(both, train_tokens):
-    less, more = (plan(PlanRequest(steps=n), train_tokens=train_tokens).model for n in sorted(both))
-    assert less.parameters <= more.parameters
 
 
 @pytest.mark.slow
@@ -164,16 +149,9 @@ def test_budget_and_text_both_limit_the_size():
     assert shape(seconds=200_000, train_tokens=10**9) > shape(seconds=300, train_tokens=10**9) > recipe.SHAPES[0]
 
 
-def test_time_gives_a_time_budget_and_an_upper_limit_of_steps():
-    result = plan(PlanRequest(seconds=90.0))
-    assert result.train.seconds == 90.0
-    assert row(result, "budget").value == "1m 30s"
-    assert row(result, "budget").reason == "as requested"
-    assert row(result, "steps").value.startswith("at most ")
-
-
 def test_requested_values_are_taken_and_the_reason_says_so() -> None:
     for requested, name, value in [
+        ({"seconds": 90.0}, "budget", "1m 30s"),
         ({"layers": 5}, "model size", None),
         ({"width": 96}, "architecture", None),
         ({"context": 77}, "context length", "77 tokens"),
@@ -189,9 +167,7 @@ def test_requested_values_are_taken_and_the_reason_says_so() -> None:
 
 
 def test_every_requested_setting_is_in_the_train_config():
-    request = PlanRequest(
-        lr=0.5, seed=9, device="cuda", dtype="bfloat16", threads=3, dropout=0.25, batch_tokens=512, context=64
-    )
-    train = plan(request).train
-    assert (train.lr, train.seed, train.device, train.dtype, train.threads) == (0.5, 9, "cuda", "bfloat16", 3)
-    assert (train.dropout, train.batch_size, train.context) == (0.25, 8, 64)
+    requested = {"lr": 0.5, "seed": 9, "device": "cuda", "dtype": "bfloat16", "threads": 3, "dropout": 0.25}
+    train = plan(PlanRequest(**requested, context=64, batch_tokens=512, seconds=90.0)).train
+    assert {name: getattr(train, name) for name in requested} == requested
+    assert (train.batch_size, train.seconds) == (8, 90.0)

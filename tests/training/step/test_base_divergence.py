@@ -23,7 +23,7 @@ from llmcli.training.step.base_divergence import BaseDivergence
 from tests.platforms import in_full
 from tests.training.data.test_appended_tokens import base, fine_tune, fine_tuning
 from tests.training.data.test_plain_text import BYTES, model
-from tests.training.small_runs import assert_same_end, run, run_to_end, through_a_file, train, with_base
+from tests.training.small_runs import assert_resumes_to_the_same_end, run_to_end, train, with_base
 
 SETTINGS = TrainConfig(steps=9, context=64, batch_size=16)
 
@@ -148,12 +148,7 @@ def test_a_timed_run_without_time_for_the_divergence_trains_without_it() -> None
 @pytest.mark.parametrize("lora", [pytest.param(0, marks=in_full), 2])
 def test_a_run_resumed_from_any_step_ends_the_same(tmp_path: Path, lora: int) -> None:
     ready, start = fine_tuning(base(context=128), steps=6, lora=lora, lr=3.0)
-
-    whole = run(ready, start, save_due=lambda: True)
-    saved = [event for event in whole if isinstance(event, State)]
-    assert [state.step for state in saved] == [1, 2, 3, 4, 5]
-    for state in (saved[0], saved[3]):
-        assert_same_end(whole, run(ready, start, resume_from=through_a_file(ready, state)))
+    assert_resumes_to_the_same_end(ready, (1, 4), start)
 
 
 @pytest.mark.parametrize("lora", [0, pytest.param(2, marks=in_full)])

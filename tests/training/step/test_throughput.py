@@ -18,6 +18,8 @@ from llmcli.training.step.throughput import measure_throughput
 from llmcli.training.step.training_step import accumulate_gradients
 
 GENERATOR = torch.Generator
+CONFIG = ModelConfig(300, 16, 32, 2, 2, 2, 8, 32)
+SETTINGS = TrainConfig(steps=1, context=32, batch_size=16)
 
 
 def simulate(monkeypatch: pytest.MonkeyPatch, gradients: Any, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -32,10 +34,8 @@ def test_tokens_per_second_are_measured(monkeypatch: pytest.MonkeyPatch) -> None
         now[0] += ids[:, 1:].numel() / 4096
         return accumulate_gradients(model, ids, *rest)
 
-    config = ModelConfig(300, 16, 32, 2, 2, 2, 8, 32)
-    settings = TrainConfig(steps=1, context=32, batch_size=16)
     simulate(monkeypatch, gradients, lambda: now[0])
-    assert measure_throughput(config, settings, 0.0) == pytest.approx(4096)
+    assert measure_throughput(CONFIG, SETTINGS, 0.0) == pytest.approx(4096)
 
 
 def test_rows_of_conversations_have_the_full_length_and_learn_a_part_of_their_tokens(monkeypatch) -> None:
@@ -49,10 +49,8 @@ def test_rows_of_conversations_have_the_full_length_and_learn_a_part_of_their_to
         masked_shares.add(round(loss_mask.float().mean().item(), 1))
         return accumulate_gradients(model, ids, micro_batches, loss_mask)
 
-    config = ModelConfig(300, 16, 32, 2, 2, 2, 8, 32)
-    settings = TrainConfig(steps=1, context=32, batch_size=4)
     simulate(monkeypatch, gradients)
-    measure_throughput(config, settings, 0.0, conversations=True)
+    measure_throughput(CONFIG, SETTINGS, 0.0, conversations=True)
     assert shapes == {33} and masked_shares == {0.4}
 
 
@@ -71,11 +69,9 @@ def test_what_a_gpu_has_queued_is_waited_for(monkeypatch: pytest.MonkeyPatch) ->
         now, queued = now + queued, 0.0
 
     monkeypatch.setattr(throughput, "_synchronize", synchronize)
-    config = ModelConfig(300, 16, 32, 2, 2, 2, 8, 32)
-    settings = TrainConfig(steps=1, context=32, batch_size=16)
     simulate(monkeypatch, gradients, lambda: now)
-    model, ids = throughput._random_model(config, settings), torch.zeros(16, 33, dtype=torch.int64)
-    pace = throughput._step_pace(model, Optimizer(model, settings), settings, ids, False, 200.0)
+    model, ids = throughput._random_model(CONFIG, SETTINGS), torch.zeros(16, 33, dtype=torch.int64)
+    pace = throughput._step_pace(model, Optimizer(model, SETTINGS), SETTINGS, ids, False, 200.0)
     assert pace == pytest.approx(1 / 4096)
 
 
@@ -88,8 +84,7 @@ def test_a_model_whose_step_takes_long_is_measured_by_some_of_its_layers(monkeyp
         now += ids[:, 1:].numel() / estimated_speed(model.config, settings)
         return accumulate_gradients(model, ids, *rest)
 
-    config = ModelConfig(300, 16, 32, 24, 2, 2, 8, 32)
-    settings = TrainConfig(steps=1, context=32, batch_size=4)
+    config, settings = replace(CONFIG, num_hidden_layers=24), replace(SETTINGS, batch_size=4)
     whole = settings.tokens_per_step / estimated_speed(config, settings)
     assert throughput._affordable_part(config, settings, whole) == config
     assert throughput._affordable_part(config, settings, whole / 2).num_hidden_layers in (10, 11)
@@ -110,8 +105,7 @@ def test_the_weights_of_a_trial_are_drawn_on_their_device(monkeypatch: pytest.Mo
     monkeypatch.setattr(torch, "Generator", generator)
     monkeypatch.setattr(throughput, "new_model", lambda config, settings: LanguageModel(config))
     for device in ("cuda", "mps", "cpu"):
-        settings = TrainConfig(steps=1, context=32, device=device)
-        throughput._random_model(ModelConfig(300, 16, 32, 2, 2, 2, 8, 32), settings)
+        throughput._random_model(CONFIG, replace(SETTINGS, device=device))
     assert drawn_on == ["cuda", "mps", "cpu"]
 
 
@@ -126,5 +120,5 @@ def test_the_number_of_threads_is_chosen_before_any_work(monkeypatch: pytest.Mon
     monkeypatch.setattr(throughput, "new_model", new_model)
     tuner = ThreadTuner(2, lambda threads: order.append(f"{threads}"), min)
     order.clear()
-    measure_throughput(ModelConfig(300, 16, 32, 2, 2, 2, 8, 32), TrainConfig(steps=1, context=32), 0.0, tuner)
+    measure_throughput(CONFIG, SETTINGS, 0.0, tuner)
     assert order[:2] == ["1", "model"]
