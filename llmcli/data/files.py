@@ -257,7 +257,7 @@ def _from_json(
     begins_array = start.lstrip().startswith("[")
     must_be_lines = suffix in _JSON_LINES_SUFFIXES and not begins_array
     lines = records_of_lines(name, document.lines(ignore, MAX_RECORD))
-    first = _first(lines, None if must_be_lines else LLMError) or [None]  # the text is empty
+    first = _first(lines, () if must_be_lines else LLMError) or [None]  # the text is empty
     records: Iterable[tuple[int, object]]
     if must_be_lines or isinstance(first[0], Mapping) or is_list_of_messages(first[0]):
         records = records_of_lines(name, document.lines(on_read, MAX_RECORD))
@@ -272,14 +272,12 @@ def _from_json(
     return _Records(document, shape, records) if shape else None
 
 
-def _first(records: Iterable[tuple[int, object]], ignored: type[LLMError] | None) -> list[object]:
+def _first(records: Iterable[tuple[int, object]], ignored: type[LLMError] | tuple[()]) -> list[object]:
     """Return the first records, up to an error; a record whose error is `ignored` is None in the list."""
     first: list[object] = []
     try:
         first.extend(record for _, record in islice(records, _PEEKED_RECORDS))
-    except LLMError as error:
-        if ignored is None or not isinstance(error, ignored):
-            raise
+    except ignored:
         first.append(None)
     return first
 
