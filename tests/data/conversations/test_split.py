@@ -43,29 +43,16 @@ def test_the_two_parts_are_all_conversations() -> None:
 def test_what_is_trained_on_is_not_held_out() -> None:
     """Whatever the spaces, the case, the punctuation, the system prompt and the other turns: the answers are measured,
     each after its question."""
-    training = [
-        conversation("Why?"),
-        Conversation(conversation("Who is it?").messages, "elsewhere"),
-        conversation("2 + 3", "5"),
-        conversation("だれですか。", "私です。"),
-        conversation("?", "!"),
-    ]
-    new = [
-        conversation("What?"),
-        conversation("Who is it?", "I."),
-        conversation("Who isn't it?"),
-        conversation("2 * 3", "6"),
-        conversation("23", "5"),
-        conversation("2 - 3", "5"),
-        conversation("??", "!"),
-    ]
-    known = [
-        conversation("Who is it?"),
-        conversation(" Who  is it?\n", "Yes. "),
-        conversation("who is it", "yes"),
-        conversation("WHO, is it?!", "“Yes”"),
-        conversation("だれですか？", "私です"),
-    ]
+    training, new, known = (
+        [conversation(*pair) for pair in pairs]
+        for pairs in (
+            [("Why?",), ("Who is it?",), ("2 + 3", "5"), ("だれですか。", "私です。"), ("?", "!")],
+            [("What?",), ("Who is it?", "I."), ("Who isn't it?",), ("2 * 3", "6"), ("23", "5"), ("2 - 3", "5"),
+             ("??", "!")],
+            [("Who is it?",), (" Who  is it?\n", "Yes. "), ("who is it", "yes"), ("WHO, is it?!", "“Yes”"),
+             ("だれですか？", "私です")],
+        )
+    )  # fmt: skip
     parts = divide([*training, *new, *known], range(5, 17))
     assert (parts.training, parts.held_out, parts.repeated) == (training, new, [*range(12, 17)])
 

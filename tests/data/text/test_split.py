@@ -186,6 +186,14 @@ def test_versions_beside_other_text_are_all_for_training() -> None:
     assert divided.rule.endswith("; 6 near-duplicates, such as version-0-1000.txt, are all trained on")
 
 
+def test_near_duplicate_books_are_one_text() -> None:
+    """Another edition with a new foreword and a new last chapter."""
+    book = letters(50_000, 0)
+    second = letters(500, 1) + book[:20_000] + "new" + book[20_000:] + letters(4000, 2)
+    divided = split_without_repetitions(write_texts({"first.txt": book, "second.txt": second}), 0.1)
+    assert names(divided.held_out) == {"second.txt"} and divided.training.text_bytes > 90_000
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     edits=st.lists(

@@ -8,6 +8,7 @@ import re
 from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -118,37 +119,23 @@ def test_what_is_no_token_file_is_made_again() -> None:
         assert path.is_file() == (replace is os.mkfifo)
 
 
-def unwritable(monkeypatch: pytest.MonkeyPatch) -> None:
-    Path("file").touch()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(Path("file").absolute()))
+def unwritable(patch: pytest.MonkeyPatch) -> None:
+    patch.setenv("XDG_CACHE_HOME", str(Path(put("file", b"")).absolute()))
 
 
-def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    def write(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(token_cache.os, "replace", write)
-
-
-def little_space(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LLMCLI_CACHE_GB", "5e-6")
-
-
-@pytest.mark.parametrize(
-    ("problem", "note"),
-    [
-        (unwritable, "cannot be written: "),
-        (full_disk, "cannot be written: No space left"),
-        (little_space, "is limited to 5.00 kB"),
-    ],
-)
-def test_without_a_cache_the_tokens_are_the_same_and_one_note_says_why(monkeypatch, problem: object, note: str) -> None:
+def test_without_a_cache_the_tokens_are_the_same_and_one_note_says_why() -> None:
     whole = tokenize(corpus().texts(), BPE).tolist()
-    problem(monkeypatch)  # type: ignore[operator]
-    notes: list[str] = []
-    tokens = tokenize_corpus(corpus().contents, BPE, notes.append)
-    assert tokens.tolist() == whole
-    assert len(notes) == 1 and re.match(f"the tokens are not kept for the next run: .*llmcli {note}", notes[0])
+    no_space = mock.Mock(side_effect=OSError(28, "No space left on device"))
+    for problem, note in [
+        (unwritable, "cannot be written: "),
+        (lambda patch: patch.setattr(token_cache.os, "replace", no_space), "cannot be written: No space left"),
+        (lambda patch: patch.setenv("LLMCLI_CACHE_GB", "5e-6"), "is limited to 5.00 kB"),
+    ]:
+        notes: list[str] = []
+        with pytest.MonkeyPatch.context() as patch:
+            problem(patch)
+            assert tokenize_corpus(corpus().contents, BPE, notes.append).tolist() == whole
+        assert len(notes) == 1 and re.match(f"the tokens are not kept for the next run: .*llmcli {note}", notes[0])
 
 
 def test_with_the_cache_turned_off_or_without_a_home_directory_nothing_is_kept(monkeypatch, tmp_path: Path) -> None:
