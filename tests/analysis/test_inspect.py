@@ -164,19 +164,6 @@ def test_the_histogram_has_equal_intervals_from_min_to_max(tmp_path):
     assert statistics_of(tmp_path, "F32", values).histogram == [2, 1, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1, 1, 1, 2]
 
 
-def test_statistics_of_booleans(tmp_path):
-    statistics = statistics_of(tmp_path, "BOOL", b"\1\0\1\0\0")
-    assert (statistics.mean, statistics.min, statistics.max, statistics.zeros) == (pytest.approx(0.4), 0, 1, 3)
-    assert (statistics.histogram[0], statistics.histogram[-1]) == (3, 2)
-
-
-def test_statistics_of_bfloat16(tmp_path):
-    values = struct.pack("<5H", 0x3F80, 0xC000, 0x7FC0, 0x0000, 0x7F80)  # 1 -2 nan 0 inf
-    found = statistics_of(tmp_path, "BF16", values)
-    assert found.mean == pytest.approx(-1 / 3)
-    assert (found.min, found.max, found.zeros, found.not_finite, sum(found.histogram)) == (-2, 1, 1, 2, 3)
-
-
 def test_statistics_of_a_constant(tmp_path):
     for dtype, values in [
         ("F32", [0.125] * 9),

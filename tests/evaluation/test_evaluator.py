@@ -85,22 +85,6 @@ def test_each_token_is_scored_once_at_its_position_for_any_window_and_batch_size
     assert result.correct == sum(b == (a + 1) % 5 for a, b in pairs)
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.integers(2, 90), st.integers(1, 20), st.integers(1, 200))
-def test_batches_are_windows_of_the_text_and_respect_the_limits(count, context, batch_tokens):
-    text = np.arange(1, count + 1)  # each token is its position; 0 is padding
-
-    def score(block):
-        assert block.shape[1] <= context + 1
-        assert len(block) * context <= max(batch_tokens, context)
-        for row in block:
-            window = row[: int((row > 0).sum())]
-            np.testing.assert_array_equal(window, np.arange(window[0], window[0] + len(window)))
-        return constant_loss(0.0)(block)
-
-    assert evaluate(text, np.ones(count + 1, int), context, score, batch_tokens=batch_tokens).tokens == count - 1
-
-
 def test_scores_of_a_text_without_tokens_are_nan():
     for ids in [[], [0]]:
         result = evaluate(np.array(ids, np.int64), BYTE_LENGTHS, 8, by_token)

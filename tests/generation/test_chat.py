@@ -194,11 +194,17 @@ def test_after_turns_were_dropped_the_cache_is_used_again():
     assert kept == [*begun, dropped, (False, 17), dropped, (False, 17), dropped]
 
 
-def test_the_answer_ends_where_the_context_ends():
-    chat, model = chat_of(lambda cached: 3, context=20)
-    events = list(chat.answer("xyz"))
-    assert text_of(events) == "c" * 14 and events[-1].finish_reason == "length"
-    assert model.length <= 20
+def test_an_answer_ends_with_the_context_the_limit_of_tokens_or_at_once():
+    limited = SamplingConfig(temperature=0.0, max_tokens=3)
+    for next_token, context, sampling, text, reason in [
+        (lambda cached: 3, 20, GREEDY, "c" * 14, "length"),
+        (lambda cached: 3, 1000, limited, "ccc", "length"),
+        (answering(""), 1000, GREEDY, "", "stop"),
+    ]:
+        chat, model = chat_of(next_token, context, sampling)
+        events = list(chat.answer("xyz"))
+        assert (text_of(events), events[-1].finish_reason) == (text, reason) and model.length <= context
+        assert chat.messages[-1] == Message("assistant", text)
 
 
 def test_a_message_that_does_not_fit_changes_nothing():
@@ -232,18 +238,6 @@ def test_a_stopped_answer_stays_as_far_as_it_came():
             break
     events.close()
     assert chat.messages == [Message("user", "x"), Message("assistant", "c")]
-
-
-def test_an_empty_answer_is_an_answer():
-    chat, _ = chat_of(answering(""))
-    events = list(chat.answer("x"))
-    assert events[-1] == Piece(None, "", 0.0, "stop") and chat.messages[-1] == Message("assistant", "")
-
-
-def test_the_limit_of_tokens_is_the_samplings():
-    chat, _ = chat_of(lambda cached: 3, sampling=SamplingConfig(temperature=0.0, max_tokens=3))
-    events = list(chat.answer("x"))
-    assert text_of(events) == "ccc" and events[-1].finish_reason == "length"
 
 
 def test_the_repetition_penalty_does_not_delay_the_end():

@@ -284,20 +284,6 @@ def test_a_beginning_of_text_token_stays_in_front_of_the_newer_half():
     assert model.seen == [[9, 5, 6, 7, 1, 2], [9, 2, 3], [9, 2, 3, 4], [9, 2, 3, 4, 5], [9, 2, 3, 4, 5, 6]]
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.integers(1, 12), st.text("123456789", min_size=1, max_size=20), st.integers(1, 40))
-def test_generation_continues_past_the_context(context, prompt, count):
-    model = alphabetical(context)
-    pieces = list(generate(model, LETTERS, prompt, SamplingConfig(temperature=0.0, max_tokens=count)))
-    last = int(prompt[-1])
-    assert joined(pieces) == "".join("abcdefghi"[(last + i) % 9] for i in range(count))
-    tokens = [int(c) for c in prompt] + [piece.id for piece in pieces[:-1]]
-    for n, cached in enumerate(model.seen):
-        known = tokens[: len(prompt) + n]
-        assert cached == known[-len(cached) :]  # the newest tokens, without gaps; FakeRuntime checks the context
-        assert len(cached) >= min(len(known), max(1, context // 2))
-
-
 # ---- prompts
 
 
@@ -337,7 +323,8 @@ def _check_only_text_after_the_prompt_is_a_piece(likely, expected):
 def test_the_cache_holds_the_prompt_and_the_text_generated(tokenizer, prompt, data):
     rng = np.random.default_rng(data.draw(st.integers(0, 99)))
     model = FakeRuntime(10_000, lambda _: rng.normal(0, 3, tokenizer.vocab_size))
-    pieces = list(generate(model, tokenizer, prompt, SamplingConfig(max_tokens=6)))
+    sampling = SamplingConfig(max_tokens=6, temperature=1.5)  # whatever continuation is chosen
+    pieces = list(generate(model, tokenizer, prompt, sampling))
     cached = list(model.seen[-1])
     if pieces[-1].finish_reason == "length":
         cached.append(pieces[-2].id)  # the last token is not processed any more
