@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from llmcli.config import SamplingConfig
-from llmcli.data.conversations.messages import Conversation, Message
+from llmcli.data.conversations.messages import Conversation
 from llmcli.errors import LLMError
 from llmcli.evaluation.evaluator import OnProgress
 from llmcli.generation.batch import BatchResult, answer_request, decode_batch
-from llmcli.generation.chat import Assistant
+from llmcli.generation.chat import Assistant, Messages
 from llmcli.generation.engine.requests import GenerationRequest
 from llmcli.generation.known_answers import AnswerFinder
 
@@ -39,7 +39,7 @@ class KnownScore:
         return self.correct + self.wrong + self.unanswered
 
 
-def last_answers(conversations: Sequence[Conversation]) -> Iterator[tuple[Sequence[Message], str]]:
+def last_answers(conversations: Sequence[Conversation]) -> Iterator[tuple[Messages, str]]:
     """Yield (messages before the last learned answer, that answer) for each conversation that has one."""
     for conversation in conversations:
         messages = conversation.messages

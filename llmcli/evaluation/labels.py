@@ -1,12 +1,13 @@
 """How well a model chooses among labels: accuracy, a confusion table, and calibration."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from llmcli.data.conversations.messages import Conversation
 from llmcli.errors import LLMError, brief
+from llmcli.evaluation.evaluator import OnProgress
 from llmcli.generation.chat import Assistant
 from llmcli.generation.choices import ranked
 
@@ -60,7 +61,7 @@ def score_labels(
     conversations: Sequence[Conversation],
     assistant: Assistant,
     choices: Sequence[str],
-    on_progress: Callable[[float], None] = lambda share: None,
+    on_progress: OnProgress = lambda share: None,
 ) -> LabelScore:
     """Choose the last answer of each conversation. Raises LLMError if the answer of a conversation is not
     among the choices."""

@@ -23,6 +23,7 @@ from llmcli.generation.generator import generate
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.runtime import Bools, Check, no_check
 
+Documents = Iterable[Iterable[str]]  # each in pieces
 LENGTH = 30  # characters per string: longer than almost any phrase that people write twice by chance
 SAMPLED_CHARACTERS = 2_000  # generated in total
 SAMPLES = 8  # generated texts
@@ -35,7 +36,7 @@ def measure_memorization(
     checkpoint: Checkpoint,
     tokenizer: Tokenizer,
     held_out: NDArray[np.unsignedinteger],
-    documents: Iterable[Iterable[str]],
+    documents: Documents,
     seed: int = 0,
     is_over: Callable[[], bool] = lambda: False,
 ) -> Memorization | None:
@@ -110,7 +111,7 @@ def find_verbatim(
     return results
 
 
-def occurring_lines(candidates: set[str], documents: Iterable[Iterable[str]]) -> set[str]:
+def occurring_lines(candidates: set[str], documents: Documents) -> set[str]:
     """Return the candidates that are lines of a document, ignoring spaces around a line."""
     occurring: set[str] = set()
     for pieces in documents:
@@ -137,7 +138,7 @@ def occurring_share(candidates: Sequence[str], occurring: set[str]) -> float:
     return sum(string in occurring for string in candidates) / len(candidates)
 
 
-def occurring_strings(candidates: set[str], documents: Iterable[Iterable[str]]) -> set[str]:
+def occurring_strings(candidates: set[str], documents: Documents) -> set[str]:
     """Return the candidates (strings of LENGTH characters) that occur in a document. Takes one pass, about
     0.05 s per MB: numpy hashes all strings, and the few that share a slot with a candidate are compared
     exactly."""

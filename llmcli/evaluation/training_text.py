@@ -6,7 +6,7 @@ A record includes earlier stages of training, such as the base model's (formats/
 import itertools
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,6 +26,7 @@ from llmcli.formats.training_stages import CACHE, all_stages, describe
 
 MAX_SMALL_BYTES = 16_000_000  # of the training files, as they are on the disk
 MAX_NAMES = 3  # files listed in a note
+Records = Sequence[TrainingRecord]  # of one model or of several
 _JOINED = 1_000  # conversations searched at a time
 SEPARATOR = "\ud800"  # between messages: half of a surrogate pair, which occurs in no text
 
@@ -65,12 +66,12 @@ def _divide(corpus: Corpus, stages: Iterable[Stage]) -> Iterator[tuple[DocumentP
         yield DocumentPart(part.document, part.start, middle), DocumentPart(part.document, middle, part.end)
 
 
-def trained_part(corpus: Corpus, records: Iterable[TrainingRecord]) -> Corpus:
+def trained_part(corpus: Corpus, records: Records) -> Corpus:
     """Return the part of the corpus that any model was trained on, according to the records."""
     return Corpus(tuple(part for part, _ in _divide(corpus, all_stages(records)) if part.text_bytes))
 
 
-def untrained_part(corpus: Corpus, records: Iterable[TrainingRecord]) -> Corpus:
+def untrained_part(corpus: Corpus, records: Records) -> Corpus:
     """Return the part of the corpus that no model was trained on; it may be empty."""
     return Corpus(tuple(part for _, part in _divide(corpus, all_stages(records)) if part.text_bytes))
 
@@ -124,7 +125,7 @@ class MeasuredConversations:
 
 def measured_conversations(
     files: Sequence[ConversationFile],
-    records: Iterable[TrainingRecord],
+    records: Records,
     others: Iterable[Conversation] = (),
     *,
     whole: bool = False,
@@ -166,7 +167,7 @@ def trained_indices(files: Sequence[ConversationFile], stage: Stage) -> set[int]
     return trained
 
 
-def _trained_in_any(files: Sequence[ConversationFile], records: Iterable[TrainingRecord]) -> set[int]:
+def _trained_in_any(files: Sequence[ConversationFile], records: Records) -> set[int]:
     return set[int]().union(*(trained_indices(files, stage) for stage in all_stages(records)))
 
 
@@ -184,14 +185,11 @@ class TrainingText:
     recorded: frozenset[str] = frozenset()
 
     @classmethod
-    def of(
-        cls, sources: Sources, records: Iterable[TrainingRecord], *, whole: bool = False
-    ) -> "TrainingText":
+    def of(cls, sources: Sources, records: Records, *, whole: bool = False) -> "TrainingText":
         """Select the parts that were trained on according to the records. Other files are kept whole, as are
         all files with `whole`."""
         if whole:
             return cls(sources.text, sources.conversation_files, sources.conversations)
-        records = list(records)
         known = trained_lengths(all_stages(records))
         divided = zip(sources.text.contents, _divide(sources.text, all_stages(records)), strict=True)
         parts = [trained if whole.document.sha256 in known else whole for whole, (trained, _) in divided]
@@ -203,7 +201,7 @@ class TrainingText:
     def others(self, corpus: Corpus) -> Corpus:
         """Return the parts of a corpus whose files were neither trained on nor held out with this text: other
         versions of it, or files that repeat it."""
-        return Corpus(tuple(part for part in corpus.contents if part.document.sha256 not in self.recorded))
+        return _without_files(corpus, self.recorded)
 
     @property
     def names(self) -> list[str]:
@@ -234,17 +232,19 @@ def names_sources(record: TrainingRecord, sources: Sources) -> bool:
     return bool(hashes & trained or _trained_in_any(sources.conversation_files, [record]))
 
 
-def unrecorded_part(corpus: Corpus, records: Iterable[TrainingRecord]) -> Corpus:
+def unrecorded_part(corpus: Corpus, records: Records) -> Corpus:
     """Return the parts of a corpus whose files no record names, for instance because they have been edited
     since."""
-    hashes = _recorded_hashes(records)
+    return _without_files(corpus, _recorded_hashes(records))
+
+
+def _without_files(corpus: Corpus, hashes: Container[str]) -> Corpus:
     return Corpus(tuple(part for part in corpus.contents if part.document.sha256 not in hashes))
 
 
-def changed_files_note(sources: Sources, records: Iterable[TrainingRecord]) -> str:
+def changed_files_note(sources: Sources, records: Records) -> str:
     """Return a note about the files that have the name of a training file and other content; "" if there are
     none."""
-    records = list(records)
     entries = [entry for stage in all_stages(records) for entry in stage.corpus]
     trained = {units.file_name(entry.name, entry.member) for entry in entries}
     hashes = _recorded_hashes(records)
@@ -261,16 +261,14 @@ def changed_files_note(sources: Sources, records: Iterable[TrainingRecord]) -> s
     )
 
 
-def _recorded_hashes(records: Iterable[TrainingRecord]) -> set[str]:
+def _recorded_hashes(records: Records) -> set[str]:
     """Return the sha256 of each file that a model was trained on or that was held out."""
-    records = list(records)
     trained = {entry.sha256 for stage in all_stages(records) for entry in stage.corpus}
     return trained.union(*map(held_out_files, records))
 
 
-def recorded_reading(records: Iterable[TrainingRecord]) -> ReadOptions:
+def recorded_reading(records: Records) -> ReadOptions:
     """Return the read options that the user gave when a model was trained."""
-    records = list(records)
     shapes = (file.shape or "" for record in records for file in record.conversation_files)
     reading = next((record.reading for record in records if record.reading), Reading())
     columns = reading.columns if reading.template else reading.columns[:2]
@@ -291,7 +289,7 @@ def recorded_reading(records: Iterable[TrainingRecord]) -> ReadOptions:
 
 
 def find_training_texts(
-    records: Iterable[TrainingRecord], model: Path, *, whole: bool = False
+    records: Records, model: Path, *, whole: bool = False
 ) -> tuple[list[TrainingText], list[str]]:
     """Return (texts and conversations of all stages, missing files of earlier stages). Raises LLMError when a
     record names no text, or when a file of the last stage is missing or has changed."""

@@ -12,10 +12,9 @@ from itertools import count
 from queue import SimpleQueue
 
 from llmcli.config import SamplingConfig
-from llmcli.data.conversations.messages import Message
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
-from llmcli.generation.chat import Assistant
+from llmcli.generation.chat import Assistant, Messages
 from llmcli.generation.engine.engine import Engine
 from llmcli.generation.engine.requests import (
     EngineLimits,
@@ -79,7 +78,7 @@ def continuation_request(
 
 
 def answer_request(
-    messages: Sequence[Message], assistant: Assistant, sampling: SamplingConfig, choices: Sequence[str] = ()
+    messages: Messages, assistant: Assistant, sampling: SamplingConfig, choices: Sequence[str] = ()
 ) -> GenerationRequest:
     """Return the request to answer a conversation, or to score its answers. Raises LLMError like
     `Assistant.answer`."""

@@ -59,6 +59,7 @@ class PrefillProgress:
     processed: int  # tokens processed so far, including the cached ones
 
 
+Messages = Sequence[Message]
 Event = TurnsDropped | PrefillProgress | Piece  # in this order; the last piece has the finish reason
 
 
@@ -111,7 +112,7 @@ class Assistant:
         # length of the runtime's cache after the last answer; it changes if the runtime is used elsewhere
         self._length = 0
 
-    def answer(self, messages: Sequence[Message], sampling: SamplingConfig) -> Iterator[Event]:
+    def answer(self, messages: Messages, sampling: SamplingConfig) -> Iterator[Event]:
         """Answer messages that end with a user message; closing the iterator stops the answer. If the
         messages do not fit the context, the oldest turns are left out, but not the system message. Raises
         LLMError for messages that the template does not accept, and for a last message that does not fit the
@@ -133,7 +134,7 @@ class Assistant:
 
     def score(
         self,
-        messages: Sequence[Message],
+        messages: Messages,
         answers: Sequence[str],
         *,
         only_likely: bool = False,
@@ -160,13 +161,13 @@ class Assistant:
             self.runtime.rewind(min(self.runtime.length, len(ids) - 1))
             self._length = self.runtime.length
 
-    def encode(self, messages: Sequence[Message], max_tokens: int) -> tuple[list[int], frozenset[int]]:
+    def encode(self, messages: Messages, max_tokens: int) -> tuple[list[int], frozenset[int]]:
         """Return (tokens of a new conversation, tokens that end its answer of at most `max_tokens`). Raises
         LLMError like `answer`."""
         self._dropped = []
         return self._fit(messages, max_tokens)[0], frozenset(self._stop_ids)
 
-    def _fit(self, messages: Sequence[Message], max_tokens: int) -> tuple[list[int], int]:
+    def _fit(self, messages: Messages, max_tokens: int) -> tuple[list[int], int]:
         """Return (ids of the conversation, number of turns left out in addition to earlier ones)."""
         if not messages or messages[-1].role != "user":
             raise LLMError("a conversation must end with a user message")
@@ -267,7 +268,7 @@ class Chat:
             raise usage("there is no question yet; type a question")
         return indices[-1]
 
-    def _events(self, messages: Sequence[Message], sampling: SamplingConfig) -> Iterator[Event]:
+    def _events(self, messages: Messages, sampling: SamplingConfig) -> Iterator[Event]:
         return self.assistant.answer(messages, sampling)
 
     def _answer(self, messages: list[Message]) -> Iterator[Event]:
@@ -291,11 +292,11 @@ def count_turns(messages: Iterable[Message]) -> int:
 
 
 def fit(
-    messages: Sequence[Message],
+    messages: Messages,
     template: ChatTemplate,
     context: int,
     max_tokens: int,
-    dropped: Sequence[Message] = (),
+    dropped: Messages = (),
 ) -> tuple[list[int], list[Message]]:
     """Return (ids of a conversation up to its next answer, oldest messages that are left out). If less than a
     quarter of the context is free for the answer, turns are left out until half of it is free, because the
@@ -350,7 +351,7 @@ def messages_from(records: Iterable[Mapping[str, Any]]) -> list[Message]:
 # ---- files: each conversation is a line {"messages": [{"role": ..., "content": ...}]} (JSON Lines)
 
 
-def save_messages(path: Path, messages: Sequence[Message], saved: bytes = b"") -> bytes:
+def save_messages(path: Path, messages: Messages, saved: bytes = b"") -> bytes:
     """Write a conversation to a new file, or replace `saved`, its earlier state. Returns the bytes written.
     Raises LLMError for any other existing file, and if the file cannot be written."""
     if not any(message.role == "assistant" for message in messages):
@@ -363,7 +364,7 @@ def save_messages(path: Path, messages: Sequence[Message], saved: bytes = b"") -
     return data
 
 
-def as_line(messages: Sequence[Message]) -> bytes:
+def as_line(messages: Messages) -> bytes:
     record = {"messages": [{"role": message.role, "content": message.content} for message in messages]}
     line = json.dumps(record, ensure_ascii=False)
     line = _OTHER_LINE_ENDS.sub(lambda match: f"\\u{ord(match[0]):04x}", line)

@@ -22,7 +22,7 @@ from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.ensemble_file import Ensemble
 from llmcli.formats.training_record import KnownAnswers
-from llmcli.generation.chat import Assistant, Chat, Event
+from llmcli.generation.chat import Assistant, Chat, Event, Messages
 from llmcli.generation.choices import ranked
 from llmcli.generation.generator import Piece
 from llmcli.models.runtime import Check, Doubles, no_check
@@ -120,7 +120,7 @@ class AnswerFinder:
         self._answer_of = np.array([self._places[answer] for answer in answers])
         self._network_weight = known.network_weight
 
-    def find(self, assistant: Assistant, messages: Sequence[Message], check: Check = no_check) -> KnownAnswer:
+    def find(self, assistant: Assistant, messages: Messages, check: Check = no_check) -> KnownAnswer:
         """Choose an answer to messages that end with a user message. `check` and errors: see
         `Assistant.score`."""
         if messages[-1].role != "user":
@@ -159,12 +159,12 @@ class KnownAnswersChat(Chat):
         self.unknown = _UNKNOWN[language_of(self._finder.answers)]
         self.last: KnownAnswer | None = None
 
-    def find(self, messages: Sequence[Message]) -> KnownAnswer:
+    def find(self, messages: Messages) -> KnownAnswer:
         """Answer messages, which need not belong to this conversation; without an answer, the text is
         `unknown`."""
         answer = self._finder.find(self.assistant, messages)
         return answer if answer.is_known else replace(answer, text=self.unknown)
 
-    def _events(self, messages: Sequence[Message], sampling: SamplingConfig) -> Iterator[Event]:
+    def _events(self, messages: Messages, sampling: SamplingConfig) -> Iterator[Event]:
         self.last = self.find(messages)
         yield Piece(None, self.last.text, math.nan, "stop")
