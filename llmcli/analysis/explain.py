@@ -9,7 +9,6 @@ ones); K = candidates per layer.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import NamedTuple
 
 import numpy as np
@@ -160,7 +159,7 @@ def predict_next(
         raise LLMError("the prompt is empty; give a text to continue")
     vocabulary = tokenizer.vocabulary
     prompt = Prompt.of(prompt, tokenizer, literal=literal)
-    cached = _common_length(held, prompt.split(runtime.context, tokenizer.bos_ids)[0][:-1])
+    cached = shared_length(held, prompt.split(runtime.context, tokenizer.bos_ids)[0][:-1])
     first = read_prompt(runtime, tokenizer, prompt, cached=cached, check=check)
     continuations = (
         first.continuations_of(int(first.logits.argmax())) if token is None else first.continuations_to(token)
@@ -181,11 +180,6 @@ def predict_next(
     ids = first.process(continuations[0])
     context = last_tokens(ids, runtime.length, tokenizer.bos_ids)
     return ExplainedToken(Place(token, context, len(ids) - len(context), tail, allowed), logprobs, added)
-
-
-def _common_length(first: Sequence[int], second: Sequence[int]) -> int:
-    """Return the number of tokens with which both texts begin."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
 
 
 def explain(
@@ -251,12 +245,12 @@ def explain(
 
 
 def _recorded(
-    runtime: NumpyRuntime, context: list[int], held: list[int], check: Callable[[], None]
+    runtime: NumpyRuntime, context: list[int], held: list[int], check: Check
 ) -> "tuple[ActivationRecorder, Array]":
     """Record the activations of the last MAX_TOKENS tokens of a context; return them, and the logits [V]
     after it. The KV cache holds the tokens `held`, so that earlier tokens need not be processed again."""
     recorder = ActivationRecorder(runtime, len(context), min(len(context), MAX_TOKENS))
-    recorder.processed = _common_length(held, context[: recorder.first])
+    recorder.processed = shared_length(held, context[: recorder.first])
     runtime.rewind(recorder.processed)
     for start in range(recorder.processed, len(context), PREFILL_CHUNK):
         check()

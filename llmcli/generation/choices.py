@@ -171,7 +171,7 @@ def score_continuations(
         raise _too_long(continuations[lengths.index(longest)], longest, 1, runtime.context)
     head, tail = prompt.split(space, tokenizer.bos_ids)
     cached = cached if len(prompt.ids) <= space else 0
-    beginning = b"".join(tokenizer.token_bytes[token] for token in tail)
+    beginning = tokenizer.vocabulary.bytes_of(tail)
     spelled = [tail]
     for text in continuations:
         spelled.append(_spelling(tokenizer, tail, text, beginning + text.encode("utf-8")))
@@ -215,7 +215,7 @@ def _spelling(tokenizer: Tokenizer, tail: list[int], text: str, data: bytes) -> 
     from left to right."""
     whole = data.decode("utf-8", "replace")  # the tail may begin inside a character
     for ids in (tokenizer.encode(whole), [*tail, *tokenizer.encode(text)]):
-        if b"".join(tokenizer.token_bytes[token] for token in ids) == data:
+        if tokenizer.vocabulary.bytes_of(ids) == data:
             return ids
     return tokenizer.vocabulary.spell(data)
 

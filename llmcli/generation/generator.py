@@ -149,7 +149,7 @@ class GeneratedText:
         self._strips_space = bool(stop_ids) and tokenizer.adds_prefix_space
         self._vocabulary = tokenizer.vocabulary
         # a character may begin here
-        before = b"".join(self._vocabulary.token_bytes[token] for token in ids[-4:])
+        before = self._vocabulary.bytes_of(ids[-4:])
         self._state = state_between(before)
         _ = self._decoder.decode(before)
         self._seen = set(ids).difference(stop_ids)

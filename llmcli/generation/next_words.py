@@ -231,7 +231,7 @@ def next_tokens(
 
 
 def _ends_in_word(tokenizer: Tokenizer, ids: list[int]) -> bool:
-    text = b"".join(tokenizer.token_bytes[token] for token in ids[-4:]).decode("utf-8", "ignore")
+    text = tokenizer.vocabulary.bytes_of(ids[-4:]).decode("utf-8", "ignore")
     return text != "" and character_class(text[-1]) == "letters"
 
 

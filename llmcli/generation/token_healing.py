@@ -336,9 +336,9 @@ class TokenizationSearch:
         self._head = head
         self.tail = tuple(tail)
         self._cached = Path()  # tokens after the head in the runtime's cache
-        self._text = b"".join(vocabulary.token_bytes[token] for token in tail)
+        self._text = vocabulary.bytes_of(tail)
         # UTF-8 decoder state at the beginning of the text, and at its end
-        self._state = state_between(b"".join(vocabulary.token_bytes[token] for token in head[-4:]))
+        self._state = state_between(vocabulary.bytes_of(head[-4:]))
         self.end_state = START if tail else self._state
 
     def read(self, cached: int, written: int = 0, check: Check | None = None) -> None:
@@ -419,6 +419,7 @@ class TokenizationSearch:
         """Make the runtime's cache hold the head and the tokens of `path`."""
         if path != self._cached:
             self._runtime.rewind(len(self._head))
+            self._cached = path
             if path:
                 self._runtime.read(path)
 

@@ -9,7 +9,7 @@ V = size of the vocabulary.
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -88,6 +88,9 @@ class Vocabulary:
 
     def __len__(self) -> int:
         return len(self.token_bytes)
+
+    def bytes_of(self, ids: Iterable[int]) -> bytes:
+        return b"".join(self.token_bytes[token] for token in ids)
 
     def find(self, data: bytes) -> int | None:
         return next(iter(self._tokens_of(data)), None)
