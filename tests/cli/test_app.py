@@ -151,17 +151,14 @@ WRONG = [
     (1, "train nofile.txt", "no file or directory nofile.txt"),
     (1, "train binaries", "no text found in binaries"),
     (1, "train latin.txt", "byte 0xe9 at position 3"),
-    (1, "train nul.txt", "zero byte at position 1"),
-    (1, "train c.txt --context 9000", "shorter than the context length"),
-    (1, "train c.txt --width 1000000", "GB is free"),
     (1, "train c.txt -o model.safetensors", "already exists; add --force"),
-    (2, "train c.txt --width 100 --heads 3", "does not divide"),
     (2, "train c.txt --time 5", "write it as 90s"),
     (2, "train c.txt --time 5m --steps 3", "give one of them"),
     (2, "train c.txt --steps x", "--steps must be an integer of at least 1, found x"),
     (2, "train c.txt --vocab-size 10", "--vocab-size must be an integer from 261 to 1000000, found 10"),
     (1, "train c.txt --tokenizer wordpiece", "give bpe, char or a tokenizer.json"),
     (1, "train c.txt --tokenizer c.txt", "tokenizer"),
+    (1, "train c.txt --tokenizer .", "is a directory; name bpe, char or a tokenizer.json"),
     (2, "train c.txt --tokenizer c.txt --vocab-size 300", "--vocab-size has no effect with --tokenizer FILE"),
     (2, "train c.txt -o .", "-o needs the name of a file"),
     (2, "train c.txt --dropout 1", "--dropout"),
@@ -169,7 +166,6 @@ WRONG = [
     (1, "train c.txt --from foreign.safetensors", "not a model of this program"),
     (2, "train c.txt --from model.safetensors --width 64", "--width has no effect with --from, which keeps"),
     *[(2, f"train c.txt --lr-scale {value}", "--lr-scale must be between 1e-12") for value in (0, -1, *NOT_FINITE)],
-    (2, "train c.txt --from model.safetensors --adapter-only", "--adapter-only has no effect without --lora"),
     (2, "train c.txt --from model.safetensors --lora 4 --optimizer muon", "--lora trains with AdamW"),
     (2, "train c.txt --optimizer sgd", "--optimizer must be muon or adamw"),
     (2, "train c.txt --lr 3e-4", "no option --lr; did you mean --lr-scale X, which multiplies"),
@@ -201,12 +197,10 @@ WRONG = [
     (2, "export a b c --to hf", "give one model and one output, found 3 names"),
     (2, "export out --to hf --quantize int8", "--quantize writes a .safetensors file"),
     (2, "export out --to hf --dtype q8_0", "--dtype must be f32, f16, bf16 with --to hf, found q8_0"),
-    (1, "inspect --tensor norm", "did you mean"),
     (2, "inspect --tensors --verify", "--tensors has no effect with --verify"),
     (1, "inspect foreign.safetensors --verify", "no hash"),
     (2, "tokenize --decode x", "--decode needs token ids"),
     (2, "tokenize --decode 7 --json", "--json has no effect with --decode"),
-    (1, "tokenize --decode 99999", "there is no token 99999"),
 ]  # fmt: skip
 
 
@@ -215,7 +209,6 @@ def test_every_mistake_is_reported_in_one_line(llm: Llm, tiny_model: Path) -> No
     Path("empty.txt").touch()
     Path("blank.txt").write_text("\n \n")
     Path("latin.txt").write_bytes(b"caf\xe9 au lait")
-    Path("nul.txt").write_bytes(b"a\0b")
     Path("binaries").mkdir()
     Path("binaries/x.bin").write_bytes(b"\xff\0")
     whole = tiny_model.read_bytes()
@@ -343,8 +336,6 @@ def test_a_name_must_match_the_format(llm: Llm, tiny_model: Path) -> None:
     ):  # fmt: skip
         answer = llm(*words)
         assert answer.exit_code == 2 and "to write a .gguf: llm export" in answer.stderr
-    answer = llm("export", tiny_model, "n.safetensors", "--to", "gguf")
-    assert answer.exit_code == 2 and "name it n.gguf" in answer.stderr
     assert not [*Path().glob("n.*")]
 
 

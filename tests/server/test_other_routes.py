@@ -97,6 +97,7 @@ def test_a_prompt_longer_than_the_context_is_cut_where_that_is_asked(client):
             refused = client.post(path, json=body)
             assert (refused.status_code, refused.json()["error"]["code"]) == (400, "context_length_exceeded"), path
             assert client.post(path, json=body | {"truncate_prompt_tokens": -1}).status_code == 200
+            assert client.post(path, json=body | {"prompt": [5] * 64}).status_code == 200
 
 
 def test_the_tokens_before_a_continuation(client, completion, tokenizer):

@@ -244,27 +244,6 @@ def test_an_answer_streams_and_can_be_written_again(page: "playwright.Page", fol
 
 
 @in_full
-def test_the_tokens_of_an_answer_and_its_first_prediction(page: "playwright.Page") -> None:
-    choose(page, "sums")
-    written = ask(page)
-    page.click("#answer-tokens")
-    wait_until_shown(page)
-    assert page.is_visible("#write") and page.input_value("#text") == written
-    tokens = page.locator("#strip button").all_text_contents()
-    assert "".join(tokens).replace("·", " ").replace("⏎", "\n").strip() == written.strip()
-    page.locator("#strip button").nth(1).click()
-    page.locator("#alternatives-bars button").first.click()
-    assert page.input_value("#text") != written
-    with page.expect_request("**/v1/completions") as sent:
-        page.click("#step")
-    assert len(sent.value.post_data_json["prompt"]) > 10  # the conversation, and the beginning of the answer
-    page.click("#tab-chat")
-    page.click("#look-inside")
-    wait_until_shown(page)
-    assert "What" in "".join(page.locator("#tokens .token > span:first-child").all_text_contents())
-
-
-@in_full
 def test_a_system_message_is_sent(page: "playwright.Page") -> None:
     choose(page, "sums")
     set_up(page, system="Be brief.", max_tokens=3)

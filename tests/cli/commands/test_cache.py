@@ -54,16 +54,6 @@ def test_a_run_leaves_files_that_are_listed(llm: Llm, own_cache: Path) -> None:
     assert len({text["tokenizer"] for text in texts}) == 3
 
 
-@pytest.mark.slow
-def test_the_model_is_the_same_with_the_cache_and_without(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
-    train(llm, "-o", "made.safetensors")
-    train(llm, "-o", "read.safetensors")
-    monkeypatch.setattr(corpus_tokens, "CACHED_BYTES", 10**9)
-    train(llm, "-o", "plain.safetensors")
-    made, read, plain = (Path(f"{name}.safetensors").read_bytes() for name in ("made", "read", "plain"))
-    assert made == read == plain
-
-
 def test_without_a_home_directory_the_error_says_what_to_set(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llmcli.cli.commands.cache.cache_directory", lambda: None)
     answer = llm("cache")

@@ -13,7 +13,6 @@ from llmcli.analysis.explain import explain
 from llmcli.formats.checkpoint import save
 from llmcli.formats.loading import load, open_tokenizer
 from llmcli.models.numpy_runtime import NumpyRuntime
-from llmcli.pages import live_weights
 from tests.cli.terminals import STYLES, in_a_terminal
 from tests.conftest import Llm
 from tests.pages.live import element
@@ -21,28 +20,6 @@ from tests.pages.live import element
 pytestmark = pytest.mark.usefixtures("short_search")
 
 FAMILY = "👨‍👩‍👧"  # joined by zero-width joiners
-
-
-def test_json_equals_the_explanation(llm: Llm, tiny_model: Path) -> None:
-    found = json.loads(llm("explain", "The cat", "--literal", "--next", 3, "--json").stdout)
-    assert set(found) == {
-        "prompt", "tokens", "tail", "cut", "earlier", "attention", "lens", "attribution", "next_tokens", "entropy_bits",
-        "next", "unexplored",
-    }  # fmt: skip
-    model = load(tiny_model)
-    truth = explain(NumpyRuntime(model), open_tokenizer(model), "The cat", literal=True, candidates=3)
-    assert [token["id"] for token in found["tokens"]] == truth.ids
-    assert "".join(token["text"] for token in found["tokens"]) == "The cat"
-    np.testing.assert_allclose([token["effect_bits"] for token in found["tokens"]], truth.ablation_effects, atol=1e-6)
-    weights = np.array(found["attention"]["weights"])
-    assert (found["attention"]["layers"], found["attention"]["heads"]) == ([1, 2], [1, 2, 3, 4])
-    np.testing.assert_allclose(weights, truth.attention, atol=1e-6)
-    np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-4)
-    assert [row["layer"] for row in found["lens"]] == [0, 1, 2]
-    assert [t["id"] for t in found["lens"][-1]["next_tokens"]] == [t["id"] for t in found["next_tokens"]]
-    one = json.loads(llm("explain", "The cat", "--literal", "--layer", "2.3", "--json").stdout)["attention"]
-    assert (one["layers"], one["heads"]) == ([2], [3])
-    np.testing.assert_allclose(one["weights"], truth.attention[1:2, 2:3], atol=1e-6)
 
 
 def test_another_next_token_is_explained(llm: Llm, tiny_model: Path) -> None:
@@ -60,26 +37,6 @@ def test_another_next_token_is_explained(llm: Llm, tiny_model: Path) -> None:
     assert (
         wrong.exit_code == 2 and "--token must be one token of the model, found 'xyzzy', which is 'x'" in wrong.stderr
     )
-
-
-def test_switched_off_parts_are_compared_with_the_whole_model(llm: Llm, tiny_model: Path) -> None:
-    options = ("explain", "The cat", "--without", "2.3", "--without", "1", "--next", 3)
-    found = json.loads(llm(*options, "--json").stdout)
-    whole = json.loads(llm("explain", "The cat", "--next", 3, "--json").stdout)
-    assert found["without"] == ["2.3", "1"] and found["first"] == whole
-    assert set(found["second"]) == set(whole)
-    assert found["second"]["attribution"]["layers"][0] == {"layer": 1, "heads": [0.0] * 4, "mlp": 0.0}
-    for token in found["next_tokens"]:
-        if token["first"] > 0.01 and token["second"] > 0.01:  # rounded to six decimals
-            assert token["bits"] == pytest.approx(np.log2(token["second"] / token["first"]), abs=1e-3)
-    shown = llm(*options).stdout
-    assert "switched off: head 3 of layer 2, layer 1" in shown
-    assert f"KL divergence {found['kl_divergence_bits']:.2f} bits" in shown
-    rows = re.search("next token\tbefore\tafter\tchange in bits\n((?:.*\t.*\n)+)", shown)
-    assert rows is not None
-    assert [row.split("\t")[1:3] for row in rows[1].splitlines()] == [
-        [f"{token[name]:.3f}" for name in ("first", "second")] for token in found["next_tokens"]
-    ]
 
 
 def test_two_prompts_side_by_side(llm: Llm, tiny_model: Path) -> None:
@@ -125,13 +82,6 @@ def test_a_page_replaces_no_file(llm: Llm, tiny_model: Path) -> None:
         answer = llm(*command, name)
         assert answer.exit_code == 1 and message in answer.stderr and answer.stderr.count("\n") == 1
     assert Path("page.html").read_bytes() == first and tiny_model.read_bytes() == before
-
-
-def test_a_model_that_is_too_large_for_a_page(llm: Llm, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live_weights, "MAX_BYTES", 10_000)
-    answer = llm("explain", "The cat", "--html", "page.html")
-    assert answer.exit_code == 1 and answer.stderr.count("\n") == 1 and not Path("page.html").exists()
-    assert re.search(r"the page would take .* leave out --html, or write --json in its place$", answer.stderr)
 
 
 def test_heads_initialized_for_copying_are_named(llm: Llm, tiny_model: Path) -> None:

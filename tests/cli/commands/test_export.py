@@ -173,13 +173,8 @@ def test_a_quantized_file_is_smaller_and_its_divergence_is_reported(tiny_model: 
     assert answer.exit_code == 0, answer.stderr
     result = json.loads(answer.stdout)
     assert result["bytes"] < tiny_model.stat().st_size and abs(result["bits_per_byte_lost"]) < 0.05
-    Path("t.txt").write_text("The cat sat on the mat. " * 30)
-    rows = json.loads(llm("eval", "t.txt", "-m", tiny_model, "-m", "small.safetensors", "--json").stdout)["results"]
-    assert rows[0]["bits_per_byte"] == pytest.approx(rows[1]["bits_per_byte"], rel=0.01)
-    assert llm("generate", "The", "-m", "small.safetensors", "-n", 2).exit_code == 0
     again = llm("export", "small.safetensors", "smaller.safetensors", "--quantize", "int8")
     assert again.exit_code == 1 and "already quantized as int8" in again.stderr
-    assert "U8" in llm("inspect", "small.safetensors").stdout
 
 
 def test_import_of_a_file_of_this_program_is_a_copy(tiny_model: Path, llm) -> None:

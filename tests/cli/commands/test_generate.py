@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.formats.training_record import TrainingRecord, seen_bytes
 from tests.conftest import TEXT, Llm
 
 
@@ -25,18 +24,6 @@ def test_a_trained_model_generates_only_bytes_of_its_text(llm: Llm, tmp_path: Pa
     shown = json.loads(llm("generate", "The c", "--next", 100_000, "--json").stdout)
     assert all(word["text"] == "<end>" or set(word["text"].encode()) <= known for word in shown["next"])
     assert sum(word["probability"] for word in shown["next"]) + shown["unexplored"] == pytest.approx(1, abs=1e-3)
-    # a model fine-tuned from this one has the bytes of both
-    (tmp_path / "d.txt").write_text("XYZ xyz " * 400, "utf-8")
-    assert llm("train", "d.txt", "--from", "model.safetensors", "-o", "d.safetensors", *words).exit_code == 0
-    record = json.loads(llm("inspect", "d.safetensors", "--json").stdout)["training"]
-    assert set(bytes.fromhex(record["seen_bytes"])) == known | set(b"XYZ xyz ")
-
-
-def test_a_record_without_seen_bytes_allows_all_bytes() -> None:
-    one, other = (TrainingRecord.from_json({"seen_bytes": values}) for values in ("6162", "6263"))
-    assert seen_bytes([one, other]) == b"abc"
-    for unknown in (TrainingRecord(), TrainingRecord.from_json({"seen_bytes": ""})):
-        assert seen_bytes([unknown]) is seen_bytes([one, unknown]) is None
 
 
 def test_stdout_has_only_the_text_and_a_seed_reproduces_it(llm: Llm, tiny_model: Path) -> None:
@@ -44,11 +31,6 @@ def test_stdout_has_only_the_text_and_a_seed_reproduces_it(llm: Llm, tiny_model:
     expected = json.loads(llm("generate", "The cat", "-n", 8, "--seed", 3, "--json").stdout)["text"]
     assert first.stdout == again.stdout == expected + "\n"
     assert first.stderr == ""
-
-
-def test_a_prompt_longer_than_the_context_is_noted_and_continued(llm: Llm, tiny_model: Path) -> None:
-    answer = llm("generate", "The cat sat on the mat. " * 40, "-n", 40, "--seed", 1)  # another seed may end at once
-    assert answer.exit_code == 0 and "only its end is used" in answer.stderr and len(answer.stdout) > 5
 
 
 def test_choices_continue_the_prompt(llm, tiny_model):

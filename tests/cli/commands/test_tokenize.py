@@ -12,15 +12,6 @@ from llmcli.formats.loading import load
 from tests.conftest import Llm
 from tests.golden.models import BPE as BPE_WITHOUT_CHAT_TOKENS
 
-
-def test_json_ids_and_decode_agree(llm: Llm, tiny_model: Path) -> None:
-    text = "The cat りんご 🍎 <|endoftext|>\r\n"
-    found = json.loads(llm("tokenize", text, "--json").stdout)
-    assert set(found) == {"ids", "tokens", "bytes"} and found["bytes"] == len(text.encode())
-    assert llm("tokenize", "--decode", str(found["ids"])).stdout_bytes == text.encode()
-    assert json.loads(llm("tokenize", "-", "--json", stdin=text.encode()).stdout) == found
-
-
 PAIRS = [("Who sat on the mat?", "The cat."), ("りんご?", "<|im_end|> 🍎")]
 RECORDS = "".join(
     json.dumps({"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}) + "\n"
@@ -84,8 +75,6 @@ def test_a_tokenizer_without_chat_tokens_gets_them(llm: Llm, pairs: str) -> None
 def test_a_file_that_cannot_be_shown_is_one_line(llm: Llm, chat_model: Path) -> None:
     for text, message in [
         ("", "pairs.jsonl has no conversations; expected records with"),
-        ("just a text\n", "pairs.jsonl line 1: invalid JSON at character 1 (Expecting value)"),
-        ('{"text": "a"}\n', "pairs.jsonl has no conversations; expected records with"),
         (RECORDS + '{"messages": 5}\n', "pairs.jsonl line 3"),
     ]:
         Path("pairs.jsonl").write_text(text, "utf-8")

@@ -51,8 +51,7 @@ def with_slice(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ((), {}),
         (("--dropout", 0.1), {"--dropout": 0.1}),
-        (("--tokenizer", "char", "--val", 0.2), {"--tokenizer": "char", "--val": 0.2}),
-        (("--lr-scale", 0.5, "--seed", 3, "-q"), {"--lr-scale": 0.5, "--seed": 3}),
+        (("--tokenizer", "char", "--val", 0.2, "-q"), {"--tokenizer": "char", "--val": 0.2}),
         (("--optimizer", "adamw", "--dtype", "float32"), {"--optimizer": "adamw", "--dtype": "float32"}),
     ],
 )
@@ -127,11 +126,6 @@ def test_the_summary_gives_advice_and_is_kept_in_the_record(llm: Llm, with_slice
     *events, done = map(json.loads, llm(*words, "--force", "--json").stdout.splitlines())
     assert done["verdict"] == [figure, undertrained, hint]
     assert [found["name"] for found in done["baselines"]] == ["xz", "PPM, adaptive", "PPM, static"]
-    for found in done["baselines"]:
-        if found["name"] == "PPM, adaptive":  # is shown beside an adapting figure only
-            continue
-        shown = f"about {found['bits_per_byte']:.2f}" if found["estimate"] else f"{found['bits_per_byte']:.3f}"
-        assert f"{found['name']} {shown}" in figure
     record = json.loads(llm("inspect", "my model.safetensors", "--json").stdout)["training"]
     assert record["memorised"] == done["memorised"]
     interim = [event["bits_per_byte"] for event in events if event["event"] == "eval"]
@@ -139,9 +133,6 @@ def test_the_summary_gives_advice_and_is_kept_in_the_record(llm: Llm, with_slice
     assert record["verdict"] == [figure, undertrained.split(": llm")[0] + "."]
     shown = llm("inspect", "my model.safetensors").stdout
     assert "summary" in shown and "memorization" in shown and "⠒⠒ training  o validation" in shown
-    assert re.search(
-        rf"held-out +network {record['bits_per_byte']:.3f} bits per byte at the end, on [\d,]+ bytes, in float32", shown
-    )
 
 
 @pytest.mark.slow
@@ -240,18 +231,6 @@ def test_notes_that_cannot_be_written_do_not_end_a_run(llm: Llm) -> None:
         run = subprocess.run([sys.executable, "-m", "llmcli", *words], stderr=full, stdout=subprocess.PIPE)
     assert run.returncode == 0
     assert llm("inspect", "--verify").exit_code == 0
-
-
-def test_a_tokenizer_that_is_no_regular_file_or_too_large_is_refused(llm: Llm) -> None:
-    with open("large.json", "wb") as file:
-        file.truncate(100_000_001)
-    for path, message in (
-        ("/dev/null", "not a regular file"),
-        (".", "is a directory; name bpe, char or a tokenizer.json"),
-        ("large.json", "over 100,000,000"),
-    ):
-        answer = llm("train", "c.txt", "--tokenizer", path, "--steps", 1)
-        assert answer.exit_code == 1 and message in answer.stderr and answer.stderr.count("\n") == 1
 
 
 @pytest.mark.usefixtures("no_hang")

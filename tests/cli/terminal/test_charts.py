@@ -47,14 +47,6 @@ def test_values_that_are_not_finite_are_left_out():
     assert drawn == curve([2, 4], [3.0, 1.0], 40, 5)
 
 
-def test_round_values_label_a_logarithmic_scale():
-    lines = curve([0, 1], [10.0, 0.1], 40, 13)  # a row is a sixth of a factor of 10
-    labels = {row: line[: line.index("│")].strip() for row, line in enumerate(lines[:-1])}
-    assert {row: label for row, label in labels.items() if label} == {
-        0: "10.00", 2: "5.00", 4: "2.00", 6: "1.00", 8: "0.50", 10: "0.20", 12: "0.10"
-    }  # fmt: skip
-
-
 def test_marks_are_drawn_over_the_line_on_the_same_axes():
     lines = curve([0, 10], [1.0, 1.0], 26, 3, marks=([0, 10, 10], [3.0, 1.0, math.nan]))
     assert lines[0].startswith("3.00 │o") and lines[2].endswith("o") and lines[2].count("⠤") + lines[2].count("⣀") > 10

@@ -25,11 +25,6 @@ def test_text_cannot_control_a_terminal(tiny_model: Path) -> None:
         assert not re.search("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", shown), repr(shown)
 
 
-def test_a_result_line_has_no_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
-    console.result("a\x1b[31mb\nc")
-    assert capsys.readouterr().out == "a␛[31mb␊c\n"
-
-
 def drawn_at(monkeypatch: pytest.MonkeyPatch, columns: int, *words: str) -> str:
     """What a command shows in a terminal of `columns` columns, notes included."""
     from llmcli.cli.app import app
@@ -159,6 +154,11 @@ def test_colors_have_a_legend_where_they_are_shown(tiny_model: Path) -> None:
     for words, environment in ((["-q"], {}), ([], {"NO_COLOR": "1"}), (["--json"], {})):
         output = in_a_terminal("generate", "The cat", "-n", "5", "--color", *words, **environment)
         assert "probability of each token" not in output
+
+
+def test_a_background_ends_with_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    colored_stdout(monkeypatch)
+    assert styles.by_value("a\nb", 0.5, styles.PROBABILITIES).split("\n")[0].endswith("\x1b[0m")
 
 
 @pytest.mark.slow
