@@ -6,7 +6,6 @@ A record that cannot be read gets an error instead of a prompt, so that the othe
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import PurePath
 from typing import Any
 
@@ -48,12 +47,10 @@ def read_prompts(name: str, column: str | None = None) -> list[PromptRow]:
     if suffix in TABLE_SUFFIXES or column is not None:
         rows = _table_rows(document, suffix, column)
     else:
-        lines = ((number, line.rstrip("\r")) for number, line in enumerate(document.lines(), 1))
-        filled = ((number, line) for number, line in lines if line.strip())
-        first = next(filled, None)
-        is_json = first is not None and (suffix in (".jsonl", ".ndjson") or _is_object(first[1]))
-        numbered = chain(() if first is None else (first,), filled)
-        rows = (_json_row(*line) if is_json else PromptRow(line[0], line[1]) for line in numbered)
+        numbered = enumerate(document.lines(), 1)
+        filled = [(number, line.rstrip("\r")) for number, line in numbered if line.strip()]
+        is_json = bool(filled) and (suffix in (".jsonl", ".ndjson") or _is_object(filled[0][1]))
+        rows = (_json_row(*line) if is_json else PromptRow(*line) for line in filled)
     if not (result := list(rows)):
         raise LLMError(f"{document.name} has no prompts; wanted one on each line")
     return result

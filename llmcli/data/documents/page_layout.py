@@ -60,11 +60,11 @@ class Line:
 def without_margins(pages: Iterable[list[Line]]) -> Iterator[list[Line]]:
     """Yield the lines of each page without headers, footers and page numbers, which repeat on nearby
     pages."""
-    outside: list[None] = [None] * _NEIGHBORS
-    window: deque[tuple[list[Line], dict[str, float]] | None] = deque(outside, maxlen=2 * _NEIGHBORS + 1)
-    for page in chain(((lines, _margins(lines)) for lines in pages), outside):
+    size = 2 * _NEIGHBORS + 1
+    window: deque[tuple[list[Line], dict[str, float]] | None] = deque([None] * size, maxlen=size)
+    for page in chain(((lines, _margins(lines)) for lines in pages), [None] * _NEIGHBORS):
         window.append(page)
-        if len(window) < 2 * _NEIGHBORS + 1 or (current := window[_NEIGHBORS]) is None:
+        if (current := window[_NEIGHBORS]) is None:
             continue
         others = [other[1] for other in window if other and other is not current]
         needed = min(_REPEATS, len(others)) or 1

@@ -177,17 +177,17 @@ def estimate(documents: Sequence[Document]) -> float:
     """Estimate the share of boilerplate in documents from the ends of some of them."""
     sampled = [documents[i] for i in range(0, len(documents), -(-len(documents) // _SAMPLED_DOCUMENTS) or 1)]
     texts = [_ends(document) for document in sampled]
-    repeated = {*repeated_lines([lines for lines, _ in texts])}
-    cut = 0
-    for lines, gutenberg_bytes in texts:
-        kept = _without_runs(lines, repeated, Counter())
-        cut += gutenberg_bytes + sum(len(line) + 1 for line in lines) - sum(len(line) + 1 for line in kept)
+    repeated = {*repeated_lines([body for _, body in texts])}
+    cut = sum(_size(lines) - _size(_without_runs(body, repeated, Counter())) for lines, body in texts)
     return cut / max(1, sum(document.characters for document in sampled))
 
 
-def _ends(document: Document) -> tuple[list[str], int]:
-    """Return (lines at both ends of a document, size of Project Gutenberg's header and license around
-    them)."""
+def _size(lines: Iterable[str]) -> int:
+    return sum(len(line) + 1 for line in lines)
+
+
+def _ends(document: Document) -> tuple[list[str], list[str]]:
+    """Return (lines at both ends of a document, these without Project Gutenberg's header and license)."""
     size = document.text_bytes
     middle = min(size, _SAMPLED_BYTES)
     start, end = (
@@ -195,5 +195,4 @@ def _ends(document: Document) -> tuple[list[str], int]:
     )
     lines = [*start.splitlines(), *end.splitlines()]
     skipped = header_lines(start)
-    body = list(takewhile(lambda line: not (skipped and _GUTENBERG_END.match(line)), lines[skipped:]))
-    return body, sum(len(line) + 1 for line in lines) - sum(len(line) + 1 for line in body)
+    return lines, list(takewhile(lambda line: not (skipped and _GUTENBERG_END.match(line)), lines[skipped:]))
