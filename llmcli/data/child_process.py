@@ -15,8 +15,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import IO, Any
+from typing import IO, Any, TypeAlias
 
+Frame: TypeAlias = tuple[dict[str, Any], bytes]  # (header, data)
 START_SECONDS = 60.0  # time to start on a busy machine
 # with this process's sys.path, so that the child finds the same modules
 _COMMAND = (
@@ -60,7 +61,7 @@ class ChildProcess:
         except (OSError, EOFError) as error:  # a TimeoutError is an OSError
             raise NotStartedError from error
 
-    def frames(self, request: Mapping[str, Any] | None) -> Iterator[tuple[dict[str, Any], bytes]]:
+    def frames(self, request: Mapping[str, Any] | None) -> Iterator[Frame]:
         """Send a request, if any, and yield the frames (header, data) of the answer. Raises EOFError if the
         process ends. `start` was called before."""
         process = self._process

@@ -36,6 +36,7 @@ from llmcli.data.text.decoding import Document, FileContent, FileFacts, OnRead, 
 from llmcli.data.text.json_records import (
     MAX_RECORD,
     InvalidJSONError,
+    NumberedRecord,
     records_of_lines,
     records_of_text,
     wrapped_records,
@@ -71,7 +72,7 @@ class _Records:
 
     file: Document  # the file with its whole text; for Parquet, without text
     shape: RecordShape
-    numbered: Iterable[tuple[int, object]]
+    numbered: Iterable[NumberedRecord]
     columns: dict[str, None] = field(default_factory=dict)  # an ordered set
     place: str = "line"  # unit of the numbers
     first_row: str = ""
@@ -258,7 +259,7 @@ def _from_json(
     must_be_lines = suffix in _JSON_LINES_SUFFIXES and not begins_array
     lines = records_of_lines(name, document.lines(ignore, MAX_RECORD))
     first = _first(lines, () if must_be_lines else LLMError) or [None]  # the text is empty
-    records: Iterable[tuple[int, object]]
+    records: Iterable[NumberedRecord]
     if must_be_lines or isinstance(first[0], Mapping) or is_list_of_messages(first[0]):
         records = records_of_lines(name, document.lines(on_read, MAX_RECORD))
     else:
@@ -272,7 +273,7 @@ def _from_json(
     return _Records(document, shape, records) if shape else None
 
 
-def _first(records: Iterable[tuple[int, object]], ignored: type[LLMError] | tuple[()]) -> list[object]:
+def _first(records: Iterable[NumberedRecord], ignored: type[LLMError] | tuple[()]) -> list[object]:
     """Return the first records, up to an error; a record whose error is `ignored` is None in the list."""
     first: list[object] = []
     try:

@@ -7,14 +7,14 @@ is rendered in a separate process (template_renderer.py). The tokens are the sam
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from llmcli.data.conversations import template_renderer
 from llmcli.data.conversations.control_tokens import ControlTokens, unused_characters
-from llmcli.data.conversations.messages import Message, Span
+from llmcli.data.conversations.messages import Message, Messages, Span
 from llmcli.data.conversations.template_renderer import TemplateRefusalError
 from llmcli.data.tokenizers.tokenizer import IM_END, IM_START, Tokenizer
 from llmcli.errors import LLMError
@@ -71,26 +71,24 @@ class ChatTemplate:
         """Return this template with different values of variables (keyword arguments in transformers)."""
         return ChatTemplate(self.source, self.tokenizer, self._variables | dict(variables))
 
-    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> str:
+    def render(self, messages: Messages, *, add_generation_prompt: bool = False) -> str:
         """Return a conversation as text; `add_generation_prompt` adds the header of the assistant's next
         turn. Raises LLMError if the template is invalid, refuses the messages or exceeds a limit."""
         return self._render(messages, add_generation_prompt)[0]
 
-    def _render(
-        self, messages: Sequence[Message], add_generation_prompt: bool = False
-    ) -> tuple[str, list[Span]]:
+    def _render(self, messages: Messages, add_generation_prompt: bool = False) -> tuple[str, list[Span]]:
         """Return (text, spans of the answers that the template marks)."""
         if self.source == CHATML:
             return _render_chatml(messages, add_generation_prompt)
         return template_renderer.render(self.source, self._variables, messages, add_generation_prompt)
 
-    def encode(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> list[int]:
+    def encode(self, messages: Messages, *, add_generation_prompt: bool = False) -> list[int]:
         """Return the ids of a conversation; the text of a message never becomes a control token. Raises
         LLMError like `render`."""
         hidden, names = self._hide(messages)
         return self._control_tokens.encode(self._render(hidden, add_generation_prompt)[0], names)[0]
 
-    def encode_conversation(self, messages: Sequence[Message]) -> EncodedConversation:
+    def encode_conversation(self, messages: Messages) -> EncodedConversation:
         """Return the ids and the loss mask of a conversation, which is True for the answers to learn and the
         token that ends each. Raises LLMError like `render`, and if the template renders a turn differently
         when other turns follow."""
@@ -114,13 +112,13 @@ class ChatTemplate:
         controls = self._control_tokens.find(text.partition(probe)[2])
         return self.tokenizer.eos_ids | {token for _, _, token in controls[:1]}
 
-    def _hide(self, messages: Sequence[Message]) -> tuple[list[Message], dict[str, str]]:
+    def _hide(self, messages: Messages) -> tuple[list[Message], dict[str, str]]:
         values = (
             value if isinstance(value, str) else json.dumps(value) for value in self._variables.values()
         )
         return self._control_tokens.hide(messages, self.source + "".join(values))
 
-    def _answer(self, whole: str, messages: Sequence[Message]) -> Span:
+    def _answer(self, whole: str, messages: Messages) -> Span:
         """Return the span of the last message, an answer, in the rendered conversation."""
         until, _ = self._render(messages)
         header = self._header(messages)
@@ -135,7 +133,7 @@ class ChatTemplate:
             )
         return len(header), end
 
-    def _header(self, messages: Sequence[Message]) -> str:
+    def _header(self, messages: Messages) -> str:
         """Return the text before the last message, an answer."""
         before = messages[:-1]
         if before:
@@ -147,7 +145,7 @@ class ChatTemplate:
         return self.render([*before, Message("assistant", probe)]).partition(probe)[0]
 
 
-def _learned_spans(answers: list[Span], messages: Sequence[Message]) -> list[Span]:
+def _learned_spans(answers: list[Span], messages: Messages) -> list[Span]:
     """Select the spans of learned answers. Raises LLMError if it is unclear which spans belong to which
     answers."""
     learned = [message.is_learned for message in messages if message.role == "assistant"]
@@ -162,7 +160,7 @@ def _learned_spans(answers: list[Span], messages: Sequence[Message]) -> list[Spa
     return [answer for answer, is_learned in zip(answers, learned, strict=True) if is_learned]
 
 
-def _render_chatml(messages: Sequence[Message], add_generation_prompt: bool) -> tuple[str, list[Span]]:
+def _render_chatml(messages: Messages, add_generation_prompt: bool) -> tuple[str, list[Span]]:
     """Return the same text as rendering CHATML."""
     text = ""
     answers = []

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
 
-from llmcli.data.conversations.messages import Message, Span
+from llmcli.data.conversations.messages import Message, Messages, Span
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 
@@ -49,7 +49,7 @@ class ControlTokens:
         """Return (first character, one past the last, id) of each control token in a text."""
         return [(m.start(), m.end(), self._tokenizer.control_ids[m[0]]) for m in self._pattern.finditer(text)]
 
-    def hide(self, messages: Sequence[Message], template: str) -> tuple[list[Message], dict[str, str]]:
+    def hide(self, messages: Messages, template: str) -> tuple[list[Message], dict[str, str]]:
         """Return (messages with placeholders for names of control tokens, placeholder -> name); placeholders
         are unique."""
         texts = [text for message in messages for text in (message.role, message.content)]

@@ -5,7 +5,7 @@ ShareGPT.
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -32,6 +32,9 @@ class Message:
     role: str  # one of ROLES
     content: str
     is_learned: bool = field(default=True, repr=False)  # False for an answer that is context only
+
+
+Messages: TypeAlias = Sequence[Message]
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,6 +103,7 @@ DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}
 
 # (delimiter, whether a quoted cell may contain it, line ends and doubled quotation marks)
 _Dialect: TypeAlias = tuple[str, bool]
+_NumberedRow: TypeAlias = tuple[int, list[str]]  # (first line, cells)
 
 
 class _QuotingError(LLMError):
@@ -220,7 +221,7 @@ def _column_names(header: list[str]) -> tuple[str, ...]:
 
 
 def _records(
-    name: str, rows: Iterable[tuple[int, list[str]]], columns: tuple[str, ...]
+    name: str, rows: Iterable[_NumberedRow], columns: tuple[str, ...]
 ) -> Iterator[tuple[int, Mapping[str, str]]]:
     for line, row in rows:
         if len(row) != len(columns):
@@ -235,7 +236,7 @@ def _records(
 
 def _rows_of_file(
     document: Document, dialect: _Dialect, notes: list[str], on_read: OnRead
-) -> Iterator[tuple[int, list[str]]]:
+) -> Iterator[_NumberedRow]:
     """Yield the rows of a file. TSV has no rule for quotation marks: they are read as in RFC 4180 if the
     whole file (which is held in memory for this) can be; otherwise they are part of the text."""
     if dialect == ("\t", True):
@@ -265,7 +266,7 @@ def _checked(name: str, line: str) -> str:
     return line
 
 
-def _rows(name: str, lines: Iterable[str], dialect: _Dialect) -> Iterator[tuple[int, list[str]]]:
+def _rows(name: str, lines: Iterable[str], dialect: _Dialect) -> Iterator[_NumberedRow]:
     """Yield (first line, cells) of each nonempty row. Raises _QuotingError."""
     csv.field_size_limit(MAX_CELL)
     delimiter, is_quoted = dialect

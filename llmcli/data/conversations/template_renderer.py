@@ -3,11 +3,11 @@
 The process is started for the first template and renders all later ones; it ends with this process.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from llmcli.data.child_process import ChildProcess, NotStartedError
-from llmcli.data.conversations.messages import Message, Span
+from llmcli.data.conversations.messages import Messages, Span
 from llmcli.errors import LLMError
 
 SECONDS = 5.0  # time limit
@@ -19,7 +19,7 @@ class TemplateRefusalError(LLMError):
 
 
 def render(
-    source: str, variables: Mapping[str, Any], messages: Sequence[Message], add_generation_prompt: bool
+    source: str, variables: Mapping[str, Any], messages: Messages, add_generation_prompt: bool
 ) -> tuple[str, list[Span]]:
     """Return (the text that a template produces from messages, spans of its {% generation %} blocks). Raises
     LLMError if rendering fails, and TemplateRefusalError if the template refuses the messages."""

@@ -13,10 +13,10 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import IO, cast
+from typing import cast
 
 from llmcli import units
-from llmcli.data.documents.extracted import ExtractionError
+from llmcli.data.documents.extracted import ExtractionError, File
 
 # flags of a member of a ZIP archive
 _ENCRYPTED = 0x1
@@ -31,11 +31,11 @@ class Member:
     """A regular file in an archive."""
 
     name: str
-    content: IO[bytes]  # closed when the next member is requested
+    content: File  # closed when the next member is requested
     stored_bytes: int  # size in the archive; in a ZIP file, the compressed size
 
 
-def members(file: IO[bytes], on_read: Callable[[int], None]) -> Iterator[Member | str]:
+def members(file: File, on_read: Callable[[int], None]) -> Iterator[Member | str]:
     """Yield the regular files in an archive; for one that cannot be read, the reason. A ZIP file is seekable;
     `on_read` receives the size of each block of a tar archive, including files that are skipped."""
     is_zip = file.read(2) == b"PK"
@@ -61,7 +61,7 @@ def members(file: IO[bytes], on_read: Callable[[int], None]) -> Iterator[Member 
         raise ExtractionError(f"is damaged after {units.count(number, 'file')} ({error})") from error
 
 
-def _zip_members(file: IO[bytes]) -> Iterator[Member | str]:
+def _zip_members(file: File) -> Iterator[Member | str]:
     size = file.seek(0, io.SEEK_END)
     with zipfile.ZipFile(file) as archive:
         for info in archive.infolist():
@@ -96,10 +96,8 @@ def _zip_name(info: zipfile.ZipInfo) -> str:
     return info.filename
 
 
-def _tar_members(file: IO[bytes], on_read: Callable[[int], None]) -> Iterator[Member | str]:
-    with tarfile.open(
-        fileobj=cast("IO[bytes]", _Finite(file, on_read)), mode="r|", tarinfo=_TarInfo
-    ) as archive:
+def _tar_members(file: File, on_read: Callable[[int], None]) -> Iterator[Member | str]:
+    with tarfile.open(fileobj=cast("File", _Finite(file, on_read)), mode="r|", tarinfo=_TarInfo) as archive:
         for info in archive:
             archive.members.clear()  # type: ignore[attr-defined]  # otherwise it would keep all members
             if info.issparse():  # may be terabytes of zeros
@@ -125,7 +123,7 @@ class _Finite:
     """A file that raises EOFError if it is repeatedly read after its end: tarfile would skip the 2^50 bytes
     that a damaged header announces, block by block."""
 
-    def __init__(self, file: IO[bytes], on_read: Callable[[int], None]) -> None:
+    def __init__(self, file: File, on_read: Callable[[int], None]) -> None:
         self._file = file
         self._on_read = on_read
         self._left = _READS_AFTER_END

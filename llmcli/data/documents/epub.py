@@ -2,10 +2,9 @@
 
 import re
 import zipfile
-from typing import IO
 
 from llmcli.data.documents import packages
-from llmcli.data.documents.extracted import Extracted, ExtractionError, SkippedParts
+from llmcli.data.documents.extracted import Extracted, ExtractionError, File, SkippedParts
 from llmcli.data.documents.html import VOID_ELEMENTS, decode, plain_text
 
 _CONTAINER = "META-INF/container.xml"
@@ -15,7 +14,7 @@ _TEXT_TYPES = ("application/xhtml+xml", "text/html", "application/x-dtbook+xml")
 _EMPTY_ELEMENT = re.compile(rf"<(?!(?:{VOID_ELEMENTS})\b)([a-zA-Z][\w:-]*)((?:\s[^<>]*)?)/>")
 
 
-def extract(file: IO[bytes], skipped: SkippedParts) -> Extracted:
+def extract(file: File, skipped: SkippedParts) -> Extracted:
     with packages.open_package(file) as package:
         _refuse_protection(package)
         separator = ""

@@ -5,7 +5,7 @@ reply"."""
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import IO, TypeAlias
 
 
 class ExtractionError(Exception):
@@ -21,6 +21,7 @@ class DocumentStart:
     bytes: int
 
 
+File: TypeAlias = IO[bytes]  # open for reading
 SkippedParts: TypeAlias = Counter[str]
 # blocks of text in reading order, each ending in "\n"; in a collection, each document begins with a
 # DocumentStart

@@ -5,13 +5,12 @@ resiliparse parses pages as browsers do, and finds the main text by rules.
 """
 
 import re
-from typing import IO
 
 from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.encoding import bytes_to_str, detect_encoding, map_encoding_to_html5
 from resiliparse.parse.html import HTMLTree
 
-from llmcli.data.documents.extracted import Extracted, ExtractionError, SkippedParts
+from llmcli.data.documents.extracted import Extracted, ExtractionError, File, SkippedParts
 
 _MIN_MAIN_SHARE = 0.1  # minimum share of a page's text that counts as its main text
 _MAX_LINKED = 0.5  # share of linked text beyond which a list is navigation
@@ -36,7 +35,7 @@ _LONE_CHARACTER = re.compile(r"(>\s*(?:[\u0800-\ud7ff\uf900-\uffff]|&#?\w{2,8};)
 _KEEP = "\u2063\u2063"
 
 
-def extract(file: IO[bytes], skipped: SkippedParts) -> Extracted:
+def extract(file: File, skipped: SkippedParts) -> Extracted:
     if text := main_text(decode(file.read())):
         yield text
     else:

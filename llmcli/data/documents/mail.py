@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from email import policy
 from email.message import Message
 from email.parser import BytesParser
-from typing import IO, cast
+from typing import cast
 
-from llmcli.data.documents.extracted import DocumentStart, Extracted, ExtractionError, SkippedParts
+from llmcli.data.documents.extracted import DocumentStart, Extracted, ExtractionError, File, SkippedParts
 from llmcli.data.text.encodings import codec_of
 from llmcli.errors import LLMError
 
@@ -28,7 +28,7 @@ _BEGUN_ANNOUNCEMENT = re.compile(r"(?=.*\d).*[^.!?。！？\s]\s*")
 _SIGNATURE = "-- "  # the line before a signature (RFC 3676, section 4.3)
 
 
-def extract(file: IO[bytes], skipped: SkippedParts) -> Extracted:
+def extract(file: File, skipped: SkippedParts) -> Extracted:
     is_mailbox = bool(_SEPARATOR.match(file.readline(_MAX_LINE)))
     file.seek(0)
     before = Counter[str]()  # skipped since the previous message with text
@@ -58,7 +58,7 @@ def extract(file: IO[bytes], skipped: SkippedParts) -> Extracted:
     skipped.update(before)
 
 
-def _messages(file: IO[bytes]) -> Iterator[bytes]:
+def _messages(file: File) -> Iterator[bytes]:
     """Yield the messages of an mbox file; any other file is one message."""
     first = file.readline(_MAX_LINE)
     if not _SEPARATOR.match(first):

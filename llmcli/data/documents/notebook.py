@@ -3,15 +3,15 @@
 import json
 import re
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import Any
 
-from llmcli.data.documents.extracted import Extracted, ExtractionError, SkippedParts
-from llmcli.data.documents.paragraphs import spaced
+from llmcli.data.documents.extracted import Extracted, ExtractionError, File, SkippedParts
+from llmcli.data.documents.paragraphs import Block, spaced
 
 _IMAGE_DATA = re.compile(r"data:image/[\w.+-]+;base64,[A-Za-z0-9+/=\s]+")
 
 
-def extract(file: IO[bytes], skipped: SkippedParts) -> Extracted:
+def extract(file: File, skipped: SkippedParts) -> Extracted:
     try:
         notebook = json.loads(file.read().decode("utf-8-sig"))
         cells = list(notebook["cells"])
@@ -29,7 +29,7 @@ def _language(notebook: dict[str, Any]) -> str:
         return "python"
 
 
-def _blocks(cells: list[Any], language: str, skipped: SkippedParts) -> Iterator[tuple[str, bool]]:
+def _blocks(cells: list[Any], language: str, skipped: SkippedParts) -> Iterator[Block]:
     for cell in cells:
         try:
             kind = cell["cell_type"]

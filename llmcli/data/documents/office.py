@@ -9,12 +9,11 @@ import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import IO
 
 from llmcli.data.documents import packages
-from llmcli.data.documents.extracted import Extracted, ExtractionError, SkippedParts
+from llmcli.data.documents.extracted import Extracted, ExtractionError, File, SkippedParts
 from llmcli.data.documents.packages import END, START, Event
-from llmcli.data.documents.paragraphs import spaced
+from llmcli.data.documents.paragraphs import Block, spaced
 
 _SPACE = re.compile(r"[ \t\r\n]+")
 _MAX_SPACES = 100  # limit for an element that represents several spaces
@@ -57,7 +56,7 @@ _OPEN_DOCUMENT = {  # all text in paragraphs is shown
 }
 
 
-def extract(file: IO[bytes], skipped: SkippedParts) -> Extracted:
+def extract(file: File, skipped: SkippedParts) -> Extracted:
     with packages.open_package(file) as package:
         if "content.xml" in package.namelist():
             yield from spaced(_open_document(package))
@@ -73,14 +72,14 @@ def extract(file: IO[bytes], skipped: SkippedParts) -> Extracted:
             )
 
 
-def _open_document(package: zipfile.ZipFile) -> Iterator[tuple[str, bool]]:
+def _open_document(package: zipfile.ZipFile) -> Iterator[Block]:
     manifest = "META-INF/manifest.xml"
     if manifest in package.namelist() and packages.elements(package, manifest, "encryption-data"):
         raise ExtractionError("is encrypted; save it without a password first")
     yield from _blocks(packages.events(package, "content.xml"), _Reader(_OPEN_DOCUMENT))
 
 
-def _slides(package: zipfile.ZipFile, main: str) -> Iterator[tuple[str, bool]]:
+def _slides(package: zipfile.ZipFile, main: str) -> Iterator[Block]:
     """Yield a block for each slide and one for its notes."""
     parts = _related(package, main, "slide")
     for _, slide in packages.elements(package, main, "sldId"):
@@ -121,7 +120,7 @@ def _related(package: zipfile.ZipFile, part: str, kind: str) -> dict[str, str]:
     }
 
 
-def _blocks(events: Iterable[Event], reader: "_Reader") -> Iterator[tuple[str, bool]]:
+def _blocks(events: Iterable[Event], reader: "_Reader") -> Iterator[Block]:
     for event in events:
         reader.read(event)
         yield from reader.blocks
@@ -139,7 +138,7 @@ class _Reader:
     """Collects paragraphs and rows in `blocks`: (text, whether it is one of several lines, as in a list)."""
 
     def __init__(self, markup: Mapping[str, str], notes: Mapping[tuple[str, str], str] | None = None) -> None:
-        self.blocks: list[tuple[str, bool]] = []
+        self.blocks: list[Block] = []
         self._markup = markup
         self._texts_of_notes = notes or {}
         self._open: list[_Paragraph] = []  # text boxes and notes are inside paragraphs

@@ -11,11 +11,11 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
-from typing import IO, TypeAlias
+from typing import TypeAlias
 from urllib.parse import unquote
 from xml.parsers import expat
 
-from llmcli.data.documents.extracted import ExtractionError
+from llmcli.data.documents.extracted import ExtractionError, File
 
 START = "start"
 END = "end"
@@ -30,7 +30,7 @@ _ENCRYPTED = 0x1  # flag of a member
 
 
 @contextlib.contextmanager
-def open_package(file: IO[bytes]) -> Iterator[zipfile.ZipFile]:
+def open_package(file: File) -> Iterator[zipfile.ZipFile]:
     """Open a ZIP archive. In this context, damage to the archive or to the XML inside raises
     ExtractionError."""
     try:
@@ -43,7 +43,7 @@ def open_package(file: IO[bytes]) -> Iterator[zipfile.ZipFile]:
 
 
 @contextlib.contextmanager
-def open_part(package: zipfile.ZipFile, part: str) -> Iterator[IO[bytes]]:
+def open_part(package: zipfile.ZipFile, part: str) -> Iterator[File]:
     try:
         info = package.getinfo(part)
     except KeyError as error:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import chain, pairwise
 from statistics import median
 
-from llmcli.data.documents.paragraphs import is_cjk, joined
+from llmcli.data.documents.paragraphs import Block, is_cjk, joined
 
 _NEIGHBORS = 4  # pages before and after a page that are searched for its headers and footers
 _MARGIN_LINES = 3  # lines at the top and at the bottom of a page that may be headers and footers
@@ -134,7 +134,7 @@ class _Paragraph:
         return (self.lines == 1 and len(self.block.lines) > 1) or bool(_MARKER.match(self.text))
 
 
-def paragraphs(pages: Iterable[Sequence[Line]]) -> Iterator[tuple[str, bool]]:
+def paragraphs(pages: Iterable[Sequence[Line]]) -> Iterator[Block]:
     """Yield (paragraph, whether it is one of several lines, as in a list); empty paragraphs separate
     blocks."""
     current: _Paragraph | None = None

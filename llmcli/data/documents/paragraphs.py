@@ -2,7 +2,9 @@
 
 import re
 from collections.abc import Iterable, Iterator
+from typing import TypeAlias
 
+Block: TypeAlias = tuple[str, bool]  # (text, whether it is a line of a list, table or listing)
 # Letters and punctuation of Chinese and Japanese, which put no spaces between words (Korean does).
 CJK = (
     "\u2e80-\u30ff\u31c0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
@@ -12,10 +14,9 @@ _CJK_CHARACTER = re.compile(f"[{CJK}]")
 _HYPHENS = ("-", "\u2010", "\u00ad")
 
 
-def spaced(blocks: Iterable[tuple[str, bool]]) -> Iterator[str]:
-    """Yield blocks as text, each ending in "\\n". The second value of a block says whether it is a line of a
-    list, table or listing. A blank line separates two blocks unless both are such lines; an empty block that
-    is not such a line also separates its neighbors.
+def spaced(blocks: Iterable[Block]) -> Iterator[str]:
+    """Yield blocks as text, each ending in "\\n". A blank line separates two blocks unless both are lines of a
+    list, table or listing; an empty block that is not such a line also separates its neighbors.
 
     >>> list(spaced([("Title", False), ("• a", True), ("• b", True), ("Text", False)]))
     ['Title\\n', '\\n• a\\n', '• b\\n', '\\nText\\n']

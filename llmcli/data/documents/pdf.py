@@ -9,12 +9,12 @@ import math
 import re
 import time
 import unicodedata
-from typing import IO, Any
+from typing import Any
 
 import pypdfium2
 from pypdfium2 import raw
 
-from llmcli.data.documents.extracted import Extracted, ExtractionError, SkippedParts
+from llmcli.data.documents.extracted import Extracted, ExtractionError, File, SkippedParts
 from llmcli.data.documents.page_layout import Line, paragraphs, without_margins
 from llmcli.data.documents.paragraphs import is_cjk, spaced
 
@@ -44,7 +44,7 @@ _UNREADABLE = re.compile(
 _PRESENTATION_FORMS = re.compile("[\u2e80-\u2fdf\ufb00-\ufb06]")
 
 
-def extract(file: IO[bytes], skipped: SkippedParts) -> Extracted:
+def extract(file: File, skipped: SkippedParts) -> Extracted:
     try:
         with pypdfium2.PdfDocument(file) as document:
             pages = (_lines(document, number, skipped) for number in range(len(document)))

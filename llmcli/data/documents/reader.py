@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from llmcli.config import cpu_cores
-from llmcli.data.child_process import ChildProcess, NotStartedError
+from llmcli.data.child_process import ChildProcess, Frame, NotStartedError
 from llmcli.data.conversations.record_kinds import ReadOptions
 from llmcli.data.documents.worker import FileLimits
 from llmcli.data.files import ConversationFile, read_records
@@ -38,7 +38,6 @@ _MAX_RESTARTS = 10  # restarts after crashes while one archive is read
 Content: TypeAlias = Document | ConversationFile
 # (name, path, stored content, *, copy, on_read) -> content: `read_records` with the options of a reader
 ReadStored: TypeAlias = Callable[..., Content]
-Frames: TypeAlias = Iterator[tuple[dict[str, Any], bytes]]
 
 _idle: list[ChildProcess] = []  # at most one: starting it takes longer than reading a small document
 
@@ -247,7 +246,7 @@ class _AnswerReader:
         """Whether any text of the item at this position is kept."""
         return any(content.member.startswith(self._member) for content in self._pending.contents)
 
-    def receive(self, frames: Frames) -> None:
+    def receive(self, frames: Iterator[Frame]) -> None:
         """Receive all contents. Raises EOFError if the process ends."""
         is_begun = False
         for header, _ in frames:
@@ -264,7 +263,7 @@ class _AnswerReader:
             self._pending.problems.append((self._pending.name, header["done"]))
             self._pending.is_text = not is_begun and self._pending.is_compressed
 
-    def _receive_content(self, begin: dict[str, Any], frames: Frames) -> None:
+    def _receive_content(self, begin: dict[str, Any], frames: Iterator[Frame]) -> None:
         """Receive a document, a table or another file."""
         kind = begin["kind"]
         offset = self._copy.size

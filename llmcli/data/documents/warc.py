@@ -1,12 +1,11 @@
 """Web archives (WARC): the main text of their HTML pages, or the text in an archive of plain text (WET)."""
 
 from collections import Counter
-from typing import IO
 
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
 from llmcli import units
-from llmcli.data.documents.extracted import DocumentStart, Extracted, ExtractionError, SkippedParts
+from llmcli.data.documents.extracted import DocumentStart, Extracted, ExtractionError, File, SkippedParts
 from llmcli.data.documents.html import decode, main_text
 
 _RECORDS = WarcRecordType.response | WarcRecordType.conversion
@@ -15,7 +14,7 @@ _MAX_PAGE = 1 << 25  # bytes
 _MAX_NAME = 200  # characters of an address
 
 
-def extract(file: IO[bytes], skipped: SkippedParts) -> Extracted:
+def extract(file: File, skipped: SkippedParts) -> Extracted:
     pages = 0
     before = Counter[str]()  # skipped since the previous page
     try:

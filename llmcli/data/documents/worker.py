@@ -30,12 +30,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from llmcli import units
 from llmcli.data.child_process import become_child, end_after, write_frame
 from llmcli.data.documents.compressed import content_size, decompressed
-from llmcli.data.documents.extracted import DocumentStart, Extracted, ExtractionError, SkippedParts
+from llmcli.data.documents.extracted import DocumentStart, Extracted, ExtractionError, File, SkippedParts
 from llmcli.data.regular_file import open_regular
 from llmcli.data.text import file_types
 from llmcli.data.text.file_types import START_BYTES, FileType, compression
@@ -104,7 +104,7 @@ def _problem(name: str, error: Exception) -> str:
 class _AnswerWriter:
     """Writes the frames of an answer, except for documents that were read before, and enforces the limits."""
 
-    def __init__(self, file: IO[bytes], request: dict[str, Any]) -> None:
+    def __init__(self, file: File, request: dict[str, Any]) -> None:
         self._file = file
         self.limits = FileLimits(**request["limits"])
         # with "plain", text with markup is sent as it is, and tables are not read
@@ -259,7 +259,7 @@ def _read_path(answer: _AnswerWriter, path: Path) -> None:
         _read(answer, file, "", [], size)
 
 
-def _read(answer: _AnswerWriter, file: IO[bytes], member: str, at: list[int], size: int) -> None:
+def _read(answer: _AnswerWriter, file: File, member: str, at: list[int], size: int) -> None:
     """Send the text or document in a file, or the contents of an archive. `member` is the path in the
     archive around it, which can only be read forwards."""
     name = answer.name_of(member)
@@ -303,7 +303,7 @@ def _read(answer: _AnswerWriter, file: IO[bytes], member: str, at: list[int], si
             _read_document(answer, content, member, at, known, size)
 
 
-def _read_members(answer: _AnswerWriter, file: IO[bytes], path: str, at: list[int]) -> None:
+def _read_members(answer: _AnswerWriter, file: File, path: str, at: list[int]) -> None:
     from llmcli.data.documents import archives
 
     if len(at) == answer.limits.depth:
@@ -331,7 +331,7 @@ def _read_members(answer: _AnswerWriter, file: IO[bytes], path: str, at: list[in
 
 
 def _read_document(
-    answer: _AnswerWriter, file: IO[bytes], member: str, at: list[int], known: FileType, size: int
+    answer: _AnswerWriter, file: File, member: str, at: list[int], known: FileType, size: int
 ) -> None:
     """Send a document, a table, or each document in a collection."""
     name = answer.name_of(member)
@@ -403,7 +403,7 @@ def _send_problem(answer: _AnswerWriter, member: str, at: list[int], problem: st
         answer.end(problem)
 
 
-def _spooled(answer: _AnswerWriter, content: IO[bytes], start: bytes) -> IO[bytes]:
+def _spooled(answer: _AnswerWriter, content: File, start: bytes) -> File:
     """Return a seekable file with `start` and the rest of a stream."""
 
     def blocks() -> Iterator[bytes]:
@@ -415,17 +415,17 @@ def _spooled(answer: _AnswerWriter, content: IO[bytes], start: bytes) -> IO[byte
     return spooled(blocks())
 
 
-def _extracted(file: IO[bytes], skipped: SkippedParts, module: str) -> Extracted:
+def _extracted(file: File, skipped: SkippedParts, module: str) -> Extracted:
     """Import a module, which may need a missing package, when the first block is read."""
     yield from importlib.import_module(f"llmcli.data.documents.{module}").extract(file, skipped)
 
 
-def _blocks(file: IO[bytes]) -> Iterator[bytes]:
+def _blocks(file: File) -> Iterator[bytes]:
     while block := file.read(_FRAME_BYTES):
         yield block
 
 
-def _zip_type(file: IO[bytes]) -> FileType:
+def _zip_type(file: File) -> FileType:
     """Return the type of a ZIP archive. If it is damaged, archives.py reports the problem."""
     try:
         with zipfile.ZipFile(file) as archive:

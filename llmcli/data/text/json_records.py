@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import Any
+from typing import Any, TypeAlias
 
 from llmcli.errors import LLMError, brief
 
@@ -22,6 +22,8 @@ _MAX_VALUES = 1_000_000  # ... may have at most this many values
 _PIECES = 4  # pieces of text that are read at once, 1 MiB each
 # an error this close to the end may be a number, word or escape that is cut off
 _LONGEST_WORD = 16
+
+NumberedRecord: TypeAlias = tuple[int, object]  # (line number from 1, value)
 
 
 class InvalidJSONError(LLMError):
@@ -35,7 +37,7 @@ class _JSONError(Exception):
         self.is_cut_off = is_cut_off  # whether more text may make it valid
 
 
-def records_of_lines(name: str, lines: Iterable[str]) -> Iterator[tuple[int, object]]:
+def records_of_lines(name: str, lines: Iterable[str]) -> Iterator[NumberedRecord]:
     """Yield (line number from 1, value) for each nonblank line. Raises LLMError for a line that is not
     JSON."""
     for number, line in enumerate(lines, 1):
@@ -54,7 +56,7 @@ def records_of_lines(name: str, lines: Iterable[str]) -> Iterator[tuple[int, obj
         yield number, value
 
 
-def records_of_text(name: str, pieces: Iterable[str]) -> Iterator[tuple[int, object]]:
+def records_of_text(name: str, pieces: Iterable[str]) -> Iterator[NumberedRecord]:
     """Yield (line number, value) of each element of an array, or of each value, in a text that comes in
     pieces. Raises LLMError unless it is JSON."""
     text = _Values(name, pieces)
@@ -138,7 +140,7 @@ class _Values:
         self.position += is_next
         return is_next
 
-    def value(self) -> tuple[int, object]:
+    def value(self) -> NumberedRecord:
         """Return (line number, value)."""
         self.character()
         while True:

@@ -26,7 +26,7 @@ from llmcli.config import MIN_VOCAB_SIZE
 from llmcli.data.regular_file import read_file
 from llmcli.data.text import words
 from llmcli.data.tokenizers import tokenizer_json
-from llmcli.data.tokenizers.tokenizer_json import SPACE, name_to_bytes
+from llmcli.data.tokenizers.tokenizer_json import SPACE, Json, name_to_bytes
 from llmcli.errors import LLMError, brief, usage
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class Tokenizer:
     @classmethod
     def from_json(
         cls,
-        text: str | dict[str, Any],
+        text: str | Json,
         max_vocab_size: int | None = None,
         eos_ids: Iterable[int] = (),
         seen_bytes: bytes | None = None,
@@ -454,7 +454,7 @@ def _boundary(pre_tokenizer: str | None) -> re.Pattern[str]:
     return words.WORD_OR_LINE_END if pre_tokenizer in ("Llama 3", "Qwen 2") else words.WORD_END
 
 
-def _added_token(token: dict[str, Any]) -> AddedToken:
+def _added_token(token: Json) -> AddedToken:
     flags = {key: bool(token.get(key)) for key in ("single_word", "normalized", "special")}
     if flags["special"]:  # next to other tokens, such as </s> in Phi-3, text must keep its white space
         flags |= {key: bool(token.get(key)) for key in ("lstrip", "rstrip")}

@@ -14,10 +14,11 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import repeat
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from llmcli.errors import LLMError, brief
 
+Json: TypeAlias = dict[str, Any]  # an object
 SPACE = "\u2581"  # represents a space in SentencePiece tokens
 MAX_CHARACTERS = 1 << 26  # length of the JSON: twice as long as Gemma 3's, the largest published one
 MAX_TOKEN_CHARACTERS = 1024  # length of an added token
@@ -37,12 +38,12 @@ BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": Tr
 _DIGITS = {"type": "Digits", "individual_digits": True}
 
 
-def _split_by(pattern: str) -> dict[str, Any]:
+def _split_by(pattern: str) -> Json:
     split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
     return {"type": "Sequence", "pretokenizers": [split, BYTE_LEVEL | {"use_regex": False}]}
 
 
-PRE_TOKENIZERS: dict[str, dict[str, Any]] = {  # known by name in other programs
+PRE_TOKENIZERS: dict[str, Json] = {  # known by name in other programs
     "GPT-2": BYTE_LEVEL,
     "GPT-2, single digits": {"type": "Sequence", "pretokenizers": [_DIGITS, BYTE_LEVEL]},
     "Llama 3": _split_by(PATTERNS["Llama 3"]),
@@ -63,7 +64,7 @@ class SafeTokenizer(NamedTuple):
     vocabulary: dict[str, int]  # without added tokens
     merges: "MergePairs"
     flags: dict[str, bool]  # byte_fallback and ignore_merges of the BPE
-    added: list[dict[str, Any]]  # tokens that are not in the vocabulary, or that text is split at
+    added: list[Json]  # tokens that are not in the vocabulary, or that text is split at
     text: str  # tokenizer.json without the parts described by the other fields
     bos_token: str | None  # control token prepended to a text
     prefix_space: str  # how a space is prepended to a text; see `prefix_space`
@@ -93,7 +94,7 @@ def without_collector() -> Iterator[None]:
 
 
 @without_collector()
-def parse(text: str | dict[str, Any]) -> Any:
+def parse(text: str | Json) -> Any:
     """Parse a tokenizer.json, unless it is already parsed. Raises LLMError for text that is not JSON or too
     long."""
     if isinstance(text, dict):
@@ -131,7 +132,7 @@ def sanitize(document: Any, max_vocab_size: int | None = None) -> SafeTokenizer:
     if len(kinds) > 1 or not kinds <= {str, list, tuple}:
         raise LLMError("the tokenizer could not be read: an entry of its merges is not a pair of tokens")
     pre_tokenizer = None if kind == "spm" else document.get("pre_tokenizer")
-    safe: dict[str, Any] = {
+    safe: Json = {
         "version": "1.0",
         "added_tokens": [],
         "normalizer": _REPLACE_SPACES if kind == "spm" else document.get("normalizer"),
@@ -155,7 +156,7 @@ def sanitize(document: Any, max_vocab_size: int | None = None) -> SafeTokenizer:
     )
 
 
-def describe(text: str | dict[str, Any]) -> dict[str, Any]:
+def describe(text: str | Json) -> Json:
     """Return {"kind", "vocab_size"} of a tokenizer.json without building the tokenizer; {} for another
     document."""
     try:
@@ -216,7 +217,7 @@ def _is_short(text: Any) -> bool:
     return isinstance(text, str) and 0 < len(text) <= MAX_TOKEN_CHARACTERS
 
 
-def _pre_tokenizer_problems(steps: list[dict[str, Any]]) -> Iterator[str]:
+def _pre_tokenizer_problems(steps: list[Json]) -> Iterator[str]:
     types = [str(step.get("type")) for step in steps]
     if "ByteLevel" not in types:
         yield "is not byte-level"
@@ -264,7 +265,7 @@ def prefix_space(document: Mapping[str, Any]) -> str:
     return scheme if metaspace.get("type") == "Metaspace" and scheme in ("always", "first") else ""
 
 
-def prefix_space_steps(scheme: str) -> dict[str, Any]:
+def prefix_space_steps(scheme: str) -> Json:
     """Return the normalizer and pre-tokenizer of a SentencePiece BPE, which may prepend a space."""
     if scheme in ("always", "first"):
         metaspace = {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": scheme, "split": False}
@@ -279,11 +280,11 @@ def merge_pair(merge: Any) -> tuple[str, str]:
     return left, right
 
 
-def decoder(kind: str, *, adds_prefix_space: bool = False) -> dict[str, Any]:
+def decoder(kind: str, *, adds_prefix_space: bool = False) -> Json:
     """Return the decoder for other programs; llmcli itself joins the bytes of the tokens."""
     if kind == "bpe":
         return dict(BYTE_LEVEL)
-    steps: list[dict[str, Any]] = [{"type": "ByteFallback"}, {"type": "Fuse"}]
+    steps: list[Json] = [{"type": "ByteFallback"}, {"type": "Fuse"}]
     if kind == "spm":
         steps.insert(0, {"type": "Replace", "pattern": {"String": SPACE}, "content": " "})
     if adds_prefix_space:
@@ -301,7 +302,7 @@ def bos_token_of(post_processor: Any) -> str | None:
     return None
 
 
-def bos_post_processor(token: str, token_id: int) -> dict[str, Any]:
+def bos_post_processor(token: str, token_id: int) -> Json:
     bos = {"SpecialToken": {"id": token, "type_id": 0}}
     first, second = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
     return {
@@ -323,7 +324,7 @@ def pre_tokenizer_name(pre_tokenizer: Any) -> str | None:
     return next((name for name, known in PRE_TOKENIZERS.items() if essentials(known) == target), None)
 
 
-def _steps(part: Any) -> Iterator[dict[str, Any]]:
+def _steps(part: Any) -> Iterator[Json]:
     """Return the steps of a pre-tokenizer, normalizer or post-processor (or None), with every Sequence
     flattened. Steps that are not objects, and those after MAX_STEPS, are replaced by one of type
     "nonstandard"."""

@@ -11,12 +11,15 @@ V = size of the vocabulary.
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmcli.data.text.words import begins_with_letter
 
+Ids: TypeAlias = NDArray[np.int64]
+Mask: TypeAlias = NDArray[np.bool_]
 # States of a UTF-8 decoder (Unicode, table 3-7). START is between two characters, the others are inside a
 # character.
 START = 0
@@ -83,7 +86,7 @@ class Vocabulary:
         self.token_bytes = token_bytes
         self._unrestricted = unrestricted
         self._end_ids = end_ids
-        self._allowed: dict[int, NDArray[np.bool_] | None] = {}  # state -> mask
+        self._allowed: dict[int, Mask | None] = {}  # state -> mask
         self._unseen = b"" if seen_bytes is None else bytes(set(range(256)) - set(seen_bytes))
 
     def __len__(self) -> int:
@@ -107,14 +110,14 @@ class Vocabulary:
             data = data[len(self.token_bytes[ids[-1]]) :]
         return ids
 
-    def extensions_of(self, data: bytes) -> NDArray[np.int64]:
+    def extensions_of(self, data: bytes) -> Ids:
         order, sorted_bytes = self._sorted
         # everything that begins with `data` sorts before `stem` with its last byte plus one
         stem = data.rstrip(b"\xff")
         end = bisect_left(sorted_bytes, stem[:-1] + bytes([stem[-1] + 1])) if stem else len(order)
         return order[bisect_right(sorted_bytes, data) : end]
 
-    def letter_at(self, tokens: NDArray[np.int64], offset: int) -> NDArray[np.bool_]:
+    def letter_at(self, tokens: Ids, offset: int) -> Mask:
         """Return whether the bytes of `tokens` [n] from `offset` on begin with a letter; all tokens are
         longer."""
         if not len(tokens):
@@ -127,7 +130,7 @@ class Vocabulary:
         return is_letter
 
     @cached_property
-    def begins_with_letter(self) -> NDArray[np.bool_]:
+    def begins_with_letter(self) -> Mask:
         """Mask of the tokens that continue a word after a letter, [V]."""
         mask = np.zeros(len(self), bool)
         tokens = np.sort(self._sorted[0])
@@ -135,7 +138,7 @@ class Vocabulary:
         return mask
 
     @cached_property
-    def only_letters(self) -> NDArray[np.bool_]:
+    def only_letters(self) -> Mask:
         """Mask of the tokens that consist of ASCII letters and digits, [V]."""
         joined, starts = self._joined
         lengths = np.diff(starts, append=len(joined))
@@ -143,7 +146,7 @@ class Vocabulary:
         return (lengths > 0) & (letters[starts + lengths] - letters[starts] == lengths)
 
     @cached_property
-    def ends_words(self) -> NDArray[np.bool_]:
+    def ends_words(self) -> Mask:
         """Mask of the tokens that begin with an ASCII character that ends a word after a letter, [V]."""
         mask = np.zeros(len(self), bool)
         tokens = self._sorted[0]
@@ -152,7 +155,7 @@ class Vocabulary:
         mask[tokens] = (first < 0x80) & ~_ASCII_LETTERS[first] & (first != ord("'"))
         return mask
 
-    def allowed(self, state: int) -> NDArray[np.bool_] | None:
+    def allowed(self, state: int) -> Mask | None:
         """Return the mask [V] of the tokens that may be generated in a state; None if that is all or none of
         them."""
         if self._unrestricted:
@@ -167,7 +170,7 @@ class Vocabulary:
             return START
         return max(START, state_after(self.token_bytes[token], state))
 
-    def _allowed_after(self, state: int) -> NDArray[np.bool_] | None:
+    def _allowed_after(self, state: int) -> Mask | None:
         mask = np.zeros(len(self), bool)
         if state == START:
             mask[:] = True
@@ -202,7 +205,7 @@ class Vocabulary:
         return tokens
 
     @cached_property
-    def _sorted(self) -> tuple[NDArray[np.int64], list[bytes]]:
+    def _sorted(self) -> tuple[Ids, list[bytes]]:
         """Tokens sorted by their bytes, and these bytes."""
         order = sorted(
             (i for i, data in enumerate(self.token_bytes) if data), key=self.token_bytes.__getitem__
@@ -210,7 +213,7 @@ class Vocabulary:
         return np.array(order, np.int64), [self.token_bytes[i] for i in order]
 
     @cached_property
-    def _joined(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    def _joined(self) -> tuple[NDArray[np.uint8], Ids]:
         """The joined bytes of all tokens, and the start of each token."""
         ends = np.cumsum([len(data) for data in self.token_bytes])
         return np.frombuffer(b"".join(self.token_bytes), np.uint8), np.concatenate([[0], ends[:-1]])

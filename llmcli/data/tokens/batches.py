@@ -6,23 +6,26 @@ B, T, W, V = batch size, context, window, vocabulary size.
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+Ids: TypeAlias = NDArray[np.int64]
+AnyIds: TypeAlias = NDArray[np.integer]
 
 
 class Tokens(Protocol):
     """An array of token ids that can be indexed by an array of positions."""
 
     def __len__(self) -> int: ...
-    def __getitem__(self, positions: NDArray[np.integer], /) -> NDArray[np.integer]: ...
+    def __getitem__(self, positions: AnyIds, /) -> AnyIds: ...
 
 
 class TokensWithoutSpans:
     """Tokens without some spans of equal width, indexed by arrays of positions. Nothing is copied."""
 
-    def __init__(self, tokens: Tokens, starts: NDArray[np.integer], width: int) -> None:
+    def __init__(self, tokens: Tokens, starts: AnyIds, width: int) -> None:
         """`starts` are the ascending starts of the spans in `tokens`; spans do not overlap."""
         self._tokens = tokens
         self._width = width
@@ -32,21 +35,21 @@ class TokensWithoutSpans:
     def __len__(self) -> int:
         return len(self._tokens) - self._width * len(self._gaps)
 
-    def __getitem__(self, positions: NDArray[np.integer]) -> NDArray[np.integer]:
+    def __getitem__(self, positions: AnyIds) -> AnyIds:
         return self._tokens[positions + self._width * np.searchsorted(self._gaps, positions, side="right")]
 
 
 class PrefixedTokens:
     """Tokens preceded by one more token. Supports slices, which are copied."""
 
-    def __init__(self, first: int, tokens: NDArray[np.integer]) -> None:
+    def __init__(self, first: int, tokens: AnyIds) -> None:
         self._first = np.array([first], tokens.dtype)
         self._tokens = tokens
 
     def __len__(self) -> int:
         return 1 + len(self._tokens)
 
-    def __getitem__(self, span: slice) -> NDArray[np.integer]:
+    def __getitem__(self, span: slice) -> AnyIds:
         start, stop, _ = span.indices(len(self))
         rest = self._tokens[max(0, start - 1) : max(0, stop - 1)]
         return np.concatenate([self._first, rest]) if start == 0 < stop else rest
@@ -65,13 +68,13 @@ class Batches:
     batch_size: int  # B
     seed: int
     # [V, 2]: the two tokens that a token was merged from; -1 for none
-    merge_pairs: NDArray[np.int64] | None = None
+    merge_pairs: Ids | None = None
 
     @property
     def blocks(self) -> int:
         return len(self.tokens) // self.context
 
-    def batch(self, step: int, window: int | None = None, bpe_dropout: float = 0.0) -> NDArray[np.int64]:
+    def batch(self, step: int, window: int | None = None, bpe_dropout: float = 0.0) -> Ids:
         """Return the ids [B * T / W, W + 1] of a step, in windows of W tokens (default: T; must divide T).
         Targets are the inputs one column later. `bpe_dropout` is the share of merged tokens that are split
         again, drawn for each step (after arXiv:1910.13267); windows that become longer are truncated."""
@@ -88,7 +91,7 @@ class Batches:
             )
         return ids
 
-    def _visited_blocks(self, visits: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _visited_blocks(self, visits: Ids) -> Ids:
         """Return the start positions of the blocks of ascending visits, which are numbered from the beginning
         of the run."""
         starts = []
@@ -98,9 +101,7 @@ class Batches:
         return np.concatenate(starts)
 
 
-def _split_merges(
-    ids: NDArray[np.int64], merge_pairs: NDArray[np.int64], fraction: float, rng: np.random.Generator
-) -> NDArray[np.int64]:
+def _split_merges(ids: Ids, merge_pairs: Ids, fraction: float, rng: np.random.Generator) -> Ids:
     """Replace a fraction of the merged tokens in rows [B, W] by their pairs, and truncate the rows to W."""
     B, W = ids.shape
     pairs = merge_pairs[ids]  # [B, W, 2]
@@ -114,7 +115,7 @@ def _split_merges(
 
 
 @lru_cache(maxsize=2)
-def _block_starts(tokens: int, context: int, seed: int, epoch: int) -> NDArray[np.int64]:
+def _block_starts(tokens: int, context: int, seed: int, epoch: int) -> Ids:
     """Return the start position of each block of an epoch, in the order of the visits."""
     rng = np.random.default_rng([seed, epoch])
     offset = int(rng.integers(tokens))
