@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from llmcli.config import SamplingConfig
-from llmcli.data.conversations.messages import Conversation
+from llmcli.data.conversations.messages import Conversation, Messages
 from llmcli.errors import LLMError
 from llmcli.evaluation.evaluator import OnProgress
 from llmcli.generation.batch import BatchResult, answer_request, decode_batch
-from llmcli.generation.chat import Assistant, Messages
+from llmcli.generation.chat import Assistant
 from llmcli.generation.engine.requests import GenerationRequest
 from llmcli.generation.known_answers import AnswerFinder
 

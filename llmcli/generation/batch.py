@@ -12,9 +12,10 @@ from itertools import count
 from queue import SimpleQueue
 
 from llmcli.config import SamplingConfig
+from llmcli.data.conversations.messages import Messages
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
-from llmcli.generation.chat import Assistant, Messages
+from llmcli.generation.chat import Assistant
 from llmcli.generation.engine.engine import Engine
 from llmcli.generation.engine.requests import (
     EngineLimits,

@@ -17,7 +17,7 @@ from typing import Any
 from llmcli import units
 from llmcli.config import SamplingConfig
 from llmcli.data.conversations.chat_template import ChatTemplate
-from llmcli.data.conversations.messages import ROLES, Conversation, Message
+from llmcli.data.conversations.messages import ROLES, Conversation, Message, Messages
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError, brief, command_line, usage
 from llmcli.formats import atomic_io
@@ -59,7 +59,6 @@ class PrefillProgress:
     processed: int  # tokens processed so far, including the cached ones
 
 
-Messages = Sequence[Message]
 Event = TurnsDropped | PrefillProgress | Piece  # in this order; the last piece has the finish reason
 
 

@@ -17,12 +17,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from llmcli.config import SamplingConfig
-from llmcli.data.conversations.messages import Message
+from llmcli.data.conversations.messages import Message, Messages
 from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.ensemble_file import Ensemble
 from llmcli.formats.training_record import KnownAnswers
-from llmcli.generation.chat import Assistant, Chat, Event, Messages
+from llmcli.generation.chat import Assistant, Chat, Event
 from llmcli.generation.choices import ranked
 from llmcli.generation.generator import Piece
 from llmcli.models.runtime import Check, Doubles, no_check
