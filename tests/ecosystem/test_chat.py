@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from llmcli.cli.app import app
 from tests.ecosystem.conftest import LlamaCpp
-from tests.platforms import in_full
+from tests.platforms import FULL, in_full
 
 TOKENS = 40  # at most, in an answer; fewer from the real model, which takes seconds
 SMOL_TOKENS = 12
@@ -116,7 +116,7 @@ class Trained:
     llama_cpp: LlamaCpp
 
 
-@pytest.fixture(scope="module", params=["bpe", "char"])
+@pytest.fixture(scope="module", params=["bpe", "char"] if FULL else ["bpe"])
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     directory = tmp_path_factory.mktemp(request.param)
     lines = (json.dumps({"messages": messages}, ensure_ascii=False) for messages in records())
@@ -144,36 +144,23 @@ def of_llama_cpp(model: LlamaCpp, messages: list[dict[str, str]]) -> dict[str, A
     }
 
 
-CONVERSATIONS = {
-    "one turn": [[question] for question, _ in PAIRS],
-    "unknown": [[question] for question in UNKNOWN],
-    "turns": [[PAIRS[0][0], PAIRS[4][0]], [PAIRS[3][0], UNKNOWN[1], PAIRS[1][0]]],
-}
+CONVERSATIONS = [
+    *([question] for question in (*dict(PAIRS), *UNKNOWN)),
+    [PAIRS[0][0], PAIRS[4][0]], [PAIRS[3][0], UNKNOWN[1], PAIRS[1][0]],
+]  # fmt: skip
 
 
 def test_answers_of_a_trained_model_are_the_same_in_all_programs(trained: Trained) -> None:
-    for system in ["", SYSTEM]:
-        for kind in CONVERSATIONS:
-            for questions in CONVERSATIONS[kind]:
-                lines = "\n".join(json.dumps({"role": "user", "content": question}) for question in questions)
-                words = [
-                    "chat",
-                    "-m",
-                    trained.path,
-                    "-t",
-                    0,
-                    "-n",
-                    TOKENS,
-                    "--json",
-                    *(["--system", system] if system else []),
-                ]
-                messages = [{"role": "system", "content": system}] if system else []
-                for question, line in zip(questions, run(*words, stdin=lines.encode()).splitlines(), strict=True):
-                    messages.append({"role": "user", "content": question})
-                    answer = ours(line)
-                    assert answer == trained.transformers.answer(messages)
-                    assert answer == of_llama_cpp(trained.llama_cpp, messages)
-                    messages.append({"role": "assistant", "content": answer["content"]})
+    for system, questions in itertools.product(("", SYSTEM), CONVERSATIONS):
+        lines = "\n".join(json.dumps({"role": "user", "content": question}) for question in questions)
+        words = ("chat", "-m", trained.path, "-t", 0, "-n", TOKENS, "--json", *(("--system", system) if system else ()))
+        messages = [{"role": "system", "content": system}] if system else []
+        for question, line in zip(questions, run(*words, stdin=lines.encode()).splitlines(), strict=True):
+            messages.append({"role": "user", "content": question})
+            answer = ours(line)
+            assert answer == trained.transformers.answer(messages)
+            assert answer == of_llama_cpp(trained.llama_cpp, messages)
+            messages.append({"role": "assistant", "content": answer["content"]})
 
 
 def test_a_trained_model_has_learned_its_answers(trained: Trained) -> None:

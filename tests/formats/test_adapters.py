@@ -14,7 +14,8 @@ from llmcli.formats import adapters, checkpoint, loading
 from llmcli.formats.safetensors import file as safetensors_file
 from llmcli.formats.safetensors import header as safetensors_header
 from llmcli.formats.training_record import seen_bytes
-from tests.conftest import write_tiny_model
+from tests.conftest import random_checkpoint, write_tiny_model
+from tests.formats.test_quantization import CONFIG
 from tests.sample_models import run
 
 TEXT = "The dog ate the hat. The cat sat on the mat.\n" * 60
@@ -41,58 +42,43 @@ def trained(tiny_model: Path, trained_once: Path) -> tuple[Path, Path]:
 
 
 @pytest.mark.slow
-def test_merged_weights_are_base_plus_adapters(trained: tuple[Path, Path], tiny_model: Path) -> None:
+def test_merged_weights_are_base_plus_adapters(trained: tuple[Path, Path], tiny_model: Path, llm) -> None:
     base, merged = loading.load(tiny_model), loading.load(trained[0])
+    assert llm("import", tiny_model, "--adapter", trained[1], "-o", "again.safetensors").exit_code == 0
+    again = loading.load("again.safetensors")
     header = safetensors_header.read_header(trained[1])
-    pair = {}
     changed = 0
     for name in base.config.tensor_shapes():
         start = f"base_model.model.{name.removesuffix('.weight')}.lora_"
         expected = base.tensors[name]
         if start + "A.weight" in header.tensors:
-            for part in "AB":
-                tensor = header.tensors[f"{start}{part}.weight"]
-                pair[part] = np.concatenate([*safetensors_file.read_values(header, tensor)]).reshape(tensor.shape)
-            assert pair["A"].shape[0] == pair["B"].shape[1] == 4
-            assert np.abs(pair["B"]).max() > 0  # it was trained
-            expected = expected + LORA_SCALE * pair["B"] @ pair["A"]
+            a, b = (safetensors_file.read_tensor(header, header.tensors[f"{start}{part}.weight"]) for part in "AB")
+            assert a.shape[0] == b.shape[1] == 4 and np.abs(b).max() > 0  # it was trained
+            expected = expected + LORA_SCALE * b @ a
             changed += 1
         np.testing.assert_allclose(merged.tensors[name], expected, atol=1e-6)
-    assert changed == 7 * base.config.num_hidden_layers
-    assert len(header.tensors) == 2 * changed
+        np.testing.assert_allclose(again.tensors[name], expected, atol=1e-6)
+    assert changed == 7 * base.config.num_hidden_layers and len(header.tensors) == 2 * changed
     numbers = sum(math.prod(tensor.shape) for tensor in header.tensors.values())
     assert adapters.parameter_count(base.config, 4) == numbers
+    record = merged.record.to_json()
+    assert record["bits_per_byte"] < record["bits_per_byte_before"]
+    assert record["base"] == {"file": tiny_model.name, "sha256": loading.fingerprint(base)}
+    assert record["train"]["recipe"] == "lora" and record["train"]["lora_rank"] == 4
+
+
+@pytest.mark.slow
+def test_adapters_are_neither_a_model_nor_for_a_model_of_another_shape(trained: tuple[Path, Path], llm) -> None:
+    result = llm("generate", "The", "-m", trained[1])
+    assert result.exit_code == 1 and "llm import MODEL --adapter" in result.stderr
+    with pytest.raises(LLMError, match="does not fit the model"):
+        adapters.merged_tensors(random_checkpoint(CONFIG), safetensors_header.read_header(trained[1]))
 
 
 def test_experts_and_routers_get_no_adapters() -> None:
     config = ModelConfig(10, 8, 12, 2, 2, 1, 4, 48, model_type="qwen3_moe", num_experts=4, num_experts_per_tok=2)
     attention = (8 + 8) + (4 + 8) + (4 + 8) + (8 + 8)  # rows and columns of the matrices q, k, v and o
     assert adapters.parameter_count(config, rank=3) == 2 * 3 * attention
-
-
-@pytest.mark.slow
-def test_the_run_reports_its_output(trained: tuple[Path, Path], tiny_model: Path) -> None:
-    record = loading.load(trained[0]).record.to_json()
-    assert record["bits_per_byte"] < record["bits_per_byte_before"]
-    assert record["base"] == {"file": tiny_model.name, "sha256": loading.fingerprint(loading.load(tiny_model))}
-    assert record["train"]["recipe"] == "lora" and record["train"]["lora_rank"] == 4
-
-
-@pytest.mark.slow
-def test_the_file_has_the_config_of_peft(trained: tuple[Path, Path]) -> None:
-    header = safetensors_header.read_header(trained[1])
-    result = json.loads(header.metadata["adapter_config.json"])
-    assert (result["peft_type"], result["task_type"], result["r"]) == ("LORA", "CAUSAL_LM", 4)
-    assert result["lora_alpha"] == 4 * LORA_SCALE
-    assert result["target_modules"] == ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
-
-
-@pytest.mark.slow
-def test_import_merges_adapters(trained: tuple[Path, Path], tiny_model: Path, llm) -> None:
-    assert llm("import", tiny_model, "--adapter", trained[1], "-o", "again.safetensors").exit_code == 0
-    one, two = loading.load(trained[0]), loading.load("again.safetensors")
-    for name in one.config.tensor_shapes():
-        np.testing.assert_allclose(one.tensors[name], two.tensors[name], atol=1e-6)
 
 
 @pytest.mark.slow
@@ -159,52 +145,7 @@ def test_a_directory_for_adapters_is_made_only_when_a_file_is_written(tiny_model
 
 
 @pytest.mark.slow
-def test_adapters_alone_are_not_a_model(trained: tuple[Path, Path], llm) -> None:
-    result = llm("generate", "The", "-m", trained[1])
-    assert result.exit_code == 1 and "llm import MODEL --adapter" in result.stderr
-
-
-@pytest.mark.slow
-def test_adapters_of_a_model_of_another_shape_are_an_error(trained: tuple[Path, Path], tmp_path: Path) -> None:
-    from tests.conftest import random_checkpoint
-    from tests.formats.test_quantization import CONFIG
-
-    with pytest.raises(LLMError, match="does not fit the model"):
-        adapters.merged_tensors(random_checkpoint(CONFIG), safetensors_header.read_header(trained[1]))
-
-
-@pytest.mark.slow
-def test_a_stopped_run_of_adapters_resumes_to_the_same_bytes(tiny_model: Path, llm) -> None:
-    from llmcli.data.tokenizers.tokenizer import Tokenizer
-    from llmcli.training.loop.events import Done, State
-    from llmcli.training.planning.plan import PlanRequest
-    from tests.data.corpora import read_corpus
-    from tests.training import small_runs
-    from tests.training.plans import prepare
-
-    Path("c.txt").write_text(TEXT)
-    base = loading.load(tiny_model)
-    tokenizer = Tokenizer.from_json(base.tokenizer_json)
-    request = PlanRequest(steps=8, lora=2, context=16)
-    ready = prepare(request, read_corpus(["c.txt"]), tokenizer=tokenizer, base=base.config)
-
-    whole = small_runs.run(ready, base)[-1]
-    steps = iter(range(100))
-    stopped = small_runs.run(ready, base, stop=lambda: next(steps) == 3)
-    state = next(event for event in stopped if isinstance(event, State))
-    again = small_runs.run(ready, base, resume_from=state)[-1]
-    assert isinstance(whole, Done) and isinstance(again, Done)
-    for name, array in whole.checkpoint.tensors.items():
-        np.testing.assert_array_equal(array, again.checkpoint.tensors[name])
-    assert whole.adapters and again.adapters
-    for name, array in whole.adapters.items():
-        np.testing.assert_array_equal(array, again.adapters[name])
-
-
-@pytest.mark.slow
 def test_merging_adapters_into_another_model_is_noted(trained: tuple[Path, Path], tiny_model: Path, llm) -> None:
-    from tests.conftest import random_checkpoint
-
     base = loading.load(tiny_model)
     checkpoint.save("other.safetensors", random_checkpoint(base.config, 1, base.tokenizer_json))
     for source, warned in ((tiny_model, False), ("other.safetensors", True)):

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import itertools
 import os
 import re
 import shutil
@@ -47,66 +48,45 @@ def open_descriptors() -> int:
     return len(listing("/proc/self/fd")) if Path("/proc/self/fd").is_dir() else 0
 
 
-def test_the_file_has_the_bytes() -> None:
-    for data in (b"", NEW, bytes(range(256)) * 9000):
-        atomic_io.write("f", data)
-        assert Path("f").read_bytes() == data
-        assert listing() == ["f"]
-
-
-def test_a_reader_of_the_old_file_keeps_its_bytes() -> None:
-    Path("f").write_bytes(OLD)
-    with open("f", "rb") as reader:
-        atomic_io.write("f", NEW)
-        assert reader.read() == OLD
-
-
 @platforms.posix
 def test_mode_and_owner_of_the_old_file_are_kept() -> None:
+    """And its bytes, for those who have it open."""
     for bits in [0o600, 0o640, 0o444, 0o755, 0o666]:
         Path("f").write_bytes(OLD)
         Path("f").chmod(bits)
         if AS_ROOT:
             os.chown("f", 12345, 23456)
         before = Path("f").stat()
-        with umask(0o077):
+        with umask(0o077), open("f", "rb") as reader:
             atomic_io.write("f", NEW)
+            assert reader.read() == OLD
         after = Path("f").stat()
         assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid), bits
-        assert Path("f").read_bytes() == NEW, bits
+        assert Path("f").read_bytes() == NEW and listing() == ["f"], bits
 
 
 @platforms.posix
-@pytest.mark.parametrize(("bits", "expected"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600), (0o000, 0o666)])
-def test_a_new_file_has_the_mode_that_the_umask_leaves(bits: int, expected: int) -> None:
-    with umask(bits):
-        atomic_io.write("f", NEW)
-    assert mode("f") == expected
+def test_a_new_file_has_the_mode_that_the_umask_leaves() -> None:
+    for bits in (0o022, 0o027, 0o077, 0o000):
+        with umask(bits):
+            atomic_io.write(f"{bits}", NEW)
+        assert mode(f"{bits}") == 0o666 & ~bits
 
 
 @platforms.posix
-def test_a_symbolic_link_is_kept_and_its_target_replaced() -> None:
+def test_a_symbolic_link_is_kept_and_its_target_replaced_or_made() -> None:
     Path("d").mkdir()
     Path("d/real").write_bytes(OLD)
     Path("d/real").chmod(0o640)
-    Path("d/link").symlink_to("real")
-    Path("link").symlink_to("d/link")
-    atomic_io.write("link", NEW)
-    assert Path("link").readlink() == Path("d/link")
-    assert Path("d/link").readlink() == Path("real")
-    assert Path("d/real").read_bytes() == NEW
+    for link, target in (("d/link", "real"), ("link", "d/link"), ("dangling", "new")):
+        Path(link).symlink_to(target)
+    for link in ("link", "dangling"):
+        atomic_io.check_name(Path(link), by="", example="m.html")
+        atomic_io.write(link, NEW)
+    assert Path("link").readlink() == Path("d/link") and Path("d/link").readlink() == Path("real")
+    assert Path("dangling").is_symlink() and Path("new").read_bytes() == Path("d/real").read_bytes() == NEW
     assert mode("d/real") == 0o640
-    assert listing() == ["d", "link"]
-    assert listing("d") == ["link", "real"]
-
-
-@platforms.symbolic_links
-def test_a_dangling_symbolic_link_gets_its_target() -> None:
-    Path("link").symlink_to("real")
-    atomic_io.check_writable("link", force=False)
-    atomic_io.write("link", NEW)
-    assert Path("link").is_symlink()
-    assert Path("real").read_bytes() == NEW
+    assert listing() == ["d", "dangling", "link", "new"] and listing("d") == ["link", "real"]
 
 
 def refuse(number: int, after: int = 0, real: Callable[..., Any] | None = None) -> Callable[..., Any]:
@@ -139,75 +119,60 @@ FAILURES: dict[str, tuple[Any, str, Callable[..., Any]]] = {
 }
 
 
-@pytest.mark.parametrize("kind", FAILURES)
-@pytest.mark.parametrize("existing", [True, False], ids=["replacing", "new"])
-def test_a_failing_disk_leaves_the_old_file_and_nothing_else(kind: str, existing: bool, monkeypatch) -> None:
-    module, name, failing = FAILURES[kind]
-    if not hasattr(module, name) or (name == "fchmod" and not existing):
-        pytest.skip("this step does not happen here")
-    if existing:
-        Path("f").write_bytes(OLD)
-        Path("f").chmod(0o640)
-    before = open_descriptors()
-    with monkeypatch.context() as patch:
-        patch.setattr(module, name, failing)
-        with pytest.raises(LLMError, match=r"cannot write .*f: .*nothing there was changed") as caught:
-            atomic_io.write("f", NEW + NEW)
-    assert caught.value.exit_code == 1
-    assert open_descriptors() <= before
-    assert listing() == (["f"] if existing else [])
-    if existing:
-        assert Path("f").read_bytes() == OLD
-        assert mode("f") == 0o640
+def test_a_failing_disk_leaves_the_old_file_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind, existing in itertools.product(FAILURES, (False, True)):
+        module, name, failing = FAILURES[kind]
+        if not hasattr(module, name) or (name == "fchmod" and not existing):
+            continue  # this step does not happen here
+        if existing:
+            Path("f").write_bytes(OLD)
+            Path("f").chmod(0o640)
+        before = open_descriptors()
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, failing)
+            with pytest.raises(LLMError, match=r"cannot write .*f: .*nothing there was changed") as caught:
+                atomic_io.write("f", NEW + NEW)
+        assert caught.value.exit_code == 1 and open_descriptors() <= before
+        assert listing() == (["f"] if existing else []), kind
+        if existing:
+            assert Path("f").read_bytes() == OLD and mode("f") == 0o640, kind
+            Path("f").unlink()
 
 
-def test_an_interrupt_leaves_the_old_file_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_leaves_the_old_file_and_nothing_else() -> None:
     Path("f").write_bytes(OLD)
 
-    def interrupt(*_: object) -> int:
+    def interrupt(_: Path) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            atomic_io.write("f", NEW)
-    assert listing() == ["f"]
-    assert Path("f").read_bytes() == OLD
+    with pytest.raises(KeyboardInterrupt):
+        atomic_io.write_with("f", interrupt)
+    assert listing() == ["f"] and Path("f").read_bytes() == OLD
 
 
-@pytest.mark.parametrize(
-    ("call", "after", "numbers"),
-    [
-        ("fsync", 0, ("EINVAL", "ENOSYS", "ENOTSUP")),
-        ("fsync", 1, ("EINVAL", "ENOTSUP")),  # of the directory
-    ],
-)
-def test_a_file_system_that_cannot_flush_is_written_anyway(
-    call: str, after: int, numbers: tuple[str, ...], monkeypatch
-) -> None:
-    if not hasattr(os, call):
-        pytest.skip("this step does not happen here")
-    for number in numbers:
-        with monkeypatch.context() as patch:
-            patch.setattr(os, call, refuse(getattr(errno, number), after, getattr(os, call)))
-            atomic_io.write("f", number.encode())
-            if not after:
-                atomic_io.check_writable("another", force=True)
-        assert Path("f").read_bytes() == number.encode()
+def test_a_file_system_that_cannot_flush_is_written_anyway(monkeypatch: pytest.MonkeyPatch) -> None:
+    for after, numbers in ((0, ("EINVAL", "ENOSYS", "ENOTSUP")), (1, ("EINVAL", "ENOTSUP"))):  # 1: of the directory
+        for number in numbers:
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "fsync", refuse(getattr(errno, number), after, os.fsync))
+                atomic_io.write("f", number.encode())
+                if not after:
+                    atomic_io.check_writable("another", force=True)
+            assert Path("f").read_bytes() == number.encode()
 
 
 @platforms.posix
-@pytest.mark.parametrize("number", [errno.ENOTSUP, errno.ENOTTY, errno.EINVAL])
-def test_on_macos_a_network_disk_is_flushed_by_fsync(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_macos_a_network_disk_is_flushed_by_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
     """It does not support F_FULLFSYNC."""
     import fcntl
 
     flushed: list[int] = []
     monkeypatch.setattr(fcntl, "F_FULLFSYNC", 51, raising=False)
-    monkeypatch.setattr(fcntl, "fcntl", refuse(number))
     monkeypatch.setattr(os, "fsync", flushed.append)
-    atomic_io.write("f", NEW)
-    assert len(flushed) == 2  # the file and its directory
+    for count, number in enumerate((errno.ENOTSUP, errno.ENOTTY, errno.EINVAL), 1):
+        monkeypatch.setattr(fcntl, "fcntl", refuse(number))
+        atomic_io.write("f", NEW)
+        assert len(flushed) == 2 * count  # the file and its directory
 
 
 def test_a_directory_that_cannot_be_flushed_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,45 +264,30 @@ def test_what_this_program_writes_has_its_format(tiny_model: Path, llm) -> None:
         assert [llm("export", tiny_model, output, *words, "--force").exit_code for _ in range(2)] == [0, 0]
 
 
-@pytest.mark.parametrize("force", [False, True])
-def test_a_directory_in_place_of_a_file_is_an_error(force: bool) -> None:
+def test_what_is_not_a_file_is_not_replaced(tmp_path: Path) -> None:
     Path("d").mkdir()
-    with pytest.raises(LLMError, match=r"d is a directory; .* `output` d/model\.safetensors"):
-        atomic_io.check_writable("d", force=force)
-    with pytest.raises(LLMError, match=r"d is a directory; .* --html d/page\.html"):
-        atomic_io.check_writable("d", force=force, by=" with --html", example="page.html")
-    assert listing("d") == []
-
-
-def test_standard_output_in_place_of_a_file_is_an_error() -> None:
-    for name in ("-", *(["/dev/stdout"] if os.name != "nt" else [])):
-        with pytest.raises(LLMError, match=rf"found {name}, which is standard output; .* `output` model\.safetensors"):
-            atomic_io.check_writable(name, force=True)
+    Path("a").write_bytes(OLD)
+    page = {"by": " with --html", "example": "page.html"}
+    cases: list[tuple[str, dict[str, str], str]] = [
+        ("d", {}, r"d is a directory; .* `output` d/model\.safetensors"),
+        ("d", page, r"d is a directory; .* --html d/page\.html"),
+        ("-", {}, r"found -, which is standard output; .* `output` model\.safetensors"),
+        ("a/b/f", {}, f"no directory {tmp_path}/a/b; .*mkdir -p {tmp_path}/a/b"),
+        ("a/f", {}, "no directory"),
+        ("f" * 300, {}, "cannot write"),
+    ]
+    if os.name != "nt":
+        os.mkfifo("pipe")
+        cases.append(("/dev/stdout", {}, r"found /dev/stdout, which is standard output"))
+        cases.append(("pipe", page, r"^pipe is not a regular file; give a file name: --html page\.html$"))
+    before = listing()
+    for name, more, message in cases:
+        for force in (False, True):
+            with pytest.raises(LLMError, match=message):
+                atomic_io.check_writable(name, force=force, **more)
     with pytest.raises(LLMError, match="expected a directory, found -"):
         atomic_io.check_directory_name(Path("-"))
-    assert listing() == []
-
-
-@platforms.named_pipes
-@pytest.mark.parametrize("force", [False, True])
-def test_a_fifo_is_not_replaced(force: bool) -> None:
-    os.mkfifo("pipe")
-    with pytest.raises(LLMError, match=r"^pipe is not a regular file; give a file name: --html page\.html$"):
-        atomic_io.check_writable("pipe", force=force, by=" with --html", example="page.html")
-    assert listing() == ["pipe"]
-
-
-def test_a_missing_parent_directory_is_an_error_with_advice(tmp_path: Path) -> None:
-    with pytest.raises(LLMError, match=f"no directory {tmp_path}/a/b; .*mkdir -p {tmp_path}/a/b"):
-        atomic_io.check_writable("a/b/f", force=False)
-    assert listing() == []
-
-
-def test_a_file_in_place_of_the_parent_directory_and_a_name_that_is_too_long_are_errors() -> None:
-    Path("a").write_bytes(OLD)
-    for name, message in (("a/f", "no directory"), ("f" * 300, "cannot write")):
-        with pytest.raises(LLMError, match=message):
-            atomic_io.check_writable(name, force=False)
+    assert listing() == before and listing("d") == []
 
 
 def test_a_full_disk_is_an_error_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -416,12 +366,6 @@ def replace_files(text: str, count: int = 1) -> None:
             atomic_io.write(directory / f"{i}", text.encode())
 
 
-def test_a_directory_is_replaced_as_a_whole_and_nothing_else_is_left() -> None:
-    replace_files("old", 3)
-    replace_files("new", 2)
-    assert listing("d") == ["0", "1"] and Path("d/0").read_text() == "new" and listing() == ["d"]
-
-
 def refuse_once(number: int, after: int, real: Callable[..., Any]) -> Callable[..., Any]:
     calls = iter(range(1000))
     return lambda *args, **options: (
@@ -435,9 +379,7 @@ def test_a_disk_that_fails_at_any_step_leaves_the_old_directory(monkeypatch, nam
     if old:
         replace_files("old", 3)
     before = listing()
-    owner = (
-        os if hasattr(os, name) and name != "mkdir" else Path
-    )  # pathlib of Python 3.10 keeps the function of os that it imported
+    owner = os if name in ("rename", "fsync", "replace") else Path
     for after in range(4):
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, refuse_once(errno.ENOSPC, after, getattr(owner, name)))
@@ -447,7 +389,7 @@ def test_a_disk_that_fails_at_any_step_leaves_the_old_directory(monkeypatch, nam
                 assert re.match("cannot (write|flush) d", str(error)) and ".tmp" not in str(error)
                 assert listing() == before and (not old or Path("d/2").read_text() == "old")
             else:
-                assert after and listing("d") == ["0", "1"]
+                assert after and listing("d") == ["0", "1"] and listing() == ["d"]
                 break
 
 

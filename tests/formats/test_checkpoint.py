@@ -31,7 +31,6 @@ from llmcli.formats.safetensors.file import digest, read_values
 from llmcli.formats.safetensors.header import read_header
 from llmcli.formats.training_record import TrainingRecord
 from tests.conftest import random_checkpoint
-from tests.data.corpora import read_corpus
 from tests.reliability.malformed import FOUR, ONE, OTHERS, put, tensor
 
 UNTIED = ModelConfig(11, 8, 12, 1, 4, 2, head_dim=6, max_position_embeddings=16)
@@ -115,33 +114,21 @@ def test_a_model_round_trips_exactly() -> None:
         before.tensors["model.norm.weight"][:] = special
         save("m", before)
         after = load("m")
-        assert after.config == config, config
-        assert after.tokenizer_json == TOKENIZER, config
-        assert after.tokenizer_config_json == before.tokenizer_config_json, config
-        assert after.record == before.record, config
-        assert list(after.tensors) == list(config.tensor_shapes()), config
-        assert len(after.tensors) == len(before.tensors), config
+        assert (after.config, after.tokenizer_json, after.record) == (config, TOKENIZER, before.record)
+        assert after.tokenizer_config_json == before.tokenizer_config_json
+        assert list(after.tensors) == list(config.tensor_shapes()) and len(after.tensors) == len(before.tensors)
         for name, array in before.tensors.items():
             result = after.tensors[name]
-            assert (result.dtype, result.shape) == (np.float32, array.shape)
-            assert result.tobytes() == array.tobytes()
-
-
-def test_a_file_written_by_the_safetensors_library_loads() -> None:
-    path = with_tensors(lambda tensors: None)
-    loaded = load(path)
-    assert all(np.array_equal(loaded.tensors[name], array) for name, array in model().tensors.items())
+            assert (result.dtype, result.shape) == (np.float32, array.shape) and result.tobytes() == array.tobytes()
 
 
 def test_metadata_has_these_keys_in_this_order() -> None:
     header, _ = header_and_body(saved())
+    metadata = header["__metadata__"]
     assert next(iter(header)) == "__metadata__"
-    assert list(header["__metadata__"]) == METADATA
-    assert list(read_header("m.safetensors").metadata) == METADATA
-    assert header["__metadata__"]["format"] == "pt"
-    assert header["__metadata__"]["llmcli"] == "1"
-    assert header["__metadata__"]["tokenizer.json"] == TOKENIZER
-    assert json.loads(header["__metadata__"]["training.json"]) == model().record.to_json()
+    assert list(metadata) == list(read_header("m.safetensors").metadata) == METADATA
+    assert (metadata["format"], metadata["llmcli"], metadata["tokenizer.json"]) == ("pt", "1", TOKENIZER)
+    assert json.loads(metadata["training.json"]) == model().record.to_json()
 
 
 def test_tensors_have_the_names_shapes_and_order_of_qwen3() -> None:
@@ -156,58 +143,18 @@ def test_tensors_have_the_names_shapes_and_order_of_qwen3() -> None:
         assert header.parameters == config.parameters == (988 if config.tie_word_embeddings else 1076), config
 
 
-def test_two_layers_are_named_0_and_1() -> None:
-    names = ModelConfig(11, 8, 12, 2, 4, 2, 6, 16).tensor_shapes()
-    assert [n for n in names if ".1." in n] == [name.replace(".0.", ".1.") for name, _ in LAYER]
-
-
-QWEN3_CONFIG = {  # the keys of Qwen/Qwen3-0.6B/config.json, less transformers_version
-    "architectures", "attention_bias", "attention_dropout", "bos_token_id", "eos_token_id", "head_dim", "hidden_act",
-    "hidden_size", "initializer_range", "intermediate_size", "max_position_embeddings", "max_window_layers",
-    "model_type", "num_attention_heads", "num_hidden_layers", "num_key_value_heads", "rms_norm_eps", "rope_scaling",
-    "rope_theta", "sliding_window", "tie_word_embeddings", "torch_dtype", "use_cache", "use_sliding_window",
-    "vocab_size",
-}  # fmt: skip
-
-
-def test_config_json_in_the_file_has_the_keys_of_qwen3() -> None:
-    for config in [UNTIED, TIED]:
-        result = json.loads(read_header(saved(config)).metadata["config.json"])
-        assert result.keys() >= QWEN3_CONFIG, config
-        assert result["architectures"] == ["Qwen3ForCausalLM"], config
-        assert (result["model_type"], result["hidden_act"], result["torch_dtype"]) == ("qwen3", "silu", "float32"), (
-            config
-        )
-        assert (result["vocab_size"], result["hidden_size"], result["intermediate_size"]) == (11, 8, 12), config
-        assert (result["num_attention_heads"], result["num_key_value_heads"], result["head_dim"]) == (4, 2, 6), config
-        assert result["tie_word_embeddings"] is config.tie_word_embeddings, config
-
-
 def test_the_bytes_are_a_function_of_the_model_alone() -> None:
-    save("a", model())
-    save("b", model())
-    backwards = model()
-    backwards.tensors = dict(reversed(backwards.tensors.items()))
-    save("c", backwards)
-    save("d", load("a"))
-    save("e", model(seed=1))
-    contents = [Path(name).read_bytes() for name in "abcde"]
-    assert contents[0] == contents[1] == contents[2] == contents[3] != contents[4]
-
-
-def test_tensors_in_any_memory_order_and_type_are_written_as_their_values() -> None:
-    save("a", model())
-    strange = model()
-    strange.tensors = {name: np.asfortranarray(array).astype(">f4") for name, array in strange.tensors.items()}
-    save("b", strange)
-    assert Path("a").read_bytes() == Path("b").read_bytes()
-
-
-def test_a_model_can_be_saved_over_its_own_file() -> None:
+    """Whatever the order of the tensors, their order in memory and their byte order."""
     path = saved()
-    loaded = load(path)
-    save(path, loaded)
-    assert all(np.array_equal(loaded.tensors[name], array) for name, array in model().tensors.items())
+    expected = path.read_bytes()
+    backwards, strange = model(), model()
+    backwards.tensors = dict(reversed(backwards.tensors.items()))
+    strange.tensors = {name: np.asfortranarray(array).astype(">f4") for name, array in strange.tensors.items()}
+    for same in (model(), backwards, strange, load(path)):  # the last one is saved over its own file
+        save(path, same)
+        assert path.read_bytes() == expected
+    save(path, model(seed=1))
+    assert path.read_bytes() != expected
 
 
 def test_tensors_are_aligned_to_eight_bytes() -> None:
@@ -232,20 +179,6 @@ def test_a_hash_inside_a_text_of_the_metadata_is_not_replaced() -> None:
     save("m", checkpoint)
     header = read_header("m")
     assert digest(header) == header.metadata["sha256"] and load("m").record == checkpoint.record
-
-
-@settings(max_examples=40, deadline=None)
-@given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
-def test_any_flipped_bit_is_an_error_or_changes_the_digest(place: float, bit: int) -> None:
-    data = bytearray(saved_bytes())
-    data[int(place * len(data))] ^= 1 << bit
-    path = Path("m.safetensors")
-    path.write_bytes(data)
-    try:
-        header = read_header(path)
-    except LLMError:
-        return
-    assert digest(header) != header.metadata.get("sha256")
 
 
 def test_a_changed_weight_is_an_error_when_the_model_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,13 +221,8 @@ def test_a_file_that_another_program_saves_again_is_changed_only_if_its_content_
 
 
 def test_a_corpus_whose_name_is_not_unicode_can_be_in_the_record() -> None:
-    try:
-        Path(os.fsdecode(b"caf\xe9.txt")).write_bytes(b"some text")
-    except (OSError, UnicodeError):
-        pytest.skip("this file system has only names in Unicode")
-    corpus = read_corpus([os.fsdecode(b"caf\xe9.txt")])
     checkpoint = model()
-    checkpoint.record |= {"corpus": [{"name": document.name} for document in corpus.documents]}  # as planner does
+    checkpoint.record |= {"corpus": [{"name": os.fsdecode(b"caf\xe9.txt")}]}
     save("m", checkpoint)
     assert len(load("m").record.document["corpus"]) == 1
 
@@ -308,11 +236,6 @@ def test_tensors_are_stacked_from_disk_and_from_memory() -> None:
     names = ["lm_head.weight", "model.embed_tokens.weight", "lm_head.weight"]
     for checkpoint in (held, load("m")):
         assert np.array_equal(checkpoint.stacked(names), np.concatenate([held.tensors[name] for name in names]))
-
-
-def bits_to_floats(bits: np.ndarray) -> list[float]:
-    """bfloat16 by its definition: the upper half of a float32."""
-    return [struct.unpack("<f", b"\0\0" + struct.pack("<H", b))[0] for b in bits.ravel().tolist()]
 
 
 HALVES: dict[str, tuple[list[int], list[float], int]] = {  # type -> (bits by hand, their values, bits of infinity)
@@ -341,14 +264,13 @@ def test_a_model_in_16_bits_is_read_as_float32(dtype: str, block: int) -> None:
             stored[:] = bits
         header[name] = tensor(dtype, list(shape), len(body), len(body) + stored.nbytes)
         body += stored.tobytes()
-        expected[name] = bits_to_floats(stored) if dtype == "BF16" else stored.view("<f2").ravel().tolist()
+        # bfloat16 is the upper half of a float32
+        expected[name] = (stored.astype("<u4") << 16).view("<f4") if dtype == "BF16" else stored.view("<f2")
     loaded = load(put(header, body))
     with mock.patch.object(safetensors_file, "BLOCK_VALUES", block):
         assert loaded.tensors["model.norm.weight"].tolist() == values
         for name, floats in expected.items():
-            result = loaded.tensors[name]
-            assert (result.dtype, list(result.shape)) == (np.float32, header[name]["shape"])
-            assert result.ravel().tolist() == floats
+            assert loaded.tensors[name].dtype == np.float32 and np.array_equal(loaded.tensors[name], floats)
 
 
 def test_a_file_cut_off_while_it_is_read_is_an_error() -> None:
@@ -381,15 +303,17 @@ def test_the_error_says_what_another_file_is() -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(position=st.integers(0, 10**6), value=st.integers(0, 255), metadata=st.booleans())
-def test_a_file_with_a_changed_byte_is_read_or_an_error(position: int, value: int, metadata: bool) -> None:
+@given(position=st.integers(0, 10**6), bits=st.integers(1, 255), place=st.sampled_from(["metadata", "header", "file"]))
+def test_a_file_with_a_changed_byte_is_read_or_an_error(position: int, bits: int, place: str) -> None:
     data = bytearray(saved_bytes())
     path = Path("m.safetensors")
     ends, data_start = data.index(b'"model.embed_tokens.weight":'), len(data) - 1076 * 4
-    low, high = (0, ends) if metadata else (ends, data_start)
-    data[low + position % (high - low)] = value
+    low, high = {"metadata": (0, ends), "header": (ends, data_start), "file": (0, len(data))}[place]
+    data[low + position % (high - low)] ^= bits
     path.write_bytes(data)
     try:
+        header = read_header(path)
+        assert digest(header) != header.metadata.get("sha256")
         result = load(path)
     except LLMError as error:
         assert "m.safetensors" in str(error)
@@ -423,26 +347,17 @@ def test_a_file_of_another_program_is_an_error_that_suggests_inspect() -> None:
         load(put({"a": ONE}, FOUR))
 
 
-def test_a_later_or_invalid_format_version_is_an_error_with_advice() -> None:
-    for version in ["2", "10", "999999999999999999999", "9" * 5000, "", "-1", "1.0", "one", "²"]:
-        with pytest.raises(
-            LLMError, match=r"has format version .*, this program reads up to 1; upgrade it: pip install"
-        ):
-            load(with_metadata(llmcli=version))
-
-
-def test_the_error_names_missing_metadata() -> None:
+def test_metadata_that_is_missing_or_invalid_is_named() -> None:
+    version = "has format version .*, this program reads up to 1; upgrade it: pip install"
+    versions = ["2", "10", "999999999999999999999", "9" * 5000, "", "-1", "1.0", "one", "²"]
+    cases: list[tuple[dict[str, str | None], str]] = [({"llmcli": text}, version) for text in versions]
     for key in ["config.json", "tokenizer.json", "training.json"]:
-        with pytest.raises(LLMError, match=f"has no {key} in its metadata; it is damaged"):
-            load(with_metadata(**{key.replace(".", "_"): None}))
-
-
-def test_a_record_or_config_that_is_not_json_is_an_error() -> None:
+        cases.append(({key.replace(".", "_"): None}, f"has no {key} in its metadata; it is damaged"))
     for text in ["", "{", "[" * 100_000]:
-        with pytest.raises(LLMError, match=r"x\.safetensors: its training\.json is not JSON"):
-            load(with_metadata(training_json=text))
-        with pytest.raises(LLMError, match=r"x\.safetensors: its config\.json is not JSON"):
-            load(with_metadata(config_json=text))
+        cases += [({f"{name}_json": text}, rf": its {name}\.json is not JSON") for name in ("training", "config")]
+    for changes, message in cases:
+        with pytest.raises(LLMError, match=rf"^x\.safetensors ?{message}"):
+            load(with_metadata(**changes))
 
 
 def test_a_config_that_does_not_match_is_an_error_of_the_file_not_of_usage(no_hang: None) -> None:
@@ -450,7 +365,7 @@ def test_a_config_that_does_not_match_is_an_error_of_the_file_not_of_usage(no_ha
         ({"model_type": "bert"}, "model_type to 'bert'"),
         ({"hidden_size": 0}, "`hidden_size` must be"),
         ({"num_hidden_layers": 10**9}, "has 1,000,000,000 layers, but the file has fewer tensors"),
-        ({"num_hidden_layers": 10**4000}, "must be between 1 and 2,147,483,647, found a number of 13288 bits$"),
+        ({"num_hidden_layers": 10**4000}, "num_hidden_layers is a number of 13288 bits; expected"),
         ({"num_hidden_layers": 2}, r"model\.layers\.1\.input_layernorm\.weight is missing"),
         ({"vocab_size": 10**9}, r"embed_tokens\.weight has shape \[11, 8\]"),
         ({"vocab_size": 10**30}, "`vocab_size` must be between 1 and"),
@@ -458,10 +373,9 @@ def test_a_config_that_does_not_match_is_an_error_of_the_file_not_of_usage(no_ha
         ({"tie_word_embeddings": True}, r"'lm_head\.weight' is not part of the model"),
     ]
     for changes, message in cases:
-        with pytest.raises(LLMError, match=message) as caught:
+        with pytest.raises(LLMError, match=rf"^x\.safetensors: .*{message}") as caught:
             load(with_config(**changes))
         assert caught.value.exit_code == 1, (changes, message)
-        assert str(caught.value).startswith("x.safetensors: "), (changes, message)
 
 
 def put_in(name: str, array: np.ndarray) -> Callable[[dict[str, np.ndarray]], None]:

@@ -128,53 +128,43 @@ def test_an_ensemble_runs_quantized(two_models, llm) -> None:
 
 
 def test_commands_that_need_one_model_name_those_of_the_ensemble(two_models, llm) -> None:
-    for verb in ["export x --to hf", "export x --to gguf", "import -o y", "train 0.txt --from -o y"]:
-        llm("mix", *two_models)
-        Path("0.txt").write_text("The dog ate the mat. " * 400)
-        words = verb.split()
-        place = {"export": 1, "import": 1, "train": 3}[words[0]]
-        result = llm(*words[:place], "mixture.safetensors", *words[place:])
-        assert (
-            result.exit_code == 1 and "is an ensemble of models; name the file of one of them: a, b" in result.stderr
-        ), verb
-        assert not Path("x").exists() and not Path("y").exists(), verb
-
-
-def with_other_tokenizer() -> Checkpoint:
-    return replace(model(2), tokenizer_source=Tokenizer.train_bpe([TEXT.upper()], 300).to_json())
-
-
-def in_bfloat16() -> Checkpoint:
-    return replace(model(2), dtypes=dict.fromkeys(CONFIG.tensor_shapes(), "BF16"))
+    llm("mix", *two_models)
+    Path("0.txt").write_text("The dog ate the mat. " * 400)
+    for command in ("export M x --to hf", "export M x --to gguf", "import M -o y", "train 0.txt --from M -o y"):
+        result = llm(*command.replace("M", "mixture.safetensors").split())
+        expected = "is an ensemble of models; name the file of one of them: a, b"
+        assert result.exit_code == 1 and expected in result.stderr, command
+        assert not Path("x").exists() and not Path("y").exists(), command
 
 
 def test_models_that_cannot_be_mixed_are_an_error(llm) -> None:
+    other = Tokenizer.train_bpe([TEXT.upper()], 300).to_json()
     cases = [
-        (with_other_tokenizer, "b.safetensors has a different tokenizer from a.safetensors"),
-        (lambda: model(2, max_position_embeddings=64), "b.safetensors has a context length of 64 tokens, a"),
-        (in_bfloat16, "b.safetensors has weights in BF16, a.safetensors in F32"),
-        (lambda: model(2, vocab_size=TOKENIZER.vocab_size + 7), "has embeddings of"),
-        (lambda: replace(model(2), quantization="int8"), "b.safetensors has quantized weights"),
-    ]
+        (replace(model(2), tokenizer_source=other), "b.safetensors has a different tokenizer from a.safetensors"),
+        (model(2, max_position_embeddings=64), "b.safetensors has a context length of 64 tokens, a"),
+        (replace(model(2), dtypes=dict.fromkeys(CONFIG.tensor_shapes(), "BF16")),
+         "b.safetensors has weights in BF16, a.safetensors in F32"),
+        (model(2, vocab_size=TOKENIZER.vocab_size + 7), "has embeddings of"),
+        (replace(model(2), quantization="int8"), "b.safetensors has quantized weights"),
+    ]  # fmt: skip
+    save("a.safetensors", model(1))
     for second, message in cases:
-        save("a.safetensors", model(1))
-        save("b.safetensors", second())
+        save("b.safetensors", second)
         result = llm("mix", "a.safetensors", "b.safetensors", "-o", "m.safetensors")
         assert result.exit_code == 1 and message in result.stderr and result.stderr.count("\n") == 1, result.stderr
-        assert not Path("m.safetensors").exists(), (second, message)
+        assert not Path("m.safetensors").exists(), message
 
 
 def test_wrong_usage_of_mix_is_an_error_of_one_line(two_models, llm) -> None:
-    cases = [
+    llm("mix", *two_models)
+    before = {path: path.read_bytes() for path in Path().glob("*.safetensors")}
+    for words, message in (
         ("a.safetensors", "at least two models are needed, found 1"),
         ("a.safetensors c.safetensors -o y.safetensors", "there is no file c.safetensors"),
         ("a.safetensors ./a.safetensors -o y.safetensors", "a.safetensors is named twice"),
         ("a.safetensors mixture.safetensors -o y.safetensors", "mixture.safetensors is already an ensemble"),
         ("a.safetensors b.safetensors -o b.safetensors --force", "b.safetensors is one of the models to mix"),
-    ]
-    for words, message in cases:
-        llm("mix", *two_models)
-        before = {path: path.read_bytes() for path in Path().glob("*.safetensors")}
+    ):
         result = llm("mix", *words.split())
         assert result.exit_code in (1, 2) and message in result.stderr and result.stderr.count("\n") == 1, result.stderr
         assert before == {path: path.read_bytes() for path in Path().glob("*.safetensors")}, (words, message)
@@ -191,19 +181,17 @@ def test_equal_names_are_numbered() -> None:
 
 
 def test_a_damaged_ensemble_is_an_error_of_one_line(two_models, llm) -> None:
-    for broken in ["names", "experts", "record", "tensor"]:
-        llm("mix", *two_models)
-        header = read_header("mixture.safetensors")
-        config, record = json.loads(header.metadata["config.json"]), json.loads(header.metadata["training.json"])
-        if broken == "names":
-            config["names"] = ["a"]
-        elif broken == "experts":
-            config["experts"] = 7
-        elif broken == "record":
-            record = []
-        texts = {"config.json": json.dumps(config), "training.json": json.dumps(record)}
-        tensors = dict(header.tensors)
-        if broken == "tensor":
-            tensors["experts.9.x"] = tensors.pop("experts.1.model.norm.weight")
+    llm("mix", *two_models)
+    header = read_header("mixture.safetensors")
+    config = json.loads(header.metadata["config.json"])
+    norm = header.tensors["experts.1.model.norm.weight"]
+    for metadata, tensors in (
+        ({"config.json": json.dumps(config | {"names": ["a"]})}, {}),
+        ({"config.json": json.dumps(config | {"names": ["a", "b" * 61]})}, {}),
+        ({"config.json": json.dumps(config | {"experts": 7})}, {}),
+        ({"training.json": "[]"}, {}),
+        *(({}, {name: norm}) for name in ("experts.9.x", "experts.01.x", "experts", "x", "experts.1.x")),
+    ):
+        damaged = replace(header, metadata=header.metadata | metadata, tensors=header.tensors | tensors)
         with pytest.raises(LLMError, match=r"mixture\.safetensors"):
-            ensemble_file.from_header(replace(header, metadata=header.metadata | texts, tensors=tensors))
+            ensemble_file.from_header(damaged)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from llmcli.config import ModelConfig
 from llmcli.errors import LLMError
 from llmcli.formats import checkpoint, loading, quantization
-from llmcli.formats.quantization import QuantizedMatrix, quantize
+from llmcli.formats.quantization import quantize
 from tests.conftest import random_checkpoint
 
 CONFIG = ModelConfig(300, 64, 96, 2, 4, 2, 16, 32, rope_theta=100.0)
@@ -36,7 +36,13 @@ def test_4_bits_by_hand():
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.integers(1, 5), st.integers(1, 100), st.sampled_from([8, 4]), st.integers(0, 1000), st.floats(0.1, 1e3))
+@given(
+    st.integers(1, 5),
+    st.integers(1, 100),
+    st.sampled_from([8, 4]),
+    st.integers(0, 1000),
+    st.just(0.0) | st.floats(0.1, 1e3),
+)
 def test_every_weight_is_within_half_a_step(rows, columns, bits, seed, size):
     matrix = (np.random.default_rng(seed).normal(0, size, (rows, columns))).astype(np.float32)
     result = quantize(matrix, bits)
@@ -44,11 +50,7 @@ def test_every_weight_is_within_half_a_step(rows, columns, bits, seed, size):
     steps = np.repeat(np.abs(result.scales.astype(np.float32)), 32, axis=1)[:, :columns]
     # 4 bits hold -8 to 7 times the scale, so a value near 8 times the scale may be a whole step off
     assert (np.abs(result.dequantize() - matrix) <= steps * (0.52 if bits == 8 else 1.02) + 1e-6 * size).all()
-    np.testing.assert_array_equal(result.dequantize([0]), result.dequantize()[:1])
-
-
-def test_zeros_stay_zeros():
-    assert not quantize(np.zeros((2, 40), np.float32), 4).dequantize().any()
+    np.testing.assert_array_equal(result.dequantize([0, -1, 0]), result.dequantize()[[0, -1, 0]])
 
 
 def test_a_quantized_file_is_a_model(tmp_path: Path) -> None:
@@ -79,9 +81,3 @@ def test_codes_of_another_shape_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "s.safetensors").write_bytes(data)
     with pytest.raises(LLMError, match=r"codes has shape \[64, 2, 32\]; its config requires \[64, 2, 16\]"):
         loading.load(tmp_path / "s.safetensors")
-
-
-def test_dequantized_rows_are_those_of_the_matrix():
-    blocks = quantize(np.random.default_rng(0).normal(size=(50, 64)).astype(np.float32), 4)
-    assert isinstance(blocks, QuantizedMatrix)
-    np.testing.assert_array_equal(blocks.dequantize(np.array([3, 3, 7])), blocks.dequantize()[[3, 3, 7]])

@@ -2,10 +2,8 @@
 
 import hashlib
 import json
-import math
 import os
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import pytest
@@ -118,46 +116,22 @@ def test_every_truncated_file_is_an_error() -> None:
             read_header("x.safetensors")
 
 
-def llama_2_70b() -> dict[str, tuple[int, ...]]:
-    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (32000, 8192)}
-    for i in range(80):
-        shapes |= {
-            f"model.layers.{i}.self_attn.q_proj.weight": (8192, 8192),
-            f"model.layers.{i}.self_attn.k_proj.weight": (1024, 8192),
-            f"model.layers.{i}.self_attn.v_proj.weight": (1024, 8192),
-            f"model.layers.{i}.self_attn.o_proj.weight": (8192, 8192),
-            f"model.layers.{i}.mlp.gate_proj.weight": (28672, 8192),
-            f"model.layers.{i}.mlp.up_proj.weight": (28672, 8192),
-            f"model.layers.{i}.mlp.down_proj.weight": (8192, 28672),
-            f"model.layers.{i}.input_layernorm.weight": (8192,),
-            f"model.layers.{i}.post_attention_layernorm.weight": (8192,),
-        }
-    return shapes | {"model.norm.weight": (8192,), "lm_head.weight": (32000, 8192)}
-
-
 def test_a_header_is_read_without_the_140_gigabytes_after_it(no_hang: None) -> None:
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    position = 0
-    for name, shape in llama_2_70b().items():
-        size = 2 * math.prod(shape)
-        header[name] = tensor("BF16", list(shape), position, position + size)
-        position += size
-    path = put(header)
+    size = 2 * 8192**2
+    path = put({f"{i}": tensor("BF16", [8192, 8192], i * size, (i + 1) * size) for i in range(1000)})
     start = path.stat().st_size
     try:
         try:
-            os.truncate(path, start + position)
+            os.truncate(path, start + 1000 * size)
         except OSError:
             pytest.skip("this file system has no files of 140 GB")
         if path.stat().st_blocks * 512 > 1 << 24:
             pytest.skip("this file system has no sparse files")
         result = read_header(path)
-        assert result.parameters == 68_976_648_192
-        assert result.file_bytes == start + 137_953_296_384
-        assert len(result.tensors) == 3 + 9 * 80
+        assert (result.parameters, result.file_bytes, len(result.tensors)) == (500 * size, start + 1000 * size, 1000)
         with pytest.raises(LLMError, match="llm inspect"):
             load(path)
-        os.truncate(path, start + position - 1)
+        os.truncate(path, start + 1000 * size - 1)
         with pytest.raises(LLMError, match="cut off"):
             read_header(path)
     finally:
