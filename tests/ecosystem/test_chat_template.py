@@ -128,11 +128,6 @@ def test_control_tokens_in_messages_stay_text_as_in_transformers_when_asked(smol
         assert template.tokenizer.decode(ours) == template.tokenizer.decode(theirs)
 
 
-def test_the_end_of_a_turn_is_known(smol) -> None:
-    tokenizer = smol[1].tokenizer
-    assert {tokenizer.label(token) for token in smol[1].stop_ids} == {"<|endoftext|>", IM_END}
-
-
 def test_marks_give_the_mask_of_transformers_and_that_of_the_template_without_marks(smol, smol_theirs) -> None:
     template = smol[1]
     marked = ChatTemplate(MARKED, template.tokenizer)
@@ -220,21 +215,6 @@ def test_the_template_survives_each_form(chat_model: Path, llm) -> None:
         assert template is not None and template.source == CHATML, form
         assert {template.tokenizer.label(token) for token in template.stop_ids} == {"<|endoftext|>", IM_END}, form
         assert model.config.extra_eos_ids == (2,), form
-
-
-def test_transformers_stops_at_the_end_of_a_turn(chat_model: Path, llm) -> None:
-    import transformers
-
-    directory = chat_model.parent / "there"
-    assert llm("export", chat_model, directory, "--to", "hf").exit_code == 0
-    tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
-    model = transformers.AutoModelForCausalLM.from_pretrained(directory)
-    inputs = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "Hi"}], add_generation_prompt=True, return_tensors="pt", return_dict=True
-    )
-    result = model.generate(**inputs, max_new_tokens=20, do_sample=False)[0, inputs["input_ids"].shape[1] :]
-    assert result.tolist() == [2] == [tokenizer.convert_tokens_to_ids(IM_END)]
-    assert tokenizer.decode(result, skip_special_tokens=True) == ""
 
 
 def test_llama_cpp_renders_the_same_and_stops_at_the_end_of_a_turn(chat_model: Path, llm) -> None:

@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
 from llmcli.config import ARCHITECTURES, REWRITTEN, ModelConfig
 from llmcli.errors import LLMError
 from llmcli.formats import loading
 from llmcli.formats.huggingface.config import dump_config, parse_config
 from llmcli.formats.safetensors.file import read_tensor, write_tensors
-from llmcli.formats.safetensors.header import read_header
 from llmcli.models.numpy_runtime import NumpyRuntime
 from tests.platforms import FULL
 
@@ -29,39 +27,20 @@ SHAPE: dict[str, Any] = {
 }  # fmt: skip
 MORE: dict[str, dict[str, Any]] = {
     "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
-    "granite": {
-        "embedding_multiplier": 12.0,
-        "attention_multiplier": 0.2,
-        "residual_multiplier": 0.22,
-        "logits_scaling": 1.5,
-    },
-    "gemma3_text": {
-        "head_dim": 8,
-        "query_pre_attn_scalar": 250,
-        "sliding_window": 8,
-        "layer_types": ["sliding_attention", "full_attention"],
-    },
-    "gpt_neox": {"rotary_pct": 0.5},
-    "smollm3": {"no_rope_layers": [1, 0], "pad_token_id": None},
-    "olmo2": {"pad_token_id": None},
-    "phi3": {"pad_token_id": None},
-    "qwen3": {"head_dim": 8},
+    "granite": {"embedding_multiplier": 12.0, "attention_multiplier": 0.2, "residual_multiplier": 0.22,
+                "logits_scaling": 1.5},
+    "gemma3_text": {"head_dim": 8, "query_pre_attn_scalar": 250, "sliding_window": 8,
+                    "layer_types": ["sliding_attention", "full_attention"]},
+    "gpt_neox": {"rotary_pct": 0.5}, "smollm3": {"no_rope_layers": [1, 0], "pad_token_id": None},
+    "olmo2": {"pad_token_id": None}, "phi3": {"pad_token_id": None}, "qwen3": {"head_dim": 8},
     "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8},
-}
+}  # fmt: skip
 LLAMA3 = {
     "rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 24,
 }  # fmt: skip
-RELATIVES = (
-    "gemma3_text",
-    "gpt2",
-    "gpt_neox",
-    "granite",
-    "olmo2",
-    "phi3",
-    "qwen3_moe",
-    "smollm3",
-)  # without LLMCLI_FULL only with the keys that Llama does not have
+# without LLMCLI_FULL only with the keys that Llama does not have
+RELATIVES = ("gemma3_text", "gpt2", "gpt_neox", "granite", "olmo2", "phi3", "qwen3_moe", "smollm3")
 ROPE_KEYS: dict[str, set[str]] = {"gpt2": set(), "gpt_neox": {"rope_parameters"}}  # of the others: see their test
 DELETED = object()
 
@@ -299,14 +278,8 @@ def test_each_config_key_has_the_effect_of_transformers_or_is_an_error(tmp_path:
                 assert run > 60
                 assert ROPE_KEYS.get(kind, {"rope_parameters", "rope_scaling", "rope_theta"}) <= effective
             if kind == "gemma3_text":
-                own = {
-                    "hidden_activation",
-                    "layer_types",
-                    "query_pre_attn_scalar",
-                    "sliding_window",
-                    "sliding_window_pattern",
-                }
-                assert own | {"rope_local_base_freq"} <= effective
+                own = {"hidden_activation", "layer_types", "query_pre_attn_scalar", "rope_local_base_freq"}
+                assert own | {"sliding_window", "sliding_window_pattern"} <= effective
             assert own_eps in effective, (tied, kind)  # the comparison can fail
 
 
@@ -345,18 +318,3 @@ def test_the_head_of_a_tied_model_is_treated_as_in_transformers(tmp_path: Path) 
         same = logits_of_both(directory)
         np.testing.assert_allclose(*same, atol=1e-4)
         assert np.abs(same[0] - other[0]).max() > 1 and loading.load(directory).config.tie_word_embeddings, kind
-
-
-def test_a_base_model_of_transformers(tmp_path: Path) -> None:
-    for kind in ["llama", "qwen3_moe"]:
-        import transformers
-
-        for tied in (True, False):
-            directory = directory_of(kind, tmp_path / f"m{tied}", tie_word_embeddings=tied)
-            base = transformers.AutoModel.from_pretrained(directory)
-            base.save_pretrained(tmp_path / f"base{tied}")
-            (tmp_path / f"base{tied}" / "tokenizer.json").write_text("{}", "utf-8")
-            assert "embed_tokens.weight" in read_header(tmp_path / f"base{tied}" / "model.safetensors").tensors
-        np.testing.assert_allclose(*logits_of_both(tmp_path / "baseTrue"), atol=1e-4)
-        with pytest.raises(LLMError, match="no output head"):
-            loading.load(tmp_path / "baseFalse")

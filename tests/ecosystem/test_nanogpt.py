@@ -60,16 +60,9 @@ def test_the_logits_of_a_converted_checkpoint(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "tokenizer" / "tokenizer_config.json").write_text(tokenizer.to_config_json(CONTEXT), "utf-8")
     for bias in [True, False]:
         made = weights(bias)
-        shape = {
-            "n_layer": 2,
-            "n_head": 2,
-            "n_embd": C,
-            "block_size": CONTEXT,
-            "bias": bias,
-            "vocab_size": V,
-            "dropout": 0.0,
-        }
-        content = {"model": {f"_orig_mod.{name}": weight for name, weight in made.items()}, "model_args": shape,
+        shape = {"n_layer": 2, "n_head": 2, "n_embd": C, "block_size": CONTEXT, "vocab_size": V, "dropout": 0.0}
+        shape["bias"] = bias
+        content = {"model_args": shape, "model": {f"_orig_mod.{name}": weight for name, weight in made.items()},
                    "optimizer": {"state": {}}, "iter_num": 5, "best_val_loss": torch.tensor(3.0)}  # fmt: skip
         torch.save(content, tmp_path / "ckpt.pt")
         files = [tmp_path / "ckpt.pt", tmp_path / f"hf-{bias}", tmp_path / "tokenizer"]

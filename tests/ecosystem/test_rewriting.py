@@ -138,20 +138,6 @@ def test_a_gguf_before_rewriting(family: Reference, tmp_path: Path) -> None:
     assert 0 < np.abs(quantized - family.logits(IDS)).mean() < 0.1 * family.logits(IDS).std()
 
 
-def test_only_scaled_tensors_become_float32(family: Reference, tmp_path: Path) -> None:
-    import torch
-
-    family.model.to(torch.bfloat16).save_pretrained(tmp_path)
-    family.model.float()
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        (tmp_path / name).write_bytes((family.directory / name).read_bytes())
-    checkpoint = loading.load(tmp_path)
-    scaled = {name.split(".")[-2] for name in checkpoint.config.tensor_shapes() if name not in checkpoint.dtypes}
-    is_granite = family.model.config.model_type == "granite"
-    assert scaled == ({"q_proj", "o_proj", "down_proj", "norm"} if is_granite else set())
-    np.testing.assert_allclose(NumpyRuntime(checkpoint).logits(IDS), family.logits(IDS), atol=0.05)
-
-
 @pytest.mark.parametrize("family", ["granite"], indirect=True)
 def test_adapters_for_the_model_before_rewriting(family: Reference, tmp_path: Path, llm: Any) -> None:
     peft = pytest.importorskip("peft", reason="needs peft: pip install -e '.[ecosystem]'")

@@ -26,26 +26,10 @@ REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
 GEMMA_TURNS = "<start_of_turn>", "<end_of_turn>"
 GEMMA_WORDS = "\n", "\n\n", "\n\n\n", "<unused0>", "<table>"
 TEXTS = (
-    "",
-    " ",
-    "  ",
-    "   ",
-    " the world",
-    "the world ",
-    "  two  spaces  ",
-    "\n",
-    "a\n\n\n\nb\n",
-    "\t\tx",
-    "it's",
-    "a👍🏽 😀",
-    "私は東京で 食べる",
-    "<bos>the<eos>",
-    "<start_of_turn>user\nHi<end_of_turn>",
-    "a<image_soft_token>b",
-    "<table>x<unk>",
-    "</s>  x </s>\n",
-    "<s>x",
-)
+    "", " ", "  ", "   ", " the world", "the world ", "  two  spaces  ", "\n", "a\n\n\n\nb\n", "\t\tx", "it's",
+    "a👍🏽 😀", "私は東京で 食べる", "<bos>the<eos>", "<start_of_turn>user\nHi<end_of_turn>", "a<image_soft_token>b",
+    "<table>x<unk>", "</s>  x </s>\n", "<s>x",
+)  # fmt: skip
 CONSTRAINTS = {
     "llama 2": {"normalizer": {"type": "Sequence", "normalizers": [PREPEND, REPLACE]}, "pre_tokenizer": None},
     "mistral": {

@@ -57,10 +57,7 @@ def test_an_average_has_the_stages_of_its_models() -> None:
     average = OWN | {"average_of": ["1", "2"], **joined(as_earlier(OWN, AVERAGE, "1"), as_earlier(CHAT, AVERAGE, "2"))}
     assert [one.file for one in all_stages([average])] == ["1", "2"]
     assert [one["file"] for one in as_earlier(average, BASE, "3")] == ["1", "2"]
-
-
-def test_an_average_of_a_version_that_recorded_no_stages() -> None:
-    old = OWN | {"average_of": ["1"]}
+    old = OWN | {"average_of": ["1"]}  # of a version that recorded no stages
     assert old.stages == [old]
 
 

@@ -223,21 +223,14 @@ def test_where_one_model_predicts_alone_the_mixture_is_that_of_the_model() -> No
     assert cache.added((0, 0, 1)) == {}
 
 
-def test_an_ensemble_without_a_cache() -> None:
+def test_what_has_no_cache_is_the_network_and_experts_are_those_of_the_network() -> None:
+    network = NumpyRuntime(MODEL)
+    assert with_ngram_cache(network, None) is network_of(network) is network
     assert isinstance(open_runtime(ensemble_of(WEIGHTS, OTHER), cache=False), EnsembleRuntime)
     assert isinstance(open_runtime(ensemble_of(None, None)), EnsembleRuntime)
-
-
-def test_experts_are_those_of_the_network() -> None:
     config = replace(CONFIG, model_type="qwen3_moe", num_experts=4, num_experts_per_tok=2)
     network = NumpyRuntime(random_checkpoint(config))
     runtime = with_ngram_cache(network, WEIGHTS)
     runtime.prefill([1, 2, 3])
     np.testing.assert_array_equal(runtime.expert_weights(), network.expert_weights())
     assert network_of(runtime) is network
-
-
-def test_a_model_without_weights_has_no_cache() -> None:
-    network = NumpyRuntime(MODEL)
-    assert with_ngram_cache(network, None) is network
-    assert network_of(network) is network

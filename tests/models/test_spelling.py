@@ -21,26 +21,18 @@ def test_entries_have_variance_1() -> None:
     assert abs(embeddings.mean()) < 0.01
 
 
-ALL = 1 + 3 * 0.5**2 + 6 * 0.4**2  # squares of all weights
-
-
-@pytest.mark.parametrize(
-    ("token", "other", "shared"),  # squares of the weights of the properties that both have
-    [
-        (b"the", b" The", ALL - 2 * 0.4**2),  # all but the space and the capital letter
+def test_similarity_follows_from_the_properties() -> None:
+    weights = 1 + 3 * 0.5**2 + 6 * 0.4**2  # squares of all weights
+    for token, other, shared in (  # squares of the weights of the properties that both have
+        (b"the", b" The", weights - 2 * 0.4**2),  # all but the space and the capital letter
         (b"king", b"sing", 3 * 0.5**2 + 4 * 0.4**2),  # last three characters, length, script, no space, no capital
         (b"unable", b"unseen", 6 * 0.4**2),  # first two characters
         ("学校".encode(), "学生".encode(), 5 * 0.4**2),
         (b"\xe6\x97", b"\xe6\x98", 5 * 0.4**2),  # parts of characters, by their first byte
         (b"the", b" 12345", 0.4**2),  # no capital
-    ],
-)
-def test_similarity_follows_from_the_properties(token: bytes, other: bytes, shared: float) -> None:
-    assert cosine(token, other) == pytest.approx(0.9 * shared / ALL, abs=0.06)
-
-
-def test_control_tokens_are_independent() -> None:
-    assert abs(cosine(b"", b"")) < 0.06
+        (b"", b"", 0),  # control tokens are independent
+    ):
+        assert cosine(token, other) == pytest.approx(0.9 * shared / weights, abs=0.06), (token, other)
 
 
 def test_the_seed_determines_the_embeddings() -> None:

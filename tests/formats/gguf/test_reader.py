@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from llmcli.config import ModelConfig
-from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.formats import loading
 from llmcli.formats.gguf import reader
 from llmcli.formats.gguf.conventions import ARCHITECTURES
@@ -34,19 +33,17 @@ def test_a_gguf_made_by_hand_is_read_as_the_model(tmp_path: Path) -> None:
     assert tokenizer.bos_ids == []
 
 
-@pytest.mark.parametrize("values", [1, 100, 1000])
-def test_a_large_tensor_is_decoded_in_blocks_of_rows(
-    values: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_large_tensor_is_decoded_in_blocks_of_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(gguf_bytes())
-    monkeypatch.setattr(reader, "BLOCK_VALUES", values)
-    tensor = loading.read_header(path).tensors["model.embed_tokens.weight"]
-    rows = 2 ** int(math.log2(max(1, values // 32)))
-    assert len([*reader._row_blocks(tensor)]) == math.ceil(300 / rows)
-    result = loading.load(path)
-    for name in CONFIG.tensor_shapes():
-        np.testing.assert_array_equal(result.tensors[name], MODEL.tensors[name])
+    for values in (1, 100, 1000):
+        monkeypatch.setattr(reader, "BLOCK_VALUES", values)
+        tensor = loading.read_header(path).tensors["model.embed_tokens.weight"]
+        rows = 2 ** int(math.log2(max(1, values // 32)))
+        assert len([*reader._row_blocks(tensor)]) == math.ceil(300 / rows)
+        result = loading.load(path)
+        for name in CONFIG.tensor_shapes():
+            np.testing.assert_array_equal(result.tensors[name], MODEL.tensors[name])
 
 
 def test_a_large_quantized_tensor_is_decoded_in_long_rows() -> None:
@@ -57,48 +54,26 @@ def test_a_large_quantized_tensor_is_decoded_in_long_rows() -> None:
         assert all(block.size % reader.ROW_VALUES == 0 for block in blocks)
 
 
-def test_the_bos_token_is_put_before_a_prompt_if_the_file_says_so(tmp_path: Path) -> None:
-    path = tmp_path / "m.gguf"
-    path.write_bytes(gguf_bytes(FIELDS | {"tokenizer.ggml.add_bos_token": True}))
-    tokenizer = open_tokenizer(loading.load(path))
-    assert tokenizer.bos_ids == [0] and tokenizer.bos_id == 0
-    again = Tokenizer.from_json(tokenizer.to_json())
-    assert again.bos_ids == [0]
-
-
-def test_float16_and_bfloat16_by_hand(tmp_path: Path) -> None:
-    path = tmp_path / "m.gguf"
-    fields = FIELDS | {"llama.attention.head_count": 1, "llama.attention.head_count_kv": 1}
-    values = np.array([1.5, -2.0, 0.25, 3.0], np.float32)
-    bfloat = (values.view(np.uint32) >> 16).astype("<u2").tobytes()
-    rows = {
-        "token_embd.weight": (0, (300, 32), MODEL.tensors["model.embed_tokens.weight"].tobytes()),
-        "blk.0.ffn_up.weight": (1, (4,), values.astype("<f2").tobytes()),
-        "blk.0.ffn_norm.weight": (30, (4,), bfloat),
-    }
-    path.write_bytes(gguf_bytes(fields, rows))
-    header = loading.read_header(path)
-    for name in ("mlp.up_proj.weight", "post_attention_layernorm.weight"):
-        tensor = header.tensors[f"model.layers.0.{name}"]
-        assert header.decode is not None
-        assert np.concatenate([*header.decode(tensor)]).tolist() == values.tolist()
-
-
-def test_4_bits_by_hand(tmp_path: Path) -> None:
+def test_float16_bfloat16_and_4_bits_by_hand(tmp_path: Path) -> None:
     """Q4_0: the scale in float16, then 32 codes, of which the first 16 are the low nibbles of the bytes."""
     pytest.importorskip("gguf", reason="needs the extra: pip install -e '.[gguf]'")
+    values = np.array([1.5, -2.0, 0.25, 3.0], np.float32)
     codes = np.arange(32) % 16
     block = np.float16(0.5).tobytes() + bytes(int(codes[i]) | int(codes[i + 16]) << 4 for i in range(16))
     rows = {
         "token_embd.weight": (0, (300, 32), MODEL.tensors["model.embed_tokens.weight"].tobytes()),
-        "blk.0.ffn_up.weight": (2, (1, 32), block),
+        "blk.0.ffn_up.weight": (1, (4,), values.astype("<f2").tobytes()),
+        "blk.0.ffn_norm.weight": (30, (4,), (values.view(np.uint32) >> 16).astype("<u2").tobytes()),
+        "blk.0.ffn_down.weight": (2, (1, 32), block),
     }
     path = tmp_path / "m.gguf"
     path.write_bytes(gguf_bytes(FIELDS, rows))
     header = loading.read_header(path)
     assert header.decode is not None
-    result = np.concatenate([*header.decode(header.tensors["model.layers.0.mlp.up_proj.weight"])])
-    assert result.tolist() == ((codes - 8) * 0.5).tolist()
+    expected = {"mlp.up_proj": values, "post_attention_layernorm": values, "mlp.down_proj": (codes - 8) * 0.5}
+    for name, found in expected.items():
+        tensor = header.tensors[f"model.layers.0.{name}.weight"]
+        assert np.concatenate([*header.decode(tensor)]).tolist() == found.tolist()
 
 
 LEFT_OUT = "left out"

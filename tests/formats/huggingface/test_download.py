@@ -196,13 +196,6 @@ def test_a_hub_with_https_may_not_redirect_to_http(hub: SimpleNamespace, monkeyp
         local_path(NAME)
 
 
-def test_a_local_file_of_that_name_is_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("hf:owner").mkdir()
-    Path("hf:owner/tiny").write_bytes(b"")
-    assert local_path("hf:owner/tiny") == Path("hf:owner/tiny")
-
-
 def test_an_endpoint_that_is_no_address_is_one_line() -> None:
     pytest.importorskip("huggingface_hub")
     code = "from llmcli.formats.huggingface.names import local_path; local_path('hf:a/b', print, progress=False)"

@@ -27,33 +27,20 @@ def assert_same(found: Tensor, expected: Tensor, inputs: list[Tensor], tolerance
         assert torch.allclose(found_grad, grad, rtol=tolerance, atol=tolerance)
 
 
-def test_normalize_is_rms_norm_without_its_gain() -> None:
-    x = random(3, 5, 16)
-    assert_same(kernels.normalize(x, EPS), F.rms_norm(x, (16,), eps=EPS), [x])
-
-
-def test_normalize_rotate_is_rms_norm_with_gain_and_rotation() -> None:
+def test_normalize_and_rotate_are_rms_norm_and_complex_rotation_of_pairs() -> None:
     x, gain = random(2, 7, 3, 8), random(3, 8, seed=1)
     angle = random(7, 1, 4, seed=2).detach()
     cos, sin = (torch.cat([t, t], -1) for t in (angle.cos(), angle.sin()))
-    y = F.rms_norm(x, (8,), eps=EPS) * gain
-    rotated = torch.view_as_complex(torch.stack(y.chunk(2, -1), -1)) * torch.polar(torch.ones_like(angle), angle)
-    expected = torch.cat([rotated.real, rotated.imag], -1)
-    assert_same(kernels.normalize_rotate(x, gain, cos, sin, EPS), expected, [x, gain])
 
+    def rotated(x: Tensor) -> Tensor:
+        pairs = torch.view_as_complex(torch.stack(x.chunk(2, -1), -1)) * torch.polar(torch.ones_like(angle), angle)
+        return torch.cat([pairs.real, pairs.imag], -1)
 
-def test_rotate_is_a_complex_rotation_of_pairs() -> None:
-    x = random(2, 7, 3, 8)
-    angle = random(7, 1, 4, seed=2).detach()
-    cos, sin = (torch.cat([t, t], -1) for t in (angle.cos(), angle.sin()))
-    rotated = torch.view_as_complex(torch.stack(x.chunk(2, -1), -1)) * torch.polar(torch.ones_like(angle), angle)
-    assert_same(kernels.rotate(x, cos, sin), torch.cat([rotated.real, rotated.imag], -1), [x])
-
-
-def test_normalize_rotate_orders_memory_by_heads_for_attention() -> None:
-    x, gain = random(2, 7, 3, 8), random(3, 8, seed=1)
-    ones, zeros = torch.ones(7, 1, 8), torch.zeros(7, 1, 8)
-    assert kernels.normalize_rotate(x, gain, ones, zeros, EPS).permute(2, 0, 1, 3).is_contiguous()
+    assert_same(kernels.normalize(x, EPS), F.rms_norm(x, (8,), eps=EPS), [x])
+    assert_same(kernels.rotate(x, cos, sin), rotated(x), [x])
+    both = kernels.normalize_rotate(x, gain, cos, sin, EPS)
+    assert_same(both, rotated(F.rms_norm(x, (8,), eps=EPS) * gain), [x, gain])
+    assert both.permute(2, 0, 1, 3).is_contiguous()  # ordered by heads, for attention
 
 
 def test_attention_and_its_gradients() -> None:
@@ -86,20 +73,13 @@ def test_stacked_linear_and_its_gradients() -> None:
     for recompute in [False, True]:
         x, gain, bias = random(2, 5, 8), random(8, seed=1), random(7, seed=2)
         weights = [random(3, 8, seed=3), random(4, 8, seed=4)]
-        expected = F.linear(x * gain, torch.cat(weights), bias)
-        assert_same(
-            kernels.stacked_linear(x, gain, bias, weights, recompute=recompute), expected, [x, gain, bias, *weights]
-        )
+        found = kernels.stacked_linear(x, gain, bias, weights, recompute=recompute)
+        assert_same(found, F.linear(x * gain, torch.cat(weights), bias), [x, gain, bias, *weights])
         plain = kernels.stacked_linear(x, None, None, weights[:1], recompute=recompute)
         assert_same(plain, F.linear(x, weights[0]), [x, weights[0]])
-
-
-def test_stacked_linear_of_frozen_weights() -> None:
-    for recompute in [False, True]:
-        x, gain, weight = random(5, 8), random(8, seed=1).detach(), random(3, 8, seed=2).detach()
-        assert_same(
-            kernels.stacked_linear(x, gain, None, [weight], recompute=recompute), F.linear(x * gain, weight), [x]
-        )
+        gain, weight = gain.detach(), weights[0].detach()
+        frozen = kernels.stacked_linear(x, gain, None, [weight], recompute=recompute)
+        assert_same(frozen, F.linear(x * gain, weight), [x])
 
 
 @pytest.mark.parametrize("recompute", [False, True])
@@ -157,9 +137,10 @@ def test_cross_entropy_and_its_gradients() -> None:
     for rows in [1, 7, LOSS_ROWS, LOSS_ROWS + 1, 2 * LOSS_ROWS + 3]:
         x, head = random(rows, 6), random(11, 6, seed=1)
         targets = torch.arange(rows) % 11
-        found = 3.0 * kernels.cross_entropy(x, head, targets)
-        expected = 3.0 * F.cross_entropy(x @ head.mT, targets)
-        assert_same(found, expected, [x, head])
+        for inputs in ([x, head], [x]):  # the second time the head is frozen
+            head.requires_grad_(len(inputs) == 2)
+            expected = 3.0 * F.cross_entropy(x @ head.mT, targets)
+            assert_same(3.0 * kernels.cross_entropy(x, head, targets), expected, inputs)
 
 
 def test_cross_entropy_of_an_impossible_target_is_finite() -> None:
@@ -168,12 +149,6 @@ def test_cross_entropy_of_an_impossible_target_is_finite() -> None:
     loss.backward()
     assert math.isfinite(loss.item()) and loss.item() > 80
     assert x.grad is not None and torch.isfinite(x.grad).all()
-
-
-def test_cross_entropy_with_a_frozen_head() -> None:
-    x, head = random(7, 6), random(11, 6, seed=1).detach()
-    targets = torch.arange(7)
-    assert_same(kernels.cross_entropy(x, head, targets), F.cross_entropy(x @ head.mT, targets), [x])
 
 
 def test_cross_entropy_in_bfloat16_is_close_to_float64() -> None:
@@ -230,9 +205,5 @@ def test_dropout_is_a_function_of_seed_and_step() -> None:
         return dropout.add(torch.zeros(9, 9), torch.ones(9, 9)).numpy()
 
     assert np.array_equal(mask(1, 2), mask(1, 2))
-    assert not np.array_equal(mask(1, 2), mask(1, 3))
-    assert not np.array_equal(mask(1, 2), mask(2, 2))
-
-
-def test_dropout_of_rate_0_adds() -> None:
+    assert not np.array_equal(mask(1, 2), mask(1, 3)) and not np.array_equal(mask(1, 2), mask(2, 2))
     assert torch.equal(kernels.Dropout(0.0).add(torch.ones(3), torch.ones(3)), torch.full((3,), 2.0))
