@@ -1,10 +1,9 @@
-"""`llm serve` with the clients that people use: the openai SDK, LangChain, the other `llm`, and lm_eval.
+"""`llm serve` with the clients that people use: the openai SDK, LangChain, and lm_eval.
 
-The last two install a command or packages that collide with ours, so they run in an environment of their own, whose
-directory LLMCLI_TEST_CLIENTS names: `python -m venv DIR && DIR/bin/pip install llm 'lm-eval[api]'`.
+The last one installs packages that collide with ours, so it runs in an environment of its own, whose directory
+LLMCLI_TEST_CLIENTS names: `python -m venv DIR && DIR/bin/pip install 'lm-eval[api]'`.
 """
 
-import asyncio
 import json
 import math
 import os
@@ -28,7 +27,7 @@ from tests.server.processes import serving
 pytestmark = pytest.mark.slow
 CLIENTS = os.environ.get("LLMCLI_TEST_CLIENTS")
 needs_clients = pytest.mark.skipif(
-    CLIENTS is None, reason="needs LLMCLI_TEST_CLIENTS, an environment with llm and lm-eval (top of this file)"
+    CLIENTS is None, reason="needs LLMCLI_TEST_CLIENTS, an environment with lm-eval (top of this file)"
 )
 QUESTION = {"role": "user", "content": "What did the cat do?"}
 
@@ -87,26 +86,6 @@ def test_openai_chat(sdk, local):
     assert chunks[-1].usage.total_tokens == answer.usage.total_tokens
 
 
-def test_openai_async(url, local):
-    openai = pytest.importorskip("openai")
-
-    async def ask():
-        async with openai.AsyncOpenAI(base_url=url, api_key="any") as sdk:
-            stream = await sdk.chat.completions.create(
-                model="tiny", messages=[QUESTION], temperature=0, max_tokens=8, stream=True
-            )
-            streamed = "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
-            prompts = ["The cat", "The dog", "The mat"]
-            answers = await asyncio.gather(*(
-                sdk.completions.create(model="tiny", prompt=prompt, temperature=0, max_tokens=8) for prompt in prompts
-            ))  # fmt: skip
-            return streamed, {prompt: answer.choices[0].text for prompt, answer in zip(prompts, answers, strict=True)}
-
-    streamed, texts = asyncio.run(ask())
-    assert streamed == local.chat([QUESTION], temperature=0, max_tokens=8)
-    assert texts == {prompt: local.generate(prompt, temperature=0, max_tokens=8) for prompt in texts}
-
-
 def test_openai_errors(sdk, url):
     import openai
 
@@ -141,18 +120,6 @@ def run(*words, **environment):
     result = subprocess.run(command, capture_output=True, text=True, env=variables, timeout=300)
     assert result.returncode == 0, result.stderr[-3000:]
     return result.stdout
-
-
-@needs_clients
-def test_the_other_llm(url, local, tmp_path):
-    for option in [(), ("--no-stream",)]:
-        answer = run(
-            "llm", "openai", "endpoint", url, QUESTION["content"], "-m", "tiny", *option,
-            "-o", "temperature", "0", "-o", "max_tokens", "8",
-            LLM_USER_PATH=str(tmp_path), OPENAI_API_KEY="any",
-        )  # fmt: skip
-        assert answer.strip() == local.chat([QUESTION], temperature=0, max_tokens=8).strip(), option
-        assert "tiny" in run("llm", "openai", "endpoint", url, "--models", LLM_USER_PATH=str(tmp_path)), option
 
 
 CHOICES = """

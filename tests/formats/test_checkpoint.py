@@ -157,14 +157,6 @@ def test_the_bytes_are_a_function_of_the_model_alone() -> None:
     assert path.read_bytes() != expected
 
 
-def test_tensors_are_aligned_to_eight_bytes() -> None:
-    for length in range(9):
-        checkpoint = model()
-        checkpoint.record = TrainingRecord.from_json({"x": "y" * length})
-        save("m", checkpoint)
-        assert read_header("m").data_start % 8 == 0
-
-
 def test_the_digest_is_that_of_the_file_with_zeros_in_place_of_it() -> None:
     header = read_header(saved())
     own = header.metadata["sha256"]

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from llmcli.config import ModelConfig, RopeScaling
-from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.quantization import bits_of, quantize
 from llmcli.models.numpy_runtime import NumpyRuntime
@@ -140,12 +139,6 @@ np.testing.assert_array_equal(first.prefill(IDS[:20]), last.prefill(IDS[:20]))
 np.testing.assert_array_equal(first.step(7), last.step(7))
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=300)
-
-
-def test_without_onnxruntime_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(LLMError, match=r'pip install "llmcli\[fast\]"'):
-        OnnxRuntime(random_checkpoint(QWEN3), "int8")
 
 
 @needs_onnxruntime

@@ -10,7 +10,7 @@ from tests.conftest import random_checkpoint
 from tests.models.decoders import SHAPES
 
 
-@pytest.mark.parametrize("scale", [0.8, 1.0, 1.6, 40.0])
+@pytest.mark.parametrize("scale", [0.8, 40.0])
 @pytest.mark.slow
 def test_the_inverse_temperature_undoes_a_scale_of_the_logits(scale: float) -> None:
     """Targets sampled from a model are predicted best by its own logits. After the logits are multiplied by `scale`,
