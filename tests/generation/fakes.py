@@ -21,7 +21,6 @@ class FakeRuntime:
         return len(self.cached)
 
     def prefill(self, ids):
-        assert len(ids) > 0
         self.evaluations += 1
         return self._process(ids)
 
@@ -55,6 +54,7 @@ class FakeRuntime:
         self.rewind()
 
     def _process(self, ids):
+        assert len(ids) > 0
         self.cached += ids
         assert self.length <= self.context
         self.seen.append(list(self.cached))
