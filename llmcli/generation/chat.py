@@ -177,8 +177,8 @@ class Assistant:
                 f"the messages have {len(ids):,} tokens even without earlier turns, and the context length "
                 f"is {context:,}; use a shorter text"
             )
-        known = dropped[: len(self._dropped)] == self._dropped
-        new = dropped[len(self._dropped) if known else 0 :]
+        is_continued = dropped[: len(self._dropped)] == self._dropped
+        new = dropped[len(self._dropped) if is_continued else 0 :]
         self._dropped = dropped
         return ids, count_turns(new)
 

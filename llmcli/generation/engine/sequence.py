@@ -201,7 +201,7 @@ class GeneratedSequence:
         steps = step_with_draft(self.live_runtime, self.text, self._context)
         self._cached_ids += self.text.ids[first : first + len(steps)]
         for logits, _ in steps:
-            self._add_alternatives(logits[: len(self._token_bytes)])
+            self._add_alternatives(logits)
         self._emit([piece for _, pieces in steps for piece in pieces])
 
     def finish_step(self, logits: Array, choice: ChosenToken | None) -> None:
@@ -213,13 +213,14 @@ class GeneratedSequence:
     def _add(self, logits: Array, choice: ChosenToken | None = None) -> None:
         """Choose the next token from the logits [V] after all processed tokens, unless it is already
         chosen."""
-        self._add_alternatives(logits[: len(self._token_bytes)])
+        self._add_alternatives(logits)
         self._emit(self.text.append(choice or self.text.choose(logits)))
 
     def _token_of(self, token: int) -> tuple[int | None, bytes]:
         return token, self._token_bytes[token]
 
     def _add_alternatives(self, logits: Array, token_of: TokenOf | None = None) -> None:
+        logits = logits if token_of else logits[: len(self._token_bytes)]  # rows that no token uses
         is_asked = self.request.top_logprobs > 0
         self._alternatives.append(self._most_likely(log_softmax(logits), token_of) if is_asked else ())
 
