@@ -14,6 +14,8 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import torch
+
 from llmcli.config import ModelConfig, TrainConfig, as_record
 from llmcli.data.files import ConversationFile
 from llmcli.data.text.decoding import Document
@@ -36,7 +38,7 @@ from llmcli.training.data.known_answers import (
 )
 from llmcli.training.data.prepare import Prepared, prepare
 from llmcli.training.data.run_data import RunData
-from llmcli.training.distributed.process_group import ProcessGroup
+from llmcli.training.distributed.process_group import ProcessGroup, explain_lost_process
 from llmcli.training.distributed.processes import Processes
 from llmcli.training.files import resume
 from llmcli.training.files.output import Output
@@ -146,7 +148,9 @@ def plan_run(
     _check_stored(inputs, output, known_answers)
     # if steps or epochs end the run, the model's bytes depend on the number of threads
     is_fixed = fixed_threads or not request.has_time_budget or processes.are_several
-    tuner = None if is_fixed else hardware.torch_thread_tuner(request.threads)
+    tuner = None
+    if not is_fixed:
+        tuner = ThreadTuner(request.threads, torch.set_num_threads, hardware.fastest_threads)
     machine = plan = None
     if stopped := output.stopped:
         resume.check_same_run(stopped, identity, output.resume_path, processes.count)
@@ -446,27 +450,29 @@ def _leading(planned: PlannedRun) -> Iterator[Leader | None]:
     if not planned.processes.are_several:
         yield None
         return
-    group = ProcessGroup(planned.processes, planned.prepared.plan.train.device)
-    leader = Leader(group)
-    try:
-        yield leader
-    except LLMError:
-        # after any other error, the other ranks may be waiting inside a pass; they detect the end of this
-        # process
+    with explain_lost_process():
+        group = ProcessGroup(planned.processes, planned.prepared.plan.train.device)
+        leader = Leader(group)
+        try:
+            yield leader
+        except LLMError:
+            # after any other error, the other ranks may be waiting inside a pass; they detect the end of this
+            # process
+            leader.end()
+            raise
         leader.end()
-        raise
-    leader.end()
-    group.close()
+        group.close()
 
 
 def run_worker(
     processes: Processes, device: str, on_connected: Callable[[Callable[[int, object], None]], None]
 ) -> None:
     """Worker loop of ranks above 0. `on_connected` receives a function that asks rank 0 to stop the run."""
-    group = ProcessGroup(processes, device_of_process(device, processes))
-    on_connected(group.request_stop)
-    data_parallel.execute_commands(group)
-    group.close()
+    with explain_lost_process():
+        group = ProcessGroup(processes, device_of_process(device, processes))
+        on_connected(group.request_stop)
+        data_parallel.execute_commands(group)
+        group.close()
 
 
 def _reserve_seconds(planned: PlannedRun) -> float:

@@ -8,8 +8,8 @@ import platform
 import socket
 import time
 import uuid
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -36,7 +36,8 @@ STOP_CHECK_SECONDS = 0.5  # between two checks of that key
 
 class ProcessGroup:
     """The processes of a run, which call all methods in the same order, except `request_stop` and
-    `stop_request`. If a process has ended, methods raise LLMError."""
+    `stop_request`. If a process has ended, methods raise the errors that `explain_lost_process` turns into
+    an LLMError."""
 
     def __init__(self, processes: Processes, device: str) -> None:
         """Wait until all processes have connected. `device` is the model's: "cpu", "cuda" or "mps"."""
@@ -65,8 +66,7 @@ class ProcessGroup:
         if now < self._next_stop_check:
             return None
         self._next_stop_check = now + STOP_CHECK_SECONDS
-        with explain_lost_process():
-            return int(self._store.get(STOP)) if self._store.check([STOP]) else None
+        return int(self._store.get(STOP)) if self._store.check([STOP]) else None
 
     def broadcast(self, tensor: Tensor) -> Tensor:
         """Overwrite a tensor with rank 0's; its shape and dtype are the same everywhere."""
@@ -89,8 +89,7 @@ class ProcessGroup:
 
     def _overwrite(self, tensor: Tensor, collective: Callable[[Tensor], object]) -> Tensor:
         sent = tensor.to(self._device).contiguous()  # a view would be sent with the memory between its values
-        with explain_lost_process():
-            collective(sent)
+        collective(sent)
         return tensor if sent is tensor else tensor.copy_(sent)
 
     def part_length(self, length: int) -> int:
@@ -104,8 +103,7 @@ class ProcessGroup:
             tensor = torch.cat([tensor, tensor.new_zeros(missing, *tensor.shape[1:])])
         part = tensor.new_empty(size, *tensor.shape[1:])
         scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
-        with explain_lost_process():
-            scatter(part, tensor.contiguous())
+        scatter(part, tensor.contiguous())
         return part
 
     def rows_of(self, rank: int, length: int) -> range:
@@ -124,27 +122,26 @@ class ProcessGroup:
             part = torch.cat([part, part.new_zeros(missing, *part.shape[1:])])
         whole = part.new_empty(self.count * len(part), *part.shape[1:])
         gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-        with explain_lost_process():
-            gather(whole, part.contiguous())
+        gather(whole, part.contiguous())
         return whole[:length]
 
     def exchange(self, sent: Sequence[Tensor], received: Sequence[int]) -> list[Tensor]:
         """Send rows to every rank and receive rows from it; `received` has the number of rows per rank."""
         rows = torch.cat(list(sent))
         result = rows.new_empty(sum(received), *rows.shape[1:])
-        with explain_lost_process():
-            dist.all_to_all_single(result, rows, list(received), [len(part) for part in sent])
+        dist.all_to_all_single(result, rows, list(received), [len(part) for part in sent])
         return list(torch.split(result, list(received)))
 
 
-class explain_lost_process:  # noqa: N801 (used as a function, many times per step)
-    """Turns errors of torch.distributed into an LLMError."""
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error)):
+@contextmanager
+def explain_lost_process() -> Iterator[None]:
+    """Turn errors of torch.distributed into an LLMError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or "gloo" in str(error):
             raise lost_process() from error
+        raise
 
 
 def _connect(processes: Processes, backend: str) -> Any:

@@ -149,7 +149,8 @@ class Run:
             earlier = resume_from.values.get("seconds") if resume_from else None
             # values of other types are refused later
             spent = self.clock.elapsed + (earlier if isinstance(earlier, float) else 0.0)
-            seconds = base_divergence.seconds_to_generate(budget, budget - self.clock.reserve - spent)
+            left = budget - self.clock.reserve - spent
+            seconds = max(0.0, min(recipe.DIVERGENCE_TIME * budget, base_divergence.SHARE_OF_REST * left))
         with self.clock.interruptible(self._model, 0.0, self.clock.elapsed + seconds):
             self._base_divergence = base_divergence.generate(
                 self._model, self.data.tokenizer, self._settings, weight, on_progress
@@ -381,12 +382,12 @@ class Run:
         optimizer, teacher = self._optimizer, self._model.teacher
         groups: dict[str, Mapping[str, NDArray[Any]]] = {
             "model": self._model.trainable_arrays(),
-            "optimizer": leader.read_optimizer(optimizer) if leader else optimizer.to_arrays(),
-            "teacher": teacher.model.to_arrays() if teacher else {},
             "best": self._best.weights,
+            "optimizer": leader.read_optimizer(optimizer) if leader else optimizer.to_arrays(),
             "adapters": self._best.adapters or {},
+            "teacher": teacher.model.to_arrays() if teacher else {},
         }
-        arrays = {f"{kind}.{name}": array for kind in STATE for name, array in groups[kind].items()}
+        arrays = {f"{kind}.{name}": array for kind, group in groups.items() for name, array in group.items()}
         return State(
             arrays | {"losses": np.array(self._losses)},
             copy.deepcopy(as_record(self.position))

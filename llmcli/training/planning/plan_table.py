@@ -7,14 +7,6 @@ from llmcli.training.planning.plan import FROM_BASE, REQUESTED, ConversationSett
 from llmcli.training.planning.recipe import learning_rates
 from llmcli.training.planning.task import Task
 
-# recipe -> optimizer
-OPTIMIZERS = {
-    "muon": "Muon + AdamW",
-    "adamw": "AdamW",
-    "fine-tune": "AdamW",
-    "lora": "AdamW",
-}
-
 
 def rows(task: Task, plan: Plan, tokens: float, reasons: dict[str, str]) -> tuple[PlanRow, ...]:
     """Return all rows of a plan, except those without a value. `tokens` is the number of training tokens."""
@@ -58,7 +50,7 @@ def rows(task: Task, plan: Plan, tokens: float, reasons: dict[str, str]) -> tupl
         PlanRow("weight decay", f"{train.weight_decay:g}", reasons["weight_decay"]),
         PlanRow("LoRA rank", str(request.lora or ""), f"{REQUESTED}; the base model's weights stay frozen"),
         PlanRow("weights", weights, reasons["sharded"]),
-        PlanRow("optimizer", OPTIMIZERS[train.recipe], reasons["recipe"]),
+        PlanRow("optimizer", "Muon + AdamW" if train.recipe == "muon" else "AdamW", reasons["recipe"]),
         PlanRow("learning rate", learning_rate(train.recipe, train.lr, plan.model), reasons["lr"]),
         PlanRow("device", machine, request.machine_reason),
     ]

@@ -14,7 +14,6 @@ import torch
 
 from llmcli.errors import LLMError
 from llmcli.models.torch.devices import is_out_of_memory
-from llmcli.training.step.thread_tuner import ThreadTuner
 
 # bfloat16 is chosen if matrix products take less than this fraction of the time in float32
 BFLOAT16_GAIN = 0.8
@@ -115,10 +114,6 @@ def _chain_seconds(threads: int) -> float:
             x = torch.relu(x @ y)
         rounds += 1
     return (time.perf_counter() - began) / rounds
-
-
-def torch_thread_tuner(threads: int) -> ThreadTuner:
-    return ThreadTuner(threads, torch.set_num_threads, fastest_threads)
 
 
 def check_can_shard() -> None:

@@ -20,7 +20,7 @@ from llmcli.config import ModelConfig, TrainConfig
 from llmcli.models.runtime import Array
 from llmcli.models.torch.linear import Linear
 from llmcli.models.torch.transformer import LanguageModel, LayerKVCache
-from llmcli.training.distributed.process_group import ProcessGroup, explain_lost_process
+from llmcli.training.distributed.process_group import ProcessGroup
 from llmcli.training.step.initialization import new_model
 
 
@@ -79,7 +79,7 @@ class ShardedModel(LanguageModel):
         if in_float32:
             self._use_float32()
         # weights gathered in inference mode could not be used in training
-        with torch.inference_mode(False), torch.no_grad(), explain_lost_process():
+        with torch.inference_mode(False), torch.no_grad():
             return self._pass(self._group.broadcast(ids.clone()))
 
     def _pass(self, ids: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from llmcli.config import TrainConfig
 from llmcli.models.torch.transformer import LanguageModel
-from llmcli.training.distributed.process_group import ProcessGroup, explain_lost_process
+from llmcli.training.distributed.process_group import ProcessGroup
 from llmcli.training.interruption import CutShortError
 from llmcli.training.planning.cost_model import micro_batches
 from llmcli.training.step.base_divergence import BaseDivergence
@@ -91,8 +91,7 @@ def training_step(
         else:
             # with sharded weights, the backward pass gives each process its part of the mean gradients
             scale = float(group.count) if group.is_sharded else 1.0
-            with explain_lost_process():
-                computed = accumulate(model, local_micro_batches(batch, group, model, settings), scale)
+            computed = accumulate(model, local_micro_batches(batch, group, model, settings), scale)
         if base_divergence:  # the divergence from the base model adds its gradients
             model.dropout.set_rows(None)
             base_divergence.add_gradients(batch.step)
