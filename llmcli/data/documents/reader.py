@@ -22,7 +22,7 @@ from typing import Any, TypeAlias
 from llmcli.config import cpu_cores
 from llmcli.data.child_process import ChildProcess, Frame, NotStartedError
 from llmcli.data.conversations.record_kinds import ReadOptions
-from llmcli.data.documents.worker import FileLimits
+from llmcli.data.documents.worker import FileLimits, Position
 from llmcli.data.files import ConversationFile, read_records
 from llmcli.data.text import file_types
 from llmcli.data.text.decoding import Document, OnRead, Stored, TextDigest, display_name
@@ -161,7 +161,7 @@ class _ProcessReader:
     def _read_all(self, pending: PendingFile) -> None:
         """Read a file. If the process ends, continue after the document (or file in an archive) at which it
         ended."""
-        after: list[int] | None = None
+        after: Position | None = None
         for restarts in range(1 + _MAX_RESTARTS):
             # all files of an archive together may take twice the time of a single file
             limits = replace(LIMITS, stalled_seconds=LIMITS.stalled_seconds / 2**restarts)
@@ -229,7 +229,7 @@ class _AnswerReader:
         self._read_stored = read_stored
         self._on_read = on_read
         # position of the current document, or else of the archive or collection around it
-        self.position: list[int] = []
+        self.position: Position = []
         # paths in the archive: of the archives around the item at this position, then of the item
         self._members = [""]
 

@@ -30,7 +30,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from llmcli import units
 from llmcli.data.child_process import become_child, end_after, write_frame
@@ -42,6 +42,7 @@ from llmcli.data.text.file_types import START_BYTES, FileType, compression
 from llmcli.data.text.temporary_files import spooled
 from llmcli.errors import LLMError, missing_extra
 
+Position: TypeAlias = list[int]  # of a file in an archive, or of a document in a collection
 _FRAME_BYTES = 1 << 16  # text per frame
 _MAX_PROBLEM = 300  # characters
 _READ_IN_ORDER = ("archives", "warc")  # modules that need no temporary copy of a compressed file
@@ -110,7 +111,7 @@ class _AnswerWriter:
         # with "plain", text with markup is sent as it is, and tables are not read
         self.reading: dict[str, Any] = request["reading"]
         self._name = request["name"]
-        self._after: list[int] | None = request["after"]
+        self._after: Position | None = request["after"]
         self._taken = self._begun = self._members = self._allowed_members = 0
         self._limit = _LimitError(self._name, "")  # raised when more is taken
         self._texts: list[str] = []
@@ -182,14 +183,14 @@ class _AnswerWriter:
         if self._members > self._allowed_members:
             raise _LimitError(self._name, f"has over {self._allowed_members:,} members")
 
-    def enter(self, at: list[int], member: str) -> bool:
+    def enter(self, at: Position, member: str) -> bool:
         """Begin a file in an archive. Returns whether to read it, which is False if it was read before."""
         if self._is_before(at):
             return False
         self._send({"at": at, "member": member})
         return True
 
-    def begin(self, at: list[int], member: str, kind: str, size: int, content: int = 0) -> bool:
+    def begin(self, at: Position, member: str, kind: str, size: int, content: int = 0) -> bool:
         """Begin a document or another file. Returns whether to read it, which is False if it was read
         before."""
         self._begun += 1
@@ -199,7 +200,7 @@ class _AnswerWriter:
             self._send({"at": at, "member": member, "kind": kind, "bytes": size, "content": content})
         return not self._is_skipping
 
-    def _is_before(self, at: list[int]) -> bool:
+    def _is_before(self, at: Position) -> bool:
         """Return whether a position was handled by an earlier process: it is neither after the position in
         the request nor an archive that contains it."""
         after = self._after
@@ -259,7 +260,7 @@ def _read_path(answer: _AnswerWriter, path: Path) -> None:
         _read(answer, file, "", [], size)
 
 
-def _read(answer: _AnswerWriter, file: File, member: str, at: list[int], size: int) -> None:
+def _read(answer: _AnswerWriter, file: File, member: str, at: Position, size: int) -> None:
     """Send the text or document in a file, or the contents of an archive. `member` is the path in the
     archive around it, which can only be read forwards."""
     name = answer.name_of(member)
@@ -303,7 +304,7 @@ def _read(answer: _AnswerWriter, file: File, member: str, at: list[int], size: i
             _read_document(answer, content, member, at, known, size)
 
 
-def _read_members(answer: _AnswerWriter, file: File, path: str, at: list[int]) -> None:
+def _read_members(answer: _AnswerWriter, file: File, path: str, at: Position) -> None:
     from llmcli.data.documents import archives
 
     if len(at) == answer.limits.depth:
@@ -331,7 +332,7 @@ def _read_members(answer: _AnswerWriter, file: File, path: str, at: list[int]) -
 
 
 def _read_document(
-    answer: _AnswerWriter, file: File, member: str, at: list[int], known: FileType, size: int
+    answer: _AnswerWriter, file: File, member: str, at: Position, known: FileType, size: int
 ) -> None:
     """Send a document, a table, or each document in a collection."""
     name = answer.name_of(member)
@@ -392,13 +393,13 @@ def _ending(
     skipped.clear()
 
 
-def _refuse(answer: _AnswerWriter, member: str, at: list[int], description: str) -> None:
+def _refuse(answer: _AnswerWriter, member: str, at: Position, description: str) -> None:
     """Report the type of a file that is not read; without advice if it is in an archive."""
     description = description.partition("; ")[0] if member else description
     _send_problem(answer, member, at, f"{answer.name_of(member)} {description}")
 
 
-def _send_problem(answer: _AnswerWriter, member: str, at: list[int], problem: str) -> None:
+def _send_problem(answer: _AnswerWriter, member: str, at: Position, problem: str) -> None:
     if answer.begin(at, member, "", 0):
         answer.end(problem)
 
