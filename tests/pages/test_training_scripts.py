@@ -177,7 +177,7 @@ def test_a_hundred_steps_are_those_of_torch(worker: "Page") -> None:
     settings = TrainConfig(100, context=16, batch_size=4)
     batches = rng.integers(0, 90, (10, 4, 17))  # ten batches, again and again: the loss falls
     first = script_weights(model)
-    optimizer, losses = Optimizer(model, settings, config.hidden_size), []
+    optimizer, losses = Optimizer(model, settings), []
     for step in range(100):
         loss = model.loss(torch.from_numpy(batches[step % 10]))
         torch.autograd.backward(loss)
