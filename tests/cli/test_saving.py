@@ -1,6 +1,7 @@
 """What can prevent a trained model from being saved: signals, closed pipes, full disks, other processes."""
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -428,8 +429,9 @@ def test_an_output_that_is_full_before_the_first_step_is_named(llm: Llm, monkeyp
 
 
 def test_the_command_that_resumes_a_run_is_named() -> None:
-    answer = runs.interrupted_here(HERE, "--force", steps=12, step=5)
-    assert "Interrupted at step 5; the same command without --force resumes from there." in answer.stderr
+    answer = runs.interrupted_here(HERE, "--json", "--force", steps=12, step=5)
+    verdict = json.loads(answer.stdout.splitlines()[-1])["verdict"]
+    assert "Interrupted at step 5; the same command without --force resumes from there." in verdict
 
 
 @pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="needs /dev/full")
