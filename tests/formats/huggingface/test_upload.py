@@ -100,6 +100,7 @@ def test_two_pushes_do_not_mix_two_models(
     trained: SimpleNamespace, llm: Llm, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     from huggingface_hub import HfApi
+    from huggingface_hub.utils import are_progress_bars_disabled
 
     def another_push() -> None:
         sharded = {"config.json": b"{}", "model-00001-of-00001.safetensors": b"", "model.safetensors.index.json": b"{}"}
@@ -121,7 +122,8 @@ def test_two_pushes_do_not_mix_two_models(
     with pytest.raises(
         LLMError, match=r"^another program changed \S+/owner/cat in the meantime, so nothing was uploaded"
     ):
-        upload.push(target, Path("d"), lambda note: None, private=False, progress=False)
+        upload.push(target, Path("d"), lambda note: None, private=False, progress=True)
+    assert not are_progress_bars_disabled()
     cat = trained.hub.repositories["owner/cat"]
     assert cat.commit == "ab" * 20 and "model.safetensors" not in cat.files
 
