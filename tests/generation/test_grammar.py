@@ -26,14 +26,14 @@ from llmcli.generation import grammar_compiler
 from llmcli.generation.generator import GeneratedText, decode, generate
 from llmcli.generation.grammar import GrammarState, compile_grammar
 from tests.conftest import TEXT
-from tests.data.tokens.test_corpus_tokens import spm
+from tests.data.tokenizers.test_tokenizer import without_chat_tokens
 from tests.generation.fakes import FakeRuntime
 
 TOKENIZERS = {
     "char": Tokenizer.train_char([TEXT]),
     "bpe": Tokenizer.train_bpe([TEXT + '{"name": "りんご", "n": 12}\n' * 40], 340),
     "seen bytes": Tokenizer.train_bpe([TEXT], 300).for_model(bytes(sorted(set(TEXT.encode())))),
-    "spm": spm(),
+    "spm": without_chat_tokens("spm"),
 }
 FRUIT = [fruit + number for fruit in ("りんご", "apple", "app🍎", "") for number in ("", "0", "1")]
 LANGUAGES = [
