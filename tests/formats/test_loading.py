@@ -2,6 +2,7 @@
 
 import builtins
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,3 +48,13 @@ def test_each_file_is_opened_once_to_read_its_header(paths: list[Path], monkeypa
         loading.read_header(path)
     assert opened >= Counter(["own", "config.json", "tokenizer.json", "model.safetensors", "gguf"])
     assert max(opened.values()) == 1, opened
+
+
+def test_only_an_unchanged_model_has_the_fingerprint_of_its_source(tiny_model: Path) -> None:
+    model = loading.load(tiny_model)
+    record = model.record.without("train") | {"imported": {"sha256": "5"}}
+    same = replace(model, record=record)
+    assert loading.source_fingerprint(same) == "5"
+    for changes in ({"train": {"steps": 1}}, {"adapter": "a"}, {"average_of": ["a"]}, {"imported": {}}):
+        assert loading.source_fingerprint(replace(same, record=record | changes)) is None, changes
+    assert loading.source_fingerprint(replace(same, quantization="int8")) is None

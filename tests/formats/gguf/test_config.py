@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmcli.config import RopeScaling
+from llmcli.config import ModelConfig, RopeScaling
 from llmcli.errors import LLMError
 from llmcli.formats import loading
 from llmcli.formats.gguf import config as gguf_config
+from llmcli.formats.gguf import conventions
 from tests.formats.gguf_by_hand import FIELDS, MODEL, TOKENS, gguf_bytes
 
 
@@ -136,3 +137,8 @@ def test_a_rope_theta_of_zero_is_an_error(tmp_path: Path) -> None:
     path.write_bytes(gguf_bytes(FIELDS | {"llama.rope.freq_base": 0.0}, tensors))
     with pytest.raises(LLMError, match="invalid header"):
         loading.load(path)
+
+
+def test_gemma_3_27b_is_recognized_by_its_62_layers() -> None:
+    for layers, expected in ((61, 16), (62, 8)):
+        assert conventions.query_scalar(ModelConfig(300, 32, 64, layers, 4, 2, 16, 40)) == expected
