@@ -71,7 +71,8 @@ class SkippedTests:
     """Writes the names of skipped tests and modules, one per line, for a run in an environment with more packages."""
 
     def __init__(self, path: str) -> None:
-        self._path, self._names = Path(path), set[str]()
+        self._path = Path(path)
+        self._names = set[str]()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.skipped:

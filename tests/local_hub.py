@@ -30,7 +30,8 @@ class Repository:
     """A model, and what is wrong with it."""
 
     def __init__(self, files: dict[str, bytes], commit: str = COMMIT) -> None:
-        self.files, self.commit = dict(files), commit
+        self.files = dict(files)
+        self.commit = commit
         self.served: dict[str, bytes] = {}  # instead of the right content
         self.sizes: dict[str, int] = {}  # listed instead of the right ones
         self.missing: set[str] = set()
@@ -253,11 +254,14 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=0, help="listed for weights")
     words = parser.parse_args()
     with local_hub(words.port) as hub:
-        hub.rate, hub.redirect = words.rate, words.redirect
+        hub.rate = words.rate
+        hub.redirect = words.redirect
         for place in sorted(words.directory.glob("*/*")):
             files = {file.name: file.read_bytes() for file in place.iterdir() if file.is_file()}
             model = hub.repositories[f"{place.parent.name}/{place.name}"] = Repository(files)
-            model.gated, model.gated_status, model.missing = bool(words.gated), words.gated, set(words.missing)
+            model.gated = bool(words.gated)
+            model.gated_status = words.gated
+            model.missing = set(words.missing)
             for name in files:
                 if name.endswith(WEIGHTS):
                     model.sizes |= {name: words.size} if words.size else {}

@@ -133,7 +133,8 @@ class CommandRunner:
     """Runs the commands of a page, one after the other, in one directory that looks like a clone."""
 
     def __init__(self, directory: Path, llm: Llm) -> None:
-        self._directory, self._llm = directory, llm
+        self._directory = directory
+        self._llm = llm
         self._variables: dict[str, object] = {}
         exec("import safetensors.numpy", self._variables)
         self._shown: dict[str, renew_output.Shown] = {}

@@ -175,7 +175,9 @@ class FakeMeasure:
     """Counts its calls; the clock advances by what each takes."""
 
     def __init__(self, seconds: float = 1.0, fail: Callable[[Measurement], bool] = lambda measurement: False) -> None:
-        self.seconds, self.fail, self.now = seconds, fail, 0.0
+        self.seconds = seconds
+        self.fail = fail
+        self.now = 0.0
         self.measured: list[str] = []
 
     def __call__(self, measurement: Measurement) -> Mapping[str, Any]:

@@ -285,7 +285,8 @@ class Console:
     """The functions of kernel32 that set the console mode."""
 
     def __init__(self, *, is_console: bool, takes_colors: bool) -> None:
-        self.is_console, self.takes_colors = is_console, takes_colors
+        self.is_console = is_console
+        self.takes_colors = takes_colors
         self.modes: list[int] = []
         self.GetStdHandle = lambda stream: stream  # an object, as its type of result is set
 

@@ -147,8 +147,8 @@ def write_frame(answers: IO[bytes], header: Mapping[str, Any], data: bytes = b""
 
 
 def answer_requests(answer: Callable[[Any], Mapping[str, Any]], memory: int, seconds: float) -> None:
-    """Answer requests that have an answer of one frame, using at most `memory` bytes; a request that takes more than
-    `seconds` ends the process."""
+    """Answer requests that have an answer of one frame, using at most `memory` bytes; a request that takes
+    more than `seconds` ends the process."""
     with become_child(memory) as answers:
         for line in sys.stdin.buffer:
             end_after(seconds)

@@ -375,7 +375,8 @@ def run(
     of a task before the first step or after the last one.
     """
     planned = replace(planned, signals=[] if signals is None else signals, on_progress=on_progress)
-    plan, output = planned.prepared.plan, planned.output
+    plan = planned.prepared.plan
+    output = planned.output
     stopped = output.stopped
     baselines = _Baselines(planned.prepared)
     first_run = None
@@ -412,7 +413,8 @@ def _train(
     planned: PlannedRun, leader: Leader | None, saver: StateSaver, stopped: StoppedRun | None
 ) -> Generator[Event, None, None]:
     """Yield the trainer's events."""
-    signals, prepared = planned.signals, planned.prepared
+    signals = planned.signals
+    prepared = planned.prepared
 
     def stop_requested() -> bool:
         if leader and not signals and (number := leader.group.stop_request()):
@@ -478,7 +480,8 @@ def run_worker(
 def _reserve_seconds(planned: PlannedRun) -> float:
     """Return the seconds of the time budget reserved for the end of the run, after training and
     evaluations."""
-    plan, conversations = planned.prepared.plan, planned.prepared.conversations
+    plan = planned.prepared.plan
+    conversations = planned.prepared.conversations
     budget = plan.train.seconds
     millions = plan.model.parameters / 1e6
     if budget is None:
@@ -580,7 +583,8 @@ def _measure_answers(
 ) -> dict[str, Any]:
     """Measure answers to held-out questions, and store the known answers if the run has some, until `end`
     (time.monotonic). Returns entries of the record; None for what was not measured."""
-    prepared, settings = planned.prepared, planned.prepared.plan.train
+    prepared = planned.prepared
+    settings = planned.prepared.plan.train
     entries: dict[str, Any] = {"answers": None}
     if planned.known_answers:
         entries["known_answers"] = None

@@ -34,9 +34,11 @@ class Peaks:
 
     def add(self, seconds: float, own: int, whole: int) -> None:
         if own > self.own:
-            self.own, self.own_at = own, seconds
+            self.own = own
+            self.own_at = seconds
         if whole > self.all:
-            self.all, self.all_at = whole, seconds
+            self.all = whole
+            self.all_at = seconds
 
 
 def processes_of(parent: int) -> list[int]:

@@ -55,7 +55,8 @@ class Reference:
     """A tiny model with random weights, made by transformers, in a directory."""
 
     def __init__(self, directory: Path, model: Any) -> None:
-        self.directory, self.model = directory, model
+        self.directory = directory
+        self.model = model
 
     def logits(self, ids: list[int]) -> np.ndarray:
         import torch
@@ -154,7 +155,10 @@ class LlamaCpp:
 
         params = xllamacpp.CommonParams()
         params.model.path = str(path)
-        params.n_ctx, params.n_parallel, params.warmup, params.port = context, 1, False, 0
+        params.n_ctx = context
+        params.n_parallel = 1
+        params.warmup = False
+        params.port = 0
         params.verbosity = -1
         params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32  # by default it is float16
         params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED

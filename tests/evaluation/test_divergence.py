@@ -19,7 +19,9 @@ class FixedProbabilities:
     """A model whose next token has the same probabilities after every text."""
 
     def __init__(self, probabilities: Sequence[float], context: int) -> None:
-        self.context, self.length, self.parameters = context, 0, 0
+        self.context = context
+        self.length = 0
+        self.parameters = 0
         self.logprobs = np.log(np.array(probabilities)).astype(np.float32)
 
     def prefill(self, ids: Sequence[int]) -> NDArray[np.float32]:

@@ -13,8 +13,12 @@ class FakeRuntime:
     parameters = 1
 
     def __init__(self, context, logits_of, draft_tokens=0):
-        self.context, self.logits_of, self.draft_tokens = context, logits_of, draft_tokens
-        self.cached, self.seen, self.evaluations = [], [], 0
+        self.context = context
+        self.logits_of = logits_of
+        self.draft_tokens = draft_tokens
+        self.cached = []
+        self.seen = []
+        self.evaluations = 0
 
     @property
     def length(self):

@@ -29,7 +29,9 @@ class WithoutTail:
 
     def __init__(self, inner):
         self.eos_ids = inner.eos_ids
-        self.token_bytes, self.eos_id, self.encode = inner.token_bytes, inner.eos_id, inner.encode
+        self.token_bytes = inner.token_bytes
+        self.eos_id = inner.eos_id
+        self.encode = inner.encode
         self.vocabulary = inner.vocabulary
 
     def split_last_word(self, text):

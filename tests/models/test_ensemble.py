@@ -27,7 +27,9 @@ class DomainModel:
     parameters = cache_bytes_per_token = 1
 
     def __init__(self, third: int) -> None:
-        self.context, self.length, self.calls = 100, 0, 0
+        self.context = 100
+        self.length = 0
+        self.calls = 0
         self._row = np.zeros(60, np.float32)
         self._row[20 * third : 20 * third + 20] = np.log(9)
 

@@ -15,7 +15,8 @@ class Host:
     """A host with a directory. Its first process waits for the end of its input; all others end with it."""
 
     def __init__(self, name: str, directory: Path) -> None:
-        self.name, self.directory = name, directory
+        self.name = name
+        self.directory = directory
         directory.mkdir()
         words = ["unshare", "--net", "--uts", "--mount", "--pid", "--fork", "sh", "-c", "echo; exec cat"]
         self._holder = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)

@@ -153,7 +153,10 @@ class SimulatedMachine:
     def __init__(self, speed: Callable[[float], float], slow_evaluation: int = 0) -> None:
         """`speed` is in tokens trained per second, by time. Evaluation is three times as fast; but the batch of the
         number `slow_evaluation` takes 30 times as long as that, or every batch 10 times, if it is negative."""
-        self.time, self.speed, self.slow_evaluation, self.evaluated = 0.0, speed, slow_evaluation, 0
+        self.time = 0.0
+        self.speed = speed
+        self.slow_evaluation = slow_evaluation
+        self.evaluated = 0
         self.compute = Compute(self._gradients, self._score)
 
     def options(self) -> dict[str, Any]:

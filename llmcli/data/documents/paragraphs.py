@@ -15,8 +15,8 @@ _HYPHENS = ("-", "\u2010", "\u00ad")
 
 
 def spaced(blocks: Iterable[Block]) -> Iterator[str]:
-    """Yield blocks as text, each ending in "\\n". A blank line separates two blocks unless both are lines of a
-    list, table or listing; an empty block that is not such a line also separates its neighbors.
+    """Yield blocks as text, each ending in "\\n". A blank line separates two blocks unless both are lines of
+    a list, table or listing; an empty block that is not such a line also separates its neighbors.
 
     >>> list(spaced([("Title", False), ("• a", True), ("• b", True), ("Text", False)]))
     ['Title\\n', '\\n• a\\n', '• b\\n', '\\nText\\n']

@@ -92,7 +92,8 @@ def load_inputs(
     base_sha256 = loading.fingerprint(base_model) if base_model else ""
     conversations = None
     if files := sources.conversation_files:
-        template, new_tokens = None, 0
+        template = None
+        new_tokens = 0
         if base_model:
             base_model, template, new_tokens = with_chat_format(base_model)
         held_out = val_sources.conversation_files or fraction

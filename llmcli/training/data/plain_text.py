@@ -171,8 +171,8 @@ def compare(
     seed: int,
     interruptible: Interruptible = lambda model, share: nullcontext(),
 ) -> PlainTextScores | None:
-    """Score a text with the final weights of a run of `model` and with its base model, which generates the text
-    if there is none. None without both, or without time."""
+    """Score a text with the final weights of a run of `model` and with its base model, which generates the
+    text if there is none. None without both, or without time."""
 
     def scored(network: LanguageModel, text: PlainText) -> float:
         with interruptible(network, 1.0):

@@ -71,7 +71,9 @@ class FinalEvaluator:
     ) -> FinalEvaluation:
         """Score the final and the base model on the same part of the held-out data, then on plain text, until
         `end`."""
-        held_out, data, clock = self._held_out, self._data, self._clock
+        held_out = self._held_out
+        data = self._data
+        clock = self._clock
         base = data.base
         compares = self._compares and not hurried
         score = base_score = None

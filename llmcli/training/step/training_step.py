@@ -112,9 +112,11 @@ def training_step(
 def local_micro_batches(
     batch: Batch, group: ProcessGroup, model: LanguageModel, settings: TrainConfig
 ) -> list[MicroBatch]:
-    """Return the micro-batches of this process. A single one gets its dropout masks from the whole batch. With
-    sharded weights, all processes have equally many; one without tokens in the loss has weight 0."""
-    processes, mask, B = group.processes, batch.loss_mask, len(batch.ids)
+    """Return the micro-batches of this process. A single one gets its dropout masks from the whole batch.
+    With sharded weights, all processes have equally many; one without tokens in the loss has weight 0."""
+    processes = group.processes
+    mask = batch.loss_mask
+    B = len(batch.ids)
     rows = range(B)[B * processes.rank // processes.count : B * (processes.rank + 1) // processes.count]
     own = slice(rows.start, rows.stop)
     count = micro_batches(model.config, settings, processes.count)

@@ -32,7 +32,9 @@ def members(file: IO[bytes] | gzip.GzipFile) -> Iterator[archives.Member | str]:
 def tar(members: dict[str, bytes]) -> bytes:
     """An archive of these files, and of a link and a directory."""
     link, directory = tarfile.TarInfo("link"), tarfile.TarInfo("directory")
-    link.type, link.linkname, directory.type = tarfile.SYMTYPE, "/etc/passwd", tarfile.DIRTYPE
+    link.type = tarfile.SYMTYPE
+    link.linkname = "/etc/passwd"
+    directory.type = tarfile.DIRTYPE
     return samples.tarred(members, link, directory)
 
 

@@ -114,12 +114,15 @@ def test_errors_say_what_to_do(hub: SimpleNamespace, files: dict[str, bytes], mo
         f"hf:owner/tiny is gated: accept its terms at {hub.hub.endpoint}/owner/tiny, and set HF_TOKEN to a token of "
         "your account"
     )
-    hub.tiny.gated, hub.tiny.missing = False, {"model.safetensors"}
+    hub.tiny.gated = False
+    hub.tiny.missing = {"model.safetensors"}
     assert message(NAME).startswith("cannot download hf:owner/tiny from ")
-    hub.tiny.missing, hub.tiny.sizes = set(), {"model.safetensors": 10**18, "tokenizer.json": 5}
+    hub.tiny.missing = set()
+    hub.tiny.sizes = {"model.safetensors": 10**18, "tokenizer.json": 5}
     assert re.search(r"has over 1,000,000 TB, and .* has space for .*; set HF_HOME", message(NAME))
     shutil.rmtree(hub.cache)
-    hub.tiny.sizes, hub.tiny.files = {}, files | {"config.json": b'{"model_type": "resnet"}'}
+    hub.tiny.sizes = {}
+    hub.tiny.files = files | {"config.json": b'{"model_type": "resnet"}'}
     assert message(NAME).startswith(f"{NAME} is not downloaded: its config.json sets model_type to")
     hub.tiny.files = {name: data for name, data in files.items() if name != "tokenizer.json"}
     assert "has no tokenizer.json, which a model needs" in message(NAME)

@@ -77,7 +77,8 @@ class Client:
     """Collects the events of a request."""
 
     def __init__(self):
-        self.events, self.ended = [], threading.Event()
+        self.events = []
+        self.ended = threading.Event()
 
     def __call__(self, event):
         self.events.append(event)
@@ -223,7 +224,8 @@ class Blocking(Client):
 
     def __init__(self):
         super().__init__()
-        self.stopped, self.go_on = threading.Event(), threading.Event()
+        self.stopped = threading.Event()
+        self.go_on = threading.Event()
 
     def __call__(self, event):
         if not self.events:

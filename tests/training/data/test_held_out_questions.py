@@ -32,7 +32,8 @@ class Scripted:
     context, parameters, draft_tokens = 64, 1, 0
 
     def __init__(self, script: dict[tuple[int, ...], list[int]], end: int) -> None:
-        self._script, self._end = script, end
+        self._script = script
+        self._end = end
         self.length = 0
 
     def rewind(self, length: int = 0) -> None:

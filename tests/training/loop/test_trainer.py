@@ -84,7 +84,8 @@ class ScriptedEvaluations:
     def _score(self, model: LanguageModel, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         embedding = model.model.embed_tokens.weight
         if self._embedding is None or not torch.equal(embedding, self._embedding):
-            self._embedding, self._bits = embedding.detach().clone(), next(self._remaining)
+            self._embedding = embedding.detach().clone()
+            self._bits = next(self._remaining)
             self.weights.append(model.to_arrays())
         nats = self._bits * math.log(2) * self._byte_lengths[ids[:, 1:]]
         return nats, np.ones(nats.shape, bool)

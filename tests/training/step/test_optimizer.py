@@ -128,7 +128,8 @@ def test_gains_are_updated_like_by_torchs_adamw() -> None:
     theirs = torch.optim.AdamW([other], lr=0.003, betas=(0.9, 0.99), eps=1e-10, weight_decay=0.0)
     for i in range(5):
         gradient = torch.randn(16, generator=torch.Generator().manual_seed(i))
-        gain.grad, other.grad = gradient.clone(), gradient.clone()
+        gain.grad = gradient.clone()
+        other.grad = gradient.clone()
         ours.step(0.2)
         theirs.step()
     assert torch.allclose(gain, other, atol=1e-6)
