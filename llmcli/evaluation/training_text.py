@@ -161,8 +161,10 @@ def trained_indices(files: Sequence[ConversationFile], stage: Stage) -> set[int]
         for start, recorded_number in copies.get(file.sha256, ()):
             # read with other options than in training, so any of them may have been trained on
             share = (shares and shares.held_out_share) or 0.0 if number == recorded_number else 0.0
-            held_out = {*split.held_out_indices(count, share), *range(count, start + number)} - repeated
-            trained |= {first + i - start for i in range(start, start + number) if i not in held_out}
+            for i in range(start, start + number):
+                is_held_out = i >= count or split.is_held_out(i, count, share)
+                if not is_held_out or i in repeated:
+                    trained.add(first + i - start)
         first += number
     return trained
 

@@ -78,7 +78,17 @@ def held_out_indices(count: int, share: float) -> list[int]:
     >>> held_out_indices(30, 0.1), held_out_indices(4, 0.1)
     ([6, 12, 28], [])
     """
+    return [index for index in range(count) if is_held_out(index, count, share)]
+
+
+def is_held_out(index: int, count: int, share: float) -> bool:
+    """Return whether an index is one of `held_out_indices`, without listing them: a damaged record may have
+    any count."""
     if share > 0.5:
-        return sorted(set(range(count)).difference(held_out_indices(count, 1 - share)))
+        return not is_held_out(index, count, 1 - share)
     stretches = round(count * share)
-    return [int((i + (i + 1) * GOLDEN % 1.0) * count / stretches) for i in range(stretches)]
+    first = index * stretches // count  # its stretch or, by rounding, the previous one
+    chosen = (
+        int((i + (i + 1) * GOLDEN % 1.0) * count / stretches) for i in (first, first + 1) if i < stretches
+    )
+    return index in chosen
