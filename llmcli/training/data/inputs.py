@@ -100,11 +100,7 @@ def load_inputs(
         conversations = ConversationInputs(files, held_out, template, new_tokens)
     tokenizer_json, reason = _existing_tokenizer(tokenizer, base_model, like_model, output)
     notes = [sources.describe(), *sources.notes, *splits, *left_out, *val_sources.notes]
-    if not reading.strip_boilerplate and (share := estimate(sources.text.documents)) >= SUGGESTED_SHARE:
-        notes.append(
-            f"about {share:.0%} of the text is boilerplate that documents repeat; to cut it: "
-            "`strip_boilerplate`"
-        )
+    notes += _boilerplate_note(sources, reading)
     return Inputs(
         sources,
         val_sources.text if val_sources.text.documents else fraction,
@@ -119,6 +115,16 @@ def load_inputs(
         reading,
         notes,
     )
+
+
+def _boilerplate_note(sources: Sources, reading: ReadOptions) -> list[str]:
+    """Suggest the option that cuts boilerplate, if there is much of it."""
+    share = 0.0 if reading.strip_boilerplate else estimate(sources.text.documents)
+    if share < SUGGESTED_SHARE:
+        return []
+    return [
+        f"about {share:.0%} of the text is boilerplate that documents repeat; to cut it: `strip_boilerplate`"
+    ]
 
 
 def _validation(val: str | float | None, corpus: Sequence[str] | Sources) -> tuple[list[str], float]:
