@@ -493,8 +493,9 @@ def train(
     `val` is a validation file or the fraction to hold out, `base` a model to fine-tune, `like` a model whose
     tokenizer to use. `known_answers` stores the questions and answers in the file, for `Model.known_answer`.
     An existing file at `output` is replaced only with `overwrite`. The options are `ReadingOptions` and
-    `PlanOptions`. Ctrl-C ends the run and saves the model, a second one raises KeyboardInterrupt; the same
-    call resumes a stopped run, and closing the iterator early discards it. Raises LLMError.
+    `PlanOptions`. In the main thread, Ctrl-C during a step ends the run and saves the model, a second one
+    raises KeyboardInterrupt; the same call resumes a stopped run, and closing the iterator early discards it.
+    Raises LLMError.
     """
     require_torch()
     _check_names(options, [*(train.__kwdefaults__ or ()), *TrainOptions.__annotations__])
@@ -511,8 +512,13 @@ def train(
     base_path = None if base is None else _path(base, "base")
     like_path = None if like is None else _path(like, "like")
     tokenizer = _text(tokenizer, "tokenizer")
-    claim = partial(claim_output, _path(output, "output"), force=_flag(overwrite, "overwrite"))
-    claimed = claim(model=base_path or like_path, on_note=on_note, on_warning=on_note)
+    claimed = claim_output(
+        _path(output, "output"),
+        force=_flag(overwrite, "overwrite"),
+        model=base_path or like_path,
+        on_note=on_note,
+        on_warning=on_note,
+    )
     load = partial(
         load_inputs, sources, val, base_path, like_path, tokenizer, reading=reading, on_note=on_note
     )
@@ -602,14 +608,18 @@ def _train(
         for note in inputs.notes:
             place.on_note(note)
         planned.check_space()
-        trains = False  # whether a step was taken, so that there are weights to save
-        is_main = threading.current_thread() is threading.main_thread()  # only there, signals can be handled
-        stops: AbstractContextManager[list[int]] = (
-            stop_requests(lambda: trains) if is_main else nullcontext([])
-        )
-        with stops as signals:
-            for event in session.run(planned, signals=signals):
-                trains = trains or isinstance(event, Step)
+        has_stepped = threading.Event()  # so that there are weights to save
+        signals: list[int] = []
+        with closing(session.run(planned, signals=signals)) as events:
+            while True:
+                # only in the main thread, and not between two events, where the caller's code runs
+                is_main = threading.current_thread() is threading.main_thread()
+                with stop_requests(has_stepped.is_set, received=signals) if is_main else nullcontext():
+                    event = next(events, None)
+                if event is None:
+                    return
+                if isinstance(event, Step):
+                    has_stepped.set()
                 yield event
 
 

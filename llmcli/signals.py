@@ -18,10 +18,10 @@ Handler = Callable[[int, FrameType | None], object] | int | None
 
 def stop_signals(*names: str) -> dict[signal.Signals, Handler]:
     """Return the signals that ask a process to end (default: NAMES) with their handlers, without those that
-    the parent process ignores, as nohup does with SIGHUP."""
+    the parent process ignores, as nohup does with SIGHUP, or that are not handled in Python."""
     numbers = [getattr(signal, name) for name in names or NAMES if hasattr(signal, name)]
     handlers = {number: signal.getsignal(number) for number in numbers}
-    return {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}
+    return {number: handler for number, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}
 
 
 def end_process(number: int, frame: FrameType | None) -> None:
@@ -78,13 +78,15 @@ def handled_by(handler: Handler, earlier: Mapping[signal.Signals, Handler]) -> I
 
 @contextmanager
 def stop_requests(
-    can_save: Callable[[], bool] = lambda: True, show_note: Callable[[str], None] | None = None
+    can_save: Callable[[], bool] = lambda: True,
+    show_note: Callable[[str], None] | None = None,
+    received: list[int] | None = None,
 ) -> Iterator[list[int]]:
-    """Collect the first stop signal in a list instead of raising an exception, so that a run can end and
-    save. `show_note` tells the user; without it, only Ctrl-C is collected, so that an answer can end between
-    two tokens. A second request raises KeyboardInterrupt. Unless `can_save`, the previous handlers are
-    called. One request may arrive as two signals: one from `timeout` or a shell, one from the kernel."""
-    received: list[int] = []
+    """Collect the first stop signal in the list `received` instead of raising an exception, so that a run can
+    end and save. `show_note` tells the user; without it, only Ctrl-C is collected, as for an answer that ends
+    between two tokens. A second request raises KeyboardInterrupt. Unless `can_save`, the previous handlers
+    are called. One request may arrive as two signals: one from `timeout` or a shell, one from the kernel."""
+    received = [] if received is None else received
     first_at: float | None = None
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -97,12 +99,12 @@ def stop_requests(
             elif before is signal.SIG_DFL:
                 raise SystemExit(128 + number)
             return
-        if first_at is None:
+        if not received:
             first_at = now
             received.append(number)
             if show_note:
                 show_note("ending the run and saving; press Ctrl-C again to quit without saving")
-        elif now - first_at >= SAME_REQUEST:
+        elif first_at is None or now - first_at >= SAME_REQUEST:
             end_process(signal.SIGINT, frame)
 
     earlier = stop_signals() if show_note else stop_signals("SIGINT")

@@ -6,7 +6,7 @@ import math
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -181,22 +181,31 @@ def test_training_gives_the_model_of_the_command(own_directory: Path, llm: Llm) 
 
 
 def test_ctrl_c_ends_a_run_that_is_saved_and_a_second_one_interrupts_it(own_directory: Path) -> None:
-    """In the main thread, which alone receives signals; before the first step there is nothing to save."""
+    """In the main thread, which alone receives signals, and not between two events, where the caller's code runs."""
+    from llmcli.training import session
+
     Path("c.txt").write_text(TEXT, "utf-8")
+    run = session.run
+
+    def interrupted(planned: session.PlannedRun, signals: list[int]) -> Iterator[object]:
+        for event in run(planned, signals=signals):
+            if isinstance(event, llmcli.Step) and event.step > 1:
+                for _ in range(times):
+                    signal.raise_signal(signal.SIGINT)
+            yield event
+
+    times = 1
     earlier = signal.getsignal(signal.SIGINT)
-    events = llmcli.train("c.txt", **RUN)
-    steps = 0
-    for event in events:
-        if isinstance(event, llmcli.Step):
-            steps += 1
-            signal.raise_signal(signal.SIGINT)
-    assert steps == 1 and event.done.interrupted and event.file.exists() and event.resumable
-    assert signal.getsignal(signal.SIGINT) is earlier
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "run", interrupted)
+        *events, end = llmcli.train("c.txt", **RUN)
+        assert [type(event) for event in events].count(llmcli.Step) == 2
+        assert end.done.interrupted and end.file.exists() and end.resumable
         patch.setattr("llmcli.signals.SAME_REQUEST", 0.0)
-        for _ in llmcli.train("c.txt", "second.safetensors", **RUN):
-            signal.raise_signal(signal.SIGINT)
-            signal.raise_signal(signal.SIGINT)
+        times = 2
+        with pytest.raises(KeyboardInterrupt):
+            for _ in llmcli.train("c.txt", "second.safetensors", **RUN):
+                assert signal.getsignal(signal.SIGINT) is earlier
     with ThreadPoolExecutor(1) as executor:
         done = executor.submit(lambda: list(llmcli.train("c.txt", "thread.safetensors", **RUN))[-1])
     assert done.result().done.step == 4

@@ -146,7 +146,7 @@ class Assistant:
         scores: list[ScoredText] = []
         try:
             for _ in self._read(ids):
-                pass
+                check()
             for batch in score_answers(
                 self.runtime, self.tokenizer, ids, answers, self._stop_ids, only_likely=only_likely
             ):

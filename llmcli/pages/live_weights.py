@@ -118,8 +118,9 @@ def pack(model: Checkpoint, dtype: str) -> tuple[list[Json], bytes]:
             "shape": values.shape,
             "dtype": "f32" if values.ndim < 2 else dtype,
         }
-        arrays = _stored(name, values, dtype)
-        entries.append(entry | dict(zip(("offset", "scales"), map(put, arrays), strict=False)))
+        for key, array in zip(("offset", "scales"), _stored(name, values, dtype), strict=False):
+            entry[key] = put(array)
+        entries.append(entry)
     return entries, b"".join(parts)
 
 

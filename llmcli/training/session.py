@@ -366,7 +366,7 @@ def run(
     *,
     signals: list[int] | None = None,
     on_progress: OnProgress = lambda task, share: None,
-) -> Iterator[RunEvent | Result]:
+) -> Generator[RunEvent | Result, None, None]:
     """Train and save the model. Yields events; the last one is the Result. The run may start over once, with
     the number of epochs found by a first run.
 

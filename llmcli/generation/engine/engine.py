@@ -321,8 +321,7 @@ class Engine:
 
     def _model(self, name: str) -> "Future[Opened]":
         """Return a model, which may still be loading. The caller holds `_changed`."""
-        known = self._models.get(name)
-        if known is None or (known.done() and known.exception()):  # after an error, try again
+        if name not in self._models:
             future: Future[Opened] = Future()
             _start_thread(self._load, name, future, name="load-model")
             self._models[name] = future  # after starting the thread, without which it would never complete
@@ -335,6 +334,8 @@ class Engine:
             try:
                 future.set_result(self._open_model(name))
             except BaseException as error:  # raised by the future's `result`
+                with self._changed:
+                    del self._models[name]  # the next request tries again
                 future.set_exception(error)
 
 

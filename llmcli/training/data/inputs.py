@@ -86,6 +86,7 @@ def load_inputs(
         val_sources = read_sources(names, reading, on_read=progress)
     elif val is not None:
         val_sources = Sources(Corpus(()), ())
+        splits = [note.replace(" held out: ", " of another split, not used: ") for note in splits]
     _check_kinds(val_sources, sources)
     check_reading(reading, (sources, val_sources))
     _check_output(sources, val_sources, output)

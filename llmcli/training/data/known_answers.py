@@ -163,15 +163,18 @@ def _question_limit(parameters: int) -> int:
 def seconds_to_fit(plan: Plan, conversations: PreparedConversations) -> float:
     """Estimate the seconds that `fit_min_confidence` takes for all questions at the measured speed; at most a
     share of the time budget."""
-    if plan.train.seconds is None or plan.expected is None:
+    if plan.train.seconds is None:
         return math.inf
+    max_seconds = TIME_SHARE * plan.train.seconds
+    if plan.expected is None:
+        return max_seconds
     tokens = conversations.training
     # all questions once, and each answer NEAREST - 1 times more
     scored = len(tokens.ids) + (NEAREST - 1) * int(tokens.loss_mask.sum())
     seconds = ASSUMED_COST * scored / len(tokens) / plan.expected.tokens_per_second
     limit = _question_limit(plan.model.parameters)
     questions = limit + min(limit, len(UNRELATED["en"]))  # held-out and unrelated ones
-    return max(MIN_SECONDS, min(questions * (seconds + QUESTION_SECONDS), TIME_SHARE * plan.train.seconds))
+    return max(MIN_SECONDS, min(questions * (seconds + QUESTION_SECONDS), max_seconds))
 
 
 def fit_min_confidence(

@@ -31,9 +31,10 @@ class Position:
     stage_start: float = 0.0  # progress of the run at the start of the current stage (loop/run.py) ...
     stage_end: float = 1.0  # ... and at its end
     student_from: int | None = None  # number of steps before the student in distillation; None: not begun
-    evaluations: list[tuple[int, float]] = field(default_factory=list)  # (step, bits per byte)
-    samples: list[tuple[int, str]] = field(default_factory=list)
-    predictions: list[tuple[int, Any]] = field(default_factory=list)  # (step, likeliest words of the probe)
+    # (step, bits per byte), (step, text) and (step, likeliest words of the probe); too long for an error
+    evaluations: list[tuple[int, float]] = field(default_factory=list, repr=False)
+    samples: list[tuple[int, str]] = field(default_factory=list, repr=False)
+    predictions: list[tuple[int, Any]] = field(default_factory=list, repr=False)
 
     @property
     def stage_progress(self) -> float:

@@ -228,7 +228,8 @@ def explain_out_of_memory() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if is_out_of_memory(error):
+        is_of_group = isinstance(error, torch.distributed.DistError)  # the other processes are waiting
+        if is_out_of_memory(error) and not is_of_group:
             raise OutOfMemoryError(
                 "out of memory; use a smaller batch, context or model: `batch_tokens` 1024, `context` 128, "
                 "or a smaller `width` or fewer `layers`"

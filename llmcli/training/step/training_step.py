@@ -126,7 +126,8 @@ def local_micro_batches(
     else:
         model.dropout.set_rows(rows or range(1), B)
     total = batch.ids[:, 1:].numel() if mask is None else int(mask[:, 1:].sum())
-    parts = _split(batch.ids[own], None if mask is None else mask[own], torch.tensor_split, count)
+    split = torch.tensor_split if group.is_sharded else torch.chunk
+    parts = _split(batch.ids[own], None if mask is None else mask[own], split, count)
     return [
         (ids if len(ids) else batch.ids[:1], part_mask if tokens else None, tokens / total)
         for ids, part_mask, tokens in parts
