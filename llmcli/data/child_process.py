@@ -58,8 +58,11 @@ class ChildProcess:
             )
             atexit.register(self.stop)
             self._answer(None, START_SECONDS)  # the frame of `become_child`
-        except (OSError, EOFError) as error:  # a TimeoutError is an OSError
-            raise NotStartedError from error
+        except BaseException as error:
+            self.stop()  # its first frame may be unread
+            if isinstance(error, OSError | EOFError):  # a TimeoutError is an OSError
+                raise NotStartedError from error
+            raise
 
     def frames(self, request: Mapping[str, Any] | None) -> Iterator[Frame]:
         """Send a request, if any, and yield the frames (header, data) of the answer. Raises EOFError if the
@@ -91,8 +94,8 @@ class ChildProcess:
     def _answer(self, request: Mapping[str, Any] | None, seconds: float) -> dict[str, Any]:
         started = time.monotonic()
         timer = threading.Timer(seconds, self.kill)
-        timer.start()
         try:
+            timer.start()
             return next(self.frames(request))[0]
         except BaseException as error:
             # also after Ctrl-C: a late answer would be mistaken for the answer to the next request

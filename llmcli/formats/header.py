@@ -41,9 +41,9 @@ class TensorInfo(NamedTuple):
         """Number of elements."""
         return math.prod(self.shape)
 
-    def rows(self, first: int, last: int) -> TensorInfo:
-        """Return a range of its rows as a separate tensor."""
-        row_bytes = (self.end - self.start) // self.shape[0]
+    def rows(self, first: int, last: int, rows: int | None = None) -> TensorInfo:
+        """Return a range of its `rows` (default: those of its shape) as a separate tensor."""
+        row_bytes = (self.end - self.start) // (rows or self.shape[0])
         return self._replace(
             shape=(last - first, *self.shape[1:]),
             start=self.start + first * row_bytes,

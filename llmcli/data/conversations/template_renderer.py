@@ -10,7 +10,7 @@ from llmcli.data.child_process import ChildProcess, NotStartedError
 from llmcli.data.conversations.messages import Messages, Span
 from llmcli.errors import LLMError
 
-SECONDS = 5.0  # time limit
+SECONDS = 5.0  # time limit of a rendering
 _worker = ChildProcess("llmcli.data.conversations.template_worker")
 
 

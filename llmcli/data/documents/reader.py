@@ -174,6 +174,7 @@ class _ProcessReader:
                 "limits": asdict(limits),
             }
             try:
+                self._last_sent_at = time.monotonic()  # a process that starts has not been silent
                 self.child.start()
                 self._check_open()  # otherwise, `end_if_silent` sees this process
                 answer.receive(self.child.frames(request))

@@ -64,9 +64,10 @@ class Cuts:
         )
 
 
-def repeated_lines(documents: Sequence[Iterable[str]]) -> list[str]:
-    """Return the hashes of the lines that documents repeat; each document is an iterable of lines."""
-    if len(documents) < MIN_DOCUMENTS:
+def repeated_lines(documents: Iterable[Iterable[str]], number_of_documents: int) -> list[str]:
+    """Return the hashes of the lines that documents repeat; each document is an iterable of lines, which is
+    read and dropped before the next one."""
+    if number_of_documents < MIN_DOCUMENTS:
         return []
     # two tables; each slot has the number of documents and the latest of them
     tables = [(array("I", bytes(4 * _SLOTS)), array("I", bytes(4 * _SLOTS))) for _ in range(2)]
@@ -84,7 +85,7 @@ def repeated_lines(documents: Sequence[Iterable[str]]) -> list[str]:
         return min(counted)
 
     repeated = set[str]()
-    min_documents = max(MIN_DOCUMENTS, len(documents) // ONE_IN + 1)
+    min_documents = max(MIN_DOCUMENTS, number_of_documents // ONE_IN + 1)
     for number, lines in enumerate(documents, 1):
         for line in filter(str.strip, lines):
             line_hash = _hash(line)
@@ -104,7 +105,7 @@ def strip(
     lines, counts of the text that was cut). With `repeated`, the hashes returned by an earlier call, the same
     lines are cut."""
     if repeated is None:
-        repeated = repeated_lines([_body(document, on_read) for document in documents])
+        repeated = repeated_lines((_body(document, on_read) for document in documents), len(documents))
     hashes = {*repeated}
     cuts = Cuts(of_bytes=sum(document.text_bytes for document in documents))
     return [_strip(document, hashes, copy, cuts, on_read) for document in documents], tuple(repeated), cuts
@@ -177,7 +178,7 @@ def estimate(documents: Sequence[Document]) -> float:
     """Estimate the share of boilerplate in documents from the ends of some of them."""
     sampled = [documents[i] for i in range(0, len(documents), -(-len(documents) // _SAMPLED_DOCUMENTS) or 1)]
     texts = [_ends(document) for document in sampled]
-    repeated = {*repeated_lines([body for _, body in texts])}
+    repeated = {*repeated_lines((body for _, body in texts), len(texts))}
     cut = sum(_size(lines) - _size(_without_runs(body, repeated, Counter())) for lines, body in texts)
     return cut / max(1, sum(document.characters for document in sampled))
 

@@ -92,10 +92,10 @@ def other_splits(members: Sequence[str]) -> tuple[list[str], list[str]]:
     rows = [member for member in members if Path(unpacked_name(member)).suffix.lower() in _ROWS]
     names = [f"{row}/" for row in rows]
     train, validation, test = (_named(names, rows, split) for split in (_TRAIN, _VALIDATION, _TEST))
-    held_out = validation or test
     if not set(train).difference(validation, test):
         return [], []
-    return held_out, [row for row in test if row not in held_out]
+    held_out = dict.fromkeys(validation or test)
+    return [*held_out], [row for row in test if row not in held_out]
 
 
 def held_out_splits(names: Iterable[str]) -> list[str]:

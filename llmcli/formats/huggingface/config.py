@@ -46,7 +46,7 @@ class _Keys(JsonObject):  # those that are not fields of a ModelConfig, or have 
     rope_parameters: Json | None = None
     rope_scaling: Json | None = None
     sliding_window: Count | None = None
-    sliding_window_pattern: Count = 0
+    sliding_window_pattern: object = 0
     use_sliding_window: object = False
 
 
@@ -234,13 +234,15 @@ def _parse_gemma(keys: _Keys) -> Json:
     values = {key: value for key, value in keys.document.items() if key != "original_max_position_embeddings"}
     types = keys.layer_types
     if types is None:
-        types = tuple(LAYER_TYPES[is_other] for is_other in _others(keys, keys.sliding_window_pattern))
+        others = _others(keys, "sliding_window_pattern", keys.sliding_window_pattern)
+        types = tuple("sliding_attention" if is_other else "full_attention" for is_other in others)
     if any(kind not in LAYER_TYPES for kind in types):
         raise _unsupported("layer_types", list(types), f"a list of {', '.join(LAYER_TYPES)}")
     parameters = keys.rope_parameters or {}
-    if parameters.keys() - {*LAYER_TYPES} or not all(isinstance(own, dict) for own in parameters.values()):
+    objects = [own for own in parameters.values() if own is not None]
+    if parameters.keys() - {*LAYER_TYPES} or not all(isinstance(own, dict) for own in objects):
         raise _unsupported("rope_parameters", parameters, f"objects for {' and '.join(LAYER_TYPES)}")
-    full, local = ({"rope_type": "default"} | parameters.get(kind, {}) for kind in LAYER_TYPES)
+    full, local = ({"rope_type": "default"} | (parameters.get(kind) or {}) for kind in LAYER_TYPES)
     rope = _parse_rope(values, full | (keys.rope_scaling or {}))
     rope_local = _parse_rope(values, local)
     if rope_local["rope_scaling"]:
@@ -254,19 +256,20 @@ def _parse_rope_layers(keys: _Keys) -> Shape:
     interval."""
     layers = keys.no_rope_layers
     if layers is None:
-        return tuple(map(int, _others(keys, keys.no_rope_layer_interval)))
+        return tuple(map(int, _others(keys, "no_rope_layer_interval", keys.no_rope_layer_interval)))
     if len(layers) < keys.num_hidden_layers:
-        raise _unsupported("no_rope_layers", layers, f"0 or 1 for each of {keys.num_hidden_layers} layers")
+        raise _unsupported(
+            "no_rope_layers", list(layers), f"0 or 1 for each of {keys.num_hidden_layers} layers"
+        )
     return tuple(int(n != 0) for n in layers[: keys.num_hidden_layers])
 
 
-def _others(keys: _Keys, interval: int) -> list[bool]:
-    """Return False for each `interval`-th layer, otherwise True."""
-    if not interval > 0 or keys.num_hidden_layers > _MAX_LISTED_LAYERS:
-        raise LLMError(
-            f"its config.json has {keys.num_hidden_layers:,} layers with an interval of {interval:,}; "
-            f"supported: at most {_MAX_LISTED_LAYERS:,}, with an interval of at least 1"
-        )
+def _others(keys: _Keys, name: str, interval: object) -> list[bool]:
+    """Return False for each `interval`-th layer, otherwise True; `name` is the key of the interval."""
+    if not (isinstance(interval, int) and interval > 0):
+        raise _unsupported(name, interval, "a number of layers")
+    if keys.num_hidden_layers > _MAX_LISTED_LAYERS:
+        raise _unsupported("num_hidden_layers", keys.num_hidden_layers, f"at most {_MAX_LISTED_LAYERS:,}")
     return [(layer + 1) % interval != 0 for layer in range(keys.num_hidden_layers)]
 
 

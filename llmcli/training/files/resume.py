@@ -25,7 +25,7 @@ from llmcli.training.loop.events import State
 from llmcli.training.planning.plan import ConversationSettings, EpochSearch, Expected, Plan, PlanRow
 
 FORMAT_KEY = "llmcli.resume"
-FORMAT_VERSION = "2"
+FORMAT_VERSION = "1"
 THREADS = "--threads"  # key in the identity of a run: threads of all processes on the machine of rank 0
 HEADER_BYTES = 1 << 16  # the beginning of the file, which includes FORMAT_KEY
 FIRST_PAUSE = 2.0  # seconds between two saves, at first

@@ -80,7 +80,7 @@ def test_a_line_is_repeated_in_more_than_a_tenth_of_the_documents(counts: list[i
         for line, count in zip(marked, counts, strict=True)
         if min(count, documents) >= MIN_DOCUMENTS and ONE_IN * min(count, documents) > documents
     ]
-    assert len(repeated_lines(lines)) == len(expected)
+    assert len(repeated_lines(lines, documents)) == len(expected)
 
 
 def test_short_lines_are_cut_only_beside_others() -> None:
@@ -127,7 +127,7 @@ def test_memory_does_not_grow_with_the_number_of_lines() -> None:
 
     def peak(lines: int) -> int:
         tracemalloc.start()
-        repeated_lines([(f"{document} {i} of the lines" for i in range(lines)) for document in range(5)])
+        repeated_lines(((f"{document} {i} of the lines" for i in range(lines)) for document in range(5)), 5)
         size = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return size

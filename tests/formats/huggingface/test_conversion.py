@@ -230,6 +230,7 @@ def test_the_stacked_matrices_of_phi3_are_split() -> None:
         theirs = next(full for full in stored if name in full)
         ours = [split[theirs.replace(name, f"{part}_proj")] for part in parts]
         assert [tensor.shape for tensor in ours] == [(rows, 8) for rows in parts.values()]
+        assert ours[0].start == stored[theirs].start and ours[-1].end == stored[theirs].end  # shown by llm inspect
         rows = [tensor.view(stacked[theirs]) for tensor in ours if tensor.view]
         np.testing.assert_array_equal(np.concatenate(rows), stacked[theirs])
     config = convert_config(PHI3)
