@@ -203,16 +203,16 @@ def read_sources(
     return _sources_of(contents, skipped, not_read, reading, on_read)
 
 
-def without_other_splits(sources: Sources) -> tuple[Sources, Sources, list[str]]:
+def without_other_splits(sources: Sources) -> tuple[Sources, Sources]:
     """Separate the held-out split of each data set in an archive, as `read_sources` does for directories.
-    Returns (the rest without unused splits, the held-out splits, notes)."""
+    Returns (the rest without unused splits, the held-out splits)."""
     members: dict[Path, list[str]] = {}
     for file in (*sources.text.documents, *sources.conversation_files):
         if file.member:
             members.setdefault(file.path, []).append(file.member)
     held_out = set[tuple[Path, str]]()
     others = set[tuple[Path, str]]()
-    notes: list[str] = []
+    skipped: list[str] = []
     for path, names in members.items():
         of_validation, of_test = other_splits(names)
         held_out |= {(path, name) for name in of_validation}
@@ -220,12 +220,14 @@ def without_other_splits(sources: Sources) -> tuple[Sources, Sources, list[str]]
         for split, what in ((of_validation, "held out"), (of_test, "of another split, not used")):
             if split:
                 found = f"{units.count(len(split), 'file')} {what}: {units.listed(split, _MAX_NAMES)}"
-                notes.append(f"{display_name(path.name)}: {found}")
+                skipped.append(f"{display_name(path.name)}: {found}")
     if not others:
-        return sources, Sources(Corpus(()), ()), []
+        return sources, Sources(Corpus(()), ())
     training = _selected(sources, lambda file: (file.path, file.member) not in others)
+    text = replace(training.text, skipped=(*training.text.skipped, *skipped))
     all_files = Sources(Corpus(sources.text.contents), sources.conversation_files)
-    return training, _selected(all_files, lambda file: (file.path, file.member) in held_out), notes
+    kept = _selected(all_files, lambda file: (file.path, file.member) in held_out)
+    return replace(training, text=text), kept
 
 
 def _selected(sources: Sources, is_wanted: Callable[[FileFacts], bool]) -> Sources:

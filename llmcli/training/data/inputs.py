@@ -78,7 +78,7 @@ def load_inputs(
     reading = reading or ReadOptions()
     progress = reading_progress(seconds, on_note)
     sources = corpus if isinstance(corpus, Sources) else read_sources(corpus, reading, on_read=progress)
-    sources, val_sources, splits = without_other_splits(sources)
+    sources, val_sources = without_other_splits(sources)
     sources, left_out = _with_enough_text(sources, fine_tunes=base is not None)
     reading = replace(reading, boilerplate=sources.boilerplate)
     names, fraction = _validation(val, corpus)
@@ -86,7 +86,6 @@ def load_inputs(
         val_sources = read_sources(names, reading, on_read=progress)
     elif val is not None:
         val_sources = Sources(Corpus(()), ())
-        splits = [note.replace(" held out: ", " of another split, not used: ") for note in splits]
     _check_kinds(val_sources, sources)
     check_reading(reading, (sources, val_sources))
     _check_output(sources, val_sources, output)
@@ -100,7 +99,7 @@ def load_inputs(
         held_out = val_sources.conversation_files or fraction
         conversations = ConversationInputs(files, held_out, template, new_tokens)
     tokenizer_json, reason = _existing_tokenizer(tokenizer, base_model, like_model, output)
-    notes = [sources.describe(), *sources.notes, *splits, *left_out, *val_sources.notes]
+    notes = [sources.describe(), *sources.notes, *left_out, *val_sources.notes]
     notes += _boilerplate_note(sources, reading)
     return Inputs(
         sources,

@@ -145,7 +145,7 @@ def test_the_splits_of_an_archive_are_those_of_the_unpacked_directory() -> None:
             assert set(re.findall(r"(\w+) row", inputs.held_out.utf8().decode())) == {held_out}
         else:
             assert inputs.held_out == val
-        assert any("test.jsonl" in note for note in inputs.notes)
+        assert any("test.jsonl" in line for line in inputs.corpus.skipped)
 
 
 def test_a_held_out_split_of_another_kind_is_named() -> None:
