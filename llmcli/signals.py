@@ -3,6 +3,7 @@
 Imports little, since the entry point installs its handler before importing anything else.
 """
 
+import math
 import signal
 import threading
 import time
@@ -87,7 +88,7 @@ def stop_requests(
     between two tokens. A second request raises KeyboardInterrupt. Unless `can_save`, the previous handlers
     are called. One request may arrive as two signals: one from `timeout` or a shell, one from the kernel."""
     received = [] if received is None else received
-    first_at: float | None = None
+    first_at = -math.inf if received else None  # a signal that was there before makes the next one the second
 
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal first_at
@@ -99,12 +100,12 @@ def stop_requests(
             elif before is signal.SIG_DFL:
                 raise SystemExit(128 + number)
             return
-        if not received:
+        if first_at is None:
             first_at = now
             received.append(number)
             if show_note:
                 show_note("ending the run and saving; press Ctrl-C again to quit without saving")
-        elif first_at is None or now - first_at >= SAME_REQUEST:
+        elif now - first_at >= SAME_REQUEST:
             end_process(signal.SIGINT, frame)
 
     earlier = stop_signals() if show_note else stop_signals("SIGINT")

@@ -325,6 +325,12 @@ def test_a_run_that_ends_for_another_reason_still_saves_after_the_first_signal(c
         assert caught == [signal.SIGTERM, signal.SIGINT]
 
 
+def test_a_signal_before_this_context_makes_the_next_one_the_second() -> None:
+    with stop_requests(received=[signal.SIGINT]) as caught, pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    assert caught == [signal.SIGINT]
+
+
 def test_while_there_is_nothing_to_save_a_signal_has_its_usual_effect(clock: list[float], capfd) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # torch leaves a handler of its own where a process group ended
