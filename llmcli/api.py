@@ -493,8 +493,8 @@ def train(
     `val` is a validation file or the fraction to hold out, `base` a model to fine-tune, `like` a model whose
     tokenizer to use. `known_answers` stores the questions and answers in the file, for `Model.known_answer`.
     An existing file at `output` is replaced only with `overwrite`. The options are `ReadingOptions` and
-    `PlanOptions`. In the main thread, Ctrl-C ends the run and saves the model, a second one interrupts it; the
-    same call resumes a stopped run, and closing the iterator early discards it. Raises LLMError.
+    `PlanOptions`. In the main thread, Ctrl-C ends the run and saves the model, a second one interrupts it;
+    the same call resumes a stopped run, and closing the iterator early discards it. Raises LLMError.
     """
     require_torch()
     _check_names(options, [*(train.__kwdefaults__ or ()), *TrainOptions.__annotations__])

@@ -16,7 +16,7 @@ def reading_progress(
     """Return a function that counts the bytes that are read, reports the progress, and raises
     ReadingEndsError after a share of `seconds`."""
     started = noted = clock()
-    names: set[str] = set()  # of the files; several may be read at once
+    names: set[str] = set()  # several files may be read at once
     total = 0
 
     def on_read(name: str, size: int) -> None:

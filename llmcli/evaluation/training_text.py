@@ -26,7 +26,7 @@ from llmcli.formats.training_stages import CACHE, all_stages, describe
 
 MAX_SMALL_BYTES = 16_000_000  # of the training files, as they are on the disk
 MAX_NAMES = 3  # files listed in a note
-Records = Sequence[TrainingRecord]  # of one model or of several
+Records = Sequence[TrainingRecord]  # one model has one, an ensemble has several
 _JOINED = 1_000  # conversations searched at a time
 SEPARATOR = "\ud800"  # between messages: half of a surrogate pair, which occurs in no text
 

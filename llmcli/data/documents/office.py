@@ -21,7 +21,7 @@ _HEADING = re.compile(r"(?i)heading|title|\d$")  # the identifier of a paragraph
 _OUTSIDE_SLIDE = ("dt", "ftr", "hdr", "sldNum")  # placeholders: date, footer, header, number
 
 
-# what the elements of a format, without namespaces, mean: a role, or the characters that they represent
+# name of an element, without its namespace -> its role, or the characters that it stands for
 _OFFICE_OPEN = {
     "p": "paragraph",
     "t": "text",  # the element around text

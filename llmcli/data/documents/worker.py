@@ -42,7 +42,8 @@ from llmcli.data.text.file_types import START_BYTES, FileType, compression
 from llmcli.data.text.temporary_files import spooled
 from llmcli.errors import LLMError, missing_extra
 
-Position: TypeAlias = list[int]  # of a file in an archive, or of a document in a collection
+# where a file is in an archive, or a document in a collection
+Position: TypeAlias = list[int]
 _FRAME_BYTES = 1 << 16  # text per frame
 _MAX_PROBLEM = 300  # characters
 _READ_IN_ORDER = ("archives", "warc")  # modules that need no temporary copy of a compressed file

@@ -161,7 +161,7 @@ def convert_tensors(config: Json, tensors: Tensors) -> Tensors:
         first = 0
         for name, shape in zip(ours, parts, strict=True):
             view = None if is_same else partial(_part, parsed, theirs, slice(first, first + shape[0]))
-            # of the stacked tensor's bytes, as many as its rows have
+            # its share of the stacked tensor's bytes
             own = tensor if is_same else tensor.rows(first, first + shape[0], sum(rows for rows, *_ in parts))
             named[name] = own._replace(name=name, shape=shape, view=view)
             first += shape[0]

@@ -36,7 +36,7 @@ def read_values(header: Header, tensor: TensorInfo) -> Iterator[Values]:
         return
     values = _read_stored(header, tensor)
     values = (values if tensor.view is None else tensor.view(values)).reshape(-1)
-    if len(values) != tensor.size:  # of a stacked tensor, whose shape is not checked when it is read
+    if len(values) != tensor.size:  # the shape of a stacked tensor is not checked when it is read
         raise LLMError(f"{tensor.path or header.path} was replaced while it was read")
     for start in range(0, len(values), BLOCK_VALUES):
         block = values[start : start + BLOCK_VALUES]

@@ -89,7 +89,7 @@ class Run:
             token_split=self._settings.token_split,
             stage_end=self._settings.teacher_share or 1.0,
         )
-        self._losses = array("d")  # of each step, in nats per token
+        self._losses = array("d")  # one per step, in nats per token
         self._best = BestWeights(self._model, data, clock, self.position, is_compiled=self._is_compiled)
         self._previews = Previews(data, clock)
         self._final = FinalEvaluator(self._model, data, clock)

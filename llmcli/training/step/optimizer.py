@@ -67,7 +67,7 @@ class Optimizer:
         self._group = group
         self._sharded = group is not None and group.is_sharded
         self._parameters = [parameter for same_rate in groups.values() for parameter in same_rate]
-        self._moments: dict[nn.Parameter, dict[str, Tensor]] = {}  # of AdamW, for those that had a gradient
+        self._moments: dict[nn.Parameter, dict[str, Tensor]] = {}  # AdamW's
 
     def step(self, progress: float) -> None:
         """Update every parameter with its gradient, then drop the gradients. `progress` is 0 to 1 of the
