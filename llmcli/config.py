@@ -460,8 +460,10 @@ class ModelConfig:
             shapes |= {f"{name}_proj.weight": (size, d) for name, size in sizes.items()}
             if arch.qkv_bias:
                 shapes |= {f"{name}_proj.bias": (size,) for name, size in sizes.items()}
-            for name, size in [*sizes.items()][: 2 * arch.qk_norm]:
-                add(f"{name}_norm.weight", size if arch.joint_qk_norm else self.head_dim)
+            if arch.qk_norm:
+                for kind, size in (("q", q), ("k", kv)):
+                    norm_size = size if arch.joint_qk_norm else self.head_dim
+                    add(f"{layer}self_attn.{kind}_norm.weight", norm_size)
             add(f"{layer}self_attn.o_proj.weight", d, q, bias=arch.linear_bias)
             add_norm(arch.norm_names.after_attention)
             add_norm(arch.norm_names.before_mlp)

@@ -123,7 +123,8 @@ def from_header(header: Header) -> Ensemble:
         ) from error
     tensors: dict[str, dict[str, TensorInfo]] = {_prefix(i): {} for i in range(len(configs))}
     for name, tensor in header.tensors.items():
-        start, number, inner = (*name.split(".", 2), "", "")[:3]
+        start, _, rest = name.partition(".")
+        number, _, inner = rest.partition(".")
         own = tensors.get(f"{start}.{number}.")
         if own is None:
             raise LLMError(
