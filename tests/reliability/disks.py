@@ -1,10 +1,6 @@
 """Interrupted saves and failing disks: the old file or the new one remains, and the error is one line."""
 
-import os
-import shutil
-import signal
 import subprocess
-import sys
 from pathlib import Path
 
 from llmcli.formats.checkpoint import save
@@ -43,15 +39,13 @@ for last in range(1, 200):
 
 
 def killed_while_saving(where: Path, tries: int) -> list[str]:
-    """R3: a kill at each system call of a save leaves the old file or the new one. With more than one try, strace
-    injects the kills as well."""
+    """R3: a kill at each system call of a save leaves the old file or the new one."""
     failures = []
     small_model(where / "old.safetensors")
     small_model(where / "new.safetensors")
     model = load(where / "new.safetensors")
     model.record |= {"steps": 1}
     save(where / "new.safetensors", model)
-    old, new = ((where / f"{name}.safetensors").read_bytes() for name in ("old", "new"))
     process = python(where, KILLED_SAVES)
     stdout, stderr = process.communicate(timeout=TIMEOUT)
     *killed, last = [line.split() for line in stdout.decode().splitlines()] or [["", ""]]
@@ -62,31 +56,6 @@ def killed_while_saving(where: Path, tries: int) -> list[str]:
     ]
     if {file for _, file in killed} != {"old", "new"}:
         failures.append("no kill left the old file, or none the new one")
-    return failures + (_killed_by_strace(where, old, new) if tries > 1 else [])
-
-
-SAVE = """
-from llmcli.formats import checkpoint, loading
-checkpoint.save('model.safetensors', loading.load('new.safetensors'))
-"""
-
-
-def _killed_by_strace(where: Path, old: bytes, new: bytes) -> list[str]:
-    """The same by strace, if it is installed."""
-    failures = []
-    for call in ("ftruncate", "write", "fsync", "rename") if shutil.which("strace") else ():
-        for when in range(1, 50):
-            (where / "model.safetensors").write_bytes(old)
-            strace = ["strace", "-qq", "-o", os.devnull, "-e", f"inject={call}:signal=SIGKILL:when={when}"]
-            run = subprocess.run([*strace, sys.executable, "-c", SAVE], cwd=where, capture_output=True)
-            if (where / "model.safetensors").read_bytes() not in (old, new):
-                failures.append(f"half a file after a kill at {call} {when}")
-            if run.returncode == 0:
-                break
-            if run.returncode != -signal.SIGKILL:
-                failures.append(f"{call} {when}: {run.returncode}, {run.stderr[-300:]!r}")
-        if when == 1:
-            failures.append(f"no {call} was killed")
     return failures
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.reliability import disks, earlier_versions, files, kills, serve_abuse, terminals
+from tests.reliability import disks, files, kills, terminals
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Row:
 
 ROWS = {
     "R1 R2": Row("killed at random instants, resumed: the same bytes", kills.killed_and_resumed, 0, 50),
-    "R3": Row("killed at each system call of a save: the old file or the new one", disks.killed_while_saving, 1, 2),
+    "R3": Row("killed at each system call of a save: the old file or the new one", disks.killed_while_saving),
     "R5": Row("a full disk: the old file stays, nothing is left behind, one line of error", disks.refusing_disks),
     "R6": Row("temporary files of killed runs are removed by the next run", kills.stale_files_go, 3, 3),
     "R7": Row(
@@ -36,17 +36,5 @@ ROWS = {
     "R15": Row("huge headers: read or refused, with little memory", files.huge_files, 1, len(files.HUGE)),
     "R21": Row("absurd sampling options: output or one line of error", terminals.sampling_options),
     "R22": Row("prompts from 0 bytes to 10 MB", terminals.long_prompts, 1, 10),
-    "R26": Row(
-        "`llm serve`: foreign pages, false lengths, slow and vanishing clients, absurd fields, random requests",
-        serve_abuse.abused_server,
-        40,
-        serve_abuse.FULL_TRIES,
-    ),
-    "R27": Row(
-        "files of earlier versions: the same answers and exports, stopped runs go on",
-        earlier_versions.earlier_files,
-        0,  # tests/formats/test_earlier_files.py has the models
-        len(earlier_versions.MODELS) + len(earlier_versions.STOPPED),
-    ),
     "R29": Row("a soak test, in seconds: memory stays flat, nothing is left behind", kills.soak, 0, 1200),
 }

@@ -29,9 +29,9 @@ class Served:
 
     @property
     def megabytes(self) -> float:
-        """Its resident memory. Linux only."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text("utf-8")
-        found = re.search(r"VmRSS:\s+(\d+) kB", status)
+        """Its resident memory, on Linux."""
+        status = Path(f"/proc/{self.process.pid}/status")
+        found = re.search(r"VmRSS:\s+(\d+) kB", status.read_text("utf-8")) if status.exists() else None
         return int(found[1]) / 1000 if found else float("nan")
 
 

@@ -1,6 +1,7 @@
 """The process of `llm serve`: how it starts, what it refuses, slow and rude clients, and how it ends."""
 
 import http.client
+import itertools
 import json
 import re
 import signal
@@ -9,7 +10,7 @@ import subprocess
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 
@@ -20,13 +21,15 @@ from llmcli.server.api.models import Models
 from llmcli.server.http import listening, service
 from llmcli.server.http.app import create_app
 from llmcli.server.http.listening import Server, bind, urls
+from llmcli.server.limits import MAX_BODY_BYTES
 from tests.platforms import posix
 from tests.server.processes import serving
 from tests.server.wrong_requests import DAMAGED_HEADS
 
 pytestmark = pytest.mark.slow
 LONG = {"prompt": "The", "max_tokens": 30_000, "n": 8, "temperature": 0, "stream": True}
-HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: "
+START = b"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+HEAD = START + b"Content-Length: "
 QUICK = {"DRAIN_SECONDS": 0.5}  # instead of three
 
 
@@ -40,11 +43,25 @@ def post(served, body, path="/v1/completions"):
     return request(served, body, path).getresponse()
 
 
-def raw(served, data):
-    """What a server answers to bytes, until it closes the connection."""
-    with socket.create_connection(("127.0.0.1", served.port), timeout=30) as client:
-        client.sendall(data)
-        return b"".join(iter(lambda: client.recv(65536), b""))
+def statuses(served, data):
+    """The statuses of all answers to bytes, until the server closes the connection."""
+    answer = b""
+    with socket.create_connection(("127.0.0.1", served.port), timeout=30) as client, suppress(ConnectionError):
+        client.sendall(data)  # after an error the server may close the connection before it has read all
+        while block := client.recv(65536):
+            answer += block
+    return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d{3}) ", answer)]
+
+
+def is_dropped(client):
+    """Whether the server has closed a connection, on which it is sent one more byte."""
+    try:
+        client.send(b"x")
+        return client.recv(65536) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
 
 
 def wait_until(is_so):
@@ -103,22 +120,35 @@ def test_without_a_key_other_computers_need_the_class_code_that_is_printed(serve
         assert process.log.count(code) == 2  # it is not in the log of requests
 
 
-def test_a_damaged_head_is_a_400(running):
-    for head in DAMAGED_HEADS:
-        request = (
-            b"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\n"
-            + b"Content-Type: application/json\r\nConnection: close\r\n"
-            + head
-            + b"\r\n"
-        )
-        assert raw(running, request).split(b" ")[1] in (b"400", b"413", b"431"), head
-        assert post(running, {"prompt": "The"}).status == 200, head
+def test_by_default_only_this_computer_is_listened_to(running):
+    with pytest.raises(OSError):
+        socket.create_connection(("127.0.0.2", running.port), timeout=1)
 
 
-def test_a_request_that_does_not_arrive_is_dropped(served):
-    """Its head is half sent; `raw` would fail after 30 seconds."""
-    with serving(served[0], limits={"RECEIVE_SECONDS": 1.0}) as process:
-        assert raw(process, b"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\n") == b""
+def test_after_a_damaged_head_nothing_is_taken_for_another_request(running):
+    hidden = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    lengths = [b"Content-Length: %b\r\n" % value for value in (b"+5", b"5_0", b"0x5", b"5, 6")]
+    for head, close in itertools.product([*DAMAGED_HEADS, *lengths], (b"Connection: close\r\n", b"")):
+        found = statuses(running, START + close + head + b"\r\n0\r\n\r\n" + hidden)
+        assert found and set(found) <= {400, 431}, (head, close)
+        assert post(running, {"prompt": "The"}).status == 200, (head, close)
+
+
+def test_a_large_body_is_refused_before_it_has_arrived(running):
+    size = 2 * MAX_BODY_BYTES
+    chunks = b"%x\r\n%b\r\n0\r\n\r\n" % (size, b" " * size)
+    for rest in (b"Content-Length: %d\r\n\r\n" % size, b"Transfer-Encoding: chunked\r\n\r\n" + chunks):
+        assert statuses(running, START + b"Connection: close\r\n" + rest) == [413], rest[:30]
+
+
+def test_clients_that_send_byte_by_byte_delay_no_other_and_are_dropped(served):
+    with serving(served[0], limits={"RECEIVE_SECONDS": 1.0}) as process, ExitStack() as stack:
+        for start in (START, HEAD + b"1000000\r\n\r\n"):
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", process.port)))
+            client.sendall(start)
+            client.setblocking(False)
+            assert post(process, {"prompt": "The"}).status == 200
+            wait_until(lambda client=client: is_dropped(client))
         assert post(process, {"prompt": "The"}).status == 200
 
 
@@ -168,8 +198,9 @@ def test_more_unread_answers_than_places_and_connections_shut_nobody_out(served,
         client.close()
 
 
-def test_answers_that_nobody_reads_are_dropped(served, monkeypatch):
-    monkeypatch.setattr(listening, "UNREAD_SECONDS", 0.2)
+@pytest.mark.parametrize("leaves", [False, True])
+def test_answers_that_nobody_reads_are_dropped_and_so_are_those_of_clients_that_left(served, monkeypatch, leaves):
+    monkeypatch.setattr(listening, "UNREAD_SECONDS", 600 if leaves else 0.2)
     app = create_app(Models(served))
     body = json.dumps(LONG | {"logprobs": 5}).encode()
     with served_here(app) as address, socket.socket() as unread:
@@ -178,8 +209,10 @@ def test_answers_that_nobody_reads_are_dropped(served, monkeypatch):
         unread.sendall(HEAD + b"%d\r\n\r\n" % len(body) + body)
         engine = app.state.service.engine
         wait_until(lambda: len(engine.active) == 8)
+        if leaves:
+            unread.close()
         wait_until(lambda: not engine.active)
-        sent = sum(map(len, iter(lambda: unread.recv(65536), b"")))
+        sent = 0 if leaves else sum(map(len, iter(lambda: unread.recv(65536), b"")))
     assert sent < 500_000  # so much was taken by the system's buffers
 
 

@@ -1,5 +1,7 @@
 """Fields of requests: what is wrong or not supported is a 400 that names the field."""
 
+import itertools
+
 import pytest
 from pydantic import ValidationError
 
@@ -28,6 +30,13 @@ def test_a_wrong_field_is_named(client):
             assert set(error) == {"message", "type", "param", "code"}, path
             if path != "/v1/experts" and not (path == "/tokenize" and name == "messages"):
                 assert (error["param"] or name).startswith(name) or "prompt" in error["message"], (name, error)
+
+
+def test_a_number_beyond_all_bounds_is_a_400(client):
+    for name, value in itertools.product(("temperature", "n", "seed"), ("1e400", "-1e400", "1" + "0" * 400)):
+        body = f'{{"prompt": "x", "{name}": {value}}}'
+        response = client.post("/v1/completions", content=body, headers={"content-type": "application/json"})
+        assert response.status_code == 400, body
 
 
 def test_an_empty_prompt(client):
@@ -84,7 +93,7 @@ def test_tools_that_are_not_to_be_called_change_nothing(completion):
 
 def test_a_body_that_is_no_object(client):
     deep = [b"[" * 100_000, b'{"a":' * 50_000, b'{"a": ' + b"9" * 5_000 + b"}"]
-    values = [b'{"a": NaN}', b'{"a": Infinity}', b'{"a": "\\ud800"}']
+    values = [b'{"a": NaN}', b'{"a": -Infinity}', b'{"a": "\\ud800"}']
     for data in [b"", b"[]", b"5", b"null", b'"x"', b"{", b"\xff", b"{}x", *values, *deep]:
         with pytest.raises(ApiError):
             parse_object(data)
