@@ -108,11 +108,6 @@ def test_a_single_stop_string_is_accepted(tiny_model: Path) -> None:
     assert model.generate(PROMPT, max_tokens=20, seed=1, stop=text[2]) == text[: text.index(text[2])]
 
 
-def test_an_unknown_option_is_named(tiny_model: Path) -> None:
-    with pytest.raises(TypeError, match="unknown option 'tokens'; the options are max_tokens, "):
-        llmcli.load(tiny_model).generate(PROMPT, tokens=5)
-
-
 @pytest.mark.usefixtures("short_search")
 def test_next_words_are_those_of_the_command(tiny_model: Path, llm: Llm) -> None:
     answer = output(llm("generate", PROMPT, "-m", tiny_model, "--next", 4, "--json"))
@@ -168,18 +163,6 @@ TEXT = "The cat sat on the mat. The dog ate the hat.\n" * 60
 RUN = {"steps": 4, "threads": 1, "seed": 2, "layers": 1, "width": 32, "context": 16, "batch_tokens": 64}
 
 
-@pytest.mark.slow
-def test_training_gives_the_model_of_the_command(own_directory: Path, llm: Llm) -> None:
-    Path("c.txt").write_text(TEXT * 60, "utf-8")
-    words = [word for key, value in RUN.items() for word in (f"--{key.replace('_', '-')}", value)]
-    assert llm("train", "c.txt", "-o", "command.safetensors", "-q", *words).exit_code == 0
-    *events, result = llmcli.train("c.txt", "api.safetensors", **RUN)
-    assert isinstance(result, llmcli.Result) and result.file == Path("api.safetensors") and result.done.step == 4
-    assert {llmcli.Step, llmcli.Evaluation} <= {type(event) for event in events}
-    assert Path("api.safetensors").read_bytes() == Path("command.safetensors").read_bytes()
-    assert llmcli.load("api.safetensors").record["bits_per_byte"] == pytest.approx(result.bits_per_byte, abs=1e-4)
-
-
 def test_ctrl_c_ends_a_run_that_is_saved_and_a_second_one_interrupts_it(own_directory: Path) -> None:
     """In the main thread, which alone receives signals, and not between two events, where the caller's code runs."""
     from llmcli.training import session
@@ -211,23 +194,30 @@ def test_ctrl_c_ends_a_run_that_is_saved_and_a_second_one_interrupts_it(own_dire
     assert done.result().done.step == 4
 
 
-def test_a_stopped_run_of_the_command_is_resumed_by_the_api_to_the_same_bytes(own_directory: Path, llm: Llm) -> None:
+@pytest.mark.slow
+def test_training_gives_the_bytes_of_the_command_which_resumes_a_stopped_run(own_directory: Path, llm: Llm) -> None:
     from llmcli.training.files import resume
 
-    Path("c.txt").write_text(TEXT, "utf-8")
-    *_, whole = llmcli.train("c.txt", "whole.safetensors", **RUN)
-    events = llmcli.train("c.txt", "api.safetensors", **RUN)
+    Path("c.txt").write_text(TEXT * 60, "utf-8")
+    words = [word for key, value in RUN.items() for word in (f"--{key.replace('_', '-')}", value)]
+    assert llm("train", "c.txt", "-o", "command.safetensors", "-q", *words).exit_code == 0
+    *events, result = llmcli.train("c.txt", "api.safetensors", **RUN)
+    assert isinstance(result, llmcli.Result) and result.file == Path("api.safetensors") and result.done.step == 4
+    assert {llmcli.Step, llmcli.Evaluation} <= {type(event) for event in events}
+    whole = Path("api.safetensors").read_bytes()
+    assert whole == Path("command.safetensors").read_bytes()
+    assert llmcli.load("api.safetensors").record["bits_per_byte"] == pytest.approx(result.bits_per_byte, abs=1e-4)
+    run = llmcli.train("c.txt", "stopped.safetensors", **RUN)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(resume.StateSaver, "is_due", lambda self: True)
-        for event in events:
+        for event in run:
             if isinstance(event, llmcli.Step) and event.step == 3:
-                events.close()
+                run.close()
                 break
-    assert Path("api.resume.safetensors").exists() and not Path("api.safetensors").exists()
-    words = [word for key, value in RUN.items() for word in (f"--{key.replace('_', '-')}", value)]
-    run = llm("train", "c.txt", "-o", "api.safetensors", *words)
-    assert run.exit_code == 0 and "resuming from step" in run.stderr, run.stderr
-    assert Path("api.safetensors").read_bytes() == whole.file.read_bytes()
+    assert Path("stopped.resume.safetensors").exists() and not Path("stopped.safetensors").exists()
+    answer = llm("train", "c.txt", "-o", "stopped.safetensors", *words)
+    assert answer.exit_code == 0 and "resuming from step" in answer.stderr, answer.stderr
+    assert Path("stopped.safetensors").read_bytes() == whole
 
 
 def test_texts_in_memory_give_the_model_of_files_with_these_names(own_directory: Path, llm: Llm) -> None:
@@ -357,7 +347,7 @@ def test_errors_name_arguments(tiny_model: Path) -> None:
     model = llmcli.load(tiny_model)
     calls: list[tuple[Callable[[], object], str]] = [
         (lambda: model.generate("The", max_tokens=-1), "^`max_tokens` must be"),
-        (lambda: model.generate("The", temprature=1), "unknown option 'temprature'; .*temperature"),
+        (lambda: model.generate("The", temprature=1), "unknown option 'temprature'; the options are .*temperature"),
         (lambda: llmcli.train("c.txt", time="20s"), "unknown option 'time'; the options are text, "),
         (lambda: llmcli.train("c.txt", steps=1, seconds=5), "^`seconds` and `steps` both"),
         (lambda: next(llmcli.train("c.txt", "o.safetensors", steps=1, lr=-1)), "^`lr` must be between 1e-12"),
@@ -375,6 +365,7 @@ def test_errors_name_arguments(tiny_model: Path) -> None:
         (lambda: llmcli.train(conversations=[{"text": "b"}]), "^conversations must be lists of messages, or records"),
         (lambda: llmcli.train(conversations=[[{"role": "user", "content": b"b"}]]), "^conversations must be lists of"),
         (lambda: next(llmcli.train(text="short", output="o.safetensors")), "^text 1 is too short: 5 bytes"),
+        (lambda: list(llmcli.train(text=[""])), "^text 1 is empty; give some text to read"),
         (lambda: next(llmcli.train("c.txt", "mine.safetensors", steps=1)), "add `overwrite=True` to replace it"),
         (lambda: next(llmcli.train(tiny_model, "o.safetensors", steps=1)), "llm train TEXT --from "),
     ]
@@ -415,6 +406,10 @@ def test_messages_of_other_types_are_refused() -> None:
         [{"role": "assistant", "content": "a"}],
     ):  # fmt: skip
         assert_one_sentence(lambda messages=messages: model.chat(messages, max_tokens=1))  # type: ignore[misc]
+    example = r'messages must be a list such as \[{"role": "user", "content": "Hello"}\], found'
+    for messages in (None, "Hi", {"role": "user", "content": "Hi"}, 3):
+        with pytest.raises(llmcli.LLMError, match=example):
+            model.chat(messages)  # type: ignore[arg-type]
 
 
 def test_choose_normalizes_what_score_gives(tmp_path: Path) -> None:
@@ -453,16 +448,3 @@ def test_texts_have_the_form_that_is_asked_for(tmp_path: Path) -> None:
         model.generate("The cat", regex=3)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="logit_bias must be"):
         model.generate("The cat", logit_bias=[1])  # type: ignore[arg-type]
-
-
-def test_the_error_for_messages_says_what_a_message_is(tiny_model: Path) -> None:
-    for messages in [None, "Hi", {"role": "user", "content": "Hi"}, 3]:
-        with pytest.raises(
-            llmcli.LLMError, match=r'messages must be a list such as \[{"role": "user", "content": "Hello"}\], found'
-        ):
-            llmcli.load(tiny_model).chat(messages)
-
-
-def test_an_empty_text_in_memory_is_no_file() -> None:
-    with pytest.raises(llmcli.LLMError, match="text 1 is empty; give some text to read"):
-        list(llmcli.train(text=[""]))

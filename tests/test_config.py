@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import fields, replace
+from functools import partial
 
 import pytest
 
@@ -29,28 +30,19 @@ def test_sizes_must_be_integers_of_at_least_1():
             assert caught.value.exit_code == 2, (name, value)
 
 
-def test_epsilon_and_theta_must_be_positive_numbers():
-    for name in ["rms_norm_eps", "rope_theta"]:
-        for value in [0, -1.0, math.nan, math.inf, "1", None, True]:
+def test_other_fields_have_types_and_bounds():
+    no_numbers = [0, -1.0, math.nan, math.inf, "1", None, True]
+    cases = {
+        "rms_norm_eps": no_numbers,
+        "rope_theta": no_numbers,
+        "eos_token_id": [-1, 10, 11, 0.0, False, "0", None],  # of 10 tokens
+        "tie_word_embeddings": ["false", "", 0, 1, None, [False]],
+    }
+    for name, values in cases.items():
+        for value in values:
             with pytest.raises(LLMError, match=name):
                 replace(SMALL, **{name: value})
-
-
-def test_the_end_of_text_token_must_be_in_the_vocabulary():
-    for value in [-1, 10, 11, 0.0, False, "0", None]:
-        with pytest.raises(LLMError, match="eos_token_id"):
-            replace(SMALL, eos_token_id=value)
-
-
-def test_the_end_of_text_token_may_be_the_first_or_the_last_id():
-    assert replace(SMALL, eos_token_id=0).eos_token_id == 0
-    assert replace(SMALL, eos_token_id=9).eos_token_id == 9
-
-
-def test_tying_must_be_true_or_false():
-    for value in ["false", "", 0, 1, None, [False]]:
-        with pytest.raises(LLMError, match="tie_word_embeddings"):
-            replace(SMALL, tie_word_embeddings=value)
+    assert [replace(SMALL, eos_token_id=value).eos_token_id for value in (0, 9)] == [0, 9]
 
 
 def test_key_value_heads_must_divide_the_heads():
@@ -96,53 +88,22 @@ def test_scaling_of_llama_3_by_hand():
     assert rule.scaled(frequency["between"]) == pytest.approx(frequency["between"] * (0.5 + 0.5 / 8))
 
 
-def test_an_invalid_train_config_is_refused():
-    cases = [
-        ({"steps": 0}, "`steps`"),
-        ({"seconds": 0}, "`seconds`"),
-        ({"seconds": -1.0}, "`seconds`"),
-        ({"seconds": math.nan}, "`seconds`"),
-        ({"seconds": math.inf}, "`seconds`"),
-        ({"dropout": -0.1}, "`dropout`"),
-        ({"dropout": 1.0}, "`dropout`"),
-        ({"dropout": math.nan}, "`dropout`"),
-        ({"lr": 0.0}, "`lr`"),
-        ({"lr": math.inf}, "`lr`"),
-        ({"lr": math.nan}, "`lr`"),
-        ({"batch_size": 0}, "batch"),
-        ({"context": 0}, "context"),
-        ({"threads": 0}, "threads"),
-        ({"seed": -1}, "seed"),
-    ]
-    for values, message in cases:
-        with pytest.raises(LLMError, match=message) as caught:
-            TrainConfig(**({"steps": 10} | values))
-        assert caught.value.exit_code == 2, (values, message)
-
-
-def test_an_invalid_sampling_config_is_refused():
-    cases = [
-        ({"max_tokens": -1}, "`max_tokens`"),
-        ({"temperature": -0.1}, "`temperature`"),
-        ({"temperature": math.nan}, "`temperature`"),
-        ({"temperature": math.inf}, "`temperature`"),
-        ({"top_k": -1}, "`top_k`"),
-        ({"top_p": -0.1}, "`top_p`"),
-        ({"top_p": 1.1}, "`top_p`"),
-        ({"top_p": math.nan}, "`top_p`"),
-        ({"min_p": -0.1}, "`min_p`"),
-        ({"min_p": 1.1}, "`min_p`"),
-        ({"min_p": math.nan}, "`min_p`"),
-        ({"repetition_penalty": 0.0}, "`repetition_penalty`"),
-        ({"repetition_penalty": math.inf}, "`repetition_penalty`"),
-        ({"repetition_penalty": math.nan}, "`repetition_penalty`"),
-        ({"seed": -1}, "`seed`"),
-        ({"stop": ("a", "")}, "`stop`"),
-    ]
-    for values, message in cases:
-        with pytest.raises(LLMError, match=message) as caught:
-            SamplingConfig(**values)
-        assert caught.value.exit_code == 2, (values, message)
+def test_an_invalid_train_or_sampling_config_is_refused():
+    of_training = {
+        "steps": [0], "seconds": [0, -1.0, math.nan, math.inf], "dropout": [-0.1, 1.0, math.nan],
+        "lr": [0.0, math.inf, math.nan], "batch_size": [0], "context": [0], "threads": [0], "seed": [-1],
+    }  # fmt: skip
+    of_sampling = {
+        "max_tokens": [-1], "temperature": [-0.1, math.nan, math.inf], "top_k": [-1],
+        "top_p": [-0.1, 1.1, math.nan], "min_p": [-0.1, 1.1, math.nan],
+        "repetition_penalty": [0.0, math.inf, math.nan], "seed": [-1], "stop": [("a", "")],
+    }  # fmt: skip
+    for config, cases in ((partial(TrainConfig, steps=10), of_training), (SamplingConfig, of_sampling)):
+        for name, values in cases.items():
+            for value in values:
+                with pytest.raises(LLMError, match=f"`{name}`") as caught:
+                    config(**{name: value})
+                assert caught.value.exit_code == 2, (name, value)
 
 
 def test_a_record_holds_every_field_in_order():

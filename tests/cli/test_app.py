@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -169,6 +170,8 @@ WRONG = [
     (2, "train c.txt --from model.safetensors --lora 4 --optimizer muon", "--lora trains with AdamW"),
     (2, "train c.txt --optimizer sgd", "--optimizer must be muon or adamw"),
     (2, "train c.txt --lr 3e-4", "no option --lr; did you mean --lr-scale X, which multiplies"),
+    (2, "train c.txt --host 0.0.0.0", "--host has no effect without --watch"),
+    (2, "train c.txt --port 8000", "--port has no effect without --watch"),
     (1, "generate hi -m nofile", "no file or directory nofile"),
     (1, "generate hi -m cut.safetensors", "cut off"),
     (1, "generate hi -m foreign.safetensors", "llm inspect foreign.safetensors"),
@@ -192,11 +195,30 @@ WRONG = [
     (2, "eval c.txt --per-line --per-token", "--per-token has no effect with --per-line"),
     (2, "explain The --layer 3", "--layer names a layer, as in 1, or a head of a layer, as in 1.4; the model has"),
     (2, "explain The --layer 1 --html a.html", "--layer has no effect with --html"),
+    (2, "explain The --without 2.5", "--without names a layer, as in 1, or a head of a layer, as in 1.4; the model"),
+    (2, "explain The --without 1 --layer 1", "--layer has no effect with --without or --compare"),
+    (1, "explain The --compare ''", "the prompt is empty"),
     (2, "export out", "choose a format: --to hf, --to gguf, --to html, --to tokenizer, --to handover or --quantize"),
     (2, "export out --to onnx", "--to must be hf, gguf, html, tokenizer or handover, found onnx"),
     (2, "export a b c --to hf", "give one model and one output, found 3 names"),
     (2, "export out --to hf --quantize int8", "--quantize writes a .safetensors file"),
     (2, "export out --to hf --dtype q8_0", "--dtype must be f32, f16, bf16 with --to hf, found q8_0"),
+    (2, "export model.safetensors out.gguf --to gguf --dtype q2", "--dtype must be f32, f16, bf16, q8_0, q4_0"),
+    # names of files: of the input, or of another format
+    (1, "export model.safetensors model.safetensors --force --to tokenizer", "is the model to export"),
+    (1, "export model.safetensors model.safetensors --force --quantize int8", "is the model to export"),
+    (1, "import model.safetensors -o model.safetensors --force", "is the model to import"),
+    *[
+        (2, f"export model.safetensors {other} {words} --force", f"writes a {ending} file; name it {name}")
+        for other, words, ending, name in (
+            ("c.txt", "--to html", ".html", "c.html"), ("cut.safetensors", "--to html", ".html", "cut.html"),
+            ("cut.safetensors", "--to gguf", ".gguf", "cut.gguf"), ("q.gguf", "--to tokenizer", ".json", "q.json"),
+            ("q.gguf", "--quantize int8", ".safetensors", "q.safetensors"),
+        )
+    ],
+    (2, "train c.txt -o n.gguf --steps 1", "to write a .gguf: llm export"),
+    (2, "import model.safetensors -o n.gguf", "to write a .gguf: llm export"),
+    (2, "mix model.safetensors foreign.safetensors -o n.GGUF", "to write a .gguf: llm export"),
     (2, "inspect --tensors --verify", "--tensors has no effect with --verify"),
     (1, "inspect foreign.safetensors --verify", "no hash"),
     (2, "tokenize --decode x", "--decode needs token ids"),
@@ -222,7 +244,7 @@ def test_every_mistake_is_reported_in_one_line(llm: Llm, tiny_model: Path) -> No
     before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
     for code, words, message in WRONG:
         elsewhere = ["-o", "new.safetensors"] if words.startswith("train ") and "-o" not in words else []
-        answer = llm(*words.split(), *elsewhere)
+        answer = llm(*shlex.split(words), *elsewhere)
         assert (answer.exit_code, answer.stdout) == (code, ""), (words, answer.stderr)
         assert answer.stderr.startswith("error: ") and answer.stderr.endswith("\n"), (words, answer.stderr)
         assert answer.stderr.count("\n") == 1 and message in answer.stderr, (words, answer.stderr)
@@ -326,17 +348,6 @@ def test_the_error_for_a_missing_model_says_how_to_get_it(llm: Llm) -> None:
         answer = llm("generate", "x", "-m", name)
         assert answer.exit_code == 1 and message in answer.stderr
         assert ("llm train" in answer.stderr) == (name == "no.safetensors")
-
-
-def test_a_name_must_match_the_format(llm: Llm, tiny_model: Path) -> None:
-    Path("c.txt").write_text(TEXT, "utf-8")
-    for words in (
-        ("import", tiny_model, "-o", "n.gguf"), ("train", "c.txt", "-o", "n.gguf", "--steps", 1),
-        ("mix", tiny_model, tiny_model, "-o", "n.GGUF"),
-    ):  # fmt: skip
-        answer = llm(*words)
-        assert answer.exit_code == 2 and "to write a .gguf: llm export" in answer.stderr
-    assert not [*Path().glob("n.*")]
 
 
 def test_the_error_for_an_unusable_tokenizer_names_its_file(llm: Llm, tiny_model: Path) -> None:

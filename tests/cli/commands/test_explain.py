@@ -93,17 +93,6 @@ def test_heads_initialized_for_copying_are_named(llm: Llm, tiny_model: Path) -> 
     assert "head 2.1 was initialized as: induction head" in llm("explain", "The cat").stdout
 
 
-def test_errors_of_comparisons_are_one_line(llm: Llm, tiny_model: Path) -> None:
-    for options, message in {
-        ("--without", "2.5"): "--without names a layer, as in 1, or a head of a layer, as in 1.4; the model has layers",
-        ("--without", "1", "--layer", 1): "--layer has no effect with --without or --compare",
-        ("--compare", ""): "the prompt is empty",
-    }.items():
-        answer = llm("explain", "The cat", *options)
-        assert answer.exit_code in (1, 2) and answer.stdout == ""
-        assert message in answer.stderr and answer.stderr.count("\n") == 1
-
-
 @pytest.mark.slow
 def test_every_line_fits_the_terminal(sure_model: Path) -> None:
     family, hostile = f"りんごを食べる。{FAMILY}", "a\x1b[31mb\u202e\tc"

@@ -16,22 +16,6 @@ from tests.conftest import TEXT
 from tests.data.documents.samples import warc
 
 
-def test_an_unknown_dtype_of_a_gguf_is_refused(tiny_model: Path, llm) -> None:
-    pytest.importorskip("gguf", reason="needs the extra gguf")
-    answer = llm("export", "model.safetensors", "m.gguf", "--to", "gguf", "--dtype", "q2")
-    assert answer.exit_code == 2 and "--dtype must be f32, f16, bf16, q8_0, q4_0" in answer.stderr
-
-
-def test_the_model_itself_is_never_overwritten(tiny_model: Path, llm) -> None:
-    before = tiny_model.read_bytes()
-    for words in (("--to", "tokenizer"), ("--quantize", "int8")):
-        answer = llm("export", tiny_model, tiny_model, "--force", *words)
-        assert answer.exit_code == 1 and "is the model to export" in answer.stderr
-    answer = llm("import", tiny_model, "-o", tiny_model, "--force")
-    assert answer.exit_code == 1 and "is the model to import" in answer.stderr
-    assert tiny_model.read_bytes() == before
-
-
 @pytest.mark.parametrize(
     ("output", "command"),
     [
@@ -212,21 +196,6 @@ def test_one_argument_is_the_model_and_the_output_is_named_like_it(tiny_model: P
     answer = llm("export", "page.html", "--to", "html")
     advice = "there is no model page.html; if it is the output, name the model before it: llm export model.safetensors"
     assert answer.exit_code == 1 and f"{advice} page.html --to html" in answer.stderr
-
-
-@pytest.mark.parametrize(
-    ("words", "name", "ending"),
-    [
-        (("--to", "html"), "model.pdf", ".html"), (("--to", "html"), "other.safetensors", ".html"),
-        (("--to", "gguf"), "other.safetensors", ".gguf"), (("--to", "tokenizer"), "other.gguf", ".json"),
-        (("--quantize", "int8"), "other.gguf", ".safetensors"),
-    ],
-)  # fmt: skip
-def test_a_file_of_another_format_is_never_replaced(tiny_model: Path, llm, words, name: str, ending: str) -> None:
-    Path(name).write_bytes(tiny_model.read_bytes())
-    answer = llm("export", "model.safetensors", name, *words, "--force")
-    assert answer.exit_code == 2 and f"writes a {ending} file; name it {Path(name).stem}{ending}" in answer.stderr
-    assert Path(name).read_bytes() == tiny_model.read_bytes()
 
 
 @platforms.posix

@@ -118,12 +118,6 @@ def test_ctrl_c_ends_the_run_and_its_page_and_saves(own_directory: Path) -> None
         urllib.request.urlopen(address, timeout=5)
 
 
-def test_the_address_of_the_page_needs_a_page(llm: Llm) -> None:
-    for option in (("--host", "0.0.0.0"), ("--port", "8000")):
-        result = llm("train", "c.txt", *option)
-        assert result.exit_code == 2 and f"{option[0]} has no effect without --watch" in result.stderr
-
-
 @pytest.mark.slow
 def test_other_computers_see_the_run_with_the_class_code_until_enter(own_directory: Path) -> None:
     Path("c.txt").write_text(TEXT, "utf-8")
