@@ -101,47 +101,6 @@ def test_tables_with_and_without_results() -> None:
         assert make(everything).count(tables.DASH) == never_measured, name
 
 
-def test_a_row_by_hand() -> None:
-    """Three seeds, of which the middle one is the median, of the network and adapting. Without a cache no model
-    adapts."""
-    seeds = [Measurement("ours", SHAKESPEARE, "20s", seed) for seed in range(3)]
-    scores = [(2.3, 2.4), (2.1, 2.5), (2.2, 2.6)]
-
-    def rows(with_cache: bool) -> list[str]:
-        found = {}
-        for each, (bits, without) in zip(seeds, scores, strict=True):
-            more = {"bits_per_byte_without_cache": without} if with_cache else {}
-            found[each.name] = HERE.result(each, 1.0, a_result(each, bits, **more))
-        return tables.budgets(Figures(found)).split("\n")
-
-    assert rows(False)[2] == "| 20s | **2.200** | 2.300 2.100 2.200 | **–** | – – – | 1,000 | 19.9 | 600 |"
-    assert rows(True)[0].startswith("| `--time` | network | network, each seed | adapting | adapting, each seed |")
-    assert (
-        rows(True)[2] == "| 20s | **2.500** | 2.400 2.500 2.600 | **2.200** | 2.300 2.100 2.200 | 1,000 | 19.9 | 600 |"
-    )
-
-
-def test_the_median_of_the_texts_that_were_not_developed_on() -> None:
-    bits = {SHAKESPEARE: 9.0, "manual-ja": 9.0, "novel-en": 2.0, "quotations-de": 1.5, "javascript": 1.0}
-    found = {}
-    for name, value in bits.items():
-        run, xz = Measurement("ours", name, "142s"), Measurement("xz", name)
-        found[run.name] = HERE.result(run, 1.0, a_result(run, value, bits_per_byte_without_cache=value + 0.25))
-        found[xz.name] = HERE.result(xz, 1.0, {"bits_per_byte": value + 1})
-    sentence = " ".join(tables.summary(Figures(found)).split())
-    assert "has **9.250** bits" in sentence and "**9.000** with its n-gram cache" in sentence
-    assert "medians over 3 texts" in sentence and "xz 2.500) and **1.500** (" in sentence
-    assert all(figure in tables.summary_ja(Figures(found)) for figure in ("**9.250**", "2.500）と **1.500**"))
-    rows = tables.texts(Figures(found), texts.TEST).split("\n")
-    assert rows[0] == "| text | MB | network, 142s | xz | adapting, 142s |"  # what nobody measured has no column
-    assert rows[-1] == "| **median** |  | **1.750** | **2.500** | **1.500** |" and len(rows) == 6
-    assert tables.DASH not in "".join(rows)
-    without_cache = Measurement("ours", "javascript", "142s")
-    found[without_cache.name] = HERE.result(without_cache, 1.0, a_result(without_cache, 2.25))
-    median = tables.texts(Figures(found), texts.TEST).split("\n")[-1]  # of 2.25, 1.75, 2.25 and of 2, 1.5, 2.25
-    assert median == "| **median** |  | **2.250** | **2.500** | **2.000** |"
-
-
 def test_only_what_is_between_markers_is_written() -> None:
     page = "before\n<!-- begin summary -->\nold\n<!-- end summary -->\nafter\n"
     new = tables.updated(page, Figures({}))

@@ -51,23 +51,6 @@ def test_the_tables_of_the_page_are_those_of_the_calculator(capsys: pytest.Captu
     assert scaling.with_tables(page, tables[: scaling.TABLES_OF_PAGE]) == page
 
 
-@in_full  # without it tests/test_documents.py runs `llm train --processes 2`, and test_processes.py torchrun
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("start", "module"), [("llm train ", "llmcli"), ("torchrun --standalone ", "torch.distributed.run")]
-)
-def test_a_local_command_runs_as_printed(start: str, module: str, tmp_path: Path) -> None:
-    (tmp_path / "examples").symlink_to(ROOT / "examples")
-    [line] = [line for block in blocks("docs/scaling.md") for line in block if line.startswith(start)]
-    words = shlex.split(line, comments=True)[1:]
-    run = subprocess.run(
-        [sys.executable, "-m", module, *words],
-        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=SECONDS,
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr
-    assert (tmp_path / words[words.index("-o") + 1]).exists()
-
-
 def test_bytes_of_a_step_by_hand() -> None:
     """Four layers: 16 matrices of 16 x 16 (q, k, v, o), 8 of 32 x 16, 4 of 16 x 32."""
     model = MODEL
@@ -169,9 +152,9 @@ def test_the_shell_accepts_it() -> None:
 
 
 def test_torchrun_and_llm_train_know_its_options() -> None:
-    for name in FILES:
-        from torch.distributed.run import get_args_parser
+    from torch.distributed.run import get_args_parser
 
+    for name in FILES:
         options = get_args_parser().parse_args(torchrun_words(name))
         assert options.module and options.training_script == "llmcli"
         assert options.nnodes == "2" and (options.rdzv_endpoint or options.master_addr != "127.0.0.1")
@@ -179,6 +162,14 @@ def test_torchrun_and_llm_train_know_its_options() -> None:
         command, *words = options.training_script_args
         with subcommand(command).make_context(command, words) as context:
             assert context.params["epochs"] == 1 and context.params["output"] == Path("model.safetensors")
+    # those of the page, which tests/test_documents.py and test_processes.py run with other texts
+    starts = ("llm train ", "torchrun --standalone ")
+    alone, by_torchrun = (next(line for block in blocks("docs/scaling.md") for line in block if line.startswith(start))
+                          for start in starts)  # fmt: skip
+    options = get_args_parser().parse_args(shlex.split(by_torchrun)[1:])
+    assert options.training_script == "llmcli" and options.nproc_per_node == "2"
+    for command, *words in (shlex.split(alone, comments=True)[1:], options.training_script_args):
+        assert subcommand(command).make_context(command, words).params["layers"] == 2
 
 
 def free_port(low: int, high: int) -> int:

@@ -366,21 +366,6 @@ def test_the_error_for_an_unusable_tokenizer_names_its_file(llm: Llm, tiny_model
         assert "error: bad.json: the tokenizer is not" in llm(*words, "bad.json").stderr
 
 
-def test_ctrl_c_during_imports_is_one_line() -> None:
-    code = """
-import sys
-import llmcli.__main__ as entry
-class Interrupting:
-    def find_spec(self, name, *_):
-        if name == "llmcli.cli.app":
-            raise KeyboardInterrupt
-sys.meta_path.insert(0, Interrupting())
-entry.main()
-"""
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert (run.returncode, run.stdout, run.stderr) == (130, "", "interrupted\n")
-
-
 @pytest.mark.slow
 @platforms.posix
 def test_a_closed_stdout_is_an_error_before_the_work_begins(tiny_model: Path) -> None:
