@@ -23,7 +23,6 @@ from llmcli.errors import LLMError, command_line
 from llmcli.formats import atomic_io, file_lock, loading
 from llmcli.models.open_runtime import open_runtime
 from llmcli.models.torch.transformer import LanguageModel
-from llmcli.signals import stop_signals
 from llmcli.training.files import resume
 from tests import platforms
 from tests.conftest import Llm
@@ -129,15 +128,6 @@ def names() -> list[str]:
 # ---- files
 
 
-def test_a_file_is_written_and_replaced(windows: Windows) -> None:
-    for data in (b"{one\r\n\n", b"{two" * 1000):
-        atomic_io.check_writable("f", force=True, example="f.jsonl")
-        atomic_io.write("f", data)
-        assert Path("f").read_bytes() == data
-    atomic_io.write_with("f", lambda place: place.write_bytes(b"three") and None)
-    assert Path("f").read_bytes() == b"three" and names() == ["f"]
-
-
 def test_a_directory_is_written_and_replaced(windows: Windows) -> None:
     for text in ("one", "two"):
         with atomic_io.replace_directory(Path("d")) as place:
@@ -145,12 +135,14 @@ def test_a_directory_is_written_and_replaced(windows: Windows) -> None:
         assert Path("d/f").read_text() == text and names() == ["d"]
 
 
-def test_a_file_that_is_in_use_for_a_moment_is_replaced(windows: Windows) -> None:
-    for times in [1, 4]:
-        atomic_io.write("f", b"old")
+def test_a_file_is_replaced_also_if_it_is_in_use_for_a_moment(windows: Windows) -> None:
+    for times in [0, 1, 4]:
+        atomic_io.write("f", b"{one\r\n\n")
+        assert Path("f").read_bytes() == b"{one\r\n\n"
+        atomic_io.check_writable("f", force=True, example="f.jsonl")
         windows.busy = times
-        atomic_io.write("f", b"new")
-        assert windows.busy == 0 and Path("f").read_bytes() == b"new"
+        atomic_io.write_with("f", lambda place: place.write_bytes(b"two") and None)
+        assert windows.busy == 0 and Path("f").read_bytes() == b"two" and names() == ["f"]
 
 
 def test_a_file_that_stays_in_use_is_kept(windows: Windows) -> None:
@@ -226,7 +218,9 @@ def test_standard_input_is_read_twice(windows: Windows, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_is_stopped_and_resumed(windows: Windows, llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_is_stopped_by_ctrl_break_and_resumed_and_keeps_no_file_open(
+    windows: Windows, llm: Llm, monkeypatch
+) -> None:
     Path("c.txt").write_text(TEXT, "utf-8")
     words = ["train", "c.txt", *OPTIONS, "--steps", 12]
     assert llm(*words, "-o", "whole.safetensors").exit_code == 0
@@ -248,6 +242,10 @@ def test_a_run_is_stopped_and_resumed(windows: Windows, llm: Llm, monkeypatch: p
     assert answer.exit_code == 0, answer.stderr
     assert names() == ["c.txt", "model.safetensors", "whole.safetensors"]
     assert Path("model.safetensors").read_bytes() == Path("whole.safetensors").read_bytes()
+    header = resume.read_header(Path("model.safetensors"))
+    assert not is_open(header.path)
+    model = loading.load(header.path)
+    assert open_runtime(model).context and model.tensors and not is_open(header.path)
 
 
 @pytest.mark.slow
@@ -263,19 +261,6 @@ def test_other_commands_write_their_files(windows: Windows, llm: Llm, tiny_model
         answer = llm(*words)
         assert answer.exit_code == 0, answer.stderr
     assert all(not name.startswith(".") for name in names())
-
-
-def test_the_signals_of_windows_end_a_run(windows: Windows) -> None:
-    assert [*stop_signals()] == [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1]  # the latter stands for SIGBREAK
-
-
-def test_a_header_and_a_running_model_keep_no_file_open(windows: Windows, llm: Llm) -> None:
-    Path("c.txt").write_text(TEXT, "utf-8")
-    assert llm("train", "c.txt", *OPTIONS, "--steps", 1).exit_code == 0
-    header = resume.read_header(Path("model.safetensors"))
-    assert not is_open(header.path)
-    model = loading.load(header.path)
-    assert open_runtime(model).context and model.tensors and not is_open(header.path)
 
 
 # ---- the console
