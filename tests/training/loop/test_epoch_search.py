@@ -100,36 +100,15 @@ def test_the_second_run_has_the_same_batches_and_all_of_the_text() -> None:
     assert "no time to find whether more would" in row(plan_of(TEXT, EpochSearch(50.0)), "steps").reason
 
 
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch) -> tuple[object, ...]:
-    """A run that searches. There is nothing to learn but the frequencies of letters."""
+@pytest.mark.slow
+def test_a_run_on_a_short_text_that_was_stopped_resumes_and_starts_over_on_all_of_it(llm: Llm, monkeypatch) -> None:
+    """There is nothing to learn but the frequencies of letters. The second run starts from fresh weights; the seconds
+    before the stop count."""
     use_ticking_clock(monkeypatch, 0.01)
     monkeypatch.setattr(throughput, "measure_throughput", lambda *_, **__: 50_000.0)
     letters = np.random.default_rng(0).choice(list("aeiostrnl"), (180, 6))
     Path("c.txt").write_text("\n".join(map("".join, letters)) + "\n", "utf-8")
-    return ("train", "c.txt", "--layers", 1, "--width", 32, "--threads", 1, "--json", "--time", "600s")
-
-
-@pytest.mark.slow
-def test_a_run_on_a_short_text_starts_over_on_all_of_it(llm: Llm, command: tuple[object, ...]) -> None:
-    answer = llm(*command)
-    assert answer.exit_code == 0, answer.stderr
-    events = [json.loads(line) for line in answer.stdout.splitlines()]
-    kinds = [event["event"] for event in events]
-    at = kinds.index("restart")
-    assert kinds.count("restart") == 1 and kinds[at + 1] == "plan"
-    first, second = events[0]["train"], events[at + 1]["train"]
-    assert first["calibration_tokens"] > 0 == second["calibration_tokens"]
-    assert "eval" in kinds[:at] and "eval" not in kinds[at:]  # nothing is left to validate on
-    record = json.loads(llm("inspect", "--json").stdout)["training"]
-    assert record["epoch_search"]["confirmed"] and record["steps"] == second["steps"]
-    assert record["epochs"] == pytest.approx(record["epoch_search"]["found"], abs=1.0)
-    assert any("more did not lower the validation loss" in row["reason"] for row in record["plan"])
-
-
-@pytest.mark.slow
-def test_a_first_run_that_was_stopped_resumes_and_starts_over(llm, command, monkeypatch) -> None:
-    """The second run starts from fresh weights; the seconds before the stop count."""
+    command = ("train", "c.txt", "--layers", 1, "--width", 32, "--threads", 1, "--json", "--time", "600s")
     with monkeypatch.context() as patch:
         stop_after_saving(patch)
         assert llm(*command).exit_code == 1
@@ -141,7 +120,16 @@ def test_a_first_run_that_was_stopped_resumes_and_starts_over(llm, command, monk
     )
     answer = llm(*command)
     assert answer.exit_code == 0, answer.stderr
-    kinds = [json.loads(line)["event"] for line in answer.stdout.splitlines()]
-    assert kinds.count("restart") == 1 and kinds[-1] == "done"
-    first, second = starts
-    assert first - second == pytest.approx(earlier)
+    first_began, second_began = starts
+    assert first_began - second_began == pytest.approx(earlier)
+    events = [json.loads(line) for line in answer.stdout.splitlines()]
+    kinds = [event["event"] for event in events]
+    at = kinds.index("restart")
+    assert kinds.count("restart") == 1 and kinds[at + 1] == "plan" and kinds[-1] == "done"
+    first, second = events[0]["train"], events[at + 1]["train"]
+    assert first["calibration_tokens"] > 0 == second["calibration_tokens"]
+    assert "eval" in kinds[:at] and "eval" not in kinds[at:]  # nothing is left to validate on
+    record = json.loads(llm("inspect", "--json").stdout)["training"]
+    assert record["epoch_search"]["confirmed"] and record["steps"] == second["steps"]
+    assert record["epochs"] == pytest.approx(record["epoch_search"]["found"], abs=1.0)
+    assert any("more did not lower the validation loss" in row["reason"] for row in record["plan"])

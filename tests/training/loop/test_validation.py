@@ -2,7 +2,6 @@
 
 import tracemalloc
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +35,6 @@ from llmcli.training.planning.cost_model import CorpusSize
 from llmcli.training.planning.plan import Plan, PlanRequest
 from llmcli.training.planning.task import Task
 from tests.conftest import random_checkpoint
-from tests.evaluation.scoring import evaluate
 from tests.models.test_ngram_cache import WEIGHTS
 from tests.training.plans import plan
 from tests.training.small_runs import LINES, prepared
@@ -74,31 +72,13 @@ def test_a_model_with_a_long_context_is_evaluated_with_a_shorter_one_that_is_rec
     assert (done.base_score.tokens, done.base_score.bytes) == (done.score.tokens, done.score.bytes)
 
 
-def test_documents_are_evaluated_one_by_one(tmp_path: Path) -> None:
-    """No window spans two of them, and the tokens between them are not counted; in part, and one with empty ones."""
-    ready = prepared(tmp_path / "c.txt")
-    model, settings = LanguageModel(ready.plan.model), replace(ready.plan.train, eval_tokens=10**6)
-    model.initialize(torch.Generator().manual_seed(0))
-    end, lengths = ready.tokenizer.eos_id, np.array([len(data) for data in ready.tokenizer.token_bytes])
-    documents = [ready.tokens[first : first + count] for first, count in ((0, 100), (200, 7), (300, 0), (400, 65))]
-    expected = Score(0.0, 0, 0)
-    for ids in documents:
-        expected += evaluate(np.array([end, *ids]), lengths, 32, partial(score, model))
-    joined = np.array([*documents[0], end, *documents[1], end, *documents[2], end, *documents[3]])
-    ready = replace(ready, held_out=joined, plan=replace(ready.plan, train=settings))
-    held_out = HeldOutEvaluation(model, RunData(ready), Clock(settings))
-    found = held_out.evaluate(model.to_arrays(), 0)
-    assert found is not None and (found.tokens, found.bytes, found.correct) == (172, expected.bytes, expected.correct)
-    assert found.nats == pytest.approx(expected.nats, rel=1e-5)
-
-
 INNER = BYTES._inner
 TOKENIZERS = {
     "one token before and after": BYTES,
     "another token before": Tokenizer(INNER, BYTES.kind, bos_token="<|im_start|>"),
     "a space before": Tokenizer(INNER, BYTES.kind, prefix_space="prepend"),
 }
-DOCUMENTS = [LINES[:130], "Ben.", LINES[50:90], LINES[300:345], LINES[200:390]]
+DOCUMENTS = [LINES[:130], "Ben.", "", LINES[50:90], LINES[300:345], LINES[200:390]]
 
 
 @pytest.fixture
@@ -134,9 +114,9 @@ def test_both_final_figures_are_those_of_llm_eval(model: LanguageModel, name: st
     found = final_score(evaluation, model)
     network = NumpyRuntime(Checkpoint(model.config, "", model.to_arrays()))
     expected = Score(0.0, 0, 0)
-    for document in DOCUMENTS:
+    for document in filter(None, DOCUMENTS):
         expected += measure("it", [document], with_ngram_cache(network, WEIGHTS), tokenizer)
-    assert (found.tokens, found.bytes) == (expected.tokens, expected.bytes)
+    assert (found.tokens, found.bytes, found.correct) == (expected.tokens, expected.bytes, expected.correct)
     assert found.bytes == sum(len(document.encode()) for document in DOCUMENTS)
     assert found.network_bits_per_byte == pytest.approx(expected.network_bits_per_byte, rel=1e-5)
     assert found.adapting_bits_per_byte == pytest.approx(expected.adapting_bits_per_byte, rel=1e-5)
