@@ -11,7 +11,6 @@ from llmcli.errors import LLMError, prefixed
 from llmcli.formats.header import Header
 from llmcli.formats.metadata import parse_document
 from llmcli.formats.open_file import GGUF_MAGIC, open_for_reading, update_hash
-from llmcli.formats.safetensors import dtypes
 from llmcli.formats.safetensors import header as safetensors_header
 from llmcli.formats.training_record import seen_bytes
 
@@ -63,16 +62,6 @@ def load_any(path: str | Path, *, accept_changes: bool = False) -> "Checkpoint |
     if not accept_changes:
         checkpoint.check_hash(header, model.stored)
     return model
-
-
-def check_packages(model: "Checkpoint | Ensemble") -> None:
-    """Raise LLMError if a package for reading the tensors is not installed, before they are read."""
-    header = model.shared.header
-    tensors = header.tensors if header and header.decode else {}
-    if encoded := {tensor.dtype for tensor in tensors.values() if not dtypes.is_readable(tensor.dtype)}:
-        from llmcli.formats.gguf.reader import import_gguf
-
-        import_gguf(f"reading {min(encoded)}")
 
 
 def open_tokenizer(model: "Checkpoint | Ensemble") -> "Tokenizer":

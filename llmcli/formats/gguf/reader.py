@@ -3,7 +3,6 @@ names."""
 
 import io
 import json
-import math
 import mmap
 import struct
 from collections.abc import Callable, Iterator, Mapping
@@ -18,8 +17,8 @@ from numpy.typing import NDArray
 from llmcli.config import REWRITTEN, ModelConfig
 from llmcli.errors import LLMError, missing_extra, prefixed
 from llmcli.formats import atomic_io, training_stages
+from llmcli.formats.gguf import blocks, conventions
 from llmcli.formats.gguf import config as gguf_config
-from llmcli.formats.gguf import conventions
 from llmcli.formats.gguf import tokenizer as gguf_tokenizer
 from llmcli.formats.gguf.conventions import CONFIG_KEYS, ROPE_FACTORS
 from llmcli.formats.gguf.header import TYPES_WITHOUT_VALUES, GGUFHeader, unsupported_type
@@ -32,7 +31,6 @@ from llmcli.formats.safetensors.file import cut_off_error
 
 MAX_ROPE_FACTORS = 1 << 16
 BLOCK_VALUES = 1 << 18  # decoded at once, so that they stay in the processor's cache
-ROW_VALUES = 1 << 13  # per row for `gguf`, which decodes 16 rows at a time: short rows are slow
 _PROVENANCE_KEYS = (  # without "general."
     "name",
     "author",
@@ -212,25 +210,22 @@ def _row_blocks(tensor: TensorInfo) -> Iterator[TensorInfo]:
         yield tensor
         return
     rows = tensor.shape[0]
-    # a power of two, so that blocks divide into rows of ROW_VALUES for all usual shapes
-    step = 1 << max(1, BLOCK_VALUES // (tensor.size // rows)).bit_length() - 1
+    step = max(1, BLOCK_VALUES // (tensor.size // rows))
     for first in range(0, rows, step):
         yield tensor.rows(first, min(rows, first + step))
 
 
 def _dequantize(data: bytes, tensor: TensorInfo) -> NDArray[np.float32]:
-    """Decode the values of a tensor, flat or in rows."""
+    """Decode the values of a tensor, or of some rows."""
     if dtypes.is_readable(tensor.dtype):
-        values: NDArray[np.float32] = np.frombuffer(data, dtypes.numpy_dtype(tensor.dtype)).astype(np.float32)
-        return values
+        return np.frombuffer(data, dtypes.numpy_dtype(tensor.dtype)).astype(np.float32)
+    if blocks.is_decodable(tensor.dtype):
+        return blocks.decode(data, tensor.dtype)
     gguf = import_gguf(f"reading {tensor.dtype}")
-    quantization_type = gguf.GGMLQuantizationType[tensor.dtype]
-    block, size = gguf.GGML_QUANT_SIZES[quantization_type]
-    together = math.gcd(tensor.size // block, ROW_VALUES // block)
-    rows = np.frombuffer(data, np.uint8).reshape(-1, together * size)
+    row = np.frombuffer(data, np.uint8).reshape(1, -1)
     try:
         with np.errstate(all="ignore"):  # a damaged scale causes infinities and NaN
-            values = gguf.quants.dequantize(rows, quantization_type)
+            values: NDArray[np.float32] = gguf.quants.dequantize(row, gguf.GGMLQuantizationType[tensor.dtype])
     except NotImplementedError as error:
         raise LLMError(f"{tensor.name[:100]} is of type {tensor.dtype}, which is not supported") from error
     return values

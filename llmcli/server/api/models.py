@@ -13,7 +13,7 @@ from llmcli.data.tokenizers.vocabulary import START
 from llmcli.errors import LLMError
 from llmcli.formats.atomic_io import name_of
 from llmcli.formats.checkpoint import Checkpoint
-from llmcli.formats.loading import check_packages, load_any, open_chat_template, open_tokenizer
+from llmcli.formats.loading import load_any, open_chat_template, open_tokenizer
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.open_runtime import expert_names, open_runtime
 from llmcli.models.runtime import Runtime
@@ -34,7 +34,6 @@ class ServedModel:
             raise LLMError(f"the name {path} is not UTF-8 text; rename the file")
         self.source = load_any(path)
         self.experts = expert_names(self.source)
-        check_packages(self.source)
         self._version = _version(path)
         self._readable: tuple[Checkpoint, NumpyRuntime] | None = None
         self.created = int(path.stat().st_mtime)

@@ -12,7 +12,6 @@ from llmcli.config import ModelConfig
 from llmcli.formats import loading
 from llmcli.formats.gguf import reader
 from llmcli.formats.gguf.conventions import ARCHITECTURES
-from llmcli.formats.header import TensorInfo
 from llmcli.formats.loading import open_tokenizer
 from tests.formats.gguf_by_hand import CONFIG, FIELDS, MODEL, TENSOR_NAMES, TOKENS, gguf_bytes
 
@@ -39,24 +38,15 @@ def test_a_large_tensor_is_decoded_in_blocks_of_rows(tmp_path: Path, monkeypatch
     for values in (1, 100, 1000):
         monkeypatch.setattr(reader, "BLOCK_VALUES", values)
         tensor = loading.read_header(path).tensors["model.embed_tokens.weight"]
-        rows = 2 ** int(math.log2(max(1, values // 32)))
+        rows = max(1, values // 32)
         assert len([*reader._row_blocks(tensor)]) == math.ceil(300 / rows)
         result = loading.load(path)
         for name in CONFIG.tensor_shapes():
             np.testing.assert_array_equal(result.tensors[name], MODEL.tensors[name])
 
 
-def test_a_large_quantized_tensor_is_decoded_in_long_rows() -> None:
-    for rows, width in ((49152, 576), (151_936, 1024), (6912, 2560)):  # SmolLM2, Qwen3, Gemma 3
-        tensor = TensorInfo("x.weight", "Q8_0", (rows, width), 0, rows * width // 32 * 34)
-        blocks = [*reader._row_blocks(tensor)]
-        assert sum(block.size for block in blocks) == tensor.size
-        assert all(block.size % reader.ROW_VALUES == 0 for block in blocks)
-
-
 def test_float16_bfloat16_and_4_bits_by_hand(tmp_path: Path) -> None:
     """Q4_0: the scale in float16, then 32 codes, of which the first 16 are the low nibbles of the bytes."""
-    pytest.importorskip("gguf", reason="needs the extra: pip install -e '.[gguf]'")
     values = np.array([1.5, -2.0, 0.25, 3.0], np.float32)
     codes = np.arange(32) % 16
     block = np.float16(0.5).tobytes() + bytes(int(codes[i]) | int(codes[i + 16]) << 4 for i in range(16))
