@@ -11,6 +11,7 @@ import safetensors.numpy
 
 from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import ComputedTensors
+from llmcli.formats.safetensors import file as safetensors_file
 from llmcli.formats.safetensors.dtypes import NUMPY_NAMES, numpy_dtype
 from llmcli.formats.safetensors.file import read_tensor, write
 from llmcli.formats.safetensors.header import read_header
@@ -26,15 +27,19 @@ def test_the_error_names_a_type_that_numpy_or_the_library_lacks() -> None:
             read_tensor(header, header.tensors["a"])
 
 
-SHAPES = {"": (2, 3), "scalar": (), "empty": (0, 3), "one": (1,), "é 🍎": (5,)}
+SHAPES = {"": (2, 3), "scalar": (), "empty": (0, 3), "one": (1,), "é 🍎": (5,), "several blocks": (2, 20)}
 
 
-def test_the_library_reads_what_is_written_and_what_it_writes_is_read() -> None:
+def test_the_library_reads_what_is_written_and_what_it_writes_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(safetensors_file, "BLOCK_VALUES", 16)
     for dtype in NUMPY_NAMES:
         stored_dtype = numpy_dtype(dtype)
         tensors = {
-            name: np.arange(math.prod(shape)).reshape(shape).astype(stored_dtype) for name, shape in SHAPES.items()
+            name: (np.arange(math.prod(shape)) / 3).reshape(shape).astype(stored_dtype)
+            for name, shape in SHAPES.items()
         }
+        if "F" in dtype:
+            tensors["several blocks"][1, 1:6] = math.inf, -math.inf, 2.0**-24, -(2.0**-133), -0.0
         write("ours", tensors, {name: (dtype, shape) for name, shape in SHAPES.items()}, {"k": "v é"})
         safetensors.numpy.save_file(tensors, "theirs", {"k": "v é"})
         assert list(read_header("ours").tensors) == list(SHAPES), dtype
