@@ -42,14 +42,23 @@ def make_models(where: Path) -> Path:
     return where
 
 
-def write_unhashed(
-    path: Path, metadata: dict[str, str] | None = None, body: Callable[[bytes], bytes] = lambda body: body
-) -> None:
-    """Change a model's metadata or its tensor bytes, and remove the hash that would reveal it."""
+def parts(path: Path) -> tuple[dict[str, Any], bytes]:
+    """The header of a safetensors file, and its tensors."""
     data = path.read_bytes()
     length = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + length])
-    del header["__metadata__"]["sha256"]
+    return json.loads(data[8 : 8 + length]), data[8 + length :]
+
+
+def write_unhashed(
+    path: Path,
+    metadata: dict[str, str] | None = None,
+    body: Callable[[bytes], bytes] = lambda body: body,
+    source: Path | None = None,
+) -> None:
+    """Change a model's metadata or its tensor bytes, and remove the hash that would reveal it. The model is that in
+    `source`, if given."""
+    header, tensors = parts(source or path)
+    header["__metadata__"].pop("sha256", None)
     header["__metadata__"] |= metadata or {}
     text = json.dumps(header).encode()
-    path.write_bytes(len(text).to_bytes(8, "little") + text + body(data[8 + length :]))
+    path.write_bytes(len(text).to_bytes(8, "little") + text + body(tensors))

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import json
 import math
+import os
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from llmcli.formats.safetensors.header import read_header
 from llmcli.formats.training_record import TrainingRecord
 from llmcli.generation import next_words
 from tests.platforms import FULL, in_full
-from tests.sample_models import make_models, run
+from tests.sample_models import make_models, parts, run, write_unhashed
 
 OF_OTHER_TYPES = (7, None)  # in place of each value of a document
 MORE = ("x", -1, [], {}, [{}], [[1]], 10**400, float("nan"))
@@ -109,22 +110,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_models(tmp_path_factory.mktemp("models"))
 
 
-def parts(path: Path) -> tuple[dict[str, Any], bytes]:
-    """The header of a safetensors file, and its tensors."""
-    data = path.read_bytes()
-    length = int.from_bytes(data[:8], "little")
-    return json.loads(data[8 : 8 + length]), data[8 + length :]
-
-
-def with_metadata(path: Path, texts: dict[str, str]) -> None:
-    """Replace texts in the metadata, and remove the hash."""
-    header, body = parts(path)
-    header["__metadata__"].pop("sha256", None)
-    header["__metadata__"] |= texts
-    text = json.dumps(header).encode()
-    path.write_bytes(len(text).to_bytes(8, "little") + text + body)
-
-
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """The paths to all values of a document; in each list and each vocabulary only to the first entry."""
     inner = enumerate(value[:1]) if isinstance(value, list) else ()
@@ -201,12 +186,13 @@ def changed(models: Path, form: str, name: str, text: str) -> Path:
     file = FILES[form][0]
     source, path = models / file, Path("changed") / file
     if source.is_dir():
-        shutil.copytree(source, path, dirs_exist_ok=True)
+        shutil.rmtree(path, ignore_errors=True)
+        shutil.copytree(source, path, copy_function=os.link)  # without reading and writing them
+        (path / name).unlink()
         (path / name).write_text(text)
     else:
         path.parent.mkdir(exist_ok=True)
-        shutil.copy(source, path)
-        with_metadata(path, {name: text})
+        write_unhashed(path, {name: text}, source=source)
     return path
 
 

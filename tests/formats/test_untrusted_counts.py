@@ -3,6 +3,7 @@ and does not allocate memory in proportion to the number. Each form runs in its 
 peak is measured."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -19,9 +20,9 @@ from llmcli.errors import LLMError
 from llmcli.formats import loading
 from tests import platforms
 from tests.formats.gguf_by_hand import FIELDS, MODEL, TENSOR_NAMES, gguf_bytes, interleaved
-from tests.formats.test_metadata import READERS, READERS_OF, original, parts, replaced, with_metadata
+from tests.formats.test_metadata import FILES, READERS, READERS_OF, replaced
 from tests.platforms import FULL
-from tests.sample_models import make_models, run
+from tests.sample_models import make_models, parts, run, write_unhashed
 
 pytestmark = pytest.mark.slow
 
@@ -87,14 +88,11 @@ def variants(form: str, values: tuple[Any, ...]) -> Iterator[tuple[str, Path]]:
 
 def writer(form: str, name: str) -> tuple[Path, Callable[[str], object], Any]:
     """(path of a form, a function that replaces its document, the content of that document)"""
-    if form == "int8":
-        path = Path("int8.safetensors")
-        return path, lambda text: with_metadata(path, {name: text}), json.loads(parts(path)[0]["__metadata__"][name])
-    files = {"model": "m", "sparse": "sparse", "mixture": "mixture", "adapter": "a"}
-    path = Path("hf") if form == "hf" else Path(f"{files[form]}.safetensors")
-    if form == "hf":
-        return path, (path / name).write_text, original(Path(), form, name)
-    return path, lambda text: with_metadata(path, {name: text}), original(Path(), form, name)
+    path = Path("int8.safetensors" if form == "int8" else FILES[form][0])
+    if path.is_dir():
+        return path, (path / name).write_text, json.loads((path / name).read_text())
+    document = json.loads(parts(path)[0]["__metadata__"][name])
+    return path, lambda text: write_unhashed(path, {name: text}), document
 
 
 def peak() -> float:
@@ -113,6 +111,7 @@ def work(form: str) -> None:
     from llmcli.generation import next_words
 
     next_words.max_evaluations = lambda parameters: 4  # on an untrained model the search takes long
+    os.fsync = lambda descriptor: None
     resource.setrlimit(resource.RLIMIT_AS, (12 << 30, 12 << 30))
     signal.signal(signal.SIGALRM, raise_timeout)
     groups = READERS_OF.get(form, ("any", "model", "single"))
