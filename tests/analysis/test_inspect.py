@@ -132,11 +132,6 @@ def test_parameters_are_counted_by_dtype_the_most_frequent_first():
     assert list(counts.items()) == [("I8", 9), ("F32", 5)]
 
 
-def test_a_tensor_is_found_by_its_name():
-    header = header_of(CONFIG.tensor_shapes())
-    assert find_tensor(header, "model.norm.weight") is header.tensors["model.norm.weight"]
-
-
 def test_the_error_for_an_unknown_name_suggests_a_similar_one():
     for name, hint in [
         ("model.norm.wieght", "did you mean model.norm.weight?"),

@@ -183,13 +183,6 @@ def test_a_file_that_another_program_saves_again_is_changed_only_if_its_content_
         assert loading.load(other, accept_changes=True).config == UNTIED
 
 
-def test_a_corpus_whose_name_is_not_unicode_can_be_in_the_record() -> None:
-    checkpoint = model()
-    checkpoint.record |= {"corpus": [{"name": os.fsdecode(b"caf\xe9.txt")}]}
-    save("m", checkpoint)
-    assert len(load("m").record.document["corpus"]) == 1
-
-
 # ---- reading values
 
 

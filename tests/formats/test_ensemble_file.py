@@ -157,11 +157,6 @@ def test_wrong_usage_of_mix_is_an_error_of_one_line(two_models, llm) -> None:
         assert before == {path: path.read_bytes() for path in Path().glob("*.safetensors")}, (words, message)
 
 
-def test_a_model_without_experts_cannot_show_them(tiny_model, llm) -> None:
-    result = llm("generate", "The", "-n", 2, "--experts")
-    assert result.exit_code == 1 and "has no experts" in result.stderr
-
-
 def test_equal_names_are_numbered() -> None:
     mixed = ensemble_file.combine({"x/a": model(1), "y/a": model(2)})
     assert ensemble_file.with_short_names(mixed, ["a", "a"]).names == ("a", "a-2")

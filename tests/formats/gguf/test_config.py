@@ -83,23 +83,6 @@ def test_a_stored_rope_scaling_that_does_not_give_the_factors_is_ignored() -> No
             gguf_config._llama3_scaling([factor**2 for factor in factors], theta, stored)
 
 
-def test_all_fields_for_linear_rope_scaling(tmp_path: Path) -> None:
-    cases = [
-        ({"llama.rope.scaling.factor": 4.0}, 4.0),  # as in llama.cpp, linear if there is no type
-        ({"llama.rope.scale_linear": 4.0}, 4.0),  # the old name
-        ({"llama.rope.scaling.factor": 2.0, "llama.rope.scale_linear": 4.0}, 2.0),
-        ({"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0}, 4.0),
-        ({"llama.rope.scaling.type": "linear"}, None),
-        ({"llama.rope.scaling.factor": 0.0, "llama.rope.scale_linear": 4.0}, None),
-        ({"llama.rope.scaling.factor": 1.0}, None),
-        ({"llama.rope.scaling.type": "none", "llama.rope.scaling.factor": 4.0}, None),
-    ]
-    for fields, factor in cases:
-        (tmp_path / "m.gguf").write_bytes(gguf_bytes(FIELDS | fields))
-        expected = RopeScaling("linear", factor) if factor else None
-        assert loading.load(tmp_path / "m.gguf").config.rope_scaling == expected, (fields, factor)
-
-
 def test_fields_with_neutral_values_are_ignored(tmp_path: Path) -> None:
     cases = [
         {"llama.logit_scale": 1.0, "llama.attention.causal": True, "llama.rope.dimension_count": 8},

@@ -4,7 +4,6 @@ import sys
 import weakref
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from llmcli.config import ModelConfig, RopeScaling
 from llmcli.data.tokenizers import tokenizer_json
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
-from llmcli.formats import atomic_io, loading
+from llmcli.formats import loading
 from llmcli.formats.checkpoint import Checkpoint, ComputedTensors
 from llmcli.formats.gguf import writer as gguf_writer
 from llmcli.formats.loading import open_tokenizer
@@ -117,13 +116,3 @@ def test_one_tensor_at_a_time_is_in_memory(tmp_path: Path, dtype: str) -> None:
     gguf_writer.write(tmp_path / "streamed.gguf", streamed, dtype, {})
     assert len(made) == len(model.tensors)
     assert (tmp_path / "m.gguf").read_bytes() == (tmp_path / "streamed.gguf").read_bytes()
-
-
-def test_a_disk_without_space_is_named_before_anything_is_computed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = replace(model_with(Tokenizer.train_char(["the cat"])), tensors={})
-    monkeypatch.setattr(atomic_io.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
-    with pytest.raises(LLMError, match=r"the disk of .* has 0\.0 MB left, .*m\.gguf needs"):
-        gguf_writer.write(tmp_path / "m.gguf", model, "f32", {})
-    assert list(tmp_path.iterdir()) == []

@@ -24,14 +24,6 @@ def directory(tiny_model: Path, tmp_path: Path) -> Path:
     return there
 
 
-def test_a_model_round_trips_as_a_directory(directory: Path, tiny_model: Path) -> None:
-    one, two = loading.load(tiny_model), loading.load(directory)
-    assert one.config == two.config and one.tokenizer_json == two.tokenizer_json
-    for name in one.config.tensor_shapes():
-        np.testing.assert_array_equal(one.tensors[name], two.tensors[name])
-    assert two.record.to_json() == {"imported": {"file": "there", "form": "Hugging Face directory"}}
-
-
 def test_the_variants_of_stored_tensors(directory: Path) -> None:
     """Tables that are not weights, no output head, a tied head without an embedding."""
     tensors = weights_of(directory)
@@ -115,7 +107,8 @@ def test_eos_tokens_chat_template_and_license_come_from_all_files(directory: Pat
     (directory / "README.md").write_text("---\nlanguage: en\nlicense: mit\n---\nlicense: gpl\n")
     result = loading.load(directory)
     assert (result.config.eos_token_id, result.config.extra_eos_ids) == (0, (7, 9))
-    assert result.record.document["imported"]["license"] == "mit"
+    origin = {"file": "there", "form": "Hugging Face directory", "license": "mit"}
+    assert result.record.to_json() == {"imported": origin}
     assert llm("export", directory, "there2", "--to", "hf").exit_code == 0
     assert Path("there2/chat_template.jinja").read_text("utf-8") == "{{ messages }} é\n"
     Path("there2/chat_template.jinja").unlink()  # it is in tokenizer_config.json, too
@@ -257,12 +250,6 @@ def shards(directory: Path) -> Path:
     (directory / "model.safetensors.index.json").write_text(json.dumps(index))
     (directory / "model.safetensors").unlink()
     return directory
-
-
-def test_weights_in_several_files_are_one_model(tiny_model: Path, shards: Path) -> None:
-    expected = loading.load(tiny_model).tensors
-    for name, array in weights_of(shards).items():
-        np.testing.assert_array_equal(array, expected[name])
 
 
 @platforms.symbolic_links

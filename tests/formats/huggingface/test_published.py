@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Llm
-from tests.local_hub import TOKEN, Repository
+from tests.local_hub import Repository
 from tests.platforms import in_full
 
 MODELS: dict[str, dict[str, Any]] = {
@@ -75,13 +75,3 @@ def test_smollm2(hub: SimpleNamespace, llm: Llm) -> None:
     text = opens(llm, "hf:owner/smol", chats=True)
     shutil.copy(path, "smol.gguf")
     assert text == llm("generate", PROMPT, "-m", "smol.gguf", *GREEDY).stdout
-
-
-def test_a_model_trained_here_and_pushed(hub: SimpleNamespace, llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    Path("t.txt").write_text("The cat sat on the mat. The dog ate the hat.\n" * 150, "utf-8")
-    run = llm("train", "t.txt", "-o", "m.safetensors", "--steps", 20, "--layers", 1, "--width", 32, "--vocab-size", 300)
-    assert run.exit_code == 0, run.stderr
-    pushed = llm("export", "m.safetensors", "d", "--to", "hf", "--push", "owner/cat", "--license", "mit")
-    assert pushed.exit_code == 0, pushed.stderr
-    assert opens(llm, "hf:owner/cat", chats=False) == llm("generate", PROMPT, "-m", "m.safetensors", *GREEDY).stdout
