@@ -69,32 +69,33 @@ def open_html(browser: "Browser", tmp_path: Path) -> "Iterator[Callable[..., Pag
     assert messages == []
 
 
-def _trained(folder: Path, text: str, **options: Any) -> Path:
+def trained(folder: Path, text: str, name: str = "model", **options: Any) -> Path:
+    """The file of a model of this name, trained on a file of the same name."""
     from llmcli.api import train
 
-    (folder / "corpus.txt").write_text(text, "utf-8")
+    (folder / f"{name}.txt").write_text(text, "utf-8")
     small = {"steps": 60, "layers": 2, "width": 32, "heads": 2, "context": 64} | options
-    list(train(folder / "corpus.txt", folder / "model.safetensors", **small))
-    return folder / "model.safetensors"
+    list(train(folder / f"{name}.txt", folder / f"{name}.safetensors", **small))
+    return folder / f"{name}.safetensors"
 
 
 @pytest.fixture(scope="session")
 def words_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of sentences in English and Japanese, with emoji and code."""
-    return _trained(tmp_path_factory.mktemp("words"), SENTENCES * 40)
+    return trained(tmp_path_factory.mktemp("words"), SENTENCES * 40)
 
 
 @pytest.fixture(scope="session")
 def characters_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _trained(tmp_path_factory.mktemp("characters"), SENTENCES * 40, tokenizer="char")
+    return trained(tmp_path_factory.mktemp("characters"), SENTENCES * 40, tokenizer="char")
 
 
 @pytest.fixture(scope="session")
 def experts_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _trained(tmp_path_factory.mktemp("experts"), SENTENCES * 40, experts=3, steps=20)
+    return trained(tmp_path_factory.mktemp("experts"), SENTENCES * 40, experts=3, steps=20)
 
 
 @pytest.fixture(scope="session")
 def sums_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of conversations."""
-    return _trained(tmp_path_factory.mktemp("sums"), QUESTIONS, layers=1, context=128)
+    return trained(tmp_path_factory.mktemp("sums"), QUESTIONS, layers=1, context=128)

@@ -108,6 +108,18 @@ def wait_until_shown(page: "Page") -> None:
     page.wait_for_selector("[role=tabpanel]:not([hidden]):not([aria-busy=true])")
 
 
+def settle(page: "Page", list_: str = "next") -> list[tuple[str, float]]:
+    """The bars, once all are shown."""
+    wait_until_shown(page)
+    return bars(page, list_)
+
+
+def set_slider(page: "Page", name: str, value: float) -> None:
+    page.locator(f"#{name}").evaluate(
+        "(node, value) => { node.value = value; node.dispatchEvent(new Event('input', { bubbles: true })); }", value
+    )
+
+
 class Program:
     """The run program of a page, in a browser, without the page around it."""
 

@@ -35,6 +35,8 @@ from tests.pages.live import (
     element,
     page_of,
     runtime_of,
+    set_slider,
+    settle,
     switched_off,
     wait_until_shown,
 )
@@ -160,12 +162,6 @@ def opened(open_html: "Callable[..., Page]") -> "Callable[..., Page]":
     return open_page
 
 
-def settle(page: "Page") -> list[tuple[str, float]]:
-    """The bars, once the search has ended."""
-    wait_until_shown(page)
-    return bars(page)
-
-
 def wait_for_change(page: "Page", text: str) -> None:
     """Wait until the text is another one."""
     for _ in range(200):
@@ -177,12 +173,6 @@ def wait_for_change(page: "Page", text: str) -> None:
 
 def text_of(page: "Page") -> str:
     return page.input_value("#text")
-
-
-def set_slider(page: "Page", name: str, value: float) -> None:
-    page.locator(f"#{name}").evaluate(
-        "(node, value) => { node.value = value; node.dispatchEvent(new Event('input', { bubbles: true })); }", value
-    )
 
 
 @browser_test
@@ -305,8 +295,7 @@ def test_a_head_is_switched_off(opened: Any, words_model: Path) -> None:
     page, tokenizer = opened(words_model), open_tokenizer(loading.load(words_model))
     page.click("#tab-inside")
     page.fill("#text", "I like to drink")
-    wait_until_shown(page)
-    before = bars(page, "change-bars")
+    before = settle(page, "change-bars")
     assert page.is_disabled("#all-on") and page.locator("#parts .pair").count() == 0
     page.click("[data-part='2.1']")
     wait_until_shown(page)
@@ -331,8 +320,7 @@ def test_a_head_is_switched_off(opened: Any, words_model: Path) -> None:
     )
     assert unchecked == ["2.1"] and page.text_content("#announcement") == "Layer 1, head 2 is on."
     page.click("#all-on")
-    wait_until_shown(page)
-    assert bars(page, "change-bars") == before
+    assert settle(page, "change-bars") == before
     page.click("#tab-write")  # fewer tokens, while no arcs are shown
     page.fill("#text", "I")
     page.click("#tab-inside")
@@ -445,12 +433,13 @@ def test_a_conversation(opened: Any, sums_model: Path) -> None:
     page.wait_for_selector("#send:not(:disabled)")
     answers = page.locator("#messages .from-model span")
     assert len(str(answers.first.text_content())) > 2
-    page.fill("#message", "What is 4 and 4?")
+    page.fill("#message", HOSTILE)
     page.click("#send")
     page.wait_for_selector("#send:not(:disabled)")
-    assert answers.count() == 2
+    assert answers.count() == 2 and page.locator("img").count() == 0
+    assert '<img src=x onerror="alert(2)">' in str(page.locator("#messages .from-user span").last.text_content())
     page.click("#chat-undo")
-    assert answers.count() == 1 and page.input_value("#message") == "What is 4 and 4?"
+    assert answers.count() == 1 and page.input_value("#message") == HOSTILE
     for enter in ("{ isComposing: true }", "{ keyCode: 229 }"):  # it ends a composition, in Chromium and in Safari
         page.evaluate(
             f"""byId("message").dispatchEvent(new KeyboardEvent("keydown", {{ key: "Enter", ...{enter} }}))"""

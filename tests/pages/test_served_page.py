@@ -1,28 +1,28 @@
-"""The page of `llm serve` in a real browser, with real models: what the page with a model inside does (tests/pages),
-answered by a server."""
+"""The page of `llm serve` in a real browser, with real models: what the page with a model inside does, answered by a
+server."""
 
 import itertools
 import re
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from llmcli.api import train
 from llmcli.pages.live_page import served_page
-from tests.pages.live import BROWSER, page_of
+from tests.pages.conftest import QUESTIONS, trained
+from tests.pages.live import needs_browser, page_of, set_slider, settle, wait_until_shown
 from tests.platforms import in_full
 from tests.sample_models import run as run_llm
 from tests.server.processes import serving
 
-QUESTIONS = "".join(
-    f"Q: What is {a} and {b}?\nA: It is {a + b}, which is a number.\n\n" for a in range(9) for b in range(9)
-)
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page, Route
+
 TEXT = "She likes to eat bread. He likes to eat rice. We like to drink green tea in the morning. 🍎を食べます。\n" * 60
-HOSTILE = '<img src=x onerror="alert(1)"> &lt; \u202e'
 KEY = "secret"
 ASK = """([type, body]) => new Promise((resolve) => {
     const all = {};
@@ -33,8 +33,7 @@ ASK = """([type, body]) => new Promise((resolve) => {
 })"""
 
 pytest.importorskip("starlette", reason='needs starlette: pip install "llmcli[serve]"')
-playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="needs chromium: apt install chromium")]
+pytestmark = [pytest.mark.slow, needs_browser]
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +41,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of text, and one of conversations."""
     folder = tmp_path_factory.mktemp("served")
     # so many steps that "words" gives less than 1% to bytes that are no text, which only Inside in the worker omits
-    for name, content, steps in (("words", TEXT, 200), ("sums", QUESTIONS, 30)):
-        (folder / f"{name}.txt").write_text(content, "utf-8")
-        options = {"steps": steps, "layers": 2, "width": 32, "heads": 2, "context": 64}
-        list(train(folder / f"{name}.txt", folder / f"{name}.safetensors", **options))
+    trained(folder, TEXT, "words", steps=200)
+    trained(folder, QUESTIONS, "sums", steps=30)
     return folder
 
 
@@ -55,16 +52,8 @@ def address(folder: Path) -> Iterator[str]:
         yield served.url
 
 
-@pytest.fixture(scope="module")
-def browser() -> "Iterator[playwright.Browser]":
-    with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        yield started
-        started.close()
-
-
 @pytest.fixture
-def page(browser: "playwright.Browser", address: str) -> "Iterator[playwright.Page]":
+def page(browser: "Browser", address: str) -> "Iterator[Page]":
     """The page, loaded. Fails if the browser logs a message, such as an error or a violation of the policy."""
     context = browser.new_context(viewport={"width": 1200, "height": 800}, reduced_motion="reduce", locale="en-US")
     opened, messages = context.new_page(), []
@@ -78,41 +67,28 @@ def page(browser: "playwright.Browser", address: str) -> "Iterator[playwright.Pa
     assert messages == []
 
 
-def load(page: "playwright.Page", address: str) -> None:
+def load(page: "Page", address: str) -> None:
     page.goto(address)
     page.wait_for_selector("html[data-ready]")
 
 
-def choose(page: "playwright.Page", model: str) -> None:
+def choose(page: "Page", model: str) -> None:
     page.select_option("#models", model)
     page.wait_for_selector("html[data-ready]")
     assert page.title() == model
 
 
-def wait_until_shown(page: "playwright.Page") -> None:
-    page.wait_for_selector("[role=tabpanel]:not([hidden]):not([aria-busy=true])")
-
-
-def bars(page: "playwright.Page", list_: str = "next") -> list[list[str]]:
-    """[name, figure] of the bars, once all are shown."""
-    wait_until_shown(page)
-    return page.locator(f"#{list_} li").evaluate_all(  # type: ignore[no-any-return]
-        "(all) => all.map((one) => [one.children[0].textContent, one.children[1].textContent])"
-    )
-
-
-def set_up(page: "playwright.Page", **settings: object) -> None:
+def set_up(page: "Page", **settings: Any) -> None:
     """Move sliders, and fill further settings."""
     for name, value in settings.items():
         if name in ("temperature", "topP", "minP"):
-            move = "(node, value) => { node.value = value; node.dispatchEvent(new Event('input', { bubbles: true })); }"
-            page.locator(f"#{name}").evaluate(move, value)
+            set_slider(page, name, value)
         else:
             page.locator("#more").evaluate("(node) => { node.open = true; }")
             page.fill(f"[name={name}]", str(value))
 
 
-def ask(page: "playwright.Page", question: str = "What is 2 and 3?") -> str:
+def ask(page: "Page", question: str = "What is 2 and 3?") -> str:
     """The answer, which is greedy: one sampled answer in thirty is empty."""
     set_up(page, temperature=0)
     page.fill("#message", question)
@@ -120,13 +96,13 @@ def ask(page: "playwright.Page", question: str = "What is 2 and 3?") -> str:
     return answer(page)
 
 
-def answer(page: "playwright.Page") -> str:
+def answer(page: "Page") -> str:
     page.wait_for_selector("#answer-tokens:not(:disabled)")
     page.wait_for_selector("#send:not(:disabled)")
     return str(page.locator("#messages .from-model span").last.text_content())
 
 
-def run(page: "playwright.Page", text: str, **settings: object) -> str:
+def run(page: "Page", text: str, **settings: object) -> str:
     """The text that the page makes of a text."""
     set_up(page, **({"max_tokens": 20, "seed": 1} | settings))
     page.fill("#text", text)
@@ -159,7 +135,7 @@ def assert_close(one: Any, other: Any, place: str = "") -> None:
     "text", ["She likes to", pytest.param("", marks=in_full), pytest.param("She likes to ea", marks=in_full)]
 )
 def test_a_server_answers_as_the_model_in_the_page(
-    page: "playwright.Page", browser: "playwright.Browser", folder: Path, tmp_path: Path, text: str
+    page: "Page", browser: "Browser", folder: Path, tmp_path: Path, text: str
 ) -> None:
     """The same requests to both run programs: the worker's are compared with numpy in tests/pages."""
     exported = exported_page(browser, folder / "words.safetensors", tmp_path)
@@ -207,7 +183,7 @@ def test_a_server_answers_as_the_model_in_the_page(
     exported.close()
 
 
-def exported_page(browser: "playwright.Browser", model: Path, directory: Path) -> "playwright.Page":
+def exported_page(browser: "Browser", model: Path, directory: Path) -> "Page":
     """The page with this model inside."""
     file = directory / "page.html"
     file.write_text(page_of(model), "utf-8")
@@ -219,7 +195,7 @@ def exported_page(browser: "playwright.Browser", model: Path, directory: Path) -
 # ---- chat
 
 
-def test_an_answer_streams_and_can_be_written_again(page: "playwright.Page", folder: Path) -> None:
+def test_an_answer_streams_and_can_be_written_again(page: "Page", folder: Path) -> None:
     choose(page, "sums")
     assert page.is_visible("#chat") and page.input_value("#temperature") == "0.8"
     questions = page.locator("#questions button").all_text_contents()
@@ -244,7 +220,7 @@ def test_an_answer_streams_and_can_be_written_again(page: "playwright.Page", fol
 
 
 @in_full
-def test_a_system_message_is_sent(page: "playwright.Page") -> None:
+def test_a_system_message_is_sent(page: "Page") -> None:
     choose(page, "sums")
     set_up(page, system="Be brief.", max_tokens=3)
     with page.expect_request("**/v1/chat/completions") as sent:
@@ -260,7 +236,7 @@ def test_a_system_message_is_sent(page: "playwright.Page") -> None:
 
 
 @in_full
-def test_each_model_opens_with_what_it_can_do(page: "playwright.Page", address: str) -> None:
+def test_each_model_opens_with_what_it_can_do(page: "Page", address: str) -> None:
     assert page.title() == "words" and page.is_hidden("#tab-chat") and page.is_visible("#write")
     assert page.input_value("#text") in TEXT and "llm serve" in str(page.text_content("#summary"))
     prompts = page.locator("#examples button").all_text_contents()
@@ -276,7 +252,7 @@ def test_each_model_opens_with_what_it_can_do(page: "playwright.Page", address: 
 
 
 @in_full
-def test_colors_show_probability_and_training_text(page: "playwright.Page") -> None:
+def test_colors_show_probability_and_training_text(page: "Page") -> None:
     choose(page, "words")
     run(page, "She likes", max_tokens=40, temperature=0)
     wait_until_shown(page)
@@ -291,7 +267,7 @@ def test_colors_show_probability_and_training_text(page: "playwright.Page") -> N
 
 
 @in_full
-def test_an_ensemble(browser: "playwright.Browser", folder: Path, tmp_path: Path) -> None:
+def test_an_ensemble(browser: "Browser", folder: Path, tmp_path: Path) -> None:
     """Its parts have no switches, and the page says which model it shows."""
     like = folder / "words.safetensors"
     list(train(folder / "words.txt", tmp_path / "more.safetensors", steps=10, layers=1, width=32, heads=2, like=like))
@@ -300,21 +276,21 @@ def test_an_ensemble(browser: "playwright.Browser", folder: Path, tmp_path: Path
         page = browser.new_page(locale="en-US")
         load(page, served.url)
         page.fill("#text", "She likes to")
-        assert bars(page)
+        assert settle(page)
         page.select_option("#coloring", "experts")
         page.wait_for_function("() => document.getElementById('coloring-legend').textContent.includes('words')")
         page.click("#tab-inside")
-        assert bars(page, "change-bars") and page.locator("#parts button").count() == 0
+        assert settle(page, "change-bars") and page.locator("#parts button").count() == 0
         assert "cannot be switched off" in str(page.text_content("#parts-hint"))
         assert "which has the largest weight here" in str(page.text_content("#expert"))
         page.click("#tab-compare")
         page.fill("#other", "We like to")
-        assert bars(page, "compared") and page.is_hidden("#problem")
+        assert settle(page, "compared") and page.is_hidden("#problem")
         page.close()
 
 
 @in_full
-def test_a_key_is_asked_for(browser: "playwright.Browser", folder: Path) -> None:
+def test_a_key_is_asked_for(browser: "Browser", folder: Path) -> None:
     with serving(folder / "words.safetensors", options=("--api-key", KEY)) as served:
         page = browser.new_page(locale="ja-JP", viewport={"width": 400, "height": 800})
         page.goto(served.url)
@@ -325,13 +301,13 @@ def test_a_key_is_asked_for(browser: "playwright.Browser", folder: Path) -> None
             page.fill("#api-key", key)
             page.press("#api-key", "Enter")
             page.wait_for_selector("html[data-ready]" if opens else "#problem:text('API キーが違います')")
-        assert bars(page) and page.is_hidden("#key") and page.is_hidden("#problem")
+        assert settle(page) and page.is_hidden("#key") and page.is_hidden("#problem")
         page.reload()
         page.wait_for_selector("html[data-ready]")
         page.close()
 
 
-def test_a_class_joins_with_the_code_or_the_qr_code(browser: "playwright.Browser", folder: Path) -> None:
+def test_a_class_joins_with_the_code_or_the_qr_code(browser: "Browser", folder: Path) -> None:
     segno = pytest.importorskip("segno", reason="needs segno: pip install segno")
     options, limits = ("--host", "0.0.0.0"), {"CLASS_WRONG_CODES": 2}
     with serving(folder / "words.safetensors", options=options, limits=limits) as served:
@@ -349,7 +325,7 @@ def test_a_class_joins_with_the_code_or_the_qr_code(browser: "playwright.Browser
             typing.wait_for_selector("html[data-ready]" if opens else "#problem:text('クラスコードが違います')")
         scanning.goto(link)
         scanning.wait_for_selector("html[data-ready]")
-        assert scanning.url == link.partition("#")[0] and bars(scanning)[:3] == bars(typing)[:3]
+        assert scanning.url == link.partition("#")[0] and settle(scanning)[:3] == settle(typing)[:3]
         for page in pages:
             assert page.is_hidden("#key") and page.is_hidden("#problem")
             page.click("#class summary")
@@ -371,10 +347,10 @@ def test_a_class_joins_with_the_code_or_the_qr_code(browser: "playwright.Browser
             page.close()
 
 
-def test_what_a_busy_server_refuses_is_sent_again(browser: "playwright.Browser", address: str) -> None:
+def test_what_a_busy_server_refuses_is_sent_again(browser: "Browser", address: str) -> None:
     page, refused = browser.new_page(), []
 
-    def refuse_once(route: "playwright.Route") -> None:
+    def refuse_once(route: "Route") -> None:
         refused.append(route.request.post_data)
         if len(refused) > 1:
             route.continue_()
@@ -383,30 +359,21 @@ def test_what_a_busy_server_refuses_is_sent_again(browser: "playwright.Browser",
 
     page.route("**/v1/next", refuse_once)
     load(page, address)
-    assert bars(page) and refused[0] == refused[1] and page.is_hidden("#problem")
+    assert settle(page) and refused[0] == refused[1] and page.is_hidden("#problem")
     page.close()
 
 
 # ---- the page
 
 
-def test_text_is_never_markup(page: "playwright.Page") -> None:
-    choose(page, "words")
-    assert run(page, HOSTILE, max_tokens=5).startswith(HOSTILE)
-    choose(page, "sums")
-    ask(page, HOSTILE)
-    assert page.locator("#messages .from-user span").text_content() == HOSTILE
-    assert page.locator("img").count() == 0
-
-
-def test_text_has_contrast(page: "playwright.Page") -> None:
+def test_text_has_contrast(page: "Page") -> None:
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
         for name, background in itertools.product(("--ink", "--faint"), ("--paper", "--panel")):
             assert contrast(page, name, background) >= 4.5, (scheme, name, background)
 
 
-def contrast(page: "playwright.Page", one: str, other: str) -> float:
+def contrast(page: "Page", one: str, other: str) -> float:
     """The contrast ratio of two colors of the page (WCAG 2.2)."""
     style = "(name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim()"
     low, high = sorted(luminance(str(page.evaluate(style, name))) for name in (one, other))
