@@ -41,23 +41,16 @@ def probability_of_all(seed: int, head: list[int], data: bytes) -> float:
 
 def test_continuations_have_the_probability_of_all_sequences_that_spell_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where the prompt ends inside a word, and a token crosses its end."""
-    for seed in range(2):
-        for prompt in PROMPTS:
-            _check_continuations_have_the_probability_of_all_sequences_that_spell_them(prompt, seed, monkeypatch)
-
-
-def _check_continuations_have_the_probability_of_all_sequences_that_spell_them(
-    prompt: str, seed: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
     monkeypatch.setattr(module, "default_evaluations", lambda runtime: 10_000)
     monkeypatch.setattr(module, "NEGLIGIBLE", 0.0)
-    known = Prompt.of(prompt, TABLE)  # type: ignore[arg-type]
-    tail = b"".join(TOKENS[token] for token in known.tail)
-    scored = in_batches(score_continuations(Model(seed), TABLE, known, CHOICES))  # type: ignore[arg-type]
-    of_prompt = probability_of_all(seed, known.head, tail)
-    for choice in scored:
-        expected = probability_of_all(seed, known.head, tail + choice.text.encode()) / of_prompt
-        assert choice.probability == pytest.approx(expected, rel=1e-4)
+    for seed, prompt in itertools.product(range(2), PROMPTS):
+        known = Prompt.of(prompt, TABLE)  # type: ignore[arg-type]
+        tail = b"".join(TOKENS[token] for token in known.tail)
+        scored = in_batches(score_continuations(Model(seed), TABLE, known, CHOICES))  # type: ignore[arg-type]
+        of_prompt = probability_of_all(seed, known.head, tail)
+        for choice in scored:
+            expected = probability_of_all(seed, known.head, tail + choice.text.encode()) / of_prompt
+            assert choice.probability == pytest.approx(expected, rel=1e-4), (seed, prompt)
 
 
 def test_few_evaluations_miss_little() -> None:

@@ -1,6 +1,7 @@
 """The generation loop, on models with known logits: characters, stop strings, limits, the context, the seed."""
 
 import codecs
+import itertools
 import math
 
 import numpy as np
@@ -22,22 +23,6 @@ GREEDY = SamplingConfig(temperature=0.0, max_tokens=10_000)
 LETTERS = Digits(*(bytes([c]) for c in b"abcdefghi"))  # "1" is a, "2" is b, ...
 
 
-class WithoutTail:
-    """A real tokenizer whose prompts have no tail that is tokenized again."""
-
-    bos_ids: list[int] = []  # noqa: RUF012
-
-    def __init__(self, inner):
-        self.eos_ids = inner.eos_ids
-        self.token_bytes = inner.token_bytes
-        self.eos_id = inner.eos_id
-        self.encode = inner.encode
-        self.vocabulary = inner.vocabulary
-
-    def split_last_word(self, text):
-        return text, ""
-
-
 def scripted(script, vocab_size):
     """A model that predicts these tokens, one after the other, and then the end of the text."""
     tokens = iter([*script, 0])
@@ -50,7 +35,8 @@ def alphabetical(context):
 
 
 def pieces_of(script, tokenizer, sampling=GREEDY):
-    return list(generate(scripted(script, len(tokenizer.token_bytes)), tokenizer, "1", sampling))
+    model = scripted(script, len(tokenizer.token_bytes))
+    return list(generate(model, tokenizer, "1", sampling, literal=True))
 
 
 def pieces_of_texts(texts, stop=(), max_tokens=10_000):
@@ -72,7 +58,7 @@ def joined(pieces):
 @given(text=st.text(max_size=20) | st.text("りんご食🍎👧\u200dïa \n\u0301未", max_size=20))
 def test_a_piece_holds_each_character_as_soon_as_it_is_complete(tokenizer, text):
     ids = tokenizer.encode(text)
-    pieces = pieces_of(ids, WithoutTail(tokenizer))
+    pieces = pieces_of(ids, tokenizer)
     assert joined(pieces) == text == tokenizer.decode(ids)
     assert [piece.id for piece in pieces] == [*ids, None]
     for n in range(len(ids)):
@@ -95,36 +81,25 @@ def test_text_is_valid_utf_8_whatever_bytes_tokens_have(tokens, seed):
 
 
 def test_bytes_that_are_not_in_the_training_text_are_never_generated():
-    for tokenizer in [BPE, CHAR]:
-        _check_bytes_that_are_not_in_the_training_text_are_never_generated(tokenizer)
-
-
-def _check_bytes_that_are_not_in_the_training_text_are_never_generated(tokenizer):
     seen = bytes(sorted(set(SAMPLE.encode())))
-    known = Tokenizer.from_json(tokenizer.to_json(), seen_bytes=seen)
-    for seed in range(20):
+    for tokenizer, seed in itertools.product([BPE, CHAR], range(20)):
+        known = Tokenizer.from_json(tokenizer.to_json(), seen_bytes=seen)
         rng = np.random.default_rng(seed)
-        model = FakeRuntime(100, lambda _, rng=rng: rng.normal(0, 3, tokenizer.vocab_size))
+        model = FakeRuntime(100, lambda _, rng=rng, size=tokenizer.vocab_size: rng.normal(0, 3, size))
         text = joined(generate(model, known, "the c", SamplingConfig(max_tokens=20, temperature=2.0)))
         assert set(text.encode()) <= set(seen)
 
 
 def test_control_tokens_are_not_generated_unless_they_end_a_text():
-    for literal in [False, True]:
-        for tokenizer in [BPE, CHAR]:
-            _check_control_tokens_are_not_generated_unless_they_end_a_text(tokenizer, literal)
-
-
-def _check_control_tokens_are_not_generated_unless_they_end_a_text(tokenizer, literal):
-    likely = np.zeros(tokenizer.vocab_size)
-    likely[0], likely[1:5] = -9.0, 9.0  # the end of text; <|im_start|>, <|im_end|> and the spare ones
-    sampling = SamplingConfig(max_tokens=5, temperature=0)
-    *pieces, last = generate(FakeRuntime(100, lambda _: likely), tokenizer, "the c", sampling, literal=literal)
-    assert len(pieces) == 5 and last.finish_reason == "length"
-    assert all(tokenizer.token_bytes[piece.id] for piece in pieces)
-    ends_at_2 = tokenizer.for_model(None, [2])
-    ended = list(generate(FakeRuntime(100, lambda _: likely), ends_at_2, "the c", sampling, literal=literal))
-    assert ended[-1].finish_reason == "stop" and len(ended) <= 2
+    for literal, tokenizer in itertools.product([False, True], [BPE, CHAR]):
+        likely = np.zeros(tokenizer.vocab_size)
+        likely[0], likely[1:5] = -9.0, 9.0  # the end of text; <|im_start|>, <|im_end|> and the spare ones
+        model, sampling = FakeRuntime(100, lambda _, row=likely: row), SamplingConfig(max_tokens=5, temperature=0)
+        *pieces, last = generate(model, tokenizer, "the c", sampling, literal=literal)
+        assert len(pieces) == 5 and last.finish_reason == "length"
+        assert all(tokenizer.token_bytes[piece.id] for piece in pieces)
+        ended = list(generate(model, tokenizer.for_model(None, [2]), "the c", sampling, literal=literal))
+        assert ended[-1].finish_reason == "stop" and len(ended) <= 2
 
 
 def test_an_imported_model_may_generate_any_control_token():
@@ -160,28 +135,13 @@ def test_a_character_may_begin_in_a_prompt_of_ids():
 # ---- the end
 
 
-def test_max_tokens_0_evaluates_and_generates_nothing():
-    model = alphabetical(9)
-    assert list(generate(model, LETTERS, "1", SamplingConfig(max_tokens=0))) == [Piece(None, "", 0.0, "length")]
-    assert model.seen == []
-
-
 def test_max_tokens_n_gives_n_tokens_for_n_evaluations():
-    for count in [1, 2, 7]:
+    for count in [0, 1, 2, 7]:
         model = alphabetical(100)
         pieces = list(generate(model, LETTERS, "1", SamplingConfig(temperature=0.0, max_tokens=count)))
         assert joined(pieces) == "bcdefgh"[:count], count
         assert [piece.finish_reason for piece in pieces] == [None] * count + ["length"], count
         assert len(model.seen) == count, count
-
-
-def test_the_end_of_text_ends_generation_and_is_not_a_piece():
-    pieces = pieces_of_texts(["a", "b"])
-    assert [(piece.id, piece.text, piece.finish_reason) for piece in pieces] == [
-        (2, "a", None),
-        (3, "b", None),
-        (None, "", "stop"),
-    ]
 
 
 def test_control_tokens_without_text_count_as_tokens():
@@ -294,6 +254,13 @@ EAT = Table(b"I", b" like", b" eat", b" ea", b" e", b"a", b"t", b"s", b"\n")  # 
 
 def test_only_text_after_the_prompt_is_a_piece():
     """`likely` are the most likely tokens after "I like" and after further tokens, the most likely first."""
+
+    def logits_of(cached, likely):
+        logits = np.zeros(10)
+        for rank, token in enumerate(likely.get(cached[2:], [])):
+            logits[token] = 50 - 20 * rank
+        return logits
+
     for likely, expected in [
         ({(): [3]}, (3, "t")),  # " eat" spells " ea", and adds "t"
         ({(): [2, 8, 3]}, (3, "t")),  # tokens that do not fit the prompt are skipped, however likely
@@ -302,21 +269,10 @@ def test_only_text_after_the_prompt_is_a_piece():
         ({(): [5], (5,): [6], (5, 6): [8]}, (8, "s")),
         ({(): [5], (5,): [8, 7, 6], (5, 6): [8]}, (8, "s")),
     ]:
-        _check_only_text_after_the_prompt_is_a_piece(likely, expected)
-
-
-def _check_only_text_after_the_prompt_is_a_piece(likely, expected):
-
-    def logits_of(cached):
-        logits = np.zeros(10)
-        for rank, token in enumerate(likely.get(cached[2:], [])):
-            logits[token] = 50 - 20 * rank
-        return logits
-
-    model = FakeRuntime(100, logits_of)
-    pieces = list(generate(model, EAT, "I like ea", SamplingConfig(temperature=0.0, max_tokens=1)))
-    assert [(piece.id, piece.text) for piece in pieces] == [expected, (None, "")]
-    assert model.seen[0] == [1, 2]
+        model = FakeRuntime(100, lambda cached, likely=likely: logits_of(cached, likely))
+        pieces = list(generate(model, EAT, "I like ea", SamplingConfig(temperature=0.0, max_tokens=1)))
+        assert [(piece.id, piece.text) for piece in pieces] == [expected, (None, "")]
+        assert model.seen[0] == [1, 2]
 
 
 @pytest.mark.parametrize("tokenizer", [BPE, CHAR], ids=["bpe", "char"])

@@ -83,46 +83,37 @@ PROMPTS = ["b a", " ab", "b aba", ". a b", "a ", "b.", "a ba"]
 
 @pytest.mark.slow
 def test_words_and_first_tokens_are_those_of_the_sum_over_all_sequences() -> None:
-    for seed in range(4):
-        for prompt in PROMPTS:
-            known = Prompt.of(prompt, TABLE)  # type: ignore[arg-type]
-            tail = b"".join(TOKENS[token] for token in known.tail)
-            words: dict[str, float] = defaultdict(float)
-            firsts: dict[bytes, float] = defaultdict(float)
-            for path, probability in all_texts(seed, known.head, tail).items():
-                data = b"".join(TOKENS[token] for token in path)
-                rest = data[len(tail) :]
-                probability *= factor(prompt, rest)
-                words[reference_word(rest.decode())] += probability
-                end = next((n for n in itertools.accumulate(len(TOKENS[t]) for t in path) if n > len(tail)), len(tail))
-                firsts[data[len(tail) : end]] += probability
-            total = sum(words.values())
+    for case in itertools.product(range(4), PROMPTS):
+        seed, prompt = case
+        known = Prompt.of(prompt, TABLE)  # type: ignore[arg-type]
+        tail = b"".join(TOKENS[token] for token in known.tail)
+        words: dict[str, float] = defaultdict(float)
+        firsts: dict[bytes, float] = defaultdict(float)
+        for path, probability in all_texts(seed, known.head, tail).items():
+            data = b"".join(TOKENS[token] for token in path)
+            rest = data[len(tail) :]
+            probability *= factor(prompt, rest)
+            words[reference_word(rest.decode())] += probability
+            end = next((n for n in itertools.accumulate(len(TOKENS[t]) for t in path) if n > len(tail)), len(tail))
+            firsts[data[len(tail) : end]] += probability
+        total = sum(words.values())
 
-            found = all_next_words(seed, prompt)
-            shares: dict[str, float] = defaultdict(float)
-            for word in found.words:
-                shares[word.text] += word.probability
-            assert found.unexplored < 1e-3, (seed, prompt)
-            for text, probability in words.items():
-                assert probability / total - found.unexplored - 1e-6 <= shares[text] <= probability / total + 1e-6, (
-                    seed,
-                    prompt,
-                )
+        found = all_next_words(seed, prompt)
+        shares: dict[str, float] = defaultdict(float)
+        for word in found.words:
+            shares[word.text] += word.probability
+        assert found.unexplored < 1e-3, case
+        for text, probability in words.items():
+            assert probability / total - found.unexplored - 1e-6 <= shares[text] <= probability / total + 1e-6, case
 
-            first = read_prompt(Model(seed), TABLE, known, max_evaluations=100_000, negligible=0)  # type: ignore[arg-type]
-            chosen = softmax(first.logits.astype(np.float64))
-            first_texts: dict[bytes, float] = defaultdict(float)
-            for entry in np.flatnonzero(chosen):
-                first_texts[first.continuations_of(int(entry))[0].new_bytes] += chosen[entry]
-            assert first_texts == pytest.approx({text: p / total for text, p in firsts.items() if p}, abs=1e-6), (
-                seed,
-                prompt,
-            )
-            assert sum(continuation.probability for continuation in first.continuations(0)) == pytest.approx(1), (
-                seed,
-                prompt,
-            )
-            assert first.unexplored == 0, (seed, prompt)
+        first = read_prompt(Model(seed), TABLE, known, max_evaluations=100_000, negligible=0)  # type: ignore[arg-type]
+        chosen = softmax(first.logits.astype(np.float64))
+        first_texts: dict[bytes, float] = defaultdict(float)
+        for entry in np.flatnonzero(chosen):
+            first_texts[first.continuations_of(int(entry))[0].new_bytes] += chosen[entry]
+        assert first_texts == pytest.approx({text: p / total for text, p in firsts.items() if p}, abs=1e-6), case
+        assert sum(continuation.probability for continuation in first.continuations(0)) == pytest.approx(1), case
+        assert first.unexplored == 0, case
 
 
 def test_drawn_texts_have_the_frequencies_of_the_sum() -> None:
@@ -194,12 +185,8 @@ def test_a_large_model_is_evaluated_less_often() -> None:
         assert model.evaluations == limit, (parameters, limit)
 
 
-def test_next_words_keeps_its_limit_after_a_very_long_word_and_reports_the_rest(monkeypatch) -> None:
-    for limit in [5, 20, 50]:
-        _check_next_words_keeps_its_limit_after_a_very_long_word_and_reports_the_rest(limit, monkeypatch)
-
-
-def _check_next_words_keeps_its_limit_after_a_very_long_word_and_reports_the_rest(limit: int, monkeypatch) -> None:
+@pytest.mark.parametrize("limit", [5, 20, 50])
+def test_next_words_keeps_its_limit_after_a_very_long_word_and_reports_the_rest(limit: int, monkeypatch) -> None:
     monkeypatch.setattr(search, "max_evaluations", lambda parameters: limit)
     tokenizer = Tokenizer.train_bpe([TEXT], 300)
     runtime = NumpyRuntime(random_checkpoint(ModelConfig(300, 32, 64, 2, 4, 2, 8, 256)))

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from llmcli.config import ModelConfig
+from llmcli.config import ModelConfig, RopeScaling
 from llmcli.models.torch.transformer import LanguageModel
 from tests.conftest import random_checkpoint
 
@@ -29,7 +29,12 @@ SHAPES = {
         300, 32, 48, 2, 4, 4, 8, 48, model_type="gpt_neox", hidden_act="gelu", partial_rotary_factor=0.25,
         use_parallel_residual=True,
     ),
+    "llama: frequencies scaled as by Llama 3, gates of GELU": ModelConfig(
+        300, 32, 64, 2, 4, 4, 16, 48, model_type="llama", rms_norm_eps=1e-5, hidden_act="gelu",
+        rope_scaling=RopeScaling("llama3", 8.0, original_max_position_embeddings=32),
+    ),
     "experts": ModelConfig(300, 32, 32, 2, 4, 2, 8, 48, model_type="qwen3_moe", num_experts=5, num_experts_per_tok=2),
+    "mixtral": ModelConfig(300, 32, 48, 2, 4, 2, 8, 48, model_type="mixtral", num_experts=4, num_experts_per_tok=2),
     "experts that do not sum to one": ModelConfig(
         300, 32, 32, 2, 4, 2, 8, 48, model_type="qwen3_moe", num_experts=3, num_experts_per_tok=1, norm_topk_prob=False
     ),

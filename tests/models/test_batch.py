@@ -71,9 +71,8 @@ def test_the_cache_takes_as_much_memory_as_it_says():
         runtime = RUNTIMES[name]()
         runtime.prefill(list(range(150)))
         per_token = runtime.cache_bytes_per_token
-        assert per_token == 2 * 2 * 2 * 16 * 4 * (2 if name == "ensemble" else 1), (
-            name
-        )  # k and v, layers, G, D, float32, models
+        models = 2 if name == "ensemble" else 1
+        assert per_token == 2 * 2 * 2 * 16 * 4 * models, name  # k and v, layers, G, D, float32
         assert 150 * per_token <= runtime.cache_bytes <= 2 * 150 * per_token, name
 
 

@@ -117,12 +117,3 @@ def test_models_of_other_domains_do_not_run() -> None:
     assert [one.calls - was for one, was in zip(runtimes, before, strict=True)] == [0, 7, 0]
     runtime.step(text[55])  # a refresh: all models catch up
     assert [one.calls - was for one, was in zip(runtimes, before, strict=True)] == [1, 8, 1]
-
-
-def test_the_weights_follow_a_change_of_domain() -> None:
-    runtime = EnsembleRuntime([DomainModel(third) for third in range(3)])
-    runtime.prefill([i % 20 for i in range(40)])
-    assert runtime.expert_weights()[0].argmax() == 0
-    for i in range(40):
-        runtime.step(40 + i % 20)
-    assert runtime.expert_weights()[0].argmax() == 2

@@ -80,35 +80,12 @@ def test_documents_do_not_match_each_other() -> None:
     np.testing.assert_array_equal(joined[:, 31:], alone)
 
 
-def test_matches_counted_by_hand() -> None:
-    """a b a c a b: before the last token "a" occurred twice, followed by b and by c."""
-    total, distinct, gap, count = find_matches(np.array([0, 1, 0, 2, 0, 1]), 2)
-    assert total[5].tolist() == distinct[5].tolist() == gap[5].tolist() == [2, 0]
-    assert count[5].tolist() == [1, 0]
-    assert total[:5].max(axis=1).tolist() == [0, 0, 0, 1, 0]
-
-
 def test_short_texts_have_no_matches() -> None:
     for length in [0, 1, 2]:
         assert not find_matches(np.zeros(length, np.int64), 5).any(), length
         np.testing.assert_allclose(
             NgramText(np.zeros(length, np.int64), WEIGHTS).nats(0, np.ones(length)), np.ones(length)
         )
-
-
-def test_a_rewind_undoes_what_was_appended() -> None:
-    ids = text(40, seed=5)
-    cache = NgramCache(WEIGHTS, ids)
-    for token in text(15, seed=6):
-        cache.append(token)
-    cache.rewind(40)
-    assert len(cache) == 40
-    assert cache.added() == NgramCache(WEIGHTS, ids).added()
-    cache.rewind(25)
-    assert cache.added() == NgramCache(WEIGHTS, ids[:25]).added()
-    assert cache.part(5, 15).added() == NgramCache(WEIGHTS, ids[5:15]).added()
-    cache.rewind()
-    assert cache.added() == {}
 
 
 def test_tokens_that_do_not_count_are_context_until_a_rewind() -> None:

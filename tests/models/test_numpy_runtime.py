@@ -46,15 +46,6 @@ def test_layers_read_in_threads_are_those_read_one_by_one(tmp_path: Path, monkey
         NumpyRuntime(opened)
 
 
-def test_more_tokens_than_the_context_are_an_error_and_leave_the_cache() -> None:
-    runtime = NumpyRuntime(random_checkpoint(ModelConfig(200, 32, 64, 1, 2, 2, 16, 8)))
-    expected = runtime.prefill(range(7))
-    with pytest.raises(LLMError, match="9 tokens exceed the context length of 8"):
-        runtime.prefill([1, 2])
-    runtime.rewind(6)
-    assert np.abs(runtime.step(6) - expected).max() < 1e-5
-
-
 @pytest.mark.parametrize("length", [1, 2, PREFILL_CHUNK - 1, PREFILL_CHUNK + 2, 3 * PREFILL_CHUNK])
 @pytest.mark.parametrize("config", [CONFIG, WITH_WINDOW])
 def test_scores_are_those_of_the_logits_of_each_window(
@@ -70,16 +61,6 @@ def test_scores_are_those_of_the_logits_of_each_window(
         probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
         assert np.abs(losses[row] + np.log(probabilities[np.arange(length), ids[row, 1:]])).max() < 1e-4
         assert correct[row].tolist() == (logits.argmax(-1) == ids[row, 1:]).tolist()
-
-
-def test_scoring_leaves_the_cache_and_checks_the_context() -> None:
-    runtime, other = NumpyRuntime(random_checkpoint(CONFIG)), NumpyRuntime(random_checkpoint(CONFIG))
-    for each in (runtime, other):
-        each.prefill([1, 2, 3])
-    runtime.score(np.ones((2, 3 * PREFILL_CHUNK + 1), np.int64))
-    assert runtime.length == 3 and np.array_equal(runtime.step(4), other.step(4))
-    with pytest.raises(LLMError, match="385 tokens exceed the context length of 384"):
-        runtime.score(np.ones((1, 3 * PREFILL_CHUNK + 2), np.int64))
 
 
 def test_scoring_never_holds_all_logits_in_memory() -> None:

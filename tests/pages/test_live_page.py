@@ -519,15 +519,12 @@ def test_widths_and_languages(opened: Any, sums_model: Path) -> None:
                 assert page.evaluate("document.documentElement.scrollWidth") <= width, tab
                 texts[language] += page.locator("[data-text]:visible").all_text_contents()
             page.click("#language")
-        assert list(texts) == (["ja", "en"] if locale == "ja-JP" else ["en", "ja"]), (width, locale)
-        assert len(texts["ja"]) == len(texts["en"]) > 20, (width, locale)
-        assert all(re.search(r"[\u3040-\u30ff\u4e00-\u9fff]|^(Top|Min)-p$", text) for text in texts["ja"]), (
-            width,
-            locale,
-        )
+        assert list(texts) == (["ja", "en"] if locale == "ja-JP" else ["en", "ja"]), locale
+        assert len(texts["ja"]) == len(texts["en"]) > 20, locale
+        assert all(re.search(r"[\u3040-\u30ff\u4e00-\u9fff]|^(Top|Min)-p$", text) for text in texts["ja"]), locale
         unnamed = """[...document.querySelectorAll("button, input, select, textarea")].filter((node) =>
         !node.hidden && !node.textContent.trim() && !node.labels?.length && !node.ariaLabel).map((node) => node.id)"""
-        assert page.evaluate(unnamed) == [], (width, locale)
+        assert page.evaluate(unnamed) == [], locale
 
 
 @browser_test

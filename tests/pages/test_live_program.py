@@ -12,7 +12,7 @@ import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
 from llmcli.analysis.explain import explain
-from llmcli.config import ModelConfig, RopeScaling, SamplingConfig
+from llmcli.config import ModelConfig, SamplingConfig
 from llmcli.data.conversations.messages import Message
 from llmcli.data.tokenizers.tokenizer import CONTROL_TOKENS, Tokenizer
 from llmcli.data.tokenizers.tokenizer_json import PRE_TOKENIZERS, prefix_space_steps
@@ -33,6 +33,7 @@ from llmcli.pages.live_weights import with_page_values
 from tests.conftest import TEXT, random_checkpoint
 from tests.data.tokenizers.test_tokenizer import AWKWARD
 from tests.ecosystem.texts import varied
+from tests.models import decoders
 from tests.pages.conftest import SENTENCES
 from tests.pages.live import CACHE, Program, needs_browser, page_of, runtime_of, save_with_cache, switched_off
 
@@ -111,29 +112,7 @@ def test_tokens_of_a_thousand_strings(blank: "Page", words_model: Path) -> None:
 
 # ---- the network, its cache, the sampler
 
-SHAPES = {
-    "untied": ModelConfig(300, 32, 64, 2, 4, 2, 8, 64),
-    "tied": ModelConfig(300, 48, 70, 3, 6, 1, 8, 64, tie_word_embeddings=True, rope_theta=1e6),
-    "llama": ModelConfig(
-        300, 32, 64, 2, 4, 4, 8, 64, model_type="llama", rms_norm_eps=1e-5,
-        rope_scaling=RopeScaling("llama3", 8.0, original_max_position_embeddings=32),
-    ),
-    "qwen2": ModelConfig(300, 32, 64, 2, 4, 2, 16, 64, model_type="qwen2"),
-    "gelu": ModelConfig(300, 32, 64, 1, 4, 2, 8, 64, hidden_act="gelu_pytorch_tanh"),
-    "gpt2": ModelConfig(
-        300, 32, 64, 2, 4, 4, 8, 64, tie_word_embeddings=True, model_type="gpt2", hidden_act="gelu_pytorch_tanh"
-    ),
-    "gpt_neox": ModelConfig(
-        300, 32, 64, 2, 4, 4, 8, 64, model_type="gpt_neox", hidden_act="gelu", partial_rotary_factor=0.5,
-        use_parallel_residual=True,
-    ),
-    "smollm3": ModelConfig(300, 32, 64, 2, 4, 2, 8, 64, model_type="smollm3", no_rope_layers=(0, 1)),
-    "experts": ModelConfig(300, 32, 48, 2, 4, 2, 8, 64, model_type="qwen3_moe", num_experts=5, num_experts_per_tok=2),
-    "mixtral": ModelConfig(300, 32, 48, 2, 4, 2, 8, 64, model_type="mixtral", num_experts=4, num_experts_per_tok=2),
-    "one expert": ModelConfig(
-        300, 32, 48, 2, 4, 2, 8, 64, model_type="qwen3_moe", num_experts=3, num_experts_per_tok=1, norm_topk_prob=False
-    ),
-}  # fmt: skip
+SHAPES = {name: config for name, config in decoders.SHAPES.items() if config.model_type not in ("gemma3_text", "olmo2")}
 
 
 def test_logits_are_those_of_numpy(blank: "Page", tmp_path: Path) -> None:
@@ -151,7 +130,7 @@ def test_logits_are_those_of_numpy(blank: "Page", tmp_path: Path) -> None:
 def test_activations_and_switches(blank: "Page", tmp_path: Path) -> None:
     """Attention, logit lens, attribution and the effects of tokens agree with numpy, with all parts and without some: a
     switched-off head or layer adds nothing to the residual stream."""
-    for shape in ["untied", "experts", "gpt2", "gpt_neox"]:
+    for shape in (name for name in SHAPES if name.startswith(("grouped", "experts", "gpt"))):
         tokenizer = Tokenizer.train_bpe([TEXT], 300)
         model = random_checkpoint(SHAPES[shape], tokenizer_json=tokenizer.to_json())
         checkpoint.save(tmp_path / "m.safetensors", model)
@@ -259,10 +238,8 @@ def test_colors_of_a_text_longer_than_the_context(blank: "Page", tmp_path: Path,
                 "([ids, written, bos]) => { tokenizer.bos_ids = bos; return atOnce.color({ids, prefix: 1, written}) }",
                 [ids, written, bos],
             )
-            assert found["legend"] == ["probabilityLegend"] and len(found["marks"]) == len(ids) - 1, (
-                written,
-                is_cached,
-            )
+            case = (written, is_cached)
+            assert found["legend"] == ["probabilityLegend"] and len(found["marks"]) == len(ids) - 1, case
             start, end, expected = 0, context, list[float]()
             while len(expected) < len(ids) - 1:
                 window = last_tokens(ids[:end], end - start, bos)
@@ -276,10 +253,7 @@ def test_colors_of_a_text_longer_than_the_context(blank: "Page", tmp_path: Path,
                     row = rows[i - start - 1][: tokenizer.vocab_size].astype(np.float64)
                     expected.append(float(softmax(row if allowed is None else np.where(allowed, row, -np.inf))[ids[i]]))
                 start, end = end - context // 2, min(len(ids), end + context - context // 2)
-            assert [mark["probability"] for mark in found["marks"]] == pytest.approx(expected, abs=1e-4), (
-                written,
-                is_cached,
-            )
+            assert [mark["probability"] for mark in found["marks"]] == pytest.approx(expected, abs=1e-4), case
 
 
 def test_the_windows_in_which_tokens_are_colored(blank: "Page", words_model: Path) -> None:
@@ -299,6 +273,7 @@ def test_sampling_probabilities(blank: "Page", words_model: Path) -> None:
     Program(blank, page_of(words_model))
     for temperature in [0.0, 0.4, 1.0, 1.7]:
         for top_p, min_p in [(1.0, 0.0), (0.8, 0.0), (1.0, 0.1), (0.6, 0.3)]:
+            case = (temperature, top_p, min_p)
             logits = np.random.default_rng(2).normal(0, 2, 200).astype(np.float32)
             logits[7] = -np.inf
             *_, (_, filtered) = Sampler(SamplingConfig(temperature=temperature, top_p=top_p, min_p=min_p)).stages(
@@ -317,13 +292,9 @@ def test_sampling_probabilities(blank: "Page", words_model: Path) -> None:
             found, drawn = blank.evaluate(
                 script, [[x if math.isfinite(x) else None for x in logits.tolist()], settings]
             )
-            assert np.abs(np.array(found) - expected).max() < 1e-5, (temperature, top_p, min_p)
-            assert (np.array(found) > 0).tolist() == (expected > 0).tolist(), (temperature, top_p, min_p)
-            assert np.abs(np.bincount(drawn, minlength=200) / 1000 - expected).max() < 0.002, (
-                temperature,
-                top_p,
-                min_p,
-            )
+            assert np.abs(np.array(found) - expected).max() < 1e-5, case
+            assert (np.array(found) > 0).tolist() == (expected > 0).tolist(), case
+            assert np.abs(np.bincount(drawn, minlength=200) / 1000 - expected).max() < 0.002, case
 
 
 # ---- texts

@@ -257,14 +257,10 @@ def test_equal_prompts_that_run_together_are_processed_once(start):
 CHOICES = {"choices": ("The cat", "The dog", "りんご")}
 
 
-def test_groups_of_many_texts_delay_another_by_one_chunk_each(start, monkeypatch):
+@pytest.mark.parametrize("more", [{}, CHOICES], ids=["texts", "choices"])
+@pytest.mark.parametrize("groups", [1, 3])
+def test_groups_of_many_texts_delay_another_by_one_chunk_each(start, monkeypatch, more, groups):
     """So they do for each chunk of its prompt."""
-    for more in [{}, CHOICES]:
-        for groups in [1, 3]:
-            _check_groups_of_many_texts_delay_another_by_one_chunk_each(start, monkeypatch, more, groups)
-
-
-def _check_groups_of_many_texts_delay_another_by_one_chunk_each(start, monkeypatch, more, groups):
     turns, sequence_class = [], sequence_module.GeneratedSequence
     advance = sequence_class.advance
     monkeypatch.setattr(sequence_module, "PREFILL_CHUNK", 8)
@@ -471,12 +467,8 @@ def test_sequences_wait_for_memory(start):
     assert max(most) == 2
 
 
-def test_the_context_can_be_limited(start):
-    for bos_token in [None, "<|im_start|>"]:
-        _check_the_context_can_be_limited(start, bos_token)
-
-
-def _check_the_context_can_be_limited(start, bos_token):
+@pytest.mark.parametrize("bos_token", [None, "<|im_start|>"])
+def test_the_context_can_be_limited(start, bos_token):
     tokenizer = Tokenizer(TOKENIZER._inner, TOKENIZER.kind, bos_token)
     engine = start(EngineLimits(context=16), lambda name: (runtime_of(name), tokenizer))
     runtime = runtime_of("dense").fork()

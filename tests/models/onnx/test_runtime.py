@@ -7,36 +7,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from llmcli.config import ModelConfig, RopeScaling
+from llmcli.config import ModelConfig
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.quantization import bits_of, quantize
 from llmcli.models.numpy_runtime import NumpyRuntime
-from llmcli.models.onnx.runtime import OnnxRuntime
+from llmcli.models.onnx.runtime import OnnxRuntime, unsupported
 from tests.conftest import random_checkpoint
+from tests.models.decoders import SHAPES
 from tests.platforms import needs_onnxruntime
 
 QWEN3 = ModelConfig(300, 64, 96, 2, 4, 2, 16, 600, rope_theta=100.0)
 KINDS = {
-    "qwen3": QWEN3,
-    "qwen2": replace(QWEN3, model_type="qwen2", tie_word_embeddings=True),
-    "llama": replace(QWEN3, model_type="llama", num_key_value_heads=4, head_dim=32),
-    "smollm3": replace(QWEN3, model_type="smollm3", no_rope_layers=(1, 0)),
-    "gelu": replace(QWEN3, hidden_act="gelu", num_hidden_layers=1),
-    "gelu_pytorch_tanh": replace(QWEN3, hidden_act="gelu_pytorch_tanh", num_hidden_layers=1),
-    "gpt2": replace(QWEN3, model_type="gpt2", num_key_value_heads=4, tie_word_embeddings=True, hidden_act="gelu"),
-    "gpt_neox": replace(
-        QWEN3, model_type="gpt_neox", num_key_value_heads=4, partial_rotary_factor=0.25, use_parallel_residual=True
-    ),
-    "gemma3": replace(
-        QWEN3,
-        model_type="gemma3_text",
-        layer_types=("sliding_attention", "full_attention"),
-        sliding_window=70,
-        hidden_act="gelu_pytorch_tanh",
-        rope_local_base_freq=30.0,
-        query_pre_attn_scalar=24.0,
-    ),
-    "llama 3": replace(QWEN3, model_type="llama", rope_scaling=RopeScaling("llama3", 8.0)),
+    name: replace(config, head_dim=16, max_position_embeddings=600, rope_theta=100.0)
+    for name, config in SHAPES.items()
+    if not unsupported(replace(config, head_dim=16))
 }
 IDS = np.random.default_rng(1).integers(0, 300, 400).tolist()
 
