@@ -13,7 +13,7 @@ from llmcli.config import SamplingConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.generation import next_words as next_words_module
 from llmcli.generation.next_words import NextWord, NextWords, next_words
-from llmcli.generation.token_healing import CONTINUE_WORD_FACTOR, Prompt, TokenizationSearch
+from llmcli.generation.token_healing import Prompt, TokenizationSearch
 from tests.generation import fakes
 from tests.generation.fakes import FakeRuntime
 
@@ -76,26 +76,6 @@ def first_word(text, *, ends=False):
 
 
 # ---- spellings
-
-
-APPLE = {
-    "": {" apple": 0.5, " app": 0.3, " ": 0.2}, " apple": {".": 0.8, "s": 0.2}, " apple|s": {".": 1.0},
-    " app": {"le": 0.5, ".": 0.5}, " app|le": {".": 1.0}, " ": {"a": 1.0}, " |a": {"p": 1.0},
-    " |a|p": {"p": 0.5, ".": 0.5}, " |a|p|p": {"le": 0.5, "l": 0.5}, " |a|p|p|le": {".": 1.0}, " |a|p|p|l": {"e": 1.0},
-    " |a|p|p|l|e": {".": 1.0},
-}  # fmt: skip
-
-
-def test_the_probability_of_a_word_is_the_sum_over_all_its_spellings():
-    result = next_words_of(APPLE)
-    expected = {
-        "apple": 0.5 * 0.8 + 0.3 * 0.5 + 0.2 * 0.5 * 0.5 + 0.2 * 0.5 * 0.5,
-        "app": 0.3 * 0.5,
-        "ap": 0.2 * 0.5,
-        "apples": 0.5 * 0.2,
-    }
-    assert probabilities_of(result) == pytest.approx(expected, abs=TOLERANCE)
-    assert result.unexplored == pytest.approx(0, abs=TOLERANCE)
 
 
 def test_sampling_settings_change_the_probability_of_each_token():
@@ -296,35 +276,6 @@ def test_the_end_of_a_long_prompt_is_used_with_space_for_a_word():
     model = tree(20, 31, lambda path: {0: 1.0})
     next_words(model, Counting("abcdefghijklmnopqrstuvwxyz0123"), "x" * 30)
     assert model.seen[0] == [27, 28, 29, 30]
-
-
-def test_tokenizations_of_the_last_word_are_summed():
-    """The tail " ap" of "x ap" may be " ap", " a" and "p", or the beginning of " apple"."""
-    result = next_words_of(
-        {
-            "": {" apple": 0.2, " ap": 0.1, " a": 0.1, " pear": 0.6},
-            " apple": {" ": 1.0},
-            " ap": {"t": 0.5, " ": 0.5},
-            " ap|t": {" ": 1.0},
-            " ap| ": {"e": 1.0},
-            " ap| |e": {" ": 1.0},
-            " a": {"p": 0.5, "n": 0.5},
-            " a|p": {"ple": 1.0},
-            " a|p|ple": {" ": 1.0},
-        },
-        prompt="x ap",
-        tail=" ap",
-    )
-    inside, after = 0.2 + 0.05 + 0.05, 0.05  # continuations of the last word, and others
-    total = inside * CONTINUE_WORD_FACTOR + after
-    expected = {
-        "ple": 0.25 * CONTINUE_WORD_FACTOR / total,
-        "t": 0.05 * CONTINUE_WORD_FACTOR / total,
-        "e": after / total,
-    }
-    assert probabilities_of(result) == pytest.approx(expected, abs=TOLERANCE)
-    assert {word.text: word.continues for word in result.words} == {"ple": True, "t": True, "e": False}
-    assert result.unexplored == pytest.approx(0, abs=TOLERANCE)
 
 
 def test_only_letters_right_after_letters_continue_the_last_word():

@@ -54,32 +54,17 @@ def test_top_k_keeps_the_k_most_likely():
 
 
 def test_top_p_keeps_the_smallest_set_that_reaches_p():
-    for p, expected in [
-        (0.0, {1}),
-        (1e-9, {1}),
-        (0.35, {1}),
-        (0.45, {1, 3}),
-        (0.65, {1, 3}),
-        (0.75, {1, 2, 3}),
-        (0.85, {1, 2, 3}),
-        (0.95, {0, 1, 2, 3}),
-        (1.0, {0, 1, 2, 3}),
-    ]:
-        logits = logits_of(PROBABILITIES)
-        found = top_p(logits, p)
-        assert kept(found) == expected, (p, expected)
-        np.testing.assert_array_equal(found[sorted(expected)], logits[sorted(expected)])
-
-
-def test_top_p_keeps_what_sorting_all_probabilities_does():
     rng = np.random.default_rng(1)
-    for scale, p in itertools.product((0.1, 1, 5), (0.1, 0.5, 0.9, 0.999)):
+    for scale, p in itertools.product((0.1, 1, 5), (0.0, 1e-9, 0.1, 0.5, 0.9, 0.999)):
         logits = rng.normal(0, scale, 3000).astype(np.float32)
         logits[::7] = -INF
         ranked = np.argsort(-logits)
         cumulative = softmax(logits)[ranked].cumsum(dtype=np.float64)
         expected = set(ranked[: 1 + int((cumulative < p).sum())].tolist())
-        assert kept(top_p(logits, p)) == expected, (scale, p)
+        found = top_p(logits, p)
+        assert kept(found) == expected, (scale, p)
+        np.testing.assert_array_equal(found[sorted(expected)], logits[sorted(expected)])
+        np.testing.assert_array_equal(top_p(logits, 1.0), logits)
 
 
 def test_min_p_keeps_tokens_at_least_p_times_as_likely_as_the_most_likely():
@@ -147,13 +132,6 @@ def test_frequencies_of_draws_are_the_probabilities():
         found = Counter(draws(replace(PLAIN, seed=7, **options), logits_of(PROBABILITIES), count))
         np.testing.assert_allclose([found[i] / count for i in range(4)], expected, atol=0.014)  # 4 deviations
         assert set(found) == {i for i in range(4) if expected[i]}, (options, expected)
-
-
-def test_the_same_seed_draws_the_same_and_another_seed_does_not():
-    logits = logits_of(PROBABILITIES)
-    first = draws(replace(PLAIN, seed=3), logits, 100)
-    assert draws(replace(PLAIN, seed=3), logits, 100) == first
-    assert draws(replace(PLAIN, seed=4), logits, 100) != first
 
 
 ANY_LOGITS = st.lists(st.floats(-30, 30, width=32) | st.just(-INF), min_size=1, max_size=12)

@@ -87,24 +87,24 @@ def test_words_and_first_tokens_are_those_of_the_sum_over_all_sequences() -> Non
         seed, prompt = case
         known = Prompt.of(prompt, TABLE)  # type: ignore[arg-type]
         tail = b"".join(TOKENS[token] for token in known.tail)
-        words: dict[str, float] = defaultdict(float)
+        words: dict[tuple[str, bool], float] = defaultdict(float)
         firsts: dict[bytes, float] = defaultdict(float)
         for path, probability in all_texts(seed, known.head, tail).items():
             data = b"".join(TOKENS[token] for token in path)
             rest = data[len(tail) :]
             probability *= factor(prompt, rest)
-            words[reference_word(rest.decode())] += probability
+            words[reference_word(rest.decode()), factor(prompt, rest) != 1] += probability
             end = next((n for n in itertools.accumulate(len(TOKENS[t]) for t in path) if n > len(tail)), len(tail))
             firsts[data[len(tail) : end]] += probability
         total = sum(words.values())
 
         found = all_next_words(seed, prompt)
-        shares: dict[str, float] = defaultdict(float)
+        shares: dict[tuple[str, bool], float] = defaultdict(float)
         for word in found.words:
-            shares[word.text] += word.probability
+            shares[word.text, word.continues] += word.probability
         assert found.unexplored < 1e-3, case
-        for text, probability in words.items():
-            assert probability / total - found.unexplored - 1e-6 <= shares[text] <= probability / total + 1e-6, case
+        for word, probability in words.items():
+            assert probability / total - found.unexplored - 1e-6 <= shares[word] <= probability / total + 1e-6, case
 
         first = read_prompt(Model(seed), TABLE, known, max_evaluations=100_000, negligible=0)  # type: ignore[arg-type]
         chosen = softmax(first.logits.astype(np.float64))

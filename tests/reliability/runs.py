@@ -98,16 +98,10 @@ def train(
     return python(where, code or SAVING_EVERY_STEP, *words)
 
 
-def saved_at(where: Path) -> int:
-    """When the run last saved its state, in ns; 0 if it never did."""
-    path = where / RESUME_FILE
-    return path.stat().st_mtime_ns if path.exists() else 0
-
-
-def wait_until_saved(process: "subprocess.Popen[bytes]", where: Path, before: int = 0) -> None:
-    """Wait until the run has saved its state later than `before`, or has ended."""
+def wait_until_saved(process: "subprocess.Popen[bytes]", where: Path) -> None:
+    """Wait until the run has saved its state, or has ended."""
     for _ in range(100 * TIMEOUT):
-        if saved_at(where) not in (0, before) or process.poll() is not None:
+        if (where / RESUME_FILE).exists() or process.poll() is not None:
             return
         time.sleep(0.01)
 

@@ -1,8 +1,9 @@
 """Two tiny models with random weights, served in this process: "text" continues text, "chat" answers conversations."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,11 @@ from llmcli.server.http.app import create_app
 from tests.conftest import TEXT, random_checkpoint
 
 URL = "http://127.0.0.1:8000"
+
+
+def client_of(paths: Iterable[Path], on_note: Callable[[str], None] | None = None, **options: Any) -> TestClient:
+    """A client of a server of these model files."""
+    return TestClient(create_app(Models(paths, on_note=on_note), **options), base_url=URL)
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +45,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.fixture(scope="session")
 def client(served: tuple[Path, Path]) -> Iterator[TestClient]:
     """A client of both models; "text" is the default."""
-    with TestClient(create_app(Models(served)), base_url=URL) as client:
+    with client_of(served) as client:
         yield client
 
 

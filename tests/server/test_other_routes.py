@@ -6,19 +6,18 @@ import math
 from dataclasses import replace
 
 import pytest
-from starlette.testclient import TestClient
 
 from llmcli.config import SAMPLING, ModelConfig
 from llmcli.formats.checkpoint import save
 from llmcli.formats.loading import load, load_any, open_chat_template, open_tokenizer
 from llmcli.formats.training_record import TrainingRecord
-from llmcli.server.api.models import Models, ServedModel
+from llmcli.server.api.models import ServedModel
 from llmcli.server.api.schema import openapi
 from llmcli.server.errors import ApiError
 from llmcli.server.http.analysis_routes import training_texts
-from llmcli.server.http.app import OPERATIONS, create_app
+from llmcli.server.http.app import OPERATIONS
 from tests.conftest import random_checkpoint
-from tests.server.conftest import URL
+from tests.server.conftest import client_of
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +174,7 @@ def test_examples_are_from_the_texts_of_the_model(client, tmp_path, served, monk
     texts = [[1, "like it"], [9, "like it here. She likes to eat soup. She likes to eat bread."]]
     model.record |= {"corpus": [file], "samples": {"prompt": "We all", "texts": texts}}
     save(tmp_path / "asked.safetensors", model)
-    with TestClient(create_app(Models([tmp_path / "asked.safetensors"])), base_url=URL) as other:
+    with client_of([tmp_path / "asked.safetensors"]) as other:
         prompts = ["We all like it", "She likes to eat"]
         assert other.get("/v1/models/asked/examples").json() == {"questions": ["We all"], "prompts": prompts}
         (tmp_path / "q.txt").write_bytes(content)  # now its questions are known

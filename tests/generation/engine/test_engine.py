@@ -1,5 +1,6 @@
 """The engine, compared with generate() alone: many requests at once, cancelled, failing, sharing prefixes."""
 
+import itertools
 import threading
 import time
 from collections import Counter
@@ -159,51 +160,36 @@ def test_texts_generated_together_are_those_generated_alone(start, model):
         assert_as_alone(client, model, prompt, sampling)
 
 
-def test_events_carry_the_tokens_and_their_probabilities(start):
-    ids = TOKENIZER.encode("The cat sat")
-    client = ask(start(), tuple(ids), top_logprobs=3).wait()
-    runtime = runtime_of("dense").fork()
-    text = list(ids)
-    logits = runtime.prefill(ids)
-    for token in client.tokens:
-        logprobs = log_softmax(logits[:V])
-        assert token.logprob == pytest.approx(logprobs[token.id], abs=1e-4)
-        best = np.argsort(-logprobs, kind="stable")[:3].tolist()
-        assert [a.logprob for a in token.alternatives] == pytest.approx(logprobs[best], abs=1e-4)
-        assert token.text_bytes == (b"" if token.ends_text else TOKENIZER.token_bytes[token.id])
-        text.append(token.id)
-        logits = runtime.step(token.id)
-    assert client.events[0] == Started(len(ids), 0, ids=tuple(ids))
-    assert client.events[-1].tokens == sum(not token.ends_text for token in client.tokens)
-
-
-def test_a_greedy_token_has_the_logprob_of_the_most_likely_alternative(start):
-    """Exactly: lm_eval compares the two with `==`. So it is for the tokens of a prompt."""
-    for model in ["dense", "moe"]:
-        engine = start()
-        for prompt in (Prompt.of("The cat sat", TOKENIZER), tuple(TOKENIZER.encode("りんご"))):
-            for token in ask(engine, prompt, model=model, top_logprobs=2).wait().tokens:
-                best = token.alternatives[0]
-                assert best.logprob == max(a.logprob for a in token.alternatives) >= token.logprob, model
-                if best.id == token.id:  # otherwise it was not valid UTF-8
-                    assert best.logprob == token.logprob, model
-
-
-def test_log_probabilities_of_the_prompt(start):
-    for length in [1, 2, 40, 60]:
+def test_tokens_have_the_log_probabilities_of_a_forward_pass(start):
+    """Those of the prompt too."""
+    for model, length in itertools.product(["dense", "moe"], [1, 2, 40, 60]):
         ids = np.random.default_rng(length).integers(0, V, length).tolist()
-        sampling = SamplingConfig(temperature=0.0, max_tokens=0)
-        client = ask(start(), tuple(ids), sampling, top_logprobs=1, prompt_logprobs=True).wait()
-        started, finished = client.events
-        rows = runtime_of("dense").fork().logits(ids)
-        expected = [log_softmax(row[:V])[token] for row, token in zip(rows[:-1], ids[1:], strict=True)]
-        assert finished == Finished("length", 0), length
-        assert [token.id for token in started.prompt] == ids, length
-        assert started.prompt[0].logprob is None and started.prompt[0].alternatives == (), length
-        assert [token.logprob for token in started.prompt[1:]] == pytest.approx(expected, abs=1e-4), length
-        for token, row in zip(started.prompt[1:], rows, strict=False):
-            assert token.alternatives[0].id == row[:V].argmax(), length
-            assert (token.logprob == token.alternatives[0].logprob) == (token.id == row[:V].argmax()), length
+        sampling = SamplingConfig(temperature=0.0, max_tokens=64 - length)
+        client = ask(start(), tuple(ids), sampling, model, top_logprobs=3, prompt_logprobs=True).wait()
+        started, finished = client.events[0], client.events[-1]
+        assert started == replace(started, prompt_tokens=length, cached_tokens=0, ids=tuple(ids))
+        assert finished.tokens == sum(not token.ends_text for token in client.tokens)
+        for token in client.tokens:
+            assert token.text_bytes == (b"" if token.ends_text else TOKENIZER.token_bytes[token.id])
+        first, *later = tokens = [*started.prompt, *client.tokens]
+        assert first.logprob is None and first.alternatives == ()
+        assert [token.id for token in started.prompt] == ids
+        rows = runtime_of(model).fork().logits([token.id for token in tokens[:-1]])
+        for token, row in zip(later, rows, strict=True):
+            logprobs = log_softmax(row[:V])
+            best = np.argsort(-logprobs, kind="stable")[:3]
+            assert token.logprob == pytest.approx(logprobs[token.id], abs=1e-4)
+            assert [one.logprob for one in token.alternatives] == pytest.approx(logprobs[best], abs=1e-4)
+            # exactly: lm_eval compares the two with `==`
+            assert (token.logprob == token.alternatives[0].logprob) == (token.id == best[0]), (model, length)
+
+
+def test_a_first_token_after_an_open_word_is_no_likelier_than_the_first_alternative(start):
+    for model in ["dense", "moe"]:
+        for token in ask(start(), Prompt.of("The cat sat", TOKENIZER), model=model, top_logprobs=2).wait().tokens:
+            best = token.alternatives[0]
+            assert best.logprob == max(one.logprob for one in token.alternatives) >= token.logprob, model
+            assert best.id != token.id or best.logprob == token.logprob, model  # another one is not valid UTF-8
 
 
 def test_a_conversation_processes_only_its_new_tokens(start):

@@ -80,32 +80,14 @@ def test_logits_do_not_depend_on_how_much_of_a_prompt_is_in_the_cache() -> None:
 
 
 @needs_onnxruntime
-def test_steps_rewinds_and_growth_of_the_cache_give_the_same_logits() -> None:
-    model = random_checkpoint(QWEN3)
-    quantized = OnnxRuntime(model, "int8")
-    expected = quantized.prefill(IDS[:300])
-    quantized.rewind()
-    quantized.prefill(IDS[:100])
-    quantized.prefill(IDS[200:400])
-    quantized.rewind(100)
-    for token in IDS[100:300]:
-        stepped = quantized.step(token)
-    assert quantized.length == 300
-    assert np.sqrt(np.mean((stepped - expected) ** 2)) < 0.03 * expected.std()
-
-
-@needs_onnxruntime
-def test_scores_are_close_to_those_of_the_numpy_runtime_and_leave_the_cache() -> None:
+def test_scores_are_close_to_those_of_the_numpy_runtime() -> None:
     model = random_checkpoint(QWEN3)
     quantized, reference = OnnxRuntime(model, "int8"), dequantized(model, "int8")
     windows = np.array([IDS[:301], IDS[50:351]])
-    before = quantized.prefill(IDS[:10])
     losses, _ = quantized.score(windows)
     expected, _ = reference.score(windows)
     assert losses.shape == expected.shape == (2, 300)
     assert losses.mean() == pytest.approx(expected.mean(), rel=0.005)
-    quantized.rewind(9)
-    np.testing.assert_allclose(quantized.step(IDS[9]), before, atol=0.05 * before.std())
 
 
 @needs_onnxruntime

@@ -1,15 +1,19 @@
 """/v1/chat/completions: the answers of `llm chat`, and the shapes of OpenAI."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from llmcli.config import SamplingConfig
+from llmcli.data.conversations.chat_template import with_chat_template
 from llmcli.data.conversations.messages import Message
+from llmcli.formats.checkpoint import save
 from llmcli.formats.loading import load_any, open_chat_template, open_tokenizer
 from llmcli.generation.generator import generate
 from llmcli.generation.token_healing import Prompt
 from llmcli.models.numpy_runtime import NumpyRuntime
+from tests.server.conftest import client_of
 from tests.server.streams import choices, events
 
 QUESTION = {"role": "user", "content": "What did the cat do?"}
@@ -69,31 +73,12 @@ def test_a_message_of_the_assistant_at_the_end_is_continued(chat, served, templa
     assert content(answer) == "".join(piece.text for piece in pieces)
 
 
-@pytest.fixture
-def other_template(served, tmp_path):
-    """`other_template(source)` serves the chat model with another template; the client of it."""
-    from dataclasses import replace
-
-    from starlette.testclient import TestClient
-
-    from llmcli.data.conversations.chat_template import with_chat_template
-    from llmcli.formats.checkpoint import save
-    from llmcli.server.api.models import Models
-    from llmcli.server.http.app import create_app
-    from tests.server.conftest import URL
-
-    def serve(source):
-        path = tmp_path / "chat.safetensors"
-        save(path, replace(load_any(served[1]), tokenizer_config_json=with_chat_template("{}", source)))
-        return TestClient(create_app(Models([path])), base_url=URL)
-
-    return serve
-
-
-def test_template_arguments_reach_the_template(other_template):
+def test_template_arguments_reach_the_template(served, tmp_path):
     """`enable_thinking` and others of transformers' apply_chat_template."""
     source = "{% for m in messages %}{{ m.content }}{% endfor %}{% if loud %}!{% endif %}{{ tone }}"
-    with other_template(source) as client:
+    path = tmp_path / "chat.safetensors"
+    save(path, replace(load_any(served[1]), tokenizer_config_json=with_chat_template("{}", source)))
+    with client_of([path]) as client:
         for variables, written in (({}, ""), ({"loud": True, "tone": "soft"}, "!soft"), (None, "")):
             body = {"messages": [QUESTION], "chat_template_kwargs": variables}
             ids = client.post("/tokenize", json=body).json()["tokens"]

@@ -5,18 +5,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from starlette.testclient import TestClient
 
 from llmcli.formats.checkpoint import save
 from llmcli.formats.loading import load, load_any, open_tokenizer
 from llmcli.formats.training_record import TrainingRecord
 from llmcli.models.logits import log_softmax
 from llmcli.models.numpy_runtime import NumpyRuntime
-from llmcli.server.api.models import Models
-from llmcli.server.http.app import create_app
 from tests.conftest import TEXT
 from tests.models.test_ngram_cache import WEIGHTS
-from tests.server.conftest import URL
+from tests.server.conftest import client_of
 from tests.server.streams import choices, events
 
 PROMPT = "The cat sat on"
@@ -60,7 +57,7 @@ def test_a_text_that_is_continued_token_by_token_is_that_of_one_request(served, 
     save(tmp_path / "text.safetensors", replace(load(served[0]), record=TrainingRecord.from_json(CACHE)))
     fields = {"temperature": 0, "logprobs": 0, "return_token_ids": True}
     prompt = tokenizer.encode("The cat sat. The cat sat. The cat")
-    with TestClient(create_app(Models([tmp_path / "text.safetensors"])), base_url=URL) as client:
+    with client_of([tmp_path / "text.safetensors"]) as client:
 
         def tokens(**more):
             choice = client.post("/v1/completions", json=fields | more).json()["choices"][0]
@@ -99,7 +96,7 @@ def test_each_choice_has_a_seed_of_its_own(completion, generated):
 def test_echo_has_the_log_probabilities_of_the_prompt(completion, served, tokenizer):
     """What lm_eval reads: the first is null; each later one is that of the token given those before it."""
     ids = tokenizer.encode("The dog ate the hat.")
-    [choice] = completion(prompt=ids, echo=True, logprobs=2, max_tokens=1)["choices"]
+    [choice] = completion(prompt=ids, echo=True, logprobs=2, max_tokens=1, return_token_ids=True)["choices"]
     expected = logprobs_by_hand(served[0], ids)
     figures = choice["logprobs"]
     assert figures["token_logprobs"][0] is None and figures["top_logprobs"][0] is None
@@ -111,6 +108,8 @@ def test_echo_has_the_log_probabilities_of_the_prompt(completion, served, tokeni
         assert figures["token_logprobs"][i + 1] in top.values()  # the very same float
     assert choice["text"].startswith("The dog ate the hat.")
     assert "".join(figures["tokens"][: len(ids)]) == "The dog ate the hat."
+    assert [token["id"] for token in figures["content"][:-1]] == ids
+    assert [token["logprob"] for token in figures["content"]] == figures["token_logprobs"]
 
 
 def test_the_first_token_is_what_it_adds_to_a_prompt_whose_last_word_goes_on(completion, tokenizer):
@@ -187,10 +186,3 @@ def test_a_stream_has_the_same_text(client, completion):
                 assert streamed == values
             else:
                 assert json.dumps(streamed)[:200] == json.dumps(values)[:200] or streamed == pytest.approx(values)
-
-
-def test_token_ids_beside_the_log_probabilities(completion, tokenizer):
-    [choice] = completion(prompt=PROMPT, echo=True, logprobs=1, return_token_ids=True, max_tokens=5)["choices"]
-    tokens = choice["logprobs"]["content"]
-    assert [token["id"] for token in tokens[:-5]] == tokenizer.encode(PROMPT)
-    assert [token["logprob"] for token in tokens] == choice["logprobs"]["token_logprobs"]

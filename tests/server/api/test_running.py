@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 
 import pytest
-from starlette.testclient import TestClient
 
 from llmcli.config import SamplingConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
@@ -31,7 +30,7 @@ from llmcli.server.http.app import create_app
 from llmcli.server.limits import LARGE_BODY_BYTES, MAX_ANALYSES, MAX_PREPARING
 from tests.models.test_ngram_cache import WEIGHTS
 from tests.sample_models import run
-from tests.server.conftest import URL
+from tests.server.conftest import client_of
 
 HEADERS = [(b"host", b"127.0.0.1"), (b"content-type", b"application/json")]
 
@@ -84,7 +83,7 @@ def test_a_client_that_leaves_frees_its_place(served, stream, messages):
 
 
 def test_a_full_queue_is_a_429(served):
-    with TestClient(create_app(Models(served), limits=EngineLimits(concurrent=1, queue=2)), base_url=URL) as client:
+    with client_of(served, limits=EngineLimits(concurrent=1, queue=2)) as client:
         response = client.post("/v1/completions", json={"prompt": "The", "n": 32, "max_tokens": 2000})
         assert response.status_code == 429 and response.headers["retry-after"] == "1"
         assert response.json()["error"]["code"] == "queue_full"
@@ -100,8 +99,7 @@ def test_the_first_model_that_cannot_be_loaded_is_reported(served, monkeypatch):
 
     monkeypatch.setattr(models, "open_runtime", fail)
     errors, notes = [], []
-    app = create_app(Models(served[:1], on_note=notes.append), on_load_error=errors.append)
-    with TestClient(app, base_url=URL) as client:
+    with client_of(served[:1], notes.append, on_load_error=errors.append) as client:
         response = client.post("/v1/completions", json={"prompt": "The"})
         assert response.status_code == 503 and str(served[0].parent) not in response.text
         while client.get("/health").status_code == 503:  # until it knows that it is not loading any more
@@ -131,7 +129,7 @@ def test_a_model_whose_file_changed_before_its_first_use_is_not_loaded(served, t
     for is_deleted in [False, True]:
         path, notes = tmp_path / "later.safetensors", []
         path.write_bytes(served[0].read_bytes())
-        with TestClient(create_app(Models([*served, path], on_note=notes.append)), base_url=URL) as client:
+        with client_of([*served, path], on_note=notes.append) as client:
             path.unlink()
             if not is_deleted:
                 path.write_bytes(served[1].read_bytes())
@@ -172,7 +170,7 @@ def test_a_model_in_memory_is_explained_whatever_became_of_its_file(served, tmp_
             path = tmp_path / "text.safetensors"
             record = {"ngram_cache": WEIGHTS._asdict()} if has_cache else {}
             save(path, replace(load(served[0]), record=TrainingRecord.from_json(record)))
-            with TestClient(create_app(Models([path])), base_url=URL) as client:
+            with client_of([path]) as client:
                 expected = client.post("/v1/next", json={"prompt": "The cat"}).json()["next"]
                 if is_deleted:
                     path.unlink()
@@ -185,20 +183,17 @@ def test_a_model_in_memory_is_explained_whatever_became_of_its_file(served, tmp_
             assert re.match("the file of text (was replaced|can no longer be read)", card.json()["error"]["message"])
 
 
-class FewThreads:
-    """`threading.Thread` for one module: starting those of one name fails while `left` is above 0."""
+def fail_to_start(monkeypatch, name):
+    """Let the next start of a thread of this name fail."""
+    start = threading.Thread.start
 
-    def __init__(self, monkeypatch, name, failures=1):
-        self.left = failures
-        start = threading.Thread.start
+    def fail_or_start(thread):
+        if thread.name == name:
+            monkeypatch.setattr(threading.Thread, "start", start)
+            raise RuntimeError("can't start new thread")
+        start(thread)
 
-        def fail_or_start(thread):
-            if thread.name == name and self.left:
-                self.left -= 1
-                raise RuntimeError("can't start new thread")
-            start(thread)
-
-        monkeypatch.setattr(threading.Thread, "start", fail_or_start)
+    monkeypatch.setattr(threading.Thread, "start", fail_or_start)
 
 
 COMPLETE = {"prompt": "The cat", "max_tokens": 2}
@@ -214,11 +209,11 @@ def test_a_thread_that_cannot_be_started_fails_one_request_at_most(served, monke
         ("engine", "/v1/completions"),
         ("prepare-model", "/v1/completions"),
     ]:
-        with TestClient(create_app(Models(served)), base_url=URL) as client:
+        with client_of(served) as client:
             if name == "engine":
                 client.app.state.service.engine.close()
                 client.app.state.service.engine._is_closed = False
-            FewThreads(monkeypatch, name)
+            fail_to_start(monkeypatch, name)
             body = COMPLETE if "completions" in path else {"prompt": "The cat", "n": 1}
             first = client.post(path, json=body)
             if name != "prepare-model":
@@ -231,8 +226,8 @@ def test_a_thread_that_cannot_be_started_fails_one_request_at_most(served, monke
 
 def test_the_only_model_is_loaded_later_where_no_thread_could_be_started(served, monkeypatch):
     errors = []
-    FewThreads(monkeypatch, "load-model")
-    with TestClient(create_app(Models(served[:1]), on_load_error=errors.append), base_url=URL) as client:
+    fail_to_start(monkeypatch, "load-model")
+    with client_of(served[:1], on_load_error=errors.append) as client:
         assert client.post("/v1/completions", json=COMPLETE).status_code in (200, 503)
         assert client.post("/v1/completions", json=COMPLETE).status_code == 200
         assert client.get("/health").json() == {"status": "ok"} and not errors
@@ -241,7 +236,6 @@ def test_the_only_model_is_loaded_later_where_no_thread_could_be_started(served,
 @pytest.mark.parametrize("error", [MemoryError(), ZeroDivisionError("a secret")])
 def test_an_engine_that_ends_fails_its_requests_and_starts_again(served, monkeypatch, error):
     lines, texts = [], []
-    app = create_app(Models(served), log=lines.append)
     admit = engine.Engine._admit
 
     def fail(self):
@@ -250,7 +244,7 @@ def test_an_engine_that_ends_fails_its_requests_and_starts_again(served, monkeyp
             raise error
         admit(self)
 
-    with TestClient(app, base_url=URL) as client:
+    with client_of(served, log=lines.append) as client:
         texts.append(client.post("/v1/completions", json=COMPLETE).json()["choices"])
         monkeypatch.setattr(engine.Engine, "_admit", fail)
         failed = client.post("/v1/completions", json=COMPLETE)
@@ -341,8 +335,7 @@ def test_what_is_not_read_gives_up_its_memory_for_others(served, monkeypatch):
 def test_the_log_has_a_line_a_request_and_contents_only_if_asked(served):
     for with_contents in [False, True]:
         lines = []
-        app = create_app(Models(served), log=lines.append, log_contents=with_contents)
-        with TestClient(app, base_url=URL) as client:
+        with client_of(served, log=lines.append, log_contents=with_contents) as client:
             client.post("/v1/completions", json={"prompt": "Zebra\nsecret", "max_tokens": 3})
             client.get("/nowhere?q=secret")
         assert lines[0].startswith("POST /v1/completions 200 model=text prompt=") and "new=3" in lines[0], with_contents
@@ -356,7 +349,7 @@ def test_too_many_analyses_are_refused_and_the_engine_goes_on(served, monkeypatc
     full = threading.Event()
     monkeypatch.setattr("llmcli.generation.next_words.max_evaluations", lambda parameters: 4)
     monkeypatch.setattr(analysis_routes, "next_words", lambda *values, **_: full.wait(60) and next_words(*values))
-    with TestClient(create_app(Models(served)), base_url=URL) as client, ThreadPoolExecutor(24) as threads:
+    with client_of(served) as client, ThreadPoolExecutor(24) as threads:
         asked = [threads.submit(client.post, "/v1/next", json={"prompt": "The cat"}) for _ in range(24)]
         refused = list(itertools.islice(as_completed(asked, 60), 24 - MAX_ANALYSES))
         full.set()
@@ -377,7 +370,7 @@ def test_grammars_that_are_being_compiled_delay_no_other_request(served, monkeyp
 
     monkeypatch.setattr(prompts, "compile_grammar", wait)
     body = {"prompt": "The", "max_tokens": 2}
-    with TestClient(create_app(Models(served)), base_url=URL) as client, ThreadPoolExecutor(50) as pool:
+    with client_of(served) as client, ThreadPoolExecutor(50) as pool:
         slow = [
             pool.submit(client.post, "/v1/completions", json=body | {"structured_outputs": {"regex": "[ab]+"}})
             for _ in range(45)
@@ -406,7 +399,7 @@ def test_large_bodies_delay_no_small_ones(served, monkeypatch, short_search, pat
     large, small = ({"prompt": text, "truncate_prompt_tokens": -1} for text in ("a " * LARGE_BODY_BYTES, "The"))
     if path == "/tokenize":
         large, small = {"prompt": large["prompt"]}, {"prompt": "The"}
-    with TestClient(create_app(Models(served)), base_url=URL) as client, ThreadPoolExecutor(50) as pool:
+    with client_of(served) as client, ThreadPoolExecutor(50) as pool:
         slow = [pool.submit(client.post, path, json=large) for _ in range(MAX_ANALYSES - 1)]
         while len(begun) < MAX_PREPARING:
             time.sleep(0.01)

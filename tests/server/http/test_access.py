@@ -1,20 +1,17 @@
 """Who may use the server: Host, Origin, key and body of a request; nothing else leaks."""
 
 import pytest
-from starlette.testclient import TestClient
 
-from llmcli.server.api.models import Models
 from llmcli.server.http.access import Access
-from llmcli.server.http.app import create_app
 from llmcli.server.limits import MAX_BODY_BYTES
-from tests.server.conftest import URL
+from tests.server.conftest import client_of
 from tests.server.wrong_requests import FOREIGN_HOSTS, LOCAL_HOSTS, WRONG_TYPES
 
 
 @pytest.fixture(scope="module")
 def guarded(served):
     access = Access(frozenset({"localhost", "127.0.0.1", "::1"}), frozenset({"https://good.example"}), "secret")
-    with TestClient(create_app(Models(served), access=access), base_url=URL) as client:
+    with client_of(served, access=access) as client:
         yield client
 
 
@@ -101,13 +98,12 @@ def test_an_unexpected_error_says_nothing_to_the_client(served, monkeypatch):
     from llmcli.server.http import info_routes
 
     lines = []
-    app = create_app(Models(served), log=lines.append)
 
     def fail(*_, **__):
         raise RuntimeError("a secret of /home/me")
 
     monkeypatch.setattr(info_routes, "HTMLResponse", fail)
-    with TestClient(app, base_url=URL) as client:
+    with client_of(served, log=lines.append) as client:
         response = client.get("/")
     assert response.status_code == 500 and "secret" not in response.text and "RuntimeError" not in response.text
     assert any("RuntimeError: a secret" in line for line in lines)

@@ -10,9 +10,8 @@ pytest.importorskip("starlette", reason='needs starlette: pip install "llmcli[se
 
 from starlette.testclient import TestClient
 
-from llmcli.server.api.models import Models
-from llmcli.server.http.app import create_app
 from tests.sample_models import make_models, run
+from tests.server.conftest import client_of
 
 PROMPT = "The cat sat"
 
@@ -25,7 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def client(folder: Path) -> Iterator[TestClient]:
     paths = [folder / f"{name}.safetensors" for name in ("m", "sparse", "mixture")]
-    with TestClient(create_app(Models(paths)), base_url="http://127.0.0.1:8000") as opened:
+    with client_of(paths) as opened:
         yield opened
 
 
