@@ -117,16 +117,8 @@ def test_a_lesson_names_the_buttons_and_tabs_of_its_page() -> None:
     assert len(quoted) > 15 and set(quoted) <= japanese, set(quoted) - japanese
 
 
-NOT_OF_THE_PAGE = {
-    "私は毎朝",
-    "リンゴ",
-    "私たちは公園で",
-    "サッカー",
-    "サ",
-    "公園",
-    "眠",
-    "眠ります",
-}  # prompts and words
+# prompts and words
+NOT_OF_THE_PAGE = {"私は毎朝", "リンゴ", "私たちは公園で", "サッカー", "サ", "公園", "眠", "眠ります"}
 
 
 PROSE = [line for line in TOURS["tour.ja.md"].splitlines() if line and not line.startswith(("    ", "#"))]

@@ -479,6 +479,3 @@ def test_without_locks_temporary_files_of_others_are_kept(llm: Llm, monkeypatch:
     assert answer.exit_code == 0
     assert f"model.safetensors cannot be locked here ({os.strerror(errno.ENOLCK)})" in answer.stderr
     assert sorted(path.name for path in HERE.iterdir()) == [".model.safetensors.123.tmp", "c.txt", "model.safetensors"]
-
-
-# ---- devices

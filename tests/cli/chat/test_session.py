@@ -57,12 +57,6 @@ def test_a_word_that_is_meant_to_leave_is_not_sent(capsys: pytest.CaptureFixture
     assert captured.out == "ca\n" and "To leave, type /exit or press Ctrl-D." in captured.err
 
 
-def test_ctrl_c_at_an_empty_prompt_says_how_to_leave(capsys: pytest.CaptureFixture[str]) -> None:
-    chat, _ = converse(KeyboardInterrupt, "x")
-    assert contents(chat) == ["x", "ca"]
-    assert "Ctrl-D or /exit leaves" in capsys.readouterr().err
-
-
 def test_reset_and_system(capsys: pytest.CaptureFixture[str]) -> None:
     chat, _ = converse("/system bea", "x", "/reset", "y", "/system")
     assert contents(chat) == ["bea", "y", "ca"]

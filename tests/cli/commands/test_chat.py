@@ -108,6 +108,15 @@ def test_every_mistake_is_reported_in_one_line(llm: Llm, chat_model: Path) -> No
         (2, ["chat", "--json"], '{"role": "assistant", "content": "x"}', "line 1 must be a text, or"),
         (1, ["chat", "The cat " * 200], "", "tokens even without earlier turns, and the context length is 256"),
         (2, ["chat", "hi", "there"], "", "a text of several words needs quotes"),
+        (
+            2,
+            ["chat", "hi", "--choices", "mat"],
+            "",
+            "--choices must be a comma-separated list, or a file with one ",
+        ),
+        (2, ["chat", "hi", "--choices", "a,b,a"], "", "--choices has 'a' twice"),
+        (2, ["chat", "hi", "--choices", "a,b", "-t", "0"], "", "--temperature has no effect with --choices"),
+        (2, ["chat", " ", "--choices", "a,b"], "", "the message is empty"),
     ]:
         answer = llm(*words, stdin=stdin if isinstance(stdin, bytes) else stdin.encode())
         assert answer.exit_code == code and answer.stdout == ""
@@ -220,17 +229,6 @@ def test_choices_are_listed_with_their_probabilities(llm: Llm, chat_model: Path,
     assert objects(llm("chat", "The cat", "--choices", "choices.txt", "--json")) == [answer]
     lines = llm("chat", "The cat", "--choices", "mat,hat,dog").stdout.splitlines()
     assert [line.split("\t")[0] for line in lines] == ["answer", *(choice["text"] for choice in answer["choices"])]
-
-
-def test_wrong_choices_are_refused(llm: Llm, chat_model: Path) -> None:
-    for words, message in [
-        (("hi", "--choices", "mat"), "--choices must be a comma-separated list, or a file with one per line, found "),
-        (("hi", "--choices", "a,b,a"), "--choices has 'a' twice"),
-        (("hi", "--choices", "a,b", "-t", "0"), "--temperature has no effect with --choices"),
-        ((" ", "--choices", "a,b"), "the message is empty"),
-    ]:
-        answer = llm("chat", *words)
-        assert answer.exit_code == 2 and message in answer.stderr and answer.stdout == ""
 
 
 def test_known_answers(llm: Llm, chat_model: Path) -> None:

@@ -30,7 +30,7 @@ def record_of(name: str) -> dict[str, Any]:
     return loading.load(name).record.to_json()
 
 
-def test_a_file_of_conversations_makes_a_model_that_answers(llm: Llm) -> None:
+def test_a_file_of_conversations_makes_a_model_whose_held_out_answers_are_measured(llm: Llm) -> None:
     answer = llm(*RUN)
     assert answer.exit_code == 0, answer.stderr
     lines = answer.stderr.splitlines()
@@ -44,6 +44,21 @@ def test_a_file_of_conversations_makes_a_model_that_answers(llm: Llm) -> None:
     assert record["verdict"] == [line.split(": llm train")[0] for line in record["verdict"]]
     shown = llm("inspect").stdout
     assert "31 for training, 4 held out" in shown and "of answers at the end" in shown
+    measured = llm("eval", "chats.jsonl", "--json")
+    [result] = json.loads(measured.stdout)["results"]
+    assert result["of"] == "answers" and result["conversations"] == len(held_out_indices(35, 0.1)) == 4
+    assert result["bits_per_byte"] == pytest.approx(record["bits_per_byte"], abs=1e-4)
+    assert result["bytes"] == record["held_out"]["bytes"]
+    assert "31 conversations were trained on; the 4 others are measured (--whole measures all)" in measured.stderr
+    whole = llm("eval", "chats.jsonl", "--json", "--whole")
+    assert json.loads(whole.stdout)["results"][0]["conversations"] == 35
+    assert "does not measure generalization" in whole.stderr
+    assert "network" in llm("eval", "chats.jsonl").stdout
+    # options for text
+    assert "--per-token has no effect with conversations" in llm("eval", "chats.jsonl", "--per-token").stderr
+    Path("c.txt").write_text(TEXT, "utf-8")
+    mixed = llm("eval", "chats.jsonl", "c.txt")
+    assert mixed.exit_code == 2 and "measure one kind at a time" in mixed.stderr
 
 
 @pytest.mark.slow
@@ -138,36 +153,12 @@ def test_validation_files_must_be_of_the_same_kind(llm: Llm) -> None:
     assert record["held_out"]["from"] == "val.jsonl" and record["conversations"]["held_out"] == 1
 
 
-def test_the_held_out_answers_are_measured(llm: Llm) -> None:
-    assert llm(*RUN).exit_code == 0
-    record = record_of("model.safetensors")
-    answer = llm("eval", "chats.jsonl", "--json")
-    found = json.loads(answer.stdout)
-    [result] = found["results"]
-    assert result["of"] == "answers" and result["conversations"] == len(held_out_indices(35, 0.1)) == 4
-    assert result["bits_per_byte"] == pytest.approx(record["bits_per_byte"], abs=1e-4)
-    assert result["bytes"] == record["held_out"]["bytes"]
-    assert "31 conversations were trained on; the 4 others are measured (--whole measures all)" in answer.stderr
-    whole = llm("eval", "chats.jsonl", "--json", "--whole")
-    assert json.loads(whole.stdout)["results"][0]["conversations"] == 35
-    assert "does not measure generalization" in whole.stderr
-    assert "network" in llm("eval", "chats.jsonl").stdout
-
-
 def test_a_model_without_a_chat_template_reads_conversations_as_text(llm: Llm, tiny_model: Path) -> None:
     [result] = json.loads(llm("eval", "chats.jsonl", "--json").stdout)["results"]
     assert "of" not in result and result["bytes"] == Path("chats.jsonl").stat().st_size
     assert llm(*RUN, "-o", "chat.safetensors").exit_code == 0
     both = llm("eval", "chats.jsonl", "-m", "chat.safetensors", "-m", tiny_model)
     assert both.exit_code == 1 and f"{tiny_model} has no chat template" in both.stderr
-
-
-def test_options_for_text_are_refused_with_conversations(llm: Llm) -> None:
-    Path("c.txt").write_text(TEXT, "utf-8")
-    assert llm(*RUN).exit_code == 0
-    assert "--per-token has no effect with conversations" in llm("eval", "chats.jsonl", "--per-token").stderr
-    mixed = llm("eval", "chats.jsonl", "c.txt")
-    assert mixed.exit_code == 2 and "measure one kind at a time" in mixed.stderr
 
 
 def test_known_answers_that_cannot_be_measured_are_stored_with_the_default(

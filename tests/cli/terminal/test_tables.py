@@ -23,8 +23,3 @@ def test_a_number_in_a_table_is_never_broken(monkeypatch: pytest.MonkeyPatch) ->
         for word in ("0.300", "1.98", "5600", "0.381", "bits/byte"):
             assert word in shown.split(), shown
         assert columns < 32 or max(map(len, shown.splitlines())) <= columns
-
-
-def test_a_table_in_a_pipe_starts_with_the_column_names(capsys: pytest.CaptureFixture[str]) -> None:
-    tables.table(("model", "bits/byte"), [("a", "1.000")], numbers=(1,))
-    assert capsys.readouterr().out == "model\tbits/byte\na\t1.000\n"

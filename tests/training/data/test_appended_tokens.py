@@ -112,17 +112,13 @@ def test_with_lora_the_new_rows_are_trained_and_no_others() -> None:
 
 
 @pytest.mark.slow
-def test_full_fine_tuning_trains_all_rows() -> None:
+def test_full_fine_tuning_trains_all_rows_and_measures_plain_text() -> None:
+    """The text is one that the base model generates, since there is no other."""
     start = base(context=128)
     done = fine_tune(start)
     name = EMBEDDINGS[0]
     assert done.checkpoint.tensors[name].shape[0] == start.tensors[name].shape[0] + 2
     assert done.score.bits_per_byte <= done.base_score.bits_per_byte * 1.01
-
-
-@pytest.mark.slow
-def test_the_summary_of_plain_text_is_in_the_record() -> None:
-    """Of text that the base model generates, since there is no other."""
-    record = fine_tune(base(context=128)).checkpoint.record.to_json()
-    assert record["plain_text"]["from"] == "text that the base model generates"
-    assert record["plain_text"]["before"] > 0 and record["plain_text"]["after"] > 0
+    scores = done.checkpoint.record.document["plain_text"]
+    assert scores["from"] == "text that the base model generates"
+    assert scores["before"] > 0 and scores["after"] > 0

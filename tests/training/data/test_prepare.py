@@ -12,7 +12,6 @@ from llmcli.data.sources import read_sources
 from llmcli.data.text.corpus import SAMPLE_SPANS
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokens import corpus_tokens
-from llmcli.errors import LLMError
 from llmcli.evaluation.training_text import trained_lengths
 from llmcli.formats.training_record import TrainingRecord
 from llmcli.training.data import prepare as prepare_module
@@ -284,11 +283,6 @@ def test_seen_bytes_include_those_of_the_base_model(tmp_path) -> None:
         ready = prepare(PlanRequest(steps=5), corpus_of(tmp_path, "ab ba " * 300), tokenizer=tokenizer, base=base)
         assert ready.tokenizer.seen_bytes == expected
         assert ready.record.document.get("seen_bytes") == (expected.hex() if expected else None)
-
-
-def test_a_short_corpus_is_an_error(tmp_path):
-    with pytest.raises(LLMError, match="too short"):
-        prepare(PlanRequest(steps=5), corpus_of(tmp_path, "few words"), characters=True)
 
 
 def test_little_time_limits_the_vocabulary(tmp_path, monkeypatch) -> None:

@@ -44,8 +44,22 @@ def test_a_single_requested_size_leaves_the_other_to_the_planner():
     assert wide.hidden_size == 80 and wide.num_hidden_layers in {layers for layers, _ in recipe.SHAPES}
 
 
-def test_requests_that_give_no_model_are_wrong_usage() -> None:
+def test_requests_that_contradict_each_other_or_give_no_model_are_wrong_usage() -> None:
     for requested, message in [
+        ({"seconds": 60.0, "steps": 10}, "`seconds` and `steps`"),
+        ({"seconds": 60.0, "epochs": 2.0}, "`seconds` and `epochs`"),
+        ({"steps": 10, "epochs": 2.0}, "`steps` and `epochs`"),
+        ({"steps": 0, "seconds": 9.0}, "`seconds` and `steps`"),
+        ({"seconds": 0.0}, "`seconds` must be a number above 0, found 0"),
+        ({"steps": 0}, "`steps` must be a number above 0, found 0"),
+        ({"seconds": math.nan}, "`seconds` must be a number above 0"),
+        ({"epochs": 0.0}, "`epochs`"),
+        ({"epochs": -1.0}, "`epochs`"),
+        ({"epochs": math.nan}, "`epochs`"),
+        ({"epochs": math.inf}, "`epochs` must be between 0 and 1,000,000, found"),
+        ({"experts": 4, "active": 5}, "`active` .*more than `experts`"),
+        ({"active": 2}, "`active` .*give `experts` too"),
+        ({"width": 64, "heads": 3}, "`heads` 3 does not divide `width` 64"),
         ({"heads": 7}, "7 heads do not divide width"),
         ({"width": 64, "heads": 4, "kv_heads": 3}, "`kv_heads`"),
         ({"width": 64, "heads": 2, "kv_heads": 4}, "`kv_heads`"),
