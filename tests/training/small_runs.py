@@ -135,14 +135,20 @@ def assert_same_end(first: list[Event], second: list[Event]) -> None:
         assert np.array_equal(array, theirs.checkpoint.tensors[name]), name
 
 
+def ticking(seconds: float) -> Callable[[], float]:
+    """A clock that advances by `seconds` with each reading."""
+    readings = count(1)
+    return lambda: seconds * next(readings)
+
+
 def use_ticking_clock(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """The time budgets of runs pass by `seconds` with each reading of the clock, however busy the machine is."""
-    ticks = count()
+    now = ticking(seconds)
 
     def clock(
         settings: TrainConfig, began: float, reserve: float, stop_requested: Callable[[], bool], **_: object
     ) -> Clock:
-        return Clock(settings, 0.0, reserve, lambda: seconds * next(ticks), stop_requested)
+        return Clock(settings, 0.0, reserve, now, stop_requested)
 
     monkeypatch.setattr(session, "Clock", clock)
 

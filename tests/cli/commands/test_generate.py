@@ -26,13 +26,6 @@ def test_a_trained_model_generates_only_bytes_of_its_text(llm: Llm, tmp_path: Pa
     assert sum(word["probability"] for word in shown["next"]) + shown["unexplored"] == pytest.approx(1, abs=1e-3)
 
 
-def test_stdout_has_only_the_text_and_a_seed_reproduces_it(llm: Llm, tiny_model: Path) -> None:
-    first, again = (llm("generate", "The cat", "-n", 8, "--seed", 3) for _ in range(2))
-    expected = json.loads(llm("generate", "The cat", "-n", 8, "--seed", 3, "--json").stdout)["text"]
-    assert first.stdout == again.stdout == expected + "\n"
-    assert first.stderr == ""
-
-
 def test_choices_continue_the_prompt(llm, tiny_model):
     """A choice that ends the word, and the same with the whole last word, are the same text."""
 

@@ -1,6 +1,5 @@
 """`llm train`: its output, its JSON, its options, what it refuses, and what it never overwrites."""
 
-import gzip
 import json
 import os
 import re
@@ -191,22 +190,6 @@ def test_a_corpus_deleted_during_the_run_does_not_lose_the_model(llm: Llm, monke
     answer = llm(*RUN)
     assert answer.exit_code == 0 and "memorization could not be measured: " in answer.stderr
     assert llm("inspect", "--verify").exit_code == 0
-
-
-@pytest.mark.slow
-def test_a_compressed_corpus_gives_the_same_model(llm: Llm) -> None:
-    texts = {"plain": TEXT.encode("utf-8"), "gz": gzip.compress(TEXT.encode("utf-8")), "wide": TEXT.encode("utf-16")}
-    for name, data in texts.items():
-        Path(name).mkdir()
-        Path(name, "c.txt").write_bytes(data)
-        command = ("train", f"{name}/c.txt", "--steps", 2, *SMALL, "-o", f"{name}/m.safetensors")
-        assert llm(*command).exit_code == 0
-    answer = llm("train", "-", "--steps", 2, *SMALL, "-o", "stdin.safetensors", stdin=texts["gz"])
-    assert answer.exit_code == 0
-    plain, packed, wide = (Path(name, "m.safetensors").read_bytes() for name in texts)
-    assert plain == packed == wide
-    curves = [loading.load(Path(name)).record.document["curve"] for name in ("stdin.safetensors", "gz/m.safetensors")]
-    assert curves[0] == curves[1]
 
 
 @pytest.mark.slow

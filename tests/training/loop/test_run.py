@@ -1,4 +1,4 @@
-"""A run before its first step, and when it evaluates."""
+"""A run before its first step, when it evaluates, and its record."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +9,12 @@ import pytest
 from llmcli.config import ModelConfig, TrainConfig
 from llmcli.models.induction import with_stronger_copies
 from llmcli.models.torch.transformer import LanguageModel
+from llmcli.training.data.position import Position
 from llmcli.training.data.run_data import RunData
 from llmcli.training.loop import run
 from llmcli.training.loop.clock import Clock
 from llmcli.training.loop.events import State
+from llmcli.training.loop.record import CURVE_POINTS, loss_curve
 from llmcli.training.planning import recipe
 from llmcli.training.step.thread_tuner import ThreadTuner
 from tests.training.small_runs import assert_same_end, prepared, run_to_end, through_a_file, train
@@ -62,3 +64,10 @@ def test_the_result_copies_more_strongly_once(tmp_path: Path, monkeypatch: pytes
     changed = {name for name in result if not np.array_equal(result[name], without[name])}
     assert changed == {"model.layers.1.self_attn.o_proj.weight"}
     assert all(np.array_equal(result[name], expected[name]) for name in result)
+
+
+def test_the_curve_of_the_record_is_thinned_to_means() -> None:
+    curve = loss_curve(Position(), [float(step) for step in range(1, 2 * CURVE_POINTS + 1)])
+    assert len(curve["step"]) == CURVE_POINTS
+    assert curve["step"][:2] == [2, 4]
+    assert curve["loss"][:2] == [1.5, 3.5]

@@ -38,6 +38,7 @@ from tests.training.small_runs import (
     run,
     run_to_end,
     run_until,
+    ticking,
     train,
     with_slice,
 )
@@ -377,22 +378,11 @@ def test_fine_tuning_stopped_in_the_evaluation_of_its_base_begins_with_it(tmp_pa
     assert_same_end(resumed, run(ready, base))
 
 
-class TickingClock:
-    """Advances by two seconds with each reading."""
-
-    def __init__(self) -> None:
-        self.time = 0.0
-
-    def __call__(self) -> float:
-        self.time += 2.0
-        return self.time
-
-
 def test_a_long_first_step_is_given_up_when_the_run_is_stopped(tmp_path: Path) -> None:
     ready = prepared(tmp_path / "c.txt")
     events = []
     with pytest.raises(LLMError, match="stopped before the first training step was finished; no model was written"):
-        for event in train(ready, stop=lambda: True, clock=TickingClock()):
+        for event in train(ready, stop=lambda: True, clock=ticking(2.0)):
             events.append(event)
     assert [type(event) for event in events] == [State]  # from which the run can be resumed
 
@@ -401,7 +391,7 @@ def test_a_long_first_step_is_given_up_when_the_run_is_stopped(tmp_path: Path) -
 def test_a_long_step_is_given_up_without_a_trace_when_the_run_is_stopped(tmp_path: Path) -> None:
     ready = prepared(tmp_path / "c.txt")
     answers = iter([False] * 20 + [True] * 1000)
-    events = run(ready, stop=lambda: next(answers), clock=TickingClock())
+    events = run(ready, stop=lambda: next(answers), clock=ticking(2.0))
     steps = [event for event in events if isinstance(event, Step)]
     (state,) = [event for event in events if isinstance(event, State)]
     done = events[-1]
@@ -415,7 +405,7 @@ def test_a_long_step_is_given_up_without_a_trace_when_the_run_is_stopped(tmp_pat
 def test_a_time_limit_that_ends_within_the_first_step_is_an_error(tmp_path: Path) -> None:
     ready = prepared(tmp_path / "c.txt", steps=None, seconds=5.0, layers=8)
     with pytest.raises(LLMError, match=r"no training step could be finished in `seconds` 5s: .*; give more time"):
-        run(ready, clock=TickingClock(), started_at=0.0)
+        run(ready, clock=ticking(2.0), started_at=0.0)
 
 
 def test_the_state_is_saved_before_a_long_final_evaluation(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from tests.training.small_runs import losses, prepared, run
 
 @pytest.mark.slow
 def test_a_run_can_start_with_induction_heads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ready = prepared(tmp_path / "c.txt", layers=2, width=64)
+    ready = prepared(tmp_path / "c.txt", layers=2, width=64, steps=1)
     config, settings = ready.plan.model, replace(ready.plan.train, induction=True, dropout=0.0)
     ready = replace(ready, plan=replace(ready.plan, train=settings))
     data = RunData(ready)
