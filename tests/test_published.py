@@ -152,20 +152,16 @@ class FakeMeasure:
         )
 
 
-def test_a_second_call_measures_what_is_missing(tmp_path: Path) -> None:
+def test_a_second_call_measures_what_is_missing_and_each_result_says_where_it_comes_from(tmp_path: Path) -> None:
     first = FakeMeasure(fail=lambda measurement: measurement.seed == 1)
     with pytest.raises(KeyboardInterrupt):
         first.run(tmp_path)
     assert [path.stem for path in tmp_path.iterdir()] == first.measured == [WANTED[0].name]  # not the interrupted one
-    second = FakeMeasure()
+    second = FakeMeasure(seconds=7.0)
     assert second.run(tmp_path) == 0
     assert second.measured == [each.name for each in WANTED[1:]]
     third = FakeMeasure()
     assert third.run(tmp_path) == 0 and not third.measured
-
-
-def test_a_stored_result_says_where_it_comes_from(tmp_path: Path) -> None:
-    FakeMeasure(seconds=7.0).run(tmp_path)
     found = results.load(tmp_path)[WANTED[1].name]
     assert Measurement(**found["measurement"]) == WANTED[1]
     assert (found["commit"], found["seconds"], found["machine"]["cores"]) == ("1234567", 7.0, 2)
