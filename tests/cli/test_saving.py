@@ -134,22 +134,15 @@ def interrupted(output: str = str(MODEL)) -> None:
     assert answer.exit_code == 130, answer.stderr
 
 
-def test_a_changed_model_is_not_overwritten_without_force(llm: Llm) -> None:
+def test_a_run_does_not_overwrite_a_changed_model_and_resumes_beside_it_with_the_default_name(llm: Llm) -> None:
     interrupted()
     changed = flip_a_bit(MODEL)
-    answer = llm("train", "c.txt", *runs.OPTIONS, "--steps", 12, "-o", MODEL)
+    command = ("train", "c.txt", *runs.OPTIONS, "--steps", 12)
+    answer = llm(*command, "-o", MODEL)
     assert answer.exit_code == 1 and answer.stderr.count("\n") == 1
     assert "was not saved by the run that stopped at step 5" in answer.stderr and "move it away" in answer.stderr
     assert MODEL.read_bytes() == changed
-    MODEL.rename("changed.safetensors")  # as the line says
-    assert llm("train", "c.txt", *runs.OPTIONS, "--steps", 12, "-o", MODEL).exit_code == 0
-    assert loading.load(MODEL).record.steps == 12 and Path("changed.safetensors").read_bytes() == changed
-
-
-def test_with_the_default_name_a_run_resumes_beside_a_model_of_another_one(llm: Llm) -> None:
-    interrupted()
-    changed = flip_a_bit(MODEL)
-    answer = llm("train", "c.txt", *runs.OPTIONS, "--steps", 12)
+    answer = llm(*command)
     assert answer.exit_code == 0 and "renamed the existing model.safetensors to model-1.safetensors" in answer.stderr
     assert loading.load(MODEL).record.steps == 12 and Path("model-1.safetensors").read_bytes() == changed
     assert "resuming" in answer.stderr

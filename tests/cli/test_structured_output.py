@@ -33,6 +33,9 @@ def test_the_text_has_the_form(llm: Llm, chat_model: Path) -> None:
         assert json.loads(llm(*common, "--json-schema", "form.json").stdout) in ({"n": 1}, {"n": "りんご"})
         assert re.fullmatch("[xy]{3}\n", llm(*common, "--regex", "[xy]{3}").stdout)
         assert llm(*common, "--grammar", "form.lark").stdout in ("a\n", "b\n")
+    run = llm("generate", "The cat", "-m", chat_model, "--regex", "[xy]{3}", "--steps", 2, "--json")
+    for step in json.loads(run.stdout)["steps"]:
+        assert {candidate["text"] for candidate in step["candidates"]} == {"x", "y"}
 
 
 def test_a_text_that_is_cut_off_says_so(llm: Llm, chat_model: Path) -> None:
@@ -50,12 +53,6 @@ def test_each_line_and_each_row_has_the_form(llm: Llm, chat_model: Path) -> None
     texts = [json.loads(line)["content"] for line in lines.splitlines()]
     texts += [json.loads(row)["text"] for row in rows.splitlines()]
     assert len(texts) == 5 and all(re.fullmatch("[xy]{3}", text) for text in texts)
-
-
-def test_steps_show_only_what_the_form_allows(llm: Llm, chat_model: Path) -> None:
-    run = llm("generate", "The cat", "-m", chat_model, "--regex", "[xy]{3}", "--steps", 2, "--json")
-    for step in json.loads(run.stdout)["steps"]:
-        assert {candidate["text"] for candidate in step["candidates"]} == {"x", "y"}
 
 
 def test_a_form_that_cannot_be_had_is_one_line(llm: Llm, chat_model: Path) -> None:

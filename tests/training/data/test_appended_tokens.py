@@ -15,6 +15,7 @@ from llmcli.training.data.prepare import Prepared
 from llmcli.training.loop.events import Done
 from llmcli.training.planning.plan import PlanRequest
 from tests.conftest import TEXT, random_checkpoint
+from tests.golden.models import BPE
 from tests.training.chats import inputs
 from tests.training.plans import prepare
 from tests.training.small_runs import run_to_end
@@ -22,24 +23,10 @@ from tests.training.small_runs import run_to_end
 EMBEDDINGS = (EMBEDDING, HEAD)
 
 
-def older_tokenizer() -> Tokenizer:
-    """A tokenizer whose only control token is the end of text."""
-    import json
-
-    from llmcli.data.tokenizers.tokenizer import CONTROL_TOKENS
-
-    document = json.loads(Tokenizer.train_bpe([TEXT], 300).to_json())
-    dropped = len(CONTROL_TOKENS) - 1
-    document["added_tokens"] = document["added_tokens"][:1]
-    document["model"]["vocab"] = {
-        name: i - dropped if i else 0 for name, i in document["model"]["vocab"].items() if not 0 < i <= dropped
-    }
-    return Tokenizer.from_json(json.dumps(document))
-
-
 def base(rows: int = 0, *, tied: bool = False, context: int = 64) -> Checkpoint:
-    """A model with random weights and `rows` rows beyond its vocabulary."""
-    tokenizer = older_tokenizer()
+    """A model with random weights, whose tokenizer's only control token is the end of text, and `rows` rows beyond its
+    vocabulary."""
+    tokenizer = Tokenizer.from_json(BPE.read_text("utf-8"))
     config = ModelConfig(tokenizer.vocab_size + rows, 32, 64, 2, 4, 2, 8, context, tie_word_embeddings=tied)
     return random_checkpoint(config, tokenizer_json=tokenizer.to_json())
 

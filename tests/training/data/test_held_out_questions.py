@@ -1,7 +1,6 @@
 """Greedy answers to held-out questions, of a model that answers as it is told."""
 
 import itertools
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -23,35 +22,18 @@ from llmcli.training.data.held_out_questions import (
 )
 from llmcli.training.data.prepare import Prepared
 from tests.generation.conversations import Letters
-from tests.training.chats import conversation, inputs, prepared, run_to_end, text_of
+from tests.generation.fakes import FakeRuntime
+from tests.training.chats import conversation, conversation_file, inputs, prepared, run_to_end, text_of
 
 
-class Scripted:
+def scripted(script: dict[tuple[int, ...], list[int]], end: int) -> FakeRuntime:
     """A runtime whose most likely tokens follow a script for each prompt, then end the answer."""
 
-    context, parameters, draft_tokens = 64, 1, 0
+    def logits_of(cached: tuple[int, ...]) -> np.ndarray:
+        prompt = next(ids for ids in script if cached[: len(ids)] == ids)
+        return np.eye(600)[[*script[prompt], end][len(cached) - len(prompt)]]
 
-    def __init__(self, script: dict[tuple[int, ...], list[int]], end: int) -> None:
-        self._script = script
-        self._end = end
-        self.length = 0
-
-    def rewind(self, length: int = 0) -> None:
-        self.length = length
-
-    def prefill(self, ids: Sequence[int]) -> np.ndarray:
-        self.length += len(ids)
-        self._answer = iter([*self._script[tuple(ids)], self._end])
-        return self._next()
-
-    def step(self, token: int) -> np.ndarray:
-        self.length += 1
-        return self._next()
-
-    def _next(self) -> np.ndarray:
-        logits = np.zeros(600, np.float32)
-        logits[next(self._answer)] = 1.0
-        return logits
+    return FakeRuntime(64, logits_of)
 
 
 EVERY = [
@@ -63,8 +45,6 @@ EVERY = [
 
 def ready_with(held_out: list[int]) -> Prepared:
     """A run in which these of EVERY are held out."""
-    from tests.training.chats import conversation_file
-
     rest = [one for i, one in enumerate(EVERY) if i not in held_out]
     other = conversation_file([EVERY[i] for i in held_out], "val.jsonl")
     return prepared(conversations=replace(inputs(rest), held_out=(other,)))
@@ -83,7 +63,7 @@ def test_a_question_is_all_before_the_last_answer() -> None:
 
 
 def test_a_greedy_answer_ends_at_a_stop_token_the_limit_or_the_context() -> None:
-    runtime = Scripted({(1, 2): [5, 6, 7], (3,) * 62: [5, 6, 7]}, end=9)
+    runtime = scripted({(1, 2): [5, 6, 7], (3,) * 62: [5, 6, 7]}, end=9)
 
     def answer(ids: tuple[int, ...], stop_ids: set[int], most: int) -> list[int]:
         return greedy_answer(runtime, Letters(), ids, stop_ids, most)  # type: ignore[arg-type]
@@ -115,7 +95,7 @@ def test_shares_of_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = {"Is 4 even?": " Yes. ", "Why?": "Is so.", "Who are you?": "No."}
     script = {one.ids: tokenizer.encode(answers[one.text]) for one in questions(conversations)}
     end = tokenizer.control_ids["<|im_end|>"]
-    ask = partial(answer_questions, Scripted(script, end), tokenizer, conversations)  # type: ignore[arg-type]
+    ask = partial(answer_questions, scripted(script, end), tokenizer, conversations)  # type: ignore[arg-type]
     found = ask()
     assert found == AnswerShares(3, 0.6667, 0.6667, garbled=0.0, seen=0.3333)  # Yes., No.; Yes., Is so.
     # asked before and after each answer and for each of its tokens: the time is over in the second answer
