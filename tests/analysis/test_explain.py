@@ -17,7 +17,7 @@ from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.generation.generator import generate
 from llmcli.generation.sampler import Sampler
-from llmcli.generation.token_healing import CONTINUE_WORD_FACTOR, Prompt
+from llmcli.generation.token_healing import Prompt
 from llmcli.models.logits import softmax
 from llmcli.models.ngram_runtime import NgramRuntime
 from llmcli.models.numpy_runtime import NumpyRuntime
@@ -130,30 +130,9 @@ def test_a_token_that_starts_inside_the_prompt_may_be_the_prediction() -> None:
     explanation = explain(NumpyRuntime(model), TOKENIZER, "The do", literal=False, candidates=3)
     assert explanation.ids == TOKENIZER.encode("The") and explanation.tail == " do"
     assert explanation.most_likely(1) == [dog]
-    assert np.exp(explanation.logprobs).sum() == pytest.approx(1, abs=1e-6)
     table = TOKENIZER.token_bytes
     fits = [i for i, data in enumerate(table) if data in (b" ", b" d") or data.startswith(b" do")]
     assert set(explanation.logit_lens.ids[:-1].ravel().tolist()) <= set(fits)
-
-    def probabilities(*path: int) -> np.ndarray:
-        return softmax(NumpyRuntime(model).prefill([*TOKENIZER.encode("The"), *path]))
-
-    def paths(rest: bytes) -> Iterator[list[int]]:
-        """All ways to split these bytes into tokens."""
-        for i, data in enumerate(table):
-            if data and rest.startswith(data):
-                yield from ([i, *more] for more in (paths(rest[len(data) :]) if data != rest else [[]]))
-
-    beyond = probabilities()[dog] * CONTINUE_WORD_FACTOR
-    allowed = TOKENIZER.vocabulary.allowed(START) * np.where(
-        TOKENIZER.vocabulary.begins_with_letter, CONTINUE_WORD_FACTOR, 1
-    )
-    ends = 0.0
-    for path in paths(b" do"):
-        spelled = math.prod(float(probabilities(*path[:n])[path[n]]) for n in range(len(path)))
-        ends += spelled * float((probabilities(*path) * allowed).sum())
-    # tolerance: continuations with less than a thousandth of the total probability are not followed
-    assert np.exp(explanation.logprobs[dog]) == pytest.approx(beyond / (beyond + ends), rel=1e-2)
 
 
 def test_copies_compare_the_network_and_the_cache_after_the_same_prompt() -> None:

@@ -1,7 +1,6 @@
 """The estimated KL divergence: against its definition, and of a model from itself."""
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -13,33 +12,19 @@ from llmcli.evaluation import evaluator
 from llmcli.evaluation.evaluator import divergence
 from llmcli.models.numpy_runtime import NumpyRuntime
 from tests.conftest import TEXT, random_checkpoint
+from tests.generation.fakes import FakeRuntime
 
 
-class FixedProbabilities:
+class FixedProbabilities(FakeRuntime):
     """A model whose next token has the same probabilities after every text."""
 
-    def __init__(self, probabilities: Sequence[float], context: int) -> None:
-        self.context = context
-        self.length = 0
-        self.parameters = 0
-        self.logprobs = np.log(np.array(probabilities)).astype(np.float32)
+    def __init__(self, probabilities: NDArray[np.float64]) -> None:
+        super().__init__(20_001, None)
+        self.logprobs = np.log(probabilities).astype(np.float32)
 
-    def prefill(self, ids: Sequence[int]) -> NDArray[np.float32]:
-        return self.logits(ids)[-1]
-
-    def step(self, token: int) -> NDArray[np.float32]:
-        return self.prefill([token])
-
-    def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
-        self.length += len(ids)
-        assert self.length <= self.context
-        return np.tile(self.logprobs, (len(ids), 1))
-
-    def rewind(self, length: int = 0) -> None:
-        self.length = length
-
-    def score(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        return -self.logprobs[ids[:, 1:]], ids[:, 1:] == self.logprobs.argmax()
+    def _process(self, ids: list[int]) -> NDArray[np.float32]:
+        self.cached += ids
+        return self.logprobs
 
 
 @pytest.mark.slow
@@ -54,7 +39,7 @@ def test_the_estimate_approaches_the_definition(monkeypatch: pytest.MonkeyPatch)
     bits = np.log2(p / q)
     expected = (p @ bits) / (p @ lengths)
     deviation = math.sqrt(p @ (bits - expected * lengths) ** 2 / 20_000) / (p @ lengths)  # of a ratio of means
-    estimate, share = divergence(FixedProbabilities(p, 20_001), FixedProbabilities(q, 20_001), tokenizer)
+    estimate, share = divergence(FixedProbabilities(p), FixedProbabilities(q), tokenizer)
     assert expected > 20 * deviation
     assert estimate == pytest.approx(expected, abs=5 * deviation)
     assert share == pytest.approx((p @ bits) / -(p @ np.log2(p)), rel=1e-4)

@@ -118,18 +118,16 @@ def test_measure_counts_every_token_and_byte_of_the_text():
 
 
 def test_every_window_begins_with_the_beginning_of_text_token():
-    for bos_token in [None, "<|im_start|>"]:
-        _check_every_window_begins_with_the_beginning_of_text_token(bos_token)
-
-
-def _check_every_window_begins_with_the_beginning_of_text_token(bos_token):
-    tokenizer, model, rows = Tokenizer(Tokenizer.train_char(["abc"])._inner, "char", bos_token), Model(1.0), []
+    model, rows = Model(1.0), []
     score = model.score
     model.score = lambda block: rows.extend(block.tolist()) or score(block)
-    measure("text", ["abc" * 10], model, tokenizer)
-    ids = [tokenizer.bos_id, *tokenizer.encode("abc" * 10)]
-    assert [row[1:] for row in rows[1:3]] == [ids[5:13], ids[9:17]]
-    assert [row[0] for row in rows[:3]] == ([tokenizer.bos_id] * 3 if bos_token else [ids[0], ids[4], ids[8]])
+    for bos_token in [None, "<|im_start|>"]:
+        tokenizer = Tokenizer(Tokenizer.train_char(["abc"])._inner, "char", bos_token)
+        rows.clear()
+        measure("text", ["abc" * 10], model, tokenizer)
+        ids = [tokenizer.bos_id, *tokenizer.encode("abc" * 10)]
+        assert [row[1:] for row in rows[1:3]] == [ids[5:13], ids[9:17]]
+        assert [row[0] for row in rows[:3]] == ([tokenizer.bos_id] * 3 if bos_token else [ids[0], ids[4], ids[8]])
 
 
 def test_a_tokenizer_that_changes_the_text_is_an_error():

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import math
 import re
 from pathlib import Path
 
@@ -12,26 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmcli.evaluation.evaluator import Span, most_surprising
-from llmcli.formats.loading import load, open_tokenizer
-from llmcli.models.numpy_runtime import NumpyRuntime
 from tests.cli.terminals import STYLES, in_a_terminal
 from tests.conftest import Llm
 
 TEXT = "The cat りんご sat.\n👨‍👩‍👧 ate the hat. The dog ate the mat and the cat sat on the hat of the dog.\n" * 3
-
-
-def test_surprisals_equal_those_computed_token_by_token(llm: Llm, tiny_model: Path) -> None:
-    Path("a.txt").write_text("The cat sat on りんご.", "utf-8")
-    report = json.loads(llm("eval", "a.txt", "--per-token", "--json").stdout)
-    model = load(tiny_model)
-    runtime, tokenizer = NumpyRuntime(model), open_tokenizer(model)
-    ids = tokenizer.encode("The cat sat on りんご.")
-    assert [token["id"] for token in report["tokens"]] == ids and len(ids) < 32
-    logits = runtime.prefill([tokenizer.bos_id]).astype(np.float64)
-    for token in report["tokens"]:
-        probabilities = np.exp(logits) / np.exp(logits).sum()
-        assert token["bits"] == pytest.approx(-math.log2(probabilities[token["id"]]), abs=1e-3)
-        logits = runtime.step(token["id"]).astype(np.float64)
 
 
 def test_surprisals_sum_to_the_score_of_eval(llm: Llm, tiny_model: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmcli.config import LORA_SCALE, ModelConfig
+from llmcli.config import ModelConfig
 from llmcli.errors import LLMError
 from llmcli.formats import adapters, checkpoint, loading
 from llmcli.formats.safetensors import file as safetensors_file
@@ -42,22 +42,15 @@ def trained(tiny_model: Path, trained_once: Path) -> tuple[Path, Path]:
 
 
 @pytest.mark.slow
-def test_merged_weights_are_base_plus_adapters(trained: tuple[Path, Path], tiny_model: Path, llm) -> None:
+def test_the_model_of_a_run_is_its_base_with_its_adapters(trained: tuple[Path, Path], tiny_model: Path, llm) -> None:
     base, merged = loading.load(tiny_model), loading.load(trained[0])
     assert llm("import", tiny_model, "--adapter", trained[1], "-o", "again.safetensors").exit_code == 0
     again = loading.load("again.safetensors")
     header = safetensors_header.read_header(trained[1])
     changed = 0
     for name in base.config.tensor_shapes():
-        start = f"base_model.model.{name.removesuffix('.weight')}.lora_"
-        expected = base.tensors[name]
-        if start + "A.weight" in header.tensors:
-            a, b = (safetensors_file.read_tensor(header, header.tensors[f"{start}{part}.weight"]) for part in "AB")
-            assert a.shape[0] == b.shape[1] == 4 and np.abs(b).max() > 0  # it was trained
-            expected = expected + LORA_SCALE * b @ a
-            changed += 1
-        np.testing.assert_allclose(merged.tensors[name], expected, atol=1e-6)
-        np.testing.assert_allclose(again.tensors[name], expected, atol=1e-6)
+        changed += not np.array_equal(merged.tensors[name], base.tensors[name])
+        np.testing.assert_allclose(again.tensors[name], merged.tensors[name], atol=1e-6)
     assert changed == 7 * base.config.num_hidden_layers and len(header.tensors) == 2 * changed
     numbers = sum(math.prod(tensor.shape) for tensor in header.tensors.values())
     assert adapters.parameter_count(base.config, 4) == numbers
@@ -181,29 +174,24 @@ UNSUPPORTED = [
 
 
 @pytest.mark.slow
-def test_other_adapters_than_plain_lora_are_an_error(trained: tuple[Path, Path], tiny_model: Path, llm) -> None:
+def test_plain_lora_in_a_directory_of_peft_is_read(trained: tuple[Path, Path], tiny_model: Path, llm) -> None:
     header = safetensors_header.read_header(trained[1])
     config = json.loads(header.metadata["adapter_config.json"])
     tensors = {name: safetensors_file.read_tensor(header, tensor) for name, tensor in header.tensors.items()}
     Path("peft").mkdir()
-    safetensors_file.write_tensors("peft/adapter_model.safetensors", tensors, {"format": "pt"})
-    merging = ("import", tiny_model, "--adapter", "peft", "-o", "m.safetensors", "--force")
-    Path("peft/adapter_config.json").write_text(json.dumps(config | {"init_lora_weights": "gaussian"}))
-    assert llm(*merging).exit_code == 0
-    for change in UNSUPPORTED:
-        Path("peft/adapter_config.json").write_text(json.dumps(config | change))
-        result = llm(*merging)
-        assert result.exit_code == 1 and "only plain LoRA" in result.stderr, change
-
-
-@pytest.mark.slow
-def test_adapters_in_a_directory_of_peft_are_read(trained: tuple[Path, Path], tiny_model: Path, llm) -> None:
-    Path("peft").mkdir()
-    missing = llm("import", tiny_model, "--adapter", "peft", "-o", "m.safetensors")
+    merging = ("import", tiny_model, "--adapter", "peft", "--force", "-o")
+    missing = llm(*merging, "m.safetensors")
     assert missing.exit_code == 1 and "there is no file peft/adapter_model.safetensors" in missing.stderr
-    trained[1].rename("peft/adapter_model.safetensors")
-    assert llm("import", tiny_model, "--adapter", "peft", "-o", "m.safetensors").exit_code == 0
-    before = Path("peft/adapter_model.safetensors").read_bytes()
-    over = llm("import", tiny_model, "--adapter", "peft", "-o", "peft/adapter_model.safetensors", "--force")
+    shutil.copy(trained[1], "peft/adapter_model.safetensors")  # with its configuration in it
+    before = trained[1].read_bytes()
+    assert llm(*merging, "m.safetensors").exit_code == 0
+    over = llm(*merging, "peft/adapter_model.safetensors")
     assert over.exit_code == 1 and "is the adapter to merge" in over.stderr
     assert Path("peft/adapter_model.safetensors").read_bytes() == before
+    safetensors_file.write_tensors("peft/adapter_model.safetensors", tensors, {"format": "pt"})
+    Path("peft/adapter_config.json").write_text(json.dumps(config | {"init_lora_weights": "gaussian"}))
+    assert llm(*merging, "m.safetensors").exit_code == 0
+    for change in UNSUPPORTED:
+        Path("peft/adapter_config.json").write_text(json.dumps(config | change))
+        result = llm(*merging, "m.safetensors")
+        assert result.exit_code == 1 and "only plain LoRA" in result.stderr, change

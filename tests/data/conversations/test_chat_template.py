@@ -8,7 +8,6 @@ import pytest
 
 from llmcli.data.conversations.chat_template import CHATML, ChatTemplate, with_chat_template
 from llmcli.data.conversations.messages import Message
-from llmcli.data.conversations.template_renderer import render
 from llmcli.data.tokenizers.tokenizer import IM_END, IM_START, Tokenizer
 from llmcli.errors import LLMError
 from tests.conftest import TEXT
@@ -44,14 +43,6 @@ def learned_text(template: ChatTemplate, messages: list[Message]) -> list[str]:
     return passages
 
 
-def test_chatml_is_written_as_its_description_says() -> None:
-    messages = [Message("system", "Be brief."), USER, ANSWER]
-    assert ChatTemplate(CHATML, BPE).render(messages, add_generation_prompt=True) == (
-        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWho ate the hat?<|im_end|>\n"
-        "<|im_start|>assistant\nThe dog.<|im_end|>\n<|im_start|>assistant\n"
-    )
-
-
 @BOTH
 def test_text_of_messages_is_no_control_token(tokenizer: Tokenizer) -> None:
     template = ChatTemplate(CHATML, tokenizer)
@@ -63,14 +54,6 @@ def test_text_of_messages_is_no_control_token(tokenizer: Tokenizer) -> None:
             assert controls == [start, end] * len(messages) + [start] * prompt, name
             names = b"".join(tokenizer.token_bytes[i] or tokenizer.label(i).encode() for i in ids)
             assert names.decode() == template.render(messages, add_generation_prompt=prompt), name
-
-
-@BOTH
-def test_answers_and_the_tokens_that_end_them_are_learned(tokenizer: Tokenizer) -> None:
-    template = ChatTemplate(CHATML, tokenizer)
-    assert learned_text(template, CONVERSATIONS["turns"]) == ["The dog.<|im_end|>", "🍎\n<|im_end|>"]
-    assert learned_text(template, CONVERSATIONS["nothing said"]) == ["<|im_end|>"]
-    assert learned_text(template, CONVERSATIONS["a question"]) == []
 
 
 def test_an_answer_that_is_not_learned_is_context() -> None:
@@ -94,13 +77,6 @@ def test_answers_that_a_template_marks_otherwise_cannot_have_a_weight() -> None:
     assert all(template.encode_conversation([USER, ANSWER, USER, ANSWER]).loss_mask)
     with pytest.raises(LLMError, match="marks 1 of the 2 answers in the conversation, so it is unclear which one"):
         template.encode_conversation([USER, ANSWER, USER, replace(ANSWER, is_learned=False)])
-
-
-@pytest.mark.slow
-def test_chatml_is_what_jinja_makes_of_it() -> None:
-    for messages in CONVERSATIONS.values():
-        for prompt in [False, True]:
-            assert ChatTemplate(CHATML, BPE)._render(messages, prompt) == render(CHATML, {}, messages, prompt)
 
 
 @pytest.mark.slow

@@ -1,9 +1,7 @@
 """Finding the files of a corpus, and the text between two positions in it."""
 
-import io
 import itertools
 import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -107,11 +105,6 @@ def test_a_file_named_twice_is_read_once() -> None:
     assert joined(corpus) == "ab"
     assert len(corpus.skipped) == 5
     assert all("read once" in line for line in corpus.skipped)
-
-
-def test_standard_input_is_that_of_the_process_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"from outside")))
-    assert joined(read_corpus([put("a", b"first "), "-"])) == "first from outside"
 
 
 # ---- positions

@@ -17,7 +17,7 @@ from llmcli.data.text.corpus import Corpus
 from llmcli.data.text.repetitions import COPIES, LENGTH, STRIDE, Repetitions, find_in_texts, find_repetitions
 from llmcli.data.text.split import split
 from tests.data.corpora import read_corpus
-from tests.data.text.test_split import joined, letters, write_texts
+from tests.data.text.test_split import corpus_of, joined, letters
 from tests.test_examples import EXAMPLES
 
 PIECE = 200  # characters
@@ -67,7 +67,7 @@ def test_no_piece_of_the_held_out_text_is_trained_on() -> None:
     """A book beside its chapters, and a text that ends with its middle."""
     for case in (book, tail):
         for write in [english, japanese]:
-            divided = split(write_texts(case(write)), 0.1)
+            divided = split(corpus_of(case(write)), 0.1)
             known, pieces = known_pieces(divided.training, divided.held_out)
             assert known > 0.2 * pieces, (write, case)  # as the cut left it
             found = find_repetitions(divided.training, divided.held_out)
@@ -90,7 +90,7 @@ def test_hardly_any_of_an_edited_copy_is_trained_on() -> None:
 
 
 def search(training: str, held_out: str, **options: bool) -> Repetitions:
-    corpus = write_texts({"a.txt": training, "b.txt": held_out})
+    corpus = corpus_of({"a.txt": training, "b.txt": held_out})
     return find_repetitions(Corpus(corpus.contents[:1]), Corpus(corpus.contents[1:]), **options)
 
 

@@ -12,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmcli.data.text.corpus import Corpus
+from llmcli.data.text.decoding import document_of_texts
 from llmcli.data.text.repetitions import find_repetitions
 from llmcli.data.text.split import CorpusSplit, split
+from llmcli.data.text.temporary_files import TextCopy
 from tests.data.corpora import read_corpus
 
 HERE = Path()
@@ -131,9 +133,13 @@ def test_one_more_file_changes_little() -> None:
     assert len(before ^ after) <= 2
 
 
-def passages(corpus: Corpus) -> set[str]:
-    """All strings of 200 characters in a corpus."""
-    return {text[i : i + 200] for text in joined(corpus) for i in range(len(text) - 199)}
+def are_disjoint(divided: CorpusSplit) -> bool:
+    """Whether no string of 200 characters of the held-out text is in the training text."""
+    held_out, training = (
+        (text[i : i + 200] for text in joined(corpus) for i in range(len(text) - 199))
+        for corpus in (divided.held_out, divided.training)
+    )
+    return set(held_out).isdisjoint(training)
 
 
 def split_without_repetitions(corpus: Corpus, share: float) -> CorpusSplit:
@@ -143,11 +149,11 @@ def split_without_repetitions(corpus: Corpus, share: float) -> CorpusSplit:
     return replace(divided, training=found.training)
 
 
-def write_texts(texts: dict[str, str]) -> Corpus:
-    path = write("c", [])
-    for name, text in texts.items():
-        (path / name).write_text(text)
-    return read_corpus([str(path)])
+def corpus_of(texts: dict[str, str]) -> Corpus:
+    """A corpus of these files, in memory."""
+    copy = TextCopy()
+    documents = [document_of_texts(name, HERE / name, [text], copy) for name, text in sorted(texts.items())]
+    return Corpus.of([replace(document, relative_name=document.name) for document in documents])
 
 
 def beginnings(count: int, seed: int, growth: float = 0.0) -> dict[str, str]:
@@ -160,7 +166,7 @@ def beginnings(count: int, seed: int, growth: float = 0.0) -> dict[str, str]:
 
 def test_of_versions_of_one_text_the_end_of_the_longest_is_held_out() -> None:
     """20 files of which each is the beginning of the next: they are one text."""
-    divided = split_without_repetitions(write_texts(beginnings(20, 0)), 0.1)
+    divided = split_without_repetitions(corpus_of(beginnings(20, 0)), 0.1)
     [held_out] = divided.held_out.contents
     assert (held_out.document.relative_name, held_out.start, held_out.end) == ("version-0-20000.txt", 18_000, 20_000)
     trained = {part.document.relative_name: part.text_bytes for part in divided.training.contents}
@@ -172,14 +178,14 @@ def test_the_common_end_of_many_versions_is_left_out_of_each() -> None:
     """A list of changes grows at its beginning: each of 20 releases ends like all before."""
     text = letters(40_000, 0)
     texts = {f"{i}.txt": text[1000 * (19 - i) :] for i in range(20)}
-    divided = split_without_repetitions(write_texts(texts), 0.1)
-    assert names(divided.held_out) == {"19.txt"} and not passages(divided.training) & passages(divided.held_out)
+    divided = split_without_repetitions(corpus_of(texts), 0.1)
+    assert names(divided.held_out) == {"19.txt"} and are_disjoint(divided)
     assert divided.training.text_bytes == sum(map(len, texts.values())) - 20 * 4000
 
 
 def test_versions_beside_other_text_are_all_for_training() -> None:
     family = beginnings(6, 0)
-    corpus = write_texts(family | {f"{i}.txt": letters(1000, i + 1) for i in range(40)})
+    corpus = corpus_of(family | {f"{i}.txt": letters(1000, i + 1) for i in range(40)})
     divided = split(corpus, 0.1)
     assert {*family} <= names(divided.training) and not {*family} & names(divided.held_out)
     assert divided.held_out.text_bytes == 4000  # a tenth of the others
@@ -190,7 +196,7 @@ def test_near_duplicate_books_are_one_text() -> None:
     """Another edition with a new foreword and a new last chapter."""
     book = letters(50_000, 0)
     second = letters(500, 1) + book[:20_000] + "new" + book[20_000:] + letters(4000, 2)
-    divided = split_without_repetitions(write_texts({"first.txt": book, "second.txt": second}), 0.1)
+    divided = split_without_repetitions(corpus_of({"first.txt": book, "second.txt": second}), 0.1)
     assert names(divided.held_out) == {"second.txt"} and divided.training.text_bytes > 90_000
 
 
@@ -228,7 +234,7 @@ def test_no_version_however_edited_has_a_held_out_passage_of_another(
                 version.insert(place, letters(size // 20, 10**7 + 1000 * seed + 10 * number + step))
         texts[f"version-{number}.txt"] = "".join(version)
     family = {name for name in texts if not name[0].isdigit()}
-    divided = split_without_repetitions(write_texts(texts), 0.1)
+    divided = split_without_repetitions(corpus_of(texts), 0.1)
     held_out = names(divided.held_out) & family
-    assert not passages(divided.training) & passages(divided.held_out)
+    assert are_disjoint(divided)
     assert not held_out or held_out == family or len(held_out) == 1

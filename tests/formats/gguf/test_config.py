@@ -104,22 +104,16 @@ def with_factors(factors: list[float]) -> dict[str, Any]:
     return {"token_embd.weight": embedding, "rope_freqs.weight": (0, row.shape, row.tobytes())}
 
 
-def test_rope_scaling_twice_or_by_too_few_factors_is_an_error(tmp_path: Path) -> None:
-    path = tmp_path / "m.gguf"
-    path.write_bytes(gguf_bytes(FIELDS | {"llama.rope.scaling.factor": 2.0}, with_factors([1.0, 1.0, 8.0, 8.0])))
-    with pytest.raises(LLMError, match=r"RoPE scaling factor is 2.0; supported: a number, or a tensor"):
-        loading.load(path)
-    path.write_bytes(gguf_bytes(FIELDS, with_factors([8.0, 8.0])))
-    with pytest.raises(LLMError, match=r"rope_freqs.weight has 2 numbers; expected 4"):
-        loading.load(path)
-
-
-def test_a_rope_theta_of_zero_is_an_error(tmp_path: Path) -> None:
-    path, factors = tmp_path / "m.gguf", np.full(4, 8.0, "<f4").tobytes()
-    tensors = {"token_embd.weight": (0, (300, 32), bytes(300 * 32 * 4)), "rope_freqs.weight": (0, (4,), factors)}
-    path.write_bytes(gguf_bytes(FIELDS | {"llama.rope.freq_base": 0.0}, tensors))
-    with pytest.raises(LLMError, match="invalid header"):
-        loading.load(path)
+def test_factors_that_cannot_be_used_are_an_error(tmp_path: Path) -> None:
+    for fields, factors, message in (
+        ({"rope.scaling.factor": 2.0}, [1.0, 1.0, 8.0, 8.0], "factor is 2.0; supported: a number, or a tensor"),
+        ({}, [8.0, 8.0], "rope_freqs.weight has 2 numbers; expected 4"),
+        ({"rope.freq_base": 0.0}, [8.0] * 4, "invalid header"),
+    ):
+        named = {f"llama.{key}": value for key, value in fields.items()}
+        (tmp_path / "m.gguf").write_bytes(gguf_bytes(FIELDS | named, with_factors(factors)))
+        with pytest.raises(LLMError, match=message):
+            loading.load(tmp_path / "m.gguf")
 
 
 def test_gemma_3_27b_is_recognized_by_its_62_layers() -> None:

@@ -20,6 +20,7 @@ def replaced(old: bytes, new: bytes) -> Callable[[bytes], bytes]:
 
 
 def test_a_damaged_header_is_one_line_of_error(tmp_path: Path) -> None:
+    name = encoded_text("general.name")
     cases = [
         (lambda data: data[:3], "cut off|not a safetensors"),
         (lambda data: data[:20], "cut off inside its header"),
@@ -27,17 +28,10 @@ def test_a_damaged_header_is_one_line_of_error(tmp_path: Path) -> None:
         (lambda data: data[:-40], "the tensors end at byte"),
         (replaced(struct.pack("<I", 3), struct.pack("<I", 1)), "version 1; 2 and 3"),
         (replaced(struct.pack("<Q", len(TENSOR_NAMES)), struct.pack("<Q", 1 << 60)), "at most 131,072 are supported"),
-        (
-            replaced(encoded_text("general.name"), struct.pack("<Q", 1 << 62) + b"general.name"),
-            "cut off inside its header",
-        ),
-        (
-            replaced(
-                encoded_text("general.name") + struct.pack("<I", 8),
-                encoded_text("general.name") + struct.pack("<II", 9, 9),
-            ),
-            "an array in its header has entries of type 9",
-        ),
+        (replaced(name, struct.pack("<Q", 1 << 62) + name[8:]), "cut off inside its header"),
+        (replaced(name + struct.pack("<I", 8), name + struct.pack("<II", 9, 9)), "array .* has entries of type 9"),
+        (lambda data: b"", "is empty; expected a GGUF file"),
+        (lambda data: b"no model at all", "is not a GGUF file"),
         (replaced(encoded_text("blk.0.ffn_up.weight"), encoded_text("blk.0.ffn_upp.weight")[:-1]), "."),
     ]
     for change, message in cases:
@@ -88,10 +82,3 @@ def test_all_tensor_types_of_the_gguf_package_are_known() -> None:
     }
     theirs = {kind.name: gguf.GGML_QUANT_SIZES[kind] for kind in gguf.GGMLQuantizationType}
     assert theirs.items() <= sizes.items()
-
-
-def test_another_file_named_gguf_is_an_error(tmp_path: Path) -> None:
-    for data, message in [(b"", "is empty; expected a GGUF file"), (b"no model at all", "is not a GGUF file")]:
-        (tmp_path / "m.gguf").write_bytes(data)
-        with pytest.raises(LLMError, match=message):
-            loading.load(tmp_path / "m.gguf")

@@ -62,10 +62,7 @@ def test_an_unsupported_or_invalid_config_is_an_error():
             {"use_sliding_window": True, "sliding_window": "8", "max_window_layers": 0},
             "sliding_window is '8'",
         ),
-        (
-            {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": "1"},
-            "layers is '1'",
-        ),
+        ({"use_sliding_window": True, "sliding_window": 8, "max_window_layers": "1"}, "layers is '1'"),
         ({"layer_types": ["full_attention"]}, "layer_types to"),
         ({"layer_types": ["sliding_attention"] * 2}, "but no sliding_window in use"),
         ({"hidden_act": "relu"}, "hidden_act to 'relu'; supported: silu, gelu"),

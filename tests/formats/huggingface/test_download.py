@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 import llmcli
+from llmcli.config import ARCHITECTURES, REWRITTEN
 from llmcli.errors import LLMError
 from llmcli.formats.huggingface import download
 from llmcli.formats.huggingface.names import local_path
@@ -160,11 +161,15 @@ def test_a_model_that_would_not_run_is_refused_before_its_weights_are_downloaded
     assert "tokenizer.json" in asked and "model.safetensors" not in asked
 
 
-def test_gpt_2_and_phi_3_are_accepted_before_their_weights_are_there(hub: SimpleNamespace) -> None:
-    """Their config.json becomes that of another architecture."""
-    config = json.loads(hub.tiny.files["config.json"])
-    gpt2 = {key: config[key] for key in ("vocab_size", "hidden_size", "num_attention_heads", "eos_token_id")}
-    for other in (gpt2 | {"model_type": "gpt2", "bos_token_id": 0}, config | {"model_type": "phi3"}):
+def test_each_architecture_is_accepted_before_its_weights_are_there(hub: SimpleNamespace) -> None:
+    """The config.json of some becomes that of another architecture."""
+    config = json.loads(hub.tiny.files["config.json"]) | {"num_experts": 2, "num_local_experts": 2}
+    config |= {"bos_token_id": 0, "num_experts_per_tok": 1, "moe_intermediate_size": 64, "sliding_window": 16}
+    del config["attention_bias"]
+    own = ("vocab_size", "hidden_size", "num_attention_heads", "bos_token_id", "eos_token_id")
+    gpt2 = {key: config[key] for key in own}
+    for kind in (*ARCHITECTURES, *REWRITTEN):
+        other = (gpt2 if kind == "gpt2" else config) | {"model_type": kind}
         hub.tiny.files["config.json"] = json.dumps(other).encode()
         shutil.rmtree(hub.cache, ignore_errors=True)
         assert (local_path(NAME) / "model.safetensors").is_file()
