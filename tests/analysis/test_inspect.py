@@ -60,35 +60,6 @@ def leaves(group):
     return [leaf for child in group.children.values() for leaf in (leaves(child) if child.children else [child])]
 
 
-def test_the_tree_of_our_own_model():
-    root = parameter_tree(header_of(CONFIG.tensor_shapes()))
-    assert outline(root) == [
-        ("model", 0, 40 + 3 * 132 + 4, [
-            ("embed_tokens.weight", 1, 40, []),
-            ("layers", 3, 3 * 132, [
-                ("input_layernorm.weight", 3, 12, []),
-                ("self_attn", 0, 3 * 52, [
-                    ("q_proj.weight", 3, 48, []),
-                    ("k_proj.weight", 3, 24, []),
-                    ("v_proj.weight", 3, 24, []),
-                    ("q_norm.weight", 3, 6, []),
-                    ("k_norm.weight", 3, 6, []),
-                    ("o_proj.weight", 3, 48, []),
-                ]),
-                ("post_attention_layernorm.weight", 3, 12, []),
-                ("mlp", 0, 3 * 72, [
-                    ("gate_proj.weight", 3, 72, []),
-                    ("up_proj.weight", 3, 72, []),
-                    ("down_proj.weight", 3, 72, []),
-                ]),
-            ]),
-            ("norm.weight", 1, 4, []),
-        ]),
-        ("lm_head.weight", 1, 40, []),
-    ]  # fmt: skip
-    assert root.parameters == CONFIG.parameters
-
-
 EXPERTS = [f"model.layers.{i}.mlp.experts.{j}.{w}.weight" for i in range(2) for j in range(4) for w in ("w1", "w2")]
 
 

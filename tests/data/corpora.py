@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import IO
+from typing import IO, Any
 from unittest import mock
 
 import pytest
@@ -54,3 +54,16 @@ def names(corpus: Corpus) -> list[str]:
 class FullDisk(io.BytesIO):
     def write(self, _: object) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def zstd(data: bytes) -> bytes:
+    packed: bytes = pytest.importorskip("backports.zstd", exc_type=ImportError).compress(data)
+    return packed
+
+
+def write_parquet(name: str, records: list[dict[str, Any]]) -> bytes:
+    """A table of these rows as a Parquet file; returns its bytes."""
+    pyarrow = pytest.importorskip("pyarrow", exc_type=ImportError)
+    parquet = pytest.importorskip("pyarrow.parquet", exc_type=ImportError)
+    parquet.write_table(pyarrow.Table.from_pylist(records), name)
+    return Path(name).read_bytes()

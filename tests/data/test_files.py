@@ -18,7 +18,7 @@ from llmcli.data.conversations.record_kinds import ReadOptions
 from llmcli.data.files import ConversationFile
 from llmcli.data.sources import read_conversations, require_conversations
 from llmcli.errors import LLMError
-from tests.data.corpora import error_of, put
+from tests.data.corpora import error_of, put, zstd
 
 ROOT = Path(__file__).parent.parent.parent
 PAIRS = [
@@ -67,11 +67,6 @@ LISTS: dict[str, Callable[[str, str], Any]] = {
 
 def json_lines(records: list[Any], end: str = "\n") -> str:
     return "".join(json.dumps(record, ensure_ascii=False) + end for record in records)
-
-
-def zstd(data: bytes) -> bytes:
-    compressed: bytes = pytest.importorskip("backports.zstd", exc_type=ImportError).compress(data)
-    return compressed
 
 
 CONTAINERS: dict[str, tuple[str, Callable[[list[Any]], bytes]]] = {
@@ -145,17 +140,6 @@ def test_named_speakers_give_the_same_messages() -> None:
     assert read("b.txt", text) is None
     lines = json_lines([SHAPES["messages"](*pair) for pair in PAIRS])
     assert messages_of(read("a.jsonl", lines, ("Alice", "Bob"))) == MESSAGES  # they are those of plain text
-
-
-def test_longer_conversations_are_the_same_as_messages_and_as_text() -> None:
-    pairs = PAIRS * 2
-    expected = [(Message("system", "Be brief."), *(message for pair in MESSAGES * 2 for message in pair))] * 2
-    openai = {"messages": [{"role": "system", "content": "Be brief."}, *turns(*pairs)]}
-    other = {"system": "Be brief.", "conversations": sharegpt(*pairs)}
-    text = "System: Be brief.\n" + "".join(f"User: {q}\nAssistant: {a}\n" for q, a in pairs)
-    assert messages_of(read("a.jsonl", json_lines([openai, openai]))) == expected
-    assert messages_of(read("b.jsonl", json_lines([other, other]))) == expected
-    assert messages_of(read("a.txt", f"{text}\n{text}")) == expected
 
 
 # ---- what is left out
@@ -287,13 +271,6 @@ def test_json_lines_are_read_line_by_line(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(conversation_files, "records_of_lines", counted)
     assert "line 12" in error_of(read, "a.jsonl", (GOOD + "\n") * 11 + "{}\n" + (GOOD + "\n") * 50_000)
     assert taken == [*range(1, 11), *range(1, 13)]  # the first records are read twice
-
-
-def test_a_file_that_must_hold_conversations_and_does_not_is_an_error() -> None:
-    with pytest.raises(LLMError, match=r"^a\.txt has no conversations; expected records with"):
-        require_conversations(Path(put("a.txt", b"Once upon a time.\n")))
-    with pytest.raises(LLMError, match=r"^a\.jsonl line 2: invalid JSON at character 14"):
-        require_conversations(Path(put("a.jsonl", b'\n{"prompt": "a\tb", "completion": "c"}\n')))
 
 
 def test_a_document_that_wraps_its_records() -> None:

@@ -4,11 +4,9 @@ import gzip
 import json
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from typer.testing import Result
 
 from llmcli.data import regular_file
 from llmcli.data.conversations.record_kinds import ReadOptions
@@ -18,9 +16,9 @@ from llmcli.data.text import decoding
 from llmcli.errors import LLMError
 from llmcli.evaluation.training_text import recorded_reading
 from llmcli.formats.training_record import TrainingRecord
-from tests.data.corpora import error_of, put
+from tests.conftest import Llm
+from tests.data.corpora import error_of, put, write_parquet
 
-Llm = Callable[..., Result]
 STORIES = [{"id": i, "text": f"Story {i}.\nIts end."} for i in range(3)]
 JOINED = "\n\n".join(str(story["text"]) for story in STORIES)
 
@@ -48,9 +46,7 @@ def test_records_with_text_are_plain_text_without_braces() -> None:
 
 def test_an_array_of_records_with_text_and_a_parquet_file_are_the_same_text() -> None:
     assert text_of(read("a.json", json.dumps(STORIES, indent=1).encode())) == JOINED
-    pyarrow = pytest.importorskip("pyarrow", exc_type=ImportError)
-    parquet = pytest.importorskip("pyarrow.parquet", exc_type=ImportError)
-    parquet.write_table(pyarrow.Table.from_pylist(STORIES), "a.parquet")
+    write_parquet("a.parquet", STORIES)
     assert text_of(read_sources(["a.parquet"])) == JOINED
 
 
@@ -135,9 +131,7 @@ def test_a_template_joins_columns() -> None:
         ]:
             rows = [{"title": f"T{i}", "body": f"B{i}", "n": i, "x": 0.5} for i in range(2)]
             if kind == "parquet":
-                pyarrow = pytest.importorskip("pyarrow", exc_type=ImportError)
-                parquet = pytest.importorskip("pyarrow.parquet", exc_type=ImportError)
-                parquet.write_table(pyarrow.Table.from_pylist(rows), "a.parquet")
+                write_parquet("a.parquet", rows)
             table = "".join(",".join(map(str, row)) + "\n" for row in ([*rows[0]], *(row.values() for row in rows)))
             data = {"jsonl": lines(*rows), "json": json.dumps(rows).encode(), "csv": table.encode()}
             reading = templated(template)

@@ -409,12 +409,6 @@ def test_a_run_killed_between_the_two_renames_loses_nothing() -> None:
     assert listing() == [*others, "d"] and Path("d/0").read_text() == "old"
 
 
-def test_a_name_that_is_not_utf8_can_be_shown() -> None:
-    assert (
-        atomic_io.name_of(os.fsdecode(b"a/hf\xff")) == "hf\ufffd" and atomic_io.name_of("a/りんご.txt") == "りんご.txt"
-    )
-
-
 def contents(directory: Path) -> dict[str, str]:
     return {path.name: path.read_text() for path in directory.iterdir()}
 

@@ -25,7 +25,7 @@ from llmcli.data.documents import reader, worker
 from llmcli.data.documents.worker import FileLimits
 from llmcli.data.sources import Sources, read_sources
 from tests import platforms
-from tests.data.corpora import error_of, put
+from tests.data.corpora import error_of, put, write_parquet, zstd
 from tests.data.documents import samples
 
 for package in ("resiliparse", "fastwarc", "pypdfium2"):
@@ -122,10 +122,7 @@ def test_an_archive_is_read_like_a_directory() -> None:
 
 
 def test_a_table_in_an_archive_is_a_table() -> None:
-    pyarrow = pytest.importorskip("pyarrow", exc_type=ImportError)
-    parquet = pytest.importorskip("pyarrow.parquet", exc_type=ImportError)
-    parquet.write_table(pyarrow.table({"question": ["Hi?"], "answer": ["Ho."]}), "a.parquet")
-    data = Path("a.parquet").read_bytes()
+    data = write_parquet("a.parquet", [{"question": "Hi?", "answer": "Ho."}])
     sources = read_sources([put("a.zip", zipped({"x/a.parquet": data, "b.csv": b"question,answer\nWho?,Me.\n"}))])
     assert [file.name for file in sources.conversation_files] == ["a.zip/x/a.parquet", "a.zip/b.csv"]
     assert [one.messages[0].content for one in sources.conversations] == ["Hi?", "Who?"]
@@ -314,11 +311,6 @@ def test_time_without_text_goes_on_when_a_document_begins() -> None:
         end_after(0)
 
 
-def zstd(data: bytes) -> bytes:
-    packed: bytes = pytest.importorskip("backports.zstd", exc_type=ImportError).compress(data)
-    return packed
-
-
 COMPRESSED = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress, "zst": zstd}
 
 
@@ -335,15 +327,10 @@ def test_compressed_text_ends_at_the_ratio_alone_and_in_archives() -> None:
 
 
 def test_a_table_ends_at_the_ratio() -> None:
+    data = write_parquet("a.parquet", [{"text": "word " * 10_000}] * 800)
+    assert len(data) < 10_000
+    put("a.zip", zipped({"a.parquet": data}))
     for name in ["a.parquet", "a.zip"]:
-        pyarrow = pytest.importorskip("pyarrow", exc_type=ImportError)
-        parquet = pytest.importorskip("pyarrow.parquet", exc_type=ImportError)
-        values = pyarrow.array(["word " * 10_000]).dictionary_encode()
-        column = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 5000, pyarrow.int32()), values.dictionary)
-        parquet.write_table(pyarrow.table({"text": column}), "a.parquet")
-        data = Path("a.parquet").read_bytes()
-        assert len(data) < 10_000, name
-        put("a.zip", zipped({"a.parquet": data}))
         assert "unpacks to over 33.55 MB, over 200 times its size; skipped" in problem_of(name), name
 
 

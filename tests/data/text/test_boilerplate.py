@@ -1,20 +1,18 @@
 """Boilerplate: headers and licenses of Project Gutenberg, and lines that many documents have."""
 
 import random
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from typer.testing import Result
 
 from llmcli.data.conversations.record_kinds import ReadOptions
 from llmcli.data.sources import Sources, read_sources
 from llmcli.data.text.boilerplate import MIN_DOCUMENTS, ONE_IN, estimate, repeated_lines
+from tests.conftest import Llm
 from tests.data.corpora import put
 
-Llm = Callable[..., Result]
 STRIP = ReadOptions(strip_boilerplate=True)
 NAVIGATION = ["Home | Products | About us | Contact", "", "Skip to the content of this page"]
 FOOTER = ["Copyright 2020 Example Company. All rights reserved."]

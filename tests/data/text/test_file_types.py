@@ -11,14 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import Result
 
 from llmcli.data.sources import read_sources
 from llmcli.data.text import file_types
-from tests.conftest import TEXT
+from tests.conftest import TEXT, Llm
 from tests.data.corpora import error_of, put
-
-Llm = Callable[..., Result]
 
 
 def zipped(*names: str) -> bytes:

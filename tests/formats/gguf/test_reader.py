@@ -45,27 +45,6 @@ def test_a_large_tensor_is_decoded_in_blocks_of_rows(tmp_path: Path, monkeypatch
             np.testing.assert_array_equal(result.tensors[name], MODEL.tensors[name])
 
 
-def test_float16_bfloat16_and_4_bits_by_hand(tmp_path: Path) -> None:
-    """Q4_0: the scale in float16, then 32 codes, of which the first 16 are the low nibbles of the bytes."""
-    values = np.array([1.5, -2.0, 0.25, 3.0], np.float32)
-    codes = np.arange(32) % 16
-    block = np.float16(0.5).tobytes() + bytes(int(codes[i]) | int(codes[i + 16]) << 4 for i in range(16))
-    rows = {
-        "token_embd.weight": (0, (300, 32), MODEL.tensors["model.embed_tokens.weight"].tobytes()),
-        "blk.0.ffn_up.weight": (1, (4,), values.astype("<f2").tobytes()),
-        "blk.0.ffn_norm.weight": (30, (4,), (values.view(np.uint32) >> 16).astype("<u2").tobytes()),
-        "blk.0.ffn_down.weight": (2, (1, 32), block),
-    }
-    path = tmp_path / "m.gguf"
-    path.write_bytes(gguf_bytes(FIELDS, rows))
-    header = loading.read_header(path)
-    assert header.decode is not None
-    expected = {"mlp.up_proj": values, "post_attention_layernorm": values, "mlp.down_proj": (codes - 8) * 0.5}
-    for name, found in expected.items():
-        tensor = header.tensors[f"model.layers.0.{name}.weight"]
-        assert np.concatenate([*header.decode(tensor)]).tolist() == found.tolist()
-
-
 LEFT_OUT = "left out"
 
 
