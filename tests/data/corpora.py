@@ -47,6 +47,11 @@ def put(name: str, data: bytes) -> str:
     return name
 
 
+def corpus_of(*texts: str) -> Corpus:
+    """Of files 0.txt, 1.txt and so on."""
+    return read_corpus([put(f"{i}.txt", text.encode()) for i, text in enumerate(texts)])
+
+
 def names(corpus: Corpus) -> list[str]:
     return [document.name for document in corpus.documents]
 

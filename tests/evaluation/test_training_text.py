@@ -35,7 +35,7 @@ from llmcli.formats.training_record import TrainingRecord
 from llmcli.formats.training_stages import BASE, as_earlier, cache_stage
 from llmcli.formats.training_stages import joined as joined_stages
 from tests.conftest import Llm, random_checkpoint
-from tests.data.corpora import read_corpus
+from tests.data.corpora import corpus_of, read_corpus
 
 TRAINING_TEXT = (
     "".join(chr(0x3042 + i % 80) for i in range(200)) + "👨‍👩‍👧" + "The cat sat on the mat and looked at the moon. "
@@ -66,12 +66,6 @@ def record(name: str, text: str, train_bytes: int | None = None) -> TrainingReco
 
 
 # ---- what was trained on, and what was not
-
-
-def corpus_of(*texts: str) -> Corpus:
-    for i, text in enumerate(texts):
-        Path(f"{i}.txt").write_text(text, "utf-8")
-    return read_corpus([f"{i}.txt" for i in range(len(texts))])
 
 
 def record_of(corpus: Corpus, train_bytes: int, **held_out: int) -> TrainingRecord:

@@ -75,17 +75,27 @@ TENSOR_NAMES = {
 }
 
 
-def gguf_bytes(
-    fields: dict[str, Any] | None = None, tensors: dict[str, tuple[int, tuple[int, ...], bytes]] | None = None
-) -> bytes:
+Tensors = dict[str, tuple[int, tuple[int, ...], bytes]]
+
+
+def tensors_of_model(*, sparse: bool = False) -> Tensors:
+    """Those of MODEL: its layer has one SwiGLU, or two in a stack."""
+    tensors: Tensors = {}
+    for theirs, ours in TENSOR_NAMES.items():
+        weight = np.asarray(MODEL.tensors[ours], "<f4")
+        heads = {"attn_q": 4, "attn_k": 2}.get(theirs.split(".")[-2])
+        if sparse and ".ffn_" in theirs and "norm" not in theirs:
+            theirs, weight = theirs.replace(".weight", "_exps.weight"), np.stack([weight, weight])
+        tensors[theirs] = 0, weight.shape, (interleaved(weight, heads) if heads else weight).tobytes()
+    if sparse:
+        tensors["blk.0.ffn_gate_inp.weight"] = 0, (2, 32), bytes(256)
+    return tensors
+
+
+def gguf_bytes(fields: dict[str, Any] | None = None, tensors: Tensors | None = None) -> bytes:
     """The bytes of a GGUF: magic, version, counts, fields, descriptions of tensors, padding, tensors."""
     fields = FIELDS if fields is None else fields
-    if tensors is None:
-        tensors = {}
-        for gguf_name, hf_name in TENSOR_NAMES.items():
-            weight = np.asarray(MODEL.tensors[hf_name], "<f4")
-            heads = {"attn_q": 4, "attn_k": 2}.get(gguf_name.split(".")[-2])
-            tensors[gguf_name] = 0, weight.shape, (interleaved(weight, heads) if heads else weight).tobytes()
+    tensors = tensors_of_model() if tensors is None else tensors
     header = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(fields))
     header += b"".join(encoded_text(key) + encoded_value(value) for key, value in fields.items())
     body = b""

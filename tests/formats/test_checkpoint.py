@@ -4,7 +4,6 @@ import hashlib
 import json
 import math
 import os
-import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from llmcli.formats.safetensors.header import read_header
 from llmcli.formats.training_record import TrainingRecord
 from tests.conftest import random_checkpoint
 from tests.reliability.malformed import FOUR, ONE, OTHERS, put
+from tests.sample_models import parts
 
 UNTIED = ModelConfig(11, 8, 12, 1, 4, 2, head_dim=6, max_position_embeddings=16)
 TIED = ModelConfig(11, 8, 12, 1, 4, 2, 6, 16, tie_word_embeddings=True)
@@ -43,12 +43,6 @@ def model(config: ModelConfig = UNTIED, seed: int = 0) -> Checkpoint:
     return result
 
 
-def header_and_body(path: Path) -> tuple[dict[str, Any], bytes]:
-    data = path.read_bytes()
-    (length,) = struct.unpack("<Q", data[:8])
-    return json.loads(data[8 : 8 + length]), data[8 + length :]
-
-
 def saved(config: ModelConfig = UNTIED, name: str = "m.safetensors") -> Path:
     save(name, model(config))
     return Path(name)
@@ -56,14 +50,14 @@ def saved(config: ModelConfig = UNTIED, name: str = "m.safetensors") -> Path:
 
 def with_metadata(**changes: str | None) -> Path:
     """A saved model without a hash, with parts of its metadata changed or removed (None)."""
-    header, body = header_and_body(saved())
+    header, body = parts(saved())
     renamed = {"sha256": None} | {key.replace("_json", ".json"): value for key, value in changes.items()}
     metadata = {key: value for key, value in (header["__metadata__"] | renamed).items() if value is not None}
     return put(header | {"__metadata__": metadata}, body)
 
 
 def unhashed_metadata() -> dict[str, str]:
-    return {key: value for key, value in header_and_body(saved())[0]["__metadata__"].items() if key != "sha256"}
+    return {key: value for key, value in parts(saved())[0]["__metadata__"].items() if key != "sha256"}
 
 
 def with_config(**changes: Any) -> Path:
@@ -97,7 +91,7 @@ def test_a_model_round_trips_exactly() -> None:
 
 
 def test_metadata_has_these_keys_in_this_order() -> None:
-    header, _ = header_and_body(saved())
+    header, _ = parts(saved())
     metadata = header["__metadata__"]
     assert next(iter(header)) == "__metadata__"
     assert list(metadata) == list(read_header("m.safetensors").metadata) == METADATA
@@ -136,7 +130,7 @@ def test_a_hash_inside_a_text_of_the_metadata_is_not_replaced() -> None:
 
 
 def test_a_changed_weight_is_an_error_when_the_model_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
-    header, body = header_and_body(saved())
+    header, body = parts(saved())
     changed = body[:-2] + bytes([body[-2] ^ 1]) + body[-1:]
     path = put(header, changed, "m.safetensors")
     with pytest.raises(

@@ -13,13 +13,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from llmcli.errors import LLMError
 from llmcli.formats import loading
 from tests import platforms
-from tests.formats.gguf_by_hand import FIELDS, MODEL, TENSOR_NAMES, gguf_bytes, interleaved
+from tests.formats.gguf_by_hand import FIELDS, gguf_bytes, tensors_of_model
 from tests.formats.test_metadata import FILES, READERS, READERS_OF, replaced
 from tests.platforms import FULL
 from tests.sample_models import make_models, parts, run, write_unhashed
@@ -44,20 +43,6 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def gguf(fields: dict[str, Any], sparse: bool) -> bytes:
-    """A GGUF whose layer has one SwiGLU, or two in a stack."""
-    tensors = {}
-    for theirs, ours in TENSOR_NAMES.items():
-        weight = np.asarray(MODEL.tensors[ours], "<f4")
-        heads = {"attn_q": 4, "attn_k": 2}.get(theirs.split(".")[-2])
-        if sparse and ".ffn_" in theirs and "norm" not in theirs:
-            theirs, weight = theirs.replace(".weight", "_exps.weight"), np.stack([weight, weight])
-        tensors[theirs] = 0, weight.shape, (interleaved(weight, heads) if heads else weight).tobytes()
-    if sparse:
-        tensors["blk.0.ffn_gate_inp.weight"] = 0, (2, 32), bytes(256)
-    return gguf_bytes(fields, tensors)
-
-
 def variants(form: str, values: tuple[Any, ...]) -> Iterator[tuple[str, Path]]:
     """(description of the change, the file) for each number of a form and each value; first the unchanged file."""
     if "gguf" in form:
@@ -69,7 +54,7 @@ def variants(form: str, values: tuple[Any, ...]) -> Iterator[tuple[str, Path]]:
                 without = {k: v for k, v in fields.items() if k != key}
                 changes.append((f"{key} = {value!r}", without if value in (None, []) else without | {key: value}))
         for what, result in changes:
-            path.write_bytes(gguf(result, form == "sparse gguf"))
+            path.write_bytes(gguf_bytes(result, tensors_of_model(sparse=form == "sparse gguf")))
             yield what, path
         return
     name = "adapter_config.json" if form == "adapter" else "config.json"
@@ -162,6 +147,6 @@ def test_no_number_in_a_file_decides_how_much_memory_is_taken(form: str, models:
 
 def test_a_stack_of_another_number_of_experts_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
-    path.write_bytes(gguf(FIELDS | EXPERTS | {"llama.expert_count": 3}, sparse=True))
+    path.write_bytes(gguf_bytes(FIELDS | EXPERTS | {"llama.expert_count": 3}, tensors_of_model(sparse=True)))
     with pytest.raises(LLMError, match=r"ffn_gate_inp\.weight has shape \[2, .*; expected 3 rows"):
         loading.load(path)

@@ -76,15 +76,6 @@ def documents(stem: str) -> list[list[int]]:
     return [list(itertools.chain(*read[first:end])) for first, end in itertools.pairwise(bounds)]
 
 
-def test_the_tokens_are_those_of_llm_tokenize(model: Path, llm) -> None:
-    assert llm("export", "model.safetensors", "out", "--to", "handover").exit_code == 0
-    eos = loading.load(model).config.eos_token_id
-    for split, expected in parts().items():
-        for (_, text), ids in zip(expected, documents(f"out/tokens/{split}"), strict=True):
-            shown = llm("tokenize", "-", "--json", stdin=text.encode())
-            assert ids == [eos, *json.loads(shown.stdout)["ids"]]
-
-
 def test_long_documents_are_cut_into_sequences_of_the_same_tokens(model: Path, llm, monkeypatch) -> None:
     assert llm("export", "model.safetensors", "whole", "--to", "handover").exit_code == 0
     monkeypatch.setattr(corpus_tokens, "PIECE_BYTES", 500)
@@ -101,13 +92,16 @@ def test_large_vocabularies_are_stored_as_int32() -> None:
     assert data[17] == 4 and struct.unpack_from("<2q", data, 34 + 8) == (0, 12)
 
 
-def test_text_and_hashes(model: Path, llm) -> None:
+def test_tokens_text_and_hashes(model: Path, llm) -> None:
     import pyarrow.parquet
 
     assert llm("export", "model.safetensors", "out", "--to", "handover").exit_code == 0
     manifest = json.loads(Path("out/handover.json").read_text("utf-8"))
     entries = {entry["name"]: entry for entry in manifest["documents"]}
+    eos = loading.load(model).config.eos_token_id
     for split, file in (("train", "train"), ("val", "validation")):
+        for (_, text), ids in zip(parts()[split], documents(f"out/tokens/{split}"), strict=True):
+            assert ids == [eos, *json.loads(llm("tokenize", "-", "--json", stdin=text.encode()).stdout)["ids"]]
         rows = pyarrow.parquet.read_table(f"out/text/{file}.parquet").to_pylist()
         assert [(row["name"], row["text"]) for row in rows] == parts()[split]
         for row in rows:

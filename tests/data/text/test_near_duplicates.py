@@ -2,10 +2,9 @@
 
 import random
 import string
-from pathlib import Path
 
 from llmcli.data.text.near_duplicates import NEIGHBORS, SHARED, SHINGLE_BYTES, near_duplicates
-from tests.data.corpora import read_corpus
+from tests.data.corpora import corpus_of
 
 
 def letters(count: int, seed: int) -> str:
@@ -28,9 +27,7 @@ def test_documents_that_share_most_strings_are_near_duplicates() -> None:
 
 
 def documents(*texts: str) -> list:
-    for i, text in enumerate(texts):
-        Path(f"{i}.txt").write_text(text, "utf-8")
-    return list(read_corpus([f"{i}.txt" for i in range(len(texts))]).documents)
+    return list(corpus_of(*texts).documents)
 
 
 def test_copies_and_versions_are_in_one_group() -> None:

@@ -6,7 +6,7 @@ import string
 from llmcli.data.tokenizers import training
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokenizers.training import train_tokenizer
-from tests.data.corpora import read_corpus
+from tests.data.corpora import corpus_of
 
 
 def words(count, seed=0, letters=string.ascii_lowercase):
@@ -16,14 +16,7 @@ def words(count, seed=0, letters=string.ascii_lowercase):
     return " ".join(rng.choices(known, k=count)) + "\n"
 
 
-def corpus_of(path, *texts):
-    names = [path / f"{number}.txt" for number in range(len(texts))]
-    for name, text in zip(names, texts, strict=True):
-        name.write_bytes(text.encode("utf-8"))
-    return read_corpus(map(str, names))
-
-
-def test_the_target_size_grows_with_the_text(tmp_path, monkeypatch):
+def test_the_target_size_grows_with_the_text(monkeypatch):
     for train_bytes, expected in [
         (1, 512),  # 512 at least
         (700_000, 512),
@@ -37,41 +30,39 @@ def test_the_target_size_grows_with_the_text(tmp_path, monkeypatch):
         monkeypatch.setattr(
             Tokenizer, "train_bpe", lambda texts, size, to=targets: to.append(size) or Tokenizer.train_char([""])
         )
-        train_tokenizer(corpus_of(tmp_path, "t"), other_bytes=train_bytes - 1)
+        train_tokenizer(corpus_of("t"), other_bytes=train_bytes - 1)
         assert targets == [expected], train_bytes
 
 
-def test_a_varied_text_gets_the_target_size(tmp_path):
+def test_a_varied_text_gets_the_target_size():
     text = " ".join(f"{n * 7919 % 99991:x}" for n in range(20_000))
-    tokenizer, reason = train_tokenizer(
-        corpus_of(tmp_path, text), other_bytes=900_000
-    )  # as if it were that much longer
+    tokenizer, reason = train_tokenizer(corpus_of(text), other_bytes=900_000)  # as if it were that much longer
     assert tokenizer.vocab_size == 1024
     assert reason.startswith("about one token per 1,000 bytes")
 
 
-def test_a_text_with_few_pairs_gives_a_smaller_vocabulary(tmp_path):
-    tokenizer, reason = train_tokenizer(corpus_of(tmp_path, "abab abab"))
+def test_a_text_with_few_pairs_gives_a_smaller_vocabulary():
+    tokenizer, reason = train_tokenizer(corpus_of("abab abab"))
     assert 261 <= tokenizer.vocab_size < 274
     assert reason == "no more pairs to merge in the corpus"
 
 
-def test_a_requested_size_is_trained(tmp_path):
-    tokenizer, reason = train_tokenizer(corpus_of(tmp_path, words(1000)), 300)
+def test_a_requested_size_is_trained():
+    tokenizer, reason = train_tokenizer(corpus_of(words(1000)), 300)
     assert (tokenizer.vocab_size, reason) == (300, "as requested")
 
 
-def test_each_character_becomes_a_token(tmp_path):
-    corpus = corpus_of(tmp_path, "りんごとリンゴ🍎")
+def test_each_character_becomes_a_token():
+    corpus = corpus_of("りんごとリンゴ🍎")
     tokenizer, reason = train_tokenizer(corpus, characters=True)
     assert tokenizer.vocab_size == 261 + 8  # り ん ご と リ ン ゴ 🍎
     assert reason == "one token per character, as requested"
     assert train_tokenizer(corpus, 264, characters=True)[0].vocab_size == 264
 
 
-def test_a_tokenizer_is_trained_on_evenly_sampled_parts_of_a_long_corpus(tmp_path, monkeypatch):
+def test_a_tokenizer_is_trained_on_evenly_sampled_parts_of_a_long_corpus(monkeypatch):
     text = words(5000)
-    corpus = corpus_of(tmp_path, text)
+    corpus = corpus_of(text)
     monkeypatch.setattr(training, "TRAINING_BYTES", 6400)
     tokenizer, _ = train_tokenizer(corpus, 300)
     parts = [piece for part in corpus.sample(6400).texts() for piece in part]

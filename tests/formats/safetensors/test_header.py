@@ -19,15 +19,8 @@ from tests.reliability.malformed import FOUR, MALFORMED, ONE, put, tensor
 
 def test_all_parts_of_a_header_are_read() -> None:
     body = bytes(range(24))
-    path = put(
-        {
-            "b": tensor("F32", [2, 2], 8, 24),
-            "a": tensor("I64", [], 0, 8),
-            "none": tensor("F16", [0, 5], 8, 8),
-            "__metadata__": {"k": "v é"},
-        },
-        body,
-    )
+    tensors = {"b": tensor("F32", [2, 2], 8, 24), "a": tensor("I64", [], 0, 8), "none": tensor("F16", [0, 5], 8, 8)}
+    path = put(tensors | {"__metadata__": {"k": "v é"}}, body)
     header = read_header(path)
     start = path.stat().st_size - 24
     assert (header.path, header.file_bytes, header.data_start) == (path, start + 24, start)
