@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-import tokenizers
-from tokenizers import models, normalizers, pre_tokenizers, trainers
 
 from llmcli.analysis.explain import explain
 from llmcli.config import ModelConfig, SamplingConfig
@@ -32,6 +30,8 @@ from llmcli.pages.live_text import tokenizer_data
 from llmcli.pages.live_weights import with_page_values
 from tests.conftest import TEXT, random_checkpoint
 from tests.data.tokenizers.test_tokenizer import AWKWARD
+from tests.ecosystem.conftest import tokenizer_with_pre_tokenizer
+from tests.ecosystem.test_sentencepiece import trained_rules
 from tests.ecosystem.texts import varied
 from tests.models import decoders
 from tests.pages.conftest import SENTENCES
@@ -54,33 +54,17 @@ assert len(PROMPTS) == 20
 
 def published_bpe(pre_tokenizer: str) -> str:
     """A byte-level tokenizer as published models have it."""
-    inner = tokenizers.Tokenizer(models.BPE(ignore_merges=pre_tokenizer == "Llama 3"))
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    trainer = trainers.BpeTrainer(
-        vocab_size=500, special_tokens=["<|endoftext|>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )  # fmt: skip
-    inner.train_from_iterator(
-        [SENTENCES, " ".join(varied(200, seed=5)), "12 123 1234 don't DON'T\r\n\r\n"] * 3, trainer
-    )
-    document = json.loads(inner.to_str()) | {"pre_tokenizer": PRE_TOKENIZERS[pre_tokenizer]}
+    document = json.loads(tokenizer_with_pre_tokenizer(pre_tokenizer).to_json())
+    document["model"]["ignore_merges"] = pre_tokenizer == "Llama 3"
     if pre_tokenizer == "Qwen 2":
-        document["normalizer"] = {"type": "NFC"}
         flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
-        document["added_tokens"].append({"id": 500, "content": "<tool>", **flags})
+        document["added_tokens"].append({"id": len(document["model"]["vocab"]), "content": "<tool>", **flags})
     return json.dumps(document)
 
 
 def sentencepiece(scheme: str) -> str:
     """A BPE with byte fallback, in which spaces are ▁, as Llama 2 has it."""
-    inner = tokenizers.Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
-    inner.normalizer = normalizers.Replace(" ", "▁")
-    names = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    trainer = trainers.BpeTrainer(vocab_size=600, special_tokens=names, show_progress=False)
-    inner.train_from_iterator([line.replace(" ", "▁") for line in (SENTENCES * 5).split("\n")], trainer)
-    document = json.loads(inner.to_str()) | prefix_space_steps(scheme)
-    document["added_tokens"] = [token for token in document["added_tokens"] if token["id"] < 3]
-    return json.dumps(document)
+    return json.dumps(trained_rules() | prefix_space_steps(scheme))
 
 
 TOKENIZERS = {
