@@ -463,12 +463,19 @@ def test_an_error_without_a_name_is_not_blamed_on_the_output(llm: Llm, monkeypat
 
 
 @platforms.file_locks
-def test_without_locks_temporary_files_of_others_are_kept(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_temporary_files_of_killed_runs_go_but_without_locks_they_are_kept(llm: Llm, monkeypatch) -> None:
     """They may belong to a run in progress."""
-    Path(".model.safetensors.123.tmp").write_bytes(b"half a file")
+    left = {f".{name}.safetensors.{number}.tmp" for name in ("model", "model.resume", "other") for number in (1, 23)}
+    for name in left:
+        Path(name).write_bytes(b"half a file")
     Path("c.txt").write_text(runs.TEXT, "utf-8")
-    monkeypatch.setattr("fcntl.flock", refuse(errno.ENOLCK))
-    answer = llm("train", "c.txt", *runs.OPTIONS, "--steps", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr("fcntl.flock", refuse(errno.ENOLCK))
+        answer = llm("train", "c.txt", *runs.OPTIONS, "--steps", 1)
     assert answer.exit_code == 0
     assert f"model.safetensors cannot be locked here ({os.strerror(errno.ENOLCK)})" in answer.stderr
-    assert sorted(path.name for path in HERE.iterdir()) == [".model.safetensors.123.tmp", "c.txt", "model.safetensors"]
+    written = {"c.txt", "model.safetensors"}
+    assert {path.name for path in HERE.iterdir()} == left | written
+    assert llm("train", "c.txt", *runs.OPTIONS, "--steps", 1, "--force").exit_code == 0
+    others = {name for name in left if name.startswith(".other")}
+    assert {path.name for path in HERE.iterdir()} == others | written

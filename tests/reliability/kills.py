@@ -133,18 +133,6 @@ def _signalled_in_a_step(where: Path, kind: signal.Signals, times: int, step: in
     return failures
 
 
-def stale_files_go(where: Path, tries: int) -> list[str]:
-    """R6: temporary files that killed runs left beside a model are removed by the next run."""
-    for number in range(tries):
-        for name in ("model.safetensors", RESUME_FILE):
-            (where / f".{name}.{10_000_000 + number}.tmp").write_bytes(b"half a file")
-    (where / ".other.safetensors.1.tmp").write_bytes(b"of another model")
-    failures = unfinished(train_here(where, steps=2))
-    if names(where) != [".other.safetensors.1.tmp", "c.txt", "model.safetensors"]:
-        failures.append(f"left behind: {names(where)}")
-    return failures
-
-
 LIMITED = """
 import resource, sys
 most = int(sys.argv.pop(1))

@@ -25,7 +25,6 @@ ROWS = {
     "R1 R2": Row("killed at random instants, resumed: the same bytes", kills.killed_and_resumed, 0, 50),
     "R3": Row("killed at each system call of a save: the old file or the new one", disks.killed_while_saving),
     "R5": Row("a full disk: the old file stays, nothing is left behind, one line of error", disks.refusing_disks),
-    "R6": Row("temporary files of killed runs are removed by the next run", kills.stale_files_go, 3, 3),
     "R7": Row(
         "signals, also two at once: the model of the current step, the exit code of the signal", kills.signals, 0, 63
     ),
