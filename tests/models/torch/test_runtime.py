@@ -107,24 +107,32 @@ def test_a_step_reads_each_weight_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert largest <= max(config.vocab_size, 2 * config.intermediate_size) < config.hidden_size**2
 
 
-@pytest.mark.parametrize("shape", ["grouped"])
-def test_without_a_kernel_for_grouped_queries_keys_and_values_are_repeated(shape: str, monkeypatch) -> None:
-    """Else torch would hold the scores of all heads, [T, T] each, on a GPU in float32 or with a mask."""
-    checkpoint, shapes = random_checkpoint(SHAPES[shape]), list[tuple[int, int, bool]]()
-    attention = torch.nn.functional.scaled_dot_product_attention
+def test_attention_where_a_device_cannot_compute_it_directly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a kernel for grouped queries, keys and values are repeated: else torch would hold the scores of all
+    heads, [T, T] each, on a GPU in float32 or with a mask. On MPS it gets no views, whose results are wrong there."""
+    checkpoint, given = (
+        random_checkpoint(SHAPES["grouped"]),
+        list[tuple[torch.Tensor, torch.Tensor, torch.Tensor, bool]](),
+    )
+    heads, attention = checkpoint.config.num_attention_heads, torch.nn.functional.scaled_dot_product_attention
 
     def noted(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *rest: Any, **options: Any) -> torch.Tensor:
-        shapes.append((k.shape[1], v.shape[1], options["enable_gqa"]))
+        given.append((q, k, v, options["enable_gqa"]))
         return attention(q, k, v, *rest, **options)
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", noted)
-    monkeypatch.setattr(transformer, "_has_grouped_kernel", lambda q, mask: False)
-    reference, tested = NumpyRuntime(checkpoint), TorchRuntime(checkpoint, "cpu")
-    for ids in ([5, 6, 7, 8], [9], [1, 2]):
-        assert np.abs(reference.prefill(ids) - tested.prefill(ids)).max() < 1e-4
-    heads = checkpoint.config.num_attention_heads
-    assert set(shapes) == {(heads, heads, False)}
-    assert tested.cache_bytes == 7 * checkpoint.config.cache_bytes_per_token  # the cache has the keys once
+    for is_mps in (False, True):
+        monkeypatch.setattr(transformer, "_has_grouped_kernel", lambda q, mask, is_mps=is_mps: is_mps)
+        monkeypatch.setattr(kernels, "_is_on_mps", lambda x, is_mps=is_mps: is_mps)
+        given.clear()
+        reference, tested = NumpyRuntime(checkpoint), TorchRuntime(checkpoint, "cpu")
+        for ids in ([5, 6, 7, 8], [9], [1, 2]):
+            assert np.abs(reference.prefill(ids) - tested.prefill(ids)).max() < 1e-4
+        assert len(given) == 3 * checkpoint.config.num_hidden_layers
+        for q, k, v, is_grouped in given:
+            assert is_grouped == is_mps and (k.shape[1] == v.shape[1] == heads) != is_mps
+            assert not is_mps or all(x.is_contiguous() for x in (q, k, v))
+        assert tested.cache_bytes == 7 * checkpoint.config.cache_bytes_per_token  # the cache has the keys once
 
 
 def test_which_kernels_know_grouped_queries() -> None:
@@ -154,20 +162,3 @@ def test_a_lack_of_gpu_memory_is_a_memory_error(monkeypatch: pytest.MonkeyPatch)
     ):
         with pytest.raises(MemoryError, match="CUDA out of memory"):
             attempt()
-
-
-def test_attention_on_mps_gets_no_views(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whose results are wrong there."""
-    checkpoint, given = random_checkpoint(SHAPES["grouped"]), list[torch.Tensor]()
-    attention = torch.nn.functional.scaled_dot_product_attention
-
-    def noted(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *rest: object, **options: object) -> torch.Tensor:
-        given.extend([q, k, v])
-        return attention(q, k, v, *rest, **options)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", noted)
-    monkeypatch.setattr(kernels, "_is_on_mps", lambda x: True)
-    reference, tested = NumpyRuntime(checkpoint), TorchRuntime(checkpoint, "cpu")
-    for ids in ([5, 6, 7, 8], [9], [1, 2]):
-        assert np.abs(reference.prefill(ids) - tested.prefill(ids)).max() < 1e-4
-    assert len(given) == 3 * 2 * 3 and all(x.is_contiguous() for x in given)
