@@ -1,21 +1,12 @@
-"""A server that speaks the part of the Hugging Face hub's API that huggingface_hub uses, to download and to upload.
+"""A server that speaks the part of the Hugging Face hub's API that huggingface_hub uses, to download and to upload."""
 
-By hand, for a look at progress bars and errors, with models in DIRECTORY/OWNER/NAME:
-
-    python -m tests.local_hub DIRECTORY [--rate BYTES_PER_SECOND]
-    HF_HUB_DISABLE_XET=1 HF_ENDPOINT=http://127.0.0.1:8765 HF_HOME=/tmp/hub-home llm generate -m hf:OWNER/NAME
-"""
-
-import argparse
 import base64
 import hashlib
 import json
 import re
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from threading import Thread
 from typing import Any
 
@@ -23,7 +14,6 @@ TOKEN = "secret"
 COMMIT = "1234567890" * 4
 WEIGHTS = (".safetensors", ".gguf")
 LICENSES = ("mit", "apache-2.0", "cc-by-4.0", "other")
-BLOCK_BYTES = 1 << 16
 
 
 class Repository:
@@ -36,7 +26,6 @@ class Repository:
         self.sizes: dict[str, int] = {}  # listed instead of the right ones
         self.missing: set[str] = set()
         self.gated = self.private = False
-        self.gated_status = 401
 
     def info(self, name: str) -> dict[str, Any]:
         siblings = []
@@ -63,7 +52,6 @@ class LocalHub:
         self.redirect = ""  # where weights are
         self.cut_after: int | None = None  # bytes of weights, then the connection breaks
         self.refused: dict[str, tuple[int, str]] = {}  # path -> status and message
-        self.rate = 0.0  # bytes per second; 0: unlimited
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -119,7 +107,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def file(self, repository: Repository, name: str) -> None:
         if repository.gated and not self.has_token:
-            self.answer(repository.gated_status, {"X-Error-Code": "GatedRepo"})
+            self.answer(401, {"X-Error-Code": "GatedRepo"})
             return
         if name not in repository.files or name in repository.missing:
             self.answer(404, {"X-Error-Code": "EntryNotFound"})
@@ -168,12 +156,9 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(404, {})
 
     def do_PUT(self) -> None:
-        size, data = int(self.headers["Content-Length"]), bytearray()
-        while len(data) < size:
-            data += self.rfile.read(min(BLOCK_BYTES, size - len(data)))
-            self.wait()
+        data = self.rfile.read(int(self.headers["Content-Length"]))
         if not self.log():
-            self.hub.objects[self.path.rpartition("/")[2]] = bytes(data)
+            self.hub.objects[self.path.rpartition("/")[2]] = data
             self.answer(200, {})
 
     def create(self, body: dict[str, Any]) -> None:
@@ -221,55 +206,15 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(key, value)
         self.end_headers()
         if self.command != "HEAD":
-            data = data[:cut]
-            for start in range(0, len(data), BLOCK_BYTES):
-                self.wfile.write(data[start : start + BLOCK_BYTES])
-                self.wait()
+            self.wfile.write(data[:cut])
         self.close_connection = True
-
-    def wait(self) -> None:
-        if self.hub.rate:
-            time.sleep(BLOCK_BYTES / self.hub.rate)
 
 
 @contextmanager
-def local_hub(port: int = 0) -> Iterator[LocalHub]:
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+def local_hub() -> Iterator[LocalHub]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     hub = server.hub = LocalHub(f"http://127.0.0.1:{server.server_port}")  # type: ignore[attr-defined]
     Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield hub
     server.shutdown()
     server.server_close()
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("directory", type=Path)
-    parser.add_argument("--port", type=int, default=8765)
-    parser.add_argument("--rate", type=float, default=0)
-    parser.add_argument("--gated", type=int, default=0, help="401 or 403")
-    parser.add_argument("--redirect", default="")
-    parser.add_argument("--damaged", action="store_true")
-    parser.add_argument("--missing", action="append", default=[])
-    parser.add_argument("--size", type=int, default=0, help="listed for weights")
-    words = parser.parse_args()
-    with local_hub(words.port) as hub:
-        hub.rate = words.rate
-        hub.redirect = words.redirect
-        for place in sorted(words.directory.glob("*/*")):
-            files = {file.name: file.read_bytes() for file in place.iterdir() if file.is_file()}
-            model = hub.repositories[f"{place.parent.name}/{place.name}"] = Repository(files)
-            model.gated = bool(words.gated)
-            model.gated_status = words.gated
-            model.missing = set(words.missing)
-            for name in files:
-                if name.endswith(WEIGHTS):
-                    model.sizes |= {name: words.size} if words.size else {}
-                    model.served |= {name: files[name][:-1] + b"\xff"} if words.damaged else {}
-        print(hub.endpoint, *hub.repositories, flush=True)
-        while True:
-            time.sleep(60)
-
-
-if __name__ == "__main__":
-    main()
