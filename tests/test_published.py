@@ -124,12 +124,6 @@ def test_without_all_the_measurements_take_three_quarters_of_an_hour() -> None:
         assert tables.DASH not in tables.texts(everything, role).replace("xz", "")
 
 
-def test_a_result_of_a_compressor_depends_on_no_engine_and_no_machine() -> None:
-    xz = Measurement("xz", SHAKESPEARE)
-    assert HERE.depends_on(xz) == NEWER.depends_on(xz) == ELSEWHERE.depends_on(xz)
-    assert set(HERE.depends_on(xz)) == {"llmcli/evaluation/compressors.py", f"text {SHAKESPEARE}"}
-
-
 class FakeMeasure:
     """Counts its calls; the clock advances by what each takes."""
 

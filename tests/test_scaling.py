@@ -107,14 +107,6 @@ def test_a_step_is_compute_and_what_is_not_overlapped() -> None:
     assert fast.exposed == pytest.approx(sent / 1e12)
 
 
-def test_the_plan_is_that_of_the_planner() -> None:
-    target = scaling.targets(2048, 32_768, 20)[-1]
-    plan = scaling.plan_of(target, 8, 80e9)
-    assert plan and plan.sharded and plan.model.parameters == target.model.parameters
-    assert plan.train.batch_size * plan.train.context == 262_144
-    assert scaling.plan_of(target, 1, 80e9) is None
-
-
 def shell_text(name: str) -> str:
     """The shell commands of a file that start the run."""
     text = (CLUSTER / name).read_text("utf-8")

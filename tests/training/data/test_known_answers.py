@@ -47,7 +47,7 @@ def test_a_run_stores_training_and_held_out_pairs_and_a_minimum_between_related_
     assert model.known_answers is not None and model.known_answers.min_confidence == module.TYPICAL
 
 
-def check_the_fit_ends_in_time_with_fewer_questions_and_says_so(asked: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fit_ends_in_time_with_fewer_questions_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each question takes a second."""
     ready = prepared(steps=1)
     model, conversations = run_to_end(ready).checkpoint, ready.conversations
@@ -61,22 +61,17 @@ def check_the_fit_ends_in_time_with_fewer_questions_and_says_so(asked: int, monk
 
     monkeypatch.setattr(Assistant, "score", slow_score)
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now))
-    store_known_answers(model, conversations)
-    notes: list[str] = []
-    seconds = (asked + 0.5) / module.UNRELATED_SHARE
-    fit_min_confidence(model, NumpyRuntime(model), ready.tokenizer, conversations, seconds, on_note=notes.append)
-    assert now <= seconds + 1
-    [note] = notes
-    assert note.endswith(f": there was time for {asked} of 32 questions")
-    is_fitted = asked >= module.MIN_QUESTIONS
-    assert ("was fitted" if is_fitted else "has its default, 0.5") in note
-    assert (model.known_answers.min_confidence != module.TYPICAL) == is_fitted
-
-
-def test_the_fit_ends_in_time_with_fewer_questions_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     for asked in [1, module.MIN_QUESTIONS - 1, module.MIN_QUESTIONS, 6]:
-        with monkeypatch.context() as patch:
-            check_the_fit_ends_in_time_with_fewer_questions_and_says_so(asked, patch)
+        store_known_answers(model, conversations)
+        notes: list[str] = []
+        began, seconds = now, (asked + 0.5) / module.UNRELATED_SHARE
+        fit_min_confidence(model, NumpyRuntime(model), ready.tokenizer, conversations, seconds, on_note=notes.append)
+        assert now - began <= seconds + 1
+        [note] = notes
+        assert note.endswith(f": there was time for {asked} of 32 questions")
+        is_fitted = asked >= module.MIN_QUESTIONS
+        assert ("was fitted" if is_fitted else "has its default, 0.5") in note
+        assert (model.known_answers.min_confidence != module.TYPICAL) == is_fitted
 
 
 def test_pairs_are_the_turns_that_are_learned() -> None:

@@ -51,13 +51,6 @@ def test_the_curve_of_an_earlier_version_is_of_the_held_out_text() -> None:
     assert summarize(older) == [MEASURED, PLATEAU.replace("validation", "held-out (interim)")]
 
 
-def test_the_curve_is_in_bits_per_byte() -> None:
-    losses = read_curve(record())
-    assert losses.training == pytest.approx([4, 2, 1, 1, 1, 1, 1, 1, 1, 1])
-    assert (losses.steps[0], losses.validation_steps) == (10, [25, 50, 75, 100])
-    assert losses.validation == [2.0, 1.02, 1.01, 1.0]
-
-
 def test_a_record_without_a_curve_is_an_error() -> None:
     curve = record()["curve"]
     for broken in (
@@ -274,6 +267,10 @@ def chat_record(**changes: Any) -> dict[str, Any]:
 
 def test_the_training_loss_is_per_byte_of_what_was_learned() -> None:
     """Text of 2 bytes a token before, answers of 4 bytes a token after the 40th step."""
+    alone = read_curve(record())
+    assert alone.training == pytest.approx([4, 2, 1, 1, 1, 1, 1, 1, 1, 1])
+    assert (alone.steps[0], alone.validation_steps) == (10, [25, 50, 75, 100])
+    assert alone.validation == [2.0, 1.02, 1.01, 1.0]
     curve = read_curve(chat_record())
     assert curve.steps[3] == 40
     assert curve.training == pytest.approx([4, 2, 1, 1, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5])
@@ -338,9 +335,7 @@ def test_the_second_of_two_models_is_judged_by_its_own_losses() -> None:
     assert summarize(distilled())[1:] == ["Still improving at the end; more time would help."]
     curve = distilled()["curve"] | {"eval_bits_per_byte": [1.2, 1.1, 9.0, 3.0, 1.005, 1.001, 1.0]}
     assert "plateaued" in summarize(distilled(curve=curve))[1]
-
-
-def test_the_first_of_two_models_is_kept_where_the_second_is_not_better() -> None:
+    # the first is kept where the second is not better
     curve = distilled()["curve"] | {"eval_bits_per_byte": [1.11, 1.1, 9.0, 3.0, 1.3, 1.3, 1.2]}
     assert "plateaued" in summarize(distilled(curve=curve, best_step=50))[1]
 

@@ -119,19 +119,12 @@ def test_expected_tokens_take_time_for_evaluations_into_account() -> None:
 def test_a_resumed_run_counts_the_steps_before_it_was_stopped() -> None:
     """Of 40 s it spent 30 in steps; then 12 steps of 0.1 s."""
     made = limited(stopped={"seconds": 40.0, "trained_seconds": 40.0, "step_seconds": 30.0})
+    assert made.elapsed == 40.0 and made.elapsed_times() == (40.0, 40.0)
     for _ in range(RECENT_STEPS):
         made.add_step(0.1, 100)
     assert made.step_seconds == made.values()["step_seconds"] == pytest.approx(31.2)
     expected = 5000 + (100 - 41.2) * 1000 * (31.2 / 41.2)
     assert made.expected_tokens(41.2, 5000, 0) == pytest.approx(expected)
-
-
-def test_before_the_first_step_there_is_no_pace() -> None:
-    made = limited()
-    made.add_evaluation(1.0, 1000)
-    assert made.pace == 0.0
-    assert made.progress(0.0, 1000) == 0.0
-    assert made.expected_tokens(0.0, 0, 1000) == 0.0
 
 
 def test_time_for_compiling_counts_neither_as_progress_nor_in_the_speed() -> None:
@@ -181,19 +174,6 @@ def test_a_run_that_is_late_gets_a_little_more_time_once() -> None:
         deadlines.append(clock.final_deadline())
     assert deadlines == [15.0, 14 + GRACE, 14 + GRACE, 14 + GRACE]
     assert Time().clock().final_deadline() == math.inf
-
-
-def test_a_resumed_run_counts_the_seconds_of_the_stopped_one() -> None:
-    time = Time()
-    clock = time.clock()
-    time.now = 110.0
-    assert clock.elapsed_times() == (10, 6)
-    assert clock.values() == {"seconds": 10, "trained_seconds": 6, "step_seconds": 6}
-    time.now = 104.0
-    clock = time.clock()
-    clock.start({"seconds": 30.0, "trained_seconds": 20.0, "step_seconds": 20.0})
-    time.now = 110.0
-    assert clock.elapsed_times() == (40, 26) and clock.elapsed == 40
 
 
 def test_a_pass_is_given_up_at_its_deadline_or_when_patience_is_over_after_a_stop_request() -> None:
