@@ -153,9 +153,12 @@ class Time:
         return clock
 
 
-def test_without_a_time_limit_no_step_has_a_deadline() -> None:
-    clock = Time().clock()
+def test_without_a_time_limit_no_step_has_a_deadline_and_all_time_counts_as_steps() -> None:
+    time = Time()
+    clock = time.clock()
     assert clock.step_deadline(first=True) == clock.step_deadline(first=False) == math.inf
+    time.now = 110.0
+    assert clock.values() == {"seconds": 10, "trained_seconds": 6, "step_seconds": 6}
 
 
 def test_the_first_step_may_take_longer_than_the_run_has_left() -> None:
