@@ -96,9 +96,8 @@ def test_a_step_is_compute_and_what_is_not_overlapped() -> None:
 
     alone, replicated = time(1, 1e6, False), time(2, 1e6, False)
     assert alone.communication == 0 and alone.seconds == alone.compute
-    assert (
-        replicated.exposed == replicated.communication == pytest.approx(bytes_sent(MODEL, IN_BFLOAT16, 2, False) / 1e6)
-    )
+    sent = bytes_sent(MODEL, IN_BFLOAT16, 2, False)
+    assert replicated.exposed == replicated.communication == pytest.approx(sent / 1e6)
     slow, fast = time(2, 1e6, True), time(2, 1e12, True)
     assert slow.exposed == pytest.approx(slow.communication - (slow.compute - muon_flops(MODEL, 2) / 1e9))
     # of gathering and reducing: a layer and the embeddings; and all that Muon exchanges

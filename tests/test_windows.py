@@ -218,9 +218,7 @@ def test_standard_input_is_read_twice(windows: Windows, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_is_stopped_by_ctrl_break_and_resumed_and_keeps_no_file_open(
-    windows: Windows, llm: Llm, monkeypatch
-) -> None:
+def test_a_run_is_stopped_and_resumed_and_keeps_no_file_open(windows: Windows, llm: Llm, monkeypatch) -> None:
     Path("c.txt").write_text(TEXT, "utf-8")
     words = ["train", "c.txt", *OPTIONS, "--steps", 12]
     assert llm(*words, "-o", "whole.safetensors").exit_code == 0

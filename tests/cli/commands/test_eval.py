@@ -203,10 +203,8 @@ def test_text_of_the_base_model_is_not_unseen(llm: Llm) -> None:
     assert "model.safetensors: trained on some of the 120 bytes in its base model, b.safetensors" in answer.stderr
     assert "model.safetensors: this text was held out in training" in answer.stderr
     answer = llm("eval", "base.txt", "own.txt", "--whole")
-    assert (
-        "model.safetensors: trained on some of this text (in its base model, b.safetensors), so its scores do not"
-        in answer.stderr
-    )
+    known = "model.safetensors: trained on some of this text (in its base model, b.safetensors), so its scores do not"
+    assert known in answer.stderr
     assert "base model" not in llm("eval", "own.txt").stderr
     known = "25% of it also occurs in the training text"
     assert f"this text was held out in training, but {known}" in llm("eval", "own.txt").stderr

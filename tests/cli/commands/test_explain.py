@@ -34,9 +34,8 @@ def test_another_next_token_is_explained(llm: Llm, tiny_model: Path) -> None:
     np.testing.assert_allclose([one["effect_bits"] for one in found["tokens"]], truth.ablation_effects, atol=1e-6)
     assert "contributions to the logit of" in llm("explain", "The cat", "--literal", "--token", label).stdout
     wrong = llm("explain", "The cat", "--token", "xyzzy")
-    assert (
-        wrong.exit_code == 2 and "--token must be one token of the model, found 'xyzzy', which is 'x'" in wrong.stderr
-    )
+    message = "--token must be one token of the model, found 'xyzzy', which is 'x'"
+    assert wrong.exit_code == 2 and message in wrong.stderr
 
 
 def test_two_prompts_side_by_side(llm: Llm, tiny_model: Path) -> None:
