@@ -49,10 +49,8 @@ def test_activations_equal_those_of_a_file_with_weights_of_zero(monkeypatch: pyt
             monkeypatch.setattr(explain_module, "MAX_ABLATION_WORK", 0)  # leaving out each of many tokens takes seconds
             prompt = "The cat sat on the mat. " * (PREFILL_CHUNK // 6)
             second = compared(prompt, config, without=without).second
-            network, token = (
-                NumpyRuntime(switched_off(random_checkpoint(config), without)),
-                compared(prompt, config).first.token,
-            )
+            network = NumpyRuntime(switched_off(random_checkpoint(config), without))
+            token = compared(prompt, config).first.token
             truth = explain(network, TOKENIZER, prompt, literal=True, token=token)
             assert second.attribution.token == token, (config, without)
             np.testing.assert_allclose(second.logit_lens.probabilities, truth.logit_lens.probabilities, atol=1e-6)
@@ -67,10 +65,8 @@ def test_activations_equal_those_of_a_file_with_weights_of_zero(monkeypatch: pyt
 @pytest.mark.usefixtures("short_search")
 def test_tokens_that_start_inside_the_prompt_are_compared_by_the_text_that_they_add() -> None:
     for prompt in ["The d", "The cat sat o", "りんごを食"]:
-        same, other = (
-            compared(prompt, literal=False, other=prompt),
-            compared(prompt, literal=False, without=("1", "2", "3")),
-        )
+        same = compared(prompt, literal=False, other=prompt)
+        other = compared(prompt, literal=False, without=("1", "2", "3"))
         assert same.kl_divergence == 0 and all(change.bits == 0 for change in same.next_tokens(9)), prompt
         assert 0 < other.kl_divergence < 30, prompt
         total = sum(change.first for change in other.next_tokens(10_000))

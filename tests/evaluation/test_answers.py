@@ -91,11 +91,8 @@ def test_bits_per_byte_are_of_the_answers_and_the_tokens_that_end_them() -> None
 
 
 def test_what_does_not_fit_the_context_is_counted() -> None:
-    short, two, long = (
-        conversation("Who?", "Ann"),
-        conversation("Why?", "So.", "Really?", "x" * 40),
-        conversation("y" * 99, "z"),
-    )
+    short, long = conversation("Who?", "Ann"), conversation("y" * 99, "z")
+    two = conversation("Why?", "So.", "Really?", "x" * 40)
     result = measure_answers([short, two, long, conversation("alone")], Uniform(), TEMPLATE, 60, silent)
     assert (result.conversations, result.truncated, result.left_out) == (2, 1, 2)
     assert result.score.bytes == 6

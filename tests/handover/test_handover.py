@@ -150,10 +150,8 @@ def test_engine_files(model: Path, llm) -> None:
     for stems in nemo["dataset"]["paths"].values():
         assert all(Path("out", f"{stem}.idx").is_file() for stem in stems)
     assert nemo["validation_dataset"]["paths"] == nemo["dataset"]["paths"]
-    assert (nemo["dataset"]["splits_to_build"], nemo["validation_dataset"]["splits_to_build"]) == (
-        "train",
-        "validation",
-    )
+    splits = [nemo[name]["splits_to_build"] for name in ("dataset", "validation_dataset")]
+    assert splits == ["train", "validation"]
     assert task["num_nodes"] == 2 and "$SKYPILOT_NODE_RANK" in task["run"]
     before = llm("eval", "held_out.txt", "-m", model, "--no-cache", "--json", "--context", 32)
     after = llm("eval", "held_out.txt", "-m", "out/model", "--json", "--context", 32)

@@ -89,7 +89,6 @@ def answered(content: object = "Ho", **fields: object) -> dict[str, Any]:
 
 MALFORMED: list[tuple[Any, str]] = [
     (3.0, "the record is 3.0; wanted an object: {...}"),
-    ("Hi", "the record is 'Hi'; wanted an object: {...}"),
     ([1, 2], "the record is [1, 2]; wanted an object: {...}"),
     ({"text": "x"}, 'the record has no "messages"; wanted "messages", as in other records of the file'),
     ({"messages": "Hi"},
@@ -101,8 +100,6 @@ MALFORMED: list[tuple[Any, str]] = [
      'message 2 of "messages" has the role None; wanted system, user or assistant'),
     ({"messages": [{"role": "tool", "content": "Hi"}]},
      "message 1 of \"messages\" has the role 'tool'; wanted system, user or assistant"),
-    ({"messages": [{"role": None, "content": "Hi"}]},
-     'message 1 of "messages" has the role None; wanted system, user or assistant'),
     ({"messages": [{"role": ["user"], "content": "Hi"}]},
      "message 1 of \"messages\" has the role ['user']; wanted system, user or assistant"),
     ({"conversations": [{"from": "bing", "value": "Hi"}]},
@@ -113,8 +110,6 @@ MALFORMED: list[tuple[Any, str]] = [
      '"value" of message 1 of "conversations" is None; wanted text in quotes'),
     (answered(None), '"content" of message 2 of "messages" is None; wanted text in quotes'),
     (answered(4.0), '"content" of message 2 of "messages" is 4.0; wanted text in quotes'),
-    (answered(float("inf")), '"content" of message 2 of "messages" is inf; wanted text in quotes'),
-    (answered(True), '"content" of message 2 of "messages" is True; wanted text in quotes'),
     (answered({"text": "Ho"}), "\"content\" of message 2 of \"messages\" is {'text': 'Ho'}; wanted text in quotes"),
     (answered([{"type": "text", "text": "Ho"}, {"type": "image_url", "image_url": {}}]),
      'part 2 of "content" of message 2 of "messages" is {\'image_url\': {}, \'type\': \'image_url\'}; wanted '
@@ -135,7 +130,6 @@ MALFORMED: list[tuple[Any, str]] = [
     ({"completion": "Ho"},
      'the record has no "prompt"; wanted "prompt" and "completion", as in other records of the file'),
     ({"prompt": "Hi", "completion": 4.0}, '"completion" is 4.0; wanted text in quotes'),
-    ({"prompt": None, "completion": "Ho"}, '"prompt" is None; wanted text in quotes'),
     ({"prompt": "Hi", "completion": "Ho", "system": 1.0}, '"system" is 1.0; wanted text in quotes'),
 ]  # fmt: skip
 

@@ -42,9 +42,7 @@ def test_attachments_are_counted_and_of_alternatives_the_plain_text_is_read() ->
     message.add_alternative("<p>The <b>HTML</b>.</p>", subtype="html")
     message.add_attachment(b"\x89PNG", maintype="image", subtype="png", filename="cat.png")
     file = io.BytesIO(message.as_bytes())
-    assert samples.extracted(mail, file) == (
-        "Subject: Both\n\nThe plain text.\n", {"attachment": 1},
-    )  # fmt: skip
+    assert samples.extracted(mail, file) == ("Subject: Both\n\nThe plain text.\n", {"attachment": 1})
 
 
 def test_html_is_read_where_there_is_no_plain_text() -> None:

@@ -8,6 +8,12 @@ EXAMPLES = Path(__file__).parents[3] / "examples"
 NAMES = "\n".join(f"{first}{second}a" for first in "BDFGKLM" for second in ("an", "or", "il"))
 
 
+TIMES = (
+    "12:00:", "2026-01-31T12:00:", "[2026/01/31 12:00:", "Jan 31 12:00:", "31.1.2026 12:00:",
+    "10.0.0.1 - - [31/Jan/2026:12:00:",
+)  # fmt: skip
+
+
 def test_the_kind_of_lines() -> None:
     for text, kind in [
         (NAMES, "list"),
@@ -17,17 +23,7 @@ def test_the_kind_of_lines() -> None:
         ("\n".join(["Bana", "Bora", "Bila"] * 9), None),  # classes of words, the same again and again
         ("\n".join(f"{name} {'and others ' * 5}" for name in NAMES.split("\n")), None),
         ("", None),
-        *(
-            ("\n".join(f"{time}{i:02d} GET /menu 200" for i in range(30)), "log")
-            for time in (
-                "12:00:",
-                "2026-01-31T12:00:",
-                "[2026/01/31 12:00:",
-                "Jan 31 12:00:",
-                "31.1.2026 12:00:",
-                "10.0.0.1 - - [31/Jan/2026:12:00:",
-            )
-        ),
+        *(("\n".join(f"{time}{i:02d} GET /menu 200" for i in range(30)), "log") for time in TIMES),
     ]:
         assert line_kind(text) == kind, text
 

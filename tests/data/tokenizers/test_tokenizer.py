@@ -138,14 +138,6 @@ def test_training_does_not_depend_on_the_parts_of_the_text() -> None:
         assert train(parts, 300).to_json() == train([TEXT], 300).to_json(), train
 
 
-def test_byte_pair_encoding_merges_the_most_frequent_pair_first() -> None:
-    tokenizer = Tokenizer.train_bpe(["ab ab ab ab abc abc"], 263)
-    # pairs in "ab", " ab" x3, " abc" x2: a+b 6 times, " "+ab 5 times
-    assert json.loads(tokenizer.to_json())["model"]["merges"] == [["a", "b"], ["Ġ", "ab"]]
-    assert tokenizer.token_bytes[261:] == [b"ab", b" ab"]
-    assert tokenizer.encode("ab abc") == [261, 262, *tokenizer.encode("c")]
-
-
 def test_a_vocabulary_below_261_is_wrong_usage() -> None:
     for size in [260, 1, 0, -5]:
         for train in [Tokenizer.train_bpe, Tokenizer.train_char]:

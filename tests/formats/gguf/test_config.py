@@ -44,10 +44,7 @@ UNSUPPORTED: list[tuple[dict[str, Any], str]] = [
     ({"split.count": 2}, "one of the 2 files of a model; join them first: llama-gguf-split --merge"),
     ({"llama.rope.dimension_count": 4}, "sets llama.rope.dimension_count to 4; supported: 8"),
     ({"llama.attention.value_length": 16}, "sets llama.attention.value_length to 16"),
-    ({"llama.logit_scale": 2.0}, "sets llama.logit_scale to 2.0"),
-    ({"llama.attention.causal": False}, "sets llama.attention.causal to False"),
     ({"llama.attention.scale": 0.5}, r"sets llama.attention.scale to 0.5; supported: 1 / sqrt\(8\)"),
-    ({"llama.final_logit_softcapping": 30.0}, "sets llama.final_logit_softcapping to 30.0"),
     ({"llama.rope.scaling.attn_factor": 1.5}, "sets llama.rope.scaling.attn_factor to 1.5"),
     ({"llama.rope.dimension_sections": [2, 2, 0, 0]}, "sets llama.rope.dimension_sections to"),
     ({"llama.rope.scaling.factor": "4"}, "RoPE scaling factor is 4; supported: a number"),
@@ -76,9 +73,8 @@ def test_a_stored_rope_scaling_that_does_not_give_the_factors_is_ignored() -> No
         theta, scaling = 500000.0, RopeScaling("llama3", 8.0, 1.0, 4.0, 8192)
         plain = [theta ** (-2 * i / 64) for i in range(32)]
         factors = [f / scaling.scaled(f) for f in plain]
-        assert gguf_config._llama3_scaling(factors, theta, stored) == scaling, (
-            stored
-        )  # found by trying, as for files of other programs
+        # found by trying, as for files of other programs
+        assert gguf_config._llama3_scaling(factors, theta, stored) == scaling, stored
         with pytest.raises(LLMError, match="RoPE scaling factors are not Llama 3's"):
             gguf_config._llama3_scaling([factor**2 for factor in factors], theta, stored)
 

@@ -87,10 +87,8 @@ def test_an_older_model_is_replaced_as_a_whole(trained: SimpleNamespace, llm: Ll
     assert answer.stderr.startswith("error: hf:owner/cat exists; add --force to replace its config.json, model-0000")
     answer = llm(*PUSH, "--force")
     assert answer.exit_code == 0, answer.stderr
-    assert (
-        "replaces config.json; deletes model-00001-of-00001.safetensors, model.safetensors.index.json; keeps cat.gguf"
-        in answer.stderr
-    )
+    deleted = "model-00001-of-00001.safetensors, model.safetensors.index.json"
+    assert f"replaces config.json; deletes {deleted}; keeps cat.gguf" in answer.stderr
     assert cat.files.keys() == {path.name for path in Path("d").iterdir()} | mine.keys()
     assert "is public; make it private in its settings" in llm(*PUSH, "--force", "--private").stderr
 
@@ -161,11 +159,6 @@ def test_errors_say_what_to_do(trained: SimpleNamespace, llm: Llm, monkeypatch: 
     assert error().startswith("error: cannot upload to http://127.0.0.1:9/owner/cat: ")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert "HF_HUB_OFFLINE forbids uploading" in error()
-    assert (
-        "--private has no effect without --push"
-        in llm("export", "model.safetensors", "x", "--to", "hf", "--private").stderr
-    )
-    assert (
-        "--push has no effect with --to gguf"
-        in llm("export", "model.safetensors", "x", "--to", "gguf", "--push", "a/b").stderr
-    )
+    for words, message in ((("hf", "--private"), "--private has no effect without --push"),
+                           (("gguf", "--push", "a/b"), "--push has no effect with --to gguf")):  # fmt: skip
+        assert message in llm("export", "model.safetensors", "x", "--to", *words).stderr
