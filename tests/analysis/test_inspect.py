@@ -1,6 +1,5 @@
 """The parameter tree of headers with known names; statistics of tensors with known values."""
 
-import json
 import math
 import struct
 from pathlib import Path
@@ -17,6 +16,7 @@ from llmcli.formats.header import Header, TensorInfo
 from llmcli.formats.safetensors import file as safetensors_file
 from llmcli.formats.safetensors.dtypes import BYTES_PER_ELEMENT
 from llmcli.formats.safetensors.header import read_header
+from tests.reliability.malformed import put, tensor
 
 CONFIG = ModelConfig(10, 4, 6, 3, 2, 1, 2, 16)
 
@@ -31,23 +31,13 @@ def header_of(shapes, dtype="F32"):
     return Header(Path("some.safetensors"), position, 100, tensors, {})
 
 
-def write(path, tensors):
-    """A safetensors file of {name: (dtype, shape, bytes)}, and its header."""
-    entries, data = {}, b""
-    for name, (dtype, shape, values) in tensors.items():
-        entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(values)]}
-        data += values
-    text = json.dumps(entries).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
-    return read_header(path)
-
-
 def statistics_of(path, dtype, values, shape=None):
     """The statistics of one tensor; `values` are numbers to pack as `dtype`, or bytes."""
     letters = {"U8": "B", "I8": "b", "U16": "H", "I16": "h", "U32": "I", "I32": "i", "U64": "Q", "I64": "q",
                "F16": "e", "F32": "f", "F64": "d"}  # fmt: skip
     data = values if isinstance(values, bytes) else struct.pack(f"<{len(values)}{letters[dtype]}", *values)
-    header = write(path / "t.safetensors", {"t": (dtype, shape or [len(data) // BYTES_PER_ELEMENT[dtype]], data)})
+    shape = shape or [len(data) // BYTES_PER_ELEMENT[dtype]]
+    header = read_header(put({"t": tensor(dtype, shape, 0, len(data))}, data, path / "t.safetensors"))
     return tensor_statistics(header, header.tensors["t"])
 
 

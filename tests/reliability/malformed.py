@@ -19,7 +19,7 @@ def made(header: Any, body: bytes = b"") -> bytes:
     return struct.pack("<Q", len(text)) + text + body
 
 
-def put(header: Any, body: bytes = b"", name: str = "x.safetensors") -> Path:
+def put(header: Any, body: bytes = b"", name: str | Path = "x.safetensors") -> Path:
     """Write such a file; its path."""
     path = Path(name)
     path.write_bytes(made(header, body))

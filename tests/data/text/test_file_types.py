@@ -1,29 +1,24 @@
 """Files that are not text are recognized by their content, whatever their name, with advice that fits."""
 
 import gzip
-import io
 import pickle
 import shlex
 import sqlite3
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from llmcli.data.sources import read_sources
 from llmcli.data.text import file_types
 from tests.conftest import TEXT, Llm
 from tests.data.corpora import error_of, put
+from tests.data.documents import samples
+from tests.reliability.malformed import ONE, made
 
 
 def zipped(*names: str) -> bytes:
-    target = io.BytesIO()
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name in names:
-            archive.writestr(name, "words " * 50_000)
-    return target.getvalue()
+    return samples.zipped(dict.fromkeys(names, "words " * 50_000)).read()
 
 
 def database() -> bytes:
@@ -32,18 +27,6 @@ def database() -> bytes:
     connection.commit()
     connection.close()
     return Path("made.db").read_bytes()
-
-
-def array() -> bytes:
-    target = io.BytesIO()
-    np.save(target, np.arange(3))
-    return target.getvalue()
-
-
-def model() -> bytes:
-    from safetensors.numpy import save
-
-    return save({"a": np.zeros(300, np.float32)})
 
 
 BINARY = b"\x00\xff\x80" * 20
@@ -64,9 +47,9 @@ FILES: dict[str, tuple[Callable[[], bytes] | bytes, str]] = {
     "a.doc": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + BINARY, "is an old Office document"),
     "a.parquet": (b"PAR1" + BINARY, "arquet"),  # what train says depends on whether pyarrow is installed
     "a.db": (database, "is an SQLite database, not text; export its text to a text file first: sqlite3 a.db"),
-    "a.npy": (array, "is binary data (NumPy"),
+    "a.npy": (b"\x93NUMPY\x01\0" + BINARY, "is binary data (NumPy"),
     "a.pkl": (lambda: pickle.dumps({"a": "b" * 300}), "is binary data (NumPy"),
-    "a.safetensors": (model, "to fine-tune it on a text: llm train TEXT --from a.safetensors"),
+    "a.safetensors": (made({"a": ONE}, bytes(4)), "to fine-tune it on a text: llm train TEXT --from a.safetensors"),
     "a.gguf": (b"GGUF" + BINARY, "is a model, not text; to fine-tune"),
     "a.exe": (b"MZ" + BINARY, "is an executable"),
     "a": (b"\x7fELF" + BINARY, "is an executable"),
