@@ -60,8 +60,8 @@ FILES: dict[str, tuple[Callable[[], bytes] | bytes, str]] = {
 @pytest.mark.slow
 def test_the_error_says_what_a_file_is_and_how_to_get_its_text() -> None:
     put("d/text.txt", TEXT.encode())
-    for name, (made, message) in FILES.items():
-        data = made if isinstance(made, bytes) else made()
+    for name, (content, message) in FILES.items():
+        data = content if isinstance(content, bytes) else content()
         put(f"d/{name}", data)
         put(name, data)
         problem = error_of(read_sources, [name])
