@@ -1,6 +1,5 @@
 """The two figures of a model, network and adapting, have the same names and the same values in every place."""
 
-import hashlib
 import json
 import random
 import re
@@ -136,6 +135,8 @@ def test_each_way_to_measure_a_text_gives_the_same_two_figures(model: Path, llm:
     assert (row["bits_per_byte"], row["bits_per_byte_without_cache"]) == (adapting, network)
     assert (alone["bits_per_byte"], alone["network_bits_per_byte"]) == (network, network)
     assert alone["adapting_bits_per_byte"] is None and "bits_per_byte_without_cache" not in alone
+    shown = llm("eval", "t.txt", "-q").stdout.splitlines()[1].split("\t")
+    assert shown[:3] == ["model.safetensors", f"{network:.3f}", f"{adapting:.3f}"]
     score = llmcli.load(model).score(TEXT)
     assert (score.bytes, score.tokens) == (row["bytes"], row["tokens"])
     assert score.network_bits_per_byte == pytest.approx(network, abs=1e-6)
@@ -146,32 +147,6 @@ def test_each_way_to_measure_a_text_gives_the_same_two_figures(model: Path, llm:
     assert f'"network_bits_per_byte": {network}, "adapting_bits_per_byte": {adapting}' in tokens
     heading = llm("eval", "t.txt", "--per-token", "-q").stdout
     assert f"network {network:.3f}, adapting {adapting:.3f} bits per byte; the most surprising" in heading
-
-
-def test_a_compressor_stands_beside_the_figure_of_its_kind(model: Path, llm: Any) -> None:
-    text = (TEXT[:500] + TEXT).encode()  # the first bytes were trained on, and compressors read them first
-    Path("t.txt").write_bytes(text)
-    file = {
-        "name": "t.txt",
-        "bytes": len(text),
-        "sha256": hashlib.sha256(text).hexdigest(),
-        "held_out": len(text) - 500,
-    }
-    source = loading.load(model)
-    source.record |= {"corpus": [file], "train_bytes": 500}
-    checkpoint.save(model, source)
-    words = ("eval", "t.txt", "-q")
-    found = json.loads(llm(*words, "--json").stdout)
-    head, *rows = (line.split("\t") for line in llm(*words).stdout.splitlines())
-    assert head[:3] == ["model", "network", "adapting"]
-    cells = {row[0]: (row[1], row[2]) for row in rows}
-    [row] = found["results"]
-    bits = {baseline["name"]: f"{baseline['bits_per_byte']:.3f}" for baseline in found["baselines"]}
-    assert {baseline["name"] for baseline in found["baselines"] if baseline["adaptive"]} == {"PPM, adaptive"}
-    assert cells == {
-        "model.safetensors": (f"{row['network_bits_per_byte']:.3f}", f"{row['adapting_bits_per_byte']:.3f}"),
-        "xz": (bits["xz"], ""), "PPM, static": (bits["PPM, static"], ""), "PPM, adaptive": ("", bits["PPM, adaptive"]),
-    }  # fmt: skip
 
 
 def test_an_estimate_is_shown_as_one() -> None:
