@@ -8,10 +8,8 @@ def test_number_abbreviates_counts():
     for value, expected in [
         (0, "0"),
         (1, "1"),
-        (950, "950"),
         (999, "999"),
         (1_000, "1.0 k"),
-        (541_792, "541.8 k"),
         (999_900, "999.9 k"),
         (1_000_000, "1.00 M"),
         (15_192_288, "15.19 M"),
@@ -30,7 +28,6 @@ def test_number_accepts_any_count_that_a_header_can_claim():
 def test_size_abbreviates_bytes():
     for count, expected in [
         (0, "0 bytes"),
-        (12, "12 bytes"),
         (999, "999 bytes"),
         (1_000, "1.00 kB"),
         (3_753_201, "3.75 MB"),
@@ -49,11 +46,9 @@ def test_duration():
         (59.6, "1m"),
         (60, "1m"),
         (90, "1m 30s"),
-        (300, "5m"),
         (3599.7, "1h"),
         (3600, "1h"),
         (3605, "1h 5s"),
-        (5400, "1h 30m"),
         (3661, "1h 1m 1s"),
         (172_800, "48h"),
     ]:

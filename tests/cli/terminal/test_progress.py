@@ -29,15 +29,8 @@ def run(view: progress.TrainingView, steps: int, seconds: float) -> None:
 
 @pytest.mark.slow
 def test_the_live_view_fits_the_terminal_and_restores_it(monkeypatch) -> None:
-    for columns, rows in [
-        (80, 24),
-        (200, 50),
-        (80, 15),
-        (80, 8),
-        (40, 4),
-        (500, 100),
-        *[(n, 2) for n in (1, 2, 9, 20)],
-    ]:
+    sizes = [(80, 24), (200, 50), (80, 15), (80, 8), (40, 4), (500, 100), *[(n, 2) for n in (1, 2, 9, 20)]]
+    for columns, rows in sizes:
         screen = colored_stdout(monkeypatch)
         monkeypatch.setenv("COLUMNS", str(columns))
         monkeypatch.setenv("LINES", str(rows))

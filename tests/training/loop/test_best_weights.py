@@ -37,10 +37,8 @@ def test_calibration_scales_the_last_gain_and_its_text_is_not_trained_on(tmp_pat
 @pytest.fixture
 def evaluator(tmp_path: Path, monkeypatch) -> tuple[BestWeights, Clock, SimulatedMachine]:
     """Of a run of 200 seconds, on a machine that evaluates nine tokens a second; half of the time is over."""
-    ready, machine = (
-        with_slice(prepared(tmp_path / "c.txt", steps=None, seconds=200.0)),
-        SimulatedMachine(lambda _: 3.0),
-    )
+    ready = with_slice(prepared(tmp_path / "c.txt", steps=None, seconds=200.0))
+    machine = SimulatedMachine(lambda _: 3.0)
     monkeypatch.setattr(validation, "score_with_torch", machine.compute.score)
     monkeypatch.setattr(validation, "BATCH_TOKENS", 1)
     model, clock = LanguageModel(ready.plan.model), Clock(ready.plan.train, 0.0, now=lambda: machine.time)

@@ -90,10 +90,8 @@ def test_the_first_stage_is_the_run_of_one_model(tmp_path: Path) -> None:
     (teacher,) = only(both, TeacherTrained)
     evaluated = [event.bits_per_byte for event in both if isinstance(event, Evaluation) and event.step <= 12]
     assert teacher == TeacherTrained(12, min(evaluated))
-    assert result(both).checkpoint.record.document["distillation"] == {
-        "from_step": 12,
-        "teacher_bits_per_byte": min(evaluated),
-    }
+    expected = {"from_step": 12, "teacher_bits_per_byte": min(evaluated)}
+    assert result(both).checkpoint.record.document["distillation"] == expected
     assert "distillation" not in result(alone).checkpoint.record.document
 
 

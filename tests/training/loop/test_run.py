@@ -21,12 +21,8 @@ from tests.training.small_runs import assert_same_end, prepared, run_to_end, thr
 
 
 def test_an_evaluation_is_due_after_enough_progress() -> None:
-    for trained, progress, due in (
-        (24_000, 0.05, True),
-        (23_999, 0.05, False),
-        (24_000, 0.049, False),
-        (10**9, 0.0, False),
-    ):
+    cases = ((24_000, 0.05, True), (23_999, 0.05, False), (24_000, 0.049, False), (10**9, 0.0, False))
+    for trained, progress, due in cases:
         assert run.is_worth_evaluating(trained, 1000, progress, 0.05) == due
 
 

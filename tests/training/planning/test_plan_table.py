@@ -76,12 +76,8 @@ def test_the_overview_has_five_rows() -> None:
 
 
 def test_the_context_of_the_final_evaluation_is_given_where_it_is_shorter_than_the_model_s() -> None:
-    for request in (
-        PlanRequest(steps=9),
-        PlanRequest(epochs=1),
-        PlanRequest(seconds=60),
-        PlanRequest(seconds=60, lora=8),
-    ):
+    lora = PlanRequest(seconds=60, lora=8)
+    for request in (PlanRequest(steps=9), PlanRequest(epochs=1), PlanRequest(seconds=60), lora):
         assert row(plan(request, base=LONG), "context length") == PlanRow(
             "context length",
             f"{256 if request.lora else 512} tokens",

@@ -43,14 +43,10 @@ def test_tied_embeddings_do_not_depend_on_spelling() -> None:
 
 @pytest.mark.slow
 def test_a_missing_compiler_is_tolerated_in_compiled_layers() -> None:
-    for device, seconds, compiled in [
-        ("cuda", None, True),
-        ("cuda", 120.0, True),
-        ("cuda", 119.0, False),
-        ("cpu", None, False),
-    ]:
-        import torch._dynamo
+    import torch._dynamo
 
+    cases = [("cuda", None, True), ("cuda", 120.0, True), ("cuda", 119.0, False), ("cpu", None, False)]
+    for device, seconds, compiled in cases:
         before = torch._dynamo.config.suppress_errors
         with eager_without_compiler(TrainConfig(steps=1, device=device, seconds=seconds)):
             assert torch._dynamo.config.suppress_errors == (compiled or before)
