@@ -64,18 +64,21 @@ def test_a_compressed_text_is_prepared_like_a_plain_one_and_read_once(tmp_path, 
     assert compressed.held_out.tolist() == plain.held_out.tolist()
 
 
-def test_a_validation_corpus_is_held_out_whole(tmp_path):
-    text = words(500)
-    (tmp_path / "other.txt").write_text("quite another text", "utf-8")
-    ready = prepare(
-        PlanRequest(steps=5), corpus_of(tmp_path, text), held_out=read_corpus([str(tmp_path / "other.txt")])
-    )
-    assert ready.tokenizer.decode(ready.tokens.tolist()) == text
-    assert ready.tokenizer.decode(ready.held_out.tolist()) == "quite another text"
-    assert ready.record.held_out.bytes == 18
-    assert row(ready.plan, "corpus").reason == "all for training; held out: the 18 bytes of other.txt"
-    assert ready.record.held_out.from_.endswith("other.txt")
-    assert ready.record.train_bytes == len(text)
+def test_a_validation_file_is_held_out_whole_and_what_the_training_text_has_of_it_is_noted(tmp_path) -> None:
+    """Nothing is left out: the user chose the file."""
+    text = letters(9000, 0)
+    for other, share in (("quite another text", 0), (letters(2000, 1) + text[:3000], 0.6)):
+        (tmp_path / "other.txt").write_text(other, "utf-8")
+        val = read_corpus([str(tmp_path / "other.txt")])
+        ready = prepare(PlanRequest(steps=5), corpus_of(tmp_path, text), held_out=val)
+        assert ready.tokenizer.decode(ready.tokens.tolist()) == text
+        assert ready.tokenizer.decode(ready.held_out.tolist()) == other
+        held_out = ready.record.held_out
+        assert (ready.record.train_bytes, held_out.bytes) == (9000, len(other))
+        assert held_out.from_.endswith("other.txt") and held_out.known_share == pytest.approx(share, abs=0.02)
+        known = f"; {held_out.known_share:.0%} of it also occurs in the training text" if share else ""
+        reason = f"all for training; held out: the {len(other):,} bytes of other.txt{known}"
+        assert row(ready.plan, "corpus").reason == reason
 
 
 def test_a_text_in_which_each_word_is_one_token_gets_no_bpe_dropout(tmp_path) -> None:
@@ -172,18 +175,6 @@ def test_training_text_that_repeats_held_out_text_is_not_read(tmp_path, monkeypa
             ends = dict.fromkeys(corpus.documents, 0)
             ends |= {part.document: part.end for part in ready.training_text.contents}
             assert lengths == {document.sha256: end for document, end in ends.items()}
-
-
-def test_validation_text_that_is_in_the_training_text_is_noted(tmp_path):
-    """Nothing is left out: the user chose the file."""
-    text = letters(9000, 0)
-    (tmp_path / "val.txt").write_text(letters(2000, 1) + text[:3000], "utf-8")
-    val = read_corpus([str(tmp_path / "val.txt")])
-    ready = prepare(PlanRequest(steps=5), corpus_of(tmp_path, text), held_out=val)
-    assert ready.tokenizer.decode(ready.tokens.tolist()) == text
-    assert ready.record.held_out.known_share == pytest.approx(0.6, abs=0.02)
-    known = f"{ready.record.held_out.known_share:.0%} of it also occurs in the training text"
-    assert row(ready.plan, "corpus").reason.endswith(f"the 5,000 bytes of val.txt; {known}")
 
 
 def test_short_rows_of_a_table_that_repeat_are_noted(tmp_path) -> None:

@@ -13,6 +13,7 @@ from llmcli.training.data.run_data import RunData
 from llmcli.training.loop import validation
 from llmcli.training.loop.best_weights import BestWeights
 from llmcli.training.loop.clock import Clock
+from llmcli.training.loop.events import Evaluation
 from tests.training.small_runs import SimulatedMachine, losses, prepared, run, with_slice
 
 
@@ -29,6 +30,9 @@ def test_calibration_scales_the_last_gain_and_its_text_is_not_trained_on(tmp_pat
     ours, theirs = our_end.checkpoint, their_end.checkpoint
     factor = ours.record.document["sharpness"]
     assert factor != 1.0 and theirs.record.document["sharpness"] == 1.0
+    # without a validation slice, the last weights are kept
+    assert their_end.best_step == 30 and their_end.score is not None and "validation" not in theirs.record.document
+    assert not any(isinstance(event, Evaluation) for event in their_events)
     for name, array in theirs.tensors.items():
         scaled = array * (factor if name == "model.norm.weight" else 1.0)
         assert np.allclose(ours.tensors[name], scaled, rtol=1e-6)

@@ -144,15 +144,6 @@ def test_of_two_nearly_equal_evaluations_the_later_is_kept(tmp_path: Path) -> No
         assert run_to_end(ready, compute=scripted.compute, schedule=schedule).best_step == best_step
 
 
-def test_without_a_validation_slice_the_last_weights_are_kept(tmp_path: Path) -> None:
-    ready = with_slice(prepared(tmp_path / "c.txt", steps=4), 0)
-    events = run(ready, schedule=OFTEN)
-    done = events[-1]
-    assert isinstance(done, Done) and done.score is not None and done.best_step == 4
-    assert not any(isinstance(event, Evaluation) for event in events)
-    assert "validation" not in done.checkpoint.record.document
-
-
 @pytest.mark.slow
 def test_the_held_out_text_has_no_influence_on_the_weights(tmp_path: Path) -> None:
     (tmp_path / "c.txt").write_text(LINES, "utf-8")

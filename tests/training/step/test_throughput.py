@@ -27,17 +27,6 @@ def simulate(monkeypatch: pytest.MonkeyPatch, gradients: Any, clock: Callable[[]
     monkeypatch.setattr(throughput, "perf_counter", clock)
 
 
-def test_tokens_per_second_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [100.0]
-
-    def gradients(model: LanguageModel, ids: torch.Tensor, *rest: Any) -> torch.Tensor:
-        now[0] += ids[:, 1:].numel() / 4096
-        return accumulate_gradients(model, ids, *rest)
-
-    simulate(monkeypatch, gradients, lambda: now[0])
-    assert measure_throughput(CONFIG, SETTINGS, 0.0) == pytest.approx(4096)
-
-
 def test_rows_of_conversations_have_the_full_length_and_learn_a_part_of_their_tokens(monkeypatch) -> None:
     shapes, masked_shares = set(), set()
 
