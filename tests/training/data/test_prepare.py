@@ -18,19 +18,19 @@ from llmcli.training.data import prepare as prepare_module
 from llmcli.training.data.run_data import RunData
 from llmcli.training.planning import recipe
 from llmcli.training.planning.plan import PlanRequest
-from tests.data.corpora import read_corpus
+from tests.data.corpora import corpus_of, read_corpus
 from tests.data.text.test_split import letters
-from tests.data.tokenizers.test_training import corpus_of, words
+from tests.data.tokenizers.test_training import words
 from tests.training.plans import prepare, row
 
 CACHED_BYTES = corpus_tokens.CACHED_BYTES
 
 
-def test_the_end_of_the_corpus_is_held_out_to_the_byte(tmp_path) -> None:
+def test_the_end_of_the_corpus_is_held_out_to_the_byte() -> None:
     for share, held_bytes in [(0.1, 1000), (0.25, 2500), (0.0, 0)]:
         text = words(3000)[:10_000]
         assert len(text) == 10_000
-        ready = prepare(PlanRequest(steps=5), corpus_of(tmp_path, text), held_out=share)
+        ready = prepare(PlanRequest(steps=5), corpus_of(text), held_out=share)
         cut = len(text) - held_bytes
         assert ready.tokenizer.decode(ready.tokens.tolist()) == text[:cut]
         assert ready.tokenizer.decode(ready.held_out.tolist()) == text[cut:]
@@ -54,7 +54,7 @@ def test_a_compressed_text_is_prepared_like_a_plain_one_and_read_once(tmp_path, 
         "submit",
         lambda self, *file, **options: unpacked.append(file[0]) or submit(self, *file, **options),
     )
-    plain = prepare(PlanRequest(**budget), corpus_of(tmp_path, text))
+    plain = prepare(PlanRequest(**budget), corpus_of(text))
     compressed = prepare(PlanRequest(**budget), read_corpus([str(path)]))
     assert unpacked == ([str(path)] if kind == "gzip" else [])
     assert compressed.record == plain.record and compressed.plan == plain.plan
@@ -70,7 +70,7 @@ def test_a_validation_file_is_held_out_whole_and_what_the_training_text_has_of_i
     for other, share in (("quite another text", 0), (letters(2000, 1) + text[:3000], 0.6)):
         (tmp_path / "other.txt").write_text(other, "utf-8")
         val = read_corpus([str(tmp_path / "other.txt")])
-        ready = prepare(PlanRequest(steps=5), corpus_of(tmp_path, text), held_out=val)
+        ready = prepare(PlanRequest(steps=5), corpus_of(text), held_out=val)
         assert ready.tokenizer.decode(ready.tokens.tolist()) == text
         assert ready.tokenizer.decode(ready.held_out.tolist()) == other
         held_out = ready.record.held_out
@@ -81,13 +81,13 @@ def test_a_validation_file_is_held_out_whole_and_what_the_training_text_has_of_i
         assert row(ready.plan, "corpus").reason == reason
 
 
-def test_a_text_in_which_each_word_is_one_token_gets_no_bpe_dropout(tmp_path) -> None:
+def test_a_text_in_which_each_word_is_one_token_gets_no_bpe_dropout() -> None:
     few = "".join(f"{name} has a {thing}.\n" for thing in ("kite", "boat") for name in ("Anna", "Ben", "Clara"))
     few *= 40_000 // len(few)
     request = PlanRequest(epochs=20.0, layers=1, width=32)
 
     def rates(text: str, **options: object) -> tuple[float, float]:
-        ready = prepare(request, corpus_of(tmp_path, text), **options)  # type: ignore[arg-type]
+        ready = prepare(request, corpus_of(text), **options)  # type: ignore[arg-type]
         train = ready.plan.train
         assert RunData(ready).regularization(20.0) == (train.dropout, train.token_split)  # as updated during the run
         return train.dropout, train.token_split
@@ -95,16 +95,16 @@ def test_a_text_in_which_each_word_is_one_token_gets_no_bpe_dropout(tmp_path) ->
     usual = rates(words(40_000))
     assert usual == (0.2, 0.15)
     assert rates(few) == (0.5, 0.0)
-    assert rates(few, tokenizer=prepare(request, corpus_of(tmp_path, few)).tokenizer) == (0.5, 0.0)  # resumed
+    assert rates(few, tokenizer=prepare(request, corpus_of(few)).tokenizer) == (0.5, 0.0)  # resumed
     assert rates(few[:20_000]) == usual  # in so short a text, pairs that occur once are not merged
     assert rates(few, characters=True) == usual
 
 
-def test_no_tokenizer_is_trained_on_held_out_text(tmp_path):
+def test_no_tokenizer_is_trained_on_held_out_text():
     training, held = words(300), words(2000, seed=1, letters="あいうえお")
     text = training + held
     share = len(held.encode()) / len(text.encode())
-    corpus = corpus_of(tmp_path, text)
+    corpus = corpus_of(text)
     bpe = prepare(PlanRequest(steps=5, vocab_size=400), corpus, held_out=share).tokenizer
     assert bpe.to_json() == Tokenizer.train_bpe([training], 400).to_json()
     char = prepare(PlanRequest(steps=5), corpus, held_out=share, characters=True).tokenizer
@@ -112,9 +112,9 @@ def test_no_tokenizer_is_trained_on_held_out_text(tmp_path):
     assert char.to_json() == Tokenizer.train_char([training]).to_json()
 
 
-def test_the_record_describes_the_corpus(tmp_path):
+def test_the_record_describes_the_corpus():
     first, second = "one text of many words. " * 50, "another one! " * 50
-    corpus = corpus_of(tmp_path, first, second)
+    corpus = corpus_of(first, second)
     ready = prepare(PlanRequest(steps=5), corpus)
     assert ready.record.to_json() == {
         "corpus": [
@@ -131,10 +131,10 @@ def test_the_record_describes_the_corpus(tmp_path):
     assert row(ready.plan, "corpus").value == "1,850 bytes"
 
 
-def test_the_ends_of_near_duplicates_are_recorded_as_left_out(tmp_path):
+def test_the_ends_of_near_duplicates_are_recorded_as_left_out():
     """Three versions of one text, each the beginning of the next: `llm eval` knows what was trained on."""
     text = words(1000)
-    corpus = corpus_of(tmp_path, text[:1000], text[: len(text) - 100], text)
+    corpus = corpus_of(text[:1000], text[: len(text) - 100], text)
     ready = prepare(PlanRequest(steps=5), corpus)
     size = round(0.1 * len(text))
     assert [(one.get("held_out"), one.get("left_out")) for one in ready.record.document["corpus"]] == [
@@ -149,7 +149,7 @@ def test_the_ends_of_near_duplicates_are_recorded_as_left_out(tmp_path):
     assert rule == ready.record.held_out.from_ and rule in row(ready.plan, "corpus").reason
 
 
-def test_training_text_that_repeats_held_out_text_is_not_read(tmp_path, monkeypatch) -> None:
+def test_training_text_that_repeats_held_out_text_is_not_read(monkeypatch) -> None:
     """A book beside its chapters, whole or as far as there is time to read it. No tokenizer is trained on it either."""
     train_char, learned = Tokenizer.train_char, list[str]()
     monkeypatch.setattr(Tokenizer, "train_char", lambda text, size: learned.extend(text) or train_char(learned, size))
@@ -158,7 +158,7 @@ def test_training_text_that_repeats_held_out_text_is_not_read(tmp_path, monkeypa
         monkeypatch.setattr(recipe, "CPU_BYTES_FACTOR", 1)
         monkeypatch.setattr(recipe, "MIN_BYTES", 320_000)
         chapters = [letters(60_000, seed) for seed in range(6)]
-        corpus = corpus_of(tmp_path, "\n".join(chapters), *chapters)
+        corpus = corpus_of("\n".join(chapters), *chapters)
         request = PlanRequest(seconds=2.0) if sampled else PlanRequest(steps=5)
         ready = prepare(request, corpus, characters=True)
         held_out = ready.tokenizer.decode(ready.held_out.tolist())
@@ -198,11 +198,11 @@ def test_lines_that_many_rows_of_a_table_have_are_not_repeated_rows(tmp_path, te
     assert not ready.record.held_out.known_share
 
 
-def test_no_held_out_text_is_what_the_base_model_was_trained_on(tmp_path) -> None:
+def test_no_held_out_text_is_what_the_base_model_was_trained_on() -> None:
     """The base model was trained on nine tenths of a text of which now the last fifth is held out, or all as --val."""
     for as_file in [False, True]:
         text = words(1000)
-        corpus = corpus_of(tmp_path, text)
+        corpus = corpus_of(text)
         first = prepare(PlanRequest(steps=5), corpus)
         held_out = corpus if as_file else 0.2
         ready = prepare(PlanRequest(steps=5), corpus, held_out=held_out, base_record=first.record)
@@ -223,7 +223,7 @@ def test_no_held_out_text_is_what_the_base_model_was_trained_on(tmp_path) -> Non
 def test_another_version_of_the_text_of_the_base_model_is_noted(tmp_path) -> None:
     """Its hash is another; the text of the base model is beside it, or was edited."""
     book = letters(9000, 0)
-    corpus = corpus_of(tmp_path, book)
+    corpus = corpus_of(book)
     first = prepare(PlanRequest(steps=5), corpus)
     (tmp_path / "chapter.txt").write_text(book[2000:6000].upper(), "utf-8")
     chapter = read_corpus([str(tmp_path / "chapter.txt")])
@@ -235,15 +235,15 @@ def test_another_version_of_the_text_of_the_base_model_is_noted(tmp_path) -> Non
     (tmp_path / "new.txt").write_text(letters(9000, 1), "utf-8")
     new = prepare(PlanRequest(steps=5), read_corpus([str(tmp_path / "new.txt")]), **base)
     assert new.record.held_out.known_share == 0
-    edited = corpus_of(tmp_path, book[2000:])
+    edited = corpus_of(book[2000:])
     ready = prepare(PlanRequest(steps=5), edited, on_note=notes.append, **base)
     assert [note.partition("; ")[0] for note in notes] == [
         f"{edited.documents[0].name}: a model was trained on a file of this name with other content"
     ]
 
 
-def test_without_other_held_out_text_it_is_said_that_the_base_model_knows_it(tmp_path):
-    corpus = corpus_of(tmp_path, words(1000))
+def test_without_other_held_out_text_it_is_said_that_the_base_model_knows_it():
+    corpus = corpus_of(words(1000))
     first = prepare(PlanRequest(steps=5), corpus, held_out=0.0)
     notes: list[str] = []
     ready = prepare(PlanRequest(steps=5), corpus, base_record=first.record, on_note=notes.append)
@@ -255,14 +255,14 @@ def test_without_other_held_out_text_it_is_said_that_the_base_model_knows_it(tmp
     TrainingRecord.parse(json.dumps(ready.record.to_json()))
 
 
-def test_a_repetitive_text_is_not_too_short(tmp_path) -> None:
+def test_a_repetitive_text_is_not_too_short() -> None:
     """With tokens of any length these were 9 and 6 tokens, "too short"."""
     for text in ["a" * 300_000, "👨\u200d👩\u200d👧\u200d👦" * 5000]:
-        ready = prepare(PlanRequest(steps=5), corpus_of(tmp_path, text))
+        ready = prepare(PlanRequest(steps=5), corpus_of(text))
         assert len(ready.tokens) > 1000 and ready.plan.train.context >= 64
 
 
-def test_seen_bytes_include_those_of_the_base_model(tmp_path) -> None:
+def test_seen_bytes_include_those_of_the_base_model() -> None:
     for before, fine_tunes, expected in [
         (None, False, b" ab"),
         (b"xy", False, b" ab"),
@@ -271,15 +271,15 @@ def test_seen_bytes_include_those_of_the_base_model(tmp_path) -> None:
     ]:
         tokenizer = Tokenizer.train_bpe(["ab xy"], 261).for_model(before)
         base = ModelConfig(261, 32, 64, 2, 4, 2, 8, 32) if fine_tunes else None
-        ready = prepare(PlanRequest(steps=5), corpus_of(tmp_path, "ab ba " * 300), tokenizer=tokenizer, base=base)
+        ready = prepare(PlanRequest(steps=5), corpus_of("ab ba " * 300), tokenizer=tokenizer, base=base)
         assert ready.tokenizer.seen_bytes == expected
         assert ready.record.document.get("seen_bytes") == (expected.hex() if expected else None)
 
 
-def test_little_time_limits_the_vocabulary(tmp_path, monkeypatch) -> None:
+def test_little_time_limits_the_vocabulary(monkeypatch) -> None:
     wanted, small = [], Tokenizer.train_char(["ab"])
     monkeypatch.setattr(Tokenizer, "train_bpe", lambda texts, size: wanted.append(size) or small)
-    corpus = corpus_of(tmp_path, "ab" * 50)
+    corpus = corpus_of("ab" * 50)
     monkeypatch.setattr(type(corpus), "text_bytes", 10**9)
     for budget in ({"seconds": 20.0}, {"seconds": 300.0}, {"seconds": 3600.0}, {"steps": 10}):
         prepare(PlanRequest(**budget, threads=2), corpus)
@@ -287,12 +287,12 @@ def test_little_time_limits_the_vocabulary(tmp_path, monkeypatch) -> None:
     assert wanted == [1024, 4096, 8192, 8192, 8192]
 
 
-def test_of_a_text_too_long_for_the_time_budget_parts_are_read(tmp_path, monkeypatch):
+def test_of_a_text_too_long_for_the_time_budget_parts_are_read(monkeypatch):
     monkeypatch.setattr(recipe, "CPU_BYTES_FACTOR", 6400)
     monkeypatch.setattr(recipe, "BYTES_EXPONENT", 0.5)
     monkeypatch.setattr(recipe, "MIN_BYTES", 1)
     text = words(20_000)
-    corpus = corpus_of(tmp_path, text)
+    corpus = corpus_of(text)
     ready = prepare(PlanRequest(seconds=2.0, threads=2), corpus)
     train_bytes = len(text) - round(len(text) / 10)
     assert ready.record.train_bytes == train_bytes  # the last tenth is held out, whatever was read of the rest
@@ -313,7 +313,7 @@ def test_no_more_of_the_held_out_text_is_read_than_an_evaluation_covers(tmp_path
     (tmp_path / "other.txt").write_text(other, "utf-8")
     for held_out, whole in ((0.1, text[len(text) - round(len(text) / 10) :]), (None, other)):
         given_ = held_out or read_corpus([str(tmp_path / "other.txt")])
-        ready = prepare(PlanRequest(steps=5), corpus_of(tmp_path, text), held_out=given_)
+        ready = prepare(PlanRequest(steps=5), corpus_of(text), held_out=given_)
         assert ready.record.held_out.bytes == len(whole)
         ids = ready.held_out.tolist()
         assert len(ready.tokenizer.decode_bytes(ids)) == 640 and ids.count(ready.tokenizer.eos_id) == SAMPLE_SPANS - 1
