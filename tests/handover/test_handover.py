@@ -302,13 +302,3 @@ def test_other_splits_of_an_archive_are_not_handed_over(tiny_model: Path, llm) -
     assert llm("export", "model.safetensors", "out", "--to", "handover", "--corpus", "set.zip").exit_code == 0
     read = [row for path in Path("out").rglob("*.parquet") for row in pyarrow.parquet.read_table(path).to_pylist()]
     assert "train row" in str(read) and "test row" not in str(read)
-
-
-# ---- other readers, where they are installed
-
-
-def test_megatron_reads_the_index(model: Path, llm) -> None:
-    reader = pytest.importorskip("megatron.core.datasets.indexed_dataset")
-    assert llm("export", "model.safetensors", "out", "--to", "handover").exit_code == 0
-    dataset = reader.IndexedDataset("out/tokens/train")
-    assert [dataset[i].tolist() for i in range(len(dataset))] == documents("out/tokens/train")

@@ -2,11 +2,9 @@
 
 from array import array
 from collections.abc import Iterable, Iterator
-from unittest import mock
 
 import numpy as np
 
-from llmcli.data.text import decoding
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokens.tokens import tokenize
 from tests.conftest import TEXT
@@ -27,12 +25,6 @@ def test_tokens_of_documents_have_one_end_of_text_between_two() -> None:
         assert (tokens == tokenizer.eos_id).sum() == len(texts) - 1, tokenizer
         nothing = tokenize(iter([]), tokenizer)
         assert (nothing.shape, nothing.dtype) == ((0,), np.uint16)
-
-
-def test_tokens_do_not_depend_on_where_blocks_end() -> None:
-    put("a", TEXT.encode())
-    with mock.patch.object(decoding, "BLOCK_BYTES", 10):
-        assert tokenize(read_corpus(["a"]).texts(), BPE).tolist() == BPE.encode(TEXT)
 
 
 class CodePointEncoder:

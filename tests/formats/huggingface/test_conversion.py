@@ -22,12 +22,6 @@ from llmcli.formats.safetensors.header import read_header
 from llmcli.formats.tensor_names import TRANSFORMERS
 from tests.conftest import random_checkpoint
 
-FOO_MODULES = (
-    *(f"self_attn.{which}_proj" for which in "qkvo"),
-    *(f"mlp.{which}_proj" for which in ("gate", "up", "down")),
-    "input_layernorm",
-    "post_attention_layernorm",
-)
 FAMILIES: dict[str, dict[str, Any]] = {
     "gpt2": {"tie_word_embeddings": True},
     "gpt_neox": {"partial_rotary_factor": 2 / 3, "use_parallel_residual": True},
@@ -50,7 +44,9 @@ def test_an_architecture_with_other_names_of_tensors_is_a_row_and_a_table(monkey
     row = ARCHITECTURES["llama"]._replace(transformers_class="FooForCausalLM", qkv_bias=True)
     monkeypatch.setitem(ARCHITECTURES, "foo", row)
     names = {"foo.words": "model.embed_tokens", "foo.last": "model.norm", "out": "lm_head"}
-    names |= {f"foo.#.{name.rpartition('.')[2]}": name for name in FOO_MODULES}
+    llama = ModelConfig(300, 12, 20, 1, 2, 2, 6, 16, model_type="llama")
+    in_layer = [name.split(".", 3)[3].removesuffix(".weight") for name in llama.tensor_shapes() if ".0." in name]
+    names |= {f"foo.#.{name.rpartition('.')[2]}": name for name in in_layer}
     monkeypatch.setitem(TRANSFORMERS, "foo", names)
     for kind, more in {"foo": {}, **FAMILIES}.items():
         model, back = write_model(kind, **more), loading.load(kind)
