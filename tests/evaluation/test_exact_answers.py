@@ -100,9 +100,8 @@ def test_eval_shows_how_many_answers_are_exact(llm: Llm, own_directory: Path) ->
     [own] = results(llm("eval", "own.jsonl", "--whole", "--json"))
     assert (own["exact"], own["questions"]) == (len(ended), len(ended) + 2)
     head, row = llm("eval", "own.jsonl", "--whole").stdout.splitlines()[:2]
-    assert dict(zip(head.split("\t"), row.split("\t"), strict=True))["exact answers"] == str(
-        ExactScore(len(ended), len(ended) + 2)
-    )
+    shown = dict(zip(head.split("\t"), row.split("\t"), strict=True))
+    assert shown["exact answers"] == str(ExactScore(len(ended), len(ended) + 2))
 
 
 def test_eval_chooses_among_known_answers_without_the_held_out_questions(llm: Llm, own_directory: Path) -> None:

@@ -146,12 +146,10 @@ def test_the_text_of_the_base_model_is_searched_too() -> None:
 def test_files_that_were_held_out_are_known() -> None:
     record = record_of(corpus_of("one", "two"), 6)
     Path("val.txt").write_text("other")
-    document = read_corpus(["val.txt"]).documents[0]
-    record |= {"held_out": {"files": [{"name": "val.txt", "bytes": 5, "sha256": document.sha256}]}}
-    assert is_held_out(read_corpus(["val.txt"]), record) and not trained_in(read_corpus(["val.txt"]), record)
-    assert not is_held_out(read_corpus(["0.txt"]), record) and not is_held_out(
-        read_corpus(["val.txt"]), TrainingRecord()
-    )
+    val = read_corpus(["val.txt"])
+    record |= {"held_out": {"files": [{"name": "val.txt", "bytes": 5, "sha256": val.documents[0].sha256}]}}
+    assert is_held_out(val, record) and not trained_in(val, record)
+    assert not is_held_out(read_corpus(["0.txt"]), record) and not is_held_out(val, TrainingRecord())
 
 
 def test_a_record_that_does_not_say_it_names_no_training_text() -> None:

@@ -73,12 +73,9 @@ def test_the_error_names_an_unsupported_tensor_type(tmp_path: Path) -> None:
 
 def test_all_tensor_types_of_the_gguf_package_are_known() -> None:
     gguf = pytest.importorskip("gguf", reason="needs the extra: pip install -e '.[gguf]'")
-    known = {number: name for number, (name, _, _) in gguf_header.TYPES.items()} | {
-        number: name for number, (name, _, _) in gguf_header.TYPES_WITHOUT_VALUES.items()
-    }
+    ours = gguf_header.TYPES | gguf_header.TYPES_WITHOUT_VALUES
+    known = {number: name for number, (name, _, _) in ours.items()}
     assert {kind.value: kind.name for kind in gguf.GGMLQuantizationType}.items() <= known.items()
-    sizes = {
-        name: (block, size) for name, block, size in (gguf_header.TYPES | gguf_header.TYPES_WITHOUT_VALUES).values()
-    }
+    sizes = {name: (block, size) for name, block, size in ours.values()}
     theirs = {kind.name: gguf.GGML_QUANT_SIZES[kind] for kind in gguf.GGMLQuantizationType}
     assert theirs.items() <= sizes.items()

@@ -109,9 +109,7 @@ def test_a_hostile_tokenizer_is_an_error_within_seconds() -> None:
     ]
     for kind, tokens, merges, problem in cases:
         values = {"model": kind, "pre": "gpt-2", "tokens": tokens, "scores": [0.0] * len(tokens), "merges": merges}
-        fields = {f"tokenizer.ggml.{key}": value for key, value in values.items()} | {
-            "tokenizer.ggml.add_bos_token": False
-        }
+        fields = {f"tokenizer.ggml.{key}": value for key, value in (values | {"add_bos_token": False}).items()}
         start = time.process_time()
         with pytest.raises(LLMError, match=problem) as caught:
             Tokenizer.from_json(gguf_tokenizer.to_document(fields)[0])

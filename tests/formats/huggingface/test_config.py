@@ -29,8 +29,8 @@ def test_json_round_trip(config):
     assert parse_config(dump_config(config)) == config
 
 
-def changed(**values):
-    return json.dumps(json.loads(dump_config(SMALL)) | values)
+def changed(base=SMALL, **values):
+    return json.dumps(json.loads(dump_config(base)) | values)
 
 
 def test_an_unsupported_or_invalid_config_is_an_error():
@@ -58,10 +58,7 @@ def test_an_unsupported_or_invalid_config_is_an_error():
         ({"is_causal": False}, "is_causal"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor to 0.5"),
         ({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "for each type of layer"),
-        (
-            {"use_sliding_window": True, "sliding_window": "8", "max_window_layers": 0},
-            "sliding_window is '8'",
-        ),
+        ({"use_sliding_window": True, "sliding_window": "8", "max_window_layers": 0}, "window is '8'"),
         ({"use_sliding_window": True, "sliding_window": 8, "max_window_layers": "1"}, "layers is '1'"),
         ({"layer_types": ["full_attention"]}, "layer_types to"),
         ({"layer_types": ["sliding_attention"] * 2}, "but no sliding_window in use"),
@@ -80,9 +77,17 @@ def test_an_unsupported_or_invalid_config_is_an_error():
         ({"num_key_value_heads": 7}, "7 key-value heads do not divide 2 heads$"),
         ({"head_dim": 3}, "head_dim must be even for rotary embeddings, found 3$"),
     ]
-    for values, message in cases:
+    of_experts = [
+        ({"num_experts": None}, "has no num_experts"),
+        ({"num_experts_per_tok": None}, "has no num_experts_per_tok"),
+        ({"moe_intermediate_size": None}, "has no moe_intermediate_size"),
+        ({"mlp_only_layers": [0]}, "layers with and without experts"),
+        ({"decoder_sparse_step": 2}, "layers with and without experts"),
+        ({"num_experts": "4"}, "is not valid: num_experts must be an integer"),
+    ]
+    for base, (values, message) in [*((SMALL, case) for case in cases), *((SPARSE, case) for case in of_experts)]:
         with pytest.raises(LLMError, match=message) as caught:
-            parse_config(changed(**values))
+            parse_config(changed(base, **values))
         assert "config.json" in str(caught.value), (values, message)
         assert caught.value.exit_code == 1, (values, message)  # the file is at fault, not what was typed
 
@@ -95,21 +100,6 @@ def test_text_that_is_not_a_config_is_an_error():
     for name in [name for name in INTEGERS if name not in ("num_key_value_heads", "head_dim")]:
         with pytest.raises(LLMError, match=f"has no {name}"):
             parse_config(changed(**{name: None}))
-
-
-def test_a_config_with_unsupported_experts_is_an_error():
-    cases = [
-        ({"num_experts": None}, "has no num_experts"),
-        ({"num_experts_per_tok": None}, "has no num_experts_per_tok"),
-        ({"moe_intermediate_size": None}, "has no moe_intermediate_size"),
-        ({"mlp_only_layers": [0]}, "layers with and without experts"),
-        ({"decoder_sparse_step": 2}, "layers with and without experts"),
-        ({"num_experts": "4"}, "config.json is not valid: num_experts must be an integer"),
-    ]
-    for changes, message in cases:
-        config = {key: value for key, value in (json.loads(dump_config(SPARSE)) | changes).items() if value is not None}
-        with pytest.raises(LLMError, match=message):
-            parse_config(json.dumps(config))
 
 
 JSON = st.recursive(
