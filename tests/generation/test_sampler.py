@@ -117,19 +117,6 @@ def test_filters_apply_in_the_order_penalty_temperature_top_k_top_p_min_p():
         assert set(draws(replace(PLAIN, **options), logits, 300, seen)) == expected, (options, seen, expected)
 
 
-@pytest.mark.slow
-def test_frequencies_of_draws_are_the_probabilities():
-    for options, expected in [
-        ({}, PROBABILITIES),
-        ({"temperature": 0.5}, [0.01 / 0.30, 0.16 / 0.30, 0.04 / 0.30, 0.09 / 0.30]),
-        ({"top_k": 2}, [0, 4 / 7, 0, 3 / 7]),
-    ]:
-        count = 20_000
-        found = Counter(draws(replace(PLAIN, seed=7, **options), logits_of(PROBABILITIES), count))
-        np.testing.assert_allclose([found[i] / count for i in range(4)], expected, atol=0.014)  # 4 deviations
-        assert set(found) == {i for i in range(4) if expected[i]}, (options, expected)
-
-
 ANY_LOGITS = st.lists(st.floats(-30, 30, width=32) | st.just(-INF), min_size=1, max_size=12)
 ANY_OPTIONS = st.builds(
     SamplingConfig, temperature=st.sampled_from([0.3, 1.0, 2.5]), top_k=st.integers(0, 14), top_p=st.floats(0.01, 1.0),

@@ -114,8 +114,5 @@ def test_the_output_fits_the_terminal_and_gives_reasons(tiny_model: Path) -> Non
 
     assert all(cell_len(line.rstrip()) <= 80 for line in shown.splitlines())
 
-
-@pytest.mark.slow
-def test_next_shows_the_prompt_bars_and_the_entropy(tiny_model: Path) -> None:
     shown = STYLES.sub("", in_a_terminal("generate", "The cat", "--next", "3"))
     assert "The cat…" in shown and "█" in shown and "next word: entropy at least" in shown and "perplexity" in shown

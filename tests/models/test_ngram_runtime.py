@@ -20,7 +20,7 @@ from llmcli.models.open_runtime import open_runtime
 from llmcli.models.runtime import Array, step_batch
 from tests.conftest import random_checkpoint
 from tests.evaluation.scoring import evaluate
-from tests.models.test_ngram_cache import WEIGHTS
+from tests.models.test_ngram_cache import WEIGHTS, text
 
 CONFIG = ModelConfig(12, 64, 96, 2, 4, 2, 16, 64)
 MODEL = random_checkpoint(CONFIG)
@@ -30,10 +30,6 @@ def cached() -> NgramRuntime:
     runtime = with_ngram_cache(NumpyRuntime(MODEL), WEIGHTS)
     assert isinstance(runtime, NgramRuntime)
     return runtime
-
-
-def text(length: int, seed: int = 0) -> list[int]:
-    return np.random.default_rng(seed).integers(0, 4, length).tolist()
 
 
 def expected(prompt: list[int], written: list[int]) -> Array:

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,11 +41,6 @@ STORY = "".join(
     for other in ("mouse", "hen")
 )
 JAPANESE = "私は毎朝リンゴを食べます。猫はマットの上で寝ます。\n" * 12 + "🍎🐱👩‍👩‍👧é\r\n" * 9
-CONFIG_KEYS = [
-    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
-    *("num_key_value_heads", "head_dim", "tie_word_embeddings", "rms_norm_eps"),
-]
-
 SCRIPTS = """window.postMessage = () => {};
     const randomNumbers = (seed) => () => (seed = (seed * 16807) % 2147483647) / 2147483647; // Park and Miller 1988
 """
@@ -77,7 +73,7 @@ def random_model(config: ModelConfig, rng: np.random.Generator, scale: float = 0
 
 
 def script_config(config: ModelConfig) -> dict[str, Any]:
-    return {key: getattr(config, key) for key in CONFIG_KEYS} | {"rope_frequencies": list(config.rope_frequencies())}
+    return asdict(config) | {"rope_frequencies": list(config.rope_frequencies())}
 
 
 def script_weights(model: Any) -> dict[str, list[float]]:

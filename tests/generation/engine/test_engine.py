@@ -5,6 +5,7 @@ import threading
 import time
 from collections import Counter
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -65,13 +66,11 @@ MODELS = {
     "ensemble": lambda: EnsembleRuntime([NumpyRuntime(random_checkpoint(DENSE, seed)) for seed in range(2)]),
     "int8": lambda: OnnxRuntime(trained(), "int8"),
 }
-RUNTIMES: dict = {}
 
 
+@cache
 def runtime_of(name):
-    if name not in RUNTIMES:
-        RUNTIMES[name] = MODELS[name]()
-    return RUNTIMES[name]
+    return MODELS[name]()
 
 
 class Client:
