@@ -286,18 +286,6 @@ def test_only_letters_right_after_letters_continue_the_last_word():
     assert not any(word.continues for word in next_words_of(branches, prompt="りんご").words)
 
 
-def test_spellings_evaluated_together_give_the_words_of_one_at_a_time(monkeypatch):
-    tokenizer = Tokenizer.train_bpe(["the cat sat on the mat. りんごを食べる\n" * 9], 300)
-    for prompt in ["the cat ", "the ca", "りん", "x"]:
-        found = []
-        for tokens in (1, 7, 16):
-            monkeypatch.setattr(next_words_module, "TOKENS_AT_ONCE", tokens)
-            model = FakeRuntime(40, lambda cached: np.random.default_rng(cached).normal(0, 12, tokenizer.vocab_size))
-            found.append(next_words(model, tokenizer, prompt))
-            assert found[-1].unexplored < next_words_module.MAX_UNEXPLORED
-        assert found[0].words == found[1].words == found[2].words
-
-
 def test_tokens_added_together_give_the_words_of_one_at_a_time(monkeypatch):
     tokenizer = Tokenizer.train_bpe(["the cat's mat isn't 3,5 élan été. りんごを食べる don'\n" * 9], 330)
     for prompt in ["the cat ", "the ca", "don", "don'", "été", "りん"]:

@@ -157,14 +157,6 @@ def test_huge_temperatures_do_not_overflow_and_draw_uniformly():
         assert all(found[i] > 60 for i in range(4)), value
 
 
-LETTERS = Digits("a", "b", "c", "d")
-
-
-def constant():
-    """A model whose logits do not depend on the context."""
-    return FakeRuntime(200, lambda _: vector(-INF, 2.0, 1.7, 1.4, 1.0))
-
-
 def test_the_sampler_receives_each_seen_token_once():
     given = []
 
@@ -174,5 +166,6 @@ def test_the_sampler_receives_each_seen_token_once():
             return super().__call__(logits, seen, **values)
 
     config = SamplingConfig(max_tokens=90, repetition_penalty=1.5)
-    list(generate(constant(), LETTERS, "1" * 9, Spy(config)))
+    model = FakeRuntime(200, lambda _: vector(-INF, 2.0, 1.7, 1.4, 1.0))
+    list(generate(model, Digits(*"abcd"), "1" * 9, Spy(config)))
     assert given[0] == 1 and max(given) <= 4

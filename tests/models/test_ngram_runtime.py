@@ -197,14 +197,6 @@ def test_an_ensemble_averages_mixtures_over_one_cache() -> None:
         assert score.nats == pytest.approx(sum(losses[:-1]), abs=1e-3), weights
 
 
-def test_where_one_model_predicts_alone_the_mixture_is_that_of_the_model() -> None:
-    ids = text(30)
-    cache = NgramCache([OTHER, WEIGHTS, None], ids)
-    for shares, one in (((1, 0, 0), OTHER), ((0, 1, 0), WEIGHTS)):
-        assert cache.added(shares) == pytest.approx(NgramCache(one, ids).added())
-    assert cache.added((0, 0, 1)) == {}
-
-
 def test_what_has_no_cache_is_the_network_and_experts_are_those_of_the_network() -> None:
     network = NumpyRuntime(MODEL)
     assert with_ngram_cache(network, None) is network_of(network) is network
