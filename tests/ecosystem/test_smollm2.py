@@ -1,10 +1,7 @@
 """A real model, SmolLM2-135M-Instruct in Q4_1, compared with transformers and llama.cpp on the same file."""
 
-from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -32,17 +29,6 @@ PROMPTS = (
 def ours(smollm2: Path) -> tuple[NumpyRuntime, Any]:
     model = loading.load(smollm2)
     return NumpyRuntime(model), open_tokenizer(model)
-
-
-@pytest.fixture(scope="module")
-def parsed_once() -> Iterator[None]:
-    """While this is in use, gguf parses a file and makes a table of names once; transformers asks for each several
-    times, which takes ten seconds."""
-    import gguf
-
-    once = {name: cache(getattr(gguf, name)) for name in ("GGUFReader", "get_tensor_name_map")}
-    with mock.patch.multiple(gguf, **once):
-        yield
 
 
 @pytest.fixture(scope="module")
