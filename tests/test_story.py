@@ -45,10 +45,9 @@ def next_words(prompt: str, directory: Path) -> dict[str, float]:
 def food(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with model.safetensors, trained as in the README but without a clock, in float32."""
     directory = tmp_path_factory.mktemp("food")
-    trained = llm(
-        "train", str(EXAMPLES / "food.txt"), "--epochs", "7", "--dtype", "float32", directory=directory
-    )  # epochs instead of a time budget
-    assert trained.returncode == 0, trained.stderr
+    options = ("--epochs", 7, "--dtype", "float32")  # epochs instead of a time budget
+    trained = run("train", EXAMPLES / "food.txt", "-o", directory / "model.safetensors", *options)
+    assert trained.exit_code == 0, trained.stderr
     return directory
 
 
