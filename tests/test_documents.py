@@ -39,6 +39,7 @@ NOT_RUN = {  # the beginning of a command -> why it is not run here
     "uv tool install": "installs",
     "python -m pytest": "these tests",
     "llm serve": "runs until it is stopped; tests/server/test_serve_document.py runs it",
+    "llm train examples/stories.txt --processes 2": "starts processes; tests/training/test_sharding.py runs three",
     "llm train book.epub": "reads documents that nobody has",
     "python3 examples/nanogpt_to_hf.py": "reads a checkpoint of nanoGPT; tests/ecosystem/test_nanogpt.py runs it",
     "llm generate Once upon a time -m nanogpt-hf": "reads what that script writes",
@@ -194,9 +195,9 @@ class CommandRunner:
 
 
 def beginning(path: Path) -> str:
-    """The first lines of a text, about 20 kB, or of a table, about 3 kB: a page's commands read each of them many
+    """The first lines of a text, about 10 kB, or of a table, about 1.5 kB: a page's commands read each of them many
     times, and answer each row."""
-    return path.read_text("utf-8")[: 3_000 if path.suffix == ".tsv" else 20_000].rpartition("\n")[0] + "\n"
+    return path.read_text("utf-8")[: 1_500 if path.suffix == ".tsv" else 10_000].rpartition("\n")[0] + "\n"
 
 
 def piped(command: str = "true") -> bytes:
