@@ -31,6 +31,8 @@ from llmcli.formats.training_record import TrainingRecord
 Llm = Callable[..., Result]
 TEXT = "The cat sat on the mat. The dog ate the hat.\nりんごを食べる。🍎\n" * 40
 
+gc.disable()  # until all tests are collected: importing them leaves hardly any garbage
+
 # what is ignored here is so in child processes too, which tests send signals to
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a shell
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -101,6 +103,7 @@ def pytest_collection_finish() -> None:
     """What imports left stays, and the garbage collector need not visit it again and again."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture

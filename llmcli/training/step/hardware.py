@@ -8,6 +8,7 @@ import platform
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -55,9 +56,10 @@ def pick_dtype(requested: str, device: str, threads: int) -> tuple[str, str]:
     return "bfloat16" if faster else "float32", reason
 
 
+@cache
 def _product_seconds(dtype: torch.dtype) -> float:
-    """Measure the processor time of a typical matrix product on one core, in seconds: the minimum of
-    several."""
+    """Measure, once per process, the processor time of a typical matrix product on one core, in seconds: the
+    minimum of several."""
     # thread_time is too coarse there
     clock = time.perf_counter if sys.platform == "win32" else time.thread_time
     threads = torch.get_num_threads()
