@@ -38,29 +38,16 @@ def stopped_on(device: str, dtype: str) -> StoppedRun:
     return StoppedRun({}, replace(made, train=replace(made.train, device=device, dtype=dtype)), "", State({}, {}))
 
 
-def test_a_state_that_was_saved_is_dropped_before_the_next_step(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is a copy of the weights and of the state of the optimizer."""
-    saved: list[weakref.ref[State]] = []
-    step, kept = Run.step, []
-
-    def noted_step(run: Run) -> object:
-        kept.extend(ref for ref in saved if ref() is not None)
-        return step(run)
-
-    monkeypatch.setattr(StateSaver, "is_due", lambda saver: True)
-    monkeypatch.setattr(StateSaver, "save", lambda saver, run: saved.append(weakref.ref(run.state)))
-    monkeypatch.setattr(Run, "step", noted_step)
-    Path("c.txt").write_text(LINES, "utf-8")
-    answer = llm("train", "c.txt", "--steps", 4, "--context", 32, "--batch-tokens", 64, "-q")
-    assert answer.exit_code == 0, answer.stderr
-    assert len(saved) == 3 and kept == []
-
-
-def test_the_state_of_a_resumed_run_is_dropped_before_its_first_step(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_states_that_were_saved_or_loaded_are_dropped_before_the_next_step(llm: Llm, monkeypatch) -> None:
+    """Each is a copy of the weights and of the state of the optimizer."""
     Path("c.txt").write_text(LINES, "utf-8")
     command = ("train", "c.txt", "--steps", 4, "--context", 32, "--batch-tokens", 64, "-q", "-o", "m.safetensors")
+    with monkeypatch.context() as patch:
+        stop_after_saving(patch)
+        assert llm(*command).exit_code == 1
+    saved: list[weakref.ref[State]] = []
     loaded: dict[str, weakref.ref[NDArray[np.float32]]] = {}
-    kept: list[str] = []
+    kept: list[object] = []
     restore, step = Run._restore, Run.step
 
     def noted_restore(run: Run, state: State) -> None:
@@ -69,16 +56,17 @@ def test_the_state_of_a_resumed_run_is_dropped_before_its_first_step(llm: Llm, m
 
     def noted_step(run: Run) -> object:
         kept.extend(name for name, ref in loaded.items() if ref() is not None and not name.startswith("best."))
+        kept.extend(ref for ref in saved if ref() is not None)
         return step(run)
 
-    with monkeypatch.context() as patch:
-        stop_after_saving(patch)
-        assert llm(*command).exit_code == 1
     monkeypatch.setattr(Run, "_restore", noted_restore)
     monkeypatch.setattr(Run, "step", noted_step)
+    monkeypatch.setattr(StateSaver, "is_due", lambda saver: True)
+    monkeypatch.setattr(StateSaver, "save", lambda saver, run: saved.append(weakref.ref(run.state)))
     answer = llm(*command)
     assert answer.exit_code == 0, answer.stderr
-    assert "optimizer.muon.0" in loaded and any(name.startswith("model.") for name in loaded) and kept == []
+    assert "optimizer.muon.0" in loaded and any(name.startswith("model.") for name in loaded)
+    assert len(saved) == 3 and kept == []
 
 
 def test_compressors_run_beside_the_training_and_a_late_run_does_not_wait_for_them(tmp_path: Path, monkeypatch) -> None:

@@ -6,7 +6,6 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from llmcli.cli.terminal.progress import TrainingView
 from llmcli.errors import LLMError
 from llmcli.formats import atomic_io, checkpoint, loading
 from llmcli.training import session
-from llmcli.training.loop import trainer
 from llmcli.training.loop.events import TeacherTrained
 from llmcli.training.loop.record import versions
 from llmcli.training.planning import recipe
@@ -172,24 +170,6 @@ def test_a_file_of_another_program_is_not_renamed(llm: Llm) -> None:
         assert answer.exit_code == 1 and Path("model.safetensors").read_bytes() == before
         assert answer.stderr.count("\n") == 1 and " exists" in answer.stderr
         assert {path.name for path in Path().iterdir()} == {"c.txt", "model.safetensors"}
-
-
-def before_the_first_step(monkeypatch: pytest.MonkeyPatch, action: Callable[[], object]) -> None:
-    real = trainer.train
-
-    def train(*values: object, **options: object) -> object:
-        action()
-        yield from real(*values, **options)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(trainer, "train", train)
-
-
-@pytest.mark.baselines
-def test_a_corpus_deleted_during_the_run_does_not_lose_the_model(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
-    before_the_first_step(monkeypatch, Path("c.txt").unlink)
-    answer = llm(*RUN)
-    assert answer.exit_code == 0 and "memorization could not be measured: " in answer.stderr
-    assert llm("inspect", "--verify").exit_code == 0
 
 
 @pytest.mark.slow
