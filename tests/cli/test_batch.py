@@ -103,14 +103,6 @@ def test_a_batch_does_not_go_on_with_another_form_of_the_same_name(
     assert refused.exit_code == 1 and "a different model, options or prompts" in refused.stderr
 
 
-def test_another_file_with_the_name_of_the_partial_one_is_kept(llm: Llm, prompts: Path) -> None:
-    for data in ['{"notes": 1}', '{"batch": 3\nx\n']:
-        partial = Path("out.jsonl.partial")
-        partial.write_text(data, "utf-8")
-        refused = llm(*GENERATE)
-        assert refused.exit_code == 1 and "remove it" in refused.stderr and partial.read_text("utf-8") == data
-
-
 @platforms.named_pipes
 @pytest.mark.usefixtures("no_hang")
 def test_what_is_no_file_of_results_is_never_replaced(llm: Llm, prompts: Path) -> None:
@@ -119,6 +111,10 @@ def test_what_is_no_file_of_results_is_never_replaced(llm: Llm, prompts: Path) -
     answer = llm(*GENERATE)
     assert answer.exit_code == 1 and answer.stderr.startswith("error: out.jsonl.partial is not a regular file; give a ")
     partial.unlink()
+    for data in ['{"notes": 1}', '{"batch": 3\nx\n']:
+        partial.write_text(data, "utf-8")
+        refused = llm(*GENERATE)
+        assert refused.exit_code == 1 and "remove it" in refused.stderr and partial.read_text("utf-8") == data
     for path in (partial, Path("out.jsonl")):
         path.write_text("notes\nmore\n")
         answer = llm(*GENERATE)

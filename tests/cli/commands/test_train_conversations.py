@@ -73,16 +73,6 @@ def test_json_events_say_that_the_figures_are_of_answers(llm: Llm) -> None:
     assert done["plain_text"] is None and done["memorised"] is None
 
 
-def test_a_file_of_held_out_conversations_is_known(llm: Llm) -> None:
-    write_chats(pairs=PAIRS[:30])
-    write_chats("val.jsonl", PAIRS[30:])
-    assert llm(*RUN, "--val", "val.jsonl", "-q").exit_code == 0
-    [file] = record_of("model.safetensors")["held_out"]["files"]
-    assert (file["name"], file["conversations"]) == ("val.jsonl", len(PAIRS) - 30)
-    note = "these conversations were held out in training"
-    assert note in llm("eval", "val.jsonl").stderr and note not in llm("eval", "chats.jsonl", "--whole").stderr
-
-
 @pytest.mark.slow
 def test_a_copy_of_a_file_is_not_taken_for_new_conversations(llm: Llm) -> None:
     write_chats()
@@ -137,20 +127,24 @@ def test_adapters_alone_have_no_place_for_a_template(llm: Llm, tiny_model: Path)
     assert "has no chat template, and adapters cannot store a template; leave out --adapter-only" in answer.stderr
 
 
-def test_validation_files_must_be_of_the_same_kind(llm: Llm) -> None:
+def test_validation_files_must_be_of_the_same_kind_and_are_known_later(llm: Llm) -> None:
     write_chats("val.jsonl", [("Who is Anna?", "A person.")])
     Path("c.txt").write_text(TEXT, "utf-8")
     assert "--val c.txt has no conversations" in llm(*RUN, "--val", "c.txt").stderr
     other = llm("train", "c.txt", "--steps", 1, "--val", "val.jsonl").stderr
     assert "--val val.jsonl has conversations, but the training data are plain text" in other
     assert llm(*RUN, "--val", "val.jsonl").exit_code == 0
+    record = record_of("model.safetensors")
+    assert record["held_out"]["from"] == "val.jsonl" and record["conversations"]["held_out"] == 1
+    [file] = record["held_out"]["files"]
+    assert (file["name"], file["conversations"]) == ("val.jsonl", 1)
+    note = "these conversations were held out in training"
+    assert note in llm("eval", "val.jsonl").stderr and note not in llm("eval", "chats.jsonl", "--whole").stderr
     Path("set").mkdir()
     Path("set/train.jsonl").write_text(json.dumps({"text": TEXT}), "utf-8")
     Path("val.jsonl").rename("set/test.jsonl")
     of_set = llm("train", "set", "--steps", 1).stderr
     assert f"--val {Path('set/test.jsonl')} has conversations, but the training data are plain text" in of_set
-    record = record_of("model.safetensors")
-    assert record["held_out"]["from"] == "val.jsonl" and record["conversations"]["held_out"] == 1
 
 
 def test_a_model_without_a_chat_template_reads_conversations_as_text(llm: Llm, tiny_model: Path) -> None:
