@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 
 from llmcli.analysis import explain as explain_module
-from llmcli.analysis.comparison import Comparison, compare, initialized_heads, parse_parts
+from llmcli.analysis.comparison import Comparison, compare, parse_parts
 from llmcli.analysis.explain import explain
 from llmcli.config import ModelConfig
 from llmcli.errors import LLMError
-from llmcli.formats.training_record import TrainingRecord
 from llmcli.generation.next_words import next_words
 from llmcli.models.ngram_runtime import NgramRuntime
 from llmcli.models.numpy_runtime import NumpyRuntime
@@ -115,10 +114,3 @@ def test_a_part_that_the_model_does_not_have_is_refused_with_those_that_it_has()
 
 def test_parts_are_counted_from_one() -> None:
     assert parse_parts(["1", "2.3", "03.04"], CONFIG) == [(0, None), (1, 2), (2, 3)]
-
-
-def test_only_the_record_says_which_heads_were_initialized() -> None:
-    model = random_checkpoint(replace(CONFIG, num_attention_heads=8, num_key_value_heads=4))
-    assert initialized_heads(model) == {}
-    planted = replace(model, record=TrainingRecord.from_json({"train": {"induction": True}}))
-    assert [*initialized_heads(planted)] == ["1.1", "1.3", "1.5", "2.1"]

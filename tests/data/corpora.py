@@ -17,6 +17,9 @@ from llmcli.data.conversations.record_kinds import ReadOptions
 from llmcli.data.text.corpus import Corpus
 from llmcli.errors import LLMError
 
+# of a run that takes a second
+SMALL = ("--steps", 2, "--layers", 1, "--width", 16, "--context", 32, "--batch-tokens", 64, "--threads", 1)
+
 
 def read_corpus(names: Iterable[str], stdin: IO[bytes] | None = None, encoding: str = "") -> Corpus:
     """The whole text of files, without looking for records and markup."""

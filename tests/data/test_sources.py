@@ -17,7 +17,7 @@ from llmcli.errors import LLMError
 from llmcli.evaluation.training_text import recorded_reading
 from llmcli.formats.training_record import TrainingRecord
 from tests.conftest import Llm
-from tests.data.corpora import error_of, put, write_parquet
+from tests.data.corpora import SMALL, error_of, put, write_parquet
 
 STORIES = [{"id": i, "text": f"Story {i}.\nIts end."} for i in range(3)]
 JOINED = "\n\n".join(str(story["text"]) for story in STORIES)
@@ -322,8 +322,6 @@ def test_a_file_that_is_removed_while_it_is_read_is_read() -> None:
 
 
 # ---- the commands
-
-SMALL = ("--steps", 2, "--layers", 1, "--width", 16, "--context", 32, "--batch-tokens", 64, "--threads", 1)
 
 
 def test_train_says_it_before_the_run_and_every_command_reads_the_same(llm: Llm) -> None:

@@ -48,19 +48,6 @@ def test_windows_count_every_position_once_with_half_a_context_before_it(count, 
     assert counted == list(range(1, count))
 
 
-def test_windows_of_small_texts():
-    for count, context, expected in [
-        (0, 4, []),
-        (1, 4, []),
-        (2, 4, [(0, 1, 2)]),
-        (5, 4, [(0, 1, 5)]),
-        (6, 4, [(0, 1, 5), (1, 5, 6)]),
-        (9, 4, [(0, 1, 5), (2, 5, 7), (4, 7, 9)]),
-        (4, 1, [(0, 1, 2), (1, 2, 3), (2, 3, 4)]),
-    ]:
-        assert list(Windows(count, context)) == expected, (count, context, expected)
-
-
 def test_bits_per_byte_by_hand():
     ids = np.array([0, 1, 2, 0, 3, 1, 4], np.uint16)  # what is scored: 1 2 0 3 1 4
     result = evaluate(ids, BYTE_LENGTHS, 4, by_token)

@@ -25,7 +25,7 @@ from llmcli.data.documents import reader, worker
 from llmcli.data.documents.worker import FileLimits
 from llmcli.data.sources import Sources, read_sources
 from tests import platforms
-from tests.data.corpora import error_of, put, write_parquet, zstd
+from tests.data.corpora import SMALL, error_of, put, write_parquet, zstd
 from tests.data.documents import samples
 
 for package in ("resiliparse", "fastwarc", "pypdfium2"):
@@ -505,8 +505,7 @@ def test_a_file_is_found_again_by_the_record(llm: Callable[..., object]) -> None
     for number, (name, (made, _)) in enumerate(DOCUMENTS.items()):
         put(f"d/{number}{name}", made(f"A page about {name}. " * 9))
     put("d/z.zip", zipped({"a.html": PAGE.replace("cats", "dogs " * 400), "b.txt": "b " * 400}))
-    small = ("--steps", 2, "--layers", 1, "--width", 16, "--context", 32, "--batch-tokens", 64, "--threads", 1)
-    answer = llm("train", "d", "-o", "m.safetensors", *small)
+    answer = llm("train", "d", "-o", "m.safetensors", *SMALL)
     assert answer.exit_code == 0, answer.stderr  # type: ignore[attr-defined]
     record = load(Path("m.safetensors")).record
     entries = {entry.name: entry for entry in record.corpus}

@@ -11,7 +11,7 @@ from llmcli.data.conversations.record_kinds import ReadOptions
 from llmcli.data.sources import Sources, read_sources
 from llmcli.data.text.boilerplate import MIN_DOCUMENTS, ONE_IN, estimate, repeated_lines
 from tests.conftest import Llm
-from tests.data.corpora import put
+from tests.data.corpora import SMALL, put
 
 STRIP = ReadOptions(strip_boilerplate=True)
 NAVIGATION = ["Home | Products | About us | Contact", "", "Skip to the content of this page"]
@@ -57,12 +57,11 @@ def test_navigation_and_footers_are_cut_and_named() -> None:
 def test_off_by_default_and_suggested_where_it_helps(llm: Llm) -> None:
     write_pages(20)
     assert all(text.startswith(NAVIGATION[0]) for text in texts(read_sources(["site"])))
-    small = ("--steps", 1, "--layers", 1, "--width", 16, "--context", 32, "--batch-tokens", 64)
-    run = llm("train", "site", "--dry-run", *small)
+    run = llm("train", "site", "--dry-run", *SMALL)
     assert "% of the text is boilerplate that documents repeat; to cut it: --strip-boilerplate\n" in run.stderr
     for i in range(20):
         put(f"prose/{i}.txt", "\n".join(story(100 + i)).encode())
-    assert "boilerplate" not in llm("train", "prose", "--dry-run", *small).stderr
+    assert "boilerplate" not in llm("train", "prose", "--dry-run", *SMALL).stderr
 
 
 @settings(max_examples=40, deadline=None)
@@ -112,8 +111,7 @@ def test_documents_without_boilerplate_are_the_same_documents() -> None:
 def test_other_commands_cut_the_same_of_a_single_page(llm: Llm) -> None:
     """The record has the hashes of the lines, which one document alone does not show to be repeated."""
     write_pages(12, lines=40)
-    small = ("--steps", 2, "--layers", 1, "--width", 16, "--context", 32, "--batch-tokens", 64, "--threads", 1)
-    trained = llm("train", "site", "--strip-boilerplate", *small)
+    trained = llm("train", "site", "--strip-boilerplate", *SMALL)
     assert trained.exit_code == 0 and "boilerplate: " in trained.stderr, trained.stderr
     one = llm("eval", "site/003.txt", "site/004.txt", "--json")
     assert one.exit_code == 0 and "trained on" in one.stderr
