@@ -9,6 +9,10 @@ from llmcli.data.child_process import ChildProcess, NotStartedError
 pytestmark = pytest.mark.slow  # starts processes
 
 
+def request(text: str) -> dict[str, object]:
+    return {"template": text, "variables": {}, "messages": [], "add_generation_prompt": False}
+
+
 def test_a_module_that_does_not_start_is_an_error(no_hang: None) -> None:
     with pytest.raises(NotStartedError):
         ChildProcess("llmcli.nothing").ask({}, 5.0)
@@ -16,11 +20,11 @@ def test_a_module_that_does_not_start_is_an_error(no_hang: None) -> None:
 
 def test_a_process_is_started_again_after_it_ended(no_hang: None) -> None:
     child = ChildProcess("llmcli.data.conversations.template_worker")
-    right = {"template": "{{ 1 + 1 }}", "variables": {}, "messages": [], "add_generation_prompt": False}
-    endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    right = request("{{ 1 + 1 }}")
+    endless = request("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}")
     assert child.ask(right, 60.0) == {"text": "2", "answers": []}
     with pytest.raises(TimeoutError):
-        child.ask(right | {"template": endless}, 0.5)
+        child.ask(endless, 0.5)
     assert child.ask(right, 60.0) == {"text": "2", "answers": []}
     child.kill()
     assert child.stop() < 0 and not child.is_running
@@ -31,9 +35,6 @@ def test_a_process_is_started_again_after_it_ended(no_hang: None) -> None:
 def test_an_interruption_while_it_starts_leaves_no_late_answer(no_hang: None, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(timer: threading.Timer) -> None:
         raise KeyboardInterrupt
-
-    def request(text: str) -> dict[str, object]:
-        return {"template": text, "variables": {}, "messages": [], "add_generation_prompt": False}
 
     child = ChildProcess("llmcli.data.conversations.template_worker")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):

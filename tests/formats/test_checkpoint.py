@@ -250,12 +250,10 @@ def test_metadata_that_is_missing_or_invalid_is_named() -> None:
 def test_a_config_that_does_not_match_is_an_error_of_the_file_not_of_usage(no_hang: None) -> None:
     cases = [
         ({"model_type": "bert"}, "model_type to 'bert'"),
-        ({"hidden_size": 0}, "`hidden_size` must be"),
         ({"num_hidden_layers": 10**9}, "has 1,000,000,000 layers, but the file has fewer tensors"),
         ({"num_hidden_layers": 10**4000}, "num_hidden_layers is a number of 13288 bits; expected"),
         ({"num_hidden_layers": 2}, r"model\.layers\.1\.input_layernorm\.weight is missing"),
         ({"vocab_size": 10**9}, r"embed_tokens\.weight has shape \[11, 8\]"),
-        ({"vocab_size": 10**30}, "`vocab_size` must be between 1 and"),
         ({"hidden_size": 10}, r"embed_tokens\.weight has shape \[11, 8\]; its config requires \[11, 10\]"),
         ({"tie_word_embeddings": True}, r"'lm_head\.weight' is not part of the model"),
     ]
