@@ -101,6 +101,8 @@ def test_both_figures_are_named(model: Path, llm: Any, capsys: pytest.CaptureFix
         shown = BOTH[place](llm, capsys)
         assert re.search(r'network(_bits_per_byte": | )1\.921', shown), shown
         assert re.search(r'adapting(_bits_per_byte": | )1\.827', shown), shown
+    result = the_result(json_=False, capsys=capsys)  # before and after, of the same kind
+    assert "bits per byte: network 2.222 before, 1.921 after; adapting 1.827 after" in result
 
 
 def test_what_other_programs_run_states_the_figure_of_the_network(model: Path, llm: Any) -> None:
@@ -108,12 +110,6 @@ def test_what_other_programs_run_states_the_figure_of_the_network(model: Path, l
         shown = NETWORK_ALONE[place](llm)
         assert "Held-out text: network 1.921 bits per byte." in shown
         assert "1.827" not in shown and "adapting" not in shown
-
-
-def test_the_figures_before_and_after_are_of_the_same_kind(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "bits per byte: network 2.222 before, 1.921 after; adapting 1.827 after" in the_result(
-        json_=False, capsys=capsys
-    )
 
 
 def test_a_record_gives_the_figures_that_were_written() -> None:

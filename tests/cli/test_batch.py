@@ -109,6 +109,7 @@ def test_what_is_no_file_of_results_is_never_replaced(llm: Llm, prompts: Path) -
     if hasattr(os, "mkfifo"):
         os.mkfifo(partial)
         answer = llm(*GENERATE)
+        assert answer.exit_code == 1
         assert answer.stderr.startswith("error: out.jsonl.partial is not a regular file; give a ")
         partial.unlink()
     for data in ['{"notes": 1}', '{"batch": 3\nx\n']:

@@ -13,35 +13,22 @@ from llmcli.training.distributed.processes import Processes
 from llmcli.training.step.training_step import Batch, accumulate_gradients, training_step
 
 
-def test_micro_batches_give_the_loss_and_gradients_of_the_whole_batch() -> None:
-    for micro_batches in [2, 3, 5]:
+def test_micro_batches_give_the_mean_loss_over_all_learned_tokens_and_its_gradients() -> None:
+    """Whatever their number in each micro-batch, also in one without any. Without a mask all tokens are learned."""
+    rng = np.random.default_rng(1)
+    ids, mask = torch.from_numpy(rng.integers(50, size=(5, 13))), torch.from_numpy(rng.random((5, 13)) < 0.3)
+    mask[3] = False
+    for learned in (None, mask):
         results = []
-        for n in (1, micro_batches):
+        for micro_batches in (1, 2, 3, 5):
             model = LanguageModel(ModelConfig(50, 16, 32, 2, 2, 2, 8, 12))
             model.initialize(torch.Generator().manual_seed(0))
-            ids = torch.from_numpy(np.random.default_rng(1).integers(50, size=(5, 13)))
-            loss = accumulate_gradients(model, ids, n)
+            loss = accumulate_gradients(model, ids, micro_batches, learned)
             results.append((loss, [p.grad for p in model.parameters()]))
-        torch.testing.assert_close(*results)
-
-
-def test_masked_micro_batches_give_the_mean_over_all_learned_tokens() -> None:
-    """Whatever their number in each piece, also in one without any."""
-    for micro_batches in [1, 2, 5]:
-        model = LanguageModel(ModelConfig(50, 16, 32, 2, 2, 2, 8, 12))
-        model.initialize(torch.Generator().manual_seed(0))
-        rng = np.random.default_rng(1)
-        ids, learned = torch.from_numpy(rng.integers(50, size=(5, 13))), torch.from_numpy(rng.random((5, 13)) < 0.3)
-        learned[3] = False
+            torch.testing.assert_close(results[-1], results[0])
         with torch.no_grad():
             losses = torch.nn.functional.cross_entropy(model(ids[:, :-1]).mT, ids[:, 1:], reduction="none")
-            expected = losses[learned[:, 1:]].mean()
-        found = accumulate_gradients(model, ids, micro_batches, learned)
-        torch.testing.assert_close(found, expected)
-        gradients = [p.grad for p in model.parameters()]
-        model.zero_grad()
-        accumulate_gradients(model, ids, 1, learned)
-        torch.testing.assert_close(gradients, [p.grad for p in model.parameters()])
+        torch.testing.assert_close(results[0][0], (losses if learned is None else losses[learned[:, 1:]]).mean())
 
 
 def test_texts_of_the_base_model_have_dropout_of_all_their_rows() -> None:
