@@ -11,7 +11,7 @@ import pytest
 import llmcli
 
 ROOT = Path(__file__).parent.parent
-STEPS = "steps=60, layers=2, width=64"  # instead of a time budget
+STEPS = "steps=30, layers=2, width=64"  # instead of a time budget
 CELLS = json.loads((ROOT / "examples" / "notebook.ipynb").read_text("utf-8"))["cells"]
 
 
