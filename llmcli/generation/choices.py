@@ -4,8 +4,8 @@ a text.
 An answer is tokenized as in training and is complete: its probability is the product over its tokens, times
 the probability of a token that ends an answer. A continuation is open-ended: its probability is that of all
 texts that begin with prompt + continuation, given that they begin with the prompt. It is summed over
-tokenizations, as in token_healing.py: the text's own tokenization and the most likely others, including
-tokens that cross the end of the prompt or of the continuation.
+tokenizations and weighted as in token_healing.py: the text's own tokenization and the most likely others,
+including tokens that cross the end of the prompt or of the continuation.
 
 The prompt is processed once; then batches of texts continue its KV cache. V = vocabulary size.
 """
@@ -16,10 +16,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from llmcli.data.text.words import begins_with_letter
 from llmcli.data.tokenizers.tokenizer import Tokenizer, check_unicode
 from llmcli.errors import LLMError, brief, usage
 from llmcli.generation.token_healing import (
+    CONTINUE_WORD_FACTOR,
     NEGLIGIBLE,
+    FirstToken,
     Prompt,
     TokenizationSearch,
     default_evaluations,
@@ -177,6 +180,10 @@ def score_continuations(
         spelled.append(_spelling(tokenizer, tail, text, beginning + text.encode("utf-8")))
     runtime.begin_prompt(cached, len(head), prompt.written)
     first = runtime.prefill(head[cached:])
+    weights = [
+        math.log(CONTINUE_WORD_FACTOR) if prompt.in_word and begins_with_letter(text.encode("utf-8")) else 0.0
+        for text in continuations
+    ]
     of_prompt = 0.0
     for batch in padded_batches([*map(len, spelled)], range(len(spelled)), BATCH_TOKENS):
         searches = [TokenizationSearch(runtime, tokenizer.vocabulary, head, spelled[i]) for i in batch]
@@ -186,9 +193,11 @@ def score_continuations(
             yield []
         # the log probability, after the head, of all token sequences that begin with the bytes of `spelled`
         totals = dict(zip(batch, (search.log_total for search in searches), strict=True))
-        of_prompt = totals.pop(0, of_prompt)
+        if totals.pop(0, None) is not None:
+            of_prompt = FirstToken(searches[0], head, prompt.in_word, 0.0).log_total
         yield [
-            ScoredText(continuations[i - 1], total - of_prompt, lengths[i - 1]) for i, total in totals.items()
+            ScoredText(continuations[i - 1], total + weights[i - 1] - of_prompt, lengths[i - 1])
+            for i, total in totals.items()
         ]
 
 

@@ -189,7 +189,9 @@ class FirstToken:
         if not total:
             raise LLMError(f"the model gives every allowed token a probability of 0: {DAMAGED}")
         self._groups = [group._replace(probabilities=group.probabilities / total) for group in groups]
+        self.log_total = search.log_total  # logarithm of what `model_logits` are normalized by
         if len(groups) > 1 or in_word:
+            self.log_total += math.log(total)
             self._sum_groups()
         else:
             allowed = self._vocabulary.allowed(search.end_state)

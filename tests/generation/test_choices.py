@@ -22,7 +22,7 @@ from llmcli.models.open_runtime import open_runtime
 from llmcli.models.runtime import Runtime
 from tests.cli.commands.test_chat import write_chat_model
 from tests.generation.fakes import Table
-from tests.generation.test_token_healing import PROMPTS, TABLE, TOKENS, Model, all_texts
+from tests.generation.test_token_healing import PROMPTS, TABLE, TOKENS, Model, all_texts, factor
 from tests.models.test_ngram_cache import WEIGHTS
 
 CHOICES = ["a", "ba", " b", ".", "b.", "ab a"]
@@ -34,33 +34,35 @@ def in_batches(batches: Iterable[list[ScoredText]]) -> list[ScoredText]:
     return [*itertools.chain.from_iterable(batches)]
 
 
-def probability_of_all(seed: int, head: list[int], data: bytes) -> float:
-    """The probability that the bytes after the head begin with `data`, over all sequences."""
-    return sum(all_texts(seed, head, data).values())
+def probability(seed: int, prompt: str, continuation: str) -> float:
+    """The weight of all sequences that spell the prompt and begin the rest with the continuation, as a share of those
+    that spell the prompt."""
+    known = Prompt.of(prompt, TABLE)  # type: ignore[arg-type]
+    tail = b"".join(TOKENS[token] for token in known.tail)
+    totals = {b"": 0.0, continuation.encode(): 0.0}
+    for path, share in all_texts(seed, known.head, tail).items():
+        rest = b"".join(TOKENS[token] for token in path)[len(tail) :]
+        for beginning in totals:
+            totals[beginning] += share * factor(prompt, rest) * rest.startswith(beginning)
+    return totals[continuation.encode()] / totals[b""]
 
 
 def test_continuations_have_the_probability_of_all_sequences_that_spell_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where the prompt ends inside a word, and a token crosses its end."""
+    """Also where the prompt ends inside a word, and a token crosses its end; weighted as in generation."""
     monkeypatch.setattr(module, "default_evaluations", lambda runtime: 10_000)
     monkeypatch.setattr(module, "NEGLIGIBLE", 0.0)
     for seed, prompt in itertools.product(range(2), PROMPTS):
         known = Prompt.of(prompt, TABLE)  # type: ignore[arg-type]
-        tail = b"".join(TOKENS[token] for token in known.tail)
-        scored = in_batches(score_continuations(Model(seed), TABLE, known, CHOICES))  # type: ignore[arg-type]
-        of_prompt = probability_of_all(seed, known.head, tail)
-        for choice in scored:
-            expected = probability_of_all(seed, known.head, tail + choice.text.encode()) / of_prompt
+        for choice in in_batches(score_continuations(Model(seed), TABLE, known, CHOICES)):  # type: ignore[arg-type]
+            expected = probability(seed, prompt, choice.text)
             assert choice.probability == pytest.approx(expected, rel=1e-4), (seed, prompt)
 
 
 def test_few_evaluations_miss_little() -> None:
     """With the default number, the probability is a lower bound near the sum."""
     known = Prompt.of("b a", TABLE)  # type: ignore[arg-type]
-    tail = b"".join(TOKENS[token] for token in known.tail)
     for choice in in_batches(score_continuations(Model(3), TABLE, known, CHOICES)):  # type: ignore[arg-type]
-        of_prompt = probability_of_all(3, known.head, tail)
-        expected = probability_of_all(3, known.head, tail + choice.text.encode()) / of_prompt
-        assert 0.8 * expected < choice.probability < 1.05 * expected
+        assert 0.8 < choice.probability / probability(3, "b a", choice.text) < 1.05
 
 
 @pytest.fixture(scope="module")
