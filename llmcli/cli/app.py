@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 from llmcli.cli.error_report import report
-from llmcli.cli.options import as_function, convert_directly
+from llmcli.cli.options import as_function, convert_directly, reject_repeated
 from llmcli.cli.terminal import console
 from llmcli.errors import WRONG_USAGE, LLMError, usage
 from llmcli.version import __version__
@@ -110,7 +110,11 @@ class Subcommand(TyperCommand):
     def parse_args(self, ctx: "Context", args: list[str]) -> list[str]:
         convert_directly(self.get_params(ctx))
         ctx.meta[HELP_ALL] = HELP_ALL in args
-        return super().parse_args(ctx, ["--help"] if ctx.meta[HELP_ALL] else args)
+        typed = ["--help"] if ctx.meta[HELP_ALL] else args
+        rest = super().parse_args(ctx, [*typed])
+        if not ctx.resilient_parsing:  # as in completion
+            reject_repeated(self.make_parser(ctx).parse_args([*typed])[-1])
+        return rest
 
     def collect_usage_pieces(self, ctx: "Context") -> list[str]:
         return [

@@ -5,7 +5,7 @@ import operator
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from copy import copy
 from dataclasses import fields
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
+from typer.core import TyperOption
 from typer.models import OptionInfo
 
 from llmcli.cli.terminal import console
@@ -356,6 +357,18 @@ def convert_directly(params: "Iterable[TyperParameter]") -> None:
     for param in params:
         if hasattr(param, "type_descriptor"):  # an older Typer does not use pydantic
             param.process_value = partial(_process_value, param)  # type: ignore[method-assign]
+
+
+def reject_repeated(typed: "Sequence[TyperParameter]") -> None:
+    """Raise LLMError if an option with one value is more than once among the typed ones: all but the last
+    value would be ignored."""
+    for param in typed:
+        if (
+            typed.count(param) > 1
+            and isinstance(param, TyperOption)
+            and not (param.multiple or param.is_flag)
+        ):
+            raise usage(f"{_name(param)} takes one value, found {typed.count(param)}; give it once")
 
 
 def _process_value(param: Any, context: typer.Context, value: Any) -> Any:

@@ -173,6 +173,7 @@ WRONG = [
     (2, "train c.txt --host 0.0.0.0", "--host has no effect without --watch"),
     (2, "train c.txt --port 8000", "--port has no effect without --watch"),
     (1, "generate hi -m nofile", "no file or directory nofile"),
+    (2, "generate hi -m nofile -m model.safetensors", "--model takes one value, found 2; give it once"),
     (1, "generate hi -m cut.safetensors", "cut off"),
     (1, "generate hi -m foreign.safetensors", "llm inspect foreign.safetensors"),
     (1, "generate hi -m later.safetensors", "pip install --upgrade llmcli"),

@@ -49,7 +49,7 @@ def test_a_batch_that_was_ended_goes_on_with_the_same_results(
         assert isinstance(llm(*GENERATE).exception, RuntimeError)
     partial.write_bytes(partial.read_bytes() + b'{"row": 3, "pro')  # a line that was being written
     seed = json.loads(partial.read_text("utf-8").splitlines()[1])["seed"]  # random, and kept
-    for changed in (("--min-p", 0), ("-n", 7)):
+    for changed in (("--min-p", 0), ("-k", 7)):
         refused = llm(*GENERATE, *changed)
         assert refused.exit_code == 1 and "belongs to a batch with a different model, options" in refused.stderr
     done = llm(*GENERATE)
