@@ -1,15 +1,12 @@
 """Entry point of the commands `llm` and `llmcli`, and of `python -m llmcli`.
 
-Installs the Ctrl-C handler before anything else is imported.
+Installs a handler for Ctrl-C before it imports more.
 """
 
-import atexit
 import os
 import signal
 import sys
-import threading
-
-from llmcli import signals
+from types import FrameType
 
 
 def main() -> None:
@@ -26,6 +23,9 @@ def main() -> None:
 def _exit_at_once(code: int) -> None:
     """Wait for other threads, run the registered exit functions, and end the process. Returns if output
     cannot be written, since Python's own exit reports that."""
+    import atexit
+    import threading
+
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     try:
@@ -41,7 +41,7 @@ def run() -> None:
     """Run the command line; never returns."""
     # nohup starts a process that ignores SIGINT
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signals.end_process)
+        signal.signal(signal.SIGINT, _end_at_once)
     try:
         from llmcli.cli import process_start
 
@@ -52,6 +52,12 @@ def run() -> None:
     except KeyboardInterrupt:
         os.write(2, b"interrupted\n")
         sys.exit(128 + signal.SIGINT)
+
+
+def _end_at_once(number: int, frame: FrameType | None) -> None:
+    """Handle Ctrl-C until the command line does: an exception during imports may be lost."""
+    os.write(2, b"interrupted\n")
+    os._exit(128 + number)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,17 @@
-"""Ctrl-C and the other signals that ask a process to end.
-
-Imports little, since the entry point installs its handler before importing anything else.
-"""
+"""Ctrl-C and the other signals that ask a process to end."""
 
 import math
+import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
-RETRY_SECONDS = 0.05
 SAME_REQUEST = 0.5  # seconds within which a second signal belongs to the same request
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")  # the last is Ctrl-Break and a closed window on Windows
 Handler = Callable[[int, FrameType | None], object] | int | None
+_cleanups: list[Callable[[], object]] = []  # of the contexts of `cleaning_up`, in order
 
 
 def stop_signals(*names: str) -> dict[signal.Signals, Handler]:
@@ -25,37 +22,38 @@ def stop_signals(*names: str) -> dict[signal.Signals, Handler]:
     return {number: handler for number, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}
 
 
+@contextmanager
+def cleaning_up(cleanup: Callable[[], object]) -> Iterator[None]:
+    """Call `cleanup` when this context ends, even if `end_process` ends the process in it."""
+    _cleanups.append(cleanup)
+    try:
+        yield
+    finally:
+        _cleanups.remove(cleanup)
+        cleanup()
+
+
 def end_process(number: int, frame: FrameType | None) -> None:
-    """Handle a signal: raise KeyboardInterrupt or SystemExit. If Python would lose the exception here, retry
-    shortly afterwards."""
-    if _loses_exceptions(frame):
-        timer = threading.Timer(RETRY_SECONDS, _send, [number])
-        timer.daemon = True
-        timer.start()
-    elif number == signal.SIGINT:
-        raise KeyboardInterrupt
-    else:
-        raise SystemExit(128 + number)
+    """Handle a signal: raise KeyboardInterrupt or SystemExit. Where an exception is not safe, end the process
+    immediately."""
+    if _may_raise(frame):
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+    for cleanup in reversed(_cleanups):
+        cleanup()
+    with suppress(OSError):
+        os.write(2, b"interrupted\n")
+    os._exit(128 + number)
 
 
-def _loses_exceptions(frame: FrameType | None) -> bool:
-    """Return whether Python would drop or wrap an exception raised here: in a destructor, in importlib or in
-    `__set_name__`."""
+def _may_raise(frame: FrameType | None) -> bool:
+    """Return whether an exception raised here ends the program. Python drops one in a destructor and wraps
+    one in `__set_name__`; native code that imports a module may abort."""
     while frame is not None:
         name, file = frame.f_code.co_name, frame.f_code.co_filename
-        if name in ("__del__", "__set_name__") or (name == "cb" and file.startswith("<frozen importlib")):
-            return True
+        if name in ("__del__", "__set_name__") or file.startswith("<frozen importlib"):
+            return False
         frame = frame.f_back
-    return False
-
-
-def _send(number: int) -> None:
-    if hasattr(signal, "pthread_kill"):  # also interrupts a system call in which the main thread is waiting
-        signal.pthread_kill(threading.main_thread().ident or 0, number)
-    else:
-        import _thread
-
-        _thread.interrupt_main(signal.Signals(number))
+    return True
 
 
 def on_stop_requests(handler: Handler) -> None:
@@ -90,23 +88,27 @@ def stop_requests(
     received = [] if received is None else received
     first_at = -math.inf if received else None  # a signal that was there before makes the next one the second
 
+    def call_earlier(number: signal.Signals, frame: FrameType | None) -> None:
+        handler = earlier.get(number)
+        if callable(handler):
+            handler(number, frame)
+        elif number == signal.SIGINT:
+            raise KeyboardInterrupt
+        else:
+            raise SystemExit(128 + number)
+
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal first_at
         now = time.monotonic()
         if not (received or can_save()):
-            before = earlier[signal.Signals(number)]
-            if callable(before):
-                before(number, frame)
-            elif before is signal.SIG_DFL:
-                raise SystemExit(128 + number)
-            return
-        if first_at is None:
+            call_earlier(signal.Signals(number), frame)
+        elif first_at is None:
             first_at = now
             received.append(number)
             if show_note:
                 show_note("ending the run and saving; press Ctrl-C again to quit without saving")
         elif now - first_at >= SAME_REQUEST:
-            end_process(signal.SIGINT, frame)
+            call_earlier(signal.SIGINT, frame)
 
     earlier = stop_signals() if show_note else stop_signals("SIGINT")
     with handled_by(handle, earlier):

@@ -14,11 +14,13 @@ import shutil
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 from llmcli.data.regular_file import open_regular, reading_error
 from llmcli.errors import LLMError, usage
 from llmcli.formats.open_file import name_in_cache
+from llmcli.signals import cleaning_up
 
 WINDOWS = os.name == "nt"
 # seconds between attempts to rename a file on Windows
@@ -262,29 +264,28 @@ def replace_directory(path: Path) -> Iterator[Path]:
     renames."""
     target = resolve_links(path)
     temporary, old = (target.with_name(f".{target.name}.{os.getpid()}.{suffix}") for suffix in ("tmp", "old"))
-    try:
-        _remove(temporary)  # left by a killed process with the same id
-        temporary.mkdir()
-        if target.exists():
-            temporary.chmod(stat.S_IMODE(target.stat().st_mode))
-        yield temporary
-        _flush_directory(temporary)
+    with cleaning_up(partial(_remove, temporary)):
         try:
-            with contextlib.suppress(FileNotFoundError):
-                _rename(target, old, os.rename)
-            _rename(temporary, target, os.rename)
-        except BaseException:
-            if not target.exists() and old.exists():
-                old.rename(target)
-            raise
-    except LLMError as error:
-        raise LLMError(str(error).replace(str(temporary), str(path)), error.exit_code) from error
-    except OSError as error:
-        raise LLMError(
-            f"cannot write {path}: {error.strerror or error}; nothing there was changed"
-        ) from error
-    finally:
-        _remove(temporary)
+            _remove(temporary)  # left by a killed process with the same id
+            temporary.mkdir()
+            if target.exists():
+                temporary.chmod(stat.S_IMODE(target.stat().st_mode))
+            yield temporary
+            _flush_directory(temporary)
+            try:
+                with contextlib.suppress(FileNotFoundError):
+                    _rename(target, old, os.rename)
+                _rename(temporary, target, os.rename)
+            except BaseException:
+                if not target.exists() and old.exists():
+                    old.rename(target)
+                raise
+        except LLMError as error:
+            raise LLMError(str(error).replace(str(temporary), str(path)), error.exit_code) from error
+        except OSError as error:
+            raise LLMError(
+                f"cannot write {path}: {error.strerror or error}; nothing there was changed"
+            ) from error
     _remove(old)
     _flush_directory(target.parent)
 
@@ -309,26 +310,25 @@ def _temporary_file(target: Path, *, keep: bool = False) -> Iterator[Path]:
     deleted."""
     directory = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     temporary = directory / target.name
-    try:
-        _remove(directory)  # left by a killed process with the same id
-        directory.mkdir(0o700)
-        temporary.touch()
-        status = (target if target.exists() else temporary).stat()
-        yield temporary
-        # closed before renaming: network file systems report late errors here, and Windows cannot rename open
-        # files
-        with open(temporary, "ab") as file:
-            _set_owner_and_mode(file.fileno(), status)
-            _flush(file.fileno())
-        if keep:
-            _rename(temporary, target, os.replace)
-            _flush_directory(target.parent)
-    except OSError as error:
-        raise LLMError(
-            f"cannot write {target}: {error.strerror or error}; nothing there was changed"
-        ) from error
-    finally:
-        _remove(directory)
+    with cleaning_up(partial(_remove, directory)):
+        try:
+            _remove(directory)  # left by a killed process with the same id
+            directory.mkdir(0o700)
+            temporary.touch()
+            status = (target if target.exists() else temporary).stat()
+            yield temporary
+            # closed before renaming: network file systems report late errors here, and Windows cannot rename
+            # open files
+            with open(temporary, "ab") as file:
+                _set_owner_and_mode(file.fileno(), status)
+                _flush(file.fileno())
+            if keep:
+                _rename(temporary, target, os.replace)
+                _flush_directory(target.parent)
+        except OSError as error:
+            raise LLMError(
+                f"cannot write {target}: {error.strerror or error}; nothing there was changed"
+            ) from error
 
 
 def _set_owner_and_mode(descriptor: int, status: os.stat_result) -> None:

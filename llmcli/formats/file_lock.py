@@ -10,6 +10,7 @@ from pathlib import Path
 
 from llmcli.errors import LLMError
 from llmcli.formats import atomic_io
+from llmcli.signals import cleaning_up
 
 # errors that operating systems report for a locked file
 _HELD = {
@@ -43,15 +44,17 @@ def locked(path: Path) -> Iterator[str]:
                 f"another run is writing to {path}; wait for it, end it, or give another name"
             ) from None
         os.close(descriptor)  # the previous holder deleted the file after we opened it: try again
-    try:
-        yield problem
-    finally:
+
+    def unlock() -> None:
         if atomic_io.WINDOWS:  # Windows cannot delete a file that is open here or in the next holder
             os.close(descriptor)
         with contextlib.suppress(OSError):
             os.unlink(lock_file)
         if not atomic_io.WINDOWS:
             os.close(descriptor)
+
+    with cleaning_up(unlock):
+        yield problem
 
 
 def _lock(descriptor: int) -> str:

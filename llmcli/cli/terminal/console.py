@@ -12,6 +12,7 @@ from llmcli.cli.terminal import styles
 from llmcli.cli.terminal.safe_text import json_line, visible, visible_line
 from llmcli.cli.terminal.text_layout import fit
 from llmcli.errors import with_hub_names, with_options
+from llmcli.signals import cleaning_up
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -173,8 +174,10 @@ def without_echo() -> Iterator[None]:
     silent = termios.tcgetattr(descriptor)
     silent[3] &= ~termios.ECHO  # the local modes
     termios.tcsetattr(descriptor, termios.TCSANOW, silent)
-    try:
-        yield
-    finally:
+
+    def restore() -> None:
         with suppress(termios.error):  # the terminal is closed
             termios.tcsetattr(descriptor, termios.TCSANOW, before)
+
+    with cleaning_up(restore):
+        yield
