@@ -29,6 +29,7 @@ from llmcli.formats.open_file import model_files
 from llmcli.generation.choices import ScoredText, score_answers
 from llmcli.generation.generator import GeneratedText, Piece, decode
 from llmcli.generation.token_healing import shared_length
+from llmcli.models.logits import log_softmax
 from llmcli.models.runtime import Check, Runtime, no_check
 
 READ_CHUNK = 256  # prompt tokens processed before control returns to the caller
@@ -160,6 +161,25 @@ class Assistant:
             self.runtime.rewind(min(self.runtime.length, len(ids) - 1))
             self._length = self.runtime.length
 
+    def read_answer(self, messages: Messages) -> tuple[list[int], list[Piece]]:
+        """Return (tokens before the answer that ends `messages`, its pieces, as if it were generated now).
+        The KV cache is empty afterwards. Raises LLMError like `answer`, and for an answer that does not fit
+        the context."""
+        *before, answer = messages
+        tokens = self.tokenizer.encode(answer.content)
+        ids, _ = self._fit(before, len(tokens))
+        text = GeneratedText(self.tokenizer, ids, SamplingConfig(max_tokens=len(tokens) + 1), self._stop_ids)
+        pieces = []
+        try:
+            for _ in self._read(ids):
+                pass
+            for token in tokens:
+                logits = self.runtime.step(text.ids[-1])[: len(self.tokenizer.token_bytes)]
+                pieces += text.append((token, float(log_softmax(logits)[token])))
+            return ids, pieces
+        finally:
+            self.runtime.rewind()
+
     def encode(self, messages: Messages, max_tokens: int) -> tuple[list[int], frozenset[int]]:
         """Return (tokens of a new conversation, tokens that end its answer of at most `max_tokens`). Raises
         LLMError like `answer`."""
@@ -260,6 +280,10 @@ class Chat:
         question = self.messages[last].content
         self.messages = self.messages[:last]
         return question
+
+    def read_answer(self) -> tuple[list[int], list[Piece]]:
+        """See `Assistant`, for the answer that ends the conversation."""
+        return self.assistant.read_answer(self.messages)
 
     def _last_question(self) -> int:
         indices = [i for i, message in enumerate(self.messages) if message.role == "user"]

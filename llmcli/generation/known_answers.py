@@ -165,6 +165,10 @@ class KnownAnswersChat(Chat):
         answer = self._finder.find(self.assistant, messages)
         return answer if answer.is_known else replace(answer, text=self.unknown)
 
+    def read_answer(self) -> tuple[list[int], list[Piece]]:
+        """A known answer has no generated tokens."""
+        return [], []
+
     def _events(self, messages: Messages, sampling: SamplingConfig) -> Iterator[Event]:
         self.last = self.find(messages)
         yield Piece(None, self.last.text, math.nan, "stop")

@@ -24,7 +24,8 @@ INTERRUPTED = "interrupted"  # finish reason of an answer stopped by Ctrl-C
 class Answer:
     """An answer and its figures, which grow as it arrives."""
 
-    max_tokens: int
+    sampling: "SamplingConfig"  # with which it is generated
+    prompt_ids: list[int] = field(default_factory=list)
     text: str = ""
     pieces: "list[Piece]" = field(default_factory=list)  # only pieces with a token
     finish_reason: str | None = None
@@ -78,14 +79,14 @@ class Answer:
             "seconds_to_first_token": round(self.seconds_to_first_token, 4),
         }
 
-    def note_speed(self, seed: int) -> None:
+    def note_speed(self) -> None:
         tokens = units.count(len(self.pieces), "token")
-        console.note(f"[{tokens}, {self.tokens_per_second:,.0f} tokens/s, seed {seed}]")
+        console.note(f"[{tokens}, {self.tokens_per_second:,.0f} tokens/s, seed {self.sampling.seed}]")
 
 
 def receive(
     events: "Iterator[Event]",
-    max_tokens: int,
+    sampling: "SamplingConfig",
     *,
     shows_text: bool = True,
     dropped_note: str | None = "",
@@ -96,7 +97,7 @@ def receive(
     `events` propagate."""
     from llmcli.generation.chat import READ_CHUNK, PrefillProgress, TurnsDropped
 
-    answer = Answer(max_tokens)
+    answer = Answer(sampling)
     is_answered = False
     wrap = WordWrap(terminal_width()) if sys.stdout.isatty() else None
     try:
@@ -138,7 +139,7 @@ def receive(
 def note_end(answer: Answer, advice: str) -> None:
     """Explain why an answer was cut off; `advice` is how to raise the maximum number of tokens."""
     if answer.finish_reason == "length":
-        is_full = len(answer.pieces) < answer.max_tokens
+        is_full = len(answer.pieces) < answer.sampling.max_tokens
         reason = (
             ": the context is full"
             if is_full
@@ -147,7 +148,7 @@ def note_end(answer: Answer, advice: str) -> None:
         console.note(f"(cut off{reason})")
 
 
-def note_incomplete(answer: Answer, sampling: "SamplingConfig") -> None:
+def note_incomplete(answer: Answer) -> None:
     """Note that a structured text was cut off before it was complete."""
-    if sampling.grammar:
+    if answer.sampling.grammar:
         note_end(answer, "the text is incomplete; for a longer one: -n 2000")

@@ -31,7 +31,7 @@ class Session:
         self._read = read
         self._source = source
         self._draft = ""  # initial text of the next input line
-        self._last: answers.Answer | None = None  # last answer in this conversation
+        self._last: answers.Answer | None = None  # last answer in this conversation, if it is of this session
         # files saved in this session, with their content; /save may replace them
         self._saved: dict[Path, bytes] = {}
 
@@ -71,10 +71,12 @@ class Session:
 
     def _answer(self, events: "Iterator[Event]") -> None:
         """Show an answer as it arrives; Ctrl-C stops it."""
-        max_tokens = self._chat.sampling.max_tokens
+        before = self._chat.messages
         with without_echo(), stop_requests() as requests:
-            answer = answers.receive(events, max_tokens, is_stopped=lambda: bool(requests))
-        self._last = answer
+            answer = answers.receive(events, self._chat.sampling, is_stopped=lambda: bool(requests))
+        if self._chat.messages is not before:
+            self._last = answer
+            answer.prompt_ids = self._chat.assistant.prompt_ids
         if answer.finish_reason == answers.INTERRUPTED:
             unanswered = " before the answer began; the message is left out, and the up arrow brings it back"
             console.note(f"(stopped{'' if answer.text else unanswered})")
@@ -151,13 +153,18 @@ class Session:
             rows.append(
                 ("context", f"{prompt + pieces:,} of {self._chat.assistant.runtime.context:,} tokens")
             )
-        settings = ", ".join(f"{name} {value}" for name, value in chat_commands.settings(self._chat.sampling))
-        tables.pairs([*rows, ("sampling", settings)], to_stderr=True)
+            settings = (f"{name} {value}" for name, value in chat_commands.settings(last.sampling))
+            rows.append(("sampling", ", ".join(settings)))
+        tables.pairs(rows, to_stderr=True)
 
     def _why(self, rest: str) -> None:
-        if self._last is None:
+        if not self._chat.messages or self._chat.messages[-1].role != "assistant":
             raise usage("there is no answer to explain yet; ask something first")
-        chat_explanation.show(self._source, self._chat.assistant, self._last, rest)
+        if self._last:
+            prompt_ids, pieces = self._last.prompt_ids, self._last.pieces
+        else:
+            prompt_ids, pieces = self._chat.read_answer()
+        chat_explanation.show(self._source, self._chat.assistant, prompt_ids, pieces, rest)
         console.note("")
 
 

@@ -134,10 +134,9 @@ def _open_chat(
 
 
 def _answer_once(conversation: "Chat", text: str, *, json_: bool) -> None:
-    sampling = conversation.sampling
-    answer = answers.receive(conversation.answer(text), sampling.max_tokens, shows_text=not json_)
+    answer = answers.receive(conversation.answer(text), conversation.sampling, shows_text=not json_)
     if json_:
-        answers.note_incomplete(answer, sampling)
+        answers.note_incomplete(answer)
         console.json_result(answer.as_json() | _known_json(conversation))
         return
     answers.note_end(answer, "for a longer answer: -n 2000")
@@ -145,7 +144,7 @@ def _answer_once(conversation: "Chat", text: str, *, json_: bool) -> None:
         if known := _known_json(conversation):
             console.note(f"[confidence {known['confidence']:.2f}]")
         else:
-            answer.note_speed(sampling.seed)
+            answer.note_speed()
 
 
 def _run_batch(
@@ -180,10 +179,11 @@ def _answer_lines(conversation: "Chat") -> None:
             conversation.set_system(text)
         elif text:
             events = conversation.answer(text)
-            max_tokens = conversation.sampling.max_tokens
-            answer = answers.receive(events, max_tokens, shows_text=False, dropped_note=dropped_note)
+            answer = answers.receive(
+                events, conversation.sampling, shows_text=False, dropped_note=dropped_note
+            )
             dropped_note = None if answer.dropped_turns else dropped_note
-            answers.note_incomplete(answer, conversation.sampling)
+            answers.note_incomplete(answer)
             console.json_result(answer.as_json() | _known_json(conversation))
 
 

@@ -149,7 +149,7 @@ class _PreparedPrompt(NamedTuple):
         """Return (one generated text, its JSON). `on_piece` receives each piece as it is generated."""
         from llmcli.generation.generator import generate
 
-        answer = Answer(sampling.max_tokens)
+        answer = Answer(sampling)
         experts = []
         for piece in generate(
             self.runtime, self.tokenizer, self.prompt, sampling, literal=self.options.literal
@@ -198,7 +198,7 @@ def _print_texts(prepared: _PreparedPrompt, texts: "list[TrainingText]") -> None
     for index, sampling in enumerate(settings):
         if options.json:
             answer, record = finished[index] if finished else prepared.generate(sampling)
-            note_incomplete(answer, sampling)
+            note_incomplete(answer)
             if finished:
                 record |= {"memory": matches[index].as_json(answer.text, names)}
             console.json_result(record)
@@ -213,9 +213,9 @@ def _print_texts(prepared: _PreparedPrompt, texts: "list[TrainingText]") -> None
         else:
             answer, _ = prepared.generate(sampling, print_piece)
             console.verbatim("\n")
-        note_incomplete(answer, sampling)
+        note_incomplete(answer)
         if sys.stdout.isatty():
-            answer.note_speed(sampling.seed)
+            answer.note_speed()
     if options.color and not options.json:
         from llmcli.cli.reports.tokens import probability_legend
 

@@ -98,12 +98,14 @@ class Classroom:
             self._wrong_codes = Counter()
         self._requests[address] += 1
         is_locked = not is_open and self._is_locked(address)
-        is_full = self._running[address] >= limits.CLASS_CONCURRENT
-        if is_locked or is_full or self._requests[address] > limits.CLASS_REQUESTS:
+        if is_locked or self._requests[address] > limits.CLASS_REQUESTS:
             what = "wrong class codes" if is_locked else "requests"
             message = f"too many {what} from this address; try again in a minute"
             code = "address_locked" if is_locked else "too_many_requests"
             raise ApiError(message, 429, code=code, headers={"Retry-After": "60"})
+        if self._running[address] >= limits.CLASS_CONCURRENT:
+            message = f"{limits.CLASS_CONCURRENT} requests from this address are in progress; try again later"
+            raise ApiError(message, 429, code="queue_full")
         if not is_open:
             self._check(request, address)
         self._running[address] += 1

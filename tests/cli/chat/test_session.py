@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from llmcli.cli.chat import explanation
 from llmcli.cli.chat.session import Session
 from llmcli.config import SamplingConfig
 from llmcli.generation.chat import Assistant, Chat
-from tests.generation.conversations import CountingModel, Letters, Turns, answering
+from tests.generation.conversations import ASSISTANT, END, USER, CountingModel, Letters, Turns, answering
 
 LETTERS = Letters()
 
@@ -129,6 +130,19 @@ def test_stats_are_those_of_the_last_answer(capsys: pytest.CaptureFixture[str]) 
     # USER x END ASSISTANT c a END USER y END ASSISTANT; all but the second END on were in the cache
     assert "11 tokens, 6 of them from the cache" in shown
     assert "2 turns" in shown and "13 of 1,000 tokens" in shown and "2 tokens," in shown
+    assert "seed 8\n" in shown  # that of the second answer, not of the next one
+
+
+def test_why_explains_the_answer_that_ends_the_conversation(monkeypatch) -> None:
+    """Whether it was generated last, before a question that was taken back, or in an earlier session."""
+    explained = []
+
+    def show(source, assistant, prompt_ids, pieces, which) -> None:
+        explained.append((prompt_ids, [(piece.id, piece.text, round(piece.logprob, 3)) for piece in pieces]))
+
+    monkeypatch.setattr(explanation, "show", show)
+    converse("x", "/save f", "/why", "y", "/undo", "/why", "/reset", "/load f", "/why")
+    assert explained == [([USER, 24, END, ASSISTANT], [(3, "c", 0), (1, "a", 0)])] * 3
 
 
 def test_an_error_of_an_answer_leaves_the_conversation_as_it_was(capsys: pytest.CaptureFixture[str]) -> None:
