@@ -74,9 +74,8 @@ def test_probabilities_and_removals_are_those_of_the_definition() -> None:
     sampling = [c.sampling_probability for c in step.candidates]
     np.testing.assert_allclose(sampling[:kept], squared[:kept] / squared[:kept].sum(), rtol=1e-4)
     assert not any(sampling[kept:])
-    assert [c.removed_by for c in step.candidates] == [None] * kept + ["top-p"] * (20 - kept) + ["top-k"] * (
-        len(own) - 20
-    )
+    expected = [None] * kept + ["top-p"] * (20 - kept) + ["top-k"] * (len(own) - 20)
+    assert [c.removed_by for c in step.candidates] == expected
 
 
 def test_at_temperature_0_one_token_remains() -> None:

@@ -548,10 +548,8 @@ def test_the_record_in_japanese(opened: Any, words_model: Path, tmp_path: Path) 
     assert page.is_hidden("#write") and page.get_attribute("#tab-record", "aria-selected") == "true"
     assert page.locator("#curve svg polyline.training").count() == 1 and page.locator("#plan dt").count() > 3
     names = page.locator("#record-view dt").all_text_contents()
-    assert (
-        len(names) > 30
-        and [name for name in names if not re.search(r"[\u3040-\u30ff\u4e00-\u9fff]|SHA-256", name)] == []
-    )
+    untranslated = [name for name in names if not re.search(r"[\u3040-\u30ff\u4e00-\u9fff]|SHA-256", name)]
+    assert len(names) > 30 and untranslated == []
     rows = dict(zip(names, page.locator("#record dd").all_text_contents(), strict=False))
     expected = {
         "形式": "llmcli のモデル", "コーパス": "100 steps, 5 bytes.txt、3,000バイト",
@@ -574,12 +572,9 @@ def test_the_record_in_japanese(opened: Any, words_model: Path, tmp_path: Path) 
     )
     units = re.compile(r"bytes|tokens|steps|bits|layer|head|parameters|epoch|network")
     kept = {"コーパス", "設定"}
-    values = zip(
-        names,
-        page.locator("#record-view dd").evaluate_all("(all) => all.map((one) => one.firstChild.data)"),
-        strict=True,
-    )
-    assert [value for name, value in values if units.search(value) and name not in kept] == []
+    values = page.locator("#record-view dd").evaluate_all("(all) => all.map((one) => one.firstChild.data)")
+    shown = zip(names, values, strict=True)
+    assert [value for name, value in shown if units.search(value) and name not in kept] == []
     assert re.fullmatch(
         r"ステップ[\d,]+までに、学習損失は[\d.]+から[\d.]+ビット/バイトになりました。"
         r"(検証損失は最小で[\d.]+でした。)?",

@@ -284,9 +284,8 @@ def test_a_text_in_which_each_word_is_one_token_gets_no_bpe_dropout(worker: "Pag
 def test_sha256(worker: "Page") -> None:
     for size in (0, 1, 55, 56, 63, 64, 65, 1000):
         data = bytes(i * 7 % 256 for i in range(size))
-        assert (
-            worker.evaluate("(bytes) => sha256(Uint8Array.from(bytes))", list(data)) == hashlib.sha256(data).hexdigest()
-        )
+        found = worker.evaluate("(bytes) => sha256(Uint8Array.from(bytes))", list(data))
+        assert found == hashlib.sha256(data).hexdigest()
 
 
 @pytest.mark.parametrize(

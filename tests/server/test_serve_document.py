@@ -117,12 +117,8 @@ def test_the_numbers_are_those_of_the_code():
     from llmcli.server import limits
 
     numbers = [getattr(limits, name) for name in dir(limits) if name.isupper() and name != "KEEP_ALIVE_SECONDS"]
+    numbers += [EngineLimits.concurrent, EngineLimits.queue]
+    numbers += [EngineLimits.live_bytes >> 30, EngineLimits.prefix_bytes >> 30]
     table = PAGE.partition("## Limits")[2]
-    for number in (
-        *numbers,
-        EngineLimits.concurrent,
-        EngineLimits.queue,
-        EngineLimits.live_bytes >> 30,
-        EngineLimits.prefix_bytes >> 30,
-    ):
+    for number in numbers:
         assert re.search(rf"(?<![\d,]){number:,}(?![\d,])", table), number

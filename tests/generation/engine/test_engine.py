@@ -249,9 +249,7 @@ def test_groups_of_many_texts_delay_another_by_one_chunk_each(start, monkeypatch
     turns, sequence_class = [], sequence_module.GeneratedSequence
     advance = sequence_class.advance
     monkeypatch.setattr(sequence_module, "PREFILL_CHUNK", 8)
-    monkeypatch.setattr(
-        sequence_module.GeneratedSequence, "advance", lambda one: (turns.append(one.group), advance(one))
-    )
+    monkeypatch.setattr(sequence_class, "advance", lambda one: (turns.append(one.group), advance(one)))
     engine = start(EngineLimits(prefix_bytes=0))
     blocking = blocked(engine)
     many = [ask(engine, (5, text, *range(30)), group=group, **more) for group in range(groups) for text in range(8)]

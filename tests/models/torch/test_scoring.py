@@ -28,7 +28,8 @@ def test_the_inverse_temperature_undoes_a_scale_of_the_logits(scale: float) -> N
             ids[:, t + 1] = [rng.choice(300, p=p / p.sum()) for p in probabilities]
         model.model.norm.weight.mul_(scale)
     found, nats = fit_inverse_temperature(model, ids)
-    assert found == pytest.approx(min(max(1 / scale, INVERSE_TEMPERATURES[0]), INVERSE_TEMPERATURES[-1]), abs=0.05)
+    least, most = INVERSE_TEMPERATURES[0], INVERSE_TEMPERATURES[-1]
+    assert found == pytest.approx(min(max(1 / scale, least), most), abs=0.05)
 
     def loss(factor: float) -> float:
         gain = model.model.norm.weight
@@ -41,7 +42,4 @@ def test_the_inverse_temperature_undoes_a_scale_of_the_logits(scale: float) -> N
 
     assert nats / ids[:, 1:].size == pytest.approx(loss(found), rel=1e-3)
     assert fit_inverse_temperature(model, ids, near=0.4) == pytest.approx((found, nats), rel=1e-6)
-    assert loss(found) <= min(loss(found - 0.03), loss(found + 0.03)) or found in (
-        INVERSE_TEMPERATURES[0],
-        INVERSE_TEMPERATURES[-1],
-    )
+    assert loss(found) <= min(loss(found - 0.03), loss(found + 0.03)) or found in (least, most)

@@ -105,11 +105,8 @@ def test_log_probabilities_alone_and_with_alternatives(chat):
     assert all(token["top_logprobs"] == [] for token in alone)
     answer = chat([QUESTION], max_tokens=6, logprobs=True, top_logprobs=3)
     tokens = answer["choices"][0]["logprobs"]["content"]
-    assert (
-        bytes(byte for token in tokens for byte in token["bytes"])
-        .decode("utf-8", "replace")
-        .startswith(content(answer))
-    )
+    data = bytes(byte for token in tokens for byte in token["bytes"])
+    assert data.decode("utf-8", "replace").startswith(content(answer))
     for token in tokens:
         assert len(token["top_logprobs"]) == 3
         top = [one["logprob"] for one in token["top_logprobs"]]

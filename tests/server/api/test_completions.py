@@ -64,12 +64,10 @@ def test_a_text_that_is_continued_token_by_token_is_that_of_one_request(served, 
             return [(token["id"], token["logprob"]) for token in choice["logprobs"]["content"]]
 
         together = tokens(prompt=prompt, max_tokens=12)
-        scored = tokens(
-            prompt=[*prompt, *(token for token, _ in together)], echo=True, max_tokens=0, generated_tokens=12
-        )
-        assert [logprob for _, logprob in scored[len(prompt) :]] == pytest.approx(
-            [one for _, one in together], abs=1e-4
-        )
+        whole = [*prompt, *(token for token, _ in together)]
+        scored = tokens(prompt=whole, echo=True, max_tokens=0, generated_tokens=12)
+        expected = [logprob for _, logprob in together]
+        assert [logprob for _, logprob in scored[len(prompt) :]] == pytest.approx(expected, abs=1e-4)
         ids, differences = list(prompt), []
         for count, (token, logprob) in enumerate(together):
             [[found, own]] = tokens(prompt=ids, max_tokens=1, generated_tokens=count)

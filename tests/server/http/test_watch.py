@@ -35,9 +35,8 @@ def get(port: int, path: str, method: str = "GET", **headers: str) -> Answer:
 def test_the_page_and_the_newest_state_of_the_run(server: tuple[WatchServer, int]) -> None:
     watch, port = server
     status, headers, body = get(port, "/")
-    assert (status, body) == (200, b"<!DOCTYPE html>") and "frame-ancestors 'none'" in headers[
-        "content-security-policy"
-    ]
+    assert (status, body) == (200, b"<!DOCTYPE html>")
+    assert "frame-ancestors 'none'" in headers["content-security-policy"]
     assert get(port, "/state")[2] == b"{}"
     watch.state = b'{"phase": "running"}'
     assert get(port, "/state")[2] == watch.state and get(port, "/state")[1]["cache-control"] == "no-store"
