@@ -7,7 +7,7 @@ import re
 import shlex
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePath
@@ -22,11 +22,10 @@ from llmcli.data.files import MARKUP, ConversationFile, read_records
 from llmcli.data.text import file_types
 from llmcli.data.text.boilerplate import strip
 from llmcli.data.text.corpus import Corpus, FoundFile, find_files
-from llmcli.data.text.dataset_directory import other_splits
+from llmcli.data.text.dataset_directory import HELD_OUT, TRAINING, archive_splits
 from llmcli.data.text.decoding import (
     BLOCK_BYTES,
     Document,
-    FileFacts,
     OnRead,
     OpenFile,
     Stored,
@@ -115,6 +114,19 @@ class Sources:
         parts."""
         return list(map(_record, self._files))
 
+    def divided(self) -> "tuple[Sources, Sources]":
+        """Return (the training text with all notes, the held-out split of data sets)."""
+        training, held_out = (
+            (
+                tuple(part for part in self.text.contents if part.document.split == split),
+                tuple(file for file in self.conversation_files if file.split == split),
+            )
+            for split in (TRAINING, HELD_OUT)
+        )
+        text = replace(self.text, contents=training[0])
+        rest = replace(self, text=text, conversation_files=training[1])
+        return rest, Sources(Corpus(held_out[0]), held_out[1])
+
     def groups(self) -> list[FileGroup]:
         files: dict[FileGroup, list[Content]] = {}
         for file in self._files:
@@ -181,15 +193,22 @@ def read_sources(
     reading: ReadOptions = _AUTOMATIC,
     *,
     text_only: bool = False,
+    splits: Collection[str] = (TRAINING,),
     on_read: OnRead = ignore,
 ) -> Sources:
-    """Read files, directories and patterns. Raises LLMError, for instance for a malformed record of a
-    conversation."""
+    """Read files, directories and patterns; of data sets, only these `splits`. Raises LLMError, for instance
+    for a malformed record of a conversation."""
     names = list(names)
     files, skipped = find_files(names)
-    contents, unreadable = _read_files(files, reading, text_only=text_only, on_read=on_read)
+    used = [file for file in files if file.split in splits]
+    contents, unreadable = _read_files(used, reading, text_only=text_only, on_read=on_read)
+    contents = _with_archive_splits(contents)
+    if unused := [file.name for file in (*files, *contents) if file.split not in splits]:
+        found = f"{units.count(len(unused), 'file')} of another split, not used"
+        skipped.append(f"{found}: {units.listed(list(map(display_name, unused)), _MAX_NAMES)}")
+    contents = [content for content in contents if content.split in splits]
     not_read = [*skipped, *(problem for _, problem in unreadable)]
-    if not contents:
+    if not any(content.split == TRAINING for content in contents):
         details = f" ({len(not_read)} files were skipped; the first: {not_read[0]})" if not_read else ""
         raise LLMError(f"no text found in {', '.join(names)}{details}; name a text file")
     same: dict[tuple[str, str], list[str]] = {}
@@ -203,39 +222,21 @@ def read_sources(
     return _sources_of(contents, skipped, not_read, reading, on_read)
 
 
-def without_other_splits(sources: Sources) -> tuple[Sources, Sources]:
-    """Separate the held-out split of each data set in an archive, as `read_sources` does for directories.
-    Returns (the rest without unused splits, the held-out splits)."""
+def _with_archive_splits(contents: Sequence[Content]) -> list[Content]:
+    """Assign files in archives to their splits."""
     members: dict[Path, list[str]] = {}
-    for file in (*sources.text.documents, *sources.conversation_files):
-        if file.member:
-            members.setdefault(file.path, []).append(file.member)
-    held_out = set[tuple[Path, str]]()
-    others = set[tuple[Path, str]]()
-    skipped: list[str] = []
-    for path, names in members.items():
-        of_validation, of_test = other_splits(names)
-        held_out |= {(path, name) for name in of_validation}
-        others |= {(path, name) for name in of_validation + of_test}
-        for split, what in ((of_validation, "held out"), (of_test, "of another split, not used")):
-            if split:
-                found = f"{units.count(len(split), 'file')} {what}: {units.listed(split, _MAX_NAMES)}"
-                skipped.append(f"{display_name(path.name)}: {found}")
-    if not others:
-        return sources, Sources(Corpus(()), ())
-    training = _selected(sources, lambda file: (file.path, file.member) not in others)
-    text = replace(training.text, skipped=(*training.text.skipped, *skipped))
-    all_files = Sources(Corpus(sources.text.contents), sources.conversation_files)
-    kept = _selected(all_files, lambda file: (file.path, file.member) in held_out)
-    return replace(training, text=text), kept
-
-
-def _selected(sources: Sources, is_wanted: Callable[[FileFacts], bool]) -> Sources:
-    parts = tuple(part for part in sources.text.contents if is_wanted(part.document))
-    text = replace(sources.text, contents=parts)
-    return replace(
-        sources, text=text, conversation_files=tuple(filter(is_wanted, sources.conversation_files))
-    )
+    for content in contents:
+        if content.member:
+            members.setdefault(content.path, []).append(content.member)
+    splits = {
+        (path, name): split
+        for path, names in members.items()
+        for name, split in archive_splits(names).items()
+    }
+    return [
+        replace(content, split=splits.get((content.path, content.member), content.split))
+        for content in contents
+    ]
 
 
 def sources_in_memory(
@@ -286,7 +287,7 @@ def _sources_of(
         names = units.listed(duplicates, _MAX_NAMES)
         skipped.append(f"{number} with the text of another, which is read once: {names}")
     not_read += [f"{line}: the same text, which is read once" for line in duplicates]
-    if not files and not any(document.text_bytes for document in documents):
+    if not files and not any(document.text_bytes for document in documents if document.split == TRAINING):
         raise LLMError(f"{documents[0].name} is empty; give some text to read")
     return Sources(Corpus.of(documents, skipped, not_read), files, boilerplate, cuts)
 
@@ -311,13 +312,13 @@ def _stripped(
 def _without_duplicates(
     documents: list[Document],
 ) -> tuple[list[Document], list[str]]:
-    """Keep the first of several documents with the same text. Returns (documents, "NAME (as NAME)" for each
-    duplicate)."""
-    first: dict[str, Document] = {}
+    """Keep the first of several documents of a split with the same text. Returns (documents, "NAME (as
+    NAME)" for each duplicate)."""
+    first: dict[tuple[str, str], Document] = {}
     kept = []
     duplicates = []
     for document in documents:
-        same = first.setdefault(document.sha256, document)
+        same = first.setdefault((document.split, document.sha256), document)
         if same is document or not document.text_bytes:
             kept.append(document)
         else:
@@ -328,7 +329,7 @@ def _without_duplicates(
 def read_text(name: str) -> Document:
     """Read one text file, which may be compressed, or standard input ("-"). Raises LLMError for any other
     file."""
-    file = FoundFile(name, Path(name), name, was_named=True)
+    file = FoundFile(name, Path(name), name, is_required=True)
     contents, _ = _read_files([file], ReadOptions(plain=True))
     documents = [
         content
@@ -348,7 +349,7 @@ def read_text(name: str) -> Document:
 
 def read_conversations(path: Path, reading: ReadOptions = _AUTOMATIC) -> ConversationFile | None:
     """Read one file of conversations; None for other text. Raises LLMError as `read_sources` does."""
-    contents, _ = _read_files([FoundFile(str(path), path, path.name, was_named=True)], reading)
+    contents, _ = _read_files([FoundFile(str(path), path, path.name, is_required=True)], reading)
     return next((file for file in contents if isinstance(file, ConversationFile)), None)
 
 
@@ -364,7 +365,7 @@ def require_conversations(path: Path) -> ConversationFile:
 
 def read_if_possible(paths: Iterable[Path], reading: ReadOptions, *, text_only: bool) -> list[Content]:
     """Read files like `read_sources`, but leave out unreadable ones."""
-    files = [FoundFile(str(path), path, path.name, was_named=False) for path in paths]
+    files = [FoundFile(str(path), path, path.name, is_required=False) for path in paths]
     contents, _ = _read_files(files, reading, text_only=text_only)
     return _stripped(contents, reading, ignore)[0]
 
@@ -400,14 +401,14 @@ def _read_files(
             try:
                 begun.append(read_or_submit(file))
             except LLMError as error:
-                if file.was_named or isinstance(error, ReadingEndsError):
+                if file.is_required or isinstance(error, ReadingEndsError):
                     raise
                 begun.append(([], [(display_name(file.name), str(error))]))
         for file, result in zip(files, begun, strict=True):
             if isinstance(result, PendingFile):
                 reader.wait(result, on_read)
                 is_alone = result.is_text or len(files) == 1
-                if result.problems and not result.contents and file.was_named and is_alone:
+                if result.problems and not result.contents and file.is_required and is_alone:
                     # a problem with the whole archive is more useful than the first file's
                     of_archive = (line for name, line in result.problems if name == result.name)
                     raise LLMError(next(of_archive, result.problems[0][1]))
@@ -415,7 +416,9 @@ def _read_files(
             unreadable += result[1]
             for content in result[0]:
                 relative_name = f"{file.relative_name}/{content.member}".rstrip("/")
-                contents.append(replace(content, path=file.path, relative_name=relative_name))
+                contents.append(
+                    replace(content, path=file.path, relative_name=relative_name, split=file.split)
+                )
     return contents, unreadable
 
 

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmcli.data.sources import Sources, read_sources, without_other_splits
+from llmcli.data.sources import Sources, read_sources
 from llmcli.data.text.corpus import Corpus, DocumentPart
+from llmcli.data.text.dataset_directory import ALL_SPLITS
 from llmcli.data.text.decoding import Document
 from llmcli.data.text.near_duplicates import largest_group
 from llmcli.data.text.repetitions import find_repetitions
@@ -50,7 +51,7 @@ def recorded_split(record: TrainingRecord, model: Path, corpus: Sequence[str]) -
         recorded_documents = find_corpus(stage, model).documents + find_held_out_text(stage, model).documents
         read = Sources(Corpus.of(recorded_documents), ())
     else:
-        read = read_sources(corpus, recorded_reading([record]))
+        read = read_sources(corpus, recorded_reading([record]), splits=ALL_SPLITS)
         _check_not_handed_over(read.text.documents)
     documents = read.text.documents
     by_hash = {document.sha256: document for document in documents}
@@ -67,7 +68,7 @@ def recorded_split(record: TrainingRecord, model: Path, corpus: Sequence[str]) -
         if entry.bytes:
             document = by_hash[entry.sha256]
             held_out.append(DocumentPart(document, 0, document.text_bytes))
-    used = without_other_splits(read)[0].text.documents
+    used = read.divided()[0].text.documents
     new = Corpus.of(document for document in used if document.sha256 not in names)
     if new.contents:
         divided = split(new, HELD_OUT)

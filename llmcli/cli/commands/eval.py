@@ -81,6 +81,7 @@ def eval_(options: _Options) -> None:
     from llmcli.cli.reports.files import note_skipped_files
     from llmcli.data.reading_progress import reading_progress
     from llmcli.data.sources import read_sources
+    from llmcli.data.text.dataset_directory import ALL_SPLITS
     from llmcli.evaluation.training_text import recorded_reading
     from llmcli.formats.loading import load_any
 
@@ -93,7 +94,7 @@ def eval_(options: _Options) -> None:
     chats = [model for model in models if model.chat_template()]
     progress = reading_progress(None, console.note)
     reading = recorded_reading(_records(models))
-    sources = read_sources(options.texts, reading, text_only=not chats, on_read=progress)
+    sources = read_sources(options.texts, reading, text_only=not chats, splits=ALL_SPLITS, on_read=progress)
     if sources.cuts or any(group.detail for group in sources.groups()):  # more than plain text
         for note in (sources.describe(options=False), *sources.notes):
             console.note(note)

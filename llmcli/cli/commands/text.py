@@ -25,11 +25,10 @@ def text(options: _Options) -> None:
     """
     from llmcli.cli.reports.files import not_read, note_skipped_files, show_files
     from llmcli.data.reading_progress import reading_progress
-    from llmcli.data.sources import check_reading, read_sources, without_other_splits
+    from llmcli.data.sources import check_reading, read_sources
 
     reading = options.reading()
-    found = read_sources(options.files, reading, on_read=reading_progress(None, console.note))
-    sources, _ = without_other_splits(found)
+    sources = read_sources(options.files, reading, on_read=reading_progress(None, console.note))
     check_reading(reading, [sources])
     if options.json:
         console.json_result({"documents": sources.records(), "not_read": not_read(sources.text)})

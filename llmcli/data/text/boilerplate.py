@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain, islice, takewhile
 
 from llmcli import units
+from llmcli.data.text.dataset_directory import TRAINING
 from llmcli.data.text.decoding import Document, OnRead, document_of_texts, ignore
 from llmcli.data.text.temporary_files import TextCopy
 from llmcli.data.text.words import grouped
@@ -105,7 +106,8 @@ def strip(
     lines, counts of the text that was cut). With `repeated`, the hashes returned by an earlier call, the same
     lines are cut."""
     if repeated is None:
-        repeated = repeated_lines((_body(document, on_read) for document in documents), len(documents))
+        training = [document for document in documents if document.split == TRAINING]
+        repeated = repeated_lines((_body(document, on_read) for document in training), len(training))
     hashes = {*repeated}
     cuts = Cuts(of_bytes=sum(document.text_bytes for document in documents))
     return [_strip(document, hashes, copy, cuts, on_read) for document in documents], tuple(repeated), cuts

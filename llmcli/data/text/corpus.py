@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from llmcli import units
-from llmcli.data.text.dataset_directory import find_dataset, visible_files
+from llmcli.data.text.dataset_directory import HELD_OUT, TRAINING, find_dataset, visible_files
 from llmcli.data.text.decoding import STANDARD_INPUT, Document, display_name
 from llmcli.data.text.file_types import is_hidden
 from llmcli.errors import LLMError
@@ -115,7 +115,10 @@ class FoundFile:
     name: str  # displayed name
     path: Path
     relative_name: str  # path relative to the named directory, with "/"; for a named file, its name
-    was_named: bool  # whether the user named the file itself, not its directory
+    # whether an error in it is one of the command: the user named the file itself, not its directory, or it is
+    # the held-out split
+    is_required: bool
+    split: str = TRAINING  # of the data set in the named directory
 
 
 def find_files(names: Iterable[str]) -> tuple[list[FoundFile], list[str]]:
@@ -172,14 +175,15 @@ def _files_of(name: str, path: Path, root: Path, skipped: list[str]) -> Iterator
     """Yield a file, or the files in a directory, with names relative to `root`, except hidden and generated
     files."""
     is_directory = path.is_dir()
-    for file in _text_files(path, skipped) if is_directory else [path]:
+    for file, split in (_text_files(path, skipped) if is_directory else {path: TRAINING}).items():
         relative = unicodedata.normalize("NFC", display_name(file.relative_to(root).as_posix()))
-        yield FoundFile(str(file) if is_directory else name, file, relative, not is_directory)
+        is_required = not is_directory or split == HELD_OUT
+        yield FoundFile(str(file) if is_directory else name, file, relative, is_required, split)
 
 
-def _text_files(directory: Path, skipped: list[str]) -> Iterable[Path]:
-    """Return the files to read in a directory: the training rows of a data set, the pages of a web site, or
-    all files that are neither hidden nor generated. Adds a line to `skipped` for each kind of skipped
+def _text_files(directory: Path, skipped: list[str]) -> dict[Path, str]:
+    """Return the files to read in a directory, with their splits: the rows of a data set, the pages of a web
+    site, or all files that are neither hidden nor generated. Adds a line to `skipped` for each kind of skipped
     file."""
 
     def skip(paths: Sequence[Path], noun: str, reason: str) -> None:
@@ -193,13 +197,11 @@ def _text_files(directory: Path, skipped: list[str]) -> Iterable[Path]:
     skip(links, "link", "to a directory or to nothing, not followed")
     skip(closed, "name", "that cannot be opened as a file or a directory")
     if dataset := find_dataset(directory, files):
-        skip(dataset.held_out, "file", "held out")
-        skip(dataset.unused, "file", "of another split, not used")
         skip(dataset.others, "file", "without rows of the data set")
-        return dataset.training
+        return dataset.splits
     assets = [path for path in files if path.suffix.lower() in WEB_ASSETS or path.name in SITE_INDEXES]
     pages = sum(path.suffix.lower() in (".html", ".htm", ".xhtml") for path in files)
     if assets and (pages > len(assets) or (pages and any(path.name in SITE_INDEXES for path in assets))):
         skip(assets, "file", "beside the pages of a web site")
-        return [path for path in files if path not in assets]
-    return files
+        files = [path for path in files if path not in assets]
+    return dict.fromkeys(files, TRAINING)

@@ -27,6 +27,11 @@ _WORD = re.compile(r"[^\s\"',{}]+")
 _TRAIN = "train|training"
 _VALIDATION = "validation|valid|dev|val"
 _TEST = "test|testing|eval|evaluation"
+# the splits of a data set; other text belongs to TRAINING
+TRAINING = "training"
+HELD_OUT = "held out"  # the validation split, or else the test split
+UNUSED = "unused"  # the test split if there is also a validation split
+ALL_SPLITS = (TRAINING, HELD_OUT, UNUSED)
 _Row = TypeVar("_Row", Path, str)
 
 
@@ -34,9 +39,7 @@ _Row = TypeVar("_Row", Path, str)
 class DatasetDirectory:
     """The files of a data set."""
 
-    training: tuple[Path, ...]
-    held_out: tuple[Path, ...]  # the validation split, or else the test split
-    unused: tuple[Path, ...]  # the test split if there is also a validation split
+    splits: dict[Path, str]  # the split of each file of rows
     others: tuple[Path, ...]  # files without rows
 
 
@@ -71,38 +74,31 @@ def find_dataset(directory: Path, files: Sequence[Path]) -> DatasetDirectory | N
     card = _card(directory)
     assigned = list(_splits_in(card))
     names = [_with_splits(path.relative_to(directory).as_posix(), assigned) for path in rows]
-    train, validation, test = (_named(names, rows, split) for split in (_TRAIN, _VALIDATION, _TEST))
-    if not (card or _is_saved(directory, rows) or (train and (validation or test))):
+    is_known = bool(card) or _is_saved(directory, rows)
+    splits = _splits_of(names, rows, is_known=is_known)
+    if not splits and not is_known:
         return None
-    training = [path for path in rows if path not in validation and path not in test]
-    if not training:  # there is no other split
-        training = rows
-        validation = []
-        test = []
-    held_out = validation or test
-    unused = [path for path in test if path not in held_out]
+    # an empty file holds out nothing
+    splits = {row: split for row, split in splits.items() if split != HELD_OUT or row.stat().st_size}
     others = [path for path in files if path not in rows]
-    held_out = [path for path in held_out if path.stat().st_size]
-    return DatasetDirectory(tuple(training), tuple(held_out), tuple(unused), tuple(others))
+    return DatasetDirectory(splits or dict.fromkeys(rows, TRAINING), tuple(others))
 
 
-def other_splits(members: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return (the held-out split, an unused split) of the data set in an archive with these paths, which has
-    a split for training beside another one; nothing for another archive."""
+def archive_splits(members: Sequence[str]) -> dict[str, str]:
+    """Return the split of each file of rows in an archive with these paths, if one is for training and another
+    is not; nothing for another archive."""
     rows = [member for member in members if Path(unpacked_name(member)).suffix.lower() in _ROWS]
-    names = [f"{row}/" for row in rows]
+    return _splits_of([f"{row}/" for row in rows], rows)
+
+
+def _splits_of(names: Sequence[str], rows: Sequence[_Row], *, is_known: bool = False) -> dict[_Row, str]:
+    """Return the split of each row; nothing if none is for training beside another one. Unless the data set
+    `is_known`, the names must include one of a split for training."""
     train, validation, test = (_named(names, rows, split) for split in (_TRAIN, _VALIDATION, _TEST))
-    if not set(train).difference(validation, test):
-        return [], []
-    held_out = dict.fromkeys(validation or test)
-    return [*held_out], [row for row in test if row not in held_out]
-
-
-def held_out_splits(names: Iterable[str]) -> list[str]:
-    """Return the files held out by the data sets among these names."""
-    directories = [Path(name) for name in names if Path(name).is_dir()]
-    datasets = [find_dataset(directory, visible_files(directory)[0]) for directory in directories]
-    return [str(path) for dataset in datasets if dataset for path in dataset.held_out]
+    held_out = validation or test
+    splits = {row: UNUSED if row in test else TRAINING for row in rows} | dict.fromkeys(held_out, HELD_OUT)
+    is_divided = held_out and TRAINING in splits.values() and (train or is_known)
+    return splits if is_divided else {}
 
 
 def _is_saved(directory: Path, rows: Iterable[Path]) -> bool:

@@ -19,6 +19,7 @@ from typing import TypeAlias
 from llmcli import units
 from llmcli.data.regular_file import open_regular, reading_error
 from llmcli.data.text import encodings, file_types
+from llmcli.data.text.dataset_directory import TRAINING
 from llmcli.data.text.temporary_files import ReadingEndsError, TextCopy
 from llmcli.errors import LLMError
 
@@ -127,6 +128,7 @@ class FileFacts:
     relative_name: str = ""
     encoding: str = ""  # the file's encoding, unless it is UTF-8 or given by a byte-order mark
     file_bytes: int = field(default=0, compare=False)  # size of the file
+    split: str = field(default=TRAINING, compare=False)  # of the data set that it belongs to
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from llmcli import units
 from llmcli.data.conversations.record_kinds import ReadOptions
 from llmcli.data.files import ConversationFile
 from llmcli.data.reading_progress import reading_progress
-from llmcli.data.sources import Sources, check_reading, read_sources, without_other_splits
+from llmcli.data.sources import Sources, check_reading, read_sources
 from llmcli.data.text.boilerplate import SUGGESTED_SHARE, estimate
 from llmcli.data.text.corpus import Corpus
-from llmcli.data.text.dataset_directory import held_out_splits
+from llmcli.data.text.dataset_directory import HELD_OUT, TRAINING
 from llmcli.data.tokenizers.tokenizer import read_tokenizer
 from llmcli.errors import LLMError, usage
 from llmcli.formats import loading
@@ -77,15 +77,17 @@ def load_inputs(
     like_model = loading.load_any(like).shared if like else None
     reading = reading or ReadOptions()
     progress = reading_progress(seconds, on_note)
-    sources = corpus if isinstance(corpus, Sources) else read_sources(corpus, reading, on_read=progress)
-    sources, val_sources = without_other_splits(sources)
+    if not isinstance(corpus, Sources):
+        splits = (TRAINING, HELD_OUT) if val is None else (TRAINING,)
+        corpus = read_sources(corpus, reading, splits=splits, on_read=progress)
+    sources, val_sources = corpus.divided()
     sources, left_out = _with_enough_text(sources, fine_tunes=base is not None)
     reading = replace(reading, boilerplate=sources.boilerplate)
-    names, fraction = _validation(val, corpus)
-    if names:
-        val_sources = read_sources(names, reading, on_read=progress)
+    fraction = recipe.HELD_OUT
+    if isinstance(val, str) and Path(val).exists():
+        val_sources = read_sources([val], reading, on_read=progress)
     elif val is not None:
-        val_sources = Sources(Corpus(()), ())
+        fraction = _fraction(val)
     _check_kinds(val_sources, sources)
     check_reading(reading, (sources, val_sources))
     _check_output(sources, val_sources, output)
@@ -125,16 +127,6 @@ def _boilerplate_note(sources: Sources, reading: ReadOptions) -> list[str]:
     return [
         f"about {share:.0%} of the text is boilerplate that documents repeat; to cut it: `strip_boilerplate`"
     ]
-
-
-def _validation(val: str | float | None, corpus: Sequence[str] | Sources) -> tuple[list[str], float]:
-    """Return (validation files, from --val or held out by a data set; the fraction to hold out otherwise).
-    Raises LLMError."""
-    if val is None:
-        return [] if isinstance(corpus, Sources) else held_out_splits(corpus), recipe.HELD_OUT
-    if isinstance(val, str) and Path(val).exists():
-        return [val], recipe.HELD_OUT
-    return [], _fraction(val)
 
 
 def _check_kinds(held_out: Sources, sources: Sources) -> None:

@@ -18,7 +18,7 @@ from llmcli.formats.training_record import TrainingRecord
 from llmcli.formats.training_stages import BASE, as_earlier, joined
 from tests.cli.terminals import STYLES, in_a_terminal
 from tests.conftest import TEXT, Llm
-from tests.data.corpora import read_corpus
+from tests.data.corpora import put, read_corpus
 
 BYTES = Tokenizer.train_bpe(["a"], 261)  # one token per byte
 
@@ -129,6 +129,16 @@ def test_the_held_out_end_is_measured_with_the_rest_as_past(llm: Llm) -> None:
     both = llm("eval", "more.txt", "c.txt", "--json")  # neither has been trained on
     assert [row["bytes"] for row in results_of(both)["results"]] == [4, row["bytes"], 4 + row["bytes"]]
     assert "trained on some of this text" not in both.stderr
+
+
+@pytest.mark.slow
+def test_the_held_out_split_of_a_data_set_is_measured(llm: Llm) -> None:
+    for split in ("train", "validation"):
+        rows = (json.dumps({"text": f"The {split} row {i} tells of a cat."}) for i in range(40))
+        put(f"set/{split}.jsonl", "\n".join(rows).encode())
+    assert llm("train", "set", "-o", "m.safetensors", *SMALL).exit_code == 0
+    [found] = results_of(llm("eval", "set", "-m", "m.safetensors", "--json"))["results"]
+    assert found["file"] == str(Path("set/validation.jsonl"))
 
 
 @pytest.mark.slow

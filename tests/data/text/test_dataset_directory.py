@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llmcli.data.sources import read_sources
-from llmcli.data.text.dataset_directory import held_out_splits
+from llmcli.data.text.dataset_directory import ALL_SPLITS
 from llmcli.errors import LLMError
 from llmcli.training.data.inputs import load_inputs
 from tests.data.corpora import put
@@ -43,6 +43,11 @@ def read_text(*names: str) -> str:
     return read_sources(names).text.utf8().decode()
 
 
+def held_out_files(*names: str) -> list[str]:
+    _, held_out = read_sources(names, splits=ALL_SPLITS).divided()
+    return [document.name for document in held_out.text.documents]
+
+
 def test_a_saved_dataset_is_its_rows() -> None:
     saved_dataset("saved", "train")
     assert [*map(str.strip, read_text("saved").split("\n\n"))] == [row["text"] for row in text_of("train")]
@@ -55,7 +60,7 @@ def test_the_splits_of_a_saved_dictionary() -> None:
     saved_dataset("d/test", "test")
     put("d/dataset_dict.json", b'{"splits": ["train", "test"]}')
     assert "The train row 7" in read_text("d") and "test" not in read_text("d")
-    assert held_out_splits(["d", "nowhere"]) == [str(Path("d/test/data-00000-of-00001.arrow"))]
+    assert held_out_files("d") == [str(Path("d/test/data-00000-of-00001.arrow"))]
 
 
 @pytest.mark.parametrize(
@@ -109,9 +114,9 @@ def test_the_card_names_the_files_of_splits() -> None:
         put_rows("set/a1.jsonl", "first")
         put_rows("set/b.jsonl", "second")
         assert "first row" in read_text("set") and "second row" not in read_text("set"), files
-        assert held_out_splits(["set"]) == [str(Path("set/b.jsonl"))], files
+        assert held_out_files("set") == [str(Path("set/b.jsonl"))], files
         put_rows("set/a-dev.jsonl", "third")  # a path that names a split counts, too
-        assert held_out_splits(["set"]) == [str(Path("set/a-dev.jsonl"))] and "third row" not in read_text("set")
+        assert held_out_files("set") == [str(Path("set/a-dev.jsonl"))] and "third row" not in read_text("set")
         assert "first row" in read_text("set") and "second row" not in read_text("set"), files
         Path("set/a-dev.jsonl").unlink()
 
@@ -119,9 +124,9 @@ def test_the_card_names_the_files_of_splits() -> None:
 def test_splits_need_no_card_and_an_empty_one_is_left_out() -> None:
     put_rows("set/train.jsonl", "train")
     put_rows("set/test.jsonl", "test")
-    assert held_out_splits(["set"]) == [str(Path("set/test.jsonl"))] and "test row" not in read_text("set")
+    assert held_out_files("set") == [str(Path("set/test.jsonl"))] and "test row" not in read_text("set")
     put("set/test.jsonl", b"")
-    assert held_out_splits(["set"]) == [] and "train row" in read_text("set")
+    assert held_out_files("set") == [] and "train row" in read_text("set")
 
 
 def test_a_test_split_alone_is_trained_on_without_its_card() -> None:
@@ -131,21 +136,24 @@ def test_a_test_split_alone_is_trained_on_without_its_card() -> None:
 
 
 def test_the_splits_of_an_archive_are_those_of_the_unpacked_directory() -> None:
-    for split in ("train", "test", "validation"):
-        put_rows(f"set/{split}.jsonl", split)
-    with zipfile.ZipFile("two.zip", "w") as two, zipfile.ZipFile("three.zip", "w") as three:
-        for archive, names in ((two, ("train", "test")), (three, ("train", "test", "validation"))):
-            for name in names:
-                archive.write(f"set/{name}.jsonl", f"data/{name}.jsonl")
-    for archive_name, val, held_out in (("two", None, "test"), ("three", None, "validation"), ("three", 0.1, "train")):
-        inputs = load_inputs([f"{archive_name}.zip"], val, None, None, "bpe", Path("m.safetensors"))
-        text = inputs.corpus.utf8().decode()
-        assert "train row" in text and "test row" not in text and "validation row" not in text
-        if val is None:
-            assert set(re.findall(r"(\w+) row", inputs.held_out.utf8().decode())) == {held_out}
-        else:
-            assert inputs.held_out == val
-        assert any("test.jsonl" in line for line in inputs.corpus.skipped)
+    """With a fraction of the training text held out, other splits are not used."""
+    for corpus, splits in (("two", ("train", "test")), ("three", ("train", "test", "validation"))):
+        with zipfile.ZipFile(f"{corpus}.zip", "w") as archive:
+            for split in splits:
+                archive.write(put_rows(f"{corpus}/{split}.jsonl", split), f"data/{split}.jsonl")
+    for name, val, held_out in (("two", None, "test"), ("three", None, "validation"), ("three", 0.1, "train")):
+        for corpus in (name, f"{name}.zip"):
+            inputs = load_inputs([corpus], val, None, None, "bpe", Path("m.safetensors"))
+            text = inputs.corpus.utf8().decode()
+            assert "train row" in text and "test row" not in text and "validation row" not in text
+            if val is None:
+                assert set(re.findall(r"(\w+) row", inputs.held_out.utf8().decode())) == {held_out}
+            else:
+                assert inputs.held_out == val
+            unused = {split for split in ("test", "validation") if split in "".join(inputs.corpus.skipped)}
+            assert unused == {"two": set(), "three": {"test", "validation"}}[name] - {held_out}
+            assert "held out" not in "".join(inputs.corpus.skipped)
+            assert len(read_sources([corpus], splits=ALL_SPLITS).text.documents) == {"two": 2, "three": 3}[name]
 
 
 def test_a_held_out_split_of_another_kind_is_named() -> None:
