@@ -5,7 +5,7 @@ import hashlib
 import math
 import re
 from collections.abc import Container, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llmcli.data.conversations.messages import Conversation
 
@@ -25,8 +25,16 @@ class ConversationSplit:
 
 
 def split(conversations: Sequence[Conversation], share: float) -> ConversationSplit:
-    """Hold out a share of the conversations, except those whose answers occur in training conversations."""
-    return divide(conversations, held_out_indices(len(conversations), share))
+    """Hold out a share of the conversations, except those whose answers occur in training conversations: they
+    are trained on too."""
+    chosen = held_out_indices(len(conversations), share)
+    repeated: list[int] = []
+    while True:
+        divided = divide(conversations, chosen)
+        if not divided.repeated:
+            return replace(divided, repeated=sorted(repeated))
+        repeated += divided.repeated
+        chosen = sorted(set(chosen).difference(repeated))
 
 
 def divide(conversations: Sequence[Conversation], chosen: Sequence[int]) -> ConversationSplit:

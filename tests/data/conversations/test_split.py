@@ -38,6 +38,8 @@ def test_the_two_parts_are_all_conversations() -> None:
     assert sorted(parts.training + parts.held_out, key=every.index) == every
     assert parts.repeated == []
     assert split(every, 0.0).held_out == []
+    twice = split([*every, *every], 0.1)  # a repeated conversation stays in the training data
+    assert (twice.training, twice.held_out, twice.repeated) == ([*every, *every], [], held_out_indices(60, 0.1))
 
 
 def test_what_is_trained_on_is_not_held_out() -> None:
