@@ -18,7 +18,7 @@ from functools import partial
 from itertools import chain
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, overload
+from typing import TYPE_CHECKING, Any, SupportsIndex, TypedDict, TypeVar, overload
 
 from llmcli.config import (
     ANSWER_TOKENS,
@@ -28,6 +28,7 @@ from llmcli.config import (
     QUANTIZATIONS,
     Grammar,
     SamplingConfig,
+    require,
 )
 from llmcli.errors import LLMError, brief, missing_package, prefixed, require_torch, usage
 from llmcli.notebook import Ranking
@@ -170,7 +171,7 @@ class Model:
 
     def detokenize(self, ids: Sequence[int]) -> str:
         """Return the text of token ids; incomplete UTF-8 becomes U+FFFD."""
-        return self.tokenizer.decode([operator.index(token) for token in ids])
+        return self.tokenizer.decode(_token_ids(ids))
 
     def generate(self, prompt: str, *, literal: bool = False, **options: Unpack[SamplingOptions]) -> str:
         r"""Continue a prompt; returns the new text only.
@@ -299,8 +300,7 @@ class Model:
         """Return the `count` most likely next words with their probabilities, most likely first."""
         from llmcli.generation.next_words import next_words
 
-        if count < 1:
-            raise usage(f"count must be at least 1, found {count}")
+        require(isinstance(count, SupportsIndex) and count >= 1, "count", "an integer, at least 1", count)
         words = next_words(self.runtime.fork(), self.tokenizer, _text(prompt, "prompt")).words[:count]
         return Ranking((word.text, word.probability) for word in words)
 
@@ -675,6 +675,12 @@ def _items(values: object, name: str) -> list[Any]:
 
 def _texts(values: object, name: str) -> list[str]:
     return [_text(value, f"each of {name}") for value in _items(values, name)]
+
+
+def _token_ids(ids: object) -> list[int]:
+    with suppress(TypeError):
+        return [operator.index(token) for token in ids]  # type: ignore[attr-defined]
+    raise TypeError(f"ids must be a list of token ids, found {brief(ids)}")
 
 
 def _paths(corpus: object) -> list[Path]:

@@ -12,7 +12,7 @@ from functools import lru_cache
 from types import MappingProxyType, UnionType
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
-from llmcli.errors import brief, prefixed, usage
+from llmcli.errors import brief, brief_json, prefixed, usage
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -579,7 +579,7 @@ class Grammar:
     def of_schema(cls, schema: object, *, lenient: bool = False) -> "Grammar":
         """Raise LLMError for anything but an object."""
         if not isinstance(schema, Mapping):
-            raise usage(f"a JSON schema must be an object, found {brief(schema)}")
+            raise usage(f"a JSON schema must be an object, found {brief_json(schema)}")
         return cls("schema", json.dumps(schema, ensure_ascii=False), lenient)
 
     @staticmethod

@@ -160,7 +160,26 @@ def require_server(what: str) -> None:
         raise missing_extra(what, " and ".join(missing), "serve")
 
 
-def brief(value: object, max_length: int = 60) -> str:
+class _JSONRepr(reprlib.Repr):
+    """Writes null, true and false as JSON does."""
+
+    def repr_NoneType(self, value: None, level: int) -> str:  # noqa: N802 (a name that `Repr` looks up)
+        return "null"
+
+    def repr_bool(self, value: bool, level: int) -> str:
+        return str(value).lower()
+
+
+def brief_json(value: object) -> str:
+    """Like `brief`, for a value from JSON.
+
+    >>> brief_json({"a": None})
+    "{'a': null}"
+    """
+    return brief(value, shortener=_JSONRepr())
+
+
+def brief(value: object, max_length: int = 60, shortener: reprlib.Repr = reprlib.aRepr) -> str:
     """Shorten the repr of a value from a file for a message.
 
     >>> brief([1, "a"]), brief("x" * 99, 10)
@@ -172,5 +191,5 @@ def brief(value: object, max_length: int = 60) -> str:
         # int to str conversion is limited to 4,300 digits
         text = f"a number of {value.bit_length()} bits"
     else:
-        text = reprlib.repr(value)  # safe for large and deeply nested values
+        text = shortener.repr(value)  # safe for large and deeply nested values
     return text if len(text) <= max_length else f"{text[: max_length - 1]}…"

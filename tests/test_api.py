@@ -295,6 +295,7 @@ def assert_one_sentence(call: Callable[[], object]) -> None:
     assert len(str(caught.value)) > 15 and "\n" not in str(caught.value)
     if caught.type is TypeError:  # raised by us, not by Python on the way
         assert caught.traceback[-1].path == Path(api.__file__), caught.value
+        assert "object" not in str(caught.value) and "instances" not in str(caught.value)
 
 
 def test_what_is_no_text_or_file_is_refused(tiny_model: Path) -> None:

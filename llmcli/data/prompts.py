@@ -15,7 +15,7 @@ from llmcli.data.conversations.tables import TABLE_SUFFIXES, read_table
 from llmcli.data.sources import read_text
 from llmcli.data.text import file_types
 from llmcli.data.text.decoding import Document
-from llmcli.errors import LLMError, brief, usage
+from llmcli.errors import LLMError, brief, brief_json, usage
 from llmcli.units import listed
 
 _WANTED = 'wanted {"prompt": "..."} or {"messages": [{"role": "user", "content": "..."}]}'
@@ -70,7 +70,7 @@ def _json_row(number: int, line: str) -> PromptRow:
     except (ValueError, RecursionError) as error:
         return PromptRow(number, error=f"not JSON ({error}); {_WANTED}")
     if not isinstance(record, dict):
-        return PromptRow(number, error=f"found {brief(record)}; {_WANTED}")
+        return PromptRow(number, error=f"found {brief_json(record)}; {_WANTED}")
     prompt = record.get("prompt")
     messages = record.get("messages")
     name = record.get("id")
@@ -80,7 +80,7 @@ def _json_row(number: int, line: str) -> PromptRow:
         )
     if prompt is None and isinstance(messages, list) and messages and all(map(_is_message, messages)):
         return PromptRow(number, messages=tuple(messages), id=name)
-    return PromptRow(number, id=name, error=f"found {brief(record)}; {_WANTED}")
+    return PromptRow(number, id=name, error=f"found {brief_json(record)}; {_WANTED}")
 
 
 def _is_message(value: object) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from llmcli.errors import brief
+from llmcli.errors import brief_json
 from llmcli.server.errors import ApiError, invalid
 from llmcli.version import __version__
 
@@ -83,9 +83,10 @@ def parse_object(data: bytes) -> JsonObject:
     except UnicodeError as error:
         raise ApiError("the body must be UTF-8 text, without lone surrogates") from error
     except (ValueError, RecursionError) as error:
-        raise ApiError(f"the body must be JSON: {str(error)[:200]}") from error
+        reason, _, _ = str(error).partition(";")  # for a number of many digits, advice to Python programmers
+        raise ApiError(f"the body must be JSON: {reason[:200]}") from error
     if not isinstance(value, dict):
-        raise ApiError(f"the body must be a JSON object, found {brief(value)}")
+        raise ApiError(f"the body must be a JSON object, found {brief_json(value)}")
     return value
 
 
@@ -110,9 +111,11 @@ class Body(BaseModel):
         try:
             return cls.model_validate({name: value for name, value in values.items() if value is not None})
         except ValidationError as error:
-            # if a field may have several types, report the error of the type that matched furthest
-            first = max(error.errors(include_url=False), key=lambda problem: len(_keys(problem["loc"])))
-        keys = _keys(first["loc"])
+            # if a field may have several types, report the errors of those that matched furthest
+            problems = error.errors(include_url=False)
+        keys = max((_keys(problem["loc"]) for problem in problems), key=len)
+        furthest = [problem for problem in problems if _keys(problem["loc"]) == keys]
+        first = furthest[0]
         name = keys[0]
         place = ".".join(keys)
         actual = first["input"]
@@ -120,12 +123,14 @@ class Body(BaseModel):
             raise invalid(place, "is missing")
         if first["type"] in ("extra_forbidden", "none_required"):
             raise invalid(place, "is not supported here; leave it out", "unsupported_parameter")
-        wanted = re.sub(r"^\w+ should ", "must ", first["msg"])
+        wanted = " or ".join(problem["msg"].replace("dictionary", "object") for problem in furthest)
+        wanted = re.sub(r" after validation.*| or instance of \w+", "", wanted)
+        wanted = re.sub(r"^\w+ should ", "must ", re.sub(r" or \w+ should be ", " or ", wanted))
         if described := cls.model_fields[name].description:
             place = name
             wanted = f"must be {described}"
             actual = values[name]
-        raise invalid(place, f"{wanted}, found {brief(actual)}")
+        raise invalid(place, f"{wanted}, found {brief_json(actual)}")
 
 
 def _keys(place: tuple[int | str, ...]) -> list[str]:
@@ -143,7 +148,7 @@ def _check_undeclared(values: Mapping[str, Any], declared: Collection[str]) -> N
             hint = f"; did you mean {similar[0]}?" if similar else "; leave it out"
             raise invalid(name[:100], f"is not supported here{hint}", "unsupported_parameter")
         if value not in UNSUPPORTED[name]:
-            message = f"{name} is not supported, found {brief(value)}; leave it out"
+            message = f"{name} is not supported, found {brief_json(value)}; leave it out"
             if name in TOOLS:
                 message = (
                     "tools are not supported; leave out their fields, or set tool_choice to none; for a JSON "

@@ -95,8 +95,9 @@ def test_a_body_that_is_no_object(client):
     deep = [b"[" * 100_000, b'{"a":' * 50_000, b'{"a": ' + b"9" * 5_000 + b"}"]
     values = [b'{"a": NaN}', b'{"a": -Infinity}', b'{"a": "\\ud800"}']
     for data in [b"", b"[]", b"5", b"null", b'"x"', b"{", b"\xff", b"{}x", *values, *deep]:
-        with pytest.raises(ApiError):
+        with pytest.raises(ApiError) as error:
             parse_object(data)
+        assert "sys." not in error.value.message
         response = client.post("/v1/completions", content=data, headers={"content-type": "application/json"})
         assert response.status_code == 400 and "body" in response.json()["error"]["message"], data
 
@@ -154,6 +155,13 @@ def test_an_error_says_what_was_found_and_what_is_wanted():
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
             "messages.0.content.0.type must be 'text', found 'image_url'",
         ),
+        (
+            {"messages": [{"role": "user", "content": {"a": None}}]},
+            "messages.0.content must be a valid string or a valid list, found {'a': null}",
+        ),
+        ({"messages": []}, "messages must have at least 1 item, found []"),
+        ({"messages": ["x"]}, "messages.0 must be a valid object, found 'x'"),
+        (CHAT | {"structured_outputs": {"choice": ["a"]}}, "structured_outputs.choice must have at least 2 items, "),
     ]:
         with pytest.raises(ApiError) as error:
             ChatBody.read(fields)
