@@ -25,6 +25,10 @@ OPTIONS = {  # settings whose option is not --name
 }
 
 
+# settings for reading files: commands without these options read the output of `llm text`
+READING = ("column", "encoding", "plain", "speakers", "template")
+
+
 class LLMError(Exception):
     """A problem that the user can solve. The command line prints it as one line and exits with
     `exit_code`."""
@@ -69,14 +73,22 @@ def option_of(setting: str) -> str:
 
 
 def with_options(message: str, known: Container[str]) -> str:
-    """Replace the names of settings in a message with their options, if these are `known`.
+    """Replace the names of settings in a message with their options, if these are `known`, or are options of
+    `llm text`.
 
     >>> with_options("`top_k` must be at least 0; see `README`", ["--top-k"])
     '--top-k must be at least 0; see `README`'
+    >>> with_options("name it: `encoding` NAME", ["--top-k"])
+    'name it: llm text --encoding NAME'
     """
-    return re.sub(
-        "`([^` ]+)`", lambda name: option if (option := option_of(name[1])) in known else name[0], message
-    )
+
+    def shown(setting: re.Match[str]) -> str:
+        option = option_of(setting[1])
+        if option in known:
+            return option
+        return f"llm text {option}" if setting[1] in READING else setting[0]
+
+    return re.sub("`([^` ]+)`", shown, message)
 
 
 def with_hub_names(message: str) -> str:

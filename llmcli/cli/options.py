@@ -376,6 +376,8 @@ def _process_value(param: Any, context: typer.Context, value: Any) -> Any:
     kind = param.type_descriptor.annotation
     if kind not in _KINDS or (param.required and not value):
         return type(param).process_value(param, context, value)
+    if kind is Path and value == "":
+        raise usage(f"{_name(param)} is empty; give the name of a file")
     if param.multiple or param.nargs == -1:
         value = list(value or ())
     elif value is not None:

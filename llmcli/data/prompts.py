@@ -106,7 +106,7 @@ def _table_rows(document: Document, suffix: str, column: str | None) -> Iterator
     try:
         records = list(table.records)
     except LLMError as error:
-        raise LLMError(str(error).partition("; or add `plain`")[0]) from error  # --batch has no --plain
+        raise LLMError(str(error).partition("; or `plain`")[0]) from error  # --batch has no --plain
     for number, (_, record) in enumerate(records, 1):
         prompt = record[columns[normalized(wanted)]].strip()
         yield PromptRow(number, prompt, error="" if prompt else "empty prompt")

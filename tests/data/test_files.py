@@ -289,5 +289,5 @@ def test_the_questions_of_squad_follow_their_context() -> None:
     assert [message.content for message in messages] == ["What is blue?\n\nThe sky is blue.", "The sky"]
     assert file.dropped == 1  # without an answer
     for damaged in ("context", [3], [{"qas": 3}], [{"context": "a", "qas": [{"question": "b", "answers": 3}]}]):
-        with pytest.raises(LLMError, match=r"^a\.json: unclear which columns to train on: 'paragraphs'"):
+        with pytest.raises(LLMError, match=r"^a\.json: unclear which columns to read: 'paragraphs'"):
             read("a.json", json.dumps({"data": [{"paragraphs": damaged}] * 2}))

@@ -60,8 +60,8 @@ def test_records_without_text_are_left_out_and_counted() -> None:
 def test_another_column_is_named_by_the_user() -> None:
     data = lines(*({"title": f"T{i}", "content": f"C{i}"} for i in range(2)))
     assert error_of(read, "a.jsonl", data) == (
-        "a.jsonl: unclear which columns to train on: 'title', 'content'; name a column of text, or two columns of "
-        "prompts and answers: `column` title,content, or add `plain`"
+        "a.jsonl: unclear which columns to read: 'title', 'content'; name a column of text, or two columns of "
+        "prompts and answers: `column` title,content, or read it as plain text: `plain`"
     )
     assert text_of(read("a.jsonl", data, ReadOptions(columns=("content",)))) == "C0\n\nC1"
     pairs = read("a.jsonl", data, ReadOptions(columns=("title", "content"))).conversations
@@ -101,11 +101,11 @@ def test_where_several_columns_may_hold_the_text_none_is_chosen() -> None:
         {"question": "Where does the river rise, and how does it flow to the sea?"},  # too long for a title
         {"speakers": [{"role_name": "a", "said": ARTICLE}]},
     ]:
-        with pytest.raises(LLMError, match=r"unclear which columns to train on: .* `column` "):
+        with pytest.raises(LLMError, match=r"unclear which columns to read: .* `column` "):
             read("a.jsonl", articles(**columns))
     # numbers, short texts and codes are no prose
     for value in ("x" * 500, "short text", "a b c", 5, "https://example.com/" + "a/" * 200):
-        with pytest.raises(LLMError, match="unclear which columns to train on"):
+        with pytest.raises(LLMError, match="unclear which columns to read"):
             read("a.jsonl", lines(*({"id": i, "value": value} for i in range(3))))
 
 
@@ -262,7 +262,7 @@ def test_many_files_are_grouped_by_kind() -> None:
         "data: plain text in 5 files (d/0.txt, d/1.txt, d/2.txt, ...); conversations in d/faq.txt (Q:/A: turns; "
         "otherwise: `plain`); pairs in d/x.csv (question/answer; otherwise: `column` NAME or `plain`)"
     )
-    assert sources.text.skipped[0].startswith("d/numbers.csv: unclear which columns to train on")
+    assert sources.text.skipped[0].startswith("d/numbers.csv: unclear which columns to read")
 
 
 def test_the_line_says_which_share_of_the_text_is_markup() -> None:
@@ -303,10 +303,11 @@ def test_options_that_no_file_fits_are_an_error() -> None:
     with pytest.raises(LLMError, match=r"^`pairs`: no file is a two-column table; data: "):
         check_reading(ReadOptions(pairs=True), [sources])
     check_reading(ReadOptions(columns=("TEXT",)), [sources])
-    for column in ("a,b,c", "a,,b", "a,a"):
-        with pytest.raises(LLMError, match="column must be one name, or two as in question,answer"):
+    for column in ("a,b,c", "a,,b", "a,a", ""):
+        with pytest.raises(LLMError, match="`column` must be one name, or two as in question,answer"):
             ReadOptions.of_options(None, False, column, False)
-    assert "cannot be combined" in error_of(ReadOptions.of_options, None, True, None, True, exit_code=2)
+    message = error_of(ReadOptions.of_options, None, False, "a", True, exit_code=2)
+    assert message == "`column` and `plain` cannot be combined; give one of them"
 
 
 def test_a_file_that_is_removed_while_it_is_read_is_read() -> None:

@@ -24,7 +24,11 @@ def note_skipped_files(corpus: "Corpus") -> None:
 
 def not_read(corpus: "Corpus") -> list[str]:
     """Return a line for each file that was not read, with the reason, for JSON."""
-    return [with_options(line, console.settings.options) for line in corpus.not_read]
+    return _with_options(corpus.not_read)
+
+
+def _with_options(lines: Iterable[str]) -> list[str]:
+    return [with_options(line, console.settings.options) for line in lines]
 
 
 def show_files(records: Iterable[dict[str, Any]], skipped: Sequence[str], *, to_stderr: bool = False) -> None:
@@ -34,7 +38,7 @@ def show_files(records: Iterable[dict[str, Any]], skipped: Sequence[str], *, to_
         encoding = f", {record['encoding']}" if "encoding" in record else ""
         kinds.setdefault(f"{record['kind']}{encoding}", []).append(record)
     rows = [(kind, *_totals(files)) for kind, files in kinds.items()]
-    rows += [("not read", "", "", "", reason) for reason in skipped]
+    rows += [("not read", "", "", "", reason) for reason in _with_options(skipped)]
     columns = ("kind", "documents", "bytes", "characters", "not read")
     tables.table(columns, rows[:MAX_ROWS], numbers=(1, 2, 3), to_stderr=to_stderr)
     if len(rows) > MAX_ROWS:

@@ -79,11 +79,17 @@ class ReadOptions:
     ) -> "ReadOptions":
         """Parse the options. `column` is NAME or PROMPT,ANSWER; a name that contains a comma needs double
         quotes."""
-        columns = tuple(map(str.strip, next(csv.reader([column], skipinitialspace=True)))) if column else ()
-        if len(columns) > 2 or not all(columns) or len(set(columns)) < len(columns):
-            raise usage(f"column must be one name, or two as in question,answer; found {column}")
-        if pairs + plain + bool(columns) + (template is not None) > 1:
-            raise usage("`pairs`, `column`, `template` and `plain` cannot be combined; give one of them")
+        columns: tuple[str, ...] = ()
+        if column is not None:
+            columns = tuple(map(str.strip, next(csv.reader([column], skipinitialspace=True))))
+            if len(columns) not in (1, 2) or not all(columns) or len(set(columns)) < len(columns):
+                raise usage(
+                    f"`column` must be one name, or two as in question,answer; found {column or repr('')}"
+                )
+        ways = {"pairs": pairs, "column": columns, "template": template is not None, "plain": plain}
+        given = [f"`{way}`" for way, is_given in ways.items() if is_given]
+        if len(given) > 1:
+            raise usage(f"{' and '.join(given)} cannot be combined; give one of them")
         if encoding is not None:
             codec_of(encoding)
         if template is not None:
@@ -141,9 +147,9 @@ def choose_shape(
     if not columns:
         raise LLMError(f"{name}: its records are empty; wanted a text, or a prompt and an answer, in each")
     raise LLMError(
-        f"{name}: unclear which columns to train on: {_listed(columns)}; name a column of text, or two "
+        f"{name}: unclear which columns to read: {_listed(columns)}; name a column of text, or two "
         f"columns of prompts and answers: {column_option(*list(columns)[:2])}"
-        + (", or add `plain`" if is_text else "")
+        + (", or read it as plain text: `plain`" if is_text else "")
     )
 
 

@@ -229,7 +229,7 @@ def _records(
             raise LLMError(
                 f"{name} line {line:,}: {count(len(row), 'column')}; wanted {len(columns)} ({names}), with "
                 "double quotes around text that contains the delimiter; "
-                "or add `plain` to read the file as plain text"
+                "or `plain` to read the file as plain text"
             )
         yield line, dict(zip(columns, row, strict=True))
 
@@ -261,7 +261,7 @@ def _lines(document: Document, on_read: OnRead = ignore) -> Iterator[str]:
 def _checked(name: str, line: str) -> str:
     if len(line) > MAX_CELL:
         raise LLMError(
-            f"{name}: a line of over {MAX_CELL:,} characters; add `plain` to read the file as plain text"
+            f"{name}: a line of over {MAX_CELL:,} characters; `plain` reads the file as plain text"
         )
     return line
 

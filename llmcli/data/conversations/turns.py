@@ -192,7 +192,7 @@ def _messages(name: str, turns: list[_Turn], questions: bool) -> Iterator[Messag
         if more and role == "assistant" and questions:
             raise LLMError(
                 f"{name} line {more[0].line:,}: a second answer to the question in line {turns[0].line:,}; "
-                f"wanted the question before each answer; or add `plain` to read the file as plain text"
+                f"wanted the question before each answer; or `plain` to read the file as plain text"
             )
         texts = ("\n".join(turn.lines).strip("\n").rstrip() for turn in (first, *more))
         yield Message(role, "\n".join(texts))

@@ -385,7 +385,7 @@ def _ending(
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         problem = str(missing_extra(f"reading {name}", package, "documents"))
-        as_text = "; or add `plain` to read it as it is" if known and known.is_text else ""
+        as_text = "; or `plain` to read it as it is" if known and known.is_text else ""
         answer.end(problem + as_text)
     except Exception as error:
         answer.end(_problem(name, error))

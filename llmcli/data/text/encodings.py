@@ -97,7 +97,7 @@ def codec_of(name: str) -> str:
         codecs.getincrementaldecoder(codec)
     except (LookupError, UnicodeError, ValueError):  # unknown, or not an encoding of text, such as hex
         raise usage(
-            f"`encoding` {name} is unknown; wanted a name such as Shift_JIS, EUC-JP, GBK, "
+            f"`encoding` {name or repr(name)} is unknown; wanted a name such as Shift_JIS, EUC-JP, GBK, "
             "Windows-1252 or UTF-16LE"
         ) from None
     return _SUPERSETS.get(codec, codec)

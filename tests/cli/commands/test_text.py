@@ -83,14 +83,16 @@ def test_a_dry_run_shows_what_was_taken(llm: Llm) -> None:
         put(f"d/{i}.txt", f"{i} Once upon a time there was a king. ".encode() * 40)
     put("d/a.jsonl", b'{"text": "Some text."}\n{"text": ""}\n')
     put("d/c.png", PNG)
+    put("d/e.txt", "Äpfel".encode("cp1252"))
     run = llm("train", "d", "--dry-run", *SMALL)
     assert run.exit_code == 0, run.stderr
     header, *table = rows(run.stdout)
     assert header == ["kind", "documents", "bytes", "characters", "not read"]
     assert table[:2] == [["plain text", "3", "4,440", "4,440"], ["table", "1", "36", "10", "record without text (1)"]]
     assert table[2][0] == "not read" and table[2][4].startswith("d/c.png is an image, not text")
-    assert table[3] == ["setting", "value", "reason"]
+    assert "name its encoding: --encoding NAME" in table[3][4]
+    assert table[4] == ["setting", "value", "reason"]
     record = json.loads(llm("train", "d", "--dry-run", "--json", *SMALL).stdout)
     assert record["documents"] == json.loads(llm("text", "d", "--json").stdout)["documents"]
     assert [one["name"] for one in record["documents"]] == ["d/0.txt", "d/1.txt", "d/2.txt", "d/a.jsonl"]
-    assert len(record["not_read"]) == 1
+    assert len(record["not_read"]) == 2

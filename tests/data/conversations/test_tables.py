@@ -115,15 +115,15 @@ def test_the_options_say_otherwise() -> None:
 
 
 REFUSED = [
-    ("1,2\n3,4\n5,6\n", "unclear which columns to train on: '1', '2'; name a column of text, or two columns of prompts "
-     "and answers: `column` 1,2, or add `plain`"),
-    ("date,temp\n2024-01,3.5\n2024-02,4.1\n", "unclear which columns to train on: 'date', 'temp'"),
+    ("1,2\n3,4\n5,6\n", "unclear which columns to read: '1', '2'; name a column of text, or two columns of prompts "
+     "and answers: `column` 1,2, or read it as plain text: `plain`"),
+    ("date,temp\n2024-01,3.5\n2024-02,4.1\n", "unclear which columns to read: 'date', 'temp'"),
     ("chosen,rejected\nyes,no\n", "preference data: the model would also learn the rejected answers; to train on the "
      "chosen ones: `column` chosen"),
     ("prompt,chosen,rejected\nHi,yes,no\n", "preference data: the model would also learn the rejected answers; to "
      "train on the chosen ones: `column` prompt,chosen"),
-    ("'question, or prompt',x,n\n".replace("'", '"') + "Hi,Ho,1\nHa,He,2\n", "unclear which columns to train "
-     "on: 'question, or prompt', 'x', 'n'; name a column of text, or two columns of prompts and answers: `column` "
+    ("'question, or prompt',x,n\n".replace("'", '"') + "Hi,Ho,1\nHa,He,2\n", "unclear which columns to read: "
+     "'question, or prompt', 'x', 'n'; name a column of text, or two columns of prompts and answers: `column` "
      "'\"question, or prompt\",x'"),
     ("prompt,completion,label\nHi,Ho,True\nHi,No,False\n", '"label" marks good answers, and the model would'),
 ]  # fmt: skip
@@ -197,7 +197,7 @@ def test_the_error_gives_the_line_in_which_a_row_begins() -> None:
 def test_a_line_or_a_cell_that_takes_much_memory_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "MAX_CELL", 1000)
     for name, text, problem in (
-        ("a.csv", f"question,answer\nHi,{'Ho ' * 400}", "a.csv: a line of over 1,000 characters; add `plain`"),
+        ("a.csv", f"question,answer\nHi,{'Ho ' * 400}", "a.csv: a line of over 1,000 characters; `plain` reads"),
         ("b.csv", 'question,answer\nHi,Ho\nHi,"' + "Ho\n" * 400, "b.csv line 3: field larger than field limit"),
     ):
         with pytest.raises(LLMError, match=problem):

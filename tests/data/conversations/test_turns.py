@@ -133,7 +133,7 @@ def test_two_different_names_are_wanted() -> None:
 def test_a_second_answer_to_a_question_is_an_error() -> None:
     assert error_of(turns, "Q: 1\nA: a\n\nQ: 2\nA: b\nor\nA: c\n") == (
         "a.txt line 7: a second answer to the question in line 4; wanted the question before each answer; or "
-        "add `plain` to read the file as plain text"
+        "`plain` to read the file as plain text"
     )
 
 

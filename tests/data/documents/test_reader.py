@@ -223,7 +223,7 @@ def test_a_missing_package_is_a_line_with_what_to_type(monkeypatch: pytest.Monke
         monkeypatch.syspath_prepend(str(Path("blocked").absolute()))
         assert problem_of("a.html") == (
             "reading a.html needs resiliparse, which this installation lacks; install it: pip install "
-            '"llmcli[documents]"; or add `plain` to read it as it is'
+            '"llmcli[documents]"; or `plain` to read it as it is'
         )
 
 

@@ -76,8 +76,8 @@ def test_a_table_that_cannot_be_read_is_an_error_with_its_row() -> None:
         (pyarrow.table({"text": []}), " has no rows"),
         # it is not recommended to read it as plain text
         (pyarrow.Table.from_pylist([{"title": "One", "abstract": "Once upon a time"}]),
-         ": unclear which columns to train on: .* `column` title,abstract$"),
-        (pyarrow.Table.from_pylist([{"id": 1}]), ": unclear which columns to train on: 'id'; name a column of text"),
+         ": unclear which columns to read: .* `column` title,abstract$"),
+        (pyarrow.Table.from_pylist([{"id": 1}]), ": unclear which columns to read: 'id'; name a column of text"),
     ]  # fmt: skip
     for table, problem in tables:
         parquet.write_table(table, "a.parquet")
