@@ -137,13 +137,14 @@ def run(
             except LLMError as error:
                 yield BatchResult(error=error)
 
-    done = errors = 0
+    done = errors = shortened = 0
     started = time.monotonic()
     try:
         for (row, settings), result in zip(left, decode_batch(runtime, tokenizer, requests()), strict=True):
             output.add(_record(row, result, settings.seed, answer_key))
             done += 1
             errors += result.error is not None
+            shortened += bool(result.left_out)
             time_left = (time.monotonic() - started) / done * (len(left) - done)
             console.status(
                 f"{output.done + done:,} of {len(rows):,} prompts, {units.duration(time_left)} left"
@@ -161,6 +162,11 @@ def run(
         console.status("")
         failed = f"; {units.count(errors, 'row')} with an error" if errors else ""
         console.note(f"{units.count(done, 'prompt')} in {time.monotonic() - started:,.1f} s{failed}")
+        if shortened:
+            console.note(
+                f"the context of {runtime.context:,} tokens is too short for {units.count(shortened, 'row')}: "
+                f"only the end is used (see {'dropped_turns' if answer_key == 'content' else 'cut'})"
+            )
     output.finish()
     if 0 < errors == done:
         raise LLMError("no prompt was answered; each row of the results says why")
@@ -176,6 +182,7 @@ def _record(row: PromptRow, result: "BatchResult", seed: int, answer_key: str) -
         record["prompt"] = row.prompt
     if result.error is not None:
         return record | {"error": str(result.error)}
+    record |= result.left_out
     if result.known:
         return record | {answer_key: result.text} | result.known
     if result.choices:

@@ -41,10 +41,21 @@ class BatchResult(Generated):
 
     known: dict[str, float] = field(default_factory=dict)  # "known" and "confidence" of a known answer
     error: LLMError | None = None
+    request: GenerationRequest | None = None
 
     @property
     def is_done(self) -> bool:
         return bool(self.finished or self.error or self.known)
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """What the model does not see, because it does not fit the context: "cut", the number of tokens at
+        the beginning of a text, and "dropped_turns" of a conversation."""
+        if self.request is None or self.started is None:
+            return {}
+        cut = len(self.request.prompt.ids) - self.started.prompt_tokens
+        counts = {"cut": cut, "dropped_turns": self.request.dropped_turns}
+        return {name: count for name, count in counts.items() if count}
 
     @property
     def choices(self) -> list[tuple[str, float]]:
@@ -85,9 +96,9 @@ def answer_request(
     `Assistant.answer`."""
     encode, context = assistant.tokenizer.encode, assistant.runtime.context
     longest = 1 + max(len(encode(choice)) for choice in choices) if choices else sampling.max_tokens
-    ids, stop_ids = assistant.encode(messages, longest)
+    ids, dropped_turns, stop_ids = assistant.encode(messages, longest)
     sampling = replace(sampling, max_tokens=min(sampling.max_tokens, context - len(ids)))
-    return _request(Prompt(ids), sampling, choices, stop_ids)
+    return replace(_request(Prompt(ids), sampling, choices, stop_ids), dropped_turns=dropped_turns)
 
 
 def _request(
@@ -121,7 +132,7 @@ def decode_batch(
 
     def submit(request: GenerationRequest | BatchResult) -> None:
         number = next(numbers)
-        result = request if isinstance(request, BatchResult) else BatchResult()
+        result = request if isinstance(request, BatchResult) else BatchResult(request=request)
         pending.append(result)
         if isinstance(request, GenerationRequest):
             running[number] = engine.submit(request, lambda event: arrived.put((number, result, event)))

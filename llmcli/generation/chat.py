@@ -180,11 +180,11 @@ class Assistant:
         finally:
             self.runtime.rewind()
 
-    def encode(self, messages: Messages, max_tokens: int) -> tuple[list[int], frozenset[int]]:
-        """Return (tokens of a new conversation, tokens that end its answer of at most `max_tokens`). Raises
-        LLMError like `answer`."""
+    def encode(self, messages: Messages, max_tokens: int) -> tuple[list[int], int, frozenset[int]]:
+        """Return (tokens of a new conversation, number of turns left out, tokens that end its answer of at
+        most `max_tokens`). Raises LLMError like `answer`."""
         self._dropped = []
-        return self._fit(messages, max_tokens)[0], frozenset(self._stop_ids)
+        return *self._fit(messages, max_tokens), frozenset(self._stop_ids)
 
     def _fit(self, messages: Messages, max_tokens: int) -> tuple[list[int], int]:
         """Return (ids of the conversation, number of turns left out in addition to earlier ones)."""

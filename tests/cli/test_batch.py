@@ -87,6 +87,22 @@ def test_chat_answers_rows_separately_and_names_bad_ones(llm: Llm, tmp_path: Pat
         assert choice["probability"] == pytest.approx(expected["probability"], abs=2e-6)
 
 
+def test_a_row_says_what_does_not_fit_the_context(llm: Llm, tmp_path: Path) -> None:
+    context = 64
+    write_chat_model(tmp_path / "model.safetensors", context)
+    turns = [{"role": role, "content": "The cat sat. " * 9} for role in ("user", "assistant")] * 9
+    for command, row, key, value in [
+        ("generate", {"prompt": "a b " * 50}, "cut", 200 - context),
+        ("generate", {"prompt": "The cat."}, "cut", 0),
+        ("chat", {"messages": [*turns, {"role": "user", "content": "x"}]}, "dropped_turns", 9),
+    ]:
+        for options in ([], ["--choices", "a,b"]):
+            answer = llm(command, "--batch", "-", *options, stdin=json.dumps(row))
+            assert (f"see {key}" in answer.stderr) == (value != 0)
+            record = json.loads(answer.stdout)
+            assert record.get(key, 0) == value and record.get("prompt_tokens", 0) <= context
+
+
 @pytest.mark.parametrize("option", ["--json-schema", "--grammar"])
 def test_a_batch_does_not_go_on_with_another_form_of_the_same_name(
     llm: Llm, prompts: Path, monkeypatch: pytest.MonkeyPatch, option: str

@@ -41,7 +41,8 @@ def test_continuations_are_those_of_single_calls_in_order(
         pieces = [*generate(runtime.fork(), tokenizer, prompt, GREEDY)]
         assert result.text == "".join(piece.text for piece in pieces), prompt
         assert result.finished.reason == pieces[-1].finish_reason and result.error is None
-        assert result.started.prompt_tokens == len(Prompt.of(prompt, tokenizer).ids)
+        tokens = len(Prompt.of(prompt, tokenizer).ids)
+        assert result.started.prompt_tokens == min(tokens, runtime.context) == tokens - result.left_out.get("cut", 0)
 
 
 def test_choices_have_the_probabilities_of_single_calls(assistant: Assistant) -> None:

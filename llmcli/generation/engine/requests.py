@@ -21,6 +21,7 @@ class GenerationRequest:
     prompt_logprobs: bool = False  # also report log probabilities of the prompt, which has no tail
     # the text is one of these choices: an answer if there are stop_ids, otherwise a continuation
     choices: tuple[str, ...] = ()
+    dropped_turns: int = 0  # oldest turns of a conversation that are not in the prompt
     # the grammar of `sampling`, compiled beforehand so that the engine does not wait for the compiler
     grammar: CompiledGrammar | None = None
 
@@ -40,7 +41,7 @@ class ScoredToken:
 class Started:
     """The prompt was processed; `prompt` has its tokens if they were requested."""
 
-    prompt_tokens: int
+    prompt_tokens: int  # without those that do not fit the context
     cached_tokens: int  # tokens whose keys and values came from an earlier request
     prompt: tuple[ScoredToken, ...] = ()
     ids: tuple[int, ...] = ()  # the tokens before the first new one

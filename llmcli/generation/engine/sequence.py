@@ -264,7 +264,7 @@ class GeneratedSequence:
         if not self._is_started:
             self._is_started = True
             before = tuple(self.text.ids if ids is None else ids)
-            prompt_tokens = len(self.request.prompt.ids)
+            prompt_tokens = min(len(self.request.prompt.ids), self._context)
             self._send(Started(prompt_tokens, self._shared, tuple(self._prompt), before))
 
     def _emit(self, pieces: list[Piece]) -> None:
