@@ -60,8 +60,10 @@ class _Output:
             self._write({"batch": key, "seed": seed})
         elif lines and (earlier := _seed_of(lines[0], key)) is not None:
             self.seed = earlier
-            self.done = len(lines) - 1
-            self._file.truncate(sum(len(line) + 1 for line in lines))
+            results = zip(lines[1:], rows, strict=False)
+            is_next = [_parse(line).get("row") == row.number for line, row in results]
+            self.done = [*is_next, False].index(False)  # a damaged line and those after it are made again
+            self._file.truncate(sum(len(line) + 1 for line in lines[: self.done + 1]))
             console.note(f"{self.done:,} of {len(rows):,} prompts are already done")
         else:
             raise LLMError(
@@ -89,11 +91,18 @@ class _Output:
 def _seed_of(header: bytes, key: str) -> int | None:
     """Return the seed in the first line of a partial file; None if the line is damaged or from a different
     batch."""
+    record = _parse(header)
+    seed = record.get("seed")
+    return seed if record.get("batch") == key and isinstance(seed, int) else None
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    """Parse a record in a partial file; {} if it is damaged."""
     try:
-        record = json.loads(header)
-        return int(record["seed"]) if record["batch"] == key else None
-    except (LookupError, ValueError, TypeError, RecursionError):
-        return None
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 def _hash(options: GenerationOptions, model: Path, rows: Sequence[PromptRow]) -> str:

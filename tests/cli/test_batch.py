@@ -47,7 +47,8 @@ def test_a_batch_that_was_ended_goes_on_with_the_same_results(
     with monkeypatch.context() as patch:
         end_after(patch, 2)
         assert isinstance(llm(*GENERATE).exception, RuntimeError)
-    partial.write_bytes(partial.read_bytes() + b'{"row": 3, "pro')  # a line that was being written
+    # a line that somebody else wrote, and one that was being written
+    partial.write_bytes(partial.read_bytes() + b'garbage\n{"row": 3, "pro')
     seed = json.loads(partial.read_text("utf-8").splitlines()[1])["seed"]  # random, and kept
     for changed in (("--min-p", 0), ("-k", 7)):
         refused = llm(*GENERATE, *changed)
