@@ -106,8 +106,8 @@ class Explanation:
 
     @property
     def entropy(self) -> float:
-        """Entropy of the next token in bits."""
-        probabilities = np.exp(self.logprobs)
+        """Entropy of the text that the next token adds, in bits."""
+        probabilities = np.exp(self.added.logprobs)
         return entropy(probabilities / probabilities.sum())
 
     def most_likely(self, count: int) -> list[int]:

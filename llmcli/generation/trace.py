@@ -47,7 +47,7 @@ class TraceStep:
     chosen: CandidateToken
     remaining: int  # number of tokens left after all filters
     removals: tuple[Removal, ...]
-    entropy: float  # of the model's distribution, in bits
+    entropy: float  # of the model's distribution over the tokens that may be next, in bits
     retokenized: (
         bool  # several tokenizations of the prompt's end were summed; tokens may begin inside the prompt
     )
@@ -101,6 +101,7 @@ class _RecordingSampler(Sampler):
                 token, float(probabilities[i]), float(sampling_probabilities[i]), removed_by.get(i)
             )
 
+        allowed = probabilities[np.isfinite(logits)]
         ranked = [i for i in np.argsort(-probabilities, kind="stable").tolist() if np.isfinite(logits[i])]
         self.steps.append(
             TraceStep(
@@ -108,7 +109,7 @@ class _RecordingSampler(Sampler):
                 chosen=candidate(chosen),
                 remaining=int(np.isfinite(filtered).sum()),
                 removals=tuple(removals),
-                entropy=entropy(probabilities),
+                entropy=entropy(allowed / allowed.sum()),
                 retokenized=tokens is not None,
             )
         )

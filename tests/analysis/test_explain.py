@@ -18,6 +18,7 @@ from llmcli.formats.checkpoint import Checkpoint
 from llmcli.generation.generator import generate
 from llmcli.generation.sampler import Sampler
 from llmcli.generation.token_healing import Prompt
+from llmcli.generation.trace import trace
 from llmcli.models.logits import softmax
 from llmcli.models.ngram_runtime import NgramRuntime
 from llmcli.models.numpy_runtime import NumpyRuntime
@@ -115,6 +116,8 @@ def test_probabilities_equal_those_of_generate_exactly() -> None:
                 assert explanation.most_likely(1) == [next_token] == [explanation.logit_lens.ids[-1, 0]], context
                 assert explanation.logit_lens.probabilities[-1, 0] == np.float32(np.exp(explanation.logprobs.max()))
                 assert literal is False or explanation.tail == "", (context, literal, prompt)
+                step = next(trace(NumpyRuntime(model), TOKENIZER, prompt, SamplingConfig(), literal=literal))
+                assert step.entropy == pytest.approx(explanation.entropy, abs=1e-4), (context, literal, prompt)
 
 
 def test_a_token_that_starts_inside_the_prompt_may_be_the_prediction() -> None:
