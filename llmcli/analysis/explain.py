@@ -80,7 +80,7 @@ class Explanation:
     preceding: int  # T - N, tokens in the context before the analyzed ones
     attention: Array  # [L, H, N, N]; each row (query) sums to 1 minus its weight on preceding tokens
     logit_lens: Candidates  # predictions of the next token after each layer
-    # [N], bits that `token` loses without each context token; NaN: skipped
+    # [N], bits that `token` loses without each context token; NaN: skipped, like the last
     ablation_effects: Doubles
     # [V], natural log probabilities of the next token, as in `generate`; -inf for tokens that are never
     # generated: incomplete UTF-8, and bytes that are not in the training text
@@ -227,7 +227,8 @@ def explain(
     effects = _ablation_effects(runtime, context, logits, place, check, limit=MAX_TOKENS if ablates else 0)
     words = NO_WORDS
     if evaluations != 0:
-        words = next_words(predictor, tokenizer, prompt, evaluations=evaluations, check=check)
+        whole = Prompt.of(prompt, tokenizer, literal=literal)
+        words = next_words(predictor, tokenizer, whole, evaluations=evaluations, check=check)
     return Explanation(
         ids=context[recorder.first :],
         place=place,
@@ -346,19 +347,16 @@ def _ablation_effects(
     limit: int,
 ) -> Doubles:
     """Return the bits that the predicted token loses without each of the last `limit` tokens of the context
-    [T]; NaN where skipped. `logits` [V] are those after the whole context. Tokens are removed from last to
-    first, so that the cached prefix stays valid."""
+    [T], except the last, from which it is predicted; NaN where skipped. `logits` [V] are those after the
+    whole context. Tokens are removed from last to first, so that the cached prefix stays valid."""
     T = len(context)
     effects = np.full(T, np.nan)
-    if T == 1:
-        return effects  # no token would be left to predict from
     original = _masked_logprob(logits, place)
     count = min(T, limit, math.isqrt(int(2 * MAX_ABLATION_WORK / runtime.config.parameters)))
-    for removed in range(T - 1, T - 1 - count, -1):
+    for removed in range(T - 2, T - 1 - count, -1):
         check()
-        kept = min(removed, T - 2)  # at least one token must be processed for a prediction
-        runtime.rewind(kept)
-        logits = runtime.prefill(context[removed + 1 :] or context[kept:removed])
+        runtime.rewind(removed)
+        logits = runtime.prefill(context[removed + 1 :])
         effects[removed] = (original - _masked_logprob(logits, place)) / math.log(2)
     return effects
 

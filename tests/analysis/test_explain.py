@@ -16,6 +16,7 @@ from llmcli.data.tokenizers.vocabulary import START
 from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.generation.generator import generate
+from llmcli.generation.next_words import next_words
 from llmcli.generation.sampler import Sampler
 from llmcli.generation.token_healing import Prompt
 from llmcli.generation.trace import trace
@@ -67,9 +68,9 @@ def test_an_ablation_effect_is_that_of_the_network_without_the_token() -> None:
 
     expected = [
         bits(explanation.ids) - bits(explanation.ids[:i] + explanation.ids[i + 1 :])
-        for i in range(len(explanation.ids))
+        for i in range(len(explanation.ids) - 1)
     ]
-    np.testing.assert_allclose(explanation.ablation_effects, expected, atol=1e-3)
+    np.testing.assert_allclose(explanation.ablation_effects, [*expected, math.nan], atol=1e-3)
 
 
 def test_a_single_token_cannot_be_left_out() -> None:
@@ -81,7 +82,7 @@ def test_ablation_of_a_large_model_covers_the_last_tokens(monkeypatch: pytest.Mo
     full, _ = explained("The dog ate the hat.")
     monkeypatch.setattr(explain_module, "MAX_ABLATION_WORK", CONFIG.parameters * 4.5)
     explanation, _ = explained("The dog ate the hat.")
-    assert np.isnan(explanation.ablation_effects).tolist() == [True] * (len(explanation.ids) - 3) + [False] * 3
+    assert np.isnan(explanation.ablation_effects).tolist() == [True] * (len(explanation.ids) - 3) + [False, False, True]
     np.testing.assert_allclose(explanation.ablation_effects[-3:], full.ablation_effects[-3:])
 
 
@@ -132,6 +133,10 @@ def test_a_token_that_starts_inside_the_prompt_may_be_the_prediction() -> None:
         head[dog] = -row
     explanation = explain(NumpyRuntime(model), TOKENIZER, "The do", literal=False, candidates=3)
     assert explanation.ids == TOKENIZER.encode("The") and explanation.tail == " do"
+    for literal in (False, True):
+        words, _ = explained("The do", literal=literal, evaluations=50)
+        prompt = Prompt.of("The do", TOKENIZER, literal=literal)
+        assert words.words == next_words(NumpyRuntime(random_checkpoint(CONFIG)), TOKENIZER, prompt, evaluations=50)
     assert explanation.most_likely(1) == [dog]
     table = TOKENIZER.token_bytes
     fits = [i for i, data in enumerate(table) if data in (b" ", b" d") or data.startswith(b" do")]

@@ -149,7 +149,7 @@ class ExplanationReport:
 
     def _show_ablation(self, labels: list[str], rows: int | None = None) -> None:
         """Print the effect of leaving out each token except the last, or the `rows` largest effects."""
-        measured = enumerate(self.explanation.ablation_effects[:-1].tolist())
+        measured = enumerate(self.explanation.ablation_effects.tolist())
         # rounded as displayed: an effect of 0.00 has no bar
         effects = [(i, round(bits, units.BITS_DIGITS)) for i, bits in measured if not math.isnan(bits)]
         if not effects:

@@ -31,7 +31,8 @@ def test_another_next_token_is_explained(llm: Llm, tiny_model: Path) -> None:
     found = json.loads(llm("explain", "The cat", "--literal", "--token", label, "--json").stdout)
     assert found["attribution"]["id"] == token
     assert found["attribution"]["logit"] == pytest.approx(truth.attribution.logit, abs=1e-5)
-    np.testing.assert_allclose([one["effect_bits"] for one in found["tokens"]], truth.ablation_effects, atol=1e-6)
+    effects = np.array([one["effect_bits"] for one in found["tokens"]], float)
+    np.testing.assert_allclose(effects, truth.ablation_effects, atol=1e-6)
     assert "contributions to the logit of" in llm("explain", "The cat", "--literal", "--token", label).stdout
     wrong = llm("explain", "The cat", "--token", "xyzzy")
     message = "--token must be one token of the model, found 'xyzzy', which is 'x'"

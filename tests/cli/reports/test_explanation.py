@@ -7,7 +7,7 @@ from llmcli.cli.reports.explanation import ExplanationReport
 
 def test_an_effect_that_is_shown_as_zero_has_no_bar(monkeypatch, capsys) -> None:
     monkeypatch.setenv("COLUMNS", "100")
-    effects = np.array([0.0049, -0.0049, 0.5, -0.25, 9.0])
+    effects = np.array([0.0049, -0.0049, 0.5, -0.25, np.nan])
     explanation = SimpleNamespace(ablation_effects=effects, token=4)
     report = SimpleNamespace(explanation=explanation, _label=str)
     ExplanationReport._show_ablation(report, list("abcde"))  # type: ignore[arg-type]
