@@ -472,9 +472,15 @@ def run_worker(
     """Worker loop of ranks above 0. `on_connected` receives a function that asks rank 0 to stop the run."""
     with explain_lost_process():
         group = ProcessGroup(processes, device_of_process(device, processes))
-        on_connected(group.request_stop)
-        data_parallel.execute_commands(group)
-        group.close()
+    on_connected(group.request_stop)
+    try:
+        with explain_lost_process():
+            data_parallel.execute_commands(group)
+            group.close()
+    except LLMError:
+        if group.stop_signal:  # rank 0 may have received the signal too, ended, and reported that
+            raise SystemExit(128 + group.stop_signal) from None
+        raise
 
 
 def _reserve_seconds(planned: PlannedRun) -> float:

@@ -50,6 +50,7 @@ class ProcessGroup:
         self._device = torch.device("cuda" if device == "cuda" else "cpu")  # device of the messages
         self._store = _connect(processes, "nccl" if device == "cuda" else "gloo")
         self._next_stop_check = 0.0  # time of the next check for a stop request
+        self.stop_signal: int | None = None  # the last signal for which this process asked rank 0 to stop
 
     def close(self) -> None:
         with suppress(RuntimeError):
@@ -58,7 +59,9 @@ class ProcessGroup:
 
     def request_stop(self, signal: int, _: object = None) -> None:
         """Ask rank 0 to end the run because of a signal."""
-        self._store.set(STOP, str(signal))
+        self.stop_signal = signal
+        with suppress(RuntimeError):  # rank 0 has ended
+            self._store.set(STOP, str(signal))
 
     def stop_request(self) -> int | None:
         """Return the signal for which another process asked rank 0 to end the run, or None."""

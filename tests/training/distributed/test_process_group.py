@@ -2,11 +2,14 @@
 
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch.distributed as dist
 
-from llmcli.training.distributed.process_group import lost_process, meet
+from llmcli.errors import LLMError
+from llmcli.training import session
+from llmcli.training.distributed.process_group import ProcessGroup, lost_process, meet
 from llmcli.training.distributed.processes import MAX_RESTARTS, OWN_RESTARTS, Processes
 
 
@@ -41,3 +44,18 @@ def test_a_lost_process_is_reported_with_what_to_type(monkeypatch: pytest.Monkey
     for restarts in range(MAX_RESTARTS + 1):  # llm train --processes restarts them itself, but for the last time
         monkeypatch.setenv(OWN_RESTARTS, str(restarts))
         assert ("start the same command again" in str(lost_process())) == (restarts == MAX_RESTARTS)
+
+
+@pytest.mark.parametrize("received", [(), (2,)])
+def test_a_worker_that_received_a_signal_reports_no_lost_process(received, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The terminal sends Ctrl-C to all processes, and rank 0 ends at once before its first step."""
+
+    def lose(group: object) -> None:
+        raise dist.DistNetworkError("rank 0 has ended")
+
+    group = object.__new__(ProcessGroup)
+    group.stop_signal, group._store = None, SimpleNamespace(set=lambda *_: lose(group))
+    monkeypatch.setattr(session, "ProcessGroup", lambda *_: group)
+    monkeypatch.setattr(session.data_parallel, "execute_commands", lose)
+    with pytest.raises(SystemExit if received else LLMError, match="130" if received else "another process"):
+        session.run_worker(Processes(1, 2, 1, 2), "cpu", lambda stop: [stop(number, None) for number in received])
