@@ -37,11 +37,20 @@ SEPARATOR = "\ud800"  # between messages: half of a surrogate pair, which occurs
 def trained_lengths(stages: Iterable[Stage]) -> dict[str, int]:
     """Map the sha256 of each text to the number of bytes at its beginning that any stage was trained on; 0
     for a held-out text. Inconsistent stages are left out."""
-    longest: dict[str, int] = {}
+    return {sha256: trained for sha256, (trained, _) in _divisions(stages).items()}
+
+
+def _divisions(stages: Iterable[Stage]) -> dict[str, tuple[int, int]]:
+    """Map the sha256 of each text to (trained bytes at its beginning, start of the rest). What a stage left
+    out before a held-out end repeats it, and belongs to neither; the end of a near-duplicate that was left
+    out is the rest."""
+    divisions: dict[str, tuple[int, int]] = {}
     for stage in stages:
-        for text, length in zip(stage.texts, _trained_bytes(stage), strict=False):
-            longest[text.sha256] = max(length, longest.get(text.sha256, 0))
-    return longest
+        for text, trained in zip(stage.texts, _trained_bytes(stage), strict=False):
+            rest = text.bytes - text.held_out if text.held_out else trained
+            longest = divisions.get(text.sha256, (0, 0))
+            divisions[text.sha256] = max(trained, longest[0]), max(rest, longest[1])
+    return divisions
 
 
 def _trained_bytes(stage: Stage) -> list[int]:
@@ -57,13 +66,12 @@ def _trained_bytes(stage: Stage) -> list[int]:
 
 
 def _divide(corpus: Corpus, stages: Iterable[Stage]) -> Iterator[tuple[DocumentPart, DocumentPart]]:
-    """Yield (part that any stage was trained on, rest) of each text. The rest includes the ends of
-    near-duplicates that the split left out: they may repeat a held-out end, but if only one near-duplicate is
-    measured, they are its only untrained text."""
-    known = trained_lengths(stages)
+    """Yield (part that any stage was trained on, rest) of each text."""
+    known = _divisions(stages)
     for part in corpus.contents:
-        middle = min(max(part.start, known.get(part.document.sha256, 0)), part.end)
-        yield DocumentPart(part.document, part.start, middle), DocumentPart(part.document, middle, part.end)
+        division = known.get(part.document.sha256, (0, 0))
+        end, start = (min(max(part.start, position), part.end) for position in division)
+        yield DocumentPart(part.document, part.start, end), DocumentPart(part.document, start, part.end)
 
 
 def trained_part(corpus: Corpus, records: Records) -> Corpus:
@@ -72,7 +80,8 @@ def trained_part(corpus: Corpus, records: Records) -> Corpus:
 
 
 def untrained_part(corpus: Corpus, records: Records) -> Corpus:
-    """Return the part of the corpus that no model was trained on; it may be empty."""
+    """Return the part of the corpus that no model was trained on, without what repeats it; it may be
+    empty."""
     return Corpus(tuple(part for _, part in _divide(corpus, all_stages(records)) if part.text_bytes))
 
 

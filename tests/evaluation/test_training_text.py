@@ -68,11 +68,13 @@ def record(name: str, text: str, train_bytes: int | None = None) -> TrainingReco
 # ---- what was trained on, and what was not
 
 
-def record_of(corpus: Corpus, train_bytes: int, **held_out: int) -> TrainingRecord:
-    """Of a run on a corpus; `held_out` are bytes at the end of documents, by name: `n0` for 0.txt."""
+def record_of(corpus: Corpus, train_bytes: int, left_out: int = 0, **held_out: int) -> TrainingRecord:
+    """Of a run on a corpus; `held_out` are bytes at the end of documents, by name: `n0` for 0.txt. Of the last one,
+    bytes before them are left out."""
     files = [{"name": d.name, "bytes": d.text_bytes, "sha256": d.sha256} for d in corpus.documents]
     for name, size in held_out.items():
         files[int(name[1:])]["held_out"] = size
+    files[-1]["left_out"] = left_out
     return TrainingRecord.from_json({"corpus": files, "train_bytes": train_bytes})
 
 
@@ -89,6 +91,8 @@ def test_what_models_were_trained_on_and_the_rest() -> None:
         ([(9, {"n0": 1, "n2": 1})], ["on", "two", "thre"], ["e", "e"]),
         ([(8, {"n1": 3}), (8, {"n0": 3})], ["one", "two", "three"], []),
         ([(11, {})], ["one", "two", "three"], []),
+        ([(7, {"n2": 1, "left_out": 2})], ["one", "two", "th"], ["e"]),  # before the held-out end
+        ([(9, {"n2": 0, "left_out": 2})], ["one", "two", "thr"], ["ee"]),  # the end of a near-duplicate
         ([], [], ["one", "two", "three"]),
     ]:
         corpus = corpus_of("one", "two", "three")

@@ -350,7 +350,7 @@ def _note_training_text(measured: "Corpus", trained: "Corpus", models: "Sequence
             for part in measured.contents
         ]
         console.note(
-            f"{trained.text_bytes:,} bytes of this text were trained on; the {measured.text_bytes:,} others "
+            f"{trained.text_bytes:,} bytes of this text were trained on; {measured.text_bytes:,} others "
             f"are measured: {units.listed(parts, MAX_NAMES)} (--whole measures all)"
         )
     for model in models:

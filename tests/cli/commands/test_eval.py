@@ -112,9 +112,7 @@ def test_the_held_out_end_is_measured_with_the_rest_as_past(llm: Llm) -> None:
     assert found["from_byte"] == trained_bytes and row["bytes"] == record["held_out"]["bytes"]
     assert row["tokens"] == record["held_out"]["tokens"]
     assert row["bits_per_byte"] == pytest.approx(record["bits_per_byte"], abs=1e-4)  # it was measured whole
-    note = (
-        f"{trained_bytes:,} bytes of this text were trained on; the {row['bytes']} others are measured: c.txt from byte"
-    )
+    note = f"{trained_bytes:,} bytes of this text were trained on; {row['bytes']} others are measured: c.txt from byte"
     assert note in answer.stderr and "--whole" in answer.stderr
     assert "model.safetensors: this text was held out in training" in answer.stderr
     assert f"compressors first read the {trained_bytes:,} bytes of the training text\n" in answer.stderr
@@ -189,7 +187,7 @@ def test_the_model_trained_on_most_of_the_text_sets_the_held_out_start(llm: Llm)
 
     answer = measured("a", "b", "none")
     assert {row["bytes"] for row in results_of(answer)["results"]} == {10}
-    assert "150 bytes of this text were trained on; the 10 others are measured: c.txt from byte 150 on" in answer.stderr
+    assert "150 bytes of this text were trained on; 10 others are measured: c.txt from byte 150 on" in answer.stderr
     assert results_of(measured("a"))["from_byte"] == 100 and results_of(measured("none"))["from_byte"] == 0
     unknown = "has no record of its training data, so this text may be part of it"
     assert f"none.safetensors: {unknown}" in answer.stderr and f"a.safetensors: {unknown}" not in answer.stderr
@@ -209,7 +207,7 @@ def test_text_of_the_base_model_is_not_unseen(llm: Llm) -> None:
     bigram_model("model.safetensors", UNIFORM, own | joined(as_earlier(base, BASE, "b.safetensors")))
     answer = llm("eval", "base.txt", "--json")
     assert results_of(answer)["from_byte"] == 120
-    assert "120 bytes of this text were trained on; the 40 others are measured" in answer.stderr
+    assert "120 bytes of this text were trained on; 40 others are measured" in answer.stderr
     assert "model.safetensors: trained on some of the 120 bytes in its base model, b.safetensors" in answer.stderr
     assert "model.safetensors: this text was held out in training" in answer.stderr
     answer = llm("eval", "base.txt", "own.txt", "--whole")
