@@ -200,6 +200,7 @@ class KnownAnswerShares(NamedTuple):
     questions: Count = 0
     right: Count = 0
     wrong: Count = 0  # the remaining questions are not answered, because the confidence is too low
+    answerable: Count | None = None  # held-out questions with a training answer, if not all were asked
 
 
 class PlainTextScores(NamedTuple):

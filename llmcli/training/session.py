@@ -619,7 +619,9 @@ def _measure_answers(
                 planned.output.on_note,
                 partial(planned.on_progress, FITTING),
             )
-            entries["known_answers"] = shares._asdict()
+            entries["known_answers"] = {
+                name: count for name, count in shares._asdict().items() if count is not None
+            }
     return entries
 
 

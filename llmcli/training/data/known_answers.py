@@ -236,4 +236,7 @@ def fit_min_confidence(
         lambda: stop() or time.monotonic() + slowest > end,
     )
     on_progress(1.0)
-    return KnownAnswerShares(score.questions, score.correct, score.wrong)
+    is_partial = score.questions < len(answerable)
+    return KnownAnswerShares(
+        score.questions, score.correct, score.wrong, len(answerable) if is_partial else None
+    )

@@ -150,9 +150,11 @@ def _conversations(record: TrainingRecord) -> str:
         sentences.append(f"Greedy answers to {counts}.")
     if (known := record.known_answers) and known.questions:
         unanswered = known.questions - known.right - known.wrong
+        questions = units.count(known.answerable or known.questions, "held-out question")
+        asked = f" ({known.questions:,} asked)" if known.answerable else ""
         sentences.append(
-            f"With --known-answers, of {units.count(known.questions, 'held-out question')} with a training "
-            f"answer: {known.right:,} right, {known.wrong:,} wrong, {unanswered:,} not answered."
+            f"With --known-answers, of {questions} with a training answer{asked}: {known.right:,} right, "
+            f"{known.wrong:,} wrong, {unanswered:,} not answered."
         )
     if (plain_text := record.plain_text) and (after := plain_text.after) is not None:
         before = after if plain_text.before is None else plain_text.before

@@ -41,8 +41,8 @@ def test_a_run_stores_training_and_held_out_pairs_and_a_minimum_between_related_
     found = [(finder.find(assistant, [Message("user", question)]), answer) for question, answer in held_out]
     right = sum(one.is_known and one.text == answer for one, answer in found)
     wrong = sum(one.is_known and one.text != answer for one, answer in found)
-    assert shares == (len(held_out), right, wrong)
-    assert fit(stop=lambda: progress[-1] >= 0.5).questions == 0  # at the held-out questions
+    assert shares == (len(held_out), right, wrong, None)
+    assert fit(stop=lambda: progress[-1] >= 0.5) == (0, 0, 0, len(held_out))  # at the held-out questions
     fit(stop=lambda: True)
     assert model.known_answers is not None and model.known_answers.min_confidence == module.TYPICAL
 

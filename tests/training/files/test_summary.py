@@ -309,6 +309,11 @@ def test_the_figures_of_conversations_are_one_line() -> None:
             "With --known-answers, of 15 held-out questions with a training answer: 11 right, 1 wrong, 3 not answered. "
             f"{before} before, 2.030 after (+1.5%).",
         ),
+        (
+            {"known_answers": known | {"answerable": 20}},
+            "With --known-answers, of 20 held-out questions with a training answer (15 asked): 11 right, 1 wrong, 3 "
+            "not answered.",
+        ),
         ({"plain_text": plain_text | {"after": 2.2}}, f"{before} before, 2.200 after (+10.0%). {help_}"),
         ({"plain_text": plain_text | {"before": None, "after": 2.0}}, f"{before}."),
     ):
