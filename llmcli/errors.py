@@ -15,6 +15,7 @@ from contextlib import contextmanager
 FAILURE = 1  # caused by files or the machine: a missing file, a damaged model
 WRONG_USAGE = 2  # options out of range or in conflict
 INTERRUPTED = 130  # Ctrl-C
+DAMAGED = "its weights are damaged; llm inspect --verify shows whether they were saved like this"
 OPTIONS = {  # settings whose option is not --name
     "seconds": "--time",
     "base": "--from",

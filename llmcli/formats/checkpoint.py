@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcli.config import QUANTIZATIONS, ModelConfig, Shape
-from llmcli.errors import LLMError, command_line, prefixed
+from llmcli.errors import DAMAGED, LLMError, command_line, prefixed
 from llmcli.formats import quantization
 from llmcli.formats.header import Header
 from llmcli.formats.huggingface.config import dump_config, parse_config
@@ -345,4 +345,14 @@ def write_tensors(path: str | Path, models: Mapping[str, Checkpoint], metadata: 
         return matrix.codes if dot + suffix == quantization.CODES else matrix.scales
 
     entries = {"format": "pt", "sha256": "", **metadata}
-    write(path, ComputedTensors(stored, values), stored, dict(sorted(entries.items())))
+    tensors = ComputedTensors(stored, lambda name: finite(name, values(name)))
+    write(path, tensors, stored, dict(sorted(entries.items())))
+
+
+def finite(name: str, values: Values) -> Values:
+    """Return a tensor that is to be written. Raises LLMError if it has NaN or infinite values."""
+    import numpy as np
+
+    if not np.isfinite(values).all():
+        raise LLMError(f"{name} has NaN or infinite values: {DAMAGED}")
+    return values

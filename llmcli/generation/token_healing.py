@@ -28,9 +28,9 @@ import numpy as np
 from llmcli.data.text.words import character_class
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokenizers.vocabulary import START, Vocabulary, state_after, state_between
-from llmcli.errors import LLMError
+from llmcli.errors import DAMAGED, LLMError
 from llmcli.generation.sampler import Sampler
-from llmcli.models.logits import DAMAGED, check_finite, log_softmax, softmax
+from llmcli.models.logits import check_finite, log_softmax, softmax
 from llmcli.models.runtime import PREFILL_CHUNK, Array, Bools, Check, Doubles, Ints, Runtime
 
 # tokens at the prompt's end that may be replaced; four are no better (tests/benchmarks/LOG.md)

@@ -5,10 +5,9 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from llmcli.errors import LLMError
+from llmcli.errors import DAMAGED, LLMError
 from llmcli.models.runtime import Array, Bools, Doubles, Ints
 
-DAMAGED = "its weights are damaged; llm inspect --verify shows whether they were saved like this"
 Floats = TypeVar("Floats", bound=np.floating)
 
 

@@ -80,17 +80,25 @@ def test_help_imports_no_heavy_library_and_no_other_subcommand() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
-def test_infinite_weights_are_one_line(llm: Llm, tiny_model: Path) -> None:
+def test_infinite_weights_are_one_line(llm: Llm, tiny_model: Path, monkeypatch) -> None:
     model = loading.load(tiny_model)
     tensors = {name: np.array(tensor) for name, tensor in model.tensors.items()}
     tensors["model.norm.weight"][1] = tensors["model.layers.0.self_attn.q_norm.weight"][0] = np.inf
-    checkpoint.save(tiny_model, replace(model, tensors=tensors))
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "finite", lambda name, values: values)  # refuses to write them
+        checkpoint.save(tiny_model, replace(model, tensors=tensors))
     Path("c.txt").write_text(TEXT, "utf-8")
-    for words in ("generate The", "generate The --next 2", "eval c.txt -q"):
-        found = llm(*words.split())
+    conversions = [
+        *(f"export {tiny_model} new{end}" for end in (".gguf --to gguf", "-hf --to hf", ".html --to html --dtype f32")),
+        f"export {tiny_model} new.safetensors --quantize int8",
+        f"import {tiny_model} -o new.safetensors",
+    ]
+    for words in ("generate The", "generate The --next 2", "eval c.txt", *conversions):
+        found = llm(*words.split(), "-q")
         assert found.exit_code == 1 and found.stderr.count("\n") == 1, found.stderr
-        assert "NaN or infinite logits: its weights are damaged" in found.stderr
-        assert "llm inspect --verify shows whether" in found.stderr
+        assert re.search("has NaN or infinite values|NaN or infinite logits", found.stderr), found.stderr
+        assert "its weights are damaged; llm inspect --verify shows whether" in found.stderr
+    assert not list(Path().glob("new*"))
     assert "intact" in llm("inspect", "--verify").stdout
 
 
