@@ -129,14 +129,14 @@ def test_two_pushes_do_not_mix_two_models(
 def test_errors_say_what_to_do(trained: SimpleNamespace, llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
-    def error(*words: object) -> str:
-        answer = llm(*PUSH, *words, "--force")
+    def error(*words: object, repository: str = "owner/cat") -> str:
+        answer = llm(*PUSH[:-1], repository, *words, "--force")
         assert answer.exit_code in (1, 2) and not answer.stdout, answer.stderr
         return str(answer.stderr).splitlines()[-1]
 
     hub = trained.hub
-    assert "--push OWNER/NAME" in error("--push", "cat")
-    assert "google/cat ('You don\\'t have the rights" in error("--push", "google/cat")
+    assert "--push OWNER/NAME" in error(repository="cat")
+    assert "google/cat ('You don\\'t have the rights" in error(repository="google/cat")
     hub.owners.append("closed")
     assert error("--license", "MIT2").startswith(f"error: {hub.endpoint} refuses the files: 'Invalid metadata in")
     hub.refused = {"/commit/": (403, "you can only read")}
