@@ -81,12 +81,21 @@ def test_compressors_run_beside_the_training_and_a_late_run_does_not_wait_for_th
 
 
 @pytest.mark.baselines
-def test_a_compressor_that_is_missing_costs_one_line(llm: Llm, monkeypatch) -> None:
+def test_a_compressor_that_is_missing_and_a_text_that_is_gone_cost_one_line_each(llm: Llm, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "pyppmd", None)
+    step = Run.step
+
+    def delete_and_step(run: Run) -> object:
+        Path("c.txt").unlink(missing_ok=True)
+        return step(run)
+
+    monkeypatch.setattr(Run, "step", delete_and_step)
     Path("c.txt").write_text(LINES, "utf-8")
     result = llm("train", "c.txt", "--steps", 2, "--context", 32, "--batch-tokens", 64)
     assert result.exit_code == 0 and "Traceback" not in result.stderr
-    assert result.stderr.count("compressors could not be measured") == 1, result.stderr
+    for what in ("compressors", "memorization"):
+        assert result.stderr.count(f"{what} could not be measured") == 1, result.stderr
+    assert llm("inspect", "--verify").exit_code == 0
 
 
 def test_without_the_device_the_error_says_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:

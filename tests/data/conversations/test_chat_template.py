@@ -43,6 +43,14 @@ def learned_text(template: ChatTemplate, messages: list[Message]) -> list[str]:
     return passages
 
 
+def test_chatml_is_written_as_its_description_says() -> None:
+    messages = [Message("system", "Be brief."), USER, ANSWER]
+    assert ChatTemplate(CHATML, BPE).render(messages, add_generation_prompt=True) == (
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWho ate the hat?<|im_end|>\n"
+        "<|im_start|>assistant\nThe dog.<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
 @BOTH
 def test_text_of_messages_is_no_control_token(tokenizer: Tokenizer) -> None:
     template = ChatTemplate(CHATML, tokenizer)

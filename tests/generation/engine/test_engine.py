@@ -179,6 +179,7 @@ def test_tokens_have_the_log_probabilities_of_a_forward_pass(start):
             best = np.argsort(-logprobs, kind="stable")[:3]
             assert token.logprob == pytest.approx(logprobs[token.id], abs=1e-4)
             assert [one.logprob for one in token.alternatives] == pytest.approx(logprobs[best], abs=1e-4)
+            assert [one.id for one in token.alternatives] == best.tolist()
             # exactly: lm_eval compares the two with `==`
             assert (token.logprob == token.alternatives[0].logprob) == (token.id == best[0]), (model, length)
 

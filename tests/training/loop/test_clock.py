@@ -131,7 +131,7 @@ def test_time_for_compiling_counts_neither_as_progress_nor_in_the_speed() -> Non
     made = limited(training_began=5.0)
     made.exclude(20.0)
     assert made.pace == 0.0
-    assert made.progress(25.0, 0) == 0.0
+    assert made.progress(25.0, 0) == 0.0 and made.expected_tokens(25.0, 700, 0) == 700
     for _ in range(RECENT_STEPS):
         made.add_step(0.1, 100)
     assert made.pace == pytest.approx(0.001)
