@@ -45,6 +45,24 @@ def test_a_large_tensor_is_decoded_in_blocks_of_rows(tmp_path: Path, monkeypatch
             np.testing.assert_array_equal(result.tensors[name], MODEL.tensors[name])
 
 
+def test_float16_bfloat16_and_4_bits_by_hand(tmp_path: Path) -> None:
+    """Q4_0: the scale in float16, then 32 codes, of which the first 16 are the low nibbles of the bytes."""
+    values, codes = np.array([1.5, -2.0, 0.25, 3.0], np.float32), np.arange(32) % 16
+    block = np.float16(0.5).tobytes() + bytes(int(codes[i]) | int(codes[i + 16]) << 4 for i in range(16))
+    rows = {
+        "token_embd.weight": (0, (300, 32), MODEL.tensors["model.embed_tokens.weight"].tobytes()),
+        "blk.0.ffn_up.weight": (1, (4,), values.astype("<f2").tobytes()),
+        "blk.0.ffn_gate.weight": (30, (4,), (values.view(np.uint32) >> 16).astype("<u2").tobytes()),
+        "blk.0.ffn_down.weight": (2, (1, 32), block),
+    }
+    (tmp_path / "m.gguf").write_bytes(gguf_bytes(FIELDS, rows))
+    header = loading.read_header(tmp_path / "m.gguf")
+    assert header.decode is not None
+    for name, expected in (("up", values), ("gate", values), ("down", (codes - 8) * 0.5)):
+        decoded = header.decode(header.tensors[f"model.layers.0.mlp.{name}_proj.weight"])
+        assert np.concatenate([*decoded]).ravel().tolist() == expected.tolist(), name
+
+
 LEFT_OUT = "left out"
 
 
