@@ -63,6 +63,7 @@ def test_parameters_counted_by_hand():
     assert SMALL.parameters == 40 + 2 * layer + 4 + 40 == 348
     assert replace(SMALL, tie_word_embeddings=True).parameters == 308
     assert len(SMALL.tensor_shapes()) == 1 + 2 * 11 + 2
+    assert SPARSE.parameters - SPARSE.active_parameters == 2 * 2 * 72  # in 2 layers, 2 experts of 3 * 4 * 6
 
 
 def test_invalid_numbers_of_experts():
@@ -86,6 +87,11 @@ def test_scaling_of_llama_3_by_hand():
     assert rule.scaled(frequency["short"]) == pytest.approx(frequency["short"])
     assert rule.scaled(frequency["long"]) == pytest.approx(frequency["long"] / 8)
     assert rule.scaled(frequency["between"]) == pytest.approx(frequency["between"] * (0.5 + 0.5 / 8))
+
+
+def test_linear_scaling_divides_all_frequencies():
+    config = replace(SMALL, head_dim=4, rope_theta=100.0, rope_scaling=RopeScaling("linear", 4.0))
+    assert config.rope_frequencies() == pytest.approx([1 / 4, 0.1 / 4])
 
 
 def test_an_invalid_train_or_sampling_config_is_refused():

@@ -1,6 +1,7 @@
 """Hugging Face's config.json: round trips, defaults of each architecture, and unsupported configs."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -27,6 +28,13 @@ def model_configs():
 @given(model_configs())
 def test_json_round_trip(config):
     assert parse_config(dump_config(config)) == config
+
+
+def test_configs_with_scaling_several_end_tokens_or_experts_round_trip():
+    scaling = {"rope_scaling": RopeScaling("llama3", 8.0, 1.0, 4.0, 8192), "extra_eos_ids": (4, 5), "bos_token_id": 1}
+    experts = [replace(SPARSE, model_type=kind, norm_topk_prob=True) for kind in ("qwen3_moe", "mixtral")]
+    for config in (replace(SMALL, model_type="mistral", **scaling), *experts):
+        assert parse_config(dump_config(config)) == config
 
 
 def changed(base=SMALL, **values):
