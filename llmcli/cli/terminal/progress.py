@@ -39,6 +39,7 @@ class TrainingView:
         self._validation_name = "validation answers" if answers else "validation"
         self._sample = "", ""  # prompt, text
         self._step: Step | None = None  # the latest one
+        self._last_step: Step | None = None  # the run's last one, until its line is shown
         self._shown_seconds = -math.inf
         self.begin_model()
         self._hidden = hidden
@@ -61,6 +62,7 @@ class TrainingView:
 
     def __exit__(self, *error: Any) -> None:
         self._echo.__exit__(*error)
+        self._show_last_step()
         self._note = ""
         if self._live and self._live.is_started:
             self._erase_note(self._live)
@@ -78,6 +80,7 @@ class TrainingView:
     def evaluation(self, step: int, bits_per_byte: float) -> None:
         if math.isfinite(bits_per_byte):
             self.losses.evaluations.append((step, bits_per_byte))
+        self._show_last_step()
 
     def begin_model(self) -> None:
         """Start the curves of another model."""
@@ -119,18 +122,27 @@ class TrainingView:
                 self._erase_note(self._live)
                 self._live.start()  # only now, because notes and status lines precede the first step
                 self._live.update(self._draw(self._live), refresh=True)
-        elif event.progress >= 1 or (
-            since >= LINE_SECONDS and event.progress - self._shown_progress >= LINE_PROGRESS
-        ):
-            self._shown_seconds = event.seconds
-            self._shown_progress = event.progress
-            losses = f"training {units.bits_per_byte(self.losses.mean)}"
-            if self.losses.evaluations:
-                losses += f"  {self._validation_name} {units.bits_per_byte(self.losses.evaluations[-1][1])}"
-            console.note(
-                f"{event.progress:4.0%}  step {event.step:,}  {time_left(event)} left  "
-                f"{event.tokens_per_second:,.0f} tokens/s  bits/byte: {losses}"
-            )
+        elif event.progress >= 1:
+            self._last_step = event
+        elif since >= LINE_SECONDS and event.progress - self._shown_progress >= LINE_PROGRESS:
+            self._show_line(event)
+
+    def _show_last_step(self) -> None:
+        """Show the line of the last step, which is due after its evaluation."""
+        if event := self._last_step:
+            self._last_step = None
+            self._show_line(event)
+
+    def _show_line(self, event: "Step") -> None:
+        self._shown_seconds = event.seconds
+        self._shown_progress = event.progress
+        losses = f"training {units.bits_per_byte(self.losses.mean)}"
+        if self.losses.evaluations:
+            losses += f"  {self._validation_name} {units.bits_per_byte(self.losses.evaluations[-1][1])}"
+        console.note(
+            f"{event.progress:4.0%}  step {event.step:,}  {time_left(event)} left  "
+            f"{event.tokens_per_second:,.0f} tokens/s  bits/byte: {losses}"
+        )
 
     # ---- the live view
 

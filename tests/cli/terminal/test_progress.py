@@ -23,7 +23,7 @@ def run(view: progress.TrainingView, steps: int, seconds: float) -> None:
             tokens=round(1000 * seconds * step / steps), tokens_per_second=1000.0,
         ))  # fmt: skip
         if step * 10 % steps == 0:
-            view.evaluation(step, 2.0 + 1 / step)
+            view.evaluation(step, 3.0 - step / steps)
             view.sample("りんご", "を食べる\n" * 250)
 
 
@@ -45,7 +45,7 @@ def test_the_live_view_fits_the_terminal_and_restores_it(monkeypatch) -> None:
             chart = [line for line in last if "│" in line and "りんご" not in line]
             assert len(chart) >= 5 and max(map(len, chart)) <= columns
             assert sum(line.count("o") for line in chart) >= 5
-            assert "validation 2.050  best 2.050 (step 20)" in "\n".join(last)
+            assert "validation 2.000  best 2.000 (step 20)" in "\n".join(last)
             assert any(line.startswith("りんご│") for line in last) and last[-1].endswith("…")
 
 
@@ -90,7 +90,7 @@ def test_a_pipe_gets_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> 
         assert abs(len(lines_shown) - lines) <= 1
         last = lines_shown[-1]
         start = "100%  step 1,000  0:00 left  1,000 tokens/s  bits/byte: training "
-        assert last.startswith(start) and last.endswith("validation 2.001") and "loss" not in last
+        assert last.startswith(start) and last.endswith("validation 2.000") and "loss" not in last
 
 
 def test_the_time_left_does_not_count_planning(capsys: pytest.CaptureFixture[str]) -> None:
