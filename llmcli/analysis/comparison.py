@@ -151,10 +151,9 @@ def compare(
 
 def _without(network: NumpyRuntime, predictor: Runtime, names: Sequence[str]) -> tuple[NumpyRuntime, Runtime]:
     """Return a network without some parts, and its predictor."""
-    reduced = network.without(parse_parts(names, network.config))
+    parts = parse_parts(names, network.config, has_cache=predictor is not network)
+    reduced = network.without(parts)
     if predictor is network:
-        if CACHE in names:
-            raise usage(f"the model has no n-gram cache to switch off; leave out `without` {CACHE}")
         return reduced, reduced
     if predictor.parameters != network.parameters:
         raise usage("`without` needs a single model, found an ensemble; name the file of one of its models")
@@ -164,8 +163,11 @@ def _without(network: NumpyRuntime, predictor: Runtime, names: Sequence[str]) ->
     return reduced, NgramRuntime(reduced, predictor.weights)
 
 
-def parse_parts(names: Sequence[str], config: ModelConfig) -> list[ModelPart]:
-    """Parse names of parts, except CACHE, which is not a part of the network. Raises LLMError."""
+def parse_parts(names: Sequence[str], config: ModelConfig, *, has_cache: bool) -> list[ModelPart]:
+    """Parse names of parts, except CACHE, which is not a part of the network. Raises LLMError for a part that
+    the model does not have."""
+    if CACHE in names and not has_cache:
+        raise usage(f"the model has no n-gram cache to switch off; leave out `without` {CACHE}")
     return [parse_part(name, config) for name in names if name != CACHE]
 
 

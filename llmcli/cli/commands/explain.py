@@ -103,14 +103,14 @@ def _write_page(options: _Options, output: Path, path: Path, text: str) -> None:
     from llmcli.pages.live_weights import page_bytes
 
     source = load(path)
-    if not text:
+    other = None if options.compare is None else utf8_argument(options.compare, "prompt")
+    if "" in (text, other):
         raise LLMError("the prompt is empty; give a text to continue")
     atomic_io.reject_overwriting(output, "output", [path], "the model itself", by=": --html page.html")
     atomic_io.check_writable(output, force=None, by=" with --html", example="page.html")
     options.claim(output)
     without = options.without or []
-    parse_parts(without, source.config)
-    other = None if options.compare is None else utf8_argument(options.compare, "prompt")
+    parse_parts(without, source.config, has_cache=source.record.ngram_cache is not None)
     atomic_io.check_space(output, page_bytes(source.config))
     page = live_page(
         source,
