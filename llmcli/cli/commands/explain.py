@@ -162,7 +162,7 @@ def _token_of(text: str, tokenizer: "Tokenizer") -> int:
     for token in range(tokenizer.vocab_size):
         if tokenizer.label(token) == text:
             return token
-    tokens = ", ".join(repr(tokenizer.label(part)) for part in tokenizer.encode(text))
+    tokens = ", ".join(repr(tokenizer.label(part)) for part in tokenizer.encode(text)) or "empty"
     raise usage(f"--token must be one token of the model, found {text!r}, which is {tokens}")
 
 

@@ -265,9 +265,11 @@ def _print_lines(prepared: _PreparedPrompt, count: int, texts: "list[TrainingTex
     if lines.incomplete:
         figures += f", {lines.incomplete:,} empty, longer than -n or several lines"
     if len(printed) < count:
-        raise LLMError(
-            f"found {len(printed):,} of {count:,} lines; {figures}; a higher `temperature` varies them more"
-        )
+        advice = "a higher `temperature` varies them more"
+        if lines.incomplete > lines.duplicates + lines.dropped:
+            constrained = ", and the constraint must allow single lines" if prepared.sampling.grammar else ""
+            advice = f"a higher `max_tokens` allows longer ones{constrained}"
+        raise LLMError(f"found {len(printed):,} of {count:,} lines; {figures}; {advice}")
     console.note(figures)
 
 

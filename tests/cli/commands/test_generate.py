@@ -61,6 +61,8 @@ def test_new_lines_are_not_in_the_training_text_and_samples_are_separated(llm: L
     assert as_json["lines"] == lines and as_json["known"] > 0
     few = llm("generate", "--lines", 5, "-t", 0)
     assert few.exit_code == 1 and "found 1 of 5 lines" in few.stderr and few.stdout.count("\n") == 1
+    assert "a higher --temperature varies them more" in few.stderr
+    assert "a higher --max-tokens allows longer ones\n" in llm("generate", "--lines", 5, "-n", 1, "--min-p", 1).stderr
     (tmp_path / "names.txt").rename(tmp_path / "other.txt")
     assert "--min-tokens has no effect with --lines" in llm("generate", "--lines", 5, "--min-tokens", 3).stderr
     missing = llm("generate", "--lines", 5, "--new")
