@@ -187,7 +187,7 @@ def _record(row: PromptRow, result: "BatchResult", seed: int, answer_key: str) -
         record["id"] = row.id
     if row.messages:
         record["messages"] = row.messages
-    elif row.prompt:
+    elif not row.error:
         record["prompt"] = row.prompt
     if result.error is not None:
         return record | {"error": str(result.error)}

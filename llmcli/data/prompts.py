@@ -32,7 +32,9 @@ class PromptRow:
     error: str = ""
 
     def conversation(self) -> list[Message]:
-        """Return the messages; a prompt is a user message."""
+        """Return the messages; a prompt is a user message. Raises LLMError if it is empty."""
+        if not self.messages and not self.prompt.strip():
+            raise usage("the message is empty; give a text to answer")
         return [Message(message["role"], message["content"]) for message in self.messages] or [
             Message("user", self.prompt)
         ]
@@ -75,9 +77,7 @@ def _json_row(number: int, line: str) -> PromptRow:
     messages = record.get("messages")
     name = record.get("id")
     if isinstance(prompt, str) and messages is None:
-        return (
-            PromptRow(number, prompt, id=name) if prompt else PromptRow(number, id=name, error="empty prompt")
-        )
+        return PromptRow(number, prompt, id=name)
     if prompt is None and isinstance(messages, list) and messages and all(map(_is_message, messages)):
         return PromptRow(number, messages=tuple(messages), id=name)
     return PromptRow(number, id=name, error=f"found {brief_json(record)}; {_WANTED}")
@@ -108,5 +108,4 @@ def _table_rows(document: Document, suffix: str, column: str | None) -> Iterator
     except LLMError as error:
         raise LLMError(str(error).partition("; or `plain`")[0]) from error  # --batch has no --plain
     for number, (_, record) in enumerate(records, 1):
-        prompt = record[columns[normalized(wanted)]].strip()
-        yield PromptRow(number, prompt, error="" if prompt else "empty prompt")
+        yield PromptRow(number, record[columns[normalized(wanted)]].strip())

@@ -76,10 +76,13 @@ def test_chat_answers_rows_separately_and_names_bad_ones(llm: Llm, tmp_path: Pat
     single = json.loads(llm("chat", "The cat", "-t", 0, "-n", 6, "--system", "S", "--json").stdout)
     assert first["content"] == second["content"] == single["content"]
     assert (first["id"], first["prompt_tokens"]) == ("a", single["prompt_tokens"])
-    assert bad == {"row": 2, "error": "empty prompt"} and "1 row with an error" in answer.stderr
+    assert (
+        bad == {"row": 2, "prompt": "", "error": "the message is empty; give a text to answer"}
+        and "1 row with an error" in answer.stderr
+    )
     assert answer.exit_code == 0
     answer = llm("chat", "--batch", "-", "--system", "S", stdin=json.dumps(rows[1]))
-    assert json.loads(answer.stdout)["error"] == "empty prompt"
+    assert json.loads(answer.stdout)["error"] == bad["error"]
     assert answer.exit_code == 1 and "error: no prompt was answered" in answer.stderr
     chosen = llm("chat", "--batch", "-", "--choices", "The cat,x", "--system", "S", stdin=lines).stdout.splitlines()
     single = json.loads(llm("chat", "The cat", "--choices", "The cat,x", "--system", "S", "--json").stdout)
@@ -94,14 +97,14 @@ def test_a_row_says_what_does_not_fit_the_context(llm: Llm, tmp_path: Path) -> N
     turns = [{"role": role, "content": "The cat sat. " * 9} for role in ("user", "assistant")] * 9
     for command, row, key, value in [
         ("generate", {"prompt": "a b " * 50}, "cut", 200 - context),
-        ("generate", {"prompt": "The cat."}, "cut", 0),
+        ("generate", {"prompt": ""}, "cut", 0),
         ("chat", {"messages": [*turns, {"role": "user", "content": "x"}]}, "dropped_turns", 9),
     ]:
         for options in ([], ["--choices", "a,b"]):
             answer = llm(command, "--batch", "-", *options, stdin=json.dumps(row))
             assert (f"see {key}" in answer.stderr) == (value != 0)
             record = json.loads(answer.stdout)
-            assert record.get(key, 0) == value and record.get("prompt_tokens", 0) <= context
+            assert record.get(key, 0) == value and record.get("prompt_tokens", 0) <= context and "error" not in record
 
 
 @pytest.mark.parametrize("option", ["--json-schema", "--grammar"])

@@ -30,20 +30,22 @@ def test_json_lines_have_prompts_or_messages_and_bad_rows_have_errors(tmp_path: 
         lines = [
             '{"id": [1], "prompt": "a\\nb"}',
             '{"messages": [{"role": "system", "content": "S"}, {"role": "user", "content": "Q"}]}',
-            '{"prompt": 5}', '{"prompt": ""}', "[1]", "{", '{"messages": [{"role": "x", "content": "Q"}]}',
+            '{"prompt": ""}', '{"prompt": 5}', "[1]", "{", '{"messages": [{"role": "x", "content": "Q"}]}',
             '{"messages": []}', '{"prompt": "a", "messages": []}', '{"prompt": "\\ud800"}', "[" * 100_000,
         ]  # fmt: skip
         rows = read_prompts(write(tmp_path, name, "\n".join(lines)))
         assert [row.number for row in rows] == list(range(1, 12)), name
         assert rows[0] == PromptRow(1, "a\nb", id=[1]), name
         assert rows[1].conversation() == [Message("system", "S"), Message("user", "Q")], name
-        assert all(row.error and not row.prompt and not row.messages for row in rows[2:]), name
+        assert rows[2] == PromptRow(3), name
+        assert "the message is empty" in error_of(rows[2].conversation, exit_code=2)
+        assert all(row.error and not row.prompt and not row.messages for row in rows[3:]), name
 
 
 def test_a_column_of_a_table(tmp_path: Path) -> None:
     name = write(tmp_path, "p.csv", 'n;prompt;c\r\n1;"a;\nb ""x""";2\r\n\r\n1; ;3\r\n')
     assert [(row.number, row.prompt, bool(row.error)) for row in read_prompts(name)] == [
-        (1, 'a;\nb "x"', False), (2, "", True),
+        (1, 'a;\nb "x"', False), (2, "", False),
     ]  # fmt: skip
     assert [row.prompt for row in read_prompts(name, "c")] == ["2", "3"]
     assert [row.prompt for row in read_prompts(write(tmp_path, "one.csv", "q\na\nb\n"), "q")] == ["a", "b"]

@@ -50,7 +50,7 @@ WRONG = {
     "/v1/completions": WRONG_SAMPLING
     | {
         "prompt": [
-            None, "", [], [[]], [""], 5, {}, [1, "x"], [1.5], [-1], [300], [HUGE], ["x"] * (MAX_PROMPTS + 1), [True],
+            None, [], [[]], 5, {}, [1, "x"], [1.5], [-1], [300], [HUGE], ["x"] * (MAX_PROMPTS + 1), [True],
         ],
         "logprobs": [-1, 6, "x", True],
         "echo": ["yes"],
@@ -76,7 +76,7 @@ WRONG = {
         "documents": [[{"text": "x"}]],
     },
     "/v1/next": {
-        "prompt": [None, "", 3, [], [1, "x"], [300]], "n": [0, 101, "x"], "temperature": [-1, 101], "top_p": [2],
+        "prompt": [None, 3, [], [1, "x"], [300]], "n": [0, 101, "x"], "temperature": [-1, 101], "top_p": [2],
         "min_p": [-1], "unit": ["letters"], "token_id": [1, -1], "max_evaluations": [1, "x"], "top_k": [5],
         "truncate_prompt_tokens": [5],
     },

@@ -144,7 +144,8 @@ class Completion(GenerationAnswer):
                 prompt,
                 sampling,
                 top_logprobs=body.logprobs or 0,
-                prompt_logprobs=scores_prompt,
+                # an empty prompt has only tokens that begin a text
+                prompt_logprobs=scores_prompt and len(prompt.ids) > prompt.added,
                 choices=body.choices,
                 grammar=grammar,
             )

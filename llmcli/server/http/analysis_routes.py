@@ -31,13 +31,13 @@ def _encode(
     body: PromptBody | NextBody, model: ServedModel, new_tokens: int = 0, field: str = "prompt"
 ) -> Prompt:
     """Tokenize messages, or the text or token ids in a field. Raises ApiError if they do not fit the context,
-    or if the text is empty."""
+    or if there are no token ids."""
     if isinstance(body, PromptBody) and body.messages is not None:
         template = chat_template(model, body.chat_template_kwargs)
         return encode_messages(conversation(body), template, model.context, new_tokens)[0]
     prompt = getattr(body, field)
-    if not prompt:
-        raise invalid(field, "is empty; give a text to continue")
+    if prompt == []:
+        raise invalid(field, "is empty; give token ids or a text")
     cuts = getattr(body, "truncate_prompt_tokens", None) is not None
     written = getattr(body, "generated_tokens", 0) if field == "prompt" else 0
     return encode_prompt(prompt, model, literal=False, cuts=cuts, written=written)

@@ -39,10 +39,16 @@ def test_a_number_beyond_all_bounds_is_a_400(client):
         assert response.status_code == 400, body
 
 
-def test_an_empty_prompt(client):
+def test_an_empty_prompt_begins_a_text_and_empty_token_ids_are_an_error(client):
     for path in ["/v1/completions", "/v1/next", "/v1/explain"]:
-        error = client.post(path, json={"prompt": ""}).json()["error"]
-        assert (error["message"], error["param"]) == ("prompt is empty; give a text to continue", "prompt"), path
+        error = client.post(path, json={"prompt": []}).json()["error"]
+        assert (error["message"], error["param"]) == ("prompt is empty; give token ids or a text", "prompt"), path
+    assert "prompt is empty" in client.post("/v1/explain", json={"prompt": ""}).json()["error"]["message"]
+    assert client.post("/v1/next", json={"prompt": ""}).json()["next"]
+    request = {"prompt": ["", "x"], "max_tokens": 3, "echo": True, "logprobs": 1}
+    first, second = client.post("/v1/completions", json=request).json()["choices"]
+    assert first["logprobs"]["text_offset"][0] == 0 and len(first["logprobs"]["tokens"]) <= 3
+    assert second["logprobs"]["tokens"][0] == second["text"][0] == "x"
 
 
 def test_neutral_values_and_harmless_fields_change_nothing(completion):
