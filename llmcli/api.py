@@ -726,7 +726,10 @@ def _sampling(options: SamplingOptions) -> SamplingConfig:
         "stop": stops,
     }
     values["logit_bias"] = _biases(options.get("logit_bias", {}))
-    return SamplingConfig(**values | {"grammar": _grammar(*(values.pop(name, None) for name in CONSTRAINTS))})
+    values |= {"grammar": _grammar(*(values.pop(name, None) for name in CONSTRAINTS))}
+    sampling = SamplingConfig(**values)
+    sampling.check_length()
+    return sampling
 
 
 def _biases(logit_bias: object) -> tuple[tuple[int, float], ...]:

@@ -643,6 +643,12 @@ class SamplingConfig:
         if self.grammar and self.stop:
             raise usage("`stop` would cut the structured output short; leave one of them out")
 
+    def check_length(self) -> None:
+        """Raise LLMError for settings of a user that contradict each other. (The context may reduce
+        `max_tokens` later.)"""
+        wanted = f"at most `max_tokens`, {self.max_tokens:,}"
+        require(self.min_tokens <= self.max_tokens, "`min_tokens`", wanted, self.min_tokens)
+
 
 # the settings that are numbers, by name
 SAMPLING: dict[str, Setting] = {

@@ -273,7 +273,7 @@ OPTIONS: dict[str, list[object]] = {
     "max_tokens": [None, -1, 1.5, "3", True], "temperature": [None, -1, "1", math.nan, 10**400, [1]],
     "top_k": [-1, 2.0],
     "top_p": [-1, 1.5, "x"], "min_p": [-1, None], "repetition_penalty": [0, None], "seed": [-1, "1", 1.5],
-    "stop": [5, "", [""], [1]], "literal": ["no", None],
+    "stop": [5, "", [""], [1]], "min_tokens": [201], "literal": ["no", None],
     "nonsense": [1],
 }  # fmt: skip
 TRAIN_OPTIONS: dict[str, list[object]] = {

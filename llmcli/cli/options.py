@@ -304,7 +304,11 @@ class GenerationOptions(ResultOptions):
         if values["seed"] is None:
             values["seed"] = int.from_bytes(os.urandom(4), "big")
         given = {name: value for name, value in values.items() if value is not None}
-        return SamplingConfig(**given | {"stop": tuple(values["stop"] or ()), "grammar": self._grammar()})
+        stop = tuple(values["stop"] or ())
+        sampling = SamplingConfig(**given | {"stop": stop, "grammar": self._grammar()})
+        if not vars(self).get("steps"):
+            sampling.check_length()
+        return sampling
 
     def _grammar(self) -> Grammar | None:
         """Return the constraint on the generated text, if one was given. Raises LLMError."""

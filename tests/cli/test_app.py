@@ -193,6 +193,8 @@ WRONG = [
     *[(2, f"generate hi -p {value}", "--top-p") for value in (-0.1, 1.5, "nan")],
     *[(2, f"generate hi --min-p {value}", "--min-p") for value in (-0.1, 2, "nan")],
     (2, "generate hi --next 2 -t 0 --seed 1", "--temperature and --seed have no effect with --next; leave them out"),
+    (2, "generate hi --json --color", "--color has no effect with --json; leave it out"),
+    (2, "generate hi -n 4 --min-tokens 5", "--min-tokens must be at most --max-tokens, 4, found 5"),
     (2, "generate hi --steps 3 -n 4 --color", "--max-tokens and --color have no effect with --steps; leave them out"),
     (2, "generate hi --corpus c.txt", "--corpus has no effect without --memory"),
     (1, "generate hi --memory", "does not record its training text; name it: --corpus FILE"),

@@ -135,6 +135,10 @@ class Session:
 
     def _set(self, rest: str) -> None:
         if rest:
+            from llmcli.generation.known_answers import KnownAnswersChat
+
+            if isinstance(self._chat, KnownAnswersChat):
+                raise usage("/set has no effect with --known-answers")
             self._chat.set_sampling(chat_commands.set_option(self._chat.sampling, rest))
         tables.pairs(chat_commands.settings(self._chat.sampling), to_stderr=True)
 

@@ -43,6 +43,7 @@ CONFLICTS = {
     "steps": "max_tokens stop samples color memory experts",
     "experts": "color device memory",
     "memory": "color",
+    "json": "color",
 }
 
 

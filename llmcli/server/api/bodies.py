@@ -230,6 +230,10 @@ class GenerationBody(Body):
             raise invalid(
                 "stream_options", "has no effect without stream; leave it out, or set stream to true"
             )
+        if self.limit is not None and self.min_tokens > self.limit:
+            raise invalid(
+                "min_tokens", f"must be at most max_tokens, {self.limit:,}, found {self.min_tokens:,}"
+            )
         name, _ = self.constraint
         if self.choices:
             try:
@@ -240,6 +244,11 @@ class GenerationBody(Body):
                 raise invalid(other, f"has no effect with {name}; leave it out")
         elif name and self.stop:
             raise invalid("stop", f"would cut the output of {name} short; leave it out")
+
+    @property
+    def limit(self) -> int | None:
+        """The requested maximum number of tokens."""
+        return self.max_tokens
 
     @cached_property
     def constraint(self) -> tuple[str, Grammar | tuple[str, ...] | None]:
@@ -329,6 +338,8 @@ class ChatBody(GenerationBody):
 
     def model_post_init(self, context: Any, /) -> None:
         super().model_post_init(context)
+        if None not in (self.max_tokens, self.max_completion_tokens) and self.limit != self.max_tokens:
+            raise invalid("max_completion_tokens", "and max_tokens differ; give only one of them")
         if self.top_logprobs and not self.logprobs:
             raise invalid("top_logprobs", "has no effect without logprobs; set logprobs to true")
         # if the last message is the assistant's, it is continued; otherwise, the header of an answer follows
@@ -342,6 +353,10 @@ class ChatBody(GenerationBody):
             raise invalid("continue_final_message", wanted, "unsupported_parameter")
         if not self.add_generation_prompt and not continues:
             raise invalid("add_generation_prompt", "must be true before an answer", "unsupported_parameter")
+
+    @property
+    def limit(self) -> int | None:
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
 
 class PromptBody(Body):

@@ -10,7 +10,9 @@ import pytest
 from llmcli.cli.chat import explanation
 from llmcli.cli.chat.session import Session
 from llmcli.config import SamplingConfig
+from llmcli.formats.training_record import KnownAnswers
 from llmcli.generation.chat import Assistant, Chat
+from llmcli.generation.known_answers import KnownAnswersChat
 from tests.generation.conversations import ASSISTANT, END, USER, CountingModel, Letters, Turns, answering
 
 LETTERS = Letters()
@@ -122,6 +124,14 @@ def test_set_changes_the_next_answers(capsys: pytest.CaptureFixture[str]) -> Non
     assert contents(chat) == ["x", "c"]
     assert chat.sampling.seed == 3 and chat.sampling.max_tokens == 1
     assert "(cut off after 1 token; for longer answers: /set max-tokens" in capsys.readouterr().err
+
+
+def test_set_is_refused_with_known_answers(capsys: pytest.CaptureFixture[str]) -> None:
+    assistant = Assistant(CountingModel(answering("ca")), LETTERS, Turns(LETTERS))
+    chat = KnownAnswersChat(assistant, KnownAnswers(pairs=(("x", "ca"),), min_confidence=0.1), SamplingConfig())
+    Session(chat, Lines("/set temperature 1", "/set").read, source=None).run()  # type: ignore[arg-type]
+    shown = capsys.readouterr().err
+    assert shown.startswith("error: /set has no effect with --known-answers\n") and "temperature  0.8" in shown
 
 
 def test_stats_are_those_of_the_last_answer(capsys: pytest.CaptureFixture[str]) -> None:

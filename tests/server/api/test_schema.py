@@ -165,6 +165,8 @@ def test_an_error_says_what_was_found_and_what_is_wanted():
             {"messages": [{"role": "user", "content": {"a": None}}]},
             "messages.0.content must be a valid string or a valid list, found {'a': null}",
         ),
+        (CHAT | {"min_tokens": 9}, "min_tokens must be at most max_tokens, 8, found 9"),
+        (CHAT | {"max_completion_tokens": 4}, "max_completion_tokens and max_tokens differ; give only one of them"),
         ({"messages": []}, "messages must have at least 1 item, found []"),
         ({"messages": ["x"]}, "messages.0 must be a valid object, found 'x'"),
         (CHAT | {"structured_outputs": {"choice": ["a"]}}, "structured_outputs.choice must have at least 2 items, "),
