@@ -21,6 +21,7 @@ from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokenizers.training import TRAINING_BYTES, nearest_power_of_two, train_tokenizer
 from llmcli.data.tokens.corpus_tokens import tokenize_corpus
 from llmcli.data.tokens.tokens import TokenIds, count_bytes, tokenize, used_tokens
+from llmcli.errors import LLMError
 from llmcli.evaluation.figures import known_text
 from llmcli.evaluation.memorization import occurring_lines
 from llmcli.evaluation.training_text import (
@@ -38,7 +39,7 @@ from llmcli.training.data.conversations import (
     corpus_record,
     file_entry,
 )
-from llmcli.training.data.inputs import Inputs
+from llmcli.training.data.inputs import MIN_FINE_TUNING_BYTES, MIN_TEXT_BYTES, Inputs
 from llmcli.training.planning import recipe
 from llmcli.training.planning.cost_model import CorpusSize, Machine, estimated_speed
 from llmcli.training.planning.plan import EpochSearch, Plan, PlanRequest, PlanRow
@@ -176,7 +177,7 @@ def _divide(
     base_texts = find_small_training_texts(records, inputs.base_path) if inputs.base_path else []
     if not base_texts and (note := changed_files_note(inputs.sources, records)):
         on_note(note)
-    text = _without_text_of_base(_split(inputs.corpus, inputs.held_out), records)
+    text = _without_text_of_base(_split(inputs), records)
     held_out = text.held_out.sample(_max_held_out_bytes(text, max_bytes))
     text, read = _without_repetitions(text, held_out, max_bytes, on_note)
     known_share = text.known_share
@@ -249,9 +250,19 @@ def _has_few_words(request: PlanRequest, inputs: Inputs, tokenizer: Tokenizer, t
     return is_own and tokenizer.vocab_size < MIN_DEFAULT_VOCAB_SIZE and text_bytes > recipe.SEARCH_MAX_BYTES
 
 
-def _split(corpus: Corpus, held_out: Corpus | float) -> CorpusSplit:
+def _split(inputs: Inputs) -> CorpusSplit:
+    """Hold out a part of the text. Raises LLMError if `val` leaves too little for training."""
+    corpus, held_out = inputs.corpus, inputs.held_out
     if isinstance(held_out, float):
-        return split(corpus, held_out)
+        text = split(corpus, held_out)
+        wanted = MIN_FINE_TUNING_BYTES if inputs.base else MIN_TEXT_BYTES
+        left = text.training.text_bytes
+        if corpus.documents and held_out > recipe.HELD_OUT and left < wanted:
+            raise LLMError(
+                f"`val` {held_out:g} leaves {units.count(left, 'byte')} of the text for training; wanted at "
+                f"least {wanted:,}; hold out less: `val` {recipe.HELD_OUT}"
+            )
+        return text
     names = ", ".join(dict.fromkeys(document.short_name for document in held_out.documents))
     return CorpusSplit(corpus, held_out, names, is_from_corpus=False)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from llmcli import units
-from llmcli.config import ModelConfig
+from llmcli.config import MIN_VOCAB_SIZE, ModelConfig
 from llmcli.data.conversations.batches import pack
 from llmcli.errors import LLMError, usage
 from llmcli.training.planning import recipe
@@ -64,10 +64,10 @@ class Task:
         base = self.base
         longest = self.text.tokens - 1
         if not self.conversations_alone and longest < recipe.MIN_CONTEXT:
-            smaller = "" if base else ", or give `vocab_size` 257 or `tokenizer` char if it is repetitive"
+            smaller = f", or give `vocab_size` {MIN_VOCAB_SIZE} or `tokenizer` char if it is repetitive"
             raise LLMError(
                 f"the corpus is too short: {self.text.tokens} training tokens ({self.text.bytes:,} bytes), "
-                f"at least {recipe.MIN_CONTEXT + 1} are needed; add more text{smaller}"
+                f"at least {recipe.MIN_CONTEXT + 1} are needed; add more text{'' if base else smaller}"
             )
         if requested is None:
             return self._default_context()

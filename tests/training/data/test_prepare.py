@@ -12,6 +12,7 @@ from llmcli.data.sources import read_sources
 from llmcli.data.text.corpus import SAMPLE_SPANS
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokens import corpus_tokens
+from llmcli.errors import LLMError
 from llmcli.evaluation.training_text import trained_lengths
 from llmcli.formats.training_record import TrainingRecord
 from llmcli.training.data import prepare as prepare_module
@@ -36,6 +37,8 @@ def test_the_end_of_the_corpus_is_held_out_to_the_byte() -> None:
         assert ready.tokenizer.decode(ready.held_out.tolist()) == text[cut:]
         held_out = f"{held_bytes:,} held out: the last" if held_bytes else "nothing held out"
         assert row(ready.plan, "corpus").reason.startswith(f"{cut:,} for training, {held_out}")
+    with pytest.raises(LLMError, match=r"^`val` 0.99 leaves [0-9]+ bytes of the text for training; .*: `val` 0.1$"):
+        prepare(PlanRequest(steps=5), corpus_of(text), held_out=0.99)
 
 
 @pytest.mark.parametrize("budget", [{"seconds": 1.0}, {"steps": 5}])

@@ -110,7 +110,9 @@ def test_a_context_of_nearly_the_whole_text_leaves_none_for_a_validation_slice()
 
 def test_a_text_too_short_for_any_context_is_an_error() -> None:
     for train_tokens in [0, 1, 8]:
-        with pytest.raises(LLMError, match=f"too short: {train_tokens} training tokens .* 9 .*add more text") as caught:
+        with pytest.raises(
+            LLMError, match=f"too short: {train_tokens} training tokens .* 9 .*`vocab_size` 261 "
+        ) as caught:
             plan(train_tokens=train_tokens)
         assert caught.value.exit_code == 1
 
