@@ -19,6 +19,8 @@ MIN_STEPS_FINE_TUNING = 10
 MANY_EPOCHS = 10.0  # ... except after this many epochs: the run lacks text, not steps
 MIN_SUGGESTED_MINUTES = 5  # minimum value suggested for --time
 IMPROVEMENT = 0.03  # relative gain in the second half of a run; doubling the length would gain as much again
+DIVERGENCE = 1.1  # a new model's training loss at the end, relative to its first one
+UNIFORM = 8.0  # bits per byte of a guess that gives all bytes the same probability
 KNOWN = 0.02  # bits per byte; below this loss the answers are memorized, and more time or data would not help
 DETERIORATION = 0.02  # overfitting: relative rise of the validation loss after the best weights
 NEAR_THE_LIMIT = 0.9  # share of the limit of epochs beyond which twice the time would add few epochs
@@ -176,8 +178,10 @@ def _early_end(record: TrainingRecord, resumable: bool, again: str) -> str:
 
 
 def _advice(run: _FinishedRun, command: str | None, minutes: int) -> str:
-    """Say what would help most: more time, more epochs, more data, or neither."""
+    """Say what would help most: a lower learning rate, more time, more epochs, more data, or none of them."""
     longer = f": {command} --time {minutes}m" if command else "."
+    if diverged := _divergence(run):
+        return diverged
     if undertrained := _undertrained(run):
         return f"Undertrained: {undertrained}. Train longer{longer}"
     if overfitting := _overfitting(run):
@@ -200,6 +204,18 @@ def _advice(run: _FinishedRun, command: str | None, minutes: int) -> str:
     return (
         f"The {loss} loss has plateaued ({values}{units.bits_per_byte(training)}): longer training at this "
         f"size would help little, more {run.data} would."
+    )
+
+
+def _divergence(run: _FinishedRun) -> str:
+    """Report a training loss that ended higher than it began in a new model, or than a uniform guess has."""
+    first, last = run.curve.training[0], run.curve.training[-1]
+    is_new = not run.fine_tuned and run.data == "text"
+    if last <= (min(DIVERGENCE * first, UNIFORM) if is_new else UNIFORM):
+        return ""
+    return (
+        f"Diverged: the training loss rose from {units.bits_per_byte(first)} to {units.bits_per_byte(last)} "
+        "bits per byte. A lower --lr-scale would help."
     )
 
 

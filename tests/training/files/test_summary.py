@@ -159,6 +159,19 @@ def test_undertrained() -> None:
         assert advice == f"Undertrained: {reasons}. Train longer." if reasons else "Undertrained" not in advice, changes
 
 
+def test_a_run_that_diverged_needs_a_lower_learning_rate() -> None:
+    """However few its steps were."""
+    nats = 2 * math.log(2)
+    for last, fine_tuned, diverged in ((4.3, False, False), (4.5, False, True), (7.9, True, False), (8.1, True, True)):
+        curve = record()["curve"] | {"loss": [4 * nats] + [last * nats] * 9}
+        base = {"base": {"file": "base.safetensors"}} if fine_tuned else {}
+        advice = summarize(record(steps=20, best_step=20, epochs=0.4, curve=curve, **base))[1]
+        rose = (
+            f"Diverged: the training loss rose from 4.000 to {last:.3f} bits per byte. A lower --lr-scale would help."
+        )
+        assert (advice == rose) == diverged, advice
+
+
 def test_the_suggested_time_is_at_least_twice_that_of_the_run() -> None:
     run = record(steps=2, best_step=2, epochs=0.1)
     for taken, time in ((3.0, "5m"), (151.0, "6m"), (4000.0, "134m")):
