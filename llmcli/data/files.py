@@ -44,7 +44,7 @@ from llmcli.data.text.json_records import (
 from llmcli.data.text.parquet_records import open_table
 from llmcli.data.text.temporary_files import TextCopy
 from llmcli.errors import LLMError, brief
-from llmcli.units import listed
+from llmcli.units import count, listed
 
 MARKUP = "read with"  # part of the description of text whose markup the model would learn
 _TABLE_LINES = 10
@@ -98,7 +98,7 @@ class _Records:
                 f"{name}: the column {listed(keys, _MAX_KEYS)} has no text; name another: `column` NAME"
             )
         if blank:
-            self.notes.append(f"{name}: left out {blank:,} records without text")
+            self.notes.append(f"{name}: left out {count(blank, 'record')} without text")
         detail = f"column {keys[0]}" + (", the only one with prose" if self.shape.is_only_prose else "")
         return replace(
             document,
@@ -265,12 +265,14 @@ def _from_json(
     else:
         first = _first(records_of_text(name, document.text()), InvalidJSONError)
         records = records_of_text(name, document.pieces(on_read))
+    place = "line"
     if not must_be_lines and len(first) == 1 and (inner := wrapped_records(first[0])):
         first = inner[:_PEEKED_RECORDS]
         records = enumerate(inner, 1)
+        place = "record"
     must_be_known = suffix in _JSON_LINES_SUFFIXES or len(first) > 1
     shape = choose_shape(name, first, reading, must_be_known=must_be_known)
-    return _Records(document, shape, records) if shape else None
+    return _Records(document, shape, records, place=place) if shape else None
 
 
 def _first(records: Iterable[NumberedRecord], ignored: type[LLMError] | tuple[()]) -> list[object]:

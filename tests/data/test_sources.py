@@ -53,7 +53,7 @@ def test_an_array_of_records_with_text_and_a_parquet_file_are_the_same_text() ->
 def test_records_without_text_are_left_out_and_counted() -> None:
     sources = read("a.jsonl", lines({"text": "One."}, {"text": None}, {"text": " "}, {"text": "Two."}, {}))
     assert text_of(sources) == "One.\n\nTwo." and sources.notes == ["a.jsonl: left out 3 records without text"]
-    with pytest.raises(LLMError, match=r'^a\.jsonl line 2: "text" is 4.0; wanted text in quotes'):
+    with pytest.raises(LLMError, match=r'^a\.jsonl line 2: "text" is 4; wanted text in quotes'):
         read("a.jsonl", lines({"text": "One."}, {"text": 4}, {"text": "One."}))
 
 
@@ -103,10 +103,13 @@ def test_where_several_columns_may_hold_the_text_none_is_chosen() -> None:
     ]:
         with pytest.raises(LLMError, match=r"unclear which columns to read: .* `column` "):
             read("a.jsonl", articles(**columns))
-    # numbers, short texts and codes are no prose
-    for value in ("x" * 500, "short text", "a b c", 5, "https://example.com/" + "a/" * 200):
-        with pytest.raises(LLMError, match="unclear which columns to read"):
+    # short texts and codes are no prose
+    for value in ("x" * 500, "short text", "a b c", "https://example.com/" + "a/" * 200):
+        with pytest.raises(LLMError, match=r"unclear which columns to read: .* `column` value, or"):
             read("a.jsonl", lines(*({"id": i, "value": value} for i in range(3))))
+    for value in (5, True, None):
+        with pytest.raises(LLMError, match="no column has text: 'text'; wanted a text, or"):
+            read("a.jsonl", lines({"text": value}))
 
 
 def test_prose_beside_numbers_in_a_table_is_text_and_beside_words_an_answer() -> None:

@@ -146,10 +146,16 @@ def choose_shape(
         raise LLMError(f"{name} has no column {_listed(missing)}; its columns: {_listed(columns)}")
     if not columns:
         raise LLMError(f"{name}: its records are empty; wanted a text, or a prompt and an answer, in each")
+    as_text = ", or read it as plain text: `plain`" if is_text else ""
+    texts = [column for column in columns if any(isinstance(record.get(column), str) for record in objects)]
+    if not texts:
+        raise LLMError(
+            f"{name}: no column has text: {_listed(columns)}; wanted a text, or a prompt and an answer, in "
+            f"each record{as_text}"
+        )
     raise LLMError(
         f"{name}: unclear which columns to read: {_listed(columns)}; name a column of text, or two "
-        f"columns of prompts and answers: {column_option(*list(columns)[:2])}"
-        + (", or read it as plain text: `plain`" if is_text else "")
+        f"columns of prompts and answers: {column_option(*texts[:2])}{as_text}"
     )
 
 

@@ -216,7 +216,7 @@ def _reason(status: int, limits: FileLimits, is_kept: bool) -> str:
         reason = f"timed out after {limits.stalled_seconds:g} s without output"
     elif status == -getattr(signal, "SIGXCPU", math.inf):
         reason = "takes too much processor time"
-    return reason + ("; the rest is skipped" if is_kept else "; skipped")
+    return reason + ("; the rest is skipped" if is_kept else "")
 
 
 class _AnswerReader:

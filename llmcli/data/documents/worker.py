@@ -65,9 +65,9 @@ class FileLimits:
     usual_ratio: int = 20  # ... or this many times the size of the file, if that is more
     # text and unpacked content / size of the file (in an archive: its stored size) ...
     ratio: int = 200
-    unpacked_bytes: int = 1 << 25  # ... above this size ...
+    unpacked_bytes: int = 32_000_000  # ... above this size ...
     # ... and for an archive above this size, so that several files in it may exceed theirs
-    archive_bytes: int = 1 << 28
+    archive_bytes: int = 256_000_000
 
 
 class _LimitError(Exception):
@@ -161,7 +161,7 @@ class _AnswerWriter:
                 raise
             if not error.is_reported:
                 is_kept = self._begun > begun
-                return error.problem + ("; the rest is skipped" if is_kept else "; skipped")
+                return error.problem + ("; the rest is skipped" if is_kept else "")
         except Exception as error:
             return _problem(name, error)
         return ""
@@ -379,8 +379,7 @@ def _ending(
         raise
     except _LimitError as error:
         error.is_reported = error.name == name
-        reason = f"{error.problem}; skipped"
-        answer.end(reason if error.is_reported else f"{name} is not read: {error.problem}")
+        answer.end(error.problem if error.is_reported else f"{name} is not read: {error.problem}")
         raise
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]

@@ -20,6 +20,7 @@ from llmcli.data.text.dataset_directory import TRAINING
 from llmcli.data.text.decoding import Document, OnRead, document_of_texts, ignore
 from llmcli.data.text.temporary_files import TextCopy
 from llmcli.data.text.words import grouped
+from llmcli.errors import brief
 
 MIN_DOCUMENTS = 5
 ONE_IN = 10
@@ -31,7 +32,7 @@ _SLOTS = 1 << 21  # per table
 _SAMPLED_DOCUMENTS = 32
 _SAMPLED_BYTES = 1 << 15
 _BLOCK = 1 << 16  # characters of lines written at once
-_QUOTED = 40  # characters of a line in a note
+_QUOTED = 42  # characters of a line in a note, with quotation marks
 _GUTENBERG_START = re.compile(
     r"^(?:\*\*\* ?START OF (?:THE |THIS )?PROJECT GUTENBERG[^*]{0,300}\*\*\*|"
     r"\*END ?\*? ?THE SMALL PRINT!).*\n",
@@ -56,7 +57,7 @@ class Cuts:
         gutenberg = (
             f", with header and license of Project Gutenberg in {self.gutenberg:,}" if self.gutenberg else ""
         )
-        first = ", ".join(repr(line) for line, _ in self.lines.most_common(3))
+        first = ", ".join(brief(line, _QUOTED) for line, _ in self.lines.most_common(3))
         often = f", most often {first}" if first else ""
         return (
             f"boilerplate: {units.size(self.text_bytes)} ({self.text_bytes / self.of_bytes:.1%} of the text) "

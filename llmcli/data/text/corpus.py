@@ -122,14 +122,14 @@ class FoundFile:
 
 
 def find_files(names: Iterable[str]) -> tuple[list[FoundFile], list[str]]:
-    """Return (files in order, a line for each file that was named twice). A name is a file, directory, glob,
+    """Return (files in order, a line for each repeated file). A name is a file, directory, glob,
     or "-" (stdin)."""
     files: dict[str, FoundFile] = {}
     skipped: list[str] = []
     for file in _find_files(names, skipped):
         resolved = os.path.realpath(file.path)  # Path.resolve raises an error for a link to itself
         if resolved in files:
-            skipped.append(f"{file.name} was named twice; it is read once")
+            skipped.append(f"{file.name}: the same file as {files[resolved].name}, which is read once")
         else:
             files[resolved] = file
     return list(files.values()), skipped

@@ -167,6 +167,10 @@ class Document(FileFacts):
         with self._reader() as read:
             return read(self.offset + start, min(size, self.text_bytes - start))
 
+    def character_end(self, position: int) -> int:
+        """Return a byte position in the text, moved to the end of the character that it is inside of."""
+        return position + continuation_bytes(self.utf8(position, 3))
+
     def text(self, start: int = 0, end: int | None = None) -> Iterator[str]:
         """Yield the text between two byte positions, in pieces; a position inside a character moves to its
         end."""
@@ -251,7 +255,10 @@ def read_document(
     try:
         return _read_as(codec, name, path, content, copy, on_read)
     except NotTextError as error:
-        raise error if given else _uncertain(utf8_error) from error
+        if given:
+            other = "name another encoding: `encoding` NAME, or remove the byte"
+            raise LLMError(f"{error.problem}; {other}") from error
+        raise _uncertain(utf8_error) from error
 
 
 def _recognize(name: str, content: FileContent, copy: TextCopy, error: NotTextError, on_read: OnRead) -> str:

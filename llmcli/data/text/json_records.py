@@ -1,8 +1,7 @@
 """Records in a JSON file with their line numbers: one per line (JSON Lines), in an array, or one after the
 other.
 
-Stricter than Python's parser: a repeated key in an object is an error. All numbers are read as
-floats, however long they are.
+Stricter than Python's parser: a repeated key in an object is an error. An integer may have any length.
 """
 
 import json
@@ -19,6 +18,7 @@ MAX_RECORD = 64_000_000  # characters, all held in memory
 # a value takes a hundred bytes of memory, even if it takes two in the file
 _CHECKED_RECORD = 1_000_000  # a record with more characters than this ...
 _MAX_VALUES = 1_000_000  # ... may have at most this many values
+_MAX_DIGITS = 1_000  # longer integers are read as floats: Python converts up to 4,300 digits, and slowly
 _PIECES = 4  # pieces of text that are read at once, 1 MiB each
 # an error this close to the end may be a number, word or escape that is cut off
 _LONGEST_WORD = 16
@@ -190,7 +190,8 @@ def _value(text: str, position: int) -> tuple[object, int]:
         return _DECODER.raw_decode(text, position)
     except json.JSONDecodeError as error:
         is_cut_off = error.msg.startswith("Unterminated") or error.pos > len(text) - _LONGEST_WORD
-        raise _JSONError(error.pos, error.msg, is_cut_off=is_cut_off) from error
+        problem = re.sub(r"( starting)? at$", "", error.msg)  # the position follows in its own words
+        raise _JSONError(error.pos, problem, is_cut_off=is_cut_off) from error
     except RecursionError as error:
         raise _JSONError(position, "nested too deeply") from error
     except ValueError as error:  # raised by `unique_keys`
@@ -206,4 +207,8 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return keys
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=unique_keys, parse_int=float)
+def _integer(digits: str) -> float:
+    return int(digits) if len(digits) <= _MAX_DIGITS else float(digits)
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=unique_keys, parse_int=_integer)

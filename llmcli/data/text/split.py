@@ -59,7 +59,10 @@ def split(corpus: Corpus, share: float) -> CorpusSplit:
     if are_cut:
         long += [max(group, key=sizes.__getitem__) for group in families]
     held_out_bytes = {index: sizes[index] for index in whole}
-    held_out_bytes |= {index: round(share * sizes[index]) for index in long}
+    for index in long:
+        part = corpus.contents[index]
+        start = part.document.character_end(part.end - round(share * sizes[index]))
+        held_out_bytes[index] = part.end - start
     training, validation = _divided(corpus, held_out_bytes)
     if not validation.contents:
         return CorpusSplit(training, validation, "")

@@ -124,8 +124,10 @@ def test_the_user_decides() -> None:
 
 
 def test_a_text_that_is_in_another_encoding_is_an_error_with_the_position() -> None:
-    with pytest.raises(LLMError, match=r"^a\.txt is not EUC-JP text: byte 0x81 at position 2; name its encoding"):
+    with pytest.raises(LLMError, match=r"^a\.txt is not EUC-JP text: byte 0x81 at position 2; name another encoding: "):
         read_corpus([put("a.txt", b"ab\x81\x30")], encoding="EUC-JP")
+    with pytest.raises(LLMError, match=r"^a\.txt is not text: a zero byte at position 2 .*; name another encoding: "):
+        read_corpus([put("a.txt", b"ab\0\xe9")], encoding="ISO-8859-1")
     for name in ("klingon", "hex", "rot13", "undefined", "a\0b"):
         message = error_of(read_corpus, ["a.txt"], None, name, exit_code=2)
         assert "is unknown; wanted a name such as Shift_JIS" in message

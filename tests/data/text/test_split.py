@@ -16,7 +16,7 @@ from llmcli.data.text.decoding import document_of_texts
 from llmcli.data.text.repetitions import find_repetitions
 from llmcli.data.text.split import CorpusSplit, split
 from llmcli.data.text.temporary_files import TextCopy
-from tests.data.corpora import read_corpus
+from tests.data.corpora import put, read_corpus
 
 HERE = Path()
 
@@ -88,6 +88,8 @@ def test_of_few_or_long_documents_the_ends_are_held_out() -> None:
     ]:
         divided = split(read_corpus([str(write("c", sizes))]), 0.1)
         assert [part.text_bytes for part in divided.held_out.contents] == held_out and divided.rule == rule
+    divided = split(read_corpus([put("a.txt", "あ".encode() * 1004)]), 0.1)  # not 301, inside a character
+    assert divided.held_out.text_bytes == len(divided.held_out.utf8()) == 300
 
 
 def test_of_a_long_document_among_short_ones_the_end_is_held_out_and_of_the_others_whole_ones() -> None:
