@@ -419,8 +419,15 @@ def model_path(typed: str | None, others: Callable[[Path], str] | None = None) -
     suggests models."""
     if typed == "":
         raise usage("the name of the model is empty; name a .safetensors file")
-    if name := typed or os.environ.get("LLMCLI_MODEL"):
-        return local_model(name)
+    if typed:
+        return local_model(typed)
+    if name := os.environ.get("LLMCLI_MODEL"):
+        from llmcli.formats.open_file import missing_file_message
+
+        path = local_model(name)
+        if not os.path.exists(path):  # noqa: PTH110 (Path.exists raises for a name that is too long)
+            raise LLMError(f"$LLMCLI_MODEL: {missing_file_message(path)}")
+        return path
     if not Path(DEFAULT_MODEL).exists():
         raise LLMError(f"there is no {DEFAULT_MODEL} here; {(others or _other_models)(Path())}")
     return Path(DEFAULT_MODEL)

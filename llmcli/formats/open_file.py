@@ -43,7 +43,7 @@ def open_for_reading(path: Path) -> Iterator[io.BufferedReader]:
         with open_regular(path) as file:
             yield file
     except FileNotFoundError as error:
-        raise LLMError(_missing_file_message(path)) from error
+        raise LLMError(missing_file_message(path)) from error
     except OSError as error:
         raise reading_error(error, path, expected_format(path)) from error
 
@@ -78,7 +78,7 @@ def expected_format(path: Path) -> str:
     return "a GGUF file" if path.suffix.lower() == ".gguf" else "a safetensors file"
 
 
-def _missing_file_message(path: Path) -> str:
+def missing_file_message(path: Path) -> str:
     """Explain why a file is missing and how to get it."""
     text = re.sub("^([a-z]{2,}):/+", r"\1://", path.as_posix())  # Path drops one of two slashes
     hub = re.fullmatch(_ON_HUB, text)

@@ -275,6 +275,8 @@ def test_the_model_may_be_named_by_the_environment(llm: Llm, tiny_model: Path, m
     other = tiny_model.rename("other.safetensors")
     monkeypatch.setenv("LLMCLI_MODEL", str(other))
     assert llm("tokenize", "hi").exit_code == 0
+    monkeypatch.setenv("LLMCLI_MODEL", "nofile")
+    assert llm("tokenize", "hi").stderr.startswith("error: $LLMCLI_MODEL: there is no file or directory nofile; ")
 
 
 # ---- files and values that are not usable
