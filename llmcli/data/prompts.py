@@ -94,14 +94,14 @@ def _table_rows(document: Document, suffix: str, column: str | None) -> Iterator
     table = read_table(document, suffix, ReadOptions(columns=(wanted,)))
     columns = {normalized(name): name for name in table.columns} if table else {}
     if table is None or normalized(wanted) not in columns:
-        problem = f"has no column {brief(wanted)}" if column else "is a table"
         first_row = (
             listed(list(map(brief, table.first_row)), 10)
             if table
             else brief(document.start.partition("\n")[0])
         )
         raise usage(
-            f"{document.name} {problem}; name one: `column` NAME, or a number; the first row is {first_row}"
+            f"{document.name} has no column {brief(wanted)}; name one: `column` NAME, or a number; "
+            f"the first row is {first_row}"
         )
     try:
         records = list(table.records)

@@ -60,7 +60,10 @@ def read_text(path: Path, wanted: str = "") -> str:
         text = read_file(path, wanted).decode("utf-8")  # takes a quarter of the time of `Path.read_text`
     except UnicodeDecodeError as error:
         byte = error.object[error.start]
-        raise LLMError(f"{path} is not UTF-8 text: byte 0x{byte:02x} at position {error.start:,}") from error
+        expected = f"; expected {wanted}" if wanted else ""
+        raise LLMError(
+            f"{path} is not UTF-8 text: byte 0x{byte:02x} at position {error.start:,}{expected}"
+        ) from error
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 

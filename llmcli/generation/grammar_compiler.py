@@ -110,7 +110,8 @@ def _answer(request: Mapping[str, Any]) -> dict[str, str]:
     try:
         lark = _as_lark(grammar, request["begins_with_space"])
     except Exception as problem:  # of any kind, for instance from the converter of GBNF
-        return {"error": " ".join(str(problem).split())}
+        reason = " ".join(str(problem).split())
+        return {"error": reason.replace("'root' rule", "'root' rule (GBNF) or 'start' rule (Lark)")}
     # its errors depend on the vocabulary
     compile_lark(_any_tokens(size, eos_id, tuple(special.items())), lark, STACK)
     return {"lark": lark}

@@ -193,6 +193,7 @@ WRONG = [
     *[(2, f"generate hi -p {value}", "--top-p") for value in (-0.1, 1.5, "nan")],
     *[(2, f"generate hi --min-p {value}", "--min-p") for value in (-0.1, 2, "nan")],
     (2, "generate hi --next 2 -t 0 --seed 1", "--temperature and --seed have no effect with --next; leave them out"),
+    (1, "generate hi --json-schema model.safetensors", "; expected a file with the JSON schema"),
     (2, "generate hi --json --color", "--color has no effect with --json; leave it out"),
     (2, "generate hi -n 4 --min-tokens 5", "--min-tokens must be at most --max-tokens, 4, found 5"),
     (2, "generate hi --steps 3 -n 4 --color", "--max-tokens and --color have no effect with --steps; leave them out"),
@@ -274,7 +275,7 @@ def test_without_a_model_the_error_says_how_to_train_one(llm: Llm) -> None:
 def test_the_model_may_be_named_by_the_environment(llm: Llm, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = tiny_model.rename("other.safetensors")
     monkeypatch.setenv("LLMCLI_MODEL", str(other))
-    assert llm("tokenize", "hi").exit_code == 0
+    assert llm("tokenize", "a").stderr == "1 token, 1 character, 1 byte, 1.00 bytes per token\n"
     monkeypatch.setenv("LLMCLI_MODEL", "nofile")
     assert llm("tokenize", "hi").stderr.startswith("error: $LLMCLI_MODEL: there is no file or directory nofile; ")
 

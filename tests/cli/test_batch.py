@@ -139,7 +139,7 @@ def test_what_is_no_file_of_results_is_never_replaced(llm: Llm, prompts: Path) -
     for path in (partial, Path("out.jsonl")):
         path.write_text("notes\nmore\n")
         answer = llm(*GENERATE)
-        assert answer.exit_code == 1 and f"{path} exists and is not a .jsonl file" in answer.stderr
+        assert answer.exit_code == 1 and f"{path} exists and does not begin like a .jsonl file" in answer.stderr
         assert answer.stderr.count("\n") == 1 and path.read_text() == "notes\nmore\n"
         path.unlink()
 

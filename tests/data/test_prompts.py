@@ -52,10 +52,10 @@ def test_a_column_of_a_table(tmp_path: Path) -> None:
     with pytest.raises(LLMError, match=r"has no column 'x'; name one: .* the first row is 'n', 'prompt', 'c'"):
         read_prompts(name, "x")
     with pytest.raises(
-        LLMError, match=r"t.tsv is a table; name one: `column` NAME, or a number; the first row is 'a', 'b'"
+        LLMError, match=r"t.tsv has no column 'prompt'; name one: `column` NAME, or a number; the first row is 'a', 'b'"
     ):
         read_prompts(write(tmp_path, "t.tsv", "a\tb\n1\t2\n"))
-    with pytest.raises(LLMError, match=r"one.csv is a table; .* the first row is 'q'$"):
+    with pytest.raises(LLMError, match=r"one.csv has no column 'prompt'; .* the first row is 'q'$"):
         read_prompts("one.csv")
     assert [row.prompt for row in read_prompts("t.tsv", "2")] == ["b", "2"]
     assert "has no column '3'" in error_of(read_prompts, "t.tsv", "3", exit_code=2)

@@ -254,7 +254,9 @@ def test_a_file_is_replaced_only_by_one_of_its_own_format() -> None:
             if name == example or (name, example) == ("t.json", "r.jsonl"):
                 atomic_io.check_writable("f", force=True, example=example)
                 continue
-            with pytest.raises(LLMError, match=rf"^f exists and is not a \{Path(example).suffix} file, so it is not "):
+            with pytest.raises(
+                LLMError, match=rf"^f exists and does not begin like a \{Path(example).suffix} file, so it is not "
+            ):
                 atomic_io.check_writable("f", force=True, example=example)
 
 

@@ -171,6 +171,7 @@ def test_a_grammar_that_cannot_be_used_is_one_line() -> None:
         (Grammar("regex", "(?=a)b"), "look-around"),
         (Grammar("grammar", "start: missing"), r'the grammar cannot be used: at 1\(8\): unknown name: "missing"'),
         (Grammar("grammar", "root ::= missing"), "the grammar cannot be read: Rule 'missing' not found"),
+        (Grammar("grammar", ""), r"No 'root' rule \(GBNF\) or 'start' rule \(Lark\) found"),
         (Grammar("grammar", "nonsense"), "the grammar cannot be read: Expected ::="),
         (Grammar.of_schema({"type": "objekt"}), "the JSON schema cannot be used: Invalid type: objekt"),
         (Grammar.of_schema({"not": {}}), r'Unimplemented keys: \["not"\]'),

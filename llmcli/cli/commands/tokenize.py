@@ -73,7 +73,8 @@ def _print_tokens(tokenizer: "Tokenizer", text: str, options: _Options) -> None:
         return
     token_output.tokens([visible_whitespace(tokenizer.label(token)) for token in ids], ids)
     ratio = f", {size / len(ids):.2f} bytes per token" if ids else ""
-    console.note(f"{len(ids):,} tokens, {len(text):,} characters, {size:,} bytes{ratio}")
+    counts = (len(ids), "token"), (len(text), "character"), (size, "byte")
+    console.note(", ".join(count(number, noun) for number, noun in counts) + ratio)
 
 
 def _decode(tokenizer: "Tokenizer", text: str) -> None:

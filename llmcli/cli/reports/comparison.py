@@ -20,7 +20,7 @@ MAX_LENS_LABEL = 20  # columns
 
 def show(comparison: "Comparison", prompts: tuple[str, str], count: int) -> None:
     """Print two predictions side by side. `prompts` are equal if parts were switched off in the second."""
-    is_one_prompt = prompts[0] == prompts[1]
+    is_one_prompt = bool(comparison.without) and prompts[0] == prompts[1]
     names = ("before", "after") if is_one_prompt else ("1", "2")
     off = ", ".join(_part(name) for name in comparison.without)
     console.heading(f"switched off{'' if is_one_prompt else ' in both'}: {off}" if off else "two prompts")

@@ -176,8 +176,10 @@ def classify(document: Any) -> tuple[str, str]:
     if not isinstance(document, dict) or not isinstance(document.get("model"), dict):
         return "?", "has no model"
     model = document["model"]
-    if model.get("type") != "BPE" or not isinstance(model.get("vocab"), dict):
+    if model.get("type") != "BPE":
         return "?", f"is of type {brief(model.get('type'))}"
+    if not isinstance(model.get("vocab"), dict):
+        return "?", "has no vocabulary"
     if model.get("byte_fallback") and model.get("merges") and _is_sentencepiece(document):
         kind = "spm"
     else:

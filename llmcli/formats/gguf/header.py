@@ -86,7 +86,7 @@ class GGUFHeader:
         parser = _Parser(data)
         version = parser.number("<I")
         if version not in (2, 3):
-            raise ValueError(f"it is of version {version}; 2 and 3 are supported")
+            raise LLMError(f"a GGUF file of version {version}; 2 and 3 are supported")
         tensors = parser.count()
         fields = parser.count()
         self.fields: dict[str, Any] = {}

@@ -15,7 +15,7 @@ from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import HANDLED_SIGNALS
 
-from llmcli.errors import LLMError, usage
+from llmcli.errors import LLMError, command_line, usage
 from llmcli.server.limits import DRAIN_SECONDS, MAX_CONNECTIONS, RECEIVE_SECONDS, UNREAD_SECONDS
 
 KEEP_ALIVE_IDLE_SECONDS = 30  # how long a connection stays open between requests
@@ -30,7 +30,7 @@ def bind(host: str, port: int) -> socket.socket:
         )[0]
     except (OSError, UnicodeError) as error:
         raise usage(
-            f"--host {host} is not known; give a name or address of this computer: --host 127.0.0.1"
+            f"{command_line(['--host', host])} is not known; give a name or address of this computer: --host 127.0.0.1"
         ) from error
     takes_ipv4 = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
     try:

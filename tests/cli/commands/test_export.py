@@ -74,7 +74,7 @@ def test_a_modelfile_for_ollama_is_written_beside_a_gguf(tiny_model: Path, llm) 
     Path("m.Modelfile").symlink_to("model.safetensors")
     weights = tiny_model.read_bytes()
     refused = llm("export", "model.safetensors", "m.gguf", "--to", "gguf", "--force")
-    assert refused.exit_code == 1 and "m.Modelfile exists and is not a .Modelfile file" in refused.stderr
+    assert refused.exit_code == 1 and "m.Modelfile exists and does not begin like a .Modelfile file" in refused.stderr
     assert tiny_model.read_bytes() == weights
 
 
@@ -204,7 +204,10 @@ def test_an_output_that_is_no_such_file_is_refused_with_a_name_to_type(tiny_mode
             ("/dev/null", f"/dev/null is not a regular file; give a file name: {model}"),
             ("/dev/stdout", f"expected a file, found /dev/stdout, which is standard output; give a file name: {model}"),
             ("d/", f"d is a directory; give a file name: {Path('d', model)}"),
-            (notes, f"{notes} exists and is not a {ending} file, so it is not replaced; give another name"),
+            (
+                notes,
+                f"{notes} exists and does not begin like a {ending} file, so it is not replaced; give another name",
+            ),
         ):
             answer = llm("export", "model.safetensors", output, *words.split(), "--force")
             assert answer.exit_code == 1 and answer.stderr == f"error: {message}\n"

@@ -14,6 +14,7 @@ pytest.importorskip("starlette", reason='needs pip install "llmcli[serve]"')
 def test_what_is_refused(llm, tiny_model):
     for options, code, message in [
         (["--host", "no.such.host.invalid"], 2, "--host no.such.host.invalid is not known"),
+        (["--host", ""], 2, "--host '' is not known"),
         (["--host", "198.51.100.7"], 2, "--host 198.51.100.7 is not an address of this computer"),
         (["--api-key", ""], 2, "the API key must be printable"),
         (["--api-key", "ключ"], 2, "the API key must be printable"),

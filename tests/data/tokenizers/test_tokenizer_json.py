@@ -59,6 +59,7 @@ REFUSED = {
     "negative id": (edited_model(vocab={"a": -1}, merges=[]), "without gaps"),
     "an id twice": (edited_model(vocab={"a": 0, "b": 0}, merges=[]), "without gaps"),
     "an id beyond all bounds": (edited_model(vocab={"a": 4_294_967_295}, merges=[]), "without gaps"),
+    "no vocabulary": (edited_model(vocab=None), "the tokenizer has no vocabulary; "),
     "an id that is text": (edited_model(vocab={"a": "0"}, merges=[]), "merges or added tokens of the wrong type"),
     "merges are a number": (edited_model(merges=7), "a vocabulary, merges or added tokens of the wrong type"),
     "added tokens are a number": (edited(added_tokens=5), "a vocabulary, merges or added tokens of the wrong type"),

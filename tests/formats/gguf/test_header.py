@@ -26,7 +26,7 @@ def test_a_damaged_header_is_one_line_of_error(tmp_path: Path) -> None:
         (lambda data: data[:20], "cut off inside its header"),
         (lambda data: data[: len(data) // 3], "cut off"),
         (lambda data: data[:-40], "the tensors end at byte"),
-        (replaced(struct.pack("<I", 3), struct.pack("<I", 1)), "version 1; 2 and 3"),
+        (replaced(struct.pack("<I", 3), struct.pack("<I", 1)), "m.gguf: a GGUF file of version 1; 2 and 3"),
         (replaced(struct.pack("<Q", len(TENSOR_NAMES)), struct.pack("<Q", 1 << 60)), "at most 131,072 are supported"),
         (replaced(name, struct.pack("<Q", 1 << 62) + name[8:]), "cut off inside its header"),
         (replaced(name + struct.pack("<I", 8), name + struct.pack("<II", 9, 9)), "array .* has entries of type 9"),
