@@ -224,7 +224,8 @@ class Setting(NamedTuple):
         note = "" if self.off is None else f" ({self.off:g}: off)"
         if self.high == math.inf:
             return f"at least {self.low:,}{note}"
-        return f"between {self.low:,} and {self.high:,}{note}"
+        high = f"{self.high:,}" if isinstance(self.high, int) else f"{self.high:g}"
+        return f"between {self.low:,} and {high}{note}"
 
 
 _POSITIVE = Setting(1e-30, 1e30)  # numbers that float32 can represent and divide by

@@ -210,7 +210,7 @@ def check_same_run(stopped: StoppedRun, identity: Mapping[str, Any], path: Path,
     before = stopped.identity
     now = json.loads(json.dumps(identity))
     if different := [
-        f"{_setting(key)} was {_quoted(before.get(key))}, is {_quoted(now.get(key))}"
+        _difference(key, before.get(key), now.get(key))
         for key in dict.fromkeys([*before, *now])
         if before.get(key) != now.get(key)
     ]:
@@ -219,6 +219,12 @@ def check_same_run(stopped: StoppedRun, identity: Mapping[str, Any], path: Path,
             f"{'; '.join(different)}; give the same to resume it, `overwrite=True` to start over, "
             "or another `output`"
         )
+
+
+def _difference(key: str, before: object, now: object) -> str:
+    sizes = {str(value).partition(" (sha256 ")[0] for value in (before, now)}
+    note = " (the hash includes the names of the files)" if len(sizes) == 1 and key != "--from" else ""
+    return f"{_setting(key)} was {_quoted(before)}, is {_quoted(now)}{note}"
 
 
 def _setting(key: str) -> str:

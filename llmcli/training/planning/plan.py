@@ -22,7 +22,7 @@ BOUNDS = {
     "active": Setting(1),
     "threads": Setting(1),
     "seed": Setting(0, (1 << 63) - 1),
-    "epochs": Setting(0, 1_000_000),
+    "epochs": Setting(1e-9, 1_000_000),
     "kl_weight": Setting(0, 1_000_000),
 }
 REQUESTED = "as requested"  # reason for a value set by the user
@@ -82,8 +82,7 @@ class PlanRequest:
         if self.width is not None and self.heads is not None and self.width % self.heads:
             raise usage(f"`heads` {self.heads} does not divide `width` {self.width}; give a divisor of it")
         length = 1 if self.probe is None else len(self.probe)
-        wanted = f"a text of at most {MAX_PROBE} characters"
-        require(0 < length <= MAX_PROBE, "`probe`", wanted, f"{length} characters")
+        require(0 < length <= MAX_PROBE, "`probe`", f"1 to {MAX_PROBE} characters long", length)
 
     @property
     def has_time_budget(self) -> bool:

@@ -66,7 +66,7 @@ class Task:
         if not self.conversations_alone and longest < recipe.MIN_CONTEXT:
             smaller = f", or give `vocab_size` {MIN_VOCAB_SIZE} or `tokenizer` char if it is repetitive"
             raise LLMError(
-                f"the corpus is too short: {self.text.tokens} training tokens ({self.text.bytes:,} bytes), "
+                f"the corpus is too short: {self.text.tokens:,} training tokens ({self.text.bytes:,} bytes), "
                 f"at least {recipe.MIN_CONTEXT + 1} are needed; add more text{'' if base else smaller}"
             )
         if requested is None:
@@ -80,8 +80,8 @@ class Task:
                 f" or give `context` {longest} or less" if self.request.context_reason == REQUESTED else ""
             )
             raise LLMError(
-                f"the corpus is shorter than the context length: {longest + 1} training tokens, `context` "
-                f"{requested} needs {requested + 1}; add more text{shorter}"
+                f"the corpus is shorter than the context length: {longest + 1:,} training tokens, `context` "
+                f"{requested} needs {requested + 1:,}; add more text{shorter}"
             )
         return Decision(requested, self.request.context_reason)
 

@@ -199,6 +199,11 @@ def test_differences_of_identities_are_listed(ready: Prepared) -> None:
     differences = "`steps` was 10, is 12; `lr` was 1.0, is not given; `width` was not given, is 64; give the same"
     with pytest.raises(LLMError, match=differences):
         resume.check_same_run(stopped, {"--steps": 12, "the text": "a", "--width": 64}, Path("r"))
+    text, renamed = (resume.text_fingerprint([(name, 9, "c" * 64)]) for name in ("a.txt", "b.txt"))
+    with pytest.raises(
+        LLMError, match=r"is 1 file of 9 bytes \(sha256 .*\) \(the hash includes the names of the files\)"
+    ):
+        resume.check_same_run(replace(stopped, identity={"the text": text}), {"the text": renamed}, Path("r"))
 
 
 def test_a_disk_that_cannot_be_written_causes_one_warning(ready: Prepared, whole: list[Event]) -> None:
