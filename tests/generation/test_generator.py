@@ -294,6 +294,13 @@ def test_the_cache_holds_the_prompt_and_the_text_generated(tokenizer, prompt, da
 # ---- the seed
 
 
+def test_a_used_runtime_is_rewound():
+    model = alphabetical(9)
+    model.prefill([7, 7, 7])
+    assert joined(generate(model, LETTERS, "123", SamplingConfig(temperature=0.0, max_tokens=3))) == "def"
+    assert model.seen[1] == [1, 2, 3]
+
+
 def test_the_repetition_penalty_applies_to_the_prompt_and_to_generated_tokens():
     model = FakeRuntime(100, lambda _: [-9.0, 3.0, 2.5, 2.0, *[-9.0] * 6])
     sampling = SamplingConfig(temperature=0.0, repetition_penalty=2.0, max_tokens=4)
