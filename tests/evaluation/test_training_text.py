@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -380,3 +381,6 @@ def test_samples_read_the_text_as_often_as_one(
         same = {key for key in one if not key.startswith(("seconds", "tokens_per"))}
         assert {key: one[key] for key in same} == {key: other[key] for key in same}
     assert found[0]["memory"]["spans"]
+    plain = llm(*(word for word in words if word != "--json"), 1, "--samples", 3)
+    assert re.sub("[⟦⟧\n]", "", plain.stdout) == "".join(one["text"] for one in found).replace("\n", "")
+    assert [line for line in plain.stderr.splitlines() if line.startswith("---")] == ["--- 1", "--- 2", "--- 3"]
