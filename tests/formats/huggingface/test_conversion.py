@@ -139,8 +139,12 @@ def test_the_weights_of_granite_that_are_multiplied_are_no_longer_in_16_bits() -
     hf_directory.write(Path("g"), halves, {}, "# A model\n")
     change_config("g", model_type="granite", **MULTIPLIERS)
     opened = loading.load("g")
-    for which, factor, dtype in (("down", np.float32(0.5 / 12), None), ("up", 1, "F16")):
-        name = f"model.layers.1.mlp.{which}_proj.weight"
-        expected = model.tensors[name].astype(np.float16).astype(np.float32) * factor
-        np.testing.assert_allclose(opened.tensors[name], expected, rtol=1e-6, strict=True)
-        assert opened.dtypes.get(name) == dtype
+    assert opened.config.rms_norm_eps == 1e-5 / 144
+    residual = 0.5 / 12
+    of_matrices = {"self_attn.q": 0.25 * 8**0.5, "self_attn.o": residual, "mlp.down": residual, "mlp.up": 1}
+    factors = {f"layers.1.{name}_proj": factor for name, factor in of_matrices.items()} | {"norm": 1 / 8}
+    for name, factor in factors.items():
+        weight = f"model.{name}.weight"
+        expected = model.tensors[weight].astype(np.float16).astype(np.float32) * np.float32(factor)
+        np.testing.assert_allclose(opened.tensors[weight], expected, rtol=1e-6, strict=True)
+        assert opened.dtypes.get(weight) == ("F16" if factor == 1 else None)
