@@ -645,8 +645,7 @@ class SamplingConfig:
             raise usage("`stop` would cut the structured output short; leave one of them out")
 
     def check_length(self) -> None:
-        """Raise LLMError for settings of a user that contradict each other. (The context may reduce
-        `max_tokens` later.)"""
+        """Raise LLMError if a user's `min_tokens` exceeds `max_tokens`, which the context may reduce later."""
         wanted = f"at most `max_tokens`, {self.max_tokens:,}"
         require(self.min_tokens <= self.max_tokens, "`min_tokens`", wanted, self.min_tokens)
 

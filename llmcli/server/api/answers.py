@@ -128,7 +128,7 @@ class Completion(GenerationAnswer):
         """Prepare requests. Raises ApiError for a prompt that the model cannot read, LLMError for text
         without tokens."""
         grammar = compile_constraint(body, model, is_answer=False)
-        max_tokens = DEFAULT_MAX_TOKENS if body.limit is None else body.limit
+        max_tokens = DEFAULT_MAX_TOKENS if body.most_tokens is None else body.most_tokens
         samplings = body.samplings(max_tokens)
         scores_prompt = body.echo and body.logprobs is not None
         cuts = body.truncate_prompt_tokens is not None
@@ -208,7 +208,7 @@ class ChatCompletion(GenerationAnswer):
     def of(cls, body: ChatBody, model: ServedModel, others: Iterable[ServedModel]) -> "ChatCompletion":
         """Prepare requests. Raises ApiError for messages that do not fit or a missing chat template, and
         LLMError if the template refuses the messages."""
-        max_tokens = ANSWER_TOKENS if body.limit is None else body.limit
+        max_tokens = ANSWER_TOKENS if body.most_tokens is None else body.most_tokens
         template = chat_template(model, body.chat_template_kwargs, others)
         grammar = compile_constraint(body, model, is_answer=True)
         if body.choices and body.messages[-1].role == "assistant":

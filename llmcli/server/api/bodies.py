@@ -230,9 +230,9 @@ class GenerationBody(Body):
             raise invalid(
                 "stream_options", "has no effect without stream; leave it out, or set stream to true"
             )
-        if self.limit is not None and self.min_tokens > self.limit:
+        if self.most_tokens is not None and self.min_tokens > self.most_tokens:
             raise invalid(
-                "min_tokens", f"must be at most max_tokens, {self.limit:,}, found {self.min_tokens:,}"
+                "min_tokens", f"must be at most max_tokens, {self.most_tokens:,}, found {self.min_tokens:,}"
             )
         name, _ = self.constraint
         if self.choices:
@@ -246,7 +246,7 @@ class GenerationBody(Body):
             raise invalid("stop", f"would cut the output of {name} short; leave it out")
 
     @property
-    def limit(self) -> int | None:
+    def most_tokens(self) -> int | None:
         """The requested maximum number of tokens."""
         return self.max_tokens
 
@@ -338,7 +338,7 @@ class ChatBody(GenerationBody):
 
     def model_post_init(self, context: Any, /) -> None:
         super().model_post_init(context)
-        if None not in (self.max_tokens, self.max_completion_tokens) and self.limit != self.max_tokens:
+        if self.max_tokens not in (None, self.most_tokens):
             raise invalid("max_completion_tokens", "and max_tokens differ; give only one of them")
         if self.top_logprobs and not self.logprobs:
             raise invalid("top_logprobs", "has no effect without logprobs; set logprobs to true")
@@ -355,7 +355,7 @@ class ChatBody(GenerationBody):
             raise invalid("add_generation_prompt", "must be true before an answer", "unsupported_parameter")
 
     @property
-    def limit(self) -> int | None:
+    def most_tokens(self) -> int | None:
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
 
