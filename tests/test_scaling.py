@@ -153,10 +153,10 @@ def test_torchrun_and_llm_train_know_its_options() -> None:
         command, *words = options.training_script_args
         with subcommand(command).make_context(command, words) as context:
             assert context.params["epochs"] == 1 and context.params["output"] == Path("model.safetensors")
-    # those of the page, which tests/test_documents.py and test_processes.py run with other texts
-    starts = ("llm train ", "torchrun --standalone ")
-    alone, by_torchrun = (next(line for block in blocks("docs/scaling.md") for line in block if line.startswith(start))
-                          for start in starts)  # fmt: skip
+    # those of the page; tests/training runs commands like them
+    lines = [line for block in blocks("docs/scaling.md") for line in block]
+    [alone] = [line for line in lines if line.startswith("llm train ")]
+    [by_torchrun] = [line for line in lines if line.startswith("torchrun --standalone ")]
     options = get_args_parser().parse_args(shlex.split(by_torchrun)[1:])
     assert options.training_script == "llmcli" and options.nproc_per_node == "2"
     for command, *words in (shlex.split(alone, comments=True)[1:], options.training_script_args):

@@ -220,6 +220,8 @@ WRONG = [
     (2, "export a b c --to hf", "give one model and one output, found 3 names"),
     (2, "export out --to hf --quantize int8", "--quantize writes a .safetensors file"),
     (2, "export out --to hf --dtype q8_0", "--dtype must be f32, f16, bf16 with --to hf, found q8_0"),
+    (2, "export model.safetensors out --to hf --private", "--private has no effect without --push"),
+    (2, "export model.safetensors out --to gguf --push a/b", "--push has no effect with --to gguf"),
     (2, "export model.safetensors out.gguf --to gguf --dtype q2", "--dtype must be f32, f16, bf16, q8_0, q4_0"),
     # names of files: of the input, or of another format
     (1, "export model.safetensors model.safetensors --force --to tokenizer", "is the model to export"),

@@ -100,9 +100,12 @@ def test_random_requests(served):
         before, memory = json.loads(answer_to(process.port, *question)[1])["choices"], process.megabytes
 
         @settings(
-            max_examples=REQUESTS, suppress_health_check=[*HealthCheck], derandomize=True, database=None,
+            max_examples=REQUESTS,
+            suppress_health_check=[*HealthCheck],
+            derandomize=True,
+            database=None,
             phases=[Phase.generate],
-        )  # fmt: skip
+        )
         @given(any_request)
         def send(request):
             status, body = answer_to(process.port, *request)

@@ -159,6 +159,3 @@ def test_errors_say_what_to_do(trained: SimpleNamespace, llm: Llm, monkeypatch: 
     assert error().startswith("error: cannot upload to http://127.0.0.1:9/owner/cat: ")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert "HF_HUB_OFFLINE forbids uploading" in error()
-    for words, message in ((("hf", "--private"), "--private has no effect without --push"),
-                           (("gguf", "--push", "a/b"), "--push has no effect with --to gguf")):  # fmt: skip
-        assert message in llm("export", "model.safetensors", "x", "--to", *words).stderr
