@@ -292,6 +292,7 @@ def _conversation_file(
     none."""
     kept: list[Conversation] = []
     unanswered: list[str] = []  # sources of the conversations
+    cut: list[str] = []
     blank: list[str] = []
     total = answer_count = 0
     for total, conversation in enumerate(conversations, 1):  # noqa: B007 (used below)
@@ -301,6 +302,8 @@ def _conversation_file(
             unanswered.append(conversation.source)
             continue
         answers = messages[: len(messages) - is_answer[::-1].index(True)]
+        if len(answers) < len(messages):
+            cut.append(conversation.source)
         answer_count += sum(message.role == "assistant" for message in answers)
         learned, questions = without_blank_answers(answers)
         blank += [f"to {brief(question.content, 40)} in {conversation.source}" for question in questions]
@@ -308,12 +311,18 @@ def _conversation_file(
     if not kept:
         none = f"{document.name}: none of the {total:,} conversations has an answer"
         raise LLMError(f"{f'{unanswered[0]}: no answer' if total == 1 else none}; wanted answers to train on")
+    parts = (
+        (unanswered, "conversation without an answer", f"of {total:,} conversations left out: no answer"),
+        (
+            cut,
+            "end of a conversation without an answer",
+            f"of {total:,} conversations cut after the last answer",
+        ),
+        (blank, "blank answer", f"of {answer_count:,} answers left out with their questions: blank"),
+    )
     dropped = [
         f"{document.name}: {len(sources):,} {problem} (first: {sources[0]})"
-        for sources, problem in (
-            (unanswered, f"of {total:,} conversations left out: no answer"),
-            (blank, f"of {answer_count:,} answers left out with their questions: blank"),
-        )
+        for sources, _, problem in parts
         if sources
     ]
     return ConversationFile(
@@ -327,4 +336,5 @@ def _conversation_file(
         encoding=document.encoding,
         file_bytes=document.file_bytes,
         notes=(*notes, *dropped),
+        skipped=tuple((reason, len(sources)) for sources, reason, _ in parts if sources),
     )

@@ -153,12 +153,11 @@ def _record(file: Content) -> dict[str, Any]:
     kind = _group(file).kind
     if isinstance(file, Document):
         kind = file.kind or ("table" if file.columns else kind)
-        characters, skipped = file.characters, file.skipped
+        characters = file.characters
     else:
         messages = (message for conversation in file.conversations for message in conversation.messages)
         characters = sum(len(message.content) for message in messages)
-        skipped = (("conversation without an answer", file.dropped),)
-    reasons = [{"reason": reason, "count": count} for reason, count in skipped if count]
+    reasons = [{"reason": reason, "count": count} for reason, count in file.skipped]
     optional = {"encoding": file.encoding, "columns": list(file.columns), "skipped": reasons}
     return {
         "name": file.name,

@@ -156,9 +156,10 @@ def test_what_has_no_answer_is_left_out_and_counted() -> None:
     contents = [[message.content for message in messages] for messages in messages_of(file)]
     assert file and contents == [["1", "a"], ["4", "a"], ["8", "b"], ["9", "a"]]
     assert [c.source for c in file.conversations] == [f"a.jsonl line {line}" for line in (1, 4, 5, 6)]
-    assert file.dropped == 2 and file.text_bytes == 8
+    assert file.dropped == 2 and file.text_bytes == 8 and [count for _, count in file.skipped] == [2, 2, 1]
     assert file.notes == (
         "a.jsonl: 2 of 6 conversations left out: no answer (first: a.jsonl line 2)",
+        "a.jsonl: 2 of 6 conversations cut after the last answer (first: a.jsonl line 4)",
         "a.jsonl: 1 of 5 answers left out with their questions: blank (first: to '7' in a.jsonl line 5)",
     )
 

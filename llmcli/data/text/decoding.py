@@ -128,6 +128,7 @@ class FileFacts:
     relative_name: str = ""
     encoding: str = ""  # the file's encoding, unless it is UTF-8 or given by a byte-order mark
     file_bytes: int = field(default=0, compare=False)  # size of the file
+    skipped: tuple[tuple[str, int], ...] = field(default=(), compare=False)  # (what was not read, how often)
     split: str = field(default=TRAINING, compare=False)  # of the data set that it belongs to
 
 
@@ -147,7 +148,6 @@ class Document(FileFacts):
     # how the columns were chosen, or the markup that is read as text; shown to users
     detail: str = field(default="", compare=False)
     characters: int = field(default=0, compare=False)  # length of the text
-    skipped: tuple[tuple[str, int], ...] = field(default=(), compare=False)  # (what was not read, how often)
 
     @property
     def short_name(self) -> str:
