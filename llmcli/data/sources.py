@@ -288,6 +288,9 @@ def _sources_of(
     not_read += [f"{line}: the same text, which is read once" for line in duplicates]
     if not files and not any(document.text_bytes for document in documents if document.split == TRAINING):
         raise LLMError(f"{documents[0].name} is empty; give some text to read")
+    if empty := [document.name for document in documents if not document.text_bytes]:
+        skipped.append(f"{units.count(len(empty), 'empty file')}: {units.listed(empty, _MAX_NAMES)}")
+    not_read += [f"{name} is empty" for name in empty]
     return Sources(Corpus.of(documents, skipped, not_read), files, boilerplate, cuts)
 
 

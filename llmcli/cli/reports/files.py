@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from llmcli import units
 from llmcli.cli.terminal import console, tables
 from llmcli.errors import with_options
 
@@ -18,8 +19,8 @@ def note_skipped_files(corpus: "Corpus") -> None:
     """Note which files in directories were not read, and why."""
     for line in corpus.skipped[:MAX_NOTES]:
         console.note(f"skipped: {line}")
-    if len(corpus.skipped) > MAX_NOTES:
-        console.note(f"skipped: {len(corpus.skipped) - MAX_NOTES} more files")
+    if (more := len(corpus.skipped) - MAX_NOTES) > 0:
+        console.note(f"skipped: {units.count(more, 'more kind')} of files; to list all: llm text --json")
 
 
 def not_read(corpus: "Corpus") -> list[str]:

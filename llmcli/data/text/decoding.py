@@ -307,6 +307,7 @@ def _read_as(
     UTF-8."""
     file = content if isinstance(content, OpenFile) else None
     status = file and file.status
+    file_bytes = copy.size - content.offset if isinstance(content, Stored) else content.status.st_size
     blocks = _blocks(content, copy)
     start = next(blocks, b"")
     if may_be_iso2022_jp and encodings.is_iso2022_jp(start):
@@ -349,7 +350,7 @@ def _read_as(
         file,
         status.st_mtime_ns if status else 0,
         encoding=encodings.name_of(encoding) if copied and not mark else "",
-        file_bytes=status.st_size if status else text.size,
+        file_bytes=file_bytes,
         characters=text.characters,
     )
 

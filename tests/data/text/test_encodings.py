@@ -117,6 +117,7 @@ def test_the_user_decides() -> None:
             read_corpus(["-"], io.BytesIO(data), encoding=name),
         ):
             assert joined(corpus) == text and corpus.documents[0].encoding == encodings.name_of(codec), name
+            assert corpus.documents[0].file_bytes == len(data)
         # it is not about UTF-8, which has no such text by chance, nor about a text with a byte-order mark
         for data in (text.encode(), codecs.BOM_UTF8 + text.encode(), text.encode("utf-16")):
             corpus = read_corpus([put("b.txt", data)], encoding=name)
