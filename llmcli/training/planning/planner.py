@@ -271,16 +271,19 @@ class _Planner:
         return estimate.tokens if seconds is None else seconds * estimate.tokens_per_second
 
     def _too_few_steps(self, steps: float) -> str:
-        """Return a warning if a time budget leaves too few steps, otherwise ""."""
-        seconds = self.task.request.budget
-        enough_steps = rules.min_steps(self.task)
-        if seconds is None or steps >= enough_steps:
+        """Return a warning if a time budget leaves too few of the planned steps, otherwise ""."""
+        seconds, spent = self.task.request.budget, self.task.seconds_spent
+        if seconds is None:
             return ""
+        enough_steps = rules.min_steps(self.task)
+        planned, left = rules.training_seconds(seconds, spent), rules.seconds_left(seconds, spent)
+        step_seconds = planned / max(steps, 0.01)
+        if min(planned, left) >= enough_steps * step_seconds:
+            return ""
+        needed = rules.budget_for(enough_steps * step_seconds, spent)
+        advice = f"give `seconds` {units.duration(math.ceil(needed)).replace(' ', '')} or more"
+        if left < planned:
+            return f"reading and planning take most of {units.duration(seconds)}; {advice}"
         fitting = "less than one step fits" if steps < 1 else f"only about {steps:.0f} steps fit"
-        training = rules.training_seconds(seconds, self.task.seconds_spent)
-        missing = training * (enough_steps / max(steps, 0.01) - 1)
-        enough = units.duration(math.ceil(seconds + missing / recipe.SHARE_OF_REST)).replace(" ", "")
         smaller = "`context`" if self.task.base else "`context`, `width` or `layers`"
-        return (
-            f"{fitting} in {units.duration(seconds)}; give `seconds` {enough} or more, or a smaller {smaller}"
-        )
+        return f"{fitting} in {units.duration(seconds)}; {advice}, or a smaller {smaller}"

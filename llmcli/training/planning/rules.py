@@ -47,8 +47,23 @@ def training_seconds(budget: float, spent: float) -> float:
     >>> [round(training_seconds(budget, spent=2.0), 1) for budget in (2, 10, 20, 142)]
     [0.2, 6.6, 16.1, 127.8]
     """
+    return max(recipe.MIN_TRAINING_SHARE * budget, seconds_left(budget, spent))
+
+
+def seconds_left(budget: float, spent: float) -> float:
+    """Return the part of a time budget that is left for training steps; negative if reading took too long."""
     rest = recipe.SHARE_OF_REST * (budget - spent) - recipe.AROUND_TRAINING_SECONDS
-    return max(recipe.MIN_TRAINING_SHARE * budget, min(recipe.TRAINING_SHARE * budget, rest))
+    return min(recipe.TRAINING_SHARE * budget, rest)
+
+
+def budget_for(training: float, spent: float) -> float:
+    """Return the time budget that leaves this many seconds for training steps.
+
+    >>> [round(budget_for(training, spent=2.0), 1) for training in (0.2, 6.6, 127.8)]
+    [3.3, 10.0, 142.0]
+    """
+    rest = (training + recipe.AROUND_TRAINING_SECONDS) / recipe.SHARE_OF_REST
+    return max(training / recipe.TRAINING_SHARE, spent + rest)
 
 
 def searches_epochs(task: Task, tokens: float) -> bool:

@@ -43,12 +43,20 @@ def test_lora_on_few_conversations_takes_thirty_steps_or_says_that_it_does_not()
 
 def test_a_time_budget_for_fewer_steps_gives_a_warning() -> None:
     for speed, warning in (
-        (10.0, "only about 2 steps fit in 2m; give `seconds` 27m4s or more, or a smaller `context`"),
-        (1.0, "less than one step fits in 2m; give `seconds` 4h29m35s or more, or a smaller `context`"),
+        (10.0, "only about 2 steps fit in 2m; give `seconds` 28m27s or more, or a smaller `context`"),
+        (1.0, "less than one step fits in 2m; give `seconds` 4h44m27s or more, or a smaller `context`"),
     ):
         result = plan(PlanRequest(seconds=120), base=LONG_BASE, machine=Machine(lambda *_, speed=speed: speed))
         assert result.warning == warning
     assert not plan(PlanRequest(steps=2)).warning
+
+
+def test_a_time_budget_that_reading_uses_up_gives_a_warning_with_one_that_is_enough() -> None:
+    """Of 2 s with 1.9 s over, a tenth is planned for, in which there is time for 10 steps of 1,024 tokens."""
+    task = {"train_tokens": 50_000, "machine": Machine(lambda *_: 60_000.0), "seconds_spent": 1.9}
+    result = plan(PlanRequest(seconds=2), **task)
+    assert result.warning == "reading and planning take most of 2s; give `seconds` 4s or more"
+    assert not plan(PlanRequest(seconds=4), **task).warning
 
 
 def test_a_short_run_is_planned_for_the_time_that_reading_leaves() -> None:
