@@ -220,10 +220,9 @@ def explain(
         copies = find_copies(prompt, context, predictor.cache.orders, alone.logprobs, prediction.logprobs)
     recorder, logits = _recorded(runtime, context, held, check)
     residuals = recorder.residuals[:, -1]
-    lens = _logit_lens(runtime, residuals, place.allowed, candidates)
-    if predictor is runtime:  # then the last prediction is exactly the one that `generate` makes
-        lens.ids[-1] = np.argsort(-prediction.logprobs, kind="stable")[: lens.ids.shape[-1]]
-        lens.probabilities[-1] = np.exp(prediction.logprobs[lens.ids[-1]])
+    # the last prediction is exactly the one that `generate` makes
+    last = prediction.logprobs if predictor is runtime else None
+    lens = _logit_lens(runtime, residuals, place.allowed, candidates, last)
     effects = _ablation_effects(runtime, context, logits, place, check, limit=MAX_TOKENS if ablates else 0)
     words = NO_WORDS
     if evaluations != 0:
@@ -329,11 +328,16 @@ class ActivationRecorder:
             self.weights[self._depth - 1, :, max(0, start) : end, :end] = rows
 
 
-def _logit_lens(runtime: NumpyRuntime, residuals: Array, allowed: Bools, candidates: int) -> Candidates:
-    """Return the most likely `allowed` tokens given the residual stream [L + 1, C] after each layer."""
+def _logit_lens(
+    runtime: NumpyRuntime, residuals: Array, allowed: Bools, candidates: int, last: Doubles | None
+) -> Candidates:
+    """Return the most likely `allowed` tokens given the residual stream [L + 1, C] after each layer. `last`
+    [V] replaces the log probabilities after the last layer."""
     logits = runtime.logit_lens(residuals)[:, : len(allowed)]
     logits[:, ~allowed] = -np.inf
     probabilities = softmax(logits)
+    if last is not None:
+        probabilities[-1] = np.exp(last)
     ids = np.argsort(-probabilities, axis=-1, kind="stable")[:, :candidates]
     return Candidates(ids, np.take_along_axis(probabilities, ids, -1))
 

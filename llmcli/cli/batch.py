@@ -172,13 +172,18 @@ def run(
         failed = f"; {units.count(errors, 'row')} with an error" if errors else ""
         console.note(f"{units.count(done, 'prompt')} in {time.monotonic() - started:,.1f} s{failed}")
         if shortened:
-            console.note(
-                f"the context of {runtime.context:,} tokens is too short for {units.count(shortened, 'row')}: "
-                f"only the end is used (see {'dropped_turns' if answer_key == 'content' else 'cut'})"
-            )
+            _note_shortened(shortened, runtime.context, answer_key)
     output.finish()
     if 0 < errors == done:
         raise LLMError("no prompt was answered; each row of the results says why")
+
+
+def _note_shortened(rows: int, context: int, answer_key: str) -> None:
+    key = "dropped_turns" if answer_key == "content" else "cut"
+    console.note(
+        f"the context of {context:,} tokens is too short for {units.count(rows, 'row')}: "
+        f"only the end is used (see {key})"
+    )
 
 
 def _record(row: PromptRow, result: "BatchResult", seed: int, answer_key: str) -> dict[str, Any]:
