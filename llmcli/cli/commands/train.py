@@ -377,6 +377,8 @@ def _run(options: _Options, planned: "PlannedRun") -> None:
     from llmcli.cli.terminal.progress import TrainingView
 
     view = TrainingView(*_loss_units(planned), hidden=options.json)
+    if stopped := planned.output.stopped:
+        view.losses.resume(stopped.state)
     if not options.watch:
         result, signals = _train(options, planned, view)
         _report(options, result, planned)

@@ -2,10 +2,11 @@
 
 import math
 from array import array
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llmcli.training.loop.events import Step
+    from llmcli.training.loop.events import State, Step
 
 LOSS_SMOOTHING = 0.05  # weight of the newest loss in the moving average
 MAX_POINTS = 240  # maximum length of a curve
@@ -26,15 +27,35 @@ class TrainingLosses:
         self._last_step = 0
         self.mean = math.nan  # moving average
         self.evaluations: list[tuple[int, float]] = []  # (step, validation loss in bits per byte)
+        self._stopped: tuple[Iterable[float], Mapping[str, Any]] | None = None
+
+    def resume(self, stopped: "State") -> None:
+        """Begin with the losses of a stopped run. Its state is read at the next step, when the run has
+        checked it."""
+        self._stopped = stopped.arrays.get("losses", ()), stopped.values
 
     def add(self, event: "Step") -> None:
-        from_progress, of_answers = self.answers or (1.0, 0.0)
-        bytes_per_token = of_answers if event.progress > from_progress else self._bytes_per_token
-        loss = event.loss / (math.log(2) * bytes_per_token)
+        if stopped := self._stopped:
+            self._stopped = None
+            self._add_earlier(*stopped)
+        from_progress, _ = self.answers or (1.0, 0.0)
+        self._add(event.step, event.loss, of_answers=event.progress > from_progress)
+
+    def _add_earlier(self, losses: Iterable[float], values: Mapping[str, Any]) -> None:
+        first = values["student_from"] or 0
+        answers_from = values["conversations_from"]
+        for step, loss in enumerate(losses, 1):
+            if step > first:
+                self._add(step, float(loss), of_answers=answers_from is not None and step > answers_from)
+        self.evaluations[:0] = [(step, bits) for step, bits in values["evaluations"] if step > first]
+
+    def _add(self, step: int, loss: float, *, of_answers: bool) -> None:
+        bytes_per_token = self.answers[1] if self.answers and of_answers else self._bytes_per_token
+        loss /= math.log(2) * bytes_per_token
         # average over few steps at first, since the loss falls steeply
-        weight = max(LOSS_SMOOTHING, 2 / (event.step + 1))
+        weight = max(LOSS_SMOOTHING, 2 / (step + 1))
         self.mean = loss if math.isnan(self.mean) else (1 - weight) * self.mean + weight * loss
-        self._last_step = event.step
+        self._last_step = step
         self._losses.append(loss)
 
     def curve(self) -> tuple[list[int], list[float]]:

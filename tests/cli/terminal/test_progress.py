@@ -4,6 +4,7 @@ import math
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from llmcli.cli.terminal import console, losses, progress
@@ -121,6 +122,20 @@ def test_a_student_has_a_curve_and_figures_of_its_own(capsys: pytest.CaptureFixt
         assert view.losses.curve() == ([2], pytest.approx([3.0]))
     last = capsys.readouterr().err.splitlines()[-1]
     assert "step 2" in last and "validation" not in last and last.endswith("bits/byte: training 3.000")
+
+
+def test_a_resumed_run_shows_the_figures_of_one_that_was_not_stopped() -> None:
+    """The second of its two models has text in the steps 3 and 4, then answers."""
+    whole, resumed = (losses.TrainingLosses(4.0, (0.45, 2.0)) for _ in range(2))
+    steps = [made_step(step=step, progress=step / 10, loss=9.0 / step) for step in range(3, 9)]
+    for step in steps:
+        whole.add(step)
+    whole.evaluations = [(4, 1.5)]
+    values = {"student_from": 2, "conversations_from": 4, "evaluations": [[2, 1.0], [4, 1.5]]}
+    resumed.resume(SimpleNamespace(arrays={"losses": np.array([9.0 / n for n in range(1, 7)])}, values=values))
+    for step in steps[4:]:
+        resumed.add(step)
+    assert (resumed.mean, resumed.curve(), resumed.evaluations) == (whole.mean, whole.curve(), whole.evaluations)
 
 
 def test_a_hidden_view_draws_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
