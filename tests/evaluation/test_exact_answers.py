@@ -115,7 +115,7 @@ def test_eval_chooses_among_known_answers_without_the_held_out_questions(llm: Ll
     [whole] = results(llm(*words, "--whole"))
     shares = model.record.known_answers
     assert shares is not None
-    assert (result["questions"], result["right"], result["wrong"]) == tuple(shares)
+    assert (result["questions"], result["right"], result["wrong"]) == shares[:3]
     assert result["unanswered"] == 4 - result["right"] - result["wrong"] and result["answerable"] == 4
     assert result["min_confidence"] == known.min_confidence
     assert (whole["questions"], whole["right"]) == (len(PAIRS), len(PAIRS))
