@@ -106,7 +106,10 @@ def _rule(corpus: Corpus, share: float, whole: Sequence[int], long: Sequence[int
     of_ends = f"{end} of {ends[0] if len(ends) == 1 else f'each of {len(ends):,} documents'}" if ends else ""
     if not whole:
         return of_ends
-    names = [corpus.documents[i].short_name for i in sorted(whole)]
+    kept = [corpus.documents[i] for i in sorted(whole)]
+    names = [document.short_name for document in kept]
+    if len(set(names)) < len(names):
+        names = [document.relative_name for document in kept]
     listed = ", ".join(names[:MAX_NAMES]) + (", ..." if len(names) > MAX_NAMES else "")
     documents = f"{len(whole):,} of {len(corpus.contents):,} documents"
     return f"{documents} ({listed}) and {of_ends}" if ends else f"{documents}: {listed}"

@@ -56,6 +56,9 @@ def test_several_files_follow_each_other_under_their_names(llm: Llm) -> None:
         "--- d/a.txt", "--- d/b.txt", "--- d/c.csv",
     ]  # fmt: skip
     assert "skipped: d/d.png is an image, not text" in run.stderr
+    for suffix in "mnopq":
+        put(f"d/1.{suffix}", b"\0")
+    assert "skipped: 1 more kind of files; to list all: llm text --json" in llm("text", "d").stderr
 
 
 def test_json_describes_each_document(llm: Llm) -> None:

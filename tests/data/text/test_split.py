@@ -76,6 +76,10 @@ def test_of_many_documents_whole_ones_are_held_out() -> None:
     listed = [document.path.name for document in divided.held_out.documents][:3]
     assert divided.rule == f"8 of 80 documents: {', '.join(listed)}, ..."
     assert split(corpus, 0.2).rule.startswith("16 of 80 documents: ")
+    for i in range(30):  # documents of the same name
+        put(f"same/{i}/a.txt", letters(1000, i).encode())
+    same = split(read_corpus(["same"]), 0.1)
+    assert all(document.relative_name in same.rule for document in same.held_out.documents)
     assert names(divided.held_out) <= names(split(corpus, 0.2).held_out)
 
 
