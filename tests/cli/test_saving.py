@@ -128,9 +128,9 @@ def flip_a_bit(path: Path) -> bytes:
     return bytes(data)
 
 
-def interrupted(output: str = str(MODEL)) -> None:
+def interrupted() -> None:
     """Run 12 steps, interrupted in the fifth."""
-    answer = runs.interrupted_here(HERE, "-o", output, steps=12, step=5)
+    answer = runs.interrupted_here(HERE, steps=12, step=5)
     assert answer.exit_code == 130, answer.stderr
 
 

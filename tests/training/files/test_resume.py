@@ -1,5 +1,6 @@
 """A run that was stopped, however often and by whatever means, ends with the same file as one that was not."""
 
+import itertools
 import json
 import sys
 from dataclasses import replace
@@ -273,16 +274,18 @@ def test_another_command_does_not_resume_the_run_silently(llm: Llm) -> None:
     beside = Path(RESUME_FILE)
     before = beside.read_bytes()
 
-    def error(*words: str) -> str:
-        answer = llm("train", "c.txt", *OPTIONS, "--steps", "4000", *words)
+    def error(**changed: object) -> str:
+        typed = dict(zip(OPTIONS[::2], OPTIONS[1::2], strict=True)) | {"--steps": 4000}
+        typed |= {f"--{name.replace('_', '-')}": value for name, value in changed.items()}
+        answer = llm("train", "c.txt", "-q", *itertools.chain(*typed.items()))
         *_, last = answer.stderr.splitlines()  # after what the text was taken for
         assert answer.exit_code == 1 and last.startswith("error: "), answer.stderr
         assert beside.read_bytes() == before
         return answer.stderr
 
-    assert "--steps was 4000, is 4001; give the same to resume it, --force to start over" in error("--steps", "4001")
-    assert "--threads was 1, is 2" in error("--threads", "2", "-q")
-    assert "--lr-scale was 1.0, is 0.5" in error("--lr-scale", "0.5")
+    assert "--steps was 4000, is 4001; give the same to resume it, --force to start over" in error(steps=4001)
+    assert "--threads was 1, is 2" in error(threads=2)
+    assert "--lr-scale was 1.0, is 0.5" in error(lr_scale=0.5)
     Path("c.txt").write_text(TEXT[:-1] + "!", "utf-8")
     assert "the text was 1 file of" in error()
     Path("c.txt").write_text(TEXT, "utf-8")
