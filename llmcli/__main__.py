@@ -56,8 +56,10 @@ def run() -> None:
 
 def _end_at_once(number: int, frame: FrameType | None) -> None:
     """Handle Ctrl-C until the command line does: an exception during imports may be lost."""
-    os.write(2, b"interrupted\n")
-    os._exit(128 + number)
+    try:
+        os.write(2, b"interrupted\n")
+    finally:
+        os._exit(128 + number)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from types import FrameType
 
 SAME_REQUEST = 0.5  # seconds within which a second signal belongs to the same request
@@ -38,11 +38,13 @@ def end_process(number: int, frame: FrameType | None) -> None:
     immediately."""
     if _may_raise(frame):
         raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
-    for cleanup in reversed(_cleanups):
-        cleanup()
-    with suppress(OSError):
+    on_stop_requests(signal.SIG_IGN)
+    try:
+        for cleanup in reversed(_cleanups):
+            cleanup()
         os.write(2, b"interrupted\n")
-    os._exit(128 + number)
+    finally:
+        os._exit(128 + number)
 
 
 def _may_raise(frame: FrameType | None) -> bool:
