@@ -6,6 +6,7 @@ The tokenizer is kept as text and not interpreted here. numpy is imported when a
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -123,12 +124,15 @@ class Checkpoint:
         """Size of the tensors in a file."""
         return stored_bytes(self.stored.values())
 
-    def stacked(self, names: Sequence[str]) -> Array:
-        """Stack tensors along their first dimension in float32, each read directly into its place."""
+    def stacked(self, names: Sequence[str], memory: Array | None = None) -> Array:
+        """Stack tensors along their first dimension in float32, each read directly into its place. The result
+        is the beginning of `memory` [N], or new memory."""
         import numpy as np
 
         shapes = [self.config.tensor_shapes()[name] for name in names]
-        stacked = np.empty((sum(shape[0] for shape in shapes), *shapes[0][1:]), np.float32)
+        shape = sum(shape[0] for shape in shapes), *shapes[0][1:]
+        memory = np.empty(math.prod(shape), np.float32) if memory is None else memory[: math.prod(shape)]
+        stacked = memory.reshape(shape)
         start = 0
         header = self.header
         for name, shape in zip(names, shapes, strict=True):

@@ -277,8 +277,8 @@ class _Layer:
     mean of 0, and LayerNorm equals RMSNorm.
     """
 
-    def __init__(self, checkpoint: Checkpoint, index: int) -> None:
-        config = checkpoint.config
+    def __init__(self, weights: "_Weights", index: int) -> None:
+        config = weights.config
         H = config.num_attention_heads
         G = config.num_key_value_heads
         D = config.head_dim
@@ -291,7 +291,7 @@ class _Layer:
         attention = name + "self_attn."
         scale = np.float32(config.attention_scale)  # folded into the queries
         norms = [
-            _Norm(checkpoint, f"{name}{norm}.weight") if norm else None
+            _Norm(weights, f"{name}{norm}.weight") if norm else None
             for norm in config.architecture.norm_names
         ]
         before_attention, after_attention, before_mlp, after_mlp = norms
@@ -299,25 +299,23 @@ class _Layer:
         self.after_attention = None if after_attention is None else after_attention.gain
         self.after_mlp = None if after_mlp is None else after_mlp.gain
 
-        qkv, bias = _stacked(
-            checkpoint, [f"{attention}{kind}_proj.weight" for kind in "qkv"], before_attention
-        )
+        qkv, bias = _stacked(weights, [f"{attention}{kind}_proj.weight" for kind in "qkv"], before_attention)
         self.qk_norm: Array | None = None
         if config.architecture.qk_norm:
             gains = np.empty((H + G, D), np.float32)
-            gains[:H] = checkpoint.stacked([attention + "q_norm.weight"]).reshape(-1, D) * scale
-            gains[H:] = checkpoint.stacked([attention + "k_norm.weight"]).reshape(-1, D)
+            gains[:H] = weights.stacked([attention + "q_norm.weight"]).reshape(-1, D) * scale
+            gains[H:] = weights.stacked([attention + "k_norm.weight"]).reshape(-1, D)
             self.qk_norm = _interleave_halves(gains)
         for array in (qkv,) if bias is None else (qkv, bias):
             _interleave_halves(array[: (H + G) * D].reshape(H + G, D, -1))
             if not config.architecture.qk_norm:
                 array[: H * D] *= scale
         self.qkv = Matrix(qkv, bias)
-        self.o = _output_matrix(checkpoint, attention + "o_proj.weight")
-        mlps = [_MLP(checkpoint, names, before_mlp) for names in config.mlp_names(index)]
+        self.o = _output_matrix(weights, attention + "o_proj.weight")
+        mlps = [_MLP(weights, names, before_mlp) for names in config.mlp_names(index)]
         self.mlp: Callable[[Array], Array | tuple[Array, Array]] = mlps[0]
         if config.num_experts:
-            router, _ = _stacked(checkpoint, [config.router_name(index)], before_mlp)
+            router, _ = _stacked(weights, [config.router_name(index)], before_mlp)
             self.mlp = _Experts(mlps, router, config.num_experts_per_tok, config.norm_topk_prob)
 
     def without(self, head: int | None) -> "_Layer":
@@ -379,13 +377,13 @@ class _MLP:
     """down(silu(gate(x)) * up(x)), a SwiGLU (arXiv:2002.05202), or down(silu(up(x))) for a model without
     gates; or with another activation."""
 
-    def __init__(self, checkpoint: Checkpoint, names: tuple[str, ...], norm: "_Norm | None") -> None:
+    def __init__(self, weights: "_Weights", names: tuple[str, ...], norm: "_Norm | None") -> None:
         """`names` of the tensors: gate [F, C], if any, up [F, C], down [C, F]."""
         *inputs, down = names
-        self.gate_up = Matrix(*_stacked(checkpoint, inputs, norm))
-        self.down = _output_matrix(checkpoint, down)
+        self.gate_up = Matrix(*_stacked(weights, inputs, norm))
+        self.down = _output_matrix(weights, down)
         self.is_gated = len(inputs) > 1
-        self.activation = ACTIVATIONS[checkpoint.config.hidden_act]
+        self.activation = ACTIVATIONS[weights.config.hidden_act]
 
     def __call__(self, x: Array) -> Array:
         gate_up = linear(x, self.gate_up)
@@ -394,14 +392,35 @@ class _MLP:
         return linear(inner * gate_up[:, F:] if self.is_gated else inner, self.down)
 
 
+class _Weights:
+    """Reads tensors of a checkpoint, one after the other, into a block of memory."""
+
+    def __init__(self, checkpoint: Checkpoint, memory: Array) -> None:
+        self.config = checkpoint.config
+        self._checkpoint = checkpoint
+        self._free = memory
+
+    def stacked(self, names: Sequence[str]) -> Array:
+        """Stack tensors along their first dimension."""
+        stacked = self._checkpoint.stacked(names, self._free)
+        self._free = self._free[stacked.size :]
+        return stacked
+
+
 def _read_layers(checkpoint: Checkpoint) -> list[_Layer]:
-    """Read all layers; those of a large model in a thread per core."""
+    """Read all layers, those of a large model in a thread per core, into one array: for a large one, numpy
+    asks for huge pages of memory, of which the processor has to translate fewer addresses."""
+    indices = range(checkpoint.config.num_hidden_layers)
+    sizes = [0] * len(indices)
+    for name, shape in checkpoint.config.tensor_shapes().items():
+        if name.startswith("model.layers."):
+            sizes[int(name.split(".")[2])] += math.prod(shape)
+    memory = np.split(np.empty(sum(sizes), np.float32), np.cumsum(sizes)[:-1])
 
     def read(index: int) -> _Layer:
         with np.errstate(over="ignore", invalid="ignore"):  # damaged weights are detected in the logits
-            return _Layer(checkpoint, index)
+            return _Layer(_Weights(checkpoint, memory[index]), index)
 
-    indices = range(checkpoint.config.num_hidden_layers)
     if checkpoint.parameters < LARGE_PARAMETERS:
         return list(map(read, indices))
     # imported here because it imports logging, which a small model does not need
@@ -414,19 +433,19 @@ def _read_layers(checkpoint: Checkpoint) -> list[_Layer]:
 class _Norm:
     """The gain [C] of a norm, and its bias [C] if it is a LayerNorm."""
 
-    def __init__(self, checkpoint: Checkpoint, name: str) -> None:
-        self.gain = checkpoint.stacked([name])
-        self.bias = checkpoint.stacked([bias_of(name)]) if checkpoint.config.architecture.layer_norm else None
+    def __init__(self, weights: _Weights | Checkpoint, name: str) -> None:
+        self.gain = weights.stacked([name])
+        self.bias = weights.stacked([bias_of(name)]) if weights.config.architecture.layer_norm else None
 
 
 def _stacked(
-    checkpoint: Checkpoint, names: Sequence[str], norm: _Norm | None = None
+    weights: _Weights, names: Sequence[str], norm: _Norm | None = None
 ) -> tuple[Array, Array | None]:
     """Stack matrices [., C] with the same input, and their biases if they have any. The gain g and the bias b
     of the norm of their input are folded in: W (g x + b) + c = (W g) x + (W b + c)."""
-    rows = checkpoint.stacked(names)
+    rows = weights.stacked(names)
     biases = [bias_of(name) for name in names]
-    bias = checkpoint.stacked(biases) if biases[0] in checkpoint.config.tensor_shapes() else None
+    bias = weights.stacked(biases) if biases[0] in weights.config.tensor_shapes() else None
     if norm is not None:
         if norm.bias is not None:
             bias = rows @ norm.bias + (0 if bias is None else bias)
@@ -434,10 +453,10 @@ def _stacked(
     return rows, bias
 
 
-def _output_matrix(checkpoint: Checkpoint, name: str) -> Matrix:
+def _output_matrix(weights: _Weights, name: str) -> Matrix:
     """Read a matrix [C, .] whose outputs are added to the residual stream; see _Layer."""
-    rows, bias = _stacked(checkpoint, [name])
-    if checkpoint.config.architecture.layer_norm:
+    rows, bias = _stacked(weights, [name])
+    if weights.config.architecture.layer_norm:
         rows -= rows.mean(axis=0)
         bias = None if bias is None else bias - bias.mean()
     return Matrix(rows, bias)
