@@ -20,13 +20,13 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache" / "llmcli"
 
 
-SMALL = ("--steps", 2, "--layers", 1, "--width", 16, "--context", 16, "--vocab-size", 280, "--threads", 1)
+SMALL = ("--steps", 2, "--layers", 1, "--width", 16, "--context", 16, "--threads", 1)
 
 
-def train(llm: Llm, *words: object) -> None:
+def train(llm: Llm, vocab_size: int = 280) -> None:
     Path("c.txt").write_text(TEXT, "utf-8")
     Path("d.txt").write_text(TEXT[:1500], "utf-8")
-    answer = llm("train", "c.txt", "d.txt", *SMALL, "-q", "--force", *words)
+    answer = llm("train", "c.txt", "d.txt", *SMALL, "-q", "--force", "--vocab-size", vocab_size)
     assert answer.exit_code == 0, answer.stderr
 
 
@@ -47,7 +47,7 @@ def test_a_run_leaves_files_that_are_listed(llm: Llm, own_cache: Path) -> None:
     assert names.split("\t") == ["text", "tokenizer", "tokens", "size", "used"]
     assert row.split("\t")[:2] == ["c.txt and 1 more", text["tokenizer"]]
     assert f"{own_cache}: " in llm("cache").stderr and " of at most " in llm("cache").stderr
-    train(llm, "--vocab-size", 290)  # each tokenizer has a row
+    train(llm, vocab_size=290)  # each tokenizer has a row
     (own_cache / "x.tokens").write_bytes(b"nothing")
     texts = json.loads(llm("cache", "--json").stdout)["texts"]
     assert sorted(text["text"] for text in texts) == ["c.txt and 1 more", "c.txt and 1 more", "damaged"]
