@@ -177,6 +177,15 @@ def seconds_to_fit(plan: Plan, conversations: PreparedConversations) -> float:
     return max(MIN_SECONDS, min(questions * (seconds + QUESTION_SECONDS), max_seconds))
 
 
+def _answerable(conversations: PreparedConversations, finder: AnswerFinder) -> list[Conversation]:
+    """Return the held-out conversations whose last answer is a known one."""
+    return [
+        conversation
+        for conversation in conversations.split.held_out
+        if any(answer in finder.answers for _, answer in last_answers([conversation]))
+    ]
+
+
 def fit_min_confidence(
     checkpoint: Checkpoint,
     runtime: Runtime,
@@ -221,11 +230,7 @@ def fit_min_confidence(
         outcome = "was fitted" if is_fitted else f"has its default, {TYPICAL}"
         number = f"{len(confidences)} of {len(unrelated)} questions"
         on_note(f"the minimum confidence of known answers {outcome}: there was time for {number}")
-    answerable = [
-        conversation
-        for conversation in conversations.split.held_out
-        if any(answer in finder.answers for _, answer in last_answers([conversation]))
-    ]
+    answerable = _answerable(conversations, finder)
     in_time = 0 if stop() or not slowest else (end - time.monotonic()) / slowest
     asked_about = answerable[: int(max(0.0, min(limit, in_time)))]
     score = score_known(
