@@ -645,7 +645,8 @@ class SamplingConfig:
             raise usage("`stop` would cut the structured output short; leave one of them out")
 
     def check_length(self) -> None:
-        """Raise LLMError if a user's `min_tokens` exceeds `max_tokens`, which the context may reduce later."""
+        """Raise LLMError if `min_tokens` exceeds the `max_tokens` that a user gave; the context may reduce
+        `max_tokens` later."""
         wanted = f"at most `max_tokens`, {self.max_tokens:,}"
         require(self.min_tokens <= self.max_tokens, "`min_tokens`", wanted, self.min_tokens)
 

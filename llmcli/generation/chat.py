@@ -262,9 +262,8 @@ class Chat:
         self.messages = self.messages[: bool(self.system)]
 
     def answer(self, text: str) -> Iterator[Event]:
-        """Ask a question and yield the answer. Both are added to the conversation when the answer ends or is
-        stopped, but not after an error, or if it is stopped before its first token. Raises LLMError, for
-        instance for an empty text."""
+        """Ask a question and yield the answer. Both are added to the conversation when the answer ends, is
+        stopped or fails, unless it has no text by then. Raises LLMError, for instance for an empty text."""
         if not text.strip():
             raise usage("the message is empty; give a text to answer")
         return self._answer([*self.messages, Message("user", text)])

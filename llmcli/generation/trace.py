@@ -81,7 +81,8 @@ class _RecordingSampler(Sampler):
         self, logits: Array, seen: Ids = (), *, model_logits: Array | None = None, tokens: Ints | None = None
     ) -> tuple[int, float]:
         chosen, logprob = super().__call__(logits, seen, model_logits=model_logits, tokens=tokens)
-        probabilities = softmax(logits if model_logits is None else model_logits)
+        known = logits if model_logits is None else model_logits
+        probabilities = softmax(known)
         removals: list[Removal] = []
         removed_by: dict[int, str] = {}
         filtered = logits
@@ -101,7 +102,6 @@ class _RecordingSampler(Sampler):
                 token, float(probabilities[i]), float(sampling_probabilities[i]), removed_by.get(i)
             )
 
-        allowed = probabilities[np.isfinite(logits)]
         ranked = [i for i in np.argsort(-probabilities, kind="stable").tolist() if np.isfinite(logits[i])]
         self.steps.append(
             TraceStep(
@@ -109,7 +109,7 @@ class _RecordingSampler(Sampler):
                 chosen=candidate(chosen),
                 remaining=int(np.isfinite(filtered).sum()),
                 removals=tuple(removals),
-                entropy=entropy(allowed / allowed.sum()),
+                entropy=entropy(softmax(known[np.isfinite(logits)])),
                 retokenized=tokens is not None,
             )
         )

@@ -79,6 +79,13 @@ def test_probabilities_and_removals_are_those_of_the_definition() -> None:
     assert [c.removed_by for c in step.candidates] == expected
 
 
+def test_the_entropy_of_allowed_tokens_does_not_depend_on_how_unlikely_they_are() -> None:
+    sampler = trace_module._RecordingSampler(SamplingConfig())
+    logits = np.array([-np.inf, -200, -200], np.float32)  # a grammar excludes the first token
+    sampler(logits, model_logits=np.array([0, -200, -200], np.float32))
+    assert sampler.steps[0].entropy == 1
+
+
 def test_at_temperature_0_one_token_remains() -> None:
     steps, _ = traced("The dog", temperature=0.0)
     assert all(step.remaining == 1 and not step.removals and step.chosen == step.candidates[0] for step in steps)

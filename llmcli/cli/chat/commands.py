@@ -93,7 +93,9 @@ def set_option(sampling: SamplingConfig, text: str) -> SamplingConfig:
         example = f"/set {name} {dict(settings(sampling))[name]}"
         raise usage(f"/set {name} needs {what}, found {value or 'nothing'}; for example: {example}") from None
     try:
-        return replace(sampling, **{field: number})
+        changed = replace(sampling, **{field: number})
+        changed.check_length()
+        return changed
     except LLMError as error:
         raise usage(str(error).replace(f"`{field}`", name)) from None
 

@@ -72,6 +72,7 @@ class Session:
     def _answer(self, events: "Iterator[Event]") -> None:
         """Show an answer as it arrives; Ctrl-C stops it."""
         before = self._chat.messages
+        self._last = None  # after an error, too
         with without_echo(), stop_requests() as requests:
             answer = answers.receive(events, self._chat.sampling, is_stopped=lambda: bool(requests))
         if self._chat.messages is not before:

@@ -131,7 +131,7 @@ const jobs = {
     const all = pairsOf(await ask(["next"]));
     yield { pairs: all, chosen: all.find((pair) => pair.text === chosen.text) ?? chosen, token, tail, entropy, expert: answer.expert };
     const { second, ...first } = await ask(["effects"]);
-    yield { effects: [...(second ?? first).tokens.slice(0, -1).map(({ effect_bits: bits }) => bits), null] };
+    yield { effects: (second ?? first).tokens.map(({ effect_bits: bits }) => bits) };
   },
 
   async *compare({ texts, without }, signal) {

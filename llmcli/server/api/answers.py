@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from llmcli.config import ANSWER_TOKENS
 from llmcli.data.tokenizers.tokenizer import Tokenizer, stream_decoder
 from llmcli.generation.engine.requests import (
     Event,
@@ -30,8 +29,6 @@ from llmcli.server.api.prompts import (
 )
 from llmcli.server.api.schema import JsonObject
 from llmcli.server.errors import invalid
-
-DEFAULT_MAX_TOKENS = 16  # OpenAI's
 
 
 @dataclass
@@ -128,8 +125,7 @@ class Completion(GenerationAnswer):
         """Prepare requests. Raises ApiError for a prompt that the model cannot read, LLMError for text
         without tokens."""
         grammar = compile_constraint(body, model, is_answer=False)
-        max_tokens = DEFAULT_MAX_TOKENS if body.most_tokens is None else body.most_tokens
-        samplings = body.samplings(max_tokens)
+        samplings = body.samplings(body.most_tokens)
         scores_prompt = body.echo and body.logprobs is not None
         cuts = body.truncate_prompt_tokens is not None
         written = body.generated_tokens
@@ -208,7 +204,7 @@ class ChatCompletion(GenerationAnswer):
     def of(cls, body: ChatBody, model: ServedModel, others: Iterable[ServedModel]) -> "ChatCompletion":
         """Prepare requests. Raises ApiError for messages that do not fit or a missing chat template, and
         LLMError if the template refuses the messages."""
-        max_tokens = ANSWER_TOKENS if body.most_tokens is None else body.most_tokens
+        max_tokens = body.most_tokens
         template = chat_template(model, body.chat_template_kwargs, others)
         grammar = compile_constraint(body, model, is_answer=True)
         if body.choices and body.messages[-1].role == "assistant":

@@ -4,7 +4,7 @@ import secrets
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from llmcli.config import SAMPLING, Grammar, SamplingConfig
+from llmcli.config import ANSWER_TOKENS, SAMPLING, Grammar, SamplingConfig
 from llmcli.data.conversations.messages import Message
 from llmcli.errors import LLMError
 from llmcli.generation.choices import check_choices
@@ -200,6 +200,7 @@ LogitBias = Annotated[
 class GenerationBody(Body):
     """The fields for generating and sending texts, shared by completions and chats."""
 
+    default_max_tokens: ClassVar[int]
     max_tokens: MaxTokens | None = None
     temperature: float = _sampling("temperature", high=limits.MAX_TEMPERATURE)
     # -1 is off in other programs
@@ -230,7 +231,7 @@ class GenerationBody(Body):
             raise invalid(
                 "stream_options", "has no effect without stream; leave it out, or set stream to true"
             )
-        if self.most_tokens is not None and self.min_tokens > self.most_tokens:
+        if self.min_tokens > self.most_tokens:
             raise invalid(
                 "min_tokens", f"must be at most max_tokens, {self.most_tokens:,}, found {self.min_tokens:,}"
             )
@@ -246,9 +247,9 @@ class GenerationBody(Body):
             raise invalid("stop", f"would cut the output of {name} short; leave it out")
 
     @property
-    def most_tokens(self) -> int | None:
-        """The requested maximum number of tokens."""
-        return self.max_tokens
+    def most_tokens(self) -> int:
+        """The maximum number of new tokens of a text."""
+        return self.default_max_tokens if self.max_tokens is None else self.max_tokens
 
     @cached_property
     def constraint(self) -> tuple[str, Grammar | tuple[str, ...] | None]:
@@ -291,6 +292,7 @@ class GenerationBody(Body):
 class CompletionBody(GenerationBody):
     """The fields of a completion."""
 
+    default_max_tokens = 16  # OpenAI's
     prompt: str | Ids | Annotated[list[str | Ids], Field(fail_fast=True)] = Field(
         description="a text, a list of token ids, or a list of either"
     )
@@ -326,6 +328,7 @@ class CompletionBody(GenerationBody):
 class ChatBody(GenerationBody):
     """The fields of a chat."""
 
+    default_max_tokens = ANSWER_TOKENS
     messages: Messages
     chat_template_kwargs: Variables = None
     max_completion_tokens: MaxTokens | None = None  # the newer name of max_tokens
@@ -355,8 +358,8 @@ class ChatBody(GenerationBody):
             raise invalid("add_generation_prompt", "must be true before an answer", "unsupported_parameter")
 
     @property
-    def most_tokens(self) -> int | None:
-        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+    def most_tokens(self) -> int:
+        return super().most_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
 
 class PromptBody(Body):
@@ -402,6 +405,9 @@ class ExplainBody(PromptBody):
     def model_post_init(self, context: Any, /) -> None:
         super().model_post_init(context)
         check_generated_tokens(self.generated_tokens, self.prompt)
+        for name in ("prompt", "compare"):
+            if getattr(self, name) == "":
+                raise invalid(name, "is empty; give a text to continue")
         if self.compare is not None and self.messages is not None:
             raise invalid("compare", "has no effect with messages; leave it out")
 

@@ -30,7 +30,8 @@ def bind(host: str, port: int) -> socket.socket:
         )[0]
     except (OSError, UnicodeError) as error:
         raise usage(
-            f"{command_line(['--host', host])} is not known; give a name or address of this computer: --host 127.0.0.1"
+            f"{command_line(['--host', host])} is not known; give a name or address of this computer: "
+            "--host 127.0.0.1"
         ) from error
     takes_ipv4 = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
     try:

@@ -10,6 +10,7 @@ import pytest
 from llmcli.cli.chat import explanation
 from llmcli.cli.chat.session import Session
 from llmcli.config import SamplingConfig
+from llmcli.errors import LLMError
 from llmcli.formats.training_record import KnownAnswers
 from llmcli.generation.chat import Assistant, Chat
 from llmcli.generation.known_answers import KnownAnswersChat
@@ -126,6 +127,12 @@ def test_set_changes_the_next_answers(capsys: pytest.CaptureFixture[str]) -> Non
     assert "(cut off after 1 token; for longer answers: /set max-tokens" in capsys.readouterr().err
 
 
+def test_set_refuses_a_maximum_below_the_minimum(capsys: pytest.CaptureFixture[str]) -> None:
+    chat = Chat(Assistant(CountingModel(answering("ca")), LETTERS, Turns(LETTERS)), SamplingConfig(min_tokens=9))
+    Session(chat, Lines("/set max-tokens 8").read, source=None).run()  # type: ignore[arg-type]
+    assert "max-tokens, 8, found 9" in capsys.readouterr().err and chat.sampling.max_tokens == 200
+
+
 def test_set_is_refused_with_known_answers(capsys: pytest.CaptureFixture[str]) -> None:
     assistant = Assistant(CountingModel(answering("ca")), LETTERS, Turns(LETTERS))
     chat = KnownAnswersChat(assistant, KnownAnswers(pairs=(("x", "ca"),), min_confidence=0.1), SamplingConfig())
@@ -153,6 +160,20 @@ def test_why_explains_the_answer_that_ends_the_conversation(monkeypatch) -> None
     monkeypatch.setattr(explanation, "show", show)
     converse("x", "/save f", "/why", "y", "/undo", "/why", "/reset", "/load f", "/why")
     assert explained == [([USER, 24, END, ASSISTANT], [(3, "c", 0), (1, "a", 0)])] * 3
+
+
+def test_why_explains_the_end_of_the_conversation_after_an_error_in_an_answer(monkeypatch) -> None:
+    explained = []
+    monkeypatch.setattr(explanation, "show", lambda _source, _assistant, _ids, pieces, _which: explained.append(pieces))
+
+    def next_token(cached: list[int]) -> int:
+        if len(cached) == 12:
+            raise LLMError("damaged")
+        return END if len(cached) == 5 else 3
+
+    chat, _ = converse("x", "y", "/why", model=CountingModel(next_token))
+    assert contents(chat) == ["x", "c", "y", "cc"]
+    assert ["".join(piece.text for piece in pieces) for pieces in explained] == ["cc"]
 
 
 def test_an_error_of_an_answer_leaves_the_conversation_as_it_was(capsys: pytest.CaptureFixture[str]) -> None:

@@ -43,7 +43,9 @@ def test_an_empty_prompt_begins_a_text_and_empty_token_ids_are_an_error(client):
     for path in ["/v1/completions", "/v1/next", "/v1/explain"]:
         error = client.post(path, json={"prompt": []}).json()["error"]
         assert (error["message"], error["param"]) == ("prompt is empty; give token ids or a text", "prompt"), path
-    assert "prompt is empty" in client.post("/v1/explain", json={"prompt": ""}).json()["error"]["message"]
+    for fields, name in [({"prompt": ""}, "prompt"), ({"prompt": "x", "compare": ""}, "compare")]:
+        error = client.post("/v1/explain", json=fields).json()["error"]
+        assert (error["message"], error["param"]) == (f"{name} is empty; give a text to continue", name)
     assert client.post("/v1/next", json={"prompt": ""}).json()["next"]
     request = {"prompt": ["", "x"], "max_tokens": 3, "echo": True, "logprobs": 1}
     first, second = client.post("/v1/completions", json=request).json()["choices"]
@@ -166,6 +168,7 @@ def test_an_error_says_what_was_found_and_what_is_wanted():
             "messages.0.content must be a valid string or a valid list, found {'a': null}",
         ),
         (CHAT | {"min_tokens": 9}, "min_tokens must be at most max_tokens, 8, found 9"),
+        (CHAT | {"max_tokens": None, "min_tokens": 1001}, "min_tokens must be at most max_tokens, 1,000, found 1,001"),
         (CHAT | {"max_completion_tokens": 4}, "max_completion_tokens and max_tokens differ; give only one of them"),
         ({"messages": []}, "messages must have at least 1 item, found []"),
         ({"messages": ["x"]}, "messages.0 must be a valid object, found 'x'"),
@@ -174,6 +177,8 @@ def test_an_error_says_what_was_found_and_what_is_wanted():
         with pytest.raises(ApiError) as error:
             ChatBody.read(fields)
         assert error.value.message.startswith(message), (fields, message)
+    with pytest.raises(ApiError, match="min_tokens must be at most max_tokens, 16, found 17"):
+        CompletionBody.read({"prompt": "x", "min_tokens": 17})
     for fields in ({"prompt": "x" * 4001}, {"prompt": [1, "x"]}, {"prompt": "x", "compare": [None]}):
         with pytest.raises(ApiError, match="must be a text of at most 4,000 characters, or a list of token ids"):
             ExplainBody.read(fields)
