@@ -216,7 +216,7 @@ OTHER_MALFORMED = {
     "bytes in a table": ("a.csv", b"question,answer\n1,a\n2,\xff\n", "is not UTF-8 text: byte 0xff at position 22;"),
     "bytes in JSON": ("a.jsonl", b'{"messages": "\xff"}\n', "is not UTF-8 text: byte 0xff at position 14;"),
     "a chat of another program": ("a.json", b'{"messages": [{"author": {"name": "x"}, "content": "Hi"}]}',
-                                  'line 1: message 1 of "messages" has the role None; wanted'),
+                                  'line 1: message 1 of "messages" has the role null; wanted'),
 }  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from llmcli.data.text.templates import fill
-from llmcli.errors import LLMError, brief
+from llmcli.errors import LLMError, brief_json
 
 ROLES = ("system", "user", "assistant")
 
@@ -180,7 +180,7 @@ def text_of_record(record: object, source: str, shape: RecordShape) -> str:
 
 def _fields(record: object) -> Record:
     if not isinstance(record, Mapping):
-        raise LLMError(f"the record is {brief(record)}; wanted an object: {{...}}")
+        raise LLMError(f"the record is {brief_json(record)}; wanted an object: {{...}}")
     return record
 
 
@@ -232,19 +232,19 @@ def _cell(record: Record, key: str) -> str:
 
 def _read_list(value: object, name: str) -> Iterator[Message]:
     if not isinstance(value, list) or not value:
-        raise LLMError(f"{name} is {brief(value)}; wanted a list of messages: [{_MESSAGE_EXAMPLE}, ...]")
+        raise LLMError(f"{name} is {brief_json(value)}; wanted a list of messages: [{_MESSAGE_EXAMPLE}, ...]")
     for number, item in enumerate(value, 1):
         yield _read_message(item, f"message {number} of {name}")
 
 
 def _read_message(item: object, name: str) -> Message:
     if not isinstance(item, Mapping):
-        raise LLMError(f"{name} is {brief(item)}; wanted {_MESSAGE_EXAMPLE}")
+        raise LLMError(f"{name} is {brief_json(item)}; wanted {_MESSAGE_EXAMPLE}")
     # OpenAI's keys, and ShareGPT's
     role_key, content_key = ("role", "content") if "role" in item or "from" not in item else ("from", "value")
     role = item.get(role_key)
     if not isinstance(role, str) or role not in _ROLE_NAMES:
-        raise LLMError(f"{name} has the role {brief(role)}; wanted system, user or assistant")
+        raise LLMError(f"{name} has the role {brief_json(role)}; wanted system, user or assistant")
     if call := next((key for key in ("tool_calls", "function_call") if item.get(key)), None):
         raise LLMError(
             f'{name} has "{call}", which is not supported: the model would learn to answer without calling; '
@@ -255,11 +255,11 @@ def _read_message(item: object, name: str) -> Message:
     train = item.get("train")
     if isinstance(weight, bool) or weight not in (None, 0, 1):
         raise LLMError(
-            f'"weight" of {name} is {brief(weight)}; wanted 1, or 0 for an answer that is not trained on'
+            f'"weight" of {name} is {brief_json(weight)}; wanted 1, or 0 for an answer that is not trained on'
         )
     if not isinstance(train, bool | None):
         raise LLMError(
-            f'"train" of {name} is {brief(train)}; wanted true, or false for an answer that is not trained on'
+            f'"train" of {name} is {brief_json(train)}; wanted true, or false for an answer that is not trained on'
         )
     # "weight" is in OpenAI's format
     return Message(_ROLE_NAMES[role], content, is_learned=weight != 0 and train is not False)
@@ -272,7 +272,7 @@ def _content(value: object, name: str) -> str:
             _text_of_part(part, f"part {number} of {name}") for number, part in enumerate(value, 1)
         )
     if not isinstance(value, str):
-        raise LLMError(f"{name} is {brief(value)}; wanted text in quotes")
+        raise LLMError(f"{name} is {brief_json(value)}; wanted text in quotes")
     if "\0" in value:  # an escape in JSON
         raise LLMError(
             f"{name} has a zero character (\\u0000) at position {value.index(chr(0)):,}; remove it"
@@ -291,7 +291,7 @@ def _content(value: object, name: str) -> str:
 def _text_of_part(part: object, name: str) -> str:
     if not isinstance(part, Mapping) or part.get("type") != "text":
         raise LLMError(
-            f'{name} is {brief(part)}; wanted {{"type": "text", "text": ...}}: the model reads text only'
+            f'{name} is {brief_json(part)}; wanted {{"type": "text", "text": ...}}: the model reads text only'
         )
     return _content(part.get("text"), f'"text" of {name}')
 

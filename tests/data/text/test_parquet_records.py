@@ -71,7 +71,7 @@ def test_a_table_that_cannot_be_read_is_an_error_with_its_row() -> None:
     prompts = pyarrow.array(["Hi"] * len(answers))
     tables = [
         (pyarrow.Table.from_pylist([*pairs, {"prompt": "Hi", "completion": None}]),
-         ' row 3,001: "completion" is None; wanted text in quotes$'),
+         ' row 3,001: "completion" is null; wanted text in quotes$'),
         (pyarrow.table({"prompt": prompts, "completion": column}), ": text that is not UTF-8 .* starting at row 1,409"),
         (pyarrow.table({"text": []}), " has no rows"),
         # it is not recommended to read it as plain text
