@@ -5,7 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import FrameType
 
 SAME_REQUEST = 0.5  # seconds within which a second signal belongs to the same request
@@ -40,9 +40,10 @@ def end_process(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
     on_stop_requests(signal.SIG_IGN)
     try:
-        for cleanup in reversed(_cleanups):
-            cleanup()
-        os.write(2, b"interrupted\n")
+        with ExitStack() as stack:  # calls all, the last one first, even if one fails
+            stack.callback(os.write, 2, b"interrupted\n")
+            for cleanup in _cleanups:
+                stack.callback(cleanup)
     finally:
         os._exit(128 + number)
 
@@ -85,8 +86,8 @@ def stop_requests(
 ) -> Iterator[list[int]]:
     """Collect the first stop signal in the list `received` instead of raising an exception, so that a run can
     end and save. `show_note` tells the user; without it, only Ctrl-C is collected, as for an answer that ends
-    between two tokens. A second request raises KeyboardInterrupt. Unless `can_save`, the previous handlers
-    are called. One request may arrive as two signals: one from `timeout` or a shell, one from the kernel."""
+    between two tokens. Unless `can_save`, the previous handlers are called; after a second request, that of
+    Ctrl-C. One request may arrive as two signals: one from `timeout` or a shell, one from the kernel."""
     received = [] if received is None else received
     first_at = -math.inf if received else None  # a signal that was there before makes the next one the second
 

@@ -3,7 +3,7 @@
 import math
 import os
 import sys
-from contextlib import nullcontext
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from llmcli import units
@@ -11,6 +11,7 @@ from llmcli.cli.terminal import charts, console
 from llmcli.cli.terminal.console import without_echo
 from llmcli.cli.terminal.losses import TrainingLosses
 from llmcli.cli.terminal.safe_text import one_line, visible_line
+from llmcli.signals import cleaning_up
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -54,22 +55,21 @@ class TrainingView:
             )
         self._note = ""  # the last line
         self._note_is_below = False  # whether it is displayed below the view
-        self._echo = without_echo() if self._live else nullcontext()  # typed characters would shift the view
+        self._terminal = ExitStack()
 
     def __enter__(self) -> "TrainingView":
-        self._echo.__enter__()
+        if self._live:
+            self._terminal.enter_context(without_echo())  # typed characters would shift the view
+            self._terminal.enter_context(cleaning_up(self._live.stop))  # restores the cursor
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._echo.__exit__(*error)
-        self._show_last_step()
-        self._note = ""
-        if self._live and self._live.is_started:
-            self._erase_note(self._live)
-            try:
+        with self._terminal:
+            self._show_last_step()
+            self._note = ""
+            if self._live and self._live.is_started:
+                self._erase_note(self._live)
                 self._live.update(self._draw(self._live), refresh=True)
-            finally:
-                self._live.stop()  # restores the cursor
 
     def step(self, event: "Step") -> None:
         self._step = event

@@ -1,12 +1,15 @@
 """The progress of a training run, in a terminal and elsewhere."""
 
 import math
+import os
+import signal
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from llmcli import signals
 from llmcli.cli.terminal import console, losses, progress
 from llmcli.cli.terminal.text_layout import text_width
 from tests.cli.terminals import STYLES, colored_stdout, on_screen
@@ -76,11 +79,20 @@ def _bars(lines: list[str]) -> int:
 
 
 def test_the_cursor_is_restored_after_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if it ends the process."""
     screen = colored_stdout(monkeypatch)
     with pytest.raises(KeyboardInterrupt), progress.TrainingView(4.0) as view:
         run(view, 3, 1)
         raise KeyboardInterrupt
     assert screen.getvalue().rindex("\x1b[?25h") > screen.getvalue().rindex("\x1b[?25l")
+    at_end: list[str] = []
+    monkeypatch.setattr(signals, "_may_raise", lambda frame: False)
+    monkeypatch.setattr(signals, "on_stop_requests", lambda handler: None)
+    monkeypatch.setattr(os, "_exit", lambda code: at_end.append(screen.getvalue()))
+    with progress.TrainingView(4.0) as view:
+        run(view, 3, 1)
+        signals.end_process(signal.SIGINT, None)
+    assert at_end[0].rindex("\x1b[?25h") > at_end[0].rindex("\x1b[?25l")
 
 
 def test_a_pipe_gets_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
