@@ -19,7 +19,7 @@ MIN_STEPS_FINE_TUNING = 10
 MANY_EPOCHS = 10.0  # ... except after this many epochs: the run lacks text, not steps
 MIN_SUGGESTED_MINUTES = 5  # minimum value suggested for --time
 IMPROVEMENT = 0.03  # relative gain in the second half of a run; doubling the length would gain as much again
-DIVERGENCE = 1.1  # a new model's training loss at the end, relative to its first one
+DIVERGENCE = 1.1  # a model's training loss at the end, relative to its first one
 UNIFORM = 8.0  # bits per byte of a guess that gives all bytes the same probability
 KNOWN = 0.02  # bits per byte; below this loss the answers are memorized, and more time or data would not help
 DETERIORATION = 0.02  # overfitting: relative rise of the validation loss after the best weights
@@ -208,14 +208,16 @@ def _advice(run: _FinishedRun, command: str | None, minutes: int) -> str:
 
 
 def _divergence(run: _FinishedRun) -> str:
-    """Report a training loss that ended higher than it began in a new model, or than a uniform guess has."""
+    """Report a training loss that ended higher than it began in a new model, or higher than both that and a
+    uniform guess in other runs: text in another language, or answers of one letter, may begin above that."""
     first, last = run.curve.training[0], run.curve.training[-1]
     is_new = not run.fine_tuned and run.data == "text"
-    if last <= (min(DIVERGENCE * first, UNIFORM) if is_new else UNIFORM):
+    # the loss of a new model may have exploded before the first point
+    if last <= (DIVERGENCE * min(first, UNIFORM) if is_new else max(DIVERGENCE * first, UNIFORM)):
         return ""
     return (
-        f"Diverged: the training loss rose from {units.bits_per_byte(first)} to {units.bits_per_byte(last)} "
-        "bits per byte. A lower --lr-scale would help."
+        f"Diverged: the training loss was {units.bits_per_byte(first)} bits per byte at the start and "
+        f"{units.bits_per_byte(last)} at the end. A lower --lr-scale would help."
     )
 
 

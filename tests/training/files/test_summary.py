@@ -162,14 +162,14 @@ def test_undertrained() -> None:
 def test_a_run_that_diverged_needs_a_lower_learning_rate() -> None:
     """However few its steps were."""
     nats = 2 * math.log(2)
-    for last, fine_tuned, diverged in ((4.3, False, False), (4.5, False, True), (7.9, True, False), (8.1, True, True)):
-        curve = record()["curve"] | {"loss": [4 * nats] + [last * nats] * 9}
+    runs = [(4, 4.3, False, False), (4, 4.5, False, True), (4, 7.9, True, False), (4, 8.1, True, True)]
+    runs += [(8.1, 8.1, False, False), (20, 15, False, True), (12, 9, True, False)]  # 12: of another language
+    for first, last, fine_tuned, diverged in runs:
+        curve = record()["curve"] | {"loss": [first * nats] + [last * nats] * 9}
         base = {"base": {"file": "base.safetensors"}} if fine_tuned else {}
         advice = summarize(record(steps=20, best_step=20, epochs=0.4, curve=curve, **base))[1]
-        rose = (
-            f"Diverged: the training loss rose from 4.000 to {last:.3f} bits per byte. A lower --lr-scale would help."
-        )
-        assert (advice == rose) == diverged, advice
+        loss = f"the training loss was {first:.3f} bits per byte at the start and {last:.3f} at the end"
+        assert (advice == f"Diverged: {loss}. A lower --lr-scale would help.") == diverged, advice
 
 
 def test_the_suggested_time_is_at_least_twice_that_of_the_run() -> None:
