@@ -203,12 +203,13 @@ def read_sources(
     contents, unreadable = _read_files(used, reading, text_only=text_only, on_read=on_read)
     contents = _with_archive_splits(contents)
     if unused := [file.name for file in (*files, *contents) if file.split not in splits]:
-        found = f"{units.count(len(unused), 'file')} of another split, not used"
+        found = f"{units.count(len(unused), 'file')} of a split other than training"
         skipped.append(f"{found}: {units.listed(list(map(display_name, unused)), _MAX_NAMES)}")
     contents = [content for content in contents if content.split in splits]
     not_read = [*skipped, *(problem for _, problem in unreadable)]
     if not any(content.split == TRAINING for content in contents):
-        details = f" ({len(not_read)} files were skipped; the first: {not_read[0]})" if not_read else ""
+        number = units.count(len(not_read), "file")
+        details = f" ({number} skipped; the first: {not_read[0]})" if not_read else ""
         raise LLMError(f"no text found in {', '.join(names)}{details}; name a text file")
     same: dict[tuple[str, str], list[str]] = {}
     for name, problem in unreadable:
@@ -286,11 +287,15 @@ def _sources_of(
         names = units.listed(duplicates, _MAX_NAMES)
         skipped.append(f"{number} with the text of another, which is read once: {names}")
     not_read += [f"{line}: the same text, which is read once" for line in duplicates]
-    if not files and not any(document.text_bytes for document in documents if document.split == TRAINING):
-        raise LLMError(f"{documents[0].name} is empty; give some text to read")
+    training = [document for document in documents if document.split == TRAINING]
+    if not files and not any(document.text_bytes for document in training):
+        raise LLMError(f"{training[0].name} is empty; give some text to read")
+    # empty files, and those in which everything is boilerplate
     if empty := [document.name for document in documents if not document.text_bytes]:
-        skipped.append(f"{units.count(len(empty), 'empty file')}: {units.listed(empty, _MAX_NAMES)}")
-    not_read += [f"{name} is empty" for name in empty]
+        skipped.append(
+            f"{units.count(len(empty), 'document')} without text: {units.listed(empty, _MAX_NAMES)}"
+        )
+    not_read += [f"{name} has no text" for name in empty]
     return Sources(Corpus.of(documents, skipped, not_read), files, boilerplate, cuts)
 
 

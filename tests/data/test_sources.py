@@ -217,7 +217,7 @@ def test_documents_with_the_same_text_are_read_once_and_counted() -> None:
     assert [one.name for one in sources.text.documents] == ["d/a.txt", "d/b.txt"]
     assert sources.text.skipped == (
         "2 documents with the text of another, which is read once: d/c.txt (as d/a.txt), d/f.txt.gz (as d/a.txt)",
-        "2 empty files: d/d.txt, d/e.txt",
+        "2 documents without text: d/d.txt, d/e.txt",
     )
 
 

@@ -122,16 +122,18 @@ class FoundFile:
 
 
 def find_files(names: Iterable[str]) -> tuple[list[FoundFile], list[str]]:
-    """Return (files in order, a line for each repeated file). A name is a file, directory, glob,
-    or "-" (stdin)."""
+    """Return (files in order, a line for each repeated file). A name is a file, directory, glob, or "-"
+    (stdin)."""
     files: dict[str, FoundFile] = {}
     skipped: list[str] = []
     for file in _find_files(names, skipped):
         resolved = os.path.realpath(file.path)  # Path.resolve raises an error for a link to itself
-        if resolved in files:
-            skipped.append(f"{file.name}: the same file as {files[resolved].name}, which is read once")
-        else:
+        earlier = files.get(resolved)
+        # a file of another split that the user also names itself is training text
+        if earlier is None or (earlier.split != TRAINING and file.split == TRAINING):
             files[resolved] = file
+        else:
+            skipped.append(f"{file.name}: the same file as {earlier.name}, which is read once")
     return list(files.values()), skipped
 
 

@@ -78,10 +78,10 @@ def find_dataset(directory: Path, files: Sequence[Path]) -> DatasetDirectory | N
     splits = _splits_of(names, rows, is_known=is_known)
     if not splits and not is_known:
         return None
+    splits = splits or dict.fromkeys(rows, TRAINING)
     # an empty file holds out nothing
     splits = {row: split for row, split in splits.items() if split != HELD_OUT or row.stat().st_size}
-    others = [path for path in files if path not in rows]
-    return DatasetDirectory(splits or dict.fromkeys(rows, TRAINING), tuple(others))
+    return DatasetDirectory(splits, tuple(path for path in files if path not in splits))
 
 
 def archive_splits(members: Sequence[str]) -> dict[str, str]:
@@ -96,7 +96,7 @@ def _splits_of(names: Sequence[str], rows: Sequence[_Row], *, is_known: bool = F
     `is_known`, the names must include one of a split for training."""
     train, validation, test = (_named(names, rows, split) for split in (_TRAIN, _VALIDATION, _TEST))
     held_out = validation or test
-    splits = {row: UNUSED if row in test else TRAINING for row in rows} | dict.fromkeys(held_out, HELD_OUT)
+    splits = dict.fromkeys(rows, TRAINING) | dict.fromkeys(test, UNUSED) | dict.fromkeys(held_out, HELD_OUT)
     is_divided = held_out and TRAINING in splits.values() and (train or is_known)
     return splits if is_divided else {}
 

@@ -102,6 +102,12 @@ def test_the_header_and_license_of_project_gutenberg_are_cut_from_a_single_text(
     assert texts(other) == [body + LICENSE] and other.notes == ["boilerplate: none found, nothing is cut"]
 
 
+def test_a_document_of_boilerplate_alone_is_named_without_being_called_empty() -> None:
+    write_pages(9)
+    put("site/menu.txt", "\n".join([*NAVIGATION, "", *FOOTER, ""]).encode())
+    assert read_sources(["site"], STRIP).text.skipped == ("1 document without text: site/menu.txt",)
+
+
 def test_documents_without_boilerplate_are_the_same_documents() -> None:
     for i in range(10):
         put(f"d/{i}.txt", "\n".join(story(i)).encode())

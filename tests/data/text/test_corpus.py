@@ -56,7 +56,7 @@ def test_links_to_directories_are_not_followed_and_counted() -> None:
 
 def test_a_directory_without_text_is_an_error_with_a_reason() -> None:
     put("d/b.bin", b"\0")
-    with pytest.raises(LLMError, match=r"no text found in d \(1 files .*d/b\.bin is not text"):
+    with pytest.raises(LLMError, match=r"no text found in d \(1 file skipped; .*d/b\.bin is not text"):
         read_corpus(["d"])
     Path("empty").mkdir()
     assert "no text found in empty;" in error_of(read_corpus, ["empty"])

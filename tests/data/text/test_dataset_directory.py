@@ -85,7 +85,7 @@ def test_a_cloned_dataset(others: list[str], held_out: str, unused: str) -> None
     assert f"{held_out} row" in validation and "train" not in validation
     assert not any(f"{word} row" in text for word in ("test", "validation", "dev", "eval"))
     assert any("2 files without rows of the data set: LICENSE, README.md" in line for line in inputs.corpus.skipped)
-    assert any("not used" in line for line in inputs.corpus.skipped) == bool(unused)
+    assert any("other than training" in line for line in inputs.corpus.skipped) == bool(unused)
 
 
 def test_an_explicit_validation_file_replaces_the_split() -> None:
@@ -95,6 +95,24 @@ def test_an_explicit_validation_file_replaces_the_split() -> None:
     own = put_rows("own.jsonl", "own")
     inputs = load_inputs(["set"], own, None, None, "bpe", Path("m.safetensors"))
     assert "own row" in inputs.held_out.utf8().decode() and "test row" not in inputs.corpus.utf8().decode()
+
+
+@pytest.mark.parametrize("val", [None, 0.1])
+def test_a_file_of_another_split_that_is_named_itself_is_training_text(val: float | None) -> None:
+    for split in ("test", "train", "validation"):
+        put_rows(f"set/{split}.jsonl", split)
+    for names in (["set", "set/test.jsonl"], ["set/test.jsonl", "set"]):
+        inputs = load_inputs(names, val, None, None, "bpe", Path("m.safetensors"))
+        text = inputs.corpus.utf8().decode()
+        assert "train row" in text and "test row" in text and "validation row" not in text
+        assert inputs.held_out == val or "validation row" in inputs.held_out.utf8().decode()
+
+
+def test_an_error_about_empty_rows_names_the_training_split() -> None:
+    put_rows("set/dev.jsonl", "dev")
+    put("set/train.jsonl", b"")
+    with pytest.raises(LLMError, match=r"^set.train\.jsonl is empty"):
+        read_sources(["set"], splits=ALL_SPLITS)
 
 
 def test_a_folder_with_an_ordinary_readme_is_no_dataset() -> None:
@@ -127,6 +145,7 @@ def test_splits_need_no_card_and_an_empty_one_is_left_out() -> None:
     assert held_out_files("set") == [str(Path("set/test.jsonl"))] and "test row" not in read_text("set")
     put("set/test.jsonl", b"")
     assert held_out_files("set") == [] and "train row" in read_text("set")
+    assert read_sources(["set"]).text.skipped == ("set: 1 file without rows of the data set: test.jsonl",)
 
 
 def test_a_test_split_alone_is_trained_on_without_its_card() -> None:
