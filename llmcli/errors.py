@@ -15,7 +15,6 @@ from contextlib import contextmanager
 FAILURE = 1  # caused by files or the machine: a missing file, a damaged model
 WRONG_USAGE = 2  # options out of range or in conflict
 INTERRUPTED = 130  # Ctrl-C
-DAMAGED = "its weights are damaged; llm inspect --verify shows whether they were saved like this"
 OPTIONS = {  # settings whose option is not --name
     "seconds": "--time",
     "base": "--from",
@@ -24,10 +23,9 @@ OPTIONS = {  # settings whose option is not --name
     "output": "-o",
     "cache=False": "--no-cache",
 }
-
-
 # settings for reading files: commands without these options read the output of `llm text`
 READING = ("column", "encoding", "plain", "speakers", "template")
+DAMAGED = "its weights are damaged; llm inspect --verify shows whether they were saved like this"
 
 
 class LLMError(Exception):
