@@ -150,11 +150,11 @@ def _compare(
     )
     for explanation in (comparison.first, comparison.second)[: 1 if other is None else 2]:
         _print_notes(explanation, subject.network.config)
-    prompts = text, text if other is None else other
     if options.json:
+        prompts = text, text if other is None else other
         console.json_result(comparison_json(comparison, prompts, options.next) | extra)
     else:
-        report.show(comparison, prompts, options.next)
+        report.show(comparison, text, other, options.next)
 
 
 def _token_of(text: str, tokenizer: "Tokenizer") -> int:

@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 MAX_LENS_LABEL = 20  # columns
 
 
-def show(comparison: "Comparison", prompts: tuple[str, str], count: int) -> None:
-    """Print two predictions side by side. `prompts` are equal if parts were switched off in the second."""
-    is_one_prompt = bool(comparison.without) and prompts[0] == prompts[1]
-    names = ("before", "after") if is_one_prompt else ("1", "2")
+def show(comparison: "Comparison", prompt: str, other: str | None, count: int) -> None:
+    """Print two predictions side by side. `other` is the prompt of the second; None: parts were switched off
+    in the second."""
+    names = ("before", "after") if other is None else ("1", "2")
     off = ", ".join(_part(name) for name in comparison.without)
-    console.heading(f"switched off{'' if is_one_prompt else ' in both'}: {off}" if off else "two prompts")
-    if not is_one_prompt:
-        for name, prompt in zip(names, prompts, strict=True):
-            console.paragraph(f"{name}: {token_output.prompt_end(prompt)}")
+    console.heading(f"switched off{'' if other is None else ' in both'}: {off}" if off else "two prompts")
+    if other is not None:
+        for name, text in zip(names, (prompt, other), strict=True):
+            console.paragraph(f"{name}: {token_output.prompt_end(text)}")
     likeliest = comparison.next_tokens(1)[0]
     console.paragraph(
         f"{visible_whitespace(likeliest.text)}: {units.probability(likeliest.first)} to "

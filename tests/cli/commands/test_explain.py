@@ -40,7 +40,10 @@ def test_another_next_token_is_explained(llm: Llm, tiny_model: Path) -> None:
 
 
 def test_two_prompts_side_by_side(llm: Llm, tiny_model: Path) -> None:
-    assert "next token\t1\t2\t" in llm("explain", "The cat", "--compare", "The cat").stdout
+    same = ("explain", "The cat", "--compare", "The cat")
+    assert "next token\t1\t2\t" in llm(*same).stdout
+    shown = llm(*same, "--without", "1").stdout
+    assert "switched off in both: layer 1\n" in shown and "next token\t1\t2\t" in shown
     shown = llm("explain", "The cat", "--compare", "りんご").stdout
     assert "1: The cat\n2: りんご\n" in shown and "next word\t1\t2\tchange in bits" in shown
 
