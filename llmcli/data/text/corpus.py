@@ -133,7 +133,7 @@ def find_files(names: Iterable[str]) -> tuple[list[FoundFile], list[str]]:
         if earlier is None or (earlier.split != TRAINING and file.split == TRAINING):
             files[resolved] = file
         else:
-            skipped.append(f"{file.name}: the same file as {earlier.name}, which is read once")
+            skipped.append(f"{file.name}: the same file was found before, as {earlier.name}")
     return list(files.values()), skipped
 
 
