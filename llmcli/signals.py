@@ -95,10 +95,8 @@ def stop_requests(
         handler = earlier.get(number)
         if callable(handler):
             handler(number, frame)
-        elif number == signal.SIGINT:
-            raise KeyboardInterrupt
-        else:
-            raise SystemExit(128 + number)
+        else:  # the default, or Ctrl-C under nohup, after a second request by another signal
+            end_process(number, frame)
 
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal first_at
