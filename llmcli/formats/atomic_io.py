@@ -77,7 +77,8 @@ def check_writable(
     if path.exists():
         if not _has_format(path, ending := Path(example).suffix):
             raise LLMError(
-                f"{path} exists and does not begin like a {ending} file, so it is not replaced; give another name{by}"
+                f"{path} exists and does not begin like a {ending} file, so it is not replaced; "
+                f"give another name{by}"
             )
         if not force:
             advice = "remove it" if force is None else "add `overwrite=True` to replace it"

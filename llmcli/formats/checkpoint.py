@@ -349,11 +349,11 @@ def write_tensors(path: str | Path, models: Mapping[str, Checkpoint], metadata: 
         return matrix.codes if dot + suffix == quantization.CODES else matrix.scales
 
     entries = {"format": "pt", "sha256": "", **metadata}
-    tensors = ComputedTensors(stored, lambda name: finite(name, values(name)))
+    tensors = ComputedTensors(stored, lambda name: checked_finite(name, values(name)))
     write(path, tensors, stored, dict(sorted(entries.items())))
 
 
-def finite(name: str, values: Values) -> Values:
+def checked_finite(name: str, values: Values) -> Values:
     """Return a tensor that is to be written. Raises LLMError if it has NaN or infinite values."""
     import numpy as np
 

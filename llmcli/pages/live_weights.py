@@ -11,7 +11,7 @@ from llmcli.config import ModelConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError, usage
 from llmcli.evaluation.evaluator import divergence
-from llmcli.formats.checkpoint import Checkpoint, ComputedTensors, finite
+from llmcli.formats.checkpoint import Checkpoint, ComputedTensors, checked_finite
 from llmcli.formats.metadata import Json
 from llmcli.formats.quantization import MAX_FLOAT16, quantize_rows
 from llmcli.models.numpy_runtime import NumpyRuntime
@@ -112,7 +112,7 @@ def pack(model: Checkpoint, dtype: str) -> tuple[list[Json], bytes]:
 
     names = _page_names(model.config)
     for name in model.config.tensor_shapes():
-        values = finite(name, model.tensors[name])
+        values = checked_finite(name, model.tensors[name])
         entry: Json = {
             "name": names.get(name, name),
             "shape": values.shape,

@@ -259,7 +259,8 @@ def _read_message(item: object, name: str) -> Message:
         )
     if not isinstance(train, bool | None):
         raise LLMError(
-            f'"train" of {name} is {brief_json(train)}; wanted true, or false for an answer that is not trained on'
+            f'"train" of {name} is {brief_json(train)}; '
+            "wanted true, or false for an answer that is not trained on"
         )
     # "weight" is in OpenAI's format
     return Message(_ROLE_NAMES[role], content, is_learned=weight != 0 and train is not False)

@@ -115,8 +115,8 @@ class FoundFile:
     name: str  # displayed name
     path: Path
     relative_name: str  # path relative to the named directory, with "/"; for a named file, its name
-    # whether an error in it is one of the command: the user named the file itself, not its directory, or it is
-    # the held-out split
+    # whether an error in it is one of the command: the user named the file itself, not its directory, or it
+    # is the held-out split
     is_required: bool
     split: str = TRAINING  # of the data set in the named directory
 
@@ -185,8 +185,8 @@ def _files_of(name: str, path: Path, root: Path, skipped: list[str]) -> Iterator
 
 def _text_files(directory: Path, skipped: list[str]) -> dict[Path, str]:
     """Return the files to read in a directory, with their splits: the rows of a data set, the pages of a web
-    site, or all files that are neither hidden nor generated. Adds a line to `skipped` for each kind of skipped
-    file."""
+    site, or all files that are neither hidden nor generated. Adds a line to `skipped` for each kind of
+    skipped file."""
 
     def skip(paths: Sequence[Path], noun: str, reason: str) -> None:
         if paths:

@@ -85,8 +85,8 @@ def find_dataset(directory: Path, files: Sequence[Path]) -> DatasetDirectory | N
 
 
 def archive_splits(members: Sequence[str]) -> dict[str, str]:
-    """Return the split of each file of rows in an archive with these paths, if one is for training and another
-    is not; nothing for another archive."""
+    """Return the split of each file of rows in an archive with these paths, if one is for training and
+    another is not; nothing for another archive."""
     rows = [member for member in members if Path(unpacked_name(member)).suffix.lower() in _ROWS]
     return _splits_of([f"{row}/" for row in rows], rows)
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from llmcli.config import EMBEDDING, HEAD, POSITIONS, ModelConfig, Shape, as_record
 from llmcli.errors import LLMError, usage
 from llmcli.formats import atomic_io, training_stages
-from llmcli.formats.checkpoint import Checkpoint, finite
+from llmcli.formats.checkpoint import Checkpoint, checked_finite
 from llmcli.formats.gguf import conventions
 from llmcli.formats.gguf import tokenizer as gguf_tokenizer
 from llmcli.formats.gguf.reader import import_gguf
@@ -157,11 +157,11 @@ def _tensors(
 
     def joined(names: list[str], is_stack: bool) -> NDArray[np.float32]:
         return (np.stack if is_stack else np.concatenate)(
-            [finite(name, checkpoint.tensors[name]) for name in names]
+            [checked_finite(name, checkpoint.tensors[name]) for name in names]
         )
 
     def single(name: str) -> NDArray[np.float32]:
-        values = np.ascontiguousarray(finite(name, checkpoint.tensors[name]), np.float32)
+        values = np.ascontiguousarray(checked_finite(name, checkpoint.tensors[name]), np.float32)
         projection = name.split(".")[-2]
         if projection in heads:
             values = conventions.reorder_rows(values, heads[projection], interleave=True)

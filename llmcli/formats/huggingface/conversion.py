@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from llmcli.config import ARCHITECTURES, FINAL_NORM, HEAD, REWRITTEN, ModelConfig, Shape
 from llmcli.errors import LLMError, brief
 from llmcli.formats import tensor_names
-from llmcli.formats.checkpoint import Checkpoint, ComputedTensors, finite
+from llmcli.formats.checkpoint import Checkpoint, ComputedTensors, checked_finite
 from llmcli.formats.header import TensorInfo
 from llmcli.formats.huggingface.config import parse_config
 from llmcli.formats.metadata import Json
@@ -225,7 +225,7 @@ def write_tensors(path: Path, model: Checkpoint, metadata: Mapping[str, str]) ->
         stored[theirs] = dtypes.pop() if len(dtypes) == 1 else "F32", shape
     tensors = ComputedTensors(
         parts,
-        lambda name: finite(name, _joined(config, name, [model.tensors[part] for part in parts[name]])),
+        lambda name: checked_finite(name, _joined(config, name, [model.tensors[part] for part in parts[name]])),
     )
     write(path, tensors, stored, {"format": "pt", **metadata})
 

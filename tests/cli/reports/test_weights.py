@@ -16,7 +16,7 @@ from tests.conftest import random_checkpoint
 def test_weights_are_shown_as_a_tree_with_histograms(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = random_checkpoint(load(tiny_model).config, tokenizer_json=load(tiny_model).tokenizer_json)
     checkpoint.tensors["model.norm.weight"][:] = np.nan
-    monkeypatch.setattr("llmcli.formats.checkpoint.finite", lambda name, values: values)
+    monkeypatch.setattr("llmcli.formats.checkpoint.checked_finite", lambda name, values: values)
     save(tiny_model, checkpoint)
     for columns in ("80", "200"):
         shown = STYLES.sub("", in_a_terminal("inspect", "--weights", COLUMNS=columns).split("\x1b[K")[-1])
