@@ -225,7 +225,9 @@ def write_tensors(path: Path, model: Checkpoint, metadata: Mapping[str, str]) ->
         stored[theirs] = dtypes.pop() if len(dtypes) == 1 else "F32", shape
     tensors = ComputedTensors(
         parts,
-        lambda name: checked_finite(name, _joined(config, name, [model.tensors[part] for part in parts[name]])),
+        lambda name: checked_finite(
+            name, _joined(config, name, [model.tensors[part] for part in parts[name]])
+        ),
     )
     write(path, tensors, stored, {"format": "pt", **metadata})
 
