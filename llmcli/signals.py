@@ -41,7 +41,8 @@ def end_process(number: int, frame: FrameType | None) -> None:
     on_stop_requests(signal.SIG_IGN)
     try:
         with ExitStack() as stack:  # calls all, the last one first, even if one fails
-            stack.callback(os.write, 2, b"interrupted\n")
+            if number == signal.SIGINT:
+                stack.callback(os.write, 2, b"interrupted\n")
             for cleanup in _cleanups:
                 stack.callback(cleanup)
     finally:

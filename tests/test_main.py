@@ -69,7 +69,7 @@ def test_elsewhere_an_interrupt_is_raised_at_once() -> None:
 
 def test_a_signal_in_an_import_ends_the_process_and_leaves_no_files(tmp_path: Path) -> None:
     """Native code that imports a module, as torch does, would abort at an exception. One cleanup fails."""
-    (tmp_path / "native.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGTERM)")
+    (tmp_path / "native.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)")
     code = (
         "import ctypes; from pathlib import Path; from llmcli import signals; from llmcli.formats import atomic_io; "
         "from llmcli.training.files.output import claim_output; signals.on_stop_requests(signals.end_process); "
@@ -79,5 +79,5 @@ def test_a_signal_in_an_import_ends_the_process_and_leaves_no_files(tmp_path: Pa
         "    atomic_io.write_with(d / 'f', load)"
     )
     run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert (run.returncode, run.stderr) == (128 + signal.SIGTERM, "interrupted\n")
+    assert (run.returncode, run.stderr) == (128 + signal.SIGINT, "interrupted\n")
     assert {path.name for path in tmp_path.iterdir()} <= {"native.py", "__pycache__"}

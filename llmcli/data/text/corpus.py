@@ -131,7 +131,10 @@ def find_files(names: Iterable[str]) -> tuple[list[FoundFile], list[str]]:
         earlier = files.get(resolved)
         # a file of another split that the user also names itself is training text
         if earlier is None or (earlier.split != TRAINING and file.split == TRAINING):
+            files.pop(resolved, None)
             files[resolved] = file
+        elif file.name == earlier.name:
+            skipped.append(f"{file.name}: found twice")
         else:
             skipped.append(f"{file.name}: the same file was found before, as {earlier.name}")
     return list(files.values()), skipped
