@@ -85,7 +85,7 @@ def test_infinite_weights_are_one_line(llm: Llm, tiny_model: Path, monkeypatch) 
     tensors = {name: np.array(tensor) for name, tensor in model.tensors.items()}
     tensors["model.norm.weight"][1] = tensors["model.layers.0.self_attn.q_norm.weight"][0] = np.inf
     with monkeypatch.context() as patched:
-        patched.setattr(checkpoint, "finite", lambda name, values: values)  # refuses to write them
+        patched.setattr(checkpoint, "checked_finite", lambda name, values: values)  # refuses to write them
         checkpoint.save(tiny_model, replace(model, tensors=tensors))
     Path("c.txt").write_text(TEXT, "utf-8")
     forms = ["-hf --to hf", ".html --to html --dtype f32", ".safetensors --quantize int8"]
