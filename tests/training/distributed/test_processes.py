@@ -30,7 +30,7 @@ CONFIG = ModelConfig(50, 32, 48, 2, 4, 2, 8, 16)
 SETTINGS = TrainConfig(steps=10, context=16, batch_size=6, dropout=0.2, seed=3)
 OPTIONS = (
     "--layers", "2", "--width", "16", "--heads", "2", "--context", "16", "--vocab-size", "270", "--batch-tokens", "96",
-    "--dropout", "0.1", "--seed", "1", "--dtype", "float32", "--threads", "2",
+    "--dropout", "0.1", "--seed", "1", "--dtype", "float32",
 )  # fmt: skip
 SECONDS = 120  # after which a run counts as hanging
 
@@ -127,7 +127,7 @@ def corpus(tmp_path_factory) -> Path:
 
 
 def command(corpus: Path, output: str, *options: str) -> list[str]:
-    return ["train", str(corpus), "-o", str(corpus.parent / output), *OPTIONS, *options]
+    return ["train", str(corpus), "-o", str(corpus.parent / output), *OPTIONS, "--threads", "2", *options]
 
 
 def run(arguments: list[str], start: tuple[str, ...] = ("-m", "llmcli")) -> subprocess.CompletedProcess[str]:
@@ -190,7 +190,8 @@ def test_a_stopped_run_resumes_with_another_number_of_processes(corpus):
     _, errors = process.communicate(timeout=SECONDS)
     assert process.returncode == 128 + signal.SIGTERM
     assert "death signal" not in errors  # of torch's log
-    resumed = run_here([*words, "--threads", "1"])  # one process has as many threads as each of two
+    words[words.index("--threads") + 1] = "1"  # one process has as many threads as each of two
+    resumed = run_here(words)
     assert resumed.returncode == 0, resumed.stderr
     assert "with 1 instead of 2 processes" in resumed.stderr
     assert load(corpus.parent / "stopped.safetensors").record.steps == 200
