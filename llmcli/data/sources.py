@@ -234,7 +234,9 @@ def _with_archive_splits(contents: Sequence[Content]) -> list[Content]:
         for name, split in archive_splits(names).items()
     }
     return [
-        replace(content, split=splits.get((content.path, content.member), content.split))
+        replace(content, split=splits[content.path, content.member])
+        if (content.path, content.member) in splits
+        else content
         for content in contents
     ]
 

@@ -86,7 +86,10 @@ def held_out_indices(count: int, share: float) -> list[int]:
     >>> held_out_indices(30, 0.1), held_out_indices(4, 0.1)
     ([6, 12, 28], [])
     """
-    return [index for index in range(count) if is_held_out(index, count, share)]
+    if share > 0.5:
+        return sorted(set(range(count)).difference(held_out_indices(count, 1 - share)))
+    stretches = round(count * share)
+    return [_chosen_in(i, stretches, count) for i in range(stretches)]
 
 
 def is_held_out(index: int, count: int, share: float) -> bool:
@@ -96,7 +99,9 @@ def is_held_out(index: int, count: int, share: float) -> bool:
         return not is_held_out(index, count, 1 - share)
     stretches = round(count * share)
     first = index * stretches // count  # its stretch or, by rounding, the previous one
-    chosen = (
-        int((i + (i + 1) * GOLDEN % 1.0) * count / stretches) for i in (first, first + 1) if i < stretches
-    )
-    return index in chosen
+    return any(_chosen_in(i, stretches, count) == index for i in (first, first + 1) if i < stretches)
+
+
+def _chosen_in(i: int, stretches: int, count: int) -> int:
+    """Return the index that is held out in stretch i of `count` indices."""
+    return int((i + (i + 1) * GOLDEN % 1.0) * count / stretches)
