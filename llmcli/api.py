@@ -30,7 +30,7 @@ from llmcli.config import (
     SamplingConfig,
     require,
 )
-from llmcli.errors import LLMError, brief, missing_package, prefixed, require_torch, usage
+from llmcli.errors import LLMError, OnNote, brief, missing_package, prefixed, require_torch, usage
 from llmcli.notebook import Ranking
 from llmcli.signals import stop_requests
 
@@ -436,7 +436,7 @@ def load(
     device: str = "cpu",
     quantize: str | None = None,
     cache: bool = True,
-    on_note: Callable[[str], None] = lambda note: None,
+    on_note: OnNote = lambda note: None,
 ) -> Model:
     """Load a model: a .safetensors file of llmcli, a .gguf, a Hugging Face directory, or hf:OWNER/NAME on the
     hub.
@@ -481,7 +481,7 @@ def train(
     dtype: str = "auto",
     threads: int | None = None,
     overwrite: bool = False,
-    on_note: Callable[[str], None] = lambda note: None,
+    on_note: OnNote = lambda note: None,
     **options: Unpack[TrainOptions],
 ) -> Iterator[RunEvent | Result]:
     """Train a model on text or conversations and save it. Yields events; the last one is the `Result`.

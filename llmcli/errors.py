@@ -8,7 +8,7 @@ import os
 import re
 import reprlib
 import shlex
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 
 # exit codes; after a signal other than SIGINT, 128 + its number
@@ -25,6 +25,7 @@ OPTIONS = {  # settings whose option is not --name
 }
 # settings for reading files: commands without these options read the output of `llm text`
 READING = ("column", "encoding", "plain", "speakers", "template")
+OnNote = Callable[[str], None]  # receives notes for the user
 DAMAGED = "its weights are damaged; llm inspect --verify shows whether they were saved like this"
 
 

@@ -15,14 +15,14 @@ import numpy as np
 
 from llmcli.analysis.attribution import Attribution, attribute_logit
 from llmcli.data.tokenizers.tokenizer import Tokenizer
-from llmcli.errors import LLMError
+from llmcli.errors import LLMError, OnNote
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.ensemble_file import Ensemble
 from llmcli.formats.metadata import Json
 from llmcli.generation.next_words import NO_WORDS, NextWords, next_words
 from llmcli.generation.token_healing import Prompt, last_tokens, read_prompt, shared_length
 from llmcli.models.ensemble import EnsembleRuntime
-from llmcli.models.logits import entropy, log_softmax, softmax
+from llmcli.models.logits import entropy, log_softmax, masked, softmax
 from llmcli.models.ngram_runtime import NgramRuntime, network_of, with_ngram_cache
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.open_runtime import open_runtime
@@ -289,8 +289,7 @@ def mean_attention(weights: Array, layer: int | None = None, head: int | None = 
     (numbered from 1)."""
     layers = slice(None) if layer is None else slice(layer - 1, layer)
     heads = slice(None) if head is None else slice(head - 1, head)
-    mean: Array = weights[layers, heads].mean((0, 1))
-    return mean
+    return weights[layers, heads].mean((0, 1))
 
 
 class ActivationRecorder:
@@ -367,8 +366,7 @@ def _ablation_effects(
 
 def _masked_logprob(logits: Array, place: Place) -> float:
     """Return the natural log probability of the explained token among the allowed ones."""
-    allowed = place.allowed
-    return float(log_softmax(np.where(allowed, logits[: len(allowed)], np.float32(-np.inf)))[place.token])
+    return float(log_softmax(masked(logits[: len(place.allowed)], place.allowed))[place.token])
 
 
 class ExplainedModel(NamedTuple):
@@ -386,7 +384,7 @@ def choose_explained_model(
     prompt: str | Prompt,
     *,
     literal: bool,
-    on_note: Callable[[str], None],
+    on_note: OnNote,
     runtime: Runtime | None = None,
     open_network: Callable[[Checkpoint], NumpyRuntime] = NumpyRuntime,
     check: Check | None = None,

@@ -1,11 +1,11 @@
 """A model file's parameters as a tree and by dtype, its JSON documents, and tensor statistics."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from llmcli.errors import LLMError
+from llmcli.errors import LLMError, OnNote
 from llmcli.formats.header import Header, TensorInfo
 from llmcli.formats.metadata import Json, parse_json
 from llmcli.formats.training_record import KNOWN_ANSWERS
@@ -15,9 +15,6 @@ if TYPE_CHECKING:
 
 HISTOGRAM_BINS = 15
 MAX_DEPTH = 20  # levels of the tree; the rest of a name is not split further
-
-
-OnNote = Callable[[str], None]  # receives notes for the user
 
 
 @dataclass

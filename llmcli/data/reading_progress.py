@@ -5,13 +5,14 @@ from collections.abc import Callable
 
 from llmcli import units
 from llmcli.data.text.temporary_files import ReadingEndsError
+from llmcli.errors import OnNote
 
 _NOTE_SECONDS = 5.0  # between two progress notes
 _READING_SHARE = 0.5  # maximum share of the time budget
 
 
 def reading_progress(
-    seconds: float | None, on_note: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+    seconds: float | None, on_note: OnNote, clock: Callable[[], float] = time.monotonic
 ) -> Callable[[str, int], None]:
     """Return a function that counts the bytes that are read, reports the progress, and raises
     ReadingEndsError after a share of `seconds`."""

@@ -202,5 +202,4 @@ def _read_config(header: Header) -> _Config:
         for key, value in changed.items():
             raise LLMError(f"{label} sets {key} to {brief(value)}; {_ADVICE}")
         with prefixed(f"{label} is not valid"):
-            config: _Config = read_as(_Config, document)
-    return config
+            return read_as(_Config, document)

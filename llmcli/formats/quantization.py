@@ -51,11 +51,10 @@ class QuantizedMatrix(NamedTuple):
         codes = self.codes[rows]
         if self.bits == 4:
             codes = np.stack([codes & 15, codes >> 4], axis=-1).reshape(*codes.shape[:-1], BLOCK)
-        values: Array = codes.astype(np.float32)
+        values = codes.astype(np.float32)
         values -= _ZERO_CODE[self.bits]
         values *= self.scales[rows][..., None]
-        flat: Array = values.reshape(*values.shape[:-2], -1)
-        return flat[..., : self.columns]
+        return values.reshape(*values.shape[:-2], -1)[..., : self.columns]
 
 
 def quantize(matrix: Array, bits: int) -> QuantizedMatrix:
@@ -65,7 +64,7 @@ def quantize(matrix: Array, bits: int) -> QuantizedMatrix:
 
     rows, columns = matrix.shape
     blocks = -(-columns // BLOCK)
-    values: Array = np.zeros((rows, blocks * BLOCK), np.float32)
+    values = np.zeros((rows, blocks * BLOCK), np.float32)
     values[:, :columns] = matrix
     values = values.reshape(rows, blocks, BLOCK)
     if bits == 8:

@@ -19,6 +19,7 @@ from llmcli.generation.drafts import Drafts
 from llmcli.generation.grammar import CompiledGrammar, GrammarState, compile_grammar
 from llmcli.generation.sampler import Sampler, logit_bias, min_logit, usable_temperature
 from llmcli.generation.token_healing import FirstToken, Prompt, last_tokens, read_prompt
+from llmcli.models.logits import masked
 from llmcli.models.runtime import Array, Bools, Runtime
 
 ChosenToken = tuple[int, float]  # (token, log probability under the model)
@@ -181,10 +182,8 @@ class GeneratedText:
     def choose(self, logits: Array) -> ChosenToken:
         """Choose a token from the logits [V] after `ids`."""
         model_logits = logits[: len(self._vocabulary)]  # a model may have more rows than there are tokens
-        biased = logit_bias(model_logits, self._bias)
-        allowed = self._allowed
-        masked = biased if allowed is None else np.where(allowed, biased, np.float32(-np.inf))
-        return self._sampler(masked, self._seen, model_logits=model_logits)
+        allowed_logits = masked(logit_bias(model_logits, self._bias), self._allowed)
+        return self._sampler(allowed_logits, self._seen, model_logits=model_logits)
 
     def append(self, choice: ChosenToken) -> list[Piece]:
         """Add a chosen token; return the pieces that it completes, the text's last one with the finish
@@ -280,12 +279,14 @@ def choose_together(texts: Sequence[GeneratedText], logits: Array) -> list[Chose
     if any(mask is not allowed for mask in masks):
         every = np.ones(rows.shape[1], bool)
         allowed = np.stack([every if mask is None else mask for mask in masks])
-    masked = rows if allowed is None else np.where(allowed, rows, np.float32(-np.inf))
-    tokens = masked.argmax(axis=1)
+    allowed_logits = masked(rows, allowed)
+    tokens = allowed_logits.argmax(axis=1)
     if drawn := [i for i, text in enumerate(texts) if text.sampling.temperature]:
         samplings = [texts[i].sampling for i in drawn]
         temperatures = np.array([usable_temperature(sampling.temperature) for sampling in samplings])
-        scaled = (masked[drawn] - masked[drawn].max(axis=1, keepdims=True)) / temperatures[:, None]
+        scaled = (allowed_logits[drawn] - allowed_logits[drawn].max(axis=1, keepdims=True)) / temperatures[
+            :, None
+        ]
         kept = scaled >= np.array([min_logit(sampling.min_p) for sampling in samplings])[:, None]
         for i, row, kept_row in zip(drawn, scaled, kept, strict=True):
             candidates = np.flatnonzero(kept_row)

@@ -25,7 +25,7 @@ from llmcli.data.tokenizers.vocabulary import START, state_after
 from llmcli.formats.metadata import Json
 from llmcli.generation.sampler import Sampler
 from llmcli.generation.token_healing import Path, Prompt, read_prompt
-from llmcli.models.logits import entropy
+from llmcli.models.logits import entropy, masked
 from llmcli.models.runtime import Array, Check, Runtime, no_check
 
 MAX_UNEXPLORED = 0.001  # the search stops when the unexplored probability falls below this
@@ -136,8 +136,7 @@ def next_words(
                 evaluated |= zip(paths, first.search.logits_after(paths), strict=True)
             logits = evaluated.pop(path)
             allowed = tokenizer.vocabulary.allowed(max(START, state_after(spelled)))
-            if allowed is not None:
-                logits = np.where(allowed, logits, np.float32(-np.inf))
+            logits = masked(logits, allowed)
             if not np.isfinite(logits).any():
                 continue
             search.add_all(-negative * sampler.probabilities(logits), path, spelled, first_token)

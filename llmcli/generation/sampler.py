@@ -11,7 +11,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 
 from llmcli.config import SamplingConfig
-from llmcli.models.logits import check_finite, softmax, token_logprob
+from llmcli.models.logits import check_finite, masked, softmax, token_logprob
 from llmcli.models.runtime import Array, Doubles, Ints
 
 Ids = Collection[int] | Ints
@@ -120,7 +120,7 @@ def top_k(logits: Array, k: int) -> Array:
     if not 0 < k < len(logits):
         return logits
     threshold = np.partition(logits, -k)[-k]
-    return np.where(logits >= threshold, logits, np.float32(-np.inf))
+    return masked(logits, logits >= threshold)
 
 
 def top_p(logits: Array, p: float) -> Array:
@@ -132,14 +132,14 @@ def top_p(logits: Array, p: float) -> Array:
     likely = probabilities[probabilities > (1 - p) / (2 * len(probabilities))]
     ranked = np.sort(likely)[::-1]
     threshold = ranked[min(int(ranked.cumsum(dtype=np.float64).searchsorted(p)), len(ranked) - 1)]
-    return np.where(probabilities >= threshold, logits, np.float32(-np.inf))
+    return masked(logits, probabilities >= threshold)
 
 
 def min_p(logits: Array, p: float) -> Array:
     """Keep tokens at least p times as likely as the most likely one (arXiv:2407.01082)."""
     if p <= 0:
         return logits
-    return np.where(logits - logits.max() >= min_logit(p), logits, np.float32(-np.inf))
+    return masked(logits, logits - logits.max() >= min_logit(p))
 
 
 @lru_cache(maxsize=32)

@@ -30,7 +30,7 @@ from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokenizers.vocabulary import START, Vocabulary, state_after, state_between
 from llmcli.errors import DAMAGED, LLMError
 from llmcli.generation.sampler import Sampler
-from llmcli.models.logits import check_finite, log_softmax, softmax
+from llmcli.models.logits import check_finite, log_softmax, masked, softmax
 from llmcli.models.runtime import PREFILL_CHUNK, Array, Bools, Check, Doubles, Ints, Runtime
 
 # tokens at the prompt's end that may be replaced; four are no better (tests/benchmarks/LOG.md)
@@ -197,17 +197,17 @@ class FirstToken:
             allowed = self._vocabulary.allowed(search.end_state)
             _, _, logits = search.aligned[0]
             self.model_logits = logits
-            self.logits = logits if allowed is None else np.where(allowed, logits, np.float32(-np.inf))
+            self.logits = masked(logits, allowed)
 
     def restrict(self, allowed: Bools, allows: Callable[[bytes], bool]) -> None:
         """Allow only entries whose text a token of `allowed` [V] adds, or which `allows` accepts."""
         entries = np.append(allowed, np.array([allows(text) for text in self._extra_entries], bool))
-        self.logits = np.where(entries, self.logits, np.float32(-np.inf))
+        self.logits = masked(self.logits, entries)
         if np.isneginf(self.logits).all():  # too unlikely for the sum: use the logits after one tokenization
             _, path, row = self.search.aligned[0]
             every = np.arange(len(allowed))
             self.model_logits = row
-            self.logits = np.where(allowed, row, np.float32(-np.inf))
+            self.logits = masked(row, allowed)
             self.tokens = None
             self._groups = [_Group(path, 0, every, every, softmax(self.logits.astype(np.float64)))]
 

@@ -95,7 +95,7 @@ class EnsembleRuntime(Runtime):
 
     def prefill(self, ids: Sequence[int]) -> Array:
         for rows in self._process_all(ids):
-            last: Array = rows[-1]
+            last = rows[-1]
         return last
 
     def logits(self, ids: Sequence[int]) -> Array:

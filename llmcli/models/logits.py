@@ -13,9 +13,14 @@ Floats = TypeVar("Floats", bound=np.floating)
 
 def softmax(logits: NDArray[Floats]) -> NDArray[Floats]:
     """Compute probabilities over the last dimension."""
-    exponentials: NDArray[Floats] = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
     exponentials /= exponentials.sum(axis=-1, keepdims=True)
     return exponentials
+
+
+def masked(logits: Array, allowed: Bools | None) -> Array:
+    """Set the logits of tokens that are not allowed to -inf; None allows all."""
+    return logits if allowed is None else np.where(allowed, logits, np.float32(-np.inf))
 
 
 def log_softmax(logits: Array) -> Doubles:

@@ -231,8 +231,7 @@ def gate_features(matches: Matches) -> Doubles:
 
 def token_shares(matches: Matches) -> Doubles:
     """Compute c / T, the relative frequency of each token, [N, K]."""
-    shares: Doubles = matches[3] / np.maximum(1, matches[0])
-    return shares
+    return matches[3] / np.maximum(1, matches[0])
 
 
 def gates_of(matches: Matches, weights: CacheWeights) -> Doubles:

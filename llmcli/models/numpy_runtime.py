@@ -563,8 +563,7 @@ def _gelu(x: Array) -> Array:
     tail = np.polyval(factors, 1 / (1 + np.float32(0.3275911 / math.sqrt(2)) * np.abs(x))) * np.exp(
         -x * x / 2
     )
-    y: Array = x * np.where(x < 0, tail, 2 - tail) * np.float32(0.5)
-    return y
+    return x * np.where(x < 0, tail, 2 - tail) * np.float32(0.5)
 
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {

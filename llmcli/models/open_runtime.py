@@ -5,9 +5,8 @@ A backend is imported only when it is chosen, so the CPU never waits for torch.
 """
 
 import contextlib
-from collections.abc import Callable
 
-from llmcli.errors import LLMError
+from llmcli.errors import LLMError, OnNote
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.ensemble_file import Ensemble
 from llmcli.models.ngram_runtime import NgramEnsemble, with_ngram_cache
@@ -15,7 +14,6 @@ from llmcli.models.runtime import Runtime
 
 FAST_BYTES = 2 << 30  # largest float32 weights that are kept in memory twice for speed
 WORTH_FAST = 20_000_000  # parameters; smaller models are fast enough without onnxruntime
-OnNote = Callable[[str], None]
 
 
 def open_runtime(

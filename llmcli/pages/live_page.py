@@ -9,7 +9,7 @@
 """
 
 import base64
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from string import Template
@@ -19,7 +19,7 @@ from llmcli import units
 from llmcli.analysis.comparison import initialized_heads
 from llmcli.config import ModelConfig, SamplingConfig
 from llmcli.data.conversations.example_prompt import example_prompts
-from llmcli.errors import LLMError
+from llmcli.errors import LLMError, OnNote
 from llmcli.formats.atomic_io import name_of
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.ensemble_file import Ensemble
@@ -97,7 +97,7 @@ _CONFIG_KEYS = (
 def live_page(
     model: Checkpoint,
     dtype: str | None,
-    on_note: Callable[[str], None],
+    on_note: OnNote,
     *,
     prompt: str | None = None,
     compare: str | None = None,

@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING
 
 from llmcli import units
-from llmcli.analysis.inspect import OnNote, json_object, known_answer_facts, tokenizer_facts
+from llmcli.analysis.inspect import json_object, known_answer_facts, tokenizer_facts
 from llmcli.config import Shape
-from llmcli.errors import LLMError, prefixed
+from llmcli.errors import LLMError, OnNote, prefixed
 from llmcli.evaluation.figures import NETWORK, Figures, as_json, known_text
 from llmcli.formats.metadata import Json, parse_document
 from llmcli.formats.training_record import Stage, TrainingRecord

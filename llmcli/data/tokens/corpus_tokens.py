@@ -23,6 +23,7 @@ from llmcli.data.text.words import SEARCHED_CHARACTERS
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokens.token_store import LIMIT_VARIABLE, TokenCache, cache_directory
 from llmcli.data.tokens.tokens import TokenIds, encode_texts, store_tokens
+from llmcli.errors import OnNote
 
 PIECE_BYTES = 16_000_000  # text that a thread tokenizes at a time
 # tokens of a text up to this size are not cached: tokenizing it takes a few seconds
@@ -31,8 +32,6 @@ CORES_PER_THREAD = 4  # the library has its own threads; ours read text and stor
 MIN_THREADS = 2
 NOTED_BYTES = 16_000_000  # progress is reported only for longer text; this much takes a few seconds
 NOTE_SECONDS = 20.0  # minimum between two notes; later, a third of the elapsed time
-
-OnNote = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ def _unpack(packed: Bytes, bits: int, width: int) -> Bytes:
 
 def _scaled(codes: Bytes | NDArray[np.int8], scales: Array, minima: Array | None = None) -> Array:
     """Return codes [N, values] * scales + minima; both [N, parts], one for each equal part of a block."""
-    values: Array = codes.astype(np.float32).reshape(*scales.shape, -1)
+    values = codes.astype(np.float32).reshape(*scales.shape, -1)
     values *= scales[..., None]
     if minima is not None:
         values += minima[..., None]
@@ -49,7 +49,7 @@ def _with_high_bits(codes: Bytes, high: Bytes, bits: int) -> Bytes:
 
 def _signed(codes: Bytes, zero: int) -> NDArray[np.int8]:
     """Return codes of at most seven bits minus `zero`."""
-    signed: NDArray[np.int8] = codes.view(np.int8)
+    signed = codes.view(np.int8)
     signed -= np.int8(zero)
     return signed
 

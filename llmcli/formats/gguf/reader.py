@@ -52,8 +52,7 @@ def import_gguf(what: str) -> ModuleType:
         import gguf
     except ImportError as error:
         raise missing_extra(what, "gguf", "gguf") from error
-    module: ModuleType = gguf
-    return module
+    return gguf
 
 
 def parse_header(path: Path, file: io.BufferedReader) -> Header:
@@ -225,7 +224,6 @@ def _dequantize(data: bytes, tensor: TensorInfo) -> NDArray[np.float32]:
     row = np.frombuffer(data, np.uint8).reshape(1, -1)
     try:
         with np.errstate(all="ignore"):  # a damaged scale causes infinities and NaN
-            values: NDArray[np.float32] = gguf.quants.dequantize(row, gguf.GGMLQuantizationType[tensor.dtype])
+            return gguf.quants.dequantize(row, gguf.GGMLQuantizationType[tensor.dtype])
     except NotImplementedError as error:
         raise LLMError(f"{tensor.name[:100]} is of type {tensor.dtype}, which is not supported") from error
-    return values

@@ -8,14 +8,14 @@ HF_HUB_OFFLINE.
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from llmcli import units
 from llmcli.data.regular_file import MAX_BYTES, open_regular
-from llmcli.errors import LLMError, prefixed
+from llmcli.errors import LLMError, OnNote, prefixed
 from llmcli.formats.huggingface.hub import (
     cache_directory,
     check_endpoint,
@@ -46,7 +46,7 @@ class Download:
         self._endpoint = constants.ENDPOINT
         self._cache = cache_directory()
 
-    def run(self, on_note: Callable[[str], None], *, progress: bool) -> Path:
+    def run(self, on_note: OnNote, *, progress: bool) -> Path:
         from huggingface_hub import HfApi, constants
 
         from llmcli.data.tokenizers.tokenizer import Tokenizer
@@ -142,7 +142,7 @@ class Download:
                 )
         return small
 
-    def _announce(self, info: "ModelInfo", size: int, on_note: Callable[[str], None]) -> None:
+    def _announce(self, info: "ModelInfo", size: int, on_note: OnNote) -> None:
         """Note what will be downloaded. Raises LLMError if the disk has no space for it."""
         place = next(place for place in (self._cache, *self._cache.absolute().parents) if place.exists())
         if size > (free := shutil.disk_usage(place).free):

@@ -6,10 +6,9 @@ the cache and for downloads are imported only for models on the hub.
 """
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
-from llmcli.errors import usage
+from llmcli.errors import OnNote, usage
 
 _NAME = (
     r"hf:(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)(?:/(?P<file>[\w./-]+\.gguf))?"
@@ -18,9 +17,7 @@ _NAME = (
 SHORT_NAMES = {"smollm2": "hf:HuggingFaceTB/SmolLM2-135M"}
 
 
-def local_path(
-    name: str | Path, on_note: Callable[[str], None] = lambda note: None, *, progress: bool = True
-) -> Path:
+def local_path(name: str | Path, on_note: OnNote = lambda note: None, *, progress: bool = True) -> Path:
     """Return the path of a model. A model on the Hugging Face hub (hf:OWNER/NAME, or its short name) is
     downloaded if it is not in the cache; `on_note` receives its size and license. Raises LLMError."""
     path = Path(name)

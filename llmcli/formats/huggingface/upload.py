@@ -3,12 +3,11 @@ at all, and only if no other program has changed the repository in the meantime.
 
 import re
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from llmcli import units
-from llmcli.errors import LLMError, usage
+from llmcli.errors import LLMError, OnNote, usage
 from llmcli.formats.huggingface import directory as hf_directory
 from llmcli.formats.huggingface.hub import check_endpoint, forget_branch, one_line, reason, show_progress
 
@@ -80,9 +79,7 @@ def find_target(name: str, *, private: bool, force: bool) -> Target:
     return target
 
 
-def push(
-    target: Target, directory: Path, on_note: Callable[[str], None], *, private: bool, progress: bool
-) -> str:
+def push(target: Target, directory: Path, on_note: OnNote, *, private: bool, progress: bool) -> str:
     """Upload a directory; files of an older model that it lacks are deleted. Returns the commit. Raises
     LLMError."""
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi

@@ -61,7 +61,7 @@ def _read_stored(header: Header, tensor: TensorInfo) -> Values:
                 # not "mmap", since truncating a mapped file while it is read would kill the process
                 file = safe_open(path, framework="np", backend="pread")
             read = header.open_files[path] = lru_cache(maxsize=1)(file.get_tensor)
-        values: Values = (read if tensor.view else read.__wrapped__)(tensor.stored_name)
+        values = (read if tensor.view else read.__wrapped__)(tensor.stored_name)
     except SafetensorError as error:
         if path.stat().st_size < tensor.end:
             raise cut_off_error(path, tensor) from error

@@ -161,8 +161,7 @@ class GeneratedSequence:
             logprobs = log_softmax(row[: len(self._token_bytes)])
             others = self._most_likely(logprobs)
             self._prompt.append(ScoredToken(token, self._token_bytes[token], float(logprobs[token]), others))
-        last: Array = rows[-1]
-        return last
+        return rows[-1]
 
     def _read_end(self, prompt: Prompt) -> None:
         """Process the end of a prompt with several tokenizations, and choose the first token."""
@@ -294,5 +293,4 @@ def _highest(logprobs: Doubles, count: int) -> list[int]:
     candidates = np.arange(len(logprobs))
     if count < len(logprobs):
         candidates = np.flatnonzero(logprobs >= np.partition(logprobs, -count)[-count])
-    order: list[int] = candidates[np.argsort(-logprobs[candidates], kind="stable")[:count]].tolist()
-    return order
+    return candidates[np.argsort(-logprobs[candidates], kind="stable")[:count]].tolist()

@@ -1,6 +1,6 @@
 """The served models, by the stem of the file name. A model is loaded on first use."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property, partial
 from pathlib import Path
@@ -10,7 +10,7 @@ from llmcli.data.conversations.chat_template import ChatTemplate
 from llmcli.data.conversations.messages import Message
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokenizers.vocabulary import START
-from llmcli.errors import LLMError
+from llmcli.errors import LLMError, OnNote
 from llmcli.formats.atomic_io import name_of
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.loading import load_any, open_chat_template, open_tokenizer
@@ -114,7 +114,7 @@ class Models:
         quantize: str | None = None,
         context: int | None = None,
         cache: bool = True,
-        on_note: Callable[[str], None] = lambda note: None,
+        on_note: OnNote = lambda note: None,
     ) -> None:
         """Open model files. Raises LLMError for a file that is not a model, and for two files with the same
         name."""
