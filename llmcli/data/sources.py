@@ -201,7 +201,6 @@ def read_sources(
     files, skipped = find_files(names)
     used = [file for file in files if file.split in splits]
     contents, unreadable = _read_files(used, reading, text_only=text_only, on_read=on_read)
-    contents = _with_archive_splits(contents)
     if unused := [file.name for file in (*files, *contents) if file.split not in splits]:
         found = f"{units.count(len(unused), 'file')} of a split other than training"
         skipped.append(f"{found}: {units.listed(list(map(display_name, unused)), _MAX_NAMES)}")
@@ -220,25 +219,6 @@ def read_sources(
         number = f"{len(problems):,} {suffix or 'other'} files; the first: " if len(problems) > 1 else ""
         skipped.append(number + problems[0])
     return _sources_of(contents, skipped, not_read, reading, on_read)
-
-
-def _with_archive_splits(contents: Sequence[Content]) -> list[Content]:
-    """Assign files in archives to their splits."""
-    members: dict[Path, list[str]] = {}
-    for content in contents:
-        if content.member:
-            members.setdefault(content.path, []).append(content.member)
-    splits = {
-        (path, name): split
-        for path, names in members.items()
-        for name, split in archive_splits(names).items()
-    }
-    return [
-        replace(content, split=splits[content.path, content.member])
-        if (content.path, content.member) in splits
-        else content
-        for content in contents
-    ]
 
 
 def sources_in_memory(
@@ -423,11 +403,11 @@ def _read_files(
                     raise LLMError(next(of_archive, result.problems[0][1]))
                 result = result.contents, result.problems
             unreadable += result[1]
+            splits = archive_splits([content.member for content in result[0]])
             for content in result[0]:
                 relative_name = f"{file.relative_name}/{content.member}".rstrip("/")
-                contents.append(
-                    replace(content, path=file.path, relative_name=relative_name, split=file.split)
-                )
+                split = splits.get(content.member, file.split)
+                contents.append(replace(content, path=file.path, relative_name=relative_name, split=split))
     return contents, unreadable
 
 

@@ -124,7 +124,7 @@ def needs_child(name: str, start: bytes, *, plain: bool) -> bool:
 
 
 class _ProcessReader:
-    """A child process, and the copy of the texts that it has sent."""
+    """A child process, the copy of the texts that it has sent, and the file that it reads."""
 
     def __init__(
         self,
@@ -141,6 +141,19 @@ class _ProcessReader:
             self.child = ChildProcess(_MODULE)
         self._last_sent_at = 0.0  # time of the last frame from the process; 0 while it is idle
         self._closed = closed  # set to end the reading
+        self._pending: PendingFile
+        # position of the current document, or else of the archive or collection around it
+        self._position: Position = []
+        # paths in the archive: of the archives around the item at this position, then of the item
+        self._members = [""]
+
+    @property
+    def _member(self) -> str:
+        return self._members[len(self._position)]
+
+    @property
+    def _name(self) -> str:
+        return f"{self._pending.name}/{self._member}".rstrip("/")
 
     def end_if_silent(self, seconds: float = 0.0) -> None:
         """Kill the process if it reads a file, and has sent nothing for over `seconds`."""
@@ -149,23 +162,26 @@ class _ProcessReader:
             self.child.kill()
 
     def read(self, pending: PendingFile) -> None:
+        self._pending = pending
         self._last_sent_at = time.monotonic()
         try:
-            self._read_all(pending)
+            self._read_all()
         except BaseException:
             self.child.stop()
             raise
         finally:
             self._last_sent_at = 0.0
 
-    def _read_all(self, pending: PendingFile) -> None:
+    def _read_all(self) -> None:
         """Read a file. If the process ends, continue after the document (or file in an archive) at which it
         ended."""
+        pending = self._pending
         after: Position | None = None
         for restarts in range(1 + _MAX_RESTARTS):
             # all files of an archive together may take twice the time of a single file
             limits = replace(LIMITS, stalled_seconds=LIMITS.stalled_seconds / 2**restarts)
-            answer = _AnswerReader(pending, self._copy, self._read_stored, self._on_read)
+            self._position = []
+            self._members = [""]
             request = {
                 "path": str(pending.path.absolute()),
                 "name": pending.name,
@@ -177,18 +193,20 @@ class _ProcessReader:
                 self._last_sent_at = time.monotonic()  # a process that starts has not been silent
                 self.child.start()
                 self._check_open()  # otherwise, `end_if_silent` sees this process
-                answer.receive(self.child.frames(request))
+                self._receive(self.child.frames(request))
                 return
             except NotStartedError as error:
                 raise ReadingEndsError(
                     "the process that reads documents did not start; is there enough memory?"
                 ) from error
             except EOFError:
-                problem = _reason(self.child.stop(), limits, answer.is_kept)
+                # the beginning of the item at this position
+                is_kept = any(content.member.startswith(self._member) for content in pending.contents)
+                problem = _reason(self.child.stop(), limits, is_kept)
             if self._closed.is_set():
                 return
-            pending.problems.append((answer.name, f"{answer.name} {problem}"))
-            after = answer.position
+            self._add_problem(f"{self._name} {problem}")
+            after = self._position
             if not after:
                 return
         pending.problems.append(
@@ -207,59 +225,19 @@ class _ProcessReader:
         if self._closed.is_set():
             raise ReadingEndsError("reading was stopped")
 
-
-def _reason(status: int, limits: FileLimits, is_kept: bool) -> str:
-    """Explain why a process ended with this exit status. `is_kept` says whether the beginning of the document
-    is kept."""
-    reason = f"is damaged, or needs over {limits.memory >> 20:,} MB of memory"
-    if status == -getattr(signal, "SIGALRM", math.inf):
-        reason = f"timed out after {limits.stalled_seconds:g} s without output"
-    elif status == -getattr(signal, "SIGXCPU", math.inf):
-        reason = "takes too much processor time"
-    return reason + ("; the rest is skipped" if is_kept else "")
-
-
-class _AnswerReader:
-    """Adds the contents of a file to a PendingFile, from the frames of a child process."""
-
-    def __init__(
-        self, pending: PendingFile, copy: TextCopy, read_stored: ReadStored, on_read: OnRead
-    ) -> None:
-        self._pending = pending
-        self._copy = copy
-        self._read_stored = read_stored
-        self._on_read = on_read
-        # position of the current document, or else of the archive or collection around it
-        self.position: Position = []
-        # paths in the archive: of the archives around the item at this position, then of the item
-        self._members = [""]
-
-    @property
-    def _member(self) -> str:
-        return self._members[len(self.position)]
-
-    @property
-    def name(self) -> str:
-        return f"{self._pending.name}/{self._member}".rstrip("/")
-
-    @property
-    def is_kept(self) -> bool:
-        """Whether any text of the item at this position is kept."""
-        return any(content.member.startswith(self._member) for content in self._pending.contents)
-
-    def receive(self, frames: Iterator[Frame]) -> None:
+    def _receive(self, frames: Iterator[Frame]) -> None:
         """Receive all contents. Raises EOFError if the process ends."""
         is_begun = False
         for header, _ in frames:
             if "done" in header:
                 break
-            self.position = header["at"]
-            self._members[len(self.position) :] = [header["member"]]
-            self._on_read(self.name, 0)
+            self._position = header["at"]
+            self._members[len(self._position) :] = [header["member"]]
+            self._on_read(self._name, 0)
             if "kind" in header:
                 is_begun = True
                 self._receive_content(header, frames)
-                self.position = self.position[:-1]
+                self._position = self._position[:-1]
         if header["done"]:
             self._pending.problems.append((self._pending.name, header["done"]))
             self._pending.is_text = not is_begun and self._pending.is_compressed
@@ -271,12 +249,12 @@ class _AnswerReader:
         text = TextDigest(self._copy)
         is_document = kind not in ("", file_types.TABLE.kind)
         if not is_document:
-            check_temporary_space(self.name, begin["content"])
+            check_temporary_space(self._name, begin["content"])
             self._pending.is_text = not self._member
         add = text.add if is_document else self._copy.append
         try:
             for end, data in frames:
-                self._on_read(self.name, len(data))
+                self._on_read(self._name, len(data))
                 if "end" in end:
                     break
                 add(data)
@@ -291,7 +269,7 @@ class _AnswerReader:
         # the documents of a collection come after it
         if is_document and not text.size and (skipped or kind not in file_types.COLLECTION_KINDS):
             reasons = ", ".join(f"{reason}: {count:,}" for reason, count in skipped.items())
-            problem = problem or f"{self.name} has no text" + (f" ({reasons})" if reasons else "")
+            problem = problem or f"{self._name} has no text" + (f" ({reasons})" if reasons else "")
         if problem:
             self._copy.truncate(offset)
             self._add_problem(problem)
@@ -305,7 +283,7 @@ class _AnswerReader:
     ) -> None:
         self._pending.contents.append(
             Document(
-                self.name,
+                self._name,
                 self._pending.path,
                 text.size,
                 text.sha256.hexdigest(),
@@ -324,7 +302,7 @@ class _AnswerReader:
         packed size."""
         try:
             content_read = self._read_stored(
-                self.name, self._pending.path, content, copy=self._copy, on_read=self._on_read
+                self._name, self._pending.path, content, copy=self._copy, on_read=self._on_read
             )
         except ReadingEndsError:
             raise
@@ -336,4 +314,15 @@ class _AnswerReader:
             self._pending.contents.append(replace(content_read, member=self._member, file_bytes=file_bytes))
 
     def _add_problem(self, problem: str) -> None:
-        self._pending.problems.append((self.name, problem))
+        self._pending.problems.append((self._name, problem))
+
+
+def _reason(status: int, limits: FileLimits, is_kept: bool) -> str:
+    """Explain why a process ended with this exit status. `is_kept` says whether the beginning of the document
+    is kept."""
+    reason = f"is damaged, or needs over {limits.memory >> 20:,} MB of memory"
+    if status == -getattr(signal, "SIGALRM", math.inf):
+        reason = f"timed out after {limits.stalled_seconds:g} s without output"
+    elif status == -getattr(signal, "SIGXCPU", math.inf):
+        reason = "takes too much processor time"
+    return reason + ("; the rest is skipped" if is_kept else "")
