@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import IO, Any
 
 from llmcli.data.conversations.messages import (
@@ -151,7 +151,7 @@ def read_records(
     document = replace(document, detail=_markup(start))
     if name == "-" or reading.plain:
         return document
-    suffix = _suffix(name)
+    suffix = file_types.suffix_of(name)
     if records := _from_text(document, start, suffix, reading, on_read):
         if records.shape.is_text:
             return records.text(copy)
@@ -175,10 +175,6 @@ def _markup(start: str) -> str:
     if len(lines) > 1 and len(tabs) == 1 and tabs != {0}:
         return "tabs separate columns; to read them as prompts and answers: `column` 1,2"
     return ""
-
-
-def _suffix(name: str) -> str:
-    return PurePath(file_types.unpacked_name(name)).suffix.lower()
 
 
 def table_lines(name: str, file: IO[bytes], reading: Mapping[str, Any]) -> Iterator[str]:

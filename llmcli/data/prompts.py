@@ -6,15 +6,14 @@ A record that cannot be read gets an error instead of a prompt, so that the othe
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import PurePath
 from typing import Any
 
 from llmcli.data.conversations.messages import ROLES, Message, normalized
 from llmcli.data.conversations.record_kinds import ReadOptions
 from llmcli.data.conversations.tables import TABLE_SUFFIXES, read_table
 from llmcli.data.sources import read_text
-from llmcli.data.text import file_types
 from llmcli.data.text.decoding import Document
+from llmcli.data.text.file_types import suffix_of
 from llmcli.errors import LLMError, brief, brief_json, usage
 from llmcli.units import listed
 
@@ -45,7 +44,7 @@ def read_prompts(name: str, column: str | None = None) -> list[PromptRow]:
     text with one prompt per line; empty lines are left out. Raises LLMError for a file that cannot be read or
     has no prompts."""
     document = read_text(name)
-    suffix = PurePath(file_types.unpacked_name(name)).suffix.lower()
+    suffix = suffix_of(name)
     if suffix in TABLE_SUFFIXES or column is not None:
         rows = _table_rows(document, suffix, column)
     else:

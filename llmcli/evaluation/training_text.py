@@ -76,13 +76,13 @@ def _divide(corpus: Corpus, stages: Iterable[Stage]) -> Iterator[tuple[DocumentP
 
 def trained_part(corpus: Corpus, records: Records) -> Corpus:
     """Return the part of the corpus that any model was trained on, according to the records."""
-    return Corpus(tuple(part for part, _ in _divide(corpus, all_stages(records)) if part.text_bytes))
+    return Corpus.of_parts(part for part, _ in _divide(corpus, all_stages(records)))
 
 
 def untrained_part(corpus: Corpus, records: Records) -> Corpus:
     """Return the part of the corpus that no model was trained on, without what repeats it; it may be
     empty."""
-    return Corpus(tuple(part for _, part in _divide(corpus, all_stages(records)) if part.text_bytes))
+    return Corpus.of_parts(part for _, part in _divide(corpus, all_stages(records)))
 
 
 def trained_in(corpus: Corpus, record: TrainingRecord) -> list[str]:
@@ -207,7 +207,7 @@ class TrainingText:
         conversations, files = sources.conversations, sources.conversation_files
         if trained_on := _trained_in_any(files, records):
             conversations = [conversations[i] for i in sorted(trained_on)]
-        return cls(Corpus(tuple(part for part in parts if part.text_bytes)), files, conversations)
+        return cls(Corpus.of_parts(parts), files, conversations)
 
     def others(self, corpus: Corpus) -> Corpus:
         """Return the parts of a corpus whose files were neither trained on nor held out with this text: other
@@ -250,7 +250,7 @@ def unrecorded_part(corpus: Corpus, records: Records) -> Corpus:
 
 
 def _without_files(corpus: Corpus, hashes: Container[str]) -> Corpus:
-    return Corpus(tuple(part for part in corpus.contents if part.document.sha256 not in hashes))
+    return Corpus.of_parts(part for part in corpus.contents if part.document.sha256 not in hashes)
 
 
 def changed_files_note(sources: Sources, records: Records) -> str:

@@ -74,9 +74,7 @@ def recorded_split(record: TrainingRecord, model: Path, corpus: Sequence[str]) -
         divided = split(new, HELD_OUT)
         training += divided.training.contents
         held_out += divided.held_out.contents
-    trained, kept = (
-        Corpus(tuple(part for part in parts if part.text_bytes)) for parts in (training, held_out)
-    )
+    trained, kept = map(Corpus.of_parts, (training, held_out))
     repetitions = find_repetitions(trained, kept, versions=largest_group(documents))
     conversations = [file.name for file in record.conversation_files]
     conversations += [file.name for file in read.conversation_files]

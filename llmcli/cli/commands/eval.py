@@ -193,7 +193,7 @@ def _evaluate_text(options: _Options, models: "Sequence[_EvaluatedModel]", text:
     trained = trained_part(text, records) if measured.text_bytes < text.text_bytes else Corpus(())
     if trained.contents:
         new = {part.document.sha256 for part in unrecorded_part(measured, records).contents}
-        held_out = Corpus(tuple(part for part in measured.contents if part.document.sha256 not in new))
+        held_out = Corpus.of_parts(part for part in measured.contents if part.document.sha256 not in new)
         # passages that repeat held-out text were left out in training too, but not those that repeat other
         # files
         trained = find_repetitions(trained, held_out, versions=largest_group(text.documents)).training
@@ -321,7 +321,7 @@ def _note_other_files(measured: "Corpus", trained: "Corpus", models: "Sequence[_
             parts = {part.document.sha256: part for part in trained_part(trained, [record]).contents}
             for text in texts:
                 parts |= {part.document.sha256: part for part in text.corpus.contents}
-            searches = [(Corpus(tuple(parts.values())), unrecorded)]
+            searches = [(Corpus.of_parts(parts.values()), unrecorded)]
             # a stage may have been trained on text that another one held out
             searches += [(text.corpus, text.others(measured)) for text in texts if len(texts) > 1]
             for searched, others in searches:

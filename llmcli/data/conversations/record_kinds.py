@@ -44,15 +44,9 @@ class ReadOptions:
     boilerplate: tuple[str, ...] | None = None
 
     @property
-    def is_requested(self) -> bool:
-        """Whether the user chose how columns are used. `speakers` does not count, since text with turns has
-        no columns."""
-        return bool(self.pairs or self.columns or self.plain)
-
-    @property
     def is_for_files(self) -> bool:
         """Whether any option says how to read a file."""
-        return bool(self.is_requested or self.speakers or self.encoding)
+        return bool(self.pairs or self.columns or self.plain or self.speakers or self.encoding)
 
     def as_record(self) -> dict[str, Any]:
         fields = {

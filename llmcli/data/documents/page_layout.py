@@ -102,14 +102,14 @@ class _Block:
     right: float  # where its column ends
 
 
+@dataclass
 class _Paragraph:
     """A paragraph that is read line by line."""
 
-    def __init__(self, line: Line, block: _Block) -> None:
-        self.text = line.text
-        self.last = line
-        self.block = block
-        self.lines = 1
+    text: str
+    last: Line
+    block: _Block  # of the last line
+    lines: int = 1
 
     def add(self, line: Line, block: _Block) -> None:
         self.text = joined(self.text, line.text, hyphenated=self.last.hyphenated)
@@ -150,7 +150,7 @@ def paragraphs(pages: Iterable[Sequence[Line]]) -> Iterator[Block]:
                     yield _DOTS.sub(" ", current.text), current.is_line
                     if is_first:
                         yield "", False
-                current = _Paragraph(line, block)
+                current = _Paragraph(line.text, line, block)
     if current:
         yield _DOTS.sub(" ", current.text), current.is_line
 

@@ -171,6 +171,7 @@ class _ProcessReader:
             raise
         finally:
             self._last_sent_at = 0.0
+            del self._pending  # its texts are in an open file
 
     def _read_all(self) -> None:
         """Read a file. If the process ends, continue after the document (or file in an archive) at which it

@@ -77,7 +77,6 @@ class _LimitError(Exception):
         self.name = name  # of the file that exceeds its limit
         self.problem = f"{name} {problem}"
         self.max_taken = max_taken  # maximum bytes since the beginning of the answer
-        self.is_reported = False
 
 
 def main() -> None:
@@ -159,9 +158,8 @@ class _AnswerWriter:
         except _LimitError as error:
             if error.name != name:
                 raise
-            if not error.is_reported:
-                is_kept = self._begun > begun
-                return error.problem + ("; the rest is skipped" if is_kept else "")
+            is_kept = self._begun > begun
+            return error.problem + ("; the rest is skipped" if is_kept else "")
         except Exception as error:
             return _problem(name, error)
         return ""
@@ -371,16 +369,17 @@ def _read_document(
 def _ending(
     answer: _AnswerWriter, name: str, skipped: SkippedParts, known: FileType | None = None
 ) -> Iterator[None]:
-    """Send the last frame of a document: what was `skipped`, or the problem. A _LimitError of the file is
-    raised again."""
+    """Send the last frame of a document: what was `skipped`, or the problem. A _LimitError of the file around
+    it is raised again."""
     try:
         yield
     except BrokenPipeError:
         raise
     except _LimitError as error:
-        error.is_reported = error.name == name
-        answer.end(error.problem if error.is_reported else f"{name} is not read: {error.problem}")
-        raise
+        if error.name != name:
+            answer.end(f"{name} is not read: {error.problem}")
+            raise
+        answer.end(error.problem)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         problem = str(missing_extra(f"reading {name}", package, "documents"))

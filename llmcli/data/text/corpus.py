@@ -7,7 +7,7 @@ import itertools
 import os
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -62,8 +62,13 @@ class Corpus:
         cls, documents: Iterable[Document], skipped: Iterable[str] = (), not_read: Iterable[str] = ()
     ) -> "Corpus":
         """Create a corpus of whole documents; empty documents are left out."""
-        parts = tuple(DocumentPart(d, 0, d.text_bytes) for d in documents if d.text_bytes)
-        return cls(parts, tuple(skipped), tuple(not_read))
+        parts = cls.of_parts(DocumentPart(d, 0, d.text_bytes) for d in documents)
+        return replace(parts, skipped=tuple(skipped), not_read=tuple(not_read))
+
+    @classmethod
+    def of_parts(cls, parts: Iterable[DocumentPart]) -> "Corpus":
+        """Create a corpus of parts; empty parts are left out."""
+        return cls(tuple(part for part in parts if part.text_bytes))
 
     @cached_property
     def documents(self) -> tuple[Document, ...]:
@@ -86,7 +91,7 @@ class Corpus:
 
     def cut(self, start: int, end: int | None = None) -> "Corpus":
         """Return the text between two positions; a position inside a character moves to its end."""
-        return Corpus(tuple(self._parts(start, self.text_bytes if end is None else end)))
+        return Corpus.of_parts(self._parts(start, self.text_bytes if end is None else end))
 
     def sample(self, max_bytes: int) -> "Corpus":
         """Return the text or, if it exceeds `max_bytes`, SAMPLE_SPANS evenly spaced spans of about that total
@@ -95,7 +100,7 @@ class Corpus:
             return self
         span = max(1, max_bytes // SAMPLE_SPANS)
         starts = np.linspace(0, self.text_bytes - span, SAMPLE_SPANS).astype(np.int64).tolist()
-        return Corpus(tuple(part for start in starts for part in self._parts(start, start + span)))
+        return Corpus.of_parts(part for start in starts for part in self._parts(start, start + span))
 
     def _parts(self, start: int, end: int) -> Iterator[DocumentPart]:
         for index in range(bisect.bisect_right(self._ends, start), len(self.contents)):
@@ -201,9 +206,9 @@ def _text_files(directory: Path, skipped: list[str]) -> dict[Path, str]:
     files, links, closed = visible_files(directory)
     skip(links, "link", "to a directory or to nothing, not followed")
     skip(closed, "name", "that cannot be opened as a file or a directory")
-    if dataset := find_dataset(directory, files):
-        skip(dataset.others, "file", "without rows of the data set")
-        return dataset.splits
+    if splits := find_dataset(directory, files):
+        skip([path for path in files if path not in splits], "file", "without rows of the data set")
+        return splits
     assets = [path for path in files if path.suffix.lower() in WEB_ASSETS or path.name in SITE_INDEXES]
     pages = sum(path.suffix.lower() in (".html", ".htm", ".xhtml") for path in files)
     if assets and (pages > len(assets) or (pages and any(path.name in SITE_INDEXES for path in assets))):

@@ -9,12 +9,11 @@ import fnmatch
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from llmcli.data.regular_file import open_regular
-from llmcli.data.text.file_types import is_hidden, unpacked_name
+from llmcli.data.text.file_types import is_hidden, suffix_of
 
 _ROWS = (".parquet", ".arrow", ".jsonl", ".ndjson", ".json", ".csv", ".tsv")
 _DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
@@ -33,14 +32,6 @@ HELD_OUT = "held out"  # the validation split, or else the test split
 UNUSED = "unused"  # the test split if there is also a validation split
 ALL_SPLITS = (TRAINING, HELD_OUT, UNUSED)
 _Row = TypeVar("_Row", Path, str)
-
-
-@dataclass(frozen=True)
-class DatasetDirectory:
-    """The files of a data set."""
-
-    splits: dict[Path, str]  # the split of each file of rows
-    others: tuple[Path, ...]  # files without rows
 
 
 def visible_files(directory: Path) -> tuple[list[Path], list[Path], list[Path]]:
@@ -65,10 +56,10 @@ def visible_files(directory: Path) -> tuple[list[Path], list[Path], list[Path]]:
     return files, links, closed
 
 
-def find_dataset(directory: Path, files: Sequence[Path]) -> DatasetDirectory | None:
-    """Return the files of the data set in a directory with these `visible_files`; None if it is not a data
-    set."""
-    rows = [path for path in files if _suffix(path) in _ROWS and path.name not in _DESCRIPTIONS]
+def find_dataset(directory: Path, files: Sequence[Path]) -> dict[Path, str] | None:
+    """Return the split of each file of rows in a directory with these `visible_files`; None if it is not a
+    data set."""
+    rows = [path for path in files if suffix_of(path.name) in _ROWS and path.name not in _DESCRIPTIONS]
     if not rows:
         return None
     card = _card(directory)
@@ -80,14 +71,13 @@ def find_dataset(directory: Path, files: Sequence[Path]) -> DatasetDirectory | N
         return None
     splits = splits or dict.fromkeys(rows, TRAINING)
     # an empty file holds out nothing
-    splits = {row: split for row, split in splits.items() if split != HELD_OUT or row.stat().st_size}
-    return DatasetDirectory(splits, tuple(path for path in files if path not in splits))
+    return {row: split for row, split in splits.items() if split != HELD_OUT or row.stat().st_size}
 
 
 def archive_splits(members: Sequence[str]) -> dict[str, str]:
     """Return the split of each file of rows in an archive with these paths, if one is for training and
     another is not; nothing for another archive."""
-    rows = [member for member in members if Path(unpacked_name(member)).suffix.lower() in _ROWS]
+    rows = [member for member in members if suffix_of(member) in _ROWS]
     return _splits_of([f"{row}/" for row in rows], rows)
 
 
@@ -132,10 +122,6 @@ def _with_splits(name: str, assigned: Iterable[tuple[str, list[str]]]) -> str:
     """Return a file's path, followed by the splits that a card assigns it to, as additional parts."""
     splits = (split for split, words in assigned if any(fnmatch.fnmatchcase(name, word) for word in words))
     return "/".join([name, *splits, ""])
-
-
-def _suffix(path: Path) -> str:
-    return Path(unpacked_name(path.name)).suffix.lower()
 
 
 def _named(names: Iterable[str], rows: Sequence[_Row], words: str) -> list[_Row]:

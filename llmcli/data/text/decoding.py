@@ -415,7 +415,7 @@ def _decode(name: str, blocks: Iterable[bytes], encoding: str, first: int = 0) -
 
 def continuation_bytes(data: bytes) -> int:
     """Count the bytes at the beginning of a piece of UTF-8 that continue the previous character."""
-    return next((i for i, byte in enumerate(data) if byte & 0xC0 != 0x80), len(data))
+    return len(data) - len(data.lstrip(_CONTINUATION_BYTES))
 
 
 def display_name(name: str) -> str:

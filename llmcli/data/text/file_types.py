@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 START_BYTES = 4096  # read from the beginning of a file
-COMPRESSION = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd"}  # suffix -> program
+_COMPRESSED_SUFFIXES = (".gz", ".bz2", ".xz", ".zst")
 _COMPRESSED = {  # pattern of the first bytes -> program
     rb"\x1f\x8b": "gzip",
     rb"BZh[1-9](?:1AY&SY|\x17\x72\x45\x38\x50\x90)": "bzip2",
@@ -160,7 +160,7 @@ def is_page(start: str) -> bool:
 
 def _readable_text(name: str, start: bytes) -> FileType | None:
     """Return the type of text with markup."""
-    suffix = PurePath(unpacked_name(name)).suffix.lower()
+    suffix = suffix_of(name)
     is_utf16 = start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     text = start.decode("utf-16" if is_utf16 else "utf-8", "replace").lstrip("\ufeff")
     if is_page(text) or (suffix in (".html", ".htm", ".xhtml") and text.lstrip().startswith("<")):
@@ -198,5 +198,11 @@ def is_hidden(parts: Iterable[str]) -> bool:
     return any(part.startswith(".") or part in _GENERATED_DIRECTORIES for part in parts)
 
 
-def unpacked_name(file: str) -> str:
-    return next((file.removesuffix(suffix) for suffix in COMPRESSION if file.lower().endswith(suffix)), file)
+def suffix_of(file: str) -> str:
+    """Return the suffix of a file's name in lower case; of a compressed file, the one before.
+
+    >>> suffix_of("data/a.csv.gz"), suffix_of("A.TXT.GZ")
+    ('.csv', '.txt')
+    """
+    path = PurePath(file)
+    return PurePath(path.stem if path.suffix.lower() in _COMPRESSED_SUFFIXES else path).suffix.lower()

@@ -68,7 +68,7 @@ def find_repetitions(
     rest = training
     if strings.share(is_copied) > common and not keeps_training:
         pieces = (_without(part, strings, is_copied) for part in training.contents)
-        rest = Corpus(tuple(itertools.chain.from_iterable(pieces)))
+        rest = Corpus.of_parts(itertools.chain.from_iterable(pieces))
         if rest.text_bytes < (1 - MAX_LEFT_OUT) * training.text_bytes:
             rest = training
     known_share = strings.share(counts > 0) if rest is training else common

@@ -90,11 +90,8 @@ def _divided(corpus: Corpus, held_out: Mapping[int, int]) -> list[Corpus]:
     middles = [part.end - held_out.get(index, 0) for index, part in enumerate(corpus.contents)]
     parts = list(zip(corpus.contents, middles, strict=True))
     return [
-        Corpus(tuple(part for part in divided if part.text_bytes))
-        for divided in (
-            [DocumentPart(part.document, part.start, middle) for part, middle in parts],
-            [DocumentPart(part.document, middle, part.end) for part, middle in parts],
-        )
+        Corpus.of_parts(DocumentPart(part.document, part.start, middle) for part, middle in parts),
+        Corpus.of_parts(DocumentPart(part.document, middle, part.end) for part, middle in parts),
     ]
 
 

@@ -36,12 +36,10 @@ NOTE_SECONDS = 20.0  # minimum between two notes; later, a third of the elapsed 
 
 @dataclass(frozen=True)
 class TextPiece:
-    """Consecutive parts of a corpus that are tokenized together. An end-of-text token precedes each text
-    except the first of the corpus."""
+    """Consecutive parts of a corpus that are tokenized together."""
 
     parts: tuple[DocumentPart, ...]
     begins_text: bool  # False: the first part continues a text from the previous piece
-    is_first: bool  # whether this is the first piece of the corpus
 
     @property
     def text_bytes(self) -> int:
@@ -52,7 +50,7 @@ def divide(parts: Iterable[DocumentPart], tokenizer: Tokenizer) -> Iterator[Text
     """Cut `parts`, each a text, into pieces of about PIECE_BYTES."""
     piece: list[DocumentPart] = []
     space = PIECE_BYTES
-    begins_text = is_first = True
+    begins_text = True
     for part in parts:
         cut = part.start
         while cut < part.end:
@@ -62,13 +60,12 @@ def divide(parts: Iterable[DocumentPart], tokenizer: Tokenizer) -> Iterator[Text
             piece.append(DocumentPart(part.document, start, cut))
             space -= cut - start
             if space <= 0:
-                yield TextPiece(tuple(piece), begins_text, is_first)
+                yield TextPiece(tuple(piece), begins_text)
                 piece = []
                 space = PIECE_BYTES
                 begins_text = cut == part.end
-                is_first = False
     if piece:
-        yield TextPiece(tuple(piece), begins_text, is_first)
+        yield TextPiece(tuple(piece), begins_text)
 
 
 def _cut(document: Document, position: int, end: int, tokenizer: Tokenizer) -> int:
@@ -135,7 +132,8 @@ def _tokenize(parts: Iterable[DocumentPart], tokenizer: Tokenizer, size: int, on
 
     def encode(piece: TextPiece) -> bytes:
         texts = (part.text() for part in piece.parts)
-        blocks = encode_texts(texts, tokenizer, continued=not piece.begins_text, is_first=piece.is_first)
+        is_first = piece is pieces[0]
+        blocks = encode_texts(texts, tokenizer, continued=not piece.begins_text, is_first=is_first)
         return b"".join(itertools.takewhile(lambda _: not is_stopped.is_set(), blocks))
 
     executor = ThreadPoolExecutor(max(MIN_THREADS, (os.cpu_count() or 1) // CORES_PER_THREAD), "tokenize")

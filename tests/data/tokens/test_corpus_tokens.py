@@ -205,7 +205,6 @@ def test_pieces_are_the_whole_text_in_order_and_of_about_one_size() -> None:
                 read[part.document.name] = read.get(part.document.name, "") + "".join(part.text())
             assert sum(part.end - part.start for part in piece.parts) <= 300 + 150, seed
         assert list(read.values()) == texts, seed
-        assert [piece.is_first for piece in pieces] == [True] + [False] * (len(pieces) - 1), seed
 
 
 def test_a_piece_that_continues_a_text_begins_before_a_space_or_line_end() -> None:
