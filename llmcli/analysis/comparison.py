@@ -125,10 +125,8 @@ def compare(
     *,
     other: str | Prompt | None = None,
     without: Sequence[str] = (),
-    literal: bool = False,
     token: int | None = None,
     predictor: Runtime | None = None,
-    evaluations: int | None = None,
     **options: Any,
 ) -> Comparison:
     """Compare a model with and without some parts, or `prompt` with the `other` prompt (both without these
@@ -138,7 +136,7 @@ def compare(
     without = tuple(dict.fromkeys(without))  # no duplicates
     whole = network, predictor or network
     reduced = _without(*whole, without) if without else whole
-    options |= {"literal": literal, "evaluations": evaluations}
+    options = {"evaluations": None} | options
     runtime, predictor = whole if other is None else reduced
     first = explain(runtime, tokenizer, prompt, token=token, predictor=predictor, **options)
     place = first.place if other is None else None

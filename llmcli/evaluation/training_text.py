@@ -202,8 +202,8 @@ class TrainingText:
         if whole:
             return cls(sources.text, sources.conversation_files, sources.conversations)
         known = trained_lengths(all_stages(records))
-        divided = zip(sources.text.contents, _divide(sources.text, all_stages(records)), strict=True)
-        parts = [trained if whole.document.sha256 in known else whole for whole, (trained, _) in divided]
+        divided = _divide(sources.text, all_stages(records))
+        parts = [trained if trained.document.sha256 in known else rest for trained, rest in divided]
         conversations, files = sources.conversations, sources.conversation_files
         if trained_on := _trained_in_any(files, records):
             conversations = [conversations[i] for i in sorted(trained_on)]
@@ -212,7 +212,7 @@ class TrainingText:
     def others(self, corpus: Corpus) -> Corpus:
         """Return the parts of a corpus whose files were neither trained on nor held out with this text: other
         versions of it, or files that repeat it."""
-        return _without_files(corpus, self.recorded)
+        return without_files(corpus, self.recorded)
 
     @property
     def names(self) -> list[str]:
@@ -246,10 +246,11 @@ def names_sources(record: TrainingRecord, sources: Sources) -> bool:
 def unrecorded_part(corpus: Corpus, records: Records) -> Corpus:
     """Return the parts of a corpus whose files no record names, for instance because they have been edited
     since."""
-    return _without_files(corpus, _recorded_hashes(records))
+    return without_files(corpus, _recorded_hashes(records))
 
 
-def _without_files(corpus: Corpus, hashes: Container[str]) -> Corpus:
+def without_files(corpus: Corpus, hashes: Container[str]) -> Corpus:
+    """Return the parts of a corpus whose files have other hashes."""
     return Corpus.of_parts(part for part in corpus.contents if part.document.sha256 not in hashes)
 
 

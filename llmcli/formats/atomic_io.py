@@ -275,8 +275,8 @@ def replace_directory(path: Path) -> Iterator[Path]:
             _flush_directory(temporary)
             try:
                 with contextlib.suppress(FileNotFoundError):
-                    _rename(target, old, os.rename)
-                _rename(temporary, target, os.rename)
+                    _rename(target, old)
+                _rename(temporary, target)
             except BaseException:
                 if not target.exists() and old.exists():
                     old.rename(target)
@@ -324,7 +324,7 @@ def _temporary_file(target: Path, *, keep: bool = False) -> Iterator[Path]:
                 _set_owner_and_mode(file.fileno(), status)
                 _flush(file.fileno())
             if keep:
-                _rename(temporary, target, os.replace)
+                _rename(temporary, target)
                 _flush_directory(target.parent)
         except OSError as error:
             raise LLMError(
@@ -354,15 +354,16 @@ def _remove(path: Path) -> None:
             os.unlink(path)
 
 
-def _rename(source: Path, target: Path, call: Callable[[Path, Path], None]) -> None:
-    """Rename with `call`. On Windows, retry for a few seconds: renaming fails while another program has one
-    of the files open, and search indexers and virus scanners briefly open every new file."""
+def _rename(source: Path, target: Path) -> None:
+    """Rename a file, which may replace another, or a directory. On Windows, retry for a few seconds: renaming
+    fails while another program has one of the files open, and search indexers and virus scanners briefly open
+    every new file."""
     for pause in RENAME_PAUSES if WINDOWS else ():
         try:
-            return call(source, target)
+            return os.replace(source, target)
         except PermissionError:
             time.sleep(pause)
-    call(source, target)
+    os.replace(source, target)
 
 
 def _flush(descriptor: int) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from llmcli.formats.training_record import CacheWeights
 from llmcli.models.ngram_cache import ALONE, BYTES_PER_TOKEN, NgramCache, NgramText, Weights
-from llmcli.models.runtime import Array, Ints, Runtime, Scores, WeightedScores, step_batch
+from llmcli.models.runtime import Array, Ints, Runtime, Scores, WeightedScores
 
 if TYPE_CHECKING:
     from llmcli.models.ensemble import EnsembleRuntime
@@ -90,7 +90,7 @@ class NgramRuntime(Runtime):
 
     @staticmethod
     def step_batch(runtimes: "Sequence[NgramRuntime]", tokens: Sequence[int]) -> Array:
-        logits = step_batch([runtime.network for runtime in runtimes], tokens)
+        logits = runtimes[0].network.step_batch([runtime.network for runtime in runtimes], tokens)
         rows = zip(runtimes, tokens, logits, strict=True)
         return np.stack([runtime._after_step(token, row) for runtime, token, row in rows])
 

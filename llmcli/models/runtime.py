@@ -137,13 +137,6 @@ class Runtime(ABC):
         )
 
 
-def step_batch(runtimes: Sequence[Runtime], tokens: Sequence[int]) -> Array:
-    """Call `Runtime.step_batch`, or `step` for a single text."""
-    return (
-        runtimes[0].step_batch(runtimes, tokens) if len(runtimes) > 1 else runtimes[0].step(tokens[0])[None]
-    )
-
-
 def padded_batches(
     lengths: Sequence[int] | Ints, indices: Iterable[int], batch_tokens: int
 ) -> Iterator[list[int]]:

@@ -11,7 +11,6 @@ from llmcli.errors import LLMError
 from llmcli.models.ensemble import EnsembleRuntime
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.onnx.runtime import OnnxRuntime, is_installed
-from llmcli.models.runtime import step_batch
 from tests.conftest import random_checkpoint
 
 DENSE = ModelConfig(300, 64, 96, 2, 4, 2, 16, 200)
@@ -100,7 +99,7 @@ def test_texts_that_come_and_go_get_the_logits_of_a_runtime_alone():
                     texts[0] = texts[0][:1]
                 stepped = [int(i) for i in rng.permutation(len(runtimes))[: rng.integers(1, len(runtimes) + 1)]]
                 tokens = rng.integers(0, 300, len(stepped)).tolist()
-                logits = step_batch([runtimes[i] for i in stepped], tokens)
+                logits = base.step_batch([runtimes[i] for i in stepped], tokens)
                 for i, token in zip(stepped, tokens, strict=True):
                     texts[i].append(token)
                     assert runtimes[i].length == len(texts[i])
@@ -116,7 +115,7 @@ def test_a_full_context_is_an_error_and_changes_no_runtime():
         full.prefill([1] * 200)
         other.prefill([2, 3])
         with pytest.raises(LLMError, match="exceed the context length of 200"):
-            step_batch([full, other], [4, 5])
+            base.step_batch([full, other], [4, 5])
         assert (full.length, other.length) == (200, 2), name
 
 

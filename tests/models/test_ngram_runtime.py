@@ -17,7 +17,7 @@ from llmcli.models.ngram_cache import NgramCache, NgramText
 from llmcli.models.ngram_runtime import NgramEnsemble, NgramRuntime, network_of, with_ngram_cache
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.open_runtime import open_runtime
-from llmcli.models.runtime import Array, step_batch
+from llmcli.models.runtime import Array
 from tests.conftest import random_checkpoint
 from tests.evaluation.scoring import evaluate
 from tests.models.test_ngram_cache import WEIGHTS, text
@@ -66,7 +66,7 @@ def test_several_texts_together() -> None:
     for fork, prompt in zip(forks, prompts, strict=True):
         fork.read(prompt)
     for step in range(3):
-        logits = step_batch(forks, [1, 2, 3])
+        logits = base.step_batch(forks, [1, 2, 3])
         for row, prompt, token in zip(logits, prompts, [1, 2, 3], strict=True):
             np.testing.assert_allclose(row, expected(prompt, [token] * (step + 1)), rtol=1e-4, atol=1e-5)
 

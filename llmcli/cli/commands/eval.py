@@ -185,15 +185,15 @@ def _evaluate_text(options: _Options, models: "Sequence[_EvaluatedModel]", text:
     from llmcli.data.text.near_duplicates import largest_group
     from llmcli.data.text.repetitions import find_repetitions
     from llmcli.evaluation.evaluator import most_surprising
-    from llmcli.evaluation.training_text import trained_part, unrecorded_part, untrained_part
+    from llmcli.evaluation.training_text import trained_part, unrecorded_part, untrained_part, without_files
 
     records = _records(models)
     measured = text if options.whole else untrained_part(text, records)
     measured = measured if measured.contents else text
     trained = trained_part(text, records) if measured.text_bytes < text.text_bytes else Corpus(())
     if trained.contents:
-        new = {part.document.sha256 for part in unrecorded_part(measured, records).contents}
-        held_out = Corpus.of_parts(part for part in measured.contents if part.document.sha256 not in new)
+        new = {document.sha256 for document in unrecorded_part(measured, records).documents}
+        held_out = without_files(measured, new)
         # passages that repeat held-out text were left out in training too, but not those that repeat other
         # files
         trained = find_repetitions(trained, held_out, versions=largest_group(text.documents)).training

@@ -53,12 +53,14 @@ def models(options: ResultOptions) -> None:
 def _is_unsupported(path: Path) -> bool:
     """Return whether a model in the cache, which other programs also use, is of a kind that llm does not run,
     such as an image model."""
-    from llmcli.formats.huggingface.config import published_problem
+    from llmcli.config import ARCHITECTURES, REWRITTEN
     from llmcli.formats.metadata import parse_document
     from llmcli.formats.open_file import read_text
 
     with suppress(LLMError):
-        return path.is_dir() and bool(published_problem(parse_document(read_text(path / "config.json"), "")))
+        if path.is_dir():
+            config = parse_document(read_text(path / "config.json"), "")
+            return config.get("model_type") not in [*ARCHITECTURES, *REWRITTEN]
     return False
 
 

@@ -100,8 +100,7 @@ def parse_config(text: str) -> ModelConfig:
     same.
     """
     document = parse_document(text, "its config.json")
-    if problem := architecture_problem(document):
-        raise LLMError(problem)
+    check_architecture(document)
     architecture = ARCHITECTURES[document["model_type"]]
     for key in (*architecture.unsupported_keys, *UNSUPPORTED_KEYS):
         if document.get(key):
@@ -149,20 +148,13 @@ def parse_config(text: str) -> ModelConfig:
     return replace(config, max_position_embeddings=window)
 
 
-def architecture_problem(document: Json) -> str:
-    """Return the reason why the architecture in a config.json is not supported; "" if it is."""
+def check_architecture(document: Json) -> None:
+    """Raise LLMError if the architecture in a config.json is not supported."""
     model_type = document.get("model_type")
     if model_type is None:
-        return str(_missing("model_type"))
+        raise _missing("model_type")
     if model_type not in list(ARCHITECTURES):
-        return str(_unsupported("model_type", model_type, ", ".join([*ARCHITECTURES, *REWRITTEN])))
-    return ""
-
-
-def published_problem(document: Json) -> str:
-    """Return the reason why a published model with this config.json is not supported, judged without its
-    tensors; "" if it may be supported."""
-    return "" if document.get("model_type") in list(REWRITTEN) else architecture_problem(document)
+        raise _unsupported("model_type", model_type, ", ".join([*ARCHITECTURES, *REWRITTEN]))
 
 
 def _unsupported(key: str, value: object, supported: str) -> LLMError:

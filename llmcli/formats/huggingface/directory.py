@@ -18,7 +18,7 @@ from llmcli.formats import atomic_io, checkpoint, training_stages
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.header import Header, TensorInfo
 from llmcli.formats.huggingface import conversion
-from llmcli.formats.huggingface.config import architecture_problem, parse_config
+from llmcli.formats.huggingface.config import check_architecture, parse_config
 from llmcli.formats.metadata import Json, parse_document
 from llmcli.formats.open_file import model_files, name_in_cache, read_text
 from llmcli.formats.safetensors import header as safetensors_header
@@ -65,6 +65,7 @@ def read_header(directory: Path) -> Header:
     try:
         tensors = conversion.convert_tensors(config, tensors)
         config = conversion.convert_config(config)
+        check_architecture(config)
     except LLMError as error:
         problem = str(error)
     if config.get("model_type") != model_type:
@@ -76,7 +77,6 @@ def read_header(directory: Path) -> Header:
         "tokenizer_config.json": json.dumps(tokenizer_config, ensure_ascii=False, indent=2),
         "training.json": json.dumps({"imported": origin, **stages}, ensure_ascii=False),
     }
-    problem = problem or architecture_problem(config)
     if tied:
         head = tensors.pop(HEAD, None)
         if head:

@@ -39,7 +39,7 @@ from llmcli.generation.engine.requests import (
 )
 from llmcli.generation.engine.sequence import GeneratedSequence
 from llmcli.generation.generator import choose_together
-from llmcli.models.runtime import Runtime, step_batch
+from llmcli.models.runtime import Runtime
 
 T = TypeVar("T")
 PASS_SECONDS = 0.5  # how long `close` waits for the pass in progress
@@ -292,7 +292,7 @@ class Engine:
         runtimes = [sequence.live_runtime for sequence in sequences]
         lengths = [runtime.length for runtime in runtimes]
         try:
-            logits = step_batch(runtimes, [sequence.next_token for sequence in sequences])
+            logits = runtimes[0].step_batch(runtimes, [sequence.next_token for sequence in sequences])
             choices = choose_together([sequence.text for sequence in sequences], logits)
         except Exception:
             for runtime, length in zip(runtimes, lengths, strict=True):
