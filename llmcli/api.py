@@ -409,6 +409,7 @@ class Model:
         and for parts that the model does not have.
         """
         from llmcli.analysis import comparison, explain
+        from llmcli.generation.token_healing import Prompt
         from llmcli.models.ngram_runtime import network_of
         from llmcli.models.numpy_runtime import NumpyRuntime
 
@@ -419,14 +420,14 @@ class Model:
                 "explain needs a single model on the CPU with unquantized weights: "
                 'llmcli.load("model.safetensors")'
             )
-        text = _text(prompt, "prompt")
-        literal = _flag(literal, "literal")
+        encode = partial(Prompt.of, tokenizer=self.tokenizer, literal=_flag(literal, "literal"))
+        encoded = encode(_text(prompt, "prompt"))
         without = _texts(without, "without")
         if compare is None and not without:
-            return explain.explain(network, self.tokenizer, text, literal=literal, predictor=runtime)
-        other = None if compare is None else _text(compare, "compare")
+            return explain.explain(network, self.tokenizer, encoded, predictor=runtime)
+        other = None if compare is None else encode(_text(compare, "compare"))
         return comparison.compare(
-            network, self.tokenizer, text, other=other, without=without, literal=literal, predictor=runtime
+            network, self.tokenizer, encoded, other=other, without=without, predictor=runtime
         )
 
 

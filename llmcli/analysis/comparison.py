@@ -121,9 +121,9 @@ class Comparison:
 def compare(
     network: NumpyRuntime,
     tokenizer: Tokenizer,
-    prompt: str | Prompt,
+    prompt: Prompt,
     *,
-    other: str | Prompt | None = None,
+    other: Prompt | None = None,
     without: Sequence[str] = (),
     token: int | None = None,
     predictor: Runtime | None = None,

@@ -144,9 +144,8 @@ class ExplainedToken(NamedTuple):
 def predict_next(
     runtime: Runtime,
     tokenizer: Tokenizer,
-    prompt: str | Prompt,
+    prompt: Prompt,
     *,
-    literal: bool,
     token: int | None = None,
     held: Sequence[int] = (),
     check: Check | None = None,
@@ -155,10 +154,9 @@ def predict_next(
     belongs to the most likely text, or is the most likely place of `token`. The KV cache holds the tokens
     `held`; afterwards it holds the tokens before the place that fit. For `check`, see `read_prompt`. Raises
     LLMError for an empty prompt and for NaN logits."""
-    if prompt == "":
+    if len(prompt.ids) == prompt.added:
         raise LLMError("the prompt is empty; give a text to continue")
     vocabulary = tokenizer.vocabulary
-    prompt = Prompt.of(prompt, tokenizer, literal=literal)
     cached = shared_length(held, prompt.split(runtime.context, tokenizer.bos_ids)[0][:-1])
     first = read_prompt(runtime, tokenizer, prompt, cached=cached, check=check)
     continuations = (
@@ -185,9 +183,8 @@ def predict_next(
 def explain(
     runtime: NumpyRuntime,
     tokenizer: Tokenizer,
-    prompt: str | Prompt,
+    prompt: Prompt,
     *,
-    literal: bool,
     candidates: int = 5,
     token: int | None = None,
     place: Place | None = None,
@@ -209,13 +206,13 @@ def explain(
     if `runtime` is only a part of it: a model of an ensemble, or a network with an n-gram cache. `next_words`
     gets `evaluations` (0: do not search). `check` may raise to stop. Raises LLMError like `predict_next`."""
     predictor = predictor or runtime
-    prediction = predict_next(predictor, tokenizer, prompt, literal=literal, token=token, check=check)
+    prediction = predict_next(predictor, tokenizer, prompt, token=token, check=check)
     place = place or prediction.place
     context = place.context
     held = prediction.place.context if network_of(predictor) is runtime else []
     copies = None
     if isinstance(predictor, NgramRuntime) and predictor.parameters == runtime.parameters:  # not an ensemble
-        alone = predict_next(runtime, tokenizer, prompt, literal=literal, held=held, check=check)
+        alone = predict_next(runtime, tokenizer, prompt, held=held, check=check)
         held = alone.place.context
         copies = find_copies(prompt, context, predictor.cache.orders, alone.logprobs, prediction.logprobs)
     recorder, logits = _recorded(runtime, context, held, check)
@@ -226,8 +223,7 @@ def explain(
     effects = _ablation_effects(runtime, context, logits, place, check, limit=MAX_TOKENS if ablates else 0)
     words = NO_WORDS
     if evaluations != 0:
-        whole = Prompt.of(prompt, tokenizer, literal=literal)
-        words = next_words(predictor, tokenizer, whole, evaluations=evaluations, check=check)
+        words = next_words(predictor, tokenizer, prompt, evaluations=evaluations, check=check)
     return Explanation(
         ids=context[recorder.first :],
         place=place,
@@ -259,7 +255,7 @@ def _recorded(
 
 
 def find_copies(
-    prompt: str | Prompt, context: Sequence[int], orders: int, network: Doubles, mixed: Doubles
+    prompt: Prompt, context: Sequence[int], orders: int, network: Doubles, mixed: Doubles
 ) -> tuple[Copy, ...]:
     """Find the tokens that an n-gram cache of `orders` makes more likely after `context`, the end of a
     prompt; the largest increase comes first. `network` and `mixed` [V] are the log probabilities of the next
@@ -267,7 +263,7 @@ def find_copies(
     T = len(context)
     backward = context[::-1]
     matches: dict[int, tuple[int, list[int]]] = {}  # token -> (length of the context, positions)
-    for position in range(1, T - (prompt.written if isinstance(prompt, Prompt) else 0)):
+    for position in range(1, T - prompt.written):
         matched = shared_length(backward[T - position : T - position + orders], backward)
         longest, positions = matches.get(context[position], (1, []))
         if matched > longest:
@@ -381,9 +377,8 @@ class ExplainedModel(NamedTuple):
 def choose_explained_model(
     source: Checkpoint | Ensemble,
     tokenizer: Tokenizer,
-    prompt: str | Prompt,
+    prompt: Prompt,
     *,
-    literal: bool,
     on_note: OnNote,
     runtime: Runtime | None = None,
     open_network: Callable[[Checkpoint], NumpyRuntime] = NumpyRuntime,
@@ -401,7 +396,7 @@ def choose_explained_model(
         return ExplainedModel(source, network, runtime if isinstance(runtime, NgramRuntime) else network)
     if runtime is None or not isinstance(network_of(runtime), EnsembleRuntime):
         runtime = open_runtime(source, on_note=on_note)
-    predict_next(runtime, tokenizer, prompt, literal=literal, check=check)
+    predict_next(runtime, tokenizer, prompt, check=check)
     weights = runtime.expert_weights()[0].tolist()
     top = weights.index(max(weights))
     name = source.names[top]

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from llmcli.analysis.explain import explain
 from llmcli.config import ModelConfig
 from llmcli.errors import LLMError
 from llmcli.generation.next_words import next_words
+from llmcli.generation.token_healing import Prompt
 from llmcli.models.ngram_runtime import NgramRuntime
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.runtime import PREFILL_CHUNK
@@ -24,9 +26,10 @@ EXPERTS = replace(CONFIG, model_type="qwen3_moe", num_experts=4, num_experts_per
 PARTS = [("2.3",), ("1",), ("3.1", "2", "1.4", "1.1"), ("1", "2", "3")]
 
 
-def compared(prompt: str, config: ModelConfig = CONFIG, **options: object) -> Comparison:
+def compared(prompt: str, config: ModelConfig = CONFIG, *, literal: bool = True, **options: Any) -> Comparison:
     runtime = NumpyRuntime(random_checkpoint(config))
-    return compare(runtime, TOKENIZER, prompt, **{"literal": True, **options})  # type: ignore[arg-type]
+    encoded = Prompt.of(prompt, TOKENIZER, literal=literal)
+    return compare(runtime, TOKENIZER, encoded, **options)
 
 
 @pytest.mark.usefixtures("short_search")
@@ -50,7 +53,7 @@ def test_activations_equal_those_of_a_file_with_weights_of_zero(monkeypatch: pyt
             second = compared(prompt, config, without=without).second
             network = NumpyRuntime(switched_off(random_checkpoint(config), without))
             token = compared(prompt, config).first.token
-            truth = explain(network, TOKENIZER, prompt, literal=True, token=token)
+            truth = explain(network, TOKENIZER, Prompt.of(prompt, TOKENIZER, literal=True), token=token)
             assert second.attribution.token == token, (config, without)
             np.testing.assert_allclose(second.logit_lens.probabilities, truth.logit_lens.probabilities, atol=1e-6)
             np.testing.assert_allclose(second.attention, truth.attention, atol=1e-6)
@@ -64,7 +67,7 @@ def test_activations_equal_those_of_a_file_with_weights_of_zero(monkeypatch: pyt
 @pytest.mark.usefixtures("short_search")
 def test_tokens_that_start_inside_the_prompt_are_compared_by_the_text_that_they_add() -> None:
     for prompt in ["The d", "The cat sat o", "りんごを食"]:
-        same = compared(prompt, literal=False, other=prompt)
+        same = compared(prompt, literal=False, other=Prompt.of(prompt, TOKENIZER))
         other = compared(prompt, literal=False, without=("1", "2", "3"))
         assert same.kl_divergence == 0 and all(change.bits == 0 for change in same.next_tokens(9)), prompt
         assert 0 < other.kl_divergence < 30, prompt
@@ -74,31 +77,32 @@ def test_tokens_that_start_inside_the_prompt_are_compared_by_the_text_that_they_
 
 @pytest.mark.usefixtures("short_search")
 def test_two_prompts_are_explained_as_each_alone() -> None:
-    runtime, prompts = NumpyRuntime(random_checkpoint(CONFIG)), ("The cat", "The dog ate")
+    runtime = NumpyRuntime(random_checkpoint(CONFIG))
+    prompts = [Prompt.of(text, TOKENIZER) for text in ("The cat", "The dog ate")]
     before = runtime.prefill([1, 2, 3])
-    comparison = compare(runtime, TOKENIZER, prompts[0], other=prompts[1], without=["2.1", "2.1"], literal=False)
+    comparison = compare(runtime, TOKENIZER, prompts[0], other=prompts[1], without=["2.1", "2.1"])
     assert comparison.without == ("2.1",)
     runtime.rewind()
     assert np.array_equal(runtime.prefill([1, 2, 3]), before)  # the model itself does not change
     reduced = runtime.without([(1, 0)])
     for prompt, explanation in zip(prompts, (comparison.first, comparison.second), strict=True):
-        assert np.array_equal(explanation.logprobs, explain(reduced, TOKENIZER, prompt, literal=False).logprobs)
+        assert np.array_equal(explanation.logprobs, explain(reduced, TOKENIZER, prompt).logprobs)
         assert explanation.words == next_words(reduced, TOKENIZER, prompt)
 
 
 @pytest.mark.usefixtures("short_search")
 def test_an_ngram_cache_stays_on() -> None:
-    model, prompt = random_checkpoint(CONFIG), "The cat sat. The cat"
+    model, prompt = random_checkpoint(CONFIG), Prompt.of("The cat sat. The cat", TOKENIZER, literal=True)
     network = NumpyRuntime(model)
     predictor = NgramRuntime(network, WEIGHTS)
-    found = compare(network, TOKENIZER, prompt, without=["1"], literal=True, predictor=predictor).second
+    found = compare(network, TOKENIZER, prompt, without=["1"], predictor=predictor).second
     reduced = NgramRuntime(NumpyRuntime(switched_off(model, ("1",))), WEIGHTS)
     np.testing.assert_allclose(
-        found.logprobs, explain(reduced.network, TOKENIZER, prompt, literal=True, predictor=reduced).logprobs, atol=1e-5
+        found.logprobs, explain(reduced.network, TOKENIZER, prompt, predictor=reduced).logprobs, atol=1e-5
     )
     assert found.copies
-    without = compare(network, TOKENIZER, prompt, without=["cache", "1"], literal=True, predictor=predictor).second
-    alone = explain(reduced.network, TOKENIZER, prompt, literal=True)
+    without = compare(network, TOKENIZER, prompt, without=["cache", "1"], predictor=predictor).second
+    alone = explain(reduced.network, TOKENIZER, prompt)
     np.testing.assert_allclose(without.logprobs, alone.logprobs, atol=1e-5)
     assert without.copies is None
     with pytest.raises(LLMError, match="the model has no n-gram cache to switch off"):

@@ -4,6 +4,7 @@ compare them with another program and with transformers."""
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,9 +32,12 @@ TOKENIZER = Tokenizer.train_bpe([TEXT], 300)
 CONFIG = ModelConfig(300, 32, 64, 3, 4, 2, 8, 2 * PREFILL_CHUNK + 40)
 
 
-def explained(prompt: str, config: ModelConfig = CONFIG, **options: object) -> tuple[Explanation, Checkpoint]:
+def explained(
+    prompt: str, config: ModelConfig = CONFIG, *, literal: bool = True, **options: Any
+) -> tuple[Explanation, Checkpoint]:
     model = random_checkpoint(config)
-    return explain(NumpyRuntime(model), TOKENIZER, prompt, **{"literal": True, **options}), model  # type: ignore[arg-type]
+    encoded = Prompt.of(prompt, TOKENIZER, literal=literal)
+    return explain(NumpyRuntime(model), TOKENIZER, encoded, **options), model
 
 
 def test_contributions_sum_to_the_logit() -> None:
@@ -103,7 +107,7 @@ def test_probabilities_equal_those_of_generate_exactly() -> None:
         for literal in [False, True]:
             for prompt in ["T", "The cat sat on", "The dog ate the hat. " * 8 + "supercalifragil", "食べ"]:
                 model = random_checkpoint(replace(CONFIG, max_position_embeddings=context))
-                explanation = explain(NumpyRuntime(model), TOKENIZER, prompt, literal=literal)
+                explanation = explain(NumpyRuntime(model), TOKENIZER, Prompt.of(prompt, TOKENIZER, literal=literal))
                 sampler = RecordingSampler()
                 pieces: Iterator = generate(NumpyRuntime(model), TOKENIZER, prompt, sampler, literal=literal)
                 next_token = next(pieces).id
@@ -131,7 +135,7 @@ def test_a_token_that_starts_inside_the_prompt_may_be_the_prediction() -> None:
     head[dog] = row
     if NumpyRuntime(model).prefill(TOKENIZER.encode("The"))[dog] < 0:
         head[dog] = -row
-    explanation = explain(NumpyRuntime(model), TOKENIZER, "The do", literal=False, candidates=3)
+    explanation = explain(NumpyRuntime(model), TOKENIZER, Prompt.of("The do", TOKENIZER), candidates=3)
     assert explanation.ids == TOKENIZER.encode("The") and explanation.tail == " do"
     for literal in (False, True):
         words, _ = explained("The do", literal=literal, evaluations=50)
@@ -148,17 +152,17 @@ def test_copies_compare_the_network_and_the_cache_after_the_same_prompt() -> Non
     network, prompt = NumpyRuntime(random_checkpoint(CONFIG)), "sat. The dog sat on the mat. The do"
     together = NgramRuntime(network, WEIGHTS)
     [dog] = TOKENIZER.encode(" dog")
-    copies = explain(network, TOKENIZER, prompt, literal=False, predictor=together, token=dog).copies or ()
+    copies = explain(network, TOKENIZER, Prompt.of(prompt, TOKENIZER), predictor=together, token=dog).copies or ()
     for copy in copies:
         for runtime, shown in ((network, copy.network_probability), (together, copy.probability)):
-            logprobs = predict_next(runtime, TOKENIZER, prompt, literal=False).logprobs
+            logprobs = predict_next(runtime, TOKENIZER, Prompt.of(prompt, TOKENIZER)).logprobs
             assert shown == pytest.approx(math.exp(logprobs[copy.token]))
     assert [TOKENIZER.label(copy.token) for copy in copies] == [" dog"]
     ids = TOKENIZER.encode("sat. The dog sat on the mat. The")
-    [copy] = explain(network, TOKENIZER, Prompt(ids), literal=False, predictor=together).copies or ()
+    [copy] = explain(network, TOKENIZER, Prompt(ids), predictor=together).copies or ()
     assert (TOKENIZER.label(copy.token), copy.positions) == (" dog", (ids.index(dog),))
     written = Prompt(ids, written=len(ids) - 1)  # " dog" is a token that the model wrote
-    assert explain(network, TOKENIZER, written, literal=False, predictor=together).copies == ()
+    assert explain(network, TOKENIZER, written, predictor=together).copies == ()
 
 
 def test_another_next_token_is_explained_in_its_likeliest_place() -> None:
@@ -166,7 +170,7 @@ def test_another_next_token_is_explained_in_its_likeliest_place() -> None:
     model = random_checkpoint(CONFIG)
     [dog], [dot] = TOKENIZER.encode(" dog"), TOKENIZER.encode(".")
     for token, start, tail in ((dog, "The", " do"), (dot, "The do", "")):
-        explanation = explain(NumpyRuntime(model), TOKENIZER, "The do", literal=False, token=token)
+        explanation = explain(NumpyRuntime(model), TOKENIZER, Prompt.of("The do", TOKENIZER), token=token)
         assert (explanation.token, explanation.tail) == (token, tail)
         assert TOKENIZER.decode(explanation.ids) == start
         assert explanation.attribution.token == token
@@ -178,7 +182,7 @@ def test_of_a_prompt_longer_than_the_context_the_end_is_read() -> None:
     explanation, model = explained("The cat sat on the mat. " * 9, replace(CONFIG, max_position_embeddings=16))
     ids = TOKENIZER.encode("The cat sat on the mat. " * 9)
     assert explanation.ids == ids[-16:] and explanation.truncated == len(ids) - 16 and explanation.preceding == 0
-    alone = explain(NumpyRuntime(model), TOKENIZER, Prompt(ids[-16:]), literal=True)
+    alone = explain(NumpyRuntime(model), TOKENIZER, Prompt(ids[-16:]))
     np.testing.assert_allclose(explanation.attention, alone.attention, atol=1e-6)
 
 
@@ -188,13 +192,13 @@ def test_errors_for_an_empty_prompt_and_damaged_weights() -> None:
     model = random_checkpoint(CONFIG)
     model.tensors["model.norm.weight"][:] = np.nan
     with pytest.raises(LLMError, match="NaN or infinite logits"):
-        explain(NumpyRuntime(model), TOKENIZER, "The cat", literal=True)
+        explain(NumpyRuntime(model), TOKENIZER, Prompt.of("The cat", TOKENIZER, literal=True))
 
 
 def test_the_entropy_of_a_uniform_distribution_is_the_logarithm_of_its_size() -> None:
     model = random_checkpoint(CONFIG)
     model.tensors["lm_head.weight"][:] = 0
-    explanation = explain(NumpyRuntime(model), TOKENIZER, "The cat", literal=True)
+    explanation = explain(NumpyRuntime(model), TOKENIZER, Prompt.of("The cat", TOKENIZER, literal=True))
     allowed = TOKENIZER.vocabulary.allowed(START)
     assert explanation.entropy == pytest.approx(math.log2(allowed.sum()))
     assert explanation.most_likely(3) == np.flatnonzero(allowed)[:3].tolist()
@@ -218,7 +222,7 @@ def test_a_long_prompt_is_processed_once_and_its_analyzed_end_again(monkeypatch:
     network, prompt = NumpyRuntime(random_checkpoint(config)), Prompt([5, 6, 7, 8] * 150)
     for predictor in [network, NgramRuntime(network, WEIGHTS)]:
         counts = processed_tokens(monkeypatch)
-        whole = explain(network, TOKENIZER, prompt, literal=True, predictor=predictor, ablates=False)
+        whole = explain(network, TOKENIZER, prompt, predictor=predictor, ablates=False)
         assert sum(counts) <= 600 + explain_module.MAX_TOKENS + 1
         monkeypatch.undo()
         alone = NumpyRuntime(random_checkpoint(config))
@@ -238,5 +242,5 @@ def test_an_explanation_stops_while_the_prompt_is_processed(monkeypatch: pytest.
     network = NumpyRuntime(random_checkpoint(CONFIG))
     counts = processed_tokens(monkeypatch)
     with pytest.raises(StoppedError):
-        explain(network, TOKENIZER, Prompt([5, 6, 7, 8] * 70), literal=True, check=stop)
+        explain(network, TOKENIZER, Prompt([5, 6, 7, 8] * 70), check=stop)
     assert counts == [PREFILL_CHUNK]

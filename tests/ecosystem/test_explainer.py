@@ -5,6 +5,7 @@ import numpy as np
 from llmcli.analysis.explain import explain
 from llmcli.formats import loading
 from llmcli.formats.loading import open_tokenizer
+from llmcli.generation.token_healing import Prompt
 from llmcli.models.numpy_runtime import NumpyRuntime
 
 
@@ -14,7 +15,8 @@ def test_attention_and_logit_lens_equal_those_of_transformers(reference) -> None
 
     checkpoint = loading.load(reference.directory)
     prompt = "def f(x): return the world"
-    explanation = explain(NumpyRuntime(checkpoint), open_tokenizer(checkpoint), prompt, literal=True)
+    tokenizer = open_tokenizer(checkpoint)
+    explanation = explain(NumpyRuntime(checkpoint), tokenizer, Prompt.of(prompt, tokenizer, literal=True))
     model = transformers.AutoModelForCausalLM.from_pretrained(
         reference.directory, dtype=torch.float32, attn_implementation="eager"
     ).eval()

@@ -122,7 +122,9 @@ def test_activations_and_switches(blank: "Page", tmp_path: Path) -> None:
         token = next_words(NumpyRuntime(model), tokenizer, prompt).words[0].token
         for without in ([], ["1", "2.3"], []):
             changed = switched_off(model, without)
-            expected = explain(NumpyRuntime(changed), tokenizer, prompt, literal=False, candidates=4, token=token)
+            expected = explain(
+                NumpyRuntime(changed), tokenizer, Prompt.of(prompt, tokenizer), candidates=4, token=token
+            )
             found = program.inside(prompt, without)
             layers = [layer for layer in range(2) if str(layer + 1) not in without]
             for layer in layers:

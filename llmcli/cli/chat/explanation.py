@@ -79,14 +79,11 @@ def _explain(
     runtime, tokenizer = assistant.runtime, assistant.tokenizer
     prompt = Prompt(before, written=written)
     try:
-        subject = choose_explained_model(
-            source, tokenizer, prompt, literal=True, on_note=console.note, runtime=runtime
-        )
+        subject = choose_explained_model(source, tokenizer, prompt, on_note=console.note, runtime=runtime)
         return explain(
             subject.network,
             tokenizer,
             prompt,
-            literal=True,
             candidates=CANDIDATES,
             token=token,
             predictor=subject.predictor,

@@ -1,5 +1,6 @@
 """`llm explain`: show how a model arrives at its prediction for a prompt."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,11 +60,13 @@ def _explain_prompt(options: _Options, path: Path, text: str) -> None:
     from llmcli.analysis.explain import choose_explained_model, explain
     from llmcli.cli.reports.explanation import ExplanationReport
     from llmcli.formats.loading import load_any, open_tokenizer
+    from llmcli.generation.token_healing import Prompt
     from llmcli.pages.explanation_json import explanation_json
 
     source = load_any(path)
     tokenizer = open_tokenizer(source)
-    subject = choose_explained_model(source, tokenizer, text, literal=options.literal, on_note=console.note)
+    prompt = Prompt.of(text, tokenizer, literal=options.literal)
+    subject = choose_explained_model(source, tokenizer, prompt, on_note=console.note)
     config = subject.checkpoint.config
     layer, head = (None, None) if options.layer is None else parse_part(options.layer, config, "layer")
     if subject.checkpoint.quantization:
@@ -77,8 +80,7 @@ def _explain_prompt(options: _Options, path: Path, text: str) -> None:
     explanation = explain(
         subject.network,
         tokenizer,
-        text,
-        literal=options.literal,
+        prompt,
         candidates=options.next,
         token=token,
         predictor=subject.predictor,
@@ -135,16 +137,17 @@ def _compare(
     """Show two predictions side by side: with and without some parts, or after two prompts."""
     from llmcli.analysis.comparison import compare
     from llmcli.cli.reports import comparison as report
+    from llmcli.generation.token_healing import Prompt
     from llmcli.pages.explanation_json import comparison_json
 
+    encode = partial(Prompt.of, tokenizer=tokenizer, literal=options.literal)
     other = None if options.compare is None else utf8_argument(options.compare, "prompt")
     comparison = compare(
         subject.network,
         tokenizer,
-        text,
-        other=other,
+        encode(text),
+        other=None if other is None else encode(other),
         without=options.without or (),
-        literal=options.literal,
         candidates=options.next,
         predictor=subject.predictor,
     )

@@ -40,7 +40,7 @@ def _encode(
         raise invalid(field, "is empty; give token ids or a text")
     cuts = getattr(body, "truncate_prompt_tokens", None) is not None
     written = getattr(body, "generated_tokens", 0) if field == "prompt" else 0
-    return encode_prompt(prompt, model, literal=False, cuts=cuts, written=written)
+    return encode_prompt(prompt, model, literal=getattr(body, "literal", False), cuts=cuts, written=written)
 
 
 def _text(prompt: Any, model: ServedModel) -> str:
@@ -118,14 +118,10 @@ async def explain_prompt(call: Call, body: ExplainBody) -> JsonObject:
     if body.token_id is not None:
         check_ids("token_id", [body.token_id], call.model)
     call.entry.prompt = body.messages[-1].message.content if body.messages else str(body.prompt)
-    prompt: str | Prompt = await call.search(lambda _: _encode(body, call.model, 1))
-    other: str | Prompt | None = None
+    prompt = await call.search(lambda _: _encode(body, call.model, 1))
+    other = None
     if body.compare is not None:
         other = await call.search(lambda _: _encode(body, call.model, field="compare"))
-    if isinstance(body.prompt, str):
-        prompt = body.prompt
-    if isinstance(body.compare, str):
-        other = body.compare
     return await call.analyze(
         lambda runtime, check: _explain(runtime, call.model, body, (prompt, other), check)
     )
@@ -135,7 +131,7 @@ def _explain(
     runtime: Runtime,
     model: ServedModel,
     body: ExplainBody,
-    prompts: tuple[str | Prompt, str | Prompt | None],
+    prompts: tuple[Prompt, Prompt | None],
     check: Check,
 ) -> JsonObject:
     """Runs in a thread of the engine."""
@@ -145,14 +141,12 @@ def _explain(
         model.source,
         model.tokenizer,
         prompt,
-        literal=body.literal,
         on_note=lambda note: None,
         runtime=runtime,
         open_network=model.readable_runtime,
         check=check,
     )
     options: dict[str, Any] = {
-        "literal": body.literal,
         "candidates": body.n,
         "token": body.token_id,
         "predictor": subject.predictor,

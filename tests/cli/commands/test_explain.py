@@ -12,6 +12,7 @@ from rich.cells import cell_len
 from llmcli.analysis.explain import explain
 from llmcli.formats.checkpoint import save
 from llmcli.formats.loading import load, open_tokenizer
+from llmcli.generation.token_healing import Prompt
 from llmcli.models.numpy_runtime import NumpyRuntime
 from tests.cli.terminals import STYLES, in_a_terminal
 from tests.conftest import Llm
@@ -25,8 +26,9 @@ FAMILY = "👨‍👩‍👧"  # joined by zero-width joiners
 def test_another_next_token_is_explained(llm: Llm, tiny_model: Path) -> None:
     model = load(tiny_model)
     tokenizer = open_tokenizer(model)
-    token = explain(NumpyRuntime(model), tokenizer, "The cat", literal=True).most_likely(3)[2]
-    truth = explain(NumpyRuntime(model), tokenizer, "The cat", literal=True, token=token)
+    prompt = Prompt.of("The cat", tokenizer, literal=True)
+    token = explain(NumpyRuntime(model), tokenizer, prompt).most_likely(3)[2]
+    truth = explain(NumpyRuntime(model), tokenizer, prompt, token=token)
     label = tokenizer.label(token)
     found = json.loads(llm("explain", "The cat", "--literal", "--token", label, "--json").stdout)
     assert found["attribution"]["id"] == token
