@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from llmcli.data.text.words import character_class
+from llmcli.data.text.words import begins_with_letter, character_class
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokenizers.vocabulary import START, Vocabulary, state_after, state_between
 from llmcli.errors import DAMAGED, LLMError
@@ -268,10 +268,11 @@ class FirstToken:
             yield _Group(path, 0, every, every, weight * factors * softmax(logits.astype(np.float64)))
         for logprobs, before, inside, last in self.search.crossing:
             probabilities = np.exp(logprobs - self.search.log_total)
+            texts = [vocabulary.token_bytes[token][inside:] for token in last.tolist()]
             if in_word:
-                probabilities[vocabulary.letter_at(last, inside)] *= CONTINUE_WORD_FACTOR
-            entries = [self._entry(vocabulary.token_bytes[token][inside:]) for token in last.tolist()]
-            yield _Group(before, inside, last, np.array(entries, np.int64), probabilities)
+                probabilities[list(map(begins_with_letter, texts))] *= CONTINUE_WORD_FACTOR
+            entries = np.array(list(map(self._entry, texts)), np.int64)
+            yield _Group(before, inside, last, entries, probabilities)
 
     def _entry(self, text: bytes) -> int:
         entry = self._vocabulary.find(text)

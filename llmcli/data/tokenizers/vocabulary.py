@@ -43,7 +43,7 @@ _FIRST = [
     (0xF1, 0xF3, 3),
     (0xF4, 0xF4, 7),
 ]
-_ASCII_LETTERS = np.array([byte < 0x80 and begins_with_letter(bytes([byte])) for byte in range(256)])  # [256]
+_WORD_ENDS = {bytes([byte]) for byte in range(0x80) if not begins_with_letter(bytes([byte]))} - {b"'"}
 
 
 def state_between(data: bytes) -> int:
@@ -117,43 +117,21 @@ class Vocabulary:
         end = bisect_left(sorted_bytes, stem[:-1] + bytes([stem[-1] + 1])) if stem else len(order)
         return order[bisect_right(sorted_bytes, data) : end]
 
-    def letter_at(self, tokens: Ids, offset: int) -> Mask:
-        """Return whether the bytes of `tokens` [n] from `offset` on begin with a letter; all tokens are
-        longer."""
-        if not len(tokens):
-            return np.zeros(0, bool)
-        joined, starts = self._joined
-        first = joined[starts[tokens] + offset]
-        is_letter = _ASCII_LETTERS[first]
-        for i in np.flatnonzero(first >= 0x80).tolist():
-            is_letter[i] = begins_with_letter(self.token_bytes[tokens[i]][offset:])
-        return is_letter
-
     @cached_property
     def begins_with_letter(self) -> Mask:
         """Mask of the tokens that continue a word after a letter, [V]."""
-        mask = np.zeros(len(self), bool)
-        tokens = np.sort(self._sorted[0])
-        mask[tokens] = self.letter_at(tokens, 0)
-        return mask
+        return np.fromiter(map(begins_with_letter, self.token_bytes), bool, len(self))
 
     @cached_property
     def only_letters(self) -> Mask:
-        """Mask of the tokens that consist of ASCII letters and digits, [V]."""
-        joined, starts = self._joined
-        lengths = np.diff(starts, append=len(joined))
-        letters = np.concatenate([[0], np.cumsum(_ASCII_LETTERS[joined])])  # before each byte
-        return (lengths > 0) & (letters[starts + lengths] - letters[starts] == lengths)
+        """Mask of the tokens that consist of ASCII letters, digits and underscores, [V]."""
+        only_letters = (data.replace(b"_", b"a").isalnum() for data in self.token_bytes)
+        return np.fromiter(only_letters, bool, len(self))
 
     @cached_property
     def ends_words(self) -> Mask:
         """Mask of the tokens that begin with an ASCII character that ends a word after a letter, [V]."""
-        mask = np.zeros(len(self), bool)
-        tokens = self._sorted[0]
-        joined, starts = self._joined
-        first = joined[starts[tokens]]
-        mask[tokens] = (first < 0x80) & ~_ASCII_LETTERS[first] & (first != ord("'"))
-        return mask
+        return np.fromiter((data[:1] in _WORD_ENDS for data in self.token_bytes), bool, len(self))
 
     def allowed(self, state: int) -> Mask | None:
         """Return the mask [V] of the tokens that may be generated in a state; None if that is all or none of
@@ -211,12 +189,6 @@ class Vocabulary:
             (i for i, data in enumerate(self.token_bytes) if data), key=self.token_bytes.__getitem__
         )
         return np.array(order, np.int64), [self.token_bytes[i] for i in order]
-
-    @cached_property
-    def _joined(self) -> tuple[NDArray[np.uint8], Ids]:
-        """The joined bytes of all tokens, and the start of each token."""
-        ends = np.cumsum([len(data) for data in self.token_bytes])
-        return np.frombuffer(b"".join(self.token_bytes), np.uint8), np.concatenate([[0], ends[:-1]])
 
     @cached_property
     def _longest(self) -> int:

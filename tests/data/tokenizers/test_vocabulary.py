@@ -80,8 +80,6 @@ def test_tokens_are_found_by_their_first_bytes(tokens: list[bytes], data: bytes)
     assert sorted(vocabulary.prefixes_of(data)) == [i for i, t in enumerate(tokens) if t and data.startswith(t)]
     beyond = [i for i, t in enumerate(tokens) if t.startswith(data) and t != data]
     assert sorted(vocabulary.extensions_of(data).tolist()) == beyond
-    letters = vocabulary.letter_at(np.array(beyond, np.int64), len(data))
-    assert letters.tolist() == [begins_with_letter(tokens[i][len(data) :]) for i in beyond]
     result = vocabulary.find(data)
     assert tokens[result] == data if result is not None else data not in tokens
 
