@@ -6,7 +6,7 @@ in the rendered text then come from the template, and the placeholders are turne
 """
 
 import re
-from bisect import bisect_left
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
@@ -21,7 +21,6 @@ PRIVATE_USE = (
     range(0x100000, 0x10FFFE),
     range(0xE000, 0xF900),
 )
-_SPACE_AFTER = re.compile(r"\s*")
 
 
 def unused_characters(count: int, texts: Iterable[str]) -> list[str]:
@@ -69,19 +68,21 @@ class ControlTokens:
     ) -> tuple[list[int], list[bool]]:
         """Return (ids of a rendered text, whether each token overlaps one of the ascending `marked` spans).
         `names` maps placeholders to names, as returned by `hide`."""
-        places = [i for i, character in enumerate(text) if character in names] if names else []
-        growth = [0, *accumulate(len(names[text[i]]) - 1 for i in places)]
-
-        def moved(position: int) -> int:
-            """Convert a position to the text in which names have replaced the placeholders."""
-            return position + growth[bisect_left(places, position)]
-
-        controls = [(moved(start), moved(end), control) for start, end, control in self.find(text)]
-        marked = [(moved(start), moved(end)) for start, end in marked]
-        for placeholder, name in names.items():
-            text = text.replace(placeholder, name)
-        tokens = list(self._tokens(text, controls))
-        return [token for token, _ in tokens], list(_overlaps((span for _, span in tokens), marked))
+        controls = self.find(text)
+        if names:
+            parts = [names.get(character, character) for character in text]
+            moved = [0, *accumulate(map(len, parts))]  # position of each character in the joined parts
+            text = "".join(parts)
+            controls = [(moved[start], moved[end], control) for start, end, control in controls]
+            marked = [(moved[start], moved[end]) for start, end in marked]
+        ends = [end for _, end in marked]
+        ids = []
+        is_marked = []
+        for token, (start, end) in self._tokens(text, controls):
+            ids.append(token)
+            following = bisect_right(ends, start)  # the first marked span that ends after the token begins
+            is_marked.append(following < len(marked) and marked[following][0] < end)
+        return ids, is_marked
 
     def _tokens(self, text: str, controls: Sequence[tuple[int, int, int]]) -> Iterator[tuple[int, Span]]:
         """Yield (id, span) of each token of a text, with control tokens only at `controls`."""
@@ -92,7 +93,7 @@ class ControlTokens:
             first = start
             part = text[start:end]
             if before is not None and self._tokenizer.strips(before)[1]:
-                part = _SPACE_AFTER.sub("", part, count=1)
+                part = part.lstrip()
                 first = end - len(part)
             if control and self._tokenizer.strips(control[2])[0]:
                 part = part.rstrip()
@@ -102,12 +103,3 @@ class ControlTokens:
                 yield control[2], control[:2]
                 start = control[1]
                 before = control[2]
-
-
-def _overlaps(spans: Iterable[Span], marked: Sequence[Span]) -> Iterator[bool]:
-    """Return, for each span, whether it overlaps a marked span; both are in ascending order."""
-    i = 0
-    for start, end in spans:
-        while i < len(marked) and marked[i][1] <= start:
-            i += 1
-        yield i < len(marked) and marked[i][0] < end
