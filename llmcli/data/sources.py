@@ -9,7 +9,6 @@ import sys
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path, PurePath
 from typing import Any, TypeAlias
 
@@ -367,7 +366,6 @@ def _read_files(
     contents: list[Content] = []
     unreadable: list[tuple[str, str]] = []
     copy = TextCopy()
-    read = partial(read_records, reading=reading, text_only=text_only)
     begun: list[PendingFile | _Read] = []
 
     def read_or_submit(file: FoundFile) -> PendingFile | _Read:
@@ -378,11 +376,11 @@ def _read_files(
             if needs_child(file.name, start, plain=True):
                 path = stack.enter_context(_moved(copy, stored))
                 return reader.submit(file.name, path, start, plain=True)
-            return [read(file.name, file.path, stored, copy=copy, on_read=on_read)], []
+            return [reader.read_records(file.name, file.path, stored, copy=copy, on_read=on_read)], []
         with OpenFile(display_name(file.name), file.path) as opened:
             start = opened.read(0, file_types.START_BYTES)
             if not needs_child(file.name, start, plain=reading.plain):
-                return [read(file.name, file.path, opened, copy=copy, on_read=on_read)], []
+                return [reader.read_records(file.name, file.path, opened, copy=copy, on_read=on_read)], []
         return reader.submit(file.name, file.path, start, plain=reading.plain)
 
     with DocumentReader(reading, text_only=text_only) as reader, contextlib.ExitStack() as stack:

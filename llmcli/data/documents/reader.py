@@ -36,8 +36,7 @@ _SPARE_SECONDS = 30.0  # after the time limit at which a process should have end
 _MAX_RESTARTS = 10  # restarts after crashes while one archive is read
 
 Content: TypeAlias = Document | ConversationFile
-# (name, path, stored content, *, copy, on_read) -> content: `read_records` with the options of a reader
-ReadStored: TypeAlias = Callable[..., Content]
+ReadRecords: TypeAlias = Callable[..., Content]  # `read_records` with the options of a reader
 
 _idle: list[ChildProcess] = []  # at most one: starting it takes longer than reading a small document
 
@@ -62,9 +61,8 @@ class DocumentReader:
     """Reads files in child processes."""
 
     def __init__(self, reading: ReadOptions, *, text_only: bool = False) -> None:
-        """Take the arguments of `read_records`, which reads the texts and tables in the files."""
         self._reading = reading
-        self._read_stored = partial(read_records, reading=reading, text_only=text_only)
+        self.read_records = partial(read_records, reading=reading, text_only=text_only)
         self._executor = ThreadPoolExecutor(cpu_cores())
         self._events: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()  # arguments of OnRead
         self._closed = threading.Event()
@@ -86,7 +84,7 @@ class DocumentReader:
         try:
             reader = self._free.pop()
         except IndexError:
-            reader = _ProcessReader(self._read_stored, self._events, self._closed)
+            reader = _ProcessReader(self.read_records, self._events, self._closed)
             self._readers.append(reader)
         reader.read(pending)
         self._free.append(reader)
@@ -128,11 +126,11 @@ class _ProcessReader:
 
     def __init__(
         self,
-        read_stored: ReadStored,
+        read_records: ReadRecords,
         events: "queue.SimpleQueue[tuple[str, int]]",
         closed: threading.Event,
     ) -> None:
-        self._read_stored = read_stored
+        self._read_records = read_records
         self._events = events
         self._copy = TextCopy()
         try:
@@ -302,7 +300,7 @@ class _ProcessReader:
         """Read a table or a file that may be text; `file_bytes` is the size of the file, or in an archive its
         packed size."""
         try:
-            content_read = self._read_stored(
+            content_read = self._read_records(
                 self._name, self._pending.path, content, copy=self._copy, on_read=self._on_read
             )
         except ReadingEndsError:
