@@ -55,11 +55,12 @@ class _Output:
         self._file.seek(0)
         data = self._file.read()
         lines = data.split(b"\n")[:-1]  # the last line may be incomplete
+        header = _parse(lines[0]) if lines else {}
         key = _hash(options, model, rows)
         if not data:
             self._write({"batch": key, "seed": seed})
-        elif lines and (earlier := _seed_of(lines[0], key)) is not None:
-            self.seed = earlier
+        elif header.get("batch") == key:
+            self.seed = header["seed"]
             results = zip(lines[1:], rows, strict=False)
             is_next = [_parse(line).get("row") == row.number for line, row in results]
             self.done = [*is_next, False].index(False)  # a damaged line and those after it are made again
@@ -86,14 +87,6 @@ class _Output:
             _, _, results = self.partial.read_bytes().partition(b"\n")
             atomic_io.write(self.path, results)
             self.partial.unlink()
-
-
-def _seed_of(header: bytes, key: str) -> int | None:
-    """Return the seed in the first line of a partial file; None if the line is damaged or from a different
-    batch."""
-    record = _parse(header)
-    seed = record.get("seed")
-    return seed if record.get("batch") == key and isinstance(seed, int) else None
 
 
 def _parse(line: bytes) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from llmcli.data.text.corpus import Corpus, DocumentPart
 from llmcli.data.text.dataset_directory import ALL_SPLITS
 from llmcli.data.text.decoding import Document
 from llmcli.data.text.near_duplicates import largest_group
-from llmcli.data.text.repetitions import find_repetitions
+from llmcli.data.text.repetitions import Repetitions, find_repetitions
 from llmcli.data.text.split import split
 from llmcli.errors import LLMError
 from llmcli.evaluation.training_text import find_corpus, find_held_out_text, recorded_reading, trained_lengths
@@ -23,15 +23,13 @@ MANIFEST = "handover.json"
 class RecordedSplit:
     """The training text and the held-out text of a model."""
 
-    training: Corpus
+    repetitions: Repetitions  # its `training` is the training text
     held_out: Corpus
     names: dict[str, str]  # sha256 of a document -> its name in the record
     new: tuple[str, ...]  # names of documents that the record does not have
     conversations: tuple[str, ...]  # names of files of conversations, which are not part of the split
     read: Sources
     has_record: bool  # whether the record of the model names a text
-    left_out: int  # bytes of training text that repeat held-out text
-    known_share: float  # share of the held-out text that still occurs in the training text
 
 
 def recorded_split(record: TrainingRecord, model: Path, corpus: Sequence[str]) -> RecordedSplit:
@@ -75,19 +73,16 @@ def recorded_split(record: TrainingRecord, model: Path, corpus: Sequence[str]) -
         training += divided.training.contents
         held_out += divided.held_out.contents
     trained, kept = map(Corpus.of_parts, (training, held_out))
-    repetitions = find_repetitions(trained, kept, versions=largest_group(documents))
     conversations = [file.name for file in record.conversation_files]
     conversations += [file.name for file in read.conversation_files]
     return RecordedSplit(
-        repetitions.training,
+        find_repetitions(trained, kept, versions=largest_group(documents)),
         kept,
         names | {document.sha256: document.relative_name for document in new.documents},
         tuple(document.name for document in new.documents),
         tuple(dict.fromkeys(conversations)),
         read,
         bool(stage.texts),
-        repetitions.left_out,
-        repetitions.known_share,
     )
 
 

@@ -110,8 +110,8 @@ class Handover:
     def not_included(self) -> list[str]:
         cache = self.trained.record.ngram_cache
         conversations = self.split.conversations
-        left_out = self.split.left_out
-        known = known_text(self.split.known_share)
+        left_out = self.split.repetitions.left_out
+        known = known_text(self.split.repetitions.known_share)
         changed = ""
         if new := units.count(len(self.split.new), "text") if self.split.new else "":
             changed = f"the mixture: {new} added, newly split"
@@ -134,7 +134,7 @@ class Handover:
 
         Raises LLMError if no text was held out, if the disk is full, or if pyarrow is not installed.
         """
-        training = self.split.training
+        training = self.split.repetitions.training
         held_out = self.split.held_out
         names = self.split.names
         if not (training.contents and held_out.contents):

@@ -37,7 +37,7 @@ def bars(page: "Page") -> list[list[str]]:
 
 @browser_test
 def test_two_tabs_follow_the_run_and_show_its_end(browser: "Browser", watch: WatchServer) -> None:
-    [address] = watch.start()
+    [address] = watch.urls
     pages = [browser.new_page(locale=locale, viewport={"width": 400, "height": 800}) for locale in ("en-US", "ja-JP")]
     messages: list[str] = []
     for page in pages:
@@ -83,7 +83,7 @@ def test_two_tabs_follow_the_run_and_show_its_end(browser: "Browser", watch: Wat
 @browser_test
 def test_a_class_watches_with_the_code(browser: "Browser") -> None:
     server = WatchServer(watch_page("m.safetensors"), "0.0.0.0")
-    address = server.start()[-1]
+    address = server.urls[-1]
     classroom = server.classroom
     assert classroom
     server.state = json.dumps(STATE | {"phase": "saved", "model": True, "class": classroom.invitation}).encode()

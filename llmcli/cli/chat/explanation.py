@@ -67,7 +67,7 @@ def find_token(answer: "Sequence[Piece]", which: str) -> int:
             f"the last answer has no {visible_whitespace(which)}; give a word of it, or the number of a token"
         )
     ends = accumulate(len(piece.text) for piece in answer)
-    return next((index for index, end in enumerate(ends) if end > place), count - 1)
+    return next(index for index, end in enumerate(ends) if end > place)
 
 
 def _explain(

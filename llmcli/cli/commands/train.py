@@ -5,7 +5,7 @@ import platform
 import signal
 import sys
 from collections.abc import Callable, Container, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -383,10 +383,12 @@ def _run(options: _Options, planned: "PlannedRun") -> None:
         result, signals = _train(options, planned, view)
         _report(options, result, planned)
     else:
-        from llmcli.cli.reports.watch import watching
+        from llmcli.cli.reports.watch import Watch
 
         address = options.host, options.port
-        with watching(planned.output.path, planned.prepared.plan, view.losses, address) as watch:
+        watch = Watch(planned.output.path, planned.prepared.plan, view.losses, address)
+        with closing(watch):
+            watch.invite()
             result, signals = _train(options, planned, view, watch.add)
             watch.finish(result, has_model=not planned.output.adapter_only)
             _report(options, result, planned)

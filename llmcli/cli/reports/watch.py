@@ -9,8 +9,7 @@ import math
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +27,7 @@ DIGITS = 4
 
 
 class Watch:
-    """The page of a run."""
+    """The page of a run. `losses` must be up to date when an event is added."""
 
     def __init__(
         self, output: Path, plan: "Plan", losses: "TrainingLosses", address: tuple[str, int]
@@ -38,12 +37,10 @@ class Watch:
 
         self._losses = losses
         self._stated = -math.inf
-        self._server = WatchServer(watch_page(output.name), *address)
-        self.urls = self._server.start()
-        self.classroom = self._server.classroom
+        self.server = WatchServer(watch_page(output.name), *address)
         self._state: dict[str, Any] = {"phase": "preparing", "file": output.name, "step": None, "verdict": []}
-        if self.classroom:
-            self._state["class"] = self.classroom.invitation
+        if classroom := self.server.classroom:
+            self._state["class"] = classroom.invitation
         self._has_failed = False
         self._begin_model(plan)
 
@@ -111,7 +108,7 @@ class Watch:
                 "validation_steps": [step for step, _ in self._losses.evaluations],
                 "validation": [bits for _, bits in self._losses.evaluations],
             }
-        self._server.state = json.dumps(self._state, ensure_ascii=False).encode("utf-8", "replace")
+        self.server.state = json.dumps(self._state, ensure_ascii=False).encode("utf-8", "replace")
 
     def finish(self, result: "Result", *, has_model: bool) -> None:
         """Show the end of the run, and offer the page of the model, unless only adapters were saved."""
@@ -122,7 +119,7 @@ class Watch:
         verdict = list(result.done.checkpoint.record.verdict)
         self._state |= {"phase": "saved", "file": str(file), "verdict": verdict, "model": has_model}
         if has_model:
-            self._server.offer(f"{file.stem}.html", lambda: _model_page(file))
+            self.server.offer(f"{file.stem}.html", lambda: _model_page(file))
         self._publish()
 
     def stay_open(self) -> None:
@@ -130,16 +127,27 @@ class Watch:
         if self._has_failed:
             return
         if self._state["model"]:
-            code = f"?code={self.classroom.code}" if self.classroom else ""
-            console.warn(f"the page of the model: {self.urls[0]}/model{code}")
+            code = f"?code={self.server.classroom.code}" if self.server.classroom else ""
+            console.warn(f"the page of the model: {self.server.urls[0]}/model{code}")
         console.warn("the page stays open until Enter or Ctrl-C")
         try:
             sys.stdin.readline()
         except KeyboardInterrupt:
             console.status("")
 
+    def invite(self) -> None:
+        """Print the addresses of the page, and open it in a browser if there is a display."""
+        server = self.server
+        invite("watch the run at", "", server.urls, server.classroom)
+        if sys.stderr.isatty() and _has_display():
+            import webbrowser
+
+            # in a thread, since opening a browser may take seconds
+            link = server.classroom.link if server.classroom else server.urls[0]
+            threading.Thread(target=webbrowser.open, args=(link,), daemon=True).start()
+
     def close(self) -> None:
-        self._server.stop()
+        self.server.stop()
 
 
 def _model_page(file: Path) -> bytes:
@@ -147,25 +155,6 @@ def _model_page(file: Path) -> bytes:
     from llmcli.pages.live_page import live_page
 
     return live_page(load(file), None, lambda note: None)
-
-
-@contextmanager
-def watching(
-    output: Path, plan: "Plan", losses: "TrainingLosses", address: tuple[str, int]
-) -> Iterator[Watch]:
-    """Open the page of a run, and close it on exit. `losses` must be up to date when an event is added."""
-    watch = Watch(output, plan, losses, address)
-    try:
-        invite("watch the run at", "", watch.urls, watch.classroom)
-        if sys.stderr.isatty() and _has_display():
-            import webbrowser
-
-            # in a thread, since opening a browser may take seconds
-            link = watch.classroom.link if watch.classroom else watch.urls[0]
-            threading.Thread(target=webbrowser.open, args=(link,), daemon=True).start()
-        yield watch
-    finally:
-        watch.close()
 
 
 def _has_display() -> bool:

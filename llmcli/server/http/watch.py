@@ -5,7 +5,6 @@ It is independent of training: the run passes texts to the server, and never wai
 
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack
 from urllib.parse import quote
 
 from starlette.applications import Starlette
@@ -16,7 +15,6 @@ from starlette.routing import Route
 
 from llmcli.errors import LLMError
 from llmcli.server.http.access import Access
-from llmcli.server.http.classroom import Classroom
 from llmcli.server.http.guard import Guard
 from llmcli.server.http.listening import Server, bind, urls
 
@@ -25,22 +23,19 @@ ENDING_SECONDS = 0.5  # time for answers in progress at the end; their thread is
 
 
 class WatchServer:
-    """Serves the page of a run, its `state` as JSON, and, once the model is saved, the page of the model."""
+    """Serves the page of a run at `urls`, its `state` as JSON, and, once the model is saved, the page of the
+    model."""
 
     def __init__(self, page: bytes, host: str = "127.0.0.1", port: int = 0) -> None:
+        """Start serving. Raises LLMError."""
         self._page = page
-        self._address = host, port
-        self.classroom: Classroom | None = None
         self.state = b"{}"
         self._model: tuple[str, Callable[[], bytes]] | None = None
         self._made: bytes | None = None
         self._making = threading.Lock()
-        self._listener = ExitStack()
-
-    def start(self) -> list[str]:
-        """Start serving; return the addresses. Raises LLMError."""
-        listener = self._listener.enter_context(bind(*self._address))
-        access = Access.to(listener, self._address[0])
+        self._listener = bind(host, port)
+        self.urls = urls(self._listener)
+        access = Access.to(self._listener, host)
         self.classroom = access.classroom
         routes = [
             Route("/", self._show),
@@ -49,9 +44,8 @@ class WatchServer:
         ]
         guard = Middleware(Guard, access=access, log=lambda entry: None)
         self._server = Server(Starlette(routes=routes, middleware=[guard]))
-        self._thread = threading.Thread(target=self._server.run, args=([listener],), daemon=True)
+        self._thread = threading.Thread(target=self._server.run, args=([self._listener],), daemon=True)
         self._thread.start()
-        return urls(listener)
 
     def offer(self, name: str, make: Callable[[], bytes]) -> None:
         """Offer the page of the finished model under a file name; `make` is called when it is requested."""

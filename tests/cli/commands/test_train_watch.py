@@ -42,7 +42,7 @@ def test_a_watched_run_writes_the_same_file(llm: Llm, monkeypatch: pytest.Monkey
     add, finish = Watch.add, Watch.finish
 
     def read(watch: Watch) -> dict[str, Any]:
-        with urllib.request.urlopen(f"{watch.urls[0]}/state", timeout=10) as answer:
+        with urllib.request.urlopen(f"{watch.server.urls[0]}/state", timeout=10) as answer:
             return json.load(answer)  # type: ignore[no-any-return]
 
     def add_and_read(watch: Watch, event: object) -> None:
@@ -52,7 +52,7 @@ def test_a_watched_run_writes_the_same_file(llm: Llm, monkeypatch: pytest.Monkey
     def finish_and_read(watch: Watch, *arguments: Any, **options: Any) -> None:
         finish(watch, *arguments, **options)
         states.append(read(watch))
-        with urllib.request.urlopen(f"{watch.urls[0]}/model", timeout=60) as answer:
+        with urllib.request.urlopen(f"{watch.server.urls[0]}/model", timeout=60) as answer:
             pages.append(answer.read().decode())
         watch.stay_open()  # as at a terminal
 

@@ -15,7 +15,7 @@ Answer = tuple[int, dict[str, str], bytes]
 @pytest.fixture(scope="module")
 def server() -> Iterator[tuple[WatchServer, int]]:
     watch = WatchServer(b"<!DOCTYPE html>")
-    [address] = watch.start()
+    [address] = watch.urls
     assert address.startswith("http://127.0.0.1:")
     yield watch, int(address.rpartition(":")[2])
     watch.stop()
