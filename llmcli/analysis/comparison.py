@@ -17,10 +17,8 @@ from llmcli.analysis.explain import SHOWN_TOKENS, Explanation, explain
 from llmcli.config import ModelConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import brief, usage
-from llmcli.formats.checkpoint import Checkpoint
 from llmcli.generation.next_words import NextWord
 from llmcli.generation.token_healing import Prompt
-from llmcli.models import induction
 from llmcli.models.ngram_runtime import NgramRuntime
 from llmcli.models.numpy_runtime import ModelPart, NumpyRuntime
 from llmcli.models.runtime import Doubles, Runtime
@@ -183,10 +181,3 @@ def parse_part(name: str, config: ModelConfig, setting: str = "without") -> Mode
             f"{size}, found {brief(name)}"
         )
     return layer - 1, head - 1 if match[2] else None
-
-
-def initialized_heads(model: Checkpoint) -> dict[str, str]:
-    """Return the heads that were not initialized at random: their name ("2.1") and initialization. Training
-    may have changed them."""
-    train = model.record.train
-    return induction.initialized_heads(model.config) if train is not None and train.induction else {}

@@ -21,6 +21,7 @@ from llmcli.formats.ensemble_file import Ensemble
 from llmcli.formats.metadata import Json
 from llmcli.generation.next_words import NO_WORDS, NextWords, next_words
 from llmcli.generation.token_healing import Prompt, last_tokens, read_prompt, shared_length
+from llmcli.models import induction
 from llmcli.models.ensemble import EnsembleRuntime
 from llmcli.models.logits import entropy, log_softmax, masked, softmax
 from llmcli.models.ngram_runtime import NgramRuntime, network_of, with_ngram_cache
@@ -372,6 +373,19 @@ class ExplainedModel(NamedTuple):
     network: NumpyRuntime
     predictor: Runtime  # the network, possibly with its n-gram cache, or the ensemble that it belongs to
     member: Json | None = None  # name and weight of the model in the ensemble
+
+    @property
+    def facts(self) -> Json:
+        """The member of an ensemble and the initialized heads, for JSON."""
+        facts = {"expert": self.member, "initialized_heads": initialized_heads(self.checkpoint)}
+        return {name: value for name, value in facts.items() if value}
+
+
+def initialized_heads(model: Checkpoint) -> dict[str, str]:
+    """Return the heads that were not initialized at random: their name ("2.1") and initialization. Training
+    may have changed them."""
+    train = model.record.train
+    return induction.initialized_heads(model.config) if train is not None and train.induction else {}
 
 
 def choose_explained_model(

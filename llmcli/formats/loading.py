@@ -97,6 +97,15 @@ def files(path: str | Path) -> list[Path]:
     return directory.files(path)
 
 
+def reject_overwriting(output: Path, kind: str, model: str | Path, role: str) -> None:
+    """Raise LLMError if an output would replace a model, of which `role` says what the command does with it,
+    or one of its files. `kind` describes the output."""
+    from llmcli.formats import atomic_io  # not needed to read a model
+
+    part = "part of " if Path(model).is_dir() else ""
+    atomic_io.reject_overwriting(output, kind, files(model), f"{part}{role}")
+
+
 def fingerprint(model: "Checkpoint") -> str:
     """Return the sha256 of a model that was opened from a file: from its metadata, or of the files with its
     weights. Raises LLMError."""

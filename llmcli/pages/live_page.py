@@ -16,7 +16,7 @@ from string import Template
 from typing import TYPE_CHECKING
 
 from llmcli import units
-from llmcli.analysis.comparison import initialized_heads
+from llmcli.analysis.explain import initialized_heads
 from llmcli.config import ModelConfig, SamplingConfig
 from llmcli.data.conversations.example_prompt import example_prompts
 from llmcli.errors import LLMError, OnNote

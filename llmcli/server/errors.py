@@ -7,6 +7,12 @@ from llmcli.errors import WRONG_USAGE, LLMError
 from llmcli.generation.engine.requests import QueueFullError, StoppingError, UnavailableError
 
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+# errors of the engine -> (status, code)
+STATUSES = {
+    QueueFullError: (429, "queue_full"),
+    StoppingError: (503, "stopping"),
+    UnavailableError: (503, "unavailable"),
+}
 HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}, 503: {"Retry-After": "1"}}
 
 
@@ -59,14 +65,10 @@ def as_api_error(error: BaseException, status: int = 500) -> ApiError:
             return error
         case ModelLoadError():
             return ApiError(error.hint, 503, param="model", code="model_not_loaded")
-        case QueueFullError():
-            return ApiError(str(error), 429, code="queue_full")
-        case StoppingError():
-            return ApiError(str(error), 503, code="stopping")
-        case UnavailableError():
-            return ApiError(str(error), 503, code="unavailable")
         case LLMError():
-            return ApiError(str(error), 400 if error.exit_code == WRONG_USAGE else status)
+            usual = 400 if error.exit_code == WRONG_USAGE else status, None
+            specific, code = STATUSES.get(type(error), usual)
+            return ApiError(str(error), specific, code=code)
     if isinstance(error, MemoryError) or "can't start new thread" in str(error):
         message = "the server is out of memory or threads for this request; try again later"
         return ApiError(message, 503, code="unavailable")

@@ -60,18 +60,13 @@ class Answer:
         return {
             "role": "assistant",
             "content": self.text,
-            "tokens": self.tokens_json(),
+            "tokens": list(map(token_json, self.pieces)),
             "finish_reason": self.finish_reason,
             "prompt_tokens": prompt,
             "cached_tokens": cached,
             "dropped_turns": self.dropped_turns,
             **self.speed_json(),
         }
-
-    def tokens_json(self) -> list[dict[str, Any]]:
-        return [
-            {"id": piece.id, "text": piece.text, "logprob": round(piece.logprob, 6)} for piece in self.pieces
-        ]
 
     def speed_json(self) -> dict[str, float]:
         return {
@@ -82,6 +77,10 @@ class Answer:
     def note_speed(self) -> None:
         tokens = units.count(len(self.pieces), "token")
         console.note(f"[{tokens}, {self.tokens_per_second:,.0f} tokens/s, seed {self.sampling.seed}]")
+
+
+def token_json(piece: "Piece") -> dict[str, Any]:
+    return {"id": piece.id, "text": piece.text, "logprob": round(piece.logprob, 6)}
 
 
 def receive(

@@ -7,6 +7,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from llmcli import units
+from llmcli.cli.reports import tokens as token_output
 from llmcli.cli.terminal import console, styles
 from llmcli.cli.terminal.safe_text import visible_whitespace
 from llmcli.errors import usage
@@ -38,9 +39,7 @@ def show(
     if styles.has_colors(sys.stdout):
         console.heading("the answer, each token colored by its probability")
         for token in answer:
-            console.verbatim(
-                styles.by_value(token.text, math.exp(token.logprob), styles.PROBABILITIES), raw=True
-            )
+            token_output.with_probability(token)
         console.result(f"\n{styles.legend(styles.PROBABILITIES)}", raw=True)
     explanation = _explain(source, assistant, prompt_ids + ids[:position], position, ids[position])
     number = f"token {position + 1} of {len(answer)}"

@@ -108,7 +108,7 @@ class Session:
 
         path = _path(rest, "save")
         self._saved[path] = save_messages(path, self._chat.messages, self._saved.get(path, b""))
-        console.warn(f"saved {path} ({units.count(self._chat.turns, 'turn')})")
+        self._confirm(f"saved {path}")
 
     def _load(self, rest: str) -> None:
         from llmcli.generation.chat import as_line, load_conversation
@@ -125,7 +125,10 @@ class Session:
         if count == 1 and path.read_bytes() == (written := as_line(conversation.messages)):
             self._saved[path] = written
         source = f"conversation {number} of {count:,} in {path}" if count > 1 else str(path)
-        console.warn(f"loaded {source} ({units.count(self._chat.turns, 'turn')})")
+        self._confirm(f"loaded {source}")
+
+    def _confirm(self, text: str) -> None:
+        console.warn(f"{text} ({units.count(self._chat.turns, 'turn')})")
 
     def _retry(self, rest: str) -> None:
         self._answer(self._chat.regenerate())

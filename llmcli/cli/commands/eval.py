@@ -271,7 +271,6 @@ def _surprisals(model: _EvaluatedModel, text: "Corpus") -> TokenSurprisals:
     """Compute the surprisal of each token under a model."""
     import numpy as np
 
-    from llmcli.evaluation.evaluator import Score
     from llmcli.formats.loading import open_tokenizer
 
     ids: list[int] = []
@@ -283,12 +282,11 @@ def _surprisals(model: _EvaluatedModel, text: "Corpus") -> TokenSurprisals:
 
     first_tokens = [0]
     files = []
-    total = Score(0.0, 0, 0)
     for scored in _text_scores(model, text, add_tokens):
         if scored.file is not None:
             first_tokens.append(len(ids))
             files.append(scored.file)
-            total += scored.score
+        total = scored.score  # the last one is of all documents
     if not ids:
         raise LLMError(NO_TOKENS)
     return TokenSurprisals(

@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llmcli.cli.options import ResultOptions, argument, flag, model_path, option, text_argument, utf8_argument
 from llmcli.cli.terminal import console
@@ -56,8 +56,8 @@ def explain(options: _Options) -> None:
 
 
 def _explain_prompt(options: _Options, path: Path, text: str) -> None:
-    from llmcli.analysis.comparison import initialized_heads, parse_part
-    from llmcli.analysis.explain import choose_explained_model, explain
+    from llmcli.analysis.comparison import parse_part
+    from llmcli.analysis.explain import choose_explained_model, explain, initialized_heads
     from llmcli.cli.reports.explanation import ExplanationReport
     from llmcli.formats.loading import load_any, open_tokenizer
     from llmcli.generation.token_healing import Prompt
@@ -71,10 +71,8 @@ def _explain_prompt(options: _Options, path: Path, text: str) -> None:
     layer, head = (None, None) if options.layer is None else parse_part(options.layer, config, "layer")
     if subject.checkpoint.quantization:
         console.note("the analysis uses the dequantized weights; llm generate also quantizes the activations")
-    facts = {"expert": subject.member, "initialized_heads": initialized_heads(subject.checkpoint)}
-    extra = {name: value for name, value in facts.items() if value}
     if options.without or options.compare is not None:
-        _compare(options, subject, tokenizer, text, extra)
+        _compare(options, subject, tokenizer, text)
         return
     token = None if options.token is None else _token_of(options.token, tokenizer)
     explanation = explain(
@@ -89,7 +87,7 @@ def _explain_prompt(options: _Options, path: Path, text: str) -> None:
     _print_notes(explanation, config)
     shown = options.next, None if layer is None else layer + 1, None if head is None else head + 1
     if options.json:
-        console.json_result(explanation_json(explanation, text, *shown) | extra)
+        console.json_result(explanation_json(explanation, text, *shown) | subject.facts)
     else:
         heads = initialized_heads(subject.checkpoint)
         ExplanationReport(explanation, *shown, heads).show()
@@ -132,7 +130,6 @@ def _compare(
     subject: "ExplainedModel",
     tokenizer: "Tokenizer",
     text: str,
-    extra: dict[str, Any],
 ) -> None:
     """Show two predictions side by side: with and without some parts, or after two prompts."""
     from llmcli.analysis.comparison import compare
@@ -155,7 +152,7 @@ def _compare(
         _print_notes(explanation, subject.network.config)
     if options.json:
         prompts = text, text if other is None else other
-        console.json_result(comparison_json(comparison, prompts, options.next) | extra)
+        console.json_result(comparison_json(comparison, prompts, options.next) | subject.facts)
     else:
         report.show(comparison, text, other, options.next)
 

@@ -212,8 +212,7 @@ def _export_hf(
     from llmcli.formats.huggingface import directory as hf_directory
     from llmcli.formats.open_file import read_text
 
-    if options.dtype:
-        model = _converted(model, HF_DTYPES[options.dtype])
+    model = _converted(model, options.dtype)
     readme = output / "README.md"
     card = read_text(readme) if readme.is_file() else ""
     if card and not model_card.is_unedited(card):
@@ -256,8 +255,7 @@ def _export_handover(model: "Checkpoint", output: Path, path: Path, options: _Op
     if options.size:
         model = directory.larger_model(model, options.size)
         values["description"] = f"Random weights, with the tokenizer of {handover.origin}."
-    if options.dtype:
-        model = _converted(model, HF_DTYPES[options.dtype])
+    model = _converted(model, options.dtype)
     card = model_card.model_card(model, values, "model")
     manifest = handover.write(output, model, values, card)
     if skipped := engines.skipped(model.config):
@@ -347,19 +345,21 @@ def _export_quantized(model: "Checkpoint", output: Path, kind: str, options: _Op
 # ---- weights for other programs
 
 
-def _converted(model: "Checkpoint", dtype: str) -> "Checkpoint":
-    """Return the model with weights of one type for saving. Raises LLMError if a weight is too large for
-    float16."""
+def _converted(model: "Checkpoint", dtype: str | None) -> "Checkpoint":
+    """Return the model with weights of one type for saving (None: unchanged). Raises LLMError if a weight is
+    too large for float16."""
+    if dtype is None:
+        return model
     import numpy as np
 
     from llmcli.formats.quantization import MAX_FLOAT16
 
     names = list(model.config.tensor_shapes())
-    for name in names if dtype == "F16" else ():
+    for name in names if dtype == "f16" else ():
         largest = float(np.abs(model.tensors[name]).max(initial=0.0))
         if MAX_FLOAT16 < largest < float("inf"):
             raise LLMError(
                 f"{name} contains {largest:.6g}, the largest float16 is {MAX_FLOAT16:,.0f}; "
                 "export with --dtype bf16"
             )
-    return replace(model, dtypes=dict.fromkeys(names, dtype))
+    return replace(model, dtypes=dict.fromkeys(names, HF_DTYPES[dtype]))

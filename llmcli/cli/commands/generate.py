@@ -1,6 +1,5 @@
 """`llm generate`: continue a prompt, list the next words, or show how each token is chosen."""
 
-import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmcli import units
-from llmcli.cli.chat.answers import Answer, note_incomplete
+from llmcli.cli.chat.answers import Answer, note_incomplete, token_json
 from llmcli.cli.options import (
     ANALYSIS,
     CHOICES_HELP,
@@ -23,7 +22,7 @@ from llmcli.cli.options import (
     read_choices,
     text_argument,
 )
-from llmcli.cli.terminal import console, styles
+from llmcli.cli.terminal import console
 from llmcli.config import SamplingConfig
 from llmcli.errors import LLMError
 
@@ -151,21 +150,19 @@ class _PreparedPrompt(NamedTuple):
         from llmcli.generation.generator import generate
 
         answer = Answer(sampling)
-        experts = []
+        tokens = []
         for piece in generate(
             self.runtime, self.tokenizer, self.prompt, sampling, literal=self.options.literal
         ):
             answer.add(piece)
-            if self.usage and piece.id is not None:
-                experts.append({"experts": self.usage.add_token(self.runtime)})
+            if piece.id is not None:
+                experts = {"experts": self.usage.add_token(self.runtime)} if self.usage else {}
+                tokens.append(token_json(piece) | experts)
             on_piece(piece)
-        tokens = answer.tokens_json()
         return answer, {
             "prompt": self.prompt,
             "text": answer.text,
-            "tokens": [token | more for token, more in zip(tokens, experts, strict=True)]
-            if self.usage
-            else tokens,
+            "tokens": tokens,
             "finish_reason": answer.finish_reason,
             "seed": sampling.seed,
             **answer.speed_json(),
@@ -180,11 +177,11 @@ def _print_texts(prepared: _PreparedPrompt, texts: "list[TrainingText]") -> None
         replace(prepared.sampling, seed=prepared.sampling.seed + number) for number in range(options.samples)
     ]
 
+    from llmcli.cli.reports.tokens import probability_legend, with_probability
+
     def print_piece(piece: "Piece") -> None:
         if options.color and piece.id is not None:
-            console.verbatim(
-                styles.by_value(piece.text, math.exp(piece.logprob), styles.PROBABILITIES), raw=True
-            )
+            with_probability(piece)
         else:
             console.verbatim(piece.text)
 
@@ -218,8 +215,6 @@ def _print_texts(prepared: _PreparedPrompt, texts: "list[TrainingText]") -> None
         if sys.stdout.isatty():
             answer.note_speed()
     if options.color and not options.json:
-        from llmcli.cli.reports.tokens import probability_legend
-
         probability_legend()
     if prepared.usage and not options.json:
         prepared.usage.show()

@@ -9,7 +9,7 @@ from llmcli.cli.options import ResultOptions, argument, flag, local_model, optio
 from llmcli.cli.terminal import console
 from llmcli.config import DEFAULT_MODEL
 from llmcli.errors import LLMError
-from llmcli.formats.atomic_io import reject_gguf_name, reject_overwriting
+from llmcli.formats.atomic_io import reject_gguf_name
 
 if TYPE_CHECKING:
     from llmcli.data.text.corpus import Corpus
@@ -49,11 +49,10 @@ def import_(options: _Options) -> None:
     text = read_sources([str(cache_text)], text_only=True).text if cache_text is not None else None
     source = str(local_model(options.source))
     base = _load(source)
-    part = "part of " if Path(source).is_dir() else ""
-    reject_overwriting(output, "output", loading.files(source), f"{part}the model to import")
+    loading.reject_overwriting(output, "output", source, "the model to import")
     adapter_file = adapters.find_file(options.adapter) if options.adapter is not None else None
     if adapter_file is not None:
-        reject_overwriting(output, "output", [adapter_file], "the adapter to merge")
+        atomic_io.reject_overwriting(output, "output", [adapter_file], "the adapter to merge")
     loading.open_tokenizer(base)  # raises LLMError for a tokenizer that cannot be used
     origin = base.record.imported
     if origin is not None and not base.record.train and "sha256" not in origin:

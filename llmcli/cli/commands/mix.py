@@ -8,7 +8,7 @@ from llmcli import units
 from llmcli.cli.options import ResultOptions, argument, flag, local_model, option
 from llmcli.cli.terminal import console
 from llmcli.errors import LLMError, usage
-from llmcli.formats.atomic_io import reject_gguf_name, reject_overwriting
+from llmcli.formats.atomic_io import reject_gguf_name
 
 if TYPE_CHECKING:
     from llmcli.formats.checkpoint import Checkpoint
@@ -73,8 +73,7 @@ def _load(models: list[str], output: Path) -> "dict[str, Checkpoint]":
 
     loaded = {}
     for name in models:
-        part = "part of " if Path(name).is_dir() else ""
-        reject_overwriting(output, "ensemble", loading.files(name), f"{part}one of the models to mix")
+        loading.reject_overwriting(output, "ensemble", name, "one of the models to mix")
         model = loading.load_any(name)
         if isinstance(model, ensemble_file.Ensemble):
             raise LLMError(f"{name} is already an ensemble; mix its models instead: {', '.join(model.names)}")

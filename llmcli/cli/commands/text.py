@@ -23,7 +23,7 @@ def text(options: _Options) -> None:
 
     Example: llm text book.txt.gz
     """
-    from llmcli.cli.reports.files import not_read, note_skipped_files, show_files
+    from llmcli.cli.reports.files import files_json, note_skipped_files, show_files
     from llmcli.data.reading_progress import reading_progress
     from llmcli.data.sources import check_reading, read_sources
 
@@ -31,7 +31,7 @@ def text(options: _Options) -> None:
     sources = read_sources(options.files, reading, on_read=reading_progress(None, console.note))
     check_reading(reading, [sources])
     if options.json:
-        console.json_result({"documents": sources.records(), "not_read": not_read(sources.text)})
+        console.json_result(files_json(sources))
         return
     note_skipped_files(sources.text)
     for note in (sources.describe(), *sources.notes):

@@ -9,6 +9,7 @@ from llmcli.cli.terminal import console, tables
 from llmcli.errors import with_options
 
 if TYPE_CHECKING:
+    from llmcli.data.sources import Sources
     from llmcli.data.text.corpus import Corpus
 
 MAX_ROWS = 10
@@ -23,9 +24,9 @@ def note_skipped_files(corpus: "Corpus") -> None:
         console.note(f"skipped: {units.count(more, 'more kind')} of files; to list all: llm text --json")
 
 
-def not_read(corpus: "Corpus") -> list[str]:
-    """Return a line for each file that was not read, with the reason, for JSON."""
-    return _with_options(corpus.not_read)
+def files_json(sources: "Sources") -> dict[str, Any]:
+    """Return the files that were read, and a line for each that was not, with the reason."""
+    return {"documents": sources.records(), "not_read": _with_options(sources.text.not_read)}
 
 
 def _with_options(lines: Iterable[str]) -> list[str]:

@@ -1,5 +1,6 @@
 """Tokens, words and their probabilities: colors and bars in a terminal, plain lines for a program."""
 
+import math
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from llmcli.cli.terminal.safe_text import one_line, visible_whitespace
 from llmcli.cli.terminal.text_layout import terminal_width, text_width, truncate
 
 if TYPE_CHECKING:
+    from llmcli.generation.generator import Piece
     from llmcli.generation.next_words import NextWord, NextWords
 
 
@@ -64,6 +66,12 @@ def surprisals(rows: Sequence[tuple[str, float]]) -> None:
     colored = "".join(styles.by_value(text, bits, styles.SURPRISALS) for text, bits in rows)
     console.verbatim(colored, end="" if colored.endswith("\n") else "\n", raw=True)
     console.result(f"\nbits: {styles.legend(styles.SURPRISALS)}", raw=True)
+
+
+def with_probability(piece: "Piece") -> None:
+    """Print a token on a background that shows its probability."""
+    colored = styles.by_value(piece.text, math.exp(piece.logprob), styles.PROBABILITIES)
+    console.verbatim(colored, raw=True)
 
 
 def with_highlights(text: str, spans: Iterable[tuple[int, int]]) -> None:

@@ -5,7 +5,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from llmcli import units
-from llmcli.cli.reports.files import not_read, show_files
+from llmcli.cli.reports.files import files_json, show_files
 from llmcli.cli.terminal import console, tables
 from llmcli.config import as_record
 from llmcli.evaluation.figures import as_json, change
@@ -27,7 +27,7 @@ def show_plan(plan: "Plan", inputs: "Inputs", *, dry_run: bool, json_: bool) -> 
     shortened in a terminal."""
     sources = inputs.sources
     if json_:
-        files = {"documents": sources.records(), "not_read": not_read(sources.text)} if dry_run else {}
+        files = files_json(sources) if dry_run else {}
         json_event(
             "plan", **_plan_record(plan), data=[group.as_record() for group in sources.groups()], **files
         )

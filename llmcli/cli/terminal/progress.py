@@ -68,8 +68,7 @@ class TrainingView:
             self._show_last_step()
             self._note = ""
             if self._live and self._live.is_started:
-                self._erase_note(self._live)
-                self._live.update(self._draw(self._live), refresh=True)
+                self._redraw(self._live)
 
     def step(self, event: "Step") -> None:
         self._step = event
@@ -109,19 +108,19 @@ class TrainingView:
         # the cursor stays in the last line of the view
         console.write_from_signal_handler(f"\r\n{line}\r\x1b[A")
 
-    def _erase_note(self, live: "Live") -> None:
+    def _redraw(self, live: "Live") -> None:
         if self._note_is_below:
             self._note_is_below = False
             live.console.file.write("\x1b[J")  # to the end of the screen
+        live.start()  # only at the first step, because notes and status lines precede it
+        live.update(self._draw(live), refresh=True)
 
     def _show(self, event: "Step") -> None:
         since = event.seconds - self._shown_seconds
         if self._live:
             if since >= REFRESH_SECONDS:
                 self._shown_seconds = event.seconds
-                self._erase_note(self._live)
-                self._live.start()  # only now, because notes and status lines precede the first step
-                self._live.update(self._draw(self._live), refresh=True)
+                self._redraw(self._live)
         elif event.progress >= 1:
             self._last_step = event
         elif since >= LINE_SECONDS and event.progress - self._shown_progress >= LINE_PROGRESS:

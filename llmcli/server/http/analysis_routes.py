@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from llmcli.analysis.comparison import compare, initialized_heads
+from llmcli.analysis.comparison import compare
 from llmcli.analysis.explain import choose_explained_model, explain
 from llmcli.data.conversations.example_prompt import example_prompts
 from llmcli.data.tokenizers.tokenizer import Tokenizer, stream_decoder
@@ -171,8 +171,7 @@ def _explain(
         titles = title, title if body.compare is None else _text(body.compare, model)
         position = _position(body, min(len(comparison.first.ids), len(comparison.second.ids)))
         shown = comparison_json(comparison, titles, body.n, position=position, attention=attention)
-    facts = {"expert": subject.member, "initialized_heads": initialized_heads(subject.checkpoint)}
-    return {"model": model.name} | shown | {name: value for name, value in facts.items() if value}
+    return {"model": model.name} | shown | subject.facts
 
 
 def _position(body: ExplainBody, tokens: int) -> int | None:
