@@ -1,8 +1,8 @@
 """The server's socket, its connections, and the loop that serves until a signal."""
 
-import asyncio
 import errno
 import ipaddress
+import math
 import signal
 import socket
 import threading
@@ -91,8 +91,10 @@ class _Connection(H11Protocol):
     too many connections, a connection without an answer in progress is closed to admit the next."""
 
     def connection_made(self, transport: Any) -> None:
-        self._timers: dict[str, asyncio.TimerHandle] = {}
         self._since = self.loop.time()  # start of its last request
+        # since when the head of a request, and the client reading its answer, are awaited; infinity: not now
+        self._head_since = self._since
+        self._unread_since = math.inf
         super().connection_made(transport)
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         connections = [
@@ -101,8 +103,13 @@ class _Connection(H11Protocol):
         if len(connections) > MAX_CONNECTIONS:
             idle = [c for c in connections if c is not self and c._rank() < 3]
             min(idle, key=lambda c: (c._rank(), c._since), default=self).transport.abort()
-        if not transport.is_closing():
-            self._start_head_timer()
+
+    def close_if_late(self) -> None:
+        now = self.loop.time()
+        if now - self._head_since >= RECEIVE_SECONDS:
+            self.transport.close()
+        if now - self._unread_since >= UNREAD_SECONDS:
+            self.transport.abort()
 
     def _rank(self) -> int:
         """Return 0 if the connection is waiting for a request, 1 if the body has not arrived, 2 if the client
@@ -111,7 +118,7 @@ class _Connection(H11Protocol):
             return 0
         if self.cycle.more_body:
             return 1
-        return 2 if "unread" in self._timers else 3
+        return 2 if self._unread_since < math.inf else 3
 
     def _awaits_request(self) -> bool:
         """Return whether no request is in progress, that is, the head of the next request has not completely
@@ -119,38 +126,19 @@ class _Connection(H11Protocol):
         return self.cycle is None or self.cycle.response_complete
 
     def data_received(self, data: bytes) -> None:
-        if self._awaits_request() and "head" not in self._timers:
-            self._start_head_timer()
+        if self._awaits_request() and self._head_since == math.inf:
+            self._since = self._head_since = self.loop.time()
         super().data_received(data)
         if not self._awaits_request():
-            self._stop_timer("head")
+            self._head_since = math.inf
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        if "unread" not in self._timers:
-            self._timers["unread"] = self.loop.call_later(UNREAD_SECONDS, self.transport.abort)
+        self._unread_since = min(self._unread_since, self.loop.time())
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._stop_timer("unread")
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_timer("head")
-        self._stop_timer("unread")
-        super().connection_lost(exc)
-
-    def _start_head_timer(self) -> None:
-        self._since = self.loop.time()
-        self._timers["head"] = self.loop.call_later(RECEIVE_SECONDS, self._on_head_timer)
-
-    def _on_head_timer(self) -> None:
-        del self._timers["head"]
-        if self._awaits_request() and not self.transport.is_closing():
-            self.transport.close()
-
-    def _stop_timer(self, name: str) -> None:
-        if timer := self._timers.pop(name, None):
-            timer.cancel()
+        self._unread_since = math.inf
 
 
 class Server(uvicorn.Server):
@@ -174,6 +162,13 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=DRAIN_SECONDS,
             )
         )
+
+    async def on_tick(self, counter: int) -> bool:
+        """Close late connections; called ten times a second."""
+        for connection in [*self.server_state.connections]:
+            if isinstance(connection, _Connection):
+                connection.close_if_late()
+        return await super().on_tick(counter)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
