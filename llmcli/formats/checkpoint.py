@@ -340,13 +340,12 @@ def write_tensors(path: str | Path, models: Mapping[str, Checkpoint], metadata: 
         return model.quantized(codes.removesuffix(quantization.CODES), model.quantization)
 
     def values(name: str) -> Values:
-        matrix_name, dot, suffix = name.rpartition(".")
-        matrix = quantized(matrix_name) if dot + suffix in (quantization.CODES, quantization.SCALES) else None
-        if matrix is None:
-            model, inner = sources[name]
-            values = model.tensors[inner]
-            return values - 1 if model.config.is_gemma and values.ndim == 1 else values
-        return matrix.codes if dot + suffix == quantization.CODES else matrix.scales
+        matrix_name, _, part = name.rpartition(".")
+        if part in ("codes", "scales"):  # of a QuantizedMatrix
+            return getattr(quantized(matrix_name), part)
+        model, inner = sources[name]
+        values = model.tensors[inner]
+        return values - 1 if model.config.is_gemma and values.ndim == 1 else values
 
     entries = {"format": "pt", "sha256": "", **metadata}
     tensors = ComputedTensors(stored, lambda name: checked_finite(name, values(name)))

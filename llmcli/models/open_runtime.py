@@ -29,7 +29,7 @@ def open_runtime(
     "cuda", "mps" or "auto"; `quantize` is "int8", "int4", or None for the stored weights. With `fast`,
     float32 weights on the CPU run in onnxruntime, if installed: up to twice as fast, with twice the memory.
     Raises LLMError if the device or backend is missing."""
-    weights = [record.ngram_cache for record in model.records] if cache else []
+    weights = [record.ngram_cache if cache else None for record in model.records]
     if isinstance(model, Ensemble):
         from llmcli.models.ensemble import EnsembleRuntime
 
@@ -39,7 +39,7 @@ def open_runtime(
         runtime: Runtime = NgramEnsemble(ensemble, weights) if any(weights) else ensemble
     else:
         network = _open_network(model, device, quantize, on_note, fast=fast)
-        runtime = with_ngram_cache(network, weights[0] if weights else None)
+        runtime = with_ngram_cache(network, weights[0])
     model.shared.close()  # the weights are in memory
     return runtime
 

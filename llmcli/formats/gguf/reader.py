@@ -27,10 +27,9 @@ from llmcli.formats.huggingface.config import dump_config
 from llmcli.formats.huggingface.conversion import granite_epsilon, scale_granite
 from llmcli.formats.open_file import open_for_reading
 from llmcli.formats.safetensors import dtypes
-from llmcli.formats.safetensors.file import cut_off_error
+from llmcli.formats.safetensors.file import BLOCK_VALUES, cut_off_error
 
 MAX_ROPE_FACTORS = 1 << 16
-BLOCK_VALUES = 1 << 18  # decoded at once, so that they stay in the processor's cache
 _PROVENANCE_KEYS = (  # without "general."
     "name",
     "author",
@@ -159,10 +158,8 @@ def _untranslated_header(path: Path, header: GGUFHeader, file_bytes: int, proble
         if key not in known and not key.startswith("general.") and "." in key and not key.endswith(".json")
     }
     metadata = others | {"config.json": json.dumps(config), "training.json": _training_json(path, fields)}
-    form = "GGUF file"
-    return Header(
-        path, file_bytes, header.data_start, header.tensors, metadata, form, _decoder(path, {}), problem
-    )
+    decode = _decoder(path, {})
+    return Header(path, file_bytes, header.data_start, header.tensors, metadata, "GGUF file", decode, problem)
 
 
 def _training_json(path: Path, fields: Mapping[str, Any]) -> str:
