@@ -353,15 +353,11 @@ def find_corpus(stage: Stage, model: Path) -> Corpus:
     """Find the texts that a record names; see `find_sources`."""
     if not stage.texts:
         raise LLMError(f"{model} does not record its training text; name it: `corpus` FILE")
-    return _corpus_of(stage, stage.texts, model)
+    return find_texts(stage, stage.texts, model)
 
 
-def find_held_out_text(stage: Stage, model: Path) -> Corpus:
-    """Find the texts that --val named; none if a part of the training text was held out. Raises LLMError."""
-    return _corpus_of(stage, [file for file in stage.held_out.files if file.shape is None], model)
-
-
-def _corpus_of(stage: Stage, texts: Sequence[TrainingFile], model: Path) -> Corpus:
+def find_texts(stage: Stage, texts: Sequence[TrainingFile], model: Path) -> Corpus:
+    """Find some of a stage's texts, trained on or held out; see `find_sources`."""
     documents: dict[tuple[Path, str], Document] = {}
     for document in _find(stage, texts, model):
         if isinstance(document, Document):

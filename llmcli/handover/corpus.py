@@ -12,7 +12,7 @@ from llmcli.data.text.near_duplicates import largest_group
 from llmcli.data.text.repetitions import Repetitions, find_repetitions
 from llmcli.data.text.split import split
 from llmcli.errors import LLMError
-from llmcli.evaluation.training_text import find_corpus, find_held_out_text, recorded_reading, trained_lengths
+from llmcli.evaluation.training_text import find_corpus, find_texts, recorded_reading, trained_lengths
 from llmcli.formats.training_record import Stage, TrainingFile, TrainingRecord
 from llmcli.training.planning.recipe import HELD_OUT
 
@@ -46,8 +46,8 @@ def recorded_split(record: TrainingRecord, model: Path, corpus: Sequence[str]) -
             f"{model} was trained on conversations, which are not handed over; name a text: `corpus` FILE"
         )
     if not corpus:
-        recorded_documents = find_corpus(stage, model).documents + find_held_out_text(stage, model).documents
-        read = Sources(Corpus.of(recorded_documents), ())
+        trained_on = find_corpus(stage, model).documents
+        read = Sources(Corpus.of(trained_on + find_texts(stage, held_out_files, model).documents), ())
     else:
         read = read_sources(corpus, recorded_reading([record]), splits=ALL_SPLITS)
         _check_not_handed_over(read.text.documents)
