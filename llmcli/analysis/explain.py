@@ -25,7 +25,7 @@ from llmcli.models import induction
 from llmcli.models.ensemble import EnsembleRuntime
 from llmcli.models.logits import entropy, log_softmax, masked, softmax
 from llmcli.models.ngram_runtime import NgramRuntime, network_of, with_ngram_cache
-from llmcli.models.numpy_runtime import NumpyRuntime
+from llmcli.models.numpy_runtime import ActivationRecorder, NumpyRuntime
 from llmcli.models.open_runtime import open_runtime
 from llmcli.models.runtime import PREFILL_CHUNK, Array, Bools, Check, Doubles, Ints, Runtime, no_check
 from llmcli.notebook import table
@@ -243,10 +243,10 @@ def explain(
 
 def _recorded(
     runtime: NumpyRuntime, context: list[int], held: list[int], check: Check
-) -> "tuple[ActivationRecorder, Array]":
+) -> tuple[ActivationRecorder, Array]:
     """Record the activations of the last MAX_TOKENS tokens of a context; return them, and the logits [V]
     after it. The KV cache holds the tokens `held`, so that earlier tokens need not be processed again."""
-    recorder = ActivationRecorder(runtime, len(context), min(len(context), MAX_TOKENS))
+    recorder = ActivationRecorder(runtime.config, len(context), min(len(context), MAX_TOKENS))
     recorder.processed = shared_length(held, context[: recorder.first])
     runtime.rewind(recorder.processed)
     for start in range(recorder.processed, len(context), PREFILL_CHUNK):
@@ -287,41 +287,6 @@ def mean_attention(weights: Array, layer: int | None = None, head: int | None = 
     layers = slice(None) if layer is None else slice(layer - 1, layer)
     heads = slice(None) if head is None else slice(head - 1, head)
     return weights[layers, heads].mean((0, 1))
-
-
-class ActivationRecorder:
-    """Records the activations of the last `kept` of T tokens, which a runtime processes in chunks."""
-
-    def __init__(self, runtime: NumpyRuntime, tokens: int, kept: int) -> None:
-        config = runtime.config
-        L, H = config.num_hidden_layers, config.num_attention_heads
-        self.first = tokens - kept  # position of the first recorded token
-        # after layers 0 (the embedding) to L
-        self.residuals = np.zeros((L + 1, kept, config.hidden_size), np.float32)
-        self.weights = np.zeros((L, H, kept, kept), np.float32)
-        self.head_outputs = np.zeros((L, H * config.head_dim), np.float32)  # at the last token
-        self._depth = 0  # layers completed for the current chunk
-        self.processed = 0  # tokens in previous chunks, or not recorded
-
-    def residual(self, x: Array) -> None:
-        """Receive the residual stream [t, C] of a chunk, before the first layer and after each."""
-        start = self.processed - self.first
-        self.residuals[self._depth, max(0, start) : max(0, start + len(x))] = x[max(0, -start) :]
-        self._depth += 1
-        if self._depth == len(self.residuals):
-            self._depth = 0
-            self.processed += len(x)
-
-    def attention(self, weights: Array, y: Array) -> None:
-        """Receive the attention weights [H, t, S] and the outputs of heads [t, H * D] of a chunk in the next
-        layer."""
-        self.head_outputs[self._depth - 1] = y[-1]
-        # positions relative to the recorded tokens
-        start = self.processed - self.first
-        end = weights.shape[-1] - self.first
-        if end > 0:
-            rows = weights[:, max(0, -start) :, self.first :]
-            self.weights[self._depth - 1, :, max(0, start) : end, :end] = rows
 
 
 def _logit_lens(

@@ -16,7 +16,7 @@ from llmcli.data.conversations.messages import Conversation
 from llmcli.errors import LLMError
 from llmcli.evaluation import evaluator
 from llmcli.evaluation.evaluator import OnProgress, Score, ScoreWindows
-from llmcli.models.runtime import Ints, Scorer, padded_batches
+from llmcli.models.runtime import Ints, Runtime, padded_batches
 
 
 def spread(conversations: ConversationTokens, max_tokens: float = math.inf) -> list[int]:
@@ -58,7 +58,7 @@ class AnswerScore:
 
 def measure_answers(
     conversations: Sequence[Conversation],
-    model: Scorer,
+    model: Runtime,
     template: ChatTemplate,
     context: int,
     on_progress: OnProgress,

@@ -23,7 +23,7 @@ from llmcli.formats.training_record import TrainingRecord
 from llmcli.models.logits import check_finite, log_softmax
 from llmcli.models.ngram_cache import NgramText
 from llmcli.models.ngram_runtime import NgramRuntime
-from llmcli.models.runtime import Ints, Runtime, Scorer, Scores, WeightedScores
+from llmcli.models.runtime import Ints, Runtime, Scores, WeightedScores
 from llmcli.notebook import table
 
 if TYPE_CHECKING:
@@ -243,7 +243,7 @@ class Windows(Sequence[Window]):
 def measure(
     name: str,
     text: Iterable[str],
-    model: Scorer,
+    model: Runtime,
     tokenizer: "Tokenizer",
     on_progress: OnProgress = lambda share: None,
     on_tokens: OnTokens = lambda ids, nats: None,

@@ -17,7 +17,7 @@ and MLP to the stream at once. torch/transformer.py is the same network for trai
 imports torch.
 
 T = tokens; S = tokens in the cache; B = windows scored together; V = vocabulary size; C = hidden size;
-F = intermediate size of a SwiGLU; E = experts; H, G = query heads, key-value heads; D = head size.
+F = intermediate size of a SwiGLU; L = layers; E = experts; H, G = query heads, key-value heads; D = head size.
 """
 
 import math
@@ -25,12 +25,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from functools import lru_cache
 from itertools import accumulate
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llmcli.config import EMBEDDING, FINAL_NORM, HEAD, POSITIONS, bias_of, cpu_cores
+from llmcli.config import EMBEDDING, FINAL_NORM, HEAD, POSITIONS, ModelConfig, bias_of, cpu_cores
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.models.kv_cache import KVCache, KVCacheRuntime
 from llmcli.models.logits import softmax, token_losses
@@ -53,16 +52,38 @@ LARGE_PARAMETERS = 10_000_000
 Attend = Callable[[int, Array, Array, Array], Array]
 
 
-class Recorder(Protocol):
-    """Receives the activations of a forward pass, in chunks of t tokens. It must copy the arrays that it
-    keeps."""
+class ActivationRecorder:
+    """Records the activations of the last `kept` of T tokens, which a runtime processes in chunks."""
+
+    def __init__(self, config: ModelConfig, tokens: int, kept: int) -> None:
+        L, H = config.num_hidden_layers, config.num_attention_heads
+        self.first = tokens - kept  # position of the first recorded token
+        # after layers 0 (the embedding) to L
+        self.residuals = np.zeros((L + 1, kept, config.hidden_size), np.float32)
+        self.weights = np.zeros((L, H, kept, kept), np.float32)
+        self.head_outputs = np.zeros((L, H * config.head_dim), np.float32)  # at the last token
+        self._depth = 0  # layers completed for the current chunk
+        self.processed = 0  # tokens in previous chunks, or not recorded
 
     def residual(self, x: Array) -> None:
-        """Receive the residual stream [t, C]: once before the first layer, then after each layer."""
+        """Receive the residual stream [t, C] of a chunk, before the first layer and after each."""
+        start = self.processed - self.first
+        self.residuals[self._depth, max(0, start) : max(0, start + len(x))] = x[max(0, -start) :]
+        self._depth += 1
+        if self._depth == len(self.residuals):
+            self._depth = 0
+            self.processed += len(x)
 
     def attention(self, weights: Array, y: Array) -> None:
-        """Receive the attention weights [H, t, S] of each layer in turn (the rows sum to 1) and the outputs
-        of its heads [t, H * D]."""
+        """Receive the attention weights [H, t, S] and the outputs of heads [t, H * D] of a chunk in the next
+        layer."""
+        self.head_outputs[self._depth - 1] = y[-1]
+        # positions relative to the recorded tokens
+        start = self.processed - self.first
+        end = weights.shape[-1] - self.first
+        if end > 0:
+            rows = weights[:, max(0, -start) :, self.first :]
+            self.weights[self._depth - 1, :, max(0, start) : end, :end] = rows
 
 
 class NumpyRuntime(KVCacheRuntime):
@@ -84,7 +105,7 @@ class NumpyRuntime(KVCacheRuntime):
         self.draft_tokens = 1 if config.parameters >= LARGE_PARAMETERS and not config.num_experts else 0
         self._expert_weights: list[Array] = []  # [E] for the last token, in each layer
 
-    def prefill(self, ids: Sequence[int], recorder: Recorder | None = None) -> Array:
+    def prefill(self, ids: Sequence[int], recorder: ActivationRecorder | None = None) -> Array:
         return linear(self._process(ids, recorder)[-1:], self._head)[0]
 
     def read(self, ids: Sequence[int]) -> None:
@@ -165,7 +186,7 @@ class NumpyRuntime(KVCacheRuntime):
             losses[block], correct[block] = token_losses(linear(x[block], self._head), targets[block])
         return losses.reshape(B, T), correct.reshape(B, T)
 
-    def _process(self, ids: Sequence[int], recorder: Recorder | None = None) -> Array:
+    def _process(self, ids: Sequence[int], recorder: ActivationRecorder | None = None) -> Array:
         """Add tokens to the cache; return their final hidden states [T, C], the input of the output
         embedding."""
         check_input(ids, self.length, self.context)
@@ -221,7 +242,7 @@ class NumpyRuntime(KVCacheRuntime):
         return linear(self._final_norm(self._forward(ids, past, attend)), self._head)
 
     def _forward(
-        self, ids: Ints, positions: slice | Ints, attend: Attend, recorder: Recorder | None = None
+        self, ids: Ints, positions: slice | Ints, attend: Attend, recorder: ActivationRecorder | None = None
     ) -> Array:
         """Run tokens [T] at their positions [T] through all layers; return the residual stream [T, C].
         `attend` is attention to the cache, or within windows."""
@@ -493,7 +514,9 @@ class _Experts:
         return y, all_weights
 
 
-def _attention(q: Array, keys: Array, values: Array, window: int, recorder: Recorder | None = None) -> Array:
+def _attention(
+    q: Array, keys: Array, values: Array, window: int, recorder: ActivationRecorder | None = None
+) -> Array:
     """Causal attention (arXiv:1706.03762, section 3.2.1) of the last T of S positions to the `window`
     positions up to each: q [T, H, D], keys and values [G, S, D] -> [T, H * D]. H / G query heads share each
     key-value head."""

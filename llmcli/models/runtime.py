@@ -5,7 +5,7 @@ B, T, V = batch, tokens, vocabulary size.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,26 +30,15 @@ def no_check() -> None:
     """Let the work go on."""
 
 
-class Scorer(Protocol):
-    """Computes token losses: the part of a model that evaluation needs."""
-
-    context: int  # the maximum number of tokens in a sequence
-
-    def score(self, ids: Ints, /) -> Scores:
-        """Score each of ids[:, 1:] in independent windows ids [B, T + 1]. Returns (losses in nats [B, T],
-        whether the target was the most likely token [B, T]). The cache is unchanged. Raises LLMError if T
-        exceeds the context."""
-
-
 class Runtime(ABC):
-    """A model ready to run, with a key-value (KV) cache of the tokens processed so far; also a Scorer.
+    """A model ready to run, with a key-value (KV) cache of the tokens processed so far.
     Methods that process tokens raise LLMError if the tokens do not fit the context, and ValueError if there
     are none."""
 
     draft_tokens = 0  # number of further tokens that take little time when a token is processed
 
     def __init__(self, context: int, parameters: int, cache_bytes_per_token: int) -> None:
-        self.context = context
+        self.context = context  # the maximum number of tokens in a sequence
         self.parameters = parameters
         self.cache_bytes_per_token = cache_bytes_per_token  # memory per token in the cache
 
@@ -104,7 +93,9 @@ class Runtime(ABC):
 
     @abstractmethod
     def score(self, ids: Ints, /) -> Scores:
-        """See `Scorer`."""
+        """Score each of ids[:, 1:] in independent windows ids [B, T + 1]. Returns (losses in nats [B, T],
+        whether the target was the most likely token [B, T]). The cache is unchanged. Raises LLMError if T
+        exceeds the context."""
 
     def step(self, token: int) -> Array:
         """Process one token; return the logits [V] of the next token."""

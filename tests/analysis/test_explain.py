@@ -226,7 +226,7 @@ def test_a_long_prompt_is_processed_once_and_its_analyzed_end_again(monkeypatch:
         assert sum(counts) <= 600 + explain_module.MAX_TOKENS + 1
         monkeypatch.undo()
         alone = NumpyRuntime(random_checkpoint(config))
-        recorder = explain_module.ActivationRecorder(alone, 600, explain_module.MAX_TOKENS)
+        recorder = explain_module.ActivationRecorder(alone.config, 600, explain_module.MAX_TOKENS)
         alone.prefill(prompt.ids, recorder)
         np.testing.assert_allclose(whole.attention, recorder.weights, atol=1e-5)
 

@@ -69,7 +69,7 @@ def test_heads_attend_as_their_names_say():
     assert names.pop("2.1") == "induction head" and [*names] == ["1.1", "1.3", "1.5"]
     runtime = NumpyRuntime(Checkpoint(config, "", fresh_weights(config, 0, induction=True)))
     [ids] = repeated(config, np.random.default_rng(1), rows=1)
-    recorder = ActivationRecorder(runtime, len(ids), len(ids))
+    recorder = ActivationRecorder(runtime.config, len(ids), len(ids))
     runtime.prefill(ids.tolist(), recorder)
     attended = recorder.weights.argmax(-1)  # [L, H, T]
     for name, kind in names.items():

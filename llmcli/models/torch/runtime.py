@@ -100,7 +100,7 @@ class TorchRuntime(Runtime):
 
 @torch.inference_mode()
 def score(model: LanguageModel, ids: Ints) -> Scores:
-    """Compute token losses like `Scorer.score`. Dropout is off only if the model is in eval mode."""
+    """Compute token losses like `Runtime.score`. Dropout is off only if the model is in eval mode."""
     losses = []
     correct = []
     for logits, targets in _logits_and_targets(model, ids):
