@@ -25,7 +25,7 @@ STATE: dict[str, Any] = {
 
 @pytest.fixture
 def watch() -> Iterator[WatchServer]:
-    server = WatchServer(watch_page(f"{HOSTILE}.safetensors"))
+    server = WatchServer(watch_page(f"{HOSTILE}.safetensors"), "127.0.0.1", 0)
     server.state = json.dumps(STATE).encode()
     yield server
     server.stop()
@@ -82,7 +82,7 @@ def test_two_tabs_follow_the_run_and_show_its_end(browser: "Browser", watch: Wat
 
 @browser_test
 def test_a_class_watches_with_the_code(browser: "Browser") -> None:
-    server = WatchServer(watch_page("m.safetensors"), "0.0.0.0")
+    server = WatchServer(watch_page("m.safetensors"), "0.0.0.0", 0)
     address = server.urls[-1]
     classroom = server.classroom
     assert classroom

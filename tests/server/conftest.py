@@ -1,6 +1,6 @@
 """Two tiny models with random weights, served in this process: "text" continues text, "chat" answers conversations."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,22 +9,38 @@ import pytest
 
 pytest.importorskip("starlette", reason='needs pip install "llmcli[serve]"')
 
+from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from llmcli.config import ModelConfig
 from llmcli.data.conversations.chat_template import CHATML, with_chat_template
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.formats.checkpoint import save
+from llmcli.generation.engine.requests import EngineLimits
 from llmcli.server.api.models import Models
+from llmcli.server.http.access import LOOPBACK_NAMES, Access
 from llmcli.server.http.app import create_app
 from tests.conftest import TEXT, random_checkpoint
 
 URL = "http://127.0.0.1:8000"
 
 
-def client_of(paths: Iterable[Path], on_note: Callable[[str], None] | None = None, **options: Any) -> TestClient:
-    """A client of a server of these model files."""
-    return TestClient(create_app(Models(paths, on_note=on_note), **options), base_url=URL)
+def models_of(paths: Sequence[Path], on_note: Callable[[str], None] = lambda note: None) -> Models:
+    return Models(paths, device="cpu", quantize=None, context=None, cache=True, on_note=on_note)
+
+
+def app_of(paths: Sequence[Path], on_note: Callable[[str], None] = lambda note: None, **options: Any) -> Starlette:
+    """The application that serves these model files, to this computer."""
+    usual: dict[str, Any] = {
+        "limits": EngineLimits(), "access": Access(LOOPBACK_NAMES, frozenset(), None, None), "log": lambda line: None,
+        "log_contents": False, "on_ready": lambda: None, "on_load_error": lambda error: None,
+    }  # fmt: skip
+    return create_app(models_of(paths, on_note), **usual | options)
+
+
+def client_of(paths: Sequence[Path], *arguments: Any, **options: Any) -> TestClient:
+    """A client of `app_of`."""
+    return TestClient(app_of(paths, *arguments, **options), base_url=URL)
 
 
 @pytest.fixture(scope="session")

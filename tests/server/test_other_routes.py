@@ -191,7 +191,7 @@ def test_the_training_text_must_be_at_hand(client, tmp_path):
     model = random_checkpoint(ModelConfig(300, 16, 16, 1, 2, 1, 8, 32))
     save(path, replace(model, record=TrainingRecord.from_json(record)))
     with pytest.raises(ApiError, match=r"of pets, cats.txt, dogs.txt, is missing or has changed; put it next to"):
-        training_texts(ServedModel(path))
+        training_texts(ServedModel(path, None))
 
 
 def test_the_description_lists_every_route(client):

@@ -18,12 +18,11 @@ import pytest
 pytest.importorskip("starlette", reason='needs pip install "llmcli[serve]"')
 
 from llmcli.generation.engine.requests import EngineLimits
-from llmcli.server.api.models import Models
 from llmcli.server.http import listening, service
-from llmcli.server.http.app import create_app
 from llmcli.server.http.listening import Server, bind, urls
 from llmcli.server.limits import MAX_BODY_BYTES
 from tests.platforms import posix
+from tests.server.conftest import app_of
 from tests.server.processes import serving
 from tests.server.wrong_requests import DAMAGED_HEADS
 
@@ -171,7 +170,7 @@ def test_more_requests_that_do_not_arrive_than_connections_shut_nobody_out(serve
         monkeypatch.setattr(listening, "MAX_CONNECTIONS", 8)
         monkeypatch.setattr(listening, "RECEIVE_SECONDS", 600)
         monkeypatch.setattr(service, "RECEIVE_SECONDS", 600)
-        with served_here(create_app(Models(served))) as here, ExitStack() as stack:
+        with served_here(app_of(served)) as here, ExitStack() as stack:
             for _ in range(30):
                 stack.enter_context(socket.create_connection(("127.0.0.1", here.port), timeout=60)).sendall(part)
             for path in ("/health", "/v1/models"):
@@ -183,7 +182,7 @@ def test_more_unread_answers_than_places_and_connections_shut_nobody_out(served,
     monkeypatch.setattr(listening, "UNREAD_SECONDS", 600)
     monkeypatch.setattr(listening, "MAX_CONNECTIONS", 6)
     body = json.dumps(LONG | {"logprobs": 5, "n": 1}).encode()
-    with served_here(create_app(Models(served), limits=EngineLimits(concurrent=2))) as here, ExitStack() as stack:
+    with served_here(app_of(served, limits=EngineLimits(concurrent=2))) as here, ExitStack() as stack:
         for _ in range(10):
             unread = stack.enter_context(socket.socket())
             unread.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -197,7 +196,7 @@ def test_more_unread_answers_than_places_and_connections_shut_nobody_out(served,
 @pytest.mark.parametrize("leaves", [False, True])
 def test_answers_that_nobody_reads_are_dropped_and_so_are_those_of_clients_that_left(served, monkeypatch, leaves):
     monkeypatch.setattr(listening, "UNREAD_SECONDS", 600 if leaves else 0.2)
-    app = create_app(Models(served))
+    app = app_of(served)
     body = json.dumps(LONG | {"logprobs": 5}).encode()
     with served_here(app) as here, socket.socket() as unread:
         unread.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

@@ -26,7 +26,7 @@ class ServedModel:
     """A model file. Its header is read immediately, so that a missing or damaged file is an error at
     startup."""
 
-    def __init__(self, path: Path, context: int | None = None) -> None:
+    def __init__(self, path: Path, context: int | None) -> None:
         """`context` limits the context length. Raises LLMError."""
         self.path = path
         self.name = path.stem if path.is_file() else name_of(path.resolve())
@@ -110,11 +110,11 @@ class Models:
         self,
         paths: Sequence[Path],
         *,
-        device: str = "cpu",
-        quantize: str | None = None,
-        context: int | None = None,
-        cache: bool = True,
-        on_note: OnNote = lambda note: None,
+        device: str,
+        quantize: str | None,
+        context: int | None,
+        cache: bool,
+        on_note: OnNote,
     ) -> None:
         """Open model files. Raises LLMError for a file that is not a model, and for two files with the same
         name."""

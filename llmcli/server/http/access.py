@@ -27,10 +27,10 @@ class Access:
     """The access rules for all requests."""
 
     # allowed in the Host header; None: any, which is safe with a key or a class code
-    hosts: frozenset[str] | None = LOOPBACK_NAMES
-    origins: frozenset[str] = frozenset()  # allowed besides the server's own; "*": any
-    api_key: str | None = None
-    classroom: Classroom | None = None  # admits requests if there is no key
+    hosts: frozenset[str] | None
+    origins: frozenset[str]  # allowed besides the server's own; "*": any
+    api_key: str | None
+    classroom: Classroom | None  # admits requests if there is no key
 
     @classmethod
     def to(

@@ -71,17 +71,16 @@ SUGGESTED_ROUTES = (
 def create_app(
     models: Models,
     *,
-    limits: EngineLimits | None = None,
-    access: Access | None = None,
-    log: Callable[[str], None] = lambda line: None,
-    log_contents: bool = False,
-    on_ready: Callable[[], None] = lambda: None,
-    on_load_error: Callable[[BaseException], None] = lambda error: None,
+    limits: EngineLimits,
+    access: Access,
+    log: Callable[[str], None],
+    log_contents: bool,
+    on_ready: Callable[[], None],
+    on_load_error: Callable[[BaseException], None],
 ) -> Starlette:
     """Create the application that serves these models. A single model is loaded at startup; several are
     loaded on first use. `log` receives a line per request, `on_ready` is called when requests are accepted,
     and `on_load_error` if a single model cannot be loaded."""
-    access = access or Access()
     service = Service(models, Engine(models.open_runtime, limits), access.classroom)
 
     def log_entry(entry: LogEntry) -> None:

@@ -42,7 +42,7 @@ class Service:
 
     models: Models
     engine: Engine
-    classroom: Classroom | None = None
+    classroom: Classroom | None
     loading: bool = False  # the first model is being loaded
     analyses: int = 0  # analyses in progress
     preparing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_PREPARING))

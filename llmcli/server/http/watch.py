@@ -26,7 +26,7 @@ class WatchServer:
     """Serves the page of a run at `urls`, its `state` as JSON, and, once the model is saved, the page of the
     model."""
 
-    def __init__(self, page: bytes, host: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(self, page: bytes, host: str, port: int) -> None:
         """Start serving. Raises LLMError."""
         self._page = page
         self.state = b"{}"

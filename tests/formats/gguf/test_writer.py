@@ -17,7 +17,7 @@ from llmcli.formats import loading
 from llmcli.formats.checkpoint import Checkpoint, ComputedTensors
 from llmcli.formats.gguf import writer as gguf_writer
 from llmcli.formats.loading import open_tokenizer
-from llmcli.server.api.models import Models
+from llmcli.server.api.models import ServedModel
 from tests.conftest import random_checkpoint
 from tests.formats.gguf_by_hand import MODEL
 
@@ -39,8 +39,8 @@ def test_a_model_is_served_without_the_gguf_package(tmp_path: Path, monkeypatch:
     model = model_with(Tokenizer.train_bpe(["the cat sat on the mat " * 50], 280))
     gguf_writer.write(tmp_path / "m.gguf", model, "q8_0", {})
     monkeypatch.setitem(sys.modules, "gguf", None)
-    served = Models([tmp_path / "m.gguf"])
-    assert served.find(None).source.shared.config == model.config
+    served = ServedModel(tmp_path / "m.gguf", None)
+    assert served.source.shared.config == model.config
     for name, values in loading.load(tmp_path / "m.gguf").tensors.items():
         np.testing.assert_allclose(values, model.tensors[name], atol=0.01 * np.abs(model.tensors[name]).max())
 

@@ -23,14 +23,13 @@ from llmcli.generation.engine.requests import EngineLimits, GenerationRequest
 from llmcli.generation.next_words import next_words
 from llmcli.generation.token_healing import Prompt
 from llmcli.server.api import prompts, running
-from llmcli.server.api.models import Models, ServedModel
+from llmcli.server.api.models import ServedModel
 from llmcli.server.errors import ApiError, ModelLoadError, as_api_error
 from llmcli.server.http import analysis_routes, service
-from llmcli.server.http.app import create_app
 from llmcli.server.limits import LARGE_BODY_BYTES, MAX_ANALYSES, MAX_PREPARING
 from tests.models.test_ngram_cache import WEIGHTS
 from tests.sample_models import run
-from tests.server.conftest import client_of
+from tests.server.conftest import app_of, client_of, models_of
 
 HEADERS = [(b"host", b"127.0.0.1"), (b"content-type", b"application/json")]
 
@@ -64,7 +63,7 @@ async def leave(app, body, path="/v1/completions", began=None):
 
 def test_a_client_that_leaves_frees_its_place(served):
     """Its answer is not streamed; test_serve_process.py has one that is."""
-    app = create_app(Models(served))
+    app = app_of(served)
 
     async def story():
         async with app.router.lifespan_context(app):
@@ -109,7 +108,7 @@ def test_two_files_of_one_name_are_refused(served, tmp_path):
     other.write_bytes(served[0].read_bytes())
     for second in (other, served[0]):
         with pytest.raises(LLMError, match="would both be served as text; rename or leave out one of them"):
-            Models([served[0], second])
+            models_of([served[0], second])
 
 
 def test_a_name_that_json_cannot_hold_is_refused(served, tmp_path):
@@ -119,7 +118,7 @@ def test_a_name_that_json_cannot_hold_is_refused(served, tmp_path):
     except (OSError, UnicodeError):
         pytest.skip("this file system has only names in UTF-8")
     with pytest.raises(LLMError, match="not UTF-8 text; rename the file"):
-        Models([path])
+        models_of([path])
 
 
 def test_a_model_whose_file_changed_before_its_first_use_is_not_loaded(served, tmp_path):
@@ -142,7 +141,7 @@ def test_a_model_whose_file_changed_before_its_first_use_is_not_loaded(served, t
 
 def test_a_model_directory_is_the_same_until_a_file_of_the_model_changes(served, tmp_path):
     assert run("export", served[0], tmp_path / "model", "--to", "hf").exit_code == 0
-    model = ServedModel(tmp_path / "model")
+    model = ServedModel(tmp_path / "model", None)
     (tmp_path / "model" / "server.log").write_text("a line")
     model.check_unchanged()
     (tmp_path / "model" / "config.json").write_text("{}")
@@ -153,7 +152,7 @@ def test_a_model_directory_is_the_same_until_a_file_of_the_model_changes(served,
 def test_an_explanation_never_reads_a_file_that_was_replaced(served, tmp_path):
     path = tmp_path / "text.safetensors"
     path.write_bytes(served[0].read_bytes())
-    explained, other = ServedModel(path), ServedModel(path)
+    explained, other = ServedModel(path, None), ServedModel(path, None)
     explained.readable_runtime(explained.source)
     path.write_bytes(served[1].read_bytes())
     explained.readable_runtime(explained.source)  # it is in memory
@@ -273,7 +272,7 @@ def test_an_analysis_ends_when_its_client_leaves(served, monkeypatch, path):
     for name in ("next_words", "explain", "find_verbatim"):
         monkeypatch.setattr(analysis_routes, name, analysis)
     monkeypatch.setattr(analysis_routes, "training_texts", lambda _: [])
-    app = create_app(Models(served))
+    app = app_of(served)
 
     async def story():
         async with app.router.lifespan_context(app):
@@ -289,7 +288,7 @@ def test_what_is_not_read_waits_and_others_have_its_place(served, monkeypatch):
     monkeypatch.setattr(running, "UNREAD_TOKENS", 8)
 
     async def story():
-        app = create_app(Models(served), limits=EngineLimits(concurrent=2))
+        app = app_of(served, limits=EngineLimits(concurrent=2))
         async with app.router.lifespan_context(app):
             process = app.state.service.engine
             asked = [
@@ -313,7 +312,7 @@ def test_what_is_not_read_gives_up_its_memory_for_others(served, monkeypatch):
     monkeypatch.setattr(running, "UNREAD_TOKENS", 2)
 
     async def story():
-        app = create_app(Models(served), limits=EngineLimits(live_bytes=1))  # one at a time
+        app = app_of(served, limits=EngineLimits(live_bytes=1))  # one at a time
         async with app.router.lifespan_context(app):
             process = app.state.service.engine
             long, short = (

@@ -9,7 +9,7 @@ from tests.server.wrong_requests import FOREIGN_HOSTS, LOCAL_HOSTS, WRONG_TYPES
 
 @pytest.fixture(scope="module")
 def guarded(served):
-    access = Access(frozenset({"localhost", "127.0.0.1", "::1"}), frozenset({"https://good.example"}), "secret")
+    access = Access(frozenset({"localhost", "127.0.0.1", "::1"}), frozenset({"https://good.example"}), "secret", None)
     with client_of(served, access=access) as client:
         yield client
 

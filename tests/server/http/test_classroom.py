@@ -13,14 +13,13 @@ from starlette.testclient import TestClient
 
 from llmcli.generation.next_words import NO_WORDS
 from llmcli.server import limits
-from llmcli.server.api.models import Models
 from llmcli.server.http import analysis_routes, service
 from llmcli.server.http import app as application
 from llmcli.server.http.access import OPEN_PATHS, Access
-from llmcli.server.http.app import create_app
 from llmcli.server.http.classroom import ALPHABET, CODE_CHARACTERS, PAGE_ROUTES, Classroom, network_of, new_code
 from llmcli.server.http.listening import bind
 from llmcli.server.limits import CLASS_CONCURRENT, CLASS_NETWORK_WRONG_CODES, CLASS_WRONG_CODES
+from tests.server.conftest import app_of
 
 URL, CODE = "http://192.168.1.20:8000", "K7MPR4"
 ADDRESSES = ("192.168.1.30", "192.168.1.31")
@@ -41,7 +40,7 @@ def clock() -> Clock:
 @pytest.fixture
 def students(served, clock):
     """Clients of one server, from two addresses."""
-    app = create_app(Models(served[:1]), access=Access(None, classroom=Classroom(URL, CODE, clock)))
+    app = app_of(served[:1], access=Access(None, frozenset(), None, Classroom(URL, CODE, clock)))
     with TestClient(app, base_url=URL, client=(ADDRESSES[0], 1)) as first:
         yield first, TestClient(app, base_url=URL, client=(ADDRESSES[1], 1))
 

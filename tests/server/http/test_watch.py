@@ -14,7 +14,7 @@ Answer = tuple[int, dict[str, str], bytes]
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[tuple[WatchServer, int]]:
-    watch = WatchServer(b"<!DOCTYPE html>")
+    watch = WatchServer(b"<!DOCTYPE html>", "127.0.0.1", 0)
     [address] = watch.urls
     assert address.startswith("http://127.0.0.1:")
     yield watch, int(address.rpartition(":")[2])
