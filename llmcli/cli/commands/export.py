@@ -11,7 +11,7 @@ from llmcli.cli.terminal import console
 from llmcli.config import DEFAULT_MODEL, QUANTIZATIONS
 from llmcli.errors import LLMError, command_line, usage
 from llmcli.evaluation.figures import Figures
-from llmcli.formats.atomic_io import name_of, reject_overwriting
+from llmcli.formats import atomic_io
 
 if TYPE_CHECKING:
     from llmcli.formats.checkpoint import Checkpoint
@@ -83,11 +83,17 @@ def export(options: _Options) -> None:
     to = options.to
     names = options.names or [TRAINING_PAGE]
     if options.trainable and len(names) == 1 and names[0].endswith(SUFFIXES["html"]):
-        _export_training_page(Path(names[0]), options)
+        from llmcli.pages.live_page import training_page
+
+        options.reject("without a model", "dtype")
+        output = Path(names[0])
+        _check_output(options, output, [])
+        atomic_io.write(output, training_page())
+        _report(options, output)
         return
     path, output = _model_and_output(options)
     from llmcli.cli.reports import model_card
-    from llmcli.formats import atomic_io, loading
+    from llmcli.formats import loading
 
     model = loading.load_any(path).shared if to == "tokenizer" else loading.load(path)
     part = "part of " if path.is_dir() else ""
@@ -117,12 +123,7 @@ def export(options: _Options) -> None:
             _export_hf(model, output, values, target, options)
         else:
             _export_gguf(model, output, options.dtype, values)
-    size = sum(file.stat().st_size for file in (output.iterdir() if output.is_dir() else [output]))
-    record = {"file": str(output), "to": to, "bytes": size}
-    if target is None:
-        options.report(record, f"saved {output}: {units.size(size)}")
-    else:
-        _push(target, output, record, options)
+    _report(options, output, target)
     if to == "gguf":
         _write_modelfile(model, output, options.force)
 
@@ -141,7 +142,7 @@ def _model_and_output(options: _Options) -> tuple[Path, Path]:
         raise LLMError(f"there is no model {model}; {advice}")
     suffix = SUFFIXES.get(options.to)
     if not output:
-        stem = name_of(path.absolute()).removesuffix(".safetensors").removesuffix(".gguf")
+        stem = atomic_io.name_of(path.absolute()).removesuffix(".safetensors").removesuffix(".gguf")
         ending = f"-{options.quantize}" if options.quantize else ""
         if suffix is None:
             ending = f"-{options.to}"
@@ -178,10 +179,9 @@ def _check_options(options: _Options) -> None:
 def _check_output(options: _Options, output: Path, inputs: list[Path], role: str = "") -> None:
     """Raise LLMError if the output cannot be written, would replace the model, or has the name of another
     format."""
-    from llmcli.formats import atomic_io
     from llmcli.formats.huggingface import directory as hf_directory
 
-    reject_overwriting(output, "export", inputs, role, by="")
+    atomic_io.reject_overwriting(output, "export", inputs, role, by="")
     if options.to not in ("hf", "handover"):
         example = f"model{SUFFIXES[options.to]}"
         atomic_io.check_name(output, by="", example=example)
@@ -208,7 +208,6 @@ def _export_hf(
     model: "Checkpoint", output: Path, values: dict[str, str], target: "Target | None", options: _Options
 ) -> None:
     from llmcli.cli.reports import model_card
-    from llmcli.formats import atomic_io
     from llmcli.formats.huggingface import directory as hf_directory
     from llmcli.formats.open_file import read_text
 
@@ -225,22 +224,26 @@ def _export_hf(
     hf_directory.write(output, model, values, card)
 
 
-def _push(target: "Target", directory: Path, record: dict[str, Any], options: _Options) -> None:
-    """Upload the directory and report where it is."""
-    from llmcli.formats.huggingface import upload
+def _report(options: _Options, output: Path, target: "Target | None" = None) -> None:
+    """Report where the output is. Uploads it if there is a target."""
+    size = sum(file.stat().st_size for file in (output.iterdir() if output.is_dir() else [output]))
+    record: dict[str, Any] = {"file": str(output), "to": options.to, "bytes": size}
+    sentence = f"saved {output}: {units.size(size)}"
+    if target is not None:
+        from llmcli.formats.huggingface import upload
 
-    progress = console.shows_progress()
-    commit = upload.push(target, directory, console.note, private=options.private, progress=progress)
-    name = f"hf:{target.repository}"
-    sentence = f"uploaded {name}; on any machine: llm generate -m {name}"
-    options.report({**record, "pushed": name, "commit": commit}, sentence)
+        progress = console.shows_progress()
+        commit = upload.push(target, output, console.note, private=options.private, progress=progress)
+        name = f"hf:{target.repository}"
+        record |= {"pushed": name, "commit": commit}
+        sentence = f"uploaded {name}; on any machine: llm generate -m {name}"
+    options.report(record, sentence)
 
 
 def _export_handover(model: "Checkpoint", output: Path, path: Path, options: _Options) -> None:
     """Write a directory for other training engines, and note what is included."""
     from llmcli.cli.reports import model_card
     from llmcli.cli.reports.files import note_skipped_files
-    from llmcli.formats import atomic_io
     from llmcli.handover import directory, engines
     from llmcli.handover.corpus import recorded_split
 
@@ -270,25 +273,12 @@ def _export_handover(model: "Checkpoint", output: Path, path: Path, options: _Op
 
 
 def _export_html(model: "Checkpoint", output: Path, options: _Options) -> None:
-    from llmcli.formats import atomic_io
     from llmcli.pages.live_page import live_page
     from llmcli.pages.live_weights import page_bytes
 
     atomic_io.check_space(output, page_bytes(model.config, options.dtype))
     page = live_page(model, options.dtype, console.note, trainable=options.trainable)
     atomic_io.write(output, page)
-
-
-def _export_training_page(output: Path, options: _Options) -> None:
-    """Write the trainable page without a model."""
-    from llmcli.formats import atomic_io
-    from llmcli.pages.live_page import training_page
-
-    options.reject("without a model", "dtype")
-    _check_output(options, output, [])
-    atomic_io.write(output, page := training_page())
-    record = {"file": str(output), "to": "html", "bytes": len(page)}
-    options.report(record, f"saved {output}: {units.size(len(page))}")
 
 
 def _export_gguf(model: "Checkpoint", output: Path, dtype: str | None, metadata: dict[str, str]) -> None:
@@ -304,7 +294,7 @@ def _export_gguf(model: "Checkpoint", output: Path, dtype: str | None, metadata:
 
 def _write_modelfile(model: "Checkpoint", gguf: Path, force: bool) -> None:
     """Write the Modelfile that Ollama needs to import a GGUF file, next to that file."""
-    from llmcli.formats import atomic_io, loading
+    from llmcli.formats import loading
     from llmcli.formats.gguf.modelfile import modelfile
 
     path = gguf.with_suffix(MODELFILE)

@@ -177,10 +177,10 @@ def _print_texts(prepared: _PreparedPrompt, texts: "list[TrainingText]") -> None
         replace(prepared.sampling, seed=prepared.sampling.seed + number) for number in range(options.samples)
     ]
 
-    from llmcli.cli.reports.tokens import probability_legend, with_probability
-
     def print_piece(piece: "Piece") -> None:
         if options.color and piece.id is not None:
+            from llmcli.cli.reports.tokens import with_probability
+
             with_probability(piece)
         else:
             console.verbatim(piece.text)
@@ -215,6 +215,8 @@ def _print_texts(prepared: _PreparedPrompt, texts: "list[TrainingText]") -> None
         if sys.stdout.isatty():
             answer.note_speed()
     if options.color and not options.json:
+        from llmcli.cli.reports.tokens import probability_legend
+
         probability_legend()
     if prepared.usage and not options.json:
         prepared.usage.show()

@@ -9,7 +9,7 @@ from llmcli.cli.options import ResultOptions, argument, flag, local_model, optio
 from llmcli.cli.terminal import console
 from llmcli.config import DEFAULT_MODEL
 from llmcli.errors import LLMError
-from llmcli.formats.atomic_io import reject_gguf_name
+from llmcli.formats import atomic_io
 
 if TYPE_CHECKING:
     from llmcli.data.text.corpus import Corpus
@@ -38,12 +38,12 @@ def import_(options: _Options) -> None:
     Example: llm import SmolLM2-135M/ -o smol.safetensors
     """
     from llmcli.data.sources import read_sources
-    from llmcli.formats import adapters, atomic_io, checkpoint, loading
+    from llmcli.formats import adapters, checkpoint, loading
 
     output, cache_text = options.output, options.fit_cache
     if not output.name:
         raise LLMError(f"-o needs the name of a file: -o {DEFAULT_MODEL}")
-    reject_gguf_name(output)
+    atomic_io.reject_gguf_name(output)
     atomic_io.check_writable(output, force=options.force)
     options.claim(output)
     text = read_sources([str(cache_text)], text_only=True).text if cache_text is not None else None
@@ -75,7 +75,7 @@ def import_(options: _Options) -> None:
 def _load(source: str) -> "Checkpoint":
     """Open a model. If its file was changed, its record keeps the training data, but not the figures of the
     run."""
-    from llmcli.formats import atomic_io, checkpoint, loading, training_stages
+    from llmcli.formats import checkpoint, loading, training_stages
     from llmcli.formats.safetensors.file import digest
     from llmcli.formats.training_record import TrainingRecord
 
@@ -98,7 +98,7 @@ def _load(source: str) -> "Checkpoint":
 
 def _merge(base: "Checkpoint", source: str, adapter: Path) -> "Checkpoint":
     """Merge adapters into float32 weights; warn if they were trained on another model of the same shape."""
-    from llmcli.formats import adapters, atomic_io, loading
+    from llmcli.formats import adapters, loading
     from llmcli.formats.safetensors.header import read_header
 
     header = read_header(adapter)

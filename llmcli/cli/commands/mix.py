@@ -8,7 +8,7 @@ from llmcli import units
 from llmcli.cli.options import ResultOptions, argument, flag, local_model, option
 from llmcli.cli.terminal import console
 from llmcli.errors import LLMError, usage
-from llmcli.formats.atomic_io import reject_gguf_name
+from llmcli.formats import atomic_io
 
 if TYPE_CHECKING:
     from llmcli.formats.checkpoint import Checkpoint
@@ -28,7 +28,7 @@ def mix(options: _Options) -> None:
 
     Example: llm mix cooking.safetensors law.safetensors -o expert.safetensors
     """
-    from llmcli.formats import atomic_io, ensemble_file
+    from llmcli.formats import ensemble_file
 
     models, output = options.models, options.output
     _check_arguments(models, output)
@@ -56,7 +56,7 @@ def _check_arguments(models: list[str], output: Path) -> None:
         raise usage(f"at most {MAX_EXPERTS} models can be mixed, found {len(models)}")
     if not output.name:
         raise usage(f"-o needs the name of a file: -o {DEFAULT_OUTPUT}")
-    reject_gguf_name(output)
+    atomic_io.reject_gguf_name(output)
     if "" in models:
         raise usage("the name of a model is empty; name the files to mix")
     paths = [Path(name) for name in models]
