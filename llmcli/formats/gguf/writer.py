@@ -55,7 +55,7 @@ def write(path: Path, checkpoint: Checkpoint, dtype: str, general: Mapping[str, 
             writer.add_rope_scaling_factor(scaling.factor)
         elif scaling:
             writer.add_string(conventions.ROPE_SCALING_KEY, json.dumps(as_record(scaling)))
-        for method, value in tokenizer:
+        for method, value in tokenizer.items():
             getattr(writer, method)(value)
         template = parse_document(checkpoint.tokenizer_config_json, "its tokenizer_config.json").get(
             "chat_template"

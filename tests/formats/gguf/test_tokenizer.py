@@ -27,7 +27,7 @@ TOKENIZERS = {"bpe": Tokenizer.train_bpe([TEXT], 300), "characters": Tokenizer.t
 def fields_of(tokenizer: Tokenizer, more: int = 0) -> dict[str, Any]:
     config = ModelConfig(tokenizer.vocab_size + more, 32, 64, 1, 2, 2, 16, 32, eos_token_id=tokenizer.eos_id)
     fields = gguf_tokenizer.to_fields(json.loads(tokenizer.to_json()), config)
-    return {f"tokenizer.ggml.{KEYS[method]}": value for method, value in fields}
+    return {f"tokenizer.ggml.{KEYS[method]}": value for method, value in fields.items()}
 
 
 @pytest.mark.slow
@@ -49,14 +49,14 @@ def test_control_tokens_beyond_the_model_are_left_out() -> None:
         {"id": size, "content": "<tag>", "special": False},
         {"id": size + 1, "content": "<image>", "special": True},
     ]
-    fields = dict(gguf_tokenizer.to_fields(result, ModelConfig(size + 1, 32, 64, 1, 2, 2, 16, 32)))
+    fields = gguf_tokenizer.to_fields(result, ModelConfig(size + 1, 32, 64, 1, 2, 2, 16, 32))
     assert (fields["add_token_list"][-1], fields["add_token_types"][-1]) == ("<tag>", 4)  # 4: defined by the user
 
 
 def test_the_token_that_ends_an_answer_is_a_field() -> None:
     tokenizer = TOKENIZERS["bpe"]
     config = ModelConfig(tokenizer.vocab_size, 32, 64, 1, 2, 2, 16, 32, extra_eos_ids=(2, 3))
-    fields = dict(gguf_tokenizer.to_fields(json.loads(tokenizer.to_json()), config))
+    fields = gguf_tokenizer.to_fields(json.loads(tokenizer.to_json()), config)
     assert fields["add_eos_token_id"] == 0 and fields["add_eot_token_id"] == 2
     assert "tokenizer.ggml.eot_token_id" not in fields_of(tokenizer)
 
