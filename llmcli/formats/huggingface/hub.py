@@ -75,14 +75,16 @@ def _place(repository: str) -> Path:
 # ---- huggingface_hub
 
 
-def check_endpoint() -> None:
-    """Raise LLMError if HF_ENDPOINT is not an address: huggingface_hub then cannot be imported."""
+def hub_address() -> str:
+    """Return the address of the hub. Raises LLMError if HF_ENDPOINT is none: huggingface_hub then cannot be
+    imported."""
     try:
-        import huggingface_hub.constants  # noqa: F401
+        from huggingface_hub import constants
     except ValueError as error:
         raise LLMError(
             f"HF_ENDPOINT is not an address ({error}); unset it, or set it to an address: https://HOST"
         ) from error
+    return constants.ENDPOINT
 
 
 @contextlib.contextmanager

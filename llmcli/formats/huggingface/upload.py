@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from llmcli import units
 from llmcli.errors import LLMError, OnNote, usage
 from llmcli.formats.huggingface import directory as hf_directory
-from llmcli.formats.huggingface.hub import check_endpoint, forget_branch, one_line, reason, show_progress
+from llmcli.formats.huggingface.hub import forget_branch, hub_address, one_line, reason, show_progress
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
@@ -39,7 +39,7 @@ class Target(NamedTuple):
 def find_target(name: str, *, private: bool, force: bool) -> Target:
     """Return the repository to write. Raises LLMError if it is not the user's, if it is public despite
     `private`, or if it has a model, unless `force`."""
-    check_endpoint()
+    endpoint = hub_address()
     from huggingface_hub import HfApi, constants, get_token
     from huggingface_hub.errors import RepositoryNotFoundError
 
@@ -48,7 +48,6 @@ def find_target(name: str, *, private: bool, force: bool) -> Target:
             f"{name} is not the name of a repository on the Hugging Face hub; wanted `push` OWNER/NAME"
         )
     repository = parts[1]
-    endpoint = constants.ENDPOINT
     if constants.HF_HUB_OFFLINE:
         raise LLMError(f"HF_HUB_OFFLINE forbids uploading to {endpoint}; unset it and run the command again")
     if not get_token():
@@ -58,7 +57,7 @@ def find_target(name: str, *, private: bool, force: bool) -> Target:
         )
     show_progress(False)
     target = Target(repository, endpoint)
-    api = HfApi(endpoint=endpoint)
+    api = HfApi()
     with one_line(lambda error: _explained(target, error)):
         api.whoami()  # an invalid token is reported before the work
         try:
@@ -109,7 +108,7 @@ def push(target: Target, directory: Path, on_note: OnNote, *, private: bool, pro
         one_line(lambda error: _explained(target, error, again)),
         warnings.catch_warnings(record=True) as warned,
     ):
-        api = HfApi(endpoint=target.endpoint)
+        api = HfApi()
         if target.files is None:
             api.create_repo(target.repository, private=private)
             target = target.at(api.model_info(target.repository))
