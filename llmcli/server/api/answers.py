@@ -130,7 +130,7 @@ class Completion(GenerationAnswer):
         cuts = body.truncate_prompt_tokens is not None
         written = body.generated_tokens
         prompts = [
-            encode_prompt(prompt, model, literal=body.echo, cuts=cuts, written=written)
+            encode_prompt("prompt", prompt, model, literal=body.echo, cuts=cuts, written=written)
             for prompt in body.prompts
         ]
         check_choices_fit(body.choices, prompts, model)

@@ -312,14 +312,12 @@ class CompletionBody(GenerationBody):
 
     @property
     def prompts(self) -> list[str | list[int]]:
-        """The prompts: at least one; token ids are not empty. Raises ApiError."""
+        """The prompts: at least one. Raises ApiError."""
         prompts: list[Any] = (
             [self.prompt] if isinstance(self.prompt, str) or is_ids(self.prompt) else [*self.prompt]
         )
         if len(prompts) > limits.MAX_PROMPTS:
             raise invalid("prompt", f"must have at most {limits.MAX_PROMPTS} prompts, found {len(prompts)}")
-        if [] in prompts:
-            raise invalid("prompt", "is empty; give token ids or a text")
         if len(prompts) * self.n > limits.MAX_CHOICES:
             raise invalid("n", f"times the number of prompts must be at most {limits.MAX_CHOICES}")
         return prompts

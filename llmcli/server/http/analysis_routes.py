@@ -27,20 +27,12 @@ MAX_EXAMPLE_CHARACTERS = 80  # per question
 MAX_EXAMPLE_BYTES = 4_000_000  # training files searched for questions
 
 
-def _encode(
-    body: PromptBody | NextBody, model: ServedModel, new_tokens: int = 0, field: str = "prompt"
-) -> Prompt:
-    """Tokenize messages, or the text or token ids in a field. Raises ApiError if they do not fit the context,
-    or if there are no token ids."""
-    if isinstance(body, PromptBody) and body.messages is not None:
-        template = chat_template(model, body.chat_template_kwargs)
-        return encode_messages(conversation(body), template, model.context, new_tokens)[0]
-    prompt = getattr(body, field)
-    if prompt == []:
-        raise invalid(field, "is empty; give token ids or a text")
-    cuts = getattr(body, "truncate_prompt_tokens", None) is not None
-    written = getattr(body, "generated_tokens", 0) if field == "prompt" else 0
-    return encode_prompt(prompt, model, literal=getattr(body, "literal", False), cuts=cuts, written=written)
+def _encode(body: PromptBody, model: ServedModel, new_tokens: int, **options: Any) -> Prompt:
+    """Tokenize the messages, or the prompt with the options of `encode_prompt`."""
+    if body.messages is None:
+        return encode_prompt("prompt", body.prompt, model, **options)
+    template = chat_template(model, body.chat_template_kwargs)
+    return encode_messages(conversation(body), template, model.context, new_tokens)[0]
 
 
 def _text(prompt: Any, model: ServedModel) -> str:
@@ -53,7 +45,11 @@ def _text(prompt: Any, model: ServedModel) -> str:
 async def next_word_list(call: Call, body: NextBody) -> JsonObject:
     """The most likely next words after a text."""
     call.entry.prompt = str(body.prompt)
-    prompt = await call.search(lambda _: _encode(body, call.model))
+    cuts = body.truncate_prompt_tokens is not None
+    written = body.generated_tokens
+    prompt = await call.search(
+        lambda _: encode_prompt("prompt", body.prompt, call.model, cuts=cuts, written=written)
+    )
     tokenizer = call.model.tokenizer
     title = _text(body.prompt, call.model)
     if body.token_id is not None:
@@ -118,10 +114,12 @@ async def explain_prompt(call: Call, body: ExplainBody) -> JsonObject:
     if body.token_id is not None:
         check_ids("token_id", [body.token_id], call.model)
     call.entry.prompt = body.messages[-1].message.content if body.messages else str(body.prompt)
-    prompt = await call.search(lambda _: _encode(body, call.model, 1))
+    options = {"literal": body.literal, "cuts": body.truncate_prompt_tokens is not None}
+    written = body.generated_tokens
+    prompt = await call.search(lambda _: _encode(body, call.model, 1, written=written, **options))
     other = None
-    if body.compare is not None:
-        other = await call.search(lambda _: _encode(body, call.model, field="compare"))
+    if (compared := body.compare) is not None:
+        other = await call.search(lambda _: encode_prompt("compare", compared, call.model, **options))
     return await call.analyze(
         lambda runtime, check: _explain(runtime, call.model, body, (prompt, other), check)
     )

@@ -46,6 +46,9 @@ def test_an_empty_prompt_begins_a_text_and_empty_token_ids_are_an_error(client):
     for fields, name in [({"prompt": ""}, "prompt"), ({"prompt": "x", "compare": ""}, "compare")]:
         error = client.post("/v1/explain", json=fields).json()["error"]
         assert (error["message"], error["param"]) == (f"{name} is empty; give a text to continue", name)
+    for wrong in ([], [300], "cat " * 99):
+        error = client.post("/v1/explain", json={"prompt": "x", "compare": wrong}).json()["error"]
+        assert error["param"] == "compare" and error["message"].startswith("compare "), wrong
     assert client.post("/v1/next", json={"prompt": ""}).json()["next"]
     request = {"prompt": ["", "x"], "max_tokens": 3, "echo": True, "logprobs": 1}
     first, second = client.post("/v1/completions", json=request).json()["choices"]
