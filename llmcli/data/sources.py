@@ -130,10 +130,13 @@ class Sources:
         files: dict[FileGroup, list[Content]] = {}
         for file in self._files:
             files.setdefault(_group(file), []).append(file)
-        sizes = {group: sum(file.text_bytes for file in same) for group, same in files.items()}
-        total = max(1, sum(sizes.values()))
+        total = max(1, sum(file.text_bytes for file in self._files))
         return [
-            replace(group, names=tuple(file.name for file in same), share=sizes[group] / total)
+            replace(
+                group,
+                names=tuple(file.name for file in same),
+                share=sum(file.text_bytes for file in same) / total,
+            )
             for group, same in files.items()
         ]
 
@@ -187,7 +190,7 @@ def _group(file: Content) -> FileGroup:
 
 
 def read_sources(
-    names: Iterable[str],
+    names: Sequence[str],
     reading: ReadOptions = _AUTOMATIC,
     *,
     text_only: bool = False,
@@ -196,7 +199,6 @@ def read_sources(
 ) -> Sources:
     """Read files, directories and patterns; of data sets, only these `splits`. Raises LLMError, for instance
     for a malformed record of a conversation."""
-    names = list(names)
     files, skipped = find_files(names)
     used = [file for file in files if file.split in splits]
     contents, unreadable = _read_files(used, reading, text_only=text_only, on_read=on_read)
@@ -444,9 +446,8 @@ def _moved(copy: TextCopy, stored: Stored) -> Iterator[Path]:
         yield path
 
 
-def check_reading(reading: ReadOptions, sources: Iterable[Sources]) -> None:
+def check_reading(reading: ReadOptions, sources: Sequence[Sources]) -> None:
     """Raise LLMError if the options match none of the files."""
-    sources = list(sources)
     files = [file for source in sources for file in source.conversation_files]
     if reading.speakers and named_speakers(*reading.speakers).shape not in {file.shape for file in files}:
         user, assistant = reading.speakers

@@ -11,7 +11,7 @@ Passages of the held-out text in the training text are found afterwards (repetit
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llmcli.data.text.corpus import Corpus, DocumentPart
@@ -58,12 +58,15 @@ def split(corpus: Corpus, share: float) -> CorpusSplit:
     are_cut = share > 0 and 2 * sum(sizes[index] for group in families for index in group) > corpus.text_bytes
     if are_cut:
         long += [max(group, key=sizes.__getitem__) for group in families]
-    held_out_bytes = {index: sizes[index] for index in whole}
+    ends = [part.end for part in corpus.contents]  # of the training text in each document
+    for index in whole:
+        ends[index] = corpus.contents[index].start
     for index in long:
         part = corpus.contents[index]
-        start = part.document.character_end(part.end - round(share * sizes[index]))
-        held_out_bytes[index] = part.end - start
-    training, validation = _divided(corpus, held_out_bytes)
+        ends[index] = part.document.character_end(part.end - round(share * sizes[index]))
+    parts = list(zip(corpus.contents, ends, strict=True))
+    training = Corpus.of_parts(DocumentPart(part.document, part.start, end) for part, end in parts)
+    validation = Corpus.of_parts(DocumentPart(part.document, end, part.end) for part, end in parts)
     if not validation.contents:
         return CorpusSplit(training, validation, "")
     rule = _rule(corpus, share, whole, long)
@@ -82,17 +85,6 @@ def _groups(corpus: Corpus) -> list[list[int]]:
     ]
     order = sorted(range(len(keys)), key=keys.__getitem__)
     return [[order[i] for i in group] for group in near_duplicates([corpus.documents[i] for i in order])]
-
-
-def _divided(corpus: Corpus, held_out: Mapping[int, int]) -> list[Corpus]:
-    """Divide a corpus into training and held-out text; `held_out` is the size of the end of each document,
-    by its index, that is held out."""
-    middles = [part.end - held_out.get(index, 0) for index, part in enumerate(corpus.contents)]
-    parts = list(zip(corpus.contents, middles, strict=True))
-    return [
-        Corpus.of_parts(DocumentPart(part.document, part.start, middle) for part, middle in parts),
-        Corpus.of_parts(DocumentPart(part.document, middle, part.end) for part, middle in parts),
-    ]
 
 
 def _rule(corpus: Corpus, share: float, whole: Sequence[int], long: Sequence[int]) -> str:

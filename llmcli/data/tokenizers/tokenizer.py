@@ -290,9 +290,7 @@ class Tokenizer:
         if not missing:
             return self
         inner = tokenizers.Tokenizer.from_str(self._inner.to_str())
-        inner.add_special_tokens(
-            [tokenizers.AddedToken(name, normalized=False, special=True) for name in missing]
-        )
+        inner.add_special_tokens(missing)
         other = Tokenizer(
             inner, self.kind, self._bos_token, self._prefix_space, self.eos_ids, self.seen_bytes
         )
