@@ -293,11 +293,11 @@ def _conversation_file(
     total = answer_count = 0
     for total, conversation in enumerate(conversations, 1):  # noqa: B007 (used below)
         messages = conversation.messages
-        is_answer = [message.role == "assistant" and bool(message.content.strip()) for message in messages]
-        if not any(is_answer):
+        answered = [i for i, m in enumerate(messages, 1) if m.role == "assistant" and m.content.strip()]
+        if not answered:
             unanswered.append(conversation.source)
             continue
-        answers = messages[: len(messages) - is_answer[::-1].index(True)]
+        answers = messages[: answered[-1]]
         if len(answers) < len(messages):
             cut.append(conversation.source)
         answer_count += sum(message.role == "assistant" for message in answers)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from llmcli.data.text.templates import fill
-from llmcli.errors import LLMError, brief_json
+from llmcli.errors import LLMError, brief_json, prefixed
 
 ROLES = ("system", "user", "assistant")
 
@@ -159,22 +159,18 @@ def is_list_of_messages(value: object) -> bool:
 def from_record(record: object, source: str, shape: RecordShape) -> Conversation:
     """Read the conversation in a record. Raises LLMError with a message that begins with the source, for
     example if a system message does not come first, or if two answers follow each other."""
-    try:
+    with prefixed(source):
         messages = tuple(_read(_fields(_with_key(record)), shape))
         _check_order(messages)
-    except LLMError as error:
-        raise LLMError(f"{source}: {error}") from error
     return Conversation(messages, source)
 
 
 def text_of_record(record: object, source: str, shape: RecordShape) -> str:
     """Return the plain text in a record, or "". Raises LLMError like `from_record`."""
-    try:
+    with prefixed(source):
         if not shape.template:
             return _optional(_fields(record), shape.keys[0])
         values = [_cell(_fields(record), key) for key in shape.keys]
-    except LLMError as error:
-        raise LLMError(f"{source}: {error}") from error
     return fill(shape.template, values) if any(values) else ""
 
 

@@ -123,7 +123,7 @@ def _tokenizer_hash(tokenizer: Tokenizer) -> str:
 
 def _label(parts: Iterable[DocumentPart]) -> str:
     names = dict.fromkeys(part.document.name for part in parts)
-    return next(iter(names)) + (f" and {len(names) - 1:,} more" if len(names) > 1 else "")
+    return units.listed(list(names), 1)
 
 
 def _tokenize(parts: Iterable[DocumentPart], tokenizer: Tokenizer, size: int, on_note: OnNote) -> TokenIds:
