@@ -18,6 +18,7 @@ from llmcli.data.conversations.record_kinds import ReadOptions
 from llmcli.data.conversations.turns import named_speakers
 from llmcli.data.documents.reader import Content, DocumentReader, PendingFile, needs_child
 from llmcli.data.files import MARKUP, ConversationFile, read_records
+from llmcli.data.regular_file import reading_error
 from llmcli.data.text import file_types
 from llmcli.data.text.boilerplate import strip
 from llmcli.data.text.corpus import Corpus, FoundFile, find_files
@@ -428,7 +429,7 @@ def _stored(file: FoundFile, copy: TextCopy, on_read: OnRead) -> Stored:
                 on_read(name, len(block))
                 copy.append(block)
     except OSError as error:
-        raise LLMError(f"cannot read {name}: {error.strerror or error}") from error
+        raise reading_error(error, name) from error
     return stored
 
 

@@ -10,7 +10,7 @@ from typing import IO, TypeAlias
 
 class ExtractionError(Exception):
     """A document cannot be read. The message is one line for users that says what is wrong, without the
-    document's name."""
+    document's name. Any other exception means that it is damaged."""
 
 
 @dataclass(frozen=True)

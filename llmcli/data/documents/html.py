@@ -10,7 +10,7 @@ from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.encoding import bytes_to_str, detect_encoding, map_encoding_to_html5
 from resiliparse.parse.html import HTMLTree
 
-from llmcli.data.documents.extracted import Extracted, ExtractionError, File, SkippedParts
+from llmcli.data.documents.extracted import Extracted, File, SkippedParts
 
 _MIN_MAIN_SHARE = 0.1  # minimum share of a page's text that counts as its main text
 _MAX_LINKED = 0.5  # share of linked text beyond which a list is navigation
@@ -36,10 +36,7 @@ _KEEP = "\u2063\u2063"
 
 
 def extract(file: File, skipped: SkippedParts) -> Extracted:
-    if text := main_text(decode(file.read())):
-        yield text
-    else:
-        raise ExtractionError("has no text")
+    yield main_text(decode(file.read()))
 
 
 def main_text(html: str) -> str:

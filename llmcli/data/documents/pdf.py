@@ -57,7 +57,7 @@ def extract(file: File, skipped: SkippedParts) -> Extracted:
         if error.err_code == raw.FPDF_ERR_PASSWORD:
             advice = "decrypt it first: qpdf --decrypt --password=PASSWORD IN.pdf OUT.pdf"
             raise ExtractionError(f"is encrypted; {advice}") from error
-        raise ExtractionError(f"is damaged ({error})") from error
+        raise
 
 
 def _lines(document: pypdfium2.PdfDocument, number: int, skipped: SkippedParts) -> list[Line]:

@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from json import JSONDecodeError
 from typing import Any, TypeAlias
 
 from llmcli.errors import LLMError, brief
@@ -30,13 +31,6 @@ class InvalidJSONError(LLMError):
     """A text that is not JSON."""
 
 
-class _JSONError(Exception):
-    def __init__(self, position: int, reason: str, *, is_cut_off: bool = False) -> None:
-        super().__init__(reason)
-        self.position = position
-        self.is_cut_off = is_cut_off  # whether more text may make it valid
-
-
 def records_of_lines(name: str, lines: Iterable[str]) -> Iterator[NumberedRecord]:
     """Yield (line number from 1, value) for each nonblank line. Raises LLMError for a line that is not
     JSON."""
@@ -47,11 +41,12 @@ def records_of_lines(name: str, lines: Iterable[str]) -> Iterator[NumberedRecord
         try:
             value, end = _value(line, _space_end(line, 0))
             if (end := _space_end(line, end)) < len(line):
-                raise _JSONError(end, f"extra text after the value: {brief(line[end : end + 20], 20)}")
-        except _JSONError as error:
+                problem = f"extra text after the value: {brief(line[end : end + 20], 20)}"
+                raise JSONDecodeError(problem, line, end)
+        except JSONDecodeError as error:
             raise InvalidJSONError(
-                f"{name} line {number:,}: invalid JSON at character {error.position + 1:,} ({error}); wanted "
-                f"one record per line: {{...}}"
+                f"{name} line {number:,}: invalid JSON at character {error.pos + 1:,} ({_reason(error)}); "
+                f"wanted one record per line: {{...}}"
             ) from error
         yield number, value
 
@@ -69,12 +64,12 @@ def records_of_text(name: str, pieces: Iterable[str]) -> Iterator[NumberedRecord
         if is_array and not text.skip("]"):
             rest = text.rest()
             problem = f"wanted , or ] before {brief(rest, 20)}" if rest else "the array does not end"
-            raise _JSONError(text.position, problem)
+            raise JSONDecodeError(problem, "", text.position)
         if rest := text.rest():
-            raise _JSONError(text.position, f"extra text: {brief(rest, 20)}")
-    except _JSONError as error:
+            raise JSONDecodeError(f"extra text: {brief(rest, 20)}", "", text.position)
+    except JSONDecodeError as error:
         raise InvalidJSONError(
-            f"{name} line {text.line(error.position):,}: invalid JSON ({error})"
+            f"{name} line {text.line(error.pos):,}: invalid JSON ({_reason(error)})"
         ) from error
 
 
@@ -146,8 +141,11 @@ class _Values:
         while True:
             try:
                 value, end = _value(self._text, self.position)
-            except _JSONError as error:
-                if not (error.is_cut_off and self._read_on()):
+            except JSONDecodeError as error:
+                may_be_cut_off = (
+                    error.msg.startswith("Unterminated") or error.pos > len(self._text) - _LONGEST_WORD
+                )
+                if not (may_be_cut_off and self._read_on()):
                     raise
                 continue
             if end < len(self._text) or not self._read_on():  # otherwise a number may continue
@@ -185,17 +183,19 @@ def _space_end(text: str, position: int) -> int:
 
 
 def _value(text: str, position: int) -> tuple[object, int]:
-    """Return (value at a position, position after it). Raises _JSONError."""
+    """Return (value at a position, position after it). Raises JSONDecodeError."""
     try:
         return _DECODER.raw_decode(text, position)
-    except json.JSONDecodeError as error:
-        is_cut_off = error.msg.startswith("Unterminated") or error.pos > len(text) - _LONGEST_WORD
-        problem = re.sub(r"( starting)? at$", "", error.msg)  # the position follows in its own words
-        raise _JSONError(error.pos, problem, is_cut_off=is_cut_off) from error
+    except JSONDecodeError:
+        raise
     except RecursionError as error:
-        raise _JSONError(position, "nested too deeply") from error
+        raise JSONDecodeError("nested too deeply", text, position) from error
     except ValueError as error:  # raised by `unique_keys`
-        raise _JSONError(position, str(error)) from error
+        raise JSONDecodeError(str(error), text, position) from error
+
+
+def _reason(error: JSONDecodeError) -> str:
+    return re.sub(r"( starting)? at$", "", error.msg)  # the position follows in other words
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
