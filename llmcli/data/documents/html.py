@@ -36,7 +36,8 @@ _KEEP = "\u2063\u2063"
 
 
 def extract(file: File, skipped: SkippedParts) -> Extracted:
-    yield main_text(decode(file.read()))
+    if text := main_text(decode(file.read())):
+        yield text
 
 
 def main_text(html: str) -> str:

@@ -7,7 +7,6 @@ import pytest
 pytest.importorskip("resiliparse")
 
 from llmcli.data.documents import html
-from llmcli.data.documents.extracted import ExtractionError
 from tests.data.documents import samples
 
 PAGE = """<!doctype html><html><head><title>T</title><style>p {{ color: red }}</style><meta charset="{charset}">
@@ -66,11 +65,6 @@ def test_long_scripts_are_no_reason_to_read_the_navigation() -> None:
 
 def test_pronunciation_is_left_out() -> None:
     assert html.plain_text("<p><ruby>漢字<rp>(</rp><rt>かんじ</rt><rp>)</rp></ruby>を読む</p>") == "漢字を読む\n"
-
-
-def test_an_empty_page_is_an_error() -> None:
-    with pytest.raises(ExtractionError, match="no text"):
-        samples.extracted(html, io.BytesIO(b"<html><body></body></html>"))
 
 
 @pytest.mark.usefixtures("no_hang")

@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-pypdfium2 = pytest.importorskip("pypdfium2")
+pytest.importorskip("pypdfium2")
 
 from llmcli.data.documents import pdf
 from llmcli.data.documents.extracted import ExtractionError
@@ -58,7 +58,7 @@ def test_scanned_encrypted_and_damaged_files_are_errors_with_one_line() -> None:
         (io.BytesIO(b"%PDF-1.7\n"), "Failed to load document"),
         (io.BytesIO(b"no PDF"), "Failed to load document"),
     ):
-        with pytest.raises((ExtractionError, pypdfium2.PdfiumError), match=message) as caught:
+        with pytest.raises((ExtractionError, pdf.pypdfium2.PdfiumError), match=message) as caught:
             samples.extracted(pdf, file)
         assert "\n" not in str(caught.value)
 

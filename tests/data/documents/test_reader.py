@@ -213,6 +213,7 @@ def test_a_zip_archive_that_is_no_text_has_its_advice() -> None:
     )
     assert problem_of(put("a.zip", b"PK\x03\x04" + bytes(40))).startswith("a.zip is damaged")
     assert problem_of(put("empty.zip", zipped({}))) == "empty.zip has no files to read"
+    assert problem_of(put("empty.html", b"<html><body></body></html>")) == "empty.html has no text"
 
 
 def test_a_missing_package_is_a_line_with_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
