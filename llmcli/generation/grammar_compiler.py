@@ -12,6 +12,7 @@ import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -36,26 +37,19 @@ worker = ChildProcess("llmcli.generation.grammar_compiler")  # the child process
 _stack_size_lock = threading.Lock()
 
 
+@dataclass
 class GrammarTokens:
     """A vocabulary as llguidance reads it."""
 
     is_tokenizer_wrapper = True
     bos_token_id = None
-
-    def __init__(
-        self,
-        tokens: list[bytes],
-        eos_id: int | None,
-        special_ids: Sequence[int],
-        spell: Callable[[bytes], list[int]],
-    ) -> None:
-        self.tokens = tokens
-        self.eos_token_id = eos_id
-        self.special_token_ids = special_ids
-        self._spell = spell
+    tokens: list[bytes]
+    eos_token_id: int | None
+    special_token_ids: Sequence[int]
+    spell: Callable[[bytes], list[int]]
 
     def __call__(self, text: Any) -> list[int]:
-        return self._spell(text.encode("utf-8") if isinstance(text, str) else text)
+        return self.spell(text.encode("utf-8") if isinstance(text, str) else text)
 
 
 def compile_lark(tokens: LLTokenizer, lark: str, stack: int) -> LLMatcher:

@@ -23,6 +23,7 @@ F = intermediate size of a SwiGLU; L = layers; E = experts; H, G = query heads, 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 
@@ -337,7 +338,7 @@ class _Layer:
         self.mlp: Callable[[Array], Array | tuple[Array, Array]] = mlps[0]
         if config.num_experts:
             router, _ = _stacked(weights, [config.router_name(index)], before_mlp)
-            self.mlp = _Experts(mlps, router, config.num_experts_per_tok, config.norm_topk_prob)
+            self.mlp = _Experts(mlps, Matrix(router), config.num_experts_per_tok, config.norm_topk_prob)
 
     def without(self, head: int | None) -> "_Layer":
         """Return a copy in which the output of a head is zero; None: of the attention and the SwiGLU."""
@@ -483,16 +484,15 @@ def _output_matrix(weights: _Weights, name: str) -> Matrix:
     return Matrix(rows, bias)
 
 
+@dataclass
 class _Experts:
     """A sparse mixture of SwiGLUs: a router chooses `active` experts for each token (arXiv:2401.04088,
     section 2.1). The other experts are not computed."""
 
-    def __init__(self, experts: list[_MLP], router: Array, active: int, normalize: bool) -> None:
-        """`router` is [E, C]."""
-        self.experts = experts
-        self.router = Matrix(router)
-        self.active = active
-        self.normalize = normalize
+    experts: list[_MLP]
+    router: Matrix  # [E, C]
+    active: int
+    normalize: bool
 
     def __call__(self, x: Array) -> tuple[Array, Array]:
         """[T, C] -> ([T, C], the weights of the experts [T, E])"""
