@@ -51,7 +51,7 @@ def head_graph(weight: Weight) -> Graph:
     graph = _GraphBuilder()
     outputs, inputs = weight.shape
     graph.input("hidden", ["B", "T", inputs])
-    graph.linear("hidden", weight, None, "logits")
+    graph.multiply("hidden", weight, None, "logits")
     graph.output("logits", ["B", "T", outputs])
     return graph.finish()
 
@@ -70,111 +70,34 @@ def decoder_graph(checkpoint: Checkpoint, scheme: str | None) -> Graph:
     and values.i [B, G, capacity, D] of layer i.
     """
     config = checkpoint.config
-    graph = _GraphBuilder()
+    graph = _DecoderBuilder(checkpoint, scheme)
     x = "x"
     graph.input(x, ["B", "T", config.hidden_size])
     graph.input("past", ["B"], np.int32)
     graph.input("total", [1], np.int32)
     for table in rotary_inputs(config):
         graph.input(table, ["positions", config.head_dim // 2])
-    eps = config.rms_norm_eps
-    is_parallel = config.use_parallel_residual
     norms = config.architecture.norm_names
-    normed = graph.norm(x, _norm(checkpoint, "model.layers.0.input_layernorm"), eps, "first")
+    normed = graph.norm(x, "model.layers.0.input_layernorm", "first")
     for i in range(config.num_hidden_layers):
         name = f"model.layers.{i}."
         last = i == config.num_hidden_layers - 1
-        following = _norm(checkpoint, "model.norm" if last else f"model.layers.{i + 1}.input_layernorm")
-        weights = _norm(checkpoint, name + norms.before_mlp)
-        y = _add_attention(graph, checkpoint, scheme, i, normed)
+        y = graph.attention(i, normed)
         if norms.after_attention:
-            y = graph.norm(y, _norm(checkpoint, name + norms.after_attention), eps, name + "self_attn.after")
-        if is_parallel:
-            normed = graph.norm(x, weights, eps, name + "mlp.normed")
-            mlp = _add_mlp(graph, checkpoint, scheme, i, normed)
-            y = graph.add("Add", [y, mlp], [name + "both"])
+            y = graph.norm(y, name + norms.after_attention, name + "self_attn.after")
+        if config.use_parallel_residual:
+            normed = graph.norm(x, name + norms.before_mlp, name + "mlp.normed")
+            y = graph.add("Add", [y, graph.mlp(i, normed)], [name + "both"])
         else:
-            normed, x = graph.add_and_norm(x, y, weights, eps, name + "self_attn.added")
-            y = _add_mlp(graph, checkpoint, scheme, i, normed)
+            normed, x = graph.add_and_norm(x, y, name + norms.before_mlp, name + "self_attn.added")
+            y = graph.mlp(i, normed)
         if norms.after_mlp:
-            y = graph.norm(y, _norm(checkpoint, name + norms.after_mlp), eps, name + "mlp.after")
-        normed, x = graph.add_and_norm(x, y, following, eps, name + "mlp.added")
+            y = graph.norm(y, name + norms.after_mlp, name + "mlp.after")
+        following = "model.norm" if last else f"model.layers.{i + 1}.input_layernorm"
+        normed, x = graph.add_and_norm(x, y, following, name + "mlp.added")
     graph.add("Identity", [normed], ["hidden"])
     graph.output("hidden", ["B", "T", config.hidden_size])
     return graph.finish()
-
-
-def _add_attention(
-    graph: "_GraphBuilder", checkpoint: Checkpoint, scheme: str | None, layer: int, x: str
-) -> str:
-    """Normalized x -> the attention output of a layer, [B, T, C]."""
-    config, tensors = checkpoint.config, checkpoint.tensors
-    H = config.num_attention_heads
-    G = config.num_key_value_heads
-    D = config.head_dim
-    name = f"model.layers.{layer}.self_attn."
-    qkv = graph.linear(
-        x, *_linear(checkpoint, scheme, *(f"{name}{kind}_proj.weight" for kind in "qkv")), name
-    )
-    projections = [qkv, "", ""]  # the operator takes all three as one input
-    if config.architecture.qk_norm:
-        projections = [f"{name}{kind}" for kind in "qkv"]
-        sizes = graph.constant(np.array([H * D, G * D, G * D], np.int64))
-        graph.add("Split", [qkv, sizes], projections, axis=-1)
-        for kind, heads in (("q", H), ("k", G)):
-            per_head = graph.constant(np.array([0, -1, heads, D], np.int64))
-            flat = graph.constant(np.array([0, -1, heads * D], np.int64))
-            split = graph.add("Reshape", [f"{name}{kind}", per_head], [f"{name}{kind}.heads"])
-            gain = tensors[f"{name}{kind}_norm.weight"]
-            normed = graph.norm(split, [gain], config.rms_norm_eps, f"{name}{kind}.normed")
-            projections["qk".index(kind)] = graph.add("Reshape", [normed, flat], [f"{name}{kind}.flat"])
-    caches = [f"{part}.{layer}" for part in ("keys", "values")]
-    for cache in caches:
-        graph.input(cache, ["B", G, "capacity", D])
-        graph.output(f"{cache}.now", ["B", G, "capacity", D])
-    tables = rotary_inputs(config)[2 * config.is_sliding(layer) :][:2] if config.is_rotary(layer) else ()
-    y = graph.add(
-        "GroupQueryAttention",
-        [*projections, *caches, "past", "total", *tables],
-        [f"{name}y", *(f"{cache}.now" for cache in caches)],
-        _ORT,
-        num_heads=H,
-        kv_num_heads=G,
-        do_rotary=int(config.is_rotary(layer)),
-        scale=config.attention_scale,
-        local_window_size=config.sliding_window if config.is_sliding(layer) else -1,
-    )
-    return graph.linear(y, *_linear(checkpoint, scheme, name + "o_proj.weight"), name + "o")
-
-
-def _add_mlp(graph: "_GraphBuilder", checkpoint: Checkpoint, scheme: str | None, layer: int, x: str) -> str:
-    """Normalized x -> the MLP output of a layer, [B, T, C]."""
-    size = checkpoint.config.intermediate_size
-    name = f"model.layers.{layer}.mlp."
-    *inputs, down = checkpoint.config.mlp_names(layer)[0]
-    projections = [name + "gate", name + "up"][: len(inputs)]
-    joined = graph.linear(x, *_linear(checkpoint, scheme, *inputs), name + "gate_up")
-    graph.add(
-        "Split", [joined, graph.constant(np.array([size] * len(inputs), np.int64))], projections, axis=-1
-    )
-    op_type, attributes = _ACTIVATIONS[checkpoint.config.hidden_act]
-    inner = graph.add(op_type, projections[:1], [name + "activated"], _ORT, **attributes)
-    if len(inputs) > 1:
-        inner = graph.add("Mul", [inner, name + "up"], [name + "inner"])
-    return graph.linear(inner, *_linear(checkpoint, scheme, down), name + "down")
-
-
-def _linear(checkpoint: Checkpoint, scheme: str | None, *names: str) -> tuple[Weight, Array | None]:
-    """Read matrices with the same input as one, and their biases if they have any."""
-    biases = [bias_of(name) for name in names]
-    bias = checkpoint.stacked(biases) if biases[0] in checkpoint.config.tensor_shapes() else None
-    return read_weight(checkpoint, scheme, *names), bias
-
-
-def _norm(checkpoint: Checkpoint, name: str) -> list[Array]:
-    """Read the gain of a norm, and its bias if it is a LayerNorm."""
-    kinds = ("weight", "bias") if checkpoint.config.architecture.layer_norm else ("weight",)
-    return [checkpoint.tensors[f"{name}.{kind}"] for kind in kinds]
 
 
 class _GraphBuilder:
@@ -217,7 +140,7 @@ class _GraphBuilder:
         )
         return outputs[0]
 
-    def linear(self, x: str, weight: Weight, bias: Array | None, out: str) -> str:
+    def multiply(self, x: str, weight: Weight, bias: Array | None, out: str) -> str:
         """x [B, T, inputs] -> [B, T, outputs]; for a quantized weight x is quantized to int8, block by
         block."""
         if not isinstance(weight, QuantizedMatrix):
@@ -245,18 +168,6 @@ class _GraphBuilder:
             accuracy_level=4,  # multiply in int8
         )
 
-    def norm(self, x: str, weights: list[Array], eps: float, out: str) -> str:
-        """RMSNorm; LayerNorm if the weights are a gain and a bias."""
-        kind = "LayerNormalization" if len(weights) > 1 else "SimplifiedLayerNormalization"
-        return self.add(kind, [x, *map(self.constant, weights)], [out], axis=-1, epsilon=eps)
-
-    def add_and_norm(self, x: str, y: str, weights: list[Array], eps: float, name: str) -> tuple[str, str]:
-        """(the norm of x + y, x + y)"""
-        outputs = [f"{name}.normed", "", "", f"{name}.sum"]
-        kind = "SkipLayerNormalization" if len(weights) > 1 else "SkipSimplifiedLayerNormalization"
-        self.add(kind, [x, y, *map(self.constant, weights)], outputs, _ORT, epsilon=eps)
-        return outputs[0], outputs[3]
-
     def finish(self) -> Graph:
         """Serialize the model. Raises LLMError if it exceeds protobuf's limit of 2 GB."""
         graph = self._helper.make_graph(self._nodes, "step", self._inputs, self._outputs, self._constants)
@@ -269,3 +180,92 @@ class _GraphBuilder:
                 "quantized weights of over 2 GB do not run in onnxruntime; run the model without `quantize`"
             )
             raise LLMError(problem) from error
+
+
+class _DecoderBuilder(_GraphBuilder):
+    """Adds the parts of a decoder, with the weights of a checkpoint."""
+
+    def __init__(self, checkpoint: Checkpoint, scheme: str | None) -> None:
+        super().__init__()
+        self._checkpoint = checkpoint
+        self._config = checkpoint.config
+        self._scheme = scheme
+
+    def attention(self, layer: int, x: str) -> str:
+        """Normalized x -> the attention output of a layer, [B, T, C]."""
+        config = self._config
+        H = config.num_attention_heads
+        G = config.num_key_value_heads
+        D = config.head_dim
+        name = f"model.layers.{layer}.self_attn."
+        qkv = self._linear(x, [f"{name}{kind}_proj.weight" for kind in "qkv"], name)
+        projections = [qkv, "", ""]  # the operator takes all three as one input
+        if config.architecture.qk_norm:
+            projections = [f"{name}{kind}" for kind in "qkv"]
+            sizes = self.constant(np.array([H * D, G * D, G * D], np.int64))
+            self.add("Split", [qkv, sizes], projections, axis=-1)
+            for kind, heads in (("q", H), ("k", G)):
+                per_head = self.constant(np.array([0, -1, heads, D], np.int64))
+                flat = self.constant(np.array([0, -1, heads * D], np.int64))
+                split = self.add("Reshape", [f"{name}{kind}", per_head], [f"{name}{kind}.heads"])
+                normed = self.norm(split, f"{name}{kind}_norm", f"{name}{kind}.normed")
+                projections["qk".index(kind)] = self.add("Reshape", [normed, flat], [f"{name}{kind}.flat"])
+        caches = [f"{part}.{layer}" for part in ("keys", "values")]
+        for cache in caches:
+            self.input(cache, ["B", G, "capacity", D])
+            self.output(f"{cache}.now", ["B", G, "capacity", D])
+        is_sliding = config.is_sliding(layer)
+        tables = rotary_inputs(config)[2 * is_sliding :][:2] if config.is_rotary(layer) else ()
+        y = self.add(
+            "GroupQueryAttention",
+            [*projections, *caches, "past", "total", *tables],
+            [f"{name}y", *(f"{cache}.now" for cache in caches)],
+            _ORT,
+            num_heads=H,
+            kv_num_heads=G,
+            do_rotary=int(config.is_rotary(layer)),
+            scale=config.attention_scale,
+            local_window_size=config.sliding_window if is_sliding else -1,
+        )
+        return self._linear(y, [name + "o_proj.weight"], name + "o")
+
+    def mlp(self, layer: int, x: str) -> str:
+        """Normalized x -> the MLP output of a layer, [B, T, C]."""
+        name = f"model.layers.{layer}.mlp."
+        *inputs, down = self._config.mlp_names(layer)[0]
+        projections = [name + "gate", name + "up"][: len(inputs)]
+        joined = self._linear(x, inputs, name + "gate_up")
+        sizes = self.constant(np.array([self._config.intermediate_size] * len(inputs), np.int64))
+        self.add("Split", [joined, sizes], projections, axis=-1)
+        op_type, attributes = _ACTIVATIONS[self._config.hidden_act]
+        inner = self.add(op_type, projections[:1], [name + "activated"], _ORT, **attributes)
+        if len(inputs) > 1:
+            inner = self.add("Mul", [inner, name + "up"], [name + "inner"])
+        return self._linear(inner, [down], name + "down")
+
+    def norm(self, x: str, name: str, out: str) -> str:
+        """The norm of this name, without ".weight"."""
+        is_layer_norm = self._config.architecture.layer_norm
+        kind = "LayerNormalization" if is_layer_norm else "SimplifiedLayerNormalization"
+        eps = self._config.rms_norm_eps
+        return self.add(kind, [x, *self._norm_weights(name)], [out], axis=-1, epsilon=eps)
+
+    def add_and_norm(self, x: str, y: str, norm: str, name: str) -> tuple[str, str]:
+        """(the norm of x + y, x + y)"""
+        outputs = [f"{name}.normed", "", "", f"{name}.sum"]
+        is_layer_norm = self._config.architecture.layer_norm
+        kind = "SkipLayerNormalization" if is_layer_norm else "SkipSimplifiedLayerNormalization"
+        inputs = [x, y, *self._norm_weights(norm)]
+        self.add(kind, inputs, outputs, _ORT, epsilon=self._config.rms_norm_eps)
+        return outputs[0], outputs[3]
+
+    def _norm_weights(self, name: str) -> list[str]:
+        """Add the gain of a norm, and its bias if it is a LayerNorm."""
+        kinds = ("weight", "bias") if self._config.architecture.layer_norm else ("weight",)
+        return [self.constant(self._checkpoint.tensors[f"{name}.{kind}"]) for kind in kinds]
+
+    def _linear(self, x: str, names: Sequence[str], out: str) -> str:
+        """Multiply by matrices with the same input, and add their biases if they have any."""
+        biases = [bias_of(name) for name in names]
+        bias = self._checkpoint.stacked(biases) if biases[0] in self._config.tensor_shapes() else None
+        return self.multiply(x, read_weight(self._checkpoint, self._scheme, *names), bias, out)
