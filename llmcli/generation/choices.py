@@ -93,26 +93,29 @@ def score_answers(
         if len(ids) + length > runtime.context and not only_likely:
             raise _too_long(text, length, len(ids), runtime.context)
     runtime.rewind(len(ids) - 1)
+    V = len(tokenizer.token_bytes)
+    ends = list(end_ids)
     first = runtime.prefill(ids[-1:])
     bounds = np.zeros(len(encoded))
     least = -math.inf
     if only_likely:
-        logprobs = log_softmax(first[: len(tokenizer.token_bytes)])
+        beginnings = log_softmax(first[:V])
         space = runtime.context - len(ids)
-        bounds = np.array([logprobs[answer[0]] if len(answer) <= space else -math.inf for answer in encoded])
+        bounds = np.array([beginnings[a[0]] if len(a) <= space else -math.inf for a in encoded])
     while True:
         order = [i for i in np.argsort(-bounds, kind="stable").tolist() if bounds[i] > least]
         batch = next(padded_batches(lengths, order, BATCH_TOKENS), None)
         if batch is None:
             return
         scores = []
-        pairs = [(answers[i], encoded[i]) for i in batch]
-        scored_pairs = _score_batch(runtime, tokenizer, first, pairs, end_ids)
-        for i, (scored, rows) in zip(batch, scored_pairs, strict=True):
-            scores.append(scored)
+        for i, rows in zip(batch, _logits_after(runtime, [encoded[i] for i in batch]), strict=True):
+            logprobs = [log_softmax(row[:V]) for row in (first, *rows)]
+            own = math.fsum(float(row[token]) for row, token in zip(logprobs, encoded[i], strict=False))
+            end = float(np.logaddexp.reduce(logprobs[-1][ends]))
+            scores.append(ScoredText(answers[i], own + end, lengths[i] + 1))
             if only_likely:
-                _lower_bounds(bounds, encoded, encoded[i], rows)
-                least = max(least, scored.logprob + math.log(UNLIKELY))
+                _lower_bounds(bounds, encoded, encoded[i], logprobs)
+                least = max(least, own + end + math.log(UNLIKELY))
         bounds[batch] = -math.inf
         yield scores
 
@@ -126,25 +129,6 @@ def _lower_bounds(
     for i, answer in enumerate(encoded):
         n = shared_length(answer, known)
         bounds[i] = min(bounds[i], totals[n] + (rows[n][answer[n]] if n < len(answer) else 0.0))
-
-
-def _score_batch(
-    runtime: Runtime,
-    tokenizer: Tokenizer,
-    first: Array,
-    answers: Sequence[tuple[str, list[int]]],
-    end_ids: Collection[int],
-) -> Iterator[tuple[ScoredText, list[Doubles]]]:
-    """Score answers (text, tokens) after the prompt. `first` has the logits [V] after the prompt. Also yields
-    the log probabilities [V] of the next token after the prompt and after each token of the answer."""
-    V = len(tokenizer.token_bytes)
-    ends = list(end_ids)
-    logits = _logits_after(runtime, [tokens for _, tokens in answers])
-    for (text, tokens), rows in zip(answers, logits, strict=True):
-        logprobs = [log_softmax(row[:V]) for row in (first, *rows)]
-        own = math.fsum(float(row[token]) for row, token in zip(logprobs, tokens, strict=False))
-        end = float(np.logaddexp.reduce(logprobs[-1][ends]))
-        yield ScoredText(text, own + end, len(tokens) + 1), logprobs
 
 
 def _logits_after(runtime: Runtime, texts: Sequence[list[int]]) -> list[list[Array]]:
