@@ -361,16 +361,14 @@ class ModelConfig:
             raise usage(f"a model of type {self.model_type} cannot have {experts} experts")
         valid = active <= experts and (active > 0 or not experts)
         require(valid, "num_experts_per_tok", f"between 1 and num_experts ({experts})", active)
-        rotary = self.no_rope_layers
-        wanted = f"0 or 1 for each of {self.num_hidden_layers} layers"
-        valid = not rotary or (len(rotary) == self.num_hidden_layers and all(n in (0, 1) for n in rotary))
-        require(valid, "no_rope_layers", wanted, rotary)
-        kinds = self.layer_types
-        valid = not kinds or (
-            len(kinds) == self.num_hidden_layers and all(kind in LAYER_TYPES for kind in kinds)
-        )
-        require(valid, "layer_types", f"{self.num_hidden_layers} of {', '.join(LAYER_TYPES)}", kinds)
-        valid = "sliding_attention" not in kinds or self.sliding_window > 0
+        layers = self.num_hidden_layers
+        for name, values, allowed, wanted in (
+            ("no_rope_layers", self.no_rope_layers, (0, 1), f"0 or 1 for each of {layers} layers"),
+            ("layer_types", self.layer_types, LAYER_TYPES, f"{layers} of {', '.join(LAYER_TYPES)}"),
+        ):
+            valid = not values or (len(values) == layers and all(value in allowed for value in values))
+            require(valid, name, wanted, values)
+        valid = "sliding_attention" not in self.layer_types or self.sliding_window > 0
         require(
             valid, "sliding_window", "at least 1 for layers of type sliding_attention", self.sliding_window
         )
@@ -441,6 +439,7 @@ class ModelConfig:
         ff = self.intermediate_size
         q = self.num_attention_heads * self.head_dim
         kv = self.num_key_value_heads * self.head_dim
+        sizes = {"q": q, "k": kv, "v": kv}
         shapes: dict[str, Shape] = {EMBEDDING: (self.vocab_size, d)}
 
         def add(weight: str, *shape: int, bias: bool = False) -> None:
@@ -456,16 +455,14 @@ class ModelConfig:
             add(POSITIONS, self.max_position_embeddings, d)
         for i in range(self.num_hidden_layers):
             layer = f"model.layers.{i}."
-            sizes = {f"{layer}self_attn.{kind}": size for kind, size in (("q", q), ("k", kv), ("v", kv))}
+            attention = f"{layer}self_attn."
             add_norm(arch.norm_names.before_attention)
-            shapes |= {f"{name}_proj.weight": (size, d) for name, size in sizes.items()}
+            shapes |= {f"{attention}{kind}_proj.weight": (size, d) for kind, size in sizes.items()}
             if arch.qkv_bias:
-                shapes |= {f"{name}_proj.bias": (size,) for name, size in sizes.items()}
-            if arch.qk_norm:
-                for kind, size in (("q", q), ("k", kv)):
-                    norm_size = size if arch.joint_qk_norm else self.head_dim
-                    add(f"{layer}self_attn.{kind}_norm.weight", norm_size)
-            add(f"{layer}self_attn.o_proj.weight", d, q, bias=arch.linear_bias)
+                shapes |= {f"{attention}{kind}_proj.bias": (size,) for kind, size in sizes.items()}
+            for kind in "qk" if arch.qk_norm else "":
+                add(f"{attention}{kind}_norm.weight", sizes[kind] if arch.joint_qk_norm else self.head_dim)
+            add(f"{attention}o_proj.weight", d, q, bias=arch.linear_bias)
             add_norm(arch.norm_names.after_attention)
             add_norm(arch.norm_names.before_mlp)
             if self.num_experts:
@@ -487,16 +484,12 @@ class ModelConfig:
     def mlp_names(self, layer: int) -> list[tuple[str, ...]]:
         """Names of the matrices (gate, up, down) of a layer's MLP, or of each of its experts; (up, down)
         without a gate."""
-        start = f"model.layers.{layer}."
-        if not self.num_experts:
-            return [
-                tuple(
-                    f"{start}mlp.{kind}_proj.weight"
-                    for kind in ("gate", "up", "down")[not self.architecture.gated_mlp :]
-                )
-            ]
-        _, *names = (f"{start}{name}.weight" for name in self.architecture.expert_names)
-        return [tuple(name.format(e) for name in names) for e in range(self.num_experts)]
+        kinds = ("gate", "up", "down")[not self.architecture.gated_mlp :]
+        names = self.architecture.expert_names[1:] or [f"mlp.{kind}_proj" for kind in kinds]
+        return [
+            tuple(f"model.layers.{layer}.{name.format(e)}.weight" for name in names)
+            for e in range(max(1, self.num_experts))
+        ]
 
     @property
     def mlps(self) -> int:
