@@ -50,80 +50,62 @@ COMMANDS = {
     "that is a command of another program named llm (llm.datasette.io); this one is llmcli and is also "
     "installed under that name": "keys templates plugins logs install uninstall aliases embed openai",
 }
-# (subcommands, suggestion, options in other programs). "*" stands for every subcommand that has the suggested
-# option. A suggestion that begins with "-" is printed after "did you mean".
-OPTIONS = (
-    ("llm", "--version", "-v -V"),
-    (
-        "train",
-        "--width N, the hidden size",
-        "--hidden-size --hidden-dim --n-embd --d-model --dim --embedding-size",
-    ),
-    ("train", "--layers N", "--n-layer --n-layers --num-layers --num-hidden-layers --depth"),
-    ("train", "--heads N", "--n-head --n-heads --num-heads --num-attention-heads"),
-    (
-        "train",
-        "--context N, in tokens",
-        "--block-size --seq-len --seq-length --max-seq-length --ctx-size --n-ctx",
-    ),
-    (
-        "train",
-        "--batch-tokens N, the batch size in tokens (sequences x context)",
-        "--batch-size --per-device-train-batch-size --gradient-accumulation-steps",
-    ),
-    (
-        "train",
-        "--lr-scale X, which multiplies the recipe's learning rates",
-        "--lr --learning-rate --max-lr --peak-lr",
-    ),
-    ("train", "--steps N", "--max-iters --iters --iterations --num-iterations --max-steps"),
-    ("train", "--epochs X", "--epoch --num-epochs --num-train-epochs"),
-    (
-        "train",
-        "--from FILE, to fine-tune that model",
-        "--model -m --base-model --model-name-or-path --init-from --pretrained --checkpoint",
-    ),
-    (
-        "train",
-        "a stopped run resumes automatically: type the same command again",
-        "--resume --resume-from --continue",
-    ),
-    (
-        "train",
-        "the text is an argument, not an option: llm train TEXT",
-        "--data --dataset --corpus --file --text",
-    ),
-    ("train", "--dtype bfloat16 or --dtype float32", "--precision --torch-dtype --bf16 --fp16"),
-    (
-        "train",
-        "the training recipe sets that; to see the plan: llm train TEXT --dry-run",
-        "--weight-decay --warmup --warmup-steps --grad-clip --min-lr --lr-scheduler-type "
-        "--eval-interval --lora-alpha",
-    ),
-    ("generate chat", "--max-tokens N", "--max-length --length --num-predict --n-tokens --tokens"),
-    (
-        "generate",
-        'the prompt is an argument, not an option: llm generate "Once upon a time"',
-        "--prompt --text",
-    ),
-    (
-        "generate chat",
-        "to read the text from standard input: llm generate - < FILE",
-        "--file --prompt-file -f",
-    ),
-    ("generate", "to talk with a model: llm chat -m FILE", "--interactive -i --chat --conversation --system"),
-    ("chat", "--system TEXT", "--system-prompt --sys"),
-    ("inspect", "the model is an argument, not an option: llm inspect FILE", "--model -m --file"),
-    ("export", "--dtype f32, f16, bf16, q8_0 or q4_0", "--outtype --type"),
-    (
-        "export",
-        "the output is the last argument: llm export MODEL OUTPUT --to gguf",
-        "--output -o --outfile --out",
-    ),
-    ("*", "--device cuda", "--gpu --cuda --n-gpu-layers"),
-    ("*", "--force", "--overwrite -f -y --yes"),
-    ("*", "--output FILE", "--out --out-dir --output-dir --outfile --save"),
-)
+# subcommands -> suggestion -> options in other programs. "*" stands for every subcommand that has the
+# suggested option. A suggestion that begins with "-" is printed after "did you mean".
+OPTIONS = {
+    "llm": {
+        "--version": "-v -V",
+    },
+    "train": {
+        "--width N, the hidden size": "--hidden-size --hidden-dim --n-embd --d-model --dim --embedding-size",
+        "--layers N": "--n-layer --n-layers --num-layers --num-hidden-layers --depth",
+        "--heads N": "--n-head --n-heads --num-heads --num-attention-heads",
+        "--context N, in tokens": "--block-size --seq-len --seq-length --max-seq-length --ctx-size --n-ctx",
+        "--batch-tokens N, the batch size in tokens (sequences x context)": (
+            "--batch-size --per-device-train-batch-size --gradient-accumulation-steps"
+        ),
+        "--lr-scale X, which multiplies the recipe's learning rates": (
+            "--lr --learning-rate --max-lr --peak-lr"
+        ),
+        "--steps N": "--max-iters --iters --iterations --num-iterations --max-steps",
+        "--epochs X": "--epoch --num-epochs --num-train-epochs",
+        "--from FILE, to fine-tune that model": (
+            "--model -m --base-model --model-name-or-path --init-from --pretrained --checkpoint"
+        ),
+        "a stopped run resumes automatically: type the same command again": (
+            "--resume --resume-from --continue"
+        ),
+        "the text is an argument, not an option: llm train TEXT": "--data --dataset --corpus --file --text",
+        "--dtype bfloat16 or --dtype float32": "--precision --torch-dtype --bf16 --fp16",
+        "the training recipe sets that; to see the plan: llm train TEXT --dry-run": (
+            "--weight-decay --warmup --warmup-steps --grad-clip --min-lr --lr-scheduler-type --eval-interval "
+            "--lora-alpha"
+        ),
+    },
+    "generate chat": {
+        "--max-tokens N": "--max-length --length --num-predict --n-tokens --tokens",
+        "to read the text from standard input: llm generate - < FILE": "--file --prompt-file -f",
+    },
+    "generate": {
+        'the prompt is an argument, not an option: llm generate "Once upon a time"': "--prompt --text",
+        "to talk with a model: llm chat -m FILE": "--interactive -i --chat --conversation --system",
+    },
+    "chat": {
+        "--system TEXT": "--system-prompt --sys",
+    },
+    "inspect": {
+        "the model is an argument, not an option: llm inspect FILE": "--model -m --file",
+    },
+    "export": {
+        "--dtype f32, f16, bf16, q8_0 or q4_0": "--outtype --type",
+        "the output is the last argument: llm export MODEL OUTPUT --to gguf": "--output -o --outfile --out",
+    },
+    "*": {
+        "--device cuda": "--gpu --cuda --n-gpu-layers",
+        "--force": "--overwrite -f -y --yes",
+        "--output FILE": "--out --out-dir --output-dir --outfile --save",
+    },
+}
 Known = Mapping[str, Iterable[str]]  # the options of every subcommand
 
 
@@ -191,9 +173,9 @@ def option_hint(command: str, name: str, options: Known) -> str:
 
 def _known(command: str, key: str, own: Iterable[str]) -> str | None:
     """Return the replacement for another program's option."""
-    for commands, hint, names in OPTIONS:
-        if key in names.split() and (
-            command in commands.split() or (commands == "*" and hint.split()[0] in own)
-        ):
-            return hint
+    for commands, hints in OPTIONS.items():
+        for hint, names in hints.items():
+            is_offered = command in commands.split() or (commands == "*" and hint.split()[0] in own)
+            if is_offered and key in names.split():
+                return hint
     return None

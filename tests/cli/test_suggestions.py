@@ -14,7 +14,12 @@ OPTIONS = {
 }
 HINTS = [
     *(("", words, hint) for hint, words in suggestions.COMMANDS.items()),
-    *((command, words, hint) for commands, hint, words in suggestions.OPTIONS for command in commands.split()),
+    *(
+        (command, words, hint)
+        for commands, hints in suggestions.OPTIONS.items()
+        for hint, words in hints.items()
+        for command in commands.split()
+    ),
 ]
 
 
