@@ -14,6 +14,7 @@ MIN_GAP = 2
 MIN_TEXT_COLUMN = 12  # minimum width of a folded text column
 MIN_VALUE_COLUMN = 24  # with less space, the next lines of a value begin below the name
 MAX_TREE_NAME = 80  # characters
+FIGURES_WIDTH = 18  # minimum width of the figures of a tree, unless the terminal is narrow
 
 
 def table(
@@ -90,20 +91,17 @@ def tree(rows: Sequence[tuple[int, str, str, str]]) -> None:
         for branches, row in zip(_branches(rows), rows, strict=True)
     ]
     details = [visible_line(row[2]) for row in rows]
-    figures = [f"{visible_line(row[3]):>18}" for row in rows]
-    left, middle, figures_width = (
-        max(map(text_width, column), default=0) for column in (names, details, figures)
-    )
+    figures = [visible_line(row[3]) for row in rows]
+    left, middle, right = (max(map(text_width, column), default=0) for column in (names, details, figures))
     columns = terminal_width() if sys.stdout.isatty() else math.inf
-    is_narrow = left + middle + figures_width + 4 > columns
-    if is_narrow:
-        figures = [figure.strip() for figure in figures]
+    if left + middle + max(right, FIGURES_WIDTH) + 4 > columns:
         middle = 0
-        figures_width = max(map(len, figures))
-        left = min(left, max(8, int(columns) - figures_width - 3))
+        left = min(left, max(8, int(columns) - right - 3))
+    else:
+        right = FIGURES_WIDTH
     for name, detail, figure in zip(names, details, figures, strict=True):
         shown = f"  {detail:>{middle}}" if middle else ""
-        console.result(f"{pad(name, left)}{shown}  {figure:>{figures_width * is_narrow}}".rstrip())
+        console.result(f"{pad(name, left)}{shown}  {figure:>{right}}".rstrip())
 
 
 def _branches(rows: Sequence[tuple[int, str, str, str]]) -> list[str]:
