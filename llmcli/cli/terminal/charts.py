@@ -29,11 +29,13 @@ def curve(
     line, marked = (
         [(x, y) for x, y in zip(*xy, strict=True) if math.isfinite(y)] for xy in ((xs, ys), marks)
     )
-    if not line + marked:
+    points = line + marked
+    if not points:
         return []
-    x_low = min(x for x, _ in line + marked)
-    x_high = max(x for x, _ in line + marked)
-    low, high = log_range([y for _, y in line + marked])
+    all_x, all_y = zip(*points, strict=True)
+    x_low = min(all_x)
+    x_high = max(all_x)
+    low, high = log_range(all_y)
 
     def dot_row(y: float) -> int:
         """Return the row of dots, from the top."""
@@ -49,8 +51,8 @@ def curve(
     margin = max(map(len, labels)) + 1
     columns = max(8, width - margin - 1)
     line_dots, mark_dots = (
-        [(round((x - x_low) / (x_high - x_low or 1) * (2 * columns - 1)), dot_row(y)) for x, y in points]
-        for points in (line, marked)
+        [(round((x - x_low) / (x_high - x_low or 1) * (2 * columns - 1)), dot_row(y)) for x, y in drawn]
+        for drawn in (line, marked)
     )
     grid = _draw_line(line_dots, columns, height)
     for dot_column, row in mark_dots:
