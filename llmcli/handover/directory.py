@@ -112,18 +112,20 @@ class Handover:
         conversations = self.split.conversations
         left_out = self.split.repetitions.left_out
         known = known_text(self.split.repetitions.known_share)
-        changed = ""
-        if new := units.count(len(self.split.new), "text") if self.split.new else "":
-            changed = f"the mixture: {new} added, newly split"
-            if not self.split.has_record:
-                changed = f"the split and the mixture: the model has no record of them; {new} newly split"
+        new = units.count(len(self.split.new), "text")
+        changed = f"the mixture: {new} added, newly split"
+        if not self.split.has_record:
+            changed = f"the split and the mixture: the model has no record of them; {new} newly split"
+        possible = {
+            changed: self.split.new,
+            f"{left_out:,} bytes of training text, which repeat held-out text": left_out,
+            f"entirely new held-out text: {known}": known,
+            "the trained weights: the larger model begins with random weights": self.size,
+            "the n-gram cache: other programs run the network alone": cache is not None,
+            f"conversations: {', '.join(conversations)}": conversations,
+        }
         return [
-            *filter(None, [changed]),
-            *([f"{left_out:,} bytes of training text, which repeat held-out text"] if left_out else []),
-            *([f"entirely new held-out text: {known}"] if known else []),
-            *(["the trained weights: the larger model begins with random weights"] if self.size else []),
-            *([] if cache is None else ["the n-gram cache: other programs run the network alone"]),
-            *([f"conversations: {', '.join(conversations)}"] if conversations else []),
+            *(line for line, applies in possible.items() if applies),
             "the state of the optimizer and the learning rate: both start over, with a warm-up",
             "the order of the batches; dropout and BPE-dropout",
         ]

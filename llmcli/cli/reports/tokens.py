@@ -23,17 +23,14 @@ def tokens(labels: Sequence[str], ids: Sequence[int]) -> None:
         return
     columns = terminal_width()
     top = bottom = ""
-    used = 0
     for i, (label, number) in enumerate(zip(labels, map(str, ids), strict=True)):
         cell = max(text_width(label), len(number)) + 1
-        if used and used + cell > columns:
+        if bottom and len(bottom) + cell > columns:
             console.result(f"{top}\n{bottom}\n", raw=True)
             top = bottom = ""
-            used = 0
         top += styles.alternating(label, i) + " " * (cell - text_width(label))
         bottom += number.ljust(cell)
-        used += cell
-    if used:
+    if bottom:
         console.result(f"{top.rstrip()}\n{bottom.rstrip()}", raw=True)
 
 

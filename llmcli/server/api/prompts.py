@@ -103,10 +103,11 @@ def encode_messages(
     """Return (tokens of a conversation with the header of the answer, number of oldest turns left out, as in
     `llm chat`). A last message of the assistant is the beginning of the answer. Raises ApiError if even the
     last turn does not fit."""
-    prefill = messages[-1].content if messages[-1].role == "assistant" else ""
-    conversation = messages[:-1] if messages[-1].role == "assistant" else messages
-    beginning = Prompt.of(prefill, template.tokenizer) if prefill else Prompt([])
-    ids, dropped = fit(conversation, template, context - len(beginning.ids), max_tokens)
+    beginning = Prompt([])
+    if messages[-1].role == "assistant":
+        *messages, last = messages
+        beginning = Prompt.of(last.content, template.tokenizer) if last.content else beginning
+    ids, dropped = fit(messages, template, context - len(beginning.ids), max_tokens)
     prompt = Prompt(ids + beginning.head, beginning.tail, beginning.in_word)
     if len(prompt.ids) >= context:
         raise invalid(
