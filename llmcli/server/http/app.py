@@ -4,25 +4,24 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from typing import NoReturn
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.requests import Request
 from starlette.routing import Route
 
-from llmcli.errors import LLMError
 from llmcli.generation.engine.engine import Engine
 from llmcli.generation.engine.requests import EngineLimits, UnavailableError
 from llmcli.server.api import bodies
 from llmcli.server.api.models import Models
 from llmcli.server.api.schema import JsonObject, Operation, openapi
-from llmcli.server.errors import ApiError, as_api_error
+from llmcli.server.errors import ApiError
 from llmcli.server.http import analysis_routes, generation_routes, info_routes
 from llmcli.server.http.access import Access
-from llmcli.server.http.guard import SCOPE_KEY, Guard, LogEntry, error_response
+from llmcli.server.http.guard import Guard, LogEntry
 from llmcli.server.http.service import Call, Service, respond
 
 
@@ -113,7 +112,7 @@ def create_app(
             ),
             Middleware(Guard, access=access, log=log_entry),
         ],
-        exception_handlers=dict.fromkeys((ApiError, LLMError, HTTPException, ClientDisconnect), _handle),
+        exception_handlers={HTTPException: _reject},
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
@@ -135,28 +134,11 @@ def _preload(service: Service, on_load_error: Callable[[BaseException], None]) -
         loading.add_done_callback(on_loaded)
 
 
-async def _handle(request: Request, error: Exception) -> Response:
-    """Answer an exception raised by a route."""
-    match error:
-        case HTTPException():
-            message = _not_offered(request, error) if error.status_code in (404, 405) else error.detail
-            api_error = ApiError(message, error.status_code, headers=error.headers)
-        case ClientDisconnect():
-            api_error = ApiError("the client disconnected", 499)  # only logged
-        case _:
-            api_error = as_api_error(error, 400)
-    if api_error.status >= 500:
-        first: BaseException = error  # log the first error in the chain
-        while first.__cause__ is not None:
-            first = first.__cause__
-        is_ours = isinstance(first, LLMError | ApiError)
-        request.scope[SCOPE_KEY].error = str(first) if is_ours else f"{type(first).__name__}: {first}"
-    return error_response(api_error)
-
-
-def _not_offered(request: Request, error: HTTPException) -> str:
-    """Return the message for an unknown route or method."""
+async def _reject(request: Request, error: Exception) -> NoReturn:
+    """Raise the error for an unknown route or method."""
+    assert isinstance(error, HTTPException)
     path = request.url.path[:100]
+    message = f"{path} is not offered here; there are {', '.join(SUGGESTED_ROUTES)}; /openapi.json lists all"
     if error.status_code == 405 and error.headers:
-        return f"{request.method[:20]} is not offered at {path}; use {error.headers['Allow']}"
-    return f"{path} is not offered here; there are {', '.join(SUGGESTED_ROUTES)}; /openapi.json lists all"
+        message = f"{request.method[:20]} is not offered at {path}; use {error.headers['Allow']}"
+    raise ApiError(message, error.status_code, headers=error.headers)

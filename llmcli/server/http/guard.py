@@ -10,10 +10,11 @@ from pathlib import Path
 from traceback import extract_tb
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import HTTPConnection
-from starlette.responses import JSONResponse, Response
+from starlette.requests import ClientDisconnect, HTTPConnection
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from llmcli.errors import LLMError
 from llmcli.generation.engine.requests import StoppingError
 from llmcli.server.errors import ApiError, as_api_error
 from llmcli.server.http.access import OPEN_PATHS, Access, too_large
@@ -56,9 +57,12 @@ class LogEntry:
         return lines
 
 
-def error_response(error: ApiError) -> Response:
-    """Convert an error to an HTTP answer."""
-    return JSONResponse(error.body, error.status, dict(error.headers))
+def _first_error(error: BaseException) -> str:
+    """Describe the first error in a chain of causes."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    is_ours = isinstance(error, LLMError | ApiError)
+    return str(error) if is_ours else f"{type(error).__name__}: {error}"
 
 
 class Guard:
@@ -90,24 +94,28 @@ class Guard:
     async def _answer(
         self, entry: LogEntry, headers: Headers, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        response: Response | None = None
+        answered: ApiError | None = None
         try:
             self._access.check(entry.path, headers)
             is_open = entry.path in OPEN_PATHS
             classroom = self._access.classroom
             with classroom.admit(HTTPConnection(scope), is_open=is_open) if classroom else nullcontext():
                 await self._app(scope, _bounded(receive), send)
-        except ApiError as error:
-            response = error_response(error)
+        except ClientDisconnect:
+            answered = ApiError("the client disconnected", 499)  # only logged
+        except (ApiError, LLMError) as error:
+            answered = as_api_error(error, 400)
+            if answered.status >= 500:
+                entry.error = _first_error(error)
         except asyncio.CancelledError:
             # the server is shutting down, and the time for answers in progress is over
-            response = error_response(as_api_error(StoppingError()))
+            answered = as_api_error(StoppingError())
         except Exception as error:  # a bug: logged with type and location, but hidden from the client
             place = extract_tb(error.__traceback__)[-1]
             entry.error = f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})"
-            response = error_response(as_api_error(error))
-        if response is not None and not entry.status:
-            await response(scope, receive, send)
+            answered = as_api_error(error)
+        if answered is not None and not entry.status:
+            await JSONResponse(answered.body, answered.status, dict(answered.headers))(scope, receive, send)
 
 
 def _bounded(receive: Receive) -> Receive:
