@@ -141,7 +141,7 @@ def read_records(
     on_read: OnRead = ignore,
 ) -> ConversationFile | Document:
     """Read a file as conversations, the text in a column, or plain text; with `text_only`, conversations are
-    read as plain text. Standard input ("-") is always plain text. `content` is the open file, or its content
+    read as plain text. Standard input is always plain text. `content` is the open file, or its content
     stored in `copy`; decoded text is appended to `copy`. Raises LLMError, for example for a malformed record
     or unknown columns."""
     if isinstance(content, Stored) and content.is_table:
@@ -149,7 +149,7 @@ def read_records(
     document = decoding.read_document(name, path, content, copy, on_read, reading.encoding)
     start = document.start
     document = replace(document, detail=_markup(start))
-    if name == "-" or reading.plain:
+    if name == decoding.STANDARD_INPUT or reading.plain:
         return document
     suffix = file_types.suffix_of(name)
     if records := _from_text(document, start, suffix, reading, on_read):

@@ -373,17 +373,18 @@ def _read_files(
 
     def read_or_submit(file: FoundFile) -> PendingFile | _Read:
         """Read plain text; other files are read by a child process."""
+        name = display_name(file.name)
         if _is_stream(file):
             stored = _stored(file, copy, on_read)
             start = copy.read(stored.offset, file_types.START_BYTES)
             if needs_child(file.name, start, plain=True):
                 path = stack.enter_context(_moved(copy, stored))
                 return reader.submit(file.name, path, start, plain=True)
-            return [reader.read_records(file.name, file.path, stored, copy=copy, on_read=on_read)], []
-        with OpenFile(display_name(file.name), file.path) as opened:
+            return [reader.read_records(name, file.path, stored, copy=copy, on_read=on_read)], []
+        with OpenFile(name, file.path) as opened:
             start = opened.read(0, file_types.START_BYTES)
             if not needs_child(file.name, start, plain=reading.plain):
-                return [reader.read_records(file.name, file.path, opened, copy=copy, on_read=on_read)], []
+                return [reader.read_records(name, file.path, opened, copy=copy, on_read=on_read)], []
         return reader.submit(file.name, file.path, start, plain=reading.plain)
 
     with DocumentReader(reading, text_only=text_only) as reader, contextlib.ExitStack() as stack:

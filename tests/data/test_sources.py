@@ -1,6 +1,7 @@
 """What each file of a command is taken for, and the line that says so."""
 
 import gzip
+import io
 import json
 import re
 import shutil
@@ -48,6 +49,12 @@ def test_an_array_of_records_with_text_and_a_parquet_file_are_the_same_text() ->
     assert text_of(read("a.json", json.dumps(STORIES, indent=1).encode())) == JOINED
     write_parquet("a.parquet", STORIES)
     assert text_of(read_sources(["a.parquet"])) == JOINED
+
+
+def test_standard_input_is_plain_text_compressed_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    for data in (lines(*STORIES), gzip.compress(lines(*STORIES))):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
+        assert text_of(read_sources(["-"])).encode() == lines(*STORIES)
 
 
 def test_records_without_text_are_left_out_and_counted() -> None:

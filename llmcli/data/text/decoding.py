@@ -244,7 +244,6 @@ def read_document(
     default, the encoding is detected, if that is certain. Text in other encodings is appended to `copy` as
     UTF-8; stored content is also in `copy`. Raises LLMError with the type of the file or the position of a
     byte that is not text."""
-    name = display_name(name)
     given = encodings.codec_of(encoding) if encoding else ""
     first = given if encodings.is_seven_bit(given) else ""
     try:
