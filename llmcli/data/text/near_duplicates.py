@@ -50,7 +50,11 @@ def largest_group(documents: Sequence[Document]) -> int:
 
 
 def sketch(data: bytes) -> Sketch:
-    values = _hashes(data.translate(None, LEFT_OUT).ljust(SHINGLE_BYTES, b"\0"))
+    text = data.translate(None, LEFT_OUT).ljust(SHINGLE_BYTES, b"\0")
+    values = string_hashes(np.frombuffer(text, np.uint8), SHINGLE_BYTES)
+    values ^= values >> np.uint64(29)
+    values *= _FACTOR
+    values ^= values >> np.uint64(32)
     smallest = (
         np.partition(values, 4 * SKETCH_SIZE)[: 4 * SKETCH_SIZE] if len(values) > 4 * SKETCH_SIZE else values
     )
@@ -58,14 +62,6 @@ def sketch(data: bytes) -> Sketch:
     if len(hashes) < SKETCH_SIZE:  # the text repeats itself
         hashes = np.unique(values)
     return np.array(hashes[:SKETCH_SIZE])
-
-
-def _hashes(data: bytes) -> NDArray[np.uint64]:
-    values = string_hashes(np.frombuffer(data, np.uint8), SHINGLE_BYTES)
-    values ^= values >> np.uint64(29)
-    values *= _FACTOR
-    values ^= values >> np.uint64(32)
-    return values
 
 
 def _similar(sketches: Sequence[Sketch]) -> Iterator[tuple[int, int]]:

@@ -10,17 +10,11 @@ SEARCHED_CHARACTERS = 1 << 16  # minimum number searched for a position to cut
 WORD_END = re.compile(r"(?<=\S)[ \n]")
 # in the patterns of Llama 3 and Qwen 2, line ends after a punctuation mark belong to its pre-token
 WORD_OR_LINE_END = re.compile(r"(?<=\S) |(?<=\n)(?=\S)")
-_BLOCKS = {  # class -> ranges of Unicode code points; the first class with a matching range wins
-    "han": [
-        ("\u3005", "\u3007"),
-        ("\u3400", "\u4dbf"),
-        ("\u4e00", "\u9fff"),
-        ("\uf900", "\ufaff"),
-        ("\U00020000", "\U0003ffff"),
-    ],
-    "hiragana": [("\u3041", "\u309f")],
-    "katakana": [("\u30a1", "\u30fa"), ("\u30fc", "\u30ff"), ("\u31f0", "\u31ff"), ("\uff66", "\uff9f")],
-}
+_SCRIPTS = re.compile(
+    "(?P<han>[\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff])"
+    "|(?P<hiragana>[\u3041-\u309f])"
+    "|(?P<katakana>[\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\uff66-\uff9f])"
+)
 
 
 def pieces(
@@ -71,9 +65,8 @@ def character_class(c: str) -> str:
     >>> [character_class(c) for c in "a7_漢ひカ!"]
     ['letters', 'letters', 'letters', 'han', 'hiragana', 'katakana', 'single']
     """
-    for name, ranges in _BLOCKS.items():
-        if any(low <= c <= high for low, high in ranges):
-            return name
+    if script := _SCRIPTS.match(c):
+        return str(script.lastgroup)
     return "letters" if c.isalnum() or c == "_" or unicodedata.category(c)[0] == "M" else "single"
 
 

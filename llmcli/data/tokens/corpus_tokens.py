@@ -96,7 +96,9 @@ def tokenize_corpus(
     tokens = _tokenize(parts, tokenizer, size, on_note)
     if all(part.document.is_unchanged() for part in parts):
         try:
-            is_stored = cache.write(key, tokens, text=_label(parts), tokenizer=tokenizer_hash[:12])
+            names = list(dict.fromkeys(part.document.name for part in parts))
+            label = units.listed(names, 1)
+            is_stored = cache.write(key, tokens, text=label, tokenizer=tokenizer_hash[:12])
             problem = "" if is_stored else f"is limited to {units.size(cache.limit())} ({LIMIT_VARIABLE})"
         except OSError as error:
             problem = f"cannot be written: {error.strerror or error}"
@@ -119,11 +121,6 @@ def cache_key(parts: Iterable[DocumentPart], tokenizer_hash: str) -> str:
 def _tokenizer_hash(tokenizer: Tokenizer) -> str:
     """Hash the properties of a tokenizer on which the tokens of a text depend."""
     return hashlib.sha256(f"{tokenizers.__version__}\n{tokenizer.to_json()}".encode()).hexdigest()
-
-
-def _label(parts: Iterable[DocumentPart]) -> str:
-    names = dict.fromkeys(part.document.name for part in parts)
-    return units.listed(list(names), 1)
 
 
 def _tokenize(parts: Iterable[DocumentPart], tokenizer: Tokenizer, size: int, on_note: OnNote) -> TokenIds:
