@@ -391,8 +391,10 @@ def test_reading_is_noted_and_ends_after_half_of_the_time() -> None:
     assert any(note.startswith("reading a.txt.gz: ") for note in notes)
     put("few/b.txt", b"small")
     put("few/c.txt", b"small")
+    put("few/d.txt", b"small")
     read_sources(["few"], on_read=later)  # small files count, too
-    assert notes[-1].startswith("reading few/c.txt: 3 files, ")
+    assert notes[-1].startswith("reading few/d.txt: 4 files, ")
+    Path("few/d.txt").unlink()
     now[0] = 0.0
     progress = reading_progress(20, notes.append, clock=lambda: now[0])
     with pytest.raises(LLMError) as caught:

@@ -5,7 +5,6 @@ with the text, and files can be read ahead. If a process dies or hangs, another 
 document.
 """
 
-import contextlib
 import math
 import queue
 import signal
@@ -13,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent import futures
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -54,7 +53,7 @@ class PendingFile:
     problems: list[tuple[str, str]] = field(default_factory=list)
     # text rather than a document or an archive; a problem with text that the user named is an error
     is_text: bool = False
-    future: "Future[None]" = field(default_factory=Future)
+    future: "futures.Future[None]" = field(default_factory=futures.Future)
 
 
 class DocumentReader:
@@ -63,7 +62,7 @@ class DocumentReader:
     def __init__(self, reading: ReadOptions, *, text_only: bool = False) -> None:
         self._reading = reading
         self.read_records = partial(read_records, reading=reading, text_only=text_only)
-        self._executor = ThreadPoolExecutor(cpu_cores())
+        self._executor = futures.ThreadPoolExecutor(cpu_cores())
         self._events: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()  # arguments of OnRead
         self._closed = threading.Event()
         self._readers: list[_ProcessReader] = []
@@ -75,9 +74,6 @@ class DocumentReader:
         reading = replace(self._reading, plain=plain)
         pending = PendingFile(display_name(name), path, reading, bool(file_types.compression(start)))
         pending.future = self._executor.submit(self._read, pending)
-        # the callback must not keep `pending` alive, since its texts are in an open file
-        done = pending.name, 0
-        pending.future.add_done_callback(lambda _: self._events.put(done))
         return pending
 
     def _read(self, pending: PendingFile) -> None:
@@ -91,9 +87,11 @@ class DocumentReader:
 
     def wait(self, pending: PendingFile, on_read: OnRead) -> None:
         """Wait for a file. `on_read` receives the progress of all files, and may raise ReadingEndsError."""
-        while not (pending.future.done() and self._events.empty()):
-            with contextlib.suppress(queue.Empty):
-                on_read(*self._events.get(timeout=_WAKE_SECONDS))
+        is_done = False
+        while not is_done:
+            is_done = bool(futures.wait([pending.future], _WAKE_SECONDS).done)
+            while not self._events.empty():
+                on_read(*self._events.get())
             for reader in self._readers:
                 reader.end_if_silent(LIMITS.stalled_seconds + _SPARE_SECONDS)
         pending.future.result()
