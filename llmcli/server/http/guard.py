@@ -57,12 +57,24 @@ class LogEntry:
         return lines
 
 
-def _first_error(error: BaseException) -> str:
-    """Describe the first error in a chain of causes."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    is_ours = isinstance(error, LLMError | ApiError)
-    return str(error) if is_ours else f"{type(error).__name__}: {error}"
+def _answer_to(error: BaseException, entry: LogEntry) -> ApiError:
+    """Return the answer to a request that failed. What the server caused is logged."""
+    if isinstance(error, ClientDisconnect):
+        return ApiError("the client disconnected", 499)  # only logged
+    if isinstance(error, asyncio.CancelledError):
+        # the server is shutting down, and the time for answers in progress is over
+        return as_api_error(StoppingError())
+    if not isinstance(error, ApiError | LLMError):  # a bug: hidden from the client, logged with its location
+        place = extract_tb(error.__traceback__)[-1]
+        entry.error = f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})"
+        return as_api_error(error)
+    answer = as_api_error(error, 400)
+    if answer.status >= 500:
+        while error.__cause__ is not None:  # the first error in the chain
+            error = error.__cause__
+        is_ours = isinstance(error, LLMError | ApiError)
+        entry.error = str(error) if is_ours else f"{type(error).__name__}: {error}"
+    return answer
 
 
 class Guard:
@@ -78,7 +90,6 @@ class Guard:
             await self._app(scope, receive, send)
             return
         entry = scope[SCOPE_KEY] = LogEntry(scope["method"], scope["path"])
-        headers = Headers(scope=scope)
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -87,35 +98,18 @@ class Guard:
             await send(message)
 
         try:
-            await self._answer(entry, headers, scope, receive, send_with_headers)
-        finally:
-            self._log(entry)
-
-    async def _answer(
-        self, entry: LogEntry, headers: Headers, scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        answered: ApiError | None = None
-        try:
-            self._access.check(entry.path, headers)
+            self._access.check(entry.path, Headers(scope=scope))
             is_open = entry.path in OPEN_PATHS
             classroom = self._access.classroom
             with classroom.admit(HTTPConnection(scope), is_open=is_open) if classroom else nullcontext():
-                await self._app(scope, _bounded(receive), send)
-        except ClientDisconnect:
-            answered = ApiError("the client disconnected", 499)  # only logged
-        except (ApiError, LLMError) as error:
-            answered = as_api_error(error, 400)
-            if answered.status >= 500:
-                entry.error = _first_error(error)
-        except asyncio.CancelledError:
-            # the server is shutting down, and the time for answers in progress is over
-            answered = as_api_error(StoppingError())
-        except Exception as error:  # a bug: logged with type and location, but hidden from the client
-            place = extract_tb(error.__traceback__)[-1]
-            entry.error = f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})"
-            answered = as_api_error(error)
-        if answered is not None and not entry.status:
-            await JSONResponse(answered.body, answered.status, dict(answered.headers))(scope, receive, send)
+                await self._app(scope, _bounded(receive), send_with_headers)
+        except (Exception, asyncio.CancelledError) as error:
+            answer = _answer_to(error, entry)
+            if not entry.status:
+                response = JSONResponse(answer.body, answer.status, dict(answer.headers))
+                await response(scope, receive, send_with_headers)
+        finally:
+            self._log(entry)
 
 
 def _bounded(receive: Receive) -> Receive:
