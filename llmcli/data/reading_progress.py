@@ -11,12 +11,10 @@ _NOTE_SECONDS = 5.0  # between two progress notes
 _READING_SHARE = 0.5  # maximum share of the time budget
 
 
-def reading_progress(
-    seconds: float | None, on_note: OnNote, clock: Callable[[], float] = time.monotonic
-) -> Callable[[str, int], None]:
+def reading_progress(seconds: float | None, on_note: OnNote) -> Callable[[str, int], None]:
     """Return a function that counts the bytes that are read, reports the progress, and raises
     ReadingEndsError after a share of `seconds`."""
-    started = noted = clock()
+    started = noted = time.monotonic()
     names: set[str] = set()  # several files may be read at once
     total = 0
 
@@ -24,7 +22,7 @@ def reading_progress(
         nonlocal total, noted
         names.add(name)
         total += size
-        now = clock()
+        now = time.monotonic()
         read = f"{units.count(len(names), 'file')}, {units.size(total)}"
         if seconds and now - started > _READING_SHARE * seconds:
             raise ReadingEndsError(

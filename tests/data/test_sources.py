@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -378,15 +379,16 @@ def test_too_little_to_learn_from_is_refused(llm: Llm, tiny_model: Path) -> None
     assert "wanted" not in llm("train", "q.csv", "--from", tiny_model, "--steps", 1, "--dry-run").stderr
 
 
-def test_reading_is_noted_and_ends_after_half_of_the_time() -> None:
+def test_reading_is_noted_and_ends_after_half_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     now, notes = [0.0], list[str]()
+    monkeypatch.setattr("llmcli.data.reading_progress.time", SimpleNamespace(monotonic=lambda: now[0]))
     put("a.txt.gz", gzip.compress(b"x" * 5_000_000))
 
     def later(name: str, size: int) -> None:
         now[0] += 4
         progress(name, size)
 
-    progress = reading_progress(None, notes.append, clock=lambda: now[0])
+    progress = reading_progress(None, notes.append)
     read_sources(["a.txt.gz"], on_read=later)
     assert any(note.startswith("reading a.txt.gz: ") for note in notes)
     put("few/b.txt", b"small")
@@ -396,20 +398,20 @@ def test_reading_is_noted_and_ends_after_half_of_the_time() -> None:
     assert notes[-1].startswith("reading few/d.txt: 4 files, ")
     Path("few/d.txt").unlink()
     now[0] = 0.0
-    progress = reading_progress(20, notes.append, clock=lambda: now[0])
+    progress = reading_progress(20, notes.append)
     with pytest.raises(LLMError) as caught:
         read_sources(["."], on_read=later)  # a directory: other errors of its files skip them
     assert str(caught.value).startswith("a.txt.gz: reading takes more than half of the time: ")
     assert str(caught.value).endswith("give a longer `seconds`, or less text")
     put("b.csv", b"text\n" + b"x\n" * 999_999)
     assert "give a longer `seconds`" in error_of(read_sources, ["b.csv"], on_read=later)
-    progress = reading_progress(20, notes.append, clock=lambda: now[0])
+    progress = reading_progress(20, notes.append)
     later("1.txt", 10)
     later("2.txt", 10)
     message = error_of(later, "3.txt", 10)
     assert message.startswith("3.txt: reading takes more than half of the time: 3 files, 30 bytes in 12s; give a long")
     put("b.jsonl", b'{"text": "x"}\n' * 200_000)
-    progress = reading_progress(36, notes.append, clock=lambda: now[0])
+    progress = reading_progress(36, notes.append)
     assert error_of(read_sources, ["b.jsonl"], on_read=later).startswith("b.jsonl: reading takes more than half")
 
 

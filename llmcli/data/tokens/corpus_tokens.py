@@ -10,7 +10,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -144,21 +144,16 @@ def _tokenize(parts: Iterable[DocumentPart], tokenizer: Tokenizer, size: int, on
         executor.shutdown(cancel_futures=True)
 
 
-def noted(
-    pieces: Iterable[tuple[int, bytes]],
-    total: int,
-    on_note: OnNote,
-    clock: Callable[[], float] = time.monotonic,
-) -> Iterator[bytes]:
+def noted(pieces: Iterable[tuple[int, bytes]], total: int, on_note: OnNote) -> Iterator[bytes]:
     """Yield the tokens of pieces (size of the text, tokens), and report the progress if the text is long."""
     is_long = total >= NOTED_BYTES
     if is_long:
         on_note(f"tokenizing {units.size(total)} of text")
     done = 0
-    started = last_noted = clock()
+    started = last_noted = time.monotonic()
     for size, tokens in pieces:
         done += size
-        now = clock()
+        now = time.monotonic()
         if is_long and done < total and now - last_noted >= max(NOTE_SECONDS, (now - started) / 3):
             last_noted = now
             on_note(f"tokenized {100 * done // total} %")

@@ -8,6 +8,7 @@ import re
 from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
@@ -174,7 +175,9 @@ def notes_of(total: int, part: int, seconds: float) -> list[str]:
     notes: list[str] = []
     clock = (seconds * count for count in itertools.count())
     pieces = ((min(part, total - start), b"") for start in range(0, total, part))
-    assert list(noted(pieces, total, notes.append, lambda: next(clock)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corpus_tokens, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+        assert list(noted(pieces, total, notes.append))
     return notes
 
 
