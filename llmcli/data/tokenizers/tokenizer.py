@@ -462,12 +462,8 @@ def _added_token(token: Json) -> AddedToken:
 def _training_pre_tokenizer() -> pre_tokenizers.PreTokenizer:
     """Return GPT-2's pre-tokenizer with a limit of MAX_TRAINING_WORD characters, because training takes time
     quadratic in the length of a pre-token. Ordinary text has no pre-tokens that long."""
-    pattern = (
-        r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}{1,N}| ?\p{N}{1,N}| ?[^\s\p{L}\p{N}]{1,N}|\s{1,N}(?!\S)|\s{1,N}"
-    )
-    split = pre_tokenizers.Split(
-        tokenizers.Regex(pattern.replace("{1,N}", f"{{1,{MAX_TRAINING_WORD}}}")), "isolated"
-    )
+    pattern = tokenizer_json.PATTERNS["GPT-2"].replace("+", f"{{1,{MAX_TRAINING_WORD}}}")
+    split = pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated")
     return pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
 
 
