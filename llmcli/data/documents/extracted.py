@@ -1,6 +1,6 @@
 """The result of extracting text from a document. Each format module has `extract(file, skipped)`, where
 `file` is seekable, and `skipped` counts the parts that are not read, by the reason in the singular: "image",
-"quoted reply"."""
+"quoted reply". The caller clears it after each block of text."""
 
 from collections import Counter
 from collections.abc import Iterator

@@ -4,7 +4,6 @@ Left out: quoted lines and the line that introduces them, signatures, and attach
 """
 
 import re
-from collections import Counter
 from collections.abc import Iterator
 from email import policy
 from email.message import Message
@@ -31,31 +30,27 @@ _SIGNATURE = "-- "  # the line before a signature (RFC 3676, section 4.3)
 def extract(file: File, skipped: SkippedParts) -> Extracted:
     is_mailbox = bool(_SEPARATOR.match(file.readline(_MAX_LINE)))
     file.seek(0)
-    before = Counter[str]()  # skipped since the previous message with text
     has_text = False
     for number, data in enumerate(_messages(file), 1):
         try:
             # this class's policy is much faster than the default one
-            message = BytesParser().parsebytes(_with_short_headers(data, before))
+            message = BytesParser().parsebytes(_with_short_headers(data, skipped))
             subject = _subject(message)
-            texts = (_without_signature(_text(part), before) for part in _text_parts(message, before))
+            texts = (_without_signature(_text(part), skipped) for part in _text_parts(message, skipped))
             parts = [text for raw in texts if (text := raw.strip("\n"))]
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             # the standard library's parser fails on some damaged headers
-            before["damaged message"] += 1
+            skipped["damaged message"] += 1
             continue
-        lines = _without_quotes("\n\n".join(parts).split("\n"), before)
+        lines = _without_quotes("\n\n".join(parts).split("\n"), skipped)
         text = "\n\n".join(filter(None, [subject and f"Subject: {subject}", "\n".join(lines).strip("\n")]))
         if text:
             has_text = True
             if is_mailbox:
                 yield DocumentStart(str(number), len(data))
             yield text + "\n"
-            skipped.update(before)
-            before.clear()
-    if not has_text and not before:
+    if not has_text and not skipped:
         raise ExtractionError("has no messages")
-    skipped.update(before)
 
 
 def _messages(file: File) -> Iterator[bytes]:

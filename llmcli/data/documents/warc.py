@@ -1,7 +1,5 @@
 """Web archives (WARC): the main text of their HTML pages, or the text in an archive of plain text (WET)."""
 
-from collections import Counter
-
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
 from llmcli import units
@@ -16,22 +14,18 @@ _MAX_NAME = 200  # characters of an address
 
 def extract(file: File, skipped: SkippedParts) -> Extracted:
     pages = 0
-    before = Counter[str]()  # skipped since the previous page
     try:
         for record in ArchiveIterator(file, record_types=_RECORDS, auto_decode="all"):
             text, reason = _text(record)
             if not text:
-                before[reason] += 1
+                skipped[reason] += 1
                 continue
             pages += 1
             uri = "".join(filter(str.isprintable, record.headers.get("WARC-Target-URI") or ""))
             yield DocumentStart(f"{pages} {uri[:_MAX_NAME]}".strip(), min(record.content_length, _MAX_PAGE))
             yield text
-            skipped.update(before)
-            before.clear()
-        if not pages and not before:
+        if not pages and not skipped:
             raise ExtractionError("has no pages")
-        skipped.update(before)
     except (OSError, RuntimeError, ValueError) as error:
         raise ExtractionError(f"is damaged after {units.count(pages, 'page')} ({error})") from error
 

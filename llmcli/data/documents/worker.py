@@ -335,7 +335,7 @@ def _read_document(
 ) -> None:
     """Send a document, a table, or each document in a collection."""
     name = answer.name_of(member)
-    skipped = Counter[str]()  # in the current document
+    skipped = Counter[str]()  # since the last text
     if known is file_types.TABLE and not answer.reading["plain"]:
         from llmcli.data.files import table_lines
 
@@ -357,12 +357,17 @@ def _read_document(
         if not (is_read or known.is_collection):
             return
         part = None
-        with _ending(answer, answer.name_of(path), skipped, known):
+        skipped_in_document = Counter[str]()
+        with _ending(answer, answer.name_of(path), skipped_in_document, known):
             for block in blocks:
                 if isinstance(block, DocumentStart):
                     part = block
                     break
                 answer.text(block)
+                skipped_in_document.update(skipped)
+                skipped.clear()
+            else:
+                skipped_in_document.update(skipped)
 
 
 @contextlib.contextmanager
@@ -389,7 +394,6 @@ def _ending(
         answer.end(_problem(name, error))
     else:
         answer.end("", +skipped)  # without zeros
-    skipped.clear()
 
 
 def _refuse(answer: _AnswerWriter, member: str, at: Position, description: str) -> None:
