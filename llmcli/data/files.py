@@ -53,7 +53,6 @@ _PEEKED_RECORDS = 10
 _JSON_START = re.compile(r"\s*(?:\{|\[\s*[\[{])")
 _JSON_LINES_SUFFIXES = (".jsonl", ".ndjson")
 _MAX_KEYS = 5  # columns listed in a note
-_AUTOMATIC = ReadOptions()
 
 
 @dataclass(frozen=True)

@@ -280,7 +280,8 @@ def _sources_of(
             f"{units.count(len(empty), 'document')} without text: {units.listed(empty, _MAX_NAMES)}"
         )
     not_read += [f"{name} has no text" for name in empty]
-    return Sources(Corpus.of(documents, skipped, not_read), files, boilerplate, cuts)
+    text = replace(Corpus.of(documents), skipped=tuple(skipped), not_read=tuple(not_read))
+    return Sources(text, files, boilerplate, cuts)
 
 
 def _stripped(

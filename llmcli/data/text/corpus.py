@@ -7,7 +7,7 @@ import itertools
 import os
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -58,12 +58,9 @@ class Corpus:
     not_read: tuple[str, ...] = ()  # the same, one line per file
 
     @classmethod
-    def of(
-        cls, documents: Iterable[Document], skipped: Iterable[str] = (), not_read: Iterable[str] = ()
-    ) -> "Corpus":
+    def of(cls, documents: Iterable[Document]) -> "Corpus":
         """Create a corpus of whole documents; empty documents are left out."""
-        parts = cls.of_parts(DocumentPart(d, 0, d.text_bytes) for d in documents)
-        return replace(parts, skipped=tuple(skipped), not_read=tuple(not_read))
+        return cls.of_parts(DocumentPart(d, 0, d.text_bytes) for d in documents)
 
     @classmethod
     def of_parts(cls, parts: Iterable[DocumentPart]) -> "Corpus":
