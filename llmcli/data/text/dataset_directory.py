@@ -8,7 +8,7 @@ file belongs to a split if its path names it, or if the data set card (README.md
 import fnmatch
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -64,9 +64,9 @@ def find_dataset(directory: Path, files: Sequence[Path]) -> dict[Path, str] | No
         return None
     card = _card(directory)
     assigned = list(_splits_in(card))
-    names = [_with_splits(path.relative_to(directory).as_posix(), assigned) for path in rows]
+    names = {path: _with_splits(path.relative_to(directory).as_posix(), assigned) for path in rows}
     is_known = bool(card) or _is_saved(directory, rows)
-    splits = _splits_of(names, rows, is_known=is_known)
+    splits = _splits_of(names, is_known=is_known)
     if not splits and not is_known:
         return None
     splits = splits or dict.fromkeys(rows, TRAINING)
@@ -77,16 +77,15 @@ def find_dataset(directory: Path, files: Sequence[Path]) -> dict[Path, str] | No
 def archive_splits(members: Sequence[str]) -> dict[str, str]:
     """Return the split of each file of rows in an archive with these paths, if one is for training and
     another is not; nothing for another archive."""
-    rows = [member for member in members if suffix_of(member) in _ROWS]
-    return _splits_of([f"{row}/" for row in rows], rows)
+    return _splits_of({member: f"{member}/" for member in members if suffix_of(member) in _ROWS})
 
 
-def _splits_of(names: Sequence[str], rows: Sequence[_Row], *, is_known: bool = False) -> dict[_Row, str]:
-    """Return the split of each row; nothing if none is for training beside another one. Unless the data set
-    `is_known`, the names must include one of a split for training."""
-    train, validation, test = (_named(names, rows, split) for split in (_TRAIN, _VALIDATION, _TEST))
+def _splits_of(names: Mapping[_Row, str], *, is_known: bool = False) -> dict[_Row, str]:
+    """Return the split of each file of rows, given its name; nothing if none is for training beside another
+    one. Unless the data set `is_known`, the names must include one of a split for training."""
+    train, validation, test = (_named(names, split) for split in (_TRAIN, _VALIDATION, _TEST))
     held_out = validation or test
-    splits = dict.fromkeys(rows, TRAINING) | dict.fromkeys(test, UNUSED) | dict.fromkeys(held_out, HELD_OUT)
+    splits = dict.fromkeys(names, TRAINING) | dict.fromkeys(test, UNUSED) | dict.fromkeys(held_out, HELD_OUT)
     is_divided = held_out and TRAINING in splits.values() and (train or is_known)
     return splits if is_divided else {}
 
@@ -124,7 +123,7 @@ def _with_splits(name: str, assigned: Iterable[tuple[str, list[str]]]) -> str:
     return "/".join([name, *splits, ""])
 
 
-def _named(names: Iterable[str], rows: Sequence[_Row], words: str) -> list[_Row]:
-    """Return the rows with one of the words as a part of the name, or between separators of a part."""
+def _named(names: Mapping[_Row, str], words: str) -> list[_Row]:
+    """Return the files with one of the words as a part of the name, or between separators of a part."""
     named = re.compile(rf"(?:^|[/_. -])(?:{words})(?=[/_. -])")
-    return [row for name, row in zip(names, rows, strict=True) if named.search(name.lower())]
+    return [row for row, name in names.items() if named.search(name.lower())]
