@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import compress
 from typing import Any
 
 from llmcli.data.conversations import template_renderer
@@ -157,7 +158,7 @@ def _learned_spans(answers: list[Span], messages: Messages) -> list[Span]:
             "answers in the conversation, so "
             'it is unclear which one has "weight": 0; remove the answers with this weight'
         )
-    return [answer for answer, is_learned in zip(answers, learned, strict=True) if is_learned]
+    return list(compress(answers, learned))
 
 
 def _render_chatml(messages: Messages, add_generation_prompt: bool) -> tuple[str, list[Span]]:

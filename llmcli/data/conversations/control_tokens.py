@@ -9,7 +9,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import accumulate
+from itertools import accumulate, islice
 
 from llmcli.data.conversations.messages import Message, Messages, Span
 from llmcli.data.tokenizers.tokenizer import Tokenizer
@@ -28,7 +28,7 @@ def unused_characters(count: int, texts: Iterable[str]) -> list[str]:
     `count`."""
     used = set().union(*texts)
     unused = (chr(code) for codes in PRIVATE_USE for code in codes if chr(code) not in used)
-    characters = [character for character, _ in zip(unused, range(count), strict=False)]
+    characters = list(islice(unused, count))
     if len(characters) < count:
         raise LLMError(
             "the messages use nearly all private-use characters of Unicode; remove these characters"

@@ -127,18 +127,17 @@ def _tokenize(parts: Iterable[DocumentPart], tokenizer: Tokenizer, size: int, on
     """Tokenize pieces in several threads, and store their tokens in order in a temporary file."""
     is_stopped = threading.Event()  # another piece failed, or Ctrl-C was pressed
 
-    def encode(piece: TextPiece) -> bytes:
+    def encode(piece: TextPiece) -> tuple[int, bytes]:
         texts = (part.text() for part in piece.parts)
         is_first = piece is pieces[0]
         blocks = encode_texts(texts, tokenizer, continued=not piece.begins_text, is_first=is_first)
-        return b"".join(itertools.takewhile(lambda _: not is_stopped.is_set(), blocks))
+        tokens = b"".join(itertools.takewhile(lambda _: not is_stopped.is_set(), blocks))
+        return piece.text_bytes, tokens
 
     executor = ThreadPoolExecutor(max(MIN_THREADS, (os.cpu_count() or 1) // CORES_PER_THREAD), "tokenize")
     try:
         pieces = list(divide(parts, tokenizer))
-        sizes = [piece.text_bytes for piece in pieces]
-        encoded = zip(sizes, executor.map(encode, pieces), strict=True)
-        return store_tokens(noted(encoded, size, on_note), tokenizer)
+        return store_tokens(noted(executor.map(encode, pieces), size, on_note), tokenizer)
     finally:
         is_stopped.set()
         executor.shutdown(cancel_futures=True)
