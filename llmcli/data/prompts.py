@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from llmcli.config import SAMPLING
 from llmcli.data.conversations.messages import ROLES, Message, normalized
 from llmcli.data.conversations.record_kinds import ReadOptions
 from llmcli.data.conversations.tables import TABLE_SUFFIXES, read_table
@@ -17,6 +18,7 @@ from llmcli.data.text.file_types import suffix_of
 from llmcli.errors import LLMError, brief, brief_json, usage
 from llmcli.units import listed
 
+_SETTINGS = SAMPLING.keys() - {"seed"}  # the seed is in results, which may be prompts again
 _WANTED = 'wanted {"prompt": "..."} or {"messages": [{"role": "user", "content": "..."}]}'
 
 
@@ -75,6 +77,9 @@ def _json_row(number: int, line: str) -> PromptRow:
     prompt = record.get("prompt")
     messages = record.get("messages")
     name = record.get("id")
+    if settings := [brief(key) for key in record if key in _SETTINGS]:
+        problem = f"found {listed(settings, 3)}; give settings as options, which apply to all rows"
+        return PromptRow(number, id=name, error=problem)
     if isinstance(prompt, str) and messages is None:
         return PromptRow(number, prompt, id=name)
     if prompt is None and isinstance(messages, list) and messages and all(map(_is_message, messages)):

@@ -79,3 +79,10 @@ def test_text_with_markup_is_no_list_of_prompts(tmp_path: Path) -> None:
     ):
         message = error_of(read_prompts, write(tmp_path, name, text))
         assert message == f"{name} {description}, not text; extract its text first: llm text {name} > TEXT"
+
+
+def test_settings_in_a_row_are_an_error(tmp_path: Path) -> None:
+    lines = '{"prompt": "a", "temperature": 0, "top_k": 7}\n{"prompt": "a", "topic": "food", "seed": 7}'
+    with_settings, with_topic = read_prompts(write(tmp_path, "p.jsonl", lines))
+    assert with_settings.error == ("found 'temperature', 'top_k'; give settings as options, which apply to all rows")
+    assert with_topic == PromptRow(2, "a")

@@ -60,10 +60,10 @@ class _Options(GenerationOptions):
 
 
 def chat(options: _Options) -> None:
-    """Without MESSAGE, a conversation begins; in a terminal it has editing and commands (/help lists them).
-    With --json, the lines of standard input are the user's messages, and each answer is a line of JSON. The
-    model sees earlier messages until its context is full; with --batch, each line of a file is a separate
-    conversation.
+    """Without MESSAGE, a conversation begins in a terminal, with editing and commands (/help lists them);
+    otherwise, standard input is one message, or with --json, each of its lines is a message of one
+    conversation, and each answer a line of JSON. The model sees earlier messages until its context is full;
+    with --batch, each line of a file is a separate conversation.
 
     Example: llm chat -m model.safetensors
     """
