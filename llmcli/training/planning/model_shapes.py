@@ -1,7 +1,5 @@
 """Shapes of new models: candidates of increasing size, and their configs."""
 
-import math
-
 from llmcli.config import ModelConfig
 from llmcli.errors import usage
 from llmcli.training.planning import recipe
@@ -49,15 +47,15 @@ def model_config(
     induction: bool,
 ) -> ModelConfig:
     """Create the config of a shape. Raises LLMError if the user's numbers are inconsistent."""
-    heads = request.heads or _heads(width)
+    heads, head_dim = (request.heads, width // request.heads) if request.heads else _heads(width, request.device)
     kv_heads = request.kv_heads or heads
-    if width % heads:
+    if request.heads and width % heads:
         raise usage(f"{heads} heads do not divide width {width}; set `heads` to a divisor of {width}")
     if heads % kv_heads:
         raise usage(
             f"{kv_heads} key-value heads do not divide {heads} heads; set `kv_heads` to a divisor of `heads`"
         )
-    if width // heads % 2:
+    if head_dim % 2:
         raise usage(
             f"the head size must be even for rotary embeddings: `width` / `heads`, found {width} / {heads}"
         )
@@ -72,7 +70,7 @@ def model_config(
         num_hidden_layers=layers,
         num_attention_heads=heads,
         num_key_value_heads=kv_heads,
-        head_dim=width // heads,
+        head_dim=head_dim,
         max_position_embeddings=context,
         rope_theta=recipe.INDUCTION_ROPE_THETA if induction else ModelConfig.rope_theta,
         tie_word_embeddings=embedding_outweighs_layers if request.tie is None else request.tie,
@@ -83,10 +81,9 @@ def model_config(
     )
 
 
-def _heads(width: int) -> int:
-    """Return the number of heads whose size is closest to the preferred one."""
-    preferred = recipe.SMALL_HEAD_DIM if width < recipe.MIN_HIDDEN_SIZE_OF_LARGE_HEADS else recipe.HEAD_DIM
-    half = width // 2 if width % 2 == 0 else 0  # heads of even size
-    small = [heads for heads in range(1, math.isqrt(half) + 1) if half % heads == 0]
-    divisors = sorted({*small, *(half // heads for heads in small)})
-    return min(divisors, key=lambda heads: abs(math.log(width / heads / preferred)), default=1)
+def _heads(width: int, device: str) -> tuple[int, int]:
+    """Return the number of heads and their size, which must be even. On a CPU, wide models have heads for
+    half of the hidden size."""
+    size = min(recipe.HEAD_DIM, max(2, width // 4 * 2))
+    share = recipe.CPU_HEADS_SHARE if device == "cpu" else 1.0
+    return max(recipe.MIN_HEADS, round(share * width / size)), size
