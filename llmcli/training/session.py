@@ -59,7 +59,7 @@ from llmcli.training.step.thread_tuner import ThreadTuner
 
 # seconds reserved for measuring memorization and saving the model; in a short run, at most a share of the
 # budget for saving
-RESERVED_SECONDS = 0.6
+RESERVED_SECONDS = 0.3
 MEMORIZATION_SECONDS_PER_MILLION = 0.02
 SAVING_SECONDS_PER_MILLION = 0.04
 LARGEST_SAVING_SHARE = 0.15
