@@ -74,7 +74,13 @@ def larger_model(model: Checkpoint, size: str) -> Checkpoint:
     layers, width = SIZES[size]
     context = max(CONTEXT, old.max_position_embeddings)
     config = model_config(
-        PlanRequest(heads=width // 64), layers, width, context, old.vocab_size, old.eos_token_id, induction=False
+        PlanRequest(heads=width // 64),
+        layers,
+        width,
+        context,
+        old.vocab_size,
+        old.eos_token_id,
+        induction=False,
     )
     config = replace(config, bos_token_id=old.bos_token_id, extra_eos_ids=old.extra_eos_ids)
     tokenizer_config = json.loads(model.tokenizer_config_json) | {"model_max_length": context}

@@ -47,7 +47,9 @@ def model_config(
     induction: bool,
 ) -> ModelConfig:
     """Create the config of a shape. Raises LLMError if the user's numbers are inconsistent."""
-    heads, head_dim = (request.heads, width // request.heads) if request.heads else _heads(width, request.device)
+    heads, head_dim = (
+        (request.heads, width // request.heads) if request.heads else _heads(width, request.device)
+    )
     kv_heads = request.kv_heads or heads
     if request.heads and width % heads:
         raise usage(f"{heads} heads do not divide width {width}; set `heads` to a divisor of {width}")
