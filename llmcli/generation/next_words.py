@@ -30,8 +30,8 @@ from llmcli.models.runtime import Array, Check, Runtime, no_check
 
 MAX_UNEXPLORED = 0.001  # the search stops when the unexplored probability falls below this
 MAX_EVALUATIONS = 1000  # maximum forward passes; fewer for a large model ...
-MAX_WORK = 2e10  # ... so that evaluations x parameters stay below this ...
-MIN_EVALUATIONS = 50  # ... but at least this many
+MAX_WORK = 5e9  # ... so that evaluations x parameters stay below this ...
+MIN_EVALUATIONS = 30  # ... but at least this many
 PROMPT_SHARE = 4  # one in four evaluations goes to tokenizations of the prompt's end
 MAX_WORD_TOKENS = 16  # context tokens kept free for the word
 SPACES = " \t\u3000"  # white space before a word
