@@ -281,7 +281,7 @@ TRAIN_OPTIONS: dict[str, list[object]] = {
     "steps": [0, -1, "5", 1.5, True], "epochs": [0, "1"], "val": [2.0, b"x"],
     "base": ["no", 5, ""], "like": ["no", 5, ""], "tokenizer": ["no", 5, None], "speakers": ["ab", ("a",), 5],
     "device": ["gpu", 5, None], "dtype": ["f8", 5], "threads": [0, -1, "2", 1.5], "layers": [0, -1, "2", 2.5, 10**9],
-    "width": [0, 7, "64"], "heads": [0, 3], "kv_heads": [0, 5], "dropout": [-1, 2, "x"], "lr": [0, -1, "x"],
+    "width": [0, "64"], "heads": [0, 3], "kv_heads": [0, 5], "dropout": [-1, 2, "x"], "lr": [0, -1, "x"],
     "optimizer": ["x", 5], "vocab_size": [1, "x", 10**9], "context": [0, "x"], "batch_tokens": [0, "x"],
     "seed": [-1, "x", 1.5, 1 << 64], "lora": [-1, 1.5], "experts": [-1, "x", 10**9], "tie": [5], "weight_decay": [0],
     "kl_weight": [-1, "x"], "pairs": ["no", None, 5], "plain": ["no", None], "overwrite": ["no", None, 1],

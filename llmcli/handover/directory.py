@@ -74,7 +74,7 @@ def larger_model(model: Checkpoint, size: str) -> Checkpoint:
     layers, width = SIZES[size]
     context = max(CONTEXT, old.max_position_embeddings)
     config = model_config(
-        PlanRequest(heads=width // 64),
+        PlanRequest(device="cuda"),
         layers,
         width,
         context,

@@ -115,7 +115,7 @@ def targets(context: int, vocab_size: int, tokens_per_parameter: float) -> list[
     """The models as `llm train --layers --width --context --vocab-size` makes them."""
     found = []
     for name, shape in SIZES.items():
-        model = model_config(PlanRequest(), *shape, context, vocab_size, 0, induction=False)
+        model = model_config(PlanRequest(device="cuda"), *shape, context, vocab_size, 0, induction=False)
         found.append(Target(name.upper(), model, int(tokens_per_parameter * model.parameters)))
     return found
 

@@ -123,9 +123,9 @@ def test_processes_on_a_cpu_share_its_memory_and_on_gpus_rank_0_alone_has_copies
 def test_the_reserve_for_the_end_leaves_time_for_steps() -> None:
     for budget, conversations, seconds in [
         (None, False, 0.0),
-        (142.0, False, 0.6 + 135 * 0.06),  # memorization and saving
-        (20.0, False, 0.6 + 135 * 0.02 + 3.0),  # saving takes 15 % of the budget at most
-        (20.0, True, 0.6 + 135 * 0.015 + 0.6 + 3.0),  # loading the model, for answers
+        (142.0, False, 0.3 + 135 * 0.06),  # memorization and saving
+        (20.0, False, 0.3 + 135 * 0.02 + 3.0),  # saving takes 15 % of the budget at most
+        (20.0, True, 0.3 + 135 * 0.015 + 0.6 + 3.0),  # loading the model, for answers
     ]:
         plan = SimpleNamespace(model=SimpleNamespace(parameters=135_000_000), train=SimpleNamespace(seconds=budget))
         prepared: Any = SimpleNamespace(plan=plan, conversations=conversations or None)

@@ -236,7 +236,7 @@ def test_adapters_alone_are_merged_by_the_command_in_the_note(llm: Llm, tiny_mod
 
 
 def test_renaming_is_announced_only_where_a_run_begins(llm: Llm, tiny_model: Path) -> None:
-    for words in (["missing.txt"], ["c.txt", "--vocab-size", 261, "--width", 33], ["c.txt", "--from", "missing"]):
+    for words in (["missing.txt"], ["c.txt", "--context", 99_999], ["c.txt", "--from", "missing"]):
         answer = llm("train", *words, "--steps", 1)
         assert answer.exit_code in (1, 2) and "renamed" not in answer.stderr, answer.stderr
     answer = llm(*RUN)
