@@ -209,7 +209,8 @@ def test_an_error_of_the_user_is_one_line_and_not_tried_again(corpus, tmp_path, 
 @in_full
 @pytest.mark.slow
 def test_an_error_that_rank_0_finds_late_ends_all_at_once(corpus):
-    result = run(command(corpus, "late.safetensors", "--steps", "5", "--processes", "2", "--context", "90000"))
+    output = str(corpus.parent / "late.safetensors")
+    result = run(["train", str(corpus), "-o", output, "--steps", "5", "--processes", "2", "--context", "90000"])
     assert result.returncode == 1
     assert result.stderr.count("error:") == 1 and "shorter than the context length" in result.stderr
     assert "was killed" not in result.stderr
