@@ -11,7 +11,7 @@ from types import FrameType
 SAME_REQUEST = 0.5  # seconds within which a second signal belongs to the same request
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")  # the last is Ctrl-Break and a closed window on Windows
 Handler = Callable[[int, FrameType | None], object] | int | None
-_cleanups: list[Callable[[], object]] = []  # of the contexts of `cleaning_up`, in order
+_cleanups: list[Callable[[], object]] = []  # callbacks of the `cleaning_up` contexts, in order
 
 
 def stop_signals(*names: str) -> dict[signal.Signals, Handler]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from llmcli.errors import LLMError
 
-MAX_BYTES = 100_000_000  # of a file read at once: three times the largest published tokenizer.json
+MAX_BYTES = 100_000_000  # limit for reading a file at once: three times the largest published tokenizer.json
 # has no effect on regular files; Windows has neither flag nor such files
 _NON_BLOCKING = getattr(os, "O_NONBLOCK", 0)
 

@@ -60,7 +60,7 @@ class FileGroup:
     columns: tuple[str, ...] = ()
     otherwise: str = ""  # options to read them as another kind
     names: tuple[str, ...] = ()
-    share: float = 1.0  # of the bytes of all files
+    share: float = 1.0  # its share of the bytes of all files
 
     def __str__(self) -> str:
         share = f"{self.share:.0%} of the text" if MARKUP in self.detail and self.share < 1 else ""

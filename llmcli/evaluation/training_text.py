@@ -24,7 +24,7 @@ from llmcli.errors import LLMError
 from llmcli.formats.training_record import Reading, Stage, TrainingFile, TrainingRecord
 from llmcli.formats.training_stages import CACHE, all_stages, describe
 
-MAX_SMALL_BYTES = 16_000_000  # of the training files, as they are on the disk
+MAX_SMALL_BYTES = 16_000_000  # total size of the training files on disk
 MAX_NAMES = 3  # files listed in a note
 Records = Sequence[TrainingRecord]  # one model has one, an ensemble has several
 _JOINED = 1_000  # conversations searched at a time

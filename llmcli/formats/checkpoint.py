@@ -341,7 +341,7 @@ def write_tensors(path: str | Path, models: Mapping[str, Checkpoint], metadata: 
 
     def values(name: str) -> Values:
         matrix_name, _, part = name.rpartition(".")
-        if part in ("codes", "scales"):  # of a QuantizedMatrix
+        if part in ("codes", "scales"):  # parts of a QuantizedMatrix
             return getattr(quantized(matrix_name), part)
         model, inner = sources[name]
         values = model.tensors[inner]

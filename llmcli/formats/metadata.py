@@ -149,7 +149,7 @@ def _read_object(kind: Any, value: Json, place: str) -> Any:
     """Read an object as a class. A field `from_` is the key "from"; a field `document` is the object
     itself."""
     fields: Json = {}
-    defaults = getattr(kind, "_field_defaults", None)  # of a NamedTuple
+    defaults = getattr(kind, "_field_defaults", None)  # a NamedTuple has them
     for name, hint in _hints(kind, include_extras=True).items():
         key = name.removesuffix("_")
         inner = key if place == "it" else f"{place}.{key}"

@@ -35,7 +35,7 @@ class Piece:
         float  # under the model, without filters; for the first token given all tokenizations of the prompt
     )
     finish_reason: str | None = None  # "stop" (stop string or end-of-text token) or "length"
-    new_bytes: bytes = b""  # of the token; of the first token, only those beyond the prompt
+    new_bytes: bytes = b""  # the bytes of the token; for the first token, only those beyond the prompt
 
 
 def decode(runtime: Runtime, text: "GeneratedText") -> Iterator[Piece]:
@@ -284,9 +284,8 @@ def choose_together(texts: Sequence[GeneratedText], logits: Array) -> list[Chose
     if drawn := [i for i, text in enumerate(texts) if text.sampling.temperature]:
         samplings = [texts[i].sampling for i in drawn]
         temperatures = np.array([usable_temperature(sampling.temperature) for sampling in samplings])
-        scaled = (allowed_logits[drawn] - allowed_logits[drawn].max(axis=1, keepdims=True)) / temperatures[
-            :, None
-        ]
+        drawn_logits = allowed_logits[drawn]
+        scaled = (drawn_logits - drawn_logits.max(axis=1, keepdims=True)) / temperatures[:, None]
         kept = scaled >= np.array([min_logit(sampling.min_p) for sampling in samplings])[:, None]
         for i, row, kept_row in zip(drawn, scaled, kept, strict=True):
             candidates = np.flatnonzero(kept_row)

@@ -47,7 +47,7 @@ class TraceStep:
     chosen: CandidateToken
     remaining: int  # number of tokens left after all filters
     removals: tuple[Removal, ...]
-    entropy: float  # of the model's distribution over the tokens that may be next, in bits
+    entropy: float  # entropy in bits of the model's distribution over the tokens that may be next
     retokenized: (
         bool  # several tokenizations of the prompt's end were summed; tokens may begin inside the prompt
     )

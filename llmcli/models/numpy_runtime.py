@@ -17,7 +17,8 @@ and MLP to the stream at once. torch/transformer.py is the same network for trai
 imports torch.
 
 T = tokens; S = tokens in the cache; B = windows scored together; V = vocabulary size; C = hidden size;
-F = intermediate size of a SwiGLU; L = layers; E = experts; H, G = query heads, key-value heads; D = head size.
+F = intermediate size of a SwiGLU; L = layers; E = experts; H, G = query heads, key-value heads; D = head
+size.
 """
 
 import math

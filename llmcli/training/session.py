@@ -66,7 +66,7 @@ LARGEST_SAVING_SHARE = 0.15
 # time for the compressors: a share of the time budget, or seconds without a budget
 BASELINE_TIME_SHARE = 0.03
 BASELINE_SECONDS = 9.99
-BASELINE_NICENESS = 10  # of the compressors' threads, where threads can have one
+BASELINE_NICENESS = 10  # for the compressors' threads, where threads can have one
 # time for greedy answers to held-out questions: a share of the time budget, and the minimum in seconds
 ANSWERS_TIME_SHARE = 0.03
 ANSWERS_SECONDS = 0.5

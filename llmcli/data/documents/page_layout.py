@@ -108,7 +108,7 @@ class _Paragraph:
 
     text: str
     last: Line
-    block: _Block  # of the last line
+    block: _Block  # the block of the last line
     lines: int = 1
 
     def add(self, line: Line, block: _Block) -> None:

@@ -74,7 +74,7 @@ class _LimitError(Exception):
     """Stops reading a file, or a file in an archive; documents that were already read are kept."""
 
     def __init__(self, name: str, problem: str, max_taken: float = math.inf) -> None:
-        self.name = name  # of the file that exceeds its limit
+        self.name = name  # the file that exceeds its limit
         self.problem = f"{name} {problem}"
         self.max_taken = max_taken  # maximum bytes since the beginning of the answer
 

@@ -120,7 +120,7 @@ class FoundFile:
     # whether an error in it is one of the command: the user named the file itself, not its directory, or it
     # is the held-out split
     is_required: bool
-    split: str = TRAINING  # of the data set in the named directory
+    split: str = TRAINING  # its split, if the named directory is a data set
 
 
 def find_files(names: Iterable[str]) -> tuple[list[FoundFile], list[str]]:

@@ -129,7 +129,7 @@ class FileFacts:
     encoding: str = ""  # the file's encoding, unless it is UTF-8 or given by a byte-order mark
     file_bytes: int = field(default=0, compare=False)  # size of the file
     skipped: tuple[tuple[str, int], ...] = field(default=(), compare=False)  # (what was not read, how often)
-    split: str = field(default=TRAINING, compare=False)  # of the data set that it belongs to
+    split: str = field(default=TRAINING, compare=False)  # its split, if it belongs to a data set
 
 
 @dataclass(frozen=True)

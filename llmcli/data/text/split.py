@@ -58,7 +58,7 @@ def split(corpus: Corpus, share: float) -> CorpusSplit:
     are_cut = share > 0 and 2 * sum(sizes[index] for group in families for index in group) > corpus.text_bytes
     if are_cut:
         long += [max(group, key=sizes.__getitem__) for group in families]
-    ends = [part.end for part in corpus.contents]  # of the training text in each document
+    ends = [part.end for part in corpus.contents]  # where the training text of each document ends
     for index in whole:
         ends[index] = corpus.contents[index].start
     for index in long:

@@ -49,8 +49,8 @@ class Download(NamedTuple):
 
         if constants.HF_HUB_OFFLINE:
             raise LLMError(
-                f"{self.name} is not in {cache_directory()}, and HF_HUB_OFFLINE forbids downloading it; unset "
-                "this variable and run the command again"
+                f"{self.name} is not in {cache_directory()}, and HF_HUB_OFFLINE forbids downloading it; "
+                "unset this variable and run the command again"
             )
         show_progress(False)  # small files have no bars
         with one_line(self._explained):

@@ -90,7 +90,7 @@ def window_starts(tokens: int, windows: int, length: int, *, at_end: bool = Fals
 class ValidationText:
     """The windows that `reserve_tokens` takes from a text."""
 
-    tokens: Tokens  # of the whole text
+    tokens: Tokens  # the tokens of the whole text
     starts: Ints  # [B]
     windows: Ints  # [B, T + 1]
     separator: int

@@ -150,9 +150,10 @@ SHAPES = (
 # maximum parameters in the layers: factor * tokens of text ** exponent ["The planner allows"]
 MAX_SIZE_FACTOR = 0.006
 MAX_SIZE_EXPONENT = 1.6  # ["The planner allows"]
-HEAD_DIM = 64  # size of a head, in models narrower than 128 half of the hidden size ["At a fixed number"]
-MIN_HEADS = 2  # heads of a layer ["Fewer heads"], or as many as the hidden size has space for ...
-CPU_HEADS_SHARE = 0.5  # ... and on a CPU, where attention takes more time, this share of them ["Fewer heads"]
+HEAD_DIM = 64  # size of a head; half of the hidden size if that is smaller ["At a fixed number"]
+MIN_HEADS = 2  # minimum number of heads in a layer ["Fewer heads"]
+# size of all heads together / hidden size; on other devices, where attention takes less of a step, it is 1
+CPU_HEADS_SHARE = 0.5  # ["Fewer heads"]
 ACTIVE_EXPERTS = 2  # per token [arXiv:2401.04088, section 2.1]
 
 # ---- Choice of the model: expected loss and measured speed
