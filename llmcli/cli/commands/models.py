@@ -44,9 +44,13 @@ def models(options: ResultOptions) -> None:
             for model in descriptions
         ]
         tables.table(("model", "architecture", "origin", "size", "license", "kind"), rows, numbers=(3,))
+    unreadable = sum("problem" in model for model in descriptions)
     others = len(cached) - len(supported)
-    hidden = f"; {others:,} in the cache are of kinds that llm does not run" if others else ""
-    sentence = f"{units.count(len(descriptions), 'model')} here and in the hub's cache{hidden}"
+    sentence = f"{units.count(len(descriptions) - unreadable, 'model')} here and in the hub's cache"
+    if unreadable:
+        sentence += f"; {unreadable:,} cannot be read"
+    if others:
+        sentence += f"; {others:,} in the cache are of kinds that llm does not run"
     options.report({"models": descriptions, "unsupported": others}, sentence)
 
 

@@ -40,7 +40,7 @@ def tokenize(options: _Options) -> None:
     options.check(CONFLICTS)
     path = model_path(options.model)
     if options.chat is not None:
-        _print_conversations(options, options.chat, _open_chat_template(path))
+        _print_conversations(options, options.chat, path)
         return
     opened = _open_tokenizer(path)
     if options.decode:
@@ -107,12 +107,13 @@ def _open_chat_template(path: Path) -> "ChatTemplate":
     return ChatTemplate(CHATML, tokenizer.with_chat_tokens())
 
 
-def _print_conversations(options: _Options, file: Path, template: "ChatTemplate") -> None:
+def _print_conversations(options: _Options, file: Path, model: Path) -> None:
     """Print each conversation in a file, as text in which the tokens in the loss are marked, or as a line of
     JSON."""
     from llmcli.data.sources import require_conversations
 
     read = require_conversations(file)
+    template = _open_chat_template(model)
     tokenizer = template.tokenizer
     total = 0
     learned_total = 0

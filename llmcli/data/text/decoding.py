@@ -269,7 +269,9 @@ def _recognize(name: str, content: FileContent, copy: TextCopy, error: NotTextEr
         if b"\0" in block:
             if not sample and (codec := encodings.utf16_codec(block)):
                 return codec
-            raise error
+            raise NotTextError(
+                f"{error.problem}; it has zero bytes, so it is a binary file or UTF-16"
+            ) from error
         sample += b"".join(line for line in block.splitlines(keepends=True) if not line.isascii())
         if len(sample) >= _SAMPLE_BYTES:
             break

@@ -112,6 +112,8 @@ def convert_config(config: Json) -> Json:
                 f"its config.json sets {key} to {json.dumps(config[key])[:100]}"
                 f"; supported: {json.dumps(value)}"
             )
+    if family == "gpt_neox":
+        _require_whole_heads(config)
     changes = {ours: config.get(theirs, default) for theirs, (ours, default) in _KEYS[family].items()}
     if family == "gpt2":
         changes |= {key: config[key] for key in _ALIASES if key in config}
@@ -124,6 +126,16 @@ def convert_config(config: Json) -> Json:
     if base := REWRITTEN.get(family):
         changes |= {"model_type": base, "architectures": [ARCHITECTURES[base].transformers_class]}
     return config | changes
+
+
+def _require_whole_heads(config: Json) -> None:
+    """Raise LLMError if the "head_dim" of a GPT-NeoX is not that of its matrices, which follow the hidden
+    size: transformers would rotate these heads by it."""
+    size, width, heads = (config.get(key) for key in ("head_dim", "hidden_size", "num_attention_heads"))
+    if type(size) is type(width) is type(heads) is int and size * heads != width:
+        raise LLMError(
+            f"its config.json sets head_dim to {brief(size)}; supported: hidden_size / num_attention_heads"
+        )
 
 
 def convert_tensors(config: Json, tensors: Tensors) -> Tensors:

@@ -72,7 +72,7 @@ def test_a_tokenizer_without_chat_tokens_gets_them(llm: Llm, pairs: str) -> None
     assert json.loads(line)["ids"][0] == Tokenizer.from_json(path.read_text("utf-8")).vocab_size
 
 
-def test_a_file_that_cannot_be_shown_is_one_line(llm: Llm, chat_model: Path) -> None:
+def test_a_file_that_cannot_be_shown_is_one_line(llm: Llm, tiny_model: Path) -> None:
     for text, message in [
         ("", "pairs.jsonl has no conversations; expected records with"),
         (RECORDS + '{"messages": 5}\n', "pairs.jsonl line 3"),

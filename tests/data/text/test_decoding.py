@@ -193,6 +193,8 @@ def test_the_error_gives_the_position_of_a_zero_byte() -> None:
         data, position = ZEROS[kind]
         with pytest.raises(LLMError, match=rf"a\.bin is not text: a zero byte at position {position:,} .*iconv"):
             read_corpus([put("a.bin", data)])
+    with pytest.raises(LLMError, match=r"a\.bin is not UTF-8 text: .*; it has zero bytes, so it is a binary file or"):
+        read_corpus([put("a.bin", b"\xff\x80\0\x81")])
 
 
 COMPRESSED = gzip.compress(TEXT.encode())

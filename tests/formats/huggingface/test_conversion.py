@@ -83,6 +83,7 @@ def test_what_is_not_supported_names_the_key() -> None:
         ("gpt2", {"n_positions": 20}, r"transformer.wpe.weight has shape \[16, 12\]; its config requires \[20, 12\]"),
         ("gpt2", {"n_inner": None}, r"c_fc.weight has shape \[12, 20\]; its config requires \[12, 48\]"),
         ("gpt_neox", {"attention_bias": False}, "sets attention_bias to false; supported: true"),
+        ("gpt_neox", {"head_dim": 4}, "sets head_dim to 4; supported: hidden_size / num_attention_heads"),
         ("gpt_neox", {"rotary_pct": 0.5}, "partial_rotary_factor must be an even part of the head size 6, found 0.5"),
         ("gpt_neox", {"rotary_pct": "all"}, "partial_rotary_factor"),
         ("gpt_neox", {"use_parallel_residual": 2}, "use_parallel_residual must be true or false, found 2"),

@@ -43,6 +43,10 @@ def test_models_that_llm_does_not_run_are_counted(hub: SimpleNamespace, llm: Llm
     answer = llm("models")
     assert not answer.stdout
     assert answer.stderr == "0 models here and in the hub's cache; 1 in the cache are of kinds that llm does not run\n"
+    Path("torn.safetensors").write_bytes(b"torn")
+    answer = llm("models")
+    assert "torn.safetensors" in answer.stdout
+    assert answer.stderr.startswith("0 models here and in the hub's cache; 1 cannot be read; 1 in the cache are of")
 
 
 def test_the_table_says_what_a_model_was_made_from(hub: SimpleNamespace, llm: Llm, tiny_model: Path) -> None:
