@@ -218,8 +218,9 @@ def explain(
         copies = find_copies(prompt, context, predictor.cache.orders, alone.logprobs, prediction.logprobs)
     recorder, logits = _recorded(runtime, context, held, check)
     residuals = recorder.residuals[:, -1]
-    # the last prediction is exactly the one that `generate` makes
-    last = prediction.logprobs if predictor is runtime else None
+    # the last prediction is exactly the one that `generate` makes, unless the layers only predict the rest of a
+    # token that begins inside the prompt
+    last = prediction.logprobs if predictor is runtime and not place.tail_bytes else None
     lens = _logit_lens(runtime, residuals, place.allowed, candidates, last)
     effects = _ablation_effects(runtime, context, logits, place, check, limit=MAX_TOKENS if ablates else 0)
     words = NO_WORDS
